@@ -1,0 +1,90 @@
+//! What Postgres says of the tables in the definition: columns, types, keys, indexes and replica
+//! identity. Read by `rowtide-postgres`, judged here. Plain data, so that a plan can be compiled
+//! and tested without a database.
+
+use crate::value::ColumnType;
+
+/// The tables that the definition names and that exist, in the order of the definition.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Catalog {
+    /// One entry for each table.
+    pub tables: Vec<CatalogTable>,
+}
+
+impl Catalog {
+    /// The table `name`, as the definition calls it.
+    pub fn table(&self, name: &str) -> Option<&CatalogTable> {
+        self.tables.iter().find(|table| table.name == name)
+    }
+}
+
+/// A table as Postgres describes it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CatalogTable {
+    /// `pg_class.oid`: what the stream's relation messages name.
+    pub oid: u32,
+    /// The schema, unquoted.
+    pub schema: String,
+    /// The name, unquoted.
+    pub name: String,
+    /// In the order of `attnum`, without dropped and generated columns, which are not published.
+    pub columns: Vec<CatalogColumn>,
+    /// The names of the primary key's columns in key order; empty if there is none.
+    pub primary_key: Vec<String>,
+    /// Valid, non-partial b-tree or hash indexes on plain columns: the columns of each, in order.
+    pub indexes: Vec<CatalogIndex>,
+    /// Which columns of the old row the stream brings.
+    pub replica_identity: ReplicaIdentity,
+    /// Whether row-level security applies to the table (`relrowsecurity`).
+    pub row_security: bool,
+}
+
+impl CatalogTable {
+    /// The position of column `name` in [`CatalogTable::columns`].
+    pub fn column(&self, name: &str) -> Option<usize> {
+        self.columns.iter().position(|column| column.name == name)
+    }
+}
+
+/// An index that can serve an anchor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CatalogIndex {
+    /// The index's name.
+    pub name: String,
+    /// The columns, first the leading one.
+    pub columns: Vec<String>,
+}
+
+/// A column as Postgres describes it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CatalogColumn {
+    /// The name, unquoted.
+    pub name: String,
+    /// What the type means to Rowtide.
+    pub kind: ColumnType,
+    /// `pg_type.oid`, as the stream's relation messages give it.
+    pub type_oid: u32,
+    /// The type as `format_type` prints it, for people and for casts in SQL.
+    pub type_name: String,
+    /// Whether the column is `NOT NULL`.
+    pub not_null: bool,
+    /// Whether a value can be stored out of line (TOAST), so that an update may not bring it.
+    pub toastable: bool,
+    /// Whether equal means the same bytes: false for non-deterministic collations.
+    pub deterministic: bool,
+    /// The labels of an enum type, empty for others.
+    pub labels: Vec<String>,
+}
+
+/// `pg_class.relreplident`, resolved to columns.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ReplicaIdentity {
+    /// The primary key's columns (`DEFAULT`).
+    Key,
+    /// The whole row (`FULL`).
+    Full,
+    /// The columns of a unique index.
+    Index(Vec<String>),
+    /// Nothing: updates and deletes cannot be published.
+    Nothing,
+}

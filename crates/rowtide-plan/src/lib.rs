@@ -1,0 +1,7 @@
+//! Definition, read rules, plan and routing.
+
+pub mod catalog;
+pub mod filter;
+pub mod plan;
+pub mod row;
+pub mod value;

@@ -1,0 +1,135 @@
+//! The plan: definition and catalog, compiled into what the server does with each row. Branches
+//! find rows by one anchor column; links lead from the rows of one branch to topics of another; a
+//! view is what can be reached from a user's claims. The plan is immutable while it serves, and
+//! every part of the server reads it: routing, loads, the engine and `rowtide explain`.
+
+use crate::catalog::CatalogTable;
+use crate::filter::{ClaimFilter, Filter};
+use crate::value::ColumnType;
+
+/// Index into [`Plan::tables`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TableId(pub u16);
+
+/// Index into [`Plan::branches`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BranchId(pub u16);
+
+/// Index into [`Plan::claims`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClaimId(pub u16);
+
+/// Definition and catalog, compiled.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The tables of the definition and of its memberships, in that order.
+    pub tables: Vec<Table>,
+    /// All branches. A link leads from a higher index to a lower one, so there are no cycles.
+    pub branches: Vec<Branch>,
+    /// The claims that the rules name, once for each type that one is compared as.
+    pub claims: Vec<ClaimUse>,
+    /// Sessions with a lower `appVersion`, or none, are told `client_too_old`.
+    pub min_client: Option<i64>,
+}
+
+/// A claim, as the type of what it is compared with: a session's claims are brought to these types
+/// once, when it connects. A claim that is missing or does not fit the type is null.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClaimUse {
+    /// Which claim.
+    pub claim: Claim,
+    /// The type that it is compared as.
+    pub kind: ColumnType,
+}
+
+/// A claim of the token.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Claim {
+    /// `auth.user_id`: the token's `sub`.
+    UserId,
+    /// `auth.claims.<name>`.
+    Named(String),
+}
+
+/// A table that is synced, or that only decides who sees rows of another.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// What Postgres says of it.
+    pub catalog: CatalogTable,
+    /// The table's name as a JSON string, ready to be spliced into frames.
+    pub name_json: String,
+    /// Whether the definition has a `[tables.…]` entry for it: rows are sent to clients.
+    pub published: bool,
+    /// The primary key, as indexes into the catalog's columns.
+    pub key: Vec<usize>,
+    /// The columns of [`crate::row::Image::kept`], as indexes into the catalog's columns.
+    pub kept: Vec<usize>,
+    /// The branches of this table.
+    pub branches: Vec<BranchId>,
+}
+
+/// One alternative of a rule: rows of one table, found by one anchor column.
+#[derive(Clone, Debug)]
+pub struct Branch {
+    /// The table of the rows.
+    pub table: TableId,
+    /// The anchor column (index into the catalog's columns); `None`: the same rows for all.
+    pub anchor: Option<usize>,
+    /// Where the values of the anchor come from.
+    pub source: Source,
+    /// Which rows of the table are in: decided by the row alone.
+    pub filter: Filter,
+    /// Which of those a view sees: what also depends on its claims. Judged over
+    /// [`crate::row::Image::kept`].
+    pub claim_filter: ClaimFilter,
+    /// Whether its rows are sent to clients; otherwise they only name topics of other branches.
+    pub published: bool,
+    /// The topics that rows of this branch name.
+    pub links: Vec<Link>,
+}
+
+/// How a view reaches topics of a branch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The branch has no anchor: every view reaches its one topic.
+    Everyone,
+    /// The value of a claim, as the anchor's type; none if the claim is missing or does not fit.
+    Claim(ClaimId),
+    /// Rows of other branches, those with a [`Link`] to this one.
+    Links,
+}
+
+/// Rows of one branch name topics of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The branch whose topics are named.
+    pub target: BranchId,
+    /// Where the topic's anchor value is found in [`crate::row::Image::kept`].
+    pub column: usize,
+}
+
+impl Plan {
+    /// The table with this id.
+    pub fn table(&self, id: TableId) -> &Table {
+        &self.tables[usize::from(id.0)]
+    }
+
+    /// The branch with this id.
+    pub fn branch(&self, id: BranchId) -> &Branch {
+        &self.branches[usize::from(id.0)]
+    }
+
+    /// The id of the table that the catalog knows as `schema.name`.
+    pub fn table_id(&self, schema: &str, name: &str) -> Option<TableId> {
+        let fits = |table: &Table| table.catalog.schema == schema && table.catalog.name == name;
+        self.tables.iter().position(fits).map(|index| TableId(index as u16))
+    }
+}
+
+impl Branch {
+    /// The type of the anchor column.
+    pub fn anchor_type<'a>(&self, plan: &'a Plan) -> Option<&'a ColumnType> {
+        let columns = &plan.table(self.table).catalog.columns;
+        self.anchor.map(|column| &columns[column].kind)
+    }
+}

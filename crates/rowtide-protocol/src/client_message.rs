@@ -1,0 +1,230 @@
+//! What a client says. [`ClientMessage::parse`] is total: any text gives a message or a
+//! [`BadMessage`] that names the field which is wrong.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+use thiserror::Error;
+
+/// The name of one durable queue of mutations: 8 to 64 of `A-Z a-z 0-9 _ -`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientId(Box<str>);
+
+impl ClientId {
+    /// Takes `text` as a client id, or `None` if it has the wrong length or characters.
+    pub fn new(text: &str) -> Option<ClientId> {
+        let fits = (8..=64).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+        fits.then(|| ClientId(text.into()))
+    }
+
+    /// The id as it came.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A message from a client, checked for its form.
+#[derive(Debug)]
+pub enum ClientMessage {
+    /// The first message of a connection.
+    Connect(Connect),
+    /// One transaction of the client's.
+    Mutate(Mutation),
+    /// A new token for the live session.
+    Auth {
+        /// The token, unverified.
+        token: String,
+    },
+    /// Asks for a `pong`.
+    Ping,
+}
+
+/// The fields of `connect`.
+#[derive(Debug)]
+pub struct Connect {
+    /// The version of the protocol that the client speaks.
+    pub protocol: u64,
+    /// The client's queue of mutations.
+    pub client_id: ClientId,
+    /// The token, unverified, unless it came in a header.
+    pub token: Option<String>,
+    /// The version of the application.
+    pub app_version: Option<i64>,
+    /// The client's cursor, unread: one that cannot be read means a snapshot, not an error.
+    pub cursor: Option<String>,
+    /// The highest mutation id whose outcome the client knows.
+    pub settled: Option<u64>,
+}
+
+/// The fields of `mutate`.
+#[derive(Debug)]
+pub struct Mutation {
+    /// Grows by exactly one per client, from 1.
+    pub id: u64,
+    /// 1 to 500 operations, applied in order.
+    pub ops: Vec<Op>,
+}
+
+/// One operation of a mutation.
+#[derive(Debug, Deserialize)]
+pub struct Op {
+    /// What to do.
+    #[serde(rename = "op")]
+    pub kind: OpKind,
+    /// The table, unchecked.
+    pub table: String,
+    /// The whole primary key, and the columns to write.
+    pub row: Map<String, Value>,
+}
+
+/// What an operation does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OpKind {
+    /// Writes a new row, or updates the one with the same key.
+    Insert,
+    /// Writes columns of an existing row.
+    Update,
+    /// Deletes a row.
+    Delete,
+}
+
+/// The most operations in one mutation.
+const MAX_OPS: usize = 500;
+
+/// A message that breaks the protocol; its text is for the client's author.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct BadMessage(pub String);
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: std::borrow::Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ConnectFields {
+    protocol: u64,
+    client_id: String,
+    token: Option<String>,
+    app_version: Option<i64>,
+    cursor: Option<String>,
+    settled: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct MutateFields<'a> {
+    id: u64,
+    #[serde(borrow)]
+    ops: Vec<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct AuthFields {
+    token: String,
+}
+
+impl ClientMessage {
+    /// Reads one text frame.
+    ///
+    /// # Errors
+    /// [`BadMessage`] when the text is not a JSON object, its `type` is unknown, or a field is
+    /// missing or has the wrong form. Unknown fields are ignored.
+    pub fn parse(text: &str) -> Result<ClientMessage, BadMessage> {
+        let envelope: Envelope<'_> =
+            serde_json::from_str(text).map_err(|e| BadMessage(format!("not a message: {e}")))?;
+        let wrong = |e: serde_json::Error| BadMessage(format!("`{}`: {e}", envelope.kind));
+        match envelope.kind.as_ref() {
+            "connect" => {
+                let fields: ConnectFields = serde_json::from_str(text).map_err(wrong)?;
+                let client_id = ClientId::new(&fields.client_id).ok_or_else(|| {
+                    BadMessage(
+                        "`connect`: `clientId` must be 8 to 64 characters of A-Z a-z 0-9 _ -".into(),
+                    )
+                })?;
+                Ok(ClientMessage::Connect(Connect {
+                    protocol: fields.protocol,
+                    client_id,
+                    token: fields.token,
+                    app_version: fields.app_version,
+                    cursor: fields.cursor,
+                    settled: fields.settled,
+                }))
+            }
+            "mutate" => {
+                let fields: MutateFields<'_> = serde_json::from_str(text).map_err(wrong)?;
+                if fields.id == 0 {
+                    return Err(BadMessage("`mutate`: `id` starts at 1".into()));
+                }
+                if fields.ops.is_empty() || fields.ops.len() > MAX_OPS {
+                    let count = fields.ops.len();
+                    return Err(BadMessage(format!(
+                        "`mutate`: `ops` must hold 1 to {MAX_OPS} operations, not {count}"
+                    )));
+                }
+                let read = |(index, op): (usize, &&RawValue)| {
+                    serde_json::from_str(op.get())
+                        .map_err(|e| BadMessage(format!("`mutate`: `ops[{index}]`: {e}")))
+                };
+                let ops = fields.ops.iter().enumerate().map(read).collect::<Result<_, _>>()?;
+                Ok(ClientMessage::Mutate(Mutation { id: fields.id, ops }))
+            }
+            "auth" => {
+                let fields: AuthFields = serde_json::from_str(text).map_err(wrong)?;
+                Ok(ClientMessage::Auth { token: fields.token })
+            }
+            "ping" => Ok(ClientMessage::Ping),
+            other => {
+                let shown: String = other.chars().take(40).collect();
+                Err(BadMessage(format!("`{shown}` is not a type of message")))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn refused(text: &str) -> String {
+        ClientMessage::parse(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn messages_are_read_and_unknown_fields_ignored() {
+        let text = r#"{"type":"connect","protocol":1,"clientId":"client-1","appVersion":3,"x":1}"#;
+        let ClientMessage::Connect(connect) = ClientMessage::parse(text).unwrap() else {
+            panic!("not a connect");
+        };
+        assert_eq!((connect.protocol, connect.app_version), (1, Some(3)));
+        assert_eq!(connect.client_id.as_str(), "client-1");
+        assert!(matches!(ClientMessage::parse(r#"{"type":"ping"}"#), Ok(ClientMessage::Ping)));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        assert!(refused("").starts_with("not a message"));
+        assert!(refused("[]").starts_with("not a message"));
+        assert!(refused(r#"{"type":"subscribe"}"#).contains("`subscribe` is not a type"));
+        assert!(refused(r#"{"type":"connect","protocol":1}"#).contains("clientId"));
+        let short = r#"{"type":"connect","protocol":1,"clientId":"short"}"#;
+        assert!(refused(short).contains("8 to 64"));
+        let op = r#"{"op":"upsert","table":"t","row":{}}"#;
+        assert!(refused(&format!(r#"{{"type":"mutate","id":1,"ops":[{op}]}}"#)).contains("ops[0]"));
+        assert!(refused(r#"{"type":"mutate","id":1,"ops":[]}"#).contains("1 to 500"));
+        let deep = "[".repeat(100_000);
+        assert!(refused(&format!(r#"{{"type":"mutate","id":1,"ops":{deep}"#)).starts_with("not a message"));
+    }
+}

@@ -1,0 +1,161 @@
+//! Frames that the server sends, made by splicing. A row is turned into JSON once, when it leaves
+//! Postgres; from there on its bytes are copied and never encoded again. Names of tables and all
+//! other text go through `serde_json`, so that a frame is always valid JSON if the rows are.
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::{Cursor, ErrorCode};
+
+fn json(value: impl Serialize) -> String {
+    serde_json::to_string(&value).expect("strings and numbers always have a JSON form")
+}
+
+/// One `put` of a `tx`: the whole row. `row` is the row's JSON.
+pub fn put_change(into: &mut Vec<u8>, table_json: &str, row: &[u8]) {
+    change(into, b"{\"op\":\"put\",\"table\":", table_json, row);
+}
+
+/// One `delete` of a `tx`. `key` is the JSON object of the primary key.
+pub fn delete_change(into: &mut Vec<u8>, table_json: &str, key: &[u8]) {
+    change(into, b"{\"op\":\"delete\",\"table\":", table_json, key);
+}
+
+fn change(into: &mut Vec<u8>, head: &[u8], table_json: &str, row: &[u8]) {
+    into.reserve(head.len() + table_json.len() + row.len() + 8);
+    into.extend_from_slice(head);
+    into.extend_from_slice(table_json.as_bytes());
+    into.extend_from_slice(b",\"row\":");
+    into.extend_from_slice(row);
+    into.push(b'}');
+}
+
+/// A `tx` frame. Each of `bodies` is a comma-separated list of changes, or empty; together they are
+/// the changes in order. `commit_time` is RFC 3339.
+pub fn tx_frame<'a>(
+    cursor: Cursor,
+    bodies: impl IntoIterator<Item = &'a [u8]>,
+    ack: Option<u64>,
+    commit_time: Option<&str>,
+) -> Bytes {
+    let mut frame = Vec::with_capacity(256);
+    frame.extend_from_slice(format!(r#"{{"type":"tx","cursor":"{cursor}""#).as_bytes());
+    if let Some(ack) = ack {
+        frame.extend_from_slice(format!(r#","ack":{ack}"#).as_bytes());
+    }
+    if let Some(time) = commit_time {
+        frame.extend_from_slice(format!(r#","commitTime":{}"#, json(time)).as_bytes());
+    }
+    frame.extend_from_slice(b",\"changes\":[");
+    join(&mut frame, bodies);
+    frame.extend_from_slice(b"]}");
+    frame.into()
+}
+
+/// A `snapshot` frame of whole rows.
+pub fn snapshot_frame<'a>(table_json: &str, rows: impl IntoIterator<Item = &'a [u8]>) -> Bytes {
+    let mut frame = Vec::with_capacity(1024);
+    frame.extend_from_slice(br#"{"type":"snapshot","table":"#);
+    frame.extend_from_slice(table_json.as_bytes());
+    frame.extend_from_slice(b",\"rows\":[");
+    join(&mut frame, rows);
+    frame.extend_from_slice(b"]}");
+    frame.into()
+}
+
+fn join<'a>(frame: &mut Vec<u8>, parts: impl IntoIterator<Item = &'a [u8]>) {
+    let mut first = true;
+    for part in parts.into_iter().filter(|part| !part.is_empty()) {
+        if !first {
+            frame.push(b',');
+        }
+        first = false;
+        frame.extend_from_slice(part);
+    }
+}
+
+/// A `connected` frame. `mode` is `snapshot` or `resume`; refusals are `(id, code, message)`.
+pub fn connected_frame(
+    user_id: &str,
+    mode: &str,
+    last_mutation: u64,
+    refused: &[(u64, String, String)],
+) -> Bytes {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Frame<'a> {
+        r#type: &'a str,
+        protocol: u64,
+        user_id: &'a str,
+        mode: &'a str,
+        last_mutation: u64,
+        refused: Vec<Refused<'a>>,
+    }
+    #[derive(Serialize)]
+    struct Refused<'a> {
+        id: u64,
+        code: &'a str,
+        message: &'a str,
+    }
+    let refused =
+        refused.iter().map(|(id, code, message)| Refused { id: *id, code, message }).collect();
+    let protocol = crate::PROTOCOL_VERSION;
+    json(Frame { r#type: "connected", protocol, user_id, mode, last_mutation, refused }).into()
+}
+
+/// A `ready` frame.
+pub fn ready_frame(cursor: Cursor) -> Bytes {
+    format!(r#"{{"type":"ready","cursor":"{cursor}"}}"#).into()
+}
+
+/// A `reject` frame.
+pub fn reject_frame(id: u64, code: &str, message: &str) -> Bytes {
+    let (code, message) = (json(code), json(message));
+    format!(r#"{{"type":"reject","id":{id},"code":{code},"message":{message}}}"#).into()
+}
+
+/// A `pong` frame.
+pub fn pong_frame() -> Bytes {
+    Bytes::from_static(br#"{"type":"pong"}"#)
+}
+
+/// An `error` frame, the last before the connection is closed. `retry_after_ms` is the longest
+/// random wait before the client should come back.
+pub fn error_frame(code: ErrorCode, message: &str, retry_after_ms: Option<u64>) -> Bytes {
+    let retry = retry_after_ms.map_or_else(String::new, |ms| format!(r#","retryAfterMs":{ms}"#));
+    let message = json(message);
+    format!(r#"{{"type":"error","code":"{}","message":{message}{retry}}}"#, code.as_str()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Change, Epoch, Lsn, ServerMessage};
+
+    fn read(frame: &Bytes) -> ServerMessage {
+        ServerMessage::parse(std::str::from_utf8(frame).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_client_reads_what_the_server_splices() {
+        let cursor = Cursor { epoch: Epoch(1), lsn: Lsn(2) };
+        let mut body = Vec::new();
+        put_change(&mut body, "\"a\\\"b\"", br#"{"id":1}"#);
+        body.push(b',');
+        delete_change(&mut body, "\"t\"", br#"{"id":2}"#);
+        let parts: [&[u8]; 3] = [b"", &body, b""];
+        let ServerMessage::Tx { changes, ack, cursor: sent, commit_time } =
+            read(&tx_frame(cursor, parts, Some(7), Some("2026-01-01T00:00:00Z")))
+        else {
+            panic!("not a tx");
+        };
+        assert_eq!((ack, sent, changes.len()), (Some(7), cursor.to_string(), 2));
+        assert_eq!(commit_time.as_deref(), Some("2026-01-01T00:00:00Z"));
+        assert!(matches!(&changes[0], Change::Put { table, .. } if table == "a\"b"));
+        assert!(matches!(read(&connected_frame("u\"1", "snapshot", 0, &[])),
+            ServerMessage::Connected(c) if c.user_id == "u\"1"));
+        assert!(matches!(read(&error_frame(ErrorCode::Restarting, "x", Some(5))),
+            ServerMessage::Error { retry_after_ms: Some(5), .. }));
+        assert_eq!(read(&pong_frame()), ServerMessage::Pong);
+    }
+}
