@@ -3,6 +3,9 @@
 //! same expression over generated values, so that a row in memory and a row of a load are judged
 //! alike.
 
+use std::cmp::Ordering;
+
+use crate::claims::Claims;
 use crate::plan::ClaimId;
 use crate::value::Value;
 
@@ -62,3 +65,157 @@ pub struct Filter(pub Predicate);
 /// What also depends on the view's claims; columns are indexes into [`crate::row::Image::kept`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClaimFilter(pub Predicate);
+
+impl Comparison {
+    /// The operator in SQL.
+    pub fn sql(self) -> &'static str {
+        match self {
+            Comparison::Equal => "=",
+            Comparison::NotEqual => "<>",
+            Comparison::Less => "<",
+            Comparison::LessOrEqual => "<=",
+            Comparison::Greater => ">",
+            Comparison::GreaterOrEqual => ">=",
+        }
+    }
+
+    /// The comparison that is true where this one is false.
+    pub fn negated(self) -> Comparison {
+        match self {
+            Comparison::Equal => Comparison::NotEqual,
+            Comparison::NotEqual => Comparison::Equal,
+            Comparison::Less => Comparison::GreaterOrEqual,
+            Comparison::LessOrEqual => Comparison::Greater,
+            Comparison::Greater => Comparison::LessOrEqual,
+            Comparison::GreaterOrEqual => Comparison::Less,
+        }
+    }
+
+    fn holds(self, order: Ordering) -> bool {
+        match self {
+            Comparison::Equal => order.is_eq(),
+            Comparison::NotEqual => order.is_ne(),
+            Comparison::Less => order.is_lt(),
+            Comparison::LessOrEqual => order.is_le(),
+            Comparison::Greater => order.is_gt(),
+            Comparison::GreaterOrEqual => order.is_ge(),
+        }
+    }
+}
+
+impl Operand {
+    fn value<'a>(&'a self, columns: &'a [Value], claims: &'a [Value]) -> &'a Value {
+        match self {
+            Operand::Column(index) => &columns[*index],
+            Operand::Claim(ClaimId(index)) => &claims[usize::from(*index)],
+            Operand::Literal(value) => value,
+        }
+    }
+}
+
+impl Predicate {
+    /// SQL's answer: true, false or null.
+    pub fn judge(&self, columns: &[Value], claims: &[Value]) -> Option<bool> {
+        match self {
+            Predicate::Literal(answer) => *answer,
+            Predicate::Bare(operand) => match operand.value(columns, claims) {
+                Value::Bool(value) => Some(*value),
+                _ => None,
+            },
+            Predicate::Compare(comparison, left, right) => {
+                let order =
+                    left.value(columns, claims).compare(right.value(columns, claims))?;
+                Some(comparison.holds(order))
+            }
+            Predicate::IsNull(operand) => Some(operand.value(columns, claims).is_null()),
+            Predicate::In(operand, values) => {
+                let value = operand.value(columns, claims);
+                if value.is_null() {
+                    None
+                } else if values.contains(value) {
+                    Some(true)
+                } else if values.contains(&Value::Null) {
+                    None
+                } else {
+                    Some(false)
+                }
+            }
+            Predicate::Not(inner) => inner.judge(columns, claims).map(|answer| !answer),
+            Predicate::And(all) => {
+                let mut result = Some(true);
+                for predicate in all {
+                    match predicate.judge(columns, claims) {
+                        Some(false) => return Some(false),
+                        None => result = None,
+                        Some(true) => {}
+                    }
+                }
+                result
+            }
+            Predicate::Or(any) => {
+                let mut result = Some(false);
+                for predicate in any {
+                    match predicate.judge(columns, claims) {
+                        Some(true) => return Some(true),
+                        None => result = None,
+                        Some(false) => {}
+                    }
+                }
+                result
+            }
+        }
+    }
+
+    /// Calls `visit` with every operand.
+    pub fn operands<'a>(&'a self, visit: &mut impl FnMut(&'a Operand)) {
+        match self {
+            Predicate::Literal(_) => {}
+            Predicate::Bare(operand) | Predicate::IsNull(operand) | Predicate::In(operand, _) => {
+                visit(operand);
+            }
+            Predicate::Compare(_, left, right) => {
+                visit(left);
+                visit(right);
+            }
+            Predicate::Not(inner) => inner.operands(visit),
+            Predicate::And(parts) | Predicate::Or(parts) => {
+                parts.iter().for_each(|part| part.operands(visit));
+            }
+        }
+    }
+
+    /// The same predicate over columns that are numbered anew.
+    pub fn with_columns(&self, number: &impl Fn(usize) -> usize) -> Predicate {
+        let operand = |operand: &Operand| match operand {
+            Operand::Column(index) => Operand::Column(number(*index)),
+            other => other.clone(),
+        };
+        let each = |parts: &[Predicate]| parts.iter().map(|p| p.with_columns(number)).collect();
+        match self {
+            Predicate::Literal(answer) => Predicate::Literal(*answer),
+            Predicate::Bare(inner) => Predicate::Bare(operand(inner)),
+            Predicate::IsNull(inner) => Predicate::IsNull(operand(inner)),
+            Predicate::In(inner, values) => Predicate::In(operand(inner), values.clone()),
+            Predicate::Compare(comparison, left, right) => {
+                Predicate::Compare(*comparison, operand(left), operand(right))
+            }
+            Predicate::Not(inner) => Predicate::Not(Box::new(inner.with_columns(number))),
+            Predicate::And(parts) => Predicate::And(each(parts)),
+            Predicate::Or(parts) => Predicate::Or(each(parts)),
+        }
+    }
+}
+
+impl Filter {
+    /// Whether the row with these columns is in.
+    pub fn passes(&self, columns: &[Value]) -> bool {
+        self.0.judge(columns, &[]) == Some(true)
+    }
+}
+
+impl ClaimFilter {
+    /// Whether a view with these claims sees the row with these kept columns.
+    pub fn passes(&self, kept: &[Value], claims: &Claims) -> bool {
+        self.0.judge(kept, &claims.0) == Some(true)
+    }
+}

@@ -1,5 +1,19 @@
-//! Values as the server compares them. A value is read from the text that Postgres prints and is
-//! brought to one form, so that equality and hashing agree with Postgres' `=` for the type.
+//! Values as the server compares them. A value is read from the text that Postgres prints, or that a
+//! person wrote, and is brought to one form, so that equality and hashing agree with Postgres' `=`
+//! for the type: `1.0` and `1.00` are one numeric, `char(n)` has no trailing blanks, all `NaN` are
+//! equal. Parsing is total.
+
+mod calendar;
+mod numeric;
+
+use std::cmp::Ordering;
+
+use thiserror::Error;
+
+pub use calendar::{Instant, rfc3339};
+pub(crate) use calendar::split_date;
+use calendar::{parse_date, parse_time, parse_timestamp};
+pub use numeric::Numeric;
 
 /// What a column's type means to Rowtide: how its text becomes JSON, and whether rules can compare
 /// it.
@@ -9,10 +23,8 @@ pub enum ColumnType {
     Bool,
     /// `int2`, `int4`, `int8`, `oid`
     Int,
-    /// `float4`
-    Float4,
-    /// `float8`
-    Float8,
+    /// `float4`, `float8`
+    Float,
     /// `numeric`
     Numeric,
     /// `text`, `varchar`, `name`
@@ -21,7 +33,7 @@ pub enum ColumnType {
     Char,
     /// `uuid`
     Uuid,
-    /// an enum type
+    /// An enum type.
     Enum,
     /// `json`, `jsonb`
     Json,
@@ -35,13 +47,95 @@ pub enum ColumnType {
     Date,
     /// `time`
     Time,
-    /// An array of one of these
+    /// An array of one of these, and the delimiter of its text.
     Array(Box<ColumnType>),
-    /// Anything else: a string as Postgres prints it
+    /// Anything else: a string as Postgres prints it.
     Other,
 }
 
-/// A value of a column that a rule needs, in canonical form.
+/// Types whose values can be compared with each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// Booleans.
+    Bool,
+    /// Integers of any width.
+    Int,
+    /// Floating point numbers of any width.
+    Float,
+    /// `numeric`.
+    Numeric,
+    /// Text of any kind.
+    Text,
+    /// Labels of an enum.
+    Enum,
+    /// `uuid`.
+    Uuid,
+    /// `bytea`.
+    Bytea,
+    /// `timestamptz`.
+    TimestampTz,
+    /// `timestamp`.
+    Timestamp,
+    /// `date`.
+    Date,
+    /// `time`.
+    Time,
+}
+
+impl ColumnType {
+    /// The type of a column whose base type is `pg_catalog.<name>`; `typtype` is
+    /// `pg_type.typtype`. Types of other schemas are [`ColumnType::Enum`] or [`ColumnType::Other`].
+    pub fn of(name: &str, typtype: char, builtin: bool) -> ColumnType {
+        match (typtype, name) {
+            ('e', _) => ColumnType::Enum,
+            _ if !builtin => ColumnType::Other,
+            (_, "bool") => ColumnType::Bool,
+            (_, "int2" | "int4" | "int8" | "oid") => ColumnType::Int,
+            (_, "float4" | "float8") => ColumnType::Float,
+            (_, "numeric") => ColumnType::Numeric,
+            (_, "text" | "varchar" | "name") => ColumnType::Text,
+            (_, "bpchar") => ColumnType::Char,
+            (_, "uuid") => ColumnType::Uuid,
+            (_, "json" | "jsonb") => ColumnType::Json,
+            (_, "bytea") => ColumnType::Bytea,
+            (_, "timestamptz") => ColumnType::TimestampTz,
+            (_, "timestamp") => ColumnType::Timestamp,
+            (_, "date") => ColumnType::Date,
+            (_, "time") => ColumnType::Time,
+            _ => ColumnType::Other,
+        }
+    }
+
+    /// The family in which its values can be compared; `None` if rules can only ask for null.
+    pub fn family(&self) -> Option<Family> {
+        Some(match self {
+            ColumnType::Bool => Family::Bool,
+            ColumnType::Int => Family::Int,
+            ColumnType::Float => Family::Float,
+            ColumnType::Numeric => Family::Numeric,
+            ColumnType::Text | ColumnType::Char => Family::Text,
+            ColumnType::Enum => Family::Enum,
+            ColumnType::Uuid => Family::Uuid,
+            ColumnType::Bytea => Family::Bytea,
+            ColumnType::TimestampTz => Family::TimestampTz,
+            ColumnType::Timestamp => Family::Timestamp,
+            ColumnType::Date => Family::Date,
+            ColumnType::Time => Family::Time,
+            ColumnType::Json | ColumnType::Array(_) | ColumnType::Other => return None,
+        })
+    }
+}
+
+impl Family {
+    /// Whether `<` means the same here and in Postgres: numbers and times, not text.
+    pub fn is_ordered(self) -> bool {
+        use Family::{Date, Float, Int, Numeric, Time, Timestamp, TimestampTz};
+        matches!(self, Int | Float | Numeric | TimestampTz | Timestamp | Date | Time)
+    }
+}
+
+/// A value of a column that a rule needs, in canonical form. The derived order is for maps only; see
+/// [`Value::compare`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Value {
     /// SQL `NULL`.
@@ -50,6 +144,247 @@ pub enum Value {
     Bool(bool),
     /// `int2`, `int4`, `int8`, `oid`.
     Int(i64),
-    /// Text, varchar, enum labels, `char(n)` without trailing blanks.
+    /// The bits of a double, ordered as a signed number: see [`Value::float`].
+    Float(i64),
+    /// `numeric`.
+    Numeric(Box<Numeric>),
+    /// Text, enum labels, `char(n)` without trailing blanks.
     Text(Box<str>),
+    /// `uuid`.
+    Uuid(Box<[u8; 16]>),
+    /// `bytea`.
+    Bytea(Box<[u8]>),
+    /// `timestamptz`, `timestamp`, `date` and `time`: microseconds (days for `date`).
+    Time(Instant),
+}
+
+/// The text is not a value of the type.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("`{text}` is not a value of this type")]
+pub struct InvalidValue {
+    /// The text, cut to 40 characters.
+    pub text: String,
+}
+
+impl InvalidValue {
+    pub(crate) fn new(text: &str) -> InvalidValue {
+        InvalidValue { text: text.chars().take(40).collect() }
+    }
+}
+
+impl Value {
+    /// Reads what Postgres prints for a value of `kind` (ISO dates, UTC, hexadecimal `bytea`).
+    ///
+    /// # Errors
+    /// When the text is not such a value, or rules cannot compare the type.
+    pub fn parse(kind: &ColumnType, text: &str) -> Result<Value, InvalidValue> {
+        let read = || {
+            Some(match kind {
+                ColumnType::Bool => match text {
+                    "t" | "true" => Value::Bool(true),
+                    "f" | "false" => Value::Bool(false),
+                    _ => return None,
+                },
+                ColumnType::Int => Value::Int(text.parse().ok()?),
+                ColumnType::Float => Value::float(parse_float(text)?),
+                ColumnType::Numeric => Value::Numeric(Box::new(Numeric::parse(text)?)),
+                ColumnType::Text | ColumnType::Enum => Value::Text(text.into()),
+                ColumnType::Char => Value::Text(text.trim_end_matches(' ').into()),
+                ColumnType::Uuid => Value::Uuid(Box::new(parse_uuid(text)?)),
+                ColumnType::Bytea => Value::Bytea(decode_hex(text.strip_prefix("\\x")?)?.into()),
+                ColumnType::TimestampTz => Value::Time(parse_timestamp(text, true)?),
+                ColumnType::Timestamp => Value::Time(parse_timestamp(text, false)?),
+                ColumnType::Date => Value::Time(parse_date(text)?),
+                ColumnType::Time => Value::Time(parse_time(text)?),
+                ColumnType::Json | ColumnType::Array(_) | ColumnType::Other => return None,
+            })
+        };
+        read().ok_or_else(|| InvalidValue::new(text))
+    }
+
+    /// A claim as a value of `kind`; null if it does not fit.
+    pub fn from_claim(kind: &ColumnType, claim: &serde_json::Value) -> Value {
+        let parsed = match (claim, kind) {
+            (serde_json::Value::Bool(value), ColumnType::Bool) => return Value::Bool(*value),
+            (serde_json::Value::String(text), ColumnType::Bool) => {
+                // Postgres takes more spellings, but a token is not a person typing.
+                matches!(text.as_str(), "true" | "false").then(|| Value::Bool(text == "true"))
+            }
+            (serde_json::Value::String(text), _) => Value::parse(kind, text).ok(),
+            (
+                serde_json::Value::Number(number),
+                ColumnType::Int
+                | ColumnType::Float
+                | ColumnType::Numeric
+                | ColumnType::Text
+                | ColumnType::Char,
+            ) => Value::parse(kind, &number.to_string()).ok(),
+            _ => None,
+        };
+        parsed.unwrap_or(Value::Null)
+    }
+
+    /// A double in canonical form: one zero, one `NaN`.
+    pub fn float(number: f64) -> Value {
+        let number = if number.is_nan() {
+            f64::NAN.abs()
+        } else if number == 0.0 {
+            0.0
+        } else {
+            number
+        };
+        // As in `f64::total_cmp`: the bits of negative numbers are turned over but for the sign.
+        let bits = number.to_bits() as i64;
+        Value::Float(bits ^ (((bits >> 63) as u64) >> 1) as i64)
+    }
+
+    /// Whether it is SQL `NULL`.
+    pub fn is_null(&self) -> bool {
+        matches!(self, Value::Null)
+    }
+
+    /// How two values of one family compare in Postgres; `None` if one is null, or they are of
+    /// different families. `NaN` is the greatest number.
+    pub fn compare(&self, other: &Value) -> Option<Ordering> {
+        Some(match (self, other) {
+            (Value::Bool(a), Value::Bool(b)) => a.cmp(b),
+            (Value::Int(a), Value::Int(b)) | (Value::Float(a), Value::Float(b)) => a.cmp(b),
+            (Value::Numeric(a), Value::Numeric(b)) => a.cmp(b),
+            (Value::Text(a), Value::Text(b)) => a.cmp(b),
+            (Value::Uuid(a), Value::Uuid(b)) => a.cmp(b),
+            (Value::Bytea(a), Value::Bytea(b)) => a.cmp(b),
+            (Value::Time(a), Value::Time(b)) => a.cmp(b),
+            _ => return None,
+        })
+    }
+
+    /// Text that Postgres reads back as this value; `None` for null. `kind` tells times apart.
+    pub fn to_text(&self, kind: &ColumnType) -> Option<String> {
+        Some(match self {
+            Value::Null => return None,
+            Value::Bool(value) => value.to_string(),
+            Value::Int(value) => value.to_string(),
+            Value::Float(bits) => {
+                let bits = bits ^ (((bits >> 63) as u64) >> 1) as i64;
+                let number = f64::from_bits(bits as u64);
+                match number {
+                    _ if number.is_nan() => "NaN".to_owned(),
+                    f64::INFINITY => "Infinity".to_owned(),
+                    f64::NEG_INFINITY => "-Infinity".to_owned(),
+                    _ => format!("{number:e}"),
+                }
+            }
+            Value::Numeric(number) => number.to_string(),
+            Value::Text(text) => text.to_string(),
+            Value::Uuid(bytes) => encode_hex(&bytes[..]),
+            Value::Bytea(bytes) => format!("\\x{}", encode_hex(bytes)),
+            Value::Time(instant) => instant.to_text(kind),
+        })
+    }
+}
+
+fn parse_float(text: &str) -> Option<f64> {
+    match text {
+        "NaN" => Some(f64::NAN),
+        "Infinity" => Some(f64::INFINITY),
+        "-Infinity" => Some(f64::NEG_INFINITY),
+        _ => text.parse().ok().filter(|number: &f64| number.is_finite()),
+    }
+}
+
+fn parse_uuid(text: &str) -> Option<[u8; 16]> {
+    let digits: String = text.chars().filter(|c| *c != '-').collect();
+    decode_hex(&digits)?.try_into().ok()
+}
+
+/// `None` if the text is not an even number of hexadecimal digits.
+pub(crate) fn decode_hex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| (byte as char).to_digit(16).map(|digit| digit as u8);
+    let pairs = text.as_bytes().chunks(2);
+    pairs.map(|pair| Some(digit(pair[0])? << 4 | digit(*pair.get(1)?)?)).collect()
+}
+
+fn encode_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn same(kind: ColumnType, a: &str, b: &str) {
+        assert_eq!(Value::parse(&kind, a).unwrap(), Value::parse(&kind, b).unwrap());
+    }
+
+    #[track_caller]
+    fn less(kind: ColumnType, a: &str, b: &str) {
+        let (a, b) = (Value::parse(&kind, a).unwrap(), Value::parse(&kind, b).unwrap());
+        assert_eq!(a.compare(&b), Some(Ordering::Less), "{a:?} {b:?}");
+    }
+
+    #[test]
+    fn values_are_equal_when_postgres_says_so() {
+        same(ColumnType::Numeric, "1.0", "1.00");
+        same(ColumnType::Numeric, "-0.0", "0");
+        same(ColumnType::Numeric, "100", "1e2");
+        same(ColumnType::Float, "-0", "0");
+        same(ColumnType::Char, "a  ", "a");
+        same(ColumnType::Uuid, "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11", "a0eebc999c0b4ef8bb6d6bb9bd380a11");
+        same(ColumnType::TimestampTz, "2024-01-01 00:00:00+00", "2024-01-01T01:00:00+01:00");
+        same(ColumnType::TimestampTz, "2024-01-01 00:00:00+00", "2024-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn values_are_ordered_as_in_postgres() {
+        less(ColumnType::Numeric, "9.99", "10");
+        less(ColumnType::Numeric, "-10", "-9.99");
+        less(ColumnType::Numeric, "0.09", "0.1");
+        less(ColumnType::Numeric, "Infinity", "NaN");
+        less(ColumnType::Numeric, "-Infinity", "-1e300");
+        less(ColumnType::Float, "-1.5", "-1.25");
+        less(ColumnType::Float, "1e300", "Infinity");
+        less(ColumnType::Float, "Infinity", "NaN");
+        less(ColumnType::Date, "0044-03-15 BC", "0001-01-01");
+        less(ColumnType::TimestampTz, "-infinity", "4713-01-01 00:00:00+00 BC");
+        less(ColumnType::Timestamp, "12024-01-01 00:00:00", "infinity");
+        less(ColumnType::Time, "23:59:59.999999", "24:00:00");
+    }
+
+    #[test]
+    fn null_is_not_comparable_and_claims_that_do_not_fit_are_null() {
+        assert_eq!(Value::Null.compare(&Value::Int(1)), None);
+        let claim = |kind, json: serde_json::Value| Value::from_claim(&kind, &json);
+        assert_eq!(claim(ColumnType::Int, 42.into()), Value::Int(42));
+        assert_eq!(claim(ColumnType::Int, "42".into()), Value::Int(42));
+        assert_eq!(claim(ColumnType::Int, "42; drop".into()), Value::Null);
+        assert_eq!(claim(ColumnType::Int, serde_json::json!([42])), Value::Null);
+        assert_eq!(claim(ColumnType::Text, true.into()), Value::Null);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn parsing_is_total(text in "\\PC{0,30}", kind in 0usize..13) {
+            use ColumnType::*;
+            let kinds = [
+                Bool, Int, Float, Numeric, Text, Char, Uuid, Enum, Bytea, TimestampTz, Timestamp,
+                Date, Time,
+            ];
+            let kind = &kinds[kind];
+            if let Ok(value) = Value::parse(kind, &text) {
+                let again = value.to_text(kind).unwrap();
+                proptest::prop_assert_eq!(Value::parse(kind, &again), Ok(value));
+            }
+        }
+
+        #[test]
+        fn times_are_read_back(text in "[0-9]{1,6}-[0-9]{1,2}-[0-9]{1,2} [0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{1,6})?(\\+00)?( BC)?") {
+            for kind in [ColumnType::TimestampTz, ColumnType::Timestamp] {
+                if let Ok(value) = Value::parse(&kind, &text) {
+                    let again = value.to_text(&kind).unwrap();
+                    proptest::prop_assert_eq!(Value::parse(&kind, &again), Ok(value));
+                }
+            }
+        }
+    }
 }

@@ -1,0 +1,33 @@
+//! What the engine asks of Postgres, and what comes back.
+
+use std::sync::Arc;
+
+use rowtide_plan::row::{Row, Topic};
+use rowtide_protocol::Lsn;
+
+use crate::Snapshot;
+
+/// Names one load among those under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LoadId(pub u64);
+
+/// A question: all rows of these topics, as one snapshot sees them. With no topics the engine only
+/// wants to know the snapshot.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// To be given back with the answer.
+    pub id: LoadId,
+    /// Each topic once.
+    pub topics: Vec<Topic>,
+}
+
+/// The answer.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What the rows' snapshot had seen. Must have been taken after the load was asked for.
+    pub snapshot: Snapshot,
+    /// A WAL position read after the snapshot was taken: no commit that it had seen lies behind it.
+    pub position: Lsn,
+    /// The rows of each topic, in the order of [`Load::topics`].
+    pub rows: Vec<Vec<Arc<Row>>>,
+}

@@ -1,0 +1,306 @@
+//! A Postgres as far as the engine can tell: transactions with ids, a log, snapshots, a stream. It
+//! does what the real one does and a naive model forgets: ids are given out when a transaction
+//! begins, the log orders commits, and a commit is in the log, and streamed, before it is visible.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rand::Rng;
+use rand::rngs::SmallRng;
+use rowtide_plan::catalog::{Catalog, CatalogColumn, CatalogIndex, CatalogTable, ReplicaIdentity};
+use rowtide_plan::encode::{Datum, RowEncoder};
+use rowtide_plan::plan::{Plan, TableId};
+use rowtide_plan::row::{Change, Changes, Row, Topic, Transaction};
+use rowtide_plan::value::ColumnType;
+use rowtide_protocol::Lsn;
+
+use crate::{Input, Loaded, Snapshot};
+
+pub(super) const TABLES: [&str; 3] = ["a", "b", "c"];
+const IDS: i64 = 6;
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct DataRow {
+    pub(super) id: i64,
+    pub(super) x: Option<i64>,
+    pub(super) y: Option<&'static str>,
+    pub(super) flag: Option<bool>,
+}
+
+/// The rows of each table by id.
+pub(super) type Data = [BTreeMap<i64, DataRow>; 3];
+
+impl DataRow {
+    fn random(rng: &mut SmallRng, id: i64) -> DataRow {
+        DataRow {
+            id,
+            x: [None, Some(1), Some(2), Some(3)][rng.random_range(0..4)],
+            y: [None, Some("p"), Some("q")][rng.random_range(0..3)],
+            flag: [None, Some(true), Some(false)][rng.random_range(0..3)],
+        }
+    }
+
+    pub(super) fn json(&self) -> serde_json::Value {
+        serde_json::json!({ "id": self.id, "x": self.x, "y": self.y, "flag": self.flag })
+    }
+}
+
+pub(super) fn catalog() -> Catalog {
+    let column = |name: &str, kind: ColumnType, type_oid, type_name: &str| CatalogColumn {
+        name: name.to_owned(),
+        toastable: kind == ColumnType::Text,
+        kind,
+        type_oid,
+        type_name: type_name.to_owned(),
+        not_null: name == "id",
+        deterministic: true,
+        labels: Vec::new(),
+    };
+    let table = |(oid, name): (usize, &&str)| CatalogTable {
+        oid: oid as u32,
+        schema: "public".to_owned(),
+        name: (*name).to_owned(),
+        columns: vec![
+            column("id", ColumnType::Int, 20, "bigint"),
+            column("x", ColumnType::Int, 20, "bigint"),
+            column("y", ColumnType::Text, 25, "text"),
+            column("flag", ColumnType::Bool, 16, "boolean"),
+        ],
+        primary_key: vec!["id".to_owned()],
+        indexes: vec![CatalogIndex { name: format!("{name}_pkey"), columns: vec!["id".to_owned()] }],
+        replica_identity: ReplicaIdentity::Full,
+        row_security: false,
+    };
+    Catalog { tables: TABLES.iter().enumerate().map(table).collect() }
+}
+
+/// What a transaction does to one row: `None` is a delete.
+type Writes = BTreeMap<(usize, i64), Option<DataRow>>;
+
+struct Committed {
+    xid: u32,
+    lsn: Lsn,
+    truncated: Vec<usize>,
+    writes: Writes,
+    streamed: Arc<Transaction>,
+    visible: bool,
+}
+
+pub(super) struct Postgres {
+    encoders: Vec<(TableId, RowEncoder)>,
+    /// As of each commit, by LSN.
+    states: BTreeMap<Lsn, Data>,
+    log: Vec<Committed>,
+    next_xid: u64,
+    open: Vec<u64>,
+    wal_end: Lsn,
+    streamed: Lsn,
+    /// How many of `log` have been streamed.
+    stream_at: usize,
+}
+
+impl Postgres {
+    pub(super) fn new(plan: &Plan, rng: &mut SmallRng) -> Postgres {
+        let columns = ["id", "x", "y", "flag"];
+        let encoder = |name: &&str| {
+            let table = plan.table_id("public", name).expect("every table has a rule");
+            (table, RowEncoder::new(plan, table, &columns).expect("the columns are all there"))
+        };
+        let mut data = Data::default();
+        for rows in &mut data {
+            for id in 1..=IDS {
+                if rng.random_bool(0.6) {
+                    rows.insert(id, DataRow::random(rng, id));
+                }
+            }
+        }
+        Postgres {
+            encoders: TABLES.iter().map(encoder).collect(),
+            states: BTreeMap::from([(Lsn(0), data)]),
+            log: Vec::new(),
+            // Close to where 32 bits end, so that histories cross it.
+            next_xid: (1 << 32) - 20,
+            open: Vec::new(),
+            wal_end: Lsn(1000),
+            streamed: Lsn(1000),
+            stream_at: 0,
+        }
+    }
+
+    /// The data as of the last commit up to `lsn`.
+    pub(super) fn at(&self, lsn: Lsn) -> &Data {
+        self.states.range(..=lsn).next_back().expect("there is a state from the start").1
+    }
+
+    pub(super) fn wal_end(&self) -> Lsn {
+        self.wal_end
+    }
+
+    pub(super) fn streamed(&self) -> Lsn {
+        self.streamed
+    }
+
+    pub(super) fn other_wal(&mut self) {
+        self.wal_end.0 += 64;
+    }
+
+    pub(super) fn begin_or_commit(&mut self, rng: &mut SmallRng) {
+        if self.open.is_empty() || rng.random_bool(0.4) {
+            self.open.push(self.next_xid);
+            self.next_xid += 1;
+            return;
+        }
+        let xid = self.open.swap_remove(rng.random_range(0..self.open.len()));
+        if rng.random_bool(0.1) {
+            return; // Rolled back: never in the log.
+        }
+        self.commit(xid, rng);
+    }
+
+    fn commit(&mut self, xid: u64, rng: &mut SmallRng) {
+        let before = self.at(Lsn(u64::MAX)).clone();
+        let mut data = before.clone();
+        // A row that an invisible transaction wrote is still locked by it.
+        let hidden = || self.log.iter().filter(|committed| !committed.visible);
+        let locked = |at: &(usize, i64)| {
+            hidden().any(|c| c.writes.contains_key(at) || c.truncated.contains(&at.0))
+        };
+        let mut truncated = Vec::new();
+        let truncates = rng.random_bool(0.05) && hidden().next().is_none();
+        if truncates {
+            let table = rng.random_range(0..TABLES.len());
+            data[table].clear();
+            truncated.push(table);
+        }
+        let mut writes = Writes::new();
+        for _ in 0..rng.random_range(1..5) {
+            let (table, id) = (rng.random_range(0..TABLES.len()), rng.random_range(1..=IDS));
+            if locked(&(table, id)) {
+                continue;
+            }
+            let row = rng.random_bool(0.75).then(|| DataRow::random(rng, id));
+            match &row {
+                Some(row) => data[table].insert(id, row.clone()),
+                None => data[table].remove(&id),
+            };
+            writes.insert((table, id), row);
+        }
+        self.wal_end.0 += 100;
+        let lsn = self.wal_end;
+        let large = rng.random_bool(0.08);
+        let streamed = self.transaction(xid as u32, lsn, &before, &truncated, &writes, large);
+        let streamed = Arc::new(streamed);
+        self.log.push(Committed { xid: xid as u32, lsn, truncated, writes, streamed, visible: false });
+        self.states.insert(lsn, data);
+        if rng.random_bool(0.6) {
+            self.log.last_mut().expect("just pushed").visible = true;
+        }
+    }
+
+    fn transaction(
+        &self,
+        xid: u32,
+        lsn: Lsn,
+        before: &Data,
+        truncated: &[usize],
+        writes: &Writes,
+        large: bool,
+    ) -> Transaction {
+        let id = |table: usize| self.encoders[table].0;
+        let changes = if large {
+            let mut tables: Vec<TableId> = writes.keys().map(|(table, _)| id(*table)).collect();
+            tables.dedup();
+            Changes::TooLarge(tables)
+        } else {
+            let change = |((table, row_id), new): (&(usize, i64), &Option<DataRow>)| {
+                let old = before[*table].get(row_id).filter(|_| !truncated.contains(table));
+                let old = old.map(|old| self.encode(*table, old).image);
+                let new = new.as_ref().map(|new| Arc::new(self.encode(*table, new)));
+                (old.is_some() || new.is_some()).then_some(Change { table: id(*table), old, new })
+            };
+            Changes::Rows(writes.iter().filter_map(change).collect())
+        };
+        let truncated = truncated.iter().map(|table| id(*table)).collect();
+        Transaction { lsn, xid, commit_time_us: 0, truncated, changes }
+    }
+
+    fn encode(&self, table: usize, row: &DataRow) -> Row {
+        let (id, x) = (row.id.to_string(), row.x.map(|x| x.to_string()));
+        let flag = row.flag.map(|flag| if flag { "t" } else { "f" });
+        let datum = |text: Option<&'static str>| {
+            text.map_or(Datum::Null, |text| Datum::Text(text.as_bytes()))
+        };
+        let x = x.as_ref().map_or(Datum::Null, |x| Datum::Text(x.as_bytes()));
+        let datums = [Datum::Text(id.as_bytes()), x, datum(row.y), datum(flag)];
+        self.encoders[table].1.row(&datums).expect("the row can be encoded")
+    }
+
+    /// One of the commits that are only in the log becomes visible, in no particular order.
+    pub(super) fn make_visible(&mut self, rng: &mut SmallRng) {
+        let mut hidden: Vec<&mut Committed> =
+            self.log.iter_mut().filter(|committed| !committed.visible).collect();
+        if !hidden.is_empty() {
+            let at = rng.random_range(0..hidden.len());
+            hidden[at].visible = true;
+        }
+    }
+
+    pub(super) fn finish_all(&mut self) {
+        self.open.clear();
+        for committed in &mut self.log {
+            committed.visible = true;
+        }
+    }
+
+    /// The next thing that the stream brings, if any.
+    pub(super) fn stream(&mut self, rng: &mut SmallRng) -> Option<Input> {
+        if self.stream_at > 0 && rng.random_bool(0.05) {
+            // It was cut, and starts again from an earlier place.
+            self.stream_at = rng.random_range(0..self.stream_at);
+        }
+        if let Some(committed) = self.log.get(self.stream_at) {
+            self.stream_at += 1;
+            self.streamed = self.streamed.max(committed.lsn);
+            return Some(Input::Transaction(Arc::clone(&committed.streamed)));
+        }
+        if self.streamed < self.wal_end {
+            self.streamed = self.wal_end;
+            return Some(Input::Position(self.wal_end));
+        }
+        None
+    }
+
+    pub(super) fn load(&self, plan: &Plan, topics: &[Topic]) -> Loaded {
+        let mut data = self.states[&Lsn(0)].clone();
+        let mut unseen = self.open.clone();
+        for committed in &self.log {
+            if !committed.visible {
+                let distance = committed.xid.wrapping_sub(self.next_xid as u32) as i32;
+                unseen.push(self.next_xid.wrapping_add_signed(i64::from(distance)));
+                continue;
+            }
+            for table in &committed.truncated {
+                data[*table].clear();
+            }
+            for ((table, id), row) in &committed.writes {
+                match row {
+                    Some(row) => data[*table].insert(*id, row.clone()),
+                    None => data[*table].remove(id),
+                };
+            }
+        }
+        let all: Vec<Arc<Row>> = (0..TABLES.len())
+            .flat_map(|table| data[table].values().map(move |row| (table, row)))
+            .map(|(table, row)| Arc::new(self.encode(table, row)))
+            .collect();
+        let of_topic = |topic: &Topic| {
+            assert!(usize::from(topic.branch.0) < plan.branches.len());
+            all.iter().filter(|row| row.image.topics.contains(topic)).cloned().collect()
+        };
+        Loaded {
+            snapshot: Snapshot::new(self.next_xid, unseen),
+            position: self.wal_end,
+            rows: topics.iter().map(of_topic).collect(),
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Transactions that were streamed and may not be visible yet. A commit is written to the log, and
+//! streamed from there, before it becomes visible to new snapshots; a synchronous standby stretches
+//! that gap to any length. So a load that is asked for now may miss a transaction that the engine has
+//! already seen. Such transactions are kept here until a snapshot shows that they are visible: what
+//! one snapshot sees, every later one sees too.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use rowtide_plan::row::{Changes, Transaction};
+
+use crate::Snapshot;
+
+/// How many changes are kept for transactions that may not be visible yet. Past that, a load that
+/// turns out to need one that was let go is asked for again.
+pub const MAX_RECENT_CHANGES: usize = 100_000;
+
+#[derive(Debug, Default)]
+pub(crate) struct Recent {
+    entries: VecDeque<Entry>,
+    changes: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) xid: u32,
+    /// `None` once its changes have been let go.
+    pub(crate) transaction: Option<Arc<Transaction>>,
+}
+
+fn weight(transaction: &Transaction) -> usize {
+    match &transaction.changes {
+        Changes::Rows(rows) => rows.len(),
+        Changes::TooLarge(_) => 0,
+    }
+}
+
+impl Recent {
+    pub(crate) fn push(&mut self, transaction: &Arc<Transaction>) {
+        self.changes += weight(transaction);
+        self.entries.push_back(Entry {
+            xid: transaction.xid,
+            transaction: Some(Arc::clone(transaction)),
+        });
+        let mut oldest = self.entries.iter_mut();
+        while self.changes > MAX_RECENT_CHANGES {
+            let Some(entry) = oldest.next() else { break };
+            if let Some(gone) = entry.transaction.take() {
+                self.changes -= weight(&gone);
+            }
+        }
+    }
+
+    /// Forgets what `snapshot` has seen.
+    pub(crate) fn forget_visible(&mut self, snapshot: &Snapshot) {
+        let changes = &mut self.changes;
+        self.entries.retain(|entry| {
+            let visible = snapshot.contains(entry.xid);
+            if visible && let Some(transaction) = &entry.transaction {
+                *changes -= weight(transaction);
+            }
+            !visible
+        });
+    }
+
+    /// In commit order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}

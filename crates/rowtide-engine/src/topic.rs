@@ -1,0 +1,149 @@
+//! The state of one topic in use: its rows, who looks at it, and how far its load has come. A topic
+//! that is being loaded keeps the changes that are streamed meanwhile; when the load arrives, those
+//! that its snapshot had not seen are applied to it, in commit order. A loaded topic may run ahead
+//! of the stream for a while: until the stream has passed the load's position, transactions that the
+//! snapshot had seen are skipped.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rowtide_plan::row::{Change, Changes, Row, Topic, Transaction};
+use rowtide_protocol::Lsn;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::{LoadId, Loaded, Snapshot};
+
+/// Index of a view in the engine.
+pub(crate) type ViewKey = usize;
+/// Index of a topic in the engine.
+pub(crate) type TopicKey = usize;
+/// The rows of a topic by the JSON of their primary key.
+pub(crate) type Rows = FxHashMap<Bytes, Arc<Row>>;
+
+#[derive(Debug)]
+pub(crate) struct TopicState {
+    pub(crate) topic: Topic,
+    /// The views that reach it. A topic without views is dropped.
+    pub(crate) views: FxHashSet<ViewKey>,
+    /// While it is loaded again, the rows of before.
+    pub(crate) rows: Rows,
+    pub(crate) phase: Phase,
+}
+
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// Waits for the next load.
+    Wanted,
+    /// Part of a load under way.
+    Loading {
+        load: LoadId,
+        /// In commit order.
+        pending: Vec<Pending>,
+    },
+    /// Its rows are true as of the engine's position, or ahead of it.
+    Loaded {
+        /// The snapshot of its load, until the stream has passed the load's position.
+        ahead: Option<Ahead>,
+    },
+}
+
+/// A load that runs ahead of the stream.
+#[derive(Clone, Debug)]
+pub(crate) struct Ahead {
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// Once the stream is here, the topic is no longer ahead of it.
+    pub(crate) until: Lsn,
+}
+
+/// What was streamed for a topic while it was being loaded.
+#[derive(Clone, Debug)]
+pub(crate) enum Pending {
+    /// One change of a transaction.
+    Change { transaction: Arc<Transaction>, index: usize },
+    /// The topic's table was truncated.
+    Truncated { xid: u32 },
+    /// Changes that were not kept: a snapshot that has not seen them is of no use.
+    Unknown { xid: u32 },
+}
+
+/// The snapshot of a load has not seen a transaction whose changes were not kept.
+#[derive(Debug)]
+pub(crate) struct Unfit;
+
+impl TopicState {
+    pub(crate) fn new(topic: Topic) -> TopicState {
+        TopicState {
+            topic,
+            views: FxHashSet::default(),
+            rows: Rows::default(),
+            phase: Phase::Wanted,
+        }
+    }
+
+    pub(crate) fn is_loaded(&self) -> bool {
+        matches!(self.phase, Phase::Loaded { .. })
+    }
+
+    /// Whether its rows have already seen the transaction `xid`, which the stream brings now.
+    pub(crate) fn has_seen(&self, xid: u32) -> bool {
+        matches!(&self.phase, Phase::Loaded { ahead: Some(ahead) } if ahead.snapshot.contains(xid))
+    }
+
+    /// Where the stream must be before a view may show this topic.
+    pub(crate) fn ahead_until(&self) -> Lsn {
+        match &self.phase {
+            Phase::Loaded { ahead: Some(ahead) } => ahead.until,
+            _ => Lsn(0),
+        }
+    }
+
+    /// The row of `change` after it, if it is in this topic.
+    pub(crate) fn row_after<'a>(&self, change: &'a Change) -> Option<&'a Arc<Row>> {
+        change.new.as_ref().filter(|row| row.image.topics.contains(&self.topic))
+    }
+
+    /// Fits a load to the stream: its rows, and what was streamed meanwhile and its snapshot had not
+    /// seen.
+    pub(crate) fn fit(
+        &self,
+        rows: Vec<Arc<Row>>,
+        pending: &[Pending],
+        snapshot: &Snapshot,
+    ) -> Result<Rows, Unfit> {
+        let mut fitted: Rows =
+            rows.into_iter().map(|row| (row.image.key.clone(), row)).collect();
+        for step in pending {
+            match step {
+                Pending::Unknown { xid } if !snapshot.contains(*xid) => return Err(Unfit),
+                Pending::Truncated { xid } if !snapshot.contains(*xid) => fitted.clear(),
+                Pending::Change { transaction, index } if !snapshot.contains(transaction.xid) => {
+                    let Changes::Rows(changes) = &transaction.changes else { continue };
+                    let change = &changes[*index];
+                    match self.row_after(change) {
+                        Some(row) => fitted.insert(row.image.key.clone(), Arc::clone(row)),
+                        None => fitted.remove(key_of(change)),
+                    };
+                }
+                _ => {}
+            }
+        }
+        Ok(fitted)
+    }
+}
+
+impl Ahead {
+    /// What a load that was just fitted leaves behind, if the stream is not past it already.
+    pub(crate) fn of(loaded: &Loaded, snapshot: &Arc<Snapshot>, position: Lsn) -> Option<Ahead> {
+        (loaded.position > position)
+            .then(|| Ahead { snapshot: Arc::clone(snapshot), until: loaded.position })
+    }
+}
+
+/// The primary key of the row that `change` is about.
+pub(crate) fn key_of(change: &Change) -> &Bytes {
+    match (&change.new, &change.old) {
+        (Some(row), _) => &row.image.key,
+        (None, Some(image)) => &image.key,
+        (None, None) => unreachable!("a change has a row before or after it"),
+    }
+}

@@ -1,0 +1,249 @@
+//! The text of a Postgres output function as JSON. The text is what `pgoutput` sends, under
+//! `TimeZone = UTC`, `DateStyle = ISO`, `IntervalStyle = postgres`, `bytea_output = hex`; loads are
+//! written so that they get the very same text. Nothing is parsed further than its JSON needs.
+
+use thiserror::Error;
+
+use crate::value::{ColumnType, decode_hex, split_date};
+
+/// Text that Postgres would not have printed for the type.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("Postgres sent text that is not of the column's type")]
+pub struct UnexpectedText;
+
+/// Appends the JSON of one value.
+///
+/// # Errors
+/// When the text is not what Postgres prints for `kind`; `into` may then hold a part.
+pub(crate) fn push_value(
+    into: &mut Vec<u8>,
+    kind: &ColumnType,
+    text: &str,
+) -> Result<(), UnexpectedText> {
+    match kind {
+        ColumnType::Bool => into.extend_from_slice(match text {
+            "t" | "true" => b"true",
+            "f" | "false" => b"false",
+            _ => return Err(UnexpectedText),
+        }),
+        ColumnType::Int => {
+            let digits = text.strip_prefix('-').unwrap_or(text);
+            if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+                return Err(UnexpectedText);
+            }
+            into.extend_from_slice(text.as_bytes());
+        }
+        ColumnType::Float => match text {
+            "NaN" | "Infinity" | "-Infinity" => push_plain(into, text),
+            // `1e+20` and `1.5e-07` are JSON as they are.
+            _ if serde_json::from_str::<f64>(text).is_ok() => {
+                into.extend_from_slice(text.as_bytes());
+            }
+            _ => return Err(UnexpectedText),
+        },
+        ColumnType::Json => {
+            // The stream and the loads send it as it is stored; it must not be able to end the
+            // frame that it is spliced into.
+            serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|_| UnexpectedText)?;
+            into.extend_from_slice(text.as_bytes());
+        }
+        ColumnType::Bytea => {
+            let bytes = text.strip_prefix("\\x").and_then(decode_hex).ok_or(UnexpectedText)?;
+            push_base64(into, &bytes);
+        }
+        ColumnType::TimestampTz | ColumnType::Timestamp | ColumnType::Date => {
+            push_date(into, kind, text)?;
+        }
+        ColumnType::Array(element) => push_array(into, element, text)?,
+        ColumnType::Numeric
+        | ColumnType::Text
+        | ColumnType::Char
+        | ColumnType::Uuid
+        | ColumnType::Enum
+        | ColumnType::Time
+        | ColumnType::Other => push_string(into, text),
+    }
+    Ok(())
+}
+
+/// Appends a JSON string.
+pub(crate) fn push_string(into: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(into, text).expect("writing text to memory does not fail");
+}
+
+/// Appends a JSON string that needs no escapes.
+fn push_plain(into: &mut Vec<u8>, text: &str) {
+    into.push(b'"');
+    into.extend_from_slice(text.as_bytes());
+    into.push(b'"');
+}
+
+/// RFC 4648, with padding.
+fn push_base64(into: &mut Vec<u8>, bytes: &[u8]) {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    into.push(b'"');
+    for chunk in bytes.chunks(3) {
+        let at = |index: usize| u32::from(chunk.get(index).copied().unwrap_or(0));
+        let bits = at(0) << 16 | at(1) << 8 | at(2);
+        for digit in 0..4 {
+            let value = (bits >> (18 - 6 * digit)) & 63;
+            into.push(if digit <= chunk.len() { DIGITS[value as usize] } else { b'=' });
+        }
+    }
+    into.push(b'"');
+}
+
+/// ISO 8601; years outside 1 to 9999 in the expanded form with a sign and six digits.
+fn push_date(into: &mut Vec<u8>, kind: &ColumnType, text: &str) -> Result<(), UnexpectedText> {
+    if matches!(text, "infinity" | "-infinity") {
+        push_plain(into, text);
+        return Ok(());
+    }
+    let civil = split_date(text).ok_or(UnexpectedText)?;
+    let (time, zone) = match kind {
+        ColumnType::Date if civil.rest.is_empty() => ("", ""),
+        ColumnType::Date => return Err(UnexpectedText),
+        ColumnType::TimestampTz => {
+            (civil.rest.strip_suffix("+00").ok_or(UnexpectedText)?, "Z")
+        }
+        _ => (civil.rest, ""),
+    };
+    let plain = time.bytes().all(|byte| byte.is_ascii_digit() || b" :.".contains(&byte));
+    if !plain {
+        return Err(UnexpectedText);
+    }
+    let year = match civil.year {
+        year @ 1..=9999 => format!("{year:04}"),
+        year => format!("{year:+07}"),
+    };
+    let time = time.replacen(' ', "T", 1);
+    push_plain(into, &format!("{year}-{}-{}{time}{zone}", civil.month, civil.day));
+    Ok(())
+}
+
+/// `{1,NULL,"a,b"}`, `{{1,2},{3,4}}`, `[0:1]={1,2}`: bounds are left out.
+fn push_array(into: &mut Vec<u8>, element: &ColumnType, text: &str) -> Result<(), UnexpectedText> {
+    let body = match text.strip_prefix('[') {
+        Some(bounds) => bounds.split_once('=').ok_or(UnexpectedText)?.1,
+        None => text,
+    };
+    let mut chars = body.char_indices().peekable();
+    let mut depth = 0;
+    loop {
+        let (start, c) = chars.next().ok_or(UnexpectedText)?;
+        match c {
+            '{' => {
+                depth += 1;
+                into.push(b'[');
+                if chars.peek().is_some_and(|(_, next)| *next == '}') {
+                    continue;
+                }
+                if depth > 6 {
+                    return Err(UnexpectedText);
+                }
+                continue;
+            }
+            '}' => {
+                if depth == 0 {
+                    return Err(UnexpectedText);
+                }
+                depth -= 1;
+                into.push(b']');
+            }
+            '"' => {
+                let mut value = String::new();
+                loop {
+                    match chars.next().ok_or(UnexpectedText)?.1 {
+                        '"' => break,
+                        '\\' => value.push(chars.next().ok_or(UnexpectedText)?.1),
+                        other => value.push(other),
+                    }
+                }
+                push_value(into, element, &value)?;
+            }
+            _ => {
+                let mut end = start + c.len_utf8();
+                while let Some((at, next)) = chars.peek()
+                    && !matches!(next, ',' | '}')
+                {
+                    end = at + next.len_utf8();
+                    chars.next();
+                }
+                match &body[start..end] {
+                    "NULL" => into.extend_from_slice(b"null"),
+                    value => push_value(into, element, value)?,
+                }
+            }
+        }
+        if depth == 0 {
+            return if chars.next().is_none() { Ok(()) } else { Err(UnexpectedText) };
+        }
+        match chars.peek() {
+            Some((_, ',')) => {
+                chars.next();
+                into.push(b',');
+            }
+            Some((_, '}')) => {}
+            _ => return Err(UnexpectedText),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(kind: ColumnType, text: &str, json: &str) {
+        let mut bytes = Vec::new();
+        push_value(&mut bytes, &kind, text).unwrap();
+        assert_eq!(String::from_utf8(bytes).unwrap(), json);
+    }
+
+    #[test]
+    fn every_type_has_its_json() {
+        check(ColumnType::Bool, "t", "true");
+        check(ColumnType::Int, "-9223372036854775808", "-9223372036854775808");
+        check(ColumnType::Float, "1e+20", "1e+20");
+        check(ColumnType::Float, "-Infinity", r#""-Infinity""#);
+        check(ColumnType::Numeric, "12345678901234567890.10", r#""12345678901234567890.10""#);
+        check(ColumnType::Json, r#"{"a" : [1, null]}"#, r#"{"a" : [1, null]}"#);
+        check(ColumnType::Bytea, "\\x", r#""""#);
+        check(ColumnType::Bytea, "\\x00", r#""AA==""#);
+        check(ColumnType::Bytea, "\\x0001", r#""AAE=""#);
+        check(ColumnType::Bytea, "\\xfffefd", r#""//79""#);
+        check(ColumnType::TimestampTz, "2024-02-29 12:34:56.7+00", r#""2024-02-29T12:34:56.7Z""#);
+        check(ColumnType::Timestamp, "0044-03-15 00:00:00 BC", r#""-000043-03-15T00:00:00""#);
+        check(ColumnType::Date, "12024-01-01", r#""+012024-01-01""#);
+        check(ColumnType::Date, "infinity", r#""infinity""#);
+        check(ColumnType::Time, "24:00:00", r#""24:00:00""#);
+        check(ColumnType::Other, "1 day \"x\"\n", r#""1 day \"x\"\n""#);
+    }
+
+    #[test]
+    fn arrays_become_arrays() {
+        let array = |kind| ColumnType::Array(Box::new(kind));
+        check(array(ColumnType::Int), "{}", "[]");
+        check(array(ColumnType::Int), "{1,NULL,3}", "[1,null,3]");
+        check(array(ColumnType::Int), "[0:1]={1,2}", "[1,2]");
+        check(array(ColumnType::Int), "{{1,2},{3,4}}", "[[1,2],[3,4]]");
+        check(array(ColumnType::Text), r#"{a,"NULL","b,\"c\\","",é}"#, r#"["a","NULL","b,\"c\\","","é"]"#);
+        check(array(ColumnType::Bytea), r#"{"\\x00"}"#, r#"["AA=="]"#);
+        check(array(ColumnType::TimestampTz), r#"{"2024-01-01 00:00:00+00"}"#, r#"["2024-01-01T00:00:00Z"]"#);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_accepted_is_json(text in "[{}\\[\\]\",\\\\a1:=N +.-]{0,24}", kind in 0usize..9) {
+            use ColumnType::*;
+            let kinds = [
+                Bool, Int, Float, Json, Bytea, TimestampTz, Date, Array(Box::new(Int)),
+                Array(Box::new(Other)),
+            ];
+            let mut bytes = Vec::new();
+            if push_value(&mut bytes, &kinds[kind], &text).is_ok() {
+                serde_json::from_slice::<serde_json::Value>(&bytes).unwrap();
+            }
+        }
+    }
+}

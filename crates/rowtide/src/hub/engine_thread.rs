@@ -1,0 +1,192 @@
+//! One engine on one thread. The thread takes commands in order, steps the engine and puts what it
+//! says into the outboxes. Loads are asked for one at a time and not at once: topics gather for a few
+//! milliseconds, and for as long as the load before is under way, so that ten thousand clients that
+//! arrive together are a handful of queries.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rowtide_engine::{Counts, Engine, Input, Load, LoadId, Loaded, Output, SessionId};
+use rowtide_plan::claims::Claims;
+use rowtide_plan::plan::Plan;
+use rowtide_protocol::{Epoch, ErrorCode, Lsn};
+use rustc_hash::FxHashMap;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use super::outbox::{Item, Outbox};
+
+/// How many commands may wait for one engine before the stream is held up.
+const COMMANDS: usize = 4096;
+/// How many commands are taken before the engine looks at its timers again.
+const BATCH: usize = 256;
+/// How long topics gather before they are loaded.
+const GATHER: Duration = Duration::from_millis(4);
+/// The most topics in one load of one engine.
+const MAX_LOAD_TOPICS: usize = 20_000;
+
+pub(super) enum Command {
+    Stream(Input),
+    Open { session: SessionId, claims: Claims, outbox: Arc<Outbox> },
+    Loaded(LoadId, Loaded),
+    Counts(oneshot::Sender<Counts>),
+}
+
+/// A load of one engine, on its way to the loader.
+pub(super) struct LoadRequest {
+    pub(super) load: Load,
+    pub(super) reply: mpsc::Sender<Command>,
+}
+
+/// The front of an engine thread; the thread ends when the last handle is gone.
+#[derive(Clone)]
+pub(super) struct EngineHandle {
+    pub(super) commands: mpsc::Sender<Command>,
+    /// One entry for each session that went, so its length is bounded by the sessions.
+    pub(super) closes: mpsc::UnboundedSender<SessionId>,
+    position: Arc<AtomicU64>,
+}
+
+impl EngineHandle {
+    /// Everything up to here has been taken in.
+    pub(super) fn position(&self) -> Lsn {
+        Lsn(self.position.load(Ordering::Relaxed))
+    }
+}
+
+struct EngineThread {
+    engine: Engine,
+    outboxes: FxHashMap<SessionId, Arc<Outbox>>,
+    outputs: Vec<Output>,
+    position: Arc<AtomicU64>,
+    loads: mpsc::Sender<LoadRequest>,
+    /// For the replies of loads; weak, so that it does not keep the thread itself alive.
+    commands: mpsc::WeakSender<Command>,
+    loading: Option<LoadId>,
+    /// When to ask for the next load.
+    load_at: Option<Instant>,
+    turn: u64,
+}
+
+/// Starts an engine that has seen the stream up to `position`.
+///
+/// # Errors
+/// When the operating system gives no thread.
+pub(super) fn start(
+    name: String,
+    plan: Arc<Plan>,
+    epoch: Epoch,
+    position: Lsn,
+    loads: mpsc::Sender<LoadRequest>,
+) -> std::io::Result<EngineHandle> {
+    let (commands, receiver) = mpsc::channel(COMMANDS);
+    let (closes, closed) = mpsc::unbounded_channel();
+    let reached = Arc::new(AtomicU64::new(position.0));
+    let thread = EngineThread {
+        engine: Engine::new(plan, epoch, position),
+        outboxes: FxHashMap::default(),
+        outputs: Vec::new(),
+        position: Arc::clone(&reached),
+        loads,
+        commands: commands.downgrade(),
+        loading: None,
+        load_at: None,
+        turn: 0,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    std::thread::Builder::new()
+        .name(name)
+        .spawn(move || runtime.block_on(thread.run(receiver, closed)))?;
+    Ok(EngineHandle { commands, closes, position: reached })
+}
+
+impl EngineThread {
+    async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        mut closes: mpsc::UnboundedReceiver<SessionId>,
+    ) {
+        let mut tick = interval(Duration::from_secs(1));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            let load_at = self.load_at;
+            tokio::select! {
+                biased;
+                () = sleep_until(load_at.unwrap_or_else(Instant::now)), if load_at.is_some() => {
+                    self.ask_for_load();
+                }
+                _ = tick.tick() => {
+                    self.turn += 1;
+                    self.step(Input::Tick(self.turn));
+                }
+                Some(session) = closes.recv() => {
+                    self.outboxes.remove(&session);
+                    self.step(Input::Close(session));
+                }
+                count = commands.recv_many(&mut batch, BATCH) => {
+                    if count == 0 {
+                        break;
+                    }
+                    for command in batch.drain(..) {
+                        self.take(command);
+                    }
+                }
+            }
+            self.position.store(self.engine.position().0, Ordering::Relaxed);
+            if self.load_at.is_none() && self.loading.is_none() && self.engine.wants_load() {
+                self.load_at = Some(Instant::now() + GATHER);
+            }
+        }
+        for outbox in self.outboxes.values() {
+            outbox.close(ErrorCode::Restarting, "the server is starting anew");
+        }
+    }
+
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::Stream(input) => self.step(input),
+            Command::Loaded(id, loaded) => {
+                self.loading = None;
+                self.step(Input::Loaded(id, loaded));
+            }
+            Command::Open { session, claims, outbox } => {
+                self.outboxes.insert(session, outbox);
+                self.step(Input::Open(session, claims));
+            }
+            // Whoever asked may have gone.
+            Command::Counts(reply) => drop(reply.send(self.engine.counts())),
+        }
+    }
+
+    fn step(&mut self, input: Input) {
+        self.engine.step(input, &mut self.outputs);
+        for output in self.outputs.drain(..) {
+            let (session, item) = match output {
+                Output::Snapshot { session, table, rows } => {
+                    (session, Item::Snapshot { table, rows, sent: 0 })
+                }
+                Output::Ready { session, cursor } => (session, Item::Ready(cursor)),
+                Output::Tx { session, cursor, changes, commit_time_us } => {
+                    (session, Item::Tx { cursor, changes, commit_time_us })
+                }
+            };
+            if let Some(outbox) = self.outboxes.get(&session) {
+                outbox.push(item);
+            }
+        }
+    }
+
+    fn ask_for_load(&mut self) {
+        self.load_at = None;
+        let Some(reply) = self.commands.upgrade() else { return };
+        let Some(load) = self.engine.take_load(MAX_LOAD_TOPICS) else { return };
+        let id = load.id;
+        // The loader's queue has a place for each engine, and each has one load under way.
+        match self.loads.try_send(LoadRequest { load, reply }) {
+            Ok(()) => self.loading = Some(id),
+            Err(_) => self.step(Input::LoadFailed(id)),
+        }
+    }
+}

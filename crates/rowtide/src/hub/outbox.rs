@@ -1,0 +1,191 @@
+//! The queue between an engine and one session. The engine never waits for a client: it puts what
+//! there is to say into the session's outbox and goes on. What queues up for a slow client is shared
+//! bytes, folded into as few frames as possible when the client reads again; past a limit the outbox
+//! is emptied and the session is told `slow_consumer`. Rows of a snapshot do not count against the
+//! limit, because they are shared with the engine's own.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use rowtide_plan::plan::Plan;
+use rowtide_plan::row::Row;
+use rowtide_protocol::{Cursor, ErrorCode, ready_frame, snapshot_frame, tx_frame};
+use tokio::sync::Notify;
+
+use rowtide_plan::value::rfc3339;
+
+/// What a session is to do next.
+#[derive(Debug)]
+pub enum Delivery {
+    /// Send this text frame (valid UTF-8).
+    Frame(Bytes),
+    /// Say this error and close. Nothing comes after it.
+    Closed(ErrorCode, String),
+}
+
+/// About how many bytes of rows go into one frame, and about how many of folded transactions.
+const FRAME_BYTES: usize = 64 * 1024;
+
+#[derive(Debug)]
+pub(super) struct Outbox {
+    plan: Arc<Plan>,
+    limit_bytes: usize,
+    queue: Mutex<Queue>,
+    filled: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    items: VecDeque<Item>,
+    /// Of the transactions in `items`.
+    bytes: usize,
+    closed: Option<(ErrorCode, String)>,
+}
+
+#[derive(Debug)]
+pub(super) enum Item {
+    /// Rows of one table, with how many of them have been sent.
+    Snapshot { table: rowtide_plan::plan::TableId, rows: Vec<Arc<Row>>, sent: usize },
+    Ready(Cursor),
+    Tx { cursor: Cursor, changes: Bytes, commit_time_us: Option<i64> },
+}
+
+impl Outbox {
+    pub(super) fn new(plan: Arc<Plan>, limit_bytes: usize) -> Outbox {
+        Outbox { plan, limit_bytes, queue: Mutex::default(), filled: Notify::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // A queue is whole between any two statements here, so a panic elsewhere cannot spoil it.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn push(&self, item: Item) {
+        let mut queue = self.lock();
+        if queue.closed.is_some() {
+            return;
+        }
+        if let Item::Tx { changes, .. } = &item {
+            queue.bytes += changes.len() + 64;
+        }
+        if queue.bytes > self.limit_bytes {
+            queue.items.clear();
+            let limit = self.limit_bytes;
+            let message = format!("more than {limit} bytes were waiting to be read");
+            queue.closed = Some((ErrorCode::SlowConsumer, message));
+        } else {
+            queue.items.push_back(item);
+        }
+        drop(queue);
+        self.filled.notify_one();
+    }
+
+    /// Ends the session after what is queued already.
+    pub(super) fn close(&self, code: ErrorCode, message: &str) {
+        self.lock().closed.get_or_insert_with(|| (code, message.to_owned()));
+        self.filled.notify_one();
+    }
+
+    /// The next frame, if there is something to say.
+    pub(super) fn try_next(&self) -> Option<Delivery> {
+        let mut queue = self.lock();
+        let Some(item) = queue.items.pop_front() else {
+            let (code, message) = queue.closed.clone()?;
+            return Some(Delivery::Closed(code, message));
+        };
+        let frame = match item {
+            Item::Ready(cursor) => ready_frame(cursor),
+            Item::Snapshot { table, rows, sent } => {
+                let name = &self.plan.table(table).name_json;
+                let mut bytes = 0;
+                let mut end = sent;
+                while end < rows.len() && bytes < FRAME_BYTES {
+                    bytes += rows[end].json.len();
+                    end += 1;
+                }
+                let frame = snapshot_frame(name, rows[sent..end].iter().map(|row| &row.json[..]));
+                if end < rows.len() {
+                    queue.items.push_front(Item::Snapshot { table, rows, sent: end });
+                }
+                frame
+            }
+            Item::Tx { mut cursor, changes, mut commit_time_us } => {
+                let mut bytes = changes.len();
+                queue.bytes -= changes.len() + 64;
+                let mut bodies = vec![changes];
+                // Several commits may be folded into one message: the client is only brought
+                // forward faster.
+                while bytes < FRAME_BYTES
+                    && let Some(Item::Tx { .. }) = queue.items.front()
+                    && let Some(Item::Tx { cursor: next, changes, commit_time_us: time }) =
+                        queue.items.pop_front()
+                {
+                    bytes += changes.len();
+                    queue.bytes -= changes.len() + 64;
+                    bodies.push(changes);
+                    cursor = next;
+                    commit_time_us = time.or(commit_time_us);
+                }
+                drop(queue);
+                let time = commit_time_us.map(rfc3339);
+                tx_frame(cursor, bodies.iter().map(|body| &body[..]), None, time.as_deref())
+            }
+        };
+        Some(Delivery::Frame(frame))
+    }
+
+    /// Waits for the next frame. Cancel safe.
+    pub(super) async fn next(&self) -> Delivery {
+        loop {
+            if let Some(delivery) = self.try_next() {
+                return delivery;
+            }
+            self.filled.notified().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rowtide_protocol::{Epoch, Lsn, ServerMessage};
+
+    use super::*;
+
+    fn outbox(limit_bytes: usize) -> Outbox {
+        let plan = Plan { tables: vec![], branches: vec![], claims: vec![], min_client: None };
+        Outbox::new(Arc::new(plan), limit_bytes)
+    }
+
+    fn tx(lsn: u64, changes: &'static str) -> Item {
+        let cursor = Cursor { epoch: Epoch(1), lsn: Lsn(lsn) };
+        Item::Tx { cursor, changes: changes.into(), commit_time_us: Some(0) }
+    }
+
+    #[test]
+    fn transactions_that_wait_are_folded_into_one_message() {
+        let outbox = outbox(1000);
+        outbox.push(tx(1, r#"{"op":"delete","table":"t","row":{"id":1}}"#));
+        outbox.push(tx(2, ""));
+        outbox.push(tx(3, r#"{"op":"delete","table":"t","row":{"id":3}}"#));
+        let Some(Delivery::Frame(frame)) = outbox.try_next() else { panic!("no frame") };
+        let text = std::str::from_utf8(&frame).unwrap();
+        let Ok(ServerMessage::Tx { cursor, changes, commit_time, .. }) = ServerMessage::parse(text)
+        else {
+            panic!("not a tx: {text}");
+        };
+        assert_eq!((changes.len(), cursor.parse::<Cursor>().unwrap().lsn), (2, Lsn(3)));
+        assert_eq!(commit_time.as_deref(), Some("1970-01-01T00:00:00.000000Z"));
+        assert!(outbox.try_next().is_none());
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_is_told_so_and_costs_nothing_more() {
+        let outbox = outbox(200);
+        for lsn in 1..100 {
+            outbox.push(tx(lsn, "x"));
+        }
+        assert!(matches!(outbox.try_next(), Some(Delivery::Closed(ErrorCode::SlowConsumer, _))));
+        assert!(outbox.lock().items.is_empty());
+    }
+}
