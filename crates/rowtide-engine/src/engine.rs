@@ -234,10 +234,8 @@ impl Engine {
     /// concerned.
     fn note_who_saw(&mut self, change: &Change) -> bool {
         let mut concerned = false;
-        let images = [
-            (change.old.as_ref(), true),
-            (change.new.as_ref().map(|row| &row.image), false),
-        ];
+        let images =
+            [(change.old.as_ref(), true), (change.new.as_ref().map(|row| &row.image), false)];
         for (image, before) in images {
             let Some(image) = image else { continue };
             for topic in &image.topics {
@@ -317,8 +315,7 @@ impl Engine {
 
     /// A transaction changed too much of `tables`: their topics are to be loaded again.
     fn reload(&mut self, tables: &[TableId], xid: u32) {
-        let keys: Vec<TopicKey> =
-            tables.iter().flat_map(|table| self.topics_of(*table)).collect();
+        let keys: Vec<TopicKey> = tables.iter().flat_map(|table| self.topics_of(*table)).collect();
         for key in keys {
             let state = &mut self.topics[key];
             if state.has_seen(xid) {
@@ -750,7 +747,8 @@ impl Engine {
             let branch = self.plan.branch(topic.branch);
             let key = self.index.get(topic).filter(|key| view.reach.contains_key(key))?;
             let row = self.topics[*key].rows.get(&touched.key)?;
-            let sees = branch.published && branch.claim_filter.passes(&row.image.kept, &view.claims);
+            let sees =
+                branch.published && branch.claim_filter.passes(&row.image.kept, &view.claims);
             sees.then_some(row)
         })
     }

@@ -36,7 +36,10 @@ impl Engine {
             assert_eq!(view.waiting, view.reach.keys().filter(unloaded).count());
             assert!(view.gained.iter().all(|key| view.reach.contains_key(key)));
             if view.is_whole(self.position) {
-                assert!(view.gained.is_empty() && view.touched.is_empty(), "a whole view has spoken");
+                assert!(
+                    view.gained.is_empty() && view.touched.is_empty(),
+                    "a whole view has spoken"
+                );
                 assert!(view.joining.is_empty(), "a whole view keeps nobody waiting");
             }
             self.check_reach(view_key);

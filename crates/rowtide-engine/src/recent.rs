@@ -38,10 +38,8 @@ fn weight(transaction: &Transaction) -> usize {
 impl Recent {
     pub(crate) fn push(&mut self, transaction: &Arc<Transaction>) {
         self.changes += weight(transaction);
-        self.entries.push_back(Entry {
-            xid: transaction.xid,
-            transaction: Some(Arc::clone(transaction)),
-        });
+        self.entries
+            .push_back(Entry { xid: transaction.xid, transaction: Some(Arc::clone(transaction)) });
         let mut oldest = self.entries.iter_mut();
         while self.changes > MAX_RECENT_CHANGES {
             let Some(entry) = oldest.next() else { break };

@@ -48,8 +48,12 @@ impl FromStr for Snapshot {
             let xmin: u64 = parts.next()?.parse().ok()?;
             let xmax: u64 = parts.next()?.parse().ok()?;
             let xip = parts.next()?;
-            let xip: Vec<u64> =
-                xip.split(',').filter(|x| !x.is_empty()).map(str::parse).collect::<Result<_, _>>().ok()?;
+            let xip: Vec<u64> = xip
+                .split(',')
+                .filter(|x| !x.is_empty())
+                .map(str::parse)
+                .collect::<Result<_, _>>()
+                .ok()?;
             let snapshot = Snapshot::new(xmax, xip);
             (xmin <= snapshot.xmin).then_some(snapshot)
         };

@@ -110,8 +110,7 @@ impl TopicState {
         pending: &[Pending],
         snapshot: &Snapshot,
     ) -> Result<Rows, Unfit> {
-        let mut fitted: Rows =
-            rows.into_iter().map(|row| (row.image.key.clone(), row)).collect();
+        let mut fitted: Rows = rows.into_iter().map(|row| (row.image.key.clone(), row)).collect();
         for step in pending {
             match step {
                 Pending::Unknown { xid } if !snapshot.contains(*xid) => return Err(Unfit),

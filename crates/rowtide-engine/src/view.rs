@@ -61,7 +61,12 @@ const INDEX_ABOVE: usize = 12;
 
 impl Touched {
     /// The row, added with `was_visible` if it is not there yet.
-    pub(crate) fn row(&mut self, table: TableId, key: &Bytes, was_visible: bool) -> &mut TouchedRow {
+    pub(crate) fn row(
+        &mut self,
+        table: TableId,
+        key: &Bytes,
+        was_visible: bool,
+    ) -> &mut TouchedRow {
         let found = match &self.index {
             Some(index) => index.get(&(table, key.clone())).copied(),
             None => self.rows.iter().position(|row| row.table == table && row.key == *key),

@@ -14,18 +14,12 @@ pub struct Claims(pub Box<[Value]>);
 
 impl Plan {
     /// The claims of a token that the rules ask for.
-    pub fn resolve_claims(
-        &self,
-        user_id: &str,
-        claims: &Map<String, serde_json::Value>,
-    ) -> Claims {
+    pub fn resolve_claims(&self, user_id: &str, claims: &Map<String, serde_json::Value>) -> Claims {
         let resolve = |wanted: &crate::plan::ClaimUse| match &wanted.claim {
-            Claim::UserId => {
-                Value::parse(&wanted.kind, user_id).unwrap_or(Value::Null)
+            Claim::UserId => Value::parse(&wanted.kind, user_id).unwrap_or(Value::Null),
+            Claim::Named(name) => {
+                claims.get(name).map_or(Value::Null, |claim| Value::from_claim(&wanted.kind, claim))
             }
-            Claim::Named(name) => claims
-                .get(name)
-                .map_or(Value::Null, |claim| Value::from_claim(&wanted.kind, claim)),
         };
         Claims(self.claims.iter().map(resolve).collect())
     }

@@ -33,7 +33,9 @@ pub enum EncodeError {
         column: String,
     },
     /// A column that is needed did not come with the row.
-    #[error("column `{column}` of table `{table}` did not come with the row: its replica identity is too small")]
+    #[error(
+        "column `{column}` of table `{table}` did not come with the row: its replica identity is too small"
+    )]
     Missing {
         /// The table.
         table: String,
@@ -114,7 +116,13 @@ impl RowEncoder {
         };
         Ok(RowEncoder {
             table: planned.catalog.name.clone(),
-            columns: planned.catalog.columns.iter().enumerate().map(column).collect::<Result<_, _>>()?,
+            columns: planned
+                .catalog
+                .columns
+                .iter()
+                .enumerate()
+                .map(column)
+                .collect::<Result<_, _>>()?,
             key: planned.key.clone(),
             kept: planned.kept.clone(),
             branches,
@@ -223,10 +231,9 @@ impl RowEncoder {
             Some(Datum::Text(text)) => {
                 std::str::from_utf8(text).map(Some).map_err(|_| self.unexpected(column))
             }
-            Some(Datum::Missing) | None => Err(EncodeError::Missing {
-                table: self.table.clone(),
-                column: column.name.clone(),
-            }),
+            Some(Datum::Missing) | None => {
+                Err(EncodeError::Missing { table: self.table.clone(), column: column.name.clone() })
+            }
         }
     }
 

@@ -123,8 +123,7 @@ impl Predicate {
                 _ => None,
             },
             Predicate::Compare(comparison, left, right) => {
-                let order =
-                    left.value(columns, claims).compare(right.value(columns, claims))?;
+                let order = left.value(columns, claims).compare(right.value(columns, claims))?;
                 Some(comparison.holds(order))
             }
             Predicate::IsNull(operand) => Some(operand.value(columns, claims).is_null()),

@@ -9,7 +9,7 @@ use crate::value::{ColumnType, decode_hex, split_date};
 /// Text that Postgres would not have printed for the type.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("Postgres sent text that is not of the column's type")]
-pub struct UnexpectedText;
+pub(crate) struct UnexpectedText;
 
 /// Appends the JSON of one value.
 ///
@@ -33,7 +33,7 @@ pub(crate) fn push_value(
             }
             into.extend_from_slice(text.as_bytes());
         }
-        ColumnType::Float => match text {
+        ColumnType::Float4 | ColumnType::Float8 => match text {
             "NaN" | "Infinity" | "-Infinity" => push_plain(into, text),
             // `1e+20` and `1.5e-07` are JSON as they are.
             _ if serde_json::from_str::<f64>(text).is_ok() => {
@@ -103,9 +103,7 @@ fn push_date(into: &mut Vec<u8>, kind: &ColumnType, text: &str) -> Result<(), Un
     let (time, zone) = match kind {
         ColumnType::Date if civil.rest.is_empty() => ("", ""),
         ColumnType::Date => return Err(UnexpectedText),
-        ColumnType::TimestampTz => {
-            (civil.rest.strip_suffix("+00").ok_or(UnexpectedText)?, "Z")
-        }
+        ColumnType::TimestampTz => (civil.rest.strip_suffix("+00").ok_or(UnexpectedText)?, "Z"),
         _ => (civil.rest, ""),
     };
     let plain = time.bytes().all(|byte| byte.is_ascii_digit() || b" :.".contains(&byte));
@@ -204,8 +202,8 @@ mod tests {
     fn every_type_has_its_json() {
         check(ColumnType::Bool, "t", "true");
         check(ColumnType::Int, "-9223372036854775808", "-9223372036854775808");
-        check(ColumnType::Float, "1e+20", "1e+20");
-        check(ColumnType::Float, "-Infinity", r#""-Infinity""#);
+        check(ColumnType::Float8, "1e+20", "1e+20");
+        check(ColumnType::Float8, "-Infinity", r#""-Infinity""#);
         check(ColumnType::Numeric, "12345678901234567890.10", r#""12345678901234567890.10""#);
         check(ColumnType::Json, r#"{"a" : [1, null]}"#, r#"{"a" : [1, null]}"#);
         check(ColumnType::Bytea, "\\x", r#""""#);
@@ -227,9 +225,17 @@ mod tests {
         check(array(ColumnType::Int), "{1,NULL,3}", "[1,null,3]");
         check(array(ColumnType::Int), "[0:1]={1,2}", "[1,2]");
         check(array(ColumnType::Int), "{{1,2},{3,4}}", "[[1,2],[3,4]]");
-        check(array(ColumnType::Text), r#"{a,"NULL","b,\"c\\","",é}"#, r#"["a","NULL","b,\"c\\","","é"]"#);
+        check(
+            array(ColumnType::Text),
+            r#"{a,"NULL","b,\"c\\","",é}"#,
+            r#"["a","NULL","b,\"c\\","","é"]"#,
+        );
         check(array(ColumnType::Bytea), r#"{"\\x00"}"#, r#"["AA=="]"#);
-        check(array(ColumnType::TimestampTz), r#"{"2024-01-01 00:00:00+00"}"#, r#"["2024-01-01T00:00:00Z"]"#);
+        check(
+            array(ColumnType::TimestampTz),
+            r#"{"2024-01-01 00:00:00+00"}"#,
+            r#"["2024-01-01T00:00:00Z"]"#,
+        );
     }
 
     proptest::proptest! {
@@ -237,7 +243,7 @@ mod tests {
         fn whatever_is_accepted_is_json(text in "[{}\\[\\]\",\\\\a1:=N +.-]{0,24}", kind in 0usize..9) {
             use ColumnType::*;
             let kinds = [
-                Bool, Int, Float, Json, Bytea, TimestampTz, Date, Array(Box::new(Int)),
+                Bool, Int, Float8, Json, Bytea, TimestampTz, Date, Array(Box::new(Int)),
                 Array(Box::new(Other)),
             ];
             let mut bytes = Vec::new();

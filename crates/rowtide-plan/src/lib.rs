@@ -3,10 +3,14 @@
 
 pub mod catalog;
 pub mod claims;
+pub mod compile;
+pub mod definition;
 pub mod encode;
+pub mod error;
 pub mod filter;
 mod json;
 pub mod plan;
 pub mod row;
+mod rule;
 pub mod sql;
 pub mod value;

@@ -24,7 +24,7 @@ pub struct ClaimId(pub u16);
 pub struct Plan {
     /// The tables of the definition and of its memberships, in that order.
     pub tables: Vec<Table>,
-    /// All branches. A link leads from a higher index to a lower one, so there are no cycles.
+    /// All branches. A link leads from a lower index to a higher one, so there are no cycles.
     pub branches: Vec<Branch>,
     /// The claims that the rules name, once for each type that one is compared as.
     pub claims: Vec<ClaimUse>,

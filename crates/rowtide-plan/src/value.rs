@@ -10,8 +10,8 @@ use std::cmp::Ordering;
 
 use thiserror::Error;
 
-pub use calendar::{Instant, rfc3339};
 pub(crate) use calendar::split_date;
+pub use calendar::{Instant, rfc3339};
 use calendar::{parse_date, parse_time, parse_timestamp};
 pub use numeric::Numeric;
 
@@ -23,8 +23,10 @@ pub enum ColumnType {
     Bool,
     /// `int2`, `int4`, `int8`, `oid`
     Int,
-    /// `float4`, `float8`
-    Float,
+    /// `float4`
+    Float4,
+    /// `float8`
+    Float8,
     /// `numeric`
     Numeric,
     /// `text`, `varchar`, `name`
@@ -91,7 +93,8 @@ impl ColumnType {
             _ if !builtin => ColumnType::Other,
             (_, "bool") => ColumnType::Bool,
             (_, "int2" | "int4" | "int8" | "oid") => ColumnType::Int,
-            (_, "float4" | "float8") => ColumnType::Float,
+            (_, "float4") => ColumnType::Float4,
+            (_, "float8") => ColumnType::Float8,
             (_, "numeric") => ColumnType::Numeric,
             (_, "text" | "varchar" | "name") => ColumnType::Text,
             (_, "bpchar") => ColumnType::Char,
@@ -111,7 +114,7 @@ impl ColumnType {
         Some(match self {
             ColumnType::Bool => Family::Bool,
             ColumnType::Int => Family::Int,
-            ColumnType::Float => Family::Float,
+            ColumnType::Float4 | ColumnType::Float8 => Family::Float,
             ColumnType::Numeric => Family::Numeric,
             ColumnType::Text | ColumnType::Char => Family::Text,
             ColumnType::Enum => Family::Enum,
@@ -186,7 +189,9 @@ impl Value {
                     _ => return None,
                 },
                 ColumnType::Int => Value::Int(text.parse().ok()?),
-                ColumnType::Float => Value::float(parse_float(text)?),
+                // A `float4` is compared with a `float8` as what it is exactly, not as it is printed.
+                ColumnType::Float4 => Value::float(f64::from(parse_float(text)? as f32)),
+                ColumnType::Float8 => Value::float(parse_float(text)?),
                 ColumnType::Numeric => Value::Numeric(Box::new(Numeric::parse(text)?)),
                 ColumnType::Text | ColumnType::Enum => Value::Text(text.into()),
                 ColumnType::Char => Value::Text(text.trim_end_matches(' ').into()),
@@ -214,7 +219,8 @@ impl Value {
             (
                 serde_json::Value::Number(number),
                 ColumnType::Int
-                | ColumnType::Float
+                | ColumnType::Float4
+                | ColumnType::Float8
                 | ColumnType::Numeric
                 | ColumnType::Text
                 | ColumnType::Char,
@@ -328,9 +334,13 @@ mod tests {
         same(ColumnType::Numeric, "1.0", "1.00");
         same(ColumnType::Numeric, "-0.0", "0");
         same(ColumnType::Numeric, "100", "1e2");
-        same(ColumnType::Float, "-0", "0");
+        same(ColumnType::Float8, "-0", "0");
         same(ColumnType::Char, "a  ", "a");
-        same(ColumnType::Uuid, "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11", "a0eebc999c0b4ef8bb6d6bb9bd380a11");
+        same(
+            ColumnType::Uuid,
+            "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11",
+            "a0eebc999c0b4ef8bb6d6bb9bd380a11",
+        );
         same(ColumnType::TimestampTz, "2024-01-01 00:00:00+00", "2024-01-01T01:00:00+01:00");
         same(ColumnType::TimestampTz, "2024-01-01 00:00:00+00", "2024-01-01T00:00:00Z");
     }
@@ -342,9 +352,9 @@ mod tests {
         less(ColumnType::Numeric, "0.09", "0.1");
         less(ColumnType::Numeric, "Infinity", "NaN");
         less(ColumnType::Numeric, "-Infinity", "-1e300");
-        less(ColumnType::Float, "-1.5", "-1.25");
-        less(ColumnType::Float, "1e300", "Infinity");
-        less(ColumnType::Float, "Infinity", "NaN");
+        less(ColumnType::Float8, "-1.5", "-1.25");
+        less(ColumnType::Float8, "1e300", "Infinity");
+        less(ColumnType::Float8, "Infinity", "NaN");
         less(ColumnType::Date, "0044-03-15 BC", "0001-01-01");
         less(ColumnType::TimestampTz, "-infinity", "4713-01-01 00:00:00+00 BC");
         less(ColumnType::Timestamp, "12024-01-01 00:00:00", "infinity");
@@ -367,7 +377,7 @@ mod tests {
         fn parsing_is_total(text in "\\PC{0,30}", kind in 0usize..13) {
             use ColumnType::*;
             let kinds = [
-                Bool, Int, Float, Numeric, Text, Char, Uuid, Enum, Bytea, TimestampTz, Timestamp,
+                Bool, Int, Float8, Numeric, Text, Char, Uuid, Enum, Bytea, TimestampTz, Timestamp,
                 Date, Time,
             ];
             let kind = &kinds[kind];

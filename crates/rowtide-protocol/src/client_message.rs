@@ -150,7 +150,8 @@ impl ClientMessage {
                 let fields: ConnectFields = serde_json::from_str(text).map_err(wrong)?;
                 let client_id = ClientId::new(&fields.client_id).ok_or_else(|| {
                     BadMessage(
-                        "`connect`: `clientId` must be 8 to 64 characters of A-Z a-z 0-9 _ -".into(),
+                        "`connect`: `clientId` must be 8 to 64 characters of A-Z a-z 0-9 _ -"
+                            .into(),
                     )
                 })?;
                 Ok(ClientMessage::Connect(Connect {
@@ -225,6 +226,9 @@ mod tests {
         assert!(refused(&format!(r#"{{"type":"mutate","id":1,"ops":[{op}]}}"#)).contains("ops[0]"));
         assert!(refused(r#"{"type":"mutate","id":1,"ops":[]}"#).contains("1 to 500"));
         let deep = "[".repeat(100_000);
-        assert!(refused(&format!(r#"{{"type":"mutate","id":1,"ops":{deep}"#)).starts_with("not a message"));
+        assert!(
+            refused(&format!(r#"{{"type":"mutate","id":1,"ops":{deep}"#))
+                .starts_with("not a message")
+        );
     }
 }

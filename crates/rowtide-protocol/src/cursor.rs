@@ -103,7 +103,8 @@ mod tests {
             let cursor = Cursor { epoch: Epoch(0xfeed), lsn: Lsn(lsn) };
             assert_eq!(cursor.to_string().parse(), Ok(cursor));
         }
-        for wrong in ["", ".", "1.1", "000000000000feed", "000000000000feed.", "000000000000FEED.1"] {
+        for wrong in ["", ".", "1.1", "000000000000feed", "000000000000feed.", "000000000000FEED.1"]
+        {
             assert_eq!(wrong.parse::<Cursor>(), Err(InvalidCursor), "{wrong:?}");
         }
     }

@@ -154,8 +154,10 @@ mod tests {
         assert!(matches!(&changes[0], Change::Put { table, .. } if table == "a\"b"));
         assert!(matches!(read(&connected_frame("u\"1", "snapshot", 0, &[])),
             ServerMessage::Connected(c) if c.user_id == "u\"1"));
-        assert!(matches!(read(&error_frame(ErrorCode::Restarting, "x", Some(5))),
-            ServerMessage::Error { retry_after_ms: Some(5), .. }));
+        assert!(matches!(
+            read(&error_frame(ErrorCode::Restarting, "x", Some(5))),
+            ServerMessage::Error { retry_after_ms: Some(5), .. }
+        ));
         assert_eq!(read(&pong_frame()), ServerMessage::Pong);
     }
 }

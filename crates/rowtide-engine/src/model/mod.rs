@@ -226,12 +226,8 @@ impl History {
         let claims: Claims = self.plan.resolve_claims(user.id, &user.claims());
         let session = SessionId(self.next_session);
         self.next_session += 1;
-        let client = Client {
-            user,
-            arriving: Replica::new(),
-            replica: Replica::new(),
-            cursor: None,
-        };
+        let client =
+            Client { user, arriving: Replica::new(), replica: Replica::new(), cursor: None };
         self.clients.insert(session, client);
         self.step(Input::Open(session, claims));
     }

@@ -67,7 +67,10 @@ pub(super) fn catalog() -> Catalog {
             column("flag", ColumnType::Bool, 16, "boolean"),
         ],
         primary_key: vec!["id".to_owned()],
-        indexes: vec![CatalogIndex { name: format!("{name}_pkey"), columns: vec!["id".to_owned()] }],
+        indexes: vec![CatalogIndex {
+            name: format!("{name}_pkey"),
+            columns: vec!["id".to_owned()],
+        }],
         replica_identity: ReplicaIdentity::Full,
         row_security: false,
     };
@@ -190,7 +193,14 @@ impl Postgres {
         let large = rng.random_bool(0.08);
         let streamed = self.transaction(xid as u32, lsn, &before, &truncated, &writes, large);
         let streamed = Arc::new(streamed);
-        self.log.push(Committed { xid: xid as u32, lsn, truncated, writes, streamed, visible: false });
+        self.log.push(Committed {
+            xid: xid as u32,
+            lsn,
+            truncated,
+            writes,
+            streamed,
+            visible: false,
+        });
         self.states.insert(lsn, data);
         if rng.random_bool(0.6) {
             self.log.last_mut().expect("just pushed").visible = true;

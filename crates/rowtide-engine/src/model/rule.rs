@@ -14,7 +14,10 @@ pub(super) struct User {
 
 impl User {
     pub(super) fn random(rng: &mut SmallRng) -> User {
-        User { id: ["p", "q"][rng.random_range(0..2)], level: [None, Some(1), Some(2)][rng.random_range(0..3)] }
+        User {
+            id: ["p", "q"][rng.random_range(0..2)],
+            level: [None, Some(1), Some(2)][rng.random_range(0..3)],
+        }
     }
 
     pub(super) fn claims(&self) -> serde_json::Map<String, serde_json::Value> {
@@ -38,7 +41,12 @@ pub(super) enum Rule {
     /// `x = auth.claims.level`
     AtLevel,
     /// `column IN (SELECT selected FROM table WHERE rule)`
-    Member { column: IntColumn, selected: IntColumn, table: usize, rule: Box<Rule> },
+    Member {
+        column: IntColumn,
+        selected: IntColumn,
+        table: usize,
+        rule: Box<Rule>,
+    },
 }
 
 #[derive(Clone, Debug)]

@@ -109,7 +109,8 @@ fn time_of_day(text: &str) -> Option<(i64, &str)> {
     let number = |at: usize| text.get(at..at + 2)?.parse::<i64>().ok();
     let bytes = text.as_bytes();
     let shape = bytes.get(2) == Some(&b':') && bytes.get(5) == Some(&b':');
-    let digits = |at: usize| bytes.get(at..at + 2).is_some_and(|d| d.iter().all(u8::is_ascii_digit));
+    let digits =
+        |at: usize| bytes.get(at..at + 2).is_some_and(|d| d.iter().all(u8::is_ascii_digit));
     if !shape || !digits(0) || !digits(3) || !digits(6) {
         return None;
     }

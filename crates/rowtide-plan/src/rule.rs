@@ -1,0 +1,107 @@
+//! Read rules as they are written: a boolean expression over the columns of one row, claims and
+//! literals, with memberships. [`parse`] takes exactly the language that the definition's reference
+//! describes and refuses all else with its place; what it accepts is brought to alternatives by
+//! [`normal`], and to branches by [`crate::compile`]. Names are looked up later, because only the
+//! catalog knows them.
+
+pub(crate) mod normal;
+mod parse;
+
+use std::ops::Range;
+
+use crate::filter::Comparison;
+use crate::plan::Claim;
+
+pub(crate) use parse::{SqlText, check_expression, parse};
+
+/// Bytes of the definition's file.
+pub(crate) type Span = Range<usize>;
+
+/// A rule, or a part of one.
+#[derive(Clone, Debug)]
+pub(crate) enum Rule {
+    And(Vec<Rule>),
+    Or(Vec<Rule>),
+    Not(Box<Rule>),
+    /// `true`, `false` or null.
+    Constant(Option<bool>),
+    /// A boolean column or claim by itself.
+    Bare(Term),
+    Compare(Comparison, Term, Term, Span),
+    IsNull(Term),
+    /// `IN (literals)`.
+    In(Term, Vec<Term>),
+    /// `column IN (SELECT …)`.
+    Member(Box<Member>),
+}
+
+/// `column IN (SELECT selected FROM table WHERE rule)`.
+#[derive(Clone, Debug)]
+pub(crate) struct Member {
+    pub(crate) column: Name,
+    pub(crate) table: TableName,
+    pub(crate) selected: Name,
+    pub(crate) rule: Rule,
+    pub(crate) span: Span,
+}
+
+/// What is compared.
+#[derive(Clone, Debug)]
+pub(crate) enum Term {
+    Column(Name),
+    Claim(Claim, Span),
+    Number(String, Span),
+    Text(String, Span),
+    Bool(bool, Span),
+    Null(Span),
+}
+
+/// A column's name, folded as Postgres folds it.
+#[derive(Clone, Debug)]
+pub(crate) struct Name {
+    pub(crate) text: String,
+    pub(crate) span: Span,
+}
+
+/// A table as a rule or an entry names it.
+#[derive(Clone, Debug)]
+pub(crate) struct TableName {
+    /// `public` where none is written.
+    pub(crate) schema: String,
+    pub(crate) name: String,
+    pub(crate) span: Span,
+}
+
+impl Term {
+    pub(crate) fn span(&self) -> Span {
+        match self {
+            Term::Column(name) => name.span.clone(),
+            Term::Claim(_, span)
+            | Term::Number(_, span)
+            | Term::Text(_, span)
+            | Term::Bool(_, span)
+            | Term::Null(span) => span.clone(),
+        }
+    }
+}
+
+impl Rule {
+    /// Calls `visit` with every membership, outer ones first.
+    pub(crate) fn members<'a>(&'a self, visit: &mut impl FnMut(&'a Member)) {
+        match self {
+            Rule::And(parts) | Rule::Or(parts) => {
+                parts.iter().for_each(|part| part.members(visit));
+            }
+            Rule::Not(inner) => inner.members(visit),
+            Rule::Member(member) => {
+                visit(member);
+                member.rule.members(visit);
+            }
+            Rule::Constant(_)
+            | Rule::Bare(_)
+            | Rule::Compare(..)
+            | Rule::IsNull(_)
+            | Rule::In(..) => {}
+        }
+    }
+}

@@ -1,0 +1,484 @@
+//! From SQL text to a [`Rule`]. The text is parsed as Postgres' SQL, and then taken apart with one
+//! arm for each form that is supported; whatever falls through is refused by name.
+
+use sqlparser::ast::{
+    BinaryOperator, Expr, Ident, InTarget, ObjectNamePart, Query, SelectItem, SetExpr, Spanned,
+    TableFactor, UnaryOperator, Value as SqlValue,
+};
+use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::parser::{Parser, ParserError};
+use sqlparser::tokenizer::{Location, Span as SqlSpan, Token};
+
+use super::{Member, Name, Rule, Span, TableName, Term};
+use crate::error::Problem;
+use crate::filter::Comparison;
+use crate::plan::Claim;
+
+/// How deep expressions may be nested.
+const MAX_DEPTH: usize = 64;
+/// How deep memberships may be nested.
+const MAX_MEMBERSHIPS: usize = 8;
+
+/// SQL text as it stands in the definition's file.
+#[derive(Clone, Debug)]
+pub(crate) struct SqlText {
+    /// What the text says.
+    pub(crate) text: String,
+    /// Where it stands.
+    pub(crate) span: Span,
+    /// Whether the text stands in the file byte for byte from here on; if not (escapes), places
+    /// cannot be told and the whole is underlined.
+    pub(crate) verbatim_from: Option<usize>,
+}
+
+impl SqlText {
+    /// Where a place in the text is found in the file.
+    fn place(&self, span: SqlSpan) -> Span {
+        let Some(base) = self.verbatim_from else { return self.span.clone() };
+        match (self.offset(span.start), self.offset(span.end)) {
+            (Some(start), Some(end)) if start < end => base + start..base + end,
+            _ => self.span.clone(),
+        }
+    }
+
+    /// Lines and columns count from 1, columns in characters.
+    fn offset(&self, at: Location) -> Option<usize> {
+        let mut start = 0;
+        for _ in 1..at.line {
+            start += self.text.get(start..)?.find('\n')? + 1;
+        }
+        let column = usize::try_from(at.column).ok()?.checked_sub(1)?;
+        let line = self.text.get(start..)?.split('\n').next()?;
+        if at.line == 0 {
+            return None;
+        }
+        let within = line.char_indices().nth(column).map_or(line.len(), |(offset, _)| offset);
+        Some(start + within)
+    }
+}
+
+/// Reads a read rule.
+///
+/// # Errors
+/// All that is not supported, each with its place.
+pub(crate) fn parse(sql: &SqlText, table: &str) -> Result<Rule, Vec<Problem>> {
+    let expression = expression(sql)?;
+    let mut reader =
+        Reader { sql, scopes: vec![Scope { names: vec![table.to_owned()] }], problems: Vec::new() };
+    let rule = reader.rule(&expression, 0);
+    if reader.problems.is_empty() { Ok(rule) } else { Err(reader.problems) }
+}
+
+/// Whether `sql` is one expression of Postgres' SQL; write rules are no further looked at here.
+///
+/// # Errors
+/// With the place where it stops being SQL.
+pub(crate) fn check_expression(sql: &SqlText) -> Result<(), Vec<Problem>> {
+    expression(sql).map(drop)
+}
+
+fn expression(sql: &SqlText) -> Result<Expr, Vec<Problem>> {
+    let parsed = Parser::new(&PostgreSqlDialect {})
+        .with_recursion_limit(MAX_DEPTH)
+        .try_with_sql(&sql.text)
+        .and_then(|mut parser| {
+            let expression = parser.parse_expr()?;
+            let rest = parser.peek_token();
+            Ok((expression, rest))
+        });
+    match parsed {
+        Ok((expression, rest)) if rest.token == Token::EOF => Ok(expression),
+        Ok((_, rest)) => Err(vec![
+            Problem::new(
+                sql.place(rest.span),
+                "the rule goes on after its end",
+                format!("`{}` is not expected here", rest.token),
+            )
+            .help("write one boolean expression; join parts with AND and OR"),
+        ]),
+        Err(ParserError::RecursionLimitExceeded) => Err(vec![Problem::new(
+            sql.span.clone(),
+            "the rule is nested too deeply",
+            format!("more than {MAX_DEPTH} levels"),
+        )]),
+        Err(ParserError::TokenizerError(message) | ParserError::ParserError(message)) => {
+            let (message, place) = located(sql, &message);
+            Err(vec![Problem::new(place, "this is not SQL", message)])
+        }
+    }
+}
+
+/// Takes ` at Line: 1, Column: 5` off a message of the parser's.
+fn located(sql: &SqlText, message: &str) -> (String, Span) {
+    let whole = || (message.to_owned(), sql.span.clone());
+    let Some((said, at)) = message.rsplit_once(" at Line: ") else { return whole() };
+    let Some((line, column)) = at.split_once(", Column: ") else { return whole() };
+    let (Ok(line), Ok(column)) = (line.parse(), column.parse()) else { return whole() };
+    let start = Location { line, column };
+    let place = sql.place(SqlSpan { start, end: Location { line, column: column + 1 } });
+    (said.to_owned(), place)
+}
+
+/// The names by which the columns of a table can be qualified.
+struct Scope {
+    names: Vec<String>,
+}
+
+struct Reader<'a> {
+    sql: &'a SqlText,
+    /// The table of the rule, then those of the memberships that are being read.
+    scopes: Vec<Scope>,
+    problems: Vec<Problem>,
+}
+
+/// An identifier as Postgres reads it: without quotes it is folded to lower case.
+fn fold(ident: &Ident) -> String {
+    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
+}
+
+impl Reader<'_> {
+    /// Stands for a part that was refused.
+    const REFUSED: Rule = Rule::Constant(None);
+
+    fn refuse(&mut self, at: &impl Spanned, what: &str, label: &str, help: &str) {
+        let problem = Problem::new(self.sql.place(at.span()), what, label).help(help);
+        self.problems.push(problem);
+    }
+
+    fn rule(&mut self, expression: &Expr, depth: usize) -> Rule {
+        match expression {
+            Expr::Nested(inner) => self.rule(inner, depth),
+            Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
+                Rule::And(vec![self.rule(left, depth), self.rule(right, depth)])
+            }
+            Expr::BinaryOp { left, op: BinaryOperator::Or, right } => {
+                Rule::Or(vec![self.rule(left, depth), self.rule(right, depth)])
+            }
+            Expr::UnaryOp { op: UnaryOperator::Not, expr } => {
+                Rule::Not(Box::new(self.rule(expr, depth)))
+            }
+            Expr::BinaryOp { left, op, right } => self.comparison(expression, left, op, right),
+            Expr::IsNull(inner) => match self.term(inner) {
+                Some(term) => Rule::IsNull(term),
+                None => Self::REFUSED,
+            },
+            Expr::IsNotNull(inner) => match self.term(inner) {
+                Some(term) => Rule::Not(Box::new(Rule::IsNull(term))),
+                None => Self::REFUSED,
+            },
+            Expr::In { expr, target: InTarget::List(list), negated, .. } => {
+                self.in_list(expr, list, *negated)
+            }
+            Expr::In { expr, target: InTarget::Subquery(query), negated, .. } => {
+                self.member(expression, expr, query, *negated, depth)
+            }
+            Expr::Value(value) => match &value.value {
+                SqlValue::Boolean(answer) => Rule::Constant(Some(*answer)),
+                SqlValue::Null => Rule::Constant(None),
+                _ => {
+                    self.refuse(
+                        expression,
+                        "a literal is not a rule",
+                        "this is neither true nor false",
+                        "compare a column with it",
+                    );
+                    Self::REFUSED
+                }
+            },
+            Expr::Identifier(_) | Expr::CompoundIdentifier(_) => match self.term(expression) {
+                Some(term) => Rule::Bare(term),
+                None => Self::REFUSED,
+            },
+            other => {
+                self.unsupported(other);
+                Self::REFUSED
+            }
+        }
+    }
+
+    fn comparison(
+        &mut self,
+        whole: &Expr,
+        left: &Expr,
+        operator: &BinaryOperator,
+        right: &Expr,
+    ) -> Rule {
+        let comparison = match operator {
+            BinaryOperator::Eq => Comparison::Equal,
+            BinaryOperator::NotEq => Comparison::NotEqual,
+            BinaryOperator::Lt => Comparison::Less,
+            BinaryOperator::LtEq => Comparison::LessOrEqual,
+            BinaryOperator::Gt => Comparison::Greater,
+            BinaryOperator::GtEq => Comparison::GreaterOrEqual,
+            other => {
+                self.refuse(
+                    whole,
+                    &format!("the operator `{other}` is not supported in a read rule"),
+                    "not supported",
+                    "compare with =, <>, <, <=, > or >=; for anything else keep a column that says it, \
+                     by a trigger or as a stored value",
+                );
+                return Self::REFUSED;
+            }
+        };
+        match (self.term(left), self.term(right)) {
+            (Some(left), Some(right)) => {
+                Rule::Compare(comparison, left, right, self.sql.place(whole.span()))
+            }
+            _ => Self::REFUSED,
+        }
+    }
+
+    fn in_list(&mut self, expr: &Expr, list: &[Expr], negated: bool) -> Rule {
+        let term = self.term(expr);
+        let mut values = Vec::new();
+        for item in list {
+            match self.term(item) {
+                Some(Term::Column(_) | Term::Claim(..)) => self.refuse(
+                    item,
+                    "IN takes literals",
+                    "not a literal",
+                    "write `a = x OR a = y` for columns and claims",
+                ),
+                Some(value) => values.push(value),
+                None => {}
+            }
+        }
+        let Some(term) = term else { return Self::REFUSED };
+        let rule = Rule::In(term, values);
+        if negated { Rule::Not(Box::new(rule)) } else { rule }
+    }
+
+    fn member(
+        &mut self,
+        whole: &Expr,
+        expr: &Expr,
+        query: &Query,
+        negated: bool,
+        depth: usize,
+    ) -> Rule {
+        if negated {
+            self.refuse(
+                whole,
+                "NOT IN (SELECT …) is not supported in a read rule",
+                "a row would become visible by what is not there",
+                "keep a column on the row that says it, and test that column",
+            );
+            return Self::REFUSED;
+        }
+        if depth >= MAX_MEMBERSHIPS {
+            let label = format!("more than {MAX_MEMBERSHIPS} levels");
+            self.refuse(whole, "memberships are nested too deeply", &label, "shorten the path");
+            return Self::REFUSED;
+        }
+        let column = match self.term(expr) {
+            Some(Term::Column(name)) => name,
+            Some(_) => {
+                self.refuse(
+                    expr,
+                    "only a column can be looked for in a SELECT",
+                    "not a column of this row",
+                    "write `column IN (SELECT …)`; a claim is compared inside the SELECT",
+                );
+                return Self::REFUSED;
+            }
+            None => return Self::REFUSED,
+        };
+        match self.select(query, depth) {
+            Some((table, selected, rule)) => {
+                let span = self.sql.place(whole.span());
+                Rule::Member(Box::new(Member { column, table, selected, rule, span }))
+            }
+            None => Self::REFUSED,
+        }
+    }
+
+    /// `SELECT column FROM table [alias] [WHERE rule]` and nothing more.
+    fn select(&mut self, query: &Query, depth: usize) -> Option<(TableName, Name, Rule)> {
+        let help = "write `SELECT column FROM table WHERE …`: one column, one table, no join, no \
+                    WITH, no DISTINCT, GROUP BY, ORDER BY or LIMIT";
+        let simple = || {
+            let SetExpr::Select(select) = query.body.as_ref() else { return None };
+            let ([SelectItem::UnnamedExpr(item)], [from]) =
+                (select.projection.as_slice(), select.from.as_slice())
+            else {
+                return None;
+            };
+            let TableFactor::Table { name, alias, .. } = &from.relation else { return None };
+            // Written out again, nothing else may have been there.
+            let mut plain = format!("SELECT {item} FROM {name}");
+            if let Some(alias) = alias {
+                plain += &format!(" {alias}");
+            }
+            if let Some(condition) = &select.selection {
+                plain += &format!(" WHERE {condition}");
+            }
+            let said = query.to_string();
+            (said == plain).then_some((item, name, alias, &select.selection))
+        };
+        let Some((item, name, alias, condition)) = simple() else {
+            let recursive = query.with.as_ref().is_some_and(|with| with.recursive);
+            let what = if recursive {
+                "recursion is not supported in a read rule"
+            } else {
+                "this SELECT is more than a membership"
+            };
+            self.refuse(query, what, "not supported", help);
+            return None;
+        };
+        let parts: Option<Vec<&Ident>> = name
+            .0
+            .iter()
+            .map(|part| match part {
+                ObjectNamePart::Identifier(ident) => Some(ident),
+                ObjectNamePart::Function(_) => None,
+            })
+            .collect();
+        let (schema, table) = match parts.as_deref() {
+            Some([table]) => ("public".to_owned(), fold(table)),
+            Some([schema, table]) => (fold(schema), fold(table)),
+            _ => {
+                self.refuse(name, "this is not a table", "not supported", help);
+                return None;
+            }
+        };
+        let span = self.sql.place(name.span());
+        let qualifier = alias.as_ref().map_or_else(|| table.clone(), |alias| fold(&alias.name));
+        self.scopes.push(Scope { names: vec![qualifier] });
+        let selected = self.term(item);
+        let rule = match condition {
+            Some(condition) => self.rule(condition, depth + 1),
+            None => Rule::Constant(Some(true)),
+        };
+        self.scopes.pop();
+        match selected {
+            Some(Term::Column(selected)) => {
+                Some((TableName { schema, name: table, span }, selected, rule))
+            }
+            Some(_) => {
+                self.refuse(item, "a membership selects a column", "not a column", help);
+                None
+            }
+            None => None,
+        }
+    }
+
+    fn term(&mut self, expression: &Expr) -> Option<Term> {
+        let span = self.sql.place(expression.span());
+        match expression {
+            Expr::Nested(inner) => self.term(inner),
+            Expr::Identifier(ident) => Some(Term::Column(Name { text: fold(ident), span })),
+            Expr::CompoundIdentifier(parts) => self.compound(expression, parts, span),
+            Expr::Value(value) => match &value.value {
+                SqlValue::Number(text, _) => Some(Term::Number(text.to_string(), span)),
+                SqlValue::SingleQuotedString(text) => Some(Term::Text(text.clone(), span)),
+                SqlValue::Boolean(value) => Some(Term::Bool(*value, span)),
+                SqlValue::Null => Some(Term::Null(span)),
+                _ => {
+                    self.refuse(
+                        expression,
+                        "this kind of literal is not supported in a read rule",
+                        "not supported",
+                        "write numbers, 'text', true, false or NULL",
+                    );
+                    None
+                }
+            },
+            Expr::UnaryOp { op: UnaryOperator::Minus, expr } => match self.term(expr)? {
+                Term::Number(text, _) => Some(Term::Number(format!("-{text}"), span)),
+                _ => {
+                    self.unsupported(expression);
+                    None
+                }
+            },
+            other => {
+                self.unsupported(other);
+                None
+            }
+        }
+    }
+
+    fn compound(&mut self, whole: &Expr, parts: &[Ident], span: Span) -> Option<Term> {
+        let claim_help = "the claims are `auth.user_id` and `auth.claims.<name>`";
+        match parts {
+            [auth, rest @ ..] if fold(auth) == "auth" => match rest {
+                [user] if fold(user) == "user_id" => Some(Term::Claim(Claim::UserId, span)),
+                // A token's claims are JSON: their case is kept.
+                [claims, name] if fold(claims) == "claims" => {
+                    Some(Term::Claim(Claim::Named(name.value.clone()), span))
+                }
+                _ => {
+                    self.refuse(whole, "this is not a claim", "unknown", claim_help);
+                    None
+                }
+            },
+            [table, column] => {
+                let table = fold(table);
+                let mut scopes = self.scopes.iter().rev();
+                let here = scopes.next().is_some_and(|scope| scope.names.contains(&table));
+                if here {
+                    return Some(Term::Column(Name { text: fold(column), span }));
+                }
+                if scopes.any(|scope| scope.names.contains(&table)) {
+                    self.refuse(
+                        whole,
+                        "a membership cannot look at the outer row",
+                        "a column of the outer table",
+                        "compare the outer row beside the membership, with AND",
+                    );
+                } else {
+                    let what = format!("there is no table `{table}` here");
+                    self.refuse(whole, &what, "unknown", claim_help);
+                }
+                None
+            }
+            _ => {
+                self.refuse(whole, "this name has too many parts", "unknown", claim_help);
+                None
+            }
+        }
+    }
+
+    fn unsupported(&mut self, expression: &Expr) {
+        let store = "keep what you need in a column of the row, by a trigger or as a stored value";
+        let (what, help) = match expression {
+            Expr::Function(function) => {
+                (format!("the function `{}` is not supported in a read rule", function.name), store)
+            }
+            Expr::Like { .. } | Expr::ILike { .. } | Expr::SimilarTo { .. } => {
+                ("LIKE is not supported in a read rule".to_owned(), store)
+            }
+            Expr::Between { .. } => {
+                ("BETWEEN is not supported in a read rule".to_owned(), "write `a >= x AND a <= y`")
+            }
+            Expr::Exists { .. } => (
+                "EXISTS is not supported in a read rule".to_owned(),
+                "write `column IN (SELECT column FROM table WHERE …)`",
+            ),
+            Expr::Subquery(_) | Expr::AnyOp { .. } | Expr::AllOp { .. } => (
+                "a SELECT can only stand after IN".to_owned(),
+                "write `column IN (SELECT column FROM table WHERE …)`",
+            ),
+            Expr::Cast { .. } | Expr::TypedString { .. } => (
+                "casts are not supported in a read rule".to_owned(),
+                "leave the cast out: literals and claims take the type of the column",
+            ),
+            Expr::IsTrue(_) | Expr::IsNotFalse(_) | Expr::IsFalse(_) | Expr::IsNotTrue(_) => (
+                "IS TRUE and IS FALSE are not supported in a read rule".to_owned(),
+                "write the column by itself, or NOT and the column",
+            ),
+            Expr::IsDistinctFrom(..) | Expr::IsNotDistinctFrom(..) => (
+                "IS DISTINCT FROM is not supported in a read rule".to_owned(),
+                "write `a <> b OR a IS NULL`",
+            ),
+            Expr::BinaryOp { .. } | Expr::UnaryOp { .. } => {
+                ("arithmetic is not supported in a read rule".to_owned(), store)
+            }
+            Expr::Case { .. } => {
+                ("CASE is not supported in a read rule".to_owned(), "write it with AND and OR")
+            }
+            _ => ("this is not supported in a read rule".to_owned(), store),
+        };
+        self.refuse(expression, &what, "not supported", help);
+    }
+}
