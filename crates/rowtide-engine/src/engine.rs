@@ -433,6 +433,9 @@ impl Engine {
             for row in state.rows.values() {
                 if branch.claim_filter.passes(&row.image.kept, &view.claims) {
                     let touched = view.touched.row(branch.table, &row.image.key, true);
+                    // A topic that waits to be loaded again still has the rows of the last message,
+                    // and changes that were not kept may have moved them meanwhile.
+                    touched.was_visible |= !state.is_loaded();
                     touched.latest.get_or_insert_with(|| Arc::clone(row));
                 }
             }
@@ -579,12 +582,22 @@ impl Engine {
         }
         let gone = state.rows.iter().filter(|(row_key, _)| !rows.contains_key(*row_key));
         changed.extend(gone.map(|(_, before)| (Some(Arc::clone(before)), None)));
-        state.rows = rows;
+        let old_rows = std::mem::replace(&mut state.rows, rows);
         let views: Vec<ViewKey> = state.views.iter().copied().collect();
         for view_key in views {
             if informed && self.views[view_key].had(key) {
                 let view = &mut self.views[view_key];
                 let filter = &branch.claim_filter;
+                let rows = &self.topics[key].rows;
+                // Changes that were not kept may have moved a touched row out and in again.
+                for touched in view.touched.of_table(table) {
+                    touched.was_visible |= old_rows
+                        .get(&touched.key)
+                        .is_some_and(|row| filter.passes(&row.image.kept, &view.claims));
+                    if let Some(row) = rows.get(&touched.key) {
+                        touched.latest = Some(Arc::clone(row));
+                    }
+                }
                 for (before, after) in &changed {
                     let Some(row) = after.as_ref().or(before.as_ref()) else { continue };
                     let was_visible = before
@@ -593,7 +606,11 @@ impl Engine {
                     let touched = view.touched.row(table, &row.image.key, was_visible);
                     // Changes that were not kept may have moved it meanwhile.
                     touched.was_visible |= was_visible;
-                    touched.latest = Some(Arc::clone(row));
+                    match after {
+                        Some(after) => touched.latest = Some(Arc::clone(after)),
+                        // It may have been seen in another topic since.
+                        None => drop(touched.latest.get_or_insert_with(|| Arc::clone(row))),
+                    }
                 }
                 mark(&mut self.dirty, view_key, view);
             }

@@ -85,6 +85,10 @@ impl Touched {
         &mut self.rows[at]
     }
 
+    pub(crate) fn of_table(&mut self, table: TableId) -> impl Iterator<Item = &mut TouchedRow> {
+        self.rows.iter_mut().filter(move |row| row.table == table)
+    }
+
     pub(crate) fn take(&mut self) -> Vec<TouchedRow> {
         self.index = None;
         std::mem::take(&mut self.rows)

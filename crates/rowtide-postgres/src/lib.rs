@@ -1,1 +1,13 @@
-//! .
+//! Everything that speaks to Postgres: the stream, the loads, the catalog, set-up, and the private
+//! cluster of `rowtide dev` and the tests. Nothing in here knows sessions or clients' sockets.
+
+mod assemble;
+pub mod catalog;
+pub mod client_registry;
+pub mod cluster;
+pub mod connect;
+pub mod load;
+pub mod migrate;
+pub mod pgoutput;
+pub mod setup;
+pub mod stream;

@@ -1,0 +1,247 @@
+//! Loads: the rows of many topics as one snapshot sees them. All queries of a load run in one
+//! read-only transaction at `REPEATABLE READ`, one query for each branch, sent together. Nothing is
+//! left behind in the session, so a pooler may sit in between.
+
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
+use futures_util::{TryStreamExt, pin_mut};
+use rowtide_engine::{InvalidSnapshot, Loaded, Snapshot};
+use rowtide_plan::encode::{Datum, EncodeError, RowEncoder};
+use rowtide_plan::plan::{BranchId, Plan};
+use rowtide_plan::row::{Row, Topic};
+use rowtide_plan::sql::load_sql;
+use rowtide_protocol::{InvalidLsn, Lsn};
+use rustc_hash::FxHashMap;
+use thiserror::Error;
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{ToSql, Type};
+
+use crate::connect::{ConnectError, ConnectOptions, TEXT_SETTINGS, connect, reason};
+
+/// Why a load did not arrive.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// Postgres cannot be reached.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// A query failed.
+    #[error("a load failed: {}", reason(.0))]
+    Query(#[source] tokio_postgres::Error),
+    /// The tables no longer have the plan's shape.
+    #[error("a load does not fit the tables any more: {what}")]
+    SchemaChanged {
+        /// What Postgres said.
+        what: String,
+    },
+    /// A row cannot be encoded.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// Postgres' answer has another form than its documentation says.
+    #[error("a load was answered in a form that is not known: {0}")]
+    Answer(String),
+}
+
+impl From<tokio_postgres::Error> for LoadError {
+    fn from(error: tokio_postgres::Error) -> LoadError {
+        let codes = [
+            SqlState::UNDEFINED_COLUMN,
+            SqlState::UNDEFINED_TABLE,
+            SqlState::UNDEFINED_FUNCTION,
+            SqlState::DATATYPE_MISMATCH,
+        ];
+        if error.code().is_some_and(|code| codes.contains(code)) {
+            return LoadError::SchemaChanged { what: reason(&error) };
+        }
+        LoadError::Query(error)
+    }
+}
+
+impl From<InvalidSnapshot> for LoadError {
+    fn from(error: InvalidSnapshot) -> LoadError {
+        LoadError::Answer(error.to_string())
+    }
+}
+
+impl From<InvalidLsn> for LoadError {
+    fn from(error: InvalidLsn) -> LoadError {
+        LoadError::Answer(error.to_string())
+    }
+}
+
+/// Runs loads over one connection, which it makes when it needs it.
+pub struct Loader {
+    options: ConnectOptions,
+    connection: Option<Connection>,
+    queries: u64,
+}
+
+struct Connection {
+    client: Client,
+    wal: WalLayout,
+}
+
+/// Where page headers lie in WAL.
+#[derive(Clone, Copy, Debug)]
+struct WalLayout {
+    block_bytes: u64,
+    segment_bytes: u64,
+}
+
+impl WalLayout {
+    /// At the start of a page `pg_current_wal_insert_lsn` points behind the page's header, where the
+    /// next record will go, while the stream's position is the end of the last record, before it.
+    /// Without this a view could wait for bytes that only the next write makes.
+    fn end_of_last_record(self, insert: Lsn) -> Lsn {
+        const LONG_HEADER: u64 = 40;
+        const SHORT_HEADER: u64 = 24;
+        let in_segment = insert.0 % self.segment_bytes;
+        let in_block = insert.0 % self.block_bytes;
+        if in_segment == LONG_HEADER {
+            Lsn(insert.0 - LONG_HEADER)
+        } else if in_block == SHORT_HEADER && in_segment > self.block_bytes {
+            Lsn(insert.0 - SHORT_HEADER)
+        } else {
+            insert
+        }
+    }
+}
+
+impl Loader {
+    /// A loader that has not connected yet.
+    pub fn new(options: ConnectOptions) -> Loader {
+        Loader { options, connection: None, queries: 0 }
+    }
+
+    /// How many `SELECT`s of rows it has run.
+    pub fn queries(&self) -> u64 {
+        self.queries
+    }
+
+    /// Loads `topics`; the snapshot is taken after the call.
+    ///
+    /// # Errors
+    /// After any error but [`LoadError::SchemaChanged`] the connection is made anew by the next
+    /// call.
+    pub async fn load(&mut self, plan: &Plan, topics: &[Topic]) -> Result<Loaded, LoadError> {
+        let connection = match self.connection.take() {
+            Some(connection) if !connection.client.is_closed() => connection,
+            _ => open(&self.options).await?,
+        };
+        // Given back only after a success: a failed or cancelled load leaves a transaction open.
+        let (loaded, queries) = run(&connection, plan, topics).await?;
+        self.queries += queries;
+        self.connection = Some(connection);
+        Ok(loaded)
+    }
+}
+
+async fn open(options: &ConnectOptions) -> Result<Connection, LoadError> {
+    let client = connect(options, "load").await?;
+    let sql = "SELECT pg_size_bytes(current_setting('wal_segment_size')), \
+               current_setting('wal_block_size')::bigint";
+    let row = client.query_one(sql, &[]).await?;
+    let (segment, block): (i64, i64) = (row.get(0), row.get(1));
+    let positive = |number: i64| {
+        u64::try_from(number).ok().filter(|number| *number > 0).ok_or_else(|| {
+            LoadError::Answer("the size of WAL segments or blocks is not positive".to_owned())
+        })
+    };
+    let wal = WalLayout { segment_bytes: positive(segment)?, block_bytes: positive(block)? };
+    Ok(Connection { client, wal })
+}
+
+async fn run(
+    connection: &Connection,
+    plan: &Plan,
+    topics: &[Topic],
+) -> Result<(Loaded, u64), LoadError> {
+    let client = &connection.client;
+    let mut begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY".to_owned();
+    for (name, value) in TEXT_SETTINGS {
+        begin += &format!("; SET LOCAL {name} TO '{value}'");
+    }
+    client.batch_execute(&begin).await?;
+    // The snapshot of the transaction is taken before the statement's functions run, so no commit
+    // that it sees lies behind the position.
+    let sql = "SELECT pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text";
+    let head = client.query_typed(sql, &[]);
+    let mut by_branch: FxHashMap<BranchId, Vec<usize>> = FxHashMap::default();
+    for (index, topic) in topics.iter().enumerate() {
+        by_branch.entry(topic.branch).or_default().push(index);
+    }
+    let queries = by_branch.len() as u64;
+    let bodies = by_branch.into_iter().map(|(branch, places)| async move {
+        load_branch(client, plan, branch, topics, &places).await
+    });
+    // The first poll sends them all; Postgres answers in order.
+    let (head, bodies) = futures_util::try_join!(
+        async { head.await.map_err(LoadError::from) },
+        try_join_all(bodies)
+    )?;
+    client.batch_execute("COMMIT").await?;
+    let head = head.first().ok_or_else(|| LoadError::Answer("no snapshot".to_owned()))?;
+    let snapshot: Snapshot = head.get::<_, &str>(0).parse()?;
+    let position = connection.wal.end_of_last_record(head.get::<_, &str>(1).parse()?);
+    let mut rows: Vec<Vec<Arc<Row>>> = vec![Vec::new(); topics.len()];
+    for (place, row) in bodies.into_iter().flatten() {
+        rows[place].push(row);
+    }
+    Ok((Loaded { snapshot, position, rows }, queries))
+}
+
+/// The rows of one branch, each with the place of its topic.
+async fn load_branch(
+    client: &Client,
+    plan: &Plan,
+    branch: BranchId,
+    topics: &[Topic],
+    places: &[usize],
+) -> Result<Vec<(usize, Arc<Row>)>, LoadError> {
+    let table = plan.branch(branch).table;
+    let columns = &plan.table(table).catalog.columns;
+    let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+    let encoder = RowEncoder::new(plan, table, &names)?;
+    let by_topic: FxHashMap<&Topic, usize> =
+        places.iter().map(|place| (&topics[*place], *place)).collect();
+    let kind = plan.branch(branch).anchor_type(plan);
+    let anchors: Option<Vec<String>> = kind.map(|kind| {
+        places.iter().filter_map(|place| topics[*place].anchor.as_ref()?.to_text(kind)).collect()
+    });
+    let parameter: Vec<(&(dyn ToSql + Sync), Type)> =
+        anchors.iter().map(|anchors| (anchors as &(dyn ToSql + Sync), Type::TEXT_ARRAY)).collect();
+    let stream = client.query_typed_raw(&load_sql(plan, branch), parameter).await?;
+    pin_mut!(stream);
+    let mut rows = Vec::new();
+    while let Some(row) = stream.try_next().await? {
+        let mut datums = Vec::with_capacity(columns.len());
+        for column in 0..columns.len() {
+            let text: Option<&str> = row.try_get(column)?;
+            datums.push(text.map_or(Datum::Null, |text| Datum::Text(text.as_bytes())));
+        }
+        let row = encoder.row(&datums)?;
+        let place = row.image.topics.iter().find_map(|topic| by_topic.get(topic)).copied();
+        // Postgres and the filter in memory judge alike; if they ever did not, the row would not be
+        // seen rather than be seen by the wrong user.
+        if let Some(place) = place {
+            rows.push((place, Arc::new(row)));
+        }
+    }
+    Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_at_the_start_of_a_page_is_the_end_of_the_record_before() {
+        let wal = WalLayout { block_bytes: 8192, segment_bytes: 16 << 20 };
+        let end = |lsn| wal.end_of_last_record(Lsn(lsn)).0;
+        assert_eq!(end(0x0300_0028), 0x0300_0000, "a segment starts with a long header");
+        assert_eq!(end(0x0300_2018), 0x0300_2000, "a page starts with a short header");
+        assert_eq!(end(0x0300_2028), 0x0300_2028, "a record may end right after a short header");
+        assert_eq!(end(0x0300_1238), 0x0300_1238);
+    }
+}
