@@ -1,10 +1,13 @@
 //! A private PostgreSQL cluster, for `rowtide dev` and for tests: its own directory, its own socket,
-//! no TCP port, the server binaries that are installed. As root the server runs as an unprivileged
-//! user, because Postgres refuses root. A cluster of `rowtide dev` is kept for the next start and is
-//! taken over if it still runs; one of a test ends with the process that started it, however that
-//! ends, and leaves nothing behind.
+//! no TCP port, the server binaries that are installed. Who may enter the socket's directory (its
+//! owner and root) is let in without a password. As root the server runs as an unprivileged user,
+//! because Postgres refuses root. A cluster of `rowtide dev` is kept for the next start and is taken
+//! over if it still runs; one of a test ends with the process that started it, however that ends,
+//! and leaves nothing behind.
 
-use std::fs;
+mod binaries;
+
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -20,6 +23,8 @@ use crate::connect::{ConnectError, ConnectOptions, connect};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The longest path of a socket that every system takes, in bytes, without the socket's own name.
 const MAX_SOCKET_PATH: usize = 80;
+/// How often a server that is starting is asked.
+const POLL: Duration = Duration::from_millis(20);
 /// The superuser of the cluster.
 const SUPERUSER: &str = "postgres";
 
@@ -33,10 +38,17 @@ pub enum ClusterError {
          directory of its binaries in ROWTIDE_PG_BIN"
     )]
     NotInstalled,
+    /// `ROWTIDE_PG_BIN` is wrong.
+    #[error("ROWTIDE_PG_BIN names `{}`, which does not hold initdb, pg_ctl and postgres", .0.display())]
+    NoBinariesIn(PathBuf),
+    /// Another process of ours uses the directory.
+    #[error("another rowtide uses `{}`; stop it, or choose another directory with --dir", .0.display())]
+    InUse(PathBuf),
     /// The directory was made by another major version.
     #[error(
-        "`{}` was made by PostgreSQL {found}, but the server that was found is {installed}; move it \
-         away, or name the binaries of {found} in ROWTIDE_PG_BIN", dir.display()
+        "`{}` was made by PostgreSQL {found}, but the server that was found is {installed}; install \
+         PostgreSQL {found}, name its binaries in ROWTIDE_PG_BIN, or move the directory away to \
+         begin anew", dir.display()
     )]
     Version {
         /// The data directory.
@@ -69,8 +81,18 @@ pub enum ClusterError {
         hint: &'static str,
     },
     /// The server did not become ready.
-    #[error("PostgreSQL did not start within {PATIENCE:?}: {0}")]
-    NotReady(ConnectError),
+    #[error(
+        "PostgreSQL in `{}` was not ready within {PATIENCE:?}: {source}{said}. If no PostgreSQL runs \
+         there, remove `postmaster.pid`", data.display()
+    )]
+    NotReady {
+        /// The data directory.
+        data: PathBuf,
+        /// What connecting gave.
+        source: ConnectError,
+        /// The end of the server's log.
+        said: String,
+    },
 }
 
 /// A running cluster.
@@ -82,6 +104,8 @@ pub struct Cluster {
     user: Option<User>,
     /// Of a test's cluster: ends when its standard input is closed.
     keeper: Option<Child>,
+    /// Held while this process uses the directory of a cluster that is kept.
+    lock: Option<File>,
     adopted: bool,
 }
 
@@ -93,56 +117,65 @@ struct User {
 
 impl Cluster {
     /// Starts the cluster that is kept in `dir`, made if it is not there, or takes over the one that
-    /// runs already. `progress` is told what takes long.
+    /// runs already. `progress` is told what takes long. It is stopped when it is dropped.
     ///
     /// # Errors
     /// When there is no server, or it cannot be started.
     pub async fn start(dir: &Path, progress: impl Fn(&str)) -> Result<Cluster, ClusterError> {
+        fs::create_dir_all(dir).map_err(|source| files(dir, source))?;
+        let lock = lock(dir)?;
         let mut cluster = Cluster::prepare(dir, "on", &progress)?;
-        cluster.adopted = cluster.connect("postgres").await.is_ok();
-        if cluster.adopted {
+        if cluster.runs().await? {
+            cluster.adopted = true;
+            cluster.lock = Some(lock);
             return Ok(cluster);
         }
         progress("starting PostgreSQL");
-        let log = cluster.data.join("server.log");
-        let options = format!("-k '{}'", cluster.socket.display());
+        let log = cluster.log();
         let mut command = cluster.command("pg_ctl");
         command.arg("start").arg("-w").arg("-D").arg(&cluster.data).arg("-l").arg(&log);
-        // Not ended by the Ctrl-C that is meant for us: we stop it in order.
+        // Out of the reach of the Ctrl-C that is meant for us: we stop it in order.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        command.args(["-o", &options]).stdout(Stdio::null()).stderr(Stdio::null());
+        command.arg("-o").arg(format!("-k {}", cluster.socket.display()));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let status = command.status().map_err(|source| files(&cluster.binaries, source))?;
         if !status.success() {
-            let said = fs::read_to_string(&log).unwrap_or_default();
-            let last = said.lines().rev().take(3).collect::<Vec<_>>().join("; ");
-            return Err(ClusterError::Program {
-                program: "pg_ctl start".into(),
-                said: last,
-                hint: "",
-            });
+            let said = cluster.end_of_log();
+            return Err(ClusterError::Program { program: "pg_ctl start".into(), said, hint: "" });
         }
+        // From here on dropping it stops it.
+        cluster.lock = Some(lock);
         cluster.wait_until_ready().await?;
         Ok(cluster)
     }
 
     /// Starts a cluster that lives no longer than this process, in a temporary directory, without
-    /// the guarantee that it survives a power cut.
+    /// the guarantee that it survives a power cut. `settings` come on top of the usual ones.
     ///
     /// # Errors
     /// As [`Cluster::start`].
-    pub async fn start_temporary() -> Result<Cluster, ClusterError> {
-        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("rowtide-{}-{count}", std::process::id()));
+    pub async fn start_temporary(settings: &[(&str, &str)]) -> Result<Cluster, ClusterError> {
+        let dir = make_temporary_dir()?;
         let mut cluster = Cluster::prepare(&dir, "off", &|_| {})?;
+        // Its user removes it in the end.
+        give(&dir, cluster.user).map_err(|source| files(&dir, source))?;
         // The shell outlives us if we are killed, sees its input end, and cleans up. It and the
         // server are in a group of their own, out of the reach of a Ctrl-C.
-        let script = "trap '' INT; \"$1\" -D \"$2\" -k \"$3\" >\"$2/server.log\" 2>&1 & server=$!; \
-                      read -r _; kill -QUIT $server; wait $server; rm -rf \"$4\"";
+        let script = r#"
+            dir=$1; log=$2; shift 2
+            "$@" >"$log" 2>&1 &
+            server=$!
+            read -r _
+            kill -QUIT $server
+            wait $server
+            rm -rf "$dir""#;
         let mut command = cluster.plain_command(Path::new("/bin/sh"));
-        command.args(["-c", script, "sh"]);
-        command.arg(cluster.binaries.join("postgres")).arg(&cluster.data).arg(&cluster.socket);
-        command.arg(&dir);
+        command.args(["-c", script, "sh"]).arg(&dir).arg(cluster.log());
+        command.arg(cluster.binaries.join("postgres"));
+        command.arg("-D").arg(&cluster.data).arg("-k").arg(&cluster.socket);
+        for (name, value) in settings {
+            command.arg("-c").arg(format!("{name}={value}"));
+        }
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         cluster.keeper =
@@ -152,55 +185,77 @@ impl Cluster {
     }
 
     fn prepare(dir: &Path, fsync: &str, progress: &impl Fn(&str)) -> Result<Cluster, ClusterError> {
-        let binaries = find_binaries().ok_or(ClusterError::NotInstalled)?;
-        let user =
-            if is_root() { Some(unprivileged_user().ok_or(ClusterError::NoUser)?) } else { None };
-        make_dir(dir, user, 0o755)?;
         let dir = fs::canonicalize(dir).map_err(|source| files(dir, source))?;
-        let socket = if dir.as_os_str().len() <= MAX_SOCKET_PATH {
-            dir.join("socket")
-        } else {
-            // A socket's path has a limit that a directory's has not.
-            let mut hasher = rustc_hash::FxHasher::default();
-            std::hash::Hash::hash(&dir, &mut hasher);
-            let name = format!("rowtide-{:016x}", std::hash::Hasher::finish(&hasher));
-            std::env::temp_dir().join(name)
-        };
-        make_dir(&socket, user, 0o700)?;
         let data = dir.join("postgres");
-        let cluster = Cluster { binaries, data, socket, user, keeper: None, adopted: false };
-        if cluster.data.join("PG_VERSION").exists() {
-            cluster.check_version()?;
-            return Ok(cluster);
+        let version = data.join("PG_VERSION");
+        let version = match fs::read_to_string(&version) {
+            Ok(text) => Some(text.trim().to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(source) => return Err(files(&version, source)),
+        };
+        let binaries = binaries::find(&data, version.as_deref())?;
+        let user =
+            if is_root() { Some(server_user(&data).ok_or(ClusterError::NoUser)?) } else { None };
+        let socket = socket_dir(&dir);
+        make_dir(&socket, user)?;
+        let cluster =
+            Cluster { binaries, data, socket, user, keeper: None, lock: None, adopted: false };
+        if version.is_none() {
+            progress("creating a private PostgreSQL cluster");
+            cluster.create(fsync)?;
         }
-        progress("creating a private PostgreSQL cluster");
-        make_dir(&cluster.data, user, 0o700)?;
-        let mut command = cluster.command("initdb");
-        command.arg("-D").arg(&cluster.data).args(["-U", SUPERUSER, "-E", "UTF8", "--locale=C"]);
-        command.args(["--auth=trust", "--no-sync", "--no-instructions"]);
-        run(&mut command, "initdb")?;
-        let settings = format!(
-            "listen_addresses = ''\nwal_level = logical\nmax_wal_senders = 32\n\
-             max_replication_slots = 32\nmax_connections = 200\nfsync = {fsync}\n\
-             full_page_writes = {fsync}\nlog_min_messages = warning\n"
-        );
-        // The server's own user owns the file; we are that user or root.
-        let path = cluster.data.join("postgresql.auto.conf");
-        fs::write(&path, settings).map_err(|source| files(&path, source))?;
         Ok(cluster)
     }
 
-    fn check_version(&self) -> Result<(), ClusterError> {
-        let path = self.data.join("PG_VERSION");
-        let found = fs::read_to_string(&path).map_err(|source| files(&path, source))?;
-        let found = found.trim().to_owned();
-        let said = run(self.command("postgres").arg("--version"), "postgres --version")?;
-        let said = String::from_utf8_lossy(&said.stdout).into_owned();
-        let installed = said.split_whitespace().nth(2).unwrap_or_default().to_owned();
-        if installed.split('.').next() == Some(found.as_str()) {
-            return Ok(());
+    /// Makes the data directory, beside its place first: what is in its place is whole.
+    fn create(&self, fsync: &str) -> Result<(), ClusterError> {
+        let new = self.data.with_extension("new");
+        if new.exists() {
+            fs::remove_dir_all(&new).map_err(|source| files(&new, source))?;
         }
-        Err(ClusterError::Version { dir: self.data.clone(), found, installed })
+        make_dir(&new, self.user)?;
+        let mut command = self.command("initdb");
+        command.arg("-D").arg(&new).args(["-U", SUPERUSER, "-E", "UTF8", "--locale=C"]);
+        command.args(["--auth=trust", "--no-sync", "--no-instructions"]);
+        run(&mut command, "initdb")?;
+        // `synchronous_commit` stays on: without it the stream lags by the WAL writer's sleep.
+        let settings = format!(
+            "listen_addresses = ''\nwal_level = logical\nmax_wal_senders = 64\n\
+             max_replication_slots = 64\nmax_connections = 200\nfsync = {fsync}\n\
+             full_page_writes = {fsync}\nlog_min_messages = warning\n"
+        );
+        // The server's own user owns the file; we are that user or root.
+        let path = new.join("postgresql.auto.conf");
+        fs::write(&path, settings).map_err(|source| files(&path, source))?;
+        fs::rename(&new, &self.data).map_err(|source| files(&self.data, source))
+    }
+
+    fn log(&self) -> PathBuf {
+        self.data.join("server.log")
+    }
+
+    /// The last lines of the server's log, for an error.
+    fn end_of_log(&self) -> String {
+        let log = fs::read(self.log()).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let lines: Vec<&str> = log.lines().rev().take(3).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("; ")
+    }
+
+    /// Whether a server runs on the data directory, asked once it has finished starting or stopping.
+    async fn runs(&self) -> Result<bool, ClusterError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.command("pg_ctl").arg("status").arg("-D").arg(&self.data).output();
+            if !status.map_err(|source| files(&self.binaries, source))?.status.success() {
+                return Ok(false);
+            }
+            match self.connect("postgres").await {
+                Ok(_) => return Ok(true),
+                Err(error) if Instant::now() > deadline => return Err(self.not_ready(error)),
+                Err(_) => tokio::time::sleep(POLL).await,
+            }
+        }
     }
 
     fn command(&self, program: &str) -> Command {
@@ -223,12 +278,16 @@ impl Cluster {
         loop {
             match self.connect("postgres").await {
                 Ok(_) => return Ok(()),
-                Err(error) if Instant::now() > deadline => {
-                    return Err(ClusterError::NotReady(error));
-                }
-                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                Err(error) if Instant::now() > deadline => return Err(self.not_ready(error)),
+                Err(_) => tokio::time::sleep(POLL).await,
             }
         }
+    }
+
+    fn not_ready(&self, source: ConnectError) -> ClusterError {
+        let said = self.end_of_log();
+        let said = if said.is_empty() { said } else { format!(" ({said})") };
+        ClusterError::NotReady { data: self.data.clone(), source, said }
     }
 
     /// Whether it was running already when it was started.
@@ -277,32 +336,40 @@ impl Cluster {
         Ok(())
     }
 
-    /// Stops the server in order. Blocks for as long as that takes.
+    /// Stops the server in order. Blocks for as long as that takes, at most half a minute.
     ///
     /// # Errors
     /// When it does not stop.
     pub fn stop(mut self) -> Result<(), ClusterError> {
-        if self.keeper.is_some() {
-            self.end_keeper();
-            return Ok(());
-        }
-        let mut command = self.command("pg_ctl");
-        command.arg("stop").arg("-w").args(["-m", "fast"]).arg("-D").arg(&self.data);
-        run(&mut command, "pg_ctl stop").map(drop)
+        self.end()
     }
 
-    fn end_keeper(&mut self) {
+    fn end(&mut self) -> Result<(), ClusterError> {
         if let Some(mut keeper) = self.keeper.take() {
             drop(keeper.stdin.take());
             // Nothing is left to be done if it is gone already.
             drop(keeper.wait());
         }
+        if self.lock.is_none() {
+            return Ok(());
+        }
+        let stop = |mode: &str| {
+            let mut command = self.command("pg_ctl");
+            command.arg("stop").arg("-D").arg(&self.data).args(["-w", "-t", "15", "-m", mode]);
+            run(&mut command, "pg_ctl stop")
+        };
+        // A fast stop waits for those who stream, and one that does not answer may keep it waiting.
+        let stopped = stop("fast").or_else(|_| stop("immediate")).map(drop);
+        self.lock = None;
+        stopped
     }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        self.end_keeper();
+        if let Err(error) = self.end() {
+            tracing::warn!(%error, "the private cluster was not stopped");
+        }
     }
 }
 
@@ -328,20 +395,71 @@ fn run(command: &mut Command, program: &str) -> Result<Output, ClusterError> {
     Err(ClusterError::Program { program: program.to_owned(), said, hint })
 }
 
-fn make_dir(path: &Path, owner: Option<User>, mode: u32) -> Result<(), ClusterError> {
+fn lock(dir: &Path) -> Result<File, ClusterError> {
+    let path = dir.join("lock");
+    let file = File::create(&path).map_err(|source| files(&path, source))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(ClusterError::InUse(dir.to_owned())),
+        Err(TryLockError::Error(source)) => Err(files(&path, source)),
+    }
+}
+
+/// Makes a directory for the server alone.
+fn make_dir(path: &Path, owner: Option<User>) -> Result<(), ClusterError> {
     let make = || {
         fs::create_dir_all(path)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-        if let Some(user) = owner {
-            chown(path, Some(user.uid), Some(user.gid))?;
-        }
-        Ok(())
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+        give(path, owner)
     };
     make().map_err(|source| files(path, source))
 }
 
+fn give(path: &Path, owner: Option<User>) -> io::Result<()> {
+    owner.map_or(Ok(()), |user| chown(path, Some(user.uid), Some(user.gid)))
+}
+
+/// A directory that was not there before: another's must not be taken for ours.
+fn make_temporary_dir() -> Result<PathBuf, ClusterError> {
+    let root = std::env::temp_dir();
+    for count in 0.. {
+        let dir = root.join(format!("rowtide-{}-{count}", std::process::id()));
+        match fs::create_dir(&dir) {
+            Ok(()) => return Ok(dir),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(source) => return Err(files(&dir, source)),
+        }
+    }
+    Err(files(&root, io::ErrorKind::AlreadyExists.into()))
+}
+
+/// Where the socket of a cluster in `dir` is: there, or, if the path is too long for a socket or has
+/// characters that need quotes, under a name made from it in the directory for temporary files.
+fn socket_dir(dir: &Path) -> PathBuf {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-".contains(byte);
+    let text = dir.as_os_str().as_encoded_bytes();
+    if text.len() <= MAX_SOCKET_PATH && text.iter().all(plain) {
+        return dir.join("socket");
+    }
+    let mut hasher = rustc_hash::FxHasher::default();
+    std::hash::Hash::hash(dir, &mut hasher);
+    let name = format!("rowtide-{:016x}", std::hash::Hasher::finish(&hasher));
+    std::env::temp_dir().join(name)
+}
+
 fn is_root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
+    match fs::metadata("/proc/self") {
+        Ok(metadata) => metadata.uid() == 0,
+        Err(_) => Command::new("id").arg("-u").output().is_ok_and(|id| id.stdout == b"0\n"),
+    }
+}
+
+/// Whom the server runs as if we are root: the owner of the data directory, if it is there.
+fn server_user(data: &Path) -> Option<User> {
+    match fs::metadata(data) {
+        Ok(data) if data.uid() != 0 => Some(User { uid: data.uid(), gid: data.gid() }),
+        _ => unprivileged_user(),
+    }
 }
 
 fn unprivileged_user() -> Option<User> {
@@ -355,30 +473,4 @@ fn unprivileged_user() -> Option<User> {
         })
     };
     of("postgres").or_else(|| of("nobody"))
-}
-
-/// The directory of the newest server binaries.
-fn find_binaries() -> Option<PathBuf> {
-    let has_server = |dir: &PathBuf| dir.join("initdb").is_file() && dir.join("postgres").is_file();
-    if let Some(named) = std::env::var_os("ROWTIDE_PG_BIN") {
-        return Some(PathBuf::from(named)).filter(has_server);
-    }
-    let versions = |root: &str, below: &str| {
-        let entries = fs::read_dir(root).into_iter().flatten().flatten();
-        let mut dirs: Vec<(u32, PathBuf)> = entries
-            .filter_map(|entry| {
-                let name = entry.file_name().to_string_lossy().into_owned();
-                let version = name.trim_start_matches("postgresql@").parse().ok()?;
-                Some((version, entry.path().join(below)))
-            })
-            .collect();
-        dirs.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
-        dirs.into_iter().map(|(_, dir)| dir)
-    };
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let candidates = versions("/usr/lib/postgresql", "bin")
-        .chain(std::env::split_paths(&path))
-        .chain(versions("/opt/homebrew/opt", "bin"))
-        .chain(versions("/usr/local/opt", "bin"));
-    candidates.into_iter().find(has_server)
 }

@@ -1,0 +1,131 @@
+//! A private cluster for the test binary and a database for each test. Slots are the cluster's and
+//! not a database's, so every database comes with names of its own, and takes its slots with it when
+//! it goes.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rowtide_postgres::cluster::Cluster;
+use rowtide_postgres::connect::{ConnectOptions, Names, connect};
+use tokio::sync::OnceCell;
+use tokio_postgres::Client;
+
+use crate::eventually;
+
+static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
+
+/// The cluster of this test binary, started by the first test that asks for it. It ends with the
+/// process.
+///
+/// # Panics
+/// When it cannot be started; the message says what is missing.
+pub async fn cluster() -> &'static Cluster {
+    let start = || async { Cluster::start_temporary(&[]).await };
+    CLUSTER.get_or_try_init(start).await.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// An empty database of one test, gone with everything in it when it is dropped.
+#[derive(Debug)]
+pub struct Database {
+    name: String,
+}
+
+impl Database {
+    /// Makes a new database in the cluster of this test binary.
+    ///
+    /// # Panics
+    /// When there is no cluster or it refuses.
+    pub async fn create() -> Database {
+        static COUNT: AtomicU32 = AtomicU32::new(1);
+        let name = format!("test{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        cluster().await.create_database(&name).await.unwrap_or_else(|error| panic!("{error}"));
+        Database { name }
+    }
+
+    /// As [`Database::create`], and runs `sql` in it.
+    ///
+    /// # Panics
+    /// When Postgres refuses.
+    pub async fn with(sql: &str) -> Database {
+        let database = Database::create().await;
+        database.run(sql).await;
+        database
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Slot, publication and schema of this test: no other test has the same.
+    pub fn names(&self) -> Names {
+        Names::of(&self.name).expect("the name of a database is the name of an environment")
+    }
+
+    /// Its URL, as superuser.
+    pub async fn url(&self) -> String {
+        cluster().await.url(&self.name)
+    }
+
+    /// Its URL, as the role `user`, who needs no password.
+    pub async fn url_as(&self, user: &str) -> String {
+        self.url().await.replacen("postgres@", &format!("{user}@"), 1)
+    }
+
+    /// How to connect to it, as superuser.
+    ///
+    /// # Panics
+    /// Never, as long as a cluster's URL can be read.
+    pub async fn options(&self) -> ConnectOptions {
+        ConnectOptions::parse(&self.url().await).expect("the URL of a cluster can be read")
+    }
+
+    /// Connects to it as superuser.
+    ///
+    /// # Panics
+    /// When the cluster does not let us in.
+    pub async fn connect(&self) -> Client {
+        let options = self.options().await;
+        connect(&options, "test").await.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Runs statements over a connection of their own.
+    ///
+    /// # Panics
+    /// When Postgres refuses one.
+    pub async fn run(&self, sql: &str) {
+        let client = self.connect().await;
+        if let Err(error) = client.batch_execute(sql).await {
+            panic!("{}\nin: {sql}", rowtide_postgres::connect::reason(&error));
+        }
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let name = self.name.clone();
+        // A drop cannot wait within the test's own runtime, which may be winding down.
+        let removal = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime for cleaning up").block_on(remove(&name));
+        });
+        let removed = removal.join();
+        assert!(removed.is_ok() || std::thread::panicking(), "the database was not removed");
+    }
+}
+
+async fn remove(name: &str) {
+    let client =
+        cluster().await.connect("postgres").await.unwrap_or_else(|error| panic!("{error}"));
+    let client = &client;
+    let free = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots \
+                WHERE database = $1 AND active";
+    let drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
+                WHERE database = $1";
+    eventually("its slots are dropped", || async move {
+        client.query(free, &[&name]).await.ok()?;
+        client.query(drop, &[&name]).await.ok()
+    })
+    .await;
+    let sql = format!("DROP DATABASE {name} WITH (FORCE)");
+    eventually("it is dropped", || async { client.batch_execute(&sql).await.ok() }).await;
+}
