@@ -74,12 +74,14 @@ fn join<'a>(frame: &mut Vec<u8>, parts: impl IntoIterator<Item = &'a [u8]>) {
     }
 }
 
-/// A `connected` frame. `mode` is `snapshot` or `resume`; refusals are `(id, code, message)`.
+/// A `connected` frame. `mode` is `snapshot` or `resume`; refusals are `(id, code, message)`;
+/// `tables_json` is an object of each table's `{"key":[…]}`.
 pub fn connected_frame(
     user_id: &str,
     mode: &str,
     last_mutation: u64,
     refused: &[(u64, String, String)],
+    tables_json: &str,
 ) -> Bytes {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
@@ -90,6 +92,7 @@ pub fn connected_frame(
         mode: &'a str,
         last_mutation: u64,
         refused: Vec<Refused<'a>>,
+        tables: Option<&'a serde_json::value::RawValue>,
     }
     #[derive(Serialize)]
     struct Refused<'a> {
@@ -100,7 +103,9 @@ pub fn connected_frame(
     let refused =
         refused.iter().map(|(id, code, message)| Refused { id: *id, code, message }).collect();
     let protocol = crate::PROTOCOL_VERSION;
-    json(Frame { r#type: "connected", protocol, user_id, mode, last_mutation, refused }).into()
+    let tables = serde_json::from_str(tables_json).ok();
+    let r#type = "connected";
+    json(Frame { r#type, protocol, user_id, mode, last_mutation, refused, tables }).into()
 }
 
 /// A `ready` frame.
@@ -152,8 +157,10 @@ mod tests {
         assert_eq!((ack, sent, changes.len()), (Some(7), cursor.to_string(), 2));
         assert_eq!(commit_time.as_deref(), Some("2026-01-01T00:00:00Z"));
         assert!(matches!(&changes[0], Change::Put { table, .. } if table == "a\"b"));
-        assert!(matches!(read(&connected_frame("u\"1", "snapshot", 0, &[])),
-            ServerMessage::Connected(c) if c.user_id == "u\"1"));
+        assert!(
+            matches!(read(&connected_frame("u\"1", "snapshot", 0, &[], r#"{"t":{"key":["id"]}}"#)),
+            ServerMessage::Connected(c) if c.user_id == "u\"1" && c.tables["t"].key == ["id"])
+        );
         assert!(matches!(
             read(&error_frame(ErrorCode::Restarting, "x", Some(5))),
             ServerMessage::Error { retry_after_ms: Some(5), .. }

@@ -1,6 +1,8 @@
 //! What the server says, as a client reads it. The server itself never builds these: it splices
 //! rows that are already JSON into frames ([`crate::tx_frame`] and its neighbours).
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -68,6 +70,16 @@ pub struct Connected {
     /// Refusals that nobody has heard yet.
     #[serde(default)]
     pub refused: Vec<Refusal>,
+    /// The tables whose rows are sent.
+    #[serde(default)]
+    pub tables: BTreeMap<String, TableKey>,
+}
+
+/// What a client must know of a table.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct TableKey {
+    /// The columns of the primary key.
+    pub key: Vec<String>,
 }
 
 /// How the replica is brought up to date.

@@ -10,11 +10,13 @@ use std::time::Duration;
 use rowtide_engine::{Counts, Engine, Input, Load, LoadId, Loaded, Output, SessionId};
 use rowtide_plan::claims::Claims;
 use rowtide_plan::plan::Plan;
-use rowtide_protocol::{Epoch, ErrorCode, Lsn};
+use rowtide_protocol::{Epoch, Lsn};
 use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
 
+use super::RESTARTING;
 use super::outbox::{Item, Outbox};
 
 /// How many commands may wait for one engine before the stream is held up.
@@ -39,7 +41,7 @@ pub(super) struct LoadRequest {
     pub(super) reply: mpsc::Sender<Command>,
 }
 
-/// The front of an engine thread; the thread ends when the last handle is gone.
+/// The front of an engine thread.
 #[derive(Clone)]
 pub(super) struct EngineHandle {
     pub(super) commands: mpsc::Sender<Command>,
@@ -67,9 +69,10 @@ struct EngineThread {
     /// When to ask for the next load.
     load_at: Option<Instant>,
     turn: u64,
+    stop: CancellationToken,
 }
 
-/// Starts an engine that has seen the stream up to `position`.
+/// Starts an engine that has seen the stream up to `position`; it ends with `stop`.
 ///
 /// # Errors
 /// When the operating system gives no thread.
@@ -79,6 +82,7 @@ pub(super) fn start(
     epoch: Epoch,
     position: Lsn,
     loads: mpsc::Sender<LoadRequest>,
+    stop: CancellationToken,
 ) -> std::io::Result<EngineHandle> {
     let (commands, receiver) = mpsc::channel(COMMANDS);
     let (closes, closed) = mpsc::unbounded_channel();
@@ -93,6 +97,7 @@ pub(super) fn start(
         loading: None,
         load_at: None,
         turn: 0,
+        stop,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     std::thread::Builder::new()
@@ -114,6 +119,7 @@ impl EngineThread {
             let load_at = self.load_at;
             tokio::select! {
                 biased;
+                () = self.stop.cancelled() => break,
                 () = sleep_until(load_at.unwrap_or_else(Instant::now)), if load_at.is_some() => {
                     self.ask_for_load();
                 }
@@ -140,7 +146,7 @@ impl EngineThread {
             }
         }
         for outbox in self.outboxes.values() {
-            outbox.close(ErrorCode::Restarting, "the server is starting anew");
+            outbox.close(RESTARTING.0, RESTARTING.1);
         }
     }
 

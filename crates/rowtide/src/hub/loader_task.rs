@@ -1,6 +1,6 @@
 //! One task runs the loads of all engines. Requests that wait are merged into one load, each topic
 //! once, so engines that need the same rows share them; while Postgres is away a load is tried again
-//! until it succeeds or nobody waits for it.
+//! until it succeeds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +18,7 @@ use super::engine_thread::{Command, LoadRequest};
 /// The longest wait between two tries.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
-/// Runs loads until every engine is gone. `schema_changed` is told when a load shows that the tables
+/// Runs loads until it is dropped. `schema_changed` is told when a load shows that the tables
 /// no longer have the plan's shape; `queries` counts the `SELECT`s of rows.
 pub(super) async fn run(
     mut loader: Loader,
@@ -42,9 +42,6 @@ pub(super) async fn run(
         }
         let mut backoff = Duration::from_millis(100);
         let loaded = loop {
-            if merged.iter().all(|request| request.reply.is_closed()) {
-                return;
-            }
             match loader.load(&plan, &topics).await {
                 Ok(loaded) => break loaded,
                 Err(error) => {

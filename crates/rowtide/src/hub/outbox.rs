@@ -46,9 +46,17 @@ struct Queue {
 #[derive(Debug)]
 pub(super) enum Item {
     /// Rows of one table, with how many of them have been sent.
-    Snapshot { table: rowtide_plan::plan::TableId, rows: Vec<Arc<Row>>, sent: usize },
+    Snapshot {
+        table: rowtide_plan::plan::TableId,
+        rows: Vec<Arc<Row>>,
+        sent: usize,
+    },
     Ready(Cursor),
-    Tx { cursor: Cursor, changes: Bytes, commit_time_us: Option<i64> },
+    Tx {
+        cursor: Cursor,
+        changes: Bytes,
+        commit_time_us: Option<i64>,
+    },
 }
 
 impl Outbox {

@@ -1,0 +1,333 @@
+//! Who is there: tokens (JWT, RFC 7519) and what they are checked with, a shared secret or the public
+//! keys of an issuer (JWKS, RFC 7517). The algorithm is fixed by the key and never chosen by the
+//! token: a secret checks HS256 alone, a public key its own algorithm alone.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, PublicKeyUse};
+use jsonwebtoken::{
+    Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode,
+};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use thiserror::Error;
+
+use crate::limits::{JWKS_BYTES, JWKS_REFRESH, JWKS_TIMEOUT, MAX_TOKEN_BYTES, MAX_USER_ID_BYTES};
+
+/// How far clocks may be apart, in seconds.
+const LEEWAY_S: u64 = 5;
+/// The shortest secret, in bytes: as long as the output of SHA-256 (RFC 7518, 3.2).
+pub const MIN_SECRET_BYTES: usize = 32;
+
+/// Whose token it was.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Identity {
+    /// The token's `sub`.
+    pub user_id: String,
+    /// All claims.
+    pub claims: Map<String, Value>,
+    /// When the token ends, seconds since 1970.
+    pub expires_at_s: u64,
+}
+
+impl Identity {
+    /// How long the token is still good.
+    pub fn remaining(&self) -> Duration {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Duration::from_secs(self.expires_at_s).saturating_sub(now)
+    }
+}
+
+/// Why a token is not taken. The text is for the client's author and holds nothing of the token.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Unauthorized {
+    /// There was none.
+    #[error("a token is missing: send it as `Authorization: Bearer …` or in `connect`")]
+    Missing,
+    /// It is not a JWT that this server takes.
+    #[error("the token is not valid: {0}")]
+    Invalid(String),
+    /// `sub` cannot be a user id.
+    #[error("the token's `sub` must be 1 to {MAX_USER_ID_BYTES} bytes without NUL")]
+    UserId,
+}
+
+/// Why tokens cannot be checked at all.
+#[derive(Debug, Error)]
+pub enum AuthError {
+    /// The secret is too short.
+    #[error(
+        "the token secret must have at least {MIN_SECRET_BYTES} bytes; make one with `openssl rand -base64 32`"
+    )]
+    ShortSecret,
+    /// Neither a secret nor keys.
+    #[error("tokens cannot be checked: set `token_secret` or `jwks`")]
+    NoKeys,
+    /// The keys cannot be read.
+    #[error("cannot read the keys of `{from}`: {why}")]
+    Keys {
+        /// File or URL.
+        from: String,
+        /// Why not.
+        why: String,
+    },
+}
+
+/// Where tokens' keys come from, and what tokens must say.
+#[derive(Clone, Debug, Default)]
+pub struct AuthOptions {
+    /// The secret of HS256.
+    pub secret: Option<String>,
+    /// A file, or an `http(s)` URL, of a JWKS.
+    pub jwks: Option<String>,
+    /// The `iss` that tokens must have.
+    pub issuer: Option<String>,
+    /// The `aud` that tokens must have.
+    pub audience: Option<String>,
+}
+
+/// Checks tokens. Cheap to clone.
+#[derive(Clone)]
+pub struct Auth {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    secret: Option<DecodingKey>,
+    jwks: Option<Jwks>,
+    issuer: Option<String>,
+    audience: Option<String>,
+}
+
+struct Jwks {
+    source: Source,
+    keys: RwLock<Vec<Key>>,
+    /// When the keys were last asked for.
+    asked: Mutex<Instant>,
+}
+
+enum Source {
+    File(PathBuf),
+    Url(String),
+}
+
+struct Key {
+    id: Option<String>,
+    algorithm: Algorithm,
+    key: DecodingKey,
+}
+
+#[derive(Deserialize)]
+struct Payload {
+    sub: String,
+    exp: u64,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+impl Auth {
+    /// Reads the keys.
+    ///
+    /// # Errors
+    /// When there are none, or they cannot be read.
+    pub async fn new(options: &AuthOptions) -> Result<Auth, AuthError> {
+        let secret = match &options.secret {
+            Some(secret) if secret.len() < MIN_SECRET_BYTES => return Err(AuthError::ShortSecret),
+            Some(secret) => Some(DecodingKey::from_secret(secret.as_bytes())),
+            None => None,
+        };
+        let jwks = match &options.jwks {
+            None => None,
+            Some(from) => {
+                let source = if from.starts_with("https://") || from.starts_with("http://") {
+                    Source::Url(from.clone())
+                } else {
+                    Source::File(PathBuf::from(from))
+                };
+                let keys = source.read().await?;
+                let asked = Mutex::new(Instant::now());
+                Some(Jwks { source, keys: RwLock::new(keys), asked })
+            }
+        };
+        if secret.is_none() && jwks.is_none() {
+            return Err(AuthError::NoKeys);
+        }
+        let (issuer, audience) = (options.issuer.clone(), options.audience.clone());
+        Ok(Auth { inner: Arc::new(Inner { secret, jwks, issuer, audience }) })
+    }
+
+    /// Checks a token.
+    ///
+    /// # Errors
+    /// When it is not good now, or not for this server.
+    pub async fn check(&self, token: &str) -> Result<Identity, Unauthorized> {
+        let invalid = |what: &str| Unauthorized::Invalid(what.to_owned());
+        if token.is_empty() {
+            return Err(Unauthorized::Missing);
+        }
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(invalid("it is too long"));
+        }
+        let header = decode_header(token).map_err(|_| invalid("it is not a JWT"))?;
+        if header.alg == Algorithm::HS256 {
+            let Some(secret) = &self.inner.secret else {
+                return Err(invalid("its algorithm is not accepted"));
+            };
+            return self.verify(token, secret, header.alg);
+        }
+        let Some(jwks) = &self.inner.jwks else {
+            return Err(invalid("its algorithm is not accepted"));
+        };
+        if !jwks.knows(&header) && jwks.may_ask() {
+            // The issuer may have a new key. An issuer that does not answer leaves the old ones.
+            match jwks.source.read().await {
+                Ok(keys) => *jwks.keys.write().unwrap_or_else(PoisonError::into_inner) = keys,
+                Err(error) => tracing::warn!(%error, "cannot refresh the keys of tokens"),
+            }
+        }
+        let keys = jwks.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let fits = keys.iter().filter(|key| key.fits(&header));
+        let mut refused = invalid("its key is not known");
+        for key in fits {
+            match self.verify(token, &key.key, key.algorithm) {
+                Ok(identity) => return Ok(identity),
+                Err(error) => refused = error,
+            }
+        }
+        Err(refused)
+    }
+
+    fn verify(
+        &self,
+        token: &str,
+        key: &DecodingKey,
+        algorithm: Algorithm,
+    ) -> Result<Identity, Unauthorized> {
+        let mut validation = Validation::new(algorithm);
+        validation.leeway = LEEWAY_S;
+        validation.validate_nbf = true;
+        let mut required = vec!["exp", "sub"];
+        if let Some(issuer) = &self.inner.issuer {
+            validation.set_issuer(&[issuer]);
+            required.push("iss");
+        }
+        match &self.inner.audience {
+            Some(audience) => {
+                validation.set_audience(&[audience]);
+                required.push("aud");
+            }
+            None => validation.validate_aud = false,
+        }
+        validation.set_required_spec_claims(&required);
+        let data = decode::<Payload>(token, key, &validation)
+            .map_err(|error| Unauthorized::Invalid(error.to_string()))?;
+        let Payload { sub, exp, mut rest } = data.claims;
+        if sub.is_empty() || sub.len() > MAX_USER_ID_BYTES || sub.contains('\0') {
+            return Err(Unauthorized::UserId);
+        }
+        rest.insert("sub".to_owned(), sub.clone().into());
+        Ok(Identity { user_id: sub, claims: rest, expires_at_s: exp })
+    }
+}
+
+impl Jwks {
+    fn knows(&self, header: &Header) -> bool {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        keys.iter().any(|key| key.fits(header))
+    }
+
+    /// Whether enough time has passed; unknown keys must not make us a load on the issuer.
+    fn may_ask(&self) -> bool {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = asked.elapsed() >= JWKS_REFRESH;
+        if may {
+            *asked = Instant::now();
+        }
+        may
+    }
+}
+
+impl Key {
+    fn fits(&self, header: &Header) -> bool {
+        let same_id = header.kid.is_none() || self.id.is_none() || header.kid == self.id;
+        same_id && header.alg == self.algorithm
+    }
+
+    fn of(jwk: &Jwk) -> Option<Key> {
+        if matches!(jwk.common.public_key_use, Some(PublicKeyUse::Encryption)) {
+            return None;
+        }
+        let algorithm = match &jwk.algorithm {
+            AlgorithmParameters::RSA(_) => Algorithm::RS256,
+            AlgorithmParameters::EllipticCurve(curve) if curve.curve == EllipticCurve::P256 => {
+                Algorithm::ES256
+            }
+            AlgorithmParameters::OctetKeyPair(_) => Algorithm::EdDSA,
+            _ => return None,
+        };
+        let key = DecodingKey::from_jwk(jwk).ok()?;
+        Some(Key { id: jwk.common.key_id.clone(), algorithm, key })
+    }
+}
+
+impl Source {
+    async fn read(&self) -> Result<Vec<Key>, AuthError> {
+        let (from, text) = match self {
+            Source::File(path) => (path.display().to_string(), read_file(path).await),
+            Source::Url(url) => (url.clone(), fetch(url).await),
+        };
+        let fail = |why: String| AuthError::Keys { from: from.clone(), why };
+        let set: JwkSet = serde_json::from_slice(&text.map_err(&fail)?)
+            .map_err(|error| fail(format!("not a JWKS: {error}")))?;
+        let keys: Vec<Key> = set.keys.iter().filter_map(Key::of).collect();
+        if keys.is_empty() {
+            return Err(fail("it has no key for RS256, ES256 or EdDSA".to_owned()));
+        }
+        Ok(keys)
+    }
+}
+
+async fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+    tokio::fs::read(path).await.map_err(|error| error.to_string())
+}
+
+async fn fetch(url: &str) -> Result<Vec<u8>, String> {
+    // Installed already is as good.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let client = reqwest::Client::builder()
+        .timeout(JWKS_TIMEOUT)
+        .redirect(reqwest::redirect::Policy::limited(3))
+        .build()
+        .map_err(|error| error.to_string())?;
+    let mut response = client
+        .get(url)
+        .send()
+        .await
+        .and_then(reqwest::Response::error_for_status)
+        .map_err(|error| error.without_url().to_string())?;
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|e| e.without_url().to_string())? {
+        if body.len() + chunk.len() > JWKS_BYTES {
+            return Err(format!("it is larger than {JWKS_BYTES} bytes"));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// A token of HS256 for development and tests.
+///
+/// # Errors
+/// When it cannot be signed.
+pub fn sign(secret: &str, user_id: &str, lifetime: Duration) -> Result<String, Unauthorized> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let claims = serde_json::json!({
+        "sub": user_id,
+        "iat": now.as_secs(),
+        "exp": (now + lifetime).as_secs(),
+    });
+    encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(secret.as_bytes()))
+        .map_err(|error| Unauthorized::Invalid(error.to_string()))
+}

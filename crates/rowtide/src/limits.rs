@@ -1,0 +1,41 @@
+//! Every limit of the server, with its unit, in one place. Those that an operator may want to set are
+//! the defaults of [`crate::config`].
+
+use std::time::Duration;
+
+/// The largest message from a client, in bytes.
+pub const MAX_MESSAGE_BYTES: usize = 1 << 20;
+/// How many bytes of changes may wait for one session before it is closed with `slow_consumer`.
+pub const OUTBOX_BYTES: usize = 16 << 20;
+/// How many sessions one user may have at a time.
+pub const SESSIONS_PER_USER: usize = 50;
+/// How long a client may take to say `connect`.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// After this much silence of the client the server sends a WebSocket ping.
+pub const PING_AFTER: Duration = Duration::from_secs(25);
+/// After this much silence the connection is dropped.
+pub const SILENCE: Duration = Duration::from_secs(60);
+/// How long one write to a client may take.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long sessions have to say goodbye when the server stops.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest random wait that a client is asked for before it comes back, in milliseconds.
+pub const RETRY_AFTER_MS: u64 = 5_000;
+/// The read buffer of a socket, in bytes; the default of the library is sixteen times as much.
+pub const READ_BUFFER_BYTES: usize = 4 << 10;
+/// The longest token, in bytes.
+pub const MAX_TOKEN_BYTES: usize = 16 << 10;
+/// The longest user id, in bytes.
+pub const MAX_USER_ID_BYTES: usize = 1_024;
+/// The largest JWKS, in bytes.
+pub const JWKS_BYTES: usize = 1 << 20;
+/// How long fetching a JWKS may take.
+pub const JWKS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a JWKS is fetched at the most because of a key that is not known.
+pub const JWKS_REFRESH: Duration = Duration::from_secs(30);
+/// How long client ids gather before they are claimed with one statement.
+pub const CLAIM_GATHER: Duration = Duration::from_millis(5);
+/// The most client ids in one statement.
+pub const CLAIM_BATCH: usize = 2_000;
+/// How long claiming a client id may take before the client is told `unavailable`.
+pub const CLAIM_TIMEOUT: Duration = Duration::from_secs(10);

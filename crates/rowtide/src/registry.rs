@@ -1,0 +1,188 @@
+//! Which client ids are connected, and whose they are. A client id belongs to the user who first used
+//! it; that is kept in the database, and asked of it for many connects with one statement. Of one
+//! client id the newest connection wins.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rowtide_postgres::client_registry::{Claimed, claim};
+use rowtide_postgres::connect::{ConnectOptions, Names, connect, reason};
+use rowtide_protocol::ClientId;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
+
+use crate::limits::{CLAIM_BATCH, CLAIM_GATHER, CLAIM_TIMEOUT};
+
+/// Why a connect is refused.
+pub(crate) enum Refused {
+    OtherUser,
+    TooManySessions(usize),
+    Unavailable(String),
+}
+
+struct Request {
+    client_id: String,
+    user_id: String,
+    reply: oneshot::Sender<Result<Claimed, String>>,
+}
+
+#[derive(Default)]
+struct Connected {
+    /// The newest connection of each client id.
+    clients: HashMap<ClientId, (u64, CancellationToken)>,
+    /// How many connections each user has.
+    users: HashMap<String, usize>,
+    next: u64,
+}
+
+/// The registry. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Registry {
+    claims: mpsc::Sender<Request>,
+    connected: Arc<Mutex<Connected>>,
+    sessions_per_user: usize,
+}
+
+/// A connection's place in the registry, given up when it is dropped.
+pub(crate) struct Entry {
+    registry: Registry,
+    client_id: ClientId,
+    user_id: String,
+    number: u64,
+    superseded: CancellationToken,
+    last_mutation: u64,
+}
+
+impl Entry {
+    /// Waits until a newer connection of the client id has come. Cancel safe.
+    pub(crate) async fn superseded(&self) {
+        self.superseded.cancelled().await;
+    }
+
+    pub(crate) fn last_mutation(&self) -> u64 {
+        self.last_mutation
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut connected = self.registry.lock();
+        if connected.clients.get(&self.client_id).is_some_and(|(number, _)| *number == self.number)
+        {
+            connected.clients.remove(&self.client_id);
+        }
+        if let Some(count) = connected.users.get_mut(&self.user_id) {
+            *count -= 1;
+            if *count == 0 {
+                connected.users.remove(&self.user_id);
+            }
+        }
+    }
+}
+
+impl Registry {
+    /// Starts the task that claims client ids; it ends with `stop`.
+    pub(crate) fn start(
+        database: ConnectOptions,
+        names: Names,
+        sessions_per_user: usize,
+        stop: CancellationToken,
+    ) -> Registry {
+        let (claims, requests) = mpsc::channel(CLAIM_BATCH);
+        tokio::spawn(async move {
+            stop.run_until_cancelled(run(database, names, requests)).await;
+        });
+        Registry { claims, connected: Arc::default(), sessions_per_user }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connected> {
+        // Whole between any two statements that hold it.
+        self.connected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) async fn enter(
+        &self,
+        client_id: &ClientId,
+        user_id: &str,
+    ) -> Result<Entry, Refused> {
+        let (reply, claimed) = oneshot::channel();
+        let request =
+            Request { client_id: client_id.to_string(), user_id: user_id.to_owned(), reply };
+        let away = || Refused::Unavailable("the database is not there; come back later".to_owned());
+        let asked = async {
+            self.claims.send(request).await.map_err(|_| away())?;
+            claimed.await.map_err(|_| away())?.map_err(Refused::Unavailable)
+        };
+        let claimed = timeout(CLAIM_TIMEOUT, asked).await.map_err(|_| away())??;
+        if claimed.user_id != user_id {
+            return Err(Refused::OtherUser);
+        }
+        let mut connected = self.lock();
+        let count = connected.users.entry(user_id.to_owned()).or_default();
+        if *count >= self.sessions_per_user {
+            return Err(Refused::TooManySessions(self.sessions_per_user));
+        }
+        *count += 1;
+        connected.next += 1;
+        let number = connected.next;
+        let superseded = CancellationToken::new();
+        let place = (number, superseded.clone());
+        if let Some((_, older)) = connected.clients.insert(client_id.clone(), place) {
+            older.cancel();
+        }
+        drop(connected);
+        Ok(Entry {
+            registry: self.clone(),
+            client_id: client_id.clone(),
+            user_id: user_id.to_owned(),
+            number,
+            superseded,
+            last_mutation: claimed.last_mutation,
+        })
+    }
+}
+
+async fn run(database: ConnectOptions, names: Names, mut requests: mpsc::Receiver<Request>) {
+    let mut client: Option<Client> = None;
+    let mut batch = Vec::new();
+    while requests.recv_many(&mut batch, 1).await > 0 {
+        tokio::time::sleep(CLAIM_GATHER).await;
+        while batch.len() < CLAIM_BATCH
+            && let Ok(request) = requests.try_recv()
+        {
+            batch.push(request);
+        }
+        let wanted: Vec<(String, String)> =
+            batch.iter().map(|r| (r.client_id.clone(), r.user_id.clone())).collect();
+        let claimed = claim_all(&database, &names, &mut client, &wanted).await;
+        if let Err(error) = &claimed {
+            client = None;
+            tracing::warn!(error, "cannot look up client ids");
+        }
+        for (index, request) in batch.drain(..).enumerate() {
+            let answer = match &claimed {
+                Ok(claimed) => claimed[index]
+                    .clone()
+                    .ok_or_else(|| "this `clientId` is being claimed; connect again".to_owned()),
+                Err(_) => Err("the database is not there; come back later".to_owned()),
+            };
+            // A client that has gone does not wait for it.
+            drop(request.reply.send(answer));
+        }
+    }
+}
+
+async fn claim_all(
+    database: &ConnectOptions,
+    names: &Names,
+    client: &mut Option<Client>,
+    wanted: &[(String, String)],
+) -> Result<Vec<Option<Claimed>>, String> {
+    if client.as_ref().is_none_or(Client::is_closed) {
+        *client = Some(connect(database, "clients").await.map_err(|error| error.to_string())?);
+    }
+    let Some(client) = client else { return Err("not connected".to_owned()) };
+    claim(client, names, wanted).await.map_err(|error| reason(&error))
+}

@@ -1,0 +1,204 @@
+//! The HTTP side: `/sync`, health, and the life of the whole server from start to drained.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State as Extract;
+use axum::extract::ws::WebSocketUpgrade;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::serve::ListenerExt;
+use rowtide_protocol::SUBPROTOCOL;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::auth::{Auth, AuthError, AuthOptions};
+use crate::hub::{Hub, HubError, HubOptions};
+use crate::limits::{DRAIN_TIMEOUT, READ_BUFFER_BYTES};
+use crate::registry::Registry;
+use crate::session;
+
+/// What a server needs.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// The database, the definition, the engines.
+    pub hub: HubOptions,
+    /// How tokens are checked.
+    pub auth: AuthOptions,
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The largest message from a client, in bytes.
+    pub max_message_bytes: usize,
+    /// How many sessions one user may have at a time.
+    pub sessions_per_user: usize,
+}
+
+/// Why a server does not start.
+#[derive(Debug, Error)]
+pub enum ServerError {
+    /// Tokens cannot be checked.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// The hub does not start.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// The address is not free.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// What every session shares.
+pub(crate) struct State {
+    pub(crate) hub: Hub,
+    pub(crate) auth: Auth,
+    pub(crate) registry: Registry,
+    pub(crate) stop: CancellationToken,
+    sessions: TaskTracker,
+    max_message_bytes: usize,
+}
+
+impl State {
+    /// The key columns of each table that is sent, as JSON.
+    pub(crate) fn tables_json(&self) -> String {
+        let plan = self.hub.plan();
+        let key = |table: &rowtide_plan::plan::Table| {
+            let key = serde_json::json!({ "key": table.catalog.primary_key });
+            (table.catalog.name.clone(), key)
+        };
+        let tables: serde_json::Map<String, serde_json::Value> =
+            plan.tables.iter().filter(|table| table.published).map(key).collect();
+        serde_json::Value::Object(tables).to_string()
+    }
+}
+
+/// A running server.
+pub struct Server {
+    address: SocketAddr,
+    state: Arc<State>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Starts to serve; sessions are taken at once and get their rows when the stream has caught up.
+    ///
+    /// # Errors
+    /// When keys, database or address cannot be used.
+    pub async fn start(options: ServerOptions) -> Result<Server, ServerError> {
+        let auth = Auth::new(&options.auth).await?;
+        let fail = |source| ServerError::Listen { address: options.listen, source };
+        let listener = TcpListener::bind(options.listen).await.map_err(fail)?;
+        let address = listener.local_addr().map_err(fail)?;
+        let stop = CancellationToken::new();
+        let registry = Registry::start(
+            options.hub.database.clone(),
+            options.hub.names.clone(),
+            options.sessions_per_user,
+            stop.clone(),
+        );
+        let (hub, replicator) = Hub::start(options.hub).await?;
+        let sessions = TaskTracker::new();
+        let max_message_bytes = options.max_message_bytes;
+        let state = Arc::new(State {
+            hub,
+            auth,
+            registry,
+            stop: stop.clone(),
+            sessions,
+            max_message_bytes,
+        });
+        let router = Router::new()
+            .route("/", get(index))
+            .route("/sync", get(sync))
+            .route("/health/live", get(|| async { "live\n" }))
+            .route("/health/ready", get(ready))
+            .with_state(Arc::clone(&state));
+        let listener = listener.tap_io(|stream| {
+            // A delay of small frames would be most of what a change takes to arrive.
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "cannot turn off Nagle's algorithm");
+            }
+        });
+        let http = tokio::spawn(async move {
+            let served =
+                axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+            if let Err(error) = served {
+                tracing::error!(%error, "the HTTP server ended");
+            }
+        });
+        Ok(Server { address, state, tasks: vec![http, replicator] })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The hub, for its health.
+    pub fn hub(&self) -> &Hub {
+        &self.state.hub
+    }
+
+    /// Stops: no new connections; every session is told `restarting`; then stream and engines end.
+    pub async fn stop(self) {
+        self.state.stop.cancel();
+        self.state.sessions.close();
+        if tokio::time::timeout(DRAIN_TIMEOUT, self.state.sessions.wait()).await.is_err() {
+            tracing::warn!("some clients did not take their goodbye");
+        }
+        self.state.hub.stop();
+        for task in self.tasks {
+            // What does not end in time ends with the process.
+            drop(tokio::time::timeout(Duration::from_secs(5), task).await);
+        }
+    }
+}
+
+async fn index() -> &'static str {
+    "This is a Rowtide server. Clients connect to /sync; see docs/protocol.md.\n"
+}
+
+async fn ready(Extract(state): Extract<Arc<State>>) -> Response {
+    let health = state.hub.health();
+    let status = if health.ready && !state.stop.is_cancelled() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let body = serde_json::to_string(&health).unwrap_or_default();
+    (status, [(header::CONTENT_TYPE, "application/json")], body + "\n").into_response()
+}
+
+async fn sync(
+    Extract(state): Extract<Arc<State>>,
+    headers: HeaderMap,
+    upgrade: WebSocketUpgrade,
+) -> Response {
+    let token = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.strip_prefix("Bearer "))
+        .map(|token| token.trim().to_owned());
+    let limit = state.max_message_bytes;
+    let tracker = state.sessions.clone();
+    upgrade
+        .protocols([SUBPROTOCOL])
+        .read_buffer_size(READ_BUFFER_BYTES)
+        // Frames are written out with every flush; a buffer would only be kept for nothing.
+        .write_buffer_size(0)
+        .max_write_buffer_size(usize::MAX)
+        .max_message_size(limit)
+        .max_frame_size(limit)
+        .on_upgrade(move |socket| tracker.track_future(session::serve(socket, state, token)))
+}

@@ -1,0 +1,301 @@
+//! One connected client. The session speaks the protocol on its socket: it checks the first message,
+//! joins the view of its user, and from then on passes frames from the hub to the socket and answers
+//! the client's own messages, until one side ends it. What it tells a client is the documented code
+//! for each case, and nothing of it touches other sessions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
+use futures_util::SinkExt;
+use rowtide_protocol::{
+    ClientMessage, Connect, ErrorCode, PROTOCOL_VERSION, RejectCode, connected_frame, error_frame,
+    pong_frame, reject_frame,
+};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::auth::{Identity, Unauthorized};
+use crate::hub::{Delivery, Subscription};
+use crate::limits::{CONNECT_TIMEOUT, PING_AFTER, RETRY_AFTER_MS, SILENCE, WRITE_TIMEOUT};
+use crate::registry::{Entry, Refused};
+use crate::server::State;
+
+/// Why a session ends with an `error`.
+struct Ending {
+    code: ErrorCode,
+    message: String,
+}
+
+impl Ending {
+    fn new(code: ErrorCode, message: impl Into<String>) -> Ending {
+        Ending { code, message: message.into() }
+    }
+}
+
+impl From<Unauthorized> for Ending {
+    fn from(error: Unauthorized) -> Ending {
+        Ending::new(ErrorCode::Unauthorized, error.to_string())
+    }
+}
+
+/// The socket is gone, or the client took too long to read.
+struct Gone;
+
+/// Serves one socket until it ends. `header_token` came with the upgrade.
+pub(crate) async fn serve(mut socket: WebSocket, state: Arc<State>, header_token: Option<String>) {
+    let ending = match open(&mut socket, &state, header_token).await {
+        Ok(session) => session.run(&mut socket, &state).await,
+        Err(ending) => ending,
+    };
+    let Some(Ending { code, message }) = ending else { return };
+    tracing::debug!(code = code.as_str(), message, "a session ends");
+    let come_back = matches!(code, ErrorCode::Restarting | ErrorCode::Unavailable);
+    let frame = error_frame(code, &message, come_back.then_some(RETRY_AFTER_MS));
+    // A reason has at most 123 bytes (RFC 6455, 5.5); the code says enough.
+    let close =
+        CloseFrame { code: code.close_code(), reason: Utf8Bytes::from_static(code.as_str()) };
+    let goodbye = async {
+        socket.feed(text(frame)).await?;
+        socket.send(Message::Close(Some(close))).await?;
+        // Until the client has read it; dropping the socket at once may take it back.
+        while let Some(Ok(_)) = socket.recv().await {}
+        Ok::<_, axum::Error>(())
+    };
+    // Whether the client hears it is up to the client.
+    drop(timeout(Duration::from_secs(2), goodbye).await);
+}
+
+struct Session {
+    identity: Identity,
+    entry: Entry,
+    subscription: Subscription,
+}
+
+fn text(frame: Bytes) -> Message {
+    match Utf8Bytes::try_from(frame) {
+        Ok(text) => Message::Text(text),
+        Err(_) => unreachable!("frames are JSON made of UTF-8"),
+    }
+}
+
+/// From the upgrade to `connected`. `Err(None)` when the client has gone.
+async fn open(
+    socket: &mut WebSocket,
+    state: &Arc<State>,
+    header_token: Option<String>,
+) -> Result<Session, Option<Ending>> {
+    let late = || Some(Ending::new(ErrorCode::Timeout, "`connect` did not come in time"));
+    let connect = match timeout(CONNECT_TIMEOUT, first_message(socket)).await {
+        Ok(connect) => connect?,
+        Err(_) => return Err(late()),
+    };
+    if connect.protocol != PROTOCOL_VERSION {
+        let message =
+            format!("this server speaks protocol {PROTOCOL_VERSION}, not {}", connect.protocol);
+        return Err(Some(Ending::new(ErrorCode::BadRequest, message)));
+    }
+    let plan = state.hub.plan();
+    if let Some(min) = plan.min_client
+        && connect.app_version.is_none_or(|version| version < min)
+    {
+        let message = format!("this application needs version {min} of the client or newer");
+        return Err(Some(Ending::new(ErrorCode::ClientTooOld, message)));
+    }
+    let token = header_token.or(connect.token).ok_or(Unauthorized::Missing);
+    let identity = match token {
+        Ok(token) => state.auth.check(&token).await.map_err(|error| Some(error.into()))?,
+        Err(error) => return Err(Some(error.into())),
+    };
+    let entry = state
+        .registry
+        .enter(&connect.client_id, &identity.user_id)
+        .await
+        .map_err(|refused| Some(refusal(refused)))?;
+    let subscription = state
+        .hub
+        .open(&identity.user_id, &identity.claims)
+        .await
+        .map_err(|error| Some(Ending::new(ErrorCode::Unavailable, error.to_string())))?;
+    let last = entry.last_mutation();
+    let frame = connected_frame(&identity.user_id, "snapshot", last, &[], &state.tables_json());
+    write(socket, [text(frame)]).await.map_err(|Gone| None)?;
+    Ok(Session { identity, entry, subscription })
+}
+
+fn refusal(refused: Refused) -> Ending {
+    match refused {
+        Refused::OtherUser => Ending::new(
+            ErrorCode::Forbidden,
+            "this `clientId` belongs to another user; take a new one",
+        ),
+        Refused::TooManySessions(limit) => Ending::new(
+            ErrorCode::RateLimitExceeded,
+            format!("more than {limit} connections of one user"),
+        ),
+        Refused::Unavailable(why) => Ending::new(ErrorCode::Unavailable, why),
+    }
+}
+
+async fn first_message(socket: &mut WebSocket) -> Result<Connect, Option<Ending>> {
+    let bad = |message: &str| Some(Ending::new(ErrorCode::BadRequest, message));
+    loop {
+        let message = match socket.recv().await {
+            Some(Ok(message)) => message,
+            Some(Err(error)) => return Err(read_error(&error)),
+            None => return Err(None),
+        };
+        match message {
+            Message::Text(text) => {
+                return match ClientMessage::parse(&text) {
+                    Ok(ClientMessage::Connect(connect)) => Ok(connect),
+                    Ok(_) => Err(bad("the first message must be `connect`")),
+                    Err(error) => Err(bad(&error.0)),
+                };
+            }
+            Message::Binary(_) => return Err(bad("messages are text frames, not binary ones")),
+            Message::Close(_) => return Err(None),
+            Message::Ping(_) | Message::Pong(_) => {}
+        }
+    }
+}
+
+/// What to say of a frame that cannot be read; nothing if the connection is gone.
+fn read_error(error: &axum::Error) -> Option<Ending> {
+    let said = error.to_string();
+    let known = ["too long", "too big", "UTF-8", "utf-8", "Space limit", "size limit"];
+    known
+        .iter()
+        .any(|word| said.contains(word))
+        .then(|| Ending::new(ErrorCode::BadRequest, format!("the message cannot be read: {said}")))
+}
+
+async fn write(
+    socket: &mut WebSocket,
+    frames: impl IntoIterator<Item = Message>,
+) -> Result<(), Gone> {
+    let all = async {
+        for frame in frames {
+            socket.feed(frame).await?;
+        }
+        socket.flush().await
+    };
+    match timeout(WRITE_TIMEOUT, all).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(Gone),
+    }
+}
+
+impl Session {
+    async fn run(mut self, socket: &mut WebSocket, state: &Arc<State>) -> Option<Ending> {
+        let mut heard = Instant::now();
+        let mut pinged = false;
+        loop {
+            let expires = Instant::now() + self.identity.remaining();
+            let quiet = heard + if pinged { SILENCE } else { PING_AFTER };
+            tokio::select! {
+                biased;
+                () = state.stop.cancelled() => {
+                    return Some(Ending::new(ErrorCode::Restarting, "the server is stopping"));
+                }
+                () = self.entry.superseded() => {
+                    let message = "another connection of this `clientId` has taken over";
+                    return Some(Ending::new(ErrorCode::Superseded, message));
+                }
+                message = socket.recv() => {
+                    heard = Instant::now();
+                    pinged = false;
+                    match message {
+                        Some(Ok(message)) => match self.answer(message, socket, state).await {
+                            Ok(()) => {}
+                            Err(ending) => return ending,
+                        },
+                        Some(Err(error)) => return read_error(&error),
+                        None => return None,
+                    }
+                }
+                delivery = self.subscription.next() => {
+                    if let Err(ending) = self.deliver(delivery, socket).await {
+                        return ending;
+                    }
+                }
+                () = sleep_until(quiet.min(expires)) => {
+                    if self.identity.remaining().is_zero() {
+                        return Some(Ending::new(ErrorCode::Unauthorized, "the token has expired"));
+                    }
+                    if heard.elapsed() >= SILENCE {
+                        return Some(Ending::new(ErrorCode::Timeout, "nothing was heard for too long"));
+                    }
+                    if !pinged && heard.elapsed() >= PING_AFTER {
+                        pinged = true;
+                        write(socket, [Message::Ping(Bytes::new())]).await.err().map_or(Ok(()), |Gone| Err(())).ok()?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends what there is, with one flush.
+    async fn deliver(
+        &mut self,
+        first: Delivery,
+        socket: &mut WebSocket,
+    ) -> Result<(), Option<Ending>> {
+        let mut next = Some(first);
+        while let Some(delivery) = next {
+            match delivery {
+                Delivery::Frame(frame) => {
+                    let fed = timeout(WRITE_TIMEOUT, socket.feed(text(frame))).await;
+                    if !matches!(fed, Ok(Ok(()))) {
+                        return Err(None);
+                    }
+                }
+                Delivery::Closed(code, message) => return Err(Some(Ending { code, message })),
+            }
+            next = self.subscription.try_next();
+        }
+        write(socket, []).await.map_err(|Gone| None)
+    }
+
+    async fn answer(
+        &mut self,
+        message: Message,
+        socket: &mut WebSocket,
+        state: &Arc<State>,
+    ) -> Result<(), Option<Ending>> {
+        let bad = |message: &str| Some(Ending::new(ErrorCode::BadRequest, message));
+        let text_of = match message {
+            Message::Text(text) => text,
+            Message::Binary(_) => return Err(bad("messages are text frames, not binary ones")),
+            Message::Close(_) => return Err(None),
+            Message::Ping(_) | Message::Pong(_) => return Ok(()),
+        };
+        let reply = match ClientMessage::parse(&text_of).map_err(|error| bad(&error.0))? {
+            ClientMessage::Ping => pong_frame(),
+            ClientMessage::Connect(_) => return Err(bad("`connect` is said once")),
+            ClientMessage::Auth { token } => {
+                let identity = state.auth.check(&token).await.map_err(|e| Some(Ending::from(e)))?;
+                if identity.user_id != self.identity.user_id {
+                    let message = "`auth` must bring a token of the same user";
+                    return Err(Some(Ending::new(ErrorCode::Unauthorized, message)));
+                }
+                let plan = state.hub.plan();
+                let resolve =
+                    |identity: &Identity| plan.resolve_claims(&identity.user_id, &identity.claims);
+                if resolve(&identity) != resolve(&self.identity) {
+                    // Other claims see other rows, and a new replica begins with `connected`.
+                    let message = "the token's claims are others: connect again";
+                    return Err(Some(Ending::new(ErrorCode::Restarting, message)));
+                }
+                self.identity = identity;
+                return Ok(());
+            }
+            ClientMessage::Mutate(mutation) => reject_frame(
+                mutation.id,
+                RejectCode::UnknownError.as_str(),
+                "this server does not take mutations yet",
+            ),
+        };
+        write(socket, [text(reply)]).await.map_err(|Gone| None)
+    }
+}
