@@ -7,6 +7,7 @@ mod calendar;
 mod numeric;
 
 use std::cmp::Ordering;
+use std::str::FromStr;
 
 use thiserror::Error;
 
@@ -154,7 +155,7 @@ pub enum Value {
     /// Text, enum labels, `char(n)` without trailing blanks.
     Text(Box<str>),
     /// `uuid`.
-    Uuid(Box<[u8; 16]>),
+    Uuid([u8; 16]),
     /// `bytea`.
     Bytea(Box<[u8]>),
     /// `timestamptz`, `timestamp`, `date` and `time`: microseconds (days for `date`).
@@ -176,10 +177,13 @@ impl InvalidValue {
 }
 
 impl Value {
-    /// Reads what Postgres prints for a value of `kind` (ISO dates, UTC, hexadecimal `bytea`).
+    /// Reads what Postgres prints for a value of `kind` (ISO dates, UTC, hexadecimal `bytea`), and
+    /// dates and times as ISO 8601 has them. What is read can be handed to Postgres again: claims go
+    /// into loads that many users share, and one that Postgres refuses would fail them all.
     ///
     /// # Errors
-    /// When the text is not such a value, or rules cannot compare the type.
+    /// When the text is not such a value, is out of the type's range, or rules cannot compare the
+    /// type.
     pub fn parse(kind: &ColumnType, text: &str) -> Result<Value, InvalidValue> {
         let read = || {
             Some(match kind {
@@ -190,12 +194,16 @@ impl Value {
                 },
                 ColumnType::Int => Value::Int(text.parse().ok()?),
                 // A `float4` is compared with a `float8` as what it is exactly, not as it is printed.
-                ColumnType::Float4 => Value::float(f64::from(parse_float(text)? as f32)),
-                ColumnType::Float8 => Value::float(parse_float(text)?),
+                ColumnType::Float4 => Value::float(f64::from(parse_float::<f32>(text)?)),
+                ColumnType::Float8 => Value::float(parse_float::<f64>(text)?),
                 ColumnType::Numeric => Value::Numeric(Box::new(Numeric::parse(text)?)),
+                // No text of Postgres' holds NUL.
+                ColumnType::Text | ColumnType::Enum | ColumnType::Char if text.contains('\0') => {
+                    return None;
+                }
                 ColumnType::Text | ColumnType::Enum => Value::Text(text.into()),
                 ColumnType::Char => Value::Text(text.trim_end_matches(' ').into()),
-                ColumnType::Uuid => Value::Uuid(Box::new(parse_uuid(text)?)),
+                ColumnType::Uuid => Value::Uuid(parse_uuid(text)?),
                 ColumnType::Bytea => Value::Bytea(decode_hex(text.strip_prefix("\\x")?)?.into()),
                 ColumnType::TimestampTz => Value::Time(parse_timestamp(text, true)?),
                 ColumnType::Timestamp => Value::Time(parse_timestamp(text, false)?),
@@ -207,23 +215,26 @@ impl Value {
         read().ok_or_else(|| InvalidValue::new(text))
     }
 
-    /// A claim as a value of `kind`; null if it does not fit.
+    /// A claim as a value of `kind`; null if it does not fit. As text a claim is what `->>` makes of
+    /// JSON, so that only a claim that is not there, or is JSON's null, is null. Of a type that rules
+    /// cannot compare a claim is `true`, if it is there.
     pub fn from_claim(kind: &ColumnType, claim: &serde_json::Value) -> Value {
+        use serde_json::Value as Json;
+        if claim.is_null() {
+            return Value::Null;
+        }
         let parsed = match (claim, kind) {
-            (serde_json::Value::Bool(value), ColumnType::Bool) => return Value::Bool(*value),
-            (serde_json::Value::String(text), ColumnType::Bool) => {
+            _ if kind.family().is_none() => return Value::Bool(true),
+            (Json::Bool(value), ColumnType::Bool) => return Value::Bool(*value),
+            (Json::String(text), ColumnType::Bool) => {
                 // Postgres takes more spellings, but a token is not a person typing.
                 matches!(text.as_str(), "true" | "false").then(|| Value::Bool(text == "true"))
             }
-            (serde_json::Value::String(text), _) => Value::parse(kind, text).ok(),
+            (Json::String(text), _) => Value::parse(kind, text).ok(),
+            (_, ColumnType::Text | ColumnType::Char) => Value::parse(kind, &claim.to_string()).ok(),
             (
-                serde_json::Value::Number(number),
-                ColumnType::Int
-                | ColumnType::Float4
-                | ColumnType::Float8
-                | ColumnType::Numeric
-                | ColumnType::Text
-                | ColumnType::Char,
+                Json::Number(number),
+                ColumnType::Int | ColumnType::Float4 | ColumnType::Float8 | ColumnType::Numeric,
             ) => Value::parse(kind, &number.to_string()).ok(),
             _ => None,
         };
@@ -289,25 +300,33 @@ impl Value {
     }
 }
 
-fn parse_float(text: &str) -> Option<f64> {
-    match text {
-        "NaN" => Some(f64::NAN),
-        "Infinity" => Some(f64::INFINITY),
-        "-Infinity" => Some(f64::NEG_INFINITY),
-        _ => text.parse().ok().filter(|number: &f64| number.is_finite()),
-    }
+/// Finite numbers, and the three others by the names that Postgres prints.
+fn parse_float<T: FromStr + Into<f64> + Copy>(text: &str) -> Option<T> {
+    let named = matches!(text, "NaN" | "Infinity" | "-Infinity");
+    let number: T = text.parse().ok()?;
+    (named || number.into().is_finite()).then_some(number)
 }
 
+/// 32 hexadecimal digits, with hyphens anywhere.
 fn parse_uuid(text: &str) -> Option<[u8; 16]> {
-    let digits: String = text.chars().filter(|c| *c != '-').collect();
-    decode_hex(&digits)?.try_into().ok()
+    let mut bytes = [0; 16];
+    let mut count = 0;
+    for digit in text.bytes().filter(|byte| *byte != b'-') {
+        let byte = bytes.get_mut(count / 2)?;
+        *byte = *byte << 4 | hex_digit(digit)?;
+        count += 1;
+    }
+    (count == 32).then_some(bytes)
+}
+
+fn hex_digit(byte: u8) -> Option<u8> {
+    char::from(byte).to_digit(16).map(|digit| digit as u8)
 }
 
 /// `None` if the text is not an even number of hexadecimal digits.
 pub(crate) fn decode_hex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| (byte as char).to_digit(16).map(|digit| digit as u8);
     let pairs = text.as_bytes().chunks(2);
-    pairs.map(|pair| Some(digit(pair[0])? << 4 | digit(*pair.get(1)?)?)).collect()
+    pairs.map(|pair| Some(hex_digit(pair[0])? << 4 | hex_digit(*pair.get(1)?)?)).collect()
 }
 
 fn encode_hex(bytes: &[u8]) -> String {
@@ -369,7 +388,61 @@ mod tests {
         assert_eq!(claim(ColumnType::Int, "42".into()), Value::Int(42));
         assert_eq!(claim(ColumnType::Int, "42; drop".into()), Value::Null);
         assert_eq!(claim(ColumnType::Int, serde_json::json!([42])), Value::Null);
-        assert_eq!(claim(ColumnType::Text, true.into()), Value::Null);
+        assert_eq!(claim(ColumnType::Uuid, true.into()), Value::Null);
+    }
+
+    #[test]
+    fn a_claim_that_is_there_is_not_null_as_text() {
+        let text = |json: serde_json::Value| Value::from_claim(&ColumnType::Text, &json);
+        assert_eq!(text(true.into()), Value::Text("true".into()));
+        assert_eq!(text(serde_json::json!(["a"])), Value::Text(r#"["a"]"#.into()));
+        assert_eq!(text(serde_json::Value::Null), Value::Null);
+        let there = Value::from_claim(&ColumnType::Json, &serde_json::json!("\0"));
+        assert_eq!(there, Value::Bool(true));
+    }
+
+    #[test]
+    fn what_postgres_would_refuse_is_refused() {
+        let refused = [
+            (ColumnType::Text, "a\0b"),
+            (ColumnType::Enum, "\0"),
+            (ColumnType::Int, "9223372036854775808"),
+            (ColumnType::Float4, "1e39"),
+            (ColumnType::Float8, "inf"),
+            (ColumnType::Numeric, "1e131072"),
+            (ColumnType::Numeric, "1e-16384"),
+            (ColumnType::Numeric, "1e2147483647"),
+            (ColumnType::TimestampTz, "294277-01-01 00:00:00+00"),
+            (ColumnType::TimestampTz, "4714-11-23 23:59:59.999999+00 BC"),
+            (ColumnType::TimestampTz, "2024-01-01 00:00:00+99"),
+            (ColumnType::Date, "5874898-01-01"),
+            (ColumnType::Date, "4714-11-23 BC"),
+            (ColumnType::Date, "2023-02-29"),
+            (ColumnType::Time, "24:00:00.000001"),
+        ];
+        for (kind, text) in refused {
+            assert!(Value::parse(&kind, text).is_err(), "{kind:?} {text:?}");
+        }
+    }
+
+    #[test]
+    fn the_ends_of_the_calendar_are_read_and_written() {
+        let ends = [
+            (ColumnType::TimestampTz, "294276-12-31 23:59:59.999999+00"),
+            (ColumnType::TimestampTz, "4714-11-24 00:00:00.000000+00 BC"),
+            (ColumnType::Timestamp, "294276-12-31 23:59:59.999999"),
+            (ColumnType::Date, "5874897-12-31"),
+            (ColumnType::Date, "4714-11-24 BC"),
+        ];
+        for (kind, text) in ends {
+            let value = Value::parse(&kind, text).unwrap();
+            assert_eq!(value.to_text(&kind).as_deref(), Some(text));
+        }
+    }
+
+    #[test]
+    fn a_value_is_small() {
+        assert!(size_of::<Value>() <= 24);
     }
 
     proptest::proptest! {

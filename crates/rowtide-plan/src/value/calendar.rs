@@ -4,11 +4,20 @@
 
 use super::ColumnType;
 
-/// Microseconds or days since 1970, or one of the infinities at the ends of the range.
+/// Microseconds or days since 2000, as Postgres counts them: its range fits from there, and not from
+/// 1970. The ends of the range are the infinities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Instant(i64);
 
 const US_PER_DAY: i64 = 86_400_000_000;
+/// From 1970 to 2000.
+const EPOCH_DAYS: i64 = 10_957;
+/// 4714-11-24 BC, in days since 2000: where Postgres' calendar begins.
+const FIRST_DAY: i64 = -2_451_545;
+/// 5874897-12-31, the last `date`.
+const LAST_DAY: i64 = 2_145_031_948;
+/// 294276-12-31, the last day of a timestamp.
+const LAST_TIMESTAMP_DAY: i64 = 106_751_982;
 
 impl Instant {
     const MINUS_INFINITY: Instant = Instant(i64::MIN);
@@ -26,7 +35,7 @@ impl Instant {
             format!("{hour:02}:{minute:02}:{second:02}.{us:06}")
         };
         let date_of = |days: i64| {
-            let (year, month, day) = civil_from_days(days);
+            let (year, month, day) = civil_from_days(days + EPOCH_DAYS);
             let (year, era) = if year > 0 { (year, "") } else { (1 - year, " BC") };
             (format!("{year:04}-{month:02}-{day:02}"), era)
         };
@@ -73,7 +82,7 @@ pub(crate) fn split_date(text: &str) -> Option<Civil<'_>> {
     };
     let end = after.bytes().take_while(u8::is_ascii_digit).count();
     let (day, rest) = after.split_at(end);
-    if !digits(year, 6) || !digits(month, 2) || !digits(day, 2) {
+    if !digits(year, 7) || !digits(month, 2) || !digits(day, 2) {
         return None;
     }
     let year: i64 = year.parse::<i64>().ok()? * sign;
@@ -85,7 +94,7 @@ fn days_of(civil: &Civil<'_>) -> Option<i64> {
     let (month, day): (i64, i64) = (civil.month.parse().ok()?, civil.day.parse().ok()?);
     let days = days_from_civil(civil.year, month, day);
     // A day that the month does not have is not read back as itself.
-    (civil_from_days(days) == (civil.year, month, day)).then_some(days)
+    (civil_from_days(days) == (civil.year, month, day)).then_some(days - EPOCH_DAYS)
 }
 
 fn infinity(text: &str) -> Option<Instant> {
@@ -101,7 +110,8 @@ pub(crate) fn parse_date(text: &str) -> Option<Instant> {
         return Some(instant);
     }
     let civil = split_date(text)?;
-    if civil.rest.is_empty() { days_of(&civil).map(Instant) } else { None }
+    let days = days_of(&civil).filter(|days| (FIRST_DAY..=LAST_DAY).contains(days))?;
+    civil.rest.is_empty().then_some(Instant(days))
 }
 
 /// `hh:mm:ss`, with up to six digits of a fraction, and what follows.
@@ -152,10 +162,11 @@ pub(crate) fn parse_timestamp(text: &str, with_zone: bool) -> Option<Instant> {
         (false, _) => return None,
     };
     let us = days.checked_mul(US_PER_DAY)?.checked_add(of_day)?.checked_sub(offset)?;
-    Some(Instant(us))
+    let range = FIRST_DAY * US_PER_DAY..(LAST_TIMESTAMP_DAY + 1) * US_PER_DAY;
+    range.contains(&us).then_some(Instant(us))
 }
 
-/// `+hh`, `+hh:mm`, `+hh:mm:ss`, in microseconds.
+/// `+hh`, `+hh:mm`, `+hh:mm:ss`, less than 16 hours as in Postgres, in microseconds.
 fn parse_offset(zone: &str) -> Option<i64> {
     let (sign, rest) = match zone.as_bytes().first()? {
         b'+' => (1, &zone[1..]),
@@ -169,6 +180,9 @@ fn parse_offset(zone: &str) -> Option<i64> {
     let hours = parts.next()??;
     let minutes = parts.next().unwrap_or(Some(0))?;
     let seconds = parts.next().unwrap_or(Some(0))?;
+    if hours > 15 || minutes > 59 || seconds > 59 {
+        return None;
+    }
     Some(sign * ((hours * 60 + minutes) * 60 + seconds) * 1_000_000)
 }
 

@@ -14,6 +14,11 @@ pub struct Numeric {
     digits: Box<[u8]>,
 }
 
+/// The most digits that Postgres stores before the point.
+const MOST_WHOLE_DIGITS: i64 = 131_072;
+/// The most digits that it stores after the point.
+const MOST_FRACTION_DIGITS: i64 = 16_383;
+
 impl Numeric {
     pub(super) fn parse(text: &str) -> Option<Numeric> {
         let special = |class| Numeric { class, exponent: 0, digits: Box::default() };
@@ -45,11 +50,12 @@ impl Numeric {
             return Some(special(0));
         };
         let last = digits.iter().rposition(|digit| *digit != 0)?;
-        Some(Numeric {
-            class: if negative { -1 } else { 1 },
-            exponent: whole.len() as i64 - first as i64 + i64::from(power),
-            digits: digits[first..=last].into(),
-        })
+        let exponent = whole.len() as i64 - first as i64 + i64::from(power);
+        let digits = &digits[first..=last];
+        if exponent > MOST_WHOLE_DIGITS || digits.len() as i64 - exponent > MOST_FRACTION_DIGITS {
+            return None;
+        }
+        Some(Numeric { class: if negative { -1 } else { 1 }, exponent, digits: digits.into() })
     }
 }
 
