@@ -2,6 +2,8 @@
 //! `TimeZone = UTC`, `DateStyle = ISO`, `IntervalStyle = postgres`, `bytea_output = hex`; loads are
 //! written so that they get the very same text. Nothing is parsed further than its JSON needs.
 
+use std::io::Write;
+
 use thiserror::Error;
 
 use crate::value::{ColumnType, decode_hex, split_date};
@@ -28,7 +30,8 @@ pub(crate) fn push_value(
         }),
         ColumnType::Int => {
             let digits = text.strip_prefix('-').unwrap_or(text);
-            if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            let padded = digits.len() > 1 && digits.starts_with('0');
+            if digits.is_empty() || padded || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
                 return Err(UnexpectedText);
             }
             into.extend_from_slice(text.as_bytes());
@@ -106,18 +109,31 @@ fn push_date(into: &mut Vec<u8>, kind: &ColumnType, text: &str) -> Result<(), Un
         ColumnType::TimestampTz => (civil.rest.strip_suffix("+00").ok_or(UnexpectedText)?, "Z"),
         _ => (civil.rest, ""),
     };
-    let plain = time.bytes().all(|byte| byte.is_ascii_digit() || b" :.".contains(&byte));
-    if !plain {
+    let time = match time.strip_prefix(' ') {
+        Some(time) => time,
+        None if time.is_empty() => "",
+        None => return Err(UnexpectedText),
+    };
+    if !time.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b':' | b'.')) {
         return Err(UnexpectedText);
     }
-    let year = match civil.year {
-        year @ 1..=9999 => format!("{year:04}"),
-        year => format!("{year:+07}"),
+    into.push(b'"');
+    let written = match civil.year {
+        year @ 1..=9999 => write!(into, "{year:04}"),
+        year => write!(into, "{year:+07}"),
     };
-    let time = time.replacen(' ', "T", 1);
-    push_plain(into, &format!("{year}-{}-{}{time}{zone}", civil.month, civil.day));
+    written.expect("writing to memory does not fail");
+    for part in ["-", civil.month, "-", civil.day, if time.is_empty() { "" } else { "T" }] {
+        into.extend_from_slice(part.as_bytes());
+    }
+    into.extend_from_slice(time.as_bytes());
+    into.extend_from_slice(zone.as_bytes());
+    into.push(b'"');
     Ok(())
 }
+
+/// What Postgres allows.
+const MAX_DIMENSIONS: usize = 6;
 
 /// `{1,NULL,"a,b"}`, `{{1,2},{3,4}}`, `[0:1]={1,2}`: bounds are left out.
 fn push_array(into: &mut Vec<u8>, element: &ColumnType, text: &str) -> Result<(), UnexpectedText> {
@@ -133,10 +149,7 @@ fn push_array(into: &mut Vec<u8>, element: &ColumnType, text: &str) -> Result<()
             '{' => {
                 depth += 1;
                 into.push(b'[');
-                if chars.peek().is_some_and(|(_, next)| *next == '}') {
-                    continue;
-                }
-                if depth > 6 {
+                if depth > MAX_DIMENSIONS {
                     return Err(UnexpectedText);
                 }
                 continue;
@@ -179,6 +192,10 @@ fn push_array(into: &mut Vec<u8>, element: &ColumnType, text: &str) -> Result<()
         match chars.peek() {
             Some((_, ',')) => {
                 chars.next();
+                // Nothing may end right after a comma.
+                if chars.peek().is_none_or(|(_, next)| matches!(next, ',' | '}')) {
+                    return Err(UnexpectedText);
+                }
                 into.push(b',');
             }
             Some((_, '}')) => {}
@@ -202,10 +219,13 @@ mod tests {
     fn every_type_has_its_json() {
         check(ColumnType::Bool, "t", "true");
         check(ColumnType::Int, "-9223372036854775808", "-9223372036854775808");
+        check(ColumnType::Int, "4294967295", "4294967295");
         check(ColumnType::Float8, "1e+20", "1e+20");
         check(ColumnType::Float8, "-Infinity", r#""-Infinity""#);
         check(ColumnType::Numeric, "12345678901234567890.10", r#""12345678901234567890.10""#);
         check(ColumnType::Json, r#"{"a" : [1, null]}"#, r#"{"a" : [1, null]}"#);
+        let deep = format!("{}1{}", "[".repeat(4_000), "]".repeat(4_000));
+        check(ColumnType::Json, &deep, &deep);
         check(ColumnType::Bytea, "\\x", r#""""#);
         check(ColumnType::Bytea, "\\x00", r#""AA==""#);
         check(ColumnType::Bytea, "\\x0001", r#""AAE=""#);
@@ -213,6 +233,7 @@ mod tests {
         check(ColumnType::TimestampTz, "2024-02-29 12:34:56.7+00", r#""2024-02-29T12:34:56.7Z""#);
         check(ColumnType::Timestamp, "0044-03-15 00:00:00 BC", r#""-000043-03-15T00:00:00""#);
         check(ColumnType::Date, "12024-01-01", r#""+012024-01-01""#);
+        check(ColumnType::Date, "5874897-12-31", r#""+5874897-12-31""#);
         check(ColumnType::Date, "infinity", r#""infinity""#);
         check(ColumnType::Time, "24:00:00", r#""24:00:00""#);
         check(ColumnType::Other, "1 day \"x\"\n", r#""1 day \"x\"\n""#);
@@ -238,9 +259,39 @@ mod tests {
         );
     }
 
+    #[test]
+    fn text_that_is_not_of_the_type_is_refused() {
+        let array = |kind| ColumnType::Array(Box::new(kind));
+        let refused = [
+            (ColumnType::Bool, "yes"),
+            (ColumnType::Int, "01"),
+            (ColumnType::Int, ""),
+            (ColumnType::Float8, "1e999"),
+            (ColumnType::Json, "{}}, {"),
+            (ColumnType::Bytea, "\\x0"),
+            (ColumnType::Bytea, "abc"),
+            (ColumnType::TimestampTz, "2024-01-01 00:00:00+01"),
+            (ColumnType::Date, "2024-01-01\""),
+            (ColumnType::Timestamp, "2024-01-01 00:00\":00"),
+            (array(ColumnType::Int), "{1,}"),
+            (array(ColumnType::Int), "{1,,2}"),
+            (array(ColumnType::Int), "{1}}"),
+            (array(ColumnType::Int), "{{1}"),
+            (array(ColumnType::Int), "{{{{{{{1}}}}}}}"),
+            (array(ColumnType::Text), "{\"a"),
+            (array(ColumnType::Text), ""),
+        ];
+        for (kind, text) in refused {
+            let answer = push_value(&mut Vec::new(), &kind, text);
+            assert_eq!(answer, Err(UnexpectedText), "{kind:?} {text:?}");
+        }
+    }
+
     proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(4_000))]
+
         #[test]
-        fn whatever_is_accepted_is_json(text in "[{}\\[\\]\",\\\\a1:=N +.-]{0,24}", kind in 0usize..9) {
+        fn whatever_is_accepted_is_json(text in "[{}\\[\\]\",\\\\a01:=N +.-]{0,24}", kind in 0usize..9) {
             use ColumnType::*;
             let kinds = [
                 Bool, Int, Float8, Json, Bytea, TimestampTz, Date, Array(Box::new(Int)),

@@ -2,9 +2,10 @@
 //! function prints, because that is what the stream sends, and both must become the same JSON. Names
 //! come from the catalog and literals are quoted; nothing of a client's is ever part of it.
 
+use crate::catalog::CatalogColumn;
 use crate::filter::{Operand, Predicate};
 use crate::plan::{BranchId, Plan, Table};
-use crate::value::{ColumnType, Value};
+use crate::value::{ColumnType, Family, Value};
 
 /// An identifier in double quotes.
 pub fn quote_identifier(name: &str) -> String {
@@ -31,27 +32,11 @@ pub fn quote_table(schema: &str, name: &str) -> String {
 pub fn load_sql(plan: &Plan, branch: BranchId) -> String {
     let branch = plan.branch(branch);
     let table = plan.table(branch.table);
-    let columns: Vec<String> = table
-        .catalog
-        .columns
-        .iter()
-        .map(|column| {
-            let name = quote_identifier(&column.name);
-            if cast_prints_the_same(&column.kind) {
-                format!("{name}::text")
-            } else {
-                // `concat` calls the output function; a cast to text may not (`bool`, `inet`).
-                format!("CASE WHEN {name} IS NOT NULL THEN concat({name}) END")
-            }
-        })
-        .collect();
+    let columns: Vec<String> = table.catalog.columns.iter().map(text_of).collect();
     let from = quote_table(&table.catalog.schema, &table.catalog.name);
     let mut conditions = Vec::new();
     if let Some(anchor) = branch.anchor {
-        let column = &table.catalog.columns[anchor];
-        let name = quote_identifier(&column.name);
-        let element = anchor_type(column);
-        conditions.push(format!("{name} = ANY($1::text[]::{element}[])"));
+        conditions.push(anchor_condition(&table.catalog.columns[anchor]));
     }
     if branch.filter.0 != Predicate::Literal(Some(true)) {
         conditions.push(predicate_sql(table, &branch.filter.0));
@@ -63,39 +48,91 @@ pub fn load_sql(plan: &Plan, branch: BranchId) -> String {
     format!("SELECT {}\nFROM {from}{condition}", columns.join(", "))
 }
 
-/// The type that anchor values are cast to: the column's, without a length that would cut them.
-fn anchor_type(column: &crate::catalog::CatalogColumn) -> &str {
-    match column.kind {
-        ColumnType::Text => "text",
-        ColumnType::Char => "bpchar",
-        ColumnType::Numeric => "numeric",
-        _ => &column.type_name,
+/// What the output function of the column's type prints.
+fn text_of(column: &CatalogColumn) -> String {
+    let name = quote_identifier(&column.name);
+    if cast_prints_the_same(&column.kind) {
+        format!("{name}::text")
+    } else {
+        // `concat` calls the output function, but makes an empty text of null. `IS NULL` would ask a
+        // composite value whether its fields are null.
+        format!("CASE WHEN num_nulls({name}) = 0 THEN concat({name}) END")
     }
 }
 
+/// A cast to text is the output function, except for `bool`, `char(n)`, `inet`, and types that the
+/// application has defined with casts of its own.
 fn cast_prints_the_same(kind: &ColumnType) -> bool {
     match kind {
-        ColumnType::Bool | ColumnType::Char | ColumnType::Other => false,
-        ColumnType::Array(element) => !matches!(**element, ColumnType::Other),
+        ColumnType::Bool | ColumnType::Char | ColumnType::Enum | ColumnType::Other => false,
+        ColumnType::Array(element) => !matches!(**element, ColumnType::Enum | ColumnType::Other),
         _ => true,
     }
 }
 
-/// A row filter as SQL over the table's columns.
+fn anchor_condition(column: &CatalogColumn) -> String {
+    let (name, element) = (compared(column), literal_type(column));
+    if column.kind == ColumnType::Enum {
+        // A claim need not be one of the labels, and then must not fail the load of all others.
+        return format!(
+            "{name} = ANY(ARRAY(SELECT label FROM unnest(enum_range(NULL::{element})) AS label \
+             WHERE label::text = ANY($1)))"
+        );
+    }
+    format!("{name} = ANY($1::text[]::{element}[])")
+}
+
+/// The type of values that a column is compared with: the widest of its kind, so that none is out of
+/// range, is cut or rounded, or is refused by a domain, and the same index serves.
+fn literal_type(column: &CatalogColumn) -> &str {
+    match column.kind {
+        ColumnType::Bool => "bool",
+        ColumnType::Int => "int8",
+        ColumnType::Float4 => "float4",
+        ColumnType::Float8 => "float8",
+        ColumnType::Numeric => "numeric",
+        ColumnType::Text => "text",
+        ColumnType::Char => "bpchar",
+        ColumnType::Uuid => "uuid",
+        ColumnType::Bytea => "bytea",
+        ColumnType::TimestampTz => "timestamptz",
+        ColumnType::Timestamp => "timestamp",
+        ColumnType::Date => "date",
+        ColumnType::Time => "time",
+        ColumnType::Enum | ColumnType::Json | ColumnType::Array(_) | ColumnType::Other => {
+            &column.type_name
+        }
+    }
+}
+
+/// A column as it stands in a comparison.
+fn compared(column: &CatalogColumn) -> String {
+    let name = quote_identifier(&column.name);
+    // Beside an `oid` Postgres would make an `oid` of a number, and refuse one that is negative.
+    if column.kind == ColumnType::Int && column.type_name == "oid" {
+        format!("{name}::int8")
+    } else {
+        name
+    }
+}
+
+/// A row filter as SQL over the table's columns; its answer for every row is that of
+/// [`Predicate::judge`].
 pub fn predicate_sql(table: &Table, predicate: &Predicate) -> String {
-    let column = |index: usize| &table.catalog.columns[index];
-    let joined = |parts: &[Predicate], word: &str| {
+    let column = |operand: &Operand| match operand {
+        Operand::Column(index) => Some(&table.catalog.columns[*index]),
+        _ => None,
+    };
+    let joined = |parts: &[Predicate], word: &str, of_none: &str| {
+        if parts.is_empty() {
+            return of_none.to_owned();
+        }
         let parts: Vec<String> = parts.iter().map(|part| predicate_sql(table, part)).collect();
         format!("({})", parts.join(word))
     };
     // A literal takes the type of the column that it is compared with.
-    let type_of = |operand: &Operand| match operand {
-        Operand::Column(index) => Some(column(*index)),
-        _ => None,
-    };
-    let operand = |operand: &Operand, beside: Option<&crate::catalog::CatalogColumn>| match operand
-    {
-        Operand::Column(index) => quote_identifier(&column(*index).name),
+    let operand = |operand: &Operand, beside: Option<&CatalogColumn>| match operand {
+        Operand::Column(index) => compared(&table.catalog.columns[*index]),
         Operand::Literal(value) => literal(value, beside),
         Operand::Claim(_) => unreachable!("a row filter holds no claims"),
     };
@@ -103,28 +140,66 @@ pub fn predicate_sql(table: &Table, predicate: &Predicate) -> String {
         Predicate::Literal(None) => "NULL::bool".to_owned(),
         Predicate::Literal(Some(answer)) => answer.to_string(),
         Predicate::Bare(inner) => operand(inner, None),
-        Predicate::IsNull(inner) => format!("{} IS NULL", operand(inner, None)),
+        Predicate::IsNull(inner) => match column(inner) {
+            // The value itself, and not the fields of a composite one.
+            Some(column) if column.kind == ColumnType::Other => {
+                format!("num_nulls({}) = 1", quote_identifier(&column.name))
+            }
+            _ => format!("{} IS NULL", operand(inner, None)),
+        },
         Predicate::Not(inner) => format!("NOT ({})", predicate_sql(table, inner)),
-        Predicate::And(parts) => joined(parts, " AND "),
-        Predicate::Or(parts) => joined(parts, " OR "),
+        Predicate::And(parts) => joined(parts, " AND ", "true"),
+        Predicate::Or(parts) => joined(parts, " OR ", "false"),
         Predicate::Compare(comparison, left, right) => {
-            let beside = type_of(left).or_else(|| type_of(right));
-            let (left, right) = (operand(left, beside), operand(right, beside));
-            format!("{left} {} {right}", comparison.sql())
+            let sides = match (column(left), column(right)) {
+                // Between `varchar` and `char(n)` Postgres would not count trailing blanks, between
+                // `text` and `char(n)` it does.
+                (Some(a), Some(b)) if a.kind != b.kind && a.kind.family() == Some(Family::Text) => {
+                    [a, b].map(|column| format!("{}::text", quote_identifier(&column.name)))
+                }
+                (a, b) => {
+                    let beside = a.or(b);
+                    [operand(left, beside), operand(right, beside)]
+                }
+            };
+            sides.join(&format!(" {} ", comparison.sql()))
         }
         Predicate::In(inner, values) => {
-            let beside = type_of(inner);
+            let beside = column(inner);
             let values: Vec<String> = values.iter().map(|value| literal(value, beside)).collect();
             format!("{} IN ({})", operand(inner, None), values.join(", "))
         }
     }
 }
 
-fn literal(value: &Value, beside: Option<&crate::catalog::CatalogColumn>) -> String {
+/// A literal for people, without its type.
+pub(crate) fn literal_sql(value: &Value) -> String {
+    match value {
+        Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Numeric(_) => {
+            value.to_text(&ColumnType::Text).unwrap_or_default()
+        }
+        other => literal(other, None),
+    }
+}
+
+fn literal(value: &Value, beside: Option<&CatalogColumn>) -> String {
     let kind = beside.map_or(ColumnType::Text, |column| column.kind.clone());
     match (value.to_text(&kind), beside) {
         (None, _) => "NULL".to_owned(),
-        (Some(text), Some(column)) => format!("{}::{}", quote_literal(&text), anchor_type(column)),
+        (Some(text), Some(column)) => format!("{}::{}", quote_literal(&text), literal_type(column)),
         (Some(text), None) => quote_literal(&text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_literals_cannot_end_their_quotes() {
+        assert_eq!(quote_identifier(r#"a"b"#), r#""a""b""#);
+        assert_eq!(quote_table("public", "user"), r#""public"."user""#);
+        assert_eq!(quote_literal("it's"), "'it''s'");
+        assert_eq!(quote_literal(r"\' OR true --"), r" E'\\'' OR true --'");
     }
 }
