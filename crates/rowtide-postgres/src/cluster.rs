@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio_postgres::Client;
 
-use crate::connect::{ConnectError, ConnectOptions, connect};
+use crate::connect::{ConnectError, ConnectOptions, connect, reason};
 
 /// How long the server may take to start or stop.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -79,6 +79,18 @@ pub enum ClusterError {
         said: String,
         /// What may help.
         hint: &'static str,
+    },
+    /// The server does not let us in.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// A database could not be made.
+    #[error("cannot create database `{name}`: {}", reason(source))]
+    Database {
+        /// Its name.
+        name: String,
+        /// What Postgres said.
+        #[source]
+        source: tokio_postgres::Error,
     },
     /// The server did not become ready.
     #[error(
@@ -321,13 +333,13 @@ impl Cluster {
         connect(&options, "dev").await
     }
 
-    /// Creates a database if it is not there. The name must be a plain identifier.
+    /// Creates a database if it is not there.
     ///
     /// # Errors
     /// When the server refuses.
-    pub async fn create_database(&self, name: &str) -> Result<(), ConnectError> {
+    pub async fn create_database(&self, name: &str) -> Result<(), ClusterError> {
         let client = self.connect("postgres").await?;
-        let fail = |source| ConnectError { target: format!("database `{name}`"), source };
+        let fail = |source| ClusterError::Database { name: name.to_owned(), source };
         let sql = "SELECT 1 FROM pg_database WHERE datname = $1";
         if client.query_opt(sql, &[&name]).await.map_err(fail)?.is_none() {
             let quoted = rowtide_plan::sql::quote_identifier(name);
@@ -360,6 +372,10 @@ impl Cluster {
         };
         // A fast stop waits for those who stream, and one that does not answer may keep it waiting.
         let stopped = stop("fast").or_else(|_| stop("immediate")).map(drop);
+        if !self.data.parent().is_some_and(|dir| self.socket.starts_with(dir)) {
+            // Left where everyone's temporary files are, it would be for good.
+            drop(fs::remove_dir(&self.socket));
+        }
         self.lock = None;
         stopped
     }
@@ -408,7 +424,13 @@ fn lock(dir: &Path) -> Result<File, ClusterError> {
 /// Makes a directory for the server alone.
 fn make_dir(path: &Path, owner: Option<User>) -> Result<(), ClusterError> {
     let make = || {
-        fs::create_dir_all(path)?;
+        match fs::create_dir(path) {
+            // In a directory for all, another may have put a link there.
+            Err(error)
+                if error.kind() == io::ErrorKind::AlreadyExists
+                    && fs::symlink_metadata(path)?.is_dir() => {}
+            made => made?,
+        }
         fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
         give(path, owner)
     };

@@ -9,13 +9,19 @@ use pgwire_replication::{ReplicationConfig, TlsConfig};
 use rowtide_protocol::Lsn;
 use thiserror::Error;
 use tokio_postgres::config::{Host, SslMode};
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::tls::{InvalidRoots, Trust};
 
 /// How long the other side may be silent before a connection is given up.
 const SILENCE: Duration = Duration::from_secs(30);
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(10);
+
+/// Settings that keep a session from holding up others: a lock that is not had in time is not waited
+/// for, and a transaction that does nothing is ended. What the URL sets comes after them.
+const LIMITS: &str = "-c lock_timeout=10s -c idle_in_transaction_session_timeout=60s";
 
 /// Settings of a session under which the text of every value has one form.
 pub(crate) const TEXT_SETTINGS: [(&str, &str); 6] = [
@@ -31,6 +37,7 @@ pub(crate) const TEXT_SETTINGS: [(&str, &str); 6] = [
 #[derive(Clone)]
 pub struct ConnectOptions {
     config: Config,
+    trust: Trust,
 }
 
 /// The URL cannot be used.
@@ -44,20 +51,38 @@ pub enum InvalidUrl {
     /// Something that is needed is not there.
     #[error("the database URL names no {0}")]
     Missing(&'static str),
+    /// A kind of TLS that is not supported.
+    #[error(
+        "sslmode=verify-ca is not supported; use verify-full (the certificate must be for the host's \
+         name), or require (any certificate)"
+    )]
+    VerifyCa,
     /// More than one host.
     #[error("the database URL names several hosts; name the primary alone")]
     SeveralHosts,
 }
 
-/// A connection could not be made.
+/// A connection could not be made. `target` names user, host and database; never the password.
 #[derive(Debug, Error)]
-#[error("cannot connect to {target}: {}", reason(source))]
-pub struct ConnectError {
-    /// User, host and database; never the password.
-    pub target: String,
-    /// What Postgres or the system said.
-    #[source]
-    pub source: tokio_postgres::Error,
+pub enum ConnectError {
+    /// The server could not be reached, or did not let us in.
+    #[error("cannot connect to {target}: {}", reason(source))]
+    Refused {
+        /// Whereto.
+        target: String,
+        /// What Postgres or the system said.
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    /// TLS cannot be set up.
+    #[error("cannot connect to {target}: {source}")]
+    Roots {
+        /// Whereto.
+        target: String,
+        /// What is wrong.
+        #[source]
+        source: InvalidRoots,
+    },
 }
 
 /// What an error of the driver's says, in Postgres' own words where there are some.
@@ -81,11 +106,17 @@ impl std::fmt::Debug for ConnectOptions {
 }
 
 impl ConnectOptions {
-    /// Reads `postgres://…` or `host=… user=…`.
+    /// Reads `postgres://user:password@host:port/database?…`, or `host=… user=… dbname=…`. A host
+    /// with a slash (`%2F` in a URL) is the directory of a socket.
+    ///
+    /// `sslmode` is `disable`, `prefer`, `require` or, in a URL, `verify-full`, for which
+    /// `sslrootcert` names a PEM file of authorities (without it, the publicly trusted ones are
+    /// believed). `options` sets what a session begins with, such as `-c statement_timeout=60s`.
     ///
     /// # Errors
     /// When it cannot be read, or names no user, host or database.
     pub fn parse(url: &str) -> Result<ConnectOptions, InvalidUrl> {
+        let (url, trust) = take_trust(url)?;
         let config: Config = url.parse().map_err(InvalidUrl::Unreadable)?;
         if config.get_user().is_none_or(str::is_empty) {
             return Err(InvalidUrl::Missing("user"));
@@ -95,7 +126,7 @@ impl ConnectOptions {
         }
         match config.get_hosts() {
             [] => Err(InvalidUrl::Missing("host")),
-            [_] => Ok(ConnectOptions { config }),
+            [_] => Ok(ConnectOptions { config, trust }),
             _ => Err(InvalidUrl::SeveralHosts),
         }
     }
@@ -134,8 +165,10 @@ impl ConnectOptions {
         let (user, database) = (self.user(), self.database());
         let password = self.config.get_password().unwrap_or_default();
         let password = String::from_utf8_lossy(password).into_owned();
-        let settings: Vec<String> =
-            TEXT_SETTINGS.iter().map(|(name, value)| format!("-c {name}={value}")).collect();
+        // Of two settings of one name the last one counts.
+        let theirs = self.config.get_options().map(str::to_owned);
+        let ours = TEXT_SETTINGS.iter().map(|(name, value)| format!("-c {name}={value}"));
+        let settings: Vec<String> = theirs.into_iter().chain(ours).collect();
         let base = match self.config.get_hosts().first() {
             Some(Host::Unix(path)) => {
                 let mut base = ReplicationConfig::unix(
@@ -154,9 +187,14 @@ impl ConnectOptions {
                 let mut base =
                     ReplicationConfig::new(host, user, password, database, slot, publication)
                         .with_port(self.port());
-                base.tls = match self.config.get_ssl_mode() {
-                    SslMode::Disable | SslMode::Prefer => TlsConfig::disabled(),
-                    _ => TlsConfig::verify_full(None),
+                base.tls = match (&self.trust, self.config.get_ssl_mode()) {
+                    (Trust::Host(roots), _) => TlsConfig::verify_full(roots.clone()),
+                    (Trust::Any, SslMode::Disable) => TlsConfig::disabled(),
+                    (Trust::Any, SslMode::Prefer) => TlsConfig {
+                        mode: pgwire_replication::SslMode::Prefer,
+                        ..TlsConfig::default()
+                    },
+                    (Trust::Any, _) => TlsConfig::require(),
                 };
                 base
             }
@@ -185,36 +223,61 @@ pub async fn connect(options: &ConnectOptions, role: &str) -> Result<Client, Con
         .keepalives(true)
         .keepalives_idle(SILENCE)
         .tcp_user_timeout(SILENCE);
-    let fail = |source| ConnectError { target: options.target(), source };
-    // Over a local socket, or where the URL does not insist, nothing is encrypted.
-    if matches!(config.get_ssl_mode(), SslMode::Disable | SslMode::Prefer) {
-        let (client, connection) = config.connect(NoTls).await.map_err(fail)?;
-        drive(role, connection);
-        return Ok(client);
-    }
-    // Installed already is as good.
-    drop(rustls::crypto::ring::default_provider().install_default());
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in rustls_native_certs::load_native_certs().certs {
-        // One that cannot be read only means that servers which need it are refused.
-        drop(roots.add(certificate));
-    }
-    let tls = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    let (client, connection) = config.connect(MakeRustlsConnect::new(tls)).await.map_err(fail)?;
-    drive(role, connection);
-    Ok(client)
-}
-
-fn drive<C>(role: &str, connection: C)
-where
-    C: Future<Output = Result<(), tokio_postgres::Error>> + Send + 'static,
-{
+    config.options(match options.config.get_options() {
+        Some(theirs) => format!("{LIMITS} {theirs}"),
+        None => LIMITS.to_owned(),
+    });
+    let target = || options.target();
+    let tls = options.trust.client_config();
+    let tls = tls.map_err(|source| ConnectError::Roots { target: target(), source })?;
+    let (client, connection) = config
+        .connect(MakeRustlsConnect::new(tls))
+        .await
+        .map_err(|source| ConnectError::Refused { target: target(), source })?;
     let role = role.to_owned();
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(role, error = reason(&error), "a connection to Postgres ended");
         }
     });
+    Ok(client)
+}
+
+/// Takes out of a URL what the driver does not know of TLS.
+fn take_trust(url: &str) -> Result<(String, Trust), InvalidUrl> {
+    let Some((place, query)) = url.split_once('?') else {
+        return Ok((url.to_owned(), Trust::Any));
+    };
+    let (mut verify, mut roots) = (false, None);
+    let mut rest = Vec::new();
+    for pair in query.split('&') {
+        match pair.split_once('=') {
+            Some(("sslmode", "verify-full")) => {
+                verify = true;
+                rest.push("sslmode=require");
+            }
+            Some(("sslmode", "verify-ca")) => return Err(InvalidUrl::VerifyCa),
+            // The name that Postgres has for the publicly trusted ones.
+            Some(("sslrootcert", "system")) => {}
+            Some(("sslrootcert", path)) => roots = Some(percent_decoded(path).into()),
+            _ => rest.push(pair),
+        }
+    }
+    let trust = if verify { Trust::Host(roots) } else { Trust::Any };
+    Ok((format!("{place}?{}", rest.join("&")), trust))
+}
+
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let code = rest.get(1..3).filter(|_| first == '%');
+        let code = code.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        let length = if code.is_some() { 3 } else { first.len_utf8() };
+        bytes.extend(code.map_or_else(|| rest[..length].as_bytes().to_vec(), |code| vec![code]));
+        rest = &rest[length..];
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// The names under which Rowtide keeps things in a database. They carry the environment, so that
@@ -239,5 +302,86 @@ impl Names {
         let name = format!("rowtide_{environment}");
         let schema = if environment == "default" { "rowtide".to_owned() } else { name.clone() };
         Some(Names { slot: name.clone(), publication: name, schema })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_and_connection_strings_are_read() {
+        for url in [
+            "postgres://ann:p%40ss@db.example:5433/app",
+            "postgresql://ann:p%40ss@db.example:5433/app?sslmode=require",
+            "host=db.example port=5433 user=ann password=p@ss dbname=app",
+        ] {
+            let options = ConnectOptions::parse(url).unwrap();
+            assert_eq!(options.target(), "database `app` at db.example:5433 as `ann`");
+            assert_eq!(options.config.get_password(), Some(&b"p@ss"[..]));
+        }
+        let socket = ConnectOptions::parse("postgres://ann@%2Frun%2Fpg/app").unwrap();
+        assert_eq!(socket.target(), "database `app` at /run/pg as `ann`");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_url_is_said_without_the_password() {
+        for (url, said) in [
+            ("postgres://ann:s3cret@db/app?sslmode=verify-ca", "use verify-full"),
+            ("postgres://ann:s3cret@db/app?sslmode=maybe", "sslmode"),
+            ("postgres://ann:s3cret@db/app?sslcert=x", "sslcert"),
+            ("postgres://ann:s3cret@db:port/app", "port"),
+            ("postgres://ann:s3cret@db", "names no database"),
+            ("postgres://:s3cret@db/app", "names no user"),
+            ("postgres://ann:s3cret@/app", "host"),
+            ("postgres://ann:s3cret@a,b/app", "several hosts"),
+            ("mysql://ann:s3cret@db/app", "expected postgres://"),
+            ("", "names no user"),
+        ] {
+            let error = ConnectOptions::parse(url).map(|_| ()).unwrap_err();
+            let text = format!("{error} {error:?}");
+            assert!(text.contains(said), "{url}: {text}");
+            assert!(!text.contains("s3cret"), "{text}");
+        }
+        let options = ConnectOptions::parse("postgres://ann:s3cret@db/app").unwrap();
+        assert!(!format!("{options:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn tls_means_for_the_stream_what_it_means_for_queries() {
+        use pgwire_replication::SslMode as Stream;
+        for (query, trust, stream) in [
+            ("", Trust::Any, Stream::Prefer),
+            ("?sslmode=disable", Trust::Any, Stream::Disable),
+            ("?sslmode=require", Trust::Any, Stream::Require),
+            ("?sslmode=verify-full", Trust::Host(None), Stream::VerifyFull),
+            ("?sslrootcert=system&sslmode=verify-full", Trust::Host(None), Stream::VerifyFull),
+            (
+                "?sslmode=verify-full&connect_timeout=3&sslrootcert=%2Fetc%2Fca.pem",
+                Trust::Host(Some("/etc/ca.pem".into())),
+                Stream::VerifyFull,
+            ),
+        ] {
+            let options = ConnectOptions::parse(&format!("postgres://ann@db/app{query}")).unwrap();
+            assert_eq!(options.trust, trust, "{query}");
+            let tls = options.replication("stream", "slot", "publication").tls;
+            assert_eq!(tls.mode, stream, "{query}");
+            let roots = if let Trust::Host(roots) = trust { roots } else { None };
+            assert_eq!(tls.ca_pem_path, roots, "{query}");
+        }
+    }
+
+    #[test]
+    fn names_carry_the_environment() {
+        let names = Names::of("default").unwrap();
+        assert_eq!((names.slot.as_str(), names.schema.as_str()), ("rowtide_default", "rowtide"));
+        let names = Names::of("pr_12").unwrap();
+        assert_eq!(
+            (names.slot.as_str(), names.schema.as_str()),
+            ("rowtide_pr_12", "rowtide_pr_12")
+        );
+        for wrong in ["", "Prod", "a-b", "a b", "ü", &"x".repeat(41)] {
+            assert_eq!(Names::of(wrong), None, "{wrong:?}");
+        }
     }
 }
