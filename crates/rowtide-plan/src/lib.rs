@@ -2,11 +2,13 @@
 //! server does with each row. Pure: the catalog is handed in, and nothing here does I/O.
 
 pub mod catalog;
+pub mod check;
 pub mod claims;
 pub mod compile;
 pub mod definition;
 pub mod encode;
 pub mod error;
+pub mod explain;
 pub mod filter;
 mod json;
 pub mod plan;

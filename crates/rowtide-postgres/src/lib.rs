@@ -3,6 +3,7 @@
 
 mod assemble;
 pub mod catalog;
+pub mod check;
 pub mod client_registry;
 pub mod cluster;
 pub mod connect;
@@ -11,3 +12,4 @@ pub mod migrate;
 pub mod pgoutput;
 pub mod setup;
 pub mod stream;
+mod tls;

@@ -1,8 +1,13 @@
 //! The Rowtide server: the library behind the binary, so that tests can run it in their own process.
 
+pub mod application;
 pub mod auth;
+pub mod cli;
+pub mod config;
+pub mod dev;
 pub mod hub;
 pub mod limits;
 mod registry;
 pub mod server;
 mod session;
+pub mod watch;

@@ -1,2 +1,7 @@
-//! .
-fn main() {}
+//! The `rowtide` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    rowtide::cli::run()
+}

@@ -1,0 +1,71 @@
+//! What is wrong with the tables of a plan, or could be better, with the SQL that mends it.
+
+use crate::plan::Plan;
+use crate::sql::{quote_identifier, quote_table};
+use crate::value::ColumnType;
+
+/// One finding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// A sentence.
+    pub what: String,
+    /// SQL that mends it, or what else to do.
+    pub mend: Option<String>,
+    /// Whether it cannot be served like this.
+    pub fatal: bool,
+}
+
+/// Looks at the tables of a plan: an index for every anchor, keys that JavaScript can hold, row-level
+/// security.
+pub fn check_plan(plan: &Plan) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let note = |what, mend| Problem { what, mend, fatal: false };
+    for table in &plan.tables {
+        let catalog = &table.catalog;
+        let quoted = quote_table(&catalog.schema, &catalog.name);
+        let mut anchors: Vec<usize> =
+            table.branches.iter().filter_map(|branch| plan.branch(*branch).anchor).collect();
+        anchors.sort_unstable();
+        anchors.dedup();
+        for anchor in anchors {
+            let column = &catalog.columns[anchor].name;
+            if anchor_index(catalog, column).is_none() {
+                let name = quote_identifier(column);
+                let mend = format!("CREATE INDEX CONCURRENTLY ON {quoted} ({name});");
+                let what = format!(
+                    "no index serves the anchor {name} of {quoted}: every load reads the whole table"
+                );
+                problems.push(note(what, Some(mend)));
+            }
+        }
+        for key in &table.key {
+            let column = &catalog.columns[*key];
+            if column.kind == ColumnType::Int && column.type_name == "bigint" && table.published {
+                let name = quote_identifier(&column.name);
+                let what = format!(
+                    "the key {name} of {quoted} is a bigint: JavaScript clients lose digits beyond 2^53"
+                );
+                problems.push(note(what, None));
+            }
+        }
+        if catalog.row_security {
+            let what = format!(
+                "{quoted} has row-level security: loads see only what its policies let this role see"
+            );
+            let mend = "ALTER ROLE … BYPASSRLS;".to_owned();
+            problems.push(note(what, Some(mend)));
+        }
+    }
+    problems
+}
+
+/// The index that finds rows by `column`.
+pub(crate) fn anchor_index<'a>(
+    catalog: &'a crate::catalog::CatalogTable,
+    column: &str,
+) -> Option<&'a str> {
+    let leads = |index: &&crate::catalog::CatalogIndex| {
+        index.columns.first().is_some_and(|first| first == column)
+    };
+    catalog.indexes.iter().find(leads).map(|index| index.name.as_str())
+}

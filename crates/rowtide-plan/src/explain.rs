@@ -1,0 +1,144 @@
+//! The plan as a person would draw it: for each table, how its rows are reached from the claims, with
+//! the SQL of each load and the index that serves it.
+
+use std::fmt::Write;
+
+use crate::check::anchor_index;
+use crate::filter::{Operand, Predicate};
+use crate::plan::{BranchId, Claim, Plan, Source, Table};
+use crate::sql::{literal_sql, load_sql, quote_identifier};
+
+/// Draws a plan.
+pub fn explain(plan: &Plan) -> String {
+    let mut text = String::new();
+    for table in plan.tables.iter().filter(|table| table.published) {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{}", table.catalog.name);
+        let published: Vec<BranchId> =
+            table.branches.iter().copied().filter(|id| plan.branch(*id).published).collect();
+        if published.is_empty() {
+            let _ = writeln!(text, "  is seen by nobody");
+        }
+        for id in published {
+            draw(plan, id, 1, &mut text);
+        }
+        let _ = writeln!(text);
+    }
+    let _ = writeln!(text, "loads");
+    for index in 0..plan.branches.len() {
+        let id = BranchId(index as u16);
+        let branch = plan.branch(id);
+        let table = plan.table(branch.table);
+        let index = match branch.anchor {
+            None => "reads the table once".to_owned(),
+            Some(anchor) => {
+                let column = &table.catalog.columns[anchor].name;
+                match anchor_index(&table.catalog, column) {
+                    Some(index) => format!("index {}", quote_identifier(index)),
+                    None => "no index: reads the whole table every time".to_owned(),
+                }
+            }
+        };
+        let _ = writeln!(text, "  {} ({index})", topic(plan, id));
+        for line in load_sql(plan, id).lines() {
+            let _ = writeln!(text, "    {line}");
+        }
+    }
+    text
+}
+
+fn topic(plan: &Plan, id: BranchId) -> String {
+    let branch = plan.branch(id);
+    let table = plan.table(branch.table);
+    match branch.anchor {
+        Some(anchor) => {
+            format!(
+                "{} by {}",
+                table.catalog.name,
+                quote_identifier(&table.catalog.columns[anchor].name)
+            )
+        }
+        None => format!("all of {}", table.catalog.name),
+    }
+}
+
+/// A branch and what it is reached from.
+fn draw(plan: &Plan, id: BranchId, depth: usize, text: &mut String) {
+    let branch = plan.branch(id);
+    let table = plan.table(branch.table);
+    let indent = "  ".repeat(depth);
+    let source = match branch.source {
+        Source::Everyone => "for everyone".to_owned(),
+        Source::Claim(claim) => {
+            let claim = &plan.claims[usize::from(claim.0)].claim;
+            format!("= {}", claim_text(claim))
+        }
+        Source::Links => "named by".to_owned(),
+    };
+    let mut conditions = Vec::new();
+    if branch.filter.0 != Predicate::Literal(Some(true)) {
+        conditions.push(predicate(plan, table, &branch.filter.0, &|column| column));
+    }
+    if branch.claim_filter.0 != Predicate::Literal(Some(true)) {
+        let kept = |column: usize| table.kept[column];
+        conditions.push(predicate(plan, table, &branch.claim_filter.0, &kept));
+    }
+    let conditions = match conditions.len() {
+        0 => String::new(),
+        _ => format!(", where {}", conditions.join(" AND ")),
+    };
+    let _ = writeln!(text, "{indent}{} {source}{conditions}", topic(plan, id));
+    for (index, from) in plan.branches.iter().enumerate() {
+        for link in from.links.iter().filter(|link| link.target == id) {
+            let from_table = plan.table(from.table);
+            let column = &from_table.catalog.columns[from_table.kept[link.column]].name;
+            let _ = writeln!(text, "{indent}  {} of", quote_identifier(column));
+            draw(plan, BranchId(index as u16), depth + 2, text);
+        }
+    }
+}
+
+fn claim_text(claim: &Claim) -> String {
+    match claim {
+        Claim::UserId => "auth.user_id".to_owned(),
+        Claim::Named(name) => format!("auth.claims.{name}"),
+    }
+}
+
+/// A predicate as SQL with claims; `column` gives a column's place in the catalog.
+fn predicate(
+    plan: &Plan,
+    table: &Table,
+    predicate_: &Predicate,
+    column: &impl Fn(usize) -> usize,
+) -> String {
+    let operand = |operand: &Operand| match operand {
+        Operand::Column(index) => quote_identifier(&table.catalog.columns[column(*index)].name),
+        Operand::Claim(id) => claim_text(&plan.claims[usize::from(id.0)].claim),
+        Operand::Literal(value) => literal_sql(value),
+    };
+    let joined = |parts: &[Predicate], word: &str| {
+        let parts: Vec<String> =
+            parts.iter().map(|part| predicate(plan, table, part, column)).collect();
+        format!("({})", parts.join(word))
+    };
+    match predicate_ {
+        Predicate::Literal(None) => "NULL".to_owned(),
+        Predicate::Literal(Some(answer)) => answer.to_string(),
+        Predicate::Bare(inner) => operand(inner),
+        Predicate::IsNull(inner) => format!("{} IS NULL", operand(inner)),
+        Predicate::Not(inner) => match inner.as_ref() {
+            Predicate::IsNull(inner) => format!("{} IS NOT NULL", operand(inner)),
+            inner => format!("NOT {}", predicate(plan, table, inner, column)),
+        },
+        Predicate::And(parts) => joined(parts, " AND "),
+        Predicate::Or(parts) => joined(parts, " OR "),
+        Predicate::Compare(comparison, left, right) => {
+            format!("{} {} {}", operand(left), comparison.sql(), operand(right))
+        }
+        Predicate::In(inner, values) => {
+            let values: Vec<String> = values.iter().map(literal_sql).collect();
+            format!("{} IN ({})", operand(inner), values.join(", "))
+        }
+    }
+}

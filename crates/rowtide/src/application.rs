@@ -1,0 +1,133 @@
+//! An application to serve: its definition, and for development its migrations and sample data. Two
+//! come with the binary.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use miette::Diagnostic;
+use rowtide_plan::definition::Definition;
+use rowtide_plan::error::DefinitionError;
+use rowtide_postgres::migrate::Migration;
+use thiserror::Error;
+
+/// Why an application cannot be read.
+#[derive(Debug, Error, Diagnostic)]
+pub enum ApplicationError {
+    /// A file cannot be read.
+    #[error("cannot read `{}`: {source}", path.display())]
+    Unreadable {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The definition is wrong.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Definition(#[from] DefinitionError),
+    /// There is no such example.
+    #[error("there is no example `{0}`")]
+    #[diagnostic(help("the examples are `files` and `tracker`"))]
+    NoExample(String),
+}
+
+/// What `rowtide dev` runs.
+#[derive(Clone, Debug)]
+pub struct Application {
+    /// Its name, also of its database.
+    pub name: String,
+    /// What to sync.
+    pub definition: Arc<Definition>,
+    /// Its tables, and then its sample data.
+    pub migrations: Vec<Migration>,
+}
+
+struct Example {
+    name: &'static str,
+    definition: &'static str,
+    migrations: &'static [(&'static str, &'static str)],
+}
+
+macro_rules! example_file {
+    ($path:literal) => {
+        include_str!(concat!("../../../examples/", $path))
+    };
+}
+
+const EXAMPLES: [Example; 2] = [
+    Example {
+        name: "files",
+        definition: example_file!("files/rowtide.toml"),
+        migrations: &[
+            ("0001_tables.sql", example_file!("files/migrations/0001_tables.sql")),
+            (
+                "0002_derived_columns.sql",
+                example_file!("files/migrations/0002_derived_columns.sql"),
+            ),
+            ("sample.sql", example_file!("files/sample.sql")),
+        ],
+    },
+    Example {
+        name: "tracker",
+        definition: example_file!("tracker/rowtide.toml"),
+        migrations: &[
+            ("0001_tables.sql", example_file!("tracker/migrations/0001_tables.sql")),
+            ("sample.sql", example_file!("tracker/sample.sql")),
+        ],
+    },
+];
+
+impl Application {
+    /// One of the examples.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn example(name: &str) -> Result<Application, ApplicationError> {
+        let example = EXAMPLES
+            .iter()
+            .find(|example| example.name == name)
+            .ok_or_else(|| ApplicationError::NoExample(name.to_owned()))?;
+        let file = format!("examples/{name}/rowtide.toml");
+        let migration = |(name, sql): &(&str, &str)| Migration {
+            name: (*name).to_owned(),
+            sql: (*sql).to_owned(),
+        };
+        Ok(Application {
+            name: name.to_owned(),
+            definition: Arc::new(Definition::parse(&file, example.definition)?),
+            migrations: example.migrations.iter().map(migration).collect(),
+        })
+    }
+
+    /// A definition and a directory of migrations.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or the definition is wrong.
+    pub fn read(definition: &Path, migrations: &Path) -> Result<Application, ApplicationError> {
+        let fail = |source| ApplicationError::Unreadable { path: migrations.to_owned(), source };
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(migrations).map_err(fail)? {
+            let path = entry.map_err(fail)?.path();
+            if path.extension().is_some_and(|extension| extension == "sql") {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                files.push(Migration { name, sql: read(&path)? });
+            }
+        }
+        let definition = Arc::new(read_definition(definition)?);
+        Ok(Application { name: "application".to_owned(), definition, migrations: files })
+    }
+}
+
+/// Reads a definition's file.
+///
+/// # Errors
+/// When it cannot be read, or is wrong.
+pub fn read_definition(path: &Path) -> Result<Definition, ApplicationError> {
+    Ok(Definition::parse(&path.display().to_string(), &read(path)?)?)
+}
+
+fn read(path: &Path) -> Result<String, ApplicationError> {
+    std::fs::read_to_string(path)
+        .map_err(|source| ApplicationError::Unreadable { path: path.to_owned(), source })
+}

@@ -1,0 +1,268 @@
+//! The command line. It only reads arguments and calls what does the work; errors come back here and
+//! are printed for a person.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use miette::{IntoDiagnostic, Result, miette};
+use rowtide_plan::catalog::Catalog;
+use rowtide_plan::check::Problem;
+use rowtide_plan::compile::compile;
+use rowtide_plan::definition::Definition;
+use rowtide_plan::explain::explain;
+use rowtide_postgres::catalog::read_catalog;
+use rowtide_postgres::connect::connect;
+use rowtide_postgres::setup::setup;
+
+use crate::application::{Application, read_definition};
+use crate::config::Settings;
+use crate::dev::{self, DevOptions, interrupted};
+use crate::hub::HubOptions;
+use crate::server::{Server, ServerOptions};
+use crate::watch;
+
+/// Live copies of each user's rows of a Postgres database
+#[derive(Parser)]
+#[command(name = "rowtide", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// What to log, such as `info` or `rowtide=debug` [default: info]
+    #[arg(long, global = true, env = "ROWTIDE_LOG", value_name = "FILTER", hide_env = true)]
+    log: Option<String>,
+    /// How to log
+    #[arg(
+        long,
+        global = true,
+        env = "ROWTIDE_LOG_FORMAT",
+        default_value = "pretty",
+        hide_env = true
+    )]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Pretty,
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run an example, or your application, with a private PostgreSQL
+    Dev(Dev),
+    /// Serve an existing database
+    Serve(Configured),
+    /// Hold the definition against the database and say what is wrong
+    Check(Configured),
+    /// Put what Rowtide needs into the database: publication, replica identities, slot
+    Setup(Configured),
+    /// Show what the definition is compiled to
+    Explain(Configured),
+    /// Print a token for a user of `rowtide dev`
+    Token(Token),
+    /// Show a user's live rows, and changes as they come
+    Watch(watch::WatchArgs),
+}
+
+#[derive(Args)]
+struct Configured {
+    /// A file of settings, in TOML
+    #[arg(long, env = "ROWTIDE_CONFIG", value_name = "FILE", hide_env = true)]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Args)]
+struct Dev {
+    /// Where the private PostgreSQL is kept
+    #[arg(long, default_value = ".rowtide", value_name = "DIR")]
+    dir: PathBuf,
+    /// Which example to run: files or tracker
+    #[arg(long, default_value = "files", value_name = "NAME", conflicts_with = "definition")]
+    example: String,
+    /// SQL files that make your application's tables, with --definition
+    #[arg(long, value_name = "DIR", requires = "definition")]
+    migrations: Option<PathBuf>,
+    #[command(flatten)]
+    configured: Configured,
+}
+
+#[derive(Args)]
+struct Token {
+    /// The user id: the token's `sub`
+    user: String,
+    /// The directory of `rowtide dev`
+    #[arg(long, default_value = ".rowtide", value_name = "DIR")]
+    dir: PathBuf,
+}
+
+/// Runs the command line of this process.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    log(&cli);
+    // Both libraries that use TLS take the provider that is installed first.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(execute(cli.command)) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{error:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn log(cli: &Cli) {
+    let filter = cli.log.as_deref().unwrap_or("info");
+    let filter = tracing_subscriber::EnvFilter::new(filter);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match cli.log_format {
+        LogFormat::Pretty => builder.with_target(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+async fn execute(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Dev(args) => dev(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Serve(args) => serve(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Check(args) => check(args).await,
+        Command::Setup(args) => set_up(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Explain(args) => {
+            let (definition, catalog) = read(&args.gather()?).await?;
+            print!("{}", explain(&compile(&definition, &catalog)?));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Token(args) => {
+            println!("{}", dev::token(&args.dir, &args.user)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Watch(args) => watch::run(args).await.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+impl Configured {
+    fn gather(self) -> Result<Settings> {
+        Ok(Settings::gather(self.settings, self.config.as_deref())?)
+    }
+}
+
+async fn dev(args: Dev) -> Result<()> {
+    let settings = args.configured.gather()?;
+    let application = match (&settings.definition, &args.migrations) {
+        (Some(definition), Some(migrations)) => Application::read(definition.as_ref(), migrations)?,
+        (Some(_), None) => return Err(miette!("--definition needs --migrations")),
+        (None, _) => Application::example(&args.example)?,
+    };
+    dev::run(DevOptions { dir: args.dir, application, settings }).await
+}
+
+async fn serve(args: Configured) -> Result<()> {
+    let config = args.gather()?.check()?;
+    let definition = Arc::new(read_definition(&config.definition)?);
+    let client = connect(&config.database, "check").await.into_diagnostic()?;
+    let catalog = read_catalog(&client, &definition.tables()).await.into_diagnostic()?;
+    // At the start everything must fit; later changes of tables are lived with.
+    let plan = compile(&definition, &catalog)?;
+    let problems =
+        rowtide_postgres::check::check(&client, &config.names, &plan).await.into_diagnostic()?;
+    let fatal: Vec<Problem> = problems.into_iter().filter(|problem| problem.fatal).collect();
+    if !fatal.is_empty() {
+        print_problems(&fatal);
+        return Err(miette!(
+            help = "run `rowtide setup`, or the statements above",
+            "the database is not ready"
+        ));
+    }
+    drop(client);
+    let server = Server::start(ServerOptions {
+        hub: HubOptions {
+            database: config.database,
+            names: config.names,
+            definition,
+            engines: config.engines,
+            outbox_bytes: config.outbox_bytes,
+        },
+        auth: config.auth,
+        listen: config.listen,
+        max_message_bytes: config.max_message_bytes,
+        sessions_per_user: config.sessions_per_user,
+    })
+    .await
+    .into_diagnostic()?;
+    println!("listening http://{}", server.address());
+    tokio::select! {
+        () = server.hub().wait_until_ready() => {
+            println!("ready http://{}", server.address());
+            interrupted().await;
+        }
+        () = interrupted() => {}
+    }
+    eprintln!("stopping …");
+    server.stop().await;
+    Ok(())
+}
+
+async fn read(settings: &Settings) -> Result<(Definition, Catalog)> {
+    let definition = read_definition(&settings.definition_path())?;
+    let (database, _) = settings.database()?;
+    let client = connect(&database, "check").await.into_diagnostic()?;
+    let catalog = read_catalog(&client, &definition.tables()).await.into_diagnostic()?;
+    Ok((definition, catalog))
+}
+
+async fn check(args: Configured) -> Result<ExitCode> {
+    let settings = args.gather()?;
+    let definition = read_definition(&settings.definition_path())?;
+    let (database, names) = settings.database()?;
+    let client = connect(&database, "check").await.into_diagnostic()?;
+    let catalog = read_catalog(&client, &definition.tables()).await.into_diagnostic()?;
+    let plan = compile(&definition, &catalog)?;
+    let problems =
+        rowtide_postgres::check::check(&client, &names, &plan).await.into_diagnostic()?;
+    print_problems(&problems);
+    if problems.iter().any(|problem| problem.fatal) {
+        return Ok(ExitCode::FAILURE);
+    }
+    println!("the definition fits the database");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_problems(problems: &[Problem]) {
+    for problem in problems {
+        let kind = if problem.fatal { "error" } else { "note" };
+        println!("{kind}: {}", problem.what);
+        if let Some(mend) = &problem.mend {
+            println!("  {mend}");
+        }
+    }
+}
+
+async fn set_up(args: Configured) -> Result<()> {
+    let settings = args.gather()?;
+    let definition = read_definition(&settings.definition_path())?;
+    let (database, names) = settings.database()?;
+    let client = connect(&database, "setup").await.into_diagnostic()?;
+    let done = setup(&client, &names, &definition.tables())
+        .await
+        .map_err(|error| miette!("setup failed: {}", rowtide_postgres::connect::reason(&error)))?;
+    if done.is_empty() {
+        println!("everything was there");
+    }
+    done.iter().for_each(|step| println!("{step}"));
+    Ok(())
+}

@@ -1,0 +1,402 @@
+//! Configuration: a file, the environment and flags, in rising precedence. Every setting has one name,
+//! `listen` in the file, `ROWTIDE_LISTEN` in the environment and `--listen` as a flag. What is not
+//! known or does not fit is an error that names it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use miette::{Diagnostic, NamedSource, SourceSpan};
+use rowtide_postgres::connect::{ConnectOptions, InvalidUrl, Names};
+use serde::Deserialize;
+use thiserror::Error;
+use toml::Spanned;
+
+use crate::auth::AuthOptions;
+use crate::limits;
+
+/// The settings of a server, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The database.
+    pub database: ConnectOptions,
+    /// Under which names things are kept there.
+    pub names: Names,
+    /// The definition's file.
+    pub definition: PathBuf,
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// How tokens are checked.
+    pub auth: AuthOptions,
+    /// How many engines run side by side.
+    pub engines: usize,
+    /// How many bytes of changes may wait for one session.
+    pub outbox_bytes: usize,
+    /// The largest message from a client, in bytes.
+    pub max_message_bytes: usize,
+    /// How many sessions one user may have at a time.
+    pub sessions_per_user: usize,
+}
+
+/// Settings as they were given; what is not given is `None`.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Settings {
+    /// The database to sync, as postgres://user:password@host:port/name
+    #[arg(long, value_name = "URL")]
+    pub database_url: Option<String>,
+    /// The definition's file [default: rowtide.toml]
+    #[arg(long, value_name = "FILE")]
+    pub definition: Option<String>,
+    /// Where to listen [default: 127.0.0.1:4400]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<String>,
+    /// Names slot, publication and schema in the database [default: default]
+    #[arg(long, value_name = "NAME")]
+    pub environment: Option<String>,
+    /// The secret of HS256 tokens, at least 32 bytes (better given in the environment)
+    #[arg(long, value_name = "SECRET")]
+    pub token_secret: Option<String>,
+    /// A file or URL of the public keys of tokens (JWKS)
+    #[arg(long, value_name = "FILE|URL")]
+    pub jwks: Option<String>,
+    /// The `iss` that tokens must have
+    #[arg(long, value_name = "TEXT")]
+    pub issuer: Option<String>,
+    /// The `aud` that tokens must have
+    #[arg(long, value_name = "TEXT")]
+    pub audience: Option<String>,
+    /// How many engines run side by side, 1 to 64 [default: one a core]
+    #[arg(long, value_name = "NUMBER")]
+    pub engines: Option<String>,
+    /// How many bytes of changes may wait for one session [default: 16777216]
+    #[arg(long, value_name = "BYTES")]
+    pub outbox_bytes: Option<String>,
+    /// The largest message from a client [default: 1048576]
+    #[arg(long, value_name = "BYTES")]
+    pub max_message_bytes: Option<String>,
+    /// How many sessions one user may have at a time [default: 50]
+    #[arg(long, value_name = "NUMBER")]
+    pub sessions_per_user: Option<String>,
+}
+
+/// Why the configuration cannot be used.
+#[derive(Debug, Error, Diagnostic)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration `{}`: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Something in the file is wrong.
+    #[error("{message}")]
+    File {
+        /// What is wrong.
+        message: String,
+        /// The file's text.
+        #[source_code]
+        source_code: NamedSource<String>,
+        /// Where.
+        #[label("here")]
+        place: SourceSpan,
+        /// What may be written.
+        #[help]
+        help: String,
+    },
+    /// A variable of the environment is not known.
+    #[error("the environment variable `{name}` is not a setting")]
+    #[diagnostic(help("the settings are {known}"))]
+    Variable {
+        /// The variable.
+        name: String,
+        /// Those that there are.
+        known: String,
+    },
+    /// A value does not fit.
+    #[error("`{name}` is `{value}`: {expected}")]
+    Value {
+        /// The setting.
+        name: &'static str,
+        /// What was given.
+        value: String,
+        /// What was expected.
+        expected: String,
+    },
+    /// A setting is missing.
+    #[error("`{name}` is not set")]
+    #[diagnostic(help("set it as --{flag}, as {variable} or in the configuration file"))]
+    Missing {
+        /// The setting.
+        name: &'static str,
+        /// Its flag.
+        flag: String,
+        /// Its variable.
+        variable: String,
+    },
+    /// The database's URL cannot be used.
+    #[error(transparent)]
+    Url(#[from] InvalidUrl),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Scalar {
+    Text(String),
+    Number(i64),
+}
+
+impl Settings {
+    /// Every setting by its name, in the order of `--help`.
+    fn fields(&mut self) -> [(&'static str, &mut Option<String>); 12] {
+        [
+            ("database_url", &mut self.database_url),
+            ("definition", &mut self.definition),
+            ("listen", &mut self.listen),
+            ("environment", &mut self.environment),
+            ("token_secret", &mut self.token_secret),
+            ("jwks", &mut self.jwks),
+            ("issuer", &mut self.issuer),
+            ("audience", &mut self.audience),
+            ("engines", &mut self.engines),
+            ("outbox_bytes", &mut self.outbox_bytes),
+            ("max_message_bytes", &mut self.max_message_bytes),
+            ("sessions_per_user", &mut self.sessions_per_user),
+        ]
+    }
+
+    fn names() -> String {
+        let mut settings = Settings::default();
+        settings.fields().map(|(name, _)| name).join(", ")
+    }
+
+    /// Reads the text of a configuration file.
+    ///
+    /// # Errors
+    /// When it is not TOML, or holds what is not a setting.
+    pub fn from_file(path: &Path, text: &str) -> Result<Settings, ConfigError> {
+        let fail = |message: String, place: std::ops::Range<usize>| ConfigError::File {
+            message,
+            source_code: NamedSource::new(path.display().to_string(), text.to_owned()),
+            place: place.into(),
+            help: format!("the settings are {}", Settings::names()),
+        };
+        type Table = std::collections::BTreeMap<Spanned<String>, Spanned<toml::Value>>;
+        let table: Table = toml::from_str(text)
+            .map_err(|error| fail(error.message().to_owned(), error.span().unwrap_or(0..0)))?;
+        let mut settings = Settings::default();
+        for (name, value) in table {
+            let mut fields = settings.fields();
+            let Some((_, field)) = fields.iter_mut().find(|(known, _)| known == name.get_ref())
+            else {
+                return Err(fail(format!("`{}` is not a setting", name.get_ref()), name.span()));
+            };
+            let place = value.span();
+            **field = Some(match value.into_inner().try_into::<Scalar>() {
+                Ok(Scalar::Text(text)) => text,
+                Ok(Scalar::Number(number)) => number.to_string(),
+                Err(_) => return Err(fail("a setting is text or a number".to_owned(), place)),
+            });
+        }
+        Ok(settings)
+    }
+
+    /// Reads the variables of the environment. `DATABASE_URL` is known too.
+    ///
+    /// # Errors
+    /// When a variable that begins with `ROWTIDE_` is not a setting.
+    pub fn from_environment(
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Settings, ConfigError> {
+        let mut settings = Settings::default();
+        let mut database_url = None;
+        for (name, value) in variables {
+            if name == "DATABASE_URL" {
+                database_url = Some(value);
+                continue;
+            }
+            let Some(known) = name.strip_prefix("ROWTIDE_") else { continue };
+            if ["PG_BIN", "CONFIG", "LOG", "LOG_FORMAT", "HISTORIES", "SEED"].contains(&known) {
+                continue;
+            }
+            let lower = known.to_lowercase();
+            let mut fields = settings.fields();
+            let Some((_, field)) = fields.iter_mut().find(|(field, _)| *field == lower) else {
+                return Err(ConfigError::Variable { name, known: Settings::names() });
+            };
+            **field = Some(value);
+        }
+        settings.database_url = settings.database_url.or(database_url);
+        Ok(settings)
+    }
+
+    /// What is set here, and for the rest what is set in `lower`.
+    #[must_use]
+    pub fn over(mut self, mut lower: Settings) -> Settings {
+        for ((_, high), (_, low)) in self.fields().into_iter().zip(lower.fields()) {
+            if high.is_none() {
+                *high = low.take();
+            }
+        }
+        self
+    }
+
+    /// The layers together: flags over environment over file.
+    ///
+    /// # Errors
+    /// When a layer cannot be read.
+    pub fn gather(flags: Settings, file: Option<&Path>) -> Result<Settings, ConfigError> {
+        let environment = Settings::from_environment(std::env::vars())?;
+        let file = match file {
+            None => Settings::default(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+                Settings::from_file(path, &text)?
+            }
+        };
+        Ok(flags.over(environment).over(file))
+    }
+
+    /// The definition's file.
+    pub fn definition_path(&self) -> PathBuf {
+        PathBuf::from(self.definition.as_deref().unwrap_or("rowtide.toml"))
+    }
+
+    /// The database and the names of things in it.
+    ///
+    /// # Errors
+    /// When there is no URL, or one of both does not fit.
+    pub fn database(&self) -> Result<(ConnectOptions, Names), ConfigError> {
+        let url = self.database_url.as_deref().ok_or_else(|| ConfigError::Missing {
+            name: "database_url",
+            flag: "database-url".to_owned(),
+            variable: "DATABASE_URL".to_owned(),
+        })?;
+        let environment = self.environment.as_deref().unwrap_or("default");
+        let names = Names::of(environment).ok_or_else(|| ConfigError::Value {
+            name: "environment",
+            value: environment.to_owned(),
+            expected: "expected 1 to 40 of a-z 0-9 _".to_owned(),
+        })?;
+        Ok((ConnectOptions::parse(url)?, names))
+    }
+
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// At the first that is missing or does not fit.
+    pub fn check(&self) -> Result<Config, ConfigError> {
+        let (database, names) = self.database()?;
+        let number = |name, given: &Option<String>, default: usize, min: usize, max: usize| {
+            let Some(text) = given else { return Ok(default) };
+            text.parse::<usize>().ok().filter(|value| (min..=max).contains(value)).ok_or_else(
+                || {
+                    let expected = format!("expected a number from {min} to {max}");
+                    ConfigError::Value { name, value: text.clone(), expected }
+                },
+            )
+        };
+        let listen = self.listen.as_deref().unwrap_or("127.0.0.1:4400");
+        let listen = listen.parse().map_err(|_| ConfigError::Value {
+            name: "listen",
+            value: listen.to_owned(),
+            expected: "expected an address and a port, such as 127.0.0.1:4400".to_owned(),
+        })?;
+        if self.token_secret.is_none() && self.jwks.is_none() {
+            return Err(ConfigError::Missing {
+                name: "token_secret` or `jwks",
+                flag: "jwks".to_owned(),
+                variable: "ROWTIDE_TOKEN_SECRET".to_owned(),
+            });
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from).min(64);
+        let outbox = limits::OUTBOX_BYTES;
+        let message = limits::MAX_MESSAGE_BYTES;
+        let sessions = limits::SESSIONS_PER_USER;
+        Ok(Config {
+            database,
+            names,
+            definition: self.definition_path(),
+            listen,
+            auth: AuthOptions {
+                secret: self.token_secret.clone(),
+                jwks: self.jwks.clone(),
+                issuer: self.issuer.clone(),
+                audience: self.audience.clone(),
+            },
+            engines: number("engines", &self.engines, cores, 1, 64)?,
+            outbox_bytes: number("outbox_bytes", &self.outbox_bytes, outbox, 4096, 1 << 32)?,
+            max_message_bytes: number(
+                "max_message_bytes",
+                &self.max_message_bytes,
+                message,
+                1024,
+                1 << 28,
+            )?,
+            sessions_per_user: number(
+                "sessions_per_user",
+                &self.sessions_per_user,
+                sessions,
+                1,
+                100_000,
+            )?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> Result<Settings, ConfigError> {
+        Settings::from_file(Path::new("server.toml"), text)
+    }
+
+    fn environment(name: &str, value: &str) -> Result<Settings, ConfigError> {
+        Settings::from_environment([(name.to_owned(), value.to_owned())])
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_and_that_over_the_file() {
+        let file = file("listen = '1.1.1.1:1'\nissuer = 'file'\nengines = 3").unwrap();
+        let environment = environment("ROWTIDE_LISTEN", "2.2.2.2:2").unwrap();
+        let flags = Settings { issuer: Some("flag".to_owned()), ..Settings::default() };
+        let settings = flags.over(environment).over(file);
+        assert_eq!(settings.listen.as_deref(), Some("2.2.2.2:2"));
+        assert_eq!(settings.issuer.as_deref(), Some("flag"));
+        assert_eq!(settings.engines.as_deref(), Some("3"));
+    }
+
+    #[test]
+    fn what_is_not_a_setting_is_named() {
+        let error = file("listne = '1.1.1.1:1'").unwrap_err().to_string();
+        assert_eq!(error, "`listne` is not a setting");
+        let error = environment("ROWTIDE_LISTNE", "x").unwrap_err().to_string();
+        assert_eq!(error, "the environment variable `ROWTIDE_LISTNE` is not a setting");
+        assert!(file("listen = [1]").is_err());
+        assert!(file("listen = ").is_err());
+    }
+
+    #[test]
+    fn a_value_that_does_not_fit_is_named() {
+        let good = Settings {
+            database_url: Some("postgres://me@localhost/db".to_owned()),
+            token_secret: Some("x".repeat(32)),
+            ..Settings::default()
+        };
+        assert!(good.check().is_ok());
+        let check = |change: fn(&mut Settings)| {
+            let mut settings = good.clone();
+            change(&mut settings);
+            settings.check().unwrap_err().to_string()
+        };
+        assert!(check(|s| s.engines = Some("0".to_owned())).starts_with("`engines` is `0`"));
+        assert!(check(|s| s.listen = Some("here".to_owned())).starts_with("`listen` is `here`"));
+        assert!(check(|s| s.environment = Some("Über".to_owned())).starts_with("`environment`"));
+        assert!(check(|s| s.token_secret = None).contains("`token_secret` or `jwks` is not set"));
+        assert!(check(|s| s.database_url = None).contains("`database_url` is not set"));
+        assert!(check(|s| s.database_url = Some("postgres://h/db".to_owned())).contains("no user"));
+    }
+}
