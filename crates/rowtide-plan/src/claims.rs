@@ -39,7 +39,7 @@ impl Plan {
             let open = conjuncts(&branch.claim_filter.0)
                 .filter(|part| !names_columns(part))
                 .all(|part| part.judge(&[], &claims.0) == Some(true));
-            open.then(|| Topic { branch: BranchId(index as u16), anchor })
+            open.then_some(Topic { branch: BranchId(index as u16), anchor })
         };
         self.branches.iter().enumerate().filter_map(reached).collect()
     }

@@ -124,7 +124,7 @@ pub fn run() -> ExitCode {
 }
 
 fn log(cli: &Cli) {
-    let filter = cli.log.as_deref().unwrap_or("info");
+    let filter = cli.log.as_deref().unwrap_or("info,tokio_postgres=warn");
     let filter = tracing_subscriber::EnvFilter::new(filter);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -259,7 +259,7 @@ async fn set_up(args: Configured) -> Result<()> {
     let client = connect(&database, "setup").await.into_diagnostic()?;
     let done = setup(&client, &names, &definition.tables())
         .await
-        .map_err(|error| miette!("setup failed: {}", rowtide_postgres::connect::reason(&error)))?;
+        .into_diagnostic()?;
     if done.is_empty() {
         println!("everything was there");
     }
