@@ -586,33 +586,7 @@ impl Engine {
         let views: Vec<ViewKey> = state.views.iter().copied().collect();
         for view_key in views {
             if informed && self.views[view_key].had(key) {
-                let view = &mut self.views[view_key];
-                let filter = &branch.claim_filter;
-                let rows = &self.topics[key].rows;
-                // Changes that were not kept may have moved a touched row out and in again.
-                for touched in view.touched.of_table(table) {
-                    touched.was_visible |= old_rows
-                        .get(&touched.key)
-                        .is_some_and(|row| filter.passes(&row.image.kept, &view.claims));
-                    if let Some(row) = rows.get(&touched.key) {
-                        touched.latest = Some(Arc::clone(row));
-                    }
-                }
-                for (before, after) in &changed {
-                    let Some(row) = after.as_ref().or(before.as_ref()) else { continue };
-                    let was_visible = before
-                        .as_ref()
-                        .is_some_and(|before| filter.passes(&before.image.kept, &view.claims));
-                    let touched = view.touched.row(table, &row.image.key, was_visible);
-                    // Changes that were not kept may have moved it meanwhile.
-                    touched.was_visible |= was_visible;
-                    match after {
-                        Some(after) => touched.latest = Some(Arc::clone(after)),
-                        // It may have been seen in another topic since.
-                        None => drop(touched.latest.get_or_insert_with(|| Arc::clone(row))),
-                    }
-                }
-                mark(&mut self.dirty, view_key, view);
+                self.touch_replaced(view_key, key, &old_rows, &changed);
             }
             if has_links {
                 // All that is gained before anything is lost.
@@ -632,6 +606,65 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// The rows of a topic that `view` had are others now: notes which of them it saw before.
+    fn touch_replaced(
+        &mut self,
+        view_key: ViewKey,
+        key: TopicKey,
+        old_rows: &Rows,
+        changed: &[(Option<Arc<Row>>, Option<Arc<Row>>)],
+    ) {
+        let state = &self.topics[key];
+        let branch = self.plan.branch(state.topic.branch);
+        let saw_here = |view: &View, row_key: &Bytes| {
+            let old = old_rows.get(row_key);
+            old.is_some_and(|old| branch.claim_filter.passes(&old.image.kept, &view.claims))
+        };
+        let view = &self.views[view_key];
+        let saw: Vec<bool> = changed
+            .iter()
+            .map(|(before, after)| {
+                let images = before.iter().chain(after).map(|row| &row.image);
+                images.clone().any(|image| saw_here(view, &image.key))
+                    || images.clone().any(|image| self.had_row(view, image))
+            })
+            .collect();
+        let view = &mut self.views[view_key];
+        // Changes that were not kept may have moved a touched row out, and in again.
+        let claims = &view.claims;
+        for touched in view.touched.of_table(branch.table) {
+            let old = old_rows.get(&touched.key);
+            touched.was_visible |=
+                old.is_some_and(|old| branch.claim_filter.passes(&old.image.kept, claims));
+            if let Some(row) = state.rows.get(&touched.key) {
+                touched.latest = Some(Arc::clone(row));
+            }
+        }
+        for ((before, after), saw) in changed.iter().zip(saw) {
+            let Some(row) = after.as_ref().or(before.as_ref()) else { continue };
+            let touched = view.touched.row(branch.table, &row.image.key, saw);
+            match after {
+                Some(after) => touched.latest = Some(Arc::clone(after)),
+                // It may have been seen in another topic since.
+                None => drop(touched.latest.get_or_insert_with(|| Arc::clone(row))),
+            }
+        }
+        mark(&mut self.dirty, view_key, view);
+    }
+
+    /// Whether a row that has not been touched since the last message was part of it.
+    fn had_row(&self, view: &View, image: &Image) -> bool {
+        image.topics.iter().any(|topic| {
+            let branch = self.plan.branch(topic.branch);
+            let Some(&key) = self.index.get(topic).filter(|key| view.had(**key)) else {
+                return false;
+            };
+            let row = self.topics[key].rows.get(&image.key);
+            branch.published
+                && row.is_some_and(|row| branch.claim_filter.passes(&row.image.kept, &view.claims))
+        })
     }
 
     // Sessions.

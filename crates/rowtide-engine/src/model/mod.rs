@@ -5,7 +5,8 @@
 //! message, each client must hold exactly what its rules, evaluated naively on the whole data as of
 //! that commit, select.
 //!
-//! `ROWTIDE_HISTORIES` sets how many histories are run, `ROWTIDE_SEED` runs a single one.
+//! `ROWTIDE_HISTORIES` sets how many histories are run, `ROWTIDE_SEED` runs a single one and
+//! prints its course.
 
 mod postgres;
 mod rule;
@@ -51,6 +52,8 @@ struct History {
     clients: BTreeMap<SessionId, Client>,
     next_session: u64,
     turn: u64,
+    /// Whether its course is printed.
+    told: bool,
 }
 
 impl History {
@@ -79,6 +82,7 @@ impl History {
             clients: BTreeMap::new(),
             next_session: 0,
             turn: 0,
+            told: std::env::var_os("ROWTIDE_SEED").is_some(),
         }
     }
 
@@ -127,9 +131,15 @@ impl History {
     }
 
     fn step(&mut self, input: Input) {
+        if self.told {
+            println!("{input:?}");
+        }
         let mut outputs = Vec::new();
         self.engine.step(input, &mut outputs);
         for output in outputs {
+            if self.told {
+                println!("  {output:?}");
+            }
             self.deliver(output);
         }
     }
