@@ -15,8 +15,7 @@ pub struct Problem {
     pub fatal: bool,
 }
 
-/// Looks at the tables of a plan: an index for every anchor, keys that JavaScript can hold, row-level
-/// security.
+/// Looks at the tables of a plan: an index for every anchor, keys that JavaScript can hold.
 pub fn check_plan(plan: &Plan) -> Vec<Problem> {
     let mut problems = Vec::new();
     let note = |what, mend| Problem { what, mend, fatal: false };
@@ -47,13 +46,6 @@ pub fn check_plan(plan: &Plan) -> Vec<Problem> {
                 );
                 problems.push(note(what, None));
             }
-        }
-        if catalog.row_security {
-            let what = format!(
-                "{quoted} has row-level security: loads see only what its policies let this role see"
-            );
-            let mend = "ALTER ROLE … BYPASSRLS;".to_owned();
-            problems.push(note(what, Some(mend)));
         }
     }
     problems

@@ -1,4 +1,6 @@
-//! Reads the catalog of the tables that a definition names.
+//! Reads the catalog of the tables that a definition names. What a type means is decided by its base
+//! type: domains are followed to the end, and elements of arrays likewise. Only what Postgres can
+//! publish is read: plain, permanent tables and their columns that are not generated.
 
 use rowtide_plan::catalog::{Catalog, CatalogColumn, CatalogIndex, CatalogTable, ReplicaIdentity};
 use rowtide_plan::definition::TableName;
@@ -7,47 +9,63 @@ use tokio_postgres::{Client, Row};
 
 const TABLES: &str = "
 SELECT c.oid, n.nspname, c.relname, c.relreplident::text, c.relrowsecurity,
-       coalesce((SELECT array_agg(a.attname::text ORDER BY k.ordinality)
-                 FROM pg_index i, unnest(i.indkey) WITH ORDINALITY k
-                 JOIN pg_attribute a ON a.attnum = k.attnum
-                 WHERE i.indrelid = c.oid AND i.indisprimary AND a.attrelid = c.oid), '{}'),
-       coalesce((SELECT array_agg(a.attname::text ORDER BY k.ordinality)
-                 FROM pg_index i, unnest(i.indkey) WITH ORDINALITY k(attnum, ordinality)
-                 JOIN pg_attribute a ON a.attnum = k.attnum
-                 WHERE i.indrelid = c.oid AND i.indisreplident AND a.attrelid = c.oid), '{}')
+       coalesce((SELECT array_agg(a.attname::text ORDER BY k.place)
+                 FROM pg_index i CROSS JOIN unnest(i.indkey) WITH ORDINALITY k(attnum, place)
+                 JOIN pg_attribute a ON a.attnum = k.attnum AND a.attrelid = i.indrelid
+                 WHERE i.indrelid = c.oid AND i.indisprimary AND k.place <= i.indnkeyatts), '{}'),
+       coalesce((SELECT array_agg(a.attname::text ORDER BY k.place)
+                 FROM pg_index i CROSS JOIN unnest(i.indkey) WITH ORDINALITY k(attnum, place)
+                 JOIN pg_attribute a ON a.attnum = k.attnum AND a.attrelid = i.indrelid
+                 WHERE i.indrelid = c.oid AND i.indisreplident AND k.place <= i.indnkeyatts), '{}')
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN unnest($1::text[], $2::text[]) AS wanted(schema, name)
   ON n.nspname = wanted.schema AND c.relname = wanted.name
-WHERE c.relkind = 'r'";
+WHERE c.relkind = 'r' AND c.relpersistence = 'p'";
 
 const COLUMNS: &str = "
+WITH RECURSIVE base AS (
+  SELECT DISTINCT t.oid AS type, t.oid, t.typtype, t.typbasetype
+  FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = ANY($1)
+  UNION ALL
+  SELECT base.type, t.oid, t.typtype, t.typbasetype
+  FROM base JOIN pg_type t ON base.typtype = 'd' AND t.oid = base.typbasetype
+), element AS (
+  SELECT base.type, e.oid, e.typtype, e.typbasetype
+  FROM base JOIN pg_type e ON e.typarray = base.oid AND e.typdelim = ','
+  UNION ALL
+  SELECT element.type, t.oid, t.typtype, t.typbasetype
+  FROM element JOIN pg_type t ON element.typtype = 'd' AND t.oid = element.typbasetype
+)
 SELECT a.attrelid, a.attname, a.atttypid, format_type(a.atttypid, a.atttypmod), a.attnotnull,
        a.attstorage <> 'p', coalesce(l.collisdeterministic, true),
        b.typname, b.typtype::text, b.typnamespace = 'pg_catalog'::regnamespace,
-       b.typcategory = 'A' AND b.typelem <> 0 AND e.typdelim = ',',
+       e.oid IS NOT NULL,
        e.typname, e.typtype::text, e.typnamespace = 'pg_catalog'::regnamespace,
        coalesce((SELECT array_agg(enumlabel::text ORDER BY enumsortorder)
                  FROM pg_enum WHERE enumtypid = b.oid), '{}')
 FROM pg_attribute a
-JOIN pg_type t ON t.oid = a.atttypid
-JOIN pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
-LEFT JOIN pg_type e ON e.oid = b.typelem
+JOIN base ON base.type = a.atttypid AND base.typtype <> 'd'
+JOIN pg_type b ON b.oid = base.oid
+LEFT JOIN element ON element.type = a.atttypid AND element.typtype <> 'd'
+LEFT JOIN pg_type e ON e.oid = element.oid
 LEFT JOIN pg_collation l ON l.oid = a.attcollation
 WHERE a.attrelid = ANY($1) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
 ORDER BY a.attrelid, a.attnum";
 
+/// Columns that an index only carries along (`INCLUDE`) come after `indnkeyatts` of the others.
 const INDEXES: &str = "
 SELECT i.indrelid, c.relname,
-       (SELECT array_agg(a.attname::text ORDER BY k.ordinality)
-        FROM unnest(i.indkey) WITH ORDINALITY k(attnum, ordinality)
-        JOIN pg_attribute a ON a.attnum = k.attnum AND a.attrelid = i.indrelid)
+       (SELECT array_agg(a.attname::text ORDER BY k.place)
+        FROM unnest(i.indkey) WITH ORDINALITY k(attnum, place)
+        JOIN pg_attribute a ON a.attnum = k.attnum AND a.attrelid = i.indrelid
+        WHERE k.place <= i.indnkeyatts)
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
 WHERE i.indrelid = ANY($1) AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
   AND m.amname IN ('btree', 'hash')
 ORDER BY i.indisprimary DESC, c.relname";
 
 /// Reads what Postgres says of `names`. Tables that are not there, and what is no plain table (views,
-/// partitioned and foreign tables), are left out.
+/// partitioned, foreign, temporary and unlogged tables), are left out.
 ///
 /// # Errors
 /// When a query fails.

@@ -1,5 +1,6 @@
 //! Holds a plan against a live database: settings, privileges, publication and slot, beside what the
-//! catalog alone shows.
+//! catalog alone shows. Every finding comes with the SQL that mends it, ready to be run by whoever
+//! may; nothing is changed here.
 
 use rowtide_plan::check::{Problem, check_plan};
 use rowtide_plan::plan::Plan;
@@ -7,6 +8,9 @@ use rowtide_plan::sql::{quote_identifier, quote_table};
 use tokio_postgres::Client;
 
 use crate::connect::Names;
+
+/// What has to be run for most things that are missing.
+const SETUP: &str = "rowtide setup";
 
 /// Everything that is wrong, or could be better.
 ///
@@ -17,139 +21,205 @@ pub async fn check(
     names: &Names,
     plan: &Plan,
 ) -> Result<Vec<Problem>, tokio_postgres::Error> {
-    let mut problems = Vec::new();
-    let fatal =
-        |what: String, mend: &str| Problem { what, mend: Some(mend.to_owned()), fatal: true };
-    let sql = "SELECT current_setting('wal_level'), current_setting('server_version_num')::int, \
-               current_user::text, \
-               (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user), \
-               has_database_privilege(current_database(), 'CREATE'), current_database()::text";
+    let mut problems = check_server(client).await?;
+    problems.extend(check_tables(client, plan).await?);
+    problems.extend(check_own_table(client, names).await?);
+    problems.extend(check_publication(client, names, plan).await?);
+    problems.extend(check_slot(client, names).await?);
+    problems.extend(check_plan(plan));
+    Ok(problems)
+}
+
+fn fatal(what: impl Into<String>, mend: impl Into<String>) -> Problem {
+    Problem { what: what.into(), mend: Some(mend.into()), fatal: true }
+}
+
+async fn check_server(client: &Client) -> Result<Vec<Problem>, tokio_postgres::Error> {
+    // Some hosts give the right to stream through a role of theirs and not through the attribute.
+    let sql = "SELECT current_setting('server_version_num')::int, pg_is_in_recovery(), \
+               current_setting('wal_level'), quote_ident(current_user), \
+               EXISTS (SELECT 1 FROM pg_roles r WHERE r.rolname = current_user \
+                       AND (r.rolreplication OR r.rolsuper)) \
+               OR EXISTS (SELECT 1 FROM pg_roles r WHERE r.rolname = 'rds_replication' \
+                          AND pg_has_role(r.oid, 'MEMBER'))";
     let row = client.query_one(sql, &[]).await?;
-    let level: &str = row.get(0);
-    let (version, role, database): (i32, &str, &str) = (row.get(1), row.get(2), row.get(5));
-    if version < 140_000 {
-        problems.push(fatal("the server is older than PostgreSQL 14".to_owned(), "upgrade it"));
+    let (level, role): (&str, &str) = (row.get(2), row.get(3));
+    let mut problems = Vec::new();
+    if row.get::<_, i32>(0) < 140_000 {
+        problems.push(fatal("the server is older than PostgreSQL 14", "upgrade it"));
+    }
+    if row.get(1) {
+        problems.push(fatal("the server is a standby", "connect to the primary"));
     }
     if level != "logical" {
         let what = format!("wal_level is `{level}`: changes cannot be streamed");
         problems
             .push(fatal(what, "ALTER SYSTEM SET wal_level = logical;  -- then restart Postgres"));
     }
-    let role_name = quote_identifier(role);
-    if !row.get::<_, Option<bool>>(3).unwrap_or(false) {
-        let what = format!("role `{role}` may not stream");
-        problems.push(fatal(what, &format!("ALTER ROLE {role_name} REPLICATION;")));
+    if !row.get::<_, bool>(4) {
+        let what = format!("role {role} may not stream");
+        problems.push(fatal(what, format!("ALTER ROLE {role} REPLICATION;")));
     }
-    check_tables(client, plan, &role_name, &mut problems).await?;
-    check_publication(client, names, plan, &mut problems).await?;
-    let own = "SELECT to_regclass($1)::text, has_database_privilege($2, 'CREATE')";
-    let own_table = quote_table(&names.schema, "client");
-    let row = client.query_one(own, &[&own_table, &database]).await?;
-    if row.get::<_, Option<&str>>(0).is_none() {
-        let mend = if row.get::<_, bool>(1) {
-            "rowtide setup".to_owned()
-        } else {
-            let database = quote_identifier(database);
-            format!("GRANT CREATE ON DATABASE {database} TO {role_name};  -- then: rowtide setup")
-        };
-        problems.push(fatal(format!("the table {own_table} is missing"), &mend));
-    }
-    check_slot(client, names, &mut problems).await?;
-    problems.extend(check_plan(plan));
     Ok(problems)
 }
 
-async fn check_tables(
-    client: &Client,
-    plan: &Plan,
-    role_name: &str,
-    problems: &mut Vec<Problem>,
-) -> Result<(), tokio_postgres::Error> {
-    for table in &plan.tables {
-        let quoted = quote_table(&table.catalog.schema, &table.catalog.name);
-        let sql = "SELECT has_table_privilege($1::oid, 'SELECT') \
-                   AND has_schema_privilege(relnamespace, 'USAGE') FROM pg_class WHERE oid = $1";
-        let row = client.query_opt(sql, &[&table.catalog.oid]).await?;
-        if !row.is_some_and(|row| row.get::<_, bool>(0)) {
-            let schema = quote_identifier(&table.catalog.schema);
-            let mend = format!(
-                "GRANT USAGE ON SCHEMA {schema} TO {role_name}; GRANT SELECT ON {quoted} TO {role_name};"
+async fn check_tables(client: &Client, plan: &Plan) -> Result<Vec<Problem>, tokio_postgres::Error> {
+    let sql = "SELECT c.relnamespace::regnamespace::text, c.oid::regclass::text, \
+               quote_ident(current_user), has_schema_privilege(c.relnamespace, 'USAGE'), \
+               has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid) \
+               FROM unnest($1::oid[]) WITH ORDINALITY AS wanted(oid, place) \
+               JOIN pg_class c ON c.oid = wanted.oid ORDER BY place";
+    let oids: Vec<u32> = plan.tables.iter().map(|table| table.catalog.oid).collect();
+    let mut problems = Vec::new();
+    for row in client.query(sql, &[&oids]).await? {
+        let (schema, table, role): (&str, &str, &str) = (row.get(0), row.get(1), row.get(2));
+        if !row.get::<_, bool>(3) {
+            let what = format!("role {role} may not use schema {schema}");
+            let problem = fatal(what, format!("GRANT USAGE ON SCHEMA {schema} TO {role};"));
+            if !problems.contains(&problem) {
+                problems.push(problem);
+            }
+        }
+        if !row.get::<_, bool>(4) {
+            let what = format!("role {role} may not read table {table}");
+            problems.push(fatal(what, format!("GRANT SELECT ON {table} TO {role};")));
+        }
+        if row.get(5) {
+            let what = format!(
+                "row-level security hides rows of table {table} from role {role}, but not their changes"
             );
-            let what = format!("{quoted} cannot be read");
-            problems.push(Problem { what, mend: Some(mend), fatal: true });
+            problems.push(fatal(what, format!("ALTER ROLE {role} BYPASSRLS;")));
         }
     }
-    Ok(())
+    Ok(problems)
+}
+
+async fn check_own_table(
+    client: &Client,
+    names: &Names,
+) -> Result<Vec<Problem>, tokio_postgres::Error> {
+    // `to_regclass` would fail on a schema that may not be used.
+    let sql = "SELECT quote_ident(current_user), has_schema_privilege(n.oid, 'USAGE'), \
+               has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') \
+               FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+               WHERE n.nspname = $1 AND c.relname = 'client'";
+    let schema = quote_identifier(&names.schema);
+    let table = quote_table(&names.schema, "client");
+    if let Some(row) = client.query_opt(sql, &[&names.schema]).await? {
+        let role: &str = row.get(0);
+        if row.get(1) && row.get(2) {
+            return Ok(Vec::new());
+        }
+        let mend = format!(
+            "GRANT USAGE ON SCHEMA {schema} TO {role}; GRANT SELECT, INSERT, UPDATE ON {table} TO {role};"
+        );
+        return Ok(vec![fatal(format!("role {role} may not write table {table}"), mend)]);
+    }
+    let sql = "SELECT quote_ident(current_database()), quote_ident(current_user), \
+               has_database_privilege(current_database(), 'CREATE')";
+    let row = client.query_one(sql, &[]).await?;
+    let (database, role): (&str, &str) = (row.get(0), row.get(1));
+    let grant = format!("GRANT CREATE ON DATABASE {database} TO {role};  -- then: {SETUP}");
+    let mend = if row.get(2) { SETUP.to_owned() } else { grant };
+    Ok(vec![fatal(format!("table {table} is missing"), mend)])
 }
 
 async fn check_publication(
     client: &Client,
     names: &Names,
     plan: &Plan,
-    problems: &mut Vec<Problem>,
-) -> Result<(), tokio_postgres::Error> {
+) -> Result<Vec<Problem>, tokio_postgres::Error> {
     let publication = quote_identifier(&names.publication);
     let sql = "SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate \
                FROM pg_publication WHERE pubname = $1";
     let Some(row) = client.query_opt(sql, &[&names.publication]).await? else {
-        let what = format!("publication {publication} is missing");
-        let mend = Some("rowtide setup".to_owned());
-        problems.push(Problem { what, mend, fatal: true });
-        return Ok(());
+        return Ok(vec![fatal(format!("publication {publication} is missing"), SETUP)]);
     };
+    let mut problems = Vec::new();
     if !row.get::<_, bool>(0) {
         let what = format!("publication {publication} leaves operations out");
         let mend = format!(
             "ALTER PUBLICATION {publication} SET (publish = 'insert, update, delete, truncate');"
         );
-        problems.push(Problem { what, mend: Some(mend), fatal: true });
+        problems.push(fatal(what, mend));
     }
-    let sql =
-        "SELECT schemaname::text, tablename::text FROM pg_publication_tables WHERE pubname = $1";
-    let published: Vec<(String, String)> = client
-        .query(sql, &[&names.publication])
-        .await?
+    // Columns that only newer versions have are null in older ones.
+    let sql = "SELECT t.schemaname::text, t.tablename::text, \
+               to_jsonb(r) ->> 'prqual' IS NOT NULL OR to_jsonb(r) ->> 'prattrs' IS NOT NULL \
+               FROM pg_publication_tables t \
+               JOIN pg_namespace n ON n.nspname = t.schemaname \
+               JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename \
+               LEFT JOIN (pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid) \
+                 ON p.pubname = t.pubname AND r.prrelid = c.oid \
+               WHERE t.pubname = $1";
+    let published = client.query(sql, &[&names.publication]).await?;
+    let own = (names.schema.as_str(), "client");
+    let wanted = plan
+        .tables
         .iter()
-        .map(|row| (row.get(0), row.get(1)))
-        .collect();
-    for table in &plan.tables {
-        let name = (table.catalog.schema.clone(), table.catalog.name.clone());
-        if !published.contains(&name) {
-            let quoted = quote_table(&name.0, &name.1);
-            let what = format!("{quoted} is not in publication {publication}");
-            let mend = format!("ALTER PUBLICATION {publication} ADD TABLE {quoted};");
-            problems.push(Problem { what, mend: Some(mend), fatal: true });
+        .map(|table| (table.catalog.schema.as_str(), table.catalog.name.as_str()))
+        .chain([own]);
+    for (schema, name) in wanted {
+        let table = quote_table(schema, name);
+        let add = format!("ALTER PUBLICATION {publication} ADD TABLE {table};");
+        let fits = |row: &&tokio_postgres::Row| {
+            row.get::<_, &str>(0) == schema && row.get::<_, &str>(1) == name
+        };
+        match published.iter().find(fits) {
+            None => {
+                problems.push(fatal(format!("{table} is not in publication {publication}"), add));
+            }
+            Some(row) if row.get::<_, Option<bool>>(2) == Some(true) => {
+                let what =
+                    format!("publication {publication} leaves rows or columns of {table} out");
+                let drop = format!("ALTER PUBLICATION {publication} DROP TABLE {table};");
+                problems.push(fatal(what, format!("{drop} {add}")));
+            }
+            Some(_) => {}
         }
     }
-    Ok(())
+    Ok(problems)
 }
 
-async fn check_slot(
-    client: &Client,
-    names: &Names,
-    problems: &mut Vec<Problem>,
-) -> Result<(), tokio_postgres::Error> {
-    let sql = "SELECT wal_status, database = current_database() FROM pg_replication_slots \
-               WHERE slot_name = $1";
-    let problem = |what: String, mend: String| Problem { what, mend: Some(mend), fatal: true };
+async fn check_slot(client: &Client, names: &Names) -> Result<Vec<Problem>, tokio_postgres::Error> {
+    let sql = "SELECT s.database = current_database(), coalesce(s.database, '')::text, \
+               s.wal_status = 'lost', s.plugin = 'pgoutput' \
+               FROM pg_replication_slots s WHERE s.slot_name = $1";
     let slot = &names.slot;
-    match client.query_opt(sql, &[slot]).await? {
-        None => {
-            let what = format!("replication slot `{slot}` is missing");
-            problems.push(problem(what, "rowtide setup".to_owned()));
-        }
-        Some(row) if !row.get::<_, Option<bool>>(1).unwrap_or(false) => {
-            let what = format!("replication slot `{slot}` belongs to another database");
-            let mend = "choose another --environment for this one".to_owned();
-            problems.push(problem(what, mend));
-        }
-        Some(row) if row.get::<_, Option<&str>>(0) == Some("lost") => {
-            let what = format!("replication slot `{slot}` is lost: it was too far behind");
-            let mend =
-                format!("SELECT pg_drop_replication_slot('{slot}');  -- then: rowtide setup");
-            problems.push(problem(what, mend));
-        }
-        Some(_) => {}
+    let Some(row) = client.query_opt(sql, &[slot]).await? else {
+        let mut problems = vec![fatal(format!("replication slot `{slot}` is missing"), SETUP)];
+        problems.extend(check_limits(client).await?);
+        return Ok(problems);
+    };
+    let is = |column: usize| row.get::<_, Option<bool>>(column).unwrap_or(false);
+    if !is(0) {
+        let what =
+            format!("replication slot `{slot}` belongs to database `{}`", row.get::<_, &str>(1));
+        return Ok(vec![fatal(what, "choose another environment for this one")]);
     }
-    Ok(())
+    if is(2) {
+        let what = format!("replication slot `{slot}` is lost: it was too far behind");
+        return Ok(vec![fatal(what, SETUP)]);
+    }
+    if !is(3) {
+        let what = format!("replication slot `{slot}` has another plugin than pgoutput");
+        let mend = format!("SELECT pg_drop_replication_slot('{slot}');  -- then: {SETUP}");
+        return Ok(vec![fatal(what, mend)]);
+    }
+    Ok(Vec::new())
+}
+
+/// Whether there is room for a slot and for the process that streams from it.
+async fn check_limits(client: &Client) -> Result<Vec<Problem>, tokio_postgres::Error> {
+    let sql = "SELECT name, setting::bigint, used FROM pg_settings JOIN (VALUES \
+                 ('max_replication_slots', (SELECT count(*) FROM pg_replication_slots)), \
+                 ('max_wal_senders', (SELECT count(*) FROM pg_stat_replication)) \
+               ) AS limits(name, used) USING (name) WHERE used >= setting::bigint ORDER BY name";
+    let full = client.query(sql, &[]).await?;
+    let problem = |row: &tokio_postgres::Row| {
+        let (name, limit): (&str, i64) = (row.get(0), row.get(1));
+        let mend = format!("ALTER SYSTEM SET {name} = {};  -- then restart Postgres", limit + 10);
+        fatal(format!("all of the {limit} that {name} allows are in use"), mend)
+    };
+    Ok(full.iter().map(problem).collect())
 }

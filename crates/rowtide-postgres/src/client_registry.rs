@@ -1,8 +1,9 @@
 //! Which user a client id belongs to: the one who first used it, for ever. Ids are claimed for many
 //! connects with one statement, and one that is known already writes nothing.
 
+use std::collections::HashMap;
+
 use rowtide_plan::sql::quote_identifier;
-use rustc_hash::FxHashMap;
 use tokio_postgres::Client;
 
 use crate::connect::Names;
@@ -16,9 +17,9 @@ pub struct Claimed {
     pub last_mutation: u64,
 }
 
-/// Claims each `(client id, user id)` and returns whose each client id is, in the same order.
-///
-/// `None` stands for an id that another server claimed at the same moment: ask again.
+/// Claims each `(client id, user id)` and returns whose each client id is, in the same order. Of one
+/// client id that is wanted several times, the first takes it. `None`: text that Postgres cannot
+/// store (with a NUL) claims nothing.
 ///
 /// # Errors
 /// When the statement fails.
@@ -27,7 +28,31 @@ pub async fn claim(
     names: &Names,
     wanted: &[(String, String)],
 ) -> Result<Vec<Option<Claimed>>, tokio_postgres::Error> {
+    let mut found = HashMap::new();
+    // One bad text must not spoil what others want in the same statement.
+    let storable = wanted.iter().filter(|(id, user)| !id.contains('\0') && !user.contains('\0'));
+    let mut open: Vec<&(String, String)> = storable.collect();
+    // A row that another server claims at this moment is waited for, but not returned: the second
+    // statement sees it.
+    for _ in 0..2 {
+        if !open.is_empty() {
+            claim_once(client, names, &open, &mut found).await?;
+            open.retain(|(id, _)| !found.contains_key(id));
+        }
+    }
+    let claimed =
+        |(id, user): &(String, String)| found.get(id).filter(|_| !user.contains('\0')).cloned();
+    Ok(wanted.iter().map(claimed).collect())
+}
+
+async fn claim_once(
+    client: &Client,
+    names: &Names,
+    wanted: &[&(String, String)],
+    found: &mut HashMap<String, Claimed>,
+) -> Result<(), tokio_postgres::Error> {
     let schema = quote_identifier(&names.schema);
+    // In one order, so that two servers cannot deadlock.
     let sql = format!(
         "WITH wanted AS (
            SELECT DISTINCT ON (client_id) client_id, user_id
@@ -48,11 +73,9 @@ pub async fn claim(
     );
     let ids: Vec<&str> = wanted.iter().map(|(id, _)| id.as_str()).collect();
     let users: Vec<&str> = wanted.iter().map(|(_, user)| user.as_str()).collect();
-    let rows = client.query(&sql, &[&ids, &users]).await?;
-    let entry = |row: &tokio_postgres::Row| {
+    for row in client.query(&sql, &[&ids, &users]).await? {
         let last_mutation = u64::try_from(row.get::<_, i64>(2)).unwrap_or(0);
-        (row.get::<_, String>(0), Claimed { user_id: row.get(1), last_mutation })
-    };
-    let claimed: FxHashMap<String, Claimed> = rows.iter().map(entry).collect();
-    Ok(ids.into_iter().map(|id| claimed.get(id).cloned()).collect())
+        found.insert(row.get(0), Claimed { user_id: row.get(1), last_mutation });
+    }
+    Ok(())
 }

@@ -1,9 +1,6 @@
 //! Migrations of an application's tables for development and tests: numbered SQL files, each applied
 //! once, in order, in a transaction of its own. A file that was applied must not change.
 
-use std::hash::Hasher;
-
-use rustc_hash::FxHasher;
 use thiserror::Error;
 use tokio_postgres::Client;
 
@@ -12,7 +9,8 @@ use crate::connect::reason;
 /// A file of SQL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Migration {
-    /// Its name; files are applied in the order of their names.
+    /// Its name. Files are applied in the order of the numbers that their names begin with; those
+    /// without one come last, in the order of their names.
     pub name: String,
     /// What it holds.
     pub sql: String,
@@ -38,6 +36,11 @@ pub enum MigrateError {
     State(#[source] tokio_postgres::Error),
 }
 
+/// What those who migrate lock, each for as long as one file takes: an arbitrary number.
+const LOCK: &str = "SET LOCAL lock_timeout = 0;
+                    SELECT pg_advisory_xact_lock(7306382164);
+                    SET LOCAL lock_timeout TO DEFAULT";
+
 /// Applies what has not been applied yet and returns the names.
 ///
 /// # Errors
@@ -46,38 +49,50 @@ pub async fn migrate(
     client: &mut Client,
     migrations: &[Migration],
 ) -> Result<Vec<String>, MigrateError> {
-    let create = "CREATE SCHEMA IF NOT EXISTS rowtide_dev;
-                  CREATE TABLE IF NOT EXISTS rowtide_dev.migration (
-                    name text PRIMARY KEY, checksum bigint NOT NULL
-                  )";
-    client.batch_execute(create).await.map_err(MigrateError::State)?;
+    let create = format!(
+        "BEGIN; {LOCK};
+         CREATE SCHEMA IF NOT EXISTS rowtide_dev;
+         CREATE TABLE IF NOT EXISTS rowtide_dev.migration (
+           name text PRIMARY KEY,
+           checksum text NOT NULL,
+           applied_at timestamptz NOT NULL DEFAULT now()
+         );
+         COMMIT"
+    );
+    client.batch_execute(&create).await.map_err(MigrateError::State)?;
     let mut sorted: Vec<&Migration> = migrations.iter().collect();
-    sorted.sort_by(|a, b| a.name.cmp(&b.name));
+    sorted.sort_by_key(|migration| (number(&migration.name), &migration.name));
     let mut applied = Vec::new();
     for migration in sorted {
-        let name = &migration.name;
-        let fail = |source| MigrateError::Failed { name: name.clone(), source };
-        let mut hasher = FxHasher::default();
-        hasher.write(migration.sql.as_bytes());
-        let checksum = hasher.finish() as i64;
-        let transaction = client.transaction().await.map_err(MigrateError::State)?;
-        // One server at a time.
-        transaction
-            .batch_execute("LOCK TABLE rowtide_dev.migration IN EXCLUSIVE MODE")
-            .await
-            .map_err(MigrateError::State)?;
-        let sql = "SELECT checksum FROM rowtide_dev.migration WHERE name = $1";
-        let known = transaction.query_opt(sql, &[name]).await.map_err(MigrateError::State)?;
-        match known.map(|row| row.get::<_, i64>(0)) {
-            Some(known) if known == checksum => continue,
-            Some(_) => return Err(MigrateError::Changed(name.clone())),
-            None => {}
+        if apply(client, migration).await? {
+            applied.push(migration.name.clone());
         }
-        transaction.batch_execute(&migration.sql).await.map_err(fail)?;
-        let sql = "INSERT INTO rowtide_dev.migration VALUES ($1, $2)";
-        transaction.execute(sql, &[name, &checksum]).await.map_err(fail)?;
-        transaction.commit().await.map_err(fail)?;
-        applied.push(name.clone());
     }
     Ok(applied)
+}
+
+/// Whether it had not been applied yet.
+async fn apply(client: &mut Client, migration: &Migration) -> Result<bool, MigrateError> {
+    let Migration { name, sql } = migration;
+    let fail = |source| MigrateError::Failed { name: name.clone(), source };
+    let transaction = client.transaction().await.map_err(MigrateError::State)?;
+    transaction.batch_execute(LOCK).await.map_err(MigrateError::State)?;
+    let same = "SELECT checksum = md5($2) FROM rowtide_dev.migration WHERE name = $1";
+    let known = transaction.query_opt(same, &[name, sql]).await.map_err(MigrateError::State)?;
+    match known.map(|row| row.get(0)) {
+        Some(true) => return Ok(false),
+        Some(false) => return Err(MigrateError::Changed(name.clone())),
+        None => {}
+    }
+    transaction.batch_execute(sql).await.map_err(fail)?;
+    let insert = "INSERT INTO rowtide_dev.migration (name, checksum) VALUES ($1, md5($2))";
+    transaction.execute(insert, &[name, sql]).await.map_err(fail)?;
+    transaction.commit().await.map_err(fail)?;
+    Ok(true)
+}
+
+/// The number that a name begins with: `9_…` comes before `10_…`.
+fn number(name: &str) -> u64 {
+    let digits = name.bytes().take_while(u8::is_ascii_digit).count();
+    name[..digits].parse().unwrap_or(u64::MAX)
 }

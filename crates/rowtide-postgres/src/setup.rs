@@ -1,91 +1,199 @@
-//! What Rowtide needs in a database, put there: the publication, the replica identities, its own
-//! schema, the slot. Every step looks first, so it can be run again at any time.
+//! What Rowtide needs in a database, put there: its own schema, the replica identities, the
+//! publication, the slot. Every step looks first, so it can be run again at any time and by several
+//! at once; what it finds of others' it leaves alone.
 
 use rowtide_plan::definition::TableName;
 use rowtide_plan::sql::{quote_identifier, quote_table};
-use tokio_postgres::Client;
+use thiserror::Error;
+use tokio_postgres::{Client, Row};
 
-use crate::connect::Names;
-use crate::stream::create_slot;
+use crate::connect::{Names, reason};
+use crate::stream::{create_slot, drop_slot};
+
+/// A step that Postgres refused, or that must not be taken. Those before it stay done.
+#[derive(Debug, Error)]
+pub enum SetupError {
+    /// Postgres refused.
+    #[error("cannot {step}: {}", reason(source))]
+    Step {
+        /// What was to be done.
+        step: String,
+        /// What Postgres said.
+        #[source]
+        source: tokio_postgres::Error,
+    },
+    /// The names are taken.
+    #[error(
+        "replication slot `{slot}` belongs to database `{database}`; choose another environment for \
+         this one"
+    )]
+    SlotOfAnother {
+        /// The slot.
+        slot: String,
+        /// Whose it is.
+        database: String,
+    },
+}
 
 /// Makes a database ready for the tables of a definition and returns a sentence for each thing that
 /// was done; none if all was there.
 ///
-/// Tables get `REPLICA IDENTITY FULL`, so that the stream brings the old row.
+/// Tables get `REPLICA IDENTITY FULL`, so that the stream brings the old row. The slot comes last and
+/// waits for transactions that are older than it, as long as it takes.
 ///
 /// # Errors
-/// When Postgres refuses a step; those before it stay done.
+/// At the first step that Postgres refuses.
 pub async fn setup(
     client: &Client,
     names: &Names,
     tables: &[TableName],
-) -> Result<Vec<String>, tokio_postgres::Error> {
-    let mut done = Vec::new();
-    let schema = quote_identifier(&names.schema);
-    if client
-        .query_opt("SELECT 1 FROM pg_namespace WHERE nspname = $1", &[&names.schema])
-        .await?
-        .is_none()
-    {
-        done.push(format!("created schema {schema}"));
+) -> Result<Vec<String>, SetupError> {
+    let mut setup = Setup { client, names, done: Vec::new() };
+    // Two that look at the same time would both create.
+    let lock = "SELECT pg_advisory_lock(hashtext($1))";
+    setup.ask("wait for another setup", lock, &names.schema).await?;
+    let result = setup.run(tables).await;
+    let unlock = "SELECT pg_advisory_unlock(hashtext($1))";
+    let unlocked = setup.ask("end the setup", unlock, &names.schema).await;
+    result.and(unlocked)?;
+    Ok(setup.done)
+}
+
+struct Setup<'a> {
+    client: &'a Client,
+    names: &'a Names,
+    done: Vec<String>,
+}
+
+impl Setup<'_> {
+    async fn run(&mut self, tables: &[TableName]) -> Result<(), SetupError> {
+        self.own_tables().await?;
+        for table in tables {
+            self.identity(table).await?;
+        }
+        self.publication(tables).await?;
+        self.slot().await
     }
-    client
-        .batch_execute(&format!(
-            "CREATE SCHEMA IF NOT EXISTS {schema};
-             CREATE TABLE IF NOT EXISTS {schema}.client (
+
+    /// The rows of a query with one parameter.
+    async fn ask(&self, step: &str, sql: &str, parameter: &str) -> Result<Vec<Row>, SetupError> {
+        self.client
+            .query(sql, &[&parameter])
+            .await
+            .map_err(|source| SetupError::Step { step: step.to_owned(), source })
+    }
+
+    async fn run_step(&mut self, step: String, sql: &str) -> Result<(), SetupError> {
+        match self.client.batch_execute(sql).await {
+            Ok(()) => {
+                self.done.push(step);
+                Ok(())
+            }
+            Err(source) => Err(SetupError::Step { step, source }),
+        }
+    }
+
+    async fn own_tables(&mut self) -> Result<(), SetupError> {
+        let schema = quote_identifier(&self.names.schema);
+        let sql = "SELECT 1 FROM pg_namespace WHERE nspname = $1";
+        if self.ask("look for its schema", sql, &self.names.schema).await?.is_empty() {
+            self.run_step(format!("create schema {schema}"), &format!("CREATE SCHEMA {schema}"))
+                .await?;
+        }
+        let table = quote_table(&self.names.schema, "client");
+        if self.ask("look for its table", "SELECT to_regclass($1)::text", &table).await?[0]
+            .get::<_, Option<&str>>(0)
+            .is_some()
+        {
+            return Ok(());
+        }
+        let sql = format!(
+            "CREATE TABLE {table} (
                client_id text PRIMARY KEY,
                user_id text NOT NULL,
                last_mutation bigint NOT NULL DEFAULT 0,
                created_at timestamptz NOT NULL DEFAULT now()
              )"
-        ))
-        .await?;
-    for table in tables {
-        let full = "SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-                    WHERE n.nspname = $1 AND c.relname = $2 AND c.relreplident = 'f'";
-        if client.query_opt(full, &[&table.schema, &table.name]).await?.is_none() {
-            let quoted = quote_table(&table.schema, &table.name);
-            client.batch_execute(&format!("ALTER TABLE {quoted} REPLICA IDENTITY FULL")).await?;
-            done.push(format!("set the replica identity of {quoted} to FULL"));
-        }
+        );
+        self.run_step(format!("create table {table}"), &sql).await
     }
-    publish(client, names, tables, &mut done).await?;
-    if create_slot(client, &names.slot).await? {
-        done.push(format!("created replication slot {}", names.slot));
-    }
-    Ok(done)
-}
 
-async fn publish(
-    client: &Client,
-    names: &Names,
-    tables: &[TableName],
-    done: &mut Vec<String>,
-) -> Result<(), tokio_postgres::Error> {
-    let own = TableName { schema: names.schema.clone(), name: "client".to_owned() };
-    let mut wanted: Vec<&TableName> = tables.iter().chain([&own]).collect();
-    let publication = quote_identifier(&names.publication);
-    let there = "SELECT 1 FROM pg_publication WHERE pubname = $1";
-    if client.query_opt(there, &[&names.publication]).await?.is_none() {
-        let list: Vec<String> =
-            wanted.iter().map(|table| quote_table(&table.schema, &table.name)).collect();
-        let list = list.join(", ");
-        client.batch_execute(&format!("CREATE PUBLICATION {publication} FOR TABLE {list}")).await?;
-        done.push(format!("created publication {publication} for {list}"));
-        return Ok(());
-    }
-    let sql =
-        "SELECT schemaname::text, tablename::text FROM pg_publication_tables WHERE pubname = $1";
-    let rows = client.query(sql, &[&names.publication]).await?;
-    let published: Vec<TableName> =
-        rows.iter().map(|row| TableName { schema: row.get(0), name: row.get(1) }).collect();
-    wanted.retain(|table| !published.contains(table));
-    for table in wanted {
+    async fn identity(&mut self, table: &TableName) -> Result<(), SetupError> {
         let quoted = quote_table(&table.schema, &table.name);
-        client
-            .batch_execute(&format!("ALTER PUBLICATION {publication} ADD TABLE {quoted}"))
-            .await?;
-        done.push(format!("added {quoted} to publication {publication}"));
+        let sql = "SELECT 1 FROM pg_class WHERE oid = to_regclass($1) AND relreplident = 'f'";
+        if !self.ask("look at the tables", sql, &quoted).await?.is_empty() {
+            return Ok(());
+        }
+        let sql = format!("ALTER TABLE {quoted} REPLICA IDENTITY FULL");
+        self.run_step(format!("set the replica identity of {quoted} to FULL"), &sql).await
     }
-    Ok(())
+
+    async fn publication(&mut self, tables: &[TableName]) -> Result<(), SetupError> {
+        let own = TableName { schema: self.names.schema.clone(), name: "client".to_owned() };
+        let mut wanted: Vec<&TableName> = tables.iter().chain([&own]).collect();
+        let name = &self.names.publication;
+        let publication = quote_identifier(name);
+        let sql = "SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate \
+                   FROM pg_publication WHERE pubname = $1";
+        let there = self.ask("look for the publication", sql, name).await?;
+        let Some(there) = there.first() else {
+            let list: Vec<String> =
+                wanted.iter().map(|table| quote_table(&table.schema, &table.name)).collect();
+            let list = list.join(", ");
+            let sql = format!("CREATE PUBLICATION {publication} FOR TABLE {list}");
+            return self
+                .run_step(format!("create publication {publication} for {list}"), &sql)
+                .await;
+        };
+        if !there.get::<_, bool>(0) {
+            let sql = format!(
+                "ALTER PUBLICATION {publication} SET (publish = 'insert, update, delete, truncate')"
+            );
+            let step = format!("make publication {publication} publish all operations");
+            self.run_step(step, &sql).await?;
+        }
+        let sql = "SELECT schemaname::text, tablename::text FROM pg_publication_tables \
+                   WHERE pubname = $1";
+        let published = self.ask("look at the publication", sql, name).await?;
+        let published: Vec<TableName> = published
+            .iter()
+            .map(|row| TableName { schema: row.get(0), name: row.get(1) })
+            .collect();
+        wanted.retain(|table| !published.contains(table));
+        for table in wanted {
+            let quoted = quote_table(&table.schema, &table.name);
+            let sql = format!("ALTER PUBLICATION {publication} ADD TABLE {quoted}");
+            self.run_step(format!("add {quoted} to publication {publication}"), &sql).await?;
+        }
+        Ok(())
+    }
+
+    async fn slot(&mut self) -> Result<(), SetupError> {
+        let slot = &self.names.slot;
+        let fail =
+            |step: &str, source| SetupError::Step { step: format!("{step} `{slot}`"), source };
+        let sql = "SELECT database = current_database(), database::text, wal_status = 'lost' \
+                   FROM pg_replication_slots WHERE slot_name = $1";
+        if let Some(row) = self.ask("look for the replication slot", sql, slot).await?.first() {
+            if row.get::<_, Option<bool>>(0) != Some(true) {
+                let database = row.get::<_, Option<String>>(1).unwrap_or_default();
+                return Err(SetupError::SlotOfAnother { slot: slot.clone(), database });
+            }
+            if row.get::<_, Option<bool>>(2) != Some(true) {
+                return Ok(());
+            }
+            // Nothing can be had from it any more.
+            let dropped = drop_slot(self.client, slot).await;
+            dropped.map_err(|source| fail("drop the lost replication slot", source))?;
+            self.done.push(format!("drop the lost replication slot `{slot}`"));
+        }
+        let created = async {
+            self.client.batch_execute("SET lock_timeout = 0").await?;
+            create_slot(self.client, slot).await?;
+            self.client.batch_execute("RESET lock_timeout").await
+        };
+        created.await.map_err(|source| fail("create replication slot", source))?;
+        self.done.push(format!("create replication slot `{slot}`"));
+        Ok(())
+    }
 }
