@@ -1,0 +1,231 @@
+//! Loads that are asked for, arrive or fail. What was streamed and may not be visible to a load yet is
+//! given to its topics when it is asked for; when it arrives it is fitted to the stream, and what it
+//! changes in topics that views already have is touched.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rowtide_plan::plan::TableId;
+use rowtide_plan::row::{Changes, Image, Row, Topic};
+
+use super::{Engine, mark};
+use crate::topic::{Ahead, Pending, Phase, Rows, TopicKey, TopicState, ViewKey};
+use crate::view::View;
+use crate::{LoadId, Loaded};
+
+/// A row of a topic before and after the topic was loaded again.
+type Replaced = (Option<Arc<Row>>, Option<Arc<Row>>);
+
+impl Engine {
+    /// Gives topics that are about to be loaded the transactions that the load may not see.
+    pub(super) fn seed_with_recent(&mut self, keys: &[TopicKey], id: LoadId) {
+        let plan = Arc::clone(&self.plan);
+        for entry in self.recent.iter() {
+            let xid = entry.xid;
+            let tables_of = |tables: &[TableId], topic: &TopicState| {
+                tables.contains(&plan.branch(topic.topic.branch).table)
+            };
+            let Some(transaction) = &entry.transaction else {
+                for key in keys {
+                    push_pending(&mut self.topics[*key], id, Pending::Unknown { xid });
+                }
+                continue;
+            };
+            if !transaction.truncated.is_empty() {
+                for key in keys {
+                    let topic = &mut self.topics[*key];
+                    if tables_of(&transaction.truncated, topic) {
+                        push_pending(topic, id, Pending::Truncated { xid });
+                    }
+                }
+            }
+            match &transaction.changes {
+                Changes::TooLarge(tables) => {
+                    for key in keys {
+                        let topic = &mut self.topics[*key];
+                        if tables_of(tables, topic) {
+                            push_pending(topic, id, Pending::Unknown { xid });
+                        }
+                    }
+                }
+                Changes::Rows(changes) => {
+                    for (index, change) in changes.iter().enumerate() {
+                        let old: &[Topic] = change.old.as_ref().map_or(&[], |old| &old.topics);
+                        let new: &[Topic] =
+                            change.new.as_ref().map_or(&[], |new| &new.image.topics);
+                        for topic in old.iter().chain(new.iter().filter(|t| !old.contains(t))) {
+                            if let Some(key) = self.index.get(topic) {
+                                let transaction = Arc::clone(transaction);
+                                let pending = Pending::Change { transaction, index };
+                                push_pending(&mut self.topics[*key], id, pending);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn loaded(&mut self, id: LoadId, loaded: Loaded) {
+        let Some(keys) = self.loads.remove(&id) else { return };
+        self.recent.forget_visible(&loaded.snapshot);
+        let snapshot = Arc::new(loaded.snapshot.clone());
+        let ahead = Ahead::of(&loaded, &snapshot, self.position);
+        for (key, rows) in keys.into_iter().zip(loaded.rows) {
+            let Some(pending) = self.take_pending(key, id) else { continue };
+            let state = &mut self.topics[key];
+            let Ok(rows) = state.fit(rows, &pending, &snapshot) else {
+                state.phase = Phase::Wanted;
+                self.wanted.push_back(key);
+                continue;
+            };
+            state.phase = Phase::Loaded { ahead: ahead.clone() };
+            if let Some(ahead) = &ahead {
+                self.ahead.insert((ahead.until, key));
+            }
+            for view_key in &state.views {
+                let view = &mut self.views[*view_key];
+                view.waiting -= 1;
+                if let Some(ahead) = &ahead {
+                    view.release_at = view.release_at.max(ahead.until);
+                }
+                mark(&mut self.dirty, *view_key, view);
+            }
+            self.replace_rows(key, rows);
+        }
+    }
+
+    pub(super) fn load_failed(&mut self, id: LoadId) {
+        for key in self.loads.remove(&id).unwrap_or_default() {
+            if self.take_pending(key, id).is_some() {
+                self.topics[key].phase = Phase::Wanted;
+                self.wanted.push_back(key);
+            }
+        }
+    }
+
+    /// What was streamed for a topic while `id` was under way; `None` if it is not part of that load
+    /// (any more).
+    fn take_pending(&mut self, key: TopicKey, id: LoadId) -> Option<Vec<Pending>> {
+        match &mut self.topics.get_mut(key)?.phase {
+            Phase::Loading { load, pending } if *load == id => Some(std::mem::take(pending)),
+            _ => None,
+        }
+    }
+
+    /// Puts `rows` in the place of a topic's rows: what differs is touched in the views that had the
+    /// topic, and links are followed.
+    pub(super) fn replace_rows(&mut self, key: TopicKey, rows: Rows) {
+        let state = &mut self.topics[key];
+        let branch_id = state.topic.branch;
+        let plan = Arc::clone(&self.plan);
+        let branch = plan.branch(branch_id);
+        let (has_links, published) = (!branch.links.is_empty(), branch.published);
+        // Views that have sent the topic's rows before; none when it is loaded for the first time.
+        let informed = published && state.views.iter().any(|view| self.views[*view].had(key));
+        if !has_links && !informed {
+            state.rows = rows;
+            return;
+        }
+        let mut changed: Vec<Replaced> = Vec::new();
+        for (row_key, after) in &rows {
+            let before = state.rows.get(row_key);
+            if before.is_none_or(|before| before != after) {
+                changed.push((before.cloned(), Some(Arc::clone(after))));
+            }
+        }
+        let gone = state.rows.iter().filter(|(row_key, _)| !rows.contains_key(*row_key));
+        changed.extend(gone.map(|(_, before)| (Some(Arc::clone(before)), None)));
+        let old_rows = std::mem::replace(&mut state.rows, rows);
+        let views: Vec<ViewKey> = state.views.iter().copied().collect();
+        for view_key in views {
+            if informed && self.views[view_key].had(key) {
+                self.touch_replaced(view_key, key, &old_rows, &changed);
+            }
+            if has_links {
+                // All that is gained before anything is lost.
+                for (before, after) in &changed {
+                    if let Some(after) = after
+                        && before.as_ref().is_none_or(|b| b.image.kept != after.image.kept)
+                    {
+                        self.follow(view_key, branch_id, None, Some(after));
+                    }
+                }
+                for (before, after) in &changed {
+                    if let Some(before) = before
+                        && after.as_ref().is_none_or(|a| a.image.kept != before.image.kept)
+                    {
+                        self.follow(view_key, branch_id, Some(before), None);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The rows of a topic that `view` had are others now: notes which of them it saw before.
+    fn touch_replaced(
+        &mut self,
+        view_key: ViewKey,
+        key: TopicKey,
+        old_rows: &Rows,
+        changed: &[Replaced],
+    ) {
+        let state = &self.topics[key];
+        let branch = self.plan.branch(state.topic.branch);
+        let saw_here = |view: &View, row_key: &Bytes| {
+            let old = old_rows.get(row_key);
+            old.is_some_and(|old| branch.claim_filter.passes(&old.image.kept, &view.claims))
+        };
+        let view = &self.views[view_key];
+        let saw: Vec<bool> = changed
+            .iter()
+            .map(|(before, after)| {
+                let images = before.iter().chain(after).map(|row| &row.image);
+                images.clone().any(|image| saw_here(view, &image.key))
+                    || images.clone().any(|image| self.had_row(view, image))
+            })
+            .collect();
+        let view = &mut self.views[view_key];
+        // Changes that were not kept may have moved a touched row out, and in again.
+        let claims = &view.claims;
+        for touched in view.touched.of_table(branch.table) {
+            let old = old_rows.get(&touched.key);
+            touched.was_visible |=
+                old.is_some_and(|old| branch.claim_filter.passes(&old.image.kept, claims));
+            if let Some(row) = state.rows.get(&touched.key) {
+                touched.latest = Some(Arc::clone(row));
+            }
+        }
+        for ((before, after), saw) in changed.iter().zip(saw) {
+            let Some(row) = after.as_ref().or(before.as_ref()) else { continue };
+            let touched = view.touched.row(branch.table, &row.image.key, saw);
+            match after {
+                Some(after) => touched.latest = Some(Arc::clone(after)),
+                // It may have been seen in another topic since.
+                None => drop(touched.latest.get_or_insert_with(|| Arc::clone(row))),
+            }
+        }
+        mark(&mut self.dirty, view_key, view);
+    }
+
+    /// Whether a row that has not been touched since the last message was part of it.
+    fn had_row(&self, view: &View, image: &Image) -> bool {
+        image.topics.iter().any(|topic| {
+            let branch = self.plan.branch(topic.branch);
+            let Some(&key) = self.index.get(topic).filter(|key| view.had(**key)) else {
+                return false;
+            };
+            let row = self.topics[key].rows.get(&image.key);
+            branch.published
+                && row.is_some_and(|row| branch.claim_filter.passes(&row.image.kept, &view.claims))
+        })
+    }
+}
+
+fn push_pending(topic: &mut TopicState, id: LoadId, step: Pending) {
+    if let Phase::Loading { load, pending } = &mut topic.phase
+        && *load == id
+    {
+        pending.push(step);
+    }
+}

@@ -1,0 +1,187 @@
+//! The end of a step: every view that has something to say, and is whole, says it. A message is the
+//! difference between what was visible at the last one and what is visible now.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rowtide_plan::plan::TableId;
+use rowtide_plan::row::Row;
+use rowtide_protocol::{Cursor, delete_change, put_change};
+use rustc_hash::FxHashSet;
+
+use super::{Engine, Output, mark};
+use crate::topic::{Phase, TopicKey, ViewKey};
+use crate::view::{TouchedRow, View};
+
+impl Engine {
+    /// Every view that has something to say, and is whole, says it.
+    pub(super) fn settle(&mut self, out: &mut Vec<Output>) {
+        while let Some((until, key)) = self.ahead.first().copied()
+            && until <= self.position
+        {
+            self.ahead.pop_first();
+            if let Some(Phase::Loaded { ahead }) = self.topics.get_mut(key).map(|t| &mut t.phase) {
+                ahead.take_if(|ahead| ahead.until <= until);
+            }
+        }
+        while let Some((lsn, key)) = self.releasable.first().copied()
+            && lsn <= self.position
+        {
+            self.releasable.pop_first();
+            if let Some(view) = self.views.get_mut(key) {
+                mark(&mut self.dirty, key, view);
+            }
+        }
+        let mut shared = None;
+        for key in std::mem::take(&mut self.dirty) {
+            let Some(view) = self.views.get_mut(key) else { continue };
+            view.dirty = false;
+            if view.is_whole(self.position) {
+                self.flush(key, &mut shared, out);
+            } else if view.waiting == 0 {
+                self.releasable.insert((view.release_at, key));
+            }
+        }
+    }
+
+    /// Brings the sessions of a whole view to the present.
+    fn flush(&mut self, key: ViewKey, shared: &mut Option<SharedBody>, out: &mut Vec<Output>) {
+        let cursor = Cursor { epoch: self.epoch, lsn: self.position };
+        let view = &mut self.views[key];
+        let touched = view.touched.take();
+        let gained = std::mem::take(&mut view.gained);
+        let view = &self.views[key];
+        if !view.live.is_empty() {
+            let changes = match touched.as_slice() {
+                [only] if gained.is_empty() => self.body_of_one(view, only, shared),
+                _ => self.body(view, &touched, &gained),
+            };
+            if !changes.is_empty() {
+                out.extend(view.live.iter().map(|session| Output::Tx {
+                    session: *session,
+                    cursor,
+                    changes: changes.clone(),
+                    commit_time_us: self.commit_time_us,
+                }));
+            }
+        }
+        if !view.joining.is_empty() {
+            let tables = self.visible_rows(view);
+            for session in &view.joining {
+                out.extend(tables.iter().map(|(table, rows)| Output::Snapshot {
+                    session: *session,
+                    table: *table,
+                    rows: rows.clone(),
+                }));
+                out.push(Output::Ready { session: *session, cursor });
+            }
+        }
+        let view = &mut self.views[key];
+        view.live.append(&mut view.joining);
+        view.sent = self.position;
+    }
+
+    /// The row as the view sees it now, if it does.
+    fn visible_now(&self, view: &View, touched: &TouchedRow) -> Option<&Arc<Row>> {
+        touched.latest.as_ref()?.image.topics.iter().find_map(|topic| {
+            let branch = self.plan.branch(topic.branch);
+            let key = self.index.get(topic).filter(|key| view.reach.contains_key(key))?;
+            let row = self.topics[*key].rows.get(&touched.key)?;
+            let sees =
+                branch.published && branch.claim_filter.passes(&row.image.kept, &view.claims);
+            sees.then_some(row)
+        })
+    }
+
+    /// Many views are often sent the same one row: its JSON is made once.
+    fn body_of_one(
+        &self,
+        view: &View,
+        touched: &TouchedRow,
+        shared: &mut Option<SharedBody>,
+    ) -> Bytes {
+        let row = self.visible_now(view, touched);
+        if row.is_none() && !touched.was_visible {
+            return Bytes::new();
+        }
+        let identity =
+            (touched.table, touched.key.clone(), row.map_or(0, |row| Arc::as_ptr(row) as usize));
+        if let Some(shared) = shared
+            && shared.identity == identity
+        {
+            return shared.body.clone();
+        }
+        let mut body = Vec::new();
+        self.push_change(&mut body, touched.table, &touched.key, row);
+        let body = Bytes::from(body);
+        *shared = Some(SharedBody { identity, body: body.clone() });
+        body
+    }
+
+    fn body(&self, view: &View, touched: &[TouchedRow], gained: &FxHashSet<TopicKey>) -> Bytes {
+        let mut body = Vec::new();
+        let mut said: FxHashSet<(TableId, &Bytes)> = FxHashSet::default();
+        for touched in touched {
+            let row = self.visible_now(view, touched);
+            if row.is_some() || touched.was_visible {
+                self.push_change(&mut body, touched.table, &touched.key, row);
+            }
+            if row.is_some() && !gained.is_empty() {
+                said.insert((touched.table, &touched.key));
+            }
+        }
+        for key in gained {
+            let state = &self.topics[*key];
+            let branch = self.plan.branch(state.topic.branch);
+            for row in state.rows.values().filter(|_| branch.published) {
+                if branch.claim_filter.passes(&row.image.kept, &view.claims)
+                    && said.insert((branch.table, &row.image.key))
+                {
+                    self.push_change(&mut body, branch.table, &row.image.key, Some(row));
+                }
+            }
+        }
+        body.into()
+    }
+
+    fn push_change(&self, body: &mut Vec<u8>, table: TableId, key: &Bytes, row: Option<&Arc<Row>>) {
+        if !body.is_empty() {
+            body.push(b',');
+        }
+        let name = &self.plan.table(table).name_json;
+        match row {
+            Some(row) => put_change(body, name, &row.json),
+            None => delete_change(body, name, key),
+        }
+    }
+
+    /// All that a view sees, by table.
+    pub(crate) fn visible_rows(&self, view: &View) -> Vec<(TableId, Vec<Arc<Row>>)> {
+        let mut tables: Vec<(TableId, Vec<Arc<Row>>)> = Vec::new();
+        let mut said: FxHashSet<(TableId, &Bytes)> = FxHashSet::default();
+        for key in view.reach.keys() {
+            let state = &self.topics[*key];
+            let branch = self.plan.branch(state.topic.branch);
+            if !branch.published {
+                continue;
+            }
+            for row in state.rows.values() {
+                if branch.claim_filter.passes(&row.image.kept, &view.claims)
+                    && said.insert((branch.table, &row.image.key))
+                {
+                    match tables.iter_mut().find(|(table, _)| *table == branch.table) {
+                        Some((_, rows)) => rows.push(Arc::clone(row)),
+                        None => tables.push((branch.table, vec![Arc::clone(row)])),
+                    }
+                }
+            }
+        }
+        tables
+    }
+}
+
+/// The last message of a single row, for the next view that is sent the same.
+struct SharedBody {
+    identity: (TableId, Bytes, usize),
+    body: Bytes,
+}
