@@ -1,0 +1,92 @@
+//! Client ids belong to the user who first used them, for ever, however many claim at once.
+
+use rowtide_postgres::client_registry::{Claimed, claim};
+use rowtide_postgres::setup::setup;
+use rowtide_tests::{Database, eventually};
+use tokio_postgres::Client;
+
+async fn database() -> Database {
+    let database = Database::create().await;
+    setup(&database.connect().await, &database.names(), &[]).await.unwrap();
+    database
+}
+
+fn wanted(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(id, user)| ((*id).to_owned(), (*user).to_owned())).collect()
+}
+
+async fn owners(client: &Client, database: &Database, pairs: &[(&str, &str)]) -> Vec<String> {
+    let claimed = claim(client, &database.names(), &wanted(pairs)).await.unwrap();
+    claimed.into_iter().map(|claimed| claimed.map_or("-".to_owned(), |it| it.user_id)).collect()
+}
+
+#[tokio::test]
+async fn the_first_user_of_a_client_id_keeps_it() {
+    let database = database().await;
+    let client = database.connect().await;
+    assert_eq!(owners(&client, &database, &[("one", "ann"), ("two", "bob")]).await, ["ann", "bob"]);
+    let again = [("two", "ann"), ("three", "ann"), ("one", "ann")];
+    assert_eq!(owners(&client, &database, &again).await, ["bob", "ann", "ann"]);
+    assert_eq!(owners(&client, &database, &[]).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn of_several_in_one_batch_the_first_takes_the_id() {
+    let database = database().await;
+    let client = database.connect().await;
+    let batch = [("one", "ann"), ("one", "bob"), ("two", "bob"), ("one", "ann")];
+    assert_eq!(owners(&client, &database, &batch).await, ["ann", "ann", "bob", "ann"]);
+}
+
+#[tokio::test]
+async fn the_last_settled_mutation_is_told() {
+    let database = database().await;
+    let client = database.connect().await;
+    owners(&client, &database, &[("one", "ann")]).await;
+    let schema = database.names().schema;
+    let update = format!("UPDATE {schema}.client SET last_mutation = 7 WHERE client_id = 'one'");
+    client.batch_execute(&update).await.unwrap();
+    let claimed = claim(&client, &database.names(), &wanted(&[("one", "ann")])).await.unwrap();
+    assert_eq!(claimed, [Some(Claimed { user_id: "ann".to_owned(), last_mutation: 7 })]);
+}
+
+#[tokio::test]
+async fn text_that_postgres_cannot_store_claims_nothing_and_spoils_nothing() {
+    let database = database().await;
+    let client = database.connect().await;
+    let long = "x".repeat(10_000);
+    let batch = [("one", "a\0nn"), ("two", "bob"), ("three", "it's \"\\ $1; --"), ("four", &long)];
+    let owners = owners(&client, &database, &batch).await;
+    assert_eq!(owners, ["-", "bob", "it's \"\\ $1; --", &long]);
+}
+
+#[tokio::test]
+async fn claiming_what_is_known_writes_nothing() {
+    let database = database().await;
+    let client = database.connect().await;
+    owners(&client, &database, &[("one", "ann")]).await;
+    client.batch_execute("BEGIN").await.unwrap();
+    owners(&client, &database, &[("one", "bob"), ("one", "ann")]).await;
+    let sql = "SELECT pg_current_xact_id_if_assigned()::text";
+    let row = client.query_one(sql, &[]).await.unwrap();
+    assert_eq!(row.get::<_, Option<&str>>(0), None, "no transaction id was taken");
+}
+
+#[tokio::test]
+async fn an_id_that_another_server_claims_at_the_same_moment_is_waited_for() {
+    let database = database().await;
+    let (mine, theirs) = (database.connect().await, database.connect().await);
+    theirs.batch_execute("BEGIN").await.unwrap();
+    assert_eq!(owners(&theirs, &database, &[("one", "ann")]).await, ["ann"]);
+    let names = database.names();
+    let task = tokio::spawn(async move { claim(&mine, &names, &wanted(&[("one", "bob")])).await });
+    let waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+                 AND datname = current_database()";
+    eventually("the second waits for the first", || async {
+        (!theirs.query(waits, &[]).await.unwrap().is_empty()).then_some(())
+    })
+    .await;
+    theirs.batch_execute("COMMIT").await.unwrap();
+    let claimed = task.await.unwrap().unwrap();
+    assert_eq!(claimed[0].as_ref().unwrap().user_id, "ann");
+}
