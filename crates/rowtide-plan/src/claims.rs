@@ -59,3 +59,83 @@ fn names_columns(predicate: &Predicate) -> bool {
     });
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filter::{ClaimFilter, Comparison, Filter, Operand};
+    use crate::plan::{Branch, ClaimId, ClaimUse, TableId};
+    use crate::value::ColumnType;
+
+    /// Branches: by the user's id; by a workspace if the role is `admin`; for everyone; by links.
+    fn plan() -> Plan {
+        let named = |name: &str, kind| ClaimUse { claim: Claim::Named(name.into()), kind };
+        let branch = |anchor, source, claims| Branch {
+            table: TableId(0),
+            anchor,
+            source,
+            filter: Filter(Predicate::Literal(Some(true))),
+            claim_filter: ClaimFilter(claims),
+            published: true,
+            links: Vec::new(),
+        };
+        let all = || Predicate::Literal(Some(true));
+        let admin = Predicate::Compare(
+            Comparison::Equal,
+            Operand::Claim(ClaimId(2)),
+            Operand::Literal(Value::Text("admin".into())),
+        );
+        let of_the_row =
+            Predicate::Compare(Comparison::Less, Operand::Column(0), Operand::Claim(ClaimId(1)));
+        Plan {
+            tables: Vec::new(),
+            branches: vec![
+                branch(Some(0), Source::Claim(ClaimId(0)), all()),
+                branch(Some(1), Source::Claim(ClaimId(1)), Predicate::And(vec![of_the_row, admin])),
+                branch(None, Source::Everyone, all()),
+                branch(Some(0), Source::Links, all()),
+            ],
+            claims: vec![
+                ClaimUse { claim: Claim::UserId, kind: ColumnType::Text },
+                named("workspace", ColumnType::Int),
+                named("role", ColumnType::Text),
+            ],
+            min_client: None,
+        }
+    }
+
+    fn resolve(user_id: &str, claims: serde_json::Value) -> Claims {
+        plan().resolve_claims(user_id, claims.as_object().unwrap())
+    }
+
+    fn reached(claims: &Claims) -> Vec<u16> {
+        plan().reached(claims).iter().map(|topic| topic.branch.0).collect()
+    }
+
+    #[test]
+    fn claims_are_brought_to_the_types_of_the_rules() {
+        let claims = resolve("u1", serde_json::json!({ "workspace": "7", "role": 5, "x": 1 }));
+        let expected = [Value::Text("u1".into()), Value::Int(7), Value::Text("5".into())];
+        assert_eq!(*claims.0, expected);
+        let claims = resolve("u\0", serde_json::json!({ "workspace": "seven", "role": null }));
+        assert_eq!(*claims.0, [Value::Null, Value::Null, Value::Null]);
+    }
+
+    #[test]
+    fn a_view_reaches_what_its_claims_name_and_what_is_everyones() {
+        let admin = serde_json::json!({ "workspace": 7, "role": "admin" });
+        let topics = plan().reached(&resolve("u1", admin));
+        let anchors: Vec<Option<Value>> = topics.into_iter().map(|topic| topic.anchor).collect();
+        assert_eq!(anchors, [Some(Value::Text("u1".into())), Some(Value::Int(7)), None]);
+        let no_one = resolve("\0", serde_json::json!({}));
+        assert_eq!(reached(&no_one), [2]);
+    }
+
+    #[test]
+    fn a_condition_on_claims_alone_closes_the_branch() {
+        let member = serde_json::json!({ "workspace": 7, "role": "member" });
+        assert_eq!(reached(&resolve("u1", member)), [0, 2]);
+        let unknown = serde_json::json!({ "workspace": 7 });
+        assert_eq!(reached(&resolve("u1", unknown)), [0, 2]);
+    }
+}

@@ -241,3 +241,172 @@ impl RowEncoder {
         EncodeError::Unexpected { table: self.table.clone(), column: column.name.clone() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::{CatalogColumn, CatalogTable, ReplicaIdentity};
+    use crate::filter::{ClaimFilter, Comparison, Filter, Operand, Predicate};
+    use crate::plan::{ClaimId, Source, Table};
+
+    /// `item (id int8 PRIMARY KEY, name text, owner text, hidden bool, at timestamptz, tags text[])`,
+    /// by `owner` where not `hidden`, and those with an `id` below 10 for everyone.
+    fn plan() -> Plan {
+        let column = |name: &str, kind: ColumnType| CatalogColumn {
+            name: name.into(),
+            kind,
+            type_oid: 0,
+            type_name: String::new(),
+            not_null: false,
+            toastable: false,
+            deterministic: true,
+            labels: Vec::new(),
+        };
+        let catalog = CatalogTable {
+            oid: 1,
+            schema: "public".into(),
+            name: "item".into(),
+            columns: vec![
+                column("id", ColumnType::Int),
+                column("na\"me", ColumnType::Text),
+                column("owner", ColumnType::Text),
+                column("hidden", ColumnType::Bool),
+                column("at", ColumnType::TimestampTz),
+                column("tags", ColumnType::Array(Box::new(ColumnType::Text))),
+            ],
+            primary_key: vec!["id".into()],
+            indexes: Vec::new(),
+            replica_identity: ReplicaIdentity::Full,
+            row_security: false,
+        };
+        let branch = |anchor, source, filter| Branch {
+            table: TableId(0),
+            anchor,
+            source,
+            filter: Filter(filter),
+            claim_filter: ClaimFilter(Predicate::Literal(Some(true))),
+            published: true,
+            links: Vec::new(),
+        };
+        let visible = Predicate::Not(Box::new(Predicate::Bare(Operand::Column(3))));
+        let small = Predicate::Compare(
+            Comparison::Less,
+            Operand::Column(0),
+            Operand::Literal(Value::Int(10)),
+        );
+        Plan {
+            tables: vec![Table {
+                catalog,
+                name_json: "\"item\"".into(),
+                published: true,
+                key: vec![0],
+                kept: vec![2],
+                branches: vec![BranchId(0), BranchId(1)],
+            }],
+            branches: vec![
+                branch(Some(2), Source::Claim(ClaimId(0)), visible),
+                branch(None, Source::Everyone, small),
+            ],
+            claims: Vec::new(),
+            min_client: None,
+        }
+    }
+
+    const COLUMNS: [&str; 6] = ["id", "na\"me", "owner", "hidden", "at", "tags"];
+
+    fn encoder(columns: &[&str]) -> RowEncoder {
+        RowEncoder::new(&plan(), TableId(0), columns).unwrap()
+    }
+
+    fn text(text: &str) -> Datum<'_> {
+        Datum::Text(text.as_bytes())
+    }
+
+    fn owned_by(owner: &str) -> Topic {
+        Topic { branch: BranchId(0), anchor: Some(Value::Text(owner.into())) }
+    }
+
+    const EVERYONES: Topic = Topic { branch: BranchId(1), anchor: None };
+
+    #[test]
+    fn a_row_has_its_json_its_key_and_its_topics() {
+        let at = text("2024-01-01 00:00:00.5+00");
+        let datums = [text("7"), text("a\"b"), text("u1"), text("f"), at, text("{x,NULL}")];
+        let row = encoder(&COLUMNS).row(&datums).unwrap();
+        let json = r#"{"id":7,"na\"me":"a\"b","owner":"u1","hidden":false,"at":"2024-01-01T00:00:00.5Z","tags":["x",null]}"#;
+        assert_eq!(row.json, json);
+        assert_eq!(row.image.key, r#"{"id":7}"#);
+        assert_eq!(*row.image.kept, [Value::Text("u1".into())]);
+        assert_eq!(*row.image.topics, [owned_by("u1"), EVERYONES]);
+    }
+
+    #[test]
+    fn a_row_is_in_no_topic_of_a_null_anchor_or_of_a_filter_that_is_not_true() {
+        let topics = |id, owner, hidden| {
+            let datums = [text(id), Datum::Null, owner, hidden, Datum::Null, Datum::Null];
+            encoder(&COLUMNS).row(&datums).unwrap().image.topics
+        };
+        assert_eq!(*topics("10", Datum::Null, text("f")), []);
+        assert_eq!(*topics("10", text("u1"), text("t")), []);
+        assert_eq!(*topics("10", text("u1"), Datum::Null), []);
+        assert_eq!(*topics("10", text("u1"), text("f")), [owned_by("u1")]);
+        assert_eq!(*topics("9", Datum::Null, text("f")), [EVERYONES]);
+    }
+
+    #[test]
+    fn columns_come_in_the_order_of_the_source_and_leave_in_that_of_the_catalog() {
+        let columns = ["new", "tags", "at", "hidden", "owner", "na\"me", "id"];
+        let null = Datum::Null;
+        let datums = [text("?"), null, null, null, null, null, text("1")];
+        let row = encoder(&columns).row(&datums).unwrap();
+        let json = r#"{"id":1,"na\"me":null,"owner":null,"hidden":null,"at":null,"tags":null}"#;
+        assert_eq!(row.json, json);
+        let missing = RowEncoder::new(&plan(), TableId(0), &columns[..6]).unwrap_err();
+        assert_eq!(missing.to_string(), "table `item` has no column `id` any more");
+    }
+
+    #[test]
+    fn an_old_row_needs_only_what_the_plan_needs() {
+        let missing = Datum::Missing;
+        let datums = [text("1"), missing, text("u1"), text("f"), missing, missing];
+        let image = encoder(&COLUMNS).image(&datums).unwrap();
+        assert_eq!(*image.topics, [owned_by("u1"), EVERYONES]);
+        let error = encoder(&COLUMNS).row(&datums).unwrap_err();
+        assert!(error.to_string().starts_with("column `na\"me` of table `item` did not come"));
+        let key_only = [text("1"), missing, missing, missing, missing, missing];
+        let error = encoder(&COLUMNS).image(&key_only).unwrap_err();
+        assert!(error.to_string().starts_with("column `owner` of table `item` did not come"));
+        assert_eq!(encoder(&COLUMNS).image(&[]).unwrap_err().to_string().find("`id`"), Some(7));
+    }
+
+    #[test]
+    fn text_that_is_not_of_its_type_is_named() {
+        let mut datums = [Datum::Null; 6];
+        datums[0] = text("one");
+        let error = encoder(&COLUMNS).row(&datums).unwrap_err();
+        assert!(error.to_string().starts_with("column `id` of table `item` holds text"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_bytes_come_a_row_is_json_or_refused(
+            bytes in proptest::collection::vec(
+                proptest::option::of(proptest::collection::vec(proptest::num::u8::ANY, 0..12)),
+                0..7,
+            ),
+            id in "[0-9]{1,3}",
+        ) {
+            let mut datums: Vec<Datum<'_>> = bytes
+                .iter()
+                .map(|bytes| bytes.as_deref().map_or(Datum::Null, Datum::Text))
+                .collect();
+            if let Some(first) = datums.first_mut() {
+                *first = text(&id);
+            }
+            if let Ok(row) = encoder(&COLUMNS).row(&datums) {
+                serde_json::from_slice::<serde_json::Value>(&row.json).unwrap();
+                serde_json::from_slice::<serde_json::Value>(&row.image.key).unwrap();
+            }
+        }
+    }
+}

@@ -218,3 +218,56 @@ impl ClaimFilter {
         self.0.judge(kept, &claims.0) == Some(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn literal(answer: Option<bool>) -> Predicate {
+        Predicate::Literal(answer)
+    }
+
+    fn judge(predicate: &Predicate) -> Option<bool> {
+        predicate.judge(&[], &[])
+    }
+
+    #[test]
+    fn null_is_unknown_and_not_false() {
+        let (yes, no, unknown) = (literal(Some(true)), literal(Some(false)), literal(None));
+        let and = |a: &Predicate, b: &Predicate| judge(&Predicate::And(vec![a.clone(), b.clone()]));
+        let or = |a: &Predicate, b: &Predicate| judge(&Predicate::Or(vec![a.clone(), b.clone()]));
+        assert_eq!(and(&unknown, &yes), None);
+        assert_eq!(and(&unknown, &no), Some(false));
+        assert_eq!(or(&unknown, &yes), Some(true));
+        assert_eq!(or(&unknown, &no), None);
+        assert_eq!(judge(&Predicate::Not(Box::new(unknown.clone()))), None);
+        assert!(!Filter(unknown.clone()).passes(&[]));
+        assert!(!Filter(Predicate::Not(Box::new(unknown))).passes(&[]));
+    }
+
+    #[test]
+    fn in_with_null_is_never_false() {
+        let column = |value: Value, list: &[Value]| {
+            Predicate::In(Operand::Column(0), list.to_vec()).judge(&[value], &[])
+        };
+        let (one, two, null) = (Value::Int(1), Value::Int(2), Value::Null);
+        assert_eq!(column(one.clone(), &[one.clone(), null.clone()]), Some(true));
+        assert_eq!(column(two.clone(), &[one.clone(), null.clone()]), None);
+        assert_eq!(column(two, std::slice::from_ref(&one)), Some(false));
+        assert_eq!(column(null, &[one]), None);
+    }
+
+    #[test]
+    fn a_filter_over_claims_asks_the_view() {
+        let filter = ClaimFilter(Predicate::Compare(
+            Comparison::GreaterOrEqual,
+            Operand::Claim(ClaimId(1)),
+            Operand::Column(0),
+        ));
+        let level = |level: Value| Claims([Value::Null, level].into());
+        assert!(filter.passes(&[Value::Int(3)], &level(Value::Int(3))));
+        assert!(!filter.passes(&[Value::Int(3)], &level(Value::Int(2))));
+        assert!(!filter.passes(&[Value::Int(3)], &level(Value::Null)));
+        assert!(!filter.passes(&[Value::Null], &level(Value::Int(3))));
+    }
+}

@@ -76,7 +76,7 @@ fn anchor_condition(column: &CatalogColumn) -> String {
         // A claim need not be one of the labels, and then must not fail the load of all others.
         return format!(
             "{name} = ANY(ARRAY(SELECT label FROM unnest(enum_range(NULL::{element})) AS label \
-             WHERE label::text = ANY($1)))"
+             WHERE concat(label) = ANY($1)))"
         );
     }
     format!("{name} = ANY($1::text[]::{element}[])")
