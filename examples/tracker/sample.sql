@@ -8,7 +8,7 @@ SELECT ('00000000-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid, 'Workspace 
 FROM generate_series(1, 20) AS n;
 
 INSERT INTO member
-SELECT ('00000000-0000-4000-8000-' || lpad(w::text, 12, '0'))::uuid, 'u' || 1 + (w * 10 + m - 11) % 200,
+SELECT ('00000000-0000-4000-8000-' || lpad(w::text, 12, '0'))::uuid, 'u' || 1 + (w * 10 + m - 10) % 200,
        CASE WHEN m = 0 THEN 'owner' ELSE 'member' END::member_role
 FROM generate_series(1, 20) AS w, generate_series(0, 11) AS m;
 

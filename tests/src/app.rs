@@ -1,0 +1,126 @@
+//! A server of one test in this process, over a database of its own, and clients of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rowtide::application::Application;
+use rowtide::auth::{AuthOptions, sign};
+use rowtide::hub::HubOptions;
+use rowtide::server::{Server, ServerOptions};
+use rowtide_client::{Client, ClientOptions};
+use rowtide_plan::definition::Definition;
+use rowtide_postgres::migrate::{Migration, migrate};
+use rowtide_postgres::setup::setup;
+
+use crate::Database;
+
+/// The secret of every test's tokens.
+pub const SECRET: &str = "a secret of the tests, long enough for HS256";
+
+/// A database and a server for it.
+pub struct App {
+    /// The database.
+    pub database: Database,
+    /// The server; `None` once it was stopped.
+    pub server: Option<Server>,
+    options: ServerOptions,
+}
+
+impl App {
+    /// One of the examples, with its sample data.
+    ///
+    /// # Panics
+    /// When something of it does not start.
+    pub async fn example(name: &str) -> App {
+        let application = Application::example(name).expect("the example is there");
+        App::start(&application.definition, &application.migrations).await
+    }
+
+    /// A definition over tables that `sql` makes.
+    ///
+    /// # Panics
+    /// When something of it does not start.
+    pub async fn with(definition: &str, sql: &str) -> App {
+        let definition = Definition::parse("rowtide.toml", definition)
+            .unwrap_or_else(|error| panic!("{:?}", miette_of(error)));
+        let migration = Migration { name: "tables.sql".to_owned(), sql: sql.to_owned() };
+        App::start(&Arc::new(definition), &[migration]).await
+    }
+
+    async fn start(definition: &Arc<Definition>, migrations: &[Migration]) -> App {
+        let database = Database::create().await;
+        let mut client = database.connect().await;
+        migrate(&mut client, migrations).await.unwrap_or_else(|error| panic!("{error}"));
+        setup(&client, &database.names(), &definition.tables())
+            .await
+            .unwrap_or_else(|error| panic!("{error:?}"));
+        let options = ServerOptions {
+            hub: HubOptions {
+                database: database.options().await,
+                names: database.names(),
+                definition: Arc::clone(definition),
+                engines: 2,
+                outbox_bytes: 1 << 20,
+            },
+            auth: AuthOptions { secret: Some(SECRET.to_owned()), ..AuthOptions::default() },
+            listen: ([127, 0, 0, 1], 0).into(),
+            max_message_bytes: 64 << 10,
+            sessions_per_user: 50,
+        };
+        let mut app = App { database, server: None, options };
+        app.start_server().await;
+        app
+    }
+
+    /// Starts the server again.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_server(&mut self) {
+        let server = Server::start(self.options.clone()).await;
+        let server = server.unwrap_or_else(|error| panic!("{error}"));
+        // Where clients know it to be, also after a restart.
+        self.options.listen = server.address();
+        self.server = Some(server);
+    }
+
+    /// Stops the server in order.
+    pub async fn stop_server(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.stop().await;
+        }
+    }
+
+    /// Where clients connect.
+    pub fn url(&self) -> String {
+        format!("ws://{}/sync", self.options.listen)
+    }
+
+    /// Where HTTP is spoken.
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.options.listen
+    }
+
+    /// A good token.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn token(user: &str) -> String {
+        sign(SECRET, user, Duration::from_secs(600)).expect("a token can be signed")
+    }
+
+    /// A client of `user`.
+    pub fn client(&self, user: &str) -> Client {
+        let user = user.to_owned();
+        Client::start(ClientOptions {
+            url: self.url(),
+            token: Arc::new(move || App::token(&user)),
+            client_id: format!("test-{:016x}", rand::random::<u64>()),
+            app_version: None,
+        })
+    }
+}
+
+fn miette_of(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
