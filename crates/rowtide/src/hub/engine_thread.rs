@@ -145,6 +145,13 @@ impl EngineThread {
                 self.load_at = Some(Instant::now() + GATHER);
             }
         }
+        // Sessions that were on their way in are told as well.
+        commands.close();
+        while let Some(command) = commands.recv().await {
+            if let Command::Open { session, outbox, .. } = command {
+                self.outboxes.insert(session, outbox);
+            }
+        }
         for outbox in self.outboxes.values() {
             outbox.close(RESTARTING.0, RESTARTING.1);
         }

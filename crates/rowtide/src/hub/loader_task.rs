@@ -11,7 +11,7 @@ use rowtide_plan::plan::Plan;
 use rowtide_plan::row::Topic;
 use rowtide_postgres::load::{LoadError, Loader};
 use rustc_hash::FxHashMap;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::engine_thread::{Command, LoadRequest};
 
@@ -19,13 +19,15 @@ use super::engine_thread::{Command, LoadRequest};
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
 /// Runs loads until it is dropped. `schema_changed` is told when a load shows that the tables
-/// no longer have the plan's shape; `queries` counts the `SELECT`s of rows.
+/// no longer have the plan's shape; `queries` counts the `SELECT`s of rows; `failing` says why the
+/// load under way does not succeed.
 pub(super) async fn run(
     mut loader: Loader,
     plan: Arc<Plan>,
     mut requests: mpsc::Receiver<LoadRequest>,
     schema_changed: Arc<Notify>,
     queries: Arc<AtomicU64>,
+    failing: watch::Sender<Option<String>>,
 ) {
     while let Some(first) = requests.recv().await {
         let mut merged = vec![first];
@@ -45,6 +47,7 @@ pub(super) async fn run(
             match loader.load(&plan, &topics).await {
                 Ok(loaded) => break loaded,
                 Err(error) => {
+                    failing.send_replace(Some(error.to_string()));
                     tracing::warn!(%error, topics = topics.len(), "a load failed; trying again");
                     if matches!(error, LoadError::SchemaChanged { .. }) {
                         schema_changed.notify_one();
@@ -54,6 +57,7 @@ pub(super) async fn run(
             tokio::time::sleep(backoff).await;
             backoff = (backoff * 2).min(MAX_BACKOFF);
         };
+        failing.send_if_modified(|failing| failing.take().is_some());
         queries.store(loader.queries(), Ordering::Relaxed);
         for request in merged {
             let rows = request.load.topics.iter().map(|topic| loaded.rows[places[topic]].clone());

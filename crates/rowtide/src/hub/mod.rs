@@ -86,6 +86,8 @@ struct Generation {
     refused: Vec<String>,
     /// Told by the loader when the tables do not have the plan's shape.
     schema_changed: Arc<Notify>,
+    /// Why the load under way does not succeed.
+    load_failing: watch::Receiver<Option<String>>,
     stop: CancellationToken,
 }
 
@@ -210,10 +212,11 @@ impl Hub {
     /// How the hub is doing.
     pub fn health(&self) -> Health {
         let status = self.shared.status.borrow().clone();
-        let (ready, detail) = match status {
-            Status::Streaming => (true, "streaming".to_owned()),
-            Status::Starting => (false, "catching up with the stream".to_owned()),
-            Status::Waiting(reason) => (false, reason),
+        let failing = self.shared.generation().load_failing.borrow().clone();
+        let (ready, detail) = match (status, failing) {
+            (Status::Waiting(reason), _) | (Status::Streaming, Some(reason)) => (false, reason),
+            (Status::Starting, _) => (false, "catching up with the stream".to_owned()),
+            (Status::Streaming, None) => (true, "streaming".to_owned()),
         };
         Health {
             ready,
@@ -323,17 +326,19 @@ impl Generation {
             let (loads, stop) = (loads.clone(), stop.clone());
             engines.push(engine_thread::start(name, plan, epoch, Lsn(0), loads, stop)?);
         }
+        let (failing, load_failing) = watch::channel(None);
         let loader = loader_task::run(
             Loader::new(options.database.clone()),
             Arc::clone(&plan),
             requests,
             Arc::clone(&schema_changed),
             Arc::clone(load_queries),
+            failing,
         );
         let stopped = stop.clone();
         tokio::spawn(async move { stopped.run_until_cancelled(loader).await });
         let refused = refused.into_iter().map(|(table, _)| table).collect();
-        Ok(Generation { plan, engines, refused, schema_changed, stop })
+        Ok(Generation { plan, engines, refused, schema_changed, load_failing, stop })
     }
 }
 
