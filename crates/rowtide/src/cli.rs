@@ -257,9 +257,7 @@ async fn set_up(args: Configured) -> Result<()> {
     let definition = read_definition(&settings.definition_path())?;
     let (database, names) = settings.database()?;
     let client = connect(&database, "setup").await.into_diagnostic()?;
-    let done = setup(&client, &names, &definition.tables())
-        .await
-        .into_diagnostic()?;
+    let done = setup(&client, &names, &definition.tables()).await.into_diagnostic()?;
     if done.is_empty() {
         println!("everything was there");
     }
