@@ -25,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const MAX_SOCKET_PATH: usize = 80;
 /// How often a server that is starting is asked.
 const POLL: Duration = Duration::from_millis(20);
+/// The port that Postgres takes if none is set.
+const DEFAULT_PORT: &str = "5432";
 /// The superuser of the cluster.
 const SUPERUSER: &str = "postgres";
 
@@ -113,6 +115,7 @@ pub struct Cluster {
     binaries: PathBuf,
     data: PathBuf,
     socket: PathBuf,
+    port: String,
     user: Option<User>,
     /// Of a test's cluster: ends when its standard input is closed.
     keeper: Option<Child>,
@@ -142,6 +145,8 @@ impl Cluster {
             cluster.lock = Some(lock);
             return Ok(cluster);
         }
+        // From here on dropping it stops it.
+        cluster.lock = Some(lock);
         progress("starting PostgreSQL");
         let log = cluster.log();
         let mut command = cluster.command("pg_ctl");
@@ -155,8 +160,6 @@ impl Cluster {
             let said = cluster.end_of_log();
             return Err(ClusterError::Program { program: "pg_ctl start".into(), said, hint: "" });
         }
-        // From here on dropping it stops it.
-        cluster.lock = Some(lock);
         cluster.wait_until_ready().await?;
         Ok(cluster)
     }
@@ -186,6 +189,9 @@ impl Cluster {
         command.arg(cluster.binaries.join("postgres"));
         command.arg("-D").arg(&cluster.data).arg("-k").arg(&cluster.socket);
         for (name, value) in settings {
+            if *name == "port" {
+                (*value).clone_into(&mut cluster.port);
+            }
             command.arg("-c").arg(format!("{name}={value}"));
         }
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -210,8 +216,16 @@ impl Cluster {
             if is_root() { Some(server_user(&data).ok_or(ClusterError::NoUser)?) } else { None };
         let socket = socket_dir(&dir);
         make_dir(&socket, user)?;
-        let cluster =
-            Cluster { binaries, data, socket, user, keeper: None, lock: None, adopted: false };
+        let cluster = Cluster {
+            binaries,
+            data,
+            socket,
+            port: DEFAULT_PORT.to_owned(),
+            user,
+            keeper: None,
+            lock: None,
+            adopted: false,
+        };
         if version.is_none() {
             progress("creating a private PostgreSQL cluster");
             cluster.create(fsync)?;
@@ -320,7 +334,9 @@ impl Cluster {
                 other => format!("%{other:02X}"),
             })
             .collect();
-        format!("postgres://{SUPERUSER}@{socket}/{database}")
+        // Of a server that listens on its socket alone the port is but a part of the socket's name.
+        let port = if self.port == DEFAULT_PORT { "" } else { &format!(":{}", self.port) };
+        format!("postgres://{SUPERUSER}@{socket}{port}/{database}")
     }
 
     /// Connects to a database as superuser.

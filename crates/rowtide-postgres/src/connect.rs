@@ -269,13 +269,13 @@ fn take_trust(url: &str) -> Result<(String, Trust), InvalidUrl> {
 
 fn percent_decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(first) = rest.chars().next() {
-        let code = rest.get(1..3).filter(|_| first == '%');
-        let code = code.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        let length = if code.is_some() { 3 } else { first.len_utf8() };
-        bytes.extend(code.map_or_else(|| rest[..length].as_bytes().to_vec(), |code| vec![code]));
-        rest = &rest[length..];
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        let digits = after.get(..2).filter(|_| *first == b'%');
+        let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
+        let code = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        bytes.push(code.unwrap_or(*first));
+        rest = if code.is_some() { &after[2..] } else { after };
     }
     String::from_utf8_lossy(&bytes).into_owned()
 }

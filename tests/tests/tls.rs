@@ -1,0 +1,95 @@
+//! TLS to Postgres: what each `sslmode` accepts, for queries and for the stream. The certificate in
+//! `tls/` is for `localhost`, and of an authority that nobody else trusts.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use rowtide_plan::compile::compile;
+use rowtide_plan::definition::Definition;
+use rowtide_postgres::catalog::read_catalog;
+use rowtide_postgres::cluster::Cluster;
+use rowtide_postgres::connect::{ConnectOptions, Names, connect};
+use rowtide_postgres::setup::setup;
+use rowtide_postgres::stream::Stream;
+use rowtide_tests::eventually;
+
+const AUTHORITY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls/authority.pem");
+
+/// A cluster that takes only TLS from those who come over TCP, and its port.
+async fn cluster() -> (Cluster, u16) {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let settings = [("listen_addresses", "127.0.0.1"), ("port", &free.to_string()[..])];
+    let cluster = Cluster::start_temporary(&settings).await.unwrap();
+    let client = cluster.connect("postgres").await.unwrap();
+    let put = |text: &str, to: &str| {
+        // Written by the server, so that its user owns it and nobody else may read it.
+        format!("COPY (SELECT '{text}') TO PROGRAM 'umask 077; sed ''s/\\\\n/\\n/g'' > {to}'")
+    };
+    for sql in [
+        put(include_str!("tls/server.pem"), "server.crt"),
+        put(include_str!("tls/server.key"), "server.key"),
+        "COPY (SELECT 'local all all trust') TO PROGRAM 'cat > pg_hba.conf'".to_owned(),
+        "COPY (SELECT 'hostssl all all all trust') TO PROGRAM 'cat >> pg_hba.conf'".to_owned(),
+        "COPY (SELECT 'hostssl replication all all trust') TO PROGRAM 'cat >> pg_hba.conf'"
+            .to_owned(),
+        "ALTER SYSTEM SET ssl = on".to_owned(),
+        "SELECT pg_reload_conf()".to_owned(),
+    ] {
+        client.batch_execute(&sql).await.unwrap();
+    }
+    eventually("TLS is on", || async {
+        let url = format!("postgres://postgres@localhost:{free}/postgres?sslmode=require");
+        connect(&ConnectOptions::parse(&url).unwrap(), "test").await.ok()
+    })
+    .await;
+    (cluster, free)
+}
+
+#[tokio::test]
+async fn each_sslmode_accepts_what_it_says_for_queries_and_for_the_stream() {
+    let (cluster, port) = cluster().await;
+    let admin = cluster.connect("postgres").await.unwrap();
+    admin.batch_execute("CREATE TABLE t (id int PRIMARY KEY)").await.unwrap();
+    let definition = Definition::parse("rowtide.toml", "[tables.t]\nvisible = 'true'").unwrap();
+    let names = Names::of("default").unwrap();
+    setup(&admin, &names, &definition.tables()).await.unwrap();
+    let catalog = read_catalog(&admin, &definition.tables()).await.unwrap();
+    let plan = Arc::new(compile(&definition, &catalog).unwrap());
+
+    let verified = format!("sslmode=verify-full&sslrootcert={}", AUTHORITY.replace('/', "%2F"));
+    for (host, query, accepted) in [
+        ("localhost", "sslmode=disable", false),
+        ("localhost", "sslmode=prefer", true),
+        ("localhost", "sslmode=require", true),
+        ("localhost", "sslmode=verify-full", false),
+        ("localhost", &verified[..], true),
+        ("127.0.0.1", "sslmode=require", true),
+        // The certificate is for another name.
+        ("127.0.0.1", &verified[..], false),
+        ("localhost", "sslmode=verify-full&sslrootcert=%2Fnowhere.pem", false),
+    ] {
+        let url = format!("postgres://postgres@{host}:{port}/postgres?{query}");
+        let options = ConnectOptions::parse(&url).unwrap();
+        let client = connect(&options, "test").await;
+        assert_eq!(client.is_ok(), accepted, "{url}: {:?}", client.err());
+        if let Ok(client) = client {
+            let sql = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+            assert!(client.query_one(sql, &[]).await.unwrap().get::<_, bool>(0), "{url}");
+            let (stream, _) = Stream::start(&options, &names, plan.clone())
+                .await
+                .unwrap_or_else(|error| panic!("{url}: {error}"));
+            let sql = "SELECT ssl FROM pg_stat_ssl JOIN pg_stat_replication USING (pid)";
+            let encrypted = eventually("a stream", || async {
+                let row = client.query_opt(sql, &[]).await.unwrap()?;
+                Some(row.get::<_, bool>(0))
+            });
+            assert!(encrypted.await, "{url}");
+            stream.stop().await;
+            let sql = "SELECT 1 FROM pg_replication_slots WHERE active";
+            eventually("the slot is free", || async {
+                client.query(sql, &[]).await.unwrap().is_empty().then_some(())
+            })
+            .await;
+        }
+    }
+}
