@@ -2,13 +2,13 @@
 //! checks its form and the language of its rules; whether tables and columns exist is checked when it
 //! is compiled against a catalog.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use toml::Spanned;
 
 use crate::error::{DefinitionError, Problem};
-use crate::rule::{Rule, Span, SqlText, check_expression, parse};
+use crate::rule::{Rule, Span, SqlText, parse};
 
 /// A definition whose rules have been read.
 #[derive(Clone, Debug)]
@@ -116,7 +116,8 @@ impl Definition {
             let message = error.message().to_owned();
             let help = "a definition has [app] and [tables.NAME] with `visible`, and may have \
                         `immutable`, `readonly`, [tables.NAME.insert], [[tables.NAME.update]] and \
-                        [tables.NAME.delete]";
+                        [tables.NAME.delete]; a table of another schema than public is \
+                        [tables.\"SCHEMA.NAME\"]";
             fail(vec![Problem::new(place, message, "here").help(help)])
         })?;
         let mut problems = Vec::new();
@@ -130,13 +131,21 @@ impl Definition {
         if problems.is_empty() && tables.is_empty() {
             let help = "write an entry for each table, such as\n[tables.note]\n\
                         visible = '\"ownerId\" = auth.user_id'";
-            let problem = Problem::new(0..text.len().min(1), "the definition has no tables", "");
+            let problem = Problem::new(0..0, "the definition has no tables", "");
             problems.push(problem.help(help));
+        }
+        tables.sort_by_key(|table: &TableDefinition| table.span.start);
+        let mut seen = BTreeSet::new();
+        for table in &tables {
+            if !seen.insert(&table.name) {
+                let what = format!("table `{}` has two entries", table.name.name);
+                let problem = Problem::new(table.span.clone(), what, "the second one");
+                problems.push(problem.help("`NAME` and `public.NAME` are the same table"));
+            }
         }
         if !problems.is_empty() {
             return Err(fail(problems));
         }
-        tables.sort_by_key(|table: &TableDefinition| table.span.start);
         let min_client = read.app.min_client;
         Ok(Definition { file: file.to_owned(), text: text.to_owned(), tables, min_client })
     }
@@ -148,10 +157,7 @@ impl Definition {
             self.tables.iter().map(|table| table.name.clone()).collect();
         for table in &self.tables {
             table.visible.members(&mut |member| {
-                let name = TableName {
-                    schema: member.table.schema.clone(),
-                    name: member.table.name.clone(),
-                };
+                let name = member.table.name();
                 if !names.contains(&name) {
                     names.push(name);
                 }
@@ -168,6 +174,11 @@ impl Definition {
 fn table(text: &str, key: &Spanned<String>, entry: Entry) -> Result<TableDefinition, Vec<Problem>> {
     let (schema, name) = key.get_ref().split_once('.').unwrap_or(("public", key.get_ref()));
     let mut problems = Vec::new();
+    if schema.is_empty() || name.is_empty() {
+        let problem = Problem::new(key.span(), "this is not a table", "a name is missing");
+        problems
+            .push(problem.help("write NAME, or \"SCHEMA.NAME\" for another schema than public"));
+    }
     let visible = sql_text(text, &entry.visible);
     let rule = parse(&visible, name).unwrap_or_else(|found| {
         problems.extend(found);
@@ -179,8 +190,9 @@ fn table(text: &str, key: &Spanned<String>, entry: Entry) -> Result<TableDefinit
         .chain(entry.delete.iter().map(|delete| &delete.allow))
         .chain(limits.clone().map(|limit| &limit.r#where));
     for allow in allows {
-        if let Err(found) = check_expression(&sql_text(text, allow)) {
-            problems.extend(found);
+        // What they ask is for Postgres to judge; here only that they are SQL.
+        if let Err(problem) = sql_text(text, allow).expression() {
+            problems.push(problem);
         }
     }
     for limit in limits {
@@ -206,22 +218,12 @@ fn table(text: &str, key: &Spanned<String>, entry: Entry) -> Result<TableDefinit
         name: TableName { schema: schema.to_owned(), name: name.to_owned() },
         span: key.span(),
         visible: rule,
-        visible_span: visible.span,
+        visible_span: visible.span(),
         columns,
     })
 }
 
 /// A TOML string with its place, so that places in the SQL can be shown in the file.
 fn sql_text(file: &str, value: &Spanned<String>) -> SqlText {
-    let (span, text) = (value.span(), value.get_ref().clone());
-    let written = file.get(span.clone()).unwrap_or("");
-    let quotes = if written.starts_with("'''") || written.starts_with("\"\"\"") { 3 } else { 1 };
-    let mut from = span.start + quotes;
-    if quotes == 3 {
-        // A newline right after the quotes is not part of the string.
-        let after = file.get(from..).unwrap_or("");
-        from += if after.starts_with("\r\n") { 2 } else { usize::from(after.starts_with('\n')) };
-    }
-    let verbatim = file.get(from..).is_some_and(|rest| rest.starts_with(&text));
-    SqlText { text, span, verbatim_from: verbatim.then_some(from) }
+    SqlText::new(file, value.span(), value.get_ref())
 }

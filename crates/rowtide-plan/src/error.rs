@@ -1,6 +1,7 @@
 //! What is wrong with a definition, shown where it is wrong. All problems are collected before any is
 //! reported, so that a person mends a file once.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use miette::{Diagnostic, NamedSource, SourceSpan};
@@ -33,6 +34,8 @@ pub struct Problem {
     /// What to write instead.
     #[help]
     pub help: Option<String>,
+    /// Whether it is the table in the database that is wrong: said once, wherever it is named.
+    of_table: bool,
 }
 
 impl Problem {
@@ -42,7 +45,16 @@ impl Problem {
         label: impl Into<String>,
     ) -> Problem {
         let place = SourceSpan::new(place.start.into(), place.end.saturating_sub(place.start));
-        Problem { message: message.into(), label: label.into(), place, help: None }
+        Problem { message: message.into(), label: label.into(), place, help: None, of_table: false }
+    }
+
+    /// As [`Problem::new`], where the table in the database is what is wrong.
+    pub(crate) fn of_table(
+        place: Range<usize>,
+        message: impl Into<String>,
+        label: impl Into<String>,
+    ) -> Problem {
+        Problem { of_table: true, ..Problem::new(place, message, label) }
     }
 
     pub(crate) fn help(mut self, help: impl Into<String>) -> Problem {
@@ -53,7 +65,13 @@ impl Problem {
 
 impl DefinitionError {
     pub(crate) fn new(file: &str, text: &str, mut problems: Vec<Problem>) -> DefinitionError {
-        problems.sort_by_key(|problem| problem.place.offset());
+        problems.sort_by_key(|problem| (problem.place.offset(), problem.place.len()));
+        // A condition that stands in several alternatives is judged in each.
+        let mut seen = HashSet::new();
+        problems.retain(|problem| {
+            let place = if problem.of_table { None } else { Some(problem.place) };
+            seen.insert((place, problem.message.clone(), problem.label.clone()))
+        });
         DefinitionError {
             file: file.to_owned(),
             source_code: NamedSource::new(file, text.to_owned()),
@@ -62,7 +80,7 @@ impl DefinitionError {
     }
 }
 
-/// `; did you mean …?` for a name that is not there, if another is close to it.
+/// The name that was meant by one that is not there, if one is close to it.
 pub(crate) fn did_you_mean<'a>(
     wrong: &str,
     names: impl IntoIterator<Item = &'a str>,

@@ -6,13 +6,15 @@
 
 pub(crate) mod normal;
 mod parse;
+mod text;
 
 use std::ops::Range;
 
 use crate::filter::Comparison;
 use crate::plan::Claim;
 
-pub(crate) use parse::{SqlText, check_expression, parse};
+pub(crate) use parse::parse;
+pub(crate) use text::SqlText;
 
 /// Bytes of the definition's file.
 pub(crate) type Span = Range<usize>;
@@ -70,6 +72,13 @@ pub(crate) struct TableName {
     pub(crate) schema: String,
     pub(crate) name: String,
     pub(crate) span: Span,
+}
+
+impl TableName {
+    /// The name without its place.
+    pub(crate) fn name(&self) -> crate::definition::TableName {
+        crate::definition::TableName { schema: self.schema.clone(), name: self.name.clone() }
+    }
 }
 
 impl Term {

@@ -5,135 +5,38 @@ use sqlparser::ast::{
     BinaryOperator, Expr, Ident, InTarget, ObjectNamePart, Query, SelectItem, SetExpr, Spanned,
     TableFactor, UnaryOperator, Value as SqlValue,
 };
-use sqlparser::dialect::PostgreSqlDialect;
-use sqlparser::parser::{Parser, ParserError};
-use sqlparser::tokenizer::{Location, Span as SqlSpan, Token};
 
+use super::text::SqlText;
 use super::{Member, Name, Rule, Span, TableName, Term};
 use crate::error::Problem;
 use crate::filter::Comparison;
 use crate::plan::Claim;
 
-/// How deep expressions may be nested.
-const MAX_DEPTH: usize = 64;
 /// How deep memberships may be nested.
 const MAX_MEMBERSHIPS: usize = 8;
-
-/// SQL text as it stands in the definition's file.
-#[derive(Clone, Debug)]
-pub(crate) struct SqlText {
-    /// What the text says.
-    pub(crate) text: String,
-    /// Where it stands.
-    pub(crate) span: Span,
-    /// Whether the text stands in the file byte for byte from here on; if not (escapes), places
-    /// cannot be told and the whole is underlined.
-    pub(crate) verbatim_from: Option<usize>,
-}
-
-impl SqlText {
-    /// Where a place in the text is found in the file.
-    fn place(&self, span: SqlSpan) -> Span {
-        let Some(base) = self.verbatim_from else { return self.span.clone() };
-        match (self.offset(span.start), self.offset(span.end)) {
-            (Some(start), Some(end)) if start < end => base + start..base + end,
-            _ => self.span.clone(),
-        }
-    }
-
-    /// Lines and columns count from 1, columns in characters.
-    fn offset(&self, at: Location) -> Option<usize> {
-        let mut start = 0;
-        for _ in 1..at.line {
-            start += self.text.get(start..)?.find('\n')? + 1;
-        }
-        let column = usize::try_from(at.column).ok()?.checked_sub(1)?;
-        let line = self.text.get(start..)?.split('\n').next()?;
-        if at.line == 0 {
-            return None;
-        }
-        let within = line.char_indices().nth(column).map_or(line.len(), |(offset, _)| offset);
-        Some(start + within)
-    }
-}
 
 /// Reads a read rule.
 ///
 /// # Errors
 /// All that is not supported, each with its place.
 pub(crate) fn parse(sql: &SqlText, table: &str) -> Result<Rule, Vec<Problem>> {
-    let expression = expression(sql)?;
-    let mut reader =
-        Reader { sql, scopes: vec![Scope { names: vec![table.to_owned()] }], problems: Vec::new() };
+    let expression = sql.expression().map_err(|problem| vec![problem])?;
+    let mut reader = Reader { sql, scopes: vec![table.to_owned()], problems: Vec::new() };
     let rule = reader.rule(&expression, 0);
     if reader.problems.is_empty() { Ok(rule) } else { Err(reader.problems) }
 }
 
-/// Whether `sql` is one expression of Postgres' SQL; write rules are no further looked at here.
-///
-/// # Errors
-/// With the place where it stops being SQL.
-pub(crate) fn check_expression(sql: &SqlText) -> Result<(), Vec<Problem>> {
-    expression(sql).map(drop)
-}
-
-fn expression(sql: &SqlText) -> Result<Expr, Vec<Problem>> {
-    let parsed = Parser::new(&PostgreSqlDialect {})
-        .with_recursion_limit(MAX_DEPTH)
-        .try_with_sql(&sql.text)
-        .and_then(|mut parser| {
-            let expression = parser.parse_expr()?;
-            let rest = parser.peek_token();
-            Ok((expression, rest))
-        });
-    match parsed {
-        Ok((expression, rest)) if rest.token == Token::EOF => Ok(expression),
-        Ok((_, rest)) => Err(vec![
-            Problem::new(
-                sql.place(rest.span),
-                "the rule goes on after its end",
-                format!("`{}` is not expected here", rest.token),
-            )
-            .help("write one boolean expression; join parts with AND and OR"),
-        ]),
-        Err(ParserError::RecursionLimitExceeded) => Err(vec![Problem::new(
-            sql.span.clone(),
-            "the rule is nested too deeply",
-            format!("more than {MAX_DEPTH} levels"),
-        )]),
-        Err(ParserError::TokenizerError(message) | ParserError::ParserError(message)) => {
-            let (message, place) = located(sql, &message);
-            Err(vec![Problem::new(place, "this is not SQL", message)])
-        }
-    }
-}
-
-/// Takes ` at Line: 1, Column: 5` off a message of the parser's.
-fn located(sql: &SqlText, message: &str) -> (String, Span) {
-    let whole = || (message.to_owned(), sql.span.clone());
-    let Some((said, at)) = message.rsplit_once(" at Line: ") else { return whole() };
-    let Some((line, column)) = at.split_once(", Column: ") else { return whole() };
-    let (Ok(line), Ok(column)) = (line.parse(), column.parse()) else { return whole() };
-    let start = Location { line, column };
-    let place = sql.place(SqlSpan { start, end: Location { line, column: column + 1 } });
-    (said.to_owned(), place)
-}
-
-/// The names by which the columns of a table can be qualified.
-struct Scope {
-    names: Vec<String>,
-}
-
 struct Reader<'a> {
     sql: &'a SqlText,
-    /// The table of the rule, then those of the memberships that are being read.
-    scopes: Vec<Scope>,
+    /// What columns can be qualified with: the table of the rule, then those of the memberships that
+    /// are being read.
+    scopes: Vec<String>,
     problems: Vec<Problem>,
 }
 
-/// An identifier as Postgres reads it: without quotes it is folded to lower case.
+/// An identifier as Postgres reads it: without quotes it is folded to lower case, but only in ASCII.
 fn fold(ident: &Ident) -> String {
-    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
+    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_ascii_lowercase() }
 }
 
 impl Reader<'_> {
@@ -148,11 +51,11 @@ impl Reader<'_> {
     fn rule(&mut self, expression: &Expr, depth: usize) -> Rule {
         match expression {
             Expr::Nested(inner) => self.rule(inner, depth),
-            Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
-                Rule::And(vec![self.rule(left, depth), self.rule(right, depth)])
+            Expr::BinaryOp { op: BinaryOperator::And, .. } => {
+                Rule::And(self.chain(expression, &BinaryOperator::And, depth))
             }
-            Expr::BinaryOp { left, op: BinaryOperator::Or, right } => {
-                Rule::Or(vec![self.rule(left, depth), self.rule(right, depth)])
+            Expr::BinaryOp { op: BinaryOperator::Or, .. } => {
+                Rule::Or(self.chain(expression, &BinaryOperator::Or, depth))
             }
             Expr::UnaryOp { op: UnaryOperator::Not, expr } => {
                 Rule::Not(Box::new(self.rule(expr, depth)))
@@ -166,10 +69,10 @@ impl Reader<'_> {
                 Some(term) => Rule::Not(Box::new(Rule::IsNull(term))),
                 None => Self::REFUSED,
             },
-            Expr::In { expr, target: InTarget::List(list), negated, .. } => {
+            Expr::In { expr, target: InTarget::List(list), negated, global: false } => {
                 self.in_list(expr, list, *negated)
             }
-            Expr::In { expr, target: InTarget::Subquery(query), negated, .. } => {
+            Expr::In { expr, target: InTarget::Subquery(query), negated, global: false } => {
                 self.member(expression, expr, query, *negated, depth)
             }
             Expr::Value(value) => match &value.value {
@@ -194,6 +97,20 @@ impl Reader<'_> {
                 Self::REFUSED
             }
         }
+    }
+
+    /// The operands of `a AND b AND c`, which the parser nests as deep as the chain is long.
+    fn chain(&mut self, whole: &Expr, operator: &BinaryOperator, depth: usize) -> Vec<Rule> {
+        let mut operands = Vec::new();
+        let mut rest = whole;
+        while let Expr::BinaryOp { left, op, right } = rest
+            && op == operator
+        {
+            operands.push(right.as_ref());
+            rest = left;
+        }
+        operands.push(rest);
+        operands.iter().rev().map(|operand| self.rule(operand, depth)).collect()
     }
 
     fn comparison(
@@ -305,6 +222,9 @@ impl Reader<'_> {
                 return None;
             };
             let TableFactor::Table { name, alias, .. } = &from.relation else { return None };
+            if alias.as_ref().is_some_and(|alias| !alias.columns.is_empty() || alias.at.is_some()) {
+                return None;
+            }
             // Written out again, nothing else may have been there.
             let mut plain = format!("SELECT {item} FROM {name}");
             if let Some(alias) = alias {
@@ -344,7 +264,7 @@ impl Reader<'_> {
         };
         let span = self.sql.place(name.span());
         let qualifier = alias.as_ref().map_or_else(|| table.clone(), |alias| fold(&alias.name));
-        self.scopes.push(Scope { names: vec![qualifier] });
+        self.scopes.push(qualifier);
         let selected = self.term(item);
         let rule = match condition {
             Some(condition) => self.rule(condition, depth + 1),
@@ -415,11 +335,10 @@ impl Reader<'_> {
             [table, column] => {
                 let table = fold(table);
                 let mut scopes = self.scopes.iter().rev();
-                let here = scopes.next().is_some_and(|scope| scope.names.contains(&table));
-                if here {
+                if scopes.next() == Some(&table) {
                     return Some(Term::Column(Name { text: fold(column), span }));
                 }
-                if scopes.any(|scope| scope.names.contains(&table)) {
+                if scopes.any(|scope| *scope == table) {
                     self.refuse(
                         whole,
                         "a membership cannot look at the outer row",
@@ -455,25 +374,72 @@ impl Reader<'_> {
                 "EXISTS is not supported in a read rule".to_owned(),
                 "write `column IN (SELECT column FROM table WHERE …)`",
             ),
-            Expr::Subquery(_) | Expr::AnyOp { .. } | Expr::AllOp { .. } => (
+            Expr::Subquery(_) => (
                 "a SELECT can only stand after IN".to_owned(),
                 "write `column IN (SELECT column FROM table WHERE …)`",
+            ),
+            Expr::AnyOp { .. } | Expr::AllOp { .. } => (
+                "ANY and ALL are not supported in a read rule".to_owned(),
+                "write `column IN (…)` with literals, or with a SELECT",
+            ),
+            Expr::Tuple(_) => (
+                "rows of several values are not supported in a read rule".to_owned(),
+                "compare column by column, joined with AND",
             ),
             Expr::Cast { .. } | Expr::TypedString { .. } => (
                 "casts are not supported in a read rule".to_owned(),
                 "leave the cast out: literals and claims take the type of the column",
             ),
-            Expr::IsTrue(_) | Expr::IsNotFalse(_) | Expr::IsFalse(_) | Expr::IsNotTrue(_) => (
-                "IS TRUE and IS FALSE are not supported in a read rule".to_owned(),
-                "write the column by itself, or NOT and the column",
+            Expr::IsTrue(_)
+            | Expr::IsNotFalse(_)
+            | Expr::IsFalse(_)
+            | Expr::IsNotTrue(_)
+            | Expr::IsUnknown(_)
+            | Expr::IsNotUnknown(_) => (
+                "IS TRUE, IS FALSE and IS UNKNOWN are not supported in a read rule".to_owned(),
+                "write the column by itself, NOT and the column, or IS NULL",
             ),
             Expr::IsDistinctFrom(..) | Expr::IsNotDistinctFrom(..) => (
                 "IS DISTINCT FROM is not supported in a read rule".to_owned(),
                 "write `a <> b OR a IS NULL`",
             ),
-            Expr::BinaryOp { .. } | Expr::UnaryOp { .. } => {
+            Expr::BinaryOp {
+                op:
+                    BinaryOperator::And
+                    | BinaryOperator::Or
+                    | BinaryOperator::Eq
+                    | BinaryOperator::NotEq
+                    | BinaryOperator::Lt
+                    | BinaryOperator::LtEq
+                    | BinaryOperator::Gt
+                    | BinaryOperator::GtEq,
+                ..
+            }
+            | Expr::UnaryOp { op: UnaryOperator::Not, .. }
+            | Expr::IsNull(_)
+            | Expr::IsNotNull(_)
+            | Expr::In { .. } => (
+                "a condition cannot be compared in a read rule".to_owned(),
+                "join conditions with AND, OR and NOT; compare columns, literals and claims",
+            ),
+            Expr::BinaryOp { op, .. } => {
+                (format!("the operator `{op}` is not supported in a read rule"), store)
+            }
+            Expr::UnaryOp { .. } => {
                 ("arithmetic is not supported in a read rule".to_owned(), store)
             }
+            Expr::Collate { .. } => (
+                "COLLATE is not supported in a read rule".to_owned(),
+                "leave it out: text is equal when its characters are",
+            ),
+            Expr::AtTimeZone { .. }
+            | Expr::Ceil { .. }
+            | Expr::Extract { .. }
+            | Expr::Floor { .. }
+            | Expr::Overlay { .. }
+            | Expr::Position { .. }
+            | Expr::Substring { .. }
+            | Expr::Trim { .. } => ("functions are not supported in a read rule".to_owned(), store),
             Expr::Case { .. } => {
                 ("CASE is not supported in a read rule".to_owned(), "write it with AND and OR")
             }
