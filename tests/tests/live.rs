@@ -42,7 +42,8 @@ async fn a_change_reaches_those_who_may_see_it_and_leaves_those_who_may_not() {
     let (mut owner, mut guest) = (app.client("u1"), app.client("u900"));
     live(&mut owner).await;
     live(&mut guest).await;
-    assert_eq!(held(&owner.replica()), truth(&sql, FILES, "u1").await);
+    let expected = truth(&sql, FILES, "u1").await;
+    assert_eq!(held(&owner.replica()), expected);
 
     run("UPDATE file SET name = 'mine alone' WHERE id = 'f1'").await;
     until(&mut owner, "the owner's edit", |rows| has(rows, "file", "mine alone")).await;
@@ -89,7 +90,8 @@ async fn a_change_reaches_those_who_may_see_it_and_leaves_those_who_may_not() {
     run("TRUNCATE file CASCADE").await;
     until(&mut guest, "truncated", |rows| rows["file"].is_empty() && rows["file_state"].is_empty())
         .await;
-    assert_eq!(held(&guest.replica()), truth(&sql, FILES, "u900").await);
+    let expected = truth(&sql, FILES, "u900").await;
+    assert_eq!(held(&guest.replica()), expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -297,7 +299,8 @@ async fn clients_come_back_by_themselves_after_a_restart_of_the_server() {
     sql.batch_execute("UPDATE file SET name = 'while away' WHERE id = 'f1'").await.unwrap();
     app.start_server().await;
     until(&mut client, "the change of meanwhile", |rows| has(rows, "file", "while away")).await;
-    assert_eq!(held(&client.replica()), truth(&sql, FILES, "u1").await);
+    let expected = truth(&sql, FILES, "u1").await;
+    assert_eq!(held(&client.replica()), expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
