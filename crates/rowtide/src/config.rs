@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use miette::{Diagnostic, NamedSource, SourceSpan};
 use rowtide_postgres::connect::{ConnectOptions, InvalidUrl, Names};
@@ -97,7 +98,7 @@ pub enum ConfigError {
         message: String,
         /// The file's text.
         #[source_code]
-        source_code: NamedSource<String>,
+        source_code: Arc<NamedSource<String>>,
         /// Where.
         #[label("here")]
         place: SourceSpan,
@@ -178,7 +179,7 @@ impl Settings {
     pub fn from_file(path: &Path, text: &str) -> Result<Settings, ConfigError> {
         let fail = |message: String, place: std::ops::Range<usize>| ConfigError::File {
             message,
-            source_code: NamedSource::new(path.display().to_string(), text.to_owned()),
+            source_code: Arc::new(NamedSource::new(path.display().to_string(), text.to_owned())),
             place: place.into(),
             help: format!("the settings are {}", Settings::names()),
         };
