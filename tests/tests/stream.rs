@@ -1,0 +1,248 @@
+//! The stream against a real Postgres: what a transaction becomes, and where the position stands.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rowtide_plan::catalog::Catalog;
+use rowtide_plan::compile::compile;
+use rowtide_plan::definition::Definition;
+use rowtide_plan::plan::Plan;
+use rowtide_plan::row::{Change, Changes, Transaction};
+use rowtide_postgres::catalog::read_catalog;
+use rowtide_postgres::load::Loader;
+use rowtide_postgres::setup::setup;
+use rowtide_postgres::stream::{MAX_TRANSACTION_BYTES, Stream, StreamError, StreamEvent};
+use rowtide_protocol::Lsn;
+use rowtide_tests::Database;
+use tokio_postgres::Client;
+
+const DEFINITION: &str = "[tables.note]\nvisible = 'owner = auth.user_id'\n\
+                          [tables.other]\nvisible = 'true'\n";
+const TABLES: &str =
+    "CREATE TABLE note (id int, part int, owner text, body text, PRIMARY KEY (id, part));
+                      CREATE TABLE other (id int PRIMARY KEY);
+                      CREATE TABLE unpublished (id int PRIMARY KEY);";
+
+struct Fixture {
+    database: Database,
+    client: Client,
+    plan: Arc<Plan>,
+    stream: Stream,
+}
+
+impl Fixture {
+    async fn new(max_transaction_bytes: usize) -> Fixture {
+        let database = Database::with(TABLES).await;
+        let client = database.connect().await;
+        let definition = Definition::parse("rowtide.toml", DEFINITION).expect("it is right");
+        setup(&client, &database.names(), &definition.tables()).await.expect("it can be set up");
+        let plan = Arc::new(plan(&client, &definition).await);
+        let options = database.options().await;
+        let names = database.names();
+        let stream =
+            Stream::start_with_budget(&options, &names, Arc::clone(&plan), max_transaction_bytes);
+        let (stream, _) = stream.await.expect("it streams");
+        Fixture { database, client, plan, stream }
+    }
+
+    async fn run(&self, sql: &str) {
+        self.client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{error:?}: {sql}"));
+    }
+
+    /// The next transaction that changed something.
+    async fn transaction(&mut self) -> Transaction {
+        loop {
+            let event = within(self.stream.next()).await;
+            match event.expect("the stream goes on") {
+                StreamEvent::Transaction(transaction) => return transaction,
+                StreamEvent::Position(_) => {}
+            }
+        }
+    }
+
+    async fn changes_of(&mut self, sql: &str) -> Vec<String> {
+        self.run(&format!("BEGIN; {sql}; COMMIT")).await;
+        let transaction = self.transaction().await;
+        let Changes::Rows(changes) = &transaction.changes else { panic!("too large") };
+        let truncated =
+            transaction.truncated.iter().map(|table| format!("truncate {}", self.name(*table)));
+        truncated.chain(changes.iter().map(|change| self.show(change))).collect()
+    }
+
+    fn name(&self, table: rowtide_plan::plan::TableId) -> &str {
+        &self.plan.table(table).catalog.name
+    }
+
+    fn show(&self, change: &Change) -> String {
+        let old = change.old.as_ref().map(|old| {
+            let topics = if old.topics.is_empty() { "nowhere" } else { "a topic" };
+            format!("from {topics} {}", String::from_utf8_lossy(&old.key))
+        });
+        let new =
+            change.new.as_ref().map(|new| format!("to {}", String::from_utf8_lossy(&new.json)));
+        let parts: Vec<String> = old.into_iter().chain(new).collect();
+        format!("{}: {}", self.name(change.table), parts.join(" "))
+    }
+}
+
+async fn plan(client: &Client, definition: &Definition) -> Plan {
+    let catalog: Catalog =
+        read_catalog(client, &definition.tables()).await.expect("the catalog can be read");
+    compile(definition, &catalog).unwrap_or_else(|error| panic!("{error:?}"))
+}
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("in time")
+}
+
+#[tokio::test]
+async fn a_transaction_becomes_one_net_change_for_each_row() {
+    let mut fixture = Fixture::new(MAX_TRANSACTION_BYTES).await;
+    let row = |id: i32, owner: &str, body: &str| {
+        format!(r#"{{"id":{id},"part":0,"owner":"{owner}","body":"{body}"}}"#)
+    };
+    assert_eq!(
+        fixture.changes_of("INSERT INTO note VALUES (1, 0, 'u1', 'a')").await,
+        [format!("note: to {}", row(1, "u1", "a"))]
+    );
+    assert_eq!(
+        fixture
+            .changes_of("UPDATE note SET body = 'b'; UPDATE note SET body = 'c', owner = 'u2'")
+            .await,
+        [format!(r#"note: from a topic {{"id":1,"part":0}} to {}"#, row(1, "u2", "c"))]
+    );
+    assert_eq!(
+        fixture.changes_of("UPDATE note SET id = 2").await,
+        [
+            r#"note: from a topic {"id":1,"part":0}"#.to_owned(),
+            format!("note: to {}", row(2, "u2", "c"))
+        ]
+    );
+    assert_eq!(
+        fixture
+            .changes_of("INSERT INTO note VALUES (9, 0, 'u1', 'x'); DELETE FROM note WHERE id = 9; INSERT INTO other VALUES (7)")
+            .await,
+        [r#"other: to {"id":7}"#]
+    );
+    assert_eq!(
+        fixture
+            .changes_of(
+                "DELETE FROM note WHERE id = 2; INSERT INTO note VALUES (2, 0, 'u3', 'again')"
+            )
+            .await,
+        [format!(r#"note: from a topic {{"id":2,"part":0}} to {}"#, row(2, "u3", "again"))]
+    );
+    assert_eq!(
+        fixture
+            .changes_of("INSERT INTO note VALUES (3, 0, 'u1', 'gone'); TRUNCATE note; INSERT INTO note VALUES (2, 0, NULL, 'new')")
+            .await,
+        [
+            "truncate note".to_owned(),
+            r#"note: to {"id":2,"part":0,"owner":null,"body":"new"}"#.to_owned()
+        ]
+    );
+    assert_eq!(
+        fixture.changes_of("DELETE FROM note").await,
+        [r#"note: from nowhere {"id":2,"part":0}"#],
+        "a row without an anchor is in no topic"
+    );
+}
+
+#[tokio::test]
+async fn what_an_update_leaves_out_is_filled_from_the_old_row() {
+    let mut fixture = Fixture::new(MAX_TRANSACTION_BYTES).await;
+    // Not compressible, so that it is stored out of line.
+    let large = "(SELECT string_agg(md5(n::text), '') FROM generate_series(1, 2000) AS n)";
+    fixture.changes_of(&format!("INSERT INTO note VALUES (1, 0, 'u1', {large})")).await;
+    let changes = fixture.changes_of("UPDATE note SET owner = 'u2'").await;
+    assert_eq!(changes.len(), 1);
+    assert!(changes[0].contains(r#""owner":"u2""#));
+    assert!(changes[0].len() > 64_000, "the large column is there: {}", changes[0].len());
+}
+
+#[tokio::test]
+async fn a_transaction_past_the_budget_only_names_its_tables() {
+    let mut fixture = Fixture::new(100_000).await;
+    let insert = "INSERT INTO note SELECT n, 0, 'u1', 'x' FROM generate_series(1, 2000) AS n; \
+                  INSERT INTO other VALUES (1)";
+    fixture.run(&format!("BEGIN; {insert}; COMMIT")).await;
+    let transaction = fixture.transaction().await;
+    let Changes::TooLarge(tables) = &transaction.changes else { panic!("it was held") };
+    let names: Vec<&str> = tables.iter().map(|table| fixture.name(*table)).collect();
+    assert_eq!(names, ["note", "other"]);
+    assert_eq!(fixture.changes_of("INSERT INTO other VALUES (2)").await, [r#"other: to {"id":2}"#]);
+}
+
+#[tokio::test]
+async fn a_table_that_changes_is_told_and_the_stream_can_go_on_without_it() {
+    let mut fixture = Fixture::new(MAX_TRANSACTION_BYTES).await;
+    fixture.changes_of("INSERT INTO note VALUES (1, 0, 'u1', 'a')").await;
+    fixture.run("ALTER TABLE note ADD COLUMN stars int DEFAULT 3").await;
+    fixture.run("BEGIN; UPDATE note SET body = 'b'; INSERT INTO other VALUES (1); COMMIT").await;
+    let error = loop {
+        match within(fixture.stream.next()).await {
+            Ok(StreamEvent::Position(_)) => {}
+            // The DDL itself.
+            Ok(StreamEvent::Transaction(transaction)) => {
+                assert!(matches!(transaction.changes, Changes::Rows(rows) if rows.is_empty()));
+            }
+            Err(error) => break error,
+        }
+    };
+    assert!(
+        matches!(&error, StreamError::SchemaChanged { table, what } if table == "note" && what.contains("stars")),
+        "{error:?}"
+    );
+    let transaction = fixture.transaction().await;
+    let Changes::Rows(changes) = &transaction.changes else { panic!("too large") };
+    let shown: Vec<String> = changes.iter().map(|change| fixture.show(change)).collect();
+    assert_eq!(shown, [r#"other: to {"id":1}"#], "the rest of the transaction is there");
+}
+
+#[tokio::test]
+async fn the_position_passes_what_a_load_has_seen_also_when_nothing_is_published() {
+    let mut fixture = Fixture::new(MAX_TRANSACTION_BYTES).await;
+    let mut loader = Loader::new(fixture.database.options().await);
+    for round in 0..20 {
+        fixture.run(&format!("INSERT INTO unpublished VALUES ({round})")).await;
+        let loaded = loader.load(&fixture.plan, &[]).await.expect("it loads");
+        let reached = async {
+            let mut position = Lsn(0);
+            while position < loaded.position {
+                position = match fixture.stream.next().await.expect("the stream goes on") {
+                    StreamEvent::Position(lsn) => lsn,
+                    StreamEvent::Transaction(transaction) => transaction.lsn,
+                };
+                fixture.stream.confirm(position);
+            }
+        };
+        within(reached).await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_not_confirmed_comes_again_after_a_new_start() {
+    let mut fixture = Fixture::new(MAX_TRANSACTION_BYTES).await;
+    fixture.run("INSERT INTO other VALUES (1)").await;
+    let first = fixture.transaction().await;
+    let Fixture { database, plan, stream, .. } = fixture;
+    stream.stop().await;
+    let (options, names) = (database.options().await, database.names());
+    let mut again = rowtide_tests::eventually("the slot is free", || async {
+        Stream::start(&options, &names, Arc::clone(&plan)).await.ok()
+    })
+    .await
+    .0;
+    let second = loop {
+        if let StreamEvent::Transaction(transaction) =
+            within(again.next()).await.expect("the stream goes on")
+        {
+            break transaction;
+        }
+    };
+    assert_eq!((first.lsn, first.xid), (second.lsn, second.xid));
+    // A second stream of the same slot is told who has it.
+    let refused = Stream::start(&options, &names, plan).await;
+    assert!(matches!(refused, Err(StreamError::SlotActive { .. })));
+    again.stop().await;
+}
