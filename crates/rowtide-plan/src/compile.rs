@@ -17,7 +17,7 @@ use crate::filter::{ClaimFilter, Filter, Operand, Predicate};
 use crate::plan::{Branch, BranchId, Claim, ClaimId, ClaimUse, Link, Plan, Source, Table, TableId};
 use crate::rule::normal::{Part, alternatives};
 use crate::rule::{Member, Name, Rule, Span, Term};
-use crate::sql::quote_table;
+use crate::sql::{quote_identifier, quote_table};
 use crate::value::ColumnType;
 
 /// The most branches of a definition.
@@ -163,7 +163,10 @@ impl Compiler<'_> {
             let problem = Problem::new(span.clone(), what, "unknown table");
             let here = self.catalog.tables.iter().filter(|table| table.schema == name.schema);
             let help = meant(&name.name, here.map(|table| table.name.as_str()));
-            let help = help.unwrap_or_else(|| "create it, or mend the name".to_owned());
+            let help = help.unwrap_or_else(|| {
+                "create it, or mend the name; without quotes SQL folds names to lower case"
+                    .to_owned()
+            });
             return Err(self.problem(problem.help(help)));
         };
         if catalog.primary_key.is_empty() {
@@ -207,17 +210,15 @@ impl Compiler<'_> {
                  membership, with AND",
                 outer.name
             )),
-            None => meant(&name.text, names),
+            None => meant(&name.text, names.clone()),
         };
+        let help = help.unwrap_or_else(|| format!("it has {}", some_of(names)));
         let problem = Problem::new(
             name.span.clone(),
             format!("table `{}` has no column `{}`", catalog.name, name.text),
             "unknown column",
         );
-        Err(self.problem(match help {
-            Some(help) => problem.help(help),
-            None => problem,
-        }))
+        Err(self.problem(problem.help(help)))
     }
 
     fn of(&self, table: TableId, column: usize) -> &CatalogColumn {
@@ -241,7 +242,13 @@ impl Compiler<'_> {
         }
         let mut branches = Vec::new();
         for alternative in alternatives {
-            if let Ok(branch) = self.alternative(table, &alternative)
+            if alternative.iter().any(Part::is_never) {
+                // It is held against the catalog like all others, but nothing is to be loaded for it.
+                let before = self.plan.clone();
+                let _: Result<BranchId, Refused> = self.alternative(table, &alternative);
+                self.plan = before;
+                self.members.clear();
+            } else if let Ok(branch) = self.alternative(table, &alternative)
                 && !branches.contains(&branch)
             {
                 branches.push(branch);
@@ -269,13 +276,16 @@ impl Compiler<'_> {
         }
         let mut anchor = None;
         let mut named_by = Vec::new();
-        if let Some(member) = member {
-            let (column, inner) = self.member(table, member)?;
-            anchor = Some((column, Source::Links));
-            named_by = inner;
+        let mut refused = false;
+        match member.map(|member| self.member(table, member)) {
+            None => {}
+            Some(Err(Refused)) => refused = true,
+            Some(Ok((column, inner))) => {
+                anchor = Some((column, Source::Links));
+                named_by = inner;
+            }
         }
         let (mut row_parts, mut claim_parts) = (Vec::new(), Vec::new());
-        let mut refused = false;
         for part in parts {
             let rule = match part {
                 Part::Member(_) => continue,
@@ -452,9 +462,17 @@ fn conjunction(mut parts: Vec<Predicate>) -> Predicate {
 /// What was meant by a name that is not there.
 fn meant<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let close = did_you_mean(wrong, names)?;
-    Some(if close.to_lowercase() == wrong.to_lowercase() {
+    Some(if close.to_ascii_lowercase() == wrong {
         format!("write \"{close}\" in double quotes: without them SQL folds names to lower case")
     } else {
         format!("did you mean \"{close}\"?")
     })
+}
+
+/// The first of these names, for people.
+fn some_of<'a>(names: impl Iterator<Item = &'a str> + Clone) -> String {
+    const SHOWN: usize = 12;
+    let shown: Vec<String> = names.clone().take(SHOWN).map(quote_identifier).collect();
+    let more = if names.count() > SHOWN { ", …" } else { "" };
+    format!("{}{more}", shown.join(", "))
 }

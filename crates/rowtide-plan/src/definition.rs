@@ -112,7 +112,11 @@ impl Definition {
             return Err(fail(vec![Problem::new(0..0, message, "too large")]));
         }
         let read: File = toml::from_str(text).map_err(|error| {
-            let place = error.span().unwrap_or(0..0);
+            let mut place = error.span().unwrap_or(0..0);
+            if place.is_empty() {
+                // Where something is missing, what stands before it is shown.
+                place.start = text.floor_char_boundary(place.start.saturating_sub(1));
+            }
             let message = error.message().to_owned();
             let help = "a definition has [app] and [tables.NAME] with `visible`, and may have \
                         `immutable`, `readonly`, [tables.NAME.insert], [[tables.NAME.update]] and \

@@ -20,6 +20,7 @@ pub fn explain(plan: &Plan) -> String {
             let _ = writeln!(text, "  is seen by nobody");
         }
         for id in published {
+            text.push_str("  ");
             draw(plan, id, 1, &mut text);
         }
         let _ = writeln!(text);
@@ -62,18 +63,16 @@ fn topic(plan: &Plan, id: BranchId) -> String {
     }
 }
 
-/// A branch and what it is reached from.
+/// A branch, on the line that was begun, and below it what names its topics.
 fn draw(plan: &Plan, id: BranchId, depth: usize, text: &mut String) {
     let branch = plan.branch(id);
     let table = plan.table(branch.table);
-    let indent = "  ".repeat(depth);
     let source = match branch.source {
-        Source::Everyone => "for everyone".to_owned(),
+        Source::Everyone => " for everyone".to_owned(),
         Source::Claim(claim) => {
-            let claim = &plan.claims[usize::from(claim.0)].claim;
-            format!("= {}", claim_text(claim))
+            format!(" = {}", claim_text(&plan.claims[usize::from(claim.0)].claim))
         }
-        Source::Links => "named by".to_owned(),
+        Source::Links => String::new(),
     };
     let mut conditions = Vec::new();
     if branch.filter.0 != Predicate::Literal(Some(true)) {
@@ -87,14 +86,23 @@ fn draw(plan: &Plan, id: BranchId, depth: usize, text: &mut String) {
         0 => String::new(),
         _ => format!(", where {}", conditions.join(" AND ")),
     };
-    let _ = writeln!(text, "{indent}{} {source}{conditions}", topic(plan, id));
+    let mut namers = Vec::new();
     for (index, from) in plan.branches.iter().enumerate() {
         for link in from.links.iter().filter(|link| link.target == id) {
             let from_table = plan.table(from.table);
             let column = &from_table.catalog.columns[from_table.kept[link.column]].name;
-            let _ = writeln!(text, "{indent}  {} of", quote_identifier(column));
-            draw(plan, BranchId(index as u16), depth + 2, text);
+            namers.push((BranchId(index as u16), quote_identifier(column)));
         }
+    }
+    let named = match branch.source {
+        Source::Links if namers.is_empty() => ", named by nothing",
+        Source::Links => ", named by",
+        _ => "",
+    };
+    let _ = writeln!(text, "{}{source}{conditions}{named}", topic(plan, id));
+    for (from, column) in namers {
+        let _ = write!(text, "{}{column} of ", "  ".repeat(depth + 1));
+        draw(plan, from, depth + 1, text);
     }
 }
 

@@ -42,7 +42,8 @@ SELECT a.attrelid, a.attname, a.atttypid, format_type(a.atttypid, a.atttypmod), 
        e.oid IS NOT NULL,
        e.typname, e.typtype::text, e.typnamespace = 'pg_catalog'::regnamespace,
        coalesce((SELECT array_agg(enumlabel::text ORDER BY enumsortorder)
-                 FROM pg_enum WHERE enumtypid = b.oid), '{}')
+                 FROM pg_enum WHERE enumtypid = b.oid), '{}'),
+       base.type <> base.oid
 FROM pg_attribute a
 JOIN base ON base.type = a.atttypid AND base.typtype <> 'd'
 JOIN pg_type b ON b.oid = base.oid
@@ -123,7 +124,11 @@ fn column(row: &Row) -> CatalogColumn {
         ColumnType::of(name, typtype.unwrap_or('b'), builtin)
     };
     let is_array = row.get::<_, Option<bool>>(10).unwrap_or(false);
-    let kind = if is_array { ColumnType::Array(Box::new(kind_of(11))) } else { kind_of(7) };
+    let kind = match if is_array { ColumnType::Array(Box::new(kind_of(11))) } else { kind_of(7) } {
+        // Postgres has no `=` for a domain over an enum.
+        ColumnType::Enum if row.get::<_, bool>(15) => ColumnType::Other,
+        kind => kind,
+    };
     CatalogColumn {
         name: row.get(1),
         kind,

@@ -23,7 +23,21 @@ pub(crate) enum Part<'a> {
     Filter(Rule),
 }
 
-/// The alternatives of `rule`; none if it is never true.
+impl Part<'_> {
+    /// Whether it says `false` or null, whatever the row.
+    pub(crate) fn is_never(&self) -> bool {
+        fn is_never(rule: &Rule) -> bool {
+            match rule {
+                Rule::Constant(answer) => *answer != Some(true),
+                Rule::And(parts) => parts.iter().any(is_never),
+                _ => false,
+            }
+        }
+        matches!(self, Part::Filter(rule) if is_never(rule))
+    }
+}
+
+/// The alternatives of `rule`.
 ///
 /// # Errors
 /// A negated membership, or too many alternatives.
@@ -62,7 +76,6 @@ fn distribute<'a>(
         let filter = push_down(rule, negated);
         return Ok(match filter {
             Rule::Constant(Some(true)) => vec![Vec::new()],
-            Rule::Constant(_) => Vec::new(),
             filter => vec![vec![Part::Filter(filter)]],
         });
     }
@@ -125,5 +138,171 @@ fn push_down(rule: &Rule, negated: bool) -> Rule {
         }
         (leaf, true) => Rule::Not(Box::new(leaf.clone())),
         (leaf, false) => leaf.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::plan::Claim;
+    use crate::rule::{Name, TableName};
+
+    const COLUMNS: [&str; 3] = ["a", "b", "c"];
+
+    /// What the columns, the claim and the memberships are, for one row and one view.
+    #[derive(Clone, Copy, Debug)]
+    struct World {
+        columns: [Option<i8>; 3],
+        claim: Option<i8>,
+        member: [Option<bool>; 2],
+    }
+
+    impl World {
+        fn term(&self, term: &Term) -> Option<i8> {
+            match term {
+                Term::Column(name) => {
+                    self.columns[COLUMNS.iter().position(|column| *column == name.text).unwrap()]
+                }
+                Term::Claim(..) => self.claim,
+                Term::Number(text, _) => Some(text.parse().unwrap()),
+                _ => None,
+            }
+        }
+
+        /// SQL's answer, by the book.
+        fn judge(&self, rule: &Rule) -> Option<bool> {
+            let both = |a: Option<bool>, b: Option<bool>| match (a, b) {
+                (Some(false), _) | (_, Some(false)) => Some(false),
+                (Some(true), Some(true)) => Some(true),
+                _ => None,
+            };
+            let not = |answer: Option<bool>| answer.map(|answer| !answer);
+            match rule {
+                Rule::And(parts) => {
+                    parts.iter().map(|part| self.judge(part)).reduce(both).unwrap_or(Some(true))
+                }
+                Rule::Or(parts) => {
+                    let none = parts.iter().map(|part| not(self.judge(part))).reduce(both);
+                    not(none.unwrap_or(Some(true)))
+                }
+                Rule::Not(inner) => not(self.judge(inner)),
+                Rule::Constant(answer) => *answer,
+                Rule::Bare(term) => self.term(term).map(|value| value > 0),
+                Rule::Compare(comparison, left, right, _) => {
+                    let (left, right) = (self.term(left)?, self.term(right)?);
+                    Some(match comparison {
+                        Comparison::Equal => left == right,
+                        Comparison::NotEqual => left != right,
+                        Comparison::Less => left < right,
+                        Comparison::LessOrEqual => left <= right,
+                        Comparison::Greater => left > right,
+                        Comparison::GreaterOrEqual => left >= right,
+                    })
+                }
+                Rule::IsNull(term) => Some(self.term(term).is_none()),
+                Rule::In(term, values) => {
+                    let value = self.term(term)?;
+                    let values: Vec<Option<i8>> = values.iter().map(|v| self.term(v)).collect();
+                    if values.contains(&Some(value)) {
+                        Some(true)
+                    } else if values.contains(&None) {
+                        None
+                    } else {
+                        Some(false)
+                    }
+                }
+                Rule::Member(member) => self.member[usize::from(member.table.name == "second")],
+            }
+        }
+
+        fn judge_part(&self, part: &Part<'_>) -> Option<bool> {
+            match part {
+                Part::Member(member) => self.judge(&Rule::Member(Box::new((*member).clone()))),
+                Part::ClaimEqual(rule) | Part::Filter(rule) => self.judge(rule),
+            }
+        }
+    }
+
+    fn column() -> impl Strategy<Value = Term> {
+        proptest::sample::select(&COLUMNS[..])
+            .prop_map(|name| Term::Column(Name { text: name.to_owned(), span: 0..0 }))
+    }
+
+    fn comparison() -> impl Strategy<Value = Comparison> {
+        use Comparison::{Equal, Greater, GreaterOrEqual, Less, LessOrEqual, NotEqual};
+        proptest::sample::select(&[Equal, NotEqual, Less, LessOrEqual, Greater, GreaterOrEqual][..])
+    }
+
+    fn member(second: bool) -> Rule {
+        let name = if second { "second" } else { "first" };
+        let named = |text: &str| Name { text: text.to_owned(), span: 0..0 };
+        let table = TableName { schema: String::new(), name: name.to_owned(), span: 0..0 };
+        let rule = Rule::Constant(Some(true));
+        let (column, selected) = (named("a"), named("a"));
+        Rule::Member(Box::new(Member { column, table, selected, rule, span: 0..0 }))
+    }
+
+    fn rule() -> impl Strategy<Value = Rule> {
+        let number = |number: i8| Term::Number(number.to_string(), 0..0);
+        let leaf = prop_oneof![
+            any::<Option<bool>>().prop_map(Rule::Constant),
+            column().prop_map(Rule::Bare),
+            column().prop_map(Rule::IsNull),
+            (column(), -1..2i8).prop_map(move |(column, value)| {
+                Rule::In(column, vec![number(value), Term::Null(0..0)])
+            }),
+            (column(), comparison(), -1..2i8).prop_map(move |(column, comparison, value)| {
+                Rule::Compare(comparison, column, number(value), 0..0)
+            }),
+            (column(), comparison()).prop_map(|(column, comparison)| {
+                Rule::Compare(comparison, Term::Claim(Claim::UserId, 0..0), column, 0..0)
+            }),
+            any::<bool>().prop_map(member),
+        ];
+        leaf.prop_recursive(4, 24, 4, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 1..4).prop_map(Rule::And),
+                proptest::collection::vec(inner.clone(), 1..4).prop_map(Rule::Or),
+                inner.prop_map(|rule| Rule::Not(Box::new(rule))),
+            ]
+        })
+    }
+
+    fn world() -> impl Strategy<Value = World> {
+        let value = || prop_oneof![Just(None), (-1..2i8).prop_map(Some)];
+        (value(), value(), value(), value(), any::<[Option<bool>; 2]>())
+            .prop_map(|(a, b, c, claim, member)| World { columns: [a, b, c], claim, member })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn the_alternatives_say_what_the_rule_says(
+            rule in rule(),
+            worlds in proptest::collection::vec(world(), 16),
+        ) {
+            if let Ok(alternatives) = alternatives(&rule, 0..0) {
+                prop_assert!(alternatives.len() <= MAX_ALTERNATIVES);
+                for world in worlds {
+                    let holds = |part: &Part<'_>| world.judge_part(part) == Some(true);
+                    let any = alternatives.iter().any(|parts| parts.iter().all(holds));
+                    prop_assert_eq!(any, world.judge(&rule) == Some(true), "{:?}", world);
+                }
+            }
+        }
+
+        #[test]
+        fn no_anchor_hides_in_a_filter(rule in rule()) {
+            for part in alternatives(&rule, 0..0).unwrap_or_default().iter().flatten() {
+                match part {
+                    Part::Filter(rule) => prop_assert!(!has_anchor(rule, false)),
+                    Part::ClaimEqual(rule) => prop_assert!(is_claim_equal(rule)),
+                    Part::Member(_) => {}
+                }
+            }
+        }
     }
 }

@@ -347,12 +347,15 @@ impl Reader<'_> {
                     );
                 } else {
                     let what = format!("there is no table `{table}` here");
-                    self.refuse(whole, &what, "unknown", claim_help);
+                    let here = self.scopes.last().map_or("", String::as_str);
+                    let help = format!("write the column by itself; the table here is `{here}`");
+                    self.refuse(whole, &what, "unknown", &help);
                 }
                 None
             }
             _ => {
-                self.refuse(whole, "this name has too many parts", "unknown", claim_help);
+                let help = "write the column by itself";
+                self.refuse(whole, "this name has too many parts", "unknown", help);
                 None
             }
         }
@@ -427,6 +430,9 @@ impl Reader<'_> {
             }
             Expr::UnaryOp { .. } => {
                 ("arithmetic is not supported in a read rule".to_owned(), store)
+            }
+            Expr::CompoundFieldAccess { .. } => {
+                ("parts of a value are not supported in a read rule".to_owned(), store)
             }
             Expr::Collate { .. } => (
                 "COLLATE is not supported in a read rule".to_owned(),

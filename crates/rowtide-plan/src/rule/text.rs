@@ -127,9 +127,19 @@ impl SqlText {
 
     fn not_sql(&self, message: &str, at: Location) -> Problem {
         let end = Location { line: at.line, column: at.column.saturating_add(1) };
-        // The parser has no place for the end of the text.
         let message = message.replace("found: EOF", "found the end");
-        Problem::new(self.place(SqlSpan { start: at, end }), "this is not SQL", message)
+        let place = match &self.written {
+            // The parser has no place for the end of the text: the last that stands before it is shown.
+            Some((base, written)) if at.line == 0 => {
+                let written = written.trim_end();
+                match written.char_indices().next_back() {
+                    Some((last, _)) => base + last..base + written.len(),
+                    None => self.span(),
+                }
+            }
+            _ => self.place(SqlSpan { start: at, end }),
+        };
+        Problem::new(place, "this is not SQL", message)
     }
 }
 

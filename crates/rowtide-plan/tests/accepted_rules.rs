@@ -1,0 +1,135 @@
+//! What the language accepts, and what becomes of it: for each rule how its rows are reached from the
+//! claims, and for whole definitions the plan as `rowtide explain` prints it.
+
+mod catalogs;
+
+use std::fmt::Write;
+
+use rowtide_plan::catalog::Catalog;
+use rowtide_plan::check::check_plan;
+use rowtide_plan::compile::compile;
+use rowtide_plan::definition::Definition;
+use rowtide_plan::explain::explain;
+use rowtide_plan::plan::Plan;
+
+use catalogs::{notes, table};
+
+#[track_caller]
+fn plan(text: &str, catalog: &Catalog) -> Plan {
+    let definition = Definition::parse("rowtide.toml", text).unwrap_or_else(|e| panic!("{e:?}"));
+    compile(&definition, catalog).unwrap_or_else(|error| panic!("{text}\n{error:?}"))
+}
+
+/// Compares with what is kept under `name`.
+#[track_caller]
+fn kept(name: &str, shown: &str) {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!(name, shown));
+}
+
+/// Each rule with the branches that it becomes.
+#[track_caller]
+fn drawn(rules: &[&str]) -> String {
+    let mut text = String::new();
+    for rule in rules {
+        let plan = plan(&format!("[tables.note]\nvisible = '''{rule}'''"), &notes());
+        let drawing = explain(&plan);
+        let branches = drawing.split("\nloads").next().unwrap_or_default().trim_end();
+        writeln!(text, "{rule}\n\n{branches}\n\n").expect("a string takes all");
+    }
+    text
+}
+
+#[test]
+fn filters() {
+    kept(
+        "filters",
+        &drawn(&[
+            "true",
+            "false",
+            "NULL",
+            "shared",
+            "NOT shared AND archived = false",
+            "shared AND (stars > 3 OR price <= 1.50 OR due IS NOT NULL)",
+            "NOT (shared AND (stars < 3 OR title <> 'a'))",
+            "status IN ('open', 'done') AND country = 'CH' AND id NOT IN (1, -2, NULL)",
+            "made >= '2026-01-31 12:00:00+00' AND seen > made AND score < 1e3",
+            "extra IS NULL AND tags IS NOT NULL AND place IS NULL AND title_ci IS NULL",
+            "team = 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11' AND NOTE.Stars = 5 AND \"note\".title = 'it''s'",
+            "title = country -- the rest\n /* does /* not */ matter */",
+            "stars = '5' AND stars != 7 AND stars <> NULL",
+        ]),
+    );
+}
+
+#[test]
+fn anchors() {
+    kept(
+        "anchors",
+        &drawn(&[
+            "\"ownerId\" = auth.user_id",
+            "auth.user_id = \"ownerId\" AND title = auth.claims.title AND stars >= auth.claims.level",
+            "\"ownerId\" = auth.user_id OR shared",
+            "(\"ownerId\" = auth.user_id OR team = auth.claims.\"Team\") AND NOT archived",
+            "shared AND (stars = 1 OR stars = 2) AND (\"ownerId\" = auth.user_id OR archived)",
+            "NOT (\"ownerId\" <> auth.user_id OR archived)",
+            "\"ownerId\" = auth.user_id AND auth.claims.admin AND auth.claims.role IN ('a', 'b')",
+            "auth.claims.admin OR auth.claims.level > 3 AND auth.claims.org IS NOT NULL",
+            "auth.claims.level IN (1, 2) AND auth.user_id <> 'guest' AND auth.user_id = auth.claims.a",
+            "\"ownerId\" = auth.user_id OR \"ownerId\" = auth.user_id",
+            "(shared AND false) OR (\"ownerId\" = auth.user_id AND true)",
+            "NULL AND (\"ownerId\" = auth.user_id OR id IN (SELECT note FROM share))",
+        ]),
+    );
+}
+
+#[test]
+fn memberships() {
+    kept(
+        "memberships",
+        &drawn(&[
+            "id IN (SELECT note FROM share WHERE person = auth.user_id)",
+            "shared AND \"ownerId\" <> auth.user_id AND id IN (SELECT s.note FROM share AS s WHERE s.person = auth.user_id)",
+            "team IN (SELECT team FROM member WHERE person = auth.user_id AND role <> auth.claims.role)",
+            "team IN (SELECT id FROM public.team WHERE org IN (SELECT id FROM org WHERE person = auth.user_id))",
+            "team IN (SELECT team FROM member WHERE person = auth.user_id OR role = 'public')",
+            "team IN (SELECT team FROM member)",
+            "team IN (SELECT team FROM member WHERE false)",
+            "team IN (SELECT team FROM member WHERE person = auth.user_id) AND (shared OR \"ownerId\" = auth.user_id)",
+            "id IN (SELECT id FROM note WHERE \"ownerId\" = auth.user_id) OR \"ownerId\" = auth.user_id",
+            "NOT NOT (team IN (SELECT team FROM member WHERE NOT (person <> auth.user_id)))",
+        ]),
+    );
+}
+
+#[test]
+fn a_whole_plan() {
+    let definition = include_str!("../../../examples/files/rowtide.toml");
+    let user = [("id", "text"), ("name", "text"), ("email", "text"), ("avatar", "text")];
+    let user = [&user[..], &[("createdAt", "bigint"), ("flags", "text")]].concat();
+    let file =
+        [("id", "text"), ("ownerId", "text"), ("ownerName", "text"), ("ownerAvatar", "text")];
+    let more = [("shared", "boolean"), ("isDeleted", "boolean"), ("createdAt", "bigint")];
+    let file = [&file[..], &more, &[("updatedAt", "bigint"), ("createSource", "text")]].concat();
+    let state = [("userId", "text"), ("fileId", "text"), ("isFileOwner", "boolean")];
+    let state = [&state[..], &[("firstVisitAt", "bigint")]].concat();
+    let mut catalog = Catalog {
+        tables: vec![
+            table("user", &user, &["id"], &[]),
+            table("file", &file, &["id"], &["ownerId"]),
+            table("file_state", &state, &["userId", "fileId"], &["fileId"]),
+        ],
+    };
+    kept("the_files_example", &explain(&plan(definition, &catalog)));
+    catalog.tables[1].indexes.clear();
+    let keyed_by_number = [("id", "bigint"), ("person", "text")];
+    catalog.tables.push(table("event", &keyed_by_number, &["id"], &["person"]));
+    let definition = format!("{definition}\n[tables.event]\nvisible = 'person = auth.user_id'\n");
+    let problems = check_plan(&plan(&definition, &catalog));
+    let shown = problems.iter().map(|problem| {
+        let fatal = if problem.fatal { "must be mended" } else { "is served" };
+        format!("{} ({fatal})\n  {}\n", problem.what, problem.mend.as_deref().unwrap_or("-"))
+    });
+    kept("what_could_be_better", &shown.collect::<String>());
+}

@@ -1,0 +1,445 @@
+//! What a person reads when a definition is wrong: every refusal, with the place underlined, what is
+//! not supported, and what to write instead.
+
+mod catalogs;
+
+use miette::{GraphicalReportHandler, GraphicalTheme};
+use proptest::prelude::*;
+use rowtide_plan::catalog::{Catalog, ReplicaIdentity};
+use rowtide_plan::compile::{compile, compile_partly};
+use rowtide_plan::definition::Definition;
+use rowtide_plan::error::DefinitionError;
+
+use catalogs::notes;
+
+fn read(text: &str, catalog: &Catalog) -> Result<(), DefinitionError> {
+    compile(&Definition::parse("rowtide.toml", text)?, catalog).map(drop)
+}
+
+fn shown(error: &DefinitionError) -> String {
+    let handler = GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor())
+        .with_width(100)
+        .with_links(false);
+    let mut shown = String::new();
+    handler.render_report(&mut shown, error).expect("a string takes all");
+    let lines: Vec<&str> = shown.lines().map(str::trim_end).collect();
+    lines.join("\n")
+}
+
+/// The message for each of these definitions, one after the other.
+#[track_caller]
+fn refusals(catalog: &Catalog, definitions: &[impl AsRef<str>]) -> String {
+    let message = |text: &dyn AsRef<str>| match read(text.as_ref(), catalog) {
+        Ok(()) => panic!("accepted: {}", text.as_ref()),
+        Err(error) => format!("{}\n", shown(&error)),
+    };
+    definitions.iter().map(|text| message(text)).collect::<Vec<_>>().join("\n")
+}
+
+/// A definition of `note` with this rule.
+fn with_rule(rule: &&str) -> String {
+    format!("[tables.note]\nvisible = '''\n  {rule}\n'''\n")
+}
+
+/// Compares with what is kept under `name`.
+#[track_caller]
+fn kept(name: &str, shown: &str) {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!(name, shown));
+}
+
+#[track_caller]
+fn refused_rules(rules: &[&str]) -> String {
+    refusals(&notes(), &rules.iter().map(with_rule).collect::<Vec<_>>())
+}
+
+#[test]
+fn the_form_of_the_file() {
+    kept(
+        "the_form_of_the_file",
+        &refusals(
+            &notes(),
+            &[
+                "",
+                "[tables.note",
+                "[tables.note]\n",
+                "[tables.note]\nvisible = 5\n",
+                "[tables.note]\nvisable = 'true'\n",
+                "[table.note]\nvisible = 'true'\n",
+                "[tables.other.note]\nvisible = 'true'\n",
+                "[tables.\".note\"]\nvisible = 'true'\n",
+                "[tables.note]\nvisible = 'true'\n\n[tables.\"public.note\"]\nvisible = 'true'\n",
+                "[app]\nmin_client = \"3\"\n\n[tables.note]\nvisible = 'true'\n",
+            ],
+        ),
+    );
+}
+
+#[test]
+fn write_rules_that_are_not_sql() {
+    kept(
+        "write_rules_that_are_not_sql",
+        &refusals(
+            &notes(),
+            &[r#"
+[tables.note]
+visible = 'true'
+immutable = ["id", "owner"]
+
+[tables.note.insert]
+allow = 'new."ownerId" = = auth.user_id'
+
+[[tables.note.insert.limit]]
+where = '''
+  "ownerId" = auth.user_id
+  AND (archived
+'''
+max = -1
+code = "Too many"
+
+[[tables.note.update]]
+columns = ["titel"]
+allow = 'true; DROP TABLE note'
+
+[tables.note.delete]
+allow = 'old."ownerId'
+"#],
+        ),
+    );
+}
+
+#[test]
+fn what_is_not_one_expression() {
+    kept(
+        "what_is_not_one_expression",
+        &refused_rules(&[
+            "",
+            "shared AND",
+            "shared archived",
+            "shared; archived",
+            "SELECT true",
+            "shared == true",
+            "stars = 5L",
+            "title = 'open",
+            "stars IN ()",
+        ]),
+    );
+}
+
+#[test]
+fn expressions_that_are_not_supported() {
+    kept(
+        "expressions_that_are_not_supported",
+        &refused_rules(&[
+            "lower(title) = auth.user_id",
+            "made > now()",
+            "title LIKE 'a%'",
+            "title NOT ILIKE 'a%'",
+            "title ~ '^a'",
+            "stars BETWEEN 1 AND 3",
+            "stars + 1 > 3",
+            "- stars > 3",
+            "title || 'x' = 'ax'",
+            "\"ownerId\"::uuid = auth.user_id",
+            "due = DATE '2026-01-31'",
+            "CASE WHEN shared THEN true ELSE archived END",
+            "shared IS TRUE",
+            "(shared = archived) IS NOT UNKNOWN",
+            "title IS DISTINCT FROM 'a'",
+            "title COLLATE \"C\" = 'a'",
+            "(id, stars) = (1, 2)",
+            "(id, \"ownerId\") IN (SELECT note, person FROM share)",
+            "stars = ANY (ARRAY[1, 2])",
+            "extra -> 'a' = '1'",
+            "tags[1] = 'a'",
+            "(stars = 1) = shared",
+            "title = E'a\\n'",
+            "stars = $1",
+            "5",
+            "current_user = \"ownerId\"",
+        ]),
+    );
+}
+
+#[test]
+fn memberships_that_are_not_supported() {
+    kept(
+        "memberships_that_are_not_supported",
+        &refused_rules(&[
+            "id NOT IN (SELECT note FROM share WHERE person = auth.user_id)",
+            "NOT (shared OR id IN (SELECT note FROM share WHERE person = auth.user_id))",
+            "EXISTS (SELECT 1 FROM share WHERE note = id)",
+            "id = (SELECT note FROM share WHERE person = auth.user_id)",
+            "id = ANY (SELECT note FROM share WHERE person = auth.user_id)",
+            "5 IN (SELECT note FROM share WHERE person = auth.user_id)",
+            "auth.user_id IN (SELECT person FROM share)",
+            "id IN (SELECT note FROM share s WHERE s.person = note.\"ownerId\")",
+            "id IN (SELECT note FROM share WHERE person = \"ownerId\")",
+            "id IN (SELECT note FROM share JOIN member USING (person))",
+            "id IN (SELECT note FROM share, member WHERE member.person = auth.user_id)",
+            "id IN (SELECT note FROM share AS s (person, note) WHERE person = auth.user_id)",
+            "id IN (SELECT DISTINCT note FROM share WHERE person = auth.user_id)",
+            "id IN (SELECT note FROM share WHERE person = auth.user_id ORDER BY note LIMIT 1)",
+            "id IN (SELECT note FROM share GROUP BY note)",
+            "id IN (SELECT max(note) FROM share WHERE person = auth.user_id)",
+            "id IN (SELECT note, person FROM share)",
+            "id IN (SELECT * FROM share)",
+            "id IN (SELECT 1 FROM share)",
+            "id IN (SELECT note FROM share UNION SELECT 1)",
+            "id IN (WITH s AS (SELECT 1) SELECT note FROM share)",
+            "id IN (WITH RECURSIVE up AS (SELECT 1 UNION SELECT * FROM up) SELECT n FROM up)",
+            "id IN (SELECT note FROM generate_series(1, 3))",
+            "id IN (VALUES (1), (2))",
+            "id IN (1, stars, auth.claims.level)",
+        ]),
+    );
+}
+
+#[test]
+fn several_anchors_at_once() {
+    kept(
+        "several_anchors_at_once",
+        &refused_rules(&[
+            "id IN (SELECT note FROM share WHERE person = auth.user_id)\n  \
+         AND team IN (SELECT team FROM member WHERE person = auth.user_id)",
+            "(\"ownerId\" = auth.user_id OR id IN (SELECT note FROM share WHERE person = auth.user_id))\n  \
+         AND team IN (SELECT team FROM member WHERE person = auth.user_id)",
+        ]),
+    );
+}
+
+#[test]
+fn names_that_are_not_there() {
+    kept(
+        "names_that_are_not_there",
+        &refused_rules(&[
+            "ownerId = auth.user_id AND sharde AND \"Title\" = 'a' AND nonsense IS NULL",
+            "id IN (SELECT note FROM shares WHERE person = auth.user_id)",
+            "id IN (SELECT note FROM other.share WHERE person = auth.user_id)",
+            "id IN (SELECT node FROM share WHERE persn = auth.user_id)",
+            "note.id = 1 AND notes.id = 2 AND public.note.id = 3",
+            "false AND (nope = auth.user_id OR id IN (SELECT node FROM share))",
+            "\"ownerId\" = auth.user AND \"ownerId\" = auth.claims AND title = auth.claims.a.b",
+        ]),
+    );
+    kept(
+        "tables_that_are_not_there",
+        &refusals(
+            &notes(),
+            &["[tables.Note]\nvisible = 'true'\n\n[tables.noet]\nvisible = 'true'\n\n\
+               [tables.\"other.note\"]\nvisible = 'true'\n"],
+        ),
+    );
+}
+
+#[test]
+fn types_that_do_not_fit() {
+    kept(
+        "types_that_do_not_fit",
+        &refused_rules(&[
+            "title < 'm'",
+            "title >= auth.user_id",
+            "status > 'open' AND shared < archived",
+            "title = 5 AND stars = 'many' AND stars = 1.5 AND stars = 99999999999999999999",
+            "price = 'NaN ' AND score = '1,5' AND due = 'tomorrow' AND made > '2026-13-01' AND shared = 1",
+            "status = 'opne' AND status IN ('open', 'gone')",
+            "team = auth.user_id AND team = 'red'",
+            "stars = price AND \"ownerId\" = id AND status = mood AND due = made",
+            "extra = '{}' AND tags = '{}' AND place = '(1,1)' AND title_ci = 'a'",
+            "extra = auth.claims.extra",
+            "stars AND title",
+            "1 = 1 AND 'a' IN ('a', 'b') AND NULL IS NULL",
+            "auth.claims.level > 'x' AND auth.claims.level IN (1, 'x')",
+            "id IN (SELECT person FROM share WHERE person = auth.user_id)",
+            "extra IN (SELECT person FROM share WHERE person = auth.user_id)",
+        ]),
+    );
+}
+
+#[test]
+fn tables_that_cannot_be_streamed() {
+    let mut catalog = notes();
+    catalog.tables[0].replica_identity = ReplicaIdentity::Key;
+    catalog.tables[2].replica_identity = ReplicaIdentity::Nothing;
+    catalog.tables[3].replica_identity = ReplicaIdentity::Index(vec!["id".to_owned()]);
+    catalog.tables[4].columns.remove(0);
+    kept(
+        "tables_that_cannot_be_streamed",
+        &refusals(
+            &catalog,
+            &[
+                "[tables.log]\nvisible = 'person = auth.user_id'\n\n[tables.note]\n\
+             visible = 'title IN (SELECT line FROM log WHERE person = auth.user_id)'\n",
+                "[tables.note]\nvisible = 'id IN (SELECT note FROM share WHERE person = auth.user_id)'\n\n\
+             [tables.share]\nvisible = 'person = auth.user_id'\n\n\
+             [tables.team]\nvisible = 'org = auth.claims.org'\n",
+                "[tables.org]\nvisible = 'person = auth.user_id'\n",
+            ],
+        ),
+    );
+}
+
+#[test]
+fn places_are_found_however_the_string_is_written() {
+    kept(
+        "places_are_found_however_the_string_is_written",
+        &refusals(
+            &notes(),
+            &[
+                "[tables.note]\nvisible = 'shared AND nope'\n",
+                "[tables.note]\nvisible = \"shared AND nope\"\n",
+                "[tables.note]\nvisible = \"shared AND \\\"Nope\\\"\"\n",
+                "[tables.note]\nvisible = '''shared AND nope'''\n",
+                "[tables.note]\nvisible = \"\"\"\nshared AND\n  nope\"\"\"\n",
+                "[tables.note]\r\nvisible = '''\r\n  -- Füße\r\n  title = 'Füße' AND nope\r\n'''\r\n",
+                "tables.note.visible = '''\n\n\nshared\n  AND /* no\n\n  */ nope\n'''\n",
+            ],
+        ),
+    );
+}
+
+#[test]
+fn limits() {
+    let nested = (0..9).fold("person = auth.user_id".to_owned(), |rule, _| {
+        format!("person IN (SELECT person FROM share WHERE {rule})")
+    });
+    let deep = format!("{}shared{}", "(".repeat(100), ")".repeat(100));
+    let either = "(\"ownerId\" = auth.user_id OR title = auth.claims.title)";
+    let many = [either; 6].join(" AND ");
+    let chain = vec!["shared"; 600].join(" AND ");
+    let cut = |rule: &str| {
+        let shown = refused_rules(&[rule]);
+        let problem = shown.split("Error:").last().unwrap_or_default();
+        problem.lines().map(|line| line.chars().take(80).collect::<String>()).collect::<Vec<_>>()
+    };
+    let all: Vec<String> =
+        [&nested, &deep, &many, &chain].iter().map(|rule| cut(rule).join("\n")).collect();
+    kept("limits", &all.join("\n"));
+    let large = format!("# {}\n[tables.note]\nvisible = 'true'\n", "x".repeat(1 << 20));
+    let error = read(&large, &notes()).unwrap_err();
+    assert_eq!(error.problems[0].message, "the definition is larger than 1048576 bytes");
+}
+
+#[test]
+fn a_table_that_does_not_fit_any_more_takes_no_other_with_it() {
+    let text = "[tables.note]\nvisible = '\"ownerId\" = auth.user_id'\n\n\
+                [tables.member]\nvisible = 'persn = auth.user_id'\n\n\
+                [tables.share]\nvisible = 'person = auth.user_id'\n\n\
+                [tables.team]\nvisible = 'id IN (SELECT team FROM member WHERE person = auth.user_id)'\n";
+    let definition = Definition::parse("rowtide.toml", text).unwrap();
+    let mut catalog = notes();
+    catalog.tables[2].replica_identity = ReplicaIdentity::Nothing;
+    let (plan, refused) = compile_partly(&definition, &catalog);
+    let refused: Vec<&str> = refused.iter().map(|(table, _)| table.as_str()).collect();
+    assert_eq!(refused, ["member", "share"]);
+    let served = plan.tables.iter().filter(|table| table.published);
+    let served: Vec<&str> = served.map(|table| table.catalog.name.as_str()).collect();
+    assert_eq!(served, ["note", "team"]);
+    assert!(plan.branches.iter().all(|branch| plan.table(branch.table).catalog.name != "share"));
+}
+
+/// Words that make texts which are nearly rules.
+const WORDS: [&str; 46] = [
+    "(",
+    ")",
+    ",",
+    ".",
+    ";",
+    "=",
+    "<>",
+    "<",
+    "-",
+    "+",
+    "*",
+    "::",
+    "[",
+    "]",
+    "'",
+    "\"",
+    "$$",
+    "--",
+    "/*",
+    "AND",
+    "OR",
+    "NOT",
+    "IN",
+    "IS",
+    "NULL",
+    "BETWEEN",
+    "LIKE",
+    "CASE",
+    "WHEN",
+    "END",
+    "SELECT",
+    "FROM",
+    "WHERE",
+    "WITH",
+    "EXISTS",
+    "INTERVAL",
+    "note",
+    "share",
+    "shared",
+    "\"ownerId\"",
+    "auth.user_id",
+    "auth.claims.x",
+    "5",
+    "1e9",
+    "'ä'",
+    "\r\n",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn whatever_is_written_is_read_or_refused(text in "\\PC{0,200}") {
+        if let Err(error) = read(&text, &notes()) {
+            shown(&error);
+        }
+    }
+
+    #[test]
+    fn whatever_rule_is_written_is_read_or_refused(
+        words in proptest::collection::vec(proptest::sample::select(&WORDS[..]), 0..60),
+        quotes in proptest::sample::select(&["'''", "\"\"\"", "'", "\""][..]),
+    ) {
+        let text = format!("[tables.note]\nvisible = {quotes}{}{quotes}\n", words.join(" "));
+        if let Err(error) = read(&text, &notes()) {
+            shown(&error);
+        }
+    }
+}
+
+#[test]
+fn a_rule_of_any_length_and_depth_is_read_or_refused() {
+    let shapes = [
+        ("(", "shared", ")"),
+        ("NOT ", "shared", ""),
+        ("NOT (", "shared", ")"),
+        ("", "shared", " AND shared"),
+        ("", "shared", " = shared"),
+        ("", "stars", "::int"),
+        ("", "shared", " IS NULL"),
+        ("", "stars", "[1]"),
+        ("- ", "1", ""),
+        ("lower(", "title", ")"),
+        ("CASE WHEN ", "shared", " THEN true END"),
+        ("id IN (SELECT id FROM note WHERE ", "true", ")"),
+        ("id IN (1, (", "2", "))"),
+        ("ARRAY[", "1", "]"),
+        ("EXISTS (SELECT 1 WHERE ", "true", ")"),
+        ("(SELECT ", "1", ")"),
+        ("shared AND (archived OR ", "shared", ")"),
+    ];
+    for (before, middle, after) in shapes {
+        for times in [1, 10, 60, 100, 240, 490, 10_000] {
+            let rule = format!("{}{middle}{}", before.repeat(times), after.repeat(times));
+            let text = format!(
+                "[tables.note]\nvisible = '{rule}'\n\n[tables.note.delete]\nallow = '{rule}'\n"
+            );
+            // Whether it is accepted is said elsewhere; here it must only come to an end.
+            let _: Result<(), DefinitionError> = read(&text, &notes());
+        }
+    }
+}
