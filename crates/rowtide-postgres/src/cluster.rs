@@ -321,6 +321,11 @@ impl Cluster {
         self.adopted
     }
 
+    /// Where the programs of this version of PostgreSQL are.
+    pub fn binaries(&self) -> &Path {
+        &self.binaries
+    }
+
     /// The URL of a database, as its superuser.
     pub fn url(&self, database: &str) -> String {
         let socket: String = self

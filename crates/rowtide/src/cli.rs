@@ -18,6 +18,7 @@ use rowtide_postgres::connect::connect;
 use rowtide_postgres::setup::setup;
 
 use crate::application::{Application, read_definition};
+use crate::bench;
 use crate::config::Settings;
 use crate::dev::{self, DevOptions, interrupted};
 use crate::hub::HubOptions;
@@ -66,6 +67,8 @@ enum Command {
     Token(Token),
     /// Show a user's live rows, and changes as they come
     Watch(watch::WatchArgs),
+    /// Measure the server, and the limit that Postgres sets beside it
+    Bench(bench::BenchArgs),
 }
 
 #[derive(Args)]
@@ -105,6 +108,7 @@ struct Token {
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     log(&cli);
+    allow_open_files();
     // Both libraries that use TLS take the provider that is installed first.
     drop(rustls::crypto::ring::default_provider().install_default());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -120,6 +124,15 @@ pub fn run() -> ExitCode {
             eprintln!("{error:?}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Every connection is an open file, and what is allowed at first is often but 1,024.
+fn allow_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::debug!(%error, "the number of open files stays as it is");
     }
 }
 
@@ -152,6 +165,7 @@ async fn execute(command: Command) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Watch(args) => watch::run(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Bench(args) => bench::run(args).await.map(|()| ExitCode::SUCCESS),
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod application;
 pub mod auth;
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod dev;

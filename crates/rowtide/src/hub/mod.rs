@@ -71,6 +71,8 @@ pub struct Health {
     pub ready: bool,
     /// Why, for a person.
     pub detail: String,
+    /// Where the stream stands: every commit up to this LSN has been taken in by all engines.
+    pub position: String,
     /// How many `SELECT`s of rows the loads have run since the start.
     pub load_queries: u64,
     /// Open sessions.
@@ -221,6 +223,7 @@ impl Hub {
         Health {
             ready,
             detail,
+            position: self.shared.generation().position().to_string(),
             load_queries: self.shared.load_queries.load(Ordering::Relaxed),
             sessions: self.shared.sessions.load(Ordering::Relaxed),
             refused_tables: self.shared.generation().refused.clone(),
@@ -288,6 +291,11 @@ impl Shared {
 }
 
 impl Generation {
+    /// What all engines have taken in.
+    fn position(&self) -> Lsn {
+        self.engines.iter().map(EngineHandle::position).min().unwrap_or_default()
+    }
+
     /// `unless` is a plan that is still good if the tables have the shape it was compiled for; then
     /// the answer is [`HubError::Stopped`].
     async fn begin(

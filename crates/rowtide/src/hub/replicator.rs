@@ -103,9 +103,7 @@ async fn feed(
         if lsn >= end {
             shared.set_status(Status::Streaming);
         }
-        if let Some(taken_in) = generation.engines.iter().map(|engine| engine.position()).min() {
-            stream.confirm(taken_in);
-        }
+        stream.confirm(generation.position());
     }
 }
 

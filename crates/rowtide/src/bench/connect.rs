@@ -1,0 +1,88 @@
+//! Clients that all arrive at the same moment, as after a deploy: how long until every one of them has
+//! its rows, and how many queries that is for Postgres. Beside it one `COPY` that reads the same rows
+//! once.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use futures_util::{StreamExt, pin_mut};
+use miette::{IntoDiagnostic, Result};
+
+use super::crowd::Crowd;
+use super::process::{cores_shown, cpu_time};
+use super::site::{Population, Site};
+use super::{check_open_files, line, progress};
+
+#[derive(Args, Debug)]
+pub(super) struct ConnectArgs {
+    /// How many arrive
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    sessions: u32,
+    /// How many rows each has
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    rows: u32,
+}
+
+pub(super) async fn run(dir: &Path, args: &ConnectArgs) -> Result<()> {
+    let ConnectArgs { sessions, rows } = *args;
+    check_open_files(sessions)?;
+    let mut site = Site::prepare(dir, Population { people: sessions, viewers: 1, rows }).await?;
+    progress("reading all rows once with COPY");
+    let (limit, bytes) = copy(&site).await?;
+    site.serve().await?;
+    let pid = site.pid()?;
+    let before = site.health().await?;
+    let committed = transactions(&site).await?;
+    let cpu = cpu_time(pid);
+    let (crowd, took) = Crowd::gather(&site, sessions, usize::MAX >> 4).await?;
+    let cpu = cores_shown(cpu, cpu_time(pid));
+    let after = site.health().await?;
+    let committed = transactions(&site).await? - committed;
+    let arrived = crowd.tally.rows();
+
+    println!("connect: {sessions} clients at once, {rows} rows each");
+    line(
+        "COPY of the same rows",
+        format!("{:.2} s", limit.as_secs_f64()),
+        &format!("{} MB; the limit", bytes >> 20),
+    );
+    line(
+        "until all are ready",
+        format!("{:.2} s", took.as_secs_f64()),
+        &format!("{arrived} rows, {} MB of messages", crowd.tally.bytes() >> 20),
+    );
+    line("clients a second", format!("{:.0}/s", f64::from(sessions) / took.as_secs_f64()), "");
+    line("queries that load rows", after.load_queries - before.load_queries, "");
+    line(
+        "transactions of Postgres altogether",
+        committed,
+        "loads, client ids and this program's own questions",
+    );
+    line("the server's time on the cores", cpu, "");
+    crowd.leave().await;
+    site.stop().await
+}
+
+async fn copy(site: &Site) -> Result<(Duration, usize)> {
+    let client = site.connect().await?;
+    let begun = Instant::now();
+    let rows = client.copy_out("COPY (SELECT * FROM item) TO STDOUT").await.into_diagnostic()?;
+    pin_mut!(rows);
+    let mut bytes = 0;
+    while let Some(chunk) = rows.next().await {
+        bytes += chunk.into_diagnostic()?.len();
+    }
+    Ok((begun.elapsed(), bytes))
+}
+
+/// Transactions of the database so far. Connections tell what they did after ten seconds without
+/// anything to do at the latest, so it waits until the number stands.
+async fn transactions(site: &Site) -> Result<i64> {
+    const STANDS: Duration = Duration::from_secs(11);
+    progress("waiting for Postgres' statistics");
+    tokio::time::sleep(STANDS).await;
+    let client = site.cluster.connect("postgres").await.into_diagnostic()?;
+    let sql = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = 'bench'";
+    Ok(client.query_one(sql, &[]).await.into_diagnostic()?.get(0))
+}

@@ -1,0 +1,60 @@
+//! Sessions at which nothing happens, and the memory that the server keeps for them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Args;
+use miette::{Result, miette};
+
+use super::crowd::Crowd;
+use super::process::{cpu_time, resident_bytes};
+use super::site::{Population, Site};
+use super::{check_open_files, line, progress};
+
+/// How long memory is watched after the last client is ready.
+const SETTLE: Duration = Duration::from_secs(10);
+
+#[derive(Args, Debug)]
+pub(super) struct IdleArgs {
+    /// Connected clients
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    sessions: u32,
+    /// How many rows each has
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    rows: u32,
+}
+
+pub(super) async fn run(dir: &Path, args: &IdleArgs) -> Result<()> {
+    let IdleArgs { sessions, rows } = *args;
+    check_open_files(sessions)?;
+    let mut site = Site::prepare(dir, Population { people: sessions, viewers: 1, rows }).await?;
+    site.serve().await?;
+    let pid = site.pid()?;
+    let resident = || resident_bytes(pid).ok_or_else(|| miette!("memory is only known on Linux"));
+    let empty = resident()?;
+    let (crowd, _) = Crowd::gather(&site, sessions, 500).await?;
+    let full = resident()?;
+    progress(&format!("watching the server for {} s", SETTLE.as_secs()));
+    let before = cpu_time(pid);
+    tokio::time::sleep(SETTLE).await;
+    let idle = resident()?;
+    let cpu = cpu_time(pid).zip(before).map(|(after, before)| after - before);
+    let held = site.health().await?.sessions;
+
+    let megabytes = |bytes: u64| format!("{:.0} MB", bytes as f64 / f64::from(1 << 20));
+    println!("idle: {held} sessions, {rows} rows each");
+    line("without sessions", megabytes(empty), "resident memory of the server");
+    line("all ready", megabytes(full), "");
+    line("after ten seconds of nothing", megabytes(idle), "");
+    line(
+        "for each session and its rows",
+        format!("{:.1} kB", idle.saturating_sub(empty) as f64 / 1024.0 / f64::from(sessions)),
+        "",
+    );
+    if let Some(cpu) = cpu {
+        let share = cpu.as_secs_f64() / SETTLE.as_secs_f64() * 100.0;
+        line("of one core", format!("{share:.1} %"), "while nothing happens");
+    }
+    crowd.leave().await;
+    site.stop().await
+}
