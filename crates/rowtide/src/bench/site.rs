@@ -73,6 +73,7 @@ pub(super) struct Site {
     dir: PathBuf,
     script: PathBuf,
     secret: String,
+    http: reqwest::Client,
     server: Option<Server>,
 }
 
@@ -130,7 +131,8 @@ impl Site {
             .wrap_err("cannot write the definition")?;
         let script = script(dir, UPDATE)?;
         let dir = dir.to_owned();
-        Ok(Site { cluster, population, names, dir, script, secret, server: None })
+        let http = reqwest::Client::new();
+        Ok(Site { cluster, population, names, dir, script, secret, http, server: None })
     }
 
     /// A connection to the database.
@@ -227,7 +229,8 @@ impl Site {
 
     pub(super) async fn health(&self) -> Result<Health> {
         let url = format!("http://{}/health/ready", self.address()?);
-        let body = reqwest::get(url).await.into_diagnostic()?.bytes().await.into_diagnostic()?;
+        let body =
+            self.http.get(url).send().await.into_diagnostic()?.bytes().await.into_diagnostic()?;
         let health: Value = serde_json::from_slice(&body).into_diagnostic()?;
         let number = |name: &str| health[name].as_u64();
         let read = || {

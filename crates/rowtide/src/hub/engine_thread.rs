@@ -1,7 +1,7 @@
 //! One engine on one thread. The thread takes commands in order, steps the engine and puts what it
 //! says into the outboxes. Loads are asked for one at a time and not at once: topics gather for a few
-//! milliseconds, and for as long as the load before is under way, so that ten thousand clients that
-//! arrive together are a handful of queries.
+//! milliseconds, longer when the load before took long, and for as long as it is under way, so that
+//! ten thousand clients that arrive together are a handful of queries.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,17 +20,24 @@ use super::RESTARTING;
 use super::outbox::{Item, Outbox};
 
 /// How many commands may wait for one engine before the stream is held up.
-const COMMANDS: usize = 4096;
+const COMMANDS: usize = 256;
 /// How many commands are taken before the engine looks at its timers again.
-const BATCH: usize = 256;
-/// How long topics gather before they are loaded.
+const BATCH: usize = 64;
+/// How long topics gather before they are loaded, at least.
 const GATHER: Duration = Duration::from_millis(4);
+/// How long they gather at most.
+const MAX_GATHER: Duration = Duration::from_millis(100);
 /// The most topics in one load of one engine.
 const MAX_LOAD_TOPICS: usize = 20_000;
 
 pub(super) enum Command {
-    Stream(Input),
-    Open { session: SessionId, claims: Claims, outbox: Arc<Outbox> },
+    /// What the stream brought, in order.
+    Stream(Vec<Input>),
+    Open {
+        session: SessionId,
+        claims: Claims,
+        outbox: Arc<Outbox>,
+    },
     Loaded(LoadId, Loaded),
     Counts(oneshot::Sender<Counts>),
 }
@@ -61,11 +68,15 @@ struct EngineThread {
     engine: Engine,
     outboxes: FxHashMap<SessionId, Arc<Outbox>>,
     outputs: Vec<Output>,
+    /// Sessions that are to be woken.
+    filled: Vec<Arc<Outbox>>,
     position: Arc<AtomicU64>,
     loads: mpsc::Sender<LoadRequest>,
     /// For the replies of loads; weak, so that it does not keep the thread itself alive.
     commands: mpsc::WeakSender<Command>,
-    loading: Option<LoadId>,
+    loading: Option<(LoadId, Instant)>,
+    /// How long topics gather before the next load.
+    gather: Duration,
     /// When to ask for the next load.
     load_at: Option<Instant>,
     turn: u64,
@@ -91,10 +102,12 @@ pub(super) fn start(
         engine: Engine::new(plan, epoch, position),
         outboxes: FxHashMap::default(),
         outputs: Vec::new(),
+        filled: Vec::new(),
         position: Arc::clone(&reached),
         loads,
         commands: commands.downgrade(),
         loading: None,
+        gather: GATHER,
         load_at: None,
         turn: 0,
         stop,
@@ -137,12 +150,14 @@ impl EngineThread {
                     }
                     for command in batch.drain(..) {
                         self.take(command);
+                        self.wake_sessions();
                     }
                 }
             }
+            self.wake_sessions();
             self.position.store(self.engine.position().0, Ordering::Relaxed);
             if self.load_at.is_none() && self.loading.is_none() && self.engine.wants_load() {
-                self.load_at = Some(Instant::now() + GATHER);
+                self.load_at = Some(Instant::now() + self.gather);
             }
         }
         // Sessions that were on their way in are told as well.
@@ -159,9 +174,12 @@ impl EngineThread {
 
     fn take(&mut self, command: Command) {
         match command {
-            Command::Stream(input) => self.step(input),
+            Command::Stream(inputs) => inputs.into_iter().for_each(|input| self.step(input)),
             Command::Loaded(id, loaded) => {
-                self.loading = None;
+                if let Some((_, begun)) = self.loading.take() {
+                    // The busier Postgres is, the more is asked with one query.
+                    self.gather = (begun.elapsed() * 2).clamp(GATHER, MAX_GATHER);
+                }
                 self.step(Input::Loaded(id, loaded));
             }
             Command::Open { session, claims, outbox } => {
@@ -185,10 +203,17 @@ impl EngineThread {
                     (session, Item::Tx { cursor, changes, commit_time_us })
                 }
             };
-            if let Some(outbox) = self.outboxes.get(&session) {
-                outbox.push(item);
+            if let Some(outbox) = self.outboxes.get(&session)
+                && outbox.push(item)
+            {
+                self.filled.push(Arc::clone(outbox));
             }
         }
+    }
+
+    /// Only now, so that a session that was sent several commits at once writes them as one message.
+    fn wake_sessions(&mut self) {
+        self.filled.drain(..).for_each(|outbox| outbox.wake());
     }
 
     fn ask_for_load(&mut self) {
@@ -198,7 +223,7 @@ impl EngineThread {
         let id = load.id;
         // The loader's queue has a place for each engine, and each has one load under way.
         match self.loads.try_send(LoadRequest { load, reply }) {
-            Ok(()) => self.loading = Some(id),
+            Ok(()) => self.loading = Some((id, Instant::now())),
             Err(_) => self.step(Input::LoadFailed(id)),
         }
     }

@@ -22,6 +22,7 @@ use rowtide_postgres::load::Loader;
 use rowtide_protocol::{Epoch, ErrorCode, Lsn};
 use rustc_hash::FxBuildHasher;
 use thiserror::Error;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -95,6 +96,8 @@ struct Generation {
 
 struct Shared {
     options: HubOptions,
+    /// Where sessions and loads run.
+    runtime: Handle,
     generation: RwLock<Arc<Generation>>,
     status: watch::Sender<Status>,
     next_session: AtomicU64,
@@ -160,9 +163,11 @@ impl Hub {
     pub async fn start(options: HubOptions) -> Result<(Hub, JoinHandle<()>), HubError> {
         let load_queries = Arc::new(AtomicU64::new(0));
         let stop = CancellationToken::new();
-        let generation = Generation::begin(&options, &load_queries, &stop, None).await?;
+        let runtime = Handle::current();
+        let generation = Generation::begin(&options, &runtime, &load_queries, &stop, None).await?;
         let shared = Arc::new(Shared {
             options,
+            runtime,
             generation: RwLock::new(Arc::new(generation)),
             status: watch::channel(Status::Starting).0,
             next_session: AtomicU64::new(0),
@@ -170,7 +175,17 @@ impl Hub {
             load_queries,
             stop,
         });
-        let replicator = tokio::spawn(replicator::run(Arc::clone(&shared)));
+        // On a thread of its own socket, decoder and hand-over to the engines take turns without
+        // waking one another across cores.
+        let thread = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let replicated = replicator::run(Arc::clone(&shared));
+        let (ends, ended) = oneshot::channel::<()>();
+        std::thread::Builder::new().name("stream".to_owned()).spawn(move || {
+            thread.block_on(replicated);
+            drop(ends);
+        })?;
+        // It sends nothing, but that it is gone.
+        let replicator = tokio::spawn(async move { drop(ended.await) });
         Ok((Hub { shared }, replicator))
     }
 
@@ -278,7 +293,9 @@ impl Shared {
     async fn renew(&self, force: bool) -> Result<bool, HubError> {
         let old = self.generation();
         let unless = (!force).then(|| Arc::clone(&old.plan));
-        let begun = Generation::begin(&self.options, &self.load_queries, &self.stop, unless).await;
+        let begun =
+            Generation::begin(&self.options, &self.runtime, &self.load_queries, &self.stop, unless)
+                .await;
         let next = match begun {
             Ok(next) => next,
             Err(HubError::Stopped) => return Ok(false),
@@ -300,6 +317,7 @@ impl Generation {
     /// the answer is [`HubError::Stopped`].
     async fn begin(
         options: &HubOptions,
+        runtime: &Handle,
         load_queries: &Arc<AtomicU64>,
         stop: &CancellationToken,
         unless: Option<Arc<Plan>>,
@@ -344,7 +362,7 @@ impl Generation {
             failing,
         );
         let stopped = stop.clone();
-        tokio::spawn(async move { stopped.run_until_cancelled(loader).await });
+        runtime.spawn(async move { stopped.run_until_cancelled(loader).await });
         let refused = refused.into_iter().map(|(table, _)| table).collect();
         Ok(Generation { plan, engines, refused, schema_changed, load_failing, stop })
     }

@@ -69,11 +69,15 @@ impl Outbox {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn push(&self, item: Item) {
+    /// Queues `item`. Whether the session must be told with [`Outbox::wake`]; if not, it has been told
+    /// of something that it has not taken yet.
+    #[must_use]
+    pub(super) fn push(&self, item: Item) -> bool {
         let mut queue = self.lock();
         if queue.closed.is_some() {
-            return;
+            return false;
         }
+        let was_empty = queue.items.is_empty();
         if let Item::Tx { changes, .. } = &item {
             queue.bytes += changes.len() + 64;
         }
@@ -82,10 +86,14 @@ impl Outbox {
             let limit = self.limit_bytes;
             let message = format!("more than {limit} bytes were waiting to be read");
             queue.closed = Some((ErrorCode::SlowConsumer, message));
-        } else {
-            queue.items.push_back(item);
+            return true;
         }
-        drop(queue);
+        queue.items.push_back(item);
+        was_empty
+    }
+
+    /// Tells the session that there is something.
+    pub(super) fn wake(&self) {
         self.filled.notify_one();
     }
 
@@ -173,9 +181,12 @@ mod tests {
     #[test]
     fn transactions_that_wait_are_folded_into_one_message() {
         let outbox = outbox(1000);
-        outbox.push(tx(1, r#"{"op":"delete","table":"t","row":{"id":1}}"#));
-        outbox.push(tx(2, ""));
-        outbox.push(tx(3, r#"{"op":"delete","table":"t","row":{"id":3}}"#));
+        assert!(
+            outbox.push(tx(1, r#"{"op":"delete","table":"t","row":{"id":1}}"#)),
+            "it was empty"
+        );
+        assert!(!outbox.push(tx(2, "")), "it has been told already");
+        assert!(!outbox.push(tx(3, r#"{"op":"delete","table":"t","row":{"id":3}}"#)));
         let Some(Delivery::Frame(frame)) = outbox.try_next() else { panic!("no frame") };
         let text = std::str::from_utf8(&frame).unwrap();
         let Ok(ServerMessage::Tx { cursor, changes, commit_time, .. }) = ServerMessage::parse(text)
@@ -191,7 +202,7 @@ mod tests {
     fn a_client_that_does_not_read_is_told_so_and_costs_nothing_more() {
         let outbox = outbox(200);
         for lsn in 1..100 {
-            outbox.push(tx(lsn, "x"));
+            let _told = outbox.push(tx(lsn, "x"));
         }
         assert!(matches!(outbox.try_next(), Some(Delivery::Closed(ErrorCode::SlowConsumer, _))));
         assert!(outbox.lock().items.is_empty());

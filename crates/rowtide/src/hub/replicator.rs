@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use rand::Rng;
 use rowtide_engine::Input;
 use rowtide_postgres::connect::connect;
@@ -19,6 +20,8 @@ use super::{Generation, Shared, Status};
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
+/// How many events that are there already are handed on together.
+const BATCH: usize = 64;
 
 pub(super) async fn run(shared: Arc<Shared>) {
     let stop = shared.stop.clone();
@@ -67,7 +70,7 @@ async fn feed(
     end: Lsn,
 ) -> Option<StreamError> {
     loop {
-        let event = tokio::select! {
+        let first = tokio::select! {
             event = stream.next() => event,
             () = generation.schema_changed.notified() => {
                 Err(StreamError::SchemaChanged {
@@ -77,34 +80,63 @@ async fn feed(
             }
             () = shared.stop.cancelled() => return None,
         };
+        let Gathered { inputs, reached, error } = gather(first, stream);
+        if !inputs.is_empty() {
+            for engine in &generation.engines {
+                if engine.commands.send(Command::Stream(inputs.clone())).await.is_err() {
+                    return None;
+                }
+            }
+        }
+        if reached >= end {
+            shared.set_status(Status::Streaming);
+        }
+        stream.confirm(generation.position());
+        match error {
+            None => {}
+            Some(error @ StreamError::SchemaChanged { .. }) => {
+                tracing::warn!(%error, "reading the catalog again");
+                match shared.renew(false).await {
+                    // The stream tells of a shape from before the catalog was read. Whatever was
+                    // written then is seen by every load since, so it is passed over.
+                    Ok(false) => {}
+                    Ok(true) => return None,
+                    Err(error) => return Some(StreamError::Ended(error.to_string())),
+                }
+            }
+            Some(error) => return Some(error),
+        }
+    }
+}
+
+/// What was there at once.
+struct Gathered {
+    inputs: Vec<Input>,
+    /// The position after them.
+    reached: Lsn,
+    error: Option<StreamError>,
+}
+
+/// The first event and those that need not be waited for, up to an error: handing on each by itself
+/// would wake every engine for each.
+fn gather(first: Result<StreamEvent, StreamError>, stream: &mut Stream) -> Gathered {
+    let mut gathered = Gathered { inputs: Vec::new(), reached: Lsn(0), error: None };
+    let mut next = Some(first);
+    while let Some(event) = next {
         let (input, lsn) = match event {
             Ok(StreamEvent::Transaction(transaction)) => {
                 let lsn = transaction.lsn;
                 (Input::Transaction(Arc::new(transaction)), lsn)
             }
             Ok(StreamEvent::Position(lsn)) => (Input::Position(lsn), lsn),
-            Err(error @ StreamError::SchemaChanged { .. }) => {
-                tracing::warn!(%error, "reading the catalog again");
-                match shared.renew(false).await {
-                    // The stream tells of a shape from before the catalog was read. Whatever was
-                    // written then is seen by every load since, so it is passed over.
-                    Ok(false) => continue,
-                    Ok(true) => return None,
-                    Err(error) => return Some(StreamError::Ended(error.to_string())),
-                }
-            }
-            Err(error) => return Some(error),
+            Err(error) => return Gathered { error: Some(error), ..gathered },
         };
-        for engine in &generation.engines {
-            if engine.commands.send(Command::Stream(input.clone())).await.is_err() {
-                return None;
-            }
-        }
-        if lsn >= end {
-            shared.set_status(Status::Streaming);
-        }
-        stream.confirm(generation.position());
+        gathered.inputs.push(input);
+        gathered.reached = lsn;
+        let more = gathered.inputs.len() < BATCH;
+        next = more.then(|| stream.next().now_or_never()).flatten();
     }
+    gathered
 }
 
 /// What can be done about a stream that does not start.
