@@ -5,6 +5,7 @@
 help:
 	@echo "make dev    run the files example with a private PostgreSQL"
 	@echo "make test   format check, lints, every test, and a smoke run"
+	@echo "make bench  every benchmark, beside the limit that Postgres sets"
 
 dev:
 	@scripts/prepare.sh
@@ -16,3 +17,10 @@ test:
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo test --workspace --locked
 	scripts/smoke.sh
+
+bench:
+	@scripts/prepare.sh
+	cargo build --release --locked -p rowtide
+	for scenario in fanout drain connect idle; do \
+	  "$${CARGO_TARGET_DIR:-target}"/release/rowtide bench $$scenario || exit 1; \
+	done
