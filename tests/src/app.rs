@@ -33,7 +33,7 @@ impl App {
     /// When something of it does not start.
     pub async fn example(name: &str) -> App {
         let application = Application::example(name).expect("the example is there");
-        App::start(&application.definition, &application.migrations).await
+        App::start(&application.definition, &application.migrations, |_| ()).await
     }
 
     /// A definition over tables that `sql` makes.
@@ -41,20 +41,36 @@ impl App {
     /// # Panics
     /// When something of it does not start.
     pub async fn with(definition: &str, sql: &str) -> App {
+        App::with_options(definition, sql, |_| ()).await
+    }
+
+    /// As [`App::with`], of a server whose options `change` has changed.
+    ///
+    /// # Panics
+    /// When something of it does not start.
+    pub async fn with_options(
+        definition: &str,
+        sql: &str,
+        change: impl FnOnce(&mut ServerOptions),
+    ) -> App {
         let definition = Definition::parse("rowtide.toml", definition)
             .unwrap_or_else(|error| panic!("{:?}", miette_of(error)));
         let migration = Migration { name: "tables.sql".to_owned(), sql: sql.to_owned() };
-        App::start(&Arc::new(definition), &[migration]).await
+        App::start(&Arc::new(definition), &[migration], change).await
     }
 
-    async fn start(definition: &Arc<Definition>, migrations: &[Migration]) -> App {
+    async fn start(
+        definition: &Arc<Definition>,
+        migrations: &[Migration],
+        change: impl FnOnce(&mut ServerOptions),
+    ) -> App {
         let database = Database::create().await;
         let mut client = database.connect().await;
         migrate(&mut client, migrations).await.unwrap_or_else(|error| panic!("{error}"));
         setup(&client, &database.names(), &definition.tables())
             .await
             .unwrap_or_else(|error| panic!("{error:?}"));
-        let options = ServerOptions {
+        let mut options = ServerOptions {
             hub: HubOptions {
                 database: database.options().await,
                 names: database.names(),
@@ -67,6 +83,7 @@ impl App {
             max_message_bytes: 64 << 10,
             sessions_per_user: 50,
         };
+        change(&mut options);
         let mut app = App { database, server: None, options };
         app.start_server().await;
         app

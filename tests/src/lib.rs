@@ -2,11 +2,17 @@
 //! each test, a server over it, and a way to wait for something without sleeping for a guess.
 
 mod app;
+mod command;
 mod database;
+mod dir;
 mod eventually;
+mod raw;
 mod truth;
 
 pub use app::{App, SECRET};
+pub use command::{Running, Said, rowtide, said};
 pub use database::{Database, cluster};
+pub use dir::Dir;
 pub use eventually::eventually;
+pub use raw::{Bystander, Ending, Raw, http};
 pub use truth::{Rows, held, truth};

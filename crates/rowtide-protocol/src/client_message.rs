@@ -135,6 +135,15 @@ struct AuthFields {
     token: String,
 }
 
+/// Reads an object. By itself `serde` takes an array of the fields' values for one, too.
+fn object<'a, T: Deserialize<'a>>(text: &'a str) -> serde_json::Result<T> {
+    let blank = |c| matches!(c, ' ' | '\t' | '\n' | '\r');
+    if text.trim_start_matches(blank).starts_with('[') {
+        return Err(serde::de::Error::custom("an array, where an object was expected"));
+    }
+    serde_json::from_str(text)
+}
+
 impl ClientMessage {
     /// Reads one text frame.
     ///
@@ -143,11 +152,11 @@ impl ClientMessage {
     /// missing or has the wrong form. Unknown fields are ignored.
     pub fn parse(text: &str) -> Result<ClientMessage, BadMessage> {
         let envelope: Envelope<'_> =
-            serde_json::from_str(text).map_err(|e| BadMessage(format!("not a message: {e}")))?;
+            object(text).map_err(|e| BadMessage(format!("not a message: {e}")))?;
         let wrong = |e: serde_json::Error| BadMessage(format!("`{}`: {e}", envelope.kind));
         match envelope.kind.as_ref() {
             "connect" => {
-                let fields: ConnectFields = serde_json::from_str(text).map_err(wrong)?;
+                let fields: ConnectFields = object(text).map_err(wrong)?;
                 let client_id = ClientId::new(&fields.client_id).ok_or_else(|| {
                     BadMessage(
                         "`connect`: `clientId` must be 8 to 64 characters of A-Z a-z 0-9 _ -"
@@ -164,7 +173,7 @@ impl ClientMessage {
                 }))
             }
             "mutate" => {
-                let fields: MutateFields<'_> = serde_json::from_str(text).map_err(wrong)?;
+                let fields: MutateFields<'_> = object(text).map_err(wrong)?;
                 if fields.id == 0 {
                     return Err(BadMessage("`mutate`: `id` starts at 1".into()));
                 }
@@ -175,14 +184,14 @@ impl ClientMessage {
                     )));
                 }
                 let read = |(index, op): (usize, &&RawValue)| {
-                    serde_json::from_str(op.get())
+                    object(op.get())
                         .map_err(|e| BadMessage(format!("`mutate`: `ops[{index}]`: {e}")))
                 };
                 let ops = fields.ops.iter().enumerate().map(read).collect::<Result<_, _>>()?;
                 Ok(ClientMessage::Mutate(Mutation { id: fields.id, ops }))
             }
             "auth" => {
-                let fields: AuthFields = serde_json::from_str(text).map_err(wrong)?;
+                let fields: AuthFields = object(text).map_err(wrong)?;
                 Ok(ClientMessage::Auth { token: fields.token })
             }
             "ping" => Ok(ClientMessage::Ping),
@@ -218,6 +227,7 @@ mod tests {
     fn what_is_wrong_is_named() {
         assert!(refused("").starts_with("not a message"));
         assert!(refused("[]").starts_with("not a message"));
+        assert!(refused(r#" ["ping"]"#).contains("an array"));
         assert!(refused(r#"{"type":"subscribe"}"#).contains("`subscribe` is not a type"));
         assert!(refused(r#"{"type":"connect","protocol":1}"#).contains("clientId"));
         let short = r#"{"type":"connect","protocol":1,"clientId":"short"}"#;
@@ -225,6 +235,9 @@ mod tests {
         let op = r#"{"op":"upsert","table":"t","row":{}}"#;
         assert!(refused(&format!(r#"{{"type":"mutate","id":1,"ops":[{op}]}}"#)).contains("ops[0]"));
         assert!(refused(r#"{"type":"mutate","id":1,"ops":[]}"#).contains("1 to 500"));
+        let array = r#"["insert","t",{}]"#;
+        let message = refused(&format!(r#"{{"type":"mutate","id":1,"ops":[{array}]}}"#));
+        assert!(message.contains("ops[0]") && message.contains("an array"), "{message}");
         let deep = "[".repeat(100_000);
         assert!(
             refused(&format!(r#"{{"type":"mutate","id":1,"ops":{deep}"#))

@@ -3,21 +3,25 @@
 //! token: a secret checks HS256 alone, a public key its own algorithm alone.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, PublicKeyUse};
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
 use jsonwebtoken::{
     Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode,
 };
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Number, Value};
 use thiserror::Error;
+use tokio::sync::Mutex;
 
 use crate::limits::{JWKS_BYTES, JWKS_REFRESH, JWKS_TIMEOUT, MAX_TOKEN_BYTES, MAX_USER_ID_BYTES};
 
-/// How far clocks may be apart, in seconds.
-const LEEWAY_S: u64 = 5;
+/// How far clocks may be apart.
+const LEEWAY: Duration = Duration::from_secs(5);
+/// What public keys can check.
+const OF_KEYS: [Algorithm; 3] = [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
 /// The shortest secret, in bytes: as long as the output of SHA-256 (RFC 7518, 3.2).
 pub const MIN_SECRET_BYTES: usize = 32;
 
@@ -28,15 +32,17 @@ pub struct Identity {
     pub user_id: String,
     /// All claims.
     pub claims: Map<String, Value>,
-    /// When the token ends, seconds since 1970.
+    /// When the token ends, seconds since 1970, by the clock of who issued it.
     pub expires_at_s: u64,
 }
 
 impl Identity {
-    /// How long the token is still good.
+    /// How long the token is still good, by whichever clock is slower. May be longer than an
+    /// `Instant` can be away.
     pub fn remaining(&self) -> Duration {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Duration::from_secs(self.expires_at_s).saturating_sub(now)
+        // What is let in with some leeway must not be sent away at once for want of it.
+        Duration::from_secs(self.expires_at_s).saturating_add(LEEWAY).saturating_sub(now)
     }
 }
 
@@ -104,8 +110,8 @@ struct Inner {
 struct Jwks {
     source: Source,
     keys: RwLock<Vec<Key>>,
-    /// When the keys were last asked for.
-    asked: Mutex<Instant>,
+    /// When the keys were last asked for because of one that is not known. Held while asking.
+    asked: Mutex<Option<Instant>>,
 }
 
 enum Source {
@@ -122,9 +128,15 @@ struct Key {
 #[derive(Deserialize)]
 struct Payload {
     sub: String,
+    #[serde(deserialize_with = "numeric_date")]
     exp: u64,
     #[serde(flatten)]
     rest: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+struct KeySet {
+    keys: Vec<Value>,
 }
 
 impl Auth {
@@ -147,8 +159,7 @@ impl Auth {
                     Source::File(PathBuf::from(from))
                 };
                 let keys = source.read().await?;
-                let asked = Mutex::new(Instant::now());
-                Some(Jwks { source, keys: RwLock::new(keys), asked })
+                Some(Jwks { source, keys: RwLock::new(keys), asked: Mutex::new(None) })
             }
         };
         if secret.is_none() && jwks.is_none() {
@@ -177,15 +188,11 @@ impl Auth {
             };
             return self.verify(token, secret, header.alg);
         }
-        let Some(jwks) = &self.inner.jwks else {
+        let Some(jwks) = self.inner.jwks.as_ref().filter(|_| OF_KEYS.contains(&header.alg)) else {
             return Err(invalid("its algorithm is not accepted"));
         };
-        if !jwks.knows(&header) && jwks.may_ask() {
-            // The issuer may have a new key. An issuer that does not answer leaves the old ones.
-            match jwks.source.read().await {
-                Ok(keys) => *jwks.keys.write().unwrap_or_else(PoisonError::into_inner) = keys,
-                Err(error) => tracing::warn!(%error, "cannot refresh the keys of tokens"),
-            }
+        if !jwks.knows(&header) {
+            jwks.ask_again(&header).await;
         }
         let keys = jwks.keys.read().unwrap_or_else(PoisonError::into_inner);
         let fits = keys.iter().filter(|key| key.fits(&header));
@@ -206,7 +213,7 @@ impl Auth {
         algorithm: Algorithm,
     ) -> Result<Identity, Unauthorized> {
         let mut validation = Validation::new(algorithm);
-        validation.leeway = LEEWAY_S;
+        validation.leeway = LEEWAY.as_secs();
         validation.validate_nbf = true;
         let mut required = vec!["exp", "sub"];
         if let Some(issuer) = &self.inner.issuer {
@@ -222,7 +229,7 @@ impl Auth {
         }
         validation.set_required_spec_claims(&required);
         let data = decode::<Payload>(token, key, &validation)
-            .map_err(|error| Unauthorized::Invalid(error.to_string()))?;
+            .map_err(|error| Unauthorized::Invalid(why(error.kind())))?;
         let Payload { sub, exp, mut rest } = data.claims;
         if sub.is_empty() || sub.len() > MAX_USER_ID_BYTES || sub.contains('\0') {
             return Err(Unauthorized::UserId);
@@ -238,14 +245,19 @@ impl Jwks {
         keys.iter().any(|key| key.fits(header))
     }
 
-    /// Whether enough time has passed; unknown keys must not make us a load on the issuer.
-    fn may_ask(&self) -> bool {
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = asked.elapsed() >= JWKS_REFRESH;
-        if may {
-            *asked = Instant::now();
+    /// The issuer may have a new key. Of many who come with it at once one asks, and the others wait
+    /// for the answer; keys that are made up must not make us a load on the issuer.
+    async fn ask_again(&self, header: &Header) {
+        let mut asked = self.asked.lock().await;
+        if self.knows(header) || asked.is_some_and(|at| at.elapsed() < JWKS_REFRESH) {
+            return;
         }
-        may
+        *asked = Some(Instant::now());
+        // An issuer that does not answer leaves the old keys.
+        match self.source.read().await {
+            Ok(keys) => *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys,
+            Err(error) => tracing::warn!(%error, "cannot refresh the keys of tokens"),
+        }
     }
 }
 
@@ -267,6 +279,10 @@ impl Key {
             AlgorithmParameters::OctetKeyPair(_) => Algorithm::EdDSA,
             _ => return None,
         };
+        let declared = jwk.common.key_algorithm;
+        if declared.is_some_and(|declared| declared.to_string() != format!("{algorithm:?}")) {
+            return None;
+        }
         let key = DecodingKey::from_jwk(jwk).ok()?;
         Some(Key { id: jwk.common.key_id.clone(), algorithm, key })
     }
@@ -279,13 +295,42 @@ impl Source {
             Source::Url(url) => (url.clone(), fetch(url).await),
         };
         let fail = |why: String| AuthError::Keys { from: from.clone(), why };
-        let set: JwkSet = serde_json::from_slice(&text.map_err(&fail)?)
+        let set: KeySet = serde_json::from_slice(&text.map_err(&fail)?)
             .map_err(|error| fail(format!("not a JWKS: {error}")))?;
-        let keys: Vec<Key> = set.keys.iter().filter_map(Key::of).collect();
+        // One by one: keys of kinds that are not known stand beside the others (RFC 7517, 5).
+        let readable = set.keys.into_iter().filter_map(|key| serde_json::from_value(key).ok());
+        let keys: Vec<Key> = readable.filter_map(|jwk| Key::of(&jwk)).collect();
         if keys.is_empty() {
             return Err(fail("it has no key for RS256, ES256 or EdDSA".to_owned()));
         }
         Ok(keys)
+    }
+}
+
+/// Seconds since 1970, perhaps with a fraction (RFC 7519, 2), which is cut off.
+fn numeric_date<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let number = Number::deserialize(deserializer)?;
+    let date = number.as_u64().or_else(|| {
+        let seconds = number.as_f64().filter(|seconds| *seconds >= 0.0)?;
+        // What is too large becomes the largest.
+        Some(seconds as u64)
+    });
+    date.ok_or_else(|| serde::de::Error::custom("a date is a number that is not negative"))
+}
+
+/// Why a token is refused, without what the token says.
+fn why(kind: &ErrorKind) -> String {
+    match kind {
+        ErrorKind::ExpiredSignature => "it has expired".to_owned(),
+        ErrorKind::ImmatureSignature => "it is not good yet".to_owned(),
+        ErrorKind::InvalidSignature => "its signature is not right".to_owned(),
+        ErrorKind::InvalidIssuer => "it is of another issuer".to_owned(),
+        ErrorKind::InvalidAudience => "it is for another audience".to_owned(),
+        ErrorKind::MissingRequiredClaim(claim) => {
+            format!("`{claim}` is missing, or not what it must be")
+        }
+        ErrorKind::InvalidClaimFormat(claim) => format!("`{claim}` is not what it must be"),
+        _ => "it cannot be read".to_owned(),
     }
 }
 

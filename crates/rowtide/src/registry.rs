@@ -120,8 +120,10 @@ impl Registry {
             return Err(Refused::OtherUser);
         }
         let mut connected = self.lock();
+        // One that comes back before its old connection is known to be gone takes its own place.
+        let returns = connected.clients.contains_key(client_id);
         let count = connected.users.entry(user_id.to_owned()).or_default();
-        if *count >= self.sessions_per_user {
+        if *count >= self.sessions_per_user && !returns {
             return Err(Refused::TooManySessions(self.sessions_per_user));
         }
         *count += 1;

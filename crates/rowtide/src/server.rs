@@ -151,17 +151,25 @@ impl Server {
     }
 
     /// Stops: no new connections; every session is told `restarting`; then stream and engines end.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         self.state.stop.cancel();
         self.state.sessions.close();
         if tokio::time::timeout(DRAIN_TIMEOUT, self.state.sessions.wait()).await.is_err() {
             tracing::warn!("some clients did not take their goodbye");
         }
         self.state.hub.stop();
-        for task in self.tasks {
+        for task in std::mem::take(&mut self.tasks) {
             // What does not end in time ends with the process.
             drop(tokio::time::timeout(Duration::from_secs(5), task).await);
         }
+    }
+}
+
+impl Drop for Server {
+    /// One that was not stopped in order ends all the same.
+    fn drop(&mut self) {
+        self.state.stop.cancel();
+        self.state.hub.stop();
     }
 }
 
@@ -188,8 +196,10 @@ async fn sync(
     let token = headers
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.strip_prefix("Bearer "))
-        .map(|token| token.trim().to_owned());
+        .and_then(|value| value.split_once(' '))
+        // Schemes have no case (RFC 9110, 11.1).
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim().to_owned());
     let limit = state.max_message_bytes;
     let tracker = state.sessions.clone();
     upgrade

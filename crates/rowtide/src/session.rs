@@ -14,12 +14,17 @@ use rowtide_protocol::{
     pong_frame, reject_frame,
 };
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_tungstenite::tungstenite::{self, Error, error::ProtocolError};
 
 use crate::auth::{Identity, Unauthorized};
 use crate::hub::{Delivery, Subscription};
 use crate::limits::{CONNECT_TIMEOUT, PING_AFTER, RETRY_AFTER_MS, SILENCE, WRITE_TIMEOUT};
 use crate::registry::{Entry, Refused};
 use crate::server::State;
+
+/// After this long at the latest a token is looked at again: an `Instant` cannot be as far away as a
+/// token may end, and the clock that tokens go by may be set.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Why a session ends with an `error`.
 struct Ending {
@@ -85,10 +90,14 @@ async fn open(
     state: &Arc<State>,
     header_token: Option<String>,
 ) -> Result<Session, Option<Ending>> {
-    let late = || Some(Ending::new(ErrorCode::Timeout, "`connect` did not come in time"));
-    let connect = match timeout(CONNECT_TIMEOUT, first_message(socket)).await {
-        Ok(connect) => connect?,
-        Err(_) => return Err(late()),
+    let first = timeout(CONNECT_TIMEOUT, first_message(socket));
+    let connect = match state.stop.run_until_cancelled(first).await {
+        Some(Ok(connect)) => connect?,
+        Some(Err(_)) => {
+            let message = "`connect` did not come in time";
+            return Err(Some(Ending::new(ErrorCode::Timeout, message)));
+        }
+        None => return Err(Some(stopping())),
     };
     if connect.protocol != PROTOCOL_VERSION {
         let message =
@@ -123,6 +132,10 @@ async fn open(
     Ok(Session { identity, entry, subscription })
 }
 
+fn stopping() -> Ending {
+    Ending::new(ErrorCode::Restarting, "the server is stopping")
+}
+
 fn refusal(refused: Refused) -> Ending {
     match refused {
         Refused::OtherUser => Ending::new(
@@ -142,7 +155,7 @@ async fn first_message(socket: &mut WebSocket) -> Result<Connect, Option<Ending>
     loop {
         let message = match socket.recv().await {
             Some(Ok(message)) => message,
-            Some(Err(error)) => return Err(read_error(&error)),
+            Some(Err(error)) => return Err(read_error(error)),
             None => return Err(None),
         };
         match message {
@@ -161,13 +174,21 @@ async fn first_message(socket: &mut WebSocket) -> Result<Connect, Option<Ending>
 }
 
 /// What to say of a frame that cannot be read; nothing if the connection is gone.
-fn read_error(error: &axum::Error) -> Option<Ending> {
-    let said = error.to_string();
-    let known = ["too long", "too big", "UTF-8", "utf-8", "Space limit", "size limit"];
-    known
-        .iter()
-        .any(|word| said.contains(word))
-        .then(|| Ending::new(ErrorCode::BadRequest, format!("the message cannot be read: {said}")))
+fn read_error(error: axum::Error) -> Option<Ending> {
+    let inner = error.into_inner();
+    match inner.downcast_ref::<tungstenite::Error>() {
+        Some(
+            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)
+            | Error::Io(_)
+            | Error::ConnectionClosed
+            | Error::AlreadyClosed,
+        )
+        | None => None,
+        Some(broken) => {
+            let message = format!("the message cannot be read: {broken}");
+            Some(Ending::new(ErrorCode::BadRequest, message))
+        }
+    }
 }
 
 async fn write(
@@ -191,12 +212,17 @@ impl Session {
         let mut heard = Instant::now();
         let mut pinged = false;
         loop {
-            let expires = Instant::now() + self.identity.remaining();
+            // Here and not only when it falls silent: a client may see to it that it never does.
+            let remaining = self.identity.remaining();
+            if remaining.is_zero() {
+                return Some(Ending::new(ErrorCode::Unauthorized, "the token has expired"));
+            }
+            let expires = Instant::now() + remaining.min(LONGEST_WAIT);
             let quiet = heard + if pinged { SILENCE } else { PING_AFTER };
             tokio::select! {
                 biased;
                 () = state.stop.cancelled() => {
-                    return Some(Ending::new(ErrorCode::Restarting, "the server is stopping"));
+                    return Some(stopping());
                 }
                 () = self.entry.superseded() => {
                     let message = "another connection of this `clientId` has taken over";
@@ -210,7 +236,7 @@ impl Session {
                             Ok(()) => {}
                             Err(ending) => return ending,
                         },
-                        Some(Err(error)) => return read_error(&error),
+                        Some(Err(error)) => return read_error(error),
                         None => return None,
                     }
                 }
@@ -220,9 +246,6 @@ impl Session {
                     }
                 }
                 () = sleep_until(quiet.min(expires)) => {
-                    if self.identity.remaining().is_zero() {
-                        return Some(Ending::new(ErrorCode::Unauthorized, "the token has expired"));
-                    }
                     if heard.elapsed() >= SILENCE {
                         return Some(Ending::new(ErrorCode::Timeout, "nothing was heard for too long"));
                     }
