@@ -1,7 +1,7 @@
 //! The catalog as it is read from a real database: every kind of type, keys, indexes, identities, and
 //! what is no table that can be published.
 
-use rowtide_plan::catalog::{Catalog, CatalogTable, ReplicaIdentity};
+use rowtide_plan::catalog::{Catalog, CatalogTable, ReplicaIdentity, UnstreamedKind};
 use rowtide_plan::definition::TableName;
 use rowtide_plan::value::ColumnType;
 use rowtide_postgres::catalog::read_catalog;
@@ -201,14 +201,30 @@ async fn tables_come_in_the_order_they_were_asked_for_and_are_told_apart_by_sche
 }
 
 #[tokio::test]
-async fn what_postgres_does_not_publish_as_a_table_is_no_table() {
+async fn what_postgres_does_not_stream_as_a_table_is_told_by_what_it_is() {
     let database = Database::with(
         "CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id);
          CREATE VIEW looks AS SELECT 1 AS id; CREATE MATERIALIZED VIEW stored AS SELECT 1 AS id;
-         CREATE UNLOGGED TABLE unlogged (id int PRIMARY KEY);
-         CREATE SEQUENCE counts",
+         CREATE UNLOGGED TABLE unlogged (id int PRIMARY KEY); CREATE SEQUENCE counts;
+         CREATE FOREIGN DATA WRAPPER wrapper; CREATE SERVER elsewhere FOREIGN DATA WRAPPER wrapper;
+         CREATE FOREIGN TABLE afar (id int) SERVER elsewhere;
+         CREATE TABLE plain (id int PRIMARY KEY)",
     )
     .await;
-    let names = ["parts", "looks", "stored", "unlogged", "counts"].map(public);
-    assert_eq!(read(&database, &names).await, Catalog::default());
+    let expected = [
+        ("parts", UnstreamedKind::Partitioned),
+        ("looks", UnstreamedKind::View),
+        ("stored", UnstreamedKind::MaterializedView),
+        ("unlogged", UnstreamedKind::Unlogged),
+        ("counts", UnstreamedKind::Other),
+        ("afar", UnstreamedKind::Foreign),
+    ];
+    let mut names: Vec<TableName> = expected.iter().map(|(name, _)| public(name)).collect();
+    names.extend([public("none"), public("plain")]);
+    let catalog = read(&database, &names).await;
+    let tables: Vec<&str> = catalog.tables.iter().map(|table| table.name.as_str()).collect();
+    assert_eq!(tables, ["plain"]);
+    let found: Vec<(&str, UnstreamedKind)> =
+        catalog.unstreamed.iter().map(|other| (other.name.as_str(), other.kind)).collect();
+    assert_eq!(found, expected);
 }

@@ -9,6 +9,38 @@ use crate::value::ColumnType;
 pub struct Catalog {
     /// One entry for each table.
     pub tables: Vec<CatalogTable>,
+    /// What has a name of the definition and is no table whose changes can be streamed.
+    pub unstreamed: Vec<Unstreamed>,
+}
+
+/// What is named like a table, and whose changes Postgres does not stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unstreamed {
+    /// The schema, unquoted.
+    pub schema: String,
+    /// The name, unquoted.
+    pub name: String,
+    /// What it is.
+    pub kind: UnstreamedKind,
+}
+
+/// Why changes are not streamed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnstreamedKind {
+    /// A view: it has no rows of its own.
+    View,
+    /// A materialized view: refreshing it writes no changes.
+    MaterializedView,
+    /// A partitioned table: its rows are in its partitions.
+    Partitioned,
+    /// A foreign table: its rows are elsewhere.
+    Foreign,
+    /// An unlogged table: it is not in the WAL.
+    Unlogged,
+    /// A temporary table: it is its session's.
+    Temporary,
+    /// A sequence, an index or a type.
+    Other,
 }
 
 impl Catalog {

@@ -5,11 +5,13 @@
 
 mod identity;
 mod predicate;
+mod unstreamed;
 
 use std::collections::{BTreeMap, HashMap};
 
 use self::identity::too_small_identity;
 use self::predicate::same_family;
+use self::unstreamed::unstreamed;
 use crate::catalog::{Catalog, CatalogColumn, CatalogTable};
 use crate::definition::{Definition, TableDefinition, TableName};
 use crate::error::{DefinitionError, Problem, did_you_mean};
@@ -158,6 +160,10 @@ impl Compiler<'_> {
         }
         let fits = |table: &&CatalogTable| table.schema == name.schema && table.name == name.name;
         let Some(catalog) = self.catalog.tables.iter().find(fits) else {
+            let mut others = self.catalog.unstreamed.iter();
+            if let Some(other) = others.find(|o| o.schema == name.schema && o.name == name.name) {
+                return Err(self.problem(unstreamed(other, span.clone())));
+            }
             let quoted = quote_table(&name.schema, &name.name);
             let what = format!("the database has no table {quoted}");
             let problem = Problem::new(span.clone(), what, "unknown table");

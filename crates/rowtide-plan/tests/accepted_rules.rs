@@ -120,6 +120,7 @@ fn a_whole_plan() {
             table("file", &file, &["id"], &["ownerId"]),
             table("file_state", &state, &["userId", "fileId"], &["fileId"]),
         ],
+        ..Catalog::default()
     };
     kept("the_files_example", &explain(&plan(definition, &catalog)));
     catalog.tables[1].indexes.clear();

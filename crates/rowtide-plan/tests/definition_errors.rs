@@ -5,7 +5,7 @@ mod catalogs;
 
 use miette::{GraphicalReportHandler, GraphicalTheme};
 use proptest::prelude::*;
-use rowtide_plan::catalog::{Catalog, ReplicaIdentity};
+use rowtide_plan::catalog::{Catalog, ReplicaIdentity, Unstreamed, UnstreamedKind};
 use rowtide_plan::compile::{compile, compile_partly};
 use rowtide_plan::definition::Definition;
 use rowtide_plan::error::DefinitionError;
@@ -231,6 +231,23 @@ fn names_that_are_not_there() {
                [tables.\"other.note\"]\nvisible = 'true'\n"],
         ),
     );
+    let kinds = [
+        UnstreamedKind::View,
+        UnstreamedKind::MaterializedView,
+        UnstreamedKind::Partitioned,
+        UnstreamedKind::Foreign,
+        UnstreamedKind::Unlogged,
+        UnstreamedKind::Temporary,
+        UnstreamedKind::Other,
+    ];
+    let of_kind = |kind: UnstreamedKind| {
+        let (schema, name) = ("public".to_owned(), format!("{kind:?}"));
+        Unstreamed { schema, name, kind }
+    };
+    let catalog = Catalog { unstreamed: kinds.map(of_kind).into(), ..notes() };
+    let entry = |kind: UnstreamedKind| format!("[tables.{kind:?}]\nvisible = 'true'\n\n");
+    let inner = "[tables.note]\nvisible = 'id IN (SELECT id FROM \"View\" WHERE id = 1)'\n";
+    kept("what_is_no_table", &refusals(&catalog, &[kinds.map(entry).concat(), inner.to_owned()]));
 }
 
 #[test]

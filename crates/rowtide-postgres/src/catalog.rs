@@ -1,8 +1,11 @@
 //! Reads the catalog of the tables that a definition names. What a type means is decided by its base
 //! type: domains are followed to the end, and elements of arrays likewise. Only what Postgres can
-//! publish is read: plain, permanent tables and their columns that are not generated.
+//! publish is read: plain, permanent tables and their columns that are not generated. Of what else has
+//! a table's name it is read what it is.
 
-use rowtide_plan::catalog::{Catalog, CatalogColumn, CatalogIndex, CatalogTable, ReplicaIdentity};
+use rowtide_plan::catalog::{
+    Catalog, CatalogColumn, CatalogIndex, CatalogTable, ReplicaIdentity, Unstreamed, UnstreamedKind,
+};
 use rowtide_plan::definition::TableName;
 use rowtide_plan::value::ColumnType;
 use tokio_postgres::{Client, Row};
@@ -21,6 +24,15 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN unnest($1::text[], $2::text[]) AS wanted(schema, name)
   ON n.nspname = wanted.schema AND c.relname = wanted.name
 WHERE c.relkind = 'r' AND c.relpersistence = 'p'";
+
+/// All the others of those names.
+const UNSTREAMED: &str = "
+SELECT n.nspname, c.relname, c.relkind::text, c.relpersistence::text
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted(schema, name, place)
+  ON n.nspname = wanted.schema AND c.relname = wanted.name
+WHERE NOT (c.relkind = 'r' AND c.relpersistence = 'p')
+ORDER BY place";
 
 const COLUMNS: &str = "
 WITH RECURSIVE base AS (
@@ -65,8 +77,8 @@ WHERE i.indrelid = ANY($1) AND i.indisvalid AND i.indpred IS NULL AND i.indexprs
   AND m.amname IN ('btree', 'hash')
 ORDER BY i.indisprimary DESC, c.relname";
 
-/// Reads what Postgres says of `names`. Tables that are not there, and what is no plain table (views,
-/// partitioned, foreign, temporary and unlogged tables), are left out.
+/// Reads what Postgres says of `names`. What is not there is left out; what is there and is no plain
+/// table (views, partitioned, foreign, temporary and unlogged tables) is in [`Catalog::unstreamed`].
 ///
 /// # Errors
 /// When a query fails.
@@ -77,6 +89,8 @@ pub async fn read_catalog(
     let schemas: Vec<&str> = names.iter().map(|name| name.schema.as_str()).collect();
     let tables: Vec<&str> = names.iter().map(|name| name.name.as_str()).collect();
     let rows = client.query(TABLES, &[&schemas, &tables]).await?;
+    let unstreamed = client.query(UNSTREAMED, &[&schemas, &tables]).await?;
+    let unstreamed = unstreamed.iter().map(self::unstreamed).collect();
     let mut catalog: Vec<CatalogTable> = rows.iter().map(table).collect();
     let oids: Vec<u32> = catalog.iter().map(|table| table.oid).collect();
     let columns = client.query(COLUMNS, &[&oids]).await?;
@@ -94,7 +108,20 @@ pub async fn read_catalog(
         names.iter().position(|name| name.schema == table.schema && name.name == table.name)
     };
     catalog.sort_by_key(order);
-    Ok(Catalog { tables: catalog })
+    Ok(Catalog { tables: catalog, unstreamed })
+}
+
+fn unstreamed(row: &Row) -> Unstreamed {
+    let kind = match (row.get::<_, &str>(2), row.get::<_, &str>(3)) {
+        ("v", _) => UnstreamedKind::View,
+        ("m", _) => UnstreamedKind::MaterializedView,
+        ("p", _) => UnstreamedKind::Partitioned,
+        ("f", _) => UnstreamedKind::Foreign,
+        ("r", "u") => UnstreamedKind::Unlogged,
+        ("r", _) => UnstreamedKind::Temporary,
+        _ => UnstreamedKind::Other,
+    };
+    Unstreamed { schema: row.get(0), name: row.get(1), kind }
 }
 
 fn table(row: &Row) -> CatalogTable {

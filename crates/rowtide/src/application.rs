@@ -5,16 +5,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use miette::Diagnostic;
+use rowtide_plan::catalog::ReplicaIdentity;
+use rowtide_plan::compile::compile;
 use rowtide_plan::definition::Definition;
 use rowtide_plan::error::DefinitionError;
+use rowtide_postgres::catalog::read_catalog;
 use rowtide_postgres::migrate::Migration;
 use thiserror::Error;
+use tokio_postgres::Client;
 
 /// Why an application cannot be read.
 #[derive(Debug, Error, Diagnostic)]
 pub enum ApplicationError {
     /// A file cannot be read.
-    #[error("cannot read `{}`: {source}", path.display())]
+    #[error("cannot read `{}`", path.display())]
     Unreadable {
         /// The file or directory.
         path: PathBuf,
@@ -26,6 +30,9 @@ pub enum ApplicationError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Definition(#[from] DefinitionError),
+    /// The catalog cannot be read.
+    #[error("cannot read the catalog: {}", rowtide_postgres::connect::reason(.0))]
+    Catalog(tokio_postgres::Error),
     /// There is no such example.
     #[error("there is no example `{0}`")]
     #[diagnostic(help("the examples are `files` and `tracker`"))]
@@ -117,6 +124,21 @@ impl Application {
         let definition = Arc::new(read_definition(definition)?);
         Ok(Application { name: "application".to_owned(), definition, migrations: files })
     }
+}
+
+/// Whether a definition fits the tables as they will be once they are set up: asked before that is
+/// done, so that a mistake in the definition is told with its place and nothing was changed.
+///
+/// # Errors
+/// With all that does not fit, or when the catalog cannot be read.
+pub async fn fits(client: &Client, definition: &Definition) -> Result<(), ApplicationError> {
+    let catalog = read_catalog(client, &definition.tables()).await;
+    let mut catalog = catalog.map_err(ApplicationError::Catalog)?;
+    for table in &mut catalog.tables {
+        table.replica_identity = ReplicaIdentity::Full;
+    }
+    compile(definition, &catalog)?;
+    Ok(())
 }
 
 /// Reads a definition's file.

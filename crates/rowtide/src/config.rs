@@ -83,7 +83,7 @@ pub struct Settings {
 #[derive(Debug, Error, Diagnostic)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read the configuration `{}`: {source}", path.display())]
+    #[error("cannot read the configuration `{}`", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,

@@ -14,7 +14,7 @@ use rowtide_postgres::connect::connect;
 use rowtide_postgres::migrate::migrate;
 use rowtide_postgres::setup::setup;
 
-use crate::application::Application;
+use crate::application::{Application, fits};
 use crate::auth::sign;
 use crate::config::Settings;
 use crate::hub::HubOptions;
@@ -69,54 +69,93 @@ pub fn token(dir: &Path, user: &str) -> Result<String> {
     sign(&secret(dir)?, user, TOKEN_LIFETIME).into_diagnostic()
 }
 
-/// Runs until it is told to stop.
+/// Runs until it is told to stop, which it may be at any step.
 ///
 /// # Errors
 /// When a step fails; what was started is stopped.
 pub async fn run(options: DevOptions) -> Result<()> {
     let DevOptions { dir, application, mut settings } = options;
+    let stop = interrupted();
+    tokio::pin!(stop);
     let secret = secret(&dir)?;
     settings.token_secret.get_or_insert(secret.clone());
     let cluster = match &settings.database_url {
-        Some(_) => None,
+        Some(_) => {
+            settings.check()?;
+            None
+        }
         None => {
-            let cluster =
-                Cluster::start(&dir, |step| eprintln!("{step} …")).await.into_diagnostic()?;
+            // A mistake is told before anything is made.
+            let url = "postgres://postgres@localhost/postgres".to_owned();
+            Settings { database_url: Some(url), ..settings.clone() }.check()?;
+            let cluster = tokio::select! {
+                // Polled first, so that a signal counts from the beginning.
+                biased;
+                () = &mut stop => return Ok(()),
+                started = Cluster::start(&dir, |step| eprintln!("{step} …")) => started.map_err(told)?,
+            };
             if cluster.adopted() {
                 eprintln!("taking over the PostgreSQL that still runs in `{}`", dir.display());
             }
-            cluster.create_database(&application.name).await.into_diagnostic()?;
             settings.database_url = Some(cluster.url(&application.name));
+            // Slots are the cluster's, and it may keep several applications, a database for each.
+            settings.environment.get_or_insert(application.name.clone());
             Some(cluster)
         }
     };
-    let served = serve(&application, &settings, &secret).await;
+    let served = async {
+        let server = tokio::select! {
+            biased;
+            () = &mut stop => return Ok(()),
+            started = start(&application, &settings, cluster.as_ref()) => started?,
+        };
+        let printed = tokio::select! {
+            () = &mut stop => return finish(server).await,
+            () = server.hub().wait_until_ready() => print_ready(&server, &settings, &secret),
+        };
+        if printed.is_ok() {
+            stop.await;
+        }
+        finish(server).await.and(printed)
+    };
+    let served = served.await;
     if let Some(cluster) = cluster {
         eprintln!("stopping PostgreSQL …");
-        tokio::task::spawn_blocking(move || cluster.stop())
-            .await
-            .into_diagnostic()?
-            .into_diagnostic()?;
+        let stopped = tokio::task::spawn_blocking(move || cluster.stop()).await;
+        stopped.into_diagnostic()?.map_err(told)?;
     }
     served
 }
 
-async fn serve(application: &Application, settings: &Settings, secret: &str) -> Result<()> {
-    let (database, names) = settings.database()?;
-    let mut client = connect(&database, "dev").await.into_diagnostic()?;
-    for name in migrate(&mut client, &application.migrations).await.into_diagnostic()? {
+/// An error whose words name its cause already.
+fn told(error: impl std::fmt::Display) -> miette::Report {
+    miette!("{error}")
+}
+
+/// Makes the database ready, and starts a server for it.
+async fn start(
+    application: &Application,
+    settings: &Settings,
+    cluster: Option<&Cluster>,
+) -> Result<Server> {
+    if let Some(cluster) = cluster {
+        cluster.create_database(&application.name).await.map_err(told)?;
+    }
+    let config = settings.check()?;
+    let mut client = connect(&config.database, "dev").await.map_err(told)?;
+    for name in migrate(&mut client, &application.migrations).await.map_err(told)? {
         eprintln!("applied {name}");
     }
+    fits(&client, &application.definition).await?;
     let tables = application.definition.tables();
-    for step in setup(&client, &names, &tables).await.into_diagnostic()? {
+    for step in setup(&client, &config.names, &tables).await.map_err(told)? {
         eprintln!("{step}");
     }
     drop(client);
-    let config = settings.check()?;
-    let server = Server::start(ServerOptions {
+    let options = ServerOptions {
         hub: HubOptions {
-            database,
-            names,
+            database: config.database,
+            names: config.names,
             definition: application.definition.clone(),
             engines: config.engines,
             outbox_bytes: config.outbox_bytes,
@@ -125,23 +164,21 @@ async fn serve(application: &Application, settings: &Settings, secret: &str) -> 
         listen: config.listen,
         max_message_bytes: config.max_message_bytes,
         sessions_per_user: config.sessions_per_user,
-    })
-    .await
-    .into_diagnostic()?;
-    tokio::select! {
-        () = server.hub().wait_until_ready() => {}
-        () = interrupted() => {
-            server.stop().await;
-            return Ok(());
-        }
-    }
+    };
+    Server::start(options).await.map_err(told)
+}
+
+fn print_ready(server: &Server, settings: &Settings, secret: &str) -> Result<()> {
     println!("ready http://{}", server.address());
     println!("psql '{}'", settings.database_url.as_deref().unwrap_or_default());
     for user in ["u1", "u2"] {
-        println!("token {user} {}", sign(secret, user, TOKEN_LIFETIME).into_diagnostic()?);
+        println!("token {user} {}", sign(secret, user, TOKEN_LIFETIME).map_err(told)?);
     }
     println!("watch a user's rows in another terminal: rowtide watch --user u1");
-    interrupted().await;
+    Ok(())
+}
+
+async fn finish(server: Server) -> Result<()> {
     eprintln!("stopping …");
     server.stop().await;
     Ok(())

@@ -74,7 +74,8 @@ pub(super) fn catalog() -> Catalog {
         replica_identity: ReplicaIdentity::Full,
         row_security: false,
     };
-    Catalog { tables: TABLES.iter().enumerate().map(table).collect() }
+    let tables = TABLES.iter().enumerate().map(table).collect();
+    Catalog { tables, ..Catalog::default() }
 }
 
 /// What a transaction does to one row: `None` is a delete.

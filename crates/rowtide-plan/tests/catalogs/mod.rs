@@ -97,5 +97,6 @@ pub(crate) fn notes() -> Catalog {
             table("org", &org, &["id", "person"], &["person"]),
             table("log", &log, &[], &[]),
         ],
+        ..Catalog::default()
     }
 }

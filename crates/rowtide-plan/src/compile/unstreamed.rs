@@ -1,0 +1,49 @@
+//! What has a table's name and cannot be synced, because Postgres streams no changes of it: said with
+//! what it is, since "there is no such table" would send a person looking for a slip of the pen.
+
+use crate::catalog::{Unstreamed, UnstreamedKind};
+use crate::error::Problem;
+use crate::rule::Span;
+use crate::sql::quote_table;
+
+/// That it cannot be synced, why, and what to do instead.
+pub(super) fn unstreamed(relation: &Unstreamed, span: Span) -> Problem {
+    let quoted = quote_table(&relation.schema, &relation.name);
+    let (is, why, help) = match relation.kind {
+        UnstreamedKind::View => (
+            "a view",
+            "it has no rows of its own that change",
+            "name the tables that it is made from".to_owned(),
+        ),
+        UnstreamedKind::MaterializedView => (
+            "a materialized view",
+            "Postgres does not stream what a refresh changes",
+            "name the tables that it is made from".to_owned(),
+        ),
+        UnstreamedKind::Partitioned => (
+            "a partitioned table",
+            "its rows are in its partitions, and move between them",
+            "partitioned tables are not supported; keep the rows to sync in one plain table"
+                .to_owned(),
+        ),
+        UnstreamedKind::Foreign => (
+            "a foreign table",
+            "its rows change where they are, and not in this database",
+            "serve the database that they are in".to_owned(),
+        ),
+        UnstreamedKind::Unlogged => (
+            "an unlogged table",
+            "its changes are not in the WAL",
+            format!("ALTER TABLE {quoted} SET LOGGED;"),
+        ),
+        UnstreamedKind::Temporary => (
+            "a temporary table",
+            "it is there for one connection alone",
+            "make it a table that stays".to_owned(),
+        ),
+        UnstreamedKind::Other => {
+            ("not a table", "it has no rows to sync", "name a table".to_owned())
+        }
+    };
+    Problem::of_table(span, format!("{quoted} is {is} and cannot be synced"), why).help(help)
+}
