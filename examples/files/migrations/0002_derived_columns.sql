@@ -21,6 +21,20 @@ CREATE TRIGGER file_owner_update BEFORE UPDATE OF "ownerId" ON "file"
   FOR EACH ROW WHEN (OLD."ownerId" IS DISTINCT FROM NEW."ownerId")
   EXECUTE FUNCTION file_owner();
 
+-- Whoever writes name or picture of the owner themselves is put right. Without a lock, which would be
+-- the wrong way round after the file's: a renaming that is under way comes to this file later.
+CREATE FUNCTION file_owner_written() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  SELECT "name", "avatar" INTO NEW."ownerName", NEW."ownerAvatar"
+  FROM "user" WHERE "id" = NEW."ownerId";
+  RETURN NEW;
+END $$;
+
+CREATE TRIGGER file_owner_written BEFORE UPDATE OF "ownerName", "ownerAvatar" ON "file"
+  FOR EACH ROW WHEN (OLD."ownerId" = NEW."ownerId"
+    AND (OLD."ownerName", OLD."ownerAvatar") IS DISTINCT FROM (NEW."ownerName", NEW."ownerAvatar"))
+  EXECUTE FUNCTION file_owner_written();
+
 CREATE FUNCTION user_renamed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM 1 FROM "file"
@@ -48,6 +62,11 @@ END $$;
 
 CREATE TRIGGER file_state_owner BEFORE INSERT ON "file_state"
   FOR EACH ROW EXECUTE FUNCTION file_state_owner();
+
+CREATE TRIGGER file_state_owner_written BEFORE UPDATE OF "userId", "fileId", "isFileOwner" ON "file_state"
+  FOR EACH ROW WHEN ((OLD."userId", OLD."fileId", OLD."isFileOwner")
+    IS DISTINCT FROM (NEW."userId", NEW."fileId", NEW."isFileOwner"))
+  EXECUTE FUNCTION file_state_owner();
 
 CREATE FUNCTION file_changed_hands() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
