@@ -1,5 +1,9 @@
 //! What is wrong with the tables of a plan, or could be better, with the SQL that mends it.
 
+use crate::catalog::{Catalog, ReplicaIdentity};
+use crate::compile::compile;
+use crate::definition::Definition;
+use crate::error::DefinitionError;
 use crate::plan::Plan;
 use crate::sql::{quote_identifier, quote_table};
 use crate::value::ColumnType;
@@ -13,6 +17,34 @@ pub struct Problem {
     pub mend: Option<String>,
     /// Whether it cannot be served like this.
     pub fatal: bool,
+}
+
+/// The plan as it will be once setup has given every table a replica identity that holds the whole old
+/// row, and the tables that have a smaller one now.
+///
+/// # Errors
+/// With all that will not fit even then.
+pub fn plan_once_set_up(
+    definition: &Definition,
+    catalog: &Catalog,
+) -> Result<(Plan, Vec<Problem>), DefinitionError> {
+    let mut set_up = catalog.clone();
+    for table in &mut set_up.tables {
+        table.replica_identity = ReplicaIdentity::Full;
+    }
+    let plan = compile(definition, &set_up)?;
+    let problems = match compile(definition, catalog) {
+        Ok(_) => Vec::new(),
+        Err(error) => error
+            .problems
+            .into_iter()
+            .map(|problem| {
+                let what = format!("{}: {}", problem.message, problem.label);
+                Problem { what, mend: problem.help, fatal: true }
+            })
+            .collect(),
+    };
+    Ok((plan, problems))
 }
 
 /// Looks at the tables of a plan: an index for every anchor, keys that JavaScript can hold.

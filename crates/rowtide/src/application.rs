@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use miette::Diagnostic;
-use rowtide_plan::catalog::ReplicaIdentity;
-use rowtide_plan::compile::compile;
+use rowtide_plan::check::plan_once_set_up;
 use rowtide_plan::definition::Definition;
 use rowtide_plan::error::DefinitionError;
 use rowtide_postgres::catalog::read_catalog;
@@ -133,11 +132,7 @@ impl Application {
 /// With all that does not fit, or when the catalog cannot be read.
 pub async fn fits(client: &Client, definition: &Definition) -> Result<(), ApplicationError> {
     let catalog = read_catalog(client, &definition.tables()).await;
-    let mut catalog = catalog.map_err(ApplicationError::Catalog)?;
-    for table in &mut catalog.tables {
-        table.replica_identity = ReplicaIdentity::Full;
-    }
-    compile(definition, &catalog)?;
+    plan_once_set_up(definition, &catalog.map_err(ApplicationError::Catalog)?)?;
     Ok(())
 }
 

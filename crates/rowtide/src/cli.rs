@@ -8,13 +8,12 @@ use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use miette::{IntoDiagnostic, Result, miette};
-use rowtide_plan::catalog::Catalog;
-use rowtide_plan::check::Problem;
-use rowtide_plan::compile::compile;
+use rowtide_plan::check::{Problem, plan_once_set_up};
 use rowtide_plan::definition::Definition;
 use rowtide_plan::explain::explain;
+use rowtide_plan::plan::Plan;
 use rowtide_postgres::catalog::read_catalog;
-use rowtide_postgres::connect::connect;
+use rowtide_postgres::connect::{ConnectOptions, Names, connect};
 use rowtide_postgres::setup::setup;
 
 use crate::application::{Application, read_definition};
@@ -156,8 +155,8 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Check(args) => check(args).await,
         Command::Setup(args) => set_up(args).await.map(|()| ExitCode::SUCCESS),
         Command::Explain(args) => {
-            let (definition, catalog) = read(&args.gather()?).await?;
-            print!("{}", explain(&compile(&definition, &catalog)?));
+            let against = Against::connect(&args.gather()?).await?;
+            print!("{}", explain(&against.plan));
             Ok(ExitCode::SUCCESS)
         }
         Command::Token(args) => {
@@ -188,12 +187,9 @@ async fn dev(args: Dev) -> Result<()> {
 async fn serve(args: Configured) -> Result<()> {
     let config = args.gather()?.check()?;
     let definition = Arc::new(read_definition(&config.definition)?);
-    let client = connect(&config.database, "check").await.into_diagnostic()?;
-    let catalog = read_catalog(&client, &definition.tables()).await.into_diagnostic()?;
     // At the start everything must fit; later changes of tables are lived with.
-    let plan = compile(&definition, &catalog)?;
-    let problems =
-        rowtide_postgres::check::check(&client, &config.names, &plan).await.into_diagnostic()?;
+    let against = Against::open(config.database.clone(), config.names.clone(), &definition).await?;
+    let problems = against.problems().await?;
     let fatal: Vec<Problem> = problems.into_iter().filter(|problem| problem.fatal).collect();
     if !fatal.is_empty() {
         print_problems(&fatal);
@@ -202,7 +198,7 @@ async fn serve(args: Configured) -> Result<()> {
             "the database is not ready"
         ));
     }
-    drop(client);
+    drop(against);
     let server = Server::start(ServerOptions {
         hub: HubOptions {
             database: config.database,
@@ -231,23 +227,42 @@ async fn serve(args: Configured) -> Result<()> {
     Ok(())
 }
 
-async fn read(settings: &Settings) -> Result<(Definition, Catalog)> {
-    let definition = read_definition(&settings.definition_path())?;
-    let (database, _) = settings.database()?;
-    let client = connect(&database, "check").await.into_diagnostic()?;
-    let catalog = read_catalog(&client, &definition.tables()).await.into_diagnostic()?;
-    Ok((definition, catalog))
+/// A definition held against a database.
+struct Against {
+    client: tokio_postgres::Client,
+    names: Names,
+    plan: Plan,
+    not_set_up: Vec<Problem>,
+}
+
+impl Against {
+    async fn connect(settings: &Settings) -> Result<Against> {
+        let definition = read_definition(&settings.definition_path())?;
+        let (database, names) = settings.database()?;
+        Against::open(database, names, &definition).await
+    }
+
+    async fn open(
+        database: ConnectOptions,
+        names: Names,
+        definition: &Definition,
+    ) -> Result<Against> {
+        let client = connect(&database, "check").await.into_diagnostic()?;
+        let catalog = read_catalog(&client, &definition.tables()).await.into_diagnostic()?;
+        let (plan, not_set_up) = plan_once_set_up(definition, &catalog)?;
+        Ok(Against { client, names, plan, not_set_up })
+    }
+
+    async fn problems(&self) -> Result<Vec<Problem>> {
+        let mut problems = self.not_set_up.clone();
+        let check = rowtide_postgres::check::check(&self.client, &self.names, &self.plan);
+        problems.extend(check.await.into_diagnostic()?);
+        Ok(problems)
+    }
 }
 
 async fn check(args: Configured) -> Result<ExitCode> {
-    let settings = args.gather()?;
-    let definition = read_definition(&settings.definition_path())?;
-    let (database, names) = settings.database()?;
-    let client = connect(&database, "check").await.into_diagnostic()?;
-    let catalog = read_catalog(&client, &definition.tables()).await.into_diagnostic()?;
-    let plan = compile(&definition, &catalog)?;
-    let problems =
-        rowtide_postgres::check::check(&client, &names, &plan).await.into_diagnostic()?;
+    let problems = Against::connect(&args.gather()?).await?.problems().await?;
     print_problems(&problems);
     if problems.iter().any(|problem| problem.fatal) {
         return Ok(ExitCode::FAILURE);

@@ -30,16 +30,18 @@ pub(super) async fn run(dir: &Path, args: &ConnectArgs) -> Result<()> {
     let mut site = Site::prepare(dir, Population { people: sessions, viewers: 1, rows }).await?;
     progress("reading all rows once with COPY");
     let (limit, bytes) = copy(&site).await?;
+    let committed = transactions(&site).await?;
     site.serve().await?;
     let pid = site.pid()?;
     let before = site.health().await?;
-    let committed = transactions(&site).await?;
     let cpu = cpu_time(pid);
     let (crowd, took) = Crowd::gather(&site, sessions, usize::MAX >> 4).await?;
     let cpu = cores_shown(cpu, cpu_time(pid));
     let after = site.health().await?;
+    let (arrived, bytes_arrived) = (crowd.tally.rows(), crowd.tally.bytes());
+    crowd.leave().await;
+    site.end_server().await?;
     let committed = transactions(&site).await? - committed;
-    let arrived = crowd.tally.rows();
 
     println!("connect: {sessions} clients at once, {rows} rows each");
     line(
@@ -50,17 +52,16 @@ pub(super) async fn run(dir: &Path, args: &ConnectArgs) -> Result<()> {
     line(
         "until all are ready",
         format!("{:.2} s", took.as_secs_f64()),
-        &format!("{arrived} rows, {} MB of messages", crowd.tally.bytes() >> 20),
+        &format!("{arrived} rows, {} MB of messages", bytes_arrived >> 20),
     );
     line("clients a second", format!("{:.0}/s", f64::from(sessions) / took.as_secs_f64()), "");
     line("queries that load rows", after.load_queries - before.load_queries, "");
     line(
         "transactions of Postgres altogether",
         committed,
-        "loads, client ids and this program's own questions",
+        "loads, client ids and the server's own start",
     );
     line("the server's time on the cores", cpu, "");
-    crowd.leave().await;
     site.stop().await
 }
 
@@ -76,13 +77,13 @@ async fn copy(site: &Site) -> Result<(Duration, usize)> {
     Ok((begun.elapsed(), bytes))
 }
 
-/// Transactions of the database so far. Connections tell what they did after ten seconds without
-/// anything to do at the latest, so it waits until the number stands.
+/// Transactions of the database so far. A connection tells what it did when it ends, so all must have.
 async fn transactions(site: &Site) -> Result<i64> {
-    const STANDS: Duration = Duration::from_secs(11);
-    progress("waiting for Postgres' statistics");
-    tokio::time::sleep(STANDS).await;
     let client = site.cluster.connect("postgres").await.into_diagnostic()?;
+    let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'bench'";
+    while client.query_one(open, &[]).await.into_diagnostic()?.get::<_, i64>(0) > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let sql = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = 'bench'";
     Ok(client.query_one(sql, &[]).await.into_diagnostic()?.get(0))
 }

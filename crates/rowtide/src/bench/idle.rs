@@ -11,9 +11,6 @@ use super::process::{cpu_time, resident_bytes};
 use super::site::{Population, Site};
 use super::{check_open_files, line, progress};
 
-/// How long memory is watched after the last client is ready.
-const SETTLE: Duration = Duration::from_secs(10);
-
 #[derive(Args, Debug)]
 pub(super) struct IdleArgs {
     /// Connected clients
@@ -22,10 +19,14 @@ pub(super) struct IdleArgs {
     /// How many rows each has
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     rows: u32,
+    /// How long the server is watched, in seconds
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
 }
 
 pub(super) async fn run(dir: &Path, args: &IdleArgs) -> Result<()> {
-    let IdleArgs { sessions, rows } = *args;
+    let IdleArgs { sessions, rows, seconds } = *args;
+    let watched = Duration::from_secs(seconds);
     check_open_files(sessions)?;
     let mut site = Site::prepare(dir, Population { people: sessions, viewers: 1, rows }).await?;
     site.serve().await?;
@@ -34,9 +35,9 @@ pub(super) async fn run(dir: &Path, args: &IdleArgs) -> Result<()> {
     let empty = resident()?;
     let (crowd, _) = Crowd::gather(&site, sessions, 500).await?;
     let full = resident()?;
-    progress(&format!("watching the server for {} s", SETTLE.as_secs()));
+    progress(&format!("watching the server for {seconds} s"));
     let before = cpu_time(pid);
-    tokio::time::sleep(SETTLE).await;
+    tokio::time::sleep(watched).await;
     let idle = resident()?;
     let cpu = cpu_time(pid).zip(before).map(|(after, before)| after - before);
     let held = site.health().await?.sessions;
@@ -45,14 +46,14 @@ pub(super) async fn run(dir: &Path, args: &IdleArgs) -> Result<()> {
     println!("idle: {held} sessions, {rows} rows each");
     line("without sessions", megabytes(empty), "resident memory of the server");
     line("all ready", megabytes(full), "");
-    line("after ten seconds of nothing", megabytes(idle), "");
+    line("after nothing has happened", megabytes(idle), &format!("for {seconds} s"));
     line(
         "for each session and its rows",
         format!("{:.1} kB", idle.saturating_sub(empty) as f64 / 1024.0 / f64::from(sessions)),
         "",
     );
     if let Some(cpu) = cpu {
-        let share = cpu.as_secs_f64() / SETTLE.as_secs_f64() * 100.0;
+        let share = cpu.as_secs_f64() / watched.as_secs_f64() * 100.0;
         line("of one core", format!("{share:.1} %"), "while nothing happens");
     }
     crowd.leave().await;

@@ -249,11 +249,17 @@ impl Site {
         text.parse().map_err(|_| miette!("`{text}` is not a position in the WAL"))
     }
 
+    /// Ends the server.
+    pub(super) async fn end_server(&mut self) -> Result<()> {
+        match self.server.take() {
+            Some(mut server) => server.process.kill().await.into_diagnostic(),
+            None => Ok(()),
+        }
+    }
+
     /// Stops server and cluster.
     pub(super) async fn stop(mut self) -> Result<()> {
-        if let Some(mut server) = self.server.take() {
-            server.process.kill().await.into_diagnostic()?;
-        }
+        self.end_server().await?;
         let cluster = self.cluster;
         let stopped = tokio::task::spawn_blocking(move || cluster.stop()).await;
         stopped.into_diagnostic()?.into_diagnostic()

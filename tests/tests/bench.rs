@@ -1,0 +1,24 @@
+//! The benchmarks run, and every client that they bring is served. What they measure is for
+//! `make bench`: here the machine has other things to do.
+
+use rowtide_tests::{Dir, rowtide, said};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_scenario_comes_to_its_result() {
+    let dir = Dir::new();
+    for (args, result) in [
+        (&["fanout", "--sessions", "20", "--seconds", "1"][..], "20 see each change"),
+        (&["drain", "--sessions", "20", "--transactions", "800"][..], "800 transactions"),
+        (&["connect", "--sessions", "50"][..], "1000 rows"),
+        (&["idle", "--sessions", "50", "--seconds", "1"][..], "50 sessions"),
+    ] {
+        let mut command = rowtide(["bench", "--dir", &dir.join("bench")]);
+        command.args(args);
+        if args[0] == "fanout" {
+            command.args(["--viewers", "20"]);
+        }
+        let said = said(command).await;
+        assert_eq!(said.code(), Some(0), "{args:?}: {said:?}");
+        assert!(said.out.contains(result), "{args:?}:\n{}", said.out);
+    }
+}

@@ -1,0 +1,157 @@
+//! The commands for a database that is there already, in the order in which an operator meets them, and
+//! what is said when something of it is wrong.
+
+use rowtide_tests::{Database, Dir, Running, Said, rowtide, said};
+
+const TABLES: &str = "
+CREATE TABLE note (id text PRIMARY KEY, owner text NOT NULL, body text NOT NULL);
+CREATE INDEX ON note (owner);
+INSERT INTO note VALUES ('n1', 'ada', 'hello'), ('n2', 'bob', 'secret');";
+const DEFINITION: &str = "[tables.note]\nvisible = 'owner = auth.user_id'\n";
+const SECRET: &str = "a secret of this test, long enough for HS256";
+
+/// The command over a database of its own.
+struct Operator {
+    database: Database,
+    dir: Dir,
+}
+
+impl Operator {
+    async fn new(definition: &str) -> Operator {
+        let operator = Operator { database: Database::with(TABLES).await, dir: Dir::new() };
+        operator.dir.write("rowtide.toml", definition);
+        operator
+    }
+
+    async fn command(&self, args: &[&str]) -> std::process::Command {
+        let mut command = rowtide(args);
+        command
+            .current_dir(self.dir.path())
+            .env("DATABASE_URL", self.database.url().await)
+            .env("ROWTIDE_ENVIRONMENT", self.database.name())
+            .env("ROWTIDE_TOKEN_SECRET", SECRET)
+            .env("ROWTIDE_LISTEN", "127.0.0.1:0");
+        command
+    }
+
+    async fn says(&self, args: &[&str]) -> Said {
+        said(self.command(args).await).await
+    }
+}
+
+#[track_caller]
+fn refused(said: &Said, parts: &[&str]) {
+    assert_eq!(said.code(), Some(1), "{said:?}");
+    for part in parts {
+        assert!(said.err.contains(part), "no `{part}` in:\n{}", said.err);
+    }
+    assert!(!said.err.contains("panicked") && !said.err.contains("stack backtrace"), "{said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_a_database_to_a_server_that_is_watched() {
+    let operator = Operator::new(DEFINITION).await;
+    let explained = operator.says(&["explain"]).await;
+    assert_eq!(explained.code(), Some(0), "{explained:?}");
+    assert!(explained.out.contains("note by \"owner\" = auth.user_id"), "{}", explained.out);
+
+    let checked = operator.says(&["check"]).await;
+    assert_eq!(checked.code(), Some(1), "{checked:?}");
+    for part in ["error: ", "REPLICA IDENTITY FULL", "rowtide setup"] {
+        assert!(checked.out.contains(part), "{}", checked.out);
+    }
+    refused(&operator.says(&["serve"]).await, &["the database is not ready", "rowtide setup"]);
+
+    let set_up = operator.says(&["setup"]).await;
+    assert_eq!(set_up.code(), Some(0), "{set_up:?}");
+    assert!(set_up.out.lines().count() >= 3, "{}", set_up.out);
+    let again = operator.says(&["setup"]).await;
+    assert_eq!(again.out, "everything was there\n");
+    let checked = operator.says(&["check"]).await;
+    assert_eq!((checked.code(), checked.out.contains("error: ")), (Some(0), false), "{checked:?}");
+
+    let mut server = Running::start(operator.command(&["serve"]).await);
+    let address = server.line("ready http://").await;
+    let token = rowtide::auth::sign(SECRET, "ada", std::time::Duration::from_secs(600)).unwrap();
+    let url = format!("ws://{address}/sync");
+    let watch = operator.command(&["watch", "--token", &token, "--url", &url]).await;
+    let mut watch = Running::start(watch);
+    watch.line("live").await;
+    let sql = "UPDATE note SET body = 'not hers' WHERE owner = 'bob'; \
+               UPDATE note SET body = 'edited' WHERE owner = 'ada'";
+    operator.database.run(sql).await;
+    // The order of columns is the replica's: by name.
+    watch.line(r#"note put {"body":"edited""#).await;
+    let watched = watch.stop().await;
+    assert!(
+        !watched.out.contains("not hers") && !watched.out.contains("secret"),
+        "{}",
+        watched.out
+    );
+    assert_eq!(server.stop().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_definition_is_pointed_into() {
+    let operator =
+        Operator::new("[tables.note]\nvisible = '''\n  ownr = auth.user_id AND body < 'm'\n'''\n")
+            .await;
+    for command in ["check", "explain", "serve"] {
+        let said = operator.says(&[command]).await;
+        let parts = ["rowtide.toml:3:3", "no column `ownr`", "did you mean \"owner\"", "`<`"];
+        refused(&said, &parts);
+    }
+    let missing = operator.says(&["check", "--definition", "not-there.toml"]).await;
+    refused(&missing, &["cannot read `not-there.toml`", "No such file"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_setting_is_named_wherever_it_was_set() {
+    let operator = Operator::new(DEFINITION).await;
+    refused(&operator.says(&["serve", "--engines", "none"]).await, &["`engines` is `none`"]);
+    let mut command = operator.command(&["serve"]).await;
+    command.env("ROWTIDE_ENGINES", "65");
+    refused(&said(command).await, &["`engines` is `65`", "1 to 64"]);
+    let mut command = operator.command(&["serve"]).await;
+    command.env("ROWTIDE_ENGINS", "2");
+    refused(&said(command).await, &["`ROWTIDE_ENGINS` is not a setting", "engines"]);
+    operator.dir.write("server.toml", "engines = 2\nlistne = '127.0.0.1:1'\n");
+    let said = operator.says(&["serve", "--config", "server.toml"]).await;
+    refused(&said, &["`listne` is not a setting", "server.toml:2:1"]);
+    // In the file alone it would be taken.
+    operator.dir.write("server.toml", "engines = 65\n");
+    let said = operator.says(&["serve", "--config", "server.toml"]).await;
+    refused(&said, &["`engines` is `65`"]);
+    // A flag wins over the file, so that the next mistake is met.
+    let said = operator.says(&["serve", "--config", "server.toml", "--engines", "1"]).await;
+    refused(&said, &["the database is not ready"]);
+    let said = operator.says(&["serve", "--engine", "1"]).await;
+    assert_eq!(said.code(), Some(2), "{said:?}");
+    assert!(said.err.contains("--engines"), "{}", said.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_cannot_be_used_is_named_without_its_password() {
+    let operator = Operator::new(DEFINITION).await;
+    for command in ["check", "setup", "serve"] {
+        let nowhere = "postgres://me:pass-word@127.0.0.1:1/app";
+        let said = operator.says(&[command, "--database-url", nowhere]).await;
+        refused(&said, &["127.0.0.1:1", "refused"]);
+        assert!(!said.err.contains("pass-word"), "{}", said.err);
+    }
+    let url = operator.database.url().await.replace(operator.database.name(), "not_there");
+    refused(&operator.says(&["check", "--database-url", &url]).await, &["not_there"]);
+    let said = operator.says(&["check", "--database-url", "mysql://localhost/app"]).await;
+    refused(&said, &["postgres://"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn help_names_every_command() {
+    let help = said(rowtide(["--help"])).await;
+    assert_eq!(help.code(), Some(0));
+    for command in ["dev", "serve", "check", "setup", "explain", "token", "watch", "bench"] {
+        assert!(help.out.contains(&format!("\n  {command} ")), "no `{command}`:\n{}", help.out);
+        let of_command = said(rowtide([command, "--help"])).await;
+        assert_eq!(of_command.code(), Some(0), "{command}");
+    }
+}
