@@ -20,7 +20,6 @@ use crate::application::{Application, read_definition};
 use crate::bench;
 use crate::config::Settings;
 use crate::dev::{self, DevOptions, interrupted};
-use crate::hub::HubOptions;
 use crate::server::{Server, ServerOptions};
 use crate::watch;
 
@@ -199,21 +198,7 @@ async fn serve(args: Configured) -> Result<()> {
         ));
     }
     drop(against);
-    let server = Server::start(ServerOptions {
-        hub: HubOptions {
-            database: config.database,
-            names: config.names,
-            definition,
-            engines: config.engines,
-            outbox_bytes: config.outbox_bytes,
-        },
-        auth: config.auth,
-        listen: config.listen,
-        max_message_bytes: config.max_message_bytes,
-        sessions_per_user: config.sessions_per_user,
-    })
-    .await
-    .into_diagnostic()?;
+    let server = Server::start(ServerOptions::new(config, definition)).await.into_diagnostic()?;
     println!("listening http://{}", server.address());
     tokio::select! {
         () = server.hub().wait_until_ready() => {

@@ -17,7 +17,6 @@ use rowtide_postgres::setup::setup;
 use crate::application::{Application, fits};
 use crate::auth::sign;
 use crate::config::Settings;
-use crate::hub::HubOptions;
 use crate::server::{Server, ServerOptions};
 
 /// How long tokens for development are good.
@@ -152,19 +151,7 @@ async fn start(
         eprintln!("{step}");
     }
     drop(client);
-    let options = ServerOptions {
-        hub: HubOptions {
-            database: config.database,
-            names: config.names,
-            definition: application.definition.clone(),
-            engines: config.engines,
-            outbox_bytes: config.outbox_bytes,
-        },
-        auth: config.auth,
-        listen: config.listen,
-        max_message_bytes: config.max_message_bytes,
-        sessions_per_user: config.sessions_per_user,
-    };
+    let options = ServerOptions::new(config, application.definition.clone());
     Server::start(options).await.map_err(told)
 }
 

@@ -9,6 +9,9 @@ pub const MAX_MESSAGE_BYTES: usize = 1 << 20;
 pub const OUTBOX_BYTES: usize = 16 << 20;
 /// How many sessions one user may have at a time.
 pub const SESSIONS_PER_USER: usize = 50;
+/// How many connections may wait to be accepted; the system may allow fewer. Beyond it a client's first
+/// packet is dropped, and it tries again a second later.
+pub const ACCEPT_BACKLOG: u32 = 4_096;
 /// How long a client may take to say `connect`.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// After this much silence of the client the server sends a WebSocket ping.

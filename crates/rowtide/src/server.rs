@@ -11,16 +11,18 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::ListenerExt;
+use rowtide_plan::definition::Definition;
 use rowtide_protocol::SUBPROTOCOL;
 use thiserror::Error;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{Auth, AuthError, AuthOptions};
+use crate::config::Config;
 use crate::hub::{Hub, HubError, HubOptions};
-use crate::limits::{DRAIN_TIMEOUT, READ_BUFFER_BYTES};
+use crate::limits::{ACCEPT_BACKLOG, DRAIN_TIMEOUT, READ_BUFFER_BYTES};
 use crate::registry::Registry;
 use crate::session;
 
@@ -37,6 +39,26 @@ pub struct ServerOptions {
     pub max_message_bytes: usize,
     /// How many sessions one user may have at a time.
     pub sessions_per_user: usize,
+}
+
+impl ServerOptions {
+    /// What a configuration says, for a definition.
+    pub fn new(config: Config, definition: Arc<Definition>) -> ServerOptions {
+        let hub = HubOptions {
+            database: config.database,
+            names: config.names,
+            definition,
+            engines: config.engines,
+            outbox_bytes: config.outbox_bytes,
+        };
+        ServerOptions {
+            hub,
+            auth: config.auth,
+            listen: config.listen,
+            max_message_bytes: config.max_message_bytes,
+            sessions_per_user: config.sessions_per_user,
+        }
+    }
 }
 
 /// Why a server does not start.
@@ -98,7 +120,7 @@ impl Server {
     pub async fn start(options: ServerOptions) -> Result<Server, ServerError> {
         let auth = Auth::new(&options.auth).await?;
         let fail = |source| ServerError::Listen { address: options.listen, source };
-        let listener = TcpListener::bind(options.listen).await.map_err(fail)?;
+        let listener = listen(options.listen).map_err(fail)?;
         let address = listener.local_addr().map_err(fail)?;
         let stop = CancellationToken::new();
         let registry = Registry::start(
@@ -171,6 +193,14 @@ impl Drop for Server {
         self.state.stop.cancel();
         self.state.hub.stop();
     }
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A server that comes right after another is not kept out by connections that are closing.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(ACCEPT_BACKLOG)
 }
 
 async fn index() -> &'static str {
