@@ -43,6 +43,7 @@ impl Ending {
             "forbidden" => 4403,
             "client_too_old" => 4426,
             "rate_limit_exceeded" => 4429,
+            "slow_consumer" => 4409,
             "superseded" => 4410,
             "restarting" => 1012,
             other => panic!("{other} is not a code of these tests"),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rowtide_client::{Client, Event, Status};
-use rowtide_tests::{App, Rows, eventually, held, truth};
+use rowtide_tests::{App, Raw, Rows, eventually, held, truth};
 
 const FILES: &str = include_str!("../../examples/files/rowtide.toml");
 const TRACKER: &str = include_str!("../../examples/tracker/rowtide.toml");
@@ -301,6 +301,40 @@ async fn clients_come_back_by_themselves_after_a_restart_of_the_server() {
     until(&mut client, "the change of meanwhile", |rows| has(rows, "file", "while away")).await;
     let expected = truth(&sql, FILES, "u1").await;
     assert_eq!(held(&client.replica()), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_stops_says_so_to_every_session() {
+    let mut app = App::example("files").await;
+    let mut sessions = [Raw::live(&app, "u1").await, Raw::live(&app, "u2").await];
+    let [first, second] = &mut sessions;
+    let (first, second, ()) = tokio::join!(first.ending(), second.ending(), app.stop_server());
+    first.assert("the first", "restarting");
+    second.assert("the second", "restarting");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_read_is_cut_off_and_holds_up_nobody() {
+    let definition = "[tables.note]\nvisible = 'owner = auth.user_id'\n";
+    let tables = "CREATE TABLE note (id int PRIMARY KEY, owner text NOT NULL, body text NOT NULL);
+                  INSERT INTO note VALUES (1, 'slow', ''), (2, 'quick', '')";
+    let app = App::with(definition, tables).await;
+    let sql = app.database.connect().await;
+    let mut slow = Raw::live(&app, "slow").await;
+    let mut quick = Raw::live(&app, "quick").await;
+    // More than the sockets' buffers and what may wait for a session together.
+    for round in 0..160 {
+        let write = format!(
+            "UPDATE note SET body = '{round}' || repeat('x', 250000) WHERE id = 1; \
+             UPDATE note SET body = '{round}' WHERE id = 2"
+        );
+        sql.batch_execute(&write).await.unwrap_or_else(|error| panic!("{error:?}"));
+        quick.until("tx").await;
+    }
+    slow.ending().await.assert("who did not read", "slow_consumer");
+    quick.assert_alive().await;
+    let mut again = Raw::live(&app, "slow").await;
+    again.assert_alive().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
