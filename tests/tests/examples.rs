@@ -72,6 +72,9 @@ async fn derived_columns_are_true_after_each_kind_of_write() {
         r#"UPDATE "file_state" SET "isFileOwner" = NOT "isFileOwner" WHERE "fileId" = 'f1'"#,
         r#"INSERT INTO "file_state" ("userId", "fileId", "isFileOwner") VALUES ('u902', 'f1', true)"#,
         r#"UPDATE "file_state" SET "userId" = 'u903' WHERE "userId" = 'u902' AND "fileId" = 'f1'"#,
+        r#"UPDATE "file_state" SET "fileId" = 'f5', "isFileOwner" = true
+           WHERE "userId" = 'u901' AND "fileId" = 'f1'"#,
+        r#"UPDATE "file_state" SET "fileId" = 'f1' WHERE "userId" = 'u901' AND "fileId" = 'f5'"#,
         r#"UPDATE "file" SET "ownerId" = 'u900' WHERE "id" = 'f1'"#,
         r#"UPDATE "file" SET "ownerId" = 'u1', "ownerName" = 'forged' WHERE "id" = 'f1'"#,
     ] {
@@ -93,7 +96,7 @@ async fn derived_columns_are_true_after_each_kind_of_write() {
 fn write(rng: &mut StdRng, serial: usize) -> String {
     let user = format!("u{}", rng.random_range(1..=4));
     let file = format!("new{}", rng.random_range(0..8));
-    match rng.random_range(0..8) {
+    match rng.random_range(0..10) {
         0 => format!(r#"UPDATE "user" SET "name" = 'Name {serial}' WHERE "id" = '{user}'"#),
         1 => format!(
             r#"UPDATE "user" SET "avatar" = '{serial}.png', "name" = 'N{serial}' WHERE "id" = '{user}'"#
@@ -121,6 +124,13 @@ fn write(rng: &mut StdRng, serial: usize) -> String {
         6 => format!(
             r#"UPDATE "file_state" SET "lastVisitAt" = {serial} WHERE "userId" = '{user}' AND "fileId" = '{file}'"#
         ),
+        7 => format!(
+            r#"UPDATE "file_state" SET "isFileOwner" = NOT "isFileOwner" WHERE "userId" = '{user}' AND "fileId" = '{file}'"#
+        ),
+        // While it is shared: only a file that stops to be loses the states of those who do not own it.
+        8 => {
+            format!(r#"UPDATE "file" SET "ownerId" = '{user}' WHERE "id" = '{file}' AND "shared""#)
+        }
         _ => format!(r#"DELETE FROM "file" WHERE "id" = '{file}'"#),
     }
 }

@@ -2,7 +2,7 @@
 -- file_state, and rows of one table in the order of their keys; a row that would not change is not
 -- touched, so that nothing is written, replicated or locked in vain.
 
--- A file carries its owner's name and picture. The owner's row is locked against a change of both
+-- A new file gets its owner's name and picture. The owner's row is locked against a change of both
 -- until this transaction ends; a renaming that came first is waited for and then seen.
 CREATE FUNCTION file_owner() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -17,23 +17,40 @@ END $$;
 CREATE TRIGGER file_owner_insert BEFORE INSERT ON "file"
   FOR EACH ROW EXECUTE FUNCTION file_owner();
 
-CREATE TRIGGER file_owner_update BEFORE UPDATE OF "ownerId" ON "file"
-  FOR EACH ROW WHEN (OLD."ownerId" IS DISTINCT FROM NEW."ownerId")
-  EXECUTE FUNCTION file_owner();
-
--- Whoever writes name or picture of the owner themselves is put right. Without a lock, which would be
--- the wrong way round after the file's: a renaming that is under way comes to this file later.
+-- A file that changes hands, or whose derived columns somebody writes, is locked already when its
+-- owner is looked up, so the owner's row is not locked as well: that would be the wrong way round.
 CREATE FUNCTION file_owner_written() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   SELECT "name", "avatar" INTO NEW."ownerName", NEW."ownerAvatar"
   FROM "user" WHERE "id" = NEW."ownerId";
+  NEW."ownerName" := coalesce(NEW."ownerName", '');
+  NEW."ownerAvatar" := coalesce(NEW."ownerAvatar", '');
   RETURN NEW;
 END $$;
 
-CREATE TRIGGER file_owner_written BEFORE UPDATE OF "ownerName", "ownerAvatar" ON "file"
-  FOR EACH ROW WHEN (OLD."ownerId" = NEW."ownerId"
-    AND (OLD."ownerName", OLD."ownerAvatar") IS DISTINCT FROM (NEW."ownerName", NEW."ownerAvatar"))
+CREATE TRIGGER file_owner_written BEFORE UPDATE OF "ownerId", "ownerName", "ownerAvatar" ON "file"
+  FOR EACH ROW WHEN ((OLD."ownerId", OLD."ownerName", OLD."ownerAvatar")
+    IS DISTINCT FROM (NEW."ownerId", NEW."ownerName", NEW."ownerAvatar"))
   EXECUTE FUNCTION file_owner_written();
+
+-- A renaming that is under way comes to its owner's files later, but not to one that is given to them
+-- meanwhile. So files change hands and people change names one after the other, decided before either
+-- has locked a row; renamings do not wait for each other.
+CREATE FUNCTION one_at_a_time() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF TG_TABLE_NAME = 'file' THEN
+    PERFORM pg_advisory_xact_lock(hashtext('file owner'));
+  ELSE
+    PERFORM pg_advisory_xact_lock_shared(hashtext('file owner'));
+  END IF;
+  RETURN NULL;
+END $$;
+
+CREATE TRIGGER file_changes_hands BEFORE UPDATE OF "ownerId" ON "file"
+  FOR EACH STATEMENT EXECUTE FUNCTION one_at_a_time();
+
+CREATE TRIGGER user_is_renamed BEFORE UPDATE OF "name", "avatar" ON "user"
+  FOR EACH STATEMENT EXECUTE FUNCTION one_at_a_time();
 
 CREATE FUNCTION user_renamed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -63,10 +80,22 @@ END $$;
 CREATE TRIGGER file_state_owner BEFORE INSERT ON "file_state"
   FOR EACH ROW EXECUTE FUNCTION file_state_owner();
 
-CREATE TRIGGER file_state_owner_written BEFORE UPDATE OF "userId", "fileId", "isFileOwner" ON "file_state"
-  FOR EACH ROW WHEN ((OLD."userId", OLD."fileId", OLD."isFileOwner")
-    IS DISTINCT FROM (NEW."userId", NEW."fileId", NEW."isFileOwner"))
+CREATE TRIGGER file_state_owner_moved BEFORE UPDATE OF "fileId" ON "file_state"
+  FOR EACH ROW WHEN (OLD."fileId" <> NEW."fileId")
   EXECUTE FUNCTION file_state_owner();
+
+-- Of a state that stays with its file nothing more is locked, which would be the wrong way round after
+-- the state's own lock: a change of owner that is under way comes to this state later.
+CREATE FUNCTION file_state_owner_written() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  SELECT "ownerId" = NEW."userId" INTO NEW."isFileOwner" FROM "file" WHERE "id" = NEW."fileId";
+  RETURN NEW;
+END $$;
+
+CREATE TRIGGER file_state_owner_written BEFORE UPDATE OF "userId", "isFileOwner" ON "file_state"
+  FOR EACH ROW WHEN (OLD."fileId" = NEW."fileId"
+    AND (OLD."userId", OLD."isFileOwner") IS DISTINCT FROM (NEW."userId", NEW."isFileOwner"))
+  EXECUTE FUNCTION file_state_owner_written();
 
 CREATE FUNCTION file_changed_hands() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
