@@ -146,6 +146,36 @@ async fn a_database_that_cannot_be_used_is_named_without_its_password() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_role_without_rights_is_told_which_it_needs() {
+    let operator = Operator::new(DEFINITION).await;
+    assert_eq!(operator.says(&["setup"]).await.code(), Some(0));
+    let role = format!("stranger_{}", operator.database.name());
+    operator.database.run(&format!("CREATE ROLE {role} LOGIN")).await;
+    let url = operator.database.url_as(&role).await;
+    let checked = operator.says(&["check", "--database-url", &url]).await;
+    assert_eq!(checked.code(), Some(1), "{checked:?}");
+    let table = "GRANT SELECT ON note TO";
+    for part in [&format!("ALTER ROLE {role} REPLICATION;"), &format!("{table} {role};")] {
+        assert!(checked.out.contains(part), "no `{part}` in:\n{}", checked.out);
+    }
+    refused(&operator.says(&["serve", "--database-url", &url]).await, &["is not ready"]);
+    operator.database.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_synced_is_told_by_what_it_is() {
+    let definition = "[tables.log]\nvisible = 'true'\n\n[tables.notes]\nvisible = 'true'\n";
+    let operator = Operator::new(definition).await;
+    operator.database.run("CREATE TABLE log (line text); CREATE VIEW notes AS TABLE note").await;
+    for command in ["check", "explain", "serve"] {
+        let said = operator.says(&[command]).await;
+        let key = ["rowtide.toml:1:9", "\"log\" has no primary key", "ADD PRIMARY KEY"];
+        refused(&said, &key);
+        refused(&said, &["rowtide.toml:4:9", "\"notes\" is a view"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn help_names_every_command() {
     let help = said(rowtide(["--help"])).await;
     assert_eq!(help.code(), Some(0));

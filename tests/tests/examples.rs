@@ -1,10 +1,12 @@
-//! The files example keeps its derived columns true, whoever writes and however many write at once.
+//! The examples: files keeps its derived columns true, whoever writes and however many write at once;
+//! the tracker shows each change to those who are to see it, whichever way the right came or went.
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rowtide::application::Application;
+use rowtide_client::{Client as Watcher, Event};
 use rowtide_postgres::migrate::migrate;
-use rowtide_tests::Database;
+use rowtide_tests::{App, Database, Rows, held, truth};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
@@ -162,4 +164,84 @@ async fn people_who_write_at_once_neither_deadlock_nor_leave_untruth() {
     let client = database.connect().await;
     assert_eq!(texts(&client, UNTRUE).await, Vec::<String>::new(), "ROWTIDE_SEED={seed}");
     assert_eq!(texts(&client, GUESTS_LEFT).await, Vec::<String>::new(), "ROWTIDE_SEED={seed}");
+}
+
+const TRACKER: &str = include_str!("../../examples/tracker/rowtide.toml");
+
+/// The id of a row of the tracker's sample data.
+fn id(kind: char, number: u32) -> String {
+    format!("00000000-0000-4000-{kind}000-{number:012}")
+}
+
+/// Takes events in until the replica holds these rows.
+async fn holds(watcher: &mut Watcher, expected: &Rows, after: &str) {
+    let wait = async {
+        while held(&watcher.replica()) != *expected {
+            let event = watcher.next().await;
+            assert!(!matches!(event, None | Some(Event::Stopped(_))), "{event:?} after {after}");
+        }
+    };
+    let waited = tokio::time::timeout(std::time::Duration::from_secs(30), wait).await;
+    assert!(waited.is_ok(), "not in time after {after}: {:?}", held(&watcher.replica()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everyone_follows_the_tracker_whichever_way_a_right_comes_or_goes() {
+    let app = App::example("tracker").await;
+    let client = app.database.connect().await;
+    // A member of workspace 1, its owner, a member of workspace 2, and one who is in neither.
+    let people = ["u5", "u1", "u15", "u100"];
+    let mut watchers: Vec<(&str, Watcher)> =
+        people.iter().map(|person| (*person, app.client(person))).collect();
+    let (home, other) = (id('8', 1), id('8', 2));
+    let (project, theirs) = (id('9', 1), id('9', 4));
+    let (issue, comment) = (id('a', 5), id('b', 9));
+    let steps = [
+        // Single issues, for somebody who is no member.
+        format!("INSERT INTO issue_guest VALUES ('{issue}', 'u100')"),
+        format!("UPDATE issue SET title = 'seen by a guest' WHERE id = '{issue}'"),
+        format!("INSERT INTO comment (issue_id, author_id, body) VALUES ('{issue}', 'u1', 'new')"),
+        format!("UPDATE comment SET issue_id = '{}' WHERE id = '{comment}'", id('a', 6)),
+        format!("UPDATE issue_guest SET issue_id = '{}' WHERE person_id = 'u100'", id('a', 6)),
+        "UPDATE issue_guest SET person_id = 'u101' WHERE person_id = 'u100'".to_owned(),
+        // What a project holds goes where it goes.
+        format!("UPDATE project SET workspace_id = '{other}' WHERE id = '{project}'"),
+        format!("UPDATE issue SET project_id = '{theirs}' WHERE project_id = '{project}'"),
+        format!("UPDATE project SET archived_at = now() WHERE id = '{theirs}'"),
+        format!("UPDATE issue SET title = 'archived' WHERE id = '{issue}'"),
+        format!("UPDATE project SET archived_at = NULL WHERE id = '{theirs}'"),
+        format!("UPDATE project SET workspace_id = '{home}' WHERE id = '{project}'"),
+        // Members come and go.
+        format!("DELETE FROM member WHERE workspace_id = '{home}' AND person_id = 'u5'"),
+        format!("INSERT INTO member VALUES ('{home}', 'u100', 'suspended')"),
+        "UPDATE member SET role = 'member' WHERE role = 'suspended'".to_owned(),
+        format!(
+            "UPDATE member SET workspace_id = '{other}' WHERE person_id = 'u100' AND workspace_id = '{home}'"
+        ),
+        format!(
+            "BEGIN; DELETE FROM member WHERE person_id = 'u1'; \
+                 INSERT INTO issue_guest VALUES ('{issue}', 'u1'); COMMIT"
+        ),
+        format!("DELETE FROM issue WHERE id = '{issue}'"),
+        format!("DELETE FROM workspace WHERE id = '{other}'"),
+    ];
+    let mut moved = 0;
+    for step in &steps {
+        let mut before = Vec::new();
+        for (person, watcher) in &mut watchers {
+            let expected = truth(&client, TRACKER, person).await;
+            holds(watcher, &expected, "what was before").await;
+            before.push(expected);
+        }
+        run(&client, step).await;
+        let mut changed = false;
+        for ((person, watcher), before) in watchers.iter_mut().zip(before) {
+            let expected = truth(&client, TRACKER, person).await;
+            changed |= expected != before;
+            holds(watcher, &expected, step).await;
+        }
+        moved += usize::from(changed);
+    }
+    // All but what happens in an archived project was for somebody to see.
+    assert_eq!(moved, steps.len() - 1);
 }
