@@ -6,10 +6,10 @@
 //! and leaves nothing behind.
 
 mod binaries;
+mod place;
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -17,12 +17,13 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio_postgres::Client;
 
+use self::place::{
+    User, files, give, is_root, lock, make_dir, make_temporary_dir, server_user, socket_dir,
+};
 use crate::connect::{ConnectError, ConnectOptions, connect, reason};
 
 /// How long the server may take to start or stop.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The longest path of a socket that every system takes, in bytes, without the socket's own name.
-const MAX_SOCKET_PATH: usize = 80;
 /// How often a server that is starting is asked.
 const POLL: Duration = Duration::from_millis(20);
 /// The port that Postgres takes if none is set.
@@ -122,12 +123,6 @@ pub struct Cluster {
     /// Held while this process uses the directory of a cluster that is kept.
     lock: Option<File>,
     adopted: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct User {
-    uid: u32,
-    gid: u32,
 }
 
 impl Cluster {
@@ -410,10 +405,6 @@ impl Drop for Cluster {
     }
 }
 
-fn files(path: &Path, source: io::Error) -> ClusterError {
-    ClusterError::Files { path: path.to_owned(), source }
-}
-
 fn run(command: &mut Command, program: &str) -> Result<Output, ClusterError> {
     let output = command
         .stdin(Stdio::null())
@@ -430,90 +421,4 @@ fn run(command: &mut Command, program: &str) -> Result<Output, ClusterError> {
         ""
     };
     Err(ClusterError::Program { program: program.to_owned(), said, hint })
-}
-
-fn lock(dir: &Path) -> Result<File, ClusterError> {
-    let path = dir.join("lock");
-    let file = File::create(&path).map_err(|source| files(&path, source))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(ClusterError::InUse(dir.to_owned())),
-        Err(TryLockError::Error(source)) => Err(files(&path, source)),
-    }
-}
-
-/// Makes a directory for the server alone.
-fn make_dir(path: &Path, owner: Option<User>) -> Result<(), ClusterError> {
-    let make = || {
-        match fs::create_dir(path) {
-            // In a directory for all, another may have put a link there.
-            Err(error)
-                if error.kind() == io::ErrorKind::AlreadyExists
-                    && fs::symlink_metadata(path)?.is_dir() => {}
-            made => made?,
-        }
-        fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
-        give(path, owner)
-    };
-    make().map_err(|source| files(path, source))
-}
-
-fn give(path: &Path, owner: Option<User>) -> io::Result<()> {
-    owner.map_or(Ok(()), |user| chown(path, Some(user.uid), Some(user.gid)))
-}
-
-/// A directory that was not there before: another's must not be taken for ours.
-fn make_temporary_dir() -> Result<PathBuf, ClusterError> {
-    let root = std::env::temp_dir();
-    for count in 0.. {
-        let dir = root.join(format!("rowtide-{}-{count}", std::process::id()));
-        match fs::create_dir(&dir) {
-            Ok(()) => return Ok(dir),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(source) => return Err(files(&dir, source)),
-        }
-    }
-    Err(files(&root, io::ErrorKind::AlreadyExists.into()))
-}
-
-/// Where the socket of a cluster in `dir` is: there, or, if the path is too long for a socket or has
-/// characters that need quotes, under a name made from it in the directory for temporary files.
-fn socket_dir(dir: &Path) -> PathBuf {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-".contains(byte);
-    let text = dir.as_os_str().as_encoded_bytes();
-    if text.len() <= MAX_SOCKET_PATH && text.iter().all(plain) {
-        return dir.join("socket");
-    }
-    let mut hasher = rustc_hash::FxHasher::default();
-    std::hash::Hash::hash(dir, &mut hasher);
-    let name = format!("rowtide-{:016x}", std::hash::Hasher::finish(&hasher));
-    std::env::temp_dir().join(name)
-}
-
-fn is_root() -> bool {
-    match fs::metadata("/proc/self") {
-        Ok(metadata) => metadata.uid() == 0,
-        Err(_) => Command::new("id").arg("-u").output().is_ok_and(|id| id.stdout == b"0\n"),
-    }
-}
-
-/// Whom the server runs as if we are root: the owner of the data directory, if it is there.
-fn server_user(data: &Path) -> Option<User> {
-    match fs::metadata(data) {
-        Ok(data) if data.uid() != 0 => Some(User { uid: data.uid(), gid: data.gid() }),
-        _ => unprivileged_user(),
-    }
-}
-
-fn unprivileged_user() -> Option<User> {
-    let passwd = fs::read_to_string("/etc/passwd").ok()?;
-    let of = |wanted: &str| {
-        passwd.lines().find_map(|line| {
-            let mut fields = line.split(':');
-            let name = fields.next()?;
-            let (uid, gid) = (fields.nth(1)?, fields.next()?);
-            (name == wanted).then_some(User { uid: uid.parse().ok()?, gid: gid.parse().ok()? })
-        })
-    };
-    of("postgres").or_else(|| of("nobody"))
 }
