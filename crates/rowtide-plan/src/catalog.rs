@@ -106,6 +106,22 @@ pub struct CatalogColumn {
     pub deterministic: bool,
     /// The labels of an enum type, empty for others.
     pub labels: Vec<String>,
+    /// What a value that is written must be like.
+    pub input: ColumnInput,
+}
+
+/// What a column takes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ColumnInput {
+    /// The type without its modifier, for casts: one to `varchar(10)` would cut a longer text, where
+    /// an assignment refuses it.
+    pub type_name: String,
+    /// The most characters, for `varchar(n)` and `char(n)`.
+    pub max_chars: Option<u32>,
+    /// The expression of what an insert leaves out, as Postgres prints it; `None` for null.
+    pub default: Option<String>,
+    /// Whether Postgres numbers the rows and takes no value (`GENERATED ALWAYS AS IDENTITY`).
+    pub always_identity: bool,
 }
 
 /// `pg_class.relreplident`, resolved to columns.

@@ -21,6 +21,7 @@ use crate::rule::normal::{Part, alternatives};
 use crate::rule::{Member, Name, Rule, Span, Term};
 use crate::sql::{quote_identifier, quote_table};
 use crate::value::ColumnType;
+use crate::write::{UpdateRule, WriteRules};
 
 /// The most branches of a definition.
 const MAX_BRANCHES: usize = 4_096;
@@ -144,11 +145,19 @@ impl Compiler<'_> {
         self.members.clear();
         let Ok(id) = self.table(&definition.name, &definition.span) else { return };
         self.plan.tables[usize::from(id.0)].published = true;
-        for (column, span) in &definition.columns {
-            let name = Name { text: column.clone(), span: span.clone() };
-            // A column that is not there has been put among the problems.
-            let _: Result<usize, Refused> = self.column(id, &name);
-        }
+        let write = WriteRules {
+            immutable: self.columns(id, &definition.immutable),
+            readonly: self.columns(id, &definition.readonly),
+            insert: definition.insert.clone(),
+            updates: (definition.updates.iter())
+                .map(|(columns, allow)| UpdateRule {
+                    columns: columns.as_ref().map(|columns| self.columns(id, columns)),
+                    allow: allow.clone(),
+                })
+                .collect(),
+            delete: definition.delete.clone(),
+        };
+        self.plan.tables[usize::from(id.0)].write = write;
         for branch in self.rule(id, &definition.visible, &definition.visible_span) {
             self.plan.branches[usize::from(branch.0)].published = true;
         }
@@ -197,6 +206,7 @@ impl Compiler<'_> {
             key,
             kept: Vec::new(),
             branches: Vec::new(),
+            write: WriteRules::default(),
         });
         Ok(TableId((self.plan.tables.len() - 1) as u16))
     }
@@ -225,6 +235,11 @@ impl Compiler<'_> {
             "unknown column",
         );
         Err(self.problem(problem.help(help)))
+    }
+
+    /// Those of the columns that are there; the others have been put among the problems.
+    fn columns(&mut self, table: TableId, names: &[Name]) -> Vec<usize> {
+        names.iter().filter_map(|name| self.column(table, name).ok()).collect()
     }
 
     fn of(&self, table: TableId, column: usize) -> &CatalogColumn {

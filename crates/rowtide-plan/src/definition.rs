@@ -8,7 +8,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::error::{DefinitionError, Problem};
-use crate::rule::{Rule, Span, SqlText, parse};
+use crate::rule::{Name, Rule, Span, SqlText, parse};
+use crate::write::{InsertRule, Limit, WriteRule};
 
 /// A definition whose rules have been read.
 #[derive(Clone, Debug)]
@@ -34,8 +35,12 @@ pub(crate) struct TableDefinition {
     pub(crate) span: Span,
     pub(crate) visible: Rule,
     pub(crate) visible_span: Span,
-    /// Columns that the entry names outside rules.
-    pub(crate) columns: Vec<(String, Span)>,
+    pub(crate) immutable: Vec<Name>,
+    pub(crate) readonly: Vec<Name>,
+    pub(crate) insert: Option<InsertRule>,
+    /// The columns that each update is about, if it names them, and its rule.
+    pub(crate) updates: Vec<(Option<Vec<Name>>, WriteRule)>,
+    pub(crate) delete: Option<WriteRule>,
 }
 
 #[derive(Deserialize)]
@@ -72,12 +77,12 @@ struct Entry {
 struct Insert {
     allow: Spanned<String>,
     #[serde(default)]
-    limit: Vec<Limit>,
+    limit: Vec<InsertLimit>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Limit {
+struct InsertLimit {
     r#where: Spanned<String>,
     max: Spanned<i64>,
     code: Spanned<String>,
@@ -86,8 +91,7 @@ struct Limit {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Update {
-    #[serde(default)]
-    columns: Vec<Spanned<String>>,
+    columns: Option<Vec<Spanned<String>>>,
     allow: Spanned<String>,
 }
 
@@ -188,43 +192,77 @@ fn table(text: &str, key: &Spanned<String>, entry: Entry) -> Result<TableDefinit
         problems.extend(found);
         Rule::Constant(None)
     });
-    let limits = entry.insert.iter().flat_map(|insert| &insert.limit);
-    let allows = (entry.insert.iter().map(|insert| &insert.allow))
-        .chain(entry.update.iter().map(|update| &update.allow))
-        .chain(entry.delete.iter().map(|delete| &delete.allow))
-        .chain(limits.clone().map(|limit| &limit.r#where));
-    for allow in allows {
-        // What they ask is for Postgres to judge; here only that they are SQL.
-        if let Err(problem) = sql_text(text, allow).expression() {
-            problems.push(problem);
-        }
-    }
-    for limit in limits {
-        if *limit.max.get_ref() < 0 {
-            problems.push(Problem::new(limit.max.span(), "a limit cannot be negative", "here"));
-        }
-        let code = limit.code.get_ref();
-        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-        if code.is_empty() || code.len() > 64 || !code.bytes().all(plain) {
-            let message = "a code is 1 to 64 of a-z 0-9 _";
-            problems.push(Problem::new(limit.code.span(), message, "here"));
-        }
-    }
-    let columns = (entry.immutable.iter())
-        .chain(&entry.readonly)
-        .chain(entry.update.iter().flat_map(|update| &update.columns))
-        .map(|column| (column.get_ref().clone(), column.span()))
-        .collect();
-    if !problems.is_empty() {
-        return Err(problems);
+    let mut rules = Rules { text, problems };
+    let insert = entry.insert.as_ref().and_then(|insert| rules.insert(insert));
+    let updates = entry.update.iter().filter_map(|update| rules.update(update)).collect();
+    let delete = entry.delete.as_ref().and_then(|delete| rules.rule(&delete.allow));
+    if !rules.problems.is_empty() {
+        return Err(rules.problems);
     }
     Ok(TableDefinition {
         name: TableName { schema: schema.to_owned(), name: name.to_owned() },
         span: key.span(),
         visible: rule,
         visible_span: visible.span(),
-        columns,
+        immutable: names(&entry.immutable),
+        readonly: names(&entry.readonly),
+        insert,
+        updates,
+        delete,
     })
+}
+
+fn names(columns: &[Spanned<String>]) -> Vec<Name> {
+    let name =
+        |column: &Spanned<String>| Name { text: column.get_ref().clone(), span: column.span() };
+    columns.iter().map(name).collect()
+}
+
+/// Reads the rules for writing. What they ask is for Postgres to judge; here only that they are SQL,
+/// and which claims they name.
+struct Rules<'a> {
+    text: &'a str,
+    problems: Vec<Problem>,
+}
+
+impl Rules<'_> {
+    fn rule(&mut self, written: &Spanned<String>) -> Option<WriteRule> {
+        let rule = WriteRule::read(sql_text(self.text, written));
+        rule.map_err(|problem| self.problems.push(problem)).ok()
+    }
+
+    fn insert(&mut self, insert: &Insert) -> Option<InsertRule> {
+        let allow = self.rule(&insert.allow);
+        let mut limits = Vec::new();
+        for limit in &insert.limit {
+            let max = *limit.max.get_ref();
+            if max < 0 {
+                let what = "a limit cannot be negative";
+                self.problems.push(Problem::new(limit.max.span(), what, "here"));
+            }
+            let code = limit.code.get_ref();
+            let plain =
+                |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+            if code.is_empty() || code.len() > 64 || !code.bytes().all(plain) {
+                let message = "a code is 1 to 64 of a-z 0-9 _";
+                self.problems.push(Problem::new(limit.code.span(), message, "here"));
+            }
+            if let Some(counted) = self.rule(&limit.r#where) {
+                limits.push(Limit { counted, max, code: code.clone() });
+            }
+        }
+        Some(InsertRule { allow: allow?, limits })
+    }
+
+    fn update(&mut self, update: &Update) -> Option<(Option<Vec<Name>>, WriteRule)> {
+        if update.columns.as_ref().is_some_and(Vec::is_empty) {
+            let what = "a rule for no columns allows nothing";
+            let problem = Problem::new(update.allow.span(), what, "the rule");
+            let help = "name columns, or leave `columns` out for all of them";
+            self.problems.push(problem.help(help));
+        }
+        Some((update.columns.as_deref().map(names), self.rule(&update.allow)?))
+    }
 }
 
 /// A TOML string with its place, so that places in the SQL can be shown in the file.

@@ -245,7 +245,7 @@ impl RowEncoder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::{CatalogColumn, CatalogTable, ReplicaIdentity};
+    use crate::catalog::{CatalogColumn, CatalogTable, ColumnInput, ReplicaIdentity};
     use crate::filter::{ClaimFilter, Comparison, Filter, Operand, Predicate};
     use crate::plan::{ClaimId, Source, Table};
 
@@ -261,6 +261,7 @@ mod tests {
             toastable: false,
             deterministic: true,
             labels: Vec::new(),
+            input: ColumnInput::default(),
         };
         let catalog = CatalogTable {
             oid: 1,
@@ -302,6 +303,7 @@ mod tests {
                 key: vec![0],
                 kept: vec![2],
                 branches: vec![BranchId(0), BranchId(1)],
+                write: crate::write::WriteRules::default(),
             }],
             branches: vec![
                 branch(Some(2), Source::Claim(ClaimId(0)), visible),

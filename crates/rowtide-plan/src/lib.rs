@@ -16,3 +16,4 @@ pub mod row;
 mod rule;
 pub mod sql;
 pub mod value;
+pub mod write;

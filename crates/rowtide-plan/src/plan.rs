@@ -6,6 +6,7 @@
 use crate::catalog::CatalogTable;
 use crate::filter::{ClaimFilter, Filter};
 use crate::value::ColumnType;
+use crate::write::WriteRules;
 
 /// Index into [`Plan::tables`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -66,6 +67,8 @@ pub struct Table {
     pub kept: Vec<usize>,
     /// The branches of this table.
     pub branches: Vec<BranchId>,
+    /// Who may write.
+    pub write: WriteRules,
 }
 
 /// One alternative of a rule: rows of one table, found by one anchor column.

@@ -4,7 +4,7 @@
 
 use crate::catalog::CatalogColumn;
 use crate::filter::{Operand, Predicate};
-use crate::plan::{BranchId, Plan, Table};
+use crate::plan::{BranchId, ClaimId, Plan, Table};
 use crate::value::{ColumnType, Family, Value};
 
 /// An identifier in double quotes.
@@ -36,7 +36,7 @@ pub fn load_sql(plan: &Plan, branch: BranchId) -> String {
     let from = quote_table(&table.catalog.schema, &table.catalog.name);
     let mut conditions = Vec::new();
     if let Some(anchor) = branch.anchor {
-        conditions.push(anchor_condition(&table.catalog.columns[anchor]));
+        conditions.push(anchor_condition(&table.catalog.columns[anchor], "$1"));
     }
     if branch.filter.0 != Predicate::Literal(Some(true)) {
         conditions.push(predicate_sql(table, &branch.filter.0));
@@ -70,22 +70,28 @@ fn cast_prints_the_same(kind: &ColumnType) -> bool {
     }
 }
 
-fn anchor_condition(column: &CatalogColumn) -> String {
+/// The column is one of `values`, an array of text.
+pub(crate) fn anchor_condition(column: &CatalogColumn, values: &str) -> String {
     let (name, element) = (compared(column), literal_type(column));
     if column.kind == ColumnType::Enum {
         // A claim need not be one of the labels, and then must not fail the load of all others.
         return format!(
             "{name} = ANY(ARRAY(SELECT label FROM unnest(enum_range(NULL::{element})) AS label \
-             WHERE concat(label) = ANY($1)))"
+             WHERE concat(label) = ANY({values})))"
         );
     }
-    format!("{name} = ANY($1::text[]::{element}[])")
+    format!("{name} = ANY({values}::text[]::{element}[])")
 }
 
 /// The type of values that a column is compared with: the widest of its kind, so that none is out of
 /// range, is cut or rounded, or is refused by a domain, and the same index serves.
-fn literal_type(column: &CatalogColumn) -> &str {
-    match column.kind {
+pub(crate) fn literal_type(column: &CatalogColumn) -> &str {
+    type_of_kind(&column.kind).unwrap_or(&column.type_name)
+}
+
+/// As [`literal_type`], where there is one for the kind alone.
+pub(crate) fn type_of_kind(kind: &ColumnType) -> Option<&'static str> {
+    Some(match kind {
         ColumnType::Bool => "bool",
         ColumnType::Int => "int8",
         ColumnType::Float4 => "float4",
@@ -100,13 +106,13 @@ fn literal_type(column: &CatalogColumn) -> &str {
         ColumnType::Date => "date",
         ColumnType::Time => "time",
         ColumnType::Enum | ColumnType::Json | ColumnType::Array(_) | ColumnType::Other => {
-            &column.type_name
+            return None;
         }
-    }
+    })
 }
 
 /// A column as it stands in a comparison.
-fn compared(column: &CatalogColumn) -> String {
+pub(crate) fn compared(column: &CatalogColumn) -> String {
     let name = quote_identifier(&column.name);
     // Beside an `oid` Postgres would make an `oid` of a number, and refuse one that is negative.
     if column.kind == ColumnType::Int && column.type_name == "oid" {
@@ -119,6 +125,18 @@ fn compared(column: &CatalogColumn) -> String {
 /// A row filter as SQL over the table's columns; its answer for every row is that of
 /// [`Predicate::judge`].
 pub fn predicate_sql(table: &Table, predicate: &Predicate) -> String {
+    let no_claims =
+        |_: ClaimId, _: Option<&CatalogColumn>| unreachable!("a row filter holds no claims");
+    predicate_with_claims(table, predicate, &no_claims)
+}
+
+/// As [`predicate_sql`], for predicates that hold claims as well: `claim` writes one that is compared
+/// with a column, or with a literal.
+pub(crate) fn predicate_with_claims(
+    table: &Table,
+    predicate: &Predicate,
+    claim: &dyn Fn(ClaimId, Option<&CatalogColumn>) -> String,
+) -> String {
     let column = |operand: &Operand| match operand {
         Operand::Column(index) => Some(&table.catalog.columns[*index]),
         _ => None,
@@ -127,14 +145,15 @@ pub fn predicate_sql(table: &Table, predicate: &Predicate) -> String {
         if parts.is_empty() {
             return of_none.to_owned();
         }
-        let parts: Vec<String> = parts.iter().map(|part| predicate_sql(table, part)).collect();
+        let parts: Vec<String> =
+            parts.iter().map(|part| predicate_with_claims(table, part, claim)).collect();
         format!("({})", parts.join(word))
     };
     // A literal takes the type of the column that it is compared with.
     let operand = |operand: &Operand, beside: Option<&CatalogColumn>| match operand {
         Operand::Column(index) => compared(&table.catalog.columns[*index]),
         Operand::Literal(value) => literal(value, beside),
-        Operand::Claim(_) => unreachable!("a row filter holds no claims"),
+        Operand::Claim(id) => claim(*id, beside),
     };
     match predicate {
         Predicate::Literal(None) => "NULL::bool".to_owned(),
@@ -147,7 +166,7 @@ pub fn predicate_sql(table: &Table, predicate: &Predicate) -> String {
             }
             _ => format!("{} IS NULL", operand(inner, None)),
         },
-        Predicate::Not(inner) => format!("NOT ({})", predicate_sql(table, inner)),
+        Predicate::Not(inner) => format!("NOT ({})", predicate_with_claims(table, inner, claim)),
         Predicate::And(parts) => joined(parts, " AND ", "true"),
         Predicate::Or(parts) => joined(parts, " OR ", "false"),
         Predicate::Compare(comparison, left, right) => {

@@ -4,7 +4,8 @@
 //! a table's name it is read what it is.
 
 use rowtide_plan::catalog::{
-    Catalog, CatalogColumn, CatalogIndex, CatalogTable, ReplicaIdentity, Unstreamed, UnstreamedKind,
+    Catalog, CatalogColumn, CatalogIndex, CatalogTable, ColumnInput, ReplicaIdentity, Unstreamed,
+    UnstreamedKind,
 };
 use rowtide_plan::definition::TableName;
 use rowtide_plan::value::ColumnType;
@@ -55,13 +56,19 @@ SELECT a.attrelid, a.attname, a.atttypid, format_type(a.atttypid, a.atttypmod), 
        e.typname, e.typtype::text, e.typnamespace = 'pg_catalog'::regnamespace,
        coalesce((SELECT array_agg(enumlabel::text ORDER BY enumsortorder)
                  FROM pg_enum WHERE enumtypid = b.oid), '{}'),
-       base.type <> base.oid
+       base.type <> base.oid,
+       format_type(a.atttypid, -1),
+       CASE WHEN a.atttypid IN ('varchar'::regtype, 'bpchar'::regtype) AND a.atttypmod >= 4
+            THEN a.atttypmod - 4 END,
+       pg_get_expr(d.adbin, d.adrelid),
+       a.attidentity::text = 'a'
 FROM pg_attribute a
 JOIN base ON base.type = a.atttypid AND base.typtype <> 'd'
 JOIN pg_type b ON b.oid = base.oid
 LEFT JOIN element ON element.type = a.atttypid AND element.typtype <> 'd'
 LEFT JOIN pg_type e ON e.oid = element.oid
 LEFT JOIN pg_collation l ON l.oid = a.attcollation
+LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE a.attrelid = ANY($1) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
 ORDER BY a.attrelid, a.attnum";
 
@@ -165,5 +172,11 @@ fn column(row: &Row) -> CatalogColumn {
         toastable: row.get(5),
         deterministic: row.get(6),
         labels: row.get(14),
+        input: ColumnInput {
+            type_name: row.get(16),
+            max_chars: row.get::<_, Option<i32>>(17).and_then(|chars| u32::try_from(chars).ok()),
+            default: row.get(18),
+            always_identity: row.get(19),
+        },
     }
 }

@@ -1,11 +1,11 @@
 //! What a client says. [`ClientMessage::parse`] is total: any text gives a message or a
 //! [`BadMessage`] that names the field which is wrong.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 use thiserror::Error;
 
 /// The name of one durable queue of mutations: 8 to 64 of `A-Z a-z 0-9 _ -`.
@@ -70,8 +70,9 @@ pub struct Connect {
 pub struct Mutation {
     /// Grows by exactly one per client, from 1.
     pub id: u64,
-    /// 1 to 500 operations, applied in order.
-    pub ops: Vec<Op>,
+    /// 1 to 500 operations, applied in order; or what is wrong with them: a mutation that has a number
+    /// is refused under it, so that the ones behind it can follow.
+    pub ops: Result<Vec<Op>, BadMessage>,
 }
 
 /// One operation of a mutation.
@@ -82,8 +83,8 @@ pub struct Op {
     pub kind: OpKind,
     /// The table, unchecked.
     pub table: String,
-    /// The whole primary key, and the columns to write.
-    pub row: Map<String, Value>,
+    /// The whole primary key, and the columns to write; each value as it was written.
+    pub row: BTreeMap<String, Box<RawValue>>,
 }
 
 /// What an operation does.
@@ -99,10 +100,10 @@ pub enum OpKind {
 }
 
 /// The most operations in one mutation.
-const MAX_OPS: usize = 500;
+pub const MAX_OPS: usize = 500;
 
 /// A message that breaks the protocol; its text is for the client's author.
-#[derive(Debug, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{0}")]
 pub struct BadMessage(pub String);
 
@@ -127,7 +128,7 @@ struct ConnectFields {
 struct MutateFields<'a> {
     id: u64,
     #[serde(borrow)]
-    ops: Vec<&'a RawValue>,
+    ops: &'a RawValue,
 }
 
 #[derive(Deserialize)]
@@ -142,6 +143,21 @@ fn object<'a, T: Deserialize<'a>>(text: &'a str) -> serde_json::Result<T> {
         return Err(serde::de::Error::custom("an array, where an object was expected"));
     }
     serde_json::from_str(text)
+}
+
+fn read_ops(ops: &RawValue) -> Result<Vec<Op>, BadMessage> {
+    let wrong = |e: serde_json::Error| BadMessage(format!("`mutate`: `ops`: {e}"));
+    let ops: Vec<&RawValue> = serde_json::from_str(ops.get()).map_err(wrong)?;
+    if ops.is_empty() || ops.len() > MAX_OPS {
+        let count = ops.len();
+        return Err(BadMessage(format!(
+            "`mutate`: `ops` must hold 1 to {MAX_OPS} operations, not {count}"
+        )));
+    }
+    let read = |(index, op): (usize, &&RawValue)| {
+        object(op.get()).map_err(|e| BadMessage(format!("`mutate`: `ops[{index}]`: {e}")))
+    };
+    ops.iter().enumerate().map(read).collect()
 }
 
 impl ClientMessage {
@@ -174,20 +190,11 @@ impl ClientMessage {
             }
             "mutate" => {
                 let fields: MutateFields<'_> = object(text).map_err(wrong)?;
-                if fields.id == 0 {
-                    return Err(BadMessage("`mutate`: `id` starts at 1".into()));
+                if fields.id == 0 || i64::try_from(fields.id).is_err() {
+                    let most = i64::MAX;
+                    return Err(BadMessage(format!("`mutate`: `id` is 1 to {most}")));
                 }
-                if fields.ops.is_empty() || fields.ops.len() > MAX_OPS {
-                    let count = fields.ops.len();
-                    return Err(BadMessage(format!(
-                        "`mutate`: `ops` must hold 1 to {MAX_OPS} operations, not {count}"
-                    )));
-                }
-                let read = |(index, op): (usize, &&RawValue)| {
-                    object(op.get())
-                        .map_err(|e| BadMessage(format!("`mutate`: `ops[{index}]`: {e}")))
-                };
-                let ops = fields.ops.iter().enumerate().map(read).collect::<Result<_, _>>()?;
+                let ops = read_ops(fields.ops);
                 Ok(ClientMessage::Mutate(Mutation { id: fields.id, ops }))
             }
             "auth" => {
@@ -212,6 +219,15 @@ mod tests {
         ClientMessage::parse(text).unwrap_err().to_string()
     }
 
+    /// What is wrong with the operations of a mutation whose number can be read.
+    #[track_caller]
+    fn refused_ops(text: &str) -> String {
+        match ClientMessage::parse(text).unwrap() {
+            ClientMessage::Mutate(Mutation { id: 1, ops }) => ops.unwrap_err().to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn messages_are_read_and_unknown_fields_ignored() {
         let text = r#"{"type":"connect","protocol":1,"clientId":"client-1","appVersion":3,"x":1}"#;
@@ -233,10 +249,13 @@ mod tests {
         let short = r#"{"type":"connect","protocol":1,"clientId":"short"}"#;
         assert!(refused(short).contains("8 to 64"));
         let op = r#"{"op":"upsert","table":"t","row":{}}"#;
-        assert!(refused(&format!(r#"{{"type":"mutate","id":1,"ops":[{op}]}}"#)).contains("ops[0]"));
-        assert!(refused(r#"{"type":"mutate","id":1,"ops":[]}"#).contains("1 to 500"));
+        let ops = refused_ops(&format!(r#"{{"type":"mutate","id":1,"ops":[{op}]}}"#));
+        assert!(ops.contains("ops[0]"), "{ops}");
+        assert!(refused_ops(r#"{"type":"mutate","id":1,"ops":[]}"#).contains("1 to 500"));
+        assert!(refused(r#"{"type":"mutate","id":0,"ops":[]}"#).contains("`id` is 1 to"));
+        assert!(refused(r#"{"type":"mutate","id":9223372036854775808,"ops":[]}"#).contains("`id`"));
         let array = r#"["insert","t",{}]"#;
-        let message = refused(&format!(r#"{{"type":"mutate","id":1,"ops":[{array}]}}"#));
+        let message = refused_ops(&format!(r#"{{"type":"mutate","id":1,"ops":[{array}]}}"#));
         assert!(message.contains("ops[0]") && message.contains("an array"), "{message}");
         let deep = "[".repeat(100_000);
         assert!(

@@ -9,7 +9,9 @@ mod cursor;
 mod frame;
 mod server_message;
 
-pub use client_message::{BadMessage, ClientId, ClientMessage, Connect, Mutation, Op, OpKind};
+pub use client_message::{
+    BadMessage, ClientId, ClientMessage, Connect, MAX_OPS, Mutation, Op, OpKind,
+};
 pub use code::{ErrorCode, RejectCode};
 pub use cursor::{Cursor, Epoch, InvalidCursor, InvalidLsn, Lsn};
 pub use frame::{

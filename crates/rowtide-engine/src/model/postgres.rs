@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use rand::Rng;
 use rand::rngs::SmallRng;
-use rowtide_plan::catalog::{Catalog, CatalogColumn, CatalogIndex, CatalogTable, ReplicaIdentity};
+use rowtide_plan::catalog::{
+    Catalog, CatalogColumn, CatalogIndex, CatalogTable, ColumnInput, ReplicaIdentity,
+};
 use rowtide_plan::encode::{Datum, RowEncoder};
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::row::{Change, Changes, Row, Topic, Transaction};
@@ -55,6 +57,7 @@ pub(super) fn catalog() -> Catalog {
         not_null: name == "id",
         deterministic: true,
         labels: Vec::new(),
+        input: ColumnInput::default(),
     };
     let table = |(oid, name): (usize, &&str)| CatalogTable {
         oid: oid as u32,

@@ -64,6 +64,34 @@ impl SqlText {
         }
     }
 
+    /// The text itself.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Where bytes of the text are found in the file; the whole if that cannot be told.
+    pub(crate) fn place_of_bytes(&self, bytes: Span) -> Span {
+        match &self.written {
+            Some((base, written)) if *written == self.text => base + bytes.start..base + bytes.end,
+            _ => self.span(),
+        }
+    }
+
+    /// The words and signs of the text, each with its bytes.
+    ///
+    /// # Errors
+    /// With the place that cannot be read.
+    pub(crate) fn words(&self) -> Result<Vec<(Token, Span)>, Problem> {
+        let tokens = Tokenizer::new(&PostgreSqlDialect {}, &self.text)
+            .tokenize_with_location()
+            .map_err(|TokenizerError { message, location }| self.not_sql(&message, location))?;
+        let bytes = |token: TokenWithSpan| {
+            let start = offset(&self.text, token.span.start)?;
+            Some((token.token, start..offset(&self.text, token.span.end)?))
+        };
+        Ok(tokens.into_iter().filter_map(bytes).collect())
+    }
+
     /// The one expression that the text is.
     ///
     /// # Errors

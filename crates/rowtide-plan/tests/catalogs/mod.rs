@@ -1,6 +1,8 @@
 //! Catalogs as Postgres would give them, written down by hand.
 
-use rowtide_plan::catalog::{Catalog, CatalogColumn, CatalogIndex, CatalogTable, ReplicaIdentity};
+use rowtide_plan::catalog::{
+    Catalog, CatalogColumn, CatalogIndex, CatalogTable, ColumnInput, ReplicaIdentity,
+};
 use rowtide_plan::value::ColumnType;
 
 /// A table of columns `(name, type)`, its key, and the columns of its other indexes; replica identity
@@ -53,6 +55,7 @@ fn column(name: &str, type_name: &str, not_null: bool) -> CatalogColumn {
         not_null,
         deterministic: !name.ends_with("_ci"),
         labels,
+        input: ColumnInput { type_name: type_name.to_lowercase(), ..ColumnInput::default() },
     }
 }
 

@@ -1,0 +1,321 @@
+//! From the JSON of a mutation to the text that Postgres reads: the other direction of what the stream
+//! and the loads do, with the same forms. What can be told to be wrong without Postgres is refused
+//! here, because only here is it known which column it was meant for.
+
+use serde_json::value::RawValue;
+
+use crate::catalog::CatalogColumn;
+use crate::value::{ColumnType, Value};
+
+/// The text of a value for a column; `None` for null.
+///
+/// # Errors
+/// What the column takes instead.
+pub(super) fn text_of(column: &CatalogColumn, json: &RawValue) -> Result<Option<String>, String> {
+    let type_name = &column.input.type_name;
+    let text = text_of_kind(&column.kind, type_name, &column.labels, json.get().trim())?;
+    if let (Some(max), Some(text)) = (column.input.max_chars, &text)
+        && text.trim_end_matches(' ').chars().count() > max as usize
+    {
+        return Err(format!("text of at most {max} characters"));
+    }
+    Ok(text)
+}
+
+fn text_of_kind(
+    kind: &ColumnType,
+    type_name: &str,
+    labels: &[String],
+    json: &str,
+) -> Result<Option<String>, String> {
+    if json == "null" {
+        return Ok(None);
+    }
+    let wanted = |what: &str| what.to_owned();
+    let string = || -> Option<String> { serde_json::from_str(json).ok() };
+    // No text of Postgres' holds NUL.
+    let text = || string().filter(|text| !text.contains('\0'));
+    let text = match kind {
+        ColumnType::Bool => {
+            matches!(json, "true" | "false").then(|| json.to_owned()).ok_or(wanted("true or false"))
+        }
+        ColumnType::Int => {
+            let (min, max) = match type_name {
+                "smallint" => (i64::from(i16::MIN), i64::from(i16::MAX)),
+                "integer" => (i64::from(i32::MIN), i64::from(i32::MAX)),
+                "oid" => (0, i64::from(u32::MAX)),
+                _ => (i64::MIN, i64::MAX),
+            };
+            let fits = json.parse::<i64>().is_ok_and(|number| (min..=max).contains(&number));
+            let plain = json.strip_prefix('-').unwrap_or(json).bytes().all(|b| b.is_ascii_digit());
+            (fits && plain)
+                .then(|| json.to_owned())
+                .ok_or_else(|| format!("a whole number from {min} to {max}"))
+        }
+        ColumnType::Float4 | ColumnType::Float8 => {
+            let named = string().filter(|t| matches!(t.as_str(), "NaN" | "Infinity" | "-Infinity"));
+            let number = || {
+                let number = json.starts_with(|c: char| c == '-' || c.is_ascii_digit());
+                (number && Value::parse(kind, json).is_ok()).then(|| json.to_owned())
+            };
+            named.or_else(number).ok_or(wanted("a number, \"NaN\", \"Infinity\" or \"-Infinity\""))
+        }
+        ColumnType::Numeric => string()
+            .filter(|text| Value::parse(kind, text).is_ok())
+            .ok_or(wanted("a number in a string, such as \"12.50\"")),
+        ColumnType::Text | ColumnType::Char | ColumnType::Other => {
+            text().ok_or(wanted("a string without NUL"))
+        }
+        ColumnType::Uuid => text()
+            .filter(|text| Value::parse(kind, text).is_ok())
+            .ok_or(wanted("a string that is a UUID")),
+        ColumnType::Enum => text()
+            .filter(|text| labels.is_empty() || labels.contains(text))
+            .ok_or_else(|| format!("one of {}", labels.join(", "))),
+        ColumnType::Json => {
+            (!holds_nul(json)).then(|| json.to_owned()).ok_or(wanted("JSON without NUL"))
+        }
+        ColumnType::Bytea => string()
+            .and_then(|text| decode_base64(&text))
+            .map(|bytes| {
+                let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+                format!("\\x{hex}")
+            })
+            .ok_or(wanted("a string of base64")),
+        ColumnType::TimestampTz | ColumnType::Timestamp | ColumnType::Date | ColumnType::Time => {
+            text().and_then(|text| time(kind, &text)).ok_or(wanted(match kind {
+                ColumnType::TimestampTz => "a time such as \"2026-01-31T12:00:00Z\"",
+                ColumnType::Timestamp => "a time such as \"2026-01-31T12:00:00\"",
+                ColumnType::Date => "a date such as \"2026-01-31\"",
+                _ => "a time such as \"12:00:00\"",
+            }))
+        }
+        ColumnType::Array(element) => {
+            let element_name = type_name.trim_end_matches("[]");
+            return array(element, element_name, labels, json).map(Some);
+        }
+    };
+    text.map(Some)
+}
+
+fn array(
+    kind: &ColumnType,
+    type_name: &str,
+    labels: &[String],
+    json: &str,
+) -> Result<String, String> {
+    let wanted = || "an array".to_owned();
+    let elements: Vec<&RawValue> = serde_json::from_str(json).map_err(|_| wanted())?;
+    let mut literal = "{".to_owned();
+    for (index, element) in elements.iter().enumerate() {
+        if index > 0 {
+            literal.push(',');
+        }
+        let json = element.get().trim();
+        // A value of a JSON column may itself be an array.
+        if json.starts_with('[') && *kind != ColumnType::Json {
+            literal += &array(kind, type_name, labels, json)?;
+            continue;
+        }
+        let text = text_of_kind(kind, type_name, labels, json)
+            .map_err(|wanted| format!("an array, each of it {wanted}"))?;
+        match text {
+            None => literal += "NULL",
+            Some(text) => {
+                literal.push('"');
+                for character in text.chars() {
+                    if matches!(character, '"' | '\\') {
+                        literal.push('\\');
+                    }
+                    literal.push(character);
+                }
+                literal.push('"');
+            }
+        }
+    }
+    literal.push('}');
+    Ok(literal)
+}
+
+/// ISO 8601 as Postgres reads it.
+fn time(kind: &ColumnType, text: &str) -> Option<String> {
+    if matches!(text, "infinity" | "-infinity") && *kind != ColumnType::Time {
+        return Some(text.to_owned());
+    }
+    let plain =
+        |c: char| c.is_ascii_digit() || matches!(c, 'T' | ' ' | ':' | '.' | '+' | '-' | 'Z');
+    if !text.chars().all(plain) {
+        return None;
+    }
+    let mut text = match kind {
+        ColumnType::Time => text.to_owned(),
+        _ => postgres_year(text)?,
+    };
+    let zone = |text: &str| {
+        let time = text.split_once([' ', 'T'])?.1;
+        Some(time.ends_with('Z') || time.contains(['+', '-']))
+    };
+    if *kind == ColumnType::TimestampTz && zone(&text) != Some(true) {
+        return None;
+    }
+    if text.ends_with('Z') {
+        text.pop();
+        text += "+00";
+    }
+    let text = text.replacen('T', " ", 1);
+    // What has another offset only Postgres brings to UTC.
+    let known = Value::parse(kind, &text).is_ok();
+    let offset = *kind == ColumnType::TimestampTz && !text.ends_with("+00");
+    (known || offset).then_some(text)
+}
+
+/// The expanded years of ISO 8601 (a sign and six digits) as Postgres writes them.
+fn postgres_year(text: &str) -> Option<String> {
+    let Some(sign) = text.chars().next().filter(|c| matches!(c, '+' | '-')) else {
+        return Some(text.to_owned());
+    };
+    let (year, rest) = text[1..].split_once('-')?;
+    let year: i64 = year.parse().ok()?;
+    Some(match sign {
+        '+' => format!("{year:04}-{rest}"),
+        // The year 0 is 1 BC.
+        _ => format!("{:04}-{rest} BC", year + 1),
+    })
+}
+
+/// Whether a string in this JSON has the escape of NUL, which `jsonb` cannot hold.
+fn holds_nul(json: &str) -> bool {
+    let bytes = json.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        if bytes[at] == b'\\' {
+            if bytes[at + 1..].starts_with(b"u0000") {
+                return true;
+            }
+            at += 1;
+        }
+        at += 1;
+    }
+    false
+}
+
+/// RFC 4648, with padding or without.
+fn decode_base64(text: &str) -> Option<Vec<u8>> {
+    let digits = text.trim_end_matches('=').as_bytes();
+    if text.len() - digits.len() > 2 || digits.len() % 4 == 1 {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(digits.len() * 3 / 4);
+    for chunk in digits.chunks(4) {
+        let mut bits = 0_u32;
+        for digit in chunk {
+            let value = match digit {
+                b'A'..=b'Z' => digit - b'A',
+                b'a'..=b'z' => digit - b'a' + 26,
+                b'0'..=b'9' => digit - b'0' + 52,
+                b'+' => 62,
+                b'/' => 63,
+                _ => return None,
+            };
+            bits = bits << 6 | u32::from(value);
+        }
+        bits <<= 6 * (4 - chunk.len());
+        bytes.extend_from_slice(&bits.to_be_bytes()[1..chunk.len()]);
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(kind: ColumnType, type_name: &str, json: &str) -> Result<Option<String>, String> {
+        text_of_kind(&kind, type_name, &[], json)
+    }
+
+    #[test]
+    fn values_are_read_in_the_forms_in_which_they_are_sent() {
+        use ColumnType::{
+            Array, Bool, Bytea, Float8, Int, Json, Numeric, Text, Timestamp, TimestampTz,
+        };
+        let ints = Array(Box::new(Int));
+        for (kind, type_name, json, text) in [
+            (Bool, "boolean", "true", "true"),
+            (Int, "bigint", "-9223372036854775808", "-9223372036854775808"),
+            (Float8, "double precision", "1.5e-7", "1.5e-7"),
+            (Float8, "double precision", "\"NaN\"", "NaN"),
+            (Numeric, "numeric", "\"12.50\"", "12.50"),
+            (Text, "text", r#""a\"b\u00e9""#, "a\"bé"),
+            (Json, "jsonb", r#"{"a": 1e400}"#, r#"{"a": 1e400}"#),
+            (Bytea, "bytea", "\"AAH/\"", "\\x0001ff"),
+            (Bytea, "bytea", "\"AA==\"", "\\x00"),
+            (TimestampTz, "timestamptz", "\"2026-01-31T12:00:00.5Z\"", "2026-01-31 12:00:00.5+00"),
+            (
+                TimestampTz,
+                "timestamptz",
+                "\"2026-01-31T12:00:00+02:00\"",
+                "2026-01-31 12:00:00+02:00",
+            ),
+            (Timestamp, "timestamp", "\"+012026-01-31T12:00:00\"", "12026-01-31 12:00:00"),
+            (ints.clone(), "integer[]", "[[1,null],[3,4]]", r#"{{"1",NULL},{"3","4"}}"#),
+            (Array(Box::new(Text)), "text[]", r#"["a\"b\\", ""]"#, r#"{"a\"b\\",""}"#),
+        ] {
+            assert_eq!(read(kind, type_name, json), Ok(Some(text.to_owned())), "{json}");
+        }
+        assert_eq!(read(ints, "integer[]", "null"), Ok(None));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_what_would() {
+        use ColumnType::{
+            Array, Bool, Bytea, Date, Enum, Float4, Int, Json, Numeric, Text, TimestampTz, Uuid,
+        };
+        for (kind, type_name, json) in [
+            (Bool, "boolean", "\"true\""),
+            (Int, "smallint", "32768"),
+            (Int, "integer", "1.0"),
+            (Int, "integer", "\"1\""),
+            (Int, "bigint", "9223372036854775808"),
+            (Float4, "real", "1e39"),
+            (Numeric, "numeric", "12.5"),
+            (Text, "text", "\"a\\u0000b\""),
+            (Text, "text", "5"),
+            (Uuid, "uuid", "\"'; DROP TABLE file; --\""),
+            (Json, "jsonb", r#"{"a":"\u0000"}"#),
+            (Bytea, "bytea", "\"A\""),
+            (Date, "date", "\"2026-02-30\""),
+            (Date, "date", "\"now\""),
+            (TimestampTz, "timestamptz", "\"2026-01-31T12:00:00\""),
+            (Array(Box::new(Int)), "integer[]", "[\"x\"]"),
+            (Array(Box::new(Int)), "integer[]", "1"),
+        ] {
+            assert!(read(kind, type_name, json).is_err(), "{json} as {type_name}");
+        }
+        let labels = ["open".to_owned()];
+        assert!(text_of_kind(&Enum, "status", &labels, "\"shut\"").unwrap_err().contains("open"));
+        assert_eq!(read(Json, "jsonb", r#""\\u0000""#), Ok(Some(r#""\\u0000""#.to_owned())));
+    }
+
+    proptest! {
+        #[test]
+        fn base64_is_read_back(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let mut json = Vec::new();
+            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            crate::json::push_value(&mut json, &ColumnType::Bytea, &format!("\\x{hex}")).unwrap();
+            let text: String = serde_json::from_slice(&json).unwrap();
+            prop_assert_eq!(decode_base64(&text), Some(bytes));
+        }
+
+        #[test]
+        fn reading_is_total(json in "\\PC{0,40}", kind in 0usize..16) {
+            use ColumnType::*;
+            let kinds = [Bool, Int, Float4, Float8, Numeric, Text, Char, Uuid, Enum, Json, Bytea,
+                         TimestampTz, Timestamp, Date, Time, Array(Box::new(Json))];
+            drop(read(kinds[kind].clone(), "x", &json));
+            let quoted = serde_json::to_string(&json).unwrap();
+            drop(read(kinds[kind].clone(), "x", &quoted));
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Who may write what: the rules of a table for inserts, updates and deletes, and what a mutation asks
+//! for, read into columns of the plan. A mutation's values travel as parameters and its names come
+//! from the catalog, so nothing of a client's is ever SQL. Everything here is pure; the statements are
+//! run, and their answers judged, inside one transaction of Postgres'.
+
+mod input;
+mod op;
+mod rule;
+mod statement;
+
+use rowtide_protocol::RejectCode;
+
+pub use op::Write;
+pub use rule::{RuleClaim, WriteRule};
+pub use statement::{
+    Param, RuleStatement, Statement, Verdict, limit_lock, lock, rule_statements, write,
+};
+
+/// The rules of one table.
+#[derive(Clone, Debug, Default)]
+pub struct WriteRules {
+    /// Columns that an insert writes and an update never does.
+    pub immutable: Vec<usize>,
+    /// Columns that a client never writes.
+    pub readonly: Vec<usize>,
+    /// Who may insert; `None`: nobody.
+    pub insert: Option<InsertRule>,
+    /// Who may update. A column may be written if any rule that names it holds.
+    pub updates: Vec<UpdateRule>,
+    /// Who may delete; `None`: nobody.
+    pub delete: Option<WriteRule>,
+}
+
+/// The rule for inserts.
+#[derive(Clone, Debug)]
+pub struct InsertRule {
+    /// Over `new`.
+    pub allow: WriteRule,
+    /// All must have room.
+    pub limits: Vec<Limit>,
+}
+
+/// How many rows there may be.
+#[derive(Clone, Debug)]
+pub struct Limit {
+    /// Which rows count: over the table's columns, without a prefix.
+    pub counted: WriteRule,
+    /// The most.
+    pub max: i64,
+    /// What an insert beyond them is refused with.
+    pub code: String,
+}
+
+/// A rule for updates.
+#[derive(Clone, Debug)]
+pub struct UpdateRule {
+    /// The columns that it is about; `None`: all that are written.
+    pub columns: Option<Vec<usize>>,
+    /// Over `old` and `new`.
+    pub allow: WriteRule,
+}
+
+impl WriteRules {
+    /// Every rule, in the order of the definition's reference.
+    pub fn rules_mut(&mut self) -> impl Iterator<Item = &mut WriteRule> {
+        let insert = self.insert.iter_mut().flat_map(|insert| {
+            let counted = insert.limits.iter_mut().map(|limit| &mut limit.counted);
+            std::iter::once(&mut insert.allow).chain(counted)
+        });
+        insert.chain(self.updates.iter_mut().map(|rule| &mut rule.allow)).chain(&mut self.delete)
+    }
+}
+
+/// Why a mutation is not applied; its message names columns, rules and constraints, and never holds
+/// what is in another user's rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// The code of the `reject`.
+    pub code: RejectCode,
+    /// For the developer.
+    pub message: String,
+}
+
+impl Rejection {
+    /// A rejection with this message.
+    pub fn new(code: RejectCode, message: impl Into<String>) -> Rejection {
+        Rejection { code, message: message.into() }
+    }
+}

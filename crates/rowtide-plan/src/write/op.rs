@@ -1,0 +1,124 @@
+//! From an operation as a client sent it to a write of the plan: its table and columns found, its
+//! values read, and refused at once if no row could make it allowed.
+
+use rowtide_protocol::{Op, OpKind, RejectCode};
+
+use super::{Rejection, input};
+use crate::error::did_you_mean;
+use crate::plan::{Plan, Table, TableId};
+
+/// One operation, held against the plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// The table.
+    pub table: TableId,
+    /// What to do.
+    pub kind: OpKind,
+    /// The columns of the key, and those to write, in the catalog's order: each with the text that
+    /// Postgres reads.
+    pub values: Vec<(usize, Option<String>)>,
+}
+
+impl Write {
+    /// The text of a column's value; `None` for null, and for columns that it does not write.
+    pub fn value(&self, column: usize) -> Option<&str> {
+        self.values.iter().find(|(other, _)| *other == column)?.1.as_deref()
+    }
+}
+
+impl Plan {
+    /// Reads an operation.
+    ///
+    /// # Errors
+    /// `bad_request` where it does not fit the table; `forbidden` where no rule could ever allow it.
+    /// The message names the column.
+    pub fn read_op(&self, op: &Op) -> Result<Write, Rejection> {
+        let bad = |message: String| Rejection::new(RejectCode::BadRequest, message);
+        let published = || self.tables.iter().filter(|table| table.published);
+        let found = self.tables.iter().position(|t| t.published && t.catalog.name == op.table);
+        let Some(index) = found else {
+            let names = published().map(|table| table.catalog.name.as_str());
+            return Err(bad(format!(
+                "there is no table `{}`{}",
+                shown(&op.table),
+                meant(&op.table, names)
+            )));
+        };
+        let (id, table) = (TableId(index as u16), &self.tables[index]);
+        let name = &table.catalog.name;
+        let mut values = Vec::with_capacity(op.row.len());
+        for (column, json) in &op.row {
+            let Some(at) = table.catalog.column(column) else {
+                let names = table.catalog.columns.iter().map(|column| column.name.as_str());
+                let meant = meant(column, names);
+                let column = shown(column);
+                return Err(bad(format!("table `{name}` has no column `{column}`{meant}")));
+            };
+            if op.kind == OpKind::Delete && !table.key.contains(&at) {
+                let what = "a delete takes the columns of the primary key alone";
+                return Err(bad(format!("{what}: `{column}` of table `{name}` is not one")));
+            }
+            let text = input::text_of(&table.catalog.columns[at], json).map_err(|wanted| {
+                bad(format!("column `{column}` of table `{name}` takes {wanted}"))
+            })?;
+            values.push((at, text));
+        }
+        values.sort_by_key(|(column, _)| *column);
+        let write = Write { table: id, kind: op.kind, values };
+        for column in &table.key {
+            if write.value(*column).is_none() {
+                let column = &table.catalog.columns[*column].name;
+                return Err(bad(format!("the key column `{column}` of table `{name}` is missing")));
+            }
+        }
+        never_allowed(table, &write)?;
+        Ok(write)
+    }
+}
+
+/// What the rules refuse whatever the rows are.
+fn never_allowed(table: &Table, write: &Write) -> Result<(), Rejection> {
+    let name = &table.catalog.name;
+    let forbidden = |message: String| Err(Rejection::new(RejectCode::Forbidden, message));
+    let rules = &table.write;
+    let none = match write.kind {
+        OpKind::Insert => rules.insert.is_none() && rules.updates.is_empty(),
+        OpKind::Update => rules.updates.is_empty(),
+        OpKind::Delete => rules.delete.is_none(),
+    };
+    if none {
+        let verb = match write.kind {
+            OpKind::Insert => "inserted into",
+            OpKind::Update => "updated in",
+            OpKind::Delete => "deleted from",
+        };
+        return forbidden(format!("nothing may be {verb} table `{name}`"));
+    }
+    if write.kind == OpKind::Delete {
+        return Ok(());
+    }
+    for (column, _) in write.values.iter().filter(|(column, _)| !table.key.contains(column)) {
+        let column_name = &table.catalog.columns[*column].name;
+        if rules.readonly.contains(column) {
+            return forbidden(format!("column `{column_name}` of table `{name}` is read-only"));
+        }
+        if write.kind == OpKind::Update && rules.immutable.contains(column) {
+            return forbidden(format!(
+                "column `{column_name}` of table `{name}` is written by an insert alone"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// At most so much of a client's text is said back.
+fn shown(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(60).collect()
+}
+
+fn meant<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> String {
+    match did_you_mean(&shown(wrong), names) {
+        Some(close) => format!("; did you mean `{close}`?"),
+        None => String::new(),
+    }
+}
