@@ -2,12 +2,14 @@
 //! everything only with its `ready`, and a `tx` is never seen in part. Applying a change twice does
 //! no harm.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use rowtide_protocol::{Change, ServerMessage, TableKey};
+use rowtide_protocol::{Change, Connected, Mode, ServerMessage};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use thiserror::Error;
+
+use crate::queue::KeyColumns;
 
 /// A row: its columns by name.
 pub type Row = Map<String, Value>;
@@ -52,10 +54,17 @@ pub enum ReplicaError {
 
 type Tables = BTreeMap<String, HashMap<Key, Row>>;
 
+/// A row that a message named, and how it was before.
+pub(crate) struct Touched {
+    pub(crate) table: String,
+    pub(crate) key: Key,
+    pub(crate) before: Option<Row>,
+}
+
 /// A user's rows.
 #[derive(Clone, Debug, Default)]
 pub struct Replica {
-    keys: BTreeMap<String, TableKey>,
+    keys: KeyColumns,
     tables: Tables,
     /// A snapshot that is not complete yet.
     arriving: Option<Tables>,
@@ -102,7 +111,8 @@ impl Replica {
         self.tables.get(table)?.get(&key)
     }
 
-    fn key(&self, table: &str, row: &Row) -> Result<Key, ReplicaError> {
+    /// The key of a row.
+    pub(crate) fn key(&self, table: &str, row: &Row) -> Result<Key, ReplicaError> {
         let known =
             self.keys.get(table).ok_or_else(|| ReplicaError::UnknownTable(table.to_owned()))?;
         let value = |column: &String| {
@@ -111,21 +121,89 @@ impl Replica {
                 column: column.clone(),
             })
         };
-        let values: Vec<&Value> = known.key.iter().map(value).collect::<Result<_, _>>()?;
+        let values: Vec<&Value> = known.iter().map(value).collect::<Result<_, _>>()?;
         Ok(serde_json::to_string(&values).unwrap_or_default())
     }
 
-    /// Applies one message and returns what it changed, in order. After a `ready` that completes a
-    /// snapshot these are the differences to the rows of before.
+    /// The row with this key.
+    pub(crate) fn by_key(&self, table: &str, key: &str) -> Option<&Row> {
+        self.tables.get(table)?.get(key)
+    }
+
+    /// The rows of a table with their keys.
+    pub(crate) fn keyed(&self, table: &str) -> impl Iterator<Item = (&Key, &Row)> {
+        self.tables.get(table).into_iter().flatten()
+    }
+
+    /// The columns of each table's primary key.
+    pub(crate) fn keys(&self) -> &KeyColumns {
+        &self.keys
+    }
+
+    /// Takes what is known of the tables. Rows of a table whose key is another now are kept under it.
+    pub(crate) fn set_keys(&mut self, keys: KeyColumns) {
+        let before = std::mem::replace(&mut self.keys, keys);
+        for (table, columns) in before {
+            if self.keys.get(&table).is_some_and(|now| *now != columns)
+                && let Some(rows) = self.tables.remove(&table)
+            {
+                let rows = rows.into_values();
+                let keyed = rows.filter_map(|row| Some((self.key(&table, &row).ok()?, row)));
+                let keyed = keyed.collect();
+                self.tables.insert(table, keyed);
+            }
+        }
+    }
+
+    /// Forgets all rows and the cursor, and returns the rows.
+    pub(crate) fn clear(&mut self) -> Vec<Touched> {
+        self.cursor = None;
+        self.arriving = None;
+        self.replace(Tables::new())
+    }
+
+    /// What became of a row, if anything did.
+    pub(crate) fn difference(
+        &self,
+        table: &str,
+        before: Option<Row>,
+        now: Option<&Row>,
+    ) -> Option<RowChange> {
+        let table = table.to_owned();
+        match (before, now) {
+            (before, Some(row)) => {
+                (before.as_ref() != Some(row)).then(|| RowChange::Put { table, row: row.clone() })
+            }
+            (Some(mut key), None) => {
+                // A table that is no longer told of has no known key: then it is the whole row.
+                if let Some(columns) = self.keys.get(&table) {
+                    key.retain(|column, _| columns.contains(column));
+                }
+                Some(RowChange::Delete { table, key })
+            }
+            (None, None) => None,
+        }
+    }
+
+    /// Applies one message and returns what it changed, each row once. After a `ready` that completes
+    /// a snapshot these are the differences to the rows of before.
     ///
     /// # Errors
     /// When the message is not of the protocol; the replica is then as it was.
     pub fn apply(&mut self, message: &ServerMessage) -> Result<Vec<RowChange>, ReplicaError> {
+        let touched = self.take(message)?;
+        let change = |touched: Touched| {
+            let now = self.by_key(&touched.table, &touched.key);
+            self.difference(&touched.table, touched.before, now)
+        };
+        Ok(touched.into_iter().filter_map(change).collect())
+    }
+
+    /// As [`Replica::apply`], but names the rows, each once.
+    pub(crate) fn take(&mut self, message: &ServerMessage) -> Result<Vec<Touched>, ReplicaError> {
         match message {
             ServerMessage::Connected(connected) => {
-                self.keys.clone_from(&connected.tables);
-                let snapshot = connected.mode == rowtide_protocol::Mode::Snapshot;
-                self.arriving = snapshot.then(Tables::new);
+                self.connected(connected);
                 Ok(Vec::new())
             }
             ServerMessage::Snapshot { table, rows } => {
@@ -138,42 +216,17 @@ impl Replica {
                 Ok(Vec::new())
             }
             ServerMessage::Ready { cursor } => {
-                let changes = match self.arriving.take() {
+                let touched = match self.arriving.take() {
                     Some(tables) => self.replace(tables),
                     None => Vec::new(),
                 };
                 self.cursor = Some(cursor.clone());
-                Ok(changes)
+                Ok(touched)
             }
             ServerMessage::Tx { cursor, changes, .. } => {
-                let keyed: Vec<(&str, Key, Option<&Row>, &Row)> = changes
-                    .iter()
-                    .map(|change| match change {
-                        Change::Put { table, row } => {
-                            Ok((table.as_str(), self.key(table, row)?, Some(row), row))
-                        }
-                        Change::Delete { table, row } => {
-                            Ok((table.as_str(), self.key(table, row)?, None, row))
-                        }
-                    })
-                    .collect::<Result<_, _>>()?;
-                let mut changed = Vec::new();
-                for (table, key, put, row) in keyed {
-                    let rows = self.tables.entry(table.to_owned()).or_default();
-                    let table = table.to_owned();
-                    match put {
-                        Some(row) => {
-                            rows.insert(key, row.clone());
-                            changed.push(RowChange::Put { table, row: row.clone() });
-                        }
-                        None => {
-                            rows.remove(&key);
-                            changed.push(RowChange::Delete { table, key: row.clone() });
-                        }
-                    }
-                }
+                let touched = self.transaction(changes)?;
                 self.cursor = Some(cursor.clone());
-                Ok(changed)
+                Ok(touched)
             }
             ServerMessage::Reject(_)
             | ServerMessage::Pong
@@ -182,31 +235,59 @@ impl Replica {
         }
     }
 
-    fn replace(&mut self, tables: Tables) -> Vec<RowChange> {
-        let old = std::mem::replace(&mut self.tables, tables);
-        let mut changes = Vec::new();
+    fn connected(&mut self, connected: &Connected) {
+        let keys = connected.tables.iter();
+        self.set_keys(keys.map(|(table, known)| (table.clone(), known.key.clone())).collect());
+        self.arriving = (connected.mode == Mode::Snapshot).then(Tables::new);
+    }
+
+    fn transaction(&mut self, changes: &[Change]) -> Result<Vec<Touched>, ReplicaError> {
+        let keyed: Vec<(&str, Key, Option<&Row>)> = changes
+            .iter()
+            .map(|change| match change {
+                Change::Put { table, row } => {
+                    Ok((table.as_str(), self.key(table, row)?, Some(row)))
+                }
+                Change::Delete { table, row } => Ok((table.as_str(), self.key(table, row)?, None)),
+            })
+            .collect::<Result<_, _>>()?;
+        let mut touched = Vec::with_capacity(keyed.len());
+        let mut seen = HashSet::new();
+        for (table, key, put) in keyed {
+            let rows = self.tables.entry(table.to_owned()).or_default();
+            let before = match put {
+                Some(row) => rows.insert(key.clone(), row.clone()),
+                None => rows.remove(&key),
+            };
+            // Most transactions are of one row.
+            if changes.len() == 1 || seen.insert((table, key.clone())) {
+                touched.push(Touched { table: table.to_owned(), key, before });
+            }
+        }
+        Ok(touched)
+    }
+
+    fn replace(&mut self, tables: Tables) -> Vec<Touched> {
+        let mut old = std::mem::replace(&mut self.tables, tables);
+        let mut touched = Vec::new();
         for (table, rows) in &self.tables {
-            let before = old.get(table);
+            let mut before = old.get_mut(table);
             for (key, row) in rows {
-                if before.and_then(|before| before.get(key)) != Some(row) {
-                    changes.push(RowChange::Put { table: table.clone(), row: row.clone() });
+                let before = before.as_mut().and_then(|before| before.remove(key));
+                if before.as_ref() != Some(row) {
+                    touched.push(Touched { table: table.clone(), key: key.clone(), before });
                 }
             }
         }
         for (table, rows) in old {
-            let now = self.tables.get(&table);
-            for (key, row) in rows {
-                if now.is_none_or(|now| !now.contains_key(&key)) {
-                    let columns = self.keys.get(&table).map_or(&[][..], |known| &known.key);
-                    let key: Row = columns
-                        .iter()
-                        .filter_map(|column| Some((column.clone(), row.get(column)?.clone())))
-                        .collect();
-                    changes.push(RowChange::Delete { table: table.clone(), key });
-                }
-            }
+            let gone = rows.into_iter();
+            touched.extend(gone.map(|(key, row)| Touched {
+                table: table.clone(),
+                key,
+                before: Some(row),
+            }));
         }
-        changes
+        touched
     }
 }
 

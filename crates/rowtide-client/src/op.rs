@@ -1,0 +1,138 @@
+//! What a mutation is made of: operations on single rows, as they travel. Applied to rows that a
+//! client holds they show at once what the server will do, as far as that can be known without its
+//! rules and triggers: an insert over a row is an update of it, an update of a row that is not there
+//! does nothing.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::replica::Row;
+
+/// One operation of a mutation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Op {
+    /// What is done.
+    #[serde(rename = "op")]
+    pub kind: OpKind,
+    /// To a row of this table.
+    pub table: String,
+    /// The whole primary key and, unless it is a delete, the columns to write.
+    pub row: Row,
+}
+
+/// What an operation does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OpKind {
+    /// Writes a new row, or updates the one with the same key.
+    Insert,
+    /// Writes columns of a row that is there.
+    Update,
+    /// Removes a row.
+    Delete,
+}
+
+impl Op {
+    /// A new row.
+    pub fn insert(table: impl Into<String>, row: Row) -> Op {
+        Op { kind: OpKind::Insert, table: table.into(), row }
+    }
+
+    /// New values of a row; `row` holds its key and the columns that change.
+    pub fn update(table: impl Into<String>, row: Row) -> Op {
+        Op { kind: OpKind::Update, table: table.into(), row }
+    }
+
+    /// Removes a row; `key` holds the columns of its key.
+    pub fn delete(table: impl Into<String>, key: Row) -> Op {
+        Op { kind: OpKind::Delete, table: table.into(), row: key }
+    }
+
+    /// The row after this operation; `None` is no row.
+    pub(crate) fn apply(&self, row: Option<Row>) -> Option<Row> {
+        match (self.kind, row) {
+            (OpKind::Delete, _) | (OpKind::Update, None) => None,
+            (OpKind::Insert, None) => Some(self.row.clone()),
+            (OpKind::Insert | OpKind::Update, Some(mut row)) => {
+                for (column, value) in &self.row {
+                    row.insert(column.clone(), value.clone());
+                }
+                Some(row)
+            }
+        }
+    }
+}
+
+/// A row made of a value of the application's own type, by its `serde` form.
+///
+/// # Errors
+/// When the value is not one that serializes as an object.
+pub fn row_of(value: &impl Serialize) -> Result<Row, serde_json::Error> {
+    match serde_json::to_value(value)? {
+        Value::Object(row) => Ok(row),
+        other => Err(serde::ser::Error::custom(format!("a row is an object, not {other}"))),
+    }
+}
+
+/// Whether arrays and objects are nested at most `levels` deep.
+pub(crate) fn within_depth(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Array(items) => {
+            levels > 0 && items.iter().all(|item| within_depth(item, levels - 1))
+        }
+        Value::Object(fields) => {
+            levels > 0 && fields.values().all(|field| within_depth(field, levels - 1))
+        }
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn row(value: Value) -> Row {
+        row_of(&value).unwrap()
+    }
+
+    #[test]
+    fn an_operation_has_the_form_of_the_protocol() {
+        let op = Op::update("file", row(json!({"id": "f1", "name": "Plan B"})));
+        let text = r#"{"op":"update","table":"file","row":{"id":"f1","name":"Plan B"}}"#;
+        assert_eq!(serde_json::to_string(&op).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Op>(text).unwrap(), op);
+    }
+
+    #[test]
+    fn an_insert_over_a_row_updates_it_and_an_update_of_no_row_does_nothing() {
+        let insert = Op::insert("t", row(json!({"id": 1, "a": 1})));
+        let update = Op::update("t", row(json!({"id": 1, "b": 2})));
+        let delete = Op::delete("t", row(json!({"id": 1})));
+        assert_eq!(update.apply(None), None);
+        let shown = insert.apply(None);
+        assert_eq!(shown, Some(row(json!({"id": 1, "a": 1}))));
+        let shown = update.apply(shown);
+        assert_eq!(shown, Some(row(json!({"id": 1, "a": 1, "b": 2}))));
+        let again = Op::insert("t", row(json!({"id": 1, "a": 3}))).apply(shown);
+        assert_eq!(again, Some(row(json!({"id": 1, "a": 3, "b": 2}))));
+        assert_eq!(delete.apply(again), None);
+    }
+
+    #[test]
+    fn only_an_object_is_a_row() {
+        #[derive(Serialize)]
+        struct File {
+            id: &'static str,
+        }
+        assert_eq!(row_of(&File { id: "f1" }).unwrap(), row(json!({"id": "f1"})));
+        assert!(row_of(&[1, 2]).is_err());
+    }
+
+    #[test]
+    fn depth_is_counted_to_its_limit() {
+        assert!(within_depth(&json!([[1]]), 2));
+        assert!(!within_depth(&json!([[1], {"a": [2]}]), 2));
+    }
+}

@@ -1,0 +1,71 @@
+//! Why a mutation cannot be made, and why a message cannot be applied.
+
+use thiserror::Error;
+
+use crate::replica::ReplicaError;
+
+/// Why a mutation was not taken. Nothing of it is shown or sent.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum MutateError {
+    /// Too many operations, or none.
+    #[error("a mutation has 1 to {max} operations, not {count}")]
+    Ops {
+        /// How many it had.
+        count: usize,
+        /// How many it may have.
+        max: usize,
+    },
+    /// An operation without the row's whole primary key.
+    #[error("an operation on table `{table}` needs the key column `{column}`")]
+    NoKey {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+    },
+    /// A value that is nested too deep.
+    #[error("the value of `{column}` in table `{table}` is nested more than {max} levels deep")]
+    Depth {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+        /// How many levels it may have.
+        max: usize,
+    },
+    /// A mutation that does not fit into a message.
+    #[error("the mutation has {bytes} bytes; at most {max} can be sent")]
+    Size {
+        /// The JSON of its operations.
+        bytes: usize,
+        /// The most.
+        max: usize,
+    },
+    /// Too much waits to be settled.
+    #[error("{pending} mutations wait for the server; no more can be kept")]
+    QueueFull {
+        /// How many wait.
+        pending: usize,
+    },
+    /// Earlier mutations cannot be stored.
+    #[error("mutations cannot be stored: {0}")]
+    Storage(String),
+    /// The client has stopped for good.
+    #[error("the client has stopped")]
+    Stopped,
+}
+
+/// Why a message was not applied; the connection is of no use then.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ApplyError {
+    /// The server broke the protocol.
+    #[error(transparent)]
+    Replica(#[from] ReplicaError),
+    /// Another user is signed in than the one to whom the queue belongs; see
+    /// [`crate::Optimistic::abandon`].
+    #[error("`{user_id}` is signed in, to whom the pending mutations do not belong")]
+    OtherUser {
+        /// Who is signed in.
+        user_id: String,
+    },
+}
