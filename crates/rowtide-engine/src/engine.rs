@@ -15,10 +15,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rowtide_plan::claims::Claims;
 use rowtide_plan::plan::{Plan, TableId};
-use rowtide_plan::row::{Row, Topic, Transaction};
+use rowtide_plan::row::{Row, Settlement, Topic, Transaction};
 use rowtide_protocol::{Cursor, Epoch, Lsn};
 use rustc_hash::FxHashMap;
 use slab::Slab;
+use smallvec::SmallVec;
 
 use crate::recent::Recent;
 use crate::topic::{Phase, TopicKey, TopicState, ViewKey};
@@ -41,13 +42,27 @@ pub enum Input {
     Loaded(LoadId, Loaded),
     /// A load will not arrive; its topics are wanted again.
     LoadFailed(LoadId),
-    /// A session with these claims came. Ids are not used twice.
-    Open(SessionId, Claims),
+    /// A session came.
+    Open(Opening),
     /// A session went.
     Close(SessionId),
     /// Time passes: a counter that grows by one about every second. Once in
     /// [`Engine::IDLE_TURNS`] of them each idle view's cursor is moved on.
     Tick(u64),
+}
+
+/// A session that comes.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// Not used twice.
+    pub session: SessionId,
+    /// What it sees is decided by these.
+    pub claims: Claims,
+    /// Whose settlements it is told; several sessions may be one client's.
+    pub client: Option<Box<str>>,
+    /// Its first rows must not be older than this commit: the session has been told of a mutation
+    /// that was settled by it.
+    pub not_before: Lsn,
 }
 
 /// What the engine has to say to sessions. For one session the order matters.
@@ -79,6 +94,8 @@ pub enum Output {
         changes: Bytes,
         /// When the last of the commits happened, microseconds since 1970 UTC.
         commit_time_us: Option<i64>,
+        /// The mutations of the session's client that these commits settled, in order.
+        settlements: Vec<Arc<Settlement>>,
     },
 }
 
@@ -95,6 +112,13 @@ pub struct Counts {
     pub loading: usize,
 }
 
+/// Where a session belongs.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) view: ViewKey,
+    pub(crate) client: Option<Box<str>>,
+}
+
 /// Topics, views and sessions. See the module.
 #[derive(Debug)]
 pub struct Engine {
@@ -106,7 +130,9 @@ pub struct Engine {
     pub(crate) index: FxHashMap<Topic, TopicKey>,
     pub(crate) views: Slab<View>,
     pub(crate) views_by_claims: FxHashMap<Claims, ViewKey>,
-    pub(crate) sessions: FxHashMap<SessionId, ViewKey>,
+    pub(crate) sessions: FxHashMap<SessionId, Session>,
+    /// The sessions of each client.
+    pub(crate) clients: FxHashMap<Box<str>, SmallVec<[SessionId; 1]>>,
     /// Topics in [`Phase::Wanted`]; may hold keys that are no longer, or are another topic now.
     wanted: VecDeque<TopicKey>,
     pub(crate) loads: FxHashMap<LoadId, Vec<TopicKey>>,
@@ -138,6 +164,7 @@ impl Engine {
             views: Slab::new(),
             views_by_claims: FxHashMap::default(),
             sessions: FxHashMap::default(),
+            clients: FxHashMap::default(),
             wanted: VecDeque::new(),
             loads: FxHashMap::default(),
             next_load: 0,
@@ -156,7 +183,7 @@ impl Engine {
             Input::Position(lsn) => self.position = self.position.max(lsn),
             Input::Loaded(id, loaded) => self.loaded(id, loaded),
             Input::LoadFailed(id) => self.load_failed(id),
-            Input::Open(session, claims) => self.open(session, claims),
+            Input::Open(opening) => self.open(opening),
             Input::Close(session) => self.close(session),
             Input::Tick(turn) => self.tick(turn, out),
         }
@@ -210,7 +237,8 @@ impl Engine {
         }
     }
 
-    fn open(&mut self, session: SessionId, claims: Claims) {
+    fn open(&mut self, opening: Opening) {
+        let Opening { session, claims, client, not_before } = opening;
         let view_key = match self.views_by_claims.get(&claims) {
             Some(key) => *key,
             None => {
@@ -222,17 +250,31 @@ impl Engine {
                 key
             }
         };
-        self.sessions.insert(session, view_key);
+        if let Some(client) = &client {
+            self.clients.entry(client.clone()).or_default().push(session);
+        }
+        self.sessions.insert(session, Session { view: view_key, client });
         let view = &mut self.views[view_key];
-        view.joining.push(session);
+        view.joining.push((session, not_before));
         mark(&mut self.dirty, view_key, view);
     }
 
     fn close(&mut self, session: SessionId) {
-        let Some(view_key) = self.sessions.remove(&session) else { return };
+        let Some(Session { view: view_key, client }) = self.sessions.remove(&session) else {
+            return;
+        };
+        if let Some(client) = client
+            && let Some(sessions) = self.clients.get_mut(&client)
+        {
+            sessions.retain(|other| *other != session);
+            if sessions.is_empty() {
+                self.clients.remove(&client);
+            }
+        }
         let view = &mut self.views[view_key];
         view.live.retain(|other| *other != session);
-        view.joining.retain(|other| *other != session);
+        view.joining.retain(|(other, _)| *other != session);
+        view.settled.retain(|(other, _)| *other != session);
         if !view.live.is_empty() || !view.joining.is_empty() {
             return;
         }
@@ -249,7 +291,7 @@ impl Engine {
         let turn = turn % Self::IDLE_TURNS;
         for (key, view) in &mut self.views {
             let due = key as u64 % Self::IDLE_TURNS == turn;
-            let idle = view.touched.is_empty() && view.gained.is_empty();
+            let idle = view.touched.is_empty() && view.gained.is_empty() && view.settled.is_empty();
             if due && idle && view.sent < self.position && view.is_whole(self.position) {
                 view.sent = self.position;
                 let cursor = Cursor { epoch: self.epoch, lsn: self.position };
@@ -258,6 +300,7 @@ impl Engine {
                     cursor,
                     changes: Bytes::new(),
                     commit_time_us: None,
+                    settlements: Vec::new(),
                 }));
             }
         }

@@ -1,9 +1,10 @@
 //! What must hold after every step, recomputed from scratch.
 
+use rowtide_protocol::Lsn;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::Engine;
 use crate::topic::{Phase, TopicKey};
+use crate::{Engine, SessionId};
 
 impl Engine {
     /// Panics if the engine's state contradicts itself.
@@ -28,8 +29,8 @@ impl Engine {
         for (view_key, view) in &self.views {
             assert_eq!(self.views_by_claims.get(&view.claims), Some(&view_key));
             assert!(view.live.len() + view.joining.len() > 0, "a view without sessions is dropped");
-            for session in view.live.iter().chain(&view.joining) {
-                assert_eq!(self.sessions.get(session), Some(&view_key));
+            for session in view.live.iter().chain(view.joining.iter().map(|(id, _)| id)) {
+                assert_eq!(self.sessions.get(session).map(|of| of.view), Some(view_key));
             }
             assert!(!view.dirty, "a step ends with every view looked at");
             let unloaded = |key: &&TopicKey| !self.topics[**key].is_loaded();
@@ -40,7 +41,9 @@ impl Engine {
                     view.gained.is_empty() && view.touched.is_empty(),
                     "a whole view has spoken"
                 );
-                assert!(view.joining.is_empty(), "a whole view keeps nobody waiting");
+                let early = |(_, not_before): &(SessionId, Lsn)| *not_before > self.position;
+                assert!(view.joining.iter().all(early), "a whole view keeps nobody waiting");
+                assert!(view.live.iter().all(|id| view.settled.iter().all(|(of, _)| of != id)));
             }
             self.check_reach(view_key);
         }

@@ -16,7 +16,7 @@ mod invariants;
 #[cfg(test)]
 mod model;
 
-pub use engine::{Counts, Engine, Input, Output, SessionId};
+pub use engine::{Counts, Engine, Input, Opening, Output, SessionId};
 pub use load::{Load, LoadId, Loaded};
 pub use recent::MAX_RECENT_CHANGES;
 pub use snapshot::{InvalidSnapshot, Snapshot};

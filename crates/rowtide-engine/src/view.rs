@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rowtide_plan::claims::Claims;
 use rowtide_plan::plan::TableId;
-use rowtide_plan::row::Row;
+use rowtide_plan::row::{Row, Settlement};
 use rowtide_protocol::Lsn;
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -21,8 +21,10 @@ pub(crate) struct View {
     pub(crate) claims: Claims,
     /// Sessions that hold the rows of the last message.
     pub(crate) live: Vec<SessionId>,
-    /// Sessions that wait for their first rows.
-    pub(crate) joining: Vec<SessionId>,
+    /// Sessions that wait for their first rows, and where the stream must be for these.
+    pub(crate) joining: Vec<(SessionId, Lsn)>,
+    /// What the next message tells some of its sessions.
+    pub(crate) settled: Vec<(SessionId, Arc<Settlement>)>,
     /// How often each topic is named; never zero.
     pub(crate) reach: FxHashMap<TopicKey, u32>,
     /// Topics of `reach` that were not there at the last message.
@@ -105,6 +107,7 @@ impl View {
             claims,
             live: Vec::new(),
             joining: Vec::new(),
+            settled: Vec::new(),
             reach: FxHashMap::default(),
             gained: FxHashSet::default(),
             waiting: 0,

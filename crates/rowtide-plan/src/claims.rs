@@ -6,11 +6,33 @@ use serde_json::Map;
 use crate::filter::Predicate;
 use crate::plan::{BranchId, Claim, Plan, Source};
 use crate::row::Topic;
-use crate::value::Value;
+use crate::value::{ColumnType, Value};
 
 /// One value for each of [`Plan::claims`]; null where the token has none that fits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Claims(pub Box<[Value]>);
+
+/// A claim as text that Postgres reads as `kind`; `None` (null) where the token has none that fits.
+pub fn claim_text(
+    claim: &Claim,
+    kind: &ColumnType,
+    user_id: &str,
+    claims: &Map<String, serde_json::Value>,
+) -> Option<String> {
+    let of_user = serde_json::Value::from(user_id);
+    let json = match claim {
+        Claim::UserId => &of_user,
+        Claim::Named(name) => claims.get(name).filter(|claim| !claim.is_null())?,
+    };
+    if kind.family().is_some() {
+        return Value::from_claim(kind, json).to_text(kind);
+    }
+    let text = match (json, kind) {
+        (serde_json::Value::String(text), ColumnType::Other) => text.clone(),
+        (json, _) => json.to_string(),
+    };
+    (!text.contains('\0')).then_some(text)
+}
 
 impl Plan {
     /// The claims of a token that the rules ask for.

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rowtide_protocol::Lsn;
+use rowtide_protocol::{Lsn, Refusal};
 
 use crate::plan::{BranchId, TableId};
 use crate::value::Value;
@@ -67,6 +67,22 @@ pub struct Transaction {
     pub truncated: Vec<TableId>,
     /// What it did.
     pub changes: Changes,
+    /// The mutations that it settled.
+    pub settlements: Vec<Arc<Settlement>>,
+}
+
+/// A client's row in the stream: how far its mutations are settled. It is in the same transaction as
+/// their effects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settlement {
+    /// The client.
+    pub client: Box<str>,
+    /// Every mutation up to this number is settled.
+    pub last_mutation: u64,
+    /// Those that this transaction refused.
+    pub refused: Vec<Refusal>,
+    /// The name of the one that it settled, for clients that name their mutations.
+    pub name: Option<Box<str>>,
 }
 
 /// What a transaction did to rows.

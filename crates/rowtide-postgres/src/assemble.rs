@@ -9,8 +9,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rowtide_plan::encode::{Datum, EncodeError, RowEncoder};
 use rowtide_plan::plan::{Plan, TableId};
-use rowtide_plan::row::{Change, Changes, Image, Row, Transaction};
-use rowtide_protocol::Lsn;
+use rowtide_plan::row::{Change, Changes, Image, Row, Settlement, Transaction};
+use rowtide_protocol::{Lsn, Refusal};
 use rustc_hash::FxBuildHasher;
 use thiserror::Error;
 
@@ -41,15 +41,21 @@ pub enum AssembleError {
 /// Gathers transactions for one plan.
 pub(crate) struct Assembler {
     plan: Arc<Plan>,
+    /// The schema of the table whose rows are acknowledgements.
+    schema: String,
     max_bytes: usize,
-    /// `None` for tables that the plan does not have.
-    relations: HashMap<u32, Option<Known>, FxBuildHasher>,
+    relations: HashMap<u32, Known, FxBuildHasher>,
     open: Option<Open>,
 }
 
-struct Known {
-    table: TableId,
-    encoder: RowEncoder,
+/// What is known of a relation.
+enum Known {
+    /// The plan does not have it.
+    Other,
+    /// A table of the plan.
+    Table(TableId, Box<RowEncoder>),
+    /// The clients, with the places of the columns of a [`Settlement`], in its order.
+    Clients([usize; 4]),
 }
 
 /// A transaction that has not been committed yet.
@@ -58,6 +64,7 @@ struct Open {
     xid: u32,
     commit_time_us: i64,
     truncated: Vec<TableId>,
+    settlements: Vec<Arc<Settlement>>,
     changes: Vec<Change>,
     /// Where the change of a row is found, once there are several.
     index: HashMap<(TableId, Bytes), usize, FxBuildHasher>,
@@ -70,8 +77,8 @@ struct Open {
 const US_1970_TO_2000: i64 = 946_684_800_000_000;
 
 impl Assembler {
-    pub(crate) fn new(plan: Arc<Plan>, max_bytes: usize) -> Assembler {
-        Assembler { plan, max_bytes, relations: HashMap::default(), open: None }
+    pub(crate) fn new(plan: Arc<Plan>, schema: String, max_bytes: usize) -> Assembler {
+        Assembler { plan, schema, max_bytes, relations: HashMap::default(), open: None }
     }
 
     pub(crate) fn begin(&mut self, xid: u32, commit_time_us: i64) {
@@ -97,6 +104,7 @@ impl Assembler {
             commit_time_us: open.commit_time_us,
             truncated: open.truncated,
             changes,
+            settlements: open.settlements,
         }
     }
 
@@ -132,16 +140,17 @@ impl Assembler {
         let by_oid = |table: &rowtide_plan::plan::Table| table.catalog.oid == relation.id;
         let known = match self.plan.table_id(schema, relation.name) {
             None if self.plan.tables.iter().any(by_oid) => {
-                self.relations.insert(relation.id, None);
+                self.relations.insert(relation.id, Known::Other);
                 return Err(changed(relation.name, "it was renamed".to_owned()));
             }
-            None => None,
+            None if schema == self.schema && relation.name == "client" => clients(relation),
+            None => Known::Other,
             Some(table) => {
                 // Until its next shape is told, its changes are passed over.
-                self.relations.insert(relation.id, None);
+                self.relations.insert(relation.id, Known::Other);
                 self.check_shape(table, relation)?;
                 let names: Vec<&str> = relation.columns.iter().map(|column| column.name).collect();
-                Some(Known { table, encoder: RowEncoder::new(&self.plan, table, &names)? })
+                Known::Table(table, Box::new(RowEncoder::new(&self.plan, table, &names)?))
             }
         };
         self.relations.insert(relation.id, known);
@@ -182,13 +191,12 @@ impl Assembler {
         what.map_or(Ok(()), |what| Err(changed(relation.name, what)))
     }
 
-    fn known(&self, relation: u32) -> Result<Option<&Known>, AssembleError> {
-        let known = self.relations.get(&relation);
-        known.map(Option::as_ref).ok_or(AssembleError::UnknownRelation(relation))
-    }
-
     fn truncate(&mut self, relation: u32) -> Result<(), AssembleError> {
-        let Some(table) = self.known(relation)?.map(|known| known.table) else { return Ok(()) };
+        let table = match self.relations.get(&relation) {
+            Some(Known::Table(table, _)) => *table,
+            Some(_) => return Ok(()),
+            None => return Err(AssembleError::UnknownRelation(relation)),
+        };
         let open = self.open.get_or_insert_default();
         if !open.truncated.contains(&table) {
             open.truncated.push(table);
@@ -206,12 +214,17 @@ impl Assembler {
         new: Option<&Tuple<'_>>,
     ) -> Result<(), AssembleError> {
         let max_bytes = self.max_bytes;
-        let Some(known) = self.relations.get(&relation) else {
-            return Err(AssembleError::UnknownRelation(relation));
-        };
-        let Some(Known { table, encoder }) = known else { return Ok(()) };
-        let table = *table;
         let open = self.open.get_or_insert_default();
+        let (table, encoder) = match self.relations.get(&relation) {
+            None => return Err(AssembleError::UnknownRelation(relation)),
+            Some(Known::Other) => return Ok(()),
+            Some(Known::Clients(columns)) => {
+                let settlement = new.and_then(|new| settlement(new, columns));
+                open.settlements.extend(settlement.map(Arc::new));
+                return Ok(());
+            }
+            Some(Known::Table(table, encoder)) => (*table, encoder),
+        };
         if let Some(tables) = &mut open.too_large {
             if !tables.contains(&table) {
                 tables.push(table);
@@ -233,6 +246,32 @@ impl Assembler {
         }
         Ok(())
     }
+}
+
+/// Where a settlement is found in rows of the clients' table.
+fn clients(relation: &Relation<'_>) -> Known {
+    let place = |name| relation.columns.iter().position(|column| column.name == name);
+    let places = ["client_id", "last_mutation", "refused", "name"].map(place);
+    match places {
+        [Some(client), Some(last), Some(refused), Some(name)] => {
+            Known::Clients([client, last, refused, name])
+        }
+        _ => Known::Other,
+    }
+}
+
+/// `None` for a client that has not settled anything: one that has only connected.
+fn settlement(row: &Tuple<'_>, places: &[usize; 4]) -> Option<Settlement> {
+    let text = |place: usize| match row.get(place) {
+        Some(TupleValue::Text(text)) => std::str::from_utf8(text).ok(),
+        _ => None,
+    };
+    let [client, last, refused, name] = places.map(text);
+    let last_mutation: u64 = last?.parse().ok().filter(|last| *last > 0)?;
+    // Written by us; a row that someone else has spoiled is an acknowledgement all the same.
+    let refused: Vec<Refusal> =
+        refused.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
+    Some(Settlement { client: client?.into(), last_mutation, refused, name: name.map(Into::into) })
 }
 
 /// What a message does to one row.

@@ -59,6 +59,37 @@ pub async fn setup(
     Ok(setup.done)
 }
 
+/// Rowtide's own tables. `client` counts the mutations of each client, and is streamed: its row is the
+/// acknowledgement. What was refused last is in the row, and what was refused before in `refusal`.
+/// `named_mutation` knows the mutations of clients that do not number them.
+pub(crate) const OWN_TABLES: [(&str, &str); 3] = [
+    (
+        "client",
+        "client_id text PRIMARY KEY,
+         user_id text NOT NULL,
+         last_mutation bigint NOT NULL DEFAULT 0,
+         refused jsonb,
+         name text,
+         created_at timestamptz NOT NULL DEFAULT now()",
+    ),
+    (
+        "refusal",
+        "client_id text NOT NULL,
+         id bigint NOT NULL,
+         code text NOT NULL,
+         message text NOT NULL,
+         PRIMARY KEY (client_id, id)",
+    ),
+    (
+        "named_mutation",
+        "client_id text NOT NULL,
+         name text NOT NULL,
+         number bigint NOT NULL,
+         refused jsonb,
+         PRIMARY KEY (client_id, name)",
+    ),
+];
+
 struct Setup<'a> {
     client: &'a Client,
     names: &'a Names,
@@ -100,22 +131,16 @@ impl Setup<'_> {
             self.run_step(format!("create schema {schema}"), &format!("CREATE SCHEMA {schema}"))
                 .await?;
         }
-        let table = quote_table(&self.names.schema, "client");
-        if self.ask("look for its table", "SELECT to_regclass($1)::text", &table).await?[0]
-            .get::<_, Option<&str>>(0)
-            .is_some()
-        {
-            return Ok(());
+        for (name, columns) in OWN_TABLES {
+            let table = quote_table(&self.names.schema, name);
+            let sql = "SELECT to_regclass($1)::text";
+            let there = self.ask("look for its tables", sql, &table).await?;
+            if there[0].get::<_, Option<&str>>(0).is_none() {
+                let step = format!("create table {table}");
+                self.run_step(step, &format!("CREATE TABLE {table} ({columns})")).await?;
+            }
         }
-        let sql = format!(
-            "CREATE TABLE {table} (
-               client_id text PRIMARY KEY,
-               user_id text NOT NULL,
-               last_mutation bigint NOT NULL DEFAULT 0,
-               created_at timestamptz NOT NULL DEFAULT now()
-             )"
-        );
-        self.run_step(format!("create table {table}"), &sql).await
+        Ok(())
     }
 
     async fn identity(&mut self, table: &TableName) -> Result<(), SetupError> {

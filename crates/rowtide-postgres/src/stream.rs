@@ -139,7 +139,7 @@ impl Stream {
         config.buffer_events = BUFFERED_MESSAGES;
         config.status_interval = STATUS;
         let client = ReplicationClient::connect(config).await?;
-        let assembler = Assembler::new(plan, max_transaction_bytes);
+        let assembler = Assembler::new(plan, names.schema.clone(), max_transaction_bytes);
         Ok((Stream { client, assembler, open: false }, end))
     }
 

@@ -1,15 +1,16 @@
 //! The end of a step: every view that has something to say, and is whole, says it. A message is the
 //! difference between what was visible at the last one and what is visible now.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use rowtide_plan::plan::TableId;
-use rowtide_plan::row::Row;
+use rowtide_plan::row::{Row, Settlement};
 use rowtide_protocol::{Cursor, delete_change, put_change};
 use rustc_hash::FxHashSet;
 
-use super::{Engine, Output, mark};
+use super::{Engine, Output, SessionId, mark};
 use crate::topic::{Phase, TopicKey, ViewKey};
 use crate::view::{TouchedRow, View};
 
@@ -50,34 +51,65 @@ impl Engine {
         let view = &mut self.views[key];
         let touched = view.touched.take();
         let gained = std::mem::take(&mut view.gained);
+        let mut settled = std::mem::take(&mut view.settled);
         let view = &self.views[key];
         if !view.live.is_empty() {
             let changes = match touched.as_slice() {
                 [only] if gained.is_empty() => self.body_of_one(view, only, shared),
                 _ => self.body(view, &touched, &gained),
             };
-            if !changes.is_empty() {
-                out.extend(view.live.iter().map(|session| Output::Tx {
-                    session: *session,
-                    cursor,
-                    changes: changes.clone(),
-                    commit_time_us: self.commit_time_us,
-                }));
+            let told: Cow<'_, [SessionId]> = if changes.is_empty() {
+                // Of many sessions only those whose mutations were settled.
+                let waits = |id: &SessionId| view.joining.iter().any(|(other, _)| other == id);
+                let mut told: Vec<SessionId> = settled.iter().map(|(id, _)| *id).collect();
+                told.dedup();
+                told.retain(|id| !waits(id));
+                told.into()
+            } else {
+                Cow::Borrowed(&view.live)
+            };
+            for session in told.iter().copied() {
+                let settlements = take_of(&mut settled, session);
+                if !changes.is_empty() || !settlements.is_empty() {
+                    out.push(Output::Tx {
+                        session,
+                        cursor,
+                        changes: changes.clone(),
+                        commit_time_us: self.commit_time_us,
+                        settlements,
+                    });
+                }
             }
         }
-        if !view.joining.is_empty() {
+        let (joining, later): (Vec<_>, Vec<_>) =
+            view.joining.iter().copied().partition(|(_, not_before)| *not_before <= self.position);
+        if !joining.is_empty() {
             let tables = self.visible_rows(view);
-            for session in &view.joining {
+            for (session, _) in &joining {
                 out.extend(tables.iter().map(|(table, rows)| Output::Snapshot {
                     session: *session,
                     table: *table,
                     rows: rows.clone(),
                 }));
                 out.push(Output::Ready { session: *session, cursor });
+                let settlements = take_of(&mut settled, *session);
+                if !settlements.is_empty() {
+                    out.push(Output::Tx {
+                        session: *session,
+                        cursor,
+                        changes: Bytes::new(),
+                        commit_time_us: self.commit_time_us,
+                        settlements,
+                    });
+                }
             }
         }
         let view = &mut self.views[key];
-        view.live.append(&mut view.joining);
+        view.live.extend(joining.into_iter().map(|(session, _)| session));
+        self.releasable.extend(later.iter().map(|(_, not_before)| (*not_before, key)));
+        view.joining = later;
+        // What is left is for sessions that are not ready yet.
+        view.settled = settled;
         view.sent = self.position;
     }
 
@@ -178,6 +210,14 @@ impl Engine {
         }
         tables
     }
+}
+
+/// Takes out what was settled for a session, in order.
+fn take_of(
+    settled: &mut Vec<(SessionId, Arc<Settlement>)>,
+    session: SessionId,
+) -> Vec<Arc<Settlement>> {
+    settled.extract_if(.., |(of, _)| *of == session).map(|(_, settlement)| settlement).collect()
 }
 
 /// The last message of a single row, for the next view that is sent the same.

@@ -5,9 +5,9 @@
 use std::sync::Arc;
 
 use rowtide_plan::plan::TableId;
-use rowtide_plan::row::{Change, Changes, Topic, Transaction};
+use rowtide_plan::row::{Change, Changes, Settlement, Topic, Transaction};
 
-use super::{Engine, mark};
+use super::{Engine, Session, mark};
 use crate::topic::{Pending, Phase, Rows, TopicKey, TopicState, ViewKey, key_of};
 
 impl Engine {
@@ -28,6 +28,9 @@ impl Engine {
                 }
             }
             Changes::TooLarge(tables) => self.reload(tables, transaction.xid),
+        }
+        for settlement in &transaction.settlements {
+            self.settled(settlement);
         }
         self.recent.push(transaction);
         self.position = transaction.lsn;
@@ -100,6 +103,16 @@ impl Engine {
                     self.follow(view, branch, before.as_ref(), after.as_ref());
                 }
             }
+        }
+    }
+
+    /// The sessions of a client are told with the next message of their views, which has the effects.
+    fn settled(&mut self, settlement: &Arc<Settlement>) {
+        for session in self.clients.get(&settlement.client).into_iter().flatten() {
+            let Some(&Session { view: key, .. }) = self.sessions.get(session) else { continue };
+            let view = &mut self.views[key];
+            view.settled.push((*session, Arc::clone(settlement)));
+            mark(&mut self.dirty, key, view);
         }
     }
 

@@ -22,9 +22,9 @@ use rowtide_plan::definition::Definition;
 use rowtide_plan::plan::Plan;
 use rowtide_protocol::{Change, Cursor, Epoch, Lsn, ServerMessage, tx_frame};
 
-use self::postgres::{Data, Postgres, TABLES};
+use self::postgres::{CLIENTS, Data, Postgres, TABLES};
 use self::rule::{Rule, User};
-use crate::{Engine, Input, Load, Output, SessionId};
+use crate::{Engine, Input, Load, Opening, Output, SessionId};
 
 const EPOCH: Epoch = Epoch(7);
 
@@ -37,6 +37,11 @@ struct Client {
     arriving: Replica,
     replica: Replica,
     cursor: Option<Lsn>,
+    /// Whose mutations it is told of.
+    client: usize,
+    not_before: Lsn,
+    /// What was settled since it came, and where, that it has not been told of.
+    owed: Vec<(u64, Lsn)>,
 }
 
 struct History {
@@ -125,6 +130,7 @@ impl History {
         assert!(!self.engine.wants_load(), "the engine comes to rest");
         for (session, client) in &self.clients {
             assert!(client.cursor.is_some(), "{session:?} never became ready");
+            assert!(client.owed.is_empty(), "{session:?} is told of all that was settled");
             let expected = expected(&self.rules, &client.user, self.postgres.at(Lsn(u64::MAX)));
             assert_eq!(client.replica, expected, "{session:?} of {:?} in the end", client.user);
         }
@@ -133,6 +139,16 @@ impl History {
     fn step(&mut self, input: Input) {
         if self.told {
             println!("{input:?}");
+        }
+        if let Input::Transaction(transaction) = &input
+            && transaction.lsn > self.engine.position()
+        {
+            for settlement in &transaction.settlements {
+                let of = |client: &&mut Client| *CLIENTS[client.client] == *settlement.client;
+                for client in self.clients.values_mut().filter(of) {
+                    client.owed.push((settlement.last_mutation, transaction.lsn));
+                }
+            }
         }
         let mut outputs = Vec::new();
         self.engine.step(input, &mut outputs);
@@ -159,11 +175,19 @@ impl History {
             Output::Ready { session, cursor } => {
                 let client = self.clients.get_mut(&session).expect("only open sessions are told");
                 assert!(client.cursor.is_none(), "ready once");
+                assert!(cursor.lsn >= client.not_before, "not older than it was told");
                 client.replica = std::mem::take(&mut client.arriving);
                 (session, cursor)
             }
-            Output::Tx { session, cursor, changes, .. } => {
+            Output::Tx { session, cursor, changes, settlements, .. } => {
                 let client = self.clients.get_mut(&session).expect("only open sessions are told");
+                for settlement in settlements {
+                    // In order, each once, and never before its effects.
+                    assert!(!client.owed.is_empty(), "{session:?} was told of more than there was");
+                    let (number, lsn) = client.owed.remove(0);
+                    assert_eq!(number, settlement.last_mutation);
+                    assert!(lsn <= cursor.lsn, "{number} is told before its effects");
+                }
                 let frame = tx_frame(cursor, [&changes[..]], None, None);
                 let text = std::str::from_utf8(&frame).unwrap();
                 let Ok(ServerMessage::Tx { changes, .. }) = ServerMessage::parse(text) else {
@@ -236,10 +260,20 @@ impl History {
         let claims: Claims = self.plan.resolve_claims(user.id, &user.claims());
         let session = SessionId(self.next_session);
         self.next_session += 1;
-        let client =
-            Client { user, arriving: Replica::new(), replica: Replica::new(), cursor: None };
-        self.clients.insert(session, client);
-        self.step(Input::Open(session, claims));
+        let client = self.rng.random_range(0..CLIENTS.len());
+        let known = if self.rng.random_bool(0.3) { self.postgres.wal_end() } else { Lsn(0) };
+        let arriving = Client {
+            user,
+            arriving: Replica::new(),
+            replica: Replica::new(),
+            cursor: None,
+            client,
+            not_before: known,
+            owed: Vec::new(),
+        };
+        self.clients.insert(session, arriving);
+        let client = Some(CLIENTS[client].into());
+        self.step(Input::Open(Opening { session, claims, client, not_before: known }));
     }
 
     fn close(&mut self) {

@@ -12,13 +12,14 @@ use rowtide_plan::catalog::{
 };
 use rowtide_plan::encode::{Datum, RowEncoder};
 use rowtide_plan::plan::{Plan, TableId};
-use rowtide_plan::row::{Change, Changes, Row, Topic, Transaction};
+use rowtide_plan::row::{Change, Changes, Row, Settlement, Topic, Transaction};
 use rowtide_plan::value::ColumnType;
 use rowtide_protocol::Lsn;
 
 use crate::{Input, Loaded, Snapshot};
 
 pub(super) const TABLES: [&str; 3] = ["a", "b", "c"];
+pub(super) const CLIENTS: [&str; 4] = ["client-0", "client-1", "client-2", "client-3"];
 const IDS: i64 = 6;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -104,6 +105,8 @@ pub(super) struct Postgres {
     streamed: Lsn,
     /// How many of `log` have been streamed.
     stream_at: usize,
+    /// The last mutation of each of [`CLIENTS`].
+    settled: [u64; CLIENTS.len()],
 }
 
 impl Postgres {
@@ -131,6 +134,7 @@ impl Postgres {
             wal_end: Lsn(1000),
             streamed: Lsn(1000),
             stream_at: 0,
+            settled: [0; CLIENTS.len()],
         }
     }
 
@@ -196,6 +200,17 @@ impl Postgres {
         let lsn = self.wal_end;
         let large = rng.random_bool(0.08);
         let streamed = self.transaction(xid as u32, lsn, &before, &truncated, &writes, large);
+        let mut streamed = streamed;
+        if rng.random_bool(0.5) {
+            let client = rng.random_range(0..CLIENTS.len());
+            self.settled[client] += 1;
+            streamed.settlements.push(Arc::new(Settlement {
+                client: CLIENTS[client].into(),
+                last_mutation: self.settled[client],
+                refused: Vec::new(),
+                name: None,
+            }));
+        }
         let streamed = Arc::new(streamed);
         self.log.push(Committed {
             xid: xid as u32,
@@ -235,7 +250,7 @@ impl Postgres {
             Changes::Rows(writes.iter().filter_map(change).collect())
         };
         let truncated = truncated.iter().map(|table| id(*table)).collect();
-        Transaction { lsn, xid, commit_time_us: 0, truncated, changes }
+        Transaction { lsn, xid, commit_time_us: 0, truncated, changes, settlements: Vec::new() }
     }
 
     fn encode(&self, table: usize, row: &DataRow) -> Row {

@@ -89,6 +89,14 @@ impl Params {
             Some((kind, type_name)) => (kind.clone(), type_name.as_str()),
             None => (ColumnType::Text, "text"),
         };
+        if kind == ColumnType::Enum {
+            // A claim need not be one of the labels, and is null then.
+            let text = self.typed(Param::Claim(claim.claim.clone(), kind), "text");
+            return format!(
+                "(SELECT label FROM unnest(enum_range(NULL::{type_name})) AS label \
+                 WHERE concat(label) = {text})"
+            );
+        }
         self.typed(Param::Claim(claim.claim.clone(), kind), type_name)
     }
 

@@ -1,0 +1,490 @@
+//! One connection that applies mutations, with the statements that were prepared on it.
+
+use std::collections::HashMap;
+use std::error::Error as StdError;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::BytesMut;
+use futures_util::future::{join_all, maybe_done};
+use rowtide_plan::claims::claim_text;
+use rowtide_plan::plan::{Plan, TableId};
+use rowtide_plan::write::{self, Param, Rejection, Verdict, Write};
+use rowtide_protocol::{OpKind, Refusal};
+use tokio_postgres::types::{Format, IsNull, ToSql, Type};
+use tokio_postgres::{Client, Row};
+
+use super::client_row::{ClientRow, refusals_json};
+use super::failure::Failure;
+use super::{Author, Number, Outcome, Ticket, as_update, over_a_row};
+use crate::connect::{ConnectError, ConnectOptions, Names, connect};
+
+/// How many statements are kept prepared; beyond it all are let go.
+const MAX_PREPARED: usize = 1_000;
+
+/// How a transaction begins: with settings that last as long as it does. A lock is not waited for
+/// longer than a client would; a transaction whose server died is ended soon.
+const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '20s'; \
+                     SET LOCAL idle_in_transaction_session_timeout = '10s'; \
+                     SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO,YMD'";
+
+/// Text for a parameter of whatever type; Postgres reads it.
+#[derive(Debug)]
+struct Text(Option<String>);
+
+impl ToSql for Text {
+    fn to_sql(
+        &self,
+        _: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn StdError + Sync + Send>> {
+        Ok(match &self.0 {
+            None => IsNull::Yes,
+            Some(text) => {
+                out.extend_from_slice(text.as_bytes());
+                IsNull::No
+            }
+        })
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    fn encode_format(&self, _: &Type) -> Format {
+        Format::Text
+    }
+
+    tokio_postgres::types::to_sql_checked!();
+}
+
+/// What a statement is for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Key {
+    Own(&'static str),
+    Lock(TableId, bool),
+    LimitLock(TableId),
+    Write(TableId, OpKind, Vec<usize>),
+}
+
+/// A statement, prepared if this connection does that, and what its parameters are.
+#[derive(Clone)]
+struct Ready {
+    statement: Option<tokio_postgres::Statement>,
+    sql: Arc<str>,
+    params: Arc<[Param]>,
+}
+
+/// A statement with its values, on its way.
+struct Bound {
+    ready: Ready,
+    values: Vec<Text>,
+}
+
+pub(super) struct Connection {
+    client: Client,
+    row: ClientRow,
+    prepare: bool,
+    /// For this plan.
+    plan: Option<Arc<Plan>>,
+    ready: HashMap<Key, Ready>,
+    round_trips: u64,
+}
+
+impl Connection {
+    pub(super) async fn open(
+        options: &ConnectOptions,
+        names: &Names,
+        prepare: bool,
+    ) -> Result<Connection, ConnectError> {
+        let client = connect(options, "mutate").await?;
+        let row = ClientRow::new(names);
+        Ok(Connection { client, row, prepare, plan: None, ready: HashMap::new(), round_trips: 0 })
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        !self.client.is_closed()
+    }
+
+    pub(super) fn take_round_trips(&mut self) -> u64 {
+        std::mem::take(&mut self.round_trips)
+    }
+
+    /// Applies all writes or settles the number with what the first was refused for.
+    pub(super) async fn apply(
+        &mut self,
+        plan: &Arc<Plan>,
+        ticket: &Ticket,
+        author: &Author,
+        writes: &[Write],
+    ) -> Result<Outcome, Failure> {
+        if !self.plan.as_ref().is_some_and(|known| Arc::ptr_eq(known, plan))
+            || self.ready.len() > MAX_PREPARED
+        {
+            self.ready.clear();
+            self.plan = Some(Arc::clone(plan));
+        }
+        let attempt = match self.at_once(plan, ticket, author, writes).await {
+            Ok(Attempt::MeetsARow) => {
+                self.roll_back().await?;
+                self.step_by_step(plan, ticket, author, writes).await
+            }
+            other => other,
+        };
+        match attempt {
+            Ok(Attempt::Written) => match self.commit().await {
+                Ok(()) => Ok(Outcome::Settled),
+                // A constraint that is checked at the end.
+                Err(Failure::Rejected(rejection)) => self.refuse(ticket, &rejection).await,
+                Err(other) => Err(other),
+            },
+            Ok(Attempt::OutOfTurn) => {
+                self.roll_back().await?;
+                self.out_of_turn(ticket).await
+            }
+            Ok(Attempt::Rejected(rejection)) | Err(Failure::Rejected(rejection)) => {
+                self.roll_back().await?;
+                self.refuse(ticket, &rejection).await
+            }
+            Ok(Attempt::MeetsARow) => {
+                Err(Failure::Conflict("a row came and went".to_owned()))
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Settles the number with a refusal.
+    pub(super) async fn refuse(
+        &mut self,
+        ticket: &Ticket,
+        rejection: &Rejection,
+    ) -> Result<Outcome, Failure> {
+        let mut values = ticket.parameters();
+        let (key, sql) = match &ticket.number {
+            Number::Given(number) => {
+                values.push(Some(refusals_json(&[refusal(*number, rejection)])));
+                ("refuse given", self.row.refuse_given.clone())
+            }
+            Number::Next { .. } => {
+                values.push(Some(refusals_json(&[refusal(0, rejection)])));
+                ("advance next", self.row.advance_next.clone())
+            }
+        };
+        let bound = self.own(key, &sql, values).await?;
+        if self.query(bound).await?.is_empty() {
+            return self.out_of_turn(ticket).await;
+        }
+        Ok(Outcome::Settled)
+    }
+
+    /// Everything up to the commit, with one round trip. An insert that meets a row stops it.
+    async fn at_once(
+        &mut self,
+        plan: &Arc<Plan>,
+        ticket: &Ticket,
+        author: &Author,
+        writes: &[Write],
+    ) -> Result<Attempt, Failure> {
+        let advance = self.advance(ticket).await?;
+        let mut statements = vec![advance];
+        // Which of the statements brings the verdict of each write.
+        let mut verdicts = Vec::with_capacity(writes.len());
+        for write in writes {
+            statements.extend(self.before(plan, author, write).await?);
+            verdicts.push(statements.len());
+            statements.push(self.write(plan, author, write).await?);
+        }
+        self.round_trips += 1;
+        let begin = maybe_done(self.client.batch_execute(BEGIN));
+        let mut begin = Box::pin(begin);
+        let mut sent: Vec<_> =
+            statements.iter().map(|bound| Box::pin(maybe_done(self.send(bound)))).collect();
+        // The first poll of each sends it, and what is sent first is done first.
+        poll_fn(|cx| {
+            let _pending = begin.as_mut().poll(cx);
+            for future in &mut sent {
+                let _pending = future.as_mut().poll(cx);
+            }
+            Poll::Ready(())
+        })
+        .await;
+        begin.as_mut().await;
+        begin.as_mut().take_output().unwrap_or(Ok(()))?;
+        join_all(sent.iter_mut().map(Pin::as_mut)).await;
+        let mut answers: Vec<_> =
+            sent.iter_mut().map(|future| future.as_mut().take_output()).collect();
+        drop(sent);
+        let mut answer = |index: usize| -> Result<Vec<Row>, Failure> {
+            match answers.get_mut(index).and_then(Option::take) {
+                Some(answer) => Ok(answer?),
+                None => Err(Failure::Away("Postgres did not answer".to_owned())),
+            }
+        };
+        if answer(0)?.is_empty() {
+            return Ok(Attempt::OutOfTurn);
+        }
+        let mut next = 1;
+        for (index, (write, at)) in writes.iter().zip(verdicts).enumerate() {
+            // The first error is the cause of those behind it.
+            for locked in next..at {
+                answer(locked).map_err(|failure| of_op(index, failure))?;
+            }
+            next = at + 1;
+            let rows = answer(at).map_err(|failure| of_op(index, failure))?;
+            match verdict(plan, write, &rows)? {
+                Verdict::Written => {}
+                Verdict::Exists => return Ok(Attempt::MeetsARow),
+                Verdict::Rejected(rejection) => {
+                    return Ok(Attempt::Rejected(with_op(index, rejection)));
+                }
+            }
+        }
+        Ok(Attempt::Written)
+    }
+
+    /// One write after the other: an insert that meets a row becomes an update of it.
+    async fn step_by_step(
+        &mut self,
+        plan: &Arc<Plan>,
+        ticket: &Ticket,
+        author: &Author,
+        writes: &[Write],
+    ) -> Result<Attempt, Failure> {
+        self.round_trips += 1;
+        self.client.batch_execute(BEGIN).await?;
+        let advance = self.advance(ticket).await?;
+        if self.query(advance).await?.is_empty() {
+            return Ok(Attempt::OutOfTurn);
+        }
+        for (index, write) in writes.iter().enumerate() {
+            let mut verdict = self.step(plan, author, write).await;
+            if matches!(verdict, Ok(Verdict::Exists)) {
+                let table = &plan.table(write.table).catalog.name;
+                verdict = self.step(plan, author, &as_update(write)).await;
+                verdict = verdict.map(|verdict| over_a_row(verdict, table));
+            }
+            match verdict.map_err(|failure| of_op(index, failure))? {
+                Verdict::Written => {}
+                Verdict::Exists => return Ok(Attempt::MeetsARow),
+                Verdict::Rejected(rejection) => {
+                    return Ok(Attempt::Rejected(with_op(index, rejection)));
+                }
+            }
+        }
+        Ok(Attempt::Written)
+    }
+
+    async fn step(
+        &mut self,
+        plan: &Arc<Plan>,
+        author: &Author,
+        write: &Write,
+    ) -> Result<Verdict, Failure> {
+        if let Some(before) = self.before(plan, author, write).await? {
+            self.query(before).await?;
+        }
+        let statement = self.write(plan, author, write).await?;
+        let rows = self.query(statement).await?;
+        verdict(plan, write, &rows)
+    }
+
+    /// A number that does not follow: settled before, or too far ahead.
+    async fn out_of_turn(&mut self, ticket: &Ticket) -> Result<Outcome, Failure> {
+        let client = Some(ticket.client.to_string());
+        match &ticket.number {
+            Number::Given(number) => {
+                let sql = self.row.look.clone();
+                let look = self.own("look", &sql, vec![client.clone(), Some(number.to_string())]);
+                let look = look.await?;
+                let rows = self.query(look).await?;
+                let Some(row) = rows.first().filter(|row| row.get::<_, &str>(0) == &*ticket.user_id)
+                else {
+                    return Ok(Outcome::NotTheirs);
+                };
+                let last = u64::try_from(row.get::<_, i64>(1)).unwrap_or(0);
+                if last < *number {
+                    return Ok(Outcome::Gap { last });
+                }
+                let refused = row.get::<_, Option<String>>(2).map(|code| {
+                    let message = row.get::<_, Option<String>>(3).unwrap_or_default();
+                    refusals_json(&[Refusal { id: *number, code, message }])
+                });
+                let sql = self.row.touch.clone();
+                let touch = self.own("touch", &sql, vec![client, refused]).await?;
+                self.query(touch).await?;
+                Ok(Outcome::Repeated)
+            }
+            Number::Next { name } => {
+                let sql = self.row.look_name.clone();
+                let values = vec![client.clone(), Some(name.to_string())];
+                let look = self.own("look name", &sql, values).await?;
+                let rows = self.query(look).await?;
+                let Some(row) = rows.first().filter(|row| row.get::<_, &str>(0) == &*ticket.user_id)
+                else {
+                    return Ok(Outcome::NotTheirs);
+                };
+                if !row.get::<_, bool>(2) {
+                    return Err(Failure::Conflict("the client's row was in use".to_owned()));
+                }
+                let refused = row.get::<_, Option<String>>(1);
+                let sql = self.row.touch_name.clone();
+                let values = vec![client, Some(name.to_string()), refused];
+                let touch = self.own("touch name", &sql, values).await?;
+                self.query(touch).await?;
+                Ok(Outcome::Repeated)
+            }
+        }
+    }
+
+    async fn advance(&mut self, ticket: &Ticket) -> Result<Bound, Failure> {
+        let mut values = ticket.parameters();
+        let (key, sql) = match ticket.number {
+            Number::Given(_) => ("advance given", self.row.advance_given.clone()),
+            Number::Next { .. } => {
+                values.push(None);
+                ("advance next", self.row.advance_next.clone())
+            }
+        };
+        self.own(key, &sql, values).await
+    }
+
+    /// What must be locked before a write is judged.
+    async fn before(
+        &mut self,
+        plan: &Arc<Plan>,
+        author: &Author,
+        write: &Write,
+    ) -> Result<Option<Bound>, Failure> {
+        let table = write.table;
+        let (key, statement) = if write.kind == OpKind::Insert {
+            match write::limit_lock(plan, table) {
+                Some(statement) => (Key::LimitLock(table), statement),
+                None => return Ok(None),
+            }
+        } else {
+            let key = Key::Lock(table, write.kind == OpKind::Delete);
+            (key, write::lock(plan, table, write.kind))
+        };
+        let ready = self.ready(key, || (statement.sql, statement.params)).await?;
+        Ok(Some(bind(ready, write, author)))
+    }
+
+    async fn write(
+        &mut self,
+        plan: &Arc<Plan>,
+        author: &Author,
+        write: &Write,
+    ) -> Result<Bound, Failure> {
+        let columns: Vec<usize> = write.values.iter().map(|(column, _)| *column).collect();
+        let key = Key::Write(write.table, write.kind, columns.clone());
+        let make = || {
+            let statement = write::write(plan, write.table, write.kind, &columns);
+            (statement.sql, statement.params)
+        };
+        Ok(bind(self.ready(key, make).await?, write, author))
+    }
+
+    async fn own(
+        &mut self,
+        key: &'static str,
+        sql: &str,
+        values: Vec<Option<String>>,
+    ) -> Result<Bound, Failure> {
+        let ready = self.ready(Key::Own(key), || (sql.to_owned(), Vec::new())).await?;
+        Ok(Bound { ready, values: values.into_iter().map(Text).collect() })
+    }
+
+    async fn ready(
+        &mut self,
+        key: Key,
+        make: impl FnOnce() -> (String, Vec<Param>),
+    ) -> Result<Ready, Failure> {
+        if let Some(ready) = self.ready.get(&key) {
+            return Ok(ready.clone());
+        }
+        let (sql, params) = make();
+        let statement =
+            if self.prepare { Some(self.client.prepare(&sql).await?) } else { None };
+        let ready = Ready { statement, sql: sql.into(), params: params.into() };
+        self.ready.insert(key, ready.clone());
+        Ok(ready)
+    }
+
+    async fn send(&self, bound: &Bound) -> Result<Vec<Row>, tokio_postgres::Error> {
+        match &bound.ready.statement {
+            Some(statement) => {
+                let values: Vec<&(dyn ToSql + Sync)> =
+                    bound.values.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
+                self.client.query(statement, &values).await
+            }
+            None => {
+                // Each is cast where it stands, which tells Postgres its type.
+                let values: Vec<(&(dyn ToSql + Sync), Type)> = (bound.values.iter())
+                    .map(|value| (value as &(dyn ToSql + Sync), Type::UNKNOWN))
+                    .collect();
+                self.client.query_typed(&bound.ready.sql, &values).await
+            }
+        }
+    }
+
+    async fn query(&mut self, bound: Bound) -> Result<Vec<Row>, Failure> {
+        self.round_trips += 1;
+        Ok(self.send(&bound).await?)
+    }
+
+    async fn commit(&mut self) -> Result<(), Failure> {
+        self.round_trips += 1;
+        Ok(self.client.batch_execute("COMMIT").await?)
+    }
+
+    async fn roll_back(&mut self) -> Result<(), Failure> {
+        self.round_trips += 1;
+        Ok(self.client.batch_execute("ROLLBACK").await?)
+    }
+}
+
+enum Attempt {
+    /// All is done but the commit.
+    Written,
+    /// The client's row is not at the number before.
+    OutOfTurn,
+    /// An insert met a row.
+    MeetsARow,
+    Rejected(Rejection),
+}
+
+fn bind(ready: Ready, write: &Write, author: &Author) -> Bound {
+    let value = |param: &Param| {
+        Text(match param {
+            Param::Value(column) => write.value(*column).map(str::to_owned),
+            Param::Claim(claim, kind) => claim_text(claim, kind, &author.user_id, &author.claims),
+        })
+    };
+    let values = ready.params.iter().map(value).collect();
+    Bound { ready, values }
+}
+
+fn verdict(plan: &Plan, write: &Write, rows: &[Row]) -> Result<Verdict, Failure> {
+    let answer = match rows.first() {
+        Some(row) => Some((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)),
+        None => None,
+    };
+    Ok(Verdict::of(plan, write, answer))
+}
+
+fn refusal(id: u64, rejection: &Rejection) -> Refusal {
+    Refusal { id, code: rejection.code.as_str().to_owned(), message: rejection.message.clone() }
+}
+
+fn with_op(index: usize, rejection: Rejection) -> Rejection {
+    Rejection { message: format!("ops[{index}]: {}", rejection.message), ..rejection }
+}
+
+fn of_op(index: usize, failure: Failure) -> Failure {
+    match failure {
+        Failure::Rejected(rejection) => Failure::Rejected(with_op(index, rejection)),
+        other => other,
+    }
+}

@@ -1,0 +1,97 @@
+//! Asks Postgres about the rules for writing: whether it takes each of them, and of which type each
+//! claim in them must be. A rule that it does not take is shown where it stands in the definition.
+
+use rowtide_plan::error::Problem;
+use rowtide_plan::plan::{Plan, TableId};
+use rowtide_plan::value::ColumnType;
+use rowtide_plan::write::{WriteRules, limit_lock, lock, rule_statements, write};
+use rowtide_protocol::OpKind;
+use tokio_postgres::error::ErrorPosition;
+use tokio_postgres::types::{Kind, Type};
+use tokio_postgres::{Client, Error};
+
+use crate::connect::reason;
+use rowtide_plan::sql::quote_identifier;
+
+/// What Postgres does not take, by the table's name.
+pub type RuleProblems = Vec<(String, Vec<Problem>)>;
+
+/// Prepares every rule, notes the types of its claims in the plan, and prepares the statements that
+/// the rules become. Tables with a rule that Postgres does not take are returned, and cannot be
+/// written any more.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn prepare_rules(client: &Client, plan: &mut Plan) -> Result<RuleProblems, Error> {
+    let mut refused = Vec::new();
+    for index in 0..plan.tables.len() {
+        if !plan.tables[index].published {
+            continue;
+        }
+        let problems = prepare_table(client, plan, index).await?;
+        if !problems.is_empty() {
+            let table = &mut plan.tables[index];
+            table.write = WriteRules::default();
+            refused.push((table.catalog.name.clone(), problems));
+        }
+    }
+    Ok(refused)
+}
+
+async fn prepare_table(
+    client: &Client,
+    plan: &mut Plan,
+    index: usize,
+) -> Result<Vec<Problem>, Error> {
+    let statements = rule_statements(&plan.tables[index]);
+    let mut problems = Vec::new();
+    for (rule, statement) in plan.tables[index].write.rules_mut().zip(statements) {
+        match client.prepare(&statement.sql).await {
+            Ok(prepared) => rule.set_types(prepared.params().iter().map(kind)),
+            Err(error) if error.as_db_error().is_some() => {
+                let at = position(&error, &statement.sql).and_then(|at| {
+                    at.checked_sub(statement.starts)
+                });
+                let mut number = 0;
+                let parameter = |_: &_| {
+                    number += 1;
+                    format!("${number}")
+                };
+                problems.push(rule.problem(&reason(&error), at, parameter));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if problems.is_empty() {
+        whole_statements(client, plan, TableId(index as u16)).await?;
+    }
+    Ok(problems)
+}
+
+/// The rules fit; then so do the statements that are made of them, or it is our mistake.
+async fn whole_statements(client: &Client, plan: &Plan, table: TableId) -> Result<(), Error> {
+    let all: Vec<usize> = (0..plan.table(table).catalog.columns.len()).collect();
+    for kind in [OpKind::Insert, OpKind::Update, OpKind::Delete] {
+        client.prepare(&lock(plan, table, kind).sql).await?;
+        client.prepare(&write(plan, table, kind, &all).sql).await?;
+    }
+    if let Some(lock) = limit_lock(plan, table) {
+        client.prepare(&lock.sql).await?;
+    }
+    Ok(())
+}
+
+fn kind(of: &Type) -> (ColumnType, String) {
+    let typtype = if matches!(of.kind(), Kind::Enum(_)) { 'e' } else { 'b' };
+    let kind = ColumnType::of(of.name(), typtype, of.schema() == "pg_catalog");
+    (kind, format!("{}.{}", quote_identifier(of.schema()), quote_identifier(of.name())))
+}
+
+/// The byte that Postgres points at; it counts characters from 1.
+fn position(error: &Error, sql: &str) -> Option<usize> {
+    let Some(ErrorPosition::Original(position)) = error.as_db_error()?.position() else {
+        return None;
+    };
+    let characters = usize::try_from(*position).ok()?.checked_sub(1)?;
+    sql.char_indices().nth(characters).map(|(at, _)| at)
+}
