@@ -1,1 +1,284 @@
+use serde_json::{Value, json};
 
+use super::*;
+use crate::op::row_of;
+
+fn row(value: Value) -> Row {
+    row_of(&value).unwrap()
+}
+
+fn note(id: u64, text: &str) -> Vec<Op> {
+    vec![Op::insert("note", row(json!({"id": id, "text": text})))]
+}
+
+fn say(client: &mut Optimistic, message: Value) -> Step {
+    client.apply(&ServerMessage::parse(&message.to_string()).unwrap()).unwrap()
+}
+
+fn connected(user: &str, last: u64, refused: Value) -> Value {
+    json!({"type": "connected", "protocol": 1, "userId": user, "mode": "snapshot",
+        "lastMutation": last, "refused": refused, "tables": {"note": {"key": ["id"]}}})
+}
+
+fn ready(cursor: &str) -> Value {
+    json!({"type": "ready", "cursor": cursor})
+}
+
+/// A client that is live, with no rows.
+fn live() -> Optimistic {
+    let mut client = Optimistic::new("client-1".to_owned());
+    say(&mut client, connected("ann", 0, json!([])));
+    say(&mut client, ready("1"));
+    client
+}
+
+fn store(client: &mut Optimistic) -> Vec<Record> {
+    let records: Vec<Record> = client.unstored().cloned().collect();
+    client.stored(records.len());
+    records
+}
+
+fn numbers(client: &mut Optimistic) -> Vec<u64> {
+    store(client);
+    std::iter::from_fn(|| client.next_to_send(100)).map(|outgoing| outgoing.number).collect()
+}
+
+fn texts(client: &Optimistic) -> Vec<String> {
+    let mut texts: Vec<String> =
+        client.rows("note").map(|row| row["text"].as_str().unwrap().to_owned()).collect();
+    texts.sort();
+    texts
+}
+
+fn refused(id: u64, code: &str) -> Settled {
+    Settled { id, outcome: refused_as(code, "no") }
+}
+
+fn confirmed(id: u64) -> Settled {
+    Settled { id, outcome: Outcome::Confirmed }
+}
+
+#[test]
+fn a_mutation_is_sent_once_it_is_durable_and_in_the_form_of_the_protocol() {
+    let mut client = live();
+    store(&mut client);
+    client.mutate(note(1, "a")).unwrap();
+    assert_eq!(client.next_to_send(100), None);
+    store(&mut client);
+    let sent = client.next_to_send(100).unwrap();
+    let text = r#"{"type":"mutate","id":1,"ops":[{"op":"insert","table":"note","row":{"id":1,"text":"a"}}]}"#;
+    assert_eq!(serde_json::to_string(&sent).unwrap(), text);
+    assert_eq!(client.next_to_send(100), None, "once on each connection");
+    client.disconnected();
+    assert_eq!(client.next_to_send(100), None);
+    say(&mut client, connected("ann", 0, json!([])));
+    assert_eq!(numbers(&mut client), [1]);
+}
+
+#[test]
+fn only_so_many_are_under_way() {
+    let mut client = live();
+    for id in 0..5 {
+        client.mutate(note(id, "a")).unwrap();
+    }
+    store(&mut client);
+    assert!(client.next_to_send(2).is_some() && client.next_to_send(2).is_some());
+    assert_eq!(client.next_to_send(2), None);
+    say(&mut client, json!({"type": "tx", "cursor": "2", "changes": [], "ack": 1}));
+    assert_eq!(client.next_to_send(2).unwrap().number, 3);
+    assert_eq!(client.next_to_send(2), None);
+}
+
+#[test]
+fn a_mutation_stays_on_top_of_others_writes_until_its_effects_are_there() {
+    let mut client = live();
+    let (_, changes) = client.mutate(note(1, "mine")).unwrap();
+    assert!(matches!(&changes[..], [RowChange::Put { row, .. }] if row["text"] == "mine"));
+    numbers(&mut client);
+    let theirs = json!({"op": "put", "table": "note", "row": {"id": 1, "text": "theirs", "n": 1}});
+    let step = say(&mut client, json!({"type": "tx", "cursor": "2", "changes": [theirs]}));
+    assert!(
+        matches!(&step.changes[..], [RowChange::Put { row, .. }] if row["text"] == "mine" && row["n"] == 1)
+    );
+    assert!(client.is_pending("note", &row(json!({"id": 1}))));
+    let server = json!({"op": "put", "table": "note", "row": {"id": 1, "text": "MINE", "n": 1}});
+    let step =
+        say(&mut client, json!({"type": "tx", "cursor": "3", "changes": [server], "ack": 1}));
+    assert_eq!((texts(&client), step.settled), (vec!["MINE".to_owned()], vec![confirmed(1)]));
+    assert!(!client.is_pending("note", &row(json!({"id": 1}))));
+}
+
+#[test]
+fn a_refused_mutation_is_taken_back_and_told_once_and_keeps_its_number() {
+    let mut client = live();
+    client.mutate(note(1, "a")).unwrap();
+    client.mutate(note(2, "b")).unwrap();
+    assert_eq!(numbers(&mut client), [1, 2]);
+    let reject = json!({"type": "reject", "id": 2, "code": "forbidden", "message": "no"});
+    assert_eq!(say(&mut client, reject.clone()).settled, [refused(2, "forbidden")]);
+    assert_eq!(texts(&client), ["a"]);
+    assert_eq!(say(&mut client, reject), Step::default());
+    client.disconnected();
+    let again = json!([{"id": 2, "code": "forbidden", "message": "no"}]);
+    // The server went down before it could keep either.
+    assert_eq!(say(&mut client, connected("ann", 0, json!([]))).settled, []);
+    assert_eq!(numbers(&mut client), [1, 2]);
+    assert_eq!(say(&mut client, connected("ann", 2, again)).settled, [confirmed(1)]);
+}
+
+#[test]
+fn what_was_confirmed_while_nobody_heard_it_does_not_flicker() {
+    let mut client = live();
+    client.mutate(note(1, "a")).unwrap();
+    client.mutate(note(2, "b")).unwrap();
+    numbers(&mut client);
+    client.disconnected();
+    let told = json!([{"id": 2, "code": "max_notes", "message": "no"}]);
+    let step = say(&mut client, connected("ann", 2, told));
+    assert_eq!(step.settled, [confirmed(1), refused(2, "max_notes")]);
+    assert_eq!(texts(&client), ["a"], "still shown");
+    assert_eq!(client.pending().count(), 0);
+    let rows = json!([{"id": 1, "text": "A"}]);
+    say(&mut client, json!({"type": "snapshot", "table": "note", "rows": rows}));
+    assert_eq!(texts(&client), ["a"]);
+    let step = say(&mut client, ready("2"));
+    assert_eq!((texts(&client), step.changes.len()), (vec!["A".to_owned()], 1));
+}
+
+#[test]
+fn pending_mutations_are_shown_after_a_restart_without_a_server() {
+    let mut client = live();
+    client.mutate(note(1, "a")).unwrap();
+    let records = store(&mut client);
+    let client = Optimistic::restore(&records).unwrap().unwrap();
+    assert_eq!(texts(&client), ["a"]);
+    assert_eq!((client.user_id(), client.client_id()), (Some("ann"), "client-1"));
+    let compact = Optimistic::restore(&client.records()).unwrap().unwrap();
+    assert_eq!((texts(&compact), compact.records()), (texts(&client), client.records()));
+}
+
+#[test]
+fn mutations_made_before_the_keys_are_known_are_shown_once_they_are() {
+    let mut client = Optimistic::new("client-1".to_owned());
+    assert_eq!(client.mutate(note(1, "a")).unwrap(), (1, vec![]));
+    let step = say(&mut client, connected("ann", 0, json!([])));
+    assert_eq!((step.changes.len(), texts(&client)), (1, vec!["a".to_owned()]));
+}
+
+#[test]
+fn mutations_that_nobody_sent_go_on_behind_what_the_server_knows() {
+    // A client id that was used before, by one who has forgotten it.
+    let mut client = Optimistic::new("client-1".to_owned());
+    let (id, _) = client.mutate(note(1, "a")).unwrap();
+    let step = say(&mut client, connected("ann", 7, json!([])));
+    assert_eq!(step.settled, []);
+    assert_eq!(numbers(&mut client), [8]);
+    let step = say(&mut client, json!({"type": "tx", "cursor": "2", "changes": [], "ack": 8}));
+    assert_eq!(step.settled, [confirmed(id)]);
+    store(&mut client);
+    assert_eq!(client.settled(), Some(8));
+    // And with a database that was restored from before that.
+    client.mutate(note(2, "b")).unwrap();
+    client.disconnected();
+    say(&mut client, connected("ann", 3, json!([])));
+    assert_eq!(numbers(&mut client), [4]);
+}
+
+#[test]
+fn another_user_gets_nothing_of_the_former_one() {
+    let mut client = live();
+    client.mutate(note(1, "sent")).unwrap();
+    numbers(&mut client);
+    client.mutate(note(2, "not sent")).unwrap();
+    client.disconnected();
+    let message = connected("bob", 0, json!([])).to_string();
+    let error = client.apply(&ServerMessage::parse(&message).unwrap()).unwrap_err();
+    assert_eq!(error, ApplyError::OtherUser { user_id: "bob".to_owned() });
+    let step = client.abandon("client-2".to_owned());
+    assert_eq!((step.changes.len(), step.settled.len()), (2, 2));
+    assert_eq!((texts(&client), client.cursor(), client.settled()), (vec![], None, None));
+    let (id, _) = client.mutate(note(3, "bob's")).unwrap();
+    assert_eq!(id, 3, "ids go on, numbers begin anew");
+    say(&mut client, connected("bob", 0, json!([])));
+    assert_eq!(numbers(&mut client), [1]);
+}
+
+#[test]
+fn mutations_of_nobody_yet_go_on_under_another_client_id() {
+    let mut client = Optimistic::new("client-1".to_owned());
+    client.mutate(note(1, "a")).unwrap();
+    assert_eq!(client.abandon("client-2".to_owned()), Step::default());
+    let records = store(&mut client);
+    let mut client = Optimistic::restore(&records).unwrap().unwrap();
+    assert_eq!(client.client_id(), "client-2");
+    say(&mut client, connected("bob", 0, json!([])));
+    assert_eq!(numbers(&mut client), [1]);
+}
+
+#[test]
+fn what_the_server_could_not_take_is_not_taken() {
+    let mut client = live();
+    let before = client.records();
+    let no_key = Op::update("note", row(json!({"text": "a"})));
+    let error = client.mutate(vec![no_key]).unwrap_err().to_string();
+    assert_eq!(error, "an operation on table `note` needs the key column `id`");
+    assert!(matches!(client.mutate(vec![]), Err(MutateError::Ops { count: 0, .. })));
+    let many = vec![note(1, "a").remove(0); 501];
+    assert!(matches!(client.mutate(many), Err(MutateError::Ops { count: 501, .. })));
+    let large = note(1, &"x".repeat(1 << 20));
+    assert!(matches!(client.mutate(large), Err(MutateError::Size { .. })));
+    let deep = (0..101).fold(json!(1), |value, _| json!([value]));
+    let deep = Op::update("note", row(json!({"id": 1, "text": deep})));
+    assert!(matches!(client.mutate(vec![deep]), Err(MutateError::Depth { .. })));
+    assert_eq!(client.records(), before);
+    let part = note(1, &"x".repeat(1 << 19));
+    let error = (0..1_000).find_map(|_| client.mutate(part.clone()).err());
+    assert!(matches!(error, Some(MutateError::QueueFull { .. })), "{error:?}");
+}
+
+#[test]
+fn as_deep_as_it_may_be_it_can_be_stored_and_sent() {
+    let mut client = live();
+    let deep = (0..MAX_DEPTH).fold(json!(1), |value, _| json!([value]));
+    client.mutate(vec![Op::update("note", row(json!({"id": 1, "text": deep})))]).unwrap();
+    for record in store(&mut client) {
+        let text = serde_json::to_string(&record).unwrap();
+        assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
+    }
+    let text = serde_json::to_string(&client.next_to_send(1).unwrap()).unwrap();
+    assert!(rowtide_protocol::ClientMessage::parse(&text).is_ok());
+}
+
+#[test]
+fn records_that_do_not_follow_from_each_other_are_told() {
+    let client = Record::Client { client_id: "client-1".to_owned(), offset: 0, settled: 0 };
+    let position = |records: &[Record]| Optimistic::restore(records).unwrap_err().position;
+    assert_eq!(position(&[Record::Settled { id: 0 }]), 1);
+    assert_eq!(position(&[client.clone(), Record::Settled { id: 1 }]), 2);
+    assert_eq!(position(&[client.clone(), Record::Refused { id: 1 }]), 2);
+    let second = Record::Mutation { id: 2, ops: note(1, "a").into() };
+    assert_eq!(position(&[client, second]), 2);
+    assert!(Optimistic::restore(&[]).unwrap().is_none());
+}
+
+#[test]
+fn a_step_costs_what_it_names_and_not_what_is_there() {
+    let mut client = Optimistic::new("client-1".to_owned());
+    say(&mut client, connected("ann", 0, json!([])));
+    let rows: Vec<Value> = (0..100_000).map(|id| json!({"id": id, "text": "a"})).collect();
+    say(&mut client, json!({"type": "snapshot", "table": "note", "rows": rows}));
+    say(&mut client, ready("1"));
+    let start = std::time::Instant::now();
+    for id in 1..=1_000 {
+        client.mutate(note(id, "b")).unwrap();
+        store(&mut client);
+        client.next_to_send(1).unwrap();
+        let put = json!({"op": "put", "table": "note", "row": {"id": id, "text": "b"}});
+        let step =
+            say(&mut client, json!({"type": "tx", "cursor": "2", "changes": [put], "ack": id}));
+        assert_eq!((step.changes.len(), step.settled.len()), (0, 1));
+    }
+    // One pass over the rows in each step would take minutes.
+    assert!(start.elapsed() < std::time::Duration::from_secs(10), "{:?}", start.elapsed());
+    assert_eq!(client.count("note"), 100_000);
+}

@@ -1,0 +1,457 @@
+//! One random history, and what must hold at each of its steps.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use rowtide_client::{Op, OpKind, Optimistic, Outcome, Outgoing, Record, RowChange, Settled, Step};
+use rowtide_protocol::ServerMessage;
+
+use crate::random_op;
+use crate::server::{Rows, Server, TABLES, USERS, key};
+
+/// How often the hard places were come to.
+#[derive(Debug, Default)]
+pub struct Seen {
+    confirmed: u64,
+    refused: u64,
+    confirmed_at_connect: u64,
+    refused_at_connect: u64,
+    dropped: u64,
+    sent_again: u64,
+    crashes: u64,
+    refused_sent_again: u64,
+}
+
+impl Seen {
+    pub fn add(&mut self, other: &Seen) {
+        self.confirmed += other.confirmed;
+        self.refused += other.refused;
+        self.confirmed_at_connect += other.confirmed_at_connect;
+        self.refused_at_connect += other.refused_at_connect;
+        self.dropped += other.dropped;
+        self.sent_again += other.sent_again;
+        self.crashes += other.crashes;
+        self.refused_sent_again += other.refused_sent_again;
+    }
+
+    pub fn all(&self) -> bool {
+        let counts = [
+            self.confirmed,
+            self.refused,
+            self.confirmed_at_connect,
+            self.refused_at_connect,
+            self.dropped,
+            self.sent_again,
+            self.crashes,
+        ];
+        counts.iter().all(|count| *count > 100)
+    }
+}
+
+/// What the model holds of a mutation.
+#[derive(Clone, Debug)]
+struct Made {
+    id: u64,
+    ops: Vec<Op>,
+    /// The client id and number under which it was sent, if it was.
+    sent_as: Option<(String, u64)>,
+    /// It is shown.
+    shown: bool,
+    /// Shown until the next `ready`, though it is confirmed.
+    held: bool,
+    told: Option<Outcome>,
+    told_in_this_life: bool,
+    dropped: bool,
+}
+
+pub struct History {
+    rng: SmallRng,
+    server: Server,
+    client: Optimistic,
+    storage: Vec<Record>,
+    user: &'static str,
+    /// What is on its way to the server.
+    outgoing: VecDeque<Outgoing>,
+    connected: bool,
+    /// All that the changes of steps led to.
+    mirror: Rows,
+    made: Vec<Made>,
+    keys_known: bool,
+    client_ids: u64,
+    seen: Seen,
+}
+
+impl History {
+    pub fn new(seed: u64) -> History {
+        History {
+            rng: SmallRng::seed_from_u64(seed),
+            server: Server::new(),
+            client: Optimistic::new("client-0".to_owned()),
+            storage: Vec::new(),
+            user: USERS[0],
+            outgoing: VecDeque::new(),
+            connected: false,
+            mirror: Rows::new(),
+            made: Vec::new(),
+            keys_known: false,
+            client_ids: 0,
+            seen: Seen::default(),
+        }
+    }
+
+    pub fn run(mut self) -> Seen {
+        let switching = self.rng.random_bool(0.3);
+        for _ in 0..self.rng.random_range(20..160) {
+            match self.rng.random_range(0..100) {
+                0..10 => self.mutate(),
+                10..16 => self.server.others_write(&mut self.rng),
+                16..30 => self.server.judge(&mut self.rng),
+                30..42 => self.server.step(&mut self.rng),
+                42..60 => self.deliver(),
+                60..76 => self.send(),
+                76..82 => self.store(),
+                82..94 => self.connect(),
+                94..97 => self.disconnect(),
+                97..99 => self.crash(),
+                _ if switching => self.switch_user(),
+                _ => {}
+            }
+            self.check();
+        }
+        self.settle();
+        self.seen
+    }
+
+    fn mutate(&mut self) {
+        let count = self.rng.random_range(1..4);
+        let ops: Vec<Op> = (0..count).map(|_| random_op(&mut self.rng)).collect();
+        let (id, changes) = self.client.mutate(ops.clone()).unwrap();
+        self.made.push(Made {
+            id,
+            ops,
+            sent_as: None,
+            shown: true,
+            held: false,
+            told: None,
+            told_in_this_life: false,
+            dropped: false,
+        });
+        self.mirrored(changes);
+    }
+
+    fn send(&mut self) {
+        if self.rng.random_bool(0.5) {
+            if let Some(outgoing) = self.outgoing.pop_front() {
+                self.server.receive(outgoing);
+            }
+            return;
+        }
+        let window = self.rng.random_range(1..6);
+        let Some(outgoing) = self.client.next_to_send(window) else { return };
+        assert!(self.connected, "nothing is sent before `connected`");
+        let client_id = self.client.client_id().to_owned();
+        let sent_as = (client_id, outgoing.number);
+        let again = self.made.iter_mut().find(|made| made.sent_as.as_ref() == Some(&sent_as));
+        let made = match again {
+            Some(made) => {
+                self.seen.sent_again += 1;
+                self.seen.refused_sent_again += u64::from(made.told.is_some());
+                made
+            }
+            None => {
+                let unsent = |made: &&mut Made| made.sent_as.is_none() && !made.dropped;
+                self.made.iter_mut().find(unsent).unwrap()
+            }
+        };
+        assert_eq!(*made.ops, *outgoing.ops, "in the order in which they were made");
+        made.sent_as = Some(sent_as);
+        let id = made.id;
+        let stored =
+            |record: &Record| matches!(record, Record::Mutation { id: of, .. } if *of == id);
+        assert!(self.storage.iter().any(stored), "sent, but not durable");
+        self.outgoing.push_back(outgoing);
+    }
+
+    fn store(&mut self) {
+        let all = self.client.unstored().len();
+        if self.rng.random_bool(0.1) {
+            self.storage = self.client.records();
+            self.client.stored(all);
+        } else {
+            let count = self.rng.random_range(0..=all);
+            self.storage.extend(self.client.unstored().take(count).cloned());
+            self.client.stored(count);
+        }
+    }
+
+    fn connect(&mut self) {
+        if self.server.session.is_some() && self.rng.random_bool(0.9) {
+            return;
+        }
+        self.disconnect();
+        let cursor = self.client.cursor().map(str::to_owned);
+        let id = self.client.client_id().to_owned();
+        let settled = self.client.settled();
+        let connected =
+            self.server.connect(&id, self.user, cursor.as_deref(), settled, &mut self.rng);
+        if connected.is_none() {
+            let known = self.client.user_id().is_some();
+            self.client_ids += 1;
+            let step = self.client.abandon(format!("client-{}", self.client_ids));
+            for made in self.made.iter_mut().filter(|made| known && made.shown) {
+                made.shown = false;
+                made.dropped = true;
+                made.held = false;
+                self.seen.dropped += 1;
+            }
+            if known {
+                for made in &mut self.made {
+                    made.dropped = true;
+                }
+            }
+            self.stepped(step);
+        }
+    }
+
+    fn disconnect(&mut self) {
+        self.connected = false;
+        self.outgoing.clear();
+        self.client.disconnected();
+        self.server.cut(&mut self.rng);
+    }
+
+    fn switch_user(&mut self) {
+        self.disconnect();
+        self.user = USERS[self.rng.random_range(0..USERS.len())];
+    }
+
+    /// The process ends, with everything that was not stored.
+    fn crash(&mut self) {
+        self.disconnect();
+        self.seen.crashes += 1;
+        self.client = match Optimistic::restore(&self.storage).unwrap() {
+            Some(client) => client,
+            None => {
+                self.client_ids += 1;
+                Optimistic::new(format!("client-{}", self.client_ids))
+            }
+        };
+        let mut stored: BTreeSet<u64> = BTreeSet::new();
+        let mut hidden: BTreeSet<u64> = BTreeSet::new();
+        let mut settled = 0;
+        self.keys_known = false;
+        for record in &self.storage {
+            match record {
+                Record::Mutation { id, .. } => drop(stored.insert(*id)),
+                Record::Refused { id } => drop(hidden.insert(*id)),
+                Record::Settled { id } | Record::Client { settled: id, .. } => settled = *id,
+                Record::Tables { .. } => self.keys_known = true,
+                Record::User { .. } | Record::Offset { .. } => {}
+            }
+        }
+        for made in &self.made {
+            let lost = !stored.contains(&made.id) && made.id > settled;
+            assert!(!lost || made.sent_as.is_none(), "sent, and forgotten");
+        }
+        self.made.retain(|made| made.id <= settled || stored.contains(&made.id));
+        for made in &mut self.made {
+            made.told_in_this_life = false;
+            made.held = false;
+            made.shown = made.id > settled && !hidden.contains(&made.id);
+            if made.dropped && made.shown {
+                // That it was dropped was not durable.
+                (made.dropped, made.told) = (false, None);
+            }
+        }
+        // A new life shows what is pending over no rows, without telling of changes.
+        self.mirror = self.shown();
+    }
+
+    fn deliver(&mut self) {
+        let Some(message) = self.server.sent.pop_front() else { return };
+        let number = |made: &Made, client: &Optimistic| match &made.sent_as {
+            Some((client_id, number)) if client_id == client.client_id() => Some(*number),
+            _ => None,
+        };
+        // What must follow from the message, by the words of the protocol.
+        match &message {
+            ServerMessage::Connected(connected) => {
+                self.connected = true;
+                self.keys_known = true;
+                for made in self.made.iter_mut().filter(|made| made.shown && !made.held) {
+                    let Some(number) = number(made, &self.client) else { continue };
+                    if connected.refused.iter().any(|refusal| refusal.id == number) {
+                        made.shown = false;
+                        self.seen.refused_at_connect += 1;
+                    } else if number <= connected.last_mutation {
+                        made.held = true;
+                        self.seen.confirmed_at_connect += 1;
+                    }
+                }
+            }
+            ServerMessage::Ready { .. } => {
+                for made in self.made.iter_mut().filter(|made| made.held) {
+                    (made.held, made.shown) = (false, false);
+                }
+            }
+            ServerMessage::Tx { ack: Some(ack), .. } => {
+                for made in &mut self.made {
+                    if number(made, &self.client).is_some_and(|number| number <= *ack) {
+                        (made.held, made.shown) = (false, false);
+                    }
+                }
+            }
+            ServerMessage::Reject(refusal) => {
+                for made in &mut self.made {
+                    if number(made, &self.client) == Some(refusal.id) {
+                        made.shown = false;
+                    }
+                }
+            }
+            _ => {}
+        }
+        let step = self.client.apply(&message).unwrap();
+        self.stepped(step);
+    }
+
+    fn stepped(&mut self, step: Step) {
+        for Settled { id, outcome } in step.settled {
+            let made = self.made.iter_mut().find(|made| made.id == id).unwrap();
+            assert!(!made.told_in_this_life, "{id} is settled twice");
+            if let Some(told) = &made.told
+                && !made.dropped
+            {
+                assert_eq!(*told, outcome, "{id} is told otherwise in another life");
+            }
+            match outcome {
+                Outcome::Confirmed => self.seen.confirmed += 1,
+                Outcome::Refused { .. } => self.seen.refused += 1,
+            }
+            made.told = Some(outcome);
+            made.told_in_this_life = true;
+        }
+        self.mirrored(step.changes);
+    }
+
+    /// Each change must be one, and a step names a row once.
+    fn mirrored(&mut self, changes: Vec<RowChange>) {
+        let mut named = BTreeSet::new();
+        for change in changes {
+            let at = match &change {
+                RowChange::Put { table, row } => key(table, row),
+                RowChange::Delete { table, key: row } => key(table, row),
+            };
+            assert!(named.insert(at.clone()), "{at:?} twice in one step");
+            match change {
+                RowChange::Put { row, .. } => {
+                    assert_ne!(self.mirror.get(&at), Some(&row), "a change without a change");
+                    self.mirror.insert(at, row);
+                }
+                RowChange::Delete { table, key } => {
+                    let columns = TABLES.iter().find(|(name, _)| *name == table).unwrap().1;
+                    assert_eq!(key.len(), columns.len());
+                    assert!(self.mirror.remove(&at).is_some(), "a deleted row that was not shown");
+                }
+            }
+        }
+    }
+
+    fn shown(&self) -> Rows {
+        let mut shown = Rows::new();
+        for (table, _) in TABLES {
+            for row in self.client.rows(table) {
+                let twice = shown.insert(key(table, row), row.clone());
+                assert_eq!(twice, None, "a row is shown twice");
+                assert_eq!(self.client.get(table, row), Some(row));
+            }
+        }
+        shown
+    }
+
+    /// What must be shown, computed from nothing.
+    fn expected(&self) -> Rows {
+        let mut rows = match self.client.cursor() {
+            Some(cursor) => {
+                let (at, user) = cursor.split_once('@').unwrap();
+                assert_eq!(Some(user), self.client.user_id());
+                self.server.view(at.parse().unwrap(), user)
+            }
+            None => Rows::new(),
+        };
+        if !self.keys_known {
+            return rows;
+        }
+        for op in self.made.iter().filter(|made| made.shown).flat_map(|made| &made.ops) {
+            let key = key(&op.table, &op.row);
+            match op.kind {
+                OpKind::Insert => rows.entry(key).or_default().extend(op.row.clone()),
+                OpKind::Update => {
+                    if let Some(row) = rows.get_mut(&key) {
+                        row.extend(op.row.clone());
+                    }
+                }
+                OpKind::Delete => drop(rows.remove(&key)),
+            }
+        }
+        rows
+    }
+
+    fn check(&self) {
+        let shown = self.shown();
+        assert_eq!(shown, self.expected(), "what is shown");
+        assert_eq!(shown, self.mirror, "what the changes led to");
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for (table, _) in shown.keys() {
+            *counts.entry(table).or_default() += 1;
+        }
+        for (table, _) in TABLES {
+            assert_eq!(self.client.count(table), counts.get(table).copied().unwrap_or(0));
+        }
+        for made in self.made.iter().filter(|made| made.shown && self.keys_known) {
+            for op in &made.ops {
+                assert!(self.client.is_pending(&op.table, &op.row));
+            }
+        }
+        let waiting = self.made.iter().filter(|made| made.shown && !made.held);
+        assert!(self.client.pending().eq(waiting.map(|made| made.id)), "what is pending");
+    }
+
+    /// Everything goes well from now on.
+    fn settle(&mut self) {
+        for _ in 0..10_000 {
+            if self.server.session.is_none() {
+                self.connect();
+            }
+            self.store();
+            self.send();
+            self.server.judge(&mut self.rng);
+            self.server.step(&mut self.rng);
+            self.deliver();
+            self.check();
+            let unsettled = self.client.pending().next().is_some();
+            if !unsettled && self.outgoing.is_empty() && self.server.idle() {
+                return self.end();
+            }
+        }
+        panic!("not settled: {:?}", self.made);
+    }
+
+    fn end(&self) {
+        assert_eq!(self.mirror, self.server.now(self.user), "all is settled");
+        assert!(self.client.pending().next().is_none());
+        for made in &self.made {
+            if made.dropped {
+                continue;
+            }
+            let (client_id, number) = made.sent_as.as_ref().unwrap();
+            let client = &self.server.clients[client_id];
+            assert_eq!(client.user, self.user);
+            let applied = client.applied.contains(number);
+            let refused = client.refused.iter().filter(|refusal| refusal.id == *number).count();
+            assert_eq!(usize::from(applied) + refused, 1, "settled exactly once");
+            let confirmed = made.told.as_ref().unwrap() == &Outcome::Confirmed;
+            assert_eq!(confirmed, applied, "and told as it was");
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! The model's server: all that the protocol promises, over a history of whole states that is kept
+//! for ever, and nothing of how a real one does it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use rand::Rng;
+use rand::rngs::SmallRng;
+use rowtide_client::{Op, OpKind, Outgoing, Row};
+use rowtide_protocol::{Change, Connected, Mode, Refusal, ServerMessage, TableKey};
+use serde_json::{Value, json};
+
+/// Rows by table and the values of their key.
+pub type Rows = BTreeMap<(String, String), Row>;
+
+pub const TABLES: [(&str, &[&str]); 2] = [("note", &["id"]), ("mark", &["note", "person"])];
+pub const USERS: [&str; 2] = ["ann", "bob"];
+
+pub fn key(table: &str, row: &Row) -> (String, String) {
+    let (_, columns) = TABLES.iter().find(|(name, _)| *name == table).unwrap();
+    let values: Vec<&Value> = columns.iter().map(|column| &row[*column]).collect();
+    (table.to_owned(), json!(values).to_string())
+}
+
+fn key_row(table: &str, row: &Row) -> Row {
+    let (_, columns) = TABLES.iter().find(|(name, _)| *name == table).unwrap();
+    columns.iter().map(|column| ((*column).to_owned(), row[*column].clone())).collect()
+}
+
+/// What the database has of one client id.
+#[derive(Clone, Default)]
+pub struct ClientRow {
+    pub user: String,
+    pub last: u64,
+    pub refused: Vec<Refusal>,
+    pub applied: BTreeSet<u64>,
+    /// What came under each number first: it must be the same ever after.
+    pub seen: BTreeMap<u64, Vec<Op>>,
+}
+
+#[derive(Clone, Default)]
+struct Commit {
+    rows: Rows,
+    last: BTreeMap<String, u64>,
+}
+
+pub struct Session {
+    pub client_id: String,
+    user: String,
+    /// The commit that the messages sent so far lead to.
+    at: usize,
+    acked: u64,
+    ready: bool,
+    /// `ready` cannot come before the effects of what `connected` called settled.
+    settled_at: usize,
+    snapshot: bool,
+}
+
+pub struct Server {
+    /// Every state that was ever committed.
+    history: Vec<Commit>,
+    pub clients: BTreeMap<String, ClientRow>,
+    /// What each client sent and was not judged yet; a lost connection does not take it back.
+    work: BTreeMap<String, VecDeque<Outgoing>>,
+    pub session: Option<Session>,
+    /// What is on its way to the client.
+    pub sent: VecDeque<ServerMessage>,
+    writes: u64,
+}
+
+impl Server {
+    pub fn new() -> Server {
+        Server {
+            history: vec![Commit::default()],
+            clients: BTreeMap::new(),
+            work: BTreeMap::new(),
+            session: None,
+            sent: VecDeque::new(),
+            writes: 0,
+        }
+    }
+
+    fn head(&self) -> usize {
+        self.history.len() - 1
+    }
+
+    /// What `user` may see as of a commit.
+    pub fn view(&self, at: usize, user: &str) -> Rows {
+        let visible = |row: &Row| row["owner"] == user || row["owner"] == "all";
+        let rows = self.history[at].rows.iter().filter(|(_, row)| visible(row));
+        rows.map(|(key, row)| (key.clone(), row.clone())).collect()
+    }
+
+    pub fn now(&self, user: &str) -> Rows {
+        self.view(self.head(), user)
+    }
+
+    fn commit(&mut self, rows: Rows) {
+        let last = self.clients.iter().map(|(id, client)| (id.clone(), client.last)).collect();
+        self.history.push(Commit { rows, last });
+    }
+
+    /// Somebody else writes something.
+    pub fn others_write(&mut self, rng: &mut SmallRng) {
+        let mut rows = self.history[self.head()].rows.clone();
+        for _ in 0..rng.random_range(1..4) {
+            self.write(&mut rows, &crate::random_op(rng), true);
+        }
+        self.commit(rows);
+    }
+
+    /// One operation; whether there was a row for it.
+    fn write(&mut self, rows: &mut Rows, op: &Op, upsert: bool) -> bool {
+        self.writes += 1;
+        let key = key(&op.table, &op.row);
+        let there = rows.contains_key(&key);
+        if op.kind == OpKind::Delete {
+            return rows.remove(&key).is_some();
+        }
+        if op.kind == OpKind::Update && !there && !upsert {
+            return false;
+        }
+        let row = rows.entry(key).or_default();
+        row.entry("owner").or_insert_with(|| json!("all"));
+        row.extend(op.row.clone());
+        // As a trigger would: no client can know it before it comes.
+        row.insert("version".to_owned(), json!(self.writes));
+        true
+    }
+
+    /// `None`: the client id belongs to another user.
+    pub fn connect(
+        &mut self,
+        client_id: &str,
+        user: &str,
+        cursor: Option<&str>,
+        settled: Option<u64>,
+        rng: &mut SmallRng,
+    ) -> Option<()> {
+        self.cut(rng);
+        let client = self.clients.entry(client_id.to_owned()).or_default();
+        if client.user.is_empty() {
+            user.clone_into(&mut client.user);
+        }
+        if client.user != user {
+            return None;
+        }
+        let settled = settled.unwrap_or(0);
+        assert!(settled <= client.last, "the client knows what has not happened");
+        let mut refused = client.refused.clone();
+        refused.retain(|refusal| refusal.id > settled);
+        let last = client.last;
+        let resumed = cursor.filter(|_| rng.random_bool(0.7)).map(|cursor| {
+            let (at, of) = cursor.split_once('@').unwrap();
+            assert_eq!(of, user, "a cursor of another user");
+            at.parse::<usize>().unwrap()
+        });
+        let tables = TABLES.iter().map(|(table, key)| {
+            let key = key.iter().map(|column| (*column).to_owned()).collect();
+            ((*table).to_owned(), TableKey { key })
+        });
+        self.sent.push_back(ServerMessage::Connected(Connected {
+            protocol: 1,
+            user_id: user.to_owned(),
+            mode: if resumed.is_some() { Mode::Resume } else { Mode::Snapshot },
+            last_mutation: last,
+            refused,
+            tables: tables.collect(),
+        }));
+        self.session = Some(Session {
+            client_id: client_id.to_owned(),
+            user: user.to_owned(),
+            at: resumed.unwrap_or(0),
+            acked: last,
+            ready: false,
+            settled_at: self.head(),
+            snapshot: resumed.is_none(),
+        });
+        Some(())
+    }
+
+    /// The connection is gone, with all that was on its way; sometimes the server forgets with it
+    /// what it was sent.
+    pub fn cut(&mut self, rng: &mut SmallRng) {
+        self.sent.clear();
+        self.session = None;
+        if rng.random_bool(0.3) {
+            self.work.clear();
+        }
+    }
+
+    pub fn receive(&mut self, outgoing: Outgoing) {
+        let client_id = self.session.as_ref().unwrap().client_id.clone();
+        let seen = &mut self.clients.get_mut(&client_id).unwrap().seen;
+        let first = seen.entry(outgoing.number).or_insert_with(|| outgoing.ops.to_vec());
+        assert_eq!(*first, *outgoing.ops, "another mutation under the same number");
+        self.work.entry(client_id).or_default().push_back(outgoing);
+    }
+
+    pub fn idle(&self) -> bool {
+        let done = self.session.as_ref().is_some_and(|session| {
+            let last = self.clients[&session.client_id].last;
+            session.ready && session.at == self.head() && session.acked == last
+        });
+        done && self.sent.is_empty() && self.work.values().all(VecDeque::is_empty)
+    }
+
+    /// Judges one mutation of some client.
+    pub fn judge(&mut self, rng: &mut SmallRng) {
+        let waiting = self.work.iter().filter(|(_, work)| !work.is_empty());
+        let waiting: Vec<String> = waiting.map(|(client_id, _)| client_id.clone()).collect();
+        if waiting.is_empty() {
+            return;
+        }
+        let client_id = waiting[rng.random_range(0..waiting.len())].clone();
+        let Some(Outgoing { number, ops }) = self.work.get_mut(&client_id).unwrap().pop_front()
+        else {
+            return;
+        };
+        let client = &self.clients[&client_id];
+        if number <= client.last {
+            let refusal = client.refused.iter().find(|refusal| refusal.id == number).cloned();
+            self.tell(&client_id, refusal);
+            return;
+        }
+        assert_eq!(number, client.last + 1, "a gap");
+        let mut rows = self.history[self.head()].rows.clone();
+        let fits = ops.iter().all(|op| self.write(&mut rows, op, false));
+        let refused = !fits || rng.random_bool(0.15);
+        let client = self.clients.get_mut(&client_id).unwrap();
+        client.last = number;
+        if refused {
+            let code = if fits { "forbidden" } else { "not_found" };
+            let (code, message) = (code.to_owned(), "no".to_owned());
+            client.refused.push(Refusal { id: number, code, message });
+            let refusal = client.refused.last().cloned();
+            rows = self.history[self.head()].rows.clone();
+            self.commit(rows);
+            self.tell(&client_id, refusal);
+        } else {
+            assert!(client.applied.insert(number), "applied twice");
+            self.commit(rows);
+        }
+    }
+
+    /// To the newest connection of the client.
+    fn tell(&mut self, client_id: &str, refusal: Option<Refusal>) {
+        let session = self.session.as_ref().filter(|session| session.client_id == client_id);
+        if let (Some(refusal), Some(_)) = (refusal, session) {
+            self.sent.push_back(ServerMessage::Reject(refusal));
+        }
+    }
+
+    /// Sends the session a step further.
+    pub fn step(&mut self, rng: &mut SmallRng) {
+        let head = self.head();
+        let Some(session) = &self.session else { return };
+        let (user, client_id) = (session.user.clone(), session.client_id.clone());
+        let to = rng.random_range(session.at..=head);
+        let cursor = format!("{to}@{user}");
+        if session.snapshot && !session.ready {
+            let to = rng.random_range(session.settled_at..=head);
+            let mut rows: BTreeMap<String, Vec<Row>> = BTreeMap::new();
+            for ((table, _), row) in self.view(to, &user) {
+                rows.entry(table).or_default().push(row);
+            }
+            for (table, rows) in rows {
+                for rows in rows.chunks(3) {
+                    let (table, rows) = (table.clone(), rows.to_vec());
+                    self.sent.push_back(ServerMessage::Snapshot { table, rows });
+                }
+            }
+            self.sent.push_back(ServerMessage::Ready { cursor: format!("{to}@{user}") });
+            let session = self.session.as_mut().unwrap();
+            (session.at, session.ready) = (to, true);
+            return;
+        }
+        if !session.ready && session.at >= session.settled_at && rng.random_bool(0.5) {
+            self.sent.push_back(ServerMessage::Ready { cursor: format!("{}@{user}", session.at) });
+            self.session.as_mut().unwrap().ready = true;
+            return;
+        }
+        let last = self.history[to].last.get(&client_id).copied().unwrap_or(0);
+        // Nothing is to be said, or what was said is said again.
+        let ack = (last > session.acked || rng.random_bool(0.1)).then_some(last);
+        if to == session.at && ack.is_none() {
+            return;
+        }
+        let (before, after) = (self.view(session.at, &user), self.view(to, &user));
+        let mut changes = Vec::new();
+        for ((table, _), row) in before.iter().filter(|(key, _)| !after.contains_key(*key)) {
+            changes.push(Change::Delete { table: table.clone(), row: key_row(table, row) });
+        }
+        for (key, row) in &after {
+            // Sometimes also what has not changed.
+            if before.get(key) != Some(row) || rng.random_bool(0.05) {
+                if rng.random_bool(0.1) {
+                    let row = key_row(&key.0, row);
+                    changes.push(Change::Delete { table: key.0.clone(), row });
+                }
+                changes.push(Change::Put { table: key.0.clone(), row: row.clone() });
+            }
+        }
+        let session = self.session.as_mut().unwrap();
+        session.at = to;
+        session.acked = session.acked.max(last);
+        self.sent.push_back(ServerMessage::Tx { cursor, changes, ack, commit_time: None });
+    }
+}
