@@ -5,14 +5,18 @@
 
 mod backoff;
 mod client;
+mod file_storage;
 mod op;
 mod optimistic;
 mod overlay;
 mod queue;
 mod replica;
+mod storage;
 
 pub use client::{Client, ClientOptions, ConnectionError, Event, Status, TokenSource};
+pub use file_storage::FileStorage;
 pub use op::{Op, OpKind, row_of};
 pub use optimistic::{ApplyError, MutateError, Optimistic, Outcome, Outgoing, Settled, Step};
 pub use queue::{CorruptQueue, Record};
 pub use replica::{Key, Replica, ReplicaError, Row, RowChange};
+pub use storage::{MemoryStorage, Storage, StorageError};
