@@ -89,6 +89,7 @@ pub struct Optimistic {
     /// The highest mutation sent on this connection; `None` before `connected`.
     sending: Option<u64>,
     unstored: VecDeque<Record>,
+    outcomes: VecDeque<Record>,
     unstored_headers: usize,
     stored_last: u64,
     stored_settled: u64,
@@ -145,6 +146,7 @@ impl Optimistic {
             sent: queue.settled,
             sending: None,
             unstored: VecDeque::new(),
+            outcomes: VecDeque::new(),
             unstored_headers: 0,
             stored_last: queue.last(),
             stored_settled: queue.settled,
@@ -360,7 +362,7 @@ impl Optimistic {
         Some(Outgoing { number: self.queue.number(id), ops })
     }
 
-    /// What is not durable yet, in order.
+    /// What must be made durable before what follows from it is sent, in order.
     pub fn unstored(&self) -> impl ExactSizeIterator<Item = &Record> {
         self.unstored.iter()
     }
@@ -371,17 +373,33 @@ impl Optimistic {
             self.unstored_headers -= usize::from(record.is_header());
             match record {
                 Record::Mutation { id, .. } => self.stored_last = id,
-                Record::Settled { id } | Record::Client { settled: id, .. } => {
-                    self.stored_settled = id;
-                    self.stored_last = self.stored_last.max(id);
+                Record::Client { settled, .. } => {
+                    self.stored_last = self.stored_last.max(settled);
+                    self.stored_settled = self.stored_settled.max(settled);
                 }
                 _ => {}
             }
         }
     }
 
+    /// Outcomes that are not durable yet, in order. They are to be stored after they were told: what is
+    /// lost before is told again. They may be stored before or after what [`Optimistic::unstored`] says
+    /// at the same time.
+    pub fn outcomes(&self) -> impl ExactSizeIterator<Item = &Record> {
+        self.outcomes.iter()
+    }
+
+    /// The first `count` of [`Optimistic::outcomes`] are durable now.
+    pub fn outcomes_stored(&mut self, count: usize) {
+        for record in self.outcomes.drain(..count.min(self.outcomes.len())) {
+            if let Record::Settled { id } = record {
+                self.stored_settled = self.stored_settled.max(id);
+            }
+        }
+    }
+
     /// The fewest records that lead to the present queue: a storage may keep them in place of all
-    /// before, [`Optimistic::unstored`] included.
+    /// before, [`Optimistic::unstored`] and [`Optimistic::outcomes`] included.
     pub fn records(&self) -> Vec<Record> {
         self.queue.records()
     }
@@ -390,7 +408,10 @@ impl Optimistic {
         let applied = self.queue.apply(&record);
         debug_assert_eq!(applied, Ok(()));
         self.unstored_headers += usize::from(record.is_header());
-        self.unstored.push_back(record);
+        match record {
+            Record::Refused { .. } | Record::Settled { .. } => self.outcomes.push_back(record),
+            _ => self.unstored.push_back(record),
+        }
     }
 
     /// Gives a message to the base.

@@ -69,11 +69,6 @@ impl Record {
     pub(crate) fn is_header(&self) -> bool {
         matches!(self, Record::Client { .. } | Record::User { .. } | Record::Offset { .. })
     }
-
-    /// Whether it may be stored a little later: if it is lost, the server tells the same again.
-    pub(crate) fn can_wait(&self) -> bool {
-        matches!(self, Record::Refused { .. } | Record::Settled { .. })
-    }
 }
 
 /// Records that do not follow from each other.
@@ -189,6 +184,8 @@ impl Queue {
                 self.bytes += bytes;
                 self.entries.push_back(Entry { ops: Arc::clone(ops), refused: false, bytes });
             }
+            // An outcome may be stored later than what has made it void.
+            Record::Refused { id } | Record::Settled { id } if *id <= self.settled => {}
             Record::Refused { id } => match self.index(*id) {
                 Some(index) => self.entries[index].refused = true,
                 None => return Err(format!("mutation {id} is refused, but not in the queue")),

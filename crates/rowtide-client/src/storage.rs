@@ -24,7 +24,8 @@ pub trait Storage: Send + 'static {
     /// When they cannot be made durable.
     fn append(&mut self, records: &[Record]) -> Result<(), StorageError>;
 
-    /// Puts these records in the place of all others, or leaves everything as it was.
+    /// Puts these records in the place of all others. After an error all of the old ones or all of the
+    /// new ones are there, and it is called again before anything is appended.
     ///
     /// # Errors
     /// When they cannot be made durable.

@@ -33,8 +33,9 @@ fn live() -> Optimistic {
 }
 
 fn store(client: &mut Optimistic) -> Vec<Record> {
-    let records: Vec<Record> = client.unstored().cloned().collect();
-    client.stored(records.len());
+    let records: Vec<Record> = client.unstored().chain(client.outcomes()).cloned().collect();
+    client.stored(usize::MAX);
+    client.outcomes_stored(usize::MAX);
     records
 }
 
@@ -253,7 +254,7 @@ fn as_deep_as_it_may_be_it_can_be_stored_and_sent() {
 fn records_that_do_not_follow_from_each_other_are_told() {
     let client = Record::Client { client_id: "client-1".to_owned(), offset: 0, settled: 0 };
     let position = |records: &[Record]| Optimistic::restore(records).unwrap_err().position;
-    assert_eq!(position(&[Record::Settled { id: 0 }]), 1);
+    assert_eq!(position(&[Record::Settled { id: 1 }]), 1);
     assert_eq!(position(&[client.clone(), Record::Settled { id: 1 }]), 2);
     assert_eq!(position(&[client.clone(), Record::Refused { id: 1 }]), 2);
     let second = Record::Mutation { id: 2, ops: note(1, "a").into() };

@@ -174,14 +174,18 @@ impl History {
     }
 
     fn store(&mut self) {
-        let all = self.client.unstored().len();
+        let (all, outcomes) = (self.client.unstored().len(), self.client.outcomes().len());
         if self.rng.random_bool(0.1) {
             self.storage = self.client.records();
             self.client.stored(all);
+            self.client.outcomes_stored(outcomes);
         } else {
             let count = self.rng.random_range(0..=all);
             self.storage.extend(self.client.unstored().take(count).cloned());
             self.client.stored(count);
+            let count = self.rng.random_range(0..=outcomes);
+            self.storage.extend(self.client.outcomes().take(count).cloned());
+            self.client.outcomes_stored(count);
         }
     }
 
@@ -245,7 +249,9 @@ impl History {
             match record {
                 Record::Mutation { id, .. } => drop(stored.insert(*id)),
                 Record::Refused { id } => drop(hidden.insert(*id)),
-                Record::Settled { id } | Record::Client { settled: id, .. } => settled = *id,
+                Record::Settled { id } | Record::Client { settled: id, .. } => {
+                    settled = settled.max(*id);
+                }
                 Record::Tables { .. } => self.keys_known = true,
                 Record::User { .. } | Record::Offset { .. } => {}
             }
