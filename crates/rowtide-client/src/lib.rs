@@ -5,15 +5,20 @@
 
 mod backoff;
 mod client;
+mod connection;
 mod file_storage;
+mod journal;
 mod op;
 mod optimistic;
 mod overlay;
 mod queue;
 mod replica;
+mod shared;
 mod storage;
 
-pub use client::{Client, ClientOptions, ConnectionError, Event, Status, TokenSource};
+pub use client::{
+    Base, Client, ClientOptions, ClientStatus, ConnectionError, Event, Shown, Status, TokenSource,
+};
 pub use file_storage::FileStorage;
 pub use op::{Op, OpKind, row_of};
 pub use optimistic::{ApplyError, MutateError, Optimistic, Outcome, Outgoing, Settled, Step};

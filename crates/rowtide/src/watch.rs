@@ -102,7 +102,7 @@ fn plain(event: &Event) -> std::io::Result<()> {
         Event::Status(Status::Live) => writeln!(out, "live")?,
         Event::Status(Status::Connecting) => eprintln!("connecting …"),
         Event::Status(Status::Offline { reason }) => eprintln!("offline: {reason}"),
-        Event::Stopped(_) => {}
+        Event::Settled(_) | Event::NotStored { .. } | Event::Stopped(_) => {}
     }
     out.flush()
 }
@@ -124,7 +124,8 @@ impl Screen {
                 let gone = self.log.len().saturating_sub(LOG_LINES);
                 self.log.drain(..gone);
             }
-            Event::Changes(_) | Event::Stopped(_) => {}
+            Event::Changes(_) | Event::Settled(_) | Event::NotStored { .. } | Event::Stopped(_) => {
+            }
         }
         let width = std::env::var("COLUMNS").ok().and_then(|w| w.parse().ok()).unwrap_or(100);
         let cut = |text: &str| text.chars().take(width).collect::<String>();
