@@ -6,6 +6,7 @@ use std::time::Duration;
 use rowtide::application::Application;
 use rowtide::auth::{AuthOptions, sign};
 use rowtide::hub::HubOptions;
+use rowtide::limits::ClientLimits;
 use rowtide::server::{Server, ServerOptions};
 use rowtide_client::{Client, ClientOptions};
 use rowtide_plan::definition::Definition;
@@ -80,8 +81,14 @@ impl App {
             },
             auth: AuthOptions { secret: Some(SECRET.to_owned()), ..AuthOptions::default() },
             listen: ([127, 0, 0, 1], 0).into(),
-            max_message_bytes: 64 << 10,
-            sessions_per_user: 50,
+            client: ClientLimits {
+                message_bytes: 64 << 10,
+                mutation_bytes: 32 << 10,
+                requests_per_minute: 0,
+                ..ClientLimits::default()
+            },
+            mutation_connections: 4,
+            prepared_statements: true,
         };
         change(&mut options);
         let mut app = App { database, server: None, options };

@@ -8,6 +8,7 @@ mod dir;
 mod eventually;
 mod raw;
 mod truth;
+mod writer;
 
 pub use app::{App, SECRET};
 pub use command::{Running, Said, rowtide, said};
@@ -16,3 +17,4 @@ pub use dir::Dir;
 pub use eventually::eventually;
 pub use raw::{Bystander, Ending, Raw, http};
 pub use truth::{Rows, held, truth};
+pub use writer::{Outcome, Writer};

@@ -4,9 +4,11 @@
 use std::collections::HashMap;
 
 use rowtide_plan::sql::quote_identifier;
+use rowtide_protocol::{Lsn, Refusal};
 use tokio_postgres::Client;
 
 use crate::connect::Names;
+use crate::wal::end_of_wal;
 
 /// Whose a client id is, and how far its mutations are settled.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +45,43 @@ pub async fn claim(
     let claimed =
         |(id, user): &(String, String)| found.get(id).filter(|_| !user.contains('\0')).cloned();
     Ok(wanted.iter().map(claimed).collect())
+}
+
+/// What clients are told when they come back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// The refusals after the mutation that each knows of, by client id, in order.
+    pub refused: HashMap<String, Vec<Refusal>>,
+    /// All that was settled until now was settled by commits up to here.
+    pub until: Lsn,
+}
+
+/// What was refused of each `(client id, the highest mutation whose outcome it knows)`.
+///
+/// # Errors
+/// When a statement fails.
+pub async fn settled(
+    client: &Client,
+    names: &Names,
+    known: &[(String, u64)],
+) -> Result<Settled, tokio_postgres::Error> {
+    let schema = quote_identifier(&names.schema);
+    let sql = format!(
+        "SELECT r.client_id, r.id, r.code, r.message
+         FROM {schema}.refusal r
+         JOIN unnest($1::text[], $2::bigint[]) AS known(client_id, id) USING (client_id)
+         WHERE r.id > known.id ORDER BY r.client_id, r.id"
+    );
+    let ids: Vec<&str> = known.iter().map(|(id, _)| id.as_str()).collect();
+    let numbers: Vec<i64> =
+        known.iter().map(|(_, number)| i64::try_from(*number).unwrap_or(i64::MAX)).collect();
+    let mut settled = Settled { until: end_of_wal(client).await?, ..Settled::default() };
+    for row in client.query(&sql, &[&ids, &numbers]).await? {
+        let id = u64::try_from(row.get::<_, i64>(1)).unwrap_or(0);
+        let refusal = Refusal { id, code: row.get(2), message: row.get(3) };
+        settled.refused.entry(row.get(0)).or_default().push(refusal);
+    }
+    Ok(settled)
 }
 
 async fn claim_once(

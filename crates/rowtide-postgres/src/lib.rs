@@ -15,3 +15,4 @@ pub mod rules;
 pub mod setup;
 pub mod stream;
 mod tls;
+mod wal;

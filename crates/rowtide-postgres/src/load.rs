@@ -11,7 +11,7 @@ use rowtide_plan::encode::{Datum, EncodeError, RowEncoder};
 use rowtide_plan::plan::{BranchId, Plan};
 use rowtide_plan::row::{Row, Topic};
 use rowtide_plan::sql::load_sql;
-use rowtide_protocol::{InvalidLsn, Lsn};
+use rowtide_protocol::InvalidLsn;
 use rustc_hash::FxHashMap;
 use thiserror::Error;
 use tokio_postgres::Client;
@@ -19,6 +19,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 
 use crate::connect::{ConnectError, ConnectOptions, TEXT_SETTINGS, connect, reason};
+use crate::wal::WalLayout;
 
 /// Why a load did not arrive.
 #[derive(Debug, Error)]
@@ -82,32 +83,6 @@ struct Connection {
     wal: WalLayout,
 }
 
-/// Where page headers lie in WAL.
-#[derive(Clone, Copy, Debug)]
-struct WalLayout {
-    block_bytes: u64,
-    segment_bytes: u64,
-}
-
-impl WalLayout {
-    /// At the start of a page `pg_current_wal_insert_lsn` points behind the page's header, where the
-    /// next record will go, while the stream's position is the end of the last record, before it.
-    /// Without this a view could wait for bytes that only the next write makes.
-    fn end_of_last_record(self, insert: Lsn) -> Lsn {
-        const LONG_HEADER: u64 = 40;
-        const SHORT_HEADER: u64 = 24;
-        let in_segment = insert.0 % self.segment_bytes;
-        let in_block = insert.0 % self.block_bytes;
-        if in_segment == LONG_HEADER {
-            Lsn(insert.0 - LONG_HEADER)
-        } else if in_block == SHORT_HEADER && in_segment > self.block_bytes {
-            Lsn(insert.0 - SHORT_HEADER)
-        } else {
-            insert
-        }
-    }
-}
-
 impl Loader {
     /// A loader that has not connected yet.
     pub fn new(options: ConnectOptions) -> Loader {
@@ -139,16 +114,7 @@ impl Loader {
 
 async fn open(options: &ConnectOptions) -> Result<Connection, LoadError> {
     let client = connect(options, "load").await?;
-    let sql = "SELECT pg_size_bytes(current_setting('wal_segment_size')), \
-               current_setting('wal_block_size')::bigint";
-    let row = client.query_one(sql, &[]).await?;
-    let (segment, block): (i64, i64) = (row.get(0), row.get(1));
-    let positive = |number: i64| {
-        u64::try_from(number).ok().filter(|number| *number > 0).ok_or_else(|| {
-            LoadError::Answer("the size of WAL segments or blocks is not positive".to_owned())
-        })
-    };
-    let wal = WalLayout { segment_bytes: positive(segment)?, block_bytes: positive(block)? };
+    let wal = WalLayout::read(&client).await?;
     Ok(Connection { client, wal })
 }
 
@@ -229,19 +195,4 @@ async fn load_branch(
         }
     }
     Ok(rows)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_position_at_the_start_of_a_page_is_the_end_of_the_record_before() {
-        let wal = WalLayout { block_bytes: 8192, segment_bytes: 16 << 20 };
-        let end = |lsn| wal.end_of_last_record(Lsn(lsn)).0;
-        assert_eq!(end(0x0300_0028), 0x0300_0000, "a segment starts with a long header");
-        assert_eq!(end(0x0300_2018), 0x0300_2000, "a page starts with a short header");
-        assert_eq!(end(0x0300_2028), 0x0300_2028, "a record may end right after a short header");
-        assert_eq!(end(0x0300_1238), 0x0300_1238);
-    }
 }

@@ -49,9 +49,8 @@ async fn prepare_table(
         match client.prepare(&statement.sql).await {
             Ok(prepared) => rule.set_types(prepared.params().iter().map(kind)),
             Err(error) if error.as_db_error().is_some() => {
-                let at = position(&error, &statement.sql).and_then(|at| {
-                    at.checked_sub(statement.starts)
-                });
+                let at = position(&error, &statement.sql)
+                    .and_then(|at| at.checked_sub(statement.starts));
                 let mut number = 0;
                 let parameter = |_: &_| {
                     number += 1;

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::{Cursor, ErrorCode};
+use crate::{Cursor, ErrorCode, Refusal};
 
 fn json(value: impl Serialize) -> String {
     serde_json::to_string(&value).expect("strings and numbers always have a JSON form")
@@ -74,13 +74,12 @@ fn join<'a>(frame: &mut Vec<u8>, parts: impl IntoIterator<Item = &'a [u8]>) {
     }
 }
 
-/// A `connected` frame. `mode` is `snapshot` or `resume`; refusals are `(id, code, message)`;
-/// `tables_json` is an object of each table's `{"key":[…]}`.
+/// A `connected` frame. `mode` is `snapshot` or `resume`; `tables_json` is an object of each table's `{"key":[…]}`.
 pub fn connected_frame(
     user_id: &str,
     mode: &str,
     last_mutation: u64,
-    refused: &[(u64, String, String)],
+    refused: &[Refusal],
     tables_json: &str,
 ) -> Bytes {
     #[derive(Serialize)]
@@ -91,17 +90,9 @@ pub fn connected_frame(
         user_id: &'a str,
         mode: &'a str,
         last_mutation: u64,
-        refused: Vec<Refused<'a>>,
+        refused: &'a [Refusal],
         tables: Option<&'a serde_json::value::RawValue>,
     }
-    #[derive(Serialize)]
-    struct Refused<'a> {
-        id: u64,
-        code: &'a str,
-        message: &'a str,
-    }
-    let refused =
-        refused.iter().map(|(id, code, message)| Refused { id: *id, code, message }).collect();
     let protocol = crate::PROTOCOL_VERSION;
     let tables = serde_json::from_str(tables_json).ok();
     let r#type = "connected";

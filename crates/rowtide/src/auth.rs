@@ -11,6 +11,7 @@ use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
 use jsonwebtoken::{
     Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode,
 };
+use rowtide_postgres::mutate::Author;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Number, Value};
 use thiserror::Error;
@@ -37,6 +38,11 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// For whom rules are judged.
+    pub fn author(&self) -> Author {
+        Author { user_id: self.user_id.clone(), claims: self.claims.clone() }
+    }
+
     /// How long the token is still good, by whichever clock is slower. May be longer than an
     /// `Instant` can be away.
     pub fn remaining(&self) -> Duration {

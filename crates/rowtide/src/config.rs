@@ -13,7 +13,7 @@ use thiserror::Error;
 use toml::Spanned;
 
 use crate::auth::AuthOptions;
-use crate::limits;
+use crate::limits::{self, ClientLimits};
 
 /// The settings of a server, checked.
 #[derive(Clone, Debug)]
@@ -32,10 +32,12 @@ pub struct Config {
     pub engines: usize,
     /// How many bytes of changes may wait for one session.
     pub outbox_bytes: usize,
-    /// The largest message from a client, in bytes.
-    pub max_message_bytes: usize,
-    /// How many sessions one user may have at a time.
-    pub sessions_per_user: usize,
+    /// What clients may ask for.
+    pub client: ClientLimits,
+    /// How many connections to Postgres apply mutations.
+    pub mutation_connections: usize,
+    /// Whether statements are prepared on those.
+    pub prepared_statements: bool,
 }
 
 /// Settings as they were given; what is not given is `None`.
@@ -71,9 +73,25 @@ pub struct Settings {
     /// How many bytes of changes may wait for one session [default: 16777216]
     #[arg(long, value_name = "BYTES")]
     pub outbox_bytes: Option<String>,
-    /// The largest message from a client [default: 1048576]
+    /// The largest message from a client; a larger one closes its connection [default: 4194304]
     #[arg(long, value_name = "BYTES")]
     pub max_message_bytes: Option<String>,
+    /// The largest mutation; a larger one is refused [default: 262144]
+    #[arg(long, value_name = "BYTES")]
+    pub max_mutation_bytes: Option<String>,
+    /// The most operations of one mutation, 1 to 500 [default: 500]
+    #[arg(long, value_name = "NUMBER")]
+    pub ops_per_mutation: Option<String>,
+    /// How many connects and mutations one user may have in a minute, 0 for any number [default: 600]
+    #[arg(long, value_name = "NUMBER")]
+    pub requests_per_minute: Option<String>,
+    /// How many connections to Postgres apply mutations, 1 to 1000 [default: 10]
+    #[arg(long, value_name = "NUMBER")]
+    pub mutation_connections: Option<String>,
+    /// Whether statements are prepared, true or false; false behind a pooler that hands out a connection
+    /// for each transaction and does not know of them [default: true]
+    #[arg(long, value_name = "BOOL")]
+    pub prepared_statements: Option<String>,
     /// How many sessions one user may have at a time [default: 50]
     #[arg(long, value_name = "NUMBER")]
     pub sessions_per_user: Option<String>,
@@ -150,7 +168,7 @@ enum Scalar {
 
 impl Settings {
     /// Every setting by its name, in the order of `--help`.
-    fn fields(&mut self) -> [(&'static str, &mut Option<String>); 12] {
+    fn fields(&mut self) -> [(&'static str, &mut Option<String>); 17] {
         [
             ("database_url", &mut self.database_url),
             ("definition", &mut self.definition),
@@ -163,6 +181,11 @@ impl Settings {
             ("engines", &mut self.engines),
             ("outbox_bytes", &mut self.outbox_bytes),
             ("max_message_bytes", &mut self.max_message_bytes),
+            ("max_mutation_bytes", &mut self.max_mutation_bytes),
+            ("ops_per_mutation", &mut self.ops_per_mutation),
+            ("requests_per_minute", &mut self.requests_per_minute),
+            ("mutation_connections", &mut self.mutation_connections),
+            ("prepared_statements", &mut self.prepared_statements),
             ("sessions_per_user", &mut self.sessions_per_user),
         ]
     }
@@ -314,8 +337,13 @@ impl Settings {
         }
         let cores = std::thread::available_parallelism().map_or(1, usize::from).min(64);
         let outbox = limits::OUTBOX_BYTES;
-        let message = limits::MAX_MESSAGE_BYTES;
-        let sessions = limits::SESSIONS_PER_USER;
+        let client = ClientLimits::default();
+        let prepared = self.prepared_statements.as_deref().unwrap_or("true");
+        let prepared = prepared.parse().map_err(|_| ConfigError::Value {
+            name: "prepared_statements",
+            value: prepared.to_owned(),
+            expected: "expected true or false".to_owned(),
+        })?;
         Ok(Config {
             database,
             names,
@@ -329,20 +357,51 @@ impl Settings {
             },
             engines: number("engines", &self.engines, cores, 1, 64)?,
             outbox_bytes: number("outbox_bytes", &self.outbox_bytes, outbox, 4096, 1 << 32)?,
-            max_message_bytes: number(
-                "max_message_bytes",
-                &self.max_message_bytes,
-                message,
-                1024,
-                1 << 28,
-            )?,
-            sessions_per_user: number(
-                "sessions_per_user",
-                &self.sessions_per_user,
-                sessions,
+            client: ClientLimits {
+                message_bytes: number(
+                    "max_message_bytes",
+                    &self.max_message_bytes,
+                    client.message_bytes,
+                    1024,
+                    1 << 28,
+                )?,
+                mutation_bytes: number(
+                    "max_mutation_bytes",
+                    &self.max_mutation_bytes,
+                    client.mutation_bytes,
+                    1024,
+                    1 << 28,
+                )?,
+                ops_per_mutation: number(
+                    "ops_per_mutation",
+                    &self.ops_per_mutation,
+                    client.ops_per_mutation,
+                    1,
+                    limits::OPS_PER_MUTATION,
+                )?,
+                sessions_per_user: number(
+                    "sessions_per_user",
+                    &self.sessions_per_user,
+                    client.sessions_per_user,
+                    1,
+                    100_000,
+                )?,
+                requests_per_minute: number(
+                    "requests_per_minute",
+                    &self.requests_per_minute,
+                    limits::REQUESTS_PER_MINUTE,
+                    0,
+                    1_000_000_000,
+                )? as u32,
+            },
+            mutation_connections: number(
+                "mutation_connections",
+                &self.mutation_connections,
+                limits::MUTATION_CONNECTIONS,
                 1,
-                100_000,
+                1_000,
             )?,
+            prepared_statements: prepared,
         })
     }
 }

@@ -3,8 +3,24 @@
 
 use std::time::Duration;
 
-/// The largest message from a client, in bytes.
-pub const MAX_MESSAGE_BYTES: usize = 1 << 20;
+/// The largest message from a client, in bytes; beyond it the connection is closed.
+pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
+/// The largest mutation, in bytes; beyond it the mutation is refused as `too_large`.
+pub const MAX_MUTATION_BYTES: usize = 256 << 10;
+/// The most operations of one mutation.
+pub const OPS_PER_MUTATION: usize = rowtide_protocol::MAX_OPS;
+/// How many connects and mutations one user may have in a minute.
+pub const REQUESTS_PER_MINUTE: usize = 600;
+/// How many connections to Postgres apply mutations.
+pub const MUTATION_CONNECTIONS: usize = 10;
+/// How many mutations of one client may wait; beyond it the client is sent away, to come back.
+pub const MUTATION_QUEUE: usize = 256;
+/// How many bytes of mutations may wait in all.
+pub const MUTATION_QUEUE_BYTES: usize = 256 << 20;
+/// How often a mutation that others are in the way of is tried.
+pub const CONFLICT_RETRIES: u32 = 20;
+/// How long refusals of a client that asks too often gather, to be settled together.
+pub const LIMITED_GATHER: Duration = Duration::from_millis(100);
 /// How many bytes of changes may wait for one session before it is closed with `slow_consumer`.
 pub const OUTBOX_BYTES: usize = 16 << 20;
 /// How many sessions one user may have at a time.
@@ -42,3 +58,30 @@ pub const CLAIM_GATHER: Duration = Duration::from_millis(5);
 pub const CLAIM_BATCH: usize = 2_000;
 /// How long claiming a client id may take before the client is told `unavailable`.
 pub const CLAIM_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What one client, or one user, may ask of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// The largest message, in bytes; beyond it the connection is closed.
+    pub message_bytes: usize,
+    /// The largest mutation, in bytes; beyond it the mutation is refused.
+    pub mutation_bytes: usize,
+    /// The most operations of one mutation.
+    pub ops_per_mutation: usize,
+    /// How many sessions one user may have at a time.
+    pub sessions_per_user: usize,
+    /// How many connects and mutations one user may have in a minute; 0: any number.
+    pub requests_per_minute: u32,
+}
+
+impl Default for ClientLimits {
+    fn default() -> ClientLimits {
+        ClientLimits {
+            message_bytes: MAX_MESSAGE_BYTES,
+            mutation_bytes: MAX_MUTATION_BYTES,
+            ops_per_mutation: OPS_PER_MUTATION,
+            sessions_per_user: SESSIONS_PER_USER,
+            requests_per_minute: REQUESTS_PER_MINUTE as u32,
+        }
+    }
+}

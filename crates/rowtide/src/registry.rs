@@ -5,9 +5,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rowtide_postgres::client_registry::{Claimed, claim};
+use rowtide_postgres::client_registry::{Claimed, Settled, claim, settled};
 use rowtide_postgres::connect::{ConnectOptions, Names, connect, reason};
-use rowtide_protocol::ClientId;
+use rowtide_protocol::{ClientId, Lsn, Refusal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_postgres::Client;
@@ -25,7 +25,18 @@ pub(crate) enum Refused {
 struct Request {
     client_id: String,
     user_id: String,
-    reply: oneshot::Sender<Result<Claimed, String>>,
+    /// The highest mutation whose outcome the client knows.
+    settled: u64,
+    reply: oneshot::Sender<Result<Known, String>>,
+}
+
+/// What is known of a client.
+#[derive(Clone)]
+struct Known {
+    claimed: Claimed,
+    refused: Vec<Refusal>,
+    /// Rows that are not older have the effects of all that was settled.
+    until: Lsn,
 }
 
 #[derive(Default)]
@@ -52,7 +63,7 @@ pub(crate) struct Entry {
     user_id: String,
     number: u64,
     superseded: CancellationToken,
-    last_mutation: u64,
+    known: Known,
 }
 
 impl Entry {
@@ -61,8 +72,23 @@ impl Entry {
         self.superseded.cancelled().await;
     }
 
+    pub(crate) fn client_id(&self) -> &str {
+        self.client_id.as_str()
+    }
+
+    /// Every mutation up to this one was settled when the client came.
     pub(crate) fn last_mutation(&self) -> u64 {
-        self.last_mutation
+        self.known.claimed.last_mutation
+    }
+
+    /// What was refused of those that the client does not know the outcome of.
+    pub(crate) fn refused(&self) -> &[Refusal] {
+        &self.known.refused
+    }
+
+    /// Rows that are not older have the effects of all of them.
+    pub(crate) fn settled_until(&self) -> Lsn {
+        self.known.until
     }
 }
 
@@ -106,17 +132,18 @@ impl Registry {
         &self,
         client_id: &ClientId,
         user_id: &str,
+        settled: u64,
     ) -> Result<Entry, Refused> {
-        let (reply, claimed) = oneshot::channel();
-        let request =
-            Request { client_id: client_id.to_string(), user_id: user_id.to_owned(), reply };
+        let (reply, known) = oneshot::channel();
+        let (client, user) = (client_id.to_string(), user_id.to_owned());
+        let request = Request { client_id: client, user_id: user, settled, reply };
         let away = || Refused::Unavailable("the database is not there; come back later".to_owned());
         let asked = async {
             self.claims.send(request).await.map_err(|_| away())?;
-            claimed.await.map_err(|_| away())?.map_err(Refused::Unavailable)
+            known.await.map_err(|_| away())?.map_err(Refused::Unavailable)
         };
-        let claimed = timeout(CLAIM_TIMEOUT, asked).await.map_err(|_| away())??;
-        if claimed.user_id != user_id {
+        let known = timeout(CLAIM_TIMEOUT, asked).await.map_err(|_| away())??;
+        if known.claimed.user_id != user_id {
             return Err(Refused::OtherUser);
         }
         let mut connected = self.lock();
@@ -141,7 +168,7 @@ impl Registry {
             user_id: user_id.to_owned(),
             number,
             superseded,
-            last_mutation: claimed.last_mutation,
+            known,
         })
     }
 }
@@ -156,9 +183,7 @@ async fn run(database: ConnectOptions, names: Names, mut requests: mpsc::Receive
         {
             batch.push(request);
         }
-        let wanted: Vec<(String, String)> =
-            batch.iter().map(|r| (r.client_id.clone(), r.user_id.clone())).collect();
-        let claimed = claim_all(&database, &names, &mut client, &wanted).await;
+        let claimed = claim_all(&database, &names, &mut client, &batch).await;
         if let Err(error) = &claimed {
             client = None;
             tracing::warn!(error, "cannot look up client ids");
@@ -180,11 +205,33 @@ async fn claim_all(
     database: &ConnectOptions,
     names: &Names,
     client: &mut Option<Client>,
-    wanted: &[(String, String)],
-) -> Result<Vec<Option<Claimed>>, String> {
+    batch: &[Request],
+) -> Result<Vec<Option<Known>>, String> {
     if client.as_ref().is_none_or(Client::is_closed) {
         *client = Some(connect(database, "clients").await.map_err(|error| error.to_string())?);
     }
     let Some(client) = client else { return Err("not connected".to_owned()) };
-    claim(client, names, wanted).await.map_err(|error| reason(&error))
+    let failed = |error: tokio_postgres::Error| reason(&error);
+    let wanted: Vec<(String, String)> =
+        batch.iter().map(|r| (r.client_id.clone(), r.user_id.clone())).collect();
+    let claimed = claim(client, names, &wanted).await.map_err(failed)?;
+    // Most clients know how their mutations ended.
+    let knows = |(request, claimed): (&Request, &Option<Claimed>)| {
+        let behind = claimed.as_ref()?.last_mutation > request.settled;
+        behind.then(|| (request.client_id.clone(), request.settled))
+    };
+    let behind: Vec<(String, u64)> = batch.iter().zip(&claimed).filter_map(knows).collect();
+    let told = match behind.is_empty() {
+        true => Settled::default(),
+        false => settled(client, names, &behind).await.map_err(failed)?,
+    };
+    let known = |(request, claimed): (&Request, Option<Claimed>)| {
+        let claimed = claimed?;
+        let mut refused = told.refused.get(&request.client_id).cloned().unwrap_or_default();
+        // What was refused since is told by the stream.
+        refused.retain(|refusal| refusal.id <= claimed.last_mutation);
+        let until = if claimed.last_mutation > request.settled { told.until } else { Lsn(0) };
+        Some(Known { claimed, refused, until })
+    };
+    Ok(batch.iter().zip(claimed).map(known).collect())
 }

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::ListenerExt;
 use rowtide_plan::definition::Definition;
+use rowtide_postgres::mutate::Mutator;
 use rowtide_protocol::SUBPROTOCOL;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket};
@@ -22,9 +23,11 @@ use tokio_util::task::TaskTracker;
 use crate::auth::{Auth, AuthError, AuthOptions};
 use crate::config::Config;
 use crate::hub::{Hub, HubError, HubOptions};
-use crate::limits::{ACCEPT_BACKLOG, DRAIN_TIMEOUT, READ_BUFFER_BYTES};
+use crate::limits::{ACCEPT_BACKLOG, ClientLimits, DRAIN_TIMEOUT, READ_BUFFER_BYTES};
+use crate::rate::Rate;
 use crate::registry::Registry;
 use crate::session;
+use crate::writer::Writer;
 
 /// What a server needs.
 #[derive(Clone, Debug)]
@@ -35,10 +38,12 @@ pub struct ServerOptions {
     pub auth: AuthOptions,
     /// Where to listen; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// The largest message from a client, in bytes.
-    pub max_message_bytes: usize,
-    /// How many sessions one user may have at a time.
-    pub sessions_per_user: usize,
+    /// What clients may ask for.
+    pub client: ClientLimits,
+    /// How many connections to Postgres apply mutations.
+    pub mutation_connections: usize,
+    /// Whether statements are prepared on those.
+    pub prepared_statements: bool,
 }
 
 impl ServerOptions {
@@ -55,8 +60,9 @@ impl ServerOptions {
             hub,
             auth: config.auth,
             listen: config.listen,
-            max_message_bytes: config.max_message_bytes,
-            sessions_per_user: config.sessions_per_user,
+            client: config.client,
+            mutation_connections: config.mutation_connections,
+            prepared_statements: config.prepared_statements,
         }
     }
 }
@@ -87,8 +93,10 @@ pub(crate) struct State {
     pub(crate) auth: Auth,
     pub(crate) registry: Registry,
     pub(crate) stop: CancellationToken,
+    pub(crate) rate: Rate,
+    pub(crate) writer: Writer,
+    pub(crate) limits: ClientLimits,
     sessions: TaskTracker,
-    max_message_bytes: usize,
 }
 
 impl State {
@@ -126,19 +134,28 @@ impl Server {
         let registry = Registry::start(
             options.hub.database.clone(),
             options.hub.names.clone(),
-            options.sessions_per_user,
+            options.client.sessions_per_user,
             stop.clone(),
+        );
+        let mutator = Mutator::new(
+            options.hub.database.clone(),
+            options.hub.names.clone(),
+            options.mutation_connections,
+            options.prepared_statements,
         );
         let (hub, replicator) = Hub::start(options.hub).await?;
         let sessions = TaskTracker::new();
-        let max_message_bytes = options.max_message_bytes;
+        let writer = Writer::new(mutator, hub.clone(), sessions.clone(), stop.clone());
+        let rate = Rate::start(options.client.requests_per_minute, stop.clone());
         let state = Arc::new(State {
             hub,
             auth,
             registry,
             stop: stop.clone(),
+            rate,
+            writer,
+            limits: options.client,
             sessions,
-            max_message_bytes,
         });
         let router = Router::new()
             .route("/", get(index))
@@ -230,7 +247,7 @@ async fn sync(
         // Schemes have no case (RFC 9110, 11.1).
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, token)| token.trim().to_owned());
-    let limit = state.max_message_bytes;
+    let limit = state.limits.message_bytes;
     let tracker = state.sessions.clone();
     upgrade
         .protocols([SUBPROTOCOL])

@@ -9,10 +9,13 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use futures_util::SinkExt;
+use rowtide_plan::write::Rejection;
+use rowtide_postgres::mutate::{Author, Number};
 use rowtide_protocol::{
-    ClientMessage, Connect, ErrorCode, PROTOCOL_VERSION, RejectCode, connected_frame, error_frame,
-    pong_frame, reject_frame,
+    ClientMessage, Connect, ErrorCode, Mutation, PROTOCOL_VERSION, RejectCode, connected_frame,
+    error_frame, pong_frame,
 };
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::{self, Error, error::ProtocolError};
 
@@ -21,6 +24,7 @@ use crate::hub::{Delivery, Subscription};
 use crate::limits::{CONNECT_TIMEOUT, PING_AFTER, RETRY_AFTER_MS, SILENCE, WRITE_TIMEOUT};
 use crate::registry::{Entry, Refused};
 use crate::server::State;
+use crate::writer::{Asked, Broken, Full, Queue};
 
 /// After this long at the latest a token is looked at again: an `Instant` cannot be as far away as a
 /// token may end, and the clock that tokens go by may be set.
@@ -73,8 +77,11 @@ pub(crate) async fn serve(mut socket: WebSocket, state: Arc<State>, header_token
 
 struct Session {
     identity: Identity,
+    author: Arc<Author>,
     entry: Entry,
     subscription: Subscription,
+    /// Where its mutations wait, once there has been one.
+    queue: Option<(Queue, oneshot::Receiver<Broken>)>,
 }
 
 fn text(frame: Bytes) -> Message {
@@ -116,20 +123,35 @@ async fn open(
         Ok(token) => state.auth.check(&token).await.map_err(|error| Some(error.into()))?,
         Err(error) => return Err(Some(error.into())),
     };
+    if !state.rate.take(&identity.user_id) {
+        let message = format!("more than {} requests a minute", state.limits.requests_per_minute);
+        return Err(Some(Ending::new(ErrorCode::RateLimitExceeded, message)));
+    }
+    let settled = connect.settled.unwrap_or(0);
     let entry = state
         .registry
-        .enter(&connect.client_id, &identity.user_id)
+        .enter(&connect.client_id, &identity.user_id, settled)
         .await
         .map_err(|refused| Some(refusal(refused)))?;
+    let author = Arc::new(identity.author());
     let subscription = state
         .hub
-        .open(&identity.user_id, &identity.claims)
+        .open(&author, entry.client_id(), entry.settled_until())
         .await
         .map_err(|error| Some(Ending::new(ErrorCode::Unavailable, error.to_string())))?;
     let last = entry.last_mutation();
-    let frame = connected_frame(&identity.user_id, "snapshot", last, &[], &state.tables_json());
+    let user_id = &identity.user_id;
+    let frame = connected_frame(user_id, "snapshot", last, entry.refused(), &state.tables_json());
     write(socket, [text(frame)]).await.map_err(|Gone| None)?;
-    Ok(Session { identity, entry, subscription })
+    Ok(Session { identity, author, entry, subscription, queue: None })
+}
+
+/// Waits until the mutations are not taken any further; `None` when the server stops. Cancel safe.
+async fn broken(queue: &mut Option<(Queue, oneshot::Receiver<Broken>)>) -> Option<Broken> {
+    match queue {
+        Some((_, ends)) => ends.await.ok(),
+        None => std::future::pending().await,
+    }
 }
 
 fn stopping() -> Ending {
@@ -224,6 +246,7 @@ impl Session {
                 () = state.stop.cancelled() => {
                     return Some(stopping());
                 }
+                broken = broken(&mut self.queue) => return Some(self.broken_off(broken)),
                 () = self.entry.superseded() => {
                     let message = "another connection of this `clientId` has taken over";
                     return Some(Ending::new(ErrorCode::Superseded, message));
@@ -310,15 +333,69 @@ impl Session {
                     let message = "the token's claims are others: connect again";
                     return Err(Some(Ending::new(ErrorCode::Restarting, message)));
                 }
+                self.author = Arc::new(identity.author());
                 self.identity = identity;
                 return Ok(());
             }
-            ClientMessage::Mutate(mutation) => reject_frame(
-                mutation.id,
-                RejectCode::UnknownError.as_str(),
-                "this server does not take mutations yet",
-            ),
+            ClientMessage::Mutate(mutation) => {
+                return self.mutate(mutation, text_of.len(), state).map_err(Some);
+            }
         };
         write(socket, [text(reply)]).await.map_err(|Gone| None)
+    }
+
+    /// Puts a mutation into the queue. What becomes of it comes with the stream, also if it is refused
+    /// here: its number must be settled, so that those behind it can follow.
+    fn mutate(
+        &mut self,
+        mutation: Mutation,
+        bytes: usize,
+        state: &Arc<State>,
+    ) -> Result<(), Ending> {
+        let limits = &state.limits;
+        let refuse = |code, message: String| Asked::Refuse(Rejection::new(code, message));
+        let asked = if !state.rate.take(&self.identity.user_id) {
+            let message = format!("more than {} requests a minute", limits.requests_per_minute);
+            refuse(RejectCode::RateLimitExceeded, message)
+        } else if bytes > limits.mutation_bytes {
+            let message = format!("{bytes} bytes, more than {}", limits.mutation_bytes);
+            refuse(RejectCode::TooLarge, message)
+        } else {
+            match mutation.ops {
+                Err(wrong) => refuse(RejectCode::BadRequest, wrong.0),
+                Ok(ops) if ops.len() > limits.ops_per_mutation => {
+                    let most = limits.ops_per_mutation;
+                    let message = format!("{} operations, more than {most}", ops.len());
+                    refuse(RejectCode::TooLarge, message)
+                }
+                Ok(ops) => Asked::Apply(ops),
+            }
+        };
+        // What is refused holds nothing of the message.
+        let bytes = if matches!(asked, Asked::Apply(_)) { bytes } else { 0 };
+        let (queue, _) = self.queue.get_or_insert_with(|| {
+            state.writer.queue(self.entry.client_id(), &self.identity.user_id)
+        });
+        let author = Arc::clone(&self.author);
+        queue.push(Number::Given(mutation.id), author, asked, bytes).map_err(|Full| {
+            Ending::new(
+                ErrorCode::Unavailable,
+                "too many mutations wait to be applied; come back and send them again",
+            )
+        })
+    }
+
+    fn broken_off(&self, broken: Option<Broken>) -> Ending {
+        match broken {
+            Some(Broken::Gap { number, last }) => Ending::new(
+                ErrorCode::BadRequest,
+                format!("mutation {number} does not follow {last}, the last that was settled"),
+            ),
+            Some(Broken::NotTheirs) => Ending::new(
+                ErrorCode::Forbidden,
+                "this `clientId` is not yours any more; take a new one",
+            ),
+            None => stopping(),
+        }
     }
 }

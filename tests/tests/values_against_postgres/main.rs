@@ -20,6 +20,7 @@ use rowtide_plan::plan::{Branch, BranchId, ClaimId, Plan, Source, Table, TableId
 use rowtide_plan::row::{Row, Topic};
 use rowtide_plan::sql::{load_sql, predicate_sql, quote_identifier};
 use rowtide_plan::value::{ColumnType, Value};
+use rowtide_plan::write::WriteRules;
 use rowtide_postgres::catalog::read_catalog;
 use rowtide_tests::Database;
 use serde_json::Value as Json;
@@ -71,6 +72,7 @@ impl World {
             key: vec![0],
             kept: (0..self.table.columns.len()).collect(),
             branches: (0..branches.len()).map(|index| BranchId(index as u16)).collect(),
+            write: WriteRules::default(),
         };
         let branch = |(anchor, filter): (Option<usize>, Predicate)| Branch {
             table: TableId(0),

@@ -20,8 +20,8 @@ pub(super) struct ClientRow {
     /// `$1` client, `$2` user, `$3` name, `$4` refusal or null: moves the row on by one, if the name
     /// is new.
     pub(super) advance_next: String,
-    /// `$1` client, `$2` user, `$3` number, `$4` refusals: as `advance_given`, and keeps what was
-    /// refused.
+    /// `$1` client, `$2` user, `$3` number, `$4` refusals, `$5` the last number of these: as
+    /// `advance_given`, and keeps what was refused.
     pub(super) refuse_given: String,
     /// `$1` client, `$2` number: whose the row is, the last number, and what was refused under this one.
     pub(super) look: String,
@@ -55,7 +55,7 @@ impl ClientRow {
                  SELECT last_mutation FROM moved"
             ),
             refuse_given: format!(
-                "WITH moved AS (UPDATE {client} SET last_mutation = $3::bigint, \
+                "WITH moved AS (UPDATE {client} SET last_mutation = $5::bigint, \
                  refused = $4::jsonb, name = NULL WHERE {theirs} \
                  AND last_mutation = $3::bigint - 1 RETURNING last_mutation), \
                  kept AS (INSERT INTO {refusal} (client_id, id, code, message) \

@@ -137,7 +137,7 @@ impl Connection {
             Ok(Attempt::Written) => match self.commit().await {
                 Ok(()) => Ok(Outcome::Settled),
                 // A constraint that is checked at the end.
-                Err(Failure::Rejected(rejection)) => self.refuse(ticket, &rejection).await,
+                Err(Failure::Rejected(rejection)) => self.refuse(ticket, &[rejection]).await,
                 Err(other) => Err(other),
             },
             Ok(Attempt::OutOfTurn) => {
@@ -146,31 +146,31 @@ impl Connection {
             }
             Ok(Attempt::Rejected(rejection)) | Err(Failure::Rejected(rejection)) => {
                 self.roll_back().await?;
-                self.refuse(ticket, &rejection).await
+                self.refuse(ticket, &[rejection]).await
             }
-            Ok(Attempt::MeetsARow) => {
-                Err(Failure::Conflict("a row came and went".to_owned()))
-            }
+            Ok(Attempt::MeetsARow) => Err(Failure::Conflict("a row came and went".to_owned())),
             Err(other) => Err(other),
         }
     }
 
-    /// Settles the number with a refusal.
+    /// Settles the number with a refusal, and those behind it with the others.
     pub(super) async fn refuse(
         &mut self,
         ticket: &Ticket,
-        rejection: &Rejection,
+        rejections: &[Rejection],
     ) -> Result<Outcome, Failure> {
         let mut values = ticket.parameters();
+        let first = if let Number::Given(number) = ticket.number { number } else { 0 };
+        let refusals: Vec<Refusal> =
+            (first..).zip(rejections).map(|(id, rejection)| refusal(id, rejection)).collect();
+        values.push(Some(refusals_json(&refusals)));
         let (key, sql) = match &ticket.number {
-            Number::Given(number) => {
-                values.push(Some(refusals_json(&[refusal(*number, rejection)])));
+            Number::Given(_) => {
+                let last = refusals.last().map_or(first, |refusal| refusal.id);
+                values.push(Some(last.to_string()));
                 ("refuse given", self.row.refuse_given.clone())
             }
-            Number::Next { .. } => {
-                values.push(Some(refusals_json(&[refusal(0, rejection)])));
-                ("advance next", self.row.advance_next.clone())
-            }
+            Number::Next { .. } => ("advance next", self.row.advance_next.clone()),
         };
         let bound = self.own(key, &sql, values).await?;
         if self.query(bound).await?.is_empty() {
@@ -299,7 +299,8 @@ impl Connection {
                 let look = self.own("look", &sql, vec![client.clone(), Some(number.to_string())]);
                 let look = look.await?;
                 let rows = self.query(look).await?;
-                let Some(row) = rows.first().filter(|row| row.get::<_, &str>(0) == &*ticket.user_id)
+                let Some(row) =
+                    rows.first().filter(|row| row.get::<_, &str>(0) == &*ticket.user_id)
                 else {
                     return Ok(Outcome::NotTheirs);
                 };
@@ -321,7 +322,8 @@ impl Connection {
                 let values = vec![client.clone(), Some(name.to_string())];
                 let look = self.own("look name", &sql, values).await?;
                 let rows = self.query(look).await?;
-                let Some(row) = rows.first().filter(|row| row.get::<_, &str>(0) == &*ticket.user_id)
+                let Some(row) =
+                    rows.first().filter(|row| row.get::<_, &str>(0) == &*ticket.user_id)
                 else {
                     return Ok(Outcome::NotTheirs);
                 };
@@ -405,8 +407,7 @@ impl Connection {
             return Ok(ready.clone());
         }
         let (sql, params) = make();
-        let statement =
-            if self.prepare { Some(self.client.prepare(&sql).await?) } else { None };
+        let statement = if self.prepare { Some(self.client.prepare(&sql).await?) } else { None };
         let ready = Ready { statement, sql: sql.into(), params: params.into() };
         self.ready.insert(key, ready.clone());
         Ok(ready)

@@ -86,7 +86,8 @@ fn rejection(error: &DbError) -> Rejection {
         // Words that the application itself has written, to be read.
         (code, _, _) if *code == SqlState::RAISE_EXCEPTION => constraint(said_briefly(error)),
         (code, _, _) if code.code().starts_with("22") || *code == SqlState::GENERATED_ALWAYS => {
-            let what = format!("a value does not fit its column{of_table} (SQLSTATE {})", code.code());
+            let what =
+                format!("a value does not fit its column{of_table} (SQLSTATE {})", code.code());
             Rejection::new(RejectCode::BadRequest, what)
         }
         (code, _, _) => {

@@ -60,8 +60,8 @@ pub struct Author {
 pub enum Work {
     /// All of the writes, or none.
     Apply(Vec<Write>),
-    /// Nothing: it is refused already.
-    Refuse(Rejection),
+    /// Nothing: it is refused already, and so are as many behind it as there are more of these.
+    Refuse(Vec<Rejection>),
 }
 
 /// What became of a mutation.
@@ -143,7 +143,7 @@ impl Mutator {
         let mut connection = self.take().await?;
         let applied = match work {
             Work::Apply(writes) => connection.apply(plan, ticket, author, writes).await,
-            Work::Refuse(rejection) => connection.refuse(ticket, rejection).await,
+            Work::Refuse(rejections) => connection.refuse(ticket, rejections).await,
         };
         self.round_trips.fetch_add(connection.take_round_trips(), Ordering::Relaxed);
         // After an error, and when this future is dropped, the connection is closed: a transaction may

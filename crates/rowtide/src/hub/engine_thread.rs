@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rowtide_engine::{Counts, Engine, Input, Load, LoadId, Loaded, Output, SessionId};
-use rowtide_plan::claims::Claims;
+use rowtide_engine::{Counts, Engine, Input, Load, LoadId, Loaded, Opening, Output, SessionId};
 use rowtide_plan::plan::Plan;
 use rowtide_protocol::{Epoch, Lsn};
 use rustc_hash::FxHashMap;
@@ -33,11 +32,7 @@ const MAX_LOAD_TOPICS: usize = 20_000;
 pub(super) enum Command {
     /// What the stream brought, in order.
     Stream(Vec<Input>),
-    Open {
-        session: SessionId,
-        claims: Claims,
-        outbox: Arc<Outbox>,
-    },
+    Open(Opening, Arc<Outbox>),
     Loaded(LoadId, Loaded),
     Counts(oneshot::Sender<Counts>),
 }
@@ -163,8 +158,8 @@ impl EngineThread {
         // Sessions that were on their way in are told as well.
         commands.close();
         while let Some(command) = commands.recv().await {
-            if let Command::Open { session, outbox, .. } = command {
-                self.outboxes.insert(session, outbox);
+            if let Command::Open(opening, outbox) = command {
+                self.outboxes.insert(opening.session, outbox);
             }
         }
         for outbox in self.outboxes.values() {
@@ -182,9 +177,9 @@ impl EngineThread {
                 }
                 self.step(Input::Loaded(id, loaded));
             }
-            Command::Open { session, claims, outbox } => {
-                self.outboxes.insert(session, outbox);
-                self.step(Input::Open(session, claims));
+            Command::Open(opening, outbox) => {
+                self.outboxes.insert(opening.session, outbox);
+                self.step(Input::Open(opening));
             }
             // Whoever asked may have gone.
             Command::Counts(reply) => drop(reply.send(self.engine.counts())),
@@ -199,8 +194,8 @@ impl EngineThread {
                     (session, Item::Snapshot { table, rows, sent: 0 })
                 }
                 Output::Ready { session, cursor } => (session, Item::Ready(cursor)),
-                Output::Tx { session, cursor, changes, commit_time_us } => {
-                    (session, Item::Tx { cursor, changes, commit_time_us })
+                Output::Tx { session, cursor, changes, commit_time_us, settlements } => {
+                    (session, Item::Tx { cursor, changes, commit_time_us, settlements })
                 }
             };
             if let Some(outbox) = self.outboxes.get(&session)

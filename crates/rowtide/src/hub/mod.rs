@@ -12,13 +12,15 @@ use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use rowtide_engine::{Counts, SessionId};
+use rowtide_engine::{Counts, Opening, SessionId};
 use rowtide_plan::compile::compile_partly;
 use rowtide_plan::definition::Definition;
 use rowtide_plan::plan::Plan;
 use rowtide_postgres::catalog::read_catalog;
 use rowtide_postgres::connect::{ConnectError, ConnectOptions, Names, connect};
 use rowtide_postgres::load::Loader;
+use rowtide_postgres::mutate::Author;
+use rowtide_postgres::rules::prepare_rules;
 use rowtide_protocol::{Epoch, ErrorCode, Lsn};
 use rustc_hash::FxBuildHasher;
 use thiserror::Error;
@@ -194,25 +196,29 @@ impl Hub {
         Arc::clone(&self.shared.generation().plan)
     }
 
-    /// Joins the view of a user.
+    /// Joins the view of a user, and is told of the mutations of a client. The first rows are not older
+    /// than `not_before`.
     ///
     /// # Errors
     /// When the hub has stopped.
     pub async fn open(
         &self,
-        user_id: &str,
-        claims: &serde_json::Map<String, serde_json::Value>,
+        author: &Author,
+        client: &str,
+        not_before: Lsn,
     ) -> Result<Subscription, HubError> {
         let shared = &self.shared;
         loop {
             let generation = shared.generation();
-            let claims = generation.plan.resolve_claims(user_id, claims);
+            let claims = generation.plan.resolve_claims(&author.user_id, &author.claims);
             let place = FxBuildHasher.hash_one(&claims) as usize % generation.engines.len();
             let engine = &generation.engines[place];
             let session = SessionId(shared.next_session.fetch_add(1, Ordering::Relaxed));
             let limit = shared.options.outbox_bytes;
             let outbox = Arc::new(Outbox::new(Arc::clone(&generation.plan), limit));
-            let open = Command::Open { session, claims, outbox: Arc::clone(&outbox) };
+            let client = Some(client.into());
+            let opening = Opening { session, claims, client, not_before };
+            let open = Command::Open(opening, Arc::clone(&outbox));
             if engine.commands.send(open).await.is_ok() {
                 shared.sessions.fetch_add(1, Ordering::Relaxed);
                 let closes = engine.closes.clone();
@@ -324,7 +330,7 @@ impl Generation {
     ) -> Result<Generation, HubError> {
         let client = connect(&options.database, "catalog").await?;
         let catalog = read_catalog(&client, &options.definition.tables()).await?;
-        let (plan, refused) = compile_partly(&options.definition, &catalog);
+        let (mut plan, refused) = compile_partly(&options.definition, &catalog);
         if let Some(old) = unless {
             let shape = |plan: &Plan| -> Vec<_> {
                 plan.tables.iter().map(|table| table.catalog.clone()).collect()
@@ -337,6 +343,11 @@ impl Generation {
             let problems: Vec<String> =
                 error.problems.iter().map(|problem| problem.message.clone()).collect();
             tracing::error!(table, problems = problems.join("; "), "a table is not served");
+        }
+        for (table, problems) in prepare_rules(&client, &mut plan).await? {
+            let problems: Vec<String> =
+                problems.iter().map(|problem| problem.message.clone()).collect();
+            tracing::error!(table, problems = problems.join("; "), "a table cannot be written");
         }
         let plan = Arc::new(plan);
         // Random, so that no cursor of another run is ever taken for one of this.

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use rowtide_plan::plan::Plan;
-use rowtide_plan::row::Row;
-use rowtide_protocol::{Cursor, ErrorCode, ready_frame, snapshot_frame, tx_frame};
+use rowtide_plan::row::{Row, Settlement};
+use rowtide_protocol::{Cursor, ErrorCode, ready_frame, reject_frame, snapshot_frame, tx_frame};
 use tokio::sync::Notify;
 
 use rowtide_plan::value::rfc3339;
@@ -56,7 +56,10 @@ pub(super) enum Item {
         cursor: Cursor,
         changes: Bytes,
         commit_time_us: Option<i64>,
+        settlements: Vec<Arc<Settlement>>,
     },
+    /// A frame that is made already.
+    Frame(Bytes),
 }
 
 impl Outbox {
@@ -111,6 +114,7 @@ impl Outbox {
             return Some(Delivery::Closed(code, message));
         };
         let frame = match item {
+            Item::Frame(frame) => frame,
             Item::Ready(cursor) => ready_frame(cursor),
             Item::Snapshot { table, rows, sent } => {
                 let name = &self.plan.table(table).name_json;
@@ -126,7 +130,7 @@ impl Outbox {
                 }
                 frame
             }
-            Item::Tx { mut cursor, changes, mut commit_time_us } => {
+            Item::Tx { mut cursor, changes, mut commit_time_us, mut settlements } => {
                 let mut bytes = changes.len();
                 queue.bytes -= changes.len() + 64;
                 let mut bodies = vec![changes];
@@ -134,18 +138,38 @@ impl Outbox {
                 // forward faster.
                 while bytes < FRAME_BYTES
                     && let Some(Item::Tx { .. }) = queue.items.front()
-                    && let Some(Item::Tx { cursor: next, changes, commit_time_us: time }) =
-                        queue.items.pop_front()
+                    && let Some(Item::Tx {
+                        cursor: next,
+                        changes,
+                        commit_time_us: time,
+                        settlements: more,
+                    }) = queue.items.pop_front()
                 {
+                    settlements.extend(more);
                     bytes += changes.len();
                     queue.bytes -= changes.len() + 64;
                     bodies.push(changes);
                     cursor = next;
                     commit_time_us = time.or(commit_time_us);
                 }
-                drop(queue);
+                let ack = settlements.iter().map(|settlement| settlement.last_mutation).max();
+                let refused = settlements.iter().flat_map(|settlement| &settlement.refused);
+                // A refusal is told before it is acknowledged.
+                let mut frames: VecDeque<Bytes> =
+                    refused.map(|r| reject_frame(r.id, &r.code, &r.message)).collect();
                 let time = commit_time_us.map(rfc3339);
-                tx_frame(cursor, bodies.iter().map(|body| &body[..]), None, time.as_deref())
+                let bodies = bodies.iter().map(|body| &body[..]);
+                let frame = tx_frame(cursor, bodies, ack, time.as_deref());
+                match frames.pop_front() {
+                    None => frame,
+                    Some(first) => {
+                        queue.items.push_front(Item::Frame(frame));
+                        for frame in frames.into_iter().rev() {
+                            queue.items.push_front(Item::Frame(frame));
+                        }
+                        first
+                    }
+                }
             }
         };
         Some(Delivery::Frame(frame))
@@ -164,7 +188,7 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
-    use rowtide_protocol::{Epoch, Lsn, ServerMessage};
+    use rowtide_protocol::{Epoch, Lsn, Refusal, ServerMessage};
 
     use super::*;
 
@@ -175,7 +199,8 @@ mod tests {
 
     fn tx(lsn: u64, changes: &'static str) -> Item {
         let cursor = Cursor { epoch: Epoch(1), lsn: Lsn(lsn) };
-        Item::Tx { cursor, changes: changes.into(), commit_time_us: Some(0) }
+        let changes = changes.into();
+        Item::Tx { cursor, changes, commit_time_us: Some(0), settlements: Vec::new() }
     }
 
     #[test]
@@ -196,6 +221,38 @@ mod tests {
         assert_eq!((changes.len(), cursor.parse::<Cursor>().unwrap().lsn), (2, Lsn(3)));
         assert_eq!(commit_time.as_deref(), Some("1970-01-01T00:00:00.000000Z"));
         assert!(outbox.try_next().is_none());
+    }
+
+    #[test]
+    fn a_refusal_is_told_before_what_acknowledges_it() {
+        let outbox = outbox(1000);
+        let settled = |lsn, number, code: Option<&str>| {
+            let refusal =
+                |code: &str| Refusal { id: number, code: code.into(), message: String::new() };
+            let settlement = Settlement {
+                client: "c".into(),
+                last_mutation: number,
+                refused: code.map(refusal).into_iter().collect(),
+                name: None,
+            };
+            let Item::Tx { cursor, changes, commit_time_us, .. } = tx(lsn, "") else {
+                unreachable!("a tx was made")
+            };
+            let settlements = vec![Arc::new(settlement)];
+            Item::Tx { cursor, changes, commit_time_us, settlements }
+        };
+        for (lsn, number, code) in [(1, 1, None), (2, 2, Some("forbidden")), (3, 3, Some("x"))] {
+            let _told = outbox.push(settled(lsn, number, code));
+        }
+        let mut told = Vec::new();
+        while let Some(Delivery::Frame(frame)) = outbox.try_next() {
+            match ServerMessage::parse(std::str::from_utf8(&frame).unwrap()).unwrap() {
+                ServerMessage::Reject(refusal) => told.push(format!("reject {}", refusal.id)),
+                ServerMessage::Tx { ack, .. } => told.push(format!("ack {ack:?}")),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(told, ["reject 2", "reject 3", "ack Some(3)"]);
     }
 
     #[test]

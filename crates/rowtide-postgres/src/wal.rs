@@ -1,0 +1,64 @@
+//! Positions in WAL. Where WAL ends is told in a way that depends on where its pages begin, and must be
+//! brought to what the stream says of the same place.
+
+use rowtide_protocol::Lsn;
+use tokio_postgres::{Client, Error};
+
+/// Where page headers lie in WAL.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WalLayout {
+    block_bytes: u64,
+    segment_bytes: u64,
+}
+
+impl WalLayout {
+    /// Asks the server.
+    pub(crate) async fn read(client: &Client) -> Result<WalLayout, Error> {
+        let sql = "SELECT pg_size_bytes(current_setting('wal_segment_size')), \
+                   current_setting('wal_block_size')::bigint";
+        let row = client.query_one(sql, &[]).await?;
+        let positive = |at: usize| u64::try_from(row.get::<_, i64>(at)).unwrap_or(1).max(1);
+        Ok(WalLayout { segment_bytes: positive(0), block_bytes: positive(1) })
+    }
+
+    /// At the start of a page `pg_current_wal_insert_lsn` points behind the page's header, where the
+    /// next record will go, while the stream's position is the end of the last record, before it.
+    /// Without this a view could wait for bytes that only the next write makes.
+    pub(crate) fn end_of_last_record(self, insert: Lsn) -> Lsn {
+        const LONG_HEADER: u64 = 40;
+        const SHORT_HEADER: u64 = 24;
+        let in_segment = insert.0 % self.segment_bytes;
+        let in_block = insert.0 % self.block_bytes;
+        if in_segment == LONG_HEADER {
+            Lsn(insert.0 - LONG_HEADER)
+        } else if in_block == SHORT_HEADER && in_segment > self.block_bytes {
+            Lsn(insert.0 - SHORT_HEADER)
+        } else {
+            insert
+        }
+    }
+}
+
+/// Where WAL ends: every commit that could be seen before the call lies before it.
+pub(crate) async fn end_of_wal(client: &Client) -> Result<Lsn, Error> {
+    let layout = WalLayout::read(client).await?;
+    let row = client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await?;
+    // Postgres has printed it.
+    let end = row.get::<_, &str>(0).parse().unwrap_or_default();
+    Ok(layout.end_of_last_record(end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_at_the_start_of_a_page_is_the_end_of_the_record_before() {
+        let wal = WalLayout { block_bytes: 8192, segment_bytes: 16 << 20 };
+        let end = |lsn| wal.end_of_last_record(Lsn(lsn)).0;
+        assert_eq!(end(0x0300_0028), 0x0300_0000, "a segment starts with a long header");
+        assert_eq!(end(0x0300_2018), 0x0300_2000, "a page starts with a short header");
+        assert_eq!(end(0x0300_2028), 0x0300_2028, "a record may end right after a short header");
+        assert_eq!(end(0x0300_1238), 0x0300_1238);
+    }
+}

@@ -1,0 +1,255 @@
+//! From sessions to Postgres: the mutations of one client wait in one queue and are applied in order,
+//! those of different clients side by side. A queue outlives its session, because what has reached the
+//! server is settled. While Postgres is away mutations wait; a queue that is full sends its client
+//! away, which will send them again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::Rng;
+use rowtide_plan::write::Rejection;
+use rowtide_postgres::mutate::{Author, MutateError, Mutator, Number, Outcome, Ticket, Work};
+use rowtide_protocol::{Op, RejectCode};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::hub::Hub;
+use crate::limits::{CONFLICT_RETRIES, LIMITED_GATHER, MUTATION_QUEUE, MUTATION_QUEUE_BYTES};
+
+/// What is to become of a mutation.
+pub(crate) enum Asked {
+    /// Its operations are to be applied.
+    Apply(Vec<Op>),
+    /// It is refused already.
+    Refuse(Rejection),
+}
+
+/// A mutation that waits.
+struct Waiting {
+    number: Number,
+    author: Arc<Author>,
+    asked: Asked,
+    /// Its bytes in memory.
+    _bytes: OwnedSemaphorePermit,
+}
+
+/// Why a client's mutations are not taken any further; its session ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Broken {
+    /// A number does not follow the last one that was settled.
+    Gap { number: u64, last: u64 },
+    /// The client id belongs to another user, or is not known any more.
+    NotTheirs,
+}
+
+/// There is no room; nothing was taken.
+pub(crate) struct Full;
+
+/// Takes mutations. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Writer {
+    mutator: Arc<Mutator>,
+    hub: Hub,
+    bytes: Arc<Semaphore>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// The queue of one client.
+pub(crate) struct Queue {
+    waiting: mpsc::Sender<Waiting>,
+    bytes: Arc<Semaphore>,
+}
+
+impl Writer {
+    /// After `stop` what waits for Postgres to come back is let go.
+    pub(crate) fn new(
+        mutator: Mutator,
+        hub: Hub,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Writer {
+        let bytes = Arc::new(Semaphore::new(MUTATION_QUEUE_BYTES));
+        Writer { mutator: Arc::new(mutator), hub, bytes, tasks, stop }
+    }
+
+    /// A queue for a client of a user. What is sent on the other channel ends the session.
+    pub(crate) fn queue(&self, client: &str, user_id: &str) -> (Queue, oneshot::Receiver<Broken>) {
+        let (waiting, receiver) = mpsc::channel(MUTATION_QUEUE);
+        let (broken, ends) = oneshot::channel();
+        let (client, user_id) = (client.into(), user_id.into());
+        let queue = Running { writer: self.clone(), client, user_id };
+        self.tasks.spawn(queue.run(receiver, broken));
+        (Queue { waiting, bytes: Arc::clone(&self.bytes) }, ends)
+    }
+}
+
+impl Queue {
+    /// Puts a mutation of about `bytes` behind the others.
+    ///
+    /// # Errors
+    /// When too many wait.
+    pub(crate) fn push(
+        &self,
+        number: Number,
+        author: Arc<Author>,
+        asked: Asked,
+        bytes: usize,
+    ) -> Result<(), Full> {
+        let bytes = u32::try_from(bytes).map_err(|_| Full)?;
+        let permit = Arc::clone(&self.bytes).try_acquire_many_owned(bytes).map_err(|_| Full)?;
+        let waiting = Waiting { number, author, asked, _bytes: permit };
+        self.waiting.try_send(waiting).map_err(|_| Full)
+    }
+}
+
+/// A queue's task.
+struct Running {
+    writer: Writer,
+    client: Arc<str>,
+    user_id: Arc<str>,
+}
+
+impl Running {
+    async fn run(self, mut waiting: mpsc::Receiver<Waiting>, broken: oneshot::Sender<Broken>) {
+        let mut held = None;
+        loop {
+            let next = match held.take() {
+                Some(next) => next,
+                None => match waiting.recv().await {
+                    Some(next) => next,
+                    None => return,
+                },
+            };
+            let number = next.number.clone();
+            let settled = match next.asked {
+                Asked::Apply(ops) => self.settle(&number, &next.author, &ops).await,
+                Asked::Refuse(first) => {
+                    let mut rejections = vec![first];
+                    held = self.gather_refused(&number, &mut rejections, &mut waiting).await;
+                    self.settle_refused(&number, &next.author, rejections).await
+                }
+            };
+            let broke = match (settled, number) {
+                (Ok(Outcome::Settled | Outcome::Repeated), _) => continue,
+                (Ok(Outcome::Gap { last }), Number::Given(number)) => Broken::Gap { number, last },
+                (Ok(Outcome::Gap { .. } | Outcome::NotTheirs), _) => Broken::NotTheirs,
+                // The server is stopping; the client sends it again.
+                (Err(Stopping), _) => return,
+            };
+            // A session that has gone has no use for it.
+            drop(broken.send(broke));
+            return;
+        }
+    }
+
+    /// A client that is refused one after the other must not cost a transaction each: those that
+    /// follow are settled together. Returns the first that is not refused.
+    async fn gather_refused(
+        &self,
+        number: &Number,
+        rejections: &mut Vec<Rejection>,
+        waiting: &mut mpsc::Receiver<Waiting>,
+    ) -> Option<Waiting> {
+        let Number::Given(first) = number else { return None };
+        if rejections[0].code != RejectCode::RateLimitExceeded {
+            return None;
+        }
+        tokio::time::sleep(LIMITED_GATHER).await;
+        while let Ok(next) = waiting.try_recv() {
+            let follows = Number::Given(first + rejections.len() as u64);
+            match next.asked {
+                Asked::Refuse(rejection) if next.number == follows => rejections.push(rejection),
+                asked => return Some(Waiting { asked, ..next }),
+            }
+        }
+        None
+    }
+
+    /// The first of them may have been settled over another connection; then the rest follows.
+    async fn settle_refused(
+        &self,
+        number: &Number,
+        author: &Author,
+        mut rejections: Vec<Rejection>,
+    ) -> Result<Outcome, Stopping> {
+        let mut number = number.clone();
+        loop {
+            let more = rejections.len() > 1;
+            let work = Work::Refuse(rejections.clone());
+            let outcome = self.persist(&number, author, &work).await?;
+            match (&outcome, &mut number) {
+                (Outcome::Repeated, Number::Given(number)) if more => {
+                    *number += 1;
+                    rejections.remove(0);
+                }
+                _ => return Ok(outcome),
+            }
+        }
+    }
+
+    async fn settle(
+        &self,
+        number: &Number,
+        author: &Author,
+        ops: &[Op],
+    ) -> Result<Outcome, Stopping> {
+        let plan = self.writer.hub.plan();
+        let read = |(index, op): (usize, &Op)| {
+            plan.read_op(op).map_err(|rejection| Rejection {
+                message: format!("ops[{index}]: {}", rejection.message),
+                ..rejection
+            })
+        };
+        let work = match ops.iter().enumerate().map(read).collect() {
+            Ok(writes) => Work::Apply(writes),
+            Err(rejection) => Work::Refuse(vec![rejection]),
+        };
+        self.persist(number, author, &work).await
+    }
+
+    /// Tries until the mutation is settled.
+    async fn persist(
+        &self,
+        number: &Number,
+        author: &Author,
+        work: &Work,
+    ) -> Result<Outcome, Stopping> {
+        let ticket = Ticket {
+            client: Arc::clone(&self.client),
+            user_id: Arc::clone(&self.user_id),
+            number: number.clone(),
+        };
+        let given_up = Work::Refuse(vec![Rejection::new(
+            RejectCode::UnknownError,
+            "others were writing the same rows all the time; try again later",
+        )]);
+        let mut work = work;
+        let mut conflicts = 0;
+        let mut pause = Duration::from_millis(50);
+        loop {
+            let plan = self.writer.hub.plan();
+            let wait = match self.writer.mutator.apply(&plan, &ticket, author, work).await {
+                Ok(outcome) => return Ok(outcome),
+                Err(MutateError::Conflict(what)) => {
+                    conflicts += 1;
+                    tracing::debug!(what, conflicts, "a mutation is tried again");
+                    if conflicts == CONFLICT_RETRIES {
+                        work = &given_up;
+                    }
+                    Duration::from_millis(5) * conflicts.min(20)
+                }
+                Err(MutateError::Away(what)) => {
+                    tracing::warn!(what, "a mutation waits for Postgres");
+                    pause = (pause * 2).min(Duration::from_secs(5));
+                    pause
+                }
+            };
+            let wait = tokio::time::sleep(wait.mul_f64(rand::rng().random_range(0.5..1.0)));
+            self.writer.stop.run_until_cancelled(wait).await.ok_or(Stopping)?;
+        }
+    }
+}
+
+struct Stopping;

@@ -1,0 +1,123 @@
+//! A client that writes, by hand: it numbers its mutations and waits for what becomes of each.
+
+use serde_json::{Value, json};
+
+use crate::{App, Raw};
+
+/// What became of a mutation.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Code and message, if it was refused.
+    pub refused: Option<(String, String)>,
+    /// All changes that were sent up to its acknowledgement.
+    pub changes: Vec<Value>,
+}
+
+impl Outcome {
+    /// Fails unless it was applied.
+    ///
+    /// # Panics
+    /// When it was not.
+    #[track_caller]
+    pub fn applied(self) -> Vec<Value> {
+        assert_eq!(self.refused, None);
+        self.changes
+    }
+
+    /// Fails unless it was refused with this code, and with a message that says `said`. Nothing of it
+    /// may have been applied: there are no changes.
+    ///
+    /// # Panics
+    /// When it was not.
+    #[track_caller]
+    pub fn refused(self, code: &str, said: &str) {
+        let Some((is, message)) = self.refused else { panic!("applied, and not {code}") };
+        assert_eq!(is, code, "{message}");
+        assert!(message.contains(said), "{message:?} does not say {said:?}");
+        assert_eq!(self.changes, [Value::Null; 0]);
+    }
+}
+
+/// A client of one user.
+pub struct Writer {
+    /// Its connection.
+    pub raw: Raw,
+    /// Its client id.
+    pub client_id: String,
+    next: u64,
+}
+
+impl Writer {
+    /// A new client that holds its rows.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn live(app: &App, user: &str) -> Writer {
+        let client_id = format!("writer-{:016x}", rand::random::<u64>());
+        let (writer, _) = Writer::again(app, user, &client_id, 0).await;
+        writer
+    }
+
+    /// A client that comes back, and what `connected` said to it.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn again(app: &App, user: &str, client_id: &str, settled: u64) -> (Writer, Value) {
+        let mut raw = Raw::open(app).await;
+        raw.say(&json!({
+            "type": "connect", "protocol": 1, "clientId": client_id, "token": App::token(user),
+            "settled": settled,
+        }))
+        .await;
+        let connected = raw.until("connected").await;
+        raw.until("ready").await;
+        let next = connected["lastMutation"].as_u64().expect("a number") + 1;
+        (Writer { raw, client_id: client_id.to_owned(), next }, connected)
+    }
+
+    /// Sends a mutation and waits until it is settled.
+    ///
+    /// # Panics
+    /// When the connection ends first.
+    pub async fn mutate(&mut self, ops: Value) -> Outcome {
+        let id = self.send(ops).await;
+        self.outcome(id).await
+    }
+
+    /// Sends a mutation; its number.
+    pub async fn send(&mut self, ops: Value) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        self.send_as(id, ops).await;
+        id
+    }
+
+    /// Sends a mutation under a number.
+    pub async fn send_as(&mut self, id: u64, ops: Value) {
+        self.raw.say(&json!({ "type": "mutate", "id": id, "ops": ops })).await;
+    }
+
+    /// Waits until a mutation is settled.
+    ///
+    /// # Panics
+    /// When the connection ends first.
+    pub async fn outcome(&mut self, id: u64) -> Outcome {
+        let mut outcome = Outcome::default();
+        loop {
+            let message = match self.raw.hear().await {
+                Ok(message) => message,
+                Err(ending) => panic!("{ending:?} before mutation {id} was settled"),
+            };
+            let text = |field: &str| message[field].as_str().unwrap_or_default().to_owned();
+            if message["type"] == "reject" && message["id"] == id {
+                outcome.refused = Some((text("code"), text("message")));
+            }
+            if message["type"] == "tx" {
+                outcome.changes.extend(message["changes"].as_array().expect("a list").clone());
+                if message["ack"].as_u64() >= Some(id) {
+                    return outcome;
+                }
+            }
+        }
+    }
+}
