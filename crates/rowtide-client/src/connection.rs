@@ -117,7 +117,6 @@ async fn connection(options: &ClientOptions, shared: &Shared, was_live: &mut boo
     let mut heard = Instant::now();
     let mut silence = SILENCE;
     let mut broken = None;
-    let mut last_words = None;
     let ended = loop {
         send(shared, &to_write);
         let message = tokio::select! {
@@ -145,8 +144,7 @@ async fn connection(options: &ClientOptions, shared: &Shared, was_live: &mut boo
             Err(error) => break again(format!("the server sent what cannot be read: {error}")),
         };
         if let ServerMessage::Error { code, message, retry_after_ms } = message {
-            last_words = Some(ending(code, message, retry_after_ms));
-            continue;
+            return ending(code, message, retry_after_ms);
         }
         match shared.apply(&message) {
             Ok(()) => {}
@@ -160,7 +158,7 @@ async fn connection(options: &ClientOptions, shared: &Shared, was_live: &mut boo
         // Also if the owner took its time.
         heard = Instant::now();
     };
-    last_words.or(broken).unwrap_or(ended)
+    broken.unwrap_or(ended)
 }
 
 /// Hands on what may be sent.

@@ -1,0 +1,371 @@
+//! The client against a server that a test plays by hand, over real WebSockets and real files.
+
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "a test")]
+
+mod played;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use played::{Dir, Played, Session, connected, note, ready};
+use rowtide_client::{
+    Client, Event, FileStorage, MutateError, Outcome, Record, RowChange, Settled, Status, Storage,
+    StorageError,
+};
+use serde_json::{Value, json};
+
+/// The next event that `wanted` takes.
+async fn event<T>(client: &mut Client, mut wanted: impl FnMut(Event) -> Option<T>) -> T {
+    let wait = async {
+        loop {
+            if let Some(found) = wanted(client.next().await.expect("the client goes on")) {
+                return found;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait).await.expect("in time")
+}
+
+async fn settled(client: &mut Client) -> Settled {
+    event(client, |event| match event {
+        Event::Settled(settled) => Some(settled),
+        _ => None,
+    })
+    .await
+}
+
+async fn live(client: &mut Client) {
+    event(client, |event| (event == Event::Status(Status::Live)).then_some(())).await;
+}
+
+fn confirmed(id: u64) -> Settled {
+    Settled { id, outcome: Outcome::Confirmed }
+}
+
+fn refused(id: u64, code: &str) -> Settled {
+    Settled { id, outcome: Outcome::Refused { code: code.to_owned(), message: "no".to_owned() } }
+}
+
+fn texts(client: &Client) -> Vec<String> {
+    #[derive(serde::Deserialize)]
+    struct Note {
+        text: String,
+    }
+    let shown = client.shown();
+    let mut texts: Vec<String> =
+        shown.typed("note").map(|note: Result<Note, _>| note.unwrap().text).collect();
+    texts.sort();
+    texts
+}
+
+/// Connects a session that has nothing to say but that `last` is settled.
+async fn welcome(server: &mut Played, last: u64, refused: Value) -> (Session, Value) {
+    let (mut session, connect) = server.session().await;
+    session.say(connected("ann", last, refused)).await;
+    session.say(ready("1")).await;
+    (session, connect)
+}
+
+#[tokio::test]
+async fn a_mutation_shows_at_once_and_is_sent_until_it_is_settled() {
+    let mut server = Played::start().await;
+    let mut client = Client::start(server.options());
+    assert_eq!(client.mutate(note(1, "before")), Ok(1));
+    let (mut session, connect) = welcome(&mut server, 0, json!([])).await;
+    assert_eq!((&connect["settled"], &connect["cursor"]), (&Value::Null, &Value::Null));
+    live(&mut client).await;
+    assert_eq!(client.mutate(note(2, "after")), Ok(2));
+    assert_eq!(texts(&client), ["after", "before"]);
+    assert_eq!(client.replica().count("note"), 0);
+    assert_eq!((session.mutation().await, session.mutation().await), (1, 2));
+    assert_eq!(client.status().pending, 2);
+    // The first was applied, which nobody hears.
+    drop(session);
+    let (mut session, connect) = welcome(&mut server, 1, json!([])).await;
+    assert_eq!(connect["cursor"], "1");
+    assert_eq!(settled(&mut client).await, confirmed(1));
+    assert_eq!(session.mutation().await, 2);
+    session
+        .say(json!({"type": "tx", "cursor": "2", "ack": 2, "changes": [
+        {"op": "put", "table": "note", "row": {"id": 2, "text": "AFTER"}}]}))
+        .await;
+    assert_eq!(settled(&mut client).await, confirmed(2));
+    assert_eq!(texts(&client), ["AFTER"]);
+    let status = client.status();
+    assert_eq!((status.connection, status.pending, status.last_error), (Status::Live, 0, None));
+}
+
+#[tokio::test]
+async fn a_refusal_takes_back_what_was_shown() {
+    let mut server = Played::start().await;
+    let mut client = Client::start(server.options());
+    let (mut session, _) = welcome(&mut server, 0, json!([])).await;
+    client.mutate(note(1, "a")).unwrap();
+    session.mutation().await;
+    let refusal = json!({"type": "reject", "id": 1, "code": "max_notes", "message": "no"});
+    session.say(refusal).await;
+    assert_eq!(settled(&mut client).await, refused(1, "max_notes"));
+    assert!(texts(&client).is_empty());
+}
+
+#[tokio::test]
+async fn a_queue_in_a_file_outlives_its_client() {
+    let dir = Dir::new();
+    let mut server = Played::start().await;
+    let storage = FileStorage::open(dir.queue()).unwrap();
+    let mut client = Client::open(server.options(), storage).await.unwrap();
+    let (mut session, connect) = welcome(&mut server, 0, json!([])).await;
+    live(&mut client).await;
+    client.mutate(note(1, "a")).unwrap();
+    session.mutation().await;
+    client.mutate(note(2, "b")).unwrap();
+    client.mutate(note(3, "c")).unwrap();
+    client.close().await.unwrap();
+    drop(session);
+
+    let mut options = server.options();
+    options.client_id = "another-id".to_owned();
+    let storage = FileStorage::open(dir.queue()).unwrap();
+    let mut client = Client::open(options, storage).await.unwrap();
+    assert_eq!(texts(&client), ["a", "b", "c"], "before there is a connection");
+    let told = json!([{"id": 1, "code": "forbidden", "message": "no"}]);
+    let (mut session, again) = welcome(&mut server, 1, told).await;
+    assert_eq!(again["clientId"], connect["clientId"]);
+    assert_eq!((session.mutation().await, session.mutation().await), (2, 3));
+    assert_eq!(settled(&mut client).await, refused(1, "forbidden"));
+    session.say(json!({"type": "tx", "cursor": "2", "ack": 3, "changes": []})).await;
+    assert_eq!(settled(&mut client).await, confirmed(2));
+    assert_eq!(settled(&mut client).await, confirmed(3));
+    client.close().await.unwrap();
+
+    let storage = FileStorage::open(dir.queue()).unwrap();
+    let client = Client::open(server.options(), storage).await.unwrap();
+    assert_eq!(client.status().pending, 0);
+    let (_, connect) = server.session().await;
+    assert_eq!(connect["settled"], 3);
+}
+
+#[tokio::test]
+async fn a_refusal_that_the_owner_has_not_taken_is_told_again_after_a_restart() {
+    let dir = Dir::new();
+    let mut server = Played::start().await;
+    let storage = FileStorage::open(dir.queue()).unwrap();
+    let client = Client::open(server.options(), storage).await.unwrap();
+    let (mut session, _) = welcome(&mut server, 0, json!([])).await;
+    client.mutate(note(1, "a")).unwrap();
+    session.mutation().await;
+    session.say(json!({"type": "reject", "id": 1, "code": "forbidden", "message": "no"})).await;
+    session.say(json!({"type": "tx", "cursor": "2", "ack": 1, "changes": []})).await;
+    while client.status().pending > 0 {
+        tokio::task::yield_now().await;
+    }
+    client.close().await.unwrap();
+    let storage = FileStorage::open(dir.queue()).unwrap();
+    let mut client = Client::open(server.options(), storage).await.unwrap();
+    let told = json!([{"id": 1, "code": "forbidden", "message": "no"}]);
+    let (_session, connect) = welcome(&mut server, 1, told).await;
+    assert_eq!(connect["settled"], Value::Null);
+    assert_eq!(settled(&mut client).await, refused(1, "forbidden"));
+}
+
+#[tokio::test]
+async fn another_user_begins_anew_under_another_client_id() {
+    let mut server = Played::start().await;
+    let mut client = Client::start(server.options());
+    let (mut session, connect) = welcome(&mut server, 0, json!([])).await;
+    client.mutate(note(1, "ann's")).unwrap();
+    session.mutation().await;
+    drop(session);
+    let (mut session, _) = server.session().await;
+    session.say(json!({"type": "error", "code": "forbidden", "message": "not yours"})).await;
+    drop(session);
+    let outcome = settled(&mut client).await;
+    assert!(matches!(outcome, Settled { id: 1, outcome: Outcome::Refused { .. } }));
+    assert!(texts(&client).is_empty());
+    client.mutate(note(2, "bob's")).unwrap();
+    let (mut session, again) = server.session().await;
+    assert_ne!(again["clientId"], connect["clientId"]);
+    assert_eq!(again["cursor"], Value::Null);
+    session.say(connected("bob", 0, json!([]))).await;
+    session.say(ready("1")).await;
+    assert_eq!(session.mutation().await, 1);
+    assert_eq!(texts(&client), ["bob's"]);
+    // And if the server lets the same id in for yet another user, no less.
+    drop(session);
+    let (mut session, _) = server.session().await;
+    session.say(connected("cyn", 0, json!([]))).await;
+    settled(&mut client).await;
+    let (_, last) = server.session().await;
+    assert_ne!(last["clientId"], again["clientId"]);
+}
+
+/// A storage whose disk can be full.
+#[derive(Clone, Default)]
+struct Full(Arc<Mutex<(bool, Vec<Record>)>>);
+
+impl Storage for Full {
+    fn load(&mut self) -> Result<Vec<Record>, StorageError> {
+        Ok(self.0.lock().unwrap().1.clone())
+    }
+
+    fn append(&mut self, records: &[Record]) -> Result<(), StorageError> {
+        let mut disk = self.0.lock().unwrap();
+        if disk.0 {
+            return Err(StorageError::Other("the disk is full".into()));
+        }
+        disk.1.extend_from_slice(records);
+        Ok(())
+    }
+
+    fn replace(&mut self, records: &[Record]) -> Result<(), StorageError> {
+        self.0.lock().unwrap().1 = records.to_vec();
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_stored_is_not_sent_until_it_can() {
+    let mut server = Played::start().await;
+    let disk = Full::default();
+    let mut client = Client::open(server.options(), disk.clone()).await.unwrap();
+    let (mut session, _) = welcome(&mut server, 0, json!([])).await;
+    live(&mut client).await;
+    disk.0.lock().unwrap().0 = true;
+    client.mutate(note(1, "a")).unwrap();
+    let why = event(&mut client, |event| match event {
+        Event::NotStored { reason } => Some(reason),
+        _ => None,
+    });
+    assert_eq!(why.await, "the disk is full");
+    let reason = "the disk is full".to_owned();
+    assert_eq!(client.status().storage_error, Some(reason.clone()));
+    assert_eq!(client.mutate(note(2, "b")), Err(MutateError::Storage(reason)));
+    // The rows of others come all the same.
+    session
+        .say(json!({"type": "tx", "cursor": "2", "changes": [
+        {"op": "put", "table": "note", "row": {"id": 9, "text": "z"}}]}))
+        .await;
+    event(&mut client, |event| matches!(event, Event::Changes(_)).then_some(())).await;
+    assert_eq!(texts(&client), ["a", "z"]);
+    disk.0.lock().unwrap().0 = false;
+    assert_eq!(session.mutation().await, 1);
+    let stored = |record: &Record| matches!(record, Record::Mutation { id: 1, .. });
+    assert_eq!(disk.0.lock().unwrap().1.iter().filter(|record| stored(record)).count(), 1);
+    client.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_queue_that_cannot_be_read_is_an_error() {
+    let server = Played::start().await;
+    let disk = Full::default();
+    disk.0.lock().unwrap().1.push(Record::Settled { id: 3 });
+    let error = Client::open(server.options(), disk).await.err().unwrap();
+    assert!(matches!(error, StorageError::Corrupt(_)), "{error}");
+}
+
+#[tokio::test]
+async fn an_owner_who_takes_no_events_can_still_close() {
+    let dir = Dir::new();
+    let mut server = Played::start().await;
+    let storage = FileStorage::open(dir.queue()).unwrap();
+    let client = Client::open(server.options(), storage).await.unwrap();
+    let (mut session, _) = welcome(&mut server, 0, json!([])).await;
+    for id in 0..2_000 {
+        let row = json!({"id": id, "text": "a"});
+        let change = json!({"op": "put", "table": "note", "row": row});
+        session.say(json!({"type": "tx", "cursor": "2", "changes": [change]})).await;
+    }
+    client.mutate(note(1, "b")).unwrap();
+    let closed = tokio::time::timeout(Duration::from_secs(20), client.close());
+    closed.await.expect("in time").unwrap();
+    let stored = FileStorage::open(dir.queue()).unwrap().load().unwrap();
+    assert!(stored.iter().any(|record| matches!(record, Record::Mutation { id: 1, .. })));
+}
+
+#[tokio::test]
+async fn a_client_that_has_stopped_takes_no_more_mutations() {
+    let mut server = Played::start().await;
+    let mut client = Client::start(server.options());
+    let (mut session, _) = server.session().await;
+    session.say(json!({"type": "error", "code": "client_too_old", "message": "reload"})).await;
+    let stopped = |event| matches!(event, Event::Stopped(_)).then_some(());
+    event(&mut client, stopped).await;
+    assert_eq!(client.next().await, None);
+    assert_eq!(client.mutate(note(1, "a")), Err(MutateError::Stopped));
+    assert!(client.status().stopped);
+}
+
+/// Thousands of mutations, an owner who is slow now and then, a server that loses connections: the
+/// events lead to what is shown, only so many mutations are under way, and the file does not grow
+/// without end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_mutations_are_settled_in_order_whatever_the_owner_and_the_connection_do() {
+    const COUNT: u64 = 3_000;
+    let dir = Dir::new();
+    let mut server = Played::start().await;
+    let storage = FileStorage::open(dir.queue()).unwrap();
+    let mut client = Client::open(server.options(), storage).await.unwrap();
+    let playing = tokio::spawn(async move {
+        let (mut last, mut rows) = (0, BTreeMap::new());
+        while last < COUNT {
+            let (mut session, _) = server.session().await;
+            session.say(connected("ann", last, json!([]))).await;
+            let all: Vec<&Value> = rows.values().collect();
+            session.say(json!({"type": "snapshot", "table": "note", "rows": all})).await;
+            session.say(ready("1")).await;
+            let lost_at = (last + 1_100).min(COUNT);
+            while last < lost_at {
+                let mutation = session.next().await;
+                last += 1;
+                assert_eq!(mutation["id"], last);
+                let row = mutation["ops"][0]["row"].clone();
+                rows.insert(row["id"].as_u64(), row.clone());
+                // The last of a session is applied, and nobody hears of it.
+                if last < lost_at || last == COUNT {
+                    let change = json!({"op": "put", "table": "note", "row": row});
+                    let tx = json!({"type": "tx", "cursor": "2", "ack": last, "changes": [change]});
+                    session.say(tx).await;
+                }
+            }
+            if last == COUNT {
+                session.until_closed().await;
+            }
+        }
+    });
+    let (mut mirror, mut next) = (BTreeMap::new(), 1);
+    for id in 1..=COUNT {
+        assert_eq!(client.mutate(note(id % 50, &id.to_string())), Ok(id));
+    }
+    while next <= COUNT {
+        event(&mut client, |event| match event {
+            Event::Changes(changes) => {
+                for change in changes {
+                    let RowChange::Put { row, .. } = change else { panic!("nothing is deleted") };
+                    mirror.insert(row["id"].as_u64().unwrap(), row["text"].clone());
+                }
+                None
+            }
+            Event::Settled(settled) => {
+                assert_eq!(settled, confirmed(next), "in order, each once");
+                next += 1;
+                Some(())
+            }
+            _ => None,
+        })
+        .await;
+        if next % 500 == 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    let shown: BTreeMap<u64, Value> = {
+        let shown = client.shown();
+        let row = |row: &rowtide_client::Row| (row["id"].as_u64().unwrap(), row["text"].clone());
+        shown.rows("note").map(row).collect()
+    };
+    assert_eq!(shown, mirror);
+    client.close().await.unwrap();
+    playing.await.unwrap();
+    let size = std::fs::metadata(dir.queue()).unwrap().len();
+    assert!(size < 300_000, "{size} bytes for a queue without mutations");
+}
