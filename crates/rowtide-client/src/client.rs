@@ -160,12 +160,12 @@ impl Client {
     }
 
     /// The rows as they are shown, pending mutations included. Hold it for a short time: the connection
-    /// waits for it.
+    /// waits for it, and so does [`Client::mutate`], which must not be called meanwhile.
     pub fn shown(&self) -> Shown<'_> {
         Shown(self.shared.lock())
     }
 
-    /// The rows as the server last told them, without pending mutations. Hold it for a short time.
+    /// The rows as the server last told them, without pending mutations. As [`Client::shown`].
     pub fn replica(&self) -> Base<'_> {
         Base(self.shared.lock())
     }

@@ -65,6 +65,8 @@ pub(crate) async fn run(
     };
     shared.stop(error);
     let stored = journal.flush(&shared, true).await;
+    // The next client may have the storage, also if the owner takes its time.
+    drop(journal);
     shared.tell(&events, true).await;
     stored
 }

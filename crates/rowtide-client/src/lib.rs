@@ -2,6 +2,33 @@
 //! shown at once. [`Optimistic`] is the state (the rows as the server told them, [`Replica`], under the
 //! mutations that are not settled) and does no I/O; [`Client`] keeps a connection, comes back after
 //! every interruption as the protocol asks, and says what changed.
+//!
+//! ```no_run
+//! # async fn example(options: rowtide_client::ClientOptions) -> Result<(), Box<dyn std::error::Error>> {
+//! use rowtide_client::{Client, Event, FileStorage, Op, row_of};
+//!
+//! #[derive(serde::Serialize, serde::Deserialize)]
+//! struct File {
+//!     id: String,
+//!     name: String,
+//! }
+//!
+//! let mut client = Client::open(options, FileStorage::open("queue.jsonl")?).await?;
+//! let plan = File { id: "f1".to_owned(), name: "Plan".to_owned() };
+//! let id = client.mutate(vec![Op::insert("file", row_of(&plan)?)])?;
+//! while let Some(event) = client.next().await {
+//!     match event {
+//!         Event::Changes(_) => {
+//!             let files: Vec<File> = client.shown().typed("file").collect::<Result<_, _>>()?;
+//!             println!("{} files", files.len());
+//!         }
+//!         Event::Settled(settled) if settled.id == id => println!("{:?}", settled.outcome),
+//!         _ => {}
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 mod backoff;
 mod client;
