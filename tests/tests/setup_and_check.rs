@@ -82,6 +82,8 @@ async fn setup_makes_all_that_check_misses_and_a_second_one_does_nothing() {
         [
             format!("create schema \"{schema}\""),
             format!("create table \"{schema}\".\"client\""),
+            format!("create table \"{schema}\".\"refusal\""),
+            format!("create table \"{schema}\".\"named_mutation\""),
             format!(
                 "create publication \"{publication}\" for \"public\".\"note\", \"other\".\"plan\", \
                  \"public\".\"member\", \"{schema}\".\"client\""
@@ -157,7 +159,7 @@ async fn setup_waits_for_older_transactions_before_it_makes_the_slot() {
     })
     .await;
     older.batch_execute("COMMIT").await.unwrap();
-    assert_eq!(task.await.unwrap().len(), 4);
+    assert_eq!(task.await.unwrap().len(), 6);
 }
 
 #[tokio::test]

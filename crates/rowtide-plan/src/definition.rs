@@ -174,7 +174,8 @@ impl Definition {
         names
     }
 
-    pub(crate) fn error(&self, problems: Vec<Problem>) -> DefinitionError {
+    /// Problems of this definition, to be shown in its file.
+    pub fn error(&self, problems: Vec<Problem>) -> DefinitionError {
         DefinitionError::new(&self.file, &self.text, problems)
     }
 }

@@ -3,10 +3,13 @@
 
 use std::fmt::Write;
 
+use rowtide_protocol::OpKind;
+
 use crate::check::anchor_index;
 use crate::filter::{Operand, Predicate};
-use crate::plan::{BranchId, Claim, Plan, Source, Table};
+use crate::plan::{BranchId, Claim, Plan, Source, Table, TableId};
 use crate::sql::{literal_sql, load_sql, quote_identifier};
+use crate::write::{self, Param};
 
 /// Draws a plan.
 pub fn explain(plan: &Plan) -> String {
@@ -45,7 +48,60 @@ pub fn explain(plan: &Plan) -> String {
             let _ = writeln!(text, "    {line}");
         }
     }
+    let _ = writeln!(text, "\nwrites");
+    for (index, table) in plan.tables.iter().enumerate().filter(|(_, table)| table.published) {
+        writes(plan, TableId(index as u16), table, &mut text);
+    }
     text
+}
+
+/// What each kind of write becomes: first what it locks, then what judges and does it.
+fn writes(plan: &Plan, id: TableId, table: &Table, text: &mut String) {
+    let columns = |kind| -> Vec<usize> {
+        let rules = &table.write;
+        let takes = |column: &usize| {
+            let writable = !rules.readonly.contains(column)
+                && (kind == OpKind::Insert || !rules.immutable.contains(column));
+            table.key.contains(column)
+                || (writable && !table.catalog.columns[*column].input.always_identity)
+        };
+        (0..table.catalog.columns.len()).filter(takes).collect()
+    };
+    let name = &table.catalog.name;
+    let kinds = [
+        ("insert into", OpKind::Insert, table.write.insert.is_some()),
+        ("update of", OpKind::Update, !table.write.updates.is_empty()),
+        ("delete from", OpKind::Delete, table.write.delete.is_some()),
+    ];
+    for (words, kind, allowed) in kinds {
+        if !allowed {
+            let _ = writeln!(text, "  {words} {name}: never");
+            continue;
+        }
+        let _ = writeln!(text, "  {words} {name}");
+        let before = match kind {
+            OpKind::Insert => write::limit_lock(plan, id),
+            OpKind::Update | OpKind::Delete => Some(write::lock(plan, id, kind)),
+        };
+        let statement = write::write(plan, id, kind, &columns(kind));
+        for statement in before.into_iter().chain([statement]) {
+            for line in statement.sql.lines() {
+                let _ = writeln!(text, "    {line}");
+            }
+            let _ = writeln!(text, "    -- {}", parameters(table, &statement.params));
+        }
+    }
+}
+
+fn parameters(table: &Table, params: &[Param]) -> String {
+    let of = |(index, param): (usize, &Param)| {
+        let what = match param {
+            Param::Value(column) => quote_identifier(&table.catalog.columns[*column].name),
+            Param::Claim(claim, _) => claim_text(claim),
+        };
+        format!("${} {what}", index + 1)
+    };
+    params.iter().enumerate().map(of).collect::<Vec<_>>().join(", ")
 }
 
 fn topic(plan: &Plan, id: BranchId) -> String {

@@ -8,6 +8,7 @@ use rowtide_plan::sql::{quote_identifier, quote_table};
 use tokio_postgres::Client;
 
 use crate::connect::Names;
+use crate::setup::OWN_TABLES;
 
 /// What has to be run for most things that are missing.
 const SETUP: &str = "rowtide setup";
@@ -66,12 +67,18 @@ async fn check_server(client: &Client) -> Result<Vec<Problem>, tokio_postgres::E
 async fn check_tables(client: &Client, plan: &Plan) -> Result<Vec<Problem>, tokio_postgres::Error> {
     let sql = "SELECT c.relnamespace::regnamespace::text, c.oid::regclass::text, \
                quote_ident(current_user), has_schema_privilege(c.relnamespace, 'USAGE'), \
-               has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid) \
+               has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid), \
+               has_table_privilege(c.oid, 'INSERT'), has_table_privilege(c.oid, 'UPDATE'), \
+               has_table_privilege(c.oid, 'DELETE'), c.oid \
                FROM unnest($1::oid[]) WITH ORDINALITY AS wanted(oid, place) \
                JOIN pg_class c ON c.oid = wanted.oid ORDER BY place";
     let oids: Vec<u32> = plan.tables.iter().map(|table| table.catalog.oid).collect();
     let mut problems = Vec::new();
     for row in client.query(sql, &[&oids]).await? {
+        let Some(of) = plan.tables.iter().find(|table| table.catalog.oid == row.get::<_, u32>(9))
+        else {
+            continue;
+        };
         let (schema, table, role): (&str, &str, &str) = (row.get(0), row.get(1), row.get(2));
         if !row.get::<_, bool>(3) {
             let what = format!("role {role} may not use schema {schema}");
@@ -83,6 +90,20 @@ async fn check_tables(client: &Client, plan: &Plan) -> Result<Vec<Problem>, toki
         if !row.get::<_, bool>(4) {
             let what = format!("role {role} may not read table {table}");
             problems.push(fatal(what, format!("GRANT SELECT ON {table} TO {role};")));
+        }
+        // An insert may meet a row and become an update; rows are locked before they are written.
+        let updates = !of.write.updates.is_empty() || of.write.delete.is_some();
+        let needed = [
+            ("INSERT", 6, of.write.insert.is_some()),
+            ("UPDATE", 7, updates),
+            ("DELETE", 8, of.write.delete.is_some()),
+        ];
+        for (privilege, at, _) in needed.iter().filter(|(_, _, needed)| *needed) {
+            if !row.get::<_, bool>(*at) {
+                let what =
+                    format!("role {role} may not {} table {table}", privilege.to_lowercase());
+                problems.push(fatal(what, format!("GRANT {privilege} ON {table} TO {role};")));
+            }
         }
         if row.get(5) {
             let what = format!(
@@ -100,27 +121,35 @@ async fn check_own_table(
 ) -> Result<Vec<Problem>, tokio_postgres::Error> {
     // `to_regclass` would fail on a schema that may not be used.
     let sql = "SELECT quote_ident(current_user), has_schema_privilege(n.oid, 'USAGE'), \
-               has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT') \
+               (SELECT bool_and(has_table_privilege(c.oid, privilege)) FROM \
+                unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege) \
                FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-               WHERE n.nspname = $1 AND c.relname = 'client'";
+               WHERE n.nspname = $1 AND c.relname = $2";
     let schema = quote_identifier(&names.schema);
-    let table = quote_table(&names.schema, "client");
-    if let Some(row) = client.query_opt(sql, &[&names.schema]).await? {
+    let mut missing = None;
+    for (name, _) in OWN_TABLES {
+        let Some(row) = client.query_opt(sql, &[&names.schema, &name]).await? else {
+            missing = missing.or(Some(name));
+            continue;
+        };
         let role: &str = row.get(0);
-        if row.get(1) && row.get(2) {
-            return Ok(Vec::new());
+        if !(row.get::<_, bool>(1) && row.get::<_, bool>(2)) {
+            let mend = format!(
+                "GRANT USAGE ON SCHEMA {schema} TO {role}; \
+                 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role};"
+            );
+            let table = quote_table(&names.schema, name);
+            return Ok(vec![fatal(format!("role {role} may not write table {table}"), mend)]);
         }
-        let mend = format!(
-            "GRANT USAGE ON SCHEMA {schema} TO {role}; GRANT SELECT, INSERT, UPDATE ON {table} TO {role};"
-        );
-        return Ok(vec![fatal(format!("role {role} may not write table {table}"), mend)]);
     }
+    let Some(missing) = missing else { return Ok(Vec::new()) };
     let sql = "SELECT quote_ident(current_database()), quote_ident(current_user), \
                has_database_privilege(current_database(), 'CREATE')";
     let row = client.query_one(sql, &[]).await?;
     let (database, role): (&str, &str) = (row.get(0), row.get(1));
     let grant = format!("GRANT CREATE ON DATABASE {database} TO {role};  -- then: {SETUP}");
     let mend = if row.get(2) { SETUP.to_owned() } else { grant };
+    let table = quote_table(&names.schema, missing);
     Ok(vec![fatal(format!("table {table} is missing"), mend)])
 }
 

@@ -6,7 +6,7 @@ use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::value::ColumnType;
 use rowtide_plan::write::{WriteRules, limit_lock, lock, rule_statements, write};
 use rowtide_protocol::OpKind;
-use tokio_postgres::error::ErrorPosition;
+use tokio_postgres::error::{ErrorPosition, SqlState};
 use tokio_postgres::types::{Kind, Type};
 use tokio_postgres::{Client, Error};
 
@@ -56,7 +56,12 @@ async fn prepare_table(
                     number += 1;
                     format!("${number}")
                 };
-                problems.push(rule.problem(&reason(&error), at, parameter));
+                let said = if error.code() == Some(&SqlState::INDETERMINATE_DATATYPE) {
+                    "the type of a claim cannot be told; write auth.claims.NAME::text".to_owned()
+                } else {
+                    reason(&error)
+                };
+                problems.push(rule.problem(&said, at, parameter));
             }
             Err(error) => return Err(error),
         }

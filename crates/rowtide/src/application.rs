@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use miette::Diagnostic;
-use rowtide_plan::check::plan_once_set_up;
+use rowtide_plan::check::{Problem, plan_once_set_up};
 use rowtide_plan::definition::Definition;
 use rowtide_plan::error::DefinitionError;
+use rowtide_plan::plan::Plan;
 use rowtide_postgres::catalog::read_catalog;
 use rowtide_postgres::migrate::Migration;
+use rowtide_postgres::rules::prepare_rules;
 use thiserror::Error;
 use tokio_postgres::Client;
 
@@ -29,9 +31,9 @@ pub enum ApplicationError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Definition(#[from] DefinitionError),
-    /// The catalog cannot be read.
-    #[error("cannot read the catalog: {}", rowtide_postgres::connect::reason(.0))]
-    Catalog(tokio_postgres::Error),
+    /// Postgres cannot be asked about it.
+    #[error("cannot hold the definition against the database: {}", rowtide_postgres::connect::reason(.0))]
+    Postgres(tokio_postgres::Error),
     /// There is no such example.
     #[error("there is no example `{0}`")]
     #[diagnostic(help("the examples are `files` and `tracker`"))]
@@ -125,15 +127,25 @@ impl Application {
     }
 }
 
-/// Whether a definition fits the tables as they will be once they are set up: asked before that is
-/// done, so that a mistake in the definition is told with its place and nothing was changed.
+/// The plan of a definition for the tables as they will be once they are set up, and what has to be
+/// set up for it: asked before that is done, so that a mistake in the definition is told with its
+/// place and nothing was changed.
 ///
 /// # Errors
-/// With all that does not fit, or when the catalog cannot be read.
-pub async fn fits(client: &Client, definition: &Definition) -> Result<(), ApplicationError> {
+/// With all that does not fit, or when Postgres cannot be asked.
+pub async fn fit(
+    client: &Client,
+    definition: &Definition,
+) -> Result<(Plan, Vec<Problem>), ApplicationError> {
     let catalog = read_catalog(client, &definition.tables()).await;
-    plan_once_set_up(definition, &catalog.map_err(ApplicationError::Catalog)?)?;
-    Ok(())
+    let catalog = catalog.map_err(ApplicationError::Postgres)?;
+    let (mut plan, not_set_up) = plan_once_set_up(definition, &catalog)?;
+    let refused = prepare_rules(client, &mut plan).await.map_err(ApplicationError::Postgres)?;
+    let problems: Vec<_> = refused.into_iter().flat_map(|(_, problems)| problems).collect();
+    if !problems.is_empty() {
+        return Err(definition.error(problems).into());
+    }
+    Ok((plan, not_set_up))
 }
 
 /// Reads a definition's file.

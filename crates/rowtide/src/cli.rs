@@ -7,16 +7,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use miette::{IntoDiagnostic, Result, miette};
-use rowtide_plan::check::{Problem, plan_once_set_up};
+use miette::{Report, Result, miette};
+use rowtide_plan::check::Problem;
 use rowtide_plan::definition::Definition;
 use rowtide_plan::explain::explain;
 use rowtide_plan::plan::Plan;
-use rowtide_postgres::catalog::read_catalog;
-use rowtide_postgres::connect::{ConnectOptions, Names, connect};
+use rowtide_postgres::connect::{ConnectOptions, Names, connect, reason};
 use rowtide_postgres::setup::setup;
 
-use crate::application::{Application, read_definition};
+use crate::application::{Application, fit, read_definition};
 use crate::bench;
 use crate::config::Settings;
 use crate::dev::{self, DevOptions, interrupted};
@@ -198,7 +197,7 @@ async fn serve(args: Configured) -> Result<()> {
         ));
     }
     drop(against);
-    let server = Server::start(ServerOptions::new(config, definition)).await.into_diagnostic()?;
+    let server = Server::start(ServerOptions::new(config, definition)).await.map_err(said)?;
     println!("listening http://{}", server.address());
     tokio::select! {
         () = server.hub().wait_until_ready() => {
@@ -210,6 +209,11 @@ async fn serve(args: Configured) -> Result<()> {
     eprintln!("stopping …");
     server.stop().await;
     Ok(())
+}
+
+/// An error whose sentence says all: its causes are part of it already.
+pub(crate) fn said(error: impl std::fmt::Display) -> Report {
+    miette!("{error}")
 }
 
 /// A definition held against a database.
@@ -232,16 +236,15 @@ impl Against {
         names: Names,
         definition: &Definition,
     ) -> Result<Against> {
-        let client = connect(&database, "check").await.into_diagnostic()?;
-        let catalog = read_catalog(&client, &definition.tables()).await.into_diagnostic()?;
-        let (plan, not_set_up) = plan_once_set_up(definition, &catalog)?;
+        let client = connect(&database, "check").await.map_err(said)?;
+        let (plan, not_set_up) = fit(&client, definition).await?;
         Ok(Against { client, names, plan, not_set_up })
     }
 
     async fn problems(&self) -> Result<Vec<Problem>> {
         let mut problems = self.not_set_up.clone();
         let check = rowtide_postgres::check::check(&self.client, &self.names, &self.plan);
-        problems.extend(check.await.into_diagnostic()?);
+        problems.extend(check.await.map_err(|error| said(reason(&error)))?);
         Ok(problems)
     }
 }
@@ -270,8 +273,9 @@ async fn set_up(args: Configured) -> Result<()> {
     let settings = args.gather()?;
     let definition = read_definition(&settings.definition_path())?;
     let (database, names) = settings.database()?;
-    let client = connect(&database, "setup").await.into_diagnostic()?;
-    let done = setup(&client, &names, &definition.tables()).await.into_diagnostic()?;
+    let client = connect(&database, "setup").await.map_err(said)?;
+    fit(&client, &definition).await?;
+    let done = setup(&client, &names, &definition.tables()).await.map_err(said)?;
     if done.is_empty() {
         println!("everything was there");
     }

@@ -14,7 +14,7 @@ use rowtide_postgres::connect::connect;
 use rowtide_postgres::migrate::migrate;
 use rowtide_postgres::setup::setup;
 
-use crate::application::{Application, fits};
+use crate::application::{Application, fit};
 use crate::auth::sign;
 use crate::config::Settings;
 use crate::server::{Server, ServerOptions};
@@ -145,7 +145,7 @@ async fn start(
     for name in migrate(&mut client, &application.migrations).await.map_err(told)? {
         eprintln!("applied {name}");
     }
-    fits(&client, &application.definition).await?;
+    fit(&client, &application.definition).await?;
     let tables = application.definition.tables();
     for step in setup(&client, &config.names, &tables).await.map_err(told)? {
         eprintln!("{step}");

@@ -4,6 +4,8 @@
 //! statement of its own, because only a statement that begins later sees what was committed while it
 //! waited. The answer says enough to tell a client what was wrong.
 
+use std::collections::BTreeSet;
+
 use rowtide_protocol::{OpKind, RejectCode};
 
 use super::{Limit, Rejection, RuleClaim, Write, WriteRule};
@@ -193,13 +195,13 @@ fn insert(plan: &Plan, id: TableId, columns: &[usize]) -> Statement {
     let conflict: Vec<String> = table.key.iter().map(|column| quoted(table, *column)).collect();
     let conflict = conflict.join(", ");
     let sql = format!(
-        "WITH \"new\" AS MATERIALIZED (SELECT {values}), \
+        "WITH \"new\" AS MATERIALIZED (SELECT {values}),\n\
          {JUDGED} AS MATERIALIZED (SELECT {allowed} IS TRUE AS allowed, \
          ARRAY[{reached}]::boolean[] AS reached, \
-         EXISTS (SELECT FROM {from} WHERE {key}) AS there FROM \"new\"), \
+         EXISTS (SELECT FROM {from} WHERE {key}) AS there FROM \"new\"),\n\
          {WRITTEN} AS (INSERT INTO {from} ({list}) SELECT {selected} FROM \"new\", {JUDGED} AS j \
          WHERE j.allowed AND NOT j.there AND NOT true = ANY (j.reached) \
-         ON CONFLICT ({conflict}) DO NOTHING RETURNING 1) \
+         ON CONFLICT ({conflict}) DO NOTHING RETURNING 1)\n\
          SELECT there, ARRAY[allowed, EXISTS (SELECT FROM {WRITTEN})], reached FROM {JUDGED}"
     );
     Statement { sql, params: params.list }
@@ -229,7 +231,7 @@ fn update(plan: &Plan, id: TableId, columns: &[usize]) -> Statement {
             format!("\"old\".{column}::text IS NOT DISTINCT FROM \"new\".{column}::text")
         })
         .collect();
-    let covered: Vec<String> = coverage(table, columns)
+    let covered: Vec<String> = BTreeSet::from_iter(coverage(table, columns))
         .into_iter()
         .map(|rules| {
             let any: Vec<String> =
@@ -249,17 +251,17 @@ fn update(plan: &Plan, id: TableId, columns: &[usize]) -> Statement {
     } else {
         let key = key_is(table, "target.", &mut params);
         format!(
-            ", {WRITTEN} AS (UPDATE {from} AS target SET {} FROM {JUDGED} AS j WHERE {key} \
+            ",\n{WRITTEN} AS (UPDATE {from} AS target SET {} FROM {JUDGED} AS j WHERE {key} \
              AND j.visible AND {covered} AND NOT false = ANY (j.same))",
             sets.join(", ")
         )
     };
     let sql = format!(
-        "WITH \"old\" AS MATERIALIZED (SELECT * FROM {from} WHERE {key}), \
-         \"new\" AS MATERIALIZED (SELECT {new} FROM \"old\"), \
+        "WITH \"old\" AS MATERIALIZED (SELECT * FROM {from} WHERE {key}),\n\
+         \"new\" AS MATERIALIZED (SELECT {new} FROM \"old\"),\n\
          {JUDGED} AS MATERIALIZED (SELECT (SELECT {visible} IS TRUE FROM \"old\") AS visible, \
          ARRAY[{rules}]::boolean[] AS rules, ARRAY[{same}]::boolean[] AS same \
-         FROM \"old\", \"new\"){update} \
+         FROM \"old\", \"new\"){update}\n\
          SELECT visible, rules, same FROM {JUDGED}"
     );
     Statement { sql, params: params.list }
@@ -276,11 +278,11 @@ fn delete(plan: &Plan, id: TableId) -> Statement {
     let key = key_is(table, "", &mut params);
     let target = key_is(table, "target.", &mut params);
     let sql = format!(
-        "WITH \"old\" AS MATERIALIZED (SELECT * FROM {from} WHERE {key}), \
+        "WITH \"old\" AS MATERIALIZED (SELECT * FROM {from} WHERE {key}),\n\
          {JUDGED} AS MATERIALIZED (SELECT (SELECT {visible} IS TRUE FROM \"old\") AS visible, \
-         {allowed} IS TRUE AS allowed FROM \"old\"), \
+         {allowed} IS TRUE AS allowed FROM \"old\"),\n\
          {WRITTEN} AS (DELETE FROM {from} AS target USING {JUDGED} AS j \
-         WHERE {target} AND j.visible AND j.allowed) \
+         WHERE {target} AND j.visible AND j.allowed)\n\
          SELECT visible, ARRAY[allowed], ARRAY[]::boolean[] FROM {JUDGED}"
     );
     Statement { sql, params: params.list }
