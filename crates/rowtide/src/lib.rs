@@ -12,5 +12,6 @@ mod rate;
 mod registry;
 pub mod server;
 mod session;
+mod socket;
 pub mod watch;
 mod writer;

@@ -34,6 +34,8 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const PING_AFTER: Duration = Duration::from_secs(25);
 /// After this much silence the connection is dropped.
 pub const SILENCE: Duration = Duration::from_secs(60);
+/// How many bytes are written to a client before its own messages are looked at again.
+pub const FLUSH_BYTES: usize = 256 << 10;
 /// How long one write to a client may take.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long sessions have to say goodbye when the server stops.

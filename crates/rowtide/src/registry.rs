@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rowtide_postgres::client_registry::{Claimed, Settled, claim, settled};
 use rowtide_postgres::connect::{ConnectOptions, Names, connect, reason};
-use rowtide_protocol::{ClientId, Lsn, Refusal};
+use rowtide_protocol::{Lsn, Refusal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_postgres::Client;
@@ -42,7 +42,7 @@ struct Known {
 #[derive(Default)]
 struct Connected {
     /// The newest connection of each client id.
-    clients: HashMap<ClientId, (u64, CancellationToken)>,
+    clients: HashMap<Box<str>, (u64, CancellationToken)>,
     /// How many connections each user has.
     users: HashMap<String, usize>,
     next: u64,
@@ -59,7 +59,7 @@ pub(crate) struct Registry {
 /// A connection's place in the registry, given up when it is dropped.
 pub(crate) struct Entry {
     registry: Registry,
-    client_id: ClientId,
+    client: Box<str>,
     user_id: String,
     number: u64,
     superseded: CancellationToken,
@@ -72,8 +72,8 @@ impl Entry {
         self.superseded.cancelled().await;
     }
 
-    pub(crate) fn client_id(&self) -> &str {
-        self.client_id.as_str()
+    pub(crate) fn client(&self) -> &str {
+        &self.client
     }
 
     /// Every mutation up to this one was settled when the client came.
@@ -95,9 +95,8 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         let mut connected = self.registry.lock();
-        if connected.clients.get(&self.client_id).is_some_and(|(number, _)| *number == self.number)
-        {
-            connected.clients.remove(&self.client_id);
+        if connected.clients.get(&self.client).is_some_and(|(number, _)| *number == self.number) {
+            connected.clients.remove(&self.client);
         }
         if let Some(count) = connected.users.get_mut(&self.user_id) {
             *count -= 1;
@@ -128,15 +127,18 @@ impl Registry {
         self.connected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes a place for a connection of a client of a user. If only the newest connection of a client
+    /// is to stay, others of it are told to go.
     pub(crate) async fn enter(
         &self,
-        client_id: &ClientId,
+        client: &str,
         user_id: &str,
         settled: u64,
+        newest_only: bool,
     ) -> Result<Entry, Refused> {
         let (reply, known) = oneshot::channel();
-        let (client, user) = (client_id.to_string(), user_id.to_owned());
-        let request = Request { client_id: client, user_id: user, settled, reply };
+        let (client_id, user) = (client.to_owned(), user_id.to_owned());
+        let request = Request { client_id, user_id: user, settled, reply };
         let away = || Refused::Unavailable("the database is not there; come back later".to_owned());
         let asked = async {
             self.claims.send(request).await.map_err(|_| away())?;
@@ -148,7 +150,7 @@ impl Registry {
         }
         let mut connected = self.lock();
         // One that comes back before its old connection is known to be gone takes its own place.
-        let returns = connected.clients.contains_key(client_id);
+        let returns = newest_only && connected.clients.contains_key(client);
         let count = connected.users.entry(user_id.to_owned()).or_default();
         if *count >= self.sessions_per_user && !returns {
             return Err(Refused::TooManySessions(self.sessions_per_user));
@@ -157,14 +159,16 @@ impl Registry {
         connected.next += 1;
         let number = connected.next;
         let superseded = CancellationToken::new();
-        let place = (number, superseded.clone());
-        if let Some((_, older)) = connected.clients.insert(client_id.clone(), place) {
-            older.cancel();
+        if newest_only {
+            let place = (number, superseded.clone());
+            if let Some((_, older)) = connected.clients.insert(client.into(), place) {
+                older.cancel();
+            }
         }
         drop(connected);
         Ok(Entry {
             registry: self.clone(),
-            client_id: client_id.clone(),
+            client: client.into(),
             user_id: user_id.to_owned(),
             number,
             superseded,

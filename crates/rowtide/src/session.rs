@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Bytes;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use futures_util::SinkExt;
 use rowtide_plan::write::Rejection;
@@ -15,41 +14,19 @@ use rowtide_protocol::{
     ClientMessage, Connect, ErrorCode, Mutation, PROTOCOL_VERSION, RejectCode, connected_frame,
     error_frame, pong_frame,
 };
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_tungstenite::tungstenite::{self, Error, error::ProtocolError};
 
 use crate::auth::{Identity, Unauthorized};
 use crate::hub::{Delivery, Subscription};
-use crate::limits::{CONNECT_TIMEOUT, PING_AFTER, RETRY_AFTER_MS, SILENCE, WRITE_TIMEOUT};
+use crate::limits::{CONNECT_TIMEOUT, FLUSH_BYTES, RETRY_AFTER_MS};
 use crate::registry::{Entry, Refused};
 use crate::server::State;
+use crate::socket::{Beat, Ending, Gone, Heartbeat, feed, read_error, text, write};
 use crate::writer::{Asked, Broken, Full, Queue};
 
 /// After this long at the latest a token is looked at again: an `Instant` cannot be as far away as a
 /// token may end, and the clock that tokens go by may be set.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// Why a session ends with an `error`.
-struct Ending {
-    code: ErrorCode,
-    message: String,
-}
-
-impl Ending {
-    fn new(code: ErrorCode, message: impl Into<String>) -> Ending {
-        Ending { code, message: message.into() }
-    }
-}
-
-impl From<Unauthorized> for Ending {
-    fn from(error: Unauthorized) -> Ending {
-        Ending::new(ErrorCode::Unauthorized, error.to_string())
-    }
-}
-
-/// The socket is gone, or the client took too long to read.
-struct Gone;
 
 /// Serves one socket until it ends. `header_token` came with the upgrade.
 pub(crate) async fn serve(mut socket: WebSocket, state: Arc<State>, header_token: Option<String>) {
@@ -81,14 +58,7 @@ struct Session {
     entry: Entry,
     subscription: Subscription,
     /// Where its mutations wait, once there has been one.
-    queue: Option<(Queue, oneshot::Receiver<Broken>)>,
-}
-
-fn text(frame: Bytes) -> Message {
-    match Utf8Bytes::try_from(frame) {
-        Ok(text) => Message::Text(text),
-        Err(_) => unreachable!("frames are JSON made of UTF-8"),
-    }
+    queue: Option<Arc<Queue>>,
 }
 
 /// From the upgrade to `connected`. `Err(None)` when the client has gone.
@@ -104,7 +74,7 @@ async fn open(
             let message = "`connect` did not come in time";
             return Err(Some(Ending::new(ErrorCode::Timeout, message)));
         }
-        None => return Err(Some(stopping())),
+        None => return Err(Some(Ending::stopping())),
     };
     if connect.protocol != PROTOCOL_VERSION {
         let message =
@@ -130,13 +100,13 @@ async fn open(
     let settled = connect.settled.unwrap_or(0);
     let entry = state
         .registry
-        .enter(&connect.client_id, &identity.user_id, settled)
+        .enter(connect.client_id.as_str(), &identity.user_id, settled, true)
         .await
         .map_err(|refused| Some(refusal(refused)))?;
     let author = Arc::new(identity.author());
     let subscription = state
         .hub
-        .open(&author, entry.client_id(), entry.settled_until())
+        .open(&author, entry.client(), entry.settled_until())
         .await
         .map_err(|error| Some(Ending::new(ErrorCode::Unavailable, error.to_string())))?;
     let last = entry.last_mutation();
@@ -146,19 +116,15 @@ async fn open(
     Ok(Session { identity, author, entry, subscription, queue: None })
 }
 
-/// Waits until the mutations are not taken any further; `None` when the server stops. Cancel safe.
-async fn broken(queue: &mut Option<(Queue, oneshot::Receiver<Broken>)>) -> Option<Broken> {
+/// Waits until the mutations are not taken any further. Cancel safe.
+async fn broken(queue: &Option<Arc<Queue>>) -> Broken {
     match queue {
-        Some((_, ends)) => ends.await.ok(),
+        Some(queue) => queue.broken().await,
         None => std::future::pending().await,
     }
 }
 
-fn stopping() -> Ending {
-    Ending::new(ErrorCode::Restarting, "the server is stopping")
-}
-
-fn refusal(refused: Refused) -> Ending {
+pub(crate) fn refusal(refused: Refused) -> Ending {
     match refused {
         Refused::OtherUser => Ending::new(
             ErrorCode::Forbidden,
@@ -195,44 +161,9 @@ async fn first_message(socket: &mut WebSocket) -> Result<Connect, Option<Ending>
     }
 }
 
-/// What to say of a frame that cannot be read; nothing if the connection is gone.
-fn read_error(error: axum::Error) -> Option<Ending> {
-    let inner = error.into_inner();
-    match inner.downcast_ref::<tungstenite::Error>() {
-        Some(
-            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)
-            | Error::Io(_)
-            | Error::ConnectionClosed
-            | Error::AlreadyClosed,
-        )
-        | None => None,
-        Some(broken) => {
-            let message = format!("the message cannot be read: {broken}");
-            Some(Ending::new(ErrorCode::BadRequest, message))
-        }
-    }
-}
-
-async fn write(
-    socket: &mut WebSocket,
-    frames: impl IntoIterator<Item = Message>,
-) -> Result<(), Gone> {
-    let all = async {
-        for frame in frames {
-            socket.feed(frame).await?;
-        }
-        socket.flush().await
-    };
-    match timeout(WRITE_TIMEOUT, all).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) | Err(_) => Err(Gone),
-    }
-}
-
 impl Session {
     async fn run(mut self, socket: &mut WebSocket, state: &Arc<State>) -> Option<Ending> {
-        let mut heard = Instant::now();
-        let mut pinged = false;
+        let mut heartbeat = Heartbeat::new();
         loop {
             // Here and not only when it falls silent: a client may see to it that it never does.
             let remaining = self.identity.remaining();
@@ -240,20 +171,18 @@ impl Session {
                 return Some(Ending::new(ErrorCode::Unauthorized, "the token has expired"));
             }
             let expires = Instant::now() + remaining.min(LONGEST_WAIT);
-            let quiet = heard + if pinged { SILENCE } else { PING_AFTER };
             tokio::select! {
                 biased;
                 () = state.stop.cancelled() => {
-                    return Some(stopping());
+                    return Some(Ending::stopping());
                 }
-                broken = broken(&mut self.queue) => return Some(self.broken_off(broken)),
+                broken = broken(&self.queue) => return Some(broken_off(broken)),
                 () = self.entry.superseded() => {
                     let message = "another connection of this `clientId` has taken over";
                     return Some(Ending::new(ErrorCode::Superseded, message));
                 }
                 message = socket.recv() => {
-                    heard = Instant::now();
-                    pinged = false;
+                    heartbeat.heard();
                     match message {
                         Some(Ok(message)) => match self.answer(message, socket, state).await {
                             Ok(()) => {}
@@ -268,37 +197,35 @@ impl Session {
                         return ending;
                     }
                 }
-                () = sleep_until(quiet.min(expires)) => {
-                    if heard.elapsed() >= SILENCE {
-                        return Some(Ending::new(ErrorCode::Timeout, "nothing was heard for too long"));
+                beat = heartbeat.next() => match beat {
+                    Beat::Ping => heartbeat.ask(socket).await.map_err(|Gone| ()).ok()?,
+                    Beat::Dead => {
+                        let message = "nothing was heard for too long";
+                        return Some(Ending::new(ErrorCode::Timeout, message));
                     }
-                    if !pinged && heard.elapsed() >= PING_AFTER {
-                        pinged = true;
-                        write(socket, [Message::Ping(Bytes::new())]).await.err().map_or(Ok(()), |Gone| Err(())).ok()?;
-                    }
-                }
+                },
+                () = sleep_until(expires) => {}
             }
         }
     }
 
-    /// Sends what there is, with one flush.
+    /// Sends what there is with one flush, up to a size: others must get their turn as well.
     async fn deliver(
         &mut self,
         first: Delivery,
         socket: &mut WebSocket,
     ) -> Result<(), Option<Ending>> {
         let mut next = Some(first);
+        let mut bytes = 0;
         while let Some(delivery) = next {
             match delivery {
                 Delivery::Frame(frame) => {
-                    let fed = timeout(WRITE_TIMEOUT, socket.feed(text(frame))).await;
-                    if !matches!(fed, Ok(Ok(()))) {
-                        return Err(None);
-                    }
+                    bytes += frame.len();
+                    feed(socket, text(frame)).await.map_err(|Gone| None)?;
                 }
                 Delivery::Closed(code, message) => return Err(Some(Ending { code, message })),
             }
-            next = self.subscription.try_next();
+            next = if bytes < FLUSH_BYTES { self.subscription.try_next() } else { None };
         }
         write(socket, []).await.map_err(|Gone| None)
     }
@@ -373,9 +300,9 @@ impl Session {
         };
         // What is refused holds nothing of the message.
         let bytes = if matches!(asked, Asked::Apply(_)) { bytes } else { 0 };
-        let (queue, _) = self.queue.get_or_insert_with(|| {
-            state.writer.queue(self.entry.client_id(), &self.identity.user_id)
-        });
+        let queue = self
+            .queue
+            .get_or_insert_with(|| state.writer.queue(self.entry.client(), &self.identity.user_id));
         let author = Arc::clone(&self.author);
         queue.push(Number::Given(mutation.id), author, asked, bytes).map_err(|Full| {
             Ending::new(
@@ -384,18 +311,18 @@ impl Session {
             )
         })
     }
+}
 
-    fn broken_off(&self, broken: Option<Broken>) -> Ending {
-        match broken {
-            Some(Broken::Gap { number, last }) => Ending::new(
-                ErrorCode::BadRequest,
-                format!("mutation {number} does not follow {last}, the last that was settled"),
-            ),
-            Some(Broken::NotTheirs) => Ending::new(
-                ErrorCode::Forbidden,
-                "this `clientId` is not yours any more; take a new one",
-            ),
-            None => stopping(),
-        }
+fn broken_off(broken: Broken) -> Ending {
+    match broken {
+        Broken::Gap { number, last } => Ending::new(
+            ErrorCode::BadRequest,
+            format!("mutation {number} does not follow {last}, the last that was settled"),
+        ),
+        Broken::NotTheirs => Ending::new(
+            ErrorCode::Forbidden,
+            "this `clientId` is not yours any more; take a new one",
+        ),
+        Broken::Stopped => Ending::stopping(),
     }
 }

@@ -10,7 +10,7 @@ use rand::Rng;
 use rowtide_plan::write::Rejection;
 use rowtide_postgres::mutate::{Author, MutateError, Mutator, Number, Outcome, Ticket, Work};
 use rowtide_protocol::{Op, RejectCode};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -41,6 +41,8 @@ pub(crate) enum Broken {
     Gap { number: u64, last: u64 },
     /// The client id belongs to another user, or is not known any more.
     NotTheirs,
+    /// The server stops.
+    Stopped,
 }
 
 /// There is no room; nothing was taken.
@@ -60,6 +62,7 @@ pub(crate) struct Writer {
 pub(crate) struct Queue {
     waiting: mpsc::Sender<Waiting>,
     bytes: Arc<Semaphore>,
+    broken: watch::Receiver<Option<Broken>>,
 }
 
 impl Writer {
@@ -74,18 +77,28 @@ impl Writer {
         Writer { mutator: Arc::new(mutator), hub, bytes, tasks, stop }
     }
 
-    /// A queue for a client of a user. What is sent on the other channel ends the session.
-    pub(crate) fn queue(&self, client: &str, user_id: &str) -> (Queue, oneshot::Receiver<Broken>) {
+    /// A queue for a client of a user.
+    pub(crate) fn queue(&self, client: &str, user_id: &str) -> Arc<Queue> {
         let (waiting, receiver) = mpsc::channel(MUTATION_QUEUE);
-        let (broken, ends) = oneshot::channel();
+        let (ends, broken) = watch::channel(None);
         let (client, user_id) = (client.into(), user_id.into());
         let queue = Running { writer: self.clone(), client, user_id };
-        self.tasks.spawn(queue.run(receiver, broken));
-        (Queue { waiting, bytes: Arc::clone(&self.bytes) }, ends)
+        self.tasks.spawn(async move {
+            let broken = queue.run(receiver).await;
+            ends.send_replace(broken);
+        });
+        Arc::new(Queue { waiting, bytes: Arc::clone(&self.bytes), broken })
     }
 }
 
 impl Queue {
+    /// Waits until mutations are not taken any further. Cancel safe.
+    pub(crate) async fn broken(&self) -> Broken {
+        let mut broken = self.broken.clone();
+        let found = broken.wait_for(Option::is_some).await;
+        found.ok().and_then(|broken| broken.clone()).unwrap_or(Broken::Stopped)
+    }
+
     /// Puts a mutation of about `bytes` behind the others.
     ///
     /// # Errors
@@ -112,14 +125,15 @@ struct Running {
 }
 
 impl Running {
-    async fn run(self, mut waiting: mpsc::Receiver<Waiting>, broken: oneshot::Sender<Broken>) {
+    /// Ends when there is nothing more to come, or with why nothing more is taken.
+    async fn run(self, mut waiting: mpsc::Receiver<Waiting>) -> Option<Broken> {
         let mut held = None;
         loop {
             let next = match held.take() {
                 Some(next) => next,
                 None => match waiting.recv().await {
                     Some(next) => next,
-                    None => return,
+                    None => return None,
                 },
             };
             let number = next.number.clone();
@@ -131,16 +145,13 @@ impl Running {
                     self.settle_refused(&number, &next.author, rejections).await
                 }
             };
-            let broke = match (settled, number) {
+            return Some(match (settled, number) {
                 (Ok(Outcome::Settled | Outcome::Repeated), _) => continue,
                 (Ok(Outcome::Gap { last }), Number::Given(number)) => Broken::Gap { number, last },
                 (Ok(Outcome::Gap { .. } | Outcome::NotTheirs), _) => Broken::NotTheirs,
-                // The server is stopping; the client sends it again.
-                (Err(Stopping), _) => return,
-            };
-            // A session that has gone has no use for it.
-            drop(broken.send(broke));
-            return;
+                // The client sends it again.
+                (Err(Stopping), _) => Broken::Stopped,
+            });
         }
     }
 
