@@ -33,8 +33,16 @@ impl App {
     /// # Panics
     /// When something of it does not start.
     pub async fn example(name: &str) -> App {
+        App::example_with(name, |_| ()).await
+    }
+
+    /// As [`App::example`], of a server whose options `change` has changed.
+    ///
+    /// # Panics
+    /// When something of it does not start.
+    pub async fn example_with(name: &str, change: impl FnOnce(&mut ServerOptions)) -> App {
         let application = Application::example(name).expect("the example is there");
-        App::start(&application.definition, &application.migrations, |_| ()).await
+        App::start(&application.definition, &application.migrations, change).await
     }
 
     /// A definition over tables that `sql` makes.

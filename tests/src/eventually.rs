@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 /// How long something that must happen may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Asks until the answer is `Some`, and returns what is in it.
 ///

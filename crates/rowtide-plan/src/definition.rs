@@ -18,6 +18,7 @@ pub struct Definition {
     pub(crate) text: String,
     pub(crate) tables: Vec<TableDefinition>,
     pub(crate) min_client: Option<i64>,
+    older_clients: bool,
 }
 
 /// A table by its schema and name, as Postgres has them.
@@ -56,6 +57,7 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct App {
     min_client: Option<i64>,
+    older_clients: Option<Spanned<bool>>,
 }
 
 #[derive(Deserialize)]
@@ -100,6 +102,9 @@ struct Update {
 struct Delete {
     allow: Spanned<String>,
 }
+
+/// The tables that clients of the older protocol know.
+pub const OLDER_TABLES: [&str; 3] = ["user", "file", "file_state"];
 
 /// The largest definition, in bytes.
 const MAX_BYTES: usize = 1 << 20;
@@ -151,11 +156,27 @@ impl Definition {
                 problems.push(problem.help("`NAME` and `public.NAME` are the same table"));
             }
         }
+        if let Some(asked) = read.app.older_clients.as_ref().filter(|asked| *asked.get_ref()) {
+            let there = |name: &&&str| tables.iter().any(|table| table.name.name == **name);
+            let missing = OLDER_TABLES.iter().find(|name| !there(name));
+            if let Some(missing) = missing {
+                let what = format!("older clients know a table `{missing}`, which has no entry");
+                let problem = Problem::new(asked.span(), what, "asked for here");
+                problems.push(problem.help(format!("write [tables.{missing}], or leave this out")));
+            }
+        }
         if !problems.is_empty() {
             return Err(fail(problems));
         }
         let min_client = read.app.min_client;
-        Ok(Definition { file: file.to_owned(), text: text.to_owned(), tables, min_client })
+        let older_clients = read.app.older_clients.is_some_and(Spanned::into_inner);
+        let (file, text) = (file.to_owned(), text.to_owned());
+        Ok(Definition { file, text, tables, min_client, older_clients })
+    }
+
+    /// Whether clients of the older protocol are served, beside those of the present one.
+    pub fn older_clients(&self) -> bool {
+        self.older_clients
     }
 
     /// Every table that the catalog must be read for: those with an entry, in the order of the file,

@@ -8,6 +8,7 @@ pub mod config;
 pub mod dev;
 pub mod hub;
 pub mod limits;
+mod older;
 mod rate;
 mod registry;
 pub mod server;

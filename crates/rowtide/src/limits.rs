@@ -6,7 +6,7 @@ use std::time::Duration;
 /// The largest message from a client, in bytes; beyond it the connection is closed.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
 /// The largest mutation, in bytes; beyond it the mutation is refused as `too_large`.
-pub const MAX_MUTATION_BYTES: usize = 256 << 10;
+pub const MAX_MUTATION_BYTES: usize = 1 << 20;
 /// The most operations of one mutation.
 pub const OPS_PER_MUTATION: usize = rowtide_protocol::MAX_OPS;
 /// How many connects and mutations one user may have in a minute.
@@ -38,6 +38,11 @@ pub const SILENCE: Duration = Duration::from_secs(60);
 pub const FLUSH_BYTES: usize = 256 << 10;
 /// How long one write to a client may take.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client may take to hear that the server closes its connection.
+pub const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+/// After this long at the latest a token is looked at again: an `Instant` cannot be as far away as a
+/// token may end, and the clock that tokens go by may be set.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long sessions have to say goodbye when the server stops.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest random wait that a client is asked for before it comes back, in milliseconds.

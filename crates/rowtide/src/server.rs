@@ -24,6 +24,7 @@ use crate::auth::{Auth, AuthError, AuthOptions};
 use crate::config::Config;
 use crate::hub::{Hub, HubError, HubOptions};
 use crate::limits::{ACCEPT_BACKLOG, ClientLimits, DRAIN_TIMEOUT, READ_BUFFER_BYTES};
+use crate::older::{self, OlderQueues};
 use crate::rate::Rate;
 use crate::registry::Registry;
 use crate::session;
@@ -96,7 +97,9 @@ pub(crate) struct State {
     pub(crate) rate: Rate,
     pub(crate) writer: Writer,
     pub(crate) limits: ClientLimits,
-    sessions: TaskTracker,
+    pub(crate) older_clients: bool,
+    pub(crate) older_queues: OlderQueues,
+    pub(crate) sessions: TaskTracker,
 }
 
 impl State {
@@ -143,6 +146,7 @@ impl Server {
             options.mutation_connections,
             options.prepared_statements,
         );
+        let older_clients = options.hub.definition.older_clients();
         let (hub, replicator) = Hub::start(options.hub).await?;
         let sessions = TaskTracker::new();
         let writer = Writer::new(mutator, hub.clone(), sessions.clone(), stop.clone());
@@ -155,11 +159,14 @@ impl Server {
             rate,
             writer,
             limits: options.client,
+            older_clients,
+            older_queues: OlderQueues::default(),
             sessions,
         });
         let router = Router::new()
             .route("/", get(index))
             .route("/sync", get(sync))
+            .route("/app/{user_id}/connect", get(older::connect))
             .route("/health/live", get(|| async { "live\n" }))
             .route("/health/ready", get(ready))
             .with_state(Arc::clone(&state));
@@ -235,18 +242,23 @@ async fn ready(Extract(state): Extract<Arc<State>>) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], body + "\n").into_response()
 }
 
-async fn sync(
-    Extract(state): Extract<Arc<State>>,
-    headers: HeaderMap,
-    upgrade: WebSocketUpgrade,
-) -> Response {
-    let token = headers
+/// The token of an `Authorization` header.
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<String> {
+    headers
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.split_once(' '))
         // Schemes have no case (RFC 9110, 11.1).
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, token)| token.trim().to_owned());
+        .map(|(_, token)| token.trim().to_owned())
+}
+
+async fn sync(
+    Extract(state): Extract<Arc<State>>,
+    headers: HeaderMap,
+    upgrade: WebSocketUpgrade,
+) -> Response {
+    let token = bearer(&headers);
     let limit = state.limits.message_bytes;
     let tracker = state.sessions.clone();
     upgrade

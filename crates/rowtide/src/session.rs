@@ -4,7 +4,6 @@
 //! for each case, and nothing of it touches other sessions.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use futures_util::SinkExt;
@@ -18,15 +17,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::auth::{Identity, Unauthorized};
 use crate::hub::{Delivery, Subscription};
-use crate::limits::{CONNECT_TIMEOUT, FLUSH_BYTES, RETRY_AFTER_MS};
+use crate::limits::{CONNECT_TIMEOUT, FLUSH_BYTES, GOODBYE_TIMEOUT, LONGEST_WAIT, RETRY_AFTER_MS};
 use crate::registry::{Entry, Refused};
 use crate::server::State;
 use crate::socket::{Beat, Ending, Gone, Heartbeat, feed, read_error, text, write};
 use crate::writer::{Asked, Broken, Full, Queue};
-
-/// After this long at the latest a token is looked at again: an `Instant` cannot be as far away as a
-/// token may end, and the clock that tokens go by may be set.
-const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Serves one socket until it ends. `header_token` came with the upgrade.
 pub(crate) async fn serve(mut socket: WebSocket, state: Arc<State>, header_token: Option<String>) {
@@ -49,7 +44,7 @@ pub(crate) async fn serve(mut socket: WebSocket, state: Arc<State>, header_token
         Ok::<_, axum::Error>(())
     };
     // Whether the client hears it is up to the client.
-    drop(timeout(Duration::from_secs(2), goodbye).await);
+    drop(timeout(GOODBYE_TIMEOUT, goodbye).await);
 }
 
 struct Session {

@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use self::engine_thread::{Command, EngineHandle};
 use self::outbox::Outbox;
 
-pub use self::outbox::Delivery;
+pub use self::outbox::{Delivery, Step};
 
 /// What the hub needs to run.
 #[derive(Clone, Debug)]
@@ -145,6 +145,23 @@ impl Subscription {
     /// A further frame that is already there, so that several are written with one flush.
     pub fn try_next(&self) -> Option<Delivery> {
         self.outbox.try_next()
+    }
+}
+
+impl Subscription {
+    /// The plan that its steps are of.
+    pub fn plan(&self) -> &Arc<Plan> {
+        self.outbox.plan()
+    }
+
+    /// Waits for the next step, for sessions that do not speak in frames. Cancel safe.
+    pub async fn next_step(&self) -> Step {
+        self.outbox.next_step().await
+    }
+
+    /// A further step that is already there.
+    pub fn try_next_step(&self) -> Option<Step> {
+        self.outbox.try_next_step()
     }
 }
 

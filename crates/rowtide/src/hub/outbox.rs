@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use rowtide_plan::plan::Plan;
+use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::row::{Row, Settlement};
 use rowtide_protocol::{Cursor, ErrorCode, ready_frame, reject_frame, snapshot_frame, tx_frame};
 use tokio::sync::Notify;
@@ -40,6 +40,8 @@ struct Queue {
     items: VecDeque<Item>,
     /// Of the transactions in `items`.
     bytes: usize,
+    /// Frames that are made already and come first.
+    frames: VecDeque<Bytes>,
     closed: Option<(ErrorCode, String)>,
 }
 
@@ -47,7 +49,7 @@ struct Queue {
 pub(super) enum Item {
     /// Rows of one table, with how many of them have been sent.
     Snapshot {
-        table: rowtide_plan::plan::TableId,
+        table: TableId,
         rows: Vec<Arc<Row>>,
         sent: usize,
     },
@@ -58,13 +60,42 @@ pub(super) enum Item {
         commit_time_us: Option<i64>,
         settlements: Vec<Arc<Settlement>>,
     },
-    /// A frame that is made already.
-    Frame(Bytes),
+}
+
+/// One step of a session, for those that do not speak in frames of the protocol.
+#[derive(Debug)]
+pub enum Step {
+    /// Rows of a new replica.
+    Snapshot {
+        /// Their table.
+        table: TableId,
+        /// Each once.
+        rows: Vec<Arc<Row>>,
+    },
+    /// The new replica is whole.
+    Ready(Cursor),
+    /// One or more commits.
+    Tx {
+        /// Up to which commit.
+        cursor: Cursor,
+        /// Changes as JSON, separated by commas; some may be empty.
+        bodies: Vec<Bytes>,
+        /// When the last of the commits happened, microseconds since 1970 UTC.
+        commit_time_us: Option<i64>,
+        /// The mutations of the session's client that were settled, in order.
+        settlements: Vec<Arc<Settlement>>,
+    },
+    /// Nothing comes any more.
+    Closed(ErrorCode, String),
 }
 
 impl Outbox {
     pub(super) fn new(plan: Arc<Plan>, limit_bytes: usize) -> Outbox {
         Outbox { plan, limit_bytes, queue: Mutex::default(), filled: Notify::new() }
+    }
+
+    pub(super) fn plan(&self) -> &Arc<Plan> {
+        &self.plan
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -108,27 +139,57 @@ impl Outbox {
 
     /// The next frame, if there is something to say.
     pub(super) fn try_next(&self) -> Option<Delivery> {
+        let made = self.lock().frames.pop_front();
+        if let Some(frame) = made {
+            return Some(Delivery::Frame(frame));
+        }
+        let frame = match self.try_next_step()? {
+            Step::Closed(code, message) => return Some(Delivery::Closed(code, message)),
+            Step::Ready(cursor) => ready_frame(cursor),
+            Step::Snapshot { table, rows } => {
+                let name = &self.plan.table(table).name_json;
+                snapshot_frame(name, rows.iter().map(|row| &row.json[..]))
+            }
+            Step::Tx { cursor, bodies, commit_time_us, settlements } => {
+                let ack = settlements.iter().map(|settlement| settlement.last_mutation).max();
+                let refused = settlements.iter().flat_map(|settlement| &settlement.refused);
+                // A refusal is told before it is acknowledged.
+                let mut frames: VecDeque<Bytes> =
+                    refused.map(|r| reject_frame(r.id, &r.code, &r.message)).collect();
+                let time = commit_time_us.map(rfc3339);
+                let bodies = bodies.iter().map(|body| &body[..]);
+                frames.push_back(tx_frame(cursor, bodies, ack, time.as_deref()));
+                let first = frames.pop_front()?;
+                if !frames.is_empty() {
+                    self.lock().frames = frames;
+                }
+                first
+            }
+        };
+        Some(Delivery::Frame(frame))
+    }
+
+    /// The next step, if there is one. A session takes either steps or frames.
+    pub(super) fn try_next_step(&self) -> Option<Step> {
         let mut queue = self.lock();
         let Some(item) = queue.items.pop_front() else {
             let (code, message) = queue.closed.clone()?;
-            return Some(Delivery::Closed(code, message));
+            return Some(Step::Closed(code, message));
         };
-        let frame = match item {
-            Item::Frame(frame) => frame,
-            Item::Ready(cursor) => ready_frame(cursor),
+        Some(match item {
+            Item::Ready(cursor) => Step::Ready(cursor),
             Item::Snapshot { table, rows, sent } => {
-                let name = &self.plan.table(table).name_json;
                 let mut bytes = 0;
                 let mut end = sent;
                 while end < rows.len() && bytes < FRAME_BYTES {
                     bytes += rows[end].json.len();
                     end += 1;
                 }
-                let frame = snapshot_frame(name, rows[sent..end].iter().map(|row| &row.json[..]));
+                let part = rows[sent..end].to_vec();
                 if end < rows.len() {
                     queue.items.push_front(Item::Snapshot { table, rows, sent: end });
                 }
-                frame
+                Step::Snapshot { table, rows: part }
             }
             Item::Tx { mut cursor, changes, mut commit_time_us, mut settlements } => {
                 let mut bytes = changes.len();
@@ -152,27 +213,19 @@ impl Outbox {
                     cursor = next;
                     commit_time_us = time.or(commit_time_us);
                 }
-                let ack = settlements.iter().map(|settlement| settlement.last_mutation).max();
-                let refused = settlements.iter().flat_map(|settlement| &settlement.refused);
-                // A refusal is told before it is acknowledged.
-                let mut frames: VecDeque<Bytes> =
-                    refused.map(|r| reject_frame(r.id, &r.code, &r.message)).collect();
-                let time = commit_time_us.map(rfc3339);
-                let bodies = bodies.iter().map(|body| &body[..]);
-                let frame = tx_frame(cursor, bodies, ack, time.as_deref());
-                match frames.pop_front() {
-                    None => frame,
-                    Some(first) => {
-                        queue.items.push_front(Item::Frame(frame));
-                        for frame in frames.into_iter().rev() {
-                            queue.items.push_front(Item::Frame(frame));
-                        }
-                        first
-                    }
-                }
+                Step::Tx { cursor, bodies, commit_time_us, settlements }
             }
-        };
-        Some(Delivery::Frame(frame))
+        })
+    }
+
+    /// Waits for the next step. Cancel safe.
+    pub(super) async fn next_step(&self) -> Step {
+        loop {
+            if let Some(step) = self.try_next_step() {
+                return step;
+            }
+            self.filled.notified().await;
+        }
     }
 
     /// Waits for the next frame. Cancel safe.

@@ -1,0 +1,105 @@
+//! A client of the older protocol, as those in the field behave.
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::protocol::Message;
+use tokio_tungstenite::tungstenite::{self, http};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+use crate::App;
+use crate::eventually::PATIENCE;
+
+/// One connection of such a client.
+pub struct Older {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+}
+
+impl Older {
+    /// Connects with this path and query; `Err` with the status of a refusal.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub async fn open(app: &App, path_and_query: &str) -> Result<Older, http::StatusCode> {
+        let url = format!("ws://{}{path_and_query}", app.address());
+        match timeout(PATIENCE, connect_async(url)).await.expect("an answer in time") {
+            Ok((socket, _)) => Ok(Older { socket }),
+            Err(tungstenite::Error::Http(response)) => Err(response.status()),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// A session of `user` and the rows that it begins with.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn live(app: &App, user: &str) -> (Older, Value) {
+        let token = App::token(user);
+        let query = format!("/app/{user}/connect?sessionId=s&accessToken={token}");
+        let mut older = Older::open(app, &query).await.expect("a session");
+        let initial = older.hear().await;
+        assert_eq!(initial["type"], "initial_data");
+        (older, initial["initialData"].clone())
+    }
+
+    /// Sends a mutation.
+    pub async fn mutate(&mut self, name: &str, updates: Value) {
+        let message = json!({ "type": "mutate", "mutationId": name, "updates": updates });
+        self.send(&message.to_string()).await;
+    }
+
+    /// Sends text.
+    pub async fn send(&mut self, text: &str) {
+        drop(self.socket.send(Message::text(text)).await);
+    }
+
+    /// The next message.
+    ///
+    /// # Panics
+    /// When the connection ends, or nothing comes in time.
+    pub async fn hear(&mut self) -> Value {
+        loop {
+            let next = timeout(PATIENCE, self.socket.next()).await.expect("a message in time");
+            match next {
+                Some(Ok(Message::Text(text))) => {
+                    return serde_json::from_str(&text).expect("it is JSON");
+                }
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                other => panic!("{other:?} instead of a message"),
+            }
+        }
+    }
+
+    /// Everything up to the `commit` or the `reject` of a mutation, that included.
+    pub async fn until(&mut self, name: &str) -> Vec<Value> {
+        let mut heard = Vec::new();
+        loop {
+            let message = self.hear().await;
+            let done = message["mutationId"] == name
+                || message["mutationIds"]
+                    .as_array()
+                    .is_some_and(|names| names.contains(&json!(name)));
+            heard.push(message);
+            if done {
+                return heard;
+            }
+        }
+    }
+
+    /// Code and reason with which the server closes.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub async fn closed(&mut self) -> (u16, String) {
+        loop {
+            match timeout(PATIENCE, self.socket.next()).await.expect("an end in time") {
+                Some(Ok(Message::Close(Some(frame)))) => {
+                    return (frame.code.into(), frame.reason.to_string());
+                }
+                Some(Ok(_)) => {}
+                other => panic!("{other:?} instead of a goodbye"),
+            }
+        }
+    }
+}
