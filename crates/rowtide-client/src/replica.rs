@@ -87,6 +87,11 @@ impl Replica {
         self.keys.keys().map(String::as_str)
     }
 
+    /// The columns of a table's primary key; none if the table is not known.
+    pub fn key_columns(&self, table: &str) -> &[String] {
+        self.keys.get(table).map_or(&[], Vec::as_slice)
+    }
+
     /// The rows of a table, in no particular order.
     pub fn rows(&self, table: &str) -> impl Iterator<Item = &Row> {
         self.tables.get(table).into_iter().flat_map(HashMap::values)

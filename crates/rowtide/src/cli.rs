@@ -19,6 +19,7 @@ use crate::application::{Application, fit, read_definition};
 use crate::bench;
 use crate::config::Settings;
 use crate::dev::{self, DevOptions, interrupted};
+use crate::mutate;
 use crate::server::{Server, ServerOptions};
 use crate::watch;
 
@@ -64,6 +65,8 @@ enum Command {
     Token(Token),
     /// Show a user's live rows, and changes as they come
     Watch(watch::WatchArgs),
+    /// Write rows as a user, and say whether it was confirmed or refused
+    Mutate(mutate::MutateArgs),
     /// Measure the server, and the limit that Postgres sets beside it
     Bench(bench::BenchArgs),
 }
@@ -115,7 +118,10 @@ pub fn run() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(execute(cli.command)) {
+    let executed = runtime.block_on(execute(cli.command));
+    // A thread may wait for standard input for ever.
+    runtime.shutdown_background();
+    match executed {
         Ok(code) => code,
         Err(error) => {
             eprintln!("{error:?}");
@@ -162,6 +168,7 @@ async fn execute(command: Command) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Watch(args) => watch::run(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Mutate(args) => mutate::run(args).await,
         Command::Bench(args) => bench::run(args).await.map(|()| ExitCode::SUCCESS),
     }
 }

@@ -1,34 +1,26 @@
 //! `rowtide watch`: a user's live rows in a terminal. On a terminal the rows are drawn by table and
 //! drawn anew with every change; elsewhere every change is one plain line, to be read by a program.
+//! With `--write` it writes as well, and what is not settled yet is shown to be pending.
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::Args;
 use miette::{IntoDiagnostic, Result, miette};
-use rowtide_client::{Client, ClientOptions, Event, Replica, Row, RowChange, Status};
+use rowtide_client::{Client, Event, Optimistic, Outcome, Row, RowChange, Settled, Status};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
 
+use crate::cli::said;
+use crate::client_args::{ClientArgs, read_ops};
 use crate::dev;
 
 /// What to watch.
 #[derive(Args, Debug)]
 pub struct WatchArgs {
-    /// The user, with the secret of `rowtide dev`
-    #[arg(long, value_name = "ID", required_unless_present = "token")]
-    user: Option<String>,
-    /// A token
-    #[arg(long, value_name = "TOKEN", conflicts_with = "user")]
-    token: Option<String>,
-    /// The directory of `rowtide dev`
-    #[arg(long, default_value = ".rowtide", value_name = "DIR")]
-    dir: PathBuf,
-    /// The server
-    #[arg(long, default_value = "ws://127.0.0.1:4400/sync", value_name = "URL")]
-    url: String,
-    /// The version that the client says it is
-    #[arg(long, value_name = "NUMBER")]
-    app_version: Option<i64>,
+    #[command(flatten)]
+    client: ClientArgs,
+    /// Take mutations from standard input, one operation or array of them a line, as JSON
+    #[arg(long)]
+    write: bool,
 }
 
 /// How many changes are shown below the rows.
@@ -41,35 +33,28 @@ const ROWS_SHOWN: usize = 12;
 /// # Errors
 /// When there is no token, or the server refuses for good.
 pub async fn run(args: WatchArgs) -> Result<()> {
-    let token: rowtide_client::TokenSource = match (args.token, args.user) {
-        (Some(token), _) => Arc::new(move || token.clone()),
-        (None, Some(user)) => {
-            let dir = args.dir;
-            // Once now, so that a mistake is told at once.
-            let first = dev::token(&dir, &user)?;
-            Arc::new(move || dev::token(&dir, &user).unwrap_or_else(|_| first.clone()))
-        }
-        (None, None) => return Err(miette!("say whose rows to watch: --user ID or --token TOKEN")),
-    };
-    let mut client = Client::start(ClientOptions {
-        url: args.url,
-        token,
-        client_id: format!("watch-{:016x}", rand::random::<u64>()),
-        app_version: args.app_version,
-    });
+    let mut client = args.client.connect("watch").await?;
+    let mut lines = args.write.then(|| BufReader::new(tokio::io::stdin()).lines());
     let mut screen = std::io::stdout().is_terminal().then(Screen::default);
     let interrupted = dev::interrupted();
     tokio::pin!(interrupted);
     loop {
         let event = tokio::select! {
             event = client.next() => event,
-            () = &mut interrupted => return Ok(()),
+            line = next_line(&mut lines) => {
+                match line.into_diagnostic()? {
+                    Some(line) => write(&client, &line, screen.as_mut()),
+                    None => lines = None,
+                }
+                continue;
+            }
+            () = &mut interrupted => return client.close().await.map_err(said),
         };
         let shown = match (event, &mut screen) {
             (None, _) => return Ok(()),
             (Some(Event::Stopped(error)), _) => return Err(miette!("{error}")),
-            (Some(event), Some(screen)) => screen.show(&event, &client.replica()),
-            (Some(event), None) => plain(&event),
+            (Some(event), Some(screen)) => screen.show(&event, &client.shown()),
+            (Some(event), None) => plain(&event, &client.shown()),
         };
         match shown {
             Ok(()) => {}
@@ -80,10 +65,43 @@ pub async fn run(args: WatchArgs) -> Result<()> {
     }
 }
 
-fn line(change: &RowChange) -> String {
-    match change {
-        RowChange::Put { table, row } => format!("{table} put {}", json(row)),
-        RowChange::Delete { table, key } => format!("{table} delete {}", json(key)),
+/// The next line of standard input, if it is read.
+async fn next_line(lines: &mut Option<Lines<BufReader<Stdin>>>) -> std::io::Result<Option<String>> {
+    match lines {
+        Some(lines) => lines.next_line().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Makes the mutation that a line asks for. It is shown at once, by an event.
+fn write(client: &Client, line: &str, screen: Option<&mut Screen>) {
+    if line.trim().is_empty() {
+        return;
+    }
+    let made = read_ops(line).and_then(|ops| client.mutate(ops).map_err(said));
+    if let Err(error) = made {
+        match screen {
+            Some(screen) => screen.log.push(format!("not sent: {error}")),
+            None => eprintln!("not sent: {error}"),
+        }
+    }
+}
+
+fn line(change: &RowChange, shown: &Optimistic) -> String {
+    let (table, verb, row) = match change {
+        RowChange::Put { table, row } => (table, "put", row),
+        RowChange::Delete { table, key } => (table, "delete", key),
+    };
+    let pending = if shown.is_pending(table, row) { " (pending)" } else { "" };
+    format!("{table} {verb} {}{pending}", json(row))
+}
+
+fn outcome(settled: &Settled) -> String {
+    match &settled.outcome {
+        Outcome::Confirmed => format!("mutation {} confirmed", settled.id),
+        Outcome::Refused { code, message } => {
+            format!("mutation {} refused ({code}): {message}", settled.id)
+        }
     }
 }
 
@@ -91,18 +109,20 @@ fn json(row: &Row) -> String {
     serde_json::to_string(row).unwrap_or_default()
 }
 
-fn plain(event: &Event) -> std::io::Result<()> {
+fn plain(event: &Event, shown: &Optimistic) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     match event {
         Event::Changes(changes) => {
             for change in changes {
-                writeln!(out, "{}", line(change))?;
+                writeln!(out, "{}", line(change, shown))?;
             }
         }
         Event::Status(Status::Live) => writeln!(out, "live")?,
         Event::Status(Status::Connecting) => eprintln!("connecting …"),
         Event::Status(Status::Offline { reason }) => eprintln!("offline: {reason}"),
-        Event::Settled(_) | Event::NotStored { .. } | Event::Stopped(_) => {}
+        Event::Settled(settled) => writeln!(out, "{}", outcome(settled))?,
+        Event::NotStored { reason } => eprintln!("cannot store mutations: {reason}"),
+        Event::Stopped(_) => {}
     }
     out.flush()
 }
@@ -114,30 +134,41 @@ struct Screen {
 }
 
 impl Screen {
-    fn show(&mut self, event: &Event, replica: &Replica) -> std::io::Result<()> {
+    fn show(&mut self, event: &Event, shown: &Optimistic) -> std::io::Result<()> {
         match event {
             Event::Status(Status::Live) => self.status = "live".to_owned(),
             Event::Status(Status::Connecting) => self.status = "connecting …".to_owned(),
             Event::Status(Status::Offline { reason }) => self.status = format!("offline: {reason}"),
             Event::Changes(changes) if self.status == "live" => {
-                self.log.extend(changes.iter().map(line));
-                let gone = self.log.len().saturating_sub(LOG_LINES);
-                self.log.drain(..gone);
+                self.log.extend(changes.iter().map(|change| line(change, shown)));
             }
-            Event::Changes(_) | Event::Settled(_) | Event::NotStored { .. } | Event::Stopped(_) => {
+            Event::Settled(settled) => self.log.push(outcome(settled)),
+            Event::NotStored { reason } => {
+                self.log.push(format!("cannot store mutations: {reason}"));
             }
+            Event::Changes(_) | Event::Stopped(_) => {}
         }
+        let gone = self.log.len().saturating_sub(LOG_LINES);
+        self.log.drain(..gone);
         let width = std::env::var("COLUMNS").ok().and_then(|w| w.parse().ok()).unwrap_or(100);
         let cut = |text: &str| text.chars().take(width).collect::<String>();
         // Home, and erase what was there.
         let mut text = String::from("\x1b[H\x1b[2J");
-        text += &format!("\x1b[1m{}\x1b[0m\n\n", cut(&self.status));
-        for table in replica.tables() {
-            text += &format!("\x1b[1m{table}\x1b[0m  {}\n", replica.count(table));
-            let mut rows: Vec<String> = replica.rows(table).map(json).collect();
+        let pending = match shown.pending().count() {
+            0 => String::new(),
+            count => format!(", {count} pending"),
+        };
+        let status = format!("{}{pending}", self.status);
+        text += &format!("\x1b[1m{}\x1b[0m\n\n", cut(&status));
+        for table in shown.tables() {
+            text += &format!("\x1b[1m{table}\x1b[0m  {}\n", shown.count(table));
+            let row = |row: &Row| (json(row), shown.is_pending(table, row));
+            let mut rows: Vec<(String, bool)> = shown.rows(table).map(row).collect();
             rows.sort();
-            for row in rows.iter().take(ROWS_SHOWN) {
-                text += &format!("  {}\n", cut(row));
+            for (row, pending) in rows.iter().take(ROWS_SHOWN) {
+                // In yellow until it is settled.
+                let (begin, end) = if *pending { ("\x1b[33m", "\x1b[0m") } else { ("", "") };
+                text += &format!("  {begin}{}{end}\n", cut(row));
             }
             if rows.len() > ROWS_SHOWN {
                 text += &format!("  … and {} more\n", rows.len() - ROWS_SHOWN);

@@ -1,0 +1,103 @@
+//! `rowtide mutate`: one mutation from the command line, and what became of it. What is confirmed is
+//! printed as the server has it; a refusal is an error with its code.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use miette::{Result, miette};
+use rowtide_client::{Client, Event, Op, Outcome, Status};
+
+use crate::cli::said;
+use crate::client_args::{ClientArgs, read_ops};
+use crate::dev::interrupted;
+
+/// What to write.
+#[derive(Args, Debug)]
+pub(crate) struct MutateArgs {
+    #[command(flatten)]
+    client: ClientArgs,
+    /// How long to wait for the outcome
+    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    timeout: u64,
+    /// An operation as JSON, or an array of them that are applied together
+    #[arg(value_name = "JSON")]
+    ops: String,
+}
+
+/// Sends a mutation and waits for its outcome: success if it was confirmed.
+///
+/// # Errors
+/// When the operations cannot be read, or the server refuses the client for good.
+pub(crate) async fn run(args: MutateArgs) -> Result<ExitCode> {
+    let ops = read_ops(&args.ops)?;
+    let kept = args.client.keeps();
+    let mut client = args.client.connect("mutate").await?;
+    let id = client.mutate(ops.clone()).map_err(said)?;
+    let patience = Duration::from_secs(args.timeout);
+    let outcome = tokio::select! {
+        outcome = tokio::time::timeout(patience, outcome(&mut client, id)) => outcome,
+        () = interrupted() => return Ok(unsettled(client, kept).await),
+    };
+    let Ok(outcome) = outcome else { return Ok(unsettled(client, kept).await) };
+    match outcome? {
+        Outcome::Confirmed => {
+            for op in &ops {
+                println!("{}", confirmed(&client, op));
+            }
+            client.close().await.map_err(said)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Outcome::Refused { code, message } => {
+            eprintln!("refused ({code}): {message}");
+            client.close().await.map_err(said)?;
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// Waits for the outcome of a mutation, and tells of the others that the queue still had.
+async fn outcome(client: &mut Client, id: u64) -> Result<Outcome> {
+    while let Some(event) = client.next().await {
+        match event {
+            Event::Settled(settled) if settled.id == id => return Ok(settled.outcome),
+            Event::Settled(settled) => match settled.outcome {
+                Outcome::Confirmed => eprintln!("an earlier mutation was confirmed"),
+                Outcome::Refused { code, message } => {
+                    eprintln!("an earlier mutation was refused ({code}): {message}");
+                }
+            },
+            Event::Status(Status::Offline { reason }) => eprintln!("offline: {reason}"),
+            Event::NotStored { reason } => eprintln!("cannot store the mutation: {reason}"),
+            Event::Stopped(error) => return Err(miette!("{error}")),
+            Event::Changes(_) | Event::Status(_) => {}
+        }
+    }
+    Err(miette!("the client has stopped"))
+}
+
+async fn unsettled(client: Client, kept: bool) -> ExitCode {
+    if let Err(error) = client.close().await {
+        eprintln!("{error}");
+    }
+    if kept {
+        eprintln!("not settled yet: it is kept in the queue, and sent by the next that uses it");
+    } else {
+        eprintln!("not settled: it may have been applied or not; with --queue it would be kept");
+    }
+    ExitCode::FAILURE
+}
+
+/// What the server has of the row that an operation was about.
+fn confirmed(client: &Client, op: &Op) -> String {
+    let replica = client.replica();
+    match replica.get(&op.table, &op.row) {
+        Some(row) => format!("{} put {}", op.table, serde_json::Value::from(row.clone())),
+        None => {
+            let keys = replica.key_columns(&op.table);
+            let mut key = op.row.clone();
+            key.retain(|column, _| keys.contains(column));
+            format!("{} delete {}", op.table, serde_json::Value::from(key))
+        }
+    }
+}
