@@ -26,9 +26,11 @@ const MAX_PREPARED: usize = 1_000;
 
 /// How a transaction begins: with settings that last as long as it does. A lock is not waited for
 /// longer than a client would; a transaction whose server died is ended soon.
-const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '20s'; \
-                     SET LOCAL idle_in_transaction_session_timeout = '10s'; \
-                     SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO,YMD'";
+/// Whatever the database's own isolation is, a statement sees what the one before it waited for:
+/// limits count it.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '5s'; \
+    SET LOCAL statement_timeout = '20s'; SET LOCAL idle_in_transaction_session_timeout = '10s'; \
+    SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO,YMD'";
 
 /// Text for a parameter of whatever type; Postgres reads it.
 #[derive(Debug)]
