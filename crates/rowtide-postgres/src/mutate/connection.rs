@@ -24,11 +24,11 @@ use crate::connect::{ConnectError, ConnectOptions, Names, connect};
 /// How many statements are kept prepared; beyond it all are let go.
 const MAX_PREPARED: usize = 1_000;
 
-/// How a transaction begins: with settings that last as long as it does. A lock is not waited for
+/// How the transaction of a mutation begins: with settings that last as long as it does. A lock is not waited for
 /// longer than a client would; a transaction whose server died is ended soon.
 /// Whatever the database's own isolation is, a statement sees what the one before it waited for:
 /// limits count it.
-const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '5s'; \
+pub const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '5s'; \
     SET LOCAL statement_timeout = '20s'; SET LOCAL idle_in_transaction_session_timeout = '10s'; \
     SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO,YMD'";
 

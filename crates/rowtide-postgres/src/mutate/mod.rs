@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 use tokio::sync::Semaphore;
 
+pub use self::connection::BEGIN;
 use self::connection::Connection;
 pub use self::failure::Failure;
 use crate::connect::{ConnectOptions, Names};

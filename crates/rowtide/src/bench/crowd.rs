@@ -67,15 +67,8 @@ impl Crowd {
         let people = site.population.people;
         let mut hellos = Vec::new();
         for session in 0..sessions {
-            let user = format!("p{}", session % people + 1);
-            let token = sign(site.secret(), &user, TOKEN_LIFETIME).into_diagnostic()?;
-            hellos.push(
-                serde_json::json!({
-                    "type": "connect", "protocol": PROTOCOL_VERSION, "token": token,
-                    "clientId": format!("bench-{session:08}"),
-                })
-                .to_string(),
-            );
+            let client_id = format!("bench-{session:08}");
+            hellos.push(hello(site.secret(), session % people, &client_id)?);
         }
         let doors = Arc::new(Semaphore::new(at_once));
         let mut clients = JoinSet::new();
@@ -149,9 +142,7 @@ impl Tally {
     /// What has been kept.
     pub(super) fn latency(&self) -> Option<Latency> {
         let mut all = self.latencies_us.lock().unwrap_or_else(PoisonError::into_inner);
-        all.sort_unstable();
-        let at = |part: usize| Some(f64::from(*all.get(all.len() * part / 100)?) / 1e3);
-        Some(Latency { samples: all.len(), p50_ms: at(50)?, p99_ms: at(99)? })
+        percentiles(&mut all)
     }
 
     fn take(&self, text: &str) {
@@ -174,6 +165,23 @@ impl Tally {
             self.moved.notify_one();
         }
     }
+}
+
+/// The first message of a client of the person with this number, from 0.
+pub(super) fn hello(secret: &str, person: u32, client_id: &str) -> Result<String> {
+    let token = sign(secret, &format!("p{}", person + 1), TOKEN_LIFETIME).into_diagnostic()?;
+    let hello = serde_json::json!({
+        "type": "connect", "protocol": PROTOCOL_VERSION, "token": token, "clientId": client_id,
+    });
+    Ok(hello.to_string())
+}
+
+/// Sorts latencies in microseconds and picks out two; `None` if there are none.
+pub(super) fn percentiles(latencies_us: &mut [u32]) -> Option<Latency> {
+    latencies_us.sort_unstable();
+    let at =
+        |part: usize| Some(f64::from(*latencies_us.get(latencies_us.len() * part / 100)?) / 1e3);
+    Some(Latency { samples: latencies_us.len(), p50_ms: at(50)?, p99_ms: at(99)? })
 }
 
 /// How long ago the commit of a message was. Postgres notes the time of a commit just before it
@@ -219,7 +227,8 @@ async fn attend(
     Ok(())
 }
 
-async fn open(address: SocketAddr) -> Result<WebSocketStream<TcpStream>> {
+/// A socket to the server.
+pub(super) async fn open(address: SocketAddr) -> Result<WebSocketStream<TcpStream>> {
     let tcp = TcpStream::connect(address).await.into_diagnostic()?;
     tcp.set_nodelay(true).into_diagnostic()?;
     let mut request = format!("ws://{address}/sync").into_client_request().into_diagnostic()?;

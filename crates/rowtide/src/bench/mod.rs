@@ -9,6 +9,7 @@ mod crowd;
 mod drain;
 mod fanout;
 mod idle;
+mod mutate;
 mod postgres_tools;
 mod process;
 mod site;
@@ -36,6 +37,8 @@ enum Scenario {
     Drain(drain::DrainArgs),
     /// Clients that arrive at once: time until all are ready, and what that costs Postgres
     Connect(connect::ConnectArgs),
+    /// Clients that write: mutations a second, and send-to-ack latency
+    Mutate(mutate::MutateArgs),
     /// Sessions at which nothing happens: memory of the server
     Idle(idle::IdleArgs),
 }
@@ -49,6 +52,7 @@ pub async fn run(args: BenchArgs) -> Result<()> {
         Scenario::Fanout(scenario) => fanout::run(&args.dir, &scenario).await,
         Scenario::Drain(scenario) => drain::run(&args.dir, &scenario).await,
         Scenario::Connect(scenario) => connect::run(&args.dir, &scenario).await,
+        Scenario::Mutate(scenario) => mutate::run(&args.dir, &scenario).await,
         Scenario::Idle(scenario) => idle::run(&args.dir, &scenario).await,
     }
 }

@@ -112,8 +112,8 @@ async fn output(mut command: Command, program: &str) -> Result<String> {
 }
 
 /// Writes a script of `pgbench` into `dir`.
-pub(super) fn script(dir: &Path, text: &str) -> Result<PathBuf> {
-    let path = dir.join("update.sql");
+pub(super) fn script(dir: &Path, name: &str, text: &str) -> Result<PathBuf> {
+    let path = dir.join(name);
     std::fs::write(&path, text).into_diagnostic().wrap_err("cannot write pgbench's script")?;
     Ok(path)
 }

@@ -28,8 +28,12 @@ const ENVIRONMENT: &str = "bench";
 /// Commits one change of one random row.
 const UPDATE: &str = "\\set id random(1, :items)\n\
                       UPDATE item SET stars = stars + 1, changed_at = now() WHERE id = :id;\n";
-const DEFINITION: &str = r#"[tables.item]
+pub(super) const DEFINITION: &str = r#"[tables.item]
 visible = 'room IN (SELECT room FROM member WHERE person = auth.user_id)'
+immutable = ["id", "room"]
+
+[[tables.item.update]]
+allow = 'EXISTS (SELECT FROM member WHERE room = old.room AND person = auth.user_id)'
 "#;
 const TABLES: &str = "
 CREATE TABLE member (room integer, person text, PRIMARY KEY (room, person));
@@ -129,7 +133,7 @@ impl Site {
         fs::write(dir.join("bench.toml"), DEFINITION)
             .into_diagnostic()
             .wrap_err("cannot write the definition")?;
-        let script = script(dir, UPDATE)?;
+        let script = script(dir, "update.sql", UPDATE)?;
         let dir = dir.to_owned();
         let http = reqwest::Client::new();
         Ok(Site { cluster, population, names, dir, script, secret, http, server: None })
@@ -186,6 +190,7 @@ impl Site {
             .env("ROWTIDE_ENVIRONMENT", ENVIRONMENT)
             .env("ROWTIDE_LISTEN", "127.0.0.1:0")
             .env("ROWTIDE_TOKEN_SECRET", &self.secret)
+            .env("ROWTIDE_REQUESTS_PER_MINUTE", "0")
             .env("ROWTIDE_LOG", "warn")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
