@@ -8,6 +8,7 @@ mod dir;
 mod eventually;
 mod older;
 mod raw;
+pub mod small;
 mod truth;
 mod writer;
 
@@ -19,4 +20,4 @@ pub use eventually::eventually;
 pub use older::Older;
 pub use raw::{Bystander, Ending, Raw, http};
 pub use truth::{Rows, held, truth};
-pub use writer::{Outcome, Writer};
+pub use writer::{Outcome, Writer, delete, insert, update};

@@ -4,6 +4,21 @@ use serde_json::{Value, json};
 
 use crate::{App, Raw};
 
+/// An operation.
+pub fn insert(table: &str, row: Value) -> Value {
+    json!({ "op": "insert", "table": table, "row": row })
+}
+
+/// An operation.
+pub fn update(table: &str, row: Value) -> Value {
+    json!({ "op": "update", "table": table, "row": row })
+}
+
+/// An operation.
+pub fn delete(table: &str, row: Value) -> Value {
+    json!({ "op": "delete", "table": table, "row": row })
+}
+
 /// What became of a mutation.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -58,6 +73,19 @@ impl Writer {
         writer
     }
 
+    /// A new client with this token that holds its rows.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn live_with(app: &App, token: &str) -> Writer {
+        let mut raw = Raw::open(app).await;
+        let connect = Raw::connect(token);
+        raw.say(&connect).await;
+        raw.until("ready").await;
+        let client_id = connect["clientId"].as_str().expect("a text").to_owned();
+        Writer { raw, client_id, next: 1 }
+    }
+
     /// A client that comes back, and what `connected` said to it.
     ///
     /// # Panics
@@ -82,6 +110,20 @@ impl Writer {
     pub async fn mutate(&mut self, ops: Value) -> Outcome {
         let id = self.send(ops).await;
         self.outcome(id).await
+    }
+
+    /// Waits for the next changes; those of one `tx`.
+    ///
+    /// # Panics
+    /// When the connection ends first.
+    pub async fn hears(&mut self) -> Vec<Value> {
+        loop {
+            let tx = self.raw.until("tx").await;
+            let changes = tx["changes"].as_array().expect("a list");
+            if !changes.is_empty() {
+                return changes.clone();
+            }
+        }
     }
 
     /// Sends a mutation; its number.
