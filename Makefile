@@ -21,6 +21,6 @@ test:
 bench:
 	@scripts/prepare.sh
 	cargo build --release --locked -p rowtide
-	for scenario in fanout drain connect idle; do \
+	for scenario in fanout drain connect idle mutate; do \
 	  "$${CARGO_TARGET_DIR:-target}"/release/rowtide bench $$scenario || exit 1; \
 	done

@@ -11,6 +11,7 @@ async fn every_scenario_comes_to_its_result() {
         (&["drain", "--sessions", "20", "--transactions", "800"][..], "800 transactions"),
         (&["connect", "--sessions", "50"][..], "1000 rows"),
         (&["idle", "--sessions", "50", "--seconds", "1"][..], "50 sessions"),
+        (&["mutate", "--clients", "4", "--seconds", "1"][..], "4 clients"),
     ] {
         let mut command = rowtide(["bench", "--dir", &dir.join("bench")]);
         command.args(args);
