@@ -144,8 +144,8 @@ fn push_date(into: &mut Vec<u8>, kind: &ColumnType, text: &str) -> Result<(), Un
     Ok(())
 }
 
-/// What Postgres allows.
-const MAX_DIMENSIONS: usize = 6;
+/// How many dimensions an array of Postgres' may have.
+pub(crate) const MAX_DIMENSIONS: usize = 6;
 
 /// `{1,NULL,"a,b"}`, `{{1,2},{3,4}}`, `[0:1]={1,2}`: bounds are left out.
 fn push_array(into: &mut Vec<u8>, element: &ColumnType, text: &str) -> Result<(), UnexpectedText> {

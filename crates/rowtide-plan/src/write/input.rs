@@ -5,7 +5,12 @@
 use serde_json::value::RawValue;
 
 use crate::catalog::CatalogColumn;
+use crate::json::MAX_DIMENSIONS;
 use crate::value::{ColumnType, Value};
+
+/// How deep a value of a JSON column may be. Clients read rows with parsers that have a limit, of which
+/// 128 levels is a common one, and a row is some levels deep in its message.
+const MAX_JSON_DEPTH: usize = 100;
 
 /// The text of a value for a column; `None` for null.
 ///
@@ -73,7 +78,10 @@ fn text_of_kind(
             .filter(|text| labels.is_empty() || labels.contains(text))
             .ok_or_else(|| format!("one of {}", labels.join(", "))),
         ColumnType::Json => {
-            (!holds_nul(json)).then(|| json.to_owned()).ok_or(wanted("JSON without NUL"))
+            let most = MAX_JSON_DEPTH;
+            let wanted =
+                || format!("JSON of at most {most} levels, without NUL and half characters");
+            is_for_all(json).then(|| json.to_owned()).ok_or_else(wanted)
         }
         ColumnType::Bytea => string()
             .and_then(|text| decode_base64(&text))
@@ -92,7 +100,7 @@ fn text_of_kind(
         }
         ColumnType::Array(element) => {
             let element_name = type_name.trim_end_matches("[]");
-            return array(element, element_name, labels, json).map(Some);
+            return array(element, element_name, labels, json, 1).map(Some);
         }
     };
     text.map(Some)
@@ -103,8 +111,12 @@ fn array(
     type_name: &str,
     labels: &[String],
     json: &str,
+    depth: usize,
 ) -> Result<String, String> {
-    let wanted = || "an array".to_owned();
+    let wanted = || format!("an array of at most {MAX_DIMENSIONS} dimensions");
+    if depth > MAX_DIMENSIONS {
+        return Err(wanted());
+    }
     let elements: Vec<&RawValue> = serde_json::from_str(json).map_err(|_| wanted())?;
     let mut literal = "{".to_owned();
     for (index, element) in elements.iter().enumerate() {
@@ -114,7 +126,7 @@ fn array(
         let json = element.get().trim();
         // A value of a JSON column may itself be an array.
         if json.starts_with('[') && *kind != ColumnType::Json {
-            literal += &array(kind, type_name, labels, json)?;
+            literal += &array(kind, type_name, labels, json, depth + 1)?;
             continue;
         }
         let text = text_of_kind(kind, type_name, labels, json)
@@ -147,8 +159,8 @@ fn time(kind: &ColumnType, text: &str) -> Option<String> {
     if !text.chars().all(plain) {
         return None;
     }
-    let mut text = match kind {
-        ColumnType::Time => text.to_owned(),
+    let (mut text, era) = match kind {
+        ColumnType::Time => (text.to_owned(), ""),
         _ => postgres_year(text)?,
     };
     let zone = |text: &str| {
@@ -162,41 +174,58 @@ fn time(kind: &ColumnType, text: &str) -> Option<String> {
         text.pop();
         text += "+00";
     }
-    let text = text.replacen('T', " ", 1);
-    // What has another offset only Postgres brings to UTC.
-    let known = Value::parse(kind, &text).is_ok();
-    let offset = *kind == ColumnType::TimestampTz && !text.ends_with("+00");
-    (known || offset).then_some(text)
+    let text = text.replacen('T', " ", 1) + era;
+    Value::parse(kind, &text).is_ok().then_some(text)
 }
 
-/// The expanded years of ISO 8601 (a sign and six digits) as Postgres writes them.
-fn postgres_year(text: &str) -> Option<String> {
+/// The expanded years of ISO 8601 (a sign and six digits) as Postgres writes them, and the era, which
+/// it writes behind everything else.
+fn postgres_year(text: &str) -> Option<(String, &'static str)> {
     let Some(sign) = text.chars().next().filter(|c| matches!(c, '+' | '-')) else {
-        return Some(text.to_owned());
+        return Some((text.to_owned(), ""));
     };
     let (year, rest) = text[1..].split_once('-')?;
-    let year: i64 = year.parse().ok()?;
+    let year: i64 = year.parse().ok().filter(|year| (0..=9_999_999).contains(year))?;
     Some(match sign {
-        '+' => format!("{year:04}-{rest}"),
+        '+' => (format!("{year:04}-{rest}"), ""),
         // The year 0 is 1 BC.
-        _ => format!("{:04}-{rest} BC", year + 1),
+        _ => (format!("{:04}-{rest}", year + 1), " BC"),
     })
 }
 
-/// Whether a string in this JSON has the escape of NUL, which `jsonb` cannot hold.
-fn holds_nul(json: &str) -> bool {
+/// Whether Postgres can hold this JSON and every client can read it: no NUL, no half of a surrogate
+/// pair, not too deep.
+fn is_for_all(json: &str) -> bool {
     let bytes = json.as_bytes();
-    let mut at = 0;
+    let escape = |at: usize| {
+        let digits = json.get(at..at + 6)?.strip_prefix("\\u")?;
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let (mut at, mut depth, mut in_string) = (0, 0, false);
     while at < bytes.len() {
-        if bytes[at] == b'\\' {
-            if bytes[at + 1..].starts_with(b"u0000") {
-                return true;
-            }
-            at += 1;
+        match (bytes[at], in_string) {
+            (b'"', _) => in_string = !in_string,
+            (b'\\', _) => match escape(at) {
+                Some(0 | 0xDC00..=0xDFFF) => return false,
+                Some(0xD800..=0xDBFF) => {
+                    if !matches!(escape(at + 6), Some(0xDC00..=0xDFFF)) {
+                        return false;
+                    }
+                    at += 11;
+                }
+                Some(_) => at += 5,
+                None => at += 1,
+            },
+            (b'[' | b'{', false) => depth += 1,
+            (b']' | b'}', false) => depth -= 1,
+            _ => {}
+        }
+        if depth > MAX_JSON_DEPTH {
+            return false;
         }
         at += 1;
     }
-    false
+    true
 }
 
 /// RFC 4648, with padding or without.
@@ -258,6 +287,12 @@ mod tests {
                 "\"2026-01-31T12:00:00+02:00\"",
                 "2026-01-31 12:00:00+02:00",
             ),
+            (
+                TimestampTz,
+                "timestamptz",
+                "\"-000043-03-15T12:00:00Z\"",
+                "0044-03-15 12:00:00+00 BC",
+            ),
             (Timestamp, "timestamp", "\"+012026-01-31T12:00:00\"", "12026-01-31 12:00:00"),
             (ints.clone(), "integer[]", "[[1,null],[3,4]]", r#"{{"1",NULL},{"3","4"}}"#),
             (Array(Box::new(Text)), "text[]", r#"["a\"b\\", ""]"#, r#"{"a\"b\\",""}"#),
@@ -284,6 +319,10 @@ mod tests {
             (Text, "text", "5"),
             (Uuid, "uuid", "\"'; DROP TABLE file; --\""),
             (Json, "jsonb", r#"{"a":"\u0000"}"#),
+            (Json, "json", r#""\ud83d""#),
+            (Json, "json", r#""\ud83d\ud83d\ude00""#),
+            (Json, "json", &"[".repeat(MAX_JSON_DEPTH + 1)),
+            (Array(Box::new(Int)), "integer[]", "[[[[[[[1]]]]]]]"),
             (Bytea, "bytea", "\"A\""),
             (Date, "date", "\"2026-02-30\""),
             (Date, "date", "\"now\""),
@@ -295,7 +334,11 @@ mod tests {
         }
         let labels = ["open".to_owned()];
         assert!(text_of_kind(&Enum, "status", &labels, "\"shut\"").unwrap_err().contains("open"));
-        assert_eq!(read(Json, "jsonb", r#""\\u0000""#), Ok(Some(r#""\\u0000""#.to_owned())));
+        for fits in
+            [r#""\\u0000""#, r#""\ud83d\ude00 \u0001 \" [""#, &"[]".repeat(MAX_JSON_DEPTH + 1)]
+        {
+            assert_eq!(read(Json, "jsonb", fits), Ok(Some(fits.to_owned())));
+        }
     }
 
     proptest! {
