@@ -97,8 +97,18 @@ fn never_allowed(table: &Table, write: &Write) -> Result<(), Rejection> {
     if write.kind == OpKind::Delete {
         return Ok(());
     }
-    for (column, _) in write.values.iter().filter(|(column, _)| !table.key.contains(column)) {
+    for (column, _) in &write.values {
         let column_name = &table.catalog.columns[*column].name;
+        let is_key = table.key.contains(column);
+        let numbered = table.catalog.columns[*column].input.always_identity;
+        if numbered && !(is_key && write.kind == OpKind::Update) {
+            return forbidden(format!(
+                "column `{column_name}` of table `{name}` is numbered by Postgres alone"
+            ));
+        }
+        if is_key {
+            continue;
+        }
         if rules.readonly.contains(column) {
             return forbidden(format!("column `{column_name}` of table `{name}` is read-only"));
         }

@@ -91,6 +91,13 @@ impl Params {
             Some((kind, type_name)) => (kind.clone(), type_name.as_str()),
             None => (ColumnType::Text, "text"),
         };
+        if kind == ColumnType::Int
+            && let Some(range) = integers(type_name)
+        {
+            // A claim need not be in the range of the type, and is null then.
+            let number = self.typed(Param::Claim(claim.claim.clone(), kind), "int8");
+            return format!("(CASE WHEN {number} BETWEEN {range} THEN {number} END)::{type_name}");
+        }
         if kind == ColumnType::Enum {
             // A claim need not be one of the labels, and is null then.
             let text = self.typed(Param::Claim(claim.claim.clone(), kind), "text");
@@ -107,6 +114,16 @@ impl Params {
         let param = Param::Claim(wanted.claim.clone(), wanted.kind.clone());
         self.typed(param, type_name)
     }
+}
+
+/// What integers a type has that are fewer than those of `int8`.
+fn integers(type_name: &str) -> Option<&'static str> {
+    Some(match type_name {
+        "\"pg_catalog\".\"int2\"" => "-32768 AND 32767",
+        "\"pg_catalog\".\"int4\"" => "-2147483648 AND 2147483647",
+        "\"pg_catalog\".\"oid\"" => "0 AND 4294967295",
+        _ => return None,
+    })
 }
 
 /// Locks the row with the write's key.
@@ -163,9 +180,11 @@ fn insert(plan: &Plan, id: TableId, columns: &[usize]) -> Statement {
         let quoted = quote_identifier(&column.name);
         let type_name = &column.input.type_name;
         let value = match &column.input.default {
-            _ if columns.contains(&index) => params.value(table, index),
+            _ if columns.contains(&index) && !column.input.always_identity => {
+                params.value(table, index)
+            }
             // Evaluated once, so that what is judged is what is written.
-            Some(default) if !column.input.always_identity => format!("({default})::{type_name}"),
+            Some(default) => format!("({default})::{type_name}"),
             _ => {
                 values.push(format!("NULL::{type_name} AS {quoted}"));
                 continue;
@@ -401,10 +420,10 @@ impl Verdict {
 
 /// Those of the columns that an update would set.
 fn written<'a>(table: &'a Table, columns: &'a [usize]) -> impl Iterator<Item = usize> + 'a {
-    columns
-        .iter()
-        .copied()
-        .filter(|column| !table.key.contains(column) && !table.write.immutable.contains(column))
+    columns.iter().copied().filter(|column| {
+        let numbered = table.catalog.columns[*column].input.always_identity;
+        !numbered && !table.key.contains(column) && !table.write.immutable.contains(column)
+    })
 }
 
 /// Those that only an insert writes, and that must be as they are.
