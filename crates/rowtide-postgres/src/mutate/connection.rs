@@ -17,7 +17,7 @@ use tokio_postgres::types::{Format, IsNull, ToSql, Type};
 use tokio_postgres::{Client, Row};
 
 use super::client_row::{ClientRow, refusals_json};
-use super::failure::Failure;
+use super::failure::{Failure, Sent};
 use super::{Author, Number, Outcome, Ticket, as_update, over_a_row};
 use crate::connect::{ConnectError, ConnectOptions, Names, connect};
 
@@ -77,6 +77,8 @@ struct Ready {
     statement: Option<tokio_postgres::Statement>,
     sql: Arc<str>,
     params: Arc<[Param]>,
+    /// Of a write: whose columns the parameters are.
+    table: Option<TableId>,
 }
 
 /// A statement with its values, on its way.
@@ -137,7 +139,7 @@ impl Connection {
         };
         match attempt {
             Ok(Attempt::Written) => match self.commit().await {
-                Ok(()) => Ok(Outcome::Settled),
+                Ok(()) => Ok(Outcome::Settled { refused: None }),
                 // A constraint that is checked at the end.
                 Err(Failure::Rejected(rejection)) => self.refuse(ticket, &[rejection]).await,
                 Err(other) => Err(other),
@@ -178,7 +180,8 @@ impl Connection {
         if self.query(bound).await?.is_empty() {
             return self.out_of_turn(ticket).await;
         }
-        Ok(Outcome::Settled)
+        let refused = refusals.first().map(|refusal| refusal.code.clone());
+        Ok(Outcome::Settled { refused })
     }
 
     /// Everything up to the commit, with one round trip. An insert that meets a row stops it.
@@ -220,7 +223,7 @@ impl Connection {
         drop(sent);
         let mut answer = |index: usize| -> Result<Vec<Row>, Failure> {
             match answers.get_mut(index).and_then(Option::take) {
-                Some(answer) => Ok(answer?),
+                Some(answer) => answer,
                 None => Err(Failure::Away("Postgres did not answer".to_owned())),
             }
         };
@@ -410,13 +413,17 @@ impl Connection {
         }
         let (sql, params) = make();
         let statement = if self.prepare { Some(self.client.prepare(&sql).await?) } else { None };
-        let ready = Ready { statement, sql: sql.into(), params: params.into() };
+        let table = match key {
+            Key::Own(_) => None,
+            Key::Lock(table, _) | Key::LimitLock(table) | Key::Write(table, ..) => Some(table),
+        };
+        let ready = Ready { statement, sql: sql.into(), params: params.into(), table };
         self.ready.insert(key, ready.clone());
         Ok(ready)
     }
 
-    async fn send(&self, bound: &Bound) -> Result<Vec<Row>, tokio_postgres::Error> {
-        match &bound.ready.statement {
+    async fn send(&self, bound: &Bound) -> Result<Vec<Row>, Failure> {
+        let answer = match &bound.ready.statement {
             Some(statement) => {
                 let values: Vec<&(dyn ToSql + Sync)> =
                     bound.values.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
@@ -429,12 +436,18 @@ impl Connection {
                     .collect();
                 self.client.query_typed(&bound.ready.sql, &values).await
             }
-        }
+        };
+        answer.map_err(|error| {
+            let table = bound.ready.table.zip(self.plan.as_deref());
+            let table = table.map(|(table, plan)| &plan.table(table).catalog);
+            let sent = table.map(|table| Sent { table, params: &bound.ready.params });
+            Failure::of(&error, sent.as_ref())
+        })
     }
 
     async fn query(&mut self, bound: Bound) -> Result<Vec<Row>, Failure> {
         self.round_trips += 1;
-        Ok(self.send(&bound).await?)
+        self.send(&bound).await
     }
 
     async fn commit(&mut self) -> Result<(), Failure> {

@@ -2,7 +2,8 @@
 //! is not there. What a client is told names constraints, columns and tables, and never repeats a
 //! value, because the value may be another user's.
 
-use rowtide_plan::write::Rejection;
+use rowtide_plan::catalog::CatalogTable;
+use rowtide_plan::write::{Param, Rejection};
 use rowtide_protocol::RejectCode;
 use tokio_postgres::Error;
 use tokio_postgres::error::{DbError, SqlState};
@@ -20,16 +21,77 @@ pub enum Failure {
     Rejected(Rejection),
 }
 
+/// What a write's statement was sent with, to say what of it was wrong.
+pub(super) struct Sent<'a> {
+    pub(super) table: &'a CatalogTable,
+    pub(super) params: &'a [Param],
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
+        Failure::of(&error, None)
+    }
+}
+
+impl Failure {
+    pub(super) fn of(error: &Error, sent: Option<&Sent<'_>>) -> Failure {
         match error.as_db_error() {
-            Some(database) => judge(database),
-            None => Failure::Away(reason(&error)),
+            Some(database) => judge(database, sent),
+            None => Failure::Away(reason(error)),
         }
     }
 }
 
-fn judge(error: &DbError) -> Failure {
+impl Sent<'_> {
+    /// What Postgres could not read, if it says so: `unnamed portal parameter $2`.
+    fn parameter(&self, error: &DbError) -> Option<&Param> {
+        let number = error.where_()?.split_once("portal parameter $")?.1;
+        let digits = number.bytes().take_while(u8::is_ascii_digit).count();
+        let number: usize = number[..digits].parse().ok()?;
+        self.params.get(number.checked_sub(1)?)
+    }
+
+    /// A value that was read and does not fit, or could not be read.
+    fn misfit(&self, error: &DbError) -> Rejection {
+        let (table, code) = (&self.table.name, error.code().code());
+        let name = |column: usize| format!("`{}`", self.table.columns[column].name);
+        let columns = match self.parameter(error) {
+            Some(Param::Claim(..)) => {
+                let what =
+                    format!("a claim of the token does not fit the rules of table `{table}`");
+                return Rejection::new(RejectCode::Forbidden, what);
+            }
+            Some(Param::Value(column)) => format!("column {}", name(*column)),
+            None => {
+                let mut columns: Vec<usize> = Vec::new();
+                for param in self.params {
+                    match param {
+                        Param::Value(column) if !columns.contains(column) => columns.push(*column),
+                        _ => {}
+                    }
+                }
+                let names: Vec<String> = columns.into_iter().map(name).collect();
+                format!("one of the columns {}", names.join(", "))
+            }
+        };
+        let what =
+            format!("{columns} of table `{table}` does not take this value (SQLSTATE {code})");
+        Rejection::new(RejectCode::BadRequest, what)
+    }
+
+    /// Which column a domain's constraint, that knows of no table, was for.
+    fn of_column(&self, error: &DbError) -> String {
+        match self.parameter(error) {
+            Some(Param::Value(column)) => {
+                let (column, table) = (&self.table.columns[*column].name, &self.table.name);
+                format!(" of column `{column}` of table `{table}`")
+            }
+            _ => format!(" of table `{}`", self.table.name),
+        }
+    }
+}
+
+fn judge(error: &DbError, sent: Option<&Sent<'_>>) -> Failure {
     let code = error.code();
     let said = || error.message().to_owned();
     let away = [
@@ -61,11 +123,15 @@ fn judge(error: &DbError) -> Failure {
     if conflict.contains(code) {
         return Failure::Conflict(said());
     }
-    Failure::Rejected(rejection(error))
+    Failure::Rejected(rejection(error, sent))
 }
 
-fn rejection(error: &DbError) -> Rejection {
-    let of_table = error.table().map_or_else(String::new, |table| format!(" of table `{table}`"));
+fn rejection(error: &DbError, sent: Option<&Sent<'_>>) -> Rejection {
+    let of_table = match (error.table(), sent) {
+        (Some(table), _) => format!(" of table `{table}`"),
+        (None, Some(sent)) => sent.of_column(error),
+        (None, None) => String::new(),
+    };
     let constraint = |message| Rejection::new(RejectCode::Constraint, message);
     match (error.code(), error.constraint(), error.column()) {
         (code, _, Some(column)) if *code == SqlState::NOT_NULL_VIOLATION => {
@@ -86,9 +152,16 @@ fn rejection(error: &DbError) -> Rejection {
         // Words that the application itself has written, to be read.
         (code, _, _) if *code == SqlState::RAISE_EXCEPTION => constraint(said_briefly(error)),
         (code, _, _) if code.code().starts_with("22") || *code == SqlState::GENERATED_ALWAYS => {
-            let what =
-                format!("a value does not fit its column{of_table} (SQLSTATE {})", code.code());
-            Rejection::new(RejectCode::BadRequest, what)
+            sent.map_or_else(
+                || Rejection::new(RejectCode::BadRequest, "a value does not fit its column"),
+                |sent| sent.misfit(error),
+            )
+        }
+        // The limits of Postgres itself, such as what an index takes.
+        (code, index, _) if code.code().starts_with("54") => {
+            let index = index.map_or_else(String::new, |index| format!(" for `{index}`"));
+            let what = format!("a value{of_table} is too large{index} (SQLSTATE {})", code.code());
+            Rejection::new(RejectCode::TooLarge, what)
         }
         (code, _, _) => {
             tracing::error!(

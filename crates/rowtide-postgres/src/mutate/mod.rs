@@ -68,8 +68,11 @@ pub enum Work {
 /// What became of a mutation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    /// Its number is settled now: applied or refused. The stream brings which.
-    Settled,
+    /// Its number is settled now. The stream brings how.
+    Settled {
+        /// The code, if it was refused.
+        refused: Option<String>,
+    },
     /// It was settled before. The stream brings the client's row again, with what it was refused with
     /// if it was.
     Repeated,
