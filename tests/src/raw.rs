@@ -142,14 +142,23 @@ impl Raw {
     /// # Panics
     /// When neither comes in time.
     pub async fn hear(&mut self) -> Result<Value, Ending> {
+        let text = self.hear_text().await?;
+        Ok(serde_json::from_str(&text).expect("it is JSON"))
+    }
+
+    /// As [`Raw::hear`], the text itself: it may hold numbers that are no doubles.
+    ///
+    /// # Panics
+    /// When neither comes in time.
+    pub async fn hear_text(&mut self) -> Result<String, Ending> {
         let mut ending = Ending { code: String::new(), close: 0, message: String::new() };
         loop {
             match in_time("an answer", self.socket.next()).await {
                 Some(Ok(Message::Text(text))) => {
-                    let message: Value = serde_json::from_str(&text).expect("it is JSON");
-                    if message["type"] != "error" {
-                        return Ok(message);
+                    if !text.starts_with(r#"{"type":"error""#) {
+                        return Ok(text.to_string());
                     }
+                    let message: Value = serde_json::from_str(&text).expect("it is JSON");
                     message["code"].as_str().expect("a code").clone_into(&mut ending.code);
                     message["message"].as_str().expect("a text").clone_into(&mut ending.message);
                 }
