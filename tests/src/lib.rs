@@ -18,6 +18,6 @@ pub use database::{Database, cluster};
 pub use dir::Dir;
 pub use eventually::eventually;
 pub use older::Older;
-pub use raw::{Bystander, Ending, Raw, http};
+pub use raw::{Bystander, Ending, Raw, http, http_get};
 pub use truth::{Rows, held, truth};
 pub use writer::{Outcome, Writer, delete, insert, update};

@@ -278,6 +278,21 @@ impl Bystander {
     }
 }
 
+/// What the server answers to a `GET`: the body.
+///
+/// # Panics
+/// When there is no answer.
+pub async fn http_get(app: &App, path: &str) -> String {
+    let mut stream = TcpStream::connect(app.address()).await.expect("the server listens");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("the server reads");
+    let mut answer = String::new();
+    let read = in_time("an answer to HTTP", stream.read_to_string(&mut answer)).await;
+    read.expect("the answer is text");
+    let (_, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    body.to_owned()
+}
+
 /// Sends bytes to the server's port, and returns the status of its answer; 0 if there is none.
 ///
 /// # Panics

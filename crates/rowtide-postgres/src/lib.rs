@@ -13,6 +13,7 @@ pub mod mutate;
 pub mod pgoutput;
 pub mod rules;
 pub mod setup;
+pub mod slot;
 pub mod stream;
 mod tls;
 mod wal;

@@ -16,5 +16,6 @@ mod registry;
 pub mod server;
 mod session;
 mod socket;
+mod telemetry;
 pub mod watch;
 mod writer;

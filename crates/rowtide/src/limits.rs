@@ -19,6 +19,12 @@ pub const MUTATION_QUEUE: usize = 256;
 pub const MUTATION_QUEUE_BYTES: usize = 256 << 20;
 /// How often a mutation that others are in the way of is tried.
 pub const CONFLICT_RETRIES: u32 = 20;
+/// How often the slot is looked at.
+pub const SLOT_WATCH: Duration = Duration::from_secs(10);
+/// How much WAL may be kept for the slot before it is warned of, in bytes.
+pub const RETAINED_WAL_WARNING_BYTES: u64 = 1 << 30;
+/// How much before it is an error, in bytes.
+pub const RETAINED_WAL_ERROR_BYTES: u64 = 10 << 30;
 /// How long refusals of a client that asks too often gather, to be settled together.
 pub const LIMITED_GATHER: Duration = Duration::from_millis(100);
 /// How many bytes of changes may wait for one session before it is closed with `slow_consumer`.

@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::ListenerExt;
+use metrics_exporter_prometheus::PrometheusHandle;
 use rowtide_plan::definition::Definition;
 use rowtide_postgres::mutate::Mutator;
 use rowtide_protocol::SUBPROTOCOL;
@@ -28,6 +29,7 @@ use crate::older::{self, OlderQueues};
 use crate::rate::Rate;
 use crate::registry::Registry;
 use crate::session;
+use crate::telemetry;
 use crate::writer::Writer;
 
 /// What a server needs.
@@ -97,6 +99,7 @@ pub(crate) struct State {
     pub(crate) rate: Rate,
     pub(crate) writer: Writer,
     pub(crate) limits: ClientLimits,
+    metrics: PrometheusHandle,
     pub(crate) older_clients: bool,
     pub(crate) older_queues: OlderQueues,
     pub(crate) sessions: TaskTracker,
@@ -147,7 +150,9 @@ impl Server {
             options.prepared_statements,
         );
         let older_clients = options.hub.definition.older_clients();
+        let (database, names) = (options.hub.database.clone(), options.hub.names.clone());
         let (hub, replicator) = Hub::start(options.hub).await?;
+        tokio::spawn(telemetry::watch_slot(database, names, hub.clone(), stop.clone()));
         let sessions = TaskTracker::new();
         let writer = Writer::new(mutator, hub.clone(), sessions.clone(), stop.clone());
         let rate = Rate::start(options.client.requests_per_minute, stop.clone());
@@ -159,6 +164,7 @@ impl Server {
             rate,
             writer,
             limits: options.client,
+            metrics: telemetry::install(),
             older_clients,
             older_queues: OlderQueues::default(),
             sessions,
@@ -169,6 +175,7 @@ impl Server {
             .route("/app/{user_id}/connect", get(older::connect))
             .route("/health/live", get(|| async { "live\n" }))
             .route("/health/ready", get(ready))
+            .route("/metrics", get(metrics))
             .with_state(Arc::clone(&state));
         let listener = listener.tap_io(|stream| {
             // A delay of small frames would be most of what a change takes to arrive.
@@ -229,6 +236,11 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 async fn index() -> &'static str {
     "This is a Rowtide server. Clients connect to /sync; see docs/protocol.md.\n"
+}
+
+async fn metrics(Extract(state): Extract<Arc<State>>) -> Response {
+    let text = telemetry::render(&state.metrics, &state.hub).await;
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
 async fn ready(Extract(state): Extract<Arc<State>>) -> Response {

@@ -21,13 +21,17 @@ use crate::limits::{CONNECT_TIMEOUT, FLUSH_BYTES, GOODBYE_TIMEOUT, LONGEST_WAIT,
 use crate::registry::{Entry, Refused};
 use crate::server::State;
 use crate::socket::{Beat, Ending, Gone, Heartbeat, feed, read_error, text, write};
+use crate::telemetry;
 use crate::writer::{Asked, Broken, Full, Queue};
 
 /// Serves one socket until it ends. `header_token` came with the upgrade.
 pub(crate) async fn serve(mut socket: WebSocket, state: Arc<State>, header_token: Option<String>) {
     let ending = match open(&mut socket, &state, header_token).await {
-        Ok(session) => session.run(&mut socket, &state).await,
-        Err(ending) => ending,
+        Ok(session) => {
+            telemetry::connected("snapshot");
+            session.run(&mut socket, &state).await.inspect(|ending| telemetry::ended(ending.code))
+        }
+        Err(ending) => ending.inspect(|ending| telemetry::refused(ending.code)),
     };
     let Some(Ending { code, message }) = ending else { return };
     tracing::debug!(code = code.as_str(), message, "a session ends");
@@ -211,17 +215,19 @@ impl Session {
         socket: &mut WebSocket,
     ) -> Result<(), Option<Ending>> {
         let mut next = Some(first);
-        let mut bytes = 0;
+        let (mut bytes, mut frames) = (0, 0);
         while let Some(delivery) = next {
             match delivery {
                 Delivery::Frame(frame) => {
                     bytes += frame.len();
+                    frames += 1;
                     feed(socket, text(frame)).await.map_err(|Gone| None)?;
                 }
                 Delivery::Closed(code, message) => return Err(Some(Ending { code, message })),
             }
             next = if bytes < FLUSH_BYTES { self.subscription.try_next() } else { None };
         }
+        telemetry::sent(frames, bytes as u64);
         write(socket, []).await.map_err(|Gone| None)
     }
 

@@ -11,11 +11,13 @@ use rowtide_plan::write::Rejection;
 use rowtide_postgres::mutate::{Author, MutateError, Mutator, Number, Outcome, Ticket, Work};
 use rowtide_protocol::{Op, RejectCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::hub::Hub;
 use crate::limits::{CONFLICT_RETRIES, LIMITED_GATHER, MUTATION_QUEUE, MUTATION_QUEUE_BYTES};
+use crate::telemetry::{self, WaitingMutation};
 
 /// What is to become of a mutation.
 pub(crate) enum Asked {
@@ -27,11 +29,13 @@ pub(crate) enum Asked {
 
 /// A mutation that waits.
 struct Waiting {
+    since: Instant,
     number: Number,
     author: Arc<Author>,
     asked: Asked,
     /// Its bytes in memory.
     _bytes: OwnedSemaphorePermit,
+    _counted: WaitingMutation,
 }
 
 /// Why a client's mutations are not taken any further; its session ends.
@@ -112,7 +116,9 @@ impl Queue {
     ) -> Result<(), Full> {
         let bytes = u32::try_from(bytes).map_err(|_| Full)?;
         let permit = Arc::clone(&self.bytes).try_acquire_many_owned(bytes).map_err(|_| Full)?;
-        let waiting = Waiting { number, author, asked, _bytes: permit };
+        let since = Instant::now();
+        let _counted = WaitingMutation::new();
+        let waiting = Waiting { since, number, author, asked, _bytes: permit, _counted };
         self.waiting.try_send(waiting).map_err(|_| Full)
     }
 }
@@ -137,16 +143,26 @@ impl Running {
                 },
             };
             let number = next.number.clone();
+            let mut count = 1;
             let settled = match next.asked {
                 Asked::Apply(ops) => self.settle(&number, &next.author, &ops).await,
                 Asked::Refuse(first) => {
                     let mut rejections = vec![first];
                     held = self.gather_refused(&number, &mut rejections, &mut waiting).await;
+                    count = rejections.len();
                     self.settle_refused(&number, &next.author, rejections).await
                 }
             };
             return Some(match (settled, number) {
-                (Ok(Outcome::Settled | Outcome::Repeated), _) => continue,
+                (Ok(Outcome::Settled { refused }), _) => {
+                    let outcome = refused.as_deref().unwrap_or("applied");
+                    telemetry::mutations_settled(outcome, count, next.since);
+                    continue;
+                }
+                (Ok(Outcome::Repeated), _) => {
+                    telemetry::mutations_settled("repeated", count, next.since);
+                    continue;
+                }
                 (Ok(Outcome::Gap { last }), Number::Given(number)) => Broken::Gap { number, last },
                 (Ok(Outcome::Gap { .. } | Outcome::NotTheirs), _) => Broken::NotTheirs,
                 // The client sends it again.
@@ -244,6 +260,7 @@ impl Running {
             let wait = match self.writer.mutator.apply(&plan, &ticket, author, work).await {
                 Ok(outcome) => return Ok(outcome),
                 Err(MutateError::Conflict(what)) => {
+                    telemetry::mutation_retried("conflict");
                     conflicts += 1;
                     tracing::debug!(what, conflicts, "a mutation is tried again");
                     if conflicts == CONFLICT_RETRIES {
@@ -252,6 +269,7 @@ impl Running {
                     Duration::from_millis(5) * conflicts.min(20)
                 }
                 Err(MutateError::Away(what)) => {
+                    telemetry::mutation_retried("away");
                     tracing::warn!(what, "a mutation waits for Postgres");
                     pause = (pause * 2).min(Duration::from_secs(5));
                     pause

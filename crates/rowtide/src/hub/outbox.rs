@@ -13,6 +13,8 @@ use rowtide_plan::row::{Row, Settlement};
 use rowtide_protocol::{Cursor, ErrorCode, ready_frame, reject_frame, snapshot_frame, tx_frame};
 use tokio::sync::Notify;
 
+use crate::telemetry;
+
 use rowtide_plan::value::rfc3339;
 
 /// What a session is to do next.
@@ -156,6 +158,7 @@ impl Outbox {
                 // A refusal is told before it is acknowledged.
                 let mut frames: VecDeque<Bytes> =
                     refused.map(|r| reject_frame(r.id, &r.code, &r.message)).collect();
+                commit_time_us.into_iter().for_each(telemetry::commit_sent);
                 let time = commit_time_us.map(rfc3339);
                 let bodies = bodies.iter().map(|body| &body[..]);
                 frames.push_back(tx_frame(cursor, bodies, ack, time.as_deref()));
