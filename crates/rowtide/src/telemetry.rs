@@ -211,12 +211,7 @@ fn note(slot: &str, health: Option<SlotHealth>, hub: &Hub, ends: &mut VecDeque<(
              catching up, drop the slot: the server makes a new one, and clients get new snapshots"
         );
     } else if retained_bytes > RETAINED_WAL_WARNING_BYTES {
-        tracing::warn!(
-            slot,
-            retained_bytes,
-            lag_s = late.as_secs(),
-            "WAL piles up behind the slot"
-        );
+        tracing::warn!(slot, retained_bytes, "WAL piles up behind the slot");
     }
     let position: Lsn = hub.health().position.parse().unwrap_or_default();
     if position == Lsn(0) {
