@@ -201,7 +201,7 @@ fn is_for_all(json: &str) -> bool {
         let digits = json.get(at..at + 6)?.strip_prefix("\\u")?;
         u16::from_str_radix(digits, 16).ok()
     };
-    let (mut at, mut depth, mut in_string) = (0, 0, false);
+    let (mut at, mut depth, mut in_string) = (0, 0_usize, false);
     while at < bytes.len() {
         match (bytes[at], in_string) {
             (b'"', _) => in_string = !in_string,
@@ -217,7 +217,11 @@ fn is_for_all(json: &str) -> bool {
                 None => at += 1,
             },
             (b'[' | b'{', false) => depth += 1,
-            (b']' | b'}', false) => depth -= 1,
+            // More closed than opened is no JSON at all.
+            (b']' | b'}', false) => match depth.checked_sub(1) {
+                Some(outer) => depth = outer,
+                None => return false,
+            },
             _ => {}
         }
         if depth > MAX_JSON_DEPTH {
@@ -320,6 +324,7 @@ mod tests {
             (Uuid, "uuid", "\"'; DROP TABLE file; --\""),
             (Json, "jsonb", r#"{"a":"\u0000"}"#),
             (Json, "json", r#""\ud83d""#),
+            (Json, "json", "]"),
             (Json, "json", r#""\ud83d\ud83d\ude00""#),
             (Json, "json", &"[".repeat(MAX_JSON_DEPTH + 1)),
             (Array(Box::new(Int)), "integer[]", "[[[[[[[1]]]]]]]"),
