@@ -58,6 +58,9 @@ impl ServerOptions {
             definition,
             engines: config.engines,
             outbox_bytes: config.outbox_bytes,
+            log: config.log,
+            row_bytes: config.row_bytes,
+            load_connections: config.load_connections,
         };
         ServerOptions {
             hub,

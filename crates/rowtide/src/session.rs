@@ -6,12 +6,13 @@
 use std::sync::Arc;
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
+use bytes::Bytes;
 use futures_util::SinkExt;
 use rowtide_plan::write::Rejection;
 use rowtide_postgres::mutate::{Author, Number};
 use rowtide_protocol::{
-    ClientMessage, Connect, ErrorCode, Mutation, PROTOCOL_VERSION, RejectCode, connected_frame,
-    error_frame, pong_frame,
+    ClientMessage, Connect, Cursor, ErrorCode, Mode, Mutation, PROTOCOL_VERSION, RejectCode,
+    connected_frame, error_frame, pong_frame,
 };
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -28,7 +29,6 @@ use crate::writer::{Asked, Broken, Full, Queue};
 pub(crate) async fn serve(mut socket: WebSocket, state: Arc<State>, header_token: Option<String>) {
     let ending = match open(&mut socket, &state, header_token).await {
         Ok(session) => {
-            telemetry::connected("snapshot");
             session.run(&mut socket, &state).await.inspect(|ending| telemetry::ended(ending.code))
         }
         Err(ending) => ending.inspect(|ending| telemetry::refused(ending.code)),
@@ -97,6 +97,8 @@ async fn open(
         return Err(Some(Ending::new(ErrorCode::RateLimitExceeded, message)));
     }
     let settled = connect.settled.unwrap_or(0);
+    // One that cannot be read is of another server.
+    let cursor = connect.cursor.and_then(|cursor| cursor.parse::<Cursor>().ok());
     let entry = state
         .registry
         .enter(connect.client_id.as_str(), &identity.user_id, settled, true)
@@ -105,13 +107,9 @@ async fn open(
     let author = Arc::new(identity.author());
     let subscription = state
         .hub
-        .open(&author, entry.client(), entry.settled_until())
+        .open(&author, entry.client(), entry.settled_until(), cursor)
         .await
         .map_err(|error| Some(Ending::new(ErrorCode::Unavailable, error.to_string())))?;
-    let last = entry.last_mutation();
-    let user_id = &identity.user_id;
-    let frame = connected_frame(user_id, "snapshot", last, entry.refused(), &state.tables_json());
-    write(socket, [text(frame)]).await.map_err(|Gone| None)?;
     Ok(Session { identity, author, entry, subscription, queue: None })
 }
 
@@ -192,7 +190,7 @@ impl Session {
                     }
                 }
                 delivery = self.subscription.next() => {
-                    if let Err(ending) = self.deliver(delivery, socket).await {
+                    if let Err(ending) = self.deliver(delivery, socket, state).await {
                         return ending;
                     }
                 }
@@ -213,22 +211,31 @@ impl Session {
         &mut self,
         first: Delivery,
         socket: &mut WebSocket,
+        state: &State,
     ) -> Result<(), Option<Ending>> {
         let mut next = Some(first);
         let (mut bytes, mut frames) = (0, 0);
         while let Some(delivery) = next {
-            match delivery {
-                Delivery::Frame(frame) => {
-                    bytes += frame.len();
-                    frames += 1;
-                    feed(socket, text(frame)).await.map_err(|Gone| None)?;
-                }
+            let frame = match delivery {
+                Delivery::Begin(mode) => self.connected(mode, state),
+                Delivery::Frame(frame) => frame,
                 Delivery::Closed(code, message) => return Err(Some(Ending { code, message })),
-            }
+            };
+            bytes += frame.len();
+            frames += 1;
+            feed(socket, text(frame)).await.map_err(|Gone| None)?;
             next = if bytes < FLUSH_BYTES { self.subscription.try_next() } else { None };
         }
         telemetry::sent(frames, bytes as u64);
         write(socket, []).await.map_err(|Gone| None)
+    }
+
+    /// The answer to `connect`, once it is known how the replica is brought up to date.
+    fn connected(&self, mode: Mode, state: &State) -> Bytes {
+        telemetry::connected(mode.as_str());
+        let (user_id, entry) = (&self.identity.user_id, &self.entry);
+        let (last, refused) = (entry.last_mutation(), entry.refused());
+        connected_frame(user_id, mode, last, refused, &state.tables_json())
     }
 
     async fn answer(

@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::row::{Row, Settlement};
-use rowtide_protocol::{Cursor, ErrorCode, ready_frame, reject_frame, snapshot_frame, tx_frame};
+use rowtide_protocol::{
+    Cursor, ErrorCode, Mode, ready_frame, reject_frame, snapshot_frame, tx_frame,
+};
 use tokio::sync::Notify;
 
 use crate::telemetry;
@@ -20,6 +22,8 @@ use rowtide_plan::value::rfc3339;
 /// What a session is to do next.
 #[derive(Debug)]
 pub enum Delivery {
+    /// Say `connected`, in this mode. Comes first.
+    Begin(Mode),
     /// Send this text frame (valid UTF-8).
     Frame(Bytes),
     /// Say this error and close. Nothing comes after it.
@@ -49,6 +53,7 @@ struct Queue {
 
 #[derive(Debug)]
 pub(super) enum Item {
+    Begin(Mode),
     /// Rows of one table, with how many of them have been sent.
     Snapshot {
         table: TableId,
@@ -67,6 +72,8 @@ pub(super) enum Item {
 /// One step of a session, for those that do not speak in frames of the protocol.
 #[derive(Debug)]
 pub enum Step {
+    /// How the replica is brought up to date.
+    Begin(Mode),
     /// Rows of a new replica.
     Snapshot {
         /// Their table.
@@ -74,7 +81,7 @@ pub enum Step {
         /// Each once.
         rows: Vec<Arc<Row>>,
     },
-    /// The new replica is whole.
+    /// The replica is whole.
     Ready(Cursor),
     /// One or more commits.
     Tx {
@@ -147,6 +154,7 @@ impl Outbox {
         }
         let frame = match self.try_next_step()? {
             Step::Closed(code, message) => return Some(Delivery::Closed(code, message)),
+            Step::Begin(mode) => return Some(Delivery::Begin(mode)),
             Step::Ready(cursor) => ready_frame(cursor),
             Step::Snapshot { table, rows } => {
                 let name = &self.plan.table(table).name_json;
@@ -180,6 +188,7 @@ impl Outbox {
             return Some(Step::Closed(code, message));
         };
         Some(match item {
+            Item::Begin(mode) => Step::Begin(mode),
             Item::Ready(cursor) => Step::Ready(cursor),
             Item::Snapshot { table, rows, sent } => {
                 let mut bytes = 0;
@@ -244,7 +253,7 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
-    use rowtide_protocol::{Epoch, Lsn, Refusal, ServerMessage};
+    use rowtide_protocol::{Epoch, Lsn, Refusal, ServerMessage, ViewId};
 
     use super::*;
 
@@ -254,7 +263,7 @@ mod tests {
     }
 
     fn tx(lsn: u64, changes: &'static str) -> Item {
-        let cursor = Cursor { epoch: Epoch(1), lsn: Lsn(lsn) };
+        let cursor = Cursor { epoch: Epoch(1), view: ViewId(1), lsn: Lsn(lsn) };
         let changes = changes.into();
         Item::Tx { cursor, changes, commit_time_us: Some(0), settlements: Vec::new() }
     }
