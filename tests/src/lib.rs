@@ -7,6 +7,7 @@ mod database;
 mod dir;
 mod eventually;
 mod older;
+pub mod proxy;
 mod raw;
 pub mod small;
 mod truth;
