@@ -23,11 +23,12 @@ pub(super) struct ClientRow {
     /// `$1` client, `$2` user, `$3` number, `$4` refusals, `$5` the last number of these: as
     /// `advance_given`, and keeps what was refused.
     pub(super) refuse_given: String,
-    /// `$1` client, `$2` number: whose the row is, the last number, and what was refused under this one.
+    /// `$1` client: whose the row is, and the last number.
     pub(super) look: String,
     /// `$1` client, `$2` name: the same for a name; nothing if it is not known.
     pub(super) look_name: String,
-    /// `$1` client, `$2` refusals or null: writes the row again.
+    /// `$1` client, `$2` number: writes the row again, with all that was refused from this number on: it
+    /// acknowledges the last number, and those in between may have been told on another connection.
     pub(super) touch: String,
     /// `$1` client, `$2` name, `$3` refusals or null: writes the row again for a name.
     pub(super) touch_name: String,
@@ -66,19 +67,16 @@ impl ClientRow {
                  ORDER BY id DESC OFFSET {KEPT_REFUSALS} - 1 LIMIT 1)) \
                  SELECT last_mutation FROM moved"
             ),
-            look: format!(
-                "SELECT user_id, last_mutation, \
-                 (SELECT code FROM {refusal} WHERE client_id = $1::text AND id = $2::bigint), \
-                 (SELECT message FROM {refusal} WHERE client_id = $1::text AND id = $2::bigint) \
-                 FROM {client} WHERE client_id = $1::text"
-            ),
+            look: format!("SELECT user_id, last_mutation FROM {client} WHERE client_id = $1::text"),
             look_name: format!(
                 "SELECT c.user_id, n.refused::text, n.name IS NOT NULL FROM {client} AS c \
                  LEFT JOIN {named} AS n ON n.client_id = c.client_id AND n.name = $2::text \
                  WHERE c.client_id = $1::text"
             ),
             touch: format!(
-                "UPDATE {client} SET refused = $2::jsonb, name = NULL WHERE client_id = $1::text"
+                "UPDATE {client} SET name = NULL, refused = (SELECT jsonb_agg(jsonb_build_object(\
+                 'id', id, 'code', code, 'message', message) ORDER BY id) FROM {refusal} \
+                 WHERE client_id = $1::text AND id >= $2::bigint) WHERE client_id = $1::text"
             ),
             touch_name: format!(
                 "UPDATE {client} SET name = $2::text, refused = $3::jsonb \

@@ -301,8 +301,7 @@ impl Connection {
         match &ticket.number {
             Number::Given(number) => {
                 let sql = self.row.look.clone();
-                let look = self.own("look", &sql, vec![client.clone(), Some(number.to_string())]);
-                let look = look.await?;
+                let look = self.own("look", &sql, vec![client.clone()]).await?;
                 let rows = self.query(look).await?;
                 let Some(row) =
                     rows.first().filter(|row| row.get::<_, &str>(0) == &*ticket.user_id)
@@ -313,12 +312,9 @@ impl Connection {
                 if last < *number {
                     return Ok(Outcome::Gap { last });
                 }
-                let refused = row.get::<_, Option<String>>(2).map(|code| {
-                    let message = row.get::<_, Option<String>>(3).unwrap_or_default();
-                    refusals_json(&[Refusal { id: *number, code, message }])
-                });
                 let sql = self.row.touch.clone();
-                let touch = self.own("touch", &sql, vec![client, refused]).await?;
+                let values = vec![client, Some(number.to_string())];
+                let touch = self.own("touch", &sql, values).await?;
                 self.query(touch).await?;
                 Ok(Outcome::Repeated)
             }
