@@ -1,6 +1,7 @@
 //! Single faults, each of which once cost someone something: what was found by torture is kept here.
 
-use rowtide_tests::{App, Writer, insert};
+use rowtide_tests::proxy::{Direction, Flow, Proxy, Upstream};
+use rowtide_tests::{App, Raw, Writer, eventually, insert};
 use serde_json::{Value, json};
 
 const DEFINITION: &str = "
@@ -37,4 +38,38 @@ async fn a_repeat_is_told_every_refusal_that_its_acknowledgement_covers() {
         }
     };
     assert_eq!((acknowledged, refused), (3, vec![json!(1), json!(3)]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connect_that_arrives_late_takes_over_from_nobody() {
+    let app = App::with(DEFINITION, TABLES).await;
+    let sessions = async |count: u64| {
+        eventually("the sessions are there", || async {
+            let health = app.server.as_ref()?.hub().health();
+            (health.sessions == count).then_some(())
+        })
+        .await;
+    };
+    // What a client said before it gave up, on a network that delivers it after the client has come
+    // over another.
+    let network = Proxy::start(Upstream::Tcp(app.address())).await;
+    let connect = Raw::connect(&App::token("u1"));
+    let mut late = Raw::open_url(&format!("ws://{}/sync", network.address()), None).await;
+    network.flow(Direction::ToClient, Flow::Stalled);
+    let mut present = Raw::open(&app).await;
+    present.say(&connect).await;
+    present.until("ready").await;
+    late.say(&connect).await;
+    sessions(2).await;
+    present.assert_alive().await;
+    network.cut();
+    sessions(1).await;
+    present.assert_alive().await;
+
+    // One that is there is a newer one.
+    let mut newer = Raw::open(&app).await;
+    newer.say(&connect).await;
+    newer.until("ready").await;
+    tokio::spawn(async move { newer.ending().await });
+    present.ending().await.assert("the older", "superseded");
 }

@@ -217,7 +217,11 @@ impl Session {
         let (mut bytes, mut frames) = (0, 0);
         while let Some(delivery) = next {
             let frame = match delivery {
-                Delivery::Begin(mode) => self.connected(mode, state),
+                Delivery::Begin(mode) => {
+                    // Whoever answers is there, and takes over from older connections of the client.
+                    feed(socket, Message::Ping(Bytes::new())).await.map_err(|Gone| None)?;
+                    self.connected(mode, state)
+                }
                 Delivery::Frame(frame) => frame,
                 Delivery::Closed(code, message) => return Err(Some(Ending { code, message })),
             };
@@ -245,11 +249,14 @@ impl Session {
         state: &Arc<State>,
     ) -> Result<(), Option<Ending>> {
         let bad = |message: &str| Some(Ending::new(ErrorCode::BadRequest, message));
+        if matches!(message, Message::Close(_)) {
+            return Err(None);
+        }
+        self.entry.take_over();
         let text_of = match message {
             Message::Text(text) => text,
             Message::Binary(_) => return Err(bad("messages are text frames, not binary ones")),
-            Message::Close(_) => return Err(None),
-            Message::Ping(_) | Message::Pong(_) => return Ok(()),
+            Message::Close(_) | Message::Ping(_) | Message::Pong(_) => return Ok(()),
         };
         let reply = match ClientMessage::parse(&text_of).map_err(|error| bad(&error.0))? {
             ClientMessage::Ping => pong_frame(),
