@@ -41,6 +41,30 @@ async fn a_repeat_is_told_every_refusal_that_its_acknowledgement_covers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_acknowledged_before_every_refusal_below_it_was_told() {
+    let app = App::with(DEFINITION, TABLES).await;
+    let mut writer = Writer::live(&app, "u1").await;
+    // What a session sees of mutations that another queue of the client has settled, one of them before
+    // the session joined the stream, and after its last number was read.
+    let schema = app.database.names().schema;
+    let id = &writer.client_id;
+    let sql = format!(
+        "BEGIN; INSERT INTO {schema}.refusal (client_id, id, code, message) \
+         VALUES ('{id}', 1, 'forbidden', 'no'); \
+         UPDATE {schema}.client SET last_mutation = 2 WHERE client_id = '{id}'; COMMIT"
+    );
+    app.database.run(&sql).await;
+    loop {
+        match writer.raw.hear().await {
+            Ok(message) => assert_eq!(message["ack"], Value::Null, "{message}"),
+            Err(ending) => break ending.assert("the session", "restarting"),
+        }
+    }
+    let (_, connected) = Writer::again(&app, "u1", id, 0).await;
+    assert_eq!(connected["refused"][0]["id"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_connect_that_arrives_late_takes_over_from_nobody() {
     let app = App::with(DEFINITION, TABLES).await;
     let sessions = async |count: u64| {

@@ -107,7 +107,7 @@ async fn open(
     let author = Arc::new(identity.author());
     let subscription = state
         .hub
-        .open(&author, entry.client(), entry.settled_until(), cursor)
+        .open(&author, entry.client(), Some(entry.last_mutation()), entry.settled_until(), cursor)
         .await
         .map_err(|error| Some(Ending::new(ErrorCode::Unavailable, error.to_string())))?;
     Ok(Session { identity, author, entry, subscription, queue: None })

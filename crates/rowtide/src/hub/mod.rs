@@ -268,8 +268,9 @@ impl Hub {
         Arc::clone(&self.shared.compiled().plan)
     }
 
-    /// Joins the view of a user, and is told of the mutations of a client. The rows are not older
-    /// than `not_before`. With a cursor that is still good only what has changed since is sent.
+    /// Joins the view of a user, and is told of the mutations of a client, which knows every outcome up to
+    /// `told` if it numbers them. The rows are not older than `not_before`. With a cursor that is still good
+    /// only what has changed since is sent.
     ///
     /// # Errors
     /// When the hub has stopped, or another server has its place.
@@ -277,6 +278,7 @@ impl Hub {
         &self,
         author: &Author,
         client: &str,
+        told: Option<u64>,
         not_before: Lsn,
         cursor: Option<Cursor>,
     ) -> Result<Subscription, HubError> {
@@ -288,7 +290,7 @@ impl Hub {
             let engine = &generation.engines[place];
             let session = SessionId(shared.next_session.fetch_add(1, Ordering::Relaxed));
             let limit = shared.options.outbox_bytes;
-            let outbox = Arc::new(Outbox::new(Arc::clone(&generation.plan), limit));
+            let outbox = Arc::new(Outbox::new(Arc::clone(&generation.plan), limit, told));
             let client = Some(client.into());
             let opening = Opening { session, claims, client, not_before, cursor };
             let open = Command::Open(opening, Arc::clone(&outbox));

@@ -49,6 +49,23 @@ struct Queue {
     /// Frames that are made already and come first.
     frames: VecDeque<Bytes>,
     closed: Option<(ErrorCode, String)>,
+    /// Of a client that numbers its mutations: up to which number it has been told every outcome.
+    told: Option<u64>,
+}
+
+impl Queue {
+    /// Whether a settlement follows what the client has been told. If mutations in between were settled
+    /// by another queue or server, between the moment when the client's last number was read and the one
+    /// when its session joined the stream, their refusals would be taken for confirmations: the client
+    /// must come back and be told.
+    fn tell(&mut self, settlement: &Settlement) -> bool {
+        let Some(told) = &mut self.told else { return true };
+        let last = settlement.last_mutation;
+        let first = settlement.refused.first().map_or(last, |refused| refused.id);
+        let follows = first <= *told + 1;
+        *told = last.max(*told);
+        follows
+    }
 }
 
 #[derive(Debug)]
@@ -99,8 +116,15 @@ pub enum Step {
 }
 
 impl Outbox {
-    pub(super) fn new(plan: Arc<Plan>, limit_bytes: usize) -> Outbox {
-        Outbox { plan, limit_bytes, queue: Mutex::default(), filled: Notify::new() }
+    /// `told` is the mutation up to which the client knows every outcome; `None` for one that does not
+    /// number them.
+    pub(super) fn new(plan: Arc<Plan>, limit_bytes: usize, told: Option<u64>) -> Outbox {
+        Outbox {
+            plan,
+            limit_bytes,
+            queue: Mutex::new(Queue { told, ..Queue::default() }),
+            filled: Notify::new(),
+        }
     }
 
     pub(super) fn plan(&self) -> &Arc<Plan> {
@@ -121,7 +145,12 @@ impl Outbox {
             return false;
         }
         let was_empty = queue.items.is_empty();
-        if let Item::Tx { changes, .. } = &item {
+        if let Item::Tx { changes, settlements, .. } = &item {
+            if !settlements.iter().all(|settlement| queue.tell(settlement)) {
+                let message = "mutations were settled while this connection was made";
+                queue.closed = Some((ErrorCode::Restarting, message.to_owned()));
+                return true;
+            }
             queue.bytes += changes.len() + 64;
         }
         if queue.bytes > self.limit_bytes {
@@ -259,7 +288,7 @@ mod tests {
 
     fn outbox(limit_bytes: usize) -> Outbox {
         let plan = Plan { tables: vec![], branches: vec![], claims: vec![], min_client: None };
-        Outbox::new(Arc::new(plan), limit_bytes)
+        Outbox::new(Arc::new(plan), limit_bytes, Some(0))
     }
 
     fn tx(lsn: u64, changes: &'static str) -> Item {
