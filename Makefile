@@ -1,11 +1,12 @@
 # `make dev` and `make test` do their own set-up; see scripts/prepare.sh.
 
-.PHONY: help dev test bench
+.PHONY: help dev test torture bench
 
 help:
-	@echo "make dev    run the files example with a private PostgreSQL"
-	@echo "make test   format check, lints, every test, and a smoke run"
-	@echo "make bench  every benchmark, beside the limit that Postgres sets"
+	@echo "make dev      run the files example with a private PostgreSQL"
+	@echo "make test     format check, lints, every test, and a smoke run"
+	@echo "make torture  kill, cut and stall everything for an hour, and look whether anything is lost"
+	@echo "make bench    every benchmark, beside the limit that Postgres sets"
 
 dev:
 	@scripts/prepare.sh
@@ -17,6 +18,12 @@ test:
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo test --workspace --locked
 	scripts/smoke.sh
+
+# For as long as ROWTIDE_TORTURE_SECONDS says; ROWTIDE_SEED does again what a run did.
+torture:
+	@scripts/prepare.sh
+	ROWTIDE_TORTURE_SECONDS=$${ROWTIDE_TORTURE_SECONDS:-3600} \
+	  cargo test --locked -p rowtide-tests --test torture -- --nocapture
 
 bench:
 	@scripts/prepare.sh
