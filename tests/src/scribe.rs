@@ -179,6 +179,13 @@ allow = 'old.owner = auth.user_id'
         }
     }
 
+    /// Writes the title of a task.
+    pub fn retitle(&mut self, task: u32) {
+        let mark = self.mark();
+        let row = json!({ "id": task, "title": format!("by {}", self.user), "mark": mark });
+        self.make(vec![Op::update("task", row_of(row))], vec![mark]);
+    }
+
     /// Takes in what comes within a time.
     pub async fn listen(&mut self, time: Duration) {
         let until = Instant::now() + time;
@@ -298,9 +305,7 @@ allow = 'old.owner = auth.user_id'
     }
 
     fn write(&mut self, rng: &mut StdRng) {
-        let mark = |n: u64| format!("{}-{}", self.name, self.marks + n);
-        let (first, second) = (mark(1), mark(2));
-        self.marks += 2;
+        let (first, second) = (self.mark(), self.mark());
         let entry = |id: &str, owner: &str, open: bool, body: &str| {
             let row = json!({ "id": id, "owner": owner, "open": open, "body": body, "mark": id });
             Op::insert("entry", row_of(row))
@@ -308,11 +313,7 @@ allow = 'old.owner = auth.user_id'
         let user = self.user.clone();
         let known = self.entries.get(rng.random_range(0..self.entries.len().max(1))).cloned();
         let (ops, marks) = match (rng.random_range(0..12), known) {
-            (0..3, _) => {
-                let task = rng.random_range(1..=40);
-                let row = json!({ "id": task, "title": format!("by {user}"), "mark": first });
-                (vec![Op::update("task", row_of(row))], vec![first])
-            }
+            (0..3, _) => return self.retitle(rng.random_range(1..=40)),
             (3, _) => (vec![entry(&first, &user, true, "open")], vec![first]),
             (4, _) => {
                 // All or nothing, of which the second is not allowed.
@@ -353,6 +354,15 @@ allow = 'old.owner = auth.user_id'
                 (vec![entry(&first, &user, false, "plain")], vec![first])
             }
         };
+        self.make(ops, marks);
+    }
+
+    fn mark(&mut self) -> String {
+        self.marks += 1;
+        format!("{}-{}", self.name, self.marks)
+    }
+
+    fn make(&mut self, ops: Vec<Op>, marks: Vec<String>) {
         match self.client.mutate(ops) {
             // One that was made just before the client went may not have been stored.
             Ok(id) => self.tally.refused.extend(self.made.insert(id, marks).unwrap_or_default()),

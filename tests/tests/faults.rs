@@ -1,8 +1,12 @@
 //! Single faults, each of which once cost someone something: what was found by torture is kept here.
 
+use std::time::Duration;
+
 use rowtide_tests::proxy::{Direction, Flow, Proxy, Upstream};
-use rowtide_tests::{App, Raw, Writer, eventually, insert};
+use rowtide_tests::torture::audit;
+use rowtide_tests::{App, Dir, Fleet, Node, Raw, Scribe, Writer, eventually, insert};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 const DEFINITION: &str = "
 [tables.note]
@@ -96,4 +100,47 @@ async fn a_connect_that_arrives_late_takes_over_from_nobody() {
     newer.until("ready").await;
     tokio::spawn(async move { newer.ending().await });
     present.ending().await.assert("the older", "superseded");
+}
+
+/// A server is killed in the middle of a mutation, and on the way to Postgres nothing says so: its
+/// sessions there go on to hold the client's row, another row and the slot.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ghosts_of_a_killed_server_are_not_waited_for() {
+    let dir = Dir::new();
+    let node = Node::start(&dir, "postgres").await;
+    let mut fleet = Fleet::prepare(&dir, &node, Scribe::DEFINITION, Scribe::TABLES).await;
+    fleet.add();
+    fleet.ready().await;
+    let mut scribe = Scribe::start(fleet.url(), "u1", None).await;
+    scribe.settle(soon()).await;
+    scribe.assert_nothing_found();
+    let sql = node.connect(Fleet::DATABASE).await;
+    let row = "BEGIN; SELECT FROM task WHERE id = 2 FOR UPDATE";
+    sql.batch_execute(row).await.unwrap();
+    scribe.retitle(2);
+    let waits = "SELECT count(*) FROM pg_stat_activity \
+                 WHERE application_name = 'rowtide mutate' AND wait_event_type = 'Lock'";
+    let listening = async {
+        loop {
+            scribe.listen(Duration::from_millis(20)).await;
+        }
+    };
+    let other = node.connect(Fleet::DATABASE).await;
+    let waited = eventually("the mutation waits for the row", || async {
+        let count: i64 = other.query_one(waits, &[]).await.ok()?.get(0);
+        (count == 1).then_some(())
+    });
+    tokio::select! { () = listening => {}, () = waited => {} }
+    fleet.back.strand();
+    fleet.members[0].kill().await;
+    sql.batch_execute("COMMIT").await.unwrap();
+    fleet.start(0);
+    scribe.settle(soon()).await;
+    scribe.assert_nothing_found();
+    assert_eq!(audit(&sql, &[scribe]).await, [""; 0]);
+}
+
+/// The longest that a ghost may last, and then some.
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(50)
 }

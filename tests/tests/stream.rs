@@ -14,6 +14,7 @@ use rowtide_postgres::setup::setup;
 use rowtide_postgres::stream::{Instance, MAX_TRANSACTION_BYTES, Stream, StreamError, StreamEvent};
 use rowtide_protocol::Lsn;
 use rowtide_tests::Database;
+use rowtide_tests::proxy::Proxy;
 use tokio_postgres::Client;
 
 const DEFINITION: &str = "[tables.note]\nvisible = 'owner = auth.user_id'\n\
@@ -251,4 +252,21 @@ async fn what_was_not_confirmed_comes_again_after_a_new_start() {
     let ended = async { while again.next().await.is_ok() {} };
     within(ended).await;
     again.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_leads_nowhere_any_more_ends() {
+    let Fixture { database, plan, stream, .. } = Fixture::new(MAX_TRANSACTION_BYTES).await;
+    stream.stop().await;
+    let network = Proxy::start(database.upstream().await).await;
+    let (options, names) = (database.options_through(&network), database.names());
+    let mut stream = rowtide_tests::eventually("the slot is free", || async {
+        Stream::start(&options, &names, Arc::clone(&plan)).await.ok()
+    })
+    .await
+    .0;
+    network.strand();
+    let ended = async { while stream.next().await.is_ok() {} };
+    let ended = tokio::time::timeout(Duration::from_secs(60), ended).await;
+    ended.expect("it is noticed that nothing is heard");
 }

@@ -11,6 +11,7 @@ use rowtide_plan::plan::Plan;
 use rowtide_plan::row::Transaction;
 use rowtide_protocol::Lsn;
 use thiserror::Error;
+use tokio::time::{Instant, timeout_at};
 use tokio_postgres::Client;
 
 use crate::assemble::{AssembleError, Assembler};
@@ -23,6 +24,10 @@ pub const MAX_TRANSACTION_BYTES: usize = 64 << 20;
 const BUFFERED_MESSAGES: usize = 4096;
 /// How soon a confirmed position is told to Postgres.
 const STATUS: Duration = Duration::from_secs(1);
+/// How long Postgres may be silent. It asks whether we are there when it has not heard of us for half of
+/// [`WAL_SENDER_TIMEOUT`](crate::connect::WAL_SENDER_TIMEOUT), so this much silence means that the
+/// connection leads nowhere any more.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// What the stream brings.
 #[derive(Debug)]
@@ -132,6 +137,7 @@ pub struct Stream {
     client: ReplicationClient,
     assembler: Assembler,
     open: bool,
+    heard: Instant,
 }
 
 impl Stream {
@@ -167,7 +173,7 @@ impl Stream {
         config.status_interval = STATUS;
         let client = ReplicationClient::connect(config).await?;
         let assembler = Assembler::new(plan, names.schema.clone(), max_transaction_bytes);
-        Ok((Stream { client, assembler, open: false }, position))
+        Ok((Stream { client, assembler, open: false, heard: Instant::now() }, position))
     }
 
     /// Waits for what comes next. Cancel safe.
@@ -177,7 +183,12 @@ impl Stream {
     /// [`StreamError::SchemaChanged`] it may be called again.
     pub async fn next(&mut self) -> Result<StreamEvent, StreamError> {
         loop {
-            let Some(event) = self.client.recv().await? else {
+            let event = match timeout_at(self.heard + SILENCE, self.client.recv()).await {
+                Ok(event) => event?,
+                Err(_) => return Err(StreamError::Ended("Postgres has fallen silent".to_owned())),
+            };
+            self.heard = Instant::now();
+            let Some(event) = event else {
                 return Err(StreamError::Ended("Postgres closed it".to_owned()));
             };
             match event {
