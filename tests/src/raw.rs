@@ -46,6 +46,7 @@ impl Ending {
             "slow_consumer" => 4409,
             "superseded" => 4410,
             "restarting" => 1012,
+            "unavailable" => 4503,
             other => panic!("{other} is not a code of these tests"),
         };
         assert_eq!((self.code.as_str(), self.close), (code, close), "{name}: {self:?}");

@@ -89,8 +89,8 @@ pub enum Outcome {
 /// The same mutation may be tried again at any time.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum MutateError {
-    /// Postgres is not there.
-    #[error("Postgres is not there: {0}")]
+    /// Postgres is not there, or cannot settle any mutation now.
+    #[error("Postgres cannot settle it now: {0}")]
     Away(String),
     /// Another transaction was in the way.
     #[error("another transaction was in the way: {0}")]
@@ -159,9 +159,9 @@ impl Mutator {
             }
             Err(Failure::Away(what)) => Err(MutateError::Away(what)),
             Err(Failure::Conflict(what)) => Err(MutateError::Conflict(what)),
-            Err(Failure::Rejected(rejection)) => {
-                unreachable!("a connection refuses what is rejected: {rejection:?}")
-            }
+            // Even the refusal cannot be settled, which is no client's doing: its row in `client` cannot be
+            // written as things are.
+            Err(Failure::Rejected(rejection)) => Err(MutateError::Away(rejection.message)),
         }
     }
 
