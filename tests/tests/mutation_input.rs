@@ -17,6 +17,8 @@ const TABLES: &str = "
       label_id int REFERENCES label);
     CREATE TABLE pair (a int, b int, v text, PRIMARY KEY (a, b));
     CREATE TABLE hidden (id int PRIMARY KEY);
+    CREATE TABLE share (id text PRIMARY KEY, owner text, parts int NOT NULL, price numeric(4, 2));
+    INSERT INTO share VALUES ('theirs', 'u2', 0, 1), ('mine', 'u1', 0, 1);
     INSERT INTO item VALUES ('mine', 'u1', 'Mine', 'mine', 1), ('theirs', 'u2', 'secret', 'secret-slug', 1);
     INSERT INTO part VALUES ('p1', 'mine', 'u1'), ('p2', 'theirs', 'u2')";
 
@@ -33,6 +35,11 @@ const DEFINITION: &str = r#"
     visible = 'owner = auth.user_id'
     insert.allow = '''new.owner = auth.user_id AND (new.item_id LIKE 'free%' OR EXISTS
                       (SELECT FROM item WHERE item.id = new.item_id AND item.owner = auth.user_id))'''
+
+    [tables.share]
+    visible = 'owner = auth.user_id'
+    update = [{ allow = '10 / old.parts > 1' }]
+    delete.allow = '10 / old.parts > 1'
 
     [tables.pair]
     visible = 'true'
@@ -51,7 +58,7 @@ async fn app(change: impl FnOnce(&mut ClientLimits)) -> App {
 /// Every row that a mutation could have touched.
 async fn all(app: &App) -> String {
     let rows = |table: &str| format!("(SELECT jsonb_agg(t ORDER BY t::text) FROM {table} t)");
-    let rows = ["item", "part", "pair", "label", "hidden"].map(rows);
+    let rows = ["item", "part", "pair", "label", "hidden", "share"].map(rows);
     app.one(&format!("jsonb_build_array({})", rows.join(", "))).await
 }
 
@@ -74,6 +81,10 @@ fn mine(row: Value) -> Value {
 
 fn part(item: &str) -> Value {
     json!([insert("part", json!({ "id": "new", "item_id": item, "owner": "u1" }))])
+}
+
+fn share(id: &str, price: &str) -> Value {
+    json!([update("share", json!({ "id": id, "price": price }))])
 }
 
 /// What it is, the operations, the code, and what the message says.
@@ -212,13 +223,30 @@ async fn what_one_cannot_see_is_as_if_it_were_not_there() {
             json!([delete("item", json!({ "id": "nowhere" }))]),
         ),
         ("a reference", part("theirs"), part("nowhere")),
+        (
+            "an insert in another's name",
+            item(json!({ "id": "theirs", "owner": "u2" })),
+            item(json!({ "id": "nowhere", "owner": "u2" })),
+        ),
+        ("an update whose rule fails", share("theirs", "1.00"), share("nowhere", "1.00")),
+        ("an update with too large a value", share("theirs", "100.00"), share("nowhere", "100.00")),
+        (
+            "a delete whose rule fails",
+            json!([delete("share", json!({ "id": "theirs" }))]),
+            json!([delete("share", json!({ "id": "nowhere" }))]),
+        ),
     ] {
-        let theirs = writer.mutate(theirs).await.refused;
-        let nowhere = writer.mutate(nowhere).await.refused;
-        assert!(theirs.is_some(), "{what}");
-        assert_eq!(theirs, nowhere, "{what}");
+        // Postgres plans a statement anew a few times, and then once for all values.
+        for _ in 0..8 {
+            let theirs = writer.mutate(theirs.clone()).await.refused;
+            let nowhere = writer.mutate(nowhere.clone()).await.refused;
+            assert!(theirs.is_some(), "{what}");
+            assert_eq!(theirs, nowhere, "{what}");
+        }
     }
     assert_eq!(all(&app).await, before);
+    // Of one's own row it is told what is wrong.
+    writer.mutate(share("mine", "1.00")).await.refused("bad_request", "`share`");
 }
 
 /// Strings that mean something to SQL, to JSON or to Postgres' formats mean nothing as values.

@@ -12,13 +12,13 @@ use futures_util::future::{join_all, maybe_done};
 use rowtide_plan::claims::claim_text;
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::write::{self, Param, Rejection, Verdict, Write};
-use rowtide_protocol::{OpKind, Refusal};
+use rowtide_protocol::{OpKind, Refusal, RejectCode};
 use tokio_postgres::types::{Format, IsNull, ToSql, Type};
 use tokio_postgres::{Client, Row};
 
 use super::client_row::{ClientRow, refusals_json};
 use super::failure::{Failure, Sent};
-use super::{Author, Number, Outcome, Ticket, as_update, over_a_row};
+use super::{Author, Number, Outcome, Ticket};
 use crate::connect::{ConnectError, ConnectOptions, Names, connect};
 
 /// How many statements are kept prepared; beyond it all are let go.
@@ -240,7 +240,7 @@ impl Connection {
             let rows = answer(at).map_err(|failure| of_op(index, failure))?;
             match verdict(plan, write, &rows)? {
                 Verdict::Written => {}
-                Verdict::Exists => return Ok(Attempt::MeetsARow),
+                Verdict::Exists(_) => return Ok(Attempt::MeetsARow),
                 Verdict::Rejected(rejection) => {
                     return Ok(Attempt::Rejected(with_op(index, rejection)));
                 }
@@ -265,20 +265,34 @@ impl Connection {
         }
         for (index, write) in writes.iter().enumerate() {
             let mut verdict = self.step(plan, author, write).await;
-            if matches!(verdict, Ok(Verdict::Exists)) {
-                let table = &plan.table(write.table).catalog.name;
-                verdict = self.step(plan, author, &as_update(write)).await;
-                verdict = verdict.map(|verdict| over_a_row(verdict, table));
+            if matches!(verdict, Ok(Verdict::Exists(_))) {
+                verdict = self.over_a_row(plan, author, write).await;
             }
             match verdict.map_err(|failure| of_op(index, failure))? {
                 Verdict::Written => {}
-                Verdict::Exists => return Ok(Attempt::MeetsARow),
-                Verdict::Rejected(rejection) => {
+                Verdict::Exists(rejection) | Verdict::Rejected(rejection) => {
                     return Ok(Attempt::Rejected(with_op(index, rejection)));
                 }
             }
         }
         Ok(Attempt::Written)
+    }
+
+    /// An insert as an update of the row that it met; again as an insert, if the row is not there for the
+    /// writer: it may have gone meanwhile.
+    async fn over_a_row(
+        &mut self,
+        plan: &Arc<Plan>,
+        author: &Author,
+        write: &Write,
+    ) -> Result<Verdict, Failure> {
+        let update = Write { kind: OpKind::Update, ..write.clone() };
+        match self.step(plan, author, &update).await? {
+            Verdict::Rejected(rejection) if rejection.code == RejectCode::NotFound => {
+                self.step(plan, author, write).await
+            }
+            other => Ok(other),
+        }
     }
 
     async fn step(

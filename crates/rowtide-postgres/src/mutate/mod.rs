@@ -12,8 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rowtide_plan::plan::Plan;
-use rowtide_plan::write::{Rejection, Verdict, Write};
-use rowtide_protocol::OpKind;
+use rowtide_plan::write::{Rejection, Write};
 use serde_json::{Map, Value};
 use thiserror::Error;
 use tokio::sync::Semaphore;
@@ -178,22 +177,5 @@ impl Mutator {
         Connection::open(&self.options, &self.names, self.prepare)
             .await
             .map_err(|error| MutateError::Away(error.to_string()))
-    }
-}
-
-/// The write that an insert becomes when it meets a row.
-fn as_update(write: &Write) -> Write {
-    Write { kind: OpKind::Update, ..write.clone() }
-}
-
-/// What an insert that met a row is refused with: nothing of the row is told to whom may not see it.
-fn over_a_row(verdict: Verdict, table: &str) -> Verdict {
-    use rowtide_protocol::RejectCode;
-    match verdict {
-        Verdict::Rejected(rejection) if rejection.code == RejectCode::NotFound => {
-            let message = format!("a row with this key is in table `{table}` already");
-            Verdict::Rejected(Rejection::new(RejectCode::Forbidden, message))
-        }
-        other => other,
     }
 }
