@@ -39,7 +39,7 @@ const TOO_OLD: (u16, &str) = (4099, "CLIENT_TOO_OLD");
 /// The longest name of a mutation, in bytes.
 const MAX_NAME_BYTES: usize = 200;
 
-/// The queue of each user, for as long as one of their sessions has it.
+/// The queue of each user, for as long as one of their sessions has it or something waits in it.
 #[derive(Default)]
 pub(crate) struct OlderQueues {
     queues: Mutex<HashMap<String, Weak<Queue>>>,
