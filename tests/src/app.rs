@@ -106,6 +106,7 @@ impl App {
                 requests_per_minute: 0,
                 ..ClientLimits::default()
             },
+            mutation_database: None,
             mutation_connections: 4,
             prepared_statements: true,
         };

@@ -42,6 +42,8 @@ pub struct Config {
     pub load_connections: usize,
     /// What clients may ask for.
     pub client: ClientLimits,
+    /// The same database behind a pooler, for mutations alone, if there is one.
+    pub mutation_database: Option<ConnectOptions>,
     /// How many connections to Postgres apply mutations.
     pub mutation_connections: usize,
     /// Whether statements are prepared on those.
@@ -111,6 +113,9 @@ pub struct Settings {
     /// How many connects and mutations one user may have in a minute, 0 for any number [default: 600]
     #[arg(long, value_name = "NUMBER")]
     pub requests_per_minute: Option<String>,
+    /// The same database behind a transaction pooler, for mutations alone [default: the database's URL]
+    #[arg(long, value_name = "URL")]
+    pub mutation_database_url: Option<String>,
     /// How many connections to Postgres apply mutations, 1 to 1000 [default: 10]
     #[arg(long, value_name = "NUMBER")]
     pub mutation_connections: Option<String>,
@@ -194,7 +199,7 @@ enum Scalar {
 
 impl Settings {
     /// Every setting by its name, in the order of `--help`.
-    fn fields(&mut self) -> [(&'static str, &mut Option<String>); 22] {
+    fn fields(&mut self) -> [(&'static str, &mut Option<String>); 23] {
         [
             ("database_url", &mut self.database_url),
             ("definition", &mut self.definition),
@@ -215,6 +220,7 @@ impl Settings {
             ("max_mutation_bytes", &mut self.max_mutation_bytes),
             ("ops_per_mutation", &mut self.ops_per_mutation),
             ("requests_per_minute", &mut self.requests_per_minute),
+            ("mutation_database_url", &mut self.mutation_database_url),
             ("mutation_connections", &mut self.mutation_connections),
             ("prepared_statements", &mut self.prepared_statements),
             ("sessions_per_user", &mut self.sessions_per_user),
@@ -388,6 +394,7 @@ impl Settings {
             value: prepared.to_owned(),
             expected: "expected true or false".to_owned(),
         })?;
+        let pooled = self.mutation_database_url.as_deref().map(ConnectOptions::parse);
         Ok(Config {
             database,
             names,
@@ -447,6 +454,7 @@ impl Settings {
                     1_000_000_000,
                 )? as u32,
             },
+            mutation_database: pooled.transpose()?,
             mutation_connections: number(
                 "mutation_connections",
                 &self.mutation_connections,
