@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use rowtide_postgres::connect::ConnectOptions;
-use rowtide_tests::{App, Raw, Writer, cluster, eventually, insert, update};
+use rowtide_tests::{App, Raw, Writer, cluster, eventually, http_get, insert, update};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -360,6 +360,86 @@ async fn a_refusal_waits_for_its_client_also_through_a_restart_of_the_server() {
     let kept = codes(&connected);
     assert_eq!((kept.len(), kept[0].as_str()), (100, r#"24 "forbidden""#));
     assert_eq!(applied(&app).await, "i2");
+}
+
+/// What a client's older connections sent may be settled while it connects anew, after its last number
+/// was read and before the stream can tell it anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_that_passes_a_connection_by_is_not_taken_for_success() {
+    let app = App::with(DEFINITION, TABLES).await;
+    let mut writer = Writer::live(&app, "u1").await;
+    let id = writer.client_id.clone();
+    writer.mutate(item(1)).await.applied();
+    drop(writer);
+    let schema = app.database.names().schema;
+    let (refusals, settles) = (app.database.connect().await, app.database.connect().await);
+    hold(&refusals, &format!("LOCK TABLE {schema}.refusal")).await;
+    let connect = json!({
+        "type": "connect", "protocol": 1, "clientId": id, "token": App::token("u1"),
+    });
+    let mut raw = Raw::open(&app).await;
+    raw.say(&connect).await;
+    // Its last number has been read, and it waits for what was refused of it.
+    eventually("it is looked up", || async {
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                     AND application_name = 'rowtide clients' AND wait_event_type = 'Lock'";
+        (app.one(waits).await == "1").then_some(())
+    })
+    .await;
+    let told = json!([{ "id": 2, "code": "forbidden", "message": "no" }]);
+    let settle = |number: u64, refused: &str| {
+        format!(
+            "UPDATE {schema}.client SET last_mutation = {number}, refused = {refused}, name = NULL
+             WHERE client_id = '{id}'"
+        )
+    };
+    settles.batch_execute(&settle(2, &format!("'{told}'"))).await.unwrap();
+    let passed = app.one("SELECT pg_current_wal_insert_lsn()").await;
+    eventually("the stream has brought it", || async {
+        let health: Value = serde_json::from_str(&http_get(&app, "/health/ready").await).unwrap();
+        let position = health["position"].as_str().unwrap().to_owned();
+        (app.one(&format!("SELECT '{position}'::pg_lsn >= '{passed}'")).await == "true")
+            .then_some(())
+    })
+    .await;
+    let kept = format!("INSERT INTO {schema}.refusal VALUES ('{id}', 2, 'forbidden', 'no')");
+    refusals.batch_execute(&format!("{kept}; COMMIT")).await.unwrap();
+    let connected = raw.until("connected").await;
+    assert_eq!((&connected["lastMutation"], &connected["refused"]), (&json!(1), &json!([])));
+    raw.until("ready").await;
+    // Settled as well, and the first that it could hear of.
+    settles.batch_execute(&settle(3, "NULL")).await.unwrap();
+    let ending = loop {
+        match raw.hear().await {
+            Ok(message) => assert!(message["ack"].is_null(), "{message}"),
+            Err(ending) => break ending,
+        }
+    };
+    ending.assert("an outcome has passed it by", "restarting");
+    let mut raw = Raw::open(&app).await;
+    raw.say(&connect).await;
+    let connected = raw.until("connected").await;
+    assert_eq!((&connected["lastMutation"], &connected["refused"]), (&json!(3), &told));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_tells_all_that_it_acknowledges() {
+    let app = App::with(DEFINITION, TABLES).await;
+    let mut writer = Writer::live(&app, "u1").await;
+    for ops in [item(1), refused(), item(3), refused(), item(5)] {
+        writer.send(ops).await;
+    }
+    assert_eq!(writer.settled_up_to(5).await.len(), 2);
+    let forbidden = |number: u64| (number, "forbidden".to_owned());
+    for (again, told) in [
+        (1, vec![forbidden(2), forbidden(4)]),
+        (2, vec![forbidden(2), forbidden(4)]),
+        (3, vec![forbidden(4)]),
+        (5, vec![]),
+    ] {
+        writer.send_as(again, item(again)).await;
+        assert_eq!(writer.settled_up_to(again).await, told, "{again}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

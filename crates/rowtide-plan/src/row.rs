@@ -98,7 +98,7 @@ pub struct Settlement {
     pub client: Box<str>,
     /// Every mutation up to this number is settled.
     pub last_mutation: u64,
-    /// Those that this transaction refused.
+    /// Those that this transaction refused, or of which it tells again.
     pub refused: Vec<Refusal>,
     /// The name of the one that it settled, for clients that name their mutations.
     pub name: Option<Box<str>>,

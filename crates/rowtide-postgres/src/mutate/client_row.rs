@@ -23,12 +23,12 @@ pub(super) struct ClientRow {
     /// `$1` client, `$2` user, `$3` number, `$4` refusals, `$5` the last number of these: as
     /// `advance_given`, and keeps what was refused.
     pub(super) refuse_given: String,
-    /// `$1` client: whose the row is, and the last number.
+    /// `$1` client: whose the row is, and the last number; nobody moves it on until the transaction ends.
     pub(super) look: String,
-    /// `$1` client, `$2` name: the same for a name; nothing if it is not known.
+    /// `$1` client, `$2` name: whose the row is, what was refused under the name, and whether it is known.
     pub(super) look_name: String,
-    /// `$1` client, `$2` number: writes the row again, with all that was refused from this number on: it
-    /// acknowledges the last number, and those in between may have been told on another connection.
+    /// `$1` client, `$2` number: writes the row again, with what was refused from this number on. So it
+    /// tells of every number that it acknowledges and that is not acknowledged by then.
     pub(super) touch: String,
     /// `$1` client, `$2` name, `$3` refusals or null: writes the row again for a name.
     pub(super) touch_name: String,
@@ -67,7 +67,9 @@ impl ClientRow {
                  ORDER BY id DESC OFFSET {KEPT_REFUSALS} - 1 LIMIT 1)) \
                  SELECT last_mutation FROM moved"
             ),
-            look: format!("SELECT user_id, last_mutation FROM {client} WHERE client_id = $1::text"),
+            look: format!(
+                "SELECT user_id, last_mutation FROM {client} WHERE client_id = $1::text FOR UPDATE"
+            ),
             look_name: format!(
                 "SELECT c.user_id, n.refused::text, n.name IS NOT NULL FROM {client} AS c \
                  LEFT JOIN {named} AS n ON n.client_id = c.client_id AND n.name = $2::text \

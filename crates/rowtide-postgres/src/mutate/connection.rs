@@ -257,8 +257,7 @@ impl Connection {
         author: &Author,
         writes: &[Write],
     ) -> Result<Attempt, Failure> {
-        self.round_trips += 1;
-        self.client.batch_execute(BEGIN).await?;
+        self.begin().await?;
         let advance = self.advance(ticket).await?;
         if self.query(advance).await?.is_empty() {
             return Ok(Attempt::OutOfTurn);
@@ -316,21 +315,24 @@ impl Connection {
             Number::Given(number) => {
                 let sql = self.row.look.clone();
                 let look = self.own("look", &sql, vec![client.clone()]).await?;
-                let rows = self.query(look).await?;
-                let Some(row) =
-                    rows.first().filter(|row| row.get::<_, &str>(0) == &*ticket.user_id)
-                else {
-                    return Ok(Outcome::NotTheirs);
-                };
-                let last = u64::try_from(row.get::<_, i64>(1)).unwrap_or(0);
-                if last < *number {
-                    return Ok(Outcome::Gap { last });
-                }
                 let sql = self.row.touch.clone();
                 let values = vec![client, Some(number.to_string())];
                 let touch = self.own("touch", &sql, values).await?;
-                self.query(touch).await?;
-                Ok(Outcome::Repeated)
+                self.begin().await?;
+                let rows = self.query(look).await?;
+                let theirs = rows.first().filter(|row| row.get::<_, &str>(0) == &*ticket.user_id);
+                let last = theirs.map(|row| u64::try_from(row.get::<_, i64>(1)).unwrap_or(0));
+                match last {
+                    Some(last) if last >= *number => {
+                        self.query(touch).await?;
+                        self.commit().await?;
+                        Ok(Outcome::Repeated)
+                    }
+                    other => {
+                        self.roll_back().await?;
+                        Ok(other.map_or(Outcome::NotTheirs, |last| Outcome::Gap { last }))
+                    }
+                }
             }
             Number::Next { name } => {
                 let sql = self.row.look_name.clone();
@@ -458,6 +460,11 @@ impl Connection {
     async fn query(&mut self, bound: Bound) -> Result<Vec<Row>, Failure> {
         self.round_trips += 1;
         self.send(&bound).await
+    }
+
+    async fn begin(&mut self) -> Result<(), Failure> {
+        self.round_trips += 1;
+        Ok(self.client.batch_execute(BEGIN).await?)
     }
 
     async fn commit(&mut self) -> Result<(), Failure> {
