@@ -288,7 +288,7 @@ async fn a_pooler_may_hand_out_another_connection_for_each_transaction() {
     let pooler = Pooler::over(3).await;
     let app = pooler.app(false).await;
     let mut writer = Writer::live(&app, "u1").await;
-    for n in 0..6 {
+    for n in 0..2 {
         let id = format!("i{n}");
         writer.mutate(new(&id)).await.applied();
         writer.mutate(rename(&id)).await.applied();
