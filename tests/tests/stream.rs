@@ -256,7 +256,7 @@ async fn what_was_not_confirmed_comes_again_after_a_new_start() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_leads_nowhere_any_more_ends() {
-    let Fixture { database, plan, stream, .. } = Fixture::new(MAX_TRANSACTION_BYTES).await;
+    let Fixture { database, client, plan, stream } = Fixture::new(MAX_TRANSACTION_BYTES).await;
     stream.stop().await;
     let network = Proxy::start(database.upstream().await).await;
     let (options, names) = (database.options_through(&network), database.names());
@@ -265,6 +265,9 @@ async fn a_connection_that_leads_nowhere_any_more_ends() {
     })
     .await
     .0;
+    client.batch_execute("INSERT INTO other VALUES (1)").await.unwrap();
+    // Only now the connection is known to be there.
+    while !matches!(within(stream.next()).await, Ok(StreamEvent::Transaction(_))) {}
     network.strand();
     let ended = async { while stream.next().await.is_ok() {} };
     let ended = tokio::time::timeout(Duration::from_secs(60), ended).await;
