@@ -97,6 +97,15 @@ impl Raw {
         Raw { socket }
     }
 
+    /// Opens a socket at this URL; `None` if nobody takes it.
+    ///
+    /// # Panics
+    /// When there is neither an answer nor an end.
+    pub async fn try_open_url(url: &str) -> Option<Raw> {
+        let opened = in_time("an upgrade or its refusal", connect_async(url)).await;
+        opened.ok().map(|(socket, _)| Raw { socket })
+    }
+
     /// A session of `user`, up to its `ready`.
     ///
     /// # Panics
