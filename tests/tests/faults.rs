@@ -69,6 +69,32 @@ async fn nothing_is_acknowledged_before_every_refusal_below_it_was_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_ahead_of_a_restored_database_is_told_to_come_back() {
+    let app = App::with(DEFINITION, TABLES).await;
+    let mut writer = Writer::live(&app, "u1").await;
+    writer.mutate(note(1, "u1")).await.applied();
+    writer.mutate(note(2, "u1")).await.applied();
+    // What a backup knows, under a session that knows more.
+    let schema = app.database.names().schema;
+    app.database.run(&format!("UPDATE {schema}.client SET last_mutation = 1")).await;
+    writer.send(note(3, "u1")).await;
+    writer.raw.ending().await.assert("the session", "restarting");
+    let (mut again, connected) = Writer::again(&app, "u1", &writer.client_id, 2).await;
+    assert_eq!(connected["lastMutation"], 1);
+    again.send_as(3, note(3, "u1")).await;
+    again.raw.ending().await.assert("who leaves a gap", "bad_request");
+
+    // One that does not know the client at all.
+    let (mut again, _) = Writer::again(&app, "u1", &writer.client_id, 1).await;
+    app.database.run(&format!("DELETE FROM {schema}.client")).await;
+    again.send(note(3, "u1")).await;
+    again.raw.ending().await.assert("the session", "restarting");
+    let (mut again, connected) = Writer::again(&app, "u1", &writer.client_id, 1).await;
+    assert_eq!(connected["lastMutation"], 0);
+    again.mutate(note(3, "u1")).await.applied();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_connect_that_arrives_late_takes_over_from_nobody() {
     let app = App::with(DEFINITION, TABLES).await;
     let sessions = async |count: u64| {

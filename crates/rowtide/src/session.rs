@@ -58,6 +58,10 @@ struct Session {
     subscription: Subscription,
     /// Where its mutations wait, once there has been one.
     queue: Option<Arc<Queue>>,
+    /// The number that follows all that the client was told and has sent.
+    next: u64,
+    /// Whether it has left out a number.
+    left_out: bool,
 }
 
 /// From the upgrade to `connected`. `Err(None)` when the client has gone.
@@ -110,7 +114,8 @@ async fn open(
         .open(&author, entry.client(), Some(entry.last_mutation()), entry.settled_until(), cursor)
         .await
         .map_err(|error| Some(Ending::new(ErrorCode::Unavailable, error.to_string())))?;
-    Ok(Session { identity, author, entry, subscription, queue: None })
+    let next = entry.last_mutation() + 1;
+    Ok(Session { identity, author, entry, subscription, queue: None, next, left_out: false })
 }
 
 /// Waits until the mutations are not taken any further. Cancel safe.
@@ -173,7 +178,7 @@ impl Session {
                 () = state.stop.cancelled() => {
                     return Some(Ending::stopping());
                 }
-                broken = broken(&self.queue) => return Some(broken_off(broken)),
+                broken = broken(&self.queue) => return Some(self.broken_off(broken)),
                 () = self.entry.superseded() => {
                     let message = "another connection of this `clientId` has taken over";
                     return Some(Ending::new(ErrorCode::Superseded, message));
@@ -294,6 +299,8 @@ impl Session {
         bytes: usize,
         state: &Arc<State>,
     ) -> Result<(), Ending> {
+        self.left_out |= mutation.id > self.next;
+        self.next = self.next.max(mutation.id.saturating_add(1));
         let limits = &state.limits;
         let refuse = |code, message: String| Asked::Refuse(Rejection::new(code, message));
         let asked = if !state.rate.take(&self.identity.user_id) {
@@ -326,18 +333,22 @@ impl Session {
             )
         })
     }
-}
 
-fn broken_off(broken: Broken) -> Ending {
-    match broken {
-        Broken::Gap { number, last } => Ending::new(
-            ErrorCode::BadRequest,
-            format!("mutation {number} does not follow {last}, the last that was settled"),
-        ),
-        Broken::NotTheirs => Ending::new(
-            ErrorCode::Forbidden,
-            "this `clientId` is not yours any more; take a new one",
-        ),
-        Broken::Stopped => Ending::stopping(),
+    fn broken_off(&self, broken: Broken) -> Ending {
+        match broken {
+            Broken::Gap { number, last } if self.left_out => Ending::new(
+                ErrorCode::BadRequest,
+                format!("mutation {number} does not follow {last}, the last that was settled"),
+            ),
+            Broken::Gap { last, .. } => Ending::new(
+                ErrorCode::Restarting,
+                format!("the database has gone back, and knows of {last} mutations: connect again"),
+            ),
+            Broken::NotTheirs => Ending::new(
+                ErrorCode::Forbidden,
+                "this `clientId` is not yours any more; take a new one",
+            ),
+            Broken::Stopped => Ending::stopping(),
+        }
     }
 }

@@ -320,19 +320,21 @@ impl Connection {
                 let touch = self.own("touch", &sql, values).await?;
                 self.begin().await?;
                 let rows = self.query(look).await?;
-                let theirs = rows.first().filter(|row| row.get::<_, &str>(0) == &*ticket.user_id);
-                let last = theirs.map(|row| u64::try_from(row.get::<_, i64>(1)).unwrap_or(0));
-                match last {
-                    Some(last) if last >= *number => {
-                        self.query(touch).await?;
-                        self.commit().await?;
-                        Ok(Outcome::Repeated)
-                    }
-                    other => {
-                        self.roll_back().await?;
-                        Ok(other.map_or(Outcome::NotTheirs, |last| Outcome::Gap { last }))
-                    }
+                // A database that was restored may know nothing of a client that is connected.
+                let last = rows.first().map_or(0, |row| row.get::<_, i64>(1));
+                let last = u64::try_from(last).unwrap_or(0);
+                let theirs = |row: &Row| row.get::<_, &str>(0) == &*ticket.user_id;
+                if !rows.first().is_none_or(theirs) {
+                    self.roll_back().await?;
+                    return Ok(Outcome::NotTheirs);
                 }
+                if last < *number {
+                    self.roll_back().await?;
+                    return Ok(Outcome::Gap { last });
+                }
+                self.query(touch).await?;
+                self.commit().await?;
+                Ok(Outcome::Repeated)
             }
             Number::Next { name } => {
                 let sql = self.row.look_name.clone();

@@ -75,7 +75,8 @@ pub enum Outcome {
     /// It was settled before. The stream brings the client's row again, with what it was refused with
     /// if it was.
     Repeated,
-    /// It does not follow the last one that was settled.
+    /// It does not follow the last one that was settled; of a client that is not known, because the
+    /// database was restored, none was.
     Gap {
         /// That one.
         last: u64,
