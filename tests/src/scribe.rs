@@ -179,6 +179,17 @@ allow = 'old.owner = auth.user_id'
         }
     }
 
+    /// Writes at random moments for a time.
+    pub async fn write_for(&mut self, time: Duration) {
+        let stop = CancellationToken::new();
+        let writing = self.write_until(rand::random(), &stop);
+        let ending = async {
+            tokio::time::sleep(time).await;
+            stop.cancel();
+        };
+        tokio::join!(writing, ending);
+    }
+
     /// Writes the title of a task.
     pub fn retitle(&mut self, task: u32) {
         let mark = self.mark();
