@@ -165,6 +165,16 @@ async fn an_older_backup_that_has_grown_with_the_server() {
     restored(true, false).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_backup_under_the_server() {
+    restored(false, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_backup_that_has_grown_under_the_server() {
+    restored(true, true).await;
+}
+
 /// A standby takes the place of the primary, with the slot or without; it has all the primary had, or it
 /// lacks the last of it.
 async fn promoted(slot: bool, lacks: bool) {
@@ -200,6 +210,16 @@ async fn a_promoted_standby_without_the_slot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_promoted_standby_with_the_slot() {
+    promoted(true, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_promoted_standby_without_the_slot_that_lacks_the_last_commits() {
     promoted(false, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promoted_standby_with_the_slot_that_lacks_the_last_commits() {
+    promoted(true, true).await;
 }
