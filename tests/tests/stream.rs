@@ -261,7 +261,7 @@ async fn a_connection_that_leads_nowhere_any_more_ends() {
     let network = Proxy::start(database.upstream().await).await;
     let (options, names) = (database.options_through(&network), database.names());
     let mut stream = rowtide_tests::eventually("the slot is free", || async {
-        Stream::start(&options, &names, Arc::clone(&plan)).await.ok()
+        Stream::start(&options, &names, Arc::clone(&plan), Instance(2)).await.ok()
     })
     .await
     .0;

@@ -12,4 +12,4 @@ mod segment;
 
 pub use log::{Began, Entry, Identity, Log, LogError, LogOptions, Opened};
 pub use reader::{Committed, HistoryError, LogReader, Statistics};
-pub use record::{Damaged, read_change};
+pub use record::{Damaged, parse_change};

@@ -311,7 +311,7 @@ fn find(options: &LogOptions, identity: &Identity, numbers: &[u64]) -> Result<Fo
     let Some((newest, older)) = numbers.split_last() else { return Ok(Found::Nothing) };
     let unusable = |why: &str| Ok(Found::Unusable(why.to_owned()));
     let failed = |source: rusqlite::Error| LogError::of(options, source.into());
-    let (segment, header) = match Segment::open(dir, *newest) {
+    let (segment, header) = match Segment::open(dir, *newest, true) {
         Ok(opened) => opened,
         Err(Unusable::Format) => return unusable("it was written by another version"),
         Err(Unusable::Damaged(why)) => return unusable(&format!("it is damaged: {why}")),
@@ -324,7 +324,7 @@ fn find(options: &LogOptions, identity: &Identity, numbers: &[u64]) -> Result<Fo
     let mut segments = vec![Arc::new(segment)];
     let mut began = Began::Continued;
     for number in older.iter().rev() {
-        match Segment::open(dir, *number) {
+        match Segment::open(dir, *number, false) {
             Ok((_, older)) if older.epoch != header.epoch => break,
             Ok((segment, older)) if older.end == begins => {
                 begins = older.after;

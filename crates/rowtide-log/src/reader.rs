@@ -230,17 +230,18 @@ impl LogReader {
     /// When it cannot be read.
     pub fn statistics(&self) -> Result<Statistics, HistoryError> {
         let state = self.0.state();
-        let mut oldest_us = None;
-        for segment in state.segments.iter().filter(|segment| segment.newest_us() != i64::MIN) {
-            oldest_us = segment
+        let mut with_transactions =
+            state.segments.iter().filter(|segment| segment.newest_us() != i64::MIN);
+        let oldest_us = match with_transactions.next() {
+            None => None,
+            Some(segment) => segment
                 .read(|db| {
                     db.prepare_cached("SELECT time_us FROM commits ORDER BY lsn LIMIT 1")?
                         .query_row([], |row| row.get(0))
                         .optional()
                 })
-                .map_err(|error| of(segment, error.into()))?;
-            break;
-        }
+                .map_err(|error: rusqlite::Error| of(segment, error.into()))?,
+        };
         let bytes = state.segments.iter().map(|segment| segment.bytes()).sum();
         Ok(Statistics { bytes, oldest: state.oldest(), oldest_us, end: state.end })
     }

@@ -50,9 +50,11 @@ pub(crate) fn write_change(lsn: Lsn, change: &Change) -> Vec<u8> {
     into
 }
 
+/// The change of a record.
+///
 /// # Errors
 /// When `record` is not what was written for a change of the transaction at `lsn`.
-pub fn read_change(lsn: Lsn, record: &[u8]) -> Result<Change, Damaged> {
+pub(crate) fn read_change(lsn: Lsn, record: &[u8]) -> Result<Change, Damaged> {
     let (stored, body) = record.split_first_chunk::<4>().ok_or(Damaged)?;
     if *stored != checksum(lsn, body) {
         return Err(Damaged);
@@ -60,8 +62,8 @@ pub fn read_change(lsn: Lsn, record: &[u8]) -> Result<Change, Damaged> {
     parse_change(body).ok_or(Damaged)
 }
 
-/// A change without its checksum.
-fn parse_change(mut body: &[u8]) -> Option<Change> {
+/// What is behind the checksum of a record; `None` if it is no change. Total: any bytes may come.
+pub fn parse_change(mut body: &[u8]) -> Option<Change> {
     let from = &mut body;
     let table = TableId(u16::from_le_bytes(read_array(from)?));
     let [kind] = read_array(from)?;
@@ -212,4 +214,101 @@ fn read_array<const N: usize>(from: &mut &[u8]) -> Option<[u8; N]> {
 fn read_list<T>(from: &mut &[u8], read: impl Fn(&mut &[u8]) -> Option<T>) -> Option<Box<[T]>> {
     let count = u16::from_le_bytes(read_array(from)?);
     (0..count).map(|_| read(from)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn value() -> impl Strategy<Value = Value> {
+        use rowtide_plan::value::ColumnType::{Numeric, TimestampTz};
+        let parsed = |kind, text: &str| Value::parse(&kind, text).unwrap();
+        prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::Bool),
+            any::<i64>().prop_map(Value::Int),
+            any::<f64>().prop_map(Value::float),
+            "\\PC{0,20}".prop_map(|text| Value::Text(text.into())),
+            any::<[u8; 16]>().prop_map(Value::Uuid),
+            vec(any::<u8>(), 0..20).prop_map(|bytes| Value::Bytea(bytes.into())),
+            "-?[0-9]{1,30}\\.[0-9]{1,20}".prop_map(move |text| parsed(Numeric, &text)),
+            "20[0-9]{2}-0[1-9]-[12][0-9] 1[0-9]:00:00\\+00"
+                .prop_map(move |text| parsed(TimestampTz, &text)),
+        ]
+    }
+
+    fn image(key: Bytes) -> impl Strategy<Value = Image> {
+        let topic = (any::<u16>(), option::of(value()))
+            .prop_map(|(branch, anchor)| Topic { branch: BranchId(branch), anchor });
+        (vec(value(), 0..4), vec(topic, 0..4)).prop_map(move |(kept, topics)| Image {
+            key: key.clone(),
+            kept: kept.into(),
+            topics: topics.into(),
+        })
+    }
+
+    fn change() -> impl Strategy<Value = Change> {
+        let json = || vec(any::<u8>(), 0..80).prop_map(Bytes::from);
+        (any::<u16>(), json(), json(), 0..4).prop_flat_map(|(table, key, json, kind)| {
+            (image(key.clone()), image(key)).prop_map(move |(old, new)| {
+                let image = if kind == 3 { old.clone() } else { new };
+                Change {
+                    table: TableId(table),
+                    old: (kind != 0).then_some(old),
+                    new: (kind != 1).then(|| Arc::new(Row { image, json: json.clone() })),
+                }
+            })
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_change_is_read_back_at_its_position_alone(change in change(), lsn: u64) {
+            let record = write_change(Lsn(lsn), &change);
+            let read = read_change(Lsn(lsn), &record).unwrap();
+            prop_assert_eq!(read.table, change.table);
+            prop_assert_eq!(read.old, change.old);
+            prop_assert_eq!(read.new, change.new);
+            prop_assert!(read_change(Lsn(lsn ^ 1), &record).is_err());
+        }
+
+        #[test]
+        fn a_record_that_is_cut_or_changed_is_refused(change in change(), at: usize, bit in 0..8u8) {
+            let record = write_change(Lsn(1), &change);
+            let at = at % record.len();
+            prop_assert!(read_change(Lsn(1), &record[..at]).is_err());
+            let mut changed = record;
+            changed[at] ^= 1_u8 << bit;
+            prop_assert!(read_change(Lsn(1), &changed).is_err());
+        }
+
+        #[test]
+        fn any_bytes_are_a_change_or_refused(
+            bytes in vec(any::<u8>(), 0..60),
+            change in change(),
+            at: usize,
+            byte: u8,
+        ) {
+            drop(parse_change(&bytes));
+            drop(Interruptions::read(&bytes));
+            let mut near = write_change(Lsn(1), &change).split_off(4);
+            let at = at % near.len();
+            near[at] = byte;
+            drop(parse_change(&near));
+        }
+
+        #[test]
+        fn interruptions_are_read_back(
+            truncated in vec(any::<u16>().prop_map(TableId), 0..4),
+            too_large in option::of(vec(any::<u16>().prop_map(TableId), 0..4)),
+        ) {
+            let interruptions = Interruptions { truncated, too_large };
+            let read = interruptions.write().map(|bytes| Interruptions::read(&bytes));
+            prop_assert_eq!(read.unwrap_or(Ok(Interruptions::default())), Ok(interruptions));
+        }
+    }
 }

@@ -75,6 +75,8 @@ pub(crate) struct Segment {
     newest_us: AtomicI64,
     tail: RwLock<Tail>,
     readers: Mutex<Vec<Connection>>,
+    /// Whether all of it is in the database file, for good.
+    sealed: AtomicBool,
     removed: AtomicBool,
 }
 
@@ -186,15 +188,23 @@ impl Segment {
             newest_us: AtomicI64::new(i64::MIN),
             tail: RwLock::default(),
             readers: Mutex::default(),
+            sealed: AtomicBool::new(false),
             removed: AtomicBool::new(false),
         }
     }
 
     /// Opens what is there. A torn tail is found by SQLite: its write-ahead log has checksums.
-    pub(crate) fn open(dir: &Path, number: u64) -> Result<(Segment, Header), Unusable> {
+    pub(crate) fn open(
+        dir: &Path,
+        number: u64,
+        is_newest: bool,
+    ) -> Result<(Segment, Header), Unusable> {
         let path = path_of(dir, number);
         let was_cut_off = fs::metadata(wal_of(&path)).is_ok_and(|wal| wal.len() > 0);
         let segment = Segment::at(path, number, Lsn(0));
+        if !is_newest && !was_cut_off {
+            segment.set_sealed();
+        }
         let db = segment.connect()?;
         let number = |pragma: &str| db.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
         if number("application_id")? != APPLICATION || number("user_version")? != FORMAT {
@@ -244,6 +254,7 @@ impl Segment {
         &self,
         read: impl FnOnce(&Connection) -> Result<T, E>,
     ) -> Result<T, E> {
+        let sealed = self.sealed.load(Ordering::Acquire);
         let idle = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let db = match idle {
             Some(db) => db,
@@ -253,15 +264,33 @@ impl Segment {
         let result = read(&whole)?;
         whole.finish()?;
         let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        if readers.len() < IDLE_READERS && !self.is_removed() {
+        let is_current = sealed == self.sealed.load(Ordering::Acquire) && !self.is_removed();
+        if is_current && readers.len() < IDLE_READERS {
             readers.push(db);
         }
         Ok(result)
     }
 
+    /// A sealed segment is read without locks and without the shared memory file that they need:
+    /// also while the disk is full.
     fn connect(&self) -> Result<Connection, rusqlite::Error> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        Connection::open_with_flags(&self.path, flags)
+        let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+        let path = self.path.to_string_lossy();
+        let path = path.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+        if self.sealed.load(Ordering::Acquire) {
+            let uri = format!("file:{path}?immutable=1");
+            Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_READ_ONLY)
+        } else {
+            let uri = format!("file:{path}");
+            Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_READ_WRITE)
+        }
+    }
+
+    /// Nothing will be written to it again, and all is in the database file.
+    fn set_sealed(&self) {
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        self.sealed.store(true, Ordering::Release);
+        readers.clear();
     }
 
     /// Looks at the tail. What is appended meanwhile waits.

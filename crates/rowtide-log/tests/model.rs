@@ -16,7 +16,7 @@ use rowtide_log::{Began, Committed, Entry, HistoryError, Log, LogOptions, LogRea
 use rowtide_plan::row::{Change, Changes, Transaction};
 use rowtide_protocol::Lsn;
 
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 40;
 const STEPS: usize = 60;
 
 /// What the log must hold.
@@ -271,4 +271,63 @@ fn pruning_by_the_clock_leaves_nothing_that_is_older() {
     assert_eq!(reader.statistics().unwrap().oldest_us, None);
     let history = reader.history(&all_topics(), &TABLES, first.lsn, Lsn(u64::MAX), 10, 10).unwrap();
     assert!(history.changes.is_empty());
+}
+
+/// The index in memory moves into the database under the readers several times.
+#[test]
+fn readers_see_all_of_what_was_appended_while_more_is() {
+    let dir = TestDir::new("readers");
+    let Opened { mut log, reader, .. } = kit::open(&dir.0);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let mut random = SmallRng::seed_from_u64(2);
+    let mut transactions = Vec::new();
+    let topics = all_topics();
+    let changes_of = |reader: &LogReader, up_to| {
+        let all = reader.history(&topics, &[], Lsn(0), up_to, usize::MAX, usize::MAX).unwrap();
+        all.changes.iter().map(|(lsn, change)| (*lsn, change.table)).collect::<Vec<_>>()
+    };
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let (mut seen, mut looks) = (Vec::new(), 0);
+                    while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                        let now = changes_of(&reader, Lsn(u64::MAX));
+                        assert!(now.starts_with(&seen), "what was seen once is seen again");
+                        (seen, looks) = (now, looks + 1);
+                    }
+                    looks
+                })
+            })
+            .collect();
+        for _ in 0..100 {
+            let mut group = Vec::new();
+            for _ in 0..120 {
+                let after = transactions.last().map_or(Lsn(0), |last: &Arc<Transaction>| last.lsn);
+                let next = transaction(&mut random, after, 0);
+                transactions.push(Arc::clone(&next));
+                group.push(next);
+            }
+            log.append(&entries(&group)).unwrap();
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        for reader in readers {
+            assert!(reader.join().unwrap() > 0);
+        }
+    });
+    let expected: Vec<_> = transactions
+        .iter()
+        .flat_map(|transaction| match &transaction.changes {
+            Changes::Rows(changes) => {
+                changes.iter().map(|change| (transaction.lsn, change)).collect()
+            }
+            Changes::TooLarge(_) => Vec::new(),
+        })
+        .filter(|(_, change)| topics_of(change).next().is_some())
+        .map(|(lsn, change)| (lsn, change.table))
+        .collect();
+    assert!(expected.len() > 20_000);
+    assert_eq!(changes_of(&reader, Lsn(u64::MAX)), expected);
+    drop((log, reader));
+    assert_eq!(changes_of(&kit::open(&dir.0).reader, Lsn(u64::MAX)), expected);
 }

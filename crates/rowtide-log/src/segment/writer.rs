@@ -148,8 +148,15 @@ impl SegmentWriter {
         self.segment.change_tail(|tail| {
             *tail = Tail { indexed: last_change, ..Tail::default() };
         });
-        // Readers may be in its way: then the last connection to close does it.
-        self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        let (in_log, in_database) =
+            self.db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+                Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
+            })?;
+        // Otherwise a reader of an older state is in its way, and it goes on being read as it is.
+        if in_log == in_database {
+            self.segment.set_sealed();
+        }
+        Ok(())
     }
 }
 

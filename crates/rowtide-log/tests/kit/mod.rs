@@ -16,10 +16,10 @@ use rowtide_plan::value::Value;
 use rowtide_protocol::Lsn;
 
 /// Removed when it is dropped.
-pub struct TestDir(pub PathBuf);
+pub(crate) struct TestDir(pub(crate) PathBuf);
 
 impl TestDir {
-    pub fn new(name: &str) -> TestDir {
+    pub(crate) fn new(name: &str) -> TestDir {
         let unique =
             format!("rowtide-log-{name}-{}-{:x}", std::process::id(), rand::random::<u64>());
         let path = std::env::temp_dir().join(unique);
@@ -34,11 +34,11 @@ impl Drop for TestDir {
     }
 }
 
-pub fn identity() -> Identity {
+pub(crate) fn identity() -> Identity {
     Identity { plan: [7; 32], system: 42, database: 5, slot: "rowtide".into() }
 }
 
-pub fn options(dir: &Path) -> LogOptions {
+pub(crate) fn options(dir: &Path) -> LogOptions {
     LogOptions {
         dir: dir.to_owned(),
         retention: Duration::from_secs(24 * 3_600),
@@ -46,21 +46,21 @@ pub fn options(dir: &Path) -> LogOptions {
     }
 }
 
-pub fn open(dir: &Path) -> Opened {
+pub(crate) fn open(dir: &Path) -> Opened {
     Log::open(options(dir), identity()).unwrap()
 }
 
-pub fn topic(branch: u16, anchor: i64) -> Topic {
+pub(crate) fn topic(branch: u16, anchor: i64) -> Topic {
     Topic { branch: BranchId(branch), anchor: Some(Value::Int(anchor)) }
 }
 
 /// Each topic that [`transaction`] uses.
-pub fn all_topics() -> Vec<Topic> {
+pub(crate) fn all_topics() -> Vec<Topic> {
     let anchored = (0..3).flat_map(|branch| (0..6).map(move |anchor| topic(branch, anchor)));
     anchored.chain([Topic { branch: BranchId(9), anchor: None }]).collect()
 }
 
-pub const TABLES: [TableId; 3] = [TableId(0), TableId(1), TableId(2)];
+pub(crate) const TABLES: [TableId; 3] = [TableId(0), TableId(1), TableId(2)];
 
 fn image(random: &mut SmallRng, key: u32) -> Image {
     let topics = all_topics();
@@ -99,7 +99,11 @@ fn change(random: &mut SmallRng) -> Change {
 }
 
 /// A transaction some way behind `after`.
-pub fn transaction(random: &mut SmallRng, after: Lsn, commit_time_us: i64) -> Arc<Transaction> {
+pub(crate) fn transaction(
+    random: &mut SmallRng,
+    after: Lsn,
+    commit_time_us: i64,
+) -> Arc<Transaction> {
     let tables = |random: &mut SmallRng| vec![TABLES[random.random_range(0..TABLES.len())]];
     let truncated = if random.random_ratio(1, 30) { tables(random) } else { Vec::new() };
     let changes = match random.random_range(0..40) {
@@ -121,6 +125,6 @@ pub fn transaction(random: &mut SmallRng, after: Lsn, commit_time_us: i64) -> Ar
     })
 }
 
-pub fn entries(transactions: &[Arc<Transaction>]) -> Vec<Entry> {
+pub(crate) fn entries(transactions: &[Arc<Transaction>]) -> Vec<Entry> {
     transactions.iter().cloned().map(Entry::Transaction).collect()
 }
