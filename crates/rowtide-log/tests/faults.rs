@@ -1,6 +1,8 @@
 //! What the log does when the disk is full, when another process has it, and when what lies in its
 //! directory is not what it should be.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod kit;
 
 use std::fs;

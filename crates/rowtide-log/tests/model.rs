@@ -1,6 +1,8 @@
 //! The log against a plain list of transactions: whatever is appended, brought again, forgotten, torn
 //! off or opened again, the history of any topics from any position is what the list says.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod kit;
 
 use std::fs;

@@ -55,6 +55,8 @@ pub const HISTORY_BYTES: usize = 8 << 20;
 pub const HISTORY_WAIT: Duration = Duration::from_secs(5);
 /// How many of the last changes are read from the log at the start, because a load may not see them yet.
 pub const RECENT_CHANGES: usize = 10_000;
+/// How soon a session that comes as a generation ends looks for the next.
+pub const GENERATION_LOOK: Duration = Duration::from_millis(5);
 /// How often a server that waits for another to give up its place looks whether it has.
 pub const STANDBY_LOOK: Duration = Duration::from_millis(250);
 /// How many bytes of changes may wait for one session before it is closed with `slow_consumer`.

@@ -1,6 +1,6 @@
 //! Random histories, a directory of a test's own, and the naive answer to compare with.
 
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test takes what it needs")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

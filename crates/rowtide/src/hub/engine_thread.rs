@@ -85,6 +85,15 @@ struct EngineThread {
     stop: CancellationToken,
 }
 
+impl Drop for EngineThread {
+    /// However it ends, its sessions are told.
+    fn drop(&mut self) {
+        for outbox in self.outboxes.values() {
+            outbox.close(RESTARTING.0, RESTARTING.1);
+        }
+    }
+}
+
 /// Starts an engine's thread; it ends with `stop`.
 ///
 /// # Errors
@@ -168,9 +177,6 @@ impl EngineThread {
             if let Command::Open(opening, outbox) = command {
                 self.outboxes.insert(opening.session, outbox);
             }
-        }
-        for outbox in self.outboxes.values() {
-            outbox.close(RESTARTING.0, RESTARTING.1);
         }
     }
 

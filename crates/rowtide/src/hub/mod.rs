@@ -40,6 +40,8 @@ use self::log_threads::{LogStatus, LogThreads};
 use self::outbox::Outbox;
 use self::replicator::{PERMIT_BYTES, PERMITS, Replicator};
 
+use crate::limits::GENERATION_LOOK;
+
 pub use self::outbox::{Delivery, Step};
 
 /// What the hub needs to run.
@@ -300,7 +302,7 @@ impl Hub {
                 return Ok(Subscription { session, outbox, closes, shared: Arc::clone(shared) });
             }
             // Another generation has begun, or is about to.
-            tokio::task::yield_now().await;
+            tokio::time::sleep(GENERATION_LOOK).await;
         }
     }
 

@@ -67,8 +67,7 @@ impl Replicator {
         let stop = self.shared.stop.clone();
         let mut pause = MIN_PAUSE;
         while !stop.is_cancelled() {
-            let streamed = stop.run_until_cancelled(self.stream_until_it_ends(&mut pause)).await;
-            let Some(Err(ended)) = streamed else { break };
+            let Err(ended) = self.stream_until_it_ends(&mut pause).await else { break };
             let wait = match &ended {
                 Ended::Renewed => continue,
                 Ended::LogTaken(_) | Ended::Stream(StreamError::SlotActive { .. }) => {
@@ -114,39 +113,55 @@ impl Replicator {
         }
     }
 
-    /// Takes its place, and streams until that ends.
+    /// Takes its place, and streams until that ends; `Ok` when the server stops.
     async fn stream_until_it_ends(&mut self, pause: &mut Duration) -> Result<(), Ended> {
         let shared = Arc::clone(&self.shared);
-        self.take_log()?;
+        let stop = shared.stop.clone();
+        let begun = stop.run_until_cancelled(self.start()).await;
+        let Some(begun) = begun else { return Ok(()) };
+        let (mut stream, slot) = begun?;
+        let streamed = async {
+            self.take_log().await?;
+            let (generation, expected) = self.follow_on(slot).await?;
+            let slot_name = &shared.options.names.slot;
+            tracing::info!(slot = slot_name, position = %generation.position(), "streaming");
+            *pause = MIN_PAUSE;
+            self.feed(&generation, &mut stream, slot.end, expected).await
+        };
+        let ended = stop.run_until_cancelled(streamed).await;
+        // So that the slot is free at once.
+        stream.stop().await;
+        ended.unwrap_or(Ok(()))
+    }
+
+    /// Takes the slot. It is what servers are told apart by, so it comes before the log.
+    async fn start(&mut self) -> Result<(Stream, SlotPosition), Ended> {
+        let shared = &self.shared;
         // What was handed to the log before is there when the stream is held against it.
         if let (Some(log), Some(generation)) = (&self.log, shared.generation()) {
             log.flushed(generation.position()).await;
         }
         let options = &shared.options;
         let plan = Arc::clone(&shared.compiled().plan);
-        let (mut stream, slot) =
-            Stream::start(&options.database, &options.names, Arc::clone(&plan), self.instance)
-                .await?;
-        let ended = match self.follow_on(slot).await {
-            Ok((generation, expected)) => {
-                tracing::info!(slot = options.names.slot, position = %generation.position(), "streaming");
-                *pause = MIN_PAUSE;
-                self.feed(&generation, &mut stream, slot.end, expected).await
-            }
-            Err(error) => Err(error),
-        };
-        stream.stop().await;
-        ended
+        let started = Stream::start(&options.database, &options.names, plan, self.instance).await?;
+        Ok(started)
     }
 
-    fn take_log(&mut self) -> Result<(), Ended> {
-        if self.log.is_none() {
-            let dir = || self.shared.options.log.dir.display().to_string();
-            let opened = self.shared.open_log(&self.identity)?;
-            let (log, broken) = opened.ok_or_else(|| Ended::LogTaken(dir()))?;
-            self.log = Some(log);
-            self.broken = self.broken.or(broken);
+    /// Opens the log, if it was given free. Another server may have gone on with it, also for other tables,
+    /// so these are looked at anew.
+    async fn take_log(&mut self) -> Result<(), Ended> {
+        if self.log.is_some() {
+            return Ok(());
         }
+        if self.shared.compile_again().await? {
+            return Err(Ended::Renewed);
+        }
+        self.identity = self.shared.identity(&self.identity);
+        let opened = self.shared.open_log(&self.identity)?;
+        let dir = || self.shared.options.log.dir.display().to_string();
+        let (log, broken) = opened.ok_or_else(|| Ended::LogTaken(dir()))?;
+        self.log = Some(log);
+        self.broken = self.broken.or(broken);
         Ok(())
     }
 
