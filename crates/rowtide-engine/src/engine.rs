@@ -162,6 +162,8 @@ pub struct Engine {
     pub(crate) histories: FxHashMap<HistoryId, ViewKey>,
     next_history: u64,
     turn: u64,
+    /// The turn in which the stream last brought something.
+    heard_turn: u64,
     /// The JSON of all rows that are held, in bytes; a row counts once for each of its topics.
     pub(crate) row_bytes: usize,
     row_budget: usize,
@@ -213,6 +215,7 @@ impl Engine {
             histories: FxHashMap::default(),
             next_history: 0,
             turn: 0,
+            heard_turn: 0,
             row_bytes: 0,
             row_budget,
             next_forgotten: 0,
@@ -229,6 +232,9 @@ impl Engine {
 
     /// Takes one input and appends what follows from it to `out`.
     pub fn step(&mut self, input: Input, out: &mut Vec<Output>) {
+        if matches!(input, Input::Transaction(_) | Input::Position(_)) {
+            self.heard_turn = self.turn;
+        }
         match input {
             Input::Transaction(transaction) => self.transaction(&transaction, out),
             Input::Position(lsn) => self.position = self.position.max(lsn),

@@ -18,9 +18,11 @@ use crate::{Opening, SessionId};
 /// it is sent all of its rows.
 pub const MAX_RESUME_TRANSACTIONS: usize = 10_000;
 
-/// How many ticks a session that comes back may wait for the log, or for the stream to come to its cursor,
-/// before it is sent all of its rows.
+/// How many ticks a session that comes back waits for a stream that goes on to come to its cursor, before it is
+/// sent all of its rows. A stream that stands still is waited for: nobody is sent more because Postgres is away.
 pub const MAX_RESUME_TURNS: u64 = 10;
+/// A stream of which nothing was heard for so many ticks stands still.
+pub(crate) const STILL_TURNS: u64 = 20;
 
 /// Names one question to the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,8 +51,10 @@ pub(crate) struct Resume {
     pub(crate) opening: Opening,
     /// The client's cursor.
     pub(crate) from: Lsn,
-    /// The turn in which it is given up.
+    /// The turn until which the stream must have come to the cursor.
     pub(crate) until_turn: u64,
+    /// More has been streamed than is kept.
+    pub(crate) is_too_much: bool,
     pub(crate) tables: Arc<[TableId]>,
     /// Where the log's answers end, and `since` begins; set by the first question.
     pub(crate) base: Option<Lsn>,

@@ -14,7 +14,9 @@ use rowtide_protocol::Lsn;
 use rustc_hash::FxHashSet;
 
 use super::{Engine, Opening, Output, mark};
-use crate::resume::{HistoryId, HistoryRequest, MAX_RESUME_TRANSACTIONS, MAX_RESUME_TURNS, Resume};
+use crate::resume::{
+    HistoryId, HistoryRequest, MAX_RESUME_TRANSACTIONS, MAX_RESUME_TURNS, Resume, STILL_TURNS,
+};
 use crate::topic::ViewKey;
 use crate::view::{Touched, View};
 
@@ -30,6 +32,7 @@ impl Engine {
             opening: Opening { cursor: None, ..opening.clone() },
             from,
             until_turn: self.turn + MAX_RESUME_TURNS,
+            is_too_much: false,
             tables: self.tables_behind(&reached),
             base: None,
             known: FxHashSet::default(),
@@ -213,7 +216,7 @@ impl Engine {
                 resume.since.push(Arc::clone(transaction));
             }
             if resume.since.len() > MAX_RESUME_TRANSACTIONS {
-                resume.until_turn = 0;
+                resume.is_too_much = true;
             }
         }
     }
@@ -227,10 +230,14 @@ impl Engine {
         concerned.into_iter().for_each(|key| self.give_up_resume(key, out));
     }
 
-    /// Those who have waited too long are sent all of their rows.
+    /// Those for whom too much is kept, or whose cursor the stream does not come to, are sent all of their rows.
     pub(super) fn give_up_resumes(&mut self, out: &mut Vec<Output>) {
+        let goes_on = self.turn < self.heard_turn + STILL_TURNS;
         let late = |key: &ViewKey| {
-            self.views[*key].resume.as_ref().is_some_and(|resume| resume.until_turn <= self.turn)
+            self.views[*key].resume.as_ref().is_some_and(|resume| {
+                let waits = resume.from > self.position && resume.until_turn <= self.turn;
+                resume.is_too_much || (waits && goes_on)
+            })
         };
         let late: Vec<ViewKey> = self.resuming.iter().copied().filter(late).collect();
         late.into_iter().for_each(|key| self.give_up_resume(key, out));

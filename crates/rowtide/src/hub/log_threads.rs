@@ -12,6 +12,7 @@ use rowtide_log::{Entry, HistoryError, Identity, Log, LogError, LogReader};
 use rowtide_plan::row::{History, Transaction};
 use rowtide_protocol::{Epoch, Lsn};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 use super::engine_thread::Command;
 use crate::limits::{
@@ -237,13 +238,9 @@ fn answer(
         return;
     };
     while let Some(Question { request, reply }) = questions.blocking_recv() {
-        let mut status = status.clone();
-        // The engine may be ahead of the log by what is being written.
-        let covers = status.wait_for(|status| status.covered >= request.up_to);
-        let covered = runtime.block_on(async { tokio::time::timeout(HISTORY_WAIT, covers).await });
-        let history = match covered {
-            Ok(Ok(_)) => read(reader, &request),
-            _ => {
+        let history = match runtime.block_on(covered(status.clone(), request.up_to)) {
+            true => read(reader, &request),
+            false => {
                 tracing::warn!("the log is too far behind to bring a client up to date");
                 None
             }
@@ -251,6 +248,19 @@ fn answer(
         if let Some(reply) = reply.upgrade() {
             let answer: (HistoryId, Option<History>) = (request.id, history);
             drop(reply.blocking_send(Command::History(answer.0, answer.1)));
+        }
+    }
+}
+
+/// Waits until the log has what the engine has: it may be behind by what is being written. As long as it cannot be
+/// written at all the stream stands still, and sending all rows instead would help nobody.
+async fn covered(mut status: watch::Receiver<LogStatus>, up_to: Lsn) -> bool {
+    loop {
+        let covers = status.wait_for(|status| status.covered >= up_to);
+        match timeout(HISTORY_WAIT, covers).await {
+            Ok(covers) => return covers.is_ok(),
+            Err(_) if status.borrow().failing.is_some() => {}
+            Err(_) => return false,
         }
     }
 }
