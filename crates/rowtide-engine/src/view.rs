@@ -63,6 +63,8 @@ pub(crate) struct TouchedRow {
     /// Its latest state that concerned this view, which says in which topics to look for it; where a topic is
     /// not read, it is the row.
     pub(crate) latest: Option<Arc<Row>>,
+    /// Whether the latest that is known is that it was deleted, so that no state from before may stand in.
+    is_deleted: bool,
     /// What the load that `latest` comes from had seen, if it ran ahead of the stream.
     ahead: Option<Arc<Snapshot>>,
 }
@@ -71,15 +73,29 @@ impl TouchedRow {
     /// The stream brings the row's state after `xid`.
     pub(crate) fn was_streamed(&mut self, row: Option<&Arc<Row>>, xid: u32) {
         if !self.ahead.as_ref().is_some_and(|snapshot| snapshot.contains(xid)) {
-            self.latest = row.cloned();
-            self.ahead = None;
+            self.is_now(row);
         }
+    }
+
+    /// Nothing later is known than that this is the row.
+    pub(crate) fn is_now(&mut self, row: Option<&Arc<Row>>) {
+        self.latest = row.cloned();
+        self.is_deleted = row.is_none();
+        self.ahead = None;
     }
 
     /// A load brought the row's state.
     pub(crate) fn was_loaded(&mut self, row: &Arc<Row>, ahead: Option<&Ahead>) {
         self.latest = Some(Arc::clone(row));
+        self.is_deleted = false;
         self.ahead = ahead.map(|ahead| Arc::clone(&ahead.snapshot));
+    }
+
+    /// A topic that the view has no more had the row: of use if nothing later is known.
+    pub(crate) fn was_held(&mut self, row: &Arc<Row>) {
+        if !self.is_deleted {
+            self.latest.get_or_insert_with(|| Arc::clone(row));
+        }
     }
 }
 
@@ -114,6 +130,7 @@ impl Touched {
                 was_visible,
                 first: now,
                 latest: None,
+                is_deleted: false,
                 ahead: None,
             });
             if let Some(index) = &mut self.index {

@@ -207,7 +207,7 @@ impl Engine {
             match after {
                 Some(after) => touched.was_loaded(after, state.ahead()),
                 // It may have been seen in another topic since.
-                None => drop(touched.latest.get_or_insert_with(|| Arc::clone(row))),
+                None => touched.was_held(row),
             }
         }
         mark(&mut self.dirty, view_key, view);

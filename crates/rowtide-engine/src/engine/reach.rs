@@ -143,7 +143,7 @@ impl Engine {
                 if branch.claim_filter.passes(&row.image.kept, &view.claims) {
                     let touched =
                         view.touched.row(branch.table, &row.image.key, true, self.position);
-                    touched.latest.get_or_insert_with(|| Arc::clone(row));
+                    touched.was_held(row);
                 }
             }
             state.views.remove(&view_key);
@@ -180,7 +180,7 @@ impl Engine {
                     // A topic that waits to be loaded again still has the rows of before, and changes that
                     // were not kept may have moved them out before one was touched.
                     touched.was_visible |= state.is_waiting() && touched.first >= state.outdated_at;
-                    touched.latest.get_or_insert_with(|| Arc::clone(row));
+                    touched.was_held(row);
                 }
             }
         }

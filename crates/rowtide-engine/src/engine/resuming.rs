@@ -184,7 +184,7 @@ impl Engine {
                 old.is_some_and(|old| old.topics.iter().any(|topic| saw(topic, &old.kept)));
             let row_key = crate::topic::key_of(change);
             let touched = view.touched.row(change.table, row_key, was_visible, self.position);
-            touched.latest.clone_from(&change.new);
+            touched.is_now(change.new.as_ref());
         }
         view.returning = Some(resume.session);
         let gained: Vec<_> = view.gained.iter().copied().collect();

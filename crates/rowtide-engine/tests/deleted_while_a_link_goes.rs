@@ -1,0 +1,148 @@
+//! A row that is deleted in the very transaction in which a link to one of its topics goes. Of a client
+//! that came back the rows of some topics are not read, so the row itself must say that it is gone.
+
+use std::sync::Arc;
+
+use rowtide_engine::{Engine, Input, Load, Loaded, Opening, Output, SessionId, Snapshot};
+use rowtide_plan::catalog::{
+    Catalog, CatalogColumn, CatalogIndex, CatalogTable, ColumnInput, ReplicaIdentity,
+};
+use rowtide_plan::compile::compile;
+use rowtide_plan::definition::Definition;
+use rowtide_plan::encode::{Datum, RowEncoder};
+use rowtide_plan::plan::Plan;
+use rowtide_plan::row::{Change, Changes, History, Row, Transaction};
+use rowtide_plan::value::ColumnType;
+use rowtide_protocol::{Cursor, Epoch, Lsn};
+
+const DEFINITION: &str = "
+    [tables.member]
+    visible = 'person = auth.user_id'
+    [tables.note]
+    visible = '''person = auth.user_id
+                 OR team IN (SELECT team FROM member WHERE person = auth.user_id)'''
+";
+
+fn plan() -> Arc<Plan> {
+    let column = |name: &str, kind, type_oid, type_name: &str| CatalogColumn {
+        name: name.to_owned(),
+        kind,
+        type_oid,
+        type_name: type_name.to_owned(),
+        not_null: true,
+        toastable: false,
+        deterministic: true,
+        labels: Vec::new(),
+        input: ColumnInput::default(),
+    };
+    let table = |(oid, name): (u32, &str)| CatalogTable {
+        oid,
+        schema: "public".to_owned(),
+        name: name.to_owned(),
+        columns: vec![
+            column("id", ColumnType::Int, 20, "bigint"),
+            column("team", ColumnType::Int, 20, "bigint"),
+            column("person", ColumnType::Text, 25, "text"),
+        ],
+        primary_key: vec!["id".to_owned()],
+        indexes: ["id", "team", "person"]
+            .map(|name| CatalogIndex { name: name.to_owned(), columns: vec![name.to_owned()] })
+            .into(),
+        replica_identity: ReplicaIdentity::Full,
+        row_security: false,
+    };
+    let tables = [(1, "member"), (2, "note")].map(table).into();
+    let definition = Definition::parse("rowtide.toml", DEFINITION).unwrap();
+    Arc::new(compile(&definition, &Catalog { tables, ..Catalog::default() }).unwrap())
+}
+
+/// An engine whose loads and questions to the log are answered at once; nothing has changed before.
+struct Deployment {
+    plan: Arc<Plan>,
+    engine: Engine,
+    rows: Vec<(&'static str, Arc<Row>)>,
+}
+
+impl Deployment {
+    fn new(rows: &[(&'static str, [&str; 3])]) -> Deployment {
+        let plan = plan();
+        let encode = |(table, columns): &(&'static str, [&str; 3])| {
+            let id = plan.table_id("public", table).unwrap();
+            let encoder = RowEncoder::new(&plan, id, &["id", "team", "person"]).unwrap();
+            let datums = columns.map(|text| Datum::Text(text.as_bytes()));
+            (*table, Arc::new(encoder.row(&datums).unwrap()))
+        };
+        let rows = rows.iter().map(encode).collect();
+        let engine = Engine::new(Arc::clone(&plan), Epoch(1), Lsn(100), &[]);
+        Deployment { plan, engine, rows }
+    }
+
+    /// Takes an input, and what follows from it until nothing is asked any more.
+    fn step(&mut self, input: Input) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        let mut next = Some(input);
+        while let Some(input) = next {
+            self.engine.step(input, &mut outputs);
+            let question = self.engine.take_history();
+            let question = question.map(|of| Input::History(of.id, Some(History::default())));
+            next = question.or_else(|| self.engine.take_load(100).map(|load| self.load(load)));
+        }
+        outputs
+    }
+
+    fn load(&self, load: Load) -> Input {
+        let of_topic = |topic| {
+            let rows = self.rows.iter().map(|(_, row)| row);
+            rows.filter(|row| row.image.topics.contains(topic)).cloned().collect()
+        };
+        let rows = load.topics.iter().map(of_topic).collect();
+        let loaded = Loaded { snapshot: Snapshot::new(10, vec![]), position: Lsn(100), rows };
+        Input::Loaded(load.id, loaded)
+    }
+
+    fn open(&mut self, session: u64, user: &str, cursor: Option<Cursor>) -> Vec<Output> {
+        let claims = self.plan.resolve_claims(user, &serde_json::Map::new());
+        let (session, not_before) = (SessionId(session), Lsn(0));
+        self.step(Input::Open(Opening { session, claims, client: None, not_before, cursor }))
+    }
+
+    /// One transaction deletes these rows, in this order.
+    fn delete(&mut self, rows: &[usize]) -> Vec<Output> {
+        let change = |at: &usize| {
+            let (table, row) = &self.rows[*at];
+            let table = self.plan.table_id("public", table).unwrap();
+            Change { table, old: Some(row.image.clone()), new: None }
+        };
+        let changes = Changes::Rows(rows.iter().map(change).collect());
+        self.step(Input::Transaction(Arc::new(Transaction {
+            lsn: Lsn(200),
+            xid: 10,
+            commit_time_us: 0,
+            truncated: Vec::new(),
+            changes,
+            settlements: Vec::new(),
+        })))
+    }
+}
+
+#[test]
+fn a_row_that_is_deleted_with_a_link_to_it_is_not_shown_again_to_who_came_back() {
+    let ann = ("member", ["1", "2", "ann"]);
+    let bob = ("member", ["2", "2", "bob"]);
+    let note = ("note", ["3", "2", "ann"]);
+    let mut deployment = Deployment::new(&[ann, bob, note]);
+    let first = deployment.open(1, "ann", None);
+    let Some(Output::Ready { cursor, .. }) = first.last() else { panic!("{first:?}") };
+    deployment.step(Input::Close(SessionId(1)));
+    // The rows of the team are read for somebody else; those of the person are not.
+    deployment.open(2, "bob", None);
+    let back = deployment.open(3, "ann", Some(*cursor));
+    assert!(matches!(back.as_slice(), [Output::Begin { .. }, Output::Ready { .. }]), "{back:?}");
+    let told = deployment.delete(&[0, 2]);
+    let to_ann = told.iter().find_map(|output| match output {
+        Output::Tx { session: SessionId(3), changes, .. } => std::str::from_utf8(changes).ok(),
+        _ => None,
+    });
+    let expected = r#"{"op":"delete","table":"member","row":{"id":1}},{"op":"delete","table":"note","row":{"id":3}}"#;
+    assert_eq!(to_ann, Some(expected));
+}
