@@ -57,7 +57,7 @@ impl Engine {
                 }
                 let state = &self.topics[key];
                 // A load that has seen this change may have seen later ones that were not kept.
-                let newer = state.rows.get(&image.key).filter(|_| state.has_seen(xid));
+                let newer = state.has_seen(xid).then(|| state.rows.get(&image.key)).flatten();
                 for view_key in &state.views {
                     let view = &mut self.views[*view_key];
                     if before {
