@@ -33,6 +33,8 @@ pub struct Fleet {
     /// The servers.
     pub members: Vec<Member>,
     definition: String,
+    /// Where the servers keep their history: one has it at a time.
+    history: String,
     addresses: Arc<Mutex<Vec<SocketAddr>>>,
     balancer: JoinHandle<()>,
 }
@@ -73,7 +75,8 @@ impl Fleet {
         let addresses = Arc::new(Mutex::default());
         let balancer = tokio::spawn(balance(Arc::clone(&addresses), Arc::clone(&front)));
         let definition = dir.write("fleet.toml", definition);
-        Fleet { front, back, members: Vec::new(), definition, addresses, balancer }
+        let history = dir.join("history");
+        Fleet { front, back, members: Vec::new(), definition, history, addresses, balancer }
     }
 
     /// Where clients connect.
@@ -98,7 +101,8 @@ impl Fleet {
         let mut command = rowtide(["serve", "--requests-per-minute", "0"]);
         command.args(["--database-url", &format!("{database}?sslmode=disable")]);
         command.args(["--definition", &self.definition, "--listen", &listen]);
-        command.args(["--environment", Fleet::DATABASE]).env("ROWTIDE_TOKEN_SECRET", SECRET);
+        command.args(["--environment", Fleet::DATABASE, "--history-dir", &self.history]);
+        command.env("ROWTIDE_TOKEN_SECRET", SECRET);
         let member = &mut self.members[place];
         member.process = Some(Running::start(command));
         member.told.clear();
