@@ -106,6 +106,8 @@ pub enum Output {
         cursor: Cursor,
         /// The changes as JSON, separated by commas; shared where sessions are sent the same.
         changes: Bytes,
+        /// How many they are.
+        rows: u32,
         /// When the last of the commits happened, microseconds since 1970 UTC.
         commit_time_us: Option<i64>,
         /// The mutations of the session's client that these commits settled, in order.
@@ -389,6 +391,7 @@ impl Engine {
                     session: *session,
                     cursor,
                     changes: Bytes::new(),
+                    rows: 0,
                     commit_time_us: None,
                     settlements: Vec::new(),
                 }));

@@ -73,7 +73,7 @@ impl Deployment {
             (*table, Arc::new(encoder.row(&datums).unwrap()))
         };
         let rows = rows.iter().map(encode).collect();
-        let engine = Engine::new(Arc::clone(&plan), Epoch(1), Lsn(100), &[]);
+        let engine = Engine::new(Arc::clone(&plan), Epoch(1), Lsn(100), &[], usize::MAX);
         Deployment { plan, engine, rows }
     }
 

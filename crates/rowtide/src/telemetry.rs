@@ -36,6 +36,8 @@ const MUTATIONS_WAITING: &str = "rowtide_mutations_waiting";
 const MUTATION_RETRIES: &str = "rowtide_mutation_retries_total";
 /// Bytes of frames sent to clients.
 const SENT_BYTES: &str = "rowtide_sent_bytes_total";
+/// Rows for clients, in snapshots and as changes; a row counts once for each session.
+const SENT_ROWS: &str = "rowtide_sent_rows_total";
 /// Frames sent to clients.
 const SENT_FRAMES: &str = "rowtide_sent_frames_total";
 /// From Postgres' time of a commit until it was made into a frame for a client's socket.
@@ -152,6 +154,13 @@ pub(crate) fn mutation_retried(reason: &'static str) {
 pub(crate) fn sent(frames: u64, bytes: u64) {
     counter!(SENT_FRAMES).increment(frames);
     counter!(SENT_BYTES).increment(bytes);
+}
+
+/// Rows are on their way to clients.
+pub(crate) fn rows_sent(rows: u64) {
+    if rows > 0 {
+        counter!(SENT_ROWS).increment(rows);
+    }
 }
 
 /// A commit is on its way to a client.

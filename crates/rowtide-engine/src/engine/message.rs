@@ -63,12 +63,13 @@ impl Engine {
         let view = &self.views[key];
         if let Some(session) = returning {
             out.push(Output::Begin { session, mode: Mode::Resume });
-            let changes = self.body(view, &touched, &gained);
+            let Body { changes, rows } = self.body(view, &touched, &gained);
             if !changes.is_empty() {
                 out.push(Output::Tx {
                     session,
                     cursor,
                     changes,
+                    rows,
                     commit_time_us: self.commit_time_us,
                     settlements: Vec::new(),
                 });
@@ -78,7 +79,7 @@ impl Engine {
             self.acknowledge(session, cursor, settlements, out);
         }
         if !view.live.is_empty() {
-            let changes = match touched.as_slice() {
+            let Body { changes, rows } = match touched.as_slice() {
                 [only] if gained.is_empty() => self.body_of_one(view, only, shared),
                 _ => self.body(view, &touched, &gained),
             };
@@ -99,6 +100,7 @@ impl Engine {
                         session,
                         cursor,
                         changes: changes.clone(),
+                        rows,
                         commit_time_us: self.commit_time_us,
                         settlements,
                     });
@@ -139,8 +141,8 @@ impl Engine {
         out: &mut Vec<Output>,
     ) {
         if !settlements.is_empty() {
-            let (changes, commit_time_us) = (Bytes::new(), self.commit_time_us);
-            out.push(Output::Tx { session, cursor, changes, commit_time_us, settlements });
+            let (changes, rows, commit_time_us) = (Bytes::new(), 0, self.commit_time_us);
+            out.push(Output::Tx { session, cursor, changes, rows, commit_time_us, settlements });
         }
     }
 
@@ -164,32 +166,33 @@ impl Engine {
         view: &View,
         touched: &TouchedRow,
         shared: &mut Option<SharedBody>,
-    ) -> Bytes {
+    ) -> Body {
         let row = self.visible_now(view, touched);
         if row.is_none() && !touched.was_visible {
-            return Bytes::new();
+            return Body::default();
         }
         let identity =
             (touched.table, touched.key.clone(), row.map_or(0, |row| Arc::as_ptr(row) as usize));
         if let Some(shared) = shared
             && shared.identity == identity
         {
-            return shared.body.clone();
+            return Body { changes: shared.changes.clone(), rows: 1 };
         }
         let mut body = Vec::new();
         self.push_change(&mut body, touched.table, &touched.key, row);
-        let body = Bytes::from(body);
-        *shared = Some(SharedBody { identity, body: body.clone() });
-        body
+        let changes = Bytes::from(body);
+        *shared = Some(SharedBody { identity, changes: changes.clone() });
+        Body { changes, rows: 1 }
     }
 
-    fn body(&self, view: &View, touched: &[TouchedRow], gained: &FxHashSet<TopicKey>) -> Bytes {
-        let mut body = Vec::new();
+    fn body(&self, view: &View, touched: &[TouchedRow], gained: &FxHashSet<TopicKey>) -> Body {
+        let (mut body, mut rows) = (Vec::new(), 0);
         let mut said: FxHashSet<(TableId, &Bytes)> = FxHashSet::default();
         for touched in touched {
             let row = self.visible_now(view, touched);
             if row.is_some() || touched.was_visible {
                 self.push_change(&mut body, touched.table, &touched.key, row);
+                rows += 1;
             }
             if row.is_some() && !gained.is_empty() {
                 said.insert((touched.table, &touched.key));
@@ -203,10 +206,11 @@ impl Engine {
                     && said.insert((branch.table, &row.image.key))
                 {
                     self.push_change(&mut body, branch.table, &row.image.key, Some(row));
+                    rows += 1;
                 }
             }
         }
-        body.into()
+        Body { changes: body.into(), rows }
     }
 
     fn push_change(&self, body: &mut Vec<u8>, table: TableId, key: &Bytes, row: Option<&Arc<Row>>) {
@@ -256,5 +260,12 @@ fn take_of(
 /// The last message of a single row, for the next view that is sent the same.
 struct SharedBody {
     identity: (TableId, Bytes, usize),
-    body: Bytes,
+    changes: Bytes,
+}
+
+/// The changes of one message.
+#[derive(Default)]
+struct Body {
+    changes: Bytes,
+    rows: u32,
 }

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::RESTARTING;
 use super::log_threads::Question;
 use super::outbox::{Item, Outbox};
+use crate::telemetry;
 
 /// How many commands may wait for one engine before the stream is held up.
 const COMMANDS: usize = 256;
@@ -82,6 +83,8 @@ struct EngineThread {
     /// When to ask for the next load.
     load_at: Option<Instant>,
     turn: u64,
+    /// Rows for clients that were not counted yet.
+    sent_rows: u64,
     stop: CancellationToken,
 }
 
@@ -121,6 +124,7 @@ pub(super) fn start(
         gather: GATHER,
         load_at: None,
         turn: 0,
+        sent_rows: 0,
         stop,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
@@ -207,11 +211,13 @@ impl EngineThread {
         for output in self.outputs.drain(..) {
             let (session, item) = match output {
                 Output::Snapshot { session, table, rows } => {
+                    self.sent_rows += rows.len() as u64;
                     (session, Item::Snapshot { table, rows, sent: 0 })
                 }
                 Output::Ready { session, cursor } => (session, Item::Ready(cursor)),
                 Output::Begin { session, mode } => (session, Item::Begin(mode)),
-                Output::Tx { session, cursor, changes, commit_time_us, settlements } => {
+                Output::Tx { session, cursor, changes, rows, commit_time_us, settlements } => {
+                    self.sent_rows += u64::from(rows);
                     (session, Item::Tx { cursor, changes, commit_time_us, settlements })
                 }
                 Output::Reset { session } => {
@@ -237,6 +243,7 @@ impl EngineThread {
     /// Only now, so that a session that was sent several commits at once writes them as one message.
     fn wake_sessions(&mut self) {
         self.filled.drain(..).for_each(|outbox| outbox.wake());
+        telemetry::rows_sent(std::mem::take(&mut self.sent_rows));
     }
 
     fn ask_for_load(&mut self) {
