@@ -4,7 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rowtide_plan::row::Transaction;
 use rowtide_protocol::{Epoch, Lsn};
@@ -16,6 +16,10 @@ use crate::segment::{self, Segment, SegmentError, SegmentWriter, Unusable};
 /// A log of so many segments is full, by age and by size: what is forgotten at once, and how many
 /// look-ups a topic costs a client that was away for the whole retention.
 const SEGMENTS: u32 = 8;
+
+/// How long a lock may be someone else's before the log is. A child that this process is about to start holds
+/// what the process had open for a moment, also if it was closed meanwhile.
+const LOCK_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Where a log is and how much it keeps.
 #[derive(Clone, Debug)]
@@ -135,10 +139,15 @@ impl Log {
         let at = |source: io::Error| LogError::io(&options, source);
         fs::create_dir_all(&dir).map_err(at)?;
         let lock = File::create(dir.join("lock")).map_err(at)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(LogError::Locked(dir)),
-            Err(TryLockError::Error(source)) => return Err(at(source)),
+        let asked = Instant::now();
+        while let Err(error) = lock.try_lock() {
+            match error {
+                TryLockError::Error(source) => return Err(at(source)),
+                TryLockError::WouldBlock if asked.elapsed() > LOCK_PATIENCE => {
+                    return Err(LogError::Locked(dir));
+                }
+                TryLockError::WouldBlock => std::thread::sleep(LOCK_PATIENCE / 20),
+            }
         }
         let numbers = segment::list(&dir).map_err(at)?;
         let found = find(&options, &identity, &numbers)?;
