@@ -33,7 +33,7 @@ pub struct Fleet {
     /// The servers.
     pub members: Vec<Member>,
     definition: String,
-    /// Where the servers keep their history: one has it at a time.
+    /// Where servers of one machine keep their history: one has it at a time.
     history: String,
     addresses: Arc<Mutex<Vec<SocketAddr>>>,
     balancer: JoinHandle<()>,
@@ -43,6 +43,8 @@ pub struct Fleet {
 pub struct Member {
     /// Where it listens.
     pub address: SocketAddr,
+    /// Where it keeps its history.
+    history: String,
     process: Option<Running>,
     /// The connects of this process that were told already.
     told: BTreeMap<String, u64>,
@@ -86,8 +88,17 @@ impl Fleet {
 
     /// Starts one server more, and returns its place.
     pub fn add(&mut self) -> usize {
+        self.add_with(self.history.clone())
+    }
+
+    /// As [`Fleet::add`], on another machine as it were: with a history of its own.
+    pub fn add_elsewhere(&mut self) -> usize {
+        self.add_with(format!("{}-{}", self.history, self.members.len()))
+    }
+
+    fn add_with(&mut self, history: String) -> usize {
         let address = free_address();
-        self.members.push(Member { address, process: None, told: BTreeMap::new() });
+        self.members.push(Member { address, history, process: None, told: BTreeMap::new() });
         locked(&self.addresses).push(address);
         let place = self.members.len() - 1;
         self.start(place);
@@ -101,7 +112,8 @@ impl Fleet {
         let mut command = rowtide(["serve", "--requests-per-minute", "0"]);
         command.args(["--database-url", &format!("{database}?sslmode=disable")]);
         command.args(["--definition", &self.definition, "--listen", &listen]);
-        command.args(["--environment", Fleet::DATABASE, "--history-dir", &self.history]);
+        command.args(["--environment", Fleet::DATABASE, "--history-dir"]);
+        command.arg(&self.members[place].history);
         command.env("ROWTIDE_TOKEN_SECRET", SECRET);
         let member = &mut self.members[place];
         member.process = Some(Running::start(command));

@@ -190,9 +190,9 @@ async fn a_standby_sends_clients_away_until_it_has_the_slot() {
     raw.ending().await.assert("who comes to a standby", "unavailable");
 }
 
-/// The server at place 0 is frozen until the one at place 1 has the slot.
+/// The server at place 0 is frozen until the one at place 1, on another machine, has the slot.
 async fn lose_the_slot(deployment: &mut Deployment) {
-    let next = deployment.fleet.add();
+    let next = deployment.fleet.add_elsewhere();
     deployment.writing_goes_on().await;
     deployment.fleet.members[0].signal("STOP");
     let free = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active";
