@@ -69,6 +69,8 @@ struct Seen {
     connections: BTreeSet<usize>,
     /// What sessions held between two transactions.
     left: BTreeSet<String>,
+    /// Whether a transaction is under way.
+    open: bool,
 }
 
 struct Pooler {
@@ -115,11 +117,16 @@ impl Pooler {
         self.seen.lock().unwrap()
     }
 
+    /// Waits until no transaction is under way.
+    async fn is_at_rest(&self) {
+        eventually("no transaction is under way", || async { (!self.seen().open).then_some(()) })
+            .await;
+    }
+
     /// Waits until so much was asked.
     async fn was_asked(&self, count: usize) -> Vec<String> {
         eventually("all of it is asked", || async {
             let seen = self.seen();
-            eprintln!("{:?}", seen.asked);
             (seen.asked.len() >= count).then(|| seen.asked.clone())
         })
         .await
@@ -161,7 +168,11 @@ async fn pool(
         // A transaction begins.
         let mut next = Some(asked.recv().await?);
         current = (current + 1) % connections;
-        seen.lock().unwrap().connections.insert(current);
+        {
+            let mut seen = seen.lock().unwrap();
+            seen.open = true;
+            seen.connections.insert(current);
+        }
         let (asks, answers) = &mut pool[current];
         let (mut owed, mut parsed, mut open) = (0, None, true);
         while open {
@@ -202,7 +213,9 @@ async fn pool(
             }
         }
         let left = left_in(asks, answers).await?;
-        seen.lock().unwrap().left.extend(left);
+        let mut seen = seen.lock().unwrap();
+        seen.left.extend(left);
+        seen.open = false;
     }
 }
 
@@ -268,6 +281,8 @@ async fn a_mutation_of_one_row_takes_two_round_trips() {
         for (name, ops) in
             [("an insert", new("c")), ("an update", rename("b")), ("a delete", away("b"))]
         {
+            // An acknowledgement may be faster than the answer to its commit, which must not be held back.
+            pooler.is_at_rest().await;
             pooler.seen().asked.clear();
             pooler.holds.send_replace(true);
             let id = writer.send(ops).await;
