@@ -41,7 +41,10 @@ pub const LOG_BYTES: u64 = 4 << 30;
 /// How many bytes of transactions may be on their way from the stream to engines and log.
 pub const STREAM_BYTES: usize = 256 << 20;
 /// How many batches of the stream may wait for the log.
-pub const LOG_BATCHES: usize = 64;
+pub const LOG_BATCHES: usize = 256;
+/// How long transactions gather before they are written to the log together: nobody waits for that, and each
+/// write is a flush of the disk.
+pub const LOG_GATHER: Duration = Duration::from_millis(5);
 /// How many entries are gathered for one write of the log.
 pub const LOG_GROUP: usize = 4_096;
 /// How often a position without transactions is written into the log.

@@ -16,8 +16,8 @@ use tokio::time::timeout;
 
 use super::engine_thread::Command;
 use crate::limits::{
-    HISTORY_BYTES, HISTORY_CHANGES, HISTORY_WAIT, LOG_BATCHES, LOG_GROUP, LOG_POSITION_EVERY,
-    LOG_PRUNE_EVERY, LOG_RETRY, RECENT_CHANGES,
+    HISTORY_BYTES, HISTORY_CHANGES, HISTORY_WAIT, LOG_BATCHES, LOG_GATHER, LOG_GROUP,
+    LOG_POSITION_EVERY, LOG_PRUNE_EVERY, LOG_RETRY, RECENT_CHANGES,
 };
 use crate::telemetry;
 
@@ -155,7 +155,8 @@ impl Writer {
                     let _gone = reply.send(());
                 }
                 Task::Append(mut entries, permit) => {
-                    // One write for all that is there.
+                    // One write for all that comes in a moment.
+                    std::thread::sleep(LOG_GATHER);
                     let mut permits = vec![permit];
                     while entries.len() < LOG_GROUP
                         && let Ok(task) = tasks.try_recv()
