@@ -229,11 +229,16 @@ export class Client {
     }
   }
 
-  /** @param {string} user */
+  /**
+   * @param {string} user
+   * @returns {Promise<void>}
+   */
   async #show(user) {
     const { url, WebSocket, appVersion, trace, token } = this.#options;
     const name = `rowtide ${url} ${user}`;
     const store = await this.#storage.open(name);
+    await this.#remember(user);
+    if (this.#stopped) return store.close();
     const tab = new Tab({
       name,
       user,
@@ -263,8 +268,7 @@ export class Client {
     });
     this.#tab = tab;
     this.status.set({ ...this.status.get(), user });
-    await this.#remember(user);
-    await tab.open();
+    return tab.open();
   }
 
   /** Another user is signed in. @param {string} user */

@@ -1,10 +1,14 @@
 /** The JSON of a value of Postgres; see the protocol's table of values. */
 export type Json = string | number | boolean | null | Json[] | { [name: string]: Json };
 
-/** What a table's rows are, what an insert of one takes, and its key. `rowtide types` writes these. */
+/**
+ * A table's rows, what an insert takes, what an update may name beside the key (`never` where nobody may),
+ * and the columns of its key. `rowtide types` writes these.
+ */
 export interface TableTypes {
   row: object;
   insert: object;
+  update: object;
   key: string;
 }
 
@@ -13,22 +17,25 @@ export type AnySchema = Record<string, TableTypes>;
 
 /** Any tables with any columns. */
 export interface Untyped {
-  [table: string]: { row: Record<string, any>; insert: Record<string, any>; key: string };
+  [table: string]: Record<'row' | 'insert' | 'update', Record<string, any>> & { key: string };
 }
 
 type Names<S> = keyof S & string;
-type RowOf<S, T extends keyof S> = S[T] extends { row: infer R } ? Readonly<R> : never;
-type InsertOf<S, T extends keyof S> = S[T] extends { insert: infer I } ? I : never;
-type KeyColumns<S, T extends keyof S> = S[T] extends { row: infer R; key: infer K } ? Extract<K, keyof R> : never;
+type Part<S, T extends keyof S, P extends string> = S[T] extends Record<P, infer V> ? V : never;
+type RowOf<S, T extends keyof S> = Readonly<Part<S, T, 'row'>>;
+type KeyColumns<S, T extends keyof S> = Part<S, T, 'key'> & keyof Part<S, T, 'row'>;
+type IsUnion<K, All = K> = K extends K ? ([All] extends [K] ? false : true) : never;
+type KeyRow<S, T extends keyof S> = Pick<Part<S, T, 'row'>, KeyColumns<S, T>>;
 /** An object with the columns of the primary key, or, if it is one column, its value. */
-export type KeyOf<S, T extends keyof S> = S[T] extends { row: infer R }
-  ? Pick<R, KeyColumns<S, T> & keyof R> | (IsUnion<KeyColumns<S, T>> extends true ? never : R[KeyColumns<S, T> & keyof R])
-  : never;
-type IsUnion<T, U = T> = T extends U ? ([U] extends [T] ? false : true) : never;
+export type KeyOf<S, T extends keyof S> =
+  | KeyRow<S, T>
+  | (IsUnion<KeyColumns<S, T>> extends true ? never : Part<S, T, 'row'>[KeyColumns<S, T>]);
+/** What an insert takes. */
+export type InsertOf<S, T extends keyof S> = Part<S, T, 'insert'>;
 /** The whole key, and the columns that change. */
-export type UpdateOf<S, T extends keyof S> = S[T] extends { row: infer R; insert: infer I }
-  ? Pick<R, KeyColumns<S, T> & keyof R> & Partial<I>
-  : never;
+export type UpdateOf<S, T extends keyof S> = [Part<S, T, 'update'>] extends [never]
+  ? never
+  : KeyRow<S, T> & Part<S, T, 'update'>;
 
 /** How a row is shown now and how it was before; without `row` it is gone (from the query). */
 export interface Change<Row = Record<string, any>> {

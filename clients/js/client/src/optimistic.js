@@ -409,7 +409,8 @@ export class Optimistic {
    */
   nextToSend(window, durable) {
     if (this.#sending === undefined) return undefined;
-    const number = this.#sending + 1;
+    // What was sent on a former connection may have been settled meanwhile.
+    const number = Math.max(this.#sending, this.settled) + 1;
     if (number - this.settled > window) return undefined;
     const entry = this.queue.find((entry) => entry.number === number && entry.state !== 'held');
     if (!entry || !durable(entry)) return undefined;

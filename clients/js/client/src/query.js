@@ -9,6 +9,14 @@ import { same } from './optimistic.js';
 /** @typedef {import('./optimistic.js').Change} Change */
 /** @typedef {(row: Row) => boolean} Matches */
 
+/** @param {unknown} error that nobody catches */
+function report(error) {
+  if (typeof reportError === 'function') return reportError(error);
+  return queueMicrotask(() => {
+    throw error;
+  });
+}
+
 /** Tells those who listen, one after the other, also if one of them causes more to be told. */
 export class Bell {
   /** @type {(() => void)[]} */
@@ -29,9 +37,7 @@ export class Bell {
         tell();
       } catch (error) {
         // One listener's mistake is not the others'.
-        queueMicrotask(() => {
-          throw error;
-        });
+        report(error);
       }
     }
     this.#ringing = false;

@@ -110,16 +110,20 @@ export class Tab {
       this.#channel.onmessage = ({ data }) => this.#heard(data);
     }
     await this.#read();
-    if (!shared) return this.#lead();
+    const { signal } = this.#closed;
+    if (signal.aborted) return;
+    if (!shared) {
+      this.#lead();
+      return;
+    }
     this.#say({ type: 'hello' });
-    const elected = () =>
-      this.#read().then(() => {
-        if (this.#closed.signal.aborted) return undefined;
-        this.#lead();
-        return new Promise((resolve) => this.#closed.signal.addEventListener('abort', () => resolve(undefined)));
-      });
-    navigator.locks.request(name, { signal: this.#closed.signal }, elected).catch(() => {});
-    return undefined;
+    const elected = async () => {
+      await this.#read();
+      if (signal.aborted) return;
+      this.#lead();
+      await new Promise((resolve) => signal.addEventListener('abort', resolve));
+    };
+    navigator.locks.request(name, { signal }, elected).catch(() => {});
   }
 
   /** @param {boolean} connect */
@@ -187,6 +191,7 @@ export class Tab {
   async #read() {
     const known = new Set(this.#optimistic.queue.filter((entry) => this.#stored.has(entry.id)));
     const stored = await this.#options.store.load();
+    if (this.#closed.signal.aborted) return;
     const { clientId = '', seq = 0, settled = 0 } = /** @type {any} */ (stored.meta);
     this.clientId = clientId;
     this.#seq = seq;
