@@ -1,10 +1,10 @@
 # `make dev` and `make test` do their own set-up; see scripts/prepare.sh.
 
-.PHONY: help dev test bench
+.PHONY: help dev test test-js bench
 
 help:
 	@echo "make dev    run the files example with a private PostgreSQL"
-	@echo "make test   format check, lints, every test, and a smoke run"
+	@echo "make test   format check, lints, every test, and a smoke run; make test-js those of the JavaScript client alone"
 	@echo "make bench  every benchmark, beside the limit that Postgres sets"
 
 dev:
@@ -17,6 +17,12 @@ test:
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo test --workspace --locked
 	scripts/smoke.sh
+	$(MAKE) --no-print-directory test-js
+
+test-js:
+	@scripts/prepare.sh js
+	cargo build --quiet --locked -p rowtide
+	cd clients/js && npm run --silent check && npm test --silent
 
 bench:
 	@scripts/prepare.sh
