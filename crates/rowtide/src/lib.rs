@@ -17,5 +17,6 @@ pub mod server;
 mod session;
 mod socket;
 mod telemetry;
+mod types;
 pub mod watch;
 mod writer;
