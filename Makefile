@@ -1,11 +1,13 @@
 # `make dev` and `make test` do their own set-up; see scripts/prepare.sh.
 
-.PHONY: help dev test test-js bench
+.PHONY: help dev test test-js torture bench
 
 help:
-	@echo "make dev    run the files example with a private PostgreSQL"
-	@echo "make test   format check, lints, every test, and a smoke run; make test-js those of the JavaScript client alone"
-	@echo "make bench  every benchmark, beside the limit that Postgres sets"
+	@echo "make dev      run the files example with a private PostgreSQL"
+	@echo "make test     format check, lints, every test, and a smoke run"
+	@echo "make test-js  the tests of the JavaScript client alone"
+	@echo "make torture  kill, cut and stall everything for an hour, and look whether anything is lost"
+	@echo "make bench    every benchmark, beside the limit that Postgres sets"
 
 dev:
 	@scripts/prepare.sh
@@ -24,9 +26,15 @@ test-js:
 	cargo build --quiet --locked -p rowtide
 	cd clients/js && npm run --silent check && npm test --silent
 
+# For as long as ROWTIDE_TORTURE_SECONDS says; ROWTIDE_SEED does again what a run did.
+torture:
+	@scripts/prepare.sh
+	ROWTIDE_TORTURE_SECONDS=$${ROWTIDE_TORTURE_SECONDS:-3600} \
+	  cargo test --locked -p rowtide-tests --test torture -- --nocapture
+
 bench:
 	@scripts/prepare.sh
 	cargo build --release --locked -p rowtide
-	for scenario in fanout drain connect idle mutate; do \
+	for scenario in fanout drain connect idle mutate resume restart; do \
 	  "$${CARGO_TARGET_DIR:-target}"/release/rowtide bench $$scenario || exit 1; \
 	done

@@ -9,11 +9,12 @@ use rowtide::hub::HubOptions;
 use rowtide::limits::ClientLimits;
 use rowtide::server::{Server, ServerOptions};
 use rowtide_client::{Client, ClientOptions};
+use rowtide_log::LogOptions;
 use rowtide_plan::definition::Definition;
 use rowtide_postgres::migrate::{Migration, migrate};
 use rowtide_postgres::setup::setup;
 
-use crate::Database;
+use crate::{Database, Dir};
 
 /// The secret of every test's tokens.
 pub const SECRET: &str = "a secret of the tests, long enough for HS256";
@@ -25,6 +26,8 @@ pub struct App {
     /// The server; `None` once it was stopped.
     pub server: Option<Server>,
     options: ServerOptions,
+    /// Where its log is.
+    _log: Dir,
 }
 
 impl App {
@@ -79,6 +82,7 @@ impl App {
         setup(&client, &database.names(), &definition.tables())
             .await
             .unwrap_or_else(|error| panic!("{error:?}"));
+        let log = Dir::new();
         let mut options = ServerOptions {
             hub: HubOptions {
                 database: database.options().await,
@@ -86,6 +90,13 @@ impl App {
                 definition: Arc::clone(definition),
                 engines: 2,
                 outbox_bytes: 1 << 20,
+                log: LogOptions {
+                    dir: log.path().to_owned(),
+                    retention: Duration::from_secs(600),
+                    max_bytes: 1 << 30,
+                },
+                row_bytes: 1 << 20,
+                load_connections: 1,
             },
             auth: AuthOptions { secret: Some(SECRET.to_owned()), ..AuthOptions::default() },
             listen: ([127, 0, 0, 1], 0).into(),
@@ -95,11 +106,12 @@ impl App {
                 requests_per_minute: 0,
                 ..ClientLimits::default()
             },
+            mutation_database: None,
             mutation_connections: 4,
             prepared_statements: true,
         };
         change(&mut options);
-        let mut app = App { database, server: None, options };
+        let mut app = App { database, server: None, options, _log: log };
         app.start_server().await;
         app
     }

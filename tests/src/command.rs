@@ -172,6 +172,19 @@ impl Running {
         }
     }
 
+    /// Whether it has not ended.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn runs(&mut self) -> bool {
+        self.child.try_wait().expect("a child can be asked").is_none()
+    }
+
+    /// What it has printed until now.
+    pub fn said(&self) -> String {
+        self.out.text() + &self.err.text()
+    }
+
     /// Sends a signal, such as `TERM`.
     ///
     /// # Panics

@@ -10,6 +10,7 @@ use tokio::sync::OnceCell;
 use tokio_postgres::Client;
 
 use crate::eventually;
+use crate::proxy::{Proxy, Upstream};
 
 static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
 
@@ -64,6 +65,23 @@ impl Database {
     /// Its URL, as superuser.
     pub async fn url(&self) -> String {
         cluster().await.url(&self.name)
+    }
+
+    /// Where a proxy finds Postgres.
+    pub async fn upstream(&self) -> Upstream {
+        let url = self.url().await;
+        let socket = url.split(['@', '/']).find(|part| part.starts_with("%2F"));
+        let socket = socket.expect("the cluster listens on a socket").replace("%2F", "/");
+        Upstream::Unix(format!("{socket}/.s.PGSQL.5432").into())
+    }
+
+    /// How to connect to it through `proxy`, as superuser.
+    ///
+    /// # Panics
+    /// Never, as long as such a URL can be read.
+    pub fn options_through(&self, proxy: &Proxy) -> ConnectOptions {
+        let url = format!("postgres://postgres@{}/{}?sslmode=disable", proxy.address(), self.name);
+        ConnectOptions::parse(&url).expect("the URL can be read")
     }
 
     /// Its URL, as the role `user`, who needs no password.

@@ -54,6 +54,23 @@ impl Older {
         drop(self.socket.send(Message::text(text)).await);
     }
 
+    /// Closes the connection.
+    pub async fn hang_up(mut self) {
+        drop(self.socket.close(None).await);
+    }
+
+    /// Fails unless a ping is answered, before anything else is said.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub async fn assert_alive(&mut self) {
+        drop(self.socket.send(Message::Ping(b"there?".to_vec().into())).await);
+        match timeout(PATIENCE, self.socket.next()).await.expect("a pong in time") {
+            Some(Ok(Message::Pong(_))) => {}
+            other => panic!("{other:?} instead of a pong"),
+        }
+    }
+
     /// The next message.
     ///
     /// # Panics

@@ -46,6 +46,7 @@ impl Ending {
             "slow_consumer" => 4409,
             "superseded" => 4410,
             "restarting" => 1012,
+            "unavailable" => 4503,
             other => panic!("{other} is not a code of these tests"),
         };
         assert_eq!((self.code.as_str(), self.close), (code, close), "{name}: {self:?}");
@@ -94,6 +95,15 @@ impl Raw {
         let (socket, response) = opened.unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(response.headers()["sec-websocket-protocol"], "rowtide.v1");
         Raw { socket }
+    }
+
+    /// Opens a socket at this URL; `None` if nobody takes it.
+    ///
+    /// # Panics
+    /// When there is neither an answer nor an end.
+    pub async fn try_open_url(url: &str) -> Option<Raw> {
+        let opened = in_time("an upgrade or its refusal", connect_async(url)).await;
+        opened.ok().map(|(socket, _)| Raw { socket })
     }
 
     /// A session of `user`, up to its `ready`.

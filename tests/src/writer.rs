@@ -126,6 +126,11 @@ impl Writer {
         }
     }
 
+    /// The number of the next mutation.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
     /// Sends a mutation; its number.
     pub async fn send(&mut self, ops: Value) -> u64 {
         let id = self.next;
@@ -139,7 +144,29 @@ impl Writer {
         self.raw.say(&json!({ "type": "mutate", "id": id, "ops": ops })).await;
     }
 
-    /// Waits until a mutation is settled.
+    /// Waits until a mutation and all before it are settled; numbers and codes of those that were refused
+    /// meanwhile.
+    ///
+    /// # Panics
+    /// When the connection ends first.
+    pub async fn settled_up_to(&mut self, id: u64) -> Vec<(u64, String)> {
+        let mut refused = Vec::new();
+        loop {
+            let message = match self.raw.hear().await {
+                Ok(message) => message,
+                Err(ending) => panic!("{ending:?} before mutation {id} was settled"),
+            };
+            if message["type"] == "reject" {
+                let code = message["code"].as_str().expect("a code").to_owned();
+                refused.push((message["id"].as_u64().expect("a number"), code));
+            }
+            if message["ack"].as_u64() >= Some(id) {
+                return refused;
+            }
+        }
+    }
+
+    /// Waits until a mutation is settled, of which none is under way behind it.
     ///
     /// # Panics
     /// When the connection ends first.

@@ -12,6 +12,8 @@ async fn every_scenario_comes_to_its_result() {
         (&["connect", "--sessions", "50"][..], "1000 rows"),
         (&["idle", "--sessions", "50", "--seconds", "1"][..], "50 sessions"),
         (&["mutate", "--clients", "4", "--seconds", "1"][..], "4 clients"),
+        (&["resume", "--sessions", "50", "--percent", "20"][..], "50 clients come back"),
+        (&["restart", "--sessions", "30"][..], "30 clients"),
     ] {
         let mut command = rowtide(["bench", "--dir", &dir.join("bench")]);
         command.args(args);

@@ -8,7 +8,7 @@ use rowtide_tests::small::{
     ARCHIVED, GUESTS_COMMENT, MEMBERS_COMMENT, OUR_ISSUE, OUR_PROJECT, OURS, SMALL_FILES,
     SMALL_TRACKER, THEIR_PROJECT, THEIRS, small_file,
 };
-use rowtide_tests::{App, Writer, delete, insert, update};
+use rowtide_tests::{App, Writer, delete, eventually, insert, update};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
@@ -24,6 +24,7 @@ type Line<'a> = (&'a str, Value, [&'a str; 5]);
 
 struct Stage {
     sql: Client,
+    /// Those that refer to others come before them.
     tables: &'static [&'static str],
     seed: &'static str,
     writers: Vec<(&'static str, Writer)>,
@@ -53,8 +54,10 @@ impl Stage {
     }
 
     async fn undo(&self) {
-        let tables = self.tables.iter().map(|table| format!("\"{table}\"")).collect::<Vec<_>>();
-        let sql = format!("BEGIN; TRUNCATE {}; {}; COMMIT", tables.join(", "), self.seed);
+        // A `TRUNCATE` would be in the way of those who load rows.
+        let empty: String =
+            self.tables.iter().map(|table| format!("DELETE FROM \"{table}\"; ")).collect();
+        let sql = format!("BEGIN; {empty} {}; COMMIT", self.seed);
         self.sql.batch_execute(&sql).await.unwrap();
     }
 
@@ -236,7 +239,7 @@ async fn what_a_person_may_do_with_files() {
 async fn what_a_person_may_do_with_issues() {
     let app = App::small_tracker().await;
     let roles = ["owner", "member", "suspended", "guest", "stranger"];
-    let tables = &["person", "workspace", "member", "project", "issue", "comment", "issue_guest"];
+    let tables = &["issue_guest", "comment", "issue", "project", "member", "workspace", "person"];
     let stage = Stage::new(&app, tables, SMALL_TRACKER, roles).await;
     const NEW: &str = "50000000-0000-0000-0000-000000000000";
     let of =
@@ -366,6 +369,49 @@ async fn the_last_place_is_given_once() {
         writer.mutate(json!(exchange)).await.applied();
         let one_more = json!([insert("file", small_file("y", "stranger"))]);
         writer.mutate(one_more).await.refused("max_files_reached", "ops[0]");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_insert_goes_by_the_row_as_it_is_when_others_have_committed() {
+    let app = App::small_files().await;
+    let mut owner = Writer::live(&app, "owner").await;
+    let mut renamed = small_file("private", "owner");
+    renamed["name"] = "New".into();
+    let delete = r#"DELETE FROM file WHERE id = 'private'"#;
+    let insert_theirs = r#"
+        INSERT INTO file (id, name, "ownerId", thumbnail, shared, "sharedLinkType", published,
+          "lastPublished", "publishedSlug", "createdAt", "updatedAt", "isEmpty")
+        VALUES ('private', '', 'OWNER', '', false, 'view', false, 0, 'x', 1, 1, true)"#;
+    let insert_ours = insert_theirs.replace("OWNER", "owner");
+    let insert_theirs = insert_theirs.replace("OWNER", "stranger");
+    for (meanwhile, expected) in [
+        (delete, OK),
+        (&format!("{delete}; {insert_ours}"), OK),
+        (&format!("{delete}; {insert_theirs}"), NEVER),
+        (&insert_ours, OK),
+        (&insert_theirs, NEVER),
+    ] {
+        let other = app.database.connect().await;
+        let there = if meanwhile.contains("DELETE") { &insert_ours } else { "" };
+        other.batch_execute(&format!("{delete}; {there}")).await.unwrap();
+        other.batch_execute(&format!("BEGIN; {meanwhile}")).await.unwrap();
+        let id = owner.send(json!([insert("file", renamed.clone())])).await;
+        eventually("the insert waits", || async {
+            let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+                           AND datname = current_database() AND application_name = 'rowtide mutate'";
+            (app.one(waiting).await == "1").then_some(())
+        })
+        .await;
+        other.batch_execute("COMMIT").await.unwrap();
+        let refused = owner.outcome(id).await.refused;
+        assert_eq!(refused.map_or(OK.to_owned(), |(code, _)| code), expected, "{meanwhile}");
+        let name = if expected == OK { "New" } else { "" };
+        assert_eq!(
+            app.one("SELECT name FROM file WHERE id = 'private'").await,
+            name,
+            "{meanwhile}"
+        );
     }
 }
 

@@ -1,6 +1,6 @@
 //! The adapter, driven as a client of the older protocol drives it.
 
-use rowtide_tests::{App, Older, Writer};
+use rowtide_tests::{App, Older, Writer, eventually, http_get};
 use serde_json::{Value, json};
 
 fn file(id: &str, owner: &str) -> Value {
@@ -128,6 +128,55 @@ async fn refusals_go_to_their_sender_alone_and_have_the_older_codes() {
     ann.until("after").await;
     let heard = tab.until("after").await;
     assert!(heard.iter().all(|message| message["type"] != "reject"), "{heard:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mutations_of_a_user_are_applied_in_the_order_in_which_they_came() {
+    let app = App::small_files().await;
+    let holder = app.database.connect().await;
+    holder.batch_execute("BEGIN; SELECT FROM file WHERE id = 'edit' FOR UPDATE").await.unwrap();
+    let rename =
+        |name: &str| json!([update("file", "update", json!({ "id": "edit", "name": name }))]);
+    let waits = |count: i64| {
+        let app = &app;
+        eventually("mutations that wait for a row", move || async move {
+            let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                       AND application_name = 'rowtide mutate' AND wait_event_type = 'Lock'";
+            (app.one(sql).await == count.to_string()).then_some(())
+        })
+    };
+    let (mut first, _) = Older::live(&app, "owner").await;
+    first.mutate("m1", rename("1")).await;
+    waits(1).await;
+    first.mutate("m2", rename("2")).await;
+    first.mutate("m1", rename("never")).await;
+    // It hears nothing of them any more, and they are applied all the same.
+    first.hang_up().await;
+    eventually("it is gone", || async {
+        let health: Value = serde_json::from_str(&http_get(&app, "/health/ready").await).unwrap();
+        (health["sessions"] == 0).then_some(())
+    })
+    .await;
+    let (mut second, _) = Older::live(&app, "owner").await;
+    let (mut third, _) = Older::live(&app, "owner").await;
+    for (number, session) in [(3, &mut second), (4, &mut third)] {
+        session.mutate(&format!("m{number}"), rename(&number.to_string())).await;
+        // Until the server has read it, to come before the next.
+        session.assert_alive().await;
+    }
+    holder.batch_execute("COMMIT").await.unwrap();
+    for session in [&mut second, &mut third] {
+        let mut names = Vec::new();
+        for message in session.until("m4").await {
+            names.extend(message["mutationIds"].as_array().into_iter().flatten().cloned());
+        }
+        assert_eq!(names, ["m1", "m2", "m1", "m3", "m4"]);
+    }
+    let schema = app.database.names().schema;
+    let order =
+        format!("SELECT string_agg(name, ' ' ORDER BY number) FROM {schema}.named_mutation");
+    assert_eq!(app.one(&order).await, "m1 m2 m3 m4");
+    assert_eq!(app.one("SELECT name FROM file WHERE id = 'edit'").await, "4");
 }
 
 #[tokio::test(flavor = "multi_thread")]

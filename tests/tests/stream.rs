@@ -11,9 +11,10 @@ use rowtide_plan::row::{Change, Changes, Transaction};
 use rowtide_postgres::catalog::read_catalog;
 use rowtide_postgres::load::Loader;
 use rowtide_postgres::setup::setup;
-use rowtide_postgres::stream::{MAX_TRANSACTION_BYTES, Stream, StreamError, StreamEvent};
+use rowtide_postgres::stream::{Instance, MAX_TRANSACTION_BYTES, Stream, StreamError, StreamEvent};
 use rowtide_protocol::Lsn;
 use rowtide_tests::Database;
+use rowtide_tests::proxy::Proxy;
 use tokio_postgres::Client;
 
 const DEFINITION: &str = "[tables.note]\nvisible = 'owner = auth.user_id'\n\
@@ -39,8 +40,9 @@ impl Fixture {
         let plan = Arc::new(plan(&client, &definition).await);
         let options = database.options().await;
         let names = database.names();
+        let (plan_of, this) = (Arc::clone(&plan), Instance(1));
         let stream =
-            Stream::start_with_budget(&options, &names, Arc::clone(&plan), max_transaction_bytes);
+            Stream::start_with_budget(&options, &names, plan_of, this, max_transaction_bytes);
         let (stream, _) = stream.await.expect("it streams");
         Fixture { database, client, plan, stream }
     }
@@ -205,7 +207,7 @@ async fn the_position_passes_what_a_load_has_seen_also_when_nothing_is_published
     let mut loader = Loader::new(fixture.database.options().await);
     for round in 0..20 {
         fixture.run(&format!("INSERT INTO unpublished VALUES ({round})")).await;
-        let loaded = loader.load(&fixture.plan, &[]).await.expect("it loads");
+        let loaded = loader.load(&fixture.plan, &[]).await.expect("it loads").topics;
         let reached = async {
             let mut position = Lsn(0);
             while position < loaded.position {
@@ -229,7 +231,7 @@ async fn what_was_not_confirmed_comes_again_after_a_new_start() {
     stream.stop().await;
     let (options, names) = (database.options().await, database.names());
     let mut again = rowtide_tests::eventually("the slot is free", || async {
-        Stream::start(&options, &names, Arc::clone(&plan)).await.ok()
+        Stream::start(&options, &names, Arc::clone(&plan), Instance(1)).await.ok()
     })
     .await
     .0;
@@ -242,7 +244,32 @@ async fn what_was_not_confirmed_comes_again_after_a_new_start() {
     };
     assert_eq!((first.lsn, first.xid), (second.lsn, second.xid));
     // A second stream of the same slot is told who has it.
-    let refused = Stream::start(&options, &names, plan).await;
+    let refused = Stream::start(&options, &names, Arc::clone(&plan), Instance(2)).await;
     assert!(matches!(refused, Err(StreamError::SlotActive { .. })));
+    // Unless it is of the same server, which has lost the first: then that one is ended.
+    let refused = Stream::start(&options, &names, Arc::clone(&plan), Instance(1)).await;
+    assert!(matches!(refused, Err(StreamError::OwnConnection { .. })));
+    let ended = async { while again.next().await.is_ok() {} };
+    within(ended).await;
     again.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_leads_nowhere_any_more_ends() {
+    let Fixture { database, client, plan, stream } = Fixture::new(MAX_TRANSACTION_BYTES).await;
+    stream.stop().await;
+    let network = Proxy::start(database.upstream().await).await;
+    let (options, names) = (database.options_through(&network), database.names());
+    let mut stream = rowtide_tests::eventually("the slot is free", || async {
+        Stream::start(&options, &names, Arc::clone(&plan), Instance(2)).await.ok()
+    })
+    .await
+    .0;
+    client.batch_execute("INSERT INTO other VALUES (1)").await.unwrap();
+    // Only now the connection is known to be there.
+    while !matches!(within(stream.next()).await, Ok(StreamEvent::Transaction(_))) {}
+    network.strand();
+    let ended = async { while stream.next().await.is_ok() {} };
+    let ended = tokio::time::timeout(Duration::from_secs(60), ended).await;
+    ended.expect("it is noticed that nothing is heard");
 }

@@ -10,7 +10,7 @@ use rowtide_postgres::catalog::read_catalog;
 use rowtide_postgres::cluster::Cluster;
 use rowtide_postgres::connect::{ConnectOptions, Names, connect};
 use rowtide_postgres::setup::setup;
-use rowtide_postgres::stream::Stream;
+use rowtide_postgres::stream::{Instance, Stream};
 use rowtide_tests::eventually;
 
 const AUTHORITY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls/authority.pem");
@@ -75,7 +75,7 @@ async fn each_sslmode_accepts_what_it_says_for_queries_and_for_the_stream() {
         if let Ok(client) = client {
             let sql = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
             assert!(client.query_one(sql, &[]).await.unwrap().get::<_, bool>(0), "{url}");
-            let (stream, _) = Stream::start(&options, &names, plan.clone())
+            let (stream, _) = Stream::start(&options, &names, plan.clone(), Instance(1))
                 .await
                 .unwrap_or_else(|error| panic!("{url}: {error}"));
             let sql = "SELECT ssl FROM pg_stat_ssl JOIN pg_stat_replication USING (pid)";

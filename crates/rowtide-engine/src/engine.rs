@@ -4,9 +4,11 @@
 //! views gain and lose topics. Only then is the difference made, so it is between the state of one
 //! commit and the state of the next, whatever the order of changes within.
 
+mod forgetting;
 mod loading;
 mod message;
 mod reach;
+mod resuming;
 mod transaction;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -15,13 +17,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rowtide_plan::claims::Claims;
 use rowtide_plan::plan::{Plan, TableId};
-use rowtide_plan::row::{Row, Settlement, Topic, Transaction};
-use rowtide_protocol::{Cursor, Epoch, Lsn};
+use rowtide_plan::row::{History, Row, Settlement, Topic, Transaction};
+use rowtide_protocol::{Cursor, Epoch, Lsn, Mode};
 use rustc_hash::FxHashMap;
 use slab::Slab;
 use smallvec::SmallVec;
 
 use crate::recent::Recent;
+use crate::resume::{HistoryId, HistoryRequest};
 use crate::topic::{Phase, TopicKey, TopicState, ViewKey};
 use crate::view::View;
 use crate::{Load, LoadId, Loaded};
@@ -42,6 +45,8 @@ pub enum Input {
     Loaded(LoadId, Loaded),
     /// A load will not arrive; its topics are wanted again.
     LoadFailed(LoadId),
+    /// What was asked with [`Engine::take_history`]; `None` if the log cannot say.
+    History(HistoryId, Option<History>),
     /// A session came.
     Open(Opening),
     /// A session went.
@@ -63,11 +68,20 @@ pub struct Opening {
     /// Its first rows must not be older than this commit: the session has been told of a mutation
     /// that was settled by it.
     pub not_before: Lsn,
+    /// What the client has from before. One of another epoch or of other claims is of no use.
+    pub cursor: Option<Cursor>,
 }
 
 /// What the engine has to say to sessions. For one session the order matters.
 #[derive(Clone, Debug)]
 pub enum Output {
+    /// Comes first: whether the session is sent all of its rows, or only what has changed for it.
+    Begin {
+        /// To whom.
+        session: SessionId,
+        /// With [`Mode::Resume`] at most one [`Output::Tx`] comes before [`Output::Ready`].
+        mode: Mode,
+    },
     /// Rows of a new replica.
     Snapshot {
         /// To whom.
@@ -77,7 +91,7 @@ pub enum Output {
         /// Each row once.
         rows: Vec<Arc<Row>>,
     },
-    /// The new replica is whole.
+    /// The replica is whole.
     Ready {
         /// To whom.
         session: SessionId,
@@ -97,6 +111,11 @@ pub enum Output {
         /// The mutations of the session's client that these commits settled, in order.
         settlements: Vec<Arc<Settlement>>,
     },
+    /// What has changed cannot be said; the session is no longer known, and must come back for all of its rows.
+    Reset {
+        /// Who.
+        session: SessionId,
+    },
 }
 
 /// How much an engine holds.
@@ -110,6 +129,8 @@ pub struct Counts {
     pub topics: usize,
     /// Topics that wait for a load or are part of one.
     pub loading: usize,
+    /// The JSON of rows that are held, in bytes.
+    pub row_bytes: usize,
 }
 
 /// Where a session belongs.
@@ -133,6 +154,21 @@ pub struct Engine {
     pub(crate) sessions: FxHashMap<SessionId, Session>,
     /// The sessions of each client.
     pub(crate) clients: FxHashMap<Box<str>, SmallVec<[SessionId; 1]>>,
+    /// Views with [`View::resume`].
+    pub(crate) resuming: BTreeSet<ViewKey>,
+    /// Views of sessions that came back and have not joined the others of their claims yet.
+    pub(crate) apart: BTreeSet<ViewKey>,
+    history_requests: VecDeque<HistoryRequest>,
+    pub(crate) histories: FxHashMap<HistoryId, ViewKey>,
+    next_history: u64,
+    turn: u64,
+    /// The turn in which the stream last brought something.
+    heard_turn: u64,
+    /// The JSON of all rows that are held, in bytes; a row counts once for each of its topics.
+    pub(crate) row_bytes: usize,
+    row_budget: usize,
+    /// Where rows were last forgotten.
+    next_forgotten: TopicKey,
     /// Topics in [`Phase::Wanted`]; may hold keys that are no longer, or are another topic now.
     wanted: VecDeque<TopicKey>,
     pub(crate) loads: FxHashMap<LoadId, Vec<TopicKey>>,
@@ -152,8 +188,16 @@ impl Engine {
     /// An idle client's cursor is moved on once in so many ticks, about five minutes.
     pub const IDLE_TURNS: u64 = 300;
 
-    /// An engine that has seen the stream up to `position` and has no sessions.
-    pub fn new(plan: Arc<Plan>, epoch: Epoch, position: Lsn) -> Engine {
+    /// An engine that has seen the stream up to `position` and has no sessions. `recent` are the last of the
+    /// transactions until there, in commit order: some may not be visible to a load yet. `row_budget` is how
+    /// many bytes of JSON it tries to hold at the most.
+    pub fn new(
+        plan: Arc<Plan>,
+        epoch: Epoch,
+        position: Lsn,
+        recent: &[Arc<Transaction>],
+        row_budget: usize,
+    ) -> Engine {
         Engine {
             plan,
             epoch,
@@ -165,10 +209,20 @@ impl Engine {
             views_by_claims: FxHashMap::default(),
             sessions: FxHashMap::default(),
             clients: FxHashMap::default(),
+            resuming: BTreeSet::new(),
+            apart: BTreeSet::new(),
+            history_requests: VecDeque::new(),
+            histories: FxHashMap::default(),
+            next_history: 0,
+            turn: 0,
+            heard_turn: 0,
+            row_bytes: 0,
+            row_budget,
+            next_forgotten: 0,
             wanted: VecDeque::new(),
             loads: FxHashMap::default(),
             next_load: 0,
-            recent: Recent::default(),
+            recent: Recent::of(recent),
             probe: false,
             releasable: BTreeSet::new(),
             ahead: BTreeSet::new(),
@@ -178,16 +232,21 @@ impl Engine {
 
     /// Takes one input and appends what follows from it to `out`.
     pub fn step(&mut self, input: Input, out: &mut Vec<Output>) {
+        if matches!(input, Input::Transaction(_) | Input::Position(_)) {
+            self.heard_turn = self.turn;
+        }
         match input {
-            Input::Transaction(transaction) => self.transaction(&transaction),
+            Input::Transaction(transaction) => self.transaction(&transaction, out),
             Input::Position(lsn) => self.position = self.position.max(lsn),
             Input::Loaded(id, loaded) => self.loaded(id, loaded),
             Input::LoadFailed(id) => self.load_failed(id),
-            Input::Open(opening) => self.open(opening),
+            Input::History(id, history) => self.history(id, history, out),
+            Input::Open(opening) => self.open(opening, out),
             Input::Close(session) => self.close(session),
             Input::Tick(turn) => self.tick(turn, out),
         }
         self.settle(out);
+        self.forget_rows();
         #[cfg(test)]
         self.check_invariants();
     }
@@ -222,6 +281,11 @@ impl Engine {
         self.probe || !self.wanted.is_empty()
     }
 
+    /// The next question to the log.
+    pub fn take_history(&mut self) -> Option<HistoryRequest> {
+        self.history_requests.pop_front()
+    }
+
     /// Everything up to here has been taken in.
     pub fn position(&self) -> Lsn {
         self.position
@@ -233,12 +297,20 @@ impl Engine {
             sessions: self.sessions.len(),
             views: self.views.len(),
             topics: self.topics.len(),
-            loading: self.topics.iter().filter(|(_, topic)| !topic.is_loaded()).count(),
+            row_bytes: self.row_bytes,
+            loading: self.topics.iter().filter(|(_, topic)| topic.is_waiting()).count(),
         }
     }
 
-    fn open(&mut self, opening: Opening) {
-        let Opening { session, claims, client, not_before } = opening;
+    fn open(&mut self, opening: Opening, out: &mut Vec<Output>) {
+        if let Some(cursor) = opening.cursor
+            && cursor.epoch == self.epoch
+            && cursor.view == View::new(opening.claims.clone()).id
+        {
+            return self.open_resuming(opening, cursor.lsn);
+        }
+        let Opening { session, claims, client, not_before, cursor: _ } = opening;
+        out.push(Output::Begin { session, mode: Mode::Snapshot });
         let view_key = match self.views_by_claims.get(&claims) {
             Some(key) => *key,
             None => {
@@ -250,13 +322,19 @@ impl Engine {
                 key
             }
         };
-        if let Some(client) = &client {
-            self.clients.entry(client.clone()).or_default().push(session);
-        }
-        self.sessions.insert(session, Session { view: view_key, client });
+        self.enter(session, view_key, client);
+        let unread: Vec<TopicKey> = self.views[view_key].reach.keys().copied().collect();
+        unread.into_iter().for_each(|key| self.need_rows(key));
         let view = &mut self.views[view_key];
         view.joining.push((session, not_before));
         mark(&mut self.dirty, view_key, view);
+    }
+
+    fn enter(&mut self, session: SessionId, view: ViewKey, client: Option<Box<str>>) {
+        if let Some(client) = &client {
+            self.clients.entry(client.clone()).or_default().push(session);
+        }
+        self.sessions.insert(session, Session { view, client });
     }
 
     fn close(&mut self, session: SessionId) {
@@ -275,26 +353,38 @@ impl Engine {
         view.live.retain(|other| *other != session);
         view.joining.retain(|(other, _)| *other != session);
         view.settled.retain(|(other, _)| *other != session);
-        if !view.live.is_empty() || !view.joining.is_empty() {
-            return;
+        view.resume.take_if(|resume| resume.session == session);
+        view.returning.take_if(|other| *other == session);
+        if view.is_deserted() {
+            self.drop_view(view_key);
         }
+    }
+
+    fn drop_view(&mut self, view_key: ViewKey) {
         let view = self.views.remove(view_key);
-        self.views_by_claims.remove(&view.claims);
-        for key in view.reach.into_keys() {
+        if self.views_by_claims.get(&view.claims) == Some(&view_key) {
+            self.views_by_claims.remove(&view.claims);
+        }
+        self.resuming.remove(&view_key);
+        self.apart.remove(&view_key);
+        self.histories.retain(|_, of| *of != view_key);
+        for key in view.reach.into_keys().chain(view.leaving) {
             self.topics[key].views.remove(&view_key);
             self.drop_if_unseen(key);
         }
     }
 
     fn tick(&mut self, turn: u64, out: &mut Vec<Output>) {
+        self.turn = turn;
+        self.give_up_resumes(out);
         self.probe = !self.recent.is_empty() && self.loads.is_empty();
         let turn = turn % Self::IDLE_TURNS;
         for (key, view) in &mut self.views {
             let due = key as u64 % Self::IDLE_TURNS == turn;
-            let idle = view.touched.is_empty() && view.gained.is_empty() && view.settled.is_empty();
-            if due && idle && view.sent < self.position && view.is_whole(self.position) {
+            if due && view.is_silent() && view.sent < self.position && view.is_whole(self.position)
+            {
                 view.sent = self.position;
-                let cursor = Cursor { epoch: self.epoch, lsn: self.position };
+                let cursor = view.cursor(self.epoch, self.position);
                 out.extend(view.live.iter().map(|session| Output::Tx {
                     session: *session,
                     cursor,

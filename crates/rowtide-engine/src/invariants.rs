@@ -13,7 +13,14 @@ impl Engine {
             assert_eq!(self.index.get(&state.topic), Some(&key), "the index knows every topic");
             assert!(!state.views.is_empty(), "a topic without views is dropped");
             for view in &state.views {
-                assert!(self.views[*view].reach.contains_key(&key), "its views reach it");
+                let view = &self.views[*view];
+                let known = view.reach.contains_key(&key) || view.leaving.contains(&key);
+                assert!(known, "its views reach it, or have until lately");
+            }
+            if let Phase::Unread = state.phase {
+                assert!(!state.was_read && state.rows.is_empty());
+                let links = &self.plan.branch(state.topic.branch).links;
+                assert!(links.is_empty(), "what names other topics is read");
             }
             for row in state.rows.values() {
                 assert!(row.image.topics.contains(&state.topic), "a row lies in its own topics");
@@ -26,21 +33,40 @@ impl Engine {
             }
         }
         assert_eq!(self.index.len(), self.topics.len());
+        let rows = self.topics.iter().flat_map(|(_, state)| state.rows.values());
+        assert_eq!(self.row_bytes, rows.map(|row| row.json.len()).sum::<usize>());
         for (view_key, view) in &self.views {
-            assert_eq!(self.views_by_claims.get(&view.claims), Some(&view_key));
-            assert!(view.live.len() + view.joining.len() > 0, "a view without sessions is dropped");
+            let shared = self.views_by_claims.get(&view.claims) == Some(&view_key);
+            let resuming = view.resume.is_some();
+            assert_eq!(resuming, self.resuming.contains(&view_key));
+            let places = [shared, resuming, self.apart.contains(&view_key)];
+            assert_eq!(
+                places.iter().filter(|there| **there).count(),
+                1,
+                "each view is in one place"
+            );
+            assert!(!view.is_deserted(), "a view without sessions is dropped");
             for session in view.live.iter().chain(view.joining.iter().map(|(id, _)| id)) {
                 assert_eq!(self.sessions.get(session).map(|of| of.view), Some(view_key));
             }
             assert!(!view.dirty, "a step ends with every view looked at");
-            let unloaded = |key: &&TopicKey| !self.topics[**key].is_loaded();
-            assert_eq!(view.waiting, view.reach.keys().filter(unloaded).count());
+            let waiting = |key: &&TopicKey| self.topics[**key].is_waiting();
+            let topics = view.reach.keys().chain(&view.leaving);
+            assert_eq!(view.waiting, topics.filter(waiting).count());
             assert!(view.gained.iter().all(|key| view.reach.contains_key(key)));
-            if view.is_whole(self.position) {
+            for key in &view.leaving {
                 assert!(
-                    view.gained.is_empty() && view.touched.is_empty(),
-                    "a whole view has spoken"
+                    !view.reach.contains_key(key) && self.topics[*key].views.contains(&view_key)
                 );
+            }
+            if resuming {
+                let asked = view.resume.as_ref().is_some_and(|resume| resume.asked);
+                let waits = asked || !view.is_whole(self.position);
+                assert!(waits, "who comes back waits for the log, for rows or for the stream");
+            } else if view.is_whole(self.position) {
+                let silent =
+                    view.gained.is_empty() && view.touched.is_empty() && view.leaving.is_empty();
+                assert!(silent && view.returning.is_none(), "a whole view has spoken");
                 let early = |(_, not_before): &(SessionId, Lsn)| *not_before > self.position;
                 assert!(view.joining.iter().all(early), "a whole view keeps nobody waiting");
                 assert!(view.live.iter().all(|id| view.settled.iter().all(|(of, _)| of != id)));

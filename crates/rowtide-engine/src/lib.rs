@@ -1,12 +1,13 @@
 //! The engine: topics, views and sessions as a plain state machine. Inputs go in (a transaction of
 //! the stream, a load that arrived, a session that came or went, a tick), outputs come out (send
-//! this to that session); loads are taken from it when the caller is ready to ask for them. There is
+//! this to that session); loads, and questions to the log, are taken from it when the caller is ready to ask. There is
 //! no I/O, no clock and no randomness in here, so that a whole deployment can be simulated from a
 //! seed, and in test builds every step checks the engine's invariants.
 
 mod engine;
 mod load;
 mod recent;
+mod resume;
 mod snapshot;
 mod topic;
 mod view;
@@ -18,5 +19,6 @@ mod model;
 
 pub use engine::{Counts, Engine, Input, Opening, Output, SessionId};
 pub use load::{Load, LoadId, Loaded};
-pub use recent::MAX_RECENT_CHANGES;
+pub use recent::MAX_RECENT_BYTES;
+pub use resume::{HistoryId, HistoryRequest, MAX_RESUME_TRANSACTIONS, MAX_RESUME_TURNS};
 pub use snapshot::{InvalidSnapshot, Snapshot};

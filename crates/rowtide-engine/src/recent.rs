@@ -7,18 +7,18 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use rowtide_plan::row::{Changes, Transaction};
+use rowtide_plan::row::Transaction;
 
 use crate::Snapshot;
 
-/// How many changes are kept for transactions that may not be visible yet. Past that, a load that
-/// turns out to need one that was let go is asked for again.
-pub const MAX_RECENT_CHANGES: usize = 100_000;
+/// How many bytes are kept of transactions that may not be visible yet. Past that, a load that turns out to
+/// need one that was let go is asked for again.
+pub const MAX_RECENT_BYTES: usize = 64 << 20;
 
 #[derive(Debug, Default)]
 pub(crate) struct Recent {
     entries: VecDeque<Entry>,
-    changes: usize,
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -28,34 +28,33 @@ pub(crate) struct Entry {
     pub(crate) transaction: Option<Arc<Transaction>>,
 }
 
-fn weight(transaction: &Transaction) -> usize {
-    match &transaction.changes {
-        Changes::Rows(rows) => rows.len(),
-        Changes::TooLarge(_) => 0,
-    }
-}
-
 impl Recent {
+    pub(crate) fn of(transactions: &[Arc<Transaction>]) -> Recent {
+        let mut recent = Recent::default();
+        transactions.iter().for_each(|transaction| recent.push(transaction));
+        recent
+    }
+
     pub(crate) fn push(&mut self, transaction: &Arc<Transaction>) {
-        self.changes += weight(transaction);
+        self.bytes += transaction.bytes();
         self.entries
             .push_back(Entry { xid: transaction.xid, transaction: Some(Arc::clone(transaction)) });
         let mut oldest = self.entries.iter_mut();
-        while self.changes > MAX_RECENT_CHANGES {
+        while self.bytes > MAX_RECENT_BYTES {
             let Some(entry) = oldest.next() else { break };
             if let Some(gone) = entry.transaction.take() {
-                self.changes -= weight(&gone);
+                self.bytes -= gone.bytes();
             }
         }
     }
 
     /// Forgets what `snapshot` has seen.
     pub(crate) fn forget_visible(&mut self, snapshot: &Snapshot) {
-        let changes = &mut self.changes;
+        let bytes = &mut self.bytes;
         self.entries.retain(|entry| {
             let visible = snapshot.contains(entry.xid);
             if visible && let Some(transaction) = &entry.transaction {
-                *changes -= weight(transaction);
+                *bytes -= transaction.bytes();
             }
             !visible
         });

@@ -2,7 +2,8 @@
 //! that is being loaded keeps the changes that are streamed meanwhile; when the load arrives, those
 //! that its snapshot had not seen are applied to it, in commit order. A loaded topic may run ahead
 //! of the stream for a while: until the stream has passed the load's position, transactions that the
-//! snapshot had seen are skipped.
+//! snapshot had seen are skipped. A topic of clients that only came back is not loaded at all: its
+//! changes say by themselves which rows they move in and out.
 
 use std::sync::Arc;
 
@@ -27,11 +28,20 @@ pub(crate) struct TopicState {
     pub(crate) views: FxHashSet<ViewKey>,
     /// While it is loaded again, the rows of before.
     pub(crate) rows: Rows,
+    /// Whether `rows` are, or were at the last message, the rows of the topic: it has been loaded once.
+    pub(crate) was_read: bool,
+    /// Whether its last load was its first: what that has seen ahead of the stream cannot be compared with
+    /// the rows that someone had before.
+    pub(crate) is_first_load: bool,
+    /// Where the stream was told that `rows` are not true any more, if they wait to be loaded again.
+    pub(crate) outdated_at: Lsn,
     pub(crate) phase: Phase,
 }
 
 #[derive(Debug)]
 pub(crate) enum Phase {
+    /// Nobody needs its rows: those who reach it have them, and it names no other topics.
+    Unread,
     /// Waits for the next load.
     Wanted,
     /// Part of a load under way.
@@ -71,30 +81,45 @@ pub(crate) enum Pending {
 pub(crate) struct Unfit;
 
 impl TopicState {
-    pub(crate) fn new(topic: Topic) -> TopicState {
+    pub(crate) fn new(topic: Topic, phase: Phase) -> TopicState {
         TopicState {
             topic,
             views: FxHashSet::default(),
             rows: Rows::default(),
-            phase: Phase::Wanted,
+            was_read: false,
+            is_first_load: false,
+            outdated_at: Lsn(0),
+            phase,
         }
     }
 
-    pub(crate) fn is_loaded(&self) -> bool {
-        matches!(self.phase, Phase::Loaded { .. })
+    /// Whether those who reach it must wait for its rows.
+    pub(crate) fn is_waiting(&self) -> bool {
+        matches!(self.phase, Phase::Wanted | Phase::Loading { .. })
     }
 
     /// Whether its rows have already seen the transaction `xid`, which the stream brings now.
     pub(crate) fn has_seen(&self, xid: u32) -> bool {
-        matches!(&self.phase, Phase::Loaded { ahead: Some(ahead) } if ahead.snapshot.contains(xid))
+        self.ahead().is_some_and(|ahead| ahead.snapshot.contains(xid))
+    }
+
+    /// The load that made it run ahead of the stream, if it does.
+    pub(crate) fn ahead(&self) -> Option<&Ahead> {
+        match &self.phase {
+            Phase::Loaded { ahead } => ahead.as_ref(),
+            _ => None,
+        }
     }
 
     /// Where the stream must be before a view may show this topic.
     pub(crate) fn ahead_until(&self) -> Lsn {
-        match &self.phase {
-            Phase::Loaded { ahead: Some(ahead) } => ahead.until,
-            _ => Lsn(0),
-        }
+        self.ahead().map_or(Lsn(0), |ahead| ahead.until)
+    }
+
+    /// Whether the rows that those had who came back with them cannot be compared with the rows after `xid`,
+    /// whose changes are not known.
+    pub(crate) fn cannot_compare(&self, xid: u32) -> bool {
+        !self.was_read || (self.is_first_load && self.has_seen(xid))
     }
 
     /// The row of `change` after it, if it is in this topic.

@@ -2,34 +2,45 @@
 //! it reaches each topic: once from its claims, and once for every link row that names it. Between
 //! two messages it collects the rows that were touched, with whether they were visible at the last
 //! message; a message is then the difference to what is visible now. Holding a view back is nothing
-//! but not making that message yet.
+//! but not making that message yet. A client that comes back has a view of its own, whose last message
+//! is the one that the client had, until it can join the others of its claims.
 
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use rowtide_plan::claims::Claims;
 use rowtide_plan::plan::TableId;
 use rowtide_plan::row::{Row, Settlement};
-use rowtide_protocol::Lsn;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rowtide_protocol::{Cursor, Epoch, Lsn, ViewId};
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 
-use crate::SessionId;
-use crate::topic::TopicKey;
+use crate::resume::Resume;
+use crate::topic::{Ahead, TopicKey};
+use crate::{SessionId, Snapshot};
 
 #[derive(Debug)]
 pub(crate) struct View {
     pub(crate) claims: Claims,
+    pub(crate) id: ViewId,
     /// Sessions that hold the rows of the last message.
     pub(crate) live: Vec<SessionId>,
     /// Sessions that wait for their first rows, and where the stream must be for these.
     pub(crate) joining: Vec<(SessionId, Lsn)>,
+    /// A session that has come back, while it is found out what has changed for it.
+    pub(crate) resume: Option<Box<Resume>>,
+    /// A session that holds the rows of the last message, which it had from another connection.
+    pub(crate) returning: Option<SessionId>,
     /// What the next message tells some of its sessions.
     pub(crate) settled: Vec<(SessionId, Arc<Settlement>)>,
     /// How often each topic is named; never zero.
     pub(crate) reach: FxHashMap<TopicKey, u32>,
     /// Topics of `reach` that were not there at the last message.
     pub(crate) gained: FxHashSet<TopicKey>,
-    /// Topics of `reach` that are not loaded.
+    /// Topics that were in reach at the last message and are not any more, and whose rows must be read
+    /// to say which ones that takes away.
+    pub(crate) leaving: FxHashSet<TopicKey>,
+    /// Topics of `reach` and `leaving` whose rows are waited for.
     pub(crate) waiting: usize,
     /// Where the stream must be before the next message.
     pub(crate) release_at: Lsn,
@@ -47,8 +58,29 @@ pub(crate) struct TouchedRow {
     pub(crate) key: Bytes,
     /// Whether it was visible at the last message.
     pub(crate) was_visible: bool,
-    /// Its latest state that concerned this view, which says in which topics to look for it.
+    /// Where the stream was when it was first touched.
+    pub(crate) first: Lsn,
+    /// Its latest state that concerned this view, which says in which topics to look for it; where a topic is
+    /// not read, it is the row.
     pub(crate) latest: Option<Arc<Row>>,
+    /// What the load that `latest` comes from had seen, if it ran ahead of the stream.
+    ahead: Option<Arc<Snapshot>>,
+}
+
+impl TouchedRow {
+    /// The stream brings the row's state after `xid`.
+    pub(crate) fn was_streamed(&mut self, row: Option<&Arc<Row>>, xid: u32) {
+        if !self.ahead.as_ref().is_some_and(|snapshot| snapshot.contains(xid)) {
+            self.latest = row.cloned();
+            self.ahead = None;
+        }
+    }
+
+    /// A load brought the row's state.
+    pub(crate) fn was_loaded(&mut self, row: &Arc<Row>, ahead: Option<&Ahead>) {
+        self.latest = Some(Arc::clone(row));
+        self.ahead = ahead.map(|ahead| Arc::clone(&ahead.snapshot));
+    }
 }
 
 /// Rows in the order in which they were first touched.
@@ -62,12 +94,13 @@ pub(crate) struct Touched {
 const INDEX_ABOVE: usize = 12;
 
 impl Touched {
-    /// The row, added with `was_visible` if it is not there yet.
+    /// The row, added with `was_visible` if it is not there yet. The stream is at `now`.
     pub(crate) fn row(
         &mut self,
         table: TableId,
         key: &Bytes,
         was_visible: bool,
+        now: Lsn,
     ) -> &mut TouchedRow {
         let found = match &self.index {
             Some(index) => index.get(&(table, key.clone())).copied(),
@@ -75,7 +108,14 @@ impl Touched {
         };
         let at = found.unwrap_or_else(|| {
             let at = self.rows.len();
-            self.rows.push(TouchedRow { table, key: key.clone(), was_visible, latest: None });
+            self.rows.push(TouchedRow {
+                table,
+                key: key.clone(),
+                was_visible,
+                first: now,
+                latest: None,
+                ahead: None,
+            });
             if let Some(index) = &mut self.index {
                 index.insert((table, key.clone()), at);
             } else if self.rows.len() > INDEX_ABOVE {
@@ -104,12 +144,16 @@ impl Touched {
 impl View {
     pub(crate) fn new(claims: Claims) -> View {
         View {
+            id: ViewId(FxBuildHasher.hash_one(&claims)),
             claims,
             live: Vec::new(),
             joining: Vec::new(),
+            resume: None,
+            returning: None,
             settled: Vec::new(),
             reach: FxHashMap::default(),
             gained: FxHashSet::default(),
+            leaving: FxHashSet::default(),
             waiting: 0,
             release_at: Lsn(0),
             touched: Touched::default(),
@@ -120,7 +164,29 @@ impl View {
 
     /// Whether the last message was made with this topic in reach.
     pub(crate) fn had(&self, topic: TopicKey) -> bool {
-        self.reach.contains_key(&topic) && !self.gained.contains(&topic)
+        (self.reach.contains_key(&topic) && !self.gained.contains(&topic))
+            || self.leaving.contains(&topic)
+    }
+
+    /// Whether the next message has nothing to say.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.touched.is_empty()
+            && self.gained.is_empty()
+            && self.leaving.is_empty()
+            && self.settled.is_empty()
+    }
+
+    /// Nobody is left in it.
+    pub(crate) fn is_deserted(&self) -> bool {
+        self.live.is_empty()
+            && self.joining.is_empty()
+            && self.resume.is_none()
+            && self.returning.is_none()
+    }
+
+    /// Where its sessions stand at `lsn`.
+    pub(crate) fn cursor(&self, epoch: Epoch, lsn: Lsn) -> Cursor {
+        Cursor { epoch, view: self.id, lsn }
     }
 
     /// Whether nothing that it reaches is missing, and nothing runs ahead of the stream.

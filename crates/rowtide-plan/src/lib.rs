@@ -10,6 +10,7 @@ pub mod encode;
 pub mod error;
 pub mod explain;
 pub mod filter;
+mod fingerprint;
 mod json;
 pub mod plan;
 pub mod row;

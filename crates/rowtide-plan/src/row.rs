@@ -71,6 +71,25 @@ pub struct Transaction {
     pub settlements: Vec<Arc<Settlement>>,
 }
 
+impl Transaction {
+    /// About how much memory it takes, in bytes.
+    pub fn bytes(&self) -> usize {
+        let image = |image: &Image| {
+            image.key.len() + size_of_val(&*image.kept) + size_of_val(&*image.topics)
+        };
+        let change = |change: &Change| {
+            let old = change.old.as_ref().map_or(0, image);
+            let new = change.new.as_ref().map_or(0, |row| row.json.len() + image(&row.image));
+            size_of::<Change>() + old + new
+        };
+        let changes = match &self.changes {
+            Changes::Rows(changes) => changes.iter().map(change).sum(),
+            Changes::TooLarge(_) => 0,
+        };
+        size_of::<Transaction>() + changes
+    }
+}
+
 /// A client's row in the stream: how far its mutations are settled. It is in the same transaction as
 /// their effects.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +98,7 @@ pub struct Settlement {
     pub client: Box<str>,
     /// Every mutation up to this number is settled.
     pub last_mutation: u64,
-    /// Those that this transaction refused.
+    /// Those that this transaction refused, or of which it tells again.
     pub refused: Vec<Refusal>,
     /// The name of the one that it settled, for clients that name their mutations.
     pub name: Option<Box<str>>,
@@ -92,4 +111,13 @@ pub enum Changes {
     Rows(Vec<Change>),
     /// Too much to hold: the topics of these tables must be loaded again.
     TooLarge(Vec<TableId>),
+}
+
+/// What the log says of some topics between two positions.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    /// With the end of the commit that each was part of; in commit order, each once.
+    pub changes: Vec<(Lsn, Change)>,
+    /// Tables that were truncated, or changed beyond what can be held: their changes are not all of it.
+    pub interrupted: Vec<TableId>,
 }

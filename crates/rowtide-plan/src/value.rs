@@ -3,6 +3,7 @@
 //! for the type: `1.0` and `1.00` are one numeric, `char(n)` has no trailing blanks, all `NaN` are
 //! equal. Parsing is total.
 
+mod bytes;
 mod calendar;
 mod numeric;
 

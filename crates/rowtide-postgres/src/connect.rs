@@ -23,6 +23,10 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// for, and a transaction that does nothing is ended. What the URL sets comes after them.
 const LIMITS: &str = "-c lock_timeout=10s -c idle_in_transaction_session_timeout=60s";
 
+/// After how much silence of ours Postgres ends the stream, and the slot is free for the next server. We
+/// are heard at least every ten seconds.
+pub(crate) const WAL_SENDER_TIMEOUT: &str = "20s";
+
 /// Settings of a session under which the text of every value has one form.
 pub(crate) const TEXT_SETTINGS: [(&str, &str); 6] = [
     ("TimeZone", "UTC"),
@@ -167,7 +171,8 @@ impl ConnectOptions {
         let password = String::from_utf8_lossy(password).into_owned();
         // Of two settings of one name the last one counts.
         let theirs = self.config.get_options().map(str::to_owned);
-        let ours = TEXT_SETTINGS.iter().map(|(name, value)| format!("-c {name}={value}"));
+        let ours = TEXT_SETTINGS.iter().chain(&[("wal_sender_timeout", WAL_SENDER_TIMEOUT)]);
+        let ours = ours.map(|(name, value)| format!("-c {name}={value}"));
         let settings: Vec<String> = theirs.into_iter().chain(ours).collect();
         let base = match self.config.get_hosts().first() {
             Some(Host::Unix(path)) => {

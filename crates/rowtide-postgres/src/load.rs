@@ -75,7 +75,15 @@ impl From<InvalidLsn> for LoadError {
 pub struct Loader {
     options: ConnectOptions,
     connection: Option<Connection>,
-    queries: u64,
+}
+
+/// What a load brought.
+#[derive(Debug)]
+pub struct LoadedTopics {
+    /// The rows, and what their snapshot had seen.
+    pub topics: Loaded,
+    /// How many `SELECT`s of rows it took.
+    pub queries: u64,
 }
 
 struct Connection {
@@ -86,12 +94,7 @@ struct Connection {
 impl Loader {
     /// A loader that has not connected yet.
     pub fn new(options: ConnectOptions) -> Loader {
-        Loader { options, connection: None, queries: 0 }
-    }
-
-    /// How many `SELECT`s of rows it has run.
-    pub fn queries(&self) -> u64 {
-        self.queries
+        Loader { options, connection: None }
     }
 
     /// Loads `topics`; the snapshot is taken after the call.
@@ -99,14 +102,13 @@ impl Loader {
     /// # Errors
     /// After any error but [`LoadError::SchemaChanged`] the connection is made anew by the next
     /// call.
-    pub async fn load(&mut self, plan: &Plan, topics: &[Topic]) -> Result<Loaded, LoadError> {
+    pub async fn load(&mut self, plan: &Plan, topics: &[Topic]) -> Result<LoadedTopics, LoadError> {
         let connection = match self.connection.take() {
             Some(connection) if !connection.client.is_closed() => connection,
             _ => open(&self.options).await?,
         };
         // Given back only after a success: a failed or cancelled load leaves a transaction open.
-        let (loaded, queries) = run(&connection, plan, topics).await?;
-        self.queries += queries;
+        let loaded = run(&connection, plan, topics).await?;
         self.connection = Some(connection);
         Ok(loaded)
     }
@@ -122,7 +124,7 @@ async fn run(
     connection: &Connection,
     plan: &Plan,
     topics: &[Topic],
-) -> Result<(Loaded, u64), LoadError> {
+) -> Result<LoadedTopics, LoadError> {
     let client = &connection.client;
     let mut begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY".to_owned();
     for (name, value) in TEXT_SETTINGS {
@@ -154,7 +156,7 @@ async fn run(
     for (place, row) in bodies.into_iter().flatten() {
         rows[place].push(row);
     }
-    Ok((Loaded { snapshot, position, rows }, queries))
+    Ok(LoadedTopics { topics: Loaded { snapshot, position, rows }, queries })
 }
 
 /// The rows of one branch, each with the place of its topic.

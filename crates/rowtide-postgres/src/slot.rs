@@ -31,3 +31,24 @@ pub async fn slot_health(client: &Client, slot: &str) -> Result<Option<SlotHealt
         end_of_wal: row.get::<_, &str>(2).parse().unwrap_or_default(),
     }))
 }
+
+/// Which database this is, for whatever of it is kept elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SystemIdentity {
+    /// The same for a primary and its standbys, another after `initdb`.
+    pub cluster: u64,
+    /// `pg_database.oid`.
+    pub database: u32,
+}
+
+/// Asks which database this is.
+///
+/// # Errors
+/// When the question is not answered.
+pub async fn system_identity(client: &Client) -> Result<SystemIdentity, Error> {
+    let sql = "SELECT system_identifier, (SELECT oid FROM pg_database WHERE datname = current_database()) \
+               FROM pg_control_system()";
+    let row = client.query_one(sql, &[]).await?;
+    // Postgres shows the unsigned number as a signed one.
+    Ok(SystemIdentity { cluster: row.get::<_, i64>(0) as u64, database: row.get(1) })
+}

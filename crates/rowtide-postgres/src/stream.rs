@@ -11,6 +11,7 @@ use rowtide_plan::plan::Plan;
 use rowtide_plan::row::Transaction;
 use rowtide_protocol::Lsn;
 use thiserror::Error;
+use tokio::time::{Instant, timeout_at};
 use tokio_postgres::Client;
 
 use crate::assemble::{AssembleError, Assembler};
@@ -23,6 +24,10 @@ pub const MAX_TRANSACTION_BYTES: usize = 64 << 20;
 const BUFFERED_MESSAGES: usize = 4096;
 /// How soon a confirmed position is told to Postgres.
 const STATUS: Duration = Duration::from_secs(1);
+/// How long Postgres may be silent. It asks whether we are there when it has not heard of us for half of
+/// [`WAL_SENDER_TIMEOUT`](crate::connect::WAL_SENDER_TIMEOUT), so this much silence means that the
+/// connection leads nowhere any more.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// What the stream brings.
 #[derive(Debug)]
@@ -51,6 +56,16 @@ pub enum StreamError {
     /// Another server uses the slot.
     #[error("the replication slot `{slot}` is in use by process {pid}")]
     SlotActive {
+        /// The slot.
+        slot: String,
+        /// The walsender.
+        pid: i32,
+    },
+    /// A connection of this server still had the slot; it was asked to end.
+    #[error(
+        "an earlier connection of this server (process {pid}) still has the replication slot `{slot}`"
+    )]
+    OwnConnection {
         /// The slot.
         slot: String,
         /// The walsender.
@@ -103,16 +118,30 @@ pub async fn drop_slot(client: &Client, slot: &str) -> Result<(), tokio_postgres
     client.query(sql, &[&slot]).await.map(drop)
 }
 
+/// Which server process this is, among those that use a slot: a connection of its own that Postgres does not
+/// know to be gone may be ended, another server's is waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Instance(pub u32);
+
+/// Where a slot stands when the stream begins.
+#[derive(Clone, Copy, Debug)]
+pub struct SlotPosition {
+    /// Every transaction that was committed behind this is brought.
+    pub confirmed: Lsn,
+    /// Where WAL ended: once that is reached, the stream has caught up.
+    pub end: Lsn,
+}
+
 /// A connection that streams.
 pub struct Stream {
     client: ReplicationClient,
     assembler: Assembler,
     open: bool,
+    heard: Instant,
 }
 
 impl Stream {
-    /// Starts to stream from what the slot has confirmed, and returns where the server's WAL ended
-    /// at that time: once that is reached, the stream has caught up.
+    /// Starts to stream from what the slot has confirmed.
     ///
     /// # Errors
     /// When the slot cannot be used, or Postgres cannot be reached.
@@ -120,8 +149,9 @@ impl Stream {
         options: &ConnectOptions,
         names: &Names,
         plan: Arc<Plan>,
-    ) -> Result<(Stream, Lsn), StreamError> {
-        Stream::start_with_budget(options, names, plan, MAX_TRANSACTION_BYTES).await
+        instance: Instance,
+    ) -> Result<(Stream, SlotPosition), StreamError> {
+        Stream::start_with_budget(options, names, plan, instance, MAX_TRANSACTION_BYTES).await
     }
 
     /// As [`Stream::start`], with another limit of bytes for one transaction.
@@ -132,15 +162,18 @@ impl Stream {
         options: &ConnectOptions,
         names: &Names,
         plan: Arc<Plan>,
+        instance: Instance,
         max_transaction_bytes: usize,
-    ) -> Result<(Stream, Lsn), StreamError> {
-        let end = check_slot(&connect(options, "slot").await?, &names.slot).await?;
-        let mut config = options.replication("stream", &names.slot, &names.publication);
+    ) -> Result<(Stream, SlotPosition), StreamError> {
+        let client = connect(options, "slot").await?;
+        let role = format!("stream {:08x}", instance.0);
+        let position = check_slot(&client, &names.slot, &role).await?;
+        let mut config = options.replication(&role, &names.slot, &names.publication);
         config.buffer_events = BUFFERED_MESSAGES;
         config.status_interval = STATUS;
         let client = ReplicationClient::connect(config).await?;
         let assembler = Assembler::new(plan, names.schema.clone(), max_transaction_bytes);
-        Ok((Stream { client, assembler, open: false }, end))
+        Ok((Stream { client, assembler, open: false, heard: Instant::now() }, position))
     }
 
     /// Waits for what comes next. Cancel safe.
@@ -150,7 +183,12 @@ impl Stream {
     /// [`StreamError::SchemaChanged`] it may be called again.
     pub async fn next(&mut self) -> Result<StreamEvent, StreamError> {
         loop {
-            let Some(event) = self.client.recv().await? else {
+            let event = match timeout_at(self.heard + SILENCE, self.client.recv()).await {
+                Ok(event) => event?,
+                Err(_) => return Err(StreamError::Ended("Postgres has fallen silent".to_owned())),
+            };
+            self.heard = Instant::now();
+            let Some(event) = event else {
                 return Err(StreamError::Ended("Postgres closed it".to_owned()));
             };
             match event {
@@ -194,19 +232,29 @@ impl Stream {
     }
 }
 
-/// Whether the slot can be used, and where WAL ends.
-async fn check_slot(client: &Client, slot: &str) -> Result<Lsn, StreamError> {
-    let sql = "SELECT active_pid, wal_status, pg_current_wal_flush_lsn()::text \
-               FROM pg_replication_slots WHERE slot_name = $1";
-    let Some(row) = client.query_opt(sql, &[&slot]).await? else {
+/// Whether the slot can be used, and where it stands. A connection of this very server that still has it is
+/// ended.
+async fn check_slot(client: &Client, slot: &str, role: &str) -> Result<SlotPosition, StreamError> {
+    let sql = "SELECT active_pid, wal_status, pg_current_wal_flush_lsn()::text, \
+               confirmed_flush_lsn::text, a.application_name = 'rowtide ' || $2 \
+               FROM pg_replication_slots LEFT JOIN pg_stat_activity a ON a.pid = active_pid \
+               WHERE slot_name = $1";
+    let Some(row) = client.query_opt(sql, &[&slot, &role]).await? else {
         return Err(StreamError::SlotMissing(slot.to_owned()));
     };
-    if let Some(pid) = row.get::<_, Option<i32>>(0) {
-        return Err(StreamError::SlotActive { slot: slot.to_owned(), pid });
-    }
     if row.get::<_, Option<&str>>(1) == Some("lost") {
         return Err(StreamError::SlotLost(slot.to_owned()));
     }
-    let end: &str = row.get(2);
-    end.parse().map_err(|error: rowtide_protocol::InvalidLsn| StreamError::Ended(error.to_string()))
+    if let Some(pid) = row.get::<_, Option<i32>>(0) {
+        if row.get::<_, Option<bool>>(4) == Some(true) {
+            client.query_one("SELECT pg_terminate_backend($1)", &[&pid]).await?;
+            return Err(StreamError::OwnConnection { slot: slot.to_owned(), pid });
+        }
+        return Err(StreamError::SlotActive { slot: slot.to_owned(), pid });
+    }
+    let lsn = |text: Option<&str>| {
+        let parsed = text.unwrap_or("0/0").parse();
+        parsed.map_err(|error: rowtide_protocol::InvalidLsn| StreamError::Ended(error.to_string()))
+    };
+    Ok(SlotPosition { confirmed: lsn(row.get(3))?, end: lsn(row.get(2))? })
 }

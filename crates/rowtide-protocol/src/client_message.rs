@@ -128,7 +128,7 @@ struct ConnectFields {
 struct MutateFields<'a> {
     id: u64,
     #[serde(borrow)]
-    ops: &'a RawValue,
+    ops: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -145,7 +145,8 @@ fn object<'a, T: Deserialize<'a>>(text: &'a str) -> serde_json::Result<T> {
     serde_json::from_str(text)
 }
 
-fn read_ops(ops: &RawValue) -> Result<Vec<Op>, BadMessage> {
+fn read_ops(ops: Option<&RawValue>) -> Result<Vec<Op>, BadMessage> {
+    let ops = ops.ok_or_else(|| BadMessage("`mutate`: `ops` is missing".to_owned()))?;
     let wrong = |e: serde_json::Error| BadMessage(format!("`mutate`: `ops`: {e}"));
     let ops: Vec<&RawValue> = serde_json::from_str(ops.get()).map_err(wrong)?;
     if ops.is_empty() || ops.len() > MAX_OPS {

@@ -41,13 +41,20 @@ impl FromStr for Lsn {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Epoch(pub u64);
 
+/// Which view a cursor was given for: a hash of the claims that decide what is seen. Other claims see
+/// other rows, so nobody is brought forward from the one to the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ViewId(pub u64);
+
 /// Where a client stands: everything up to `lsn` of the log `epoch` is in its rows.
 ///
-/// Its text, `<epoch>.<lsn>` in hexadecimal, is opaque to clients and at most 33 bytes long.
+/// Its text, `<epoch>.<view>.<lsn>` in hexadecimal, is opaque to clients and at most 50 bytes long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cursor {
     /// The log that the position belongs to.
     pub epoch: Epoch,
+    /// The view whose rows the client holds.
+    pub view: ViewId,
     /// The end of the last commit that the client has.
     pub lsn: Lsn,
 }
@@ -59,7 +66,7 @@ pub struct InvalidCursor;
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}.{:x}", self.epoch.0, self.lsn.0)
+        write!(f, "{:016x}.{:016x}.{:x}", self.epoch.0, self.view.0, self.lsn.0)
     }
 }
 
@@ -72,13 +79,14 @@ impl FromStr for Cursor {
                 && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
             digits.then(|| u64::from_str_radix(part, 16).ok()).flatten()
         };
-        let (epoch, lsn) = text.split_once('.').ok_or(InvalidCursor)?;
-        match (number(epoch), number(lsn)) {
-            (Some(e), Some(lsn)) if epoch.len() == 16 => {
-                Ok(Cursor { epoch: Epoch(e), lsn: Lsn(lsn) })
-            }
-            _ => Err(InvalidCursor),
-        }
+        let whole = |part: &str| number(part).filter(|_| part.len() == 16);
+        let parse = || {
+            let (epoch, rest) = text.split_once('.')?;
+            let (view, lsn) = rest.split_once('.')?;
+            let (epoch, view) = (Epoch(whole(epoch)?), ViewId(whole(view)?));
+            Some(Cursor { epoch, view, lsn: Lsn(number(lsn)?) })
+        };
+        parse().ok_or(InvalidCursor)
     }
 }
 
@@ -100,11 +108,14 @@ mod tests {
     #[test]
     fn a_cursor_is_read_back_and_a_forged_one_is_refused() {
         for lsn in [0, 1, 0x16B_3748, u64::MAX] {
-            let cursor = Cursor { epoch: Epoch(0xfeed), lsn: Lsn(lsn) };
+            let cursor = Cursor { epoch: Epoch(0xfeed), view: ViewId(7), lsn: Lsn(lsn) };
             assert_eq!(cursor.to_string().parse(), Ok(cursor));
         }
-        for wrong in ["", ".", "1.1", "000000000000feed", "000000000000feed.", "000000000000FEED.1"]
-        {
+        let good = "000000000000feed.0000000000000007.1";
+        assert!(good.parse::<Cursor>().is_ok());
+        let cut = (0..good.len()).map(|end| good[..end].to_owned());
+        let other = ["1.1.1", &good.to_uppercase(), &format!("{good}.1"), &format!("{good} ")];
+        for wrong in cut.chain(other.map(str::to_owned)) {
             assert_eq!(wrong.parse::<Cursor>(), Err(InvalidCursor), "{wrong:?}");
         }
     }

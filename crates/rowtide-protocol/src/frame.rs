@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::{Cursor, ErrorCode, Refusal};
+use crate::{Cursor, ErrorCode, Mode, Refusal};
 
 fn json(value: impl Serialize) -> String {
     serde_json::to_string(&value).expect("strings and numbers always have a JSON form")
@@ -74,10 +74,10 @@ fn join<'a>(frame: &mut Vec<u8>, parts: impl IntoIterator<Item = &'a [u8]>) {
     }
 }
 
-/// A `connected` frame. `mode` is `snapshot` or `resume`; `tables_json` is an object of each table's `{"key":[…]}`.
+/// A `connected` frame. `tables_json` is an object of each table's `{"key":[…]}`.
 pub fn connected_frame(
     user_id: &str,
-    mode: &str,
+    mode: Mode,
     last_mutation: u64,
     refused: &[Refusal],
     tables_json: &str,
@@ -95,7 +95,7 @@ pub fn connected_frame(
     }
     let protocol = crate::PROTOCOL_VERSION;
     let tables = serde_json::from_str(tables_json).ok();
-    let r#type = "connected";
+    let (r#type, mode) = ("connected", mode.as_str());
     json(Frame { r#type, protocol, user_id, mode, last_mutation, refused, tables }).into()
 }
 
@@ -126,7 +126,7 @@ pub fn error_frame(code: ErrorCode, message: &str, retry_after_ms: Option<u64>) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Change, Epoch, Lsn, ServerMessage};
+    use crate::{Change, Epoch, Lsn, ServerMessage, ViewId};
 
     fn read(frame: &Bytes) -> ServerMessage {
         ServerMessage::parse(std::str::from_utf8(frame).unwrap()).unwrap()
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_client_reads_what_the_server_splices() {
-        let cursor = Cursor { epoch: Epoch(1), lsn: Lsn(2) };
+        let cursor = Cursor { epoch: Epoch(1), view: ViewId(3), lsn: Lsn(2) };
         let mut body = Vec::new();
         put_change(&mut body, "\"a\\\"b\"", br#"{"id":1}"#);
         body.push(b',');
@@ -149,7 +149,7 @@ mod tests {
         assert_eq!(commit_time.as_deref(), Some("2026-01-01T00:00:00Z"));
         assert!(matches!(&changes[0], Change::Put { table, .. } if table == "a\"b"));
         assert!(
-            matches!(read(&connected_frame("u\"1", "snapshot", 0, &[], r#"{"t":{"key":["id"]}}"#)),
+            matches!(read(&connected_frame("u\"1", Mode::Snapshot, 0, &[], r#"{"t":{"key":["id"]}}"#)),
             ServerMessage::Connected(c) if c.user_id == "u\"1" && c.tables["t"].key == ["id"])
         );
         assert!(matches!(

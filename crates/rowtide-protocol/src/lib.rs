@@ -13,7 +13,7 @@ pub use client_message::{
     BadMessage, ClientId, ClientMessage, Connect, MAX_OPS, Mutation, Op, OpKind,
 };
 pub use code::{ErrorCode, RejectCode};
-pub use cursor::{Cursor, Epoch, InvalidCursor, InvalidLsn, Lsn};
+pub use cursor::{Cursor, Epoch, InvalidCursor, InvalidLsn, Lsn, ViewId};
 pub use frame::{
     connected_frame, delete_change, error_frame, pong_frame, put_change, ready_frame, reject_frame,
     snapshot_frame, tx_frame,

@@ -92,6 +92,16 @@ pub enum Mode {
     Resume,
 }
 
+impl Mode {
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Mode::Snapshot => "snapshot",
+            Mode::Resume => "resume",
+        }
+    }
+}
+
 /// One refused mutation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {

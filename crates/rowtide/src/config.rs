@@ -5,8 +5,10 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use miette::{Diagnostic, NamedSource, SourceSpan};
+use rowtide_log::LogOptions;
 use rowtide_postgres::connect::{ConnectOptions, InvalidUrl, Names};
 use serde::Deserialize;
 use thiserror::Error;
@@ -32,8 +34,16 @@ pub struct Config {
     pub engines: usize,
     /// How many bytes of changes may wait for one session.
     pub outbox_bytes: usize,
+    /// Where the history is kept, and how much of it.
+    pub log: LogOptions,
+    /// How many bytes of rows are held in memory.
+    pub row_bytes: usize,
+    /// How many connections to Postgres run loads.
+    pub load_connections: usize,
     /// What clients may ask for.
     pub client: ClientLimits,
+    /// The same database behind a pooler, for mutations alone, if there is one.
+    pub mutation_database: Option<ConnectOptions>,
     /// How many connections to Postgres apply mutations.
     pub mutation_connections: usize,
     /// Whether statements are prepared on those.
@@ -73,6 +83,24 @@ pub struct Settings {
     /// How many bytes of changes may wait for one session [default: 16777216]
     #[arg(long, value_name = "BYTES")]
     pub outbox_bytes: Option<String>,
+    /// How many bytes of rows are held to be sent to those who come; beyond it they are loaded again
+    /// [default: 536870912]
+    #[arg(long, value_name = "BYTES")]
+    pub row_bytes: Option<String>,
+    /// The directory of the log of changes, from which clients that were away are brought up to date
+    /// [default: rowtide-history]
+    #[arg(long, value_name = "DIR")]
+    pub history_dir: Option<String>,
+    /// How long changes are kept in that log [default: 86400]
+    #[arg(long, value_name = "SECONDS")]
+    pub history_seconds: Option<String>,
+    /// How large that log may become; beyond it the oldest changes go first [default: 4294967296]
+    #[arg(long, value_name = "BYTES")]
+    pub history_bytes: Option<String>,
+    /// How many connections to Postgres load rows, 1 to 64: no more loads run at a time, however many
+    /// clients arrive together [default: 1]
+    #[arg(long, value_name = "NUMBER")]
+    pub load_connections: Option<String>,
     /// The largest message from a client; a larger one closes its connection [default: 4194304]
     #[arg(long, value_name = "BYTES")]
     pub max_message_bytes: Option<String>,
@@ -85,6 +113,9 @@ pub struct Settings {
     /// How many connects and mutations one user may have in a minute, 0 for any number [default: 600]
     #[arg(long, value_name = "NUMBER")]
     pub requests_per_minute: Option<String>,
+    /// The same database behind a transaction pooler, for mutations alone [default: the database's URL]
+    #[arg(long, value_name = "URL")]
+    pub mutation_database_url: Option<String>,
     /// How many connections to Postgres apply mutations, 1 to 1000 [default: 10]
     #[arg(long, value_name = "NUMBER")]
     pub mutation_connections: Option<String>,
@@ -168,7 +199,7 @@ enum Scalar {
 
 impl Settings {
     /// Every setting by its name, in the order of `--help`.
-    fn fields(&mut self) -> [(&'static str, &mut Option<String>); 17] {
+    fn fields(&mut self) -> [(&'static str, &mut Option<String>); 23] {
         [
             ("database_url", &mut self.database_url),
             ("definition", &mut self.definition),
@@ -180,10 +211,16 @@ impl Settings {
             ("audience", &mut self.audience),
             ("engines", &mut self.engines),
             ("outbox_bytes", &mut self.outbox_bytes),
+            ("row_bytes", &mut self.row_bytes),
+            ("history_dir", &mut self.history_dir),
+            ("history_seconds", &mut self.history_seconds),
+            ("history_bytes", &mut self.history_bytes),
+            ("load_connections", &mut self.load_connections),
             ("max_message_bytes", &mut self.max_message_bytes),
             ("max_mutation_bytes", &mut self.max_mutation_bytes),
             ("ops_per_mutation", &mut self.ops_per_mutation),
             ("requests_per_minute", &mut self.requests_per_minute),
+            ("mutation_database_url", &mut self.mutation_database_url),
             ("mutation_connections", &mut self.mutation_connections),
             ("prepared_statements", &mut self.prepared_statements),
             ("sessions_per_user", &mut self.sessions_per_user),
@@ -337,6 +374,19 @@ impl Settings {
         }
         let cores = std::thread::available_parallelism().map_or(1, usize::from).min(64);
         let outbox = limits::OUTBOX_BYTES;
+        let (retention, bytes) =
+            (limits::LOG_RETENTION.as_secs() as usize, limits::LOG_BYTES as usize);
+        let most = 366 * 24 * 60 * 60;
+        let retention = number("history_seconds", &self.history_seconds, retention, 60, most)?;
+        // Like every name that is stored it carries the environment.
+        let dir =
+            Path::new(self.history_dir.as_deref().unwrap_or("rowtide-history")).join(&names.slot);
+        let log = LogOptions {
+            dir,
+            retention: Duration::from_secs(retention as u64),
+            max_bytes: number("history_bytes", &self.history_bytes, bytes, 1 << 20, 1 << 50)?
+                as u64,
+        };
         let client = ClientLimits::default();
         let prepared = self.prepared_statements.as_deref().unwrap_or("true");
         let prepared = prepared.parse().map_err(|_| ConfigError::Value {
@@ -344,6 +394,7 @@ impl Settings {
             value: prepared.to_owned(),
             expected: "expected true or false".to_owned(),
         })?;
+        let pooled = self.mutation_database_url.as_deref().map(ConnectOptions::parse);
         Ok(Config {
             database,
             names,
@@ -357,6 +408,15 @@ impl Settings {
             },
             engines: number("engines", &self.engines, cores, 1, 64)?,
             outbox_bytes: number("outbox_bytes", &self.outbox_bytes, outbox, 4096, 1 << 32)?,
+            log,
+            row_bytes: number("row_bytes", &self.row_bytes, limits::ROW_BYTES, 0, 1 << 50)?,
+            load_connections: number(
+                "load_connections",
+                &self.load_connections,
+                limits::LOAD_CONNECTIONS,
+                1,
+                64,
+            )?,
             client: ClientLimits {
                 message_bytes: number(
                     "max_message_bytes",
@@ -394,6 +454,7 @@ impl Settings {
                     1_000_000_000,
                 )? as u32,
             },
+            mutation_database: pooled.transpose()?,
             mutation_connections: number(
                 "mutation_connections",
                 &self.mutation_connections,

@@ -78,6 +78,7 @@ pub async fn run(options: DevOptions) -> Result<()> {
     tokio::pin!(stop);
     let secret = secret(&dir)?;
     settings.token_secret.get_or_insert(secret.clone());
+    settings.history_dir.get_or_insert_with(|| dir.join("history").display().to_string());
     let cluster = match &settings.database_url {
         Some(_) => {
             settings.check()?;

@@ -27,6 +27,38 @@ pub const RETAINED_WAL_WARNING_BYTES: u64 = 1 << 30;
 pub const RETAINED_WAL_ERROR_BYTES: u64 = 10 << 30;
 /// How long refusals of a client that asks too often gather, to be settled together.
 pub const LIMITED_GATHER: Duration = Duration::from_millis(100);
+/// How many connections to Postgres run loads.
+pub const LOAD_CONNECTIONS: usize = 1;
+/// How many bytes of rows are held to be sent to those who come; beyond it they are loaded again.
+pub const ROW_BYTES: usize = 512 << 20;
+/// How long the log keeps history, so that a client that was away can be brought up to date from it.
+pub const LOG_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
+/// How large the log may become, in bytes; beyond it the oldest history goes first.
+pub const LOG_BYTES: u64 = 4 << 30;
+/// How many bytes of transactions may be on their way from the stream to engines and log.
+pub const STREAM_BYTES: usize = 256 << 20;
+/// How many batches of the stream may wait for the log.
+pub const LOG_BATCHES: usize = 64;
+/// How many entries are gathered for one write of the log.
+pub const LOG_GROUP: usize = 4_096;
+/// How often a position without transactions is written into the log.
+pub const LOG_POSITION_EVERY: Duration = Duration::from_secs(1);
+/// How often old history is dropped.
+pub const LOG_PRUNE_EVERY: Duration = Duration::from_secs(10);
+/// How long the log waits before it tries a write again that failed.
+pub const LOG_RETRY: Duration = Duration::from_millis(500);
+/// The most changes that bring one session up to date; beyond it the session is sent all of its rows.
+pub const HISTORY_CHANGES: usize = 20_000;
+/// The most bytes of changes that bring one session up to date.
+pub const HISTORY_BYTES: usize = 8 << 20;
+/// How long a session waits for the log to be written up to where the stream is.
+pub const HISTORY_WAIT: Duration = Duration::from_secs(5);
+/// How many of the last changes are read from the log at the start, because a load may not see them yet.
+pub const RECENT_CHANGES: usize = 10_000;
+/// How soon a session that comes as a generation ends looks for the next.
+pub const GENERATION_LOOK: Duration = Duration::from_millis(5);
+/// How often a server that waits for another to give up its place looks whether it has.
+pub const STANDBY_LOOK: Duration = Duration::from_millis(250);
 /// How many bytes of changes may wait for one session before it is closed with `slow_consumer`.
 pub const OUTBOX_BYTES: usize = 16 << 20;
 /// How many sessions one user may have at a time.

@@ -1,6 +1,6 @@
 //! Which client ids are connected, and whose they are. A client id belongs to the user who first used
 //! it; that is kept in the database, and asked of it for many connects with one statement. Of one
-//! client id the newest connection wins.
+//! client id the newest connection wins, once the client is heard on it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -72,6 +72,24 @@ impl Entry {
         self.superseded.cancelled().await;
     }
 
+    /// The client has been heard on this connection after it was let in: older ones of it are told to
+    /// go. Not before: a `connect` may arrive when the client has given up the connection, and is on
+    /// another by now.
+    pub(crate) fn take_over(&self) {
+        let mut connected = self.registry.lock();
+        match connected.clients.get(&self.client) {
+            Some((number, _)) if *number > self.number => self.superseded.cancel(),
+            Some((number, _)) if *number == self.number => {}
+            older => {
+                if let Some((_, older)) = older {
+                    older.cancel();
+                }
+                let place = (self.number, self.superseded.clone());
+                connected.clients.insert(self.client.clone(), place);
+            }
+        }
+    }
+
     pub(crate) fn client(&self) -> &str {
         &self.client
     }
@@ -128,7 +146,7 @@ impl Registry {
     }
 
     /// Takes a place for a connection of a client of a user. If only the newest connection of a client
-    /// is to stay, others of it are told to go.
+    /// is to stay, [`Entry::take_over`] tells others of it to go.
     pub(crate) async fn enter(
         &self,
         client: &str,
@@ -158,20 +176,13 @@ impl Registry {
         *count += 1;
         connected.next += 1;
         let number = connected.next;
-        let superseded = CancellationToken::new();
-        if newest_only {
-            let place = (number, superseded.clone());
-            if let Some((_, older)) = connected.clients.insert(client.into(), place) {
-                older.cancel();
-            }
-        }
         drop(connected);
         Ok(Entry {
             registry: self.clone(),
             client: client.into(),
             user_id: user_id.to_owned(),
             number,
-            superseded,
+            superseded: CancellationToken::new(),
             known,
         })
     }

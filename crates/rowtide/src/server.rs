@@ -13,6 +13,7 @@ use axum::routing::get;
 use axum::serve::ListenerExt;
 use metrics_exporter_prometheus::PrometheusHandle;
 use rowtide_plan::definition::Definition;
+use rowtide_postgres::connect::ConnectOptions;
 use rowtide_postgres::mutate::Mutator;
 use rowtide_protocol::SUBPROTOCOL;
 use thiserror::Error;
@@ -43,6 +44,8 @@ pub struct ServerOptions {
     pub listen: SocketAddr,
     /// What clients may ask for.
     pub client: ClientLimits,
+    /// The same database behind a transaction pooler, for mutations alone, if there is one.
+    pub mutation_database: Option<ConnectOptions>,
     /// How many connections to Postgres apply mutations.
     pub mutation_connections: usize,
     /// Whether statements are prepared on those.
@@ -58,12 +61,16 @@ impl ServerOptions {
             definition,
             engines: config.engines,
             outbox_bytes: config.outbox_bytes,
+            log: config.log,
+            row_bytes: config.row_bytes,
+            load_connections: config.load_connections,
         };
         ServerOptions {
             hub,
             auth: config.auth,
             listen: config.listen,
             client: config.client,
+            mutation_database: config.mutation_database,
             mutation_connections: config.mutation_connections,
             prepared_statements: config.prepared_statements,
         }
@@ -144,7 +151,7 @@ impl Server {
             stop.clone(),
         );
         let mutator = Mutator::new(
-            options.hub.database.clone(),
+            options.mutation_database.unwrap_or_else(|| options.hub.database.clone()),
             options.hub.names.clone(),
             options.mutation_connections,
             options.prepared_statements,

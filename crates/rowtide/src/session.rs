@@ -6,12 +6,13 @@
 use std::sync::Arc;
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
+use bytes::Bytes;
 use futures_util::SinkExt;
 use rowtide_plan::write::Rejection;
 use rowtide_postgres::mutate::{Author, Number};
 use rowtide_protocol::{
-    ClientMessage, Connect, ErrorCode, Mutation, PROTOCOL_VERSION, RejectCode, connected_frame,
-    error_frame, pong_frame,
+    ClientMessage, Connect, Cursor, ErrorCode, Mode, Mutation, PROTOCOL_VERSION, RejectCode,
+    connected_frame, error_frame, pong_frame,
 };
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -28,7 +29,6 @@ use crate::writer::{Asked, Broken, Full, Queue};
 pub(crate) async fn serve(mut socket: WebSocket, state: Arc<State>, header_token: Option<String>) {
     let ending = match open(&mut socket, &state, header_token).await {
         Ok(session) => {
-            telemetry::connected("snapshot");
             session.run(&mut socket, &state).await.inspect(|ending| telemetry::ended(ending.code))
         }
         Err(ending) => ending.inspect(|ending| telemetry::refused(ending.code)),
@@ -58,6 +58,10 @@ struct Session {
     subscription: Subscription,
     /// Where its mutations wait, once there has been one.
     queue: Option<Arc<Queue>>,
+    /// The number that follows all that the client was told and has sent.
+    next: u64,
+    /// Whether it has left out a number.
+    left_out: bool,
 }
 
 /// From the upgrade to `connected`. `Err(None)` when the client has gone.
@@ -97,6 +101,8 @@ async fn open(
         return Err(Some(Ending::new(ErrorCode::RateLimitExceeded, message)));
     }
     let settled = connect.settled.unwrap_or(0);
+    // One that cannot be read is of another server.
+    let cursor = connect.cursor.and_then(|cursor| cursor.parse::<Cursor>().ok());
     let entry = state
         .registry
         .enter(connect.client_id.as_str(), &identity.user_id, settled, true)
@@ -105,14 +111,11 @@ async fn open(
     let author = Arc::new(identity.author());
     let subscription = state
         .hub
-        .open(&author, entry.client(), entry.settled_until())
+        .open(&author, entry.client(), Some(entry.last_mutation()), entry.settled_until(), cursor)
         .await
         .map_err(|error| Some(Ending::new(ErrorCode::Unavailable, error.to_string())))?;
-    let last = entry.last_mutation();
-    let user_id = &identity.user_id;
-    let frame = connected_frame(user_id, "snapshot", last, entry.refused(), &state.tables_json());
-    write(socket, [text(frame)]).await.map_err(|Gone| None)?;
-    Ok(Session { identity, author, entry, subscription, queue: None })
+    let next = entry.last_mutation() + 1;
+    Ok(Session { identity, author, entry, subscription, queue: None, next, left_out: false })
 }
 
 /// Waits until the mutations are not taken any further. Cancel safe.
@@ -175,7 +178,7 @@ impl Session {
                 () = state.stop.cancelled() => {
                     return Some(Ending::stopping());
                 }
-                broken = broken(&self.queue) => return Some(broken_off(broken)),
+                broken = broken(&self.queue) => return Some(self.broken_off(broken)),
                 () = self.entry.superseded() => {
                     let message = "another connection of this `clientId` has taken over";
                     return Some(Ending::new(ErrorCode::Superseded, message));
@@ -192,7 +195,7 @@ impl Session {
                     }
                 }
                 delivery = self.subscription.next() => {
-                    if let Err(ending) = self.deliver(delivery, socket).await {
+                    if let Err(ending) = self.deliver(delivery, socket, state).await {
                         return ending;
                     }
                 }
@@ -213,22 +216,35 @@ impl Session {
         &mut self,
         first: Delivery,
         socket: &mut WebSocket,
+        state: &State,
     ) -> Result<(), Option<Ending>> {
         let mut next = Some(first);
         let (mut bytes, mut frames) = (0, 0);
         while let Some(delivery) = next {
-            match delivery {
-                Delivery::Frame(frame) => {
-                    bytes += frame.len();
-                    frames += 1;
-                    feed(socket, text(frame)).await.map_err(|Gone| None)?;
+            let frame = match delivery {
+                Delivery::Begin(mode) => {
+                    // Whoever answers is there, and takes over from older connections of the client.
+                    feed(socket, Message::Ping(Bytes::new())).await.map_err(|Gone| None)?;
+                    self.connected(mode, state)
                 }
+                Delivery::Frame(frame) => frame,
                 Delivery::Closed(code, message) => return Err(Some(Ending { code, message })),
-            }
+            };
+            bytes += frame.len();
+            frames += 1;
+            feed(socket, text(frame)).await.map_err(|Gone| None)?;
             next = if bytes < FLUSH_BYTES { self.subscription.try_next() } else { None };
         }
         telemetry::sent(frames, bytes as u64);
         write(socket, []).await.map_err(|Gone| None)
+    }
+
+    /// The answer to `connect`, once it is known how the replica is brought up to date.
+    fn connected(&self, mode: Mode, state: &State) -> Bytes {
+        telemetry::connected(mode.as_str());
+        let (user_id, entry) = (&self.identity.user_id, &self.entry);
+        let (last, refused) = (entry.last_mutation(), entry.refused());
+        connected_frame(user_id, mode, last, refused, &state.tables_json())
     }
 
     async fn answer(
@@ -238,11 +254,14 @@ impl Session {
         state: &Arc<State>,
     ) -> Result<(), Option<Ending>> {
         let bad = |message: &str| Some(Ending::new(ErrorCode::BadRequest, message));
+        if matches!(message, Message::Close(_)) {
+            return Err(None);
+        }
+        self.entry.take_over();
         let text_of = match message {
             Message::Text(text) => text,
             Message::Binary(_) => return Err(bad("messages are text frames, not binary ones")),
-            Message::Close(_) => return Err(None),
-            Message::Ping(_) | Message::Pong(_) => return Ok(()),
+            Message::Close(_) | Message::Ping(_) | Message::Pong(_) => return Ok(()),
         };
         let reply = match ClientMessage::parse(&text_of).map_err(|error| bad(&error.0))? {
             ClientMessage::Ping => pong_frame(),
@@ -280,6 +299,8 @@ impl Session {
         bytes: usize,
         state: &Arc<State>,
     ) -> Result<(), Ending> {
+        self.left_out |= mutation.id > self.next;
+        self.next = self.next.max(mutation.id.saturating_add(1));
         let limits = &state.limits;
         let refuse = |code, message: String| Asked::Refuse(Rejection::new(code, message));
         let asked = if !state.rate.take(&self.identity.user_id) {
@@ -312,18 +333,22 @@ impl Session {
             )
         })
     }
-}
 
-fn broken_off(broken: Broken) -> Ending {
-    match broken {
-        Broken::Gap { number, last } => Ending::new(
-            ErrorCode::BadRequest,
-            format!("mutation {number} does not follow {last}, the last that was settled"),
-        ),
-        Broken::NotTheirs => Ending::new(
-            ErrorCode::Forbidden,
-            "this `clientId` is not yours any more; take a new one",
-        ),
-        Broken::Stopped => Ending::stopping(),
+    fn broken_off(&self, broken: Broken) -> Ending {
+        match broken {
+            Broken::Gap { number, last } if self.left_out => Ending::new(
+                ErrorCode::BadRequest,
+                format!("mutation {number} does not follow {last}, the last that was settled"),
+            ),
+            Broken::Gap { last, .. } => Ending::new(
+                ErrorCode::Restarting,
+                format!("the database has gone back, and knows of {last} mutations: connect again"),
+            ),
+            Broken::NotTheirs => Ending::new(
+                ErrorCode::Forbidden,
+                "this `clientId` is not yours any more; take a new one",
+            ),
+            Broken::Stopped => Ending::stopping(),
+        }
     }
 }

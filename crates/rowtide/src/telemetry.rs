@@ -48,10 +48,14 @@ const SESSIONS: &str = "rowtide_sessions";
 const VIEWS: &str = "rowtide_views";
 /// Topics in use.
 const TOPICS: &str = "rowtide_topics";
+/// The JSON of rows that are held in memory, in bytes.
+const ROW_BYTES: &str = "rowtide_row_bytes";
 /// Topics that wait for a load or are part of one.
 const TOPICS_LOADING: &str = "rowtide_topics_loading";
 /// Queries that loaded rows.
 const LOAD_QUERIES: &str = "rowtide_load_queries_total";
+/// Rows that these have read.
+const LOADED_ROWS: &str = "rowtide_loaded_rows_total";
 /// The LSN up to which every commit has been taken in, as a number.
 const POSITION: &str = "rowtide_position_lsn";
 /// How far that is behind the end of WAL, in bytes.
@@ -62,6 +66,21 @@ const LAG_SECONDS: &str = "rowtide_replication_lag_seconds";
 const RETAINED: &str = "rowtide_slot_retained_wal_bytes";
 /// 1 for the slot's `status`: `reserved`, `extended`, `unreserved`, `lost`, `missing`.
 const SLOT: &str = "rowtide_slot_status";
+/// Questions to the log for sessions that come back, by `result`: `read`, `interrupted`, `too_old`, `too_much`,
+/// `failed`.
+const HISTORIES: &str = "rowtide_histories_total";
+/// How long a durable write of the log took.
+const LOG_WRITE: &str = "rowtide_log_write_seconds";
+/// The size of the log on disk, in bytes.
+const LOG_BYTES: &str = "rowtide_log_bytes";
+/// The LSN before which cursors cannot be resumed, as a number.
+const LOG_OLDEST: &str = "rowtide_log_oldest_lsn";
+/// The LSN up to which the log is durable, as a number.
+const LOG_END: &str = "rowtide_log_end_lsn";
+/// 1 while the log cannot be written.
+const LOG_FAILING: &str = "rowtide_log_failing";
+/// Epochs that have begun, by `reason`.
+const EPOCHS: &str = "rowtide_epochs_total";
 /// Tables of the definition that are not served.
 const REFUSED_TABLES: &str = "rowtide_refused_tables";
 
@@ -141,6 +160,21 @@ pub(crate) fn commit_sent(commit_time_us: i64) {
     histogram!(COMMIT_TO_SEND).record(late_us as f64 / 1e6);
 }
 
+/// The log was asked what a session has missed.
+pub(crate) fn history(result: &'static str) {
+    counter!(HISTORIES, "result" => result).increment(1);
+}
+
+/// A group of transactions is in the log.
+pub(crate) fn logged(took: Duration) {
+    histogram!(LOG_WRITE).record(took.as_secs_f64());
+}
+
+/// Nobody can resume from before.
+pub(crate) fn epoch_began(reason: &'static str) {
+    counter!(EPOCHS, "reason" => reason).increment(1);
+}
+
 /// What is read when it is asked for.
 pub(crate) async fn render(handle: &PrometheusHandle, hub: &Hub) -> String {
     let health = hub.health();
@@ -149,8 +183,16 @@ pub(crate) async fn render(handle: &PrometheusHandle, hub: &Hub) -> String {
     gauge!(SESSIONS).set(health.sessions as f64);
     gauge!(VIEWS).set(counts.views as f64);
     gauge!(TOPICS).set(counts.topics as f64);
+    gauge!(ROW_BYTES).set(counts.row_bytes as f64);
     gauge!(TOPICS_LOADING).set(counts.loading as f64);
     counter!(LOAD_QUERIES).absolute(health.load_queries);
+    counter!(LOADED_ROWS).absolute(health.loaded_rows);
+    if let Some((log, failing)) = hub.log_statistics() {
+        gauge!(LOG_BYTES).set(log.bytes as f64);
+        gauge!(LOG_OLDEST).set(log.oldest.0 as f64);
+        gauge!(LOG_END).set(log.end.0 as f64);
+        gauge!(LOG_FAILING).set(if failing { 1.0 } else { 0.0 });
+    }
     gauge!(POSITION).set(health.position.parse::<Lsn>().map_or(0.0, |lsn| lsn.0 as f64));
     gauge!(REFUSED_TABLES).set(health.refused_tables.len() as f64);
     handle.run_upkeep();

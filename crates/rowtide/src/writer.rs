@@ -33,6 +33,8 @@ struct Waiting {
     number: Number,
     author: Arc<Author>,
     asked: Asked,
+    /// There for as long as something waits in it, so that what comes meanwhile comes behind.
+    _queue: Arc<Queue>,
     /// Its bytes in memory.
     _bytes: OwnedSemaphorePermit,
     _counted: WaitingMutation,
@@ -108,7 +110,7 @@ impl Queue {
     /// # Errors
     /// When too many wait.
     pub(crate) fn push(
-        &self,
+        self: &Arc<Queue>,
         number: Number,
         author: Arc<Author>,
         asked: Asked,
@@ -118,7 +120,8 @@ impl Queue {
         let permit = Arc::clone(&self.bytes).try_acquire_many_owned(bytes).map_err(|_| Full)?;
         let since = Instant::now();
         let _counted = WaitingMutation::new();
-        let waiting = Waiting { since, number, author, asked, _bytes: permit, _counted };
+        let _queue = Arc::clone(self);
+        let waiting = Waiting { since, number, author, asked, _queue, _bytes: permit, _counted };
         self.waiting.try_send(waiting).map_err(|_| Full)
     }
 }

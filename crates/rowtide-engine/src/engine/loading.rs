@@ -80,6 +80,8 @@ impl Engine {
                 continue;
             };
             state.phase = Phase::Loaded { ahead: ahead.clone() };
+            let was_read = std::mem::replace(&mut state.was_read, true);
+            state.is_first_load = !was_read;
             if let Some(ahead) = &ahead {
                 self.ahead.insert((ahead.until, key));
             }
@@ -91,7 +93,7 @@ impl Engine {
                 }
                 mark(&mut self.dirty, *view_key, view);
             }
-            self.replace_rows(key, rows);
+            self.replace_rows(key, rows, was_read);
         }
     }
 
@@ -114,17 +116,19 @@ impl Engine {
     }
 
     /// Puts `rows` in the place of a topic's rows: what differs is touched in the views that had the
-    /// topic, and links are followed.
-    pub(super) fn replace_rows(&mut self, key: TopicKey, rows: Rows) {
+    /// topic, and links are followed. If it was not read before, they had its rows from elsewhere, and what
+    /// has changed since was touched as it was streamed.
+    pub(super) fn replace_rows(&mut self, key: TopicKey, rows: Rows, was_read: bool) {
         let state = &mut self.topics[key];
         let branch_id = state.topic.branch;
         let plan = Arc::clone(&self.plan);
         let branch = plan.branch(branch_id);
         let (has_links, published) = (!branch.links.is_empty(), branch.published);
         // Views that have sent the topic's rows before; none when it is loaded for the first time.
-        let informed = published && state.views.iter().any(|view| self.views[*view].had(key));
+        let informed =
+            was_read && published && state.views.iter().any(|view| self.views[*view].had(key));
         if !has_links && !informed {
-            state.rows = rows;
+            self.put_rows(key, rows);
             return;
         }
         let mut changed: Vec<Replaced> = Vec::new();
@@ -136,13 +140,14 @@ impl Engine {
         }
         let gone = state.rows.iter().filter(|(row_key, _)| !rows.contains_key(*row_key));
         changed.extend(gone.map(|(_, before)| (Some(Arc::clone(before)), None)));
-        let old_rows = std::mem::replace(&mut state.rows, rows);
-        let views: Vec<ViewKey> = state.views.iter().copied().collect();
+        let old_rows = self.put_rows(key, rows);
+        let views: Vec<ViewKey> = self.topics[key].views.iter().copied().collect();
+        let reached_by = self.reached_by(key);
         for view_key in views {
             if informed && self.views[view_key].had(key) {
                 self.touch_replaced(view_key, key, &old_rows, &changed);
             }
-            if has_links {
+            if has_links && reached_by.contains(&view_key) {
                 // All that is gained before anything is lost.
                 for (before, after) in &changed {
                     if let Some(after) = after
@@ -182,25 +187,25 @@ impl Engine {
             .map(|(before, after)| {
                 let images = before.iter().chain(after).map(|row| &row.image);
                 images.clone().any(|image| saw_here(view, &image.key))
-                    || images.clone().any(|image| self.had_row(view, image))
+                    || images.clone().any(|image| self.had_row_elsewhere(view, image, key))
             })
             .collect();
         let view = &mut self.views[view_key];
         // Changes that were not kept may have moved a touched row out, and in again.
         let claims = &view.claims;
         for touched in view.touched.of_table(branch.table) {
-            let old = old_rows.get(&touched.key);
+            let old = old_rows.get(&touched.key).filter(|_| touched.first >= state.outdated_at);
             touched.was_visible |=
                 old.is_some_and(|old| branch.claim_filter.passes(&old.image.kept, claims));
             if let Some(row) = state.rows.get(&touched.key) {
-                touched.latest = Some(Arc::clone(row));
+                touched.was_loaded(row, state.ahead());
             }
         }
         for ((before, after), saw) in changed.iter().zip(saw) {
             let Some(row) = after.as_ref().or(before.as_ref()) else { continue };
-            let touched = view.touched.row(branch.table, &row.image.key, saw);
+            let touched = view.touched.row(branch.table, &row.image.key, saw, self.position);
             match after {
-                Some(after) => touched.latest = Some(Arc::clone(after)),
+                Some(after) => touched.was_loaded(after, state.ahead()),
                 // It may have been seen in another topic since.
                 None => drop(touched.latest.get_or_insert_with(|| Arc::clone(row))),
             }
@@ -208,11 +213,13 @@ impl Engine {
         mark(&mut self.dirty, view_key, view);
     }
 
-    /// Whether a row that has not been touched since the last message was part of it.
-    fn had_row(&self, view: &View, image: &Image) -> bool {
+    /// Whether a row that has not been touched since the last message was part of it by another topic than
+    /// `replaced`, whose rows are new ones.
+    fn had_row_elsewhere(&self, view: &View, image: &Image, replaced: TopicKey) -> bool {
         image.topics.iter().any(|topic| {
             let branch = self.plan.branch(topic.branch);
-            let Some(&key) = self.index.get(topic).filter(|key| view.had(**key)) else {
+            let others = |key: &&TopicKey| **key != replaced && view.had(**key);
+            let Some(&key) = self.index.get(topic).filter(others) else {
                 return false;
             };
             let row = self.topics[key].rows.get(&image.key);

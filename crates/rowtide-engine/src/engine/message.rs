@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rowtide_plan::plan::TableId;
 use rowtide_plan::row::{Row, Settlement};
-use rowtide_protocol::{Cursor, delete_change, put_change};
+use rowtide_protocol::{Cursor, Mode, delete_change, put_change};
 use rustc_hash::FxHashSet;
 
 use super::{Engine, Output, SessionId, mark};
@@ -37,22 +37,46 @@ impl Engine {
         for key in std::mem::take(&mut self.dirty) {
             let Some(view) = self.views.get_mut(key) else { continue };
             view.dirty = false;
-            if view.is_whole(self.position) {
+            if view.resume.is_some() {
+                self.advance_resume(key);
+            }
+            // What has changed for someone who comes back may have to be loaded, or be known already.
+            let view = &self.views[key];
+            if view.is_whole(self.position) && view.resume.is_none() {
                 self.flush(key, &mut shared, out);
-            } else if view.waiting == 0 {
+            } else if view.waiting == 0 && view.release_at > self.position {
                 self.releasable.insert((view.release_at, key));
             }
         }
+        self.join_views();
     }
 
     /// Brings the sessions of a whole view to the present.
     fn flush(&mut self, key: ViewKey, shared: &mut Option<SharedBody>, out: &mut Vec<Output>) {
-        let cursor = Cursor { epoch: self.epoch, lsn: self.position };
+        self.take_leave(key);
         let view = &mut self.views[key];
+        let cursor = view.cursor(self.epoch, self.position);
         let touched = view.touched.take();
         let gained = std::mem::take(&mut view.gained);
         let mut settled = std::mem::take(&mut view.settled);
+        let returning = view.returning.take();
         let view = &self.views[key];
+        if let Some(session) = returning {
+            out.push(Output::Begin { session, mode: Mode::Resume });
+            let changes = self.body(view, &touched, &gained);
+            if !changes.is_empty() {
+                out.push(Output::Tx {
+                    session,
+                    cursor,
+                    changes,
+                    commit_time_us: self.commit_time_us,
+                    settlements: Vec::new(),
+                });
+            }
+            out.push(Output::Ready { session, cursor });
+            let settlements = take_of(&mut settled, session);
+            self.acknowledge(session, cursor, settlements, out);
+        }
         if !view.live.is_empty() {
             let changes = match touched.as_slice() {
                 [only] if gained.is_empty() => self.body_of_one(view, only, shared),
@@ -93,18 +117,11 @@ impl Engine {
                 }));
                 out.push(Output::Ready { session: *session, cursor });
                 let settlements = take_of(&mut settled, *session);
-                if !settlements.is_empty() {
-                    out.push(Output::Tx {
-                        session: *session,
-                        cursor,
-                        changes: Bytes::new(),
-                        commit_time_us: self.commit_time_us,
-                        settlements,
-                    });
-                }
+                self.acknowledge(*session, cursor, settlements, out);
             }
         }
         let view = &mut self.views[key];
+        view.live.extend(returning);
         view.live.extend(joining.into_iter().map(|(session, _)| session));
         self.releasable.extend(later.iter().map(|(_, not_before)| (*not_before, key)));
         view.joining = later;
@@ -113,12 +130,28 @@ impl Engine {
         view.sent = self.position;
     }
 
+    /// What was settled for a session that has just become ready.
+    fn acknowledge(
+        &self,
+        session: SessionId,
+        cursor: Cursor,
+        settlements: Vec<Arc<Settlement>>,
+        out: &mut Vec<Output>,
+    ) {
+        if !settlements.is_empty() {
+            let (changes, commit_time_us) = (Bytes::new(), self.commit_time_us);
+            out.push(Output::Tx { session, cursor, changes, commit_time_us, settlements });
+        }
+    }
+
     /// The row as the view sees it now, if it does.
-    fn visible_now(&self, view: &View, touched: &TouchedRow) -> Option<&Arc<Row>> {
-        touched.latest.as_ref()?.image.topics.iter().find_map(|topic| {
+    fn visible_now<'a>(&'a self, view: &View, touched: &'a TouchedRow) -> Option<&'a Arc<Row>> {
+        let latest = touched.latest.as_ref()?;
+        latest.image.topics.iter().find_map(|topic| {
             let branch = self.plan.branch(topic.branch);
             let key = self.index.get(topic).filter(|key| view.reach.contains_key(key))?;
-            let row = self.topics[*key].rows.get(&touched.key)?;
+            let state = &self.topics[*key];
+            let row = if state.was_read { state.rows.get(&touched.key)? } else { latest };
             let sees =
                 branch.published && branch.claim_filter.passes(&row.image.kept, &view.claims);
             sees.then_some(row)

@@ -7,8 +7,19 @@ use std::sync::Arc;
 use rowtide_plan::plan::BranchId;
 use rowtide_plan::row::{Image, Row, Topic};
 
+use rustc_hash::FxHashMap;
+
 use super::{Engine, mark};
-use crate::topic::{TopicKey, TopicState, ViewKey};
+use crate::topic::{Phase, TopicKey, TopicState, ViewKey};
+
+/// Which topics a view needs the rows of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rows {
+    /// Of each.
+    All,
+    /// Of those only whose rows name other topics.
+    IfItNames,
+}
 
 impl Engine {
     /// A row of a topic that `view` reaches has changed: the topics that it names are reached, those
@@ -52,31 +63,91 @@ impl Engine {
     /// One more reason for `view` to reach `topic`.
     pub(super) fn reach(&mut self, view_key: ViewKey, topic: Topic) {
         let branch = topic.branch;
-        let key = match self.index.get(&topic) {
-            Some(key) => *key,
-            None => {
-                let key = self.topics.insert(TopicState::new(topic.clone()));
-                self.index.insert(topic, key);
-                self.wanted.push_back(key);
-                key
-            }
-        };
+        // Whether a client that comes back must be sent the rows of a topic is not known yet.
+        let rows = if self.views[view_key].resume.is_some() { Rows::IfItNames } else { Rows::All };
+        let key = self.topic(topic, rows);
         let view = &mut self.views[view_key];
         let count = view.reach.entry(key).or_insert(0);
         *count += 1;
         if *count > 1 {
             return;
         }
-        let state = &mut self.topics[key];
-        state.views.insert(view_key);
-        view.gained.insert(key);
-        view.release_at = view.release_at.max(state.ahead_until());
-        view.waiting += usize::from(!state.is_loaded());
         mark(&mut self.dirty, view_key, view);
+        let was_leaving = view.leaving.remove(&key);
+        // Otherwise it was there at the last message, and is again.
+        if !was_leaving || view.resume.is_some() {
+            view.gained.insert(key);
+        }
+        if !was_leaving {
+            self.join(view_key, key);
+        }
         if !self.plan.branch(branch).links.is_empty() {
             for row in self.rows_of(key) {
                 self.follow(view_key, branch, None, Some(&row));
             }
+        }
+    }
+
+    /// The topic, in use from now on; its rows are loaded if they have to be.
+    fn topic(&mut self, topic: Topic, rows: Rows) -> TopicKey {
+        let needed = rows == Rows::All || !self.plan.branch(topic.branch).links.is_empty();
+        let key = match self.index.get(&topic) {
+            Some(key) => *key,
+            None => {
+                let key = self.topics.insert(TopicState::new(topic.clone(), Phase::Unread));
+                self.index.insert(topic, key);
+                key
+            }
+        };
+        if needed {
+            self.need_rows(key);
+        }
+        key
+    }
+
+    /// A topic that was not read must be.
+    pub(super) fn need_rows(&mut self, key: TopicKey) {
+        let state = &mut self.topics[key];
+        if matches!(state.phase, Phase::Unread) {
+            state.phase = Phase::Wanted;
+            self.wanted.push_back(key);
+            for view in &state.views {
+                self.views[*view].waiting += 1;
+            }
+        }
+    }
+
+    /// The view waits for what the topic waits for.
+    fn join(&mut self, view_key: ViewKey, key: TopicKey) {
+        let (view, state) = (&mut self.views[view_key], &mut self.topics[key]);
+        state.views.insert(view_key);
+        view.release_at = view.release_at.max(state.ahead_until());
+        view.waiting += usize::from(state.is_waiting());
+    }
+
+    /// Keeps a topic that was in reach at the last message and is not now, until its rows are known.
+    pub(super) fn keep_leaving(&mut self, view_key: ViewKey, topic: Topic) {
+        let key = self.topic(topic, Rows::All);
+        if self.views[view_key].leaving.insert(key) {
+            self.join(view_key, key);
+        }
+    }
+
+    /// The rows of topics that have left are known: those that were not touched since the last message were
+    /// part of it.
+    pub(super) fn take_leave(&mut self, view_key: ViewKey) {
+        for key in std::mem::take(&mut self.views[view_key].leaving) {
+            let (view, state) = (&mut self.views[view_key], &mut self.topics[key]);
+            let branch = self.plan.branch(state.topic.branch);
+            for row in state.rows.values().filter(|_| branch.published) {
+                if branch.claim_filter.passes(&row.image.kept, &view.claims) {
+                    let touched =
+                        view.touched.row(branch.table, &row.image.key, true, self.position);
+                    touched.latest.get_or_insert_with(|| Arc::clone(row));
+                }
+            }
+            state.views.remove(&view_key);
+            self.drop_if_unseen(key);
         }
     }
 
@@ -91,18 +162,24 @@ impl Engine {
         let state = &mut self.topics[key];
         view.reach.remove(&key);
         let had = !view.gained.remove(&key);
-        view.waiting -= usize::from(!state.is_loaded());
-        state.views.remove(&view_key);
         mark(&mut self.dirty, view_key, view);
         let branch_id = state.topic.branch;
         let branch = self.plan.branch(branch_id);
+        if branch.published && had && !state.was_read {
+            view.leaving.insert(key);
+            self.need_rows(key);
+            return;
+        }
+        view.waiting -= usize::from(state.is_waiting());
+        state.views.remove(&view_key);
         if branch.published && had {
             for row in state.rows.values() {
                 if branch.claim_filter.passes(&row.image.kept, &view.claims) {
-                    let touched = view.touched.row(branch.table, &row.image.key, true);
-                    // A topic that waits to be loaded again still has the rows of the last message,
-                    // and changes that were not kept may have moved them meanwhile.
-                    touched.was_visible |= !state.is_loaded();
+                    let touched =
+                        view.touched.row(branch.table, &row.image.key, true, self.position);
+                    // A topic that waits to be loaded again still has the rows of before, and changes that
+                    // were not kept may have moved them out before one was touched.
+                    touched.was_visible |= state.is_waiting() && touched.first >= state.outdated_at;
                     touched.latest.get_or_insert_with(|| Arc::clone(row));
                 }
             }
@@ -121,6 +198,7 @@ impl Engine {
 
     pub(super) fn drop_if_unseen(&mut self, key: TopicKey) {
         if self.topics[key].views.is_empty() {
+            self.put_rows(key, FxHashMap::default());
             let state = self.topics.remove(key);
             self.index.remove(&state.topic);
         }

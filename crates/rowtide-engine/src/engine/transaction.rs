@@ -6,28 +6,31 @@ use std::sync::Arc;
 
 use rowtide_plan::plan::TableId;
 use rowtide_plan::row::{Change, Changes, Settlement, Topic, Transaction};
+use rustc_hash::FxHashSet;
 
-use super::{Engine, Session, mark};
+use super::{Engine, Output, Session, SessionId, mark};
 use crate::topic::{Pending, Phase, Rows, TopicKey, TopicState, ViewKey, key_of};
 
 impl Engine {
-    pub(super) fn transaction(&mut self, transaction: &Arc<Transaction>) {
+    pub(super) fn transaction(&mut self, transaction: &Arc<Transaction>, out: &mut Vec<Output>) {
         if transaction.lsn <= self.position {
             return;
         }
+        self.interrupt(transaction, out);
+        self.note_for_resumes(transaction);
         for table in &transaction.truncated {
             self.truncate(*table, transaction.xid);
         }
         match &transaction.changes {
             Changes::Rows(changes) => {
                 let concerned: Vec<usize> = (0..changes.len())
-                    .filter(|index| self.note_who_saw(&changes[*index]))
+                    .filter(|index| self.note_who_saw(&changes[*index], transaction.xid))
                     .collect();
                 for index in concerned {
                     self.apply(transaction, index, &changes[index]);
                 }
             }
-            Changes::TooLarge(tables) => self.reload(tables, transaction.xid),
+            Changes::TooLarge(tables) => self.reload(tables, transaction),
         }
         for settlement in &transaction.settlements {
             self.settled(settlement);
@@ -39,7 +42,7 @@ impl Engine {
 
     /// The first pass: which views saw the row, which may see it. Returns whether any topic in use is
     /// concerned.
-    fn note_who_saw(&mut self, change: &Change) -> bool {
+    fn note_who_saw(&mut self, change: &Change, xid: u32) -> bool {
         let mut concerned = false;
         let images =
             [(change.old.as_ref(), true), (change.new.as_ref().map(|row| &row.image), false)];
@@ -52,17 +55,28 @@ impl Engine {
                 if !branch.published {
                     continue;
                 }
-                for view_key in &self.topics[key].views {
+                let state = &self.topics[key];
+                // A load that has seen this change may have seen later ones that were not kept.
+                let newer = state.rows.get(&image.key).filter(|_| state.has_seen(xid));
+                for view_key in &state.views {
                     let view = &mut self.views[*view_key];
                     if before {
                         if !view.had(key) || !branch.claim_filter.passes(&image.kept, &view.claims)
                         {
                             continue;
                         }
-                        view.touched.row(change.table, &image.key, true);
+                        let row = view.touched.row(change.table, &image.key, true, self.position);
+                        match newer {
+                            Some(newer) => row.was_loaded(newer, state.ahead()),
+                            None if !state.was_read => row.was_streamed(change.new.as_ref(), xid),
+                            None => {}
+                        }
                     } else {
-                        let row = view.touched.row(change.table, &image.key, false);
-                        row.latest.clone_from(&change.new);
+                        let row = view.touched.row(change.table, &image.key, false, self.position);
+                        match newer {
+                            Some(newer) => row.was_loaded(newer, state.ahead()),
+                            None => row.was_streamed(change.new.as_ref(), xid),
+                        }
                     }
                     mark(&mut self.dirty, *view_key, view);
                 }
@@ -83,7 +97,7 @@ impl Engine {
                 continue;
             }
             match &mut state.phase {
-                Phase::Wanted => continue,
+                Phase::Unread | Phase::Wanted => continue,
                 Phase::Loading { pending, .. } => {
                     let transaction = Arc::clone(transaction);
                     pending.push(Pending::Change { transaction, index });
@@ -92,14 +106,17 @@ impl Engine {
                 Phase::Loaded { .. } => {}
             }
             let before = match state.row_after(change).cloned() {
-                Some(row) => state.rows.insert(row.image.key.clone(), row),
+                Some(row) => {
+                    self.row_bytes += row.json.len();
+                    state.rows.insert(row.image.key.clone(), row)
+                }
                 None => state.rows.remove(key_of(change)),
             };
+            self.row_bytes -= before.as_ref().map_or(0, |row| row.json.len());
             let branch = topic.branch;
             if !self.plan.branch(branch).links.is_empty() {
                 let after = state.row_after(change).cloned();
-                let views: Vec<ViewKey> = state.views.iter().copied().collect();
-                for view in views {
+                for view in self.reached_by(key) {
                     self.follow(view, branch, before.as_ref(), after.as_ref());
                 }
             }
@@ -123,15 +140,16 @@ impl Engine {
                 continue;
             };
             match &mut state.phase {
-                Phase::Wanted => {}
+                Phase::Unread | Phase::Wanted => {}
                 Phase::Loading { pending, .. } => pending.push(Pending::Truncated { xid }),
-                Phase::Loaded { .. } => self.replace_rows(key, Rows::default()),
+                Phase::Loaded { .. } => self.replace_rows(key, Rows::default(), true),
             }
         }
     }
 
     /// A transaction changed too much of `tables`: their topics are to be loaded again.
-    fn reload(&mut self, tables: &[TableId], xid: u32) {
+    fn reload(&mut self, tables: &[TableId], transaction: &Transaction) {
+        let xid = transaction.xid;
         let keys: Vec<TopicKey> = tables.iter().flat_map(|table| self.topics_of(*table)).collect();
         for key in keys {
             let state = &mut self.topics[key];
@@ -139,14 +157,49 @@ impl Engine {
                 continue;
             }
             match &mut state.phase {
-                Phase::Wanted => {}
+                Phase::Unread | Phase::Wanted => {}
                 Phase::Loading { pending, .. } => pending.push(Pending::Unknown { xid }),
                 Phase::Loaded { .. } => {
                     state.phase = Phase::Wanted;
+                    state.outdated_at = transaction.lsn;
                     self.wanted.push_back(key);
                     for view in &state.views {
                         self.views[*view].waiting += 1;
                     }
+                }
+            }
+        }
+    }
+
+    /// Whom a topic's links concern; those whom it is leaving do not follow them any more.
+    pub(super) fn reached_by(&self, key: TopicKey) -> Vec<ViewKey> {
+        let reach = |view: &&ViewKey| self.views[**view].reach.contains_key(&key);
+        self.topics[key].views.iter().filter(reach).copied().collect()
+    }
+
+    /// Of a table that is truncated, or changed beyond what can be held, the rows that were visible are
+    /// known only where they were read. Whoever has others comes back and is sent all of them.
+    fn interrupt(&mut self, transaction: &Transaction, out: &mut Vec<Output>) {
+        let mut tables = transaction.truncated.clone();
+        if let Changes::TooLarge(too_large) = &transaction.changes {
+            tables.extend(too_large);
+        }
+        for table in tables {
+            self.interrupt_resumes(table, out);
+            let mut views: FxHashSet<ViewKey> = FxHashSet::default();
+            for key in self.topics_of(table) {
+                let state = &self.topics[key];
+                if state.cannot_compare(transaction.xid) {
+                    views.extend(state.views.iter().filter(|view| self.views[**view].had(key)));
+                }
+            }
+            for key in views {
+                let Some(view) = self.views.get(key) else { continue };
+                let sessions: Vec<SessionId> =
+                    view.live.iter().copied().chain(view.returning).collect();
+                for session in sessions {
+                    out.push(Output::Reset { session });
+                    self.close(session);
                 }
             }
         }

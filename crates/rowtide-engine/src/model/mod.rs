@@ -1,9 +1,11 @@
 //! The engine against its model. A history is a random definition, random data and a random course of
 //! events in a simulated Postgres: transactions that commit in another order than their ids, that
-//! are streamed before they are visible, loads that run and arrive late or fail, sessions that come
-//! and go, truncations, transactions too large to hold, a stream that starts again. After every
-//! message, each client must hold exactly what its rules, evaluated naively on the whole data as of
-//! that commit, select.
+//! are streamed before they are visible, loads that run and arrive late or fail, sessions that come,
+//! go and come back with any cursor they ever had, a log that answers late or cannot, truncations,
+//! transactions too large to hold, a stream that starts again, an engine that starts again where its log
+//! ends. After every message, each client must hold exactly what its rules, evaluated naively on the whole
+//! data as of that commit, select; and nobody is told of a row, be it to delete it, that was not for them
+//! at any commit since the last message, unless a transaction that could not be held was among these.
 //!
 //! `ROWTIDE_HISTORIES` sets how many histories are run, `ROWTIDE_SEED` runs a single one and
 //! prints its course.
@@ -20,11 +22,11 @@ use rowtide_plan::claims::Claims;
 use rowtide_plan::compile::compile;
 use rowtide_plan::definition::Definition;
 use rowtide_plan::plan::Plan;
-use rowtide_protocol::{Change, Cursor, Epoch, Lsn, ServerMessage, tx_frame};
+use rowtide_protocol::{Change, Cursor, Epoch, Lsn, Mode, ServerMessage, ViewId, tx_frame};
 
 use self::postgres::{CLIENTS, Data, Postgres, TABLES};
 use self::rule::{Rule, User};
-use crate::{Engine, Input, Load, Opening, Output, SessionId};
+use crate::{Engine, HistoryRequest, Input, Load, Opening, Output, SessionId};
 
 const EPOCH: Epoch = Epoch(7);
 
@@ -36,12 +38,22 @@ struct Client {
     /// Rows of a snapshot that is not complete yet.
     arriving: Replica,
     replica: Replica,
+    mode: Option<Mode>,
     cursor: Option<Lsn>,
+    /// Whether `replica` is what it holds; otherwise it waits for its `ready`.
+    ready: bool,
     /// Whose mutations it is told of.
     client: usize,
     not_before: Lsn,
     /// What was settled since it came, and where, that it has not been told of.
     owed: Vec<(u64, Lsn)>,
+}
+
+/// What someone who may come back has.
+struct Departed {
+    user: User,
+    replica: Replica,
+    cursor: Cursor,
 }
 
 struct History {
@@ -55,6 +67,12 @@ struct History {
     /// Loads that have seen the database and are on their way.
     under_way: Vec<Input>,
     clients: BTreeMap<SessionId, Client>,
+    departed: Vec<Departed>,
+    /// Questions that the log has not answered.
+    questions: Vec<HistoryRequest>,
+    /// How many came back and were only sent what had changed.
+    resumed: usize,
+    row_budget: usize,
     next_session: u64,
     turn: u64,
     /// Whether its course is printed.
@@ -75,7 +93,8 @@ impl History {
             .unwrap_or_else(|error| panic!("{text}\n{error:?}"));
         let plan = Arc::new(plan);
         let postgres = Postgres::new(&plan, &mut rng);
-        let engine = Engine::new(Arc::clone(&plan), EPOCH, postgres.streamed());
+        let row_budget = [0, 200, usize::MAX][rng.random_range(0..3)];
+        let engine = Engine::new(Arc::clone(&plan), EPOCH, postgres.streamed(), &[], row_budget);
         History {
             rng,
             rules,
@@ -85,37 +104,53 @@ impl History {
             asked: Vec::new(),
             under_way: Vec::new(),
             clients: BTreeMap::new(),
+            departed: Vec::new(),
+            questions: Vec::new(),
+            resumed: 0,
+            row_budget,
             next_session: 0,
             turn: 0,
             told: std::env::var_os("ROWTIDE_SEED").is_some(),
         }
     }
 
-    fn run(mut self) {
-        for _ in 0..self.rng.random_range(20..120) {
-            match self.rng.random_range(0..100) {
-                0..25 => self.postgres.begin_or_commit(&mut self.rng),
-                25..35 => self.postgres.make_visible(&mut self.rng),
-                35..60 => self.stream(),
-                60..70 => self.ask(),
-                70..78 => self.look(),
-                78..88 => self.arrive(),
-                88..95 => self.open(),
-                95..97 => self.close(),
-                97..98 => self.postgres.other_wal(),
+    /// Returns how many sessions were resumed.
+    fn run(mut self) -> usize {
+        let most = if self.rng.random_bool(0.3) { 300 } else { 120 };
+        for _ in 0..self.rng.random_range(20..most) {
+            match self.rng.random_range(0..1000) {
+                0..210 => self.postgres.begin_or_commit(&mut self.rng),
+                210..290 => self.postgres.make_visible(&mut self.rng),
+                290..500 => self.stream(),
+                500..580 => self.ask(),
+                580..660 => self.look(),
+                660..760 => self.arrive(),
+                760..830 => self.open(),
+                830..860 => self.close(),
+                860..960 => self.answer(),
+                960..970 => self.postgres.other_wal(),
+                970..976 => self.restart(),
                 _ => {
-                    self.turn += self.rng.random_range(1..300);
+                    let most = if self.rng.random_bool(0.5) { 1 } else { 300 };
+                    self.turn += self.rng.random_range(1..=most);
                     self.step(Input::Tick(self.turn));
                 }
             }
         }
-        self.come_to_rest();
+        self.come_to_rest()
     }
 
     /// Everything that is under way arrives; then every client must be there.
-    fn come_to_rest(mut self) {
+    fn come_to_rest(mut self) -> usize {
         self.postgres.finish_all();
+        // Whoever left may come back to the end.
+        for _ in 0..self.rng.random_range(0..6) {
+            self.open();
+        }
         for _ in 0..100 {
+            while !self.questions.is_empty() {
+                self.answer();
+            }
             while self.postgres.streamed() < self.postgres.wal_end() {
                 self.stream();
             }
@@ -129,11 +164,12 @@ impl History {
         }
         assert!(!self.engine.wants_load(), "the engine comes to rest");
         for (session, client) in &self.clients {
-            assert!(client.cursor.is_some(), "{session:?} never became ready");
+            assert!(client.ready, "{session:?} never became ready");
             assert!(client.owed.is_empty(), "{session:?} is told of all that was settled");
             let expected = expected(&self.rules, &client.user, self.postgres.at(Lsn(u64::MAX)));
             assert_eq!(client.replica, expected, "{session:?} of {:?} in the end", client.user);
         }
+        self.resumed
     }
 
     fn step(&mut self, input: Input) {
@@ -158,12 +194,30 @@ impl History {
             }
             self.deliver(output);
         }
+        self.questions.extend(std::iter::from_fn(|| self.engine.take_history()));
     }
 
     fn deliver(&mut self, output: Output) {
         let (session, cursor) = match output {
+            Output::Begin { session, mode } => {
+                let client = self.clients.get_mut(&session).expect("only open sessions are told");
+                assert!(client.mode.is_none(), "the mode is said once, and first");
+                assert!(
+                    mode == Mode::Snapshot || client.cursor.is_some(),
+                    "nobody resumes unasked"
+                );
+                self.resumed += usize::from(mode == Mode::Resume);
+                client.mode = Some(mode);
+                return;
+            }
+            Output::Reset { session } => {
+                let client = self.clients.remove(&session).expect("only open sessions are told");
+                self.depart(client);
+                return;
+            }
             Output::Snapshot { session, table, rows } => {
                 let client = self.clients.get_mut(&session).expect("only open sessions are told");
+                assert_eq!(client.mode, Some(Mode::Snapshot));
                 let table = &self.plan.table(table).catalog.name;
                 for row in rows {
                     let json: serde_json::Value = serde_json::from_slice(&row.json).unwrap();
@@ -174,13 +228,22 @@ impl History {
             }
             Output::Ready { session, cursor } => {
                 let client = self.clients.get_mut(&session).expect("only open sessions are told");
-                assert!(client.cursor.is_none(), "ready once");
+                assert!(!client.ready, "ready once");
                 assert!(cursor.lsn >= client.not_before, "not older than it was told");
-                client.replica = std::mem::take(&mut client.arriving);
+                match client.mode.expect("the mode is said first") {
+                    Mode::Snapshot => client.replica = std::mem::take(&mut client.arriving),
+                    Mode::Resume => {
+                        assert!(client.cursor <= Some(cursor.lsn), "cursors go forward")
+                    }
+                }
+                client.cursor = None;
+                client.ready = true;
                 (session, cursor)
             }
             Output::Tx { session, cursor, changes, settlements, .. } => {
                 let client = self.clients.get_mut(&session).expect("only open sessions are told");
+                assert!(client.ready || client.mode == Some(Mode::Resume), "rows come first");
+                assert!(client.ready || settlements.is_empty(), "nothing is settled before ready");
                 for settlement in settlements {
                     // In order, each once, and never before its effects.
                     assert!(!client.owed.is_empty(), "{session:?} was told of more than there was");
@@ -201,7 +264,18 @@ impl History {
                         }
                         Change::Delete { table, row } => {
                             assert_eq!(row.len(), 1, "a delete names the key alone");
-                            client.replica.remove(&(table, row["id"].as_i64().unwrap()));
+                            let key = (table, row["id"].as_i64().unwrap());
+                            let passed = || {
+                                let since = client.cursor.unwrap_or_default();
+                                let visible = |data| {
+                                    expected(&self.rules, &client.user, data).contains_key(&key)
+                                };
+                                // What was not held may have brought the row in, and its link away.
+                                self.postgres.between(since, cursor.lsn).any(visible)
+                                    || self.postgres.was_too_large(since, cursor.lsn)
+                            };
+                            let told = client.replica.remove(&key).is_some() || passed();
+                            assert!(told, "{session:?} is told of {key:?}, which was not for it");
                         }
                     }
                 }
@@ -216,9 +290,59 @@ impl History {
         assert!(cursor.lsn <= self.postgres.streamed(), "nothing is said before it was streamed");
         let client = self.clients.get_mut(&session).expect("the session is open");
         assert!(client.cursor <= Some(cursor.lsn), "cursors go forward");
+        if !client.ready {
+            // Brought forward by several messages, of which the last is `ready`.
+            return;
+        }
         client.cursor = Some(cursor.lsn);
         let expected = expected(&self.rules, &client.user, self.postgres.at(cursor.lsn));
         assert_eq!(client.replica, expected, "{session:?} of {:?} at {}", client.user, cursor.lsn);
+        let (user, replica) = (client.user, client.replica.clone());
+        assert_eq!(cursor.view, self.view_of(&user));
+        if self.rng.random_bool(0.5) {
+            // Someone may come back with whatever they ever had.
+            self.departed.push(Departed { user, replica, cursor });
+        }
+    }
+
+    /// What the client has it may come back with.
+    fn depart(&mut self, client: Client) {
+        if let (true, Some(lsn)) = (client.ready, client.cursor) {
+            let view = self.view_of(&client.user);
+            let cursor = Cursor { epoch: EPOCH, view, lsn };
+            self.departed.push(Departed { user: client.user, replica: client.replica, cursor });
+        }
+    }
+
+    fn view_of(&self, user: &User) -> ViewId {
+        let claims = self.plan.resolve_claims(user.id, &user.claims());
+        crate::view::View::new(claims).id
+    }
+
+    /// The log says what it was asked, or that it cannot.
+    fn answer(&mut self) {
+        if self.questions.is_empty() {
+            return;
+        }
+        let at = self.rng.random_range(0..self.questions.len());
+        let request = self.questions.swap_remove(at);
+        let known = !self.rng.random_bool(0.05);
+        let history = known.then(|| self.postgres.history(&request));
+        self.step(Input::History(request.id, history));
+    }
+
+    /// The server is killed and started, on a log that has all or not quite all that was streamed.
+    fn restart(&mut self) {
+        for (_, client) in std::mem::take(&mut self.clients) {
+            self.depart(client);
+        }
+        self.asked.clear();
+        self.under_way.clear();
+        self.questions.clear();
+        let recent = self.postgres.restart(&mut self.rng);
+        let position = self.postgres.streamed();
+        let plan = Arc::clone(&self.plan);
+        self.engine = Engine::new(plan, EPOCH, position, &recent, self.row_budget);
     }
 
     fn stream(&mut self) {
@@ -256,7 +380,16 @@ impl History {
     }
 
     fn open(&mut self) {
-        let user = User::random(&mut self.rng);
+        let back = if self.departed.is_empty() || self.rng.random_bool(0.2) {
+            None
+        } else {
+            let at = self.rng.random_range(0..self.departed.len());
+            Some(self.departed.swap_remove(at))
+        };
+        let (user, replica, cursor) = match back {
+            None => (User::random(&mut self.rng), Replica::new(), None),
+            Some(Departed { user, replica, cursor }) => (user, replica, Some(cursor)),
+        };
         let claims: Claims = self.plan.resolve_claims(user.id, &user.claims());
         let session = SessionId(self.next_session);
         self.next_session += 1;
@@ -265,20 +398,23 @@ impl History {
         let arriving = Client {
             user,
             arriving: Replica::new(),
-            replica: Replica::new(),
-            cursor: None,
+            replica,
+            mode: None,
+            cursor: cursor.map(|cursor| cursor.lsn),
+            ready: false,
             client,
             not_before: known,
             owed: Vec::new(),
         };
         self.clients.insert(session, arriving);
         let client = Some(CLIENTS[client].into());
-        self.step(Input::Open(Opening { session, claims, client, not_before: known }));
+        self.step(Input::Open(Opening { session, claims, client, not_before: known, cursor }));
     }
 
     fn close(&mut self) {
         let Some(session) = self.clients.keys().next().copied() else { return };
-        self.clients.remove(&session);
+        let client = self.clients.remove(&session).expect("it was there");
+        self.depart(client);
         self.step(Input::Close(session));
     }
 }
@@ -303,11 +439,17 @@ fn every_client_holds_what_its_rules_select_after_every_message() {
         Some(seed) => seed..seed + 1,
         None => 0..number("ROWTIDE_HISTORIES").unwrap_or(10_000),
     };
+    let (mut resumed, all) = (0, seeds.clone().count());
     for seed in seeds {
         let history = std::panic::AssertUnwindSafe(|| History::new(seed).run());
-        if let Err(panic) = std::panic::catch_unwind(history) {
-            eprintln!("this history fails: ROWTIDE_SEED={seed}");
-            std::panic::resume_unwind(panic);
+        match std::panic::catch_unwind(history) {
+            Ok(of_history) => resumed += of_history,
+            Err(panic) => {
+                eprintln!("this history fails: ROWTIDE_SEED={seed}");
+                std::panic::resume_unwind(panic);
+            }
         }
     }
+    // Otherwise it says nothing of those who come back.
+    assert!(all < 100 || resumed > all / 2, "{resumed} sessions were resumed in {all} histories");
 }

@@ -12,11 +12,11 @@ use rowtide_plan::catalog::{
 };
 use rowtide_plan::encode::{Datum, RowEncoder};
 use rowtide_plan::plan::{Plan, TableId};
-use rowtide_plan::row::{Change, Changes, Row, Settlement, Topic, Transaction};
+use rowtide_plan::row::{Change, Changes, History, Row, Settlement, Topic, Transaction};
 use rowtide_plan::value::ColumnType;
 use rowtide_protocol::Lsn;
 
-use crate::{Input, Loaded, Snapshot};
+use crate::{HistoryRequest, Input, Loaded, Snapshot};
 
 pub(super) const TABLES: [&str; 3] = ["a", "b", "c"];
 pub(super) const CLIENTS: [&str; 4] = ["client-0", "client-1", "client-2", "client-3"];
@@ -95,6 +95,8 @@ struct Committed {
 }
 
 pub(super) struct Postgres {
+    /// Whether nothing is truncated and no transaction is too large, so that most can be resumed.
+    is_calm: bool,
     encoders: Vec<(TableId, RowEncoder)>,
     /// As of each commit, by LSN.
     states: BTreeMap<Lsn, Data>,
@@ -126,6 +128,7 @@ impl Postgres {
         }
         Postgres {
             encoders: TABLES.iter().map(encoder).collect(),
+            is_calm: rng.random_bool(0.6),
             states: BTreeMap::from([(Lsn(0), data)]),
             log: Vec::new(),
             // Close to where 32 bits end, so that histories cross it.
@@ -141,6 +144,17 @@ impl Postgres {
     /// The data as of the last commit up to `lsn`.
     pub(super) fn at(&self, lsn: Lsn) -> &Data {
         self.states.range(..=lsn).next_back().expect("there is a state from the start").1
+    }
+
+    /// The data as of each commit behind `after` and up to `lsn`.
+    pub(super) fn between(&self, after: Lsn, lsn: Lsn) -> impl Iterator<Item = &Data> {
+        self.states.range(..=lsn).filter(move |(at, _)| **at > after).map(|(_, data)| data)
+    }
+
+    /// Whether a transaction that could not be held is behind `after` and up to `lsn`.
+    pub(super) fn was_too_large(&self, after: Lsn, lsn: Lsn) -> bool {
+        let range = self.log.iter().filter(|c| c.lsn > after && c.lsn <= lsn);
+        range.map(|c| &c.streamed.changes).any(|changes| matches!(changes, Changes::TooLarge(_)))
     }
 
     pub(super) fn wal_end(&self) -> Lsn {
@@ -177,7 +191,7 @@ impl Postgres {
             hidden().any(|c| c.writes.contains_key(at) || c.truncated.contains(&at.0))
         };
         let mut truncated = Vec::new();
-        let truncates = rng.random_bool(0.05) && hidden().next().is_none();
+        let truncates = !self.is_calm && rng.random_bool(0.05) && hidden().next().is_none();
         if truncates {
             let table = rng.random_range(0..TABLES.len());
             data[table].clear();
@@ -198,7 +212,7 @@ impl Postgres {
         }
         self.wal_end.0 += 100;
         let lsn = self.wal_end;
-        let large = rng.random_bool(0.08);
+        let large = !self.is_calm && rng.random_bool(0.08);
         let streamed = self.transaction(xid as u32, lsn, &before, &truncated, &writes, large);
         let mut streamed = streamed;
         if rng.random_bool(0.5) {
@@ -297,6 +311,42 @@ impl Postgres {
             return Some(Input::Position(self.wal_end));
         }
         None
+    }
+
+    /// A server that was killed has the stream up to a position of its log. Returns the transactions until there.
+    pub(super) fn restart(&mut self, rng: &mut SmallRng) -> Vec<Arc<Transaction>> {
+        let streamed: Vec<Lsn> = self.log.iter().map(|committed| committed.lsn).collect();
+        let places: Vec<Lsn> = streamed.into_iter().filter(|lsn| *lsn <= self.streamed).collect();
+        if !places.is_empty() && rng.random_bool(0.5) {
+            let from = places.len().saturating_sub(4);
+            self.streamed = places[rng.random_range(from..places.len())];
+        }
+        let logged: Vec<_> = self.log.iter().filter(|c| c.lsn <= self.streamed).collect();
+        self.stream_at = rng.random_range(0..=logged.len());
+        logged.into_iter().map(|committed| Arc::clone(&committed.streamed)).collect()
+    }
+
+    pub(super) fn history(&self, request: &HistoryRequest) -> History {
+        let mut history = History::default();
+        let range = self.log.iter().filter(|c| c.lsn > request.after && c.lsn <= request.up_to);
+        for committed in range {
+            let transaction = &committed.streamed;
+            let mut tables = transaction.truncated.clone();
+            let of_topics = |topics: &[Topic]| topics.iter().any(|t| request.topics.contains(t));
+            match &transaction.changes {
+                Changes::TooLarge(too_large) => tables.extend(too_large),
+                Changes::Rows(changes) => {
+                    let concerns = |change: &&Change| {
+                        change.old.as_ref().is_some_and(|old| of_topics(&old.topics))
+                            || change.new.as_ref().is_some_and(|new| of_topics(&new.image.topics))
+                    };
+                    let concerned = changes.iter().filter(concerns);
+                    history.changes.extend(concerned.map(|change| (committed.lsn, change.clone())));
+                }
+            }
+            history.interrupted.extend(tables.iter().filter(|t| request.tables.contains(t)));
+        }
+        history
     }
 
     pub(super) fn load(&self, plan: &Plan, topics: &[Topic]) -> Loaded {

@@ -7,7 +7,7 @@ use super::ColumnType;
 /// Microseconds or days since 2000, as Postgres counts them: its range fits from there, and not from
 /// 1970. The ends of the range are the infinities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Instant(i64);
+pub struct Instant(pub(super) i64);
 
 const US_PER_DAY: i64 = 86_400_000_000;
 /// From 1970 to 2000.

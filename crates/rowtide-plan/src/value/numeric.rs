@@ -4,6 +4,8 @@
 use std::cmp::Ordering;
 use std::fmt;
 
+use super::bytes::{read_array, read_slice, write_slice};
+
 /// A `numeric` in canonical form, ordered as in Postgres: `-Infinity`, numbers, `Infinity`, `NaN`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Numeric {
@@ -56,6 +58,31 @@ impl Numeric {
             return None;
         }
         Some(Numeric { class: if negative { -1 } else { 1 }, exponent, digits: digits.into() })
+    }
+
+    pub(super) fn write(&self, into: &mut Vec<u8>) {
+        into.push(self.class as u8);
+        into.extend_from_slice(&self.exponent.to_le_bytes());
+        write_slice(into, &self.digits);
+    }
+
+    /// `None` unless it is in canonical form: two forms of one number would not be equal.
+    pub(super) fn read(from: &mut &[u8]) -> Option<Numeric> {
+        let class = i8::from_le_bytes(read_array(from)?);
+        let exponent = i64::from_le_bytes(read_array(from)?);
+        let digits = read_slice(from)?;
+        let canonical = match class {
+            -1 | 1 => {
+                digits.iter().all(|digit| *digit < 10)
+                    && digits.first().is_some_and(|digit| *digit != 0)
+                    && digits.last().is_some_and(|digit| *digit != 0)
+                    && exponent <= MOST_WHOLE_DIGITS
+                    && exponent >= digits.len() as i64 - MOST_FRACTION_DIGITS
+            }
+            -2 | 0 | 2 | 3 => exponent == 0 && digits.is_empty(),
+            _ => false,
+        };
+        canonical.then(|| Numeric { class, exponent, digits: digits.into() })
     }
 }
 

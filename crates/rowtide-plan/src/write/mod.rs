@@ -71,6 +71,9 @@ impl WriteRules {
     }
 }
 
+/// The longest message of a rejection, in characters; what is beyond is left out.
+pub const MAX_MESSAGE_CHARS: usize = 400;
+
 /// Why a mutation is not applied; its message names columns, rules and constraints, and never holds
 /// what is in another user's rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,8 +85,14 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    /// A rejection with this message.
-    pub fn new(code: RejectCode, message: impl Into<String>) -> Rejection {
-        Rejection { code, message: message.into() }
+    /// A rejection with this message. It may repeat what a client sent, and is kept in the database: so
+    /// it is cut to [`MAX_MESSAGE_CHARS`], and control characters, of which Postgres takes no NUL, become
+    /// spaces.
+    pub fn new(code: RejectCode, message: impl AsRef<str>) -> Rejection {
+        let plain = |c: char| if c.is_control() { ' ' } else { c };
+        Rejection {
+            code,
+            message: message.as_ref().chars().take(MAX_MESSAGE_CHARS).map(plain).collect(),
+        }
     }
 }

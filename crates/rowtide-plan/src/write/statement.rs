@@ -40,12 +40,16 @@ pub struct Statement {
 }
 
 /// What the statement of a write answered: one row of `(boolean, boolean[], boolean[])`, or none.
+/// A row that the writer may not see is no row to an update or a delete, so that nothing of it can be
+/// told by what is evaluated over it, or by how long that takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The write was done.
     Written,
-    /// An insert met a row: it is to be judged as an update of it.
-    Exists,
+    /// An insert met a row, or is not allowed: it is to be judged as an update of the row with its key.
+    /// If that finds no row, the rejection stands. What is not allowed is told in the same words, and by
+    /// the same way, whether there is a row that the writer may not see or none.
+    Exists(Rejection),
     /// It must not be done.
     Rejected(Rejection),
 }
@@ -226,7 +230,7 @@ fn insert(plan: &Plan, id: TableId, columns: &[usize]) -> Statement {
     Statement { sql, params: params.list }
 }
 
-/// Answers `(visible, [each rule], [each immutable column is the same])`.
+/// Answers `(true, [each rule], [each immutable column is the same])`.
 fn update(plan: &Plan, id: TableId, columns: &[usize]) -> Statement {
     let table = plan.table(id);
     let from = name(table);
@@ -271,22 +275,21 @@ fn update(plan: &Plan, id: TableId, columns: &[usize]) -> Statement {
         let key = key_is(table, "target.", &mut params);
         format!(
             ",\n{WRITTEN} AS (UPDATE {from} AS target SET {} FROM {JUDGED} AS j WHERE {key} \
-             AND j.visible AND {covered} AND NOT false = ANY (j.same))",
+             AND {covered} AND NOT false = ANY (j.same))",
             sets.join(", ")
         )
     };
     let sql = format!(
-        "WITH \"old\" AS MATERIALIZED (SELECT * FROM {from} WHERE {key}),\n\
+        "WITH \"old\" AS MATERIALIZED (SELECT * FROM {from} WHERE {key} AND {visible}),\n\
          \"new\" AS MATERIALIZED (SELECT {new} FROM \"old\"),\n\
-         {JUDGED} AS MATERIALIZED (SELECT (SELECT {visible} IS TRUE FROM \"old\") AS visible, \
-         ARRAY[{rules}]::boolean[] AS rules, ARRAY[{same}]::boolean[] AS same \
-         FROM \"old\", \"new\"){update}\n\
-         SELECT visible, rules, same FROM {JUDGED}"
+         {JUDGED} AS MATERIALIZED (SELECT ARRAY[{rules}]::boolean[] AS rules, \
+         ARRAY[{same}]::boolean[] AS same FROM \"old\", \"new\"){update}\n\
+         SELECT true, rules, same FROM {JUDGED}"
     );
     Statement { sql, params: params.list }
 }
 
-/// Answers `(visible, [allowed], [])`.
+/// Answers `(true, [allowed], [])`.
 fn delete(plan: &Plan, id: TableId) -> Statement {
     let table = plan.table(id);
     let from = name(table);
@@ -297,12 +300,11 @@ fn delete(plan: &Plan, id: TableId) -> Statement {
     let key = key_is(table, "", &mut params);
     let target = key_is(table, "target.", &mut params);
     let sql = format!(
-        "WITH \"old\" AS MATERIALIZED (SELECT * FROM {from} WHERE {key}),\n\
-         {JUDGED} AS MATERIALIZED (SELECT (SELECT {visible} IS TRUE FROM \"old\") AS visible, \
-         {allowed} IS TRUE AS allowed FROM \"old\"),\n\
+        "WITH \"old\" AS MATERIALIZED (SELECT * FROM {from} WHERE {key} AND {visible}),\n\
+         {JUDGED} AS MATERIALIZED (SELECT {allowed} IS TRUE AS allowed FROM \"old\"),\n\
          {WRITTEN} AS (DELETE FROM {from} AS target USING {JUDGED} AS j \
-         WHERE {target} AND j.visible AND j.allowed)\n\
-         SELECT visible, ARRAY[allowed], ARRAY[]::boolean[] FROM {JUDGED}"
+         WHERE {target} AND j.allowed)\n\
+         SELECT true, ARRAY[allowed], ARRAY[]::boolean[] FROM {JUDGED}"
     );
     Statement { sql, params: params.list }
 }
@@ -361,22 +363,23 @@ impl Verdict {
                 let limits = table.write.insert.as_ref().map_or(&[][..], |insert| &insert.limits);
                 let reached =
                     more.iter().position(|reached| *reached).and_then(|at| limits.get(at));
+                let exists = |message: String| {
+                    Verdict::Exists(Rejection::new(RejectCode::Forbidden, message))
+                };
                 match (written, first, allowed, reached) {
                     (true, ..) => Verdict::Written,
-                    (_, true, ..) => Verdict::Exists,
                     (_, _, false, _) => {
-                        let message = format!("the rule for inserts into table `{name}` says no");
-                        reject(RejectCode::Forbidden, message)
+                        exists(format!("the rule for inserts into table `{name}` says no"))
                     }
-                    (_, _, true, Some(limit)) => {
+                    (_, false, true, Some(limit)) => {
                         let message = format!(
                             "there are {} such rows in table `{name}` already, and no more are allowed",
                             limit.max
                         );
                         reject(RejectCode::Application(limit.code.clone()), message)
                     }
-                    // It came to be while the statement ran.
-                    (_, _, true, None) => Verdict::Exists,
+                    // It was there, or came to be while the statement ran.
+                    _ => exists(format!("a row with this key is in table `{name}` already")),
                 }
             }
             OpKind::Update if !first => not_found(),

@@ -23,11 +23,12 @@ pub(super) struct ClientRow {
     /// `$1` client, `$2` user, `$3` number, `$4` refusals, `$5` the last number of these: as
     /// `advance_given`, and keeps what was refused.
     pub(super) refuse_given: String,
-    /// `$1` client, `$2` number: whose the row is, the last number, and what was refused under this one.
+    /// `$1` client: whose the row is, and the last number; nobody moves it on until the transaction ends.
     pub(super) look: String,
-    /// `$1` client, `$2` name: the same for a name; nothing if it is not known.
+    /// `$1` client, `$2` name: whose the row is, what was refused under the name, and whether it is known.
     pub(super) look_name: String,
-    /// `$1` client, `$2` refusals or null: writes the row again.
+    /// `$1` client, `$2` number: writes the row again, with what was refused from this number on. So it
+    /// tells of every number that it acknowledges and that is not acknowledged by then.
     pub(super) touch: String,
     /// `$1` client, `$2` name, `$3` refusals or null: writes the row again for a name.
     pub(super) touch_name: String,
@@ -67,10 +68,7 @@ impl ClientRow {
                  SELECT last_mutation FROM moved"
             ),
             look: format!(
-                "SELECT user_id, last_mutation, \
-                 (SELECT code FROM {refusal} WHERE client_id = $1::text AND id = $2::bigint), \
-                 (SELECT message FROM {refusal} WHERE client_id = $1::text AND id = $2::bigint) \
-                 FROM {client} WHERE client_id = $1::text"
+                "SELECT user_id, last_mutation FROM {client} WHERE client_id = $1::text FOR UPDATE"
             ),
             look_name: format!(
                 "SELECT c.user_id, n.refused::text, n.name IS NOT NULL FROM {client} AS c \
@@ -78,7 +76,9 @@ impl ClientRow {
                  WHERE c.client_id = $1::text"
             ),
             touch: format!(
-                "UPDATE {client} SET refused = $2::jsonb, name = NULL WHERE client_id = $1::text"
+                "UPDATE {client} SET name = NULL, refused = (SELECT jsonb_agg(jsonb_build_object(\
+                 'id', id, 'code', code, 'message', message) ORDER BY id) FROM {refusal} \
+                 WHERE client_id = $1::text AND id >= $2::bigint) WHERE client_id = $1::text"
             ),
             touch_name: format!(
                 "UPDATE {client} SET name = $2::text, refused = $3::jsonb \

@@ -12,13 +12,13 @@ use futures_util::future::{join_all, maybe_done};
 use rowtide_plan::claims::claim_text;
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::write::{self, Param, Rejection, Verdict, Write};
-use rowtide_protocol::{OpKind, Refusal};
+use rowtide_protocol::{OpKind, Refusal, RejectCode};
 use tokio_postgres::types::{Format, IsNull, ToSql, Type};
 use tokio_postgres::{Client, Row};
 
 use super::client_row::{ClientRow, refusals_json};
 use super::failure::{Failure, Sent};
-use super::{Author, Number, Outcome, Ticket, as_update, over_a_row};
+use super::{Author, Number, Outcome, Ticket};
 use crate::connect::{ConnectError, ConnectOptions, Names, connect};
 
 /// How many statements are kept prepared; beyond it all are let go.
@@ -240,7 +240,7 @@ impl Connection {
             let rows = answer(at).map_err(|failure| of_op(index, failure))?;
             match verdict(plan, write, &rows)? {
                 Verdict::Written => {}
-                Verdict::Exists => return Ok(Attempt::MeetsARow),
+                Verdict::Exists(_) => return Ok(Attempt::MeetsARow),
                 Verdict::Rejected(rejection) => {
                     return Ok(Attempt::Rejected(with_op(index, rejection)));
                 }
@@ -257,28 +257,41 @@ impl Connection {
         author: &Author,
         writes: &[Write],
     ) -> Result<Attempt, Failure> {
-        self.round_trips += 1;
-        self.client.batch_execute(BEGIN).await?;
+        self.begin().await?;
         let advance = self.advance(ticket).await?;
         if self.query(advance).await?.is_empty() {
             return Ok(Attempt::OutOfTurn);
         }
         for (index, write) in writes.iter().enumerate() {
             let mut verdict = self.step(plan, author, write).await;
-            if matches!(verdict, Ok(Verdict::Exists)) {
-                let table = &plan.table(write.table).catalog.name;
-                verdict = self.step(plan, author, &as_update(write)).await;
-                verdict = verdict.map(|verdict| over_a_row(verdict, table));
+            if matches!(verdict, Ok(Verdict::Exists(_))) {
+                verdict = self.over_a_row(plan, author, write).await;
             }
             match verdict.map_err(|failure| of_op(index, failure))? {
                 Verdict::Written => {}
-                Verdict::Exists => return Ok(Attempt::MeetsARow),
-                Verdict::Rejected(rejection) => {
+                Verdict::Exists(rejection) | Verdict::Rejected(rejection) => {
                     return Ok(Attempt::Rejected(with_op(index, rejection)));
                 }
             }
         }
         Ok(Attempt::Written)
+    }
+
+    /// An insert as an update of the row that it met; again as an insert, if the row is not there for the
+    /// writer: it may have gone meanwhile.
+    async fn over_a_row(
+        &mut self,
+        plan: &Arc<Plan>,
+        author: &Author,
+        write: &Write,
+    ) -> Result<Verdict, Failure> {
+        let update = Write { kind: OpKind::Update, ..write.clone() };
+        match self.step(plan, author, &update).await? {
+            Verdict::Rejected(rejection) if rejection.code == RejectCode::NotFound => {
+                self.step(plan, author, write).await
+            }
+            other => Ok(other),
+        }
     }
 
     async fn step(
@@ -301,25 +314,26 @@ impl Connection {
         match &ticket.number {
             Number::Given(number) => {
                 let sql = self.row.look.clone();
-                let look = self.own("look", &sql, vec![client.clone(), Some(number.to_string())]);
-                let look = look.await?;
+                let look = self.own("look", &sql, vec![client.clone()]).await?;
+                let sql = self.row.touch.clone();
+                let values = vec![client, Some(number.to_string())];
+                let touch = self.own("touch", &sql, values).await?;
+                self.begin().await?;
                 let rows = self.query(look).await?;
-                let Some(row) =
-                    rows.first().filter(|row| row.get::<_, &str>(0) == &*ticket.user_id)
-                else {
+                // A database that was restored may know nothing of a client that is connected.
+                let last = rows.first().map_or(0, |row| row.get::<_, i64>(1));
+                let last = u64::try_from(last).unwrap_or(0);
+                let theirs = |row: &Row| row.get::<_, &str>(0) == &*ticket.user_id;
+                if !rows.first().is_none_or(theirs) {
+                    self.roll_back().await?;
                     return Ok(Outcome::NotTheirs);
-                };
-                let last = u64::try_from(row.get::<_, i64>(1)).unwrap_or(0);
+                }
                 if last < *number {
+                    self.roll_back().await?;
                     return Ok(Outcome::Gap { last });
                 }
-                let refused = row.get::<_, Option<String>>(2).map(|code| {
-                    let message = row.get::<_, Option<String>>(3).unwrap_or_default();
-                    refusals_json(&[Refusal { id: *number, code, message }])
-                });
-                let sql = self.row.touch.clone();
-                let touch = self.own("touch", &sql, vec![client, refused]).await?;
                 self.query(touch).await?;
+                self.commit().await?;
                 Ok(Outcome::Repeated)
             }
             Number::Next { name } => {
@@ -448,6 +462,11 @@ impl Connection {
     async fn query(&mut self, bound: Bound) -> Result<Vec<Row>, Failure> {
         self.round_trips += 1;
         self.send(&bound).await
+    }
+
+    async fn begin(&mut self) -> Result<(), Failure> {
+        self.round_trips += 1;
+        Ok(self.client.batch_execute(BEGIN).await?)
     }
 
     async fn commit(&mut self) -> Result<(), Failure> {

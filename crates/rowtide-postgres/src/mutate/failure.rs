@@ -106,6 +106,8 @@ fn judge(error: &DbError, sent: Option<&Sent<'_>>) -> Failure {
         SqlState::T_R_DEADLOCK_DETECTED,
         SqlState::LOCK_NOT_AVAILABLE,
         SqlState::QUERY_CANCELED,
+        // Of a statement that was sent behind one that failed, whose error is the one that counts.
+        SqlState::IN_FAILED_SQL_TRANSACTION,
         // A name or a row that another session made at the same moment.
         SqlState::INVALID_SQL_STATEMENT_NAME,
         SqlState::DUPLICATE_PSTATEMENT,

@@ -12,8 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rowtide_plan::plan::Plan;
-use rowtide_plan::write::{Rejection, Verdict, Write};
-use rowtide_protocol::OpKind;
+use rowtide_plan::write::{Rejection, Write};
 use serde_json::{Map, Value};
 use thiserror::Error;
 use tokio::sync::Semaphore;
@@ -76,7 +75,8 @@ pub enum Outcome {
     /// It was settled before. The stream brings the client's row again, with what it was refused with
     /// if it was.
     Repeated,
-    /// It does not follow the last one that was settled.
+    /// It does not follow the last one that was settled; of a client that is not known, because the
+    /// database was restored, none was.
     Gap {
         /// That one.
         last: u64,
@@ -89,8 +89,8 @@ pub enum Outcome {
 /// The same mutation may be tried again at any time.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum MutateError {
-    /// Postgres is not there.
-    #[error("Postgres is not there: {0}")]
+    /// Postgres is not there, or cannot settle any mutation now.
+    #[error("Postgres cannot settle it now: {0}")]
     Away(String),
     /// Another transaction was in the way.
     #[error("another transaction was in the way: {0}")]
@@ -159,9 +159,9 @@ impl Mutator {
             }
             Err(Failure::Away(what)) => Err(MutateError::Away(what)),
             Err(Failure::Conflict(what)) => Err(MutateError::Conflict(what)),
-            Err(Failure::Rejected(rejection)) => {
-                unreachable!("a connection refuses what is rejected: {rejection:?}")
-            }
+            // Even the refusal cannot be settled, which is no client's doing: its row in `client` cannot be
+            // written as things are.
+            Err(Failure::Rejected(rejection)) => Err(MutateError::Away(rejection.message)),
         }
     }
 
@@ -178,22 +178,5 @@ impl Mutator {
         Connection::open(&self.options, &self.names, self.prepare)
             .await
             .map_err(|error| MutateError::Away(error.to_string()))
-    }
-}
-
-/// The write that an insert becomes when it meets a row.
-fn as_update(write: &Write) -> Write {
-    Write { kind: OpKind::Update, ..write.clone() }
-}
-
-/// What an insert that met a row is refused with: nothing of the row is told to whom may not see it.
-fn over_a_row(verdict: Verdict, table: &str) -> Verdict {
-    use rowtide_protocol::RejectCode;
-    match verdict {
-        Verdict::Rejected(rejection) if rejection.code == RejectCode::NotFound => {
-            let message = format!("a row with this key is in table `{table}` already");
-            Verdict::Rejected(Rejection::new(RejectCode::Forbidden, message))
-        }
-        other => other,
     }
 }

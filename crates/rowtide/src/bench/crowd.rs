@@ -39,6 +39,30 @@ pub(super) struct Tally {
     moved: Notify,
 }
 
+/// The last cursor of each client, for when it comes back.
+#[derive(Clone)]
+pub(super) struct Cursors(Arc<Vec<Mutex<String>>>);
+
+impl Cursors {
+    /// Of clients that have none yet.
+    pub(super) fn new(sessions: u32) -> Cursors {
+        Cursors(Arc::new((0..sessions).map(|_| Mutex::default()).collect()))
+    }
+
+    fn of(&self, session: u32) -> std::sync::MutexGuard<'_, String> {
+        self.0[session as usize].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes the cursor of a `tx` or `ready`.
+    fn take(&self, session: u32, message: &str) {
+        let moved = [r#"{"type":"tx","cursor":""#, r#"{"type":"ready","cursor":""#];
+        let rest = moved.iter().find_map(|head| message.strip_prefix(head));
+        if let Some((cursor, _)) = rest.and_then(|rest| rest.split_once('"')) {
+            cursor.clone_into(&mut self.of(session));
+        }
+    }
+}
+
 /// Clients; dropping them hangs up.
 pub(super) struct Crowd {
     pub(super) tally: Arc<Tally>,
@@ -61,6 +85,17 @@ impl Crowd {
         sessions: u32,
         at_once: usize,
     ) -> Result<(Crowd, Duration)> {
+        Crowd::gather_with(site, sessions, at_once, None).await
+    }
+
+    /// As [`Crowd::gather`], of clients that come back with their cursors, if they have some, and keep
+    /// them up to date.
+    pub(super) async fn gather_with(
+        site: &Site,
+        sessions: u32,
+        at_once: usize,
+        cursors: Option<&Cursors>,
+    ) -> Result<(Crowd, Duration)> {
         super::progress(&format!("connecting {sessions} clients"));
         let tally = Arc::new(Tally::default());
         let address = site.address()?;
@@ -68,15 +103,22 @@ impl Crowd {
         let mut hellos = Vec::new();
         for session in 0..sessions {
             let client_id = format!("bench-{session:08}");
-            hellos.push(hello(site.secret(), session % people, &client_id)?);
+            let cursor =
+                cursors.map(|cursors| cursors.of(session).clone()).filter(|c| !c.is_empty());
+            hellos.push(hello(site.secret(), session % people, &client_id, cursor)?);
         }
         let doors = Arc::new(Semaphore::new(at_once));
         let mut clients = JoinSet::new();
         let begun = Instant::now();
-        for hello in hellos {
+        for (session, hello) in (0..).zip(hellos) {
             let (tally, doors) = (Arc::clone(&tally), Arc::clone(&doors));
+            let cursors = cursors.cloned();
             clients.spawn(async move {
-                let why = match attend(address, hello, &tally, &doors).await {
+                let heard = |text: &str| {
+                    tally.take(text);
+                    cursors.iter().for_each(|cursors| cursors.take(session, text));
+                };
+                let why = match attend(address, hello, heard, &doors).await {
                     Ok(()) => "the server closed a connection".to_owned(),
                     Err(error) => error.to_string(),
                 };
@@ -168,10 +210,16 @@ impl Tally {
 }
 
 /// The first message of a client of the person with this number, from 0.
-pub(super) fn hello(secret: &str, person: u32, client_id: &str) -> Result<String> {
+pub(super) fn hello(
+    secret: &str,
+    person: u32,
+    client_id: &str,
+    cursor: Option<String>,
+) -> Result<String> {
     let token = sign(secret, &format!("p{}", person + 1), TOKEN_LIFETIME).into_diagnostic()?;
     let hello = serde_json::json!({
         "type": "connect", "protocol": PROTOCOL_VERSION, "token": token, "clientId": client_id,
+        "cursor": cursor,
     });
     Ok(hello.to_string())
 }
@@ -200,7 +248,7 @@ fn since_commit_us(message: &str) -> Option<u32> {
 async fn attend(
     address: SocketAddr,
     hello: String,
-    tally: &Tally,
+    heard: impl Fn(&str),
     doors: &Semaphore,
 ) -> Result<()> {
     let door = doors.acquire().await.into_diagnostic()?;
@@ -213,7 +261,7 @@ async fn attend(
                 if text.starts_with(r#"{"type":"error""#) {
                     return Err(miette!("{}", text.as_str()));
                 }
-                tally.take(&text);
+                heard(&text);
                 if text.starts_with(r#"{"type":"ready""#) {
                     door = None;
                 }

@@ -12,6 +12,8 @@ mod idle;
 mod mutate;
 mod postgres_tools;
 mod process;
+mod restart;
+mod resume;
 mod site;
 
 use std::path::PathBuf;
@@ -39,6 +41,10 @@ enum Scenario {
     Connect(connect::ConnectArgs),
     /// Clients that write: mutations a second, and send-to-ack latency
     Mutate(mutate::MutateArgs),
+    /// Clients that were away for a stretch: what it takes to bring them up to date, beside snapshots
+    Resume(resume::ResumeArgs),
+    /// The server is killed and started with all clients at its door
+    Restart(restart::RestartArgs),
     /// Sessions at which nothing happens: memory of the server
     Idle(idle::IdleArgs),
 }
@@ -53,6 +59,8 @@ pub async fn run(args: BenchArgs) -> Result<()> {
         Scenario::Drain(scenario) => drain::run(&args.dir, &scenario).await,
         Scenario::Connect(scenario) => connect::run(&args.dir, &scenario).await,
         Scenario::Mutate(scenario) => mutate::run(&args.dir, &scenario).await,
+        Scenario::Resume(scenario) => resume::run(&args.dir, &scenario).await,
+        Scenario::Restart(scenario) => restart::run(&args.dir, &scenario).await,
         Scenario::Idle(scenario) => idle::run(&args.dir, &scenario).await,
     }
 }

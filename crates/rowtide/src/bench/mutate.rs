@@ -175,7 +175,8 @@ async fn part(site: &Site, clients: u32, window: u64, time: Duration) -> Result<
     let pid = site.pid()?;
     let (cpu, begun) = (cpu_time(pid), Instant::now());
     for person in 0..clients {
-        let hello = hello(site.secret(), person, &format!("writer-{window}-{clients}-{person}"))?;
+        let name = format!("writer-{window}-{clients}-{person}");
+        let hello = hello(site.secret(), person, &name, None)?;
         let latencies = Arc::clone(&latencies);
         writers.spawn(async move {
             let all = writes(address, hello, person, window, begun + time).await?;

@@ -78,6 +78,7 @@ pub(super) struct Site {
     script: PathBuf,
     secret: String,
     http: reqwest::Client,
+    listen: SocketAddr,
     server: Option<Server>,
 }
 
@@ -91,6 +92,7 @@ struct Server {
 pub(super) struct Health {
     pub(super) position: Lsn,
     pub(super) load_queries: u64,
+    pub(super) loaded_rows: u64,
     pub(super) sessions: u64,
 }
 
@@ -134,9 +136,12 @@ impl Site {
             .into_diagnostic()
             .wrap_err("cannot write the definition")?;
         let script = script(dir, "update.sql", UPDATE)?;
+        // Of another database.
+        drop(fs::remove_dir_all(dir.join("history")));
         let dir = dir.to_owned();
         let http = reqwest::Client::new();
-        Ok(Site { cluster, population, names, dir, script, secret, http, server: None })
+        let listen = ([127, 0, 0, 1], 0).into();
+        Ok(Site { cluster, population, names, dir, script, secret, http, listen, server: None })
     }
 
     /// A connection to the database.
@@ -188,7 +193,8 @@ impl Site {
             .env("DATABASE_URL", self.url())
             .env("ROWTIDE_DEFINITION", self.dir.join("bench.toml"))
             .env("ROWTIDE_ENVIRONMENT", ENVIRONMENT)
-            .env("ROWTIDE_LISTEN", "127.0.0.1:0")
+            .env("ROWTIDE_HISTORY_DIR", self.dir.join("history"))
+            .env("ROWTIDE_LISTEN", self.listen.to_string())
             .env("ROWTIDE_TOKEN_SECRET", &self.secret)
             .env("ROWTIDE_REQUESTS_PER_MINUTE", "0")
             .env("ROWTIDE_LOG", "warn")
@@ -211,6 +217,8 @@ impl Site {
         let address = timeout(Duration::from_secs(60), ready)
             .await
             .map_err(|_| miette!("the server did not get ready"))??;
+        // Where clients know it to be, also when it is started again.
+        self.listen = address;
         self.server = Some(Server { process, address });
         Ok(())
     }
@@ -240,8 +248,8 @@ impl Site {
         let number = |name: &str| health[name].as_u64();
         let read = || {
             let position = health["position"].as_str()?.parse().ok()?;
-            let (load_queries, sessions) = (number("loadQueries")?, number("sessions")?);
-            Some(Health { position, load_queries, sessions })
+            let (load_queries, loaded_rows) = (number("loadQueries")?, number("loadedRows")?);
+            Some(Health { position, load_queries, loaded_rows, sessions: number("sessions")? })
         };
         read().ok_or_else(|| miette!("the server's health is not understood: {health}"))
     }

@@ -7,15 +7,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rowtide_engine::{Counts, Engine, Input, Load, LoadId, Loaded, Opening, Output, SessionId};
-use rowtide_plan::plan::Plan;
-use rowtide_protocol::{Epoch, Lsn};
+use rowtide_engine::{
+    Counts, Engine, HistoryId, Input, Load, LoadId, Loaded, Opening, Output, SessionId,
+};
+use rowtide_plan::row::History;
+use rowtide_protocol::Lsn;
 use rustc_hash::FxHashMap;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::RESTARTING;
+use super::log_threads::Question;
 use super::outbox::{Item, Outbox};
 
 /// How many commands may wait for one engine before the stream is held up.
@@ -26,14 +29,17 @@ const BATCH: usize = 64;
 const GATHER: Duration = Duration::from_millis(4);
 /// How long they gather at most.
 const MAX_GATHER: Duration = Duration::from_millis(100);
+/// Why a session is closed that cannot be told what has changed.
+const RESET: &str = "more has changed than can be said; come back for all rows";
 /// The most topics in one load of one engine.
 const MAX_LOAD_TOPICS: usize = 20_000;
 
 pub(super) enum Command {
-    /// What the stream brought, in order.
-    Stream(Vec<Input>),
+    /// What the stream brought, in order, and its share of the memory that all of it may take.
+    Stream(Vec<Input>, Arc<OwnedSemaphorePermit>),
     Open(Opening, Arc<Outbox>),
     Loaded(LoadId, Loaded),
+    History(HistoryId, Option<History>),
     Counts(oneshot::Sender<Counts>),
 }
 
@@ -67,7 +73,8 @@ struct EngineThread {
     filled: Vec<Arc<Outbox>>,
     position: Arc<AtomicU64>,
     loads: mpsc::Sender<LoadRequest>,
-    /// For the replies of loads; weak, so that it does not keep the thread itself alive.
+    questions: mpsc::UnboundedSender<Question>,
+    /// For the replies of loads and of the log; weak, so that it does not keep the thread itself alive.
     commands: mpsc::WeakSender<Command>,
     loading: Option<(LoadId, Instant)>,
     /// How long topics gather before the next load.
@@ -78,28 +85,37 @@ struct EngineThread {
     stop: CancellationToken,
 }
 
-/// Starts an engine that has seen the stream up to `position`; it ends with `stop`.
+impl Drop for EngineThread {
+    /// However it ends, its sessions are told.
+    fn drop(&mut self) {
+        for outbox in self.outboxes.values() {
+            outbox.close(RESTARTING.0, RESTARTING.1);
+        }
+    }
+}
+
+/// Starts an engine's thread; it ends with `stop`.
 ///
 /// # Errors
 /// When the operating system gives no thread.
 pub(super) fn start(
     name: String,
-    plan: Arc<Plan>,
-    epoch: Epoch,
-    position: Lsn,
+    engine: Engine,
     loads: mpsc::Sender<LoadRequest>,
+    questions: mpsc::UnboundedSender<Question>,
     stop: CancellationToken,
 ) -> std::io::Result<EngineHandle> {
     let (commands, receiver) = mpsc::channel(COMMANDS);
     let (closes, closed) = mpsc::unbounded_channel();
-    let reached = Arc::new(AtomicU64::new(position.0));
+    let reached = Arc::new(AtomicU64::new(engine.position().0));
     let thread = EngineThread {
-        engine: Engine::new(plan, epoch, position),
+        engine,
         outboxes: FxHashMap::default(),
         outputs: Vec::new(),
         filled: Vec::new(),
         position: Arc::clone(&reached),
         loads,
+        questions,
         commands: commands.downgrade(),
         loading: None,
         gather: GATHER,
@@ -162,14 +178,14 @@ impl EngineThread {
                 self.outboxes.insert(opening.session, outbox);
             }
         }
-        for outbox in self.outboxes.values() {
-            outbox.close(RESTARTING.0, RESTARTING.1);
-        }
     }
 
     fn take(&mut self, command: Command) {
         match command {
-            Command::Stream(inputs) => inputs.into_iter().for_each(|input| self.step(input)),
+            Command::Stream(inputs, _permit) => {
+                inputs.into_iter().for_each(|input| self.step(input));
+            }
+            Command::History(id, history) => self.step(Input::History(id, history)),
             Command::Loaded(id, loaded) => {
                 if let Some((_, begun)) = self.loading.take() {
                     // The busier Postgres is, the more is asked with one query.
@@ -194,8 +210,15 @@ impl EngineThread {
                     (session, Item::Snapshot { table, rows, sent: 0 })
                 }
                 Output::Ready { session, cursor } => (session, Item::Ready(cursor)),
+                Output::Begin { session, mode } => (session, Item::Begin(mode)),
                 Output::Tx { session, cursor, changes, commit_time_us, settlements } => {
                     (session, Item::Tx { cursor, changes, commit_time_us, settlements })
+                }
+                Output::Reset { session } => {
+                    if let Some(outbox) = self.outboxes.remove(&session) {
+                        outbox.close(RESTARTING.0, RESET);
+                    }
+                    continue;
                 }
             };
             if let Some(outbox) = self.outboxes.get(&session)
@@ -203,6 +226,11 @@ impl EngineThread {
             {
                 self.filled.push(Arc::clone(outbox));
             }
+        }
+        while let Some(request) = self.engine.take_history() {
+            let Some(reply) = self.commands.upgrade() else { return };
+            // The reader ends only with the server.
+            drop(self.questions.send(Question { request, reply: reply.downgrade() }));
         }
     }
 

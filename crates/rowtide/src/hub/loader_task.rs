@@ -11,29 +11,39 @@ use rowtide_plan::plan::Plan;
 use rowtide_plan::row::Topic;
 use rowtide_postgres::load::{LoadError, Loader};
 use rustc_hash::FxHashMap;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Mutex, Notify, mpsc, watch};
 
 use super::engine_thread::{Command, LoadRequest};
 
 /// The longest wait between two tries.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
+/// What loads have read since the start.
+#[derive(Default)]
+pub(super) struct LoadCounts {
+    /// `SELECT`s of rows.
+    pub(super) queries: AtomicU64,
+    pub(super) rows: AtomicU64,
+}
+
 /// Runs loads until it is dropped. `schema_changed` is told when a load shows that the tables
-/// no longer have the plan's shape; `queries` counts the `SELECT`s of rows; `failing` says why the
-/// load under way does not succeed.
+/// no longer have the plan's shape; `failing` says why the load under way does not succeed.
 pub(super) async fn run(
     mut loader: Loader,
     plan: Arc<Plan>,
-    mut requests: mpsc::Receiver<LoadRequest>,
+    requests: Arc<Mutex<mpsc::Receiver<LoadRequest>>>,
     schema_changed: Arc<Notify>,
-    queries: Arc<AtomicU64>,
+    counts: Arc<LoadCounts>,
     failing: watch::Sender<Option<String>>,
 ) {
-    while let Some(first) = requests.recv().await {
+    loop {
+        let mut waiting = requests.lock().await;
+        let Some(first) = waiting.recv().await else { return };
         let mut merged = vec![first];
-        while let Ok(next) = requests.try_recv() {
+        while let Ok(next) = waiting.try_recv() {
             merged.push(next);
         }
+        drop(waiting);
         let mut topics: Vec<Topic> = Vec::new();
         let mut places: FxHashMap<Topic, usize> = FxHashMap::default();
         for topic in merged.iter().flat_map(|request| &request.load.topics) {
@@ -58,7 +68,10 @@ pub(super) async fn run(
             backoff = (backoff * 2).min(MAX_BACKOFF);
         };
         failing.send_if_modified(|failing| failing.take().is_some());
-        queries.store(loader.queries(), Ordering::Relaxed);
+        counts.queries.fetch_add(loaded.queries, Ordering::Relaxed);
+        let rows: usize = loaded.topics.rows.iter().map(Vec::len).sum();
+        counts.rows.fetch_add(rows as u64, Ordering::Relaxed);
+        let loaded = loaded.topics;
         for request in merged {
             let rows = request.load.topics.iter().map(|topic| loaded.rows[places[topic]].clone());
             let answer = Loaded {

@@ -1,10 +1,11 @@
-//! The hub joins the stream, the loads and the engines, and hands every session the frames of its
+//! The hub joins the stream, the log, the loads and the engines, and hands every session the frames of its
 //! view. It is the only place where they meet: engines run on threads of their own, one task runs
-//! loads, one task, the replicator, owns the stream. When a table changes its shape, or the slot is
-//! lost, all of it is begun anew as another generation, with another epoch.
+//! loads, one task, the replicator, owns the stream and the log. A generation is engines that go on from the
+//! log; when a table changes its shape, or the slot is lost, another one begins, with another epoch.
 
 mod engine_thread;
 mod loader_task;
+mod log_threads;
 mod outbox;
 mod replicator;
 
@@ -12,25 +13,34 @@ use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use rowtide_engine::{Counts, Opening, SessionId};
+use rowtide_engine::{Counts, Engine, Opening, SessionId};
+use rowtide_log::{Began, HistoryError, Identity, Log, LogError, LogOptions, LogReader, Opened};
 use rowtide_plan::compile::compile_partly;
 use rowtide_plan::definition::Definition;
 use rowtide_plan::plan::Plan;
+use rowtide_plan::row::Transaction;
 use rowtide_postgres::catalog::read_catalog;
 use rowtide_postgres::connect::{ConnectError, ConnectOptions, Names, connect};
 use rowtide_postgres::load::Loader;
 use rowtide_postgres::mutate::Author;
 use rowtide_postgres::rules::prepare_rules;
-use rowtide_protocol::{Epoch, ErrorCode, Lsn};
+use rowtide_postgres::slot::system_identity;
+use rowtide_postgres::stream::Instance;
+use rowtide_protocol::{Cursor, Epoch, ErrorCode, Lsn};
 use rustc_hash::FxBuildHasher;
 use thiserror::Error;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::engine_thread::{Command, EngineHandle};
+use self::loader_task::LoadCounts;
+use self::log_threads::{LogStatus, LogThreads};
 use self::outbox::Outbox;
+use self::replicator::{PERMIT_BYTES, PERMITS, Replicator};
+
+use crate::limits::GENERATION_LOOK;
 
 pub use self::outbox::{Delivery, Step};
 
@@ -47,6 +57,12 @@ pub struct HubOptions {
     pub engines: usize,
     /// How many bytes of changes may wait for one session.
     pub outbox_bytes: usize,
+    /// Where the history is kept, and how much of it.
+    pub log: LogOptions,
+    /// How many bytes of rows the engines try to hold at the most, together.
+    pub row_bytes: usize,
+    /// How many connections run loads; at least one.
+    pub load_connections: usize,
 }
 
 /// Why there is no hub, or no place in it.
@@ -61,6 +77,15 @@ pub enum HubError {
     /// The operating system gave no thread.
     #[error("cannot start an engine: {0}")]
     Thread(#[from] std::io::Error),
+    /// The log cannot be used.
+    #[error("cannot use the log: {0}")]
+    Log(#[from] LogError),
+    /// The log cannot be read.
+    #[error(transparent)]
+    History(#[from] HistoryError),
+    /// Another server has the slot or the log.
+    #[error("this server stands by: {0}")]
+    Standby(String),
     /// The hub has stopped.
     #[error("the server is stopping")]
     Stopped,
@@ -76,8 +101,12 @@ pub struct Health {
     pub detail: String,
     /// Where the stream stands: every commit up to this LSN has been taken in by all engines.
     pub position: String,
+    /// The log can bring clients up to date from this LSN on.
+    pub oldest: String,
     /// How many `SELECT`s of rows the loads have run since the start.
     pub load_queries: u64,
+    /// How many rows these have read.
+    pub loaded_rows: u64,
     /// Open sessions.
     pub sessions: u64,
     /// Tables of the definition that are not served, because they no longer fit their rules.
@@ -88,7 +117,6 @@ pub struct Health {
 struct Generation {
     plan: Arc<Plan>,
     engines: Vec<EngineHandle>,
-    refused: Vec<String>,
     /// Told by the loader when the tables do not have the plan's shape.
     schema_changed: Arc<Notify>,
     /// Why the load under way does not succeed.
@@ -96,15 +124,26 @@ struct Generation {
     stop: CancellationToken,
 }
 
+/// What the definition comes to with the tables as they are.
+struct Compiled {
+    plan: Arc<Plan>,
+    refused: Vec<String>,
+}
+
 struct Shared {
     options: HubOptions,
     /// Where sessions and loads run.
     runtime: Handle,
-    generation: RwLock<Arc<Generation>>,
+    compiled: RwLock<Arc<Compiled>>,
+    /// None before the log and the slot are ours.
+    generation: RwLock<Option<Arc<Generation>>>,
+    log: RwLock<Option<(watch::Receiver<LogStatus>, LogReader)>>,
+    /// The memory of what is on its way from the stream, in units of [`PERMIT_BYTES`].
+    budget: Arc<Semaphore>,
     status: watch::Sender<Status>,
     next_session: AtomicU64,
     sessions: AtomicU64,
-    load_queries: Arc<AtomicU64>,
+    load_counts: Arc<LoadCounts>,
     stop: CancellationToken,
 }
 
@@ -112,6 +151,8 @@ struct Shared {
 #[derive(Clone, Debug, PartialEq)]
 enum Status {
     Starting,
+    /// Another server has the place.
+    Standby(String),
     Streaming,
     Waiting(String),
 }
@@ -178,29 +219,45 @@ impl Hub {
     /// ends after [`Hub::stop`].
     ///
     /// # Errors
-    /// When the catalog cannot be read or an engine cannot be started.
+    /// When the catalog or the log cannot be read.
     pub async fn start(options: HubOptions) -> Result<(Hub, JoinHandle<()>), HubError> {
-        let load_queries = Arc::new(AtomicU64::new(0));
-        let stop = CancellationToken::new();
-        let runtime = Handle::current();
-        let generation = Generation::begin(&options, &runtime, &load_queries, &stop, None).await?;
+        let client = connect(&options.database, "catalog").await?;
+        let compiled = compile(&client, &options.definition).await?;
+        let system = system_identity(&client).await?;
+        let identity = Identity {
+            plan: compiled.plan.fingerprint(),
+            system: system.cluster,
+            database: system.database,
+            slot: options.names.slot.clone(),
+        };
+        drop(client);
         let shared = Arc::new(Shared {
             options,
-            runtime,
-            generation: RwLock::new(Arc::new(generation)),
+            runtime: Handle::current(),
+            compiled: RwLock::new(Arc::new(compiled)),
+            generation: RwLock::default(),
+            log: RwLock::default(),
+            budget: Arc::new(Semaphore::new(PERMITS)),
             status: watch::channel(Status::Starting).0,
             next_session: AtomicU64::new(0),
             sessions: AtomicU64::new(0),
-            load_queries,
-            stop,
+            load_counts: Arc::default(),
+            stop: CancellationToken::new(),
         });
+        let (log, broken) = shared.open_log(&identity)?.unzip();
+        let replicator = Replicator {
+            shared: Arc::clone(&shared),
+            log,
+            identity,
+            instance: Instance(rand::random()),
+            broken: broken.flatten(),
+        };
         // On a thread of its own socket, decoder and hand-over to the engines take turns without
         // waking one another across cores.
         let thread = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let replicated = replicator::run(Arc::clone(&shared));
         let (ends, ended) = oneshot::channel::<()>();
         std::thread::Builder::new().name("stream".to_owned()).spawn(move || {
-            thread.block_on(replicated);
+            thread.block_on(replicator.run());
             drop(ends);
         })?;
         // It sends nothing, but that it is gone.
@@ -210,62 +267,103 @@ impl Hub {
 
     /// The plan that serves at the moment.
     pub fn plan(&self) -> Arc<Plan> {
-        Arc::clone(&self.shared.generation().plan)
+        Arc::clone(&self.shared.compiled().plan)
     }
 
-    /// Joins the view of a user, and is told of the mutations of a client. The first rows are not older
-    /// than `not_before`.
+    /// Joins the view of a user, and is told of the mutations of a client, which knows every outcome up to
+    /// `told` if it numbers them. The rows are not older than `not_before`. With a cursor that is still good
+    /// only what has changed since is sent.
     ///
     /// # Errors
-    /// When the hub has stopped.
+    /// When the hub has stopped, or another server has its place.
     pub async fn open(
         &self,
         author: &Author,
         client: &str,
+        told: Option<u64>,
         not_before: Lsn,
+        cursor: Option<Cursor>,
     ) -> Result<Subscription, HubError> {
         let shared = &self.shared;
         loop {
-            let generation = shared.generation();
+            let generation = self.serving().await?;
             let claims = generation.plan.resolve_claims(&author.user_id, &author.claims);
             let place = FxBuildHasher.hash_one(&claims) as usize % generation.engines.len();
             let engine = &generation.engines[place];
             let session = SessionId(shared.next_session.fetch_add(1, Ordering::Relaxed));
             let limit = shared.options.outbox_bytes;
-            let outbox = Arc::new(Outbox::new(Arc::clone(&generation.plan), limit));
+            let outbox = Arc::new(Outbox::new(Arc::clone(&generation.plan), limit, told));
             let client = Some(client.into());
-            let opening = Opening { session, claims, client, not_before };
+            let opening = Opening { session, claims, client, not_before, cursor };
             let open = Command::Open(opening, Arc::clone(&outbox));
             if engine.commands.send(open).await.is_ok() {
                 shared.sessions.fetch_add(1, Ordering::Relaxed);
                 let closes = engine.closes.clone();
                 return Ok(Subscription { session, outbox, closes, shared: Arc::clone(shared) });
             }
+            // Another generation has begun, or is about to.
+            tokio::time::sleep(GENERATION_LOOK).await;
+        }
+    }
+
+    /// The generation, once there is one.
+    async fn serving(&self) -> Result<Arc<Generation>, HubError> {
+        let shared = &self.shared;
+        let mut status = shared.status.subscribe();
+        loop {
             if shared.stop.is_cancelled() {
                 return Err(HubError::Stopped);
             }
-            // Another generation has begun, or is about to.
-            tokio::task::yield_now().await;
+            if let Some(generation) = shared.generation() {
+                return Ok(generation);
+            }
+            if let Status::Standby(why) = &*status.borrow_and_update() {
+                return Err(HubError::Standby(why.clone()));
+            }
+            let changed = shared.stop.run_until_cancelled(status.changed()).await;
+            if !matches!(changed, Some(Ok(()))) {
+                return Err(HubError::Stopped);
+            }
         }
     }
 
     /// How the hub is doing.
     pub fn health(&self) -> Health {
         let status = self.shared.status.borrow().clone();
-        let failing = self.shared.generation().load_failing.borrow().clone();
+        let generation = self.shared.generation();
+        let log = self.log_status();
+        let failing = generation.as_ref().and_then(|g| g.load_failing.borrow().clone());
+        let failing = log.as_ref().and_then(|log| log.failing.clone()).or(failing);
         let (ready, detail) = match (status, failing) {
-            (Status::Waiting(reason), _) | (Status::Streaming, Some(reason)) => (false, reason),
+            (Status::Standby(reason) | Status::Waiting(reason), _)
+            | (Status::Streaming, Some(reason)) => (false, reason),
             (Status::Starting, _) => (false, "catching up with the stream".to_owned()),
             (Status::Streaming, None) => (true, "streaming".to_owned()),
         };
         Health {
             ready,
             detail,
-            position: self.shared.generation().position().to_string(),
-            load_queries: self.shared.load_queries.load(Ordering::Relaxed),
+            position: generation.map_or(Lsn(0), |g| g.position()).to_string(),
+            oldest: log.map_or(Lsn(0), |log| log.oldest).to_string(),
+            load_queries: self.shared.load_counts.queries.load(Ordering::Relaxed),
+            loaded_rows: self.shared.load_counts.rows.load(Ordering::Relaxed),
             sessions: self.shared.sessions.load(Ordering::Relaxed),
-            refused_tables: self.shared.generation().refused.clone(),
+            refused_tables: self.shared.compiled().refused.clone(),
         }
+    }
+
+    fn log_status(&self) -> Option<LogStatus> {
+        let log = self.shared.log.read().unwrap_or_else(PoisonError::into_inner);
+        log.as_ref().map(|(status, _)| status.borrow().clone())
+    }
+
+    /// What the log holds, once it is ours: its statistics, and whether it can be written.
+    pub(crate) fn log_statistics(&self) -> Option<(rowtide_log::Statistics, bool)> {
+        let failing = self.log_status()?.failing.is_some();
+        let log = self.shared.log.read().unwrap_or_else(PoisonError::into_inner);
+        let reader = log.as_ref().map(|(_, reader)| reader.clone());
+        drop(log);
+        Some((reader?.statistics().ok()?, failing))
     }
 
     /// Waits until the stream has caught up. Cancel safe.
@@ -278,7 +376,7 @@ impl Hub {
     /// How much the engines hold together.
     pub async fn counts(&self) -> Counts {
         let mut sum = Counts::default();
-        for engine in &self.shared.generation().engines {
+        for engine in self.shared.generation().iter().flat_map(|generation| &generation.engines) {
             let (reply, counts) = oneshot::channel();
             if engine.commands.send(Command::Counts(reply)).await.is_ok()
                 && let Ok(counts) = counts.await
@@ -287,6 +385,7 @@ impl Hub {
                 sum.views += counts.views;
                 sum.topics += counts.topics;
                 sum.loading += counts.loading;
+                sum.row_bytes += counts.row_bytes;
             }
         }
         sum
@@ -299,35 +398,134 @@ impl Hub {
 }
 
 impl Shared {
-    fn generation(&self) -> Arc<Generation> {
-        Arc::clone(&self.generation.read().unwrap_or_else(PoisonError::into_inner))
+    fn generation(&self) -> Option<Arc<Generation>> {
+        self.generation.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set_status(&self, status: Status) {
+    fn replace_generation(&self, next: Option<Arc<Generation>>) -> Option<Arc<Generation>> {
+        let mut generation = self.generation.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut generation, next)
+    }
+
+    fn compiled(&self) -> Arc<Compiled> {
+        Arc::clone(&self.compiled.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn show_log(&self, log: Option<&LogThreads>) {
+        let log = log.map(|log| (log.watch(), log.reader().clone()));
+        *self.log.write().unwrap_or_else(PoisonError::into_inner) = log;
+    }
+
+    /// Whether that is news.
+    fn set_status(&self, status: Status) -> bool {
         self.status.send_if_modified(|current| {
             let changed = *current != status;
             *current = status;
             changed
-        });
+        })
     }
 
-    /// Begins another generation; `false` if the tables still have the shape that this one was
-    /// compiled for and `force` does not ask for it all the same.
-    async fn renew(&self, force: bool) -> Result<bool, HubError> {
-        let old = self.generation();
-        let unless = (!force).then(|| Arc::clone(&old.plan));
-        let begun =
-            Generation::begin(&self.options, &self.runtime, &self.load_queries, &self.stop, unless)
-                .await;
-        let next = match begun {
-            Ok(next) => next,
-            Err(HubError::Stopped) => return Ok(false),
-            Err(error) => return Err(error),
+    /// What the log's records are of, with the plan that serves now.
+    fn identity(&self, before: &Identity) -> Identity {
+        Identity { plan: self.compiled().plan.fingerprint(), ..before.clone() }
+    }
+
+    /// The log, and why the stream cannot be its continuation if it is a new one; `None` when another server
+    /// has it.
+    fn open_log(
+        &self,
+        identity: &Identity,
+    ) -> Result<Option<(LogThreads, Option<&'static str>)>, HubError> {
+        let Opened { log, reader, began } =
+            match Log::open(self.options.log.clone(), identity.clone()) {
+                Ok(opened) => opened,
+                Err(LogError::Locked(_)) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
+        let broken = match began {
+            Began::Continued => {
+                tracing::info!(end = %log.end(), "the log goes on");
+                None
+            }
+            Began::Shortened(reason) => {
+                tracing::warn!(reason, end = %log.end(), "the log has lost its oldest part");
+                None
+            }
+            Began::New => Some("new_log"),
+            Began::Replaced(reason) => {
+                tracing::warn!(reason, "the log could not be used; a new one begins");
+                Some("log_replaced")
+            }
         };
-        *self.generation.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
-        old.stop.cancel();
+        let log = LogThreads::start(log, reader)?;
+        self.show_log(Some(&log));
+        Ok(Some((log, broken)))
+    }
+
+    /// Waits until there is memory for so much more of the stream.
+    async fn reserve(&self, bytes: usize) -> Arc<OwnedSemaphorePermit> {
+        let wanted = (bytes / PERMIT_BYTES + 1).min(PERMITS) as u32;
+        match Arc::clone(&self.budget).acquire_many_owned(wanted).await {
+            Ok(permit) => Arc::new(permit),
+            Err(_) => unreachable!("the budget is never closed"),
+        }
+    }
+
+    /// Compiles the definition again. Whether the tables have another shape than before.
+    async fn compile_again(&self) -> Result<bool, HubError> {
+        let client = connect(&self.options.database, "catalog").await?;
+        let next = compile(&client, &self.options.definition).await?;
+        let shape = |compiled: &Compiled| -> Vec<_> {
+            compiled.plan.tables.iter().map(|table| table.catalog.clone()).collect()
+        };
+        if shape(&self.compiled()) == shape(&next) {
+            return Ok(false);
+        }
+        *self.compiled.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
         Ok(true)
     }
+
+    /// Begins a generation whose engines have the stream up to `position`; the one before ends.
+    fn begin(
+        &self,
+        log: &LogThreads,
+        epoch: Epoch,
+        position: Lsn,
+        recent: &[Arc<Transaction>],
+    ) -> Result<Arc<Generation>, HubError> {
+        let generation = Arc::new(Generation::begin(self, log, epoch, position, recent)?);
+        if let Some(before) = self.replace_generation(Some(Arc::clone(&generation))) {
+            before.stop.cancel();
+        }
+        // Sessions wait for a generation, and this one is there.
+        self.status.send_modify(|status| {
+            if *status != Status::Streaming {
+                *status = Status::Starting;
+            }
+        });
+        Ok(generation)
+    }
+}
+
+/// Compiles what of the definition fits the tables, and says what does not.
+async fn compile(
+    client: &tokio_postgres::Client,
+    definition: &Definition,
+) -> Result<Compiled, HubError> {
+    let catalog = read_catalog(client, &definition.tables()).await?;
+    let (mut plan, refused) = compile_partly(definition, &catalog);
+    for (table, error) in &refused {
+        let problems: Vec<String> =
+            error.problems.iter().map(|problem| problem.message.clone()).collect();
+        tracing::error!(table, problems = problems.join("; "), "a table is not served");
+    }
+    for (table, problems) in prepare_rules(client, &mut plan).await? {
+        let problems: Vec<String> =
+            problems.iter().map(|problem| problem.message.clone()).collect();
+        tracing::error!(table, problems = problems.join("; "), "a table cannot be written");
+    }
+    let refused = refused.into_iter().map(|(table, _)| table).collect();
+    Ok(Compiled { plan: Arc::new(plan), refused })
 }
 
 impl Generation {
@@ -336,63 +534,42 @@ impl Generation {
         self.engines.iter().map(EngineHandle::position).min().unwrap_or_default()
     }
 
-    /// `unless` is a plan that is still good if the tables have the shape it was compiled for; then
-    /// the answer is [`HubError::Stopped`].
-    async fn begin(
-        options: &HubOptions,
-        runtime: &Handle,
-        load_queries: &Arc<AtomicU64>,
-        stop: &CancellationToken,
-        unless: Option<Arc<Plan>>,
+    fn begin(
+        shared: &Shared,
+        log: &LogThreads,
+        epoch: Epoch,
+        position: Lsn,
+        recent: &[Arc<Transaction>],
     ) -> Result<Generation, HubError> {
-        let client = connect(&options.database, "catalog").await?;
-        let catalog = read_catalog(&client, &options.definition.tables()).await?;
-        let (mut plan, refused) = compile_partly(&options.definition, &catalog);
-        if let Some(old) = unless {
-            let shape = |plan: &Plan| -> Vec<_> {
-                plan.tables.iter().map(|table| table.catalog.clone()).collect()
-            };
-            if shape(&old) == shape(&plan) {
-                return Err(HubError::Stopped);
-            }
-        }
-        for (table, error) in &refused {
-            let problems: Vec<String> =
-                error.problems.iter().map(|problem| problem.message.clone()).collect();
-            tracing::error!(table, problems = problems.join("; "), "a table is not served");
-        }
-        for (table, problems) in prepare_rules(&client, &mut plan).await? {
-            let problems: Vec<String> =
-                problems.iter().map(|problem| problem.message.clone()).collect();
-            tracing::error!(table, problems = problems.join("; "), "a table cannot be written");
-        }
-        let plan = Arc::new(plan);
-        // Random, so that no cursor of another run is ever taken for one of this.
-        let epoch = Epoch(rand::random());
-        let stop = stop.child_token();
+        let options = &shared.options;
+        let plan = Arc::clone(&shared.compiled().plan);
+        let stop = shared.stop.child_token();
         let schema_changed = Arc::new(Notify::new());
         // Each engine has one load under way.
         let (loads, requests) = mpsc::channel(options.engines.max(1));
         let mut engines = Vec::new();
         for index in 0..options.engines.max(1) {
             let name = format!("engine-{index}");
-            let plan = Arc::clone(&plan);
-            let (loads, stop) = (loads.clone(), stop.clone());
-            engines.push(engine_thread::start(name, plan, epoch, Lsn(0), loads, stop)?);
+            let budget = options.row_bytes / options.engines.max(1);
+            let engine = Engine::new(Arc::clone(&plan), epoch, position, recent, budget);
+            let (loads, questions) = (loads.clone(), log.questions.clone());
+            engines.push(engine_thread::start(name, engine, loads, questions, stop.clone())?);
         }
         let (failing, load_failing) = watch::channel(None);
-        let loader = loader_task::run(
-            Loader::new(options.database.clone()),
-            Arc::clone(&plan),
-            requests,
-            Arc::clone(&schema_changed),
-            Arc::clone(load_queries),
-            failing,
-        );
-        let stopped = stop.clone();
-        runtime.spawn(async move { stopped.run_until_cancelled(loader).await });
-        let refused = refused.into_iter().map(|(table, _)| table).collect();
-        Ok(Generation { plan, engines, refused, schema_changed, load_failing, stop })
+        let requests = Arc::new(tokio::sync::Mutex::new(requests));
+        for _ in 0..options.load_connections.max(1) {
+            let loader = loader_task::run(
+                Loader::new(options.database.clone()),
+                Arc::clone(&plan),
+                Arc::clone(&requests),
+                Arc::clone(&schema_changed),
+                Arc::clone(&shared.load_counts),
+                failing.clone(),
+            );
+            let stopped = stop.clone();
+            shared.runtime.spawn(async move { stopped.run_until_cancelled(loader).await });
+        }
+        Ok(Generation { plan, engines, schema_changed, load_failing, stop })
     }
 }
 

@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::row::{Row, Settlement};
-use rowtide_protocol::{Cursor, ErrorCode, ready_frame, reject_frame, snapshot_frame, tx_frame};
+use rowtide_protocol::{
+    Cursor, ErrorCode, Mode, ready_frame, reject_frame, snapshot_frame, tx_frame,
+};
 use tokio::sync::Notify;
 
 use crate::telemetry;
@@ -20,6 +22,8 @@ use rowtide_plan::value::rfc3339;
 /// What a session is to do next.
 #[derive(Debug)]
 pub enum Delivery {
+    /// Say `connected`, in this mode. Comes first.
+    Begin(Mode),
     /// Send this text frame (valid UTF-8).
     Frame(Bytes),
     /// Say this error and close. Nothing comes after it.
@@ -45,10 +49,28 @@ struct Queue {
     /// Frames that are made already and come first.
     frames: VecDeque<Bytes>,
     closed: Option<(ErrorCode, String)>,
+    /// Of a client that numbers its mutations: up to which number it has been told every outcome.
+    told: Option<u64>,
+}
+
+impl Queue {
+    /// Whether a settlement follows what the client has been told. If mutations in between were settled
+    /// by another queue or server, between the moment when the client's last number was read and the one
+    /// when its session joined the stream, their refusals would be taken for confirmations: the client
+    /// must come back and be told.
+    fn tell(&mut self, settlement: &Settlement) -> bool {
+        let Some(told) = &mut self.told else { return true };
+        let last = settlement.last_mutation;
+        let first = settlement.refused.first().map_or(last, |refused| refused.id);
+        let follows = first <= *told + 1;
+        *told = last.max(*told);
+        follows
+    }
 }
 
 #[derive(Debug)]
 pub(super) enum Item {
+    Begin(Mode),
     /// Rows of one table, with how many of them have been sent.
     Snapshot {
         table: TableId,
@@ -67,6 +89,8 @@ pub(super) enum Item {
 /// One step of a session, for those that do not speak in frames of the protocol.
 #[derive(Debug)]
 pub enum Step {
+    /// How the replica is brought up to date.
+    Begin(Mode),
     /// Rows of a new replica.
     Snapshot {
         /// Their table.
@@ -74,7 +98,7 @@ pub enum Step {
         /// Each once.
         rows: Vec<Arc<Row>>,
     },
-    /// The new replica is whole.
+    /// The replica is whole.
     Ready(Cursor),
     /// One or more commits.
     Tx {
@@ -92,8 +116,15 @@ pub enum Step {
 }
 
 impl Outbox {
-    pub(super) fn new(plan: Arc<Plan>, limit_bytes: usize) -> Outbox {
-        Outbox { plan, limit_bytes, queue: Mutex::default(), filled: Notify::new() }
+    /// `told` is the mutation up to which the client knows every outcome; `None` for one that does not
+    /// number them.
+    pub(super) fn new(plan: Arc<Plan>, limit_bytes: usize, told: Option<u64>) -> Outbox {
+        Outbox {
+            plan,
+            limit_bytes,
+            queue: Mutex::new(Queue { told, ..Queue::default() }),
+            filled: Notify::new(),
+        }
     }
 
     pub(super) fn plan(&self) -> &Arc<Plan> {
@@ -114,7 +145,12 @@ impl Outbox {
             return false;
         }
         let was_empty = queue.items.is_empty();
-        if let Item::Tx { changes, .. } = &item {
+        if let Item::Tx { changes, settlements, .. } = &item {
+            if !settlements.iter().all(|settlement| queue.tell(settlement)) {
+                let message = "mutations were settled while this connection was made";
+                queue.closed = Some((ErrorCode::Restarting, message.to_owned()));
+                return true;
+            }
             queue.bytes += changes.len() + 64;
         }
         if queue.bytes > self.limit_bytes {
@@ -147,6 +183,7 @@ impl Outbox {
         }
         let frame = match self.try_next_step()? {
             Step::Closed(code, message) => return Some(Delivery::Closed(code, message)),
+            Step::Begin(mode) => return Some(Delivery::Begin(mode)),
             Step::Ready(cursor) => ready_frame(cursor),
             Step::Snapshot { table, rows } => {
                 let name = &self.plan.table(table).name_json;
@@ -180,6 +217,7 @@ impl Outbox {
             return Some(Step::Closed(code, message));
         };
         Some(match item {
+            Item::Begin(mode) => Step::Begin(mode),
             Item::Ready(cursor) => Step::Ready(cursor),
             Item::Snapshot { table, rows, sent } => {
                 let mut bytes = 0;
@@ -244,17 +282,17 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
-    use rowtide_protocol::{Epoch, Lsn, Refusal, ServerMessage};
+    use rowtide_protocol::{Epoch, Lsn, Refusal, ServerMessage, ViewId};
 
     use super::*;
 
     fn outbox(limit_bytes: usize) -> Outbox {
         let plan = Plan { tables: vec![], branches: vec![], claims: vec![], min_client: None };
-        Outbox::new(Arc::new(plan), limit_bytes)
+        Outbox::new(Arc::new(plan), limit_bytes, Some(0))
     }
 
     fn tx(lsn: u64, changes: &'static str) -> Item {
-        let cursor = Cursor { epoch: Epoch(1), lsn: Lsn(lsn) };
+        let cursor = Cursor { epoch: Epoch(1), view: ViewId(1), lsn: Lsn(lsn) };
         let changes = changes.into();
         Item::Tx { cursor, changes, commit_time_us: Some(0), settlements: Vec::new() }
     }

@@ -1,20 +1,29 @@
-//! The task that owns the stream. It hands every transaction to every engine, in order, waiting where
-//! an engine is behind, so that Postgres is held up and not our memory; and it confirms to Postgres
-//! what all engines have taken in. What ends the stream is said, waited out with growing pauses, and
-//! begun again.
+//! The task that owns the stream and the log. It takes its place first: the log's directory and the slot
+//! are each one server's, and as long as another has them this one stands by. It hands every transaction to
+//! every engine and to the log, in order, waiting where one is behind, so that Postgres is held up and not
+//! our memory; and it confirms to Postgres what is durable. What ends the stream is said, waited out with
+//! growing pauses, and begun again.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use rand::Rng;
 use rowtide_engine::Input;
+use rowtide_log::{Committed, Entry, Identity};
 use rowtide_postgres::connect::connect;
-use rowtide_postgres::stream::{Stream, StreamError, StreamEvent, create_slot, drop_slot};
+use rowtide_postgres::stream::{
+    Instance, SlotPosition, Stream, StreamError, StreamEvent, create_slot, drop_slot,
+};
 use rowtide_protocol::Lsn;
+use thiserror::Error;
 
 use super::engine_thread::Command;
-use super::{Generation, Shared, Status};
+use super::log_threads::LogThreads;
+use super::{Generation, HubError, Shared, Status};
+use crate::limits::{STANDBY_LOOK, STREAM_BYTES};
+use crate::telemetry;
 
 /// The pause after the first failure; it doubles with each.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
@@ -22,96 +31,311 @@ const MIN_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// How many events that are there already are handed on together.
 const BATCH: usize = 64;
+/// About how many bytes of them.
+const BATCH_BYTES: usize = 4 << 20;
 
-pub(super) async fn run(shared: Arc<Shared>) {
-    let stop = shared.stop.clone();
-    let mut pause = MIN_PAUSE;
-    while !stop.is_cancelled() {
-        let streamed = stop.run_until_cancelled(stream_until_it_ends(&shared, &mut pause)).await;
-        let Some(error) = streamed else { break };
-        if let Some(error) = error {
-            shared.set_status(Status::Waiting(error.to_string()));
-            tracing::warn!(%error, ?pause, "the stream is interrupted");
-            if let Err(error) = mend(&shared, &error).await {
-                tracing::warn!(%error, "cannot mend the stream yet");
-            }
+/// Why the stream is not served from.
+#[derive(Debug, Error)]
+enum Ended {
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// Another server has the log's directory.
+    #[error("another server uses the log in `{0}`")]
+    LogTaken(String),
+    /// The database does not go on from where the log ends.
+    #[error("the database is not the one that the log is of: {0}")]
+    Diverged(&'static str),
+    /// The tables have another shape, or the server stops: it is only begun again.
+    #[error("begins anew")]
+    Renewed,
+}
+
+pub(super) struct Replicator {
+    pub(super) shared: Arc<Shared>,
+    pub(super) log: Option<LogThreads>,
+    /// What the log's records are of.
+    pub(super) identity: Identity,
+    pub(super) instance: Instance,
+    /// Why the next stream cannot be the continuation of the log, if it cannot.
+    pub(super) broken: Option<&'static str>,
+}
+
+impl Replicator {
+    pub(super) async fn run(mut self) {
+        let stop = self.shared.stop.clone();
+        let mut pause = MIN_PAUSE;
+        while !stop.is_cancelled() {
+            let Err(ended) = self.stream_until_it_ends(&mut pause).await else { break };
+            let wait = match &ended {
+                Ended::Renewed => continue,
+                Ended::LogTaken(_) | Ended::Stream(StreamError::SlotActive { .. }) => {
+                    self.stand_by(&ended).await;
+                    STANDBY_LOOK
+                }
+                Ended::Stream(StreamError::OwnConnection { .. }) => STANDBY_LOOK,
+                _ => {
+                    self.shared.set_status(Status::Waiting(ended.to_string()));
+                    tracing::warn!(error = %ended, ?pause, "the stream is interrupted");
+                    if let Err(error) = self.mend(&ended).await {
+                        tracing::warn!(%error, "cannot mend the stream yet");
+                    }
+                    let wait = pause;
+                    pause = (pause * 2).min(MAX_PAUSE);
+                    wait
+                }
+            };
             let jitter = rand::rng().random_range(0.5..1.0);
-            let wait = tokio::time::sleep(pause.mul_f64(jitter));
-            if stop.run_until_cancelled(wait).await.is_none() {
+            if stop.run_until_cancelled(tokio::time::sleep(wait.mul_f64(jitter))).await.is_none() {
                 break;
             }
-            pause = (pause * 2).min(MAX_PAUSE);
+        }
+        self.step_down().await;
+    }
+
+    /// Another server has the place; it is waited for.
+    async fn stand_by(&mut self, why: &Ended) {
+        if self.shared.set_status(Status::Standby(why.to_string())) {
+            tracing::info!(reason = %why, "standing by");
+        }
+        self.step_down().await;
+    }
+
+    /// Ends the engines, with their sessions, and gives the log free.
+    async fn step_down(&mut self) {
+        if let Some(generation) = self.shared.replace_generation(None) {
+            generation.stop.cancel();
+        }
+        if let Some(log) = self.log.take() {
+            self.shared.show_log(None);
+            log.close().await;
         }
     }
-    shared.generation().stop.cancel();
-}
 
-/// Streams into the current generation. `None` when another has begun.
-async fn stream_until_it_ends(shared: &Shared, pause: &mut Duration) -> Option<StreamError> {
-    let generation = shared.generation();
-    let options = &shared.options;
-    let started =
-        Stream::start(&options.database, &options.names, Arc::clone(&generation.plan)).await;
-    let (mut stream, end) = match started {
-        Ok(started) => started,
-        Err(error) => return Some(error),
-    };
-    tracing::info!(slot = options.names.slot, "streaming");
-    *pause = MIN_PAUSE;
-    let ended = feed(shared, &generation, &mut stream, end).await;
-    stream.stop().await;
-    ended
-}
-
-async fn feed(
-    shared: &Shared,
-    generation: &Generation,
-    stream: &mut Stream,
-    end: Lsn,
-) -> Option<StreamError> {
-    loop {
-        let first = tokio::select! {
-            event = stream.next() => event,
-            () = generation.schema_changed.notified() => {
-                Err(StreamError::SchemaChanged {
-                    table: "a loaded table".to_owned(),
-                    what: "a load did not fit it".to_owned(),
-                })
-            }
-            () = shared.stop.cancelled() => return None,
+    /// Takes its place, and streams until that ends; `Ok` when the server stops.
+    async fn stream_until_it_ends(&mut self, pause: &mut Duration) -> Result<(), Ended> {
+        let shared = Arc::clone(&self.shared);
+        let stop = shared.stop.clone();
+        let begun = stop.run_until_cancelled(self.start()).await;
+        let Some(begun) = begun else { return Ok(()) };
+        let (mut stream, slot) = begun?;
+        let streamed = async {
+            self.take_log().await?;
+            let (generation, expected) = self.follow_on(slot).await?;
+            let slot_name = &shared.options.names.slot;
+            tracing::info!(slot = slot_name, position = %generation.position(), "streaming");
+            *pause = MIN_PAUSE;
+            self.feed(&generation, &mut stream, slot.end, expected).await
         };
-        let Gathered { inputs, reached, error } = gather(first, stream);
-        if !inputs.is_empty() {
-            for engine in &generation.engines {
-                if engine.commands.send(Command::Stream(inputs.clone())).await.is_err() {
-                    return None;
+        let ended = stop.run_until_cancelled(streamed).await;
+        // So that the slot is free at once.
+        stream.stop().await;
+        ended.unwrap_or(Ok(()))
+    }
+
+    /// Takes the slot. It is what servers are told apart by, so it comes before the log.
+    async fn start(&mut self) -> Result<(Stream, SlotPosition), Ended> {
+        let shared = &self.shared;
+        // What was handed to the log before is there when the stream is held against it.
+        if let (Some(log), Some(generation)) = (&self.log, shared.generation()) {
+            log.flushed(generation.position()).await;
+        }
+        let options = &shared.options;
+        let plan = Arc::clone(&shared.compiled().plan);
+        let started = Stream::start(&options.database, &options.names, plan, self.instance).await?;
+        Ok(started)
+    }
+
+    /// Opens the log, if it was given free. Another server may have gone on with it, also for other tables,
+    /// so these are looked at anew.
+    async fn take_log(&mut self) -> Result<(), Ended> {
+        if self.log.is_some() {
+            return Ok(());
+        }
+        if self.shared.compile_again().await? {
+            return Err(Ended::Renewed);
+        }
+        self.identity = self.shared.identity(&self.identity);
+        let opened = self.shared.open_log(&self.identity)?;
+        let dir = || self.shared.options.log.dir.display().to_string();
+        let (log, broken) = opened.ok_or_else(|| Ended::LogTaken(dir()))?;
+        self.log = Some(log);
+        self.broken = self.broken.or(broken);
+        Ok(())
+    }
+
+    /// The generation that the stream feeds: the one that is there, one that takes up where the log ends, or
+    /// one with a new epoch where the stream is not the log's continuation. With it the transactions that the
+    /// stream must bring again to be that.
+    async fn follow_on(
+        &mut self,
+        slot: SlotPosition,
+    ) -> Result<(Arc<Generation>, VecDeque<Committed>), Ended> {
+        let Some(log) = &self.log else { return Err(Ended::Renewed) };
+        let status = log.status();
+        let identity = self.shared.identity(&self.identity);
+        let broken = if let Some(broken) = self.broken {
+            Some(broken)
+        } else if identity != self.identity {
+            Some("other_tables")
+        } else if slot.confirmed > status.end {
+            Some("log_behind")
+        } else if slot.end < status.end {
+            Some("database_behind")
+        } else {
+            None
+        };
+        if let Some(reason) = broken {
+            return Ok((
+                self.begin_epoch(identity, slot.confirmed, reason).await?,
+                VecDeque::new(),
+            ));
+        }
+        let seen = log.reader().transactions(slot.confirmed, status.end);
+        let expected = VecDeque::from(seen.map_err(HubError::from)?);
+        if let Some(generation) = self.shared.generation() {
+            return Ok((generation, expected));
+        }
+        let recent = log.recent().map_err(HubError::from)?;
+        let generation = self.shared.begin(log, status.epoch, status.end, &recent)?;
+        Ok((generation, expected))
+    }
+
+    async fn begin_epoch(
+        &mut self,
+        identity: Identity,
+        position: Lsn,
+        reason: &'static str,
+    ) -> Result<Arc<Generation>, Ended> {
+        let Some(log) = &self.log else { return Err(Ended::Renewed) };
+        tracing::info!(reason, %position, "a new epoch begins: every client is sent all of its rows");
+        telemetry::epoch_began(reason);
+        let epoch = log.begin(identity.clone(), position).await;
+        let generation = self.shared.begin(log, epoch, position, &[])?;
+        self.identity = identity;
+        self.broken = None;
+        Ok(generation)
+    }
+
+    async fn feed(
+        &mut self,
+        generation: &Generation,
+        stream: &mut Stream,
+        end: Lsn,
+        mut expected: VecDeque<Committed>,
+    ) -> Result<(), Ended> {
+        let shared = Arc::clone(&self.shared);
+        let Some(log) = &self.log else { return Err(Ended::Renewed) };
+        let mut log_status = log.watch();
+        loop {
+            let first = tokio::select! {
+                event = stream.next() => event,
+                () = generation.schema_changed.notified() => {
+                    Err(StreamError::SchemaChanged {
+                        table: "a loaded table".to_owned(),
+                        what: "a load did not fit it".to_owned(),
+                    })
+                }
+                // What has become durable is confirmed, also if nothing more comes.
+                _ = log_status.changed() => {
+                    stream.confirm(generation.position().min(log_status.borrow_and_update().end));
+                    continue;
+                }
+            };
+            let Gathered { inputs, bytes, reached, error } = gather(first, stream);
+            check_continuation(&inputs, &mut expected)?;
+            if !inputs.is_empty() {
+                let permit = shared.reserve(bytes).await;
+                let entries = inputs.iter().filter_map(entry_of).collect();
+                log.append(entries, Arc::clone(&permit)).await;
+                for engine in &generation.engines {
+                    let command = Command::Stream(inputs.clone(), Arc::clone(&permit));
+                    if engine.commands.send(command).await.is_err() {
+                        // One that has ended by itself is followed by others.
+                        shared.replace_generation(None);
+                        generation.stop.cancel();
+                        return Err(Ended::Renewed);
+                    }
                 }
             }
-        }
-        if reached >= end {
-            shared.set_status(Status::Streaming);
-        }
-        stream.confirm(generation.position());
-        match error {
-            None => {}
-            Some(error @ StreamError::SchemaChanged { .. }) => {
-                tracing::warn!(%error, "reading the catalog again");
-                match shared.renew(false).await {
-                    // The stream tells of a shape from before the catalog was read. Whatever was
+            if reached >= end {
+                shared.set_status(Status::Streaming);
+            }
+            match error {
+                None => {}
+                Some(error @ StreamError::SchemaChanged { .. }) => {
+                    tracing::warn!(%error, "reading the catalog again");
+                    // Otherwise the stream tells of a shape from before the catalog was read. Whatever was
                     // written then is seen by every load since, so it is passed over.
-                    Ok(false) => {}
-                    Ok(true) => return None,
-                    Err(error) => return Some(StreamError::Ended(error.to_string())),
+                    if shared.compile_again().await? {
+                        return Err(Ended::Renewed);
+                    }
                 }
+                Some(error) => return Err(error.into()),
             }
-            Some(error) => return Some(error),
         }
+    }
+
+    /// What can be done about a stream that does not start, or is another database's.
+    async fn mend(&mut self, ended: &Ended) -> Result<(), HubError> {
+        let slot = &self.shared.options.names.slot;
+        let reason = match ended {
+            Ended::Diverged(reason) => {
+                self.broken = Some(reason);
+                return Ok(());
+            }
+            Ended::Stream(StreamError::SlotLost(_)) => "slot_lost",
+            Ended::Stream(StreamError::SlotMissing(_)) => "slot_missing",
+            _ => return Ok(()),
+        };
+        let client = connect(&self.shared.options.database, "slot").await?;
+        if reason == "slot_lost" {
+            drop_slot(&client, slot).await?;
+        }
+        create_slot(&client, slot).await?;
+        tracing::error!(slot, reason, "the replication slot was gone, and is made anew");
+        // What was committed in between was not streamed, so nothing that is held is true any more.
+        self.broken = Some(reason);
+        Ok(())
+    }
+}
+
+/// The transactions of the log that the slot had not confirmed must come again, the same ones: otherwise the
+/// database has another history than the one that clients were told of.
+fn check_continuation(inputs: &[Input], expected: &mut VecDeque<Committed>) -> Result<(), Ended> {
+    for input in inputs {
+        let Some(next) = expected.front() else { return Ok(()) };
+        match input {
+            Input::Transaction(transaction) => {
+                let (lsn, xid) = (transaction.lsn, transaction.xid);
+                let commit_time_us = transaction.commit_time_us;
+                if *next != (Committed { lsn, xid, commit_time_us }) {
+                    return Err(Ended::Diverged("other_transactions"));
+                }
+                expected.pop_front();
+            }
+            Input::Position(position) if *position >= next.lsn => {
+                return Err(Ended::Diverged("missing_transactions"));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn entry_of(input: &Input) -> Option<Entry> {
+    match input {
+        Input::Transaction(transaction) => Some(Entry::Transaction(Arc::clone(transaction))),
+        Input::Position(lsn) => Some(Entry::Position(*lsn)),
+        _ => None,
     }
 }
 
 /// What was there at once.
 struct Gathered {
     inputs: Vec<Input>,
+    bytes: usize,
     /// The position after them.
     reached: Lsn,
     error: Option<StreamError>,
@@ -120,12 +344,13 @@ struct Gathered {
 /// The first event and those that need not be waited for, up to an error: handing on each by itself
 /// would wake every engine for each.
 fn gather(first: Result<StreamEvent, StreamError>, stream: &mut Stream) -> Gathered {
-    let mut gathered = Gathered { inputs: Vec::new(), reached: Lsn(0), error: None };
+    let mut gathered = Gathered { inputs: Vec::new(), bytes: 0, reached: Lsn(0), error: None };
     let mut next = Some(first);
     while let Some(event) = next {
         let (input, lsn) = match event {
             Ok(StreamEvent::Transaction(transaction)) => {
                 let lsn = transaction.lsn;
+                gathered.bytes += transaction.bytes();
                 (Input::Transaction(Arc::new(transaction)), lsn)
             }
             Ok(StreamEvent::Position(lsn)) => (Input::Position(lsn), lsn),
@@ -133,26 +358,13 @@ fn gather(first: Result<StreamEvent, StreamError>, stream: &mut Stream) -> Gathe
         };
         gathered.inputs.push(input);
         gathered.reached = lsn;
-        let more = gathered.inputs.len() < BATCH;
+        let more = gathered.inputs.len() < BATCH && gathered.bytes < BATCH_BYTES;
         next = more.then(|| stream.next().now_or_never()).flatten();
     }
     gathered
 }
 
-/// What can be done about a stream that does not start.
-async fn mend(shared: &Shared, error: &StreamError) -> Result<(), super::HubError> {
-    let slot = &shared.options.names.slot;
-    let lost = matches!(error, StreamError::SlotLost(_));
-    if !lost && !matches!(error, StreamError::SlotMissing(_)) {
-        return Ok(());
-    }
-    let client = connect(&shared.options.database, "slot").await?;
-    if lost {
-        drop_slot(&client, slot).await?;
-    }
-    create_slot(&client, slot).await?;
-    tracing::error!(slot, "the replication slot was gone: a new one begins a new epoch");
-    // What was committed in between was not streamed, so nothing that is held is true any more.
-    shared.renew(true).await?;
-    Ok(())
-}
+/// How many permits there are, one for each so many bytes.
+pub(super) const PERMIT_BYTES: usize = 1 << 10;
+/// All of them.
+pub(super) const PERMITS: usize = STREAM_BYTES / PERMIT_BYTES;

@@ -39,7 +39,7 @@ const TOO_OLD: (u16, &str) = (4099, "CLIENT_TOO_OLD");
 /// The longest name of a mutation, in bytes.
 const MAX_NAME_BYTES: usize = 200;
 
-/// The queue of each user, for as long as one of their sessions has it.
+/// The queue of each user, for as long as one of their sessions has it or something waits in it.
 #[derive(Default)]
 pub(crate) struct OlderQueues {
     queues: Mutex<HashMap<String, Weak<Queue>>>,
@@ -164,7 +164,7 @@ impl Session {
         let entry = state.registry.enter(&client, &identity.user_id, u64::MAX, false).await;
         let entry = entry.map_err(refusal)?;
         let author = Arc::new(identity.author());
-        let subscription = state.hub.open(&author, &client, Lsn(0)).await;
+        let subscription = state.hub.open(&author, &client, None, Lsn(0), None).await;
         let subscription =
             subscription.map_err(|error| Ending::new(ErrorCode::Unavailable, error.to_string()))?;
         let queue = state.older_queues.of(state, &identity.user_id);
@@ -251,6 +251,7 @@ impl Session {
                 self.held.arrive(self.plan.table(table), rows);
                 Vec::new()
             }
+            Step::Begin(_) => Vec::new(),
             Step::Ready(cursor) => vec![self.held.initial_data(&self.plan, cursor.lsn)],
             Step::Tx { bodies, settlements, .. } => {
                 let mut said: Vec<String> =

@@ -1,0 +1,96 @@
+//! What is known of a session that has come back with a cursor. Its topics are those that its claims
+//! and the link rows name now; what the log says of them since the cursor is gathered here, with what
+//! is streamed meanwhile, until it is enough to tell the view's state at the cursor from its state now.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rowtide_plan::plan::TableId;
+use rowtide_plan::row::{Change, Changes, Image, Topic, Transaction};
+use rowtide_protocol::Lsn;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::topic::{Rows, key_of};
+use crate::{Opening, SessionId};
+
+/// How many transactions are kept for a session that comes back, while the log is asked for it. Past that
+/// it is sent all of its rows.
+pub const MAX_RESUME_TRANSACTIONS: usize = 10_000;
+
+/// How many ticks a session that comes back waits for a stream that goes on to come to its cursor, before it is
+/// sent all of its rows. A stream that stands still is waited for: nobody is sent more because Postgres is away.
+pub const MAX_RESUME_TURNS: u64 = 10;
+/// A stream of which nothing was heard for so many ticks stands still.
+pub(crate) const STILL_TURNS: u64 = 20;
+
+/// Names one question to the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HistoryId(pub u64);
+
+/// A question to the log: what has changed in these topics. Of the interrupted tables all must be told that are
+/// among `tables`.
+#[derive(Clone, Debug)]
+pub struct HistoryRequest {
+    /// To be given back with the answer.
+    pub id: HistoryId,
+    /// Each once.
+    pub topics: Vec<Topic>,
+    /// The tables of all topics that the view could ever reach.
+    pub tables: Arc<[TableId]>,
+    /// Behind this commit.
+    pub after: Lsn,
+    /// Up to this one, which the engine has taken in.
+    pub up_to: Lsn,
+}
+
+#[derive(Debug)]
+pub(crate) struct Resume {
+    pub(crate) session: SessionId,
+    /// How the session would come without a cursor.
+    pub(crate) opening: Opening,
+    /// The client's cursor.
+    pub(crate) from: Lsn,
+    /// The turn until which the stream must have come to the cursor.
+    pub(crate) until_turn: u64,
+    /// More has been streamed than is kept.
+    pub(crate) is_too_much: bool,
+    pub(crate) tables: Arc<[TableId]>,
+    /// Where the log's answers end, and `since` begins; set by the first question.
+    pub(crate) base: Option<Lsn>,
+    /// Topics whose history is in `past`.
+    pub(crate) known: FxHashSet<Topic>,
+    /// Whether an answer is waited for.
+    pub(crate) asked: bool,
+    /// In commit order; one change for each row of a commit.
+    pub(crate) past: BTreeMap<(Lsn, TableId, Bytes), Change>,
+    /// What was streamed behind `base`.
+    pub(crate) since: Vec<Arc<Transaction>>,
+}
+
+impl Resume {
+    /// Every change behind the cursor that is known, in commit order.
+    pub(crate) fn changes(&self) -> impl Iterator<Item = &Change> {
+        let since = self.since.iter().flat_map(|transaction| match &transaction.changes {
+            Changes::Rows(changes) => changes.as_slice(),
+            Changes::TooLarge(_) => &[],
+        });
+        self.past.values().chain(since)
+    }
+
+    /// The rows of a topic at the cursor, from its rows now: the first change of a row since then says how
+    /// it was before.
+    pub(crate) fn images_then<'a>(&'a self, topic: &Topic, now: &'a Rows) -> Vec<&'a Image> {
+        let mut then: FxHashMap<&Bytes, Option<&Image>> = FxHashMap::default();
+        for change in self.changes() {
+            let old = change.old.as_ref().filter(|old| old.topics.contains(topic));
+            let new = change.new.as_ref().filter(|new| new.image.topics.contains(topic));
+            if old.is_some() || new.is_some() {
+                then.entry(key_of(change)).or_insert(old);
+            }
+        }
+        let untouched = now.iter().filter(|(key, _)| !then.contains_key(key));
+        let untouched = untouched.map(|(_, row)| &row.image);
+        untouched.chain(then.values().copied().flatten()).collect()
+    }
+}

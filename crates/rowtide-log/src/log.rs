@@ -1,0 +1,371 @@
+//! The writer's side: the one owner of the directory, which appends, forgets and begins anew.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rowtide_plan::row::Transaction;
+use rowtide_protocol::{Epoch, Lsn};
+use thiserror::Error;
+
+use crate::reader::{LogReader, Shared, State};
+use crate::segment::{self, Segment, SegmentError, SegmentWriter, Unusable};
+
+/// A log of so many segments is full, by age and by size: what is forgotten at once, and how many
+/// look-ups a topic costs a client that was away for the whole retention.
+const SEGMENTS: u32 = 8;
+
+/// Where a log is and how much it keeps.
+#[derive(Clone, Debug)]
+pub struct LogOptions {
+    /// The directory; it is made if it is not there. Nothing else may be in it.
+    pub dir: PathBuf,
+    /// Transactions are kept for this long after their commit, and up to an eighth longer.
+    pub retention: Duration,
+    /// The most bytes on disk. Beyond it history is forgotten before its time. Not counted: what is
+    /// appended between two calls of [`Log::prune`], and 16 MiB of SQLite's write-ahead log.
+    pub max_bytes: u64,
+}
+
+/// What a log is of. Cursors into a log of anything else mean nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// [`rowtide_plan::plan::Plan::fingerprint`].
+    pub plan: [u8; 32],
+    /// The database cluster (`pg_control_system()`).
+    pub system: u64,
+    /// The database (`pg_database.oid`).
+    pub database: u32,
+    /// The replication slot.
+    pub slot: String,
+}
+
+/// What is appended.
+#[derive(Clone, Debug)]
+pub enum Entry {
+    /// A transaction of the stream, also one without changes.
+    Transaction(Arc<Transaction>),
+    /// The stream has come this far, and there was nothing on the way.
+    Position(Lsn),
+}
+
+/// A log that is open.
+#[derive(Debug)]
+pub struct Opened {
+    /// The one writer.
+    pub log: Log,
+    /// For any number of readers.
+    pub reader: LogReader,
+    /// What was found.
+    pub began: Began,
+}
+
+/// Whether a log goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Began {
+    /// The log that was there, with its epoch.
+    Continued,
+    /// As [`Began::Continued`], but older history was damaged and is forgotten: what was wrong.
+    Shortened(String),
+    /// There was none.
+    New,
+    /// There was one that cannot go on, and a new one is in its place: why.
+    Replaced(String),
+}
+
+/// Why the log could not be opened or written. What was appended before is not concerned.
+#[derive(Debug, Error)]
+pub enum LogError {
+    /// Another process has it open.
+    #[error("the log in `{0}` is in use by another process")]
+    Locked(PathBuf),
+    /// There is no room. What was asked for succeeds once there is.
+    #[error("there is no room for the log in `{0}`")]
+    DiskFull(PathBuf),
+    /// The directory or a file in it cannot be used.
+    #[error("the log in `{dir}` cannot be used: {source}")]
+    Io {
+        /// The directory.
+        dir: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The storage engine failed.
+    #[error("the log in `{dir}` failed: {source}")]
+    Storage {
+        /// The directory.
+        dir: PathBuf,
+        /// What the engine says.
+        source: rusqlite::Error,
+    },
+}
+
+/// The writer of a log. To be used from a thread of its own: it waits for the disk.
+#[derive(Debug)]
+pub struct Log {
+    options: LogOptions,
+    identity: Identity,
+    shared: Arc<Shared>,
+    writer: SegmentWriter,
+    /// Held for as long as the log is open; the system lets go of it when the process ends.
+    _lock: File,
+}
+
+impl Identity {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut bytes = self.plan.to_vec();
+        bytes.extend_from_slice(&self.system.to_le_bytes());
+        bytes.extend_from_slice(&self.database.to_le_bytes());
+        bytes.extend_from_slice(self.slot.as_bytes());
+        bytes
+    }
+}
+
+impl Log {
+    /// Opens the log in a directory, or makes one. What is there goes on if it is of `identity` and
+    /// can be read; otherwise a new one with a new epoch takes its place, which begins at position 0.
+    ///
+    /// # Errors
+    /// [`LogError::Locked`] when another process has it open; others when the directory cannot be
+    /// read or written.
+    pub fn open(options: LogOptions, identity: Identity) -> Result<Opened, LogError> {
+        let dir = options.dir.clone();
+        let at = |source: io::Error| LogError::io(&options, source);
+        fs::create_dir_all(&dir).map_err(at)?;
+        let lock = File::create(dir.join("lock")).map_err(at)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(LogError::Locked(dir)),
+            Err(TryLockError::Error(source)) => return Err(at(source)),
+        }
+        let numbers = segment::list(&dir).map_err(at)?;
+        let found = find(&options, &identity, &numbers)?;
+        let next = numbers.last().map_or(0, |last| last + 1);
+        let new = || begin(&options, &identity, Lsn(0), next);
+        let ((writer, state), began) = match found {
+            Found::Continues(state, began) => {
+                let writer = SegmentWriter::new(Arc::clone(state.newest()));
+                let writer = writer.map_err(|source| LogError::of(&options, source.into()))?;
+                ((writer, state), began)
+            }
+            Found::Nothing => (new()?, Began::New),
+            Found::Unusable(why) => (new()?, Began::Replaced(why)),
+        };
+        // What is left of other epochs, or before a gap.
+        let oldest = state.segments.first().map_or(0, |oldest| oldest.number);
+        for number in numbers.into_iter().filter(|number| *number < oldest) {
+            segment::remove(&dir, number).map_err(at)?;
+        }
+        let shared = Arc::new(Shared::new(state));
+        let reader = LogReader::new(Arc::clone(&shared));
+        let log = Log { options, identity, shared, writer, _lock: lock };
+        Ok(Opened { log, reader, began })
+    }
+
+    /// The id of this unbroken run of the stream.
+    pub fn epoch(&self) -> Epoch {
+        self.shared.state().epoch
+    }
+
+    /// Everything up to here is durable.
+    pub fn end(&self) -> Lsn {
+        self.shared.state().end
+    }
+
+    /// Cursors before this position cannot resume.
+    pub fn oldest(&self) -> Lsn {
+        self.shared.state().oldest()
+    }
+
+    /// Appends to the end, in order, all or nothing; durable when it returns. What lies at or before
+    /// the end is skipped, so that the stream may bring it again.
+    ///
+    /// # Errors
+    /// Then the log is as it was, and the same call can be made again.
+    pub fn append(&mut self, entries: &[Entry]) -> Result<(), LogError> {
+        let state = self.shared.state();
+        let mut end = state.end;
+        let mut transactions = Vec::with_capacity(entries.len());
+        for entry in entries {
+            match entry {
+                Entry::Transaction(transaction) if transaction.lsn > end => {
+                    end = transaction.lsn;
+                    transactions.push(&**transaction);
+                }
+                Entry::Position(lsn) => end = end.max(*lsn),
+                Entry::Transaction(_) => {}
+            }
+        }
+        if end == state.end {
+            return Ok(());
+        }
+        if let Some(first) = transactions.first()
+            && self.is_full(first.commit_time_us)
+        {
+            self.next_segment()?;
+        }
+        self.writer
+            .append(&transactions, end)
+            .map_err(|source| LogError::of(&self.options, source.into()))?;
+        self.shared.change(|state| state.end = end);
+        Ok(())
+    }
+
+    /// Forgets what is older than the retention, as of `now`, and what is beyond the size.
+    ///
+    /// # Errors
+    /// When files cannot be removed, or a new segment not be made.
+    pub fn prune(&mut self, now: SystemTime) -> Result<(), LogError> {
+        let now_us = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
+        let kept_us = now_us.saturating_sub(micros(self.options.retention));
+        if self.writer.oldest_us.is_some() && self.shared.state().newest().newest_us() < kept_us {
+            self.next_segment()?;
+        }
+        let segments = self.shared.state().segments;
+        let mut bytes: u64 = segments.iter().map(|segment| segment.bytes()).sum();
+        let [old @ .., _] = &segments[..] else { return Ok(()) };
+        for segment in old {
+            if segment.newest_us() >= kept_us && bytes <= self.options.max_bytes {
+                break;
+            }
+            bytes = bytes.saturating_sub(segment.bytes());
+            self.shared.change(|state| state.segments = state.segments[1..].into());
+            segment.remove().map_err(|source| LogError::io(&self.options, source))?;
+        }
+        Ok(())
+    }
+
+    /// Empties the log and begins anew at `position`, with a new epoch.
+    ///
+    /// # Errors
+    /// When the new log cannot be made: then the old one is as it was.
+    pub fn begin_epoch(&mut self, identity: Identity, position: Lsn) -> Result<(), LogError> {
+        let old = self.shared.state();
+        let next = old.newest().number + 1;
+        let (writer, state) = begin(&self.options, &identity, position, next)?;
+        self.writer = writer;
+        self.identity = identity;
+        self.shared.change(|shared| *shared = state);
+        for segment in old.segments.iter() {
+            // What cannot be removed now is of another epoch, and goes with the next start.
+            drop(segment.remove());
+        }
+        Ok(())
+    }
+
+    /// Whether the newest segment has its share of the log when a transaction of `time_us` comes.
+    fn is_full(&self, time_us: i64) -> bool {
+        let share_us = micros(self.options.retention / SEGMENTS);
+        let is_old = |oldest_us: i64| time_us.saturating_sub(oldest_us) > share_us;
+        self.writer.bytes > self.options.max_bytes / u64::from(SEGMENTS)
+            || self.writer.oldest_us.is_some_and(is_old)
+    }
+
+    fn next_segment(&mut self) -> Result<(), LogError> {
+        let of = |error| LogError::of(&self.options, error);
+        let state = self.shared.state();
+        self.writer.seal().map_err(|source| of(source.into()))?;
+        let number = state.newest().number + 1;
+        let dir = &self.options.dir;
+        self.writer = SegmentWriter::create(dir, number, state.epoch, &self.identity, state.end)
+            .map_err(of)?;
+        let next = Arc::clone(self.writer.segment());
+        self.shared.change(|state| {
+            state.segments = state.segments.iter().cloned().chain([next]).collect();
+        });
+        Ok(())
+    }
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// A new epoch, with one empty segment.
+fn begin(
+    options: &LogOptions,
+    identity: &Identity,
+    position: Lsn,
+    number: u64,
+) -> Result<(SegmentWriter, State), LogError> {
+    let epoch = Epoch(rand::random());
+    let writer = SegmentWriter::create(&options.dir, number, epoch, identity, position)
+        .map_err(|error| LogError::of(options, error))?;
+    let segments = [Arc::clone(writer.segment())].into();
+    Ok((writer, State { epoch, segments, end: position }))
+}
+
+/// What a directory holds.
+enum Found {
+    Nothing,
+    Unusable(String),
+    Continues(State, Began),
+}
+
+/// The newest segment says which log it is; older ones belong to it as far back as each ends where
+/// the next begins.
+fn find(options: &LogOptions, identity: &Identity, numbers: &[u64]) -> Result<Found, LogError> {
+    let dir = &options.dir;
+    let Some((newest, older)) = numbers.split_last() else { return Ok(Found::Nothing) };
+    let unusable = |why: &str| Ok(Found::Unusable(why.to_owned()));
+    let failed = |source: rusqlite::Error| LogError::of(options, source.into());
+    let (segment, header) = match Segment::open(dir, *newest, true) {
+        Ok(opened) => opened,
+        Err(Unusable::Format) => return unusable("it was written by another version"),
+        Err(Unusable::Damaged(why)) => return unusable(&format!("it is damaged: {why}")),
+        Err(Unusable::Failed(source)) => return Err(failed(source)),
+    };
+    if header.identity != identity.bytes() {
+        return unusable("it is of another database, slot or definition");
+    }
+    let mut begins = header.after;
+    let mut segments = vec![Arc::new(segment)];
+    let mut began = Began::Continued;
+    for number in older.iter().rev() {
+        match Segment::open(dir, *number, false) {
+            Ok((_, older)) if older.epoch != header.epoch => break,
+            Ok((segment, older)) if older.end == begins => {
+                begins = older.after;
+                segments.push(Arc::new(segment));
+            }
+            Ok(_) => {
+                began = Began::Shortened("a part of it is missing".to_owned());
+                break;
+            }
+            Err(Unusable::Format) => {
+                began = Began::Shortened("a part of it is of another version".to_owned());
+                break;
+            }
+            Err(Unusable::Damaged(why)) => {
+                began = Began::Shortened(why);
+                break;
+            }
+            Err(Unusable::Failed(source)) => return Err(failed(source)),
+        }
+    }
+    segments.reverse();
+    let state = State { epoch: header.epoch, segments: segments.into(), end: header.end };
+    Ok(Found::Continues(state, began))
+}
+
+impl LogError {
+    fn io(options: &LogOptions, source: io::Error) -> LogError {
+        let dir = options.dir.clone();
+        match source.kind() {
+            io::ErrorKind::StorageFull => LogError::DiskFull(dir),
+            _ => LogError::Io { dir, source },
+        }
+    }
+
+    fn of(options: &LogOptions, error: SegmentError) -> LogError {
+        match error {
+            SegmentError::Io(source) => LogError::io(options, source),
+            SegmentError::Storage(source) => match source.sqlite_error_code() {
+                Some(rusqlite::ErrorCode::DiskFull) => LogError::DiskFull(options.dir.clone()),
+                _ => LogError::Storage { dir: options.dir.clone(), source },
+            },
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! A segment: a stretch of history in a SQLite database of its own, by itself complete. Records are
+//! appended one after the other; the index by topic is random by nature, and an insert into it costs
+//! a page. So what was appended last is indexed in memory, in the [`Tail`], and goes into the index
+//! some ten thousand entries at a time, in order, which is a third of the work. After a crash the
+//! tail is made again from the records.
+
+mod writer;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock};
+
+use rowtide_protocol::{Epoch, Lsn};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rustc_hash::FxHashMap;
+
+use crate::log::Identity;
+use crate::record::{Damaged, read_change, topic_hash, topics_of};
+
+pub(crate) use writer::SegmentWriter;
+
+/// The form of a segment, and of the records in it.
+const FORMAT: i64 = 1;
+
+/// Marks a SQLite database as a segment (`application_id`).
+const APPLICATION: i64 = 0x526f_5431;
+
+/// Connections of readers that are kept for the next reader.
+const IDLE_READERS: usize = 4;
+
+const SCHEMA: &str = "
+    CREATE TABLE segment (
+        epoch INTEGER NOT NULL,
+        identity BLOB NOT NULL,
+        after INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE progress (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        end INTEGER NOT NULL,
+        indexed INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE commits (
+        lsn INTEGER PRIMARY KEY,
+        xid INTEGER NOT NULL,
+        time_us INTEGER NOT NULL,
+        last_change INTEGER NOT NULL,
+        interruptions BLOB
+    ) STRICT;
+    CREATE TABLE changes (
+        id INTEGER PRIMARY KEY,
+        lsn INTEGER NOT NULL,
+        record BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE topics (
+        topic INTEGER NOT NULL,
+        change INTEGER NOT NULL,
+        PRIMARY KEY (topic, change)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE interrupted (
+        lsn INTEGER NOT NULL,
+        table_id INTEGER NOT NULL,
+        PRIMARY KEY (lsn, table_id)
+    ) STRICT, WITHOUT ROWID;
+";
+
+/// One stretch of history: everything after `after`, up to where the next segment begins.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) number: u64,
+    pub(crate) after: Lsn,
+    path: PathBuf,
+    /// When its last transaction was committed; `i64::MIN` if there is none.
+    newest_us: AtomicI64,
+    tail: RwLock<Tail>,
+    readers: Mutex<Vec<Connection>>,
+    /// Whether all of it is in the database file, for good.
+    sealed: AtomicBool,
+    removed: AtomicBool,
+}
+
+/// The index of the changes that are not in the segment's own index yet.
+#[derive(Debug, Default)]
+pub(crate) struct Tail {
+    /// The changes behind this one are here.
+    pub(crate) indexed: i64,
+    /// By the topic's hash, in order.
+    pub(crate) changes: FxHashMap<i64, Vec<i64>>,
+    /// Topics and changes altogether.
+    pub(crate) entries: usize,
+}
+
+/// What a segment says of itself.
+#[derive(Debug)]
+pub(crate) struct Header {
+    pub(crate) epoch: Epoch,
+    pub(crate) identity: Vec<u8>,
+    pub(crate) after: Lsn,
+    pub(crate) end: Lsn,
+}
+
+/// Why a file cannot be used as a segment.
+#[derive(Debug)]
+pub(crate) enum Unusable {
+    /// It is of another version of this server.
+    Format,
+    /// It is damaged: what is wrong.
+    Damaged(String),
+    /// It could not be read, for a reason that may pass.
+    Failed(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Unusable {
+    fn from(error: rusqlite::Error) -> Unusable {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, Unknown};
+        // Without a code it is a column that is not what the schema says; `Unknown` is a table that is
+        // not there.
+        match error.sqlite_error_code() {
+            None | Some(DatabaseCorrupt | NotADatabase | Unknown) => {
+                Unusable::Damaged(error.to_string())
+            }
+            Some(_) => Unusable::Failed(error),
+        }
+    }
+}
+
+impl From<Damaged> for Unusable {
+    fn from(damaged: Damaged) -> Unusable {
+        Unusable::Damaged(damaged.to_string())
+    }
+}
+
+/// LSNs in the order of SQLite's signed numbers.
+pub(crate) fn to_sql(lsn: Lsn) -> i64 {
+    (lsn.0 ^ 1 << 63) as i64
+}
+
+pub(crate) fn from_sql(stored: i64) -> Lsn {
+    Lsn(stored as u64 ^ 1 << 63)
+}
+
+impl Segment {
+    /// Makes an empty segment that begins at `after`, in a file that gets its name when it is whole.
+    fn create(
+        dir: &Path,
+        number: u64,
+        epoch: Epoch,
+        identity: &Identity,
+        after: Lsn,
+    ) -> Result<Segment, SegmentError> {
+        let path = path_of(dir, number);
+        let new = path.with_extension("new");
+        remove_database(&new)?;
+        Segment::fill(&new, epoch, identity, after)?;
+        fs::rename(&new, &path)?;
+        fs::File::open(dir)?.sync_all()?;
+        Ok(Segment::at(path, number, after))
+    }
+
+    fn fill(
+        path: &Path,
+        epoch: Epoch,
+        identity: &Identity,
+        after: Lsn,
+    ) -> Result<(), rusqlite::Error> {
+        let db = Connection::open(path)?;
+        db.pragma_update(None, "synchronous", "FULL")?;
+        let begin = db.unchecked_transaction()?;
+        begin.pragma_update(None, "application_id", APPLICATION)?;
+        begin.pragma_update(None, "user_version", FORMAT)?;
+        begin.execute_batch(SCHEMA)?;
+        begin.execute(
+            "INSERT INTO segment VALUES (?, ?, ?)",
+            (epoch.0 as i64, identity.bytes(), to_sql(after)),
+        )?;
+        begin.execute("INSERT INTO progress VALUES (1, ?, 0)", [to_sql(after)])?;
+        begin.commit()?;
+        db.pragma_update(None, "journal_mode", "WAL")?;
+        db.close().map_err(|(_, error)| error)
+    }
+
+    fn at(path: PathBuf, number: u64, after: Lsn) -> Segment {
+        Segment {
+            number,
+            after,
+            path,
+            newest_us: AtomicI64::new(i64::MIN),
+            tail: RwLock::default(),
+            readers: Mutex::default(),
+            sealed: AtomicBool::new(false),
+            removed: AtomicBool::new(false),
+        }
+    }
+
+    /// Opens what is there. A torn tail is found by SQLite: its write-ahead log has checksums.
+    pub(crate) fn open(
+        dir: &Path,
+        number: u64,
+        is_newest: bool,
+    ) -> Result<(Segment, Header), Unusable> {
+        let path = path_of(dir, number);
+        let was_cut_off = fs::metadata(wal_of(&path)).is_ok_and(|wal| wal.len() > 0);
+        let segment = Segment::at(path, number, Lsn(0));
+        if !is_newest && !was_cut_off {
+            segment.set_sealed();
+        }
+        let db = segment.connect()?;
+        let number = |pragma: &str| db.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
+        if number("application_id")? != APPLICATION || number("user_version")? != FORMAT {
+            return Err(Unusable::Format);
+        }
+        if was_cut_off {
+            let found =
+                db.pragma_query_value(None, "quick_check", |row| row.get::<_, String>(0))?;
+            if found != "ok" {
+                return Err(Unusable::Damaged(found));
+            }
+        }
+        let (epoch, identity, after) =
+            db.query_row("SELECT epoch, identity, after FROM segment", [], |row| {
+                Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?, row.get(2)?))
+            })?;
+        let (end, indexed) = db.query_row("SELECT end, indexed FROM progress", [], |row| {
+            Ok((row.get(0)?, row.get::<_, i64>(1)?))
+        })?;
+        let header = Header {
+            epoch: Epoch(epoch as u64),
+            identity,
+            after: from_sql(after),
+            end: from_sql(end),
+        };
+        let newest = db
+            .query_row(
+                "SELECT lsn, time_us, last_change FROM commits ORDER BY lsn DESC LIMIT 1",
+                [],
+                |row| Ok((row.get(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)),
+            )
+            .optional()?;
+        let (last_commit, newest_us, last_change) = newest.unwrap_or((after, i64::MIN, 0));
+        let last_record: i64 =
+            db.query_row("SELECT ifnull(max(id), 0) FROM changes", [], |row| row.get(0))?;
+        if last_commit > end || after > end || last_record != last_change || indexed > last_change {
+            return Err(Unusable::Damaged("its tables do not fit each other".to_owned()));
+        }
+        let tail = read_tail(&db, indexed)?;
+        drop(db);
+        let newest_us = AtomicI64::new(newest_us);
+        Ok((Segment { after: header.after, newest_us, tail: tail.into(), ..segment }, header))
+    }
+
+    /// Runs `read` on a connection whose transaction sees one state of the segment.
+    pub(crate) fn read<T, E: From<rusqlite::Error>>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let sealed = self.sealed.load(Ordering::Acquire);
+        let idle = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let db = match idle {
+            Some(db) => db,
+            None => self.connect()?,
+        };
+        let whole = db.unchecked_transaction()?;
+        let result = read(&whole)?;
+        whole.finish()?;
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_current = sealed == self.sealed.load(Ordering::Acquire) && !self.is_removed();
+        if is_current && readers.len() < IDLE_READERS {
+            readers.push(db);
+        }
+        Ok(result)
+    }
+
+    /// A sealed segment is read without locks and without the shared memory file that they need:
+    /// also while the disk is full.
+    fn connect(&self) -> Result<Connection, rusqlite::Error> {
+        let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+        let path = self.path.to_string_lossy();
+        let path = path.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+        if self.sealed.load(Ordering::Acquire) {
+            let uri = format!("file:{path}?immutable=1");
+            Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_READ_ONLY)
+        } else {
+            let uri = format!("file:{path}");
+            Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_READ_WRITE)
+        }
+    }
+
+    /// Nothing will be written to it again, and all is in the database file.
+    fn set_sealed(&self) {
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        self.sealed.store(true, Ordering::Release);
+        readers.clear();
+    }
+
+    /// Looks at the tail. What is appended meanwhile waits.
+    pub(crate) fn tail<T>(&self, look: impl FnOnce(&Tail) -> T) -> T {
+        look(&self.tail.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn change_tail(&self, change: impl FnOnce(&mut Tail)) {
+        change(&mut self.tail.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// When its last transaction was committed, microseconds since 1970 UTC; `i64::MIN` if there is
+    /// none.
+    pub(crate) fn newest_us(&self) -> i64 {
+        self.newest_us.load(Ordering::Relaxed)
+    }
+
+    /// Bytes on disk.
+    pub(crate) fn bytes(&self) -> u64 {
+        let size = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
+        size(&self.path) + size(&wal_of(&self.path))
+    }
+
+    /// Deletes its files. Readers that have it open may go on.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        self.removed.store(true, Ordering::Release);
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        remove_database(&self.path)
+    }
+
+    /// Whether it was removed: reading it may fail for that.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
+    }
+}
+
+/// What is not indexed, from its records.
+fn read_tail(db: &Connection, indexed: i64) -> Result<Tail, Unusable> {
+    let mut tail = Tail { indexed, ..Tail::default() };
+    let mut rows = db.prepare("SELECT id, lsn, record FROM changes WHERE id > ? ORDER BY id")?;
+    let mut rows = rows.query([indexed])?;
+    while let Some(row) = rows.next()? {
+        let (id, lsn) = (row.get(0)?, from_sql(row.get(1)?));
+        let record = row.get_ref(2)?.as_blob().map_err(|_| Damaged)?;
+        let change = read_change(lsn, record)?;
+        topics_of(&change).for_each(|topic| tail.add(topic_hash(topic), id));
+    }
+    Ok(tail)
+}
+
+impl Tail {
+    /// Changes come in order; a topic may come twice for one change.
+    pub(crate) fn add(&mut self, topic: i64, change: i64) {
+        let changes = self.changes.entry(topic).or_default();
+        if changes.last() != Some(&change) {
+            changes.push(change);
+            self.entries += 1;
+        }
+    }
+}
+
+/// A segment could not be made or written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SegmentError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Storage(#[from] rusqlite::Error),
+}
+
+const EXTENSION: &str = "segment";
+
+fn path_of(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number:020}.{EXTENSION}"))
+}
+
+fn wal_of(path: &Path) -> PathBuf {
+    with_suffix(path, "-wal")
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// The numbers of the segments in `dir`, in order. What was left half-made is removed.
+pub(crate) fn list(dir: &Path) -> io::Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some(EXTENSION) => {
+                numbers
+                    .extend(path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok()));
+            }
+            Some("new") => remove_database(&path)?,
+            _ => {}
+        }
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Removes the files of segment `number`, usable or not.
+pub(crate) fn remove(dir: &Path, number: u64) -> io::Result<()> {
+    remove_database(&path_of(dir, number))
+}
+
+/// The database first: without it, what else is left means nothing.
+fn remove_database(path: &Path) -> io::Result<()> {
+    for suffix in ["", "-journal", "-wal", "-shm"] {
+        match fs::remove_file(with_suffix(path, suffix)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,327 @@
+//! What the log does when the disk is full, when another process has it, and when what lies in its
+//! directory is not what it should be.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod kit;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use kit::{TABLES, TestDir, all_topics, entries, identity, options, transaction};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use rowtide_log::{Began, Entry, HistoryError, Identity, Log, LogError, LogReader, Opened};
+use rowtide_plan::row::Transaction;
+use rowtide_protocol::Lsn;
+
+fn some_transactions(seed: u64, after: Lsn, count: usize) -> Vec<Arc<Transaction>> {
+    let mut random = SmallRng::seed_from_u64(seed);
+    let mut end = after;
+    let mut next = |index| {
+        let next = transaction(&mut random, end, index as i64 * 1_000);
+        end = next.lsn;
+        next
+    };
+    (0..count).map(&mut next).collect()
+}
+
+fn last_of(transactions: &[Arc<Transaction>]) -> Lsn {
+    transactions[transactions.len() - 1].lsn
+}
+
+fn lsns(reader: &LogReader, after: Lsn) -> Vec<Lsn> {
+    let committed = reader.transactions(after, Lsn(u64::MAX)).unwrap();
+    committed.into_iter().map(|committed| committed.lsn).collect()
+}
+
+fn lsns_of(transactions: &[Arc<Transaction>]) -> Vec<Lsn> {
+    transactions.iter().map(|transaction| transaction.lsn).collect()
+}
+
+/// A log with one segment for each of `count` groups.
+fn in_segments(dir: &Path, count: usize) -> Vec<Vec<Arc<Transaction>>> {
+    let mut options = options(dir);
+    options.max_bytes = 1 << 20;
+    let mut log = Log::open(options, identity()).unwrap().log;
+    let mut groups = Vec::new();
+    while segments(dir).len() < count {
+        let group = some_transactions(groups.len() as u64, log.end(), 200);
+        log.append(&entries(&group)).unwrap();
+        groups.push(group);
+    }
+    groups
+}
+
+fn segments(dir: &Path) -> Vec<PathBuf> {
+    let paths = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let is_segment =
+        |path: &PathBuf| path.extension().is_some_and(|extension| extension == "segment");
+    let mut segments: Vec<PathBuf> = paths.filter(is_segment).collect();
+    segments.sort();
+    segments
+}
+
+fn replaced(dir: &Path, identity: Identity) -> String {
+    let Opened { log, began, .. } = Log::open(options(dir), identity).unwrap();
+    assert_eq!((log.end(), log.oldest()), (Lsn(0), Lsn(0)));
+    assert_eq!(segments(dir).len(), 1, "nothing is left of the old one");
+    let Began::Replaced(why) = began else { panic!("{began:?}") };
+    why
+}
+
+#[test]
+fn a_log_goes_on_where_it_ended_with_its_epoch() {
+    let dir = TestDir::new("goes-on");
+    let transactions = some_transactions(1, Lsn(0), 20);
+    let mut opened = kit::open(&dir.0);
+    assert_eq!(opened.began, Began::New);
+    opened.log.append(&entries(&transactions)).unwrap();
+    let epoch = opened.log.epoch();
+    drop(opened);
+    let Opened { log, reader, began } = kit::open(&dir.0);
+    assert_eq!((began, log.epoch(), reader.epoch()), (Began::Continued, epoch, epoch));
+    assert_eq!(log.end(), last_of(&transactions));
+    assert_eq!(lsns(&reader, Lsn(0)), lsns_of(&transactions));
+}
+
+#[test]
+fn a_log_of_something_else_is_replaced() {
+    let others = [
+        Identity { plan: [8; 32], ..identity() },
+        Identity { system: 43, ..identity() },
+        Identity { database: 6, ..identity() },
+        Identity { slot: "other".into(), ..identity() },
+    ];
+    for other in others {
+        let dir = TestDir::new("identity");
+        let mut opened = kit::open(&dir.0);
+        opened.log.append(&entries(&some_transactions(1, Lsn(0), 5))).unwrap();
+        let epoch = opened.log.epoch();
+        drop(opened);
+        assert_eq!(
+            replaced(&dir.0, other.clone()),
+            "it is of another database, slot or definition"
+        );
+        let opened = Log::open(options(&dir.0), other).unwrap();
+        assert_eq!(opened.began, Began::Continued);
+        assert_ne!(opened.log.epoch(), epoch);
+    }
+}
+
+#[test]
+fn a_new_epoch_leaves_nothing_of_the_old_one_and_outlives_a_restart() {
+    let dir = TestDir::new("epoch");
+    let Opened { mut log, reader, .. } = kit::open(&dir.0);
+    log.append(&entries(&some_transactions(1, Lsn(0), 50))).unwrap();
+    let old = log.epoch();
+    // Also backwards: the database may have been restored.
+    log.begin_epoch(identity(), Lsn(10)).unwrap();
+    let epoch = log.epoch();
+    assert_ne!(epoch, old);
+    assert_eq!((log.oldest(), log.end(), reader.epoch()), (Lsn(10), Lsn(10), epoch));
+    assert_eq!(lsns(&reader, Lsn(10)), []);
+    let transactions = some_transactions(2, Lsn(10), 5);
+    log.append(&entries(&transactions)).unwrap();
+    drop((log, reader));
+    let Opened { log, reader, began } = kit::open(&dir.0);
+    assert_eq!((began, log.epoch(), log.oldest()), (Began::Continued, epoch, Lsn(10)));
+    assert_eq!(lsns(&reader, Lsn(10)), lsns_of(&transactions));
+}
+
+#[test]
+fn a_log_that_cannot_be_read_is_replaced() {
+    for (name, spoil) in [
+        ("garbage", (|bytes: &mut Vec<u8>| bytes.fill(0x5a)) as fn(&mut Vec<u8>)),
+        ("empty", |bytes| bytes.clear()),
+        ("cut", |bytes| bytes.truncate(5_000)),
+        ("zeros", |bytes| bytes[100..].fill(0)),
+    ] {
+        let dir = TestDir::new(name);
+        kit::open(&dir.0).log.append(&entries(&some_transactions(1, Lsn(0), 50))).unwrap();
+        let newest = segments(&dir.0).pop().unwrap();
+        let mut bytes = fs::read(&newest).unwrap();
+        spoil(&mut bytes);
+        fs::write(&newest, bytes).unwrap();
+        let why = replaced(&dir.0, identity());
+        assert!(!why.is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn what_is_behind_damage_is_kept() {
+    let dir = TestDir::new("shortened");
+    let groups = in_segments(&dir.0, 4);
+    let damaged = &segments(&dir.0)[1];
+    fs::write(damaged, [0x5a; 5_000]).unwrap();
+    let Opened { log, reader, began } = kit::open(&dir.0);
+    assert!(matches!(began, Began::Shortened(_)), "{began:?}");
+    let all: Vec<Lsn> = groups.iter().flat_map(|group| lsns_of(group)).collect();
+    let kept = lsns(&reader, log.oldest());
+    assert!(!kept.is_empty() && all.ends_with(&kept));
+    assert_eq!(segments(&dir.0).len(), 2, "what lies before the damage is of no use");
+    drop((log, reader));
+    assert_eq!(kit::open(&dir.0).began, Began::Continued);
+}
+
+#[test]
+fn a_missing_segment_ends_the_history_before_it() {
+    let dir = TestDir::new("missing");
+    in_segments(&dir.0, 4);
+    fs::remove_file(&segments(&dir.0)[2]).unwrap();
+    let Opened { began, .. } = kit::open(&dir.0);
+    assert_eq!(began, Began::Shortened("a part of it is missing".into()));
+}
+
+/// Bytes that went bad under a log that is open, or that no check at the start looks at: whatever
+/// they are, reading gives what was written, or an error.
+#[test]
+fn damaged_records_are_never_taken_for_rows() {
+    let mut random = SmallRng::seed_from_u64(4);
+    let mut found = 0;
+    for _ in 0..60 {
+        let dir = TestDir::new("bytes");
+        let transactions = some_transactions(random.random(), Lsn(0), 60);
+        kit::open(&dir.0).log.append(&entries(&transactions)).unwrap();
+        let newest = segments(&dir.0).pop().unwrap();
+        let mut bytes = fs::read(&newest).unwrap();
+        // Into the text of records, where SQLite's own structure is not hurt.
+        let text: Vec<usize> =
+            (0..bytes.len()).filter(|at| bytes[*at..].starts_with(b"xxxx")).collect();
+        let at = text[random.random_range(0..text.len())];
+        bytes[at] = b'y';
+        fs::write(&newest, bytes).unwrap();
+        let Opened { reader, began, .. } = kit::open(&dir.0);
+        match began {
+            Began::Replaced(why) => assert!(why.contains("damaged"), "{why}"),
+            _ => match reader.tail(usize::MAX) {
+                Err(error) => assert!(matches!(error, HistoryError::Damaged(_)), "{error}"),
+                // The byte was in a page that is not in use.
+                Ok(tail) => {
+                    assert_eq!(format!("{tail:?}"), format!("{transactions:?}"));
+                    continue;
+                }
+            },
+        }
+        found += 1;
+    }
+    assert!(found > 30, "{found} of 60 were in use");
+}
+
+/// Run by the tests below as a process of its own: opens the log, says so, and waits to be killed.
+#[test]
+fn holder() {
+    let Ok(dir) = std::env::var("ROWTIDE_LOG_TEST_HOLDER") else { return };
+    let mut opened = kit::open(Path::new(&dir));
+    opened.log.append(&entries(&some_transactions(1, Lsn(0), 20))).unwrap();
+    println!("\nholding");
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+}
+
+#[test]
+fn a_log_has_one_owner_until_it_is_killed() {
+    let dir = TestDir::new("owner");
+    let mut holder = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "holder", "--nocapture"])
+        .env("ROWTIDE_LOG_TEST_HOLDER", &dir.0)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(holder.stdout.take().unwrap()).lines();
+    let holding = lines.map_while(Result::ok).any(|line| line == "holding");
+    assert!(holding);
+    let locked = Log::open(options(&dir.0), identity());
+    assert!(matches!(locked, Err(LogError::Locked(_))), "{locked:?}");
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    let Opened { reader, began, .. } = kit::open(&dir.0);
+    assert_eq!(began, Began::Continued);
+    assert_eq!(lsns(&reader, Lsn(0)), lsns_of(&some_transactions(1, Lsn(0), 20)));
+}
+
+/// A file system of its own that is soon full; unmounted when it is dropped.
+struct SmallDisk(TestDir);
+
+impl SmallDisk {
+    fn mount() -> SmallDisk {
+        let dir = TestDir::new("full");
+        let mount = ["-t", "tmpfs", "-o", "size=12m", "tmpfs"];
+        let mounted = Command::new("mount").args(mount).arg(&dir.0).status().unwrap();
+        assert!(mounted.success());
+        SmallDisk(dir)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(&self.0.0).status());
+    }
+}
+
+#[test]
+fn a_full_disk_is_an_error_that_heals() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not shown: only root can mount a small disk");
+        return;
+    }
+    let disk = SmallDisk::mount();
+    let ballast = disk.0.0.join("ballast");
+    fs::write(&ballast, vec![1; 4 << 20]).unwrap();
+    let dir = disk.0.0.join("log");
+    let mut options = options(&dir);
+    // Small segments, so that the disk is also full when one is to be begun.
+    options.max_bytes = 8 << 20;
+    let Opened { mut log, reader, .. } = Log::open(options, identity()).unwrap();
+    let mut kept = Vec::new();
+    let mut refused = 0;
+    for seed in 0.. {
+        let end = log.end();
+        let group = some_transactions(seed, end, 100);
+        let mut tries = 0;
+        while let Err(error) = log.append(&entries(&group)) {
+            assert!(matches!(error, LogError::DiskFull(_)), "{error:?}");
+            assert_eq!(log.end(), end);
+            assert_eq!(lsns(&reader, Lsn(0)), kept, "the log is as it was");
+            refused += 1;
+            tries += 1;
+            assert!(tries <= 3, "there is room and it does not heal");
+            if tries == 3 {
+                fs::remove_file(&ballast).unwrap();
+            }
+        }
+        kept.extend(lsns_of(&group));
+        if refused > 0 && seed % 10 == 0 {
+            break;
+        }
+    }
+    let history = |reader: &LogReader| {
+        let all =
+            reader.history(&all_topics(), &TABLES, Lsn(0), Lsn(u64::MAX), usize::MAX, usize::MAX);
+        all.unwrap().changes.len()
+    };
+    let changes = history(&reader);
+    drop((log, reader));
+    let Opened { reader, began, .. } = kit::open(&dir);
+    assert_eq!(began, Began::Continued);
+    assert_eq!(lsns(&reader, Lsn(0)), kept);
+    assert_eq!(history(&reader), changes);
+}
+
+#[test]
+fn positions_are_kept_and_nothing_goes_back() {
+    let dir = TestDir::new("positions");
+    let Opened { mut log, reader, .. } = kit::open(&dir.0);
+    log.append(&[Entry::Position(Lsn(5_000))]).unwrap();
+    log.append(&[Entry::Position(Lsn(50))]).unwrap();
+    // Behind the end: the stream has brought it before.
+    log.append(&entries(&some_transactions(1, Lsn(0), 1))).unwrap();
+    assert_eq!(log.end(), Lsn(5_000));
+    assert_eq!(lsns(&reader, Lsn(0)), []);
+    log.append(&[Entry::Position(Lsn(u64::MAX))]).unwrap();
+    drop((log, reader));
+    assert_eq!(kit::open(&dir.0).log.end(), Lsn(u64::MAX));
+}

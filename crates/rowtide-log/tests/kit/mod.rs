@@ -1,0 +1,130 @@
+//! Random histories, a directory of a test's own, and the naive answer to compare with.
+
+#![allow(dead_code, reason = "each test takes what it needs")]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::Rng;
+use rand::rngs::SmallRng;
+use rowtide_log::{Entry, Identity, Log, LogOptions, Opened};
+use rowtide_plan::plan::{BranchId, TableId};
+use rowtide_plan::row::{Change, Changes, Image, Row, Topic, Transaction};
+use rowtide_plan::value::Value;
+use rowtide_protocol::Lsn;
+
+/// Removed when it is dropped.
+pub(crate) struct TestDir(pub(crate) PathBuf);
+
+impl TestDir {
+    pub(crate) fn new(name: &str) -> TestDir {
+        let unique =
+            format!("rowtide-log-{name}-{}-{:x}", std::process::id(), rand::random::<u64>());
+        let path = std::env::temp_dir().join(unique);
+        std::fs::create_dir_all(&path).unwrap();
+        TestDir(path)
+    }
+}
+
+impl Drop for TestDir {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+pub(crate) fn identity() -> Identity {
+    Identity { plan: [7; 32], system: 42, database: 5, slot: "rowtide".into() }
+}
+
+pub(crate) fn options(dir: &Path) -> LogOptions {
+    LogOptions {
+        dir: dir.to_owned(),
+        retention: Duration::from_secs(24 * 3_600),
+        max_bytes: 1 << 30,
+    }
+}
+
+pub(crate) fn open(dir: &Path) -> Opened {
+    Log::open(options(dir), identity()).unwrap()
+}
+
+pub(crate) fn topic(branch: u16, anchor: i64) -> Topic {
+    Topic { branch: BranchId(branch), anchor: Some(Value::Int(anchor)) }
+}
+
+/// Each topic that [`transaction`] uses.
+pub(crate) fn all_topics() -> Vec<Topic> {
+    let anchored = (0..3).flat_map(|branch| (0..6).map(move |anchor| topic(branch, anchor)));
+    anchored.chain([Topic { branch: BranchId(9), anchor: None }]).collect()
+}
+
+pub(crate) const TABLES: [TableId; 3] = [TableId(0), TableId(1), TableId(2)];
+
+fn image(random: &mut SmallRng, key: u32) -> Image {
+    let topics = all_topics();
+    let topics = (0..random.random_range(0..3))
+        .map(|_| topics[random.random_range(0..topics.len())].clone())
+        .collect();
+    let kept = (0..random.random_range(0..3))
+        .map(|_| match random.random_range(0..4) {
+            0 => Value::Null,
+            1 => Value::Bool(random.random()),
+            2 => Value::Int(random.random()),
+            _ => Value::Text(format!("{:x}", random.random::<u64>()).into()),
+        })
+        .collect();
+    Image { key: Bytes::from(format!("{{\"id\":{key}}}")), kept, topics }
+}
+
+fn change(random: &mut SmallRng) -> Change {
+    let key = random.random_range(0..50);
+    let table = TABLES[random.random_range(0..TABLES.len())];
+    let kind = random.random_range(0..4);
+    let old = (kind != 0).then(|| image(random, key));
+    let new = (kind != 1).then(|| {
+        let image = match &old {
+            Some(old) if kind == 3 => old.clone(),
+            _ => image(random, key),
+        };
+        let filler = "x".repeat(random.random_range(0..300));
+        let json = Bytes::from(format!(
+            "{{\"id\":{key},\"n\":{},\"f\":\"{filler}\"}}",
+            random.random::<u32>()
+        ));
+        Arc::new(Row { image, json })
+    });
+    Change { table, old, new }
+}
+
+/// A transaction some way behind `after`.
+pub(crate) fn transaction(
+    random: &mut SmallRng,
+    after: Lsn,
+    commit_time_us: i64,
+) -> Arc<Transaction> {
+    let tables = |random: &mut SmallRng| vec![TABLES[random.random_range(0..TABLES.len())]];
+    let truncated = if random.random_ratio(1, 30) { tables(random) } else { Vec::new() };
+    let changes = match random.random_range(0..40) {
+        0 => Changes::TooLarge(tables(random)),
+        1 => Changes::TooLarge(Vec::new()),
+        2..6 => Changes::Rows(Vec::new()),
+        _ => {
+            let count = random.random_range(1..6);
+            Changes::Rows((0..count).map(|_| change(random)).collect())
+        }
+    };
+    Arc::new(Transaction {
+        lsn: Lsn(after.0 + random.random_range(1..1_000)),
+        xid: random.random(),
+        commit_time_us,
+        truncated,
+        changes,
+        settlements: Vec::new(),
+    })
+}
+
+pub(crate) fn entries(transactions: &[Arc<Transaction>]) -> Vec<Entry> {
+    transactions.iter().cloned().map(Entry::Transaction).collect()
+}

@@ -1,0 +1,335 @@
+//! The log against a plain list of transactions: whatever is appended, brought again, forgotten, torn
+//! off or opened again, the history of any topics from any position is what the list says.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod kit;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use kit::{TABLES, TestDir, all_topics, entries, identity, transaction};
+use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use rowtide_log::{Began, Committed, Entry, HistoryError, Log, LogOptions, LogReader, Opened};
+use rowtide_plan::row::{Change, Changes, Transaction};
+use rowtide_protocol::Lsn;
+
+const SEEDS: u64 = 40;
+const STEPS: usize = 60;
+
+/// What the log must hold.
+struct Model {
+    random: SmallRng,
+    dir: TestDir,
+    options: LogOptions,
+    /// `None` only while it is opened again.
+    open: Option<(Log, LogReader)>,
+    transactions: Vec<Arc<Transaction>>,
+    /// Where appends have ended, the newest last: a torn tail ends at one of them.
+    ends: Vec<Lsn>,
+    now_us: i64,
+}
+
+impl Model {
+    fn new(seed: u64) -> Model {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let dir = TestDir::new("model");
+        let retention = Duration::from_secs(random.random_range(50..500));
+        let max_bytes = *[400_000, 2_000_000, 1 << 30].choose(&mut random).unwrap();
+        let options = LogOptions { dir: dir.0.join("log"), retention, max_bytes };
+        let Opened { log, reader, began } = Log::open(options.clone(), identity()).unwrap();
+        assert_eq!(began, Began::New);
+        let open = Some((log, reader));
+        let ends = vec![Lsn(0)];
+        Model { random, dir, options, open, transactions: Vec::new(), ends, now_us: 0 }
+    }
+
+    fn log(&mut self) -> &mut Log {
+        &mut self.open.as_mut().unwrap().0
+    }
+
+    fn end(&self) -> Lsn {
+        self.ends[self.ends.len() - 1]
+    }
+
+    fn append(&mut self) {
+        let mut group = Vec::new();
+        // What was delivered before comes again.
+        let again = self.random.random_range(0..3).min(self.transactions.len());
+        group.extend(entries(&self.transactions[self.transactions.len() - again..]));
+        let mut end = self.end();
+        for _ in 0..self.random.random_range(0..30) {
+            self.now_us += self.random.random_range(0..200_000);
+            if self.random.random_ratio(1, 10) {
+                end = Lsn(end.0 + self.random.random_range(0..50));
+                group.push(Entry::Position(end));
+            } else {
+                let next = transaction(&mut self.random, end, self.now_us);
+                end = next.lsn;
+                self.transactions.push(Arc::clone(&next));
+                group.push(Entry::Transaction(next));
+            }
+        }
+        self.log().append(&group).unwrap();
+        self.ends.push(end);
+    }
+
+    fn prune(&mut self) {
+        let now = UNIX_EPOCH + Duration::from_micros(self.now_us as u64);
+        self.log().prune(now).unwrap();
+        let kept_us = self.now_us - self.options.retention.as_micros() as i64;
+        let (max_bytes, (log, reader)) = (self.options.max_bytes, self.open.as_ref().unwrap());
+        let statistics = reader.statistics().unwrap();
+        let forgotten =
+            self.transactions.iter().filter(|transaction| transaction.lsn <= log.oldest());
+        let too_early =
+            forgotten.filter(|transaction| transaction.commit_time_us >= kept_us).count();
+        // Before its time only for the size, and the one that is written is never forgotten.
+        assert!(too_early == 0 || statistics.bytes > max_bytes / 2, "{statistics:?}");
+    }
+
+    /// As after `kill -9`: the files as they are now, opened elsewhere. With `torn`, the end of the
+    /// write-ahead log is missing or was never written.
+    fn crash(&mut self, torn: bool) {
+        let epoch = self.log().epoch();
+        let oldest = self.log().oldest();
+        let copy = self.dir.0.join(format!("copy-{:x}", self.random.random::<u64>()));
+        copy_dir(&self.options.dir, &copy);
+        if torn {
+            tear(&mut self.random, &copy);
+        }
+        self.open = None;
+        self.options.dir = copy;
+        let Opened { log, reader, began } = Log::open(self.options.clone(), identity()).unwrap();
+        assert_eq!((began, log.epoch()), (Began::Continued, epoch));
+        assert_eq!(log.oldest(), oldest);
+        let end = log.end();
+        if torn {
+            assert!(self.ends.contains(&end), "torn within an append: {end}");
+            self.ends.retain(|earlier| *earlier <= end);
+            self.transactions.retain(|transaction| transaction.lsn <= end);
+        }
+        self.open = Some((log, reader));
+    }
+
+    fn reopen(&mut self) {
+        let epoch = self.log().epoch();
+        self.open = None;
+        let Opened { log, reader, began } = Log::open(self.options.clone(), identity()).unwrap();
+        assert_eq!((began, log.epoch()), (Began::Continued, epoch));
+        self.open = Some((log, reader));
+    }
+
+    fn check(&mut self) {
+        let end = self.end();
+        let (log, reader) = self.open.as_ref().unwrap();
+        assert_eq!(log.end(), end);
+        let oldest = log.oldest();
+        let topics: Vec<_> = {
+            let count = self.random.random_range(0..5);
+            all_topics().choose_multiple(&mut self.random, count).cloned().collect()
+        };
+        let tables = &TABLES[..self.random.random_range(0..TABLES.len())];
+        let places: Vec<Lsn> =
+            self.transactions.iter().map(|transaction| transaction.lsn).collect();
+        let mut place = || {
+            let near = places.choose(&mut self.random).copied().unwrap_or(Lsn(1));
+            Lsn(near.0.saturating_add_signed(self.random.random_range(-1..=1)))
+        };
+        let (after, up_to) = (place(), place().max(place()));
+        let history = reader.history(&topics, tables, after, up_to, usize::MAX, usize::MAX);
+        if after < oldest {
+            assert!(matches!(history, Err(HistoryError::TooOld)), "{history:?}");
+            return;
+        }
+        let history = history.unwrap();
+        let range = || {
+            let all = self.transactions.iter();
+            all.filter(move |transaction| transaction.lsn > after && transaction.lsn <= up_to)
+        };
+        let mut expected = Vec::new();
+        let mut interrupted = Vec::new();
+        for transaction in range() {
+            interrupted.extend(&transaction.truncated);
+            match &transaction.changes {
+                Changes::TooLarge(tables) => interrupted.extend(tables),
+                Changes::Rows(changes) => {
+                    let concerned = changes.iter().filter(|change| {
+                        let of = |topic| topics_of(change).any(|other| other == topic);
+                        topics.iter().any(of)
+                    });
+                    expected.extend(concerned.map(|change| (transaction.lsn, change.clone())));
+                }
+            }
+        }
+        interrupted.retain(|table| tables.contains(table));
+        interrupted.sort_unstable();
+        interrupted.dedup();
+        assert_eq!(format!("{:?}", history.changes), format!("{expected:?}"));
+        assert_eq!(history.interrupted, interrupted);
+        if let Some(fewer) = expected.len().checked_sub(1) {
+            let limited = reader.history(&topics, tables, after, up_to, fewer, usize::MAX);
+            assert!(matches!(limited, Err(HistoryError::TooMuch)), "{limited:?}");
+        }
+
+        let committed = |transaction: &Arc<Transaction>| Committed {
+            lsn: transaction.lsn,
+            xid: transaction.xid,
+            commit_time_us: transaction.commit_time_us,
+        };
+        let transactions = reader.transactions(after, up_to).unwrap();
+        assert_eq!(transactions, range().map(committed).collect::<Vec<_>>());
+
+        let mut left = self.random.random_range(0..100_usize);
+        let tail = reader.tail(left).unwrap();
+        let newest_first = self.transactions.iter().rev();
+        let mut last: Vec<_> = newest_first
+            .take_while(|transaction| transaction.lsn > oldest && weight(transaction, &mut left))
+            .collect();
+        last.reverse();
+        assert_eq!(format!("{tail:?}"), format!("{last:?}"));
+    }
+}
+
+fn topics_of(change: &Change) -> impl Iterator<Item = &rowtide_plan::row::Topic> {
+    let old = change.old.iter().flat_map(|image| &image.topics);
+    old.chain(change.new.iter().flat_map(|row| &row.image.topics))
+}
+
+fn weight(transaction: &Transaction, left: &mut usize) -> bool {
+    let weight = match &transaction.changes {
+        Changes::Rows(changes) => changes.len().max(1),
+        Changes::TooLarge(_) => 1,
+    };
+    let fits = left.checked_sub(weight);
+    *left = fits.unwrap_or(0);
+    fits.is_some()
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+/// The newest segment's write-ahead log, if there is something in it.
+fn newest_wal(dir: &Path) -> Option<PathBuf> {
+    let paths = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let wals = paths.filter(|path| path.to_string_lossy().ends_with(".segment-wal"));
+    wals.max().filter(|wal| fs::metadata(wal).unwrap().len() > 0)
+}
+
+fn tear(random: &mut SmallRng, dir: &Path) {
+    let Some(wal) = newest_wal(dir) else { return };
+    let mut bytes = fs::read(&wal).unwrap();
+    let at = random.random_range(0..bytes.len());
+    match random.random_range(0..3) {
+        0 => bytes.truncate(at),
+        1 => bytes[at..].fill(0),
+        _ => random.fill(&mut bytes[at..]),
+    }
+    fs::write(&wal, bytes).unwrap();
+}
+
+#[test]
+fn history_is_what_was_appended_whatever_happens_in_between() {
+    for seed in 0..SEEDS {
+        let run = std::panic::AssertUnwindSafe(|| {
+            let mut model = Model::new(seed);
+            for _ in 0..STEPS {
+                match model.random.random_range(0..20) {
+                    0..12 => model.append(),
+                    12..14 => model.prune(),
+                    14 => model.reopen(),
+                    15 => model.crash(false),
+                    16 => model.crash(true),
+                    _ => {}
+                }
+                model.check();
+            }
+        });
+        if let Err(panic) = std::panic::catch_unwind(run) {
+            eprintln!("seed {seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+#[test]
+fn pruning_by_the_clock_leaves_nothing_that_is_older() {
+    let dir = TestDir::new("prune");
+    let Opened { mut log, reader, .. } = kit::open(&dir.0);
+    let mut random = SmallRng::seed_from_u64(1);
+    let first = transaction(&mut random, Lsn(0), 1_000_000);
+    log.append(&entries(&[Arc::clone(&first)])).unwrap();
+    log.prune(SystemTime::now()).unwrap();
+    assert_eq!((log.oldest(), log.end()), (first.lsn, first.lsn));
+    assert_eq!(reader.statistics().unwrap().oldest_us, None);
+    let history = reader.history(&all_topics(), &TABLES, first.lsn, Lsn(u64::MAX), 10, 10).unwrap();
+    assert!(history.changes.is_empty());
+}
+
+/// The index in memory moves into the database under the readers several times.
+#[test]
+fn readers_see_all_of_what_was_appended_while_more_is() {
+    let dir = TestDir::new("readers");
+    let Opened { mut log, reader, .. } = kit::open(&dir.0);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let mut random = SmallRng::seed_from_u64(2);
+    let mut transactions = Vec::new();
+    let topics = all_topics();
+    let changes_of = |reader: &LogReader, up_to| {
+        let all = reader.history(&topics, &[], Lsn(0), up_to, usize::MAX, usize::MAX).unwrap();
+        all.changes.iter().map(|(lsn, change)| (*lsn, change.table)).collect::<Vec<_>>()
+    };
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let (mut seen, mut looks) = (Vec::new(), 0);
+                    while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                        let now = changes_of(&reader, Lsn(u64::MAX));
+                        assert!(now.starts_with(&seen), "what was seen once is seen again");
+                        (seen, looks) = (now, looks + 1);
+                    }
+                    looks
+                })
+            })
+            .collect();
+        for _ in 0..100 {
+            let mut group = Vec::new();
+            for _ in 0..120 {
+                let after = transactions.last().map_or(Lsn(0), |last: &Arc<Transaction>| last.lsn);
+                let next = transaction(&mut random, after, 0);
+                transactions.push(Arc::clone(&next));
+                group.push(next);
+            }
+            log.append(&entries(&group)).unwrap();
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        for reader in readers {
+            assert!(reader.join().unwrap() > 0);
+        }
+    });
+    let expected: Vec<_> = transactions
+        .iter()
+        .flat_map(|transaction| match &transaction.changes {
+            Changes::Rows(changes) => {
+                changes.iter().map(|change| (transaction.lsn, change)).collect()
+            }
+            Changes::TooLarge(_) => Vec::new(),
+        })
+        .filter(|(_, change)| topics_of(change).next().is_some())
+        .map(|(lsn, change)| (lsn, change.table))
+        .collect();
+    assert!(expected.len() > 20_000);
+    assert_eq!(changes_of(&reader, Lsn(u64::MAX)), expected);
+    drop((log, reader));
+    assert_eq!(changes_of(&kit::open(&dir.0).reader, Lsn(u64::MAX)), expected);
+}

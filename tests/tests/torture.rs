@@ -1,0 +1,25 @@
+//! Nothing is lost, doubled or stuck, whatever fails: see [`rowtide_tests::torture`]. A short run; `make
+//! torture` makes a long one. `ROWTIDE_SEED` repeats what a run did, `ROWTIDE_TORTURE_SECONDS` says how
+//! long it takes.
+
+use std::time::Duration;
+
+use rowtide_tests::torture::torture;
+
+/// How long a run takes if nobody says otherwise, in seconds: two rounds.
+const SECONDS: u64 = 20;
+
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}: {text}")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_doubled_or_stuck_whatever_fails() {
+    let seed = setting("ROWTIDE_SEED").unwrap_or_else(rand::random);
+    let seconds = setting("ROWTIDE_TORTURE_SECONDS").unwrap_or(SECONDS);
+    println!("ROWTIDE_SEED={seed}");
+    let report = torture(seed, Duration::from_secs(seconds)).await;
+    assert!(report.findings.is_empty(), "ROWTIDE_SEED={seed}: {:#?}", report.findings);
+    // A run in which nothing was tried shows nothing.
+    assert!(report.outcomes["confirmed"] > 0 && report.faults.len() > 3, "{report}");
+}
