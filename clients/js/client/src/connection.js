@@ -8,7 +8,7 @@ import { claims } from './token.js';
 
 const PROTOCOL = 1;
 /** How long a connection may take until the server's first answer, in ms. */
-const CONNECT_MS = 15_000;
+const CONNECT_MS = 30_000;
 /** How often the server is asked whether it is there, in ms: browsers do not show its own pings. */
 const PING_MS = 25_000;
 /** How long it may take to answer, in ms. */

@@ -74,6 +74,21 @@ function done(transaction) {
 }
 
 /**
+ * Into how many pages the rows of a table are spread: IndexedDB takes its time for each record, so rows
+ * are kept by the page. A change writes one page again.
+ */
+const PAGES = 1024;
+
+/** @param {string} key */
+function pageOf(key) {
+  let hash = 0;
+  for (let at = 0; at < key.length; at++) hash = (Math.imul(hash, 31) + key.charCodeAt(at)) | 0;
+  return (hash >>> 0) % PAGES;
+}
+
+const STORES = ['meta', 'rows', 'entries'];
+
+/**
  * Keeps copies in the browser, shared by its tabs.
  * @returns {Storage}
  */
@@ -82,36 +97,56 @@ export function indexedDBStorage() {
     shared: true,
     async open(name) {
       const request = indexedDB.open(name, 1);
-      request.onupgradeneeded = () => {
-        for (const store of ['meta', 'rows', 'entries']) request.result.createObjectStore(store);
-      };
+      request.onupgradeneeded = () => STORES.forEach((store) => request.result.createObjectStore(store));
       const database = await answer(request);
       database.onversionchange = () => database.close();
-      const stores = (/** @type {IDBTransaction} */ transaction) =>
-        ['meta', 'rows', 'entries'].map((store) => transaction.objectStore(store));
+      const stores = (/** @type {IDBTransaction} */ transaction) => STORES.map((store) => transaction.objectStore(store));
       // A number must not be given twice, also if the power fails.
-      const writing = () =>
-        database.transaction(['meta', 'rows', 'entries'], 'readwrite', { durability: 'strict' });
+      const writing = () => database.transaction(STORES, 'readwrite', { durability: 'strict' });
+      /** What each page has, by table and number. @type {Map<string, Map<string, Row>[]>} */
+      const pages = new Map();
+      const page = (/** @type {string} */ table, /** @type {number} */ number) => {
+        let of = pages.get(table);
+        if (!of) pages.set(table, (of = []));
+        return (of[number] ??= new Map());
+      };
       return {
         async load() {
-          const [meta, rows, entries] = stores(database.transaction(['meta', 'rows', 'entries']));
-          const [found, keys, values, queue] = await Promise.all([
+          const [meta, rows, entries] = stores(database.transaction(STORES));
+          const [found, keys, texts, queue] = await Promise.all([
             answer(meta.get('')),
             answer(rows.getAllKeys()),
             answer(rows.getAll()),
             answer(entries.getAll()),
           ]);
-          const keyed = /** @type {[string, string, Row][]} */ (
-            keys.map((key, at) => [.../** @type {string[]} */ (key), JSON.parse(values[at])])
-          );
-          return { meta: found ?? {}, rows: keyed, entries: queue };
+          pages.clear();
+          /** @type {[string, string, Row][]} */
+          const all = [];
+          for (const [at, id] of keys.entries()) {
+            const [table, number] = /** @type {[string, number]} */ (id);
+            const kept = page(table, number);
+            for (const [key, row] of JSON.parse(texts[at])) {
+              kept.set(key, row);
+              all.push([table, key, row]);
+            }
+          }
+          return { meta: found ?? {}, rows: all, entries: queue };
         },
         async write(batch) {
           const transaction = writing();
           const [meta, rows, entries] = stores(transaction);
+          /** @type {Map<Map<string, Row>, [string, number]>} */
+          const changed = new Map();
           for (const [table, key, row] of batch.rows) {
-            if (row) rows.put(JSON.stringify(row), [table, key]);
-            else rows.delete([table, key]);
+            const number = pageOf(key);
+            const kept = page(table, number);
+            changed.set(kept, [table, number]);
+            if (row) kept.set(key, row);
+            else kept.delete(key);
+          }
+          for (const [kept, id] of changed) {
+            if (kept.size) rows.put(JSON.stringify([...kept]), id);
+            else rows.delete(id);
           }
           for (const entry of batch.entries) entries.put(entry, entry.id);
           for (const id of batch.gone) entries.delete(id);

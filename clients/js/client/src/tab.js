@@ -9,7 +9,7 @@ import { Connection } from './connection.js';
 import { RowtideError } from './error.js';
 
 /** How long changes of rows are gathered before they are written, in ms. */
-const GATHER_MS = 50;
+const GATHER_MS = 100;
 /** How long after a failed write it is tried again, in ms. */
 const AGAIN_MS = 1000;
 
