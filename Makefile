@@ -35,6 +35,6 @@ torture:
 bench:
 	@scripts/prepare.sh
 	cargo build --release --locked -p rowtide
-	for scenario in fanout drain connect idle mutate resume restart; do \
+	for scenario in fanout drain connect idle mutate resume restart burst; do \
 	  "$${CARGO_TARGET_DIR:-target}"/release/rowtide bench $$scenario || exit 1; \
 	done

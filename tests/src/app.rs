@@ -109,6 +109,7 @@ impl App {
             mutation_database: None,
             mutation_connections: 4,
             prepared_statements: true,
+            mutation_answer: Duration::from_secs(30),
         };
         change(&mut options);
         let mut app = App { database, server: None, options, _log: log };

@@ -2,9 +2,9 @@
 //! of a test, the process is told to stop and waited for, so that a cluster it started goes with it.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
@@ -101,6 +101,7 @@ pub async fn said(command: Command) -> Said {
 /// A process that runs.
 pub struct Running {
     child: Child,
+    input: Option<ChildStdin>,
     out: Output,
     err: Output,
 }
@@ -142,12 +143,34 @@ impl Running {
     ///
     /// # Panics
     /// When it cannot be run.
-    pub fn start(mut command: Command) -> Running {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    pub fn start(command: Command) -> Running {
+        Running::with(command, Stdio::null())
+    }
+
+    /// Starts a command that is told something; see [`Running::say`].
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    pub fn start_to_say(command: Command) -> Running {
+        Running::with(command, Stdio::piped())
+    }
+
+    fn with(mut command: Command, input: Stdio) -> Running {
+        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the command can be run");
         let out = Output::of(child.stdout.take().expect("its output is a pipe"));
         let err = Output::of(child.stderr.take().expect("its errors are a pipe"));
-        Running { child, out, err }
+        let input = child.stdin.take();
+        Running { child, input, out, err }
+    }
+
+    /// Writes a line to its standard input.
+    ///
+    /// # Panics
+    /// When it was not started to be told something, or has ended.
+    pub fn say(&mut self, line: &str) {
+        let input = self.input.as_mut().expect("it was started to be told something");
+        writeln!(input, "{line}").expect("it reads");
     }
 
     /// What follows `beginning` in the first line that begins so, of either output; waits for it.

@@ -26,7 +26,7 @@ const SCRIBES: usize = 12;
 /// How many users they are of.
 const USERS: usize = 4;
 /// How many servers there are for the one slot.
-const SERVERS: usize = 1;
+const SERVERS: usize = 2;
 /// How many connections change rows behind the server's back.
 const MEDDLERS: u64 = 2;
 /// How long it storms before everything heals and is looked at.

@@ -13,6 +13,10 @@ async fn every_scenario_comes_to_its_result() {
         (&["idle", "--sessions", "50", "--seconds", "1"][..], "50 sessions"),
         (&["mutate", "--clients", "4", "--seconds", "1"][..], "4 clients"),
         (&["resume", "--sessions", "50", "--percent", "20"][..], "50 clients come back"),
+        (
+            &["burst", "--thousand-rows", "2", "--sessions", "2", "--transactions", "80"][..],
+            "2000 rows",
+        ),
         (&["restart", "--sessions", "30"][..], "30 clients"),
     ] {
         let mut command = rowtide(["bench", "--dir", &dir.join("bench")]);

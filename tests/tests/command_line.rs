@@ -105,6 +105,29 @@ async fn a_wrong_definition_is_pointed_into() {
     refused(&missing, &["cannot read `not-there.toml`", "No such file"]);
 }
 
+/// Of rules for writing only Postgres can say whether they are right.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_that_postgres_does_not_take_is_pointed_into() {
+    let rules = "[tables.note.insert]\nallow = 'new.owner = auth.user_id'\n\
+                 [[tables.note.update]]\nallow = 'old.ownr = auth.user_id'\n\
+                 [tables.note.delete]\nallow = 'old.body + 1'\n";
+    let operator = Operator::new(&format!("{DEFINITION}{rules}")).await;
+    let checked = operator.says(&["check"]).await;
+    assert_eq!(checked.code(), Some(1), "{checked:?}");
+    let said = format!("{}{}", checked.out, checked.err);
+    for part in ["does not take this rule", "old.ownr", "old.body + 1", "rowtide.toml:6"] {
+        assert!(said.contains(part), "no `{part}` in:\n{said}");
+    }
+    operator.dir.write(
+        "rowtide.toml",
+        &format!("{DEFINITION}{}", rules.replace("ownr", "owner").replace(" + 1", " > body")),
+    );
+    let set_up = operator.says(&["setup"]).await;
+    assert_eq!(set_up.code(), Some(0), "{set_up:?}");
+    let checked = operator.says(&["check"]).await;
+    assert_eq!(checked.code(), Some(0), "{checked:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_setting_is_named_wherever_it_was_set() {
     let operator = Operator::new(DEFINITION).await;

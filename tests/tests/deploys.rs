@@ -175,3 +175,66 @@ async fn a_server_that_stops_settles_what_has_reached_it_and_takes_nothing_more(
     let (_, connected) = Writer::again(&app, "u1", &client_id, 0).await;
     assert_eq!(connected["lastMutation"], 3);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_sends_clients_away_until_it_has_the_slot() {
+    let mut deployment = Deployment::start().await;
+    let next = deployment.fleet.add();
+    let waiting = &deployment.fleet.members[next];
+    eventually("the standby listens", || async {
+        waiting.said().contains("listening").then_some(())
+    })
+    .await;
+    let mut raw = Raw::open_url(&format!("ws://{}/sync", waiting.address), None).await;
+    raw.say(&Raw::connect(&App::token("u1"))).await;
+    raw.ending().await.assert("who comes to a standby", "unavailable");
+}
+
+/// The server at place 0 is frozen until the one at place 1 has the slot.
+async fn lose_the_slot(deployment: &mut Deployment) {
+    let next = deployment.fleet.add();
+    deployment.writing_goes_on().await;
+    deployment.fleet.members[0].signal("STOP");
+    let free = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active";
+    deployment.sql.batch_execute(free).await.unwrap();
+    assert_eq!(deployment.fleet.ready().await, next);
+    deployment.fleet.members[0].signal("CONT");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_loses_the_slot_sends_its_clients_to_the_one_that_has_it() {
+    let mut deployment = Deployment::start().await;
+    let stop = CancellationToken::new();
+    let writing = deployment.writing(&stop).await;
+    lose_the_slot(&mut deployment).await;
+    stop.cancel();
+    deployment.assert_whole(writing).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_gets_the_slot_back_has_missed_nothing() {
+    let mut deployment = Deployment::start().await;
+    let stop = CancellationToken::new();
+    let writing = deployment.writing(&stop).await;
+    // One that only looks on, and so never hears that it has missed something.
+    let mut reader = Scribe::start(deployment.fleet.url(), "u1", None).await;
+    reader.settle(soon()).await;
+    lose_the_slot(&mut deployment).await;
+    // What the other has taken in and confirmed is not streamed again.
+    let update = "UPDATE task SET title = 'streamed to the other', mark = NULL";
+    deployment.sql.batch_execute(update).await.unwrap();
+    let end = "SELECT pg_current_wal_flush_lsn()::text";
+    let end: String = deployment.sql.query_one(end, &[]).await.unwrap().get(0);
+    let confirmed = format!("SELECT confirmed_flush_lsn >= '{end}' FROM pg_replication_slots");
+    eventually("the other has confirmed it", || async {
+        deployment.sql.query_one(&confirmed, &[]).await.ok()?.get::<_, bool>(0).then_some(())
+    })
+    .await;
+    deployment.fleet.members[1].kill().await;
+    assert_eq!(deployment.fleet.ready().await, 0);
+    stop.cancel();
+    deployment.assert_whole(writing).await;
+    let expected = truth(&deployment.sql, Scribe::DEFINITION, "u1").await;
+    reader.hold(&expected, soon()).await;
+    reader.assert_nothing_found();
+}

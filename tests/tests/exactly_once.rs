@@ -4,7 +4,9 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use rowtide::server::ServerOptions;
 use rowtide_postgres::connect::ConnectOptions;
 use rowtide_tests::{App, Raw, Writer, cluster, eventually, http_get, insert, update};
 use serde_json::{Value, json};
@@ -84,6 +86,8 @@ enum Cut {
     Meanwhile,
     /// Postgres has answered, and the answer is lost.
     After,
+    /// Nothing is cut off: Postgres has answered, and the answer does not come.
+    Stalled,
 }
 
 struct Wire {
@@ -120,13 +124,13 @@ impl Between {
     }
 
     /// A server that knows of no other way to Postgres.
-    async fn app(&self, prepare: bool) -> App {
+    async fn app(&self, change: impl FnOnce(&mut ServerOptions)) -> App {
         App::with_options(DEFINITION, TABLES, |options| {
             let database = options.hub.database.database();
             let port = self.port;
             let url = format!("postgres://postgres@127.0.0.1:{port}/{database}?sslmode=disable");
             options.hub.database = ConnectOptions::parse(&url).unwrap();
-            options.prepared_statements = prepare;
+            change(options);
         })
         .await
     }
@@ -172,6 +176,10 @@ async fn carry(mut server: TcpStream, wire: &Wire) -> Option<()> {
                             drop(server);
                         }
                         drop(postgres.read(&mut answered).await);
+                        if cut == Cut::Stalled {
+                            // Until the server has enough of it, which it cannot tell us here.
+                            there.changed().await.ok();
+                        }
                         return None;
                     }
                 }
@@ -191,9 +199,9 @@ fn holds(bytes: &[u8], text: &str) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_is_lost_at_the_commit_changes_nothing_for_the_client() {
     let between = Between::new().await;
-    let app = between.app(true).await;
+    let app = between.app(|options| options.mutation_answer = Duration::from_secs(1)).await;
     let mut writer = Writer::live(&app, "u1").await;
-    for cut in [Cut::Before, Cut::Meanwhile, Cut::After] {
+    for cut in [Cut::Before, Cut::Meanwhile, Cut::After, Cut::Stalled] {
         between.cut("COMMIT\0", cut);
         writer.send(item(writer.next())).await;
         // Another waits behind it.
@@ -201,15 +209,15 @@ async fn a_connection_that_is_lost_at_the_commit_changes_nothing_for_the_client(
         assert_eq!(writer.settled_up_to(last).await, NONE, "{cut:?}");
         between.assert_was_cut(&format!("{cut:?}"));
     }
-    assert_eq!(applied(&app).await, "i1 i2 i3 i4 i5 i6");
-    assert_eq!(settled(&app, &writer.client_id).await, "6");
+    assert_eq!(applied(&app).await, "i1 i2 i3 i4 i5 i6 i7 i8");
+    assert_eq!(settled(&app, &writer.client_id).await, "8");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_is_lost_when_a_refusal_is_kept_changes_nothing_for_the_client() {
     let between = Between::new().await;
     // Statements that are not prepared can be told apart on the wire.
-    let app = between.app(false).await;
+    let app = between.app(|options| options.prepared_statements = false).await;
     let mut writer = Writer::live(&app, "u1").await;
     for cut in [Cut::Before, Cut::Meanwhile, Cut::After] {
         between.cut("refusal", cut);
@@ -230,7 +238,7 @@ async fn a_connection_that_is_lost_when_a_refusal_is_kept_changes_nothing_for_th
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_takes_its_time_is_waited_for_by_its_own_repeat() {
     let between = Between::new().await;
-    let app = between.app(true).await;
+    let app = between.app(|_| ()).await;
     // The commit waits for whoever holds the lock.
     app.database
         .run(
@@ -520,7 +528,7 @@ async fn who_is_in_the_way_is_never_the_clients_concern() {
 #[tokio::test(flavor = "multi_thread")]
 async fn mutations_wait_while_postgres_is_away() {
     let between = Between::new().await;
-    let app = between.app(true).await;
+    let app = between.app(|_| ()).await;
     let mut writer = Writer::live(&app, "u1").await;
     writer.mutate(item(1)).await.applied();
     between.set_there(false);
@@ -541,7 +549,7 @@ async fn mutations_wait_while_postgres_is_away() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_with_too_many_mutations_is_sent_away_and_nothing_is_lost() {
     let between = Between::new().await;
-    let app = between.app(true).await;
+    let app = between.app(|_| ()).await;
     let mut writer = Writer::live(&app, "u1").await;
     let id = writer.client_id.clone();
     between.set_there(false);

@@ -5,7 +5,7 @@
 use rand::Rng;
 use rand::distr::Alphanumeric;
 use rowtide::limits::ClientLimits;
-use rowtide_tests::{App, Bystander, Writer, delete, insert, update};
+use rowtide_tests::{App, Bystander, Raw, Writer, delete, insert, update};
 use serde_json::{Value, json};
 
 const TABLES: &str = "
@@ -352,4 +352,84 @@ async fn sizes_have_limits_with_their_defaults() {
     writer.send(mine(json!({ "name": noise(5 << 20) }))).await;
     writer.raw.ending().await.assert("five megabytes", "bad_request");
     bystander.assert_undisturbed(&app, "five megabytes").await;
+}
+
+/// Names that mean something to SQL name tables and columns like any other.
+#[tokio::test(flavor = "multi_thread")]
+async fn any_name_is_a_name() {
+    let table = r#"we"ird'; DROP TABLE note; --"#;
+    let sql = format!(
+        r#"{}; CREATE TYPE "mo""od; --" AS ENUM ('it''s', '$1');
+           CREATE TABLE "we""ird'; DROP TABLE note; --" (
+             "i""d'" int, "$1" "mo""od; --", "old" text DEFAULT 'new', "a\b.c" text NOT NULL, "é ü" text,
+             "select" varchar(9), PRIMARY KEY ("i""d'", "a\b.c"))"#,
+        Bystander::TABLES
+    );
+    let definition = format!(
+        r#"
+        {}
+        [tables.{table_key}]
+        visible = 'true'
+        immutable = ["é ü"]
+        insert.allow = """new."$1" <> '$1' AND new."old" = 'new'"""
+        update = [{{ allow = """old."i""d'" < 100 AND new."select" = 'x'""" }}]
+        delete.allow = """old."old" = 'new'"""
+        [[tables.{table_key}.insert.limit]]
+        where = """"old" = 'new' AND "select" = auth.user_id"""
+        max = 1
+        code = "full"
+        "#,
+        Bystander::DEFINITION,
+        table_key = Value::from(table),
+    );
+    let app = App::with(&definition, &sql).await;
+    let mut bystander = Bystander::of(&app).await;
+    let mut writer = Writer::live(&app, "u1").await;
+    let key = json!({ "i\"d'": 1, "a\\b.c": "'; --" });
+    let with = |more: Value| {
+        let mut row = key.clone();
+        row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        row
+    };
+    let row = with(json!({ "$1": "it's", "é ü": "$1", "select": "u1" }));
+    let changes = writer.mutate(json!([insert(table, row.clone())])).await.applied();
+    let all = with(json!({ "$1": "it's", "é ü": "$1", "select": "u1", "old": "new" }));
+    assert_eq!((&changes[0]["table"], &changes[0]["row"]), (&json!(table), &all));
+    let mut second = row.clone();
+    second["i\"d'"] = 2.into();
+    writer.mutate(json!([insert(table, second)])).await.refused("full", table);
+    let changes = writer.mutate(json!([update(table, with(json!({ "select": "x" })))])).await;
+    assert_eq!(changes.applied()[0]["row"]["select"], "x");
+    let wrong = with(json!({ "$1": "x", "select": "x" }));
+    writer.mutate(json!([update(table, wrong)])).await.refused("bad_request", "`$1`");
+    let fixed = with(json!({ "é ü": "x" }));
+    writer.mutate(json!([update(table, fixed)])).await.refused("forbidden", "`é ü`");
+    let changes = writer.mutate(json!([delete(table, key.clone())])).await.applied();
+    assert_eq!(changes[0]["row"], key);
+    bystander.assert_undisturbed(&app, "all of it").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_a_users_rate_is_refused_and_the_connection_stays() {
+    let app = app(|limits| limits.requests_per_minute = 5).await;
+    let mut other = Writer::live(&app, "u2").await;
+    let mut writer = Writer::live(&app, "u1").await;
+    let mut last = 0;
+    for n in 0..30 {
+        last = writer.send(json!([insert("pair", json!({ "a": n, "b": n }))])).await;
+    }
+    let refused = writer.settled_up_to(last).await;
+    // Five at once, of which the connect was one, and a few more if all of this takes minutes.
+    assert!((20..=26).contains(&refused.len()), "{refused:?}");
+    assert!(refused.iter().all(|(_, code)| code == "rate_limit_exceeded"), "{refused:?}");
+    assert_eq!(refused[0].0, 5);
+    let applied = app.one("SELECT count(*) FROM pair").await.parse::<usize>().unwrap();
+    assert_eq!(applied + refused.len(), 30);
+    writer.raw.assert_alive().await;
+    let mut again = Raw::open(&app).await;
+    again.say(&Raw::connect(&App::token("u1"))).await;
+    again.ending().await.assert("a connect", "rate_limit_exceeded");
+    // Everyone has a rate of their own, whatever the number of their clients.
+    let own = json!([insert("item", json!({ "id": "x", "owner": "u2", "name": "x" }))]);
+    other.mutate(own).await.applied();
 }

@@ -488,3 +488,42 @@ async fn a_mutation_is_all_or_nothing_and_later_operations_see_earlier_ones() {
     owner.mutate(json!([away(), file("D"), away()])).await.applied();
     assert_eq!(app.one("SELECT count(*) FROM file WHERE id = 'new'").await, "0");
 }
+
+/// A mutation that was read when the table had another shape is read again, and not written by the
+/// places that its columns had.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_changes_its_shape_does_not_mix_up_columns() {
+    let definition = "[tables.t]\nvisible = 'true'\n[[tables.t.update]]\nallow = 'true'\n";
+    let tables =
+        "CREATE TABLE t (id int PRIMARY KEY, a text, b text, c text); INSERT INTO t VALUES (1)";
+    let app = App::with(definition, tables).await;
+    let mut writer = Writer::live(&app, "u1").await;
+    let holder = app.database.connect().await;
+    holder.batch_execute("BEGIN; LOCK TABLE t").await.unwrap();
+    let id = writer.send(json!([update("t", json!({ "id": 1, "b": "B" }))])).await;
+    eventually("the update waits", || async {
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+                       AND datname = current_database() AND application_name = 'rowtide mutate'";
+        (app.one(waiting).await == "1").then_some(())
+    })
+    .await;
+    holder
+        .batch_execute("ALTER TABLE t DROP COLUMN a; UPDATE t SET c = 'C'; COMMIT")
+        .await
+        .unwrap();
+    let schema = app.database.names().schema;
+    let client = format!("{schema}.client WHERE client_id = '{}'", writer.client_id);
+    eventually("it is settled", || async {
+        let last = app.one(&format!("SELECT last_mutation FROM {client}")).await;
+        (last == id.to_string()).then_some(())
+    })
+    .await;
+    // If it takes too long until the new shape is known, it is refused.
+    let refused = app.one(&format!("SELECT refused->0->>'code' FROM {client}")).await;
+    let b = if refused == "null" { "B" } else { "null" };
+    assert!(["null", "unknown_error"].contains(&refused.as_str()), "{refused}");
+    assert_eq!(
+        (app.one("SELECT b FROM t").await.as_str(), app.one("SELECT c FROM t").await.as_str()),
+        (b, "C")
+    );
+}

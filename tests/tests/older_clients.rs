@@ -131,6 +131,65 @@ async fn refusals_go_to_their_sender_alone_and_have_the_older_codes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_insert_over_a_row_updates_it_and_leaves_out_what_is_never_written() {
+    let app = App::small_files().await;
+    let (mut owner, _) = Older::live(&app, "owner").await;
+    let mut row = file("edit", "owner");
+    for (column, value) in
+        [("name", json!("New")), ("shared", json!(true)), ("sharedLinkType", json!("edit"))]
+    {
+        row[column] = value;
+    }
+    // Derived columns are left out; they come back as the database has them.
+    row["ownerName"] = "never".into();
+    owner.mutate("over", json!([update("file", "insert", row.clone())])).await;
+    let heard = owner.until("over").await;
+    assert_eq!(rows(&heard), ["update file edit"]);
+    let is = &heard[0]["update"]["row"];
+    assert_eq!((&is["name"], &is["ownerName"]), (&json!("New"), &json!("secret name of owner")));
+    // By guessing its id nobody takes a file over, whether they see it or not.
+    for user in ["editor", "stranger"] {
+        let (mut other, _) = Older::live(&app, user).await;
+        row["ownerId"] = user.into();
+        other.mutate("take", json!([update("file", "insert", row.clone())])).await;
+        assert_eq!(error_code(&other.until("take").await), "forbidden", "{user}");
+    }
+    // A guest may say that it was edited, and what else they say is refused and not left out.
+    let (mut editor, _) = Older::live(&app, "editor").await;
+    let edit = |more: Value| {
+        let mut row = json!({ "id": "edit", "updatedAt": 5, "ownerAvatar": "x" });
+        row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!([update("file", "update", row)])
+    };
+    editor.mutate("both", edit(json!({ "isEmpty": false }))).await;
+    assert_eq!(error_code(&editor.until("both").await), "forbidden");
+    editor.mutate("one", edit(json!({}))).await;
+    assert_eq!(rows(&editor.until("one").await), ["update file edit"]);
+    assert_eq!(app.one(r#"SELECT "ownerId" FROM file WHERE id = 'edit'"#).await, "owner");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_is_replaced_begins_with_all_of_its_rows() {
+    let app = App::small_files().await;
+    let (mut owner, before) = Older::live(&app, "owner").await;
+    assert_eq!(before["files"].as_array().unwrap().len(), 4);
+    sql(
+        &app,
+        r#"ALTER TABLE file ADD COLUMN extra text DEFAULT 'x'; UPDATE file SET name = 'New'"#,
+    )
+    .await;
+    assert_eq!(owner.closed().await, (1012, "restarting".to_owned()));
+    // Those clients come back by themselves.
+    let (mut owner, after) = Older::live(&app, "owner").await;
+    let files = after["files"].as_array().unwrap();
+    assert!(files.iter().all(|file| file["extra"] == "x" && file["name"] == "New"), "{files:?}");
+    owner
+        .mutate("m", json!([update("file", "update", json!({ "id": "edit", "extra": "y" }))]))
+        .await;
+    assert_eq!(rows(&owner.until("m").await), ["update file edit"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn mutations_of_a_user_are_applied_in_the_order_in_which_they_came() {
     let app = App::small_files().await;
     let holder = app.database.connect().await;

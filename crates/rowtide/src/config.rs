@@ -48,6 +48,8 @@ pub struct Config {
     pub mutation_connections: usize,
     /// Whether statements are prepared on those.
     pub prepared_statements: bool,
+    /// How long Postgres may take for one answer on those.
+    pub mutation_answer: Duration,
 }
 
 /// Settings as they were given; what is not given is `None`.
@@ -123,6 +125,10 @@ pub struct Settings {
     /// for each transaction and does not know of them [default: true]
     #[arg(long, value_name = "BOOL")]
     pub prepared_statements: Option<String>,
+    /// How many seconds Postgres may take for one answer to a mutation, before the connection is given up
+    /// [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    pub mutation_answer_seconds: Option<String>,
     /// How many sessions one user may have at a time [default: 50]
     #[arg(long, value_name = "NUMBER")]
     pub sessions_per_user: Option<String>,
@@ -199,7 +205,7 @@ enum Scalar {
 
 impl Settings {
     /// Every setting by its name, in the order of `--help`.
-    fn fields(&mut self) -> [(&'static str, &mut Option<String>); 23] {
+    fn fields(&mut self) -> [(&'static str, &mut Option<String>); 24] {
         [
             ("database_url", &mut self.database_url),
             ("definition", &mut self.definition),
@@ -223,6 +229,7 @@ impl Settings {
             ("mutation_database_url", &mut self.mutation_database_url),
             ("mutation_connections", &mut self.mutation_connections),
             ("prepared_statements", &mut self.prepared_statements),
+            ("mutation_answer_seconds", &mut self.mutation_answer_seconds),
             ("sessions_per_user", &mut self.sessions_per_user),
         ]
     }
@@ -455,6 +462,13 @@ impl Settings {
                 )? as u32,
             },
             mutation_database: pooled.transpose()?,
+            mutation_answer: Duration::from_secs(number(
+                "mutation_answer_seconds",
+                &self.mutation_answer_seconds,
+                limits::MUTATION_ANSWER_SECONDS,
+                1,
+                3600,
+            )? as u64),
             mutation_connections: number(
                 "mutation_connections",
                 &self.mutation_connections,

@@ -13,6 +13,9 @@ pub const OPS_PER_MUTATION: usize = rowtide_protocol::MAX_OPS;
 pub const REQUESTS_PER_MINUTE: usize = 600;
 /// How many connections to Postgres apply mutations.
 pub const MUTATION_CONNECTIONS: usize = 10;
+/// How long Postgres may take for one answer to a mutation before the connection is given up, in seconds.
+/// Longer than the statement's own time-out, which is 20 s.
+pub const MUTATION_ANSWER_SECONDS: usize = 30;
 /// How many mutations of one client may wait; beyond it the client is sent away, to come back.
 pub const MUTATION_QUEUE: usize = 256;
 /// How many bytes of mutations may wait in all.

@@ -50,6 +50,8 @@ pub struct ServerOptions {
     pub mutation_connections: usize,
     /// Whether statements are prepared on those.
     pub prepared_statements: bool,
+    /// How long Postgres may take for one answer on those.
+    pub mutation_answer: Duration,
 }
 
 impl ServerOptions {
@@ -73,6 +75,7 @@ impl ServerOptions {
             mutation_database: config.mutation_database,
             mutation_connections: config.mutation_connections,
             prepared_statements: config.prepared_statements,
+            mutation_answer: config.mutation_answer,
         }
     }
 }
@@ -155,6 +158,7 @@ impl Server {
             options.hub.names.clone(),
             options.mutation_connections,
             options.prepared_statements,
+            options.mutation_answer,
         );
         let older_clients = options.hub.definition.older_clients();
         let (database, names) = (options.hub.database.clone(), options.hub.names.clone());

@@ -77,6 +77,8 @@ const LOG_BYTES: &str = "rowtide_log_bytes";
 const LOG_OLDEST: &str = "rowtide_log_oldest_lsn";
 /// The LSN up to which the log is durable, as a number.
 const LOG_END: &str = "rowtide_log_end_lsn";
+/// What is on its way from the stream to engines and log, in bytes.
+const STREAM_BYTES: &str = "rowtide_stream_bytes";
 /// 1 while the log cannot be written.
 const LOG_FAILING: &str = "rowtide_log_failing";
 /// Epochs that have begun, by `reason`.
@@ -187,6 +189,7 @@ pub(crate) async fn render(handle: &PrometheusHandle, hub: &Hub) -> String {
     gauge!(TOPICS_LOADING).set(counts.loading as f64);
     counter!(LOAD_QUERIES).absolute(health.load_queries);
     counter!(LOADED_ROWS).absolute(health.loaded_rows);
+    gauge!(STREAM_BYTES).set(hub.stream_bytes() as f64);
     if let Some((log, failing)) = hub.log_statistics() {
         gauge!(LOG_BYTES).set(log.bytes as f64);
         gauge!(LOG_OLDEST).set(log.oldest.0 as f64);
@@ -209,12 +212,30 @@ pub(crate) async fn watch_slot(
     stop.run_until_cancelled(async {
         let mut client = None;
         let mut ends = VecDeque::new();
+        let mut is_full = false;
         loop {
             look(&database, &names, &hub, &mut client, &mut ends).await;
+            warn_of_the_log(&hub, &mut is_full);
             tokio::time::sleep(SLOT_WATCH).await;
         }
     })
     .await;
+}
+
+/// Says once that history is about to be dropped before its time.
+fn warn_of_the_log(hub: &Hub, is_full: &mut bool) {
+    let Some((log, _)) = hub.log_statistics() else { return };
+    let (bytes, limit) = (log.bytes, hub.log_limit());
+    let fills = bytes > limit / 10 * 9;
+    if fills && !*is_full {
+        tracing::warn!(
+            bytes,
+            limit,
+            "the history is nearly as large as it may become; beyond that the oldest goes before its time, and \
+             clients that were away for longer get snapshots"
+        );
+    }
+    *is_full = fills;
 }
 
 async fn look(

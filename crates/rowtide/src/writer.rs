@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
+use rowtide_plan::plan::Plan;
 use rowtide_plan::write::Rejection;
 use rowtide_postgres::mutate::{Author, MutateError, Mutator, Number, Outcome, Ticket, Work};
 use rowtide_protocol::{Op, RejectCode};
@@ -207,8 +208,8 @@ impl Running {
         let mut number = number.clone();
         loop {
             let more = rejections.len() > 1;
-            let work = Work::Refuse(rejections.clone());
-            let outcome = self.persist(&number, author, &work).await?;
+            let refuse = |_: &Plan| Work::Refuse(rejections.clone());
+            let outcome = self.persist(&number, author, refuse).await?;
             match (&outcome, &mut number) {
                 (Outcome::Repeated, Number::Given(number)) if more => {
                     *number += 1;
@@ -225,50 +226,49 @@ impl Running {
         author: &Author,
         ops: &[Op],
     ) -> Result<Outcome, Stopping> {
-        let plan = self.writer.hub.plan();
-        let read = |(index, op): (usize, &Op)| {
-            plan.read_op(op).map_err(|rejection| Rejection {
-                message: format!("ops[{index}]: {}", rejection.message),
-                ..rejection
-            })
+        let read = |plan: &Plan| {
+            let read = |(index, op): (usize, &Op)| {
+                plan.read_op(op).map_err(|rejection| Rejection {
+                    message: format!("ops[{index}]: {}", rejection.message),
+                    ..rejection
+                })
+            };
+            match ops.iter().enumerate().map(read).collect() {
+                Ok(writes) => Work::Apply(writes),
+                Err(rejection) => Work::Refuse(vec![rejection]),
+            }
         };
-        let work = match ops.iter().enumerate().map(read).collect() {
-            Ok(writes) => Work::Apply(writes),
-            Err(rejection) => Work::Refuse(vec![rejection]),
-        };
-        self.persist(number, author, &work).await
+        self.persist(number, author, read).await
     }
 
-    /// Tries until the mutation is settled.
+    /// Tries until the mutation is settled. What there is to do is read for each try anew: its tables and
+    /// columns are places in a plan, and another may serve by then.
     async fn persist(
         &self,
         number: &Number,
         author: &Author,
-        work: &Work,
+        read: impl Fn(&Plan) -> Work,
     ) -> Result<Outcome, Stopping> {
         let ticket = Ticket {
             client: Arc::clone(&self.client),
             user_id: Arc::clone(&self.user_id),
             number: number.clone(),
         };
-        let given_up = Work::Refuse(vec![Rejection::new(
-            RejectCode::UnknownError,
-            "others were writing the same rows all the time; try again later",
-        )]);
-        let mut work = work;
+        let give_up = || {
+            let message = "others were writing the same rows all the time; try again later";
+            Work::Refuse(vec![Rejection::new(RejectCode::UnknownError, message)])
+        };
         let mut conflicts = 0;
         let mut pause = Duration::from_millis(50);
         loop {
             let plan = self.writer.hub.plan();
-            let wait = match self.writer.mutator.apply(&plan, &ticket, author, work).await {
+            let work = if conflicts < CONFLICT_RETRIES { read(&plan) } else { give_up() };
+            let wait = match self.writer.mutator.apply(&plan, &ticket, author, &work).await {
                 Ok(outcome) => return Ok(outcome),
                 Err(MutateError::Conflict(what)) => {
                     telemetry::mutation_retried("conflict");
                     conflicts += 1;
                     tracing::debug!(what, conflicts, "a mutation is tried again");
-                    if conflicts == CONFLICT_RETRIES {
-                        work = &given_up;
-                    }
                     Duration::from_millis(5) * conflicts.min(20)
                 }
                 Err(MutateError::Away(what)) => {

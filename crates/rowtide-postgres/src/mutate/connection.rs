@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::BytesMut;
-use futures_util::future::{join_all, maybe_done};
+use futures_util::future::maybe_done;
 use rowtide_plan::claims::claim_text;
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::write::{self, Param, Rejection, Verdict, Write};
@@ -91,6 +91,7 @@ pub(super) struct Connection {
     client: Client,
     row: ClientRow,
     prepare: bool,
+    answer_within: Duration,
     /// For this plan.
     plan: Option<Arc<Plan>>,
     ready: HashMap<Key, Ready>,
@@ -102,10 +103,12 @@ impl Connection {
         options: &ConnectOptions,
         names: &Names,
         prepare: bool,
+        answer_within: Duration,
     ) -> Result<Connection, ConnectError> {
         let client = connect(options, "mutate").await?;
         let row = ClientRow::new(names);
-        Ok(Connection { client, row, prepare, plan: None, ready: HashMap::new(), round_trips: 0 })
+        let ready = HashMap::new();
+        Ok(Connection { client, row, prepare, answer_within, plan: None, ready, round_trips: 0 })
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -215,9 +218,11 @@ impl Connection {
             Poll::Ready(())
         })
         .await;
-        begin.as_mut().await;
+        self.in_time(begin.as_mut()).await?;
         begin.as_mut().take_output().unwrap_or(Ok(()))?;
-        join_all(sent.iter_mut().map(Pin::as_mut)).await;
+        for future in &mut sent {
+            self.in_time(future.as_mut()).await?;
+        }
         let mut answers: Vec<_> =
             sent.iter_mut().map(|future| future.as_mut().take_output()).collect();
         drop(sent);
@@ -461,22 +466,30 @@ impl Connection {
 
     async fn query(&mut self, bound: Bound) -> Result<Vec<Row>, Failure> {
         self.round_trips += 1;
-        self.send(&bound).await
+        self.in_time(self.send(&bound)).await?
     }
 
     async fn begin(&mut self) -> Result<(), Failure> {
-        self.round_trips += 1;
-        Ok(self.client.batch_execute(BEGIN).await?)
+        self.run(BEGIN).await
     }
 
     async fn commit(&mut self) -> Result<(), Failure> {
-        self.round_trips += 1;
-        Ok(self.client.batch_execute("COMMIT").await?)
+        self.run("COMMIT").await
     }
 
     async fn roll_back(&mut self) -> Result<(), Failure> {
+        self.run("ROLLBACK").await
+    }
+
+    async fn run(&mut self, sql: &str) -> Result<(), Failure> {
         self.round_trips += 1;
-        Ok(self.client.batch_execute("ROLLBACK").await?)
+        Ok(self.in_time(self.client.batch_execute(sql)).await??)
+    }
+
+    /// Postgres itself gives up a statement long before; so it is the connection that is at fault.
+    async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Result<T, Failure> {
+        let late = |_| Failure::Away("Postgres does not answer".to_owned());
+        tokio::time::timeout(self.answer_within, answer).await.map_err(late)
     }
 }
 

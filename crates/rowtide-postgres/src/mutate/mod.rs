@@ -10,6 +10,7 @@ mod failure;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rowtide_plan::plan::Plan;
 use rowtide_plan::write::{Rejection, Write};
@@ -102,6 +103,7 @@ pub struct Mutator {
     options: ConnectOptions,
     names: Names,
     prepare: bool,
+    answer_within: Duration,
     idle: Mutex<Vec<Connection>>,
     permits: Semaphore,
     round_trips: AtomicU64,
@@ -109,17 +111,20 @@ pub struct Mutator {
 
 impl Mutator {
     /// Connections are made when they are needed, at most `connections` of them. Without `prepare`
-    /// statements are parsed every time, as a pooler wants it that does not know of prepared ones.
+    /// statements are parsed every time, as a pooler wants it that does not know of prepared ones. A
+    /// connection on which Postgres does not answer within `answer_within` is given up.
     pub fn new(
         options: ConnectOptions,
         names: Names,
         connections: usize,
         prepare: bool,
+        answer_within: Duration,
     ) -> Mutator {
         Mutator {
             options,
             names,
             prepare,
+            answer_within,
             idle: Mutex::default(),
             permits: Semaphore::new(connections.max(1)),
             round_trips: AtomicU64::new(0),
@@ -175,7 +180,7 @@ impl Mutator {
                 return Ok(connection);
             }
         }
-        Connection::open(&self.options, &self.names, self.prepare)
+        Connection::open(&self.options, &self.names, self.prepare, self.answer_within)
             .await
             .map_err(|error| MutateError::Away(error.to_string()))
     }

@@ -4,6 +4,7 @@
 //! WAL, `COPY` reading the same rows. What is printed is the ratio, since absolute numbers are of one
 //! machine.
 
+mod burst;
 mod connect;
 mod crowd;
 mod drain;
@@ -45,6 +46,8 @@ enum Scenario {
     Resume(resume::ResumeArgs),
     /// The server is killed and started with all clients at its door
     Restart(restart::RestartArgs),
+    /// A transaction of very many rows, then very many of one: the most memory of the server
+    Burst(burst::BurstArgs),
     /// Sessions at which nothing happens: memory of the server
     Idle(idle::IdleArgs),
 }
@@ -61,6 +64,7 @@ pub async fn run(args: BenchArgs) -> Result<()> {
         Scenario::Mutate(scenario) => mutate::run(&args.dir, &scenario).await,
         Scenario::Resume(scenario) => resume::run(&args.dir, &scenario).await,
         Scenario::Restart(scenario) => restart::run(&args.dir, &scenario).await,
+        Scenario::Burst(scenario) => burst::run(&args.dir, &scenario).await,
         Scenario::Idle(scenario) => idle::run(&args.dir, &scenario).await,
     }
 }

@@ -5,8 +5,22 @@ use std::time::Duration;
 
 /// The memory that is held in RAM for a process, in bytes; `None` where there is no `/proc`.
 pub(super) fn resident_bytes(pid: u32) -> Option<u64> {
+    bytes_of(pid, "VmRSS:")
+}
+
+/// The most that it ever was, since [`reset_peak`].
+pub(super) fn peak_bytes(pid: u32) -> Option<u64> {
+    bytes_of(pid, "VmHWM:")
+}
+
+/// Measures the peak from now on, where the system allows it (proc(5), `clear_refs`).
+pub(super) fn reset_peak(pid: u32) {
+    drop(fs::write(format!("/proc/{pid}/clear_refs"), "5"));
+}
+
+fn bytes_of(pid: u32, field: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
     Some(kilobytes << 10)
 }

@@ -257,8 +257,9 @@ fn answer(
 async fn covered(mut status: watch::Receiver<LogStatus>, up_to: Lsn) -> bool {
     loop {
         let covers = status.wait_for(|status| status.covered >= up_to);
-        match timeout(HISTORY_WAIT, covers).await {
-            Ok(covers) => return covers.is_ok(),
+        let covers = timeout(HISTORY_WAIT, covers).await.map(|covers| covers.is_ok());
+        match covers {
+            Ok(covers) => return covers,
             Err(_) if status.borrow().failing.is_some() => {}
             Err(_) => return false,
         }

@@ -357,6 +357,16 @@ impl Hub {
         log.as_ref().map(|(status, _)| status.borrow().clone())
     }
 
+    /// What is on its way from the stream to engines and log, in bytes.
+    pub(crate) fn stream_bytes(&self) -> usize {
+        (PERMITS - self.shared.budget.available_permits()) * PERMIT_BYTES
+    }
+
+    /// How large the log may become, in bytes.
+    pub(crate) fn log_limit(&self) -> u64 {
+        self.shared.options.log.max_bytes
+    }
+
     /// What the log holds, once it is ours: its statistics, and whether it can be written.
     pub(crate) fn log_statistics(&self) -> Option<(rowtide_log::Statistics, bool)> {
         let failing = self.log_status()?.failing.is_some();

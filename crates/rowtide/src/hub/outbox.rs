@@ -49,6 +49,8 @@ struct Queue {
     /// Frames that are made already and come first.
     frames: VecDeque<Bytes>,
     closed: Option<(ErrorCode, String)>,
+    /// Whether it was said that the limit is near.
+    is_warned: bool,
     /// Of a client that numbers its mutations: up to which number it has been told every outcome.
     told: Option<u64>,
 }
@@ -152,6 +154,15 @@ impl Outbox {
                 return true;
             }
             queue.bytes += changes.len() + 64;
+        }
+        if queue.bytes > self.limit_bytes / 2 && !queue.is_warned {
+            queue.is_warned = true;
+            let (waiting, limit) = (queue.bytes, self.limit_bytes);
+            tracing::warn!(
+                waiting,
+                limit,
+                "a client reads slowly and will be sent away at the limit"
+            );
         }
         if queue.bytes > self.limit_bytes {
             queue.items.clear();
