@@ -131,6 +131,28 @@ test('the tabs of a browser share one connection and one queue, and survive the 
   assert.equal(proxy.connections, 1);
 });
 
+test('what a tab writes before it has opened reaches the one that leads, and going offline is for all', async () => {
+  const context = await profile();
+  const first = await tab(context, { user: 'u10' });
+  await live(first);
+  const second = await context.newPage();
+  await second.goto(pages.url);
+  await second.waitForFunction('window.loaded');
+  const id = fileOf('u10');
+  await second.evaluate(({ url, id }) => {
+    const opened = start({ url, tables: { file: { key: ['id'] } } });
+    const { confirmed } = db.mutate((tx) => tx.file.update({ id, name: 'Before it has opened' }));
+    return opened.then(() => confirmed);
+  }, { url: proxy.url, id });
+  await Promise.all([named(first, id, 'Before it has opened'), named(second, id, 'Before it has opened')]);
+  await second.evaluate(() => db.disconnect());
+  await until(first, () => db.status.get().connection === 'offline');
+  await rename(second, id, 'While offline');
+  await first.evaluate(() => db.connect());
+  await Promise.all([settled(second), live(second)]);
+  assert.equal(server.sql(`SELECT name FROM file WHERE id = '${id}'`), 'While offline');
+});
+
 test('a token is renewed before it expires, on the same connection', async () => {
   const page = await tab(await profile(), { user: 'u5', seconds: 3 });
   await live(page);

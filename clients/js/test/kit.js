@@ -130,7 +130,7 @@ const PAGE = `<!doctype html><title>a page</title>
       if (!answer.ok) throw new Error('no token');
       return answer.text();
     };
-    window.db = client.createClient({ url: options.url, token, trace: (direction, message) => direction === 'sent' && sent.push(message) });
+    window.db = client.createClient({ url: options.url, tables: options.tables, token, trace: (direction, message) => direction === 'sent' && sent.push(message) });
     return db.opened;
   };
   window.until = (holds) => new Promise((resolve) => {

@@ -10,7 +10,7 @@ import { Tab, randomId } from './tab.js';
 import { claims } from './token.js';
 
 /**
- * @typedef {import('./optimistic.js').Op} Op
+ * @typedef {import('./op.js').Op} Op
  * @typedef {import('./optimistic.js').Step} Step
  * @typedef {import('./optimistic.js').Settled} Settled
  * @typedef {{ connection: import('./connection.js').State, pending: number, user?: string,
@@ -135,7 +135,7 @@ export class Client {
     confirmed.catch(() => {});
     if (this.#tab) {
       const entry = this.#optimistic.queue[this.#optimistic.queue.length - 1];
-      this.#tab.made(entry, step).catch(() => {});
+      this.#tab.made(entry, step);
     } else this.#step(step);
     return { id, confirmed: /** @type {Promise<void>} */ (confirmed) };
   }
@@ -263,7 +263,7 @@ export class Client {
       onSignOut: () => {
         this.#stop({ code: 'signed_out', message: 'the user has signed out' });
         this.#forget();
-        tab.close();
+        if (!tab.closed) tab.clear().catch(() => {});
       },
     });
     this.#tab = tab;

@@ -6,20 +6,14 @@
  * tabs share a queue, one leads, and the others follow the records of its steps.
  */
 import { RowtideError } from './error.js';
+import { applied, check, same } from './op.js';
 
-/** The most operations in one mutation, as the protocol has it. */
-const MAX_OPS = 500;
-/** The largest mutation in bytes: a message may have 1 MiB, of which this leaves a little for the rest. */
-const MAX_BYTES = (1 << 20) - 256;
 /** The most mutations that wait to be settled. */
 const MAX_PENDING = 10_000;
-/** How deep a value may be nested: readers of JSON give up somewhat later. */
-const MAX_DEPTH = 100;
-
 /**
- * @typedef {Record<string, any>} Row
+ * @typedef {import('./op.js').Row} Row
+ * @typedef {import('./op.js').Op} Op
  * @typedef {Record<string, string[]>} Keys the columns of each table's primary key
- * @typedef {{ op: 'insert' | 'update' | 'delete', table: string, row: Row }} Op
  * @typedef {{ table: string, key: string, row?: Row, before?: Row }} Change how a row is shown now
  *   and before; without `row` it is gone
  * @typedef {{ id: string, ops: Op[], code?: string, message?: string }} Settled refused if it has a code
@@ -36,41 +30,6 @@ const MAX_DEPTH = 100;
  * @typedef {{ name: string, key: string[], rows: Map<string, Row>, layers: Map<string, Layer> }} Table
  *   `rows` are those that are shown; the base of a row with pending operations is in its layer
  */
-
-/**
- * Whether two values of JSON are equal.
- * @param {any} a
- * @param {any} b
- * @returns {boolean}
- */
-export function same(a, b) {
-  if (a === b) return true;
-  if (typeof a !== 'object' || typeof b !== 'object' || !a || !b) return false;
-  if (Array.isArray(a) !== Array.isArray(b)) return false;
-  const names = Object.keys(a);
-  if (names.length !== Object.keys(b).length) return false;
-  return names.every((name) => name in b && same(a[name], b[name]));
-}
-
-/**
- * @param {any} value
- * @param {number} levels
- * @returns {boolean}
- */
-function within(value, levels) {
-  if (typeof value !== 'object' || !value) return true;
-  return levels > 0 && Object.values(value).every((part) => within(part, levels - 1));
-}
-
-/**
- * An insert over a row is an update of it, an update of a row that is not there does nothing.
- * @param {Row | undefined} row
- * @param {Op} op
- */
-function applied(row, op) {
-  if (op.op === 'delete' || (op.op === 'update' && !row)) return undefined;
-  return { ...row, ...op.row };
-}
 
 /** @returns {StepRecord} */
 const emptyRecord = () => ({ rows: [], entries: [], gone: [], settled: [] });
@@ -158,31 +117,11 @@ export class Optimistic {
    * @throws {RowtideError} when the server could not take it; nothing is changed then
    */
   mutate(id, ops) {
-    this.#check(ops);
-    return this.#step((dirty, record) => this.#enqueue({ id, ops, state: 'pending' }, dirty, record));
-  }
-
-  /** @param {Op[]} ops */
-  #check(ops) {
-    const refuse = (/** @type {string} */ code, /** @type {string} */ message) => {
-      throw new RowtideError(code, message);
-    };
-    if (ops.length < 1 || ops.length > MAX_OPS) {
-      refuse('too_large', `a mutation has 1 to ${MAX_OPS} operations, not ${ops.length}`);
-    }
-    for (const { table, row } of ops) {
-      // What is not known here is for the server to judge.
-      const column = this.tables.get(table)?.key.find((column) => row[column] === undefined);
-      if (column) refuse('bad_request', `an operation on table \`${table}\` needs the key column \`${column}\``);
-      if (!within(row, MAX_DEPTH + 1)) {
-        refuse('bad_request', `a value for table \`${table}\` is nested more than ${MAX_DEPTH} levels deep`);
-      }
-    }
-    const bytes = new TextEncoder().encode(JSON.stringify(ops)).length;
-    if (bytes > MAX_BYTES) refuse('too_large', `the mutation has ${bytes} bytes; at most ${MAX_BYTES} can be sent`);
+    check(ops, (table) => this.tables.get(table)?.key);
     if (this.queue.length >= MAX_PENDING) {
-      refuse('queue_full', `${this.queue.length} mutations wait for the server; no more can be kept`);
+      throw new RowtideError('queue_full', `${this.queue.length} mutations wait for the server; no more can be kept`);
     }
+    return this.#step((dirty, record) => this.#enqueue({ id, ops, state: 'pending' }, dirty, record));
   }
 
   /**

@@ -3,9 +3,9 @@
  * to a query its result is kept up to date change by change, so that a step costs what it changes and
  * not what is there. Listeners are told once for each step, after everything that can be read has it.
  */
-import { same } from './optimistic.js';
+import { same } from './op.js';
 
-/** @typedef {import('./optimistic.js').Row} Row */
+/** @typedef {import('./op.js').Row} Row */
 /** @typedef {import('./optimistic.js').Change} Change */
 /** @typedef {(row: Row) => boolean} Matches */
 

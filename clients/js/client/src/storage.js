@@ -4,7 +4,7 @@
  */
 
 /**
- * @typedef {import('./optimistic.js').Row} Row
+ * @typedef {import('./op.js').Row} Row
  * @typedef {import('./optimistic.js').Entry} Entry
  * @typedef {import('./optimistic.js').Stored} Stored
  * @typedef {{ rows: [string, string, Row | undefined][], entries: Entry[], gone: string[],

@@ -13,6 +13,9 @@ const GATHER_MS = 100;
 /** How long after a failed write it is tried again, in ms. */
 const AGAIN_MS = 1000;
 
+/** How many refusals are kept for tabs that did not hear them. */
+const MAX_REFUSALS = 100;
+
 /**
  * @typedef {import('./optimistic.js').Entry} Entry
  * @typedef {import('./optimistic.js').Step} Step
@@ -31,7 +34,7 @@ const AGAIN_MS = 1000;
  * @property {(step: Step) => void} onStep
  * @property {(standing: Standing) => void} onStanding
  * @property {(user: string) => void} onOtherUser
- * @property {() => void} onSignOut another tab has signed the user out
+ * @property {() => void} onSignOut another tab has signed the user out: this copy is to be cleared too
  */
 
 /** A new id of a client or of a mutation: 32 hexadecimal digits. */
@@ -68,6 +71,8 @@ export class Tab {
   /** The number under which a mutation is stored; `undefined` for one that has none yet. */
   #stored = new Map();
   #storedSettled = 0;
+  /** The last refusals, for tabs that did not hear them. @type {{ id: string, code: string, message?: string }[]} */
+  #refusals = [];
 
   /** @param {TabOptions} options */
   constructor(options) {
@@ -98,6 +103,10 @@ export class Tab {
     });
   }
 
+  get closed() {
+    return this.#closed.signal.aborted;
+  }
+
   get leads() {
     return this.#optimistic.leading;
   }
@@ -116,6 +125,8 @@ export class Tab {
       this.#lead();
       return;
     }
+    // What was made before the storage was open.
+    for (const entry of this.#optimistic.queue) if (!this.#stored.has(entry.id)) this.#handOver(entry);
     this.#say({ type: 'hello' });
     const elected = async () => {
       await this.#read();
@@ -126,8 +137,14 @@ export class Tab {
     navigator.locks.request(name, { signal }, elected).catch(() => {});
   }
 
-  /** @param {boolean} connect */
+  /** Whether to be connected: in all tabs. @param {boolean} connect */
   connect(connect) {
+    this.#say({ type: 'connect', connect });
+    this.#connect(connect);
+  }
+
+  /** @param {boolean} connect */
+  #connect(connect) {
     this.#options.connected = connect;
     if (!this.leads) return;
     if (connect) this.#connection.start();
@@ -148,12 +165,19 @@ export class Tab {
    * @param {Entry} entry
    * @param {Step} step
    */
-  async made(entry, step) {
+  made(entry, step) {
     if (this.leads) return this.#took(step);
     this.#options.onStep(step);
-    this.#keep(entry);
-    await this.flush();
-    return this.#say({ type: 'mutation', entry });
+    return this.#handOver(entry);
+  }
+
+  /** Gives a mutation to the tab that leads, also if that is the next one. @param {Entry} entry */
+  async #handOver(entry) {
+    this.#entries.set(entry.id, entry);
+    this.#dirty = true;
+    // What cannot be stored here can perhaps be stored there.
+    await this.flush().catch(() => {});
+    if (!this.leads) this.#say({ type: 'mutation', entry });
   }
 
   /** Ends this tab's part; resolves when what was made here is stored. */
@@ -167,7 +191,7 @@ export class Tab {
     this.#options.store.close();
   }
 
-  /** Forgets the copy, in all tabs. */
+  /** Forgets the copy. Every tab does: one may have written after another has forgotten. */
   async clear() {
     this.#say({ type: 'signOut' });
     this.#connection.stop();
@@ -192,17 +216,20 @@ export class Tab {
     const known = new Set(this.#optimistic.queue.filter((entry) => this.#stored.has(entry.id)));
     const stored = await this.#options.store.load();
     if (this.#closed.signal.aborted) return;
-    const { clientId = '', seq = 0, settled = 0 } = /** @type {any} */ (stored.meta);
+    const { clientId = '', seq = 0, settled = 0, refusals = [] } = /** @type {any} */ (stored.meta);
+    this.#refusals = refusals;
     this.clientId = clientId;
     this.#seq = seq;
     this.#storedSettled = settled;
     // Stored before, and there no longer: it is settled.
     const step = this.#optimistic.restore(stored, (entry) => !known.has(entry));
     for (const entry of stored.entries) this.#stored.set(entry.id, entry.number);
-    const refusals = new Map((/** @type {any} */ (stored.meta).refusals ?? []).map((/** @type {any} */ r) => [r.id, r]));
-    for (const entry of known) {
-      if (stored.entries.some(({ id }) => id === entry.id)) continue;
-      step.settled.push({ ...refusals.get(entry.id), id: entry.id, ops: entry.ops });
+    const there = new Set(stored.entries.map(({ id }) => id));
+    for (const { id, ops, state } of known) {
+      // A refusal that was told is not told again.
+      if (state !== 'pending' || there.has(id)) continue;
+      const refusal = this.#refusals.find((refusal) => refusal.id === id);
+      step.settled.push({ id, ops, code: refusal?.code, message: refusal?.message });
     }
     this.#options.onStep(step);
   }
@@ -214,22 +241,13 @@ export class Tab {
     for (const entry of record.entries) this.#entries.set(entry.id, entry);
     for (const id of record.gone) this.#entries.set(id, undefined);
     for (const { id, code, message } of record.settled) if (code) this.#refusals.push({ id, code, message });
-    this.#refusals.splice(0, this.#refusals.length - 100);
+    this.#refusals.splice(0, this.#refusals.length - MAX_REFUSALS);
     this.#seq += 1;
     this.#dirty = true;
     if (this.#followed) this.#say({ type: 'step', seq: this.#seq, record });
     this.#options.onStep(step);
     if (record.entries.length) this.flush().catch(() => {});
     else this.#gathering ??= setTimeout(() => this.flush().catch(() => {}), GATHER_MS);
-  }
-
-  /** The last refusals, for tabs that did not hear them. @type {any[]} */
-  #refusals = [];
-
-  /** @param {Entry} entry made here, to be handed to the tab that leads */
-  #keep(entry) {
-    this.#entries.set(entry.id, entry);
-    this.#dirty = true;
   }
 
   /** @param {Entry} entry */
@@ -292,6 +310,7 @@ export class Tab {
   /** @param {any} message of another tab */
   async #heard(message) {
     if (message.type === 'signOut') return this.#options.onSignOut();
+    if (message.type === 'connect') return this.#connect(message.connect);
     if (message.type === 'mutation') {
       this.#stored.set(message.entry.id, undefined);
       const step = this.#optimistic.adopt(message.entry);
