@@ -11,6 +11,7 @@ pub mod hub;
 pub mod limits;
 mod mutate;
 mod older;
+pub mod playground;
 mod rate;
 mod registry;
 pub mod server;
