@@ -14,15 +14,24 @@ const repository = new URL('../../../', import.meta.url).pathname;
 const target = process.env.CARGO_TARGET_DIR ?? join(repository, 'target');
 export const binary = join(target, 'debug/rowtide');
 
+/** That of the tests, but for what the server would take for its settings. */
+function environment() {
+  const isSetting = (name) => name === 'DATABASE_URL' || (name.startsWith('ROWTIDE_') && name !== 'ROWTIDE_PG_BIN');
+  return Object.fromEntries(Object.entries(process.env).filter(([name]) => !isSetting(name)));
+}
+
 /** A server over a private PostgreSQL, with the data of the files example. */
 export class Server {
   #directory = mkdtempSync(join(tmpdir(), 'rowtide-js-'));
   #process;
+  #more = [];
   port = 0;
 
-  static async start() {
+  /** With these arguments of `rowtide dev`. @param {string[]} more */
+  static async start(...more) {
     if (!existsSync(binary)) throw new Error(`there is no ${binary}: cargo build -p rowtide`);
     const server = new Server();
+    server.#more = more;
     // PostgreSQL does not run as root.
     chmodSync(server.#directory, 0o755);
     await server.start();
@@ -31,7 +40,8 @@ export class Server {
 
   async start() {
     const directory = join(this.#directory, 'dev');
-    this.#process = spawn(binary, ['dev', '--dir', directory, '--listen', `127.0.0.1:${this.port}`]);
+    const options = ['--dir', directory, '--listen', `127.0.0.1:${this.port}`, ...this.#more];
+    this.#process = spawn(binary, ['dev', ...options], { env: environment() });
     let errors = '';
     this.#process.stderr.on('data', (data) => (errors += data));
     for await (const line of createInterface({ input: this.#process.stdout })) {
@@ -42,6 +52,10 @@ export class Server {
       if (line.startsWith('watch ')) return;
     }
     throw new Error(`the server did not start:\n${errors}`);
+  }
+
+  get url() {
+    return `http://127.0.0.1:${this.port}`;
   }
 
   async stop() {
@@ -169,4 +183,42 @@ export async function launch() {
       '--disable-component-update', '--disable-sync',
     ],
   });
+}
+
+/** The connections of a page, to be cut and mended. */
+export async function wire(page) {
+  const open = new Set();
+  let isCut = false;
+  await page.routeWebSocket(/\/sync$/, (socket) => {
+    if (isCut) {
+      socket.close();
+      return;
+    }
+    open.add(socket);
+    socket.connectToServer();
+  });
+  return {
+    cut: () => {
+      isCut = true;
+      for (const socket of open) socket.close();
+      open.clear();
+    },
+    mend: () => {
+      isCut = false;
+    },
+  };
+}
+
+/** How long `eventually` waits, in milliseconds. */
+const PATIENCE = 60_000;
+
+/** Waits until `look` finds something true, which it returns. */
+export async function eventually(what, look) {
+  const deadline = Date.now() + PATIENCE;
+  for (;;) {
+    const found = await look();
+    if (found) return found;
+    if (Date.now() > deadline) throw new Error(`not in time: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
 }
