@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sees to it that there are PostgreSQL's server binaries and a Rust toolchain, with `js` also Chromium
-# and what the JavaScript client's tests need, and says what is missing where it cannot.
+# and what the tests in a browser need, and says what is missing where it cannot.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -56,7 +56,9 @@ if ! [ -x "${ROWTIDE_CHROMIUM:-/usr/bin/chromium}" ] && ! install Chromium chrom
   exit 1
 fi
 
-cd clients/js
-if ! [ node_modules/.package-lock.json -nt package-lock.json ]; then
-  npm ci --no-audit --no-fund --loglevel=error
-fi
+# The application links to the client's packages, and those to what they were tested with.
+for dir in clients/js examples/files/web; do
+  if ! [ "$dir/node_modules/.package-lock.json" -nt "$dir/package-lock.json" ]; then
+    npm ci --prefix "$dir" --no-audit --no-fund --loglevel=error
+  fi
+done
