@@ -46,7 +46,7 @@ fi
 
 [ "${1:-}" = js ] || exit 0
 
-if ! node -e 'process.exit(parseInt(process.versions.node) < 20)' 2>/dev/null; then
+if ! node -e 'process.exit(Number(parseInt(process.versions.node) < 20))' 2>/dev/null; then
   echo "Node 20 or newer is needed for the JavaScript client's tests." >&2
   exit 1
 fi
