@@ -1,10 +1,11 @@
 # `make dev` and `make test` do their own set-up; see scripts/prepare.sh.
 
-.PHONY: help dev test torture bench
+.PHONY: help dev test test-js torture bench
 
 help:
 	@echo "make dev      run the files example with a private PostgreSQL"
 	@echo "make test     format check, lints, every test, and a smoke run"
+	@echo "make test-js  the tests of what runs in a browser alone"
 	@echo "make torture  kill, cut and stall everything for an hour, and look whether anything is lost"
 	@echo "make bench    every benchmark, beside the limit that Postgres sets"
 
@@ -18,6 +19,13 @@ test:
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo test --workspace --locked
 	scripts/smoke.sh
+	$(MAKE) --no-print-directory test-js
+
+test-js:
+	@scripts/prepare.sh js
+	cargo build --quiet --locked -p rowtide
+	cd clients/js && npm run --silent check && npm test --silent
+	cd examples/files/web && npm run --silent check && npm test --silent
 
 # For as long as ROWTIDE_TORTURE_SECONDS says; ROWTIDE_SEED does again what a run did.
 torture:

@@ -110,6 +110,7 @@ impl App {
             mutation_connections: 4,
             prepared_statements: true,
             mutation_answer: Duration::from_secs(30),
+            playground: None,
         };
         change(&mut options);
         let mut app = App { database, server: None, options, _log: log };

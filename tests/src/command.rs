@@ -40,9 +40,10 @@ fn binary() -> &'static Path {
         let profile = test.ancestors().nth(2).expect("tests are built to target/PROFILE/deps");
         let binary = profile.join("rowtide");
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
-        let newest = newest(&root.join("crates")).max(newest(&root.join("examples")));
+        let sources = ["crates", "examples", "clients/js/client/src"];
+        let newest = sources.map(|dir| newest(&root.join(dir))).into_iter().max();
         let built = binary.metadata().and_then(|metadata| metadata.modified());
-        if built.is_ok_and(|built| built >= newest) {
+        if built.is_ok_and(|built| Some(built) >= newest) {
             return binary;
         }
         let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -61,8 +62,8 @@ fn newest(dir: &Path) -> SystemTime {
     for entry in dir.read_dir().into_iter().flatten().flatten() {
         let path = entry.path();
         if path.is_dir() {
-            // Tests and benchmarks of a crate are not in its binary.
-            if !path.ends_with("tests") && !path.ends_with("benches") {
+            // Tests and benchmarks of a crate are not in its binary, nor is an example's own page.
+            if !["tests", "benches", "web"].iter().any(|name| path.ends_with(name)) {
                 newest = newest.max(self::newest(&path));
             }
         } else if let Ok(modified) = entry.metadata().and_then(|metadata| metadata.modified()) {

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use rowtide_client::{Client, ClientOptions, Event, Status};
 use rowtide_postgres::connect::{ConnectOptions, connect};
 use rowtide_tests::{Database, Dir, Running, Said, eventually, rowtide, said};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// A `rowtide dev` that is ready.
 struct Dev {
@@ -56,6 +58,18 @@ impl Dev {
         tokio::time::timeout(std::time::Duration::from_secs(30), live).await.expect("live in time");
         client
     }
+}
+
+/// What is served at `/`.
+async fn page(port: &str) -> String {
+    let mut stream = TcpStream::connect(format!("127.0.0.1:{port}")).await.unwrap();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
 }
 
 /// `rowtide dev` in `dir`, on a free port.
@@ -207,6 +221,20 @@ async fn what_it_cannot_have_is_said_in_a_line_and_leaves_nothing_running() {
     let nowhere = dir.join("nowhere");
     refused_in_a_line(&said(rowtide(["token", "u1", "--dir", &nowhere])).await, "no secret in");
     assert!(!Path::new(&nowhere).exists(), "asking for a token makes nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_playground_is_there_unless_other_machines_could_reach_it() {
+    let dir = Dir::new();
+    for (listen, served) in
+        [("127.0.0.1:0", "Rowtide playground"), ("0.0.0.0:0", "This is a Rowtide server")]
+    {
+        let dev = Dev::start(&dir, &["--example", "tracker", "--listen", listen]).await;
+        let (_, port) = dev.address.rsplit_once(':').unwrap();
+        let page = page(port).await;
+        assert!(page.contains(served), "{listen}: {page}");
+        assert_eq!(dev.running.stop().await.code(), Some(0));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

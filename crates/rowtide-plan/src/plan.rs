@@ -3,6 +3,8 @@
 //! view is what can be reached from a user's claims. The plan is immutable while it serves, and
 //! every part of the server reads it: routing, loads, the engine and `rowtide explain`.
 
+use std::collections::BTreeSet;
+
 use crate::catalog::CatalogTable;
 use crate::filter::{ClaimFilter, Filter};
 use crate::value::ColumnType;
@@ -120,6 +122,28 @@ impl Plan {
     /// The branch with this id.
     pub fn branch(&self, id: BranchId) -> &Branch {
         &self.branches[usize::from(id.0)]
+    }
+
+    /// The names of the claims beside the user's id that any rule asks for, sorted.
+    pub fn named_claims<'a>(&'a self) -> BTreeSet<&'a str> {
+        let read = self.claims.iter().map(|wanted| &wanted.claim);
+        let written = self.tables.iter().flat_map(|table| table.write.rules());
+        let written = written.flat_map(|rule| rule.claims().iter().map(|named| &named.claim));
+        let named = |claim: &'a Claim| match claim {
+            Claim::Named(name) => Some(name.as_str()),
+            Claim::UserId => None,
+        };
+        read.chain(written).filter_map(named).collect()
+    }
+
+    /// The columns of a table that its rules compare with the user's id: those rows are the user's own.
+    pub fn user_columns(&self, table: TableId) -> impl Iterator<Item = usize> {
+        let of_user = |branch: &&Branch| match branch.source {
+            Source::Claim(claim) => self.claims[usize::from(claim.0)].claim == Claim::UserId,
+            Source::Everyone | Source::Links => false,
+        };
+        let branches = self.table(table).branches.iter().map(|&branch| self.branch(branch));
+        branches.filter(of_user).filter_map(|branch| branch.anchor)
     }
 
     /// The id of the table that the catalog knows as `schema.name`.

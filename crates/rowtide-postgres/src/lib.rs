@@ -12,6 +12,7 @@ pub mod migrate;
 pub mod mutate;
 pub mod pgoutput;
 pub mod rules;
+pub mod sample;
 pub mod setup;
 pub mod slot;
 pub mod stream;

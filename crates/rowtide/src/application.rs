@@ -74,6 +74,7 @@ const EXAMPLES: [Example; 2] = [
                 example_file!("files/migrations/0002_derived_columns.sql"),
             ),
             ("sample.sql", example_file!("files/sample.sql")),
+            ("sample_neighbours.sql", example_file!("files/sample_neighbours.sql")),
         ],
     },
     Example {

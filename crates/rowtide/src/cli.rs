@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use miette::{Report, Result, miette};
+use miette::{Context, IntoDiagnostic, Report, Result, miette};
 use rowtide_plan::check::Problem;
 use rowtide_plan::definition::Definition;
 use rowtide_plan::explain::explain;
@@ -21,6 +21,7 @@ use crate::config::Settings;
 use crate::dev::{self, DevOptions, interrupted};
 use crate::mutate;
 use crate::server::{Server, ServerOptions};
+use crate::types::types;
 use crate::watch;
 
 /// Live copies of each user's rows of a Postgres database
@@ -61,6 +62,8 @@ enum Command {
     Setup(Configured),
     /// Show what the definition is compiled to
     Explain(Configured),
+    /// Write the tables as TypeScript, for the JavaScript client
+    Types(Types),
     /// Print a token for a user of `rowtide dev`
     Token(Token),
     /// Show a user's live rows, and changes as they come
@@ -91,6 +94,15 @@ struct Dev {
     /// SQL files that make your application's tables, with --definition
     #[arg(long, value_name = "DIR", requires = "definition")]
     migrations: Option<PathBuf>,
+    #[command(flatten)]
+    configured: Configured,
+}
+
+#[derive(Args)]
+struct Types {
+    /// The file to write; without it they are printed
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
     #[command(flatten)]
     configured: Configured,
 }
@@ -163,6 +175,7 @@ async fn execute(command: Command) -> Result<ExitCode> {
             print!("{}", explain(&against.plan));
             Ok(ExitCode::SUCCESS)
         }
+        Command::Types(args) => write_types(args).await.map(|()| ExitCode::SUCCESS),
         Command::Token(args) => {
             println!("{}", dev::token(&args.dir, &args.user)?);
             Ok(ExitCode::SUCCESS)
@@ -264,6 +277,19 @@ async fn check(args: Configured) -> Result<ExitCode> {
     }
     println!("the definition fits the database");
     Ok(ExitCode::SUCCESS)
+}
+
+async fn write_types(args: Types) -> Result<()> {
+    let text = types(&Against::connect(&args.configured.gather()?).await?.plan);
+    match args.out {
+        Some(path) => std::fs::write(&path, text)
+            .into_diagnostic()
+            .wrap_err_with(|| format!("cannot write `{}`", path.display())),
+        None => {
+            print!("{text}");
+            Ok(())
+        }
+    }
 }
 
 fn print_problems(problems: &[Problem]) {

@@ -17,10 +17,11 @@ use rowtide_postgres::setup::setup;
 use crate::application::{Application, fit};
 use crate::auth::sign;
 use crate::config::Settings;
+use crate::playground::PlaygroundOptions;
 use crate::server::{Server, ServerOptions};
 
 /// How long tokens for development are good.
-const TOKEN_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
+pub(crate) const TOKEN_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// What `rowtide dev` is told.
 #[derive(Debug)]
@@ -76,8 +77,11 @@ pub async fn run(options: DevOptions) -> Result<()> {
     let DevOptions { dir, application, mut settings } = options;
     let stop = interrupted();
     tokio::pin!(stop);
-    let secret = secret(&dir)?;
-    settings.token_secret.get_or_insert(secret.clone());
+    let secret = match &settings.token_secret {
+        Some(secret) => secret.clone(),
+        None => secret(&dir)?,
+    };
+    settings.token_secret = Some(secret.clone());
     settings.history_dir.get_or_insert_with(|| dir.join("history").display().to_string());
     let cluster = match &settings.database_url {
         Some(_) => {
@@ -107,7 +111,7 @@ pub async fn run(options: DevOptions) -> Result<()> {
         let server = tokio::select! {
             biased;
             () = &mut stop => return Ok(()),
-            started = start(&application, &settings, cluster.as_ref()) => started?,
+            started = start(&application, &settings, cluster.as_ref(), &secret) => started?,
         };
         let printed = tokio::select! {
             () = &mut stop => return finish(server).await,
@@ -137,6 +141,7 @@ async fn start(
     application: &Application,
     settings: &Settings,
     cluster: Option<&Cluster>,
+    secret: &str,
 ) -> Result<Server> {
     if let Some(cluster) = cluster {
         cluster.create_database(&application.name).await.map_err(told)?;
@@ -152,7 +157,13 @@ async fn start(
         eprintln!("{step}");
     }
     drop(client);
-    let options = ServerOptions::new(config, application.definition.clone());
+    let mut options = ServerOptions::new(config, application.definition.clone());
+    // Whoever opens it can be anyone, so it is not for others to reach.
+    options.playground = options.listen.ip().is_loopback().then(|| PlaygroundOptions {
+        application: application.name.clone(),
+        database_url: settings.database_url.clone().unwrap_or_default(),
+        secret: secret.to_owned(),
+    });
     Server::start(options).await.map_err(told)
 }
 
@@ -161,6 +172,9 @@ fn print_ready(server: &Server, settings: &Settings, secret: &str) -> Result<()>
     println!("psql '{}'", settings.database_url.as_deref().unwrap_or_default());
     for user in ["u1", "u2"] {
         println!("token {user} {}", sign(secret, user, TOKEN_LIFETIME).map_err(told)?);
+    }
+    if server.address().ip().is_loopback() {
+        println!("see two people side by side: open http://{} in a browser", server.address());
     }
     println!("watch a user's rows in another terminal: rowtide watch --user u1");
     Ok(())

@@ -93,6 +93,8 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 pub const RETRY_AFTER_MS: u64 = 5_000;
 /// The read buffer of a socket, in bytes; the default of the library is sixteen times as much.
 pub const READ_BUFFER_BYTES: usize = 4 << 10;
+/// How many people the playground proposes to sign in.
+pub const PROPOSED_PEOPLE: i64 = 50;
 /// The longest token, in bytes.
 pub const MAX_TOKEN_BYTES: usize = 16 << 10;
 /// The longest user id, in bytes.

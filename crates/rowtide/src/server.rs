@@ -27,6 +27,7 @@ use crate::config::Config;
 use crate::hub::{Hub, HubError, HubOptions};
 use crate::limits::{ACCEPT_BACKLOG, ClientLimits, DRAIN_TIMEOUT, READ_BUFFER_BYTES};
 use crate::older::{self, OlderQueues};
+use crate::playground::{self, PlaygroundOptions};
 use crate::rate::Rate;
 use crate::registry::Registry;
 use crate::session;
@@ -52,6 +53,8 @@ pub struct ServerOptions {
     pub prepared_statements: bool,
     /// How long Postgres may take for one answer on those.
     pub mutation_answer: Duration,
+    /// The page of `rowtide dev`, which hands out tokens for anyone: for development alone.
+    pub playground: Option<PlaygroundOptions>,
 }
 
 impl ServerOptions {
@@ -76,6 +79,7 @@ impl ServerOptions {
             mutation_connections: config.mutation_connections,
             prepared_statements: config.prepared_statements,
             mutation_answer: config.mutation_answer,
+            playground: None,
         }
     }
 }
@@ -163,7 +167,7 @@ impl Server {
         let older_clients = options.hub.definition.older_clients();
         let (database, names) = (options.hub.database.clone(), options.hub.names.clone());
         let (hub, replicator) = Hub::start(options.hub).await?;
-        tokio::spawn(telemetry::watch_slot(database, names, hub.clone(), stop.clone()));
+        tokio::spawn(telemetry::watch_slot(database.clone(), names, hub.clone(), stop.clone()));
         let sessions = TaskTracker::new();
         let writer = Writer::new(mutator, hub.clone(), sessions.clone(), stop.clone());
         let rate = Rate::start(options.client.requests_per_minute, stop.clone());
@@ -180,8 +184,11 @@ impl Server {
             older_queues: OlderQueues::default(),
             sessions,
         });
-        let router = Router::new()
-            .route("/", get(index))
+        let router = match options.playground {
+            Some(options) => playground::router(options, database, state.hub.clone()),
+            None => Router::new().route("/", get(index)),
+        };
+        let router = router
             .route("/sync", get(sync))
             .route("/app/{user_id}/connect", get(older::connect))
             .route("/health/live", get(|| async { "live\n" }))

@@ -62,6 +62,15 @@ pub struct UpdateRule {
 
 impl WriteRules {
     /// Every rule, in the order of the definition's reference.
+    pub fn rules(&self) -> impl Iterator<Item = &WriteRule> {
+        let insert = self.insert.iter().flat_map(|insert| {
+            let counted = insert.limits.iter().map(|limit| &limit.counted);
+            std::iter::once(&insert.allow).chain(counted)
+        });
+        insert.chain(self.updates.iter().map(|rule| &rule.allow)).chain(&self.delete)
+    }
+
+    /// As [`WriteRules::rules`], to be changed.
     pub fn rules_mut(&mut self) -> impl Iterator<Item = &mut WriteRule> {
         let insert = self.insert.iter_mut().flat_map(|insert| {
             let counted = insert.limits.iter_mut().map(|limit| &mut limit.counted);

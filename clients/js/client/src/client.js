@@ -1,0 +1,324 @@
+/**
+ * The client as an application holds it: tables to read, `mutate` to write, and how things stand. It
+ * knows who is signed in, and shows the copy of that user alone.
+ */
+import { RowtideError } from './error.js';
+import { Optimistic } from './optimistic.js';
+import { Observed, Shown, TableQuery, keyRow, subscribed } from './query.js';
+import { indexedDBStorage, memoryStorage } from './storage.js';
+import { Tab, randomId } from './tab.js';
+import { claims } from './token.js';
+
+/**
+ * @typedef {import('./op.js').Op} Op
+ * @typedef {import('./optimistic.js').Step} Step
+ * @typedef {import('./optimistic.js').Settled} Settled
+ * @typedef {{ connection: import('./connection.js').State, pending: number, user?: string,
+ *   error?: { code: string, message: string }, leads: boolean }} Status
+ *
+ * @typedef {object} Options
+ * @property {string} url
+ * @property {(why: { refused: boolean }) => string | Promise<string>} token
+ * @property {Record<string, { key: readonly string[] }>} [tables]
+ * @property {import('./storage.js').Storage} [storage]
+ * @property {string} [user]
+ * @property {number} [appVersion]
+ * @property {any} [WebSocket]
+ * @property {boolean} [connect]
+ * @property {(direction: 'sent' | 'received', message: any) => void} [trace]
+ */
+
+/** Whether tabs can share a copy: browsers have all of it in pages that came over HTTPS or from localhost. */
+const canShare = () =>
+  typeof indexedDB === 'object' && typeof BroadcastChannel === 'function' && !!globalThis.navigator?.locks;
+
+/** @param {Options} options */
+export function createClient(options) {
+  return new Client(options);
+}
+
+export class Client {
+  #options;
+  #optimistic;
+  #shown;
+  /** @type {Tab | undefined} */
+  #tab;
+  #storage;
+  /** @type {Map<string, TableQuery>} */
+  #tables = new Map();
+  /** Who waits for an outcome. @type {Map<string, { resolve: () => void, reject: (error: Error) => void }>} */
+  #unconfirmed = new Map();
+  /** @type {Set<(settled: Settled) => void>} */
+  #outcomes = new Set();
+  #stopped = false;
+  #connected;
+  /** A token that was asked for to know the user, for the first connection. @type {string | undefined} */
+  #token;
+  #unlisten = () => {};
+
+  /** @param {Options} options */
+  constructor(options) {
+    const WebSocket = options.WebSocket ?? globalThis.WebSocket;
+    if (!WebSocket) throw new TypeError('there is no WebSocket here: pass one as `WebSocket`');
+    if (!/^wss?:/.test(options.url)) throw new TypeError(`\`${options.url}\` is not a URL of a server (expected ws://host:port/sync)`);
+    this.#options = { ...options, WebSocket };
+    this.#connected = options.connect ?? true;
+    this.#storage = options.storage ?? (canShare() ? indexedDBStorage() : memoryStorage());
+    const keys = Object.entries(options.tables ?? {}).map(([name, { key }]) => [name, [...key]]);
+    this.#optimistic = new Optimistic(Object.fromEntries(keys));
+    this.#shown = new Shown(this.#optimistic);
+    /** @type {Status} */
+    const standing = { connection: 'connecting', pending: 0, leads: false };
+    this.status = new Observed(this.#shown.bell, standing);
+    /** Resolves when what is stored is shown. */
+    this.opened = this.#open();
+    this.opened.catch(() => {});
+    const nudge = () => this.#tab?.nudge();
+    if (typeof globalThis.addEventListener === 'function') {
+      globalThis.addEventListener('online', nudge);
+      globalThis.document?.addEventListener('visibilitychange', nudge);
+      this.#unlisten = () => {
+        globalThis.removeEventListener('online', nudge);
+        globalThis.document?.removeEventListener('visibilitychange', nudge);
+      };
+    }
+  }
+
+  /**
+   * @param {string} name
+   * @returns {TableQuery}
+   */
+  table(name) {
+    let table = this.#tables.get(name);
+    if (!table) this.#tables.set(name, (table = new TableQuery(this.#shown, name)));
+    return table;
+  }
+
+  /** The names of the tables that are known. */
+  tables() {
+    return [...this.#optimistic.tables.keys()];
+  }
+
+  /** @param {(changes: import('./optimistic.js').Change[]) => void} listener to every step */
+  subscribe(listener) {
+    return this.#shown.subscribe(listener);
+  }
+
+  /** @param {(settled: Settled) => void} listener to every outcome, also of mutations made before a reload */
+  onSettled(listener) {
+    return subscribed(this.#outcomes, listener);
+  }
+
+  /** The mutations whose outcome is not known, in order. */
+  pending() {
+    return this.#optimistic.pending().map(({ id, ops }) => ({ id, ops }));
+  }
+
+  /**
+   * @param {(tx: any) => void} write
+   * @returns {{ id: string, confirmed: Promise<void> }}
+   */
+  mutate(write) {
+    if (this.#stopped) throw new RowtideError('stopped', 'the client has stopped');
+    const { error } = this.status.get();
+    if (error?.code === 'storage') throw new RowtideError('storage', error.message);
+    /** @type {Op[]} */
+    const ops = [];
+    const done = /** @type {any} */ (write(this.#writer(ops)));
+    if (typeof done?.then === 'function') throw new TypeError('what is given to `mutate` must not be async');
+    const id = randomId();
+    const step = this.#optimistic.mutate(id, ops);
+    const confirmed = new Promise((resolve, reject) => {
+      this.#unconfirmed.set(id, { resolve: () => resolve(undefined), reject });
+    });
+    // It may be that nobody wants to know.
+    confirmed.catch(() => {});
+    if (this.#tab) {
+      const entry = this.#optimistic.queue[this.#optimistic.queue.length - 1];
+      this.#tab.made(entry, step);
+    } else this.#step(step);
+    return { id, confirmed: /** @type {Promise<void>} */ (confirmed) };
+  }
+
+  /** @param {Op[]} ops */
+  #writer(ops) {
+    const add = (/** @type {Op['op']} */ op, /** @type {string} */ table, /** @type {any} */ row) => {
+      // As it will travel, and safe from what becomes of the caller's object.
+      ops.push({ op, table, row: JSON.parse(JSON.stringify(row)) });
+    };
+    return new Proxy({}, {
+      get: (_, name) => {
+        const table = String(name);
+        return {
+          insert: (/** @type {any} */ row) => add('insert', table, row),
+          update: (/** @type {any} */ row) => add('update', table, row),
+          delete: (/** @type {any} */ key) => {
+            const known = this.#optimistic.tables.get(table);
+            if (!known && (typeof key !== 'object' || !key)) {
+              throw new RowtideError('bad_request', `the key of table \`${table}\` is not known yet: name its columns`);
+            }
+            add('delete', table, known ? keyRow(known.key, key) : key);
+          },
+        };
+      },
+    });
+  }
+
+  /** Comes back after `disconnect`, or at once when it is waiting to. */
+  connect() {
+    this.#connected = true;
+    this.#tab?.connect(true);
+  }
+
+  /** Goes offline until `connect`. */
+  disconnect() {
+    this.#connected = false;
+    this.#tab?.connect(false);
+  }
+
+  /** Ends the client. What is pending stays in the storage. */
+  async close() {
+    this.#stop();
+    await this.#tab?.close();
+  }
+
+  /** Ends the client and forgets the user's rows and pending mutations, in every tab. */
+  async signOut() {
+    await this.opened.catch(() => {});
+    this.#stop({ code: 'signed_out', message: 'the user has signed out' });
+    this.#forget();
+    await this.#tab?.clear();
+    await this.#remember(undefined);
+  }
+
+  /** @param {{ code: string, message: string }} [error] */
+  #stop(error) {
+    if (this.#stopped) return;
+    this.#stopped = true;
+    this.#unlisten();
+    this.status.set({ ...this.status.get(), connection: 'stopped', error });
+  }
+
+  /** Shows nothing any more. */
+  #forget() {
+    this.#step(this.#optimistic.restore({ meta: {}, rows: [], entries: [] }, () => false));
+    for (const { reject } of this.#unconfirmed.values()) {
+      reject(new RowtideError('signed_out', 'the user has signed out'));
+    }
+    this.#unconfirmed.clear();
+  }
+
+  async #open() {
+    const user = this.#options.user ?? (await this.#whoIsIt());
+    if (!this.#stopped) await this.#show(user);
+  }
+
+  /** The user of the token; without one, while offline, whoever was here last. */
+  async #whoIsIt() {
+    for (let failures = 0; ; failures++) {
+      try {
+        this.#token = await this.#options.token({ refused: false });
+        return claims(this.#token).sub;
+      } catch (error) {
+        const last = await this.#lastUser();
+        if (last !== undefined) return last;
+        this.status.set({ ...this.status.get(), connection: 'offline', error: { code: 'token', message: `${error}` } });
+        await new Promise((resolve) => setTimeout(resolve, Math.random() * Math.min(500 * 2 ** failures, 30_000)));
+        if (this.#stopped) return '';
+      }
+    }
+  }
+
+  /**
+   * @param {string} user
+   * @returns {Promise<void>}
+   */
+  async #show(user) {
+    const { url, WebSocket, appVersion, trace, token } = this.#options;
+    const name = `rowtide ${url} ${user}`;
+    const store = await this.#storage.open(name);
+    await this.#remember(user);
+    if (this.#stopped) return store.close();
+    const tab = new Tab({
+      name,
+      user,
+      store,
+      shared: this.#storage.shared,
+      connected: this.#connected,
+      optimistic: this.#optimistic,
+      connection: {
+        url,
+        WebSocket,
+        appVersion,
+        trace,
+        token: (why) => {
+          const first = why.refused ? undefined : this.#token;
+          this.#token = undefined;
+          return first ?? token(why);
+        },
+      },
+      onStep: (step) => this.#step(step),
+      onStanding: (standing) => this.#stands(standing),
+      onOtherUser: (other) => this.#switch(other),
+      onSignOut: () => {
+        this.#stop({ code: 'signed_out', message: 'the user has signed out' });
+        this.#forget();
+        if (!tab.closed) tab.clear().catch(() => {});
+      },
+    });
+    this.#tab = tab;
+    this.status.set({ ...this.status.get(), user });
+    return tab.open();
+  }
+
+  /** Another user is signed in. @param {string} user */
+  async #switch(user) {
+    const tab = this.#tab;
+    this.#tab = undefined;
+    this.#forget();
+    await tab?.close();
+    if (!this.#stopped) await this.#show(user);
+  }
+
+  async #lastUser() {
+    const store = await this.#storage.open(`rowtide ${this.#options.url}`);
+    const { user } = /** @type {any} */ ((await store.load()).meta);
+    store.close();
+    return user;
+  }
+
+  /** @param {string | undefined} user */
+  async #remember(user) {
+    const store = await this.#storage.open(`rowtide ${this.#options.url}`);
+    await store.write({ rows: [], entries: [], gone: [], meta: { user } });
+    store.close();
+  }
+
+  /** @param {import('./tab.js').Standing} standing */
+  #stands({ connection, error }) {
+    if (this.#stopped) return;
+    this.status.set({ ...this.#counted(), connection, error });
+  }
+
+  #counted() {
+    return {
+      ...this.status.get(),
+      pending: this.#optimistic.pending().length,
+      leads: this.#tab?.leads ?? false,
+    };
+  }
+
+  /** @param {Step} step */
+  #step(step) {
+    this.#shown.changed(step.changes);
+    this.status.set(this.#counted());
+    for (const settled of step.settled) {
+      const { id, code, message = '' } = settled;
+      const waits = this.#unconfirmed.get(id);
+      this.#unconfirmed.delete(id);
+      if (code) waits?.reject(new RowtideError(code, message));
+      else waits?.resolve();
+      this.#shown.bell.ring(this.#outcomes, settled);
+    }
+  }
+}

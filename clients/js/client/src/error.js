@@ -1,0 +1,12 @@
+/** What a refused mutation, or a connection that ended for good, is told with. */
+export class RowtideError extends Error {
+  /**
+   * @param {string} code of the protocol, or one that the application gives to a limit
+   * @param {string} message for the developer
+   */
+  constructor(code, message) {
+    super(message);
+    this.name = 'RowtideError';
+    this.code = code;
+  }
+}

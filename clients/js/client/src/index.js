@@ -1,0 +1,3 @@
+export { createClient } from './client.js';
+export { RowtideError } from './error.js';
+export { indexedDBStorage, memoryStorage } from './storage.js';

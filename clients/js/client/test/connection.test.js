@@ -1,0 +1,257 @@
+// What a client does for every ending of a connection, and with tokens: against a server that says
+// what the test tells it to.
+import assert from 'node:assert/strict';
+import { afterEach, beforeEach, test } from 'node:test';
+import { wait } from '../src/connection.js';
+import { memoryStorage } from '../src/index.js';
+import { Scripted, token, until } from './scripted.js';
+
+let server;
+beforeEach(async () => (server = await Scripted.start()));
+afterEach(() => server.stop());
+
+const live = (db) => until(db.status, ({ connection }) => connection === 'live');
+const put = (id, text) => ({ op: 'put', table: 'note', row: { id, text } });
+
+test('waits grow to a limit and are spread from zero', () => {
+  for (const [failures, ceiling] of [[0, 500], [1, 1000], [3, 4000], [20, 30_000]]) {
+    const waits = Array.from({ length: 300 }, () => wait(failures));
+    assert.ok(waits.every((ms) => ms >= 0 && ms <= ceiling));
+    assert.ok(waits.some((ms) => ms < ceiling / 4) && waits.some((ms) => ms > (ceiling * 3) / 4));
+  }
+  assert.ok(Array.from({ length: 100 }, () => wait(9, 10)).every((ms) => ms <= 10));
+});
+
+test('it connects as the protocol says, shows a snapshot, and then each step', async () => {
+  const db = server.client({ appVersion: 7 });
+  const connection = await server.accept();
+  assert.equal(connection.socket.protocol, 'rowtide.v1');
+  const connect = await connection.welcome({ rows: [{ id: 1, text: 'a' }] });
+  assert.match(connect.clientId, /^[0-9a-f]{32}$/);
+  assert.deepEqual({ ...connect, clientId: '' }, { type: 'connect', protocol: 1, clientId: '', token: token('ann'), appVersion: 7 });
+  const status = await live(db);
+  assert.deepEqual([status.user, status.pending, status.error], ['ann', 0, undefined]);
+  const steps = [];
+  db.subscribe((changes) => steps.push(changes.length));
+  connection.say({ type: 'tx', cursor: '2', changes: [put(2, 'b'), put(3, 'c')] });
+  const { confirmed } = db.mutate((tx) => tx.note.update({ id: 1, text: 'mine', at: new Date(0), nothing: undefined }));
+  assert.equal(db.table('note').get(1).text, 'mine');
+  assert.ok(db.table('note').isPending(1));
+  assert.equal(db.status.get().pending, 1);
+  const row = { id: 1, text: 'mine', at: '1970-01-01T00:00:00.000Z' };
+  assert.deepEqual(await connection.next('mutate'), { type: 'mutate', id: 1, ops: [{ op: 'update', table: 'note', row }] });
+  connection.say({ type: 'tx', cursor: '3', changes: [put(1, 'MINE')], ack: 1 });
+  await confirmed;
+  assert.equal(db.table('note').get(1).text, 'MINE');
+  assert.deepEqual(steps, [1, 2, 1]);
+});
+
+test('a refusal takes the mutation back and says why', async () => {
+  const db = server.client();
+  const connection = await server.accept();
+  await connection.welcome({ rows: [{ id: 1, text: 'a' }] });
+  await live(db);
+  const outcomes = [];
+  db.onSettled(({ id, code, ops }) => outcomes.push([id, code, ops.length]));
+  const { id, confirmed } = db.mutate((tx) => tx.note.delete(1));
+  assert.equal(db.table('note').get(1), undefined);
+  const { id: number } = await connection.next('mutate');
+  connection.say({ type: 'reject', id: number, code: 'forbidden', message: 'no rule allows it' });
+  await assert.rejects(confirmed, { name: 'RowtideError', code: 'forbidden', message: 'no rule allows it' });
+  assert.equal(db.table('note').get(1).text, 'a');
+  assert.deepEqual(outcomes, [[id, 'forbidden', 1]]);
+});
+
+test('it comes back with its cursor, and sends again what is not settled', async () => {
+  const db = server.client();
+  let connection = await server.accept();
+  const { clientId } = await connection.welcome({ rows: [{ id: 1, text: 'a' }], cursor: 'c1' });
+  await live(db);
+  const first = db.mutate((tx) => tx.note.update({ id: 1, text: 'b' }));
+  const second = db.mutate((tx) => tx.note.update({ id: 1, text: 'c' }));
+  await connection.next('mutate');
+  connection.socket.terminate();
+  connection = await server.accept();
+  const again = await connection.welcome({ mode: 'resume', lastMutation: 1, cursor: 'c2' });
+  assert.deepEqual([again.clientId, again.cursor], [clientId, 'c1']);
+  await first.confirmed;
+  assert.equal((await connection.next('mutate')).id, 2);
+  connection.say({ type: 'tx', cursor: 'c3', changes: [], ack: 2 });
+  await second.confirmed;
+});
+
+for (const [closeCode, code] of [
+  [4408, 'timeout'],
+  [4409, 'slow_consumer'],
+  [4429, 'rate_limit_exceeded'],
+  [1012, 'restarting'],
+  [4503, 'unavailable'],
+]) {
+  test(`${code}: it says so and connects again`, async () => {
+    const db = server.client();
+    const connection = await server.accept();
+    await connection.welcome();
+    await live(db);
+    const offline = until(db.status, ({ connection }) => connection === 'offline');
+    connection.end(closeCode, code, { retryAfterMs: 1 });
+    assert.equal((await offline).error.code, code);
+    await (await server.accept()).welcome({ mode: 'resume' });
+    assert.equal((await live(db)).error, undefined);
+  });
+}
+
+for (const [closeCode, code] of [[4400, 'bad_request'], [4410, 'superseded'], [4426, 'client_too_old']]) {
+  test(`${code}: it stops and says so`, async () => {
+    const db = server.client();
+    const connection = await server.accept();
+    await connection.next('connect');
+    // By the close code alone.
+    connection.socket.close(closeCode);
+    const status = await until(db.status, ({ connection }) => connection === 'stopped');
+    assert.equal(status.error.code, code);
+  });
+}
+
+test('unauthorized: it asks for another token', async () => {
+  const asked = [];
+  server.client({ token: async (why) => (asked.push(why.refused), token('ann', 4e9 + asked.length)) });
+  let connection = await server.accept();
+  const first = await connection.next('connect');
+  connection.end(4401, 'unauthorized');
+  connection = await server.accept();
+  const second = await connection.welcome();
+  assert.notEqual(second.token, first.token);
+  assert.deepEqual(asked, [false, true]);
+});
+
+test('forbidden: it takes another client id, under which its mutations go on', async () => {
+  const db = server.client();
+  let connection = await server.accept();
+  const first = await connection.next('connect');
+  db.mutate((tx) => tx.note.insert({ id: 1, text: 'a' }));
+  connection.end(4403, 'forbidden');
+  connection = await server.accept();
+  const second = await connection.welcome();
+  assert.notEqual(second.clientId, first.clientId);
+  assert.equal((await connection.next('mutate')).id, 1);
+});
+
+test('a token is replaced on the open connection before it expires', async () => {
+  let asked = 0;
+  server.client({ token: () => token('ann', Math.floor(Date.now() / 1000) + (asked++ ? 3600 : 2)) });
+  const connection = await server.accept();
+  const connect = await connection.welcome();
+  const auth = await connection.next('auth');
+  assert.notEqual(auth.token, connect.token);
+});
+
+test('a token that cannot be got is tried for again, and what is stored is shown meanwhile', async () => {
+  const storage = memoryStorage();
+  const before = server.client({ storage });
+  let connection = await server.accept();
+  await connection.welcome({ rows: [{ id: 1, text: 'a' }] });
+  await live(before);
+  await before.close();
+  let offline = true;
+  const db = server.client({
+    storage,
+    token: () => (offline ? Promise.reject(new Error('no network')) : token('ann')),
+  });
+  await db.opened;
+  assert.equal(db.table('note').get(1).text, 'a');
+  assert.equal((await until(db.status, ({ error }) => error)).error.code, 'token');
+  db.mutate((tx) => tx.note.update({ id: 1, text: 'written offline' }));
+  offline = false;
+  connection = await server.accept();
+  await connection.welcome({ mode: 'resume' });
+  assert.equal((await connection.next('mutate')).ops[0].row.text, 'written offline');
+});
+
+test('what is pending is sent by the next client of the same storage, under the same number', async () => {
+  const storage = memoryStorage();
+  const before = server.client({ storage });
+  let connection = await server.accept();
+  const { clientId } = await connection.welcome();
+  await live(before);
+  before.mutate((tx) => tx.note.insert({ id: 1, text: 'a' }));
+  await connection.next('mutate');
+  await before.close();
+  const db = server.client({ storage });
+  await db.opened;
+  assert.equal(db.table('note').get(1).text, 'a');
+  const outcomes = [];
+  db.onSettled(({ code }) => outcomes.push(code));
+  connection = await server.accept();
+  const refused = [{ id: 1, code: 'max_notes', message: 'no' }];
+  const connect = await connection.welcome({ lastMutation: 1, refused });
+  assert.equal(connect.clientId, clientId);
+  await live(db);
+  assert.deepEqual([outcomes, db.table('note').all(), db.pending()], [['max_notes'], [], []]);
+});
+
+test('another user sees nothing of the former one, whose mutations are refused', async () => {
+  let user = 'ann';
+  const db = server.client({ token: () => token(user), tables: { note: { key: ['id'] } } });
+  let connection = await server.accept();
+  await connection.welcome({ rows: [{ id: 1, text: "ann's" }] });
+  await live(db);
+  const { confirmed } = db.mutate((tx) => tx.note.insert({ id: 2, text: "ann's too" }));
+  await connection.next('mutate');
+  user = 'bob';
+  connection.end(1012, 'restarting', { retryAfterMs: 1 });
+  await assert.rejects(confirmed, { code: 'signed_out' });
+  assert.deepEqual(db.table('note').all(), []);
+  connection = await server.accept();
+  const connect = await connection.welcome();
+  assert.deepEqual([connect.token, connect.cursor], [token('bob'), undefined]);
+  assert.equal((await live(db)).user, 'bob');
+});
+
+test('offline by choice: nothing is sent until it is to be', async () => {
+  const db = server.client({ connect: false, tables: { note: { key: ['id'] } } });
+  await until(db.status, ({ connection }) => connection === 'offline');
+  db.mutate((tx) => tx.note.insert({ id: 1, text: 'a' }));
+  assert.equal(db.table('note').get(1).text, 'a');
+  db.connect();
+  const connection = await server.accept();
+  await connection.welcome();
+  assert.equal((await connection.next('mutate')).id, 1);
+  db.disconnect();
+  await connection.closed;
+  assert.equal(db.status.get().connection, 'offline');
+});
+
+test('what the server could not take is not taken, and shows nothing', async () => {
+  const db = server.client({ tables: { note: { key: ['id'] } } });
+  const refused = (write, code) => assert.throws(() => db.mutate(write), { code });
+  refused(() => {}, 'too_large');
+  refused((tx) => tx.note.update({ text: 'no key' }), 'bad_request');
+  refused((tx) => tx.other.delete('a key whose column is not known'), 'bad_request');
+  refused((tx) => tx.note.insert({ id: 1, text: 'x'.repeat(1 << 20) }), 'too_large');
+  refused((tx) => {
+    for (let id = 0; id <= 500; id++) tx.note.insert({ id });
+  }, 'too_large');
+  let deep = 1;
+  for (let level = 0; level <= 100; level++) deep = [deep];
+  refused((tx) => tx.note.insert({ id: 1, deep }), 'bad_request');
+  assert.throws(() => db.mutate(async () => {}), TypeError);
+  assert.throws(() => db.mutate((tx) => {
+    tx.note.insert({ id: 1 });
+    throw new Error('a mistake of the application');
+  }), /a mistake/);
+  assert.deepEqual([db.table('note').all(), db.pending()], [[], []]);
+});
+
+test('a message that is not of the protocol ends the connection, and the next one mends it', async () => {
+  const db = server.client();
+  let connection = await server.accept();
+  await connection.welcome();
+  await live(db);
+  const offline = until(db.status, ({ connection }) => connection === 'offline');
+  connection.say({ type: 'tx', cursor: '2', changes: [put(1, 'a'), { op: 'put', table: 'other', row: {} }] });
+  assert.equal((await offline).error.code, 'protocol');
+  assert.deepEqual(db.table('note').all(), []);
+  connection = await server.accept();
+  await connection.welcome();
+  await live(db);
+});

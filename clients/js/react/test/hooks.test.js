@@ -1,0 +1,154 @@
+// The hooks render what is shown, and no more often than it changes: in strict mode too, and when a
+// render is interrupted.
+import assert from 'node:assert/strict';
+import { afterEach, beforeEach, test } from 'node:test';
+import { JSDOM } from 'jsdom';
+
+// React looks for a document when it is loaded.
+const { window } = new JSDOM('<!doctype html><div></div>');
+Object.assign(globalThis, { window, document: window.document, IS_REACT_ACT_ENVIRONMENT: true });
+Object.defineProperty(globalThis, 'navigator', { value: window.navigator, configurable: true });
+const { act, createElement: h, memo, StrictMode, useState, useTransition } = await import('react');
+const { createRoot } = await import('react-dom/client');
+const { Optimistic } = await import('../../client/src/optimistic.js');
+const { Observed, Shown, TableQuery } = await import('../../client/src/query.js');
+const { RowtideProvider, useMutate, useQuery, useRow, useStatus } = await import('../src/index.js');
+
+/** A client without a server. */
+function offline() {
+  const optimistic = new Optimistic({ note: ['id'] });
+  optimistic.lead();
+  const shown = new Shown(optimistic);
+  const tables = new Map();
+  return {
+    table(name) {
+      if (!tables.has(name)) tables.set(name, new TableQuery(shown, name));
+      return tables.get(name);
+    },
+    status: new Observed(shown.bell, { connection: 'live', pending: 0 }),
+    mutate: (write) => write,
+    tx(...rows) {
+      const change = (row) => ({ op: row.text === undefined ? 'delete' : 'put', table: 'note', row });
+      shown.changed(optimistic.apply({ type: 'tx', cursor: '1', changes: rows.map(change) }).changes);
+    },
+  };
+}
+
+let client, root, renders;
+beforeEach(() => {
+  client = offline();
+  client.tx({ id: 1, text: 'a', tag: 'x' }, { id: 2, text: 'b', tag: 'x' }, { id: 3, text: 'c', tag: 'y' });
+  root = createRoot(document.querySelector('div'));
+  renders = {};
+});
+afterEach(() => act(() => root.unmount()));
+
+const rendered = (name) => (renders[name] = (renders[name] ?? 0) + 1);
+const text = () => document.querySelector('div').textContent;
+const show = (element, wrap = (inner) => inner) => act(() => root.render(wrap(h(RowtideProvider, { client }, element))));
+
+const Row = memo(({ id }) => {
+  rendered(`row ${id}`);
+  return useRow('note', id)?.text ?? 'gone';
+});
+function List() {
+  rendered('list');
+  const rows = useQuery('note', { tag: 'x' });
+  return rows.map(({ id }) => h(Row, { key: id, id }));
+}
+function Live() {
+  rendered('status');
+  return useStatus(({ connection }) => connection);
+}
+
+test('a step renders once the components that show what it changes, and no others', async () => {
+  await show([h(List, { key: 1 }), h(Live, { key: 2 })]);
+  assert.equal(text(), 'ablive');
+  assert.deepEqual(renders, { list: 1, 'row 1': 1, 'row 2': 1, status: 1 });
+  await act(() => client.tx({ id: 3, text: 'not in the list', tag: 'y' }));
+  assert.deepEqual(renders, { list: 1, 'row 1': 1, 'row 2': 1, status: 1 });
+  await act(() => client.tx({ id: 1, text: 'A', tag: 'x' }));
+  assert.equal(text(), 'Ablive');
+  assert.deepEqual(renders, { list: 2, 'row 1': 2, 'row 2': 1, status: 1 });
+  await act(() => client.tx({ id: 1, text: 'AA', tag: 'x' }, { id: 2, text: 'BB', tag: 'x' }, { id: 3, text: 'c', tag: 'x' }));
+  assert.equal(text(), 'AABBclive');
+  assert.deepEqual(renders, { list: 3, 'row 1': 3, 'row 2': 2, 'row 3': 1, status: 1 });
+  await act(() => client.status.set({ connection: 'live', pending: 1 }));
+  assert.equal(renders.status, 1);
+  await act(() => client.status.set({ connection: 'offline', pending: 1 }));
+  assert.deepEqual([renders.status, renders.list], [2, 3]);
+});
+
+test('in strict mode it shows the same and listens once', async () => {
+  await show(h(List), (inner) => h(StrictMode, null, inner));
+  assert.equal(text(), 'ab');
+  const before = renders.list;
+  await act(() => client.tx({ id: 2, text: 'B', tag: 'x' }));
+  assert.equal(text(), 'aB');
+  // Strict mode renders everything twice.
+  assert.equal(renders.list, before + 2);
+});
+
+test('a predicate follows what it depends on', async () => {
+  let choose;
+  function Chosen() {
+    const [tag, setTag] = useState('x');
+    choose = setTag;
+    return useQuery('note', (row) => row.tag === tag, [tag]).map((row) => row.text).join();
+  }
+  await show(h(Chosen));
+  assert.equal(text(), 'a,b');
+  await act(() => choose('y'));
+  assert.equal(text(), 'c');
+  await act(() => client.tx({ id: 4, text: 'd', tag: 'y' }));
+  assert.equal(text(), 'c,d');
+});
+
+test('two components never show two states, also when a step comes between their renders', async () => {
+  const seen = [];
+  let step;
+  const Part = ({ last }) => {
+    const count = useQuery('note').length;
+    if (!last && step) {
+      const once = step;
+      step = undefined;
+      // As if a step came while React had given the browser a turn.
+      queueMicrotask(once);
+    }
+    return `${count};`;
+  };
+  let start;
+  function Parts() {
+    const [shown, setShown] = useState(false);
+    const [, startTransition] = useTransition();
+    start = () => startTransition(() => setShown(true));
+    return shown ? [h(Part, { key: 1 }), h(Part, { key: 2, last: true })] : 'nothing';
+  }
+  await show(h(Parts));
+  step = () => client.tx({ id: 5, text: 'e', tag: 'y' });
+  const observer = new window.MutationObserver(() => seen.push(text()));
+  observer.observe(document.querySelector('div'), { childList: true, subtree: true, characterData: true });
+  await act(() => start());
+  assert.equal(text(), '4;4;');
+  assert.ok(seen.every((shown) => ['nothing', '3;3;', '4;4;'].includes(shown)), String(seen));
+});
+
+test('`mutate` is the same function in every render, and without a provider the mistake is named', async () => {
+  const seen = new Set();
+  let again;
+  function Writer() {
+    again = useState(0)[1];
+    seen.add(useMutate());
+    return null;
+  }
+  await show(h(Writer));
+  await act(() => again(1));
+  assert.equal(seen.size, 1);
+  const { error } = console;
+  console.error = () => {};
+  try {
+    await assert.rejects(async () => act(() => root.render(h(Writer))), /RowtideProvider/);
+  } finally {
+    console.error = error;
+  }
+});

@@ -1,0 +1,213 @@
+// The client in a real browser against a real server: what people do, and what becomes of it.
+import assert from 'node:assert/strict';
+import { after, afterEach, before, test } from 'node:test';
+import { Proxy, Server, launch, site } from './kit.js';
+
+let server, proxy, pages, browser;
+before(async () => {
+  server = await Server.start();
+  proxy = await Proxy.start(server);
+  pages = await site(server, proxy);
+  browser = await launch();
+});
+after(async () => {
+  await browser?.close();
+  pages?.end();
+  proxy?.end();
+  await server?.end();
+});
+afterEach(async () => {
+  proxy.mend();
+  for (const context of browser.contexts()) await context.close();
+});
+
+/** A page of a profile in which a client runs. */
+async function tab(context, options = {}) {
+  const page = await context.newPage();
+  page.setDefaultTimeout(30_000);
+  page.on('pageerror', (error) => assert.fail(error));
+  await load(page, options);
+  return page;
+}
+
+async function load(page, options = {}) {
+  await page.goto(pages.url);
+  await page.waitForFunction('window.loaded');
+  await page.evaluate((options) => start(options), { url: proxy.url, ...options });
+}
+
+const until = (page, holds, argument) => page.waitForFunction(holds, argument, { polling: 50 });
+const live = (page) => until(page, () => db.status.get().connection === 'live');
+const profile = () => browser.newContext();
+const nameOf = (page, id) => page.evaluate((id) => db.table('file').get(id)?.name, id);
+const rename = (page, id, name) => page.evaluate(({ id, name }) => void db.mutate((tx) => tx.file.update({ id, name })), { id, name });
+const fileOf = (user, at = 0) => server.sql(`SELECT id FROM file WHERE "ownerId" = '${user}' AND NOT "isDeleted" ORDER BY id OFFSET ${at} LIMIT 1`);
+const named = (page, id, name) => until(page, ({ id, name }) => db.table('file').get(id)?.name === name, { id, name });
+const settled = (page) => until(page, () => db.status.get().pending === 0);
+
+test('two people see each other write, each their own rows', async () => {
+  const [one, two] = [await tab(await profile(), { user: 'u1' }), await tab(await profile(), { user: 'u2' })];
+  await Promise.all([live(one), live(two)]);
+  const id = fileOf('u1');
+  assert.equal(await nameOf(two, id), undefined);
+  await one.evaluate((id) => db.mutate((tx) => tx.file.update({ id, shared: true, name: 'Ours' })).confirmed, id);
+  await two.evaluate((fileId) => db.mutate((tx) => tx.file_state.insert({ userId: 'u2', fileId })).confirmed, id);
+  await named(two, id, 'Ours');
+  await rename(one, id, 'Still ours');
+  await named(two, id, 'Still ours');
+  await one.evaluate((id) => db.mutate((tx) => tx.file.update({ id, shared: false })).confirmed, id);
+  await until(two, (id) => !db.table('file').get(id), id);
+});
+
+test('what is refused is taken back, and says why', async () => {
+  const page = await tab(await profile(), { user: 'u1' });
+  await live(page);
+  const [shown, refusal, after] = await page.evaluate(async () => {
+    const email = () => db.table('user').get('u1').email;
+    const { confirmed } = db.mutate((tx) => tx.user.update({ id: 'u1', email: 'a@b.c' }));
+    const shown = email();
+    const { code, message } = await confirmed.catch((error) => error);
+    return [shown, { code, message }, email()];
+  });
+  assert.deepEqual([shown, after], ['a@b.c', 'u1@example.com']);
+  assert.equal(refusal.code, 'forbidden');
+  assert.match(refusal.message, /email/);
+});
+
+test('what is written offline survives a reload and arrives once', async () => {
+  const page = await tab(await profile(), { user: 'u3' });
+  await live(page);
+  const id = fileOf('u3');
+  const clientId = await page.evaluate(() => sent[0].clientId);
+  proxy.cut();
+  await until(page, () => db.status.get().connection === 'offline');
+  await rename(page, id, 'Written offline');
+  await page.evaluate((fileId) => void db.mutate((tx) => tx.file_state.insert({ userId: 'u3', fileId, isPinned: true })), id);
+  // Both are stored when the client says so.
+  await page.evaluate(() => db.close());
+  await load(page);
+  assert.equal(await nameOf(page, id), 'Written offline');
+  assert.deepEqual(await page.evaluate(() => [db.status.get().pending, db.table('file').all().length > 1]), [2, true]);
+  await page.evaluate(() => {
+    window.outcomes = [];
+    db.onSettled(({ code }) => outcomes.push(code ?? 'confirmed'));
+  });
+  proxy.mend();
+  await settled(page);
+  await live(page);
+  assert.deepEqual(await page.evaluate(() => outcomes), ['confirmed', 'confirmed']);
+  assert.equal(server.sql(`SELECT name FROM file WHERE id = '${id}'`), 'Written offline');
+  assert.equal(server.sql(`SELECT last_mutation FROM rowtide_files.client WHERE client_id = '${clientId}'`), '2');
+});
+
+test('the tabs of a browser share one connection and one queue, and survive the one that leads', async () => {
+  const context = await profile();
+  const first = await tab(context, { user: 'u4' });
+  await live(first);
+  const second = await tab(context);
+  await live(second);
+  const leads = (page) => page.evaluate(() => db.status.get().leads);
+  assert.deepEqual([await leads(first), await leads(second)], [true, false]);
+  assert.equal(proxy.connections, 1);
+  const id = fileOf('u4');
+  await rename(second, id, 'By the second');
+  await named(first, id, 'By the second');
+  await settled(second);
+  await rename(first, id, 'By the first');
+  await named(second, id, 'By the first');
+  await Promise.all([settled(first), settled(second)]);
+  const refusal = await second.evaluate(() => db.mutate((tx) => tx.user.update({ id: 'u4', flags: 'x' })).confirmed.catch(({ code }) => code));
+  assert.equal(refusal, 'forbidden');
+  proxy.cut();
+  await until(second, () => db.status.get().connection === 'offline');
+  await rename(second, id, 'Offline, by the second');
+  await named(first, id, 'Offline, by the second');
+  await first.close();
+  await until(second, () => db.status.get().leads);
+  proxy.mend();
+  await live(second);
+  await settled(second);
+  assert.equal(server.sql(`SELECT name FROM file WHERE id = '${id}'`), 'Offline, by the second');
+  assert.equal(proxy.connections, 1);
+});
+
+test('what a tab writes before it has opened reaches the one that leads, and going offline is for all', async () => {
+  const context = await profile();
+  const first = await tab(context, { user: 'u10' });
+  await live(first);
+  const second = await context.newPage();
+  await second.goto(pages.url);
+  await second.waitForFunction('window.loaded');
+  const id = fileOf('u10');
+  await second.evaluate(({ url, id }) => {
+    const opened = start({ url, tables: { file: { key: ['id'] } } });
+    const { confirmed } = db.mutate((tx) => tx.file.update({ id, name: 'Before it has opened' }));
+    return opened.then(() => confirmed);
+  }, { url: proxy.url, id });
+  await Promise.all([named(first, id, 'Before it has opened'), named(second, id, 'Before it has opened')]);
+  await second.evaluate(() => db.disconnect());
+  await until(first, () => db.status.get().connection === 'offline');
+  await rename(second, id, 'While offline');
+  await first.evaluate(() => db.connect());
+  await Promise.all([settled(second), live(second)]);
+  assert.equal(server.sql(`SELECT name FROM file WHERE id = '${id}'`), 'While offline');
+});
+
+test('a token is renewed before it expires, on the same connection', async () => {
+  const page = await tab(await profile(), { user: 'u5', seconds: 3 });
+  await live(page);
+  const { made } = proxy;
+  await until(page, () => sent.filter(({ type }) => type === 'auth').length >= 2);
+  const id = fileOf('u5');
+  await rename(page, id, 'After the first token');
+  await settled(page);
+  assert.equal(server.sql(`SELECT name FROM file WHERE id = '${id}'`), 'After the first token');
+  assert.equal(proxy.made, made);
+});
+
+test('who signs out leaves nothing behind, and who signs in next sees only their own', async () => {
+  const context = await profile();
+  const [page, other] = [await tab(context, { user: 'u6' }), await tab(context)];
+  await Promise.all([live(page), live(other)]);
+  await page.evaluate(() => db.signOut());
+  for (const each of [page, other]) {
+    await until(each, () => db.status.get().connection === 'stopped');
+    assert.deepEqual(await each.evaluate(() => [db.table('file').all(), db.status.get().error.code]), [[], 'signed_out']);
+  }
+  await other.close();
+  const stored = await page.evaluate(async () => {
+    let rows = 0;
+    for (const { name } of await indexedDB.databases()) {
+      const database = await new Promise((resolve) => (indexedDB.open(name).onsuccess = (event) => resolve(event.target.result)));
+      for (const store of ['rows', 'entries']) {
+        const request = database.transaction(store).objectStore(store).count();
+        rows += await new Promise((resolve) => (request.onsuccess = () => resolve(request.result)));
+      }
+      database.close();
+    }
+    return rows;
+  });
+  assert.equal(stored, 0);
+  // Another without signing out: the rows of the former stay out of sight.
+  await load(page, { user: 'u7' });
+  await live(page);
+  assert.deepEqual(await page.evaluate(() => db.table('user').all().map(({ id }) => id)), ['u7']);
+  await load(page, { user: 'u8' });
+  await live(page);
+  assert.deepEqual(await page.evaluate(() => db.table('user').all().map(({ id }) => id)), ['u8']);
+});
+
+test('a server that restarts in the middle is waited for', async () => {
+  const page = await tab(await profile(), { user: 'u9' });
+  await live(page);
+  const id = fileOf('u9');
+  await server.stop();
+  await until(page, () => db.status.get().connection !== 'live');
+  await rename(page, id, 'While it was away');
+  assert.equal(await nameOf(page, id), 'While it was away');
+  await server.start();
+  await page.evaluate(() => db.connect());
+  await settled(page);
+  await live(page);
+  assert.equal(server.sql(`SELECT name FROM file WHERE id = '${id}'`), 'While it was away');
+});

@@ -1,0 +1,79 @@
+// What the types refuse: `tsc` fails where one of these errors is missing.
+import { createClient, type Client } from '@rowtide/client';
+import { createClient as implemented } from '../../client/src/client.js';
+import { useMutate, useQuery, useRow, useStatus } from '@rowtide/react';
+import { type Schema, tables } from './schema.js';
+
+declare module '@rowtide/react' {
+  interface Register {
+    schema: Schema;
+  }
+}
+
+const options = { url: 'ws://localhost/sync', token: async () => 'token', tables };
+const db = createClient<Schema>(options);
+
+const name: string | undefined = db.table('file').get('f1')?.name;
+const sameName: string | undefined = db.table('file').get({ id: 'f1' })?.name;
+const stage: 'todo' | 'done' = db.table('file_state').get({ userId: 'u1', fileId: 'f1' })!.stage;
+const names: string[] = db.table('file').where({ shared: true }).all().map((file) => file.name);
+db.table('file').where((file) => file.createSource === null).subscribe((changes) => changes[0]!.row?.name);
+db.table('file').isPending('f1');
+// @ts-expect-error there is no such table
+db.table('files');
+// @ts-expect-error both columns of the key are needed
+db.table('file_state').get('u1');
+// @ts-expect-error the key is text
+db.table('file').get(1);
+// @ts-expect-error there is no such column
+db.table('file').where({ title: 'Plan' });
+// @ts-expect-error the column has another type
+db.table('file').where({ shared: 'yes' });
+// @ts-expect-error rows are not to be changed in place
+db.table('file').get('f1')!.name = 'Plan';
+
+db.mutate((tx) => {
+  tx.file.insert({ id: 'f1', name: 'Plan', shared: false });
+  tx.file.update({ id: 'f1', name: 'Plan B' });
+  tx.file.delete('f1');
+  tx.file.delete({ id: 'f1' });
+  tx.file_state.update({ userId: 'u1', fileId: 'f1', stage: 'done' });
+  tx.file_state.delete({ userId: 'u1', fileId: 'f1' });
+  // @ts-expect-error there is no such table
+  tx.files.delete('f1');
+  // @ts-expect-error `name` is missing
+  tx.file.insert({ id: 'f1', shared: false });
+  // @ts-expect-error nobody may write the column
+  tx.file.insert({ id: 'f1', name: 'Plan', shared: false, ownerName: 'Ann' });
+  // @ts-expect-error the key is missing
+  tx.file.update({ name: 'Plan B' });
+  // @ts-expect-error an update may not write the column
+  tx.file.update({ id: 'f1', createSource: 'web' });
+  // @ts-expect-error the enum has no such label
+  tx.file_state.update({ userId: 'u1', fileId: 'f1', stage: 'doing' });
+  // @ts-expect-error nobody may insert
+  tx.user.insert({ id: 'u1', name: 'Ann' });
+  // @ts-expect-error nobody may update
+  tx.user.update({ id: 'u1', name: 'Ann' });
+});
+const confirmed: Promise<void> = db.mutate(() => {}).confirmed;
+
+export function Component() {
+  const files = useQuery('file', { shared: true });
+  const first: string | undefined = files[0]?.name;
+  const user = useRow('user', 'u1')?.name;
+  const pending: number = useStatus((status) => status.pending);
+  useMutate()((tx) => tx.file.update({ id: 'f1', name: `${first} ${user} ${pending}` }));
+  // @ts-expect-error there is no such table
+  useQuery('files');
+  // @ts-expect-error there is no such column
+  useQuery('file', (file) => file.title === '');
+  return null;
+}
+
+// Without a schema anything goes, and what is declared is what is there.
+const untyped: Client = createClient(options);
+untyped.mutate((tx) => tx.anything.insert({ of: 'any kind' }));
+const declared: Client = implemented(options) satisfies Omit<Client, 'table'>;
+
+export { confirmed, declared, name, names, sameName, stage };

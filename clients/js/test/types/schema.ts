@@ -1,0 +1,22 @@
+// As `rowtide types` writes it.
+export interface Schema {
+  file: {
+    row: { id: string; name: string; shared: boolean; createSource: string | null; ownerName: string };
+    insert: { id: string; name: string; shared: boolean; createSource?: string | null };
+    update: { name?: string; shared?: boolean };
+    key: 'id';
+  };
+  file_state: {
+    row: { userId: string; fileId: string; stage: 'todo' | 'done' };
+    insert: { userId: string; fileId: string; stage?: 'todo' | 'done' };
+    update: { stage?: 'todo' | 'done' };
+    key: 'userId' | 'fileId';
+  };
+  user: { row: { id: string; name: string }; insert: never; update: never; key: 'id' };
+}
+
+export const tables = {
+  file: { key: ['id'] },
+  file_state: { key: ['userId', 'fileId'] },
+  user: { key: ['id'] },
+} as const;

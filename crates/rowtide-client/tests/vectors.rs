@@ -1,0 +1,130 @@
+//! The scenarios that every client plays, in whatever language it is written: see
+//! `clients/vectors/README.md`.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rowtide_client::{Op, Optimistic, Outcome, RowChange, Settled};
+use rowtide_protocol::ServerMessage;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+#[derive(Deserialize)]
+struct Scenario {
+    about: String,
+    steps: Vec<Step>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Step {
+    receive: Option<Value>,
+    mutate: Option<Vec<Op>>,
+    disconnect: Option<bool>,
+    #[serde(default)]
+    changes: Vec<Value>,
+    #[serde(default)]
+    settled: Vec<Value>,
+    #[serde(default)]
+    sends: Vec<u64>,
+    shown: Option<Shown>,
+    pending: Option<Vec<u64>>,
+}
+
+type Shown = BTreeMap<String, Vec<Value>>;
+
+#[derive(Debug, PartialEq)]
+struct Seen {
+    changes: Vec<Value>,
+    settled: Vec<Value>,
+    sends: Vec<u64>,
+    shown: Shown,
+    pending: Vec<u64>,
+}
+
+/// In an order that does not depend on how they came about.
+fn sorted(mut values: Vec<Value>) -> Vec<Value> {
+    values.sort_by_key(Value::to_string);
+    values
+}
+
+fn told(change: RowChange) -> Value {
+    match change {
+        RowChange::Put { table, row } => json!({"op": "put", "table": table, "row": row}),
+        RowChange::Delete { table, key } => json!({"op": "delete", "table": table, "row": key}),
+    }
+}
+
+fn outcome(settled: Settled) -> Value {
+    match settled.outcome {
+        Outcome::Confirmed => json!({"id": settled.id}),
+        Outcome::Refused { code, .. } => json!({"id": settled.id, "code": code}),
+    }
+}
+
+fn play(client: &mut Optimistic, step: &Step) -> Seen {
+    let (changes, settled) = match step {
+        Step { receive: Some(message), .. } => {
+            let message = ServerMessage::parse(&message.to_string()).unwrap();
+            let step = client.apply(&message).unwrap();
+            (step.changes, step.settled)
+        }
+        Step { mutate: Some(ops), .. } => (client.mutate(ops.clone()).unwrap().1, Vec::new()),
+        Step { disconnect, .. } => {
+            assert_eq!(*disconnect, Some(true), "a step that does nothing");
+            client.disconnected();
+            (Vec::new(), Vec::new())
+        }
+    };
+    client.stored(usize::MAX);
+    client.outcomes_stored(usize::MAX);
+    let sends = std::iter::from_fn(|| client.next_to_send(100)).map(|sent| sent.number).collect();
+    let rows = |table: &str| client.rows(table).cloned().map(Value::Object).collect();
+    Seen {
+        changes: sorted(changes.into_iter().map(told).collect()),
+        settled: settled.into_iter().map(outcome).collect(),
+        sends,
+        shown: client.tables().map(|table| (table.to_owned(), sorted(rows(table)))).collect(),
+        pending: client.pending().collect(),
+    }
+}
+
+fn files() -> Vec<PathBuf> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../clients/vectors");
+    let files = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> = files
+        .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn every_scenario_shows_what_it_says_after_every_step() {
+    let files = files();
+    assert!(files.len() >= 10, "the scenarios are not where they were");
+    for file in files {
+        let scenario: Scenario = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+        let mut client = Optimistic::new("client-1".to_owned());
+        let (mut shown, mut pending) = (Shown::new(), Vec::new());
+        for (index, step) in scenario.steps.iter().enumerate() {
+            if let Some(now) = &step.shown {
+                let now = now.iter();
+                shown = now.map(|(table, rows)| (table.clone(), sorted(rows.clone()))).collect();
+            }
+            pending = step.pending.clone().unwrap_or(pending);
+            let expected = Seen {
+                changes: sorted(step.changes.clone()),
+                settled: step.settled.clone(),
+                sends: step.sends.clone(),
+                shown: shown.clone(),
+                pending: pending.clone(),
+            };
+            let place = format!("{}: {}: step {}", file.display(), scenario.about, index + 1);
+            assert_eq!(play(&mut client, step), expected, "{place}");
+        }
+    }
+}

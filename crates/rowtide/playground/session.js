@@ -1,0 +1,145 @@
+// One signed-in user: a client of its own, whose copy is kept in memory, and what was written with it,
+// from pending to confirmed or refused.
+
+import { createClient, memoryStorage } from './client/index.js';
+import { brief, show } from './values.js';
+
+/** How many changes are kept to be looked at; those that are pending are kept all. */
+const MOST_CHANGES = 50;
+
+export class Session {
+  #db;
+  #onMessage;
+  #onChange;
+  #onSettled;
+  #isClosed = false;
+  #isDue = false;
+  #connection;
+  isAway = false;
+  changes = [];
+
+  /**
+   * `onMessage(direction, message)` for what passes over the connection, and notes of how it stands;
+   * `onChange()` when rows, status or changes did; `onSettled(change)` when one is confirmed or refused.
+   */
+  constructor({ user, claims, appVersion, onMessage, onChange, onSettled }) {
+    this.#onMessage = onMessage;
+    this.#onChange = onChange;
+    this.#onSettled = onSettled;
+    this.#db = createClient({
+      url: `${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/sync`,
+      token: () => token(user, claims),
+      user,
+      appVersion,
+      storage: memoryStorage(),
+      trace: (direction, message) => this.#isClosed || onMessage(direction, message),
+    });
+    this.#db.subscribe(() => this.#changed());
+    this.#db.status.subscribe((status) => this.#stands(status));
+  }
+
+  rows(table) {
+    return this.#db.table(table).all();
+  }
+
+  /** `connection`, the number of `pending` mutations, and an `error` if there is one. */
+  get status() {
+    return this.#db.status.get();
+  }
+
+  insert(table, row) {
+    const given = Object.keys(row).length;
+    this.#change('insert', table, row, ` · ${given} columns`, (tx) => tx[table.name].insert(row));
+  }
+
+  update(table, row, columns) {
+    const detail = Object.entries(columns)
+      .map(([name, value]) => ` · ${name} → ${show(value)}`)
+      .join('');
+    const written = { ...keyOf(table, row), ...columns };
+    this.#change('update', table, written, detail, (tx) => tx[table.name].update(written));
+  }
+
+  delete(table, row) {
+    const key = keyOf(table, row);
+    this.#change('delete', table, key, '', (tx) => tx[table.name].delete(key));
+  }
+
+  goOffline() {
+    this.isAway = true;
+    this.#db.disconnect();
+  }
+
+  comeBack() {
+    this.isAway = false;
+    this.#db.connect();
+  }
+
+  /** By key, which columns of which rows are not confirmed. */
+  pendingOf(table) {
+    const pending = new Map();
+    for (const { state, verb, table: name, written, key } of this.changes) {
+      if (state !== 'pending' || name !== table.name) continue;
+      const text = JSON.stringify(table.key.map((column) => written[column]));
+      const row = pending.get(text) ?? { isWhole: false, columns: new Set() };
+      row.isWhole ||= verb === 'insert';
+      for (const column of Object.keys(written)) if (!table.key.includes(column)) row.columns.add(column);
+      pending.set(text, row);
+    }
+    return pending;
+  }
+
+  close() {
+    this.#isClosed = true;
+    this.#db.close();
+  }
+
+  async #change(verb, table, written, detail, write) {
+    const began = performance.now();
+    const keyColumns = table.columns.filter((column) => table.key.includes(column.name));
+    const key = keyColumns.map((column) => brief(column, written[column.name])).join(', ');
+    const change = { state: 'pending', verb, table: table.name, key, detail, written };
+    this.changes = [...this.changes, change].filter(
+      (each, index, all) => each.state === 'pending' || index >= all.length - MOST_CHANGES,
+    );
+    try {
+      await this.#db.mutate(write).confirmed;
+      change.state = 'confirmed';
+      change.took = Math.round(performance.now() - began);
+    } catch (error) {
+      change.state = 'refused';
+      change.code = error.code ?? 'error';
+      change.message = error.message;
+    }
+    if (!this.#isClosed) this.#onSettled(change);
+  }
+
+  #stands({ connection, error }) {
+    if (connection !== this.#connection && !this.#isClosed) {
+      const why = connection === 'offline' && error ? `: ${error.message} (${error.code})` : '';
+      this.#onMessage('note', connection + why);
+    }
+    this.#connection = connection;
+    this.#changed();
+  }
+
+  /** What changes in one go is shown in one go. */
+  #changed() {
+    if (this.#isDue) return;
+    this.#isDue = true;
+    queueMicrotask(() => {
+      this.#isDue = false;
+      if (!this.#isClosed) this.#onChange();
+    });
+  }
+}
+
+function keyOf(table, row) {
+  return Object.fromEntries(table.key.map((column) => [column, row[column]]));
+}
+
+async function token(user, claims) {
+  const response = await fetch('/playground/token', { method: 'POST', body: JSON.stringify({ user, claims }) });
+  if (!response.ok) throw new Error(await response.text());
+  return (await response.json()).token;
+}

@@ -1,0 +1,156 @@
+//! `rowtide types`: what the tables of a definition are in TypeScript, from the catalog. For each its
+//! rows, what an insert and an update may name (what the definition lets nobody write is not there),
+//! and its key, in the form that the JavaScript client is given.
+
+use std::fmt::Write;
+
+use rowtide_plan::catalog::CatalogColumn;
+use rowtide_plan::plan::{Plan, Table};
+use rowtide_plan::value::ColumnType;
+
+const HEADER: &str =
+    "// Written by `rowtide types`: run it again when the tables or the definition change.\n\n";
+
+/// A TypeScript module with `Schema`, a type for the rows of each table, and `tables`.
+pub(crate) fn types(plan: &Plan) -> String {
+    let tables: Vec<&Table> = plan.tables.iter().filter(|table| table.published).collect();
+    let kinds =
+        || tables.iter().flat_map(|table| &table.catalog.columns).map(|column| &column.kind);
+    let mut text = HEADER.to_owned();
+    if kinds().any(|kind| *element(kind) == ColumnType::Json) {
+        text.push_str("import type { Json } from '@rowtide/client';\n\n");
+    }
+    if kinds().any(|kind| matches!(element(kind), ColumnType::Float4 | ColumnType::Float8)) {
+        text.push_str("export type Float = number | 'NaN' | 'Infinity' | '-Infinity';\n\n");
+    }
+    text.push_str("export interface Schema {\n");
+    for table in &tables {
+        push(&mut text, format_args!("  {}: {{\n", property(&table.catalog.name)));
+        object(&mut text, "row", table.catalog.columns.iter().map(|column| (column, false)));
+        insert(&mut text, table);
+        update(&mut text, table);
+        let key = table.catalog.primary_key.iter().map(|column| quoted(column));
+        push(&mut text, format_args!("    key: {};\n  }};\n", key.collect::<Vec<_>>().join(" | ")));
+    }
+    text.push_str("}\n\nexport const tables = {\n");
+    for table in &tables {
+        let key: Vec<String> =
+            table.catalog.primary_key.iter().map(|column| quoted(column)).collect();
+        let (name, key) = (property(&table.catalog.name), key.join(", "));
+        push(&mut text, format_args!("  {name}: {{ key: [{key}] }},\n"));
+    }
+    text.push_str("} as const;\n");
+    text
+}
+
+/// What an insert takes: a column may be left out if Postgres has a value for it.
+fn insert(text: &mut String, table: &Table) {
+    if table.write.insert.is_none() {
+        return text.push_str("    insert: never;\n");
+    }
+    let written = columns(table).filter(|(index, _)| !table.write.readonly.contains(index));
+    let written = written.filter(|(_, column)| !column.input.always_identity);
+    object(
+        text,
+        "insert",
+        written.map(|(index, column)| {
+            let optional = !column.not_null || column.input.default.is_some();
+            (column, optional && !table.key.contains(&index))
+        }),
+    );
+}
+
+/// What an update may name beside the key: all of it may be left out.
+fn update(text: &mut String, table: &Table) {
+    let rules = &table.write;
+    if rules.updates.is_empty() {
+        return text.push_str("    update: never;\n");
+    }
+    let may = |index: usize| {
+        let named = |columns: &Option<Vec<usize>>| {
+            columns.as_ref().is_none_or(|columns| columns.contains(&index))
+        };
+        let fixed = rules.readonly.contains(&index) || rules.immutable.contains(&index);
+        !fixed
+            && !table.key.contains(&index)
+            && rules.updates.iter().any(|rule| named(&rule.columns))
+    };
+    let written = columns(table).filter(|(index, _)| may(*index));
+    object(text, "update", written.map(|(_, column)| (column, true)));
+}
+
+fn columns(table: &Table) -> impl Iterator<Item = (usize, &CatalogColumn)> {
+    table.catalog.columns.iter().enumerate()
+}
+
+fn object<'a>(
+    text: &mut String,
+    name: &str,
+    columns: impl Iterator<Item = (&'a CatalogColumn, bool)>,
+) {
+    push(text, format_args!("    {name}: {{\n"));
+    for (column, optional) in columns {
+        if let Some(told) = told(column) {
+            push(text, format_args!("      /** {told} */\n"));
+        }
+        let (name, mark) = (property(&column.name), if optional { "?" } else { "" });
+        let null = if column.not_null { "" } else { " | null" };
+        push(text, format_args!("      {name}{mark}: {}{null};\n", value(column, &column.kind)));
+    }
+    text.push_str("    };\n");
+}
+
+/// The type in Postgres, where that in TypeScript does not say it.
+fn told(column: &CatalogColumn) -> Option<String> {
+    let plain = matches!(
+        column.kind,
+        ColumnType::Bool
+            | ColumnType::Int
+            | ColumnType::Float4
+            | ColumnType::Float8
+            | ColumnType::Text
+            | ColumnType::Enum
+            | ColumnType::Json
+    );
+    (!plain).then(|| column.type_name.replace("*/", "* /"))
+}
+
+fn value(column: &CatalogColumn, kind: &ColumnType) -> String {
+    match kind {
+        ColumnType::Bool => "boolean".to_owned(),
+        ColumnType::Int => "number".to_owned(),
+        ColumnType::Float4 | ColumnType::Float8 => "Float".to_owned(),
+        ColumnType::Json => "Json".to_owned(),
+        ColumnType::Enum if !column.labels.is_empty() => {
+            column.labels.iter().map(|label| quoted(label)).collect::<Vec<_>>().join(" | ")
+        }
+        ColumnType::Array(of) => format!("({} | null)[]", value(column, of)),
+        _ => "string".to_owned(),
+    }
+}
+
+fn element(kind: &ColumnType) -> &ColumnType {
+    match kind {
+        ColumnType::Array(of) => element(of),
+        kind => kind,
+    }
+}
+
+/// A name as a property: in quotes unless it is an ordinary identifier.
+fn property(name: &str) -> String {
+    let mut chars = name.chars();
+    let begins = chars.next().is_some_and(|char| char.is_ascii_alphabetic() || "_$".contains(char));
+    if begins && chars.all(|char| char.is_ascii_alphanumeric() || "_$".contains(char)) {
+        return name.to_owned();
+    }
+    quoted(name)
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'").replace('\n', "\\n"))
+}
+
+fn push(text: &mut String, what: std::fmt::Arguments<'_>) {
+    // Writing into a string does not fail.
+    let _ = text.write_fmt(what);
+}

@@ -1,0 +1,120 @@
+//! `rowtide types`: what the tables of a database are in TypeScript.
+
+use rowtide_tests::{Database, Dir, rowtide, said};
+
+const TABLES: &str = "
+CREATE TYPE stage AS ENUM ('todo', 'in progress', 'it''s done');
+CREATE TABLE task (
+  id uuid PRIMARY KEY,
+  owner text NOT NULL,
+  stage stage NOT NULL DEFAULT 'todo',
+  points float8,
+  price numeric(10, 2) NOT NULL,
+  labels text[] NOT NULL DEFAULT '{}',
+  extra jsonb,
+  \"due at\" timestamptz,
+  done boolean NOT NULL,
+  size int NOT NULL GENERATED ALWAYS AS (1) STORED,
+  changes int NOT NULL DEFAULT 0);
+CREATE TABLE mark (task uuid, person text, PRIMARY KEY (task, person));
+CREATE INDEX ON task (owner);
+CREATE INDEX ON mark (person);
+ALTER TABLE task REPLICA IDENTITY FULL;
+ALTER TABLE mark REPLICA IDENTITY FULL;";
+
+const DEFINITION: &str = "
+[tables.task]
+visible = 'owner = auth.user_id'
+immutable = ['owner']
+readonly = ['changes']
+[tables.task.insert]
+allow = 'new.owner = auth.user_id'
+[[tables.task.update]]
+columns = ['stage', 'due at']
+allow = 'old.owner = auth.user_id'
+[tables.mark]
+visible = 'person = auth.user_id'
+";
+
+const SCHEMA: &str = "export interface Schema {
+  task: {
+    row: {
+      /** uuid */
+      id: string;
+      owner: string;
+      stage: 'todo' | 'in progress' | 'it\\'s done';
+      points: Float | null;
+      /** numeric(10,2) */
+      price: string;
+      /** text[] */
+      labels: (string | null)[];
+      extra: Json | null;
+      /** timestamp with time zone */
+      'due at': string | null;
+      done: boolean;
+      changes: number;
+    };
+    insert: {
+      /** uuid */
+      id: string;
+      owner: string;
+      stage?: 'todo' | 'in progress' | 'it\\'s done';
+      points?: Float | null;
+      /** numeric(10,2) */
+      price: string;
+      /** text[] */
+      labels?: (string | null)[];
+      extra?: Json | null;
+      /** timestamp with time zone */
+      'due at'?: string | null;
+      done: boolean;
+    };
+    update: {
+      stage?: 'todo' | 'in progress' | 'it\\'s done';
+      /** timestamp with time zone */
+      'due at'?: string | null;
+    };
+    key: 'id';
+  };
+  mark: {
+    row: {
+      /** uuid */
+      task: string;
+      person: string;
+    };
+    insert: never;
+    update: never;
+    key: 'task' | 'person';
+  };
+}
+
+export const tables = {
+  task: { key: ['id'] },
+  mark: { key: ['task', 'person'] },
+} as const;
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_and_what_may_be_written_come_from_the_catalog_and_the_definition() {
+    let database = Database::with(TABLES).await;
+    let dir = Dir::new();
+    dir.write("rowtide.toml", DEFINITION);
+    let says = async |args: &[&str]| {
+        let mut command = rowtide(args);
+        command.current_dir(dir.path()).env("DATABASE_URL", database.url().await);
+        said(command).await
+    };
+    let printed = says(&["types"]).await;
+    assert_eq!(printed.code(), Some(0), "{printed:?}");
+    assert!(printed.out.ends_with(SCHEMA), "{}", printed.out);
+    for part in ["import type { Json } from '@rowtide/client';", "export type Float = number"] {
+        assert!(printed.out.contains(part), "{}", printed.out);
+    }
+    let written = says(&["types", "--out", "schema.ts"]).await;
+    assert_eq!((written.code(), &*written.out), (Some(0), ""), "{written:?}");
+    let file = std::fs::read_to_string(dir.path().join("schema.ts")).unwrap();
+    assert_eq!(file, printed.out);
+    let nowhere = says(&["types", "--out", "nowhere/schema.ts"]).await;
+    assert_eq!(nowhere.code(), Some(1));
+    assert!(nowhere.err.contains("cannot write `nowhere/schema.ts`"), "{}", nowhere.err);
+}
