@@ -1,6 +1,8 @@
 //! A row that is deleted in the very transaction in which a link to one of its topics goes. Of a client
 //! that came back the rows of some topics are not read, so the row itself must say that it is gone.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::sync::Arc;
 
 use rowtide_engine::{Engine, Input, Load, Loaded, Opening, Output, SessionId, Snapshot};
