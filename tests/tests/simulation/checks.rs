@@ -1,0 +1,137 @@
+//! What must hold after every step: a mutation that a client holds as applied is in the database, once,
+//! and a refused one is not; a replica is what the rules select at its cursor; and once faults have ended
+//! nobody is stuck. What a database that went back has forgotten is nobody's fault.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rowtide_client::Row;
+use rowtide_protocol::Cursor;
+
+use crate::data::TABLES;
+use crate::postgres::State;
+use crate::world::World;
+
+/// How often each kind of thing has happened.
+#[derive(Debug, Default)]
+pub struct Seen(pub BTreeMap<&'static str, u64>);
+
+impl Seen {
+    pub fn count(&mut self, what: &'static str) {
+        *self.0.entry(what).or_default() += 1;
+    }
+
+    pub fn add(&mut self, other: &Seen) {
+        for (what, count) in &other.0 {
+            *self.0.entry(what).or_default() += count;
+        }
+    }
+}
+
+/// What clients hold of their mutations, by tag.
+#[derive(Default)]
+pub struct Ledger {
+    /// How many were made; the tags are up to this number.
+    pub made: u64,
+    /// Who was told of it, and whether it was applied.
+    told: BTreeMap<u64, (usize, bool)>,
+    /// Their outcome was lost with a database that went back.
+    forgotten: BTreeSet<u64>,
+}
+
+impl Ledger {
+    /// A client was told what became of a mutation.
+    pub fn tell(&mut self, tag: u64, client: usize, applied: bool, now: &State) {
+        let before = self.told.insert(tag, (client, applied));
+        if !self.forgotten.contains(&tag) {
+            let same = before.is_none_or(|before| before == (client, applied));
+            assert!(same, "mutation {tag} was {before:?}, and is said to be applied: {applied}");
+            self.check_one(tag, applied, now);
+        }
+    }
+
+    fn check_one(&self, tag: u64, applied: bool, now: &State) {
+        if !self.forgotten.contains(&tag) {
+            let is = now.applied.contains(&tag);
+            assert_eq!(is, applied, "mutation {tag} is in the database, against what was told");
+        }
+    }
+
+    /// Holds all that was told against the database.
+    pub fn check(&self, now: &State) {
+        self.told.iter().for_each(|(tag, (_, applied))| self.check_one(*tag, *applied, now));
+    }
+
+    /// The database is as it was before.
+    pub fn forget(&mut self, before: &State, now: &State) {
+        self.forgotten.extend(before.applied.difference(&now.applied));
+        self.forgotten.extend(before.refused.difference(&now.refused));
+        self.check(now);
+    }
+
+    /// What a client was told, and is not in the rows of this state.
+    fn missing(&self, client: usize, state: &State) -> Option<u64> {
+        let theirs = self.told.iter().filter(|(_, told)| **told == (client, true));
+        let mut theirs = theirs.map(|(tag, _)| *tag);
+        theirs.find(|tag| !state.applied.contains(tag) && !self.forgotten.contains(tag))
+    }
+}
+
+impl World {
+    /// The state of the database at a client's cursor; `None` without one, and for one of a history that is
+    /// over: its epoch is about to end.
+    fn state_at_cursor(&self, client: usize) -> Option<&State> {
+        let cursor: Cursor = self.clients[client].optimistic.cursor()?.parse().unwrap();
+        let history = self.epochs[&cursor.epoch.0];
+        (history == self.postgres.history()).then(|| &**self.postgres.at(history, cursor.lsn))
+    }
+
+    /// Holds a client's replica against the rules.
+    pub fn check_replica(&mut self, client: usize) {
+        let Some(state) = self.state_at_cursor(client) else { return };
+        assert_eq!(self.difference(client, state), None, "client {client} at its cursor");
+        if self.clients[client].live {
+            let missing = self.ledger.missing(client, state);
+            assert_eq!(missing, None, "client {client} was told that it is applied");
+        }
+    }
+
+    /// In what a client's replica differs from what the rules select.
+    fn difference(&self, client: usize, state: &State) -> Option<String> {
+        let expected = state.tables.visible(self.clients[client].user);
+        let base = self.clients[client].optimistic.base();
+        for ((table, id), json) in &expected {
+            let key: Row = [("id".to_owned(), (*id).into())].into_iter().collect();
+            let held = base.get(TABLES[*table], &key);
+            if held != Some(*json) {
+                return Some(format!("{} {id} should be {json:?}, not {held:?}", TABLES[*table]));
+            }
+        }
+        let held: usize = TABLES.iter().map(|table| base.count(table)).sum();
+        (held != expected.len()).then(|| format!("{held} rows, not {}", expected.len()))
+    }
+
+    /// Why a client is not where everyone must be in the end, if it is not.
+    fn lacks(&self, client: usize) -> Option<String> {
+        let state = &self.clients[client];
+        if !state.live {
+            return Some("it is not live".to_owned());
+        }
+        if let Some(id) = state.optimistic.pending().next() {
+            return Some(format!("mutation {id} is pending"));
+        }
+        let Some(_) = self.state_at_cursor(client) else {
+            return Some("its epoch should have ended".to_owned());
+        };
+        self.difference(client, self.postgres.now())
+    }
+
+    pub fn is_at_rest(&self) -> bool {
+        (0..self.clients.len()).all(|client| self.lacks(client).is_none())
+    }
+
+    pub fn who_is_stuck(&self) -> String {
+        let stuck = |client| Some(format!("client {client}: {}", self.lacks(client)?));
+        let stuck: Vec<String> = (0..self.clients.len()).filter_map(stuck).collect();
+        format!("stuck: {}", stuck.join("; "))
+    }
+}

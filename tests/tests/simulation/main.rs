@@ -1,0 +1,114 @@
+//! Whole deployments, simulated: engines, the log's rules, the protocol's frames and the client's state
+//! machine are the real ones or follow them; time, the network, the disk and Postgres are made up, and
+//! everything that goes wrong with them comes from one seed. After every step each client's replica is what
+//! its rules select at its cursor, and what it holds as settled is so in the database, once; after every
+//! storm everyone comes to rest with the last commit.
+//!
+//! `ROWTIDE_SIMULATIONS` sets how many deployments are run, `ROWTIDE_SEED` runs a single one and prints its
+//! course.
+
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "a test")]
+
+mod checks;
+mod client;
+mod data;
+mod disk;
+mod faults;
+mod network;
+mod postgres;
+mod replicator;
+mod rules;
+mod server;
+mod world;
+mod writer;
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::checks::Seen;
+use crate::world::World;
+
+/// What must have happened in a thousand deployments, or they say nothing of it.
+const IMPORTANT: [&str; 30] = [
+    "client crashes",
+    "clients that were forgotten",
+    "cut connections",
+    "epochs",
+    "failed loads",
+    "gaps",
+    "half-closed connections",
+    "histories that are not known",
+    "killed servers",
+    "kills with a torn tail",
+    "log behind",
+    "logs taken up",
+    "looks of a standby",
+    "lost answers to a commit",
+    "lost slots",
+    "mutations interrupted",
+    "other timeline",
+    "other transactions",
+    "repeated mutations",
+    "resets",
+    "restarts of Postgres",
+    "resumes",
+    "slow clients",
+    "snapshots in place of older rows",
+    "stopped servers",
+    "streams held up",
+    "superseded by an earlier connection",
+    "transactions too large to hold",
+    "truncations",
+    "waits for a row",
+];
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap())
+}
+
+#[test]
+fn whatever_goes_wrong_nothing_is_lost_or_done_twice_and_everyone_comes_to_see_it() {
+    if let Some(seed) = number("ROWTIDE_SEED") {
+        println!("{:#?}", World::new(seed, true).run());
+        return;
+    }
+    let count = number("ROWTIDE_SIMULATIONS").unwrap_or(1_000);
+    let next = AtomicU64::new(0);
+    let run = || {
+        let mut seen = Seen::default();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= count {
+                return seen;
+            }
+            match catch_unwind(AssertUnwindSafe(|| World::new(seed, false).run())) {
+                Ok(of_one) => seen.add(&of_one),
+                Err(panic) => {
+                    eprintln!("this deployment fails: ROWTIDE_SEED={seed}");
+                    next.store(count, Ordering::Relaxed);
+                    resume_unwind(panic);
+                }
+            }
+        }
+    };
+    let mut seen = Seen::default();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..2).map(|_| scope.spawn(run)).collect();
+        for thread in threads {
+            match thread.join() {
+                Ok(of_thread) => seen.add(&of_thread),
+                Err(panic) => resume_unwind(panic),
+            }
+        }
+    });
+    println!("{count} deployments: {:#?}", seen.0);
+    let never: Vec<&str> =
+        IMPORTANT.into_iter().filter(|what| !seen.0.contains_key(what)).collect();
+    assert!(count < 1_000 || never.is_empty(), "never happened: {never:?}");
+}
+
+#[test]
+fn a_seed_gives_the_same_course_again() {
+    let run = || World::new(7, false).run().0;
+    assert_eq!(run(), run());
+}

@@ -1,0 +1,410 @@
+//! A server process: the sessions, the engines with what waits for each, the loads and the questions to
+//! the log. It may be killed between any two events, and everything in here is gone then.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use rand::Rng;
+use rowtide_engine::{Engine, HistoryRequest, Input, Load, Opening, Output, SessionId};
+use rowtide_plan::row::{Settlement, Transaction};
+use rowtide_protocol::{
+    ClientMessage, Connect, Cursor, Epoch, ErrorCode, Lsn, Refusal, connected_frame, error_frame,
+    ready_frame, reject_frame, snapshot_frame, tx_frame,
+};
+use serde_json::Map;
+
+use crate::data::{Schema, USERS};
+use crate::disk::Entry;
+use crate::network::{Parcel, Side};
+use crate::replicator::Stream;
+use crate::world::{At, Event, World};
+use crate::writer::Queue;
+
+/// How much may wait for a client that does not read.
+const OUTBOX: usize = 8;
+/// How much may be on its way on one connection.
+const UNDER_WAY: usize = 6;
+/// How many bytes of rows an engine holds: so few that rows are forgotten now and then.
+const ROW_BUDGET: usize = 2_000;
+
+#[derive(Default)]
+pub struct Server {
+    /// Grows with every start and every end, so that what was meant for an earlier life is known.
+    pub life: u64,
+    pub running: bool,
+    /// It was asked to stop, and writes what it still has.
+    pub stopping: bool,
+    /// None while it stands by.
+    pub engines: Vec<EngineThread>,
+    /// By connection.
+    pub sessions: BTreeMap<u64, Session>,
+    /// The mutations of each session, also of those that have ended.
+    pub queues: BTreeMap<u64, Queue>,
+    /// What is not durable yet.
+    pub log_queue: VecDeque<Entry>,
+    pub writing: bool,
+    pub stream: Option<Stream>,
+    /// Why the next stream cannot be the continuation of the log, if it cannot.
+    pub broken: Option<&'static str>,
+}
+
+pub struct EngineThread {
+    pub engine: Engine,
+    inbox: VecDeque<Input>,
+    woken: bool,
+    gathering: bool,
+    loading: bool,
+    turn: u64,
+}
+
+pub struct Session {
+    pub client: String,
+    pub user: String,
+    /// Set once it is known whose the client id is.
+    engine: Option<usize>,
+    /// The last mutation that was settled when the client came.
+    pub last: u64,
+    /// The last that it has been, or is about to be, told of.
+    told: u64,
+    refused: Vec<Refusal>,
+    outbox: VecDeque<Output>,
+    draining: bool,
+}
+
+impl Session {
+    /// Whether no settlement is missing before this one. What was streamed before the session opened may not
+    /// have been visible when its client was looked up.
+    fn follows(&mut self, settlement: &Settlement) -> bool {
+        let refused = settlement.refused.iter().map(|refusal| refusal.id);
+        let first = refused.min().unwrap_or(settlement.last_mutation);
+        let follows = first <= self.told + 1;
+        self.told = self.told.max(settlement.last_mutation);
+        follows
+    }
+}
+
+impl World {
+    /// Whether something was meant for a server that is not there any more.
+    pub fn is_gone(&self, at: At) -> bool {
+        let server = &self.servers[at.server];
+        !server.running || server.life != at.life
+    }
+
+    pub fn start_engines(&mut self, at: At, epoch: Epoch, end: Lsn, recent: &[Arc<Transaction>]) {
+        let count = self.rng.random_range(1..=2);
+        let plan = &self.postgres.schema.plan;
+        let thread = |_| EngineThread {
+            engine: Engine::new(Arc::clone(plan), epoch, end, recent, ROW_BUDGET),
+            inbox: VecDeque::new(),
+            woken: false,
+            gathering: false,
+            loading: false,
+            turn: 0,
+        };
+        self.servers[at.server].engines = (0..count).map(thread).collect();
+        self.after(1000, Event::Tick(at, epoch));
+    }
+
+    /// The engines end, and every session with them.
+    pub fn end_engines(&mut self, at: At) {
+        let sessions: Vec<u64> = self.servers[at.server].sessions.keys().copied().collect();
+        for session in sessions {
+            self.end_session(at, session, Some(ErrorCode::Restarting));
+        }
+        self.servers[at.server].engines.clear();
+    }
+
+    pub fn give(&mut self, at: At, engine: usize, input: Input) {
+        let Some(thread) = self.servers[at.server].engines.get_mut(engine) else { return };
+        thread.inbox.push_back(input);
+        if !std::mem::replace(&mut thread.woken, true) {
+            let delay = self.rng.random_range(0..15);
+            self.after(delay, Event::Engine(at, engine));
+        }
+    }
+
+    pub fn tick(&mut self, at: At, epoch: Epoch) {
+        if self.is_gone(at) || self.disk.epoch != epoch {
+            return;
+        }
+        for engine in 0..self.servers[at.server].engines.len() {
+            let thread = &mut self.servers[at.server].engines[engine];
+            thread.turn += if self.rng.random_bool(0.05) { 299 } else { 1 };
+            let turn = thread.turn;
+            self.give(at, engine, Input::Tick(turn));
+        }
+        self.after(1000, Event::Tick(at, epoch));
+    }
+
+    pub fn run_engine(&mut self, at: At, engine: usize) {
+        if self.is_gone(at) {
+            return;
+        }
+        let Some(thread) = self.servers[at.server].engines.get_mut(engine) else { return };
+        thread.woken = false;
+        let most = self.rng.random_range(1..=8);
+        let mut outputs = Vec::new();
+        for input in thread.inbox.drain(..most.min(thread.inbox.len())) {
+            if self.told {
+                println!("{:>8} server {} engine {engine}: {input:?}", self.now_ms, at.server);
+            }
+            if matches!(input, Input::Loaded(..) | Input::LoadFailed(_)) {
+                thread.loading = false;
+            }
+            thread.engine.step(input, &mut outputs);
+        }
+        let questions: Vec<HistoryRequest> =
+            std::iter::from_fn(|| thread.engine.take_history()).collect();
+        let more = !thread.inbox.is_empty() && !std::mem::replace(&mut thread.woken, true);
+        let gather = thread.engine.wants_load() && !thread.gathering && !thread.loading;
+        thread.gathering |= gather;
+        if more {
+            self.after(1, Event::Engine(at, engine));
+        }
+        if gather {
+            let delay = self.rng.random_range(2..30);
+            self.after(delay, Event::Gather(at, engine));
+        }
+        for question in questions {
+            let delay = self.rng.random_range(1..100);
+            self.after(delay, Event::Answer(at, engine, question, 0));
+        }
+        for output in outputs {
+            self.queue_output(at, output);
+        }
+    }
+
+    fn queue_output(&mut self, at: At, output: Output) {
+        let (Output::Begin { session, .. }
+        | Output::Snapshot { session, .. }
+        | Output::Ready { session, .. }
+        | Output::Tx { session, .. }
+        | Output::Reset { session }) = output;
+        let Some(open) = self.servers[at.server].sessions.get_mut(&session.0) else { return };
+        if let Output::Reset { .. } = output {
+            self.seen.count("resets");
+            return self.end_session(at, session.0, Some(ErrorCode::Restarting));
+        }
+        if let Output::Tx { settlements, .. } = &output
+            && !settlements.iter().all(|settlement| open.follows(settlement))
+        {
+            self.seen.count("settlements that were missed");
+            return self.end_session(at, session.0, Some(ErrorCode::Restarting));
+        }
+        open.outbox.push_back(output);
+        if open.outbox.len() > OUTBOX {
+            self.seen.count("slow clients");
+            return self.end_session(at, session.0, Some(ErrorCode::SlowConsumer));
+        }
+        if !std::mem::replace(&mut open.draining, true) {
+            let delay = self.rng.random_range(0..10);
+            self.after(delay, Event::Drain(at, session.0));
+        }
+    }
+
+    /// Writes frames to a session's socket, as far as it takes them.
+    pub fn drain(&mut self, at: At, id: u64) {
+        if self.is_gone(at) {
+            return;
+        }
+        let room = UNDER_WAY.saturating_sub(self.network.under_way(id, Side::Client));
+        let Some(session) = self.servers[at.server].sessions.get_mut(&id) else { return };
+        let mut frames = Vec::new();
+        for _ in 0..room {
+            let Some(output) = session.outbox.pop_front() else { break };
+            write_frames(&self.postgres.schema, session, output, &mut frames);
+        }
+        let more = !session.outbox.is_empty();
+        session.draining = more;
+        for frame in frames {
+            self.send(id, Side::Client, frame);
+        }
+        if more {
+            let delay = self.rng.random_range(5..100);
+            self.after(delay, Event::Drain(at, id));
+        }
+    }
+
+    pub fn gather(&mut self, at: At, engine: usize) {
+        if self.is_gone(at) {
+            return;
+        }
+        let most = if self.rng.random_bool(0.5) { 3 } else { 100 };
+        let Some(thread) = self.servers[at.server].engines.get_mut(engine) else { return };
+        thread.gathering = false;
+        let Some(load) = thread.engine.take_load(most) else { return };
+        thread.loading = true;
+        let delay = self.rng.random_range(1..40);
+        self.after(delay, Event::Look(at, engine, load, self.disk.epoch));
+    }
+
+    /// A load's transaction sees the database.
+    pub fn look(&mut self, at: At, engine: usize, load: Load, epoch: Epoch) {
+        if self.is_gone(at) || self.disk.epoch != epoch {
+            return;
+        }
+        self.seen.count("loads");
+        let fails = !self.postgres.up || self.stormy && self.rng.random_bool(0.03);
+        let (delay, input) = if fails {
+            self.seen.count("failed loads");
+            (200, Input::LoadFailed(load.id))
+        } else {
+            let most = if self.rng.random_bool(0.1) { 3000 } else { 60 };
+            let loaded = self.postgres.load(&load.topics);
+            (self.rng.random_range(1..most), Input::Loaded(load.id, loaded))
+        };
+        self.after(delay, Event::Looked(at, engine, Box::new(input), epoch));
+    }
+
+    pub fn looked(&mut self, at: At, engine: usize, input: Input, epoch: Epoch) {
+        if !self.is_gone(at) && self.disk.epoch == epoch {
+            self.give(at, engine, input);
+        }
+    }
+
+    /// The log answers, once it has what the engine has, or it cannot.
+    pub fn answer(&mut self, at: At, engine: usize, request: HistoryRequest, tries: u32) {
+        if self.is_gone(at) {
+            return;
+        }
+        if self.disk.end < request.up_to && tries < 10 {
+            return self.after(500, Event::Answer(at, engine, request, tries + 1));
+        }
+        let covered = self.disk.end >= request.up_to && !self.rng.random_bool(0.03);
+        let history = if covered { self.disk.history(&request) } else { None };
+        let known = if history.is_some() { "histories" } else { "histories that are not known" };
+        self.seen.count(known);
+        self.give(at, engine, Input::History(request.id, history));
+    }
+
+    /// Something has arrived from a client.
+    pub fn server_receives(&mut self, at: At, id: u64, parcel: Parcel) {
+        let Parcel::Text(text) = parcel else {
+            return self.end_session(at, id, None);
+        };
+        match ClientMessage::parse(&text).expect("clients speak the protocol") {
+            ClientMessage::Connect(_) if self.servers[at.server].stopping => {
+                self.end_session(at, id, Some(ErrorCode::Restarting));
+            }
+            ClientMessage::Connect(connect) => {
+                let delay = self.rng.random_range(1..30);
+                let user = connect.token.clone().expect("clients say who they are");
+                let session = Session {
+                    client: connect.client_id.as_str().to_owned(),
+                    user,
+                    engine: None,
+                    last: 0,
+                    told: 0,
+                    refused: Vec::new(),
+                    outbox: VecDeque::new(),
+                    draining: false,
+                };
+                self.servers[at.server].sessions.insert(id, session);
+                self.after(delay, Event::Claim(at, id, Box::new(connect)));
+            }
+            ClientMessage::Mutate(mutation) => self.queue_mutation(at, id, mutation),
+            ClientMessage::Auth { .. } | ClientMessage::Ping => {}
+        }
+    }
+
+    /// Looks up whose the client id is and what became of its mutations; then its session opens.
+    pub fn claim(&mut self, at: At, id: u64, connect: Box<Connect>) {
+        if self.is_gone(at) {
+            return;
+        }
+        let Some(session) = self.servers[at.server].sessions.get(&id) else { return };
+        let (client, user) = (session.client.clone(), session.user.clone());
+        if self.servers[at.server].engines.is_empty() || !self.postgres.up {
+            return self.end_session(at, id, Some(ErrorCode::Unavailable));
+        }
+        let older = self.servers[at.server].sessions.iter();
+        let older = older.filter(|(other, session)| **other != id && session.client == client);
+        let older: Vec<u64> = older.map(|(other, _)| *other).collect();
+        for older in older {
+            self.end_session(at, older, Some(ErrorCode::Superseded));
+        }
+        // What these had sent is sent again, under other numbers if the database has gone back meanwhile; so
+        // what waits is dropped, and what is under way must have ended.
+        if self.drop_waiting(at, &client) {
+            return self.after(20, Event::Claim(at, id, connect));
+        }
+        let Some(known) = self.postgres.claim(&client, &user, self.now_ms) else {
+            self.seen.count("claims that wait");
+            return self.after(20, Event::Claim(at, id, connect));
+        };
+        assert_eq!(known.user, user, "a client id is one user's");
+        let settled = connect.settled.unwrap_or(0);
+        // Also what the client knows already must be in its rows, and the engine may be behind that.
+        let not_before = if known.last > 0 { self.postgres.wal_end } else { Lsn(0) };
+        let engines = self.servers[at.server].engines.len();
+        let engine = USERS.iter().position(|of| *of == user).unwrap_or(0) % engines;
+        let claims = self.postgres.schema.plan.resolve_claims(&user, &Map::new());
+        let cursor = connect.cursor.and_then(|cursor| cursor.parse::<Cursor>().ok());
+        let Some(session) = self.servers[at.server].sessions.get_mut(&id) else { return };
+        let refused = known.refused.range(settled + 1..=known.last.max(settled + 1));
+        session.refused =
+            refused.map(|(number, code)| crate::postgres::refusal(*number, code)).collect();
+        (session.last, session.told) = (known.last, known.last);
+        session.engine = Some(engine);
+        let opening = Opening {
+            session: SessionId(id),
+            claims,
+            client: Some(client.into()),
+            not_before,
+            cursor,
+        };
+        self.give(at, engine, Input::Open(opening));
+    }
+
+    /// Ends a session; with a code the client is told why.
+    pub fn end_session(&mut self, at: At, id: u64, code: Option<ErrorCode>) {
+        if let Some(session) = self.servers[at.server].sessions.remove(&id)
+            && let Some(engine) = session.engine
+        {
+            self.give(at, engine, Input::Close(SessionId(id)));
+        }
+        if let Some(code) = code {
+            let come_back = matches!(code, ErrorCode::Restarting | ErrorCode::Unavailable);
+            let frame = error_frame(code, code.as_str(), come_back.then_some(2000));
+            self.send(id, Side::Client, frame.to_vec());
+        }
+        self.end_connection(id, Side::Server);
+    }
+}
+
+/// What an output is on the wire. Transactions that wait are folded.
+fn write_frames(schema: &Schema, session: &mut Session, output: Output, frames: &mut Vec<Vec<u8>>) {
+    match output {
+        Output::Begin { mode, .. } => {
+            let (last, refused) = (session.last, &session.refused);
+            let tables = Schema::tables_json();
+            let frame = connected_frame(&session.user, mode, last, refused, &tables);
+            frames.push(frame.to_vec());
+        }
+        Output::Snapshot { table, rows, .. } => {
+            let name = &schema.plan.table(table).name_json;
+            for rows in rows.chunks(4) {
+                let rows = rows.iter().map(|row| &row.json[..]);
+                frames.push(snapshot_frame(name, rows).to_vec());
+            }
+        }
+        Output::Ready { cursor, .. } => frames.push(ready_frame(cursor).to_vec()),
+        Output::Tx { mut cursor, changes, mut settlements, .. } => {
+            let mut bodies = vec![changes];
+            while let Some(Output::Tx { .. }) = session.outbox.front()
+                && let Some(Output::Tx { cursor: next, changes, settlements: more, .. }) =
+                    session.outbox.pop_front()
+            {
+                settlements.extend(more);
+                bodies.push(changes);
+                cursor = next;
+            }
+            let refused = settlements.iter().flat_map(|of: &Arc<Settlement>| &of.refused);
+            frames.extend(refused.map(|r| reject_frame(r.id, &r.code, &r.message).to_vec()));
+            let ack = settlements.iter().map(|settlement| settlement.last_mutation).max();
+            let bodies = bodies.iter().map(|body| &body[..]);
+            frames.push(tx_frame(cursor, bodies, ack, None).to_vec());
+        }
+        Output::Reset { .. } => {}
+    }
+}

@@ -1,0 +1,358 @@
+//! One deployment: virtual time, what happens in it, and what must hold after every step. All chance comes
+//! from one seed, and all order from one queue of events.
+
+use std::collections::BTreeMap;
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use rowtide_engine::{HistoryRequest, Input, Load};
+use rowtide_protocol::{Connect, Epoch, Lsn};
+
+use crate::checks::{Ledger, Seen};
+use crate::client::Client;
+use crate::data::{NOTE, Row, Schema, Tables, USERS, Writes};
+use crate::disk::Disk;
+use crate::network::{Network, Parcel, Side};
+use crate::postgres::{Postgres, Work};
+use crate::server::Server;
+use crate::writer::Attempt;
+
+/// A server in one of its lives.
+#[derive(Clone, Copy, Debug)]
+pub struct At {
+    pub server: usize,
+    pub life: u64,
+}
+
+/// What is to happen.
+#[derive(Debug)]
+pub enum Event {
+    // Postgres
+    BeginSql,
+    CommitSql { xid: u64, postgres_life: u64 },
+    Show(usize, Lsn),
+    StartPostgres,
+    WalsenderEnds(usize, u64),
+    // Servers
+    StartServer(usize),
+    Replicate(At),
+    Stream(At),
+    Write(At),
+    Tick(At, Epoch),
+    Engine(At, usize),
+    Gather(At, usize),
+    Look(At, usize, Load, Epoch),
+    Looked(At, usize, Box<Input>, Epoch),
+    Answer(At, usize, HistoryRequest, u32),
+    Claim(At, u64, Box<Connect>),
+    Drain(At, u64),
+    Attempt(At, u64),
+    Commit(At, Box<Attempt>),
+    // The network
+    Arrive(u64, Side),
+    Close(u64, Side),
+    // Clients
+    Connect(usize, u64),
+    Store(usize, u64),
+    Mutate(usize),
+    StartClient(usize),
+    // Faults
+    Fault,
+    EmptyDisk,
+}
+
+/// What a deployment has to stand.
+pub struct Weather {
+    /// The longest pause between two faults.
+    pub pace_ms: u64,
+    /// Whether epochs end: databases that go back, slots and disks that are lost.
+    pub epochs_end: bool,
+    /// Whether clients crash, and lose their replicas.
+    pub clients_crash: bool,
+    /// Whether tables are truncated, and transactions too large to hold.
+    pub rough: bool,
+}
+
+pub struct World {
+    pub rng: SmallRng,
+    pub now_ms: u64,
+    queue: BTreeMap<(u64, u64), Event>,
+    events: u64,
+    pub postgres: Postgres,
+    /// The server that streams, as Postgres knows it.
+    pub walsender: Option<(usize, u64)>,
+    /// Whether the slot that the log was written from is gone.
+    pub slot_was_lost: bool,
+    pub disk: Disk,
+    pub network: Network,
+    pub servers: Vec<Server>,
+    pub clients: Vec<Client>,
+    /// The history of Postgres in which each epoch began.
+    pub epochs: BTreeMap<u64, usize>,
+    pub ledger: Ledger,
+    pub seen: Seen,
+    pub weather: Weather,
+    /// Whether there are faults, and people who do something.
+    pub stormy: bool,
+    pub most_mutations: u64,
+    /// Whether its course is printed.
+    pub told: bool,
+}
+
+/// Within this everyone must be there, once faults have ended.
+const RECOVERY_MS: u64 = 120_000;
+
+impl World {
+    pub fn new(seed: u64, told: bool) -> World {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let schema = Schema::new();
+        let mut tables = Tables::default();
+        let mut writes = Writes::new();
+        for (table, ids) in [(0, 4), (1, 6), (2, 8), (3, 8)] {
+            for id in 0..ids {
+                let row = random_row(&mut rng, table, id);
+                writes.insert((table, id), Some(schema.store(table, row)));
+            }
+        }
+        tables.write(&writes);
+        let weather = Weather {
+            pace_ms: [400, 1500, 5000][rng.random_range(0..3)],
+            epochs_end: rng.random_bool(0.4),
+            clients_crash: rng.random_bool(0.5),
+            rough: rng.random_bool(0.3),
+        };
+        let clients = rng.random_range(2..=5);
+        World {
+            rng,
+            now_ms: 0,
+            queue: BTreeMap::new(),
+            events: 0,
+            postgres: Postgres::new(schema, tables),
+            walsender: None,
+            slot_was_lost: false,
+            disk: Disk::new(),
+            network: Network::default(),
+            servers: vec![Server::default(), Server::default()],
+            clients: (0..clients).map(Client::new).collect(),
+            epochs: BTreeMap::new(),
+            ledger: Ledger::default(),
+            seen: Seen::default(),
+            weather,
+            stormy: false,
+            most_mutations: 0,
+            told,
+        }
+    }
+
+    /// Storms and what comes after each; returns what was seen.
+    pub fn run(mut self) -> Seen {
+        let servers = self.rng.random_range(1..=2);
+        (0..servers).for_each(|server| self.start_server(server));
+        (0..self.clients.len()).for_each(|client| self.after(0, Event::Connect(client, 0)));
+        for _ in 0..self.rng.random_range(1..=2) {
+            self.storm();
+            self.recover();
+        }
+        self.seen
+    }
+
+    fn storm(&mut self) {
+        self.stormy = true;
+        self.most_mutations += 40;
+        self.after(0, Event::Fault);
+        self.after(0, Event::BeginSql);
+        (0..self.clients.len()).for_each(|client| self.after(10, Event::Mutate(client)));
+        let end = self.now_ms + self.rng.random_range(4_000..25_000);
+        while self.now_ms < end {
+            self.step();
+        }
+        self.stormy = false;
+    }
+
+    /// Everything works again; then everyone must get everything, in bounded time.
+    fn recover(&mut self) {
+        self.say(|| "the storm is over".to_owned());
+        self.disk.full = false;
+        self.postgres.up = true;
+        self.postgres.show_all();
+        (0..self.servers.len()).for_each(|server| self.start_server(server));
+        (0..self.clients.len()).for_each(|client| self.start_client(client));
+        let mut writes = Writes::new();
+        for (user, id) in USERS.iter().zip(900..) {
+            let mark = self.now_ms;
+            let person = Some((*user).to_owned());
+            let row = Row { id, parent: None, person, mark, hidden: false };
+            writes.insert((NOTE, id), Some(self.postgres.schema.store(NOTE, row)));
+        }
+        let xid = self.postgres.begin();
+        let work = Work { writes, ..Work::default() };
+        let lsn = self.postgres.commit(xid, work, self.now_ms);
+        self.postgres.show(lsn);
+        let latest = self.now_ms + RECOVERY_MS;
+        while !self.is_at_rest() {
+            assert!(self.now_ms < latest, "{}", self.who_is_stuck());
+            (0..50).for_each(|_| self.step());
+        }
+        self.ledger.check(self.postgres.now());
+        self.seen.count("recoveries");
+    }
+
+    /// Takes the next event.
+    fn step(&mut self) {
+        let ((now_ms, _), event) = self.queue.pop_first().expect("there is always a next event");
+        self.now_ms = now_ms;
+        match event {
+            Event::BeginSql => self.begin_sql(),
+            Event::CommitSql { xid, postgres_life } => self.commit_sql(xid, postgres_life),
+            Event::Show(history, lsn) => {
+                if history == self.postgres.history() {
+                    self.postgres.show(lsn);
+                }
+            }
+            Event::StartPostgres => self.postgres.up = true,
+            Event::WalsenderEnds(server, life) => {
+                self.walsender.take_if(|walsender| *walsender == (server, life));
+            }
+            Event::StartServer(server) => self.start_server(server),
+            Event::Replicate(at) => self.replicate(at),
+            Event::Stream(at) => self.stream(at),
+            Event::Write(at) => self.write(at),
+            Event::Tick(at, epoch) => self.tick(at, epoch),
+            Event::Engine(at, engine) => self.run_engine(at, engine),
+            Event::Gather(at, engine) => self.gather(at, engine),
+            Event::Look(at, engine, load, epoch) => self.look(at, engine, load, epoch),
+            Event::Looked(at, engine, input, epoch) => self.looked(at, engine, *input, epoch),
+            Event::Answer(at, engine, request, tries) => self.answer(at, engine, request, tries),
+            Event::Claim(at, id, connect) => self.claim(at, id, connect),
+            Event::Drain(at, id) => self.drain(at, id),
+            Event::Attempt(at, id) => self.attempt(at, id),
+            Event::Commit(at, attempt) => self.commit_attempt(at, attempt),
+            Event::Arrive(id, side) => {
+                if let Some(parcel) = self.network.receive(id, side, self.now_ms) {
+                    self.arrive(id, side, parcel);
+                }
+            }
+            Event::Close(id, side) => self.arrive(id, side, Parcel::End),
+            Event::Connect(client, life) => self.connect(client, life),
+            Event::Store(client, life) => self.store(client, life),
+            Event::Mutate(client) => self.make_mutation(client),
+            Event::StartClient(client) => self.start_client(client),
+            Event::Fault => self.fault(),
+            Event::EmptyDisk => self.disk.full = false,
+        }
+    }
+
+    pub fn after(&mut self, delay_ms: u64, event: Event) {
+        self.events += 1;
+        self.queue.insert((self.now_ms + delay_ms, self.events), event);
+    }
+
+    pub fn say(&self, text: impl FnOnce() -> String) {
+        if self.told {
+            println!("{:>8} {}", self.now_ms, text());
+        }
+    }
+
+    fn arrive(&mut self, id: u64, side: Side, parcel: Parcel) {
+        let Some(connection) = self.network.connections.get(&id) else { return };
+        let at = At { server: connection.server, life: connection.server_life };
+        match side {
+            Side::Server if !self.is_gone(at) => self.server_receives(at, id, parcel),
+            Side::Client if self.clients[connection.client].connection == Some(id) => {
+                self.client_receives(connection.client, parcel);
+            }
+            _ => {}
+        }
+    }
+
+    pub fn send(&mut self, id: u64, to: Side, text: Vec<u8>) {
+        let text = String::from_utf8(text).expect("frames are text");
+        self.send_parcel(id, to, Parcel::Text(text));
+    }
+
+    fn send_parcel(&mut self, id: u64, to: Side, parcel: Parcel) {
+        let most = if self.stormy && self.rng.random_bool(0.02) { 2000 } else { 30 };
+        let delay = self.rng.random_range(1..most);
+        if let Some(arrives_ms) = self.network.send(id, to, parcel, self.now_ms, delay) {
+            self.after(arrives_ms - self.now_ms, Event::Arrive(id, to));
+        }
+    }
+
+    /// One side ends a connection; the other is told behind all that was sent.
+    pub fn end_connection(&mut self, id: u64, by: Side) {
+        let other = if by == Side::Client { Side::Server } else { Side::Client };
+        self.send_parcel(id, other, Parcel::End);
+        self.network.close(id, by);
+    }
+
+    /// One side is gone, and perhaps the other hears of it only when it has waited long enough.
+    pub fn vanish(&mut self, id: u64, side: Side) {
+        if self.rng.random_bool(0.5) {
+            return self.end_connection(id, side);
+        }
+        let other = if side == Side::Client { Side::Server } else { Side::Client };
+        let kept = self.rng.random_range(0..=self.network.under_way(id, other));
+        self.network.cut(id, other, kept);
+        self.network.close(id, side);
+        let delay = self.rng.random_range(100..15_000);
+        self.after(delay, Event::Close(id, other));
+    }
+
+    fn begin_sql(&mut self) {
+        if !self.stormy {
+            return;
+        }
+        let pause = self.rng.random_range(30..900);
+        self.after(pause, Event::BeginSql);
+        if self.postgres.up {
+            let xid = self.postgres.begin();
+            let most = if self.rng.random_bool(0.1) { 3000 } else { 200 };
+            let delay = self.rng.random_range(1..most);
+            let postgres_life = self.postgres.life;
+            self.after(delay, Event::CommitSql { xid, postgres_life });
+        }
+        if self.rng.random_bool(0.1) {
+            self.postgres.write_other_wal();
+        }
+    }
+
+    fn commit_sql(&mut self, xid: u64, postgres_life: u64) {
+        if self.postgres.life != postgres_life {
+            return;
+        }
+        if self.rng.random_bool(0.1) {
+            return self.postgres.abort(xid);
+        }
+        let mut work = Work::default();
+        if self.weather.rough && self.rng.random_bool(0.03) {
+            work.truncated.push(self.rng.random_range(1..4));
+        }
+        for _ in 0..self.rng.random_range(0..5) {
+            let (table, id) = (self.rng.random_range(0..4), self.rng.random_range(0..8));
+            let there = self.rng.random_bool(0.75);
+            let row = random_row(&mut self.rng, table, id);
+            let row = there.then(|| self.postgres.schema.store(table, row));
+            work.writes.insert((table, id), row);
+        }
+        work.too_large = self.weather.rough && self.rng.random_bool(0.04);
+        if self.postgres.must_wait(&work) {
+            return self.after(20, Event::CommitSql { xid, postgres_life });
+        }
+        self.seen.count("transactions of others");
+        if !work.truncated.is_empty() {
+            self.seen.count("truncations");
+        }
+        if work.too_large {
+            self.seen.count("transactions too large to hold");
+        }
+        let lsn = self.postgres.commit(xid, work, self.now_ms);
+        self.show_later(lsn);
+    }
+}
+
+fn random_row(rng: &mut SmallRng, table: usize, id: i64) -> Row {
+    let parent = rng.random_bool(0.8).then(|| rng.random_range(0..if table == 3 { 8 } else { 4 }));
+    let person = rng.random_bool(0.9).then(|| USERS[rng.random_range(0..3)].to_owned());
+    let (mark, hidden) = (rng.random_range(1_000..1_000_000), rng.random_bool(0.2));
+    Row { id, parent, person, mark, hidden }
+}
