@@ -23,7 +23,13 @@ impl SmallDisk {
             .args(["-t", "tmpfs", "-o", "size=24m", "rowtide-test"])
             .arg(dir.path())
             .status();
-        mounted.is_ok_and(|status| status.success()).then_some(SmallDisk(dir))
+        if mounted.is_ok_and(|status| status.success()) {
+            return Some(SmallDisk(dir));
+        }
+        let me = fs::metadata("/proc/self").expect("a process knows itself");
+        assert_ne!(me.uid(), 0, "root can mount a disk");
+        eprintln!("not shown here: only root can mount a small disk");
+        None
     }
 
     fn path(&self) -> &Path {
@@ -37,36 +43,44 @@ impl Drop for SmallDisk {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_holds_the_stream_up_and_loses_nothing() {
-    let Some(disk) = SmallDisk::mount() else {
-        let me = fs::metadata("/proc/self").expect("a process knows itself");
-        assert_ne!(me.uid(), 0, "root can mount a disk");
-        eprintln!("not shown here: only root can mount a small disk");
-        return;
-    };
+/// A server whose history is on the disk.
+async fn app(disk: &SmallDisk) -> App {
     let change = |options: &mut rowtide::server::ServerOptions| {
         options.hub.log.dir = disk.path().join("history");
         // The client reads only in the end.
         options.hub.outbox_bytes = 64 << 20;
     };
-    let app = App::with_options(DEFINITION, TABLES, change).await;
-    let mut raw = Raw::live(&app, "ann").await;
-    let health = || app.server.as_ref().unwrap().hub().health();
-    let sql = app.database.connect().await;
-    let write = |id: i32| {
-        let text = format!("repeat(md5('{id}'), 4000)");
-        format!("INSERT INTO note VALUES ({id}, 'ann', {text})")
-    };
+    App::with_options(DEFINITION, TABLES, change).await
+}
+
+/// Writes until the server says that nothing more of it fits, and returns how often.
+async fn fill(app: &App, disk: &SmallDisk, sql: &tokio_postgres::Client) -> i32 {
     fs::write(disk.path().join("filler"), vec![0; 18 << 20]).unwrap();
+    let health = || app.server.as_ref().unwrap().hub().health();
     let mut written = 0;
-    // Nothing of this fits any more after a while.
     while health().ready {
         written += 1;
         sql.batch_execute(&write(written)).await.unwrap();
         assert!(written < 500, "the disk was never full");
     }
     assert!(health().detail.contains("no room"), "{}", health().detail);
+    written
+}
+
+fn write(id: i32) -> String {
+    format!("INSERT INTO note VALUES ({id}, 'ann', repeat(md5('{id}'), 4000))")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_holds_the_stream_up_and_loses_nothing() {
+    let Some(disk) = SmallDisk::mount() else {
+        return;
+    };
+    let app = app(&disk).await;
+    let mut raw = Raw::live(&app, "ann").await;
+    let health = || app.server.as_ref().unwrap().hub().health();
+    let sql = app.database.connect().await;
+    let mut written = fill(&app, &disk, &sql).await;
     for _ in 0..20 {
         written += 1;
         sql.batch_execute(&write(written)).await.unwrap();
@@ -80,4 +94,32 @@ async fn a_full_disk_holds_the_stream_up_and_loses_nothing() {
     }
     assert_eq!(heard, written, "each once");
     eventually("the server is ready again", || async { health().ready.then_some(()) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_with_a_full_disk_stops_and_goes_on_when_there_is_room() {
+    let Some(disk) = SmallDisk::mount() else {
+        return;
+    };
+    let mut app = app(&disk).await;
+    let mut raw = Raw::live(&app, "ann").await;
+    let sql = app.database.connect().await;
+    let written = fill(&app, &disk, &sql).await;
+    let stopped = tokio::time::timeout(std::time::Duration::from_secs(15), app.stop_server());
+    assert!(stopped.await.is_ok(), "it does not wait for room");
+    raw.ending().await.assert("its client", "restarting");
+    fs::remove_file(disk.path().join("filler")).unwrap();
+    app.start_server().await;
+    let mut raw = Raw::open(&app).await;
+    raw.say(&Raw::connect(&App::token("ann"))).await;
+    let mut rows = 0;
+    loop {
+        let message = raw.hear().await.expect("it is brought up to date");
+        match message["type"].as_str() {
+            Some("snapshot") => rows += message["rows"].as_array().unwrap().len() as i32,
+            Some("ready") => break,
+            _ => {}
+        }
+    }
+    assert_eq!(rows, written);
 }

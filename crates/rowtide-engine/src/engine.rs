@@ -41,6 +41,8 @@ pub enum Input {
     Transaction(Arc<Transaction>),
     /// The stream has come this far, and there was nothing on the way.
     Position(Lsn),
+    /// A stream begins, and WAL ends here: no client was ever told of anything behind it.
+    StreamBegan(Lsn),
     /// A load arrived.
     Loaded(LoadId, Loaded),
     /// A load will not arrive; its topics are wanted again.
@@ -164,6 +166,8 @@ pub struct Engine {
     pub(crate) histories: FxHashMap<HistoryId, ViewKey>,
     next_history: u64,
     turn: u64,
+    /// Where WAL ended when the stream began.
+    wal_end: Lsn,
     /// The turn in which the stream last brought something.
     heard_turn: u64,
     /// The JSON of all rows that are held, in bytes; a row counts once for each of its topics.
@@ -217,6 +221,7 @@ impl Engine {
             histories: FxHashMap::default(),
             next_history: 0,
             turn: 0,
+            wal_end: Lsn(0),
             heard_turn: 0,
             row_bytes: 0,
             row_budget,
@@ -240,6 +245,7 @@ impl Engine {
         match input {
             Input::Transaction(transaction) => self.transaction(&transaction, out),
             Input::Position(lsn) => self.position = self.position.max(lsn),
+            Input::StreamBegan(end) => self.wal_end = end,
             Input::Loaded(id, loaded) => self.loaded(id, loaded),
             Input::LoadFailed(id) => self.load_failed(id),
             Input::History(id, history) => self.history(id, history, out),
@@ -368,6 +374,7 @@ impl Engine {
             self.views_by_claims.remove(&view.claims);
         }
         self.resuming.remove(&view_key);
+        self.releasable.remove(&(view.release_at, view_key));
         self.apart.remove(&view_key);
         self.histories.retain(|_, of| *of != view_key);
         for key in view.reach.into_keys().chain(view.leaving) {

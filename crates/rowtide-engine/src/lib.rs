@@ -20,5 +20,5 @@ mod model;
 pub use engine::{Counts, Engine, Input, Opening, Output, SessionId};
 pub use load::{Load, LoadId, Loaded};
 pub use recent::MAX_RECENT_BYTES;
-pub use resume::{HistoryId, HistoryRequest, MAX_RESUME_TRANSACTIONS, MAX_RESUME_TURNS};
+pub use resume::{HistoryId, HistoryRequest, MAX_RESUME_BYTES, MAX_RESUME_TURNS};
 pub use snapshot::{InvalidSnapshot, Snapshot};

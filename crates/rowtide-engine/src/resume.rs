@@ -14,11 +14,11 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::topic::{Rows, key_of};
 use crate::{Opening, SessionId};
 
-/// How many transactions are kept for a session that comes back, while the log is asked for it. Past that
-/// it is sent all of its rows.
-pub const MAX_RESUME_TRANSACTIONS: usize = 10_000;
+/// How many bytes of transactions are kept for a session that comes back, while the log is asked for it; all who
+/// come back share them. Past that it is sent all of its rows.
+pub const MAX_RESUME_BYTES: usize = 64 << 20;
 
-/// How many ticks a session that comes back waits for a stream that goes on to come to its cursor, before it is
+/// How many ticks a session that comes back waits for a stream that has caught up to come to its cursor, before it is
 /// sent all of its rows. A stream that stands still is waited for: nobody is sent more because Postgres is away.
 pub const MAX_RESUME_TURNS: u64 = 10;
 /// A stream of which nothing was heard for so many ticks stands still.
@@ -66,6 +66,7 @@ pub(crate) struct Resume {
     pub(crate) past: BTreeMap<(Lsn, TableId, Bytes), Change>,
     /// What was streamed behind `base`.
     pub(crate) since: Vec<Arc<Transaction>>,
+    pub(crate) since_bytes: usize,
 }
 
 impl Resume {

@@ -42,6 +42,8 @@ pub struct Identity {
     pub system: u64,
     /// The database (`pg_database.oid`).
     pub database: u32,
+    /// The timeline of its WAL.
+    pub timeline: u32,
     /// The replication slot.
     pub slot: String,
 }
@@ -122,6 +124,7 @@ impl Identity {
         let mut bytes = self.plan.to_vec();
         bytes.extend_from_slice(&self.system.to_le_bytes());
         bytes.extend_from_slice(&self.database.to_le_bytes());
+        bytes.extend_from_slice(&self.timeline.to_le_bytes());
         bytes.extend_from_slice(self.slot.as_bytes());
         bytes
     }

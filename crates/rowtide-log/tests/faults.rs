@@ -93,6 +93,7 @@ fn a_log_of_something_else_is_replaced() {
     let others = [
         Identity { plan: [8; 32], ..identity() },
         Identity { system: 43, ..identity() },
+        Identity { timeline: 2, ..identity() },
         Identity { database: 6, ..identity() },
         Identity { slot: "other".into(), ..identity() },
     ];

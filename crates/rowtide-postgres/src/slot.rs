@@ -39,6 +39,8 @@ pub struct SystemIdentity {
     pub cluster: u64,
     /// `pg_database.oid`.
     pub database: u32,
+    /// Another after a standby was promoted, or a backup was brought up to a point in time.
+    pub timeline: u32,
 }
 
 /// Asks which database this is.
@@ -46,9 +48,13 @@ pub struct SystemIdentity {
 /// # Errors
 /// When the question is not answered.
 pub async fn system_identity(client: &Client) -> Result<SystemIdentity, Error> {
-    let sql = "SELECT system_identifier, (SELECT oid FROM pg_database WHERE datname = current_database()) \
+    // The first eight digits of a file of WAL are its timeline.
+    let sql = "SELECT system_identifier, \
+               (SELECT oid FROM pg_database WHERE datname = current_database()), \
+               ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int \
                FROM pg_control_system()";
     let row = client.query_one(sql, &[]).await?;
     // Postgres shows the unsigned number as a signed one.
-    Ok(SystemIdentity { cluster: row.get::<_, i64>(0) as u64, database: row.get(1) })
+    let (cluster, timeline) = (row.get::<_, i64>(0) as u64, row.get::<_, i32>(2) as u32);
+    Ok(SystemIdentity { cluster, database: row.get(1), timeline })
 }

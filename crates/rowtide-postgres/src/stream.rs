@@ -16,6 +16,7 @@ use tokio_postgres::Client;
 
 use crate::assemble::{AssembleError, Assembler};
 use crate::connect::{ConnectError, ConnectOptions, Names, connect, reason};
+use crate::slot::{SystemIdentity, system_identity};
 
 /// The most bytes of encoded rows that one transaction may take before its tables are loaded again
 /// instead.
@@ -130,6 +131,8 @@ pub struct SlotPosition {
     pub confirmed: Lsn,
     /// Where WAL ended: once that is reached, the stream has caught up.
     pub end: Lsn,
+    /// Of which database.
+    pub system: SystemIdentity,
 }
 
 /// A connection that streams.
@@ -256,5 +259,6 @@ async fn check_slot(client: &Client, slot: &str, role: &str) -> Result<SlotPosit
         let parsed = text.unwrap_or("0/0").parse();
         parsed.map_err(|error: rowtide_protocol::InvalidLsn| StreamError::Ended(error.to_string()))
     };
-    Ok(SlotPosition { confirmed: lsn(row.get(3))?, end: lsn(row.get(2))? })
+    let system = system_identity(client).await?;
+    Ok(SlotPosition { confirmed: lsn(row.get(3))?, end: lsn(row.get(2))?, system })
 }

@@ -57,8 +57,6 @@ pub const LOG_RETRY: Duration = Duration::from_millis(500);
 pub const HISTORY_CHANGES: usize = 20_000;
 /// The most bytes of changes that bring one session up to date.
 pub const HISTORY_BYTES: usize = 8 << 20;
-/// How long a session waits for the log to be written up to where the stream is.
-pub const HISTORY_WAIT: Duration = Duration::from_secs(5);
 /// How many of the last changes are read from the log at the start, because a load may not see them yet.
 pub const RECENT_CHANGES: usize = 10_000;
 /// How soon a session that comes as a generation ends looks for the next.

@@ -67,6 +67,9 @@ impl World {
             Some("other timeline")
         } else if self.postgres.wal_end < self.disk.end {
             Some("database behind")
+        } else if slot.confirmed < self.disk.oldest {
+            // What the log does not have cannot be held against what the stream brings.
+            Some("slot behind")
         } else {
             None
         };

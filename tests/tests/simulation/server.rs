@@ -64,23 +64,9 @@ pub struct Session {
     engine: Option<usize>,
     /// The last mutation that was settled when the client came.
     pub last: u64,
-    /// The last that it has been, or is about to be, told of.
-    told: u64,
     refused: Vec<Refusal>,
     outbox: VecDeque<Output>,
     draining: bool,
-}
-
-impl Session {
-    /// Whether no settlement is missing before this one. What was streamed before the session opened may not
-    /// have been visible when its client was looked up.
-    fn follows(&mut self, settlement: &Settlement) -> bool {
-        let refused = settlement.refused.iter().map(|refusal| refusal.id);
-        let first = refused.min().unwrap_or(settlement.last_mutation);
-        let follows = first <= self.told + 1;
-        self.told = self.told.max(settlement.last_mutation);
-        follows
-    }
 }
 
 impl World {
@@ -183,12 +169,6 @@ impl World {
         let Some(open) = self.servers[at.server].sessions.get_mut(&session.0) else { return };
         if let Output::Reset { .. } = output {
             self.seen.count("resets");
-            return self.end_session(at, session.0, Some(ErrorCode::Restarting));
-        }
-        if let Output::Tx { settlements, .. } = &output
-            && !settlements.iter().all(|settlement| open.follows(settlement))
-        {
-            self.seen.count("settlements that were missed");
             return self.end_session(at, session.0, Some(ErrorCode::Restarting));
         }
         open.outbox.push_back(output);
@@ -294,7 +274,6 @@ impl World {
                     user,
                     engine: None,
                     last: 0,
-                    told: 0,
                     refused: Vec::new(),
                     outbox: VecDeque::new(),
                     draining: false,
@@ -344,7 +323,7 @@ impl World {
         let refused = known.refused.range(settled + 1..=known.last.max(settled + 1));
         session.refused =
             refused.map(|(number, code)| crate::postgres::refusal(*number, code)).collect();
-        (session.last, session.told) = (known.last, known.last);
+        session.last = known.last;
         session.engine = Some(engine);
         let opening = Opening {
             session: SessionId(id),

@@ -15,7 +15,7 @@ use rustc_hash::FxHashSet;
 
 use super::{Engine, Opening, Output, mark};
 use crate::resume::{
-    HistoryId, HistoryRequest, MAX_RESUME_TRANSACTIONS, MAX_RESUME_TURNS, Resume, STILL_TURNS,
+    HistoryId, HistoryRequest, MAX_RESUME_BYTES, MAX_RESUME_TURNS, Resume, STILL_TURNS,
 };
 use crate::topic::ViewKey;
 use crate::view::{Touched, View};
@@ -39,6 +39,7 @@ impl Engine {
             asked: false,
             past: std::collections::BTreeMap::new(),
             since: Vec::new(),
+            since_bytes: 0,
         }));
         let key = self.views.insert(view);
         self.resuming.insert(key);
@@ -213,9 +214,10 @@ impl Engine {
                 Changes::TooLarge(_) => false,
             };
             if concerned {
+                resume.since_bytes += transaction.bytes();
                 resume.since.push(Arc::clone(transaction));
             }
-            if resume.since.len() > MAX_RESUME_TRANSACTIONS {
+            if resume.since_bytes > MAX_RESUME_BYTES {
                 resume.is_too_much = true;
             }
         }
@@ -232,7 +234,7 @@ impl Engine {
 
     /// Those for whom too much is kept, or whose cursor the stream does not come to, are sent all of their rows.
     pub(super) fn give_up_resumes(&mut self, out: &mut Vec<Output>) {
-        let goes_on = self.turn < self.heard_turn + STILL_TURNS;
+        let goes_on = self.position >= self.wal_end && self.turn < self.heard_turn + STILL_TURNS;
         let late = |key: &ViewKey| {
             self.views[*key].resume.as_ref().is_some_and(|resume| {
                 let waits = resume.from > self.position && resume.until_turn <= self.turn;

@@ -35,7 +35,7 @@ impl Drop for TestDir {
 }
 
 pub(crate) fn identity() -> Identity {
-    Identity { plan: [7; 32], system: 42, database: 5, slot: "rowtide".into() }
+    Identity { plan: [7; 32], system: 42, database: 5, timeline: 1, slot: "rowtide".into() }
 }
 
 pub(crate) fn options(dir: &Path) -> LogOptions {

@@ -38,10 +38,27 @@ const MAX_LOAD_TOPICS: usize = 20_000;
 pub(super) enum Command {
     /// What the stream brought, in order, and its share of the memory that all of it may take.
     Stream(Vec<Input>, Arc<OwnedSemaphorePermit>),
-    Open(Opening, Arc<Outbox>),
+    Open(Opening, Arriving),
     Loaded(LoadId, Loaded),
     History(HistoryId, Option<History>),
     Counts(oneshot::Sender<Counts>),
+}
+
+/// A session on its way into an engine. If the engine ends before it is there, the session is told.
+pub(super) struct Arriving(Option<Arc<Outbox>>);
+
+impl Arriving {
+    pub(super) fn new(outbox: Arc<Outbox>) -> Arriving {
+        Arriving(Some(outbox))
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        if let Some(outbox) = &self.0 {
+            outbox.close(RESTARTING.0, RESTARTING.1);
+        }
+    }
 }
 
 /// A load of one engine, on its way to the loader.
@@ -175,13 +192,6 @@ impl EngineThread {
                 self.load_at = Some(Instant::now() + self.gather);
             }
         }
-        // Sessions that were on their way in are told as well.
-        commands.close();
-        while let Some(command) = commands.recv().await {
-            if let Command::Open(opening, outbox) = command {
-                self.outboxes.insert(opening.session, outbox);
-            }
-        }
     }
 
     fn take(&mut self, command: Command) {
@@ -197,9 +207,11 @@ impl EngineThread {
                 }
                 self.step(Input::Loaded(id, loaded));
             }
-            Command::Open(opening, outbox) => {
-                self.outboxes.insert(opening.session, outbox);
-                self.step(Input::Open(opening));
+            Command::Open(opening, mut arriving) => {
+                if let Some(outbox) = arriving.0.take() {
+                    self.outboxes.insert(opening.session, outbox);
+                    self.step(Input::Open(opening));
+                }
             }
             // Whoever asked may have gone.
             Command::Counts(reply) => drop(reply.send(self.engine.counts())),
@@ -235,8 +247,10 @@ impl EngineThread {
         }
         while let Some(request) = self.engine.take_history() {
             let Some(reply) = self.commands.upgrade() else { return };
-            // The reader ends only with the server.
-            drop(self.questions.send(Question { request, reply: reply.downgrade() }));
+            let id = request.id;
+            if self.questions.send(Question { request, reply: reply.downgrade() }).is_err() {
+                self.engine.step(Input::History(id, None), &mut self.outputs);
+            }
         }
     }
 

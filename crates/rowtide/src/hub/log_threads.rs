@@ -4,27 +4,29 @@
 //! engines ask for sessions that come back.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
-use rowtide_engine::{HistoryId, HistoryRequest};
+use rowtide_engine::HistoryRequest;
 use rowtide_log::{Entry, HistoryError, Identity, Log, LogError, LogReader};
 use rowtide_plan::row::{History, Transaction};
 use rowtide_protocol::{Epoch, Lsn};
+use thiserror::Error;
+use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
-use tokio::time::timeout;
 
 use super::engine_thread::Command;
 use crate::limits::{
-    HISTORY_BYTES, HISTORY_CHANGES, HISTORY_WAIT, LOG_BATCHES, LOG_GATHER, LOG_GROUP,
-    LOG_POSITION_EVERY, LOG_PRUNE_EVERY, LOG_RETRY, RECENT_CHANGES,
+    HISTORY_BYTES, HISTORY_CHANGES, LOG_BATCHES, LOG_GATHER, LOG_GROUP, LOG_POSITION_EVERY,
+    LOG_PRUNE_EVERY, LOG_RETRY, RECENT_CHANGES,
 };
 use crate::telemetry;
 
 /// What the writer does.
 enum Task {
     Append(Vec<Entry>, Arc<OwnedSemaphorePermit>),
-    Begin(Identity, Lsn, oneshot::Sender<()>),
+    Begin(Identity, Lsn, oneshot::Sender<Epoch>),
 }
 
 /// A question of an engine, on its way to the reader.
@@ -56,7 +58,14 @@ pub(super) struct LogThreads {
     status: watch::Receiver<LogStatus>,
     reader: LogReader,
     ended: oneshot::Receiver<()>,
+    /// The end of what was queued last.
+    handed: AtomicU64,
 }
+
+/// The writer has ended: what is queued comes to nothing.
+#[derive(Debug, Error)]
+#[error("the log's writer has ended")]
+pub(super) struct LogEnded;
 
 impl LogThreads {
     /// Starts both.
@@ -81,8 +90,10 @@ impl LogThreads {
             drop(ends);
         })?;
         let (of_reader, of_status) = (reader.clone(), status.clone());
-        spawn("history", move || answer(&of_reader, asked, of_status))?;
-        Ok(LogThreads { tasks, questions, status, reader, ended })
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        spawn("history", move || answer(&runtime, &of_reader, asked, of_status))?;
+        let handed = AtomicU64::new(0);
+        Ok(LogThreads { tasks, questions, status, reader, ended, handed })
     }
 
     pub(super) fn status(&self) -> LogStatus {
@@ -99,23 +110,32 @@ impl LogThreads {
 
     /// Queues what the stream brought; waits while the disk is behind. The permit is given back when it is
     /// written.
-    pub(super) async fn append(&self, entries: Vec<Entry>, permit: Arc<OwnedSemaphorePermit>) {
-        // It ends only after us.
-        drop(self.tasks.send(Task::Append(entries, permit)).await);
+    pub(super) async fn append(
+        &self,
+        entries: Vec<Entry>,
+        permit: Arc<OwnedSemaphorePermit>,
+    ) -> Result<(), LogEnded> {
+        let end = entries.last().map(end_of);
+        self.tasks.send(Task::Append(entries, permit)).await.map_err(|_| LogEnded)?;
+        end.into_iter().for_each(|lsn| self.handed.store(lsn.0, Ordering::Relaxed));
+        Ok(())
     }
 
-    /// Waits until everything that was queued is durable.
-    pub(super) async fn flushed(&self, lsn: Lsn) {
+    /// Waits until everything that was queued is written.
+    pub(super) async fn flushed(&self) -> Result<(), LogEnded> {
         let mut status = self.status.clone();
-        drop(status.wait_for(|status| status.covered >= lsn).await);
+        let handed = Lsn(self.handed.load(Ordering::Relaxed));
+        let flushed = status.wait_for(|status| status.covered >= handed).await;
+        flushed.map(drop).map_err(|_| LogEnded)
     }
 
     /// Empties the log and begins anew at `position`, with a new epoch, which is returned.
-    pub(super) async fn begin(&self, identity: Identity, position: Lsn) -> Epoch {
+    pub(super) async fn begin(&self, identity: Identity, position: Lsn) -> Result<Epoch, LogEnded> {
         let (reply, begun) = oneshot::channel();
-        drop(self.tasks.send(Task::Begin(identity, position, reply)).await);
-        drop(begun.await);
-        self.status.borrow().epoch
+        let task = Task::Begin(identity, position, reply);
+        self.tasks.send(task).await.map_err(|_| LogEnded)?;
+        self.handed.store(position.0, Ordering::Relaxed);
+        begun.await.map_err(|_| LogEnded)
     }
 
     /// The last transactions, which a load may not see yet.
@@ -123,7 +143,7 @@ impl LogThreads {
         self.reader.tail(RECENT_CHANGES)
     }
 
-    /// Writes what is queued and gives the log's directory free.
+    /// Writes what is queued, if it can be written, and gives the log's directory free.
     pub(super) async fn close(self) {
         let LogThreads { tasks, questions, reader, ended, .. } = self;
         drop((tasks, questions, reader));
@@ -149,10 +169,12 @@ impl Writer {
         while let Some(task) = next.take() {
             match task {
                 Task::Begin(identity, position, reply) => {
-                    self.until_done(|log| log.begin_epoch(identity.clone(), position));
+                    if !self.until_done(&tasks, |log| log.begin_epoch(identity.clone(), position)) {
+                        return;
+                    }
                     self.tell(position);
                     // Whoever asked may have gone.
-                    let _gone = reply.send(());
+                    let _gone = reply.send(self.log.epoch());
                 }
                 Task::Append(mut entries, permit) => {
                     // One write for all that comes in a moment.
@@ -172,7 +194,9 @@ impl Writer {
                             }
                         }
                     }
-                    self.append(&entries);
+                    if !self.append(&tasks, &entries) {
+                        return;
+                    }
                 }
             }
             let now = SystemTime::now();
@@ -189,35 +213,40 @@ impl Writer {
         }
     }
 
-    fn append(&mut self, entries: &[Entry]) {
-        let covered = match entries.last() {
-            Some(Entry::Transaction(transaction)) => transaction.lsn,
-            Some(Entry::Position(lsn)) => *lsn,
-            None => return,
-        };
+    /// Whether it was done; not if nobody waits for it any more.
+    fn append(&mut self, tasks: &mpsc::Receiver<Task>, entries: &[Entry]) -> bool {
+        let Some(covered) = entries.last().map(end_of) else { return true };
         // A position alone says only that nothing came; it is not worth a write each time.
         let now = SystemTime::now();
         let late = now.duration_since(self.positioned).map_or(true, |d| d >= LOG_POSITION_EVERY);
         if late || entries.iter().any(|entry| matches!(entry, Entry::Transaction(_))) {
             self.positioned = now;
             let begun = std::time::Instant::now();
-            self.until_done(|log| log.append(entries));
+            if !self.until_done(tasks, |log| log.append(entries)) {
+                return false;
+            }
             telemetry::logged(begun.elapsed());
         }
         self.tell(covered);
+        true
     }
 
     /// Tries until it succeeds: what cannot be written now can be once there is room, and until then the
-    /// stream waits.
-    fn until_done(&mut self, mut task: impl FnMut(&mut Log) -> Result<(), LogError>) {
+    /// stream waits. `false` if the server does not wait any more: Postgres still has what was not written.
+    fn until_done(
+        &mut self,
+        tasks: &mpsc::Receiver<Task>,
+        mut task: impl FnMut(&mut Log) -> Result<(), LogError>,
+    ) -> bool {
         while let Err(error) = task(&mut self.log) {
             tracing::error!(%error, "the log cannot be written; the stream waits until it can");
             self.says.send_modify(|status| status.failing = Some(error.to_string()));
             std::thread::sleep(LOG_RETRY);
-            if self.says.is_closed() {
-                return;
+            if tasks.is_closed() {
+                return false;
             }
         }
+        true
     }
 
     fn tell(&self, covered: Lsn) {
@@ -229,40 +258,28 @@ impl Writer {
     }
 }
 
-/// Answers questions until nobody can ask any more.
-fn answer(
-    reader: &LogReader,
-    mut questions: mpsc::UnboundedReceiver<Question>,
-    status: watch::Receiver<LogStatus>,
-) {
-    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else {
-        return;
-    };
-    while let Some(Question { request, reply }) = questions.blocking_recv() {
-        let history = match runtime.block_on(covered(status.clone(), request.up_to)) {
-            true => read(reader, &request),
-            false => {
-                tracing::warn!("the log is too far behind to bring a client up to date");
-                None
-            }
-        };
-        if let Some(reply) = reply.upgrade() {
-            let answer: (HistoryId, Option<History>) = (request.id, history);
-            drop(reply.blocking_send(Command::History(answer.0, answer.1)));
-        }
+fn end_of(entry: &Entry) -> Lsn {
+    match entry {
+        Entry::Transaction(transaction) => transaction.lsn,
+        Entry::Position(lsn) => *lsn,
     }
 }
 
-/// Waits until the log has what the engine has: it may be behind by what is being written. As long as it cannot be
-/// written at all the stream stands still, and sending all rows instead would help nobody.
-async fn covered(mut status: watch::Receiver<LogStatus>, up_to: Lsn) -> bool {
-    loop {
-        let covers = status.wait_for(|status| status.covered >= up_to);
-        let covers = timeout(HISTORY_WAIT, covers).await.map(|covers| covers.is_ok());
-        match covers {
-            Ok(covers) => return covers,
-            Err(_) if status.borrow().failing.is_some() => {}
-            Err(_) => return false,
+/// Answers questions until nobody can ask any more. The engine may be ahead of the log by what is being written,
+/// which is waited for: the stream stands still behind it, and sending all rows instead would help nobody.
+fn answer(
+    runtime: &Runtime,
+    reader: &LogReader,
+    mut questions: mpsc::UnboundedReceiver<Question>,
+    mut status: watch::Receiver<LogStatus>,
+) {
+    while let Some(Question { request, reply }) = questions.blocking_recv() {
+        let covers = status.wait_for(|status| status.covered >= request.up_to);
+        // An error if the writer has ended.
+        let covered = runtime.block_on(covers).is_ok();
+        let history = if covered { read(reader, &request) } else { None };
+        if let Some(reply) = reply.upgrade() {
+            drop(reply.blocking_send(Command::History(request.id, history)));
         }
     }
 }

@@ -34,7 +34,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch}
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use self::engine_thread::{Command, EngineHandle};
+use self::engine_thread::{Arriving, Command, EngineHandle};
 use self::loader_task::LoadCounts;
 use self::log_threads::{LogStatus, LogThreads};
 use self::outbox::Outbox;
@@ -228,6 +228,7 @@ impl Hub {
             plan: compiled.plan.fingerprint(),
             system: system.cluster,
             database: system.database,
+            timeline: system.timeline,
             slot: options.names.slot.clone(),
         };
         drop(client);
@@ -295,7 +296,7 @@ impl Hub {
             let outbox = Arc::new(Outbox::new(Arc::clone(&generation.plan), limit, told));
             let client = Some(client.into());
             let opening = Opening { session, claims, client, not_before, cursor };
-            let open = Command::Open(opening, Arc::clone(&outbox));
+            let open = Command::Open(opening, Arriving::new(Arc::clone(&outbox)));
             if engine.commands.send(open).await.is_ok() {
                 shared.sessions.fetch_add(1, Ordering::Relaxed);
                 let closes = engine.closes.clone();

@@ -13,6 +13,7 @@ use rand::Rng;
 use rowtide_engine::Input;
 use rowtide_log::{Committed, Entry, Identity};
 use rowtide_postgres::connect::connect;
+use rowtide_postgres::slot::SystemIdentity;
 use rowtide_postgres::stream::{
     Instance, SlotPosition, Stream, StreamError, StreamEvent, create_slot, drop_slot,
 };
@@ -20,7 +21,7 @@ use rowtide_protocol::Lsn;
 use thiserror::Error;
 
 use super::engine_thread::Command;
-use super::log_threads::LogThreads;
+use super::log_threads::{LogEnded, LogThreads};
 use super::{Generation, HubError, Shared, Status};
 use crate::limits::{STANDBY_LOOK, STREAM_BYTES};
 use crate::telemetry;
@@ -47,6 +48,11 @@ enum Ended {
     /// The database does not go on from where the log ends.
     #[error("the database is not the one that the log is of: {0}")]
     Diverged(&'static str),
+    #[error(transparent)]
+    Log(#[from] LogEnded),
+    /// An engine has ended by itself.
+    #[error("an engine has ended")]
+    EngineGone,
     /// The tables have another shape, or the server stops: it is only begun again.
     #[error("begins anew")]
     Renewed,
@@ -78,7 +84,10 @@ impl Replicator {
                 _ => {
                     self.shared.set_status(Status::Waiting(ended.to_string()));
                     tracing::warn!(error = %ended, ?pause, "the stream is interrupted");
-                    if let Err(error) = self.mend(&ended).await {
+                    if matches!(ended, Ended::Log(_)) {
+                        self.step_down().await;
+                    }
+                    if let Some(Err(error)) = stop.run_until_cancelled(self.mend(&ended)).await {
                         tracing::warn!(%error, "cannot mend the stream yet");
                     }
                     let wait = pause;
@@ -122,11 +131,11 @@ impl Replicator {
         let (mut stream, slot) = begun?;
         let streamed = async {
             self.take_log().await?;
-            let (generation, expected) = self.follow_on(slot).await?;
+            let (generation, continuation) = self.follow_on(slot).await?;
             let slot_name = &shared.options.names.slot;
             tracing::info!(slot = slot_name, position = %generation.position(), "streaming");
             *pause = MIN_PAUSE;
-            self.feed(&generation, &mut stream, slot.end, expected).await
+            self.feed(&generation, &mut stream, slot.end, continuation).await
         };
         let ended = stop.run_until_cancelled(streamed).await;
         // So that the slot is free at once.
@@ -138,8 +147,8 @@ impl Replicator {
     async fn start(&mut self) -> Result<(Stream, SlotPosition), Ended> {
         let shared = &self.shared;
         // What was handed to the log before is there when the stream is held against it.
-        if let (Some(log), Some(generation)) = (&self.log, shared.generation()) {
-            log.flushed(generation.position()).await;
+        if let Some(log) = &self.log {
+            log.flushed().await?;
         }
         let options = &shared.options;
         let plan = Arc::clone(&shared.compiled().plan);
@@ -171,16 +180,23 @@ impl Replicator {
     async fn follow_on(
         &mut self,
         slot: SlotPosition,
-    ) -> Result<(Arc<Generation>, VecDeque<Committed>), Ended> {
+    ) -> Result<(Arc<Generation>, Continuation), Ended> {
         let Some(log) = &self.log else { return Err(Ended::Renewed) };
         let status = log.status();
-        let identity = self.shared.identity(&self.identity);
+        let tables = self.shared.identity(&self.identity);
+        let SystemIdentity { cluster, database, timeline } = slot.system;
+        let identity = Identity { system: cluster, database, timeline, ..tables };
+        let of_tables = Identity { plan: identity.plan, ..self.identity.clone() };
         let broken = if let Some(broken) = self.broken {
             Some(broken)
+        } else if identity != of_tables {
+            Some("other_database")
         } else if identity != self.identity {
             Some("other_tables")
         } else if slot.confirmed > status.end {
             Some("log_behind")
+        } else if slot.confirmed < status.oldest {
+            Some("log_short")
         } else if slot.end < status.end {
             Some("database_behind")
         } else {
@@ -189,17 +205,18 @@ impl Replicator {
         if let Some(reason) = broken {
             return Ok((
                 self.begin_epoch(identity, slot.confirmed, reason).await?,
-                VecDeque::new(),
+                Continuation::default(),
             ));
         }
         let seen = log.reader().transactions(slot.confirmed, status.end);
         let expected = VecDeque::from(seen.map_err(HubError::from)?);
+        let continuation = Continuation { expected, end: status.end };
         if let Some(generation) = self.shared.generation() {
-            return Ok((generation, expected));
+            return Ok((generation, continuation));
         }
         let recent = log.recent().map_err(HubError::from)?;
         let generation = self.shared.begin(log, status.epoch, status.end, &recent)?;
-        Ok((generation, expected))
+        Ok((generation, continuation))
     }
 
     async fn begin_epoch(
@@ -211,7 +228,7 @@ impl Replicator {
         let Some(log) = &self.log else { return Err(Ended::Renewed) };
         tracing::info!(reason, %position, "a new epoch begins: every client is sent all of its rows");
         telemetry::epoch_began(reason);
-        let epoch = log.begin(identity.clone(), position).await;
+        let epoch = log.begin(identity.clone(), position).await?;
         let generation = self.shared.begin(log, epoch, position, &[])?;
         self.identity = identity;
         self.broken = None;
@@ -223,11 +240,18 @@ impl Replicator {
         generation: &Generation,
         stream: &mut Stream,
         end: Lsn,
-        mut expected: VecDeque<Committed>,
+        mut continuation: Continuation,
     ) -> Result<(), Ended> {
         let shared = Arc::clone(&self.shared);
         let Some(log) = &self.log else { return Err(Ended::Renewed) };
         let mut log_status = log.watch();
+        // Until there nobody's cursor is too far ahead.
+        let began = shared.reserve(0).await;
+        for engine in &generation.engines {
+            let command = Command::Stream(vec![Input::StreamBegan(end)], Arc::clone(&began));
+            engine.commands.send(command).await.map_err(|_| Ended::EngineGone)?;
+        }
+        drop(began);
         loop {
             let first = tokio::select! {
                 event = stream.next() => event,
@@ -238,24 +262,29 @@ impl Replicator {
                     })
                 }
                 // What has become durable is confirmed, also if nothing more comes.
-                _ = log_status.changed() => {
-                    stream.confirm(generation.position().min(log_status.borrow_and_update().end));
+                changed = log_status.changed() => {
+                    changed.map_err(|_| LogEnded)?;
+                    let durable = log_status.borrow_and_update().end;
+                    // What has not come again yet must be able to.
+                    if continuation.expected.is_empty() {
+                        stream.confirm(generation.position().min(durable));
+                    }
                     continue;
                 }
             };
             let Gathered { inputs, bytes, reached, error } = gather(first, stream);
-            check_continuation(&inputs, &mut expected)?;
+            check_continuation(&inputs, &mut continuation)?;
             if !inputs.is_empty() {
                 let permit = shared.reserve(bytes).await;
                 let entries = inputs.iter().filter_map(entry_of).collect();
-                log.append(entries, Arc::clone(&permit)).await;
+                log.append(entries, Arc::clone(&permit)).await?;
                 for engine in &generation.engines {
                     let command = Command::Stream(inputs.clone(), Arc::clone(&permit));
                     if engine.commands.send(command).await.is_err() {
                         // One that has ended by itself is followed by others.
                         shared.replace_generation(None);
                         generation.stop.cancel();
-                        return Err(Ended::Renewed);
+                        return Err(Ended::EngineGone);
                     }
                 }
             }
@@ -301,11 +330,29 @@ impl Replicator {
     }
 }
 
+/// What the stream must bring to be the continuation of the log.
+#[derive(Default)]
+struct Continuation {
+    /// The transactions of the log that the slot has not confirmed.
+    expected: VecDeque<Committed>,
+    /// Where the log ended.
+    end: Lsn,
+}
+
 /// The transactions of the log that the slot had not confirmed must come again, the same ones: otherwise the
 /// database has another history than the one that clients were told of.
-fn check_continuation(inputs: &[Input], expected: &mut VecDeque<Committed>) -> Result<(), Ended> {
+fn check_continuation(inputs: &[Input], continuation: &mut Continuation) -> Result<(), Ended> {
+    let Continuation { expected, end } = continuation;
     for input in inputs {
-        let Some(next) = expected.front() else { return Ok(()) };
+        let Some(next) = expected.front() else {
+            // All of the log has come again, so what comes now is behind it.
+            match input {
+                Input::Transaction(transaction) if transaction.lsn <= *end => {
+                    return Err(Ended::Diverged("other_transactions"));
+                }
+                _ => continue,
+            }
+        };
         match input {
             Input::Transaction(transaction) => {
                 let (lsn, xid) = (transaction.lsn, transaction.xid);
