@@ -296,7 +296,8 @@ impl Replicator {
                 Some(error @ StreamError::SchemaChanged { .. }) => {
                     tracing::warn!(%error, "reading the catalog again");
                     // Otherwise the stream tells of a shape from before the catalog was read. Whatever was
-                    // written then is seen by every load since, so it is passed over.
+                    // written then is seen by every load of this generation, so it is passed over. (A table
+                    // that was altered and altered back before the stream came there looks the same.)
                     if shared.compile_again().await? {
                         return Err(Ended::Renewed);
                     }
