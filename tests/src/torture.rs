@@ -276,7 +276,9 @@ impl Ordeal {
             }
             Fault::CrashPostgres => self.node.crash().await,
             Fault::RestartPostgres => {
-                // In order it ends once whoever streams has all, for which a stalled one takes for ever.
+                // In order it ends once whoever streams has all, for which a stalled or dripping network
+                // takes for ever, also on a connection that is made just before.
+                self.fleet.back.heal();
                 self.fleet.back.cut();
                 self.node.stop();
                 self.node.start_again().await;
