@@ -17,4 +17,4 @@ pub mod setup;
 pub mod slot;
 pub mod stream;
 mod tls;
-mod wal;
+pub mod wal;

@@ -83,6 +83,8 @@ pub enum StreamError {
         table: String,
         /// How.
         what: String,
+        /// Where the transaction was committed whose change shows it.
+        committed: Lsn,
     },
     /// What came cannot be decoded.
     #[error(transparent)]
@@ -139,7 +141,8 @@ pub struct SlotPosition {
 pub struct Stream {
     client: ReplicationClient,
     assembler: Assembler,
-    open: bool,
+    /// Where the transaction is committed whose changes come.
+    open: Option<Lsn>,
     heard: Instant,
 }
 
@@ -176,7 +179,7 @@ impl Stream {
         config.status_interval = STATUS;
         let client = ReplicationClient::connect(config).await?;
         let assembler = Assembler::new(plan, names.schema.clone(), max_transaction_bytes);
-        Ok((Stream { client, assembler, open: false, heard: Instant::now() }, position))
+        Ok((Stream { client, assembler, open: None, heard: Instant::now() }, position))
     }
 
     /// Waits for what comes next. Cancel safe.
@@ -195,25 +198,26 @@ impl Stream {
                 return Err(StreamError::Ended("Postgres closed it".to_owned()));
             };
             match event {
-                ReplicationEvent::Begin { xid, commit_time_micros, .. } => {
-                    self.open = true;
+                ReplicationEvent::Begin { final_lsn, xid, commit_time_micros } => {
+                    self.open = Some(Lsn(final_lsn.as_u64()));
                     self.assembler.begin(xid, commit_time_micros);
                 }
                 ReplicationEvent::Commit { end_lsn, .. } => {
-                    self.open = false;
+                    self.open = None;
                     let lsn = Lsn(end_lsn.as_u64());
                     return Ok(StreamEvent::Transaction(self.assembler.commit(lsn)));
                 }
                 ReplicationEvent::XLogData { data, .. } => {
                     self.assembler.message(&data).map_err(|error| match error {
                         AssembleError::SchemaChanged { table, what } => {
-                            StreamError::SchemaChanged { table, what }
+                            let committed = self.open.unwrap_or(Lsn(u64::MAX));
+                            StreamError::SchemaChanged { table, what, committed }
                         }
                         other => StreamError::Decode(other),
                     })?;
                 }
                 // Within a transaction the position is still that of the one before.
-                ReplicationEvent::KeepAlive { wal_end, .. } if !self.open => {
+                ReplicationEvent::KeepAlive { wal_end, .. } if self.open.is_none() => {
                     return Ok(StreamEvent::Position(Lsn(wal_end.as_u64())));
                 }
                 ReplicationEvent::KeepAlive { .. }

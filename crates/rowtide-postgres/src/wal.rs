@@ -40,7 +40,10 @@ impl WalLayout {
 }
 
 /// Where WAL ends: every commit that could be seen before the call lies before it.
-pub(crate) async fn end_of_wal(client: &Client) -> Result<Lsn, Error> {
+///
+/// # Errors
+/// When Postgres does not answer.
+pub async fn end_of_wal(client: &Client) -> Result<Lsn, Error> {
     let layout = WalLayout::read(client).await?;
     let row = client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await?;
     // Postgres has printed it.

@@ -26,6 +26,7 @@ use rowtide_postgres::mutate::Author;
 use rowtide_postgres::rules::prepare_rules;
 use rowtide_postgres::slot::system_identity;
 use rowtide_postgres::stream::Instance;
+use rowtide_postgres::wal::end_of_wal;
 use rowtide_protocol::{Cursor, Epoch, ErrorCode, Lsn};
 use rustc_hash::FxBuildHasher;
 use thiserror::Error;
@@ -127,6 +128,9 @@ struct Generation {
 /// What the definition comes to with the tables as they are.
 struct Compiled {
     plan: Arc<Plan>,
+    /// Where WAL ended when the tables were looked at: what was committed before and can be seen, every
+    /// load of the plan sees.
+    as_of: Lsn,
     refused: Vec<String>,
 }
 
@@ -252,6 +256,7 @@ impl Hub {
             identity,
             instance: Instance(rand::random()),
             broken: broken.flatten(),
+            read_since: Lsn(0),
         };
         // On a thread of its own socket, decoder and hand-over to the engines take turns without
         // waking one another across cores.
@@ -485,15 +490,17 @@ impl Shared {
     /// Compiles the definition again. Whether the tables have another shape than before.
     async fn compile_again(&self) -> Result<bool, HubError> {
         let client = connect(&self.options.database, "catalog").await?;
-        let next = compile(&client, &self.options.definition).await?;
+        let mut next = compile(&client, &self.options.definition).await?;
         let shape = |compiled: &Compiled| -> Vec<_> {
             compiled.plan.tables.iter().map(|table| table.catalog.clone()).collect()
         };
-        if shape(&self.compiled()) == shape(&next) {
-            return Ok(false);
+        let serving = self.compiled();
+        let changed = shape(&serving) != shape(&next);
+        if !changed {
+            next.plan = Arc::clone(&serving.plan);
         }
         *self.compiled.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
-        Ok(true)
+        Ok(changed)
     }
 
     /// Begins a generation whose engines have the stream up to `position`; the one before ends.
@@ -523,6 +530,7 @@ async fn compile(
     client: &tokio_postgres::Client,
     definition: &Definition,
 ) -> Result<Compiled, HubError> {
+    let as_of = end_of_wal(client).await?;
     let catalog = read_catalog(client, &definition.tables()).await?;
     let (mut plan, refused) = compile_partly(definition, &catalog);
     for (table, error) in &refused {
@@ -536,7 +544,7 @@ async fn compile(
         tracing::error!(table, problems = problems.join("; "), "a table cannot be written");
     }
     let refused = refused.into_iter().map(|(table, _)| table).collect();
-    Ok(Compiled { plan: Arc::new(plan), refused })
+    Ok(Compiled { plan: Arc::new(plan), as_of, refused })
 }
 
 impl Generation {

@@ -66,6 +66,8 @@ pub(super) struct Replicator {
     pub(super) instance: Instance,
     /// Why the next stream cannot be the continuation of the log, if it cannot.
     pub(super) broken: Option<&'static str>,
+    /// Nobody holds anything that was read before this, so changes up to here may be passed over.
+    pub(super) read_since: Lsn,
 }
 
 impl Replicator {
@@ -215,6 +217,7 @@ impl Replicator {
             return Ok((generation, continuation));
         }
         let recent = log.recent().map_err(HubError::from)?;
+        self.read_since = Lsn(0);
         let generation = self.shared.begin(log, status.epoch, status.end, &recent)?;
         Ok((generation, continuation))
     }
@@ -228,6 +231,7 @@ impl Replicator {
         let Some(log) = &self.log else { return Err(Ended::Renewed) };
         tracing::info!(reason, %position, "a new epoch begins: every client is sent all of its rows");
         telemetry::epoch_began(reason);
+        self.read_since = self.shared.compiled().as_of;
         let epoch = log.begin(identity.clone(), position).await?;
         let generation = self.shared.begin(log, epoch, position, &[])?;
         self.identity = identity;
@@ -256,10 +260,11 @@ impl Replicator {
             let first = tokio::select! {
                 event = stream.next() => event,
                 () = generation.schema_changed.notified() => {
-                    Err(StreamError::SchemaChanged {
-                        table: "a loaded table".to_owned(),
-                        what: "a load did not fit it".to_owned(),
-                    })
+                    tracing::warn!("a load did not fit its table; reading the catalog again");
+                    if shared.compile_again().await? {
+                        return Err(Ended::Renewed);
+                    }
+                    continue;
                 }
                 // What has become durable is confirmed, also if nothing more comes.
                 changed = log_status.changed() => {
@@ -293,14 +298,16 @@ impl Replicator {
             }
             match error {
                 None => {}
+                // It is from before anything was read.
+                Some(StreamError::SchemaChanged { committed, .. })
+                    if committed < self.read_since => {}
                 Some(error @ StreamError::SchemaChanged { .. }) => {
                     tracing::warn!(%error, "reading the catalog again");
-                    // Otherwise the stream tells of a shape from before the catalog was read. Whatever was
-                    // written then is seen by every load of this generation, so it is passed over. (A table
-                    // that was altered and altered back before the stream came there looks the same.)
-                    if shared.compile_again().await? {
-                        return Err(Ended::Renewed);
+                    if !shared.compile_again().await? {
+                        // It was altered back since, and what was written meanwhile cannot be told.
+                        self.broken = Some("altered_back");
                     }
+                    return Err(Ended::Renewed);
                 }
                 Some(error) => return Err(error.into()),
             }
