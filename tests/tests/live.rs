@@ -7,6 +7,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rowtide_client::{Client, Event, Status};
+use rowtide_postgres::connect::ConnectOptions;
 use rowtide_tests::{App, Raw, Rows, eventually, held, truth};
 
 const FILES: &str = include_str!("../../examples/files/rowtide.toml");
@@ -408,4 +409,54 @@ async fn a_lost_slot_is_noticed_and_everyone_is_whole_again() {
     until(&mut client, "the change in the gap", |rows| has(rows, "file", "in the gap")).await;
     sql.batch_execute("UPDATE file SET name = 'streaming again' WHERE id = 'f1'").await.unwrap();
     until(&mut client, "a change after it", |rows| has(rows, "file", "streaming again")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_cannot_be_read_keeps_only_those_waiting_who_see_it() {
+    // A server that is not a superuser.
+    let tables = "
+        CREATE TABLE diary (id int PRIMARY KEY, owner text);
+        CREATE INDEX ON diary (owner);
+        CREATE TABLE reader (list int, person text, PRIMARY KEY (list, person));
+        CREATE INDEX ON reader (person);
+        CREATE TABLE list (id int PRIMARY KEY, name text);
+        INSERT INTO diary VALUES (1, 'ann'), (2, 'bob');
+        INSERT INTO list VALUES (1, 'groceries');
+        INSERT INTO reader VALUES (1, 'ann');
+        DO $$ DECLARE role text := current_database() || '_server'; BEGIN
+          EXECUTE format('CREATE ROLE %I LOGIN REPLICATION', role);
+          EXECUTE format('GRANT ALL ON ALL TABLES IN SCHEMA public TO %I', role);
+          EXECUTE format('ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO %I', role);
+          EXECUTE format('ALTER DEFAULT PRIVILEGES GRANT ALL ON SCHEMAS TO %I', role);
+        END $$";
+    let definition = "
+        [tables.diary]
+        visible = 'owner = auth.user_id'
+        [tables.list]
+        visible = 'id IN (SELECT list FROM reader WHERE person = auth.user_id)'";
+    let cluster = rowtide_tests::cluster().await;
+    let app = App::with_options(definition, tables, |options| {
+        let database = options.hub.database.database();
+        let url = cluster.url(database).replacen("postgres@", &format!("{database}_server@"), 1);
+        options.hub.database = ConnectOptions::parse(&url).unwrap();
+    })
+    .await;
+    let unreadable = || app.server.as_ref().unwrap().hub().health().unreadable_tables;
+    let role = format!("{}_server", app.database.name());
+    app.database.run(&format!("REVOKE SELECT ON list FROM {role}")).await;
+    let mut ann = app.client("ann");
+    eventually("that is told", || async { (unreadable() == ["list"]).then_some(()) }).await;
+    // Nobody else waits, neither now nor later.
+    for user in ["bob", "cleo"] {
+        let mut client = app.client(user);
+        let waited = tokio::time::timeout(Duration::from_secs(30), live(&mut client)).await;
+        assert!(waited.is_ok(), "{user} waits");
+    }
+    assert_eq!(unreadable(), ["list"]);
+    app.database.run(&format!("GRANT SELECT ON list TO {role}")).await;
+    until(&mut ann, "what she waited for", |rows| {
+        rows.contains_key("list") && has(rows, "list", "groceries")
+    })
+    .await;
+    assert_eq!(unreadable(), Vec::<String>::new());
 }

@@ -27,6 +27,7 @@ async fn sessions_mutations_and_the_slot_are_counted() {
         ("rowtide_connects_total{result=\"snapshot\"}", 1.0),
         ("rowtide_mutation_seconds_count", 2.0),
         ("rowtide_refused_tables", 0.0),
+        ("rowtide_unreadable_tables", 0.0),
     ] {
         assert_eq!(value(&text, name), Some(expected), "{name}\n{text}");
     }

@@ -176,7 +176,9 @@ pub struct Engine {
     /// Where rows were last forgotten.
     next_forgotten: TopicKey,
     /// Topics in [`Phase::Wanted`]; may hold keys that are no longer, or are another topic now.
-    wanted: VecDeque<TopicKey>,
+    pub(crate) wanted: VecDeque<TopicKey>,
+    /// Others in that phase: they could not be read, and are not asked for before the next tick.
+    pub(crate) postponed: Vec<TopicKey>,
     pub(crate) loads: FxHashMap<LoadId, Vec<TopicKey>>,
     next_load: u64,
     recent: Recent,
@@ -227,6 +229,7 @@ impl Engine {
             row_budget,
             next_forgotten: 0,
             wanted: VecDeque::new(),
+            postponed: Vec::new(),
             loads: FxHashMap::default(),
             next_load: 0,
             recent: Recent::of(recent),
@@ -385,6 +388,7 @@ impl Engine {
 
     fn tick(&mut self, turn: u64, out: &mut Vec<Output>) {
         self.turn = turn;
+        self.wanted.extend(self.postponed.drain(..));
         self.give_up_resumes(out);
         self.probe = !self.recent.is_empty() && self.loads.is_empty();
         let turn = turn % Self::IDLE_TURNS;

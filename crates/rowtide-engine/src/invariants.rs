@@ -25,6 +25,10 @@ impl Engine {
             for row in state.rows.values() {
                 assert!(row.image.topics.contains(&state.topic), "a row lies in its own topics");
             }
+            if let Phase::Wanted = state.phase {
+                let asked_for = self.wanted.contains(&key) || self.postponed.contains(&key);
+                assert!(asked_for, "a wanted topic will be asked for");
+            }
             if let Phase::Loading { load, .. } = &state.phase {
                 assert!(self.loads[load].contains(&key), "a loading topic is part of a load");
             }

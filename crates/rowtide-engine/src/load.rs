@@ -28,6 +28,8 @@ pub struct Loaded {
     pub snapshot: Snapshot,
     /// A WAL position read after the snapshot was taken: no commit that it had seen lies behind it.
     pub position: Lsn,
-    /// The rows of each topic, in the order of [`Load::topics`].
-    pub rows: Vec<Vec<Arc<Row>>>,
+    /// The rows of each topic, in the order of [`Load::topics`]; `None` where they cannot be read at the
+    /// moment. These are asked for again after the next [`Input::Tick`](crate::Input::Tick), and whoever
+    /// does not need them does not wait for them.
+    pub rows: Vec<Option<Vec<Arc<Row>>>>,
 }

@@ -95,7 +95,7 @@ impl Deployment {
     fn load(&self, load: Load) -> Input {
         let of_topic = |topic| {
             let rows = self.rows.iter().map(|(_, row)| row);
-            rows.filter(|row| row.image.topics.contains(topic)).cloned().collect()
+            Some(rows.filter(|row| row.image.topics.contains(topic)).cloned().collect())
         };
         let rows = load.topics.iter().map(of_topic).collect();
         let loaded = Loaded { snapshot: Snapshot::new(10, vec![]), position: Lsn(100), rows };

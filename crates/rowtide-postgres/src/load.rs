@@ -2,6 +2,7 @@
 //! read-only transaction at `REPEATABLE READ`, one query for each branch, sent together. Nothing is
 //! left behind in the session, so a pooler may sit in between.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
@@ -71,10 +72,31 @@ impl From<InvalidLsn> for LoadError {
     }
 }
 
+impl LoadError {
+    /// Whether it says something about a table, and not about the connection or all of Postgres: other tables
+    /// may be read all the same.
+    fn is_of_a_table(&self) -> bool {
+        match self {
+            LoadError::Query(error) => error.as_db_error().is_some_and(|error| {
+                // Connection, resources, an operator's intervention, the system, an internal error. What took
+                // too long is a query's own.
+                let code = error.code();
+                *code == SqlState::QUERY_CANCELED
+                    || !matches!(&code.code()[..2], "08" | "53" | "57" | "58" | "XX")
+            }),
+            LoadError::SchemaChanged { .. } | LoadError::Encode(_) => true,
+            LoadError::Connect(_) | LoadError::Answer(_) => false,
+        }
+    }
+}
+
 /// Runs loads over one connection, which it makes when it needs it.
 pub struct Loader {
     options: ConnectOptions,
     connection: Option<Connection>,
+    /// Whether a table could not be read lately. Then each is read behind a savepoint, so that one that fails
+    /// does not take the others with it.
+    guarded: bool,
 }
 
 /// What a load brought.
@@ -84,6 +106,8 @@ pub struct LoadedTopics {
     pub topics: Loaded,
     /// How many `SELECT`s of rows it took.
     pub queries: u64,
+    /// Why some topics could not be read, by table.
+    pub failed: BTreeMap<String, LoadError>,
 }
 
 struct Connection {
@@ -94,22 +118,33 @@ struct Connection {
 impl Loader {
     /// A loader that has not connected yet.
     pub fn new(options: ConnectOptions) -> Loader {
-        Loader { options, connection: None }
+        Loader { options, connection: None, guarded: false }
     }
 
-    /// Loads `topics`; the snapshot is taken after the call.
+    /// Loads `topics`; the snapshot is taken after the call. A table that cannot be read leaves its topics
+    /// without rows, and the others have theirs.
     ///
     /// # Errors
-    /// After any error but [`LoadError::SchemaChanged`] the connection is made anew by the next
-    /// call.
+    /// When none can be read. The connection is made anew by the next call.
     pub async fn load(&mut self, plan: &Plan, topics: &[Topic]) -> Result<LoadedTopics, LoadError> {
+        match self.try_load(plan, topics).await {
+            Err(error) if error.is_of_a_table() && !self.guarded => {
+                self.guarded = true;
+                self.try_load(plan, topics).await
+            }
+            other => other,
+        }
+    }
+
+    async fn try_load(&mut self, plan: &Plan, topics: &[Topic]) -> Result<LoadedTopics, LoadError> {
         let connection = match self.connection.take() {
             Some(connection) if !connection.client.is_closed() => connection,
             _ => open(&self.options).await?,
         };
         // Given back only after a success: a failed or cancelled load leaves a transaction open.
-        let loaded = run(&connection, plan, topics).await?;
+        let loaded = run(&connection, plan, topics, self.guarded).await?;
         self.connection = Some(connection);
+        self.guarded = !loaded.failed.is_empty();
         Ok(loaded)
     }
 }
@@ -124,6 +159,7 @@ async fn run(
     connection: &Connection,
     plan: &Plan,
     topics: &[Topic],
+    guarded: bool,
 ) -> Result<LoadedTopics, LoadError> {
     let client = &connection.client;
     let mut begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY".to_owned();
@@ -140,23 +176,47 @@ async fn run(
         by_branch.entry(topic.branch).or_default().push(index);
     }
     let queries = by_branch.len() as u64;
-    let bodies = by_branch.into_iter().map(|(branch, places)| async move {
-        load_branch(client, plan, branch, topics, &places).await
-    });
-    // The first poll sends them all; Postgres answers in order.
-    let (head, bodies) = futures_util::try_join!(
-        async { head.await.map_err(LoadError::from) },
-        try_join_all(bodies)
-    )?;
+    let mut rows: Vec<Option<Vec<Arc<Row>>>> = vec![Some(Vec::new()); topics.len()];
+    let mut failed = BTreeMap::new();
+    let head = if guarded {
+        let head = head.await?;
+        client.batch_execute("SAVEPOINT branch").await?;
+        for (branch, places) in by_branch {
+            match load_branch(client, plan, branch, topics, &places).await {
+                Ok(body) => put(&mut rows, body),
+                Err(error) if error.is_of_a_table() => {
+                    client.batch_execute("ROLLBACK TO SAVEPOINT branch").await?;
+                    failed
+                        .insert(plan.table(plan.branch(branch).table).catalog.name.clone(), error);
+                    places.into_iter().for_each(|place| rows[place] = None);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        head
+    } else {
+        let bodies = by_branch.into_iter().map(|(branch, places)| async move {
+            load_branch(client, plan, branch, topics, &places).await
+        });
+        // The first poll sends them all; Postgres answers in order.
+        let (head, bodies) = futures_util::try_join!(
+            async { head.await.map_err(LoadError::from) },
+            try_join_all(bodies)
+        )?;
+        bodies.into_iter().for_each(|body| put(&mut rows, body));
+        head
+    };
     client.batch_execute("COMMIT").await?;
     let head = head.first().ok_or_else(|| LoadError::Answer("no snapshot".to_owned()))?;
     let snapshot: Snapshot = head.get::<_, &str>(0).parse()?;
     let position = connection.wal.end_of_last_record(head.get::<_, &str>(1).parse()?);
-    let mut rows: Vec<Vec<Arc<Row>>> = vec![Vec::new(); topics.len()];
-    for (place, row) in bodies.into_iter().flatten() {
-        rows[place].push(row);
+    Ok(LoadedTopics { topics: Loaded { snapshot, position, rows }, queries, failed })
+}
+
+fn put(rows: &mut [Option<Vec<Arc<Row>>>], body: Vec<(usize, Arc<Row>)>) {
+    for (place, row) in body {
+        rows[place].get_or_insert_default().push(row);
     }
-    Ok(LoadedTopics { topics: Loaded { snapshot, position, rows }, queries })
 }
 
 /// The rows of one branch, each with the place of its topic.

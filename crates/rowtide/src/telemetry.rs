@@ -87,6 +87,8 @@ const LOG_FAILING: &str = "rowtide_log_failing";
 const EPOCHS: &str = "rowtide_epochs_total";
 /// Tables of the definition that are not served.
 const REFUSED_TABLES: &str = "rowtide_refused_tables";
+/// Tables that loads could not read.
+const UNREADABLE_TABLES: &str = "rowtide_unreadable_tables";
 
 /// The recorder of this process, or a handle that renders nothing if another library has taken its
 /// place.
@@ -207,6 +209,7 @@ pub(crate) async fn render(handle: &PrometheusHandle, hub: &Hub) -> String {
     }
     gauge!(POSITION).set(health.position.parse::<Lsn>().map_or(0.0, |lsn| lsn.0 as f64));
     gauge!(REFUSED_TABLES).set(health.refused_tables.len() as f64);
+    gauge!(UNREADABLE_TABLES).set(health.unreadable_tables.len() as f64);
     handle.run_upkeep();
     handle.render()
 }

@@ -289,7 +289,7 @@ impl Postgres {
         let hidden = self.log.iter().filter(|commit| !commit.visible).map(|commit| commit.xid);
         let of_topic = |topic: &Topic| {
             let rows = self.visible.0.values().map(|row| &row.encoded);
-            rows.filter(|row| row.image.topics.contains(topic)).cloned().collect()
+            Some(rows.filter(|row| row.image.topics.contains(topic)).cloned().collect())
         };
         Loaded {
             snapshot: Snapshot::new(

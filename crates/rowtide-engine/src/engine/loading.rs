@@ -74,6 +74,11 @@ impl Engine {
         for (key, rows) in keys.into_iter().zip(loaded.rows) {
             let Some(pending) = self.take_pending(key, id) else { continue };
             let state = &mut self.topics[key];
+            let Some(rows) = rows else {
+                state.phase = Phase::Wanted;
+                self.postponed.push(key);
+                continue;
+            };
             let Ok(rows) = state.fit(rows, &pending, &snapshot) else {
                 state.phase = Phase::Wanted;
                 self.wanted.push_back(key);

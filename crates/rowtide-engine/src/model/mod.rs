@@ -148,6 +148,8 @@ impl History {
             self.open();
         }
         for _ in 0..100 {
+            // What could not be read is asked for again.
+            self.step(Input::Tick(self.turn));
             while !self.questions.is_empty() {
                 self.answer();
             }
@@ -367,7 +369,12 @@ impl History {
             self.step(Input::LoadFailed(load.id));
             return;
         }
-        let loaded = self.postgres.load(&self.plan, &load.topics);
+        let mut loaded = self.postgres.load(&self.plan, &load.topics);
+        for rows in &mut loaded.rows {
+            if self.rng.random_bool(0.02) {
+                *rows = None;
+            }
+        }
         self.under_way.push(Input::Loaded(load.id, loaded));
     }
 

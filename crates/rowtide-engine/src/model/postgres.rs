@@ -374,7 +374,7 @@ impl Postgres {
             .collect();
         let of_topic = |topic: &Topic| {
             assert!(usize::from(topic.branch.0) < plan.branches.len());
-            all.iter().filter(|row| row.image.topics.contains(topic)).cloned().collect()
+            Some(all.iter().filter(|row| row.image.topics.contains(topic)).cloned().collect())
         };
         Loaded {
             snapshot: Snapshot::new(self.next_xid, unseen),

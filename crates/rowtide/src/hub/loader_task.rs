@@ -1,16 +1,17 @@
 //! One task runs the loads of all engines. Requests that wait are merged into one load, each topic
 //! once, so engines that need the same rows share them; while Postgres is away a load is tried again
-//! until it succeeds.
+//! until it succeeds. A table that cannot be read keeps only those waiting who need it.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rowtide_engine::Loaded;
-use rowtide_plan::plan::Plan;
+use rowtide_plan::plan::{BranchId, Plan};
 use rowtide_plan::row::Topic;
 use rowtide_postgres::load::{LoadError, Loader};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::{Mutex, Notify, mpsc, watch};
 
 use super::engine_thread::{Command, LoadRequest};
@@ -24,6 +25,39 @@ pub(super) struct LoadCounts {
     /// `SELECT`s of rows.
     pub(super) queries: AtomicU64,
     pub(super) rows: AtomicU64,
+    /// Tables that could not be read by the last load that wanted to.
+    unreadable: StdMutex<BTreeSet<String>>,
+}
+
+impl LoadCounts {
+    pub(super) fn unreadable(&self) -> Vec<String> {
+        self.lock().iter().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        // Whole between any two statements that hold it.
+        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says what has become of the tables that a load wanted to read, where that is news.
+    fn note_unreadable(&self, plan: &Plan, topics: &[Topic], failed: &BTreeMap<String, LoadError>) {
+        let mut unreadable = self.lock();
+        if unreadable.is_empty() && failed.is_empty() {
+            return;
+        }
+        let branches: FxHashSet<BranchId> = topics.iter().map(|topic| topic.branch).collect();
+        for branch in branches {
+            let table = &plan.table(plan.branch(branch).table).catalog.name;
+            if !failed.contains_key(table) && unreadable.remove(table) {
+                tracing::info!(table, "the table can be read again");
+            }
+        }
+        for (table, error) in failed {
+            if unreadable.insert(table.clone()) {
+                tracing::error!(table, %error, "a table cannot be read; whoever sees it waits");
+            }
+        }
+    }
 }
 
 /// Runs loads until it is dropped. `schema_changed` is told when a load shows that the tables
@@ -59,17 +93,18 @@ pub(super) async fn run(
                 Err(error) => {
                     failing.send_replace(Some(error.to_string()));
                     tracing::warn!(%error, topics = topics.len(), "a load failed; trying again");
-                    if matches!(error, LoadError::SchemaChanged { .. }) {
-                        schema_changed.notify_one();
-                    }
                 }
             }
             tokio::time::sleep(backoff).await;
             backoff = (backoff * 2).min(MAX_BACKOFF);
         };
+        if loaded.failed.values().any(|error| matches!(error, LoadError::SchemaChanged { .. })) {
+            schema_changed.notify_one();
+        }
         failing.send_if_modified(|failing| failing.take().is_some());
+        counts.note_unreadable(&plan, &topics, &loaded.failed);
         counts.queries.fetch_add(loaded.queries, Ordering::Relaxed);
-        let rows: usize = loaded.topics.rows.iter().map(Vec::len).sum();
+        let rows: usize = loaded.topics.rows.iter().flatten().map(Vec::len).sum();
         counts.rows.fetch_add(rows as u64, Ordering::Relaxed);
         let loaded = loaded.topics;
         for request in merged {

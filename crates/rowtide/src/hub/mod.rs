@@ -112,6 +112,8 @@ pub struct Health {
     pub sessions: u64,
     /// Tables of the definition that are not served, because they no longer fit their rules.
     pub refused_tables: Vec<String>,
+    /// Tables that could not be read by the last load that wanted to; who sees their rows waits.
+    pub unreadable_tables: Vec<String>,
 }
 
 /// Plan and engines that belong together.
@@ -355,6 +357,7 @@ impl Hub {
             loaded_rows: self.shared.load_counts.rows.load(Ordering::Relaxed),
             sessions: self.shared.sessions.load(Ordering::Relaxed),
             refused_tables: self.shared.compiled().refused.clone(),
+            unreadable_tables: self.shared.load_counts.unreadable(),
         }
     }
 
