@@ -24,6 +24,9 @@ async fn every_scenario_comes_to_its_result() {
         if args[0] == "fanout" {
             command.args(["--viewers", "20"]);
         }
+        if args[0] == "burst" {
+            command.args(["--wide", "20"]);
+        }
         let said = said(command).await;
         assert_eq!(said.code(), Some(0), "{args:?}: {said:?}");
         assert!(said.out.contains(result), "{args:?}:\n{}", said.out);

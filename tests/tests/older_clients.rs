@@ -349,3 +349,34 @@ async fn who_may_not_connect_is_told_before_or_right_after_the_upgrade() {
     let none = Older::open(&plain, &again).await.err().map(|s| s.as_u16());
     assert_eq!(none, Some(404), "only where the definition asks for it");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_come_back_together_share_their_loads() {
+    const CLIENTS: usize = 150;
+    let app = App::example("files").await;
+    let health = || app.server.as_ref().unwrap().hub().health();
+    let mut locked = app.database.connect().await;
+    // Until all have come no load ends.
+    let lock = locked.transaction().await.unwrap();
+    lock.batch_execute("LOCK TABLE file IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let users: Vec<String> = (1..=CLIENTS).map(|number| format!("u{number}")).collect();
+    let live = futures_util::future::join_all(users.iter().map(|user| Older::live(&app, user)));
+    let release = async {
+        eventually("all have come", || async {
+            (health().sessions as usize == CLIENTS).then_some(())
+        })
+        .await;
+        let sql = "SELECT count(*) FROM pg_stat_activity \
+                   WHERE datname = current_database() AND application_name = 'rowtide load'";
+        let loading: i64 = lock.query_one(sql, &[]).await.unwrap().get(0);
+        lock.commit().await.unwrap();
+        loading
+    };
+    let (live, loading) = tokio::join!(live, release);
+    assert_eq!(loading, 1, "no more loads run at a time than `load_connections` says");
+    for ((_, initial), user) in live.iter().zip(&users) {
+        assert_eq!(initial["user"]["id"], user.as_str());
+    }
+    let queries = health().load_queries;
+    assert!(queries < 50, "{queries} queries for {CLIENTS} clients");
+}

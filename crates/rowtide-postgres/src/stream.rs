@@ -21,8 +21,9 @@ use crate::slot::{SystemIdentity, system_identity};
 /// The most bytes of encoded rows that one transaction may take before its tables are loaded again
 /// instead.
 pub const MAX_TRANSACTION_BYTES: usize = 64 << 20;
-/// How many messages may wait between the socket and the decoder.
-const BUFFERED_MESSAGES: usize = 4096;
+/// How many messages may wait between the socket and the decoder. Each has a row, which may be large, so they are
+/// few: socket and decoder take turns on one thread anyway.
+const BUFFERED_MESSAGES: usize = 256;
 /// How soon a confirmed position is told to Postgres.
 const STATUS: Duration = Duration::from_secs(1);
 /// How long Postgres may be silent. It asks whether we are there when it has not heard of us for half of

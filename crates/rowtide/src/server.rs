@@ -167,9 +167,10 @@ impl Server {
         let older_clients = options.hub.definition.older_clients();
         let (database, names) = (options.hub.database.clone(), options.hub.names.clone());
         let (hub, replicator) = Hub::start(options.hub).await?;
-        tokio::spawn(telemetry::watch_slot(database.clone(), names, hub.clone(), stop.clone()));
         let sessions = TaskTracker::new();
         let writer = Writer::new(mutator, hub.clone(), sessions.clone(), stop.clone());
+        let (of_hub, of_writer) = (hub.clone(), writer.clone());
+        tokio::spawn(telemetry::watch(database.clone(), names, of_hub, of_writer, stop.clone()));
         let rate = Rate::start(options.client.requests_per_minute, stop.clone());
         let state = Arc::new(State {
             hub,

@@ -16,7 +16,10 @@ use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::hub::Hub;
-use crate::limits::{RETAINED_WAL_ERROR_BYTES, RETAINED_WAL_WARNING_BYTES, SLOT_WATCH};
+use crate::limits::{
+    self, MUTATION_QUEUE_BYTES, RETAINED_WAL_ERROR_BYTES, RETAINED_WAL_WARNING_BYTES, SLOT_WATCH,
+};
+use crate::writer::Writer;
 
 /// Upper bounds of the histograms' buckets, in seconds.
 const SECONDS: [f64; 14] =
@@ -214,40 +217,57 @@ pub(crate) async fn render(handle: &PrometheusHandle, hub: &Hub) -> String {
     handle.render()
 }
 
-/// Looks at the slot until `stop`.
-pub(crate) async fn watch_slot(
+/// Looks at the slot and at what fills, until `stop`.
+pub(crate) async fn watch(
     database: ConnectOptions,
     names: Names,
     hub: Hub,
+    writer: Writer,
     stop: CancellationToken,
 ) {
     stop.run_until_cancelled(async {
         let mut client = None;
         let mut ends = VecDeque::new();
-        let mut is_full = false;
+        let mut near = Near::default();
         loop {
             look(&database, &names, &hub, &mut client, &mut ends).await;
-            warn_of_the_log(&hub, &mut is_full);
+            near.look(&hub, &writer);
             tokio::time::sleep(SLOT_WATCH).await;
         }
     })
     .await;
 }
 
-/// Says once that history is about to be dropped before its time.
-fn warn_of_the_log(hub: &Hub, is_full: &mut bool) {
-    let Some((log, _)) = hub.log_statistics() else { return };
-    let (bytes, limit) = (log.bytes, hub.log_limit());
-    let fills = bytes > limit / 10 * 9;
-    if fills && !*is_full {
-        tracing::warn!(
-            bytes,
-            limit,
-            "the history is nearly as large as it may become; beyond that the oldest goes before its time, and \
-             clients that were away for longer get snapshots"
-        );
+/// Which limits of the whole server are near.
+#[derive(Default)]
+struct Near {
+    history: bool,
+    stream: bool,
+    mutations: bool,
+}
+
+impl Near {
+    fn look(&mut self, hub: &Hub, writer: &Writer) {
+        if let Some((log, _)) = hub.log_statistics() {
+            let what = "the history is nearly as large as it may become; beyond that the oldest goes before its \
+                        time, and clients that were away for longer get snapshots";
+            warn_once(&mut self.history, log.bytes, hub.log_limit(), what);
+        }
+        let what = "engines or history are behind; the stream soon waits for them, and WAL piles up in Postgres";
+        warn_once(&mut self.stream, hub.stream_bytes() as u64, limits::STREAM_BYTES as u64, what);
+        let what = "very many mutations wait for Postgres; soon clients are sent away with theirs";
+        let waiting = writer.waiting_bytes() as u64;
+        warn_once(&mut self.mutations, waiting, MUTATION_QUEUE_BYTES as u64, what);
     }
-    *is_full = fills;
+}
+
+/// Says that a limit is near when it comes near, and not again before it was farther.
+fn warn_once(near: &mut bool, bytes: u64, limit: u64, what: &str) {
+    let is_near = bytes > limit / 10 * 9;
+    if is_near && !*near {
+        tracing::warn!(bytes, limit, "{what}");
+    }
+    *near = is_near;
 }
 
 async fn look(

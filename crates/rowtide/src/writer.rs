@@ -84,6 +84,11 @@ impl Writer {
         Writer { mutator: Arc::new(mutator), hub, bytes, tasks, stop }
     }
 
+    /// How many bytes of mutations wait, of the [`MUTATION_QUEUE_BYTES`] that may.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        MUTATION_QUEUE_BYTES - self.bytes.available_permits()
+    }
+
     /// A queue for a client of a user.
     pub(crate) fn queue(&self, client: &str, user_id: &str) -> Arc<Queue> {
         let (waiting, receiver) = mpsc::channel(MUTATION_QUEUE);

@@ -1,11 +1,14 @@
-//! Too much at once: one transaction that changes every row, and then a great many small ones, with some
-//! clients that look on. What counts is the most memory that the server took on the way.
+//! Too much at once: one transaction that changes every row, then a great many small ones, with some clients
+//! that look on, and wide ones while the history cannot be written. What counts is the most memory that the
+//! server took on the way.
 
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use miette::{IntoDiagnostic, Result};
+use miette::{IntoDiagnostic, Result, miette};
+use rusqlite::Connection;
 
 use super::crowd::Crowd;
 use super::postgres_tools::Length;
@@ -17,6 +20,10 @@ use super::{check_open_files, line, progress};
 /// How many rows each person has.
 const ROWS: u32 = 1_000;
 const WRITERS: u32 = 8;
+/// The text of a wide row, in bytes.
+const WIDE: u32 = 100_000;
+/// How long the stream must have stood still to be held up.
+const STILL: Duration = Duration::from_secs(3);
 
 #[derive(Args, Debug)]
 pub(super) struct BurstArgs {
@@ -29,10 +36,13 @@ pub(super) struct BurstArgs {
     /// How many small transactions follow
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(8..))]
     transactions: u32,
+    /// How many transactions of 100 kB are committed while the history cannot be written
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    wide: u32,
 }
 
 pub(super) async fn run(dir: &Path, args: &BurstArgs) -> Result<()> {
-    let BurstArgs { thousand_rows, sessions, transactions } = *args;
+    let BurstArgs { thousand_rows, sessions, transactions, wide } = *args;
     check_open_files(sessions)?;
     let population = Population { people: thousand_rows.max(sessions), viewers: 1, rows: ROWS };
     let mut site = Site::prepare(dir, population).await?;
@@ -63,6 +73,22 @@ pub(super) async fn run(dir: &Path, args: &BurstArgs) -> Result<()> {
     streamed(&site).await?;
     let peak_of_many = peak_bytes(pid);
 
+    progress("committing wide transactions while the history cannot be written");
+    let held = hold_history(&site.history_dir().join(&site.names.slot))?;
+    reset_peak(pid);
+    // The last rows, which nobody sees: what is measured is what is on its way.
+    let last = population.items();
+    let sql = format!(
+        "DO $$ BEGIN FOR n IN 1..{wide} LOOP \
+           UPDATE item SET title = repeat('x', {WIDE}) WHERE id = {last} - n % {ROWS}; COMMIT; \
+         END LOOP; END $$"
+    );
+    client.batch_execute(&sql).await.into_diagnostic()?;
+    let held_up = stands_still(&site).await?;
+    let peak_of_wide = peak_bytes(pid);
+    drop(held);
+    streamed(&site).await?;
+
     println!("burst: {sessions} clients with {ROWS} rows each look on");
     line("the server's memory before", megabytes(before), "");
     line(
@@ -75,6 +101,40 @@ pub(super) async fn run(dir: &Path, args: &BurstArgs) -> Result<()> {
         ),
     );
     line(&format!("{} small ones: at most", written.transactions), megabytes(peak_of_many), "");
+    line(
+        &format!("{wide} of {} kB, no disk: at most", WIDE / 1_000),
+        megabytes(peak_of_wide),
+        &format!(
+            "of {} MB, {}",
+            (u64::from(wide) * u64::from(WIDE)) >> 20,
+            if held_up { "the stream was held up" } else { "which all fits" }
+        ),
+    );
     crowd.leave().await;
     site.stop().await
+}
+
+/// Keeps the server from writing its history, as a disk does that has stalled, until it is dropped.
+fn hold_history(dir: &Path) -> Result<Connection> {
+    let files = fs::read_dir(dir).into_diagnostic()?;
+    let paths = files.filter_map(|file| Some(file.ok()?.path()));
+    let segments = paths.filter(|path| path.extension().is_some_and(|of| of == "segment"));
+    let newest = segments.max().ok_or_else(|| miette!("there is no history"))?;
+    let connection = Connection::open(newest).into_diagnostic()?;
+    connection.execute_batch("BEGIN IMMEDIATE").into_diagnostic()?;
+    Ok(connection)
+}
+
+/// Waits until the stream has come to its end, or stands still before it: whether it does.
+async fn stands_still(site: &Site) -> Result<bool> {
+    let end = site.wal_end().await?;
+    let (mut at, mut since) = (site.health().await?.position, Instant::now());
+    while at < end && since.elapsed() < STILL {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let now = site.health().await?.position;
+        if now != at {
+            (at, since) = (now, Instant::now());
+        }
+    }
+    Ok(at < end)
 }

@@ -144,6 +144,11 @@ impl Site {
         Ok(Site { cluster, population, names, dir, script, secret, http, listen, server: None })
     }
 
+    /// Where the server keeps its history.
+    pub(super) fn history_dir(&self) -> PathBuf {
+        self.dir.join("history")
+    }
+
     /// A connection to the database.
     pub(super) async fn connect(&self) -> Result<tokio_postgres::Client> {
         self.cluster.connect(DATABASE).await.into_diagnostic()
@@ -193,7 +198,7 @@ impl Site {
             .env("DATABASE_URL", self.url())
             .env("ROWTIDE_DEFINITION", self.dir.join("bench.toml"))
             .env("ROWTIDE_ENVIRONMENT", ENVIRONMENT)
-            .env("ROWTIDE_HISTORY_DIR", self.dir.join("history"))
+            .env("ROWTIDE_HISTORY_DIR", self.history_dir())
             .env("ROWTIDE_LISTEN", self.listen.to_string())
             .env("ROWTIDE_TOKEN_SECRET", &self.secret)
             .env("ROWTIDE_REQUESTS_PER_MINUTE", "0")
