@@ -1,7 +1,8 @@
 //! Client ids belong to the user who first used them, for ever, however many claim at once.
 
-use rowtide_postgres::client_registry::{Claimed, claim};
+use rowtide_postgres::client_registry::{Claimed, claim, settled};
 use rowtide_postgres::setup::setup;
+use rowtide_protocol::Lsn;
 use rowtide_tests::{Database, eventually};
 use tokio_postgres::Client;
 
@@ -48,6 +49,22 @@ async fn the_last_settled_mutation_is_told() {
     client.batch_execute(&update).await.unwrap();
     let claimed = claim(&client, &database.names(), &wanted(&[("one", "ann")])).await.unwrap();
     assert_eq!(claimed, [Some(Claimed { user_id: "ann".to_owned(), last_mutation: 7 })]);
+}
+
+/// A session waits for the stream to come there, and Postgres streams only what it has flushed.
+#[tokio::test]
+async fn what_is_settled_is_flushed_also_while_a_transaction_that_wrote_is_open() {
+    let database = database().await;
+    let (client, open) = (database.connect().await, database.connect().await);
+    open.batch_execute("BEGIN; CREATE TABLE later (id int)").await.unwrap();
+    for round in 0..20 {
+        open.batch_execute(&format!("INSERT INTO later VALUES ({round})")).await.unwrap();
+        let until = settled(&client, &database.names(), &[]).await.unwrap().until;
+        let flushed = "SELECT pg_current_wal_flush_lsn()::text";
+        let flushed: String = client.query_one(flushed, &[]).await.unwrap().get(0);
+        let flushed: Lsn = flushed.parse().unwrap();
+        assert!(until <= flushed, "round {round}: {flushed} is before {until}");
+    }
 }
 
 #[tokio::test]

@@ -404,7 +404,7 @@ async fn a_refusal_that_passes_a_connection_by_is_not_taken_for_success() {
         )
     };
     settles.batch_execute(&settle(2, &format!("'{told}'"))).await.unwrap();
-    let passed = app.one("SELECT pg_current_wal_insert_lsn()").await;
+    let passed = app.one("SELECT pg_current_wal_flush_lsn()").await;
     eventually("the stream has brought it", || async {
         let health: Value = serde_json::from_str(&http_get(&app, "/health/ready").await).unwrap();
         let position = health["position"].as_str().unwrap().to_owned();

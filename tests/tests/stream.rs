@@ -222,6 +222,24 @@ async fn the_position_passes_what_a_load_has_seen_also_when_nothing_is_published
     }
 }
 
+/// Postgres streams only what it has flushed, and of an open transaction it flushes nothing for many seconds.
+#[tokio::test]
+async fn the_position_of_a_load_is_flushed_also_while_a_transaction_that_wrote_is_open() {
+    let fixture = Fixture::new(MAX_TRANSACTION_BYTES).await;
+    let mut loader = Loader::new(fixture.database.options().await);
+    let open = fixture.database.connect().await;
+    open.batch_execute("BEGIN").await.expect("it begins");
+    for round in 0..20 {
+        let write = format!("INSERT INTO unpublished VALUES ({round})");
+        open.batch_execute(&write).await.expect("it writes");
+        let position = loader.load(&fixture.plan, &[]).await.expect("it loads").topics.position;
+        let flushed = "SELECT pg_current_wal_flush_lsn()::text";
+        let flushed = fixture.client.query_one(flushed, &[]).await.expect("it answers");
+        let flushed: Lsn = flushed.get::<_, &str>(0).parse().expect("an LSN");
+        assert!(position <= flushed, "round {round}: {flushed} is before {position}");
+    }
+}
+
 #[tokio::test]
 async fn what_was_not_confirmed_comes_again_after_a_new_start() {
     let mut fixture = Fixture::new(MAX_TRANSACTION_BYTES).await;

@@ -8,7 +8,7 @@ use rowtide_protocol::{Lsn, Refusal};
 use tokio_postgres::Client;
 
 use crate::connect::Names;
-use crate::wal::end_of_wal;
+use crate::wal::{end_of_wal, flush};
 
 /// Whose a client id is, and how far its mutations are settled.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +81,7 @@ pub async fn settled(
         let refusal = Refusal { id, code: row.get(2), message: row.get(3) };
         settled.refused.entry(row.get(0)).or_default().push(refusal);
     }
+    flush(client, settled.until).await?;
     Ok(settled)
 }
 

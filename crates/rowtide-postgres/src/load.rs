@@ -12,7 +12,7 @@ use rowtide_plan::encode::{Datum, EncodeError, RowEncoder};
 use rowtide_plan::plan::{BranchId, Plan};
 use rowtide_plan::row::{Row, Topic};
 use rowtide_plan::sql::load_sql;
-use rowtide_protocol::InvalidLsn;
+use rowtide_protocol::{InvalidLsn, Lsn};
 use rustc_hash::FxHashMap;
 use thiserror::Error;
 use tokio_postgres::Client;
@@ -20,7 +20,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 
 use crate::connect::{ConnectError, ConnectOptions, TEXT_SETTINGS, connect, reason};
-use crate::wal::WalLayout;
+use crate::wal::{WalLayout, flush};
 
 /// Why a load did not arrive.
 #[derive(Debug, Error)]
@@ -169,7 +169,8 @@ async fn run(
     client.batch_execute(&begin).await?;
     // The snapshot of the transaction is taken before the statement's functions run, so no commit
     // that it sees lies behind the position.
-    let sql = "SELECT pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text";
+    let sql = "SELECT pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text, \
+               pg_current_wal_flush_lsn()::text";
     let head = client.query_typed(sql, &[]);
     let mut by_branch: FxHashMap<BranchId, Vec<usize>> = FxHashMap::default();
     for (index, topic) in topics.iter().enumerate() {
@@ -210,6 +211,10 @@ async fn run(
     let head = head.first().ok_or_else(|| LoadError::Answer("no snapshot".to_owned()))?;
     let snapshot: Snapshot = head.get::<_, &str>(0).parse()?;
     let position = connection.wal.end_of_last_record(head.get::<_, &str>(1).parse()?);
+    let flushed: Lsn = head.get::<_, &str>(2).parse()?;
+    if flushed < position {
+        flush(client, position).await?;
+    }
     Ok(LoadedTopics { topics: Loaded { snapshot, position, rows }, queries, failed })
 }
 

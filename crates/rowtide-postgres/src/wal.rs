@@ -51,6 +51,26 @@ pub async fn end_of_wal(client: &Client) -> Result<Lsn, Error> {
     Ok(layout.end_of_last_record(end))
 }
 
+/// Sees to it that everything up to `position` is flushed, because no more than that is streamed. Of a
+/// transaction that is open, or that failed, Postgres flushes nothing by itself before its background writer
+/// logs the running transactions, which may take longer than 20 seconds where nobody else commits.
+///
+/// # Errors
+/// When Postgres does not answer.
+pub(crate) async fn flush(client: &Client, position: Lsn) -> Result<(), Error> {
+    let sql = "SELECT pg_current_wal_flush_lsn()::text";
+    let rows = client.query_typed(sql, &[]).await?;
+    let flushed: Lsn = rows.first().map_or("", |row| row.get(0)).parse().unwrap_or_default();
+    if flushed < position {
+        // A commit is flushed with all that was written before. It does not wait for a standby, which may have
+        // stalled, and nobody is sent the message.
+        let sql = "SELECT set_config('synchronous_commit', 'local', true), \
+                   pg_logical_emit_message(true, 'rowtide', '')";
+        client.query_typed(sql, &[]).await?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
