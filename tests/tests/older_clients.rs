@@ -355,7 +355,7 @@ async fn clients_that_come_back_together_share_their_loads() {
     const CLIENTS: usize = 150;
     let app = App::example("files").await;
     let health = || app.server.as_ref().unwrap().hub().health();
-    let mut locked = app.database.connect().await;
+    let (mut locked, looks_on) = (app.database.connect().await, app.database.connect().await);
     // Until all have come no load ends.
     let lock = locked.transaction().await.unwrap();
     lock.batch_execute("LOCK TABLE file IN ACCESS EXCLUSIVE MODE").await.unwrap();
@@ -366,9 +366,14 @@ async fn clients_that_come_back_together_share_their_loads() {
             (health().sessions as usize == CLIENTS).then_some(())
         })
         .await;
-        let sql = "SELECT count(*) FROM pg_stat_activity \
+        let sql = "SELECT count(*), count(*) FILTER (WHERE wait_event_type = 'Lock') \
+                   FROM pg_stat_activity \
                    WHERE datname = current_database() AND application_name = 'rowtide load'";
-        let loading: i64 = lock.query_one(sql, &[]).await.unwrap().get(0);
+        let loading: i64 = eventually("a load waits for the table", || async {
+            let row = looks_on.query_one(sql, &[]).await.unwrap();
+            (row.get::<_, i64>(1) > 0).then(|| row.get(0))
+        })
+        .await;
         lock.commit().await.unwrap();
         loading
     };
