@@ -78,11 +78,11 @@ impl LoadError {
     fn is_of_a_table(&self) -> bool {
         match self {
             LoadError::Query(error) => error.as_db_error().is_some_and(|error| {
-                // Connection, resources, an operator's intervention, the system, an internal error. What took
-                // too long is a query's own.
+                // Connection, resources, an operator's intervention. What took too long is a query's own, and so
+                // is a page or file that cannot be read.
                 let code = error.code();
                 *code == SqlState::QUERY_CANCELED
-                    || !matches!(&code.code()[..2], "08" | "53" | "57" | "58" | "XX")
+                    || !matches!(code.code().get(..2), Some("08" | "53" | "57"))
             }),
             LoadError::SchemaChanged { .. } | LoadError::Encode(_) => true,
             LoadError::Connect(_) | LoadError::Answer(_) => false,

@@ -4,6 +4,8 @@
 use rowtide_protocol::Lsn;
 use tokio_postgres::{Client, Error};
 
+use crate::connect::reason;
+
 /// Where page headers lie in WAL.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WalLayout {
@@ -55,6 +57,8 @@ pub async fn end_of_wal(client: &Client) -> Result<Lsn, Error> {
 /// transaction that is open, or that failed, Postgres flushes nothing by itself before its background writer
 /// logs the running transactions, which may take longer than 20 seconds where nobody else commits.
 ///
+/// Where Postgres refuses, its background writer is left to it.
+///
 /// # Errors
 /// When Postgres does not answer.
 pub(crate) async fn flush(client: &Client, position: Lsn) -> Result<(), Error> {
@@ -66,7 +70,13 @@ pub(crate) async fn flush(client: &Client, position: Lsn) -> Result<(), Error> {
         // stalled, and nobody is sent the message.
         let sql = "SELECT set_config('synchronous_commit', 'local', true), \
                    pg_logical_emit_message(true, 'rowtide', '')";
-        client.query_typed(sql, &[]).await?;
+        match client.query_typed(sql, &[]).await {
+            // What is read is good without it, only late.
+            Err(error) if error.as_db_error().is_some() => {
+                tracing::debug!(error = reason(&error), "cannot have WAL flushed");
+            }
+            flushed => drop(flushed?),
+        }
     }
     Ok(())
 }

@@ -22,8 +22,8 @@ pub const MUTATION_QUEUE: usize = 256;
 pub const MUTATION_QUEUE_BYTES: usize = 256 << 20;
 /// How often a mutation that others are in the way of is tried.
 pub const CONFLICT_RETRIES: u32 = 20;
-/// How often the slot is looked at.
-pub const SLOT_WATCH: Duration = Duration::from_secs(10);
+/// How often the slot and what fills are looked at: more often than the history is pruned, so that it is seen to fill.
+pub const SLOT_WATCH: Duration = Duration::from_secs(5);
 /// How much WAL may be kept for the slot before it is warned of, in bytes.
 pub const RETAINED_WAL_WARNING_BYTES: u64 = 1 << 30;
 /// How much before it is an error, in bytes.

@@ -230,8 +230,9 @@ pub(crate) async fn watch(
         let mut ends = VecDeque::new();
         let mut near = Near::default();
         loop {
-            look(&database, &names, &hub, &mut client, &mut ends).await;
+            // First, because Postgres may not answer.
             near.look(&hub, &writer);
+            look(&database, &names, &hub, &mut client, &mut ends).await;
             tokio::time::sleep(SLOT_WATCH).await;
         }
     })

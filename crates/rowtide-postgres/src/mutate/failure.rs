@@ -119,7 +119,7 @@ fn judge(error: &DbError, sent: Option<&Sent<'_>>) -> Failure {
         SqlState::DATATYPE_MISMATCH,
     ];
     // Classes 08 (connection) and 53 (resources, such as a full disk).
-    if away.contains(code) || matches!(&code.code()[..2], "08" | "53") {
+    if away.contains(code) || matches!(code.code().get(..2), Some("08" | "53")) {
         return Failure::Away(said());
     }
     if conflict.contains(code) {

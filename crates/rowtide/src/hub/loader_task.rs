@@ -34,6 +34,11 @@ impl LoadCounts {
         self.lock().iter().cloned().collect()
     }
 
+    /// Other tables are loaded now, or the same ones anew.
+    pub(super) fn forget_unreadable(&self) {
+        self.lock().clear();
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
         // Whole between any two statements that hold it.
         self.unreadable.lock().unwrap_or_else(PoisonError::into_inner)

@@ -577,6 +577,7 @@ impl Generation {
             let (loads, questions) = (loads.clone(), log.questions.clone());
             engines.push(engine_thread::start(name, engine, loads, questions, stop.clone())?);
         }
+        shared.load_counts.forget_unreadable();
         let (failing, load_failing) = watch::channel(None);
         let requests = Arc::new(tokio::sync::Mutex::new(requests));
         for _ in 0..options.load_connections.max(1) {
