@@ -125,7 +125,7 @@ impl Loader {
     /// without rows, and the others have theirs.
     ///
     /// # Errors
-    /// When none can be read. The connection is made anew by the next call.
+    /// When Postgres does not answer. The connection is made anew by the next call.
     pub async fn load(&mut self, plan: &Plan, topics: &[Topic]) -> Result<LoadedTopics, LoadError> {
         match self.try_load(plan, topics).await {
             Err(error) if error.is_of_a_table() && !self.guarded => {
