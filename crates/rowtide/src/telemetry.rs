@@ -230,9 +230,12 @@ pub(crate) async fn watch(
         let mut ends = VecDeque::new();
         let mut near = Near::default();
         loop {
-            // First, because Postgres may not answer.
             near.look(&hub, &writer);
-            look(&database, &names, &hub, &mut client, &mut ends).await;
+            let look = look(&database, &names, &hub, &mut client, &mut ends);
+            // What fills is looked at again also while Postgres does not answer.
+            if tokio::time::timeout(SLOT_WATCH, look).await.is_err() {
+                client = None;
+            }
             tokio::time::sleep(SLOT_WATCH).await;
         }
     })
