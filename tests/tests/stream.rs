@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rowtide_feed::{Change, Changes, Transaction};
 use rowtide_plan::catalog::Catalog;
 use rowtide_plan::compile::compile;
 use rowtide_plan::definition::Definition;
 use rowtide_plan::plan::Plan;
-use rowtide_plan::row::{Change, Changes, Transaction};
 use rowtide_postgres::catalog::read_catalog;
 use rowtide_postgres::load::Loader;
 use rowtide_postgres::setup::setup;
@@ -76,12 +76,11 @@ impl Fixture {
     }
 
     fn show(&self, change: &Change) -> String {
-        let old = change.old.as_ref().map(|old| {
+        let old = change.before().map(|old| {
             let topics = if old.topics.is_empty() { "nowhere" } else { "a topic" };
             format!("from {topics} {}", String::from_utf8_lossy(&old.key))
         });
-        let new =
-            change.new.as_ref().map(|new| format!("to {}", String::from_utf8_lossy(&new.json)));
+        let new = change.after().map(|new| format!("to {}", String::from_utf8_lossy(&new.json)));
         let parts: Vec<String> = old.into_iter().chain(new).collect();
         format!("{}: {}", self.name(change.table), parts.join(" "))
     }

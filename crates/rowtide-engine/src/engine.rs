@@ -15,9 +15,10 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rowtide_feed::{Acknowledgement, History, Transaction};
 use rowtide_plan::claims::Claims;
 use rowtide_plan::plan::{Plan, TableId};
-use rowtide_plan::row::{History, Row, Settlement, Topic, Transaction};
+use rowtide_plan::row::{Row, Topic};
 use rowtide_protocol::{Cursor, Epoch, Lsn, Mode};
 use rustc_hash::FxHashMap;
 use slab::Slab;
@@ -65,7 +66,7 @@ pub struct Opening {
     pub session: SessionId,
     /// What it sees is decided by these.
     pub claims: Claims,
-    /// Whose settlements it is told; several sessions may be one client's.
+    /// Whose acknowledgements it is told; several sessions may be one client's.
     pub client: Option<Box<str>>,
     /// Its first rows must not be older than this commit: the session has been told of a mutation
     /// that was settled by it.
@@ -113,7 +114,7 @@ pub enum Output {
         /// When the last of the commits happened, microseconds since 1970 UTC.
         commit_time_us: Option<i64>,
         /// The mutations of the session's client that these commits settled, in order.
-        settlements: Vec<Arc<Settlement>>,
+        acknowledgements: Vec<Arc<Acknowledgement>>,
     },
     /// What has changed cannot be said; the session is no longer known, and must come back for all of its rows.
     Reset {
@@ -404,7 +405,7 @@ impl Engine {
                     changes: Bytes::new(),
                     rows: 0,
                     commit_time_us: None,
-                    settlements: Vec::new(),
+                    acknowledgements: Vec::new(),
                 }));
             }
         }

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use rowtide_plan::row::Transaction;
+use rowtide_feed::Transaction;
 
 use crate::Snapshot;
 

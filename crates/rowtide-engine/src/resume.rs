@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rowtide_feed::{Change, Changes, Transaction};
 use rowtide_plan::plan::TableId;
-use rowtide_plan::row::{Change, Changes, Image, Topic, Transaction};
+use rowtide_plan::row::{Image, Topic};
 use rowtide_protocol::Lsn;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::topic::{Rows, key_of};
+use crate::topic::Rows;
 use crate::{Opening, SessionId};
 
 /// How many bytes of transactions are kept for a session that comes back, while the log is asked for it; all who
@@ -84,10 +85,10 @@ impl Resume {
     pub(crate) fn images_then<'a>(&'a self, topic: &Topic, now: &'a Rows) -> Vec<&'a Image> {
         let mut then: FxHashMap<&Bytes, Option<&Image>> = FxHashMap::default();
         for change in self.changes() {
-            let old = change.old.as_ref().filter(|old| old.topics.contains(topic));
-            let new = change.new.as_ref().filter(|new| new.image.topics.contains(topic));
+            let old = change.before().filter(|old| old.topics.contains(topic));
+            let new = change.after().filter(|new| new.image.topics.contains(topic));
             if old.is_some() || new.is_some() {
-                then.entry(key_of(change)).or_insert(old);
+                then.entry(change.key()).or_insert(old);
             }
         }
         let untouched = now.iter().filter(|(key, _)| !then.contains_key(key));

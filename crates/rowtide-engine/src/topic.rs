@@ -8,7 +8,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rowtide_plan::row::{Change, Changes, Row, Topic, Transaction};
+use rowtide_feed::{Change, Changes, Transaction};
+use rowtide_plan::row::{Row, Topic};
 use rowtide_protocol::Lsn;
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -124,7 +125,7 @@ impl TopicState {
 
     /// The row of `change` after it, if it is in this topic.
     pub(crate) fn row_after<'a>(&self, change: &'a Change) -> Option<&'a Arc<Row>> {
-        change.new.as_ref().filter(|row| row.image.topics.contains(&self.topic))
+        change.after().filter(|row| row.image.topics.contains(&self.topic))
     }
 
     /// Fits a load to the stream: its rows, and what was streamed meanwhile and its snapshot had not
@@ -145,7 +146,7 @@ impl TopicState {
                     let change = &changes[*index];
                     match self.row_after(change) {
                         Some(row) => fitted.insert(row.image.key.clone(), Arc::clone(row)),
-                        None => fitted.remove(key_of(change)),
+                        None => fitted.remove(change.key()),
                     };
                 }
                 _ => {}
@@ -160,14 +161,5 @@ impl Ahead {
     pub(crate) fn of(loaded: &Loaded, snapshot: &Arc<Snapshot>, position: Lsn) -> Option<Ahead> {
         (loaded.position > position)
             .then(|| Ahead { snapshot: Arc::clone(snapshot), until: loaded.position })
-    }
-}
-
-/// The primary key of the row that `change` is about.
-pub(crate) fn key_of(change: &Change) -> &Bytes {
-    match (&change.new, &change.old) {
-        (Some(row), _) => &row.image.key,
-        (None, Some(image)) => &image.key,
-        (None, None) => unreachable!("a change has a row before or after it"),
     }
 }

@@ -9,9 +9,10 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rowtide_feed::Acknowledgement;
 use rowtide_plan::claims::Claims;
 use rowtide_plan::plan::TableId;
-use rowtide_plan::row::{Row, Settlement};
+use rowtide_plan::row::Row;
 use rowtide_protocol::{Cursor, Epoch, Lsn, ViewId};
 use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 
@@ -32,7 +33,7 @@ pub(crate) struct View {
     /// A session that holds the rows of the last message, which it had from another connection.
     pub(crate) returning: Option<SessionId>,
     /// What the next message tells some of its sessions.
-    pub(crate) settled: Vec<(SessionId, Arc<Settlement>)>,
+    pub(crate) settled: Vec<(SessionId, Arc<Acknowledgement>)>,
     /// How often each topic is named; never zero.
     pub(crate) reach: FxHashMap<TopicKey, u32>,
     /// Topics of `reach` that were not there at the last message.

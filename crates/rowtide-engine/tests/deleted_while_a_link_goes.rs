@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use rowtide_engine::{Engine, Input, Load, Loaded, Opening, Output, SessionId, Snapshot};
+use rowtide_feed::{Change, Changes, History, RowChange, Transaction};
 use rowtide_plan::catalog::{
     Catalog, CatalogColumn, CatalogIndex, CatalogTable, ColumnInput, ReplicaIdentity,
 };
@@ -13,7 +14,7 @@ use rowtide_plan::compile::compile;
 use rowtide_plan::definition::Definition;
 use rowtide_plan::encode::{Datum, RowEncoder};
 use rowtide_plan::plan::Plan;
-use rowtide_plan::row::{Change, Changes, History, Row, Transaction};
+use rowtide_plan::row::Row;
 use rowtide_plan::value::ColumnType;
 use rowtide_protocol::{Cursor, Epoch, Lsn};
 
@@ -113,7 +114,7 @@ impl Deployment {
         let change = |at: &usize| {
             let (table, row) = &self.rows[*at];
             let table = self.plan.table_id("public", table).unwrap();
-            Change { table, old: Some(row.image.clone()), new: None }
+            Change { table, row: RowChange::Delete(row.image.clone()) }
         };
         let changes = Changes::Rows(rows.iter().map(change).collect());
         self.step(Input::Transaction(Arc::new(Transaction {
@@ -122,7 +123,7 @@ impl Deployment {
             commit_time_us: 0,
             truncated: Vec::new(),
             changes,
-            settlements: Vec::new(),
+            acknowledgements: Vec::new(),
         })))
     }
 }

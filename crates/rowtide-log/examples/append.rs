@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use rowtide_feed::{Change, Changes, RowChange, Transaction};
 use rowtide_log::{Entry, Identity, Log, LogOptions, Opened};
 use rowtide_plan::plan::{BranchId, TableId};
-use rowtide_plan::row::{Change, Changes, Image, Row, Topic, Transaction};
+use rowtide_plan::row::{Image, Row, Topic};
 use rowtide_plan::value::Value;
 use rowtide_protocol::Lsn;
 
@@ -29,14 +30,17 @@ fn transaction(random: &mut SmallRng, number: u64) -> Arc<Transaction> {
     let kept = [Value::Text(format!("user-{owner:08}").into())].into();
     let image = Image { key: Bytes::from(format!("{{\"id\":{id}}}")), kept, topics };
     let json = format!("{{\"id\":{id},\"n\":{number},\"text\":\"{}\"}}", "x".repeat(310));
-    let new = Some(Arc::new(Row { image: image.clone(), json: Bytes::from(json) }));
+    let after = Arc::new(Row { image: image.clone(), json: Bytes::from(json) });
     Arc::new(Transaction {
         lsn: Lsn(number * 400),
         xid: number as u32,
         commit_time_us: number as i64 * 100,
         truncated: Vec::new(),
-        changes: Changes::Rows(vec![Change { table: TableId(0), old: Some(image), new }]),
-        settlements: Vec::new(),
+        changes: Changes::Rows(vec![Change {
+            table: TableId(0),
+            row: RowChange::Update { before: image, after },
+        }]),
+        acknowledgements: Vec::new(),
     })
 }
 

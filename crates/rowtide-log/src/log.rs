@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rowtide_plan::row::Transaction;
+use rowtide_feed::Transaction;
 use rowtide_protocol::{Epoch, Lsn};
 use thiserror::Error;
 

@@ -5,14 +5,15 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use rowtide_feed::{Change, Changes, History, Transaction};
 use rowtide_plan::plan::TableId;
-use rowtide_plan::row::{Change, Changes, History, Topic, Transaction};
+use rowtide_plan::row::Topic;
 use rowtide_protocol::{Epoch, Lsn};
 use rusqlite::{Connection, OptionalExtension};
 use rustc_hash::FxHashSet;
 use thiserror::Error;
 
-use crate::record::{Damaged, Interruptions, read_change, topic_hash, topics_of};
+use crate::record::{Damaged, Interruptions, read_change, topic_hash};
 use crate::segment::{Segment, from_sql, to_sql};
 
 /// What writer and readers share.
@@ -304,7 +305,7 @@ impl Search<'_> {
             self.bytes_left =
                 self.bytes_left.checked_sub(record.len()).ok_or(HistoryError::TooMuch)?;
             let change = read_change(lsn, record)?;
-            if topics_of(&change).any(|topic| self.topics.contains(topic)) {
+            if change.topics().any(|topic| self.topics.contains(topic)) {
                 self.history.changes.push((lsn, change));
             }
         }
@@ -385,7 +386,7 @@ fn last_transactions(
             commit_time_us: commit.get(2)?,
             truncated: interruptions.truncated,
             changes,
-            settlements: Vec::new(),
+            acknowledgements: Vec::new(),
         }));
     }
     Ok(true)

@@ -5,8 +5,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rowtide_feed::{Change, RowChange};
 use rowtide_plan::plan::{BranchId, TableId};
-use rowtide_plan::row::{Change, Image, Row, Topic};
+use rowtide_plan::row::{Image, Row, Topic};
 use rowtide_plan::value::Value;
 use rowtide_protocol::Lsn;
 use sha2::{Digest, Sha256};
@@ -28,22 +29,23 @@ mod shape {
 
 /// The record of `change`, which is of the transaction at `lsn`.
 pub(crate) fn write_change(lsn: Lsn, change: &Change) -> Vec<u8> {
-    let json = change.new.as_ref().map_or(0, |row| row.json.len());
+    let json = change.after().map_or(0, |row| row.json.len());
     let mut into = Vec::with_capacity(json + 256);
     into.extend_from_slice(&[0; 4]);
     into.extend_from_slice(&change.table.0.to_le_bytes());
-    match (&change.old, &change.new) {
-        (None, Some(new)) => write_row(&mut into, shape::INSERT, None, new),
-        (Some(old), Some(new)) if *old == new.image => {
-            write_row(&mut into, shape::UPDATE_IN_PLACE, None, new);
+    match &change.row {
+        RowChange::Insert(after) => write_row(&mut into, shape::INSERT, None, after),
+        RowChange::Update { before, after } if *before == after.image => {
+            write_row(&mut into, shape::UPDATE_IN_PLACE, None, after);
         }
-        (Some(old), Some(new)) => write_row(&mut into, shape::UPDATE, Some(old), new),
-        (Some(old), None) => {
+        RowChange::Update { before, after } => {
+            write_row(&mut into, shape::UPDATE, Some(before), after);
+        }
+        RowChange::Delete(before) => {
             into.push(shape::DELETE);
-            write_slice(&mut into, &old.key);
-            write_values(&mut into, old);
+            write_slice(&mut into, &before.key);
+            write_values(&mut into, before);
         }
-        (None, None) => unreachable!("a change has a row before or after it"),
     }
     let checksum = checksum(lsn, &into[4..]);
     into[..4].copy_from_slice(&checksum);
@@ -72,17 +74,19 @@ pub fn parse_change(mut body: &[u8]) -> Option<Change> {
     let row = |image, from: &mut &[u8]| {
         Some(Arc::new(Row { image, json: Bytes::copy_from_slice(read_slice(from)?) }))
     };
-    let (old, new) = match kind {
-        shape::INSERT => (None, Some(row(image, from)?)),
-        shape::UPDATE_IN_PLACE => (Some(image.clone()), Some(row(image, from)?)),
-        shape::UPDATE => {
-            let new = read_values(from, key)?;
-            (Some(image), Some(row(new, from)?))
+    let row = match kind {
+        shape::INSERT => RowChange::Insert(row(image, from)?),
+        shape::UPDATE_IN_PLACE => {
+            RowChange::Update { before: image.clone(), after: row(image, from)? }
         }
-        shape::DELETE => (Some(image), None),
+        shape::UPDATE => {
+            let after = read_values(from, key)?;
+            RowChange::Update { before: image, after: row(after, from)? }
+        }
+        shape::DELETE => RowChange::Delete(image),
         _ => return None,
     };
-    from.is_empty().then_some(Change { table, old, new })
+    from.is_empty().then_some(Change { table, row })
 }
 
 /// The position is in it, so that a record is not taken for one of another transaction.
@@ -142,12 +146,6 @@ pub(crate) fn topic_hash(topic: &Topic) -> i64 {
     write_topic(&mut bytes, topic);
     let [a, b, c, d, e, f, g, h, ..] = <[u8; 32]>::from(Sha256::digest(&bytes));
     i64::from_le_bytes([a, b, c, d, e, f, g, h])
-}
-
-/// Every topic that a row leaves, enters or stays in; some may come twice.
-pub(crate) fn topics_of(change: &Change) -> impl Iterator<Item = &Topic> {
-    let old = change.old.iter().flat_map(|image| &image.topics);
-    old.chain(change.new.iter().flat_map(|row| &row.image.topics))
 }
 
 /// What a transaction did to whole tables.
@@ -256,11 +254,8 @@ mod tests {
         (any::<u16>(), json(), json(), 0..4).prop_flat_map(|(table, key, json, kind)| {
             (image(key.clone()), image(key)).prop_map(move |(old, new)| {
                 let image = if kind == 3 { old.clone() } else { new };
-                Change {
-                    table: TableId(table),
-                    old: (kind != 0).then_some(old),
-                    new: (kind != 1).then(|| Arc::new(Row { image, json: json.clone() })),
-                }
+                let after = (kind != 1).then(|| Arc::new(Row { image, json: json.clone() }));
+                Change::between(TableId(table), (kind != 0).then_some(old), after).unwrap()
             })
         })
     }
@@ -269,10 +264,7 @@ mod tests {
         #[test]
         fn a_change_is_read_back_at_its_position_alone(change in change(), lsn: u64) {
             let record = write_change(Lsn(lsn), &change);
-            let read = read_change(Lsn(lsn), &record).unwrap();
-            prop_assert_eq!(read.table, change.table);
-            prop_assert_eq!(read.old, change.old);
-            prop_assert_eq!(read.new, change.new);
+            prop_assert_eq!(read_change(Lsn(lsn), &record).unwrap(), change);
             prop_assert!(read_change(Lsn(lsn ^ 1), &record).is_err());
         }
 

@@ -17,7 +17,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use rustc_hash::FxHashMap;
 
 use crate::log::Identity;
-use crate::record::{Damaged, read_change, topic_hash, topics_of};
+use crate::record::{Damaged, read_change, topic_hash};
 
 pub(crate) use writer::SegmentWriter;
 
@@ -336,7 +336,7 @@ fn read_tail(db: &Connection, indexed: i64) -> Result<Tail, Unusable> {
         let (id, lsn) = (row.get(0)?, from_sql(row.get(1)?));
         let record = row.get_ref(2)?.as_blob().map_err(|_| Damaged)?;
         let change = read_change(lsn, record)?;
-        topics_of(&change).for_each(|topic| tail.add(topic_hash(topic), id));
+        change.topics().for_each(|topic| tail.add(topic_hash(topic), id));
     }
     Ok(tail)
 }

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use kit::{TABLES, TestDir, all_topics, entries, identity, options, transaction};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use rowtide_feed::Transaction;
 use rowtide_log::{Began, Entry, HistoryError, Identity, Log, LogError, LogReader, Opened};
-use rowtide_plan::row::Transaction;
 use rowtide_protocol::Lsn;
 
 fn some_transactions(seed: u64, after: Lsn, count: usize) -> Vec<Arc<Transaction>> {

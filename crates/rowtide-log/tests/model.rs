@@ -14,8 +14,8 @@ use kit::{TABLES, TestDir, all_topics, entries, identity, transaction};
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
+use rowtide_feed::{Change, Changes, Transaction};
 use rowtide_log::{Began, Committed, Entry, HistoryError, Log, LogOptions, LogReader, Opened};
-use rowtide_plan::row::{Change, Changes, Transaction};
 use rowtide_protocol::Lsn;
 
 const SEEDS: u64 = 40;
@@ -196,8 +196,7 @@ impl Model {
 }
 
 fn topics_of(change: &Change) -> impl Iterator<Item = &rowtide_plan::row::Topic> {
-    let old = change.old.iter().flat_map(|image| &image.topics);
-    old.chain(change.new.iter().flat_map(|row| &row.image.topics))
+    change.topics()
 }
 
 fn weight(transaction: &Transaction, left: &mut usize) -> bool {

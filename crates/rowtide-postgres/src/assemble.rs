@@ -7,9 +7,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rowtide_feed::{Acknowledgement, Change, Changes, Transaction};
 use rowtide_plan::encode::{Datum, EncodeError, RowEncoder};
 use rowtide_plan::plan::{Plan, TableId};
-use rowtide_plan::row::{Change, Changes, Image, Row, Settlement, Transaction};
+use rowtide_plan::row::{Image, Row};
 use rowtide_protocol::{Lsn, Refusal};
 use rustc_hash::FxBuildHasher;
 use thiserror::Error;
@@ -54,8 +55,15 @@ enum Known {
     Other,
     /// A table of the plan.
     Table(TableId, Box<RowEncoder>),
-    /// The clients, with the places of the columns of a [`Settlement`], in its order.
+    /// The clients, with the places of the columns of a [`Acknowledgement`], in its order.
     Clients([usize; 4]),
+}
+
+/// What is known so far of what a transaction did to one row.
+struct Draft {
+    table: TableId,
+    old: Option<Image>,
+    new: Option<Arc<Row>>,
 }
 
 /// A transaction that has not been committed yet.
@@ -64,8 +72,8 @@ struct Open {
     xid: u32,
     commit_time_us: i64,
     truncated: Vec<TableId>,
-    settlements: Vec<Arc<Settlement>>,
-    changes: Vec<Change>,
+    acknowledgements: Vec<Arc<Acknowledgement>>,
+    changes: Vec<Draft>,
     /// Where the change of a row is found, once there are several.
     index: HashMap<(TableId, Bytes), usize, FxBuildHasher>,
     bytes: usize,
@@ -92,10 +100,9 @@ impl Assembler {
         let changes = match open.too_large {
             Some(tables) => Changes::TooLarge(tables),
             None => {
-                let mut changes = open.changes;
                 // Inserted and deleted again: nothing happened.
-                changes.retain(|change| change.old.is_some() || change.new.is_some());
-                Changes::Rows(changes)
+                let change = |draft: Draft| Change::between(draft.table, draft.old, draft.new);
+                Changes::Rows(open.changes.into_iter().filter_map(change).collect())
             }
         };
         Transaction {
@@ -104,7 +111,7 @@ impl Assembler {
             commit_time_us: open.commit_time_us,
             truncated: open.truncated,
             changes,
-            settlements: open.settlements,
+            acknowledgements: open.acknowledgements,
         }
     }
 
@@ -219,8 +226,8 @@ impl Assembler {
             None => return Err(AssembleError::UnknownRelation(relation)),
             Some(Known::Other) => return Ok(()),
             Some(Known::Clients(columns)) => {
-                let settlement = new.and_then(|new| settlement(new, columns));
-                open.settlements.extend(settlement.map(Arc::new));
+                let acknowledgement = new.and_then(|new| acknowledgement(new, columns));
+                open.acknowledgements.extend(acknowledgement.map(Arc::new));
                 return Ok(());
             }
             Some(Known::Table(table, encoder)) => (*table, encoder),
@@ -248,7 +255,7 @@ impl Assembler {
     }
 }
 
-/// Where a settlement is found in rows of the clients' table.
+/// Where a acknowledgement is found in rows of the clients' table.
 fn clients(relation: &Relation<'_>) -> Known {
     let place = |name| relation.columns.iter().position(|column| column.name == name);
     let places = ["client_id", "last_mutation", "refused", "name"].map(place);
@@ -261,7 +268,7 @@ fn clients(relation: &Relation<'_>) -> Known {
 }
 
 /// `None` for a client that has not settled anything: one that has only connected.
-fn settlement(row: &Tuple<'_>, places: &[usize; 4]) -> Option<Settlement> {
+fn acknowledgement(row: &Tuple<'_>, places: &[usize; 4]) -> Option<Acknowledgement> {
     let text = |place: usize| match row.get(place) {
         Some(TupleValue::Text(text)) => std::str::from_utf8(text).ok(),
         _ => None,
@@ -271,7 +278,12 @@ fn settlement(row: &Tuple<'_>, places: &[usize; 4]) -> Option<Settlement> {
     // Written by us; a row that someone else has spoiled is an acknowledgement all the same.
     let refused: Vec<Refusal> =
         refused.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
-    Some(Settlement { client: client?.into(), last_mutation, refused, name: name.map(Into::into) })
+    Some(Acknowledgement {
+        client: client?.into(),
+        last_mutation,
+        rejected: refused,
+        name: name.map(Into::into),
+    })
 }
 
 /// What a message does to one row.
@@ -314,13 +326,13 @@ impl Open {
                 if !self.changes.is_empty() {
                     self.index.insert((table, key), self.changes.len());
                 }
-                self.changes.push(Change { table, old, new });
+                self.changes.push(Draft { table, old, new });
             }
         }
     }
 
     fn index_changes(&mut self) {
-        let entry = |(at, change): (usize, &Change)| {
+        let entry = |(at, change): (usize, &Draft)| {
             let of_old = change.old.as_ref().map(|image| image.key.clone());
             let key = change.new.as_ref().map(|row| row.image.key.clone()).or(of_old);
             key.map(|key| ((change.table, key), at))

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgwire_replication::{PgWireError, ReplicationClient, ReplicationEvent};
+use rowtide_feed::Transaction;
 use rowtide_plan::plan::Plan;
-use rowtide_plan::row::Transaction;
 use rowtide_protocol::Lsn;
 use thiserror::Error;
 use tokio::time::{Instant, timeout_at};

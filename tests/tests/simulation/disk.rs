@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use rowtide_engine::HistoryRequest;
-use rowtide_plan::row::{Change, Changes, History, Topic, Transaction};
+use rowtide_feed::{Change, Changes, History, Transaction};
+use rowtide_plan::row::Topic;
 use rowtide_protocol::{Epoch, Lsn};
 
 /// What the stream brought, as the log takes it.
@@ -137,8 +138,7 @@ impl Disk {
         }
         let of_topics = |topics: &[Topic]| topics.iter().any(|t| request.topics.contains(t));
         let concerns = |change: &&Change| {
-            change.old.as_ref().is_some_and(|old| of_topics(&old.topics))
-                || change.new.as_ref().is_some_and(|new| of_topics(&new.image.topics))
+            of_topics(change.topics_before()) || of_topics(change.topics_after())
         };
         let mut history = History::default();
         let range = |transaction: &&Arc<Transaction>| {

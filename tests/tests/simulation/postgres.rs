@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rowtide_engine::{Loaded, Snapshot};
-use rowtide_plan::row::{Change, Changes, Settlement, Topic, Transaction};
+use rowtide_feed::{Acknowledgement, Change, Changes, Transaction};
+use rowtide_plan::row::Topic;
 use rowtide_protocol::{Lsn, Refusal};
 
 use crate::data::{Place, Schema, Stored, Tables, Writes};
@@ -39,7 +40,7 @@ pub struct Work {
     pub writes: Writes,
     /// A client's row after it, and what the stream tells of it.
     pub client: Option<(String, Arc<ClientRow>)>,
-    pub settlement: Option<Settlement>,
+    pub acknowledgement: Option<Acknowledgement>,
     pub applied: Option<u64>,
     pub refused: Vec<u64>,
     /// Too much to hold in memory.
@@ -174,7 +175,7 @@ impl Postgres {
             commit_time_us: now_ms as i64 * 1000 + 1,
             truncated: work.truncated.iter().map(|table| self.schema.table_id(*table)).collect(),
             changes: self.changes(&before.tables, &work),
-            settlements: work.settlement.iter().cloned().map(Arc::new).collect(),
+            acknowledgements: work.acknowledgement.iter().cloned().map(Arc::new).collect(),
         });
         self.histories.last_mut().expect("there is one").insert(lsn, Arc::new(state));
         self.log.push(Commit { xid, lsn, work, streamed, visible: false });
@@ -194,7 +195,7 @@ impl Postgres {
             let old = old.map(|old| old.encoded.image.clone());
             let new = new.as_ref().map(|new| Arc::clone(&new.encoded));
             let table = self.schema.table_id(place.0);
-            (old.is_some() || new.is_some()).then_some(Change { table, old, new })
+            Change::between(table, old, new)
         };
         Changes::Rows(work.writes.iter().filter_map(change).collect())
     }
@@ -383,10 +384,10 @@ impl Postgres {
             }
         }
         let refused = row.refused.get(&number).map(|code| refusal(number, code));
-        work.settlement = Some(Settlement {
+        work.acknowledgement = Some(Acknowledgement {
             client: client.into(),
             last_mutation: row.last,
-            refused: refused.into_iter().collect(),
+            rejected: refused.into_iter().collect(),
             name: None,
         });
         work.client = Some((client.to_owned(), Arc::new(row)));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rand::Rng;
 use rowtide_engine::{Engine, HistoryRequest, Input, Load, Opening, Output, SessionId};
-use rowtide_plan::row::{Settlement, Transaction};
+use rowtide_feed::{Acknowledgement, Transaction};
 use rowtide_protocol::{
     ClientMessage, Connect, Cursor, Epoch, ErrorCode, Lsn, Refusal, connected_frame, error_frame,
     ready_frame, reject_frame, snapshot_frame, tx_frame,
@@ -368,19 +368,21 @@ fn write_frames(schema: &Schema, session: &mut Session, output: Output, frames: 
             }
         }
         Output::Ready { cursor, .. } => frames.push(ready_frame(cursor).to_vec()),
-        Output::Tx { mut cursor, changes, mut settlements, .. } => {
+        Output::Tx { mut cursor, changes, mut acknowledgements, .. } => {
             let mut bodies = vec![changes];
             while let Some(Output::Tx { .. }) = session.outbox.front()
-                && let Some(Output::Tx { cursor: next, changes, settlements: more, .. }) =
+                && let Some(Output::Tx { cursor: next, changes, acknowledgements: more, .. }) =
                     session.outbox.pop_front()
             {
-                settlements.extend(more);
+                acknowledgements.extend(more);
                 bodies.push(changes);
                 cursor = next;
             }
-            let refused = settlements.iter().flat_map(|of: &Arc<Settlement>| &of.refused);
+            let refused =
+                acknowledgements.iter().flat_map(|of: &Arc<Acknowledgement>| &of.rejected);
             frames.extend(refused.map(|r| reject_frame(r.id, &r.code, &r.message).to_vec()));
-            let ack = settlements.iter().map(|settlement| settlement.last_mutation).max();
+            let ack =
+                acknowledgements.iter().map(|acknowledgement| acknowledgement.last_mutation).max();
             let bodies = bodies.iter().map(|body| &body[..]);
             frames.push(tx_frame(cursor, bodies, ack, None).to_vec());
         }

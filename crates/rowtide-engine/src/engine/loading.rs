@@ -5,8 +5,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rowtide_feed::Changes;
 use rowtide_plan::plan::TableId;
-use rowtide_plan::row::{Changes, Image, Row, Topic};
+use rowtide_plan::row::{Image, Row};
 
 use super::{Engine, mark};
 use crate::topic::{Ahead, Pending, Phase, Rows, TopicKey, TopicState, ViewKey};
@@ -50,10 +51,7 @@ impl Engine {
                 }
                 Changes::Rows(changes) => {
                     for (index, change) in changes.iter().enumerate() {
-                        let old: &[Topic] = change.old.as_ref().map_or(&[], |old| &old.topics);
-                        let new: &[Topic] =
-                            change.new.as_ref().map_or(&[], |new| &new.image.topics);
-                        for topic in old.iter().chain(new.iter().filter(|t| !old.contains(t))) {
+                        for topic in change.topics() {
                             if let Some(key) = self.index.get(topic) {
                                 let transaction = Arc::clone(transaction);
                                 let pending = Pending::Change { transaction, index };

@@ -5,8 +5,9 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rowtide_feed::Acknowledgement;
 use rowtide_plan::plan::TableId;
-use rowtide_plan::row::{Row, Settlement};
+use rowtide_plan::row::Row;
 use rowtide_protocol::{Cursor, Mode, delete_change, put_change};
 use rustc_hash::FxHashSet;
 
@@ -71,12 +72,12 @@ impl Engine {
                     changes,
                     rows,
                     commit_time_us: self.commit_time_us,
-                    settlements: Vec::new(),
+                    acknowledgements: Vec::new(),
                 });
             }
             out.push(Output::Ready { session, cursor });
-            let settlements = take_of(&mut settled, session);
-            self.acknowledge(session, cursor, settlements, out);
+            let acknowledgements = take_of(&mut settled, session);
+            self.acknowledge(session, cursor, acknowledgements, out);
         }
         if !view.live.is_empty() {
             let Body { changes, rows } = match touched.as_slice() {
@@ -94,15 +95,15 @@ impl Engine {
                 Cow::Borrowed(&view.live)
             };
             for session in told.iter().copied() {
-                let settlements = take_of(&mut settled, session);
-                if !changes.is_empty() || !settlements.is_empty() {
+                let acknowledgements = take_of(&mut settled, session);
+                if !changes.is_empty() || !acknowledgements.is_empty() {
                     out.push(Output::Tx {
                         session,
                         cursor,
                         changes: changes.clone(),
                         rows,
                         commit_time_us: self.commit_time_us,
-                        settlements,
+                        acknowledgements,
                     });
                 }
             }
@@ -118,8 +119,8 @@ impl Engine {
                     rows: rows.clone(),
                 }));
                 out.push(Output::Ready { session: *session, cursor });
-                let settlements = take_of(&mut settled, *session);
-                self.acknowledge(*session, cursor, settlements, out);
+                let acknowledgements = take_of(&mut settled, *session);
+                self.acknowledge(*session, cursor, acknowledgements, out);
             }
         }
         let view = &mut self.views[key];
@@ -137,12 +138,19 @@ impl Engine {
         &self,
         session: SessionId,
         cursor: Cursor,
-        settlements: Vec<Arc<Settlement>>,
+        acknowledgements: Vec<Arc<Acknowledgement>>,
         out: &mut Vec<Output>,
     ) {
-        if !settlements.is_empty() {
+        if !acknowledgements.is_empty() {
             let (changes, rows, commit_time_us) = (Bytes::new(), 0, self.commit_time_us);
-            out.push(Output::Tx { session, cursor, changes, rows, commit_time_us, settlements });
+            out.push(Output::Tx {
+                session,
+                cursor,
+                changes,
+                rows,
+                commit_time_us,
+                acknowledgements,
+            });
         }
     }
 
@@ -251,10 +259,13 @@ impl Engine {
 
 /// Takes out what was settled for a session, in order.
 fn take_of(
-    settled: &mut Vec<(SessionId, Arc<Settlement>)>,
+    settled: &mut Vec<(SessionId, Arc<Acknowledgement>)>,
     session: SessionId,
-) -> Vec<Arc<Settlement>> {
-    settled.extract_if(.., |(of, _)| *of == session).map(|(_, settlement)| settlement).collect()
+) -> Vec<Arc<Acknowledgement>> {
+    settled
+        .extract_if(.., |(of, _)| *of == session)
+        .map(|(_, acknowledgement)| acknowledgement)
+        .collect()
 }
 
 /// The last message of a single row, for the next view that is sent the same.

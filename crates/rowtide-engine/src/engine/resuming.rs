@@ -8,8 +8,9 @@
 
 use std::sync::Arc;
 
+use rowtide_feed::{Changes, History, Transaction};
 use rowtide_plan::plan::{BranchId, TableId};
-use rowtide_plan::row::{Changes, History, Topic, Transaction};
+use rowtide_plan::row::Topic;
 use rowtide_protocol::Lsn;
 use rustc_hash::FxHashSet;
 
@@ -151,7 +152,7 @@ impl Engine {
             return self.give_up_resume(key, out);
         };
         for (lsn, change) in history.changes {
-            let row_key = crate::topic::key_of(&change).clone();
+            let row_key = change.key().clone();
             resume.past.insert((lsn, change.table, row_key), change);
         }
         mark(&mut self.dirty, key, view);
@@ -172,9 +173,8 @@ impl Engine {
             let of_now =
                 |topic: &Topic| index.get(topic).is_some_and(|key| reach.contains_key(key));
             let concerns = |topics: &[Topic]| topics.iter().any(|t| then.contains(t) || of_now(t));
-            let old = change.old.as_ref().filter(|old| concerns(&old.topics));
-            if old.is_none() && !change.new.as_ref().is_some_and(|new| concerns(&new.image.topics))
-            {
+            let old = change.before().filter(|old| concerns(&old.topics));
+            if old.is_none() && !concerns(change.topics_after()) {
                 continue;
             }
             let saw = |topic: &Topic, kept: &[_]| {
@@ -183,9 +183,9 @@ impl Engine {
             };
             let was_visible =
                 old.is_some_and(|old| old.topics.iter().any(|topic| saw(topic, &old.kept)));
-            let row_key = crate::topic::key_of(change);
+            let row_key = change.key();
             let touched = view.touched.row(change.table, row_key, was_visible, self.position);
-            touched.is_now(change.new.as_ref());
+            touched.is_now(change.after());
         }
         view.returning = Some(resume.session);
         let gained: Vec<_> = view.gained.iter().copied().collect();

@@ -4,12 +4,12 @@
 
 use std::sync::Arc;
 
+use rowtide_feed::{Acknowledgement, Change, Changes, Transaction};
 use rowtide_plan::plan::TableId;
-use rowtide_plan::row::{Change, Changes, Settlement, Topic, Transaction};
 use rustc_hash::FxHashSet;
 
 use super::{Engine, Output, Session, SessionId, mark};
-use crate::topic::{Pending, Phase, Rows, TopicKey, TopicState, ViewKey, key_of};
+use crate::topic::{Pending, Phase, Rows, TopicKey, TopicState, ViewKey};
 
 impl Engine {
     pub(super) fn transaction(&mut self, transaction: &Arc<Transaction>, out: &mut Vec<Output>) {
@@ -32,8 +32,8 @@ impl Engine {
             }
             Changes::TooLarge(tables) => self.reload(tables, transaction),
         }
-        for settlement in &transaction.settlements {
-            self.settled(settlement);
+        for acknowledgement in &transaction.acknowledgements {
+            self.settled(acknowledgement);
         }
         self.recent.push(transaction);
         self.position = transaction.lsn;
@@ -44,8 +44,7 @@ impl Engine {
     /// concerned.
     fn note_who_saw(&mut self, change: &Change, xid: u32) -> bool {
         let mut concerned = false;
-        let images =
-            [(change.old.as_ref(), true), (change.new.as_ref().map(|row| &row.image), false)];
+        let images = [(change.before(), true), (change.after().map(|row| &row.image), false)];
         for (image, before) in images {
             let Some(image) = image else { continue };
             for topic in &image.topics {
@@ -68,14 +67,14 @@ impl Engine {
                         let row = view.touched.row(change.table, &image.key, true, self.position);
                         match newer {
                             Some(newer) => row.was_loaded(newer, state.ahead()),
-                            None if !state.was_read => row.was_streamed(change.new.as_ref(), xid),
+                            None if !state.was_read => row.was_streamed(change.after(), xid),
                             None => {}
                         }
                     } else {
                         let row = view.touched.row(change.table, &image.key, false, self.position);
                         match newer {
                             Some(newer) => row.was_loaded(newer, state.ahead()),
-                            None => row.was_streamed(change.new.as_ref(), xid),
+                            None => row.was_streamed(change.after(), xid),
                         }
                     }
                     mark(&mut self.dirty, *view_key, view);
@@ -87,9 +86,7 @@ impl Engine {
 
     /// The second pass: the topics that the row leaves, enters or stays in.
     fn apply(&mut self, transaction: &Arc<Transaction>, index: usize, change: &Change) {
-        let old: &[Topic] = change.old.as_ref().map_or(&[], |image| &image.topics);
-        let new: &[Topic] = change.new.as_ref().map_or(&[], |row| &row.image.topics);
-        for topic in old.iter().chain(new.iter().filter(|topic| !old.contains(topic))) {
+        for topic in change.topics() {
             // Looked up anew: a link that changed just before may have dropped or added topics.
             let Some(&key) = self.index.get(topic) else { continue };
             let state = &mut self.topics[key];
@@ -110,7 +107,7 @@ impl Engine {
                     self.row_bytes += row.json.len();
                     state.rows.insert(row.image.key.clone(), row)
                 }
-                None => state.rows.remove(key_of(change)),
+                None => state.rows.remove(change.key()),
             };
             self.row_bytes -= before.as_ref().map_or(0, |row| row.json.len());
             let branch = topic.branch;
@@ -124,11 +121,11 @@ impl Engine {
     }
 
     /// The sessions of a client are told with the next message of their views, which has the effects.
-    fn settled(&mut self, settlement: &Arc<Settlement>) {
-        for session in self.clients.get(&settlement.client).into_iter().flatten() {
+    fn settled(&mut self, acknowledgement: &Arc<Acknowledgement>) {
+        for session in self.clients.get(&acknowledgement.client).into_iter().flatten() {
             let Some(&Session { view: key, .. }) = self.sessions.get(session) else { continue };
             let view = &mut self.views[key];
-            view.settled.push((*session, Arc::clone(settlement)));
+            view.settled.push((*session, Arc::clone(acknowledgement)));
             mark(&mut self.dirty, key, view);
         }
     }

@@ -181,10 +181,10 @@ impl History {
         if let Input::Transaction(transaction) = &input
             && transaction.lsn > self.engine.position()
         {
-            for settlement in &transaction.settlements {
-                let of = |client: &&mut Client| *CLIENTS[client.client] == *settlement.client;
+            for acknowledgement in &transaction.acknowledgements {
+                let of = |client: &&mut Client| *CLIENTS[client.client] == *acknowledgement.client;
                 for client in self.clients.values_mut().filter(of) {
-                    client.owed.push((settlement.last_mutation, transaction.lsn));
+                    client.owed.push((acknowledgement.last_mutation, transaction.lsn));
                 }
             }
         }
@@ -242,15 +242,18 @@ impl History {
                 client.ready = true;
                 (session, cursor)
             }
-            Output::Tx { session, cursor, changes, settlements, .. } => {
+            Output::Tx { session, cursor, changes, acknowledgements, .. } => {
                 let client = self.clients.get_mut(&session).expect("only open sessions are told");
                 assert!(client.ready || client.mode == Some(Mode::Resume), "rows come first");
-                assert!(client.ready || settlements.is_empty(), "nothing is settled before ready");
-                for settlement in settlements {
+                assert!(
+                    client.ready || acknowledgements.is_empty(),
+                    "nothing is settled before ready"
+                );
+                for acknowledgement in acknowledgements {
                     // In order, each once, and never before its effects.
                     assert!(!client.owed.is_empty(), "{session:?} was told of more than there was");
                     let (number, lsn) = client.owed.remove(0);
-                    assert_eq!(number, settlement.last_mutation);
+                    assert_eq!(number, acknowledgement.last_mutation);
                     assert!(lsn <= cursor.lsn, "{number} is told before its effects");
                 }
                 let frame = tx_frame(cursor, [&changes[..]], None, None);

@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use rand::Rng;
 use rand::rngs::SmallRng;
+use rowtide_feed::{Acknowledgement, Change, Changes, History, Transaction};
 use rowtide_plan::catalog::{
     Catalog, CatalogColumn, CatalogIndex, CatalogTable, ColumnInput, ReplicaIdentity,
 };
 use rowtide_plan::encode::{Datum, RowEncoder};
 use rowtide_plan::plan::{Plan, TableId};
-use rowtide_plan::row::{Change, Changes, History, Row, Settlement, Topic, Transaction};
+use rowtide_plan::row::{Row, Topic};
 use rowtide_plan::value::ColumnType;
 use rowtide_protocol::Lsn;
 
@@ -218,10 +219,10 @@ impl Postgres {
         if rng.random_bool(0.5) {
             let client = rng.random_range(0..CLIENTS.len());
             self.settled[client] += 1;
-            streamed.settlements.push(Arc::new(Settlement {
+            streamed.acknowledgements.push(Arc::new(Acknowledgement {
                 client: CLIENTS[client].into(),
                 last_mutation: self.settled[client],
-                refused: Vec::new(),
+                rejected: Vec::new(),
                 name: None,
             }));
         }
@@ -259,12 +260,19 @@ impl Postgres {
                 let old = before[*table].get(row_id).filter(|_| !truncated.contains(table));
                 let old = old.map(|old| self.encode(*table, old).image);
                 let new = new.as_ref().map(|new| Arc::new(self.encode(*table, new)));
-                (old.is_some() || new.is_some()).then_some(Change { table: id(*table), old, new })
+                Change::between(id(*table), old, new)
             };
             Changes::Rows(writes.iter().filter_map(change).collect())
         };
         let truncated = truncated.iter().map(|table| id(*table)).collect();
-        Transaction { lsn, xid, commit_time_us: 0, truncated, changes, settlements: Vec::new() }
+        Transaction {
+            lsn,
+            xid,
+            commit_time_us: 0,
+            truncated,
+            changes,
+            acknowledgements: Vec::new(),
+        }
     }
 
     fn encode(&self, table: usize, row: &DataRow) -> Row {
@@ -337,8 +345,7 @@ impl Postgres {
                 Changes::TooLarge(too_large) => tables.extend(too_large),
                 Changes::Rows(changes) => {
                     let concerns = |change: &&Change| {
-                        change.old.as_ref().is_some_and(|old| of_topics(&old.topics))
-                            || change.new.as_ref().is_some_and(|new| of_topics(&new.image.topics))
+                        of_topics(change.topics_before()) || of_topics(change.topics_after())
                     };
                     let concerned = changes.iter().filter(concerns);
                     history.changes.extend(concerned.map(|change| (committed.lsn, change.clone())));

@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rowtide_plan::row::{Changes, Transaction};
+use rowtide_feed::{Changes, Transaction};
 use rowtide_protocol::{Epoch, Lsn};
 use rusqlite::{Connection, OptionalExtension};
 use smallvec::SmallVec;
 
 use super::{Segment, SegmentError, Tail, remove, to_sql};
 use crate::log::Identity;
-use crate::record::{Interruptions, topic_hash, topics_of, write_change};
+use crate::record::{Interruptions, topic_hash, write_change};
 
 /// So many entries go into the index at once, a few thousand changes: enough for pages to be shared,
 /// and few enough that an append is held up by some tens of milliseconds at most.
@@ -98,7 +98,7 @@ impl SegmentWriter {
                             let record = write_change(transaction.lsn, change);
                             insert.execute((last_change, lsn, record))?;
                             let mut hashes: SmallVec<[i64; 8]> =
-                                topics_of(change).map(topic_hash).collect();
+                                change.topics().map(topic_hash).collect();
                             hashes.sort_unstable();
                             hashes.dedup();
                             entries.extend(hashes.iter().map(|hash| (*hash, last_change)));

@@ -9,9 +9,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::Rng;
 use rand::rngs::SmallRng;
+use rowtide_feed::{Change, Changes, Transaction};
 use rowtide_log::{Entry, Identity, Log, LogOptions, Opened};
 use rowtide_plan::plan::{BranchId, TableId};
-use rowtide_plan::row::{Change, Changes, Image, Row, Topic, Transaction};
+use rowtide_plan::row::{Image, Row, Topic};
 use rowtide_plan::value::Value;
 use rowtide_protocol::Lsn;
 
@@ -95,7 +96,7 @@ fn change(random: &mut SmallRng) -> Change {
         ));
         Arc::new(Row { image, json })
     });
-    Change { table, old, new }
+    Change::between(table, old, new).expect("it is there before or after")
 }
 
 /// A transaction some way behind `after`.
@@ -121,7 +122,7 @@ pub(crate) fn transaction(
         commit_time_us,
         truncated,
         changes,
-        settlements: Vec::new(),
+        acknowledgements: Vec::new(),
     })
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rowtide_engine::{
     Counts, Engine, HistoryId, Input, Load, LoadId, Loaded, Opening, Output, SessionId,
 };
-use rowtide_plan::row::History;
+use rowtide_feed::History;
 use rowtide_protocol::Lsn;
 use rustc_hash::FxHashMap;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -228,9 +228,9 @@ impl EngineThread {
                 }
                 Output::Ready { session, cursor } => (session, Item::Ready(cursor)),
                 Output::Begin { session, mode } => (session, Item::Begin(mode)),
-                Output::Tx { session, cursor, changes, rows, commit_time_us, settlements } => {
+                Output::Tx { session, cursor, changes, rows, commit_time_us, acknowledgements } => {
                     self.sent_rows += u64::from(rows);
-                    (session, Item::Tx { cursor, changes, commit_time_us, settlements })
+                    (session, Item::Tx { cursor, changes, commit_time_us, acknowledgements })
                 }
                 Output::Reset { session } => {
                     if let Some(outbox) = self.outboxes.remove(&session) {

@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use rowtide_engine::HistoryRequest;
+use rowtide_feed::{History, Transaction};
 use rowtide_log::{Entry, HistoryError, Identity, Log, LogError, LogReader};
-use rowtide_plan::row::{History, Transaction};
 use rowtide_protocol::{Epoch, Lsn};
 use thiserror::Error;
 use tokio::runtime::Runtime;

@@ -14,11 +14,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rowtide_engine::{Counts, Engine, Opening, SessionId};
+use rowtide_feed::Transaction;
 use rowtide_log::{Began, HistoryError, Identity, Log, LogError, LogOptions, LogReader, Opened};
 use rowtide_plan::compile::compile_partly;
 use rowtide_plan::definition::Definition;
 use rowtide_plan::plan::Plan;
-use rowtide_plan::row::Transaction;
 use rowtide_postgres::catalog::read_catalog;
 use rowtide_postgres::connect::{ConnectError, ConnectOptions, Names, connect};
 use rowtide_postgres::load::Loader;

@@ -8,8 +8,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use rowtide_feed::Acknowledgement;
 use rowtide_plan::plan::{Plan, TableId};
-use rowtide_plan::row::{Row, Settlement};
+use rowtide_plan::row::Row;
 use rowtide_protocol::{
     Cursor, ErrorCode, Mode, ready_frame, reject_frame, snapshot_frame, tx_frame,
 };
@@ -56,14 +57,14 @@ struct Queue {
 }
 
 impl Queue {
-    /// Whether a settlement follows what the client has been told. If mutations in between were settled
+    /// Whether a acknowledgement follows what the client has been told. If mutations in between were settled
     /// by another queue or server, between the moment when the client's last number was read and the one
     /// when its session joined the stream, their refusals would be taken for confirmations: the client
     /// must come back and be told.
-    fn tell(&mut self, settlement: &Settlement) -> bool {
+    fn tell(&mut self, acknowledgement: &Acknowledgement) -> bool {
         let Some(told) = &mut self.told else { return true };
-        let last = settlement.last_mutation;
-        let first = settlement.refused.first().map_or(last, |refused| refused.id);
+        let last = acknowledgement.last_mutation;
+        let first = acknowledgement.rejected.first().map_or(last, |refused| refused.id);
         let follows = first <= *told + 1;
         *told = last.max(*told);
         follows
@@ -84,7 +85,7 @@ pub(super) enum Item {
         cursor: Cursor,
         changes: Bytes,
         commit_time_us: Option<i64>,
-        settlements: Vec<Arc<Settlement>>,
+        acknowledgements: Vec<Arc<Acknowledgement>>,
     },
 }
 
@@ -111,7 +112,7 @@ pub enum Step {
         /// When the last of the commits happened, microseconds since 1970 UTC.
         commit_time_us: Option<i64>,
         /// The mutations of the session's client that were settled, in order.
-        settlements: Vec<Arc<Settlement>>,
+        acknowledgements: Vec<Arc<Acknowledgement>>,
     },
     /// Nothing comes any more.
     Closed(ErrorCode, String),
@@ -147,8 +148,8 @@ impl Outbox {
             return false;
         }
         let was_empty = queue.items.is_empty();
-        if let Item::Tx { changes, settlements, .. } = &item {
-            if !settlements.iter().all(|settlement| queue.tell(settlement)) {
+        if let Item::Tx { changes, acknowledgements, .. } = &item {
+            if !acknowledgements.iter().all(|acknowledgement| queue.tell(acknowledgement)) {
                 let message = "mutations were settled while this connection was made";
                 queue.closed = Some((ErrorCode::Restarting, message.to_owned()));
                 return true;
@@ -200,9 +201,13 @@ impl Outbox {
                 let name = &self.plan.table(table).name_json;
                 snapshot_frame(name, rows.iter().map(|row| &row.json[..]))
             }
-            Step::Tx { cursor, bodies, commit_time_us, settlements } => {
-                let ack = settlements.iter().map(|settlement| settlement.last_mutation).max();
-                let refused = settlements.iter().flat_map(|settlement| &settlement.refused);
+            Step::Tx { cursor, bodies, commit_time_us, acknowledgements } => {
+                let ack = acknowledgements
+                    .iter()
+                    .map(|acknowledgement| acknowledgement.last_mutation)
+                    .max();
+                let refused =
+                    acknowledgements.iter().flat_map(|acknowledgement| &acknowledgement.rejected);
                 // A refusal is told before it is acknowledged.
                 let mut frames: VecDeque<Bytes> =
                     refused.map(|r| reject_frame(r.id, &r.code, &r.message)).collect();
@@ -243,7 +248,7 @@ impl Outbox {
                 }
                 Step::Snapshot { table, rows: part }
             }
-            Item::Tx { mut cursor, changes, mut commit_time_us, mut settlements } => {
+            Item::Tx { mut cursor, changes, mut commit_time_us, mut acknowledgements } => {
                 let mut bytes = changes.len();
                 queue.bytes -= changes.len() + 64;
                 let mut bodies = vec![changes];
@@ -255,17 +260,17 @@ impl Outbox {
                         cursor: next,
                         changes,
                         commit_time_us: time,
-                        settlements: more,
+                        acknowledgements: more,
                     }) = queue.items.pop_front()
                 {
-                    settlements.extend(more);
+                    acknowledgements.extend(more);
                     bytes += changes.len();
                     queue.bytes -= changes.len() + 64;
                     bodies.push(changes);
                     cursor = next;
                     commit_time_us = time.or(commit_time_us);
                 }
-                Step::Tx { cursor, bodies, commit_time_us, settlements }
+                Step::Tx { cursor, bodies, commit_time_us, acknowledgements }
             }
         })
     }
@@ -305,7 +310,7 @@ mod tests {
     fn tx(lsn: u64, changes: &'static str) -> Item {
         let cursor = Cursor { epoch: Epoch(1), view: ViewId(1), lsn: Lsn(lsn) };
         let changes = changes.into();
-        Item::Tx { cursor, changes, commit_time_us: Some(0), settlements: Vec::new() }
+        Item::Tx { cursor, changes, commit_time_us: Some(0), acknowledgements: Vec::new() }
     }
 
     #[test]
@@ -334,17 +339,17 @@ mod tests {
         let settled = |lsn, number, code: Option<&str>| {
             let refusal =
                 |code: &str| Refusal { id: number, code: code.into(), message: String::new() };
-            let settlement = Settlement {
+            let acknowledgement = Acknowledgement {
                 client: "c".into(),
                 last_mutation: number,
-                refused: code.map(refusal).into_iter().collect(),
+                rejected: code.map(refusal).into_iter().collect(),
                 name: None,
             };
             let Item::Tx { cursor, changes, commit_time_us, .. } = tx(lsn, "") else {
                 unreachable!("a tx was made")
             };
-            let settlements = vec![Arc::new(settlement)];
-            Item::Tx { cursor, changes, commit_time_us, settlements }
+            let acknowledgements = vec![Arc::new(acknowledgement)];
+            Item::Tx { cursor, changes, commit_time_us, acknowledgements }
         };
         for (lsn, number, code) in [(1, 1, None), (2, 2, Some("forbidden")), (3, 3, Some("x"))] {
             let _told = outbox.push(settled(lsn, number, code));

@@ -253,15 +253,15 @@ impl Session {
             }
             Step::Begin(_) => Vec::new(),
             Step::Ready(cursor) => vec![self.held.initial_data(&self.plan, cursor.lsn)],
-            Step::Tx { bodies, settlements, .. } => {
+            Step::Tx { bodies, acknowledgements, .. } => {
                 let mut said: Vec<String> =
                     bodies.iter().flat_map(|body| self.held.updates(&self.plan, body)).collect();
-                said.extend(commit(&settlements));
-                for settlement in &settlements {
-                    let Some(name) = settlement.name.as_deref() else { continue };
+                said.extend(commit(&acknowledgements));
+                for acknowledgement in &acknowledgements {
+                    let Some(name) = acknowledgement.name.as_deref() else { continue };
                     // To the session that sent it alone.
                     let ours = self.sent.remove(name);
-                    if let Some(refusal) = settlement.refused.first().filter(|_| ours) {
+                    if let Some(refusal) = acknowledgement.rejected.first().filter(|_| ours) {
                         said.push(reject(name, &refusal.code));
                     }
                 }

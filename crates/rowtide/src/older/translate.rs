@@ -6,8 +6,9 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use rowtide_feed::Acknowledgement;
 use rowtide_plan::plan::{Plan, Table};
-use rowtide_plan::row::{Row, Settlement};
+use rowtide_plan::row::Row;
 use rowtide_protocol::{Lsn, Op, OpKind};
 use serde::Deserialize;
 use serde_json::json;
@@ -160,9 +161,11 @@ fn text(json: &[u8]) -> &str {
 }
 
 /// The message about mutations that were applied, if any were.
-pub(super) fn commit(settlements: &[Arc<Settlement>]) -> Option<String> {
-    let applied = settlements.iter().filter(|settlement| settlement.refused.is_empty());
-    let names: Vec<&str> = applied.filter_map(|settlement| settlement.name.as_deref()).collect();
+pub(super) fn commit(acknowledgements: &[Arc<Acknowledgement>]) -> Option<String> {
+    let applied =
+        acknowledgements.iter().filter(|acknowledgement| acknowledgement.rejected.is_empty());
+    let names: Vec<&str> =
+        applied.filter_map(|acknowledgement| acknowledgement.name.as_deref()).collect();
     (!names.is_empty()).then(|| json!({ "type": "commit", "mutationIds": names }).to_string())
 }
 
