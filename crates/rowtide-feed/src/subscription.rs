@@ -1,0 +1,371 @@
+//! The feed within one process. One side publishes, any number follow, each at its own pace: whoever is so far
+//! behind that the ring has not got what comes next replays it from the log, and nobody holds up the publisher
+//! or the others. Questions about the past travel to the publisher's side, which owns the log.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rowtide_plan::plan::Plan;
+use rowtide_protocol::{Epoch, Lsn};
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{Event, Follower, History, HistoryQuery, PastError, Ring, Since, Taken, Transaction};
+
+/// How many batches a follower takes at once.
+const BATCHES: usize = 64;
+/// How many bytes of transactions are replayed at once.
+const REPLAY_BYTES: usize = 4 << 20;
+
+/// How the side that reads Postgres is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReplicatorStatus {
+    /// It catches up with the stream.
+    Starting,
+    /// Another server has the slot or the log: why.
+    Standby(String),
+    /// What is committed comes.
+    Streaming,
+    /// Nothing comes at the moment: why, for a person.
+    Waiting(String),
+}
+
+/// One plan and one epoch: what those who serve clients go by until the next one.
+#[derive(Debug)]
+pub struct Generation {
+    /// The id of the unbroken log.
+    pub epoch: Epoch,
+    /// What its topics are of.
+    pub plan: Arc<Plan>,
+    /// Engines begin here: what is before is in their loads, or among `recent`.
+    pub position: Lsn,
+    /// The last transactions up to there, in commit order: some may not be visible to a load yet.
+    pub recent: Vec<Arc<Transaction>>,
+}
+
+/// What those who follow can see at any time.
+#[derive(Clone, Debug)]
+pub struct FeedState {
+    /// How the publisher's side is doing.
+    pub status: ReplicatorStatus,
+    /// None before there is a log and a slot, and while another server has them.
+    pub generation: Option<Arc<Generation>>,
+    /// Why the log cannot be written, if so.
+    pub log_failing: Option<String>,
+    /// Cursors before this cannot be resumed.
+    pub oldest: Lsn,
+    /// Everything up to here is durable.
+    pub durable: Lsn,
+    /// Tables of the definition that are not served, and why.
+    pub refused_tables: Vec<(String, String)>,
+}
+
+/// A question to the side that owns the log.
+#[derive(Debug)]
+pub enum Request {
+    /// What happened in topics; `None` if that cannot be told.
+    History(HistoryQuery, oneshot::Sender<Result<History, PastError>>),
+    /// Transactions behind a position, about so many bytes.
+    Replay(Lsn, usize, oneshot::Sender<Result<Vec<Event>, PastError>>),
+}
+
+/// The generation has ended, or the publisher is gone: there is another generation, or will be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the generation has ended")]
+pub struct FeedEnded;
+
+struct Shared {
+    ring: Mutex<(Arc<Generation>, Ring)>,
+    /// How many batches there are; told with each.
+    published: watch::Sender<u64>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, (Arc<Generation>, Ring)> {
+        // The ring is whole between any two statements here.
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The side that publishes. There is one.
+pub struct Publisher {
+    state: watch::Sender<FeedState>,
+    current: watch::Sender<Option<Arc<Shared>>>,
+    room: watch::Sender<bool>,
+    limit_bytes: usize,
+}
+
+/// The side that follows. Cheap to clone.
+#[derive(Clone)]
+pub struct Feed {
+    state: watch::Receiver<FeedState>,
+    current: watch::Receiver<Option<Arc<Shared>>>,
+    requests: mpsc::UnboundedSender<Request>,
+}
+
+/// One who follows a generation.
+pub struct Subscription {
+    shared: Arc<Shared>,
+    generation: Arc<Generation>,
+    published: watch::Receiver<u64>,
+    current: watch::Receiver<Option<Arc<Shared>>>,
+    requests: mpsc::UnboundedSender<Request>,
+    follower: Follower,
+    next: u64,
+    ready: VecDeque<Arc<[Event]>>,
+    replay: Option<oneshot::Receiver<Result<Vec<Event>, PastError>>>,
+}
+
+/// A feed whose ring holds about `limit_bytes`. The third is for the side that owns the log; there is one request
+/// at most for each who follows and for each session that comes back, which bounds their number.
+pub fn feed(limit_bytes: usize) -> (Publisher, Feed, mpsc::UnboundedReceiver<Request>) {
+    let (state, of_state) = watch::channel(FeedState {
+        status: ReplicatorStatus::Starting,
+        generation: None,
+        log_failing: None,
+        oldest: Lsn(0),
+        durable: Lsn(0),
+        refused_tables: Vec::new(),
+    });
+    let (current, of_current) = watch::channel(None);
+    let (requests, asked) = mpsc::unbounded_channel();
+    let publisher = Publisher { state, current, room: watch::channel(true).0, limit_bytes };
+    (publisher, Feed { state: of_state, current: of_current, requests }, asked)
+}
+
+impl Publisher {
+    /// Changes what those who follow can see; whether it is another then is for `change` to say.
+    pub fn update(&self, change: impl FnOnce(&mut FeedState) -> bool) {
+        self.state.send_if_modified(change);
+    }
+
+    /// Begins a generation; the one before ends.
+    pub fn begin(&self, generation: Generation) -> Arc<Generation> {
+        let generation = Arc::new(generation);
+        let ring = Ring::new(generation.position, self.limit_bytes);
+        let shared = Arc::new(Shared {
+            ring: Mutex::new((Arc::clone(&generation), ring)),
+            published: watch::channel(0).0,
+        });
+        self.room.send_replace(true);
+        self.state.send_modify(|state| state.generation = Some(Arc::clone(&generation)));
+        self.current.send_replace(Some(shared));
+        generation
+    }
+
+    /// Ends the generation; there is none then.
+    pub fn end(&self) {
+        self.state.send_modify(|state| state.generation = None);
+        self.current.send_replace(None);
+        self.room.send_replace(true);
+    }
+
+    /// Hands on what the stream brought. Never waits: see [`Publisher::room`].
+    pub fn publish(&self, events: Arc<[Event]>) {
+        let current = self.current.borrow().clone();
+        let Some(shared) = current else { return };
+        let mut ring = shared.lock();
+        ring.1.push(events);
+        let (next, full) = (ring.1.next(), ring.1.is_full());
+        drop(ring);
+        shared.published.send_replace(next);
+        self.room.send_if_modified(|room| std::mem::replace(room, !full) == full);
+    }
+
+    /// Everything up to here can be replayed from the log.
+    pub fn durable(&self, lsn: Lsn) {
+        let current = self.current.borrow().clone();
+        let Some(shared) = current else { return };
+        let mut ring = shared.lock();
+        ring.1.durable(lsn);
+        let full = ring.1.is_full();
+        drop(ring);
+        self.room.send_if_modified(|room| std::mem::replace(room, !full) == full);
+    }
+
+    /// Waits until there is room for more. Cancel safe.
+    pub async fn room(&self) {
+        let mut room = self.room.subscribe();
+        // The sender is ours, so it is there.
+        drop(room.wait_for(|room| *room).await);
+    }
+
+    /// How much the ring holds, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.current.borrow().as_ref().map_or(0, |shared| shared.lock().1.bytes())
+    }
+}
+
+impl Feed {
+    /// What there is to see now.
+    pub fn state(&self) -> FeedState {
+        self.state.borrow().clone()
+    }
+
+    /// To wait for what there is to see to change.
+    pub fn watch(&self) -> watch::Receiver<FeedState> {
+        self.state.clone()
+    }
+
+    /// How much the ring holds, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.current.borrow().as_ref().map_or(0, |shared| shared.lock().1.bytes())
+    }
+
+    /// Follows a generation from a position in it.
+    ///
+    /// # Errors
+    /// When the generation is not the present one any more.
+    pub fn subscribe(
+        &self,
+        generation: &Arc<Generation>,
+        from: Lsn,
+    ) -> Result<Subscription, FeedEnded> {
+        let shared = self.current.borrow().clone().ok_or(FeedEnded)?;
+        let ring = shared.lock();
+        if !Arc::ptr_eq(&ring.0, generation) {
+            return Err(FeedEnded);
+        }
+        // 0 is evicted if it is not held: then what comes is replayed.
+        let next = ring.1.number_after(from).unwrap_or(0);
+        let wal_end = ring.1.wal_end();
+        drop(ring);
+        let began = wal_end.map(|wal_end| Arc::from([Event::StreamBegan { wal_end }]));
+        Ok(Subscription {
+            published: shared.published.subscribe(),
+            shared,
+            generation: Arc::clone(generation),
+            current: self.current.clone(),
+            requests: self.requests.clone(),
+            follower: Follower::at(from),
+            next,
+            ready: began.into_iter().collect(),
+            replay: None,
+        })
+    }
+
+    /// Asks what happened in topics. The answer may take until the log has what is asked for; it never comes if
+    /// the side that owns the log is gone.
+    pub fn history(&self, query: HistoryQuery) -> oneshot::Receiver<Result<History, PastError>> {
+        let (reply, answer) = oneshot::channel();
+        // Without the other side the reply is dropped, and the answer is an error.
+        drop(self.requests.send(Request::History(query, reply)));
+        answer
+    }
+}
+
+impl Subscription {
+    /// Everything up to here has been taken.
+    pub fn position(&self) -> Lsn {
+        self.follower.position()
+    }
+
+    /// The next batch: every event behind the position once and in order, except that events without a position
+    /// may come again. Cancel safe.
+    ///
+    /// # Errors
+    /// When the generation has ended; what was published of it and not taken may be missing then.
+    pub async fn next(&mut self) -> Result<Arc<[Event]>, FeedEnded> {
+        loop {
+            if self.is_over() {
+                return Err(FeedEnded);
+            }
+            if let Some(batch) = self.ready.pop_front()
+                && let Some(batch) = self.take(batch)
+            {
+                return Ok(batch);
+            }
+            if !self.ready.is_empty() {
+                continue;
+            }
+            if let Some(replay) = &mut self.replay {
+                let replayed = replay.await;
+                self.replay = None;
+                // What the log cannot say, nobody can: this follower is over.
+                let Ok(Ok(events)) = replayed else { return Err(FeedEnded) };
+                self.rejoin(events)?;
+                continue;
+            }
+            self.published.borrow_and_update();
+            let since = self.shared.lock().1.since(self.next, BATCHES);
+            match since {
+                Since::Evicted => self.ask_for_replay(),
+                Since::Batches(batches, next) if !batches.is_empty() => {
+                    self.next = next;
+                    self.ready.extend(batches);
+                }
+                Since::Batches(..) => {
+                    tokio::select! {
+                        published = self.published.changed() => published.map_err(|_| FeedEnded)?,
+                        changed = self.current.changed() => changed.map_err(|_| FeedEnded)?,
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        let current = self.current.borrow();
+        !current.as_ref().is_some_and(|shared| Arc::ptr_eq(shared, &self.shared))
+    }
+
+    /// What of a batch has not been taken before; `None` if that is nothing.
+    fn take(&mut self, batch: Arc<[Event]>) -> Option<Arc<[Event]>> {
+        let before = self.follower;
+        let mut all = true;
+        for event in batch.iter() {
+            match self.follower.take(event) {
+                Taken::Next => {}
+                Taken::Known => all = false,
+                Taken::Gap { .. } => {
+                    self.follower = before;
+                    self.ready.clear();
+                    self.ask_for_replay();
+                    return None;
+                }
+            }
+        }
+        if all {
+            return Some(batch);
+        }
+        let mut follower = before;
+        let news = batch.iter().filter(|event| follower.take(event) == Taken::Next).cloned();
+        let news: Vec<Event> = news.collect();
+        (!news.is_empty()).then(|| news.into())
+    }
+
+    fn ask_for_replay(&mut self) {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Replay(self.follower.position(), REPLAY_BYTES, reply);
+        // Without the other side the reply is dropped, and the answer is an error.
+        drop(self.requests.send(request));
+        self.replay = Some(answer);
+    }
+
+    /// Goes on behind what was replayed.
+    fn rejoin(&mut self, events: Vec<Event>) -> Result<(), FeedEnded> {
+        let end = events.iter().filter_map(Event::lsn).max();
+        let position = end.unwrap_or(Lsn(0)).max(self.follower.position());
+        let ring = self.shared.lock();
+        let number = ring.1.number_after(position);
+        let wal_end = ring.1.wal_end();
+        drop(ring);
+        if number.is_none() && end.is_none() {
+            // The log has nothing behind, and the ring has not either: it would be asked for ever.
+            return Err(FeedEnded);
+        }
+        self.next = number.unwrap_or(0);
+        if !events.is_empty() {
+            self.ready.push_back(events.into());
+        }
+        if let (Some(_), Some(wal_end)) = (number, wal_end) {
+            self.ready.push_back(Arc::from([Event::StreamBegan { wal_end }]));
+        }
+        Ok(())
+    }
+
+    /// Of which it follows.
+    pub fn generation(&self) -> &Arc<Generation> {
+        &self.generation
+    }
+}
