@@ -17,8 +17,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rowtide_feed::{Acknowledgement, History, Transaction};
 use rowtide_plan::claims::Claims;
-use rowtide_plan::plan::{Plan, TableId};
-use rowtide_plan::row::{Row, Topic};
+use rowtide_plan::plan::Plan;
+use rowtide_plan::row::Topic;
 use rowtide_protocol::{Cursor, Epoch, Lsn, Mode};
 use rustc_hash::FxHashMap;
 use slab::Slab;
@@ -28,7 +28,7 @@ use crate::recent::Recent;
 use crate::resume::{HistoryId, HistoryRequest};
 use crate::topic::{Phase, TopicKey, TopicState, ViewKey};
 use crate::view::View;
-use crate::{Load, LoadId, Loaded};
+use crate::{Load, LoadId, Loaded, Message, TopicRows, ViewRows};
 
 /// Names one session for as long as it is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -85,14 +85,12 @@ pub enum Output {
         /// With [`Mode::Resume`] at most one [`Output::Tx`] comes before [`Output::Ready`].
         mode: Mode,
     },
-    /// Rows of a new replica.
+    /// The rows of a new replica, all of them; shared by the sessions that are sent the same.
     Snapshot {
         /// To whom.
         session: SessionId,
-        /// The table of the rows.
-        table: TableId,
-        /// Each row once.
-        rows: Vec<Arc<Row>>,
+        /// As of the cursor of the [`Output::Ready`] that follows.
+        rows: Arc<ViewRows>,
     },
     /// The replica is whole.
     Ready {
@@ -105,15 +103,9 @@ pub enum Output {
     Tx {
         /// To whom.
         session: SessionId,
-        /// Up to this commit.
-        cursor: Cursor,
-        /// The changes as JSON, separated by commas; shared where sessions are sent the same.
-        changes: Bytes,
-        /// How many they are.
-        rows: u32,
-        /// When the last of the commits happened, microseconds since 1970 UTC.
-        commit_time_us: Option<i64>,
-        /// The mutations of the session's client that these commits settled, in order.
+        /// What has changed; shared by the sessions that are sent the same.
+        message: Arc<Message>,
+        /// The mutations of the session's client that these commits acknowledge, in order.
         acknowledgements: Vec<Arc<Acknowledgement>>,
     },
     /// What has changed cannot be said; the session is no longer known, and must come back for all of its rows.
@@ -121,6 +113,8 @@ pub enum Output {
         /// Who.
         session: SessionId,
     },
+    /// Many rows that the engine has let go. To drop them takes time, which is better spent elsewhere.
+    Discarded(TopicRows),
 }
 
 /// How much an engine holds.
@@ -174,6 +168,8 @@ pub struct Engine {
     /// The JSON of all rows that are held, in bytes; a row counts once for each of its topics.
     pub(crate) row_bytes: usize,
     row_budget: usize,
+    /// Rows that were let go in this step.
+    discarded: Vec<TopicRows>,
     /// Where rows were last forgotten.
     next_forgotten: TopicKey,
     /// Topics in [`Phase::Wanted`]; may hold keys that are no longer, or are another topic now.
@@ -228,6 +224,7 @@ impl Engine {
             heard_turn: 0,
             row_bytes: 0,
             row_budget,
+            discarded: Vec::new(),
             next_forgotten: 0,
             wanted: VecDeque::new(),
             postponed: Vec::new(),
@@ -243,6 +240,12 @@ impl Engine {
 
     /// Takes one input and appends what follows from it to `out`.
     pub fn step(&mut self, input: Input, out: &mut Vec<Output>) {
+        self.advance(input, out);
+        #[cfg(test)]
+        self.check_invariants();
+    }
+
+    pub(crate) fn advance(&mut self, input: Input, out: &mut Vec<Output>) {
         if matches!(input, Input::Transaction(_) | Input::Position(_)) {
             self.heard_turn = self.turn;
         }
@@ -259,8 +262,7 @@ impl Engine {
         }
         self.settle(out);
         self.forget_rows();
-        #[cfg(test)]
-        self.check_invariants();
+        out.extend(self.discarded.drain(..).map(Output::Discarded));
     }
 
     /// The next load to ask for, of at most `max_topics` topics. Its snapshot must be taken after
@@ -399,12 +401,10 @@ impl Engine {
             {
                 view.sent = self.position;
                 let cursor = view.cursor(self.epoch, self.position);
+                let message = Message::new(cursor, Bytes::new(), 0, None);
                 out.extend(view.live.iter().map(|session| Output::Tx {
                     session: *session,
-                    cursor,
-                    changes: Bytes::new(),
-                    rows: 0,
-                    commit_time_us: None,
+                    message: Arc::clone(&message),
                     acknowledgements: Vec::new(),
                 }));
             }

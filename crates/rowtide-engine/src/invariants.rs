@@ -22,7 +22,7 @@ impl Engine {
                 let links = &self.plan.branch(state.topic.branch).links;
                 assert!(links.is_empty(), "what names other topics is read");
             }
-            for row in state.rows.values() {
+            for row in state.rows.iter() {
                 assert!(row.image.topics.contains(&state.topic), "a row lies in its own topics");
             }
             if let Phase::Wanted = state.phase {
@@ -37,7 +37,7 @@ impl Engine {
             }
         }
         assert_eq!(self.index.len(), self.topics.len());
-        let rows = self.topics.iter().flat_map(|(_, state)| state.rows.values());
+        let rows = self.topics.iter().flat_map(|(_, state)| state.rows.iter());
         assert_eq!(self.row_bytes, rows.map(|row| row.json.len()).sum::<usize>());
         for (view_key, view) in &self.views {
             let shared = self.views_by_claims.get(&view.claims) == Some(&view_key);
@@ -98,7 +98,7 @@ impl Engine {
             let state = &self.topics[key];
             assert!(state.views.contains(&view_key), "a topic knows who reaches it");
             let branch = self.plan.branch(state.topic.branch);
-            for row in state.rows.values() {
+            for row in state.rows.iter() {
                 if !branch.claim_filter.passes(&row.image.kept, &view.claims) {
                     continue;
                 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rowtide_feed::Transaction;
 
-use crate::Snapshot;
+use crate::TransactionSnapshot;
 
 /// How many bytes are kept of transactions that may not be visible yet. Past that, a load that turns out to
 /// need one that was let go is asked for again.
@@ -49,7 +49,7 @@ impl Recent {
     }
 
     /// Forgets what `snapshot` has seen.
-    pub(crate) fn forget_visible(&mut self, snapshot: &Snapshot) {
+    pub(crate) fn forget_visible(&mut self, snapshot: &TransactionSnapshot) {
         let bytes = &mut self.bytes;
         self.entries.retain(|entry| {
             let visible = snapshot.contains(entry.xid);

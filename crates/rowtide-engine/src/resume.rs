@@ -12,8 +12,7 @@ use rowtide_plan::row::{Image, Topic};
 use rowtide_protocol::Lsn;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::topic::Rows;
-use crate::{Opening, SessionId};
+use crate::{Opening, SessionId, TopicRows};
 
 /// How many bytes of transactions are kept for a session that comes back, while the log is asked for it; all who
 /// come back share them. Past that it is sent all of its rows.
@@ -82,7 +81,7 @@ impl Resume {
 
     /// The rows of a topic at the cursor, from its rows now: the first change of a row since then says how
     /// it was before.
-    pub(crate) fn images_then<'a>(&'a self, topic: &Topic, now: &'a Rows) -> Vec<&'a Image> {
+    pub(crate) fn images_then<'a>(&'a self, topic: &Topic, now: &'a TopicRows) -> Vec<&'a Image> {
         let mut then: FxHashMap<&Bytes, Option<&Image>> = FxHashMap::default();
         for change in self.changes() {
             let old = change.before().filter(|old| old.topics.contains(topic));
@@ -91,8 +90,8 @@ impl Resume {
                 then.entry(change.key()).or_insert(old);
             }
         }
-        let untouched = now.iter().filter(|(key, _)| !then.contains_key(key));
-        let untouched = untouched.map(|(_, row)| &row.image);
+        let untouched = now.iter().filter(|row| !then.contains_key(&row.image.key));
+        let untouched = untouched.map(|row| &row.image);
         untouched.chain(then.values().copied().flatten()).collect()
     }
 }

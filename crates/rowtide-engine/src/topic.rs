@@ -7,20 +7,17 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use rowtide_feed::{Change, Changes, Transaction};
 use rowtide_plan::row::{Row, Topic};
 use rowtide_protocol::Lsn;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
 
-use crate::{LoadId, Loaded, Snapshot};
+use crate::{LoadId, Loaded, TopicRows, TransactionSnapshot};
 
 /// Index of a view in the engine.
 pub(crate) type ViewKey = usize;
 /// Index of a topic in the engine.
 pub(crate) type TopicKey = usize;
-/// The rows of a topic by the JSON of their primary key.
-pub(crate) type Rows = FxHashMap<Bytes, Arc<Row>>;
 
 #[derive(Debug)]
 pub(crate) struct TopicState {
@@ -28,7 +25,7 @@ pub(crate) struct TopicState {
     /// The views that reach it. A topic without views is dropped.
     pub(crate) views: FxHashSet<ViewKey>,
     /// While it is loaded again, the rows of before.
-    pub(crate) rows: Rows,
+    pub(crate) rows: TopicRows,
     /// Whether `rows` are, or were at the last message, the rows of the topic: it has been loaded once.
     pub(crate) was_read: bool,
     /// Whether its last load was its first: what that has seen ahead of the stream cannot be compared with
@@ -61,7 +58,7 @@ pub(crate) enum Phase {
 /// A load that runs ahead of the stream.
 #[derive(Clone, Debug)]
 pub(crate) struct Ahead {
-    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) snapshot: Arc<TransactionSnapshot>,
     /// Once the stream is here, the topic is no longer ahead of it.
     pub(crate) until: Lsn,
 }
@@ -86,7 +83,7 @@ impl TopicState {
         TopicState {
             topic,
             views: FxHashSet::default(),
-            rows: Rows::default(),
+            rows: TopicRows::default(),
             was_read: false,
             is_first_load: false,
             outdated_at: Lsn(0),
@@ -129,36 +126,41 @@ impl TopicState {
     }
 
     /// Fits a load to the stream: its rows, and what was streamed meanwhile and its snapshot had not
-    /// seen.
+    /// seen. Takes as many steps as there are changes that it had not.
     pub(crate) fn fit(
         &self,
-        rows: Vec<Arc<Row>>,
+        mut rows: TopicRows,
         pending: &[Pending],
-        snapshot: &Snapshot,
-    ) -> Result<Rows, Unfit> {
-        let mut fitted: Rows = rows.into_iter().map(|row| (row.image.key.clone(), row)).collect();
+        snapshot: &TransactionSnapshot,
+    ) -> Result<TopicRows, Unfit> {
         for step in pending {
             match step {
                 Pending::Unknown { xid } if !snapshot.contains(*xid) => return Err(Unfit),
-                Pending::Truncated { xid } if !snapshot.contains(*xid) => fitted.clear(),
+                Pending::Truncated { xid } if !snapshot.contains(*xid) => {
+                    rows = TopicRows::default()
+                }
                 Pending::Change { transaction, index } if !snapshot.contains(transaction.xid) => {
                     let Changes::Rows(changes) = &transaction.changes else { continue };
                     let change = &changes[*index];
                     match self.row_after(change) {
-                        Some(row) => fitted.insert(row.image.key.clone(), Arc::clone(row)),
-                        None => fitted.remove(change.key()),
+                        Some(row) => rows.insert(Arc::clone(row)),
+                        None => rows.remove(change.key()),
                     };
                 }
                 _ => {}
             }
         }
-        Ok(fitted)
+        Ok(rows)
     }
 }
 
 impl Ahead {
     /// What a load that was just fitted leaves behind, if the stream is not past it already.
-    pub(crate) fn of(loaded: &Loaded, snapshot: &Arc<Snapshot>, position: Lsn) -> Option<Ahead> {
+    pub(crate) fn of(
+        loaded: &Loaded,
+        snapshot: &Arc<TransactionSnapshot>,
+        position: Lsn,
+    ) -> Option<Ahead> {
         (loaded.position > position)
             .then(|| Ahead { snapshot: Arc::clone(snapshot), until: loaded.position })
     }

@@ -6,7 +6,7 @@
 //! is the one that the client had, until it can join the others of its claims.
 
 use std::hash::BuildHasher;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use rowtide_feed::Acknowledgement;
@@ -18,7 +18,7 @@ use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 
 use crate::resume::Resume;
 use crate::topic::{Ahead, TopicKey};
-use crate::{SessionId, Snapshot};
+use crate::{SessionId, TransactionSnapshot, ViewRows};
 
 #[derive(Debug)]
 pub(crate) struct View {
@@ -46,6 +46,8 @@ pub(crate) struct View {
     /// Where the stream must be before the next message.
     pub(crate) release_at: Lsn,
     pub(crate) touched: Touched,
+    /// What was frozen last, if nothing has changed since and somebody has it still.
+    pub(crate) frozen: Weak<ViewRows>,
     /// The position of the last message.
     pub(crate) sent: Lsn,
     /// Whether the engine already has it on its list of views to look at after this step.
@@ -67,7 +69,7 @@ pub(crate) struct TouchedRow {
     /// Whether the latest that is known is that it was deleted, so that no state from before may stand in.
     is_deleted: bool,
     /// What the load that `latest` comes from had seen, if it ran ahead of the stream.
-    ahead: Option<Arc<Snapshot>>,
+    ahead: Option<Arc<TransactionSnapshot>>,
 }
 
 impl TouchedRow {
@@ -175,6 +177,7 @@ impl View {
             waiting: 0,
             release_at: Lsn(0),
             touched: Touched::default(),
+            frozen: Weak::new(),
             sent: Lsn(0),
             dirty: false,
         }

@@ -2,13 +2,14 @@
 //! whole; when there are too many, those of topics at rest are forgotten, one after the other, and loaded again
 //! if someone must be sent them. Rows that name topics are always held.
 
-use rustc_hash::FxHashMap;
-
 use super::Engine;
-use crate::topic::{Phase, Rows, TopicKey};
+use crate::TopicRows;
+use crate::topic::{Phase, TopicKey};
 
 /// How many topics are looked at in one step at the most.
 const LOOKED_AT: usize = 1_000;
+/// How many rows are dropped within a step at the most.
+const DROPPED_HERE: usize = 1_000;
 
 impl Engine {
     /// Forgets rows until those that are left fit the budget, or nothing more can be forgotten for now.
@@ -20,7 +21,7 @@ impl Engine {
             }
             self.next_forgotten = (self.next_forgotten + 1) % places;
             if self.may_forget(self.next_forgotten) {
-                self.put_rows(self.next_forgotten, FxHashMap::default());
+                self.discard_rows(self.next_forgotten);
                 let state = &mut self.topics[self.next_forgotten];
                 state.phase = Phase::Unread;
                 state.was_read = false;
@@ -45,11 +46,23 @@ impl Engine {
     }
 
     /// Puts `rows` in the place of a topic's rows, which are returned.
-    pub(super) fn put_rows(&mut self, key: TopicKey, rows: Rows) -> Rows {
+    pub(super) fn put_rows(&mut self, key: TopicKey, rows: TopicRows) -> TopicRows {
         let state = &mut self.topics[key];
-        let bytes = |rows: &Rows| rows.values().map(|row| row.json.len()).sum::<usize>();
-        self.row_bytes += bytes(&rows);
-        self.row_bytes -= bytes(&state.rows);
+        self.row_bytes += rows.bytes();
+        self.row_bytes -= state.rows.bytes();
         std::mem::replace(&mut state.rows, rows)
+    }
+
+    /// Lets a topic's rows go.
+    pub(super) fn discard_rows(&mut self, key: TopicKey) {
+        let rows = self.put_rows(key, TopicRows::default());
+        self.discard(rows);
+    }
+
+    /// Lets rows go; many are given to the caller, because to drop them takes time.
+    pub(super) fn discard(&mut self, rows: TopicRows) {
+        if rows.len() > DROPPED_HERE {
+            self.discarded.push(rows);
+        }
     }
 }

@@ -10,9 +10,9 @@ use rowtide_plan::plan::TableId;
 use rowtide_plan::row::{Image, Row};
 
 use super::{Engine, mark};
-use crate::topic::{Ahead, Pending, Phase, Rows, TopicKey, TopicState, ViewKey};
+use crate::topic::{Ahead, Pending, Phase, TopicKey, TopicState, ViewKey};
 use crate::view::View;
-use crate::{LoadId, Loaded};
+use crate::{LoadId, Loaded, TopicRows};
 
 /// A row of a topic before and after the topic was loaded again.
 type Replaced = (Option<Arc<Row>>, Option<Arc<Row>>);
@@ -121,7 +121,7 @@ impl Engine {
     /// Puts `rows` in the place of a topic's rows: what differs is touched in the views that had the
     /// topic, and links are followed. If it was not read before, they had its rows from elsewhere, and what
     /// has changed since was touched as it was streamed.
-    pub(super) fn replace_rows(&mut self, key: TopicKey, rows: Rows, was_read: bool) {
+    pub(super) fn replace_rows(&mut self, key: TopicKey, rows: TopicRows, was_read: bool) {
         let state = &mut self.topics[key];
         let branch_id = state.topic.branch;
         let plan = Arc::clone(&self.plan);
@@ -131,18 +131,18 @@ impl Engine {
         let informed =
             was_read && published && state.views.iter().any(|view| self.views[*view].had(key));
         if !has_links && !informed {
-            self.put_rows(key, rows);
-            return;
+            let old = self.put_rows(key, rows);
+            return self.discard(old);
         }
         let mut changed: Vec<Replaced> = Vec::new();
-        for (row_key, after) in &rows {
-            let before = state.rows.get(row_key);
+        for after in rows.iter() {
+            let before = state.rows.get(&after.image.key);
             if before.is_none_or(|before| before != after) {
                 changed.push((before.cloned(), Some(Arc::clone(after))));
             }
         }
-        let gone = state.rows.iter().filter(|(row_key, _)| !rows.contains_key(*row_key));
-        changed.extend(gone.map(|(_, before)| (Some(Arc::clone(before)), None)));
+        let gone = state.rows.iter().filter(|row| rows.get(&row.image.key).is_none());
+        changed.extend(gone.map(|before| (Some(Arc::clone(before)), None)));
         let old_rows = self.put_rows(key, rows);
         let views: Vec<ViewKey> = self.topics[key].views.iter().copied().collect();
         let reached_by = self.reached_by(key);
@@ -168,6 +168,7 @@ impl Engine {
                 }
             }
         }
+        self.discard(old_rows);
     }
 
     /// The rows of a topic that `view` had are others now: notes which of them it saw before.
@@ -175,7 +176,7 @@ impl Engine {
         &mut self,
         view_key: ViewKey,
         key: TopicKey,
-        old_rows: &Rows,
+        old_rows: &TopicRows,
         changed: &[Replaced],
     ) {
         let state = &self.topics[key];

@@ -2,7 +2,7 @@
 //! difference between what was visible at the last one and what is visible now.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use rowtide_feed::Acknowledgement;
@@ -14,6 +14,7 @@ use rustc_hash::FxHashSet;
 use super::{Engine, Output, SessionId, mark};
 use crate::topic::{Phase, TopicKey, ViewKey};
 use crate::view::{TouchedRow, View};
+use crate::{Message, ViewRows};
 
 impl Engine {
     /// Every view that has something to say, and is whole, says it.
@@ -58,6 +59,11 @@ impl Engine {
         let view = &mut self.views[key];
         let cursor = view.cursor(self.epoch, self.position);
         let touched = view.touched.take();
+        // What was frozen at an earlier message is true as long as nothing has changed since.
+        let mut frozen = std::mem::take(&mut view.frozen);
+        if !touched.is_empty() || !view.gained.is_empty() {
+            frozen = Weak::new();
+        }
         let gained = std::mem::take(&mut view.gained);
         let mut settled = std::mem::take(&mut view.settled);
         let returning = view.returning.take();
@@ -66,14 +72,8 @@ impl Engine {
             out.push(Output::Begin { session, mode: Mode::Resume });
             let Body { changes, rows } = self.body(view, &touched, &gained);
             if !changes.is_empty() {
-                out.push(Output::Tx {
-                    session,
-                    cursor,
-                    changes,
-                    rows,
-                    commit_time_us: self.commit_time_us,
-                    acknowledgements: Vec::new(),
-                });
+                let message = Message::new(cursor, changes, rows, self.commit_time_us);
+                out.push(Output::Tx { session, message, acknowledgements: Vec::new() });
             }
             out.push(Output::Ready { session, cursor });
             let acknowledgements = take_of(&mut settled, session);
@@ -94,30 +94,24 @@ impl Engine {
             } else {
                 Cow::Borrowed(&view.live)
             };
+            let is_silent = changes.is_empty();
+            let message = Message::new(cursor, changes, rows, self.commit_time_us);
             for session in told.iter().copied() {
                 let acknowledgements = take_of(&mut settled, session);
-                if !changes.is_empty() || !acknowledgements.is_empty() {
-                    out.push(Output::Tx {
-                        session,
-                        cursor,
-                        changes: changes.clone(),
-                        rows,
-                        commit_time_us: self.commit_time_us,
-                        acknowledgements,
-                    });
+                if !is_silent || !acknowledgements.is_empty() {
+                    let message = Arc::clone(&message);
+                    out.push(Output::Tx { session, message, acknowledgements });
                 }
             }
         }
         let (joining, later): (Vec<_>, Vec<_>) =
             view.joining.iter().copied().partition(|(_, not_before)| *not_before <= self.position);
         if !joining.is_empty() {
-            let tables = self.visible_rows(view);
+            let shared = frozen.upgrade().unwrap_or_else(|| Arc::new(self.freeze(view)));
+            frozen = Arc::downgrade(&shared);
             for (session, _) in &joining {
-                out.extend(tables.iter().map(|(table, rows)| Output::Snapshot {
-                    session: *session,
-                    table: *table,
-                    rows: rows.clone(),
-                }));
+                let rows = Arc::clone(&shared);
+                out.push(Output::Snapshot { session: *session, rows });
                 out.push(Output::Ready { session: *session, cursor });
                 let acknowledgements = take_of(&mut settled, *session);
                 self.acknowledge(*session, cursor, acknowledgements, out);
@@ -131,6 +125,7 @@ impl Engine {
         // What is left is for sessions that are not ready yet.
         view.settled = settled;
         view.sent = self.position;
+        view.frozen = frozen;
     }
 
     /// What was settled for a session that has just become ready.
@@ -142,15 +137,8 @@ impl Engine {
         out: &mut Vec<Output>,
     ) {
         if !acknowledgements.is_empty() {
-            let (changes, rows, commit_time_us) = (Bytes::new(), 0, self.commit_time_us);
-            out.push(Output::Tx {
-                session,
-                cursor,
-                changes,
-                rows,
-                commit_time_us,
-                acknowledgements,
-            });
+            let message = Message::new(cursor, Bytes::new(), 0, self.commit_time_us);
+            out.push(Output::Tx { session, message, acknowledgements });
         }
     }
 
@@ -209,7 +197,7 @@ impl Engine {
         for key in gained {
             let state = &self.topics[*key];
             let branch = self.plan.branch(state.topic.branch);
-            for row in state.rows.values().filter(|_| branch.published) {
+            for row in state.rows.iter().filter(|_| branch.published) {
                 if branch.claim_filter.passes(&row.image.kept, &view.claims)
                     && said.insert((branch.table, &row.image.key))
                 {
@@ -232,28 +220,12 @@ impl Engine {
         }
     }
 
-    /// All that a view sees, by table.
-    pub(crate) fn visible_rows(&self, view: &View) -> Vec<(TableId, Vec<Arc<Row>>)> {
-        let mut tables: Vec<(TableId, Vec<Arc<Row>>)> = Vec::new();
-        let mut said: FxHashSet<(TableId, &Bytes)> = FxHashSet::default();
-        for key in view.reach.keys() {
-            let state = &self.topics[*key];
-            let branch = self.plan.branch(state.topic.branch);
-            if !branch.published {
-                continue;
-            }
-            for row in state.rows.values() {
-                if branch.claim_filter.passes(&row.image.kept, &view.claims)
-                    && said.insert((branch.table, &row.image.key))
-                {
-                    match tables.iter_mut().find(|(table, _)| *table == branch.table) {
-                        Some((_, rows)) => rows.push(Arc::clone(row)),
-                        None => tables.push((branch.table, vec![Arc::clone(row)])),
-                    }
-                }
-            }
-        }
-        tables
+    /// All that a whole view sees.
+    fn freeze(&self, view: &View) -> ViewRows {
+        let topics = view.reach.keys().map(|key| &self.topics[*key]);
+        let published = topics.filter(|state| self.plan.branch(state.topic.branch).published);
+        let rows = published.map(|state| (&state.topic, &state.rows));
+        ViewRows::freeze(&self.plan, &view.claims, rows)
     }
 }
 

@@ -7,8 +7,6 @@ use std::sync::Arc;
 use rowtide_plan::plan::BranchId;
 use rowtide_plan::row::{Image, Row, Topic};
 
-use rustc_hash::FxHashMap;
-
 use super::{Engine, mark};
 use crate::topic::{Phase, TopicKey, TopicState, ViewKey};
 
@@ -139,7 +137,7 @@ impl Engine {
         for key in std::mem::take(&mut self.views[view_key].leaving) {
             let (view, state) = (&mut self.views[view_key], &mut self.topics[key]);
             let branch = self.plan.branch(state.topic.branch);
-            for row in state.rows.values().filter(|_| branch.published) {
+            for row in state.rows.iter().filter(|_| branch.published) {
                 if branch.claim_filter.passes(&row.image.kept, &view.claims) {
                     let touched =
                         view.touched.row(branch.table, &row.image.key, true, self.position);
@@ -173,7 +171,7 @@ impl Engine {
         view.waiting -= usize::from(state.is_waiting());
         state.views.remove(&view_key);
         if branch.published && had {
-            for row in state.rows.values() {
+            for row in state.rows.iter() {
                 if branch.claim_filter.passes(&row.image.kept, &view.claims) {
                     let touched =
                         view.touched.row(branch.table, &row.image.key, true, self.position);
@@ -193,12 +191,12 @@ impl Engine {
     }
 
     fn rows_of(&self, key: TopicKey) -> Vec<Arc<Row>> {
-        self.topics[key].rows.values().cloned().collect()
+        self.topics[key].rows.iter().cloned().collect()
     }
 
     pub(super) fn drop_if_unseen(&mut self, key: TopicKey) {
         if self.topics[key].views.is_empty() {
-            self.put_rows(key, FxHashMap::default());
+            self.discard_rows(key);
             let state = self.topics.remove(key);
             self.index.remove(&state.topic);
         }

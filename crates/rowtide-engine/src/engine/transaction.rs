@@ -9,7 +9,8 @@ use rowtide_plan::plan::TableId;
 use rustc_hash::FxHashSet;
 
 use super::{Engine, Output, Session, SessionId, mark};
-use crate::topic::{Pending, Phase, Rows, TopicKey, TopicState, ViewKey};
+use crate::TopicRows;
+use crate::topic::{Pending, Phase, TopicKey, TopicState, ViewKey};
 
 impl Engine {
     pub(super) fn transaction(&mut self, transaction: &Arc<Transaction>, out: &mut Vec<Output>) {
@@ -105,7 +106,7 @@ impl Engine {
             let before = match state.row_after(change).cloned() {
                 Some(row) => {
                     self.row_bytes += row.json.len();
-                    state.rows.insert(row.image.key.clone(), row)
+                    state.rows.insert(row)
                 }
                 None => state.rows.remove(change.key()),
             };
@@ -139,7 +140,7 @@ impl Engine {
             match &mut state.phase {
                 Phase::Unread | Phase::Wanted => {}
                 Phase::Loading { pending, .. } => pending.push(Pending::Truncated { xid }),
-                Phase::Loaded { .. } => self.replace_rows(key, Rows::default(), true),
+                Phase::Loaded { .. } => self.replace_rows(key, TopicRows::default(), true),
             }
         }
     }

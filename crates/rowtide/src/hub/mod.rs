@@ -4,6 +4,8 @@
 //! log; when a table changes its shape, or the slot is lost, another one begins, with another epoch.
 
 mod engine_thread;
+mod frames;
+mod garbage;
 mod loader_task;
 mod log_threads;
 mod outbox;
@@ -36,6 +38,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::engine_thread::{Arriving, Command, EngineHandle};
+use self::garbage::Garbage;
 use self::loader_task::LoadCounts;
 use self::log_threads::{LogStatus, LogThreads};
 use self::outbox::Outbox;
@@ -43,7 +46,7 @@ use self::replicator::{PERMIT_BYTES, PERMITS, Replicator};
 
 use crate::limits::GENERATION_LOOK;
 
-pub use self::outbox::{Delivery, Step};
+pub use self::outbox::{Delivery, Messages, Step};
 
 /// What the hub needs to run.
 #[derive(Clone, Debug)]
@@ -570,12 +573,20 @@ impl Generation {
         // Each engine has one load under way.
         let (loads, requests) = mpsc::channel(options.engines.max(1));
         let mut engines = Vec::new();
+        let garbage = Garbage::start()?;
         for index in 0..options.engines.max(1) {
             let name = format!("engine-{index}");
             let budget = options.row_bytes / options.engines.max(1);
             let engine = Engine::new(Arc::clone(&plan), epoch, position, recent, budget);
             let (loads, questions) = (loads.clone(), log.questions.clone());
-            engines.push(engine_thread::start(name, engine, loads, questions, stop.clone())?);
+            engines.push(engine_thread::start(
+                name,
+                engine,
+                loads,
+                questions,
+                garbage.clone(),
+                stop.clone(),
+            )?);
         }
         shared.load_counts.forget_unreadable();
         let (failing, load_failing) = watch::channel(None);

@@ -253,9 +253,10 @@ impl Session {
             }
             Step::Begin(_) => Vec::new(),
             Step::Ready(cursor) => vec![self.held.initial_data(&self.plan, cursor.lsn)],
-            Step::Tx { bodies, acknowledgements, .. } => {
+            Step::Tx { messages, acknowledgements } => {
+                let bodies = messages.iter().map(|message| &message.changes);
                 let mut said: Vec<String> =
-                    bodies.iter().flat_map(|body| self.held.updates(&self.plan, body)).collect();
+                    bodies.flat_map(|body| self.held.updates(&self.plan, body)).collect();
                 said.extend(commit(&acknowledgements));
                 for acknowledgement in &acknowledgements {
                     let Some(name) = acknowledgement.name.as_deref() else { continue };
