@@ -39,17 +39,23 @@ impl Recent {
         self.bytes += transaction.bytes();
         self.entries
             .push_back(Entry { xid: transaction.xid, transaction: Some(Arc::clone(transaction)) });
-        let mut oldest = self.entries.iter_mut();
-        while self.bytes > MAX_RECENT_BYTES {
-            let Some(entry) = oldest.next() else { break };
+        if self.bytes <= MAX_RECENT_BYTES {
+            return;
+        }
+        // Always the oldest are let go, so those that were are in front.
+        let held = self.entries.partition_point(|entry| entry.transaction.is_none());
+        for entry in self.entries.iter_mut().skip(held) {
             if let Some(gone) = entry.transaction.take() {
                 self.bytes -= gone.bytes();
+            }
+            if self.bytes <= MAX_RECENT_BYTES {
+                return;
             }
         }
     }
 
-    /// Forgets what `snapshot` has seen.
-    pub(crate) fn forget_visible(&mut self, snapshot: &TransactionSnapshot) {
+    /// Drops what `snapshot` has seen.
+    pub(crate) fn drop_visible(&mut self, snapshot: &TransactionSnapshot) {
         let bytes = &mut self.bytes;
         self.entries.retain(|entry| {
             let visible = snapshot.contains(entry.xid);

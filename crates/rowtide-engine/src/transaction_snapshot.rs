@@ -74,8 +74,8 @@ mod tests {
 
     #[test]
     fn ids_of_32_bits_are_widened_around_the_snapshot() {
-        let turn = 1u64 << 32;
-        let snapshot = TransactionSnapshot::new(3 * turn + 5, vec![3 * turn - 2]);
+        let wrap = 1u64 << 32;
+        let snapshot = TransactionSnapshot::new(3 * wrap + 5, vec![3 * wrap - 2]);
         assert!(snapshot.contains(4) && !snapshot.contains(5));
         assert!(snapshot.contains(u32::MAX) && !snapshot.contains(u32::MAX - 1));
     }

@@ -108,7 +108,7 @@ impl Deployment {
 
     fn open(&mut self, session: u64, user: &str, cursor: Option<Cursor>) -> Vec<Output> {
         let claims = self.plan.resolve_claims(user, &serde_json::Map::new());
-        let (session, not_before) = (SessionId(session), Lsn(0));
+        let (session, not_before) = (SessionId(session), None);
         self.step(Input::Open(Opening { session, claims, client: None, not_before, cursor }))
     }
 

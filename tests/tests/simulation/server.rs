@@ -319,7 +319,7 @@ impl World {
         assert_eq!(known.user, user, "a client id is one user's");
         let settled = connect.settled.unwrap_or(0);
         // Also what the client knows already must be in its rows, and the engine may be behind that.
-        let not_before = if known.last > 0 { self.postgres.wal_end } else { Lsn(0) };
+        let not_before = (known.last > 0).then_some(self.postgres.wal_end);
         let engines = self.servers[at.server].engines.len();
         let engine = USERS.iter().position(|of| *of == user).unwrap_or(0) % engines;
         let claims = self.postgres.schema.plan.resolve_claims(&user, &Map::new());

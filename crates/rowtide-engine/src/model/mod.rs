@@ -44,7 +44,7 @@ struct Client {
     ready: bool,
     /// Whose mutations it is told of.
     client: usize,
-    not_before: Lsn,
+    not_before: Option<Lsn>,
     /// What was settled since it came, and where, that it has not been told of.
     owed: Vec<(u64, Lsn)>,
 }
@@ -76,7 +76,7 @@ struct History {
     resumed: usize,
     row_budget: usize,
     next_session: u64,
-    turn: u64,
+    tick: u64,
     /// Whether its course is printed.
     told: bool,
 }
@@ -112,7 +112,7 @@ impl History {
             resumed: 0,
             row_budget,
             next_session: 0,
-            turn: 0,
+            tick: 0,
             told: std::env::var_os("ROWTIDE_SEED").is_some(),
         }
     }
@@ -136,8 +136,8 @@ impl History {
                 976..985 => self.read_late(),
                 _ => {
                     let most = if self.rng.random_bool(0.5) { 1 } else { 300 };
-                    self.turn += self.rng.random_range(1..=most);
-                    self.step(Input::Tick(self.turn));
+                    self.tick += self.rng.random_range(1..=most);
+                    self.step(Input::Tick(self.tick));
                 }
             }
         }
@@ -153,7 +153,7 @@ impl History {
         }
         for _ in 0..100 {
             // What could not be read is asked for again.
-            self.step(Input::Tick(self.turn));
+            self.step(Input::Tick(self.tick));
             while !self.questions.is_empty() {
                 self.answer();
             }
@@ -237,7 +237,7 @@ impl History {
             Output::Ready { session, cursor } => {
                 let client = self.clients.get_mut(&session).expect("only open sessions are told");
                 assert!(!client.ready, "ready once");
-                assert!(cursor.lsn >= client.not_before, "not older than it was told");
+                assert!(Some(cursor.lsn) >= client.not_before, "not older than it was told");
                 match client.mode.expect("the mode is said first") {
                     Mode::Snapshot => client.replica = std::mem::take(&mut client.arriving),
                     Mode::Resume => {
@@ -358,7 +358,7 @@ impl History {
 
     fn view_of(&self, user: &User) -> ViewId {
         let claims = self.plan.resolve_claims(user.id, &user.claims());
-        crate::view::View::new(claims).id
+        claims.view_id()
     }
 
     /// The log says what it was asked, or that it cannot.
@@ -441,7 +441,7 @@ impl History {
         let session = SessionId(self.next_session);
         self.next_session += 1;
         let client = self.rng.random_range(0..CLIENTS.len());
-        let known = if self.rng.random_bool(0.3) { self.postgres.wal_end() } else { Lsn(0) };
+        let known = self.rng.random_bool(0.3).then(|| self.postgres.wal_end());
         let arriving = Client {
             user,
             arriving: Replica::new(),

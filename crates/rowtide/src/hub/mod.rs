@@ -11,7 +11,6 @@ mod log_threads;
 mod outbox;
 mod replicator;
 
-use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -30,7 +29,6 @@ use rowtide_postgres::slot::system_identity;
 use rowtide_postgres::stream::Instance;
 use rowtide_postgres::wal::end_of_wal;
 use rowtide_protocol::{Cursor, Epoch, ErrorCode, Lsn};
-use rustc_hash::FxBuildHasher;
 use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -292,14 +290,14 @@ impl Hub {
         author: &Author,
         client: &str,
         told: Option<u64>,
-        not_before: Lsn,
+        not_before: Option<Lsn>,
         cursor: Option<Cursor>,
     ) -> Result<Subscription, HubError> {
         let shared = &self.shared;
         loop {
             let generation = self.serving().await?;
             let claims = generation.plan.resolve_claims(&author.user_id, &author.claims);
-            let place = FxBuildHasher.hash_one(&claims) as usize % generation.engines.len();
+            let place = claims.view_id().0 as usize % generation.engines.len();
             let engine = &generation.engines[place];
             let session = SessionId(shared.next_session.fetch_add(1, Ordering::Relaxed));
             let limit = shared.options.outbox_bytes;
