@@ -148,7 +148,10 @@ impl TopicRows {
                 let is_it = |place: &u32| row(&self.chunks, *place).image.key == key;
                 index.places.find(index.hasher.hash_one(key), is_it).copied()
             }
-            None => self.iter().position(|row| row.image.key == key).map(|place| place as u32),
+            None => {
+                let mut rows = self.chunks.iter().flat_map(|chunk| chunk.iter());
+                rows.position(|row| row.image.key == key).map(|place| place as u32)
+            }
         }
     }
 }
