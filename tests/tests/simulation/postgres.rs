@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use rowtide_engine::{Loaded, Snapshot};
+use rowtide_engine::{Loaded, TransactionSnapshot};
 use rowtide_feed::{Acknowledgement, Change, Changes, Transaction};
 use rowtide_plan::row::Topic;
 use rowtide_protocol::{Lsn, Refusal};
@@ -293,7 +293,7 @@ impl Postgres {
             Some(rows.filter(|row| row.image.topics.contains(topic)).cloned().collect())
         };
         Loaded {
-            snapshot: Snapshot::new(
+            snapshot: TransactionSnapshot::new(
                 self.next_xid,
                 self.open.iter().copied().chain(hidden).collect(),
             ),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use rand::Rng;
-use rowtide_engine::{Engine, HistoryRequest, Input, Load, Opening, Output, SessionId};
+use rowtide_engine::{Engine, HistoryRequest, Input, Load, Opening, Output, Place, SessionId};
 use rowtide_feed::{Acknowledgement, Transaction};
 use rowtide_protocol::{
     ClientMessage, Connect, Cursor, Epoch, ErrorCode, Lsn, Refusal, connected_frame, error_frame,
@@ -22,6 +22,8 @@ use crate::writer::Queue;
 
 /// How much may wait for a client that does not read.
 const OUTBOX: usize = 8;
+/// About how many bytes of rows are in one frame of a snapshot.
+const SLICE_BYTES: usize = 200;
 /// How much may be on its way on one connection.
 const UNDER_WAY: usize = 6;
 /// How many bytes of rows an engine holds: so few that rows are forgotten now and then.
@@ -165,7 +167,10 @@ impl World {
         | Output::Snapshot { session, .. }
         | Output::Ready { session, .. }
         | Output::Tx { session, .. }
-        | Output::Reset { session }) = output;
+        | Output::Reset { session }) = output
+        else {
+            return;
+        };
         let Some(open) = self.servers[at.server].sessions.get_mut(&session.0) else { return };
         if let Output::Reset { .. } = output {
             self.seen.count("resets");
@@ -314,7 +319,7 @@ impl World {
         assert_eq!(known.user, user, "a client id is one user's");
         let settled = connect.settled.unwrap_or(0);
         // Also what the client knows already must be in its rows, and the engine may be behind that.
-        let not_before = if known.last > 0 { self.postgres.wal_end } else { Lsn(0) };
+        let not_before = (known.last > 0).then_some(self.postgres.wal_end);
         let engines = self.servers[at.server].engines.len();
         let engine = USERS.iter().position(|of| *of == user).unwrap_or(0) % engines;
         let claims = self.postgres.schema.plan.resolve_claims(&user, &Map::new());
@@ -360,23 +365,26 @@ fn write_frames(schema: &Schema, session: &mut Session, output: Output, frames: 
             let frame = connected_frame(&session.user, mode, last, refused, &tables);
             frames.push(frame.to_vec());
         }
-        Output::Snapshot { table, rows, .. } => {
-            let name = &schema.plan.table(table).name_json;
-            for rows in rows.chunks(4) {
-                let rows = rows.iter().map(|row| &row.json[..]);
+        Output::Snapshot { rows, .. } => {
+            let mut place = Place::default();
+            while let Some(slice) = rows.slice(place, SLICE_BYTES) {
+                place = slice.next;
+                let name = &schema.plan.table(slice.table).name_json;
+                let rows = slice.rows.iter().map(|row| &row.json[..]);
                 frames.push(snapshot_frame(name, rows).to_vec());
             }
         }
         Output::Ready { cursor, .. } => frames.push(ready_frame(cursor).to_vec()),
-        Output::Tx { mut cursor, changes, mut acknowledgements, .. } => {
-            let mut bodies = vec![changes];
+        Output::Tx { message, mut acknowledgements, .. } => {
+            let mut cursor = message.cursor;
+            let mut bodies = vec![message.changes().clone()];
             while let Some(Output::Tx { .. }) = session.outbox.front()
-                && let Some(Output::Tx { cursor: next, changes, acknowledgements: more, .. }) =
+                && let Some(Output::Tx { message, acknowledgements: more, .. }) =
                     session.outbox.pop_front()
             {
                 acknowledgements.extend(more);
-                bodies.push(changes);
-                cursor = next;
+                bodies.push(message.changes().clone());
+                cursor = message.cursor;
             }
             let refused =
                 acknowledgements.iter().flat_map(|of: &Arc<Acknowledgement>| &of.rejected);
@@ -386,6 +394,6 @@ fn write_frames(schema: &Schema, session: &mut Session, output: Output, frames: 
             let bodies = bodies.iter().map(|body| &body[..]);
             frames.push(tx_frame(cursor, bodies, ack, None).to_vec());
         }
-        Output::Reset { .. } => {}
+        Output::Reset { .. } | Output::Discarded(_) => {}
     }
 }
