@@ -2,7 +2,6 @@
 
 pub mod application;
 pub mod auth;
-pub mod bench;
 pub mod cli;
 mod client_args;
 pub mod config;
