@@ -8,9 +8,8 @@ use miette::{IntoDiagnostic, Result, miette};
 use rowtide::application::fit;
 use rowtide_plan::definition::Definition;
 use rowtide_postgres::assemble::Assembler;
-use rowtide_postgres::pgoutput::{Message, decode};
+use rowtide_postgres::pgoutput::decode;
 use rowtide_postgres::stream::MAX_TRANSACTION_BYTES;
-use rowtide_protocol::Lsn;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +21,8 @@ use crate::{line, progress};
 
 /// How often the stages are run over the same messages; the fastest counts, as the least disturbed.
 const ROUNDS: usize = 5;
+/// How many transactions are handed on together.
+const BATCH: usize = 256;
 
 #[derive(Args, Debug)]
 pub(crate) struct PipelineArgs {
@@ -126,22 +127,23 @@ async fn stages(site: &Site) -> Result<Stages> {
         decoded = decoded.min(Thread::current().time - begun.time);
         let schema = site.names.schema.clone();
         let mut assembler = Assembler::new(Arc::clone(&plan), schema, MAX_TRANSACTION_BYTES);
+        let mut events = Vec::with_capacity(BATCH);
         transactions = 0;
         let begun = Thread::current();
         for message in &messages {
-            match decode(message).into_diagnostic()? {
-                Message::Begin { commit_time_us, xid, .. } => assembler.begin(xid, commit_time_us),
-                Message::Commit { end_lsn, .. } => {
-                    black_box(assembler.commit(Lsn(end_lsn)));
-                    transactions += 1;
-                }
-                _ => assembler.message(message).into_diagnostic()?,
+            assembler.message(message, &mut events).into_diagnostic()?;
+            // As many as are handed on together, and let go in the end.
+            if events.len() == BATCH {
+                transactions += events.len();
+                black_box(&events);
+                events.clear();
             }
         }
+        transactions += events.len();
         assembled = assembled.min(Thread::current().time - begun.time);
     }
     if transactions == 0 {
         return Err(miette!("the slot has no transaction"));
     }
-    Ok(Stages { transactions: f64::from(transactions), decode: decoded, assemble: assembled })
+    Ok(Stages { transactions: transactions as f64, decode: decoded, assemble: assembled })
 }

@@ -8,14 +8,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use rand::Rng;
 use rowtide_engine::Input;
 use rowtide_log::{Committed, Entry, Identity};
 use rowtide_postgres::connect::connect;
 use rowtide_postgres::slot::SystemIdentity;
 use rowtide_postgres::stream::{
-    Instance, SlotPosition, Stream, StreamError, StreamEvent, create_slot, drop_slot,
+    Batch, Instance, SchemaChange, SlotPosition, Stream, StreamError, StreamEvent, create_slot,
+    drop_slot,
 };
 use rowtide_protocol::Lsn;
 use thiserror::Error;
@@ -31,7 +31,7 @@ const MIN_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// How many events that are there already are handed on together.
-const BATCH: usize = 64;
+const BATCH: usize = 256;
 /// About how many bytes of them.
 const BATCH_BYTES: usize = 4 << 20;
 
@@ -257,8 +257,8 @@ impl Replicator {
         }
         drop(began);
         loop {
-            let first = tokio::select! {
-                event = stream.next() => event,
+            let batch = tokio::select! {
+                batch = stream.next_batch(BATCH, BATCH_BYTES) => batch?,
                 () = generation.schema_changed.notified() => {
                     tracing::warn!("a load did not fit its table; reading the catalog again");
                     if shared.compile_again().await? {
@@ -277,7 +277,7 @@ impl Replicator {
                     continue;
                 }
             };
-            let Gathered { inputs, bytes, reached, error } = gather(first, stream);
+            let Gathered { inputs, bytes, reached, changed } = gather(batch, self.read_since);
             check_continuation(&inputs, &mut continuation)?;
             if !inputs.is_empty() {
                 let permit = shared.reserve(bytes).await;
@@ -296,20 +296,13 @@ impl Replicator {
             if reached >= end {
                 shared.set_status(Status::Streaming);
             }
-            match error {
-                None => {}
-                // It is from before anything was read.
-                Some(StreamError::SchemaChanged { committed, .. })
-                    if committed < self.read_since => {}
-                Some(error @ StreamError::SchemaChanged { .. }) => {
-                    tracing::warn!(%error, "reading the catalog again");
-                    if !shared.compile_again().await? {
-                        // It was altered back since, and what was written meanwhile cannot be told.
-                        self.broken = Some("altered_back");
-                    }
-                    return Err(Ended::Renewed);
+            if let Some(change) = changed {
+                tracing::warn!(%change, "reading the catalog again");
+                if !shared.compile_again().await? {
+                    // It was altered back since, and what was written meanwhile cannot be told.
+                    self.broken = Some("altered_back");
                 }
-                Some(error) => return Err(error.into()),
+                return Err(Ended::Renewed);
             }
         }
     }
@@ -393,28 +386,29 @@ struct Gathered {
     bytes: usize,
     /// The position after them.
     reached: Lsn,
-    error: Option<StreamError>,
+    /// What ends the generation, behind them.
+    changed: Option<SchemaChange>,
 }
 
-/// The first event and those that need not be waited for, up to an error: handing on each by itself
-/// would wake every engine for each.
-fn gather(first: Result<StreamEvent, StreamError>, stream: &mut Stream) -> Gathered {
-    let mut gathered = Gathered { inputs: Vec::new(), bytes: 0, reached: Lsn(0), error: None };
-    let mut next = Some(first);
-    while let Some(event) = next {
+/// What is handed on together, up to a table that has changed since anything was read.
+fn gather(batch: Batch, read_since: Lsn) -> Gathered {
+    let mut gathered =
+        Gathered { inputs: Vec::new(), bytes: batch.bytes, reached: Lsn(0), changed: None };
+    for event in batch.events {
         let (input, lsn) = match event {
-            Ok(StreamEvent::Transaction(transaction)) => {
+            StreamEvent::Transaction(transaction) => {
                 let lsn = transaction.lsn;
-                gathered.bytes += transaction.bytes();
                 (Input::Transaction(Arc::new(transaction)), lsn)
             }
-            Ok(StreamEvent::Position(lsn)) => (Input::Position(lsn), lsn),
-            Err(error) => return Gathered { error: Some(error), ..gathered },
+            StreamEvent::Position(lsn) => (Input::Position(lsn), lsn),
+            // It is from before anything was read.
+            StreamEvent::SchemaChanged(change) if change.committed < read_since => continue,
+            StreamEvent::SchemaChanged(change) => {
+                return Gathered { changed: Some(change), ..gathered };
+            }
         };
         gathered.inputs.push(input);
         gathered.reached = lsn;
-        let more = gathered.inputs.len() < BATCH && gathered.bytes < BATCH_BYTES;
-        next = more.then(|| stream.next().now_or_never()).flatten();
     }
     gathered
 }
