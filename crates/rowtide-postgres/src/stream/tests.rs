@@ -24,13 +24,16 @@ struct Status {
     reply: bool,
 }
 
-fn stream(pace: Pace, room: usize) -> (Stream, Walsender) {
+fn intake() -> Intake {
     let plan =
         Plan { tables: Vec::new(), branches: Vec::new(), claims: Vec::new(), min_client: None };
     let assembler = Assembler::new(Arc::new(plan), "rowtide".to_owned(), MAX_TRANSACTION_BYTES);
-    let intake = Intake::new(assembler, BytesMut::new());
+    Intake::new(assembler, BytesMut::new())
+}
+
+fn stream(pace: Pace, room: usize) -> (Stream, Walsender) {
     let (ours, socket) = duplex(room);
-    let stream = Stream::over(Box::pin(ours), intake, "rowtide_default".to_owned(), pace);
+    let stream = Stream::over(Box::pin(ours), intake(), "rowtide_default".to_owned(), pace);
     (stream, Walsender { socket, wal: 100 })
 }
 
@@ -54,11 +57,7 @@ impl Walsender {
 
     fn transaction(&mut self) -> Vec<u8> {
         self.wal += 10;
-        let wal = |message: &[u8]| frame(b'd', &[&b"w"[..], &[0; 24], message].concat());
-        let begin = [&b"B"[..], &(self.wal - 5).to_be_bytes(), &[0; 8], &[0, 0, 0, 7]].concat();
-        let ends = [(self.wal - 5).to_be_bytes(), self.wal.to_be_bytes()].concat();
-        let commit = [&b"C\0"[..], &ends, &[0; 8]].concat();
-        [wal(&begin), wal(&commit)].concat()
+        transaction(self.wal, 0, 0)
     }
 
     /// What is said next.
@@ -74,6 +73,16 @@ impl Walsender {
     async fn asked(&mut self) {
         while !self.hear().await.reply {}
     }
+}
+
+/// A transaction of no change that ends at `end`, with the times of its commit and of its sending.
+fn transaction(end: u64, committed_us: i64, sent_us: i64) -> Vec<u8> {
+    let sent = sent_us.to_be_bytes();
+    let wal = |message: &[u8]| frame(b'd', &[&b"w"[..], &[0; 16], &sent, message].concat());
+    let (at, time) = ((end - 5).to_be_bytes(), committed_us.to_be_bytes());
+    let begin = [&b"B"[..], &at, &time, &[0, 0, 0, 7]].concat();
+    let commit = [&b"C\0"[..], &at, &end.to_be_bytes(), &time].concat();
+    [wal(&begin), wal(&commit)].concat()
 }
 
 fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
@@ -224,4 +233,15 @@ async fn a_stream_that_stops_says_what_is_confirmed_and_ends_in_order() {
     assert_eq!(&end, b"c\0\0\0\x04X\0\0\0\x04");
     drop(walsender);
     within(stopping).await.unwrap();
+}
+
+#[test]
+fn a_backlog_is_known_by_the_clock_of_postgres_alone() {
+    let mut intake = intake();
+    for (committed_us, sent_us, late) in [(2_000, 32_000, 30_000), (40_000, 40_001, 1), (9, 8, 0)] {
+        let bytes = transaction(110, committed_us, sent_us);
+        intake.room(bytes.len()).extend_from_slice(&bytes);
+        intake.take(1, 1, &mut Batch::default()).unwrap();
+        assert_eq!(intake.late(), Duration::from_micros(late));
+    }
 }
