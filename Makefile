@@ -35,7 +35,7 @@ torture:
 
 bench:
 	@scripts/prepare.sh
-	cargo build --release --locked -p rowtide
-	for scenario in fanout drain connect idle mutate resume restart burst; do \
-	  "$${CARGO_TARGET_DIR:-target}"/release/rowtide bench $$scenario || exit 1; \
+	cargo build --release --locked -p rowtide -p rowtide-bench
+	for scenario in fanout drain pipeline connect idle mutate resume restart burst snapshots; do \
+	  "$${CARGO_TARGET_DIR:-target}"/release/rowtide-bench $$scenario || exit 1; \
 	done

@@ -20,7 +20,25 @@ const POLL: Duration = Duration::from_millis(5);
 /// # Panics
 /// When the binary is not there and cannot be built.
 pub fn rowtide<I: AsRef<OsStr>>(args: impl IntoIterator<Item = I>) -> Command {
-    let mut command = Command::new(binary());
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    command(BINARY.get_or_init(|| built("rowtide")), args)
+}
+
+/// As [`rowtide`], of the benchmarks; the server that they measure is beside them.
+///
+/// # Panics
+/// When one of the binaries is not there and cannot be built.
+pub fn rowtide_bench<I: AsRef<OsStr>>(args: impl IntoIterator<Item = I>) -> Command {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    let binary = BINARY.get_or_init(|| {
+        built("rowtide");
+        built("rowtide-bench")
+    });
+    command(binary, args)
+}
+
+fn command<I: AsRef<OsStr>>(binary: &Path, args: impl IntoIterator<Item = I>) -> Command {
+    let mut command = Command::new(binary);
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text == "DATABASE_URL" || text.starts_with("ROWTIDE_") && text != "ROWTIDE_PG_BIN" {
@@ -33,27 +51,24 @@ pub fn rowtide<I: AsRef<OsStr>>(args: impl IntoIterator<Item = I>) -> Command {
 
 /// The binary beside the tests, built by `cargo test --workspace`, or now if it is not there or older
 /// than its source.
-fn binary() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        let test = std::env::current_exe().expect("a test knows its own path");
-        let profile = test.ancestors().nth(2).expect("tests are built to target/PROFILE/deps");
-        let binary = profile.join("rowtide");
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
-        let sources = ["crates", "examples", "clients/js/client/src"];
-        let newest = sources.map(|dir| newest(&root.join(dir))).into_iter().max();
-        let built = binary.metadata().and_then(|metadata| metadata.modified());
-        if built.is_ok_and(|built| Some(built) >= newest) {
-            return binary;
-        }
-        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        build.args(["build", "--quiet", "-p", "rowtide", "--bin", "rowtide"]).current_dir(root);
-        if profile.ends_with("release") {
-            build.arg("--release");
-        }
-        assert!(build.status().expect("cargo can be run").success(), "rowtide is not built");
-        binary
-    })
+fn built(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows its own path");
+    let profile = test.ancestors().nth(2).expect("tests are built to target/PROFILE/deps");
+    let binary = profile.join(name);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    let sources = ["crates", "examples", "clients/js/client/src"];
+    let newest = sources.map(|dir| newest(&root.join(dir))).into_iter().max();
+    let built = binary.metadata().and_then(|metadata| metadata.modified());
+    if built.is_ok_and(|built| Some(built) >= newest) {
+        return binary;
+    }
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.args(["build", "--quiet", "-p", name, "--bin", name]).current_dir(root);
+    if profile.ends_with("release") {
+        build.arg("--release");
+    }
+    assert!(build.status().expect("cargo can be run").success(), "{name} is not built");
+    binary
 }
 
 /// When the newest of the source files below `dir` was written.

@@ -18,7 +18,7 @@ mod truth;
 mod writer;
 
 pub use app::{App, SECRET};
-pub use command::{Running, Said, rowtide, said};
+pub use command::{Running, Said, rowtide, rowtide_bench, said};
 pub use database::{Database, cluster};
 pub use dir::Dir;
 pub use eventually::eventually;

@@ -1,7 +1,7 @@
 //! The benchmarks run, and every client that they bring is served. What they measure is for
 //! `make bench`: here the machine has other things to do.
 
-use rowtide_tests::{Dir, rowtide, said};
+use rowtide_tests::{Dir, rowtide_bench, said};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_scenario_comes_to_its_result() {
@@ -9,6 +9,10 @@ async fn every_scenario_comes_to_its_result() {
     for (args, result) in [
         (&["fanout", "--sessions", "20", "--seconds", "1"][..], "20 see each change"),
         (&["drain", "--sessions", "20", "--transactions", "800"][..], "800 transactions"),
+        (
+            &["pipeline", "--sessions", "20", "--transactions", "800"][..],
+            "pipeline: 800 transactions",
+        ),
         (&["connect", "--sessions", "50"][..], "1000 rows"),
         (&["idle", "--sessions", "50", "--seconds", "1"][..], "50 sessions"),
         (&["mutate", "--clients", "4", "--seconds", "1"][..], "4 clients"),
@@ -19,7 +23,7 @@ async fn every_scenario_comes_to_its_result() {
         ),
         (&["restart", "--sessions", "30"][..], "30 clients"),
     ] {
-        let mut command = rowtide(["bench", "--dir", &dir.join("bench")]);
+        let mut command = rowtide_bench(["--dir", &dir.join("bench")]);
         command.args(args);
         if args[0] == "fanout" {
             command.args(["--viewers", "20"]);

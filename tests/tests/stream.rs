@@ -1,5 +1,6 @@
 //! The stream against a real Postgres: what a transaction becomes, and where the position stands.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,9 @@ use rowtide_plan::plan::Plan;
 use rowtide_postgres::catalog::read_catalog;
 use rowtide_postgres::load::Loader;
 use rowtide_postgres::setup::setup;
-use rowtide_postgres::stream::{Instance, MAX_TRANSACTION_BYTES, Stream, StreamError, StreamEvent};
+use rowtide_postgres::stream::{
+    Instance, MAX_TRANSACTION_BYTES, SchemaChange, Stream, StreamError, StreamEvent,
+};
 use rowtide_protocol::Lsn;
 use rowtide_tests::Database;
 use rowtide_tests::proxy::Proxy;
@@ -28,7 +31,36 @@ struct Fixture {
     database: Database,
     client: Client,
     plan: Arc<Plan>,
+    stream: Events,
+}
+
+/// A stream, event by event.
+struct Events {
     stream: Stream,
+    ready: VecDeque<StreamEvent>,
+}
+
+impl Events {
+    fn of(stream: Stream) -> Events {
+        Events { stream, ready: VecDeque::new() }
+    }
+
+    async fn next(&mut self) -> Result<StreamEvent, StreamError> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(event);
+            }
+            self.ready.extend(self.stream.next_batch(100, 1 << 20).await?.events);
+        }
+    }
+
+    fn confirm(&self, lsn: Lsn) {
+        self.stream.confirm(lsn);
+    }
+
+    async fn stop(self) {
+        self.stream.stop().await;
+    }
 }
 
 impl Fixture {
@@ -44,7 +76,7 @@ impl Fixture {
         let stream =
             Stream::start_with_budget(&options, &names, plan_of, this, max_transaction_bytes);
         let (stream, _) = stream.await.expect("it streams");
-        Fixture { database, client, plan, stream }
+        Fixture { database, client, plan, stream: Events::of(stream) }
     }
 
     async fn run(&self, sql: &str) {
@@ -57,6 +89,20 @@ impl Fixture {
             let event = within(self.stream.next()).await;
             match event.expect("the stream goes on") {
                 StreamEvent::Transaction(transaction) => return transaction,
+                StreamEvent::SchemaChanged(change) => panic!("{change}"),
+                StreamEvent::Position(_) => {}
+            }
+        }
+    }
+
+    /// The next table that no longer fits.
+    async fn schema_change(&mut self) -> SchemaChange {
+        loop {
+            match within(self.stream.next()).await.expect("the stream goes on") {
+                StreamEvent::SchemaChanged(change) => return change,
+                StreamEvent::Transaction(transaction) => {
+                    assert_eq!(transaction.changes, Changes::Rows(Vec::new()));
+                }
                 StreamEvent::Position(_) => {}
             }
         }
@@ -180,24 +226,35 @@ async fn a_table_that_changes_is_told_and_the_stream_can_go_on_without_it() {
     fixture.changes_of("INSERT INTO note VALUES (1, 0, 'u1', 'a')").await;
     fixture.run("ALTER TABLE note ADD COLUMN stars int DEFAULT 3").await;
     fixture.run("BEGIN; UPDATE note SET body = 'b'; INSERT INTO other VALUES (1); COMMIT").await;
-    let error = loop {
-        match within(fixture.stream.next()).await {
-            Ok(StreamEvent::Position(_)) => {}
-            // The DDL itself.
-            Ok(StreamEvent::Transaction(transaction)) => {
-                assert!(matches!(transaction.changes, Changes::Rows(rows) if rows.is_empty()));
-            }
-            Err(error) => break error,
-        }
-    };
-    assert!(
-        matches!(&error, StreamError::SchemaChanged { table, what, .. } if table == "note" && what.contains("stars")),
-        "{error:?}"
-    );
+    let change = fixture.schema_change().await;
+    assert_eq!((&change.table[..], change.what.contains("stars")), ("note", true), "{change}");
     let transaction = fixture.transaction().await;
     let Changes::Rows(changes) = &transaction.changes else { panic!("too large") };
     let shown: Vec<String> = changes.iter().map(|change| fixture.show(change)).collect();
     assert_eq!(shown, [r#"other: to {"id":1}"#], "the rest of the transaction is there");
+    assert!(change.committed < transaction.lsn, "{change:?}");
+    // Every later change of the table is told of, too, once a transaction.
+    for change in ["INSERT INTO note VALUES (2, 0, 'u1', 'b'), (3, 0, 'u1', 'b')", "TRUNCATE note"]
+    {
+        fixture.run(change).await;
+        let told = fixture.schema_change().await;
+        assert_eq!((&told.table[..], told.what.contains("stars")), ("note", true), "{told}");
+        let transaction = fixture.transaction().await;
+        assert_eq!(transaction.changes, Changes::Rows(Vec::new()), "it is told of once");
+        assert!(told.committed < transaction.lsn, "{told:?}");
+    }
+    // Until it fits again.
+    fixture.run("ALTER TABLE note DROP COLUMN stars").await;
+    fixture.run("INSERT INTO note VALUES (4, 0, 'u1', 'c')").await;
+    let shown = loop {
+        // Before PostgreSQL 15 the DDL comes too, as a transaction of no change.
+        match fixture.transaction().await.changes {
+            Changes::Rows(rows) if rows.is_empty() => {}
+            Changes::Rows(rows) => break fixture.show(&rows[0]),
+            Changes::TooLarge(_) => panic!("too large"),
+        }
+    };
+    assert_eq!(shown, r#"note: to {"id":4,"part":0,"owner":"u1","body":"c"}"#);
 }
 
 #[tokio::test]
@@ -213,6 +270,7 @@ async fn the_position_passes_what_a_load_has_seen_also_when_nothing_is_published
                 position = match fixture.stream.next().await.expect("the stream goes on") {
                     StreamEvent::Position(lsn) => lsn,
                     StreamEvent::Transaction(transaction) => transaction.lsn,
+                    StreamEvent::SchemaChanged(change) => panic!("{change}"),
                 };
                 fixture.stream.confirm(position);
             }
@@ -248,11 +306,12 @@ async fn what_was_not_confirmed_comes_again_after_a_new_start() {
     let Fixture { database, plan, stream, .. } = fixture;
     stream.stop().await;
     let (options, names) = (database.options().await, database.names());
-    let mut again = rowtide_tests::eventually("the slot is free", || async {
+    let again = rowtide_tests::eventually("the slot is free", || async {
         Stream::start(&options, &names, Arc::clone(&plan), Instance(1)).await.ok()
     })
     .await
     .0;
+    let mut again = Events::of(again);
     let second = loop {
         if let StreamEvent::Transaction(transaction) =
             within(again.next()).await.expect("the stream goes on")
@@ -278,11 +337,12 @@ async fn a_connection_that_leads_nowhere_any_more_ends() {
     stream.stop().await;
     let network = Proxy::start(database.upstream().await).await;
     let (options, names) = (database.options_through(&network), database.names());
-    let mut stream = rowtide_tests::eventually("the slot is free", || async {
+    let stream = rowtide_tests::eventually("the slot is free", || async {
         Stream::start(&options, &names, Arc::clone(&plan), Instance(2)).await.ok()
     })
     .await
     .0;
+    let mut stream = Events::of(stream);
     client.batch_execute("INSERT INTO other VALUES (1)").await.unwrap();
     // Only now the connection is known to be there.
     while !matches!(within(stream.next()).await, Ok(StreamEvent::Transaction(_))) {}

@@ -1,17 +1,19 @@
-//! TLS to Postgres: what each `sslmode` accepts, for queries and for the stream. The certificate in
-//! `tls/` is for `localhost`, and of an authority that nobody else trusts.
+//! How Postgres is entered: what each `sslmode` accepts, and every kind of password, for queries and for the
+//! stream. The certificate in `tls/` is for `localhost`, and of an authority that nobody else trusts.
 
 use std::net::TcpListener;
 use std::sync::Arc;
 
 use rowtide_plan::compile::compile;
 use rowtide_plan::definition::Definition;
+use rowtide_plan::plan::Plan;
 use rowtide_postgres::catalog::read_catalog;
 use rowtide_postgres::cluster::Cluster;
 use rowtide_postgres::connect::{ConnectOptions, Names, connect};
 use rowtide_postgres::setup::setup;
 use rowtide_postgres::stream::{Instance, Stream};
 use rowtide_tests::eventually;
+use tokio_postgres::Client;
 
 const AUTHORITY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls/authority.pem");
 
@@ -45,16 +47,96 @@ async fn cluster() -> (Cluster, u16) {
     (cluster, free)
 }
 
-#[tokio::test]
-async fn each_sslmode_accepts_what_it_says_for_queries_and_for_the_stream() {
-    let (cluster, port) = cluster().await;
+/// What a stream needs in the database `postgres`.
+async fn prepared(cluster: &Cluster) -> (Names, Arc<Plan>) {
     let admin = cluster.connect("postgres").await.unwrap();
     admin.batch_execute("CREATE TABLE t (id int PRIMARY KEY)").await.unwrap();
     let definition = Definition::parse("rowtide.toml", "[tables.t]\nvisible = 'true'").unwrap();
     let names = Names::of("default").unwrap();
     setup(&admin, &names, &definition.tables()).await.unwrap();
     let catalog = read_catalog(&admin, &definition.tables()).await.unwrap();
-    let plan = Arc::new(compile(&definition, &catalog).unwrap());
+    (names, Arc::new(compile(&definition, &catalog).unwrap()))
+}
+
+async fn slot_is_free(client: &Client) {
+    let sql = "SELECT 1 FROM pg_replication_slots WHERE active";
+    eventually("the slot is free", || async {
+        client.query(sql, &[]).await.unwrap().is_empty().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn every_kind_of_password_is_given_and_a_wrong_one_is_said_to_be_wrong() {
+    let (cluster, port) = cluster().await;
+    let (names, plan) = prepared(&cluster).await;
+    let admin = cluster.connect("postgres").await.unwrap();
+    for sql in [
+        "SET password_encryption = 'scram-sha-256'",
+        "CREATE ROLE scram SUPERUSER LOGIN PASSWORD 'räksmörgås'",
+        "CREATE ROLE plain SUPERUSER LOGIN PASSWORD 'plain'",
+        "SET password_encryption = 'md5'",
+        "CREATE ROLE md5 SUPERUSER LOGIN PASSWORD 'hashed'",
+        "COPY (SELECT 'local all all trust') TO PROGRAM 'cat > pg_hba.conf'",
+        "COPY (SELECT 'hostssl all scram all scram-sha-256') TO PROGRAM 'cat >> pg_hba.conf'",
+        "COPY (SELECT 'hostssl all plain all password') TO PROGRAM 'cat >> pg_hba.conf'",
+        "COPY (SELECT 'hostssl all md5 all md5') TO PROGRAM 'cat >> pg_hba.conf'",
+        "SELECT pg_reload_conf()",
+    ] {
+        admin.batch_execute(sql).await.unwrap();
+    }
+    let options = |user: &str, password: &str| {
+        let url = format!("postgres://{user}{password}@localhost:{port}/postgres?sslmode=require");
+        ConnectOptions::parse(&url).unwrap()
+    };
+    eventually("passwords are asked for", || async {
+        connect(&options("scram", ":wrong"), "test").await.err()
+    })
+    .await;
+    for (user, password) in
+        [("scram", ":r%C3%A4ksm%C3%B6rg%C3%A5s"), ("plain", ":plain"), ("md5", ":hashed")]
+    {
+        let started =
+            Stream::start(&options(user, password), &names, plan.clone(), Instance(1)).await;
+        let (stream, _) = started.unwrap_or_else(|error| panic!("{user}: {error}"));
+        stream.stop().await;
+        slot_is_free(&admin).await;
+        let wrong = options(user, ":wrong");
+        let refused = Stream::start(&wrong, &names, plan.clone(), Instance(1));
+        let error = refused.await.map(drop).unwrap_err().to_string();
+        let said = format!("password authentication failed for user \"{user}\"");
+        assert!(error.contains(&said) && !error.contains("wrong"), "{error}");
+    }
+    let refused = Stream::start(&options("scram", ""), &names, plan, Instance(1)).await;
+    let error = refused.map(drop).unwrap_err().to_string();
+    assert!(error.contains("password"), "{error}");
+}
+
+/// The way of the stream alone: the queries' is the driver's.
+#[tokio::test]
+async fn what_goes_wrong_with_a_stream_is_said_with_the_step() {
+    let (cluster, port) = cluster().await;
+    let (names, plan) = prepared(&cluster).await;
+    let admin = cluster.connect("postgres").await.unwrap();
+    for sql in [
+        "CREATE ROLE reader SUPERUSER LOGIN",
+        "ALTER ROLE reader NOSUPERUSER",
+        "GRANT pg_monitor TO reader",
+    ] {
+        admin.batch_execute(sql).await.unwrap();
+    }
+    let url = format!("postgres://reader@localhost:{port}/postgres?sslmode=require");
+    let options = ConnectOptions::parse(&url).unwrap();
+    let refused = Stream::start(&options, &names, plan, Instance(1)).await;
+    let error = refused.map(drop).unwrap_err().to_string();
+    assert!(error.starts_with("cannot connect to database `postgres` at localhost:"), "{error}");
+    assert!(error.contains("for the stream: ") && error.contains("replication"), "{error}");
+}
+
+#[tokio::test]
+async fn each_sslmode_accepts_what_it_says_for_queries_and_for_the_stream() {
+    let (cluster, port) = cluster().await;
+    let (names, plan) = prepared(&cluster).await;
 
     let verified = format!("sslmode=verify-full&sslrootcert={}", AUTHORITY.replace('/', "%2F"));
     for (host, query, accepted) in [
@@ -85,11 +167,7 @@ async fn each_sslmode_accepts_what_it_says_for_queries_and_for_the_stream() {
             });
             assert!(encrypted.await, "{url}");
             stream.stop().await;
-            let sql = "SELECT 1 FROM pg_replication_slots WHERE active";
-            eventually("the slot is free", || async {
-                client.query(sql, &[]).await.unwrap().is_empty().then_some(())
-            })
-            .await;
+            slot_is_free(&client).await;
         }
     }
 }

@@ -3,6 +3,7 @@
 //! it is done once, however many clients see the row.
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 use thiserror::Error;
 
 use crate::json::{UnexpectedText, push_string, push_value};
@@ -61,8 +62,13 @@ pub struct RowEncoder {
     key: Vec<usize>,
     /// Indexes into `columns`.
     kept: Vec<usize>,
+    /// The places of all datums that an image is made of.
+    sources: Vec<usize>,
     branches: Vec<(BranchId, Branch)>,
 }
+
+/// The values of a row by column; of most tables they fit without memory of their own.
+type Values = SmallVec<[Value; 12]>;
 
 #[derive(Clone, Debug)]
 struct Column {
@@ -114,16 +120,16 @@ impl RowEncoder {
             let (kind, needed) = (column.kind.clone(), needed[index]);
             Ok(Column { name, source, kind, prefix, key_prefix, needed })
         };
+        let columns = planned.catalog.columns.iter().enumerate();
+        let columns = columns.map(column).collect::<Result<Vec<Column>, _>>()?;
+        let key = planned.key.clone();
+        let in_image = |(index, column): &(usize, &Column)| column.needed || key.contains(index);
+        let sources = columns.iter().enumerate().filter(in_image).map(|(_, column)| column.source);
         Ok(RowEncoder {
             table: planned.catalog.name.clone(),
-            columns: planned
-                .catalog
-                .columns
-                .iter()
-                .enumerate()
-                .map(column)
-                .collect::<Result<_, _>>()?,
-            key: planned.key.clone(),
+            sources: sources.collect(),
+            columns,
+            key,
             kept: planned.kept.clone(),
             branches,
         })
@@ -134,7 +140,6 @@ impl RowEncoder {
     /// # Errors
     /// When a column is missing or is not of its type.
     pub fn row(&self, datums: &[Datum<'_>]) -> Result<Row, EncodeError> {
-        let image = self.image(datums)?;
         let size: usize = self
             .columns
             .iter()
@@ -153,7 +158,29 @@ impl RowEncoder {
             self.push(&mut json, column, datums)?;
         }
         json.push(b'}');
-        Ok(Row { image, json: json.into() })
+        // The key has memory of its own: maps keep the one that they were given first.
+        Ok(Row { image: self.image(datums)?, json: json.into() })
+    }
+
+    /// What the engine needs of the row `before` it was updated to `after`, whose row is known already.
+    ///
+    /// # Errors
+    /// When one of those columns is missing or is not of its type.
+    pub fn image_before(
+        &self,
+        before: &[Datum<'_>],
+        after: &[Datum<'_>],
+        row: &Row,
+    ) -> Result<Image, EncodeError> {
+        // Most updates change nothing that decides who sees the row.
+        if self
+            .sources
+            .iter()
+            .all(|source| before.get(*source).is_some_and(|old| after.get(*source) == Some(old)))
+        {
+            return Ok(row.image.clone());
+        }
+        self.image(before)
     }
 
     /// What the engine needs of the row, without its JSON. Only the key and the columns that rules
@@ -169,8 +196,8 @@ impl RowEncoder {
             self.push(&mut key, column, datums)?;
         }
         key.push(b'}');
-        let values = self.values(datums)?;
-        let mut topics = Vec::with_capacity(self.branches.len());
+        let mut values = self.values(datums)?;
+        let mut topics: SmallVec<[Topic; 4]> = SmallVec::new();
         for (id, branch) in &self.branches {
             let anchor = match branch.anchor {
                 None => None,
@@ -181,17 +208,17 @@ impl RowEncoder {
                 topics.push(Topic { branch: *id, anchor: anchor.cloned() });
             }
         }
-        let mut values = values;
-        let kept = self
-            .kept
-            .iter()
-            .map(|column| std::mem::replace(&mut values[*column], Value::Null))
-            .collect();
-        Ok(Image { key: Bytes::from(key), kept, topics: topics.into() })
+        let kept = self.kept.iter();
+        let kept = kept.map(|column| std::mem::replace(&mut values[*column], Value::Null));
+        Ok(Image {
+            key: Bytes::from(key),
+            kept: kept.collect(),
+            topics: topics.into_iter().collect(),
+        })
     }
 
     /// The values that rules need, by column; the others are null.
-    fn values(&self, datums: &[Datum<'_>]) -> Result<Vec<Value>, EncodeError> {
+    fn values(&self, datums: &[Datum<'_>]) -> Result<Values, EncodeError> {
         let value = |column: &Column| {
             if !column.needed {
                 return Ok(Value::Null);
@@ -379,6 +406,30 @@ mod tests {
         let error = encoder(&COLUMNS).image(&key_only).unwrap_err();
         assert!(error.to_string().starts_with("column `owner` of table `item` did not come"));
         assert_eq!(encoder(&COLUMNS).image(&[]).unwrap_err().to_string().find("`id`"), Some(7));
+    }
+
+    #[test]
+    fn the_image_before_an_update_is_that_of_the_row_before_whatever_changed() {
+        let datums = |id, name, owner, hidden| {
+            [text(id), text(name), text(owner), text(hidden), Datum::Null, Datum::Null]
+        };
+        let encoder = encoder(&COLUMNS);
+        let befores = [
+            datums("7", "other", "u1", "f"),
+            datums("8", "a", "u1", "f"),
+            datums("7", "a", "u2", "f"),
+            datums("7", "a", "u1", "t"),
+        ];
+        let after = datums("7", "a", "u1", "f");
+        let row = encoder.row(&after).unwrap();
+        for before in befores {
+            let image = encoder.image_before(&before, &after, &row).unwrap();
+            assert_eq!(image, encoder.image(&before).unwrap(), "{before:?}");
+        }
+        let mut cut = after;
+        cut[2] = Datum::Missing;
+        assert!(encoder.image_before(&cut, &after, &row).is_err());
+        assert!(encoder.image_before(&[], &after, &row).is_err());
     }
 
     #[test]

@@ -13,12 +13,38 @@ use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::row::{Image, Row};
 use rowtide_protocol::{Lsn, Refusal};
 use rustc_hash::FxBuildHasher;
+use smallvec::SmallVec;
 use thiserror::Error;
 
 use crate::pgoutput::{Malformed, Message, Relation, Tuple, TupleValue, decode};
 
+/// What the stream brings, in the order of commits.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StreamEvent {
+    /// A transaction.
+    Transaction(Transaction),
+    /// A table no longer has the shape of the plan. The transaction that was committed there follows, without the
+    /// changes of that table.
+    SchemaChanged(SchemaChange),
+    /// Everything up to here has been brought.
+    Position(Lsn),
+}
+
+/// A table that no longer has the shape of the plan. It is told for every transaction that changes the table, until
+/// its shape fits again, so that no change is passed over unseen.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("table `{table}` has changed: {what}")]
+pub struct SchemaChange {
+    /// The table.
+    pub table: String,
+    /// How it differs.
+    pub what: String,
+    /// Where the transaction was committed that shows it.
+    pub committed: Lsn,
+}
+
 /// Why the stream cannot go on.
-#[derive(Debug, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum AssembleError {
     /// Postgres sent what is not of the protocol.
     #[error(transparent)]
@@ -29,18 +55,16 @@ pub enum AssembleError {
     /// A change names a table whose shape was not sent.
     #[error("the stream has a change of relation {0}, whose shape it has not told")]
     UnknownRelation(u32),
-    /// A table no longer has the shape that the plan was compiled for.
-    #[error("table `{table}` has changed: {what}")]
-    SchemaChanged {
-        /// The table.
-        table: String,
-        /// How.
-        what: String,
-    },
+    /// A change, or an end, of no transaction.
+    #[error("the stream has a change that is of no transaction")]
+    NoTransaction,
+    /// A transaction that begins within another.
+    #[error("the stream begins a transaction within another")]
+    NotEnded,
 }
 
 /// Gathers transactions for one plan.
-pub(crate) struct Assembler {
+pub struct Assembler {
     plan: Arc<Plan>,
     /// The schema of the table whose rows are acknowledgements.
     schema: String,
@@ -55,118 +79,146 @@ enum Known {
     Other,
     /// A table of the plan.
     Table(TableId, Box<RowEncoder>),
-    /// The clients, with the places of the columns of a [`Acknowledgement`], in its order.
-    Clients([usize; 4]),
+    /// A table of the plan that has another shape.
+    Unfit(Unfit),
+    /// The clients.
+    Clients(ClientColumns),
+}
+
+/// How a table differs from the plan.
+struct Unfit {
+    table: String,
+    what: String,
+}
+
+/// The places of the columns of a client's row. What an earlier version did not have was null.
+#[derive(Clone, Copy)]
+struct ClientColumns {
+    client: usize,
+    last_mutation: usize,
+    rejected: Option<usize>,
+    name: Option<usize>,
 }
 
 /// What is known so far of what a transaction did to one row.
 struct Draft {
     table: TableId,
+    key: Bytes,
     old: Option<Image>,
     new: Option<Arc<Row>>,
 }
 
 /// A transaction that has not been committed yet.
-#[derive(Default)]
 struct Open {
+    /// Where its commit is.
+    committed: Lsn,
     xid: u32,
     commit_time_us: i64,
     truncated: Vec<TableId>,
     acknowledgements: Vec<Arc<Acknowledgement>>,
     changes: Vec<Draft>,
-    /// Where the change of a row is found, once there are several.
+    /// Where the change of a row is found, once there are many.
     index: HashMap<(TableId, Bytes), usize, FxBuildHasher>,
     bytes: usize,
     /// Set once the changes have been let go.
     too_large: Option<Vec<TableId>>,
+    /// Relations of which it was told that they do not fit.
+    unfit: Vec<u32>,
 }
 
-/// Between the epochs of Unix and of Postgres.
-const US_1970_TO_2000: i64 = 946_684_800_000_000;
+/// Between the epochs of Unix and of Postgres, in microseconds.
+pub(crate) const US_1970_TO_2000: i64 = 946_684_800_000_000;
 
 impl Assembler {
-    pub(crate) fn new(plan: Arc<Plan>, schema: String, max_bytes: usize) -> Assembler {
+    /// For the tables of `plan`; a transaction whose rows take more than `max_bytes` is not held. `schema` is
+    /// that of Rowtide's own tables.
+    pub fn new(plan: Arc<Plan>, schema: String, max_bytes: usize) -> Assembler {
         Assembler { plan, schema, max_bytes, relations: HashMap::default(), open: None }
     }
 
-    pub(crate) fn begin(&mut self, xid: u32, commit_time_us: i64) {
-        let commit_time_us = commit_time_us.saturating_add(US_1970_TO_2000);
-        self.open = Some(Open { xid, commit_time_us, ..Open::default() });
+    /// Whether a transaction has begun and not ended: positions are then still those of the one before.
+    pub fn in_transaction(&self) -> bool {
+        self.open.is_some()
     }
 
-    /// The transaction that ends at `lsn`.
-    pub(crate) fn commit(&mut self, lsn: Lsn) -> Transaction {
-        let open = self.open.take().unwrap_or_default();
-        let changes = match open.too_large {
-            Some(tables) => Changes::TooLarge(tables),
-            None => {
-                // Inserted and deleted again: nothing happened.
-                let change = |draft: Draft| Change::between(draft.table, draft.old, draft.new);
-                Changes::Rows(open.changes.into_iter().filter_map(change).collect())
-            }
-        };
-        Transaction {
-            lsn,
-            xid: open.xid,
-            commit_time_us: open.commit_time_us,
-            truncated: open.truncated,
-            changes,
-            acknowledgements: open.acknowledgements,
-        }
-    }
-
-    /// Takes one message between begin and commit.
-    pub(crate) fn message(&mut self, bytes: &[u8]) -> Result<(), AssembleError> {
+    /// Takes one message of the plugin; what it completes is put behind `events`.
+    ///
+    /// # Errors
+    /// When it cannot be decoded or encoded. What follows cannot be understood then.
+    pub fn message(
+        &mut self,
+        bytes: &[u8],
+        events: &mut Vec<StreamEvent>,
+    ) -> Result<(), AssembleError> {
         match decode(bytes)? {
-            Message::Relation(relation) => self.relation(&relation),
+            Message::Begin { final_lsn, commit_time_us, xid } => {
+                if self.open.is_some() {
+                    return Err(AssembleError::NotEnded);
+                }
+                self.open = Some(Open::new(Lsn(final_lsn), xid, commit_time_us));
+            }
+            Message::Commit { end_lsn, .. } => {
+                let open = self.open.take().ok_or(AssembleError::NoTransaction)?;
+                events.push(StreamEvent::Transaction(open.commit(Lsn(end_lsn))));
+            }
+            Message::Relation(relation) => self.relation(&relation, events)?,
             Message::Insert { relation, new } => {
-                self.change(Kind::Insert, relation, None, Some(&new))
+                self.change(Kind::Insert, relation, None, Some(&new), events)?;
             }
             Message::Update { relation, old, new } => {
-                self.change(Kind::Update, relation, old.as_ref(), Some(&new))
+                self.change(Kind::Update, relation, old.as_ref(), Some(&new), events)?;
             }
             Message::Delete { relation, old } => {
-                self.change(Kind::Delete, relation, Some(&old), None)
+                self.change(Kind::Delete, relation, Some(&old), None, events)?;
             }
             Message::Truncate { relations } => {
                 for relation in relations {
-                    self.truncate(relation)?;
+                    self.truncate(relation, events)?;
                 }
-                Ok(())
             }
-            Message::Begin { .. }
-            | Message::Commit { .. }
-            | Message::Origin
-            | Message::Type
-            | Message::Logical { .. } => Ok(()),
+            Message::Origin | Message::Type | Message::Logical { .. } => {}
         }
+        Ok(())
     }
 
-    fn relation(&mut self, relation: &Relation<'_>) -> Result<(), AssembleError> {
+    fn relation(
+        &mut self,
+        relation: &Relation<'_>,
+        events: &mut Vec<StreamEvent>,
+    ) -> Result<(), AssembleError> {
         let schema = if relation.schema.is_empty() { "pg_catalog" } else { relation.schema };
         let by_oid = |table: &rowtide_plan::plan::Table| table.catalog.oid == relation.id;
+        let unfit = |what| Known::Unfit(Unfit { table: relation.name.to_owned(), what });
         let known = match self.plan.table_id(schema, relation.name) {
-            None if self.plan.tables.iter().any(by_oid) => {
-                self.relations.insert(relation.id, Known::Other);
-                return Err(changed(relation.name, "it was renamed".to_owned()));
+            None if self.plan.tables.iter().any(by_oid) => unfit("it was renamed".to_owned()),
+            None if schema == self.schema && relation.name == "client" => {
+                let columns = ClientColumns::of(relation);
+                columns.map_or_else(|what| unfit(what.to_owned()), Known::Clients)
             }
-            None if schema == self.schema && relation.name == "client" => clients(relation),
             None => Known::Other,
-            Some(table) => {
-                // Until its next shape is told, its changes are passed over.
-                self.relations.insert(relation.id, Known::Other);
-                self.check_shape(table, relation)?;
-                let names: Vec<&str> = relation.columns.iter().map(|column| column.name).collect();
-                Known::Table(table, Box::new(RowEncoder::new(&self.plan, table, &names)?))
-            }
+            Some(table) => match self.misfit(table, relation) {
+                Some(what) => unfit(what),
+                None => {
+                    let names: Vec<&str> =
+                        relation.columns.iter().map(|column| column.name).collect();
+                    Known::Table(table, Box::new(RowEncoder::new(&self.plan, table, &names)?))
+                }
+            },
         };
+        if let Known::Unfit(unfit) = &known {
+            let open = self.open.as_mut().ok_or(AssembleError::NoTransaction)?;
+            // It may have changed again.
+            open.unfit.retain(|told| *told != relation.id);
+            open.tell(relation.id, unfit, events);
+        }
         self.relations.insert(relation.id, known);
         Ok(())
     }
 
-    fn check_shape(&self, table: TableId, relation: &Relation<'_>) -> Result<(), AssembleError> {
+    /// How a relation differs from the table of the plan; `None` if it does not.
+    fn misfit(&self, table: TableId, relation: &Relation<'_>) -> Option<String> {
         let catalog = &self.plan.table(table).catalog;
-        let what = if catalog.oid != relation.id {
+        if catalog.oid != relation.id {
             Some("it was created anew".to_owned())
         } else {
             let added = relation.columns.iter().find(|c| catalog.column(c.name).is_none());
@@ -194,17 +246,24 @@ impl Assembler {
                     (identity != relation.replica_identity)
                         .then(|| "its replica identity is another".to_owned())
                 })
-        };
-        what.map_or(Ok(()), |what| Err(changed(relation.name, what)))
+        }
     }
 
-    fn truncate(&mut self, relation: u32) -> Result<(), AssembleError> {
+    fn truncate(
+        &mut self,
+        relation: u32,
+        events: &mut Vec<StreamEvent>,
+    ) -> Result<(), AssembleError> {
+        let open = self.open.as_mut().ok_or(AssembleError::NoTransaction)?;
         let table = match self.relations.get(&relation) {
             Some(Known::Table(table, _)) => *table,
-            Some(_) => return Ok(()),
+            Some(Known::Unfit(unfit)) => {
+                open.tell(relation, unfit, events);
+                return Ok(());
+            }
+            Some(Known::Other | Known::Clients(_)) => return Ok(()),
             None => return Err(AssembleError::UnknownRelation(relation)),
         };
-        let open = self.open.get_or_insert_default();
         if !open.truncated.contains(&table) {
             open.truncated.push(table);
         }
@@ -213,20 +272,25 @@ impl Assembler {
         Ok(())
     }
 
-    fn change(
+    fn change<'a>(
         &mut self,
         change: Kind,
         relation: u32,
-        old: Option<&Tuple<'_>>,
-        new: Option<&Tuple<'_>>,
+        old: Option<&Tuple<'a>>,
+        new: Option<&Tuple<'a>>,
+        events: &mut Vec<StreamEvent>,
     ) -> Result<(), AssembleError> {
         let max_bytes = self.max_bytes;
-        let open = self.open.get_or_insert_default();
+        let open = self.open.as_mut().ok_or(AssembleError::NoTransaction)?;
         let (table, encoder) = match self.relations.get(&relation) {
             None => return Err(AssembleError::UnknownRelation(relation)),
             Some(Known::Other) => return Ok(()),
+            Some(Known::Unfit(unfit)) => {
+                open.tell(relation, unfit, events);
+                return Ok(());
+            }
             Some(Known::Clients(columns)) => {
-                let acknowledgement = new.and_then(|new| acknowledgement(new, columns));
+                let acknowledgement = new.and_then(|new| columns.acknowledgement(new));
                 open.acknowledgements.extend(acknowledgement.map(Arc::new));
                 return Ok(());
             }
@@ -238,12 +302,16 @@ impl Assembler {
             }
             return Ok(());
         }
-        let new_row = new.map(|new| encoder.row(&datums(new, old))).transpose()?.map(Arc::new);
-        let old_image = match (change, old, &new_row) {
-            (_, Some(old), _) => Some(encoder.image(&datums(old, None))?),
+        let new = new.map(|new| datums(new, old));
+        let new_row = new.as_ref().map(|new| encoder.row(new)).transpose()?.map(Arc::new);
+        let old_image = match (change, old, &new_row, &new) {
+            (_, Some(old), Some(row), Some(new)) => {
+                Some(encoder.image_before(&datums(old, None), new, row)?)
+            }
+            (_, Some(old), ..) => Some(encoder.image(&datums(old, None))?),
             // Nothing of the replica identity changed, and it holds all that decides who sees the
             // row: the plan was not compiled otherwise.
-            (Kind::Update, None, Some(row)) => Some(row.image.clone()),
+            (Kind::Update, None, Some(row), _) => Some(row.image.clone()),
             _ => None,
         };
         open.bytes += new_row.as_ref().map_or(0, |row| row.json.len()) + CHANGE_BYTES;
@@ -255,35 +323,39 @@ impl Assembler {
     }
 }
 
-/// Where a acknowledgement is found in rows of the clients' table.
-fn clients(relation: &Relation<'_>) -> Known {
-    let place = |name| relation.columns.iter().position(|column| column.name == name);
-    let places = ["client_id", "last_mutation", "refused", "name"].map(place);
-    match places {
-        [Some(client), Some(last), Some(refused), Some(name)] => {
-            Known::Clients([client, last, refused, name])
-        }
-        _ => Known::Other,
+impl ClientColumns {
+    fn of(relation: &Relation<'_>) -> Result<ClientColumns, &'static str> {
+        let place = |name| relation.columns.iter().position(|column| column.name == name);
+        Ok(ClientColumns {
+            client: place("client_id").ok_or("column `client_id` is gone")?,
+            last_mutation: place("last_mutation").ok_or("column `last_mutation` is gone")?,
+            rejected: place("refused"),
+            name: place("name"),
+        })
     }
-}
 
-/// `None` for a client that has not settled anything: one that has only connected.
-fn acknowledgement(row: &Tuple<'_>, places: &[usize; 4]) -> Option<Acknowledgement> {
-    let text = |place: usize| match row.get(place) {
-        Some(TupleValue::Text(text)) => std::str::from_utf8(text).ok(),
-        _ => None,
-    };
-    let [client, last, refused, name] = places.map(text);
-    let last_mutation: u64 = last?.parse().ok().filter(|last| *last > 0)?;
-    // Written by us; a row that someone else has spoiled is an acknowledgement all the same.
-    let refused: Vec<Refusal> =
-        refused.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
-    Some(Acknowledgement {
-        client: client?.into(),
-        last_mutation,
-        rejected: refused,
-        name: name.map(Into::into),
-    })
+    /// `None` for a client of which no mutation is acknowledged: one that has only connected. So it is for a row
+    /// that someone else has spoiled: what cannot be read confirms nothing.
+    fn acknowledgement(&self, row: &Tuple<'_>) -> Option<Acknowledgement> {
+        let text = |place: usize| match row.get(place) {
+            Some(TupleValue::Text(text)) => std::str::from_utf8(text).ok(),
+            _ => None,
+        };
+        let client = text(self.client)?;
+        let last_mutation: u64 = text(self.last_mutation)?.parse().ok().filter(|last| *last > 0)?;
+        let rejected: Vec<Refusal> = match self.rejected.and_then(text) {
+            None => Vec::new(),
+            Some(json) => match serde_json::from_str(json) {
+                Ok(rejected) => rejected,
+                Err(error) => {
+                    tracing::error!(client, %error, "the row of a client cannot be read");
+                    return None;
+                }
+            },
+        };
+        let name = self.name.and_then(text).map(Into::into);
+        Some(Acknowledgement { client: client.into(), last_mutation, rejected, name })
+    }
 }
 
 /// What a message does to one row.
@@ -294,10 +366,60 @@ enum Kind {
     Delete,
 }
 
+/// From how many changes on there is an index of them.
+const INDEXED_FROM: usize = 8;
 /// What a change takes besides its row's JSON, in bytes, about.
 const CHANGE_BYTES: usize = 256;
 
 impl Open {
+    fn new(committed: Lsn, xid: u32, commit_time_us: i64) -> Open {
+        Open {
+            committed,
+            xid,
+            commit_time_us: commit_time_us.saturating_add(US_1970_TO_2000),
+            truncated: Vec::new(),
+            acknowledgements: Vec::new(),
+            changes: Vec::new(),
+            index: HashMap::default(),
+            bytes: 0,
+            too_large: None,
+            unfit: Vec::new(),
+        }
+    }
+
+    /// The transaction, whose commit ends at `lsn`.
+    fn commit(self, lsn: Lsn) -> Transaction {
+        let changes = match self.too_large {
+            Some(tables) => Changes::TooLarge(tables),
+            None => {
+                // Inserted and deleted again: nothing happened.
+                let change = |draft: Draft| Change::between(draft.table, draft.old, draft.new);
+                Changes::Rows(self.changes.into_iter().filter_map(change).collect())
+            }
+        };
+        Transaction {
+            lsn,
+            xid: self.xid,
+            commit_time_us: self.commit_time_us,
+            truncated: self.truncated,
+            changes,
+            acknowledgements: self.acknowledgements,
+        }
+    }
+
+    /// Tells once that a table does not fit which this transaction changes.
+    fn tell(&mut self, relation: u32, unfit: &Unfit, events: &mut Vec<StreamEvent>) {
+        if !self.unfit.contains(&relation) {
+            self.unfit.push(relation);
+            let Unfit { table, what } = unfit;
+            events.push(StreamEvent::SchemaChanged(SchemaChange {
+                table: table.clone(),
+                what: what.clone(),
+                committed: self.committed,
+            }));
+        }
+    }
+
     /// Adds what happened to a row to what is known of it.
     fn put(&mut self, table: TableId, old: Option<Image>, new: Option<Arc<Row>>) {
         let new_key = new.as_ref().map(|row| row.image.key.clone());
@@ -314,30 +436,38 @@ impl Open {
     }
 
     fn put_one(&mut self, table: TableId, key: Bytes, old: Option<Image>, new: Option<Arc<Row>>) {
-        if self.changes.len() == 1 && self.index.is_empty() {
-            self.index_changes();
-        }
-        match self.index.get(&(table, key.clone())) {
+        match self.position(table, &key) {
             // What was before the transaction is known from its first change of the row.
-            Some(at) => self.changes[*at].new = new,
+            Some(at) => self.changes[at].new = new,
             None => {
                 // A row that was there before a TRUNCATE went with it.
                 let old = old.filter(|_| !self.truncated.contains(&table));
-                if !self.changes.is_empty() {
-                    self.index.insert((table, key), self.changes.len());
+                if !self.index.is_empty() {
+                    self.index.insert((table, key.clone()), self.changes.len());
                 }
-                self.changes.push(Draft { table, old, new });
+                self.changes.push(Draft { table, key, old, new });
+                if self.changes.len() == INDEXED_FROM {
+                    self.index_changes();
+                }
             }
         }
     }
 
+    /// Where the change of a row is.
+    fn position(&self, table: TableId, key: &Bytes) -> Option<usize> {
+        if self.changes.len() < INDEXED_FROM {
+            return self.changes.iter().position(|draft| draft.table == table && draft.key == key);
+        }
+        self.index.get(&(table, key.clone())).copied()
+    }
+
+    /// Of a few changes one is found faster without an index.
     fn index_changes(&mut self) {
-        let entry = |(at, change): (usize, &Draft)| {
-            let of_old = change.old.as_ref().map(|image| image.key.clone());
-            let key = change.new.as_ref().map(|row| row.image.key.clone()).or(of_old);
-            key.map(|key| ((change.table, key), at))
-        };
-        self.index = self.changes.iter().enumerate().filter_map(entry).collect();
+        self.index.clear();
+        if self.changes.len() >= INDEXED_FROM {
+            let entries = self.changes.iter().enumerate();
+            self.index.extend(entries.map(|(at, draft)| ((draft.table, draft.key.clone()), at)));
+        }
     }
 
     fn let_go(&mut self) {
@@ -353,7 +483,7 @@ impl Open {
 }
 
 /// The values of a tuple; what was not sent because it did not change is taken from the old one.
-fn datums<'a>(tuple: &Tuple<'a>, old: Option<&Tuple<'a>>) -> Vec<Datum<'a>> {
+fn datums<'a>(tuple: &Tuple<'a>, old: Option<&Tuple<'a>>) -> SmallVec<[Datum<'a>; 12]> {
     let datum = |(index, value): (usize, &TupleValue<'a>)| match value {
         TupleValue::Null => Datum::Null,
         TupleValue::Text(text) => Datum::Text(text),
@@ -364,8 +494,4 @@ fn datums<'a>(tuple: &Tuple<'a>, old: Option<&Tuple<'a>>) -> Vec<Datum<'a>> {
         },
     };
     tuple.iter().enumerate().map(datum).collect()
-}
-
-fn changed(table: &str, what: String) -> AssembleError {
-    AssembleError::SchemaChanged { table: table.to_owned(), what }
 }

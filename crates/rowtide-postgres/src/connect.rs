@@ -2,13 +2,10 @@
 //! stream alike. Every connection has a name, and limits that end it when the other side is gone, so
 //! that no ghost holds a lock.
 
-use std::path::Path;
 use std::time::Duration;
 
-use pgwire_replication::{ReplicationConfig, TlsConfig};
-use rowtide_protocol::Lsn;
 use thiserror::Error;
-use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::config::Host;
 use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -17,7 +14,7 @@ use crate::tls::{InvalidRoots, Trust};
 /// How long the other side may be silent before a connection is given up.
 const SILENCE: Duration = Duration::from_secs(30);
 /// How long connecting may take.
-const CONNECT: Duration = Duration::from_secs(10);
+pub(crate) const CONNECT: Duration = Duration::from_secs(10);
 
 /// Settings that keep a session from holding up others: a lock that is not had in time is not waited
 /// for, and a transaction that does nothing is ended. What the URL sets comes after them.
@@ -87,6 +84,14 @@ pub enum ConnectError {
         #[source]
         source: InvalidRoots,
     },
+    /// The connection of the stream could not be made.
+    #[error("cannot connect to {target} for the stream: {reason}")]
+    Stream {
+        /// Whereto.
+        target: String,
+        /// What Postgres or the system said, or which step failed.
+        reason: String,
+    },
 }
 
 /// What an error of the driver's says, in Postgres' own words where there are some.
@@ -155,64 +160,26 @@ impl ConnectOptions {
         format!("database `{}` at {host} as `{}`", self.database(), self.user())
     }
 
-    fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.config.get_ports().first().copied().unwrap_or(5432)
     }
 
-    /// The options of a replication connection.
-    pub(crate) fn replication(
-        &self,
-        role: &str,
-        slot: &str,
-        publication: &str,
-    ) -> ReplicationConfig {
-        let (user, database) = (self.user(), self.database());
-        let password = self.config.get_password().unwrap_or_default();
-        let password = String::from_utf8_lossy(password).into_owned();
-        // Of two settings of one name the last one counts.
+    /// Settings of the stream's session, as the `options` of a connection. Of two settings of one name the last
+    /// one counts.
+    pub(crate) fn stream_settings(&self) -> String {
         let theirs = self.config.get_options().map(str::to_owned);
         let ours = TEXT_SETTINGS.iter().chain(&[("wal_sender_timeout", WAL_SENDER_TIMEOUT)]);
         let ours = ours.map(|(name, value)| format!("-c {name}={value}"));
-        let settings: Vec<String> = theirs.into_iter().chain(ours).collect();
-        let base = match self.config.get_hosts().first() {
-            Some(Host::Unix(path)) => {
-                let mut base = ReplicationConfig::unix(
-                    path_text(path),
-                    self.port(),
-                    user,
-                    password,
-                    database,
-                    slot,
-                    publication,
-                );
-                base.tls = TlsConfig::disabled();
-                base
-            }
-            Some(Host::Tcp(host)) => {
-                let mut base =
-                    ReplicationConfig::new(host, user, password, database, slot, publication)
-                        .with_port(self.port());
-                base.tls = match (&self.trust, self.config.get_ssl_mode()) {
-                    (Trust::Host(roots), _) => TlsConfig::verify_full(roots.clone()),
-                    (Trust::Any, SslMode::Disable) => TlsConfig::disabled(),
-                    (Trust::Any, SslMode::Prefer) => TlsConfig {
-                        mode: pgwire_replication::SslMode::Prefer,
-                        ..TlsConfig::default()
-                    },
-                    (Trust::Any, _) => TlsConfig::require(),
-                };
-                base
-            }
-            None => ReplicationConfig::default(),
-        };
-        base.with_start_lsn(pgwire_replication::Lsn::from_u64(Lsn(0).0))
-            .with_application_name(format!("rowtide {role}"))
-            .with_options(settings.join(" "))
+        theirs.into_iter().chain(ours).collect::<Vec<_>>().join(" ")
     }
-}
 
-fn path_text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(crate) fn client_config(&self) -> Result<rustls::ClientConfig, InvalidRoots> {
+        self.trust.client_config()
+    }
 }
 
 /// Connects; `role` becomes part of `application_name`. The connection is driven by a task that ends
@@ -353,26 +320,20 @@ mod tests {
     }
 
     #[test]
-    fn tls_means_for_the_stream_what_it_means_for_queries() {
-        use pgwire_replication::SslMode as Stream;
-        for (query, trust, stream) in [
-            ("", Trust::Any, Stream::Prefer),
-            ("?sslmode=disable", Trust::Any, Stream::Disable),
-            ("?sslmode=require", Trust::Any, Stream::Require),
-            ("?sslmode=verify-full", Trust::Host(None), Stream::VerifyFull),
-            ("?sslrootcert=system&sslmode=verify-full", Trust::Host(None), Stream::VerifyFull),
+    fn the_url_says_whom_to_trust() {
+        for (query, trust) in [
+            ("", Trust::Any),
+            ("?sslmode=disable", Trust::Any),
+            ("?sslmode=require", Trust::Any),
+            ("?sslmode=verify-full", Trust::Host(None)),
+            ("?sslrootcert=system&sslmode=verify-full", Trust::Host(None)),
             (
                 "?sslmode=verify-full&connect_timeout=3&sslrootcert=%2Fetc%2Fca.pem",
                 Trust::Host(Some("/etc/ca.pem".into())),
-                Stream::VerifyFull,
             ),
         ] {
             let options = ConnectOptions::parse(&format!("postgres://ann@db/app{query}")).unwrap();
             assert_eq!(options.trust, trust, "{query}");
-            let tls = options.replication("stream", "slot", "publication").tls;
-            assert_eq!(tls.mode, stream, "{query}");
-            let roots = if let Trust::Host(roots) = trust { roots } else { None };
-            assert_eq!(tls.ca_pem_path, roots, "{query}");
         }
     }
 

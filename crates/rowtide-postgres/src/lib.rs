@@ -1,12 +1,14 @@
 //! Everything that speaks to Postgres: the stream, the loads, the catalog, set-up, and the private
 //! cluster of `rowtide dev` and the tests. Nothing in here knows sessions or clients' sockets.
 
-mod assemble;
+pub mod assemble;
 pub mod catalog;
 pub mod check;
 pub mod client_registry;
 pub mod cluster;
 pub mod connect;
+mod handshake;
+mod intake;
 pub mod load;
 pub mod migrate;
 pub mod mutate;
@@ -15,6 +17,10 @@ pub mod rules;
 pub mod sample;
 pub mod setup;
 pub mod slot;
+pub mod slot_making;
 pub mod stream;
 mod tls;
+pub mod unseen;
 pub mod wal;
+mod walsender;
+pub mod watch;

@@ -1,7 +1,10 @@
 //! How the replication slot is doing, as Postgres sees it.
 
-use rowtide_protocol::Lsn;
-use tokio_postgres::{Client, Error};
+use rowtide_protocol::{InvalidLsn, Lsn};
+use thiserror::Error;
+use tokio_postgres::Client;
+
+use crate::connect::reason;
 
 /// The state of a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,21 +17,33 @@ pub struct SlotHealth {
     pub end_of_wal: Lsn,
 }
 
+/// A question about a slot has no answer.
+#[derive(Debug, Error)]
+pub enum SlotError {
+    /// It was not answered.
+    #[error("{}", reason(.0))]
+    Query(#[from] tokio_postgres::Error),
+    /// What came is not a position.
+    #[error("Postgres tells a position that cannot be read: {0}")]
+    Position(#[from] InvalidLsn),
+}
+
 /// Asks for a slot; `None` if there is none of that name.
 ///
 /// # Errors
-/// When the question is not answered.
-pub async fn slot_health(client: &Client, slot: &str) -> Result<Option<SlotHealth>, Error> {
+/// When the question is not answered, or not with a position.
+pub async fn slot_health(client: &Client, slot: &str) -> Result<Option<SlotHealth>, SlotError> {
     let sql = "SELECT coalesce(wal_status, 'lost'), \
                coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn), 0)::bigint, \
                pg_current_wal_lsn()::text \
                FROM pg_replication_slots WHERE slot_name = $1";
     let row = client.query_opt(sql, &[&slot]).await?;
-    Ok(row.map(|row| SlotHealth {
+    let Some(row) = row else { return Ok(None) };
+    Ok(Some(SlotHealth {
         status: row.get(0),
+        // Less than nothing is kept only while a standby has not caught up with the slot.
         retained_bytes: u64::try_from(row.get::<_, i64>(1)).unwrap_or(0),
-        // Postgres has printed it.
-        end_of_wal: row.get::<_, &str>(2).parse().unwrap_or_default(),
+        end_of_wal: row.get::<_, &str>(2).parse()?,
     }))
 }
 
@@ -47,7 +62,7 @@ pub struct SystemIdentity {
 ///
 /// # Errors
 /// When the question is not answered.
-pub async fn system_identity(client: &Client) -> Result<SystemIdentity, Error> {
+pub async fn system_identity(client: &Client) -> Result<SystemIdentity, tokio_postgres::Error> {
     // The first eight digits of a file of WAL are its timeline.
     let sql = "SELECT system_identifier, \
                (SELECT oid FROM pg_database WHERE datname = current_database()), \

@@ -1,7 +1,7 @@
 //! TLS to Postgres, with the meaning that `sslmode` has for every other client of Postgres: `prefer`
 //! (the default) and `require` encrypt and believe any certificate, `verify-full` believes only one
-//! of a trusted authority for the host's name. The queries and the stream have TLS clients of their
-//! own; both are configured from here, and trust the same authorities.
+//! of a trusted authority for the host's name. Queries and
+//! stream have one TLS client, which is configured here.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub struct InvalidRoots {
 }
 
 impl Trust {
-    /// For the connections of queries.
+    /// For every connection to Postgres.
     pub(crate) fn client_config(&self) -> Result<ClientConfig, InvalidRoots> {
         // Installed already is as good: it is the same one.
         drop(rustls::crypto::ring::default_provider().install_default());

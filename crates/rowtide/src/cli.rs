@@ -16,7 +16,6 @@ use rowtide_postgres::connect::{ConnectOptions, Names, connect, reason};
 use rowtide_postgres::setup::setup;
 
 use crate::application::{Application, fit, read_definition};
-use crate::bench;
 use crate::config::Settings;
 use crate::dev::{self, DevOptions, interrupted};
 use crate::mutate;
@@ -70,8 +69,6 @@ enum Command {
     Watch(watch::WatchArgs),
     /// Write rows as a user, and say whether it was confirmed or refused
     Mutate(mutate::MutateArgs),
-    /// Measure the server, and the limit that Postgres sets beside it
-    Bench(bench::BenchArgs),
 }
 
 #[derive(Args)]
@@ -123,7 +120,9 @@ pub fn run() -> ExitCode {
     allow_open_files();
     // Both libraries that use TLS take the provider that is installed first.
     drop(rustls::crypto::ring::default_provider().install_default());
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    // Whoever looks at the threads of a server, such as the benchmarks, finds there what they do.
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = match runtime.thread_name("sessions").enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("cannot start: {error}");
@@ -182,7 +181,6 @@ async fn execute(command: Command) -> Result<ExitCode> {
         }
         Command::Watch(args) => watch::run(args).await.map(|()| ExitCode::SUCCESS),
         Command::Mutate(args) => mutate::run(args).await,
-        Command::Bench(args) => bench::run(args).await.map(|()| ExitCode::SUCCESS),
     }
 }
 

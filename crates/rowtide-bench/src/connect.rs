@@ -2,20 +2,19 @@
 //! its rows, and how many queries that is for Postgres. Beside it one `COPY` that reads the same rows
 //! once.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use futures_util::{StreamExt, pin_mut};
 use miette::{IntoDiagnostic, Result};
 
-use super::crowd::Crowd;
-use super::process::{cores_shown, cpu_time};
-use super::site::{Population, Site};
-use super::{check_open_files, line, progress};
+use crate::crowd::Crowd;
+use crate::process::{cores_shown, cpu_time};
+use crate::site::{Ground, Population, Site};
+use crate::{check_open_files, line, progress};
 
 #[derive(Args, Debug)]
-pub(super) struct ConnectArgs {
+pub(crate) struct ConnectArgs {
     /// How many arrive
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     sessions: u32,
@@ -24,10 +23,10 @@ pub(super) struct ConnectArgs {
     rows: u32,
 }
 
-pub(super) async fn run(dir: &Path, args: &ConnectArgs) -> Result<()> {
+pub(crate) async fn run(ground: &Ground, args: &ConnectArgs) -> Result<()> {
     let ConnectArgs { sessions, rows } = *args;
     check_open_files(sessions)?;
-    let mut site = Site::prepare(dir, Population { people: sessions, viewers: 1, rows }).await?;
+    let mut site = Site::prepare(ground, Population { people: sessions, viewers: 1, rows }).await?;
     progress("reading all rows once with COPY");
     let (limit, bytes) = copy(&site).await?;
     let committed = transactions(&site).await?;

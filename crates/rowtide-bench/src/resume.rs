@@ -1,19 +1,18 @@
 //! Clients that were away while some of their rows changed. All come back at once, with their cursors, and
 //! are brought up to date; then all come once more without cursors, for the same rows as snapshots.
 
-use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
 use miette::{IntoDiagnostic, Result};
 
-use super::crowd::{Crowd, Cursors};
-use super::process::{cores_shown, cpu_time};
-use super::site::{Population, Site};
-use super::{check_open_files, line, progress};
+use crate::crowd::{Crowd, Cursors};
+use crate::process::{cores_shown, cpu_time};
+use crate::site::{Ground, Population, Site};
+use crate::{check_open_files, line, progress};
 
 #[derive(Args, Debug)]
-pub(super) struct ResumeArgs {
+pub(crate) struct ResumeArgs {
     /// How many clients come back
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     sessions: u32,
@@ -34,10 +33,10 @@ struct Return {
     cpu: String,
 }
 
-pub(super) async fn run(dir: &Path, args: &ResumeArgs) -> Result<()> {
+pub(crate) async fn run(ground: &Ground, args: &ResumeArgs) -> Result<()> {
     let ResumeArgs { sessions, rows, percent } = *args;
     check_open_files(sessions)?;
-    let mut site = Site::prepare(dir, Population { people: sessions, viewers: 1, rows }).await?;
+    let mut site = Site::prepare(ground, Population { people: sessions, viewers: 1, rows }).await?;
     site.serve().await?;
     let cursors = Cursors::new(sessions);
     let (crowd, _) = Crowd::gather_with(&site, sessions, usize::MAX >> 4, Some(&cursors)).await?;
@@ -67,7 +66,7 @@ pub(super) async fn run(dir: &Path, args: &ResumeArgs) -> Result<()> {
 }
 
 /// Waits until the server has everything that is committed.
-pub(super) async fn streamed(site: &Site) -> Result<()> {
+pub(crate) async fn streamed(site: &Site) -> Result<()> {
     let end = site.wal_end().await?;
     while site.health().await?.position < end {
         tokio::time::sleep(Duration::from_millis(10)).await;

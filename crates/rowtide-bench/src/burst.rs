@@ -10,12 +10,12 @@ use clap::Args;
 use miette::{IntoDiagnostic, Result, miette};
 use rusqlite::Connection;
 
-use super::crowd::Crowd;
-use super::postgres_tools::Length;
-use super::process::{peak_bytes, reset_peak, resident_bytes};
-use super::resume::streamed;
-use super::site::{Population, Site};
-use super::{check_open_files, line, progress};
+use crate::crowd::Crowd;
+use crate::postgres_tools::Length;
+use crate::process::{peak_bytes, reset_peak, resident_bytes};
+use crate::resume::streamed;
+use crate::site::{Ground, Population, Site};
+use crate::{check_open_files, line, progress};
 
 /// How many rows each person has.
 const ROWS: u32 = 1_000;
@@ -26,7 +26,7 @@ const WIDE: u32 = 100_000;
 const STILL: Duration = Duration::from_secs(3);
 
 #[derive(Args, Debug)]
-pub(super) struct BurstArgs {
+pub(crate) struct BurstArgs {
     /// How many rows the one transaction changes, in thousands
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
     thousand_rows: u32,
@@ -41,11 +41,11 @@ pub(super) struct BurstArgs {
     wide: u32,
 }
 
-pub(super) async fn run(dir: &Path, args: &BurstArgs) -> Result<()> {
+pub(crate) async fn run(ground: &Ground, args: &BurstArgs) -> Result<()> {
     let BurstArgs { thousand_rows, sessions, transactions, wide } = *args;
     check_open_files(sessions)?;
     let population = Population { people: thousand_rows.max(sessions), viewers: 1, rows: ROWS };
-    let mut site = Site::prepare(dir, population).await?;
+    let mut site = Site::prepare(ground, population).await?;
     site.serve().await?;
     let (crowd, _) = Crowd::gather(&site, sessions, usize::MAX >> 4).await?;
     let pid = site.pid()?;

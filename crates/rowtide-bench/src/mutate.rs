@@ -20,12 +20,12 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::protocol::Message;
 
-use super::crowd::{Latency, hello, open, percentiles};
-use super::postgres_tools::{Length, Pgbench, Written, script};
-use super::process::{cores_shown, cpu_time};
-use super::site::{DEFINITION, Population, Site};
-use super::{line, progress};
-use crate::application::fit;
+use crate::crowd::{Latency, hello, open, percentiles};
+use crate::postgres_tools::{Length, Pgbench, Written, script};
+use crate::process::{cores_shown, cpu_time};
+use crate::site::{DEFINITION, Ground, Population, Site};
+use crate::{line, progress};
+use rowtide::application::fit;
 
 /// How many mutations a client has in flight when it sends as many as it may.
 const WINDOW: u64 = 100;
@@ -33,7 +33,7 @@ const WINDOW: u64 = 100;
 const ROWS: u32 = 20;
 
 #[derive(Args, Debug)]
-pub(super) struct MutateArgs {
+pub(crate) struct MutateArgs {
     /// Clients, and connections of pgbench
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
     clients: u32,
@@ -56,12 +56,12 @@ impl Part {
     }
 }
 
-pub(super) async fn run(dir: &Path, args: &MutateArgs) -> Result<()> {
+pub(crate) async fn run(ground: &Ground, args: &MutateArgs) -> Result<()> {
     let MutateArgs { clients, seconds } = *args;
     let population = Population { people: clients, viewers: 1, rows: ROWS };
-    let mut site = Site::prepare(dir, population).await?;
+    let mut site = Site::prepare(ground, population).await?;
     let time = Duration::from_secs(seconds);
-    let same = same_statements(&site, dir, clients).await?;
+    let same = same_statements(&site, &ground.dir, clients).await?;
     progress(&format!("pgbench with {clients} connections for {seconds} s"));
     let limit = pgbench(&site, &same, clients, time).await?;
     progress(&format!("pgbench with one connection for {seconds} s"));

@@ -2,18 +2,17 @@
 //! current, and what that costs Postgres. Nobody waits before coming back, so the herd is as bad as it can
 //! be; clients that keep to the protocol spread it.
 
-use std::path::Path;
 use std::time::Instant;
 
 use clap::Args;
 use miette::Result;
 
-use super::crowd::{Crowd, Cursors};
-use super::site::{Population, Site};
-use super::{check_open_files, line, progress, resume};
+use crate::crowd::{Crowd, Cursors};
+use crate::site::{Ground, Population, Site};
+use crate::{check_open_files, line, progress, resume};
 
 #[derive(Args, Debug)]
-pub(super) struct RestartArgs {
+pub(crate) struct RestartArgs {
     /// How many clients are connected
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     sessions: u32,
@@ -22,10 +21,10 @@ pub(super) struct RestartArgs {
     rows: u32,
 }
 
-pub(super) async fn run(dir: &Path, args: &RestartArgs) -> Result<()> {
+pub(crate) async fn run(ground: &Ground, args: &RestartArgs) -> Result<()> {
     let RestartArgs { sessions, rows } = *args;
     check_open_files(sessions)?;
-    let mut site = Site::prepare(dir, Population { people: sessions, viewers: 1, rows }).await?;
+    let mut site = Site::prepare(ground, Population { people: sessions, viewers: 1, rows }).await?;
     site.serve().await?;
     let cursors = Cursors::new(sessions);
     println!("restart: {sessions} clients, {rows} rows each; the server is killed and started");

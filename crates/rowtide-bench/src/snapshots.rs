@@ -2,7 +2,6 @@
 //! change meanwhile, and how much memory the server takes. What counts is how much later the others are told
 //! than at rest.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -11,11 +10,11 @@ use miette::{IntoDiagnostic, Result, miette};
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::protocol::Message;
 
-use super::crowd::{Crowd, Latency, hello, open};
-use super::postgres_tools::Length;
-use super::process::{peak_bytes, reset_peak, resident_bytes};
-use super::site::{Population, Site};
-use super::{line, progress};
+use crate::crowd::{Crowd, Latency, hello, open};
+use crate::postgres_tools::Length;
+use crate::process::{peak_bytes, reset_peak, resident_bytes};
+use crate::site::{Ground, Population, Site};
+use crate::{line, progress};
 
 /// How many others there are.
 const OTHERS: u32 = 20;
@@ -25,7 +24,7 @@ const ROWS: u32 = 20;
 const RATE: u32 = 200;
 
 #[derive(Args, Debug)]
-pub(super) struct SnapshotsArgs {
+pub(crate) struct SnapshotsArgs {
     /// How many rows the one user has, in thousands
     #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..))]
     thousand_rows: u32,
@@ -37,10 +36,10 @@ pub(super) struct SnapshotsArgs {
     seconds: u32,
 }
 
-pub(super) async fn run(dir: &Path, args: &SnapshotsArgs) -> Result<()> {
+pub(crate) async fn run(ground: &Ground, args: &SnapshotsArgs) -> Result<()> {
     let SnapshotsArgs { thousand_rows, connects, seconds } = *args;
     let population = Population { people: OTHERS, viewers: 1, rows: ROWS };
-    let mut site = Site::prepare(dir, population).await?;
+    let mut site = Site::prepare(ground, population).await?;
     // A person who is none of the others, so that what these are told is not for them.
     let one = OTHERS + 1;
     let rows = u64::from(thousand_rows) * 1_000;

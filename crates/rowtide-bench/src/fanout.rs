@@ -2,20 +2,19 @@
 //! same with the server and its clients beside it, then at a steady pace for the latency: at full speed
 //! everything waits for a core, and a latency would say no more than that.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use miette::{Result, miette};
 
-use super::crowd::Crowd;
-use super::postgres_tools::Length;
-use super::process::{cores_shown, cpu_time};
-use super::site::{Population, Site};
-use super::{check_open_files, line, progress};
+use crate::crowd::Crowd;
+use crate::postgres_tools::Length;
+use crate::process::{cores_shown, cpu_time};
+use crate::site::{Ground, Population, Site};
+use crate::{check_open_files, line, progress};
 
 #[derive(Args, Debug)]
-pub(super) struct FanoutArgs {
+pub(crate) struct FanoutArgs {
     /// Connected clients
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
     sessions: u32,
@@ -33,10 +32,11 @@ pub(super) struct FanoutArgs {
     rate: u32,
 }
 
-pub(super) async fn run(dir: &Path, args: &FanoutArgs) -> Result<()> {
+pub(crate) async fn run(ground: &Ground, args: &FanoutArgs) -> Result<()> {
     let FanoutArgs { sessions, viewers, writers, seconds, rate } = *args;
     check_open_files(sessions)?;
-    let mut site = Site::prepare(dir, Population { people: sessions, viewers, rows: 20 }).await?;
+    let mut site =
+        Site::prepare(ground, Population { people: sessions, viewers, rows: 20 }).await?;
     let length = Length::Time(Duration::from_secs(seconds));
     progress(&format!("pgbench alone for {seconds} s"));
     let alone = site.write(writers, length, None, true).await?;

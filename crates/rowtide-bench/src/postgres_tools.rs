@@ -14,38 +14,38 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 /// How long `pgbench` writes.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Length {
+pub(crate) enum Length {
     Time(Duration),
     Transactions { of_each_writer: u32 },
 }
 
 /// One run of `pgbench`.
 #[derive(Debug)]
-pub(super) struct Pgbench<'a> {
-    pub(super) binaries: &'a Path,
-    pub(super) url: &'a str,
-    pub(super) script: &'a Path,
-    pub(super) writers: u32,
-    pub(super) length: Length,
+pub(crate) struct Pgbench<'a> {
+    pub(crate) binaries: &'a Path,
+    pub(crate) url: &'a str,
+    pub(crate) script: &'a Path,
+    pub(crate) writers: u32,
+    pub(crate) length: Length,
     /// Commits a second at the most.
-    pub(super) rate: Option<u32>,
+    pub(crate) rate: Option<u32>,
     /// Values of the script's variables.
-    pub(super) variables: &'a [(&'a str, u64)],
+    pub(crate) variables: &'a [(&'a str, u64)],
     /// Whether a commit is on disk when it is confirmed.
-    pub(super) durable: bool,
+    pub(crate) durable: bool,
 }
 
 /// What `pgbench` says of itself.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Written {
-    pub(super) transactions: u64,
-    pub(super) commits_a_second: f64,
+pub(crate) struct Written {
+    pub(crate) transactions: u64,
+    pub(crate) commits_a_second: f64,
     /// Of one commit, with the round trip.
-    pub(super) latency_ms: f64,
+    pub(crate) latency_ms: f64,
 }
 
 impl Pgbench<'_> {
-    pub(super) async fn run(&self) -> Result<Written> {
+    pub(crate) async fn run(&self) -> Result<Written> {
         let mut command = Command::new(self.binaries.join("pgbench"));
         command.args(["-n", "-M", "prepared", "-j", "1", "-c"]).arg(self.writers.to_string());
         match self.length {
@@ -81,7 +81,7 @@ impl Pgbench<'_> {
 
 /// How long `pg_recvlogical` takes to read a slot up to `end`, with the same plugin and options as the
 /// server.
-pub(super) async fn read_slot(
+pub(crate) async fn read_slot(
     binaries: &Path,
     url: &str,
     slot: &str,
@@ -112,7 +112,7 @@ async fn output(mut command: Command, program: &str) -> Result<String> {
 }
 
 /// Writes a script of `pgbench` into `dir`.
-pub(super) fn script(dir: &Path, name: &str, text: &str) -> Result<PathBuf> {
+pub(crate) fn script(dir: &Path, name: &str, text: &str) -> Result<PathBuf> {
     let path = dir.join(name);
     std::fs::write(&path, text).into_diagnostic().wrap_err("cannot write pgbench's script")?;
     Ok(path)

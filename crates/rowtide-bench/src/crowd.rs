@@ -19,8 +19,8 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::protocol::{Message, WebSocketConfig};
 
-use super::site::Site;
-use crate::auth::sign;
+use crate::site::Site;
+use rowtide_gateway::auth::sign;
 
 const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// The most latencies that are kept.
@@ -28,7 +28,7 @@ const MAX_LATENCIES: usize = 10_000_000;
 
 /// What the clients have seen together.
 #[derive(Default)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     ready: AtomicU64,
     rows: AtomicU64,
     changes: AtomicU64,
@@ -41,11 +41,11 @@ pub(super) struct Tally {
 
 /// The last cursor of each client, for when it comes back.
 #[derive(Clone)]
-pub(super) struct Cursors(Arc<Vec<Mutex<String>>>);
+pub(crate) struct Cursors(Arc<Vec<Mutex<String>>>);
 
 impl Cursors {
     /// Of clients that have none yet.
-    pub(super) fn new(sessions: u32) -> Cursors {
+    pub(crate) fn new(sessions: u32) -> Cursors {
         Cursors(Arc::new((0..sessions).map(|_| Mutex::default()).collect()))
     }
 
@@ -64,23 +64,23 @@ impl Cursors {
 }
 
 /// Clients; dropping them hangs up.
-pub(super) struct Crowd {
-    pub(super) tally: Arc<Tally>,
+pub(crate) struct Crowd {
+    pub(crate) tally: Arc<Tally>,
     clients: JoinSet<()>,
 }
 
 /// Percentiles, in milliseconds.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Latency {
-    pub(super) samples: usize,
-    pub(super) p50_ms: f64,
-    pub(super) p99_ms: f64,
+pub(crate) struct Latency {
+    pub(crate) samples: usize,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
 }
 
 impl Crowd {
     /// Person after person, `sessions` clients connect, at most `at_once` at a time, and have their
     /// rows when this returns. The time is from the first connect to the last `ready`.
-    pub(super) async fn gather(
+    pub(crate) async fn gather(
         site: &Site,
         sessions: u32,
         at_once: usize,
@@ -90,13 +90,13 @@ impl Crowd {
 
     /// As [`Crowd::gather`], of clients that come back with their cursors, if they have some, and keep
     /// them up to date.
-    pub(super) async fn gather_with(
+    pub(crate) async fn gather_with(
         site: &Site,
         sessions: u32,
         at_once: usize,
         cursors: Option<&Cursors>,
     ) -> Result<(Crowd, Duration)> {
-        super::progress(&format!("connecting {sessions} clients"));
+        crate::progress(&format!("connecting {sessions} clients"));
         let tally = Arc::new(Tally::default());
         let address = site.address()?;
         let people = site.population.people;
@@ -132,7 +132,7 @@ impl Crowd {
     }
 
     /// Waits until `holds`; an error if a client was closed, or it takes too long.
-    pub(super) async fn until(&self, time: Duration, holds: impl Fn(&Tally) -> bool) -> Result<()> {
+    pub(crate) async fn until(&self, time: Duration, holds: impl Fn(&Tally) -> bool) -> Result<()> {
         let tally = &self.tally;
         let waited = timeout(time, async {
             while !holds(tally) {
@@ -151,38 +151,38 @@ impl Crowd {
     }
 
     /// Hangs up.
-    pub(super) async fn leave(mut self) {
+    pub(crate) async fn leave(mut self) {
         self.clients.shutdown().await;
     }
 }
 
 impl Tally {
-    pub(super) fn ready(&self) -> u64 {
+    pub(crate) fn ready(&self) -> u64 {
         self.ready.load(Ordering::Relaxed)
     }
 
     /// Changes of rows that have arrived.
-    pub(super) fn changes(&self) -> u64 {
+    pub(crate) fn changes(&self) -> u64 {
         self.changes.load(Ordering::Relaxed)
     }
 
     /// Rows of snapshots that have arrived.
-    pub(super) fn rows(&self) -> u64 {
+    pub(crate) fn rows(&self) -> u64 {
         self.rows.load(Ordering::Relaxed)
     }
 
     /// Bytes of messages that have arrived.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
     /// Keeps latencies from now on.
-    pub(super) fn time(&self) {
+    pub(crate) fn time(&self) {
         self.timed.store(true, Ordering::Relaxed);
     }
 
     /// What has been kept.
-    pub(super) fn latency(&self) -> Option<Latency> {
+    pub(crate) fn latency(&self) -> Option<Latency> {
         let mut all = self.latencies_us.lock().unwrap_or_else(PoisonError::into_inner);
         percentiles(&mut all)
     }
@@ -210,7 +210,7 @@ impl Tally {
 }
 
 /// The first message of a client of the person with this number, from 0.
-pub(super) fn hello(
+pub(crate) fn hello(
     secret: &str,
     person: u32,
     client_id: &str,
@@ -225,7 +225,7 @@ pub(super) fn hello(
 }
 
 /// Sorts latencies in microseconds and picks out two; `None` if there are none.
-pub(super) fn percentiles(latencies_us: &mut [u32]) -> Option<Latency> {
+pub(crate) fn percentiles(latencies_us: &mut [u32]) -> Option<Latency> {
     latencies_us.sort_unstable();
     let at =
         |part: usize| Some(f64::from(*latencies_us.get(latencies_us.len() * part / 100)?) / 1e3);
@@ -276,7 +276,7 @@ async fn attend(
 }
 
 /// A socket to the server.
-pub(super) async fn open(address: SocketAddr) -> Result<WebSocketStream<TcpStream>> {
+pub(crate) async fn open(address: SocketAddr) -> Result<WebSocketStream<TcpStream>> {
     let tcp = TcpStream::connect(address).await.into_diagnostic()?;
     tcp.set_nodelay(true).into_diagnostic()?;
     let mut request = format!("ws://{address}/sync").into_client_request().into_diagnostic()?;

@@ -1,18 +1,17 @@
 //! Sessions at which nothing happens, and the memory that the server keeps for them.
 
-use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
 use miette::{Result, miette};
 
-use super::crowd::Crowd;
-use super::process::{cpu_time, resident_bytes};
-use super::site::{Population, Site};
-use super::{check_open_files, line, progress};
+use crate::crowd::Crowd;
+use crate::process::{cpu_time, resident_bytes};
+use crate::site::{Ground, Population, Site};
+use crate::{check_open_files, line, progress};
 
 #[derive(Args, Debug)]
-pub(super) struct IdleArgs {
+pub(crate) struct IdleArgs {
     /// Connected clients
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     sessions: u32,
@@ -24,11 +23,11 @@ pub(super) struct IdleArgs {
     seconds: u64,
 }
 
-pub(super) async fn run(dir: &Path, args: &IdleArgs) -> Result<()> {
+pub(crate) async fn run(ground: &Ground, args: &IdleArgs) -> Result<()> {
     let IdleArgs { sessions, rows, seconds } = *args;
     let watched = Duration::from_secs(seconds);
     check_open_files(sessions)?;
-    let mut site = Site::prepare(dir, Population { people: sessions, viewers: 1, rows }).await?;
+    let mut site = Site::prepare(ground, Population { people: sessions, viewers: 1, rows }).await?;
     site.serve().await?;
     let pid = site.pid()?;
     let resident = || resident_bytes(pid).ok_or_else(|| miette!("memory is only known on Linux"));

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -19,16 +19,16 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use super::postgres_tools::{Length, Pgbench, script};
-use super::progress;
-use crate::dev;
+use crate::postgres_tools::{Length, Pgbench, script};
+use crate::progress;
+use rowtide::dev;
 
 const DATABASE: &str = "bench";
 const ENVIRONMENT: &str = "bench";
 /// Commits one change of one random row.
 const UPDATE: &str = "\\set id random(1, :items)\n\
                       UPDATE item SET stars = stars + 1, changed_at = now() WHERE id = :id;\n";
-pub(super) const DEFINITION: &str = r#"[tables.item]
+pub(crate) const DEFINITION: &str = r#"[tables.item]
 visible = 'room IN (SELECT room FROM member WHERE person = auth.user_id)'
 immutable = ["id", "room"]
 
@@ -51,12 +51,12 @@ CREATE INDEX ON item (room);";
 
 /// How many people there are, and who sees what.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Population {
-    pub(super) people: u32,
+pub(crate) struct Population {
+    pub(crate) people: u32,
     /// How many people are members of each room.
-    pub(super) viewers: u32,
+    pub(crate) viewers: u32,
     /// How many items each room, and so each person, has.
-    pub(super) rows: u32,
+    pub(crate) rows: u32,
 }
 
 impl Population {
@@ -64,17 +64,26 @@ impl Population {
         self.people.div_ceil(self.viewers.max(1))
     }
 
-    pub(super) fn items(self) -> u64 {
+    pub(crate) fn items(self) -> u64 {
         u64::from(self.rooms()) * u64::from(self.rows)
     }
 }
 
+/// What every scenario is given.
+#[derive(Clone, Debug)]
+pub(crate) struct Ground {
+    /// Where the private cluster and what the server writes are kept.
+    pub(crate) dir: PathBuf,
+    /// The server.
+    pub(crate) program: PathBuf,
+}
+
 /// A cluster, a database, and the server once it was started.
-pub(super) struct Site {
-    pub(super) cluster: Cluster,
-    pub(super) population: Population,
-    pub(super) names: Names,
-    dir: PathBuf,
+pub(crate) struct Site {
+    pub(crate) cluster: Cluster,
+    pub(crate) population: Population,
+    pub(crate) names: Names,
+    ground: Ground,
     script: PathBuf,
     secret: String,
     http: reqwest::Client,
@@ -89,15 +98,16 @@ struct Server {
 
 /// What `/health/ready` says that is measured.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Health {
-    pub(super) position: Lsn,
-    pub(super) load_queries: u64,
-    pub(super) loaded_rows: u64,
-    pub(super) sessions: u64,
+pub(crate) struct Health {
+    pub(crate) position: Lsn,
+    pub(crate) load_queries: u64,
+    pub(crate) loaded_rows: u64,
+    pub(crate) sessions: u64,
 }
 
 impl Site {
-    pub(super) async fn prepare(dir: &Path, population: Population) -> Result<Site> {
+    pub(crate) async fn prepare(ground: &Ground, population: Population) -> Result<Site> {
+        let dir = ground.dir.as_path();
         let secret = dev::secret(dir)?;
         let cluster = Cluster::start(dir, progress).await.into_diagnostic()?;
         progress("filling a database");
@@ -138,34 +148,34 @@ impl Site {
         let script = script(dir, "update.sql", UPDATE)?;
         // Of another database.
         drop(fs::remove_dir_all(dir.join("history")));
-        let dir = dir.to_owned();
         let http = reqwest::Client::new();
         let listen = ([127, 0, 0, 1], 0).into();
-        Ok(Site { cluster, population, names, dir, script, secret, http, listen, server: None })
+        let ground = ground.clone();
+        Ok(Site { cluster, population, names, ground, script, secret, http, listen, server: None })
     }
 
     /// Where the server keeps its history.
-    pub(super) fn history_dir(&self) -> PathBuf {
-        self.dir.join("history")
+    pub(crate) fn history_dir(&self) -> PathBuf {
+        self.ground.dir.join("history")
     }
 
     /// A connection to the database.
-    pub(super) async fn connect(&self) -> Result<tokio_postgres::Client> {
+    pub(crate) async fn connect(&self) -> Result<tokio_postgres::Client> {
         self.cluster.connect(DATABASE).await.into_diagnostic()
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         self.cluster.url(DATABASE)
     }
 
     /// `pgbench` with one change of one random item a transaction.
-    pub(super) async fn write(
+    pub(crate) async fn write(
         &self,
         writers: u32,
         length: Length,
         rate: Option<u32>,
         durable: bool,
-    ) -> Result<super::postgres_tools::Written> {
+    ) -> Result<crate::postgres_tools::Written> {
         let items = self.population.items();
         let variables = [("items", items)];
         Pgbench {
@@ -183,10 +193,9 @@ impl Site {
     }
 
     /// Starts the server and waits until it is ready.
-    pub(super) async fn serve(&mut self) -> Result<()> {
+    pub(crate) async fn serve(&mut self) -> Result<()> {
         progress("starting the server");
-        let program = std::env::current_exe().into_diagnostic()?;
-        let mut command = Command::new(program);
+        let mut command = Command::new(&self.ground.program);
         for (name, _) in std::env::vars_os() {
             // What a person set for a server of theirs is not meant for this one.
             if name.to_string_lossy().starts_with("ROWTIDE_") {
@@ -196,7 +205,7 @@ impl Site {
         let mut process = command
             .arg("serve")
             .env("DATABASE_URL", self.url())
-            .env("ROWTIDE_DEFINITION", self.dir.join("bench.toml"))
+            .env("ROWTIDE_DEFINITION", self.ground.dir.join("bench.toml"))
             .env("ROWTIDE_ENVIRONMENT", ENVIRONMENT)
             .env("ROWTIDE_HISTORY_DIR", self.history_dir())
             .env("ROWTIDE_LISTEN", self.listen.to_string())
@@ -232,20 +241,20 @@ impl Site {
         self.server.as_ref().ok_or_else(|| miette!("the server was not started"))
     }
 
-    pub(super) fn address(&self) -> Result<SocketAddr> {
+    pub(crate) fn address(&self) -> Result<SocketAddr> {
         Ok(self.server()?.address)
     }
 
-    pub(super) fn secret(&self) -> &str {
+    pub(crate) fn secret(&self) -> &str {
         &self.secret
     }
 
     /// The server's process id.
-    pub(super) fn pid(&self) -> Result<u32> {
+    pub(crate) fn pid(&self) -> Result<u32> {
         self.server()?.process.id().ok_or_else(|| miette!("the server has ended"))
     }
 
-    pub(super) async fn health(&self) -> Result<Health> {
+    pub(crate) async fn health(&self) -> Result<Health> {
         let url = format!("http://{}/health/ready", self.address()?);
         let body =
             self.http.get(url).send().await.into_diagnostic()?.bytes().await.into_diagnostic()?;
@@ -260,7 +269,7 @@ impl Site {
     }
 
     /// Where the WAL ends.
-    pub(super) async fn wal_end(&self) -> Result<Lsn> {
+    pub(crate) async fn wal_end(&self) -> Result<Lsn> {
         let client = self.connect().await?;
         let row = client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await;
         let text: String = row.into_diagnostic()?.get(0);
@@ -268,7 +277,7 @@ impl Site {
     }
 
     /// Ends the server.
-    pub(super) async fn end_server(&mut self) -> Result<()> {
+    pub(crate) async fn end_server(&mut self) -> Result<()> {
         match self.server.take() {
             Some(mut server) => server.process.kill().await.into_diagnostic(),
             None => Ok(()),
@@ -276,7 +285,7 @@ impl Site {
     }
 
     /// Stops server and cluster.
-    pub(super) async fn stop(mut self) -> Result<()> {
+    pub(crate) async fn stop(mut self) -> Result<()> {
         self.end_server().await?;
         let cluster = self.cluster;
         let stopped = tokio::task::spawn_blocking(move || cluster.stop()).await;
