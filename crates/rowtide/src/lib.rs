@@ -1,7 +1,7 @@
 //! The Rowtide server: the library behind the binary, so that tests can run it in their own process.
 
 pub mod application;
-pub mod auth;
+
 pub mod cli;
 mod client_args;
 pub mod config;
