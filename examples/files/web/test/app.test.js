@@ -182,7 +182,7 @@ test('offline one goes on, also over a reload, and it arrives once one is back',
   await row('Made offline').waitFor();
   await page.getByText('3 changes are kept').waitFor();
   assert.equal(await one(`SELECT name FROM file WHERE id = 'f141'`), name);
-  line.mend();
+  line.repair();
   await page.getByText('You are offline.').waitFor({ state: 'detached' });
   await eventually(
     'the change has arrived',
