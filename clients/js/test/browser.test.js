@@ -1,4 +1,4 @@
-// The client in a real browser against a real server: what people do, and what becomes of it.
+// The client in a real browser against a real server: what people do, and what comes of it.
 import assert from 'node:assert/strict';
 import { after, afterEach, before, test } from 'node:test';
 import { Proxy, Server, launch, site } from './kit.js';
@@ -17,11 +17,11 @@ after(async () => {
   await server?.end();
 });
 afterEach(async () => {
-  proxy.mend();
+  proxy.repair();
   for (const context of browser.contexts()) await context.close();
 });
 
-/** A page of a profile in which a client runs. */
+/** Opens a page in which a client runs. */
 async function tab(context, options = {}) {
   const page = await context.newPage();
   page.setDefaultTimeout(30_000);
@@ -43,7 +43,7 @@ const nameOf = (page, id) => page.evaluate((id) => db.table('file').get(id)?.nam
 const rename = (page, id, name) => page.evaluate(({ id, name }) => void db.mutate((tx) => tx.file.update({ id, name })), { id, name });
 const fileOf = (user, at = 0) => server.sql(`SELECT id FROM file WHERE "ownerId" = '${user}' AND NOT "isDeleted" ORDER BY id OFFSET ${at} LIMIT 1`);
 const named = (page, id, name) => until(page, ({ id, name }) => db.table('file').get(id)?.name === name, { id, name });
-const settled = (page) => until(page, () => db.status.get().pending === 0);
+const acked = (page) => until(page, () => db.status.get().pending === 0);
 
 test('two people see each other write, each their own rows', async () => {
   const [one, two] = [await tab(await profile(), { user: 'u1' }), await tab(await profile(), { user: 'u2' })];
@@ -59,10 +59,10 @@ test('two people see each other write, each their own rows', async () => {
   await until(two, (id) => !db.table('file').get(id), id);
 });
 
-test('what is refused is taken back, and says why', async () => {
+test('a rejected mutation is no longer shown, and its promise says why', async () => {
   const page = await tab(await profile(), { user: 'u1' });
   await live(page);
-  const [shown, refusal, after] = await page.evaluate(async () => {
+  const [shown, rejection, after] = await page.evaluate(async () => {
     const email = () => db.table('user').get('u1').email;
     const { confirmed } = db.mutate((tx) => tx.user.update({ id: 'u1', email: 'a@b.c' }));
     const shown = email();
@@ -70,11 +70,11 @@ test('what is refused is taken back, and says why', async () => {
     return [shown, { code, message }, email()];
   });
   assert.deepEqual([shown, after], ['a@b.c', 'u1@example.com']);
-  assert.equal(refusal.code, 'forbidden');
-  assert.match(refusal.message, /email/);
+  assert.equal(rejection.code, 'forbidden');
+  assert.match(rejection.message, /email/);
 });
 
-test('what is written offline survives a reload and arrives once', async () => {
+test('mutations made offline survive a reload and are applied once', async () => {
   const page = await tab(await profile(), { user: 'u3' });
   await live(page);
   const id = fileOf('u3');
@@ -83,24 +83,24 @@ test('what is written offline survives a reload and arrives once', async () => {
   await until(page, () => db.status.get().connection === 'offline');
   await rename(page, id, 'Written offline');
   await page.evaluate((fileId) => void db.mutate((tx) => tx.file_state.insert({ userId: 'u3', fileId, isPinned: true })), id);
-  // Both are stored when the client says so.
+  // Both are stored once `close` resolves.
   await page.evaluate(() => db.close());
   await load(page);
   assert.equal(await nameOf(page, id), 'Written offline');
   assert.deepEqual(await page.evaluate(() => [db.status.get().pending, db.table('file').all().length > 1]), [2, true]);
   await page.evaluate(() => {
     window.outcomes = [];
-    db.onSettled(({ code }) => outcomes.push(code ?? 'confirmed'));
+    db.onAcked(({ code }) => outcomes.push(code ?? 'applied'));
   });
-  proxy.mend();
-  await settled(page);
+  proxy.repair();
+  await acked(page);
   await live(page);
-  assert.deepEqual(await page.evaluate(() => outcomes), ['confirmed', 'confirmed']);
+  assert.deepEqual(await page.evaluate(() => outcomes), ['applied', 'applied']);
   assert.equal(server.sql(`SELECT name FROM file WHERE id = '${id}'`), 'Written offline');
   assert.equal(server.sql(`SELECT last_mutation FROM rowtide_files.client WHERE client_id = '${clientId}'`), '2');
 });
 
-test('the tabs of a browser share one connection and one queue, and survive the one that leads', async () => {
+test('the tabs of a browser share one connection and one queue, which outlive the leading tab', async () => {
   const context = await profile();
   const first = await tab(context, { user: 'u4' });
   await live(first);
@@ -112,26 +112,26 @@ test('the tabs of a browser share one connection and one queue, and survive the 
   const id = fileOf('u4');
   await rename(second, id, 'By the second');
   await named(first, id, 'By the second');
-  await settled(second);
+  await acked(second);
   await rename(first, id, 'By the first');
   await named(second, id, 'By the first');
-  await Promise.all([settled(first), settled(second)]);
-  const refusal = await second.evaluate(() => db.mutate((tx) => tx.user.update({ id: 'u4', flags: 'x' })).confirmed.catch(({ code }) => code));
-  assert.equal(refusal, 'forbidden');
+  await Promise.all([acked(first), acked(second)]);
+  const rejection = await second.evaluate(() => db.mutate((tx) => tx.user.update({ id: 'u4', flags: 'x' })).confirmed.catch(({ code }) => code));
+  assert.equal(rejection, 'forbidden');
   proxy.cut();
   await until(second, () => db.status.get().connection === 'offline');
   await rename(second, id, 'Offline, by the second');
   await named(first, id, 'Offline, by the second');
   await first.close();
   await until(second, () => db.status.get().leads);
-  proxy.mend();
+  proxy.repair();
   await live(second);
-  await settled(second);
+  await acked(second);
   assert.equal(server.sql(`SELECT name FROM file WHERE id = '${id}'`), 'Offline, by the second');
   assert.equal(proxy.connections, 1);
 });
 
-test('what a tab writes before it has opened reaches the one that leads, and going offline is for all', async () => {
+test('a mutation that a tab makes before it has opened reaches the leading tab, and `disconnect` is for all tabs', async () => {
   const context = await profile();
   const first = await tab(context, { user: 'u10' });
   await live(first);
@@ -149,7 +149,7 @@ test('what a tab writes before it has opened reaches the one that leads, and goi
   await until(first, () => db.status.get().connection === 'offline');
   await rename(second, id, 'While offline');
   await first.evaluate(() => db.connect());
-  await Promise.all([settled(second), live(second)]);
+  await Promise.all([acked(second), live(second)]);
   assert.equal(server.sql(`SELECT name FROM file WHERE id = '${id}'`), 'While offline');
 });
 
@@ -160,12 +160,12 @@ test('a token is renewed before it expires, on the same connection', async () =>
   await until(page, () => sent.filter(({ type }) => type === 'auth').length >= 2);
   const id = fileOf('u5');
   await rename(page, id, 'After the first token');
-  await settled(page);
+  await acked(page);
   assert.equal(server.sql(`SELECT name FROM file WHERE id = '${id}'`), 'After the first token');
   assert.equal(proxy.made, made);
 });
 
-test('who signs out leaves nothing behind, and who signs in next sees only their own', async () => {
+test('signing out deletes the copy, and the next user sees only their own rows', async () => {
   const context = await profile();
   const [page, other] = [await tab(context, { user: 'u6' }), await tab(context)];
   await Promise.all([live(page), live(other)]);
@@ -188,7 +188,7 @@ test('who signs out leaves nothing behind, and who signs in next sees only their
     return rows;
   });
   assert.equal(stored, 0);
-  // Another without signing out: the rows of the former stay out of sight.
+  // The next user signs in although the last one has not signed out: the last one's rows are not shown.
   await load(page, { user: 'u7' });
   await live(page);
   assert.deepEqual(await page.evaluate(() => db.table('user').all().map(({ id }) => id)), ['u7']);
@@ -197,7 +197,7 @@ test('who signs out leaves nothing behind, and who signs in next sees only their
   assert.deepEqual(await page.evaluate(() => db.table('user').all().map(({ id }) => id)), ['u8']);
 });
 
-test('a server that restarts in the middle is waited for', async () => {
+test('a client waits for a server that restarts', async () => {
   const page = await tab(await profile(), { user: 'u9' });
   await live(page);
   const id = fileOf('u9');
@@ -207,7 +207,7 @@ test('a server that restarts in the middle is waited for', async () => {
   assert.equal(await nameOf(page, id), 'While it was away');
   await server.start();
   await page.evaluate(() => db.connect());
-  await settled(page);
+  await acked(page);
   await live(page);
   assert.equal(server.sql(`SELECT name FROM file WHERE id = '${id}'`), 'While it was away');
 });

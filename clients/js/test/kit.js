@@ -1,5 +1,5 @@
-// What the tests that need a server have in common: `rowtide dev` with the files example, a proxy before
-// it that can be cut, tokens, and pages of a browser that load the client as it is.
+// Shared by the tests that need a server: `rowtide dev` with the files example, a proxy in front of it that
+// a test can cut, tokens, and pages of a browser that load the client's sources.
 import { execFileSync, spawn } from 'node:child_process';
 import { createHmac } from 'node:crypto';
 import { once } from 'node:events';
@@ -14,20 +14,20 @@ const repository = new URL('../../../', import.meta.url).pathname;
 const target = process.env.CARGO_TARGET_DIR ?? join(repository, 'target');
 export const binary = join(target, 'debug/rowtide');
 
-/** That of the tests, but for what the server would take for its settings. */
+/** The environment of the tests, without the variables that would configure the server. */
 function environment() {
   const isSetting = (name) => name === 'DATABASE_URL' || (name.startsWith('ROWTIDE_') && name !== 'ROWTIDE_PG_BIN');
   return Object.fromEntries(Object.entries(process.env).filter(([name]) => !isSetting(name)));
 }
 
-/** A server over a private PostgreSQL, with the data of the files example. */
+/** A server on a private PostgreSQL, with the data of the files example. */
 export class Server {
   #directory = mkdtempSync(join(tmpdir(), 'rowtide-js-'));
   #process;
   #more = [];
   port = 0;
 
-  /** With these arguments of `rowtide dev`. @param {string[]} more */
+  /** Starts a server. @param {string[]} more arguments of `rowtide dev` */
   static async start(...more) {
     if (!existsSync(binary)) throw new Error(`there is no ${binary}: cargo build -p rowtide`);
     const server = new Server();
@@ -69,12 +69,12 @@ export class Server {
     rmSync(this.#directory, { recursive: true, force: true });
   }
 
-  /** What a statement answers. @param {string} statement */
+  /** The output of a statement. @param {string} statement */
   sql(statement) {
     return execFileSync('psql', ['-qXAt', this.database, '-c', statement], { encoding: 'utf8' }).trim();
   }
 
-  /** @param {string} sub @param {number} [seconds] how long it is good */
+  /** @param {string} sub @param {number} [seconds] until it expires */
   token(sub, seconds = 3600) {
     const secret = readFileSync(join(this.#directory, 'dev/token-secret'), 'utf8').trim();
     const part = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
@@ -83,11 +83,11 @@ export class Server {
   }
 }
 
-/** A way to the server that can be cut. */
+/** A proxy in front of the server that a test can cut. */
 export class Proxy {
   sockets = new Set();
   open = true;
-  /** How many connections were ever made. */
+  /** How many connections were made in all. */
   made = 0;
 
   /** @param {Server} server */
@@ -111,7 +111,7 @@ export class Proxy {
     return proxy;
   }
 
-  /** How many connections there are. */
+  /** How many connections are open. */
   get connections() {
     return this.sockets.size / 2;
   }
@@ -121,7 +121,7 @@ export class Proxy {
     for (const socket of this.sockets) socket.destroy();
   }
 
-  mend() {
+  repair() {
     this.open = true;
   }
 
@@ -155,7 +155,7 @@ const PAGE = `<!doctype html><title>a page</title>
   window.loaded = true;
 </script>`;
 
-/** Serves the page, the client as it is, and tokens while the proxy is open. */
+/** Serves the page, the client's sources, and tokens while the proxy is open. */
 export async function site(server, proxy) {
   const source = new URL('../client/src/', import.meta.url);
   const listener = createServer((request, response) => {
@@ -185,7 +185,7 @@ export async function launch() {
   });
 }
 
-/** The connections of a page, to be cut and mended. */
+/** Lets a test cut the connections of a page, and repair them. */
 export async function wire(page) {
   const open = new Set();
   let isCut = false;
@@ -203,7 +203,7 @@ export async function wire(page) {
       for (const socket of open) socket.close();
       open.clear();
     },
-    mend: () => {
+    repair: () => {
       isCut = false;
     },
   };

@@ -1,4 +1,4 @@
-// The client in Node against a real server: people who write at once over connections that break.
+// The client in Node against a real server: several users write at once over connections that break.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import WebSocket from 'ws';
@@ -41,7 +41,7 @@ test('devices that write at once over a bad network end with the same rows, each
     }).confirmed);
     if (rng.chance(0.15)) {
       proxy.cut();
-      proxy.mend();
+      proxy.repair();
     }
     if (rng.chance(0.5)) await until(db.status, ({ connection }) => connection !== 'connecting');
   }
@@ -59,7 +59,7 @@ test('devices that write at once over a bad network end with the same rows, each
   await Promise.all([...devices, fresh].map((db) => db.close()));
 });
 
-test('who comes back is told what has changed, and not everything', async () => {
+test('a client that comes back receives what has changed, and not everything', async () => {
   const received = [];
   const options = { storage: memoryStorage(), trace: (direction, message) => direction === 'received' && received.push(message) };
   const before = clientOf('u12', options);

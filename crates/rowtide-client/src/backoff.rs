@@ -1,5 +1,5 @@
-//! How long to wait before connecting again: exponential, with full jitter, so that clients which
-//! were cut off together do not come back together.
+//! The wait before the next connection: exponential, with full jitter, so that clients that lose their
+//! connections together do not come back together.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! A client as an application holds it: the rows that are shown, mutations, events, and how things
-//! stand. Everything that takes time happens in one task behind it, which talks to the server
-//! ([`crate::connection`]) and to the storage ([`crate::journal`]).
+//! The client that an application uses: the shown rows, mutations, events and a status. One task in the
+//! background does everything that takes time. It talks to the server ([`crate::connection`]) and to the
+//! storage ([`crate::journal`]).
 
 use std::ops::Deref;
 use std::sync::{Arc, MutexGuard};
@@ -13,69 +13,69 @@ use crate::connection::run;
 use crate::op::Op;
 use crate::optimistic::{MutateError, Optimistic, Settled};
 use crate::replica::{Replica, RowChange};
-use crate::shared::{Inner, Shared};
+use crate::shared::{ClientState, SharedState};
 use crate::storage::{MemoryStorage, Storage, StorageError};
 
-/// How many events may wait for the owner before the connection is no longer read.
+/// How many events may wait for the owner before the client stops reading from the server.
 const EVENTS: usize = 256;
 
-/// Gives a token whenever one is needed: at each connect.
+/// Returns a token. The client calls it for each connect.
 pub type TokenSource = Arc<dyn Fn() -> String + Send + Sync>;
 
-/// What a client needs.
+/// The settings of a client.
 #[derive(Clone)]
 pub struct ClientOptions {
     /// `ws://…/sync` or `wss://…/sync`.
     pub url: String,
-    /// Where tokens come from.
+    /// The source of tokens.
     pub token: TokenSource,
-    /// 8 to 64 of `A-Z a-z 0-9 _ -`; names this client's queue of mutations. A queue that was stored
-    /// keeps the id that it began with.
+    /// The id of this client's queue of mutations: 8 to 64 of `A-Z a-z 0-9 _ -`. A stored queue keeps the id
+    /// that it began with.
     pub client_id: String,
-    /// The application's version, if it says one.
+    /// The application's version, if it has one.
     pub app_version: Option<i64>,
 }
 
-/// How the connection is doing.
+/// The state of the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// Trying to connect, or waiting for the first rows.
+    /// The client is connecting, or waits for the first rows.
     Connecting,
     /// The replica follows the server.
     Live,
-    /// Cut off; the next try is under way after a wait.
+    /// There is no connection. The client tries again after a wait.
     Offline {
         /// Why.
         reason: String,
     },
 }
 
-/// How things stand, to be shown to a person.
+/// The status of a client, to show to a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientStatus {
     /// The connection.
     pub connection: Status,
-    /// How many mutations wait for their outcome.
+    /// How many mutations are not acknowledged yet.
     pub pending: usize,
-    /// Why the connection was last cut off, if it is not live again.
+    /// Why the last connection ended, until the next one is live.
     pub last_error: Option<String>,
-    /// Why mutations cannot be stored at the moment. Those that are not stored are not sent.
+    /// Why mutations cannot be stored at the moment. The client sends only stored mutations.
     pub storage_error: Option<String>,
     /// Whether the client has stopped for good.
     pub stopped: bool,
 }
 
-/// What the owner of a client is told.
+/// What a client reports to its owner.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// The connection is doing otherwise.
+    /// The state of the connection has changed.
     Status(Status),
-    /// Rows are shown otherwise, by one or more commits or mutations, to be shown as a whole. Comes after
-    /// [`Client::shown`] has them.
+    /// Shown rows have changed, by one or more commits or mutations. An application shows these changes all
+    /// at the same time. The event comes after [`Client::shown`] has them.
     Changes(Vec<RowChange>),
-    /// The outcome of a mutation. Comes after the changes that it makes.
+    /// The server has acknowledged a mutation. The event comes after the changes of the mutation.
     Settled(Settled),
-    /// Mutations cannot be stored; it is tried again, and new ones are not taken meanwhile.
+    /// Mutations cannot be stored. The client tries again, and accepts no new ones until it succeeds.
     NotStored {
         /// Why.
         reason: String,
@@ -90,9 +90,9 @@ pub enum ConnectionError {
     /// The URL cannot be used.
     #[error("`{0}` is not a URL of a server (expected ws://host:port/sync)")]
     Url(String),
-    /// The server ended the connection in a way that no retry mends.
-    #[error("the server refused: {message} ({code})")]
-    Refused {
+    /// The server ended the connection for a reason that another try does not change.
+    #[error("the server rejected the connection: {message} ({code})")]
+    Rejected {
         /// See the protocol's error codes.
         code: String,
         /// The server's words.
@@ -100,16 +100,15 @@ pub enum ConnectionError {
     },
 }
 
-/// A running client. Dropping it ends the connection, as [`Client::close`] does, without waiting for it.
+/// A running client. Dropping it does the same as [`Client::close`], but does not wait.
 pub struct Client {
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
     events: mpsc::Receiver<Event>,
     task: JoinHandle<Result<(), StorageError>>,
 }
 
 impl Client {
-    /// Starts to connect, with a queue of mutations that ends with the process. To be called in a Tokio
-    /// runtime.
+    /// Starts to connect, with a queue of mutations that ends with the process. Call it in a Tokio runtime.
     pub fn start(options: ClientOptions) -> Client {
         let optimistic = Optimistic::new(options.client_id.clone());
         Client::with(options, optimistic, Box::new(MemoryStorage::new()))
@@ -131,52 +130,53 @@ impl Client {
     }
 
     fn with(options: ClientOptions, optimistic: Optimistic, storage: Box<dyn Storage>) -> Client {
-        let shared = Arc::new(Shared::new(optimistic));
+        let shared = Arc::new(SharedState::new(optimistic));
         let (sender, events) = mpsc::channel(EVENTS);
         let task = tokio::spawn(run(options, Arc::clone(&shared), storage, sender));
         Client { shared, events, task }
     }
 
-    /// The next event; `None` after [`Event::Stopped`]. Cancel safe. Events are to be taken: while some
-    /// hundreds wait nothing more is read from the server, and an outcome is told again after a restart
-    /// until it was taken.
+    /// The next event; `None` after [`Event::Stopped`]. Cancel safe. An owner must receive its events: while
+    /// some hundreds wait, the client reads nothing more from the server, and after a restart it reports
+    /// every outcome again that the owner has not received.
     pub async fn next(&mut self) -> Option<Event> {
         let event = self.events.recv().await?;
         if matches!(event, Event::Settled(_)) {
-            self.shared.outcome_taken();
+            self.shared.outcome_reported();
         }
         Some(event)
     }
 
-    /// Makes a mutation of 1 to 500 operations. It shows at once, also without a server; it is sent once
-    /// it is stored, and again until it is settled, also after a restart if the storage lasts. The id is
-    /// that of its [`Event::Settled`].
+    /// Makes a mutation of 1 to 500 operations. It shows at once, also without a server. The client sends it
+    /// once it is stored, and again until the server acknowledges it, also after a restart if the storage is
+    /// durable. [`Event::Settled`] has the same id.
     ///
     /// # Errors
-    /// When the server could not take it, too many wait already, the storage fails, or the client has
-    /// stopped. Nothing is shown then. Whether the rules allow it is the server's to say.
+    /// When the server could not accept it, too many mutations wait already, the storage fails, or the client
+    /// has stopped. Nothing is shown then. Only the server knows whether the rules allow it.
     pub fn mutate(&self, ops: Vec<Op>) -> Result<u64, MutateError> {
         self.shared.mutate(ops)
     }
 
-    /// The rows as they are shown, pending mutations included. Hold it for a short time: the connection
-    /// waits for it, and so does [`Client::mutate`], which must not be called meanwhile.
+    /// The rows as they are shown, with pending mutations. Hold the guard for a short time: the connection
+    /// waits for it. Do not call [`Client::mutate`] while you hold it, which would wait for ever.
     pub fn shown(&self) -> Shown<'_> {
         Shown(self.shared.lock())
     }
 
-    /// The rows as the server last told them, without pending mutations. As [`Client::shown`].
+    /// The rows as the server last sent them, without pending mutations. The guard is as that of
+    /// [`Client::shown`].
     pub fn replica(&self) -> Base<'_> {
         Base(self.shared.lock())
     }
 
-    /// How things stand.
+    /// The status of the client.
     pub fn status(&self) -> ClientStatus {
         self.shared.lock().status()
     }
 
-    /// Ends the connection and waits until the mutations made are stored. Those that are not settled are
-    /// sent by the next client with this queue.
+    /// Ends the connection and waits until all mutations are stored. The next client with this queue sends
+    /// those that are not acknowledged yet.
     ///
     /// # Errors
     /// When they cannot be stored.
@@ -190,8 +190,8 @@ impl Client {
     }
 }
 
-/// The rows that are shown, while it is held.
-pub struct Shown<'a>(MutexGuard<'a, Inner>);
+/// A guard with the shown rows, see [`Client::shown`].
+pub struct Shown<'a>(MutexGuard<'a, ClientState>);
 
 impl Deref for Shown<'_> {
     type Target = Optimistic;
@@ -201,8 +201,8 @@ impl Deref for Shown<'_> {
     }
 }
 
-/// The rows of the server, while it is held.
-pub struct Base<'a>(MutexGuard<'a, Inner>);
+/// A guard with the server's rows, see [`Client::replica`].
+pub struct Base<'a>(MutexGuard<'a, ClientState>);
 
 impl Deref for Base<'_> {
     type Target = Replica;

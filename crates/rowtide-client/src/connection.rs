@@ -1,6 +1,7 @@
-//! A connection that lasts. It connects, gives what comes to the state and what may be sent to the
-//! server; when the connection ends it does what the protocol asks for that ending: waits and comes
-//! back, gets another token, takes another client id, or stops with an error that a person must see.
+//! A connection that comes back. It applies received messages to the state and sends the mutations that the
+//! state allows. When the connection ends, it does what the protocol asks for that ending: it waits and
+//! connects again, gets another token, takes another client id, or stops with an error that a person must
+//! see.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,58 +22,59 @@ use crate::backoff::wait;
 use crate::client::{ClientOptions, ConnectionError, Event};
 use crate::journal::Journal;
 use crate::optimistic::ApplyError;
-use crate::shared::Shared;
+use crate::shared::SharedState;
 use crate::storage::{Storage, StorageError};
 
-/// How long connecting may take.
+/// The longest time to connect.
 const CONNECT: Duration = Duration::from_secs(15);
-/// The server pings after 25 s; this much silence means that it is gone.
+/// The server pings after 25 s. After this much silence the client takes the server for gone.
 const SILENCE: Duration = Duration::from_secs(60);
-/// How long the server's reason is waited for when it takes no more messages.
+/// How long the client waits for the server's reason after a message could not be sent.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// The largest message that is taken.
+/// The largest message that the client accepts.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
-/// How many mutations may be under way.
+/// How many mutations may wait for their acknowledgement.
 const WINDOW: usize = 100;
 
-/// How one connection ended.
-enum Ended {
-    /// Come back, after at most so long if the server said it.
+/// How a connection ended, and what follows.
+enum ConnectionEnd {
+    /// Connect again, after a wait of at most `at_most` if the server said so.
     Again { reason: String, at_most: Option<Duration> },
-    /// Come back with another client id.
+    /// Connect again with another client id.
     OtherClientId { reason: String },
-    /// Do not come back.
+    /// Stop.
     Final(ConnectionError),
 }
 
-/// The task of a client: ends when the owner is gone or the server is of no use, with everything stored.
+/// The task of a client. It ends when the owner is gone or another try to connect is useless. Before it
+/// ends it stores everything.
 ///
 /// # Errors
-/// When something could not be stored in the end.
+/// When not everything could be stored.
 pub(crate) async fn run(
     options: ClientOptions,
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
     storage: Box<dyn Storage>,
     events: mpsc::Sender<Event>,
 ) -> Result<(), StorageError> {
     let mut journal = Journal::new(storage);
     let error = tokio::select! {
         error = keep_connected(&options, &shared) => Some(error),
-        // These end only with the owner.
+        // These two never end before the owner is gone.
         () = journal.run(&shared) => None,
-        () = shared.tell(&events, false) => None,
+        () = shared.report(&events, false) => None,
         () = events.closed() => None,
     };
     shared.stop(error);
     let stored = journal.flush(&shared, true).await;
-    // The next client may have the storage, also if the owner takes its time.
+    // Dropped first, so that the next client can open the storage even if the owner is slow.
     drop(journal);
-    shared.tell(&events, true).await;
+    shared.report(&events, true).await;
     stored
 }
 
-/// Connects again and again, until there is no use.
-async fn keep_connected(options: &ClientOptions, shared: &Shared) -> ConnectionError {
+/// Connects again and again, until another try is useless.
+async fn keep_connected(options: &ClientOptions, shared: &SharedState) -> ConnectionError {
     let mut failures = 0;
     loop {
         shared.connecting();
@@ -82,12 +84,12 @@ async fn keep_connected(options: &ClientOptions, shared: &Shared) -> ConnectionE
             failures = 0;
         }
         let (reason, at_most) = match ended {
-            Ended::Again { reason, at_most } => (reason, at_most),
-            Ended::OtherClientId { reason } => {
+            ConnectionEnd::Again { reason, at_most } => (reason, at_most),
+            ConnectionEnd::OtherClientId { reason } => {
                 shared.abandon(format!("{:032x}", rand::random::<u128>()));
                 (reason, None)
             }
-            Ended::Final(error) => {
+            ConnectionEnd::Final(error) => {
                 shared.offline(error.to_string());
                 return error;
             }
@@ -102,11 +104,15 @@ async fn keep_connected(options: &ClientOptions, shared: &Shared) -> ConnectionE
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-fn again(reason: impl ToString) -> Ended {
-    Ended::Again { reason: reason.to_string(), at_most: None }
+fn again(reason: impl ToString) -> ConnectionEnd {
+    ConnectionEnd::Again { reason: reason.to_string(), at_most: None }
 }
 
-async fn connection(options: &ClientOptions, shared: &Shared, was_live: &mut bool) -> Ended {
+async fn connection(
+    options: &ClientOptions,
+    shared: &SharedState,
+    was_live: &mut bool,
+) -> ConnectionEnd {
     let socket = match timeout(CONNECT, open(options, shared)).await {
         Ok(Ok(socket)) => socket,
         Ok(Err(ended)) => return ended,
@@ -123,7 +129,7 @@ async fn connection(options: &ClientOptions, shared: &Shared, was_live: &mut boo
         send(shared, &to_write);
         let message = tokio::select! {
             error = &mut writer, if broken.is_none() => {
-                // Why it takes no more may be on its way.
+                // The server's reason may still arrive.
                 broken = Some(again(error));
                 (heard, silence) = (Instant::now(), LAST_WORDS);
                 continue;
@@ -151,21 +157,21 @@ async fn connection(options: &ClientOptions, shared: &Shared, was_live: &mut boo
         match shared.apply(&message) {
             Ok(()) => {}
             Err(error @ ApplyError::OtherUser { .. }) => {
-                break Ended::OtherClientId { reason: error.to_string() };
+                break ConnectionEnd::OtherClientId { reason: error.to_string() };
             }
             Err(error) => break again(error),
         }
         *was_live |= matches!(message, ServerMessage::Ready { .. });
         shared.room().await;
-        // Also if the owner took its time.
+        // Now, and not before, because the owner may have been slow.
         heard = Instant::now();
     };
     broken.unwrap_or(ended)
 }
 
-/// Hands on what may be sent.
-fn send(shared: &Shared, to_write: &mpsc::Sender<Utf8Bytes>) {
-    // There are never more under way than there are places.
+/// Passes the mutations that may be sent to the writer.
+fn send(shared: &SharedState, to_write: &mpsc::Sender<Utf8Bytes>) {
+    // The channel has a place for each mutation of the window.
     while let Ok(place) = to_write.try_reserve() {
         let Some(outgoing) = shared.lock().optimistic.next_to_send(WINDOW as u64) else { return };
         match serde_json::to_string(&outgoing) {
@@ -175,7 +181,7 @@ fn send(shared: &Shared, to_write: &mpsc::Sender<Utf8Bytes>) {
     }
 }
 
-/// Writes what it is given, until that fails.
+/// Sends texts to the server until that fails.
 async fn write(
     mut sink: SplitSink<Socket, Message>,
     mut texts: mpsc::Receiver<Utf8Bytes>,
@@ -201,20 +207,20 @@ async fn write_all<S: Sink<Message, Error = SocketError> + Unpin>(
     sink.flush().await
 }
 
-/// What the protocol asks of a client for each code.
-fn ending(code: String, message: String, retry_after_ms: Option<u64>) -> Ended {
+/// What the protocol asks of a client for each error code.
+fn ending(code: String, message: String, retry_after_ms: Option<u64>) -> ConnectionEnd {
     let at_most = retry_after_ms.map(Duration::from_millis);
     match code.as_str() {
-        "forbidden" => Ended::OtherClientId { reason: message },
+        "forbidden" => ConnectionEnd::OtherClientId { reason: message },
         "bad_request" | "superseded" | "client_too_old" => {
-            Ended::Final(ConnectionError::Refused { code, message })
+            ConnectionEnd::Final(ConnectionError::Rejected { code, message })
         }
-        _ => Ended::Again { reason: format!("{message} ({code})"), at_most },
+        _ => ConnectionEnd::Again { reason: format!("{message} ({code})"), at_most },
     }
 }
 
-async fn open(options: &ClientOptions, shared: &Shared) -> Result<Socket, Ended> {
-    let bad_url = || Ended::Final(ConnectionError::Url(options.url.clone()));
+async fn open(options: &ClientOptions, shared: &SharedState) -> Result<Socket, ConnectionEnd> {
+    let bad_url = || ConnectionEnd::Final(ConnectionError::Url(options.url.clone()));
     let mut request = options.url.as_str().into_client_request().map_err(|_| bad_url())?;
     let protocol = HeaderValue::from_static(SUBPROTOCOL);
     request.headers_mut().insert("Sec-WebSocket-Protocol", protocol);

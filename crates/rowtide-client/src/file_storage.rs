@@ -1,7 +1,7 @@
-//! A queue in a file: one record a line, as JSON, behind a first line that names the format. Records
-//! are appended and flushed to the disk; what a crash left of a last write is cut off when the file is
-//! read again. Compaction writes a new file and renames it over the old one. A second file, which is
-//! never renamed, carries the lock.
+//! A queue in a file. The first line names the format, and each other line is a record as JSON. Records are
+//! appended and flushed to the disk. When the file is read again, an incomplete last write is cut off.
+//! Compaction writes a new file and renames it over the old one. The lock is on a second file, which is
+//! never renamed.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -12,25 +12,25 @@ use crate::storage::{Storage, StorageError};
 
 const FORMAT: &str = r#"{"format":"rowtide-queue","version":1}"#;
 
-/// A queue's file, which no other client can open meanwhile.
+/// A queue in a file, which no other client can open at the same time.
 #[derive(Debug)]
 pub struct FileStorage {
     path: PathBuf,
     file: File,
-    /// How much of the file holds what was made durable; `None` before it was read.
+    /// How many bytes of the file are durable records; `None` before the file was read.
     length: Option<u64>,
-    /// There may be more in the file than that.
+    /// The file may be longer than `length`.
     dirty: bool,
     /// Held as long as the storage lives.
     _lock: File,
 }
 
 impl FileStorage {
-    /// Opens the queue in this file, and makes the file and its directory if they are not there.
+    /// Opens the queue in this file, and creates the file and its directory if they are missing.
     ///
     /// # Errors
     /// [`StorageError::Locked`] when another client has it open, [`StorageError::Io`] when it cannot be
-    /// opened. What is in it is read by [`Storage::load`].
+    /// opened. [`Storage::load`] reads the records.
     pub fn open(path: impl Into<PathBuf>) -> Result<FileStorage, StorageError> {
         let path: PathBuf = path.into();
         let directory = directory(&path);
@@ -52,7 +52,7 @@ impl FileStorage {
         &self.path
     }
 
-    /// Cuts off what is not known to be durable, and returns how long the file is then.
+    /// Cuts off everything behind the durable records, and returns the length of the file.
     fn clean(&mut self) -> Result<u64, StorageError> {
         let length = match self.length {
             Some(length) => length,
@@ -102,7 +102,7 @@ impl Storage for FileStorage {
         let path = beside(&self.path, "new");
         let text = format!("{FORMAT}\n{}", lines(records)?);
         let mut file = open(&path).map_err(failed("open", &path))?;
-        // A crash may have left one.
+        // A crash may have left an incomplete file.
         file.set_len(0).map_err(failed("cut", &path))?;
         file.write_all(text.as_bytes()).map_err(failed("write", &path))?;
         file.sync_all().map_err(failed("flush", &path))?;
@@ -114,13 +114,13 @@ impl Storage for FileStorage {
     }
 }
 
-/// The records in a file's bytes, and how many of the bytes hold them. The rest was being written when
-/// the process or the machine ended; a line that cannot be read before one that can is damage.
+/// The records in a file's bytes, and the number of bytes that hold them. The rest is a write that a crash
+/// has interrupted. A line that cannot be read is damage if a readable line follows it.
 fn read(path: &Path, bytes: &[u8]) -> Result<(Vec<Record>, usize), StorageError> {
     let mut lines = bytes.split_inclusive(|byte| *byte == b'\n');
     let whole = |line: &&[u8]| line.ends_with(b"\n");
     let Some(first) = lines.next().filter(whole) else {
-        // Nothing was ever appended: the first line is made durable before.
+        // No record was ever appended, since the first line is made durable before.
         let torn = FORMAT.as_bytes().starts_with(bytes) || bytes.iter().all(|byte| *byte == 0);
         let format = StorageError::Format { path: path.to_owned() };
         return if torn { Ok((Vec::new(), 0)) } else { Err(format) };
@@ -161,7 +161,7 @@ fn lines(records: &[Record]) -> Result<String, StorageError> {
     Ok(text)
 }
 
-/// A file that only its owner can read: it holds what a user wrote.
+/// Opens a file that only its owner can read, because it holds what a user wrote.
 fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).append(true).create(true);
@@ -199,10 +199,11 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StorageE
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::op::{Op, row_of};
+    use crate::optimistic::Optimistic;
 
     struct Dir(PathBuf);
 
@@ -281,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_in_the_middle_is_told_and_nothing_is_cut_off() {
+    fn damage_in_the_middle_is_an_error_and_nothing_is_cut_off() {
         let dir = Dir::new();
         let path = dir.queue();
         FileStorage::open(&path).unwrap().append(&records(3)).unwrap();
@@ -291,6 +292,45 @@ mod tests {
         let error = loaded(&path).unwrap_err();
         assert!(matches!(error, StorageError::Damaged { line: 3, .. }), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), damaged);
+    }
+
+    #[test]
+    fn a_queue_that_an_earlier_version_stored_is_read_and_written_as_it_was() {
+        // As version 0.1.0 wrote it.
+        let stored = concat!(
+            r#"{"format":"rowtide-queue","version":1}"#,
+            "\n",
+            r#"{"record":"client","clientId":"client-1","offset":-2,"settled":2}"#,
+            "\n",
+            r#"{"record":"user","userId":"ann"}"#,
+            "\n",
+            r#"{"record":"tables","keys":{"note":["id"]}}"#,
+            "\n",
+            r#"{"record":"offset","offset":0}"#,
+            "\n",
+            r#"{"record":"mutation","id":3,"ops":[{"op":"insert","table":"note","row":{"id":3}}]}"#,
+            "\n",
+            r#"{"record":"mutation","id":4,"ops":[{"op":"insert","table":"note","row":{"id":4}}]}"#,
+            "\n",
+            r#"{"record":"mutation","id":5,"ops":[{"op":"insert","table":"note","row":{"id":5}}]}"#,
+            "\n",
+            r#"{"record":"refused","id":4}"#,
+            "\n",
+            r#"{"record":"settled","id":3}"#,
+            "\n",
+        );
+        let dir = Dir::new();
+        fs::write(dir.queue(), stored).unwrap();
+        let records = loaded(&dir.queue()).unwrap();
+        let client = Optimistic::restore(&records).unwrap().unwrap();
+        assert_eq!((client.client_id(), client.user_id()), ("client-1", Some("ann")));
+        assert_eq!(client.settled(), Some(3));
+        assert_eq!(client.pending().collect::<Vec<_>>(), [5], "4 is rejected");
+        let shown: Vec<&Value> = client.rows("note").map(|row| &row["id"]).collect();
+        assert_eq!(shown, [5]);
+        let mut storage = FileStorage::open(dir.0.join("written")).unwrap();
+        storage.append(&records).unwrap();
+        assert_eq!(fs::read_to_string(dir.0.join("written")).unwrap(), stored);
     }
 
     #[test]
@@ -331,19 +371,19 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_the_disk_is_told_and_the_same_can_be_tried_again() {
+    fn an_error_of_the_disk_is_reported_and_the_write_can_be_tried_again() {
         let dir = Dir::new();
         let path = dir.queue();
         let mut storage = FileStorage::open(&path).unwrap();
         storage.append(&records(1)).unwrap();
-        // What is written through this one goes nowhere.
+        // Writes to this file fail.
         let good = std::mem::replace(&mut storage.file, File::open(&path).unwrap());
         let next = &records(2)[2..];
         let error = storage.append(next).unwrap_err();
         assert!(matches!(error, StorageError::Io { what: "write", .. }), "{error}");
         assert!(error.to_string().contains("queue.jsonl"));
         storage.file = good;
-        // A part of it had come to the disk.
+        // A part of the failed write is on the disk.
         storage.file.write_all(b"{\"record\":\"mut").unwrap();
         storage.append(next).unwrap();
         drop(storage);

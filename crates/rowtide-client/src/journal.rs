@@ -1,13 +1,13 @@
-//! Brings what must last to the storage, off the runtime's threads. Whatever has gathered while one
-//! write was under way goes with the next. Mutations are written at once; outcomes, which the server
-//! would tell again, with the next mutation or a little later.
+//! Writes records to the storage, off the runtime's threads. All records that are added during one write
+//! are the batch of the next. Mutations are written at once. Outcomes are written with the next mutation or
+//! a little later, since the server would send a lost outcome again.
 
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::shared::{Batch, Shared, Stored};
+use crate::shared::{SharedState, StorageWrite, WriteCounts};
 use crate::storage::{Storage, StorageError};
 
 /// How long outcomes may wait.
@@ -15,22 +15,22 @@ const LATER: Duration = Duration::from_secs(1);
 /// The wait after an error of the storage.
 const RETRY: Duration = Duration::from_secs(1);
 
-type Written = (Box<dyn Storage>, Result<(), StorageError>);
+type WriteResult = (Box<dyn Storage>, Result<(), StorageError>);
 
-/// See the module's text.
+/// The writer of one client's storage. See the module's text.
 pub(crate) struct Journal {
-    state: State,
+    state: JournalState,
     /// Records appended since the last compaction.
     written: usize,
-    /// A compaction has failed: what the storage has is not known before one succeeds.
+    /// A compaction has failed. It has to be repeated, since nobody knows what the storage holds.
     replace: bool,
 }
 
-enum State {
+enum JournalState {
     Idle(Box<dyn Storage>),
     Writing {
-        task: JoinHandle<Written>,
-        stored: Stored,
+        task: JoinHandle<WriteResult>,
+        counts: WriteCounts,
         records: usize,
         replaces: bool,
     },
@@ -40,11 +40,11 @@ enum State {
 
 impl Journal {
     pub(crate) fn new(storage: Box<dyn Storage>) -> Journal {
-        Journal { state: State::Idle(storage), written: 0, replace: false }
+        Journal { state: JournalState::Idle(storage), written: 0, replace: false }
     }
 
-    /// Stores whatever there is, for ever. May be dropped and called again at any time.
-    pub(crate) async fn run(&mut self, shared: &Shared) {
+    /// Stores all records, for ever. The future may be dropped, and the method called again, at any time.
+    pub(crate) async fn run(&mut self, shared: &SharedState) {
         let mut later: Option<Instant> = None;
         loop {
             let due = later.is_some_and(|later| later <= Instant::now());
@@ -69,23 +69,27 @@ impl Journal {
         }
     }
 
-    /// Stores what there is, outcomes alone only if `all` is to be stored. May be dropped and called
-    /// again.
+    /// Stores the records of this moment; outcomes alone only with `all`. The future may be dropped, and the
+    /// method called again.
     ///
     /// # Errors
-    /// When it cannot be stored; the same is tried again with the next call.
-    pub(crate) async fn flush(&mut self, shared: &Shared, all: bool) -> Result<(), StorageError> {
+    /// When they cannot be stored; the next call tries it again.
+    pub(crate) async fn flush(
+        &mut self,
+        shared: &SharedState,
+        all: bool,
+    ) -> Result<(), StorageError> {
         loop {
-            if let State::Writing { task, stored, records, replaces } = &mut self.state {
+            if let JournalState::Writing { task, counts, records, replaces } = &mut self.state {
                 let joined = task.await;
-                let (stored, records, replaces) = (*stored, *records, *replaces);
+                let (counts, records, replaces) = (*counts, *records, *replaces);
                 let result = match joined {
                     Ok((storage, result)) => {
-                        self.state = State::Idle(storage);
+                        self.state = JournalState::Idle(storage);
                         result
                     }
                     Err(error) => {
-                        self.state = State::Lost;
+                        self.state = JournalState::Lost;
                         Err(StorageError::Other(error.into()))
                     }
                 };
@@ -95,16 +99,20 @@ impl Journal {
                 } else if result.is_ok() {
                     self.written += records;
                 }
-                shared.stored(stored, &result);
+                shared.written(counts, &result);
                 result?;
             }
-            let Some(batch) = shared.batch(all, self.written, self.replace) else { return Ok(()) };
-            let State::Idle(mut storage) = std::mem::replace(&mut self.state, State::Lost) else {
+            let Some(write) = shared.next_write(all, self.written, self.replace) else {
+                return Ok(());
+            };
+            let JournalState::Idle(mut storage) =
+                std::mem::replace(&mut self.state, JournalState::Lost)
+            else {
                 return Err(StorageError::Other("the storage has panicked".into()));
             };
-            self.state = match batch {
-                Batch::Append(records, stored) => State::Writing {
-                    stored,
+            self.state = match write {
+                StorageWrite::Append(records, counts) => JournalState::Writing {
+                    counts,
                     records: records.len(),
                     replaces: false,
                     task: tokio::task::spawn_blocking(move || {
@@ -112,8 +120,8 @@ impl Journal {
                         (storage, result)
                     }),
                 },
-                Batch::Replace(records, stored) => State::Writing {
-                    stored,
+                StorageWrite::Replace(records, counts) => JournalState::Writing {
+                    counts,
                     records: records.len(),
                     replaces: true,
                     task: tokio::task::spawn_blocking(move || {

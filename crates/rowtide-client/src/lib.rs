@@ -1,7 +1,7 @@
-//! The Rust client: a live replica of the rows that one user may see, with the user's own changes
-//! shown at once. [`Optimistic`] is the state (the rows as the server told them, [`Replica`], under the
-//! mutations that are not settled) and does no I/O; [`Client`] keeps a connection, comes back after
-//! every interruption as the protocol asks, and says what changed.
+//! The Rust client: a live replica of the rows that one user may see, which shows the user's own changes at
+//! once. [`Optimistic`] is the state: the rows as the server sent them ([`Replica`]) and the mutations that
+//! are not acknowledged yet. It does no I/O. [`Client`] keeps a connection, connects again after every
+//! interruption as the protocol asks, and reports what changed.
 //!
 //! ```no_run
 //! # async fn example(options: rowtide_client::ClientOptions) -> Result<(), Box<dyn std::error::Error>> {

@@ -1,7 +1,7 @@
-//! What a mutation is made of: operations on single rows, as they travel. Applied to rows that a
-//! client holds they show at once what the server will do, as far as that can be known without its
-//! rules and triggers: an insert over a row is an update of it, an update of a row that is not there
-//! does nothing.
+//! The operations of a mutation, in the form of the protocol. Each is on one row. The client applies them
+//! to its own rows, to show at once what the server will do; it does not know the server's rules and
+//! triggers. An insert of a row that is there updates it, an update of a row that is not there does
+//! nothing.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -14,7 +14,7 @@ pub struct Op {
     /// What is done.
     #[serde(rename = "op")]
     pub kind: OpKind,
-    /// To a row of this table.
+    /// The table of the row.
     pub table: String,
     /// The whole primary key and, unless it is a delete, the columns to write.
     pub row: Row,
@@ -48,7 +48,7 @@ impl Op {
         Op { kind: OpKind::Delete, table: table.into(), row: key }
     }
 
-    /// The row after this operation; `None` is no row.
+    /// The row after this operation; `None` if there is no row.
     pub(crate) fn apply(&self, row: Option<Row>) -> Option<Row> {
         match (self.kind, row) {
             (OpKind::Delete, _) | (OpKind::Update, None) => None,
@@ -63,10 +63,10 @@ impl Op {
     }
 }
 
-/// A row made of a value of the application's own type, by its `serde` form.
+/// A row made from a value of the application's own type, by its `serde` form.
 ///
 /// # Errors
-/// When the value is not one that serializes as an object.
+/// When the value does not serialize as an object.
 pub fn row_of(value: &impl Serialize) -> Result<Row, serde_json::Error> {
     match serde_json::to_value(value)? {
         Value::Object(row) => Ok(row),

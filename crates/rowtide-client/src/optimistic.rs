@@ -1,8 +1,9 @@
-//! The optimistic layer: the rows as the server last told them (the base) and on top of them the
-//! mutations that are not settled, in order. That is what is shown. A mutation shows at once, stays on
-//! top of whatever comes, and goes in the very step in which the base has its effects, or in which it
-//! is refused. A state machine without I/O, clock or randomness: messages in, steps out; what must be
-//! stored and what may be sent is asked of it.
+//! The optimistic layer. It keeps the rows as the server last sent them (the base) and the mutations that
+//! are not acknowledged yet; the application sees the base with these mutations applied in order. A
+//! mutation shows at once and stays on top of later changes of the base. It goes in the same step in which
+//! its effects arrive in the base, or in which the server rejects it. The layer is a state machine without
+//! I/O, clock or randomness: messages go in, steps come out. Its owner asks it what to store and what to
+//! send.
 
 mod error;
 mod shown;
@@ -18,44 +19,45 @@ use serde::Serialize;
 pub use self::error::{ApplyError, MutateError};
 use crate::op::{Op, within_depth};
 use crate::overlay::Overlay;
-use crate::queue::{CorruptQueue, Queue, Record, shared, size};
+use crate::queue::{CorruptQueue, MutationQueue, Record, shared, size};
 use crate::replica::{Key, Replica, Row, RowChange};
 
 /// The most operations in one mutation, as the protocol has it.
 const MAX_OPS: usize = 500;
-/// The largest mutation: a message may have 1 MiB, of which this leaves a little for the rest.
+/// The largest mutation, in bytes of JSON. A message may have 1 MiB; the difference is for its other fields.
 const MAX_BYTES: usize = (1 << 20) - 256;
-/// The most mutations that wait to be settled.
+/// The most mutations that may wait for their acknowledgement.
 const MAX_PENDING: usize = 10_000;
-/// The most bytes of JSON that wait to be settled.
+/// The most bytes of JSON in mutations that wait for their acknowledgement.
 const MAX_PENDING_BYTES: usize = 64 << 20;
-/// How deep a value may be nested: readers of JSON give up somewhat later.
+/// How deep a value may be nested. Parsers of JSON have limits that are somewhat higher.
 const MAX_DEPTH: usize = 100;
 
-/// What a message did.
+/// What a message changed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Step {
-    /// The rows that are shown otherwise than before, each once: to be shown as a whole.
+    /// The shown rows that have changed, each once. An application shows them all at the same time.
     pub changes: Vec<RowChange>,
-    /// The mutations whose outcome is known now, in order.
+    /// The mutations that are acknowledged now, in order.
     pub settled: Vec<Settled>,
 }
 
-/// The outcome of a mutation. It is told once, unless the process ends before it was stored.
+/// The outcome of a mutation that the server has acknowledged. It is reported once, or again if the process
+/// ended before the outcome was stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settled {
     /// The mutation.
     pub id: u64,
-    /// What became of it.
+    /// Whether it was applied.
     pub outcome: Outcome,
 }
 
-/// What became of a mutation.
+/// Whether a mutation was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was applied, whole.
+    /// The server applied all of it.
     Confirmed,
-    /// Nothing of it was applied.
+    /// The server rejected it, and applied nothing of it.
     Refused {
         /// See the protocol's codes of a `reject`.
         code: String,
@@ -64,25 +66,26 @@ pub enum Outcome {
     },
 }
 
-/// A mutation to be sent.
+/// A mutation to send.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "type", rename = "mutate")]
 pub struct Outgoing {
     /// The number by which the server knows it.
     #[serde(rename = "id")]
     pub number: u64,
-    /// What it does.
+    /// Its operations.
     #[serde(with = "shared")]
     pub ops: Arc<[Op]>,
 }
 
-/// See the module's text.
+/// The optimistic layer of one client. See the module's text.
 #[derive(Clone, Debug)]
 pub struct Optimistic {
     base: Replica,
-    queue: Queue,
+    queue: MutationQueue,
     overlay: Overlay,
-    /// Confirmed by a `connected`, and shown until the base has their effects, with its `ready`.
+    /// Applied, as a `connected` has said. They stay visible until the next `ready`, when the base has their
+    /// effects.
     held: VecDeque<(u64, Arc<[Op]>)>,
     /// The highest mutation that the server may have seen.
     sent: u64,
@@ -92,10 +95,10 @@ pub struct Optimistic {
     outcomes: VecDeque<Record>,
     unstored_headers: usize,
     stored_last: u64,
-    stored_settled: u64,
+    stored_acked: u64,
 }
 
-/// The rows that a step may have changed, with what was shown before it.
+/// The rows that a step may have changed, as they were shown before it.
 #[derive(Default)]
 struct Dirty {
     rows: Vec<(String, Key, Option<Row>)>,
@@ -111,21 +114,22 @@ impl Dirty {
 }
 
 impl Optimistic {
-    /// A new queue under a client id of its own: 8 to 64 of `A-Z a-z 0-9 _ -`.
+    /// A new queue with a client id that no other queue has: 8 to 64 of `A-Z a-z 0-9 _ -`.
     pub fn new(client_id: String) -> Optimistic {
-        let (queue, first) = Queue::new(client_id);
+        let (queue, first) = MutationQueue::new(client_id);
         let mut new = Optimistic::around(queue);
         new.unstored.push_back(first);
         new.unstored_headers = 1;
         new
     }
 
-    /// The queue that these stored records led to, shown over no rows; `None` if there are none.
+    /// The queue that these stored records lead to, without any rows of the server; `None` if there are no
+    /// records.
     ///
     /// # Errors
     /// When the records do not follow from each other.
     pub fn restore(records: &[Record]) -> Result<Option<Optimistic>, CorruptQueue> {
-        Ok(Queue::restore(records)?.map(|queue| {
+        Ok(MutationQueue::restore(records)?.map(|queue| {
             let mut restored = Optimistic::around(queue);
             // Nothing is sent before the user's id is durable.
             if restored.queue.user_id.is_some() {
@@ -136,30 +140,30 @@ impl Optimistic {
         }))
     }
 
-    fn around(queue: Queue) -> Optimistic {
+    fn around(queue: MutationQueue) -> Optimistic {
         let mut base = Replica::new();
         base.set_keys(queue.keys.clone());
         Optimistic {
             base,
             overlay: Overlay::default(),
             held: VecDeque::new(),
-            sent: queue.settled,
+            sent: queue.acked,
             sending: None,
             unstored: VecDeque::new(),
             outcomes: VecDeque::new(),
             unstored_headers: 0,
             stored_last: queue.last(),
-            stored_settled: queue.settled,
+            stored_acked: queue.acked,
             queue,
         }
     }
 
-    /// Makes a mutation: it shows at once, and is to be stored, then sent. Returns its id and the rows
-    /// that are shown otherwise.
+    /// Makes a mutation, which shows at once, and has to be stored and then sent. Returns its id and the
+    /// shown rows that have changed.
     ///
     /// # Errors
-    /// When the server could not take it, or the queue is full; nothing is changed then. Whether the
-    /// rules allow it is the server's to say.
+    /// When the server could not accept it, or the queue is full; nothing is changed then. Only the server
+    /// knows whether the rules allow it.
     pub fn mutate(&mut self, ops: Vec<Op>) -> Result<(u64, Vec<RowChange>), MutateError> {
         self.check(&ops)?;
         let id = self.queue.last() + 1;
@@ -181,7 +185,7 @@ impl Optimistic {
                 let (table, column) = (op.table.clone(), column.clone());
                 return Err(MutateError::Depth { table, column, max: MAX_DEPTH });
             }
-            // What is not known here is for the server to judge.
+            // The server checks the tables that are not known here.
             let missing = |column: &&String| !op.row.contains_key(*column);
             let known = self.base.keys().get(&op.table).into_iter().flatten();
             if let Some(column) = known.into_iter().find(missing) {
@@ -203,24 +207,24 @@ impl Optimistic {
     /// Applies a message of the server.
     ///
     /// # Errors
-    /// When the message is not of the protocol, or is for another user; nothing is changed then.
+    /// When the message breaks the protocol, or is for another user; nothing is changed then.
     pub fn apply(&mut self, message: &ServerMessage) -> Result<Step, ApplyError> {
         match message {
             ServerMessage::Connected(connected) => self.connected(connected, message),
             ServerMessage::Tx { ack, .. } => {
                 let mut dirty = self.take(message)?;
-                let settled = match ack {
+                let acked = match ack {
                     Some(ack) => self.acknowledged(*ack, &mut dirty),
                     None => Vec::new(),
                 };
-                Ok(Step { changes: self.rebuilt(dirty), settled })
+                Ok(Step { changes: self.rebuilt(dirty), settled: acked })
             }
             ServerMessage::Ready { .. } => {
                 let mut dirty = self.take(message)?;
                 self.release_held(u64::MAX, &mut dirty);
                 Ok(Step { changes: self.rebuilt(dirty), settled: Vec::new() })
             }
-            ServerMessage::Reject(refusal) => Ok(self.rejected(refusal)),
+            ServerMessage::Reject(rejection) => Ok(self.rejected(rejection)),
             ServerMessage::Snapshot { .. }
             | ServerMessage::Pong
             | ServerMessage::Error { .. }
@@ -247,44 +251,46 @@ impl Optimistic {
             self.record(Record::Tables { keys: self.base.keys().clone() });
             self.index_anew(&mut dirty);
         }
-        let refused = connected.refused.iter();
-        let refused = refused.map(|refusal| (self.queue.id(refusal.id), refusal)).collect();
+        let rejections = connected.refused.iter();
+        let rejections =
+            rejections.map(|rejection| (self.queue.id(rejection.id), rejection)).collect();
         let last = connected.last_mutation;
-        let settled = self.settle(self.queue.id(last), &refused, true, &mut dirty);
-        // What is left goes on behind what the server knows, also if the server knows of more than was
-        // ever sent (another had this client id) or of less (its database was restored).
-        let offset = Queue::offset_for(self.queue.settled, last);
+        let acked = self.acknowledge(self.queue.id(last), &rejections, true, &mut dirty);
+        // The mutations that are left get the numbers after the server's last one. The server may know
+        // of more than was ever sent (another client had this id), or of less (its database was restored).
+        let offset = MutationQueue::offset_for(self.queue.acked, last);
         if offset != self.queue.offset {
             self.record(Record::Offset { offset });
         }
         if self.queue.user_id.is_none() {
             self.record(Record::User { user_id: user_id.clone() });
         }
-        self.sending = Some(self.queue.settled);
-        Ok(Step { changes: self.rebuilt(dirty), settled })
+        self.sending = Some(self.queue.acked);
+        Ok(Step { changes: self.rebuilt(dirty), settled: acked })
     }
 
     fn acknowledged(&mut self, ack: u64, dirty: &mut Dirty) -> Vec<Settled> {
         let id = self.queue.id(ack);
         self.release_held(id, dirty);
-        self.settle(id, &BTreeMap::new(), false, dirty)
+        self.acknowledge(id, &BTreeMap::new(), false, dirty)
     }
 
-    /// Settles all up to `id`; those that are confirmed go on being shown if they are to be held.
-    fn settle(
+    /// The server has acknowledged all mutations up to `id`. With `hold` the applied ones stay visible,
+    /// because their effects are still to come.
+    fn acknowledge(
         &mut self,
         id: u64,
-        refused: &BTreeMap<u64, &Refusal>,
+        rejections: &BTreeMap<u64, &Refusal>,
         hold: bool,
         dirty: &mut Dirty,
     ) -> Vec<Settled> {
-        let mut settled = Vec::new();
+        let mut acked = Vec::new();
         let upto = id.min(self.sent);
-        for id in self.queue.settled + 1..=upto {
-            let Some(entry) = self.queue.get(id).filter(|entry| !entry.refused) else { continue };
+        for id in self.queue.acked + 1..=upto {
+            let Some(entry) = self.queue.get(id).filter(|entry| !entry.rejected) else { continue };
             let ops = Arc::clone(&entry.ops);
-            let outcome = match refused.get(&id) {
-                Some(refusal) => refused_as(&refusal.code, &refusal.message),
+            let outcome = match rejections.get(&id) {
+                Some(rejection) => rejected_with(&rejection.code, &rejection.message),
                 None => Outcome::Confirmed,
             };
             if hold && outcome == Outcome::Confirmed {
@@ -292,25 +298,25 @@ impl Optimistic {
             } else {
                 self.release(id, &ops, dirty);
             }
-            settled.push(Settled { id, outcome });
+            acked.push(Settled { id, outcome });
         }
-        if upto > self.queue.settled {
+        if upto > self.queue.acked {
             self.record(Record::Settled { id: upto });
         }
-        settled
+        acked
     }
 
-    fn rejected(&mut self, refusal: &Refusal) -> Step {
-        let id = self.queue.id(refusal.id);
-        let Some(entry) = self.queue.get(id).filter(|entry| !entry.refused && id <= self.sent)
+    fn rejected(&mut self, rejection: &Refusal) -> Step {
+        let id = self.queue.id(rejection.id);
+        let Some(entry) = self.queue.get(id).filter(|entry| !entry.rejected && id <= self.sent)
         else {
             return Step::default();
         };
         let ops = Arc::clone(&entry.ops);
-        self.record(Record::Refused { id });
+        self.record(Record::Rejected { id });
         let mut dirty = Dirty::default();
         self.release(id, &ops, &mut dirty);
-        let outcome = refused_as(&refusal.code, &refusal.message);
+        let outcome = rejected_with(&rejection.code, &rejection.message);
         Step { changes: self.rebuilt(dirty), settled: vec![Settled { id, outcome }] }
     }
 
@@ -319,16 +325,17 @@ impl Optimistic {
         self.sending = None;
     }
 
-    /// The client id belongs to another user than the one who is signed in now. Takes another id, under
-    /// which the mutations of nobody yet go on; those of a former user, and their rows, are dropped.
+    /// Takes another client id, because the present one belongs to another user than the one who is signed
+    /// in now. Mutations that belong to no user yet go on under the new id. Those of a former user, and that
+    /// user's rows, are dropped.
     pub fn abandon(&mut self, client_id: String) -> Step {
         let mut step = Step::default();
-        let mut settled = self.queue.settled;
+        let mut acked = self.queue.acked;
         if self.queue.user_id.is_some() {
-            settled = self.queue.last();
+            acked = self.queue.last();
             let message = "the mutation was made by a user who is no longer signed in";
-            let pending = self.queue.entries().filter(|(_, entry)| !entry.refused);
-            let outcome = || refused_as("forbidden", message);
+            let pending = self.queue.entries().filter(|(_, entry)| !entry.rejected);
+            let outcome = || rejected_with("forbidden", message);
             step.settled = pending.map(|(id, _)| Settled { id, outcome: outcome() }).collect();
             let mut dirty = Dirty::default();
             for (table, key) in self.overlay.keys() {
@@ -341,19 +348,19 @@ impl Optimistic {
             self.held.clear();
             step.changes = self.differences(dirty);
         }
-        let offset = Queue::offset_for(settled, 0);
-        self.record(Record::Client { client_id, offset, settled });
-        self.sent = settled;
+        let offset = MutationQueue::offset_for(acked, 0);
+        self.record(Record::Client { client_id, offset, settled: acked });
+        self.sent = acked;
         self.sending = None;
         step
     }
 
-    /// The next mutation to send on this connection, once: `None` if there is none, if it is not durable
-    /// yet, or if `window` are under way.
+    /// The next mutation to send on this connection. Each is returned once. `None` if there is none, if it
+    /// is not durable yet, or if `window` mutations wait for their acknowledgement already.
     pub fn next_to_send(&mut self, window: u64) -> Option<Outgoing> {
-        let id = self.sending?.max(self.queue.settled) + 1;
+        let id = self.sending?.max(self.queue.acked) + 1;
         let durable = self.unstored_headers == 0 && id <= self.stored_last;
-        if !durable || id - self.queue.settled > window {
+        if !durable || id - self.queue.acked > window {
             return None;
         }
         let ops = Arc::clone(&self.queue.get(id)?.ops);
@@ -362,7 +369,8 @@ impl Optimistic {
         Some(Outgoing { number: self.queue.number(id), ops })
     }
 
-    /// What must be made durable before what follows from it is sent, in order.
+    /// The records to make durable, in order. A mutation is sent only after its own and all records before
+    /// it are durable.
     pub fn unstored(&self) -> impl ExactSizeIterator<Item = &Record> {
         self.unstored.iter()
     }
@@ -375,16 +383,15 @@ impl Optimistic {
                 Record::Mutation { id, .. } => self.stored_last = id,
                 Record::Client { settled, .. } => {
                     self.stored_last = self.stored_last.max(settled);
-                    self.stored_settled = self.stored_settled.max(settled);
+                    self.stored_acked = self.stored_acked.max(settled);
                 }
                 _ => {}
             }
         }
     }
 
-    /// Outcomes that are not durable yet, in order. They are to be stored after they were told: what is
-    /// lost before is told again. They may be stored before or after what [`Optimistic::unstored`] says
-    /// at the same time.
+    /// Outcomes that are not durable yet, in order. Store an outcome only after it was reported: the server
+    /// sends it again if it is lost before. Their order relative to [`Optimistic::unstored`] does not matter.
     pub fn outcomes(&self) -> impl ExactSizeIterator<Item = &Record> {
         self.outcomes.iter()
     }
@@ -393,13 +400,13 @@ impl Optimistic {
     pub fn outcomes_stored(&mut self, count: usize) {
         for record in self.outcomes.drain(..count.min(self.outcomes.len())) {
             if let Record::Settled { id } = record {
-                self.stored_settled = self.stored_settled.max(id);
+                self.stored_acked = self.stored_acked.max(id);
             }
         }
     }
 
-    /// The fewest records that lead to the present queue: a storage may keep them in place of all
-    /// before, [`Optimistic::unstored`] and [`Optimistic::outcomes`] included.
+    /// The fewest records that lead to the present queue. A storage may replace everything by them; they
+    /// include [`Optimistic::unstored`] and [`Optimistic::outcomes`].
     pub fn records(&self) -> Vec<Record> {
         self.queue.records()
     }
@@ -409,12 +416,12 @@ impl Optimistic {
         debug_assert_eq!(applied, Ok(()));
         self.unstored_headers += usize::from(record.is_header());
         match record {
-            Record::Refused { .. } | Record::Settled { .. } => self.outcomes.push_back(record),
+            Record::Rejected { .. } | Record::Settled { .. } => self.outcomes.push_back(record),
             _ => self.unstored.push_back(record),
         }
     }
 
-    /// Gives a message to the base.
+    /// Applies a message to the base.
     fn take(&mut self, message: &ServerMessage) -> Result<Dirty, ApplyError> {
         let mut dirty = Dirty::default();
         for touched in self.base.take(message)? {
@@ -427,10 +434,10 @@ impl Optimistic {
         Ok(dirty)
     }
 
-    /// Shows a mutation on top of all others.
+    /// Applies a mutation on top of all others.
     fn push(&mut self, id: u64, ops: &Arc<[Op]>, dirty: &mut Dirty) {
         for (index, op) in ops.iter().enumerate() {
-            // Of a table whose key is not known nothing can be shown.
+            // Without the table's key its rows cannot be found.
             let Ok(key) = self.base.key(&op.table, &op.row) else { continue };
             dirty.note(&op.table, &key, || self.shown(&op.table, &key).cloned());
             let base = self.base.by_key(&op.table, &key);
@@ -438,7 +445,7 @@ impl Optimistic {
         }
     }
 
-    /// Shows a mutation no longer.
+    /// Takes the effects of a mutation away.
     fn release(&mut self, id: u64, ops: &[Op], dirty: &mut Dirty) {
         for op in ops {
             let Ok(key) = self.base.key(&op.table, &op.row) else { continue };
@@ -457,13 +464,13 @@ impl Optimistic {
         self.index_anew(&mut Dirty::default());
     }
 
-    /// Finds the rows of all mutations anew, since the keys of tables have become known.
+    /// Finds the rows of all mutations again, because the keys of tables have changed.
     fn index_anew(&mut self, dirty: &mut Dirty) {
         for (table, key) in self.overlay.keys() {
             dirty.note(table, key, || self.shown(table, key).cloned());
         }
         self.overlay.clear();
-        let pending = self.queue.entries().filter(|(_, entry)| !entry.refused);
+        let pending = self.queue.entries().filter(|(_, entry)| !entry.rejected);
         let pending = pending.map(|(id, entry)| (id, Arc::clone(&entry.ops)));
         let all: Vec<(u64, Arc<[Op]>)> = self.held.iter().cloned().chain(pending).collect();
         for (id, ops) in all {
@@ -471,7 +478,7 @@ impl Optimistic {
         }
     }
 
-    /// Puts the pending operations on the rows' new base.
+    /// Applies the pending operations to the rows' new base.
     fn rebuilt(&mut self, dirty: Dirty) -> Vec<RowChange> {
         for (table, key, _) in &dirty.rows {
             self.overlay.rebuild(table, key, self.base.by_key(table, key));
@@ -487,6 +494,6 @@ impl Optimistic {
     }
 }
 
-fn refused_as(code: &str, message: &str) -> Outcome {
+fn rejected_with(code: &str, message: &str) -> Outcome {
     Outcome::Refused { code: code.to_owned(), message: message.to_owned() }
 }

@@ -1,6 +1,6 @@
-//! What pending mutations do to rows: for every row that one of them names, the operations on it in
-//! order, and the row that comes out. Since no operation changes a row's key, rows do not depend on
-//! each other, and a change costs only as much as the rows that it names.
+//! The rows that pending mutations change: for each of them the operations on it, in order, and the row that
+//! results. No operation changes a row's key, so rows do not depend on each other, and a change costs only
+//! as much as the rows that it names.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::replica::{Key, Row};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Layer {
     ops: VecDeque<LayerOp>,
-    /// The row as it is shown; `None` if none is.
+    /// The row as it is shown; `None` if it is not shown.
     pub(crate) row: Option<Row>,
 }
 
@@ -30,7 +30,7 @@ pub(crate) struct Overlay {
 }
 
 impl Overlay {
-    /// The shown row, if operations on it are pending. The outer `None`: it is what the base says.
+    /// The shown row, if operations on it are pending. The outer `None`: the base has the row.
     pub(crate) fn get(&self, table: &str, key: &str) -> Option<Option<&Row>> {
         Some(self.tables.get(table)?.get(key)?.row.as_ref())
     }
@@ -49,7 +49,7 @@ impl Overlay {
         self.tables.clear();
     }
 
-    /// Puts the operation `ops[index]` on top; `base` is the row below all operations.
+    /// Applies the operation `ops[index]` on top; `base` is the row below all operations.
     pub(crate) fn push(
         &mut self,
         key: Key,
@@ -66,11 +66,11 @@ impl Overlay {
         layer.ops.push_back(LayerOp { mutation, ops: Arc::clone(ops), index });
     }
 
-    /// Takes a mutation's operations off one row. [`Overlay::rebuild`] must follow.
+    /// Removes a mutation's operations from one row. The caller must call [`Overlay::rebuild`] then.
     pub(crate) fn remove(&mut self, table: &str, key: &str, mutation: u64) {
         let Some(rows) = self.tables.get_mut(table) else { return };
         let Some(layer) = rows.get_mut(key) else { return };
-        // Mutations are mostly settled in order.
+        // Mutations are mostly acknowledged in order.
         while layer.ops.front().is_some_and(|op| op.mutation == mutation) {
             layer.ops.pop_front();
         }
@@ -80,7 +80,7 @@ impl Overlay {
         }
     }
 
-    /// Applies the row's pending operations to `base` anew.
+    /// Applies the row's pending operations to `base` again.
     pub(crate) fn rebuild(&mut self, table: &str, key: &str, base: Option<&Row>) {
         let Some(layer) = self.tables.get_mut(table).and_then(|rows| rows.get_mut(key)) else {
             return;

@@ -1,8 +1,8 @@
-//! The durable part of a client: its id, its user, and its mutations that are not settled, each with
-//! a number without a gap. It changes only by [`Record`]s, so that what is stored (the records, in
-//! order) and what is in memory cannot differ. Mutations have an id for the application, which grows
-//! as long as the queue lives, and a number for the server, which begins with 1 for every client id;
-//! the difference is [`Queue::offset`].
+//! The durable part of a client: its id, its user, and the mutations that the server has not acknowledged
+//! yet, numbered without gaps. The queue changes only by [`Record`]s, so the stored records always lead to
+//! the queue in memory. A mutation has an id for the application, which grows as long as the queue exists,
+//! and a number for the server, which begins with 1 for every client id. The difference between the two
+//! is [`MutationQueue::offset`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -15,49 +15,51 @@ use crate::op::Op;
 /// The columns of each table's primary key.
 pub(crate) type KeyColumns = BTreeMap<String, Vec<String>>;
 
-/// One step of a queue's history. A storage keeps records in order and need not understand them; their
-/// `serde` form is stable.
+/// One change of a queue. A storage keeps records in order and does not interpret them. Their `serde` form
+/// is stable: stored queues have the names `refused` and `settled` for rejections and acknowledgements.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "record", rename_all = "snake_case", rename_all_fields = "camelCase")]
 pub enum Record {
-    /// A client id was taken. Mutations up to `settled` are gone, those behind it belong to nobody yet.
+    /// The queue took a client id. It has no mutations up to `settled`, and those behind it belong to no
+    /// user yet.
     Client {
         /// The id.
         client_id: String,
-        /// Added to a mutation's id it gives its number.
+        /// A mutation's id plus this is its number.
         offset: i64,
-        /// The highest mutation that is settled.
+        /// The highest acknowledged mutation.
         settled: u64,
     },
     /// The queue belongs to this user.
     User {
-        /// The user's id, as the server says it.
+        /// The user's id, from the server.
         user_id: String,
     },
-    /// What the server says of its tables.
+    /// The tables that the server named.
     Tables {
         /// The columns of each table's primary key.
         keys: BTreeMap<String, Vec<String>>,
     },
-    /// Numbers have shifted.
+    /// The numbers have changed.
     Offset {
-        /// Added to a mutation's id it gives its number.
+        /// A mutation's id plus this is its number.
         offset: i64,
     },
-    /// A mutation was made.
+    /// The application made a mutation.
     Mutation {
         /// One more than that of the mutation before.
         id: u64,
-        /// What it does.
+        /// Its operations.
         #[serde(with = "shared")]
         ops: Arc<[Op]>,
     },
-    /// A mutation was refused. It stays in the queue, since its number may have to be sent again.
-    Refused {
+    /// The server rejected a mutation. It stays in the queue, since its number may have to be sent again.
+    #[serde(rename = "refused")]
+    Rejected {
         /// Which one.
         id: u64,
     },
-    /// Every mutation up to this one is settled and leaves the queue.
+    /// The server acknowledged every mutation up to this one. They leave the queue.
     Settled {
         /// The last of them.
         id: u64,
@@ -81,54 +83,54 @@ pub struct CorruptQueue {
     pub why: String,
 }
 
-/// A mutation that is not settled.
+/// A mutation in the queue.
 #[derive(Clone, Debug)]
-pub(crate) struct Entry {
+pub(crate) struct QueueEntry {
     pub(crate) ops: Arc<[Op]>,
-    /// It was refused, and shows nothing.
-    pub(crate) refused: bool,
+    /// The server rejected it, so its effects are not shown.
+    pub(crate) rejected: bool,
     bytes: usize,
 }
 
-/// See the module's text.
+/// The mutations that are not acknowledged yet. See the module's text.
 #[derive(Clone, Debug)]
-pub(crate) struct Queue {
+pub(crate) struct MutationQueue {
     pub(crate) client_id: String,
     pub(crate) user_id: Option<String>,
     pub(crate) keys: KeyColumns,
     pub(crate) offset: i64,
     /// Every mutation up to this id has left the queue.
-    pub(crate) settled: u64,
-    /// Those behind `settled`, without a gap.
-    entries: VecDeque<Entry>,
+    pub(crate) acked: u64,
+    /// Those behind `acked`, without a gap.
+    entries: VecDeque<QueueEntry>,
     bytes: usize,
 }
 
-impl Queue {
-    /// An empty queue, which the record describes if it is a [`Record::Client`].
-    fn begin(first: &Record) -> Result<Queue, String> {
+impl MutationQueue {
+    /// The empty queue that a [`Record::Client`] describes; any other record is an error.
+    fn begin(first: &Record) -> Result<MutationQueue, String> {
         let Record::Client { client_id, offset, settled } = first else {
             return Err("a queue begins with a client id".to_owned());
         };
-        Ok(Queue {
+        Ok(MutationQueue {
             client_id: client_id.clone(),
             user_id: None,
             keys: KeyColumns::new(),
             offset: *offset,
-            settled: *settled,
+            acked: *settled,
             entries: VecDeque::new(),
             bytes: 0,
         })
     }
 
     /// The queue of a client that has made no mutation, and the record of that.
-    pub(crate) fn new(client_id: String) -> (Queue, Record) {
-        let queue = Queue {
+    pub(crate) fn new(client_id: String) -> (MutationQueue, Record) {
+        let queue = MutationQueue {
             client_id: client_id.clone(),
             user_id: None,
             keys: KeyColumns::new(),
             offset: 0,
-            settled: 0,
+            acked: 0,
             entries: VecDeque::new(),
             bytes: 0,
         };
@@ -136,10 +138,10 @@ impl Queue {
     }
 
     /// The queue that these records led to; `None` if there are none.
-    pub(crate) fn restore(records: &[Record]) -> Result<Option<Queue>, CorruptQueue> {
+    pub(crate) fn restore(records: &[Record]) -> Result<Option<MutationQueue>, CorruptQueue> {
         let Some((first, rest)) = records.split_first() else { return Ok(None) };
         let corrupt = |position, why| CorruptQueue { position, why };
-        let mut queue = Queue::begin(first).map_err(|why| corrupt(1, why))?;
+        let mut queue = MutationQueue::begin(first).map_err(|why| corrupt(1, why))?;
         for (index, record) in rest.iter().enumerate() {
             queue.apply(record).map_err(|why| corrupt(index + 2, why))?;
         }
@@ -150,25 +152,25 @@ impl Queue {
     pub(crate) fn records(&self) -> Vec<Record> {
         let client_id = self.client_id.clone();
         let mut records =
-            vec![Record::Client { client_id, offset: self.offset, settled: self.settled }];
+            vec![Record::Client { client_id, offset: self.offset, settled: self.acked }];
         records.extend(self.user_id.clone().map(|user_id| Record::User { user_id }));
         if !self.keys.is_empty() {
             records.push(Record::Tables { keys: self.keys.clone() });
         }
         for (id, entry) in self.entries() {
             records.push(Record::Mutation { id, ops: Arc::clone(&entry.ops) });
-            if entry.refused {
-                records.push(Record::Refused { id });
+            if entry.rejected {
+                records.push(Record::Rejected { id });
             }
         }
         records
     }
 
-    /// Takes one step; an error leaves the queue as it was.
+    /// Applies one record; an error leaves the queue as it was.
     pub(crate) fn apply(&mut self, record: &Record) -> Result<(), String> {
         match record {
             Record::Client { client_id, offset, settled } => {
-                self.settle(*settled)?;
+                self.acknowledge(*settled)?;
                 self.client_id.clone_from(client_id);
                 self.user_id = None;
                 self.offset = *offset;
@@ -182,38 +184,41 @@ impl Queue {
                 }
                 let bytes = size(ops);
                 self.bytes += bytes;
-                self.entries.push_back(Entry { ops: Arc::clone(ops), refused: false, bytes });
+                self.entries.push_back(QueueEntry { ops: Arc::clone(ops), rejected: false, bytes });
             }
-            // An outcome may be stored later than what has made it void.
-            Record::Refused { id } | Record::Settled { id } if *id <= self.settled => {}
-            Record::Refused { id } => match self.index(*id) {
-                Some(index) => self.entries[index].refused = true,
-                None => return Err(format!("mutation {id} is refused, but not in the queue")),
+            // An outcome may be stored after a record that has already removed its mutation.
+            Record::Rejected { id } | Record::Settled { id } if *id <= self.acked => {}
+            Record::Rejected { id } => match self.index(*id) {
+                Some(index) => self.entries[index].rejected = true,
+                None => return Err(format!("mutation {id} is rejected, but not in the queue")),
             },
-            Record::Settled { id } => self.settle(*id)?,
+            Record::Settled { id } => self.acknowledge(*id)?,
         }
         Ok(())
     }
 
-    fn settle(&mut self, id: u64) -> Result<(), String> {
-        if id < self.settled || id > self.last() {
-            return Err(format!("settled up to {id}, but {}..={}", self.settled, self.last()));
+    fn acknowledge(&mut self, id: u64) -> Result<(), String> {
+        if id < self.acked || id > self.last() {
+            let (acked, last) = (self.acked, self.last());
+            return Err(format!(
+                "mutation {id} is acknowledged, but the queue has {acked} to {last}"
+            ));
         }
-        while self.settled < id {
-            self.settled += 1;
+        while self.acked < id {
+            self.acked += 1;
             self.bytes -= self.entries.pop_front().map_or(0, |entry| entry.bytes);
         }
         Ok(())
     }
 
     fn index(&self, id: u64) -> Option<usize> {
-        let index = usize::try_from(id.checked_sub(self.settled + 1)?).ok()?;
+        let index = usize::try_from(id.checked_sub(self.acked + 1)?).ok()?;
         (index < self.entries.len()).then_some(index)
     }
 
-    /// The highest id that was given.
+    /// The highest id in use.
     pub(crate) fn last(&self) -> u64 {
-        self.settled + self.entries.len() as u64
+        self.acked + self.entries.len() as u64
     }
 
     /// How many mutations are in the queue.
@@ -226,13 +231,13 @@ impl Queue {
         self.bytes
     }
 
-    pub(crate) fn get(&self, id: u64) -> Option<&Entry> {
+    pub(crate) fn get(&self, id: u64) -> Option<&QueueEntry> {
         self.index(id).map(|index| &self.entries[index])
     }
 
-    /// Those in the queue, in order, with their ids.
-    pub(crate) fn entries(&self) -> impl Iterator<Item = (u64, &Entry)> {
-        (self.settled + 1..).zip(&self.entries)
+    /// The mutations in the queue, in order, with their ids.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (u64, &QueueEntry)> {
+        (self.acked + 1..).zip(&self.entries)
     }
 
     /// The number by which the server knows a mutation.
@@ -240,7 +245,7 @@ impl Queue {
         id.saturating_add_signed(self.offset)
     }
 
-    /// The mutation that the server knows by this number; 0 if it was never this queue's.
+    /// The id of the mutation that the server knows by this number; 0 if this queue never had it.
     pub(crate) fn id(&self, number: u64) -> u64 {
         number.saturating_add_signed(self.offset.saturating_neg())
     }
@@ -255,7 +260,7 @@ impl Queue {
     }
 }
 
-/// How operations that are shared are serialized: as a sequence.
+/// Serializes shared operations as a sequence.
 pub(crate) mod shared {
     use std::sync::Arc;
 

@@ -1,6 +1,5 @@
-//! A user's rows as the server last told them. Messages are applied whole: a snapshot replaces
-//! everything only with its `ready`, and a `tx` is never seen in part. Applying a change twice does
-//! no harm.
+//! A user's rows as the server last sent them. Each message is applied as a whole: a snapshot replaces the
+//! rows only with its `ready`, and nobody sees a part of a `tx`. Applying a change twice does no harm.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -39,8 +38,8 @@ pub enum RowChange {
 /// The server broke the protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ReplicaError {
-    /// A table that `connected` did not name.
-    #[error("the server sent a row of table `{0}`, which it has not told of")]
+    /// A row of a table that `connected` did not name.
+    #[error("the server sent a row of table `{0}`, which it has not named")]
     UnknownTable(String),
     /// A row without its key.
     #[error("the server sent a row of table `{table}` without its key column `{column}`")]
@@ -54,7 +53,7 @@ pub enum ReplicaError {
 
 type Tables = BTreeMap<String, HashMap<Key, Row>>;
 
-/// A row that a message named, and how it was before.
+/// A row that a message changed, and how it was before.
 pub(crate) struct Touched {
     pub(crate) table: String,
     pub(crate) key: Key,
@@ -77,7 +76,7 @@ impl Replica {
         Replica::default()
     }
 
-    /// Where the replica stands; `None` before the first `ready`.
+    /// The cursor of the rows; `None` before the first `ready`.
     pub fn cursor(&self) -> Option<&str> {
         self.cursor.as_deref()
     }
@@ -145,7 +144,7 @@ impl Replica {
         &self.keys
     }
 
-    /// Takes what is known of the tables. Rows of a table whose key is another now are kept under it.
+    /// Sets the keys of the tables. Rows of a table whose key has changed are kept under the new one.
     pub(crate) fn set_keys(&mut self, keys: KeyColumns) {
         let before = std::mem::replace(&mut self.keys, keys);
         for (table, columns) in before {
@@ -160,14 +159,14 @@ impl Replica {
         }
     }
 
-    /// Forgets all rows and the cursor, and returns the rows.
+    /// Removes all rows and the cursor, and returns the rows.
     pub(crate) fn clear(&mut self) -> Vec<Touched> {
         self.cursor = None;
         self.arriving = None;
         self.replace(Tables::new())
     }
 
-    /// What became of a row, if anything did.
+    /// How a row has changed, if it has.
     pub(crate) fn difference(
         &self,
         table: &str,
@@ -180,7 +179,7 @@ impl Replica {
                 (before.as_ref() != Some(row)).then(|| RowChange::Put { table, row: row.clone() })
             }
             (Some(mut key), None) => {
-                // A table that is no longer told of has no known key: then it is the whole row.
+                // The key of a table that the server no longer names is not known: then take the whole row.
                 if let Some(columns) = self.keys.get(&table) {
                     key.retain(|column, _| columns.contains(column));
                 }
@@ -190,11 +189,11 @@ impl Replica {
         }
     }
 
-    /// Applies one message and returns what it changed, each row once. After a `ready` that completes
-    /// a snapshot these are the differences to the rows of before.
+    /// Applies one message and returns the rows that it changed, each once. For a `ready` that completes a
+    /// snapshot these are the differences to the rows before it.
     ///
     /// # Errors
-    /// When the message is not of the protocol; the replica is then as it was.
+    /// When the message breaks the protocol; the replica is then as it was.
     pub fn apply(&mut self, message: &ServerMessage) -> Result<Vec<RowChange>, ReplicaError> {
         let touched = self.take(message)?;
         let change = |touched: Touched| {
@@ -204,7 +203,7 @@ impl Replica {
         Ok(touched.into_iter().filter_map(change).collect())
     }
 
-    /// As [`Replica::apply`], but names the rows, each once.
+    /// As [`Replica::apply`], but returns the rows as they were before.
     pub(crate) fn take(&mut self, message: &ServerMessage) -> Result<Vec<Touched>, ReplicaError> {
         match message {
             ServerMessage::Connected(connected) => {

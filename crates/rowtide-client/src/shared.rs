@@ -1,5 +1,5 @@
-//! What a client's owner and its task share: the state under one lock that is never held for long, and
-//! the bells with which they wake each other.
+//! The state that a client's owner and its task share. It is under one lock, which nobody holds for long,
+//! and has notifications with which the two wake each other.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,223 +14,228 @@ use crate::queue::Record;
 use crate::replica::RowChange;
 use crate::storage::StorageError;
 
-/// How many events may wait in the outbox before no more is read from the server.
-const OUTBOX: usize = 16;
-/// Below this many records since the last one a compaction is not worth it.
+/// With more events in the queue the client reads nothing more from the server.
+const MAX_QUEUED_EVENTS: usize = 16;
+/// With fewer records since the last compaction another one is not worth it.
 const COMPACT_AFTER: usize = 1_000;
 
-/// See the module's text.
-pub(crate) struct Shared {
-    inner: Mutex<Inner>,
+/// The shared state of one client. See the module's text.
+pub(crate) struct SharedState {
+    state: Mutex<ClientState>,
     /// There may be something to store.
     pub(crate) to_store: Notify,
     /// There may be something to send.
     pub(crate) to_send: Notify,
-    /// There is something to tell the owner.
-    to_tell: Notify,
-    /// The outbox has become shorter.
-    told: Notify,
+    /// There is an event for the owner.
+    to_report: Notify,
+    /// The queue of events has become shorter.
+    reported: Notify,
 }
 
-/// The state.
-pub(crate) struct Inner {
+/// What the lock protects.
+pub(crate) struct ClientState {
     pub(crate) optimistic: Optimistic,
-    /// What the owner is to be told, in order, from the server, by mutations and of the storage alike.
-    outbox: VecDeque<Event>,
-    /// How many outcomes the owner has not taken yet.
-    untold: usize,
+    /// Events that the owner has not received yet, in order.
+    events: VecDeque<Event>,
+    /// How many outcomes the owner has not received yet.
+    unreported: usize,
     connection: Status,
     last_error: Option<String>,
     storage_error: Option<String>,
     stopped: bool,
 }
 
-/// What is to be stored in one go.
-pub(crate) enum Batch {
-    Append(Vec<Record>, Stored),
-    Replace(Vec<Record>, Stored),
+/// One write to the storage.
+pub(crate) enum StorageWrite {
+    Append(Vec<Record>, WriteCounts),
+    Replace(Vec<Record>, WriteCounts),
 }
 
-/// What will be durable once a batch is.
+/// How many records become durable with a write.
 #[derive(Clone, Copy)]
-pub(crate) struct Stored {
+pub(crate) struct WriteCounts {
     unstored: usize,
     outcomes: usize,
 }
 
-impl Shared {
-    pub(crate) fn new(optimistic: Optimistic) -> Shared {
-        let inner = Inner {
+impl SharedState {
+    pub(crate) fn new(optimistic: Optimistic) -> SharedState {
+        let state = ClientState {
             optimistic,
-            outbox: VecDeque::new(),
-            untold: 0,
+            events: VecDeque::new(),
+            unreported: 0,
             connection: Status::Connecting,
             last_error: None,
             storage_error: None,
             stopped: false,
         };
-        Shared {
-            inner: Mutex::new(inner),
+        SharedState {
+            state: Mutex::new(state),
             to_store: Notify::new(),
             to_send: Notify::new(),
-            to_tell: Notify::new(),
-            told: Notify::new(),
+            to_report: Notify::new(),
+            reported: Notify::new(),
         }
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn lock(&self) -> MutexGuard<'_, ClientState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn mutate(&self, ops: Vec<Op>) -> Result<u64, MutateError> {
-        let mut inner = self.lock();
-        if inner.stopped {
+        let mut state = self.lock();
+        if state.stopped {
             return Err(MutateError::Stopped);
         }
-        if let Some(error) = &inner.storage_error {
+        if let Some(error) = &state.storage_error {
             return Err(MutateError::Storage(error.clone()));
         }
-        let (id, changes) = inner.optimistic.mutate(ops)?;
-        inner.push_changes(changes);
-        drop(inner);
+        let (id, changes) = state.optimistic.mutate(ops)?;
+        state.push_changes(changes);
+        drop(state);
         self.to_store.notify_one();
-        self.to_tell.notify_one();
+        self.to_report.notify_one();
         Ok(id)
     }
 
     /// Applies a message.
     pub(crate) fn apply(&self, message: &ServerMessage) -> Result<(), ApplyError> {
-        let mut inner = self.lock();
-        let step = inner.optimistic.apply(message)?;
-        inner.push(step);
+        let mut state = self.lock();
+        let step = state.optimistic.apply(message)?;
+        state.push(step);
         if matches!(message, ServerMessage::Ready { .. }) {
-            inner.last_error = None;
-            inner.push_status(Status::Live);
+            state.last_error = None;
+            state.push_status(Status::Live);
         }
-        drop(inner);
+        drop(state);
         self.to_store.notify_one();
-        self.to_tell.notify_one();
+        self.to_report.notify_one();
         Ok(())
     }
 
-    /// Takes another client id, since another user is signed in.
+    /// Takes another client id, because another user is signed in.
     pub(crate) fn abandon(&self, client_id: String) {
-        let mut inner = self.lock();
-        let step = inner.optimistic.abandon(client_id);
-        inner.push(step);
-        drop(inner);
+        let mut state = self.lock();
+        let step = state.optimistic.abandon(client_id);
+        state.push(step);
+        drop(state);
         self.to_store.notify_one();
-        self.to_tell.notify_one();
+        self.to_report.notify_one();
     }
 
-    /// A try to connect begins.
+    /// The client begins to connect.
     pub(crate) fn connecting(&self) {
         self.lock().push_status(Status::Connecting);
-        self.to_tell.notify_one();
+        self.to_report.notify_one();
     }
 
     /// The connection has ended.
     pub(crate) fn offline(&self, reason: String) {
-        let mut inner = self.lock();
-        inner.optimistic.disconnected();
-        inner.last_error = Some(reason.clone());
-        inner.push_status(Status::Offline { reason });
-        drop(inner);
-        self.to_tell.notify_one();
+        let mut state = self.lock();
+        state.optimistic.disconnected();
+        state.last_error = Some(reason.clone());
+        state.push_status(Status::Offline { reason });
+        drop(state);
+        self.to_report.notify_one();
     }
 
-    /// No more is to happen.
+    /// The client stops: it changes and sends nothing more.
     pub(crate) fn stop(&self, error: Option<ConnectionError>) {
-        let mut inner = self.lock();
-        inner.optimistic.disconnected();
-        inner.stopped = true;
-        inner.outbox.extend(error.map(Event::Stopped));
+        let mut state = self.lock();
+        state.optimistic.disconnected();
+        state.stopped = true;
+        state.events.extend(error.map(Event::Stopped));
     }
 
-    /// The owner has taken an outcome.
-    pub(crate) fn outcome_taken(&self) {
-        let mut inner = self.lock();
-        inner.untold = inner.untold.saturating_sub(1);
-        drop(inner);
+    /// The owner has received an outcome.
+    pub(crate) fn outcome_reported(&self) {
+        let mut state = self.lock();
+        state.unreported = state.unreported.saturating_sub(1);
+        drop(state);
         self.to_store.notify_one();
     }
 
-    /// Brings the outbox to the owner; ends when the owner is gone or, if `once`, nothing is left.
-    pub(crate) async fn tell(&self, events: &mpsc::Sender<Event>, once: bool) {
+    /// Sends the queued events to the owner. Ends when the owner is gone or, with `once`, when none is left.
+    pub(crate) async fn report(&self, events: &mpsc::Sender<Event>, once: bool) {
         while let Ok(place) = events.reserve().await {
-            let event = self.lock().outbox.pop_front();
+            let event = self.lock().events.pop_front();
             match event {
                 Some(event) => {
                     place.send(event);
-                    self.told.notify_one();
+                    self.reported.notify_one();
                 }
                 None if once => return,
                 None => {
                     drop(place);
-                    self.to_tell.notified().await;
+                    self.to_report.notified().await;
                 }
             }
         }
     }
 
-    /// Waits until there is room in the outbox.
+    /// Waits until there is room in the queue of events.
     pub(crate) async fn room(&self) {
-        while self.lock().outbox.len() > OUTBOX {
-            self.told.notified().await;
+        while self.lock().events.len() > MAX_QUEUED_EVENTS {
+            self.reported.notified().await;
         }
     }
 
-    /// What is to be stored, if anything: outcomes alone only if `all` is to be. `written` is how many
-    /// records were appended since the last compaction.
-    pub(crate) fn batch(&self, all: bool, written: usize, replace: bool) -> Option<Batch> {
-        let inner = self.lock();
-        let optimistic = &inner.optimistic;
-        let told = inner.untold == 0;
-        let outcomes = if told { optimistic.outcomes().len() } else { 0 };
-        let stored = Stored { unstored: optimistic.unstored().len(), outcomes };
-        if stored.unstored == 0 && !(all && outcomes > 0) && !replace {
+    /// The next write to the storage, if there is one. Outcomes alone make a write only with `all`. `written`
+    /// is the number of records that were appended since the last compaction.
+    pub(crate) fn next_write(
+        &self,
+        all: bool,
+        written: usize,
+        replace: bool,
+    ) -> Option<StorageWrite> {
+        let state = self.lock();
+        let optimistic = &state.optimistic;
+        let reported = state.unreported == 0;
+        let outcomes = if reported { optimistic.outcomes().len() } else { 0 };
+        let counts = WriteCounts { unstored: optimistic.unstored().len(), outcomes };
+        if counts.unstored == 0 && !(all && outcomes > 0) && !replace {
             return None;
         }
-        // The queue as it is has all outcomes in it.
+        // The queue in memory includes all outcomes.
         let large = written > COMPACT_AFTER && written / 4 > optimistic.pending().count();
-        if replace || (large && told) {
-            return Some(Batch::Replace(optimistic.records(), stored));
+        if replace || (large && reported) {
+            return Some(StorageWrite::Replace(optimistic.records(), counts));
         }
         let outcomes = optimistic.outcomes().take(outcomes);
-        Some(Batch::Append(optimistic.unstored().chain(outcomes).cloned().collect(), stored))
+        Some(StorageWrite::Append(optimistic.unstored().chain(outcomes).cloned().collect(), counts))
     }
 
-    /// Whether only outcomes wait to be stored, which have been told.
+    /// Whether there are outcomes to store, all of which the owner has received.
     pub(crate) fn has_outcomes(&self) -> bool {
-        let inner = self.lock();
-        inner.untold == 0 && inner.optimistic.outcomes().len() > 0
+        let state = self.lock();
+        state.unreported == 0 && state.optimistic.outcomes().len() > 0
     }
 
-    /// A batch was stored, or not.
-    pub(crate) fn stored(&self, stored: Stored, result: &Result<(), StorageError>) {
-        let mut inner = self.lock();
+    /// A write has ended.
+    pub(crate) fn written(&self, counts: WriteCounts, result: &Result<(), StorageError>) {
+        let mut state = self.lock();
         match result {
             Ok(()) => {
-                inner.storage_error = None;
-                inner.optimistic.stored(stored.unstored);
-                inner.optimistic.outcomes_stored(stored.outcomes);
+                state.storage_error = None;
+                state.optimistic.stored(counts.unstored);
+                state.optimistic.outcomes_stored(counts.outcomes);
             }
             Err(error) => {
                 let reason = error.to_string();
-                if inner.storage_error.as_ref() != Some(&reason) {
+                if state.storage_error.as_ref() != Some(&reason) {
                     tracing::warn!(%reason, "mutations cannot be stored");
-                    inner.outbox.push_back(Event::NotStored { reason: reason.clone() });
+                    state.events.push_back(Event::NotStored { reason: reason.clone() });
                 }
-                inner.storage_error = Some(reason);
+                state.storage_error = Some(reason);
             }
         }
-        drop(inner);
+        drop(state);
         self.to_send.notify_one();
-        self.to_tell.notify_one();
+        self.to_report.notify_one();
     }
 }
 
-impl Inner {
+impl ClientState {
     pub(crate) fn status(&self) -> ClientStatus {
         ClientStatus {
             connection: self.connection.clone(),
@@ -243,24 +248,24 @@ impl Inner {
 
     fn push_status(&mut self, status: Status) {
         self.connection = status.clone();
-        self.outbox.push_back(Event::Status(status));
+        self.events.push_back(Event::Status(status));
     }
 
-    /// What mutations changed: as many as the queue takes make one event.
+    /// Queues the changes of mutations. They join the last event if that has changes too.
     fn push_changes(&mut self, changes: Vec<RowChange>) {
-        match self.outbox.back_mut() {
+        match self.events.back_mut() {
             _ if changes.is_empty() => {}
             Some(Event::Changes(waiting)) => waiting.extend(changes),
-            _ => self.outbox.push_back(Event::Changes(changes)),
+            _ => self.events.push_back(Event::Changes(changes)),
         }
     }
 
     fn push(&mut self, step: Step) {
-        // On its own, so that the outbox counts it.
+        // Each step is an event of its own, so that the limit of the queue counts it.
         if !step.changes.is_empty() {
-            self.outbox.push_back(Event::Changes(step.changes));
+            self.events.push_back(Event::Changes(step.changes));
         }
-        self.untold += step.settled.len();
-        self.outbox.extend(step.settled.into_iter().map(Event::Settled));
+        self.unreported += step.settled.len();
+        self.events.extend(step.settled.into_iter().map(Event::Settled));
     }
 }

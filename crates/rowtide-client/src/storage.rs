@@ -1,5 +1,5 @@
-//! Where a queue of mutations outlives its process. A storage keeps a list of records in order, makes
-//! them durable before it returns, and understands nothing of them.
+//! Storages, in which a queue of mutations outlives its process. A storage keeps a list of records in
+//! order, makes them durable before it returns, and does not interpret them.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,41 +8,41 @@ use thiserror::Error;
 
 use crate::queue::{CorruptQueue, Record};
 
-/// A durable list of records. Its methods may block: the client calls them where that harms nobody.
-/// One storage belongs to one client at a time.
+/// A durable list of records. Its methods may block: the client calls them on threads for blocking work. A
+/// storage belongs to one client at a time.
 pub trait Storage: Send + 'static {
     /// All records, in the order in which they were appended; none if it is new.
     ///
     /// # Errors
-    /// When they cannot be read, or are not what was written.
+    /// When they cannot be read, or are damaged.
     fn load(&mut self) -> Result<Vec<Record>, StorageError>;
 
-    /// Adds records behind all others. After `Ok` they are there whatever happens to the process or
-    /// the machine; after an error none of them is, and the same may be tried again.
+    /// Adds records behind all others. After `Ok` they outlive a crash of the process and of the machine.
+    /// After an error none of them is stored, and the caller may try again.
     ///
     /// # Errors
     /// When they cannot be made durable.
     fn append(&mut self, records: &[Record]) -> Result<(), StorageError>;
 
-    /// Puts these records in the place of all others. After an error all of the old ones or all of the
-    /// new ones are there, and it is called again before anything is appended.
+    /// Replaces all records by these. After an error either all of the old or all of the new records are
+    /// stored, and the client calls it again before it appends anything.
     ///
     /// # Errors
     /// When they cannot be made durable.
     fn replace(&mut self, records: &[Record]) -> Result<(), StorageError>;
 }
 
-/// What is wrong with a storage.
+/// Why a storage failed.
 #[derive(Debug, Error)]
 pub enum StorageError {
-    /// The system refused.
+    /// An operation on a file failed.
     #[error("cannot {what} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The operation.
         what: &'static str,
-        /// With which file.
+        /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// Another process, or another client of this one, uses the same queue.
@@ -70,12 +70,12 @@ pub enum StorageError {
     /// The records can be read but do not make a queue.
     #[error(transparent)]
     Corrupt(#[from] CorruptQueue),
-    /// What a storage of the application's own says.
+    /// Another error, of a storage that the application has written.
     #[error(transparent)]
     Other(Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// A storage that ends with its process. Taken over from client to client it keeps the queue.
+/// A storage in memory. A clone of it for the next client has the queue of the one before.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryStorage {
     records: Vec<Record>,

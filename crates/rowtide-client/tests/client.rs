@@ -1,4 +1,4 @@
-//! The client against a server that a test plays by hand, over real WebSockets and real files.
+//! The client against a server whose messages the test writes, over real WebSockets and real files.
 
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a test")]
 
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use played::{Dir, Played, Session, connected, note, ready};
+use played::{Dir, PlayedServer, PlayedSession, connected, note, ready};
 use rowtide_client::{
     Client, Event, FileStorage, MutateError, Outcome, Record, RowChange, Settled, Status, Storage,
     StorageError,
@@ -27,9 +27,9 @@ async fn event<T>(client: &mut Client, mut wanted: impl FnMut(Event) -> Option<T
     tokio::time::timeout(Duration::from_secs(20), wait).await.expect("in time")
 }
 
-async fn settled(client: &mut Client) -> Settled {
+async fn acked(client: &mut Client) -> Settled {
     event(client, |event| match event {
-        Event::Settled(settled) => Some(settled),
+        Event::Settled(acked) => Some(acked),
         _ => None,
     })
     .await
@@ -39,11 +39,11 @@ async fn live(client: &mut Client) {
     event(client, |event| (event == Event::Status(Status::Live)).then_some(())).await;
 }
 
-fn confirmed(id: u64) -> Settled {
+fn applied(id: u64) -> Settled {
     Settled { id, outcome: Outcome::Confirmed }
 }
 
-fn refused(id: u64, code: &str) -> Settled {
+fn rejected(id: u64, code: &str) -> Settled {
     Settled { id, outcome: Outcome::Refused { code: code.to_owned(), message: "no".to_owned() } }
 }
 
@@ -59,8 +59,8 @@ fn texts(client: &Client) -> Vec<String> {
     texts
 }
 
-/// Connects a session that has nothing to say but that `last` is settled.
-async fn welcome(server: &mut Played, last: u64, refused: Value) -> (Session, Value) {
+/// Accepts a connection and sends no rows, only the acknowledgement of all mutations up to `last`.
+async fn welcome(server: &mut PlayedServer, last: u64, refused: Value) -> (PlayedSession, Value) {
     let (mut session, connect) = server.session().await;
     session.say(connected("ann", last, refused)).await;
     session.say(ready("1")).await;
@@ -68,8 +68,8 @@ async fn welcome(server: &mut Played, last: u64, refused: Value) -> (Session, Va
 }
 
 #[tokio::test]
-async fn a_mutation_shows_at_once_and_is_sent_until_it_is_settled() {
-    let mut server = Played::start().await;
+async fn a_mutation_shows_at_once_and_is_sent_until_it_is_acknowledged() {
+    let mut server = PlayedServer::start().await;
     let mut client = Client::start(server.options());
     assert_eq!(client.mutate(note(1, "before")), Ok(1));
     let (mut session, connect) = welcome(&mut server, 0, json!([])).await;
@@ -80,39 +80,39 @@ async fn a_mutation_shows_at_once_and_is_sent_until_it_is_settled() {
     assert_eq!(client.replica().count("note"), 0);
     assert_eq!((session.mutation().await, session.mutation().await), (1, 2));
     assert_eq!(client.status().pending, 2);
-    // The first was applied, which nobody hears.
+    // The server applies the first, but the connection is lost before the acknowledgement.
     drop(session);
     let (mut session, connect) = welcome(&mut server, 1, json!([])).await;
     assert_eq!(connect["cursor"], "1");
-    assert_eq!(settled(&mut client).await, confirmed(1));
+    assert_eq!(acked(&mut client).await, applied(1));
     assert_eq!(session.mutation().await, 2);
     session
         .say(json!({"type": "tx", "cursor": "2", "ack": 2, "changes": [
         {"op": "put", "table": "note", "row": {"id": 2, "text": "AFTER"}}]}))
         .await;
-    assert_eq!(settled(&mut client).await, confirmed(2));
+    assert_eq!(acked(&mut client).await, applied(2));
     assert_eq!(texts(&client), ["AFTER"]);
     let status = client.status();
     assert_eq!((status.connection, status.pending, status.last_error), (Status::Live, 0, None));
 }
 
 #[tokio::test]
-async fn a_refusal_takes_back_what_was_shown() {
-    let mut server = Played::start().await;
+async fn a_rejected_mutation_is_no_longer_shown() {
+    let mut server = PlayedServer::start().await;
     let mut client = Client::start(server.options());
     let (mut session, _) = welcome(&mut server, 0, json!([])).await;
     client.mutate(note(1, "a")).unwrap();
     session.mutation().await;
-    let refusal = json!({"type": "reject", "id": 1, "code": "max_notes", "message": "no"});
-    session.say(refusal).await;
-    assert_eq!(settled(&mut client).await, refused(1, "max_notes"));
+    let rejection = json!({"type": "reject", "id": 1, "code": "max_notes", "message": "no"});
+    session.say(rejection).await;
+    assert_eq!(acked(&mut client).await, rejected(1, "max_notes"));
     assert!(texts(&client).is_empty());
 }
 
 #[tokio::test]
 async fn a_queue_in_a_file_outlives_its_client() {
     let dir = Dir::new();
-    let mut server = Played::start().await;
+    let mut server = PlayedServer::start().await;
     let storage = FileStorage::open(dir.queue()).unwrap();
     let mut client = Client::open(server.options(), storage).await.unwrap();
     let (mut session, connect) = welcome(&mut server, 0, json!([])).await;
@@ -133,10 +133,10 @@ async fn a_queue_in_a_file_outlives_its_client() {
     let (mut session, again) = welcome(&mut server, 1, told).await;
     assert_eq!(again["clientId"], connect["clientId"]);
     assert_eq!((session.mutation().await, session.mutation().await), (2, 3));
-    assert_eq!(settled(&mut client).await, refused(1, "forbidden"));
+    assert_eq!(acked(&mut client).await, rejected(1, "forbidden"));
     session.say(json!({"type": "tx", "cursor": "2", "ack": 3, "changes": []})).await;
-    assert_eq!(settled(&mut client).await, confirmed(2));
-    assert_eq!(settled(&mut client).await, confirmed(3));
+    assert_eq!(acked(&mut client).await, applied(2));
+    assert_eq!(acked(&mut client).await, applied(3));
     client.close().await.unwrap();
 
     let storage = FileStorage::open(dir.queue()).unwrap();
@@ -147,9 +147,9 @@ async fn a_queue_in_a_file_outlives_its_client() {
 }
 
 #[tokio::test]
-async fn a_refusal_that_the_owner_has_not_taken_is_told_again_after_a_restart() {
+async fn a_rejection_that_the_owner_has_not_received_is_reported_again_after_a_restart() {
     let dir = Dir::new();
-    let mut server = Played::start().await;
+    let mut server = PlayedServer::start().await;
     let storage = FileStorage::open(dir.queue()).unwrap();
     let client = Client::open(server.options(), storage).await.unwrap();
     let (mut session, _) = welcome(&mut server, 0, json!([])).await;
@@ -166,12 +166,12 @@ async fn a_refusal_that_the_owner_has_not_taken_is_told_again_after_a_restart() 
     let told = json!([{"id": 1, "code": "forbidden", "message": "no"}]);
     let (_session, connect) = welcome(&mut server, 1, told).await;
     assert_eq!(connect["settled"], Value::Null);
-    assert_eq!(settled(&mut client).await, refused(1, "forbidden"));
+    assert_eq!(acked(&mut client).await, rejected(1, "forbidden"));
 }
 
 #[tokio::test]
 async fn another_user_begins_anew_under_another_client_id() {
-    let mut server = Played::start().await;
+    let mut server = PlayedServer::start().await;
     let mut client = Client::start(server.options());
     let (mut session, connect) = welcome(&mut server, 0, json!([])).await;
     client.mutate(note(1, "ann's")).unwrap();
@@ -180,7 +180,7 @@ async fn another_user_begins_anew_under_another_client_id() {
     let (mut session, _) = server.session().await;
     session.say(json!({"type": "error", "code": "forbidden", "message": "not yours"})).await;
     drop(session);
-    let outcome = settled(&mut client).await;
+    let outcome = acked(&mut client).await;
     assert!(matches!(outcome, Settled { id: 1, outcome: Outcome::Refused { .. } }));
     assert!(texts(&client).is_empty());
     client.mutate(note(2, "bob's")).unwrap();
@@ -191,11 +191,11 @@ async fn another_user_begins_anew_under_another_client_id() {
     session.say(ready("1")).await;
     assert_eq!(session.mutation().await, 1);
     assert_eq!(texts(&client), ["bob's"]);
-    // And if the server lets the same id in for yet another user, no less.
+    // The same happens if the server accepts the id for yet another user.
     drop(session);
     let (mut session, _) = server.session().await;
     session.say(connected("cyn", 0, json!([]))).await;
-    settled(&mut client).await;
+    acked(&mut client).await;
     let (_, last) = server.session().await;
     assert_ne!(last["clientId"], again["clientId"]);
 }
@@ -225,8 +225,8 @@ impl Storage for Full {
 }
 
 #[tokio::test]
-async fn what_cannot_be_stored_is_not_sent_until_it_can() {
-    let mut server = Played::start().await;
+async fn a_mutation_is_not_sent_before_it_can_be_stored() {
+    let mut server = PlayedServer::start().await;
     let disk = Full::default();
     let mut client = Client::open(server.options(), disk.clone()).await.unwrap();
     let (mut session, _) = welcome(&mut server, 0, json!([])).await;
@@ -241,7 +241,7 @@ async fn what_cannot_be_stored_is_not_sent_until_it_can() {
     let reason = "the disk is full".to_owned();
     assert_eq!(client.status().storage_error, Some(reason.clone()));
     assert_eq!(client.mutate(note(2, "b")), Err(MutateError::Storage(reason)));
-    // The rows of others come all the same.
+    // The server's changes still arrive.
     session
         .say(json!({"type": "tx", "cursor": "2", "changes": [
         {"op": "put", "table": "note", "row": {"id": 9, "text": "z"}}]}))
@@ -257,7 +257,7 @@ async fn what_cannot_be_stored_is_not_sent_until_it_can() {
 
 #[tokio::test]
 async fn a_queue_that_cannot_be_read_is_an_error() {
-    let server = Played::start().await;
+    let server = PlayedServer::start().await;
     let disk = Full::default();
     disk.0.lock().unwrap().1.push(Record::Settled { id: 3 });
     let error = Client::open(server.options(), disk).await.err().unwrap();
@@ -265,9 +265,9 @@ async fn a_queue_that_cannot_be_read_is_an_error() {
 }
 
 #[tokio::test]
-async fn an_owner_who_takes_no_events_can_still_close() {
+async fn an_owner_that_receives_no_events_can_still_close() {
     let dir = Dir::new();
-    let mut server = Played::start().await;
+    let mut server = PlayedServer::start().await;
     let storage = FileStorage::open(dir.queue()).unwrap();
     let client = Client::open(server.options(), storage).await.unwrap();
     let (mut session, _) = welcome(&mut server, 0, json!([])).await;
@@ -285,7 +285,7 @@ async fn an_owner_who_takes_no_events_can_still_close() {
 
 #[tokio::test]
 async fn a_client_that_has_stopped_takes_no_more_mutations() {
-    let mut server = Played::start().await;
+    let mut server = PlayedServer::start().await;
     let mut client = Client::start(server.options());
     let (mut session, _) = server.session().await;
     session.say(json!({"type": "error", "code": "client_too_old", "message": "reload"})).await;
@@ -300,10 +300,10 @@ async fn a_client_that_has_stopped_takes_no_more_mutations() {
 /// events lead to what is shown, only so many mutations are under way, and the file does not grow
 /// without end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_mutations_are_settled_in_order_whatever_the_owner_and_the_connection_do() {
+async fn many_mutations_are_acknowledged_in_order_whatever_the_owner_and_the_connection_do() {
     const COUNT: u64 = 3_000;
     let dir = Dir::new();
-    let mut server = Played::start().await;
+    let mut server = PlayedServer::start().await;
     let storage = FileStorage::open(dir.queue()).unwrap();
     let mut client = Client::open(server.options(), storage).await.unwrap();
     let playing = tokio::spawn(async move {
@@ -321,7 +321,7 @@ async fn many_mutations_are_settled_in_order_whatever_the_owner_and_the_connecti
                 assert_eq!(mutation["id"], last);
                 let row = mutation["ops"][0]["row"].clone();
                 rows.insert(row["id"].as_u64(), row.clone());
-                // The last of a session is applied, and nobody hears of it.
+                // The last mutation of a session is applied, but its acknowledgement is lost.
                 if last < lost_at || last == COUNT {
                     let change = json!({"op": "put", "table": "note", "row": row});
                     let tx = json!({"type": "tx", "cursor": "2", "ack": last, "changes": [change]});
@@ -346,8 +346,8 @@ async fn many_mutations_are_settled_in_order_whatever_the_owner_and_the_connecti
                 }
                 None
             }
-            Event::Settled(settled) => {
-                assert_eq!(settled, confirmed(next), "in order, each once");
+            Event::Settled(acked) => {
+                assert_eq!(acked, applied(next), "in order, each once");
                 next += 1;
                 Some(())
             }

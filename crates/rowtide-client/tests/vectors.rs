@@ -1,5 +1,5 @@
-//! The scenarios that every client plays, in whatever language it is written: see
-//! `clients/vectors/README.md`.
+//! Plays the scenarios that every client must pass, in whatever language it is written. The files are
+//! described in `clients/vectors/README.md`.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -15,19 +15,19 @@ use serde_json::{Value, json};
 #[derive(Deserialize)]
 struct Scenario {
     about: String,
-    steps: Vec<Step>,
+    steps: Vec<ScenarioStep>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Step {
+struct ScenarioStep {
     receive: Option<Value>,
     mutate: Option<Vec<Op>>,
     disconnect: Option<bool>,
     #[serde(default)]
     changes: Vec<Value>,
     #[serde(default)]
-    settled: Vec<Value>,
+    acked: Vec<Value>,
     #[serde(default)]
     sends: Vec<u64>,
     shown: Option<Shown>,
@@ -37,43 +37,45 @@ struct Step {
 type Shown = BTreeMap<String, Vec<Value>>;
 
 #[derive(Debug, PartialEq)]
-struct Seen {
+struct Observed {
     changes: Vec<Value>,
-    settled: Vec<Value>,
+    acked: Vec<Value>,
     sends: Vec<u64>,
     shown: Shown,
     pending: Vec<u64>,
 }
 
-/// In an order that does not depend on how they came about.
+/// Sorts values by their JSON, since their order does not matter.
 fn sorted(mut values: Vec<Value>) -> Vec<Value> {
     values.sort_by_key(Value::to_string);
     values
 }
 
-fn told(change: RowChange) -> Value {
+fn change_value(change: RowChange) -> Value {
     match change {
         RowChange::Put { table, row } => json!({"op": "put", "table": table, "row": row}),
         RowChange::Delete { table, key } => json!({"op": "delete", "table": table, "row": key}),
     }
 }
 
-fn outcome(settled: Settled) -> Value {
-    match settled.outcome {
-        Outcome::Confirmed => json!({"id": settled.id}),
-        Outcome::Refused { code, .. } => json!({"id": settled.id, "code": code}),
+fn acked_value(acked: Settled) -> Value {
+    match acked.outcome {
+        Outcome::Confirmed => json!({"id": acked.id}),
+        Outcome::Refused { code, .. } => json!({"id": acked.id, "code": code}),
     }
 }
 
-fn play(client: &mut Optimistic, step: &Step) -> Seen {
-    let (changes, settled) = match step {
-        Step { receive: Some(message), .. } => {
+fn play(client: &mut Optimistic, step: &ScenarioStep) -> Observed {
+    let (changes, acked) = match step {
+        ScenarioStep { receive: Some(message), .. } => {
             let message = ServerMessage::parse(&message.to_string()).unwrap();
             let step = client.apply(&message).unwrap();
             (step.changes, step.settled)
         }
-        Step { mutate: Some(ops), .. } => (client.mutate(ops.clone()).unwrap().1, Vec::new()),
-        Step { disconnect, .. } => {
+        ScenarioStep { mutate: Some(ops), .. } => {
+            (client.mutate(ops.clone()).unwrap().1, Vec::new())
+        }
+        ScenarioStep { disconnect, .. } => {
             assert_eq!(*disconnect, Some(true), "a step that does nothing");
             client.disconnected();
             (Vec::new(), Vec::new())
@@ -83,9 +85,9 @@ fn play(client: &mut Optimistic, step: &Step) -> Seen {
     client.outcomes_stored(usize::MAX);
     let sends = std::iter::from_fn(|| client.next_to_send(100)).map(|sent| sent.number).collect();
     let rows = |table: &str| client.rows(table).cloned().map(Value::Object).collect();
-    Seen {
-        changes: sorted(changes.into_iter().map(told).collect()),
-        settled: settled.into_iter().map(outcome).collect(),
+    Observed {
+        changes: sorted(changes.into_iter().map(change_value).collect()),
+        acked: acked.into_iter().map(acked_value).collect(),
         sends,
         shown: client.tables().map(|table| (table.to_owned(), sorted(rows(table)))).collect(),
         pending: client.pending().collect(),
@@ -105,7 +107,7 @@ fn files() -> Vec<PathBuf> {
 #[test]
 fn every_scenario_shows_what_it_says_after_every_step() {
     let files = files();
-    assert!(files.len() >= 10, "the scenarios are not where they were");
+    assert!(files.len() >= 10, "the scenarios are not found");
     for file in files {
         let scenario: Scenario = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
         let mut client = Optimistic::new("client-1".to_owned());
@@ -116,9 +118,9 @@ fn every_scenario_shows_what_it_says_after_every_step() {
                 shown = now.map(|(table, rows)| (table.clone(), sorted(rows.clone()))).collect();
             }
             pending = step.pending.clone().unwrap_or(pending);
-            let expected = Seen {
+            let expected = Observed {
                 changes: sorted(step.changes.clone()),
-                settled: step.settled.clone(),
+                acked: step.acked.clone(),
                 sends: step.sends.clone(),
                 shown: shown.clone(),
                 pending: pending.clone(),

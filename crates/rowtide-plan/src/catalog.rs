@@ -1,5 +1,5 @@
-//! What Postgres says of the tables in the definition: columns, types, keys, indexes and replica
-//! identity. Read by `rowtide-postgres`, judged here. Plain data, so that a plan can be compiled
+//! The catalog of the tables in the definition: columns, types, keys, indexes and replica identity.
+//! `rowtide-postgres` reads it, and this crate checks it. It is plain data, so that a plan can be compiled
 //! and tested without a database.
 
 use crate::value::ColumnType;
@@ -9,11 +9,11 @@ use crate::value::ColumnType;
 pub struct Catalog {
     /// One entry for each table.
     pub tables: Vec<CatalogTable>,
-    /// What has a name of the definition and is no table whose changes can be streamed.
+    /// Relations that the definition names and whose changes cannot be streamed.
     pub unstreamed: Vec<Unstreamed>,
 }
 
-/// What is named like a table, and whose changes Postgres does not stream.
+/// A relation whose changes Postgres does not stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unstreamed {
     /// The schema, unquoted.
@@ -112,21 +112,21 @@ pub struct CatalogColumn {
     pub deterministic: bool,
     /// The labels of an enum type, empty for others.
     pub labels: Vec<String>,
-    /// What a value that is written must be like.
+    /// What the column accepts.
     pub input: ColumnInput,
 }
 
-/// What a column takes.
+/// What a column accepts.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ColumnInput {
     /// The type without its modifier, for casts: one to `varchar(10)` would cut a longer text, where
-    /// an assignment refuses it.
+    /// an assignment rejects it.
     pub type_name: String,
     /// The most characters, for `varchar(n)` and `char(n)`.
     pub max_chars: Option<u32>,
-    /// The expression of what an insert leaves out, as Postgres prints it; `None` for null.
+    /// The expression for a value that an insert leaves out, as Postgres prints it; `None` for null.
     pub default: Option<String>,
-    /// Whether Postgres numbers the rows and takes no value (`GENERATED ALWAYS AS IDENTITY`).
+    /// Whether Postgres numbers the rows and accepts no value (`GENERATED ALWAYS AS IDENTITY`).
     pub always_identity: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What is wrong with the tables of a plan, or could be better, with the SQL that mends it.
+//! Checks the tables of a plan. A finding is a problem or a possible improvement, with the SQL for it.
 
 use crate::catalog::{Catalog, ReplicaIdentity};
 use crate::compile::compile;
@@ -13,9 +13,9 @@ use crate::value::ColumnType;
 pub struct Problem {
     /// A sentence.
     pub what: String,
-    /// SQL that mends it, or what else to do.
+    /// The SQL that repairs it, or what else to do.
     pub mend: Option<String>,
-    /// Whether it cannot be served like this.
+    /// Whether the server cannot serve the plan like this.
     pub fatal: bool,
 }
 
@@ -23,7 +23,7 @@ pub struct Problem {
 /// row, and the tables that have a smaller one now.
 ///
 /// # Errors
-/// With all that will not fit even then.
+/// With everything that does not fit even then.
 pub fn plan_once_set_up(
     definition: &Definition,
     catalog: &Catalog,

@@ -14,7 +14,7 @@ use self::predicate::same_family;
 use self::unstreamed::unstreamed;
 use crate::catalog::{Catalog, CatalogColumn, CatalogTable};
 use crate::definition::{Definition, TableDefinition, TableName};
-use crate::error::{DefinitionError, Problem, did_you_mean};
+use crate::error::{DefinitionError, DefinitionProblem, did_you_mean};
 use crate::filter::{ClaimFilter, Filter, Operand, Predicate};
 use crate::plan::{Branch, BranchId, Claim, ClaimId, ClaimUse, Link, Plan, Source, Table, TableId};
 use crate::rule::normal::{Part, alternatives};
@@ -32,7 +32,8 @@ const MAX_BRANCHES: usize = 4_096;
 /// All that does not fit the catalog, each with its place in the definition.
 pub fn compile(definition: &Definition, catalog: &Catalog) -> Result<Plan, DefinitionError> {
     let (plan, problems) = compile_tables(definition, catalog);
-    let problems: Vec<Problem> = problems.into_iter().flat_map(|(_, found)| found).collect();
+    let problems: Vec<DefinitionProblem> =
+        problems.into_iter().flat_map(|(_, found)| found).collect();
     if problems.is_empty() { Ok(plan) } else { Err(definition.error(problems)) }
 }
 
@@ -43,51 +44,51 @@ pub fn compile_partly(
     catalog: &Catalog,
 ) -> (Plan, Vec<(String, DefinitionError)>) {
     let (plan, problems) = compile_tables(definition, catalog);
-    let refused = problems.into_iter().map(|(table, found)| (table, definition.error(found)));
-    (plan, refused.collect())
+    let rejected = problems.into_iter().map(|(table, found)| (table, definition.error(found)));
+    (plan, rejected.collect())
 }
 
-/// What was found wrong, by the table of the definition.
-type ByTable = Vec<(String, Vec<Problem>)>;
+/// The problems of each table of the definition.
+type ByTable = Vec<(String, Vec<DefinitionProblem>)>;
 
 fn compile_tables(definition: &Definition, catalog: &Catalog) -> (Plan, ByTable) {
-    let mut refused: BTreeMap<usize, Vec<Problem>> = BTreeMap::new();
+    let mut rejected: BTreeMap<usize, Vec<DefinitionProblem>> = BTreeMap::new();
     loop {
         let mut compiler = Compiler::new(definition, catalog);
         for (index, table) in definition.tables.iter().enumerate() {
-            if refused.contains_key(&index) {
+            if rejected.contains_key(&index) {
                 continue;
             }
-            // If the table does not fit, nothing of it stays.
+            // Nothing of a table that does not fit stays in the plan.
             let before = compiler.plan.clone();
             compiler.published_table(table);
             let found = std::mem::take(&mut compiler.problems);
             if !found.is_empty() {
                 compiler.plan = before;
-                refused.insert(index, found);
+                rejected.insert(index, found);
             }
         }
         let plan = compiler.finish();
-        // What a replica identity must hold is known only now; without the tables that are refused
-        // for it, it is less.
+        // Only now it is known what a replica identity must hold. Each table that is rejected for that makes
+        // it less for the others, so this is repeated.
         let mut more = false;
         for (index, table) in definition.tables.iter().enumerate() {
             let found = too_small_identities(&plan, table);
-            if !found.is_empty() && !refused.contains_key(&index) {
-                refused.insert(index, found);
+            if !found.is_empty() && !rejected.contains_key(&index) {
+                rejected.insert(index, found);
                 more = true;
             }
         }
         if !more {
             let name = |index: usize| definition.tables[index].name.name.clone();
-            let by_table = refused.into_iter().map(|(index, found)| (name(index), found));
+            let by_table = rejected.into_iter().map(|(index, found)| (name(index), found));
             return (plan, by_table.collect());
         }
     }
 }
 
 /// What is wrong with the replica identities of a table and of those that its rule looks into.
-fn too_small_identities(plan: &Plan, table: &TableDefinition) -> Vec<Problem> {
+fn too_small_identities(plan: &Plan, table: &TableDefinition) -> Vec<DefinitionProblem> {
     let mut names = vec![(table.name.clone(), table.span.clone())];
     table.visible.members(&mut |member| {
         names.push((member.table.name(), member.table.span.clone()));
@@ -101,20 +102,20 @@ fn too_small_identities(plan: &Plan, table: &TableDefinition) -> Vec<Problem> {
 struct Compiler<'a> {
     catalog: &'a Catalog,
     plan: Plan,
-    problems: Vec<Problem>,
+    problems: Vec<DefinitionProblem>,
     /// The tables whose rows the membership being compiled is about, outermost first.
     outer: Vec<TableId>,
     /// The memberships of this table's rule: one that stands in several alternatives is compiled once.
-    members: HashMap<*const Member, Result<Reached, Refused>>,
+    members: HashMap<*const Member, Result<Reached, Rejected>>,
 }
 
 /// The anchor column of a membership, and the branches that name its values, each with the place of
 /// the value among the kept columns.
 type Reached = (usize, Vec<(BranchId, usize)>);
 
-/// What has been refused already; nothing more is to be said of it.
+/// A part of a rule that was rejected. Its problem is in the list already.
 #[derive(Clone, Copy)]
-struct Refused;
+struct Rejected;
 
 impl Compiler<'_> {
     fn new<'a>(definition: &Definition, catalog: &'a Catalog) -> Compiler<'a> {
@@ -136,9 +137,9 @@ impl Compiler<'_> {
         self.plan
     }
 
-    fn problem(&mut self, problem: Problem) -> Refused {
+    fn problem(&mut self, problem: DefinitionProblem) -> Rejected {
         self.problems.push(problem);
-        Refused
+        Rejected
     }
 
     fn published_table(&mut self, definition: &TableDefinition) {
@@ -163,7 +164,7 @@ impl Compiler<'_> {
         }
     }
 
-    fn table(&mut self, name: &TableName, span: &Span) -> Result<TableId, Refused> {
+    fn table(&mut self, name: &TableName, span: &Span) -> Result<TableId, Rejected> {
         if let Some(id) = self.plan.table_id(&name.schema, &name.name) {
             return Ok(id);
         }
@@ -175,11 +176,11 @@ impl Compiler<'_> {
             }
             let quoted = quote_table(&name.schema, &name.name);
             let what = format!("the database has no table {quoted}");
-            let problem = Problem::new(span.clone(), what, "unknown table");
+            let problem = DefinitionProblem::new(span.clone(), what, "unknown table");
             let here = self.catalog.tables.iter().filter(|table| table.schema == name.schema);
             let help = meant(&name.name, here.map(|table| table.name.as_str()));
             let help = help.unwrap_or_else(|| {
-                "create it, or mend the name; without quotes SQL folds names to lower case"
+                "create it, or correct the name; without quotes SQL folds names to lower case"
                     .to_owned()
             });
             return Err(self.problem(problem.help(help)));
@@ -187,7 +188,8 @@ impl Compiler<'_> {
         if catalog.primary_key.is_empty() {
             let quoted = quote_table(&name.schema, &name.name);
             let what = format!("table {quoted} has no primary key");
-            let problem = Problem::of_table(span.clone(), what, "its rows cannot be told apart");
+            let problem =
+                DefinitionProblem::of_table(span.clone(), what, "its rows cannot be told apart");
             let help = format!("ALTER TABLE {quoted} ADD PRIMARY KEY (…);");
             return Err(self.problem(problem.help(help)));
         }
@@ -195,7 +197,8 @@ impl Compiler<'_> {
         let Some(key) = key.collect::<Option<Vec<usize>>>() else {
             let quoted = quote_table(&name.schema, &name.name);
             let what = format!("the primary key of table {quoted} has a generated column");
-            let problem = Problem::of_table(span.clone(), what, "the stream does not bring it");
+            let problem =
+                DefinitionProblem::of_table(span.clone(), what, "the stream does not bring it");
             return Err(self.problem(problem.help("make the key of plain columns")));
         };
         let name_json = serde_json::Value::from(catalog.name.clone()).to_string();
@@ -211,7 +214,7 @@ impl Compiler<'_> {
         Ok(TableId((self.plan.tables.len() - 1) as u16))
     }
 
-    fn column(&mut self, table: TableId, name: &Name) -> Result<usize, Refused> {
+    fn column(&mut self, table: TableId, name: &Name) -> Result<usize, Rejected> {
         let catalog = &self.plan.table(table).catalog;
         if let Some(index) = catalog.column(&name.text) {
             return Ok(index);
@@ -229,7 +232,7 @@ impl Compiler<'_> {
             None => meant(&name.text, names.clone()),
         };
         let help = help.unwrap_or_else(|| format!("it has {}", some_of(names)));
-        let problem = Problem::new(
+        let problem = DefinitionProblem::new(
             name.span.clone(),
             format!("table `{}` has no column `{}`", catalog.name, name.text),
             "unknown column",
@@ -257,7 +260,8 @@ impl Compiler<'_> {
         };
         if self.plan.branches.len() + alternatives.len() > MAX_BRANCHES {
             let label = format!("more than {MAX_BRANCHES} in the definition");
-            let problem = Problem::new(span.clone(), "there are too many alternatives", label);
+            let problem =
+                DefinitionProblem::new(span.clone(), "there are too many alternatives", label);
             self.problem(problem.help("write fewer alternatives"));
             return Vec::new();
         }
@@ -266,7 +270,7 @@ impl Compiler<'_> {
             if alternative.iter().any(Part::is_never) {
                 // It is held against the catalog like all others, but nothing is to be loaded for it.
                 let before = self.plan.clone();
-                let _: Result<BranchId, Refused> = self.alternative(table, &alternative);
+                let _: Result<BranchId, Rejected> = self.alternative(table, &alternative);
                 self.plan = before;
                 self.members.clear();
             } else if let Ok(branch) = self.alternative(table, &alternative)
@@ -278,14 +282,14 @@ impl Compiler<'_> {
         branches
     }
 
-    fn alternative(&mut self, table: TableId, parts: &[Part<'_>]) -> Result<BranchId, Refused> {
+    fn alternative(&mut self, table: TableId, parts: &[Part<'_>]) -> Result<BranchId, Rejected> {
         let mut members = parts.iter().filter_map(|part| match part {
             Part::Member(member) => Some(*member),
             _ => None,
         });
         let member = members.next();
         if let (Some(_), Some(second)) = (member, members.next()) {
-            let problem = Problem::new(
+            let problem = DefinitionProblem::new(
                 second.span.clone(),
                 "an alternative can have only one membership",
                 "a second membership that must hold at the same time",
@@ -297,10 +301,10 @@ impl Compiler<'_> {
         }
         let mut anchor = None;
         let mut named_by = Vec::new();
-        let mut refused = false;
+        let mut rejected = false;
         match member.map(|member| self.member(table, member)) {
             None => {}
-            Some(Err(Refused)) => refused = true,
+            Some(Err(Rejected)) => rejected = true,
             Some(Ok((column, inner))) => {
                 anchor = Some((column, Source::Links));
                 named_by = inner;
@@ -316,8 +320,8 @@ impl Compiler<'_> {
                             anchor = Some(found);
                             continue;
                         }
-                        Err(Refused) => {
-                            refused = true;
+                        Err(Rejected) => {
+                            rejected = true;
                             continue;
                         }
                     }
@@ -325,15 +329,15 @@ impl Compiler<'_> {
                 Part::ClaimEqual(rule) | Part::Filter(rule) => rule,
             };
             match self.predicate(table, rule) {
-                Err(Refused) => refused = true,
+                Err(Rejected) => rejected = true,
                 Ok(Predicate::And(parts)) => {
                     parts.into_iter().for_each(|part| sort(part, &mut row_parts, &mut claim_parts));
                 }
                 Ok(part) => sort(part, &mut row_parts, &mut claim_parts),
             }
         }
-        if refused {
-            return Err(Refused);
+        if rejected {
+            return Err(Rejected);
         }
         let claim_filter = conjunction(claim_parts);
         // Judged over the kept columns, so those are numbered first.
@@ -391,7 +395,7 @@ impl Compiler<'_> {
         id
     }
 
-    fn member(&mut self, table: TableId, member: &Member) -> Result<Reached, Refused> {
+    fn member(&mut self, table: TableId, member: &Member) -> Result<Reached, Rejected> {
         let key = std::ptr::from_ref(member);
         if let Some(known) = self.members.get(&key) {
             return known.clone();
@@ -406,21 +410,25 @@ impl Compiler<'_> {
     }
 
     /// The inner table of a membership, the column that it selects, and the branches of its rule.
-    fn inner(&mut self, member: &Member) -> Result<(TableId, usize, Vec<BranchId>), Refused> {
+    fn inner(&mut self, member: &Member) -> Result<(TableId, usize, Vec<BranchId>), Rejected> {
         let table = self.table(&member.table.name(), &member.table.span)?;
         let selected = self.comparable(table, &member.selected);
         let problems = self.problems.len();
         let branches = self.rule(table, &member.rule, &member.span);
-        if self.problems.len() > problems { Err(Refused) } else { Ok((table, selected?, branches)) }
+        if self.problems.len() > problems {
+            Err(Rejected)
+        } else {
+            Ok((table, selected?, branches))
+        }
     }
 
     fn joined(
         &mut self,
         table: TableId,
         member: &Member,
-        outer: Result<usize, Refused>,
-        inner: Result<(TableId, usize, Vec<BranchId>), Refused>,
-    ) -> Result<Reached, Refused> {
+        outer: Result<usize, Rejected>,
+        inner: Result<(TableId, usize, Vec<BranchId>), Rejected>,
+    ) -> Result<Reached, Rejected> {
         let (outer, (inner_table, inner, branches)) = (outer?, inner?);
         let (a, b) = (self.of(table, outer), self.of(inner_table, inner));
         if !same_family(a, b) {
@@ -428,14 +436,14 @@ impl Compiler<'_> {
                 "a column of type {} cannot be looked for among values of type {}",
                 a.type_name, b.type_name
             );
-            let problem = Problem::new(member.span.clone(), what, "the types differ");
+            let problem = DefinitionProblem::new(member.span.clone(), what, "the types differ");
             return Err(self.problem(problem.help("both columns must have the same kind of type")));
         }
         let kept = self.keep(inner_table, inner);
         Ok((outer, branches.into_iter().map(|branch| (branch, kept)).collect()))
     }
 
-    fn claim_anchor(&mut self, table: TableId, rule: &Rule) -> Result<(usize, Source), Refused> {
+    fn claim_anchor(&mut self, table: TableId, rule: &Rule) -> Result<(usize, Source), Rejected> {
         let (Rule::Compare(_, Term::Column(name), Term::Claim(claim, _), _)
         | Rule::Compare(_, Term::Claim(claim, _), Term::Column(name), _)) = rule
         else {

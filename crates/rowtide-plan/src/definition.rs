@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::error::{DefinitionError, Problem};
+use crate::error::{DefinitionError, DefinitionProblem};
 use crate::rule::{Name, Rule, Span, SqlText, parse};
 use crate::write::{InsertRule, Limit, WriteRule};
 
@@ -118,7 +118,7 @@ impl Definition {
         let fail = |problems| DefinitionError::new(file, text, problems);
         if text.len() > MAX_BYTES {
             let message = format!("the definition is larger than {MAX_BYTES} bytes");
-            return Err(fail(vec![Problem::new(0..0, message, "too large")]));
+            return Err(fail(vec![DefinitionProblem::new(0..0, message, "too large")]));
         }
         let read: File = toml::from_str(text).map_err(|error| {
             let mut place = error.span().unwrap_or(0..0);
@@ -131,7 +131,7 @@ impl Definition {
                         `immutable`, `readonly`, [tables.NAME.insert], [[tables.NAME.update]] and \
                         [tables.NAME.delete]; a table of another schema than public is \
                         [tables.\"SCHEMA.NAME\"]";
-            fail(vec![Problem::new(place, message, "here").help(help)])
+            fail(vec![DefinitionProblem::new(place, message, "here").help(help)])
         })?;
         let mut problems = Vec::new();
         let mut tables = Vec::new();
@@ -144,7 +144,7 @@ impl Definition {
         if problems.is_empty() && tables.is_empty() {
             let help = "write an entry for each table, such as\n[tables.note]\n\
                         visible = '\"ownerId\" = auth.user_id'";
-            let problem = Problem::new(0..0, "the definition has no tables", "");
+            let problem = DefinitionProblem::new(0..0, "the definition has no tables", "");
             problems.push(problem.help(help));
         }
         tables.sort_by_key(|table: &TableDefinition| table.span.start);
@@ -152,7 +152,7 @@ impl Definition {
         for table in &tables {
             if !seen.insert(&table.name) {
                 let what = format!("table `{}` has two entries", table.name.name);
-                let problem = Problem::new(table.span.clone(), what, "the second one");
+                let problem = DefinitionProblem::new(table.span.clone(), what, "the second one");
                 problems.push(problem.help("`NAME` and `public.NAME` are the same table"));
             }
         }
@@ -161,7 +161,7 @@ impl Definition {
             let missing = OLDER_TABLES.iter().find(|name| !there(name));
             if let Some(missing) = missing {
                 let what = format!("older clients know a table `{missing}`, which has no entry");
-                let problem = Problem::new(asked.span(), what, "asked for here");
+                let problem = DefinitionProblem::new(asked.span(), what, "asked for here");
                 problems.push(problem.help(format!("write [tables.{missing}], or leave this out")));
             }
         }
@@ -196,16 +196,21 @@ impl Definition {
     }
 
     /// Problems of this definition, to be shown in its file.
-    pub fn error(&self, problems: Vec<Problem>) -> DefinitionError {
+    pub fn error(&self, problems: Vec<DefinitionProblem>) -> DefinitionError {
         DefinitionError::new(&self.file, &self.text, problems)
     }
 }
 
-fn table(text: &str, key: &Spanned<String>, entry: Entry) -> Result<TableDefinition, Vec<Problem>> {
+fn table(
+    text: &str,
+    key: &Spanned<String>,
+    entry: Entry,
+) -> Result<TableDefinition, Vec<DefinitionProblem>> {
     let (schema, name) = key.get_ref().split_once('.').unwrap_or(("public", key.get_ref()));
     let mut problems = Vec::new();
     if schema.is_empty() || name.is_empty() {
-        let problem = Problem::new(key.span(), "this is not a table", "a name is missing");
+        let problem =
+            DefinitionProblem::new(key.span(), "this is not a table", "a name is missing");
         problems
             .push(problem.help("write NAME, or \"SCHEMA.NAME\" for another schema than public"));
     }
@@ -244,7 +249,7 @@ fn names(columns: &[Spanned<String>]) -> Vec<Name> {
 /// and which claims they name.
 struct Rules<'a> {
     text: &'a str,
-    problems: Vec<Problem>,
+    problems: Vec<DefinitionProblem>,
 }
 
 impl Rules<'_> {
@@ -260,14 +265,14 @@ impl Rules<'_> {
             let max = *limit.max.get_ref();
             if max < 0 {
                 let what = "a limit cannot be negative";
-                self.problems.push(Problem::new(limit.max.span(), what, "here"));
+                self.problems.push(DefinitionProblem::new(limit.max.span(), what, "here"));
             }
             let code = limit.code.get_ref();
             let plain =
                 |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
             if code.is_empty() || code.len() > 64 || !code.bytes().all(plain) {
                 let message = "a code is 1 to 64 of a-z 0-9 _";
-                self.problems.push(Problem::new(limit.code.span(), message, "here"));
+                self.problems.push(DefinitionProblem::new(limit.code.span(), message, "here"));
             }
             if let Some(counted) = self.rule(&limit.r#where) {
                 limits.push(Limit { counted, max, code: code.clone() });
@@ -279,7 +284,7 @@ impl Rules<'_> {
     fn update(&mut self, update: &Update) -> Option<(Option<Vec<Name>>, WriteRule)> {
         if update.columns.as_ref().is_some_and(Vec::is_empty) {
             let what = "a rule for no columns allows nothing";
-            let problem = Problem::new(update.allow.span(), what, "the rule");
+            let problem = DefinitionProblem::new(update.allow.span(), what, "the rule");
             let help = "name columns, or leave `columns` out for all of them";
             self.problems.push(problem.help(help));
         }

@@ -1,5 +1,5 @@
-//! What is wrong with a definition, shown where it is wrong. All problems are collected before any is
-//! reported, so that a person mends a file once.
+//! Problems of a definition, shown at their places in the file. All problems are collected before any is
+//! reported, so that a person sees them all at once.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -18,55 +18,65 @@ pub struct DefinitionError {
     source_code: NamedSource<String>,
     /// In the order of the file.
     #[related]
-    pub problems: Vec<Problem>,
+    pub problems: Vec<DefinitionProblem>,
 }
 
-/// One thing that is wrong, and what to write instead.
+/// One problem of a definition, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, Error, Diagnostic)]
 #[error("{message}")]
-pub struct Problem {
+pub struct DefinitionProblem {
     /// What is wrong.
     pub message: String,
-    /// Words under the place.
+    /// A note under the place.
     pub label: String,
     #[label("{label}")]
     place: SourceSpan,
     /// What to write instead.
     #[help]
     pub help: Option<String>,
-    /// Whether it is the table in the database that is wrong: said once, wherever it is named.
+    /// Whether the table in the database is the problem. It is then reported once, however often it is named.
     of_table: bool,
 }
 
-impl Problem {
+impl DefinitionProblem {
     pub(crate) fn new(
         place: Range<usize>,
         message: impl Into<String>,
         label: impl Into<String>,
-    ) -> Problem {
+    ) -> DefinitionProblem {
         let place = SourceSpan::new(place.start.into(), place.end.saturating_sub(place.start));
-        Problem { message: message.into(), label: label.into(), place, help: None, of_table: false }
+        DefinitionProblem {
+            message: message.into(),
+            label: label.into(),
+            place,
+            help: None,
+            of_table: false,
+        }
     }
 
-    /// As [`Problem::new`], where the table in the database is what is wrong.
+    /// As [`DefinitionProblem::new`], for a problem of the table in the database.
     pub(crate) fn of_table(
         place: Range<usize>,
         message: impl Into<String>,
         label: impl Into<String>,
-    ) -> Problem {
-        Problem { of_table: true, ..Problem::new(place, message, label) }
+    ) -> DefinitionProblem {
+        DefinitionProblem { of_table: true, ..DefinitionProblem::new(place, message, label) }
     }
 
-    pub(crate) fn help(mut self, help: impl Into<String>) -> Problem {
+    pub(crate) fn help(mut self, help: impl Into<String>) -> DefinitionProblem {
         self.help = Some(help.into());
         self
     }
 }
 
 impl DefinitionError {
-    pub(crate) fn new(file: &str, text: &str, mut problems: Vec<Problem>) -> DefinitionError {
+    pub(crate) fn new(
+        file: &str,
+        text: &str,
+        mut problems: Vec<DefinitionProblem>,
+    ) -> DefinitionError {
         problems.sort_by_key(|problem| (problem.place.offset(), problem.place.len()));
-        // A condition that stands in several alternatives is judged in each.
+        // A condition in several alternatives has the same problem in each.
         let mut seen = HashSet::new();
         problems.retain(|problem| {
             let place = if problem.of_table { None } else { Some(problem.place) };
@@ -80,7 +90,7 @@ impl DefinitionError {
     }
 }
 
-/// The name that was meant by one that is not there, if one is close to it.
+/// The existing name that is closest to a wrong one, if it is close enough.
 pub(crate) fn did_you_mean<'a>(
     wrong: &str,
     names: impl IntoIterator<Item = &'a str>,
@@ -93,7 +103,7 @@ pub(crate) fn did_you_mean<'a>(
         .map(|(_, name)| name)
 }
 
-/// How many characters must be put in, taken out or changed (Levenshtein).
+/// How many characters must be inserted, deleted or changed (Levenshtein).
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

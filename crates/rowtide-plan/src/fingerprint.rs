@@ -1,6 +1,6 @@
-//! The fingerprint of a plan: whether what was recorded under one plan can be read under another.
-//! It covers whatever decides how a row looks, which topics it is in and who sees it, and nothing
-//! else, so that new rules for writing, an index or a default do not end anyone's history.
+//! The fingerprint of a plan. Two plans with one fingerprint can read each other's log. It covers everything
+//! that decides how a row looks, which topics it is in and who sees it. It covers nothing else, so that the
+//! log stays readable after a change of write rules, indexes or defaults.
 
 use std::fmt::Debug;
 
@@ -9,11 +9,11 @@ use sha2::{Digest, Sha256};
 use crate::plan::Plan;
 
 impl Plan {
-    /// The same for two plans under which rows, topics and views are the same, ids included.
+    /// Equal for two plans with the same rows, topics and views, ids included.
     pub fn fingerprint(&self) -> [u8; 32] {
         let mut digest = Sha256::new();
-        // What is nested is taken as it prints itself. Should that ever change, it costs every client
-        // a snapshot and nothing else.
+        // Nested parts enter in their `Debug` form. If that form changes, every client needs a snapshot,
+        // and nothing worse happens.
         let mut add = |part: &dyn Debug| {
             digest.update(format!("{part:?}"));
             digest.update([0]);

@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn text_that_is_not_of_the_type_is_refused() {
         let array = |kind| ColumnType::Array(Box::new(kind));
-        let refused = [
+        let rejected = [
             (ColumnType::Bool, "yes"),
             (ColumnType::Int, "01"),
             (ColumnType::Int, ""),
@@ -294,7 +294,7 @@ mod tests {
             (array(ColumnType::Text), "{\"a"),
             (array(ColumnType::Text), ""),
         ];
-        for (kind, text) in refused {
+        for (kind, text) in rejected {
             let answer = push_value(&mut Vec::new(), &kind, text);
             assert_eq!(answer, Err(UnexpectedText), "{kind:?} {text:?}");
         }

@@ -1,5 +1,6 @@
-//! Definition, read rules and plan: what an application says of its tables, compiled into what the
-//! server does with each row. Pure: the catalog is handed in, and nothing here does I/O.
+//! Definition, read rules and plan. The definition says which rows of a table a user may see and write; this
+//! crate compiles it into a plan, which says what the server does with each row. The caller passes the
+//! catalog: nothing here does I/O.
 
 pub mod catalog;
 pub mod check;

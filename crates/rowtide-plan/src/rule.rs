@@ -1,7 +1,7 @@
 //! Read rules as they are written: a boolean expression over the columns of one row, claims and
 //! literals, with memberships. [`parse`] takes exactly the language that the definition's reference
-//! describes and refuses all else with its place; what it accepts is brought to alternatives by
-//! [`normal`], and to branches by [`crate::compile`]. Names are looked up later, because only the
+//! describes, and rejects everything else with its place. What it accepts becomes alternatives in
+//! [`normal`], and branches in [`crate::compile`]. Names are looked up later, because only the
 //! catalog knows them.
 
 pub(crate) mod normal;
@@ -41,7 +41,7 @@ pub(crate) enum Rule {
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
     pub(crate) column: Name,
-    pub(crate) table: TableName,
+    pub(crate) table: TableReference,
     pub(crate) selected: Name,
     pub(crate) rule: Rule,
     pub(crate) span: Span,
@@ -67,14 +67,14 @@ pub(crate) struct Name {
 
 /// A table as a rule or an entry names it.
 #[derive(Clone, Debug)]
-pub(crate) struct TableName {
+pub(crate) struct TableReference {
     /// `public` where none is written.
     pub(crate) schema: String,
     pub(crate) name: String,
     pub(crate) span: Span,
 }
 
-impl TableName {
+impl TableReference {
     /// The name without its place.
     pub(crate) fn name(&self) -> crate::definition::TableName {
         crate::definition::TableName { schema: self.schema.clone(), name: self.name.clone() }

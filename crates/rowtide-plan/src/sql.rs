@@ -84,7 +84,7 @@ pub(crate) fn anchor_condition(column: &CatalogColumn, values: &str) -> String {
 }
 
 /// The type of values that a column is compared with: the widest of its kind, so that none is out of
-/// range, is cut or rounded, or is refused by a domain, and the same index serves.
+/// range, is cut or rounded, or is rejected by a domain, and the same index serves.
 pub(crate) fn literal_type(column: &CatalogColumn) -> &str {
     type_of_kind(&column.kind).unwrap_or(&column.type_name)
 }
@@ -114,7 +114,7 @@ pub(crate) fn type_of_kind(kind: &ColumnType) -> Option<&'static str> {
 /// A column as it stands in a comparison.
 pub(crate) fn compared(column: &CatalogColumn) -> String {
     let name = quote_identifier(&column.name);
-    // Beside an `oid` Postgres would make an `oid` of a number, and refuse one that is negative.
+    // Beside an `oid` Postgres would make an `oid` of a number, and reject a negative one.
     if column.kind == ColumnType::Int && column.type_name == "oid" {
         format!("{name}::int8")
     } else {

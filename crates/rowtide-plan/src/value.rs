@@ -180,7 +180,7 @@ impl InvalidValue {
 impl Value {
     /// Reads what Postgres prints for a value of `kind` (ISO dates, UTC, hexadecimal `bytea`), and
     /// dates and times as ISO 8601 has them. What is read can be handed to Postgres again: claims go
-    /// into loads that many users share, and one that Postgres refuses would fail them all.
+    /// into loads that many users share, and one that Postgres rejects would fail them all.
     ///
     /// # Errors
     /// When the text is not such a value, is out of the type's range, or rules cannot compare the
@@ -404,7 +404,7 @@ mod tests {
 
     #[test]
     fn what_postgres_would_refuse_is_refused() {
-        let refused = [
+        let rejected = [
             (ColumnType::Text, "a\0b"),
             (ColumnType::Enum, "\0"),
             (ColumnType::Int, "9223372036854775808"),
@@ -421,7 +421,7 @@ mod tests {
             (ColumnType::Date, "2023-02-29"),
             (ColumnType::Time, "24:00:00.000001"),
         ];
-        for (kind, text) in refused {
+        for (kind, text) in rejected {
             assert!(Value::parse(&kind, text).is_err(), "{kind:?} {text:?}");
         }
     }

@@ -1,4 +1,4 @@
-//! What a person reads when a definition is wrong: every refusal, with the place underlined, what is
+//! What a person reads when a definition is wrong: every rejection, with the place underlined, what is
 //! not supported, and what to write instead.
 
 mod catalogs;
@@ -28,7 +28,7 @@ fn shown(error: &DefinitionError) -> String {
 
 /// The message for each of these definitions, one after the other.
 #[track_caller]
-fn refusals(catalog: &Catalog, definitions: &[impl AsRef<str>]) -> String {
+fn rejections(catalog: &Catalog, definitions: &[impl AsRef<str>]) -> String {
     let message = |text: &dyn AsRef<str>| match read(text.as_ref(), catalog) {
         Ok(()) => panic!("accepted: {}", text.as_ref()),
         Err(error) => format!("{}\n", shown(&error)),
@@ -50,15 +50,15 @@ fn kept(name: &str, shown: &str) {
 }
 
 #[track_caller]
-fn refused_rules(rules: &[&str]) -> String {
-    refusals(&notes(), &rules.iter().map(with_rule).collect::<Vec<_>>())
+fn rejected_rules(rules: &[&str]) -> String {
+    rejections(&notes(), &rules.iter().map(with_rule).collect::<Vec<_>>())
 }
 
 #[test]
 fn the_form_of_the_file() {
     kept(
         "the_form_of_the_file",
-        &refusals(
+        &rejections(
             &notes(),
             &[
                 "",
@@ -80,7 +80,7 @@ fn the_form_of_the_file() {
 fn write_rules_that_are_not_sql() {
     kept(
         "write_rules_that_are_not_sql",
-        &refusals(
+        &rejections(
             &notes(),
             &[r#"
 [tables.note]
@@ -113,7 +113,7 @@ allow = 'old."ownerId'
 fn what_is_not_one_expression() {
     kept(
         "what_is_not_one_expression",
-        &refused_rules(&[
+        &rejected_rules(&[
             "",
             "shared AND",
             "shared archived",
@@ -131,7 +131,7 @@ fn what_is_not_one_expression() {
 fn expressions_that_are_not_supported() {
     kept(
         "expressions_that_are_not_supported",
-        &refused_rules(&[
+        &rejected_rules(&[
             "lower(title) = auth.user_id",
             "made > now()",
             "title LIKE 'a%'",
@@ -166,7 +166,7 @@ fn expressions_that_are_not_supported() {
 fn memberships_that_are_not_supported() {
     kept(
         "memberships_that_are_not_supported",
-        &refused_rules(&[
+        &rejected_rules(&[
             "id NOT IN (SELECT note FROM share WHERE person = auth.user_id)",
             "NOT (shared OR id IN (SELECT note FROM share WHERE person = auth.user_id))",
             "EXISTS (SELECT 1 FROM share WHERE note = id)",
@@ -200,7 +200,7 @@ fn memberships_that_are_not_supported() {
 fn several_anchors_at_once() {
     kept(
         "several_anchors_at_once",
-        &refused_rules(&[
+        &rejected_rules(&[
             "id IN (SELECT note FROM share WHERE person = auth.user_id)\n  \
          AND team IN (SELECT team FROM member WHERE person = auth.user_id)",
             "(\"ownerId\" = auth.user_id OR id IN (SELECT note FROM share WHERE person = auth.user_id))\n  \
@@ -213,7 +213,7 @@ fn several_anchors_at_once() {
 fn names_that_are_not_there() {
     kept(
         "names_that_are_not_there",
-        &refused_rules(&[
+        &rejected_rules(&[
             "ownerId = auth.user_id AND sharde AND \"Title\" = 'a' AND nonsense IS NULL",
             "id IN (SELECT note FROM shares WHERE person = auth.user_id)",
             "id IN (SELECT note FROM other.share WHERE person = auth.user_id)",
@@ -225,7 +225,7 @@ fn names_that_are_not_there() {
     );
     kept(
         "tables_that_are_not_there",
-        &refusals(
+        &rejections(
             &notes(),
             &["[tables.Note]\nvisible = 'true'\n\n[tables.noet]\nvisible = 'true'\n\n\
                [tables.\"other.note\"]\nvisible = 'true'\n"],
@@ -250,14 +250,14 @@ fn names_that_are_not_there() {
     let catalog = Catalog { unstreamed: kinds.map(of_kind).into(), ..notes() };
     let entry = |kind: UnstreamedKind| format!("[tables.{kind:?}]\nvisible = 'true'\n\n");
     let inner = "[tables.note]\nvisible = 'id IN (SELECT id FROM \"View\" WHERE id = 1)'\n";
-    kept("what_is_no_table", &refusals(&catalog, &[kinds.map(entry).concat(), inner.to_owned()]));
+    kept("what_is_no_table", &rejections(&catalog, &[kinds.map(entry).concat(), inner.to_owned()]));
 }
 
 #[test]
 fn types_that_do_not_fit() {
     kept(
         "types_that_do_not_fit",
-        &refused_rules(&[
+        &rejected_rules(&[
             "title < 'm'",
             "title >= auth.user_id",
             "status > 'open' AND shared < archived",
@@ -286,7 +286,7 @@ fn tables_that_cannot_be_streamed() {
     catalog.tables[4].columns.remove(0);
     kept(
         "tables_that_cannot_be_streamed",
-        &refusals(
+        &rejections(
             &catalog,
             &[
                 "[tables.log]\nvisible = 'person = auth.user_id'\n\n[tables.note]\n\
@@ -304,7 +304,7 @@ fn tables_that_cannot_be_streamed() {
 fn places_are_found_however_the_string_is_written() {
     kept(
         "places_are_found_however_the_string_is_written",
-        &refusals(
+        &rejections(
             &notes(),
             &[
                 "[tables.note]\nvisible = 'shared AND nope'\n",
@@ -329,7 +329,7 @@ fn limits() {
     let many = [either; 6].join(" AND ");
     let chain = vec!["shared"; 600].join(" AND ");
     let cut = |rule: &str| {
-        let shown = refused_rules(&[rule]);
+        let shown = rejected_rules(&[rule]);
         let problem = shown.split("Error:").last().unwrap_or_default();
         problem.lines().map(|line| line.chars().take(80).collect::<String>()).collect::<Vec<_>>()
     };
@@ -350,9 +350,9 @@ fn a_table_that_does_not_fit_any_more_takes_no_other_with_it() {
     let definition = Definition::parse("rowtide.toml", text).unwrap();
     let mut catalog = notes();
     catalog.tables[2].replica_identity = ReplicaIdentity::Nothing;
-    let (plan, refused) = compile_partly(&definition, &catalog);
-    let refused: Vec<&str> = refused.iter().map(|(table, _)| table.as_str()).collect();
-    assert_eq!(refused, ["member", "share"]);
+    let (plan, rejected) = compile_partly(&definition, &catalog);
+    let rejected: Vec<&str> = rejected.iter().map(|(table, _)| table.as_str()).collect();
+    assert_eq!(rejected, ["member", "share"]);
     let served = plan.tables.iter().filter(|table| table.published);
     let served: Vec<&str> = served.map(|table| table.catalog.name.as_str()).collect();
     assert_eq!(served, ["note", "team"]);
@@ -413,14 +413,14 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn whatever_is_written_is_read_or_refused(text in "\\PC{0,200}") {
+    fn whatever_is_written_is_read_or_rejected(text in "\\PC{0,200}") {
         if let Err(error) = read(&text, &notes()) {
             shown(&error);
         }
     }
 
     #[test]
-    fn whatever_rule_is_written_is_read_or_refused(
+    fn whatever_rule_is_written_is_read_or_rejected(
         words in proptest::collection::vec(proptest::sample::select(&WORDS[..]), 0..60),
         quotes in proptest::sample::select(&["'''", "\"\"\"", "'", "\""][..]),
     ) {
@@ -432,7 +432,7 @@ proptest! {
 }
 
 #[test]
-fn a_rule_of_any_length_and_depth_is_read_or_refused() {
+fn a_rule_of_any_length_and_depth_is_read_or_rejected() {
     let shapes = [
         ("(", "shared", ")"),
         ("NOT ", "shared", ""),

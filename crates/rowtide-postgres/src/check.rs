@@ -1,6 +1,6 @@
-//! Holds a plan against a live database: settings, privileges, publication and slot, beside what the
-//! catalog alone shows. Every finding comes with the SQL that mends it, ready to be run by whoever
-//! may; nothing is changed here.
+//! Checks a plan against a live database: settings, privileges, publication and slot, and what the catalog
+//! shows. Every finding comes with the SQL that repairs it, for a person with the privileges to run. The
+//! check itself changes nothing.
 
 use rowtide_plan::check::{Problem, check_plan};
 use rowtide_plan::plan::Plan;
@@ -10,13 +10,13 @@ use tokio_postgres::Client;
 use crate::connect::Names;
 use crate::setup::OWN_TABLES;
 
-/// What has to be run for most things that are missing.
+/// The command that creates most of the things that can be missing.
 const SETUP: &str = "rowtide setup";
 
-/// Everything that is wrong, or could be better.
+/// All problems and possible improvements.
 ///
 /// # Errors
-/// When a question is not answered.
+/// When a query fails.
 pub async fn check(
     client: &Client,
     names: &Names,
@@ -31,12 +31,12 @@ pub async fn check(
     Ok(problems)
 }
 
-fn fatal(what: impl Into<String>, mend: impl Into<String>) -> Problem {
-    Problem { what: what.into(), mend: Some(mend.into()), fatal: true }
+fn fatal(what: impl Into<String>, repair: impl Into<String>) -> Problem {
+    Problem { what: what.into(), mend: Some(repair.into()), fatal: true }
 }
 
 async fn check_server(client: &Client) -> Result<Vec<Problem>, tokio_postgres::Error> {
-    // Some hosts give the right to stream through a role of theirs and not through the attribute.
+    // Some hosting providers grant replication through a role of their own and not through the attribute.
     let sql = "SELECT current_setting('server_version_num')::int, pg_is_in_recovery(), \
                current_setting('wal_level'), quote_ident(current_user), \
                EXISTS (SELECT 1 FROM pg_roles r WHERE r.rolname = current_user \
@@ -91,7 +91,8 @@ async fn check_tables(client: &Client, plan: &Plan) -> Result<Vec<Problem>, toki
             let what = format!("role {role} may not read table {table}");
             problems.push(fatal(what, format!("GRANT SELECT ON {table} TO {role};")));
         }
-        // An insert may meet a row and become an update; rows are locked before they are written.
+        // UPDATE is needed for updates, also for those that an insert becomes, and to lock a row before a
+        // delete.
         let updates = !of.write.updates.is_empty() || of.write.delete.is_some();
         let needed = [
             ("INSERT", 6, of.write.insert.is_some()),
@@ -119,7 +120,7 @@ async fn check_own_table(
     client: &Client,
     names: &Names,
 ) -> Result<Vec<Problem>, tokio_postgres::Error> {
-    // `to_regclass` would fail on a schema that may not be used.
+    // `to_regclass` would fail without the privilege to use the schema.
     let sql = "SELECT quote_ident(current_user), has_schema_privilege(n.oid, 'USAGE'), \
                (SELECT bool_and(has_table_privilege(c.oid, privilege)) FROM \
                 unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege) \
@@ -134,12 +135,12 @@ async fn check_own_table(
         };
         let role: &str = row.get(0);
         if !(row.get::<_, bool>(1) && row.get::<_, bool>(2)) {
-            let mend = format!(
+            let repair = format!(
                 "GRANT USAGE ON SCHEMA {schema} TO {role}; \
                  GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role};"
             );
             let table = quote_table(&names.schema, name);
-            return Ok(vec![fatal(format!("role {role} may not write table {table}"), mend)]);
+            return Ok(vec![fatal(format!("role {role} may not write table {table}"), repair)]);
         }
     }
     let Some(missing) = missing else { return Ok(Vec::new()) };
@@ -148,9 +149,9 @@ async fn check_own_table(
     let row = client.query_one(sql, &[]).await?;
     let (database, role): (&str, &str) = (row.get(0), row.get(1));
     let grant = format!("GRANT CREATE ON DATABASE {database} TO {role};  -- then: {SETUP}");
-    let mend = if row.get(2) { SETUP.to_owned() } else { grant };
+    let repair = if row.get(2) { SETUP.to_owned() } else { grant };
     let table = quote_table(&names.schema, missing);
-    Ok(vec![fatal(format!("table {table} is missing"), mend)])
+    Ok(vec![fatal(format!("table {table} is missing"), repair)])
 }
 
 async fn check_publication(
@@ -167,12 +168,12 @@ async fn check_publication(
     let mut problems = Vec::new();
     if !row.get::<_, bool>(0) {
         let what = format!("publication {publication} leaves operations out");
-        let mend = format!(
+        let repair = format!(
             "ALTER PUBLICATION {publication} SET (publish = 'insert, update, delete, truncate');"
         );
-        problems.push(fatal(what, mend));
+        problems.push(fatal(what, repair));
     }
-    // Columns that only newer versions have are null in older ones.
+    // Through `to_jsonb`, columns that only newer versions have are null in older ones.
     let sql = "SELECT t.schemaname::text, t.tablename::text, \
                to_jsonb(r) ->> 'prqual' IS NOT NULL OR to_jsonb(r) ->> 'prattrs' IS NOT NULL \
                FROM pg_publication_tables t \
@@ -232,13 +233,13 @@ async fn check_slot(client: &Client, names: &Names) -> Result<Vec<Problem>, toki
     }
     if !is(3) {
         let what = format!("replication slot `{slot}` has another plugin than pgoutput");
-        let mend = format!("SELECT pg_drop_replication_slot('{slot}');  -- then: {SETUP}");
-        return Ok(vec![fatal(what, mend)]);
+        let repair = format!("SELECT pg_drop_replication_slot('{slot}');  -- then: {SETUP}");
+        return Ok(vec![fatal(what, repair)]);
     }
     Ok(Vec::new())
 }
 
-/// Whether there is room for a slot and for the process that streams from it.
+/// Checks that the limits leave room for a slot and for the process that streams from it.
 async fn check_limits(client: &Client) -> Result<Vec<Problem>, tokio_postgres::Error> {
     let sql = "SELECT name, setting::bigint, used FROM pg_settings JOIN (VALUES \
                  ('max_replication_slots', (SELECT count(*) FROM pg_replication_slots)), \
@@ -247,8 +248,8 @@ async fn check_limits(client: &Client) -> Result<Vec<Problem>, tokio_postgres::E
     let full = client.query(sql, &[]).await?;
     let problem = |row: &tokio_postgres::Row| {
         let (name, limit): (&str, i64) = (row.get(0), row.get(1));
-        let mend = format!("ALTER SYSTEM SET {name} = {};  -- then restart Postgres", limit + 10);
-        fatal(format!("all of the {limit} that {name} allows are in use"), mend)
+        let repair = format!("ALTER SYSTEM SET {name} = {};  -- then restart Postgres", limit + 10);
+        fatal(format!("all of the {limit} that {name} allows are in use"), repair)
     };
     Ok(full.iter().map(problem).collect())
 }

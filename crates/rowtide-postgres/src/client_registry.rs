@@ -1,5 +1,5 @@
-//! Which user a client id belongs to: the one who first used it, for ever. Ids are claimed for many
-//! connects with one statement, and one that is known already writes nothing.
+//! The owners of client ids: an id belongs for ever to the user who first used it. One statement claims ids
+//! for many connects, and writes nothing for ids that are known already.
 
 use std::collections::HashMap;
 
@@ -10,18 +10,18 @@ use tokio_postgres::Client;
 use crate::connect::Names;
 use crate::wal::{end_of_wal, flush};
 
-/// Whose a client id is, and how far its mutations are settled.
+/// The owner of a client id, and its last acknowledged mutation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claimed {
     /// The user who first used it.
     pub user_id: String,
-    /// The id of the last mutation that was settled, 0 if there was none.
+    /// The last acknowledged number, 0 if there is none.
     pub last_mutation: u64,
 }
 
-/// Claims each `(client id, user id)` and returns whose each client id is, in the same order. Of one
-/// client id that is wanted several times, the first takes it. `None`: text that Postgres cannot
-/// store (with a NUL) claims nothing.
+/// Claims each `(client id, user id)` and returns the owner of each client id, in the same order. If several
+/// users want one client id, the first gets it. `None`: the text cannot be stored in Postgres (it has a NUL),
+/// so nothing was claimed.
 ///
 /// # Errors
 /// When the statement fails.
@@ -31,11 +31,11 @@ pub async fn claim(
     wanted: &[(String, String)],
 ) -> Result<Vec<Option<Claimed>>, tokio_postgres::Error> {
     let mut found = HashMap::new();
-    // One bad text must not spoil what others want in the same statement.
+    // One text that cannot be stored must not make the statement fail for the others.
     let storable = wanted.iter().filter(|(id, user)| !id.contains('\0') && !user.contains('\0'));
     let mut open: Vec<&(String, String)> = storable.collect();
-    // A row that another server claims at this moment is waited for, but not returned: the second
-    // statement sees it.
+    // If another server claims an id at the same time, the statement waits for it but does not return its
+    // row. A second statement sees the row.
     for _ in 0..2 {
         if !open.is_empty() {
             claim_once(client, names, &open, &mut found).await?;
@@ -47,16 +47,16 @@ pub async fn claim(
     Ok(wanted.iter().map(claimed).collect())
 }
 
-/// What clients are told when they come back.
+/// What the server tells clients that come back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settled {
-    /// The refusals after the mutation that each knows of, by client id, in order.
+    /// The rejections behind the last mutation that each client knows of, by client id, in order.
     pub refused: HashMap<String, Vec<Refusal>>,
-    /// All that was settled until now was settled by commits up to here.
+    /// Everything that was acknowledged until now was acknowledged by commits up to here.
     pub until: Lsn,
 }
 
-/// What was refused of each `(client id, the highest mutation whose outcome it knows)`.
+/// The rejections for each `(client id, the highest mutation whose outcome the client knows)`.
 ///
 /// # Errors
 /// When a statement fails.
@@ -78,8 +78,8 @@ pub async fn settled(
     let mut settled = Settled { until: end_of_wal(client).await?, ..Settled::default() };
     for row in client.query(&sql, &[&ids, &numbers]).await? {
         let id = u64::try_from(row.get::<_, i64>(1)).unwrap_or(0);
-        let refusal = Refusal { id, code: row.get(2), message: row.get(3) };
-        settled.refused.entry(row.get(0)).or_default().push(refusal);
+        let rejection = Refusal { id, code: row.get(2), message: row.get(3) };
+        settled.refused.entry(row.get(0)).or_default().push(rejection);
     }
     flush(client, settled.until).await?;
     Ok(settled)

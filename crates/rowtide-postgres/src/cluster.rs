@@ -1,9 +1,9 @@
-//! A private PostgreSQL cluster, for `rowtide dev` and for tests: its own directory, its own socket,
-//! no TCP port, the server binaries that are installed. Who may enter the socket's directory (its
-//! owner and root) is let in without a password. As root the server runs as an unprivileged user,
-//! because Postgres refuses root. A cluster of `rowtide dev` is kept for the next start and is taken
-//! over if it still runs; one of a test ends with the process that started it, however that ends,
-//! and leaves nothing behind.
+//! A private PostgreSQL cluster for `rowtide dev` and for tests. It uses the installed server binaries, and
+//! has its own directory and socket, but no TCP port. Users who can access the socket's directory (its owner
+//! and root) connect without a password. If this process is root, the server runs as an unprivileged user,
+//! because Postgres does not run as root. The cluster of `rowtide dev` stays for the next start, which
+//! adopts it if it still runs. The cluster of a test ends with the process that started it, even if that
+//! process is killed, and leaves no files behind.
 
 mod binaries;
 mod place;
@@ -24,14 +24,14 @@ use crate::connect::{ConnectError, ConnectOptions, connect, reason};
 
 /// How long the server may take to start or stop.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How often a server that is starting is asked.
+/// The time between two attempts to connect to a server that is starting.
 const POLL: Duration = Duration::from_millis(20);
-/// The port that Postgres takes if none is set.
+/// Postgres' default port.
 const DEFAULT_PORT: &str = "5432";
 /// The superuser of the cluster.
 const SUPERUSER: &str = "postgres";
 
-/// Why there is no cluster.
+/// Why a cluster could not be started or used.
 #[derive(Debug, Error)]
 pub enum ClusterError {
     /// No server binaries were found.
@@ -64,34 +64,34 @@ pub enum ClusterError {
     /// Running as root, and no user to run Postgres as.
     #[error("Postgres does not run as root, and there is neither a user `postgres` nor `nobody`")]
     NoUser,
-    /// The file system refused.
+    /// An operation on files failed.
     #[error("cannot prepare `{}`: {source}", path.display())]
     Files {
-        /// What was to be made.
+        /// The file or directory.
         path: PathBuf,
-        /// Why not.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// A program of PostgreSQL's failed.
+    /// A program of PostgreSQL failed.
     #[error("`{program}` failed: {said}{hint}")]
     Program {
         /// Its name.
         program: String,
-        /// What it said.
+        /// Its output.
         said: String,
         /// What may help.
         hint: &'static str,
     },
-    /// The server does not let us in.
+    /// Connecting to the server failed.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// A database could not be made.
+    /// A database could not be created.
     #[error("cannot create database `{name}`: {}", reason(source))]
     Database {
         /// Its name.
         name: String,
-        /// What Postgres said.
+        /// The error of Postgres.
         #[source]
         source: tokio_postgres::Error,
     },
@@ -103,7 +103,7 @@ pub enum ClusterError {
     NotReady {
         /// The data directory.
         data: PathBuf,
-        /// What connecting gave.
+        /// The error of the last attempt to connect.
         source: ConnectError,
         /// The end of the server's log.
         said: String,
@@ -118,19 +118,19 @@ pub struct Cluster {
     socket: PathBuf,
     port: String,
     user: Option<User>,
-    /// Of a test's cluster: ends when its standard input is closed.
+    /// The process that watches over a test's cluster. It ends the cluster when its standard input closes.
     keeper: Option<Child>,
-    /// Held while this process uses the directory of a cluster that is kept.
+    /// The lock on the directory of a cluster that stays for the next start.
     lock: Option<File>,
     adopted: bool,
 }
 
 impl Cluster {
-    /// Starts the cluster that is kept in `dir`, made if it is not there, or takes over the one that
-    /// runs already. `progress` is told what takes long. It is stopped when it is dropped.
+    /// Starts the cluster in `dir`, and creates it first if there is none; adopts it if it runs already.
+    /// Calls `progress` before steps that take long. Dropping the cluster stops it.
     ///
     /// # Errors
-    /// When there is no server, or it cannot be started.
+    /// When PostgreSQL is not installed, or the server cannot be started.
     pub async fn start(dir: &Path, progress: impl Fn(&str)) -> Result<Cluster, ClusterError> {
         fs::create_dir_all(dir).map_err(|source| files(dir, source))?;
         let lock = lock(dir)?;
@@ -140,13 +140,13 @@ impl Cluster {
             cluster.lock = Some(lock);
             return Ok(cluster);
         }
-        // From here on dropping it stops it.
+        // With the lock set, dropping the cluster stops the server.
         cluster.lock = Some(lock);
         progress("starting PostgreSQL");
         let log = cluster.log();
         let mut command = cluster.command("pg_ctl");
         command.arg("start").arg("-w").arg("-D").arg(&cluster.data).arg("-l").arg(&log);
-        // Out of the reach of the Ctrl-C that is meant for us: we stop it in order.
+        // A group of its own, so that a Ctrl-C does not reach the server: Rowtide stops it in order.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         command.arg("-o").arg(format!("-k {}", cluster.socket.display()));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -167,10 +167,10 @@ impl Cluster {
     pub async fn start_temporary(settings: &[(&str, &str)]) -> Result<Cluster, ClusterError> {
         let dir = make_temporary_dir()?;
         let mut cluster = Cluster::prepare(&dir, "off", &|_| {})?;
-        // Its user removes it in the end.
+        // The server's user removes the directory in the end.
         give(&dir, cluster.user).map_err(|source| files(&dir, source))?;
-        // The shell outlives us if we are killed, sees its input end, and cleans up. It and the
-        // server are in a group of their own, out of the reach of a Ctrl-C.
+        // If this process is killed, the shell goes on, sees the end of its input, and cleans up. The shell
+        // and the server are in a group of their own, so that a Ctrl-C does not reach them.
         let script = r#"
             dir=$1; log=$2; shift 2
             "$@" >"$log" 2>&1 &
@@ -228,7 +228,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Makes the data directory, beside its place first: what is in its place is whole.
+    /// Creates the data directory under another name and renames it, so that it is never incomplete.
     fn create(&self, fsync: &str) -> Result<(), ClusterError> {
         let new = self.data.with_extension("new");
         if new.exists() {
@@ -239,13 +239,13 @@ impl Cluster {
         command.arg("-D").arg(&new).args(["-U", SUPERUSER, "-E", "UTF8", "--locale=C"]);
         command.args(["--auth=trust", "--no-sync", "--no-instructions"]);
         run(&mut command, "initdb")?;
-        // `synchronous_commit` stays on: without it the stream lags by the WAL writer's sleep.
+        // `synchronous_commit` stays on. Without it the stream would wait for the WAL writer.
         let settings = format!(
             "listen_addresses = ''\nwal_level = logical\nmax_wal_senders = 64\n\
              max_replication_slots = 64\nmax_connections = 200\nfsync = {fsync}\n\
              full_page_writes = {fsync}\nlog_min_messages = warning\n"
         );
-        // The server's own user owns the file; we are that user or root.
+        // The server's user owns the file, and this process is that user or root.
         let path = new.join("postgresql.auto.conf");
         fs::write(&path, settings).map_err(|source| files(&path, source))?;
         fs::rename(&new, &self.data).map_err(|source| files(&self.data, source))
@@ -263,7 +263,7 @@ impl Cluster {
         lines.into_iter().rev().collect::<Vec<_>>().join("; ")
     }
 
-    /// Whether a server runs on the data directory, asked once it has finished starting or stopping.
+    /// Whether a server runs on the data directory. Waits for one that is starting or stopping.
     async fn runs(&self) -> Result<bool, ClusterError> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -285,7 +285,7 @@ impl Cluster {
 
     fn plain_command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
-        // The server's user may not be allowed to be where we are.
+        // The server's user may have no access to the current directory.
         command.current_dir("/").env_remove("PGDATA").env("LC_ALL", "C");
         if let Some(user) = self.user {
             std::os::unix::process::CommandExt::gid(&mut command, user.gid);
@@ -311,12 +311,12 @@ impl Cluster {
         ClusterError::NotReady { data: self.data.clone(), source, said }
     }
 
-    /// Whether it was running already when it was started.
+    /// Whether the server was running already.
     pub fn adopted(&self) -> bool {
         self.adopted
     }
 
-    /// Where the programs of this version of PostgreSQL are.
+    /// The directory of this version's programs.
     pub fn binaries(&self) -> &Path {
         &self.binaries
     }
@@ -334,7 +334,7 @@ impl Cluster {
                 other => format!("%{other:02X}"),
             })
             .collect();
-        // Of a server that listens on its socket alone the port is but a part of the socket's name.
+        // For a server that listens only on its socket the port is just a part of the socket's name.
         let port = if self.port == DEFAULT_PORT { "" } else { &format!(":{}", self.port) };
         format!("postgres://{SUPERUSER}@{socket}{port}/{database}")
     }
@@ -342,17 +342,17 @@ impl Cluster {
     /// Connects to a database as superuser.
     ///
     /// # Errors
-    /// When the server does not let us in.
+    /// When connecting fails.
     pub async fn connect(&self, database: &str) -> Result<Client, ConnectError> {
         let options = ConnectOptions::parse(&self.url(database))
             .expect("the URL of a cluster has a user, a host and a database");
         connect(&options, "dev").await
     }
 
-    /// Creates a database if it is not there.
+    /// Creates a database if it does not exist.
     ///
     /// # Errors
-    /// When the server refuses.
+    /// When connecting or creating fails.
     pub async fn create_database(&self, name: &str) -> Result<(), ClusterError> {
         let client = self.connect("postgres").await?;
         let fail = |source| ClusterError::Database { name: name.to_owned(), source };
@@ -375,7 +375,7 @@ impl Cluster {
     fn end(&mut self) -> Result<(), ClusterError> {
         if let Some(mut keeper) = self.keeper.take() {
             drop(keeper.stdin.take());
-            // Nothing is left to be done if it is gone already.
+            // An error means that it has ended already, and then there is nothing left to do.
             drop(keeper.wait());
         }
         if self.lock.is_none() {
@@ -386,10 +386,10 @@ impl Cluster {
             command.arg("stop").arg("-D").arg(&self.data).args(["-w", "-t", "15", "-m", mode]);
             run(&mut command, "pg_ctl stop")
         };
-        // A fast stop waits for those who stream, and one that does not answer may keep it waiting.
+        // A fast stop waits for replication clients, and one that does not answer may delay it.
         let stopped = stop("fast").or_else(|_| stop("immediate")).map(drop);
         if !self.data.parent().is_some_and(|dir| self.socket.starts_with(dir)) {
-            // Left where everyone's temporary files are, it would be for good.
+            // In the directory for temporary files nobody else would remove it.
             drop(fs::remove_dir(&self.socket));
         }
         self.lock = None;

@@ -1,5 +1,5 @@
-//! Migrations of an application's tables for development and tests: numbered SQL files, each applied
-//! once, in order, in a transaction of its own. A file that was applied must not change.
+//! Applies the migrations of an application's tables, for development and tests. Migrations are numbered SQL
+//! files. Each is applied once, in order, in its own transaction. An applied file must not change.
 
 use thiserror::Error;
 use tokio_postgres::Client;
@@ -9,42 +9,42 @@ use crate::connect::reason;
 /// A file of SQL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Migration {
-    /// Its name. Files are applied in the order of the numbers that their names begin with; those
-    /// without one come last, in the order of their names.
+    /// The file's name. Files are applied in the order of the numbers that their names begin with. Files
+    /// without a number come last, in the order of their names.
     pub name: String,
-    /// What it holds.
+    /// The file's content.
     pub sql: String,
 }
 
 /// Why migrations were not applied.
 #[derive(Debug, Error)]
 pub enum MigrateError {
-    /// Postgres refused a statement.
+    /// A statement failed.
     #[error("migration `{name}` failed: {}", reason(source))]
     Failed {
         /// The file.
         name: String,
-        /// What Postgres said.
+        /// The error of Postgres.
         #[source]
         source: tokio_postgres::Error,
     },
-    /// A file is not what was applied.
+    /// A file has changed since it was applied.
     #[error("migration `{0}` was changed after it had been applied; write a new one instead")]
     Changed(String),
-    /// The table of applied migrations cannot be used.
+    /// The table of applied migrations cannot be read or written.
     #[error("cannot read which migrations were applied: {}", reason(.0))]
     State(#[source] tokio_postgres::Error),
 }
 
-/// What those who migrate lock, each for as long as one file takes: an arbitrary number.
+/// Takes the lock for migrations, an arbitrary number, for as long as one file takes.
 const LOCK: &str = "SET LOCAL lock_timeout = 0;
                     SELECT pg_advisory_xact_lock(7306382164);
                     SET LOCAL lock_timeout TO DEFAULT";
 
-/// Applies what has not been applied yet and returns the names.
+/// Applies the migrations that have not been applied yet, and returns their names.
 ///
 /// # Errors
-/// At the first file that fails or was changed; those before it stay applied.
+/// When a file fails or has changed. The files before it stay applied.
 pub async fn migrate(
     client: &mut Client,
     migrations: &[Migration],
@@ -71,7 +71,7 @@ pub async fn migrate(
     Ok(applied)
 }
 
-/// Whether it had not been applied yet.
+/// Applies one migration. Returns `false` if it had been applied before.
 async fn apply(client: &mut Client, migration: &Migration) -> Result<bool, MigrateError> {
     let Migration { name, sql } = migration;
     let fail = |source| MigrateError::Failed { name: name.clone(), source };

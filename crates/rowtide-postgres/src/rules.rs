@@ -1,7 +1,7 @@
 //! Asks Postgres about the rules for writing: whether it takes each of them, and of which type each
 //! claim in them must be. A rule that it does not take is shown where it stands in the definition.
 
-use rowtide_plan::error::Problem;
+use rowtide_plan::error::DefinitionProblem;
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::value::ColumnType;
 use rowtide_plan::write::{WriteRules, limit_lock, lock, rule_statements, write};
@@ -14,7 +14,7 @@ use crate::connect::reason;
 use rowtide_plan::sql::quote_identifier;
 
 /// What Postgres does not take, by the table's name.
-pub type RuleProblems = Vec<(String, Vec<Problem>)>;
+pub type RuleProblems = Vec<(String, Vec<DefinitionProblem>)>;
 
 /// Prepares every rule, notes the types of its claims in the plan, and prepares the statements that
 /// the rules become. Tables with a rule that Postgres does not take are returned, and cannot be
@@ -42,7 +42,7 @@ async fn prepare_table(
     client: &Client,
     plan: &mut Plan,
     index: usize,
-) -> Result<Vec<Problem>, Error> {
+) -> Result<Vec<DefinitionProblem>, Error> {
     let statements = rule_statements(&plan.tables[index]);
     let mut problems = Vec::new();
     for (rule, statement) in plan.tables[index].write.rules_mut().zip(statements) {

@@ -1,6 +1,6 @@
-//! What Rowtide needs in a database, put there: its own schema, the replica identities, the
-//! publication, the slot. Every step looks first, so it can be run again at any time and by several
-//! at once; what it finds of others' it leaves alone.
+//! Sets up a database for Rowtide: its own schema, the replica identities, the publication and the slot.
+//! Each step first looks whether there is something to do, so setup can run again at any time, and several
+//! times at once. It changes nothing that belongs to others.
 
 use rowtide_plan::definition::TableName;
 use rowtide_plan::sql::{quote_identifier, quote_table};
@@ -10,19 +10,19 @@ use tokio_postgres::{Client, Row};
 use crate::connect::{Names, reason};
 use crate::stream::{create_slot, drop_slot};
 
-/// A step that Postgres refused, or that must not be taken. Those before it stay done.
+/// Why a step failed, or must not be done. The steps before it stay done.
 #[derive(Debug, Error)]
 pub enum SetupError {
-    /// Postgres refused.
+    /// Postgres returned an error.
     #[error("cannot {step}: {}", reason(source))]
     Step {
-        /// What was to be done.
+        /// The step.
         step: String,
-        /// What Postgres said.
+        /// The error of Postgres.
         #[source]
         source: tokio_postgres::Error,
     },
-    /// The names are taken.
+    /// The slot belongs to another database.
     #[error(
         "replication slot `{slot}` belongs to database `{database}`; choose another environment for \
          this one"
@@ -30,26 +30,26 @@ pub enum SetupError {
     SlotOfAnother {
         /// The slot.
         slot: String,
-        /// Whose it is.
+        /// The database that it belongs to.
         database: String,
     },
 }
 
-/// Makes a database ready for the tables of a definition and returns a sentence for each thing that
-/// was done; none if all was there.
+/// Sets up a database for the tables of a definition. Returns a sentence for each step that it did; none if
+/// everything was there already.
 ///
-/// Tables get `REPLICA IDENTITY FULL`, so that the stream brings the old row. The slot comes last and
-/// waits for transactions that are older than it, as long as it takes.
+/// Tables get `REPLICA IDENTITY FULL`, so that the stream has the old rows. The slot comes last. To create it
+/// Postgres waits for all older transactions, as long as they take.
 ///
 /// # Errors
-/// At the first step that Postgres refuses.
+/// When a step fails. Later steps are not tried then.
 pub async fn setup(
     client: &Client,
     names: &Names,
     tables: &[TableName],
 ) -> Result<Vec<String>, SetupError> {
     let mut setup = Setup { client, names, done: Vec::new() };
-    // Two that look at the same time would both create.
+    // Two setups that look at the same time would both create.
     let lock = "SELECT pg_advisory_lock(hashtext($1))";
     setup.ask("wait for another setup", lock, &names.schema).await?;
     let result = setup.run(tables).await;
@@ -59,9 +59,9 @@ pub async fn setup(
     Ok(setup.done)
 }
 
-/// Rowtide's own tables. `client` counts the mutations of each client, and is streamed: its row is the
-/// acknowledgement. What was refused last is in the row, and what was refused before in `refusal`.
-/// `named_mutation` knows the mutations of clients that do not number them.
+/// Rowtide's own tables. `client` counts the mutations of each client. It is in the publication: its row in
+/// the stream is the acknowledgement. The row has the last rejection, and `refusal` has the earlier ones.
+/// `named_mutation` has the mutations of clients that do not number them.
 pub(crate) const OWN_TABLES: [(&str, &str); 3] = [
     (
         "client",
@@ -207,7 +207,7 @@ impl Setup<'_> {
             if row.get::<_, Option<bool>>(2) != Some(true) {
                 return Ok(());
             }
-            // Nothing can be had from it any more.
+            // A lost slot is of no use any more.
             let dropped = drop_slot(self.client, slot).await;
             dropped.map_err(|source| fail("drop the lost replication slot", source))?;
             self.done.push(format!("drop the lost replication slot `{slot}`"));

@@ -1,6 +1,6 @@
 /**
- * The client as an application holds it: tables to read, `mutate` to write, and how things stand. It
- * knows who is signed in, and shows the copy of that user alone.
+ * The client that an application uses: tables to read, `mutate` to write, and `status`. The client knows
+ * which user is signed in, and shows only that user's copy.
  */
 import { RowtideError } from './error.js';
 import { Optimistic } from './optimistic.js';
@@ -12,13 +12,14 @@ import { claims } from './token.js';
 /**
  * @typedef {import('./op.js').Op} Op
  * @typedef {import('./optimistic.js').Step} Step
- * @typedef {import('./optimistic.js').Settled} Settled
- * @typedef {{ connection: import('./connection.js').State, pending: number, user?: string,
+ * @typedef {import('./optimistic.js').Acked} Acked
+ * @typedef {{ connection: import('./connection.js').ConnectionState, pending: number, user?: string,
  *   error?: { code: string, message: string }, leads: boolean }} Status
  *
  * @typedef {object} Options
  * @property {string} url
- * @property {(why: { refused: boolean }) => string | Promise<string>} token
+ * @property {(why: { rejected: boolean, refused: boolean }) => string | Promise<string>} token `refused`
+ *   is the deprecated name of `rejected`
  * @property {Record<string, { key: readonly string[] }>} [tables]
  * @property {import('./storage.js').Storage} [storage]
  * @property {string} [user]
@@ -28,7 +29,7 @@ import { claims } from './token.js';
  * @property {(direction: 'sent' | 'received', message: any) => void} [trace]
  */
 
-/** Whether tabs can share a copy: browsers have all of it in pages that came over HTTPS or from localhost. */
+/** Whether tabs can share a copy. Browsers can in pages that came over HTTPS or from localhost. */
 const canShare = () =>
   typeof indexedDB === 'object' && typeof BroadcastChannel === 'function' && !!globalThis.navigator?.locks;
 
@@ -46,13 +47,13 @@ export class Client {
   #storage;
   /** @type {Map<string, TableQuery>} */
   #tables = new Map();
-  /** Who waits for an outcome. @type {Map<string, { resolve: () => void, reject: (error: Error) => void }>} */
+  /** The promises of mutations without an acknowledgement, by id. @type {Map<string, { resolve: () => void, reject: (error: Error) => void }>} */
   #unconfirmed = new Map();
-  /** @type {Set<(settled: Settled) => void>} */
-  #outcomes = new Set();
+  /** @type {Set<(acked: Acked) => void>} */
+  #onAcked = new Set();
   #stopped = false;
   #connected;
-  /** A token that was asked for to know the user, for the first connection. @type {string | undefined} */
+  /** The token that told who the user is. The first connection uses it. @type {string | undefined} */
   #token;
   #unlisten = () => {};
 
@@ -68,9 +69,9 @@ export class Client {
     this.#optimistic = new Optimistic(Object.fromEntries(keys));
     this.#shown = new Shown(this.#optimistic);
     /** @type {Status} */
-    const standing = { connection: 'connecting', pending: 0, leads: false };
-    this.status = new Observed(this.#shown.bell, standing);
-    /** Resolves when what is stored is shown. */
+    const status = { connection: 'connecting', pending: 0, leads: false };
+    this.status = new Observed(this.#shown.bell, status);
+    /** Resolves when the stored copy is shown. */
     this.opened = this.#open();
     this.opened.catch(() => {});
     const nudge = () => this.#tab?.nudge();
@@ -94,22 +95,30 @@ export class Client {
     return table;
   }
 
-  /** The names of the tables that are known. */
+  /** The names of the known tables. */
   tables() {
     return [...this.#optimistic.tables.keys()];
   }
 
-  /** @param {(changes: import('./optimistic.js').Change[]) => void} listener to every step */
+  /** @param {(changes: import('./optimistic.js').Change[]) => void} listener called once for each step */
   subscribe(listener) {
     return this.#shown.subscribe(listener);
   }
 
-  /** @param {(settled: Settled) => void} listener to every outcome, also of mutations made before a reload */
-  onSettled(listener) {
-    return subscribed(this.#outcomes, listener);
+  /**
+   * @param {(acked: Acked) => void} listener called for each acknowledgement, also of mutations that were
+   *   made before a reload
+   */
+  onAcked(listener) {
+    return subscribed(this.#onAcked, listener);
   }
 
-  /** The mutations whose outcome is not known, in order. */
+  /** The deprecated name of `onAcked`. @param {(acked: Acked) => void} listener */
+  onSettled(listener) {
+    return this.onAcked(listener);
+  }
+
+  /** The mutations without an acknowledgement, in order. */
   pending() {
     return this.#optimistic.pending().map(({ id, ops }) => ({ id, ops }));
   }
@@ -125,13 +134,13 @@ export class Client {
     /** @type {Op[]} */
     const ops = [];
     const done = /** @type {any} */ (write(this.#writer(ops)));
-    if (typeof done?.then === 'function') throw new TypeError('what is given to `mutate` must not be async');
+    if (typeof done?.then === 'function') throw new TypeError('the function given to `mutate` must not be async');
     const id = randomId();
     const step = this.#optimistic.mutate(id, ops);
     const confirmed = new Promise((resolve, reject) => {
       this.#unconfirmed.set(id, { resolve: () => resolve(undefined), reject });
     });
-    // It may be that nobody wants to know.
+    // A rejection that nobody handles is not an error of the page.
     confirmed.catch(() => {});
     if (this.#tab) {
       const entry = this.#optimistic.queue[this.#optimistic.queue.length - 1];
@@ -143,7 +152,7 @@ export class Client {
   /** @param {Op[]} ops */
   #writer(ops) {
     const add = (/** @type {Op['op']} */ op, /** @type {string} */ table, /** @type {any} */ row) => {
-      // As it will travel, and safe from what becomes of the caller's object.
+      // A copy in the form that is sent: the caller may change its object later.
       ops.push({ op, table, row: JSON.parse(JSON.stringify(row)) });
     };
     return new Proxy({}, {
@@ -164,7 +173,7 @@ export class Client {
     });
   }
 
-  /** Comes back after `disconnect`, or at once when it is waiting to. */
+  /** Connects after `disconnect`, or ends the wait before the next try. */
   connect() {
     this.#connected = true;
     this.#tab?.connect(true);
@@ -176,17 +185,17 @@ export class Client {
     this.#tab?.connect(false);
   }
 
-  /** Ends the client. What is pending stays in the storage. */
+  /** Ends the client. Pending mutations stay in the storage. */
   async close() {
     this.#stop();
     await this.#tab?.close();
   }
 
-  /** Ends the client and forgets the user's rows and pending mutations, in every tab. */
+  /** Ends the client and deletes the user's rows and pending mutations, in every tab. */
   async signOut() {
     await this.opened.catch(() => {});
     this.#stop({ code: 'signed_out', message: 'the user has signed out' });
-    this.#forget();
+    this.#showNothing();
     await this.#tab?.clear();
     await this.#remember(undefined);
   }
@@ -199,8 +208,8 @@ export class Client {
     this.status.set({ ...this.status.get(), connection: 'stopped', error });
   }
 
-  /** Shows nothing any more. */
-  #forget() {
+  /** Shows no rows any more, and ends the mutations that wait. */
+  #showNothing() {
     this.#step(this.#optimistic.restore({ meta: {}, rows: [], entries: [] }, () => false));
     for (const { reject } of this.#unconfirmed.values()) {
       reject(new RowtideError('signed_out', 'the user has signed out'));
@@ -209,15 +218,20 @@ export class Client {
   }
 
   async #open() {
-    const user = this.#options.user ?? (await this.#whoIsIt());
+    const user = this.#options.user ?? (await this.#findUser());
     if (!this.#stopped) await this.#show(user);
   }
 
-  /** The user of the token; without one, while offline, whoever was here last. */
-  async #whoIsIt() {
+  /** Asks `token` for a new token. @param {boolean} rejected whether the last one is of no use */
+  #newToken(rejected) {
+    return this.#options.token({ rejected, refused: rejected });
+  }
+
+  /** The user that the token names, or, if no token can be had, the last user of this browser. */
+  async #findUser() {
     for (let failures = 0; ; failures++) {
       try {
-        this.#token = await this.#options.token({ refused: false });
+        this.#token = await this.#newToken(false);
         return claims(this.#token).sub;
       } catch (error) {
         const last = await this.#lastUser();
@@ -234,7 +248,7 @@ export class Client {
    * @returns {Promise<void>}
    */
   async #show(user) {
-    const { url, WebSocket, appVersion, trace, token } = this.#options;
+    const { url, WebSocket, appVersion, trace } = this.#options;
     const name = `rowtide ${url} ${user}`;
     const store = await this.#storage.open(name);
     await this.#remember(user);
@@ -251,18 +265,18 @@ export class Client {
         WebSocket,
         appVersion,
         trace,
-        token: (why) => {
-          const first = why.refused ? undefined : this.#token;
+        token: (rejected) => {
+          const first = rejected ? undefined : this.#token;
           this.#token = undefined;
-          return first ?? token(why);
+          return first ?? this.#newToken(rejected);
         },
       },
       onStep: (step) => this.#step(step),
-      onStanding: (standing) => this.#stands(standing),
+      onStatus: (status) => this.#setConnection(status),
       onOtherUser: (other) => this.#switch(other),
       onSignOut: () => {
         this.#stop({ code: 'signed_out', message: 'the user has signed out' });
-        this.#forget();
+        this.#showNothing();
         if (!tab.closed) tab.clear().catch(() => {});
       },
     });
@@ -271,11 +285,11 @@ export class Client {
     return tab.open();
   }
 
-  /** Another user is signed in. @param {string} user */
+  /** Shows the copy of another user, who is signed in now. @param {string} user */
   async #switch(user) {
     const tab = this.#tab;
     this.#tab = undefined;
-    this.#forget();
+    this.#showNothing();
     await tab?.close();
     if (!this.#stopped) await this.#show(user);
   }
@@ -294,8 +308,8 @@ export class Client {
     store.close();
   }
 
-  /** @param {import('./tab.js').Standing} standing */
-  #stands({ connection, error }) {
+  /** @param {import('./tab.js').ConnectionStatus} status */
+  #setConnection({ connection, error }) {
     if (this.#stopped) return;
     this.status.set({ ...this.#counted(), connection, error });
   }
@@ -312,13 +326,13 @@ export class Client {
   #step(step) {
     this.#shown.changed(step.changes);
     this.status.set(this.#counted());
-    for (const settled of step.settled) {
-      const { id, code, message = '' } = settled;
-      const waits = this.#unconfirmed.get(id);
+    for (const acked of step.acked) {
+      const { id, code, message = '' } = acked;
+      const promise = this.#unconfirmed.get(id);
       this.#unconfirmed.delete(id);
-      if (code) waits?.reject(new RowtideError(code, message));
-      else waits?.resolve();
-      this.#shown.bell.ring(this.#outcomes, settled);
+      if (code) promise?.reject(new RowtideError(code, message));
+      else promise?.resolve();
+      this.#shown.bell.ring(this.#onAcked, acked);
     }
   }
 }

@@ -1,29 +1,30 @@
 /**
- * A connection that lasts. It connects, hands on what comes and sends what may be sent; when the
- * connection ends it does what the protocol asks for that ending: waits and comes back, gets another
- * token, takes another client id, or stops with an error that a person must see.
+ * A connection that comes back. It connects, passes received messages to its owner and sends the owner's
+ * mutations. When the connection ends, it does what the protocol asks for that ending: it waits and
+ * connects again, gets another token, takes another client id, or stops with an error that a person must
+ * see.
  */
 import { RowtideError } from './error.js';
 import { claims } from './token.js';
 
 const PROTOCOL = 1;
-/** How long a connection may take until the server's first answer, in ms. */
+/** The longest time from the start of a connection to the server's first message, in ms. */
 const CONNECT_MS = 30_000;
-/** How often the server is asked whether it is there, in ms: browsers do not show its own pings. */
+/** The time between pings, in ms. Browsers do not show the server's own pings to a page. */
 const PING_MS = 25_000;
-/** How long it may take to answer, in ms. */
+/** The longest time to the answer of a ping, in ms. */
 const PONG_MS = 10_000;
-/** The shortest and the longest ceiling of a wait before the next try, in ms. */
+/** The first and the longest upper bound of the random wait before the next try, in ms. */
 const FIRST_WAIT_MS = 500;
 const LONGEST_WAIT_MS = 30_000;
-/** How many mutations may be under way. */
+/** How many mutations may wait for their acknowledgement. */
 const WINDOW = 100;
-/** A token is renewed this long before it expires, in ms, or when a fifth of its time is left. */
+/** A token is renewed this long before it expires, in ms, but not before a fifth of its time is left. */
 const RENEW_MS = 60_000;
-/** The longest time that a timer can be set to, in ms. */
+/** The longest time that a timer takes, in ms. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
-/** What a close code says where no `error` came before it. @type {Record<number, string>} */
+/** The protocol's code for a close code, where no `error` came before it. @type {Record<number, string>} */
 const CLOSE_CODES = {
   4400: 'bad_request',
   4401: 'unauthorized',
@@ -36,12 +37,12 @@ const CLOSE_CODES = {
   4503: 'unavailable',
   1012: 'restarting',
 };
-/** No retry mends these. */
+/** After these the client does not connect again. */
 const FINAL = ['bad_request', 'superseded', 'client_too_old'];
 
 /**
- * The wait before the next try, in ms: exponential, with full jitter, so that clients which were cut
- * off together do not come back together.
+ * The wait before the next try, in ms: exponential, with full jitter, so that clients that lose their
+ * connections together do not come back together.
  * @param {number} failures in a row
  * @param {number} [atMost] what the server asked for
  */
@@ -51,19 +52,19 @@ export function wait(failures, atMost) {
 }
 
 /**
- * @typedef {'connecting' | 'live' | 'offline' | 'stopped'} State
+ * @typedef {'connecting' | 'live' | 'offline' | 'stopped'} ConnectionState
  * @typedef {object} Owner
  * @property {() => object} hello the fields of `connect`
  * @property {(message: any) => void} receive
- * @property {(window: number) => object | undefined} next what may be sent, once
- * @property {(state: State, error?: RowtideError) => void} state
- * @property {(user: string) => boolean} isUser whether the token is of the right user; if not, the owner
- *   ends this connection
- * @property {() => void} otherClientId
+ * @property {(window: number) => object | undefined} next the next mutation to send; each is returned once
+ * @property {(state: ConnectionState, error?: RowtideError) => void} state
+ * @property {(user: string) => boolean} isUser whether the token belongs to the owner's user; if not, the
+ *   owner ends this connection
+ * @property {() => void} otherClientId takes another client id
  *
  * @typedef {object} ConnectionOptions
  * @property {string} url
- * @property {(why: { refused: boolean }) => string | Promise<string>} token
+ * @property {(rejected: boolean) => string | Promise<string>} token `rejected`: the last token is of no use
  * @property {any} WebSocket
  * @property {number} [appVersion]
  * @property {(direction: 'sent' | 'received', message: any) => void} [trace]
@@ -74,11 +75,12 @@ export class Connection {
   #owner;
   /** @type {WebSocket | undefined} */
   #socket;
-  /** Cancels what this try has set up. */
+  /** The timers of this try. */
   #timers = new Set();
   #failures = 0;
-  #refused = false;
-  /** Grows with every try: what belongs to a former one counts no more. */
+  /** Whether the server has rejected the last token. */
+  #rejected = false;
+  /** The number of this try: an answer for an earlier try is ignored. */
   #try = 0;
   #running = false;
   #waiting = false;
@@ -92,7 +94,7 @@ export class Connection {
     this.#owner = owner;
   }
 
-  /** Connects, or does so without waiting any longer. */
+  /** Connects, or ends the wait before the next try. */
   async start() {
     if (this.#running && !this.#waiting) return;
     this.#running = true;
@@ -101,7 +103,7 @@ export class Connection {
     const attempt = ++this.#try;
     this.#owner.state('connecting');
     try {
-      const token = await this.#options.token({ refused: this.#refused });
+      const token = await this.#options.token(this.#rejected);
       if (attempt !== this.#try) return;
       if (this.#owner.isUser(claims(token).sub)) this.#open(token);
     } catch (error) {
@@ -116,7 +118,7 @@ export class Connection {
     this.#running = this.#waiting = false;
   }
 
-  /** Sends what may be sent. */
+  /** Sends the mutations that may be sent. */
   pump() {
     if (this.#socket?.readyState !== 1) return;
     for (let next = this.#owner.next(WINDOW); next; next = this.#owner.next(WINDOW)) this.#send(next);
@@ -125,7 +127,7 @@ export class Connection {
   /** @param {string} token */
   #open(token) {
     const socket = (this.#socket = new this.#options.WebSocket(this.#options.url, 'rowtide.v1'));
-    /** @type {any} */
+    /** The server's `error`. @type {any} */
     let said;
     socket.onopen = () => {
       const { appVersion } = this.#options;
@@ -159,7 +161,7 @@ export class Connection {
     if (message.type === 'connected') this.#ping();
     if (message.type === 'ready') {
       this.#failures = 0;
-      this.#refused = false;
+      this.#rejected = false;
       this.#owner.state('live');
     }
     this.pump();
@@ -180,10 +182,10 @@ export class Connection {
     this.#after(Math.max(left - Math.min(RENEW_MS, left / 5), 0), async () => {
       const attempt = this.#try;
       try {
-        const next = await this.#options.token({ refused: true });
+        const next = await this.#options.token(true);
         if (attempt !== this.#try || !this.#owner.isUser(claims(next).sub)) return;
         this.#send({ type: 'auth', token: next });
-        // The same again is no reason to ask without end: the server will say that it has expired.
+        // If it is the same token again, another request would not help: the server will end the session.
         if (next !== token) this.#renew(next);
       } catch {
         // The session ends with `unauthorized`, and the next try asks again.
@@ -192,7 +194,7 @@ export class Connection {
   }
 
   /**
-   * What the protocol asks of a client for each ending.
+   * Does what the protocol asks of a client for each ending.
    * @param {RowtideError} error
    * @param {number} [retryAfterMs]
    */
@@ -202,7 +204,7 @@ export class Connection {
       this.#owner.state('stopped', error);
       return;
     }
-    this.#refused = error.code === 'unauthorized';
+    this.#rejected = error.code === 'unauthorized';
     if (error.code === 'forbidden') this.#owner.otherClientId();
     this.#retry(error, retryAfterMs);
   }

@@ -1,4 +1,4 @@
-/** What a refused mutation, or a connection that ended for good, is told with. */
+/** The error of a rejected mutation, or of a connection that ended for good. */
 export class RowtideError extends Error {
   /**
    * @param {string} code of the protocol, or one that the application gives to a limit

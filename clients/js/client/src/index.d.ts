@@ -1,9 +1,9 @@
-/** The JSON of a value of Postgres; see the protocol's table of values. */
+/** The JSON form of a value of Postgres; see the protocol's table of values. */
 export type Json = string | number | boolean | null | Json[] | { [name: string]: Json };
 
 /**
- * A table's rows, what an insert takes, what an update may name beside the key (`never` where nobody may),
- * and the columns of its key. `rowtide types` writes these.
+ * A table's rows, what an insert takes, what an update may name beside the key (`never` where nobody may
+ * insert or update), and the columns of its key. `rowtide types` writes these.
  */
 export interface TableTypes {
   row: object;
@@ -37,7 +37,7 @@ export type UpdateOf<S, T extends keyof S> = [Part<S, T, 'update'>] extends [nev
   ? never
   : KeyRow<S, T> & Part<S, T, 'update'>;
 
-/** How a row is shown now and how it was before; without `row` it is gone (from the query). */
+/** How a row is shown now and how it was shown before; without `row` it has left the table or query. */
 export interface Change<Row = Record<string, any>> {
   table: string;
   /** The JSON of the key's values. */
@@ -47,9 +47,9 @@ export interface Change<Row = Record<string, any>> {
 }
 
 export interface Query<Row> {
-  /** The rows, the same array as long as none changes. Rows that did not change are the same objects. */
+  /** The rows: the same array as long as none changes. Rows that did not change are the same objects. */
   all(): readonly Row[];
-  /** Calls `listener` once for each step that changes what is in the query. Returns how to stop it. */
+  /** Calls `listener` once for each step that changes the query's rows. Returns a function that ends that. */
   subscribe(listener: (changes: readonly Change<Row>[]) => void): () => void;
 }
 
@@ -57,14 +57,14 @@ export interface Table<S, T extends keyof S> extends Query<RowOf<S, T>> {
   get(key: KeyOf<S, T>): RowOf<S, T> | undefined;
   /** Rows for which `condition` holds: a predicate, or columns with the values that they must have. */
   where(condition: ((row: RowOf<S, T>) => boolean) | Partial<RowOf<S, T>>): Query<RowOf<S, T>>;
-  /** Whether a mutation that is not settled has a part in whether and how this row is shown. */
+  /** Whether a mutation that is not acknowledged yet has an operation on this row. */
   isPending(key: KeyOf<S, T>): boolean;
 }
 
 export interface TableWriter<S, T extends keyof S> {
-  /** A new row; if its key is there already, an update of it. */
+  /** Inserts a row; if there is one with this key, updates that. */
   insert(row: InsertOf<S, T>): void;
-  /** The key and the columns that change. */
+  /** Updates a row: give its key and the columns that change. */
   update(row: UpdateOf<S, T>): void;
   delete(key: KeyOf<S, T>): void;
 }
@@ -77,23 +77,26 @@ export interface Op {
   row: Record<string, any>;
 }
 
-/** The outcome of a mutation: confirmed, or refused with a code of the protocol. */
-export interface Settled {
+/** The outcome of a mutation: applied, or rejected with a code of the protocol. */
+export interface Acked {
   id: string;
   ops: readonly Op[];
   code?: string;
   message?: string;
 }
 
+/** @deprecated The former name of `Acked`; the next release removes it. */
+export type Settled = Acked;
+
 export interface Status {
   /**
-   * `connecting` also while the first rows come; `offline` until the next try; `stopped` for good, with
-   * `error` (`client_too_old`: ask the person to reload).
+   * `connecting` until the rows are up to date, `live` then; `offline` until the next try; `stopped` for
+   * good, with `error` (`client_too_old`: ask the person to reload).
    */
   connection: 'connecting' | 'live' | 'offline' | 'stopped';
-  /** How many mutations wait for their outcome. */
+  /** How many mutations wait for their acknowledgement. */
   pending: number;
-  /** Why it is not live, or why nothing can be stored. */
+  /** Why the connection is not live, or why nothing can be stored. */
   error?: { code: string; message: string };
   /** Whose rows are shown. */
   user?: string;
@@ -101,7 +104,7 @@ export interface Status {
   leads: boolean;
 }
 
-/** A value that can be read and listened to: the same object as long as nothing changes. */
+/** A value with listeners: the same object as long as nothing changes. */
 export interface Observable<T> {
   get(): T;
   subscribe(listener: (value: T) => void): () => void;
@@ -109,52 +112,63 @@ export interface Observable<T> {
 
 export interface Client<S = Untyped> {
   table<T extends Names<S>>(name: T): Table<S, T>;
-  /** The names of the tables that are known: those of `tables`, then those that the server tells of. */
+  /** The names of the known tables: those of `tables`, later those that the server sends. */
   tables(): Names<S>[];
   /**
-   * Writes: what `write` does shows at once, is one transaction on the server, and is sent until it is
-   * settled. `confirmed` resolves when its effects are in the rows, and rejects with a `RowtideError`
-   * when it is refused; nothing of it is shown any more then. Throws if the server could not take it.
+   * Makes a mutation: what `write` does shows at once, is one transaction on the server, and is sent until
+   * the server acknowledges it. `confirmed` resolves when the mutation has been applied and its effects are
+   * in the rows. It rejects with a `RowtideError` when the server rejects the mutation; its effects are no
+   * longer shown then. `mutate` itself throws if the server could not accept the mutation.
    */
   mutate(write: (tx: Transaction<S>) => void): { id: string; confirmed: Promise<void> };
-  /** The mutations whose outcome is not known, in order. */
+  /** The mutations that are not acknowledged yet, in order. */
   pending(): { id: string; ops: readonly Op[] }[];
   readonly status: Observable<Status>;
-  /** Calls `listener` once for each step, with every row that is shown otherwise. */
+  /** Calls `listener` once for each step, with every row that the step changes. */
   subscribe(listener: (changes: readonly Change[]) => void): () => void;
-  /** Calls `listener` with every outcome, also of mutations made in other tabs and before a reload. */
-  onSettled(listener: (settled: Settled) => void): () => void;
-  /** Resolves when what is stored is shown. */
+  /** Calls `listener` for each acknowledgement, also of mutations made in other tabs and before a reload. */
+  onAcked(listener: (acked: Acked) => void): () => void;
+  /** @deprecated The former name of `onAcked`; the next release removes it. */
+  onSettled(listener: (acked: Acked) => void): () => void;
+  /** Resolves when the stored copy is shown. */
   readonly opened: Promise<void>;
-  /** Goes offline until `connect`. What is written meanwhile is sent then. */
+  /** Disconnects until `connect`, which sends what was written meanwhile. */
   disconnect(): void;
-  /** Comes back after `disconnect`, or at once instead of after a wait. */
+  /** Connects after `disconnect`, or ends the wait before the next try. */
   connect(): void;
-  /** Ends the client; resolves when all that was written is stored. It goes on with the next client. */
+  /** Ends the client; resolves when all mutations are stored. The next client goes on with them. */
   close(): Promise<void>;
-  /** Ends the client and forgets rows and pending mutations of the user, in all tabs of the browser. */
+  /** Ends the client and deletes the user's rows and pending mutations, in all tabs of the browser. */
   signOut(): Promise<void>;
+}
+
+/** Why the client asks for a token. */
+export interface TokenRequest {
+  /** Whether the last token is of no use any more. */
+  rejected: boolean;
+  /** @deprecated The former name of `rejected`; the next release removes it. */
+  refused: boolean;
 }
 
 export interface ClientOptions {
   /** `ws://…/sync` or `wss://…/sync`. */
   url: string;
   /**
-   * Gives a token (a JWT) whenever one is needed: to connect, and before it expires. With `refused`
-   * the one of before is of no use any more.
+   * Returns a token (a JWT). The client calls it to connect, and before a token expires. With `rejected`
+   * the last token is of no use any more: the server has rejected it, or it is about to expire.
    */
-  token: (why: { refused: boolean }) => string | Promise<string>;
-  /** The tables with their keys, if writes are to show before the first connect. `rowtide types` writes it. */
+  token: (why: TokenRequest) => string | Promise<string>;
+  /** The tables with their keys, so that writes show before the first connect. `rowtide types` writes it. */
   tables?: { readonly [table: string]: { readonly key: readonly string[] } };
-  /** Where the copy is kept: in a browser IndexedDB, shared by its tabs, elsewhere memory. */
+  /** Where the copy is stored. Default: in a browser IndexedDB, shared by its tabs; elsewhere memory. */
   storage?: Storage;
-  /** The user id, if it is known already: then nothing waits for the first token to show what is stored. */
+  /** The user id, if it is known: the stored copy is then shown without waiting for the first token. */
   user?: string;
-  /** The version that the server may find too old. */
+  /** The application's version, which the server may find too old. */
   appVersion?: number;
   /** Needed where there is no global `WebSocket`. */
   WebSocket?: new (url: string, protocol: string) => any;
-  /** Whether to connect by itself; otherwise with `connect`. */
+  /** `false`: the client connects only when `connect` is called. */
   connect?: boolean;
   /** Sees every message of the protocol that this tab sends and receives. */
   trace?: (direction: 'sent' | 'received', message: any) => void;
@@ -162,40 +176,42 @@ export interface ClientOptions {
 
 export declare function createClient<S = Untyped>(options: ClientOptions): Client<S>;
 
-/** A refusal: `code` is one of the protocol, or one that the application gives to a limit. */
+/** An error with a `code`: one of the protocol, or one that the application gives to a limit. */
 export declare class RowtideError extends Error {
   constructor(code: string, message: string);
   code: string;
 }
 
+/** A mutation in a store. */
 export interface StoredMutation {
   id: string;
   ops: Op[];
   number?: number;
+  /** `held`: applied, but its effects are not in the rows yet. `refused`: rejected. Stored copies have these names. */
   state: 'pending' | 'held' | 'refused';
 }
 
-/** What is written together must be there whole or not at all. */
+/** What one write stores: all of it, or nothing. */
 export interface Batch {
-  /** Table, key and row; without a row it is to be forgotten. */
+  /** Table, key and row. Without a row, delete the one that is stored. */
   rows: [table: string, key: string, row: Record<string, any> | undefined][];
-  /** Mutations to be kept, each under its id. */
+  /** Mutations to store, each under its id. */
   entries: StoredMutation[];
-  /** The ids of mutations to be forgotten. */
+  /** The ids of mutations to delete. */
   gone: string[];
-  /** Takes the place of the one before. */
+  /** Replaces the stored `meta`. */
   meta?: Record<string, any>;
 }
 
 export interface Store {
-  /** All that is kept; `meta` is an empty object at first. */
+  /** Everything in the store; `meta` is an empty object at first. */
   load(): Promise<{
     meta: Record<string, any>;
     rows: [table: string, key: string, row: Record<string, any>][];
     entries: StoredMutation[];
   }>;
   write(batch: Batch): Promise<void>;
-  /** Forgets everything. */
+  /** Deletes everything. */
   clear(): Promise<void>;
   close(): void;
 }
@@ -206,7 +222,7 @@ export interface Storage {
   open(name: string): Promise<Store>;
 }
 
-/** Keeps copies in the browser's IndexedDB. */
+/** Stores copies in the browser's IndexedDB. */
 export declare function indexedDBStorage(): Storage;
-/** Keeps copies as long as it lives itself. */
+/** Stores copies in memory, as long as it lives itself. */
 export declare function memoryStorage(): Storage;

@@ -1,15 +1,15 @@
 /**
- * What a mutation is made of: operations on single rows, as they travel. Applied to rows that a client
- * holds they show at once what the server will do, as far as that can be known without its rules and
+ * The operations of a mutation, in the form of the protocol. Each is on one row. The client applies them
+ * to its own rows, to show at once what the server will do; it does not know the server's rules and
  * triggers.
  */
 import { RowtideError } from './error.js';
 
 /** The most operations in one mutation, as the protocol has it. */
 const MAX_OPS = 500;
-/** The largest mutation in bytes: a message may have 1 MiB, of which this leaves a little for the rest. */
+/** The largest mutation, in bytes of JSON. A message may have 1 MiB; the difference is for its other fields. */
 const MAX_BYTES = (1 << 20) - 256;
-/** How deep a value may be nested: readers of JSON give up somewhat later. */
+/** How deep a value may be nested. Parsers of JSON have limits that are somewhat higher. */
 const MAX_DEPTH = 100;
 
 /**
@@ -43,7 +43,8 @@ function within(value, levels) {
 }
 
 /**
- * An insert over a row is an update of it, an update of a row that is not there does nothing.
+ * The row after an operation. An insert of a row that is there updates it; an update of a row that is not
+ * there does nothing.
  * @param {Row | undefined} row
  * @param {Op} op
  */
@@ -57,27 +58,27 @@ export function applied(row, op) {
  * @param {string} message
  * @returns {never}
  */
-function refuse(code, message) {
+function reject(code, message) {
   throw new RowtideError(code, message);
 }
 
 /**
  * @param {Op[]} ops of one mutation
  * @param {(table: string) => string[] | undefined} keyOf the columns of a table's key
- * @throws {RowtideError} when the server could not take them
+ * @throws {RowtideError} when the server could not accept them
  */
 export function check(ops, keyOf) {
   if (ops.length < 1 || ops.length > MAX_OPS) {
-    refuse('too_large', `a mutation has 1 to ${MAX_OPS} operations, not ${ops.length}`);
+    reject('too_large', `a mutation has 1 to ${MAX_OPS} operations, not ${ops.length}`);
   }
   for (const { table, row } of ops) {
-    // What is not known here is for the server to judge.
+    // The server checks the tables that are not known here.
     const column = keyOf(table)?.find((column) => row[column] === undefined);
-    if (column) refuse('bad_request', `an operation on table \`${table}\` needs the key column \`${column}\``);
+    if (column) reject('bad_request', `an operation on table \`${table}\` needs the key column \`${column}\``);
     if (!within(row, MAX_DEPTH + 1)) {
-      refuse('bad_request', `a value for table \`${table}\` is nested more than ${MAX_DEPTH} levels deep`);
+      reject('bad_request', `a value for table \`${table}\` is nested more than ${MAX_DEPTH} levels deep`);
     }
   }
   const bytes = new TextEncoder().encode(JSON.stringify(ops)).length;
-  if (bytes > MAX_BYTES) refuse('too_large', `the mutation has ${bytes} bytes; at most ${MAX_BYTES} can be sent`);
+  if (bytes > MAX_BYTES) reject('too_large', `the mutation has ${bytes} bytes; at most ${MAX_BYTES} can be sent`);
 }

@@ -1,46 +1,52 @@
 /**
- * The optimistic layer: the rows as the server last told them (the base) and on top of them the
- * mutations that are not settled, in order. That is what is shown. A mutation shows at once, stays on
- * top of whatever comes, and goes in the very step in which the base has its effects, or in which it
- * is refused. A state machine without I/O, clock or randomness: messages in, steps out. Where several
- * tabs share a queue, one leads, and the others follow the records of its steps.
+ * The optimistic layer. It keeps the rows as the server last sent them (the base) and the mutations that
+ * are not acknowledged yet; the application sees the base with these mutations applied in order. A
+ * mutation shows at once and stays on top of later changes of the base. It goes in the same step in which
+ * its effects arrive in the base, or in which the server rejects it. The layer is a state machine without
+ * I/O, clock or randomness: messages go in, steps come out. Where several tabs share a queue, one tab
+ * leads, and the others apply the records of its steps.
+ *
+ * Stored copies and tabs that run an earlier version of this file share the names in `StepRecord`,
+ * `QueueEntry` and `Meta`: there an acknowledgement is `settled` and a rejection `refused`.
  */
 import { RowtideError } from './error.js';
 import { applied, check, same } from './op.js';
 
-/** The most mutations that wait to be settled. */
+/** The most mutations that may wait for their acknowledgement. */
 const MAX_PENDING = 10_000;
 /**
  * @typedef {import('./op.js').Row} Row
  * @typedef {import('./op.js').Op} Op
  * @typedef {Record<string, string[]>} Keys the columns of each table's primary key
  * @typedef {{ table: string, key: string, row?: Row, before?: Row }} Change how a row is shown now
- *   and before; without `row` it is gone
- * @typedef {{ id: string, ops: Op[], code?: string, message?: string }} Settled refused if it has a code
- * @typedef {'pending' | 'held' | 'refused'} State `held`: confirmed, and shown until the base has its
- *   effects; `refused`: shows nothing, and keeps its number until that is settled
- * @typedef {{ id: string, ops: Op[], number?: number, state: State }} Entry a mutation in the queue
- * @typedef {{ keys?: Keys, rows: [string, string, Row | undefined][], entries: Entry[], gone: string[],
- *   settled: Settled[] }} StepRecord what a step did, for storage and other tabs
- * @typedef {{ changes: Change[], settled: Settled[], record: StepRecord }} Step
- * @typedef {{ base: Row | undefined, ops: { entry: Entry, op: Op }[], stale: boolean }} Layer the pending
- *   operations on a row; `stale` if what is shown does not follow from them any more
+ *   and how it was shown before; without `row` it is gone
+ * @typedef {{ id: string, ops: Op[], code?: string, message?: string }} Acked the outcome of a mutation:
+ *   rejected if it has a code, else applied
+ * @typedef {'pending' | 'held' | 'refused'} QueueState `held`: applied, and shown until its effects are
+ *   in the base; `refused`: rejected and no longer shown, but it keeps its number until the server
+ *   acknowledges that
+ * @typedef {{ id: string, ops: Op[], number?: number, state: QueueState }} QueueEntry a mutation in the queue
+ * @typedef {{ keys?: Keys, rows: [string, string, Row | undefined][], entries: QueueEntry[], gone: string[],
+ *   settled: Acked[] }} StepRecord what a step did, for the storage and for other tabs
+ * @typedef {{ changes: Change[], acked: Acked[], record: StepRecord }} Step
+ * @typedef {{ base: Row | undefined, ops: { entry: QueueEntry, op: Op }[], stale: boolean }} Layer the
+ *   pending operations on a row; `stale` if the row must be computed from them again
  * @typedef {{ keys?: Keys, cursor?: string, last?: number, settled?: number }} Meta
- * @typedef {{ meta: Meta, rows: [string, string, Row][], entries: Entry[] }} Stored
- * @typedef {{ name: string, key: string[], rows: Map<string, Row>, layers: Map<string, Layer> }} Table
- *   `rows` are those that are shown; the base of a row with pending operations is in its layer
+ * @typedef {{ meta: Meta, rows: [string, string, Row][], entries: QueueEntry[] }} StoredCopy
+ * @typedef {{ name: string, key: string[], rows: Map<string, Row>, layers: Map<string, Layer> }} ShownTable
+ *   `rows` are the rows that are shown; the base of a row with pending operations is in its layer
  */
 
 /** @returns {StepRecord} */
 const emptyRecord = () => ({ rows: [], entries: [], gone: [], settled: [] });
 
-/** The rows that a step may have changed, with what was shown before it. */
+/** The rows that a step may have changed, as they were shown before it. */
 class Dirty {
-  /** @type {Map<Table, Map<string, Row | undefined>>} */
+  /** @type {Map<ShownTable, Map<string, Row | undefined>>} */
   tables = new Map();
 
   /**
-   * @param {Table} table
+   * @param {ShownTable} table
    * @param {string} key
    */
   note(table, key) {
@@ -51,28 +57,28 @@ class Dirty {
 }
 
 export class Optimistic {
-  /** @type {Map<string, Table>} */
+  /** @type {Map<string, ShownTable>} */
   tables = new Map();
-  /** In the order of numbers; those without one last. @type {Entry[]} */
+  /** In the order of their numbers; entries without a number come last. @type {QueueEntry[]} */
   queue = [];
-  /** @type {Map<string, Entry>} */
+  /** @type {Map<string, QueueEntry>} */
   #byId = new Map();
-  /** A snapshot that is not complete yet. @type {Map<Table, Map<string, Row>> | undefined} */
+  /** A snapshot that is not complete yet. @type {Map<ShownTable, Map<string, Row>> | undefined} */
   #arriving;
-  /** Where the base stands. @type {string | undefined} */
+  /** The cursor of the base. @type {string | undefined} */
   cursor;
-  /** Whether this tab gives numbers. */
+  /** Whether this tab numbers the mutations. */
   leading = false;
-  /** The highest number that was given. */
+  /** The highest number in use. */
   last = 0;
-  /** Every number up to this one is settled. */
-  settled = 0;
+  /** The server has acknowledged every number up to this one. */
+  acked = 0;
   /** The highest number that the server may have seen. */
   sent = 0;
   /** The highest number sent on this connection. @type {number | undefined} */
   #sending;
 
-  /** @param {Keys} [keys] what is known of the tables before the server tells */
+  /** @param {Keys} [keys] the keys of the tables, as far as they are known before the first `connected` */
   constructor(keys = {}) {
     for (const [name, key] of Object.entries(keys)) this.#add(name, key);
   }
@@ -80,7 +86,7 @@ export class Optimistic {
   /**
    * @param {string} name
    * @param {string[]} key
-   * @returns {Table}
+   * @returns {ShownTable}
    */
   #add(name, key) {
     const table = { name, key, rows: new Map(), layers: new Map() };
@@ -100,7 +106,7 @@ export class Optimistic {
 
   /**
    * The key of a row: the JSON of its values, in the order of the key's columns.
-   * @param {Table} table
+   * @param {ShownTable} table
    * @param {Row} row
    * @returns {string | undefined} nothing if a column is missing
    */
@@ -110,11 +116,11 @@ export class Optimistic {
   }
 
   /**
-   * Makes a mutation: it shows at once.
-   * @param {string} id unique for ever
+   * Makes a mutation, which shows at once.
+   * @param {string} id one that no mutation had before
    * @param {Op[]} ops
    * @returns {Step}
-   * @throws {RowtideError} when the server could not take it; nothing is changed then
+   * @throws {RowtideError} when the server could not accept it; nothing is changed then
    */
   mutate(id, ops) {
     check(ops, (table) => this.tables.get(table)?.key);
@@ -125,8 +131,8 @@ export class Optimistic {
   }
 
   /**
-   * Takes a mutation that another tab has made, or that was stored.
-   * @param {Entry} entry
+   * Adds a mutation that another tab has made, or that was stored.
+   * @param {QueueEntry} entry
    * @returns {Step}
    */
   adopt(entry) {
@@ -136,7 +142,7 @@ export class Optimistic {
   }
 
   /**
-   * @param {Entry} entry
+   * @param {QueueEntry} entry
    * @param {Dirty} dirty
    * @param {StepRecord} record
    */
@@ -151,7 +157,7 @@ export class Optimistic {
   }
 
   /**
-   * Begins to give numbers: those without one get theirs.
+   * Begins to number the mutations, first those that have no number yet.
    * @returns {Step}
    */
   lead() {
@@ -170,7 +176,7 @@ export class Optimistic {
    * Applies a message of the server.
    * @param {any} message
    * @returns {Step}
-   * @throws {Error} when it is not of the protocol; nothing is changed then
+   * @throws {Error} when the message breaks the protocol; nothing is changed then
    */
   apply(message) {
     return this.#step((dirty, record) => {
@@ -178,8 +184,8 @@ export class Optimistic {
         case 'connected':
           return this.#connected(message, dirty, record);
         case 'snapshot': {
-          const table = this.#told(message.table);
-          const keyed = message.rows.map((/** @type {Row} */ row) => [this.#keyTold(table, row), row]);
+          const table = this.#tableNamed(message.table);
+          const keyed = message.rows.map((/** @type {Row} */ row) => [this.#keyIn(table, row), row]);
           let rows = this.#arriving?.get(table);
           if (!rows) this.#arriving?.set(table, (rows = new Map()));
           for (const [key, row] of keyed) rows?.set(key, row);
@@ -195,7 +201,7 @@ export class Optimistic {
         case 'reject': {
           const entry = this.queue.find((entry) => entry.number === message.id);
           if (entry?.state !== 'pending' || message.id > this.sent) return undefined;
-          return this.#refuse(entry, message, dirty, record);
+          return this.#reject(entry, message, dirty, record);
         }
         default:
           return undefined;
@@ -215,11 +221,11 @@ export class Optimistic {
     this.#setKeys(keys, dirty, record);
     this.#arriving = message.mode === 'snapshot' ? new Map() : undefined;
     const last = message.lastMutation;
-    const refused = new Map(message.refused.map((/** @type {any} */ refusal) => [refusal.id, refusal]));
-    this.#settle(last, refused, true, dirty, record);
-    // What is left goes on behind what the server knows, also if the server knows of more than was
-    // ever sent (another had this client id) or of less (its database was restored).
-    this.settled = this.#sending = this.last = last;
+    const rejections = new Map(message.refused.map((/** @type {any} */ rejection) => [rejection.id, rejection]));
+    this.#acknowledge(last, rejections, true, dirty, record);
+    // The mutations that are left get the numbers after the server's last one. The server may know of
+    // more than was ever sent (another client had this id), or of less (its database was restored).
+    this.acked = this.#sending = this.last = last;
     for (const entry of this.queue) {
       if (entry.state === 'held') continue;
       this.last += 1;
@@ -236,18 +242,18 @@ export class Optimistic {
    */
   #transaction({ cursor, changes, ack }, dirty, record) {
     const keyed = changes.map((/** @type {any} */ change) => {
-      const table = this.#told(change.table);
-      return [table, this.#keyTold(table, change.row), change.op === 'put' ? change.row : undefined];
+      const table = this.#tableNamed(change.table);
+      return [table, this.#keyIn(table, change.row), change.op === 'put' ? change.row : undefined];
     });
     for (const [table, key, row] of keyed) this.#setBase(table, key, row, dirty, record);
     this.cursor = cursor;
     if (ack === undefined || ack === null) return;
     this.#releaseHeld(ack, dirty, record);
-    this.#settle(ack, new Map(), false, dirty, record);
+    this.#acknowledge(ack, new Map(), false, dirty, record);
   }
 
   /**
-   * @param {Map<Table, Map<string, Row>>} arriving
+   * @param {Map<ShownTable, Map<string, Row>>} arriving
    * @param {Dirty} dirty
    * @param {StepRecord} record
    */
@@ -262,21 +268,21 @@ export class Optimistic {
   }
 
   /**
-   * Settles all up to a number; those that are confirmed go on being shown if they are to be held.
+   * The server has acknowledged all mutations up to a number.
    * @param {number} last
-   * @param {Map<number, any>} refused
-   * @param {boolean} hold
+   * @param {Map<number, any>} rejections by number
+   * @param {boolean} hold whether the applied ones stay visible, because their effects are still to come
    * @param {Dirty} dirty
    * @param {StepRecord} record
    */
-  #settle(last, refused, hold, dirty, record) {
+  #acknowledge(last, rejections, hold, dirty, record) {
     const upto = Math.min(last, this.sent);
-    this.settled = Math.max(this.settled, upto);
-    // In front are those with the lowest numbers.
+    this.acked = Math.max(this.acked, upto);
+    // The queue is in the order of numbers, so this keeps their order.
     const due = this.queue.filter((entry) => (entry.number ?? Infinity) <= upto && entry.state !== 'held');
     for (const entry of due) {
-      const refusal = refused.get(entry.number ?? 0);
-      if (entry.state === 'pending' && refusal) this.#refuse(entry, refusal, dirty, record);
+      const rejection = rejections.get(entry.number ?? 0);
+      if (entry.state === 'pending' && rejection) this.#reject(entry, rejection, dirty, record);
       if (entry.state === 'pending') record.settled.push({ id: entry.id, ops: entry.ops });
       if (entry.state === 'pending' && hold) {
         entry.state = 'held';
@@ -288,12 +294,12 @@ export class Optimistic {
   }
 
   /**
-   * @param {Entry} entry
-   * @param {any} refusal
+   * @param {QueueEntry} entry
+   * @param {any} rejection
    * @param {Dirty} dirty
    * @param {StepRecord} record
    */
-  #refuse(entry, { code, message }, dirty, record) {
+  #reject(entry, { code, message }, dirty, record) {
     entry.state = 'refused';
     record.entries.push(entry);
     record.settled.push({ id: entry.id, ops: entry.ops, code, message });
@@ -312,7 +318,7 @@ export class Optimistic {
   }
 
   /**
-   * @param {Entry} entry
+   * @param {QueueEntry} entry
    * @param {Dirty} dirty
    * @param {StepRecord} record
    */
@@ -329,10 +335,10 @@ export class Optimistic {
     this.#arriving = undefined;
   }
 
-  /** Takes another client id: no number that was given counts. */
+  /** Numbers all mutations anew, for another client id. */
   renumber() {
     return this.#step((_, record) => {
-      this.last = this.settled = this.sent = 0;
+      this.last = this.acked = this.sent = 0;
       for (const entry of this.queue) {
         entry.number = ++this.last;
         record.entries.push(entry);
@@ -341,16 +347,16 @@ export class Optimistic {
   }
 
   /**
-   * The next mutation to send on this connection, once.
-   * @param {number} window how many may be under way
-   * @param {(entry: Entry) => boolean} durable
+   * The next mutation to send on this connection. Each is returned once.
+   * @param {number} window how many may wait for their acknowledgement
+   * @param {(entry: QueueEntry) => boolean} durable
    * @returns {{ type: 'mutate', id: number, ops: Op[] } | undefined}
    */
   nextToSend(window, durable) {
     if (this.#sending === undefined) return undefined;
-    // What was sent on a former connection may have been settled meanwhile.
-    const number = Math.max(this.#sending, this.settled) + 1;
-    if (number - this.settled > window) return undefined;
+    // The server may have acknowledged mutations of an earlier connection meanwhile.
+    const number = Math.max(this.#sending, this.acked) + 1;
+    if (number - this.acked > window) return undefined;
     const entry = this.queue.find((entry) => entry.number === number && entry.state !== 'held');
     if (!entry || !durable(entry)) return undefined;
     this.#sending = number;
@@ -359,7 +365,7 @@ export class Optimistic {
   }
 
   /**
-   * Follows a step of the tab that leads.
+   * Applies a step of the leading tab.
    * @param {StepRecord} led
    * @returns {Step}
    */
@@ -370,7 +376,7 @@ export class Optimistic {
         const table = this.tables.get(name);
         if (table) this.#setBase(table, key, row, dirty, record);
       }
-      for (const told of led.entries) this.#update(told, dirty, record);
+      for (const entry of led.entries) this.#update(entry, dirty, record);
       for (const id of led.gone) {
         const entry = this.#byId.get(id);
         if (entry) this.#remove(entry, dirty, record);
@@ -380,17 +386,17 @@ export class Optimistic {
   }
 
   /**
-   * @param {Entry} told
+   * @param {QueueEntry} now the entry as the leading tab has it
    * @param {Dirty} dirty
    * @param {StepRecord} record
    */
-  #update(told, dirty, record) {
-    let entry = this.#byId.get(told.id);
-    if (!entry) this.#enqueue((entry = { ...told }), dirty, record);
-    const moved = entry.number !== told.number;
-    entry.number = told.number;
-    if (told.state === 'refused' && entry.state !== 'refused') this.#release(entry, dirty);
-    entry.state = told.state;
+  #update(now, dirty, record) {
+    let entry = this.#byId.get(now.id);
+    if (!entry) this.#enqueue((entry = { ...now }), dirty, record);
+    const moved = entry.number !== now.number;
+    entry.number = now.number;
+    if (now.state === 'refused' && entry.state !== 'refused') this.#release(entry, dirty);
+    entry.state = now.state;
     if (!moved) return;
     this.queue.sort(inOrder);
     this.#touched(entry, (table, key, layer) => {
@@ -401,23 +407,23 @@ export class Optimistic {
   }
 
   /**
-   * Takes what was stored in place of all there is, but for mutations that cannot be stored yet.
-   * @param {Stored} stored
-   * @param {(entry: Entry) => boolean} keep whether a mutation that is not stored is still to be made
+   * Replaces everything by a stored copy, except for mutations that are too new to be in it.
+   * @param {StoredCopy} stored
+   * @param {(entry: QueueEntry) => boolean} keep whether to keep a mutation that is not in the copy
    * @returns {Step}
    */
   restore(stored, keep) {
     this.leading = false;
     this.cursor = stored.meta.cursor;
-    this.settled = stored.meta.settled ?? 0;
-    // What was given a number may have been sent.
+    this.acked = stored.meta.settled ?? 0;
+    // Every mutation that has a number may have been sent.
     this.last = this.sent = stored.meta.last ?? 0;
     return this.#step((dirty, record) => {
       const known = new Set(stored.entries.map((entry) => entry.id));
       const kept = this.queue.filter((entry) => !known.has(entry.id) && keep(entry));
       for (const entry of [...this.queue]) this.#remove(entry, dirty, record);
       this.#setKeys({ ...this.keys(), ...stored.meta.keys }, dirty, record);
-      /** @type {Map<Table, Map<string, Row>>} */
+      /** @type {Map<ShownTable, Map<string, Row>>} */
       const arriving = new Map();
       for (const table of this.tables.values()) arriving.set(table, new Map());
       for (const [name, key, row] of stored.rows) {
@@ -432,20 +438,20 @@ export class Optimistic {
 
   /**
    * @param {string} name
-   * @returns {Table}
+   * @returns {ShownTable}
    */
-  #told(name) {
+  #tableNamed(name) {
     const table = this.tables.get(name);
-    if (!table) throw new Error(`the server sent a row of table \`${name}\`, which it has not told of`);
+    if (!table) throw new Error(`the server sent a row of table \`${name}\`, which it has not named`);
     return table;
   }
 
   /**
-   * @param {Table} table
+   * @param {ShownTable} table
    * @param {Row} row
    * @returns {string}
    */
-  #keyTold(table, row) {
+  #keyIn(table, row) {
     const key = this.keyOf(table, row);
     if (key === undefined) throw new Error(`the server sent a row of table \`${table.name}\` without its key`);
     return key;
@@ -463,7 +469,7 @@ export class Optimistic {
     for (const table of this.tables.values()) {
       const key = keys[table.name];
       if (same(key, table.key)) continue;
-      // Rows of a table that is gone, or whose key is another now, are forgotten; it comes whole again.
+      // The server sends a table whose key has changed as a whole, so its rows are dropped here.
       for (const at of table.rows.keys()) this.#setBase(table, at, undefined, dirty, record);
       if (key) table.key = key;
       else this.tables.delete(table.name);
@@ -473,7 +479,7 @@ export class Optimistic {
   }
 
   /**
-   * @param {Table} table
+   * @param {ShownTable} table
    * @param {string} key
    * @param {Row | undefined} row
    * @param {Dirty} dirty
@@ -490,8 +496,8 @@ export class Optimistic {
   }
 
   /**
-   * Shows a mutation on top of all others.
-   * @param {Entry} entry
+   * Applies a mutation on top of all others.
+   * @param {QueueEntry} entry
    * @param {Dirty} dirty
    */
   #push(entry, dirty) {
@@ -499,7 +505,7 @@ export class Optimistic {
     for (const op of entry.ops) {
       const table = this.tables.get(op.table);
       const key = table && this.keyOf(table, op.row);
-      // Of a table whose key is not known nothing can be shown.
+      // Without the table's key its rows cannot be found.
       if (!table || key === undefined) continue;
       dirty.note(table, key);
       let layer = table.layers.get(key);
@@ -510,8 +516,8 @@ export class Optimistic {
   }
 
   /**
-   * Shows a mutation no longer.
-   * @param {Entry} entry
+   * Takes the effects of a mutation away.
+   * @param {QueueEntry} entry
    * @param {Dirty} dirty
    */
   #release(entry, dirty) {
@@ -526,8 +532,8 @@ export class Optimistic {
   }
 
   /**
-   * @param {Entry} entry
-   * @param {(table: Table, key: string, layer: Layer) => void} visit
+   * @param {QueueEntry} entry
+   * @param {(table: ShownTable, key: string, layer: Layer) => void} visit
    */
   #touched(entry, visit) {
     for (const op of entry.ops) {
@@ -556,18 +562,18 @@ export class Optimistic {
           row = layer.ops.reduce((/** @type {Row | undefined} */ row, { op }) => applied(row, op), layer.base);
           layer.stale = false;
         }
-        // What is equal stays the same object.
+        // A row that is equal to the one before stays the same object.
         if (same(row, before)) row = before;
         show(table, key, row);
         if (row !== before) changes.push({ table: table.name, key, row, before });
       }
     }
-    return { changes, settled: record.settled, record };
+    return { changes, acked: record.settled, record };
   }
 }
 
 /**
- * @param {Table} table
+ * @param {ShownTable} table
  * @param {string} key
  * @param {Row | undefined} row
  */
@@ -577,10 +583,10 @@ function show(table, key, row) {
 }
 
 /**
- * @param {Entry} a
- * @param {Entry} b
+ * @param {QueueEntry} a
+ * @param {QueueEntry} b
  */
 function inOrder(a, b) {
-  // Infinity less itself is no number.
+  // `Infinity - Infinity` is not a number.
   return (a.number ?? Infinity) === (b.number ?? Infinity) ? 0 : (a.number ?? Infinity) - (b.number ?? Infinity);
 }

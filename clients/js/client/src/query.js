@@ -1,7 +1,7 @@
 /**
- * What an application reads: tables and queries over the rows that are shown. While somebody listens
- * to a query its result is kept up to date change by change, so that a step costs what it changes and
- * not what is there. Listeners are told once for each step, after everything that can be read has it.
+ * Tables and queries over the shown rows, for an application to read. While a query has a listener, its
+ * result is updated change by change: a step costs as much as it changes, and not as much as the table
+ * holds. Listeners are called once for each step, after every table and query has the step.
  */
 import { same } from './op.js';
 
@@ -17,7 +17,7 @@ function report(error) {
   });
 }
 
-/** Tells those who listen, one after the other, also if one of them causes more to be told. */
+/** Calls listeners one after the other. Calls that a listener causes come after those that wait already. */
 export class Bell {
   /** @type {(() => void)[]} */
   #waiting = [];
@@ -32,11 +32,11 @@ export class Bell {
     for (const listener of listeners) this.#waiting.push(() => listener(value));
     if (this.#ringing) return;
     this.#ringing = true;
-    for (let tell = this.#waiting.shift(); tell; tell = this.#waiting.shift()) {
+    for (let call = this.#waiting.shift(); call; call = this.#waiting.shift()) {
       try {
-        tell();
+        call();
       } catch (error) {
-        // One listener's mistake is not the others'.
+        // An error of one listener must not keep the others from being called.
         report(error);
       }
     }
@@ -44,7 +44,7 @@ export class Bell {
   }
 }
 
-/** A value that can be read and listened to. @template T */
+/** A value with listeners. @template T */
 export class Observed {
   /** @type {Set<(value: T) => void>} */
   #listeners = new Set();
@@ -79,7 +79,7 @@ export class Observed {
  * @param {(value: T) => void} listener
  */
 export function subscribed(listeners, listener) {
-  // The same function may listen twice.
+  // Each subscription needs its own function, since one function may subscribe twice.
   const own = (/** @type {T} */ value) => listener(value);
   listeners.add(own);
   return () => {
@@ -87,7 +87,7 @@ export function subscribed(listeners, listener) {
   };
 }
 
-/** The tables as they are shown, and the queries that somebody listens to. */
+/** The shown tables, and the queries that have listeners. */
 export class Shown {
   bell = new Bell();
   /** @type {Map<string, Set<Query>>} */
@@ -107,7 +107,7 @@ export class Shown {
     return this.optimistic.tables.get(table)?.rows ?? new Map();
   }
 
-  /** Grows whenever a row of the table is shown otherwise. @param {string} table */
+  /** Grows with each step that changes the table's shown rows. @param {string} table */
   version(table) {
     return this.#versions.get(table) ?? 0;
   }
@@ -138,19 +138,20 @@ export class Shown {
       if (of) of.push(change);
       else byTable.set(change.table, [change]);
     }
-    const tell = [];
+    /** @type {(() => void)[]} */
+    const calls = [];
     for (const [table, changes] of byTable) {
       this.#versions.set(table, this.version(table) + 1);
-      for (const query of this.#live.get(table) ?? []) tell.push(query.changed(changes));
+      for (const query of this.#live.get(table) ?? []) calls.push(query.changed(changes));
     }
     this.bell.ring(this.#listeners, changes);
-    for (const ring of tell) ring();
+    for (const call of calls) call();
   }
 }
 
 /** The rows of a table that match. */
 export class Query {
-  /** While somebody listens. @type {Map<string, Row> | undefined} */
+  /** The rows by key, while the query has listeners. @type {Map<string, Row> | undefined} */
   #result;
   /** @type {Row[] | undefined} */
   #all;
@@ -206,7 +207,7 @@ export class Query {
 
   /**
    * @param {Change[]} changes of rows of the table
-   * @returns {() => void} tells those who listen
+   * @returns {() => void} calls the listeners
    */
   changed(changes) {
     const { matches } = this;
@@ -244,7 +245,7 @@ export class TableQuery extends Query {
   }
 
   /**
-   * Whether a pending mutation has a part in whether and how this row is shown.
+   * Whether a pending mutation has an operation on this row.
    * @param {any} key as for `get`
    */
   isPending(key) {

@@ -1,27 +1,27 @@
 /**
- * Where a copy is kept: rows, the queue of mutations, and where both stand. What is written together
- * is there whole or not at all, so a copy that is opened again is always one that there was.
+ * Storages for copies. A copy has rows, the queue of mutations, and `meta`: the cursor and the numbers of
+ * the queue. A write is atomic, so what is read later is always one state that the copy was in.
  */
 
 /**
  * @typedef {import('./op.js').Row} Row
- * @typedef {import('./optimistic.js').Entry} Entry
- * @typedef {import('./optimistic.js').Stored} Stored
- * @typedef {{ rows: [string, string, Row | undefined][], entries: Entry[], gone: string[],
- *   meta?: Record<string, any> }} Batch rows and mutations to keep, or to forget; `meta` takes the place of
- *   the one before
- * @typedef {{ load: () => Promise<Stored>, write: (batch: Batch) => Promise<void>,
+ * @typedef {import('./optimistic.js').QueueEntry} QueueEntry
+ * @typedef {import('./optimistic.js').StoredCopy} StoredCopy
+ * @typedef {{ rows: [string, string, Row | undefined][], entries: QueueEntry[], gone: string[],
+ *   meta?: Record<string, any> }} Batch rows and mutations to store or to delete; `meta` replaces the former
+ *   one
+ * @typedef {{ load: () => Promise<StoredCopy>, write: (batch: Batch) => Promise<void>,
  *   clear: () => Promise<void>, close: () => void }} Store
- * @typedef {{ shared: boolean, open: (name: string) => Promise<Store> }} Storage `shared`: by all tabs,
- *   which then elect one that writes
+ * @typedef {{ shared: boolean, open: (name: string) => Promise<Store> }} Storage `shared`: all tabs
+ *   see the same stores, and elect one tab that writes
  */
 
 /**
- * Keeps copies as long as the process lives.
+ * Stores copies in memory, as long as the storage itself lives.
  * @returns {Storage}
  */
 export function memoryStorage() {
-  /** @type {Map<string, { meta: any, rows: Map<string, [string, string, Row]>, entries: Map<string, Entry> }>} */
+  /** @type {Map<string, { meta: any, rows: Map<string, [string, string, Row]>, entries: Map<string, QueueEntry> }>} */
   const stores = new Map();
   return {
     shared: false,
@@ -74,8 +74,8 @@ function done(transaction) {
 }
 
 /**
- * Into how many pages the rows of a table are spread: IndexedDB takes its time for each record, so rows
- * are kept by the page. A change writes one page again.
+ * How many pages the rows of a table are spread over. IndexedDB is slow with many records, so a record
+ * holds a page of rows, and a change of a row writes its page again.
  */
 const PAGES = 1024;
 
@@ -89,7 +89,7 @@ function pageOf(key) {
 const STORES = ['meta', 'rows', 'entries'];
 
 /**
- * Keeps copies in the browser, shared by its tabs.
+ * Stores copies in the browser's IndexedDB, shared by its tabs.
  * @returns {Storage}
  */
 export function indexedDBStorage() {
@@ -101,9 +101,9 @@ export function indexedDBStorage() {
       const database = await answer(request);
       database.onversionchange = () => database.close();
       const stores = (/** @type {IDBTransaction} */ transaction) => STORES.map((store) => transaction.objectStore(store));
-      // A number must not be given twice, also if the power fails.
+      // No number may be used twice, even after a power failure.
       const writing = () => database.transaction(STORES, 'readwrite', { durability: 'strict' });
-      /** What each page has, by table and number. @type {Map<string, Map<string, Row>[]>} */
+      /** The rows of each page, by table and number. @type {Map<string, Map<string, Row>[]>} */
       const pages = new Map();
       const page = (/** @type {string} */ table, /** @type {number} */ number) => {
         let of = pages.get(table);

@@ -1,40 +1,45 @@
 /**
- * One tab's part in the copy of one user. The tabs of a browser share the copy's storage; one of them
- * leads: it has the connection, gives the mutations their numbers and writes what the server tells.
- * The others follow its steps over a channel, and hand it their mutations through the storage, so that
- * none is lost with a tab. A step has a number; who misses one reads the storage again. When the tab
- * that leads is gone, the browser gives its lock to the next, which reads the storage and goes on.
+ * One tab of a browser and its copy of one user's rows. The tabs share the copy's storage, and one of them
+ * leads: it has the connection, numbers the mutations and writes what the server sends. The other tabs
+ * apply the leading tab's steps, which they receive over a channel. They store their own mutations before
+ * they announce them, so a mutation survives the tab that made it. Steps are numbered; a tab that misses
+ * one reads the storage again. When the leading tab closes, the browser gives its lock to another tab,
+ * which reads the storage and goes on.
+ *
+ * Tabs of one browser may run different versions of this file, and they read what earlier versions have
+ * stored. So the names in messages between tabs and in the stored `meta` (`settled`, `refusals`,
+ * `standing`) stay as they were.
  */
 import { Connection } from './connection.js';
 import { RowtideError } from './error.js';
 
-/** How long changes of rows are gathered before they are written, in ms. */
-const GATHER_MS = 100;
-/** How long after a failed write it is tried again, in ms. */
-const AGAIN_MS = 1000;
+/** How long changes of rows are collected before one write, in ms. */
+const BATCH_MS = 100;
+/** The wait before a failed write is repeated, in ms. */
+const RETRY_MS = 1000;
 
-/** How many refusals are kept for tabs that did not hear them. */
-const MAX_REFUSALS = 100;
+/** How many rejections are stored for tabs that missed them. */
+const MAX_REJECTIONS = 100;
 
 /**
- * @typedef {import('./optimistic.js').Entry} Entry
+ * @typedef {import('./optimistic.js').QueueEntry} QueueEntry
  * @typedef {import('./optimistic.js').Step} Step
  * @typedef {import('./optimistic.js').StepRecord} StepRecord
  * @typedef {import('./storage.js').Store} Store
- * @typedef {{ connection: import('./connection.js').State, error?: { code: string, message: string } }} Standing
+ * @typedef {{ connection: import('./connection.js').ConnectionState, error?: { code: string, message: string } }} ConnectionStatus
  *
  * @typedef {object} TabOptions
  * @property {string} name names the copy in this browser
  * @property {string} user
  * @property {Store} store
  * @property {boolean} shared whether other tabs have the same store
- * @property {boolean} connected whether to connect when it leads
+ * @property {boolean} connected whether to connect when this tab leads
  * @property {import('./optimistic.js').Optimistic} optimistic
  * @property {import('./connection.js').ConnectionOptions} connection
  * @property {(step: Step) => void} onStep
- * @property {(standing: Standing) => void} onStanding
+ * @property {(status: ConnectionStatus) => void} onStatus
  * @property {(user: string) => void} onOtherUser
- * @property {() => void} onSignOut another tab has signed the user out: this copy is to be cleared too
+ * @property {() => void} onSignOut another tab has signed the user out, so this tab must clear the copy too
  */
 
 /** A new id of a client or of a mutation: 32 hexadecimal digits. */
@@ -50,29 +55,29 @@ export class Tab {
   /** @type {BroadcastChannel | undefined} */
   #channel;
   #closed = new AbortController();
-  /** @type {Standing} */
-  standing = { connection: 'connecting' };
+  /** @type {ConnectionStatus} */
+  status = { connection: 'connecting' };
   clientId = '';
-  /** The last step that this copy has. */
+  /** The number of the last step in this copy. */
   #seq = 0;
-  /** Steps that came while the storage was read. @type {any[] | undefined} */
+  /** Steps that came while this tab read the storage. @type {any[] | undefined} */
   #held;
-  /** Whether other tabs follow. */
+  /** Whether there are other tabs, which need the steps of this one. */
   #followed = false;
-  /** What is to be written. */
+  /** What the next write contains. */
   #rows = new Map();
-  /** @type {Map<string, Entry | undefined>} */
+  /** @type {Map<string, QueueEntry | undefined>} */
   #entries = new Map();
   #dirty = false;
   /** @type {Promise<void> | undefined} */
   #writing;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
-  #gathering;
-  /** The number under which a mutation is stored; `undefined` for one that has none yet. */
+  #nextWrite;
+  /** The stored mutations, each with the number that it is stored with; `undefined` if it has none yet. */
   #stored = new Map();
-  #storedSettled = 0;
-  /** The last refusals, for tabs that did not hear them. @type {{ id: string, code: string, message?: string }[]} */
-  #refusals = [];
+  #storedAcked = 0;
+  /** The last rejections, for tabs that missed them. @type {{ id: string, code: string, message?: string }[]} */
+  #rejections = [];
 
   /** @param {TabOptions} options */
   constructor(options) {
@@ -82,15 +87,15 @@ export class Tab {
       hello: () => ({
         clientId: this.clientId,
         cursor: this.#optimistic.cursor,
-        settled: this.#storedSettled || undefined,
+        settled: this.#storedAcked || undefined,
       }),
-      receive: (message) => this.#took(this.#optimistic.apply(message)),
+      receive: (message) => this.#led(this.#optimistic.apply(message)),
       next: (window) => this.#optimistic.nextToSend(window, (entry) => this.#isDurable(entry)),
       state: (connection, error) => {
         if (connection !== 'live' && connection !== 'connecting') this.#optimistic.disconnected();
-        // Why it was cut off is told until it is live again.
-        const why = connection === 'connecting' ? this.standing.error : error;
-        this.#stands({ connection, error: why && { code: why.code, message: why.message } });
+        // The status keeps the reason of the last ending until the connection is live again.
+        const why = connection === 'connecting' ? this.status.error : error;
+        this.#setStatus({ connection, error: why && { code: why.code, message: why.message } });
       },
       isUser: (user) => {
         if (user !== options.user) queueMicrotask(() => options.onOtherUser(user));
@@ -98,7 +103,7 @@ export class Tab {
       },
       otherClientId: () => {
         this.clientId = randomId();
-        this.#took(this.#optimistic.renumber());
+        this.#led(this.#optimistic.renumber());
       },
     });
   }
@@ -111,7 +116,7 @@ export class Tab {
     return this.#optimistic.leading;
   }
 
-  /** Shows what is stored, and stands for election. */
+  /** Shows the stored copy, and waits to lead. */
   async open() {
     const { name, shared } = this.#options;
     if (shared) {
@@ -125,8 +130,8 @@ export class Tab {
       this.#lead();
       return;
     }
-    // What was made before the storage was open.
-    for (const entry of this.#optimistic.queue) if (!this.#stored.has(entry.id)) this.#handOver(entry);
+    // Mutations that were made before the storage was open.
+    for (const entry of this.#optimistic.queue) if (!this.#stored.has(entry.id)) this.#shareMutation(entry);
     this.#say({ type: 'hello' });
     const elected = async () => {
       await this.#read();
@@ -137,7 +142,7 @@ export class Tab {
     navigator.locks.request(name, { signal }, elected).catch(() => {});
   }
 
-  /** Whether to be connected: in all tabs. @param {boolean} connect */
+  /** Connects or disconnects all tabs. @param {boolean} connect */
   connect(connect) {
     this.#say({ type: 'connect', connect });
     this.#connect(connect);
@@ -151,53 +156,53 @@ export class Tab {
     else {
       this.#connection.stop();
       this.#optimistic.disconnected();
-      this.#stands({ connection: 'offline' });
+      this.#setStatus({ connection: 'offline' });
     }
   }
 
-  /** Whether there is a better chance to connect than when it was last tried. */
+  /** Connects without a wait: the browser says that it is online, or the page has become visible. */
   nudge() {
-    if (this.leads && this.#options.connected && this.standing.connection === 'offline') this.#connection.start();
+    if (this.leads && this.#options.connected && this.status.connection === 'offline') this.#connection.start();
   }
 
   /**
-   * A mutation was made here.
-   * @param {Entry} entry
+   * Distributes a mutation that this tab has made.
+   * @param {QueueEntry} entry
    * @param {Step} step
    */
   made(entry, step) {
-    if (this.leads) return this.#took(step);
+    if (this.leads) return this.#led(step);
     this.#options.onStep(step);
-    return this.#handOver(entry);
+    return this.#shareMutation(entry);
   }
 
-  /** Gives a mutation to the tab that leads, also if that is the next one. @param {Entry} entry */
-  async #handOver(entry) {
+  /** Stores a mutation for the next leading tab, and sends it to the present one. @param {QueueEntry} entry */
+  async #shareMutation(entry) {
     this.#entries.set(entry.id, entry);
     this.#dirty = true;
-    // What cannot be stored here can perhaps be stored there.
+    // If this tab cannot store it, the leading tab may be able to.
     await this.flush().catch(() => {});
     if (!this.leads) this.#say({ type: 'mutation', entry });
   }
 
-  /** Ends this tab's part; resolves when what was made here is stored. */
+  /** Closes the copy in this tab; resolves when the mutations made here are stored. */
   async close() {
     if (this.#closed.signal.aborted) return;
     this.#connection.stop();
     await this.flush().catch(() => {});
     this.#closed.abort();
     this.#channel?.close();
-    clearTimeout(this.#gathering);
+    clearTimeout(this.#nextWrite);
     this.#options.store.close();
   }
 
-  /** Forgets the copy. Every tab does: one may have written after another has forgotten. */
+  /** Deletes the copy. Every tab does that, since one may write after another has deleted it. */
   async clear() {
     this.#say({ type: 'signOut' });
     this.#connection.stop();
     this.#closed.abort();
     await this.#writing?.catch(() => {});
-    clearTimeout(this.#gathering);
+    clearTimeout(this.#nextWrite);
     await this.#options.store.clear();
     this.#channel?.close();
     this.#options.store.close();
@@ -205,57 +210,57 @@ export class Tab {
 
   #lead() {
     if (!this.clientId) this.clientId = randomId();
-    this.#took(this.#optimistic.lead());
+    this.#led(this.#optimistic.lead());
     this.#say({ type: 'lead' });
     if (this.#options.connected) this.#connection.start();
-    else this.#stands({ connection: 'offline' });
+    else this.#setStatus({ connection: 'offline' });
   }
 
-  /** Takes the copy from the storage. */
+  /** Reads the copy from the storage. */
   async #read() {
     const known = new Set(this.#optimistic.queue.filter((entry) => this.#stored.has(entry.id)));
     const stored = await this.#options.store.load();
     if (this.#closed.signal.aborted) return;
     const { clientId = '', seq = 0, settled = 0, refusals = [] } = /** @type {any} */ (stored.meta);
-    this.#refusals = refusals;
+    this.#rejections = refusals;
     this.clientId = clientId;
     this.#seq = seq;
-    this.#storedSettled = settled;
-    // Stored before, and there no longer: it is settled.
+    this.#storedAcked = settled;
+    // A mutation that was stored and no longer is has been acknowledged.
     const step = this.#optimistic.restore(stored, (entry) => !known.has(entry));
     for (const entry of stored.entries) this.#stored.set(entry.id, entry.number);
     const there = new Set(stored.entries.map(({ id }) => id));
     for (const { id, ops, state } of known) {
-      // A refusal that was told is not told again.
+      // The application has heard of this rejection already.
       if (state !== 'pending' || there.has(id)) continue;
-      const refusal = this.#refusals.find((refusal) => refusal.id === id);
-      step.settled.push({ id, ops, code: refusal?.code, message: refusal?.message });
+      const rejection = this.#rejections.find((rejection) => rejection.id === id);
+      step.acked.push({ id, ops, code: rejection?.code, message: rejection?.message });
     }
     this.#options.onStep(step);
   }
 
-  /** @param {Step} step of this tab while it leads */
-  #took(step) {
+  /** Stores and distributes a step of this tab while it leads. @param {Step} step */
+  #led(step) {
     const { record } = step;
     for (const [table, key, row] of record.rows) this.#rows.set(`${table}\n${key}`, [table, key, row]);
     for (const entry of record.entries) this.#entries.set(entry.id, entry);
     for (const id of record.gone) this.#entries.set(id, undefined);
-    for (const { id, code, message } of record.settled) if (code) this.#refusals.push({ id, code, message });
-    this.#refusals.splice(0, this.#refusals.length - MAX_REFUSALS);
+    for (const { id, code, message } of record.settled) if (code) this.#rejections.push({ id, code, message });
+    this.#rejections.splice(0, this.#rejections.length - MAX_REJECTIONS);
     this.#seq += 1;
     this.#dirty = true;
     if (this.#followed) this.#say({ type: 'step', seq: this.#seq, record });
     this.#options.onStep(step);
     if (record.entries.length) this.flush().catch(() => {});
-    else this.#gathering ??= setTimeout(() => this.flush().catch(() => {}), GATHER_MS);
+    else this.#nextWrite ??= setTimeout(() => this.flush().catch(() => {}), BATCH_MS);
   }
 
-  /** @param {Entry} entry */
+  /** @param {QueueEntry} entry */
   #isDurable(entry) {
     return this.#stored.get(entry.id) === entry.number;
   }
 
-  /** Writes what there is to write. */
+  /** Writes everything that is not stored yet. */
   async flush() {
     while (this.#writing) await this.#writing;
     if (!this.#dirty || this.#closed.signal.aborted) return;
@@ -265,71 +270,72 @@ export class Tab {
   }
 
   async #write() {
-    clearTimeout(this.#gathering);
-    this.#gathering = undefined;
+    clearTimeout(this.#nextWrite);
+    this.#nextWrite = undefined;
     this.#dirty = false;
     const [rows, entries] = [this.#rows, this.#entries];
     this.#rows = new Map();
     this.#entries = new Map();
-    const { cursor, last, settled } = this.#optimistic;
+    const { cursor, last, acked } = this.#optimistic;
     const { clientId } = this;
     const meta = this.leads
-      ? { clientId, cursor, last, settled, seq: this.#seq, keys: this.#optimistic.keys(), refusals: [...this.#refusals] }
+      ? { clientId, cursor, last, settled: acked, seq: this.#seq, keys: this.#optimistic.keys(), refusals: [...this.#rejections] }
       : undefined;
     const kept = [...entries.values()].filter((entry) => entry !== undefined).map((entry) => ({ ...entry }));
     const gone = [...entries].filter(([, entry]) => !entry).map(([id]) => id);
     try {
       await this.#options.store.write({ rows: [...rows.values()], entries: kept, gone, meta });
     } catch (error) {
-      // What has come meanwhile is newer.
+      // What has changed since then is newer, and replaces what could not be written.
       this.#rows = new Map([...rows, ...this.#rows]);
       this.#entries = new Map([...entries, ...this.#entries]);
       this.#dirty = true;
-      this.#gathering ??= setTimeout(() => this.flush().catch(() => {}), AGAIN_MS);
-      this.#stands({ ...this.standing, error: { code: 'storage', message: `${error}` } });
+      this.#nextWrite ??= setTimeout(() => this.flush().catch(() => {}), RETRY_MS);
+      this.#setStatus({ ...this.status, error: { code: 'storage', message: `${error}` } });
       throw new RowtideError('storage', `${error}`);
     }
     for (const entry of kept) this.#stored.set(entry.id, entry.number);
     for (const id of gone) this.#stored.delete(id);
-    if (meta) this.#storedSettled = settled;
-    if (this.standing.error?.code === 'storage') this.#stands({ connection: this.standing.connection });
+    if (meta) this.#storedAcked = acked;
+    if (this.status.error?.code === 'storage') this.#setStatus({ connection: this.status.connection });
   }
 
-  /** @param {Standing} standing */
-  #stands(standing) {
-    this.standing = standing;
-    this.#options.onStanding(standing);
-    if (this.#followed) this.#say({ type: 'standing', standing });
+  /** @param {ConnectionStatus} status */
+  #setStatus(status) {
+    this.status = status;
+    this.#options.onStatus(status);
+    if (this.#followed) this.#say({ type: 'standing', standing: status });
   }
 
-  /** @param {any} message */
+  /** Sends a message to the other tabs. @param {any} message */
   #say(message) {
     if (!this.#closed.signal.aborted) this.#channel?.postMessage(message);
   }
 
-  /** @param {any} message of another tab */
+  /** Handles a message of another tab. @param {any} message */
   async #heard(message) {
     if (message.type === 'signOut') return this.#options.onSignOut();
     if (message.type === 'connect') return this.#connect(message.connect);
     if (message.type === 'mutation') {
       this.#stored.set(message.entry.id, undefined);
       const step = this.#optimistic.adopt(message.entry);
-      return this.leads ? this.#took(step) : this.#options.onStep(step);
+      return this.leads ? this.#led(step) : this.#options.onStep(step);
     }
     if (this.leads) {
       if (message.type !== 'hello') return undefined;
       this.#followed = true;
       await this.flush().catch(() => {});
       this.#say({ type: 'synced' });
-      return this.#say({ type: 'standing', standing: this.standing });
+      return this.#say({ type: 'standing', standing: this.status });
     }
-    if (message.type === 'standing') return this.#stands(message.standing);
+    if (message.type === 'standing') return this.#setStatus(message.standing);
     if (message.type === 'lead') return this.#say({ type: 'hello' });
     if (message.type === 'synced') return this.#catchUp();
     if (message.type === 'step') return this.#held ? void this.#held.push(message) : this.#follow(message);
     return undefined;
   }
 
+  /** Reads the storage, then applies the steps that came meanwhile. */
   async #catchUp() {
     if (this.#held) return;
     this.#held = [];
@@ -339,7 +345,7 @@ export class Tab {
     if (!this.leads) for (const message of held) this.#follow(message);
   }
 
-  /** @param {{ seq: number, record: StepRecord }} message */
+  /** Applies a step of the leading tab. @param {{ seq: number, record: StepRecord }} message */
   #follow({ seq, record }) {
     if (seq <= this.#seq) return;
     if (seq > this.#seq + 1) return void this.#say({ type: 'hello' });

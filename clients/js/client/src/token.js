@@ -1,5 +1,5 @@
 /**
- * What a token says of itself. Nobody is believed because of it: the server checks the token.
+ * The claims of a token, unverified: the server verifies them.
  * @param {string} token a JWT
  * @returns {{ sub: string, exp?: number }}
  */

@@ -1,13 +1,13 @@
-// What a client does for every ending of a connection, and with tokens: against a server that says
-// what the test tells it to.
+// What the client does after each ending of a connection, and when it asks for tokens. The server sends
+// what the test says.
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, test } from 'node:test';
 import { wait } from '../src/connection.js';
 import { memoryStorage } from '../src/index.js';
-import { Scripted, token, until } from './scripted.js';
+import { ScriptedServer, token, until } from './scripted.js';
 
 let server;
-beforeEach(async () => (server = await Scripted.start()));
+beforeEach(async () => (server = await ScriptedServer.start()));
 afterEach(() => server.stop());
 
 const live = (db) => until(db.status, ({ connection }) => connection === 'live');
@@ -46,13 +46,13 @@ test('it connects as the protocol says, shows a snapshot, and then each step', a
   assert.deepEqual(steps, [1, 2, 1]);
 });
 
-test('a refusal takes the mutation back and says why', async () => {
+test('a rejected mutation is no longer shown, and its promise says why', async () => {
   const db = server.client();
   const connection = await server.accept();
   await connection.welcome({ rows: [{ id: 1, text: 'a' }] });
   await live(db);
   const outcomes = [];
-  db.onSettled(({ id, code, ops }) => outcomes.push([id, code, ops.length]));
+  db.onAcked(({ id, code, ops }) => outcomes.push([id, code, ops.length]));
   const { id, confirmed } = db.mutate((tx) => tx.note.delete(1));
   assert.equal(db.table('note').get(1), undefined);
   const { id: number } = await connection.next('mutate');
@@ -62,7 +62,7 @@ test('a refusal takes the mutation back and says why', async () => {
   assert.deepEqual(outcomes, [[id, 'forbidden', 1]]);
 });
 
-test('it comes back with its cursor, and sends again what is not settled', async () => {
+test('it comes back with its cursor, and sends again what is not acknowledged', async () => {
   const db = server.client();
   let connection = await server.accept();
   const { clientId } = await connection.welcome({ rows: [{ id: 1, text: 'a' }], cursor: 'c1' });
@@ -114,7 +114,7 @@ for (const [closeCode, code] of [[4400, 'bad_request'], [4410, 'superseded'], [4
 
 test('unauthorized: it asks for another token', async () => {
   const asked = [];
-  server.client({ token: async (why) => (asked.push(why.refused), token('ann', 4e9 + asked.length)) });
+  server.client({ token: async (why) => (asked.push(why.rejected), token('ann', 4e9 + asked.length)) });
   let connection = await server.accept();
   const first = await connection.next('connect');
   connection.end(4401, 'unauthorized');
@@ -145,7 +145,7 @@ test('a token is replaced on the open connection before it expires', async () =>
   assert.notEqual(auth.token, connect.token);
 });
 
-test('a token that cannot be got is tried for again, and what is stored is shown meanwhile', async () => {
+test('while `token` fails it is called again and again, and the stored copy is shown', async () => {
   const storage = memoryStorage();
   const before = server.client({ storage });
   let connection = await server.accept();
@@ -167,7 +167,7 @@ test('a token that cannot be got is tried for again, and what is stored is shown
   assert.equal((await connection.next('mutate')).ops[0].row.text, 'written offline');
 });
 
-test('what is pending is sent by the next client of the same storage, under the same number', async () => {
+test('the next client of the same storage sends the pending mutations, under the same numbers', async () => {
   const storage = memoryStorage();
   const before = server.client({ storage });
   let connection = await server.accept();
@@ -180,7 +180,7 @@ test('what is pending is sent by the next client of the same storage, under the 
   await db.opened;
   assert.equal(db.table('note').get(1).text, 'a');
   const outcomes = [];
-  db.onSettled(({ code }) => outcomes.push(code));
+  db.onAcked(({ code }) => outcomes.push(code));
   connection = await server.accept();
   const refused = [{ id: 1, code: 'max_notes', message: 'no' }];
   const connect = await connection.welcome({ lastMutation: 1, refused });
@@ -189,7 +189,31 @@ test('what is pending is sent by the next client of the same storage, under the 
   assert.deepEqual([outcomes, db.table('note').all(), db.pending()], [['max_notes'], [], []]);
 });
 
-test('another user sees nothing of the former one, whose mutations are refused', async () => {
+test('the former names of the API are still there', async () => {
+  const asked = [];
+  const db = server.client({ token: (why) => (asked.push(why), token('ann', 4e9 + asked.length)) });
+  let connection = await server.accept();
+  await connection.next('connect');
+  connection.end(4401, 'unauthorized');
+  connection = await server.accept();
+  await connection.welcome();
+  await live(db);
+  assert.deepEqual(asked, [{ rejected: false, refused: false }, { rejected: true, refused: true }]);
+  const outcomes = [];
+  const stop = db.onSettled(({ id, code }) => outcomes.push([id, code]));
+  const { id, confirmed } = db.mutate((tx) => tx.note.insert({ id: 1 }));
+  await connection.next('mutate');
+  connection.say({ type: 'reject', id: 1, code: 'forbidden', message: 'no' });
+  await assert.rejects(confirmed);
+  assert.deepEqual(outcomes, [[id, 'forbidden']]);
+  stop();
+  const second = db.mutate((tx) => tx.note.insert({ id: 2 }));
+  connection.say({ type: 'tx', cursor: '2', changes: [], ack: 2 });
+  await second.confirmed;
+  assert.equal(outcomes.length, 1);
+});
+
+test('another user sees nothing of the former one, whose mutations are rejected', async () => {
   let user = 'ann';
   const db = server.client({ token: () => token(user), tables: { note: { key: ['id'] } } });
   let connection = await server.accept();
@@ -207,7 +231,7 @@ test('another user sees nothing of the former one, whose mutations are refused',
   assert.equal((await live(db)).user, 'bob');
 });
 
-test('offline by choice: nothing is sent until it is to be', async () => {
+test('a client that is disconnected sends nothing until `connect`', async () => {
   const db = server.client({ connect: false, tables: { note: { key: ['id'] } } });
   await until(db.status, ({ connection }) => connection === 'offline');
   db.mutate((tx) => tx.note.insert({ id: 1, text: 'a' }));
@@ -221,19 +245,19 @@ test('offline by choice: nothing is sent until it is to be', async () => {
   assert.equal(db.status.get().connection, 'offline');
 });
 
-test('what the server could not take is not taken, and shows nothing', async () => {
+test('a mutation that the server could not accept is an error at once, and shows nothing', async () => {
   const db = server.client({ tables: { note: { key: ['id'] } } });
-  const refused = (write, code) => assert.throws(() => db.mutate(write), { code });
-  refused(() => {}, 'too_large');
-  refused((tx) => tx.note.update({ text: 'no key' }), 'bad_request');
-  refused((tx) => tx.other.delete('a key whose column is not known'), 'bad_request');
-  refused((tx) => tx.note.insert({ id: 1, text: 'x'.repeat(1 << 20) }), 'too_large');
-  refused((tx) => {
+  const rejected = (write, code) => assert.throws(() => db.mutate(write), { code });
+  rejected(() => {}, 'too_large');
+  rejected((tx) => tx.note.update({ text: 'no key' }), 'bad_request');
+  rejected((tx) => tx.other.delete('a key whose column is not known'), 'bad_request');
+  rejected((tx) => tx.note.insert({ id: 1, text: 'x'.repeat(1 << 20) }), 'too_large');
+  rejected((tx) => {
     for (let id = 0; id <= 500; id++) tx.note.insert({ id });
   }, 'too_large');
   let deep = 1;
   for (let level = 0; level <= 100; level++) deep = [deep];
-  refused((tx) => tx.note.insert({ id: 1, deep }), 'bad_request');
+  rejected((tx) => tx.note.insert({ id: 1, deep }), 'bad_request');
   assert.throws(() => db.mutate(async () => {}), TypeError);
   assert.throws(() => db.mutate((tx) => {
     tx.note.insert({ id: 1 });
@@ -242,7 +266,7 @@ test('what the server could not take is not taken, and shows nothing', async () 
   assert.deepEqual([db.table('note').all(), db.pending()], [[], []]);
 });
 
-test('a message that is not of the protocol ends the connection, and the next one mends it', async () => {
+test('a message that breaks the protocol ends the connection, and the next connection works', async () => {
   const db = server.client();
   let connection = await server.accept();
   await connection.welcome();

@@ -1,7 +1,7 @@
-// The optimistic layer against a model: random histories of a client, a server and a bad connection.
-// After every step what is shown equals the server's rows as of the client's cursor with the pending
-// mutations on them; a tab that follows and a client that is restored from what was stored show the
-// same; in the end everything is settled, each mutation once. ROWTIDE_SEED=n runs one history,
+// Checks the optimistic layer against a model, in random runs of a client, a server and a bad connection.
+// After each step the client must show the server's rows as of its cursor with the pending mutations
+// applied to them. A second tab, and a client that is restored from the storage, must show the same. In
+// the end the server has acknowledged every mutation once. ROWTIDE_SEED=n plays one run,
 // ROWTIDE_HISTORIES=n that many.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -22,7 +22,7 @@ function randomOp(rng) {
   return { op: kind < 5 ? 'insert' : kind < 8 ? 'update' : 'delete', table, row };
 }
 
-/** As the client shows an operation, written another way. */
+/** What a client must show for an operation, implemented independently. */
 function show(rows, op) {
   const key = keyOf(op);
   const there = rows.get(key);
@@ -30,11 +30,11 @@ function show(rows, op) {
   else if (there || op.op === 'insert') rows.set(key, { table: op.table, row: { ...there?.row, ...op.row } });
 }
 
-/** All that the protocol promises, over a history of whole states. */
-class Server {
-  history = [{ rows: new Map(), last: 0 }];
+/** A server as the protocol describes it. It keeps every state of its rows. */
+class ModelServer {
+  states = [{ rows: new Map(), last: 0 }];
   last = 0;
-  refused = [];
+  rejections = [];
   applied = new Set();
   work = [];
   sent = [];
@@ -46,7 +46,7 @@ class Server {
   }
 
   get head() {
-    return this.history.length - 1;
+    return this.states.length - 1;
   }
 
   write(rows, op, upsert) {
@@ -60,9 +60,9 @@ class Server {
   }
 
   othersWrite() {
-    const rows = new Map(this.history[this.head].rows);
+    const rows = new Map(this.states[this.head].rows);
     for (let n = 1 + this.rng.below(3); n; n--) this.write(rows, randomOp(this.rng), true);
-    this.history.push({ rows, last: this.last });
+    this.states.push({ rows, last: this.last });
   }
 
   connect({ cursor, settled = 0 }) {
@@ -71,7 +71,7 @@ class Server {
     const resumed = cursor !== undefined && this.rng.chance(0.6);
     this.sent.push({
       type: 'connected', protocol: 1, userId: 'ann', mode: resumed ? 'resume' : 'snapshot', lastMutation: this.last,
-      refused: this.refused.filter(({ id }) => id > settled), tables: TABLES,
+      refused: this.rejections.filter(({ id }) => id > settled), tables: TABLES,
     });
     this.session = { at: resumed ? Number(cursor) : 0, acked: this.last, ready: false, from: this.head, resumed };
   }
@@ -86,24 +86,24 @@ class Server {
     const mutation = this.work.shift();
     if (!mutation) return;
     const { id, ops } = mutation;
-    if (id <= this.last) return this.tell(this.refused.find((refusal) => refusal.id === id));
+    if (id <= this.last) return this.sendReject(this.rejections.find((rejection) => rejection.id === id));
     assert.equal(id, this.last + 1, 'a gap');
-    const rows = new Map(this.history[this.head].rows);
+    const rows = new Map(this.states[this.head].rows);
     const fits = ops.every((op) => this.write(rows, op, false));
     this.last = id;
     if (fits && this.rng.chance(0.85)) {
       this.applied.add(JSON.stringify(ops));
-      this.history.push({ rows, last: id });
+      this.states.push({ rows, last: id });
     } else {
-      const refusal = { type: 'reject', id, code: fits ? 'forbidden' : 'not_found', message: 'no' };
-      this.refused.push(refusal);
-      this.history.push({ rows: this.history[this.head].rows, last: id });
-      this.tell(refusal);
+      const rejection = { type: 'reject', id, code: fits ? 'forbidden' : 'not_found', message: 'no' };
+      this.rejections.push(rejection);
+      this.states.push({ rows: this.states[this.head].rows, last: id });
+      this.sendReject(rejection);
     }
   }
 
-  tell(refusal) {
-    if (refusal && this.session) this.sent.push(refusal);
+  sendReject(rejection) {
+    if (rejection && this.session) this.sent.push(rejection);
   }
 
   step() {
@@ -111,7 +111,7 @@ class Server {
     if (!session) return;
     if (!session.resumed && !session.ready) {
       const to = session.from + rng.below(this.head - session.from + 1);
-      for (const { table, row } of this.history[to].rows.values()) this.sent.push({ type: 'snapshot', table, rows: [row] });
+      for (const { table, row } of this.states[to].rows.values()) this.sent.push({ type: 'snapshot', table, rows: [row] });
       this.sent.push({ type: 'ready', cursor: String(to) });
       Object.assign(session, { at: to, ready: true });
       return;
@@ -122,8 +122,8 @@ class Server {
       return;
     }
     const to = session.at + rng.below(this.head - session.at + 1);
-    const { rows, last } = this.history[to];
-    const before = this.history[session.at].rows;
+    const { rows, last } = this.states[to];
+    const before = this.states[session.at].rows;
     const ack = last > session.acked || rng.chance(0.1) ? last : undefined;
     const changes = [];
     for (const [key, at] of before) if (!rows.has(key)) changes.push({ op: 'delete', table: at.table, row: keyRow(at) });
@@ -149,28 +149,28 @@ const shownBy = (client) => {
   return Object.fromEntries(shown);
 };
 
-async function history(seed, seen) {
+async function run(seed, seen) {
   const rng = random(seed);
-  const server = new Server(rng);
+  const server = new ModelServer(rng);
   const storage = memoryStorage();
   const store = await storage.open('client');
   let client = new Optimistic();
   let follower = new Optimistic();
-  let storedSettled;
+  let storedAcked;
   const outcomes = new Map();
   let made = 0;
 
   const took = async (step) => {
     follower.follow(structuredClone(step.record));
     const { keys, ...batch } = structuredClone(step.record);
-    const { cursor, last, settled } = client;
-    await store.write({ ...batch, meta: { cursor, last, settled, keys: client.keys() } });
-    storedSettled = settled;
-    for (const { id, code } of step.settled) {
-      assert.ok(!outcomes.has(id), 'told twice');
+    const { cursor, last, acked } = client;
+    await store.write({ ...batch, meta: { cursor, last, settled: acked, keys: client.keys() } });
+    storedAcked = acked;
+    for (const { id, code } of step.acked) {
+      assert.ok(!outcomes.has(id), 'acknowledged twice');
       outcomes.set(id, code);
     }
-    for (const { row, before } of step.changes) assert.notDeepEqual(row, before, 'a change that is none');
+    for (const { row, before } of step.changes) assert.notDeepEqual(row, before, 'a change that changes nothing');
   };
   const restored = async () => {
     const other = new Optimistic();
@@ -188,7 +188,7 @@ async function history(seed, seen) {
       if (!message) return;
       if (message.type === 'connected') {
         seen.add(message.mode);
-        if (message.refused.length) seen.add('refused in connected');
+        if (message.refused.length) seen.add('rejected in connected');
       }
       const objects = new Map(Object.entries(shownBy(client)));
       const step = client.apply(message);
@@ -202,7 +202,7 @@ async function history(seed, seen) {
       if (message) server.work.push(structuredClone(message));
     } else if (what === 5) {
       if (server.session) return;
-      server.connect({ cursor: client.cursor, settled: storedSettled || undefined });
+      server.connect({ cursor: client.cursor, settled: storedAcked || undefined });
     } else if (what <= 7) {
       const ops = Array.from({ length: 1 + rng.below(3) }, () => randomOp(rng));
       await took(client.mutate(`m${++made}`, ops));
@@ -221,7 +221,7 @@ async function history(seed, seen) {
     }
   };
   const check = async () => {
-    const expected = new Map(client.cursor === undefined ? [] : server.history[Number(client.cursor)].rows);
+    const expected = new Map(client.cursor === undefined ? [] : server.states[Number(client.cursor)].rows);
     const known = client.tables.size > 0;
     for (const { ops, state } of client.queue) {
       if (state === 'refused') continue;
@@ -243,23 +243,23 @@ async function history(seed, seen) {
     await act(true);
     await check();
   }
-  assert.deepEqual(shownBy(client), Object.fromEntries([...server.history[server.head].rows].map(([key, { row }]) => [key, row])));
+  assert.deepEqual(shownBy(client), Object.fromEntries([...server.states[server.head].rows].map(([key, { row }]) => [key, row])));
   assert.equal(outcomes.size, made, 'each has its outcome');
 }
 
-test('what is shown is the base with the pending mutations on it, in every tab and after every restart', async () => {
+test('the client shows the base with the pending mutations on it, in every tab and after every restart', async () => {
   const one = process.env.ROWTIDE_SEED;
   const seeds = one ? [Number(one)] : Array.from({ length: Number(process.env.ROWTIDE_HISTORIES ?? 80) }, (_, seed) => seed);
   const seen = new Set();
   for (const seed of seeds) {
     try {
-      await history(seed, seen);
+      await run(seed, seen);
     } catch (error) {
       error.message = `ROWTIDE_SEED=${seed}: ${error.message}`;
       throw error;
     }
   }
-  // A model that never comes to the hard places proves nothing.
-  const hard = ['cut', 'held', 'refused in connected', 'restored', 'resume', 'snapshot'];
+  // The test proves nothing if the runs never come to the hard cases.
+  const hard = ['cut', 'held', 'rejected in connected', 'restored', 'resume', 'snapshot'];
   if (!one) assert.deepEqual([...seen].sort(), hard);
 });

@@ -1,4 +1,4 @@
-// Reading: what a query holds, what its listeners are told, and which objects stay the same.
+// What a query holds, what its listeners are called with, and which objects stay the same.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Optimistic } from '../src/optimistic.js';
@@ -54,25 +54,25 @@ test('a result is the same array until one of its rows changes, and rows keep th
   }
 });
 
-test('listeners are told once a step: what came into the query, changed in it, and left it', () => {
+test('listeners are called once a step, with what came into the query, changed in it, and left it', () => {
   const { table, tx, put, gone } = notes();
-  const told = [];
+  const calls = [];
   const stop = table.where({ tag: 'x' }).subscribe((changes) => {
-    told.push(changes.map(({ row, before }) => [before?.id, row?.id, row?.text]));
+    calls.push(changes.map(({ row, before }) => [before?.id, row?.id, row?.text]));
   });
   tx(put({ id: 1, text: 'a', tag: 'x' }), put({ id: 2, text: 'B', tag: 'x' }), put({ id: 3, text: 'c', tag: 'y' }));
   tx(put({ id: 3, text: 'still not in it', tag: 'y' }));
   tx(gone(2), gone(3));
-  assert.deepEqual(told, [
+  assert.deepEqual(calls, [
     [[undefined, 1, 'a'], [2, 2, 'B'], [3, undefined, undefined]],
     [[2, undefined, undefined]],
   ]);
   stop();
   tx(gone(1));
-  assert.equal(told.length, 2);
+  assert.equal(calls.length, 2);
 });
 
-test('a query that nobody listens to any more still answers truly', () => {
+test('a query whose last listener has gone is still right', () => {
   const { table, tx, put, gone } = notes();
   const tagged = table.where({ tag: 'x' });
   const stop = tagged.subscribe(() => {});
@@ -89,7 +89,7 @@ test('a query that nobody listens to any more still answers truly', () => {
   assert.deepEqual(ids(tagged.all()), [3]);
 });
 
-test('every query has the step before anyone is told of it, and one listener does not harm another', () => {
+test('every query has the step before any listener is called, and one listener does not harm another', () => {
   const { table, tx, put } = notes();
   const tagged = table.where({ tag: 'x' });
   tagged.subscribe(() => {});
@@ -109,7 +109,7 @@ test('every query has the step before anyone is told of it, and one listener doe
   });
   table.subscribe(() => seen.push(`last ${tagged.all().length}`));
   tx(put({ id: 4, text: 'd', tag: 'x' }));
-  // The second step is told after the first has been told to all.
+  // The calls for the second step come after all calls for the first.
   assert.deepEqual(seen, [3, 'last 4', 4, 'last 4']);
   delete globalThis.reportError;
   assert.deepEqual(errors, ['a mistake of the application', 'a mistake of the application']);

@@ -1,4 +1,4 @@
-// A server that says what a test tells it to, over a real socket.
+// A server over a real socket that sends what a test says.
 import { once } from 'node:events';
 import WebSocket, { WebSocketServer } from 'ws';
 import { createClient } from '../src/index.js';
@@ -9,7 +9,7 @@ export function token(sub, exp = 4e9) {
   return `${part({ alg: 'none' })}.${part({ sub, exp })}.`;
 }
 
-/** A promise that is rejected when it takes longer than anything here should. */
+/** Waits for a promise, and fails the test when that takes too long. */
 export function soon(promise, what) {
   let timer;
   const late = new Promise((_, reject) => {
@@ -31,8 +31,8 @@ export function until(observable, holds, what = String(holds)) {
   }), what);
 }
 
-/** One connection of a client, as the server has it. */
-class Connection {
+/** The server's side of one connection. */
+class ScriptedConnection {
   heard = [];
   #waiting = [];
 
@@ -63,7 +63,7 @@ class Connection {
     this.socket.send(JSON.stringify(message));
   }
 
-  /** What a server answers to `connect` if nothing is known and there is nothing to see. */
+  /** Answers `connect`; without options as for a client without mutations and rows. */
   async welcome({ mode = 'snapshot', lastMutation = 0, refused = [], rows = [], cursor = '1' } = {}) {
     const connect = await this.next('connect');
     this.say({ type: 'connected', protocol: 1, userId: 'ann', mode, lastMutation, refused, tables: { note: { key: ['id'] } } });
@@ -78,16 +78,16 @@ class Connection {
   }
 }
 
-export class Scripted {
+export class ScriptedServer {
   #connections = [];
   #waiting = [];
   #clients = [];
 
   static async start() {
-    const scripted = new Scripted();
+    const scripted = new ScriptedServer();
     scripted.server = new WebSocketServer({ port: 0, host: '127.0.0.1', handleProtocols: (offered) => offered.has('rowtide.v1') && 'rowtide.v1' });
     scripted.server.on('connection', (socket) => {
-      const connection = new Connection(socket);
+      const connection = new ScriptedConnection(socket);
       const taker = scripted.#waiting.shift();
       if (taker) taker(connection);
       else scripted.#connections.push(connection);

@@ -1,4 +1,4 @@
-// The scenarios that every client plays: see clients/vectors/README.md.
+// Plays the scenarios that every client must pass: see clients/vectors/README.md.
 import assert from 'node:assert/strict';
 import { readFileSync, readdirSync } from 'node:fs';
 import { test } from 'node:test';
@@ -6,7 +6,7 @@ import { Optimistic } from '../src/optimistic.js';
 
 const directory = new URL('../../../vectors/', import.meta.url);
 
-/** @param {any[]} values in an order that does not depend on how they came about */
+/** Sorts values by their JSON. @param {any[]} values */
 const sorted = (values) => values.map((value) => [JSON.stringify(canonical(value)), value]).sort().map(([, value]) => value);
 
 /** @param {any} value */
@@ -26,15 +26,15 @@ class Player {
   /** @param {any} step */
   play(step) {
     let changes = [];
-    let settled = [];
-    if (step.receive) ({ changes, settled } = this.client.apply(step.receive));
-    else if (step.mutate) ({ changes, settled } = this.client.mutate(String(++this.made), step.mutate));
+    let acked = [];
+    if (step.receive) ({ changes, acked } = this.client.apply(step.receive));
+    else if (step.mutate) ({ changes, acked } = this.client.mutate(String(++this.made), step.mutate));
     else this.client.disconnected();
     const sends = [];
     for (let next; (next = this.client.nextToSend(100, () => true)); ) sends.push(next.id);
     return {
-      changes: sorted(changes.map((change) => this.told(change))),
-      settled: settled.map(({ id, code }) => (code ? { id: Number(id), code } : { id: Number(id) })),
+      changes: sorted(changes.map((change) => this.changeOf(change))),
+      acked: acked.map(({ id, code }) => (code ? { id: Number(id), code } : { id: Number(id) })),
       shown: Object.fromEntries([...this.client.tables].map(([name, { rows }]) => [name, sorted([...rows.values()])])),
       pending: this.client.pending().map(({ id }) => Number(id)),
       sends,
@@ -42,7 +42,7 @@ class Player {
   }
 
   /** @param {any} change */
-  told({ table, row, before }) {
+  changeOf({ table, row, before }) {
     if (row) return { op: 'put', table, row };
     const columns = this.client.tables.get(table).key;
     return { op: 'delete', table, row: Object.fromEntries(columns.map((column) => [column, before[column]])) };
@@ -50,7 +50,7 @@ class Player {
 }
 
 const files = readdirSync(directory).filter((name) => name.endsWith('.json'));
-test('the scenarios are where they were', () => assert.ok(files.length >= 10));
+test('the scenarios are found', () => assert.ok(files.length >= 10));
 
 for (const file of files) {
   const { about, steps } = JSON.parse(readFileSync(new URL(file, directory), 'utf8'));
@@ -60,9 +60,9 @@ for (const file of files) {
     for (const [at, step] of steps.entries()) {
       shown = step.shown ?? shown;
       pending = step.pending ?? pending;
-      const { changes = [], settled = [], sends = [] } = step;
+      const { changes = [], acked = [], sends = [] } = step;
       const sortedShown = Object.fromEntries(Object.entries(shown).map(([name, rows]) => [name, sorted(rows)]));
-      const expected = { changes: sorted(changes), settled, shown: sortedShown, pending, sends };
+      const expected = { changes: sorted(changes), acked, shown: sortedShown, pending, sends };
       assert.deepEqual(player.play(step), expected, `step ${at + 1}`);
     }
   });

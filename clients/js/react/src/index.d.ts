@@ -11,7 +11,7 @@ type RegisteredSchema = Register extends { schema: infer S } ? S : Untyped;
 type Names = keyof RegisteredSchema & string;
 type RowOf<T extends Names> = Table<RegisteredSchema, T> extends Query<infer R> ? R : never;
 
-/** Gives `client` to the components within. */
+/** Provides `client` to the components inside. */
 export declare function RowtideProvider(props: { client: Client<any>; children?: ReactNode }): ReactNode;
 
 /** The client of the provider. */
@@ -33,6 +33,6 @@ export declare function useRow<T extends Names>(table: T, key: KeyOf<RegisteredS
 /** `mutate` of the client: the same function in every render. */
 export declare function useMutate(): Client<RegisteredSchema>['mutate'];
 
-/** How things stand, or what `select` takes of it: then it renders again only when that changes. */
+/** The status, or the part of it that `select` returns: the component renders again only when that changes. */
 export declare function useStatus(): Status;
 export declare function useStatus<T>(select: (status: Status) => T): T;

@@ -1,7 +1,7 @@
 /**
- * React over the client. What a component renders comes from `useSyncExternalStore`: rows are never
- * changed in place, and a result stays the same object until something in it changes, so that a render
- * that is interrupted or made twice sees one state, and only what changed is rendered.
+ * Hooks for React, on `useSyncExternalStore`. Rows are never changed in place, and a result stays the same
+ * object until something in it changes. So a render that React interrupts or repeats sees one state, and a
+ * component renders again only when its own rows change.
  */
 import { createContext, createElement, useCallback, useContext, useMemo, useSyncExternalStore } from 'react';
 
@@ -29,7 +29,7 @@ export function useClient() {
  */
 export function useQuery(table, where, deps) {
   const client = useClient();
-  // Conditions are mostly written in place: what is equal is the same query.
+  // Conditions are mostly written in place, so each render has a new object: equal ones are one query.
   const same = typeof where === 'function' ? (deps ?? [where]) : [JSON.stringify(where)];
   const query = useMemo(
     () => (where === undefined ? client.table(table) : client.table(table).where(where)),

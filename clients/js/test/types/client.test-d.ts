@@ -1,5 +1,5 @@
-// What the types refuse: `tsc` fails where one of these errors is missing.
-import { createClient, type Client } from '@rowtide/client';
+// What the types reject: `tsc` fails where one of these errors is missing.
+import { createClient, type Acked, type Client, type Settled } from '@rowtide/client';
 import { createClient as implemented } from '../../client/src/client.js';
 import { useMutate, useQuery, useRow, useStatus } from '@rowtide/react';
 import { type Schema, tables } from './schema.js';
@@ -71,7 +71,15 @@ export function Component() {
   return null;
 }
 
-// Without a schema anything goes, and what is declared is what is there.
+db.onAcked((acked: Acked) => acked.code);
+createClient<Schema>({ ...options, token: ({ rejected }) => String(rejected) });
+// The former names.
+db.onSettled((settled: Settled) => settled.code);
+createClient<Schema>({ ...options, token: ({ refused }) => String(refused) });
+const former: (why: { refused: boolean }) => Promise<string> = async ({ refused }) => String(refused);
+createClient<Schema>({ ...options, token: former });
+
+// Without a schema every table and column is allowed. The declared client is the one that is implemented.
 const untyped: Client = createClient(options);
 untyped.mutate((tx) => tx.anything.insert({ of: 'any kind' }));
 const declared: Client = implemented(options) satisfies Omit<Client, 'table'>;

@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use crate::replica::ReplicaError;
 
-/// Why a mutation was not taken. Nothing of it is shown or sent.
+/// Why a mutation was not made. Nothing of it is shown or sent.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum MutateError {
     /// Too many operations, or none.
@@ -33,15 +33,15 @@ pub enum MutateError {
         /// How many levels it may have.
         max: usize,
     },
-    /// A mutation that does not fit into a message.
+    /// The mutation does not fit into a message.
     #[error("the mutation has {bytes} bytes; at most {max} can be sent")]
     Size {
-        /// The JSON of its operations.
+        /// The size of its operations as JSON.
         bytes: usize,
         /// The most.
         max: usize,
     },
-    /// Too much waits to be settled.
+    /// Too many mutations wait for their acknowledgement.
     #[error("{pending} mutations wait for the server; no more can be kept")]
     QueueFull {
         /// How many wait.
@@ -55,15 +55,15 @@ pub enum MutateError {
     Stopped,
 }
 
-/// Why a message was not applied; the connection is of no use then.
+/// Why a message was not applied. The connection has to end then.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ApplyError {
     /// The server broke the protocol.
     #[error(transparent)]
     Replica(#[from] ReplicaError),
-    /// Another user is signed in than the one to whom the queue belongs; see
+    /// The signed-in user is not the one whom the queue belongs to; see
     /// [`crate::Optimistic::abandon`].
-    #[error("`{user_id}` is signed in, to whom the pending mutations do not belong")]
+    #[error("`{user_id}` is signed in, but the pending mutations belong to another user")]
     OtherUser {
         /// Who is signed in.
         user_id: String,

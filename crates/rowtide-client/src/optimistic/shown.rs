@@ -1,4 +1,4 @@
-//! What is asked of the optimistic layer: the rows that are shown, and how the queue stands.
+//! Reading the optimistic layer: the rows that are shown, and the state of the queue.
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -7,7 +7,7 @@ use super::Optimistic;
 use crate::replica::{Replica, Row};
 
 impl Optimistic {
-    /// The rows as the server last told them, without pending mutations.
+    /// The rows as the server last sent them, without pending mutations.
     pub fn base(&self) -> &Replica {
         &self.base
     }
@@ -40,7 +40,7 @@ impl Optimistic {
         self.shown(table, &self.base.key(table, key).ok()?)
     }
 
-    /// Whether a pending mutation has a part in whether and how this row is shown.
+    /// Whether a pending mutation has an operation on this row.
     pub fn is_pending(&self, table: &str, key: &Row) -> bool {
         let key = self.base.key(table, key);
         key.is_ok_and(|key| self.overlay.get(table, &key).is_some())
@@ -54,9 +54,9 @@ impl Optimistic {
         self.rows(table).map(|row| serde_json::from_value(Value::Object(row.clone())))
     }
 
-    /// The ids of the mutations whose outcome is not known, in order.
+    /// The ids of the mutations that are not acknowledged yet, in order.
     pub fn pending(&self) -> impl Iterator<Item = u64> {
-        self.queue.entries().filter(|(_, entry)| !entry.refused).map(|(id, _)| id)
+        self.queue.entries().filter(|(_, entry)| !entry.rejected).map(|(id, _)| id)
     }
 
     /// For `connect`: the name of this queue.
@@ -64,19 +64,19 @@ impl Optimistic {
         &self.queue.client_id
     }
 
-    /// The user to whom the queue belongs, once the server has told.
+    /// The user whom the queue belongs to; `None` before the first `connected`.
     pub fn user_id(&self) -> Option<&str> {
         self.queue.user_id.as_deref()
     }
 
-    /// For `connect`: where the base stands; `None` before the first `ready`.
+    /// For `connect`: the cursor of the base; `None` before the first `ready`.
     pub fn cursor(&self) -> Option<&str> {
         self.base.cursor()
     }
 
-    /// For `connect`: the number up to which every outcome is known, and known durably.
+    /// For `connect`: the highest number that is stored as acknowledged; `None` if there is none.
     pub fn settled(&self) -> Option<u64> {
-        let number = self.queue.number(self.stored_settled);
+        let number = self.queue.number(self.stored_acked);
         (number > 0 && self.queue.user_id.is_some()).then_some(number)
     }
 

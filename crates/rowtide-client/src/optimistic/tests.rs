@@ -51,11 +51,11 @@ fn texts(client: &Optimistic) -> Vec<String> {
     texts
 }
 
-fn refused(id: u64, code: &str) -> Settled {
-    Settled { id, outcome: refused_as(code, "no") }
+fn rejected(id: u64, code: &str) -> Settled {
+    Settled { id, outcome: rejected_with(code, "no") }
 }
 
-fn confirmed(id: u64) -> Settled {
+fn applied(id: u64) -> Settled {
     Settled { id, outcome: Outcome::Confirmed }
 }
 
@@ -77,7 +77,7 @@ fn a_mutation_is_sent_once_it_is_durable_and_in_the_form_of_the_protocol() {
 }
 
 #[test]
-fn only_so_many_are_under_way() {
+fn only_as_many_as_the_window_wait_for_their_acknowledgement() {
     let mut client = live();
     for id in 0..5 {
         client.mutate(note(id, "a")).unwrap();
@@ -105,30 +105,30 @@ fn a_mutation_stays_on_top_of_others_writes_until_its_effects_are_there() {
     let server = json!({"op": "put", "table": "note", "row": {"id": 1, "text": "MINE", "n": 1}});
     let step =
         say(&mut client, json!({"type": "tx", "cursor": "3", "changes": [server], "ack": 1}));
-    assert_eq!((texts(&client), step.settled), (vec!["MINE".to_owned()], vec![confirmed(1)]));
+    assert_eq!((texts(&client), step.settled), (vec!["MINE".to_owned()], vec![applied(1)]));
     assert!(!client.is_pending("note", &row(json!({"id": 1}))));
 }
 
 #[test]
-fn a_refused_mutation_is_taken_back_and_told_once_and_keeps_its_number() {
+fn a_rejected_mutation_is_reported_once_and_keeps_its_number() {
     let mut client = live();
     client.mutate(note(1, "a")).unwrap();
     client.mutate(note(2, "b")).unwrap();
     assert_eq!(numbers(&mut client), [1, 2]);
     let reject = json!({"type": "reject", "id": 2, "code": "forbidden", "message": "no"});
-    assert_eq!(say(&mut client, reject.clone()).settled, [refused(2, "forbidden")]);
+    assert_eq!(say(&mut client, reject.clone()).settled, [rejected(2, "forbidden")]);
     assert_eq!(texts(&client), ["a"]);
     assert_eq!(say(&mut client, reject), Step::default());
     client.disconnected();
     let again = json!([{"id": 2, "code": "forbidden", "message": "no"}]);
-    // The server went down before it could keep either.
+    // The server lost both when it crashed.
     assert_eq!(say(&mut client, connected("ann", 0, json!([]))).settled, []);
     assert_eq!(numbers(&mut client), [1, 2]);
-    assert_eq!(say(&mut client, connected("ann", 2, again)).settled, [confirmed(1)]);
+    assert_eq!(say(&mut client, connected("ann", 2, again)).settled, [applied(1)]);
 }
 
 #[test]
-fn what_was_confirmed_while_nobody_heard_it_does_not_flicker() {
+fn a_mutation_that_was_applied_while_the_client_was_away_does_not_flicker() {
     let mut client = live();
     client.mutate(note(1, "a")).unwrap();
     client.mutate(note(2, "b")).unwrap();
@@ -136,7 +136,7 @@ fn what_was_confirmed_while_nobody_heard_it_does_not_flicker() {
     client.disconnected();
     let told = json!([{"id": 2, "code": "max_notes", "message": "no"}]);
     let step = say(&mut client, connected("ann", 2, told));
-    assert_eq!(step.settled, [confirmed(1), refused(2, "max_notes")]);
+    assert_eq!(step.settled, [applied(1), rejected(2, "max_notes")]);
     assert_eq!(texts(&client), ["a"], "still shown");
     assert_eq!(client.pending().count(), 0);
     let rows = json!([{"id": 1, "text": "A"}]);
@@ -167,18 +167,18 @@ fn mutations_made_before_the_keys_are_known_are_shown_once_they_are() {
 }
 
 #[test]
-fn mutations_that_nobody_sent_go_on_behind_what_the_server_knows() {
-    // A client id that was used before, by one who has forgotten it.
+fn mutations_that_were_never_sent_get_numbers_behind_those_of_the_server() {
+    // A client id that was used before, by a client that has lost its storage.
     let mut client = Optimistic::new("client-1".to_owned());
     let (id, _) = client.mutate(note(1, "a")).unwrap();
     let step = say(&mut client, connected("ann", 7, json!([])));
     assert_eq!(step.settled, []);
     assert_eq!(numbers(&mut client), [8]);
     let step = say(&mut client, json!({"type": "tx", "cursor": "2", "changes": [], "ack": 8}));
-    assert_eq!(step.settled, [confirmed(id)]);
+    assert_eq!(step.settled, [applied(id)]);
     store(&mut client);
     assert_eq!(client.settled(), Some(8));
-    // And with a database that was restored from before that.
+    // The same with a database that was restored to an earlier state.
     client.mutate(note(2, "b")).unwrap();
     client.disconnected();
     say(&mut client, connected("ann", 3, json!([])));
@@ -205,7 +205,7 @@ fn another_user_gets_nothing_of_the_former_one() {
 }
 
 #[test]
-fn mutations_of_nobody_yet_go_on_under_another_client_id() {
+fn mutations_that_belong_to_no_user_yet_go_on_under_another_client_id() {
     let mut client = Optimistic::new("client-1".to_owned());
     client.mutate(note(1, "a")).unwrap();
     assert_eq!(client.abandon("client-2".to_owned()), Step::default());
@@ -217,7 +217,7 @@ fn mutations_of_nobody_yet_go_on_under_another_client_id() {
 }
 
 #[test]
-fn what_the_server_could_not_take_is_not_taken() {
+fn a_mutation_that_the_server_could_not_accept_is_an_error() {
     let mut client = live();
     let before = client.records();
     let no_key = Op::update("note", row(json!({"text": "a"})));
@@ -251,12 +251,12 @@ fn as_deep_as_it_may_be_it_can_be_stored_and_sent() {
 }
 
 #[test]
-fn records_that_do_not_follow_from_each_other_are_told() {
+fn records_that_do_not_fit_each_other_are_an_error() {
     let client = Record::Client { client_id: "client-1".to_owned(), offset: 0, settled: 0 };
     let position = |records: &[Record]| Optimistic::restore(records).unwrap_err().position;
     assert_eq!(position(&[Record::Settled { id: 1 }]), 1);
     assert_eq!(position(&[client.clone(), Record::Settled { id: 1 }]), 2);
-    assert_eq!(position(&[client.clone(), Record::Refused { id: 1 }]), 2);
+    assert_eq!(position(&[client.clone(), Record::Rejected { id: 1 }]), 2);
     let second = Record::Mutation { id: 2, ops: note(1, "a").into() };
     assert_eq!(position(&[client, second]), 2);
     assert!(Optimistic::restore(&[]).unwrap().is_none());

@@ -1,11 +1,11 @@
-//! The optimistic layer against a model: random histories of a client, a server and a bad connection.
-//! After every step what is shown equals the server's rows as of the client's cursor with the pending
-//! mutations applied one by one; in the end everything is settled, each mutation exactly once.
-//! `ROWTIDE_SEED=n` runs one history, `ROWTIDE_HISTORIES=n` that many.
+//! Checks the optimistic layer against a model, in random runs of a client, a server and a bad connection.
+//! After each step the client must show the server's rows as of its cursor with the pending mutations
+//! applied one by one. In the end the server has acknowledged every mutation exactly once.
+//! `ROWTIDE_SEED=n` plays one run, `ROWTIDE_HISTORIES=n` that many.
 
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a test")]
 
-mod history;
+mod run;
 mod server;
 
 use rand::Rng;
@@ -13,7 +13,7 @@ use rand::rngs::SmallRng;
 use rowtide_client::{Op, row_of};
 use serde_json::json;
 
-use crate::history::History;
+use crate::run::ModelRun;
 
 /// A write to one of few rows.
 pub fn random_op(rng: &mut SmallRng) -> Op {
@@ -42,25 +42,25 @@ pub fn random_op(rng: &mut SmallRng) -> Op {
 }
 
 #[test]
-fn what_is_shown_is_the_base_with_the_pending_mutations_on_it_and_each_is_settled_once() {
+fn the_client_shows_the_base_with_the_pending_mutations_and_each_is_acknowledged_once() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let seeds = match number("ROWTIDE_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..number("ROWTIDE_HISTORIES").unwrap_or(2_000),
     };
-    let mut seen = history::Seen::default();
+    let mut coverage = run::Coverage::default();
     let many = seeds.end - seeds.start >= 1_000;
     for seed in seeds {
-        let history = std::panic::AssertUnwindSafe(|| History::new(seed).run());
-        match std::panic::catch_unwind(history) {
-            Ok(history) => seen.add(&history),
+        let run = std::panic::AssertUnwindSafe(|| ModelRun::new(seed).run());
+        match std::panic::catch_unwind(run) {
+            Ok(covered) => coverage.add(&covered),
             Err(panic) => {
-                eprintln!("this history fails: ROWTIDE_SEED={seed}");
+                eprintln!("this run fails: ROWTIDE_SEED={seed}");
                 std::panic::resume_unwind(panic);
             }
         }
     }
-    // A model that never comes to the hard places proves nothing.
-    println!("{seen:?}");
-    assert!(!many || seen.all(), "{seen:?}");
+    // The test proves nothing if the runs never come to the hard cases.
+    println!("{coverage:?}");
+    assert!(!many || coverage.all(), "{coverage:?}");
 }

@@ -1,5 +1,5 @@
-//! The model's server: all that the protocol promises, over a history of whole states that is kept
-//! for ever, and nothing of how a real one does it.
+//! The model's server. It does what the protocol promises, in the simplest way: it keeps every state of
+//! its rows for ever.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -9,8 +9,8 @@ use rowtide_client::{Op, OpKind, Outgoing, Row};
 use rowtide_protocol::{Change, Connected, Mode, Refusal, ServerMessage, TableKey};
 use serde_json::{Value, json};
 
-/// Rows by table and the values of their key.
-pub type Rows = BTreeMap<(String, String), Row>;
+/// RowMap by table and the values of their key.
+pub type RowMap = BTreeMap<(String, String), Row>;
 
 pub const TABLES: [(&str, &[&str]); 2] = [("note", &["id"]), ("mark", &["note", "person"])];
 pub const USERS: [&str; 2] = ["ann", "bob"];
@@ -31,46 +31,46 @@ fn key_row(table: &str, row: &Row) -> Row {
 pub struct ClientRow {
     pub user: String,
     pub last: u64,
-    pub refused: Vec<Refusal>,
+    pub rejections: Vec<Refusal>,
     pub applied: BTreeSet<u64>,
-    /// What came under each number first: it must be the same ever after.
+    /// What each number was first sent with. It must never be sent with anything else.
     pub seen: BTreeMap<u64, Vec<Op>>,
 }
 
 #[derive(Clone, Default)]
 struct Commit {
-    rows: Rows,
+    rows: RowMap,
     last: BTreeMap<String, u64>,
 }
 
-pub struct Session {
+pub struct ModelSession {
     pub client_id: String,
     user: String,
     /// The commit that the messages sent so far lead to.
     at: usize,
     acked: u64,
     ready: bool,
-    /// `ready` cannot come before the effects of what `connected` called settled.
-    settled_at: usize,
+    /// `ready` cannot come before the effects of the mutations that `connected` acknowledged.
+    acked_at: usize,
     snapshot: bool,
 }
 
-pub struct Server {
-    /// Every state that was ever committed.
-    history: Vec<Commit>,
+pub struct ModelServer {
+    /// Every committed state.
+    states: Vec<Commit>,
     pub clients: BTreeMap<String, ClientRow>,
-    /// What each client sent and was not judged yet; a lost connection does not take it back.
+    /// The mutations of each client that are not judged yet. They outlive the connection.
     work: BTreeMap<String, VecDeque<Outgoing>>,
-    pub session: Option<Session>,
+    pub session: Option<ModelSession>,
     /// What is on its way to the client.
     pub sent: VecDeque<ServerMessage>,
     writes: u64,
 }
 
-impl Server {
-    pub fn new() -> Server {
-        Server {
-            history: vec![Commit::default()],
+impl ModelServer {
+    pub fn new() -> ModelServer {
+        ModelServer {
+            states: vec![Commit::default()],
             clients: BTreeMap::new(),
             work: BTreeMap::new(),
             session: None,
@@ -80,28 +80,28 @@ impl Server {
     }
 
     fn head(&self) -> usize {
-        self.history.len() - 1
+        self.states.len() - 1
     }
 
     /// What `user` may see as of a commit.
-    pub fn view(&self, at: usize, user: &str) -> Rows {
+    pub fn view(&self, at: usize, user: &str) -> RowMap {
         let visible = |row: &Row| row["owner"] == user || row["owner"] == "all";
-        let rows = self.history[at].rows.iter().filter(|(_, row)| visible(row));
+        let rows = self.states[at].rows.iter().filter(|(_, row)| visible(row));
         rows.map(|(key, row)| (key.clone(), row.clone())).collect()
     }
 
-    pub fn now(&self, user: &str) -> Rows {
+    pub fn now(&self, user: &str) -> RowMap {
         self.view(self.head(), user)
     }
 
-    fn commit(&mut self, rows: Rows) {
+    fn commit(&mut self, rows: RowMap) {
         let last = self.clients.iter().map(|(id, client)| (id.clone(), client.last)).collect();
-        self.history.push(Commit { rows, last });
+        self.states.push(Commit { rows, last });
     }
 
-    /// Somebody else writes something.
+    /// Others write some rows.
     pub fn others_write(&mut self, rng: &mut SmallRng) {
-        let mut rows = self.history[self.head()].rows.clone();
+        let mut rows = self.states[self.head()].rows.clone();
         for _ in 0..rng.random_range(1..4) {
             self.write(&mut rows, &crate::random_op(rng), true);
         }
@@ -109,7 +109,7 @@ impl Server {
     }
 
     /// One operation; whether there was a row for it.
-    fn write(&mut self, rows: &mut Rows, op: &Op, upsert: bool) -> bool {
+    fn write(&mut self, rows: &mut RowMap, op: &Op, upsert: bool) -> bool {
         self.writes += 1;
         let key = key(&op.table, &op.row);
         let there = rows.contains_key(&key);
@@ -146,8 +146,8 @@ impl Server {
         }
         let settled = settled.unwrap_or(0);
         assert!(settled <= client.last, "the client knows what has not happened");
-        let mut refused = client.refused.clone();
-        refused.retain(|refusal| refusal.id > settled);
+        let mut refused = client.rejections.clone();
+        refused.retain(|rejection| rejection.id > settled);
         let last = client.last;
         let resumed = cursor.filter(|_| rng.random_bool(0.7)).map(|cursor| {
             let (at, of) = cursor.split_once('@').unwrap();
@@ -166,20 +166,20 @@ impl Server {
             refused,
             tables: tables.collect(),
         }));
-        self.session = Some(Session {
+        self.session = Some(ModelSession {
             client_id: client_id.to_owned(),
             user: user.to_owned(),
             at: resumed.unwrap_or(0),
             acked: last,
             ready: false,
-            settled_at: self.head(),
+            acked_at: self.head(),
             snapshot: resumed.is_none(),
         });
         Some(())
     }
 
-    /// The connection is gone, with all that was on its way; sometimes the server forgets with it
-    /// what it was sent.
+    /// The connection is lost, with all messages that were on their way. Sometimes the server loses the
+    /// mutations that it has received too.
     pub fn cut(&mut self, rng: &mut SmallRng) {
         self.sent.clear();
         self.session = None;
@@ -218,39 +218,40 @@ impl Server {
         };
         let client = &self.clients[&client_id];
         if number <= client.last {
-            let refusal = client.refused.iter().find(|refusal| refusal.id == number).cloned();
-            self.tell(&client_id, refusal);
+            let rejection =
+                client.rejections.iter().find(|rejection| rejection.id == number).cloned();
+            self.send_reject(&client_id, rejection);
             return;
         }
         assert_eq!(number, client.last + 1, "a gap");
-        let mut rows = self.history[self.head()].rows.clone();
+        let mut rows = self.states[self.head()].rows.clone();
         let fits = ops.iter().all(|op| self.write(&mut rows, op, false));
-        let refused = !fits || rng.random_bool(0.15);
+        let rejected = !fits || rng.random_bool(0.15);
         let client = self.clients.get_mut(&client_id).unwrap();
         client.last = number;
-        if refused {
+        if rejected {
             let code = if fits { "forbidden" } else { "not_found" };
             let (code, message) = (code.to_owned(), "no".to_owned());
-            client.refused.push(Refusal { id: number, code, message });
-            let refusal = client.refused.last().cloned();
-            rows = self.history[self.head()].rows.clone();
+            client.rejections.push(Refusal { id: number, code, message });
+            let rejection = client.rejections.last().cloned();
+            rows = self.states[self.head()].rows.clone();
             self.commit(rows);
-            self.tell(&client_id, refusal);
+            self.send_reject(&client_id, rejection);
         } else {
             assert!(client.applied.insert(number), "applied twice");
             self.commit(rows);
         }
     }
 
-    /// To the newest connection of the client.
-    fn tell(&mut self, client_id: &str, refusal: Option<Refusal>) {
+    /// Sends a rejection to the newest connection of the client.
+    fn send_reject(&mut self, client_id: &str, rejection: Option<Refusal>) {
         let session = self.session.as_ref().filter(|session| session.client_id == client_id);
-        if let (Some(refusal), Some(_)) = (refusal, session) {
-            self.sent.push_back(ServerMessage::Reject(refusal));
+        if let (Some(rejection), Some(_)) = (rejection, session) {
+            self.sent.push_back(ServerMessage::Reject(rejection));
         }
     }
 
-    /// Sends the session a step further.
+    /// Sends the session its next message.
     pub fn step(&mut self, rng: &mut SmallRng) {
         let head = self.head();
         let Some(session) = &self.session else { return };
@@ -258,7 +259,7 @@ impl Server {
         let to = rng.random_range(session.at..=head);
         let cursor = format!("{to}@{user}");
         if session.snapshot && !session.ready {
-            let to = rng.random_range(session.settled_at..=head);
+            let to = rng.random_range(session.acked_at..=head);
             let mut rows: BTreeMap<String, Vec<Row>> = BTreeMap::new();
             for ((table, _), row) in self.view(to, &user) {
                 rows.entry(table).or_default().push(row);
@@ -274,13 +275,13 @@ impl Server {
             (session.at, session.ready) = (to, true);
             return;
         }
-        if !session.ready && session.at >= session.settled_at && rng.random_bool(0.5) {
+        if !session.ready && session.at >= session.acked_at && rng.random_bool(0.5) {
             self.sent.push_back(ServerMessage::Ready { cursor: format!("{}@{user}", session.at) });
             self.session.as_mut().unwrap().ready = true;
             return;
         }
-        let last = self.history[to].last.get(&client_id).copied().unwrap_or(0);
-        // Nothing is to be said, or what was said is said again.
+        let last = self.states[to].last.get(&client_id).copied().unwrap_or(0);
+        // Sometimes there is no `ack`, or the last one is sent again.
         let ack = (last > session.acked || rng.random_bool(0.1)).then_some(last);
         if to == session.at && ack.is_none() {
             return;
@@ -291,7 +292,7 @@ impl Server {
             changes.push(Change::Delete { table: table.clone(), row: key_row(table, row) });
         }
         for (key, row) in &after {
-            // Sometimes also what has not changed.
+            // Sometimes a row that has not changed is sent too.
             if before.get(key) != Some(row) || rng.random_bool(0.05) {
                 if rng.random_bool(0.1) {
                     let row = key_row(&key.0, row);

@@ -1,4 +1,4 @@
-//! A server that a test plays, and a directory for its files.
+//! A server whose messages a test writes, and a directory for its files.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,14 +29,14 @@ pub fn ready(cursor: &str) -> Value {
     json!({"type": "ready", "cursor": cursor})
 }
 
-/// A place to connect to.
-pub struct Played {
+/// A server that accepts connections.
+pub struct PlayedServer {
     listener: TcpListener,
 }
 
-impl Played {
-    pub async fn start() -> Played {
-        Played { listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
+impl PlayedServer {
+    pub async fn start() -> PlayedServer {
+        PlayedServer { listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
     }
 
     pub fn options(&self) -> ClientOptions {
@@ -49,7 +49,7 @@ impl Played {
     }
 
     /// The next connection, and its `connect`.
-    pub async fn session(&mut self) -> (Session, Value) {
+    pub async fn session(&mut self) -> (PlayedSession, Value) {
         let (stream, _) = timeout(IN_TIME, self.listener.accept()).await.unwrap().unwrap();
         #[expect(clippy::result_large_err, reason = "the callback's type is given")]
         let protocol = |request: &Request, mut response: Response| {
@@ -58,17 +58,17 @@ impl Played {
             Ok(response)
         };
         let socket = tokio_tungstenite::accept_hdr_async(stream, protocol).await.unwrap();
-        let mut session = Session(socket);
+        let mut session = PlayedSession(socket);
         let connect = session.next().await;
         assert_eq!(connect["type"], "connect");
         (session, connect)
     }
 }
 
-/// A connection, from the server's side. Dropping it cuts it off.
-pub struct Session(WebSocketStream<TcpStream>);
+/// The server's side of a connection. Dropping it cuts the connection.
+pub struct PlayedSession(WebSocketStream<TcpStream>);
 
-impl Session {
+impl PlayedSession {
     pub async fn say(&mut self, message: Value) {
         self.0.send(Message::text(message.to_string())).await.unwrap();
     }

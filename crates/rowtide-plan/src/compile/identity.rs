@@ -2,7 +2,7 @@
 //! whose replica identity leaves one of them out cannot be served.
 
 use crate::catalog::ReplicaIdentity;
-use crate::error::Problem;
+use crate::error::DefinitionProblem;
 use crate::filter::Operand;
 use crate::plan::{Plan, TableId};
 use crate::rule::Span;
@@ -10,7 +10,11 @@ use crate::sql::quote_table;
 
 /// The stream must bring the old value of every column that decides who saw a row, and of every
 /// column that an update may leave out because it is stored out of line.
-pub(super) fn too_small_identity(plan: &Plan, id: TableId, span: Span) -> Option<Problem> {
+pub(super) fn too_small_identity(
+    plan: &Plan,
+    id: TableId,
+    span: Span,
+) -> Option<DefinitionProblem> {
     let table = plan.table(id);
     let catalog = &table.catalog;
     let identity: Vec<usize> = match &catalog.replica_identity {
@@ -35,7 +39,7 @@ pub(super) fn too_small_identity(plan: &Plan, id: TableId, span: Span) -> Option
     let missing = needed.into_iter().chain(toasted).find(|column| !identity.contains(column))?;
     let quoted = quote_table(&catalog.schema, &catalog.name);
     let column = &catalog.columns[missing].name;
-    let problem = Problem::of_table(
+    let problem = DefinitionProblem::of_table(
         span,
         format!("the replica identity of table {quoted} is too small"),
         format!("the stream does not bring the old value of \"{column}\""),

@@ -1,9 +1,9 @@
 //! Conditions, held against the types of the columns that they name. A literal or a claim takes the type
-//! of the column beside it; what has no comparison that is the same here and in Postgres is refused.
+//! of the column beside it. A comparison that Postgres would decide differently is rejected.
 
-use super::{Compiler, Refused};
+use super::{Compiler, Rejected};
 use crate::catalog::CatalogColumn;
-use crate::error::{Problem, did_you_mean};
+use crate::error::{DefinitionProblem, did_you_mean};
 use crate::filter::{Comparison, Operand, Predicate};
 use crate::plan::{Claim, TableId};
 use crate::rule::{Name, Rule, Span, Term};
@@ -12,12 +12,12 @@ use crate::value::{ColumnType, Family, Value};
 
 impl Compiler<'_> {
     /// A column whose values can be compared.
-    pub(super) fn comparable(&mut self, table: TableId, name: &Name) -> Result<usize, Refused> {
+    pub(super) fn comparable(&mut self, table: TableId, name: &Name) -> Result<usize, Rejected> {
         let index = self.column(table, name)?;
         let column = self.of(table, index);
         let (type_name, deterministic) = (column.type_name.clone(), column.deterministic);
         if column.kind.family().is_none() {
-            let problem = Problem::new(
+            let problem = DefinitionProblem::new(
                 name.span.clone(),
                 format!("a read rule cannot compare values of type {type_name}"),
                 format!("of type {type_name}"),
@@ -28,7 +28,7 @@ impl Compiler<'_> {
             )));
         }
         if !deterministic {
-            let problem = Problem::new(
+            let problem = DefinitionProblem::new(
                 name.span.clone(),
                 "a read rule cannot compare text with a non-deterministic collation",
                 "its collation is not deterministic",
@@ -38,7 +38,7 @@ impl Compiler<'_> {
         Ok(index)
     }
 
-    pub(super) fn predicate(&mut self, table: TableId, rule: &Rule) -> Result<Predicate, Refused> {
+    pub(super) fn predicate(&mut self, table: TableId, rule: &Rule) -> Result<Predicate, Rejected> {
         Ok(match rule {
             Rule::Constant(answer) => Predicate::Literal(*answer),
             Rule::Not(inner) => Predicate::Not(Box::new(self.predicate(table, inner)?)),
@@ -77,20 +77,23 @@ impl Compiler<'_> {
         })
     }
 
-    fn predicates(&mut self, table: TableId, parts: &[Rule]) -> Result<Vec<Predicate>, Refused> {
+    fn predicates(&mut self, table: TableId, parts: &[Rule]) -> Result<Vec<Predicate>, Rejected> {
         // All of them, so that every problem is found.
-        let parts: Vec<Result<Predicate, Refused>> =
+        let parts: Vec<Result<Predicate, Rejected>> =
             parts.iter().map(|part| self.predicate(table, part)).collect();
         parts.into_iter().collect()
     }
 
-    fn not_a_column(&mut self, term: &Term) -> Refused {
-        let problem =
-            Problem::new(term.span(), "a literal cannot stand here", "not a column or a claim");
+    fn not_a_column(&mut self, term: &Term) -> Rejected {
+        let problem = DefinitionProblem::new(
+            term.span(),
+            "a literal cannot stand here",
+            "not a column or a claim",
+        );
         self.problem(problem.help("compare a column or a claim"))
     }
 
-    fn boolean(&mut self, table: TableId, term: &Term) -> Result<Operand, Refused> {
+    fn boolean(&mut self, table: TableId, term: &Term) -> Result<Operand, Rejected> {
         match term {
             Term::Claim(claim, _) => Ok(Operand::Claim(self.claim(claim, ColumnType::Bool))),
             Term::Column(name) => {
@@ -100,7 +103,7 @@ impl Compiler<'_> {
                     return Ok(Operand::Column(index));
                 }
                 let (text, type_name) = (name.text.clone(), column.type_name.clone());
-                let problem = Problem::new(
+                let problem = DefinitionProblem::new(
                     name.span.clone(),
                     format!("column `{text}` is not a boolean"),
                     format!("of type {type_name}"),
@@ -111,7 +114,7 @@ impl Compiler<'_> {
         }
     }
 
-    fn beside(&mut self, table: TableId, name: &Name) -> Result<Beside, Refused> {
+    fn beside(&mut self, table: TableId, name: &Name) -> Result<Beside, Rejected> {
         let index = self.comparable(table, name)?;
         let column = self.of(table, index);
         Ok(Beside {
@@ -128,7 +131,7 @@ impl Compiler<'_> {
         left: &Term,
         right: &Term,
         span: &Span,
-    ) -> Result<Predicate, Refused> {
+    ) -> Result<Predicate, Rejected> {
         let beside = match (left, right) {
             (Term::Column(a), Term::Column(b)) => {
                 let (first, second) = (self.beside(table, a), self.comparable(table, b));
@@ -137,8 +140,11 @@ impl Compiler<'_> {
                 let (a, b) = (self.of(table, a), self.of(table, second));
                 if !same_family(a, b) {
                     let label = format!("{} and {}", a.type_name, b.type_name);
-                    let problem =
-                        Problem::new(span.clone(), "these columns have different types", label);
+                    let problem = DefinitionProblem::new(
+                        span.clone(),
+                        "these columns have different types",
+                        label,
+                    );
                     let help = "compare columns of the same kind of type";
                     return Err(self.problem(problem.help(help)));
                 }
@@ -150,14 +156,15 @@ impl Compiler<'_> {
             }
             _ => {
                 let what = "a comparison of two literals says nothing about the row";
-                let problem = Problem::new(span.clone(), what, "two literals");
+                let problem = DefinitionProblem::new(span.clone(), what, "two literals");
                 return Err(self.problem(problem.help("compare a column or a claim")));
             }
         };
         let ordered = beside.kind.family().is_some_and(Family::is_ordered);
         if !matches!(comparison, Comparison::Equal | Comparison::NotEqual) && !ordered {
             let what = format!("`{}` is not supported for {}", comparison.sql(), beside.type_name);
-            let problem = Problem::new(span.clone(), what, "only numbers and times have an order");
+            let problem =
+                DefinitionProblem::new(span.clone(), what, "only numbers and times have an order");
             let text = beside.kind.family() == Some(Family::Text);
             return Err(self.problem(problem.help(if text {
                 "how text is ordered depends on its collation: compare with = or <>, or keep a number"
@@ -175,7 +182,7 @@ impl Compiler<'_> {
         table: TableId,
         term: &Term,
         beside: &Beside,
-    ) -> Result<Operand, Refused> {
+    ) -> Result<Operand, Rejected> {
         use ColumnType::{Bool, Float4, Float8, Int, Numeric};
         let value = match term {
             Term::Column(name) => return Ok(Operand::Column(self.comparable(table, name)?)),
@@ -195,7 +202,7 @@ impl Compiler<'_> {
         };
         value.map(Operand::Literal).ok_or_else(|| {
             let what = format!("this is not a value of type {}", beside.type_name);
-            let problem = Problem::new(term.span(), what, "does not fit");
+            let problem = DefinitionProblem::new(term.span(), what, "does not fit");
             let close = match term {
                 Term::Text(text, _) => did_you_mean(text, beside.labels.iter().map(String::as_str)),
                 _ => None,

@@ -2,12 +2,12 @@
 //! what it is, since "there is no such table" would send a person looking for a slip of the pen.
 
 use crate::catalog::{Unstreamed, UnstreamedKind};
-use crate::error::Problem;
+use crate::error::DefinitionProblem;
 use crate::rule::Span;
 use crate::sql::quote_table;
 
 /// That it cannot be synced, why, and what to do instead.
-pub(super) fn unstreamed(relation: &Unstreamed, span: Span) -> Problem {
+pub(super) fn unstreamed(relation: &Unstreamed, span: Span) -> DefinitionProblem {
     let quoted = quote_table(&relation.schema, &relation.name);
     let (is, why, help) = match relation.kind {
         UnstreamedKind::View => (
@@ -58,5 +58,6 @@ pub(super) fn unstreamed(relation: &Unstreamed, span: Span) -> Problem {
             ("not a table", "it has no rows to sync", "name a table".to_owned())
         }
     };
-    Problem::of_table(span, format!("{quoted} is {is} and cannot be synced"), why).help(help)
+    DefinitionProblem::of_table(span, format!("{quoted} is {is} and cannot be synced"), why)
+        .help(help)
 }

@@ -3,7 +3,7 @@
 //! filters stays a filter. Both steps keep SQL's answer for every row, null included.
 
 use super::{Member, Rule, Span, Term};
-use crate::error::Problem;
+use crate::error::DefinitionProblem;
 use crate::filter::Comparison;
 
 /// The most alternatives of one rule.
@@ -41,7 +41,10 @@ impl Part<'_> {
 ///
 /// # Errors
 /// A negated membership, or too many alternatives.
-pub(crate) fn alternatives(rule: &Rule, whole: Span) -> Result<Vec<Alternative<'_>>, Problem> {
+pub(crate) fn alternatives(
+    rule: &Rule,
+    whole: Span,
+) -> Result<Vec<Alternative<'_>>, DefinitionProblem> {
     distribute(rule, false, &whole)
 }
 
@@ -71,7 +74,7 @@ fn distribute<'a>(
     rule: &'a Rule,
     negated: bool,
     whole: &Span,
-) -> Result<Vec<Alternative<'a>>, Problem> {
+) -> Result<Vec<Alternative<'a>>, DefinitionProblem> {
     if !has_anchor(rule, negated) {
         let filter = push_down(rule, negated);
         return Ok(match filter {
@@ -82,7 +85,7 @@ fn distribute<'a>(
     match (rule, negated) {
         (Rule::Not(inner), _) => distribute(inner, !negated, whole),
         (Rule::Member(member), false) => Ok(vec![vec![Part::Member(member)]]),
-        (Rule::Member(member), true) => Err(Problem::new(
+        (Rule::Member(member), true) => Err(DefinitionProblem::new(
             member.span.clone(),
             "NOT over a membership is not supported in a read rule",
             "a row would become visible by what is not there",
@@ -113,11 +116,11 @@ fn distribute<'a>(
     }
 }
 
-fn limit(alternatives: usize, whole: &Span) -> Result<(), Problem> {
+fn limit(alternatives: usize, whole: &Span) -> Result<(), DefinitionProblem> {
     if alternatives <= MAX_ALTERNATIVES {
         return Ok(());
     }
-    Err(Problem::new(
+    Err(DefinitionProblem::new(
         whole.clone(),
         "the rule has too many alternatives",
         format!("written out, it has more than {MAX_ALTERNATIVES}"),
@@ -147,7 +150,7 @@ mod tests {
 
     use super::*;
     use crate::plan::Claim;
-    use crate::rule::{Name, TableName};
+    use crate::rule::{Name, TableReference};
 
     const COLUMNS: [&str; 3] = ["a", "b", "c"];
 
@@ -238,7 +241,7 @@ mod tests {
     fn member(second: bool) -> Rule {
         let name = if second { "second" } else { "first" };
         let named = |text: &str| Name { text: text.to_owned(), span: 0..0 };
-        let table = TableName { schema: String::new(), name: name.to_owned(), span: 0..0 };
+        let table = TableReference { schema: String::new(), name: name.to_owned(), span: 0..0 };
         let rule = Rule::Constant(Some(true));
         let (column, selected) = (named("a"), named("a"));
         Rule::Member(Box::new(Member { column, table, selected, rule, span: 0..0 }))

@@ -1,5 +1,5 @@
 //! From SQL text to a [`Rule`]. The text is parsed as Postgres' SQL, and then taken apart with one
-//! arm for each form that is supported; whatever falls through is refused by name.
+//! arm for each supported form. Everything else is rejected, with its name.
 
 use sqlparser::ast::{
     BinaryOperator, Expr, Ident, InTarget, ObjectNamePart, Query, SelectItem, SetExpr, Spanned,
@@ -7,8 +7,8 @@ use sqlparser::ast::{
 };
 
 use super::text::SqlText;
-use super::{Member, Name, Rule, Span, TableName, Term};
-use crate::error::Problem;
+use super::{Member, Name, Rule, Span, TableReference, Term};
+use crate::error::DefinitionProblem;
 use crate::filter::Comparison;
 use crate::plan::Claim;
 
@@ -19,19 +19,19 @@ const MAX_MEMBERSHIPS: usize = 8;
 ///
 /// # Errors
 /// All that is not supported, each with its place.
-pub(crate) fn parse(sql: &SqlText, table: &str) -> Result<Rule, Vec<Problem>> {
+pub(crate) fn parse(sql: &SqlText, table: &str) -> Result<Rule, Vec<DefinitionProblem>> {
     let expression = sql.expression().map_err(|problem| vec![problem])?;
-    let mut reader = Reader { sql, scopes: vec![table.to_owned()], problems: Vec::new() };
+    let mut reader = RuleReader { sql, scopes: vec![table.to_owned()], problems: Vec::new() };
     let rule = reader.rule(&expression, 0);
     if reader.problems.is_empty() { Ok(rule) } else { Err(reader.problems) }
 }
 
-struct Reader<'a> {
+struct RuleReader<'a> {
     sql: &'a SqlText,
     /// What columns can be qualified with: the table of the rule, then those of the memberships that
     /// are being read.
     scopes: Vec<String>,
-    problems: Vec<Problem>,
+    problems: Vec<DefinitionProblem>,
 }
 
 /// An identifier as Postgres reads it: without quotes it is folded to lower case, but only in ASCII.
@@ -39,12 +39,12 @@ fn fold(ident: &Ident) -> String {
     if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_ascii_lowercase() }
 }
 
-impl Reader<'_> {
-    /// Stands for a part that was refused.
-    const REFUSED: Rule = Rule::Constant(None);
+impl RuleReader<'_> {
+    /// Stands for a part that was rejected.
+    const REJECTED: Rule = Rule::Constant(None);
 
-    fn refuse(&mut self, at: &impl Spanned, what: &str, label: &str, help: &str) {
-        let problem = Problem::new(self.sql.place(at.span()), what, label).help(help);
+    fn reject(&mut self, at: &impl Spanned, what: &str, label: &str, help: &str) {
+        let problem = DefinitionProblem::new(self.sql.place(at.span()), what, label).help(help);
         self.problems.push(problem);
     }
 
@@ -63,11 +63,11 @@ impl Reader<'_> {
             Expr::BinaryOp { left, op, right } => self.comparison(expression, left, op, right),
             Expr::IsNull(inner) => match self.term(inner) {
                 Some(term) => Rule::IsNull(term),
-                None => Self::REFUSED,
+                None => Self::REJECTED,
             },
             Expr::IsNotNull(inner) => match self.term(inner) {
                 Some(term) => Rule::Not(Box::new(Rule::IsNull(term))),
-                None => Self::REFUSED,
+                None => Self::REJECTED,
             },
             Expr::In { expr, target: InTarget::List(list), negated, global: false } => {
                 self.in_list(expr, list, *negated)
@@ -79,22 +79,22 @@ impl Reader<'_> {
                 SqlValue::Boolean(answer) => Rule::Constant(Some(*answer)),
                 SqlValue::Null => Rule::Constant(None),
                 _ => {
-                    self.refuse(
+                    self.reject(
                         expression,
                         "a literal is not a rule",
                         "this is neither true nor false",
                         "compare a column with it",
                     );
-                    Self::REFUSED
+                    Self::REJECTED
                 }
             },
             Expr::Identifier(_) | Expr::CompoundIdentifier(_) => match self.term(expression) {
                 Some(term) => Rule::Bare(term),
-                None => Self::REFUSED,
+                None => Self::REJECTED,
             },
             other => {
                 self.unsupported(other);
-                Self::REFUSED
+                Self::REJECTED
             }
         }
     }
@@ -128,21 +128,21 @@ impl Reader<'_> {
             BinaryOperator::Gt => Comparison::Greater,
             BinaryOperator::GtEq => Comparison::GreaterOrEqual,
             other => {
-                self.refuse(
+                self.reject(
                     whole,
                     &format!("the operator `{other}` is not supported in a read rule"),
                     "not supported",
                     "compare with =, <>, <, <=, > or >=; for anything else keep a column that says it, \
                      by a trigger or as a stored value",
                 );
-                return Self::REFUSED;
+                return Self::REJECTED;
             }
         };
         match (self.term(left), self.term(right)) {
             (Some(left), Some(right)) => {
                 Rule::Compare(comparison, left, right, self.sql.place(whole.span()))
             }
-            _ => Self::REFUSED,
+            _ => Self::REJECTED,
         }
     }
 
@@ -151,7 +151,7 @@ impl Reader<'_> {
         let mut values = Vec::new();
         for item in list {
             match self.term(item) {
-                Some(Term::Column(_) | Term::Claim(..)) => self.refuse(
+                Some(Term::Column(_) | Term::Claim(..)) => self.reject(
                     item,
                     "IN takes literals",
                     "not a literal",
@@ -161,7 +161,7 @@ impl Reader<'_> {
                 None => {}
             }
         }
-        let Some(term) = term else { return Self::REFUSED };
+        let Some(term) = term else { return Self::REJECTED };
         let rule = Rule::In(term, values);
         if negated { Rule::Not(Box::new(rule)) } else { rule }
     }
@@ -175,43 +175,43 @@ impl Reader<'_> {
         depth: usize,
     ) -> Rule {
         if negated {
-            self.refuse(
+            self.reject(
                 whole,
                 "NOT IN (SELECT …) is not supported in a read rule",
                 "a row would become visible by what is not there",
                 "keep a column on the row that says it, and test that column",
             );
-            return Self::REFUSED;
+            return Self::REJECTED;
         }
         if depth >= MAX_MEMBERSHIPS {
             let label = format!("more than {MAX_MEMBERSHIPS} levels");
-            self.refuse(whole, "memberships are nested too deeply", &label, "shorten the path");
-            return Self::REFUSED;
+            self.reject(whole, "memberships are nested too deeply", &label, "shorten the path");
+            return Self::REJECTED;
         }
         let column = match self.term(expr) {
             Some(Term::Column(name)) => name,
             Some(_) => {
-                self.refuse(
+                self.reject(
                     expr,
                     "only a column can be looked for in a SELECT",
                     "not a column of this row",
                     "write `column IN (SELECT …)`; a claim is compared inside the SELECT",
                 );
-                return Self::REFUSED;
+                return Self::REJECTED;
             }
-            None => return Self::REFUSED,
+            None => return Self::REJECTED,
         };
         match self.select(query, depth) {
             Some((table, selected, rule)) => {
                 let span = self.sql.place(whole.span());
                 Rule::Member(Box::new(Member { column, table, selected, rule, span }))
             }
-            None => Self::REFUSED,
+            None => Self::REJECTED,
         }
     }
 
     /// `SELECT column FROM table [alias] [WHERE rule]` and nothing more.
-    fn select(&mut self, query: &Query, depth: usize) -> Option<(TableName, Name, Rule)> {
+    fn select(&mut self, query: &Query, depth: usize) -> Option<(TableReference, Name, Rule)> {
         let help = "write `SELECT column FROM table WHERE …`: one column, one table, no join, no \
                     WITH, no DISTINCT, GROUP BY, ORDER BY or LIMIT";
         let simple = || {
@@ -243,7 +243,7 @@ impl Reader<'_> {
             } else {
                 "this SELECT is more than a membership"
             };
-            self.refuse(query, what, "not supported", help);
+            self.reject(query, what, "not supported", help);
             return None;
         };
         let parts: Option<Vec<&Ident>> = name
@@ -258,7 +258,7 @@ impl Reader<'_> {
             Some([table]) => ("public".to_owned(), fold(table)),
             Some([schema, table]) => (fold(schema), fold(table)),
             _ => {
-                self.refuse(name, "this is not a table", "not supported", help);
+                self.reject(name, "this is not a table", "not supported", help);
                 return None;
             }
         };
@@ -273,10 +273,10 @@ impl Reader<'_> {
         self.scopes.pop();
         match selected {
             Some(Term::Column(selected)) => {
-                Some((TableName { schema, name: table, span }, selected, rule))
+                Some((TableReference { schema, name: table, span }, selected, rule))
             }
             Some(_) => {
-                self.refuse(item, "a membership selects a column", "not a column", help);
+                self.reject(item, "a membership selects a column", "not a column", help);
                 None
             }
             None => None,
@@ -295,7 +295,7 @@ impl Reader<'_> {
                 SqlValue::Boolean(value) => Some(Term::Bool(*value, span)),
                 SqlValue::Null => Some(Term::Null(span)),
                 _ => {
-                    self.refuse(
+                    self.reject(
                         expression,
                         "this kind of literal is not supported in a read rule",
                         "not supported",
@@ -328,7 +328,7 @@ impl Reader<'_> {
                     Some(Term::Claim(Claim::Named(name.value.clone()), span))
                 }
                 _ => {
-                    self.refuse(whole, "this is not a claim", "unknown", claim_help);
+                    self.reject(whole, "this is not a claim", "unknown", claim_help);
                     None
                 }
             },
@@ -339,7 +339,7 @@ impl Reader<'_> {
                     return Some(Term::Column(Name { text: fold(column), span }));
                 }
                 if scopes.any(|scope| *scope == table) {
-                    self.refuse(
+                    self.reject(
                         whole,
                         "a membership cannot look at the outer row",
                         "a column of the outer table",
@@ -349,13 +349,13 @@ impl Reader<'_> {
                     let what = format!("there is no table `{table}` here");
                     let here = self.scopes.last().map_or("", String::as_str);
                     let help = format!("write the column by itself; the table here is `{here}`");
-                    self.refuse(whole, &what, "unknown", &help);
+                    self.reject(whole, &what, "unknown", &help);
                 }
                 None
             }
             _ => {
                 let help = "write the column by itself";
-                self.refuse(whole, "this name has too many parts", "unknown", help);
+                self.reject(whole, "this name has too many parts", "unknown", help);
                 None
             }
         }
@@ -451,6 +451,6 @@ impl Reader<'_> {
             }
             _ => ("this is not supported in a read rule".to_owned(), store),
         };
-        self.refuse(expression, &what, "not supported", help);
+        self.reject(expression, &what, "not supported", help);
     }
 }

@@ -1,5 +1,5 @@
-//! SQL as it stands in the definition's file: the text, where it stands, and its expression. Places in
-//! the SQL become places in the file, so that what is wrong is underlined where a person wrote it. All
+//! SQL in the definition's file: the text, its place in the file, and its expression. A place in the SQL
+//! becomes a place in the file, so that a problem is underlined where a person wrote it. All
 //! recursion over an expression is bounded here, by its size and its nesting.
 
 use sqlparser::ast::Expr;
@@ -10,7 +10,7 @@ use sqlparser::tokenizer::{
 };
 
 use super::Span;
-use crate::error::Problem;
+use crate::error::DefinitionProblem;
 
 /// How deep expressions may be nested.
 const MAX_DEPTH: usize = 64;
@@ -81,7 +81,7 @@ impl SqlText {
     ///
     /// # Errors
     /// With the place that cannot be read.
-    pub(crate) fn words(&self) -> Result<Vec<(Token, Span)>, Problem> {
+    pub(crate) fn words(&self) -> Result<Vec<(Token, Span)>, DefinitionProblem> {
         let tokens = Tokenizer::new(&PostgreSqlDialect {}, &self.text)
             .tokenize_with_location()
             .map_err(|TokenizerError { message, location }| self.not_sql(&message, location))?;
@@ -96,7 +96,7 @@ impl SqlText {
     ///
     /// # Errors
     /// With the place where it stops being one.
-    pub(crate) fn expression(&self) -> Result<Expr, Problem> {
+    pub(crate) fn expression(&self) -> Result<Expr, DefinitionProblem> {
         let tokens = Tokenizer::new(&PostgreSqlDialect {}, &self.text)
             .tokenize_with_location()
             .map_err(|TokenizerError { message, location }| self.not_sql(&message, location))?;
@@ -107,7 +107,7 @@ impl SqlText {
         let expression = parser.parse_expr().map_err(|error| match error {
             ParserError::RecursionLimitExceeded => {
                 let label = format!("more than {MAX_DEPTH} levels");
-                Problem::new(self.span(), "the rule is nested too deeply", label)
+                DefinitionProblem::new(self.span(), "the rule is nested too deeply", label)
             }
             ParserError::TokenizerError(message) | ParserError::ParserError(message) => {
                 let (message, location) = located(&message);
@@ -119,12 +119,13 @@ impl SqlText {
             return Ok(expression);
         }
         let label = format!("`{}` is not expected here", rest.token);
-        let problem = Problem::new(self.place(rest.span), "the rule goes on after its end", label);
+        let problem =
+            DefinitionProblem::new(self.place(rest.span), "the rule goes on after its end", label);
         Err(problem.help("write one boolean expression; join parts with AND and OR"))
     }
 
-    /// Refuses what the parser takes and Postgres does not, and what is too long.
-    fn check_tokens(&self, tokens: &[TokenWithSpan]) -> Result<(), Problem> {
+    /// Rejects what the parser accepts and Postgres does not, and what is too long.
+    fn check_tokens(&self, tokens: &[TokenWithSpan]) -> Result<(), DefinitionProblem> {
         let mut words = 0;
         for token in tokens {
             match &token.token {
@@ -134,12 +135,14 @@ impl SqlText {
                 | Token::SingleQuotedString(_) => {}
                 Token::DoubleEq => {
                     let place = self.place(token.span);
-                    let problem = Problem::new(place, "`==` is not SQL", "not an operator");
+                    let problem =
+                        DefinitionProblem::new(place, "`==` is not SQL", "not an operator");
                     return Err(problem.help("write ="));
                 }
                 Token::Number(number, true) => {
                     let place = self.place(token.span);
-                    let problem = Problem::new(place, "this is not a number", "a letter after it");
+                    let problem =
+                        DefinitionProblem::new(place, "this is not a number", "a letter after it");
                     return Err(problem.help(format!("write {number}")));
                 }
                 _ => words += 1,
@@ -149,11 +152,11 @@ impl SqlText {
             return Ok(());
         }
         let label = format!("{words} words and signs, more than {MAX_WORDS}");
-        let problem = Problem::new(self.span(), "the rule is too long", label);
+        let problem = DefinitionProblem::new(self.span(), "the rule is too long", label);
         Err(problem.help("write `column IN (…)` for a long list of literals"))
     }
 
-    fn not_sql(&self, message: &str, at: Location) -> Problem {
+    fn not_sql(&self, message: &str, at: Location) -> DefinitionProblem {
         let end = Location { line: at.line, column: at.column.saturating_add(1) };
         let message = message.replace("found: EOF", "found the end");
         let place = match &self.written {
@@ -167,7 +170,7 @@ impl SqlText {
             }
             _ => self.place(SqlSpan { start: at, end }),
         };
-        Problem::new(place, "this is not SQL", message)
+        DefinitionProblem::new(place, "this is not SQL", message)
     }
 }
 

@@ -1,6 +1,6 @@
-//! From the JSON of a mutation to the text that Postgres reads: the other direction of what the stream
-//! and the loads do, with the same forms. What can be told to be wrong without Postgres is refused
-//! here, because only here is it known which column it was meant for.
+//! Turns the JSON of a mutation into the text that Postgres reads. The forms are those of the stream and the
+//! loads, in the other direction. A value that is wrong in a way that Rowtide can see is rejected here,
+//! because Postgres would not say which column it was for.
 
 use serde_json::value::RawValue;
 

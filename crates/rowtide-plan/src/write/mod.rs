@@ -1,7 +1,7 @@
-//! Who may write what: the rules of a table for inserts, updates and deletes, and what a mutation asks
-//! for, read into columns of the plan. A mutation's values travel as parameters and its names come
-//! from the catalog, so nothing of a client's is ever SQL. Everything here is pure; the statements are
-//! run, and their answers judged, inside one transaction of Postgres'.
+//! Writes: the rules of a table for inserts, updates and deletes, and the operations of a mutation in terms
+//! of the plan. A mutation's values become parameters and its names come from the catalog, so no text of a
+//! client ever becomes SQL. Everything here is pure. `rowtide-postgres` runs the statements in one
+//! transaction and passes the answers back.
 
 mod input;
 mod op;
@@ -36,7 +36,7 @@ pub struct WriteRules {
 pub struct InsertRule {
     /// Over `new`.
     pub allow: WriteRule,
-    /// All must have room.
+    /// An insert must not exceed any of them.
     pub limits: Vec<Limit>,
 }
 
@@ -47,7 +47,7 @@ pub struct Limit {
     pub counted: WriteRule,
     /// The most.
     pub max: i64,
-    /// What an insert beyond them is refused with.
+    /// The code that an insert beyond it is rejected with.
     pub code: String,
 }
 
@@ -70,7 +70,7 @@ impl WriteRules {
         insert.chain(self.updates.iter().map(|rule| &rule.allow)).chain(&self.delete)
     }
 
-    /// As [`WriteRules::rules`], to be changed.
+    /// As [`WriteRules::rules`], mutable.
     pub fn rules_mut(&mut self) -> impl Iterator<Item = &mut WriteRule> {
         let insert = self.insert.iter_mut().flat_map(|insert| {
             let counted = insert.limits.iter_mut().map(|limit| &mut limit.counted);
@@ -83,8 +83,8 @@ impl WriteRules {
 /// The longest message of a rejection, in characters; what is beyond is left out.
 pub const MAX_MESSAGE_CHARS: usize = 400;
 
-/// Why a mutation is not applied; its message names columns, rules and constraints, and never holds
-/// what is in another user's rows.
+/// Why a mutation is rejected. The message names columns, rules and constraints. It never has values from
+/// another user's rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
     /// The code of the `reject`.
@@ -94,9 +94,9 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    /// A rejection with this message. It may repeat what a client sent, and is kept in the database: so
-    /// it is cut to [`MAX_MESSAGE_CHARS`], and control characters, of which Postgres takes no NUL, become
-    /// spaces.
+    /// A rejection with this message. The message may repeat what a client sent, and it is stored in the
+    /// database. So it is cut to [`MAX_MESSAGE_CHARS`], and control characters become spaces (Postgres
+    /// cannot store NUL).
     pub fn new(code: RejectCode, message: impl AsRef<str>) -> Rejection {
         let plain = |c: char| if c.is_control() { ' ' } else { c };
         Rejection {

@@ -1,5 +1,5 @@
-//! From an operation as a client sent it to a write of the plan: its table and columns found, its
-//! values read, and refused at once if no row could make it allowed.
+//! Turns an operation of a client into a write of the plan: finds its table and columns, and reads its
+//! values. An operation that the rules can never allow, whatever the rows are, is rejected at once.
 
 use rowtide_protocol::{Op, OpKind, RejectCode};
 
@@ -7,7 +7,7 @@ use super::{Rejection, input};
 use crate::error::did_you_mean;
 use crate::plan::{Plan, Table, TableId};
 
-/// One operation, held against the plan.
+/// One operation in terms of the plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
     /// The table.
@@ -76,7 +76,7 @@ impl Plan {
     }
 }
 
-/// What the rules refuse whatever the rows are.
+/// Rejects what the rules never allow, whatever the rows are.
 fn never_allowed(table: &Table, write: &Write) -> Result<(), Rejection> {
     let name = &table.catalog.name;
     let forbidden = |message: String| Err(Rejection::new(RejectCode::Forbidden, message));

@@ -5,7 +5,7 @@
 
 use sqlparser::tokenizer::Token;
 
-use crate::error::Problem;
+use crate::error::DefinitionProblem;
 use crate::plan::Claim;
 use crate::rule::{Span, SqlText};
 use crate::value::ColumnType;
@@ -36,7 +36,7 @@ pub struct RuleClaim {
 }
 
 impl WriteRule {
-    pub(crate) fn read(text: SqlText) -> Result<WriteRule, Problem> {
+    pub(crate) fn read(text: SqlText) -> Result<WriteRule, DefinitionProblem> {
         text.expression()?;
         let mut words = text.words()?;
         words.retain(|(token, _)| !matches!(token, Token::Whitespace(_)));
@@ -93,7 +93,7 @@ impl WriteRule {
         said: &str,
         at: Option<usize>,
         mut parameter: impl FnMut(&RuleClaim) -> String,
-    ) -> Problem {
+    ) -> DefinitionProblem {
         let mut place = self.text.span();
         let mut start = 1;
         for piece in &self.pieces {
@@ -116,7 +116,8 @@ impl WriteRule {
         }
         let help = "`old` is the row as it was, `new` as it will be, `auth.user_id` and \
                     `auth.claims.NAME` who writes; columns with capitals need double quotes";
-        Problem::new(place, format!("Postgres does not take this rule: {said}"), "here").help(help)
+        DefinitionProblem::new(place, format!("Postgres does not take this rule: {said}"), "here")
+            .help(help)
     }
 
     /// The bytes of the word that begins at `from`.
@@ -140,7 +141,7 @@ fn named_claim(
     text: &SqlText,
     words: &[(Token, Span)],
     at: usize,
-) -> Result<Option<Named>, Problem> {
+) -> Result<Option<Named>, DefinitionProblem> {
     let word = |index: usize| match words.get(index) {
         Some((Token::Word(word), _)) => Some(word),
         _ => None,
@@ -163,6 +164,7 @@ fn named_claim(
         return Ok(Some(Named { claim: Claim::Named(name.value.clone()), words: 5 }));
     }
     let place = words[at].1.start..words.get(at + 2).map_or(words[at].1.end, |(_, span)| span.end);
-    let problem = Problem::new(text.place_of_bytes(place), "`auth` has no such field", "here");
+    let problem =
+        DefinitionProblem::new(text.place_of_bytes(place), "`auth` has no such field", "here");
     Err(problem.help("write auth.user_id, or auth.claims.NAME for another claim of the token"))
 }

@@ -1,8 +1,8 @@
-//! The SQL of one write. One statement judges the rules and writes if they hold, so that between the
-//! two nothing can change, and so that a rule sees the database as it was before the write: a row can
-//! never be the reason for its own being allowed. Before it the row that is there is locked by a
-//! statement of its own, because only a statement that begins later sees what was committed while it
-//! waited. The answer says enough to tell a client what was wrong.
+//! The SQL of one write. One statement checks the rules and writes if they hold, so nothing can change
+//! between the two. The rules see the database as it was before the write, so a new row can never be the
+//! reason that the rules allow it. An earlier statement locks the row if it exists, because a statement
+//! sees only what was committed before it began, and not what was committed while it waited for a lock. The
+//! answer has enough to tell a client what was wrong.
 
 use std::collections::BTreeSet;
 
@@ -40,21 +40,21 @@ pub struct Statement {
 }
 
 /// What the statement of a write answered: one row of `(boolean, boolean[], boolean[])`, or none.
-/// A row that the writer may not see is no row to an update or a delete, so that nothing of it can be
-/// told by what is evaluated over it, or by how long that takes.
+/// An update or a delete treats a row that the writer may not see as if it did not exist. So neither the
+/// answer nor the time that it takes reveals anything about that row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The write was done.
     Written,
-    /// An insert met a row, or is not allowed: it is to be judged as an update of the row with its key.
-    /// If that finds no row, the rejection stands. What is not allowed is told in the same words, and by
-    /// the same way, whether there is a row that the writer may not see or none.
+    /// An insert met a row, or is not allowed. The caller repeats it as an update of the row with its key. If
+    /// the update finds no row, the rejection stands. The rejection and the way to it are the same whether
+    /// there is a row that the writer may not see or none.
     Exists(Rejection),
-    /// It must not be done.
+    /// The write is rejected.
     Rejected(Rejection),
 }
 
-/// A rule by itself, to ask Postgres whether it takes it.
+/// A rule by itself, to ask Postgres whether it accepts it.
 #[derive(Clone, Debug)]
 pub struct RuleStatement {
     /// A `SELECT` of the rule alone.
@@ -63,7 +63,7 @@ pub struct RuleStatement {
     pub starts: usize,
 }
 
-/// Gathers parameters while SQL is written.
+/// Collects parameters while SQL is written.
 #[derive(Default)]
 struct Params {
     list: Vec<Param>,
@@ -120,7 +120,7 @@ impl Params {
     }
 }
 
-/// What integers a type has that are fewer than those of `int8`.
+/// The range of an integer type that is smaller than `int8`.
 fn integers(type_name: &str) -> Option<&'static str> {
     Some(match type_name {
         "\"pg_catalog\".\"int2\"" => "-32768 AND 32767",

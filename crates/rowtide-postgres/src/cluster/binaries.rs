@@ -1,6 +1,6 @@
-//! Finds the binaries of a PostgreSQL server: where a variable says, or where distributions and
-//! Homebrew put them. A data directory can be used by its own major version alone, so that one is
-//! looked for; without a data directory it is the newest.
+//! Finds the binaries of a PostgreSQL server: in the directory of `ROWTIDE_PG_BIN`, or where distributions
+//! and Homebrew install them. Only the major version that made a data directory can use it, so this module
+//! looks for that version. Without a data directory it takes the newest.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -44,7 +44,7 @@ fn version(dir: &Path) -> Option<String> {
     String::from_utf8_lossy(&said.stdout).split_whitespace().nth(2).map(str::to_owned)
 }
 
-/// Where binaries may be, those to be preferred first.
+/// The directories that may have binaries, the preferred ones first.
 fn places() -> Vec<PathBuf> {
     let versions = |root: &str| {
         let entries = fs::read_dir(root).into_iter().flatten().flatten();

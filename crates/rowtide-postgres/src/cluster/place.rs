@@ -1,6 +1,6 @@
-//! Where a cluster lives and whose its files are: directories that are made for the server alone and
-//! never taken over from others, the lock of whoever uses one, the socket's place, and the
-//! unprivileged user that the server runs as if we are root.
+//! The places and the owner of a cluster's files. Directories are created for the server alone, and a
+//! directory of somebody else is never used. A lock keeps two processes from using one directory. If this
+//! process is root, an unprivileged user owns the files and runs the server.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -10,10 +10,10 @@ use std::process::Command;
 
 use super::ClusterError;
 
-/// The longest path of a socket that every system takes, in bytes, without the socket's own name.
+/// The longest directory of a socket that every system accepts, in bytes.
 const MAX_SOCKET_PATH: usize = 80;
 
-/// Whom the server runs as.
+/// The user that the server runs as.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct User {
     pub(super) uid: u32,
@@ -24,7 +24,7 @@ pub(super) fn files(path: &Path, source: io::Error) -> ClusterError {
     ClusterError::Files { path: path.to_owned(), source }
 }
 
-/// Takes the directory for this process, until the file is closed.
+/// Locks the directory for this process, until the file is closed.
 pub(super) fn lock(dir: &Path) -> Result<File, ClusterError> {
     let path = dir.join("lock");
     let file = File::create(&path).map_err(|source| files(&path, source))?;
@@ -35,11 +35,11 @@ pub(super) fn lock(dir: &Path) -> Result<File, ClusterError> {
     }
 }
 
-/// Makes a directory for the server alone.
+/// Creates a directory that only the server can access.
 pub(super) fn make_dir(path: &Path, owner: Option<User>) -> Result<(), ClusterError> {
     let make = || {
         match fs::create_dir(path) {
-            // In a directory for all, another may have put a link there.
+            // In a directory for everyone, somebody may have put a link there.
             Err(error)
                 if error.kind() == io::ErrorKind::AlreadyExists
                     && fs::symlink_metadata(path)?.is_dir() => {}
@@ -55,7 +55,7 @@ pub(super) fn give(path: &Path, owner: Option<User>) -> io::Result<()> {
     owner.map_or(Ok(()), |user| chown(path, Some(user.uid), Some(user.gid)))
 }
 
-/// A directory that was not there before: another's must not be taken for ours.
+/// Creates a directory that did not exist before, so that it is nobody else's.
 pub(super) fn make_temporary_dir() -> Result<PathBuf, ClusterError> {
     let root = std::env::temp_dir();
     for count in 0.. {
@@ -69,8 +69,9 @@ pub(super) fn make_temporary_dir() -> Result<PathBuf, ClusterError> {
     Err(files(&root, io::ErrorKind::AlreadyExists.into()))
 }
 
-/// Where the socket of a cluster in `dir` is: there, or, if the path is too long for a socket or has
-/// characters that need quotes, under a name made from it in the directory for temporary files.
+/// The directory of the socket of a cluster in `dir`. It is in `dir`, unless that path is too long for a
+/// socket or has characters that need quotes. Then it is in the directory for temporary files, under a name
+/// made from the path.
 pub(super) fn socket_dir(dir: &Path) -> PathBuf {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-".contains(byte);
     let text = dir.as_os_str().as_encoded_bytes();
@@ -90,7 +91,7 @@ pub(super) fn is_root() -> bool {
     }
 }
 
-/// Whom the server runs as if we are root: the owner of the data directory, if it is there.
+/// The user that the server runs as if this process is root: the owner of the data directory, if it exists.
 pub(super) fn server_user(data: &Path) -> Option<User> {
     match fs::metadata(data) {
         Ok(data) if data.uid() != 0 => Some(User { uid: data.uid(), gid: data.gid() }),

@@ -1,4 +1,4 @@
-//! One connection that applies mutations, with the statements that were prepared on it.
+//! One connection that applies mutations, with its prepared statements.
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
@@ -16,23 +16,23 @@ use rowtide_protocol::{OpKind, Refusal, RejectCode};
 use tokio_postgres::types::{Format, IsNull, ToSql, Type};
 use tokio_postgres::{Client, Row};
 
-use super::client_row::{ClientRow, refusals_json};
+use super::client_row::{ClientRowSql, rejections_json};
 use super::failure::{Failure, Sent};
 use super::{Author, Number, Outcome, Ticket};
 use crate::connect::{ConnectError, ConnectOptions, Names, connect};
 
-/// How many statements are kept prepared; beyond it all are let go.
+/// The most prepared statements. With more than that all are dropped.
 const MAX_PREPARED: usize = 1_000;
 
-/// How the transaction of a mutation begins: with settings that last as long as it does. A lock is not waited for
-/// longer than a client would; a transaction whose server died is ended soon.
-/// Whatever the database's own isolation is, a statement sees what the one before it waited for:
-/// limits count it.
+/// The begin of a mutation's transaction, with settings that last as long as it does. The transaction does
+/// not wait for a lock longer than a client would, and Postgres soon ends it if the server has died. The
+/// isolation is READ COMMITTED, whatever the database's default is: a statement must see what was committed
+/// while the one before it waited for a lock, so that limits count it.
 pub const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '5s'; \
     SET LOCAL statement_timeout = '20s'; SET LOCAL idle_in_transaction_session_timeout = '10s'; \
     SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO,YMD'";
 
-/// Text for a parameter of whatever type; Postgres reads it.
+/// A parameter of any type as text, which Postgres reads.
 #[derive(Debug)]
 struct Text(Option<String>);
 
@@ -62,53 +62,61 @@ impl ToSql for Text {
     tokio_postgres::types::to_sql_checked!();
 }
 
-/// What a statement is for.
+/// What a statement is for: the key of prepared statements.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Key {
+enum StatementKey {
     Own(&'static str),
     Lock(TableId, bool),
     LimitLock(TableId),
     Write(TableId, OpKind, Vec<usize>),
 }
 
-/// A statement, prepared if this connection does that, and what its parameters are.
+/// A statement, prepared if this connection does that, with its parameters.
 #[derive(Clone)]
-struct Ready {
+struct ReadyStatement {
     statement: Option<tokio_postgres::Statement>,
     sql: Arc<str>,
     params: Arc<[Param]>,
-    /// Of a write: whose columns the parameters are.
+    /// For a write: the table whose columns the parameters are.
     table: Option<TableId>,
 }
 
-/// A statement with its values, on its way.
-struct Bound {
-    ready: Ready,
+/// A statement with its values, to send.
+struct BoundStatement {
+    ready: ReadyStatement,
     values: Vec<Text>,
 }
 
-pub(super) struct Connection {
+pub(super) struct MutationConnection {
     client: Client,
-    row: ClientRow,
+    row: ClientRowSql,
     prepare: bool,
     answer_within: Duration,
-    /// For this plan.
+    /// The plan that the prepared statements are for.
     plan: Option<Arc<Plan>>,
-    ready: HashMap<Key, Ready>,
+    ready: HashMap<StatementKey, ReadyStatement>,
     round_trips: u64,
 }
 
-impl Connection {
+impl MutationConnection {
     pub(super) async fn open(
         options: &ConnectOptions,
         names: &Names,
         prepare: bool,
         answer_within: Duration,
-    ) -> Result<Connection, ConnectError> {
+    ) -> Result<MutationConnection, ConnectError> {
         let client = connect(options, "mutate").await?;
-        let row = ClientRow::new(names);
+        let row = ClientRowSql::new(names);
         let ready = HashMap::new();
-        Ok(Connection { client, row, prepare, answer_within, plan: None, ready, round_trips: 0 })
+        Ok(MutationConnection {
+            client,
+            row,
+            prepare,
+            answer_within,
+            plan: None,
+            ready,
+            round_trips: 0,
+        })
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -119,7 +127,7 @@ impl Connection {
         std::mem::take(&mut self.round_trips)
     }
 
-    /// Applies all writes or settles the number with what the first was refused for.
+    /// Applies all writes, or acknowledges the number with the rejection of the first write that fails.
     pub(super) async fn apply(
         &mut self,
         plan: &Arc<Plan>,
@@ -143,51 +151,51 @@ impl Connection {
         match attempt {
             Ok(Attempt::Written) => match self.commit().await {
                 Ok(()) => Ok(Outcome::Settled { refused: None }),
-                // A constraint that is checked at the end.
-                Err(Failure::Rejected(rejection)) => self.refuse(ticket, &[rejection]).await,
+                // A deferred constraint, which Postgres checks at the commit.
+                Err(Failure::Rejected(rejection)) => self.reject(ticket, &[rejection]).await,
                 Err(other) => Err(other),
             },
-            Ok(Attempt::OutOfTurn) => {
+            Ok(Attempt::OutOfOrder) => {
                 self.roll_back().await?;
-                self.out_of_turn(ticket).await
+                self.out_of_order(ticket).await
             }
             Ok(Attempt::Rejected(rejection)) | Err(Failure::Rejected(rejection)) => {
                 self.roll_back().await?;
-                self.refuse(ticket, &[rejection]).await
+                self.reject(ticket, &[rejection]).await
             }
             Ok(Attempt::MeetsARow) => Err(Failure::Conflict("a row came and went".to_owned())),
             Err(other) => Err(other),
         }
     }
 
-    /// Settles the number with a refusal, and those behind it with the others.
-    pub(super) async fn refuse(
+    /// Acknowledges the number with the first rejection, and those behind it with the others.
+    pub(super) async fn reject(
         &mut self,
         ticket: &Ticket,
         rejections: &[Rejection],
     ) -> Result<Outcome, Failure> {
         let mut values = ticket.parameters();
         let first = if let Number::Given(number) = ticket.number { number } else { 0 };
-        let refusals: Vec<Refusal> =
-            (first..).zip(rejections).map(|(id, rejection)| refusal(id, rejection)).collect();
-        values.push(Some(refusals_json(&refusals)));
+        let numbered: Vec<Refusal> =
+            (first..).zip(rejections).map(|(id, rejection)| with_number(id, rejection)).collect();
+        values.push(Some(rejections_json(&numbered)));
         let (key, sql) = match &ticket.number {
             Number::Given(_) => {
-                let last = refusals.last().map_or(first, |refusal| refusal.id);
+                let last = numbered.last().map_or(first, |rejection| rejection.id);
                 values.push(Some(last.to_string()));
-                ("refuse given", self.row.refuse_given.clone())
+                ("reject given", self.row.reject_given.clone())
             }
             Number::Next { .. } => ("advance next", self.row.advance_next.clone()),
         };
         let bound = self.own(key, &sql, values).await?;
         if self.query(bound).await?.is_empty() {
-            return self.out_of_turn(ticket).await;
+            return self.out_of_order(ticket).await;
         }
-        let refused = refusals.first().map(|refusal| refusal.code.clone());
+        let refused = numbered.first().map(|rejection| rejection.code.clone());
         Ok(Outcome::Settled { refused })
     }
 
-    /// Everything up to the commit, with one round trip. An insert that meets a row stops it.
+    /// Does everything up to the commit in one round trip. Stops at an insert that meets a row.
     async fn at_once(
         &mut self,
         plan: &Arc<Plan>,
@@ -197,7 +205,7 @@ impl Connection {
     ) -> Result<Attempt, Failure> {
         let advance = self.advance(ticket).await?;
         let mut statements = vec![advance];
-        // Which of the statements brings the verdict of each write.
+        // For each write the index of the statement that returns its verdict.
         let mut verdicts = Vec::with_capacity(writes.len());
         for write in writes {
             statements.extend(self.before(plan, author, write).await?);
@@ -209,7 +217,7 @@ impl Connection {
         let mut begin = Box::pin(begin);
         let mut sent: Vec<_> =
             statements.iter().map(|bound| Box::pin(maybe_done(self.send(bound)))).collect();
-        // The first poll of each sends it, and what is sent first is done first.
+        // The first poll of each future sends its statement, and Postgres runs them in that order.
         poll_fn(|cx| {
             let _pending = begin.as_mut().poll(cx);
             for future in &mut sent {
@@ -233,11 +241,11 @@ impl Connection {
             }
         };
         if answer(0)?.is_empty() {
-            return Ok(Attempt::OutOfTurn);
+            return Ok(Attempt::OutOfOrder);
         }
         let mut next = 1;
         for (index, (write, at)) in writes.iter().zip(verdicts).enumerate() {
-            // The first error is the cause of those behind it.
+            // The first error causes those behind it.
             for locked in next..at {
                 answer(locked).map_err(|failure| of_op(index, failure))?;
             }
@@ -254,7 +262,7 @@ impl Connection {
         Ok(Attempt::Written)
     }
 
-    /// One write after the other: an insert that meets a row becomes an update of it.
+    /// Does one write after the other. An insert that meets a row becomes an update of it.
     async fn step_by_step(
         &mut self,
         plan: &Arc<Plan>,
@@ -265,7 +273,7 @@ impl Connection {
         self.begin().await?;
         let advance = self.advance(ticket).await?;
         if self.query(advance).await?.is_empty() {
-            return Ok(Attempt::OutOfTurn);
+            return Ok(Attempt::OutOfOrder);
         }
         for (index, write) in writes.iter().enumerate() {
             let mut verdict = self.step(plan, author, write).await;
@@ -282,8 +290,8 @@ impl Connection {
         Ok(Attempt::Written)
     }
 
-    /// An insert as an update of the row that it met; again as an insert, if the row is not there for the
-    /// writer: it may have gone meanwhile.
+    /// Does an insert as an update of the row that it met. If the update finds no row that the writer may see,
+    /// tries the insert once more, because the row may have gone meanwhile.
     async fn over_a_row(
         &mut self,
         plan: &Arc<Plan>,
@@ -313,8 +321,8 @@ impl Connection {
         verdict(plan, write, &rows)
     }
 
-    /// A number that does not follow: settled before, or too far ahead.
-    async fn out_of_turn(&mut self, ticket: &Ticket) -> Result<Outcome, Failure> {
+    /// Handles a number that does not follow the last one: a repeat, or a gap.
+    async fn out_of_order(&mut self, ticket: &Ticket) -> Result<Outcome, Failure> {
         let client = Some(ticket.client.to_string());
         match &ticket.number {
             Number::Given(number) => {
@@ -325,7 +333,7 @@ impl Connection {
                 let touch = self.own("touch", &sql, values).await?;
                 self.begin().await?;
                 let rows = self.query(look).await?;
-                // A database that was restored may know nothing of a client that is connected.
+                // A restored database may have no row for a client that is connected.
                 let last = rows.first().map_or(0, |row| row.get::<_, i64>(1));
                 let last = u64::try_from(last).unwrap_or(0);
                 let theirs = |row: &Row| row.get::<_, &str>(0) == &*ticket.user_id;
@@ -364,7 +372,7 @@ impl Connection {
         }
     }
 
-    async fn advance(&mut self, ticket: &Ticket) -> Result<Bound, Failure> {
+    async fn advance(&mut self, ticket: &Ticket) -> Result<BoundStatement, Failure> {
         let mut values = ticket.parameters();
         let (key, sql) = match ticket.number {
             Number::Given(_) => ("advance given", self.row.advance_given.clone()),
@@ -376,21 +384,21 @@ impl Connection {
         self.own(key, &sql, values).await
     }
 
-    /// What must be locked before a write is judged.
+    /// The statement that locks what a write is checked against; `None` if it needs no lock.
     async fn before(
         &mut self,
         plan: &Arc<Plan>,
         author: &Author,
         write: &Write,
-    ) -> Result<Option<Bound>, Failure> {
+    ) -> Result<Option<BoundStatement>, Failure> {
         let table = write.table;
         let (key, statement) = if write.kind == OpKind::Insert {
             match write::limit_lock(plan, table) {
-                Some(statement) => (Key::LimitLock(table), statement),
+                Some(statement) => (StatementKey::LimitLock(table), statement),
                 None => return Ok(None),
             }
         } else {
-            let key = Key::Lock(table, write.kind == OpKind::Delete);
+            let key = StatementKey::Lock(table, write.kind == OpKind::Delete);
             (key, write::lock(plan, table, write.kind))
         };
         let ready = self.ready(key, || (statement.sql, statement.params)).await?;
@@ -402,9 +410,9 @@ impl Connection {
         plan: &Arc<Plan>,
         author: &Author,
         write: &Write,
-    ) -> Result<Bound, Failure> {
+    ) -> Result<BoundStatement, Failure> {
         let columns: Vec<usize> = write.values.iter().map(|(column, _)| *column).collect();
-        let key = Key::Write(write.table, write.kind, columns.clone());
+        let key = StatementKey::Write(write.table, write.kind, columns.clone());
         let make = || {
             let statement = write::write(plan, write.table, write.kind, &columns);
             (statement.sql, statement.params)
@@ -417,31 +425,33 @@ impl Connection {
         key: &'static str,
         sql: &str,
         values: Vec<Option<String>>,
-    ) -> Result<Bound, Failure> {
-        let ready = self.ready(Key::Own(key), || (sql.to_owned(), Vec::new())).await?;
-        Ok(Bound { ready, values: values.into_iter().map(Text).collect() })
+    ) -> Result<BoundStatement, Failure> {
+        let ready = self.ready(StatementKey::Own(key), || (sql.to_owned(), Vec::new())).await?;
+        Ok(BoundStatement { ready, values: values.into_iter().map(Text).collect() })
     }
 
     async fn ready(
         &mut self,
-        key: Key,
+        key: StatementKey,
         make: impl FnOnce() -> (String, Vec<Param>),
-    ) -> Result<Ready, Failure> {
+    ) -> Result<ReadyStatement, Failure> {
         if let Some(ready) = self.ready.get(&key) {
             return Ok(ready.clone());
         }
         let (sql, params) = make();
         let statement = if self.prepare { Some(self.client.prepare(&sql).await?) } else { None };
         let table = match key {
-            Key::Own(_) => None,
-            Key::Lock(table, _) | Key::LimitLock(table) | Key::Write(table, ..) => Some(table),
+            StatementKey::Own(_) => None,
+            StatementKey::Lock(table, _)
+            | StatementKey::LimitLock(table)
+            | StatementKey::Write(table, ..) => Some(table),
         };
-        let ready = Ready { statement, sql: sql.into(), params: params.into(), table };
+        let ready = ReadyStatement { statement, sql: sql.into(), params: params.into(), table };
         self.ready.insert(key, ready.clone());
         Ok(ready)
     }
 
-    async fn send(&self, bound: &Bound) -> Result<Vec<Row>, Failure> {
+    async fn send(&self, bound: &BoundStatement) -> Result<Vec<Row>, Failure> {
         let answer = match &bound.ready.statement {
             Some(statement) => {
                 let values: Vec<&(dyn ToSql + Sync)> =
@@ -449,7 +459,7 @@ impl Connection {
                 self.client.query(statement, &values).await
             }
             None => {
-                // Each is cast where it stands, which tells Postgres its type.
+                // The SQL casts each parameter, so Postgres knows its type.
                 let values: Vec<(&(dyn ToSql + Sync), Type)> = (bound.values.iter())
                     .map(|value| (value as &(dyn ToSql + Sync), Type::UNKNOWN))
                     .collect();
@@ -464,7 +474,7 @@ impl Connection {
         })
     }
 
-    async fn query(&mut self, bound: Bound) -> Result<Vec<Row>, Failure> {
+    async fn query(&mut self, bound: BoundStatement) -> Result<Vec<Row>, Failure> {
         self.round_trips += 1;
         self.in_time(self.send(&bound)).await?
     }
@@ -486,7 +496,8 @@ impl Connection {
         Ok(self.in_time(self.client.batch_execute(sql)).await??)
     }
 
-    /// Postgres itself gives up a statement long before; so it is the connection that is at fault.
+    /// Waits for an answer, but not for ever. Postgres would have ended the statement long before, so a late
+    /// answer means that the connection is broken.
     async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Result<T, Failure> {
         let late = |_| Failure::Away("Postgres does not answer".to_owned());
         tokio::time::timeout(self.answer_within, answer).await.map_err(late)
@@ -494,16 +505,16 @@ impl Connection {
 }
 
 enum Attempt {
-    /// All is done but the commit.
+    /// Everything but the commit is done.
     Written,
     /// The client's row is not at the number before.
-    OutOfTurn,
+    OutOfOrder,
     /// An insert met a row.
     MeetsARow,
     Rejected(Rejection),
 }
 
-fn bind(ready: Ready, write: &Write, author: &Author) -> Bound {
+fn bind(ready: ReadyStatement, write: &Write, author: &Author) -> BoundStatement {
     let value = |param: &Param| {
         Text(match param {
             Param::Value(column) => write.value(*column).map(str::to_owned),
@@ -511,7 +522,7 @@ fn bind(ready: Ready, write: &Write, author: &Author) -> Bound {
         })
     };
     let values = ready.params.iter().map(value).collect();
-    Bound { ready, values }
+    BoundStatement { ready, values }
 }
 
 fn verdict(plan: &Plan, write: &Write, rows: &[Row]) -> Result<Verdict, Failure> {
@@ -522,7 +533,8 @@ fn verdict(plan: &Plan, write: &Write, rows: &[Row]) -> Result<Verdict, Failure>
     Ok(Verdict::of(plan, write, answer))
 }
 
-fn refusal(id: u64, rejection: &Rejection) -> Refusal {
+/// The rejection of the mutation with this number.
+fn with_number(id: u64, rejection: &Rejection) -> Refusal {
     Refusal { id, code: rejection.code.as_str().to_owned(), message: rejection.message.clone() }
 }
 

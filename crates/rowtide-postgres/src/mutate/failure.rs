@@ -1,6 +1,6 @@
-//! What an error of Postgres' means for a mutation: refused for good, worth another try, or Postgres
-//! is not there. What a client is told names constraints, columns and tables, and never repeats a
-//! value, because the value may be another user's.
+//! Classifies Postgres' errors for a mutation: Rowtide rejects the mutation, tries it again, or waits for
+//! Postgres. The message for the client names constraints, columns and tables. It never repeats a value,
+//! because the value may be another user's.
 
 use rowtide_plan::catalog::CatalogTable;
 use rowtide_plan::write::{Param, Rejection};
@@ -13,15 +13,15 @@ use crate::connect::reason;
 /// Why a statement of a mutation failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The connection is gone, or Postgres cannot work now.
+    /// The connection is lost, or Postgres cannot work now.
     Away(String),
     /// Another transaction was in the way, or the tables have just changed.
     Conflict(String),
-    /// It can never succeed.
+    /// The mutation can never succeed.
     Rejected(Rejection),
 }
 
-/// What a write's statement was sent with, to say what of it was wrong.
+/// The table and the parameters of a statement, to find the column that an error is about.
 pub(super) struct Sent<'a> {
     pub(super) table: &'a CatalogTable,
     pub(super) params: &'a [Param],
@@ -43,7 +43,7 @@ impl Failure {
 }
 
 impl Sent<'_> {
-    /// What Postgres could not read, if it says so: `unnamed portal parameter $2`.
+    /// The parameter that Postgres could not read, if the error names it: `unnamed portal parameter $2`.
     fn parameter(&self, error: &DbError) -> Option<&Param> {
         let number = error.where_()?.split_once("portal parameter $")?.1;
         let digits = number.bytes().take_while(u8::is_ascii_digit).count();
@@ -51,7 +51,7 @@ impl Sent<'_> {
         self.params.get(number.checked_sub(1)?)
     }
 
-    /// A value that was read and does not fit, or could not be read.
+    /// The rejection of a value that Postgres could not read, or that does not fit.
     fn misfit(&self, error: &DbError) -> Rejection {
         let (table, code) = (&self.table.name, error.code().code());
         let name = |column: usize| format!("`{}`", self.table.columns[column].name);
@@ -79,7 +79,7 @@ impl Sent<'_> {
         Rejection::new(RejectCode::BadRequest, what)
     }
 
-    /// Which column a domain's constraint, that knows of no table, was for.
+    /// Names the column, or else the table, for the error of a domain's constraint, which names neither.
     fn of_column(&self, error: &DbError) -> String {
         match self.parameter(error) {
             Some(Param::Value(column)) => {
@@ -106,12 +106,12 @@ fn judge(error: &DbError, sent: Option<&Sent<'_>>) -> Failure {
         SqlState::T_R_DEADLOCK_DETECTED,
         SqlState::LOCK_NOT_AVAILABLE,
         SqlState::QUERY_CANCELED,
-        // Of a statement that was sent behind one that failed, whose error is the one that counts.
+        // The error of a statement behind one that failed; the first error counts.
         SqlState::IN_FAILED_SQL_TRANSACTION,
-        // A name or a row that another session made at the same moment.
+        // Another session made the same name or row at the same time.
         SqlState::INVALID_SQL_STATEMENT_NAME,
         SqlState::DUPLICATE_PSTATEMENT,
-        // The tables have changed; the plan follows when the stream tells.
+        // The tables have changed. The plan changes when the stream says so.
         SqlState::FEATURE_NOT_SUPPORTED,
         SqlState::UNDEFINED_COLUMN,
         SqlState::UNDEFINED_TABLE,
@@ -151,7 +151,7 @@ fn rejection(error: &DbError, sent: Option<&Sent<'_>>) -> Rejection {
         (code, _, _) if code.code().starts_with("23") => {
             constraint(format!("a constraint{of_table} is violated ({})", code.code()))
         }
-        // Words that the application itself has written, to be read.
+        // The application's trigger has written this message for its users.
         (code, _, _) if *code == SqlState::RAISE_EXCEPTION => constraint(said_briefly(error)),
         (code, _, _) if code.code().starts_with("22") || *code == SqlState::GENERATED_ALWAYS => {
             sent.map_or_else(
@@ -159,7 +159,7 @@ fn rejection(error: &DbError, sent: Option<&Sent<'_>>) -> Rejection {
                 |sent| sent.misfit(error),
             )
         }
-        // The limits of Postgres itself, such as what an index takes.
+        // Postgres' own limits, such as the size of an index entry.
         (code, index, _) if code.code().starts_with("54") => {
             let index = index.map_or_else(String::new, |index| format!(" for `{index}`"));
             let what = format!("a value{of_table} is too large{index} (SQLSTATE {})", code.code());
@@ -171,7 +171,7 @@ fn rejection(error: &DbError, sent: Option<&Sent<'_>>) -> Rejection {
                 said = error.message(),
                 "a mutation failed in a way that is not the client's doing"
             );
-            let what = format!("the database refused it (SQLSTATE {})", code.code());
+            let what = format!("the database rejected it (SQLSTATE {})", code.code());
             Rejection::new(RejectCode::UnknownError, what)
         }
     }

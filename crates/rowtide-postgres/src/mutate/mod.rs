@@ -1,8 +1,8 @@
-//! One mutation is one transaction: the client's row is moved on to the mutation's number, which makes
-//! a repeat a no-op; then each write is judged and done; then it commits. All of it but the commit is
-//! sent at once, so what is allowed takes two round trips. What is refused is rolled back, and its
-//! number settled by a statement of its own. Nothing is left behind in the session, so a pooler may
-//! sit in between.
+//! Applies mutations, each in one transaction. The transaction advances the client's row to the mutation's
+//! number, which makes a repeat a no-op; then it checks and does each write; then it commits. Everything but
+//! the commit is sent at once, so an allowed mutation takes two round trips. A rejected one is rolled back,
+//! and another statement acknowledges its number. The session keeps no state, so a pooler may be between
+//! server and Postgres.
 
 mod client_row;
 mod connection;
@@ -19,16 +19,16 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 
 pub use self::connection::BEGIN;
-use self::connection::Connection;
+use self::connection::MutationConnection;
 pub use self::failure::Failure;
 use crate::connect::{ConnectOptions, Names};
 
-/// Who sends a mutation, and under which number.
+/// The sender and the number of a mutation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ticket {
-    /// The row of `client` that counts it.
+    /// The client id: names the row of `client` that counts the mutation.
     pub client: Arc<str>,
-    /// Whose it must be.
+    /// The user whom the client id must belong to.
     pub user_id: Arc<str>,
     /// Its number.
     pub number: Number,
@@ -37,17 +37,16 @@ pub struct Ticket {
 /// How a mutation is numbered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Number {
-    /// By the client: it must follow the last one that was settled.
+    /// By the client: the number must follow the last acknowledged one.
     Given(u64),
-    /// By the server, for clients that only name their mutations. A name that is known already is a
-    /// repeat.
+    /// By the server, for clients that only name their mutations. A known name is a repeat.
     Next {
         /// The client's name for it.
         name: Arc<str>,
     },
 }
 
-/// The identity that rules are judged for.
+/// The identity that the rules are checked for.
 #[derive(Clone, Debug, Default)]
 pub struct Author {
     /// The token's `sub`.
@@ -56,42 +55,42 @@ pub struct Author {
     pub claims: Map<String, Value>,
 }
 
-/// What is to be done under a number.
+/// What to do under a number.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Work {
     /// All of the writes, or none.
     Apply(Vec<Write>),
-    /// Nothing: it is refused already, and so are as many behind it as there are more of these.
+    /// Acknowledge rejections: the first is of this number, the others of the numbers behind it.
     Refuse(Vec<Rejection>),
 }
 
-/// What became of a mutation.
+/// The outcome of an attempt to apply a mutation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    /// Its number is settled now. The stream brings how.
+    /// The number is acknowledged now. The stream has the outcome.
     Settled {
-        /// The code, if it was refused.
+        /// The code, if the mutation was rejected.
         refused: Option<String>,
     },
-    /// It was settled before. The stream brings the client's row again, with what it was refused with
-    /// if it was.
+    /// The number was acknowledged before. The stream has the client's row again, with the rejection if
+    /// there was one.
     Repeated,
-    /// It does not follow the last one that was settled; of a client that is not known, because the
-    /// database was restored, none was.
+    /// The number does not follow the last acknowledged one. The last one is 0 for a client that is not
+    /// known, because the database was restored.
     Gap {
-        /// That one.
+        /// The last acknowledged number.
         last: u64,
     },
-    /// The client belongs to another user, or its row is gone.
+    /// The client id belongs to another user, or its row is gone.
     NotTheirs,
 }
 
-/// Why nothing became of it; nothing was applied, unless the connection was lost while it committed.
-/// The same mutation may be tried again at any time.
+/// Why a mutation was not acknowledged. Nothing was applied, unless the connection was lost during the
+/// commit. The caller may try the same mutation again at any time.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum MutateError {
-    /// Postgres is not there, or cannot settle any mutation now.
-    #[error("Postgres cannot settle it now: {0}")]
+    /// Postgres is not reachable, or cannot acknowledge any mutation now.
+    #[error("Postgres cannot apply mutations now: {0}")]
     Away(String),
     /// Another transaction was in the way.
     #[error("another transaction was in the way: {0}")]
@@ -104,15 +103,15 @@ pub struct Mutator {
     names: Names,
     prepare: bool,
     answer_within: Duration,
-    idle: Mutex<Vec<Connection>>,
+    idle: Mutex<Vec<MutationConnection>>,
     permits: Semaphore,
     round_trips: AtomicU64,
 }
 
 impl Mutator {
-    /// Connections are made when they are needed, at most `connections` of them. Without `prepare`
-    /// statements are parsed every time, as a pooler wants it that does not know of prepared ones. A
-    /// connection on which Postgres does not answer within `answer_within` is given up.
+    /// Opens connections when they are needed, at most `connections`. Without `prepare` Postgres parses each
+    /// statement every time, which some poolers need. A connection on which Postgres does not answer within
+    /// `answer_within` is closed.
     pub fn new(
         options: ConnectOptions,
         names: Names,
@@ -131,12 +130,12 @@ impl Mutator {
         }
     }
 
-    /// How often an answer of Postgres' was waited for, connecting and preparing aside.
+    /// The number of round trips to Postgres, without those to connect and to prepare statements.
     pub fn round_trips(&self) -> u64 {
         self.round_trips.load(Ordering::Relaxed)
     }
 
-    /// Applies or refuses one mutation, once a connection is free.
+    /// Does the work of one mutation, once a connection is free.
     ///
     /// # Errors
     /// When Postgres is away, or another transaction was in the way: try again.
@@ -152,11 +151,11 @@ impl Mutator {
         let mut connection = self.take().await?;
         let applied = match work {
             Work::Apply(writes) => connection.apply(plan, ticket, author, writes).await,
-            Work::Refuse(rejections) => connection.refuse(ticket, rejections).await,
+            Work::Refuse(rejections) => connection.reject(ticket, rejections).await,
         };
         self.round_trips.fetch_add(connection.take_round_trips(), Ordering::Relaxed);
-        // After an error, and when this future is dropped, the connection is closed: a transaction may
-        // be open on it.
+        // After an error, and when this future is dropped, the connection is closed, because it may have an
+        // open transaction.
         match applied {
             Ok(outcome) => {
                 self.lock().push(connection);
@@ -164,23 +163,23 @@ impl Mutator {
             }
             Err(Failure::Away(what)) => Err(MutateError::Away(what)),
             Err(Failure::Conflict(what)) => Err(MutateError::Conflict(what)),
-            // Even the refusal cannot be settled, which is no client's doing: its row in `client` cannot be
-            // written as things are.
+            // Not even the rejection can be acknowledged: Postgres does not let Rowtide write the row in
+            // `client`. No client has caused that.
             Err(Failure::Rejected(rejection)) => Err(MutateError::Away(rejection.message)),
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<MutationConnection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn take(&self) -> Result<Connection, MutateError> {
+    async fn take(&self) -> Result<MutationConnection, MutateError> {
         while let Some(connection) = self.lock().pop() {
             if connection.is_open() {
                 return Ok(connection);
             }
         }
-        Connection::open(&self.options, &self.names, self.prepare, self.answer_within)
+        MutationConnection::open(&self.options, &self.names, self.prepare, self.answer_within)
             .await
             .map_err(|error| MutateError::Away(error.to_string()))
     }

@@ -26,7 +26,7 @@ export function Files({ user, onSignOut }: { user: string; onSignOut: () => void
   const [filter, setFilter] = useState<Filter>('all');
   const [shared, setShared] = useState<string | null>(null);
   const [renamed, setRenamed] = useState<string | null>(null);
-  const { hidden, remove, settleAll } = useDeletions();
+  const { hidden, remove, finishAll } = useDeletions();
   const { listed, counts, me, isLoading } = useListed(user, filter, useDeferredValue(search), hidden);
   const visited = useVisit(user);
   const write = useWrite();
@@ -40,7 +40,7 @@ export function Files({ user, onSignOut }: { user: string; onSignOut: () => void
     setRenamed(id);
   };
   const signOut = () => {
-    settleAll();
+    finishAll();
     onSignOut();
   };
   const endRenaming = useCallback(() => setRenamed(null), []);

@@ -1,5 +1,5 @@
-// Who is signed in. An application would ask its own server for a token; here `rowtide dev` signs one for
-// anybody, which is why it listens on this machine alone.
+// The user who is signed in. A real application would ask its own server for a token. Here `rowtide dev`
+// signs one for anybody, which is why it only listens on this machine.
 
 const KEY = 'files.user';
 
@@ -8,7 +8,7 @@ export function signedIn(): string | null {
   return localStorage.getItem(KEY);
 }
 
-/** Keeps who is signed in, or that nobody is. */
+/** Stores the user who is signed in; `null` if nobody is. */
 export function remember(user: string | null): void {
   if (user === null) localStorage.removeItem(KEY);
   else localStorage.setItem(KEY, user);

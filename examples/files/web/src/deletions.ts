@@ -1,5 +1,5 @@
-// Deleting with a way back. The rules let nobody bring a deleted file back, so a file is hidden first,
-// and written as deleted when the toast that offers to undo it has gone, or the page goes.
+// Deletes with “Undo”. The rules do not let anybody restore a deleted file. So the page only hides the
+// file at first, and makes the mutation when the toast with “Undo” has gone, or when the page closes.
 
 import { useCallback, useEffect, useRef, useState } from 'react';
 import { useWrite } from './data';
@@ -16,11 +16,11 @@ export function useDeletions() {
     waiting.current.delete(id);
     setHidden(new Set(waiting.current));
   }, []);
-  const settle = useCallback(
+  const finish = useCallback(
     (id: string) => {
       if (!waiting.current.has(id)) return;
       write((tx) => files.remove(tx, id));
-      // From here on the row itself says that it is deleted, or is back if that is refused.
+      // From now on the row says that it is deleted. It shows again if the server rejects the mutation.
       show(id);
     },
     [write, show],
@@ -32,15 +32,15 @@ export function useDeletions() {
       toast({
         text: `“${file.name}” is deleted`,
         action: { label: 'Undo', run: () => show(file.id) },
-        onGone: () => settle(file.id),
+        onGone: () => finish(file.id),
       });
     },
-    [toast, show, settle],
+    [toast, show, finish],
   );
-  const settleAll = useCallback(() => [...waiting.current].forEach(settle), [settle]);
+  const finishAll = useCallback(() => [...waiting.current].forEach(finish), [finish]);
   useEffect(() => {
-    addEventListener('pagehide', settleAll);
-    return () => removeEventListener('pagehide', settleAll);
-  }, [settleAll]);
-  return { hidden, remove, settleAll };
+    addEventListener('pagehide', finishAll);
+    return () => removeEventListener('pagehide', finishAll);
+  }, [finishAll]);
+  return { hidden, remove, finishAll };
 }

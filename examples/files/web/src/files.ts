@@ -1,9 +1,9 @@
-// What one does with files, each as one mutation. The rules that decide whether it is taken are in
-// rowtide.toml; what is refused is taken back by itself, and said in a toast.
+// What a user does with files, each as one mutation. The rules that allow it are in rowtide.toml. The
+// client no longer shows a mutation that the server has rejected, and a toast says why.
 
 import type { File, FileState, Transaction } from './data';
 
-/** How files are given to others. */
+/** How a file is shared with others. */
 export type Sharing = 'private' | 'view' | 'edit';
 
 export function sharingOf(file: File): Sharing {
@@ -11,7 +11,7 @@ export function sharingOf(file: File): Sharing {
   return file.sharedLinkType === 'edit' ? 'edit' : 'view';
 }
 
-/** A new file, and its owner's state for it, together. */
+/** Creates a file and its owner's state for it, in one mutation. */
 export function create(tx: Transaction, user: string, id: string, name: string): void {
   const now = Date.now();
   tx.file.insert({
@@ -35,30 +35,30 @@ export function rename(tx: Transaction, id: string, name: string): void {
   tx.file.update({ id, name, updatedAt: Date.now() });
 }
 
-/** A file that is no longer shared is gone for its guests at once. */
+/** Shares a file, or ends that: its guests lose a file that is no longer shared at once. */
 export function share(tx: Transaction, id: string, sharing: Sharing): void {
   if (sharing === 'private') tx.file.update({ id, shared: false });
   else tx.file.update({ id, shared: true, sharedLinkType: sharing });
 }
 
-/** Pins are one's own, also on the files of others. */
+/** Pins a file, or removes the pin. Each user has their own pins, also on the files of others. */
 export function pin(tx: Transaction, user: string, fileId: string, state: FileState | undefined): void {
   if (state) tx.file_state.update({ userId: user, fileId, isPinned: !state.isPinned });
   else tx.file_state.insert({ userId: user, fileId, isPinned: true });
 }
 
-/** Nobody can bring it back: what can be undone has to wait before this. */
+/** Deletes a file. Nobody can restore it, so offer “Undo” before this. */
 export function remove(tx: Transaction, id: string): void {
   tx.file.update({ id, isDeleted: true });
 }
 
-/** Follows a link: from now on the file is in one's list, while it is shared. */
+/** Follows a link: the file is in the user's list from now on, as long as it is shared. */
 export function visit(tx: Transaction, user: string, fileId: string): void {
   const now = Date.now();
   tx.file_state.insert({ userId: user, fileId, firstVisitAt: now, lastVisitAt: now });
 }
 
-/** Takes a file of somebody else out of one's list. */
+/** Removes a file of somebody else from the user's list. */
 export function leave(tx: Transaction, user: string, fileId: string): void {
   tx.file_state.delete({ userId: user, fileId });
 }

@@ -1,4 +1,4 @@
-// Which files are shown, and in which order: pinned first, then the latest.
+// The files in the list and their order: pinned files first, then the latest.
 
 import { useQuery, useRow, useStatus } from '@rowtide/react';
 import { useMemo } from 'react';
@@ -13,7 +13,7 @@ export interface Listed {
 }
 
 export function useListed(user: string, filter: Filter, search: string, hidden: ReadonlySet<string>) {
-  // Of a file that was just created, and is not confirmed, no more is known than what was written.
+  // A new file that is not acknowledged yet has only the columns that were written.
   const files = useQuery('file', (file) => !file.isDeleted, []);
   const states = useQuery('file_state', { userId: user });
   const me = useRow('user', user);

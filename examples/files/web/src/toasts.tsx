@@ -1,24 +1,24 @@
-// Short messages at the edge of the screen, read out as they come. They go by themselves, but not while
-// somebody points at one or has its button in focus.
+// Short messages at the edge of the screen, which screen readers read out. They go by themselves, but not
+// while a person points at one or has its button in focus.
 
 import { createContext, useCallback, useContext, useEffect, useRef, useState } from 'react';
 import type { ReactNode } from 'react';
 
 /** How long a toast stays, in milliseconds. */
 const STAY = 6_000;
-/** How many there are at a time; a further one takes the place of the oldest. */
+/** The most toasts at a time. Another one replaces the oldest. */
 const MOST = 3;
 
 export interface Toast {
   text: string;
-  kind?: 'refusal';
+  kind?: 'rejection';
   /** The button, and what it does. */
   action?: { label: string; run: () => void };
-  /** Called when it goes and the button was not pressed. */
+  /** Called when the toast goes without a press of its button. */
   onGone?: () => void;
 }
 
-interface Shown extends Toast {
+interface ShownToast extends Toast {
   id: number;
 }
 
@@ -30,10 +30,10 @@ export function useToast(): (toast: Toast) => void {
 }
 
 export function Toasts({ children }: { children: ReactNode }) {
-  const [shown, setShown] = useState<Shown[]>([]);
-  const current = useRef<Shown[]>([]);
+  const [shown, setShown] = useState<ShownToast[]>([]);
+  const current = useRef<ShownToast[]>([]);
   const lastId = useRef(0);
-  const keep = useCallback((toasts: Shown[]) => {
+  const keep = useCallback((toasts: ShownToast[]) => {
     current.current = toasts;
     setShown(toasts);
   }, []);
@@ -74,7 +74,7 @@ export function Toasts({ children }: { children: ReactNode }) {
   );
 }
 
-function OneToast({ toast, drop, press }: { toast: Shown; drop: (id: number) => void; press: (id: number) => void }) {
+function OneToast({ toast, drop, press }: { toast: ShownToast; drop: (id: number) => void; press: (id: number) => void }) {
   const [isHeld, setHeld] = useState(false);
   const { id, action } = toast;
   useEffect(() => {

@@ -1,4 +1,4 @@
-// Links to files. Whoever follows one to a file that is shared has it in their list from then on.
+// Links to files. A user who follows a link to a shared file has it in their list from then on.
 
 import { useClient, useStatus } from '@rowtide/react';
 import { useEffect, useRef, useState } from 'react';
@@ -7,7 +7,7 @@ import * as files from './files';
 
 const PREFIX = '#/file/';
 
-/** The address that leads to a file. */
+/** The address of a file. */
 export function linkTo(id: string): string {
   return `${location.origin}${location.pathname}${PREFIX}${encodeURIComponent(id)}`;
 }
@@ -16,7 +16,7 @@ function linked(): string | null {
   return location.hash.startsWith(PREFIX) ? decodeURIComponent(location.hash.slice(PREFIX.length)) : null;
 }
 
-/** The file that a link has led to, if one has. */
+/** The file of the link that the user has followed, if there is one. */
 export function useVisit(user: string): string | null {
   const [id, setId] = useState(linked);
   const client = useClient();
@@ -29,7 +29,7 @@ export function useVisit(user: string): string | null {
     return () => removeEventListener('hashchange', onLink);
   }, []);
   useEffect(() => {
-    // Before the rows have come it is not known whether it is in the list already.
+    // Only with up-to-date rows it is known whether the file is in the list already.
     if (id === null || !isLive || written.current === id) return;
     written.current = id;
     if (client.table('file_state').get({ userId: user, fileId: id })) return;

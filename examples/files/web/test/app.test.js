@@ -151,7 +151,7 @@ test('what is deleted can be brought back while it says so, and is gone after th
   assert.equal(await row(other).count(), 0);
 });
 
-test('a refusal is said in words, and what was refused is taken back', async (t) => {
+test('a rejected mutation is no longer shown, and a toast says why', async (t) => {
   await one(`INSERT INTO file (id, name, "ownerId", thumbnail, shared, "sharedLinkType", published, "lastPublished",
       "publishedSlug", "createdAt", "updatedAt", "isEmpty")
     SELECT 'full' || n, 'Full ' || n, 'u7', '', false, 'view', false, 0, 'full-' || n, n, n, true FROM generate_series(1, 180) n`);
@@ -182,7 +182,7 @@ test('offline one goes on, also over a reload, and it arrives once one is back',
   await row('Made offline').waitFor();
   await page.getByText('3 changes are kept').waitFor();
   assert.equal(await one(`SELECT name FROM file WHERE id = 'f141'`), name);
-  line.mend();
+  line.repair();
   await page.getByText('You are offline.').waitFor({ state: 'detached' });
   await eventually(
     'the change has arrived',

@@ -1,4 +1,4 @@
-//! One random history, and what must hold at each of its steps.
+//! One random run, and what must hold after each of its steps.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -8,39 +8,39 @@ use rowtide_client::{Op, OpKind, Optimistic, Outcome, Outgoing, Record, RowChang
 use rowtide_protocol::ServerMessage;
 
 use crate::random_op;
-use crate::server::{Rows, Server, TABLES, USERS, key};
+use crate::server::{ModelServer, RowMap, TABLES, USERS, key};
 
-/// How often the hard places were come to.
+/// How often the runs came to each of the hard cases.
 #[derive(Debug, Default)]
-pub struct Seen {
-    confirmed: u64,
-    refused: u64,
-    confirmed_at_connect: u64,
-    refused_at_connect: u64,
+pub struct Coverage {
+    applied: u64,
+    rejected: u64,
+    applied_at_connect: u64,
+    rejected_at_connect: u64,
     dropped: u64,
     sent_again: u64,
     crashes: u64,
-    refused_sent_again: u64,
+    rejected_sent_again: u64,
 }
 
-impl Seen {
-    pub fn add(&mut self, other: &Seen) {
-        self.confirmed += other.confirmed;
-        self.refused += other.refused;
-        self.confirmed_at_connect += other.confirmed_at_connect;
-        self.refused_at_connect += other.refused_at_connect;
+impl Coverage {
+    pub fn add(&mut self, other: &Coverage) {
+        self.applied += other.applied;
+        self.rejected += other.rejected;
+        self.applied_at_connect += other.applied_at_connect;
+        self.rejected_at_connect += other.rejected_at_connect;
         self.dropped += other.dropped;
         self.sent_again += other.sent_again;
         self.crashes += other.crashes;
-        self.refused_sent_again += other.refused_sent_again;
+        self.rejected_sent_again += other.rejected_sent_again;
     }
 
     pub fn all(&self) -> bool {
         let counts = [
-            self.confirmed,
-            self.refused,
-            self.confirmed_at_connect,
-            self.refused_at_connect,
+            self.applied,
+            self.rejected,
+            self.applied_at_connect,
+            self.rejected_at_connect,
             self.dropped,
             self.sent_again,
             self.crashes,
@@ -49,7 +49,7 @@ impl Seen {
     }
 }
 
-/// What the model holds of a mutation.
+/// What the model knows about a mutation.
 #[derive(Clone, Debug)]
 struct Made {
     id: u64,
@@ -58,49 +58,49 @@ struct Made {
     sent_as: Option<(String, u64)>,
     /// It is shown.
     shown: bool,
-    /// Shown until the next `ready`, though it is confirmed.
+    /// It is applied, and shown until the next `ready`.
     held: bool,
-    told: Option<Outcome>,
-    told_in_this_life: bool,
+    reported: Option<Outcome>,
+    reported_in_this_life: bool,
     dropped: bool,
 }
 
-pub struct History {
+pub struct ModelRun {
     rng: SmallRng,
-    server: Server,
+    server: ModelServer,
     client: Optimistic,
     storage: Vec<Record>,
     user: &'static str,
     /// What is on its way to the server.
     outgoing: VecDeque<Outgoing>,
     connected: bool,
-    /// All that the changes of steps led to.
-    mirror: Rows,
+    /// The rows that the changes of all steps lead to.
+    mirror: RowMap,
     made: Vec<Made>,
     keys_known: bool,
     client_ids: u64,
-    seen: Seen,
+    coverage: Coverage,
 }
 
-impl History {
-    pub fn new(seed: u64) -> History {
-        History {
+impl ModelRun {
+    pub fn new(seed: u64) -> ModelRun {
+        ModelRun {
             rng: SmallRng::seed_from_u64(seed),
-            server: Server::new(),
+            server: ModelServer::new(),
             client: Optimistic::new("client-0".to_owned()),
             storage: Vec::new(),
             user: USERS[0],
             outgoing: VecDeque::new(),
             connected: false,
-            mirror: Rows::new(),
+            mirror: RowMap::new(),
             made: Vec::new(),
             keys_known: false,
             client_ids: 0,
-            seen: Seen::default(),
+            coverage: Coverage::default(),
         }
     }
 
-    pub fn run(mut self) -> Seen {
+    pub fn run(mut self) -> Coverage {
         let switching = self.rng.random_bool(0.3);
         for _ in 0..self.rng.random_range(20..160) {
             match self.rng.random_range(0..100) {
@@ -119,8 +119,8 @@ impl History {
             }
             self.check();
         }
-        self.settle();
-        self.seen
+        self.finish();
+        self.coverage
     }
 
     fn mutate(&mut self) {
@@ -133,8 +133,8 @@ impl History {
             sent_as: None,
             shown: true,
             held: false,
-            told: None,
-            told_in_this_life: false,
+            reported: None,
+            reported_in_this_life: false,
             dropped: false,
         });
         self.mirrored(changes);
@@ -155,8 +155,8 @@ impl History {
         let again = self.made.iter_mut().find(|made| made.sent_as.as_ref() == Some(&sent_as));
         let made = match again {
             Some(made) => {
-                self.seen.sent_again += 1;
-                self.seen.refused_sent_again += u64::from(made.told.is_some());
+                self.coverage.sent_again += 1;
+                self.coverage.rejected_sent_again += u64::from(made.reported.is_some());
                 made
             }
             None => {
@@ -207,7 +207,7 @@ impl History {
                 made.shown = false;
                 made.dropped = true;
                 made.held = false;
-                self.seen.dropped += 1;
+                self.coverage.dropped += 1;
             }
             if known {
                 for made in &mut self.made {
@@ -230,10 +230,10 @@ impl History {
         self.user = USERS[self.rng.random_range(0..USERS.len())];
     }
 
-    /// The process ends, with everything that was not stored.
+    /// The process ends, and loses everything that was not stored.
     fn crash(&mut self) {
         self.disconnect();
-        self.seen.crashes += 1;
+        self.coverage.crashes += 1;
         self.client = match Optimistic::restore(&self.storage).unwrap() {
             Some(client) => client,
             None => {
@@ -248,7 +248,7 @@ impl History {
         for record in &self.storage {
             match record {
                 Record::Mutation { id, .. } => drop(stored.insert(*id)),
-                Record::Refused { id } => drop(hidden.insert(*id)),
+                Record::Rejected { id } => drop(hidden.insert(*id)),
                 Record::Settled { id } | Record::Client { settled: id, .. } => {
                     settled = settled.max(*id);
                 }
@@ -262,15 +262,15 @@ impl History {
         }
         self.made.retain(|made| made.id <= settled || stored.contains(&made.id));
         for made in &mut self.made {
-            made.told_in_this_life = false;
+            made.reported_in_this_life = false;
             made.held = false;
             made.shown = made.id > settled && !hidden.contains(&made.id);
             if made.dropped && made.shown {
-                // That it was dropped was not durable.
-                (made.dropped, made.told) = (false, None);
+                // The process ended before this was durable.
+                (made.dropped, made.reported) = (false, None);
             }
         }
-        // A new life shows what is pending over no rows, without telling of changes.
+        // A new client shows the pending mutations without any rows below, and reports no changes for that.
         self.mirror = self.shown();
     }
 
@@ -280,19 +280,19 @@ impl History {
             Some((client_id, number)) if client_id == client.client_id() => Some(*number),
             _ => None,
         };
-        // What must follow from the message, by the words of the protocol.
+        // What must follow from the message, as the protocol says.
         match &message {
             ServerMessage::Connected(connected) => {
                 self.connected = true;
                 self.keys_known = true;
                 for made in self.made.iter_mut().filter(|made| made.shown && !made.held) {
                     let Some(number) = number(made, &self.client) else { continue };
-                    if connected.refused.iter().any(|refusal| refusal.id == number) {
+                    if connected.refused.iter().any(|rejection| rejection.id == number) {
                         made.shown = false;
-                        self.seen.refused_at_connect += 1;
+                        self.coverage.rejected_at_connect += 1;
                     } else if number <= connected.last_mutation {
                         made.held = true;
-                        self.seen.confirmed_at_connect += 1;
+                        self.coverage.applied_at_connect += 1;
                     }
                 }
             }
@@ -308,9 +308,9 @@ impl History {
                     }
                 }
             }
-            ServerMessage::Reject(refusal) => {
+            ServerMessage::Reject(rejection) => {
                 for made in &mut self.made {
-                    if number(made, &self.client) == Some(refusal.id) {
+                    if number(made, &self.client) == Some(rejection.id) {
                         made.shown = false;
                     }
                 }
@@ -324,23 +324,23 @@ impl History {
     fn stepped(&mut self, step: Step) {
         for Settled { id, outcome } in step.settled {
             let made = self.made.iter_mut().find(|made| made.id == id).unwrap();
-            assert!(!made.told_in_this_life, "{id} is settled twice");
-            if let Some(told) = &made.told
+            assert!(!made.reported_in_this_life, "{id} is acknowledged twice");
+            if let Some(reported) = &made.reported
                 && !made.dropped
             {
-                assert_eq!(*told, outcome, "{id} is told otherwise in another life");
+                assert_eq!(*reported, outcome, "{id} has another outcome than before the restart");
             }
             match outcome {
-                Outcome::Confirmed => self.seen.confirmed += 1,
-                Outcome::Refused { .. } => self.seen.refused += 1,
+                Outcome::Confirmed => self.coverage.applied += 1,
+                Outcome::Refused { .. } => self.coverage.rejected += 1,
             }
-            made.told = Some(outcome);
-            made.told_in_this_life = true;
+            made.reported = Some(outcome);
+            made.reported_in_this_life = true;
         }
         self.mirrored(step.changes);
     }
 
-    /// Each change must be one, and a step names a row once.
+    /// Each change must change something, and a step names a row once.
     fn mirrored(&mut self, changes: Vec<RowChange>) {
         let mut named = BTreeSet::new();
         for change in changes {
@@ -363,8 +363,8 @@ impl History {
         }
     }
 
-    fn shown(&self) -> Rows {
-        let mut shown = Rows::new();
+    fn shown(&self) -> RowMap {
+        let mut shown = RowMap::new();
         for (table, _) in TABLES {
             for row in self.client.rows(table) {
                 let twice = shown.insert(key(table, row), row.clone());
@@ -375,15 +375,15 @@ impl History {
         shown
     }
 
-    /// What must be shown, computed from nothing.
-    fn expected(&self) -> Rows {
+    /// The rows that must be shown, computed independently.
+    fn expected(&self) -> RowMap {
         let mut rows = match self.client.cursor() {
             Some(cursor) => {
                 let (at, user) = cursor.split_once('@').unwrap();
                 assert_eq!(Some(user), self.client.user_id());
                 self.server.view(at.parse().unwrap(), user)
             }
-            None => Rows::new(),
+            None => RowMap::new(),
         };
         if !self.keys_known {
             return rows;
@@ -423,8 +423,8 @@ impl History {
         assert!(self.client.pending().eq(waiting.map(|made| made.id)), "what is pending");
     }
 
-    /// Everything goes well from now on.
-    fn settle(&mut self) {
+    /// Plays on without faults until nothing is left to do.
+    fn finish(&mut self) {
         for _ in 0..10_000 {
             if self.server.session.is_none() {
                 self.connect();
@@ -435,16 +435,16 @@ impl History {
             self.server.step(&mut self.rng);
             self.deliver();
             self.check();
-            let unsettled = self.client.pending().next().is_some();
-            if !unsettled && self.outgoing.is_empty() && self.server.idle() {
+            let unacked = self.client.pending().next().is_some();
+            if !unacked && self.outgoing.is_empty() && self.server.idle() {
                 return self.end();
             }
         }
-        panic!("not settled: {:?}", self.made);
+        panic!("not acknowledged: {:?}", self.made);
     }
 
     fn end(&self) {
-        assert_eq!(self.mirror, self.server.now(self.user), "all is settled");
+        assert_eq!(self.mirror, self.server.now(self.user), "everything is acknowledged");
         assert!(self.client.pending().next().is_none());
         for made in &self.made {
             if made.dropped {
@@ -454,10 +454,11 @@ impl History {
             let client = &self.server.clients[client_id];
             assert_eq!(client.user, self.user);
             let applied = client.applied.contains(number);
-            let refused = client.refused.iter().filter(|refusal| refusal.id == *number).count();
-            assert_eq!(usize::from(applied) + refused, 1, "settled exactly once");
-            let confirmed = made.told.as_ref().unwrap() == &Outcome::Confirmed;
-            assert_eq!(confirmed, applied, "and told as it was");
+            let rejected =
+                client.rejections.iter().filter(|rejection| rejection.id == *number).count();
+            assert_eq!(usize::from(applied) + rejected, 1, "acknowledged exactly once");
+            let reported_applied = made.reported.as_ref().unwrap() == &Outcome::Confirmed;
+            assert_eq!(reported_applied, applied, "and reported with its outcome");
         }
     }
 }

@@ -1,4 +1,4 @@
-// What a refusal means to a person. The messages of the server are for developers.
+// The words for a rejection that a person sees. The messages of the server are for developers.
 
 const WORDS: Record<string, string> = {
   max_files_reached: 'You have 200 files, and more are not possible. Delete one to make room.',
@@ -9,13 +9,13 @@ const WORDS: Record<string, string> = {
   rate_limit_exceeded: 'That was a little fast. Try again in a minute.',
 };
 
-/** The code of a refusal; `null` for any other error. */
+/** The code of a rejection; `null` for any other error. */
 export function codeOf(error: unknown): string | null {
   const code = (error as { code?: unknown } | null)?.code;
   return typeof code === 'string' ? code : null;
 }
 
-/** A refusal in words. */
+/** A rejection in words. */
 export function inWords(error: unknown): string {
   return WORDS[codeOf(error) ?? ''] ?? 'That did not work, and was taken back.';
 }
