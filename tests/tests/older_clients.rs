@@ -322,7 +322,8 @@ async fn own_file(app: &App) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_may_not_connect_is_told_before_or_right_after_the_upgrade() {
-    let app = App::example_with("files", |options| options.gateway.client.requests_per_minute = 2).await;
+    let app =
+        App::example_with("files", |options| options.gateway.client.requests_per_minute = 2).await;
     let token = App::token("u1");
     for (query, status) in [
         (format!("/app/u1/connect?accessToken={token}"), 400),

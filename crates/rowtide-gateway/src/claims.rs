@@ -182,10 +182,7 @@ impl Task {
         }
     }
 
-    async fn claim_all(
-        &mut self,
-        batch: &[Claim],
-    ) -> Result<Vec<Option<(String, Known)>>, String> {
+    async fn claim_all(&mut self, batch: &[Claim]) -> Result<Vec<Option<(String, Known)>>, String> {
         if self.client.as_ref().is_none_or(Client::is_closed) {
             let connected = connect(&self.database, "clients").await;
             self.client = Some(connected.map_err(|error| error.to_string())?);

@@ -48,11 +48,7 @@ pub(crate) struct Surroundings {
 
 impl EngineHandle {
     /// A session comes. It is told if the engine ends before it is there.
-    pub(crate) fn open(
-        &self,
-        opening: Opening,
-        outlet: Outlet,
-    ) -> Result<(), EngineEnded> {
+    pub(crate) fn open(&self, opening: Opening, outlet: Outlet) -> Result<(), EngineEnded> {
         self.inbox.send(Arrival::Open(opening, outlet)).map_err(|_| EngineEnded)
     }
 

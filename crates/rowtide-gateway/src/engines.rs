@@ -235,7 +235,11 @@ impl Shared {
     }
 
     /// `None` if the engine has ended: others are about to begin.
-    fn enter(self: &Arc<Shared>, running: &Running, request: &OpenRequest) -> Option<EngineSession> {
+    fn enter(
+        self: &Arc<Shared>,
+        running: &Running,
+        request: &OpenRequest,
+    ) -> Option<EngineSession> {
         let OpenRequest { author, client, told, not_before, cursor } = request.clone();
         let plan = &running.generation.plan;
         let claims = plan.resolve_claims(&author.user_id, &author.claims);

@@ -137,8 +137,19 @@ impl Gateway {
         );
         let rate = Mutex::new(Rate::new(options.client.requests_per_minute));
         let (limits, sessions) = (options.client, TaskTracker::new());
-        let shared =
-            Shared { engines, auth, claims, writer, clock, stop, limits, sessions, rate, feed, ends };
+        let shared = Shared {
+            engines,
+            auth,
+            claims,
+            writer,
+            clock,
+            stop,
+            limits,
+            sessions,
+            rate,
+            feed,
+            ends,
+        };
         Ok(Gateway { shared: Arc::new(shared) })
     }
 
@@ -197,7 +208,9 @@ impl Gateway {
             self.shared.writer.is_idle().await;
         };
         if timeout(DRAIN_TIMEOUT, drained).await.is_err() {
-            tracing::warn!("some clients did not take their goodbye, or their mutations did not end");
+            tracing::warn!(
+                "some clients did not take their goodbye, or their mutations did not end"
+            );
         }
         self.end();
     }

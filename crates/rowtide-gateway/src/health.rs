@@ -21,4 +21,3 @@ pub struct EnginesHealth {
     /// Tables that could not be read by the last load that wanted to; who sees their rows waits.
     pub unreadable_tables: Vec<String>,
 }
-

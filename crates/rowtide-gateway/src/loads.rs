@@ -186,7 +186,8 @@ impl LoaderTask {
                 tokio::time::sleep(backoff).await;
                 backoff = (backoff * 2).min(MAX_BACKOFF);
             };
-            if loaded.failed.values().any(|error| matches!(error, LoadError::SchemaChanged { .. })) {
+            if loaded.failed.values().any(|error| matches!(error, LoadError::SchemaChanged { .. }))
+            {
                 // What follows from it comes over the feed.
                 feed.look();
             }
@@ -197,7 +198,8 @@ impl LoaderTask {
             counts.rows.fetch_add(rows as u64, Ordering::Relaxed);
             let loaded = loaded.topics;
             for mut request in merged {
-                let rows = request.load.topics.iter().map(|topic| loaded.rows[places[topic]].clone());
+                let rows =
+                    request.load.topics.iter().map(|topic| loaded.rows[places[topic]].clone());
                 let answer = Loaded {
                     snapshot: loaded.snapshot.clone(),
                     position: loaded.position,

@@ -26,7 +26,9 @@ struct Shared {
 impl Outlet {
     /// A shared queue of messages of a plan.
     pub fn new(plan: Arc<Plan>, queue: SendQueue) -> Outlet {
-        Outlet { shared: Arc::new(Shared { plan, queue: Mutex::new(queue), filled: Notify::new() }) }
+        Outlet {
+            shared: Arc::new(Shared { plan, queue: Mutex::new(queue), filled: Notify::new() }),
+        }
     }
 
     /// The plan that its messages are of.

@@ -80,7 +80,12 @@ impl Watchdog {
 
     /// Looks: where the feed is, and where the engines are. Called about every second. Returns the first engine that
     /// is stalled.
-    pub fn look(&mut self, feed: Lsn, engines: &[Progress], now: Duration) -> Option<(usize, Stall)> {
+    pub fn look(
+        &mut self,
+        feed: Lsn,
+        engines: &[Progress],
+        now: Duration,
+    ) -> Option<(usize, Stall)> {
         if self.feed.back().is_none_or(|(last, _)| feed > *last) {
             self.feed.push_back((feed, now));
         }

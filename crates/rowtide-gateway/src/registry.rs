@@ -243,9 +243,8 @@ mod tests {
         registry.leave(gone[0]);
         arrive(&mut registry, "a").unwrap();
         // Another's client id is no way either.
-        let other = |registry: &mut Registry| {
-            registry.arrive("b", "eve", None, Sharing::NewestWins, NOW)
-        };
+        let other =
+            |registry: &mut Registry| registry.arrive("b", "eve", None, Sharing::NewestWins, NOW);
         let eve = [other(&mut registry).unwrap(), other(&mut registry).unwrap()];
         assert_eq!(other(&mut registry), Err(TooManySessions(2)));
         eve.into_iter().for_each(|id| registry.leave(id));

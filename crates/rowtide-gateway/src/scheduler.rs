@@ -499,7 +499,8 @@ impl<M> Scheduler<M> {
         if !user.ready.is_empty() {
             user.tag = user.tag.max(self.served);
             let (absent, tag, running) = (user.attached == 0, user.tag, user.running);
-            let stamp = before.filter(|before| (before.0, before.1, before.2) == (absent, tag, running));
+            let stamp =
+                before.filter(|before| (before.0, before.1, before.2) == (absent, tag, running));
             let stamp = stamp.map_or_else(
                 || {
                     self.stamps += 1;

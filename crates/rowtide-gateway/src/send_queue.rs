@@ -332,17 +332,13 @@ impl Taken {
                 None => Made { said: None, then: Then::WentOn(None) },
                 Some(SnapshotFrame { frame, rows, next }) => {
                     let frame = Frame { rows, ..Frame::of(frame) };
-                    Made {
-                        said: Some(Delivery::Frame(frame)),
-                        then: Then::WentOn(Some(next)),
-                    }
+                    Made { said: Some(Delivery::Frame(frame)), then: Then::WentOn(Some(next)) }
                 }
             },
             Taken::Tx { messages, acknowledgements } => {
                 let mut frames = frames_of(&messages, &acknowledgements);
                 let first = frames.pop_front().map(Delivery::Frame);
-                let then =
-                    if frames.is_empty() { Then::Nothing } else { Then::Frames(frames) };
+                let then = if frames.is_empty() { Then::Nothing } else { Then::Frames(frames) };
                 Made { said: first, then }
             }
         }
@@ -536,10 +532,7 @@ mod tests {
     #[test]
     fn transactions_that_wait_are_folded_into_one_message() {
         let mut sends = queue(1000);
-        assert!(
-            sends.push(tx(1, r#"{"op":"delete","table":"t","row":{"id":1}}"#)),
-            "it was empty"
-        );
+        assert!(sends.push(tx(1, r#"{"op":"delete","table":"t","row":{"id":1}}"#)), "it was empty");
         assert!(!sends.push(tx(2, "")), "it has been told already");
         assert!(!sends.push(tx(3, r#"{"op":"delete","table":"t","row":{"id":3}}"#)));
         let text = frame(&mut sends, &empty());

@@ -15,7 +15,8 @@ use rowtide_protocol::{
 
 use crate::auth::{Identity, Unauthorized};
 use crate::conversation::{
-    Asked, Beat, ClaimRequest, Conversation, Effect, Ending, Input, Known, Mutation, Pulse, Stopping,
+    Asked, Beat, ClaimRequest, Conversation, Effect, Ending, Input, Known, Mutation, Pulse,
+    Stopping,
 };
 use crate::engines::OpenRequest;
 use crate::limits::{
@@ -89,7 +90,11 @@ enum Reading {
     /// A mutation is over the rate until then.
     Paused(Box<Mutation>, Duration),
     /// The queue is full. It is tried again then.
-    Full { mutation: Box<Mutation>, since: Duration, again_at: Duration },
+    Full {
+        mutation: Box<Mutation>,
+        since: Duration,
+        again_at: Duration,
+    },
 }
 
 /// What a step comes to.
@@ -124,9 +129,7 @@ impl Session {
             Phase::Checking(connect) => self.check(connect, input, out),
             Phase::Rating(connect, identity) => self.rate(connect, identity, input, out),
             Phase::Claiming(connect, identity) => self.claim(connect, identity, input, out),
-            Phase::Opening(connect, identity, known) => {
-                self.open(connect, identity, known, input)
-            }
+            Phase::Opening(connect, identity, known) => self.open(connect, identity, known, input),
             Phase::Live(mut live) => {
                 live.act(&self.limits, &mut self.pulse, input, now, out)?;
                 live.deadline = live.next_deadline(&self.pulse, now);

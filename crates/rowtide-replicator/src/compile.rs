@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rowtide_plan::catalog::{Catalog, Unstreamed};
 use rowtide_plan::compile::compile_partly;
 use rowtide_plan::definition::Definition;
-use rowtide_plan::error::Problem;
+use rowtide_plan::error::DefinitionProblem;
 use rowtide_postgres::catalog::read_catalog;
 use rowtide_postgres::connect::{ConnectError, ConnectOptions, Names, connect, reason};
 use rowtide_postgres::rules::prepare_rules;
@@ -64,7 +64,7 @@ fn leave_out_unfit(observed: &Observed, catalog: &mut Catalog) {
     });
 }
 
-fn said(problems: &[Problem]) -> String {
+fn said(problems: &[DefinitionProblem]) -> String {
     let problems: Vec<&str> = problems.iter().map(|problem| problem.message.as_str()).collect();
     problems.join("; ")
 }

@@ -151,14 +151,12 @@ impl Server {
             router = router.merge(rowtide_legacy::router(gateway));
         }
         let state = Arc::new(State { watched, metrics, stop: stop.clone() });
-        let router = router
-            .route("/health/live", get(|| async { "live\n" }))
-            .merge(
-                Router::new()
-                    .route("/health/ready", get(ready))
-                    .route("/metrics", get(metrics_page))
-                    .with_state(Arc::clone(&state)),
-            );
+        let router = router.route("/health/live", get(|| async { "live\n" })).merge(
+            Router::new()
+                .route("/health/ready", get(ready))
+                .route("/metrics", get(metrics_page))
+                .with_state(Arc::clone(&state)),
+        );
         let listener = listener.tap_io(|stream| {
             // A delay of small frames would be most of what a change takes to arrive.
             if let Err(error) = stream.set_nodelay(true) {

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use metrics::gauge;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use rowtide_postgres::connect::{ConnectOptions, Names, connect};
-use rowtide_postgres::slot::{SlotHealth, slot_health};
 use rowtide_feed::Feed;
 use rowtide_gateway::Gateway;
+use rowtide_postgres::connect::{ConnectOptions, Names, connect};
+use rowtide_postgres::slot::{SlotHealth, slot_health};
 use rowtide_protocol::Lsn;
 use rowtide_replicator::ReplicatorHandle;
 use rowtide_replicator::limits::RING_BYTES;
@@ -138,7 +138,8 @@ impl Near {
                         time, and clients that were away for longer get snapshots";
             warn_once(&mut self.history, log.bytes, watched.log_limit, what);
         }
-        let what = "the history is behind; the stream soon waits for them, and WAL piles up in Postgres";
+        let what =
+            "the history is behind; the stream soon waits for them, and WAL piles up in Postgres";
         warn_once(&mut self.stream, watched.feed.volatile_bytes() as u64, RING_BYTES as u64, what);
         let what = "very many mutations wait for Postgres; soon clients are sent away with theirs";
         let waiting = watched.gateway.waiting_mutation_bytes() as u64;
@@ -176,7 +177,12 @@ async fn look(
 }
 
 /// `ends` is where WAL ended, and when, for all that lies after the position.
-fn note(slot: &str, health: Option<SlotHealth>, gateway: &Gateway, ends: &mut VecDeque<(Lsn, Instant)>) {
+fn note(
+    slot: &str,
+    health: Option<SlotHealth>,
+    gateway: &Gateway,
+    ends: &mut VecDeque<(Lsn, Instant)>,
+) {
     let status = health.as_ref().map_or("missing", |health| health.status.as_str());
     for known in ["reserved", "extended", "unreserved", "lost", "missing"] {
         gauge!(SLOT, "status" => known).set(if status == known { 1.0 } else { 0.0 });
