@@ -119,7 +119,7 @@ impl Commit {
     ///
     /// # Errors
     /// [`DecodeError::Count`] when these are not as many as it had.
-    pub fn with_changes(self, rows: Vec<Change>) -> Result<Event, DecodeError> {
+    pub fn with_changes(self, rows: Vec<Change>) -> Result<Transaction, DecodeError> {
         let expected = match &self.content {
             Content::Rows(count) => *count as usize,
             Content::TooLarge(_) => 0,
@@ -131,15 +131,14 @@ impl Commit {
             Content::Rows(_) => Changes::Rows(rows),
             Content::TooLarge(tables) => Changes::TooLarge(tables),
         };
-        let transaction = Transaction {
+        Ok(Transaction {
             lsn: self.lsn,
             xid: self.xid,
             commit_time_us: self.commit_time_us,
             truncated: self.truncated,
             changes,
             acknowledgements: self.acknowledgements,
-        };
-        Ok(Event::Transaction { previous: self.previous, transaction: Arc::new(transaction) })
+        })
     }
 }
 

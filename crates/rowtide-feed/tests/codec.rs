@@ -86,8 +86,8 @@ proptest! {
             let part = commit.clone().with_changes(changes[..fewer].to_vec());
             prop_assert_eq!(part, Err(DecodeError::Count { expected: changes.len(), found: fewer }));
         }
-        let event = commit.with_changes(changes).unwrap();
-        prop_assert_eq!(event, Event::Transaction { previous, transaction: transaction.into() });
+        prop_assert_eq!(commit.previous, previous);
+        prop_assert_eq!(commit.with_changes(changes).unwrap(), transaction);
     }
 
     #[test]

@@ -210,9 +210,10 @@ fn version_1_is_what_it_was() {
         };
         let mut bytes = Vec::new();
         encode_commit(PREVIOUS, &transaction, &mut bytes);
-        let event = Event::Transaction { previous: PREVIOUS, transaction: Arc::new(transaction) };
-        files.insert(hold(&format!("record_commit_{name}"), &event, &bytes, |golden| {
-            decode_commit(lsn, golden).unwrap().with_changes(rows).unwrap()
+        files.insert(hold(&format!("record_commit_{name}"), &transaction, &bytes, |golden| {
+            let commit = decode_commit(lsn, golden).unwrap();
+            assert_eq!(commit.previous, PREVIOUS);
+            commit.with_changes(rows).unwrap()
         }));
     }
     let there: BTreeSet<String> = fs::read_dir(DIR)

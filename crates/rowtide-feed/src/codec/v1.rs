@@ -114,7 +114,8 @@ pub(super) fn read_event(from: &mut Reader<'_>, kind: u8) -> Result<Event, Decod
                 Content::TooLarge(_) => 0,
             };
             let changes = from.several(count, read_change)?;
-            commit.with_changes(changes)?
+            let previous = commit.previous;
+            Event::Transaction { previous, transaction: Arc::new(commit.with_changes(changes)?) }
         }
         kind::POSITION => Event::Position {
             previous: Lsn(from.u64("previous position")?),

@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use rowtide_engine::HistoryRequest;
-use rowtide_feed::{History, Transaction};
-use rowtide_log::{Entry, HistoryError, Identity, Log, LogError, LogReader};
+use rowtide_feed::{Event, History, HistoryQuery, Transaction};
+use rowtide_log::{HistoryError, Identity, Log, LogError, LogReader};
 use rowtide_protocol::{Epoch, Lsn};
 use thiserror::Error;
 use tokio::runtime::Runtime;
@@ -25,7 +25,7 @@ use crate::telemetry;
 
 /// What the writer does.
 enum Task {
-    Append(Vec<Entry>, Arc<OwnedSemaphorePermit>),
+    Append(Vec<Event>, Arc<OwnedSemaphorePermit>),
     Begin(Identity, Lsn, oneshot::Sender<Epoch>),
 }
 
@@ -112,10 +112,10 @@ impl LogThreads {
     /// written.
     pub(super) async fn append(
         &self,
-        entries: Vec<Entry>,
+        entries: Vec<Event>,
         permit: Arc<OwnedSemaphorePermit>,
     ) -> Result<(), LogEnded> {
-        let end = entries.last().map(end_of);
+        let end = entries.last().and_then(Event::lsn);
         self.tasks.send(Task::Append(entries, permit)).await.map_err(|_| LogEnded)?;
         end.into_iter().for_each(|lsn| self.handed.store(lsn.0, Ordering::Relaxed));
         Ok(())
@@ -214,12 +214,12 @@ impl Writer {
     }
 
     /// Whether it was done; not if nobody waits for it any more.
-    fn append(&mut self, tasks: &mpsc::Receiver<Task>, entries: &[Entry]) -> bool {
-        let Some(covered) = entries.last().map(end_of) else { return true };
+    fn append(&mut self, tasks: &mpsc::Receiver<Task>, entries: &[Event]) -> bool {
+        let Some(covered) = entries.last().and_then(Event::lsn) else { return true };
         // A position alone says only that nothing came; it is not worth a write each time.
         let now = SystemTime::now();
         let late = now.duration_since(self.positioned).map_or(true, |d| d >= LOG_POSITION_EVERY);
-        if late || entries.iter().any(|entry| matches!(entry, Entry::Transaction(_))) {
+        if late || entries.iter().any(|entry| matches!(entry, Event::Transaction { .. })) {
             self.positioned = now;
             let begun = std::time::Instant::now();
             if !self.until_done(tasks, |log| log.append(entries)) {
@@ -258,13 +258,6 @@ impl Writer {
     }
 }
 
-fn end_of(entry: &Entry) -> Lsn {
-    match entry {
-        Entry::Transaction(transaction) => transaction.lsn,
-        Entry::Position(lsn) => *lsn,
-    }
-}
-
 /// Answers questions until nobody can ask any more. The engine may be ahead of the log by what is being written,
 /// which is waited for: the stream stands still behind it, and sending all rows instead would help nobody.
 fn answer(
@@ -274,19 +267,21 @@ fn answer(
     mut status: watch::Receiver<LogStatus>,
 ) {
     while let Some(Question { request, reply }) = questions.blocking_recv() {
+        let id = request.id;
         let covers = status.wait_for(|status| status.covered >= request.up_to);
         // An error if the writer has ended.
         let covered = runtime.block_on(covers).is_ok();
-        let history = if covered { read(reader, &request) } else { None };
+        let history = if covered { read(reader, request) } else { None };
         if let Some(reply) = reply.upgrade() {
-            drop(reply.blocking_send(Command::History(request.id, history)));
+            drop(reply.blocking_send(Command::History(id, history)));
         }
     }
 }
 
-fn read(reader: &LogReader, request: &HistoryRequest) -> Option<History> {
+fn read(reader: &LogReader, request: HistoryRequest) -> Option<History> {
     let HistoryRequest { topics, tables, after, up_to, .. } = request;
-    let history = reader.history(topics, tables, *after, *up_to, HISTORY_CHANGES, HISTORY_BYTES);
+    let query = HistoryQuery { topics, tables, after, up_to };
+    let history = reader.history_within(&query, HISTORY_CHANGES, HISTORY_BYTES);
     match history {
         Ok(history) => {
             telemetry::history(if history.interrupted.is_empty() { "read" } else { "interrupted" });

@@ -472,7 +472,7 @@ impl Shared {
             }
             Began::New => Some("new_log"),
             Began::Replaced(reason) => {
-                tracing::warn!(reason, "the log could not be used; a new one begins");
+                tracing::warn!(%reason, "the log could not be used; a new one begins");
                 Some("log_replaced")
             }
         };

@@ -6,12 +6,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use rand::Rng;
 use rowtide_engine::Input;
-use rowtide_log::{Committed, Entry, Identity};
+use rowtide_feed::Event;
+use rowtide_log::{Committed, Identity};
 use rowtide_postgres::connect::connect;
 use rowtide_postgres::slot::SystemIdentity;
 use rowtide_postgres::stream::{
@@ -249,6 +250,7 @@ impl Replicator {
         let shared = Arc::clone(&self.shared);
         let Some(log) = &self.log else { return Err(Ended::Renewed) };
         let mut log_status = log.watch();
+        let mut previous = log.reader().last_transaction();
         // Until there nobody's cursor is too far ahead.
         let began = shared.reserve(0).await;
         for engine in &generation.engines {
@@ -281,7 +283,8 @@ impl Replicator {
             check_continuation(&inputs, &mut continuation)?;
             if !inputs.is_empty() {
                 let permit = shared.reserve(bytes).await;
-                let entries = inputs.iter().filter_map(entry_of).collect();
+                let entries =
+                    inputs.iter().filter_map(|input| event_of(input, &mut previous)).collect();
                 log.append(entries, Arc::clone(&permit)).await?;
                 for engine in &generation.engines {
                     let command = Command::Stream(inputs.clone(), Arc::clone(&permit));
@@ -379,10 +382,20 @@ fn check_continuation(inputs: &[Input], continuation: &mut Continuation) -> Resu
     Ok(())
 }
 
-fn entry_of(input: &Input) -> Option<Entry> {
+/// What goes into the log, behind the transaction that ended at `previous`.
+fn event_of(input: &Input, previous: &mut Lsn) -> Option<Event> {
     match input {
-        Input::Transaction(transaction) => Some(Entry::Transaction(Arc::clone(transaction))),
-        Input::Position(lsn) => Some(Entry::Position(*lsn)),
+        Input::Transaction(transaction) => {
+            let before = *previous;
+            *previous = transaction.lsn.max(before);
+            let transaction = Arc::clone(transaction);
+            Some(Event::Transaction { previous: before, transaction })
+        }
+        Input::Position(lsn) => {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            let time_us = now.map_or(0, |now| now.as_micros() as i64);
+            Some(Event::Position { previous: *previous, lsn: *lsn, time_us })
+        }
         _ => None,
     }
 }
