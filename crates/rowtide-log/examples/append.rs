@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use rowtide_feed::{Change, Changes, RowChange, Transaction};
-use rowtide_log::{Entry, Identity, Log, LogOptions, Opened};
+use rowtide_feed::{Change, Changes, Event, HistoryQuery, RowChange, Transaction};
+use rowtide_log::{Identity, Log, LogOptions, Opened};
 use rowtide_plan::plan::{BranchId, TableId};
 use rowtide_plan::row::{Image, Row, Topic};
 use rowtide_plan::value::Value;
@@ -23,7 +23,7 @@ fn topic(branch: u16, owner: u32) -> Topic {
 }
 
 /// An update of one row of 350 bytes, in a topic of its owner and in one of its own.
-fn transaction(random: &mut SmallRng, number: u64) -> Arc<Transaction> {
+fn transaction(random: &mut SmallRng, number: u64) -> Event {
     let owner = random.random_range(0..OWNERS);
     let id = owner * 20 + random.random_range(0..20);
     let topics = [topic(0, owner), topic(1, id)].into();
@@ -31,7 +31,7 @@ fn transaction(random: &mut SmallRng, number: u64) -> Arc<Transaction> {
     let image = Image { key: Bytes::from(format!("{{\"id\":{id}}}")), kept, topics };
     let json = format!("{{\"id\":{id},\"n\":{number},\"text\":\"{}\"}}", "x".repeat(310));
     let after = Arc::new(Row { image: image.clone(), json: Bytes::from(json) });
-    Arc::new(Transaction {
+    let transaction = Arc::new(Transaction {
         lsn: Lsn(number * 400),
         xid: number as u32,
         commit_time_us: number as i64 * 100,
@@ -41,7 +41,8 @@ fn transaction(random: &mut SmallRng, number: u64) -> Arc<Transaction> {
             row: RowChange::Update { before: image, after },
         }]),
         acknowledgements: Vec::new(),
-    })
+    });
+    Event::Transaction { previous: Lsn((number - 1) * 400), transaction }
 }
 
 /// User and system time of this process, in microseconds.
@@ -67,12 +68,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let Opened { mut log, reader, .. } = Log::open(options, identity)?;
         let mut random = SmallRng::seed_from_u64(1);
         let count = TRANSACTIONS.min(group * 5_000);
-        let groups: Vec<Vec<Entry>> = (0..count / group)
+        let groups: Vec<Vec<Event>> = (0..count / group)
             .map(|index| {
                 let numbers = (index * group + 1)..=(index + 1) * group;
-                numbers
-                    .map(|number| Entry::Transaction(transaction(&mut random, number as u64)))
-                    .collect()
+                numbers.map(|number| transaction(&mut random, number as u64)).collect()
             })
             .collect();
         let (begin, cpu) = (Instant::now(), cpu_us());
@@ -93,31 +92,28 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         if group < 1_000 {
             continue;
         }
+        let history = |topics: &[Topic], after| {
+            let topics = topics.to_vec();
+            let query = HistoryQuery { topics, tables: [].into(), after, up_to: log.end() };
+            reader.history_within(&query, 1_000, 1 << 20)
+        };
         // Far behind, and just behind.
         for (name, after) in [("all of it", Lsn(0)), ("the last tenth", Lsn(log.end().0 / 10 * 9))]
         {
             let unchanged: Vec<Topic> = (0..10_000).map(|owner| topic(7, owner)).collect();
             let begin = Instant::now();
-            reader.history(&unchanged, &[], after, log.end(), 1_000, 1 << 20)?;
+            history(&unchanged, after)?;
             let topic_us = begin.elapsed().as_secs_f64() * 1e6 / unchanged.len() as f64;
             let begin = Instant::now();
             for unchanged in &unchanged {
-                reader.history(
-                    std::slice::from_ref(unchanged),
-                    &[],
-                    after,
-                    log.end(),
-                    1_000,
-                    1 << 20,
-                )?;
+                history(std::slice::from_ref(unchanged), after)?;
             }
             let call_us = begin.elapsed().as_secs_f64() * 1e6 / unchanged.len() as f64;
             let mut changes = 0;
             let begin = Instant::now();
             for owner in 0..1_000 {
                 let topics = [topic(0, owner)];
-                changes +=
-                    reader.history(&topics, &[], after, log.end(), 1_000, 1 << 20)?.changes.len();
+                changes += history(&topics, after)?.changes.len();
             }
             let read_us = begin.elapsed().as_secs_f64() * 1e6 / 1_000.0;
             println!(

@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rowtide_feed::Transaction;
+use rowtide_feed::Event;
 use rowtide_protocol::{Epoch, Lsn};
 use thiserror::Error;
 
-use crate::reader::{LogReader, Shared, State};
-use crate::segment::{self, Segment, SegmentError, SegmentWriter, Unusable};
+use crate::reader::{Damaged, LogReader, Shared, State};
+use crate::rules::{self, Gap, LogEnd, Opening, Replaced, Verdict};
+use crate::segment::{self, Found, Segment, SegmentError, SegmentWriter, Unreadable, Unusable};
 
 /// A log of so many segments is full, by age and by size: what is forgotten at once, and how many
 /// look-ups a topic costs a client that was away for the whole retention.
@@ -48,15 +49,6 @@ pub struct Identity {
     pub slot: String,
 }
 
-/// What is appended.
-#[derive(Clone, Debug)]
-pub enum Entry {
-    /// A transaction of the stream, also one without changes.
-    Transaction(Arc<Transaction>),
-    /// The stream has come this far, and there was nothing on the way.
-    Position(Lsn),
-}
-
 /// A log that is open.
 #[derive(Debug)]
 pub struct Opened {
@@ -78,7 +70,7 @@ pub enum Began {
     /// There was none.
     New,
     /// There was one that cannot go on, and a new one is in its place: why.
-    Replaced(String),
+    Replaced(Replaced),
 }
 
 /// Why the log could not be opened or written. What was appended before is not concerned.
@@ -97,6 +89,17 @@ pub enum LogError {
         dir: PathBuf,
         /// What the system says.
         source: io::Error,
+    },
+    /// What was to be appended is not the continuation. It never will be: something between was not handed over.
+    #[error(transparent)]
+    Gap(#[from] Gap),
+    /// What is in it is not what was written.
+    #[error("the log in `{dir}` is damaged: {source}")]
+    Damaged {
+        /// The directory.
+        dir: PathBuf,
+        /// What is wrong.
+        source: Damaged,
     },
     /// The storage engine failed.
     #[error("the log in `{dir}` failed: {source}")]
@@ -120,7 +123,8 @@ pub struct Log {
 }
 
 impl Identity {
-    pub(crate) fn bytes(&self) -> Vec<u8> {
+    /// What a log says of itself: plan, cluster, database, timeline, slot; numbers little-endian.
+    pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = self.plan.to_vec();
         bytes.extend_from_slice(&self.system.to_le_bytes());
         bytes.extend_from_slice(&self.database.to_le_bytes());
@@ -153,17 +157,15 @@ impl Log {
             }
         }
         let numbers = segment::list(&dir).map_err(at)?;
-        let found = find(&options, &identity, &numbers)?;
+        let (state, began) = find(&options, &identity, &numbers)?;
         let next = numbers.last().map_or(0, |last| last + 1);
-        let new = || begin(&options, &identity, Lsn(0), next);
-        let ((writer, state), began) = match found {
-            Found::Continues(state, began) => {
+        let (writer, state) = match state {
+            Some(state) => {
                 let writer = SegmentWriter::new(Arc::clone(state.newest()));
                 let writer = writer.map_err(|source| LogError::of(&options, source.into()))?;
-                ((writer, state), began)
+                (writer, state)
             }
-            Found::Nothing => (new()?, Began::New),
-            Found::Unusable(why) => (new()?, Began::Replaced(why)),
+            None => begin(&options, &identity, Lsn(0), next)?,
         };
         // What is left of other epochs, or before a gap.
         let oldest = state.segments.first().map_or(0, |oldest| oldest.number);
@@ -183,7 +185,12 @@ impl Log {
 
     /// Everything up to here is durable.
     pub fn end(&self) -> Lsn {
-        self.shared.state().end
+        self.shared.state().end.position()
+    }
+
+    /// The position after the last transaction, or where the epoch began: what comes next follows it.
+    pub fn last_transaction(&self) -> Lsn {
+        self.shared.state().end.transaction()
     }
 
     /// Cursors before this position cannot resume.
@@ -192,36 +199,25 @@ impl Log {
     }
 
     /// Appends to the end, in order, all or nothing; durable when it returns. What lies at or before
-    /// the end is skipped, so that the stream may bring it again.
+    /// the end is skipped, so that the stream may bring it again; so are events without a position.
     ///
     /// # Errors
-    /// Then the log is as it was, and the same call can be made again.
-    pub fn append(&mut self, entries: &[Entry]) -> Result<(), LogError> {
+    /// Then the log is as it was, and the same call can be made again; of [`LogError::Gap`] in vain.
+    pub fn append(&mut self, events: &[Event]) -> Result<(), LogError> {
         let state = self.shared.state();
-        let mut end = state.end;
-        let mut transactions = Vec::with_capacity(entries.len());
-        for entry in entries {
-            match entry {
-                Entry::Transaction(transaction) if transaction.lsn > end => {
-                    end = transaction.lsn;
-                    transactions.push(&**transaction);
-                }
-                Entry::Position(lsn) => end = end.max(*lsn),
-                Entry::Transaction(_) => {}
-            }
-        }
-        if end == state.end {
+        let appending = rules::to_append(&state.end, events)?;
+        if appending.end == state.end {
             return Ok(());
         }
-        if let Some(first) = transactions.first()
+        if let Some((_, first)) = appending.transactions.first()
             && self.is_full(first.commit_time_us)
         {
             self.next_segment()?;
         }
         self.writer
-            .append(&transactions, end)
+            .append(&appending)
             .map_err(|source| LogError::of(&self.options, source.into()))?;
-        self.shared.change(|state| state.end = end);
+        self.shared.change(|state| state.end = appending.end);
         Ok(())
     }
 
@@ -281,7 +277,7 @@ impl Log {
         self.writer.seal().map_err(|source| of(source.into()))?;
         let number = state.newest().number + 1;
         let dir = &self.options.dir;
-        self.writer = SegmentWriter::create(dir, number, state.epoch, &self.identity, state.end)
+        self.writer = SegmentWriter::create(dir, number, state.epoch, &self.identity, &state.end)
             .map_err(of)?;
         let next = Arc::clone(self.writer.segment());
         self.shared.change(|state| {
@@ -303,63 +299,45 @@ fn begin(
     number: u64,
 ) -> Result<(SegmentWriter, State), LogError> {
     let epoch = Epoch(rand::random());
-    let writer = SegmentWriter::create(&options.dir, number, epoch, identity, position)
+    let end = LogEnd::at(position);
+    let writer = SegmentWriter::create(&options.dir, number, epoch, identity, &end)
         .map_err(|error| LogError::of(options, error))?;
     let segments = [Arc::clone(writer.segment())].into();
-    Ok((writer, State { epoch, segments, end: position }))
+    Ok((writer, State { epoch, segments, end }))
 }
 
-/// What a directory holds.
-enum Found {
-    Nothing,
-    Unusable(String),
-    Continues(State, Began),
-}
-
-/// The newest segment says which log it is; older ones belong to it as far back as each ends where
-/// the next begins.
-fn find(options: &LogOptions, identity: &Identity, numbers: &[u64]) -> Result<Found, LogError> {
-    let dir = &options.dir;
-    let Some((newest, older)) = numbers.split_last() else { return Ok(Found::Nothing) };
-    let unusable = |why: &str| Ok(Found::Unusable(why.to_owned()));
-    let failed = |source: rusqlite::Error| LogError::of(options, source.into());
-    let (segment, header) = match Segment::open(dir, *newest, true) {
-        Ok(opened) => opened,
-        Err(Unusable::Format) => return unusable("it was written by another version"),
-        Err(Unusable::Damaged(why)) => return unusable(&format!("it is damaged: {why}")),
-        Err(Unusable::Failed(source)) => return Err(failed(source)),
-    };
-    if header.identity != identity.bytes() {
-        return unusable("it is of another database, slot or definition");
-    }
-    let mut begins = header.after;
-    let mut segments = vec![Arc::new(segment)];
-    let mut began = Began::Continued;
-    for number in older.iter().rev() {
-        match Segment::open(dir, *number, false) {
-            Ok((_, older)) if older.epoch != header.epoch => break,
-            Ok((segment, older)) if older.end == begins => {
-                begins = older.after;
-                segments.push(Arc::new(segment));
+/// What a directory holds of the log that should be there.
+fn find(
+    options: &LogOptions,
+    identity: &Identity,
+    numbers: &[u64],
+) -> Result<(Option<State>, Began), LogError> {
+    let mut opening = Opening::new(identity);
+    let mut newest_first = Vec::new();
+    let mut of_newest = None;
+    for (age, number) in numbers.iter().rev().enumerate() {
+        match Segment::open(&options.dir, *number, age == 0) {
+            Ok(Found { segment, header, end }) => {
+                if !opening.part(Ok(&header)) {
+                    break;
+                }
+                of_newest.get_or_insert((header.epoch, end));
+                newest_first.push(Arc::new(segment));
             }
-            Ok(_) => {
-                began = Began::Shortened("a part of it is missing".to_owned());
+            Err(Unusable::Unfit(unusable)) => {
+                opening.part(Err(unusable));
                 break;
             }
-            Err(Unusable::Format) => {
-                began = Began::Shortened("a part of it is of another version".to_owned());
-                break;
-            }
-            Err(Unusable::Damaged(why)) => {
-                began = Began::Shortened(why);
-                break;
-            }
-            Err(Unusable::Failed(source)) => return Err(failed(source)),
+            Err(Unusable::Failed(source)) => return Err(LogError::of(options, source.into())),
         }
     }
-    segments.reverse();
-    let state = State { epoch: header.epoch, segments: segments.into(), end: header.end };
-    Ok(Found::Continues(state, began))
+    newest_first.reverse();
+    Ok(match (opening.verdict(), of_newest) {
+        (Verdict::Continues { began, .. }, Some((epoch, end))) => {
+            (Some(State { epoch, segments: newest_first.into(), end }), began)
+        }
+        (Verdict::Continues { began, .. } | Verdict::Begins(began), _) => (None, began),
+    })
 }
 
 impl LogError {
@@ -374,10 +352,15 @@ impl LogError {
     fn of(options: &LogOptions, error: SegmentError) -> LogError {
         match error {
             SegmentError::Io(source) => LogError::io(options, source),
-            SegmentError::Storage(source) => match source.sqlite_error_code() {
-                Some(rusqlite::ErrorCode::DiskFull) => LogError::DiskFull(options.dir.clone()),
-                _ => LogError::Storage { dir: options.dir.clone(), source },
-            },
+            SegmentError::Unreadable(Unreadable::Damaged(source)) => {
+                LogError::Damaged { dir: options.dir.clone(), source }
+            }
+            SegmentError::Unreadable(Unreadable::Storage(source)) => {
+                match source.sqlite_error_code() {
+                    Some(rusqlite::ErrorCode::DiskFull) => LogError::DiskFull(options.dir.clone()),
+                    _ => LogError::Storage { dir: options.dir.clone(), source },
+                }
+            }
         }
     }
 }

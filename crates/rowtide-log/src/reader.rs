@@ -5,16 +5,21 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use rowtide_feed::{Change, Changes, History, Transaction};
+use rowtide_feed::codec::{Commit, Content, DecodeError, decode_change};
+use rowtide_feed::{Change, Event, History, HistoryQuery, Past, PastError, Transaction};
 use rowtide_plan::plan::TableId;
-use rowtide_plan::row::Topic;
 use rowtide_protocol::{Epoch, Lsn};
 use rusqlite::{Connection, OptionalExtension};
-use rustc_hash::FxHashSet;
 use thiserror::Error;
 
-use crate::record::{Damaged, Interruptions, read_change, topic_hash};
-use crate::segment::{Segment, from_sql, to_sql};
+use crate::rules::{LogEnd, Replay, Selection, TooOld};
+use crate::segment::{Segment, Unreadable, first_time_us, from_sql, hash, read_commit, to_sql};
+
+/// The most changes that an answer of [`Past::history`] has; beyond it whoever asked is better off with
+/// all of the rows.
+pub const HISTORY_CHANGES: usize = 20_000;
+/// The most bytes of records that such an answer is made of.
+pub const HISTORY_BYTES: usize = 8 << 20;
 
 /// What writer and readers share.
 #[derive(Debug)]
@@ -26,7 +31,7 @@ pub(crate) struct State {
     pub(crate) epoch: Epoch,
     /// Not empty; each ends where the next begins, and only the last is written.
     pub(crate) segments: Arc<[Arc<Segment>]>,
-    pub(crate) end: Lsn,
+    pub(crate) end: LogEnd,
 }
 
 /// Reads a log. Cheap to clone; clones may be used from any thread.
@@ -48,6 +53,44 @@ pub enum HistoryError {
     /// The storage engine failed.
     #[error("the log cannot be read: {0}")]
     Storage(#[from] rusqlite::Error),
+}
+
+/// What was read is not what was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Damaged {
+    /// A record is not what was written at this position.
+    #[error("a record of the log is damaged: {0}")]
+    Record(#[from] DecodeError),
+    /// There is no record where there should be one.
+    #[error("a record of the log is missing")]
+    NoRecord,
+}
+
+impl From<TooOld> for HistoryError {
+    fn from(TooOld: TooOld) -> HistoryError {
+        HistoryError::TooOld
+    }
+}
+
+impl From<Unreadable> for HistoryError {
+    fn from(unreadable: Unreadable) -> HistoryError {
+        match unreadable {
+            Unreadable::Damaged(damaged) => damaged.into(),
+            Unreadable::Storage(error) => error.into(),
+        }
+    }
+}
+
+impl From<HistoryError> for PastError {
+    fn from(error: HistoryError) -> PastError {
+        match error {
+            HistoryError::TooOld => PastError::TooOld,
+            HistoryError::TooMuch => PastError::TooMuch,
+            HistoryError::Damaged(_) | HistoryError::Storage(_) => {
+                PastError::Unreadable(error.into())
+            }
+        }
+    }
 }
 
 /// A transaction, without what it did.
@@ -100,7 +143,7 @@ impl State {
 
     /// The segments that hold something of what is after `after` and up to `up_to`, in order.
     fn within(&self, after: Lsn, up_to: Lsn) -> impl DoubleEndedIterator<Item = &Arc<Segment>> {
-        let ends = self.segments[1..].iter().map(|next| next.after).chain([self.end]);
+        let ends = self.segments[1..].iter().map(|next| next.after).chain([self.end.position()]);
         let with_ends: Vec<_> = self.segments.iter().zip(ends).collect();
         with_ends
             .into_iter()
@@ -109,17 +152,23 @@ impl State {
     }
 }
 
-/// What a call of [`LogReader::history`] asks for, and what it has found.
-struct Search<'a> {
-    topics: FxHashSet<&'a Topic>,
+/// What a call of [`LogReader::history_within`] has found, and how much more it may find.
+struct Search<'q> {
+    selection: Selection<'q>,
     /// Sorted, each once.
     hashes: Vec<i64>,
-    tables: &'a [TableId],
-    after: Lsn,
-    up_to: Lsn,
     changes_left: usize,
     bytes_left: usize,
-    history: History,
+}
+
+impl Past for LogReader {
+    fn history(&self, query: &HistoryQuery) -> Result<History, PastError> {
+        Ok(self.history_within(query, HISTORY_CHANGES, HISTORY_BYTES)?)
+    }
+
+    fn replay(&self, after: Lsn, max_bytes: usize) -> Result<Vec<Event>, PastError> {
+        Ok(LogReader::replay(self, after, max_bytes)?)
+    }
 }
 
 impl LogReader {
@@ -132,46 +181,55 @@ impl LogReader {
         self.0.state().epoch
     }
 
-    /// What happened to rows that were in one of `topics`, before or after, and which of `tables`
-    /// were interrupted, in the transactions after `after` and up to `up_to` (or the end of the log,
-    /// if that comes first). A topic without changes costs a look-up and no row is read for it.
+    /// The position after the last transaction, or where the epoch began: what is appended next
+    /// follows it.
+    pub fn last_transaction(&self) -> Lsn {
+        self.0.state().end.transaction()
+    }
+
+    /// What happened to rows that were in one of the topics, before or after, and which of the tables
+    /// were interrupted, in the range that is asked for (or up to the end of the log, if that comes
+    /// first). A topic without changes costs a look-up and no row is read for it.
     ///
     /// # Errors
-    /// [`HistoryError::TooOld`] when `after` lies before the oldest position,
+    /// [`HistoryError::TooOld`] when the range begins before the oldest position,
     /// [`HistoryError::TooMuch`] past `max_changes` or past `max_bytes` of records.
-    pub fn history(
+    pub fn history_within(
         &self,
-        topics: &[Topic],
-        tables: &[TableId],
-        after: Lsn,
-        up_to: Lsn,
+        query: &HistoryQuery,
         max_changes: usize,
         max_bytes: usize,
     ) -> Result<History, HistoryError> {
         let state = self.0.state();
-        if after < state.oldest() {
-            return Err(HistoryError::TooOld);
-        }
-        let up_to = up_to.min(state.end);
-        let mut hashes: Vec<i64> = topics.iter().map(topic_hash).collect();
+        let selection = Selection::new(query, state.oldest(), state.end.position())?;
+        let (after, up_to) = selection.range();
+        let mut hashes: Vec<i64> = query.topics.iter().map(hash).collect();
         hashes.sort_unstable();
         hashes.dedup();
-        let mut search = Search {
-            topics: topics.iter().collect(),
-            hashes,
-            tables,
-            after,
-            up_to,
-            changes_left: max_changes,
-            bytes_left: max_bytes,
-            history: History::default(),
-        };
+        let (changes_left, bytes_left) = (max_changes, max_bytes);
+        let mut search = Search { selection, hashes, changes_left, bytes_left };
         for segment in state.within(after, up_to) {
             search.segment(segment).map_err(|error| of(segment, error))?;
         }
-        search.history.interrupted.sort_unstable();
-        search.history.interrupted.dedup();
-        Ok(search.history)
+        Ok(search.selection.done())
+    }
+
+    /// The transactions behind a position, whole and in order, as they were appended: as many as have
+    /// about `max_bytes` in memory, and at least one if there is one. When these are all, the position
+    /// that the log has reached behind the last one comes after them, if there is one.
+    ///
+    /// # Errors
+    /// [`HistoryError::TooOld`] when `after` lies before the oldest position.
+    pub fn replay(&self, after: Lsn, max_bytes: usize) -> Result<Vec<Event>, HistoryError> {
+        let state = self.0.state();
+        let end = state.end;
+        let mut replay = Replay::new(after, state.oldest(), max_bytes)?;
+        for segment in state.within(after, end.position()) {
+            segment
+                .read(|db| replay_segment(db, after, end.position(), &mut replay))
+                .map_err(|error| of(segment, error))?;
+        }
+        Ok(replay.done(&end))
     }
 
     /// The transactions after `after` and up to `up_to`, in order.
@@ -183,19 +241,20 @@ impl LogReader {
         if after < state.oldest() {
             return Err(HistoryError::TooOld);
         }
-        let up_to = up_to.min(state.end);
+        let up_to = up_to.min(state.end.position());
         let mut transactions = Vec::new();
         for segment in state.within(after, up_to) {
             let read = segment.read(|db| {
                 let mut rows = db.prepare_cached(
-                    "SELECT lsn, xid, time_us FROM commits WHERE lsn > ? AND lsn <= ? ORDER BY lsn",
+                    "SELECT lsn, last_change, record FROM commits WHERE lsn > ? AND lsn <= ? \
+                     ORDER BY lsn",
                 )?;
-                let rows = rows.query_map((to_sql(after), to_sql(up_to)), |row| {
-                    let lsn = from_sql(row.get(0)?);
-                    Ok(Committed { lsn, xid: row.get(1)?, commit_time_us: row.get(2)? })
-                })?;
-                for row in rows {
-                    transactions.push(row?);
+                let mut rows = rows.query((to_sql(after), to_sql(up_to)))?;
+                while let Some(row) = rows.next()? {
+                    let (commit, _) = read_commit(row)?;
+                    let (lsn, xid, commit_time_us) =
+                        (commit.lsn, commit.xid, commit.commit_time_us);
+                    transactions.push(Committed { lsn, xid, commit_time_us });
                 }
                 Ok(())
             });
@@ -204,8 +263,7 @@ impl LogReader {
         Ok(transactions)
     }
 
-    /// The last transactions whole, in order, but for the mutations that they settled: as many as
-    /// have `max_changes` changes altogether, where one without changes counts as one.
+    /// The last transactions whole, in order: as many as have `max_changes` changes altogether, where one without changes counts as one.
     ///
     /// # Errors
     /// When they cannot be read.
@@ -213,9 +271,11 @@ impl LogReader {
         let state = self.0.state();
         let mut left = max_changes;
         let mut newest_first = Vec::new();
-        for segment in state.within(Lsn(0), state.end).rev() {
+        for segment in state.within(Lsn(0), state.end.position()).rev() {
             let whole = segment
-                .read(|db| last_transactions(db, state.end, &mut left, &mut newest_first))
+                .read(|db| {
+                    last_transactions(db, state.end.position(), &mut left, &mut newest_first)
+                })
                 .map_err(|error| of(segment, error))?;
             if !whole {
                 break;
@@ -236,15 +296,11 @@ impl LogReader {
         let oldest_us = match with_transactions.next() {
             None => None,
             Some(segment) => segment
-                .read(|db| {
-                    db.prepare_cached("SELECT time_us FROM commits ORDER BY lsn LIMIT 1")?
-                        .query_row([], |row| row.get(0))
-                        .optional()
-                })
-                .map_err(|error: rusqlite::Error| of(segment, error.into()))?,
+                .read(first_time_us)
+                .map_err(|error| of(segment, HistoryError::from(error)))?,
         };
         let bytes = state.segments.iter().map(|segment| segment.bytes()).sum();
-        Ok(Statistics { bytes, oldest: state.oldest(), oldest_us, end: state.end })
+        Ok(Statistics { bytes, oldest: state.oldest(), oldest_us, end: state.end.position() })
     }
 }
 
@@ -259,9 +315,10 @@ impl Search<'_> {
             let of = |hash| tail.changes.get(hash).into_iter().flatten().copied();
             (tail.indexed, self.hashes.iter().flat_map(of).collect::<Vec<i64>>())
         });
+        let (after, up_to) = self.selection.range();
         segment.read(|db| {
-            let first = last_change(db, self.after)?;
-            let last = last_change(db, self.up_to)?;
+            let first = last_change(db, after)?;
+            let last = last_change(db, up_to)?;
             let mut ids = in_tail;
             ids.retain(|id| (first + 1..=last).contains(id));
             if first < indexed.min(last) {
@@ -299,28 +356,23 @@ impl Search<'_> {
         let mut query = db.prepare_cached("SELECT lsn, record FROM changes WHERE id = ?")?;
         for id in ids {
             let mut rows = query.query([id])?;
-            let row = rows.next()?.ok_or(Damaged)?;
+            let row = rows.next()?.ok_or(Damaged::NoRecord)?;
             let lsn = from_sql(row.get(0)?);
-            let record = row.get_ref(1)?.as_blob().map_err(|_| Damaged)?;
+            let record = row.get_ref(1)?.as_blob().map_err(|_| Damaged::NoRecord)?;
             self.bytes_left =
                 self.bytes_left.checked_sub(record.len()).ok_or(HistoryError::TooMuch)?;
-            let change = read_change(lsn, record)?;
-            if change.topics().any(|topic| self.topics.contains(topic)) {
-                self.history.changes.push((lsn, change));
-            }
+            self.selection.change(lsn, decode_change(lsn, record).map_err(Damaged::from)?);
         }
         Ok(())
     }
 
     fn find_interruptions(&mut self, db: &Connection) -> Result<(), HistoryError> {
+        let (after, up_to) = self.selection.range();
         let mut query =
             db.prepare_cached("SELECT table_id FROM interrupted WHERE lsn > ? AND lsn <= ?")?;
-        let mut rows = query.query((to_sql(self.after), to_sql(self.up_to)))?;
+        let mut rows = query.query((to_sql(after), to_sql(up_to)))?;
         while let Some(row) = rows.next()? {
-            let table = TableId(row.get(0)?);
-            if self.tables.contains(&table) {
-                self.history.interrupted.push(table);
-            }
+            self.selection.interruption(TableId(row.get(0)?));
         }
         Ok(())
     }
@@ -343,51 +395,57 @@ fn last_transactions(
     into: &mut Vec<Arc<Transaction>>,
 ) -> Result<bool, HistoryError> {
     let mut commits = db.prepare_cached(
-        "SELECT lsn, xid, time_us, last_change, interruptions FROM commits WHERE lsn <= ? \
-         ORDER BY lsn DESC",
+        "SELECT lsn, last_change, record FROM commits WHERE lsn <= ? ORDER BY lsn DESC",
     )?;
-    let mut records =
-        db.prepare_cached("SELECT record FROM changes WHERE id > ? AND id <= ? ORDER BY id")?;
     let mut commits = commits.query([to_sql(end)])?;
-    while let Some(commit) = commits.next()? {
-        let lsn = from_sql(commit.get(0)?);
-        let last: i64 = commit.get(3)?;
-        let first = match lsn.0.checked_sub(1) {
-            Some(before) => last_change(db, Lsn(before))?,
-            None => 0,
+    while let Some(row) = commits.next()? {
+        let (commit, last) = read_commit(row)?;
+        let weight = match commit.content {
+            Content::Rows(count) => count.max(1) as usize,
+            Content::TooLarge(_) => 1,
         };
-        let weight = usize::try_from(last - first).map_err(|_| Damaged)?.max(1);
         match left.checked_sub(weight) {
             Some(rest) => *left = rest,
             None => return Ok(false),
         }
-        let interruptions = match commit.get_ref(4)?.as_blob_or_null().map_err(|_| Damaged)? {
-            Some(bytes) => Interruptions::read(bytes)?,
-            None => Interruptions::default(),
-        };
-        let changes = match interruptions.too_large {
-            Some(tables) => Changes::TooLarge(tables),
-            None => {
-                let mut rows = records.query((first, last))?;
-                let mut changes: Vec<Change> = Vec::new();
-                while let Some(row) = rows.next()? {
-                    let record = row.get_ref(0)?.as_blob().map_err(|_| Damaged)?;
-                    changes.push(read_change(lsn, record)?);
-                }
-                if changes.len() as i64 != last - first {
-                    return Err(Damaged.into());
-                }
-                Changes::Rows(changes)
-            }
-        };
-        into.push(Arc::new(Transaction {
-            lsn,
-            xid: commit.get(1)?,
-            commit_time_us: commit.get(2)?,
-            truncated: interruptions.truncated,
-            changes,
-            acknowledgements: Vec::new(),
-        }));
+        into.push(Arc::new(whole(db, commit, last)?));
     }
     Ok(true)
+}
+
+/// Adds the transactions of one segment that are behind `after`, in order, while there is room.
+fn replay_segment(
+    db: &Connection,
+    after: Lsn,
+    end: Lsn,
+    replay: &mut Replay,
+) -> Result<(), HistoryError> {
+    let mut commits = db.prepare_cached(
+        "SELECT lsn, last_change, record FROM commits WHERE lsn > ? AND lsn <= ? ORDER BY lsn",
+    )?;
+    let mut commits = commits.query((to_sql(after), to_sql(end)))?;
+    while replay.has_room()
+        && let Some(row) = commits.next()?
+    {
+        let (commit, last) = read_commit(row)?;
+        let previous = commit.previous;
+        let transaction = Arc::new(whole(db, commit, last)?);
+        replay.transaction(Event::Transaction { previous, transaction });
+    }
+    Ok(())
+}
+
+/// The transaction of a commit, whose last change is `last`.
+fn whole(db: &Connection, commit: Commit, last: i64) -> Result<Transaction, HistoryError> {
+    let mut changes: Vec<Change> = Vec::new();
+    if let Content::Rows(count @ 1..) = commit.content {
+        let mut records =
+            db.prepare_cached("SELECT record FROM changes WHERE id > ? AND id <= ? ORDER BY id")?;
+        let mut rows = records.query((last - i64::from(count), last))?;
+        while let Some(row) = rows.next()? {
+            let record = row.get_ref(0)?.as_blob().map_err(|_| Damaged::NoRecord)?;
+            changes.push(decode_change(commit.lsn, record).map_err(Damaged::from)?);
+        }
+    }
+    Ok(commit.with_changes(changes).map_err(Damaged::from)?)
 }

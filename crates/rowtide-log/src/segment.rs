@@ -12,17 +12,20 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 
+use rowtide_feed::codec::{Commit, decode_change, decode_commit, topic_hash};
+use rowtide_plan::row::Topic;
 use rowtide_protocol::{Epoch, Lsn};
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, OpenFlags, Row};
 use rustc_hash::FxHashMap;
 
 use crate::log::Identity;
-use crate::record::{Damaged, read_change, topic_hash};
+use crate::reader::Damaged;
+use crate::rules::{self, Header, LogEnd};
 
-pub(crate) use writer::SegmentWriter;
+pub(crate) use writer::{SegmentWriter, first_time_us};
 
-/// The form of a segment, and of the records in it.
-const FORMAT: i64 = 1;
+/// The form of a segment (`user_version`). Records say their own version.
+const FORMAT: i64 = 2;
 
 /// Marks a SQLite database as a segment (`application_id`).
 const APPLICATION: i64 = 0x526f_5431;
@@ -38,15 +41,15 @@ const SCHEMA: &str = "
     ) STRICT;
     CREATE TABLE progress (
         id INTEGER PRIMARY KEY CHECK (id = 1),
-        end INTEGER NOT NULL,
+        transaction_end INTEGER NOT NULL,
+        quiet_end INTEGER,
+        quiet_time_us INTEGER,
         indexed INTEGER NOT NULL
     ) STRICT;
     CREATE TABLE commits (
         lsn INTEGER PRIMARY KEY,
-        xid INTEGER NOT NULL,
-        time_us INTEGER NOT NULL,
         last_change INTEGER NOT NULL,
-        interruptions BLOB
+        record BLOB NOT NULL
     ) STRICT;
     CREATE TABLE changes (
         id INTEGER PRIMARY KEY,
@@ -91,24 +94,27 @@ pub(crate) struct Tail {
     pub(crate) entries: usize,
 }
 
-/// What a segment says of itself.
+/// A segment that was there.
 #[derive(Debug)]
-pub(crate) struct Header {
-    pub(crate) epoch: Epoch,
-    pub(crate) identity: Vec<u8>,
-    pub(crate) after: Lsn,
-    pub(crate) end: Lsn,
+pub(crate) struct Found {
+    pub(crate) segment: Segment,
+    pub(crate) header: Header,
+    pub(crate) end: LogEnd,
 }
 
 /// Why a file cannot be used as a segment.
 #[derive(Debug)]
 pub(crate) enum Unusable {
-    /// It is of another version of this server.
-    Format,
-    /// It is damaged: what is wrong.
-    Damaged(String),
+    /// For good.
+    Unfit(rules::Unusable),
     /// It could not be read, for a reason that may pass.
     Failed(rusqlite::Error),
+}
+
+impl Unusable {
+    fn damaged(why: impl ToString) -> Unusable {
+        Unusable::Unfit(rules::Unusable::Damaged(why.to_string()))
+    }
 }
 
 impl From<rusqlite::Error> for Unusable {
@@ -117,9 +123,7 @@ impl From<rusqlite::Error> for Unusable {
         // Without a code it is a column that is not what the schema says; `Unknown` is a table that is
         // not there.
         match error.sqlite_error_code() {
-            None | Some(DatabaseCorrupt | NotADatabase | Unknown) => {
-                Unusable::Damaged(error.to_string())
-            }
+            None | Some(DatabaseCorrupt | NotADatabase | Unknown) => Unusable::damaged(error),
             Some(_) => Unusable::Failed(error),
         }
     }
@@ -127,7 +131,7 @@ impl From<rusqlite::Error> for Unusable {
 
 impl From<Damaged> for Unusable {
     fn from(damaged: Damaged) -> Unusable {
-        Unusable::Damaged(damaged.to_string())
+        Unusable::damaged(damaged)
     }
 }
 
@@ -141,13 +145,13 @@ pub(crate) fn from_sql(stored: i64) -> Lsn {
 }
 
 impl Segment {
-    /// Makes an empty segment that begins at `after`, in a file that gets its name when it is whole.
+    /// Makes an empty segment that begins where the log ends, in a file that gets its name when it is whole.
     fn create(
         dir: &Path,
         number: u64,
         epoch: Epoch,
         identity: &Identity,
-        after: Lsn,
+        after: &LogEnd,
     ) -> Result<Segment, SegmentError> {
         let path = path_of(dir, number);
         let new = path.with_extension("new");
@@ -155,14 +159,14 @@ impl Segment {
         Segment::fill(&new, epoch, identity, after)?;
         fs::rename(&new, &path)?;
         fs::File::open(dir)?.sync_all()?;
-        Ok(Segment::at(path, number, after))
+        Ok(Segment::at(path, number, after.position()))
     }
 
     fn fill(
         path: &Path,
         epoch: Epoch,
         identity: &Identity,
-        after: Lsn,
+        after: &LogEnd,
     ) -> Result<(), rusqlite::Error> {
         let db = Connection::open(path)?;
         db.pragma_update(None, "synchronous", "FULL")?;
@@ -172,9 +176,13 @@ impl Segment {
         begin.execute_batch(SCHEMA)?;
         begin.execute(
             "INSERT INTO segment VALUES (?, ?, ?)",
-            (epoch.0 as i64, identity.bytes(), to_sql(after)),
+            (epoch.0 as i64, identity.bytes(), to_sql(after.position())),
         )?;
-        begin.execute("INSERT INTO progress VALUES (1, ?, 0)", [to_sql(after)])?;
+        let (transaction, quiet, time_us) = end_to_sql(after);
+        begin.execute(
+            "INSERT INTO progress VALUES (1, ?, ?, ?, 0)",
+            (transaction, quiet, time_us),
+        )?;
         begin.commit()?;
         db.pragma_update(None, "journal_mode", "WAL")?;
         db.close().map_err(|(_, error)| error)
@@ -194,11 +202,7 @@ impl Segment {
     }
 
     /// Opens what is there. A torn tail is found by SQLite: its write-ahead log has checksums.
-    pub(crate) fn open(
-        dir: &Path,
-        number: u64,
-        is_newest: bool,
-    ) -> Result<(Segment, Header), Unusable> {
+    pub(crate) fn open(dir: &Path, number: u64, is_newest: bool) -> Result<Found, Unusable> {
         let path = path_of(dir, number);
         let was_cut_off = fs::metadata(wal_of(&path)).is_ok_and(|wal| wal.len() > 0);
         let segment = Segment::at(path, number, Lsn(0));
@@ -208,45 +212,47 @@ impl Segment {
         let db = segment.connect()?;
         let number = |pragma: &str| db.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
         if number("application_id")? != APPLICATION || number("user_version")? != FORMAT {
-            return Err(Unusable::Format);
+            return Err(Unusable::Unfit(rules::Unusable::OtherVersion));
         }
         if was_cut_off {
             let found =
                 db.pragma_query_value(None, "quick_check", |row| row.get::<_, String>(0))?;
             if found != "ok" {
-                return Err(Unusable::Damaged(found));
+                return Err(Unusable::damaged(found));
             }
         }
         let (epoch, identity, after) =
             db.query_row("SELECT epoch, identity, after FROM segment", [], |row| {
                 Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?, row.get(2)?))
             })?;
-        let (end, indexed) = db.query_row("SELECT end, indexed FROM progress", [], |row| {
-            Ok((row.get(0)?, row.get::<_, i64>(1)?))
-        })?;
-        let header = Header {
-            epoch: Epoch(epoch as u64),
-            identity,
-            after: from_sql(after),
-            end: from_sql(end),
-        };
-        let newest = db
-            .query_row(
-                "SELECT lsn, time_us, last_change FROM commits ORDER BY lsn DESC LIMIT 1",
-                [],
-                |row| Ok((row.get(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)),
-            )
-            .optional()?;
-        let (last_commit, newest_us, last_change) = newest.unwrap_or((after, i64::MIN, 0));
+        let after = from_sql(after);
+        let (end, indexed) = db.query_row(
+            "SELECT transaction_end, quiet_end, quiet_time_us, indexed FROM progress",
+            [],
+            |row| {
+                let quiet = row.get::<_, Option<i64>>(1)?.zip(row.get::<_, Option<i64>>(2)?);
+                let quiet = quiet.map(|(lsn, time_us)| (from_sql(lsn), time_us));
+                let end = LogEnd::stored(from_sql(row.get(0)?), quiet);
+                Ok((end, row.get::<_, i64>(3)?))
+            },
+        )?;
+        let newest = last_commit(&db, Lsn(u64::MAX))?;
         let last_record: i64 =
             db.query_row("SELECT ifnull(max(id), 0) FROM changes", [], |row| row.get(0))?;
-        if last_commit > end || after > end || last_record != last_change || indexed > last_change {
-            return Err(Unusable::Damaged("its tables do not fit each other".to_owned()));
+        let last_change = newest.as_ref().map_or(0, |(_, last_change)| *last_change);
+        let transactions_fit = match &newest {
+            Some((commit, _)) => commit.lsn == end.transaction() && commit.lsn > after,
+            None => end.transaction() <= after,
+        };
+        let changes_fit = last_record == last_change && indexed <= last_change;
+        if !transactions_fit || !changes_fit || after > end.position() {
+            return Err(Unusable::damaged("its tables do not fit each other"));
         }
-        let tail = read_tail(&db, indexed)?;
+        let tail = read_tail(&db, indexed)?.into();
         drop(db);
-        let newest_us = AtomicI64::new(newest_us);
-        Ok((Segment { after: header.after, newest_us, tail: tail.into(), ..segment }, header))
+        let newest_us = newest.map_or(i64::MIN, |(commit, _)| commit.commit_time_us).into();
+        let header = Header { epoch: Epoch(epoch as u64), identity, after, end: end.position() };
+        Ok(Found { segment: Segment { after, newest_us, tail, ..segment }, header, end })
     }
 
     /// Runs `read` on a connection whose transaction sees one state of the segment.
@@ -327,6 +333,30 @@ impl Segment {
     }
 }
 
+/// The columns of an end.
+fn end_to_sql(end: &LogEnd) -> (i64, Option<i64>, Option<i64>) {
+    let quiet = end.quiet();
+    let (lsn, time_us) = (quiet.map(|(lsn, _)| to_sql(lsn)), quiet.map(|(_, time_us)| time_us));
+    (to_sql(end.transaction()), lsn, time_us)
+}
+
+/// The last transaction up to `lsn`, and its last change.
+pub(crate) fn last_commit(db: &Connection, lsn: Lsn) -> Result<Option<(Commit, i64)>, Unreadable> {
+    let mut last = db.prepare_cached(
+        "SELECT lsn, last_change, record FROM commits WHERE lsn <= ? ORDER BY lsn DESC LIMIT 1",
+    )?;
+    let mut rows = last.query([to_sql(lsn)])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    Ok(Some(read_commit(row)?))
+}
+
+/// A commit and its last change, of a row of `lsn, last_change, record`.
+pub(crate) fn read_commit(row: &Row<'_>) -> Result<(Commit, i64), Unreadable> {
+    let record = row.get_ref(2)?.as_blob().map_err(|_| Damaged::NoRecord)?;
+    let commit = decode_commit(from_sql(row.get(0)?), record).map_err(Damaged::from)?;
+    Ok((commit, row.get(1)?))
+}
+
 /// What is not indexed, from its records.
 fn read_tail(db: &Connection, indexed: i64) -> Result<Tail, Unusable> {
     let mut tail = Tail { indexed, ..Tail::default() };
@@ -334,11 +364,16 @@ fn read_tail(db: &Connection, indexed: i64) -> Result<Tail, Unusable> {
     let mut rows = rows.query([indexed])?;
     while let Some(row) = rows.next()? {
         let (id, lsn) = (row.get(0)?, from_sql(row.get(1)?));
-        let record = row.get_ref(2)?.as_blob().map_err(|_| Damaged)?;
-        let change = read_change(lsn, record)?;
-        change.topics().for_each(|topic| tail.add(topic_hash(topic), id));
+        let record = row.get_ref(2)?.as_blob().map_err(|_| Damaged::NoRecord)?;
+        let change = decode_change(lsn, record).map_err(Damaged::from)?;
+        change.topics().for_each(|topic| tail.add(hash(topic), id));
     }
     Ok(tail)
+}
+
+/// What the index knows of a topic, in SQLite's signed numbers.
+pub(crate) fn hash(topic: &Topic) -> i64 {
+    topic_hash(topic) as i64
 }
 
 impl Tail {
@@ -352,13 +387,37 @@ impl Tail {
     }
 }
 
+/// A record could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unreadable {
+    #[error(transparent)]
+    Damaged(#[from] Damaged),
+    #[error(transparent)]
+    Storage(#[from] rusqlite::Error),
+}
+
+impl From<Unreadable> for Unusable {
+    fn from(unreadable: Unreadable) -> Unusable {
+        match unreadable {
+            Unreadable::Damaged(damaged) => damaged.into(),
+            Unreadable::Storage(error) => error.into(),
+        }
+    }
+}
+
 /// A segment could not be made or written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SegmentError {
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(transparent)]
-    Storage(#[from] rusqlite::Error),
+    Unreadable(#[from] Unreadable),
+}
+
+impl From<rusqlite::Error> for SegmentError {
+    fn from(error: rusqlite::Error) -> SegmentError {
+        SegmentError::Unreadable(error.into())
+    }
 }
 
 const EXTENSION: &str = "segment";

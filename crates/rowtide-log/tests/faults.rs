@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use kit::{TABLES, TestDir, all_topics, entries, identity, options, transaction};
+use kit::{TABLES, TestDir, all_topics, append, events, history, identity, options, transaction};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use rowtide_feed::Transaction;
-use rowtide_log::{Began, Entry, HistoryError, Identity, Log, LogError, LogReader, Opened};
+use rowtide_feed::{Event, Transaction};
+use rowtide_log::rules::{Gap, Replaced};
+use rowtide_log::{Began, HistoryError, Identity, Log, LogError, LogReader, Opened};
 use rowtide_protocol::Lsn;
 
 fn some_transactions(seed: u64, after: Lsn, count: usize) -> Vec<Arc<Transaction>> {
@@ -50,7 +51,7 @@ fn in_segments(dir: &Path, count: usize) -> Vec<Vec<Arc<Transaction>>> {
     let mut groups = Vec::new();
     while segments(dir).len() < count {
         let group = some_transactions(groups.len() as u64, log.end(), 200);
-        log.append(&entries(&group)).unwrap();
+        append(&mut log, &group);
         groups.push(group);
     }
     groups
@@ -65,7 +66,7 @@ fn segments(dir: &Path) -> Vec<PathBuf> {
     segments
 }
 
-fn replaced(dir: &Path, identity: Identity) -> String {
+fn replaced(dir: &Path, identity: Identity) -> Replaced {
     let Opened { log, began, .. } = Log::open(options(dir), identity).unwrap();
     assert_eq!((log.end(), log.oldest()), (Lsn(0), Lsn(0)));
     assert_eq!(segments(dir).len(), 1, "nothing is left of the old one");
@@ -79,7 +80,7 @@ fn a_log_goes_on_where_it_ended_with_its_epoch() {
     let transactions = some_transactions(1, Lsn(0), 20);
     let mut opened = kit::open(&dir.0);
     assert_eq!(opened.began, Began::New);
-    opened.log.append(&entries(&transactions)).unwrap();
+    append(&mut opened.log, &transactions);
     let epoch = opened.log.epoch();
     drop(opened);
     let Opened { log, reader, began } = kit::open(&dir.0);
@@ -100,13 +101,10 @@ fn a_log_of_something_else_is_replaced() {
     for other in others {
         let dir = TestDir::new("identity");
         let mut opened = kit::open(&dir.0);
-        opened.log.append(&entries(&some_transactions(1, Lsn(0), 5))).unwrap();
+        append(&mut opened.log, &some_transactions(1, Lsn(0), 5));
         let epoch = opened.log.epoch();
         drop(opened);
-        assert_eq!(
-            replaced(&dir.0, other.clone()),
-            "it is of another database, slot or definition"
-        );
+        assert_eq!(replaced(&dir.0, other.clone()), Replaced::OtherIdentity);
         let opened = Log::open(options(&dir.0), other).unwrap();
         assert_eq!(opened.began, Began::Continued);
         assert_ne!(opened.log.epoch(), epoch);
@@ -117,7 +115,7 @@ fn a_log_of_something_else_is_replaced() {
 fn a_new_epoch_leaves_nothing_of_the_old_one_and_outlives_a_restart() {
     let dir = TestDir::new("epoch");
     let Opened { mut log, reader, .. } = kit::open(&dir.0);
-    log.append(&entries(&some_transactions(1, Lsn(0), 50))).unwrap();
+    append(&mut log, &some_transactions(1, Lsn(0), 50));
     let old = log.epoch();
     // Also backwards: the database may have been restored.
     log.begin_epoch(identity(), Lsn(10)).unwrap();
@@ -126,7 +124,7 @@ fn a_new_epoch_leaves_nothing_of_the_old_one_and_outlives_a_restart() {
     assert_eq!((log.oldest(), log.end(), reader.epoch()), (Lsn(10), Lsn(10), epoch));
     assert_eq!(lsns(&reader, Lsn(10)), []);
     let transactions = some_transactions(2, Lsn(10), 5);
-    log.append(&entries(&transactions)).unwrap();
+    append(&mut log, &transactions);
     drop((log, reader));
     let Opened { log, reader, began } = kit::open(&dir.0);
     assert_eq!((began, log.epoch(), log.oldest()), (Began::Continued, epoch, Lsn(10)));
@@ -142,13 +140,14 @@ fn a_log_that_cannot_be_read_is_replaced() {
         ("zeros", |bytes| bytes[100..].fill(0)),
     ] {
         let dir = TestDir::new(name);
-        kit::open(&dir.0).log.append(&entries(&some_transactions(1, Lsn(0), 50))).unwrap();
+        append(&mut kit::open(&dir.0).log, &some_transactions(1, Lsn(0), 50));
         let newest = segments(&dir.0).pop().unwrap();
         let mut bytes = fs::read(&newest).unwrap();
         spoil(&mut bytes);
         fs::write(&newest, bytes).unwrap();
         let why = replaced(&dir.0, identity());
-        assert!(!why.is_empty(), "{name}");
+        let is_damaged = matches!(why, Replaced::Damaged(_) | Replaced::OtherVersion);
+        assert!(is_damaged, "{name}: {why}");
     }
 }
 
@@ -186,7 +185,7 @@ fn damaged_records_are_never_taken_for_rows() {
     for _ in 0..60 {
         let dir = TestDir::new("bytes");
         let transactions = some_transactions(random.random(), Lsn(0), 60);
-        kit::open(&dir.0).log.append(&entries(&transactions)).unwrap();
+        append(&mut kit::open(&dir.0).log, &transactions);
         let newest = segments(&dir.0).pop().unwrap();
         let mut bytes = fs::read(&newest).unwrap();
         // Into the text of records, where SQLite's own structure is not hurt.
@@ -197,7 +196,7 @@ fn damaged_records_are_never_taken_for_rows() {
         fs::write(&newest, bytes).unwrap();
         let Opened { reader, began, .. } = kit::open(&dir.0);
         match began {
-            Began::Replaced(why) => assert!(why.contains("damaged"), "{why}"),
+            Began::Replaced(why) => assert!(matches!(why, Replaced::Damaged(_)), "{why}"),
             _ => match reader.tail(usize::MAX) {
                 Err(error) => assert!(matches!(error, HistoryError::Damaged(_)), "{error}"),
                 // The byte was in a page that is not in use.
@@ -217,7 +216,7 @@ fn damaged_records_are_never_taken_for_rows() {
 fn holder() {
     let Ok(dir) = std::env::var("ROWTIDE_LOG_TEST_HOLDER") else { return };
     let mut opened = kit::open(Path::new(&dir));
-    opened.log.append(&entries(&some_transactions(1, Lsn(0), 20))).unwrap();
+    append(&mut opened.log, &some_transactions(1, Lsn(0), 20));
     println!("\nholding");
     std::io::stdin().read_line(&mut String::new()).unwrap();
 }
@@ -281,9 +280,10 @@ fn a_full_disk_is_an_error_that_heals() {
     let mut refused = 0;
     for seed in 0.. {
         let end = log.end();
+        let last = log.last_transaction();
         let group = some_transactions(seed, end, 100);
         let mut tries = 0;
-        while let Err(error) = log.append(&entries(&group)) {
+        while let Err(error) = log.append(&events(last, &group)) {
             assert!(matches!(error, LogError::DiskFull(_)), "{error:?}");
             assert_eq!(log.end(), end);
             assert_eq!(lsns(&reader, Lsn(0)), kept, "the log is as it was");
@@ -299,30 +299,90 @@ fn a_full_disk_is_an_error_that_heals() {
             break;
         }
     }
-    let history = |reader: &LogReader| {
-        let all =
-            reader.history(&all_topics(), &TABLES, Lsn(0), Lsn(u64::MAX), usize::MAX, usize::MAX);
-        all.unwrap().changes.len()
+    let all = |reader: &LogReader| {
+        let end = Lsn(u64::MAX);
+        history(reader, &all_topics(), &TABLES, Lsn(0), end, usize::MAX).unwrap().changes.len()
     };
-    let changes = history(&reader);
+    let changes = all(&reader);
     drop((log, reader));
     let Opened { reader, began, .. } = kit::open(&dir);
     assert_eq!(began, Began::Continued);
     assert_eq!(lsns(&reader, Lsn(0)), kept);
-    assert_eq!(history(&reader), changes);
+    assert_eq!(all(&reader), changes);
+}
+
+fn position(previous: u64, lsn: u64) -> Event {
+    Event::Position { previous: Lsn(previous), lsn: Lsn(lsn), time_us: lsn as i64 + 7 }
 }
 
 #[test]
 fn positions_are_kept_and_nothing_goes_back() {
     let dir = TestDir::new("positions");
     let Opened { mut log, reader, .. } = kit::open(&dir.0);
-    log.append(&[Entry::Position(Lsn(5_000))]).unwrap();
-    log.append(&[Entry::Position(Lsn(50))]).unwrap();
+    log.append(&[position(0, 5_000)]).unwrap();
+    log.append(&[position(0, 50)]).unwrap();
     // Behind the end: the stream has brought it before.
-    log.append(&entries(&some_transactions(1, Lsn(0), 1))).unwrap();
-    assert_eq!(log.end(), Lsn(5_000));
+    append(&mut log, &some_transactions(1, Lsn(0), 1));
+    assert_eq!((log.end(), log.last_transaction()), (Lsn(5_000), Lsn(0)));
     assert_eq!(lsns(&reader, Lsn(0)), []);
-    log.append(&[Entry::Position(Lsn(u64::MAX))]).unwrap();
+    assert_eq!(reader.replay(Lsn(0), 1).unwrap(), [position(0, 5_000)]);
+    log.append(&[position(0, u64::MAX)]).unwrap();
     drop((log, reader));
-    assert_eq!(kit::open(&dir.0).log.end(), Lsn(u64::MAX));
+    let Opened { log, reader, .. } = kit::open(&dir.0);
+    assert_eq!((log.end(), log.last_transaction()), (Lsn(u64::MAX), Lsn(0)));
+    assert_eq!(reader.replay(Lsn(7), 1).unwrap(), [position(0, u64::MAX)]);
+}
+
+#[test]
+fn what_is_not_the_continuation_is_never_appended() {
+    let dir = TestDir::new("gap");
+    let Opened { mut log, reader, .. } = kit::open(&dir.0);
+    let transactions = some_transactions(1, Lsn(0), 20);
+    append(&mut log, &transactions[..5]);
+    let last = transactions[4].lsn;
+    let all = events(Lsn(0), &transactions);
+    let gap = |log: &mut Log, events: &[Event]| match log.append(events) {
+        Err(LogError::Gap(gap)) => gap,
+        other => panic!("{other:?}"),
+    };
+    let previous = transactions[5].lsn;
+    assert_eq!(gap(&mut log, &all[6..]), Gap { after: last, previous });
+    // All or nothing, and positions say what is missing, too.
+    let position = position(previous.0, previous.0 + 1);
+    assert_eq!(gap(&mut log, std::slice::from_ref(&position)), Gap { after: last, previous });
+    let (after, previous) = (transactions[7].lsn, transactions[9].lsn);
+    let holed = [&all[3..8], &all[10..]].concat();
+    assert_eq!(gap(&mut log, &holed), Gap { after, previous });
+    assert_eq!(lsns(&reader, Lsn(0)), lsns_of(&transactions[..5]));
+    log.append(&all[3..]).unwrap();
+    assert_eq!(reader.replay(Lsn(0), usize::MAX).unwrap(), all);
+}
+
+/// A log that the version before wrote: three transactions of the identity that tests use.
+const FORMAT_1: &[u8] = include_bytes!("format1/00000000000000000000.segment");
+
+#[test]
+fn a_log_of_the_former_format_is_replaced_by_a_new_epoch() {
+    let dir = TestDir::new("format-1");
+    fs::write(dir.0.join("00000000000000000000.segment"), FORMAT_1).unwrap();
+    assert_eq!(replaced(&dir.0, identity()), Replaced::OtherVersion);
+    let transactions = some_transactions(1, Lsn(0), 20);
+    let mut opened = kit::open(&dir.0);
+    assert_eq!(opened.began, Began::Continued);
+    append(&mut opened.log, &transactions);
+    drop(opened);
+    let Opened { reader, began, .. } = kit::open(&dir.0);
+    assert_eq!(began, Began::Continued);
+    assert_eq!(reader.replay(Lsn(0), usize::MAX).unwrap(), events(Lsn(0), &transactions));
+}
+
+#[test]
+fn what_a_former_format_has_left_before_the_newest_segment_ends_the_log_there() {
+    let dir = TestDir::new("format-1-older");
+    let groups = in_segments(&dir.0, 2);
+    fs::write(&segments(&dir.0)[0], FORMAT_1).unwrap();
+    let Opened { log, reader, began } = kit::open(&dir.0);
+    assert_eq!(began, Began::Shortened("a part of it is of another version".into()));
+    let all: Vec<Lsn> = groups.iter().flat_map(|group| lsns_of(group)).collect();
+    assert!(all.ends_with(&lsns(&reader, log.oldest())));
 }

@@ -1,5 +1,6 @@
 //! The log against a plain list of transactions: whatever is appended, brought again, forgotten, torn
-//! off or opened again, the history of any topics from any position is what the list says.
+//! off or opened again, the history of any topics from any position is what the list says, and a replay
+//! from any position brings what was appended, event by event.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -10,12 +11,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use kit::{TABLES, TestDir, all_topics, entries, identity, transaction};
+use kit::{TABLES, TestDir, all_topics, events, history, identity, transaction};
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
-use rowtide_feed::{Change, Changes, Transaction};
-use rowtide_log::{Began, Committed, Entry, HistoryError, Log, LogOptions, LogReader, Opened};
+use rowtide_feed::{Change, Changes, Event, Follower, HistoryQuery, Taken, Transaction};
+use rowtide_log::rules::{LogEnd, Replay, Selection};
+use rowtide_log::{Began, Committed, HistoryError, Log, LogOptions, LogReader, Opened};
 use rowtide_protocol::Lsn;
 
 const SEEDS: u64 = 40;
@@ -30,8 +32,15 @@ struct Model {
     open: Option<(Log, LogReader)>,
     transactions: Vec<Arc<Transaction>>,
     /// Where appends have ended, the newest last: a torn tail ends at one of them.
-    ends: Vec<Lsn>,
+    ends: Vec<End>,
     now_us: i64,
+}
+
+/// Where an append has ended, with the position behind the last transaction, if there is one.
+#[derive(Clone)]
+struct End {
+    lsn: Lsn,
+    position: Option<Event>,
 }
 
 impl Model {
@@ -44,7 +53,7 @@ impl Model {
         let Opened { log, reader, began } = Log::open(options.clone(), identity()).unwrap();
         assert_eq!(began, Began::New);
         let open = Some((log, reader));
-        let ends = vec![Lsn(0)];
+        let ends = vec![End { lsn: Lsn(0), position: None }];
         Model { random, dir, options, open, transactions: Vec::new(), ends, now_us: 0 }
     }
 
@@ -52,26 +61,37 @@ impl Model {
         &mut self.open.as_mut().unwrap().0
     }
 
-    fn end(&self) -> Lsn {
-        self.ends[self.ends.len() - 1]
+    fn end(&self) -> &End {
+        &self.ends[self.ends.len() - 1]
     }
 
     fn append(&mut self) {
-        let mut group = Vec::new();
-        // What was delivered before comes again.
-        let again = self.random.random_range(0..3).min(self.transactions.len());
-        group.extend(entries(&self.transactions[self.transactions.len() - again..]));
-        let mut end = self.end();
+        // What was delivered before comes again, with what was said of positions then.
+        let all = events(Lsn(0), &self.transactions);
+        let again = self.random.random_range(0..3).min(all.len());
+        let mut group = all[all.len() - again..].to_vec();
+        group.extend(self.end().position.clone());
+        let mut last = self.transactions.last().map_or(Lsn(0), |last| last.lsn);
+        let mut end = self.end().clone();
         for _ in 0..self.random.random_range(0..30) {
             self.now_us += self.random.random_range(0..200_000);
-            if self.random.random_ratio(1, 10) {
-                end = Lsn(end.0 + self.random.random_range(0..50));
-                group.push(Entry::Position(end));
-            } else {
-                let next = transaction(&mut self.random, end, self.now_us);
-                end = next.lsn;
-                self.transactions.push(Arc::clone(&next));
-                group.push(Entry::Transaction(next));
+            match self.random.random_range(0..20) {
+                0 => group.push(Event::StreamBegan { wal_end: end.lsn }),
+                1 | 2 => {
+                    let lsn = Lsn(end.lsn.0 + self.random.random_range(0..50));
+                    let position = Event::Position { previous: last, lsn, time_us: self.now_us };
+                    group.push(position.clone());
+                    if lsn > end.lsn {
+                        end = End { lsn, position: Some(position) };
+                    }
+                }
+                _ => {
+                    let next = transaction(&mut self.random, end.lsn, self.now_us);
+                    group.extend(events(last, std::slice::from_ref(&next)));
+                    end = End { lsn: next.lsn, position: None };
+                    last = next.lsn;
+                    self.transactions.push(next);
+                }
             }
         }
         self.log().append(&group).unwrap();
@@ -109,8 +129,9 @@ impl Model {
         assert_eq!(log.oldest(), oldest);
         let end = log.end();
         if torn {
-            assert!(self.ends.contains(&end), "torn within an append: {end}");
-            self.ends.retain(|earlier| *earlier <= end);
+            let whole = self.ends.iter().any(|earlier| earlier.lsn == end);
+            assert!(whole, "torn within an append: {end}");
+            self.ends.retain(|earlier| earlier.lsn <= end);
             self.transactions.retain(|transaction| transaction.lsn <= end);
         }
         self.open = Some((log, reader));
@@ -125,9 +146,10 @@ impl Model {
     }
 
     fn check(&mut self) {
-        let end = self.end();
         let (log, reader) = self.open.as_ref().unwrap();
-        assert_eq!(log.end(), end);
+        assert_eq!(log.end(), self.end().lsn);
+        let last = self.transactions.last().map_or(Lsn(0), |last| last.lsn);
+        assert_eq!((log.last_transaction(), reader.last_transaction()), (last, last));
         let oldest = log.oldest();
         let topics: Vec<_> = {
             let count = self.random.random_range(0..5);
@@ -141,12 +163,16 @@ impl Model {
             Lsn(near.0.saturating_add_signed(self.random.random_range(-1..=1)))
         };
         let (after, up_to) = (place(), place().max(place()));
-        let history = reader.history(&topics, tables, after, up_to, usize::MAX, usize::MAX);
+        let selected = history(reader, &topics, tables, after, up_to, usize::MAX);
         if after < oldest {
-            assert!(matches!(history, Err(HistoryError::TooOld)), "{history:?}");
+            assert!(matches!(selected, Err(HistoryError::TooOld)), "{selected:?}");
+            let replay = reader.replay(after, usize::MAX);
+            assert!(matches!(replay, Err(HistoryError::TooOld)), "{replay:?}");
             return;
         }
-        let history = history.unwrap();
+        let max_bytes = self.random.random_range(1..100_000);
+        self.check_replay(after, max_bytes);
+        let selected = selected.unwrap();
         let range = || {
             let all = self.transactions.iter();
             all.filter(move |transaction| transaction.lsn > after && transaction.lsn <= up_to)
@@ -169,10 +195,14 @@ impl Model {
         interrupted.retain(|table| tables.contains(table));
         interrupted.sort_unstable();
         interrupted.dedup();
-        assert_eq!(format!("{:?}", history.changes), format!("{expected:?}"));
-        assert_eq!(history.interrupted, interrupted);
+        assert_eq!(selected.changes, expected);
+        assert_eq!(selected.interrupted, interrupted);
+        let query = HistoryQuery { topics: topics.clone(), tables: tables.into(), after, up_to };
+        let mut selection = Selection::new(&query, oldest, self.end().lsn).unwrap();
+        self.events().iter().for_each(|event| selection.event(event));
+        assert_eq!(selection.done(), selected, "by the rules alone");
         if let Some(fewer) = expected.len().checked_sub(1) {
-            let limited = reader.history(&topics, tables, after, up_to, fewer, usize::MAX);
+            let limited = history(reader, &topics, tables, after, up_to, fewer);
             assert!(matches!(limited, Err(HistoryError::TooMuch)), "{limited:?}");
         }
 
@@ -188,10 +218,54 @@ impl Model {
         let tail = reader.tail(left).unwrap();
         let newest_first = self.transactions.iter().rev();
         let mut last: Vec<_> = newest_first
+            .cloned()
             .take_while(|transaction| transaction.lsn > oldest && weight(transaction, &mut left))
             .collect();
         last.reverse();
-        assert_eq!(format!("{tail:?}"), format!("{last:?}"));
+        assert_eq!(tail, last);
+    }
+}
+
+impl Model {
+    /// All that the log ever had, as a fold over it would find it.
+    fn events(&self) -> Vec<Event> {
+        let mut all = events(Lsn(0), &self.transactions);
+        all.extend(self.end().position.clone());
+        all
+    }
+
+    /// All that is behind `after`, in pieces of about `max_bytes`, each of which follows the one before.
+    fn check_replay(&self, after: Lsn, max_bytes: usize) {
+        let (_, reader) = self.open.as_ref().unwrap();
+        let mut expected = self.events();
+        let mut end = LogEnd::at(Lsn(0));
+        let mut by_rules = Replay::new(after, Lsn(0), max_bytes).unwrap();
+        for event in &expected {
+            assert_eq!(end.take(event), Taken::Next);
+            if let (Event::Transaction { .. }, true) = (event, by_rules.has_room()) {
+                by_rules.transaction(event.clone());
+            }
+        }
+        assert_eq!(reader.replay(after, max_bytes).unwrap(), by_rules.done(&end));
+        expected.retain(|event| event.lsn() > Some(after));
+        let mut follower = Follower::at(after);
+        let mut replayed = Vec::new();
+        loop {
+            let piece = reader.replay(follower.position(), max_bytes).unwrap();
+            if piece.is_empty() {
+                break;
+            }
+            assert!(piece.iter().all(|event| follower.take(event) == Taken::Next));
+            let transactions: Vec<usize> = piece
+                .iter()
+                .filter(|event| matches!(event, Event::Transaction { .. }))
+                .map(Event::bytes)
+                .collect();
+            let but_last = &transactions[..transactions.len().saturating_sub(1)];
+            assert!(but_last.iter().sum::<usize>() < max_bytes);
+            replayed.extend(piece);
+        }
+        assert_eq!(replayed, expected);
     }
 }
 
@@ -266,12 +340,12 @@ fn pruning_by_the_clock_leaves_nothing_that_is_older() {
     let Opened { mut log, reader, .. } = kit::open(&dir.0);
     let mut random = SmallRng::seed_from_u64(1);
     let first = transaction(&mut random, Lsn(0), 1_000_000);
-    log.append(&entries(&[Arc::clone(&first)])).unwrap();
+    kit::append(&mut log, &[Arc::clone(&first)]);
     log.prune(SystemTime::now()).unwrap();
     assert_eq!((log.oldest(), log.end()), (first.lsn, first.lsn));
     assert_eq!(reader.statistics().unwrap().oldest_us, None);
-    let history = reader.history(&all_topics(), &TABLES, first.lsn, Lsn(u64::MAX), 10, 10).unwrap();
-    assert!(history.changes.is_empty());
+    let left = history(&reader, &all_topics(), &TABLES, first.lsn, Lsn(u64::MAX), 10).unwrap();
+    assert!(left.changes.is_empty());
 }
 
 /// The index in memory moves into the database under the readers several times.
@@ -284,7 +358,7 @@ fn readers_see_all_of_what_was_appended_while_more_is() {
     let mut transactions = Vec::new();
     let topics = all_topics();
     let changes_of = |reader: &LogReader, up_to| {
-        let all = reader.history(&topics, &[], Lsn(0), up_to, usize::MAX, usize::MAX).unwrap();
+        let all = history(reader, &topics, &[], Lsn(0), up_to, usize::MAX).unwrap();
         all.changes.iter().map(|(lsn, change)| (*lsn, change.table)).collect::<Vec<_>>()
     };
     std::thread::scope(|scope| {
@@ -309,7 +383,7 @@ fn readers_see_all_of_what_was_appended_while_more_is() {
                 transactions.push(Arc::clone(&next));
                 group.push(next);
             }
-            log.append(&entries(&group)).unwrap();
+            kit::append(&mut log, &group);
         }
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         for reader in readers {

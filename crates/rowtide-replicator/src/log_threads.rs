@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use rowtide_feed::{Event, Publisher, Transaction};
-use rowtide_log::{Began, Committed, Entry, HistoryError, Identity, Log, LogError, LogOptions};
+use rowtide_log::{Began, Committed, HistoryError, Identity, Log, LogError, LogOptions};
 use rowtide_log::{LogReader, Opened};
 use rowtide_protocol::{Epoch, Lsn};
 use thiserror::Error;
@@ -171,19 +171,19 @@ impl Writer {
                 Task::Append(events) => {
                     // One write for all that comes in a moment.
                     std::thread::sleep(LOG_COLLECT);
-                    let mut entries: Vec<Entry> = events.iter().filter_map(entry).collect();
-                    while entries.len() < LOG_GROUP
+                    let mut events = events.to_vec();
+                    while events.len() < LOG_GROUP
                         && let Ok(task) = tasks.try_recv()
                     {
                         match task {
-                            Task::Append(more) => entries.extend(more.iter().filter_map(entry)),
+                            Task::Append(more) => events.extend_from_slice(&more),
                             begin @ Task::Begin(..) => {
                                 next = Some(begin);
                                 break;
                             }
                         }
                     }
-                    if !self.append(&tasks, &entries) {
+                    if !self.append(&tasks, &events) {
                         return;
                     }
                 }
@@ -203,15 +203,15 @@ impl Writer {
     }
 
     /// Whether it was done; not if nobody waits for it any more.
-    fn append(&mut self, tasks: &mpsc::Receiver<Task>, entries: &[Entry]) -> bool {
-        let Some(covered) = entries.last().map(end_of) else { return true };
+    fn append(&mut self, tasks: &mpsc::Receiver<Task>, events: &[Event]) -> bool {
+        let Some(covered) = events.iter().filter_map(Event::lsn).max() else { return true };
         // A position alone says only that nothing came; it is not worth a write each time.
         let now = SystemTime::now();
         let late = now.duration_since(self.positioned).map_or(true, |d| d >= LOG_POSITION_EVERY);
-        if late || entries.iter().any(|entry| matches!(entry, Entry::Transaction(_))) {
+        if late || events.iter().any(|event| matches!(event, Event::Transaction { .. })) {
             self.positioned = now;
             let begun = Instant::now();
-            if !self.until_done(tasks, |log| log.append(entries)) {
+            if !self.until_done(tasks, |log| log.append(events)) {
                 return false;
             }
             telemetry::logged(begun.elapsed());
@@ -260,20 +260,5 @@ impl Writer {
             (state.durable, state.oldest, state.log_failing) = (end, oldest, failing);
             changed
         });
-    }
-}
-
-fn entry(event: &Event) -> Option<Entry> {
-    match event {
-        Event::Transaction { transaction, .. } => Some(Entry::Transaction(Arc::clone(transaction))),
-        Event::Position { lsn, .. } => Some(Entry::Position(*lsn)),
-        Event::EpochBegan { .. } | Event::StreamBegan { .. } | Event::TableChanged { .. } => None,
-    }
-}
-
-fn end_of(entry: &Entry) -> Lsn {
-    match entry {
-        Entry::Transaction(transaction) => transaction.lsn,
-        Entry::Position(lsn) => *lsn,
     }
 }

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use rowtide_feed::{Event, History, HistoryQuery, PastError, Request};
+use rowtide_feed::{History, HistoryQuery, PastError, Request};
 use rowtide_log::{HistoryError, LogReader};
 use rowtide_protocol::{Epoch, Lsn};
 use tokio::runtime::Runtime;
@@ -35,7 +35,7 @@ pub(crate) fn start(
                 }
                 Request::Replay(epoch, after, bytes, reply) => {
                     if let Some(reader) = reader_of(&runtime, &log, epoch, after) {
-                        drop(reply.send(replay(&reader, after, bytes)));
+                        drop(reply.send(reader.replay(after, bytes).map_err(PastError::from)));
                     }
                 }
                 Request::Look => look.notify_one(),
@@ -56,8 +56,7 @@ fn reader_of(runtime: &Runtime, log: &SharedLog, epoch: Epoch, up_to: Lsn) -> Op
 }
 
 fn history(reader: &LogReader, query: &HistoryQuery) -> Result<History, PastError> {
-    let HistoryQuery { topics, tables, after, up_to } = query;
-    let read = reader.history(topics, tables, *after, *up_to, HISTORY_CHANGES, HISTORY_BYTES);
+    let read = reader.history_within(query, HISTORY_CHANGES, HISTORY_BYTES);
     let result = match &read {
         Ok(history) if history.interrupted.is_empty() => "read",
         Ok(_) => "interrupted",
@@ -69,32 +68,5 @@ fn history(reader: &LogReader, query: &HistoryQuery) -> Result<History, PastErro
         }
     };
     telemetry::history(result);
-    read.map_err(past_error)
-}
-
-/// The log of today tells whole transactions from its end only, so that what lies further back is too old.
-fn replay(reader: &LogReader, after: Lsn, _max_bytes: usize) -> Result<Vec<Event>, PastError> {
-    let committed = reader.transactions(after, Lsn(u64::MAX)).map_err(past_error)?;
-    let Some(first) = committed.first() else { return Ok(Vec::new()) };
-    let tail = reader.tail(HISTORY_CHANGES).map_err(past_error)?;
-    if tail.first().is_none_or(|transaction| transaction.lsn > first.lsn) {
-        return Err(PastError::TooMuch);
-    }
-    let mut previous = after;
-    let missed = tail.into_iter().filter(|transaction| transaction.lsn > after);
-    let event = |transaction: Arc<rowtide_feed::Transaction>| {
-        let previous = std::mem::replace(&mut previous, transaction.lsn);
-        Event::Transaction { previous, transaction }
-    };
-    Ok(missed.map(event).collect())
-}
-
-fn past_error(error: HistoryError) -> PastError {
-    match error {
-        HistoryError::TooOld => PastError::TooOld,
-        HistoryError::TooMuch => PastError::TooMuch,
-        HistoryError::Damaged(_) | HistoryError::Storage(_) => {
-            PastError::Unreadable(Box::new(error))
-        }
-    }
+    read.map_err(PastError::from)
 }

@@ -363,7 +363,7 @@ fn said_of(began: Began, end: Lsn) -> Option<EpochReason> {
         }
         Began::New => Some(EpochReason::NewLog),
         Began::Replaced(reason) => {
-            tracing::warn!(reason, "the log could not be used; a new one begins");
+            tracing::warn!(%reason, "the log could not be used; a new one begins");
             Some(EpochReason::UnusableLog)
         }
     }

@@ -4,14 +4,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rowtide_feed::{Changes, Transaction};
-use rowtide_protocol::{Epoch, Lsn};
-use rusqlite::{Connection, OptionalExtension};
+use rowtide_feed::Changes;
+use rowtide_feed::codec::{encode_change, encode_commit};
+use rowtide_protocol::Epoch;
+use rusqlite::Connection;
 use smallvec::SmallVec;
 
-use super::{Segment, SegmentError, Tail, remove, to_sql};
+use super::{
+    Segment, SegmentError, Tail, Unreadable, end_to_sql, hash, read_commit, remove, to_sql,
+};
 use crate::log::Identity;
-use crate::record::{Interruptions, topic_hash, write_change};
+use crate::rules::{Appending, LogEnd, interruptions};
 
 /// So many entries go into the index at once, a few thousand changes: enough for pages to be shared,
 /// and few enough that an append is held up by some tens of milliseconds at most.
@@ -34,7 +37,7 @@ pub(crate) struct SegmentWriter {
 }
 
 impl SegmentWriter {
-    /// Begins a new segment at `after`.
+    /// Begins a new segment where the log ends.
     ///
     /// # Errors
     /// Then nothing of it is left: a later start would go on from it.
@@ -43,7 +46,7 @@ impl SegmentWriter {
         number: u64,
         epoch: Epoch,
         identity: &Identity,
-        after: Lsn,
+        after: &LogEnd,
     ) -> Result<SegmentWriter, SegmentError> {
         let made = Segment::create(dir, number, epoch, identity, after)
             .and_then(|segment| Ok(SegmentWriter::new(Arc::new(segment))?));
@@ -58,7 +61,7 @@ impl SegmentWriter {
         &self.segment
     }
 
-    pub(crate) fn new(segment: Arc<Segment>) -> Result<SegmentWriter, rusqlite::Error> {
+    pub(crate) fn new(segment: Arc<Segment>) -> Result<SegmentWriter, Unreadable> {
         let db = segment.connect()?;
         db.pragma_update(None, "synchronous", "FULL")?;
         db.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
@@ -67,47 +70,39 @@ impl SegmentWriter {
         db.pragma_update(None, "cache_size", -16_384)?;
         let last_change =
             db.query_row("SELECT ifnull(max(id), 0) FROM changes", [], |row| row.get(0))?;
-        let oldest_us = db
-            .query_row("SELECT time_us FROM commits ORDER BY lsn LIMIT 1", [], |row| row.get(0))
-            .optional()?;
+        let oldest_us = first_time_us(&db)?;
         let bytes = size_of_database(&db)?;
         Ok(SegmentWriter { segment, db, last_change, oldest_us, bytes })
     }
 
-    /// Appends transactions and moves the segment's end to `end`, all or nothing and durably.
-    pub(crate) fn append(
-        &mut self,
-        transactions: &[&Transaction],
-        end: Lsn,
-    ) -> Result<(), rusqlite::Error> {
+    /// Appends transactions and moves the segment's end, all or nothing and durably.
+    pub(crate) fn append(&mut self, appending: &Appending<'_>) -> Result<(), rusqlite::Error> {
+        let transactions = &appending.transactions;
         let write = self.db.transaction()?;
         let mut last_change = self.last_change;
         let mut entries: Vec<(i64, i64)> = Vec::new();
         {
-            let mut commit = write.prepare_cached("INSERT INTO commits VALUES (?, ?, ?, ?, ?)")?;
+            let mut commit = write.prepare_cached("INSERT INTO commits VALUES (?, ?, ?)")?;
             let mut insert = write.prepare_cached("INSERT INTO changes VALUES (?, ?, ?)")?;
-            for transaction in transactions {
+            let mut record = Vec::with_capacity(1_024);
+            for (previous, transaction) in transactions {
                 let lsn = to_sql(transaction.lsn);
-                let mut interruptions =
-                    Interruptions { truncated: transaction.truncated.clone(), too_large: None };
-                match &transaction.changes {
-                    Changes::TooLarge(tables) => interruptions.too_large = Some(tables.clone()),
-                    Changes::Rows(changes) => {
-                        for change in changes {
-                            last_change += 1;
-                            let record = write_change(transaction.lsn, change);
-                            insert.execute((last_change, lsn, record))?;
-                            let mut hashes: SmallVec<[i64; 8]> =
-                                change.topics().map(topic_hash).collect();
-                            hashes.sort_unstable();
-                            hashes.dedup();
-                            entries.extend(hashes.iter().map(|hash| (*hash, last_change)));
-                        }
+                if let Changes::Rows(changes) = &transaction.changes {
+                    for change in changes {
+                        last_change += 1;
+                        record.clear();
+                        encode_change(transaction.lsn, change, &mut record);
+                        insert.execute((last_change, lsn, &record[..]))?;
+                        let mut hashes: SmallVec<[i64; 8]> = change.topics().map(hash).collect();
+                        hashes.sort_unstable();
+                        hashes.dedup();
+                        entries.extend(hashes.iter().map(|hash| (*hash, last_change)));
                     }
                 }
-                let (xid, time_us) = (transaction.xid, transaction.commit_time_us);
-                commit.execute((lsn, xid, time_us, last_change, interruptions.write()))?;
-                for table in interruptions.tables() {
+                record.clear();
+                encode_commit(*previous, transaction, &mut record);
+                commit.execute((lsn, last_change, &record[..]))?;
+                for table in interruptions(transaction) {
                     write.execute(
                         "INSERT OR IGNORE INTO interrupted VALUES (?, ?)",
                         (lsn, table.0),
@@ -119,12 +114,16 @@ impl SegmentWriter {
         if flush {
             self.segment.tail(|tail| index(&write, tail, &entries, last_change))?;
         }
-        write.prepare_cached("UPDATE progress SET end = ?")?.execute([to_sql(end)])?;
+        write
+            .prepare_cached(
+                "UPDATE progress SET transaction_end = ?, quiet_end = ?, quiet_time_us = ?",
+            )?
+            .execute(end_to_sql(&appending.end))?;
         let bytes = size_of_database(&write)?;
         write.commit()?;
         self.last_change = last_change;
         self.bytes = bytes;
-        if let (Some(first), Some(last)) = (transactions.first(), transactions.last()) {
+        if let (Some((_, first)), Some((_, last))) = (transactions.first(), transactions.last()) {
             self.oldest_us.get_or_insert(first.commit_time_us);
             self.segment.newest_us.store(last.commit_time_us, Ordering::Relaxed);
         }
@@ -158,6 +157,15 @@ impl SegmentWriter {
         }
         Ok(())
     }
+}
+
+/// When the first transaction was committed.
+pub(crate) fn first_time_us(db: &Connection) -> Result<Option<i64>, Unreadable> {
+    let mut first =
+        db.prepare_cached("SELECT lsn, last_change, record FROM commits ORDER BY lsn LIMIT 1")?;
+    let mut rows = first.query([])?;
+    let first = rows.next()?.map(read_commit).transpose()?;
+    Ok(first.map(|(commit, _)| commit.commit_time_us))
 }
 
 /// Puts the tail and `more` into the index.

@@ -9,12 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::Rng;
 use rand::rngs::SmallRng;
-use rowtide_feed::{Change, Changes, Transaction};
-use rowtide_log::{Entry, Identity, Log, LogOptions, Opened};
+use rowtide_feed::{Acknowledgement, Change, Changes, Event, History, HistoryQuery, Transaction};
+use rowtide_log::{HistoryError, Identity, Log, LogOptions, LogReader, Opened};
 use rowtide_plan::plan::{BranchId, TableId};
 use rowtide_plan::row::{Image, Row, Topic};
 use rowtide_plan::value::Value;
-use rowtide_protocol::Lsn;
+use rowtide_protocol::{Lsn, Refusal};
 
 /// Removed when it is dropped.
 pub(crate) struct TestDir(pub(crate) PathBuf);
@@ -116,16 +116,59 @@ pub(crate) fn transaction(
             Changes::Rows((0..count).map(|_| change(random)).collect())
         }
     };
+    let acknowledgements = (0..random.random_range(0_u32..6).saturating_sub(3))
+        .map(|_| Arc::new(acknowledgement(random)))
+        .collect();
     Arc::new(Transaction {
         lsn: Lsn(after.0 + random.random_range(1..1_000)),
         xid: random.random(),
         commit_time_us,
         truncated,
         changes,
-        acknowledgements: Vec::new(),
+        acknowledgements,
     })
 }
 
-pub(crate) fn entries(transactions: &[Arc<Transaction>]) -> Vec<Entry> {
-    transactions.iter().cloned().map(Entry::Transaction).collect()
+fn acknowledgement(random: &mut SmallRng) -> Acknowledgement {
+    let last_mutation = random.random();
+    let rejected = (0..random.random_range(0..3))
+        .map(|_| Refusal {
+            id: random.random(),
+            code: "forbidden".to_owned(),
+            message: "x".repeat(random.random_range(0..20)),
+        })
+        .collect();
+    Acknowledgement {
+        client: format!("client-{}", random.random_range(0..9)).into(),
+        last_mutation,
+        rejected,
+        name: random.random_ratio(1, 3).then(|| "name".into()),
+    }
+}
+
+/// The transactions as the feed carries them, behind a transaction that ended at `previous`.
+pub(crate) fn events(mut previous: Lsn, transactions: &[Arc<Transaction>]) -> Vec<Event> {
+    let event = |transaction: &Arc<Transaction>| {
+        let before = std::mem::replace(&mut previous, transaction.lsn);
+        Event::Transaction { previous: before, transaction: Arc::clone(transaction) }
+    };
+    transactions.iter().map(event).collect()
+}
+
+/// Appends transactions behind the last one.
+pub(crate) fn append(log: &mut Log, transactions: &[Arc<Transaction>]) {
+    log.append(&events(log.last_transaction(), transactions)).unwrap();
+}
+
+/// All that happened in `topics`.
+pub(crate) fn history(
+    reader: &LogReader,
+    topics: &[Topic],
+    tables: &[TableId],
+    after: Lsn,
+    up_to: Lsn,
+    max_changes: usize,
+) -> Result<History, HistoryError> {
+    let query = HistoryQuery { topics: topics.to_vec(), tables: tables.into(), after, up_to };
+    reader.history_within(&query, max_changes, usize::MAX)
 }
