@@ -127,6 +127,8 @@ impl App {
         let server = server.unwrap_or_else(|error| panic!("{error}"));
         // Where clients know it to be, also after a restart.
         self.options.listen = server.address();
+        // It has looked at the tables then; one that stands by never is.
+        drop(tokio::time::timeout(Duration::from_secs(10), server.wait_until_ready()).await);
         self.server = Some(server);
     }
 

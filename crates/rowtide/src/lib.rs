@@ -1,7 +1,6 @@
 //! The Rowtide server: the library behind the binary, so that tests can run it in their own process.
 
 pub mod application;
-
 pub mod cli;
 mod client_args;
 pub mod config;
