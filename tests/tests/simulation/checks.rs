@@ -8,7 +8,7 @@ use rowtide_client::Row;
 use rowtide_protocol::Cursor;
 
 use crate::data::TABLES;
-use crate::postgres::State;
+use crate::postgres::database::State;
 use crate::world::World;
 
 /// How often each kind of thing has happened.
@@ -97,7 +97,7 @@ impl World {
 
     /// In what a client's replica differs from what the rules select.
     fn difference(&self, client: usize, state: &State) -> Option<String> {
-        let expected = state.tables.visible(self.clients[client].user);
+        let expected = state.database.visible(self.clients[client].user);
         let base = self.clients[client].optimistic.base();
         for ((table, id), json) in &expected {
             let key: Row = [("id".to_owned(), (*id).into())].into_iter().collect();

@@ -43,7 +43,7 @@ pub struct Disk {
     pub holder: Option<(usize, u64)>,
     pub epoch: Epoch,
     /// Of the Postgres that the log is of; 0 if it cannot go on.
-    pub timeline: u64,
+    pub timeline: u32,
     pub oldest: Lsn,
     pub end: Lsn,
     transactions: VecDeque<Arc<Transaction>>,
@@ -85,7 +85,7 @@ impl Disk {
     ///
     /// # Errors
     /// When there is no room.
-    pub fn begin(&mut self, position: Lsn, timeline: u64) -> Result<Epoch, Full> {
+    pub fn begin(&mut self, position: Lsn, timeline: u32) -> Result<Epoch, Full> {
         if self.full {
             return Err(Full);
         }

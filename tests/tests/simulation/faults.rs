@@ -192,7 +192,7 @@ impl World {
         let before = std::sync::Arc::clone(self.postgres.now());
         let older = self.postgres.end_before(lost + self.rng.random_range(0..3));
         let slot = self.postgres.slot.filter(|_| has_slot);
-        let slot = slot.map(|slot| Slot { confirmed: slot.confirmed.min(older) });
+        let slot = slot.map(|slot| Slot { confirmed: slot.confirmed.min(older), ..slot });
         self.postgres.fall_back(lost, slot);
         self.ledger.forget(&before, self.postgres.now());
         self.postgres_ends();

@@ -19,6 +19,7 @@ mod postgres;
 mod replicator;
 mod rules;
 mod server;
+mod stream;
 mod world;
 mod writer;
 

@@ -10,7 +10,8 @@ use rowtide_engine::Input;
 use rowtide_protocol::Lsn;
 
 use crate::disk::{Entry, Seen, seen};
-use crate::postgres::Streamed;
+use crate::postgres::Walsender;
+use crate::stream::{Decoder, Streamed};
 use crate::world::{At, Event, World};
 
 /// How many entries may wait for the disk before the stream is held up.
@@ -19,6 +20,8 @@ const LOG_QUEUE: usize = 12;
 /// A connection that streams.
 pub struct Stream {
     position: Lsn,
+    walsender: Walsender,
+    decoder: Decoder,
     /// The transactions of the log that the slot had not confirmed: they must come again, the same ones.
     expected: VecDeque<Seen>,
     /// Up to here nothing else may come.
@@ -95,6 +98,8 @@ impl World {
         self.walsender = Some(me);
         self.servers[at.server].stream = Some(Stream {
             position: slot.confirmed,
+            walsender: Walsender::new(slot.confirmed),
+            decoder: Decoder::new(Arc::clone(&self.plan)),
             expected: self.disk.seen_behind(slot.confirmed),
             log_end: self.disk.end,
             postgres_life: self.postgres.life,
@@ -120,7 +125,10 @@ impl World {
                 self.seen.count("streams held up");
                 break;
             }
-            let Some(streamed) = self.postgres.stream(stream.position) else { break };
+            let Some(streamed) = stream.decoder.next(&mut stream.walsender, &mut self.postgres) else {
+                break;
+            };
+            let streamed = streamed.expect("tables do not change");
             if !stream.continues(&streamed) {
                 (server.stream, server.broken) = (None, Some("other transactions"));
                 self.walsender = None;

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use rand::Rng;
 use rowtide_engine::{Engine, HistoryRequest, Input, Load, Opening, Output, SessionId};
 use rowtide_feed::{Acknowledgement, Transaction};
+use rowtide_plan::plan::Plan;
 use rowtide_protocol::{
     ClientMessage, Connect, Cursor, Epoch, ErrorCode, Lsn, Refusal, connected_frame, error_frame,
     ready_frame, reject_frame, snapshot_frame, tx_frame,
 };
 use serde_json::Map;
 
-use crate::data::{Schema, USERS};
+use crate::data::{USERS, tables_json};
 use crate::disk::Entry;
 use crate::network::{Parcel, Side};
 use crate::replicator::Stream;
@@ -78,7 +79,7 @@ impl World {
 
     pub fn start_engines(&mut self, at: At, epoch: Epoch, end: Lsn, recent: &[Arc<Transaction>]) {
         let count = self.rng.random_range(1..=2);
-        let plan = &self.postgres.schema.plan;
+        let plan = &self.plan;
         let thread = |_| EngineThread {
             engine: Engine::new(Arc::clone(plan), epoch, end, recent, ROW_BUDGET),
             inbox: VecDeque::new(),
@@ -192,7 +193,7 @@ impl World {
         let mut frames = Vec::new();
         for _ in 0..room {
             let Some(output) = session.outbox.pop_front() else { break };
-            write_frames(&self.postgres.schema, session, output, &mut frames);
+            write_frames(&self.plan, session, output, &mut frames);
         }
         let more = !session.outbox.is_empty();
         session.draining = more;
@@ -230,7 +231,7 @@ impl World {
             (200, Input::LoadFailed(load.id))
         } else {
             let most = if self.rng.random_bool(0.1) { 3000 } else { 60 };
-            let loaded = self.postgres.load(&load.topics);
+            let (loaded, _) = self.postgres.load(&self.plan, &load.topics);
             (self.rng.random_range(1..most), Input::Loaded(load.id, loaded))
         };
         self.after(delay, Event::Looked(at, engine, Box::new(input), epoch));
@@ -317,7 +318,7 @@ impl World {
         let not_before = if known.last > 0 { self.postgres.wal_end } else { Lsn(0) };
         let engines = self.servers[at.server].engines.len();
         let engine = USERS.iter().position(|of| *of == user).unwrap_or(0) % engines;
-        let claims = self.postgres.schema.plan.resolve_claims(&user, &Map::new());
+        let claims = self.plan.resolve_claims(&user, &Map::new());
         let cursor = connect.cursor.and_then(|cursor| cursor.parse::<Cursor>().ok());
         let Some(session) = self.servers[at.server].sessions.get_mut(&id) else { return };
         let refused = known.refused.range(settled + 1..=known.last.max(settled + 1));
@@ -352,16 +353,16 @@ impl World {
 }
 
 /// What an output is on the wire. Transactions that wait are folded.
-fn write_frames(schema: &Schema, session: &mut Session, output: Output, frames: &mut Vec<Vec<u8>>) {
+fn write_frames(plan: &Plan, session: &mut Session, output: Output, frames: &mut Vec<Vec<u8>>) {
     match output {
         Output::Begin { mode, .. } => {
             let (last, refused) = (session.last, &session.refused);
-            let tables = Schema::tables_json();
+            let tables = tables_json();
             let frame = connected_frame(&session.user, mode, last, refused, &tables);
             frames.push(frame.to_vec());
         }
         Output::Snapshot { table, rows, .. } => {
-            let name = &schema.plan.table(table).name_json;
+            let name = &plan.table(table).name_json;
             for rows in rows.chunks(4) {
                 let rows = rows.iter().map(|row| &row.json[..]);
                 frames.push(snapshot_frame(name, rows).to_vec());

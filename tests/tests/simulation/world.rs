@@ -2,18 +2,22 @@
 //! from one seed, and all order from one queue of events.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use rowtide_plan::compile::compile;
+use rowtide_plan::plan::Plan;
 use rowtide_engine::{HistoryRequest, Input, Load};
 use rowtide_protocol::{Connect, Epoch, Lsn};
 
 use crate::checks::{Ledger, Seen};
 use crate::client::Client;
-use crate::data::{NOTE, Row, Schema, Tables, USERS, Writes};
+use crate::data::{NOTE, Row, Stored, USERS, definition};
 use crate::disk::Disk;
 use crate::network::{Network, Parcel, Side};
-use crate::postgres::{Postgres, Work};
+use crate::postgres::Postgres;
+use crate::postgres::database::{Database, Work, Writes};
 use crate::server::Server;
 use crate::writer::Attempt;
 
@@ -79,6 +83,7 @@ pub struct World {
     queue: BTreeMap<(u64, u64), Event>,
     events: u64,
     pub postgres: Postgres,
+    pub plan: Arc<Plan>,
     /// The server that streams, as Postgres knows it.
     pub walsender: Option<(usize, u64)>,
     /// Whether the slot that the log was written from is gone.
@@ -99,22 +104,25 @@ pub struct World {
     pub told: bool,
 }
 
+/// More changes than this are too many to be held.
+pub const LARGE: usize = 12;
+
 /// Within this everyone must be there, once faults have ended.
 const RECOVERY_MS: u64 = 120_000;
 
 impl World {
     pub fn new(seed: u64, told: bool) -> World {
         let mut rng = SmallRng::seed_from_u64(seed);
-        let schema = Schema::new();
-        let mut tables = Tables::default();
+        let mut database = Database::default();
         let mut writes = Writes::new();
         for (table, ids) in [(0, 4), (1, 6), (2, 8), (3, 8)] {
             for id in 0..ids {
                 let row = random_row(&mut rng, table, id);
-                writes.insert((table, id), Some(schema.store(table, row)));
+                write(&database, &mut writes, table, id, Some(row));
             }
         }
-        tables.write(&writes);
+        database.apply(&Work { writes, ..Work::default() }, 3);
+        let plan = Arc::new(compile(&definition(), &database.catalog.read()).unwrap());
         let weather = Weather {
             pace_ms: [400, 1500, 5000][rng.random_range(0..3)],
             epochs_end: rng.random_bool(0.4),
@@ -123,11 +131,11 @@ impl World {
         };
         let clients = rng.random_range(2..=5);
         World {
-            rng,
             now_ms: 0,
             queue: BTreeMap::new(),
             events: 0,
-            postgres: Postgres::new(schema, tables),
+            postgres: Postgres::new(database, rng.random_bool(0.3)),
+            plan,
             walsender: None,
             slot_was_lost: false,
             disk: Disk::new(),
@@ -141,6 +149,7 @@ impl World {
             stormy: false,
             most_mutations: 0,
             told,
+            rng,
         }
     }
 
@@ -181,8 +190,8 @@ impl World {
         for (user, id) in USERS.iter().zip(900..) {
             let mark = self.now_ms;
             let person = Some((*user).to_owned());
-            let row = Row { id, parent: None, person, mark, hidden: false };
-            writes.insert((NOTE, id), Some(self.postgres.schema.store(NOTE, row)));
+            let row = Row { id, parent: None, person, mark, hidden: false, extra: None };
+            write(&self.postgres.now().database, &mut writes, NOTE, id, Some(row));
         }
         let xid = self.postgres.begin();
         let work = Work { writes, ..Work::default() };
@@ -325,16 +334,19 @@ impl World {
         }
         let mut work = Work::default();
         if self.weather.rough && self.rng.random_bool(0.03) {
-            work.truncated.push(self.rng.random_range(1..4));
+            let table = self.rng.random_range(1..4);
+            let relation = self.postgres.now().database.catalog.table(table);
+            work.truncated.extend(relation.map(|relation| relation.oid));
         }
-        for _ in 0..self.rng.random_range(0..5) {
+        let too_large = self.weather.rough && self.rng.random_bool(0.04);
+        let count = if too_large { 4 * LARGE } else { self.rng.random_range(0..5) };
+        for _ in 0..count {
             let (table, id) = (self.rng.random_range(0..4), self.rng.random_range(0..8));
             let there = self.rng.random_bool(0.75);
             let row = random_row(&mut self.rng, table, id);
-            let row = there.then(|| self.postgres.schema.store(table, row));
-            work.writes.insert((table, id), row);
+            let database = &self.postgres.now().database;
+            write(database, &mut work.writes, table, id, there.then_some(row));
         }
-        work.too_large = self.weather.rough && self.rng.random_bool(0.04);
         if self.postgres.must_wait(&work) {
             return self.after(20, Event::CommitSql { xid, postgres_life });
         }
@@ -342,7 +354,7 @@ impl World {
         if !work.truncated.is_empty() {
             self.seen.count("truncations");
         }
-        if work.too_large {
+        if too_large && work.writes.len() > LARGE {
             self.seen.count("transactions too large to hold");
         }
         let lsn = self.postgres.commit(xid, work, self.now_ms);
@@ -354,5 +366,13 @@ fn random_row(rng: &mut SmallRng, table: usize, id: i64) -> Row {
     let parent = rng.random_bool(0.8).then(|| rng.random_range(0..if table == 3 { 8 } else { 4 }));
     let person = rng.random_bool(0.9).then(|| USERS[rng.random_range(0..3)].to_owned());
     let (mark, hidden) = (rng.random_range(1_000..1_000_000), rng.random_bool(0.2));
-    Row { id, parent, person, mark, hidden }
+    Row { id, parent, person, mark, hidden, extra: None }
+}
+
+/// Puts a row among what is written, if its table is there.
+fn write(database: &Database, writes: &mut Writes, table: usize, id: i64, row: Option<Row>) {
+    if let Some(relation) = database.catalog.table(table) {
+        let row = row.map(|row| Arc::new(Stored::new(relation, row)));
+        writes.insert((relation.oid, id), row);
+    }
 }

@@ -129,13 +129,13 @@ impl World {
                 return self.after(20, Event::Commit(at, attempt));
             }
             Outcome::Settled(lsn) | Outcome::Repeated(lsn) => self.show_later(lsn),
-            Outcome::Gap { .. } | Outcome::NotTheirs => 0,
+            Outcome::Gap { .. } | Outcome::NotTheirs | Outcome::Changed => 0,
         };
         let Some(queue) = self.servers[at.server].queues.get_mut(&id).filter(|_| alive) else {
             return;
         };
         match outcome {
-            Outcome::MustWait => {}
+            Outcome::MustWait | Outcome::Changed => {}
             Outcome::Gap { last } => {
                 // Only a database that has gone back forgets what was settled.
                 assert!(last < queue.settled, "{} left a gap behind {last}", mutation.number);
