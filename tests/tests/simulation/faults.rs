@@ -16,7 +16,7 @@ impl World {
         let pause = self.rng.random_range(100..self.weather.pace_ms);
         self.after(pause, Event::Fault);
         let server = self.rng.random_range(0..self.servers.len());
-        match self.rng.random_range(0..96) {
+        match self.rng.random_range(0..99) {
             0..45 => self.harm_connection(),
             45..55 => self.kill_server(server),
             55..63 => self.stop_server(server),
@@ -30,6 +30,7 @@ impl World {
             88..90 if self.weather.epochs_end => self.promote_standby(),
             90..94 if self.weather.epochs_end => self.restore_copy(),
             94..96 if self.weather.epochs_end => self.lose_slot(),
+            96..99 => self.stall_standby(),
             _ => {}
         }
     }
@@ -149,6 +150,16 @@ impl World {
         self.seen.count("restarts of Postgres");
         self.postgres.stop();
         self.postgres_ends();
+    }
+
+    /// A synchronous standby does not answer for a while: what is committed is streamed, and nobody sees it.
+    fn stall_standby(&mut self) {
+        if !self.postgres.up || std::mem::replace(&mut self.postgres.stalled, true) {
+            return;
+        }
+        self.seen.count("stalls of a standby");
+        let delay = self.rng.random_range(200..10_000);
+        self.after(delay, Event::EndStall);
     }
 
     fn postgres_ends(&mut self) {

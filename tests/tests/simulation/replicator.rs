@@ -125,7 +125,8 @@ impl World {
                 self.seen.count("streams held up");
                 break;
             }
-            let Some(streamed) = stream.decoder.next(&mut stream.walsender, &mut self.postgres) else {
+            let Some(streamed) = stream.decoder.next(&mut stream.walsender, &mut self.postgres)
+            else {
                 break;
             };
             let streamed = streamed.expect("tables do not change");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rowtide_protocol::OpKind;
 
 use crate::data::{COMMENT, MEMBER, NOTE, Row, Stored, TABLES};
-use crate::postgres::catalog::{Field, Identity, Relation};
+use crate::postgres::catalog::{Field, Relation};
 use crate::postgres::database::{Database, Work, Writes};
 
 /// An operation as the server has read it.
@@ -65,7 +65,7 @@ pub fn judge(database: &Database, user: &str, ops: &[Op]) -> Judged {
         let Some(relation) = database.catalog.table(op.table).cloned() else {
             return Judged::Changed;
         };
-        if !op.fits(&relation) {
+        if !op.fits(&relation) || !database.takes_writes(&relation) {
             return Judged::Changed;
         }
         let row = match op.row(&database, user) {
@@ -89,7 +89,7 @@ impl Op {
             let column = relation.usual(*field);
             column.is_some_and(|c| c.kind == crate::postgres::ddl::usual_kind(*field))
         };
-        fields.iter().all(usual) && relation.identity != Identity::Nothing
+        fields.iter().all(usual)
     }
 
     /// The row that there is after it.

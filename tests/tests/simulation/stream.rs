@@ -10,7 +10,7 @@ use rowtide_postgres::assemble::{AssembleError, Assembler};
 use rowtide_protocol::Lsn;
 
 use crate::postgres::{Postgres, Sent, Walsender, WalsenderError};
-use crate::world::LARGE;
+use crate::sql::LARGE;
 
 /// More bytes than this of one transaction are not held.
 const MAX_TRANSACTION_BYTES: usize = LARGE * 330;

@@ -6,19 +6,20 @@ use std::sync::Arc;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use rowtide_engine::{HistoryRequest, Input, Load};
 use rowtide_plan::compile::compile;
 use rowtide_plan::plan::Plan;
-use rowtide_engine::{HistoryRequest, Input, Load};
 use rowtide_protocol::{Connect, Epoch, Lsn};
 
 use crate::checks::{Ledger, Seen};
 use crate::client::Client;
-use crate::data::{NOTE, Row, Stored, USERS, definition};
+use crate::data::definition;
 use crate::disk::Disk;
 use crate::network::{Network, Parcel, Side};
 use crate::postgres::Postgres;
 use crate::postgres::database::{Database, Work, Writes};
 use crate::server::Server;
+use crate::sql::{random_row, write};
 use crate::writer::Attempt;
 
 /// A server in one of its lives.
@@ -34,8 +35,11 @@ pub enum Event {
     // Postgres
     BeginSql,
     CommitSql { xid: u64, postgres_life: u64 },
+    BeginMigration,
+    CommitMigration { xid: u64, kind: Option<usize>, postgres_life: u64 },
     Show(usize, Lsn),
     StartPostgres,
+    EndStall,
     WalsenderEnds(usize, u64),
     // Servers
     StartServer(usize),
@@ -75,6 +79,8 @@ pub struct Weather {
     pub clients_crash: bool,
     /// Whether tables are truncated, and transactions too large to hold.
     pub rough: bool,
+    /// Whether people alter tables and publications.
+    pub migrations: bool,
 }
 
 pub struct World {
@@ -104,9 +110,6 @@ pub struct World {
     pub told: bool,
 }
 
-/// More changes than this are too many to be held.
-pub const LARGE: usize = 12;
-
 /// Within this everyone must be there, once faults have ended.
 const RECOVERY_MS: u64 = 120_000;
 
@@ -128,6 +131,7 @@ impl World {
             epochs_end: rng.random_bool(0.4),
             clients_crash: rng.random_bool(0.5),
             rough: rng.random_bool(0.3),
+            migrations: false,
         };
         let clients = rng.random_range(2..=5);
         World {
@@ -170,6 +174,9 @@ impl World {
         self.most_mutations += 40;
         self.after(0, Event::Fault);
         self.after(0, Event::BeginSql);
+        if self.weather.migrations {
+            self.after(200, Event::BeginMigration);
+        }
         (0..self.clients.len()).for_each(|client| self.after(10, Event::Mutate(client)));
         let end = self.now_ms + self.rng.random_range(4_000..25_000);
         while self.now_ms < end {
@@ -184,19 +191,10 @@ impl World {
         self.disk.full = false;
         self.postgres.up = true;
         self.postgres.show_all();
+        self.mend_database();
         (0..self.servers.len()).for_each(|server| self.start_server(server));
         (0..self.clients.len()).for_each(|client| self.start_client(client));
-        let mut writes = Writes::new();
-        for (user, id) in USERS.iter().zip(900..) {
-            let mark = self.now_ms;
-            let person = Some((*user).to_owned());
-            let row = Row { id, parent: None, person, mark, hidden: false, extra: None };
-            write(&self.postgres.now().database, &mut writes, NOTE, id, Some(row));
-        }
-        let xid = self.postgres.begin();
-        let work = Work { writes, ..Work::default() };
-        let lsn = self.postgres.commit(xid, work, self.now_ms);
-        self.postgres.show(lsn);
+        self.mark_the_end();
         let latest = self.now_ms + RECOVERY_MS;
         while !self.is_at_rest() {
             assert!(self.now_ms < latest, "{}", self.who_is_stuck());
@@ -219,6 +217,7 @@ impl World {
                 }
             }
             Event::StartPostgres => self.postgres.up = true,
+            Event::EndStall => self.postgres.show_all(),
             Event::WalsenderEnds(server, life) => {
                 self.walsender.take_if(|walsender| *walsender == (server, life));
             }
@@ -246,6 +245,10 @@ impl World {
             Event::Store(client, life) => self.store(client, life),
             Event::Mutate(client) => self.make_mutation(client),
             Event::StartClient(client) => self.start_client(client),
+            Event::BeginMigration => self.begin_migration(),
+            Event::CommitMigration { xid, kind, postgres_life } => {
+                self.commit_migration(xid, kind, postgres_life);
+            }
             Event::Fault => self.fault(),
             Event::EmptyDisk => self.disk.full = false,
         }
@@ -305,74 +308,5 @@ impl World {
         self.network.close(id, side);
         let delay = self.rng.random_range(100..15_000);
         self.after(delay, Event::Close(id, other));
-    }
-
-    fn begin_sql(&mut self) {
-        if !self.stormy {
-            return;
-        }
-        let pause = self.rng.random_range(30..900);
-        self.after(pause, Event::BeginSql);
-        if self.postgres.up {
-            let xid = self.postgres.begin();
-            let most = if self.rng.random_bool(0.1) { 3000 } else { 200 };
-            let delay = self.rng.random_range(1..most);
-            let postgres_life = self.postgres.life;
-            self.after(delay, Event::CommitSql { xid, postgres_life });
-        }
-        if self.rng.random_bool(0.1) {
-            self.postgres.write_other_wal();
-        }
-    }
-
-    fn commit_sql(&mut self, xid: u64, postgres_life: u64) {
-        if self.postgres.life != postgres_life {
-            return;
-        }
-        if self.rng.random_bool(0.1) {
-            return self.postgres.abort(xid);
-        }
-        let mut work = Work::default();
-        if self.weather.rough && self.rng.random_bool(0.03) {
-            let table = self.rng.random_range(1..4);
-            let relation = self.postgres.now().database.catalog.table(table);
-            work.truncated.extend(relation.map(|relation| relation.oid));
-        }
-        let too_large = self.weather.rough && self.rng.random_bool(0.04);
-        let count = if too_large { 4 * LARGE } else { self.rng.random_range(0..5) };
-        for _ in 0..count {
-            let (table, id) = (self.rng.random_range(0..4), self.rng.random_range(0..8));
-            let there = self.rng.random_bool(0.75);
-            let row = random_row(&mut self.rng, table, id);
-            let database = &self.postgres.now().database;
-            write(database, &mut work.writes, table, id, there.then_some(row));
-        }
-        if self.postgres.must_wait(&work) {
-            return self.after(20, Event::CommitSql { xid, postgres_life });
-        }
-        self.seen.count("transactions of others");
-        if !work.truncated.is_empty() {
-            self.seen.count("truncations");
-        }
-        if too_large && work.writes.len() > LARGE {
-            self.seen.count("transactions too large to hold");
-        }
-        let lsn = self.postgres.commit(xid, work, self.now_ms);
-        self.show_later(lsn);
-    }
-}
-
-fn random_row(rng: &mut SmallRng, table: usize, id: i64) -> Row {
-    let parent = rng.random_bool(0.8).then(|| rng.random_range(0..if table == 3 { 8 } else { 4 }));
-    let person = rng.random_bool(0.9).then(|| USERS[rng.random_range(0..3)].to_owned());
-    let (mark, hidden) = (rng.random_range(1_000..1_000_000), rng.random_bool(0.2));
-    Row { id, parent, person, mark, hidden, extra: None }
-}
-
-/// Puts a row among what is written, if its table is there.
-fn write(database: &Database, writes: &mut Writes, table: usize, id: i64, row: Option<Row>) {
-    if let Some(relation) = database.catalog.table(table) {
-        let row = row.map(|row| Arc::new(Stored::new(relation, row)));
-        writes.insert((relation.oid, id), row);
     }
 }

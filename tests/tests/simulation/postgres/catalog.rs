@@ -230,9 +230,9 @@ impl Catalog {
     /// A publication of all tables that there are.
     pub fn publish_all(&mut self, xmin: u64) {
         let tables: Vec<Oid> = self.relations.keys().copied().chain([CLIENT]).collect();
-        let members = tables.into_iter().map(|table| {
-            (table, Member { oid: self.take_oid(), filtered: false })
-        });
+        let members = tables
+            .into_iter()
+            .map(|table| (table, Member { oid: self.take_oid(), filtered: false }));
         let members = members.collect();
         let oid = self.take_oid();
         let operations = Operations::ALL;

@@ -7,7 +7,7 @@ use rowtide_feed::Acknowledgement;
 use rowtide_protocol::Lsn;
 use serde_json::{Map, Value};
 
-use super::catalog::{Catalog, Oid, needs};
+use super::catalog::{Catalog, Identity, Oid, Relation, needs};
 use super::ddl::Ddl;
 use crate::data::{COMMENT, MEMBER, NOTE, Row, Stored, TABLES, TEAM};
 
@@ -77,6 +77,15 @@ impl Database {
         }
         if let Some((client, row)) = &work.client {
             self.clients.insert(client.clone(), Arc::clone(row));
+        }
+    }
+
+    /// Whether rows of a table can be updated and deleted: what is published must say which rows.
+    pub fn takes_writes(&self, relation: &Relation) -> bool {
+        match self.catalog.member(relation.oid) {
+            Some(member) if member.filtered => relation.identity == Identity::Full,
+            Some(_) => relation.identity != Identity::Nothing,
+            None => true,
         }
     }
 

@@ -8,7 +8,7 @@ use super::catalog::{
     CLIENT, Catalog, Column, Field, Identity, Kind, Member, Oid, Operations, Relation, usual_name,
 };
 use super::database::Database;
-use crate::data::{Row, Stored};
+use crate::data::{Row, Stored, TABLES};
 
 /// One statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,17 +157,10 @@ impl Catalog {
     /// What brings everything back to how it should be.
     pub fn mend(&self) -> Vec<Ddl> {
         let mut all = Vec::new();
-        // Names first, out of the way of each other.
-        for (number, relation) in self.relations.values().enumerate() {
-            if !crate::data::TABLES.contains(&relation.name.as_str()) {
-                all.push(Ddl::RenameTable(relation.oid, format!("aside_{number}")));
-            }
-        }
-        let mut spare = self.relations.values().filter(|relation| {
-            !crate::data::TABLES.contains(&relation.name.as_str())
-        });
+        let mut spare =
+            self.relations.values().filter(|relation| !TABLES.contains(&relation.name.as_str()));
         let mut next = self.next_oid;
-        for name in crate::data::TABLES {
+        for name in TABLES {
             match self.named(name) {
                 Some(relation) => all.extend(relation.mend()),
                 None => match spare.next() {
@@ -182,10 +175,9 @@ impl Catalog {
                 },
             }
         }
-        let mut made = self.clone();
-        let mut database = Database { catalog: Arc::new(made.clone()), ..Database::default() };
+        let mut database = Database { catalog: Arc::new(self.clone()), ..Database::default() };
         all.iter().for_each(|ddl| database.alter(ddl, 0));
-        made.clone_from(&database.catalog);
+        let made = &database.catalog;
         match &made.publication {
             None => all.push(Ddl::CreatePublication),
             Some(publication) => {

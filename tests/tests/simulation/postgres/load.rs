@@ -23,9 +23,8 @@ pub enum Unreadable {
 impl Postgres {
     /// Whether someone has locked one of the tables of these topics.
     pub fn is_locked(&self, plan: &Plan, topics: &[Topic]) -> bool {
-        let mut names = topics.iter().map(|topic| {
-            &plan.table(plan.branch(topic.branch).table).catalog.name
-        });
+        let mut names =
+            topics.iter().map(|topic| &plan.table(plan.branch(topic.branch).table).catalog.name);
         names.any(|name| {
             let oid = self.visible.catalog.named(name).map(|relation| relation.oid);
             let hidden = self.log.iter().rev().filter(|commit| !commit.visible);
@@ -84,7 +83,8 @@ impl Postgres {
             return Ok(Vec::new());
         }
         let names: Vec<&str> = planned.columns.iter().map(|column| column.name.as_str()).collect();
-        let encoder = RowEncoder::new(plan, branch.table, &names).map_err(|_| Unreadable::Changed)?;
+        let encoder =
+            RowEncoder::new(plan, branch.table, &names).map_err(|_| Unreadable::Changed)?;
         let encoded = |stored: &Arc<crate::data::Stored>| {
             let texts: Vec<Option<String>> =
                 columns.iter().map(|column| relation.text(&stored.row, column)).collect();

@@ -117,12 +117,10 @@ impl Postgres {
         let locks = |work: &Work| -> BTreeSet<u32> {
             work.ddl.iter().filter_map(ddl::Ddl::locks).chain(work.truncated.clone()).collect()
         };
-        let rows = |work: &Work| -> BTreeSet<u32> {
-            work.writes.keys().map(|place| place.0).collect()
-        };
-        let catalog = |work: &Work| -> BTreeSet<u32> {
-            work.ddl.iter().map(ddl::Ddl::writes).collect()
-        };
+        let rows =
+            |work: &Work| -> BTreeSet<u32> { work.writes.keys().map(|place| place.0).collect() };
+        let catalog =
+            |work: &Work| -> BTreeSet<u32> { work.ddl.iter().map(ddl::Ddl::writes).collect() };
         self.log.iter().rev().filter(|commit| !commit.visible).any(|other| {
             let theirs = &other.work;
             theirs.client.as_ref().is_some_and(|(id, _)| Some(id) == client)

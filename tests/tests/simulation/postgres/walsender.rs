@@ -183,9 +183,8 @@ fn change_message(relation: &Relation, old: Option<&Row>, new: Option<&Row>) -> 
         relation.columns.iter().map(|column| relation.text(row, column)).collect()
     };
     let key = |row: &Row| -> Vec<Option<String>> {
-        let text = |column: &Column| {
-            relation.text(row, column).filter(|_| column.field == Field::Id)
-        };
+        let text =
+            |column: &Column| relation.text(row, column).filter(|_| column.field == Field::Id);
         relation.columns.iter().map(text).collect()
     };
     let full = relation.identity == Identity::Full;
