@@ -9,6 +9,8 @@ use rowtide_feed::{Change, Changes, History, Transaction};
 use rowtide_plan::row::Topic;
 use rowtide_protocol::{Epoch, Lsn};
 
+use crate::postgres::catalog::Facts;
+
 /// What the stream brought, as the log takes it.
 #[derive(Clone, Debug)]
 pub enum Entry {
@@ -44,6 +46,8 @@ pub struct Disk {
     pub epoch: Epoch,
     /// Of the Postgres that the log is of; 0 if it cannot go on.
     pub timeline: u32,
+    /// What was read of the tables that the log is of.
+    pub facts: Vec<Facts>,
     pub oldest: Lsn,
     pub end: Lsn,
     transactions: VecDeque<Arc<Transaction>>,
@@ -57,6 +61,7 @@ impl Disk {
             holder: None,
             epoch: Epoch(0),
             timeline: 0,
+            facts: Vec::new(),
             oldest: Lsn(0),
             end: Lsn(0),
             transactions: VecDeque::new(),

@@ -65,6 +65,7 @@ impl World {
             state.life += 1;
             let at = At { server, life: state.life };
             self.after(1, Event::Replicate(at));
+            self.after(1000, Event::Watch(at));
         }
     }
 
@@ -184,7 +185,8 @@ impl World {
     /// A copy of the database from before takes its place, which lacks something that was streamed. That it
     /// is another is told by nothing but what it streams, so the log must have all that was.
     fn restore_copy(&mut self) {
-        let current = self.epochs.get(&self.disk.epoch.0) == Some(&self.postgres.history());
+        let current = self.epochs.get(&self.disk.epoch.0).map(|epoch| epoch.history)
+            == Some(self.postgres.history());
         let streamed = self.postgres.streamed;
         let behind = self.postgres.commits_behind(streamed);
         let lost = behind + self.rng.random_range(1..4);

@@ -174,11 +174,13 @@ impl World {
 
     /// Everything is as the definition wants it, or, seldom, it is left as it is.
     pub fn mend_database(&mut self) {
-        let ddl = self.postgres.now().database.catalog.mend();
+        let catalog = &self.postgres.now().database.catalog;
+        let (ddl, published) = (catalog.mend(), catalog.publication.is_some());
         if ddl.is_empty() {
             return;
         }
-        if self.rng.random_bool(0.2) {
+        // Without a publication nothing streams, and nobody can be served.
+        if published && self.rng.random_bool(0.2) {
             return self.seen.count("databases left as they are");
         }
         self.say(|| format!("everything is mended: {ddl:?}"));

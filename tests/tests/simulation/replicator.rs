@@ -9,9 +9,10 @@ use rand::Rng;
 use rowtide_engine::Input;
 use rowtide_protocol::Lsn;
 
+use crate::checks::EpochFacts;
 use crate::disk::{Entry, Seen, seen};
 use crate::postgres::Walsender;
-use crate::stream::{Decoder, Streamed};
+use crate::stream::{Decoder, Interrupted, Streamed};
 use crate::world::{At, Event, World};
 
 /// How many entries may wait for the disk before the stream is held up.
@@ -64,6 +65,15 @@ impl World {
             self.servers[at.server].broken = Some("log behind");
             return self.replicate_again(at, 200);
         }
+        let read = self.read_tables();
+        if self.servers[at.server].broken.is_none()
+            && self.disk.epoch.0 > 0
+            && read.facts != self.disk.facts
+        {
+            self.postgres.slot = None;
+            self.servers[at.server].broken = Some("tables changed");
+            return self.replicate_again(at, 200);
+        }
         let broken = if let Some(broken) = self.servers[at.server].broken {
             Some(broken)
         } else if self.postgres.timeline != self.disk.timeline {
@@ -77,34 +87,62 @@ impl World {
             None
         };
         if let Some(reason) = broken {
-            let continues = self.epochs.get(&self.disk.epoch.0) == Some(&self.postgres.history());
-            assert!(!continues || self.slot_was_lost, "an epoch ends for nothing: {reason}");
+            let before = self.epochs.get(&self.disk.epoch.0);
+            let continues = before.is_some_and(|epoch| epoch.history == self.postgres.history());
+            let lost = self.slot_was_lost || read.facts != self.disk.facts;
+            assert!(!continues || lost, "an epoch ends for nothing: {reason}");
             let Ok(epoch) = self.disk.begin(slot.confirmed, self.postgres.timeline) else {
                 return self.replicate_again(at, 400);
             };
             self.say(|| format!("server {} begins {epoch:?}: {reason}", at.server));
             self.seen.count("epochs");
             self.seen.count(reason);
-            self.epochs.insert(epoch.0, self.postgres.history());
+            self.disk.facts.clone_from(&read.facts);
+            let (refused, read_at) = (read.refused.clone(), read.read_at);
+            let history = self.postgres.history();
+            self.epochs.insert(epoch.0, EpochFacts { history, refused, read_at });
+            self.servers[at.server].tables = Some(read);
             self.slot_was_lost = false;
             self.end_engines(at);
             self.start_engines(at, epoch, slot.confirmed, &[]);
             self.servers[at.server].broken = None;
         } else if self.servers[at.server].engines.is_empty() {
             self.seen.count("logs taken up");
+            self.servers[at.server].tables = Some(read);
             let recent = self.disk.transactions();
             self.start_engines(at, self.disk.epoch, self.disk.end, &recent);
         }
         self.walsender = Some(me);
+        let tables = self.servers[at.server].tables.as_ref();
+        let plan = Arc::clone(&tables.expect("they were read").plan);
         self.servers[at.server].stream = Some(Stream {
             position: slot.confirmed,
             walsender: Walsender::new(slot.confirmed),
-            decoder: Decoder::new(Arc::clone(&self.plan)),
+            decoder: Decoder::new(plan),
             expected: self.disk.seen_behind(slot.confirmed),
             log_end: self.disk.end,
             postgres_life: self.postgres.life,
         });
         self.after(1, Event::Stream(at));
+    }
+
+    /// Holds what was read of the tables against what they are.
+    pub fn watch(&mut self, at: At) {
+        if self.is_gone(at) || self.servers[at.server].stopping {
+            return;
+        }
+        self.after(1000, Event::Watch(at));
+        let read = self.read_tables();
+        let server = &mut self.servers[at.server];
+        if self.postgres.up
+            && server.stream.is_some()
+            && server.tables.as_ref().is_some_and(|tables| tables.facts != read.facts)
+        {
+            self.seen.count("drifts that the watch has found");
+            server.stream = None;
+            self.walsender = None;
+            self.replicate_again(at, 100);
+        }
     }
 
     /// Hands on what the stream has brought.
@@ -129,7 +167,19 @@ impl World {
             else {
                 break;
             };
-            let streamed = streamed.expect("tables do not change");
+            let streamed = match streamed {
+                Ok(streamed) => streamed,
+                // The watch sees to it.
+                Err(interrupted) => {
+                    if matches!(interrupted, Interrupted::NoPublication) {
+                        (self.postgres.slot, self.slot_was_lost) = (None, true);
+                    }
+                    self.seen.count("shapes that do not fit");
+                    server.stream = None;
+                    self.walsender = None;
+                    return self.replicate_again(at, 800);
+                }
+            };
             if !stream.continues(&streamed) {
                 (server.stream, server.broken) = (None, Some("other transactions"));
                 self.walsender = None;

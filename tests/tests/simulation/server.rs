@@ -1,12 +1,13 @@
 //! A server process: the sessions, the engines with what waits for each, the loads and the questions to
 //! the log. It may be killed between any two events, and everything in here is gone then.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use rand::Rng;
 use rowtide_engine::{Engine, HistoryRequest, Input, Load, Opening, Output, SessionId};
 use rowtide_feed::{Acknowledgement, Transaction};
+use rowtide_plan::compile::compile_partly;
 use rowtide_plan::plan::Plan;
 use rowtide_protocol::{
     ClientMessage, Connect, Cursor, Epoch, ErrorCode, Lsn, Refusal, connected_frame, error_frame,
@@ -14,9 +15,10 @@ use rowtide_protocol::{
 };
 use serde_json::Map;
 
-use crate::data::{USERS, tables_json};
+use crate::data::{TABLES, USERS, definition, tables_json};
 use crate::disk::Entry;
 use crate::network::{Parcel, Side};
+use crate::postgres::catalog::Facts;
 use crate::replicator::Stream;
 use crate::world::{At, Event, World};
 use crate::writer::Queue;
@@ -47,6 +49,16 @@ pub struct Server {
     pub stream: Option<Stream>,
     /// Why the next stream cannot be the continuation of the log, if it cannot.
     pub broken: Option<&'static str>,
+    pub tables: Option<Compiled>,
+}
+
+/// What a server has read of the tables, and made of it.
+#[derive(Clone)]
+pub struct Compiled {
+    pub plan: Arc<Plan>,
+    pub facts: Vec<Facts>,
+    pub refused: BTreeSet<usize>,
+    pub read_at: Lsn,
 }
 
 pub struct EngineThread {
@@ -79,9 +91,9 @@ impl World {
 
     pub fn start_engines(&mut self, at: At, epoch: Epoch, end: Lsn, recent: &[Arc<Transaction>]) {
         let count = self.rng.random_range(1..=2);
-        let plan = &self.plan;
+        let plan = self.plan_of(at);
         let thread = |_| EngineThread {
-            engine: Engine::new(Arc::clone(plan), epoch, end, recent, ROW_BUDGET),
+            engine: Engine::new(Arc::clone(&plan), epoch, end, recent, ROW_BUDGET),
             inbox: VecDeque::new(),
             woken: false,
             gathering: false,
@@ -90,6 +102,28 @@ impl World {
         };
         self.servers[at.server].engines = (0..count).map(thread).collect();
         self.after(1000, Event::Tick(at, epoch));
+    }
+
+    fn plan_of(&self, at: At) -> Arc<Plan> {
+        let tables = self.servers[at.server].tables.as_ref();
+        Arc::clone(&tables.expect("nothing is served before the tables were read").plan)
+    }
+
+    /// Reads the tables as they can be seen, and compiles what fits.
+    pub fn read_tables(&self) -> Compiled {
+        let visible = &self.postgres.visible;
+        let facts: Vec<Facts> = (0..TABLES.len()).map(|t| visible.catalog.facts(t)).collect();
+        let mut catalog = visible.catalog.read();
+        // Where the stream or loads would not tell all of a table, it is as if it was not there.
+        let fit = |name: &str| {
+            let table = TABLES.iter().position(|table| *table == name);
+            table.is_some_and(|table| visible.catalog.serves(table))
+        };
+        catalog.tables.retain(|table| fit(&table.name));
+        let (plan, refused) = compile_partly(&definition(), &catalog);
+        let number = |(name, _): &(String, _)| TABLES.iter().position(|table| table == name);
+        let refused = refused.iter().filter_map(number).collect();
+        Compiled { plan: Arc::new(plan), facts, refused, read_at: self.postgres.wal_end }
     }
 
     /// The engines end, and every session with them.
@@ -189,11 +223,15 @@ impl World {
             return;
         }
         let room = UNDER_WAY.saturating_sub(self.network.under_way(id, Side::Client));
+        let Some(plan) = self.servers[at.server].tables.as_ref().map(|t| Arc::clone(&t.plan))
+        else {
+            return;
+        };
         let Some(session) = self.servers[at.server].sessions.get_mut(&id) else { return };
         let mut frames = Vec::new();
         for _ in 0..room {
             let Some(output) = session.outbox.pop_front() else { break };
-            write_frames(&self.plan, session, output, &mut frames);
+            write_frames(&plan, session, output, &mut frames);
         }
         let more = !session.outbox.is_empty();
         session.draining = more;
@@ -231,7 +269,7 @@ impl World {
             (200, Input::LoadFailed(load.id))
         } else {
             let most = if self.rng.random_bool(0.1) { 3000 } else { 60 };
-            let (loaded, _) = self.postgres.load(&self.plan, &load.topics);
+            let (loaded, _) = self.postgres.load(&self.plan_of(at), &load.topics);
             (self.rng.random_range(1..most), Input::Loaded(load.id, loaded))
         };
         self.after(delay, Event::Looked(at, engine, Box::new(input), epoch));
@@ -318,7 +356,7 @@ impl World {
         let not_before = if known.last > 0 { self.postgres.wal_end } else { Lsn(0) };
         let engines = self.servers[at.server].engines.len();
         let engine = USERS.iter().position(|of| *of == user).unwrap_or(0) % engines;
-        let claims = self.plan.resolve_claims(&user, &Map::new());
+        let claims = self.plan_of(at).resolve_claims(&user, &Map::new());
         let cursor = connect.cursor.and_then(|cursor| cursor.parse::<Cursor>().ok());
         let Some(session) = self.servers[at.server].sessions.get_mut(&id) else { return };
         let refused = known.refused.range(settled + 1..=known.last.max(settled + 1));

@@ -2,18 +2,14 @@
 //! from one seed, and all order from one queue of events.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use rowtide_engine::{HistoryRequest, Input, Load};
-use rowtide_plan::compile::compile;
-use rowtide_plan::plan::Plan;
 use rowtide_protocol::{Connect, Epoch, Lsn};
 
-use crate::checks::{Ledger, Seen};
+use crate::checks::{EpochFacts, Ledger, Seen};
 use crate::client::Client;
-use crate::data::definition;
 use crate::disk::Disk;
 use crate::network::{Network, Parcel, Side};
 use crate::postgres::Postgres;
@@ -44,6 +40,7 @@ pub enum Event {
     // Servers
     StartServer(usize),
     Replicate(At),
+    Watch(At),
     Stream(At),
     Write(At),
     Tick(At, Epoch),
@@ -89,7 +86,6 @@ pub struct World {
     queue: BTreeMap<(u64, u64), Event>,
     events: u64,
     pub postgres: Postgres,
-    pub plan: Arc<Plan>,
     /// The server that streams, as Postgres knows it.
     pub walsender: Option<(usize, u64)>,
     /// Whether the slot that the log was written from is gone.
@@ -98,8 +94,7 @@ pub struct World {
     pub network: Network,
     pub servers: Vec<Server>,
     pub clients: Vec<Client>,
-    /// The history of Postgres in which each epoch began.
-    pub epochs: BTreeMap<u64, usize>,
+    pub epochs: BTreeMap<u64, EpochFacts>,
     pub ledger: Ledger,
     pub seen: Seen,
     pub weather: Weather,
@@ -125,13 +120,12 @@ impl World {
             }
         }
         database.apply(&Work { writes, ..Work::default() }, 3);
-        let plan = Arc::new(compile(&definition(), &database.catalog.read()).unwrap());
         let weather = Weather {
             pace_ms: [400, 1500, 5000][rng.random_range(0..3)],
             epochs_end: rng.random_bool(0.4),
             clients_crash: rng.random_bool(0.5),
             rough: rng.random_bool(0.3),
-            migrations: false,
+            migrations: rng.random_bool(0.4),
         };
         let clients = rng.random_range(2..=5);
         World {
@@ -139,7 +133,6 @@ impl World {
             queue: BTreeMap::new(),
             events: 0,
             postgres: Postgres::new(database, rng.random_bool(0.3)),
-            plan,
             walsender: None,
             slot_was_lost: false,
             disk: Disk::new(),
@@ -223,6 +216,7 @@ impl World {
             }
             Event::StartServer(server) => self.start_server(server),
             Event::Replicate(at) => self.replicate(at),
+            Event::Watch(at) => self.watch(at),
             Event::Stream(at) => self.stream(at),
             Event::Write(at) => self.write(at),
             Event::Tick(at, epoch) => self.tick(at, epoch),

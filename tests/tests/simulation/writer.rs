@@ -20,6 +20,7 @@ pub struct Queue {
     waiting: VecDeque<Mutation>,
     /// Whether the first of them is being tried.
     busy: bool,
+    tries: u32,
     /// The last that is known to be settled.
     settled: u64,
 }
@@ -44,6 +45,7 @@ impl World {
             user: session.user.clone(),
             waiting: VecDeque::new(),
             busy: false,
+            tries: 0,
             settled: session.last,
         });
         if queue.waiting.len() >= WAITING {
@@ -135,7 +137,18 @@ impl World {
             return;
         };
         match outcome {
-            Outcome::MustWait | Outcome::Changed => {}
+            Outcome::MustWait => {}
+            Outcome::Changed => {
+                self.seen.count("mutations of what is not there");
+                queue.tries += 1;
+                if queue.tries > 5
+                    && let Some(mutation) = queue.waiting.front_mut()
+                {
+                    (queue.tries, mutation.asked) = (0, Err("unknown_error"));
+                }
+                let delay = self.rng.random_range(50..1000);
+                return self.after(delay, Event::Attempt(at, id));
+            }
             Outcome::Gap { last } => {
                 // Only a database that has gone back forgets what was settled.
                 assert!(last < queue.settled, "{} left a gap behind {last}", mutation.number);

@@ -206,6 +206,14 @@ pub struct Publication {
     pub xmin: u64,
 }
 
+/// See [`Catalog::facts`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    relation: Option<Relation>,
+    member: Option<Member>,
+    publication: Option<(Oid, u64)>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Catalog {
     pub relations: BTreeMap<Oid, Relation>,
@@ -252,6 +260,14 @@ impl Catalog {
         self.publication.as_ref()?.members.get(&oid).copied()
     }
 
+    /// What the rows that are served of a table depend on, besides rows.
+    pub fn facts(&self, table: usize) -> Facts {
+        let relation = self.table(table).cloned();
+        let member = relation.as_ref().and_then(|relation| self.member(relation.oid));
+        let publication = self.publication.as_ref().map(|p| (p.oid, p.xmin));
+        Facts { relation, member, publication }
+    }
+
     /// What the server reads of the tables of its definition.
     pub fn read(&self) -> Read {
         let there = || TABLES.iter().filter_map(|name| self.named(name));
@@ -270,7 +286,7 @@ impl Catalog {
 
     /// Whether a table, as it is now, could take part in what is served: seen by the stream and by loads, each
     /// row whole, with the columns that rules name.
-    fn serves(&self, table: usize) -> bool {
+    pub fn serves(&self, table: usize) -> bool {
         let Some(relation) = self.table(table) else { return false };
         let needed: &[(Field, Kind)] = match table {
             TEAM => &[],

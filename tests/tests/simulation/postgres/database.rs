@@ -154,14 +154,9 @@ impl State {
             return;
         }
         let after = &self.database.catalog;
-        let facts = |catalog: &Catalog, table: usize| {
-            let relation = catalog.table(table).cloned();
-            let member = relation.as_ref().and_then(|relation| catalog.member(relation.oid));
-            let publication = catalog.publication.as_ref().map(|p| (p.oid, p.xmin));
-            (relation, member, publication)
-        };
+        let tables = 0..TABLES.len();
         let changed: Vec<bool> =
-            (0..TABLES.len()).map(|table| facts(&before, table) != facts(after, table)).collect();
+            tables.map(|table| before.facts(table) != after.facts(table)).collect();
         for table in 0..TABLES.len() {
             if needs(table).iter().any(|needed| changed[*needed]) {
                 self.altered[table] = lsn;
