@@ -4,8 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use rowtide_engine::HistoryRequest;
-use rowtide_feed::{Change, Changes, History, Transaction};
+use rowtide_feed::{Change, Changes, Event, History, HistoryQuery, Transaction};
 use rowtide_plan::row::Topic;
 use rowtide_protocol::{Epoch, Lsn};
 
@@ -136,8 +135,26 @@ impl Disk {
         behind.map(|transaction| seen(transaction)).collect()
     }
 
+    /// The transactions behind a position, about so many bytes; `None` if that is not known any more.
+    pub fn replay(&self, after: Lsn, max_bytes: usize) -> Option<Vec<Event>> {
+        if after < self.oldest {
+            return None;
+        }
+        let (mut bytes, mut previous) = (0, self.oldest);
+        let mut events = Vec::new();
+        for transaction in &self.transactions {
+            if transaction.lsn > after && (events.is_empty() || bytes < max_bytes) {
+                bytes += transaction.bytes();
+                let transaction = Arc::clone(transaction);
+                events.push(Event::Transaction { previous, transaction });
+            }
+            previous = transaction.lsn;
+        }
+        Some(events)
+    }
+
     /// What has changed in the topics; `None` if that is not known any more.
-    pub fn history(&self, request: &HistoryRequest) -> Option<History> {
+    pub fn history(&self, request: &HistoryQuery) -> Option<History> {
         if request.after < self.oldest {
             return None;
         }

@@ -16,7 +16,7 @@ impl World {
         let pause = self.rng.random_range(100..self.weather.pace_ms);
         self.after(pause, Event::Fault);
         let server = self.rng.random_range(0..self.servers.len());
-        match self.rng.random_range(0..99) {
+        match self.rng.random_range(0..104) {
             0..45 => self.harm_connection(),
             45..55 => self.kill_server(server),
             55..63 => self.stop_server(server),
@@ -31,6 +31,7 @@ impl World {
             90..94 if self.weather.epochs_end => self.restore_copy(),
             94..96 if self.weather.epochs_end => self.lose_slot(),
             96..99 => self.stall_standby(),
+            99..104 => self.slow_engine(server),
             _ => {}
         }
     }

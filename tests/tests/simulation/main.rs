@@ -14,6 +14,7 @@ mod client;
 mod data;
 mod disk;
 mod faults;
+mod feed;
 mod migrations;
 mod network;
 mod postgres;

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use rowtide_engine::{HistoryRequest, Input, Load};
-use rowtide_protocol::{Connect, Epoch, Lsn};
+use rowtide_engine::{Input, Load};
+use rowtide_feed::Request;
+use rowtide_protocol::{Connect, Lsn};
 
 use crate::checks::{EpochFacts, Ledger, Seen};
 use crate::client::Client;
@@ -43,12 +44,13 @@ pub enum Event {
     Watch(At),
     Stream(At),
     Write(At),
-    Tick(At, Epoch),
+    Tick(At, u64),
     Engine(At, usize),
     Gather(At, usize),
-    Look(At, usize, Load, Epoch),
-    Looked(At, usize, Box<Input>, Epoch),
-    Answer(At, usize, HistoryRequest, u32),
+    Look(At, usize, Load, u64),
+    Looked(At, usize, Box<Input>, u64),
+    Generation(At),
+    Answer(At, Request, u32),
     Claim(At, u64, Box<Connect>),
     Drain(At, u64),
     Attempt(At, u64),
@@ -219,12 +221,15 @@ impl World {
             Event::Watch(at) => self.watch(at),
             Event::Stream(at) => self.stream(at),
             Event::Write(at) => self.write(at),
-            Event::Tick(at, epoch) => self.tick(at, epoch),
+            Event::Tick(at, generations) => self.tick(at, generations),
             Event::Engine(at, engine) => self.run_engine(at, engine),
             Event::Gather(at, engine) => self.gather(at, engine),
-            Event::Look(at, engine, load, epoch) => self.look(at, engine, load, epoch),
-            Event::Looked(at, engine, input, epoch) => self.looked(at, engine, *input, epoch),
-            Event::Answer(at, engine, request, tries) => self.answer(at, engine, request, tries),
+            Event::Look(at, engine, load, generations) => self.look(at, engine, load, generations),
+            Event::Looked(at, engine, input, generations) => {
+                self.looked(at, engine, *input, generations)
+            }
+            Event::Generation(at) => self.generation(at),
+            Event::Answer(at, request, tries) => self.answer(at, request, tries),
             Event::Claim(at, id, connect) => self.claim(at, id, connect),
             Event::Drain(at, id) => self.drain(at, id),
             Event::Attempt(at, id) => self.attempt(at, id),
