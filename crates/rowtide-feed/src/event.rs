@@ -135,7 +135,7 @@ impl EpochReason {
     pub fn as_str(self) -> &'static str {
         match self {
             EpochReason::NewLog => "new_log",
-            EpochReason::UnusableLog => "unusable_log",
+            EpochReason::UnusableLog => "log_replaced",
             EpochReason::OtherDatabase => "other_database",
             EpochReason::OtherTables => "other_tables",
             EpochReason::LogBehind => "log_behind",

@@ -63,10 +63,12 @@ pub struct FeedState {
 /// A question to the side that owns the log.
 #[derive(Debug)]
 pub enum Request {
-    /// What happened in topics; `None` if that cannot be told.
-    History(HistoryQuery, oneshot::Sender<Result<History, PastError>>),
-    /// Transactions behind a position, about so many bytes.
-    Replay(Lsn, usize, oneshot::Sender<Result<Vec<Event>, PastError>>),
+    /// What happened in topics of an epoch.
+    History(Epoch, HistoryQuery, oneshot::Sender<Result<History, PastError>>),
+    /// Transactions of an epoch behind a position, about so many bytes.
+    Replay(Epoch, Lsn, usize, oneshot::Sender<Result<Vec<Event>, PastError>>),
+    /// The tables are not what the plan says: they are to be looked at now, and not only when their turn comes.
+    Look,
 }
 
 /// The generation has ended, or the publisher is gone: there is another generation, or will be.
@@ -244,13 +246,24 @@ impl Feed {
         })
     }
 
-    /// Asks what happened in topics. The answer may take until the log has what is asked for; it never comes if
-    /// the side that owns the log is gone.
-    pub fn history(&self, query: HistoryQuery) -> oneshot::Receiver<Result<History, PastError>> {
+    /// Asks what happened in topics of an epoch. The answer may take until the log has what is asked for; it
+    /// never comes (the receiver fails) if the log is of another epoch by then, or the side that owns it is gone.
+    pub fn history(
+        &self,
+        epoch: Epoch,
+        query: HistoryQuery,
+    ) -> oneshot::Receiver<Result<History, PastError>> {
         let (reply, answer) = oneshot::channel();
         // Without the other side the reply is dropped, and the answer is an error.
-        drop(self.requests.send(Request::History(query, reply)));
+        drop(self.requests.send(Request::History(epoch, query, reply)));
         answer
+    }
+
+    /// Says that a statement did not fit the tables, so that they are looked at now. If they have changed, what
+    /// follows from it comes as events, or as another generation.
+    pub fn look(&self) {
+        // Without the other side there is nobody to look.
+        drop(self.requests.send(Request::Look));
     }
 }
 
@@ -336,7 +349,8 @@ impl Subscription {
 
     fn ask_for_replay(&mut self) {
         let (reply, answer) = oneshot::channel();
-        let request = Request::Replay(self.follower.position(), REPLAY_BYTES, reply);
+        let (epoch, position) = (self.generation.epoch, self.follower.position());
+        let request = Request::Replay(epoch, position, REPLAY_BYTES, reply);
         // Without the other side the reply is dropped, and the answer is an error.
         drop(self.requests.send(request));
         self.replay = Some(answer);

@@ -1,0 +1,35 @@
+//! Every limit of the replicator, with its unit, in one place.
+
+use std::time::Duration;
+
+/// How many bytes of transactions may be on their way from the stream to the log and to those who follow.
+pub const RING_BYTES: usize = 256 << 20;
+/// How many batches of the stream may wait for the log.
+pub const LOG_BATCHES: usize = 256;
+/// How long transactions are collected before they are written to the log together: nobody waits for that, and
+/// each write is a flush of the disk.
+pub const LOG_COLLECT: Duration = Duration::from_millis(5);
+/// How many events go into one write of the log.
+pub const LOG_GROUP: usize = 4_096;
+/// How often a position without transactions is written into the log.
+pub const LOG_POSITION_EVERY: Duration = Duration::from_secs(1);
+/// How often old parts of the log are dropped.
+pub const LOG_PRUNE_EVERY: Duration = Duration::from_secs(10);
+/// How long the log waits before it tries a write again that failed.
+pub const LOG_RETRY: Duration = Duration::from_millis(500);
+/// The most changes that bring one session up to date; beyond it the session is sent all of its rows.
+pub const HISTORY_CHANGES: usize = 20_000;
+/// The most bytes of changes that bring one session up to date.
+pub const HISTORY_BYTES: usize = 8 << 20;
+/// How many of the last changes are read from the log at the start, because a load may not see them yet.
+pub const RECENT_CHANGES: usize = 10_000;
+/// How often a server that waits for another to give up its place looks whether it has.
+pub const STANDBY_LOOK: Duration = Duration::from_millis(250);
+/// The pause after the first failure; it doubles with each.
+pub const MIN_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause.
+pub const MAX_PAUSE: Duration = Duration::from_secs(10);
+/// How many events that are there already are handed on together.
+pub const BATCH: usize = 64;
+/// About how many bytes of them.
+pub const BATCH_BYTES: usize = 4 << 20;

@@ -1,0 +1,279 @@
+//! The log's writer, on a thread of its own, because a disk may take its time. What the stream brings is written
+//! in order and in groups, durable before its position is confirmed to Postgres. When it cannot be written, the
+//! writer says so and tries again, and the stream is held up meanwhile: nothing is let go. All that the
+//! replicator needs of `rowtide-log` goes through here and `requests`.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use rowtide_feed::{Event, Publisher, Transaction};
+use rowtide_log::{Began, Committed, Entry, HistoryError, Identity, Log, LogError, LogOptions};
+use rowtide_log::{LogReader, Opened};
+use rowtide_protocol::{Epoch, Lsn};
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::limits::{
+    LOG_BATCHES, LOG_COLLECT, LOG_GROUP, LOG_POSITION_EVERY, LOG_PRUNE_EVERY, LOG_RETRY,
+    RECENT_CHANGES,
+};
+use crate::telemetry;
+
+/// What the writer does.
+enum Task {
+    Append(Arc<[Event]>),
+    Begin(Identity, Lsn, oneshot::Sender<Epoch>),
+}
+
+/// How the log is doing.
+#[derive(Clone, Debug)]
+pub(crate) struct LogStatus {
+    /// The log that the positions belong to.
+    pub(crate) epoch: Epoch,
+    /// Durable up to here.
+    pub(crate) end: Lsn,
+    /// Cursors before it cannot be resumed.
+    pub(crate) oldest: Lsn,
+    /// Every transaction up to here can be read.
+    pub(crate) covered: Lsn,
+    /// Why it cannot be written.
+    pub(crate) failing: Option<String>,
+}
+
+/// The front of the log's writer.
+pub(crate) struct LogThreads {
+    tasks: mpsc::Sender<Task>,
+    status: watch::Receiver<LogStatus>,
+    reader: LogReader,
+    ended: oneshot::Receiver<()>,
+    /// The end of what was queued last.
+    handed: Lsn,
+}
+
+/// The writer has ended: what is queued comes to nothing.
+#[derive(Debug, Error)]
+#[error("the log's writer has ended")]
+pub(crate) struct LogEnded;
+
+impl LogThreads {
+    /// Opens the log and starts its writer. What was found is told beside it.
+    ///
+    /// # Errors
+    /// [`LogError::Locked`] when another server has it; others when it cannot be used now.
+    pub(crate) fn open(
+        options: LogOptions,
+        identity: Identity,
+        publisher: Arc<Publisher>,
+    ) -> Result<(LogThreads, Began), LogError> {
+        let dir = options.dir.clone();
+        let Opened { log, reader, began } = Log::open(options, identity)?;
+        let (tasks, received) = mpsc::channel(LOG_BATCHES);
+        let handed = log.end();
+        let status = LogStatus {
+            epoch: log.epoch(),
+            end: log.end(),
+            oldest: log.oldest(),
+            covered: log.end(),
+            failing: None,
+        };
+        let (says, status) = watch::channel(status);
+        let (ends, ended) = oneshot::channel();
+        let writer = Writer { log, says, publisher, positioned: SystemTime::UNIX_EPOCH };
+        writer.publish_status();
+        let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || {
+            writer.run(received);
+            drop(ends);
+        });
+        thread.map_err(|source| LogError::Io { dir, source })?;
+        Ok((LogThreads { tasks, status, reader, ended, handed }, began))
+    }
+
+    pub(crate) fn status(&self) -> LogStatus {
+        self.status.borrow().clone()
+    }
+
+    pub(crate) fn watch(&self) -> watch::Receiver<LogStatus> {
+        self.status.clone()
+    }
+
+    pub(crate) fn reader(&self) -> &LogReader {
+        &self.reader
+    }
+
+    /// Queues what the stream brought; waits while the disk is behind.
+    pub(crate) async fn append(&mut self, events: Arc<[Event]>) -> Result<(), LogEnded> {
+        let end = events.iter().filter_map(Event::lsn).max();
+        self.tasks.send(Task::Append(events)).await.map_err(|_| LogEnded)?;
+        self.handed = self.handed.max(end.unwrap_or(self.handed));
+        Ok(())
+    }
+
+    /// Waits until everything that was queued is written.
+    pub(crate) async fn flushed(&self) -> Result<(), LogEnded> {
+        let mut status = self.status.clone();
+        let flushed = status.wait_for(|status| status.covered >= self.handed).await;
+        flushed.map(drop).map_err(|_| LogEnded)
+    }
+
+    /// Empties the log and begins anew at `position`, with a new epoch, which is returned.
+    pub(crate) async fn begin(
+        &mut self,
+        identity: Identity,
+        position: Lsn,
+    ) -> Result<Epoch, LogEnded> {
+        let (reply, begun) = oneshot::channel();
+        let task = Task::Begin(identity, position, reply);
+        self.tasks.send(task).await.map_err(|_| LogEnded)?;
+        self.handed = position;
+        begun.await.map_err(|_| LogEnded)
+    }
+
+    /// The last transactions, which a load may not see yet.
+    pub(crate) fn recent(&self) -> Result<Vec<Arc<Transaction>>, HistoryError> {
+        self.reader.tail(RECENT_CHANGES)
+    }
+
+    /// The transactions behind a position, without what they did.
+    pub(crate) fn committed(&self, after: Lsn) -> Result<Vec<Committed>, HistoryError> {
+        self.reader.transactions(after, self.status().end)
+    }
+
+    /// Writes what is queued, if it can be written, and gives the log's directory free.
+    pub(crate) async fn close(self) {
+        let LogThreads { tasks, reader, ended, .. } = self;
+        drop((tasks, reader));
+        drop(ended.await);
+    }
+}
+
+struct Writer {
+    log: Log,
+    says: watch::Sender<LogStatus>,
+    publisher: Arc<Publisher>,
+    /// When a position without a transaction was last written.
+    positioned: SystemTime,
+}
+
+impl Writer {
+    fn run(mut self, mut tasks: mpsc::Receiver<Task>) {
+        let mut pruned = SystemTime::now();
+        let mut next = tasks.blocking_recv();
+        while let Some(task) = next.take() {
+            match task {
+                Task::Begin(identity, position, reply) => {
+                    if !self.until_done(&tasks, |log| log.begin_epoch(identity.clone(), position)) {
+                        return;
+                    }
+                    self.tell(Some(position));
+                    // Whoever asked may have gone.
+                    let _gone = reply.send(self.log.epoch());
+                }
+                Task::Append(events) => {
+                    // One write for all that comes in a moment.
+                    std::thread::sleep(LOG_COLLECT);
+                    let mut entries: Vec<Entry> = events.iter().filter_map(entry).collect();
+                    while entries.len() < LOG_GROUP
+                        && let Ok(task) = tasks.try_recv()
+                    {
+                        match task {
+                            Task::Append(more) => entries.extend(more.iter().filter_map(entry)),
+                            begin @ Task::Begin(..) => {
+                                next = Some(begin);
+                                break;
+                            }
+                        }
+                    }
+                    if !self.append(&tasks, &entries) {
+                        return;
+                    }
+                }
+            }
+            let now = SystemTime::now();
+            if now.duration_since(pruned).is_ok_and(|since| since >= LOG_PRUNE_EVERY) {
+                pruned = now;
+                if let Err(error) = self.log.prune(now) {
+                    tracing::warn!(%error, "old parts of the log cannot be dropped yet");
+                }
+                self.tell(None);
+            }
+            if next.is_none() {
+                next = tasks.blocking_recv();
+            }
+        }
+    }
+
+    /// Whether it was done; not if nobody waits for it any more.
+    fn append(&mut self, tasks: &mpsc::Receiver<Task>, entries: &[Entry]) -> bool {
+        let Some(covered) = entries.last().map(end_of) else { return true };
+        // A position alone says only that nothing came; it is not worth a write each time.
+        let now = SystemTime::now();
+        let late = now.duration_since(self.positioned).map_or(true, |d| d >= LOG_POSITION_EVERY);
+        if late || entries.iter().any(|entry| matches!(entry, Entry::Transaction(_))) {
+            self.positioned = now;
+            let begun = Instant::now();
+            if !self.until_done(tasks, |log| log.append(entries)) {
+                return false;
+            }
+            telemetry::logged(begun.elapsed());
+        }
+        self.tell(Some(covered));
+        true
+    }
+
+    /// Tries until it succeeds: what cannot be written now can be once there is room, and until then the
+    /// stream waits. `false` if the server does not wait any more: Postgres still has what was not written.
+    fn until_done(
+        &mut self,
+        tasks: &mpsc::Receiver<Task>,
+        mut task: impl FnMut(&mut Log) -> Result<(), LogError>,
+    ) -> bool {
+        while let Err(error) = task(&mut self.log) {
+            tracing::error!(%error, "the log cannot be written; the stream waits until it can");
+            self.says.send_modify(|status| status.failing = Some(error.to_string()));
+            self.publish_status();
+            std::thread::sleep(LOG_RETRY);
+            if tasks.is_closed() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Tells how the log is, and that everything up to `covered` can be read.
+    fn tell(&self, covered: Option<Lsn>) {
+        let (epoch, end, oldest) = (self.log.epoch(), self.log.end(), self.log.oldest());
+        self.says.send_modify(|status| {
+            let known = (status.epoch == epoch).then_some(status.covered);
+            let covered = known.into_iter().chain(covered).max().unwrap_or(end);
+            *status = LogStatus { epoch, end, oldest, covered, failing: None };
+        });
+        self.publish_status();
+    }
+
+    /// Whoever follows is told by the writer itself, because the stream may be waiting for just that.
+    fn publish_status(&self) {
+        let LogStatus { end, oldest, covered, failing, .. } = self.says.borrow().clone();
+        self.publisher.durable(covered);
+        self.publisher.update(|state| {
+            let changed =
+                (state.durable, state.oldest) != (end, oldest) || state.log_failing != failing;
+            (state.durable, state.oldest, state.log_failing) = (end, oldest, failing);
+            changed
+        });
+    }
+}
+
+fn entry(event: &Event) -> Option<Entry> {
+    match event {
+        Event::Transaction { transaction, .. } => Some(Entry::Transaction(Arc::clone(transaction))),
+        Event::Position { lsn, .. } => Some(Entry::Position(*lsn)),
+        Event::EpochBegan { .. } | Event::StreamBegan { .. } | Event::TableChanged { .. } => None,
+    }
+}
+
+fn end_of(entry: &Entry) -> Lsn {
+    match entry {
+        Entry::Transaction(transaction) => transaction.lsn,
+        Entry::Position(lsn) => *lsn,
+    }
+}

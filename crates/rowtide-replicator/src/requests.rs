@@ -1,0 +1,100 @@
+//! Answers what those who follow the feed ask of the log, on a thread of its own, because a disk may take its
+//! time. They may be ahead of the log by what is being written, which is waited for: the stream stands still
+//! behind it, and sending all rows instead would help nobody. What is asked of an epoch that is over gets no
+//! answer.
+
+use std::sync::{Arc, PoisonError};
+
+use rowtide_feed::{Event, History, HistoryQuery, PastError, Request};
+use rowtide_log::{HistoryError, LogReader};
+use rowtide_protocol::{Epoch, Lsn};
+use tokio::runtime::Runtime;
+use tokio::sync::{Notify, mpsc};
+
+use crate::limits::{HISTORY_BYTES, HISTORY_CHANGES};
+use crate::{SharedLog, telemetry};
+
+/// Starts to answer, until nobody can ask any more.
+///
+/// # Errors
+/// When the operating system gives no thread.
+pub(crate) fn start(
+    mut asked: mpsc::UnboundedReceiver<Request>,
+    log: SharedLog,
+    look: Arc<Notify>,
+) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    std::thread::Builder::new().name("history".to_owned()).spawn(move || {
+        while let Some(request) = asked.blocking_recv() {
+            match request {
+                // Whoever asked may have gone.
+                Request::History(epoch, query, reply) => {
+                    if let Some(reader) = reader_of(&runtime, &log, epoch, query.up_to) {
+                        drop(reply.send(history(&reader, &query)));
+                    }
+                }
+                Request::Replay(epoch, after, bytes, reply) => {
+                    if let Some(reader) = reader_of(&runtime, &log, epoch, after) {
+                        drop(reply.send(replay(&reader, after, bytes)));
+                    }
+                }
+                Request::Look => look.notify_one(),
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// The log, once it has everything of an epoch up to a position; `None` if it is not of that epoch any more.
+fn reader_of(runtime: &Runtime, log: &SharedLog, epoch: Epoch, up_to: Lsn) -> Option<LogReader> {
+    let open = log.read().unwrap_or_else(PoisonError::into_inner).clone()?;
+    let mut status = open.status;
+    let covers = status.wait_for(|status| status.epoch != epoch || status.covered >= up_to);
+    // An error if the writer has ended.
+    let epoch_then = runtime.block_on(covers).ok()?.epoch;
+    (epoch_then == epoch).then_some(open.reader)
+}
+
+fn history(reader: &LogReader, query: &HistoryQuery) -> Result<History, PastError> {
+    let HistoryQuery { topics, tables, after, up_to } = query;
+    let read = reader.history(topics, tables, *after, *up_to, HISTORY_CHANGES, HISTORY_BYTES);
+    let result = match &read {
+        Ok(history) if history.interrupted.is_empty() => "read",
+        Ok(_) => "interrupted",
+        Err(HistoryError::TooOld) => "too_old",
+        Err(HistoryError::TooMuch) => "too_much",
+        Err(error) => {
+            tracing::error!(%error, "the log cannot be read");
+            "failed"
+        }
+    };
+    telemetry::history(result);
+    read.map_err(past_error)
+}
+
+/// The log of today tells whole transactions from its end only, so that what lies further back is too old.
+fn replay(reader: &LogReader, after: Lsn, _max_bytes: usize) -> Result<Vec<Event>, PastError> {
+    let committed = reader.transactions(after, Lsn(u64::MAX)).map_err(past_error)?;
+    let Some(first) = committed.first() else { return Ok(Vec::new()) };
+    let tail = reader.tail(HISTORY_CHANGES).map_err(past_error)?;
+    if tail.first().is_none_or(|transaction| transaction.lsn > first.lsn) {
+        return Err(PastError::TooMuch);
+    }
+    let mut previous = after;
+    let missed = tail.into_iter().filter(|transaction| transaction.lsn > after);
+    let event = |transaction: Arc<rowtide_feed::Transaction>| {
+        let previous = std::mem::replace(&mut previous, transaction.lsn);
+        Event::Transaction { previous, transaction }
+    };
+    Ok(missed.map(event).collect())
+}
+
+fn past_error(error: HistoryError) -> PastError {
+    match error {
+        HistoryError::TooOld => PastError::TooOld,
+        HistoryError::TooMuch => PastError::TooMuch,
+        HistoryError::Damaged(_) | HistoryError::Storage(_) => {
+            PastError::Unreadable(Box::new(error))
+        }
+    }
+}
