@@ -91,8 +91,11 @@ impl World {
             return;
         }
         let up_to = match &request {
-            Request::History(query, _) => query.up_to,
-            Request::Replay(after, ..) => *after,
+            Request::History(epoch, query, _) if *epoch == self.disk.epoch => query.up_to,
+            Request::Replay(epoch, after, ..) if *epoch == self.disk.epoch => *after,
+            Request::Look => return self.watch_now(at),
+            // The epoch is over, and nobody answers.
+            _ => return,
         };
         let stuck = self.stormy && tries > 10;
         if self.disk.end < up_to && !stuck {
@@ -100,19 +103,20 @@ impl World {
         }
         let fails = self.disk.end < up_to || self.stormy && self.rng.random_bool(0.03);
         match request {
-            Request::History(query, reply) => {
+            Request::History(_, query, reply) => {
                 let told = if fails { None } else { self.disk.history(&query) };
                 let known =
                     if told.is_some() { "histories" } else { "histories that are not known" };
                 self.seen.count(known);
                 drop(reply.send(told.ok_or(PastError::TooOld)));
             }
-            Request::Replay(after, bytes, reply) => {
+            Request::Replay(_, after, bytes, reply) => {
                 let told = if fails { None } else { self.disk.replay(after, bytes) };
                 let known = if told.is_some() { "replays" } else { "replays that fail" };
                 self.seen.count(known);
                 drop(reply.send(told.ok_or(PastError::TooOld)));
             }
+            Request::Look => {}
         }
         for engine in 0..self.servers[at.server].engines.len() {
             self.wake_engine(at, engine);

@@ -138,6 +138,10 @@ impl World {
             return;
         }
         self.after(1000, Event::Watch(at));
+        self.watch_now(at);
+    }
+
+    pub fn watch_now(&mut self, at: At) {
         let read = self.read_tables();
         let server = &mut self.servers[at.server];
         if self.postgres.up

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use rand::Rng;
-use rowtide_engine::{Engine, HistoryId, HistoryRequest, Input, Load, Opening, Output, SessionId};
+use rowtide_engine::{
+    Engine, HistoryId, HistoryRequest, Input, Load, Opening, Output, Place, SessionId,
+};
 use rowtide_feed::{
     Acknowledgement, Event as FeedEvent, FeedEnded, Generation, History, HistoryQuery, Subscription,
 };
@@ -22,6 +24,7 @@ use crate::data::{TABLES, USERS, definition, tables_json};
 use crate::disk::Entry;
 use crate::feed::{Asked, ServerFeed, answered};
 use crate::network::{Parcel, Side};
+use crate::postgres::Unreadable;
 use crate::postgres::catalog::Facts;
 use crate::replicator::Stream;
 use crate::world::{At, Event, World};
@@ -29,6 +32,8 @@ use crate::writer::Queue;
 
 /// How much may wait for a client that does not read.
 const OUTBOX: usize = 8;
+/// About how many bytes of rows are in one frame of a snapshot.
+const SLICE_BYTES: usize = 200;
 /// How much may be on its way on one connection.
 const UNDER_WAY: usize = 6;
 /// How many bytes of rows an engine holds: so few that rows are forgotten now and then.
@@ -292,7 +297,7 @@ impl World {
         for HistoryRequest { id, topics, tables, after, up_to } in questions {
             let query = HistoryQuery { topics, tables: tables.into(), after, up_to };
             let server = &mut self.servers[at.server];
-            let asked = server.feed.feed.history(query);
+            let asked = server.feed.feed.history(self.disk.epoch, query);
             server.engines[engine].histories.push((id, asked));
         }
         self.take_requests(at);
@@ -306,7 +311,10 @@ impl World {
         | Output::Snapshot { session, .. }
         | Output::Ready { session, .. }
         | Output::Tx { session, .. }
-        | Output::Reset { session }) = output;
+        | Output::Reset { session }) = output
+        else {
+            return;
+        };
         let Some(open) = self.servers[at.server].sessions.get_mut(&session.0) else { return };
         if let Output::Reset { .. } = output {
             self.seen.count("resets");
@@ -387,7 +395,14 @@ impl World {
             (200, Input::LoadFailed(load.id))
         } else {
             let most = if self.rng.random_bool(0.1) { 3000 } else { 60 };
-            let (loaded, _) = self.postgres.load(&self.plan_of(at), &load.topics);
+            let (loaded, failed) = self.postgres.load(&self.plan_of(at), &load.topics);
+            if failed.values().any(|why| *why == Unreadable::Changed) {
+                self.seen.count("loads that do not fit their tables");
+                self.servers[at.server].feed.feed.look();
+                self.take_requests(at);
+            } else if !failed.is_empty() {
+                self.seen.count("loads that are not permitted");
+            }
             (self.rng.random_range(1..most), Input::Loaded(load.id, loaded))
         };
         self.after(delay, Event::Looked(at, engine, Box::new(input), generations));
@@ -457,7 +472,7 @@ impl World {
         assert_eq!(known.user, user, "a client id is one user's");
         let settled = connect.settled.unwrap_or(0);
         // Also what the client knows already must be in its rows, and the engine may be behind that.
-        let not_before = if known.last > 0 { self.postgres.wal_end } else { Lsn(0) };
+        let not_before = (known.last > 0).then_some(self.postgres.wal_end);
         let engines = self.servers[at.server].engines.len();
         let engine = USERS.iter().position(|of| *of == user).unwrap_or(0) % engines;
         let claims = self.plan_of(at).resolve_claims(&user, &Map::new());
@@ -515,23 +530,26 @@ fn write_frames(plan: &Plan, session: &mut Session, output: Output, frames: &mut
             let frame = connected_frame(&session.user, mode, last, refused, &tables);
             frames.push(frame.to_vec());
         }
-        Output::Snapshot { table, rows, .. } => {
-            let name = &plan.table(table).name_json;
-            for rows in rows.chunks(4) {
-                let rows = rows.iter().map(|row| &row.json[..]);
+        Output::Snapshot { rows, .. } => {
+            let mut place = Place::default();
+            while let Some(slice) = rows.slice(place, SLICE_BYTES) {
+                place = slice.next;
+                let name = &plan.table(slice.table).name_json;
+                let rows = slice.rows.iter().map(|row| &row.json[..]);
                 frames.push(snapshot_frame(name, rows).to_vec());
             }
         }
         Output::Ready { cursor, .. } => frames.push(ready_frame(cursor).to_vec()),
-        Output::Tx { mut cursor, changes, mut acknowledgements, .. } => {
-            let mut bodies = vec![changes];
+        Output::Tx { message, mut acknowledgements, .. } => {
+            let mut cursor = message.cursor;
+            let mut bodies = vec![message.changes.clone()];
             while let Some(Output::Tx { .. }) = session.outbox.front()
-                && let Some(Output::Tx { cursor: next, changes, acknowledgements: more, .. }) =
+                && let Some(Output::Tx { message, acknowledgements: more, .. }) =
                     session.outbox.pop_front()
             {
                 acknowledgements.extend(more);
-                bodies.push(changes);
-                cursor = next;
+                bodies.push(message.changes.clone());
+                cursor = message.cursor;
             }
             let refused =
                 acknowledgements.iter().flat_map(|of: &Arc<Acknowledgement>| &of.rejected);
@@ -541,6 +559,6 @@ fn write_frames(plan: &Plan, session: &mut Session, output: Output, frames: &mut
             let bodies = bodies.iter().map(|body| &body[..]);
             frames.push(tx_frame(cursor, bodies, ack, None).to_vec());
         }
-        Output::Reset { .. } => {}
+        Output::Reset { .. } | Output::Discarded(_) => {}
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rowtide_engine::Loaded;
+use rowtide_engine::{Loaded, TopicRows};
 use rowtide_plan::plan::{BranchId, Plan};
 use rowtide_plan::row::Topic;
 use rowtide_postgres::load::{LoadError, Loader};
@@ -109,7 +109,7 @@ pub(super) async fn run(
         failing.send_if_modified(|failing| failing.take().is_some());
         counts.note_unreadable(&plan, &topics, &loaded.failed);
         counts.queries.fetch_add(loaded.queries, Ordering::Relaxed);
-        let rows: usize = loaded.topics.rows.iter().flatten().map(Vec::len).sum();
+        let rows: usize = loaded.topics.rows.iter().flatten().map(TopicRows::len).sum();
         counts.rows.fetch_add(rows as u64, Ordering::Relaxed);
         let loaded = loaded.topics;
         for request in merged {

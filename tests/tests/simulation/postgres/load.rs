@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rowtide_engine::{Loaded, Snapshot};
+use rowtide_engine::{Loaded, TopicRows, TransactionSnapshot};
 use rowtide_plan::encode::{Datum, RowEncoder};
 use rowtide_plan::plan::{BranchId, Plan};
 use rowtide_plan::row::{Row, Topic};
@@ -35,7 +35,7 @@ impl Postgres {
 
     /// The rows of topics, and of the tables that cannot be read why.
     pub fn load(&self, plan: &Plan, topics: &[Topic]) -> (Loaded, BTreeMap<String, Unreadable>) {
-        let mut rows: Vec<Option<Vec<Arc<Row>>>> = vec![Some(Vec::new()); topics.len()];
+        let mut rows: Vec<Option<TopicRows>> = vec![Some(TopicRows::default()); topics.len()];
         let mut failed = BTreeMap::new();
         let mut by_branch: BTreeMap<BranchId, Vec<usize>> = BTreeMap::new();
         for (place, topic) in topics.iter().enumerate() {
@@ -58,7 +58,7 @@ impl Postgres {
         }
         let hidden = self.log.iter().filter(|commit| !commit.visible).map(|commit| commit.xid);
         let running = self.open.iter().copied().chain(hidden).collect();
-        let snapshot = Snapshot::new(self.next_xid, running);
+        let snapshot = TransactionSnapshot::new(self.next_xid, running);
         (Loaded { snapshot, position: self.wal_end, rows }, failed)
     }
 
