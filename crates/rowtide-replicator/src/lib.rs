@@ -4,10 +4,14 @@
 //! alone.
 
 mod compile;
+pub mod continuity;
+pub mod drift;
 pub mod limits;
 mod log_threads;
+pub mod machine;
 mod requests;
 mod shell;
+mod source;
 mod telemetry;
 
 use std::sync::{Arc, PoisonError, RwLock};
