@@ -8,7 +8,7 @@ use rowtide_plan::definition::Definition;
 use rowtide_plan::encode::{Datum, RowEncoder};
 use rowtide_plan::plan::Plan;
 use rowtide_plan::row::Row;
-use rowtide_protocol::{Epoch, Lsn};
+use rowtide_protocol::{Epoch, Lsn, ServerMessage};
 
 use crate::model::postgres::catalog;
 use crate::rows::LOOKED_AT;
@@ -28,7 +28,10 @@ struct Deployment {
 
 impl Deployment {
     fn new(row_budget: usize) -> Deployment {
-        let definition = "[tables.a]\nvisible = 'y = auth.user_id OR x = 1'";
+        Deployment::of("[tables.a]\nvisible = 'y = auth.user_id OR x = 1'", row_budget)
+    }
+
+    fn of(definition: &str, row_budget: usize) -> Deployment {
         let definition = Definition::parse("rowtide.toml", definition).unwrap();
         let plan = Arc::new(compile(&definition, &catalog()).unwrap());
         let engine = Engine::new(Arc::clone(&plan), Epoch(1), Lsn(100), &[], row_budget);
@@ -72,10 +75,22 @@ impl Deployment {
     }
 
     fn update(&mut self, id: usize) -> (Vec<Output>, usize) {
-        self.next += 100;
         let (before, after) = (self.row(id, "t").image.clone(), self.row(id, "f"));
         let table = self.plan.table_id("public", "a").unwrap();
-        let changes = vec![Change { table, row: RowChange::Update { before, after } }];
+        self.commit(vec![Change { table, row: RowChange::Update { before, after } }])
+    }
+
+    /// The view gains the rows with `x = 1`.
+    fn link(&mut self) -> (Vec<Output>, usize) {
+        let table = self.plan.table_id("public", "b").unwrap();
+        let encoder = RowEncoder::new(&self.plan, table, &["id", "x", "y", "flag"]).unwrap();
+        let datums = ["1", "1", "p", "t"].map(|text| Datum::Text(text.as_bytes()));
+        let row = Arc::new(encoder.row(&datums).unwrap());
+        self.commit(vec![Change { table, row: RowChange::Insert(row) }])
+    }
+
+    fn commit(&mut self, changes: Vec<Change>) -> (Vec<Output>, usize) {
+        self.next += 100;
         self.step(Input::Transaction(Arc::new(Transaction {
             lsn: Lsn(self.next),
             xid: 10 + self.next as u32,
@@ -126,6 +141,36 @@ fn a_step_that_loads_or_opens_a_large_view_looks_at_no_row() {
     assert_eq!((count, changed), (ROWS, 0), "each once, as it was");
     assert_eq!(read(&later), (ROWS, slices, 1));
     drop(first);
+}
+
+#[test]
+fn a_step_in_which_a_view_gains_many_rows_looks_at_none_of_them() {
+    let mut deployment = Deployment::of(
+        "[tables.b]
+         visible = 'y = auth.user_id'
+         [tables.a]
+         visible = 'x IN (SELECT x FROM b WHERE y = auth.user_id)'",
+        usize::MAX,
+    );
+    deployment.open(1);
+    deployment.load();
+    assert_eq!(deployment.link().1, 0);
+    let (outputs, looked_at) = deployment.load();
+    assert_eq!(looked_at, 0);
+    let message = outputs.iter().find_map(|output| match output {
+        Output::Tx { message, .. } => Some(Arc::clone(message)),
+        _ => None,
+    });
+    let message = message.unwrap_or_else(|| panic!("no message in {outputs:?}"));
+    // What changes afterwards is not part of it.
+    deployment.update(1);
+    let frame = message.frame();
+    let text = std::str::from_utf8(&frame).unwrap();
+    let Ok(ServerMessage::Tx { changes, .. }) = ServerMessage::parse(text) else {
+        panic!("not a tx");
+    };
+    assert_eq!(changes.len(), ROWS / 2 + 1, "the link, and what it leads to");
+    assert!(!text.contains("false") && message.size() < 1000);
 }
 
 #[test]

@@ -72,6 +72,11 @@ impl ViewRows {
         ViewRows { plan: Arc::clone(plan), claims: claims.clone(), parts }
     }
 
+    /// The plan of its tables.
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
     /// At most so many rows are in it; those that its claims hide, and those that several topics hold, are
     /// counted as well.
     pub fn most_rows(&self) -> usize {

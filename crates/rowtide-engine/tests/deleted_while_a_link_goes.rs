@@ -147,7 +147,7 @@ fn a_row_that_is_deleted_with_a_link_to_it_is_not_shown_again_to_who_came_back()
     let told = deployment.delete(&[0, 2]);
     let to_ann = told.iter().find_map(|output| match output {
         Output::Tx { session: SessionId(3), message, .. } => {
-            std::str::from_utf8(&message.changes).ok()
+            std::str::from_utf8(message.changes()).ok()
         }
         _ => None,
     });

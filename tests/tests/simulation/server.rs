@@ -542,13 +542,13 @@ fn write_frames(plan: &Plan, session: &mut Session, output: Output, frames: &mut
         Output::Ready { cursor, .. } => frames.push(ready_frame(cursor).to_vec()),
         Output::Tx { message, mut acknowledgements, .. } => {
             let mut cursor = message.cursor;
-            let mut bodies = vec![message.changes.clone()];
+            let mut bodies = vec![message.changes().clone()];
             while let Some(Output::Tx { .. }) = session.outbox.front()
                 && let Some(Output::Tx { message, acknowledgements: more, .. }) =
                     session.outbox.pop_front()
             {
                 acknowledgements.extend(more);
-                bodies.push(message.changes.clone());
+                bodies.push(message.changes().clone());
                 cursor = message.cursor;
             }
             let refused =

@@ -7,10 +7,11 @@ use bytes::Bytes;
 use rowtide_feed::Acknowledgement;
 use rowtide_plan::plan::TableId;
 use rowtide_plan::row::Row;
-use rowtide_protocol::{Mode, delete_change, put_change};
+use rowtide_protocol::Mode;
 use rustc_hash::FxHashSet;
 
 use super::{Engine, Output, SessionId};
+use crate::message::Body;
 use crate::topic::{TopicKey, ViewKey};
 use crate::touched::TouchedRow;
 use crate::view::{Joining, View, ViewPhase};
@@ -49,25 +50,20 @@ impl Engine {
         let returning = view.returning();
         if let Some(session) = returning {
             out.push(Output::Begin { session, mode: Mode::Resume });
-            let body = self.body(view, &touched, &gained);
-            if !body.changes.is_empty() {
-                let message = self.message(view, body);
+            if let Some(message) = self.changes_of(view, &touched, &gained, shared) {
                 out.push(Output::Tx { session, message, acknowledgements: Vec::new() });
             }
             self.say_ready(view, session, &mut acknowledgements, out);
         }
         if !view.live.is_empty() {
-            let body = match touched.as_slice() {
-                [] if gained.is_empty() => Body::default(),
-                [only] if gained.is_empty() => self.body_of_one(view, only, shared),
-                _ => self.body(view, &touched, &gained),
-            };
-            self.say_changes(view, body, &mut acknowledgements, out);
+            let message = self.changes_of(view, &touched, &gained, shared);
+            self.say_changes(view, message, &mut acknowledgements, out);
         }
         let (joining, later): (Vec<Joining>, Vec<Joining>) =
             view.joining.iter().partition(|joining| joining.not_before <= Some(self.position));
-        let frozen = (!joining.is_empty())
-            .then(|| view.frozen().unwrap_or_else(|| Arc::new(self.freeze(view))));
+        let frozen = (!joining.is_empty()).then(|| {
+            view.frozen().unwrap_or_else(|| Arc::new(self.freeze(view, view.reach.keys())))
+        });
         if let Some(rows) = &frozen {
             for Joining { session, .. } in &joining {
                 out.push(Output::Snapshot { session: *session, rows: Arc::clone(rows) });
@@ -90,41 +86,44 @@ impl Engine {
         frozen.iter().for_each(|rows| view.was_frozen(rows));
     }
 
-    fn message(&self, view: &View, Body { changes, rows }: Body) -> Arc<Message> {
-        let cursor = view.cursor(self.epoch, self.position);
-        Message::new(cursor, changes, rows, self.commit_time_us)
+    fn message(&self, view: &View, body: Body) -> Arc<Message> {
+        Message::of(view.cursor(self.epoch, self.position), body, self.commit_time_us)
     }
 
     /// Tells the sessions of a view what has changed; where nothing has, only those whose mutations were
     /// acknowledged.
-    fn say_changes(&self, view: &View, body: Body, acks: &mut Acks, out: &mut Vec<Output>) {
-        if body.changes.is_empty() {
-            if acks.is_empty() {
-                return;
-            }
-            let is_live =
-                |id: &SessionId| view.joining.iter().all(|joining| joining.session != *id);
-            let mut told: Vec<SessionId> = acks.iter().map(|(id, _)| *id).collect();
-            told.dedup();
-            told.retain(is_live);
-            let message = self.message(view, body);
-            for session in told {
-                let acknowledgements = take_of(acks, session);
-                if !acknowledgements.is_empty() {
-                    let message = Arc::clone(&message);
-                    out.push(Output::Tx { session, message, acknowledgements });
-                }
+    fn say_changes(
+        &self,
+        view: &View,
+        message: Option<Arc<Message>>,
+        acks: &mut Acks,
+        out: &mut Vec<Output>,
+    ) {
+        if let Some(message) = message {
+            out.reserve(view.live.len());
+            for session in &view.live {
+                out.push(Output::Tx {
+                    session: *session,
+                    message: Arc::clone(&message),
+                    acknowledgements: take_of(acks, *session),
+                });
             }
             return;
         }
-        let message = self.message(view, body);
-        out.reserve(view.live.len());
-        for session in &view.live {
-            out.push(Output::Tx {
-                session: *session,
-                message: Arc::clone(&message),
-                acknowledgements: take_of(acks, *session),
-            });
+        if acks.is_empty() {
+            return;
+        }
+        let is_live = |id: &SessionId| view.joining.iter().all(|joining| joining.session != *id);
+        let mut told: Vec<SessionId> = acks.iter().map(|(id, _)| *id).collect();
+        told.dedup();
+        told.retain(is_live);
+        let message = self.message(view, Body::default());
+        for session in told {
+            let acknowledgements = take_of(acks, session);
+            if !acknowledgements.is_empty() {
+                let message = Arc::clone(&message);
+                out.push(Output::Tx { session, message, acknowledgements });
+            }
         }
     }
 
@@ -153,73 +152,67 @@ impl Engine {
         })
     }
 
-    /// Many views are often sent the same one row: its JSON is made once.
-    fn body_of_one(
+    /// What has changed, if anything has. Many views are often sent the same one row: its JSON is made once.
+    fn changes_of(
         &self,
         view: &View,
-        touched: &TouchedRow,
+        touched: &[TouchedRow],
+        gained: &FxHashSet<TopicKey>,
         shared: &mut Option<SharedBody>,
-    ) -> Body {
-        let row = self.visible_now(view, touched);
-        if row.is_none() && !touched.was_visible {
-            return Body::default();
+    ) -> Option<Arc<Message>> {
+        let ([only], true) = (touched, gained.is_empty()) else {
+            let body = self.body(view, touched, gained);
+            return (!body.is_empty()).then(|| self.message(view, body));
+        };
+        let row = self.visible_now(view, only);
+        if row.is_none() && !only.was_visible {
+            return None;
         }
-        let identity =
-            (touched.table, touched.key.clone(), row.map_or(0, |row| Arc::as_ptr(row) as usize));
-        if let Some(shared) = shared
-            && shared.identity == identity
-        {
-            return Body { changes: shared.changes.clone(), rows: 1 };
-        }
-        let mut body = Vec::new();
-        self.push_change(&mut body, touched.table, &touched.key, row);
-        let changes = Bytes::from(body);
-        *shared = Some(SharedBody { identity, changes: changes.clone() });
-        Body { changes, rows: 1 }
+        let row_ptr = row.map_or(std::ptr::null(), Arc::as_ptr);
+        let fits = |shared: &&SharedBody| {
+            shared.row == row_ptr && shared.table == only.table && shared.key == only.key
+        };
+        let changes = match shared.as_ref().filter(fits) {
+            Some(shared) => shared.changes.clone(),
+            None => {
+                let mut body = Body::default();
+                body.push(&self.plan, only.table, &only.key, row.map(|row| &row.json[..]));
+                let changes = body.into_said();
+                *shared = Some(SharedBody {
+                    table: only.table,
+                    key: only.key.clone(),
+                    row: row_ptr,
+                    changes: changes.clone(),
+                });
+                changes
+            }
+        };
+        let cursor = view.cursor(self.epoch, self.position);
+        Some(Message::new(cursor, changes, 1, self.commit_time_us))
     }
 
     fn body(&self, view: &View, touched: &[TouchedRow], gained: &FxHashSet<TopicKey>) -> Body {
-        let (mut body, mut rows) = (Vec::new(), 0);
-        let mut said: FxHashSet<(TableId, &Bytes)> = FxHashSet::default();
+        let mut body = Body::default();
+        let mut said: FxHashSet<(TableId, Bytes)> = FxHashSet::default();
         for touched in touched {
             let row = self.visible_now(view, touched);
             if row.is_some() || touched.was_visible {
-                self.push_change(&mut body, touched.table, &touched.key, row);
-                rows += 1;
+                let json = row.map(|row| &row.json[..]);
+                body.push(&self.plan, touched.table, &touched.key, json);
             }
             if row.is_some() && !gained.is_empty() {
-                said.insert((touched.table, &touched.key));
+                said.insert((touched.table, touched.key.clone()));
             }
         }
-        for key in gained {
-            let state = &self.topics[*key];
-            let branch = self.plan.branch(state.id().branch);
-            for row in state.rows().iter().filter(|_| branch.published) {
-                if branch.claim_filter.passes(&row.image.kept, &view.claims)
-                    && said.insert((branch.table, &row.image.key))
-                {
-                    self.push_change(&mut body, branch.table, &row.image.key, Some(row));
-                    rows += 1;
-                }
-            }
+        if !gained.is_empty() {
+            body.gain(self.freeze(view, gained.iter()), said);
         }
-        Body { changes: body.into(), rows }
+        body
     }
 
-    fn push_change(&self, body: &mut Vec<u8>, table: TableId, key: &Bytes, row: Option<&Arc<Row>>) {
-        if !body.is_empty() {
-            body.push(b',');
-        }
-        let name = &self.plan.table(table).name_json;
-        match row {
-            Some(row) => put_change(body, name, &row.json),
-            None => delete_change(body, name, key),
-        }
-    }
-
-    /// All that a whole view sees.
-    fn freeze(&self, view: &View) -> ViewRows {
-        let topics = view.reach.keys().map(|key| &self.topics[*key]);
+    /// What a whole view sees of these topics.
+    fn freeze<'a>(&self, view: &View, topics: impl Iterator<Item = &'a TopicKey>) -> ViewRows {
+        let topics = topics.map(|key| &self.topics[*key]);
         let published = topics.filter(|state| self.plan.branch(state.id().branch).published);
         let rows = published.map(|state| (state.id(), state.rows()));
         ViewRows::freeze(&self.plan, &view.claims, rows)
@@ -236,13 +229,9 @@ fn take_of(acks: &mut Acks, session: SessionId) -> Vec<Arc<Acknowledgement>> {
 
 /// The last message of a single row, for the next view that is sent the same.
 struct SharedBody {
-    identity: (TableId, Bytes, usize),
+    table: TableId,
+    key: Bytes,
+    /// Compared, and never looked at; null where the row is gone.
+    row: *const Row,
     changes: Bytes,
-}
-
-/// The changes of one message.
-#[derive(Default)]
-struct Body {
-    changes: Bytes,
-    rows: u32,
 }

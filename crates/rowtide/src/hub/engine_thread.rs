@@ -242,7 +242,7 @@ impl EngineThread {
                 Output::Ready { session, cursor } => (session, Item::Ready(cursor)),
                 Output::Begin { session, mode } => (session, Item::Begin(mode)),
                 Output::Tx { session, message, acknowledgements } => {
-                    self.sent_rows += u64::from(message.rows);
+                    self.sent_rows += message.rows as u64;
                     (session, Item::Tx { message, acknowledgements })
                 }
                 Output::Reset { session } => {

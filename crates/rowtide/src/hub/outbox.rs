@@ -103,11 +103,6 @@ enum Taken {
 /// Messages of a view, in order.
 pub type Messages = SmallVec<[Arc<Message>; 1]>;
 
-/// About how much memory a message takes that waits.
-fn bytes_of(message: &Message) -> usize {
-    message.changes.len() + 64
-}
-
 /// One step of a session, for those that do not speak in frames of the protocol.
 #[derive(Debug)]
 pub enum Step {
@@ -169,7 +164,7 @@ impl Outbox {
                 queue.closed = Some((ErrorCode::Restarting, message.to_owned()));
                 return true;
             }
-            queue.bytes += bytes_of(message);
+            queue.bytes += message.size();
         }
         if queue.bytes > self.limit_bytes / 2 && !queue.is_warned {
             queue.is_warned = true;
@@ -246,7 +241,7 @@ impl Outbox {
         let mut frames: VecDeque<Bytes> =
             rejected.map(|r| reject_frame(r.id, &r.code, &r.message)).collect();
         let time = commit_time_us.map(rfc3339);
-        let bodies = messages.iter().map(|message| &message.changes[..]);
+        let bodies = messages.iter().map(|message| &message.changes()[..]);
         frames.push_back(tx_frame(last.cursor, bodies, ack, time.as_deref()));
         let first = frames.pop_front();
         if !frames.is_empty() {
@@ -290,8 +285,8 @@ impl Outbox {
             Item::Ready(cursor) => Taken::Ready(cursor),
             Item::Snapshot { frames, at } => Taken::Snapshot { frames, at },
             Item::Tx { message, mut acknowledgements } => {
-                let mut bytes = message.changes.len();
-                queue.bytes -= bytes_of(&message);
+                let mut bytes = message.size();
+                queue.bytes -= message.size();
                 let mut messages = Messages::from_elem(message, 1);
                 while bytes < FRAME_BYTES
                     && let Some(Item::Tx { .. }) = queue.items.front()
@@ -299,8 +294,8 @@ impl Outbox {
                         queue.items.pop_front()
                 {
                     acknowledgements.extend(more);
-                    bytes += message.changes.len();
-                    queue.bytes -= bytes_of(&message);
+                    bytes += message.size();
+                    queue.bytes -= message.size();
                     messages.push(message);
                 }
                 Taken::Tx { messages, acknowledgements }

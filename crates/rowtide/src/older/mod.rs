@@ -254,7 +254,7 @@ impl Session {
             Step::Begin(_) => Vec::new(),
             Step::Ready(cursor) => vec![self.held.initial_data(&self.plan, cursor.lsn)],
             Step::Tx { messages, acknowledgements } => {
-                let bodies = messages.iter().map(|message| &message.changes);
+                let bodies = messages.iter().map(|message| message.changes());
                 let mut said: Vec<String> =
                     bodies.flat_map(|body| self.held.updates(&self.plan, body)).collect();
                 said.extend(commit(&acknowledgements));
