@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rowtide_client::Row;
+use rowtide_feed::EpochReason;
 use rowtide_protocol::{Cursor, Lsn};
 
 use crate::data::TABLES;
@@ -161,6 +162,30 @@ impl World {
         }
         let served = (0..TABLES.len()).filter(|table| !unfit.contains(table)).collect();
         self.difference(client, now, &served)
+    }
+
+    /// An epoch costs every client a snapshot, so there must be a reason for the one before to end.
+    pub fn check_that_an_epoch_may_end(&mut self, reason: EpochReason) {
+        let before = self.last_epoch.and_then(|epoch| self.epochs.get(&epoch));
+        let continues = before.is_some_and(|epoch| epoch.history == self.postgres.history());
+        let may = |why: &[&str]| why.iter().any(|why| self.may_end.contains(why));
+        let fits = match reason {
+            EpochReason::SlotLost | EpochReason::SlotMissing => may(&["slot", "migration"]),
+            EpochReason::NewLog => may(&["disk"]),
+            // Killed before what lies before the epoch was confirmed.
+            EpochReason::LogShort => true,
+            EpochReason::LogBehind => may(&["slot", "migration", "disk"]),
+            EpochReason::OtherTables
+            | EpochReason::AlteredBack
+            | EpochReason::PublicationChanged
+            | EpochReason::TableReplaced => may(&["migration"]),
+            _ => false,
+        };
+        assert!(!continues || fits, "an epoch ends for nothing: {reason}");
+        if self.postgres.slot.is_some_and(|slot| !slot.lost) {
+            self.may_end.remove("slot");
+        }
+        self.may_end.remove("disk");
     }
 
     pub fn is_at_rest(&self) -> bool {

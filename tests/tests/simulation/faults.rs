@@ -5,6 +5,7 @@ use rowtide_protocol::{ErrorCode, Lsn};
 
 use crate::network::Side;
 use crate::postgres::Slot;
+use crate::replicator::Job;
 use crate::server::Server;
 use crate::world::{At, Event, World};
 
@@ -65,7 +66,7 @@ impl World {
         if !std::mem::replace(&mut state.running, true) {
             state.life += 1;
             let at = At { server, life: state.life };
-            self.after(1, Event::Replicate(at));
+            self.after(1, Event::Replicator(at, 0, Box::new(Job::Go)));
             self.after(1000, Event::Watch(at));
         }
     }
@@ -78,19 +79,18 @@ impl World {
         self.say(|| format!("server {server} is killed"));
         // A write that was under way is durable up to somewhere.
         let queue = std::mem::take(&mut self.servers[server].log_queue);
-        let written = self.rng.random_range(0..=queue.len());
-        if written < queue.len() {
+        let events: Vec<_> = queue.iter().flat_map(|batch| batch.iter().cloned()).collect();
+        let written = self.rng.random_range(0..=events.len());
+        if written < events.len() {
             self.seen.count("kills with a torn tail");
         }
-        for entry in queue.iter().take(written) {
-            if self.disk.append(entry).is_err() {
-                break;
-            }
-        }
+        // On a full disk nothing of it is.
+        drop(self.disk.append(&events[..written]));
         self.server_ends(server);
         if self.weather.epochs_end && self.disk.holder.is_none() && self.rng.random_bool(0.03) {
             self.seen.count("replaced disks");
             self.disk.replace();
+            self.may_end.insert("disk");
         }
     }
 
@@ -117,16 +117,12 @@ impl World {
         }
         self.seen.count("stopped servers");
         let at = At { server, life: state.life };
-        state.stream = None;
         state.queues.clear();
-        self.walsender.take_if(|walsender| *walsender == (server, at.life));
         let sessions: Vec<u64> = self.servers[server].sessions.keys().copied().collect();
         for session in sessions {
             self.end_session(at, session, Some(ErrorCode::Restarting));
         }
-        if self.servers[server].log_queue.is_empty() {
-            self.server_ends(server);
-        }
+        self.stop_replicator(at);
     }
 
     fn fill_disk(&mut self) {
@@ -212,18 +208,22 @@ impl World {
         self.postgres_ends();
     }
 
-    /// Postgres has thrown away what the slot needs.
+    /// Postgres has thrown away what the slot needs, or someone has dropped it.
     fn lose_slot(&mut self) {
-        if self.postgres.slot.take().is_none() {
-            return;
+        let Some(slot) = &mut self.postgres.slot else { return };
+        self.may_end.insert("slot");
+        if self.rng.random_bool(0.5) {
+            self.seen.count("lost slots");
+            slot.lost = true;
+        } else {
+            self.seen.count("dropped slots");
+            self.postgres.slot = None;
         }
-        self.seen.count("lost slots");
-        self.slot_was_lost = true;
+        // The connection that had it is ended.
         self.walsender = None;
-        for server in 0..self.servers.len() {
-            let at = At { server, life: self.servers[server].life };
-            if self.servers[server].stream.take().is_some() {
-                self.after(100, Event::Replicate(at));
+        for server in &mut self.servers {
+            if let Some(stream) = &mut server.replicator.stream {
+                stream.end();
             }
         }
     }

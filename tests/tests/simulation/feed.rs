@@ -8,7 +8,7 @@ use rand::Rng;
 use rowtide_feed::{
     Event as FeedEvent, Feed, Generation, History, PastError, Publisher, Request, feed,
 };
-use rowtide_protocol::Lsn;
+use rowtide_replicator::machine::Input;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::world::{At, Event, World};
@@ -21,16 +21,12 @@ pub struct ServerFeed {
     pub publisher: Publisher,
     pub feed: Feed,
     asked: mpsc::UnboundedReceiver<Request>,
-    /// The position after the last transaction, or where the epoch began.
-    pub previous: Lsn,
-    /// Everything up to here was published.
-    pub published: Lsn,
 }
 
 impl Default for ServerFeed {
     fn default() -> ServerFeed {
         let (publisher, feed, asked) = feed(RING_BYTES);
-        ServerFeed { publisher, feed, asked, previous: Lsn(0), published: Lsn(0) }
+        ServerFeed { publisher, feed, asked }
     }
 }
 
@@ -39,10 +35,8 @@ pub type Asked<T> = oneshot::Receiver<Result<T, PastError>>;
 
 impl World {
     /// Begins a generation; the one before ends.
-    pub fn begin_generation(&mut self, at: At, generation: Generation, previous: Lsn) {
-        let feed = &mut self.servers[at.server].feed;
-        (feed.published, feed.previous) = (generation.position, previous);
-        feed.publisher.begin(generation);
+    pub fn begin_generation(&mut self, at: At, generation: Generation) {
+        self.servers[at.server].feed.publisher.begin(generation);
         self.look_at_feed(at);
     }
 
@@ -51,7 +45,7 @@ impl World {
         self.look_at_feed(at);
     }
 
-    fn look_at_feed(&mut self, at: At) {
+    pub fn look_at_feed(&mut self, at: At) {
         let delay = self.rng.random_range(0..20);
         self.after(delay, Event::Generation(at));
     }
@@ -61,17 +55,9 @@ impl World {
         self.servers[at.server].feed.publisher.room().now_or_never().is_some()
     }
 
-    /// Hands on what is new of events.
-    pub fn publish(&mut self, at: At, events: Vec<FeedEvent>) {
-        let feed = &mut self.servers[at.server].feed;
-        let published = feed.published;
-        let new = |event: &FeedEvent| event.lsn().is_none_or(|lsn| lsn > published);
-        let events: Arc<[FeedEvent]> = events.into_iter().filter(new).collect();
-        if events.is_empty() {
-            return;
-        }
-        feed.published = events.iter().filter_map(FeedEvent::lsn).max().unwrap_or(published);
-        feed.publisher.publish(events);
+    /// Hands on events.
+    pub fn publish(&mut self, at: At, events: Arc<[FeedEvent]>) {
+        self.servers[at.server].feed.publisher.publish(events);
         for engine in 0..self.servers[at.server].engines.len() {
             self.wake_engine(at, engine);
         }
@@ -114,7 +100,11 @@ impl World {
                 let told = if fails { None } else { self.disk.replay(after, bytes) };
                 let known = if told.is_some() { "replays" } else { "replays that fail" };
                 self.seen.count(known);
+                let outrun = told.is_none();
                 drop(reply.send(told.ok_or(PastError::TooOld)));
+                if outrun {
+                    self.step_replicator(at, Input::Outrun);
+                }
             }
             Request::Look => {}
         }

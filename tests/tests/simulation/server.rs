@@ -1,7 +1,7 @@
 //! A server process: the sessions, the engines with what waits for each, the loads and the questions to
 //! the log. It may be killed between any two events, and everything in here is gone then.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -12,21 +12,18 @@ use rowtide_engine::{
 use rowtide_feed::{
     Acknowledgement, Event as FeedEvent, FeedEnded, Generation, History, HistoryQuery, Subscription,
 };
-use rowtide_plan::compile::compile_partly;
 use rowtide_plan::plan::Plan;
 use rowtide_protocol::{
-    ClientMessage, Connect, Cursor, ErrorCode, Lsn, Refusal, connected_frame, error_frame,
-    ready_frame, reject_frame, snapshot_frame, tx_frame,
+    ClientMessage, Connect, Cursor, ErrorCode, Refusal, connected_frame, error_frame, ready_frame,
+    reject_frame, snapshot_frame, tx_frame,
 };
 use serde_json::Map;
 
-use crate::data::{TABLES, USERS, definition, tables_json};
-use crate::disk::Entry;
+use crate::data::{USERS, tables_json};
 use crate::feed::{Asked, ServerFeed, answered};
 use crate::network::{Parcel, Side};
 use crate::postgres::Unreadable;
-use crate::postgres::catalog::Facts;
-use crate::replicator::Stream;
+use crate::replicator::Replicator;
 use crate::world::{At, Event, World};
 use crate::writer::Queue;
 
@@ -56,22 +53,12 @@ pub struct Server {
     /// The mutations of each session, also of those that have ended.
     pub queues: BTreeMap<u64, Queue>,
     /// What is not durable yet.
-    pub log_queue: VecDeque<Entry>,
+    pub log_queue: VecDeque<Arc<[FeedEvent]>>,
     pub writing: bool,
-    pub stream: Option<Stream>,
+    /// The log is given free once that is empty.
+    pub log_closing: bool,
+    pub replicator: Replicator,
     pub feed: ServerFeed,
-    /// Why the next stream cannot be the continuation of the log, if it cannot.
-    pub broken: Option<&'static str>,
-    pub tables: Option<Compiled>,
-}
-
-/// What a server has read of the tables, and made of it.
-#[derive(Clone)]
-pub struct Compiled {
-    pub plan: Arc<Plan>,
-    pub facts: Vec<Facts>,
-    pub refused: BTreeSet<usize>,
-    pub read_at: Lsn,
 }
 
 pub struct EngineThread {
@@ -156,37 +143,9 @@ impl World {
         (0..count).for_each(|engine| self.wake_engine(at, engine));
     }
 
-    pub fn plan_of(&self, at: At) -> Arc<Plan> {
-        let tables = self.servers[at.server].tables.as_ref();
-        Arc::clone(&tables.expect("nothing is served before the tables were read").plan)
-    }
-
-    /// Reads the tables as they can be seen, and compiles what fits.
-    pub fn read_tables(&self) -> Compiled {
-        let visible = &self.postgres.visible;
-        let facts: Vec<Facts> = (0..TABLES.len()).map(|t| visible.catalog.facts(t)).collect();
-        let mut catalog = visible.catalog.read();
-        // Where the stream or loads would not tell all of a table, it is as if it was not there.
-        let fit = |name: &str| {
-            let table = TABLES.iter().position(|table| *table == name);
-            table.is_some_and(|table| visible.catalog.serves(table))
-        };
-        catalog.tables.retain(|table| fit(&table.name));
-        let (plan, refused) = compile_partly(&definition(), &catalog);
-        let number = |(name, _): &(String, _)| TABLES.iter().position(|table| table == name);
-        let refused = refused.iter().filter_map(number).collect();
-        Compiled { plan: Arc::new(plan), facts, refused, read_at: self.postgres.wal_end }
-    }
-
-    /// The engines' feed is over: there is another generation, or the log does not go back to where they
-    /// are, and then there must be another.
-    fn end_generation_of_engines(&mut self, at: At) {
-        let server = &mut self.servers[at.server];
-        let current = server.feed.feed.state().generation;
-        let (Some(serving), Some(current)) = (&server.generation, &current) else { return };
-        if Arc::ptr_eq(serving, current) {
-            self.renew_generation(at);
-        }
+    /// The plan that is served; none while nothing is.
+    fn plan_of(&self, at: At) -> Option<Arc<Plan>> {
+        self.servers[at.server].generation.as_ref().map(|generation| Arc::clone(&generation.plan))
     }
 
     /// The engines end, and every session with them.
@@ -267,8 +226,9 @@ impl World {
         if over {
             // Another generation is there, or will be.
             self.seen.count("engines without a feed");
-            self.end_generation_of_engines(at);
-            return;
+            self.end_engines(at);
+            self.servers[at.server].generation = None;
+            return self.look_at_feed(at);
         }
         let thread = &mut self.servers[at.server].engines[engine];
         let again = std::mem::take(&mut thread.woken);
@@ -295,7 +255,7 @@ impl World {
             self.after(delay, Event::Gather(at, engine));
         }
         for HistoryRequest { id, topics, tables, after, up_to } in questions {
-            let query = HistoryQuery { topics, tables: tables.into(), after, up_to };
+            let query = HistoryQuery { topics, tables, after, up_to };
             let server = &mut self.servers[at.server];
             let asked = server.feed.feed.history(self.disk.epoch, query);
             server.engines[engine].histories.push((id, asked));
@@ -348,10 +308,7 @@ impl World {
             return;
         }
         let room = UNDER_WAY.saturating_sub(self.network.under_way(id, Side::Client));
-        let Some(plan) = self.servers[at.server].tables.as_ref().map(|t| Arc::clone(&t.plan))
-        else {
-            return;
-        };
+        let Some(plan) = self.plan_of(at) else { return };
         let Some(session) = self.servers[at.server].sessions.get_mut(&id) else { return };
         let mut frames = Vec::new();
         for _ in 0..room {
@@ -388,6 +345,11 @@ impl World {
         if self.is_gone(at) || self.servers[at.server].generations != generations {
             return;
         }
+        let Some(plan) = self.plan_of(at) else { return };
+        if self.postgres.up && self.postgres.is_locked(&plan, &load.topics) {
+            self.seen.count("loads that wait for a lock");
+            return self.after(30, Event::Look(at, engine, load, generations));
+        }
         self.seen.count("loads");
         let fails = !self.postgres.up || self.stormy && self.rng.random_bool(0.03);
         let (delay, input) = if fails {
@@ -395,7 +357,7 @@ impl World {
             (200, Input::LoadFailed(load.id))
         } else {
             let most = if self.rng.random_bool(0.1) { 3000 } else { 60 };
-            let (loaded, failed) = self.postgres.load(&self.plan_of(at), &load.topics);
+            let (loaded, failed) = self.postgres.load(&plan, &load.topics);
             if failed.values().any(|why| *why == Unreadable::Changed) {
                 self.seen.count("loads that do not fit their tables");
                 self.servers[at.server].feed.feed.look();
@@ -475,7 +437,8 @@ impl World {
         let not_before = (known.last > 0).then_some(self.postgres.wal_end);
         let engines = self.servers[at.server].engines.len();
         let engine = USERS.iter().position(|of| *of == user).unwrap_or(0) % engines;
-        let claims = self.plan_of(at).resolve_claims(&user, &Map::new());
+        let Some(plan) = self.plan_of(at) else { return };
+        let claims = plan.resolve_claims(&user, &Map::new());
         let cursor = connect.cursor.and_then(|cursor| cursor.parse::<Cursor>().ok());
         let Some(session) = self.servers[at.server].sessions.get_mut(&id) else { return };
         let refused = known.refused.range(settled + 1..=known.last.max(settled + 1));

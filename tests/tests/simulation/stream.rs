@@ -4,83 +4,132 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use rowtide_feed::Transaction;
+use rand::Rng;
 use rowtide_plan::plan::Plan;
 use rowtide_postgres::assemble::{AssembleError, Assembler};
 use rowtide_protocol::Lsn;
+use rowtide_replicator::machine::{Brought, Input, StreamFailure};
 
 use crate::postgres::{Postgres, Sent, Walsender, WalsenderError};
+use crate::replicator::Job;
 use crate::sql::LARGE;
+use crate::world::{At, Event, World};
 
 /// More bytes than this of one transaction are not held.
 const MAX_TRANSACTION_BYTES: usize = LARGE * 330;
+/// How many batches may wait for the disk before the stream is held up.
+const LOG_QUEUE: usize = 12;
 
-/// What the stream brings.
-#[derive(Debug)]
-pub enum Streamed {
-    Transaction(Arc<Transaction>),
-    Position(Lsn),
-}
-
-/// Why it does not go on.
-#[derive(Debug)]
-pub enum Interrupted {
-    /// `42704`, and the connection is over.
-    NoPublication,
-    /// A table does not have the plan's shape any more. The stream can go on.
-    SchemaChanged { table: String, what: String, committed: Lsn },
-}
-
-pub struct Decoder {
+pub struct Stream {
+    walsender: Walsender,
     assembler: Assembler,
     messages: VecDeque<Sent>,
-    /// Where the transaction is committed whose changes come.
+    /// Where the commit begins of the transaction whose changes come.
     open: Option<Lsn>,
+    /// What is told to Postgres with the next status.
+    pub confirmed: Option<Lsn>,
+    postgres_life: u64,
 }
 
-impl Decoder {
-    pub fn new(plan: Arc<Plan>) -> Decoder {
+impl Stream {
+    pub fn new(plan: Arc<Plan>, position: Lsn, postgres_life: u64) -> Stream {
         let assembler = Assembler::new(plan, "rowtide".to_owned(), MAX_TRANSACTION_BYTES);
-        Decoder { assembler, messages: VecDeque::new(), open: None }
+        let (messages, open) = (VecDeque::new(), None);
+        let walsender = Walsender::new(position);
+        Stream { walsender, assembler, messages, open, confirmed: None, postgres_life }
+    }
+
+    /// Postgres ends it.
+    pub fn end(&mut self) {
+        self.postgres_life = u64::MAX;
     }
 
     /// What comes next, if something is there.
-    pub fn next(
+    fn next(
         &mut self,
-        walsender: &mut Walsender,
         postgres: &mut Postgres,
-    ) -> Option<Result<Streamed, Interrupted>> {
+        now_ms: u64,
+    ) -> Option<Result<Brought, StreamFailure>> {
         loop {
             if self.messages.is_empty() {
-                match walsender.next(postgres) {
+                match self.walsender.next(postgres) {
                     Ok(sent) if sent.is_empty() => return None,
                     Ok(sent) => self.messages = sent,
                     Err(WalsenderError::NoPublication) => {
-                        return Some(Err(Interrupted::NoPublication));
+                        let why = "publication \"publication\" does not exist".to_owned();
+                        return Some(Err(StreamFailure::PublicationMissing(why)));
                     }
                 }
             }
             match self.messages.pop_front()? {
                 Sent::Begin { lsn, xid, commit_time_us } => {
-                    self.open = Some(lsn);
+                    // A commit record has a length.
+                    self.open = Some(Lsn(lsn.0 - 8));
                     self.assembler.begin(xid, commit_time_us);
                 }
                 Sent::Message(bytes) => match self.assembler.message(&bytes) {
                     Ok(()) => {}
                     Err(AssembleError::SchemaChanged { table, what }) => {
                         let committed = self.open.expect("a transaction is open");
-                        let changed = Interrupted::SchemaChanged { table, what, committed };
-                        return Some(Err(changed));
+                        let unfit = StreamFailure::Unfit { table, what, committed };
+                        return Some(Err(unfit));
                     }
                     Err(other) => panic!("what Postgres sends is decoded: {other}"),
                 },
                 Sent::Commit { lsn } => {
                     self.open = None;
                     let transaction = Arc::new(self.assembler.commit(lsn));
-                    return Some(Ok(Streamed::Transaction(transaction)));
+                    return Some(Ok(Brought::Transaction(transaction)));
                 }
-                Sent::KeepAlive(lsn) => return Some(Ok(Streamed::Position(lsn))),
+                Sent::KeepAlive(lsn) => {
+                    let time_us = now_ms as i64 * 1000;
+                    return Some(Ok(Brought::Position { lsn, time_us }));
+                }
             }
+        }
+    }
+}
+
+impl World {
+    /// Hands on what the stream has brought.
+    pub fn take_from_stream(&mut self, at: At, asked: u64) {
+        let mut brought = Vec::new();
+        let mut failure = None;
+        let has_room = self.feed_has_room(at);
+        let server = &mut self.servers[at.server];
+        let Some(stream) = &mut server.replicator.stream else { return };
+        let queued = server.log_queue.len();
+        if stream.postgres_life != self.postgres.life || !self.postgres.up {
+            self.seen.count("streams cut");
+            failure = Some(StreamFailure::Ended("Postgres closed it".to_owned()));
+        } else if queued > LOG_QUEUE || !has_room {
+            self.seen.count("streams held up");
+        } else {
+            for _ in 0..self.rng.random_range(1..6) {
+                match stream.next(&mut self.postgres, self.now_ms) {
+                    None => break,
+                    Some(Ok(next)) => brought.push(next),
+                    Some(Err(why)) => {
+                        self.seen.count(match &why {
+                            StreamFailure::PublicationMissing(_) => "streams without a publication",
+                            _ => "shapes that do not fit",
+                        });
+                        failure = Some(why);
+                        break;
+                    }
+                }
+            }
+            if let Some(confirmed) = stream.confirmed
+                && let Some(slot) = &mut self.postgres.slot
+                && self.rng.random_bool(0.3)
+            {
+                slot.confirmed = slot.confirmed.max(confirmed);
+            }
+        }
+        let delay = self.rng.random_range(2..80);
+        self.after(delay, Event::Replicator(at, asked, Box::new(Job::Stream)));
+        if !brought.is_empty() || failure.is_some() {
+            self.step_replicator(at, Input::Streamed(brought, failure));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One deployment: virtual time, what happens in it, and what must hold after every step. All chance comes
 //! from one seed, and all order from one queue of events.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -15,6 +15,7 @@ use crate::disk::Disk;
 use crate::network::{Network, Parcel, Side};
 use crate::postgres::Postgres;
 use crate::postgres::database::{Database, Work, Writes};
+use crate::replicator::Job;
 use crate::server::Server;
 use crate::sql::{random_row, write};
 use crate::writer::Attempt;
@@ -40,9 +41,8 @@ pub enum Event {
     WalsenderEnds(usize, u64),
     // Servers
     StartServer(usize),
-    Replicate(At),
+    Replicator(At, u64, Box<Job>),
     Watch(At),
-    Stream(At),
     Write(At),
     Tick(At, u64),
     Engine(At, usize),
@@ -90,8 +90,9 @@ pub struct World {
     pub postgres: Postgres,
     /// The server that streams, as Postgres knows it.
     pub walsender: Option<(usize, u64)>,
-    /// Whether the slot that the log was written from is gone.
-    pub slot_was_lost: bool,
+    /// Why the present epoch may end.
+    pub may_end: BTreeSet<&'static str>,
+    pub last_epoch: Option<u64>,
     pub disk: Disk,
     pub network: Network,
     pub servers: Vec<Server>,
@@ -136,7 +137,8 @@ impl World {
             events: 0,
             postgres: Postgres::new(database, rng.random_bool(0.3)),
             walsender: None,
-            slot_was_lost: false,
+            may_end: BTreeSet::new(),
+            last_epoch: None,
             disk: Disk::new(),
             network: Network::default(),
             servers: vec![Server::default(), Server::default()],
@@ -217,9 +219,8 @@ impl World {
                 self.walsender.take_if(|walsender| *walsender == (server, life));
             }
             Event::StartServer(server) => self.start_server(server),
-            Event::Replicate(at) => self.replicate(at),
+            Event::Replicator(at, asked, job) => self.work_for_replicator(at, asked, *job),
             Event::Watch(at) => self.watch(at),
-            Event::Stream(at) => self.stream(at),
             Event::Write(at) => self.write(at),
             Event::Tick(at, generations) => self.tick(at, generations),
             Event::Engine(at, engine) => self.run_engine(at, engine),

@@ -68,6 +68,9 @@ impl Database {
     /// Does what a transaction does.
     pub fn apply(&mut self, work: &Work, xid: u64) {
         work.ddl.iter().for_each(|ddl| self.alter(ddl, xid));
+        for oid in &work.truncated {
+            Arc::make_mut(&mut self.catalog).truncate(*oid, xid);
+        }
         self.rows.retain(|(table, _), _| !work.truncated.contains(table));
         for (place, row) in &work.writes {
             match row {

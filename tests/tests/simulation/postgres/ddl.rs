@@ -65,31 +65,43 @@ impl Database {
         let catalog = Arc::make_mut(&mut self.catalog);
         match ddl {
             Ddl::AddColumn(oid, field) => {
-                let name = usual_name(*field).to_owned();
-                let kind = usual_kind(*field);
-                catalog.change(*oid, xid, |r| r.columns.push(Column { name, field: *field, kind }));
+                let (name, kind) = (usual_name(*field).to_owned(), usual_kind(*field));
+                catalog.change(*oid, xid, |r| {
+                    let (number, field, version) = (r.next_number, *field, xid);
+                    r.next_number += 1;
+                    r.columns.push(Column { number, name, field, kind, version });
+                });
                 self.rewrite(*oid, |row| row.reset(*field));
             }
             Ddl::DropColumn(oid, field) => {
-                catalog.change(*oid, xid, |r| r.columns.retain(|c| c.field != *field));
+                catalog.change_columns(*oid, |r| r.columns.retain(|c| c.field != *field));
                 self.rewrite(*oid, |_| {});
             }
             Ddl::RenameColumn(oid, field, name) => {
-                catalog.change(*oid, xid, |r| {
+                catalog.change_columns(*oid, |r| {
                     let column = r.columns.iter_mut().find(|column| column.field == *field);
-                    column.into_iter().for_each(|column| column.name.clone_from(name));
+                    if let Some(column) = column {
+                        column.name.clone_from(name);
+                        column.version = xid;
+                    }
                 });
                 self.rewrite(*oid, |_| {});
             }
             Ddl::AlterType(oid, field, kind) => {
                 catalog.change(*oid, xid, |r| {
+                    r.filenode = xid;
                     let column = r.columns.iter_mut().find(|column| column.field == *field);
-                    column.into_iter().for_each(|column| column.kind = *kind);
+                    if let Some(column) = column {
+                        (column.kind, column.version) = (*kind, xid);
+                    }
                 });
                 self.rewrite(*oid, |_| {});
             }
             Ddl::RenameTable(oid, name) => {
-                catalog.change(*oid, xid, |relation| relation.name.clone_from(name));
+                catalog.change(*oid, xid, |relation| {
+                    relation.name.clone_from(name);
+                    relation.name_version = xid;
+                });
             }
             Ddl::CreateTable(oid, name) => {
                 catalog.next_oid = catalog.next_oid.max(*oid + 1);
@@ -106,7 +118,9 @@ impl Database {
                 catalog.change(*oid, xid, |relation| relation.identity = *identity);
             }
             Ddl::SetLogged(oid, logged) => {
-                catalog.change(*oid, xid, |relation| relation.logged = *logged);
+                catalog.change(*oid, xid, |relation| {
+                    (relation.logged, relation.filenode) = (*logged, xid);
+                });
             }
             Ddl::SetRowSecurity(oid, on) => {
                 catalog.change(*oid, xid, |relation| relation.row_security = *on);
@@ -117,7 +131,9 @@ impl Database {
             Ddl::PublicationAdd(table, filtered) => {
                 let oid = catalog.take_oid();
                 if let Some(publication) = &mut catalog.publication {
-                    publication.members.insert(*table, Member { oid, filtered: *filtered });
+                    publication
+                        .members
+                        .insert(*table, Member { oid, version: xid, filtered: *filtered });
                 }
             }
             Ddl::PublicationDrop(table) => {
@@ -127,7 +143,7 @@ impl Database {
             }
             Ddl::PublicationSet(operations) => {
                 if let Some(publication) = &mut catalog.publication {
-                    (publication.operations, publication.xmin) = (*operations, xid);
+                    (publication.operations, publication.version) = (*operations, xid);
                 }
             }
             Ddl::DropPublication => catalog.publication = None,
@@ -150,8 +166,20 @@ impl Catalog {
     fn change(&mut self, oid: Oid, xid: u64, change: impl FnOnce(&mut Relation)) {
         if let Some(relation) = self.relations.get_mut(&oid) {
             change(relation);
-            relation.xmin = xid;
+            relation.version = xid;
         }
+    }
+
+    /// What is written to the rows of columns alone.
+    fn change_columns(&mut self, oid: Oid, change: impl FnOnce(&mut Relation)) {
+        if let Some(relation) = self.relations.get_mut(&oid) {
+            change(relation);
+        }
+    }
+
+    /// A table is emptied.
+    pub fn truncate(&mut self, oid: Oid, xid: u64) {
+        self.change(oid, xid, |relation| relation.filenode = xid);
     }
 
     /// What brings everything back to how it should be.

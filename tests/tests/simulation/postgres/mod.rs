@@ -9,6 +9,7 @@ pub mod database;
 pub mod ddl;
 mod load;
 mod mutate;
+mod observe;
 mod walsender;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -32,8 +32,8 @@ pub enum WalsenderError {
 pub struct Walsender {
     /// Everything up to here was sent.
     pub position: Lsn,
-    /// Of each table the transaction that made the shape that was told.
-    told: BTreeMap<Oid, u64>,
+    /// Of each table the shape that was told.
+    told: BTreeMap<Oid, Option<Relation>>,
 }
 
 impl Walsender {
@@ -126,13 +126,11 @@ impl Walsender {
     }
 
     fn tell_shape(&mut self, catalog: &Catalog, oid: Oid, messages: &mut Vec<Vec<u8>>) {
-        let shape = match catalog.relations.get(&oid) {
-            Some(relation) => relation.xmin,
-            None => 1,
-        };
-        if self.told.insert(oid, shape) == Some(shape) {
+        let shape = catalog.relations.get(&oid);
+        if self.told.get(&oid).is_some_and(|told| told.as_ref() == shape) {
             return;
         }
+        self.told.insert(oid, shape.cloned());
         let Some(relation) = catalog.relations.get(&oid) else {
             let columns = [
                 ("client_id", Kind::Text),
