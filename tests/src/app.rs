@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use rowtide::application::Application;
 use rowtide::auth::{AuthOptions, sign};
-use rowtide::hub::HubOptions;
 use rowtide::limits::ClientLimits;
 use rowtide::server::{Server, ServerOptions};
 use rowtide_client::{Client, ClientOptions};
+use rowtide_gateway::GatewayOptions;
 use rowtide_log::LogOptions;
 use rowtide_plan::definition::Definition;
 use rowtide_postgres::migrate::{Migration, migrate};
@@ -84,32 +84,32 @@ impl App {
             .unwrap_or_else(|error| panic!("{error:?}"));
         let log = Dir::new();
         let mut options = ServerOptions {
-            hub: HubOptions {
+            definition: Arc::clone(definition),
+            log: LogOptions {
+                dir: log.path().to_owned(),
+                retention: Duration::from_secs(600),
+                max_bytes: 1 << 30,
+            },
+            gateway: GatewayOptions {
                 database: database.options().await,
                 names: database.names(),
-                definition: Arc::clone(definition),
                 engines: 2,
-                outbox_bytes: 1 << 20,
-                log: LogOptions {
-                    dir: log.path().to_owned(),
-                    retention: Duration::from_secs(600),
-                    max_bytes: 1 << 30,
-                },
+                send_queue_bytes: 1 << 20,
                 row_bytes: 1 << 20,
                 load_connections: 1,
+                auth: AuthOptions { secret: Some(SECRET.to_owned()), ..AuthOptions::default() },
+                client: ClientLimits {
+                    message_bytes: 64 << 10,
+                    mutation_bytes: 32 << 10,
+                    requests_per_minute: 0,
+                    ..ClientLimits::default()
+                },
+                mutation_database: None,
+                mutation_connections: 4,
+                prepared_statements: true,
+                mutation_answer: Duration::from_secs(30),
             },
-            auth: AuthOptions { secret: Some(SECRET.to_owned()), ..AuthOptions::default() },
             listen: ([127, 0, 0, 1], 0).into(),
-            client: ClientLimits {
-                message_bytes: 64 << 10,
-                mutation_bytes: 32 << 10,
-                requests_per_minute: 0,
-                ..ClientLimits::default()
-            },
-            mutation_database: None,
-            mutation_connections: 4,
-            prepared_statements: true,
-            mutation_answer: Duration::from_secs(30),
             playground: None,
         };
         change(&mut options);
@@ -127,6 +127,8 @@ impl App {
         let server = server.unwrap_or_else(|error| panic!("{error}"));
         // Where clients know it to be, also after a restart.
         self.options.listen = server.address();
+        // It has looked at the tables then; one that stands by never is.
+        drop(tokio::time::timeout(Duration::from_secs(10), server.wait_until_ready()).await);
         self.server = Some(server);
     }
 

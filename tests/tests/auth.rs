@@ -27,7 +27,7 @@ const HEADER_NONE: &str = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0";
 const LEEWAY: u64 = 5;
 
 async fn app(auth: AuthOptions) -> App {
-    let change = |options: &mut rowtide::server::ServerOptions| options.auth = auth;
+    let change = |options: &mut rowtide::server::ServerOptions| options.gateway.auth = auth;
     App::with_options(Bystander::DEFINITION, Bystander::TABLES, change).await
 }
 

@@ -325,7 +325,7 @@ async fn a_client_id_belongs_to_who_first_used_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_user_cannot_take_all_places() {
     let app = App::with_options(Bystander::DEFINITION, Bystander::TABLES, |options| {
-        options.client.sessions_per_user = 3;
+        options.gateway.client.sessions_per_user = 3;
     });
     let app = app.await;
     let mut bystander = Bystander::of(&app).await;

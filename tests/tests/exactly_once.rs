@@ -126,10 +126,10 @@ impl Between {
     /// A server that knows of no other way to Postgres.
     async fn app(&self, change: impl FnOnce(&mut ServerOptions)) -> App {
         App::with_options(DEFINITION, TABLES, |options| {
-            let database = options.hub.database.database();
+            let database = options.gateway.database.database();
             let port = self.port;
             let url = format!("postgres://postgres@127.0.0.1:{port}/{database}?sslmode=disable");
-            options.hub.database = ConnectOptions::parse(&url).unwrap();
+            options.gateway.database = ConnectOptions::parse(&url).unwrap();
             change(options);
         })
         .await
@@ -199,7 +199,7 @@ fn holds(bytes: &[u8], text: &str) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_is_lost_at_the_commit_changes_nothing_for_the_client() {
     let between = Between::new().await;
-    let app = between.app(|options| options.mutation_answer = Duration::from_secs(1)).await;
+    let app = between.app(|options| options.gateway.mutation_answer = Duration::from_secs(1)).await;
     let mut writer = Writer::live(&app, "u1").await;
     for cut in [Cut::Before, Cut::Meanwhile, Cut::After, Cut::Stalled] {
         between.cut("COMMIT\0", cut);
@@ -217,7 +217,7 @@ async fn a_connection_that_is_lost_at_the_commit_changes_nothing_for_the_client(
 async fn a_connection_that_is_lost_when_a_refusal_is_kept_changes_nothing_for_the_client() {
     let between = Between::new().await;
     // Statements that are not prepared can be told apart on the wire.
-    let app = between.app(|options| options.prepared_statements = false).await;
+    let app = between.app(|options| options.gateway.prepared_statements = false).await;
     let mut writer = Writer::live(&app, "u1").await;
     for cut in [Cut::Before, Cut::Meanwhile, Cut::After] {
         between.cut("refusal", cut);

@@ -99,7 +99,7 @@ async fn a_connect_that_arrives_late_takes_over_from_nobody() {
     let app = App::with(DEFINITION, TABLES).await;
     let sessions = async |count: u64| {
         eventually("the sessions are there", || async {
-            let health = app.server.as_ref()?.hub().health();
+            let health = app.server.as_ref()?.health();
             (health.sessions == count).then_some(())
         })
         .await;

@@ -46,9 +46,9 @@ impl Drop for SmallDisk {
 /// A server whose history is on the disk.
 async fn app(disk: &SmallDisk) -> App {
     let change = |options: &mut rowtide::server::ServerOptions| {
-        options.hub.log.dir = disk.path().join("history");
+        options.log.dir = disk.path().join("history");
         // The client reads only in the end.
-        options.hub.outbox_bytes = 64 << 20;
+        options.gateway.send_queue_bytes = 64 << 20;
     };
     App::with_options(DEFINITION, TABLES, change).await
 }
@@ -56,7 +56,7 @@ async fn app(disk: &SmallDisk) -> App {
 /// Writes until the server says that nothing more of it fits, and returns how often.
 async fn fill(app: &App, disk: &SmallDisk, sql: &tokio_postgres::Client) -> i32 {
     fs::write(disk.path().join("filler"), vec![0; 18 << 20]).unwrap();
-    let health = || app.server.as_ref().unwrap().hub().health();
+    let health = || app.server.as_ref().unwrap().health();
     let mut written = 0;
     while health().ready {
         written += 1;
@@ -78,7 +78,7 @@ async fn a_full_disk_holds_the_stream_up_and_loses_nothing() {
     };
     let app = app(&disk).await;
     let mut raw = Raw::live(&app, "ann").await;
-    let health = || app.server.as_ref().unwrap().hub().health();
+    let health = || app.server.as_ref().unwrap().health();
     let sql = app.database.connect().await;
     let mut written = fill(&app, &disk, &sql).await;
     for _ in 0..20 {

@@ -387,7 +387,7 @@ async fn a_table_that_changes_its_shape_is_served_in_the_new_one_and_others_go_o
         rows.get("file").is_none_or(|files| files.is_empty()) && has(rows, "user", "plaid")
     })
     .await;
-    let health = app.server.as_ref().unwrap().hub().health();
+    let health = app.server.as_ref().unwrap().health();
     assert_eq!(health.refused_tables, ["file"]);
 }
 
@@ -436,12 +436,12 @@ async fn a_table_that_cannot_be_read_keeps_only_those_waiting_who_see_it() {
         visible = 'id IN (SELECT list FROM reader WHERE person = auth.user_id)'";
     let cluster = rowtide_tests::cluster().await;
     let app = App::with_options(definition, tables, |options| {
-        let database = options.hub.database.database();
+        let database = options.gateway.database.database();
         let url = cluster.url(database).replacen("postgres@", &format!("{database}_server@"), 1);
-        options.hub.database = ConnectOptions::parse(&url).unwrap();
+        options.gateway.database = ConnectOptions::parse(&url).unwrap();
     })
     .await;
-    let unreadable = || app.server.as_ref().unwrap().hub().health().unreadable_tables;
+    let unreadable = || app.server.as_ref().unwrap().health().unreadable_tables;
     let role = format!("{}_server", app.database.name());
     app.database.run(&format!("REVOKE SELECT ON list FROM {role}")).await;
     let mut ann = app.client("ann");

@@ -52,7 +52,7 @@ async fn app(change: impl FnOnce(&mut ClientLimits)) -> App {
     let tables =
         format!("CREATE TABLE label (id int PRIMARY KEY); {TABLES}; {}", Bystander::TABLES);
     let definition = format!("{DEFINITION}\n{}", Bystander::DEFINITION);
-    App::with_options(&definition, &tables, |options| change(&mut options.client)).await
+    App::with_options(&definition, &tables, |options| change(&mut options.gateway.client)).await
 }
 
 /// Every row that a mutation could have touched.

@@ -103,12 +103,12 @@ impl Pooler {
     /// A server whose mutations go through it.
     async fn app(&self, prepare: bool) -> App {
         App::with_options(DEFINITION, TABLES, |options| {
-            let database = options.hub.database.database();
+            let database = options.gateway.database.database();
             let port = self.port;
             let url = format!("postgres://postgres@127.0.0.1:{port}/{database}?sslmode=disable");
-            options.mutation_database = Some(ConnectOptions::parse(&url).unwrap());
-            options.mutation_connections = 1;
-            options.prepared_statements = prepare;
+            options.gateway.mutation_database = Some(ConnectOptions::parse(&url).unwrap());
+            options.gateway.mutation_connections = 1;
+            options.gateway.prepared_statements = prepare;
         })
         .await
     }

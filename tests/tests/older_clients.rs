@@ -294,8 +294,8 @@ async fn a_new_person_has_no_row_until_their_client_inserts_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn long_text_comes_in_frames() {
     let app = App::example_with("files", |options| {
-        options.client.message_bytes = 2 << 20;
-        options.client.mutation_bytes = 1 << 20;
+        options.gateway.client.message_bytes = 2 << 20;
+        options.gateway.client.mutation_bytes = 1 << 20;
     })
     .await;
     let (mut ann, _) = Older::live(&app, "u1").await;
@@ -322,7 +322,8 @@ async fn own_file(app: &App) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_may_not_connect_is_told_before_or_right_after_the_upgrade() {
-    let app = App::example_with("files", |options| options.client.requests_per_minute = 2).await;
+    let app =
+        App::example_with("files", |options| options.gateway.client.requests_per_minute = 2).await;
     let token = App::token("u1");
     for (query, status) in [
         (format!("/app/u1/connect?accessToken={token}"), 400),
@@ -354,7 +355,7 @@ async fn who_may_not_connect_is_told_before_or_right_after_the_upgrade() {
 async fn clients_that_come_back_together_share_their_loads() {
     const CLIENTS: usize = 150;
     let app = App::example("files").await;
-    let health = || app.server.as_ref().unwrap().hub().health();
+    let health = || app.server.as_ref().unwrap().health();
     let (mut locked, looks_on) = (app.database.connect().await, app.database.connect().await);
     // Until all have come no load ends.
     let lock = locked.transaction().await.unwrap();

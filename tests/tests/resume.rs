@@ -162,7 +162,7 @@ async fn run(app: &App, sql: &str) {
 
 /// The rows that loads have read.
 fn loaded(app: &App) -> u64 {
-    app.server.as_ref().unwrap().hub().health().loaded_rows
+    app.server.as_ref().unwrap().health().loaded_rows
 }
 
 /// Waits until the server has all that is committed.
@@ -172,7 +172,7 @@ async fn streamed(app: &App) {
         sql.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await.unwrap().get(0);
     let end: rowtide_protocol::Lsn = end.parse().unwrap();
     eventually("the stream is there", || async {
-        let position = app.server.as_ref().unwrap().hub().health().position;
+        let position = app.server.as_ref().unwrap().health().position;
         (position.parse::<rowtide_protocol::Lsn>().unwrap() >= end).then_some(())
     })
     .await;
@@ -202,11 +202,11 @@ async fn a_client_whose_rules_name_no_other_rows_causes_no_row_to_be_read() {
     ann.comes_back(&app).await;
     run(&app, "UPDATE note SET owner = 'bob' WHERE id = 7; INSERT INTO note VALUES (501, 'ann')")
         .await;
-    let before = (loaded(&app), app.server.as_ref().unwrap().hub().health().load_queries);
+    let before = (loaded(&app), app.server.as_ref().unwrap().health().load_queries);
     let (back, _raw) = ann.comes_back(&app).await;
     assert_eq!(back, resumed(&["delete note 7", "put note 501"]));
     assert_eq!(ann.comes_back(&app).await.0, resumed(&[]));
-    assert_eq!((loaded(&app), app.server.as_ref().unwrap().hub().health().load_queries), before);
+    assert_eq!((loaded(&app), app.server.as_ref().unwrap().health().load_queries), before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -109,6 +109,11 @@ impl Ring {
         self.bytes
     }
 
+    /// How much of it is not durable yet, in bytes.
+    pub fn volatile_bytes(&self) -> usize {
+        self.volatile_bytes
+    }
+
     /// The position after the last event.
     pub fn end(&self) -> Lsn {
         self.end

@@ -214,6 +214,11 @@ impl Feed {
         self.current.borrow().as_ref().map_or(0, |shared| shared.lock().1.bytes())
     }
 
+    /// How much of that is not durable yet, in bytes: what is on its way.
+    pub fn volatile_bytes(&self) -> usize {
+        self.current.borrow().as_ref().map_or(0, |shared| shared.lock().1.volatile_bytes())
+    }
+
     /// Follows a generation from a position in it.
     ///
     /// # Errors

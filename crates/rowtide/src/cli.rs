@@ -220,7 +220,7 @@ async fn serve(args: Configured) -> Result<()> {
     let server = Server::start(ServerOptions::new(config, definition)).await.map_err(said)?;
     println!("listening http://{}", server.address());
     tokio::select! {
-        () = server.hub().wait_until_ready() => {
+        () = server.wait_until_ready() => {
             println!("ready http://{}", server.address());
             interrupted().await;
         }

@@ -380,7 +380,7 @@ impl Settings {
             });
         }
         let cores = std::thread::available_parallelism().map_or(1, usize::from).min(64);
-        let outbox = limits::OUTBOX_BYTES;
+        let outbox = limits::SEND_QUEUE_BYTES;
         let (retention, bytes) =
             (limits::LOG_RETENTION.as_secs() as usize, limits::LOG_BYTES as usize);
         let most = 366 * 24 * 60 * 60;

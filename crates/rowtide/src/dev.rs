@@ -6,7 +6,6 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use miette::{Context, IntoDiagnostic, Result, miette};
 use rowtide_postgres::cluster::Cluster;
@@ -17,11 +16,9 @@ use rowtide_postgres::setup::setup;
 use crate::application::{Application, fit};
 use crate::auth::sign;
 use crate::config::Settings;
+use crate::limits::TOKEN_LIFETIME;
 use crate::playground::PlaygroundOptions;
 use crate::server::{Server, ServerOptions};
-
-/// How long tokens for development are good.
-pub(crate) const TOKEN_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// What `rowtide dev` is told.
 #[derive(Debug)]
@@ -115,7 +112,7 @@ pub async fn run(options: DevOptions) -> Result<()> {
         };
         let printed = tokio::select! {
             () = &mut stop => return finish(server).await,
-            () = server.hub().wait_until_ready() => print_ready(&server, &settings, &secret),
+            () = server.wait_until_ready() => print_ready(&server, &settings, &secret),
         };
         if printed.is_ok() {
             stop.await;

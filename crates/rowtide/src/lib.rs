@@ -1,23 +1,19 @@
 //! The Rowtide server: the library behind the binary, so that tests can run it in their own process.
 
 pub mod application;
-pub mod auth;
 pub mod bench;
 pub mod cli;
 mod client_args;
 pub mod config;
 pub mod dev;
-pub mod hub;
+mod health;
 pub mod limits;
 mod mutate;
-mod older;
 pub mod playground;
-mod rate;
-mod registry;
 pub mod server;
-mod session;
-mod socket;
 mod telemetry;
 mod types;
 pub mod watch;
-mod writer;
+
+pub use health::Health;
+pub use rowtide_gateway::auth;

@@ -23,10 +23,10 @@ use rowtide_postgres::connect::{ConnectOptions, connect, reason};
 use rowtide_postgres::sample::sample_column;
 use serde::{Deserialize, Serialize};
 
-use crate::auth::sign_claims;
-use crate::dev::TOKEN_LIFETIME;
-use crate::hub::Hub;
-use crate::limits::PROPOSED_PEOPLE;
+use rowtide_gateway::Gateway;
+use rowtide_gateway::auth::sign_claims;
+
+use crate::limits::{PROPOSED_PEOPLE, TOKEN_LIFETIME};
 
 /// Nothing from elsewhere, nothing inline, and nobody may frame it.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -55,14 +55,14 @@ pub struct PlaygroundOptions {
 struct Playground {
     options: PlaygroundOptions,
     database: ConnectOptions,
-    hub: Hub,
+    gateway: Gateway,
 }
 
 /// The page at `/`, and what it needs below `/playground/`.
 pub(crate) fn router<S: Clone + Send + Sync + 'static>(
     options: PlaygroundOptions,
     database: ConnectOptions,
-    hub: Hub,
+    gateway: Gateway,
 ) -> Router<S> {
     Router::new()
         .route("/", get(|| file(Path("index.html".to_owned()))))
@@ -70,7 +70,7 @@ pub(crate) fn router<S: Clone + Send + Sync + 'static>(
         .route("/playground/token", post(token))
         .route("/playground/{*path}", get(file))
         .layer(middleware::from_fn(guard))
-        .with_state(Arc::new(Playground { options, database, hub }))
+        .with_state(Arc::new(Playground { options, database, gateway }))
 }
 
 async fn guard(request: Request, next: Next) -> Response {
@@ -141,7 +141,10 @@ struct ColumnInfo<'a> {
 }
 
 async fn info(State(playground): State<Arc<Playground>>) -> Response {
-    let plan = playground.hub.plan();
+    let Some(plan) = playground.gateway.plan() else {
+        let said = "The server is not ready yet.\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, said).into_response();
+    };
     let users = match people(&playground.database, &plan).await {
         Ok(users) => users,
         // The page works without; any id can be typed.

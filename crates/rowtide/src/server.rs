@@ -1,58 +1,46 @@
-//! The HTTP side: `/sync`, health, and the life of the whole server from start to drained.
+//! The composition of a server: a replicator that reads Postgres, a gateway that serves clients from its feed, the
+//! adapter for older clients where the definition asks for it, health and metrics; and the life of all of it from
+//! start to drained.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State as Extract;
-use axum::extract::ws::WebSocketUpgrade;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::ListenerExt;
 use metrics_exporter_prometheus::PrometheusHandle;
+use rowtide_gateway::auth::AuthError;
+use rowtide_gateway::{Gateway, GatewayOptions};
+use rowtide_log::LogOptions;
 use rowtide_plan::definition::Definition;
-use rowtide_postgres::connect::ConnectOptions;
-use rowtide_postgres::mutate::Mutator;
-use rowtide_protocol::SUBPROTOCOL;
+use rowtide_replicator::limits::RING_BYTES;
+use rowtide_replicator::{ReplicatorHandle, ReplicatorOptions, StartError};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use crate::auth::{Auth, AuthError, AuthOptions};
 use crate::config::Config;
-use crate::hub::{Hub, HubError, HubOptions};
-use crate::limits::{ACCEPT_BACKLOG, ClientLimits, DRAIN_TIMEOUT, READ_BUFFER_BYTES};
-use crate::older::{self, OlderQueues};
+use crate::health::Health;
+use crate::limits::{ACCEPT_BACKLOG, END_TIMEOUT};
 use crate::playground::{self, PlaygroundOptions};
-use crate::rate::Rate;
-use crate::registry::Registry;
-use crate::session;
-use crate::telemetry;
-use crate::writer::Writer;
+use crate::telemetry::{self, Watched};
 
 /// What a server needs.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
-    /// The database, the definition, the engines.
-    pub hub: HubOptions,
-    /// How tokens are checked.
-    pub auth: AuthOptions,
+    /// What to sync.
+    pub definition: Arc<Definition>,
+    /// Where the log is kept, and how much of it.
+    pub log: LogOptions,
+    /// The database and how clients are served. The replicator uses the same database under the same names.
+    pub gateway: GatewayOptions,
     /// Where to listen; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// What clients may ask for.
-    pub client: ClientLimits,
-    /// The same database behind a transaction pooler, for mutations alone, if there is one.
-    pub mutation_database: Option<ConnectOptions>,
-    /// How many connections to Postgres apply mutations.
-    pub mutation_connections: usize,
-    /// Whether statements are prepared on those.
-    pub prepared_statements: bool,
-    /// How long Postgres may take for one answer on those.
-    pub mutation_answer: Duration,
     /// The page of `rowtide dev`, which hands out tokens for anyone: for development alone.
     pub playground: Option<PlaygroundOptions>,
 }
@@ -60,25 +48,25 @@ pub struct ServerOptions {
 impl ServerOptions {
     /// What a configuration says, for a definition.
     pub fn new(config: Config, definition: Arc<Definition>) -> ServerOptions {
-        let hub = HubOptions {
+        let gateway = GatewayOptions {
             database: config.database,
             names: config.names,
-            definition,
             engines: config.engines,
-            outbox_bytes: config.outbox_bytes,
-            log: config.log,
+            send_queue_bytes: config.outbox_bytes,
             row_bytes: config.row_bytes,
             load_connections: config.load_connections,
-        };
-        ServerOptions {
-            hub,
             auth: config.auth,
-            listen: config.listen,
             client: config.client,
             mutation_database: config.mutation_database,
             mutation_connections: config.mutation_connections,
             prepared_statements: config.prepared_statements,
             mutation_answer: config.mutation_answer,
+        };
+        ServerOptions {
+            definition,
+            log: config.log,
+            gateway,
+            listen: config.listen,
             playground: None,
         }
     }
@@ -90,9 +78,9 @@ pub enum ServerError {
     /// Tokens cannot be checked.
     #[error(transparent)]
     Auth(#[from] AuthError),
-    /// The hub does not start.
+    /// The replicator does not start.
     #[error(transparent)]
-    Hub(#[from] HubError),
+    Replicator(#[from] StartError),
     /// The address is not free.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -104,112 +92,86 @@ pub enum ServerError {
     },
 }
 
-/// What every session shares.
-pub(crate) struct State {
-    pub(crate) hub: Hub,
-    pub(crate) auth: Auth,
-    pub(crate) registry: Registry,
-    pub(crate) stop: CancellationToken,
-    pub(crate) rate: Rate,
-    pub(crate) writer: Writer,
-    pub(crate) limits: ClientLimits,
+/// What health and metrics look at.
+struct State {
+    watched: Watched,
     metrics: PrometheusHandle,
-    pub(crate) older_clients: bool,
-    pub(crate) older_queues: OlderQueues,
-    pub(crate) sessions: TaskTracker,
-}
-
-impl State {
-    /// The key columns of each table that is sent, as JSON.
-    pub(crate) fn tables_json(&self) -> String {
-        let plan = self.hub.plan();
-        let key = |table: &rowtide_plan::plan::Table| {
-            let key = serde_json::json!({ "key": table.catalog.primary_key });
-            (table.catalog.name.clone(), key)
-        };
-        let tables: serde_json::Map<String, serde_json::Value> =
-            plan.tables.iter().filter(|table| table.published).map(key).collect();
-        serde_json::Value::Object(tables).to_string()
-    }
+    stop: CancellationToken,
 }
 
 /// A running server.
 pub struct Server {
     address: SocketAddr,
     state: Arc<State>,
-    tasks: Vec<JoinHandle<()>>,
+    replicator: ReplicatorHandle,
+    http: JoinHandle<()>,
+    /// Tells sessions to go.
+    stop: CancellationToken,
+    /// Ends the replicator.
+    ends: CancellationToken,
 }
 
 impl Server {
     /// Starts to serve; sessions are taken at once and get their rows when the stream has caught up.
     ///
     /// # Errors
-    /// When keys, database or address cannot be used.
+    /// When keys or address cannot be used.
     pub async fn start(options: ServerOptions) -> Result<Server, ServerError> {
-        let auth = Auth::new(&options.auth).await?;
         let fail = |source| ServerError::Listen { address: options.listen, source };
         let listener = listen(options.listen).map_err(fail)?;
         let address = listener.local_addr().map_err(fail)?;
-        let stop = CancellationToken::new();
-        let registry = Registry::start(
-            options.hub.database.clone(),
-            options.hub.names.clone(),
-            options.client.sessions_per_user,
-            stop.clone(),
-        );
-        let mutator = Mutator::new(
-            options.mutation_database.unwrap_or_else(|| options.hub.database.clone()),
-            options.hub.names.clone(),
-            options.mutation_connections,
-            options.prepared_statements,
-            options.mutation_answer,
-        );
-        let older_clients = options.hub.definition.older_clients();
-        let (database, names) = (options.hub.database.clone(), options.hub.names.clone());
-        let (hub, replicator) = Hub::start(options.hub).await?;
-        let sessions = TaskTracker::new();
-        let writer = Writer::new(mutator, hub.clone(), sessions.clone(), stop.clone());
-        let (of_hub, of_writer) = (hub.clone(), writer.clone());
-        tokio::spawn(telemetry::watch(database.clone(), names, of_hub, of_writer, stop.clone()));
-        let rate = Rate::start(options.client.requests_per_minute, stop.clone());
-        let state = Arc::new(State {
-            hub,
-            auth,
-            registry,
-            stop: stop.clone(),
-            rate,
-            writer,
-            limits: options.client,
-            metrics: telemetry::install(),
-            older_clients,
-            older_queues: OlderQueues::default(),
-            sessions,
-        });
-        let router = match options.playground {
-            Some(options) => playground::router(options, database, state.hub.clone()),
+        let metrics = telemetry::install();
+        let (stop, ends) = (CancellationToken::new(), CancellationToken::new());
+        let (database, names) = (options.gateway.database.clone(), options.gateway.names.clone());
+        let log_limit = options.log.max_bytes;
+        let older_clients = options.definition.older_clients();
+        // What is started is ended, if something after it does not start.
+        let ends_if_it_fails = ends.clone().drop_guard();
+        let (feed, replicator) = rowtide_replicator::start(
+            ReplicatorOptions {
+                database: database.clone(),
+                names: names.clone(),
+                definition: options.definition,
+                log: options.log,
+                ring_bytes: RING_BYTES,
+            },
+            ends.clone(),
+        )?;
+        let gateway = Gateway::start(options.gateway, feed.clone(), stop.clone()).await?;
+        let watched = Watched { feed, gateway, replicator: replicator.clone(), log_limit };
+        let slot = telemetry::watch(database.clone(), names, watched.clone(), stop.clone());
+        tokio::spawn(slot);
+        let gateway = &watched.gateway;
+        let mut router = match options.playground {
+            Some(options) => playground::router(options, database, gateway.clone()),
             None => Router::new().route("/", get(index)),
         };
-        let router = router
-            .route("/sync", get(sync))
-            .route("/app/{user_id}/connect", get(older::connect))
-            .route("/health/live", get(|| async { "live\n" }))
-            .route("/health/ready", get(ready))
-            .route("/metrics", get(metrics))
-            .with_state(Arc::clone(&state));
+        router = router.merge(gateway.router());
+        if older_clients {
+            router = router.merge(rowtide_legacy::router(gateway));
+        }
+        let state = Arc::new(State { watched, metrics, stop: stop.clone() });
+        let router = router.route("/health/live", get(|| async { "live\n" })).merge(
+            Router::new()
+                .route("/health/ready", get(ready))
+                .route("/metrics", get(metrics_page))
+                .with_state(Arc::clone(&state)),
+        );
         let listener = listener.tap_io(|stream| {
             // A delay of small frames would be most of what a change takes to arrive.
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "cannot turn off Nagle's algorithm");
             }
         });
+        let stopped = stop.clone().cancelled_owned();
         let http = tokio::spawn(async move {
-            let served =
-                axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+            let served = axum::serve(listener, router).with_graceful_shutdown(stopped).await;
             if let Err(error) = served {
                 tracing::error!(%error, "the HTTP server ended");
             }
         });
-        Ok(Server { address, state, tasks: vec![http, replicator] })
+        ends_if_it_fails.disarm();
+        Ok(Server { address, state, replicator, http, stop, ends })
     }
 
     /// Where it listens.
@@ -217,31 +179,34 @@ impl Server {
         self.address
     }
 
-    /// The hub, for its health.
-    pub fn hub(&self) -> &Hub {
-        &self.state.hub
+    /// How it is doing.
+    pub fn health(&self) -> Health {
+        Health::of(&self.state.watched.feed, &self.state.watched.gateway)
     }
 
-    /// Stops: no new connections; every session is told `restarting`; then stream and engines end.
+    /// Waits until it streams. Cancel safe.
+    pub async fn wait_until_ready(&self) {
+        self.state.watched.gateway.wait_until_ready().await;
+    }
+
+    /// Stops: no new connections; what has arrived is acknowledged; every session is told `restarting`; then engines
+    /// and stream end.
     pub async fn stop(mut self) {
-        self.state.stop.cancel();
-        self.state.sessions.close();
-        if tokio::time::timeout(DRAIN_TIMEOUT, self.state.sessions.wait()).await.is_err() {
-            tracing::warn!("some clients did not take their goodbye");
-        }
-        self.state.hub.stop();
-        for task in std::mem::take(&mut self.tasks) {
-            // What does not end in time ends with the process.
-            drop(tokio::time::timeout(Duration::from_secs(5), task).await);
-        }
+        self.stop.cancel();
+        self.state.watched.gateway.drain().await;
+        self.ends.cancel();
+        // What does not end in time ends with the process.
+        drop(timeout(END_TIMEOUT, &mut self.http).await);
+        drop(timeout(END_TIMEOUT, self.replicator.clone().ended()).await);
     }
 }
 
 impl Drop for Server {
     /// One that was not stopped in order ends all the same.
     fn drop(&mut self) {
-        self.state.stop.cancel();
-        self.state.hub.stop();
+        self.stop.cancel();
+        self.state.watched.gateway.end();
+        self.ends.cancel();
     }
 }
 
@@ -257,13 +222,13 @@ async fn index() -> &'static str {
     "This is a Rowtide server. Clients connect to /sync; see docs/protocol.md.\n"
 }
 
-async fn metrics(Extract(state): Extract<Arc<State>>) -> Response {
-    let text = telemetry::render(&state.metrics, &state.hub).await;
+async fn metrics_page(Extract(state): Extract<Arc<State>>) -> Response {
+    let text = telemetry::render(&state.metrics, &state.watched);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
 async fn ready(Extract(state): Extract<Arc<State>>) -> Response {
-    let health = state.hub.health();
+    let health = Health::of(&state.watched.feed, &state.watched.gateway);
     let status = if health.ready && !state.stop.is_cancelled() {
         StatusCode::OK
     } else {
@@ -271,34 +236,4 @@ async fn ready(Extract(state): Extract<Arc<State>>) -> Response {
     };
     let body = serde_json::to_string(&health).unwrap_or_default();
     (status, [(header::CONTENT_TYPE, "application/json")], body + "\n").into_response()
-}
-
-/// The token of an `Authorization` header.
-pub(crate) fn bearer(headers: &HeaderMap) -> Option<String> {
-    headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split_once(' '))
-        // Schemes have no case (RFC 9110, 11.1).
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, token)| token.trim().to_owned())
-}
-
-async fn sync(
-    Extract(state): Extract<Arc<State>>,
-    headers: HeaderMap,
-    upgrade: WebSocketUpgrade,
-) -> Response {
-    let token = bearer(&headers);
-    let limit = state.limits.message_bytes;
-    let tracker = state.sessions.clone();
-    upgrade
-        .protocols([SUBPROTOCOL])
-        .read_buffer_size(READ_BUFFER_BYTES)
-        // Frames are written out with every flush; a buffer would only be kept for nothing.
-        .write_buffer_size(0)
-        .max_write_buffer_size(usize::MAX)
-        .max_message_size(limit)
-        .max_frame_size(limit)
-        .on_upgrade(move |socket| tracker.track_future(session::serve(socket, state, token)))
 }

@@ -4,65 +4,42 @@
 
 use std::collections::VecDeque;
 use std::sync::OnceLock;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use metrics::{counter, gauge, histogram};
+use metrics::gauge;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use rowtide_feed::Feed;
+use rowtide_gateway::Gateway;
 use rowtide_postgres::connect::{ConnectOptions, Names, connect};
 use rowtide_postgres::slot::{SlotHealth, slot_health};
-use rowtide_protocol::{ErrorCode, Lsn};
+use rowtide_protocol::Lsn;
+use rowtide_replicator::ReplicatorHandle;
+use rowtide_replicator::limits::RING_BYTES;
 use tokio::time::Instant;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
-use crate::hub::Hub;
+use crate::health::Health;
 use crate::limits::{
-    self, MUTATION_QUEUE_BYTES, RETAINED_WAL_ERROR_BYTES, RETAINED_WAL_WARNING_BYTES, SLOT_WATCH,
+    MUTATION_QUEUE_BYTES, RETAINED_WAL_ERROR_BYTES, RETAINED_WAL_WARNING_BYTES, SLOT_WATCH,
 };
-use crate::writer::Writer;
+
+/// What is looked at.
+#[derive(Clone)]
+pub(crate) struct Watched {
+    pub(crate) feed: Feed,
+    pub(crate) gateway: Gateway,
+    pub(crate) replicator: ReplicatorHandle,
+    /// How large the log may become, in bytes.
+    pub(crate) log_limit: u64,
+}
 
 /// Upper bounds of the histograms' buckets, in seconds.
 const SECONDS: [f64; 14] =
     [0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1.0, 5.0, 30.0];
 
-/// Connects that were answered, by `mode` (`snapshot`, `resume`) or refused, by code.
-const CONNECTS: &str = "rowtide_connects_total";
-/// Sessions that the server ended, by `code`.
-const ENDINGS: &str = "rowtide_sessions_ended_total";
-/// Mutations that were settled, by `outcome`: `applied`, `repeated`, or the code of the refusal.
-const MUTATIONS: &str = "rowtide_mutations_total";
-/// From a mutation's arrival until it was settled in Postgres.
-const MUTATION_SECONDS: &str = "rowtide_mutation_seconds";
-/// Mutations that wait or are being applied.
-const MUTATIONS_WAITING: &str = "rowtide_mutations_waiting";
-/// Tries of mutations that came to nothing, by `reason`: `conflict`, `away`.
-const MUTATION_RETRIES: &str = "rowtide_mutation_retries_total";
-/// Bytes of frames sent to clients.
-const SENT_BYTES: &str = "rowtide_sent_bytes_total";
-/// Rows for clients, in snapshots and as changes; a row counts once for each session.
-const SENT_ROWS: &str = "rowtide_sent_rows_total";
-/// Frames sent to clients.
-const SENT_FRAMES: &str = "rowtide_sent_frames_total";
-/// From Postgres' time of a commit until it was made into a frame for a client's socket.
-const COMMIT_TO_SEND: &str = "rowtide_commit_to_send_seconds";
 /// 1 if new sessions would be served with rows that are up to date.
 const READY: &str = "rowtide_ready";
-/// Open sessions.
-const SESSIONS: &str = "rowtide_sessions";
-/// Different sets of claims among them.
-const VIEWS: &str = "rowtide_views";
-/// Topics in use.
-const TOPICS: &str = "rowtide_topics";
-/// The JSON of rows that are held in memory, in bytes.
-const ROW_BYTES: &str = "rowtide_row_bytes";
-/// Topics that wait for a load or are part of one.
-const TOPICS_LOADING: &str = "rowtide_topics_loading";
-/// Queries that loaded rows.
-const LOAD_QUERIES: &str = "rowtide_load_queries_total";
-/// Rows that these have read.
-const LOADED_ROWS: &str = "rowtide_loaded_rows_total";
-/// The LSN up to which every commit has been taken in, as a number.
-const POSITION: &str = "rowtide_position_lsn";
 /// How far that is behind the end of WAL, in bytes.
 const LAG_BYTES: &str = "rowtide_replication_lag_bytes";
 /// How long ago WAL ended where the position is now, in seconds.
@@ -71,11 +48,6 @@ const LAG_SECONDS: &str = "rowtide_replication_lag_seconds";
 const RETAINED: &str = "rowtide_slot_retained_wal_bytes";
 /// 1 for the slot's `status`: `reserved`, `extended`, `unreserved`, `lost`, `missing`.
 const SLOT: &str = "rowtide_slot_status";
-/// Questions to the log for sessions that come back, by `result`: `read`, `interrupted`, `too_old`, `too_much`,
-/// `failed`.
-const HISTORIES: &str = "rowtide_histories_total";
-/// How long a durable write of the log took.
-const LOG_WRITE: &str = "rowtide_log_write_seconds";
 /// The size of the log on disk, in bytes.
 const LOG_BYTES: &str = "rowtide_log_bytes";
 /// The LSN before which cursors cannot be resumed, as a number.
@@ -86,12 +58,8 @@ const LOG_END: &str = "rowtide_log_end_lsn";
 const STREAM_BYTES: &str = "rowtide_stream_bytes";
 /// 1 while the log cannot be written.
 const LOG_FAILING: &str = "rowtide_log_failing";
-/// Epochs that have begun, by `reason`.
-const EPOCHS: &str = "rowtide_epochs_total";
 /// Tables of the definition that are not served.
 const REFUSED_TABLES: &str = "rowtide_refused_tables";
-/// Tables that loads could not read.
-const UNREADABLE_TABLES: &str = "rowtide_unreadable_tables";
 
 /// The recorder of this process, or a handle that renders nothing if another library has taken its
 /// place.
@@ -113,106 +81,20 @@ pub(crate) fn install() -> PrometheusHandle {
         .clone()
 }
 
-/// A connect was answered.
-pub(crate) fn connected(mode: &'static str) {
-    counter!(CONNECTS, "result" => mode).increment(1);
-}
-
-/// A connect was refused.
-pub(crate) fn refused(code: ErrorCode) {
-    counter!(CONNECTS, "result" => code.as_str()).increment(1);
-}
-
-/// The server ended a session.
-pub(crate) fn ended(code: ErrorCode) {
-    counter!(ENDINGS, "code" => code.as_str()).increment(1);
-}
-
-/// Counts a mutation that waits, for as long as it is held.
-pub(crate) struct WaitingMutation(());
-
-impl WaitingMutation {
-    pub(crate) fn new() -> WaitingMutation {
-        gauge!(MUTATIONS_WAITING).increment(1.0);
-        WaitingMutation(())
-    }
-}
-
-impl Drop for WaitingMutation {
-    fn drop(&mut self) {
-        gauge!(MUTATIONS_WAITING).decrement(1.0);
-    }
-}
-
-/// Mutations were settled, `since` their arrival.
-pub(crate) fn mutations_settled(outcome: &str, count: usize, since: Instant) {
-    counter!(MUTATIONS, "outcome" => outcome.to_owned()).increment(count as u64);
-    histogram!(MUTATION_SECONDS).record(since.elapsed().as_secs_f64());
-}
-
-/// A mutation is tried again.
-pub(crate) fn mutation_retried(reason: &'static str) {
-    counter!(MUTATION_RETRIES, "reason" => reason).increment(1);
-}
-
-/// Frames were written to a socket.
-pub(crate) fn sent(frames: u64, bytes: u64) {
-    counter!(SENT_FRAMES).increment(frames);
-    counter!(SENT_BYTES).increment(bytes);
-}
-
-/// Rows are on their way to clients.
-pub(crate) fn rows_sent(rows: u64) {
-    if rows > 0 {
-        counter!(SENT_ROWS).increment(rows);
-    }
-}
-
-/// A commit is on its way to a client.
-pub(crate) fn commit_sent(commit_time_us: i64) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    // Postgres' clock may be ahead of ours.
-    let late_us = (now.as_micros() as i64).saturating_sub(commit_time_us).max(0);
-    histogram!(COMMIT_TO_SEND).record(late_us as f64 / 1e6);
-}
-
-/// The log was asked what a session has missed.
-pub(crate) fn history(result: &'static str) {
-    counter!(HISTORIES, "result" => result).increment(1);
-}
-
-/// A group of transactions is in the log.
-pub(crate) fn logged(took: Duration) {
-    histogram!(LOG_WRITE).record(took.as_secs_f64());
-}
-
-/// Nobody can resume from before.
-pub(crate) fn epoch_began(reason: &'static str) {
-    counter!(EPOCHS, "reason" => reason).increment(1);
-}
-
-/// What is read when it is asked for.
-pub(crate) async fn render(handle: &PrometheusHandle, hub: &Hub) -> String {
-    let health = hub.health();
-    let counts = hub.counts().await;
+/// What is read when it is asked for. Waits for no engine.
+pub(crate) fn render(handle: &PrometheusHandle, watched: &Watched) -> String {
+    let health = Health::of(&watched.feed, &watched.gateway);
+    watched.gateway.update_metrics();
     gauge!(READY).set(if health.ready { 1.0 } else { 0.0 });
-    gauge!(SESSIONS).set(health.sessions as f64);
-    gauge!(VIEWS).set(counts.views as f64);
-    gauge!(TOPICS).set(counts.topics as f64);
-    gauge!(ROW_BYTES).set(counts.row_bytes as f64);
-    gauge!(TOPICS_LOADING).set(counts.loading as f64);
-    counter!(LOAD_QUERIES).absolute(health.load_queries);
-    counter!(LOADED_ROWS).absolute(health.loaded_rows);
-    gauge!(STREAM_BYTES).set(hub.stream_bytes() as f64);
-    if let Some((log, failing)) = hub.log_statistics() {
+    gauge!(STREAM_BYTES).set(watched.feed.volatile_bytes() as f64);
+    if let Some(log) = watched.replicator.log_statistics() {
         gauge!(LOG_BYTES).set(log.bytes as f64);
         gauge!(LOG_OLDEST).set(log.oldest.0 as f64);
         gauge!(LOG_END).set(log.end.0 as f64);
+        let failing = watched.feed.state().log_failing.is_some();
         gauge!(LOG_FAILING).set(if failing { 1.0 } else { 0.0 });
     }
-    gauge!(POSITION).set(health.position.parse::<Lsn>().map_or(0.0, |lsn| lsn.0 as f64));
     gauge!(REFUSED_TABLES).set(health.refused_tables.len() as f64);
-    gauge!(UNREADABLE_TABLES).set(health.unreadable_tables.len() as f64);
     handle.run_upkeep();
     handle.render()
 }
@@ -221,8 +103,7 @@ pub(crate) async fn render(handle: &PrometheusHandle, hub: &Hub) -> String {
 pub(crate) async fn watch(
     database: ConnectOptions,
     names: Names,
-    hub: Hub,
-    writer: Writer,
+    watched: Watched,
     stop: CancellationToken,
 ) {
     stop.run_until_cancelled(async {
@@ -230,8 +111,8 @@ pub(crate) async fn watch(
         let mut ends = VecDeque::new();
         let mut near = Near::default();
         loop {
-            near.look(&hub, &writer);
-            let look = look(&database, &names, &hub, &mut client, &mut ends);
+            near.look(&watched);
+            let look = look(&database, &names, &watched.gateway, &mut client, &mut ends);
             // What fills is looked at again also while Postgres does not answer.
             if tokio::time::timeout(SLOT_WATCH, look).await.is_err() {
                 client = None;
@@ -251,16 +132,17 @@ struct Near {
 }
 
 impl Near {
-    fn look(&mut self, hub: &Hub, writer: &Writer) {
-        if let Some((log, _)) = hub.log_statistics() {
+    fn look(&mut self, watched: &Watched) {
+        if let Some(log) = watched.replicator.log_statistics() {
             let what = "the history is nearly as large as it may become; beyond that the oldest goes before its \
                         time, and clients that were away for longer get snapshots";
-            warn_once(&mut self.history, log.bytes, hub.log_limit(), what);
+            warn_once(&mut self.history, log.bytes, watched.log_limit, what);
         }
-        let what = "engines or history are behind; the stream soon waits for them, and WAL piles up in Postgres";
-        warn_once(&mut self.stream, hub.stream_bytes() as u64, limits::STREAM_BYTES as u64, what);
+        let what =
+            "the history is behind; the stream soon waits for them, and WAL piles up in Postgres";
+        warn_once(&mut self.stream, watched.feed.volatile_bytes() as u64, RING_BYTES as u64, what);
         let what = "very many mutations wait for Postgres; soon clients are sent away with theirs";
-        let waiting = writer.waiting_bytes() as u64;
+        let waiting = watched.gateway.waiting_mutation_bytes() as u64;
         warn_once(&mut self.mutations, waiting, MUTATION_QUEUE_BYTES as u64, what);
     }
 }
@@ -277,7 +159,7 @@ fn warn_once(near: &mut bool, bytes: u64, limit: u64, what: &str) {
 async fn look(
     database: &ConnectOptions,
     names: &Names,
-    hub: &Hub,
+    gateway: &Gateway,
     client: &mut Option<Client>,
     ends: &mut VecDeque<(Lsn, Instant)>,
 ) {
@@ -286,7 +168,7 @@ async fn look(
     }
     let Some(connection) = client else { return };
     match slot_health(connection, &names.slot).await {
-        Ok(health) => note(&names.slot, health, hub, ends),
+        Ok(health) => note(&names.slot, health, gateway, ends),
         Err(error) => {
             tracing::debug!(%error, "the slot cannot be looked at");
             *client = None;
@@ -295,7 +177,12 @@ async fn look(
 }
 
 /// `ends` is where WAL ended, and when, for all that lies after the position.
-fn note(slot: &str, health: Option<SlotHealth>, hub: &Hub, ends: &mut VecDeque<(Lsn, Instant)>) {
+fn note(
+    slot: &str,
+    health: Option<SlotHealth>,
+    gateway: &Gateway,
+    ends: &mut VecDeque<(Lsn, Instant)>,
+) {
     let status = health.as_ref().map_or("missing", |health| health.status.as_str());
     for known in ["reserved", "extended", "unreserved", "lost", "missing"] {
         gauge!(SLOT, "status" => known).set(if status == known { 1.0 } else { 0.0 });
@@ -312,11 +199,8 @@ fn note(slot: &str, health: Option<SlotHealth>, hub: &Hub, ends: &mut VecDeque<(
     } else if retained_bytes > RETAINED_WAL_WARNING_BYTES {
         tracing::warn!(slot, retained_bytes, "WAL piles up behind the slot");
     }
-    let position: Lsn = hub.health().position.parse().unwrap_or_default();
-    if position == Lsn(0) {
-        // The stream has not begun.
-        return;
-    }
+    // Without one the stream has not begun.
+    let Some(position) = gateway.health().position else { return };
     ends.push_back((end_of_wal, Instant::now()));
     while ends.front().is_some_and(|(end, _)| *end <= position) {
         ends.pop_front();

@@ -17,16 +17,16 @@ use serde_json::value::RawValue;
 /// A message of an older client: `{"type":"mutate","mutationId":"…","updates":[…]}`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Message<'a> {
-    pub(super) r#type: String,
-    pub(super) mutation_id: String,
+pub(crate) struct Message<'a> {
+    pub(crate) r#type: String,
+    pub(crate) mutation_id: String,
     /// To be read by itself, so that a mutation that has a name is refused by it.
     #[serde(borrow)]
-    pub(super) updates: &'a RawValue,
+    pub(crate) updates: &'a RawValue,
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Update {
+pub(crate) struct Update {
     table: String,
     event: OpKind,
     row: BTreeMap<String, Box<RawValue>>,
@@ -35,7 +35,7 @@ pub(super) struct Update {
 impl Update {
     /// The operation that it asks for; `None` if nothing is left of it. Columns that may never be
     /// written are left out, as those clients expect.
-    pub(super) fn op(mut self, plan: &Plan) -> Option<Op> {
+    pub(crate) fn op(mut self, plan: &Plan) -> Option<Op> {
         let found = plan.tables.iter().find(|t| t.published && t.catalog.name == self.table);
         let mut empty = false;
         if let Some(table) = found {
@@ -70,7 +70,7 @@ struct Change<'a> {
 }
 
 /// What a session holds.
-pub(super) struct Held {
+pub(crate) struct Held {
     user_id: String,
     /// The table and key of each row.
     rows: HashSet<(String, String)>,
@@ -79,18 +79,18 @@ pub(super) struct Held {
 }
 
 impl Held {
-    pub(super) fn new(user_id: &str) -> Held {
+    pub(crate) fn new(user_id: &str) -> Held {
         let user_id = user_id.to_owned();
         Held { user_id, rows: HashSet::new(), arriving: BTreeMap::new() }
     }
 
     /// Takes rows of a new replica.
-    pub(super) fn arrive(&mut self, table: &Table, rows: Vec<Arc<Row>>) {
+    pub(crate) fn arrive(&mut self, table: &Table, rows: Vec<Arc<Row>>) {
         self.arriving.entry(table.catalog.name.clone()).or_default().extend(rows);
     }
 
     /// The message that replaces what the client has.
-    pub(super) fn initial_data(&mut self, plan: &Plan, lsn: Lsn) -> String {
+    pub(crate) fn initial_data(&mut self, plan: &Plan, lsn: Lsn) -> String {
         let arriving = std::mem::take(&mut self.arriving);
         self.rows.clear();
         for (table, rows) in &arriving {
@@ -117,7 +117,7 @@ impl Held {
     }
 
     /// The messages for changes: a comma-separated list of `{op, table, row}`.
-    pub(super) fn updates(&mut self, plan: &Plan, changes: &[u8]) -> Vec<String> {
+    pub(crate) fn updates(&mut self, plan: &Plan, changes: &[u8]) -> Vec<String> {
         let list = format!("[{}]", text(changes));
         let changes: Vec<Change<'_>> = match serde_json::from_str(&list) {
             Ok(changes) => changes,
@@ -161,7 +161,7 @@ fn text(json: &[u8]) -> &str {
 }
 
 /// The message about mutations that were applied, if any were.
-pub(super) fn commit(acknowledgements: &[Arc<Acknowledgement>]) -> Option<String> {
+pub(crate) fn commit(acknowledgements: &[Arc<Acknowledgement>]) -> Option<String> {
     let applied =
         acknowledgements.iter().filter(|acknowledgement| acknowledgement.rejected.is_empty());
     let names: Vec<&str> =
@@ -170,7 +170,7 @@ pub(super) fn commit(acknowledgements: &[Arc<Acknowledgement>]) -> Option<String
 }
 
 /// The message about a mutation that was refused.
-pub(super) fn reject(mutation_id: &str, code: &str) -> String {
+pub(crate) fn reject(mutation_id: &str, code: &str) -> String {
     json!({ "type": "reject", "mutationId": mutation_id, "errorCode": error_code(code) })
         .to_string()
 }

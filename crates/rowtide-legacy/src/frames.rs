@@ -3,7 +3,7 @@
 
 /// Puts split text together again.
 #[derive(Debug, Default)]
-pub(super) struct Frames {
+pub(crate) struct Frames {
     text: String,
     /// How many frames are to follow, within a text that is split.
     follow: Option<usize>,
@@ -11,7 +11,7 @@ pub(super) struct Frames {
 
 /// What a frame was.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Frame {
+pub(crate) enum Frame {
     /// The whole of a text, or its last part.
     Whole(String),
     /// There is more to come.
@@ -22,7 +22,7 @@ pub(super) enum Frame {
 
 impl Frames {
     /// Takes the next frame of a text of at most `max_bytes`.
-    pub(super) fn take(&mut self, frame: &str, max_bytes: usize) -> Frame {
+    pub(crate) fn take(&mut self, frame: &str, max_bytes: usize) -> Frame {
         let Some((count, part)) = split(frame) else {
             return match self.follow {
                 None => Frame::Whole(frame.to_owned()),

@@ -6,23 +6,30 @@ use std::sync::mpsc::{Sender, channel};
 
 /// The way to the thread, which ends with the last of these.
 #[derive(Clone, Debug)]
-pub(super) struct Garbage(Sender<Box<dyn Send>>);
+pub struct Garbage(Option<Sender<Box<dyn Send>>>);
 
 impl Garbage {
     /// Starts the thread.
     ///
     /// # Errors
     /// When the operating system gives none.
-    pub(super) fn start() -> std::io::Result<Garbage> {
+    pub fn start() -> std::io::Result<Garbage> {
         let (sender, garbage) = channel::<Box<dyn Send>>();
         let drop_all = move || garbage.into_iter().for_each(drop);
         std::thread::Builder::new().name("garbage".to_owned()).spawn(drop_all)?;
-        Ok(Garbage(sender))
+        Ok(Garbage(Some(sender)))
+    }
+
+    /// Without a thread: everything is dropped where it is thrown away.
+    pub fn in_place() -> Garbage {
+        Garbage(None)
     }
 
     /// Has it dropped, soon.
-    pub(super) fn throw(&self, thing: impl Send + 'static) {
-        // If the thread is not there any more, it is dropped here.
-        drop(self.0.send(Box::new(thing)));
+    pub fn throw(&self, thing: impl Send + 'static) {
+        // Without the thread it is dropped here.
+        if let Some(sender) = &self.0 {
+            drop(sender.send(Box::new(thing)));
+        }
     }
 }

@@ -10,14 +10,14 @@ use rowtide_plan::plan::Plan;
 use rowtide_protocol::snapshot_frame;
 use rustc_hash::FxHashMap;
 
-use super::garbage::Garbage;
+use crate::garbage::Garbage;
 
 /// About how many bytes of rows go into one frame.
-pub(super) const FRAME_BYTES: usize = 64 * 1024;
+pub const FRAME_BYTES: usize = 64 * 1024;
 
 /// A snapshot and the frames of it that some session has.
 #[derive(Debug)]
-pub(super) struct SnapshotFrames {
+pub struct SnapshotFrames {
     /// Taken out when it is dropped, and only then.
     rows: Option<Arc<ViewRows>>,
     made: Mutex<FxHashMap<Place, Weak<Made>>>,
@@ -42,29 +42,33 @@ impl AsRef<[u8]> for Share {
 }
 
 /// A frame, how many rows are in it, and where the next begins.
-pub(super) struct SnapshotFrame {
-    pub(super) frame: Bytes,
-    pub(super) rows: u64,
-    pub(super) next: Place,
+pub struct SnapshotFrame {
+    /// The text frame.
+    pub frame: Bytes,
+    /// How many rows it holds.
+    pub rows: u64,
+    /// Where the next one begins.
+    pub next: Place,
 }
 
 impl SnapshotFrames {
-    pub(super) fn new(rows: Arc<ViewRows>, garbage: Garbage) -> SnapshotFrames {
+    /// No frame of these rows is made yet.
+    pub fn new(rows: Arc<ViewRows>, garbage: Garbage) -> SnapshotFrames {
         SnapshotFrames { rows: Some(rows), made: Mutex::default(), garbage }
     }
 
     /// Whether these are the frames of that snapshot.
-    pub(super) fn are_of(&self, rows: &Arc<ViewRows>) -> bool {
+    pub fn are_of(&self, rows: &Arc<ViewRows>) -> bool {
         self.rows.as_ref().is_some_and(|own| Arc::ptr_eq(own, rows))
     }
 
     /// The rows that begin at a place, for those who do not speak in frames; `None` behind the last.
-    pub(super) fn slice(&self, at: Place) -> Option<Slice<'_>> {
+    pub fn slice(&self, at: Place) -> Option<Slice<'_>> {
         self.rows.as_ref()?.slice(at, FRAME_BYTES)
     }
 
     /// The frame that begins at a place; `None` behind the last.
-    pub(super) fn frame(&self, plan: &Plan, at: Place) -> Option<SnapshotFrame> {
+    pub fn frame(&self, plan: &Plan, at: Place) -> Option<SnapshotFrame> {
         let made = self.lock().get(&at).and_then(Weak::upgrade);
         let made = match made {
             Some(made) => made,
@@ -85,7 +89,7 @@ impl SnapshotFrames {
 
     /// How many frames some session has at the moment.
     #[cfg(test)]
-    pub(super) fn alive(&self) -> usize {
+    pub(crate) fn alive(&self) -> usize {
         self.lock().values().filter(|made| made.strong_count() > 0).count()
     }
 

@@ -43,12 +43,11 @@ impl Identity {
         Author { user_id: self.user_id.clone(), claims: self.claims.clone() }
     }
 
-    /// How long the token is still good, by whichever clock is slower. May be longer than an
-    /// `Instant` can be away.
-    pub fn remaining(&self) -> Duration {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    /// How long the token is still good at `unix`, the time since 1970, by whichever clock is slower. May be
+    /// longer than an `Instant` can be away.
+    pub fn remaining(&self, unix: Duration) -> Duration {
         // What is let in with some leeway must not be sent away at once for want of it.
-        Duration::from_secs(self.expires_at_s).saturating_add(LEEWAY).saturating_sub(now)
+        Duration::from_secs(self.expires_at_s).saturating_add(LEEWAY).saturating_sub(unix)
     }
 }
 

@@ -1,0 +1,219 @@
+//! Carries what the [`Registry`] decides: asks the database whose client ids are, many with one statement, and tells
+//! connections that they have been superseded.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rowtide_postgres::client_registry::{Claimed, Settled, claim, settled};
+use rowtide_postgres::connect::{ConnectOptions, Names, connect, reason};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{sleep_until, timeout};
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
+
+use crate::conversation::{ClaimRequest, Known, NoClaim};
+use crate::limits::{CLAIM_BATCH, CLAIM_COLLECT, CLAIM_TIMEOUT};
+use crate::now::Clock;
+use crate::registry::{Claim, ConnectionId, Registry, TooManySessions};
+use crate::writer::Writer;
+
+/// What is said while the database is not there.
+const AWAY: &str = "the database is not there; come back later";
+
+/// A claim's answer: whose it is, and what is known.
+type Answer = Result<(String, Known), String>;
+
+struct State {
+    registry: Registry,
+    superseded: HashMap<ConnectionId, CancellationToken>,
+    answers: HashMap<ConnectionId, oneshot::Sender<Answer>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    asked: Notify,
+    clock: Clock,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Whole between any two statements that hold it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The registry of this server. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Claims {
+    shared: Arc<Shared>,
+}
+
+/// A connection's place in the registry, given up when it is dropped.
+pub(crate) struct Entry {
+    shared: Arc<Shared>,
+    id: ConnectionId,
+    superseded: CancellationToken,
+}
+
+impl Entry {
+    /// Waits until a newer connection of the client id has taken over. Cancel safe.
+    pub(crate) async fn superseded(&self) {
+        self.superseded.cancelled().await;
+    }
+
+    /// The client was heard on this connection: those that have to go are told.
+    pub(crate) fn heard(&self) {
+        let mut state = self.shared.lock();
+        for id in state.registry.heard(self.id) {
+            if let Some(superseded) = state.superseded.get(&id) {
+                superseded.cancel();
+            }
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.registry.leave(self.id);
+        state.superseded.remove(&self.id);
+        state.answers.remove(&self.id);
+    }
+}
+
+impl Claims {
+    /// Starts the task that claims client ids; it ends with `stop`.
+    pub(crate) fn start(
+        database: ConnectOptions,
+        names: Names,
+        sessions_per_user: usize,
+        writer: Writer,
+        clock: Clock,
+        stop: CancellationToken,
+    ) -> Claims {
+        let state = State {
+            registry: Registry::new(sessions_per_user, CLAIM_COLLECT),
+            superseded: HashMap::new(),
+            answers: HashMap::new(),
+        };
+        let shared = Arc::new(Shared { state: Mutex::new(state), asked: Notify::new(), clock });
+        let task = Task { shared: Arc::clone(&shared), database, names, writer, client: None };
+        tokio::spawn(async move {
+            stop.run_until_cancelled(task.run()).await;
+        });
+        Claims { shared }
+    }
+
+    /// Takes a place for a connection, and asks what is known of its client.
+    pub(crate) async fn enter(&self, request: ClaimRequest) -> Result<(Entry, Known), NoClaim> {
+        let ClaimRequest { client, user, known, sharing } = request;
+        let (reply, answer) = oneshot::channel();
+        let superseded = CancellationToken::new();
+        let entry = {
+            let mut state = self.shared.lock();
+            let now = self.shared.clock.time();
+            let arrived = state.registry.arrive(&client, &user, known, sharing, now);
+            let id = arrived.map_err(|TooManySessions(limit)| NoClaim::TooManySessions(limit))?;
+            state.superseded.insert(id, superseded.clone());
+            state.answers.insert(id, reply);
+            Entry { shared: Arc::clone(&self.shared), id, superseded }
+        };
+        self.shared.asked.notify_one();
+        let away = || NoClaim::Unavailable(AWAY.to_owned());
+        let answer = timeout(CLAIM_TIMEOUT, answer).await.map_err(|_| away())?;
+        let (owner, known) = answer.map_err(|_| away())?.map_err(NoClaim::Unavailable)?;
+        if owner != *user {
+            return Err(NoClaim::OtherUser);
+        }
+        Ok((entry, known))
+    }
+}
+
+struct Task {
+    shared: Arc<Shared>,
+    database: ConnectOptions,
+    names: Names,
+    writer: Writer,
+    client: Option<Client>,
+}
+
+impl Task {
+    async fn run(mut self) {
+        loop {
+            let due = self.shared.lock().registry.claims_at();
+            match due {
+                None => self.shared.asked.notified().await,
+                Some(at) => {
+                    sleep_until(self.shared.clock.instant(at)).await;
+                    let now = self.shared.clock.time();
+                    let batch = self.shared.lock().registry.take_claims(now, CLAIM_BATCH);
+                    self.claim(batch).await;
+                }
+            }
+        }
+    }
+
+    async fn claim(&mut self, batch: Vec<Claim>) {
+        if batch.is_empty() {
+            return;
+        }
+        // What waits of a client is sent again over its newer connection. If the database has gone back meanwhile
+        // it may get other numbers, so it must not wait any more when the last number is read.
+        for claim in batch.iter().filter(|claim| claim.known.is_some()) {
+            self.writer.supersede(&claim.client, &claim.user);
+        }
+        let claimed = self.claim_all(&batch).await;
+        if let Err(error) = &claimed {
+            self.client = None;
+            tracing::warn!(error, "cannot look up client ids");
+        }
+        let mut state = self.shared.lock();
+        for (index, claim) in batch.iter().enumerate() {
+            let answer = match &claimed {
+                Ok(claimed) => claimed[index]
+                    .clone()
+                    .ok_or_else(|| "this `clientId` is being claimed; connect again".to_owned()),
+                Err(_) => Err(AWAY.to_owned()),
+            };
+            if let Some(reply) = state.answers.remove(&claim.connection) {
+                // A client that has gone does not wait for it.
+                drop(reply.send(answer));
+            }
+        }
+    }
+
+    async fn claim_all(&mut self, batch: &[Claim]) -> Result<Vec<Option<(String, Known)>>, String> {
+        if self.client.as_ref().is_none_or(Client::is_closed) {
+            let connected = connect(&self.database, "clients").await;
+            self.client = Some(connected.map_err(|error| error.to_string())?);
+        }
+        let Some(client) = &self.client else { return Err("not connected".to_owned()) };
+        let failed = |error: tokio_postgres::Error| reason(&error);
+        let wanted: Vec<(String, String)> =
+            batch.iter().map(|claim| (claim.client.to_string(), claim.user.to_string())).collect();
+        let claimed = claim(client, &self.names, &wanted).await.map_err(failed)?;
+        // Most clients know how their mutations ended.
+        let is_behind = |claim: &Claim, claimed: &Claimed| {
+            claim.known.is_some_and(|known| claimed.last_mutation > known)
+        };
+        let knows = |(claim, claimed): (&Claim, &Option<Claimed>)| {
+            let behind = is_behind(claim, claimed.as_ref()?);
+            behind.then(|| (claim.client.to_string(), claim.known.unwrap_or(0)))
+        };
+        let behind: Vec<(String, u64)> = batch.iter().zip(&claimed).filter_map(knows).collect();
+        let told = match behind.is_empty() {
+            true => Settled::default(),
+            false => settled(client, &self.names, &behind).await.map_err(failed)?,
+        };
+        let known = |(claim, claimed): (&Claim, Option<Claimed>)| {
+            let claimed = claimed?;
+            let mut rejected = told.refused.get(&*claim.client).cloned().unwrap_or_default();
+            // What was rejected since is told by the stream.
+            rejected.retain(|refusal| refusal.id <= claimed.last_mutation);
+            let until = is_behind(claim, &claimed).then_some(told.until);
+            let known = Known { last_mutation: claimed.last_mutation, rejected, until };
+            Some((claimed.user_id, known))
+        };
+        Ok(batch.iter().zip(claimed).map(known).collect())
+    }
+}

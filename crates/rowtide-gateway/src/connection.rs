@@ -1,0 +1,420 @@
+//! The loop of one socket: it carries the effects of a [`Conversation`] and decides nothing. Whatever waits is waited
+//! for here at once: the client, the engine, the database, the clock, the end.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
+use bytes::Bytes;
+use futures_util::{FutureExt, SinkExt};
+use tokio::time::{sleep_until, timeout};
+use tokio_tungstenite::tungstenite::{self, Error, error::ProtocolError};
+
+use crate::auth::{Identity, Unauthorized};
+use crate::claims::Entry;
+use crate::conversation::{ClaimRequest, Conversation, Effect, Ending, Input, Known, NoClaim};
+use crate::engines::{EngineSession, NotServing};
+use crate::gateway::Shared;
+use crate::limits::{FLUSH_BYTES, GOODBYE_TIMEOUT, LONGEST_WAIT, STOP_MESSAGES, WRITE_TIMEOUT};
+use crate::outlet::Outlet;
+use crate::registry::Sharing;
+use crate::scheduler::Broken;
+use crate::send_queue::{Delivery, Step};
+use crate::telemetry;
+use crate::writer::Queue;
+
+/// What a session is given to say, as it takes it from its outlet.
+pub trait Saying: Sized + Send {
+    /// The next that is there.
+    fn take(outlet: &Outlet) -> Option<Self>;
+    /// About how many bytes it is.
+    fn bytes(&self) -> usize;
+    /// Counts it for operators.
+    fn count(&self);
+}
+
+impl Saying for Delivery {
+    fn take(outlet: &Outlet) -> Option<Delivery> {
+        outlet.try_next()
+    }
+
+    fn bytes(&self) -> usize {
+        if let Delivery::Frame(frame) = self { frame.text.len() } else { 0 }
+    }
+
+    fn count(&self) {
+        match self {
+            Delivery::Begin(mode) => telemetry::connected(mode.as_str()),
+            Delivery::Frame(frame) => {
+                telemetry::rows_sent(frame.rows);
+                frame.commit_time_us.into_iter().for_each(telemetry::commit_sent);
+            }
+            Delivery::Closed(..) => {}
+        }
+    }
+}
+
+impl Saying for Step {
+    fn take(outlet: &Outlet) -> Option<Step> {
+        outlet.try_next_step()
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Step::Snapshot { rows, .. } => rows.iter().map(|row| row.json.len()).sum(),
+            Step::Tx { messages, .. } => messages.iter().map(|message| message.size()).sum(),
+            Step::Begin(_) | Step::Ready(_) | Step::Closed(..) => 0,
+        }
+    }
+
+    fn count(&self) {
+        match self {
+            Step::Begin(mode) => telemetry::connected(mode.as_str()),
+            Step::Snapshot { rows, .. } => telemetry::rows_sent(rows.len() as u64),
+            Step::Tx { messages, .. } => {
+                let times = messages.iter().rev().filter_map(|message| message.commit_time_us);
+                times.take(1).for_each(telemetry::commit_sent);
+            }
+            Step::Ready(_) | Step::Closed(..) => {}
+        }
+    }
+}
+
+/// An answer that is waited for.
+enum Answer {
+    Token(Result<Identity, Unauthorized>),
+    Claimed(Result<(Entry, Known), NoClaim>),
+    Opened(Result<EngineSession, NotServing>),
+}
+
+/// The conversation is over.
+enum Over {
+    /// It has said so.
+    Ended(Option<Ending>),
+    /// The socket is gone, or the client took too long to read.
+    Gone,
+}
+
+struct Connection<C: Conversation> {
+    socket: WebSocket,
+    shared: Arc<Shared>,
+    conversation: C,
+    effects: Vec<Effect>,
+    /// What effects came to at once.
+    inputs: VecDeque<Input<'static, C::Said>>,
+    entry: Option<Entry>,
+    session: Option<EngineSession>,
+    /// Whose mutations it sends, once that is known.
+    client: Option<ClaimRequest>,
+    queue: Option<Queue>,
+    answer: Option<Pin<Box<dyn Future<Output = Answer> + Send>>>,
+    /// Whether there may be more to say.
+    more: bool,
+    stopping: bool,
+    unflushed: bool,
+    frames: u64,
+    bytes: u64,
+}
+
+/// What happened.
+enum Event {
+    Message(Option<Result<Message, axum::Error>>),
+    Answer(Answer),
+    More,
+    Broken(Broken),
+    Superseded,
+    Stop,
+    Clock,
+}
+
+/// Carries a conversation over a socket until it ends.
+pub(crate) async fn serve<C>(socket: WebSocket, shared: Arc<Shared>, conversation: C)
+where
+    C: Conversation,
+    C::Said: Saying,
+{
+    let mut connection = Connection {
+        socket,
+        shared,
+        conversation,
+        effects: Vec::new(),
+        inputs: VecDeque::from([Input::Begin]),
+        entry: None,
+        session: None,
+        client: None,
+        queue: None,
+        answer: None,
+        more: false,
+        stopping: false,
+        unflushed: false,
+        frames: 0,
+        bytes: 0,
+    };
+    if let Over::Ended(ending) = connection.run().await {
+        connection.say_goodbye(ending).await;
+    }
+}
+
+impl<C> Connection<C>
+where
+    C: Conversation,
+    C::Said: Saying,
+{
+    async fn run(&mut self) -> Over {
+        loop {
+            if let Err(over) = self.settle().await {
+                return over;
+            }
+            let event = self.wait().await;
+            if let Err(over) = self.take(event).await {
+                return over;
+            }
+        }
+    }
+
+    /// Takes what effects came to, until there is nothing more.
+    async fn settle(&mut self) -> Result<(), Over> {
+        while let Some(input) = self.inputs.pop_front() {
+            self.step(input).await?;
+        }
+        if std::mem::take(&mut self.unflushed) {
+            telemetry::sent(std::mem::take(&mut self.frames), std::mem::take(&mut self.bytes));
+            match timeout(WRITE_TIMEOUT, self.socket.flush()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return Err(Over::Gone),
+            }
+        }
+        Ok(())
+    }
+
+    async fn step(&mut self, input: Input<'_, C::Said>) -> Result<(), Over> {
+        let now = self.shared.clock.now();
+        self.conversation.step(input, &now, &mut self.effects);
+        for effect in std::mem::take(&mut self.effects) {
+            self.carry(effect).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until something happens. Cancel safe in all its parts.
+    async fn wait(&mut self) -> Event {
+        let clock = &self.shared.clock;
+        let deadline = self.conversation.deadline();
+        let at = clock.instant(deadline.unwrap_or_else(|| clock.time() + LONGEST_WAIT));
+        let more = self.more;
+        tokio::select! {
+            message = self.socket.recv(), if self.conversation.reads() => Event::Message(message),
+            answer = wait_for(self.answer.as_mut()) => Event::Answer(answer),
+            () = filled(self.session.as_ref(), more) => Event::More,
+            broken = broken(self.queue.as_mut()) => Event::Broken(broken),
+            () = superseded(self.entry.as_ref()) => Event::Superseded,
+            () = sleep_until(at) => Event::Clock,
+            () = self.shared.stop.cancelled(), if !self.stopping => Event::Stop,
+        }
+    }
+
+    async fn take(&mut self, event: Event) -> Result<(), Over> {
+        match event {
+            Event::Message(message) => self.hear(message).await,
+            Event::Answer(answer) => {
+                self.answer = None;
+                let input = match answer {
+                    Answer::Token(checked) => Input::Token(checked),
+                    Answer::Claimed(claimed) => Input::Claimed(claimed.map(|(entry, known)| {
+                        self.entry = Some(entry);
+                        known
+                    })),
+                    Answer::Opened(opened) => Input::Opened(opened.map(|session| {
+                        let plan = Arc::clone(session.outlet().plan());
+                        self.session = Some(session);
+                        plan
+                    })),
+                };
+                self.step(input).await
+            }
+            Event::More => self.say().await,
+            Event::Broken(broken) => self.step(Input::Broken(broken)).await,
+            Event::Superseded => self.step(Input::Superseded).await,
+            Event::Clock => self.step(Input::Clock).await,
+            Event::Stop => self.stop().await,
+        }
+    }
+
+    async fn hear(&mut self, message: Option<Result<Message, axum::Error>>) -> Result<(), Over> {
+        match message {
+            Some(Ok(Message::Text(text))) => self.step(Input::Text(&text)).await,
+            Some(Ok(Message::Binary(_))) => self.step(Input::Binary).await,
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => self.step(Input::Heard).await,
+            Some(Ok(Message::Close(_))) | None => Err(Over::Gone),
+            Some(Err(error)) => match unreadable(error) {
+                None => Err(Over::Gone),
+                Some(why) => self.step(Input::Unreadable(why)).await,
+            },
+        }
+    }
+
+    /// Says what there is, up to a size: the client's own messages must get their turn as well.
+    async fn say(&mut self) -> Result<(), Over> {
+        let mut bytes = 0;
+        self.more = true;
+        while bytes < FLUSH_BYTES {
+            let Some(said) = self.session.as_ref().and_then(|s| C::Said::take(s.outlet())) else {
+                self.more = false;
+                return Ok(());
+            };
+            said.count();
+            bytes += said.bytes();
+            self.step(Input::Said(said)).await?;
+        }
+        Ok(())
+    }
+
+    /// The server stops. What has arrived already comes first.
+    async fn stop(&mut self) -> Result<(), Over> {
+        self.stopping = true;
+        for _ in 0..STOP_MESSAGES {
+            self.settle().await?;
+            if !self.conversation.reads() {
+                break;
+            }
+            let arrived = tokio::task::unconstrained(self.socket.recv()).now_or_never();
+            let Some(message) = arrived else { break };
+            self.hear(message).await?;
+        }
+        self.step(Input::Stop).await
+    }
+
+    async fn carry(&mut self, effect: Effect) -> Result<(), Over> {
+        match effect {
+            Effect::Send(frame) => {
+                self.frames += 1;
+                self.bytes += frame.len() as u64;
+                self.feed(text(frame)).await?;
+            }
+            Effect::Ping => self.feed(Message::Ping(Bytes::new())).await?,
+            Effect::CheckToken(token) => {
+                let auth = self.shared.auth.clone();
+                let check = async move { Answer::Token(auth.check(&token).await) };
+                self.answer = Some(Box::pin(check));
+            }
+            Effect::Claim(request) => {
+                self.client = Some(request.clone());
+                let claims = self.shared.claims.clone();
+                let claim = async move { Answer::Claimed(claims.enter(request).await) };
+                self.answer = Some(Box::pin(claim));
+            }
+            Effect::Open(request) => {
+                let engines = self.shared.engines.clone();
+                let open = async move { Answer::Opened(engines.open(request).await) };
+                self.answer = Some(Box::pin(open));
+            }
+            Effect::Heard => self.entry.iter().for_each(Entry::heard),
+            Effect::Rate(author, operations, longest) => {
+                let verdict = self.shared.take_rate(&author.user_id, operations, longest);
+                self.inputs.push_back(Input::Rated(verdict));
+            }
+            Effect::Push(mutation) => {
+                let Some(client) = &self.client else { return Ok(()) };
+                let shares = client.sharing == Sharing::Shared;
+                let writer = &self.shared.writer;
+                let queue = self
+                    .queue
+                    .get_or_insert_with(|| writer.attach(&client.client, &client.user, shares));
+                if let Err(mutation) = queue.push(*mutation) {
+                    self.inputs.push_back(Input::Full(Box::new(mutation)));
+                }
+            }
+            Effect::End(ending) => return Err(Over::Ended(ending)),
+        }
+        Ok(())
+    }
+
+    /// Writes a frame that need not be on its way yet.
+    async fn feed(&mut self, frame: Message) -> Result<(), Over> {
+        self.unflushed = true;
+        match timeout(WRITE_TIMEOUT, self.socket.feed(frame)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Over::Gone),
+        }
+    }
+
+    /// Closes with the ending's code, and waits until the client has read it: dropping the socket at once may take it
+    /// back. What the client had sent before it read that is not lost, if the conversation has a use for it.
+    async fn say_goodbye(mut self, ending: Option<Ending>) {
+        let Some(Ending { code, message, .. }) = ending else { return };
+        match self.session.take() {
+            Some(_) => telemetry::ended(code),
+            None => telemetry::refused(code),
+        }
+        self.entry = None;
+        tracing::debug!(code = code.as_str(), message, "a session ends");
+        // A reason has at most 123 bytes (RFC 6455, 5.5); the code says enough.
+        let close =
+            CloseFrame { code: code.close_code(), reason: Utf8Bytes::from_static(code.as_str()) };
+        let goodbye = async {
+            self.socket.send(Message::Close(Some(close))).await?;
+            while let Some(Ok(message)) = self.socket.recv().await {
+                if let Message::Text(text) = message {
+                    // It is over already.
+                    drop(self.step(Input::Text(&text)).await);
+                }
+            }
+            Ok::<_, axum::Error>(())
+        };
+        // Whether the client hears it is up to the client.
+        drop(timeout(GOODBYE_TIMEOUT, goodbye).await);
+    }
+}
+
+async fn wait_for(answer: Option<&mut Pin<Box<dyn Future<Output = Answer> + Send>>>) -> Answer {
+    match answer {
+        Some(answer) => answer.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn filled(session: Option<&EngineSession>, more: bool) {
+    match session {
+        Some(_) if more => {}
+        Some(session) => session.outlet().filled().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn broken(queue: Option<&mut Queue>) -> Broken {
+    match queue {
+        Some(queue) => queue.broken().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn superseded(entry: Option<&Entry>) {
+    match entry {
+        Some(entry) => entry.superseded().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn text(frame: Bytes) -> Message {
+    match Utf8Bytes::try_from(frame) {
+        Ok(text) => Message::Text(text),
+        Err(_) => unreachable!("frames are JSON made of UTF-8"),
+    }
+}
+
+/// What to say of a frame that cannot be read; nothing if the connection is gone.
+fn unreadable(error: axum::Error) -> Option<String> {
+    let inner = error.into_inner();
+    match inner.downcast_ref::<tungstenite::Error>() {
+        Some(
+            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)
+            | Error::Io(_)
+            | Error::ConnectionClosed
+            | Error::AlreadyClosed,
+        )
+        | None => None,
+        Some(broken) => Some(format!("the message cannot be read: {broken}")),
+    }
+}

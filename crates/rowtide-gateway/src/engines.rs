@@ -1,0 +1,415 @@
+//! The engines of the generation that the feed is at. Each follows the feed at its own pace; when the generation
+//! ends they end, their sessions are told to come back, and others begin. A session is put into the engine of its
+//! claims, and leaves it when its place is dropped.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rowtide_engine::{Engine, Opening, SessionId};
+use rowtide_feed::{Feed, FeedEnded, Generation, ReplicatorStatus};
+use rowtide_plan::plan::Plan;
+use rowtide_postgres::connect::ConnectOptions;
+use rowtide_postgres::mutate::Author;
+use rowtide_protocol::{Cursor, Lsn};
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::engine_thread::{self, EngineHandle, Surroundings};
+use crate::garbage::Garbage;
+use crate::health::EnginesHealth;
+use crate::limits::OPEN_TIMEOUT;
+use crate::loads::{LoadCounts, Loads};
+use crate::now::Clock;
+use crate::outlet::Outlet;
+use crate::progress::{Progress, Watchdog, say};
+use crate::send_queue::SendQueue;
+
+/// The pause before engines that ended by themselves begin again; it doubles with each time.
+const MIN_PAUSE: Duration = Duration::from_millis(50);
+/// The longest pause.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// How often it is looked whether engines keep up.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Why a session gets no place.
+#[derive(Debug, Error)]
+pub enum NotServing {
+    /// Another server has the slot or the log.
+    #[error("this server stands by: {0}")]
+    Standby(String),
+    /// There is nothing to serve from yet.
+    #[error("this server is not ready: {0}")]
+    NotReady(String),
+    /// This one stops.
+    #[error("the server is stopping")]
+    Stopped,
+}
+
+/// How engines are run.
+#[derive(Clone, Debug)]
+pub(crate) struct EnginesOptions {
+    pub(crate) database: ConnectOptions,
+    pub(crate) engines: usize,
+    pub(crate) send_queue_bytes: usize,
+    pub(crate) row_bytes: usize,
+    pub(crate) load_connections: usize,
+}
+
+/// What a session that comes wants.
+#[derive(Clone, Debug)]
+pub struct OpenRequest {
+    /// What it sees is decided by these.
+    pub author: Arc<Author>,
+    /// Whose acknowledgements it is told.
+    pub client: Box<str>,
+    /// The mutation up to which the client knows every outcome; `None` for one that does not number them.
+    pub told: Option<u64>,
+    /// Its first rows must not be older.
+    pub not_before: Option<Lsn>,
+    /// What the client has from before.
+    pub cursor: Option<Cursor>,
+}
+
+/// A session's place in its view; dropping it leaves the view.
+pub(crate) struct EngineSession {
+    session: SessionId,
+    outlet: Outlet,
+    engine: EngineHandle,
+    shared: Arc<Shared>,
+}
+
+impl EngineSession {
+    /// Where it takes what there is to say to it.
+    pub(crate) fn outlet(&self) -> &Outlet {
+        &self.outlet
+    }
+}
+
+impl Drop for EngineSession {
+    fn drop(&mut self) {
+        self.shared.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.engine.close(self.session);
+    }
+}
+
+/// The engines of one generation.
+struct Running {
+    generation: Arc<Generation>,
+    engines: Vec<EngineHandle>,
+    loads: Loads,
+    /// Ends all of them; cancelled when one ends by itself.
+    stop: CancellationToken,
+}
+
+struct Shared {
+    options: EnginesOptions,
+    feed: Feed,
+    clock: Clock,
+    running: watch::Sender<Option<Arc<Running>>>,
+    /// The plan that serves, or served last.
+    plan: watch::Sender<Option<Arc<Plan>>>,
+    next_session: AtomicU64,
+    sessions: AtomicU64,
+    load_counts: Arc<LoadCounts>,
+    stall: Mutex<Option<String>>,
+    stop: CancellationToken,
+}
+
+/// A cheap handle to the engines.
+#[derive(Clone)]
+pub(crate) struct Engines {
+    shared: Arc<Shared>,
+}
+
+impl Engines {
+    /// Starts to follow the feed; ends with `stop`.
+    pub(crate) fn start(
+        options: EnginesOptions,
+        feed: Feed,
+        clock: Clock,
+        stop: CancellationToken,
+    ) -> Engines {
+        let shared = Arc::new(Shared {
+            options,
+            feed,
+            clock,
+            running: watch::channel(None).0,
+            plan: watch::channel(None).0,
+            next_session: AtomicU64::new(0),
+            sessions: AtomicU64::new(0),
+            load_counts: Arc::default(),
+            stall: Mutex::default(),
+            stop,
+        });
+        tokio::spawn(Arc::clone(&shared).follow());
+        Engines { shared }
+    }
+
+    /// The plan that serves, or served last; `None` before there was one.
+    pub(crate) fn plan(&self) -> Option<Arc<Plan>> {
+        self.shared.plan.borrow().clone()
+    }
+
+    /// Puts a session into its engine, once there are engines.
+    pub(crate) async fn open(&self, request: OpenRequest) -> Result<EngineSession, NotServing> {
+        let opened = timeout(OPEN_TIMEOUT, self.open_in_time(request)).await;
+        opened.unwrap_or_else(|_| Err(self.shared.why_not()))
+    }
+
+    async fn open_in_time(&self, request: OpenRequest) -> Result<EngineSession, NotServing> {
+        let shared = &self.shared;
+        let mut running = shared.running.subscribe();
+        let mut states = shared.feed.watch();
+        loop {
+            if shared.stop.is_cancelled() {
+                return Err(NotServing::Stopped);
+            }
+            let now = running.borrow_and_update().clone();
+            if let Some(session) = now.and_then(|running| shared.enter(&running, &request)) {
+                return Ok(session);
+            }
+            let status = states.borrow_and_update().status.clone();
+            if let ReplicatorStatus::Standby(why) = status {
+                return Err(NotServing::Standby(why));
+            }
+            tokio::select! {
+                () = shared.stop.cancelled() => {}
+                changed = running.changed() => changed.map_err(|_| NotServing::Stopped)?,
+                changed = states.changed() => changed.map_err(|_| NotServing::Stopped)?,
+            }
+        }
+    }
+
+    /// How they are doing. Waits for nothing.
+    pub(crate) fn health(&self) -> EnginesHealth {
+        let shared = &self.shared;
+        let running = shared.running.borrow().clone();
+        let stall = shared.stall.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut health = EnginesHealth {
+            load_queries: shared.load_counts.queries.load(Ordering::Relaxed),
+            loaded_rows: shared.load_counts.rows.load(Ordering::Relaxed),
+            sessions: shared.sessions.load(Ordering::Relaxed),
+            unreadable_tables: shared.load_counts.unreadable(),
+            ..EnginesHealth::default()
+        };
+        let Some(running) = running else { return health };
+        let progress = running.progress();
+        health.position = progress.iter().map(|progress| progress.position).min();
+        health.trouble = stall.or_else(|| running.loads.failing());
+        for Progress { counts, .. } in progress {
+            health.counts.sessions += counts.sessions;
+            health.counts.views += counts.views;
+            health.counts.topics += counts.topics;
+            health.counts.loading += counts.loading;
+            health.counts.row_bytes += counts.row_bytes;
+        }
+        health
+    }
+
+    /// Waits until there are engines. Cancel safe.
+    pub(crate) async fn are_there(&self) {
+        let mut running = self.shared.running.subscribe();
+        // The sender lives as long as we do.
+        drop(running.wait_for(Option::is_some).await);
+    }
+}
+
+impl Running {
+    fn progress(&self) -> Vec<Progress> {
+        self.engines.iter().map(EngineHandle::progress).collect()
+    }
+}
+
+impl Shared {
+    fn why_not(&self) -> NotServing {
+        match self.feed.state().status {
+            ReplicatorStatus::Standby(why) => NotServing::Standby(why),
+            ReplicatorStatus::Waiting(why) => NotServing::NotReady(why),
+            ReplicatorStatus::Starting | ReplicatorStatus::Streaming => {
+                NotServing::NotReady("engines are starting".to_owned())
+            }
+        }
+    }
+
+    /// `None` if the engine has ended: others are about to begin.
+    fn enter(
+        self: &Arc<Shared>,
+        running: &Running,
+        request: &OpenRequest,
+    ) -> Option<EngineSession> {
+        let OpenRequest { author, client, told, not_before, cursor } = request.clone();
+        let plan = &running.generation.plan;
+        let claims = plan.resolve_claims(&author.user_id, &author.claims);
+        let place = claims.view_id().0 as usize % running.engines.len();
+        let engine = running.engines.get(place)?.clone();
+        let session = SessionId(self.next_session.fetch_add(1, Ordering::Relaxed));
+        let queue = SendQueue::new(self.options.send_queue_bytes, told);
+        let outlet = Outlet::new(Arc::clone(plan), queue);
+        let opening = Opening { session, claims, client: Some(client), not_before, cursor };
+        engine.open(opening, outlet.clone()).ok()?;
+        self.sessions.fetch_add(1, Ordering::Relaxed);
+        Some(EngineSession { session, outlet, engine, shared: Arc::clone(self) })
+    }
+
+    async fn follow(self: Arc<Shared>) {
+        let stop = self.stop.clone();
+        stop.run_until_cancelled(self.follow_generations()).await;
+        self.end();
+    }
+
+    async fn follow_generations(&self) {
+        let mut states = self.feed.watch();
+        let mut pause = MIN_PAUSE;
+        loop {
+            let generation = states.borrow_and_update().generation.clone();
+            match generation {
+                None => self.end(),
+                Some(generation) => match self.begin(&generation) {
+                    Ok(running) => {
+                        let began = self.clock.time();
+                        if self.watch(&running, &mut states).await {
+                            continue;
+                        }
+                        // They have ended by themselves.
+                        self.end();
+                        if self.clock.time() > began + MAX_PAUSE {
+                            pause = MIN_PAUSE;
+                        }
+                        tracing::warn!(?pause, "engines have ended, and begin again");
+                        sleep(pause).await;
+                        pause = (pause * 2).min(MAX_PAUSE);
+                        continue;
+                    }
+                    // It is about to be another, or to be there.
+                    Err(Begin::Ended(_)) => {
+                        sleep(MIN_PAUSE / 10).await;
+                        continue;
+                    }
+                    Err(Begin::Thread(error)) => {
+                        tracing::error!(%error, "cannot start an engine");
+                        sleep(MAX_PAUSE).await;
+                        continue;
+                    }
+                },
+            }
+            if states.changed().await.is_err() {
+                // The publisher has gone.
+                return self.end();
+            }
+        }
+    }
+
+    /// Looks after the engines until there is another generation, or `false`: until they end by themselves.
+    async fn watch(
+        &self,
+        running: &Running,
+        states: &mut watch::Receiver<rowtide_feed::FeedState>,
+    ) -> bool {
+        let mut watchdog = Watchdog::new(&running.progress(), self.clock.time());
+        let mut tick = interval(LOOK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let is_other = |state: &rowtide_feed::FeedState| {
+            let present = state.generation.as_ref();
+            !present.is_some_and(|present| Arc::ptr_eq(present, &running.generation))
+        };
+        loop {
+            tokio::select! {
+                other = states.wait_for(is_other) => {
+                    drop(other);
+                    return true;
+                }
+                () = running.stop.cancelled() => {
+                    // It may be that they knew of the other generation first.
+                    return is_other(&self.feed.state());
+                }
+                _ = tick.tick() => {
+                    let feed = self.feed.state().durable;
+                    let stall = watchdog.look(feed, &running.progress(), self.clock.time());
+                    let stall = stall.map(say);
+                    let mut said = self.stall.lock().unwrap_or_else(PoisonError::into_inner);
+                    if let Some(stall) = stall.as_ref().filter(|_| said.is_none()) {
+                        tracing::error!(stall, "an engine does not keep up");
+                    }
+                    *said = stall;
+                }
+            }
+        }
+    }
+
+    fn begin(&self, generation: &Arc<Generation>) -> Result<Arc<Running>, Begin> {
+        let options = &self.options;
+        let stop = self.stop.child_token();
+        self.load_counts.clear_unreadable();
+        let loads = Loads::start(
+            &options.database,
+            options.load_connections,
+            &generation.plan,
+            &self.load_counts,
+            &self.feed,
+            &stop,
+        );
+        let started = self.start_engines(generation, &loads, &stop);
+        let engines = started.inspect_err(|_| stop.cancel())?;
+        let generation = Arc::clone(generation);
+        self.plan.send_replace(Some(Arc::clone(&generation.plan)));
+        let running = Arc::new(Running { generation, engines, loads, stop });
+        if let Some(before) = self.running.send_replace(Some(Arc::clone(&running))) {
+            before.stop.cancel();
+        }
+        Ok(running)
+    }
+
+    fn start_engines(
+        &self,
+        generation: &Arc<Generation>,
+        loads: &Loads,
+        stop: &CancellationToken,
+    ) -> Result<Vec<EngineHandle>, Begin> {
+        let options = &self.options;
+        let count = options.engines.max(1);
+        let garbage = Garbage::start()?;
+        let position = generation.position;
+        let mut engines = Vec::new();
+        for index in 0..count {
+            let subscription = self.feed.subscribe(generation, position)?;
+            let engine = Engine::new(
+                Arc::clone(&generation.plan),
+                generation.epoch,
+                position,
+                &generation.recent,
+                options.row_bytes / count,
+            );
+            let surroundings = Surroundings {
+                loads: loads.clone(),
+                feed: self.feed.clone(),
+                garbage: garbage.clone(),
+                clock: self.clock,
+                stop: stop.clone(),
+                _ends: stop.clone().drop_guard(),
+            };
+            let name = format!("engine-{index}");
+            engines.push(engine_thread::start(name, engine, subscription, surroundings)?);
+        }
+        Ok(engines)
+    }
+
+    /// Ends the engines, with their sessions.
+    fn end(&self) {
+        if let Some(before) = self.running.send_replace(None) {
+            before.stop.cancel();
+        }
+        *self.stall.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// Why engines did not begin.
+#[derive(Debug, Error)]
+enum Begin {
+    #[error(transparent)]
+    Ended(#[from] FeedEnded),
+    #[error(transparent)]
+    Thread(#[from] std::io::Error),
+}

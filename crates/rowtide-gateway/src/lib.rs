@@ -1,0 +1,40 @@
+//! The gateway serves clients. It follows the feed with engines, each at its own pace, loads the rows that they
+//! need, keeps the sessions of clients, and applies their mutations. What decides is in pure cores (inputs in,
+//! effects out): the engine's [`worker`], the [`send_queue`], the [`session`], the [`registry`], the [`scheduler`] of
+//! mutations, the [`rate`]; beside each is a thin shell that carries its effects. The simulation runs the cores.
+//!
+//! Entry points: [`Gateway::start`] puts all of it together, `connection.rs` is the loop of one socket, `engines.rs`
+//! follows the feed's generations.
+
+pub mod auth;
+mod claims;
+mod connection;
+pub mod conversation;
+mod engine_thread;
+mod engines;
+pub mod frames;
+pub mod garbage;
+mod gateway;
+mod health;
+mod http;
+pub mod limits;
+mod loads;
+mod now;
+mod outlet;
+pub mod progress;
+pub mod rate;
+pub mod registry;
+pub mod scheduler;
+pub mod send_queue;
+pub mod session;
+mod telemetry;
+pub mod worker;
+mod writer;
+
+pub use connection::Saying;
+pub use engines::{NotServing, OpenRequest};
+pub use gateway::{Gateway, GatewayOptions};
+pub use health::EnginesHealth;
+pub use http::bearer;
+pub use now::Now;
+pub use outlet::Outlet;

@@ -1,0 +1,108 @@
+//! Every limit of the gateway, with its unit, in one place. Those that an operator may want to set are
+//! defaults.
+
+use std::time::Duration;
+
+/// The largest message from a client, in bytes; beyond it the connection is closed.
+pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
+/// The largest mutation, in bytes; beyond it the mutation is rejected as `too_large`.
+pub const MAX_MUTATION_BYTES: usize = 1 << 20;
+/// The most operations of one mutation.
+pub const OPS_PER_MUTATION: usize = rowtide_protocol::MAX_OPS;
+/// How many connects and operations one user may have in a minute.
+pub const REQUESTS_PER_MINUTE: usize = 600;
+/// How many connections to Postgres apply mutations.
+pub const MUTATION_CONNECTIONS: usize = 10;
+/// How long Postgres may take for one answer to a mutation before the connection is given up, in seconds.
+/// Longer than the statement's own time-out, which is 20 s.
+pub const MUTATION_ANSWER_SECONDS: usize = 30;
+/// How many mutations of one client may wait; beyond it the client is sent away, to come back.
+pub const MUTATION_QUEUE: usize = 256;
+/// How many bytes of mutations may wait in all.
+pub const MUTATION_QUEUE_BYTES: usize = 256 << 20;
+/// How many connections to Postgres run loads.
+pub const LOAD_CONNECTIONS: usize = 1;
+/// How many bytes of rows are held to be sent to those who come; beyond it they are loaded again.
+pub const ROW_BYTES: usize = 512 << 20;
+/// How many bytes of changes may wait for one session before it is closed with `slow_consumer`.
+pub const SEND_QUEUE_BYTES: usize = 16 << 20;
+/// How long a session that comes waits for engines.
+pub const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a mutation that is over the rate waits at the most; one that would wait longer is sent again by its client.
+pub const RATE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a session waits for room in a queue that is full, before its client is sent away.
+pub const FULL_PATIENCE: Duration = Duration::from_secs(5);
+/// How often it looks for room.
+pub const FULL_RETRY: Duration = Duration::from_millis(50);
+/// How long a session listens for what has arrived already when the server stops.
+pub const STOP_LISTEN: Duration = Duration::from_millis(50);
+/// How long it waits then for what it was sent to be acknowledged.
+pub const STOP_PATIENCE: Duration = Duration::from_secs(2);
+/// The longest random wait that a client is asked for before it comes back.
+pub const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// How many messages that have arrived already are still taken when the server stops.
+pub const STOP_MESSAGES: usize = 10_000;
+/// How many sessions one user may have at a time.
+pub const SESSIONS_PER_USER: usize = 50;
+/// How long a client may take to say `connect`.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// After this much silence of the client the server sends a WebSocket ping.
+pub const PING_AFTER: Duration = Duration::from_secs(25);
+/// After this much silence the connection is dropped.
+pub const SILENCE: Duration = Duration::from_secs(60);
+/// How many bytes are written to a client before its own messages are looked at again.
+pub const FLUSH_BYTES: usize = 256 << 10;
+/// How long one write to a client may take.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client may take to hear that the server closes its connection.
+pub const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+/// After this long at the latest a token is looked at again: an `Instant` cannot be as far away as a
+/// token may end, and the clock that tokens go by may be set.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long sessions have to say goodbye when the server stops.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// The read buffer of a socket, in bytes; the default of the library is sixteen times as much.
+pub const READ_BUFFER_BYTES: usize = 4 << 10;
+/// The longest token, in bytes.
+pub const MAX_TOKEN_BYTES: usize = 16 << 10;
+/// The longest user id, in bytes.
+pub const MAX_USER_ID_BYTES: usize = 1_024;
+/// The largest JWKS, in bytes.
+pub const JWKS_BYTES: usize = 1 << 20;
+/// How long fetching a JWKS may take.
+pub const JWKS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a JWKS is fetched at the most because of a key that is not known.
+pub const JWKS_REFRESH: Duration = Duration::from_secs(30);
+/// How long client ids are collected before they are claimed with one statement.
+pub const CLAIM_COLLECT: Duration = Duration::from_millis(5);
+/// The most client ids in one statement.
+pub const CLAIM_BATCH: usize = 2_000;
+/// How long claiming a client id may take before the client is told `unavailable`.
+pub const CLAIM_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What one client, or one user, may ask of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// The largest message, in bytes; beyond it the connection is closed.
+    pub message_bytes: usize,
+    /// The largest mutation, in bytes; beyond it the mutation is rejected.
+    pub mutation_bytes: usize,
+    /// The most operations of one mutation.
+    pub ops_per_mutation: usize,
+    /// How many sessions one user may have at a time.
+    pub sessions_per_user: usize,
+    /// How many connects and operations of mutations one user may have in a minute; 0: any number. What is more waits.
+    pub requests_per_minute: u32,
+}
+
+impl Default for ClientLimits {
+    fn default() -> ClientLimits {
+        ClientLimits {
+            message_bytes: MAX_MESSAGE_BYTES,
+            mutation_bytes: MAX_MUTATION_BYTES,
+            ops_per_mutation: OPS_PER_MUTATION,
+            sessions_per_user: SESSIONS_PER_USER,
+            requests_per_minute: REQUESTS_PER_MINUTE as u32,
+        }
+    }
+}

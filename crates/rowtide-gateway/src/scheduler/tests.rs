@@ -1,0 +1,279 @@
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::*;
+
+const NOW: Duration = Duration::from_secs(1);
+
+fn scheduler(connections: usize) -> Scheduler<u64> {
+    Scheduler::new(SchedulerOptions { connections, queue: 256, bytes: 1 << 30 })
+}
+
+fn push(scheduler: &mut Scheduler<u64>, queue: QueueId, number: u64, operations: usize) {
+    scheduler.push(queue, number, operations, 1).unwrap();
+}
+
+fn started(scheduler: &mut Scheduler<u64>) -> Vec<(QueueId, u64)> {
+    std::iter::from_fn(|| scheduler.start(NOW)).map(|job| (job.queue, *job.mutation)).collect()
+}
+
+fn done(scheduler: &mut Scheduler<u64>, queue: QueueId) {
+    scheduler.ended(queue, Ended::Acknowledged, NOW, 0.0);
+}
+
+#[test]
+fn a_queue_is_applied_in_order_and_one_at_a_time_also_when_its_session_has_gone() {
+    let mut scheduler = scheduler(4);
+    let queue = scheduler.attach("c", "ann", false);
+    (1..=3).for_each(|number| push(&mut scheduler, queue, number, 1));
+    assert_eq!(started(&mut scheduler), [(queue, 1)]);
+    scheduler.detach(queue);
+    for number in [2, 3] {
+        done(&mut scheduler, queue);
+        assert_eq!(started(&mut scheduler), [(queue, number)]);
+    }
+    done(&mut scheduler, queue);
+    assert!(scheduler.is_idle() && scheduler.queues.is_empty() && scheduler.users.is_empty());
+}
+
+#[test]
+fn a_flood_of_one_user_leaves_a_connection_and_half_of_them_where_others_wait() {
+    let mut scheduler = scheduler(4);
+    let flood: Vec<QueueId> =
+        (0..49).map(|n| scheduler.attach(&format!("f{n}"), "eve", false)).collect();
+    for queue in &flood {
+        (1..=10).for_each(|number| push(&mut scheduler, *queue, number, 500));
+    }
+    let running = started(&mut scheduler);
+    assert_eq!(running.len(), 3);
+    let ann = scheduler.attach("a", "ann", false);
+    push(&mut scheduler, ann, 1, 1);
+    push(&mut scheduler, ann, 2, 1);
+    assert_eq!(started(&mut scheduler), [(ann, 1)], "at once");
+    let bob = scheduler.attach("b", "bob", false);
+    push(&mut scheduler, bob, 1, 1);
+    done(&mut scheduler, running[0].0);
+    assert_eq!(started(&mut scheduler), [(bob, 1)], "before what floods");
+    done(&mut scheduler, running[1].0);
+    assert_eq!(scheduler.users["eve"].running, 1);
+    assert_eq!(started(&mut scheduler).len(), 1);
+}
+
+#[test]
+fn those_who_have_left_yield_to_those_who_are_there() {
+    let mut scheduler = scheduler(1);
+    let gone = scheduler.attach("g", "gone", false);
+    (1..=5).for_each(|number| push(&mut scheduler, gone, number, 1));
+    scheduler.detach(gone);
+    assert_eq!(started(&mut scheduler), [(gone, 1)]);
+    let ann = scheduler.attach("a", "ann", false);
+    (1..=5).for_each(|number| push(&mut scheduler, ann, number, 100));
+    let mut last = gone;
+    for number in 1..=5 {
+        done(&mut scheduler, last);
+        assert_eq!(started(&mut scheduler), [(ann, number)]);
+        last = ann;
+    }
+    done(&mut scheduler, ann);
+    assert_eq!(started(&mut scheduler), [(gone, 2)]);
+    // Who comes back is there again.
+    let again = scheduler.attach("g2", "gone", false);
+    push(&mut scheduler, again, 1, 1);
+    done(&mut scheduler, gone);
+    assert_eq!(started(&mut scheduler).len(), 1);
+}
+
+#[test]
+fn users_share_by_operations() {
+    let mut scheduler = scheduler(1);
+    let (small, large) =
+        (scheduler.attach("s", "small", false), scheduler.attach("l", "large", false));
+    (1..=200).for_each(|number| push(&mut scheduler, small, number, 1));
+    (1..=200).for_each(|number| push(&mut scheduler, large, number, 10));
+    let mut counts = [0, 0];
+    for _ in 0..110 {
+        let [(queue, _)] = started(&mut scheduler)[..] else { panic!("one at a time") };
+        counts[usize::from(queue == large)] += 1;
+        done(&mut scheduler, queue);
+    }
+    assert_eq!(counts, [100, 10]);
+}
+
+#[test]
+fn what_fails_is_tried_again_and_given_up_after_many_conflicts() {
+    let mut scheduler = scheduler(2);
+    let queue = scheduler.attach("c", "ann", false);
+    push(&mut scheduler, queue, 1, 1);
+    let mut now = NOW;
+    for _ in 0..CONFLICT_RETRIES {
+        assert!(!scheduler.start(now).unwrap().gives_up);
+        scheduler.ended(queue, Ended::Conflict, now, 1.0);
+        assert_eq!(scheduler.start(now), None);
+        now = scheduler.deadline().unwrap();
+    }
+    assert!(scheduler.start(now).unwrap().gives_up);
+    scheduler.ended(queue, Ended::Acknowledged, now, 1.0);
+    push(&mut scheduler, queue, 2, 1);
+    assert!(!scheduler.start(now).unwrap().gives_up);
+    scheduler.ended(queue, Ended::Away, now, 1.0);
+    assert_eq!(scheduler.deadline(), Some(now + 2 * MIN_PAUSE));
+    scheduler.stop();
+    assert_eq!(scheduler.broken(queue), Some(&Broken::Stopped));
+    assert!(scheduler.is_idle() && scheduler.deadline().is_none());
+}
+
+#[test]
+fn a_newer_connection_lets_go_what_waits_of_older_ones() {
+    let mut scheduler = scheduler(2);
+    let old = scheduler.attach("c", "ann", false);
+    let idle = scheduler.attach("c", "ann", false);
+    (1..=3).for_each(|number| push(&mut scheduler, old, number, 1));
+    assert_eq!(started(&mut scheduler), [(old, 1)]);
+    push(&mut scheduler, idle, 4, 1);
+    assert_eq!(scheduler.supersede("c", "ann"), [old, idle]);
+    let new = scheduler.attach("c", "ann", false);
+    push(&mut scheduler, new, 2, 1);
+    assert_eq!(scheduler.supersede("c", "eve"), []);
+    done(&mut scheduler, old);
+    assert_eq!(started(&mut scheduler), [(new, 2)], "nothing else of the older ones");
+    assert_eq!(scheduler.broken(old), Some(&Broken::Superseded));
+    // What only runs has nothing to lose.
+    assert_eq!(scheduler.supersede("c", "ann"), []);
+}
+
+#[test]
+fn a_client_that_shares_has_one_queue() {
+    let mut scheduler = scheduler(2);
+    let first = scheduler.attach("app/ann", "ann", true);
+    let second = scheduler.attach("app/ann", "ann", true);
+    assert_eq!(first, second);
+    push(&mut scheduler, first, 1, 1);
+    scheduler.detach(first);
+    scheduler.detach(second);
+    assert_eq!(scheduler.attach("app/ann", "ann", true), first, "something waits in it");
+}
+
+#[test]
+fn room_is_bounded() {
+    let mut scheduler: Scheduler<u64> =
+        Scheduler::new(SchedulerOptions { connections: 1, queue: 2, bytes: 100 });
+    let queue = scheduler.attach("c", "ann", false);
+    push(&mut scheduler, queue, 1, 1);
+    started(&mut scheduler);
+    push(&mut scheduler, queue, 2, 1);
+    push(&mut scheduler, queue, 3, 1);
+    assert_eq!(scheduler.push(queue, 4, 1, 1).unwrap_err().0, 4);
+    let other = scheduler.attach("d", "ann", false);
+    assert_eq!(scheduler.push(other, 5, 1, 98).unwrap_err().0, 5);
+    scheduler.push(other, 5, 1, 97).unwrap();
+}
+
+/// A mutation that is watched from its arrival until it starts.
+struct Watched {
+    queue: QueueId,
+    /// How many others may start before it.
+    bound: usize,
+    /// How many have.
+    before: usize,
+}
+
+/// Random schedules: users who flood, users who come with one mutation, sessions that go, conflicts. The bound of the
+/// module's description holds for each mutation that it is about, and the mutations of each queue start in order.
+#[test]
+fn who_has_nothing_running_waits_for_at_most_one_mutation_of_each_other() {
+    let mut watched_in_all = 0;
+    for seed in 0..2_000 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let connections = rng.random_range(1..6);
+        let mut scheduler = scheduler(connections);
+        let mut now = NOW;
+        let mut running: Vec<QueueId> = Vec::new();
+        let mut sessions: Vec<(QueueId, u64)> = Vec::new();
+        let mut watched: Vec<Watched> = Vec::new();
+        let mut last: HashMap<QueueId, u64> = HashMap::new();
+        for _ in 0..150 {
+            now += Duration::from_millis(rng.random_range(0..5));
+            match rng.random_range(0..10) {
+                0 | 1 => {
+                    // User 0 floods from many sessions.
+                    let user = if rng.random_bool(0.5) { 0 } else { rng.random_range(1..5) };
+                    let client = format!("c{}", rng.random::<u32>());
+                    sessions.push((scheduler.attach(&client, &format!("u{user}"), false), 0));
+                }
+                2..=5 if !sessions.is_empty() => {
+                    let at = rng.random_range(0..sessions.len());
+                    let (queue, number) = &mut sessions[at];
+                    let user = Arc::clone(&scheduler.queues[queue].user);
+                    let known = &scheduler.users[&user];
+                    let mut theirs = scheduler.queues.values().filter(|queue| queue.user == user);
+                    let counts = known.running == 0
+                        && known.tag <= scheduler.served
+                        && theirs.all(|queue| queue.waiting.is_empty());
+                    let ahead = |(name, other): &(&Arc<str>, &User)| {
+                        **name != user
+                            && other.attached > 0
+                            && !other.ready.is_empty()
+                            && other.running == 0
+                    };
+                    let bound = scheduler.users.iter().filter(ahead).count();
+                    let flood = &*user == "u0" && rng.random_bool(0.8);
+                    let (count, operations) =
+                        if flood { (rng.random_range(1..20), 500) } else { (1, 1) };
+                    for _ in 0..count {
+                        *number += 1;
+                        push(&mut scheduler, *queue, *number, operations);
+                    }
+                    if counts {
+                        watched.push(Watched { queue: *queue, bound, before: 0 });
+                        watched_in_all += 1;
+                    }
+                }
+                6 if sessions.len() > 3 => {
+                    let (queue, _) = sessions.swap_remove(rng.random_range(0..sessions.len()));
+                    // Those who are not there are promised nothing.
+                    watched.retain(|watched| watched.queue != queue);
+                    scheduler.detach(queue);
+                }
+                _ if !running.is_empty() => {
+                    let queue = running.swap_remove(rng.random_range(0..running.len()));
+                    let how = match rng.random_range(0..8) {
+                        0 => Ended::Conflict,
+                        1 => Ended::Away,
+                        _ => Ended::Acknowledged,
+                    };
+                    if how != Ended::Acknowledged {
+                        *last.get_mut(&queue).unwrap() -= 1;
+                    }
+                    scheduler.ended(queue, how, now, rng.random());
+                }
+                _ => {}
+            }
+            while let Some(job) = scheduler.start(now) {
+                let number = last.entry(job.queue).or_default();
+                *number += 1;
+                assert_eq!(*job.mutation, *number, "seed {seed}: out of order");
+                running.push(job.queue);
+                watched.retain(|watched| watched.queue != job.queue);
+                for watched in &mut watched {
+                    watched.before += 1;
+                    let Watched { bound, before, .. } = watched;
+                    assert!(before <= bound, "seed {seed}: {before} came before it, not {bound}");
+                }
+            }
+            assert!(running.len() <= connections && running.len() == scheduler.running);
+        }
+        // All of it is applied in the end, and nothing stays.
+        sessions.drain(..).for_each(|(queue, _)| scheduler.detach(queue));
+        while !scheduler.is_idle() {
+            match running.pop() {
+                Some(queue) => scheduler.ended(queue, Ended::Acknowledged, now, 0.0),
+                None => now = scheduler.deadline().unwrap_or(now),
+            }
+            running.extend(std::iter::from_fn(|| scheduler.start(now)).map(|job| job.queue));
+        }
+        assert!(scheduler.queues.is_empty() && scheduler.clients.is_empty(), "seed {seed}");
+        assert!(scheduler.users.is_empty() && scheduler.order.is_empty(), "seed {seed}");
+        assert_eq!((scheduler.bytes, scheduler.waiting), (0, 0));
+    }
+    assert!(watched_in_all > 10_000, "{watched_in_all} are not many");
+}

@@ -1,0 +1,590 @@
+//! One client that speaks the protocol of [`rowtide_protocol`]. The session checks the first message, joins the
+//! view of its user, and from then on says what it is given and answers the client's own messages, until one side
+//! ends it. What it tells a client is the documented code for each case. Pure: see [`crate::conversation`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rowtide_plan::plan::{Plan, Table};
+use rowtide_plan::write::Rejection;
+use rowtide_postgres::mutate::{Author, Number};
+use rowtide_protocol::{
+    ClientMessage, Connect, Cursor, ErrorCode, Mode, Mutation as Mutate, PROTOCOL_VERSION,
+    RejectCode, connected_frame, error_frame, pong_frame,
+};
+
+use crate::auth::{Identity, Unauthorized};
+use crate::conversation::{
+    Asked, Beat, ClaimRequest, Conversation, Effect, Ending, Input, Known, Mutation, Pulse,
+    Stopping,
+};
+use crate::engines::OpenRequest;
+use crate::limits::{
+    CONNECT_TIMEOUT, ClientLimits, FULL_PATIENCE, FULL_RETRY, LONGEST_WAIT, RATE_PATIENCE,
+};
+use crate::now::Now;
+use crate::rate::Verdict;
+use crate::registry::Sharing;
+use crate::scheduler::Broken;
+use crate::send_queue::Delivery;
+
+/// A session. See the module.
+#[derive(Debug)]
+pub struct Session {
+    limits: ClientLimits,
+    /// Came with the upgrade, and counts more than the message's.
+    header_token: Option<String>,
+    /// The plan that served when the socket was opened.
+    plan: Option<Arc<Plan>>,
+    phase: Phase,
+    pulse: Pulse,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// `connect` has not come; it must until then.
+    Waiting { until: Duration },
+    /// The token is being checked.
+    Checking(Box<Connect>),
+    /// The user's rate is asked.
+    Rating(Box<Connect>, Identity),
+    /// The client id is being claimed.
+    Claiming(Box<Connect>, Identity),
+    /// The engine's session is being opened.
+    Opening(Box<Connect>, Identity, Known),
+    /// All is there.
+    Live(Box<Live>),
+    /// It is over.
+    Ended,
+}
+
+#[derive(Debug)]
+struct Live {
+    plan: Arc<Plan>,
+    identity: Identity,
+    author: Arc<Author>,
+    known: Known,
+    heard: bool,
+    /// The number that follows all that the client was told and has sent.
+    next: u64,
+    /// Whether it has left out a number.
+    left_out: bool,
+    /// Every mutation up to this number was acknowledged.
+    acked: u64,
+    reading: Reading,
+    /// When what was handed to the queue last was first.
+    pushed_at: Duration,
+    stopping: Option<Stopping>,
+    /// When there is something to do next.
+    deadline: Duration,
+}
+
+/// Whether the client's messages are read, or what holds them up.
+#[derive(Debug)]
+enum Reading {
+    Open,
+    /// A new token is being checked.
+    Token,
+    /// The user's rate is asked for a mutation.
+    Rate(Box<Mutation>),
+    /// A mutation is over the rate until then.
+    Paused(Box<Mutation>, Duration),
+    /// The queue is full. It is tried again then.
+    Full {
+        mutation: Box<Mutation>,
+        since: Duration,
+        again_at: Duration,
+    },
+}
+
+/// What a step comes to.
+type Step = Result<(), Option<Ending>>;
+
+impl Session {
+    /// A session over a socket that was opened now. `header_token` came with the upgrade; `plan` is what serves, if
+    /// something does yet.
+    pub fn new(
+        limits: ClientLimits,
+        header_token: Option<String>,
+        plan: Option<Arc<Plan>>,
+        now: &Now,
+    ) -> Session {
+        let phase = Phase::Waiting { until: now.time + CONNECT_TIMEOUT };
+        Session { limits, header_token, plan, phase, pulse: Pulse::new(now.time) }
+    }
+
+    fn act(&mut self, input: Input<'_, Delivery>, now: &Now, out: &mut Vec<Effect>) -> Step {
+        if matches!(input, Input::Text(_) | Input::Binary | Input::Heard) {
+            self.pulse.heard(now.time);
+        }
+        if let Input::Unreadable(why) = input {
+            return if matches!(self.phase, Phase::Ended) { Ok(()) } else { bad(why) };
+        }
+        if matches!(input, Input::Stop) && !matches!(self.phase, Phase::Live(_) | Phase::Ended) {
+            return end(Ending::stopping());
+        }
+        match std::mem::replace(&mut self.phase, Phase::Ended) {
+            Phase::Ended => Ok(()),
+            Phase::Waiting { until } => self.wait(until, input, now, out),
+            Phase::Checking(connect) => self.check(connect, input, out),
+            Phase::Rating(connect, identity) => self.rate(connect, identity, input, out),
+            Phase::Claiming(connect, identity) => self.claim(connect, identity, input, out),
+            Phase::Opening(connect, identity, known) => self.open(connect, identity, known, input),
+            Phase::Live(mut live) => {
+                live.act(&self.limits, &mut self.pulse, input, now, out)?;
+                live.deadline = live.next_deadline(&self.pulse, now);
+                self.phase = Phase::Live(live);
+                Ok(())
+            }
+        }
+    }
+
+    fn wait(
+        &mut self,
+        until: Duration,
+        input: Input<'_, Delivery>,
+        now: &Now,
+        out: &mut Vec<Effect>,
+    ) -> Step {
+        let connect = match input {
+            Input::Text(text) => match ClientMessage::parse(text) {
+                Ok(ClientMessage::Connect(connect)) => connect,
+                Ok(_) => return bad("the first message must be `connect`"),
+                Err(error) => return bad(error.0),
+            },
+            Input::Binary => return bad("messages are text frames, not binary ones"),
+            _ if now.time >= until => {
+                return end(Ending::new(ErrorCode::Timeout, "`connect` did not come in time"));
+            }
+            _ => {
+                self.phase = Phase::Waiting { until };
+                return Ok(());
+            }
+        };
+        if connect.protocol != PROTOCOL_VERSION {
+            let version = connect.protocol;
+            return bad(format!("this server speaks protocol {PROTOCOL_VERSION}, not {version}"));
+        }
+        if let Some(plan) = &self.plan {
+            check_version(plan, &connect)?;
+        }
+        let token = self.header_token.take().or_else(|| connect.token.clone());
+        let Some(token) = token else { return end(Unauthorized::Missing.into()) };
+        out.push(Effect::CheckToken(token));
+        self.phase = Phase::Checking(Box::new(connect));
+        Ok(())
+    }
+
+    fn check(
+        &mut self,
+        connect: Box<Connect>,
+        input: Input<'_, Delivery>,
+        out: &mut Vec<Effect>,
+    ) -> Step {
+        let Input::Token(checked) = input else {
+            self.phase = Phase::Checking(connect);
+            return Ok(());
+        };
+        let identity = checked.map_err(|error| Some(error.into()))?;
+        // A connect waits for nothing: the client does.
+        out.push(Effect::Rate(Arc::new(identity.author()), 1, Duration::ZERO));
+        self.phase = Phase::Rating(connect, identity);
+        Ok(())
+    }
+
+    fn rate(
+        &mut self,
+        connect: Box<Connect>,
+        identity: Identity,
+        input: Input<'_, Delivery>,
+        out: &mut Vec<Effect>,
+    ) -> Step {
+        match input {
+            Input::Rated(Verdict::Now) => {}
+            Input::Rated(Verdict::After(wait) | Verdict::TooLong(wait)) => {
+                return end(Ending::too_fast(self.limits.requests_per_minute, wait));
+            }
+            _ => {
+                self.phase = Phase::Rating(connect, identity);
+                return Ok(());
+            }
+        }
+        out.push(Effect::Claim(ClaimRequest {
+            client: connect.client_id.as_str().into(),
+            user: identity.user_id.as_str().into(),
+            known: Some(connect.settled.unwrap_or(0)),
+            sharing: Sharing::NewestWins,
+        }));
+        self.phase = Phase::Claiming(connect, identity);
+        Ok(())
+    }
+
+    fn claim(
+        &mut self,
+        connect: Box<Connect>,
+        identity: Identity,
+        input: Input<'_, Delivery>,
+        out: &mut Vec<Effect>,
+    ) -> Step {
+        let Input::Claimed(claimed) = input else {
+            self.phase = Phase::Claiming(connect, identity);
+            return Ok(());
+        };
+        let known = claimed.map_err(|error| Some(error.into()))?;
+        out.push(Effect::Open(OpenRequest {
+            author: Arc::new(identity.author()),
+            client: connect.client_id.as_str().into(),
+            told: Some(known.last_mutation),
+            not_before: known.until,
+            // One that cannot be read is of another server.
+            cursor: connect.cursor.as_ref().and_then(|cursor| cursor.parse::<Cursor>().ok()),
+        }));
+        self.phase = Phase::Opening(connect, identity, known);
+        Ok(())
+    }
+
+    fn open(
+        &mut self,
+        connect: Box<Connect>,
+        identity: Identity,
+        known: Known,
+        input: Input<'_, Delivery>,
+    ) -> Step {
+        let Input::Opened(opened) = input else {
+            self.phase = Phase::Opening(connect, identity, known);
+            return Ok(());
+        };
+        let plan = opened.map_err(|error| Some(error.into()))?;
+        // It may be another one than when the socket was opened.
+        check_version(&plan, &connect)?;
+        self.phase = Phase::Live(Box::new(Live {
+            plan,
+            author: Arc::new(identity.author()),
+            identity,
+            heard: false,
+            next: known.last_mutation + 1,
+            left_out: false,
+            acked: known.last_mutation,
+            known,
+            reading: Reading::Open,
+            pushed_at: Duration::ZERO,
+            stopping: None,
+            // At once, so that the next one is found.
+            deadline: Duration::ZERO,
+        }));
+        Ok(())
+    }
+}
+
+impl Conversation for Session {
+    type Said = Delivery;
+
+    fn step(&mut self, input: Input<'_, Delivery>, now: &Now, out: &mut Vec<Effect>) {
+        if let Err(ending) = self.act(input, now, out) {
+            self.phase = Phase::Ended;
+            if let Some(Ending { code, message, retry_after }) = &ending {
+                let retry_after_ms =
+                    retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+                out.push(Effect::Send(error_frame(*code, message, retry_after_ms)));
+            }
+            out.push(Effect::End(ending));
+        }
+    }
+
+    fn deadline(&self) -> Option<Duration> {
+        match &self.phase {
+            Phase::Waiting { until } => Some(*until),
+            Phase::Live(live) => Some(live.deadline),
+            _ => None,
+        }
+    }
+
+    fn reads(&self) -> bool {
+        match &self.phase {
+            Phase::Waiting { .. } => true,
+            Phase::Live(live) => matches!(live.reading, Reading::Open),
+            _ => false,
+        }
+    }
+}
+
+impl Live {
+    fn act(
+        &mut self,
+        limits: &ClientLimits,
+        pulse: &mut Pulse,
+        input: Input<'_, Delivery>,
+        now: &Now,
+        out: &mut Vec<Effect>,
+    ) -> Step {
+        // Here and not only when it falls silent: a client may see to it that it never does.
+        if self.identity.remaining(now.unix).is_zero() {
+            return end(Ending::new(ErrorCode::Unauthorized, "the token has expired"));
+        }
+        let is_of_client = matches!(input, Input::Text(_) | Input::Binary | Input::Heard);
+        if is_of_client && !std::mem::replace(&mut self.heard, true) {
+            out.push(Effect::Heard);
+        }
+        match input {
+            Input::Text(text) => self.answer(text, limits, out)?,
+            Input::Binary => return bad("messages are text frames, not binary ones"),
+            Input::Said(delivery) => self.say(delivery, out)?,
+            Input::Token(checked) => self.renew(checked.map_err(|error| Some(error.into()))?)?,
+            Input::Rated(verdict) => self.rated(verdict, limits, now, out)?,
+            Input::Full(mutation) => self.full(mutation, now)?,
+            Input::Broken(broken) => return end(self.broken_off(broken)),
+            Input::Superseded => {
+                let message = "another connection of this `clientId` has taken over";
+                return end(Ending::new(ErrorCode::Superseded, message));
+            }
+            Input::Clock => self.pass(pulse, now, out)?,
+            Input::Stop => self.stopping = Some(Stopping::new(now.time)),
+            Input::Begin
+            | Input::Unreadable(_)
+            | Input::Heard
+            | Input::Claimed(_)
+            | Input::Opened(_) => {}
+        }
+        if self.stopping.is_some_and(|stopping| stopping.is_over(now.time, self.waits())) {
+            return end(Ending::stopping());
+        }
+        Ok(())
+    }
+
+    /// Whether something that was sent is not acknowledged yet.
+    fn waits(&self) -> bool {
+        self.acked + 1 < self.next || !matches!(self.reading, Reading::Open)
+    }
+
+    /// When there is something to do next.
+    fn next_deadline(&self, pulse: &Pulse, now: &Now) -> Duration {
+        let expires = now.time + self.identity.remaining(now.unix).min(LONGEST_WAIT);
+        let mut deadline = match &self.reading {
+            Reading::Open => pulse.deadline(),
+            Reading::Paused(_, until) => *until,
+            Reading::Full { again_at, .. } => *again_at,
+            Reading::Token | Reading::Rate(_) => expires,
+        };
+        if let Some(stopping) = self.stopping {
+            deadline = deadline.min(stopping.deadline(now.time));
+        }
+        deadline.min(expires)
+    }
+
+    /// Does what is due.
+    fn pass(&mut self, pulse: &mut Pulse, now: &Now, out: &mut Vec<Effect>) -> Step {
+        match std::mem::replace(&mut self.reading, Reading::Open) {
+            Reading::Paused(mutation, until) if now.time >= until => {
+                // It could not be heard meanwhile.
+                pulse.heard(now.time);
+                self.push(mutation, now.time, out);
+            }
+            Reading::Full { mutation, since, again_at } if now.time >= again_at => {
+                pulse.heard(now.time);
+                self.push(mutation, since, out);
+            }
+            other => self.reading = other,
+        }
+        if !matches!(self.reading, Reading::Open) {
+            return Ok(());
+        }
+        match pulse.beat(now.time) {
+            None => Ok(()),
+            Some(Beat::Ping) => {
+                out.push(Effect::Ping);
+                Ok(())
+            }
+            Some(Beat::Dead) => {
+                end(Ending::new(ErrorCode::Timeout, "nothing was heard for too long"))
+            }
+        }
+    }
+
+    fn say(&mut self, delivery: Delivery, out: &mut Vec<Effect>) -> Step {
+        match delivery {
+            Delivery::Begin(mode) => {
+                // Whoever answers is there, and takes over from older connections of the client.
+                out.push(Effect::Ping);
+                out.push(Effect::Send(self.connected(mode)));
+            }
+            Delivery::Frame(frame) => {
+                self.acked = self.acked.max(frame.acknowledges.unwrap_or(0));
+                out.push(Effect::Send(frame.text));
+            }
+            Delivery::Closed(code, message) => return end(Ending::new(code, message)),
+        }
+        Ok(())
+    }
+
+    /// The answer to `connect`, once it is known how the replica is brought up to date.
+    fn connected(&self, mode: Mode) -> bytes::Bytes {
+        let Known { last_mutation, rejected, .. } = &self.known;
+        let tables = tables_json(&self.plan);
+        connected_frame(&self.identity.user_id, mode, *last_mutation, rejected, &tables)
+    }
+
+    fn answer(&mut self, text: &str, limits: &ClientLimits, out: &mut Vec<Effect>) -> Step {
+        match ClientMessage::parse(text).map_err(|error| refusal(error.0))? {
+            ClientMessage::Ping => out.push(Effect::Send(pong_frame())),
+            ClientMessage::Connect(_) => return bad("`connect` is said once"),
+            ClientMessage::Auth { token } => {
+                out.push(Effect::CheckToken(token));
+                self.reading = Reading::Token;
+            }
+            ClientMessage::Mutate(mutate) => {
+                let mutation = self.read(mutate, text.len(), limits);
+                let (author, operations) = (Arc::clone(&mutation.author), mutation.operations);
+                out.push(Effect::Rate(author, operations, RATE_PATIENCE));
+                self.reading = Reading::Rate(Box::new(mutation));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a new token.
+    fn renew(&mut self, identity: Identity) -> Step {
+        self.reading = Reading::Open;
+        if identity.user_id != self.identity.user_id {
+            let message = "`auth` must bring a token of the same user";
+            return end(Ending::new(ErrorCode::Unauthorized, message));
+        }
+        let resolve =
+            |identity: &Identity| self.plan.resolve_claims(&identity.user_id, &identity.claims);
+        if resolve(&identity) != resolve(&self.identity) {
+            // Other claims see other rows, and a new replica begins with `connected`.
+            let message = "the token's claims are others: connect again";
+            return end(Ending::new(ErrorCode::Restarting, message));
+        }
+        self.author = Arc::new(identity.author());
+        self.identity = identity;
+        Ok(())
+    }
+
+    /// Reads a mutation. What becomes of it comes with the stream, also if it is rejected here: its number must be
+    /// acknowledged, so that those behind it can follow.
+    fn read(&mut self, mutate: Mutate, bytes: usize, limits: &ClientLimits) -> Mutation {
+        let reject = |code, message: String| Asked::Reject(Rejection::new(code, message));
+        let asked = if bytes > limits.mutation_bytes {
+            let message = format!("{bytes} bytes, more than {}", limits.mutation_bytes);
+            reject(RejectCode::TooLarge, message)
+        } else {
+            match mutate.ops {
+                Err(wrong) => reject(RejectCode::BadRequest, wrong.0),
+                Ok(ops) if ops.len() > limits.ops_per_mutation => {
+                    let most = limits.ops_per_mutation;
+                    let message = format!("{} operations, more than {most}", ops.len());
+                    reject(RejectCode::TooLarge, message)
+                }
+                Ok(ops) => Asked::Apply(ops),
+            }
+        };
+        // What is rejected holds nothing of the message.
+        let (operations, bytes) = match &asked {
+            Asked::Apply(ops) => (ops.len().max(1), bytes),
+            Asked::Reject(_) => (1, 0),
+        };
+        let number = Number::Given(mutate.id);
+        Mutation { number, author: Arc::clone(&self.author), asked, operations, bytes }
+    }
+
+    fn rated(
+        &mut self,
+        verdict: Verdict,
+        limits: &ClientLimits,
+        now: &Now,
+        out: &mut Vec<Effect>,
+    ) -> Step {
+        match (std::mem::replace(&mut self.reading, Reading::Open), verdict) {
+            (Reading::Rate(mutation), Verdict::Now) => self.push(mutation, now.time, out),
+            (Reading::Rate(mutation), Verdict::After(wait)) => {
+                self.reading = Reading::Paused(mutation, now.time + wait);
+            }
+            // Nothing is acknowledged for it: the client sends it again.
+            (Reading::Rate(_), Verdict::TooLong(wait)) => {
+                return end(Ending::too_fast(limits.requests_per_minute, wait));
+            }
+            (other, _) => self.reading = other,
+        }
+        Ok(())
+    }
+
+    /// Hands a mutation to the queue. If that is full, it comes back at once.
+    fn push(&mut self, mutation: Box<Mutation>, since: Duration, out: &mut Vec<Effect>) {
+        self.pushed_at = since;
+        if let Number::Given(id) = mutation.number {
+            self.left_out |= id > self.next;
+            self.next = self.next.max(id.saturating_add(1));
+        }
+        out.push(Effect::Push(mutation));
+    }
+
+    fn full(&mut self, mutation: Box<Mutation>, now: &Now) -> Step {
+        let since = self.pushed_at;
+        if now.time >= since + FULL_PATIENCE {
+            return end(Ending::new(
+                ErrorCode::Unavailable,
+                "too many mutations wait to be applied; come back and send them again",
+            ));
+        }
+        self.reading = Reading::Full { mutation, since, again_at: now.time + FULL_RETRY };
+        Ok(())
+    }
+
+    fn broken_off(&self, broken: Broken) -> Ending {
+        match broken {
+            Broken::Gap { number, last } if self.left_out => Ending::new(
+                ErrorCode::BadRequest,
+                format!("mutation {number} does not follow {last}, the last that was settled"),
+            ),
+            Broken::Gap { last, .. } => Ending::new(
+                ErrorCode::Restarting,
+                format!("the database has gone back, and knows of {last} mutations: connect again"),
+            ),
+            Broken::NotTheirs => Ending::new(
+                ErrorCode::Forbidden,
+                "this `clientId` is not yours any more; take a new one",
+            ),
+            Broken::Superseded => Ending::new(
+                ErrorCode::Restarting,
+                "another connection of this `clientId` has come: connect again",
+            ),
+            Broken::Stopped => Ending::stopping(),
+        }
+    }
+}
+
+fn end(ending: Ending) -> Step {
+    Err(Some(ending))
+}
+
+fn refusal(message: impl Into<String>) -> Option<Ending> {
+    Some(Ending::new(ErrorCode::BadRequest, message))
+}
+
+fn bad(message: impl Into<String>) -> Step {
+    Err(refusal(message))
+}
+
+fn check_version(plan: &Plan, connect: &Connect) -> Step {
+    match plan.min_client {
+        Some(min) if connect.app_version.is_none_or(|version| version < min) => {
+            let message = format!("this application needs version {min} of the client or newer");
+            end(Ending::new(ErrorCode::ClientTooOld, message))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The key columns of each table that is sent, as JSON.
+fn tables_json(plan: &Plan) -> String {
+    let key = |table: &Table| {
+        let key = serde_json::json!({ "key": table.catalog.primary_key });
+        (table.catalog.name.clone(), key)
+    };
+    let tables: serde_json::Map<String, serde_json::Value> =
+        plan.tables.iter().filter(|table| table.published).map(key).collect();
+    serde_json::Value::Object(tables).to_string()
+}
+
+#[cfg(test)]
+mod tests;

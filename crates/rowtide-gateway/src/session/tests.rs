@@ -1,0 +1,257 @@
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::conversation::NoClaim;
+use crate::send_queue::Frame;
+
+/// A session, what time it is, and what it has said.
+struct Run {
+    session: Session,
+    now: Now,
+}
+
+/// Effects in short.
+fn brief(effects: &[Effect]) -> String {
+    let mut brief = String::new();
+    for effect in effects {
+        if !brief.is_empty() {
+            brief += " ";
+        }
+        match effect {
+            Effect::Send(frame) => {
+                let frame: Value = serde_json::from_slice(frame).unwrap();
+                brief += frame["type"].as_str().unwrap();
+            }
+            Effect::Ping => brief += "PING",
+            Effect::CheckToken(token) => write!(brief, "CHECK({token})").unwrap(),
+            Effect::Claim(claim) => write!(brief, "CLAIM({})", claim.client).unwrap(),
+            Effect::Open(_) => brief += "OPEN",
+            Effect::Heard => brief += "HEARD",
+            Effect::Rate(_, operations, _) => write!(brief, "RATE({operations})").unwrap(),
+            Effect::Push(mutation) => write!(brief, "PUSH({:?})", mutation.number).unwrap(),
+            Effect::End(None) => brief += "END",
+            Effect::End(Some(ending)) => write!(brief, "END({})", ending.code.as_str()).unwrap(),
+        }
+    }
+    brief
+}
+
+fn identity(user: &str, expires_at_s: u64) -> Identity {
+    Identity { user_id: user.to_owned(), claims: serde_json::Map::new(), expires_at_s }
+}
+
+fn plan() -> Arc<Plan> {
+    Arc::new(Plan { tables: vec![], branches: vec![], claims: vec![], min_client: Some(2) })
+}
+
+impl Run {
+    fn new() -> Run {
+        let now = Now { time: Duration::from_secs(5), unix: Duration::from_secs(1_000) };
+        let limits = ClientLimits { mutation_bytes: 300, ..ClientLimits::default() };
+        Run { session: Session::new(limits, None, Some(plan()), &now), now }
+    }
+
+    fn step(&mut self, input: Input<'_, Delivery>) -> String {
+        let mut effects = Vec::new();
+        self.session.step(input, &self.now, &mut effects);
+        brief(&effects)
+    }
+
+    fn text(&mut self, message: &Value) -> String {
+        self.step(Input::Text(&message.to_string()))
+    }
+
+    fn connect(&mut self) -> String {
+        self.text(&json!({
+            "type": "connect", "protocol": 1, "clientId": "client-1", "token": "t", "appVersion": 2,
+        }))
+    }
+
+    fn live() -> Run {
+        let mut run = Run::new();
+        assert_eq!(run.connect(), "CHECK(t)");
+        assert_eq!(run.step(Input::Token(Ok(identity("ann", 2_000)))), "RATE(1)");
+        assert_eq!(run.step(Input::Rated(Verdict::Now)), "CLAIM(client-1)");
+        let known = Known { last_mutation: 7, ..Known::default() };
+        assert_eq!(run.step(Input::Claimed(Ok(known))), "OPEN");
+        assert!(!run.session.reads(), "there is nobody yet to take what it sends");
+        assert_eq!(run.step(Input::Opened(Ok(plan()))), "");
+        assert!(run.session.reads());
+        let begin = Delivery::Begin(Mode::Snapshot);
+        assert_eq!(run.step(Input::Said(begin)), "PING connected");
+        run
+    }
+
+    fn mutate(&mut self, id: u64) -> String {
+        let op = json!({ "op": "delete", "table": "t", "row": {} });
+        self.text(&json!({ "type": "mutate", "id": id, "ops": [op, op] }))
+    }
+
+    fn pass(&mut self, time: Duration) -> String {
+        self.now.time += time;
+        self.now.unix += time;
+        self.step(Input::Clock)
+    }
+
+    fn ack(&mut self, number: u64) -> String {
+        let frame = Frame {
+            text: pong_frame(),
+            rows: 0,
+            commit_time_us: None,
+            acknowledges: Some(number),
+        };
+        self.step(Input::Said(Delivery::Frame(frame)))
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_connect_is_checked_rated_claimed_and_opened() {
+    let mut run = Run::live();
+    assert_eq!(run.step(Input::Heard), "HEARD");
+    assert_eq!(run.step(Input::Heard), "", "once is enough");
+    assert_eq!(run.text(&json!({ "type": "ping" })), "pong");
+}
+
+#[test]
+fn who_may_not_connect_is_told_why() {
+    let ends = |code: &str| format!("error END({code})");
+    let mut run = Run::new();
+    assert_eq!(run.text(&json!({ "type": "ping" })), ends("bad_request"));
+    let mut run = Run::new();
+    let old = json!({ "type": "connect", "protocol": 1, "clientId": "client-1", "token": "t" });
+    assert_eq!(run.text(&old), ends("client_too_old"));
+    let mut run = Run::new();
+    assert_eq!(run.pass(CONNECT_TIMEOUT), ends("timeout"));
+    let mut run = Run::new();
+    run.connect();
+    assert_eq!(run.step(Input::Token(Err(Unauthorized::UserId))), ends("unauthorized"));
+    let mut run = Run::new();
+    run.connect();
+    run.step(Input::Token(Ok(identity("ann", 2_000))));
+    assert_eq!(run.step(Input::Rated(Verdict::TooLong(SECOND))), ends("rate_limit_exceeded"));
+    let mut run = Run::new();
+    run.connect();
+    run.step(Input::Token(Ok(identity("ann", 2_000))));
+    run.step(Input::Rated(Verdict::Now));
+    assert_eq!(run.step(Input::Claimed(Err(NoClaim::OtherUser))), ends("forbidden"));
+    assert_eq!(run.step(Input::Stop), "", "it is over");
+}
+
+#[test]
+fn a_mutation_over_the_rate_waits_and_nothing_is_read_meanwhile() {
+    let mut run = Run::live();
+    assert_eq!(run.mutate(8), "HEARD RATE(2)");
+    assert_eq!(run.step(Input::Rated(Verdict::Now)), "PUSH(Given(8))");
+    assert_eq!(run.mutate(9), "RATE(2)");
+    assert_eq!(run.step(Input::Rated(Verdict::After(3 * SECOND))), "");
+    assert!(!run.session.reads());
+    assert_eq!(run.session.deadline(), Some(run.now.time + 3 * SECOND));
+    assert_eq!(run.pass(2 * SECOND), "");
+    assert_eq!(run.pass(SECOND), "PUSH(Given(9))");
+    assert!(run.session.reads());
+    // What would wait too long is sent again by the client, later: nothing is acknowledged for it.
+    assert_eq!(run.mutate(10), "RATE(2)");
+    let long = run.step(Input::Rated(Verdict::TooLong(20 * SECOND)));
+    assert_eq!(long, "error END(rate_limit_exceeded)");
+}
+
+#[test]
+fn a_full_queue_holds_up_the_client_for_a_while() {
+    let full = |run: &mut Run| {
+        let author = Arc::new(Author::default());
+        let (number, asked) = (Number::Given(8), Asked::Apply(Vec::new()));
+        let mutation = Mutation { number, author, asked, operations: 1, bytes: 1 };
+        run.step(Input::Full(Box::new(mutation)))
+    };
+    let mut run = Run::live();
+    run.mutate(8);
+    run.step(Input::Rated(Verdict::Now));
+    assert_eq!(full(&mut run), "");
+    assert!(!run.session.reads());
+    assert_eq!(run.pass(FULL_RETRY), "PUSH(Given(8))");
+    assert!(run.session.reads(), "there was room");
+    run.mutate(9);
+    run.step(Input::Rated(Verdict::Now));
+    assert_eq!(full(&mut run), "");
+    run.pass(FULL_PATIENCE);
+    assert_eq!(full(&mut run), "error END(unavailable)");
+}
+
+#[test]
+fn what_is_too_large_or_wrong_is_rejected_under_its_number() {
+    let mut run = Run::live();
+    let wrong = json!({ "type": "mutate", "id": 8, "ops": [], "filler": "x".repeat(100) });
+    assert_eq!(run.text(&wrong), "HEARD RATE(1)");
+    assert_eq!(run.step(Input::Rated(Verdict::Now)), "PUSH(Given(8))");
+    let large = json!({ "type": "mutate", "id": 9, "ops": [], "filler": "x".repeat(400) });
+    assert_eq!(run.text(&large), "RATE(1)");
+    let mut effects = Vec::new();
+    run.session.step(Input::Rated(Verdict::Now), &run.now, &mut effects);
+    let [Effect::Push(mutation)] = &effects[..] else { panic!("{effects:?}") };
+    let Asked::Reject(rejection) = &mutation.asked else { panic!("it is too large") };
+    assert_eq!((rejection.code.as_str(), mutation.bytes), ("too_large", 0));
+}
+
+#[test]
+fn a_server_that_stops_waits_for_what_was_sent_but_not_for_ever() {
+    let mut idle = Run::live();
+    assert_eq!(idle.step(Input::Stop), "");
+    assert!(idle.session.reads(), "what is on its way still comes");
+    assert_eq!(idle.pass(crate::limits::STOP_LISTEN), "error END(restarting)");
+    let mut sent = Run::live();
+    sent.step(Input::Stop);
+    sent.mutate(8);
+    assert_eq!(sent.step(Input::Rated(Verdict::Now)), "PUSH(Given(8))");
+    assert_eq!(sent.pass(SECOND), "");
+    assert_eq!(sent.ack(8), "pong error END(restarting)");
+    let mut stuck = Run::live();
+    stuck.mutate(8);
+    stuck.step(Input::Rated(Verdict::Now));
+    stuck.step(Input::Stop);
+    assert_eq!(stuck.pass(crate::limits::STOP_PATIENCE), "error END(restarting)");
+}
+
+#[test]
+fn the_token_ends_the_session_and_another_one_prolongs_it() {
+    let mut run = Run::live();
+    assert_eq!(run.pass(990 * SECOND), "PING");
+    let auth = json!({ "type": "auth", "token": "new" });
+    assert_eq!(run.text(&auth), "HEARD CHECK(new)");
+    assert!(!run.session.reads());
+    assert_eq!(run.step(Input::Token(Ok(identity("ann", 3_000)))), "");
+    assert!(run.session.reads());
+    assert_eq!(run.pass(20 * SECOND), "");
+    run.text(&auth);
+    assert_eq!(run.step(Input::Token(Ok(identity("eve", 3_000)))), "error END(unauthorized)");
+    let mut run = Run::live();
+    assert_eq!(run.pass(1_010 * SECOND), "error END(unauthorized)");
+}
+
+#[test]
+fn silence_is_asked_about_and_ends_the_session() {
+    let mut run = Run::live();
+    assert_eq!(run.pass(crate::limits::PING_AFTER), "PING");
+    assert_eq!(run.step(Input::Heard), "HEARD");
+    assert_eq!(run.pass(crate::limits::PING_AFTER), "PING");
+    assert_eq!(run.pass(crate::limits::SILENCE), "error END(timeout)");
+}
+
+#[test]
+fn a_broken_queue_ends_the_session_by_whose_fault_it_is() {
+    let gap = || Input::Broken(Broken::Gap { number: 9, last: 7 });
+    let mut run = Run::live();
+    run.mutate(9);
+    run.step(Input::Rated(Verdict::Now));
+    assert_eq!(run.step(gap()), "error END(bad_request)", "it has left out a number");
+    let mut run = Run::live();
+    run.mutate(8);
+    run.step(Input::Rated(Verdict::Now));
+    assert_eq!(run.step(gap()), "error END(restarting)", "the database has gone back");
+    let superseded = Run::live().step(Input::Broken(Broken::Superseded));
+    assert_eq!(superseded, "error END(restarting)", "it sends again what was let go");
+    assert_eq!(Run::live().step(Input::Superseded), "error END(superseded)");
+}

@@ -1,0 +1,126 @@
+//! What an operator can see of the gateway: counters, gauges and histograms. Every name stands here with its unit.
+//! Nothing waits for telemetry, and nothing of it can fail a request.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use metrics::{counter, gauge, histogram};
+use rowtide_protocol::{ErrorCode, Lsn};
+use tokio::time::Instant;
+
+use crate::health::EnginesHealth;
+
+/// Connects that were answered, by `mode` (`snapshot`, `resume`) or refused, by code.
+const CONNECTS: &str = "rowtide_connects_total";
+/// Sessions that the server ended, by `code`.
+const ENDINGS: &str = "rowtide_sessions_ended_total";
+/// Mutations that were acknowledged, by `outcome`: `applied`, `repeated`, or the code of the rejection.
+const MUTATIONS: &str = "rowtide_mutations_total";
+/// From a mutation's arrival until it was acknowledged in Postgres.
+const MUTATION_SECONDS: &str = "rowtide_mutation_seconds";
+/// Mutations that wait or are being applied.
+const MUTATIONS_WAITING: &str = "rowtide_mutations_waiting";
+/// Tries of mutations that came to nothing, by `reason`: `conflict`, `away`.
+const MUTATION_RETRIES: &str = "rowtide_mutation_retries_total";
+/// Bytes of frames sent to clients.
+const SENT_BYTES: &str = "rowtide_sent_bytes_total";
+/// Rows for clients, in snapshots and as changes; a row counts once for each session.
+const SENT_ROWS: &str = "rowtide_sent_rows_total";
+/// Frames sent to clients.
+const SENT_FRAMES: &str = "rowtide_sent_frames_total";
+/// From Postgres' time of a commit until it was made into a frame for a client's socket.
+const COMMIT_TO_SEND: &str = "rowtide_commit_to_send_seconds";
+/// Open sessions.
+const SESSIONS: &str = "rowtide_sessions";
+/// Different sets of claims among them.
+const VIEWS: &str = "rowtide_views";
+/// Topics in use.
+const TOPICS: &str = "rowtide_topics";
+/// The JSON of rows that are held in memory, in bytes.
+const ROW_BYTES: &str = "rowtide_row_bytes";
+/// Topics that wait for a load or are part of one.
+const TOPICS_LOADING: &str = "rowtide_topics_loading";
+/// Queries that loaded rows.
+const LOAD_QUERIES: &str = "rowtide_load_queries_total";
+/// Rows that these have read.
+const LOADED_ROWS: &str = "rowtide_loaded_rows_total";
+/// The LSN up to which every commit has been taken in, as a number.
+const POSITION: &str = "rowtide_position_lsn";
+/// Tables that loads could not read.
+const UNREADABLE_TABLES: &str = "rowtide_unreadable_tables";
+
+/// A connect was answered.
+pub(crate) fn connected(mode: &'static str) {
+    counter!(CONNECTS, "result" => mode).increment(1);
+}
+
+/// A connect was refused.
+pub(crate) fn refused(code: ErrorCode) {
+    counter!(CONNECTS, "result" => code.as_str()).increment(1);
+}
+
+/// The server ended a session.
+pub(crate) fn ended(code: ErrorCode) {
+    counter!(ENDINGS, "code" => code.as_str()).increment(1);
+}
+
+/// Counts a mutation that waits, for as long as it is held.
+pub(crate) struct WaitingMutation(());
+
+impl WaitingMutation {
+    pub(crate) fn new() -> WaitingMutation {
+        gauge!(MUTATIONS_WAITING).increment(1.0);
+        WaitingMutation(())
+    }
+}
+
+impl Drop for WaitingMutation {
+    fn drop(&mut self) {
+        gauge!(MUTATIONS_WAITING).decrement(1.0);
+    }
+}
+
+/// A mutation was acknowledged, `since` its arrival.
+pub(crate) fn mutation_settled(outcome: &str, since: Instant) {
+    counter!(MUTATIONS, "outcome" => outcome.to_owned()).increment(1);
+    histogram!(MUTATION_SECONDS).record(since.elapsed().as_secs_f64());
+}
+
+/// A mutation is tried again.
+pub(crate) fn mutation_retried(reason: &'static str) {
+    counter!(MUTATION_RETRIES, "reason" => reason).increment(1);
+}
+
+/// Frames were written to a socket.
+pub(crate) fn sent(frames: u64, bytes: u64) {
+    counter!(SENT_FRAMES).increment(frames);
+    counter!(SENT_BYTES).increment(bytes);
+}
+
+/// Rows are on their way to clients.
+pub(crate) fn rows_sent(rows: u64) {
+    if rows > 0 {
+        counter!(SENT_ROWS).increment(rows);
+    }
+}
+
+/// A commit is on its way to a client.
+pub(crate) fn commit_sent(commit_time_us: i64) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    // Postgres' clock may be ahead of ours.
+    let late_us = (now.as_micros() as i64).saturating_sub(commit_time_us).max(0);
+    histogram!(COMMIT_TO_SEND).record(late_us as f64 / 1e6);
+}
+
+/// What is told when it is asked for.
+pub(crate) fn gauges(health: &EnginesHealth) {
+    let counts = health.counts;
+    gauge!(SESSIONS).set(health.sessions as f64);
+    gauge!(VIEWS).set(counts.views as f64);
+    gauge!(TOPICS).set(counts.topics as f64);
+    gauge!(ROW_BYTES).set(counts.row_bytes as f64);
+    gauge!(TOPICS_LOADING).set(counts.loading as f64);
+    counter!(LOAD_QUERIES).absolute(health.load_queries);
+    counter!(LOADED_ROWS).absolute(health.loaded_rows);
+    gauge!(POSITION).set(health.position.map_or(0.0, |Lsn(lsn)| lsn as f64));
+    gauge!(UNREADABLE_TABLES).set(health.unreadable_tables.len() as f64);
+}

@@ -1,0 +1,57 @@
+//! What `/health/ready` says: of the replicator's side by the feed, of the gateway by itself.
+
+use rowtide_feed::{Feed, ReplicatorStatus};
+use rowtide_gateway::Gateway;
+use rowtide_protocol::Lsn;
+
+/// How the server is doing.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Health {
+    /// Whether new sessions would be served with rows that are up to date.
+    pub ready: bool,
+    /// Why, for a person.
+    pub detail: String,
+    /// Where the stream stands: every commit up to this LSN has been taken in by all engines.
+    pub position: String,
+    /// The log can bring clients up to date from this LSN on.
+    pub oldest: String,
+    /// How many `SELECT`s of rows the loads have run since the start.
+    pub load_queries: u64,
+    /// How many rows these have read.
+    pub loaded_rows: u64,
+    /// Open sessions.
+    pub sessions: u64,
+    /// Tables of the definition that are not served, because they no longer fit their rules.
+    pub refused_tables: Vec<String>,
+    /// Tables that could not be read by the last load that wanted to; who sees their rows waits.
+    pub unreadable_tables: Vec<String>,
+}
+
+impl Health {
+    /// Looks; waits for nothing.
+    pub(crate) fn of(feed: &Feed, gateway: &Gateway) -> Health {
+        let (state, engines) = (feed.state(), gateway.health());
+        let failing = state.log_failing.or(engines.trouble);
+        let (ready, detail) = match (state.status, failing) {
+            (ReplicatorStatus::Standby(reason) | ReplicatorStatus::Waiting(reason), _)
+            | (ReplicatorStatus::Streaming, Some(reason)) => (false, reason),
+            (ReplicatorStatus::Starting, _) => (false, "catching up with the stream".to_owned()),
+            (ReplicatorStatus::Streaming, None) if engines.position.is_none() => {
+                (false, "engines are starting".to_owned())
+            }
+            (ReplicatorStatus::Streaming, None) => (true, "streaming".to_owned()),
+        };
+        Health {
+            ready,
+            detail,
+            position: engines.position.unwrap_or(Lsn(0)).to_string(),
+            oldest: state.oldest.to_string(),
+            load_queries: engines.load_queries,
+            loaded_rows: engines.loaded_rows,
+            sessions: engines.sessions,
+            refused_tables: state.refused_tables.into_iter().map(|(table, _)| table).collect(),
+            unreadable_tables: engines.unreadable_tables,
+        }
+    }
+}
