@@ -29,6 +29,8 @@ pub struct Ring {
     volatile_bytes: usize,
     /// How many batches at the front are durable.
     durable_batches: usize,
+    /// Everything up to here can be replayed.
+    durable: Lsn,
     /// The position after the last batch that went.
     evicted: Lsn,
     end: Lsn,
@@ -55,6 +57,7 @@ impl Ring {
             bytes: 0,
             volatile_bytes: 0,
             durable_batches: 0,
+            durable: position,
             evicted: position,
             end: position,
             wal_end: None,
@@ -73,13 +76,15 @@ impl Ring {
         self.bytes += bytes;
         self.volatile_bytes += bytes;
         self.batches.push_back(Batch { events, bytes, end: self.end });
-        self.evict();
+        // It may bring again what is durable.
+        self.durable(self.durable);
     }
 
     /// Everything up to `lsn` can be replayed.
     pub fn durable(&mut self, lsn: Lsn) {
+        self.durable = self.durable.max(lsn);
         while let Some(batch) = self.batches.get(self.durable_batches)
-            && batch.end <= lsn
+            && batch.end <= self.durable
         {
             self.durable_batches += 1;
             self.volatile_bytes -= batch.bytes;
@@ -122,6 +127,11 @@ impl Ring {
     /// What the last stream said of the end of WAL when it began.
     pub fn wal_end(&self) -> Option<Lsn> {
         self.wal_end
+    }
+
+    /// The number of the first batch that is held, or of the next one if none is.
+    pub fn first(&self) -> u64 {
+        self.first
     }
 
     /// The number of the next batch.

@@ -115,7 +115,22 @@ pub struct Subscription {
     follower: Follower,
     next: u64,
     ready: VecDeque<Arc<[Event]>>,
-    replay: Option<oneshot::Receiver<Result<Vec<Event>, PastError>>>,
+    replay: Option<Replay>,
+}
+
+/// What the log was asked for.
+struct Replay {
+    answer: oneshot::Receiver<Result<Vec<Event>, PastError>>,
+    /// A transaction is known to be missing, so the log must have it.
+    must_bring: bool,
+}
+
+/// What of a batch is new to a follower.
+enum News {
+    Some(Arc<[Event]>),
+    Nothing,
+    /// Something is missing before it.
+    Gap,
 }
 
 /// A feed whose ring holds about `limit_bytes`. The third is for the side that owns the log; there is one request
@@ -150,20 +165,24 @@ impl Publisher {
             published: watch::channel(0).0,
         });
         self.room.send_replace(true);
-        self.state.send_modify(|state| state.generation = Some(Arc::clone(&generation)));
+        // In this order whoever sees a generation can follow it.
         self.current.send_replace(Some(shared));
+        self.state.send_modify(|state| state.generation = Some(Arc::clone(&generation)));
         generation
     }
 
     /// Ends the generation; there is none then.
     pub fn end(&self) {
-        self.state.send_modify(|state| state.generation = None);
         self.current.send_replace(None);
+        self.state.send_modify(|state| state.generation = None);
         self.room.send_replace(true);
     }
 
     /// Hands on what the stream brought. Never waits: see [`Publisher::room`].
     pub fn publish(&self, events: Arc<[Event]>) {
+        if events.is_empty() {
+            return;
+        }
         let current = self.current.borrow().clone();
         let Some(shared) = current else { return };
         let mut ring = shared.lock();
@@ -278,36 +297,52 @@ impl Subscription {
         self.follower.position()
     }
 
-    /// The next batch: every event behind the position once and in order, except that events without a position
-    /// may come again. Cancel safe.
+    /// The next batch: every transaction behind the position once and in order, and no position twice. Of what was
+    /// replayed only the last position comes. Events without a position may come again, or be missing where they
+    /// were evicted; the last [`Event::StreamBegan`] never is. Cancel safe.
     ///
     /// # Errors
-    /// When the generation has ended; what was published of it and not taken may be missing then.
+    /// When the generation has ended; what was published of it and not taken may be missing then. Also when the log
+    /// cannot bring what is missing.
     pub async fn next(&mut self) -> Result<Arc<[Event]>, FeedEnded> {
         loop {
             if self.is_over() {
                 return Err(FeedEnded);
             }
-            if let Some(batch) = self.ready.pop_front()
-                && let Some(batch) = self.take(batch)
-            {
-                return Ok(batch);
-            }
-            if !self.ready.is_empty() {
+            if let Some(batch) = self.ready.pop_front() {
+                match self.take(batch) {
+                    News::Some(batch) => return Ok(batch),
+                    News::Nothing => {}
+                    News::Gap => {
+                        self.ready.clear();
+                        self.ask_for_replay(true);
+                    }
+                }
                 continue;
             }
             if let Some(replay) = &mut self.replay {
-                let replayed = replay.await;
+                let replayed = tokio::select! {
+                    replayed = &mut replay.answer => replayed,
+                    // The log may have no answer any more.
+                    changed = self.current.changed() => {
+                        changed.map_err(|_| FeedEnded)?;
+                        continue;
+                    }
+                };
+                let must_bring = replay.must_bring;
                 self.replay = None;
                 // What the log cannot say, nobody can: this follower is over.
                 let Ok(Ok(events)) = replayed else { return Err(FeedEnded) };
-                self.rejoin(events)?;
-                continue;
+                match self.rejoin(events, must_bring)? {
+                    News::Some(batch) => return Ok(batch),
+                    News::Nothing => continue,
+                    News::Gap => return Err(FeedEnded),
+                }
             }
             self.published.borrow_and_update();
             let since = self.shared.lock().1.since(self.next, BATCHES);
             match since {
-                Since::Evicted => self.ask_for_replay(),
+                Since::Evicted => self.ask_for_replay(false),
                 Since::Batches(batches, next) if !batches.is_empty() => {
                     self.next = next;
                     self.ready.extend(batches);
@@ -327,8 +362,8 @@ impl Subscription {
         !current.as_ref().is_some_and(|shared| Arc::ptr_eq(shared, &self.shared))
     }
 
-    /// What of a batch has not been taken before; `None` if that is nothing.
-    fn take(&mut self, batch: Arc<[Event]>) -> Option<Arc<[Event]>> {
+    /// What of a batch has not been taken before.
+    fn take(&mut self, batch: Arc<[Event]>) -> News {
         let before = self.follower;
         let mut all = true;
         for event in batch.iter() {
@@ -337,50 +372,50 @@ impl Subscription {
                 Taken::Known => all = false,
                 Taken::Gap { .. } => {
                     self.follower = before;
-                    self.ready.clear();
-                    self.ask_for_replay();
-                    return None;
+                    return News::Gap;
                 }
             }
         }
         if all {
-            return Some(batch);
+            return News::Some(batch);
         }
         let mut follower = before;
         let news = batch.iter().filter(|event| follower.take(event) == Taken::Next).cloned();
         let news: Vec<Event> = news.collect();
-        (!news.is_empty()).then(|| news.into())
+        if news.is_empty() { News::Nothing } else { News::Some(news.into()) }
     }
 
-    fn ask_for_replay(&mut self) {
+    fn ask_for_replay(&mut self, must_bring: bool) {
         let (reply, answer) = oneshot::channel();
         let (epoch, position) = (self.generation.epoch, self.follower.position());
         let request = Request::Replay(epoch, position, REPLAY_BYTES, reply);
         // Without the other side the reply is dropped, and the answer is an error.
         drop(self.requests.send(request));
-        self.replay = Some(answer);
+        self.replay = Some(Replay { answer, must_bring });
     }
 
-    /// Goes on behind what was replayed.
-    fn rejoin(&mut self, events: Vec<Event>) -> Result<(), FeedEnded> {
-        let end = events.iter().filter_map(Event::lsn).max();
-        let position = end.unwrap_or(Lsn(0)).max(self.follower.position());
-        let ring = self.shared.lock();
-        let number = ring.1.number_after(position);
-        let wal_end = ring.1.wal_end();
-        drop(ring);
-        if number.is_none() && end.is_none() {
-            // The log has nothing behind, and the ring has not either: it would be asked for ever.
+    /// Takes what was replayed, and goes on behind it.
+    fn rejoin(&mut self, events: Vec<Event>, must_bring: bool) -> Result<News, FeedEnded> {
+        let before = self.follower.position();
+        let news = if events.is_empty() { News::Nothing } else { self.take(events.into()) };
+        let position = self.follower.position();
+        if must_bring && position == before {
+            // It would be asked for ever.
             return Err(FeedEnded);
         }
+        let ring = self.shared.lock();
+        // What was evicted is durable: where the log brings nothing of it, it had no transaction, and the ring goes on.
+        // If transactions were evicted since the log answered, what comes next shows a gap.
+        let brought_nothing = position == before;
+        let number = ring.1.number_after(position).or(brought_nothing.then(|| ring.1.first()));
+        let wal_end = ring.1.wal_end();
+        drop(ring);
+        // Below what is held, the rest is asked for.
         self.next = number.unwrap_or(0);
-        if !events.is_empty() {
-            self.ready.push_back(events.into());
-        }
         if let (Some(_), Some(wal_end)) = (number, wal_end) {
             self.ready.push_back(Arc::from([Event::StreamBegan { wal_end }]));
         }
-        Ok(())
+        Ok(news)
     }
 
     /// Of which it follows.
