@@ -4,31 +4,29 @@
 //! views gain and lose topics. Only then is the difference made, so it is between the state of one
 //! commit and the state of the next, whatever the order of changes within.
 
-mod forgetting;
 mod loading;
 mod message;
 mod reach;
 mod resuming;
 mod transaction;
+mod waiting;
 
-use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use rowtide_feed::{Acknowledgement, History, Transaction};
 use rowtide_plan::claims::Claims;
-use rowtide_plan::plan::{Plan, TableId};
-use rowtide_plan::row::{Row, Topic};
+use rowtide_plan::plan::Plan;
 use rowtide_protocol::{Cursor, Epoch, Lsn, Mode};
-use rustc_hash::FxHashMap;
-use slab::Slab;
-use smallvec::SmallVec;
 
-use crate::recent::Recent;
+use crate::loads::Loads;
 use crate::resume::{HistoryId, HistoryRequest};
-use crate::topic::{Phase, TopicKey, TopicState, ViewKey};
-use crate::view::View;
-use crate::{Load, LoadId, Loaded};
+use crate::sessions::Sessions;
+use crate::topic::{Phase, TopicKey, ViewKey};
+use crate::topics::Topics;
+use crate::view::{Joining, ViewPhase};
+use crate::views::Views;
+use crate::{Load, LoadId, Loaded, Message, TopicRows, ViewRows};
 
 /// Names one session for as long as it is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -55,7 +53,7 @@ pub enum Input {
     /// A session went.
     Close(SessionId),
     /// Time passes: a counter that grows by one about every second. Once in
-    /// [`Engine::IDLE_TURNS`] of them each idle view's cursor is moved on.
+    /// [`Engine::IDLE_TICKS`] of them each idle view's cursor is moved on.
     Tick(u64),
 }
 
@@ -69,8 +67,8 @@ pub struct Opening {
     /// Whose acknowledgements it is told; several sessions may be one client's.
     pub client: Option<Box<str>>,
     /// Its first rows must not be older than this commit: the session has been told of a mutation
-    /// that was settled by it.
-    pub not_before: Lsn,
+    /// that it acknowledges.
+    pub not_before: Option<Lsn>,
     /// What the client has from before. One of another epoch or of other claims is of no use.
     pub cursor: Option<Cursor>,
 }
@@ -85,14 +83,12 @@ pub enum Output {
         /// With [`Mode::Resume`] at most one [`Output::Tx`] comes before [`Output::Ready`].
         mode: Mode,
     },
-    /// Rows of a new replica.
+    /// The rows of a new replica, all of them; shared by the sessions that are sent the same.
     Snapshot {
         /// To whom.
         session: SessionId,
-        /// The table of the rows.
-        table: TableId,
-        /// Each row once.
-        rows: Vec<Arc<Row>>,
+        /// As of the cursor of the [`Output::Ready`] that follows.
+        rows: Arc<ViewRows>,
     },
     /// The replica is whole.
     Ready {
@@ -105,15 +101,9 @@ pub enum Output {
     Tx {
         /// To whom.
         session: SessionId,
-        /// Up to this commit.
-        cursor: Cursor,
-        /// The changes as JSON, separated by commas; shared where sessions are sent the same.
-        changes: Bytes,
-        /// How many they are.
-        rows: u32,
-        /// When the last of the commits happened, microseconds since 1970 UTC.
-        commit_time_us: Option<i64>,
-        /// The mutations of the session's client that these commits settled, in order.
+        /// What has changed; shared by the sessions that are sent the same.
+        message: Arc<Message>,
+        /// The mutations of the session's client that these commits acknowledge, in order.
         acknowledgements: Vec<Arc<Acknowledgement>>,
     },
     /// What has changed cannot be said; the session is no longer known, and must come back for all of its rows.
@@ -121,6 +111,8 @@ pub enum Output {
         /// Who.
         session: SessionId,
     },
+    /// Many rows that the engine has let go. To drop them takes time, which is better spent elsewhere.
+    Discarded(TopicRows),
 }
 
 /// How much an engine holds.
@@ -138,64 +130,35 @@ pub struct Counts {
     pub row_bytes: usize,
 }
 
-/// Where a session belongs.
-#[derive(Debug)]
-pub(crate) struct Session {
-    pub(crate) view: ViewKey,
-    pub(crate) client: Option<Box<str>>,
-}
-
 /// Topics, views and sessions. See the module.
 #[derive(Debug)]
 pub struct Engine {
     pub(crate) plan: Arc<Plan>,
     epoch: Epoch,
+    /// Everything up to here has been taken in.
     pub(crate) position: Lsn,
     commit_time_us: Option<i64>,
-    pub(crate) topics: Slab<TopicState>,
-    pub(crate) index: FxHashMap<Topic, TopicKey>,
-    pub(crate) views: Slab<View>,
-    pub(crate) views_by_claims: FxHashMap<Claims, ViewKey>,
-    pub(crate) sessions: FxHashMap<SessionId, Session>,
-    /// The sessions of each client.
-    pub(crate) clients: FxHashMap<Box<str>, SmallVec<[SessionId; 1]>>,
-    /// Views with [`View::resume`].
-    pub(crate) resuming: BTreeSet<ViewKey>,
-    /// Views of sessions that came back and have not joined the others of their claims yet.
-    pub(crate) apart: BTreeSet<ViewKey>,
-    history_requests: VecDeque<HistoryRequest>,
-    pub(crate) histories: FxHashMap<HistoryId, ViewKey>,
-    next_history: u64,
-    turn: u64,
-    /// Where WAL ended when the stream began.
-    wal_end: Lsn,
-    /// The turn in which the stream last brought something.
-    heard_turn: u64,
-    /// The JSON of all rows that are held, in bytes; a row counts once for each of its topics.
-    pub(crate) row_bytes: usize,
-    row_budget: usize,
-    /// Where rows were last forgotten.
-    next_forgotten: TopicKey,
-    /// Topics in [`Phase::Wanted`]; may hold keys that are no longer, or are another topic now.
-    pub(crate) wanted: VecDeque<TopicKey>,
-    /// Others in that phase: they could not be read, and are not asked for before the next tick.
-    pub(crate) postponed: Vec<TopicKey>,
-    pub(crate) loads: FxHashMap<LoadId, Vec<TopicKey>>,
-    next_load: u64,
-    recent: Recent,
-    /// Whether to ask for a snapshot even if no topic is wanted.
-    probe: bool,
-    /// Views that have all they need and wait for the stream to come to a position.
-    releasable: BTreeSet<(Lsn, ViewKey)>,
-    /// Topics ahead of the stream, by where that ends.
-    ahead: BTreeSet<(Lsn, TopicKey)>,
-    /// Views to look at before the step ends.
-    dirty: Vec<ViewKey>,
+    progress: Progress,
+    pub(crate) topics: Topics,
+    pub(crate) views: Views,
+    pub(crate) loads: Loads,
+    pub(crate) sessions: Sessions,
+}
+
+/// Whether the stream goes on.
+#[derive(Debug, Default)]
+struct Progress {
+    /// The last tick.
+    tick: u64,
+    /// The tick in which the stream last brought something.
+    heard: u64,
+    /// Where WAL ended when the stream began, once one has.
+    wal_end: Option<Lsn>,
 }
 
 impl Engine {
     /// An idle client's cursor is moved on once in so many ticks, about five minutes.
-    pub const IDLE_TURNS: u64 = 300;
+    pub const IDLE_TICKS: u64 = 300;
 
     /// An engine that has seen the stream up to `position` and has no sessions. `recent` are the last of the
     /// transactions until there, in commit order: some may not be visible to a load yet. `row_budget` is how
@@ -212,90 +175,65 @@ impl Engine {
             epoch,
             position,
             commit_time_us: None,
-            topics: Slab::new(),
-            index: FxHashMap::default(),
-            views: Slab::new(),
-            views_by_claims: FxHashMap::default(),
-            sessions: FxHashMap::default(),
-            clients: FxHashMap::default(),
-            resuming: BTreeSet::new(),
-            apart: BTreeSet::new(),
-            history_requests: VecDeque::new(),
-            histories: FxHashMap::default(),
-            next_history: 0,
-            turn: 0,
-            wal_end: Lsn(0),
-            heard_turn: 0,
-            row_bytes: 0,
-            row_budget,
-            next_forgotten: 0,
-            wanted: VecDeque::new(),
-            postponed: Vec::new(),
-            loads: FxHashMap::default(),
-            next_load: 0,
-            recent: Recent::of(recent),
-            probe: false,
-            releasable: BTreeSet::new(),
-            ahead: BTreeSet::new(),
-            dirty: Vec::new(),
+            progress: Progress::default(),
+            topics: Topics::new(row_budget),
+            views: Views::default(),
+            loads: Loads::new(recent),
+            sessions: Sessions::default(),
         }
     }
 
     /// Takes one input and appends what follows from it to `out`.
     pub fn step(&mut self, input: Input, out: &mut Vec<Output>) {
-        if matches!(input, Input::Transaction(_) | Input::Position(_)) {
-            self.heard_turn = self.turn;
-        }
+        self.advance(input, out);
+        #[cfg(test)]
+        self.check_invariants();
+    }
+
+    pub(crate) fn advance(&mut self, input: Input, out: &mut Vec<Output>) {
         match input {
-            Input::Transaction(transaction) => self.transaction(&transaction, out),
-            Input::Position(lsn) => self.position = self.position.max(lsn),
-            Input::StreamBegan(end) => self.wal_end = end,
+            Input::Transaction(transaction) => {
+                self.progress.heard = self.progress.tick;
+                self.transaction(&transaction, out);
+            }
+            Input::Position(lsn) => {
+                self.progress.heard = self.progress.tick;
+                self.position = self.position.max(lsn);
+            }
+            Input::StreamBegan(end) => self.progress.wal_end = Some(end),
             Input::Loaded(id, loaded) => self.loaded(id, loaded),
             Input::LoadFailed(id) => self.load_failed(id),
             Input::History(id, history) => self.history(id, history, out),
             Input::Open(opening) => self.open(opening, out),
             Input::Close(session) => self.close(session),
-            Input::Tick(turn) => self.tick(turn, out),
+            Input::Tick(tick) => self.tick(tick, out),
         }
-        self.settle(out);
-        self.forget_rows();
-        #[cfg(test)]
-        self.check_invariants();
+        self.speak(out);
+        self.evict_rows();
+        out.extend(self.topics.take_discarded().map(Output::Discarded));
     }
 
     /// The next load to ask for, of at most `max_topics` topics. Its snapshot must be taken after
     /// this call. The more topics gather before it is called, the fewer loads there are.
     pub fn take_load(&mut self, max_topics: usize) -> Option<Load> {
-        let id = LoadId(self.next_load);
-        let mut keys = Vec::new();
-        while keys.len() < max_topics {
-            let Some(key) = self.wanted.pop_front() else { break };
-            if let Some(topic) = self.topics.get_mut(key)
-                && matches!(topic.phase, Phase::Wanted)
-            {
-                topic.phase = Phase::Loading { load: id, pending: Vec::new() };
-                keys.push(key);
-            }
-        }
-        if keys.is_empty() && !self.probe {
-            return None;
-        }
-        self.probe = false;
-        self.next_load += 1;
-        self.seed_with_recent(&keys, id);
-        let topics = keys.iter().map(|key| self.topics[*key].topic.clone()).collect();
-        self.loads.insert(id, keys);
-        Some(Load { id, topics })
+        let topics = &mut self.topics;
+        let begin = |key, id| topics.get_mut(key).is_some_and(|topic| topic.begin_load(id));
+        let (id, keys) = self.loads.begin(max_topics, begin)?;
+        let keys = keys.to_vec();
+        self.seed_with_recent(&keys);
+        let states = keys.iter().map(|key| &self.topics[*key]);
+        let (topics, before) = states.map(|of| (of.id().clone(), of.rows().clone())).unzip();
+        Some(Load { id, topics, before })
     }
 
     /// Whether [`Engine::take_load`] has something to ask for.
     pub fn wants_load(&self) -> bool {
-        self.probe || !self.wanted.is_empty()
+        self.loads.wants_load()
     }
 
     /// The next question to the log.
     pub fn take_history(&mut self) -> Option<HistoryRequest> {
-        self.history_requests.pop_front()
+        self.loads.take_question()
     }
 
     /// Everything up to here has been taken in.
@@ -309,7 +247,7 @@ impl Engine {
             sessions: self.sessions.len(),
             views: self.views.len(),
             topics: self.topics.len(),
-            row_bytes: self.row_bytes,
+            row_bytes: self.topics.row_bytes(),
             loading: self.topics.iter().filter(|(_, topic)| topic.is_waiting()).count(),
         }
     }
@@ -317,104 +255,78 @@ impl Engine {
     fn open(&mut self, opening: Opening, out: &mut Vec<Output>) {
         if let Some(cursor) = opening.cursor
             && cursor.epoch == self.epoch
-            && cursor.view == View::new(opening.claims.clone()).id
+            && cursor.view == opening.claims.view_id()
         {
             return self.open_resuming(opening, cursor.lsn);
         }
         let Opening { session, claims, client, not_before, cursor: _ } = opening;
         out.push(Output::Begin { session, mode: Mode::Snapshot });
-        let view_key = match self.views_by_claims.get(&claims) {
-            Some(key) => *key,
+        let view_key = match self.views.shared(&claims) {
+            Some(key) => key,
             None => {
-                let key = self.views.insert(View::new(claims.clone()));
-                for topic in self.plan.reached(&claims) {
-                    self.reach(key, topic);
-                }
-                self.views_by_claims.insert(claims, key);
+                let reached = self.plan.reached(&claims);
+                let key = self.views.add(claims, ViewPhase::Shared);
+                reached.into_iter().for_each(|topic| self.reach(key, topic));
                 key
             }
         };
-        self.enter(session, view_key, client);
+        self.sessions.enter(session, view_key, client);
         let unread: Vec<TopicKey> = self.views[view_key].reach.keys().copied().collect();
         unread.into_iter().for_each(|key| self.need_rows(key));
-        let view = &mut self.views[view_key];
-        view.joining.push((session, not_before));
-        mark(&mut self.dirty, view_key, view);
-    }
-
-    fn enter(&mut self, session: SessionId, view: ViewKey, client: Option<Box<str>>) {
-        if let Some(client) = &client {
-            self.clients.entry(client.clone()).or_default().push(session);
-        }
-        self.sessions.insert(session, Session { view, client });
+        self.views.mark(view_key).joining.push(Joining { session, not_before });
     }
 
     fn close(&mut self, session: SessionId) {
-        let Some(Session { view: view_key, client }) = self.sessions.remove(&session) else {
-            return;
-        };
-        if let Some(client) = client
-            && let Some(sessions) = self.clients.get_mut(&client)
+        if let Some(view_key) = self.sessions.leave(session)
+            && self.views[view_key].leave(session)
         {
-            sessions.retain(|other| *other != session);
-            if sessions.is_empty() {
-                self.clients.remove(&client);
-            }
-        }
-        let view = &mut self.views[view_key];
-        view.live.retain(|other| *other != session);
-        view.joining.retain(|(other, _)| *other != session);
-        view.settled.retain(|(other, _)| *other != session);
-        view.resume.take_if(|resume| resume.session == session);
-        view.returning.take_if(|other| *other == session);
-        if view.is_deserted() {
             self.drop_view(view_key);
         }
     }
 
     fn drop_view(&mut self, view_key: ViewKey) {
         let view = self.views.remove(view_key);
-        if self.views_by_claims.get(&view.claims) == Some(&view_key) {
-            self.views_by_claims.remove(&view.claims);
-        }
-        self.resuming.remove(&view_key);
-        self.releasable.remove(&(view.release_at, view_key));
-        self.apart.remove(&view_key);
-        self.histories.retain(|_, of| *of != view_key);
+        self.loads.drop_view(view_key);
         for key in view.reach.into_keys().chain(view.leaving) {
-            self.topics[key].views.remove(&view_key);
-            self.drop_if_unseen(key);
+            self.topics[key].remove_view(view_key);
+            self.topics.drop_if_unseen(key);
         }
     }
 
-    fn tick(&mut self, turn: u64, out: &mut Vec<Output>) {
-        self.turn = turn;
-        self.wanted.extend(self.postponed.drain(..));
+    fn tick(&mut self, tick: u64, out: &mut Vec<Output>) {
+        self.progress.tick = tick;
+        self.loads.tick();
+        self.topics.look_again();
         self.give_up_resumes(out);
-        self.probe = !self.recent.is_empty() && self.loads.is_empty();
-        let turn = turn % Self::IDLE_TURNS;
-        for (key, view) in &mut self.views {
-            let due = key as u64 % Self::IDLE_TURNS == turn;
-            if due && view.is_silent() && view.sent < self.position && view.is_whole(self.position)
-            {
-                view.sent = self.position;
-                let cursor = view.cursor(self.epoch, self.position);
+        let (epoch, position) = (self.epoch, self.position);
+        let place = tick % Self::IDLE_TICKS;
+        for (key, view) in self.views.iter_mut() {
+            let due = key as u64 % Self::IDLE_TICKS == place;
+            let is_behind = view.sent < Some(position);
+            if due && is_behind && view.is_silent() && view.is_whole(position) {
+                view.sent = Some(position);
+                let message = Message::new(view.cursor(epoch, position), Bytes::new(), 0, None);
                 out.extend(view.live.iter().map(|session| Output::Tx {
                     session: *session,
-                    cursor,
-                    changes: Bytes::new(),
-                    rows: 0,
-                    commit_time_us: None,
+                    message: Arc::clone(&message),
                     acknowledgements: Vec::new(),
                 }));
             }
         }
     }
-}
 
-fn mark(dirty: &mut Vec<ViewKey>, key: ViewKey, view: &mut View) {
-    if !view.dirty {
-        view.dirty = true;
-        dirty.push(key);
+    /// Bounds the memory that rows take. A topic may be evicted if it names no others, and nobody waits for
+    /// anything of it: all who reach it hold its rows.
+    fn evict_rows(&mut self) {
+        let (plan, views, position) = (&self.plan, &self.views, self.position);
+        self.topics.evict_rows(|state| {
+            let rests = |key: &ViewKey| {
+                let view = &views[*key];
+                view.is_whole(position) && view.is_silent() && view.is_at_rest()
+            };
+            matches!(state.phase(), Phase::Loaded { ahead: None, .. })
+                && plan.branch(state.id().branch).links.is_empty()
+                && state.views().iter().all(rests)
+        });
     }
 }

@@ -1,79 +1,69 @@
 //! What must hold after every step, recomputed from scratch.
 
-use rowtide_protocol::Lsn;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::topic::{Phase, TopicKey};
+use crate::view::Joining;
 use crate::{Engine, SessionId};
 
 impl Engine {
     /// Panics if the engine's state contradicts itself.
     pub(crate) fn check_invariants(&self) {
-        for (key, state) in &self.topics {
-            assert_eq!(self.index.get(&state.topic), Some(&key), "the index knows every topic");
-            assert!(!state.views.is_empty(), "a topic without views is dropped");
-            for view in &state.views {
+        for (key, state) in self.topics.iter() {
+            assert!(!state.views().is_empty(), "a topic without views is dropped");
+            for view in state.views() {
                 let view = &self.views[*view];
-                let known = view.reach.contains_key(&key) || view.leaving.contains(&key);
-                assert!(known, "its views reach it, or have until lately");
+                assert!(view.looks_at(key), "its views reach it, or have until lately");
             }
-            if let Phase::Unread = state.phase {
-                assert!(!state.was_read && state.rows.is_empty());
-                let links = &self.plan.branch(state.topic.branch).links;
+            if let Phase::Unread = state.phase() {
+                assert!(state.rows().is_empty());
+                let links = &self.plan.branch(state.id().branch).links;
                 assert!(links.is_empty(), "what names other topics is read");
             }
-            for row in state.rows.values() {
-                assert!(row.image.topics.contains(&state.topic), "a row lies in its own topics");
+            for row in state.rows().iter() {
+                assert!(row.image.topics.contains(state.id()), "a row lies in its own topics");
             }
-            if let Phase::Wanted = state.phase {
-                let asked_for = self.wanted.contains(&key) || self.postponed.contains(&key);
-                assert!(asked_for, "a wanted topic will be asked for");
+            if let Phase::Wanted { .. } = state.phase() {
+                assert!(self.loads.is_wanted(key), "a wanted topic will be asked for");
             }
-            if let Phase::Loading { load, .. } = &state.phase {
-                assert!(self.loads[load].contains(&key), "a loading topic is part of a load");
+            if let Phase::Loading { load, .. } = state.phase() {
+                assert!(self.loads.is_under_way(*load, key), "a loading topic is part of a load");
             }
-            if let Phase::Loaded { ahead: Some(ahead) } = &state.phase {
+            if let Some(ahead) = state.ahead() {
                 assert!(ahead.until > self.position, "what the stream has passed is forgotten");
             }
         }
-        assert_eq!(self.index.len(), self.topics.len());
-        let rows = self.topics.iter().flat_map(|(_, state)| state.rows.values());
-        assert_eq!(self.row_bytes, rows.map(|row| row.json.len()).sum::<usize>());
-        for (view_key, view) in &self.views {
-            let shared = self.views_by_claims.get(&view.claims) == Some(&view_key);
-            let resuming = view.resume.is_some();
-            assert_eq!(resuming, self.resuming.contains(&view_key));
-            let places = [shared, resuming, self.apart.contains(&view_key)];
-            assert_eq!(
-                places.iter().filter(|there| **there).count(),
-                1,
-                "each view is in one place"
-            );
-            assert!(!view.is_deserted(), "a view without sessions is dropped");
-            for session in view.live.iter().chain(view.joining.iter().map(|(id, _)| id)) {
-                assert_eq!(self.sessions.get(session).map(|of| of.view), Some(view_key));
+        self.topics.check();
+        self.views.check();
+        for (view_key, view) in self.views.iter() {
+            let resume = view.resume();
+            let joining = view.joining.iter().map(|joining| &joining.session);
+            let alone = resume.map(|resume| resume.opening.session).or(view.returning());
+            let sessions: Vec<_> = view.live.iter().chain(joining).chain(&alone).collect();
+            assert!(!sessions.is_empty(), "a view without sessions is dropped");
+            for session in sessions {
+                assert_eq!(self.sessions.view_of(*session), Some(view_key));
             }
-            assert!(!view.dirty, "a step ends with every view looked at");
             let waiting = |key: &&TopicKey| self.topics[**key].is_waiting();
             let topics = view.reach.keys().chain(&view.leaving);
-            assert_eq!(view.waiting, topics.filter(waiting).count());
+            assert_eq!(view.waiting(), topics.filter(waiting).count());
             assert!(view.gained.iter().all(|key| view.reach.contains_key(key)));
             for key in &view.leaving {
                 assert!(
-                    !view.reach.contains_key(key) && self.topics[*key].views.contains(&view_key)
+                    !view.reach.contains_key(key) && self.topics[*key].views().contains(&view_key)
                 );
             }
-            if resuming {
-                let asked = view.resume.as_ref().is_some_and(|resume| resume.asked);
-                let waits = asked || !view.is_whole(self.position);
+            if let Some(resume) = resume {
+                let waits = resume.asked || !view.is_whole(self.position);
                 assert!(waits, "who comes back waits for the log, for rows or for the stream");
             } else if view.is_whole(self.position) {
                 let silent =
                     view.gained.is_empty() && view.touched.is_empty() && view.leaving.is_empty();
-                assert!(silent && view.returning.is_none(), "a whole view has spoken");
-                let early = |(_, not_before): &(SessionId, Lsn)| *not_before > self.position;
+                assert!(silent && view.returning().is_none(), "a whole view has spoken");
+                let early = |joining: &Joining| joining.not_before > Some(self.position);
                 assert!(view.joining.iter().all(early), "a whole view keeps nobody waiting");
-                assert!(view.live.iter().all(|id| view.settled.iter().all(|(of, _)| of != id)));
+                let owed = |id: &SessionId| view.acknowledgements.iter().any(|(of, _)| of == id);
+                assert!(!view.live.iter().any(owed), "who is ready is told at once");
             }
             self.check_reach(view_key);
         }
@@ -87,7 +77,7 @@ impl Engine {
         let mut seen: FxHashSet<TopicKey> = FxHashSet::default();
         let from_claims = self.plan.reached(&view.claims);
         let mut name = |topic, open: &mut Vec<TopicKey>| {
-            let key = self.index[&topic];
+            let key = self.topics.find(&topic).expect("what is named is in use");
             *counts.entry(key).or_insert(0) += 1;
             if seen.insert(key) {
                 open.push(key);
@@ -96,9 +86,9 @@ impl Engine {
         from_claims.into_iter().for_each(|topic| name(topic, &mut open));
         while let Some(key) = open.pop() {
             let state = &self.topics[key];
-            assert!(state.views.contains(&view_key), "a topic knows who reaches it");
-            let branch = self.plan.branch(state.topic.branch);
-            for row in state.rows.values() {
+            assert!(state.views().contains(&view_key), "a topic knows who reaches it");
+            let branch = self.plan.branch(state.id().branch);
+            for row in state.rows().iter() {
                 if !branch.claim_filter.passes(&row.image.kept, &view.claims) {
                     continue;
                 }

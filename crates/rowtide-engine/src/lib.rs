@@ -6,19 +6,32 @@
 
 mod engine;
 mod load;
+mod loads;
+mod message;
 mod recent;
 mod resume;
-mod snapshot;
+mod rows;
+mod sessions;
 mod topic;
+mod topics;
+mod touched;
+mod transaction_snapshot;
 mod view;
+mod view_rows;
+mod views;
 
 #[cfg(test)]
 mod invariants;
+#[cfg(test)]
+mod large_views;
 #[cfg(test)]
 mod model;
 
 pub use engine::{Counts, Engine, Input, Opening, Output, SessionId};
 pub use load::{Load, LoadId, Loaded};
+pub use message::Message;
 pub use recent::MAX_RECENT_BYTES;
-pub use resume::{HistoryId, HistoryRequest, MAX_RESUME_BYTES, MAX_RESUME_TURNS};
-pub use snapshot::{InvalidSnapshot, Snapshot};
+pub use resume::{HistoryId, HistoryRequest, MAX_RESUME_BYTES, MAX_RESUME_TICKS};
+pub use rows::TopicRows;
+pub use transaction_snapshot::{InvalidSnapshot, TransactionSnapshot};
+pub use view_rows::{Place, Slice, ViewRows};

@@ -1,11 +1,9 @@
 //! What the engine asks of Postgres, and what comes back.
 
-use std::sync::Arc;
-
-use rowtide_plan::row::{Row, Topic};
+use rowtide_plan::row::Topic;
 use rowtide_protocol::Lsn;
 
-use crate::Snapshot;
+use crate::{TopicRows, TransactionSnapshot};
 
 /// Names one load among those under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,17 +17,20 @@ pub struct Load {
     pub id: LoadId,
     /// Each topic once.
     pub topics: Vec<Topic>,
+    /// For each topic the rows that it was thought to have, if it was loaded before. What is read is best put
+    /// into these, with [`TopicRows::loaded_anew`]: then the engine looks at what has changed alone.
+    pub before: Vec<TopicRows>,
 }
 
 /// The answer.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// What the rows' snapshot had seen. Must have been taken after the load was asked for.
-    pub snapshot: Snapshot,
+    pub snapshot: TransactionSnapshot,
     /// A WAL position read after the snapshot was taken: no commit that it had seen lies behind it.
     pub position: Lsn,
     /// The rows of each topic, in the order of [`Load::topics`]; `None` where they cannot be read at the
     /// moment. These are asked for again after the next [`Input::Tick`](crate::Input::Tick), and whoever
     /// does not need them does not wait for them.
-    pub rows: Vec<Option<Vec<Arc<Row>>>>,
+    pub rows: Vec<Option<TopicRows>>,
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rowtide_feed::Transaction;
 
-use crate::Snapshot;
+use crate::TransactionSnapshot;
 
 /// How many bytes are kept of transactions that may not be visible yet. Past that, a load that turns out to
 /// need one that was let go is asked for again.
@@ -39,17 +39,23 @@ impl Recent {
         self.bytes += transaction.bytes();
         self.entries
             .push_back(Entry { xid: transaction.xid, transaction: Some(Arc::clone(transaction)) });
-        let mut oldest = self.entries.iter_mut();
-        while self.bytes > MAX_RECENT_BYTES {
-            let Some(entry) = oldest.next() else { break };
+        if self.bytes <= MAX_RECENT_BYTES {
+            return;
+        }
+        // Always the oldest are let go, so those that were are in front.
+        let held = self.entries.partition_point(|entry| entry.transaction.is_none());
+        for entry in self.entries.iter_mut().skip(held) {
             if let Some(gone) = entry.transaction.take() {
                 self.bytes -= gone.bytes();
+            }
+            if self.bytes <= MAX_RECENT_BYTES {
+                return;
             }
         }
     }
 
-    /// Forgets what `snapshot` has seen.
-    pub(crate) fn forget_visible(&mut self, snapshot: &Snapshot) {
+    /// Drops what `snapshot` has seen.
+    pub(crate) fn drop_visible(&mut self, snapshot: &TransactionSnapshot) {
         let bytes = &mut self.bytes;
         self.entries.retain(|entry| {
             let visible = snapshot.contains(entry.xid);

@@ -1,5 +1,5 @@
 //! What is known of a session that has come back with a cursor. Its topics are those that its claims
-//! and the link rows name now; what the log says of them since the cursor is gathered here, with what
+//! and the link rows name now; what the log says of them since the cursor is collected here, with what
 //! is streamed meanwhile, until it is enough to tell the view's state at the cursor from its state now.
 
 use std::collections::BTreeMap;
@@ -12,8 +12,7 @@ use rowtide_plan::row::{Image, Topic};
 use rowtide_protocol::Lsn;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::topic::Rows;
-use crate::{Opening, SessionId};
+use crate::{Opening, TopicRows};
 
 /// How many bytes of transactions are kept for a session that comes back, while the log is asked for it; all who
 /// come back share them. Past that it is sent all of its rows.
@@ -21,9 +20,9 @@ pub const MAX_RESUME_BYTES: usize = 64 << 20;
 
 /// How many ticks a session that comes back waits for a stream that has caught up to come to its cursor, before it is
 /// sent all of its rows. A stream that stands still is waited for: nobody is sent more because Postgres is away.
-pub const MAX_RESUME_TURNS: u64 = 10;
+pub const MAX_RESUME_TICKS: u64 = 10;
 /// A stream of which nothing was heard for so many ticks stands still.
-pub(crate) const STILL_TURNS: u64 = 20;
+pub(crate) const STILL_TICKS: u64 = 20;
 
 /// Names one question to the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,13 +46,12 @@ pub struct HistoryRequest {
 
 #[derive(Debug)]
 pub(crate) struct Resume {
-    pub(crate) session: SessionId,
     /// How the session would come without a cursor.
     pub(crate) opening: Opening,
     /// The client's cursor.
     pub(crate) from: Lsn,
-    /// The turn until which the stream must have come to the cursor.
-    pub(crate) until_turn: u64,
+    /// The tick until which the stream must have come to the cursor.
+    pub(crate) until_tick: u64,
     /// More has been streamed than is kept.
     pub(crate) is_too_much: bool,
     pub(crate) tables: Arc<[TableId]>,
@@ -82,7 +80,7 @@ impl Resume {
 
     /// The rows of a topic at the cursor, from its rows now: the first change of a row since then says how
     /// it was before.
-    pub(crate) fn images_then<'a>(&'a self, topic: &Topic, now: &'a Rows) -> Vec<&'a Image> {
+    pub(crate) fn images_then<'a>(&'a self, topic: &Topic, now: &'a TopicRows) -> Vec<&'a Image> {
         let mut then: FxHashMap<&Bytes, Option<&Image>> = FxHashMap::default();
         for change in self.changes() {
             let old = change.before().filter(|old| old.topics.contains(topic));
@@ -91,8 +89,8 @@ impl Resume {
                 then.entry(change.key()).or_insert(old);
             }
         }
-        let untouched = now.iter().filter(|(key, _)| !then.contains_key(key));
-        let untouched = untouched.map(|(_, row)| &row.image);
+        let untouched = now.iter().filter(|row| !then.contains_key(&row.image.key));
+        let untouched = untouched.map(|row| &row.image);
         untouched.chain(then.values().copied().flatten()).collect()
     }
 }

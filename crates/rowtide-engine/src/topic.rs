@@ -7,61 +7,67 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use rowtide_feed::{Change, Changes, Transaction};
 use rowtide_plan::row::{Row, Topic};
 use rowtide_protocol::Lsn;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
 
-use crate::{LoadId, Loaded, Snapshot};
+use crate::{LoadId, Loaded, TopicRows, TransactionSnapshot};
 
 /// Index of a view in the engine.
 pub(crate) type ViewKey = usize;
 /// Index of a topic in the engine.
 pub(crate) type TopicKey = usize;
-/// The rows of a topic by the JSON of their primary key.
-pub(crate) type Rows = FxHashMap<Bytes, Arc<Row>>;
 
+/// One topic in use.
 #[derive(Debug)]
 pub(crate) struct TopicState {
-    pub(crate) topic: Topic,
-    /// The views that reach it. A topic without views is dropped.
-    pub(crate) views: FxHashSet<ViewKey>,
-    /// While it is loaded again, the rows of before.
-    pub(crate) rows: Rows,
-    /// Whether `rows` are, or were at the last message, the rows of the topic: it has been loaded once.
-    pub(crate) was_read: bool,
-    /// Whether its last load was its first: what that has seen ahead of the stream cannot be compared with
-    /// the rows that someone had before.
-    pub(crate) is_first_load: bool,
-    /// Where the stream was told that `rows` are not true any more, if they wait to be loaded again.
-    pub(crate) outdated_at: Lsn,
-    pub(crate) phase: Phase,
+    id: Topic,
+    /// The views that reach it, and those that it is leaving. A topic without views is dropped.
+    views: FxHashSet<ViewKey>,
+    /// The rows of its last load, brought forward; while it is loaded again, those of before. Only
+    /// [`Topics`](crate::topics::Topics) changes them, which counts their bytes.
+    pub(super) rows: TopicRows,
+    phase: Phase,
 }
 
+/// How far a topic has been read.
+///
+/// `outdated` is set once its rows were read, and the stream then said that they are not true any more: as of
+/// that position. It stays until the topic is evicted, because a view may not have told of it for long.
 #[derive(Debug)]
 pub(crate) enum Phase {
     /// Nobody needs its rows: those who reach it have them, and it names no other topics.
+    ///
+    /// To `Wanted`, when somebody must be sent its rows.
     Unread,
     /// Waits for the next load.
-    Wanted,
+    ///
+    /// To `Loading`, when that load is asked for.
+    Wanted { outdated: Option<Lsn> },
     /// Part of a load under way.
+    ///
+    /// To `Loaded`, when the load arrives; back to `Wanted`, when it fails, or has not seen what was not kept.
     Loading {
         load: LoadId,
-        /// In commit order.
+        /// What was streamed, in commit order.
         pending: Vec<Pending>,
+        outdated: Option<Lsn>,
     },
     /// Its rows are true as of the engine's position, or ahead of it.
+    ///
+    /// To `Wanted`, when a transaction changes more than can be held; to `Unread`, when its rows are evicted.
     Loaded {
-        /// The snapshot of its load, until the stream has passed the load's position.
+        /// What its load had seen, until the stream has passed the load's position.
         ahead: Option<Ahead>,
+        outdated: Option<Lsn>,
     },
 }
 
 /// A load that runs ahead of the stream.
 #[derive(Clone, Debug)]
 pub(crate) struct Ahead {
-    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) snapshot: Arc<TransactionSnapshot>,
     /// Once the stream is here, the topic is no longer ahead of it.
     pub(crate) until: Lsn,
 }
@@ -82,21 +88,59 @@ pub(crate) enum Pending {
 pub(crate) struct Unfit;
 
 impl TopicState {
-    pub(crate) fn new(topic: Topic, phase: Phase) -> TopicState {
-        TopicState {
-            topic,
-            views: FxHashSet::default(),
-            rows: Rows::default(),
-            was_read: false,
-            is_first_load: false,
-            outdated_at: Lsn(0),
-            phase,
-        }
+    pub(super) fn new(id: Topic) -> TopicState {
+        let (views, rows) = (FxHashSet::default(), TopicRows::default());
+        TopicState { id, views, rows, phase: Phase::Unread }
+    }
+
+    pub(crate) fn id(&self) -> &Topic {
+        &self.id
+    }
+
+    /// The views that reach it, and those that it is leaving.
+    pub(crate) fn views(&self) -> &FxHashSet<ViewKey> {
+        &self.views
+    }
+
+    pub(crate) fn rows(&self) -> &TopicRows {
+        &self.rows
+    }
+
+    pub(crate) fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    /// A view looks at it from now on. To be called where the view counts what it waits for.
+    pub(crate) fn add_view(&mut self, view: ViewKey) {
+        self.views.insert(view);
+    }
+
+    pub(crate) fn remove_view(&mut self, view: ViewKey) {
+        self.views.remove(&view);
     }
 
     /// Whether those who reach it must wait for its rows.
     pub(crate) fn is_waiting(&self) -> bool {
-        matches!(self.phase, Phase::Wanted | Phase::Loading { .. })
+        matches!(self.phase, Phase::Wanted { .. } | Phase::Loading { .. })
+    }
+
+    /// Whether its rows are, or were at the last message, the rows of the topic: it has been loaded once.
+    pub(crate) fn was_read(&self) -> bool {
+        match &self.phase {
+            Phase::Unread => false,
+            Phase::Wanted { outdated } | Phase::Loading { outdated, .. } => outdated.is_some(),
+            Phase::Loaded { .. } => true,
+        }
+    }
+
+    /// Whether a row that was first touched at `first` was touched after the rows became untrue, if they did.
+    pub(crate) fn is_touched_late(&self, first: Lsn) -> bool {
+        match &self.phase {
+            Phase::Unread => true,
+            Phase::Wanted { outdated }
+            | Phase::Loading { outdated, .. }
+            | Phase::Loaded { outdated, .. } => *outdated <= Some(first),
+        }
     }
 
     /// Whether its rows have already seen the transaction `xid`, which the stream brings now.
@@ -107,58 +151,123 @@ impl TopicState {
     /// The load that made it run ahead of the stream, if it does.
     pub(crate) fn ahead(&self) -> Option<&Ahead> {
         match &self.phase {
-            Phase::Loaded { ahead } => ahead.as_ref(),
+            Phase::Loaded { ahead, .. } => ahead.as_ref(),
             _ => None,
         }
     }
 
-    /// Where the stream must be before a view may show this topic.
-    pub(crate) fn ahead_until(&self) -> Lsn {
-        self.ahead().map_or(Lsn(0), |ahead| ahead.until)
-    }
-
     /// Whether the rows that those had who came back with them cannot be compared with the rows after `xid`,
-    /// whose changes are not known.
+    /// whose changes are not known: it was not read, or first by a load that had seen that transaction.
     pub(crate) fn cannot_compare(&self, xid: u32) -> bool {
-        !self.was_read || (self.is_first_load && self.has_seen(xid))
+        match &self.phase {
+            Phase::Loaded { outdated: None, .. } => self.has_seen(xid),
+            _ => !self.was_read(),
+        }
     }
 
     /// The row of `change` after it, if it is in this topic.
     pub(crate) fn row_after<'a>(&self, change: &'a Change) -> Option<&'a Arc<Row>> {
-        change.after().filter(|row| row.image.topics.contains(&self.topic))
+        change.after().filter(|row| row.image.topics.contains(&self.id))
+    }
+
+    /// Its rows are needed. Whether it must be asked for, because it was not wanted yet.
+    pub(crate) fn want(&mut self) -> bool {
+        let is_unread = matches!(self.phase, Phase::Unread);
+        if is_unread {
+            self.phase = Phase::Wanted { outdated: None };
+        }
+        is_unread
+    }
+
+    /// It becomes part of a load. Whether it waits for one.
+    pub(crate) fn begin_load(&mut self, load: LoadId) -> bool {
+        let Phase::Wanted { outdated } = self.phase else { return false };
+        self.phase = Phase::Loading { load, pending: Vec::new(), outdated };
+        true
+    }
+
+    /// Keeps what was streamed for it, if it is being loaded. Whether it is.
+    pub(crate) fn keep(&mut self, step: impl FnOnce() -> Pending) -> bool {
+        let Phase::Loading { pending, .. } = &mut self.phase else { return false };
+        pending.push(step());
+        true
+    }
+
+    /// The load `id` has ended, and the topic is wanted until it is said to be loaded. What was streamed
+    /// meanwhile; `None` if it is not part of that load (any more).
+    pub(crate) fn end_load(&mut self, id: LoadId) -> Option<Vec<Pending>> {
+        match &mut self.phase {
+            Phase::Loading { load, pending, outdated } if *load == id => {
+                let pending = std::mem::take(pending);
+                self.phase = Phase::Wanted { outdated: *outdated };
+                Some(pending)
+            }
+            _ => None,
+        }
+    }
+
+    /// The load that has just ended brought its rows.
+    pub(crate) fn was_loaded(&mut self, ahead: Option<Ahead>) {
+        if let Phase::Wanted { outdated } = self.phase {
+            self.phase = Phase::Loaded { ahead, outdated };
+        }
+    }
+
+    /// Its rows are not true any more as of `lsn`, and must be loaded again.
+    pub(crate) fn outdate(&mut self, lsn: Lsn) {
+        if let Phase::Loaded { .. } = self.phase {
+            self.phase = Phase::Wanted { outdated: Some(lsn) };
+        }
+    }
+
+    /// The stream has come to `lsn`.
+    pub(crate) fn pass(&mut self, lsn: Lsn) {
+        if let Phase::Loaded { ahead, .. } = &mut self.phase {
+            ahead.take_if(|ahead| ahead.until <= lsn);
+        }
+    }
+
+    /// Its rows were let go.
+    pub(super) fn was_evicted(&mut self) {
+        self.phase = Phase::Unread;
     }
 
     /// Fits a load to the stream: its rows, and what was streamed meanwhile and its snapshot had not
-    /// seen.
+    /// seen. Takes as many steps as there are changes that it had not.
     pub(crate) fn fit(
         &self,
-        rows: Vec<Arc<Row>>,
+        rows: &mut TopicRows,
         pending: &[Pending],
-        snapshot: &Snapshot,
-    ) -> Result<Rows, Unfit> {
-        let mut fitted: Rows = rows.into_iter().map(|row| (row.image.key.clone(), row)).collect();
+        snapshot: &TransactionSnapshot,
+    ) -> Result<(), Unfit> {
         for step in pending {
             match step {
                 Pending::Unknown { xid } if !snapshot.contains(*xid) => return Err(Unfit),
-                Pending::Truncated { xid } if !snapshot.contains(*xid) => fitted.clear(),
+                Pending::Truncated { xid } if !snapshot.contains(*xid) => {
+                    *rows = TopicRows::default();
+                }
                 Pending::Change { transaction, index } if !snapshot.contains(transaction.xid) => {
                     let Changes::Rows(changes) = &transaction.changes else { continue };
                     let change = &changes[*index];
                     match self.row_after(change) {
-                        Some(row) => fitted.insert(row.image.key.clone(), Arc::clone(row)),
-                        None => fitted.remove(change.key()),
+                        Some(row) => rows.insert(Arc::clone(row)),
+                        None => rows.remove(change.key()),
                     };
                 }
                 _ => {}
             }
         }
-        Ok(fitted)
+        Ok(())
     }
 }
 
 impl Ahead {
     /// What a load that was just fitted leaves behind, if the stream is not past it already.
-    pub(crate) fn of(loaded: &Loaded, snapshot: &Arc<Snapshot>, position: Lsn) -> Option<Ahead> {
+    pub(crate) fn of(
+        loaded: &Loaded,
+        snapshot: &Arc<TransactionSnapshot>,
+        position: Lsn,
+    ) -> Option<Ahead> {
         (loaded.position > position)
             .then(|| Ahead { snapshot: Arc::clone(snapshot), until: loaded.position })
     }

@@ -5,35 +5,29 @@
 //! but not making that message yet. A client that comes back has a view of its own, whose last message
 //! is the one that the client had, until it can join the others of its claims.
 
-use std::hash::BuildHasher;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use bytes::Bytes;
 use rowtide_feed::Acknowledgement;
 use rowtide_plan::claims::Claims;
-use rowtide_plan::plan::TableId;
-use rowtide_plan::row::Row;
 use rowtide_protocol::{Cursor, Epoch, Lsn, ViewId};
-use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::resume::Resume;
-use crate::topic::{Ahead, TopicKey};
-use crate::{SessionId, Snapshot};
+use crate::topic::TopicKey;
+use crate::touched::{Touched, TouchedRow};
+use crate::{SessionId, ViewRows};
 
 #[derive(Debug)]
 pub(crate) struct View {
     pub(crate) claims: Claims,
     pub(crate) id: ViewId,
+    phase: ViewPhase,
     /// Sessions that hold the rows of the last message.
     pub(crate) live: Vec<SessionId>,
-    /// Sessions that wait for their first rows, and where the stream must be for these.
-    pub(crate) joining: Vec<(SessionId, Lsn)>,
-    /// A session that has come back, while it is found out what has changed for it.
-    pub(crate) resume: Option<Box<Resume>>,
-    /// A session that holds the rows of the last message, which it had from another connection.
-    pub(crate) returning: Option<SessionId>,
-    /// What the next message tells some of its sessions.
-    pub(crate) settled: Vec<(SessionId, Arc<Acknowledgement>)>,
+    /// Sessions that wait for their first rows.
+    pub(crate) joining: Vec<Joining>,
+    /// What the next message acknowledges to some of its sessions.
+    pub(crate) acknowledgements: Vec<(SessionId, Arc<Acknowledgement>)>,
     /// How often each topic is named; never zero.
     pub(crate) reach: FxHashMap<TopicKey, u32>,
     /// Topics of `reach` that were not there at the last message.
@@ -41,142 +35,100 @@ pub(crate) struct View {
     /// Topics that were in reach at the last message and are not any more, and whose rows must be read
     /// to say which ones that takes away.
     pub(crate) leaving: FxHashSet<TopicKey>,
-    /// Topics of `reach` and `leaving` whose rows are waited for.
-    pub(crate) waiting: usize,
-    /// Where the stream must be before the next message.
-    pub(crate) release_at: Lsn,
+    /// How many topics of `reach` and `leaving` have rows that are waited for.
+    waiting: usize,
+    /// Where the stream must be before the next message, if that was ever ahead of it.
+    release_at: Option<Lsn>,
     pub(crate) touched: Touched,
+    /// What was frozen last, if nothing has changed since and somebody has it still.
+    frozen: Weak<ViewRows>,
     /// The position of the last message.
-    pub(crate) sent: Lsn,
+    pub(crate) sent: Option<Lsn>,
     /// Whether the engine already has it on its list of views to look at after this step.
-    pub(crate) dirty: bool,
+    pub(super) is_dirty: bool,
 }
 
-/// A row that may have to be in the next message.
+/// Whose view it is.
 #[derive(Debug)]
-pub(crate) struct TouchedRow {
-    pub(crate) table: TableId,
-    pub(crate) key: Bytes,
-    /// Whether it was visible at the last message.
-    pub(crate) was_visible: bool,
-    /// Where the stream was when it was first touched.
-    pub(crate) first: Lsn,
-    /// Its latest state that concerned this view, which says in which topics to look for it; where a topic is
-    /// not read, it is the row.
-    pub(crate) latest: Option<Arc<Row>>,
-    /// Whether the latest that is known is that it was deleted, so that no state from before may stand in.
-    is_deleted: bool,
-    /// What the load that `latest` comes from had seen, if it ran ahead of the stream.
-    ahead: Option<Arc<Snapshot>>,
+pub(crate) enum ViewPhase {
+    /// The view of its claims: whoever comes with them and without a cursor joins it.
+    ///
+    /// Ends with its last session.
+    Shared,
+    /// Of a session that has come back, while it is found out what has changed for it.
+    ///
+    /// To `Returning`, when that is known; it ends when it cannot be told, and the session comes anew.
+    Resuming(Box<Resume>),
+    /// Of a session that has come back: the view is as it was at the client's cursor, and what was touched since
+    /// is known. The next message is the session's first.
+    ///
+    /// To `Apart`, with that message.
+    Returning(SessionId),
+    /// Of a session that has come back and was told what had changed.
+    ///
+    /// To `Shared`, if there is no view of its claims; else it ends when both say the same, and its session goes
+    /// on in the other.
+    Apart,
 }
 
-impl TouchedRow {
-    /// The stream brings the row's state after `xid`.
-    pub(crate) fn was_streamed(&mut self, row: Option<&Arc<Row>>, xid: u32) {
-        if !self.ahead.as_ref().is_some_and(|snapshot| snapshot.contains(xid)) {
-            self.is_now(row);
-        }
-    }
-
-    /// Nothing later is known than that this is the row.
-    pub(crate) fn is_now(&mut self, row: Option<&Arc<Row>>) {
-        self.latest = row.cloned();
-        self.is_deleted = row.is_none();
-        self.ahead = None;
-    }
-
-    /// A load brought the row's state.
-    pub(crate) fn was_loaded(&mut self, row: &Arc<Row>, ahead: Option<&Ahead>) {
-        self.latest = Some(Arc::clone(row));
-        self.is_deleted = false;
-        self.ahead = ahead.map(|ahead| Arc::clone(&ahead.snapshot));
-    }
-
-    /// A topic that the view has no more had the row: of use if nothing later is known.
-    pub(crate) fn was_held(&mut self, row: &Arc<Row>) {
-        if !self.is_deleted {
-            self.latest.get_or_insert_with(|| Arc::clone(row));
-        }
-    }
-}
-
-/// Rows in the order in which they were first touched.
-#[derive(Debug, Default)]
-pub(crate) struct Touched {
-    rows: Vec<TouchedRow>,
-    /// Only once there are too many rows to look through.
-    index: Option<FxHashMap<(TableId, Bytes), usize>>,
-}
-
-const INDEX_ABOVE: usize = 12;
-
-impl Touched {
-    /// The row, added with `was_visible` if it is not there yet. The stream is at `now`.
-    pub(crate) fn row(
-        &mut self,
-        table: TableId,
-        key: &Bytes,
-        was_visible: bool,
-        now: Lsn,
-    ) -> &mut TouchedRow {
-        let found = match &self.index {
-            Some(index) => index.get(&(table, key.clone())).copied(),
-            None => self.rows.iter().position(|row| row.table == table && row.key == *key),
-        };
-        let at = found.unwrap_or_else(|| {
-            let at = self.rows.len();
-            self.rows.push(TouchedRow {
-                table,
-                key: key.clone(),
-                was_visible,
-                first: now,
-                latest: None,
-                is_deleted: false,
-                ahead: None,
-            });
-            if let Some(index) = &mut self.index {
-                index.insert((table, key.clone()), at);
-            } else if self.rows.len() > INDEX_ABOVE {
-                let entry = |(at, row): (usize, &TouchedRow)| ((row.table, row.key.clone()), at);
-                self.index = Some(self.rows.iter().enumerate().map(entry).collect());
-            }
-            at
-        });
-        &mut self.rows[at]
-    }
-
-    pub(crate) fn of_table(&mut self, table: TableId) -> impl Iterator<Item = &mut TouchedRow> {
-        self.rows.iter_mut().filter(move |row| row.table == table)
-    }
-
-    pub(crate) fn take(&mut self) -> Vec<TouchedRow> {
-        self.index = None;
-        std::mem::take(&mut self.rows)
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
+/// A session that waits for its first rows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Joining {
+    pub(crate) session: SessionId,
+    /// Where the stream must be for these.
+    pub(crate) not_before: Option<Lsn>,
 }
 
 impl View {
-    pub(crate) fn new(claims: Claims) -> View {
+    pub(super) fn new(claims: Claims, phase: ViewPhase) -> View {
         View {
-            id: ViewId(FxBuildHasher.hash_one(&claims)),
+            id: claims.view_id(),
             claims,
+            phase,
             live: Vec::new(),
             joining: Vec::new(),
-            resume: None,
-            returning: None,
-            settled: Vec::new(),
+            acknowledgements: Vec::new(),
             reach: FxHashMap::default(),
             gained: FxHashSet::default(),
             leaving: FxHashSet::default(),
             waiting: 0,
-            release_at: Lsn(0),
+            release_at: None,
             touched: Touched::default(),
-            sent: Lsn(0),
-            dirty: false,
+            frozen: Weak::new(),
+            sent: None,
+            is_dirty: false,
+        }
+    }
+
+    pub(crate) fn phase(&self) -> &ViewPhase {
+        &self.phase
+    }
+
+    /// The view itself is moved to another place by [`Views`](crate::views::Views).
+    pub(super) fn set_phase(&mut self, phase: ViewPhase) -> ViewPhase {
+        std::mem::replace(&mut self.phase, phase)
+    }
+
+    /// What is known of the session that has come back, while that is found out.
+    pub(crate) fn resume(&self) -> Option<&Resume> {
+        match &self.phase {
+            ViewPhase::Resuming(resume) => Some(resume),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn resume_mut(&mut self) -> Option<&mut Resume> {
+        match &mut self.phase {
+            ViewPhase::Resuming(resume) => Some(resume),
+            _ => None,
+        }
+    }
+
+    /// The session that has come back, once it is known what it must be told.
+    pub(crate) fn returning(&self) -> Option<SessionId> {
+        match self.phase {
+            ViewPhase::Returning(session) => Some(session),
+            _ => None,
         }
     }
 
@@ -186,20 +138,34 @@ impl View {
             || self.leaving.contains(&topic)
     }
 
+    /// Whether it looks at this topic.
+    pub(crate) fn looks_at(&self, topic: TopicKey) -> bool {
+        self.reach.contains_key(&topic) || self.leaving.contains(&topic)
+    }
+
     /// Whether the next message has nothing to say.
     pub(crate) fn is_silent(&self) -> bool {
         self.touched.is_empty()
             && self.gained.is_empty()
             && self.leaving.is_empty()
-            && self.settled.is_empty()
+            && self.acknowledgements.is_empty()
     }
 
-    /// Nobody is left in it.
-    pub(crate) fn is_deserted(&self) -> bool {
-        self.live.is_empty()
-            && self.joining.is_empty()
-            && self.resume.is_none()
-            && self.returning.is_none()
+    /// Whether nobody waits for a first message.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.joining.is_empty() && matches!(self.phase, ViewPhase::Shared | ViewPhase::Apart)
+    }
+
+    /// A session goes. Whether nobody is left.
+    pub(crate) fn leave(&mut self, session: SessionId) -> bool {
+        self.live.retain(|other| *other != session);
+        self.joining.retain(|joining| joining.session != session);
+        self.acknowledgements.retain(|(other, _)| *other != session);
+        match &self.phase {
+            ViewPhase::Resuming(resume) => resume.opening.session == session,
+            ViewPhase::Returning(returning) => *returning == session,
+            ViewPhase::Shared | ViewPhase::Apart => self.live.is_empty() && self.joining.is_empty(),
+        }
     }
 
     /// Where its sessions stand at `lsn`.
@@ -207,8 +173,58 @@ impl View {
         Cursor { epoch, view: self.id, lsn }
     }
 
+    /// One topic more that it looks at, or of those that it looks at, waits for its rows.
+    pub(crate) fn wait_for_one(&mut self) {
+        self.waiting += 1;
+    }
+
+    /// One less.
+    pub(crate) fn waited_for_one(&mut self) {
+        self.waiting -= 1;
+    }
+
+    /// Nothing is said before the stream is at `lsn`.
+    pub(crate) fn hold_until(&mut self, lsn: Option<Lsn>) {
+        self.release_at = self.release_at.max(lsn);
+    }
+
     /// Whether nothing that it reaches is missing, and nothing runs ahead of the stream.
     pub(crate) fn is_whole(&self, position: Lsn) -> bool {
-        self.waiting == 0 && self.release_at <= position
+        self.waiting == 0 && self.release_at <= Some(position)
+    }
+
+    /// Where the stream must come to, if that is all that it waits for.
+    pub(crate) fn waits_until(&self, position: Lsn) -> Option<Lsn> {
+        self.release_at.filter(|lsn| self.waiting == 0 && *lsn > position)
+    }
+
+    /// Where the stream must be before the next message.
+    pub(super) fn release_at(&self) -> Option<Lsn> {
+        self.release_at
+    }
+
+    /// Takes what the next message says of rows.
+    pub(crate) fn take_news(&mut self) -> (Vec<TouchedRow>, FxHashSet<TopicKey>) {
+        let (touched, gained) = (self.touched.take(), std::mem::take(&mut self.gained));
+        if !touched.is_empty() || !gained.is_empty() {
+            self.frozen = Weak::new();
+        }
+        (touched, gained)
+    }
+
+    /// What was frozen at this or an earlier message, if it is still what the view sees.
+    pub(crate) fn frozen(&self) -> Option<Arc<ViewRows>> {
+        self.frozen.upgrade()
+    }
+
+    /// What it sees now was frozen.
+    pub(crate) fn was_frozen(&mut self, rows: &Arc<ViewRows>) {
+        self.frozen = Arc::downgrade(rows);
+    }
+
+    /// How many topics it waits for.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting
     }
 }

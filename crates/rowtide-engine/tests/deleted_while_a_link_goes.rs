@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use rowtide_engine::{Engine, Input, Load, Loaded, Opening, Output, SessionId, Snapshot};
+use rowtide_engine::{
+    Engine, Input, Load, Loaded, Opening, Output, SessionId, TransactionSnapshot,
+};
 use rowtide_feed::{Change, Changes, History, RowChange, Transaction};
 use rowtide_plan::catalog::{
     Catalog, CatalogColumn, CatalogIndex, CatalogTable, ColumnInput, ReplicaIdentity,
@@ -99,13 +101,14 @@ impl Deployment {
             Some(rows.filter(|row| row.image.topics.contains(topic)).cloned().collect())
         };
         let rows = load.topics.iter().map(of_topic).collect();
-        let loaded = Loaded { snapshot: Snapshot::new(10, vec![]), position: Lsn(100), rows };
+        let loaded =
+            Loaded { snapshot: TransactionSnapshot::new(10, vec![]), position: Lsn(100), rows };
         Input::Loaded(load.id, loaded)
     }
 
     fn open(&mut self, session: u64, user: &str, cursor: Option<Cursor>) -> Vec<Output> {
         let claims = self.plan.resolve_claims(user, &serde_json::Map::new());
-        let (session, not_before) = (SessionId(session), Lsn(0));
+        let (session, not_before) = (SessionId(session), None);
         self.step(Input::Open(Opening { session, claims, client: None, not_before, cursor }))
     }
 
@@ -143,7 +146,9 @@ fn a_row_that_is_deleted_with_a_link_to_it_is_not_shown_again_to_who_came_back()
     assert!(matches!(back.as_slice(), [Output::Begin { .. }, Output::Ready { .. }]), "{back:?}");
     let told = deployment.delete(&[0, 2]);
     let to_ann = told.iter().find_map(|output| match output {
-        Output::Tx { session: SessionId(3), changes, .. } => std::str::from_utf8(changes).ok(),
+        Output::Tx { session: SessionId(3), message, .. } => {
+            std::str::from_utf8(message.changes()).ok()
+        }
         _ => None,
     });
     let expected = r#"{"op":"delete","table":"member","row":{"id":1}},{"op":"delete","table":"note","row":{"id":3}}"#;

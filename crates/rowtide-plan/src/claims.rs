@@ -1,7 +1,9 @@
 //! The claims of a session, brought to the types that the rules compare them as. They are the whole
 //! identity of a view: who has the same claims sees the same rows.
 
+use rowtide_protocol::ViewId;
 use serde_json::Map;
+use sha2::{Digest, Sha256};
 
 use crate::filter::Predicate;
 use crate::plan::{BranchId, Claim, Plan, Source};
@@ -11,6 +13,18 @@ use crate::value::{ColumnType, Value};
 /// One value for each of [`Plan::claims`]; null where the token has none that fits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Claims(pub Box<[Value]>);
+
+impl Claims {
+    /// Names the view of these claims in cursors. Clients keep cursors, so what it is must never change: the
+    /// first eight bytes, as a big-endian number, of the SHA-256 of the claims' bytes one after the other, each as
+    /// [`Value::write`] has them. Claims of two plans may have one id; their epochs differ.
+    pub fn view_id(&self) -> ViewId {
+        let mut bytes = Vec::with_capacity(64);
+        self.0.iter().for_each(|value| value.write(&mut bytes));
+        let [a, b, c, d, e, f, g, h, ..] = <[u8; 32]>::from(Sha256::digest(&bytes));
+        ViewId(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    }
+}
 
 /// A claim as text that Postgres reads as `kind`; `None` (null) where the token has none that fits.
 pub fn claim_text(
@@ -141,6 +155,17 @@ mod tests {
         assert_eq!(*claims.0, expected);
         let claims = resolve("u\0", serde_json::json!({ "workspace": "seven", "role": null }));
         assert_eq!(*claims.0, [Value::Null, Value::Null, Value::Null]);
+    }
+
+    #[test]
+    fn the_id_of_a_view_is_the_one_that_clients_have_kept() {
+        let id = |values: &[Value]| format!("{:016x}", Claims(values.into()).view_id().0);
+        assert_eq!(id(&[]), "e3b0c44298fc1c14");
+        assert_eq!(id(&[Value::Text("u1".into())]), "7cb0f8dd79a80293");
+        assert_eq!(id(&[Value::Text("u1".into()), Value::Int(7), Value::Null]), "073453e6ecea44b0");
+        let numeric = |text| Value::parse(&ColumnType::Numeric, text).unwrap();
+        assert_eq!(id(&[numeric("1.0"), Value::Bool(true)]), "17b358d1971b18aa");
+        assert_eq!(id(&[numeric("1.0")]), id(&[numeric("1.00")]), "equal claims have one view");
     }
 
     #[test]

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 use futures_util::{TryStreamExt, pin_mut};
-use rowtide_engine::{InvalidSnapshot, Loaded, Snapshot};
+use rowtide_engine::{InvalidSnapshot, Loaded, TopicRows, TransactionSnapshot};
 use rowtide_plan::encode::{Datum, EncodeError, RowEncoder};
 use rowtide_plan::plan::{BranchId, Plan};
-use rowtide_plan::row::{Row, Topic};
+use rowtide_plan::row::Topic;
 use rowtide_plan::sql::load_sql;
 use rowtide_protocol::{InvalidLsn, Lsn};
 use rustc_hash::FxHashMap;
@@ -122,18 +122,30 @@ impl Loader {
     }
 
     /// Loads `topics`; the snapshot is taken after the call. A table that cannot be read leaves its topics
-    /// without rows, and the others have theirs.
+    /// without rows, and the others have theirs. `before` are the rows that each topic was thought to have, as
+    /// in [`Load::before`](rowtide_engine::Load::before).
     ///
     /// # Errors
     /// When Postgres does not answer. The connection is made anew by the next call.
-    pub async fn load(&mut self, plan: &Plan, topics: &[Topic]) -> Result<LoadedTopics, LoadError> {
-        match self.try_load(plan, topics).await {
+    pub async fn load(
+        &mut self,
+        plan: &Plan,
+        topics: &[Topic],
+        before: &[TopicRows],
+    ) -> Result<LoadedTopics, LoadError> {
+        let mut loaded = match self.try_load(plan, topics).await {
             Err(error) if error.is_of_a_table() && !self.guarded => {
                 self.guarded = true;
-                self.try_load(plan, topics).await
+                self.try_load(plan, topics).await?
             }
-            other => other,
+            other => other?,
+        };
+        for (rows, before) in loaded.topics.rows.iter_mut().zip(before) {
+            if let Some(rows) = rows.as_mut().filter(|_| !before.is_empty()) {
+                *rows = before.loaded_anew(rows.iter().cloned());
+            }
         }
+        Ok(loaded)
     }
 
     async fn try_load(&mut self, plan: &Plan, topics: &[Topic]) -> Result<LoadedTopics, LoadError> {
@@ -177,7 +189,7 @@ async fn run(
         by_branch.entry(topic.branch).or_default().push(index);
     }
     let queries = by_branch.len() as u64;
-    let mut rows: Vec<Option<Vec<Arc<Row>>>> = vec![Some(Vec::new()); topics.len()];
+    let mut rows: Vec<Option<TopicRows>> = vec![Some(TopicRows::default()); topics.len()];
     let mut failed = BTreeMap::new();
     let head = if guarded {
         let head = head.await?;
@@ -209,7 +221,7 @@ async fn run(
     };
     client.batch_execute("COMMIT").await?;
     let head = head.first().ok_or_else(|| LoadError::Answer("no snapshot".to_owned()))?;
-    let snapshot: Snapshot = head.get::<_, &str>(0).parse()?;
+    let snapshot: TransactionSnapshot = head.get::<_, &str>(0).parse()?;
     let position = connection.wal.end_of_last_record(head.get::<_, &str>(1).parse()?);
     let flushed: Lsn = head.get::<_, &str>(2).parse()?;
     if flushed < position {
@@ -218,20 +230,21 @@ async fn run(
     Ok(LoadedTopics { topics: Loaded { snapshot, position, rows }, queries, failed })
 }
 
-fn put(rows: &mut [Option<Vec<Arc<Row>>>], body: Vec<(usize, Arc<Row>)>) {
-    for (place, row) in body {
-        rows[place].get_or_insert_default().push(row);
+fn put(rows: &mut [Option<TopicRows>], body: FxHashMap<usize, TopicRows>) {
+    for (place, loaded) in body {
+        rows[place] = Some(loaded);
     }
 }
 
-/// The rows of one branch, each with the place of its topic.
+/// The rows of each topic of one branch, by the topic's place. They are put in order here, as they arrive, so
+/// that an engine need not look at each.
 async fn load_branch(
     client: &Client,
     plan: &Plan,
     branch: BranchId,
     topics: &[Topic],
     places: &[usize],
-) -> Result<Vec<(usize, Arc<Row>)>, LoadError> {
+) -> Result<FxHashMap<usize, TopicRows>, LoadError> {
     let table = plan.branch(branch).table;
     let columns = &plan.table(table).catalog.columns;
     let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
@@ -246,7 +259,7 @@ async fn load_branch(
         anchors.iter().map(|anchors| (anchors as &(dyn ToSql + Sync), Type::TEXT_ARRAY)).collect();
     let stream = client.query_typed_raw(&load_sql(plan, branch), parameter).await?;
     pin_mut!(stream);
-    let mut rows = Vec::new();
+    let mut rows: FxHashMap<usize, TopicRows> = FxHashMap::default();
     while let Some(row) = stream.try_next().await? {
         let mut datums = Vec::with_capacity(columns.len());
         for column in 0..columns.len() {
@@ -258,7 +271,7 @@ async fn load_branch(
         // Postgres and the filter in memory judge alike; if they ever did not, the row would not be
         // seen rather than be seen by the wrong user.
         if let Some(place) = place {
-            rows.push((place, Arc::new(row)));
+            rows.entry(place).or_default().insert(Arc::new(row));
         }
     }
     Ok(rows)

@@ -35,8 +35,8 @@ struct Request {
 struct Known {
     claimed: Claimed,
     refused: Vec<Refusal>,
-    /// Rows that are not older have the effects of all that was settled.
-    until: Lsn,
+    /// Rows that are not older have the effects of all that was settled; any have them if there is none.
+    until: Option<Lsn>,
 }
 
 #[derive(Default)]
@@ -105,7 +105,7 @@ impl Entry {
     }
 
     /// Rows that are not older have the effects of all of them.
-    pub(crate) fn settled_until(&self) -> Lsn {
+    pub(crate) fn settled_until(&self) -> Option<Lsn> {
         self.known.until
     }
 }
@@ -245,7 +245,7 @@ async fn claim_all(
         let mut refused = told.refused.get(&request.client_id).cloned().unwrap_or_default();
         // What was refused since is told by the stream.
         refused.retain(|refusal| refusal.id <= claimed.last_mutation);
-        let until = if claimed.last_mutation > request.settled { told.until } else { Lsn(0) };
+        let until = (claimed.last_mutation > request.settled).then_some(told.until);
         Some(Known { claimed, refused, until })
     };
     Ok(batch.iter().zip(claimed).map(known).collect())

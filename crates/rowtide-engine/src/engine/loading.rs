@@ -7,57 +7,51 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rowtide_feed::Changes;
 use rowtide_plan::plan::TableId;
-use rowtide_plan::row::{Image, Row};
+use rowtide_plan::row::Image;
+use rustc_hash::FxHashSet;
 
-use super::{Engine, mark};
-use crate::topic::{Ahead, Pending, Phase, Rows, TopicKey, TopicState, ViewKey};
+use super::Engine;
+use crate::rows::Replaced;
+use crate::topic::{Ahead, Pending, TopicKey, Unfit, ViewKey};
+use crate::topics::Topics;
 use crate::view::View;
-use crate::{LoadId, Loaded};
-
-/// A row of a topic before and after the topic was loaded again.
-type Replaced = (Option<Arc<Row>>, Option<Arc<Row>>);
+use crate::{LoadId, Loaded, TopicRows};
 
 impl Engine {
     /// Gives topics that are about to be loaded the transactions that the load may not see.
-    pub(super) fn seed_with_recent(&mut self, keys: &[TopicKey], id: LoadId) {
-        let plan = Arc::clone(&self.plan);
-        for entry in self.recent.iter() {
-            let xid = entry.xid;
-            let tables_of = |tables: &[TableId], topic: &TopicState| {
-                tables.contains(&plan.branch(topic.topic.branch).table)
-            };
-            let Some(transaction) = &entry.transaction else {
-                for key in keys {
-                    push_pending(&mut self.topics[*key], id, Pending::Unknown { xid });
+    pub(super) fn seed_with_recent(&mut self, keys: &[TopicKey]) {
+        let (plan, topics) = (&self.plan, &mut self.topics);
+        let keep = |topics: &mut Topics, tables: Option<&[TableId]>, step: Pending| {
+            for key in keys {
+                let topic = &mut topics[*key];
+                let table = plan.branch(topic.id().branch).table;
+                if tables.is_none_or(|tables| tables.contains(&table)) {
+                    topic.keep(|| step.clone());
                 }
+            }
+        };
+        let ours: FxHashSet<TopicKey> = keys.iter().copied().collect();
+        for entry in self.loads.recent().iter() {
+            let xid = entry.xid;
+            let Some(transaction) = &entry.transaction else {
+                keep(topics, None, Pending::Unknown { xid });
                 continue;
             };
             if !transaction.truncated.is_empty() {
-                for key in keys {
-                    let topic = &mut self.topics[*key];
-                    if tables_of(&transaction.truncated, topic) {
-                        push_pending(topic, id, Pending::Truncated { xid });
-                    }
-                }
+                keep(topics, Some(&transaction.truncated), Pending::Truncated { xid });
             }
-            match &transaction.changes {
+            let changes = match &transaction.changes {
                 Changes::TooLarge(tables) => {
-                    for key in keys {
-                        let topic = &mut self.topics[*key];
-                        if tables_of(tables, topic) {
-                            push_pending(topic, id, Pending::Unknown { xid });
-                        }
-                    }
+                    keep(topics, Some(tables), Pending::Unknown { xid });
+                    continue;
                 }
-                Changes::Rows(changes) => {
-                    for (index, change) in changes.iter().enumerate() {
-                        for topic in change.topics() {
-                            if let Some(key) = self.index.get(topic) {
-                                let transaction = Arc::clone(transaction);
-                                let pending = Pending::Change { transaction, index };
-                                push_pending(&mut self.topics[*key], id, pending);
-                            }
-                        }
+                Changes::Rows(changes) => changes,
+            };
+            for (index, change) in changes.iter().enumerate() {
+                for topic in change.topics() {
+                    if let Some(key) = topics.find(topic).filter(|key| ours.contains(key)) {
+                        let transaction = Arc::clone(transaction);
+                        topics[key].keep(|| Pending::Change { transaction, index });
                     }
                 }
             }
@@ -65,86 +59,71 @@ impl Engine {
     }
 
     pub(super) fn loaded(&mut self, id: LoadId, loaded: Loaded) {
-        let Some(keys) = self.loads.remove(&id) else { return };
-        self.recent.forget_visible(&loaded.snapshot);
+        let Some(keys) = self.loads.end(id) else { return };
+        self.loads.saw(&loaded.snapshot);
         let snapshot = Arc::new(loaded.snapshot.clone());
         let ahead = Ahead::of(&loaded, &snapshot, self.position);
         for (key, rows) in keys.into_iter().zip(loaded.rows) {
-            let Some(pending) = self.take_pending(key, id) else { continue };
-            let state = &mut self.topics[key];
-            let Some(rows) = rows else {
-                state.phase = Phase::Wanted;
-                self.postponed.push(key);
+            let Some(pending) = self.end_load(key, id) else {
+                rows.into_iter().for_each(|rows| self.topics.discard(rows));
                 continue;
             };
-            let Ok(rows) = state.fit(rows, &pending, &snapshot) else {
-                state.phase = Phase::Wanted;
-                self.wanted.push_back(key);
+            let Some(mut rows) = rows else {
+                self.loads.postpone(key);
                 continue;
             };
-            state.phase = Phase::Loaded { ahead: ahead.clone() };
-            let was_read = std::mem::replace(&mut state.was_read, true);
-            state.is_first_load = !was_read;
-            if let Some(ahead) = &ahead {
-                self.ahead.insert((ahead.until, key));
+            if let Err(Unfit) = self.topics[key].fit(&mut rows, &pending, &snapshot) {
+                self.topics.discard(rows);
+                self.loads.want(key);
+                continue;
             }
-            for view_key in &state.views {
-                let view = &mut self.views[*view_key];
-                view.waiting -= 1;
-                if let Some(ahead) = &ahead {
-                    view.release_at = view.release_at.max(ahead.until);
-                }
-                mark(&mut self.dirty, *view_key, view);
+            let was_read = self.topics[key].was_read();
+            self.change_phase(key, |topic| topic.was_loaded(ahead.clone()));
+            let until = ahead.as_ref().map(|ahead| ahead.until);
+            if let Some(until) = until {
+                self.topics.runs_ahead(key, until);
+            }
+            for view_key in self.topics[key].views() {
+                self.views.mark(*view_key).hold_until(until);
             }
             self.replace_rows(key, rows, was_read);
         }
     }
 
     pub(super) fn load_failed(&mut self, id: LoadId) {
-        for key in self.loads.remove(&id).unwrap_or_default() {
-            if self.take_pending(key, id).is_some() {
-                self.topics[key].phase = Phase::Wanted;
-                self.wanted.push_back(key);
+        for key in self.loads.end(id).unwrap_or_default() {
+            if self.end_load(key, id).is_some() {
+                self.loads.want(key);
             }
         }
     }
 
     /// What was streamed for a topic while `id` was under way; `None` if it is not part of that load
     /// (any more).
-    fn take_pending(&mut self, key: TopicKey, id: LoadId) -> Option<Vec<Pending>> {
-        match &mut self.topics.get_mut(key)?.phase {
-            Phase::Loading { load, pending } if *load == id => Some(std::mem::take(pending)),
-            _ => None,
-        }
+    fn end_load(&mut self, key: TopicKey, id: LoadId) -> Option<Vec<Pending>> {
+        self.topics.get(key)?;
+        self.change_phase(key, |topic| topic.end_load(id))
     }
 
     /// Puts `rows` in the place of a topic's rows: what differs is touched in the views that had the
     /// topic, and links are followed. If it was not read before, they had its rows from elsewhere, and what
     /// has changed since was touched as it was streamed.
-    pub(super) fn replace_rows(&mut self, key: TopicKey, rows: Rows, was_read: bool) {
-        let state = &mut self.topics[key];
-        let branch_id = state.topic.branch;
+    pub(super) fn replace_rows(&mut self, key: TopicKey, rows: TopicRows, was_read: bool) {
+        let state = &self.topics[key];
+        let branch_id = state.id().branch;
         let plan = Arc::clone(&self.plan);
         let branch = plan.branch(branch_id);
         let (has_links, published) = (!branch.links.is_empty(), branch.published);
         // Views that have sent the topic's rows before; none when it is loaded for the first time.
         let informed =
-            was_read && published && state.views.iter().any(|view| self.views[*view].had(key));
+            was_read && published && state.views().iter().any(|view| self.views[*view].had(key));
         if !has_links && !informed {
-            self.put_rows(key, rows);
-            return;
+            let old = self.topics.put_rows(key, rows);
+            return self.topics.discard(old);
         }
-        let mut changed: Vec<Replaced> = Vec::new();
-        for (row_key, after) in &rows {
-            let before = state.rows.get(row_key);
-            if before.is_none_or(|before| before != after) {
-                changed.push((before.cloned(), Some(Arc::clone(after))));
-            }
-        }
-        let gone = state.rows.iter().filter(|(row_key, _)| !rows.contains_key(*row_key));
-        changed.extend(gone.map(|(_, before)| (Some(Arc::clone(before)), None)));
-        let old_rows = self.put_rows(key, rows);
-        let views: Vec<ViewKey> = self.topics[key].views.iter().copied().collect();
+        let changed = rows.changed_since(state.rows());
+        let old_rows = self.topics.put_rows(key, rows);
+        let views: Vec<ViewKey> = self.topics[key].views().iter().copied().collect();
         let reached_by = self.reached_by(key);
         for view_key in views {
             if informed && self.views[view_key].had(key) {
@@ -168,6 +147,7 @@ impl Engine {
                 }
             }
         }
+        self.topics.discard(old_rows);
     }
 
     /// The rows of a topic that `view` had are others now: notes which of them it saw before.
@@ -175,11 +155,11 @@ impl Engine {
         &mut self,
         view_key: ViewKey,
         key: TopicKey,
-        old_rows: &Rows,
+        old_rows: &TopicRows,
         changed: &[Replaced],
     ) {
         let state = &self.topics[key];
-        let branch = self.plan.branch(state.topic.branch);
+        let branch = self.plan.branch(state.id().branch);
         let saw_here = |view: &View, row_key: &Bytes| {
             let old = old_rows.get(row_key);
             old.is_some_and(|old| branch.claim_filter.passes(&old.image.kept, &view.claims))
@@ -193,14 +173,14 @@ impl Engine {
                     || images.clone().any(|image| self.had_row_elsewhere(view, image, key))
             })
             .collect();
-        let view = &mut self.views[view_key];
+        let view = self.views.mark(view_key);
         // Changes that were not kept may have moved a touched row out, and in again.
         let claims = &view.claims;
         for touched in view.touched.of_table(branch.table) {
-            let old = old_rows.get(&touched.key).filter(|_| touched.first >= state.outdated_at);
+            let old = old_rows.get(&touched.key).filter(|_| state.is_touched_late(touched.first));
             touched.was_visible |=
                 old.is_some_and(|old| branch.claim_filter.passes(&old.image.kept, claims));
-            if let Some(row) = state.rows.get(&touched.key) {
+            if let Some(row) = state.rows().get(&touched.key) {
                 touched.was_loaded(row, state.ahead());
             }
         }
@@ -213,7 +193,6 @@ impl Engine {
                 None => touched.was_held(row),
             }
         }
-        mark(&mut self.dirty, view_key, view);
     }
 
     /// Whether a row that has not been touched since the last message was part of it by another topic than
@@ -221,21 +200,13 @@ impl Engine {
     fn had_row_elsewhere(&self, view: &View, image: &Image, replaced: TopicKey) -> bool {
         image.topics.iter().any(|topic| {
             let branch = self.plan.branch(topic.branch);
-            let others = |key: &&TopicKey| **key != replaced && view.had(**key);
-            let Some(&key) = self.index.get(topic).filter(others) else {
+            let others = |key: &TopicKey| *key != replaced && view.had(*key);
+            let Some(key) = self.topics.find(topic).filter(others) else {
                 return false;
             };
-            let row = self.topics[key].rows.get(&image.key);
+            let row = self.topics[key].rows().get(&image.key);
             branch.published
                 && row.is_some_and(|row| branch.claim_filter.passes(&row.image.kept, &view.claims))
         })
-    }
-}
-
-fn push_pending(topic: &mut TopicState, id: LoadId, step: Pending) {
-    if let Phase::Loading { load, pending } = &mut topic.phase
-        && *load == id
-    {
-        pending.push(step);
     }
 }

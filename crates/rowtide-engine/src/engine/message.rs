@@ -1,156 +1,140 @@
 //! The end of a step: every view that has something to say, and is whole, says it. A message is the
 //! difference between what was visible at the last one and what is visible now.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use rowtide_feed::Acknowledgement;
 use rowtide_plan::plan::TableId;
 use rowtide_plan::row::Row;
-use rowtide_protocol::{Cursor, Mode, delete_change, put_change};
+use rowtide_protocol::Mode;
 use rustc_hash::FxHashSet;
 
-use super::{Engine, Output, SessionId, mark};
-use crate::topic::{Phase, TopicKey, ViewKey};
-use crate::view::{TouchedRow, View};
+use super::{Engine, Output, SessionId};
+use crate::message::Body;
+use crate::topic::{TopicKey, ViewKey};
+use crate::touched::TouchedRow;
+use crate::view::{Joining, View, ViewPhase};
+use crate::{Message, ViewRows};
 
 impl Engine {
     /// Every view that has something to say, and is whole, says it.
-    pub(super) fn settle(&mut self, out: &mut Vec<Output>) {
-        while let Some((until, key)) = self.ahead.first().copied()
-            && until <= self.position
-        {
-            self.ahead.pop_first();
-            if let Some(Phase::Loaded { ahead }) = self.topics.get_mut(key).map(|t| &mut t.phase) {
-                ahead.take_if(|ahead| ahead.until <= until);
-            }
-        }
-        while let Some((lsn, key)) = self.releasable.first().copied()
-            && lsn <= self.position
-        {
-            self.releasable.pop_first();
-            if let Some(view) = self.views.get_mut(key) {
-                mark(&mut self.dirty, key, view);
-            }
-        }
+    pub(super) fn speak(&mut self, out: &mut Vec<Output>) {
+        self.topics.pass(self.position);
+        self.views.pass(self.position);
         let mut shared = None;
-        for key in std::mem::take(&mut self.dirty) {
-            let Some(view) = self.views.get_mut(key) else { continue };
-            view.dirty = false;
-            if view.resume.is_some() {
+        let mut dirty = self.views.take_dirty();
+        for key in dirty.drain(..) {
+            if self.views[key].resume().is_some() {
                 self.advance_resume(key);
             }
             // What has changed for someone who comes back may have to be loaded, or be known already.
             let view = &self.views[key];
-            if view.is_whole(self.position) && view.resume.is_none() {
+            if view.is_whole(self.position) && view.resume().is_none() {
                 self.flush(key, &mut shared, out);
-            } else if view.waiting == 0 && view.release_at > self.position {
-                self.releasable.insert((view.release_at, key));
+            } else if let Some(at) = view.waits_until(self.position) {
+                self.views.look_at(key, at);
             }
         }
+        self.views.reuse(dirty);
         self.join_views();
     }
 
     /// Brings the sessions of a whole view to the present.
     fn flush(&mut self, key: ViewKey, shared: &mut Option<SharedBody>, out: &mut Vec<Output>) {
-        self.take_leave(key);
+        self.detach_leaving(key);
         let view = &mut self.views[key];
-        let cursor = view.cursor(self.epoch, self.position);
-        let touched = view.touched.take();
-        let gained = std::mem::take(&mut view.gained);
-        let mut settled = std::mem::take(&mut view.settled);
-        let returning = view.returning.take();
+        let (touched, gained) = view.take_news();
+        let mut acknowledgements = std::mem::take(&mut view.acknowledgements);
         let view = &self.views[key];
+        let returning = view.returning();
         if let Some(session) = returning {
             out.push(Output::Begin { session, mode: Mode::Resume });
-            let Body { changes, rows } = self.body(view, &touched, &gained);
-            if !changes.is_empty() {
-                out.push(Output::Tx {
-                    session,
-                    cursor,
-                    changes,
-                    rows,
-                    commit_time_us: self.commit_time_us,
-                    acknowledgements: Vec::new(),
-                });
+            if let Some(message) = self.changes_of(view, &touched, &gained, shared) {
+                out.push(Output::Tx { session, message, acknowledgements: Vec::new() });
             }
-            out.push(Output::Ready { session, cursor });
-            let acknowledgements = take_of(&mut settled, session);
-            self.acknowledge(session, cursor, acknowledgements, out);
+            self.say_ready(view, session, &mut acknowledgements, out);
         }
         if !view.live.is_empty() {
-            let Body { changes, rows } = match touched.as_slice() {
-                [only] if gained.is_empty() => self.body_of_one(view, only, shared),
-                _ => self.body(view, &touched, &gained),
-            };
-            let told: Cow<'_, [SessionId]> = if changes.is_empty() {
-                // Of many sessions only those whose mutations were settled.
-                let waits = |id: &SessionId| view.joining.iter().any(|(other, _)| other == id);
-                let mut told: Vec<SessionId> = settled.iter().map(|(id, _)| *id).collect();
-                told.dedup();
-                told.retain(|id| !waits(id));
-                told.into()
-            } else {
-                Cow::Borrowed(&view.live)
-            };
-            for session in told.iter().copied() {
-                let acknowledgements = take_of(&mut settled, session);
-                if !changes.is_empty() || !acknowledgements.is_empty() {
-                    out.push(Output::Tx {
-                        session,
-                        cursor,
-                        changes: changes.clone(),
-                        rows,
-                        commit_time_us: self.commit_time_us,
-                        acknowledgements,
-                    });
-                }
+            let message = self.changes_of(view, &touched, &gained, shared);
+            self.say_changes(view, message, &mut acknowledgements, out);
+        }
+        let (joining, later): (Vec<Joining>, Vec<Joining>) =
+            view.joining.iter().partition(|joining| joining.not_before <= Some(self.position));
+        let frozen = (!joining.is_empty()).then(|| {
+            view.frozen().unwrap_or_else(|| Arc::new(self.freeze(view, view.reach.keys())))
+        });
+        if let Some(rows) = &frozen {
+            for Joining { session, .. } in &joining {
+                out.push(Output::Snapshot { session: *session, rows: Arc::clone(rows) });
+                self.say_ready(view, *session, &mut acknowledgements, out);
             }
         }
-        let (joining, later): (Vec<_>, Vec<_>) =
-            view.joining.iter().copied().partition(|(_, not_before)| *not_before <= self.position);
-        if !joining.is_empty() {
-            let tables = self.visible_rows(view);
-            for (session, _) in &joining {
-                out.extend(tables.iter().map(|(table, rows)| Output::Snapshot {
-                    session: *session,
-                    table: *table,
-                    rows: rows.clone(),
-                }));
-                out.push(Output::Ready { session: *session, cursor });
-                let acknowledgements = take_of(&mut settled, *session);
-                self.acknowledge(*session, cursor, acknowledgements, out);
-            }
+        for at in later.iter().filter_map(|joining| joining.not_before) {
+            self.views.look_at(key, at);
+        }
+        if returning.is_some() {
+            self.views.set_phase(key, ViewPhase::Apart);
         }
         let view = &mut self.views[key];
         view.live.extend(returning);
-        view.live.extend(joining.into_iter().map(|(session, _)| session));
-        self.releasable.extend(later.iter().map(|(_, not_before)| (*not_before, key)));
+        view.live.extend(joining.into_iter().map(|joining| joining.session));
         view.joining = later;
         // What is left is for sessions that are not ready yet.
-        view.settled = settled;
-        view.sent = self.position;
+        view.acknowledgements = acknowledgements;
+        view.sent = Some(self.position);
+        frozen.iter().for_each(|rows| view.was_frozen(rows));
     }
 
-    /// What was settled for a session that has just become ready.
-    fn acknowledge(
+    fn message(&self, view: &View, body: Body) -> Arc<Message> {
+        Message::of(view.cursor(self.epoch, self.position), body, self.commit_time_us)
+    }
+
+    /// Tells the sessions of a view what has changed; where nothing has, only those whose mutations were
+    /// acknowledged.
+    fn say_changes(
         &self,
-        session: SessionId,
-        cursor: Cursor,
-        acknowledgements: Vec<Arc<Acknowledgement>>,
+        view: &View,
+        message: Option<Arc<Message>>,
+        acks: &mut Acks,
         out: &mut Vec<Output>,
     ) {
+        if let Some(message) = message {
+            out.reserve(view.live.len());
+            for session in &view.live {
+                out.push(Output::Tx {
+                    session: *session,
+                    message: Arc::clone(&message),
+                    acknowledgements: take_of(acks, *session),
+                });
+            }
+            return;
+        }
+        if acks.is_empty() {
+            return;
+        }
+        let is_live = |id: &SessionId| view.joining.iter().all(|joining| joining.session != *id);
+        let mut told: Vec<SessionId> = acks.iter().map(|(id, _)| *id).collect();
+        told.dedup();
+        told.retain(is_live);
+        let message = self.message(view, Body::default());
+        for session in told {
+            let acknowledgements = take_of(acks, session);
+            if !acknowledgements.is_empty() {
+                let message = Arc::clone(&message);
+                out.push(Output::Tx { session, message, acknowledgements });
+            }
+        }
+    }
+
+    /// A session has all of its rows; then it is told what was acknowledged meanwhile.
+    fn say_ready(&self, view: &View, session: SessionId, acks: &mut Acks, out: &mut Vec<Output>) {
+        let cursor = view.cursor(self.epoch, self.position);
+        out.push(Output::Ready { session, cursor });
+        let acknowledgements = take_of(acks, session);
         if !acknowledgements.is_empty() {
-            let (changes, rows, commit_time_us) = (Bytes::new(), 0, self.commit_time_us);
-            out.push(Output::Tx {
-                session,
-                cursor,
-                changes,
-                rows,
-                commit_time_us,
-                acknowledgements,
-            });
+            let message = self.message(view, Body::default());
+            out.push(Output::Tx { session, message, acknowledgements });
         }
     }
 
@@ -159,124 +143,95 @@ impl Engine {
         let latest = touched.latest.as_ref()?;
         latest.image.topics.iter().find_map(|topic| {
             let branch = self.plan.branch(topic.branch);
-            let key = self.index.get(topic).filter(|key| view.reach.contains_key(key))?;
-            let state = &self.topics[*key];
-            let row = if state.was_read { state.rows.get(&touched.key)? } else { latest };
+            let key = self.topics.find(topic).filter(|key| view.reach.contains_key(key))?;
+            let state = &self.topics[key];
+            let row = if state.was_read() { state.rows().get(&touched.key)? } else { latest };
             let sees =
                 branch.published && branch.claim_filter.passes(&row.image.kept, &view.claims);
             sees.then_some(row)
         })
     }
 
-    /// Many views are often sent the same one row: its JSON is made once.
-    fn body_of_one(
+    /// What has changed, if anything has. Many views are often sent the same one row: its JSON is made once.
+    fn changes_of(
         &self,
         view: &View,
-        touched: &TouchedRow,
+        touched: &[TouchedRow],
+        gained: &FxHashSet<TopicKey>,
         shared: &mut Option<SharedBody>,
-    ) -> Body {
-        let row = self.visible_now(view, touched);
-        if row.is_none() && !touched.was_visible {
-            return Body::default();
+    ) -> Option<Arc<Message>> {
+        let ([only], true) = (touched, gained.is_empty()) else {
+            let body = self.body(view, touched, gained);
+            return (!body.is_empty()).then(|| self.message(view, body));
+        };
+        let row = self.visible_now(view, only);
+        if row.is_none() && !only.was_visible {
+            return None;
         }
-        let identity =
-            (touched.table, touched.key.clone(), row.map_or(0, |row| Arc::as_ptr(row) as usize));
-        if let Some(shared) = shared
-            && shared.identity == identity
-        {
-            return Body { changes: shared.changes.clone(), rows: 1 };
-        }
-        let mut body = Vec::new();
-        self.push_change(&mut body, touched.table, &touched.key, row);
-        let changes = Bytes::from(body);
-        *shared = Some(SharedBody { identity, changes: changes.clone() });
-        Body { changes, rows: 1 }
+        let row_ptr = row.map_or(std::ptr::null(), Arc::as_ptr);
+        let fits = |shared: &&SharedBody| {
+            shared.row == row_ptr && shared.table == only.table && shared.key == only.key
+        };
+        let changes = match shared.as_ref().filter(fits) {
+            Some(shared) => shared.changes.clone(),
+            None => {
+                let mut body = Body::default();
+                body.push(&self.plan, only.table, &only.key, row.map(|row| &row.json[..]));
+                let changes = body.into_said();
+                *shared = Some(SharedBody {
+                    table: only.table,
+                    key: only.key.clone(),
+                    row: row_ptr,
+                    changes: changes.clone(),
+                });
+                changes
+            }
+        };
+        let cursor = view.cursor(self.epoch, self.position);
+        Some(Message::new(cursor, changes, 1, self.commit_time_us))
     }
 
     fn body(&self, view: &View, touched: &[TouchedRow], gained: &FxHashSet<TopicKey>) -> Body {
-        let (mut body, mut rows) = (Vec::new(), 0);
-        let mut said: FxHashSet<(TableId, &Bytes)> = FxHashSet::default();
+        let mut body = Body::default();
+        let mut said: FxHashSet<(TableId, Bytes)> = FxHashSet::default();
         for touched in touched {
             let row = self.visible_now(view, touched);
             if row.is_some() || touched.was_visible {
-                self.push_change(&mut body, touched.table, &touched.key, row);
-                rows += 1;
+                let json = row.map(|row| &row.json[..]);
+                body.push(&self.plan, touched.table, &touched.key, json);
             }
             if row.is_some() && !gained.is_empty() {
-                said.insert((touched.table, &touched.key));
+                said.insert((touched.table, touched.key.clone()));
             }
         }
-        for key in gained {
-            let state = &self.topics[*key];
-            let branch = self.plan.branch(state.topic.branch);
-            for row in state.rows.values().filter(|_| branch.published) {
-                if branch.claim_filter.passes(&row.image.kept, &view.claims)
-                    && said.insert((branch.table, &row.image.key))
-                {
-                    self.push_change(&mut body, branch.table, &row.image.key, Some(row));
-                    rows += 1;
-                }
-            }
+        if !gained.is_empty() {
+            body.gain(self.freeze(view, gained.iter()), said);
         }
-        Body { changes: body.into(), rows }
+        body
     }
 
-    fn push_change(&self, body: &mut Vec<u8>, table: TableId, key: &Bytes, row: Option<&Arc<Row>>) {
-        if !body.is_empty() {
-            body.push(b',');
-        }
-        let name = &self.plan.table(table).name_json;
-        match row {
-            Some(row) => put_change(body, name, &row.json),
-            None => delete_change(body, name, key),
-        }
-    }
-
-    /// All that a view sees, by table.
-    pub(crate) fn visible_rows(&self, view: &View) -> Vec<(TableId, Vec<Arc<Row>>)> {
-        let mut tables: Vec<(TableId, Vec<Arc<Row>>)> = Vec::new();
-        let mut said: FxHashSet<(TableId, &Bytes)> = FxHashSet::default();
-        for key in view.reach.keys() {
-            let state = &self.topics[*key];
-            let branch = self.plan.branch(state.topic.branch);
-            if !branch.published {
-                continue;
-            }
-            for row in state.rows.values() {
-                if branch.claim_filter.passes(&row.image.kept, &view.claims)
-                    && said.insert((branch.table, &row.image.key))
-                {
-                    match tables.iter_mut().find(|(table, _)| *table == branch.table) {
-                        Some((_, rows)) => rows.push(Arc::clone(row)),
-                        None => tables.push((branch.table, vec![Arc::clone(row)])),
-                    }
-                }
-            }
-        }
-        tables
+    /// What a whole view sees of these topics.
+    fn freeze<'a>(&self, view: &View, topics: impl Iterator<Item = &'a TopicKey>) -> ViewRows {
+        let topics = topics.map(|key| &self.topics[*key]);
+        let published = topics.filter(|state| self.plan.branch(state.id().branch).published);
+        let rows = published.map(|state| (state.id(), state.rows()));
+        ViewRows::freeze(&self.plan, &view.claims, rows)
     }
 }
 
-/// Takes out what was settled for a session, in order.
-fn take_of(
-    settled: &mut Vec<(SessionId, Arc<Acknowledgement>)>,
-    session: SessionId,
-) -> Vec<Arc<Acknowledgement>> {
-    settled
-        .extract_if(.., |(of, _)| *of == session)
-        .map(|(_, acknowledgement)| acknowledgement)
-        .collect()
+/// What is to be acknowledged, and to whom; in order for each session.
+type Acks = Vec<(SessionId, Arc<Acknowledgement>)>;
+
+/// Takes out what is acknowledged to a session, in order.
+fn take_of(acks: &mut Acks, session: SessionId) -> Vec<Arc<Acknowledgement>> {
+    acks.extract_if(.., |(of, _)| *of == session).map(|(_, acknowledged)| acknowledged).collect()
 }
 
 /// The last message of a single row, for the next view that is sent the same.
 struct SharedBody {
-    identity: (TableId, Bytes, usize),
+    table: TableId,
+    key: Bytes,
+    /// Compared, and never looked at; null where the row is gone.
+    row: *const Row,
     changes: Bytes,
-}
-
-/// The changes of one message.
-#[derive(Default)]
-struct Body {
-    changes: Bytes,
-    rows: u32,
 }

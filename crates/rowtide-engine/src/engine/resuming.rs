@@ -14,25 +14,20 @@ use rowtide_plan::row::Topic;
 use rowtide_protocol::Lsn;
 use rustc_hash::FxHashSet;
 
-use super::{Engine, Opening, Output, mark};
-use crate::resume::{
-    HistoryId, HistoryRequest, MAX_RESUME_BYTES, MAX_RESUME_TURNS, Resume, STILL_TURNS,
-};
+use super::{Engine, Opening, Output, Progress};
+use crate::resume::{HistoryId, MAX_RESUME_BYTES, MAX_RESUME_TICKS, Resume, STILL_TICKS};
 use crate::topic::ViewKey;
-use crate::view::{Touched, View};
+use crate::touched::Touched;
+use crate::view::{View, ViewPhase};
 
 impl Engine {
     /// A session came whose client has the rows of its view as of `from`.
     pub(super) fn open_resuming(&mut self, opening: Opening, from: Lsn) {
-        let mut view = View::new(opening.claims.clone());
         let reached = self.plan.reached(&opening.claims);
-        // Nothing is said before the stream is where the client is already.
-        view.release_at = from.max(opening.not_before);
-        view.resume = Some(Box::new(Resume {
-            session: opening.session,
+        let resume = Resume {
             opening: Opening { cursor: None, ..opening.clone() },
             from,
-            until_turn: self.turn + MAX_RESUME_TURNS,
+            until_tick: self.progress.tick + MAX_RESUME_TICKS,
             is_too_much: false,
             tables: self.tables_behind(&reached),
             base: None,
@@ -41,12 +36,12 @@ impl Engine {
             past: std::collections::BTreeMap::new(),
             since: Vec::new(),
             since_bytes: 0,
-        }));
-        let key = self.views.insert(view);
-        self.resuming.insert(key);
-        self.enter(opening.session, key, opening.client);
+        };
+        let key = self.views.add(opening.claims, ViewPhase::Resuming(Box::new(resume)));
+        self.sessions.enter(opening.session, key, opening.client);
         reached.into_iter().for_each(|topic| self.reach(key, topic));
-        mark(&mut self.dirty, key, &mut self.views[key]);
+        // Nothing is said before the stream is where the client is already.
+        self.views.mark(key).hold_until(opening.not_before.max(Some(from)));
     }
 
     /// The tables of all topics that can be reached from these.
@@ -72,15 +67,15 @@ impl Engine {
     /// where links led, or knows all and leaves the rest to the next message.
     pub(super) fn advance_resume(&mut self, key: ViewKey) {
         while self.views[key].is_whole(self.position)
-            && self.views[key].resume.as_ref().is_some_and(|resume| !resume.asked)
+            && self.views[key].resume().is_some_and(|resume| !resume.asked)
         {
-            self.take_step(key);
+            self.resume_further(key);
         }
     }
 
-    fn take_step(&mut self, key: ViewKey) {
+    fn resume_further(&mut self, key: ViewKey) {
         let view = &self.views[key];
-        let Some(resume) = view.resume.as_deref() else { return };
+        let Some(resume) = view.resume() else { return };
         let mut then: FxHashSet<Topic> = FxHashSet::default();
         let (mut unknown, mut unread) = (Vec::new(), Vec::new());
         let mut open = self.plan.reached(&view.claims);
@@ -96,13 +91,11 @@ impl Engine {
             if branch.links.is_empty() {
                 continue;
             }
-            let held = |key: &&usize| view.reach.contains_key(key) || view.leaving.contains(key);
-            let Some(state) = self.index.get(&topic).filter(held).map(|key| &self.topics[*key])
-            else {
+            let Some(key) = self.topics.find(&topic).filter(|key| view.looks_at(*key)) else {
                 unread.push(topic);
                 continue;
             };
-            for image in resume.images_then(&topic, &state.rows) {
+            for image in resume.images_then(&topic, self.topics[key].rows()) {
                 if !branch.claim_filter.passes(&image.kept, &view.claims) {
                     continue;
                 }
@@ -113,7 +106,7 @@ impl Engine {
                 );
             }
         }
-        let reached = view.reach.keys().map(|key| &self.topics[*key].topic);
+        let reached = view.reach.keys().map(|key| self.topics[*key].id());
         unknown.extend(
             reached.filter(|topic| !resume.known.contains(topic) && !then.contains(topic)).cloned(),
         );
@@ -127,15 +120,12 @@ impl Engine {
     }
 
     fn ask_history(&mut self, key: ViewKey, topics: Vec<Topic>) {
-        let Some(resume) = self.views[key].resume.as_deref_mut() else { return };
-        let id = HistoryId(self.next_history);
-        self.next_history += 1;
+        let Some(resume) = self.views[key].resume_mut() else { return };
         resume.asked = true;
         resume.known.extend(topics.iter().cloned());
         let (tables, after) = (Arc::clone(&resume.tables), resume.from);
         let up_to = *resume.base.get_or_insert(self.position);
-        self.histories.insert(id, key);
-        self.history_requests.push_back(HistoryRequest { id, topics, tables, after, up_to });
+        self.loads.ask(key, topics, tables, after, up_to);
     }
 
     pub(super) fn history(
@@ -144,9 +134,8 @@ impl Engine {
         history: Option<History>,
         out: &mut Vec<Output>,
     ) {
-        let Some(key) = self.histories.remove(&id) else { return };
-        let view = &mut self.views[key];
-        let Some(resume) = view.resume.as_deref_mut() else { return };
+        let Some(key) = self.loads.answered(id) else { return };
+        let Some(resume) = self.views.mark(key).resume_mut() else { return };
         resume.asked = false;
         let Some(history) = history.filter(|history| history.interrupted.is_empty()) else {
             return self.give_up_resume(key, out);
@@ -155,23 +144,26 @@ impl Engine {
             let row_key = change.key().clone();
             resume.past.insert((lsn, change.table, row_key), change);
         }
-        mark(&mut self.dirty, key, view);
     }
 
     /// Puts the view into the state of one whose last message was made at the cursor, when it reached
     /// the topics `then`.
     fn complete_resume(&mut self, key: ViewKey, then: &FxHashSet<Topic>) {
+        let Some(session) = self.views[key].resume().map(|resume| resume.opening.session) else {
+            return;
+        };
+        let ViewPhase::Resuming(resume) = self.views.set_phase(key, ViewPhase::Returning(session))
+        else {
+            return;
+        };
         let view = &mut self.views[key];
-        let Some(resume) = view.resume.take() else { return };
-        self.resuming.remove(&key);
-        self.apart.insert(key);
-        let (topics, index, plan) = (&self.topics, &self.index, &self.plan);
+        let (topics, plan) = (&self.topics, &self.plan);
         let (reach, claims) = (&view.reach, &view.claims);
-        view.gained.retain(|key| !then.contains(&topics[*key].topic));
+        view.gained.retain(|key| !then.contains(topics[*key].id()));
         view.touched = Touched::default();
         for change in resume.changes() {
             let of_now =
-                |topic: &Topic| index.get(topic).is_some_and(|key| reach.contains_key(key));
+                |topic: &Topic| topics.find(topic).is_some_and(|key| reach.contains_key(&key));
             let concerns = |topics: &[Topic]| topics.iter().any(|t| then.contains(t) || of_now(t));
             let old = change.before().filter(|old| concerns(&old.topics));
             if old.is_none() && !concerns(change.topics_after()) {
@@ -187,12 +179,11 @@ impl Engine {
             let touched = view.touched.row(change.table, row_key, was_visible, self.position);
             touched.is_now(change.after());
         }
-        view.returning = Some(resume.session);
         let gained: Vec<_> = view.gained.iter().copied().collect();
         gained.into_iter().for_each(|key| self.need_rows(key));
         let view = &self.views[key];
         let reached = |topic: &Topic| {
-            self.index.get(topic).is_some_and(|topic| view.reach.contains_key(topic))
+            self.topics.find(topic).is_some_and(|key| view.reach.contains_key(&key))
         };
         let published = |topic: &Topic| self.plan.branch(topic.branch).published;
         let lost: Vec<Topic> =
@@ -202,89 +193,79 @@ impl Engine {
 
     /// Views that wait for the log must not miss what is streamed behind its answer.
     pub(super) fn note_for_resumes(&mut self, transaction: &Arc<Transaction>) {
-        for key in &self.resuming {
-            let view = &mut self.views[*key];
-            let Some(resume) = view.resume.as_deref_mut() else { continue };
-            if resume.base.is_none() {
-                continue;
-            }
+        self.views.each_resume(|resume| {
             let concerned = match &transaction.changes {
                 Changes::Rows(changes) => changes.iter().any(|c| resume.tables.contains(&c.table)),
                 // Its tables are none of the view's, or it would have been given up.
                 Changes::TooLarge(_) => false,
             };
-            if concerned {
+            if concerned && resume.base.is_some() {
                 resume.since_bytes += transaction.bytes();
                 resume.since.push(Arc::clone(transaction));
+                resume.is_too_much |= resume.since_bytes > MAX_RESUME_BYTES;
             }
-            if resume.since_bytes > MAX_RESUME_BYTES {
-                resume.is_too_much = true;
-            }
-        }
+        });
     }
 
     /// What has changed in a table cannot be said: who waits to be told it is sent everything.
     pub(super) fn interrupt_resumes(&mut self, table: TableId, out: &mut Vec<Output>) {
         let concerned = |key: &ViewKey| {
-            self.views[*key].resume.as_ref().is_some_and(|resume| resume.tables.contains(&table))
+            self.views[*key].resume().is_some_and(|resume| resume.tables.contains(&table))
         };
-        let concerned: Vec<ViewKey> = self.resuming.iter().copied().filter(concerned).collect();
+        let concerned: Vec<ViewKey> = self.views.resuming().filter(concerned).collect();
         concerned.into_iter().for_each(|key| self.give_up_resume(key, out));
     }
 
     /// Those for whom too much is kept, or whose cursor the stream does not come to, are sent all of their rows.
     pub(super) fn give_up_resumes(&mut self, out: &mut Vec<Output>) {
-        let goes_on = self.position >= self.wal_end && self.turn < self.heard_turn + STILL_TURNS;
+        let Progress { tick, heard, wal_end } = self.progress;
+        let goes_on = wal_end <= Some(self.position) && tick < heard + STILL_TICKS;
         let late = |key: &ViewKey| {
-            self.views[*key].resume.as_ref().is_some_and(|resume| {
-                let waits = resume.from > self.position && resume.until_turn <= self.turn;
+            self.views[*key].resume().is_some_and(|resume| {
+                let waits = resume.from > self.position && resume.until_tick <= tick;
                 resume.is_too_much || (waits && goes_on)
             })
         };
-        let late: Vec<ViewKey> = self.resuming.iter().copied().filter(late).collect();
+        let late: Vec<ViewKey> = self.views.resuming().filter(late).collect();
         late.into_iter().for_each(|key| self.give_up_resume(key, out));
     }
 
     fn give_up_resume(&mut self, key: ViewKey, out: &mut Vec<Output>) {
         let view = &mut self.views[key];
-        let Some(opening) = view.resume.as_ref().map(|resume| resume.opening.clone()) else {
-            return;
-        };
-        let settled = std::mem::take(&mut view.settled);
+        let Some(opening) = view.resume().map(|resume| resume.opening.clone()) else { return };
+        let acknowledgements = std::mem::take(&mut view.acknowledgements);
         let session = opening.session;
         self.close(session);
         self.open(opening, out);
-        // What was settled meanwhile is told all the same.
-        if let Some(entered) = self.sessions.get(&session) {
-            self.views[entered.view].settled.extend(settled);
+        // What was acknowledged meanwhile is told all the same.
+        if let Some(entered) = self.sessions.view_of(session) {
+            self.views[entered].acknowledgements.extend(acknowledgements);
         }
     }
 
     /// Views of sessions that came back become the view of their claims, or join it once both say the same.
     pub(super) fn join_views(&mut self) {
-        for key in std::mem::take(&mut self.apart) {
-            let spoken = |view: &View| {
-                view.is_whole(self.position) && view.is_silent() && view.returning.is_none()
+        if !self.views.has_apart() {
+            return;
+        }
+        let apart: Vec<ViewKey> = self.views.apart().collect();
+        for key in apart {
+            let has_spoken = |view: &View| {
+                view.is_whole(self.position) && view.is_silent() && view.returning().is_none()
             };
             let view = &self.views[key];
-            if !spoken(view) {
-                self.apart.insert(key);
+            if !has_spoken(view) {
                 continue;
             }
-            let Some(&shared) = self.views_by_claims.get(&view.claims) else {
-                self.views_by_claims.insert(view.claims.clone(), key);
+            let Some(shared) = self.views.shared(&view.claims) else {
+                self.views.set_phase(key, ViewPhase::Shared);
                 continue;
             };
-            if !spoken(&self.views[shared]) {
-                self.apart.insert(key);
+            if !has_spoken(&self.views[shared]) {
                 continue;
             }
             let live = std::mem::take(&mut self.views[key].live);
-            for session in &live {
-                if let Some(session) = self.sessions.get_mut(session) {
-                    session.view = shared;
-                }
-            }
+            live.iter().for_each(|session| self.sessions.move_to(*session, shared));
             self.views[shared].live.extend(live);
             self.drop_view(key);
         }

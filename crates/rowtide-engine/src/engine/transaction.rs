@@ -8,8 +8,9 @@ use rowtide_feed::{Acknowledgement, Change, Changes, Transaction};
 use rowtide_plan::plan::TableId;
 use rustc_hash::FxHashSet;
 
-use super::{Engine, Output, Session, SessionId, mark};
-use crate::topic::{Pending, Phase, Rows, TopicKey, TopicState, ViewKey};
+use super::{Engine, Output, SessionId};
+use crate::TopicRows;
+use crate::topic::{Pending, Phase, TopicKey, ViewKey};
 
 impl Engine {
     pub(super) fn transaction(&mut self, transaction: &Arc<Transaction>, out: &mut Vec<Output>) {
@@ -33,9 +34,9 @@ impl Engine {
             Changes::TooLarge(tables) => self.reload(tables, transaction),
         }
         for acknowledgement in &transaction.acknowledgements {
-            self.settled(acknowledgement);
+            self.acknowledge(acknowledgement);
         }
-        self.recent.push(transaction);
+        self.loads.streamed(transaction);
         self.position = transaction.lsn;
         self.commit_time_us = Some(transaction.commit_time_us);
     }
@@ -48,7 +49,7 @@ impl Engine {
         for (image, before) in images {
             let Some(image) = image else { continue };
             for topic in &image.topics {
-                let Some(&key) = self.index.get(topic) else { continue };
+                let Some(key) = self.topics.find(topic) else { continue };
                 concerned = true;
                 let branch = self.plan.branch(topic.branch);
                 if !branch.published {
@@ -56,28 +57,29 @@ impl Engine {
                 }
                 let state = &self.topics[key];
                 // A load that has seen this change may have seen later ones that were not kept.
-                let newer = state.has_seen(xid).then(|| state.rows.get(&image.key)).flatten();
-                for view_key in &state.views {
-                    let view = &mut self.views[*view_key];
+                let newer = state.has_seen(xid).then(|| state.rows().get(&image.key)).flatten();
+                for view_key in state.views() {
                     if before {
+                        let view = &self.views[*view_key];
                         if !view.had(key) || !branch.claim_filter.passes(&image.kept, &view.claims)
                         {
                             continue;
                         }
+                        let view = self.views.mark(*view_key);
                         let row = view.touched.row(change.table, &image.key, true, self.position);
                         match newer {
                             Some(newer) => row.was_loaded(newer, state.ahead()),
-                            None if !state.was_read => row.was_streamed(change.after(), xid),
+                            None if !state.was_read() => row.was_streamed(change.after(), xid),
                             None => {}
                         }
                     } else {
+                        let view = self.views.mark(*view_key);
                         let row = view.touched.row(change.table, &image.key, false, self.position);
                         match newer {
                             Some(newer) => row.was_loaded(newer, state.ahead()),
                             None => row.was_streamed(change.after(), xid),
                         }
                     }
-                    mark(&mut self.dirty, *view_key, view);
                 }
             }
         }
@@ -88,31 +90,19 @@ impl Engine {
     fn apply(&mut self, transaction: &Arc<Transaction>, index: usize, change: &Change) {
         for topic in change.topics() {
             // Looked up anew: a link that changed just before may have dropped or added topics.
-            let Some(&key) = self.index.get(topic) else { continue };
+            let Some(key) = self.topics.find(topic) else { continue };
             let state = &mut self.topics[key];
             if state.has_seen(transaction.xid) {
                 continue;
             }
-            match &mut state.phase {
-                Phase::Unread | Phase::Wanted => continue,
-                Phase::Loading { pending, .. } => {
-                    let transaction = Arc::clone(transaction);
-                    pending.push(Pending::Change { transaction, index });
-                    continue;
-                }
-                Phase::Loaded { .. } => {}
+            state.keep(|| Pending::Change { transaction: Arc::clone(transaction), index });
+            if !matches!(state.phase(), Phase::Loaded { .. }) {
+                continue;
             }
-            let before = match state.row_after(change).cloned() {
-                Some(row) => {
-                    self.row_bytes += row.json.len();
-                    state.rows.insert(row.image.key.clone(), row)
-                }
-                None => state.rows.remove(change.key()),
-            };
-            self.row_bytes -= before.as_ref().map_or(0, |row| row.json.len());
+            let before = self.topics.change_row(key, change);
             let branch = topic.branch;
             if !self.plan.branch(branch).links.is_empty() {
-                let after = state.row_after(change).cloned();
+                let after = self.topics[key].row_after(change).cloned();
                 for view in self.reached_by(key) {
                     self.follow(view, branch, before.as_ref(), after.as_ref());
                 }
@@ -121,25 +111,22 @@ impl Engine {
     }
 
     /// The sessions of a client are told with the next message of their views, which has the effects.
-    fn settled(&mut self, acknowledgement: &Arc<Acknowledgement>) {
-        for session in self.clients.get(&acknowledgement.client).into_iter().flatten() {
-            let Some(&Session { view: key, .. }) = self.sessions.get(session) else { continue };
-            let view = &mut self.views[key];
-            view.settled.push((*session, Arc::clone(acknowledgement)));
-            mark(&mut self.dirty, key, view);
+    fn acknowledge(&mut self, acknowledgement: &Arc<Acknowledgement>) {
+        for (session, key) in self.sessions.told_of(acknowledgement) {
+            let view = self.views.mark(key);
+            view.acknowledgements.push((session, Arc::clone(acknowledgement)));
         }
     }
 
     fn truncate(&mut self, table: TableId, xid: u32) {
-        for key in self.topics_of(table) {
+        for key in self.topics.of_table(&self.plan, table) {
             // Gone if another topic of this table named it.
             let Some(state) = self.topics.get_mut(key).filter(|state| !state.has_seen(xid)) else {
                 continue;
             };
-            match &mut state.phase {
-                Phase::Unread | Phase::Wanted => {}
-                Phase::Loading { pending, .. } => pending.push(Pending::Truncated { xid }),
-                Phase::Loaded { .. } => self.replace_rows(key, Rows::default(), true),
+            state.keep(|| Pending::Truncated { xid });
+            if matches!(state.phase(), Phase::Loaded { .. }) {
+                self.replace_rows(key, TopicRows::default(), true);
             }
         }
     }
@@ -147,23 +134,17 @@ impl Engine {
     /// A transaction changed too much of `tables`: their topics are to be loaded again.
     fn reload(&mut self, tables: &[TableId], transaction: &Transaction) {
         let xid = transaction.xid;
-        let keys: Vec<TopicKey> = tables.iter().flat_map(|table| self.topics_of(*table)).collect();
+        let of_table = |table: &TableId| self.topics.of_table(&self.plan, *table);
+        let keys: Vec<TopicKey> = tables.iter().flat_map(of_table).collect();
         for key in keys {
             let state = &mut self.topics[key];
             if state.has_seen(xid) {
                 continue;
             }
-            match &mut state.phase {
-                Phase::Unread | Phase::Wanted => {}
-                Phase::Loading { pending, .. } => pending.push(Pending::Unknown { xid }),
-                Phase::Loaded { .. } => {
-                    state.phase = Phase::Wanted;
-                    state.outdated_at = transaction.lsn;
-                    self.wanted.push_back(key);
-                    for view in &state.views {
-                        self.views[*view].waiting += 1;
-                    }
-                }
+            state.keep(|| Pending::Unknown { xid });
+            if matches!(state.phase(), Phase::Loaded { .. }) {
+                self.change_phase(key, |topic| topic.outdate(transaction.lsn));
+                self.loads.want(key);
             }
         }
     }
@@ -171,41 +152,34 @@ impl Engine {
     /// Whom a topic's links concern; those whom it is leaving do not follow them any more.
     pub(super) fn reached_by(&self, key: TopicKey) -> Vec<ViewKey> {
         let reach = |view: &&ViewKey| self.views[**view].reach.contains_key(&key);
-        self.topics[key].views.iter().filter(reach).copied().collect()
+        self.topics[key].views().iter().filter(reach).copied().collect()
     }
 
     /// Of a table that is truncated, or changed beyond what can be held, the rows that were visible are
     /// known only where they were read. Whoever has others comes back and is sent all of them.
     fn interrupt(&mut self, transaction: &Transaction, out: &mut Vec<Output>) {
-        let mut tables = transaction.truncated.clone();
-        if let Changes::TooLarge(too_large) = &transaction.changes {
-            tables.extend(too_large);
-        }
-        for table in tables {
-            self.interrupt_resumes(table, out);
+        let too_large = match &transaction.changes {
+            Changes::TooLarge(tables) => tables.as_slice(),
+            Changes::Rows(_) => &[],
+        };
+        for table in transaction.truncated.iter().chain(too_large) {
+            self.interrupt_resumes(*table, out);
             let mut views: FxHashSet<ViewKey> = FxHashSet::default();
-            for key in self.topics_of(table) {
+            for key in self.topics.of_table(&self.plan, *table) {
                 let state = &self.topics[key];
                 if state.cannot_compare(transaction.xid) {
-                    views.extend(state.views.iter().filter(|view| self.views[**view].had(key)));
+                    views.extend(state.views().iter().filter(|view| self.views[**view].had(key)));
                 }
             }
             for key in views {
                 let Some(view) = self.views.get(key) else { continue };
                 let sessions: Vec<SessionId> =
-                    view.live.iter().copied().chain(view.returning).collect();
+                    view.live.iter().copied().chain(view.returning()).collect();
                 for session in sessions {
                     out.push(Output::Reset { session });
                     self.close(session);
                 }
             }
         }
-    }
-
-    fn topics_of(&self, table: TableId) -> Vec<TopicKey> {
-        let of_table = |(key, state): (TopicKey, &TopicState)| {
-            (self.plan.branch(state.topic.branch).table == table).then_some(key)
-        };
-        self.topics.iter().filter_map(of_table).collect()
     }
 }

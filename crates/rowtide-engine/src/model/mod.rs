@@ -10,7 +10,7 @@
 //! `ROWTIDE_HISTORIES` sets how many histories are run, `ROWTIDE_SEED` runs a single one and
 //! prints its course.
 
-mod postgres;
+pub(crate) mod postgres;
 mod rule;
 
 use std::collections::BTreeMap;
@@ -22,11 +22,11 @@ use rowtide_plan::claims::Claims;
 use rowtide_plan::compile::compile;
 use rowtide_plan::definition::Definition;
 use rowtide_plan::plan::Plan;
-use rowtide_protocol::{Change, Cursor, Epoch, Lsn, Mode, ServerMessage, ViewId, tx_frame};
+use rowtide_protocol::{Change, Cursor, Epoch, Lsn, Mode, ServerMessage, ViewId};
 
 use self::postgres::{CLIENTS, Data, Postgres, TABLES};
 use self::rule::{Rule, User};
-use crate::{Engine, HistoryRequest, Input, Load, Opening, Output, SessionId};
+use crate::{Engine, HistoryRequest, Input, Load, Opening, Output, Place, SessionId, ViewRows};
 
 const EPOCH: Epoch = Epoch(7);
 
@@ -44,7 +44,7 @@ struct Client {
     ready: bool,
     /// Whose mutations it is told of.
     client: usize,
-    not_before: Lsn,
+    not_before: Option<Lsn>,
     /// What was settled since it came, and where, that it has not been told of.
     owed: Vec<(u64, Lsn)>,
 }
@@ -68,13 +68,15 @@ struct History {
     under_way: Vec<Input>,
     clients: BTreeMap<SessionId, Client>,
     departed: Vec<Departed>,
+    /// Snapshots that somebody is still being sent, and what was in them when they were made.
+    frozen: Vec<(Arc<ViewRows>, Replica)>,
     /// Questions that the log has not answered.
     questions: Vec<HistoryRequest>,
     /// How many came back and were only sent what had changed.
     resumed: usize,
     row_budget: usize,
     next_session: u64,
-    turn: u64,
+    tick: u64,
     /// Whether its course is printed.
     told: bool,
 }
@@ -105,11 +107,12 @@ impl History {
             under_way: Vec::new(),
             clients: BTreeMap::new(),
             departed: Vec::new(),
+            frozen: Vec::new(),
             questions: Vec::new(),
             resumed: 0,
             row_budget,
             next_session: 0,
-            turn: 0,
+            tick: 0,
             told: std::env::var_os("ROWTIDE_SEED").is_some(),
         }
     }
@@ -130,10 +133,11 @@ impl History {
                 860..960 => self.answer(),
                 960..970 => self.postgres.other_wal(),
                 970..976 => self.restart(),
+                976..985 => self.read_late(),
                 _ => {
                     let most = if self.rng.random_bool(0.5) { 1 } else { 300 };
-                    self.turn += self.rng.random_range(1..=most);
-                    self.step(Input::Tick(self.turn));
+                    self.tick += self.rng.random_range(1..=most);
+                    self.step(Input::Tick(self.tick));
                 }
             }
         }
@@ -149,7 +153,7 @@ impl History {
         }
         for _ in 0..100 {
             // What could not be read is asked for again.
-            self.step(Input::Tick(self.turn));
+            self.step(Input::Tick(self.tick));
             while !self.questions.is_empty() {
                 self.answer();
             }
@@ -163,6 +167,9 @@ impl History {
             while !self.under_way.is_empty() {
                 self.arrive();
             }
+        }
+        while !self.frozen.is_empty() {
+            self.read_late();
         }
         assert!(!self.engine.wants_load(), "the engine comes to rest");
         for (session, client) in &self.clients {
@@ -217,21 +224,20 @@ impl History {
                 self.depart(client);
                 return;
             }
-            Output::Snapshot { session, table, rows } => {
+            Output::Discarded(_) => return,
+            Output::Snapshot { session, rows } => {
+                let said = self.said(&rows);
                 let client = self.clients.get_mut(&session).expect("only open sessions are told");
                 assert_eq!(client.mode, Some(Mode::Snapshot));
-                let table = &self.plan.table(table).catalog.name;
-                for row in rows {
-                    let json: serde_json::Value = serde_json::from_slice(&row.json).unwrap();
-                    let key = (table.clone(), json["id"].as_i64().unwrap());
-                    assert!(client.arriving.insert(key, json).is_none(), "each row once");
-                }
+                assert!(client.arriving.is_empty(), "all rows at once");
+                client.arriving = said.clone();
+                self.frozen.push((rows, said));
                 return;
             }
             Output::Ready { session, cursor } => {
                 let client = self.clients.get_mut(&session).expect("only open sessions are told");
                 assert!(!client.ready, "ready once");
-                assert!(cursor.lsn >= client.not_before, "not older than it was told");
+                assert!(Some(cursor.lsn) >= client.not_before, "not older than it was told");
                 match client.mode.expect("the mode is said first") {
                     Mode::Snapshot => client.replica = std::mem::take(&mut client.arriving),
                     Mode::Resume => {
@@ -242,7 +248,8 @@ impl History {
                 client.ready = true;
                 (session, cursor)
             }
-            Output::Tx { session, cursor, changes, acknowledgements, .. } => {
+            Output::Tx { session, message, acknowledgements } => {
+                let cursor = message.cursor;
                 let client = self.clients.get_mut(&session).expect("only open sessions are told");
                 assert!(client.ready || client.mode == Some(Mode::Resume), "rows come first");
                 assert!(
@@ -256,7 +263,7 @@ impl History {
                     assert_eq!(number, acknowledgement.last_mutation);
                     assert!(lsn <= cursor.lsn, "{number} is told before its effects");
                 }
-                let frame = tx_frame(cursor, [&changes[..]], None, None);
+                let frame = message.frame();
                 let text = std::str::from_utf8(&frame).unwrap();
                 let Ok(ServerMessage::Tx { changes, .. }) = ServerMessage::parse(text) else {
                     panic!("not a tx: {text}");
@@ -319,9 +326,39 @@ impl History {
         }
     }
 
+    /// The rows of a snapshot, read in slices of any size.
+    fn said(&mut self, rows: &ViewRows) -> Replica {
+        let mut said = Replica::new();
+        let mut place = Place::default();
+        while let Some(slice) = rows.slice(place, self.rng.random_range(1..200)) {
+            assert!(!slice.rows.is_empty() && slice.next > place, "a slice has rows");
+            place = slice.next;
+            let table = &self.plan.table(slice.table).catalog.name;
+            for row in slice.rows {
+                let json: serde_json::Value = serde_json::from_slice(&row.json).unwrap();
+                let key = (table.clone(), json["id"].as_i64().unwrap());
+                assert!(said.insert(key, json).is_none(), "each row once");
+            }
+        }
+        said
+    }
+
+    /// A slow client reads a snapshot that was frozen long ago: it is what it was.
+    fn read_late(&mut self) {
+        if self.frozen.is_empty() {
+            return;
+        }
+        let at = self.rng.random_range(0..self.frozen.len());
+        let (rows, said) = self.frozen.swap_remove(at);
+        assert_eq!(self.said(&rows), said, "a frozen snapshot does not change");
+        if self.rng.random_bool(0.5) {
+            self.frozen.push((rows, said));
+        }
+    }
+
     fn view_of(&self, user: &User) -> ViewId {
         let claims = self.plan.resolve_claims(user.id, &user.claims());
-        crate::view::View::new(claims).id
+        claims.view_id()
     }
 
     /// The log says what it was asked, or that it cannot.
@@ -373,7 +410,10 @@ impl History {
             return;
         }
         let mut loaded = self.postgres.load(&self.plan, &load.topics);
-        for rows in &mut loaded.rows {
+        for (rows, before) in loaded.rows.iter_mut().zip(&load.before) {
+            if let Some(rows) = rows.as_mut().filter(|_| self.rng.random_bool(0.5)) {
+                *rows = before.loaded_anew(rows.iter().cloned());
+            }
             if self.rng.random_bool(0.02) {
                 *rows = None;
             }
@@ -404,7 +444,7 @@ impl History {
         let session = SessionId(self.next_session);
         self.next_session += 1;
         let client = self.rng.random_range(0..CLIENTS.len());
-        let known = if self.rng.random_bool(0.3) { self.postgres.wal_end() } else { Lsn(0) };
+        let known = self.rng.random_bool(0.3).then(|| self.postgres.wal_end());
         let arriving = Client {
             user,
             arriving: Replica::new(),

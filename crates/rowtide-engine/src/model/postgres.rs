@@ -17,7 +17,7 @@ use rowtide_plan::row::{Row, Topic};
 use rowtide_plan::value::ColumnType;
 use rowtide_protocol::Lsn;
 
-use crate::{HistoryRequest, Input, Loaded, Snapshot};
+use crate::{HistoryRequest, Input, Loaded, TransactionSnapshot};
 
 pub(super) const TABLES: [&str; 3] = ["a", "b", "c"];
 pub(super) const CLIENTS: [&str; 4] = ["client-0", "client-1", "client-2", "client-3"];
@@ -49,7 +49,7 @@ impl DataRow {
     }
 }
 
-pub(super) fn catalog() -> Catalog {
+pub(crate) fn catalog() -> Catalog {
     let column = |name: &str, kind: ColumnType, type_oid, type_name: &str| CatalogColumn {
         name: name.to_owned(),
         toastable: kind == ColumnType::Text,
@@ -384,7 +384,7 @@ impl Postgres {
             Some(all.iter().filter(|row| row.image.topics.contains(topic)).cloned().collect())
         };
         Loaded {
-            snapshot: Snapshot::new(self.next_xid, unseen),
+            snapshot: TransactionSnapshot::new(self.next_xid, unseen),
             position: self.wal_end,
             rows: topics.iter().map(of_topic).collect(),
         }

@@ -16,6 +16,7 @@ mod process;
 mod restart;
 mod resume;
 mod site;
+mod snapshots;
 
 use std::path::PathBuf;
 
@@ -48,6 +49,8 @@ enum Scenario {
     Restart(restart::RestartArgs),
     /// A transaction of very many rows, then very many of one: the most memory of the server
     Burst(burst::BurstArgs),
+    /// A user of very many rows connects many times at once: what others notice, and memory
+    Snapshots(snapshots::SnapshotsArgs),
     /// Sessions at which nothing happens: memory of the server
     Idle(idle::IdleArgs),
 }
@@ -65,6 +68,7 @@ pub async fn run(args: BenchArgs) -> Result<()> {
         Scenario::Resume(scenario) => resume::run(&args.dir, &scenario).await,
         Scenario::Restart(scenario) => restart::run(&args.dir, &scenario).await,
         Scenario::Burst(scenario) => burst::run(&args.dir, &scenario).await,
+        Scenario::Snapshots(scenario) => snapshots::run(&args.dir, &scenario).await,
         Scenario::Idle(scenario) => idle::run(&args.dir, &scenario).await,
     }
 }

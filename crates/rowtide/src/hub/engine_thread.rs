@@ -3,12 +3,13 @@
 //! milliseconds, longer when the load before took long, and for as long as it is under way, so that
 //! ten thousand clients that arrive together are a handful of queries.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rowtide_engine::{
-    Counts, Engine, HistoryId, Input, Load, LoadId, Loaded, Opening, Output, SessionId,
+    Counts, Engine, HistoryId, Input, Load, LoadId, Loaded, Opening, Output, Place, SessionId,
+    ViewRows,
 };
 use rowtide_feed::History;
 use rowtide_protocol::Lsn;
@@ -18,6 +19,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::RESTARTING;
+use super::frames::SnapshotFrames;
+use super::garbage::Garbage;
 use super::log_threads::Question;
 use super::outbox::{Item, Outbox};
 use crate::telemetry;
@@ -87,6 +90,9 @@ struct EngineThread {
     engine: Engine,
     outboxes: FxHashMap<SessionId, Arc<Outbox>>,
     outputs: Vec<Output>,
+    /// Snapshots that some session is being sent.
+    snapshots: Vec<Weak<SnapshotFrames>>,
+    garbage: Garbage,
     /// Sessions that are to be woken.
     filled: Vec<Arc<Outbox>>,
     position: Arc<AtomicU64>,
@@ -100,7 +106,7 @@ struct EngineThread {
     /// When to ask for the next load.
     load_at: Option<Instant>,
     turn: u64,
-    /// Rows for clients that were not counted yet.
+    /// Changed rows for clients that were not counted yet.
     sent_rows: u64,
     stop: CancellationToken,
 }
@@ -123,6 +129,7 @@ pub(super) fn start(
     engine: Engine,
     loads: mpsc::Sender<LoadRequest>,
     questions: mpsc::UnboundedSender<Question>,
+    garbage: Garbage,
     stop: CancellationToken,
 ) -> std::io::Result<EngineHandle> {
     let (commands, receiver) = mpsc::channel(COMMANDS);
@@ -132,6 +139,8 @@ pub(super) fn start(
         engine,
         outboxes: FxHashMap::default(),
         outputs: Vec::new(),
+        snapshots: Vec::new(),
+        garbage,
         filled: Vec::new(),
         position: Arc::clone(&reached),
         loads,
@@ -222,15 +231,19 @@ impl EngineThread {
         self.engine.step(input, &mut self.outputs);
         for output in self.outputs.drain(..) {
             let (session, item) = match output {
-                Output::Snapshot { session, table, rows } => {
-                    self.sent_rows += rows.len() as u64;
-                    (session, Item::Snapshot { table, rows, sent: 0 })
+                Output::Snapshot { session, rows } => {
+                    let frames = frames_of(&mut self.snapshots, rows, &self.garbage);
+                    (session, Item::Snapshot { frames, at: Place::default() })
+                }
+                Output::Discarded(rows) => {
+                    self.garbage.throw(rows);
+                    continue;
                 }
                 Output::Ready { session, cursor } => (session, Item::Ready(cursor)),
                 Output::Begin { session, mode } => (session, Item::Begin(mode)),
-                Output::Tx { session, cursor, changes, rows, commit_time_us, acknowledgements } => {
-                    self.sent_rows += u64::from(rows);
-                    (session, Item::Tx { cursor, changes, commit_time_us, acknowledgements })
+                Output::Tx { session, message, acknowledgements } => {
+                    self.sent_rows += message.rows as u64;
+                    (session, Item::Tx { message, acknowledgements })
                 }
                 Output::Reset { session } => {
                     if let Some(outbox) = self.outboxes.remove(&session) {
@@ -271,4 +284,19 @@ impl EngineThread {
             Err(_) => self.step(Input::LoadFailed(id)),
         }
     }
+}
+
+/// The frames of a snapshot, shared with those who are being sent it already.
+fn frames_of(
+    snapshots: &mut Vec<Weak<SnapshotFrames>>,
+    rows: Arc<ViewRows>,
+    garbage: &Garbage,
+) -> Arc<SnapshotFrames> {
+    snapshots.retain(|frames| frames.strong_count() > 0);
+    let known = snapshots.iter().filter_map(Weak::upgrade).find(|frames| frames.are_of(&rows));
+    known.unwrap_or_else(|| {
+        let frames = Arc::new(SnapshotFrames::new(rows, garbage.clone()));
+        snapshots.push(Arc::downgrade(&frames));
+        frames
+    })
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rowtide_engine::Loaded;
+use rowtide_engine::{Loaded, TopicRows};
 use rowtide_plan::plan::{BranchId, Plan};
 use rowtide_plan::row::Topic;
 use rowtide_postgres::load::{LoadError, Loader};
@@ -84,16 +84,19 @@ pub(super) async fn run(
         }
         drop(waiting);
         let mut topics: Vec<Topic> = Vec::new();
+        let mut before: Vec<TopicRows> = Vec::new();
         let mut places: FxHashMap<Topic, usize> = FxHashMap::default();
-        for topic in merged.iter().flat_map(|request| &request.load.topics) {
+        let loads = merged.iter_mut().map(|request| &mut request.load);
+        for (topic, rows) in loads.flat_map(|load| load.topics.iter().zip(load.before.drain(..))) {
             places.entry(topic.clone()).or_insert_with(|| {
                 topics.push(topic.clone());
+                before.push(rows);
                 topics.len() - 1
             });
         }
         let mut backoff = Duration::from_millis(100);
         let loaded = loop {
-            match loader.load(&plan, &topics).await {
+            match loader.load(&plan, &topics, &before).await {
                 Ok(loaded) => break loaded,
                 Err(error) => {
                     failing.send_replace(Some(error.to_string()));
@@ -109,7 +112,7 @@ pub(super) async fn run(
         failing.send_if_modified(|failing| failing.take().is_some());
         counts.note_unreadable(&plan, &topics, &loaded.failed);
         counts.queries.fetch_add(loaded.queries, Ordering::Relaxed);
-        let rows: usize = loaded.topics.rows.iter().flatten().map(Vec::len).sum();
+        let rows: usize = loaded.topics.rows.iter().flatten().map(TopicRows::len).sum();
         counts.rows.fetch_add(rows as u64, Ordering::Relaxed);
         let loaded = loaded.topics;
         for request in merged {

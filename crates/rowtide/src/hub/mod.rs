@@ -4,12 +4,13 @@
 //! log; when a table changes its shape, or the slot is lost, another one begins, with another epoch.
 
 mod engine_thread;
+mod frames;
+mod garbage;
 mod loader_task;
 mod log_threads;
 mod outbox;
 mod replicator;
 
-use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -28,7 +29,6 @@ use rowtide_postgres::slot::system_identity;
 use rowtide_postgres::stream::Instance;
 use rowtide_postgres::wal::end_of_wal;
 use rowtide_protocol::{Cursor, Epoch, ErrorCode, Lsn};
-use rustc_hash::FxBuildHasher;
 use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -36,6 +36,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::engine_thread::{Arriving, Command, EngineHandle};
+use self::garbage::Garbage;
 use self::loader_task::LoadCounts;
 use self::log_threads::{LogStatus, LogThreads};
 use self::outbox::Outbox;
@@ -43,7 +44,7 @@ use self::replicator::{PERMIT_BYTES, PERMITS, Replicator};
 
 use crate::limits::GENERATION_LOOK;
 
-pub use self::outbox::{Delivery, Step};
+pub use self::outbox::{Delivery, Messages, Step};
 
 /// What the hub needs to run.
 #[derive(Clone, Debug)]
@@ -289,14 +290,14 @@ impl Hub {
         author: &Author,
         client: &str,
         told: Option<u64>,
-        not_before: Lsn,
+        not_before: Option<Lsn>,
         cursor: Option<Cursor>,
     ) -> Result<Subscription, HubError> {
         let shared = &self.shared;
         loop {
             let generation = self.serving().await?;
             let claims = generation.plan.resolve_claims(&author.user_id, &author.claims);
-            let place = FxBuildHasher.hash_one(&claims) as usize % generation.engines.len();
+            let place = claims.view_id().0 as usize % generation.engines.len();
             let engine = &generation.engines[place];
             let session = SessionId(shared.next_session.fetch_add(1, Ordering::Relaxed));
             let limit = shared.options.outbox_bytes;
@@ -570,12 +571,20 @@ impl Generation {
         // Each engine has one load under way.
         let (loads, requests) = mpsc::channel(options.engines.max(1));
         let mut engines = Vec::new();
+        let garbage = Garbage::start()?;
         for index in 0..options.engines.max(1) {
             let name = format!("engine-{index}");
             let budget = options.row_bytes / options.engines.max(1);
             let engine = Engine::new(Arc::clone(&plan), epoch, position, recent, budget);
             let (loads, questions) = (loads.clone(), log.questions.clone());
-            engines.push(engine_thread::start(name, engine, loads, questions, stop.clone())?);
+            engines.push(engine_thread::start(
+                name,
+                engine,
+                loads,
+                questions,
+                garbage.clone(),
+                stop.clone(),
+            )?);
         }
         shared.load_counts.forget_unreadable();
         let (failing, load_failing) = watch::channel(None);

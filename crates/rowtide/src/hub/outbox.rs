@@ -8,14 +8,15 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use rowtide_engine::{Message, Place, Slice};
 use rowtide_feed::Acknowledgement;
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::row::Row;
-use rowtide_protocol::{
-    Cursor, ErrorCode, Mode, ready_frame, reject_frame, snapshot_frame, tx_frame,
-};
+use rowtide_protocol::{Cursor, ErrorCode, Mode, ready_frame, reject_frame, tx_frame};
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 
+use super::frames::{FRAME_BYTES, SnapshotFrame, SnapshotFrames};
 use crate::telemetry;
 
 use rowtide_plan::value::rfc3339;
@@ -30,9 +31,6 @@ pub enum Delivery {
     /// Say this error and close. Nothing comes after it.
     Closed(ErrorCode, String),
 }
-
-/// About how many bytes of rows go into one frame, and about how many of folded transactions.
-const FRAME_BYTES: usize = 64 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Outbox {
@@ -74,20 +72,36 @@ impl Queue {
 #[derive(Debug)]
 pub(super) enum Item {
     Begin(Mode),
-    /// Rows of one table, with how many of them have been sent.
+    /// The rows of a new replica, from a place on.
     Snapshot {
-        table: TableId,
-        rows: Vec<Arc<Row>>,
-        sent: usize,
+        frames: Arc<SnapshotFrames>,
+        at: Place,
     },
     Ready(Cursor),
     Tx {
-        cursor: Cursor,
-        changes: Bytes,
-        commit_time_us: Option<i64>,
+        message: Arc<Message>,
         acknowledgements: Vec<Arc<Acknowledgement>>,
     },
 }
+
+/// What was taken from a queue.
+enum Taken {
+    Begin(Mode),
+    /// The part that begins at `at` is to be made.
+    Snapshot {
+        frames: Arc<SnapshotFrames>,
+        at: Place,
+    },
+    Ready(Cursor),
+    Tx {
+        messages: Messages,
+        acknowledgements: Vec<Arc<Acknowledgement>>,
+    },
+    Closed(ErrorCode, String),
+}
+
+/// Messages of a view, in order.
+pub type Messages = SmallVec<[Arc<Message>; 1]>;
 
 /// One step of a session, for those that do not speak in frames of the protocol.
 #[derive(Debug)]
@@ -103,15 +117,11 @@ pub enum Step {
     },
     /// The replica is whole.
     Ready(Cursor),
-    /// One or more commits.
+    /// One or more messages, never none.
     Tx {
-        /// Up to which commit.
-        cursor: Cursor,
-        /// Changes as JSON, separated by commas; some may be empty.
-        bodies: Vec<Bytes>,
-        /// When the last of the commits happened, microseconds since 1970 UTC.
-        commit_time_us: Option<i64>,
-        /// The mutations of the session's client that were settled, in order.
+        /// In order. Several may be told as one: the client is only brought forward faster.
+        messages: Messages,
+        /// The mutations of the session's client that they acknowledge, in order.
         acknowledgements: Vec<Arc<Acknowledgement>>,
     },
     /// Nothing comes any more.
@@ -148,13 +158,13 @@ impl Outbox {
             return false;
         }
         let was_empty = queue.items.is_empty();
-        if let Item::Tx { changes, acknowledgements, .. } = &item {
+        if let Item::Tx { message, acknowledgements } = &item {
             if !acknowledgements.iter().all(|acknowledgement| queue.tell(acknowledgement)) {
                 let message = "mutations were settled while this connection was made";
                 queue.closed = Some((ErrorCode::Restarting, message.to_owned()));
                 return true;
             }
-            queue.bytes += changes.len() + 64;
+            queue.bytes += message.size();
         }
         if queue.bytes > self.limit_bytes / 2 && !queue.is_warned {
             queue.is_warned = true;
@@ -193,86 +203,116 @@ impl Outbox {
         if let Some(frame) = made {
             return Some(Delivery::Frame(frame));
         }
-        let frame = match self.try_next_step()? {
-            Step::Closed(code, message) => return Some(Delivery::Closed(code, message)),
-            Step::Begin(mode) => return Some(Delivery::Begin(mode)),
-            Step::Ready(cursor) => ready_frame(cursor),
-            Step::Snapshot { table, rows } => {
-                let name = &self.plan.table(table).name_json;
-                snapshot_frame(name, rows.iter().map(|row| &row.json[..]))
-            }
-            Step::Tx { cursor, bodies, commit_time_us, acknowledgements } => {
-                let ack = acknowledgements
-                    .iter()
-                    .map(|acknowledgement| acknowledgement.last_mutation)
-                    .max();
-                let refused =
-                    acknowledgements.iter().flat_map(|acknowledgement| &acknowledgement.rejected);
-                // A refusal is told before it is acknowledged.
-                let mut frames: VecDeque<Bytes> =
-                    refused.map(|r| reject_frame(r.id, &r.code, &r.message)).collect();
-                commit_time_us.into_iter().for_each(telemetry::commit_sent);
-                let time = commit_time_us.map(rfc3339);
-                let bodies = bodies.iter().map(|body| &body[..]);
-                frames.push_back(tx_frame(cursor, bodies, ack, time.as_deref()));
-                let first = frames.pop_front()?;
-                if !frames.is_empty() {
-                    self.lock().frames = frames;
+        loop {
+            let frame = match self.take()? {
+                Taken::Snapshot { frames, at } => {
+                    let frame = frames.frame(&self.plan, at);
+                    self.went_on(frame.as_ref().map(|frame| frame.next));
+                    let Some(SnapshotFrame { frame, rows, .. }) = frame else { continue };
+                    telemetry::rows_sent(rows);
+                    frame
                 }
-                first
-            }
-        };
-        Some(Delivery::Frame(frame))
+                Taken::Closed(code, message) => return Some(Delivery::Closed(code, message)),
+                Taken::Begin(mode) => return Some(Delivery::Begin(mode)),
+                Taken::Ready(cursor) => ready_frame(cursor),
+                Taken::Tx { messages, acknowledgements } => {
+                    self.frames_of(&messages, &acknowledgements)?
+                }
+            };
+            return Some(Delivery::Frame(frame));
+        }
+    }
+
+    /// The first frame of what messages say; those behind it are kept.
+    fn frames_of(
+        &self,
+        messages: &[Arc<Message>],
+        acknowledgements: &[Arc<Acknowledgement>],
+    ) -> Option<Bytes> {
+        let last = messages.last()?;
+        let commit_time_us = messages.iter().rev().find_map(|message| message.commit_time_us);
+        commit_time_us.into_iter().for_each(telemetry::commit_sent);
+        if let ([message], []) = (messages, acknowledgements) {
+            return Some(message.frame());
+        }
+        let ack = acknowledgements.iter().map(|of| of.last_mutation).max();
+        let rejected = acknowledgements.iter().flat_map(|of| &of.rejected);
+        // A rejection is told before it is acknowledged.
+        let mut frames: VecDeque<Bytes> =
+            rejected.map(|r| reject_frame(r.id, &r.code, &r.message)).collect();
+        let time = commit_time_us.map(rfc3339);
+        let bodies = messages.iter().map(|message| &message.changes()[..]);
+        frames.push_back(tx_frame(last.cursor, bodies, ack, time.as_deref()));
+        let first = frames.pop_front();
+        if !frames.is_empty() {
+            self.lock().frames = frames;
+        }
+        first
     }
 
     /// The next step, if there is one. A session takes either steps or frames.
     pub(super) fn try_next_step(&self) -> Option<Step> {
+        loop {
+            return Some(match self.take()? {
+                Taken::Begin(mode) => Step::Begin(mode),
+                Taken::Ready(cursor) => Step::Ready(cursor),
+                Taken::Tx { messages, acknowledgements } => Step::Tx { messages, acknowledgements },
+                Taken::Closed(code, message) => Step::Closed(code, message),
+                Taken::Snapshot { frames, at } => {
+                    let slice = frames.slice(at);
+                    self.went_on(slice.as_ref().map(|slice| slice.next));
+                    let Some(Slice { table, rows, .. }) = slice else { continue };
+                    telemetry::rows_sent(rows.len() as u64);
+                    Step::Snapshot { table, rows: rows.into_iter().cloned().collect() }
+                }
+            });
+        }
+    }
+
+    /// What comes next. A snapshot stays where it is: its frames are made without the lock, because engines
+    /// wait for that.
+    fn take(&self) -> Option<Taken> {
         let mut queue = self.lock();
+        if let Some(Item::Snapshot { frames, at }) = queue.items.front() {
+            return Some(Taken::Snapshot { frames: Arc::clone(frames), at: *at });
+        }
         let Some(item) = queue.items.pop_front() else {
             let (code, message) = queue.closed.clone()?;
-            return Some(Step::Closed(code, message));
+            return Some(Taken::Closed(code, message));
         };
         Some(match item {
-            Item::Begin(mode) => Step::Begin(mode),
-            Item::Ready(cursor) => Step::Ready(cursor),
-            Item::Snapshot { table, rows, sent } => {
-                let mut bytes = 0;
-                let mut end = sent;
-                while end < rows.len() && bytes < FRAME_BYTES {
-                    bytes += rows[end].json.len();
-                    end += 1;
-                }
-                let part = rows[sent..end].to_vec();
-                if end < rows.len() {
-                    queue.items.push_front(Item::Snapshot { table, rows, sent: end });
-                }
-                Step::Snapshot { table, rows: part }
-            }
-            Item::Tx { mut cursor, changes, mut commit_time_us, mut acknowledgements } => {
-                let mut bytes = changes.len();
-                queue.bytes -= changes.len() + 64;
-                let mut bodies = vec![changes];
-                // Several commits may be folded into one message: the client is only brought
-                // forward faster.
+            Item::Begin(mode) => Taken::Begin(mode),
+            Item::Ready(cursor) => Taken::Ready(cursor),
+            Item::Snapshot { frames, at } => Taken::Snapshot { frames, at },
+            Item::Tx { message, mut acknowledgements } => {
+                let mut bytes = message.size();
+                queue.bytes -= message.size();
+                let mut messages = Messages::from_elem(message, 1);
                 while bytes < FRAME_BYTES
                     && let Some(Item::Tx { .. }) = queue.items.front()
-                    && let Some(Item::Tx {
-                        cursor: next,
-                        changes,
-                        commit_time_us: time,
-                        acknowledgements: more,
-                    }) = queue.items.pop_front()
+                    && let Some(Item::Tx { message, acknowledgements: more }) =
+                        queue.items.pop_front()
                 {
                     acknowledgements.extend(more);
-                    bytes += changes.len();
-                    queue.bytes -= changes.len() + 64;
-                    bodies.push(changes);
-                    cursor = next;
-                    commit_time_us = time.or(commit_time_us);
+                    bytes += message.size();
+                    queue.bytes -= message.size();
+                    messages.push(message);
                 }
-                Step::Tx { cursor, bodies, commit_time_us, acknowledgements }
+                Taken::Tx { messages, acknowledgements }
             }
         })
+    }
+
+    /// A part of the snapshot at the front was taken; the next begins at `next`, if there is one.
+    fn went_on(&self, next: Option<Place>) {
+        let mut queue = self.lock();
+        // Unless the queue was emptied meanwhile.
+        if let Some(Item::Snapshot { at, .. }) = queue.items.front_mut() {
+            match next {
+                Some(next) => *at = next,
+                None => drop(queue.items.pop_front()),
+            }
+        }
     }
 
     /// Waits for the next step. Cancel safe.
@@ -298,9 +338,126 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
+    use rowtide_engine::{TopicRows, ViewRows};
+    use rowtide_plan::catalog::{
+        Catalog, CatalogColumn, CatalogIndex, CatalogTable, ColumnInput, ReplicaIdentity,
+    };
+    use rowtide_plan::claims::Claims;
+    use rowtide_plan::compile::compile;
+    use rowtide_plan::definition::Definition;
+    use rowtide_plan::plan::BranchId;
+    use rowtide_plan::row::{Image, Topic};
+    use rowtide_plan::value::ColumnType;
     use rowtide_protocol::{Epoch, Lsn, Refusal, ServerMessage, ViewId};
 
+    use super::super::garbage::Garbage;
     use super::*;
+
+    /// A plan of one table that everyone sees.
+    fn plan() -> Arc<Plan> {
+        let column = CatalogColumn {
+            name: "id".into(),
+            kind: ColumnType::Int,
+            type_oid: 20,
+            type_name: "bigint".into(),
+            not_null: true,
+            toastable: false,
+            deterministic: true,
+            labels: Vec::new(),
+            input: ColumnInput::default(),
+        };
+        let table = CatalogTable {
+            oid: 1,
+            schema: "public".into(),
+            name: "t".into(),
+            columns: vec![column],
+            primary_key: vec!["id".into()],
+            indexes: vec![CatalogIndex { name: "t_pkey".into(), columns: vec!["id".into()] }],
+            replica_identity: ReplicaIdentity::Full,
+            row_security: false,
+        };
+        let definition = Definition::parse("rowtide.toml", "[tables.t]\nvisible = 'true'").unwrap();
+        let catalog = Catalog { tables: vec![table], ..Catalog::default() };
+        Arc::new(compile(&definition, &catalog).unwrap())
+    }
+
+    /// A snapshot of so many rows of about a kibibyte.
+    fn snapshot(plan: &Arc<Plan>, rows: usize) -> Arc<SnapshotFrames> {
+        let topic = Topic { branch: BranchId(0), anchor: None };
+        let row = |id: usize| {
+            let json = Bytes::from(format!("{{\"id\":{id},\"text\":\"{}\"}}", "x".repeat(1000)));
+            let key = Bytes::from(format!("{{\"id\":{id}}}"));
+            let image = Image { key, kept: Box::default(), topics: [topic.clone()].into() };
+            Arc::new(Row { image, json })
+        };
+        let held: TopicRows = (0..rows).map(row).collect();
+        let claims = Claims(Box::default());
+        let rows = ViewRows::freeze(plan, &claims, [(&topic, &held)].into_iter());
+        Arc::new(SnapshotFrames::new(Arc::new(rows), Garbage::start().unwrap()))
+    }
+
+    fn frame(outbox: &Outbox) -> Bytes {
+        match outbox.try_next() {
+            Some(Delivery::Frame(frame)) => frame,
+            other => panic!("{other:?} is not a frame"),
+        }
+    }
+
+    #[test]
+    fn a_snapshot_is_sent_in_frames_that_are_made_once_for_all_who_have_them() {
+        let plan = plan();
+        let frames = snapshot(&plan, 1000);
+        let cursor = Cursor { epoch: Epoch(1), view: ViewId(1), lsn: Lsn(1) };
+        let outboxes = [0, 1].map(|_| Outbox::new(Arc::clone(&plan), 1000, None));
+        for outbox in &outboxes {
+            let _told =
+                outbox.push(Item::Snapshot { frames: Arc::clone(&frames), at: Place::default() });
+            let _told = outbox.push(Item::Ready(cursor));
+        }
+        let (mut rows, mut count) = (0, 0);
+        loop {
+            let [first, second] = outboxes.each_ref().map(frame);
+            assert_eq!(first, second);
+            match ServerMessage::parse(std::str::from_utf8(&first).unwrap()).unwrap() {
+                ServerMessage::Snapshot { rows: part, .. } => {
+                    assert_eq!(first.as_ptr(), second.as_ptr(), "the same bytes");
+                    assert!(first.len() < 2 * FRAME_BYTES);
+                    rows += part.len();
+                    count += 1;
+                }
+                ServerMessage::Ready { .. } => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(rows == 1000 && count > 10, "{rows} rows in {count} frames");
+        assert_eq!(frames.alive(), 0, "no frame is kept");
+        assert!(outboxes.iter().all(|outbox| outbox.try_next().is_none()));
+    }
+
+    #[test]
+    fn a_client_is_sent_away_in_the_middle_of_a_snapshot() {
+        let plan = plan();
+        let outbox = Outbox::new(Arc::clone(&plan), 200, Some(0));
+        let frames = snapshot(&plan, 1000);
+        let _told = outbox.push(Item::Snapshot { frames, at: Place::default() });
+        drop(frame(&outbox));
+        for lsn in 1..100 {
+            let _told = outbox.push(tx(lsn, "x"));
+        }
+        assert!(matches!(outbox.try_next(), Some(Delivery::Closed(ErrorCode::SlowConsumer, _))));
+    }
+
+    #[test]
+    fn a_message_that_is_told_by_itself_is_one_frame_for_all() {
+        let outboxes = [outbox(1000), outbox(1000)];
+        let Item::Tx { message, .. } = tx(1, "") else { unreachable!("a tx was made") };
+        for outbox in &outboxes {
+            let message = Arc::clone(&message);
+            let _told = outbox.push(Item::Tx { message, acknowledgements: Vec::new() });
+        }
+        let [first, second] = outboxes.each_ref().map(frame);
+        assert_eq!((first.as_ptr(), first.len()), (second.as_ptr(), second.len()));
+    }
 
     fn outbox(limit_bytes: usize) -> Outbox {
         let plan = Plan { tables: vec![], branches: vec![], claims: vec![], min_client: None };
@@ -309,8 +466,8 @@ mod tests {
 
     fn tx(lsn: u64, changes: &'static str) -> Item {
         let cursor = Cursor { epoch: Epoch(1), view: ViewId(1), lsn: Lsn(lsn) };
-        let changes = changes.into();
-        Item::Tx { cursor, changes, commit_time_us: Some(0), acknowledgements: Vec::new() }
+        let message = Message::new(cursor, changes.into(), 1, Some(0));
+        Item::Tx { message, acknowledgements: Vec::new() }
     }
 
     #[test]
@@ -345,11 +502,8 @@ mod tests {
                 rejected: code.map(refusal).into_iter().collect(),
                 name: None,
             };
-            let Item::Tx { cursor, changes, commit_time_us, .. } = tx(lsn, "") else {
-                unreachable!("a tx was made")
-            };
-            let acknowledgements = vec![Arc::new(acknowledgement)];
-            Item::Tx { cursor, changes, commit_time_us, acknowledgements }
+            let Item::Tx { message, .. } = tx(lsn, "") else { unreachable!("a tx was made") };
+            Item::Tx { message, acknowledgements: vec![Arc::new(acknowledgement)] }
         };
         for (lsn, number, code) in [(1, 1, None), (2, 2, Some("forbidden")), (3, 3, Some("x"))] {
             let _told = outbox.push(settled(lsn, number, code));

@@ -16,7 +16,7 @@ use axum::response::{IntoResponse, Response};
 use rowtide_plan::plan::Plan;
 use rowtide_plan::write::Rejection;
 use rowtide_postgres::mutate::{Author, Number};
-use rowtide_protocol::{ErrorCode, Lsn, RejectCode};
+use rowtide_protocol::{ErrorCode, RejectCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -164,7 +164,7 @@ impl Session {
         let entry = state.registry.enter(&client, &identity.user_id, u64::MAX, false).await;
         let entry = entry.map_err(refusal)?;
         let author = Arc::new(identity.author());
-        let subscription = state.hub.open(&author, &client, None, Lsn(0), None).await;
+        let subscription = state.hub.open(&author, &client, None, None, None).await;
         let subscription =
             subscription.map_err(|error| Ending::new(ErrorCode::Unavailable, error.to_string()))?;
         let queue = state.older_queues.of(state, &identity.user_id);
@@ -253,9 +253,10 @@ impl Session {
             }
             Step::Begin(_) => Vec::new(),
             Step::Ready(cursor) => vec![self.held.initial_data(&self.plan, cursor.lsn)],
-            Step::Tx { bodies, acknowledgements, .. } => {
+            Step::Tx { messages, acknowledgements } => {
+                let bodies = messages.iter().map(|message| message.changes());
                 let mut said: Vec<String> =
-                    bodies.iter().flat_map(|body| self.held.updates(&self.plan, body)).collect();
+                    bodies.flat_map(|body| self.held.updates(&self.plan, body)).collect();
                 said.extend(commit(&acknowledgements));
                 for acknowledgement in &acknowledgements {
                     let Some(name) = acknowledgement.name.as_deref() else { continue };

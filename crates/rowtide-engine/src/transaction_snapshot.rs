@@ -10,7 +10,7 @@ use thiserror::Error;
 
 /// What `pg_current_snapshot()` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Snapshot {
+pub struct TransactionSnapshot {
     xmin: u64,
     xmax: u64,
     /// In progress, ascending.
@@ -22,12 +22,12 @@ pub struct Snapshot {
 #[error("`{0}` is not a snapshot (expected the form 10:20:10,14)")]
 pub struct InvalidSnapshot(String);
 
-impl Snapshot {
+impl TransactionSnapshot {
     /// A snapshot that sees every transaction below `xmax` but those in `xip`.
-    pub fn new(xmax: u64, mut xip: Vec<u64>) -> Snapshot {
+    pub fn new(xmax: u64, mut xip: Vec<u64>) -> TransactionSnapshot {
         xip.sort_unstable();
         let xmin = xip.first().map_or(xmax, |first| xmax.min(*first));
-        Snapshot { xmin, xmax, xip: xip.into() }
+        TransactionSnapshot { xmin, xmax, xip: xip.into() }
     }
 
     /// Whether the streamed transaction `xid` is visible in this snapshot, given that it committed.
@@ -39,7 +39,7 @@ impl Snapshot {
     }
 }
 
-impl FromStr for Snapshot {
+impl FromStr for TransactionSnapshot {
     type Err = InvalidSnapshot;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -54,7 +54,7 @@ impl FromStr for Snapshot {
                 .map(str::parse)
                 .collect::<Result<_, _>>()
                 .ok()?;
-            let snapshot = Snapshot::new(xmax, xip);
+            let snapshot = TransactionSnapshot::new(xmax, xip);
             (xmin <= snapshot.xmin).then_some(snapshot)
         };
         parse().ok_or_else(|| InvalidSnapshot(text.to_owned()))
@@ -67,15 +67,15 @@ mod tests {
 
     #[test]
     fn a_transaction_is_in_a_snapshot_when_it_is_visible_there() {
-        let snapshot: Snapshot = "10:20:10,14".parse().unwrap();
+        let snapshot: TransactionSnapshot = "10:20:10,14".parse().unwrap();
         let seen: Vec<u32> = (8..23).filter(|xid| snapshot.contains(*xid)).collect();
         assert_eq!(seen, [8, 9, 11, 12, 13, 15, 16, 17, 18, 19]);
     }
 
     #[test]
     fn ids_of_32_bits_are_widened_around_the_snapshot() {
-        let turn = 1u64 << 32;
-        let snapshot = Snapshot::new(3 * turn + 5, vec![3 * turn - 2]);
+        let wrap = 1u64 << 32;
+        let snapshot = TransactionSnapshot::new(3 * wrap + 5, vec![3 * wrap - 2]);
         assert!(snapshot.contains(4) && !snapshot.contains(5));
         assert!(snapshot.contains(u32::MAX) && !snapshot.contains(u32::MAX - 1));
     }
@@ -83,8 +83,8 @@ mod tests {
     #[test]
     fn other_text_is_refused() {
         for wrong in ["", "1", "1:2", "a:b:c", "1:2:x", "-1:2:", "9:20:1"] {
-            assert!(wrong.parse::<Snapshot>().is_err(), "{wrong:?}");
+            assert!(wrong.parse::<TransactionSnapshot>().is_err(), "{wrong:?}");
         }
-        assert_eq!("7:7:".parse(), Ok(Snapshot::new(7, vec![])));
+        assert_eq!("7:7:".parse(), Ok(TransactionSnapshot::new(7, vec![])));
     }
 }

@@ -1,0 +1,133 @@
+//! What a view sees at one commit, frozen, to be said slice by slice whenever somebody has room for it. It
+//! shares the chunks of the topics that it was made from, so to make it costs as many steps as there are
+//! chunks, and nothing that happens in the engine afterwards changes it. Where several topics hold a row, the
+//! one of the lowest branch says it: a row is in one topic of a branch at the most.
+
+use std::sync::Arc;
+
+use rowtide_plan::claims::Claims;
+use rowtide_plan::plan::{Plan, TableId};
+use rowtide_plan::row::{Row, Topic};
+
+use crate::rows::{FrozenRows, TopicRows};
+
+/// The rows of a view as of one commit, each once.
+#[derive(Debug)]
+pub struct ViewRows {
+    plan: Arc<Plan>,
+    claims: Claims,
+    /// By table and topic; none is empty.
+    parts: Vec<Part>,
+}
+
+/// The rows of one topic that the view reaches.
+#[derive(Debug)]
+struct Part {
+    table: TableId,
+    topic: Topic,
+    rows: FrozenRows,
+    /// Whether parts of lower branches may have said some of its rows.
+    may_repeat: bool,
+}
+
+/// Where a slice begins. The first begins at the default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    part: usize,
+    row: usize,
+}
+
+/// Some rows of one table.
+#[derive(Debug)]
+pub struct Slice<'a> {
+    /// Their table.
+    pub table: TableId,
+    /// Never none.
+    pub rows: Vec<&'a Arc<Row>>,
+    /// Where the next slice begins.
+    pub next: Place,
+}
+
+impl ViewRows {
+    /// Freezes the rows of topics of published branches that a view with these claims reaches.
+    pub fn freeze<'a>(
+        plan: &Arc<Plan>,
+        claims: &Claims,
+        topics: impl Iterator<Item = (&'a Topic, &'a TopicRows)>,
+    ) -> ViewRows {
+        let part = |(topic, rows): (&Topic, &TopicRows)| Part {
+            table: plan.branch(topic.branch).table,
+            topic: topic.clone(),
+            rows: rows.freeze(),
+            may_repeat: false,
+        };
+        let mut parts: Vec<Part> = topics.filter(|(_, rows)| !rows.is_empty()).map(part).collect();
+        parts.sort_unstable_by(|a, b| (a.table, &a.topic).cmp(&(b.table, &b.topic)));
+        for at in 1..parts.len() {
+            let (before, part) = (&parts[at - 1], &parts[at]);
+            let same_table = before.table == part.table;
+            let repeats = before.may_repeat || before.topic.branch != part.topic.branch;
+            parts[at].may_repeat = same_table && repeats;
+        }
+        ViewRows { plan: Arc::clone(plan), claims: claims.clone(), parts }
+    }
+
+    /// The plan of its tables.
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// At most so many rows are in it; those that its claims hide, and those that several topics hold, are
+    /// counted as well.
+    pub fn most_rows(&self) -> usize {
+        self.parts.iter().map(|part| part.rows.len()).sum()
+    }
+
+    /// The slice of about `bytes` of JSON that begins at `from`, which is the default or [`Slice::next`] of
+    /// another slice; `None` behind the last. Who asks the same is given the same.
+    pub fn slice(&self, from: Place, bytes: usize) -> Option<Slice<'_>> {
+        let mut rows = Vec::new();
+        let mut taken = 0;
+        let mut next = from;
+        let mut table = None;
+        while let Some(part) = self.parts.get(next.part) {
+            if *table.get_or_insert(part.table) != part.table {
+                if !rows.is_empty() {
+                    break;
+                }
+                table = Some(part.table);
+            }
+            for row in part.rows.starting_at(next.row) {
+                if taken >= bytes {
+                    break;
+                }
+                next.row += 1;
+                if self.says(part, row) {
+                    taken += row.json.len();
+                    rows.push(row);
+                }
+            }
+            if next.row < part.rows.len() {
+                break;
+            }
+            next = Place { part: next.part + 1, row: 0 };
+        }
+        table.filter(|_| !rows.is_empty()).map(|table| Slice { table, rows, next })
+    }
+
+    /// Whether the view sees the row, and by this part first.
+    fn says(&self, part: &Part, row: &Row) -> bool {
+        let passes = |topic: &Topic| {
+            self.plan.branch(topic.branch).claim_filter.passes(&row.image.kept, &self.claims)
+        };
+        let says = |topic: &Topic| {
+            topic.branch < part.topic.branch
+                && self
+                    .parts
+                    .binary_search_by(|other| (other.table, &other.topic).cmp(&(part.table, topic)))
+                    .is_ok()
+                && passes(topic)
+        };
+        passes(&part.topic) && !(part.may_repeat && row.image.topics.iter().any(says))
+    }
+}

@@ -1,0 +1,105 @@
+//! The frames of a snapshot, made when a session has room for them and not before. Sessions that are sent the
+//! same snapshot share a frame for as long as one of them still has it: so memory grows by what is in
+//! sockets, and not by the sessions that connect.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use bytes::Bytes;
+use rowtide_engine::{Place, Slice, ViewRows};
+use rowtide_plan::plan::Plan;
+use rowtide_protocol::snapshot_frame;
+use rustc_hash::FxHashMap;
+
+use super::garbage::Garbage;
+
+/// About how many bytes of rows go into one frame.
+pub(super) const FRAME_BYTES: usize = 64 * 1024;
+
+/// A snapshot and the frames of it that some session has.
+#[derive(Debug)]
+pub(super) struct SnapshotFrames {
+    /// Taken out when it is dropped, and only then.
+    rows: Option<Arc<ViewRows>>,
+    made: Mutex<FxHashMap<Place, Weak<Made>>>,
+    garbage: Garbage,
+}
+
+/// One frame.
+#[derive(Debug)]
+struct Made {
+    frame: Bytes,
+    rows: u64,
+    next: Place,
+}
+
+/// A session's share of a frame.
+struct Share(Arc<Made>);
+
+impl AsRef<[u8]> for Share {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.frame
+    }
+}
+
+/// A frame, how many rows are in it, and where the next begins.
+pub(super) struct SnapshotFrame {
+    pub(super) frame: Bytes,
+    pub(super) rows: u64,
+    pub(super) next: Place,
+}
+
+impl SnapshotFrames {
+    pub(super) fn new(rows: Arc<ViewRows>, garbage: Garbage) -> SnapshotFrames {
+        SnapshotFrames { rows: Some(rows), made: Mutex::default(), garbage }
+    }
+
+    /// Whether these are the frames of that snapshot.
+    pub(super) fn are_of(&self, rows: &Arc<ViewRows>) -> bool {
+        self.rows.as_ref().is_some_and(|own| Arc::ptr_eq(own, rows))
+    }
+
+    /// The rows that begin at a place, for those who do not speak in frames; `None` behind the last.
+    pub(super) fn slice(&self, at: Place) -> Option<Slice<'_>> {
+        self.rows.as_ref()?.slice(at, FRAME_BYTES)
+    }
+
+    /// The frame that begins at a place; `None` behind the last.
+    pub(super) fn frame(&self, plan: &Plan, at: Place) -> Option<SnapshotFrame> {
+        let made = self.lock().get(&at).and_then(Weak::upgrade);
+        let made = match made {
+            Some(made) => made,
+            None => {
+                let slice = self.slice(at)?;
+                let rows = slice.rows.iter().map(|row| &row.json[..]);
+                let frame = snapshot_frame(&plan.table(slice.table).name_json, rows);
+                let rows = slice.rows.len() as u64;
+                let made = Arc::new(Made { frame, rows, next: slice.next });
+                // Another session may have been as fast; then its frame goes when it is written.
+                self.lock().insert(at, Arc::downgrade(&made));
+                made
+            }
+        };
+        let (rows, next) = (made.rows, made.next);
+        Some(SnapshotFrame { frame: Bytes::from_owner(Share(made)), rows, next })
+    }
+
+    /// How many frames some session has at the moment.
+    #[cfg(test)]
+    pub(super) fn alive(&self) -> usize {
+        self.lock().values().filter(|made| made.strong_count() > 0).count()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, FxHashMap<Place, Weak<Made>>> {
+        // A map of what can be made again: a panic elsewhere cannot spoil it.
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for SnapshotFrames {
+    /// Perhaps nobody else has these rows any more.
+    fn drop(&mut self) {
+        if let Some(rows) = self.rows.take() {
+            self.garbage.throw(rows);
+        }
+    }
+}
