@@ -57,6 +57,8 @@ pub struct ObservedTable {
     /// Which transaction wrote the row of its row type (`xmin`): another after it was renamed, also if that was
     /// undone.
     pub name_version: u32,
+    /// `relfilenode`: another after the table was rewritten or truncated.
+    pub file: u32,
     /// What else is in its row of `pg_class` and is of no concern, as one text: what explains another version.
     pub incidental: String,
     /// `relkind`.
@@ -283,7 +285,7 @@ SELECT json_build_object(
   'tables', coalesce((SELECT json_agg(json_build_object(
      'schema', c.nspname, 'name', c.relname, 'oid', c.rel::bigint, 'version', c.version,
      'name_version', coalesce((SELECT y.xmin::text::bigint FROM pg_type y WHERE y.oid = c.reltype), 0),
-     'incidental', concat_ws(' ', c.relfilenode, c.reltablespace, c.relowner, c.relhastriggers, c.relhasrules,
+     'file', c.relfilenode::bigint, 'incidental', concat_ws(' ', c.reltablespace, c.relowner, c.relhastriggers, c.relhasrules,
         c.relhassubclass, c.relchecks, c.relnatts, c.reltoastrelid, c.relam, c.relhasindex, c.reloptions, c.relacl),
      'kind', c.relkind, 'persistence', c.relpersistence, 'identity', c.relreplident,
      'identity_columns', coalesce((SELECT to_json(i.indkey::smallint[]) FROM pg_index i

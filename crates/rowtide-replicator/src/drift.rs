@@ -100,6 +100,10 @@ pub enum Change {
     ColumnRetyped(String),
     /// A `varchar` takes longer text.
     ColumnWidened(String),
+    /// A column is gone, and another has its name.
+    ColumnReplaced(String),
+    /// Rows were written anew when a column was changed.
+    RowsRewritten,
     /// A column takes or gives other values: what it may be, what it is without a value, how it is kept.
     ColumnRules(String),
     /// A column was written, and looks the same.
@@ -167,7 +171,13 @@ impl Drift {
             (Of::Table(_), Change::Replaced | Change::Rewritten | Change::ColumnRewritten(_)) => {
                 Follows::Epoch(Missed::Table)
             }
-            (_, Change::Labels | Change::Attributes) => Follows::Reload,
+            (
+                _,
+                Change::Labels
+                | Change::Attributes
+                | Change::ColumnReplaced(_)
+                | Change::RowsRewritten,
+            ) => Follows::Reload,
             _ => Follows::Recompile,
         }
     }
@@ -213,6 +223,12 @@ impl fmt::Display for Drift {
             }
             Change::ColumnRetyped(column) => write!(f, ": column `{column}` has another type"),
             Change::ColumnWidened(column) => write!(f, ": column `{column}` takes longer text"),
+            Change::ColumnReplaced(column) => {
+                write!(f, ": column `{column}` was dropped and added again")
+            }
+            Change::RowsRewritten => {
+                f.write_str(": its rows were rewritten for another column type")
+            }
             Change::ColumnRules(column) => write!(f, ": column `{column}` takes other values"),
             Change::ColumnRewritten(column) => {
                 write!(f, ": column `{column}` was changed and changed back")
@@ -308,7 +324,7 @@ fn table(old: &ObservedTable, new: &ObservedTable, tell: &mut impl FnMut(Change)
         (Some(before), Some(after)) => membership(before, after, tell),
         (None, None) => {}
     }
-    let mut explained = old.incidental != new.incidental;
+    let mut explained = (old.file, &old.incidental) != (new.file, &new.incidental);
     let mut told = |differs: bool, change: Change| {
         if differs {
             explained = true;
@@ -335,16 +351,35 @@ fn table(old: &ObservedTable, new: &ObservedTable, tell: &mut impl FnMut(Change)
     } else if old.version != new.version {
         tell(Change::Incidental);
     }
+    columns(old, new, tell);
+}
+
+fn columns(old: &ObservedTable, new: &ObservedTable, tell: &mut impl FnMut(Change)) {
+    let by_number = |table: &ObservedTable, number: i16| {
+        table.columns.iter().find(|column| column.number == number).cloned()
+    };
+    let mut written = false;
     for before in &old.columns {
-        match new.columns.iter().find(|column| column.number == before.number) {
+        match by_number(new, before.number) {
+            Some(after) => {
+                written |= before.version != after.version;
+                column(before, &after, tell);
+            }
+            // What it had is gone, though it looks the same.
+            None if new.columns.iter().any(|column| column.name == before.name) => {
+                tell(Change::ColumnReplaced(before.name.clone()));
+            }
             None => tell(Change::ColumnGone(before.name.clone())),
-            Some(after) => column(before, after, tell),
         }
     }
     for after in &new.columns {
-        if !old.columns.iter().any(|column| column.number == after.number) {
+        if by_number(old, after.number).is_none() {
             tell(Change::ColumnAdded(after.name.clone()));
         }
+    }
+    // Not told from a table that was rewritten for some other reason in the same moment.
+    if written && old.file != new.file {
+        tell(Change::RowsRewritten);
     }
 }
 

@@ -17,6 +17,7 @@ use std::time::Duration;
 use rowtide_feed::{EpochReason, Event, Fingerprint, Generation, ReplicatorStatus, Transaction};
 use rowtide_log::{Committed, Identity};
 use rowtide_plan::plan::Plan;
+use rowtide_postgres::connect::Names;
 use rowtide_postgres::slot::SystemIdentity;
 use rowtide_postgres::watch::Observed;
 use rowtide_protocol::{Epoch, Lsn};
@@ -28,7 +29,7 @@ pub use self::input::{
 };
 use self::streaming::Streaming;
 use crate::continuity::{Claim, Continuity, Decision, SlotAction, decide, decide_by_transactions};
-use crate::drift::{Drift, Follows, compare, publication_digest};
+use crate::drift::{Drift, Follows, compare, publication_digest, unfit};
 use crate::limits::{COMMIT_LOOKS, MAX_PAUSE, MIN_PAUSE, STANDBY_LOOK, UNSEEN_LOOK};
 
 /// What is waited for.
@@ -92,8 +93,7 @@ struct OpenLog {
 /// The replicator.
 #[derive(Debug)]
 pub struct Core {
-    slot: String,
-    publication: String,
+    names: Names,
     state: State,
     /// What the definition comes to, as of the last look.
     looked: Option<Looked>,
@@ -119,10 +119,9 @@ pub struct Core {
 
 impl Core {
     /// One that has not begun: its first input is [`Input::Go`]. The names are for what is said.
-    pub fn new(slot: String, publication: String) -> Core {
+    pub fn new(names: Names) -> Core {
         Core {
-            slot,
-            publication,
+            names,
             state: State::Idle,
             looked: None,
             log: None,
@@ -159,7 +158,7 @@ impl Core {
             }
             (State::MakingSlot, Input::SlotMade(Ok(()))) => {
                 self.slot_action = SlotAction::Keep;
-                let text = format!("the replication slot `{}` was made", self.slot);
+                let text = format!("the replication slot `{}` was made", self.names.slot);
                 self.connect(vec![Effect::Warn(text)])
             }
             (State::MakingSlot, Input::SlotMade(Err(why))) => self.wait(&why),
@@ -263,7 +262,7 @@ impl Core {
         digest.update(looked.plan.fingerprint());
         digest.update(publication_digest(&looked.observed));
         let SystemIdentity { cluster, database, timeline } = system;
-        let (plan, slot) = (digest.finalize().into(), self.slot.clone());
+        let (plan, slot) = (digest.finalize().into(), self.names.slot.clone());
         Some(Identity { plan, system: cluster, database, timeline, slot })
     }
 
@@ -306,12 +305,10 @@ impl Core {
                 self.broken = self.broken.or(Some(EpochReason::AlteredBack));
             }
         }
-        let published = looked.observed.publication.is_some();
+        let missing = self.missing(&looked.observed);
         let system = looked.system;
         self.looked = Some(looked);
-        if !published {
-            let publication = &self.publication;
-            let why = format!("publication `{publication}` is missing; rowtide setup makes it");
+        if let Some(why) = missing {
             effects.extend([Effect::Disconnect, Effect::Status(ReplicatorStatus::Waiting(why))]);
             // What is committed without a publication is brought by no slot.
             self.broken = self.broken.or(Some(EpochReason::PublicationChanged));
@@ -327,9 +324,25 @@ impl Core {
         }
     }
 
+    /// What no table can do without, if it is missing.
+    fn missing(&self, observed: &Observed) -> Option<String> {
+        let Names { publication, schema, .. } = &self.names;
+        if observed.publication.is_none() {
+            return Some(format!("publication `{publication}` is missing; rowtide setup makes it"));
+        }
+        // It brings the acknowledgements.
+        let whole =
+            observed.table(schema, "client").is_some_and(|own| unfit(observed, own).is_none());
+        let why = format!(
+            "changes of table `{schema}.client` are not published; rowtide setup sees to that"
+        );
+        (!whole).then_some(why)
+    }
+
     fn connected(&mut self, slot: SlotFound) -> Step {
         if std::mem::take(&mut self.standing_by) {
-            // Whoever had the place may have seen other tables.
+            // Whoever had the place may have seen other tables, and has dealt with what was known here.
+            (self.looked, self.broken, self.slot_action) = (None, None, SlotAction::Keep);
             return self.look(vec![Effect::Disconnect]);
         }
         let Some(identity) = self.identity(slot.system) else { return self.look(Vec::new()) };

@@ -73,8 +73,7 @@ impl Shell {
         outrun: Arc<Notify>,
         stop: CancellationToken,
     ) -> Shell {
-        let names = &options.names;
-        let core = Core::new(names.slot.clone(), names.publication.clone());
+        let core = Core::new(options.names.clone());
         Shell {
             options,
             publisher: Arc::new(publisher),

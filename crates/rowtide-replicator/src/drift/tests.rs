@@ -21,6 +21,7 @@ fn observed() -> Observed {
         oid: 10,
         version: 700,
         name_version: 700,
+        file: 10,
         incidental: "1 2".to_owned(),
         kind: "r".to_owned(),
         persistence: "p".to_owned(),
@@ -144,7 +145,7 @@ fn a_table_that_was_another_for_a_while_ends_the_epoch() {
 fn what_explains_a_new_version_and_does_not_matter_is_harmless() {
     let truncated = after(|o| {
         o.tables[0].version = 9;
-        o.tables[0].incidental = "2 2".to_owned();
+        o.tables[0].file = 11;
     });
     assert_eq!(truncated, (vec![Change::Incidental], Follows::Nothing));
     let statistics = after(|o| {
@@ -198,6 +199,21 @@ fn another_shape_is_compiled_again() {
     let narrowed = after(|o| o.tables[0].columns[1].modifier = 14);
     assert_eq!(narrowed.0, [Change::ColumnRetyped("body".to_owned())]);
     assert_eq!(shape(|o| o.tables.clear()), Follows::Refuse);
+}
+
+#[test]
+fn rows_that_are_others_and_look_the_same_are_loaded_again() {
+    let rewritten = after(|o| {
+        o.tables[0].version = 9;
+        o.tables[0].file = 11;
+        o.tables[0].columns[1].version = 9;
+        o.tables[0].columns[1].modifier = 34;
+    });
+    assert_eq!(rewritten.1, Follows::Reload);
+    assert!(rewritten.0.contains(&Change::RowsRewritten));
+    let again = after(|o| o.tables[0].columns[1].number = 3);
+    assert_eq!(again.1, Follows::Reload);
+    assert!(again.0.contains(&Change::ColumnReplaced("body".to_owned())));
 }
 
 #[test]

@@ -1,10 +1,42 @@
 use rowtide_feed::Changes;
 use rowtide_postgres::unseen::Unseen;
-use rowtide_postgres::watch::ObservedPublication;
+use rowtide_postgres::watch::{ObservedMembership, ObservedPublication, ObservedTable};
 
 use super::*;
 
 const SYSTEM: SystemIdentity = SystemIdentity { cluster: 1, database: 2, timeline: 1 };
+
+fn names() -> Names {
+    Names::of("test").unwrap()
+}
+
+/// Rowtide's own table, as it is when it is set up.
+fn own_table() -> ObservedTable {
+    let membership =
+        ObservedMembership { oid: Some(1), version: Some(1), filtered: false, listed: false };
+    ObservedTable {
+        schema: names().schema,
+        name: "client".to_owned(),
+        oid: 1,
+        version: 1,
+        name_version: 1,
+        file: 1,
+        incidental: String::new(),
+        kind: "r".to_owned(),
+        persistence: "p".to_owned(),
+        identity: "d".to_owned(),
+        identity_columns: Vec::new(),
+        key: vec![1],
+        row_security: false,
+        row_security_forced: false,
+        row_security_concerns: false,
+        row_security_active: false,
+        readable: true,
+        children: false,
+        membership: Some(membership),
+        columns: Vec::new(),
+    }
+}
 
 fn looked() -> Looked {
     let publication = ObservedPublication {
@@ -20,7 +52,11 @@ fn looked() -> Looked {
     let plan =
         Plan { tables: Vec::new(), branches: Vec::new(), claims: Vec::new(), min_client: None };
     Looked {
-        observed: Observed { publication: Some(publication), ..Observed::default() },
+        observed: Observed {
+            publication: Some(publication),
+            tables: vec![own_table()],
+            types: Vec::new(),
+        },
         plan: Arc::new(plan),
         refused: Vec::new(),
         system: SYSTEM,
@@ -59,7 +95,7 @@ struct Driven {
 
 impl Driven {
     fn new() -> Driven {
-        let core = Core::new("slot".to_owned(), "publication".to_owned());
+        let core = Core::new(names());
         let mut driven = Driven { core, next: Next::Stream, effects: Vec::new() };
         driven.tell(Input::Go);
         driven
@@ -326,4 +362,33 @@ fn without_a_publication_nothing_is_streamed_and_with_one_an_epoch_begins() {
     assert_eq!(driven.core.broken, Some(EpochReason::PublicationChanged));
     driven.tell(Input::Go);
     driven.begin_epoch(10, 20);
+}
+
+#[test]
+fn without_the_acknowledgements_nothing_is_streamed() {
+    let mut driven = Driven::new();
+    let mut without = looked();
+    without.observed.tables[0].membership = None;
+    driven.tell(Input::Looked(Ok(Box::new(without))));
+    driven.pause();
+}
+
+#[test]
+fn who_stood_by_takes_the_place_as_it_finds_it() {
+    let mut driven = Driven::new();
+    driven.tell(Input::Looked(Ok(Box::new(looked()))));
+    driven.tell(Input::Connected(Err(StreamFailure::SlotMissing("there is none".to_owned()))));
+    driven.tell(Input::Go);
+    driven.tell(Input::Looked(Ok(Box::new(looked()))));
+    let taken = LogFailure::Taken("another server uses it".to_owned());
+    driven.tell(Input::LogOpened(Err(taken)));
+    assert_eq!(driven.pause(), STANDBY_LOOK);
+    driven.tell(Input::Go);
+    driven.tell(Input::Connected(Ok(slot(20, 30))));
+    driven.tell(Input::Looked(Ok(Box::new(looked()))));
+    driven.tell(Input::Connected(Ok(slot(20, 30))));
+    let Next::OpenLog(of) = driven.next.clone() else { panic!("{:?}", driven.next) };
+    let (epoch, begins, ends, broken) = (Epoch(4), Lsn(5), Lsn(25), None);
+    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken })));
+    assert!(matches!(driven.next, Next::ReadLog { behind: Lsn(20) }), "the other made the slot");
 }
