@@ -35,6 +35,17 @@ impl Follower {
         Follower { transaction: position, position }
     }
 
+    /// One who has everything up to a position, with `transaction` as the last transaction before it (or the
+    /// beginning of the epoch).
+    pub fn behind(transaction: Lsn, position: Lsn) -> Follower {
+        Follower { transaction, position: position.max(transaction) }
+    }
+
+    /// The position after the last transaction that was taken, or where the epoch began.
+    pub fn transaction(&self) -> Lsn {
+        self.transaction
+    }
+
     /// Everything up to here has been taken.
     pub fn position(&self) -> Lsn {
         self.position
