@@ -162,12 +162,11 @@ impl LoaderTask {
             }
             drop(waiting);
             let mut topics: Vec<Topic> = Vec::new();
-            let mut places: FxHashMap<Topic, usize> = FxHashMap::default();
             let mut before: Vec<TopicRows> = Vec::new();
+            let mut places: FxHashMap<Topic, usize> = FxHashMap::default();
             let loads = merged.iter_mut().map(|request| &mut request.load);
-            for (topic, rows) in
-                loads.flat_map(|load| load.topics.iter().zip(load.before.drain(..)))
-            {
+            let all = loads.flat_map(|load| load.topics.iter().zip(load.before.drain(..)));
+            for (topic, rows) in all {
                 places.entry(topic.clone()).or_insert_with(|| {
                     topics.push(topic.clone());
                     before.push(rows);

@@ -240,6 +240,9 @@ impl Core {
 
     fn stand_by(&mut self, why: String) -> Step {
         self.standing_by = true;
+        // Whoever has the place sees to the slot, and goes on with the log or does not.
+        self.slot_action = SlotAction::Keep;
+        self.broken = None;
         let mut effects = self.stop();
         effects.push(Effect::Status(ReplicatorStatus::Standby(why)));
         self.then(effects, Next::Wait(STANDBY_LOOK))
@@ -355,8 +358,13 @@ impl Core {
         };
         let LogFound { of, epoch, begins, ends, broken } = found;
         self.broken = self.broken.or(broken);
-        self.log = Some(OpenLog { of: of.clone(), epoch, begins, ends });
+        let held = self.log.replace(OpenLog { of: of.clone(), epoch, begins, ends }).is_some();
         match opening {
+            // Another may have made it, and gone on, before the place was ours.
+            Opening::Slot(_) if !held => {
+                self.slot_action = SlotAction::Keep;
+                self.connect(Vec::new())
+            }
             Opening::Slot(action) => {
                 // Before there is a slot: it may come to stand where the log of another history ends.
                 self.state = State::EndingLog(action);
@@ -531,7 +539,9 @@ impl Core {
     fn make_slot(&mut self, action: SlotAction, reason: EpochReason, why: &str) -> Step {
         self.standing_by = false;
         self.slot_action = action;
-        self.broken = self.broken.or(Some(reason));
+        if self.log.is_some() {
+            self.broken = self.broken.or(Some(reason));
+        }
         self.wait(why)
     }
 

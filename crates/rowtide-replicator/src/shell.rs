@@ -33,6 +33,8 @@ pub(crate) struct Shell {
     publisher: Arc<Publisher>,
     shared_log: SharedLog,
     look: Arc<Notify>,
+    /// Someone who follows could not be told what comes next.
+    outrun: Arc<Notify>,
     stop: CancellationToken,
     instance: Instance,
     core: Core,
@@ -68,6 +70,7 @@ impl Shell {
         publisher: Publisher,
         shared_log: SharedLog,
         look: Arc<Notify>,
+        outrun: Arc<Notify>,
         stop: CancellationToken,
     ) -> Shell {
         let core = Core::new(options.names.clone());
@@ -76,6 +79,7 @@ impl Shell {
             publisher: Arc::new(publisher),
             shared_log,
             look,
+            outrun,
             stop,
             instance: Instance(rand::random()),
             core,
@@ -301,6 +305,7 @@ impl Shell {
                 Ok(()) => Input::Durable(log.status.borrow_and_update().end),
                 Err(_) => Input::LogEnded,
             },
+            () = self.outrun.notified() => Input::Outrun,
             (observed, watcher) = watching => {
                 let (database, names) = (database.clone(), names.clone());
                 let (definition, look) = (Arc::clone(definition), Arc::clone(look));

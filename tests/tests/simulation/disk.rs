@@ -4,34 +4,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use rowtide_engine::HistoryRequest;
-use rowtide_feed::{Change, Changes, History, Transaction};
+use rowtide_feed::{Change, Changes, Event, History, HistoryQuery, Transaction};
+use rowtide_log::{Committed, Identity};
 use rowtide_plan::row::Topic;
 use rowtide_protocol::{Epoch, Lsn};
-
-/// What the stream brought, as the log takes it.
-#[derive(Clone, Debug)]
-pub enum Entry {
-    Transaction(Arc<Transaction>),
-    /// The stream has come this far.
-    Position(Lsn),
-}
-
-impl Entry {
-    pub fn lsn(&self) -> Lsn {
-        match self {
-            Entry::Transaction(transaction) => transaction.lsn,
-            Entry::Position(lsn) => *lsn,
-        }
-    }
-}
-
-/// A transaction as the log knows it again.
-pub type Seen = (Lsn, u32, i64);
-
-pub fn seen(transaction: &Transaction) -> Seen {
-    (transaction.lsn, transaction.xid, transaction.commit_time_us)
-}
 
 /// There is no room.
 #[derive(Debug)]
@@ -41,10 +17,10 @@ pub struct Disk {
     pub full: bool,
     /// The server that has the log, and which of its lives.
     pub holder: Option<(usize, u64)>,
+    /// What the log is of; none if there is none.
+    pub identity: Option<Identity>,
     pub epoch: Epoch,
-    /// Of the Postgres that the log is of; 0 if it cannot go on.
-    pub timeline: u64,
-    pub oldest: Lsn,
+    pub begins: Lsn,
     pub end: Lsn,
     transactions: VecDeque<Arc<Transaction>>,
     epochs: u64,
@@ -55,9 +31,9 @@ impl Disk {
         Disk {
             full: false,
             holder: None,
+            identity: None,
             epoch: Epoch(0),
-            timeline: 0,
-            oldest: Lsn(0),
+            begins: Lsn(0),
             end: Lsn(0),
             transactions: VecDeque::new(),
             epochs: 0,
@@ -69,45 +45,34 @@ impl Disk {
         *self = Disk { epochs: self.epochs, ..Disk::new() };
     }
 
-    /// What comes next will not be the continuation: the log says so, whoever opens it.
-    ///
-    /// # Errors
-    /// When there is no room.
-    pub fn end_epoch(&mut self) -> Result<(), Full> {
-        if self.full {
-            return Err(Full);
-        }
-        self.timeline = 0;
-        Ok(())
-    }
-
     /// Empties the log, which begins at `position` then.
     ///
     /// # Errors
     /// When there is no room.
-    pub fn begin(&mut self, position: Lsn, timeline: u64) -> Result<Epoch, Full> {
+    pub fn begin(&mut self, identity: Identity, position: Lsn) -> Result<Epoch, Full> {
         if self.full {
             return Err(Full);
         }
         self.epochs += 1;
         self.epoch = Epoch(self.epochs);
-        self.timeline = timeline;
-        (self.oldest, self.end) = (position, position);
+        self.identity = Some(identity);
+        (self.begins, self.end) = (position, position);
         self.transactions.clear();
         Ok(self.epoch)
     }
 
-    /// Makes an entry durable. What is there already is passed over.
+    /// Makes events durable. What is there already is passed over.
     ///
     /// # Errors
     /// When there is no room.
-    pub fn append(&mut self, entry: &Entry) -> Result<(), Full> {
+    pub fn append(&mut self, events: &[Event]) -> Result<(), Full> {
         if self.full {
             return Err(Full);
         }
-        if entry.lsn() > self.end {
-            self.end = entry.lsn();
-            if let Entry::Transaction(transaction) = entry {
+        for event in events {
+            let Some(lsn) = event.lsn().filter(|lsn| *lsn > self.end) else { continue };
+            self.end = lsn;
+            if let Event::Transaction { transaction, .. } = event {
                 self.transactions.push_back(Arc::clone(transaction));
             }
         }
@@ -117,32 +82,56 @@ impl Disk {
     /// Lets all but the last `kept` transactions go.
     pub fn prune(&mut self, kept: usize) {
         while self.transactions.len() > kept {
-            self.oldest = self.transactions.pop_front().map_or(self.oldest, |gone| gone.lsn);
+            self.begins = self.transactions.pop_front().map_or(self.begins, |gone| gone.lsn);
         }
     }
 
-    pub fn transactions(&self) -> Vec<Arc<Transaction>> {
+    /// The last transactions, in order.
+    pub fn recent(&self) -> Vec<Arc<Transaction>> {
         self.transactions.iter().cloned().collect()
     }
 
     /// The transactions behind `position`.
-    pub fn seen_behind(&self, position: Lsn) -> VecDeque<Seen> {
+    pub fn committed(&self, position: Lsn) -> Vec<Committed> {
         let behind = self.transactions.iter().filter(|transaction| transaction.lsn > position);
-        behind.map(|transaction| seen(transaction)).collect()
+        let committed = |transaction: &Arc<Transaction>| Committed {
+            lsn: transaction.lsn,
+            xid: transaction.xid,
+            commit_time_us: transaction.commit_time_us,
+        };
+        behind.map(committed).collect()
+    }
+
+    /// The transactions behind a position, about so many bytes; `None` if that is not known any more.
+    pub fn replay(&self, after: Lsn, max_bytes: usize) -> Option<Vec<Event>> {
+        if after < self.begins {
+            return None;
+        }
+        let (mut bytes, mut previous) = (0, self.begins);
+        let mut events = Vec::new();
+        for transaction in &self.transactions {
+            if transaction.lsn > after && (events.is_empty() || bytes < max_bytes) {
+                bytes += transaction.bytes();
+                let transaction = Arc::clone(transaction);
+                events.push(Event::Transaction { previous, transaction });
+            }
+            previous = transaction.lsn;
+        }
+        Some(events)
     }
 
     /// What has changed in the topics; `None` if that is not known any more.
-    pub fn history(&self, request: &HistoryRequest) -> Option<History> {
-        if request.after < self.oldest {
+    pub fn history(&self, query: &HistoryQuery) -> Option<History> {
+        if query.after < self.begins {
             return None;
         }
-        let of_topics = |topics: &[Topic]| topics.iter().any(|t| request.topics.contains(t));
+        let of_topics = |topics: &[Topic]| topics.iter().any(|t| query.topics.contains(t));
         let concerns = |change: &&Change| {
             of_topics(change.topics_before()) || of_topics(change.topics_after())
         };
         let mut history = History::default();
         let range = |transaction: &&Arc<Transaction>| {
-            transaction.lsn > request.after && transaction.lsn <= request.up_to
+            transaction.lsn > query.after && transaction.lsn <= query.up_to
         };
         for transaction in self.transactions.iter().filter(range) {
             let mut interrupted = transaction.truncated.clone();
@@ -155,7 +144,7 @@ impl Disk {
                         .extend(concerned.map(|change| (transaction.lsn, change.clone())));
                 }
             }
-            interrupted.retain(|table| request.tables.contains(table));
+            interrupted.retain(|table| query.tables.contains(table));
             history.interrupted.extend(interrupted);
         }
         Some(history)

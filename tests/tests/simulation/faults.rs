@@ -5,6 +5,7 @@ use rowtide_protocol::{ErrorCode, Lsn};
 
 use crate::network::Side;
 use crate::postgres::Slot;
+use crate::replicator::Job;
 use crate::server::Server;
 use crate::world::{At, Event, World};
 
@@ -16,7 +17,7 @@ impl World {
         let pause = self.rng.random_range(100..self.weather.pace_ms);
         self.after(pause, Event::Fault);
         let server = self.rng.random_range(0..self.servers.len());
-        match self.rng.random_range(0..96) {
+        match self.rng.random_range(0..104) {
             0..45 => self.harm_connection(),
             45..55 => self.kill_server(server),
             55..63 => self.stop_server(server),
@@ -30,6 +31,8 @@ impl World {
             88..90 if self.weather.epochs_end => self.promote_standby(),
             90..94 if self.weather.epochs_end => self.restore_copy(),
             94..96 if self.weather.epochs_end => self.lose_slot(),
+            96..99 => self.stall_standby(),
+            99..104 => self.slow_engine(server),
             _ => {}
         }
     }
@@ -63,7 +66,8 @@ impl World {
         if !std::mem::replace(&mut state.running, true) {
             state.life += 1;
             let at = At { server, life: state.life };
-            self.after(1, Event::Replicate(at));
+            self.after(1, Event::Replicator(at, 0, Box::new(Job::Go)));
+            self.after(1000, Event::Watch(at));
         }
     }
 
@@ -75,19 +79,18 @@ impl World {
         self.say(|| format!("server {server} is killed"));
         // A write that was under way is durable up to somewhere.
         let queue = std::mem::take(&mut self.servers[server].log_queue);
-        let written = self.rng.random_range(0..=queue.len());
-        if written < queue.len() {
+        let events: Vec<_> = queue.iter().flat_map(|batch| batch.iter().cloned()).collect();
+        let written = self.rng.random_range(0..=events.len());
+        if written < events.len() {
             self.seen.count("kills with a torn tail");
         }
-        for entry in queue.iter().take(written) {
-            if self.disk.append(entry).is_err() {
-                break;
-            }
-        }
+        // On a full disk nothing of it is.
+        drop(self.disk.append(&events[..written]));
         self.server_ends(server);
         if self.weather.epochs_end && self.disk.holder.is_none() && self.rng.random_bool(0.03) {
             self.seen.count("replaced disks");
             self.disk.replace();
+            self.may_end.insert("disk");
         }
     }
 
@@ -114,16 +117,12 @@ impl World {
         }
         self.seen.count("stopped servers");
         let at = At { server, life: state.life };
-        state.stream = None;
         state.queues.clear();
-        self.walsender.take_if(|walsender| *walsender == (server, at.life));
         let sessions: Vec<u64> = self.servers[server].sessions.keys().copied().collect();
         for session in sessions {
             self.end_session(at, session, Some(ErrorCode::Restarting));
         }
-        if self.servers[server].log_queue.is_empty() {
-            self.server_ends(server);
-        }
+        self.stop_replicator(at);
     }
 
     fn fill_disk(&mut self) {
@@ -151,6 +150,16 @@ impl World {
         self.postgres_ends();
     }
 
+    /// A synchronous standby does not answer for a while: what is committed is streamed, and nobody sees it.
+    fn stall_standby(&mut self) {
+        if !self.postgres.up || std::mem::replace(&mut self.postgres.stalled, true) {
+            return;
+        }
+        self.seen.count("stalls of a standby");
+        let delay = self.rng.random_range(200..10_000);
+        self.after(delay, Event::EndStall);
+    }
+
     fn postgres_ends(&mut self) {
         self.walsender = None;
         let delay = self.rng.random_range(50..4000);
@@ -173,7 +182,8 @@ impl World {
     /// A copy of the database from before takes its place, which lacks something that was streamed. That it
     /// is another is told by nothing but what it streams, so the log must have all that was.
     fn restore_copy(&mut self) {
-        let current = self.epochs.get(&self.disk.epoch.0) == Some(&self.postgres.history());
+        let current = self.epochs.get(&self.disk.epoch.0).map(|epoch| epoch.history)
+            == Some(self.postgres.history());
         let streamed = self.postgres.streamed;
         let behind = self.postgres.commits_behind(streamed);
         let lost = behind + self.rng.random_range(1..4);
@@ -192,24 +202,28 @@ impl World {
         let before = std::sync::Arc::clone(self.postgres.now());
         let older = self.postgres.end_before(lost + self.rng.random_range(0..3));
         let slot = self.postgres.slot.filter(|_| has_slot);
-        let slot = slot.map(|slot| Slot { confirmed: slot.confirmed.min(older) });
+        let slot = slot.map(|slot| Slot { confirmed: slot.confirmed.min(older), ..slot });
         self.postgres.fall_back(lost, slot);
         self.ledger.forget(&before, self.postgres.now());
         self.postgres_ends();
     }
 
-    /// Postgres has thrown away what the slot needs.
+    /// Postgres has thrown away what the slot needs, or someone has dropped it.
     fn lose_slot(&mut self) {
-        if self.postgres.slot.take().is_none() {
-            return;
+        let Some(slot) = &mut self.postgres.slot else { return };
+        self.may_end.insert("slot");
+        if self.rng.random_bool(0.5) {
+            self.seen.count("lost slots");
+            slot.lost = true;
+        } else {
+            self.seen.count("dropped slots");
+            self.postgres.slot = None;
         }
-        self.seen.count("lost slots");
-        self.slot_was_lost = true;
+        // The connection that had it is ended.
         self.walsender = None;
-        for server in 0..self.servers.len() {
-            let at = At { server, life: self.servers[server].life };
-            if self.servers[server].stream.take().is_some() {
-                self.after(100, Event::Replicate(at));
+        for server in &mut self.servers {
+            if let Some(stream) = &mut server.replicator.stream {
+                stream.end();
             }
         }
     }

@@ -14,11 +14,16 @@ mod client;
 mod data;
 mod disk;
 mod faults;
+mod feed;
+mod log;
+mod migrations;
 mod network;
 mod postgres;
 mod replicator;
 mod rules;
 mod server;
+mod sql;
+mod stream;
 mod world;
 mod writer;
 
@@ -29,10 +34,17 @@ use crate::checks::Seen;
 use crate::world::World;
 
 /// What must have happened in a thousand deployments, or they say nothing of it.
-const IMPORTANT: [&str; 30] = [
+const IMPORTANT: [&str; 57] = [
     "client crashes",
     "clients that were forgotten",
+    "columns added or dropped",
+    "columns renamed and back at once",
+    "columns renamed",
+    "columns that rules need dropped",
     "cut connections",
+    "databases left as they are",
+    "databases mended",
+    "dropped slots",
     "epochs",
     "failed loads",
     "gaps",
@@ -40,26 +52,46 @@ const IMPORTANT: [&str; 30] = [
     "histories that are not known",
     "killed servers",
     "kills with a torn tail",
-    "log behind",
+    "loads that are not permitted",
+    "loads that do not fit their tables",
+    "loads that wait for a lock",
+    "log_behind",
     "logs taken up",
     "looks of a standby",
     "lost answers to a commit",
     "lost slots",
+    "migrations that wait",
     "mutations interrupted",
-    "other timeline",
-    "other transactions",
+    "mutations of what is not there",
+    "operations left out of the publication",
+    "other_database",
+    "other_tables",
+    "other_transactions",
+    "privileges taken or given",
+    "publication_changed",
+    "publications dropped",
     "repeated mutations",
+    "replays",
+    "replica identities altered",
     "resets",
     "restarts of Postgres",
     "resumes",
+    "row filters",
+    "row-level security switched",
+    "shapes that do not fit",
     "slow clients",
     "snapshots in place of older rows",
+    "stalls of a standby",
     "stopped servers",
     "streams held up",
+    "streams without a publication",
     "superseded by an earlier connection",
-    "transactions too large to hold",
-    "truncations",
-    "waits for a row",
+    "table_replaced",
+    "tables made anew",
+    "tables renamed",
+    "tables swapped",
+    "tables taken out of the publication",
+    "types altered",
 ];
 
 fn number(name: &str) -> Option<u64> {

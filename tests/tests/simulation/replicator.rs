@@ -1,215 +1,367 @@
-//! The part of a server that owns the stream and the log. It takes its place first, as long as another has
-//! it this one stands by. It hands every transaction to the log and to every engine, in order, and confirms
-//! what is durable. A stream that is not the log's continuation ends the epoch.
+//! The shell around the replicator's own state machine: what it asks for takes its time and may fail, and its
+//! effects are done to the simulated Postgres, disk and feed.
 
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rand::Rng;
-use rowtide_engine::Input;
+use rowtide_feed::{EpochReason, ReplicatorStatus};
+use rowtide_log::Identity;
+use rowtide_plan::compile::compile_partly;
+use rowtide_plan::plan::Plan;
+use rowtide_postgres::slot::SystemIdentity;
+use rowtide_postgres::watch::Observed;
 use rowtide_protocol::Lsn;
+use rowtide_replicator::machine::{
+    Core, Effect, Input, LogFailure, LogFound, LogRead, Looked, Next, SlotFound, StreamFailure,
+    UnseenBehind, UnseenQuestion,
+};
 
-use crate::disk::{Entry, Seen, seen};
-use crate::postgres::Streamed;
+use crate::checks::EpochFacts;
+use crate::data::{TABLES, definition};
+use crate::stream::Stream;
 use crate::world::{At, Event, World};
 
-/// How many entries may wait for the disk before the stream is held up.
-const LOG_QUEUE: usize = 12;
+/// What a server's replicator has outside of its state machine.
+pub struct Replicator {
+    core: Core,
+    /// What it waits for, by number: an answer to anything else is of the past.
+    asked: u64,
+    /// It takes what the stream brings.
+    streaming: bool,
+    pub stream: Option<Stream>,
+    /// The history of Postgres that it is connected to, or was last.
+    history: usize,
+    /// Everything before was looked at, and nothing was different that matters.
+    looked_at: Lsn,
+    /// Which transactions were running at the last look of the watch.
+    running: Option<(u64, Vec<u64>)>,
+    pub refused: BTreeSet<usize>,
+    pub status: ReplicatorStatus,
+}
 
-/// A connection that streams.
-pub struct Stream {
-    position: Lsn,
-    /// The transactions of the log that the slot had not confirmed: they must come again, the same ones.
-    expected: VecDeque<Seen>,
-    /// Up to here nothing else may come.
-    log_end: Lsn,
-    postgres_life: u64,
+impl Default for Replicator {
+    fn default() -> Replicator {
+        Replicator {
+            core: Core::new("slot".to_owned(), "publication".to_owned()),
+            asked: 0,
+            streaming: false,
+            stream: None,
+            history: 0,
+            looked_at: Lsn(0),
+            running: None,
+            refused: BTreeSet::new(),
+            status: ReplicatorStatus::Starting,
+        }
+    }
+}
+
+/// What is carried out for a replicator, a while after it was asked for.
+#[derive(Debug)]
+pub enum Job {
+    Go,
+    Observe,
+    Compile(Box<Observed>, Lsn),
+    MakeSlot { anew: bool, postgres_life: Option<u64> },
+    Connect(Arc<Plan>),
+    OpenLog(Identity),
+    ReadLog(Lsn),
+    LookForUnseen(UnseenQuestion),
+    BeginEpoch(Identity, Lsn),
+    Stream,
 }
 
 impl World {
-    fn replicate_again(&mut self, at: At, most_ms: u64) {
-        let delay = self.rng.random_range(20..most_ms);
-        self.after(delay, Event::Replicate(at));
+    /// Which server, in which of its lives, streams.
+    fn is_streaming_for(&self, at: At) -> bool {
+        self.walsender == Some((at.server, at.life))
     }
 
-    /// Takes its place and begins to stream, or tries again later.
-    pub fn replicate(&mut self, at: At) {
-        let server = &self.servers[at.server];
-        if self.is_gone(at) || server.stopping || server.stream.is_some() {
-            return;
-        }
-        let me = (at.server, at.life);
-        if self.disk.holder.is_some_and(|holder| holder != me) {
-            self.seen.count("looks of a standby");
-            return self.replicate_again(at, 900);
-        }
-        self.disk.holder = Some(me);
-        let busy = self.walsender.is_some_and(|walsender| walsender != me);
-        if !self.postgres.up || busy || !self.servers[at.server].log_queue.is_empty() {
-            return self.replicate_again(at, 400);
-        }
-        let Some(slot) = self.postgres.slot else {
-            // Durably before there is a slot: it may stand where the log of another history ends.
-            if self.disk.end_epoch().is_ok() && self.postgres.create_slot() {
-                self.servers[at.server].broken.get_or_insert("slot missing");
-            }
-            return self.replicate_again(at, 200);
-        };
-        if slot.confirmed > self.disk.end && self.servers[at.server].broken.is_none() {
-            // What the slot has let go may not be visible to loads yet; one that is made anew waits for that.
-            self.postgres.slot = None;
-            self.servers[at.server].broken = Some("log behind");
-            return self.replicate_again(at, 200);
-        }
-        let broken = if let Some(broken) = self.servers[at.server].broken {
-            Some(broken)
-        } else if self.postgres.timeline != self.disk.timeline {
-            Some("other timeline")
-        } else if self.postgres.wal_end < self.disk.end {
-            Some("database behind")
-        } else if slot.confirmed < self.disk.oldest {
-            // What the log does not have cannot be held against what the stream brings.
-            Some("slot behind")
-        } else {
-            None
-        };
-        if let Some(reason) = broken {
-            let continues = self.epochs.get(&self.disk.epoch.0) == Some(&self.postgres.history());
-            assert!(!continues || self.slot_was_lost, "an epoch ends for nothing: {reason}");
-            let Ok(epoch) = self.disk.begin(slot.confirmed, self.postgres.timeline) else {
-                return self.replicate_again(at, 400);
-            };
-            self.say(|| format!("server {} begins {epoch:?}: {reason}", at.server));
-            self.seen.count("epochs");
-            self.seen.count(reason);
-            self.epochs.insert(epoch.0, self.postgres.history());
-            self.slot_was_lost = false;
-            self.end_engines(at);
-            self.start_engines(at, epoch, slot.confirmed, &[]);
-            self.servers[at.server].broken = None;
-        } else if self.servers[at.server].engines.is_empty() {
-            self.seen.count("logs taken up");
-            let recent = self.disk.transactions();
-            self.start_engines(at, self.disk.epoch, self.disk.end, &recent);
-        }
-        self.walsender = Some(me);
-        self.servers[at.server].stream = Some(Stream {
-            position: slot.confirmed,
-            expected: self.disk.seen_behind(slot.confirmed),
-            log_end: self.disk.end,
-            postgres_life: self.postgres.life,
-        });
-        self.after(1, Event::Stream(at));
-    }
-
-    /// Hands on what the stream has brought.
-    pub fn stream(&mut self, at: At) {
-        if self.is_gone(at) || self.servers[at.server].stopping {
-            return;
-        }
-        let most = self.rng.random_range(1..6);
-        for _ in 0..most {
-            let server = &mut self.servers[at.server];
-            let Some(stream) = &mut server.stream else { return };
-            if stream.postgres_life != self.postgres.life {
-                server.stream = None;
-                self.seen.count("streams cut");
-                return self.replicate_again(at, 800);
-            }
-            if server.log_queue.len() > LOG_QUEUE {
-                self.seen.count("streams held up");
-                break;
-            }
-            let Some(streamed) = self.postgres.stream(stream.position) else { break };
-            if !stream.continues(&streamed) {
-                (server.stream, server.broken) = (None, Some("other transactions"));
-                self.walsender = None;
-                return self.replicate_again(at, 200);
-            }
-            self.hand_on(at, streamed);
-        }
-        self.confirm(at);
-        let delay = self.rng.random_range(2..80);
-        self.after(delay, Event::Stream(at));
-    }
-
-    fn hand_on(&mut self, at: At, streamed: Streamed) {
-        let (entry, input) = match streamed {
-            Streamed::Transaction(transaction) => {
-                let input = Input::Transaction(Arc::clone(&transaction));
-                (Entry::Transaction(transaction), input)
-            }
-            Streamed::Position(lsn) => (Entry::Position(lsn), Input::Position(lsn)),
-        };
-        let server = &mut self.servers[at.server];
-        if let Some(stream) = &mut server.stream {
-            stream.position = entry.lsn();
-        }
-        server.log_queue.push_back(entry);
-        self.write_later(at);
-        for engine in 0..self.servers[at.server].engines.len() {
-            self.give(at, engine, input.clone());
-        }
-    }
-
-    fn write_later(&mut self, at: At) {
-        if !std::mem::replace(&mut self.servers[at.server].writing, true) {
-            let delay = if self.disk.full { 300 } else { self.rng.random_range(1..60) };
-            self.after(delay, Event::Write(at));
-        }
-    }
-
-    /// A group of what waits for the disk becomes durable.
-    pub fn write(&mut self, at: At) {
+    /// Tells the state machine something, and does what it wants.
+    pub fn step_replicator(&mut self, at: At, input: Input) {
         if self.is_gone(at) {
             return;
         }
-        let server = &mut self.servers[at.server];
-        server.writing = false;
-        let group = self.rng.random_range(1..=20);
-        for _ in 0..group {
-            let Some(entry) = server.log_queue.front() else { break };
-            if self.disk.append(entry).is_err() {
-                self.seen.count("writes to a full disk");
-                break;
-            }
-            server.log_queue.pop_front();
+        let looked = matches!(input, Input::Looked(Ok(_)) | Input::Observed(_));
+        let step = self.servers[at.server].replicator.core.step(input);
+        for effect in step.effects {
+            self.perform(at, effect);
         }
-        let (more, stopping) = (!server.log_queue.is_empty(), server.stopping);
-        self.confirm(at);
-        if more {
-            self.write_later(at);
-        } else if stopping {
-            self.server_ends(at.server);
+        match step.next {
+            Some(next) => self.ask(at, next),
+            // It goes on as before, so nothing that was seen matters to what clients hold.
+            None if looked => self.nothing_has_changed(at),
+            None => {}
         }
     }
 
-    /// Tells Postgres, now and then, what is durable and taken in by every engine; and nothing that this very
-    /// connection has not brought, because that may be another's.
-    fn confirm(&mut self, at: At) {
-        let server = &self.servers[at.server];
-        let engines = server.engines.iter().map(|thread| thread.engine.position());
-        if let Some(stream) = &server.stream
-            && stream.postgres_life == self.postgres.life
-            && let Some(position) = engines.min()
-            && let Some(slot) = &mut self.postgres.slot
-            && self.rng.random_bool(0.3)
+    fn nothing_has_changed(&mut self, at: At) {
+        let looked_at = self.servers[at.server].replicator.looked_at;
+        if self.disk.holder == Some((at.server, at.life))
+            && let Some(epoch) = self.epochs.get_mut(&self.disk.epoch.0)
         {
-            let confirmed = position.min(self.disk.end).min(stream.position);
-            slot.confirmed = slot.confirmed.max(confirmed);
+            epoch.read_at = epoch.read_at.max(looked_at);
         }
     }
-}
 
-impl Stream {
-    /// Whether this may come next, if the database goes on from where the log ends.
-    fn continues(&mut self, streamed: &Streamed) -> bool {
-        match streamed {
-            Streamed::Transaction(transaction) => match self.expected.pop_front() {
-                Some(expected) => expected == seen(transaction),
-                None => transaction.lsn > self.log_end,
-            },
-            Streamed::Position(lsn) => self.expected.front().is_none_or(|(next, ..)| lsn < next),
+    fn ask(&mut self, at: At, next: Next) {
+        let quick = self.rng.random_range(1..40);
+        let (delay, job) = match next {
+            Next::Wait(pause) => {
+                let pause = pause.as_millis() as u64;
+                (self.rng.random_range(pause / 2..=pause), Job::Go)
+            }
+            Next::Look => (quick, Job::Observe),
+            Next::MakeSlot { anew } => (quick, Job::MakeSlot { anew, postgres_life: None }),
+            Next::Connect(plan) => (quick, Job::Connect(plan)),
+            Next::OpenLog(identity) => (quick, Job::OpenLog(identity)),
+            Next::ReadLog { behind } => (quick, Job::ReadLog(behind)),
+            Next::LookForUnseen(question, pause) => {
+                (quick + pause.as_millis() as u64, Job::LookForUnseen(question))
+            }
+            Next::BeginEpoch(identity, position) => (quick, Job::BeginEpoch(identity, position)),
+            Next::Stream => (1, Job::Stream),
+        };
+        let replicator = &mut self.servers[at.server].replicator;
+        replicator.streaming = matches!(job, Job::Stream);
+        replicator.asked += 1;
+        let asked = replicator.asked;
+        self.after(delay, Event::Replicator(at, asked, Box::new(job)));
+    }
+
+    /// Carries out what was asked for; what cannot be answered yet is looked at again.
+    pub fn work_for_replicator(&mut self, at: At, asked: u64, job: Job) {
+        if self.is_gone(at) || self.servers[at.server].replicator.asked != asked {
+            return;
         }
+        let again = |world: &mut World, delay: u64, job: Job| {
+            world.after(delay, Event::Replicator(at, asked, Box::new(job)));
+        };
+        let away = || "Postgres is away".to_owned();
+        let up = self.postgres.up;
+        let input = match job {
+            Job::Go => Input::Go,
+            Job::Observe if up => {
+                let observed = Box::new(self.postgres.observe());
+                let seen_to = self.postgres.all_visible_until();
+                let delay = self.rng.random_range(1..20);
+                return again(self, delay, Job::Compile(observed, seen_to));
+            }
+            Job::Compile(observed, seen_to) if up => {
+                self.servers[at.server].replicator.looked_at = seen_to;
+                Input::Looked(Ok(Box::new(self.compile(*observed))))
+            }
+            Job::Observe | Job::Compile(..) => Input::Looked(Err(away())),
+            Job::MakeSlot { anew, postgres_life } => {
+                let life = postgres_life.unwrap_or(self.postgres.life);
+                if !up || life != self.postgres.life {
+                    Input::SlotMade(Err(away()))
+                } else if self.postgres.slot.is_some() && !anew {
+                    Input::SlotMade(Ok(()))
+                } else if self.postgres.slot.is_some() && self.walsender.is_some() {
+                    Input::SlotMade(Err("the slot is in use".to_owned()))
+                } else {
+                    self.postgres.slot = None;
+                    if !self.postgres.create_slot() {
+                        self.seen.count("waits for transactions to make a slot");
+                        let job = Job::MakeSlot { anew, postgres_life: Some(life) };
+                        return again(self, 20, job);
+                    }
+                    self.say(|| format!("server {} makes the slot", at.server));
+                    Input::SlotMade(Ok(()))
+                }
+            }
+            Job::Connect(plan) => {
+                // All that was handed to the log is in it first.
+                if !self.servers[at.server].log_queue.is_empty() {
+                    return again(self, 30, Job::Connect(plan));
+                }
+                Input::Connected(self.connect_stream(at, plan))
+            }
+            Job::OpenLog(identity) => Input::LogOpened(self.open_log(at, identity)),
+            Job::ReadLog(behind) => {
+                let (expected, recent) = (self.disk.committed(behind), self.disk.recent());
+                self.seen.count("logs read");
+                Input::LogRead(Ok(LogRead { expected, recent }))
+            }
+            Job::LookForUnseen(_) if !up => Input::Unseen(Err(away())),
+            Job::LookForUnseen(question) => {
+                let end =
+                    matches!(question, UnseenQuestion::BeforeEnd).then_some(self.postgres.wal_end);
+                let unseen = match question {
+                    UnseenQuestion::BeforeEnd | UnseenQuestion::Now => self.postgres.unseen(None),
+                    UnseenQuestion::Still(xids) => self.postgres.unseen(Some(&xids)),
+                };
+                if unseen.iter().any(|unseen| unseen.waits) {
+                    self.seen.count("waits for what is committed and unseen");
+                }
+                Input::Unseen(Ok(UnseenBehind { end, unseen }))
+            }
+            Job::BeginEpoch(identity, position) => {
+                match self.disk.begin(identity.clone(), position) {
+                    Ok(epoch) => Input::EpochBegan(Some(epoch)),
+                    Err(crate::disk::Full) => {
+                        return again(self, 300, Job::BeginEpoch(identity, position));
+                    }
+                }
+            }
+            Job::Stream => return self.take_from_stream(at, asked),
+        };
+        self.step_replicator(at, input);
+    }
+
+    fn compile(&mut self, observed: Observed) -> Looked {
+        let catalog = self.postgres.read_catalog(&observed);
+        let (plan, refused) = compile_partly(&definition(), &catalog);
+        let refused = refused.into_iter().map(|(table, why)| (table, why.to_string())).collect();
+        Looked { observed, plan: Arc::new(plan), refused, system: self.system() }
+    }
+
+    fn system(&self) -> SystemIdentity {
+        SystemIdentity { cluster: 1, database: 1, timeline: self.postgres.timeline }
+    }
+
+    fn connect_stream(&mut self, at: At, plan: Arc<Plan>) -> Result<SlotFound, StreamFailure> {
+        if !self.postgres.up {
+            return Err(StreamFailure::Ended("Postgres is away".to_owned()));
+        }
+        let slot = self.postgres.slot;
+        let slot = slot.ok_or_else(|| StreamFailure::SlotMissing("there is no slot".to_owned()))?;
+        if slot.lost {
+            return Err(StreamFailure::SlotLost("the slot is lost".to_owned()));
+        }
+        if self.walsender.is_some() && !self.is_streaming_for(at) {
+            self.seen.count("looks of a standby");
+            return Err(StreamFailure::SlotTaken("another has the slot".to_owned()));
+        }
+        self.walsender = Some((at.server, at.life));
+        let (confirmed, wal_ends) = (slot.confirmed, self.postgres.wal_end);
+        let stream = Stream::new(plan, confirmed, self.postgres.life);
+        let history = self.postgres.history();
+        let replicator = &mut self.servers[at.server].replicator;
+        (replicator.stream, replicator.history) = (Some(stream), history);
+        Ok(SlotFound { confirmed, wal_ends, system: self.system() })
+    }
+
+    fn open_log(&mut self, at: At, identity: Identity) -> Result<LogFound, LogFailure> {
+        let me = (at.server, at.life);
+        if self.disk.holder.is_some_and(|holder| holder != me) {
+            self.seen.count("looks of a standby");
+            return Err(LogFailure::Taken("another has the log".to_owned()));
+        }
+        let opened = self.disk.holder.replace(me).is_none();
+        let broken = self.disk.identity.is_none().then_some(EpochReason::NewLog);
+        if opened && broken.is_none() {
+            self.seen.count("logs taken up");
+        }
+        let of = self.disk.identity.clone().unwrap_or(identity);
+        let (epoch, begins, ends) = (self.disk.epoch, self.disk.begins, self.disk.end);
+        Ok(LogFound { of, epoch, begins, ends, broken })
+    }
+
+    pub fn perform(&mut self, at: At, effect: Effect) {
+        match effect {
+            Effect::Status(status) => {
+                if let ReplicatorStatus::Waiting(why) = &status {
+                    self.say(|| format!("server {} waits: {why}", at.server));
+                }
+                self.servers[at.server].replicator.status = status.clone();
+                self.servers[at.server].feed.publisher.update(|state| {
+                    let news = state.status != status;
+                    state.status = status;
+                    news
+                });
+            }
+            Effect::Refused(refused) => {
+                let number = |(name, _): &(String, _)| TABLES.iter().position(|t| t == name);
+                let numbers = refused.iter().filter_map(number).collect();
+                self.servers[at.server].replicator.refused = numbers;
+                self.servers[at.server].feed.publisher.update(|state| {
+                    let news = state.refused_tables != refused;
+                    state.refused_tables = refused;
+                    news
+                });
+            }
+            Effect::Begin(generation) => {
+                self.say(|| format!("server {} begins at {}", at.server, generation.position));
+                self.begin_generation(at, generation);
+            }
+            Effect::EndGeneration => self.end_generation(at),
+            Effect::HandOn(events) => {
+                self.servers[at.server].log_queue.push_back(Arc::clone(&events));
+                self.write_later(at);
+                self.publish(at, events);
+            }
+            Effect::Publish(events) => self.publish(at, events),
+            Effect::Confirm(lsn) => {
+                if let Some(stream) = &mut self.servers[at.server].replicator.stream {
+                    stream.confirmed = Some(lsn);
+                }
+            }
+            Effect::Disconnect => {
+                if self.servers[at.server].replicator.stream.take().is_some()
+                    && self.is_streaming_for(at)
+                {
+                    self.walsender = None;
+                }
+            }
+            Effect::CloseLog => self.close_log(at),
+            Effect::EpochBegan { reason, position } => self.epoch_began(at, reason, position),
+            Effect::Info(text) | Effect::Warn(text) => {
+                self.say(|| format!("server {}: {text}", at.server));
+            }
+        }
+    }
+
+    fn epoch_began(&mut self, at: At, reason: EpochReason, position: Lsn) {
+        let epoch = self.disk.epoch;
+        let read_at = self.servers[at.server].replicator.looked_at;
+        self.say(|| {
+            format!(
+                "server {} begins {epoch:?} at {position}, as of {read_at}: {reason}",
+                at.server
+            )
+        });
+        self.seen.count("epochs");
+        self.seen.count(reason.as_str());
+        let replicator = &self.servers[at.server].replicator;
+        let (refused, read_at) = (replicator.refused.clone(), replicator.looked_at);
+        let history = replicator.history;
+        let facts = EpochFacts { history, refused, read_at };
+        self.check_that_an_epoch_may_end(reason);
+        self.epochs.insert(epoch.0, facts);
+        self.last_epoch = Some(epoch.0);
+    }
+
+    /// Looks again, if something was committed since.
+    pub fn watch(&mut self, at: At) {
+        if self.is_gone(at) || self.servers[at.server].stopping {
+            return;
+        }
+        self.after(1000, Event::Watch(at));
+        self.watch_now(at);
+    }
+
+    pub fn watch_now(&mut self, at: At) {
+        if !self.postgres.up || !self.servers[at.server].replicator.streaming {
+            return;
+        }
+        let running = Some(self.postgres.running());
+        let seen_to = self.postgres.all_visible_until();
+        let observed = self.postgres.observe();
+        let replicator = &mut self.servers[at.server].replicator;
+        if replicator.running != running {
+            replicator.running = running;
+            replicator.looked_at = seen_to;
+            self.step_replicator(at, Input::Observed(Box::new(observed)));
+        }
+    }
+
+    /// Ends in order: the slot and the log are free for others once what is queued is durable.
+    pub fn stop_replicator(&mut self, at: At) {
+        let replicator = &mut self.servers[at.server].replicator;
+        (replicator.asked, replicator.streaming) = (replicator.asked + 1, false);
+        let effects = replicator.core.stop();
+        effects.into_iter().for_each(|effect| self.perform(at, effect));
     }
 }

@@ -36,6 +36,9 @@ pub enum Input {
     Durable(Lsn),
     /// At any time: the log's writer has ended.
     LogEnded,
+    /// While it streams: the log does not go back to where someone is who follows, nor to where the generation began,
+    /// so that nobody could begin to follow it any more.
+    Outrun,
     /// While it streams: what the database has may be something else than at the last look.
     Observed(Box<Observed>),
 }

@@ -48,6 +48,12 @@ impl Core {
                 streaming.durable = lsn;
                 effects.extend(streaming.confirm());
             }
+            Input::Outrun => {
+                // Another begins where the log ends.
+                self.serving = None;
+                self.progress = true;
+                return self.look_anew(vec![Effect::EndGeneration]);
+            }
             Input::Observed(observed) => {
                 let follows = self.drifted(&observed, &mut effects);
                 if let Some(looked) = &mut self.looked {

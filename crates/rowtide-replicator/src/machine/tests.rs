@@ -131,6 +131,17 @@ impl Driven {
         self.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken })));
     }
 
+    /// It is told that the slot is lost, and takes the log's place after a pause.
+    fn lose_slot_and_open_log(&mut self) {
+        self.tell(Input::Connected(Err(StreamFailure::SlotLost("it is lost".to_owned()))));
+        self.pause();
+        self.tell(Input::Go);
+        self.tell(Input::Looked(Ok(Box::new(looked()))));
+        let Next::OpenLog(of) = self.next.clone() else { panic!("{:?}", self.next) };
+        let (epoch, begins, ends, broken) = (Epoch(1), Lsn(5), Lsn(30), None);
+        self.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken })));
+    }
+
     fn handed_on(&self) -> Vec<u64> {
         let events = self.effects.iter().filter_map(|effect| match effect {
             Effect::HandOn(events) => Some(events),
@@ -274,13 +285,9 @@ fn other_transactions_than_those_of_the_log_are_not_handed_on_and_end_the_epoch(
 fn a_slot_is_made_only_by_who_has_the_log_whose_epoch_is_over_then() {
     let mut driven = Driven::new();
     driven.tell(Input::Looked(Ok(Box::new(looked()))));
-    driven.tell(Input::Connected(Err(StreamFailure::SlotLost("it is lost".to_owned()))));
-    driven.pause();
-    driven.tell(Input::Go);
-    driven.tell(Input::Looked(Ok(Box::new(looked()))));
-    let Next::OpenLog(of) = driven.next.clone() else { panic!("{:?}", driven.next) };
-    let (epoch, begins, ends, broken) = (Epoch(1), Lsn(5), Lsn(30), None);
-    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken })));
+    driven.lose_slot_and_open_log();
+    assert!(matches!(driven.next, Next::Connect(_)), "another may have made it meanwhile");
+    driven.lose_slot_and_open_log();
     assert!(matches!(driven.next, Next::BeginEpoch(_, Lsn(0))));
     driven.tell(Input::EpochBegan(Some(Epoch(2))));
     assert!(matches!(driven.next, Next::MakeSlot { anew: true }));
@@ -296,6 +303,53 @@ fn a_slot_is_made_only_by_who_has_the_log_whose_epoch_is_over_then() {
         _ => None,
     });
     assert_eq!(reason, Some(EpochReason::SlotLost));
+}
+
+#[test]
+fn a_slot_that_another_has_made_meanwhile_costs_no_epoch() {
+    let mut driven = Driven::new();
+    driven.tell(Input::Looked(Ok(Box::new(looked()))));
+    driven.lose_slot_and_open_log();
+    driven.tell(Input::Connected(Ok(slot(10, 30))));
+    let Next::OpenLog(of) = driven.next.clone() else { panic!("{:?}", driven.next) };
+    let (epoch, begins, ends, broken) = (Epoch(1), Lsn(5), Lsn(30), None);
+    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken })));
+    assert!(matches!(driven.next, Next::ReadLog { behind: Lsn(10) }), "{:?}", driven.next);
+}
+
+#[test]
+fn who_stands_by_makes_no_slot_later() {
+    let mut driven = Driven::new();
+    driven.tell(Input::Looked(Ok(Box::new(looked()))));
+    driven.tell(Input::Connected(Err(StreamFailure::SlotMissing("there is none".to_owned()))));
+    driven.tell(Input::Go);
+    driven.tell(Input::Looked(Ok(Box::new(looked()))));
+    driven.tell(Input::LogOpened(Err(LogFailure::Taken("another has it".to_owned()))));
+    driven.tell(Input::Go);
+    assert!(matches!(driven.next, Next::Connect(_)));
+    assert_eq!(driven.core.slot_action, SlotAction::Keep);
+    assert_eq!(driven.core.broken, None);
+}
+
+#[test]
+fn when_someone_cannot_follow_a_generation_begins_where_the_log_ends() {
+    let mut driven = Driven::new();
+    driven.begin_epoch(10, 20);
+    driven.tell(Input::Outrun);
+    assert!(driven.effects.iter().any(|effect| matches!(effect, Effect::EndGeneration)));
+    driven.tell(Input::Looked(Ok(Box::new(looked()))));
+    driven.tell(Input::Connected(Ok(slot(25, 40))));
+    let Next::OpenLog(of) = driven.next.clone() else { panic!("{:?}", driven.next) };
+    let (epoch, begins, ends, broken) = (Epoch(7), Lsn(20), Lsn(30), None);
+    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken })));
+    let (expected, recent) = (Vec::new(), Vec::new());
+    driven.tell(Input::LogRead(Ok(LogRead { expected, recent })));
+    driven.tell(unseen(None, Vec::new()));
+    let begun = driven.effects.iter().find_map(|effect| match effect {
+        Effect::Begin(generation) => Some((generation.epoch, generation.position)),
+        _ => None,
+    });
+    assert_eq!(begun, Some((Epoch(7), Lsn(30))));
 }
 
 #[test]
