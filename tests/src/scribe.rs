@@ -11,7 +11,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rowtide_client::{
-    Client, ClientOptions, Event, FileStorage, Op, Outcome, Row, Settled, Status, StorageError,
+    Acked, Client, ClientOptions, Event, FileStorage, Op, Outcome, Row, Status, StorageError,
 };
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
@@ -272,7 +272,7 @@ allow = 'old.owner = auth.user_id'
 
     fn take(&mut self, event: Option<Event>) {
         match event {
-            Some(Event::Settled(settled)) => self.book(settled),
+            Some(Event::Acked(settled)) => self.book(settled),
             Some(Event::Changes(_)) => {
                 let replica = self.client.replica();
                 let sum: i64 =
@@ -296,8 +296,8 @@ allow = 'old.owner = auth.user_id'
         }
     }
 
-    fn book(&mut self, Settled { id, outcome }: Settled) {
-        let confirmed = outcome == Outcome::Confirmed;
+    fn book(&mut self, Acked { id, outcome }: Acked) {
+        let confirmed = outcome == Outcome::Applied;
         let Some(marks) = self.made.remove(&id) else {
             // It may be told again after a restart, but not otherwise.
             if self.told.get(&id) != Some(&confirmed) {
@@ -307,8 +307,8 @@ allow = 'old.owner = auth.user_id'
         };
         self.told.insert(id, confirmed);
         let code = match outcome {
-            Outcome::Confirmed => "confirmed".to_owned(),
-            Outcome::Refused { code, .. } => code,
+            Outcome::Applied => "confirmed".to_owned(),
+            Outcome::Rejected { code, .. } => code,
         };
         *self.tally.outcomes.entry(code).or_default() += 1;
         let books = if confirmed { &mut self.tally.confirmed } else { &mut self.tally.refused };

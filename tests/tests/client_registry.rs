@@ -1,6 +1,6 @@
 //! Client ids belong to the user who first used them, for ever, however many claim at once.
 
-use rowtide_postgres::client_registry::{Claimed, claim, settled};
+use rowtide_postgres::client_registry::{Claimed, claim, outcomes};
 use rowtide_postgres::setup::setup;
 use rowtide_protocol::Lsn;
 use rowtide_tests::{Database, eventually};
@@ -59,7 +59,7 @@ async fn what_is_settled_is_flushed_also_while_a_transaction_that_wrote_is_open(
     open.batch_execute("BEGIN; CREATE TABLE later (id int)").await.unwrap();
     for round in 0..20 {
         open.batch_execute(&format!("INSERT INTO later VALUES ({round})")).await.unwrap();
-        let until = settled(&client, &database.names(), &[]).await.unwrap().until;
+        let until = outcomes(&client, &database.names(), &[]).await.unwrap().until;
         let flushed = "SELECT pg_current_wal_flush_lsn()::text";
         let flushed: String = client.query_one(flushed, &[]).await.unwrap().get(0);
         let flushed: Lsn = flushed.parse().unwrap();

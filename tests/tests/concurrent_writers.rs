@@ -304,7 +304,7 @@ async fn keep(url: String, user: String, make: Make, mut rng: StdRng) -> Done {
             continue;
         }
         match client.next().await {
-            Some(Event::Settled(settled)) => {
+            Some(Event::Acked(settled)) => {
                 let told = outcomes.insert(settled.id, settled.outcome);
                 assert_eq!(told, None, "{client_id} is told of mutation {} twice", settled.id);
             }
@@ -315,8 +315,8 @@ async fn keep(url: String, user: String, make: Make, mut rng: StdRng) -> Done {
     }
     assert!(client.shown().pending().next().is_none());
     let refused = outcomes.into_iter().filter_map(|(id, outcome)| match outcome {
-        Outcome::Refused { code, message } => Some((id, (code, message))),
-        Outcome::Confirmed => None,
+        Outcome::Rejected { code, message } => Some((id, (code, message))),
+        Outcome::Applied => None,
     });
     Done { user, client_id, made, refused: refused.collect(), client: Some(client) }
 }

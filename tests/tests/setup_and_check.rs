@@ -214,7 +214,7 @@ async fn what_check_advises_a_role_without_rights_mends_what_it_found() {
     );
     assert!(problems.iter().all(|problem| problem.fatal));
     for problem in problems {
-        admin.batch_execute(&problem.mend.unwrap()).await.unwrap();
+        admin.batch_execute(&problem.repair.unwrap()).await.unwrap();
     }
     let problems = check(&client, &names, &plan).await.unwrap();
     assert_eq!(problems, [], "as {role}");
@@ -237,7 +237,7 @@ async fn a_role_that_may_not_set_up_is_told_what_it_may_not() {
     );
     let problems = check(&client, &names, &plan(&admin).await).await.unwrap();
     let missing = problems.iter().find(|problem| problem.what.contains("client")).unwrap();
-    let mend = missing.mend.as_deref().unwrap();
+    let mend = missing.repair.as_deref().unwrap();
     assert_eq!(mend, format!("GRANT CREATE ON DATABASE {name} TO {role};  -- then: rowtide setup"));
 }
 
@@ -264,7 +264,7 @@ async fn a_publication_that_leaves_rows_or_columns_out_is_found() {
         ]
     );
     for problem in problems {
-        client.batch_execute(&problem.mend.unwrap()).await.unwrap();
+        client.batch_execute(&problem.repair.unwrap()).await.unwrap();
     }
     assert_eq!(found(&client, &names).await, [""; 0]);
 }
@@ -290,7 +290,7 @@ async fn an_anchor_without_an_index_and_a_key_beyond_javascript_are_noted() {
     let what: Vec<&str> = problems.iter().map(|problem| problem.what.as_str()).collect();
     assert!(what[0].starts_with("no index serves the anchor \"owner\""), "{what:?}");
     assert!(what[1].contains("2^53"), "{what:?}");
-    client.batch_execute(problems[0].mend.as_deref().unwrap()).await.unwrap();
+    client.batch_execute(problems[0].repair.as_deref().unwrap()).await.unwrap();
     assert_eq!(check(&client, &names, &plan().await).await.unwrap(), problems[1..]);
 }
 
@@ -318,7 +318,7 @@ async fn a_server_without_logical_wal_is_found_and_said() {
     assert!(error.contains("wal_level"), "{error}");
     let problems = check(&client, &names, &plan(&client).await).await.unwrap();
     assert_eq!(problems[0].what, "wal_level is `replica`: changes cannot be streamed");
-    let mend = problems[0].mend.as_deref().unwrap();
+    let mend = problems[0].repair.as_deref().unwrap();
     assert_eq!(mend, "ALTER SYSTEM SET wal_level = logical;  -- then restart Postgres");
     client.batch_execute(mend).await.unwrap();
 }
@@ -364,7 +364,7 @@ async fn slots_that_are_all_in_use_are_said() {
     );
     let problems = check(&client, &names, &plan(&client).await).await.unwrap();
     let full = problems.iter().find(|problem| problem.what.contains("max_replication_slots"));
-    client.batch_execute(full.unwrap().mend.as_deref().unwrap()).await.unwrap();
+    client.batch_execute(full.unwrap().repair.as_deref().unwrap()).await.unwrap();
 }
 
 #[tokio::test]

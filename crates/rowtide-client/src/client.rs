@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::connection::run;
 use crate::op::Op;
-use crate::optimistic::{MutateError, Optimistic, Settled};
+use crate::optimistic::{Acked, MutateError, Optimistic};
 use crate::replica::{Replica, RowChange};
 use crate::shared::{ClientState, SharedState};
 use crate::storage::{MemoryStorage, Storage, StorageError};
@@ -74,7 +74,7 @@ pub enum Event {
     /// at the same time. The event comes after [`Client::shown`] has them.
     Changes(Vec<RowChange>),
     /// The server has acknowledged a mutation. The event comes after the changes of the mutation.
-    Settled(Settled),
+    Acked(Acked),
     /// Mutations cannot be stored. The client tries again, and accepts no new ones until it succeeds.
     NotStored {
         /// Why.
@@ -141,7 +141,7 @@ impl Client {
     /// every outcome again that the owner has not received.
     pub async fn next(&mut self) -> Option<Event> {
         let event = self.events.recv().await?;
-        if matches!(event, Event::Settled(_)) {
+        if matches!(event, Event::Acked(_)) {
             self.shared.outcome_reported();
         }
         Some(event)
@@ -149,7 +149,7 @@ impl Client {
 
     /// Makes a mutation of 1 to 500 operations. It shows at once, also without a server. The client sends it
     /// once it is stored, and again until the server acknowledges it, also after a restart if the storage is
-    /// durable. [`Event::Settled`] has the same id.
+    /// durable. [`Event::Acked`] has the same id.
     ///
     /// # Errors
     /// When the server could not accept it, too many mutations wait already, the storage fails, or the client

@@ -243,8 +243,8 @@ async fn open(options: &ClientOptions, shared: &SharedState) -> Result<Socket, C
         if let Some(cursor) = state.cursor() {
             connect["cursor"] = cursor.into();
         }
-        if let Some(settled) = state.settled() {
-            connect["settled"] = settled.into();
+        if let Some(acked) = state.acked() {
+            connect["settled"] = acked.into();
         }
     }
     socket.send(Message::text(connect.to_string())).await.map_err(again)?;

@@ -230,7 +230,7 @@ mod tests {
 
     fn records(count: u64) -> Vec<Record> {
         let client_id = "client-1".to_owned();
-        let mut records = vec![Record::Client { client_id, offset: 0, settled: 0 }];
+        let mut records = vec![Record::Client { client_id, offset: 0, acked: 0 }];
         records.extend((1..=count).map(|id| {
             let row = row_of(&json!({"id": id, "text": "zwei\nZeilen, \u{0} und ü"})).unwrap();
             Record::Mutation { id, ops: vec![Op::insert("note", row)].into() }
@@ -324,7 +324,7 @@ mod tests {
         let records = loaded(&dir.queue()).unwrap();
         let client = Optimistic::restore(&records).unwrap().unwrap();
         assert_eq!((client.client_id(), client.user_id()), ("client-1", Some("ann")));
-        assert_eq!(client.settled(), Some(3));
+        assert_eq!(client.acked(), Some(3));
         assert_eq!(client.pending().collect::<Vec<_>>(), [5], "4 is rejected");
         let shown: Vec<&Value> = client.rows("note").map(|row| &row["id"]).collect();
         assert_eq!(shown, [5]);

@@ -22,7 +22,7 @@
 //!             let files: Vec<File> = client.shown().typed("file").collect::<Result<_, _>>()?;
 //!             println!("{} files", files.len());
 //!         }
-//!         Event::Settled(settled) if settled.id == id => println!("{:?}", settled.outcome),
+//!         Event::Acked(acked) if acked.id == id => println!("{:?}", acked.outcome),
 //!         _ => {}
 //!     }
 //! }
@@ -48,7 +48,7 @@ pub use client::{
 };
 pub use file_storage::FileStorage;
 pub use op::{Op, OpKind, row_of};
-pub use optimistic::{ApplyError, MutateError, Optimistic, Outcome, Outgoing, Settled, Step};
+pub use optimistic::{Acked, ApplyError, MutateError, Optimistic, Outcome, Outgoing, Step};
 pub use queue::{CorruptQueue, Record};
 pub use replica::{Key, Replica, ReplicaError, Row, RowChange};
 pub use storage::{MemoryStorage, Storage, StorageError};

@@ -39,13 +39,13 @@ pub struct Step {
     /// The shown rows that have changed, each once. An application shows them all at the same time.
     pub changes: Vec<RowChange>,
     /// The mutations that are acknowledged now, in order.
-    pub settled: Vec<Settled>,
+    pub acked: Vec<Acked>,
 }
 
 /// The outcome of a mutation that the server has acknowledged. It is reported once, or again if the process
 /// ended before the outcome was stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settled {
+pub struct Acked {
     /// The mutation.
     pub id: u64,
     /// Whether it was applied.
@@ -56,9 +56,9 @@ pub struct Settled {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The server applied all of it.
-    Confirmed,
+    Applied,
     /// The server rejected it, and applied nothing of it.
-    Refused {
+    Rejected {
         /// See the protocol's codes of a `reject`.
         code: String,
         /// For the developer.
@@ -217,12 +217,12 @@ impl Optimistic {
                     Some(ack) => self.acknowledged(*ack, &mut dirty),
                     None => Vec::new(),
                 };
-                Ok(Step { changes: self.rebuilt(dirty), settled: acked })
+                Ok(Step { changes: self.rebuilt(dirty), acked })
             }
             ServerMessage::Ready { .. } => {
                 let mut dirty = self.take(message)?;
                 self.release_held(u64::MAX, &mut dirty);
-                Ok(Step { changes: self.rebuilt(dirty), settled: Vec::new() })
+                Ok(Step { changes: self.rebuilt(dirty), acked: Vec::new() })
             }
             ServerMessage::Reject(rejection) => Ok(self.rejected(rejection)),
             ServerMessage::Snapshot { .. }
@@ -266,10 +266,10 @@ impl Optimistic {
             self.record(Record::User { user_id: user_id.clone() });
         }
         self.sending = Some(self.queue.acked);
-        Ok(Step { changes: self.rebuilt(dirty), settled: acked })
+        Ok(Step { changes: self.rebuilt(dirty), acked })
     }
 
-    fn acknowledged(&mut self, ack: u64, dirty: &mut Dirty) -> Vec<Settled> {
+    fn acknowledged(&mut self, ack: u64, dirty: &mut Dirty) -> Vec<Acked> {
         let id = self.queue.id(ack);
         self.release_held(id, dirty);
         self.acknowledge(id, &BTreeMap::new(), false, dirty)
@@ -283,7 +283,7 @@ impl Optimistic {
         rejections: &BTreeMap<u64, &Refusal>,
         hold: bool,
         dirty: &mut Dirty,
-    ) -> Vec<Settled> {
+    ) -> Vec<Acked> {
         let mut acked = Vec::new();
         let upto = id.min(self.sent);
         for id in self.queue.acked + 1..=upto {
@@ -291,17 +291,17 @@ impl Optimistic {
             let ops = Arc::clone(&entry.ops);
             let outcome = match rejections.get(&id) {
                 Some(rejection) => rejected_with(&rejection.code, &rejection.message),
-                None => Outcome::Confirmed,
+                None => Outcome::Applied,
             };
-            if hold && outcome == Outcome::Confirmed {
+            if hold && outcome == Outcome::Applied {
                 self.held.push_back((id, ops));
             } else {
                 self.release(id, &ops, dirty);
             }
-            acked.push(Settled { id, outcome });
+            acked.push(Acked { id, outcome });
         }
         if upto > self.queue.acked {
-            self.record(Record::Settled { id: upto });
+            self.record(Record::Acked { id: upto });
         }
         acked
     }
@@ -317,7 +317,7 @@ impl Optimistic {
         let mut dirty = Dirty::default();
         self.release(id, &ops, &mut dirty);
         let outcome = rejected_with(&rejection.code, &rejection.message);
-        Step { changes: self.rebuilt(dirty), settled: vec![Settled { id, outcome }] }
+        Step { changes: self.rebuilt(dirty), acked: vec![Acked { id, outcome }] }
     }
 
     /// The connection has ended.
@@ -336,7 +336,7 @@ impl Optimistic {
             let message = "the mutation was made by a user who is no longer signed in";
             let pending = self.queue.entries().filter(|(_, entry)| !entry.rejected);
             let outcome = || rejected_with("forbidden", message);
-            step.settled = pending.map(|(id, _)| Settled { id, outcome: outcome() }).collect();
+            step.acked = pending.map(|(id, _)| Acked { id, outcome: outcome() }).collect();
             let mut dirty = Dirty::default();
             for (table, key) in self.overlay.keys() {
                 dirty.note(table, key, || self.shown(table, key).cloned());
@@ -349,7 +349,7 @@ impl Optimistic {
             step.changes = self.differences(dirty);
         }
         let offset = MutationQueue::offset_for(acked, 0);
-        self.record(Record::Client { client_id, offset, settled: acked });
+        self.record(Record::Client { client_id, offset, acked });
         self.sent = acked;
         self.sending = None;
         step
@@ -381,9 +381,9 @@ impl Optimistic {
             self.unstored_headers -= usize::from(record.is_header());
             match record {
                 Record::Mutation { id, .. } => self.stored_last = id,
-                Record::Client { settled, .. } => {
-                    self.stored_last = self.stored_last.max(settled);
-                    self.stored_acked = self.stored_acked.max(settled);
+                Record::Client { acked, .. } => {
+                    self.stored_last = self.stored_last.max(acked);
+                    self.stored_acked = self.stored_acked.max(acked);
                 }
                 _ => {}
             }
@@ -399,7 +399,7 @@ impl Optimistic {
     /// The first `count` of [`Optimistic::outcomes`] are durable now.
     pub fn outcomes_stored(&mut self, count: usize) {
         for record in self.outcomes.drain(..count.min(self.outcomes.len())) {
-            if let Record::Settled { id } = record {
+            if let Record::Acked { id } = record {
                 self.stored_acked = self.stored_acked.max(id);
             }
         }
@@ -416,7 +416,7 @@ impl Optimistic {
         debug_assert_eq!(applied, Ok(()));
         self.unstored_headers += usize::from(record.is_header());
         match record {
-            Record::Rejected { .. } | Record::Settled { .. } => self.outcomes.push_back(record),
+            Record::Rejected { .. } | Record::Acked { .. } => self.outcomes.push_back(record),
             _ => self.unstored.push_back(record),
         }
     }
@@ -495,5 +495,5 @@ impl Optimistic {
 }
 
 fn rejected_with(code: &str, message: &str) -> Outcome {
-    Outcome::Refused { code: code.to_owned(), message: message.to_owned() }
+    Outcome::Rejected { code: code.to_owned(), message: message.to_owned() }
 }

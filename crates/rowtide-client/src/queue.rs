@@ -20,7 +20,7 @@ pub(crate) type KeyColumns = BTreeMap<String, Vec<String>>;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "record", rename_all = "snake_case", rename_all_fields = "camelCase")]
 pub enum Record {
-    /// The queue took a client id. It has no mutations up to `settled`, and those behind it belong to no
+    /// The queue took a client id. It has no mutations up to `acked`, and those behind it belong to no
     /// user yet.
     Client {
         /// The id.
@@ -28,7 +28,8 @@ pub enum Record {
         /// A mutation's id plus this is its number.
         offset: i64,
         /// The highest acknowledged mutation.
-        settled: u64,
+        #[serde(rename = "settled")]
+        acked: u64,
     },
     /// The queue belongs to this user.
     User {
@@ -60,7 +61,8 @@ pub enum Record {
         id: u64,
     },
     /// The server acknowledged every mutation up to this one. They leave the queue.
-    Settled {
+    #[serde(rename = "settled")]
+    Acked {
         /// The last of them.
         id: u64,
     },
@@ -109,7 +111,7 @@ pub(crate) struct MutationQueue {
 impl MutationQueue {
     /// The empty queue that a [`Record::Client`] describes; any other record is an error.
     fn begin(first: &Record) -> Result<MutationQueue, String> {
-        let Record::Client { client_id, offset, settled } = first else {
+        let Record::Client { client_id, offset, acked } = first else {
             return Err("a queue begins with a client id".to_owned());
         };
         Ok(MutationQueue {
@@ -117,7 +119,7 @@ impl MutationQueue {
             user_id: None,
             keys: KeyColumns::new(),
             offset: *offset,
-            acked: *settled,
+            acked: *acked,
             entries: VecDeque::new(),
             bytes: 0,
         })
@@ -134,7 +136,7 @@ impl MutationQueue {
             entries: VecDeque::new(),
             bytes: 0,
         };
-        (queue, Record::Client { client_id, offset: 0, settled: 0 })
+        (queue, Record::Client { client_id, offset: 0, acked: 0 })
     }
 
     /// The queue that these records led to; `None` if there are none.
@@ -152,7 +154,7 @@ impl MutationQueue {
     pub(crate) fn records(&self) -> Vec<Record> {
         let client_id = self.client_id.clone();
         let mut records =
-            vec![Record::Client { client_id, offset: self.offset, settled: self.acked }];
+            vec![Record::Client { client_id, offset: self.offset, acked: self.acked }];
         records.extend(self.user_id.clone().map(|user_id| Record::User { user_id }));
         if !self.keys.is_empty() {
             records.push(Record::Tables { keys: self.keys.clone() });
@@ -169,8 +171,8 @@ impl MutationQueue {
     /// Applies one record; an error leaves the queue as it was.
     pub(crate) fn apply(&mut self, record: &Record) -> Result<(), String> {
         match record {
-            Record::Client { client_id, offset, settled } => {
-                self.acknowledge(*settled)?;
+            Record::Client { client_id, offset, acked } => {
+                self.acknowledge(*acked)?;
                 self.client_id.clone_from(client_id);
                 self.user_id = None;
                 self.offset = *offset;
@@ -187,12 +189,12 @@ impl MutationQueue {
                 self.entries.push_back(QueueEntry { ops: Arc::clone(ops), rejected: false, bytes });
             }
             // An outcome may be stored after a record that has already removed its mutation.
-            Record::Rejected { id } | Record::Settled { id } if *id <= self.acked => {}
+            Record::Rejected { id } | Record::Acked { id } if *id <= self.acked => {}
             Record::Rejected { id } => match self.index(*id) {
                 Some(index) => self.entries[index].rejected = true,
                 None => return Err(format!("mutation {id} is rejected, but not in the queue")),
             },
-            Record::Settled { id } => self.acknowledge(*id)?,
+            Record::Acked { id } => self.acknowledge(*id)?,
         }
         Ok(())
     }

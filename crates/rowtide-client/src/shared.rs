@@ -265,7 +265,7 @@ impl ClientState {
         if !step.changes.is_empty() {
             self.events.push_back(Event::Changes(step.changes));
         }
-        self.unreported += step.settled.len();
-        self.events.extend(step.settled.into_iter().map(Event::Settled));
+        self.unreported += step.acked.len();
+        self.events.extend(step.acked.into_iter().map(Event::Acked));
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use played::{Dir, PlayedServer, PlayedSession, connected, note, ready};
 use rowtide_client::{
-    Client, Event, FileStorage, MutateError, Outcome, Record, RowChange, Settled, Status, Storage,
+    Acked, Client, Event, FileStorage, MutateError, Outcome, Record, RowChange, Status, Storage,
     StorageError,
 };
 use serde_json::{Value, json};
@@ -27,9 +27,9 @@ async fn event<T>(client: &mut Client, mut wanted: impl FnMut(Event) -> Option<T
     tokio::time::timeout(Duration::from_secs(20), wait).await.expect("in time")
 }
 
-async fn acked(client: &mut Client) -> Settled {
+async fn acked(client: &mut Client) -> Acked {
     event(client, |event| match event {
-        Event::Settled(acked) => Some(acked),
+        Event::Acked(acked) => Some(acked),
         _ => None,
     })
     .await
@@ -39,12 +39,12 @@ async fn live(client: &mut Client) {
     event(client, |event| (event == Event::Status(Status::Live)).then_some(())).await;
 }
 
-fn applied(id: u64) -> Settled {
-    Settled { id, outcome: Outcome::Confirmed }
+fn applied(id: u64) -> Acked {
+    Acked { id, outcome: Outcome::Applied }
 }
 
-fn rejected(id: u64, code: &str) -> Settled {
-    Settled { id, outcome: Outcome::Refused { code: code.to_owned(), message: "no".to_owned() } }
+fn rejected(id: u64, code: &str) -> Acked {
+    Acked { id, outcome: Outcome::Rejected { code: code.to_owned(), message: "no".to_owned() } }
 }
 
 fn texts(client: &Client) -> Vec<String> {
@@ -181,7 +181,7 @@ async fn another_user_begins_anew_under_another_client_id() {
     session.say(json!({"type": "error", "code": "forbidden", "message": "not yours"})).await;
     drop(session);
     let outcome = acked(&mut client).await;
-    assert!(matches!(outcome, Settled { id: 1, outcome: Outcome::Refused { .. } }));
+    assert!(matches!(outcome, Acked { id: 1, outcome: Outcome::Rejected { .. } }));
     assert!(texts(&client).is_empty());
     client.mutate(note(2, "bob's")).unwrap();
     let (mut session, again) = server.session().await;
@@ -259,7 +259,7 @@ async fn a_mutation_is_not_sent_before_it_can_be_stored() {
 async fn a_queue_that_cannot_be_read_is_an_error() {
     let server = PlayedServer::start().await;
     let disk = Full::default();
-    disk.0.lock().unwrap().1.push(Record::Settled { id: 3 });
+    disk.0.lock().unwrap().1.push(Record::Acked { id: 3 });
     let error = Client::open(server.options(), disk).await.err().unwrap();
     assert!(matches!(error, StorageError::Corrupt(_)), "{error}");
 }
@@ -346,7 +346,7 @@ async fn many_mutations_are_acknowledged_in_order_whatever_the_owner_and_the_con
                 }
                 None
             }
-            Event::Settled(acked) => {
+            Event::Acked(acked) => {
                 assert_eq!(acked, applied(next), "in order, each once");
                 next += 1;
                 Some(())

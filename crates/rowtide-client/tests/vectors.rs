@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rowtide_client::{Op, Optimistic, Outcome, RowChange, Settled};
+use rowtide_client::{Acked, Op, Optimistic, Outcome, RowChange};
 use rowtide_protocol::ServerMessage;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -58,10 +58,10 @@ fn change_value(change: RowChange) -> Value {
     }
 }
 
-fn acked_value(acked: Settled) -> Value {
+fn acked_value(acked: Acked) -> Value {
     match acked.outcome {
-        Outcome::Confirmed => json!({"id": acked.id}),
-        Outcome::Refused { code, .. } => json!({"id": acked.id, "code": code}),
+        Outcome::Applied => json!({"id": acked.id}),
+        Outcome::Rejected { code, .. } => json!({"id": acked.id, "code": code}),
     }
 }
 
@@ -70,7 +70,7 @@ fn play(client: &mut Optimistic, step: &ScenarioStep) -> Observed {
         ScenarioStep { receive: Some(message), .. } => {
             let message = ServerMessage::parse(&message.to_string()).unwrap();
             let step = client.apply(&message).unwrap();
-            (step.changes, step.settled)
+            (step.changes, step.acked)
         }
         ScenarioStep { mutate: Some(ops), .. } => {
             (client.mutate(ops.clone()).unwrap().1, Vec::new())

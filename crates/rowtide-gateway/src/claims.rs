@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rowtide_postgres::client_registry::{Claimed, Settled, claim, settled};
+use rowtide_postgres::client_registry::{Claimed, Outcomes, claim, outcomes};
 use rowtide_postgres::connect::{ConnectOptions, Names, connect, reason};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep_until, timeout};
@@ -202,12 +202,12 @@ impl Task {
         };
         let behind: Vec<(String, u64)> = batch.iter().zip(&claimed).filter_map(knows).collect();
         let told = match behind.is_empty() {
-            true => Settled::default(),
-            false => settled(client, &self.names, &behind).await.map_err(failed)?,
+            true => Outcomes::default(),
+            false => outcomes(client, &self.names, &behind).await.map_err(failed)?,
         };
         let known = |(claim, claimed): (&Claim, Option<Claimed>)| {
             let claimed = claimed?;
-            let mut rejected = told.refused.get(&*claim.client).cloned().unwrap_or_default();
+            let mut rejected = told.rejections.get(&*claim.client).cloned().unwrap_or_default();
             // What was rejected since is told by the stream.
             rejected.retain(|refusal| refusal.id <= claimed.last_mutation);
             let until = is_behind(claim, &claimed).then_some(told.until);

@@ -80,7 +80,7 @@ impl Drop for WaitingMutation {
 }
 
 /// A mutation was acknowledged, `since` its arrival.
-pub(crate) fn mutation_settled(outcome: &str, since: Instant) {
+pub(crate) fn mutation_acknowledged(outcome: &str, since: Instant) {
     counter!(MUTATIONS, "outcome" => outcome.to_owned()).increment(1);
     histogram!(MUTATION_SECONDS).record(since.elapsed().as_secs_f64());
 }

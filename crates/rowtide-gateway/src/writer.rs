@@ -180,21 +180,21 @@ impl Writer {
         let work = match &mutation.asked {
             _ if job.gives_up => {
                 let message = "others were writing the same rows all the time; try again later";
-                Work::Refuse(vec![Rejection::new(RejectCode::UnknownError, message)])
+                Work::Reject(vec![Rejection::new(RejectCode::UnknownError, message)])
             }
-            Asked::Reject(rejection) => Work::Refuse(vec![rejection.clone()]),
+            Asked::Reject(rejection) => Work::Reject(vec![rejection.clone()]),
             Asked::Apply(ops) => read(&plan, ops),
         };
         let number = mutation.number.clone();
         let (client, user_id) = (Arc::clone(&job.client), Arc::clone(&job.user));
         let ticket = Ticket { client, user_id, number };
-        let settled = |outcome: &str| {
-            telemetry::mutation_settled(outcome, *since);
+        let acked = |outcome: &str| {
+            telemetry::mutation_acknowledged(outcome, *since);
             Ended::Acknowledged
         };
         match self.shared.mutator.apply(&plan, &ticket, &mutation.author, &work).await {
-            Ok(Outcome::Settled { refused }) => settled(refused.as_deref().unwrap_or("applied")),
-            Ok(Outcome::Repeated) => settled("repeated"),
+            Ok(Outcome::Acked { rejected }) => acked(rejected.as_deref().unwrap_or("applied")),
+            Ok(Outcome::Repeated) => acked("repeated"),
             Ok(Outcome::Gap { last }) => match ticket.number {
                 Number::Given(number) => Ended::Broken(Broken::Gap { number, last }),
                 Number::Next { .. } => Ended::Broken(Broken::NotTheirs),
@@ -223,7 +223,7 @@ fn read(plan: &Plan, ops: &[Op]) -> Work {
     };
     match ops.iter().enumerate().map(read).collect() {
         Ok(writes) => Work::Apply(writes),
-        Err(rejection) => Work::Refuse(vec![rejection]),
+        Err(rejection) => Work::Reject(vec![rejection]),
     }
 }
 

@@ -14,7 +14,7 @@ pub struct Problem {
     /// A sentence.
     pub what: String,
     /// The SQL that repairs it, or what else to do.
-    pub mend: Option<String>,
+    pub repair: Option<String>,
     /// Whether the server cannot serve the plan like this.
     pub fatal: bool,
 }
@@ -40,7 +40,7 @@ pub fn plan_once_set_up(
             .into_iter()
             .map(|problem| {
                 let what = format!("{}: {}", problem.message, problem.label);
-                Problem { what, mend: problem.help, fatal: true }
+                Problem { what, repair: problem.help, fatal: true }
             })
             .collect(),
     };
@@ -50,7 +50,7 @@ pub fn plan_once_set_up(
 /// Looks at the tables of a plan: an index for every anchor, keys that JavaScript can hold.
 pub fn check_plan(plan: &Plan) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let note = |what, mend| Problem { what, mend, fatal: false };
+    let note = |what, repair| Problem { what, repair, fatal: false };
     for table in &plan.tables {
         let catalog = &table.catalog;
         let quoted = quote_table(&catalog.schema, &catalog.name);
@@ -62,11 +62,11 @@ pub fn check_plan(plan: &Plan) -> Vec<Problem> {
             let column = &catalog.columns[anchor].name;
             if anchor_index(catalog, column).is_none() {
                 let name = quote_identifier(column);
-                let mend = format!("CREATE INDEX CONCURRENTLY ON {quoted} ({name});");
+                let repair = format!("CREATE INDEX CONCURRENTLY ON {quoted} ({name});");
                 let what = format!(
                     "no index serves the anchor {name} of {quoted}: every load reads the whole table"
                 );
-                problems.push(note(what, Some(mend)));
+                problems.push(note(what, Some(repair)));
             }
         }
         for key in &table.key {

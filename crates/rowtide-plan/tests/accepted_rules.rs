@@ -130,7 +130,7 @@ fn a_whole_plan() {
     let problems = check_plan(&plan(&definition, &catalog));
     let shown = problems.iter().map(|problem| {
         let fatal = if problem.fatal { "must be mended" } else { "is served" };
-        format!("{} ({fatal})\n  {}\n", problem.what, problem.mend.as_deref().unwrap_or("-"))
+        format!("{} ({fatal})\n  {}\n", problem.what, problem.repair.as_deref().unwrap_or("-"))
     });
     kept("what_could_be_better", &shown.collect::<String>());
 }

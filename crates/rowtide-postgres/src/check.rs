@@ -32,7 +32,7 @@ pub async fn check(
 }
 
 fn fatal(what: impl Into<String>, repair: impl Into<String>) -> Problem {
-    Problem { what: what.into(), mend: Some(repair.into()), fatal: true }
+    Problem { what: what.into(), repair: Some(repair.into()), fatal: true }
 }
 
 async fn check_server(client: &Client) -> Result<Vec<Problem>, tokio_postgres::Error> {

@@ -49,9 +49,9 @@ pub async fn claim(
 
 /// What the server tells clients that come back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Settled {
+pub struct Outcomes {
     /// The rejections behind the last mutation that each client knows of, by client id, in order.
-    pub refused: HashMap<String, Vec<Refusal>>,
+    pub rejections: HashMap<String, Vec<Refusal>>,
     /// Everything that was acknowledged until now was acknowledged by commits up to here.
     pub until: Lsn,
 }
@@ -60,11 +60,11 @@ pub struct Settled {
 ///
 /// # Errors
 /// When a statement fails.
-pub async fn settled(
+pub async fn outcomes(
     client: &Client,
     names: &Names,
     known: &[(String, u64)],
-) -> Result<Settled, tokio_postgres::Error> {
+) -> Result<Outcomes, tokio_postgres::Error> {
     let schema = quote_identifier(&names.schema);
     let sql = format!(
         "SELECT r.client_id, r.id, r.code, r.message
@@ -75,14 +75,14 @@ pub async fn settled(
     let ids: Vec<&str> = known.iter().map(|(id, _)| id.as_str()).collect();
     let numbers: Vec<i64> =
         known.iter().map(|(_, number)| i64::try_from(*number).unwrap_or(i64::MAX)).collect();
-    let mut settled = Settled { until: end_of_wal(client).await?, ..Settled::default() };
+    let mut outcomes = Outcomes { until: end_of_wal(client).await?, ..Outcomes::default() };
     for row in client.query(&sql, &[&ids, &numbers]).await? {
         let id = u64::try_from(row.get::<_, i64>(1)).unwrap_or(0);
         let rejection = Refusal { id, code: row.get(2), message: row.get(3) };
-        settled.refused.entry(row.get(0)).or_default().push(rejection);
+        outcomes.rejections.entry(row.get(0)).or_default().push(rejection);
     }
-    flush(client, settled.until).await?;
-    Ok(settled)
+    flush(client, outcomes.until).await?;
+    Ok(outcomes)
 }
 
 async fn claim_once(

@@ -294,8 +294,8 @@ fn print_problems(problems: &[Problem]) {
     for problem in problems {
         let kind = if problem.fatal { "error" } else { "note" };
         println!("{kind}: {}", problem.what);
-        if let Some(mend) = &problem.mend {
-            println!("  {mend}");
+        if let Some(repair) = &problem.repair {
+            println!("  {repair}");
         }
     }
 }

@@ -41,14 +41,14 @@ pub(crate) async fn run(args: MutateArgs) -> Result<ExitCode> {
     };
     let Ok(outcome) = outcome else { return Ok(unsettled(client, kept).await) };
     match outcome? {
-        Outcome::Confirmed => {
+        Outcome::Applied => {
             for op in &ops {
                 println!("{}", confirmed(&client, op));
             }
             client.close().await.map_err(said)?;
             Ok(ExitCode::SUCCESS)
         }
-        Outcome::Refused { code, message } => {
+        Outcome::Rejected { code, message } => {
             eprintln!("refused ({code}): {message}");
             client.close().await.map_err(said)?;
             Ok(ExitCode::FAILURE)
@@ -60,10 +60,10 @@ pub(crate) async fn run(args: MutateArgs) -> Result<ExitCode> {
 async fn outcome(client: &mut Client, id: u64) -> Result<Outcome> {
     while let Some(event) = client.next().await {
         match event {
-            Event::Settled(settled) if settled.id == id => return Ok(settled.outcome),
-            Event::Settled(settled) => match settled.outcome {
-                Outcome::Confirmed => eprintln!("an earlier mutation was confirmed"),
-                Outcome::Refused { code, message } => {
+            Event::Acked(settled) if settled.id == id => return Ok(settled.outcome),
+            Event::Acked(settled) => match settled.outcome {
+                Outcome::Applied => eprintln!("an earlier mutation was confirmed"),
+                Outcome::Rejected { code, message } => {
                     eprintln!("an earlier mutation was refused ({code}): {message}");
                 }
             },

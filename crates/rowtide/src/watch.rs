@@ -6,7 +6,7 @@ use std::io::{IsTerminal, Write};
 
 use clap::Args;
 use miette::{IntoDiagnostic, Result, miette};
-use rowtide_client::{Client, Event, Optimistic, Outcome, Row, RowChange, Settled, Status};
+use rowtide_client::{Acked, Client, Event, Optimistic, Outcome, Row, RowChange, Status};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
 
 use crate::cli::said;
@@ -96,10 +96,10 @@ fn line(change: &RowChange, shown: &Optimistic) -> String {
     format!("{table} {verb} {}{pending}", json(row))
 }
 
-fn outcome(settled: &Settled) -> String {
+fn outcome(settled: &Acked) -> String {
     match &settled.outcome {
-        Outcome::Confirmed => format!("mutation {} confirmed", settled.id),
-        Outcome::Refused { code, message } => {
+        Outcome::Applied => format!("mutation {} confirmed", settled.id),
+        Outcome::Rejected { code, message } => {
             format!("mutation {} refused ({code}): {message}", settled.id)
         }
     }
@@ -120,7 +120,7 @@ fn plain(event: &Event, shown: &Optimistic) -> std::io::Result<()> {
         Event::Status(Status::Live) => writeln!(out, "live")?,
         Event::Status(Status::Connecting) => eprintln!("connecting …"),
         Event::Status(Status::Offline { reason }) => eprintln!("offline: {reason}"),
-        Event::Settled(settled) => writeln!(out, "{}", outcome(settled))?,
+        Event::Acked(settled) => writeln!(out, "{}", outcome(settled))?,
         Event::NotStored { reason } => eprintln!("cannot store mutations: {reason}"),
         Event::Stopped(_) => {}
     }
@@ -142,7 +142,7 @@ impl Screen {
             Event::Changes(changes) if self.status == "live" => {
                 self.log.extend(changes.iter().map(|change| line(change, shown)));
             }
-            Event::Settled(settled) => self.log.push(outcome(settled)),
+            Event::Acked(settled) => self.log.push(outcome(settled)),
             Event::NotStored { reason } => {
                 self.log.push(format!("cannot store mutations: {reason}"));
             }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use rand::Rng;
-use rowtide_client::{Op, Optimistic, Outcome, Record, Row, Settled, Step};
+use rowtide_client::{Acked, Op, Optimistic, Outcome, Record, Row, Step};
 use rowtide_protocol::{Mode, ServerMessage};
 use serde_json::json;
 
@@ -74,7 +74,7 @@ impl World {
             "clientId": state.client_id(),
             "token": self.clients[client].user,
             "cursor": state.cursor(),
-            "settled": state.settled(),
+            "settled": state.acked(),
         });
         self.clients[client].connection = Some(id);
         if self.stormy && self.rng.random_bool(0.15) {
@@ -139,10 +139,10 @@ impl World {
             _ => {}
         }
         let step = self.clients[client].optimistic.apply(&message);
-        let Step { settled, .. } = step.expect("a server's messages can be applied");
-        for Settled { id, outcome } in settled {
+        let Step { acked, .. } = step.expect("a server's messages can be applied");
+        for Acked { id, outcome } in acked {
             let tag = self.clients[client].tags[&id];
-            self.ledger.tell(tag, client, outcome == Outcome::Confirmed, self.postgres.now());
+            self.ledger.tell(tag, client, outcome == Outcome::Applied, self.postgres.now());
         }
         self.check_replica(client);
         self.store_later(client);
@@ -241,7 +241,7 @@ impl World {
         };
         let last = state.storage.iter().map(|record| match record {
             Record::Mutation { id, .. } => *id,
-            Record::Settled { id } | Record::Client { settled: id, .. } => *id,
+            Record::Acked { id } | Record::Client { acked: id, .. } => *id,
             _ => 0,
         });
         let last = last.max().unwrap_or(0);

@@ -75,7 +75,7 @@ impl Optimistic {
     }
 
     /// For `connect`: the highest number that is stored as acknowledged; `None` if there is none.
-    pub fn settled(&self) -> Option<u64> {
+    pub fn acked(&self) -> Option<u64> {
         let number = self.queue.number(self.stored_acked);
         (number > 0 && self.queue.user_id.is_some()).then_some(number)
     }

@@ -51,12 +51,12 @@ fn texts(client: &Optimistic) -> Vec<String> {
     texts
 }
 
-fn rejected(id: u64, code: &str) -> Settled {
-    Settled { id, outcome: rejected_with(code, "no") }
+fn rejected(id: u64, code: &str) -> Acked {
+    Acked { id, outcome: rejected_with(code, "no") }
 }
 
-fn applied(id: u64) -> Settled {
-    Settled { id, outcome: Outcome::Confirmed }
+fn applied(id: u64) -> Acked {
+    Acked { id, outcome: Outcome::Applied }
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn a_mutation_stays_on_top_of_others_writes_until_its_effects_are_there() {
     let server = json!({"op": "put", "table": "note", "row": {"id": 1, "text": "MINE", "n": 1}});
     let step =
         say(&mut client, json!({"type": "tx", "cursor": "3", "changes": [server], "ack": 1}));
-    assert_eq!((texts(&client), step.settled), (vec!["MINE".to_owned()], vec![applied(1)]));
+    assert_eq!((texts(&client), step.acked), (vec!["MINE".to_owned()], vec![applied(1)]));
     assert!(!client.is_pending("note", &row(json!({"id": 1}))));
 }
 
@@ -116,15 +116,15 @@ fn a_rejected_mutation_is_reported_once_and_keeps_its_number() {
     client.mutate(note(2, "b")).unwrap();
     assert_eq!(numbers(&mut client), [1, 2]);
     let reject = json!({"type": "reject", "id": 2, "code": "forbidden", "message": "no"});
-    assert_eq!(say(&mut client, reject.clone()).settled, [rejected(2, "forbidden")]);
+    assert_eq!(say(&mut client, reject.clone()).acked, [rejected(2, "forbidden")]);
     assert_eq!(texts(&client), ["a"]);
     assert_eq!(say(&mut client, reject), Step::default());
     client.disconnected();
     let again = json!([{"id": 2, "code": "forbidden", "message": "no"}]);
     // The server lost both when it crashed.
-    assert_eq!(say(&mut client, connected("ann", 0, json!([]))).settled, []);
+    assert_eq!(say(&mut client, connected("ann", 0, json!([]))).acked, []);
     assert_eq!(numbers(&mut client), [1, 2]);
-    assert_eq!(say(&mut client, connected("ann", 2, again)).settled, [applied(1)]);
+    assert_eq!(say(&mut client, connected("ann", 2, again)).acked, [applied(1)]);
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn a_mutation_that_was_applied_while_the_client_was_away_does_not_flicker() {
     client.disconnected();
     let told = json!([{"id": 2, "code": "max_notes", "message": "no"}]);
     let step = say(&mut client, connected("ann", 2, told));
-    assert_eq!(step.settled, [applied(1), rejected(2, "max_notes")]);
+    assert_eq!(step.acked, [applied(1), rejected(2, "max_notes")]);
     assert_eq!(texts(&client), ["a"], "still shown");
     assert_eq!(client.pending().count(), 0);
     let rows = json!([{"id": 1, "text": "A"}]);
@@ -172,12 +172,12 @@ fn mutations_that_were_never_sent_get_numbers_behind_those_of_the_server() {
     let mut client = Optimistic::new("client-1".to_owned());
     let (id, _) = client.mutate(note(1, "a")).unwrap();
     let step = say(&mut client, connected("ann", 7, json!([])));
-    assert_eq!(step.settled, []);
+    assert_eq!(step.acked, []);
     assert_eq!(numbers(&mut client), [8]);
     let step = say(&mut client, json!({"type": "tx", "cursor": "2", "changes": [], "ack": 8}));
-    assert_eq!(step.settled, [applied(id)]);
+    assert_eq!(step.acked, [applied(id)]);
     store(&mut client);
-    assert_eq!(client.settled(), Some(8));
+    assert_eq!(client.acked(), Some(8));
     // The same with a database that was restored to an earlier state.
     client.mutate(note(2, "b")).unwrap();
     client.disconnected();
@@ -196,8 +196,8 @@ fn another_user_gets_nothing_of_the_former_one() {
     let error = client.apply(&ServerMessage::parse(&message).unwrap()).unwrap_err();
     assert_eq!(error, ApplyError::OtherUser { user_id: "bob".to_owned() });
     let step = client.abandon("client-2".to_owned());
-    assert_eq!((step.changes.len(), step.settled.len()), (2, 2));
-    assert_eq!((texts(&client), client.cursor(), client.settled()), (vec![], None, None));
+    assert_eq!((step.changes.len(), step.acked.len()), (2, 2));
+    assert_eq!((texts(&client), client.cursor(), client.acked()), (vec![], None, None));
     let (id, _) = client.mutate(note(3, "bob's")).unwrap();
     assert_eq!(id, 3, "ids go on, numbers begin anew");
     say(&mut client, connected("bob", 0, json!([])));
@@ -252,10 +252,10 @@ fn as_deep_as_it_may_be_it_can_be_stored_and_sent() {
 
 #[test]
 fn records_that_do_not_fit_each_other_are_an_error() {
-    let client = Record::Client { client_id: "client-1".to_owned(), offset: 0, settled: 0 };
+    let client = Record::Client { client_id: "client-1".to_owned(), offset: 0, acked: 0 };
     let position = |records: &[Record]| Optimistic::restore(records).unwrap_err().position;
-    assert_eq!(position(&[Record::Settled { id: 1 }]), 1);
-    assert_eq!(position(&[client.clone(), Record::Settled { id: 1 }]), 2);
+    assert_eq!(position(&[Record::Acked { id: 1 }]), 1);
+    assert_eq!(position(&[client.clone(), Record::Acked { id: 1 }]), 2);
     assert_eq!(position(&[client.clone(), Record::Rejected { id: 1 }]), 2);
     let second = Record::Mutation { id: 2, ops: note(1, "a").into() };
     assert_eq!(position(&[client, second]), 2);
@@ -277,7 +277,7 @@ fn a_step_costs_what_it_names_and_not_what_is_there() {
         let put = json!({"op": "put", "table": "note", "row": {"id": id, "text": "b"}});
         let step =
             say(&mut client, json!({"type": "tx", "cursor": "2", "changes": [put], "ack": id}));
-        assert_eq!((step.changes.len(), step.settled.len()), (0, 1));
+        assert_eq!((step.changes.len(), step.acked.len()), (0, 1));
     }
     // One pass over the rows in each step would take minutes.
     assert!(start.elapsed() < std::time::Duration::from_secs(10), "{:?}", start.elapsed());

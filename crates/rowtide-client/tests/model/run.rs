@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use rowtide_client::{Op, OpKind, Optimistic, Outcome, Outgoing, Record, RowChange, Settled, Step};
+use rowtide_client::{Acked, Op, OpKind, Optimistic, Outcome, Outgoing, Record, RowChange, Step};
 use rowtide_protocol::ServerMessage;
 
 use crate::random_op;
@@ -196,7 +196,7 @@ impl ModelRun {
         self.disconnect();
         let cursor = self.client.cursor().map(str::to_owned);
         let id = self.client.client_id().to_owned();
-        let settled = self.client.settled();
+        let settled = self.client.acked();
         let connected =
             self.server.connect(&id, self.user, cursor.as_deref(), settled, &mut self.rng);
         if connected.is_none() {
@@ -249,7 +249,7 @@ impl ModelRun {
             match record {
                 Record::Mutation { id, .. } => drop(stored.insert(*id)),
                 Record::Rejected { id } => drop(hidden.insert(*id)),
-                Record::Settled { id } | Record::Client { settled: id, .. } => {
+                Record::Acked { id } | Record::Client { acked: id, .. } => {
                     settled = settled.max(*id);
                 }
                 Record::Tables { .. } => self.keys_known = true,
@@ -322,7 +322,7 @@ impl ModelRun {
     }
 
     fn stepped(&mut self, step: Step) {
-        for Settled { id, outcome } in step.settled {
+        for Acked { id, outcome } in step.acked {
             let made = self.made.iter_mut().find(|made| made.id == id).unwrap();
             assert!(!made.reported_in_this_life, "{id} is acknowledged twice");
             if let Some(reported) = &made.reported
@@ -331,8 +331,8 @@ impl ModelRun {
                 assert_eq!(*reported, outcome, "{id} has another outcome than before the restart");
             }
             match outcome {
-                Outcome::Confirmed => self.coverage.applied += 1,
-                Outcome::Refused { .. } => self.coverage.rejected += 1,
+                Outcome::Applied => self.coverage.applied += 1,
+                Outcome::Rejected { .. } => self.coverage.rejected += 1,
             }
             made.reported = Some(outcome);
             made.reported_in_this_life = true;
@@ -457,7 +457,7 @@ impl ModelRun {
             let rejected =
                 client.rejections.iter().filter(|rejection| rejection.id == *number).count();
             assert_eq!(usize::from(applied) + rejected, 1, "acknowledged exactly once");
-            let reported_applied = made.reported.as_ref().unwrap() == &Outcome::Confirmed;
+            let reported_applied = made.reported.as_ref().unwrap() == &Outcome::Applied;
             assert_eq!(reported_applied, applied, "and reported with its outcome");
         }
     }

@@ -150,7 +150,7 @@ impl MutationConnection {
         };
         match attempt {
             Ok(Attempt::Written) => match self.commit().await {
-                Ok(()) => Ok(Outcome::Settled { refused: None }),
+                Ok(()) => Ok(Outcome::Acked { rejected: None }),
                 // A deferred constraint, which Postgres checks at the commit.
                 Err(Failure::Rejected(rejection)) => self.reject(ticket, &[rejection]).await,
                 Err(other) => Err(other),
@@ -191,8 +191,8 @@ impl MutationConnection {
         if self.query(bound).await?.is_empty() {
             return self.out_of_order(ticket).await;
         }
-        let refused = numbered.first().map(|rejection| rejection.code.clone());
-        Ok(Outcome::Settled { refused })
+        let rejected = numbered.first().map(|rejection| rejection.code.clone());
+        Ok(Outcome::Acked { rejected })
     }
 
     /// Does everything up to the commit in one round trip. Stops at an insert that meets a row.

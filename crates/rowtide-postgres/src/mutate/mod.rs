@@ -61,16 +61,16 @@ pub enum Work {
     /// All of the writes, or none.
     Apply(Vec<Write>),
     /// Acknowledge rejections: the first is of this number, the others of the numbers behind it.
-    Refuse(Vec<Rejection>),
+    Reject(Vec<Rejection>),
 }
 
 /// The outcome of an attempt to apply a mutation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// The number is acknowledged now. The stream has the outcome.
-    Settled {
+    Acked {
         /// The code, if the mutation was rejected.
-        refused: Option<String>,
+        rejected: Option<String>,
     },
     /// The number was acknowledged before. The stream has the client's row again, with the rejection if
     /// there was one.
@@ -151,7 +151,7 @@ impl Mutator {
         let mut connection = self.take().await?;
         let applied = match work {
             Work::Apply(writes) => connection.apply(plan, ticket, author, writes).await,
-            Work::Refuse(rejections) => connection.reject(ticket, rejections).await,
+            Work::Reject(rejections) => connection.reject(ticket, rejections).await,
         };
         self.round_trips.fetch_add(connection.take_round_trips(), Ordering::Relaxed);
         // After an error, and when this future is dropped, the connection is closed, because it may have an
