@@ -206,7 +206,7 @@ async fn the_position_passes_what_a_load_has_seen_also_when_nothing_is_published
     let mut loader = Loader::new(fixture.database.options().await);
     for round in 0..20 {
         fixture.run(&format!("INSERT INTO unpublished VALUES ({round})")).await;
-        let loaded = loader.load(&fixture.plan, &[]).await.expect("it loads").topics;
+        let loaded = loader.load(&fixture.plan, &[], &[]).await.expect("it loads").topics;
         let reached = async {
             let mut position = Lsn(0);
             while position < loaded.position {
@@ -231,7 +231,8 @@ async fn the_position_of_a_load_is_flushed_also_while_a_transaction_that_wrote_i
     for round in 0..20 {
         let write = format!("INSERT INTO unpublished VALUES ({round})");
         open.batch_execute(&write).await.expect("it writes");
-        let position = loader.load(&fixture.plan, &[]).await.expect("it loads").topics.position;
+        let position =
+            loader.load(&fixture.plan, &[], &[]).await.expect("it loads").topics.position;
         let flushed = "SELECT pg_current_wal_flush_lsn()::text";
         let flushed = fixture.client.query_one(flushed, &[]).await.expect("it answers");
         let flushed: Lsn = flushed.get::<_, &str>(0).parse().expect("an LSN");

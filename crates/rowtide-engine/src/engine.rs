@@ -221,7 +221,9 @@ impl Engine {
         let (id, keys) = self.loads.begin(max_topics, begin)?;
         let keys = keys.to_vec();
         self.seed_with_recent(&keys);
-        Some(Load { id, topics: keys.iter().map(|key| self.topics[*key].id().clone()).collect() })
+        let states = keys.iter().map(|key| &self.topics[*key]);
+        let (topics, before) = states.map(|of| (of.id().clone(), of.rows().clone())).unzip();
+        Some(Load { id, topics, before })
     }
 
     /// Whether [`Engine::take_load`] has something to ask for.

@@ -17,6 +17,9 @@ pub struct Load {
     pub id: LoadId,
     /// Each topic once.
     pub topics: Vec<Topic>,
+    /// For each topic the rows that it was thought to have, if it was loaded before. What is read is best put
+    /// into these, with [`TopicRows::loaded_anew`]: then the engine looks at what has changed alone.
+    pub before: Vec<TopicRows>,
 }
 
 /// The answer.

@@ -31,6 +31,9 @@ pub struct TopicRows {
     bytes: usize,
 }
 
+/// A row before and after its topic was loaded again.
+pub(crate) type Replaced = (Option<Arc<Row>>, Option<Arc<Row>>);
+
 /// From keys to places. Keys come from clients, so the hash has a seed that nobody knows; what the rows
 /// are, and their order, does not depend on it.
 #[derive(Clone, Debug, Default)]
@@ -135,6 +138,50 @@ impl TopicRows {
         };
         self.bytes -= old.json.len();
         Some(old)
+    }
+
+    /// These rows brought to what a load has read: what is the same stays shared, so that
+    /// [`TopicRows::changed_since`] costs little.
+    pub fn loaded_anew(&self, loaded: impl IntoIterator<Item = Arc<Row>>) -> TopicRows {
+        let mut rows = self.clone();
+        let mut gone = vec![true; self.len()];
+        for row in loaded {
+            if let Some(place) = self.place(&row.image.key) {
+                gone[place as usize] = false;
+                if *self::row(&self.chunks, place) == row {
+                    continue;
+                }
+            }
+            rows.insert(row);
+        }
+        for (row, _) in self.iter().zip(gone).filter(|(_, gone)| *gone) {
+            rows.remove(&row.image.key);
+        }
+        rows
+    }
+
+    /// What differs from `before`: the rows of before and of now. Rows of chunks that both share are not
+    /// looked at.
+    pub(crate) fn changed_since(&self, before: &TopicRows) -> Vec<Replaced> {
+        let mut changed = Vec::new();
+        for now in self.not_shared_with(before) {
+            let then = before.get(&now.image.key);
+            if then.is_none_or(|then| !Arc::ptr_eq(then, now) && then != now) {
+                changed.push((then.cloned(), Some(Arc::clone(now))));
+            }
+        }
+        let gone = before.not_shared_with(self);
+        let gone = gone.filter(|then| self.get(&then.image.key).is_none());
+        changed.extend(gone.map(|then| (Some(Arc::clone(then)), None)));
+        changed
+    }
+
+    /// The rows of chunks that are not at the same place in `other`.
+    fn not_shared_with(&self, other: &TopicRows) -> impl Iterator<Item = &Arc<Row>> {
+        let of_other = other.chunks.iter().map(Some).chain(std::iter::repeat(None));
+        let pairs = self.chunks.iter().zip(of_other);
+        let differ = pairs.filter(|(own, other)| other.is_none_or(|o| !Arc::ptr_eq(own, o)));
+        differ.flat_map(|(chunk, _)| chunk.iter()).inspect(|_| look())
     }
 
     /// The rows as they are now: nothing that happens to these changes them.
@@ -279,6 +326,47 @@ mod tests {
                 let half = rows.len() / 2;
                 assert_eq!(rows.starting_at(half).count(), rows.len() - half);
             }
+        }
+    }
+
+    #[test]
+    fn rows_that_are_loaded_anew_are_what_was_read_and_differ_by_what_has_changed() {
+        let mut rng = SmallRng::seed_from_u64(2);
+        for round in 0..200 {
+            let keys = [3, 12, 900][round % 3];
+            let before: TopicRows = (0..keys).map(|key| row(key, 0)).collect();
+            let mut loaded: Vec<Arc<Row>> =
+                before.iter().map(|of| Arc::new((**of).clone())).collect();
+            for fresh in 0..rng.random_range(0..4) {
+                match rng.random_range(0..3) {
+                    0 if !loaded.is_empty() => {
+                        drop(loaded.swap_remove(rng.random_range(0..loaded.len())));
+                    }
+                    1 if !loaded.is_empty() => {
+                        let at = rng.random_range(0..loaded.len());
+                        loaded[at] = Arc::new(Row { json: "1".into(), ..(*loaded[at]).clone() });
+                    }
+                    _ => loaded.push(row(keys + fresh, 0)),
+                }
+            }
+            let after = before.loaded_anew(loaded.iter().cloned());
+            let wanted = all(loaded);
+            assert_eq!(all(after.iter().cloned()), wanted);
+            assert_eq!(after.bytes(), wanted.values().map(Bytes::len).sum::<usize>());
+            let mut then = all(before.iter().cloned());
+            let looked_at = LOOKED_AT.get();
+            let changed = after.changed_since(&before);
+            assert!(LOOKED_AT.get() - looked_at <= 16 * CHUNK, "most chunks are shared");
+            for (old, new) in changed {
+                let key = old.as_ref().or(new.as_ref()).unwrap().image.key.clone();
+                let new = new.map(|row| row.json.clone());
+                assert_ne!(old.map(|row| row.json.clone()), new, "it has changed");
+                match new {
+                    Some(json) => then.insert(key, json),
+                    None => then.remove(&key),
+                };
+            }
+            assert_eq!(then, wanted);
         }
     }
 

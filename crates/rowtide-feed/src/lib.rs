@@ -5,6 +5,7 @@
 //! interface needs both sides to be in one process.
 
 mod change;
+pub mod codec;
 mod event;
 mod follower;
 mod past;

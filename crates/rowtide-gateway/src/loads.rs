@@ -163,15 +163,19 @@ impl LoaderTask {
             drop(waiting);
             let mut topics: Vec<Topic> = Vec::new();
             let mut places: FxHashMap<Topic, usize> = FxHashMap::default();
-            for topic in merged.iter().flat_map(|request| &request.load.topics) {
+            let mut before: Vec<TopicRows> = Vec::new();
+            let loads = merged.iter_mut().map(|request| &mut request.load);
+            let wanted = loads.flat_map(|load| load.topics.iter().zip(load.before.drain(..)));
+            for (topic, rows) in wanted {
                 places.entry(topic.clone()).or_insert_with(|| {
                     topics.push(topic.clone());
+                    before.push(rows);
                     topics.len() - 1
                 });
             }
             let mut backoff = Duration::from_millis(100);
             let loaded = loop {
-                match loader.load(&plan, &topics).await {
+                match loader.load(&plan, &topics, &before).await {
                     Ok(loaded) => break loaded,
                     Err(error) => {
                         failing.send_replace(Some(error.to_string()));

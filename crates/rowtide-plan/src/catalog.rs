@@ -39,6 +39,12 @@ pub enum UnstreamedKind {
     Unlogged,
     /// A temporary table: it is its session's.
     Temporary,
+    /// A table that the publication does not have.
+    Unpublished,
+    /// A table of which the publication leaves out operations, rows or columns.
+    PublishedInPart,
+    /// A table of which row-level security hides rows from the role that reads it, but not their changes.
+    RowSecurity,
     /// A sequence, an index or a type.
     Other,
 }

@@ -25,7 +25,10 @@ impl Plan {
             add(&(&table.key, &table.kept, &table.branches));
             add(&catalog.columns.len());
             for column in &catalog.columns {
-                add(&(&column.name, &column.kind, column.type_oid, &column.type_name));
+                // How long a text may be decides nothing about one that is there.
+                let varchar = column.input.type_name == "character varying";
+                let of = if varchar { &column.input.type_name } else { &column.type_name };
+                add(&(&column.name, &column.kind, column.type_oid, of));
             }
         }
         add(&self.branches);

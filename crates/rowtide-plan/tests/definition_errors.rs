@@ -238,6 +238,9 @@ fn names_that_are_not_there() {
         UnstreamedKind::Foreign,
         UnstreamedKind::Unlogged,
         UnstreamedKind::Temporary,
+        UnstreamedKind::Unpublished,
+        UnstreamedKind::PublishedInPart,
+        UnstreamedKind::RowSecurity,
         UnstreamedKind::Other,
     ];
     let of_kind = |kind: UnstreamedKind| {

@@ -40,7 +40,7 @@ pub enum AssembleError {
 }
 
 /// Gathers transactions for one plan.
-pub(crate) struct Assembler {
+pub struct Assembler {
     plan: Arc<Plan>,
     /// The schema of the table whose rows are acknowledgements.
     schema: String,
@@ -85,17 +85,20 @@ struct Open {
 const US_1970_TO_2000: i64 = 946_684_800_000_000;
 
 impl Assembler {
-    pub(crate) fn new(plan: Arc<Plan>, schema: String, max_bytes: usize) -> Assembler {
+    /// For the tables of `plan`; a transaction whose rows take more than `max_bytes` is not held. `schema` is
+    /// that of Rowtide's own tables.
+    pub fn new(plan: Arc<Plan>, schema: String, max_bytes: usize) -> Assembler {
         Assembler { plan, schema, max_bytes, relations: HashMap::default(), open: None }
     }
 
-    pub(crate) fn begin(&mut self, xid: u32, commit_time_us: i64) {
+    /// A transaction begins; the time is in microseconds since 2000.
+    pub fn begin(&mut self, xid: u32, commit_time_us: i64) {
         let commit_time_us = commit_time_us.saturating_add(US_1970_TO_2000);
         self.open = Some(Open { xid, commit_time_us, ..Open::default() });
     }
 
     /// The transaction that ends at `lsn`.
-    pub(crate) fn commit(&mut self, lsn: Lsn) -> Transaction {
+    pub fn commit(&mut self, lsn: Lsn) -> Transaction {
         let open = self.open.take().unwrap_or_default();
         let changes = match open.too_large {
             Some(tables) => Changes::TooLarge(tables),
@@ -116,7 +119,10 @@ impl Assembler {
     }
 
     /// Takes one message between begin and commit.
-    pub(crate) fn message(&mut self, bytes: &[u8]) -> Result<(), AssembleError> {
+    ///
+    /// # Errors
+    /// When it cannot be decoded or encoded, or a table has changed.
+    pub fn message(&mut self, bytes: &[u8]) -> Result<(), AssembleError> {
         match decode(bytes)? {
             Message::Relation(relation) => self.relation(&relation),
             Message::Insert { relation, new } => {

@@ -1,7 +1,7 @@
 //! Everything that speaks to Postgres: the stream, the loads, the catalog, set-up, and the private
 //! cluster of `rowtide dev` and the tests. Nothing in here knows sessions or clients' sockets.
 
-mod assemble;
+pub mod assemble;
 pub mod catalog;
 pub mod check;
 pub mod client_registry;
@@ -15,6 +15,9 @@ pub mod rules;
 pub mod sample;
 pub mod setup;
 pub mod slot;
+pub mod slot_making;
 pub mod stream;
 mod tls;
+pub mod unseen;
 pub mod wal;
+pub mod watch;

@@ -122,18 +122,30 @@ impl Loader {
     }
 
     /// Loads `topics`; the snapshot is taken after the call. A table that cannot be read leaves its topics
-    /// without rows, and the others have theirs.
+    /// without rows, and the others have theirs. `before` are the rows that each topic was thought to have, as
+    /// in [`Load::before`](rowtide_engine::Load::before).
     ///
     /// # Errors
     /// When Postgres does not answer. The connection is made anew by the next call.
-    pub async fn load(&mut self, plan: &Plan, topics: &[Topic]) -> Result<LoadedTopics, LoadError> {
-        match self.try_load(plan, topics).await {
+    pub async fn load(
+        &mut self,
+        plan: &Plan,
+        topics: &[Topic],
+        before: &[TopicRows],
+    ) -> Result<LoadedTopics, LoadError> {
+        let mut loaded = match self.try_load(plan, topics).await {
             Err(error) if error.is_of_a_table() && !self.guarded => {
                 self.guarded = true;
-                self.try_load(plan, topics).await
+                self.try_load(plan, topics).await?
             }
-            other => other,
+            other => other?,
+        };
+        for (rows, before) in loaded.topics.rows.iter_mut().zip(before) {
+            if let Some(rows) = rows.as_mut().filter(|_| !before.is_empty()) {
+                *rows = before.loaded_anew(rows.iter().cloned());
+            }
         }
+        Ok(loaded)
     }
 
     async fn try_load(&mut self, plan: &Plan, topics: &[Topic]) -> Result<LoadedTopics, LoadError> {

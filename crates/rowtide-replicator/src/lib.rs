@@ -4,10 +4,14 @@
 //! alone.
 
 mod compile;
+pub mod continuity;
+pub mod drift;
 pub mod limits;
 mod log_threads;
+pub mod machine;
 mod requests;
 mod shell;
+mod source;
 mod telemetry;
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -79,12 +83,12 @@ pub fn start(
 ) -> Result<(Feed, ReplicatorHandle), StartError> {
     let (publisher, feed, asked) = feed(options.ring_bytes);
     let log = SharedLog::default();
-    let look = Arc::new(Notify::new());
+    let (look, outrun) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (ends, ended) = watch::channel(());
-    requests::start(asked, Arc::clone(&log), Arc::clone(&look))?;
+    requests::start(asked, Arc::clone(&log), Arc::clone(&look), Arc::clone(&outrun))?;
     // On a thread of its own socket, decoder and hand-over take turns without waking one another across cores.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let shell = Shell::new(options, publisher, Arc::clone(&log), look, stop);
+    let shell = Shell::new(options, publisher, Arc::clone(&log), look, outrun, stop);
     std::thread::Builder::new().name("stream".to_owned()).spawn(move || {
         runtime.block_on(shell.run());
         drop(ends);

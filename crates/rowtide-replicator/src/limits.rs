@@ -33,3 +33,11 @@ pub const MAX_PAUSE: Duration = Duration::from_secs(10);
 pub const BATCH: usize = 64;
 /// About how many bytes of them.
 pub const BATCH_BYTES: usize = 4 << 20;
+/// How often the database is looked at while it streams: how long a drift may go unnoticed, and the one query of an
+/// idle server.
+pub const WATCH: Duration = Duration::from_secs(1);
+/// How often is looked whether a transaction that is committed can be seen.
+pub const UNSEEN_LOOK: Duration = Duration::from_millis(200);
+/// After how many such looks a transaction that is at work, and waits for nothing, has not come to its commit: what
+/// is left of one whose WAL is flushed takes a moment.
+pub const COMMIT_LOOKS: u32 = 5;

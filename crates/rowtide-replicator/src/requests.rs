@@ -22,6 +22,7 @@ pub(crate) fn start(
     mut asked: mpsc::UnboundedReceiver<Request>,
     log: SharedLog,
     look: Arc<Notify>,
+    outrun: Arc<Notify>,
 ) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     std::thread::Builder::new().name("history".to_owned()).spawn(move || {
@@ -35,7 +36,11 @@ pub(crate) fn start(
                 }
                 Request::Replay(epoch, after, bytes, reply) => {
                     if let Some(reader) = reader_of(&runtime, &log, epoch, after) {
-                        drop(reply.send(replay(&reader, after, bytes)));
+                        let events = replay(&reader, after, bytes);
+                        if events.is_err() {
+                            outrun.notify_one();
+                        }
+                        drop(reply.send(events));
                     }
                 }
                 Request::Look => look.notify_one(),

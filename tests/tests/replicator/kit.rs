@@ -11,7 +11,7 @@ use rowtide_feed::{
 use rowtide_log::LogOptions;
 use rowtide_plan::definition::Definition;
 use rowtide_plan::plan::TableId;
-use rowtide_postgres::connect::ConnectOptions;
+use rowtide_postgres::connect::{ConnectOptions, Names};
 use rowtide_postgres::setup::setup;
 use rowtide_replicator::{ReplicatorHandle, ReplicatorOptions, start};
 use rowtide_tests::{Database, Dir, eventually};
@@ -85,6 +85,29 @@ pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     within.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"))
 }
 
+/// Starts a replicator.
+pub fn start_replicator(
+    database: ConnectOptions,
+    names: Names,
+    definition: &Arc<Definition>,
+    log: &Dir,
+) -> Running {
+    let stop = CancellationToken::new();
+    let options = ReplicatorOptions {
+        database,
+        names,
+        definition: Arc::clone(definition),
+        log: LogOptions {
+            dir: log.path().to_owned(),
+            retention: Duration::from_secs(600),
+            max_bytes: 1 << 30,
+        },
+        ring_bytes: 8 << 20,
+    };
+    let (feed, handle) = start(options, stop.clone()).expect("there are threads");
+    Running { feed, handle, stop }
+}
+
 /// A database that is set up, and where the log is.
 pub struct Site {
     pub database: Database,
@@ -118,20 +141,7 @@ impl Site {
 
     /// Starts a replicator that reaches the database in some other way.
     pub fn start_at(&self, database: ConnectOptions) -> Running {
-        let stop = CancellationToken::new();
-        let options = ReplicatorOptions {
-            database,
-            names: self.database.names(),
-            definition: Arc::clone(&self.definition),
-            log: LogOptions {
-                dir: self.log.path().to_owned(),
-                retention: Duration::from_secs(600),
-                max_bytes: 1 << 30,
-            },
-            ring_bytes: 8 << 20,
-        };
-        let (feed, handle) = start(options, stop.clone()).expect("there are threads");
-        Running { feed, handle, stop }
+        start_replicator(database, self.database.names(), &self.definition, &self.log)
     }
 
     pub async fn run(&self, sql: &str) {
@@ -177,7 +187,11 @@ struct Following {
 
 impl Mirror {
     pub async fn new(site: &Site, running: &Running) -> Mirror {
-        let client = site.database.connect().await;
+        Mirror::over(site.database.connect().await, running).await
+    }
+
+    /// One that loads over a connection.
+    pub async fn over(client: Client, running: &Running) -> Mirror {
         let mut mirror = Mirror { feed: running.feed.clone(), client, following: None };
         mirror.begin().await;
         mirror

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a test")]
 
+mod drift;
 mod kit;
+mod unseen;
 
 use rowtide_feed::ReplicatorStatus;
 use rowtide_tests::eventually;

@@ -5,10 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rowtide_client::Row;
-use rowtide_protocol::Cursor;
+use rowtide_protocol::{Cursor, Lsn};
 
 use crate::data::TABLES;
-use crate::postgres::State;
+use crate::postgres::database::State;
 use crate::world::World;
 
 /// How often each kind of thing has happened.
@@ -76,28 +76,57 @@ impl Ledger {
     }
 }
 
+/// What an epoch is of.
+#[derive(Clone, Debug)]
+pub struct EpochFacts {
+    /// The history of Postgres in which it began.
+    pub history: usize,
+    /// The tables that are not served in it.
+    pub refused: BTreeSet<usize>,
+    /// Where WAL ended when the tables were read.
+    pub read_at: Lsn,
+}
+
 impl World {
-    /// The state of the database at a client's cursor; `None` without one, and for one of a history that is
-    /// over: its epoch is about to end.
-    fn state_at_cursor(&self, client: usize) -> Option<&State> {
+    /// The epoch of a client's cursor, and the state of the database at it; `None` without one, and for one
+    /// of a history that is over: its epoch is about to end.
+    fn at_cursor(&self, client: usize) -> Option<(&EpochFacts, &State, Lsn)> {
         let cursor: Cursor = self.clients[client].optimistic.cursor()?.parse().unwrap();
-        let history = self.epochs[&cursor.epoch.0];
-        (history == self.postgres.history()).then(|| &**self.postgres.at(history, cursor.lsn))
+        let epoch = &self.epochs[&cursor.epoch.0];
+        let current = epoch.history == self.postgres.history();
+        current.then(|| (epoch, &**self.postgres.at(epoch.history, cursor.lsn), cursor.lsn))
     }
 
-    /// Holds a client's replica against the rules.
+    /// Holds a client's replica against the rules. A table that was altered between what the server has read
+    /// of it and the cursor is left out: that must be noticed in time, and everyone be there in the end.
     pub fn check_replica(&mut self, client: usize) {
-        let Some(state) = self.state_at_cursor(client) else { return };
-        assert_eq!(self.difference(client, state), None, "client {client} at its cursor");
-        if self.clients[client].live {
+        let Some((epoch, state, lsn)) = self.at_cursor(client) else { return };
+        let now = self.postgres.now();
+        let altered = |table: &usize| {
+            let after = state.altered[*table] > epoch.read_at;
+            // Read behind the cursor, and altered between the two.
+            let before = now.altered[*table] > lsn && lsn < epoch.read_at;
+            after || before
+        };
+        let served = (0..TABLES.len()).filter(|table| !epoch.refused.contains(table));
+        let served: BTreeSet<usize> = served.filter(|table| !altered(table)).collect();
+        let left_out = served.len() < TABLES.len();
+        let difference = self.difference(client, state, &served);
+        assert_eq!(difference, None, "client {client} at its cursor {lsn}");
+        let hidden: Vec<&str> = epoch.refused.iter().map(|table| TABLES[*table]).collect();
+        let base = self.clients[client].optimistic.base();
+        let held = hidden.iter().find(|table| base.count(table) > 0);
+        assert_eq!(held, None, "client {client} holds rows of a table that is not served");
+        if self.clients[client].live && !left_out {
             let missing = self.ledger.missing(client, state);
             assert_eq!(missing, None, "client {client} was told that it is applied");
         }
     }
 
-    /// In what a client's replica differs from what the rules select.
-    fn difference(&self, client: usize, state: &State) -> Option<String> {
-        let expected = state.tables.visible(self.clients[client].user);
+    /// In what a client's replica of some tables differs from what the rules select.
+    fn difference(&self, client: usize, state: &State, of: &BTreeSet<usize>) -> Option<String> {
+        let mut expected = state.database.visible(self.clients[client].user);
+        expected.retain(|(table, _), _| of.contains(table));
         let base = self.clients[client].optimistic.base();
         for ((table, id), json) in &expected {
             let key: Row = [("id".to_owned(), (*id).into())].into_iter().collect();
@@ -106,7 +135,7 @@ impl World {
                 return Some(format!("{} {id} should be {json:?}, not {held:?}", TABLES[*table]));
             }
         }
-        let held: usize = TABLES.iter().map(|table| base.count(table)).sum();
+        let held: usize = of.iter().map(|table| base.count(TABLES[*table])).sum();
         (held != expected.len()).then(|| format!("{held} rows, not {}", expected.len()))
     }
 
@@ -119,10 +148,19 @@ impl World {
         if let Some(id) = state.optimistic.pending().next() {
             return Some(format!("mutation {id} is pending"));
         }
-        let Some(_) = self.state_at_cursor(client) else {
+        let Some((epoch, ..)) = self.at_cursor(client) else {
             return Some("its epoch should have ended".to_owned());
         };
-        self.difference(client, self.postgres.now())
+        let now = self.postgres.now();
+        let unfit = now.database.catalog.unfit();
+        if epoch.refused != unfit {
+            return Some(format!(
+                "{:?} are not served, and {unfit:?} should not be",
+                epoch.refused
+            ));
+        }
+        let served = (0..TABLES.len()).filter(|table| !unfit.contains(table)).collect();
+        self.difference(client, now, &served)
     }
 
     pub fn is_at_rest(&self) -> bool {

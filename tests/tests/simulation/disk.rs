@@ -4,10 +4,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use rowtide_engine::HistoryRequest;
-use rowtide_feed::{Change, Changes, History, Transaction};
+use rowtide_feed::{Change, Changes, Event, History, HistoryQuery, Transaction};
 use rowtide_plan::row::Topic;
 use rowtide_protocol::{Epoch, Lsn};
+
+use crate::postgres::catalog::Facts;
 
 /// What the stream brought, as the log takes it.
 #[derive(Clone, Debug)]
@@ -43,7 +44,9 @@ pub struct Disk {
     pub holder: Option<(usize, u64)>,
     pub epoch: Epoch,
     /// Of the Postgres that the log is of; 0 if it cannot go on.
-    pub timeline: u64,
+    pub timeline: u32,
+    /// What was read of the tables that the log is of.
+    pub facts: Vec<Facts>,
     pub oldest: Lsn,
     pub end: Lsn,
     transactions: VecDeque<Arc<Transaction>>,
@@ -57,6 +60,7 @@ impl Disk {
             holder: None,
             epoch: Epoch(0),
             timeline: 0,
+            facts: Vec::new(),
             oldest: Lsn(0),
             end: Lsn(0),
             transactions: VecDeque::new(),
@@ -85,7 +89,7 @@ impl Disk {
     ///
     /// # Errors
     /// When there is no room.
-    pub fn begin(&mut self, position: Lsn, timeline: u64) -> Result<Epoch, Full> {
+    pub fn begin(&mut self, position: Lsn, timeline: u32) -> Result<Epoch, Full> {
         if self.full {
             return Err(Full);
         }
@@ -131,8 +135,26 @@ impl Disk {
         behind.map(|transaction| seen(transaction)).collect()
     }
 
+    /// The transactions behind a position, about so many bytes; `None` if that is not known any more.
+    pub fn replay(&self, after: Lsn, max_bytes: usize) -> Option<Vec<Event>> {
+        if after < self.oldest {
+            return None;
+        }
+        let (mut bytes, mut previous) = (0, self.oldest);
+        let mut events = Vec::new();
+        for transaction in &self.transactions {
+            if transaction.lsn > after && (events.is_empty() || bytes < max_bytes) {
+                bytes += transaction.bytes();
+                let transaction = Arc::clone(transaction);
+                events.push(Event::Transaction { previous, transaction });
+            }
+            previous = transaction.lsn;
+        }
+        Some(events)
+    }
+
     /// What has changed in the topics; `None` if that is not known any more.
-    pub fn history(&self, request: &HistoryRequest) -> Option<History> {
+    pub fn history(&self, request: &HistoryQuery) -> Option<History> {
         if request.after < self.oldest {
             return None;
         }

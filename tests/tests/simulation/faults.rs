@@ -16,7 +16,7 @@ impl World {
         let pause = self.rng.random_range(100..self.weather.pace_ms);
         self.after(pause, Event::Fault);
         let server = self.rng.random_range(0..self.servers.len());
-        match self.rng.random_range(0..96) {
+        match self.rng.random_range(0..104) {
             0..45 => self.harm_connection(),
             45..55 => self.kill_server(server),
             55..63 => self.stop_server(server),
@@ -30,6 +30,8 @@ impl World {
             88..90 if self.weather.epochs_end => self.promote_standby(),
             90..94 if self.weather.epochs_end => self.restore_copy(),
             94..96 if self.weather.epochs_end => self.lose_slot(),
+            96..99 => self.stall_standby(),
+            99..104 => self.slow_engine(server),
             _ => {}
         }
     }
@@ -64,6 +66,7 @@ impl World {
             state.life += 1;
             let at = At { server, life: state.life };
             self.after(1, Event::Replicate(at));
+            self.after(1000, Event::Watch(at));
         }
     }
 
@@ -151,6 +154,16 @@ impl World {
         self.postgres_ends();
     }
 
+    /// A synchronous standby does not answer for a while: what is committed is streamed, and nobody sees it.
+    fn stall_standby(&mut self) {
+        if !self.postgres.up || std::mem::replace(&mut self.postgres.stalled, true) {
+            return;
+        }
+        self.seen.count("stalls of a standby");
+        let delay = self.rng.random_range(200..10_000);
+        self.after(delay, Event::EndStall);
+    }
+
     fn postgres_ends(&mut self) {
         self.walsender = None;
         let delay = self.rng.random_range(50..4000);
@@ -173,7 +186,8 @@ impl World {
     /// A copy of the database from before takes its place, which lacks something that was streamed. That it
     /// is another is told by nothing but what it streams, so the log must have all that was.
     fn restore_copy(&mut self) {
-        let current = self.epochs.get(&self.disk.epoch.0) == Some(&self.postgres.history());
+        let current = self.epochs.get(&self.disk.epoch.0).map(|epoch| epoch.history)
+            == Some(self.postgres.history());
         let streamed = self.postgres.streamed;
         let behind = self.postgres.commits_behind(streamed);
         let lost = behind + self.rng.random_range(1..4);
@@ -192,7 +206,7 @@ impl World {
         let before = std::sync::Arc::clone(self.postgres.now());
         let older = self.postgres.end_before(lost + self.rng.random_range(0..3));
         let slot = self.postgres.slot.filter(|_| has_slot);
-        let slot = slot.map(|slot| Slot { confirmed: slot.confirmed.min(older) });
+        let slot = slot.map(|slot| Slot { confirmed: slot.confirmed.min(older), ..slot });
         self.postgres.fall_back(lost, slot);
         self.ledger.forget(&before, self.postgres.now());
         self.postgres_ends();

@@ -14,11 +14,15 @@ mod client;
 mod data;
 mod disk;
 mod faults;
+mod feed;
+mod migrations;
 mod network;
 mod postgres;
 mod replicator;
 mod rules;
 mod server;
+mod sql;
+mod stream;
 mod world;
 mod writer;
 

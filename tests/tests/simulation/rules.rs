@@ -1,9 +1,13 @@
 //! Who may write what: people write rows of their own, and notes of their teams. Judged on the rows as
 //! they are, one operation after the other.
 
+use std::sync::Arc;
+
 use rowtide_protocol::OpKind;
 
-use crate::data::{COMMENT, MEMBER, NOTE, Place, Row, Schema, TABLES, Tables, Writes};
+use crate::data::{COMMENT, MEMBER, NOTE, Row, Stored, TABLES};
+use crate::postgres::catalog::{Field, Relation};
+use crate::postgres::database::{Database, Work, Writes};
 
 /// An operation as the server has read it.
 #[derive(Clone, Debug)]
@@ -43,53 +47,85 @@ impl Op {
     }
 }
 
-/// What the operations write, or the code with which they are refused.
-pub fn judge(
-    schema: &Schema,
-    tables: &Tables,
-    user: &str,
-    ops: &[Op],
-) -> Result<Writes, &'static str> {
-    let mut tables = tables.clone();
+/// What becomes of operations.
+#[derive(Debug)]
+pub enum Judged {
+    Writes(Writes),
+    /// With this code.
+    Refused(&'static str),
+    /// A table or a column is not as the application calls it, or its rows cannot be written.
+    Changed,
+}
+
+/// What the operations write.
+pub fn judge(database: &Database, user: &str, ops: &[Op]) -> Judged {
+    let mut database = database.clone();
     let mut all = Writes::new();
     for op in ops {
-        let place: Place = (op.table, op.id);
-        let there = tables.get(place).is_some();
-        let seen = there && tables.visible(user).contains_key(&place);
-        let row = match (op.kind, tables.get(place)) {
+        let Some(relation) = database.catalog.table(op.table).cloned() else {
+            return Judged::Changed;
+        };
+        if !op.fits(&relation) || !database.takes_writes(&relation) {
+            return Judged::Changed;
+        }
+        let row = match op.row(&database, user) {
+            Ok(row) => row,
+            Err(code) => return Judged::Refused(code),
+        };
+        let row = row.map(|row| Arc::new(Stored::new(&relation, row)));
+        let writes = Writes::from([((relation.oid, op.id), row)]);
+        let work = Work { writes, ..Work::default() };
+        database.apply(&work, 0);
+        all.extend(work.writes);
+    }
+    Judged::Writes(all)
+}
+
+impl Op {
+    /// Whether a table has all that the rules and the operation name, and takes what is written.
+    fn fits(&self, relation: &Relation) -> bool {
+        let fields = [Field::Parent, Field::Person, Field::Mark, Field::Hidden];
+        let usual = |field: &Field| {
+            let column = relation.usual(*field);
+            column.is_some_and(|c| c.kind == crate::postgres::ddl::usual_kind(*field))
+        };
+        fields.iter().all(usual)
+    }
+
+    /// The row that there is after it.
+    fn row(&self, database: &Database, user: &str) -> Result<Option<Row>, &'static str> {
+        let old = database.get(self.table, self.id);
+        let seen = old.is_some() && database.visible(user).contains_key(&(self.table, self.id));
+        match (self.kind, old) {
             (OpKind::Insert, None) => {
                 let row = Row {
-                    id: op.id,
-                    parent: op.parent,
-                    person: op.person.clone(),
-                    mark: op.mark.unwrap_or(0),
-                    hidden: op.hidden.unwrap_or(false),
+                    id: self.id,
+                    parent: self.parent,
+                    person: self.person.clone(),
+                    mark: self.mark.unwrap_or(0),
+                    hidden: self.hidden.unwrap_or(false),
+                    extra: None,
                 };
                 let theirs = row.person.as_deref() == Some(user);
-                let may = theirs && matches!(op.table, MEMBER | NOTE | COMMENT);
-                Some(may.then_some(row).ok_or("forbidden")?)
+                let may = theirs && matches!(self.table, MEMBER | NOTE | COMMENT);
+                may.then_some(Some(row)).ok_or("forbidden")
             }
-            (OpKind::Insert, Some(_)) if !seen => return Err("forbidden"),
-            (_, None) => return Err("not_found"),
-            (_, Some(_)) if !seen => return Err("not_found"),
+            (OpKind::Insert, Some(_)) if !seen => Err("forbidden"),
+            (_, None) => Err("not_found"),
+            (_, Some(_)) if !seen => Err("not_found"),
             (kind, Some(old)) => {
                 let theirs = old.person.as_deref() == Some(user);
-                let given = op.person.is_some() && op.person != old.person;
-                if given || !(theirs || op.table == NOTE) {
+                let given = self.person.is_some() && self.person != old.person;
+                if given || !(theirs || self.table == NOTE) {
                     return Err("forbidden");
                 }
-                (kind != OpKind::Delete).then(|| Row {
-                    parent: op.parent.or(old.parent),
-                    mark: op.mark.unwrap_or(old.mark),
-                    hidden: op.hidden.unwrap_or(old.hidden),
+                Ok((kind != OpKind::Delete).then(|| Row {
+                    parent: self.parent.or(old.parent),
+                    mark: self.mark.unwrap_or(old.mark),
+                    hidden: self.hidden.unwrap_or(old.hidden),
                     ..old.clone()
-                })
+                }))
             }
-        };
-        let mut write = Writes::new();
-        write.insert(place, row.map(|row| schema.store(op.table, row)));
-        tables.write(&write);
-        all.append(&mut write);
+        }
     }
-    Ok(all)
 }

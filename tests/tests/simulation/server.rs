@@ -1,21 +1,31 @@
 //! A server process: the sessions, the engines with what waits for each, the loads and the questions to
 //! the log. It may be killed between any two events, and everything in here is gone then.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use rand::Rng;
-use rowtide_engine::{Engine, HistoryRequest, Input, Load, Opening, Output, Place, SessionId};
-use rowtide_feed::{Acknowledgement, Transaction};
+use rowtide_engine::{
+    Engine, HistoryId, HistoryRequest, Input, Load, Opening, Output, Place, SessionId,
+};
+use rowtide_feed::{
+    Acknowledgement, Event as FeedEvent, FeedEnded, Generation, History, HistoryQuery, Subscription,
+};
+use rowtide_plan::compile::compile_partly;
+use rowtide_plan::plan::Plan;
 use rowtide_protocol::{
-    ClientMessage, Connect, Cursor, Epoch, ErrorCode, Lsn, Refusal, connected_frame, error_frame,
+    ClientMessage, Connect, Cursor, ErrorCode, Lsn, Refusal, connected_frame, error_frame,
     ready_frame, reject_frame, snapshot_frame, tx_frame,
 };
 use serde_json::Map;
 
-use crate::data::{Schema, USERS};
+use crate::data::{TABLES, USERS, definition, tables_json};
 use crate::disk::Entry;
+use crate::feed::{Asked, ServerFeed, answered};
 use crate::network::{Parcel, Side};
+use crate::postgres::Unreadable;
+use crate::postgres::catalog::Facts;
 use crate::replicator::Stream;
 use crate::world::{At, Event, World};
 use crate::writer::Queue;
@@ -34,6 +44,9 @@ pub struct Server {
     /// Grows with every start and every end, so that what was meant for an earlier life is known.
     pub life: u64,
     pub running: bool,
+    pub generation: Option<Arc<Generation>>,
+    /// How many there were.
+    pub generations: u64,
     /// It was asked to stop, and writes what it still has.
     pub stopping: bool,
     /// None while it stands by.
@@ -46,12 +59,28 @@ pub struct Server {
     pub log_queue: VecDeque<Entry>,
     pub writing: bool,
     pub stream: Option<Stream>,
+    pub feed: ServerFeed,
     /// Why the next stream cannot be the continuation of the log, if it cannot.
     pub broken: Option<&'static str>,
+    pub tables: Option<Compiled>,
+}
+
+/// What a server has read of the tables, and made of it.
+#[derive(Clone)]
+pub struct Compiled {
+    pub plan: Arc<Plan>,
+    pub facts: Vec<Facts>,
+    pub refused: BTreeSet<usize>,
+    pub read_at: Lsn,
 }
 
 pub struct EngineThread {
     pub engine: Engine,
+    subscription: Subscription,
+    /// What was asked of the log.
+    histories: Vec<(HistoryId, Asked<History>)>,
+    /// Until then it is slow.
+    slow_until_ms: u64,
     inbox: VecDeque<Input>,
     woken: bool,
     gathering: bool,
@@ -66,6 +95,8 @@ pub struct Session {
     engine: Option<usize>,
     /// The last mutation that was settled when the client came.
     pub last: u64,
+    /// Up to this one the client was told what became of its mutations.
+    told: u64,
     refused: Vec<Refusal>,
     outbox: VecDeque<Output>,
     draining: bool,
@@ -78,19 +109,84 @@ impl World {
         !server.running || server.life != at.life
     }
 
-    pub fn start_engines(&mut self, at: At, epoch: Epoch, end: Lsn, recent: &[Arc<Transaction>]) {
-        let count = self.rng.random_range(1..=2);
-        let plan = &self.postgres.schema.plan;
-        let thread = |_| EngineThread {
-            engine: Engine::new(Arc::clone(plan), epoch, end, recent, ROW_BUDGET),
-            inbox: VecDeque::new(),
-            woken: false,
-            gathering: false,
-            loading: false,
-            turn: 0,
+    /// What there is to follow has changed: engines of another generation end, and those of this one begin.
+    pub fn generation(&mut self, at: At) {
+        if self.is_gone(at) {
+            return;
+        }
+        let server = &mut self.servers[at.server];
+        let generation = server.feed.feed.state().generation;
+        let same = match (&server.generation, &generation) {
+            (Some(serving), Some(generation)) => Arc::ptr_eq(serving, generation),
+            (None, None) => true,
+            _ => false,
         };
-        self.servers[at.server].engines = (0..count).map(thread).collect();
-        self.after(1000, Event::Tick(at, epoch));
+        if same {
+            return;
+        }
+        self.end_engines(at);
+        self.servers[at.server].generation = None;
+        let Some(generation) = generation else { return };
+        let count = self.rng.random_range(1..=2);
+        let Generation { epoch, plan, position, recent } = &*generation;
+        let thread = |_| {
+            Ok(EngineThread {
+                engine: Engine::new(Arc::clone(plan), *epoch, *position, recent, ROW_BUDGET),
+                subscription: self.servers[at.server]
+                    .feed
+                    .feed
+                    .subscribe(&generation, *position)?,
+                histories: Vec::new(),
+                slow_until_ms: 0,
+                inbox: VecDeque::new(),
+                woken: false,
+                gathering: false,
+                loading: false,
+                turn: 0,
+            })
+        };
+        let threads: Result<Vec<EngineThread>, FeedEnded> = (0..count).map(thread).collect();
+        // It has ended again, so there will be another look.
+        let Ok(threads) = threads else { return };
+        let server = &mut self.servers[at.server];
+        (server.engines, server.generation) = (threads, Some(generation));
+        server.generations += 1;
+        let generations = server.generations;
+        self.after(1000, Event::Tick(at, generations));
+        (0..count).for_each(|engine| self.wake_engine(at, engine));
+    }
+
+    pub fn plan_of(&self, at: At) -> Arc<Plan> {
+        let tables = self.servers[at.server].tables.as_ref();
+        Arc::clone(&tables.expect("nothing is served before the tables were read").plan)
+    }
+
+    /// Reads the tables as they can be seen, and compiles what fits.
+    pub fn read_tables(&self) -> Compiled {
+        let visible = &self.postgres.visible;
+        let facts: Vec<Facts> = (0..TABLES.len()).map(|t| visible.catalog.facts(t)).collect();
+        let mut catalog = visible.catalog.read();
+        // Where the stream or loads would not tell all of a table, it is as if it was not there.
+        let fit = |name: &str| {
+            let table = TABLES.iter().position(|table| *table == name);
+            table.is_some_and(|table| visible.catalog.serves(table))
+        };
+        catalog.tables.retain(|table| fit(&table.name));
+        let (plan, refused) = compile_partly(&definition(), &catalog);
+        let number = |(name, _): &(String, _)| TABLES.iter().position(|table| table == name);
+        let refused = refused.iter().filter_map(number).collect();
+        Compiled { plan: Arc::new(plan), facts, refused, read_at: self.postgres.wal_end }
+    }
+
+    /// The engines' feed is over: there is another generation, or the log does not go back to where they
+    /// are, and then there must be another.
+    fn end_generation_of_engines(&mut self, at: At) {
+        let server = &mut self.servers[at.server];
+        let current = server.feed.feed.state().generation;
+        let (Some(serving), Some(current)) = (&server.generation, &current) else { return };
+        if Arc::ptr_eq(serving, current) {
+            self.renew_generation(at);
+        }
     }
 
     /// The engines end, and every session with them.
@@ -105,14 +201,29 @@ impl World {
     pub fn give(&mut self, at: At, engine: usize, input: Input) {
         let Some(thread) = self.servers[at.server].engines.get_mut(engine) else { return };
         thread.inbox.push_back(input);
+        self.wake_engine(at, engine);
+    }
+
+    pub fn wake_engine(&mut self, at: At, engine: usize) {
+        let Some(thread) = self.servers[at.server].engines.get_mut(engine) else { return };
         if !std::mem::replace(&mut thread.woken, true) {
-            let delay = self.rng.random_range(0..15);
+            let slow = thread.slow_until_ms.saturating_sub(self.now_ms);
+            let delay = slow.max(self.rng.random_range(0..15));
             self.after(delay, Event::Engine(at, engine));
         }
     }
 
-    pub fn tick(&mut self, at: At, epoch: Epoch) {
-        if self.is_gone(at) || self.disk.epoch != epoch {
+    /// One engine has much to do for a while, or its machine is busy.
+    pub fn slow_engine(&mut self, server: usize) {
+        let until_ms = self.now_ms + self.rng.random_range(500..10_000);
+        if let Some(thread) = self.servers[server].engines.first_mut() {
+            self.seen.count("slow engines");
+            thread.slow_until_ms = until_ms;
+        }
+    }
+
+    pub fn tick(&mut self, at: At, generations: u64) {
+        if self.is_gone(at) || self.servers[at.server].generations != generations {
             return;
         }
         for engine in 0..self.servers[at.server].engines.len() {
@@ -121,7 +232,7 @@ impl World {
             let turn = thread.turn;
             self.give(at, engine, Input::Tick(turn));
         }
-        self.after(1000, Event::Tick(at, epoch));
+        self.after(1000, Event::Tick(at, generations));
     }
 
     pub fn run_engine(&mut self, at: At, engine: usize) {
@@ -132,6 +243,35 @@ impl World {
         thread.woken = false;
         let most = self.rng.random_range(1..=8);
         let mut outputs = Vec::new();
+        // What comes with the feed and what comes from sessions and loads takes turns.
+        let mut over = false;
+        if thread.inbox.is_empty() || self.rng.random_bool(0.7) {
+            match thread.subscription.next().now_or_never() {
+                None => {}
+                Some(Err(FeedEnded)) => over = true,
+                Some(Ok(batch)) => {
+                    thread.woken = true;
+                    thread.inbox.extend(batch.iter().filter_map(input));
+                }
+            }
+        }
+        let mut answers = Vec::new();
+        thread.histories.retain_mut(|(id, asked)| match answered(asked) {
+            None => true,
+            Some(answer) => {
+                answers.push(Input::History(*id, answer));
+                false
+            }
+        });
+        thread.inbox.extend(answers);
+        if over {
+            // Another generation is there, or will be.
+            self.seen.count("engines without a feed");
+            self.end_generation_of_engines(at);
+            return;
+        }
+        let thread = &mut self.servers[at.server].engines[engine];
+        let again = std::mem::take(&mut thread.woken);
         for input in thread.inbox.drain(..most.min(thread.inbox.len())) {
             if self.told {
                 println!("{:>8} server {} engine {engine}: {input:?}", self.now_ms, at.server);
@@ -143,7 +283,8 @@ impl World {
         }
         let questions: Vec<HistoryRequest> =
             std::iter::from_fn(|| thread.engine.take_history()).collect();
-        let more = !thread.inbox.is_empty() && !std::mem::replace(&mut thread.woken, true);
+        let more =
+            (again || !thread.inbox.is_empty()) && !std::mem::replace(&mut thread.woken, true);
         let gather = thread.engine.wants_load() && !thread.gathering && !thread.loading;
         thread.gathering |= gather;
         if more {
@@ -153,10 +294,13 @@ impl World {
             let delay = self.rng.random_range(2..30);
             self.after(delay, Event::Gather(at, engine));
         }
-        for question in questions {
-            let delay = self.rng.random_range(1..100);
-            self.after(delay, Event::Answer(at, engine, question, 0));
+        for HistoryRequest { id, topics, tables, after, up_to } in questions {
+            let query = HistoryQuery { topics, tables: tables.into(), after, up_to };
+            let server = &mut self.servers[at.server];
+            let asked = server.feed.feed.history(self.disk.epoch, query);
+            server.engines[engine].histories.push((id, asked));
         }
+        self.take_requests(at);
         for output in outputs {
             self.queue_output(at, output);
         }
@@ -176,6 +320,17 @@ impl World {
             self.seen.count("resets");
             return self.end_session(at, session.0, Some(ErrorCode::Restarting));
         }
+        if let Output::Tx { acknowledgements, .. } = &output {
+            for told in acknowledgements {
+                let first = told.rejected.first().map_or(told.last_mutation, |first| first.id);
+                let first = first.min(told.last_mutation);
+                if first > open.told + 1 {
+                    self.seen.count("acknowledgements that passed by");
+                    return self.end_session(at, session.0, Some(ErrorCode::Restarting));
+                }
+                open.told = open.told.max(told.last_mutation);
+            }
+        }
         open.outbox.push_back(output);
         if open.outbox.len() > OUTBOX {
             self.seen.count("slow clients");
@@ -193,11 +348,15 @@ impl World {
             return;
         }
         let room = UNDER_WAY.saturating_sub(self.network.under_way(id, Side::Client));
+        let Some(plan) = self.servers[at.server].tables.as_ref().map(|t| Arc::clone(&t.plan))
+        else {
+            return;
+        };
         let Some(session) = self.servers[at.server].sessions.get_mut(&id) else { return };
         let mut frames = Vec::new();
         for _ in 0..room {
             let Some(output) = session.outbox.pop_front() else { break };
-            write_frames(&self.postgres.schema, session, output, &mut frames);
+            write_frames(&plan, session, output, &mut frames);
         }
         let more = !session.outbox.is_empty();
         session.draining = more;
@@ -220,12 +379,13 @@ impl World {
         let Some(load) = thread.engine.take_load(most) else { return };
         thread.loading = true;
         let delay = self.rng.random_range(1..40);
-        self.after(delay, Event::Look(at, engine, load, self.disk.epoch));
+        let generations = self.servers[at.server].generations;
+        self.after(delay, Event::Look(at, engine, load, generations));
     }
 
     /// A load's transaction sees the database.
-    pub fn look(&mut self, at: At, engine: usize, load: Load, epoch: Epoch) {
-        if self.is_gone(at) || self.disk.epoch != epoch {
+    pub fn look(&mut self, at: At, engine: usize, load: Load, generations: u64) {
+        if self.is_gone(at) || self.servers[at.server].generations != generations {
             return;
         }
         self.seen.count("loads");
@@ -235,31 +395,23 @@ impl World {
             (200, Input::LoadFailed(load.id))
         } else {
             let most = if self.rng.random_bool(0.1) { 3000 } else { 60 };
-            let loaded = self.postgres.load(&load.topics);
+            let (loaded, failed) = self.postgres.load(&self.plan_of(at), &load.topics);
+            if failed.values().any(|why| *why == Unreadable::Changed) {
+                self.seen.count("loads that do not fit their tables");
+                self.servers[at.server].feed.feed.look();
+                self.take_requests(at);
+            } else if !failed.is_empty() {
+                self.seen.count("loads that are not permitted");
+            }
             (self.rng.random_range(1..most), Input::Loaded(load.id, loaded))
         };
-        self.after(delay, Event::Looked(at, engine, Box::new(input), epoch));
+        self.after(delay, Event::Looked(at, engine, Box::new(input), generations));
     }
 
-    pub fn looked(&mut self, at: At, engine: usize, input: Input, epoch: Epoch) {
-        if !self.is_gone(at) && self.disk.epoch == epoch {
+    pub fn looked(&mut self, at: At, engine: usize, input: Input, generations: u64) {
+        if !self.is_gone(at) && self.servers[at.server].generations == generations {
             self.give(at, engine, input);
         }
-    }
-
-    /// The log answers, once it has what the engine has, or it cannot.
-    pub fn answer(&mut self, at: At, engine: usize, request: HistoryRequest, tries: u32) {
-        if self.is_gone(at) {
-            return;
-        }
-        if self.disk.end < request.up_to && tries < 10 {
-            return self.after(500, Event::Answer(at, engine, request, tries + 1));
-        }
-        let covered = self.disk.end >= request.up_to && !self.rng.random_bool(0.03);
-        let history = if covered { self.disk.history(&request) } else { None };
-        let known = if history.is_some() { "histories" } else { "histories that are not known" };
-        self.seen.count(known);
-        self.give(at, engine, Input::History(request.id, history));
     }
 
     /// Something has arrived from a client.
@@ -279,6 +431,7 @@ impl World {
                     user,
                     engine: None,
                     last: 0,
+                    told: 0,
                     refused: Vec::new(),
                     outbox: VecDeque::new(),
                     draining: false,
@@ -322,13 +475,13 @@ impl World {
         let not_before = (known.last > 0).then_some(self.postgres.wal_end);
         let engines = self.servers[at.server].engines.len();
         let engine = USERS.iter().position(|of| *of == user).unwrap_or(0) % engines;
-        let claims = self.postgres.schema.plan.resolve_claims(&user, &Map::new());
+        let claims = self.plan_of(at).resolve_claims(&user, &Map::new());
         let cursor = connect.cursor.and_then(|cursor| cursor.parse::<Cursor>().ok());
         let Some(session) = self.servers[at.server].sessions.get_mut(&id) else { return };
         let refused = known.refused.range(settled + 1..=known.last.max(settled + 1));
         session.refused =
             refused.map(|(number, code)| crate::postgres::refusal(*number, code)).collect();
-        session.last = known.last;
+        (session.last, session.told) = (known.last, known.last);
         session.engine = Some(engine);
         let opening = Opening {
             session: SessionId(id),
@@ -356,12 +509,24 @@ impl World {
     }
 }
 
+/// What an event of the feed is to an engine.
+fn input(event: &FeedEvent) -> Option<Input> {
+    match event {
+        FeedEvent::Transaction { transaction, .. } => {
+            Some(Input::Transaction(Arc::clone(transaction)))
+        }
+        FeedEvent::Position { lsn, .. } => Some(Input::Position(*lsn)),
+        FeedEvent::StreamBegan { wal_end } => Some(Input::StreamBegan(*wal_end)),
+        FeedEvent::EpochBegan { .. } | FeedEvent::TableChanged { .. } => None,
+    }
+}
+
 /// What an output is on the wire. Transactions that wait are folded.
-fn write_frames(schema: &Schema, session: &mut Session, output: Output, frames: &mut Vec<Vec<u8>>) {
+fn write_frames(plan: &Plan, session: &mut Session, output: Output, frames: &mut Vec<Vec<u8>>) {
     match output {
         Output::Begin { mode, .. } => {
             let (last, refused) = (session.last, &session.refused);
-            let tables = Schema::tables_json();
+            let tables = tables_json();
             let frame = connected_frame(&session.user, mode, last, refused, &tables);
             frames.push(frame.to_vec());
         }
@@ -369,7 +534,7 @@ fn write_frames(schema: &Schema, session: &mut Session, output: Output, frames: 
             let mut place = Place::default();
             while let Some(slice) = rows.slice(place, SLICE_BYTES) {
                 place = slice.next;
-                let name = &schema.plan.table(slice.table).name_json;
+                let name = &plan.table(slice.table).name_json;
                 let rows = slice.rows.iter().map(|row| &row.json[..]);
                 frames.push(snapshot_frame(name, rows).to_vec());
             }

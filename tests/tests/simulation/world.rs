@@ -5,16 +5,18 @@ use std::collections::BTreeMap;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use rowtide_engine::{HistoryRequest, Input, Load};
-use rowtide_protocol::{Connect, Epoch, Lsn};
+use rowtide_engine::{Input, Load};
+use rowtide_feed::Request;
+use rowtide_protocol::{Connect, Lsn};
 
-use crate::checks::{Ledger, Seen};
+use crate::checks::{EpochFacts, Ledger, Seen};
 use crate::client::Client;
-use crate::data::{NOTE, Row, Schema, Tables, USERS, Writes};
 use crate::disk::Disk;
 use crate::network::{Network, Parcel, Side};
-use crate::postgres::{Postgres, Work};
+use crate::postgres::Postgres;
+use crate::postgres::database::{Database, Work, Writes};
 use crate::server::Server;
+use crate::sql::{random_row, write};
 use crate::writer::Attempt;
 
 /// A server in one of its lives.
@@ -30,20 +32,25 @@ pub enum Event {
     // Postgres
     BeginSql,
     CommitSql { xid: u64, postgres_life: u64 },
+    BeginMigration,
+    CommitMigration { xid: u64, kind: Option<usize>, postgres_life: u64 },
     Show(usize, Lsn),
     StartPostgres,
+    EndStall,
     WalsenderEnds(usize, u64),
     // Servers
     StartServer(usize),
     Replicate(At),
+    Watch(At),
     Stream(At),
     Write(At),
-    Tick(At, Epoch),
+    Tick(At, u64),
     Engine(At, usize),
     Gather(At, usize),
-    Look(At, usize, Load, Epoch),
-    Looked(At, usize, Box<Input>, Epoch),
-    Answer(At, usize, HistoryRequest, u32),
+    Look(At, usize, Load, u64),
+    Looked(At, usize, Box<Input>, u64),
+    Generation(At),
+    Answer(At, Request, u32),
     Claim(At, u64, Box<Connect>),
     Drain(At, u64),
     Attempt(At, u64),
@@ -71,6 +78,8 @@ pub struct Weather {
     pub clients_crash: bool,
     /// Whether tables are truncated, and transactions too large to hold.
     pub rough: bool,
+    /// Whether people alter tables and publications.
+    pub migrations: bool,
 }
 
 pub struct World {
@@ -87,8 +96,7 @@ pub struct World {
     pub network: Network,
     pub servers: Vec<Server>,
     pub clients: Vec<Client>,
-    /// The history of Postgres in which each epoch began.
-    pub epochs: BTreeMap<u64, usize>,
+    pub epochs: BTreeMap<u64, EpochFacts>,
     pub ledger: Ledger,
     pub seen: Seen,
     pub weather: Weather,
@@ -105,29 +113,28 @@ const RECOVERY_MS: u64 = 120_000;
 impl World {
     pub fn new(seed: u64, told: bool) -> World {
         let mut rng = SmallRng::seed_from_u64(seed);
-        let schema = Schema::new();
-        let mut tables = Tables::default();
+        let mut database = Database::default();
         let mut writes = Writes::new();
         for (table, ids) in [(0, 4), (1, 6), (2, 8), (3, 8)] {
             for id in 0..ids {
                 let row = random_row(&mut rng, table, id);
-                writes.insert((table, id), Some(schema.store(table, row)));
+                write(&database, &mut writes, table, id, Some(row));
             }
         }
-        tables.write(&writes);
+        database.apply(&Work { writes, ..Work::default() }, 3);
         let weather = Weather {
             pace_ms: [400, 1500, 5000][rng.random_range(0..3)],
             epochs_end: rng.random_bool(0.4),
             clients_crash: rng.random_bool(0.5),
             rough: rng.random_bool(0.3),
+            migrations: rng.random_bool(0.4),
         };
         let clients = rng.random_range(2..=5);
         World {
-            rng,
             now_ms: 0,
             queue: BTreeMap::new(),
             events: 0,
-            postgres: Postgres::new(schema, tables),
+            postgres: Postgres::new(database, rng.random_bool(0.3)),
             walsender: None,
             slot_was_lost: false,
             disk: Disk::new(),
@@ -141,6 +148,7 @@ impl World {
             stormy: false,
             most_mutations: 0,
             told,
+            rng,
         }
     }
 
@@ -161,6 +169,9 @@ impl World {
         self.most_mutations += 40;
         self.after(0, Event::Fault);
         self.after(0, Event::BeginSql);
+        if self.weather.migrations {
+            self.after(200, Event::BeginMigration);
+        }
         (0..self.clients.len()).for_each(|client| self.after(10, Event::Mutate(client)));
         let end = self.now_ms + self.rng.random_range(4_000..25_000);
         while self.now_ms < end {
@@ -175,19 +186,10 @@ impl World {
         self.disk.full = false;
         self.postgres.up = true;
         self.postgres.show_all();
+        self.mend_database();
         (0..self.servers.len()).for_each(|server| self.start_server(server));
         (0..self.clients.len()).for_each(|client| self.start_client(client));
-        let mut writes = Writes::new();
-        for (user, id) in USERS.iter().zip(900..) {
-            let mark = self.now_ms;
-            let person = Some((*user).to_owned());
-            let row = Row { id, parent: None, person, mark, hidden: false };
-            writes.insert((NOTE, id), Some(self.postgres.schema.store(NOTE, row)));
-        }
-        let xid = self.postgres.begin();
-        let work = Work { writes, ..Work::default() };
-        let lsn = self.postgres.commit(xid, work, self.now_ms);
-        self.postgres.show(lsn);
+        self.mark_the_end();
         let latest = self.now_ms + RECOVERY_MS;
         while !self.is_at_rest() {
             assert!(self.now_ms < latest, "{}", self.who_is_stuck());
@@ -210,19 +212,24 @@ impl World {
                 }
             }
             Event::StartPostgres => self.postgres.up = true,
+            Event::EndStall => self.postgres.show_all(),
             Event::WalsenderEnds(server, life) => {
                 self.walsender.take_if(|walsender| *walsender == (server, life));
             }
             Event::StartServer(server) => self.start_server(server),
             Event::Replicate(at) => self.replicate(at),
+            Event::Watch(at) => self.watch(at),
             Event::Stream(at) => self.stream(at),
             Event::Write(at) => self.write(at),
-            Event::Tick(at, epoch) => self.tick(at, epoch),
+            Event::Tick(at, generations) => self.tick(at, generations),
             Event::Engine(at, engine) => self.run_engine(at, engine),
             Event::Gather(at, engine) => self.gather(at, engine),
-            Event::Look(at, engine, load, epoch) => self.look(at, engine, load, epoch),
-            Event::Looked(at, engine, input, epoch) => self.looked(at, engine, *input, epoch),
-            Event::Answer(at, engine, request, tries) => self.answer(at, engine, request, tries),
+            Event::Look(at, engine, load, generations) => self.look(at, engine, load, generations),
+            Event::Looked(at, engine, input, generations) => {
+                self.looked(at, engine, *input, generations)
+            }
+            Event::Generation(at) => self.generation(at),
+            Event::Answer(at, request, tries) => self.answer(at, request, tries),
             Event::Claim(at, id, connect) => self.claim(at, id, connect),
             Event::Drain(at, id) => self.drain(at, id),
             Event::Attempt(at, id) => self.attempt(at, id),
@@ -237,6 +244,10 @@ impl World {
             Event::Store(client, life) => self.store(client, life),
             Event::Mutate(client) => self.make_mutation(client),
             Event::StartClient(client) => self.start_client(client),
+            Event::BeginMigration => self.begin_migration(),
+            Event::CommitMigration { xid, kind, postgres_life } => {
+                self.commit_migration(xid, kind, postgres_life);
+            }
             Event::Fault => self.fault(),
             Event::EmptyDisk => self.disk.full = false,
         }
@@ -297,62 +308,4 @@ impl World {
         let delay = self.rng.random_range(100..15_000);
         self.after(delay, Event::Close(id, other));
     }
-
-    fn begin_sql(&mut self) {
-        if !self.stormy {
-            return;
-        }
-        let pause = self.rng.random_range(30..900);
-        self.after(pause, Event::BeginSql);
-        if self.postgres.up {
-            let xid = self.postgres.begin();
-            let most = if self.rng.random_bool(0.1) { 3000 } else { 200 };
-            let delay = self.rng.random_range(1..most);
-            let postgres_life = self.postgres.life;
-            self.after(delay, Event::CommitSql { xid, postgres_life });
-        }
-        if self.rng.random_bool(0.1) {
-            self.postgres.write_other_wal();
-        }
-    }
-
-    fn commit_sql(&mut self, xid: u64, postgres_life: u64) {
-        if self.postgres.life != postgres_life {
-            return;
-        }
-        if self.rng.random_bool(0.1) {
-            return self.postgres.abort(xid);
-        }
-        let mut work = Work::default();
-        if self.weather.rough && self.rng.random_bool(0.03) {
-            work.truncated.push(self.rng.random_range(1..4));
-        }
-        for _ in 0..self.rng.random_range(0..5) {
-            let (table, id) = (self.rng.random_range(0..4), self.rng.random_range(0..8));
-            let there = self.rng.random_bool(0.75);
-            let row = random_row(&mut self.rng, table, id);
-            let row = there.then(|| self.postgres.schema.store(table, row));
-            work.writes.insert((table, id), row);
-        }
-        work.too_large = self.weather.rough && self.rng.random_bool(0.04);
-        if self.postgres.must_wait(&work) {
-            return self.after(20, Event::CommitSql { xid, postgres_life });
-        }
-        self.seen.count("transactions of others");
-        if !work.truncated.is_empty() {
-            self.seen.count("truncations");
-        }
-        if work.too_large {
-            self.seen.count("transactions too large to hold");
-        }
-        let lsn = self.postgres.commit(xid, work, self.now_ms);
-        self.show_later(lsn);
-    }
-}
-
-fn random_row(rng: &mut SmallRng, table: usize, id: i64) -> Row {
-    let parent = rng.random_bool(0.8).then(|| rng.random_range(0..if table == 3 { 8 } else { 4 }));
-    let person = rng.random_bool(0.9).then(|| USERS[rng.random_range(0..3)].to_owned());
-    let (mark, hidden) = (rng.random_range(1_000..1_000_000), rng.random_bool(0.2));
-    Row { id, parent, person, mark, hidden }
 }

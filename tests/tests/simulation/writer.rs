@@ -20,6 +20,7 @@ pub struct Queue {
     waiting: VecDeque<Mutation>,
     /// Whether the first of them is being tried.
     busy: bool,
+    tries: u32,
     /// The last that is known to be settled.
     settled: u64,
 }
@@ -44,6 +45,7 @@ impl World {
             user: session.user.clone(),
             waiting: VecDeque::new(),
             busy: false,
+            tries: 0,
             settled: session.last,
         });
         if queue.waiting.len() >= WAITING {
@@ -129,13 +131,24 @@ impl World {
                 return self.after(20, Event::Commit(at, attempt));
             }
             Outcome::Settled(lsn) | Outcome::Repeated(lsn) => self.show_later(lsn),
-            Outcome::Gap { .. } | Outcome::NotTheirs => 0,
+            Outcome::Gap { .. } | Outcome::NotTheirs | Outcome::Changed => 0,
         };
         let Some(queue) = self.servers[at.server].queues.get_mut(&id).filter(|_| alive) else {
             return;
         };
         match outcome {
             Outcome::MustWait => {}
+            Outcome::Changed => {
+                self.seen.count("mutations of what is not there");
+                queue.tries += 1;
+                if queue.tries > 5
+                    && let Some(mutation) = queue.waiting.front_mut()
+                {
+                    (queue.tries, mutation.asked) = (0, Err("unknown_error"));
+                }
+                let delay = self.rng.random_range(50..1000);
+                return self.after(delay, Event::Attempt(at, id));
+            }
             Outcome::Gap { last } => {
                 // Only a database that has gone back forgets what was settled.
                 assert!(last < queue.settled, "{} left a gap behind {last}", mutation.number);

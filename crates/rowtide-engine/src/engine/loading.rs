@@ -7,17 +7,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rowtide_feed::Changes;
 use rowtide_plan::plan::TableId;
-use rowtide_plan::row::{Image, Row};
+use rowtide_plan::row::Image;
 use rustc_hash::FxHashSet;
 
 use super::Engine;
+use crate::rows::Replaced;
 use crate::topic::{Ahead, Pending, TopicKey, Unfit, ViewKey};
 use crate::topics::Topics;
 use crate::view::View;
 use crate::{LoadId, Loaded, TopicRows};
-
-/// A row of a topic before and after the topic was loaded again.
-type Replaced = (Option<Arc<Row>>, Option<Arc<Row>>);
 
 impl Engine {
     /// Gives topics that are about to be loaded the transactions that the load may not see.
@@ -123,15 +121,7 @@ impl Engine {
             let old = self.topics.put_rows(key, rows);
             return self.topics.discard(old);
         }
-        let mut changed: Vec<Replaced> = Vec::new();
-        for after in rows.iter() {
-            let before = state.rows().get(&after.image.key);
-            if before.is_none_or(|before| before != after) {
-                changed.push((before.cloned(), Some(Arc::clone(after))));
-            }
-        }
-        let gone = state.rows().iter().filter(|row| rows.get(&row.image.key).is_none());
-        changed.extend(gone.map(|before| (Some(Arc::clone(before)), None)));
+        let changed = rows.changed_since(state.rows());
         let old_rows = self.topics.put_rows(key, rows);
         let views: Vec<ViewKey> = self.topics[key].views().iter().copied().collect();
         let reached_by = self.reached_by(key);

@@ -410,7 +410,10 @@ impl History {
             return;
         }
         let mut loaded = self.postgres.load(&self.plan, &load.topics);
-        for rows in &mut loaded.rows {
+        for (rows, before) in loaded.rows.iter_mut().zip(&load.before) {
+            if let Some(rows) = rows.as_mut().filter(|_| self.rng.random_bool(0.5)) {
+                *rows = before.loaded_anew(rows.iter().cloned());
+            }
             if self.rng.random_bool(0.02) {
                 *rows = None;
             }

@@ -41,6 +41,19 @@ pub(super) fn unstreamed(relation: &Unstreamed, span: Span) -> Problem {
             "it is there for one connection alone",
             "make it a table that stays".to_owned(),
         ),
+        UnstreamedKind::Unpublished => {
+            ("not in the publication", "its changes are not streamed", "rowtide setup".to_owned())
+        }
+        UnstreamedKind::PublishedInPart => (
+            "published only in part",
+            "the publication leaves out operations, rows or columns of it",
+            "rowtide check".to_owned(),
+        ),
+        UnstreamedKind::RowSecurity => (
+            "under row-level security",
+            "it hides rows from the server's role, but not their changes",
+            "ALTER ROLE … BYPASSRLS;".to_owned(),
+        ),
         UnstreamedKind::Other => {
             ("not a table", "it has no rows to sync", "name a table".to_owned())
         }

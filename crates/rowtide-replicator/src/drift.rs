@@ -1,0 +1,447 @@
+//! What the plan relies on, held against what is: two looks at the database are compared, and each difference is
+//! a drift with what follows from it. A difference that could have kept changes out of the stream, or shown
+//! loads other rows, ends the epoch as of the moment at which it is noticed, because what happened between the
+//! two looks cannot be told; so does one that was undone meanwhile, which only the version of a catalog row
+//! gives away. Pure.
+
+use std::fmt;
+
+use rowtide_feed::EpochReason;
+use rowtide_plan::catalog::UnstreamedKind;
+use rowtide_plan::sql::quote_table;
+use rowtide_postgres::watch::{
+    Observed, ObservedColumn, ObservedMembership, ObservedPublication, ObservedTable, ObservedType,
+};
+use sha2::{Digest, Sha256};
+
+/// `varchar`.
+const VARCHAR: u32 = 1043;
+
+/// A difference between two looks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drift {
+    /// What is different.
+    pub of: Of,
+    /// How.
+    pub change: Change,
+}
+
+/// What is different.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// The publication.
+    Publication,
+    /// A table, quoted, with its schema.
+    Table(String),
+    /// A type, with its schema.
+    Type(String),
+}
+
+impl fmt::Display for Of {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Of::Publication => f.write_str("publication"),
+            Of::Table(name) | Of::Type(name) => f.write_str(name),
+        }
+    }
+}
+
+/// How it is different.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// There is none any more.
+    Gone,
+    /// There is one now.
+    Appeared,
+    /// Another has its name.
+    Replaced,
+    /// It was written, and looks the same: something was changed and changed back.
+    Rewritten,
+    /// It publishes other operations, or in another way.
+    Operations,
+    /// The table is not published any more.
+    Unpublished,
+    /// The table is published now, or again.
+    Published,
+    /// The table is published, and was not for a while.
+    PublishedAgain,
+    /// Other rows or columns are published.
+    PublishedOtherwise,
+    /// It is not a plain, permanent table any more, or is one now.
+    Kind,
+    /// The primary key is another.
+    Key,
+    /// The replica identity is another.
+    Identity,
+    /// Row-level security hides rows from the server's role now, or does not any more.
+    RowSecurity {
+        /// Whether it does.
+        hides: bool,
+    },
+    /// The server's role may read the table now, or may not any more.
+    Readable {
+        /// Whether it may.
+        readable: bool,
+    },
+    /// Other tables inherit from it now.
+    Children,
+    /// A column was added.
+    ColumnAdded(String),
+    /// A column is gone.
+    ColumnGone(String),
+    /// A column has another name.
+    ColumnRenamed {
+        /// The one that it had.
+        from: String,
+        /// The one that it has.
+        to: String,
+    },
+    /// A column has another type.
+    ColumnRetyped(String),
+    /// A `varchar` takes longer text.
+    ColumnWidened(String),
+    /// A column is gone, and another has its name.
+    ColumnReplaced(String),
+    /// Rows were written anew when a column was changed.
+    RowsRewritten,
+    /// A column takes or gives other values: what it may be, what it is without a value, how it is kept.
+    ColumnRules(String),
+    /// A column was written, and looks the same.
+    ColumnRewritten(String),
+    /// An enum has another label.
+    LabelAdded(String),
+    /// Labels of an enum have other names, another order, or are gone.
+    Labels,
+    /// A composite type has other attributes.
+    Attributes,
+    /// Nothing that matters here.
+    Incidental,
+}
+
+/// What follows from a drift. Of several the greatest holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Follows {
+    /// Nothing.
+    Nothing,
+    /// Whoever has to load rows of the table waits until that can be done; what is streamed goes on.
+    LoadsWait,
+    /// The definition is compiled again. What is served goes on, if rows and topics are the same by it; otherwise an
+    /// epoch begins.
+    Recompile,
+    /// The table is not served until it fits again.
+    Refuse,
+    /// Rows of the table have changed without a trace in the stream: they must be loaded again.
+    Reload,
+    /// Changes may be missing: an epoch begins.
+    Epoch(Missed),
+}
+
+/// Why changes may be missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Missed {
+    /// Loads may have read another table, or a part.
+    Table,
+    /// The publication may have left them out.
+    Publication,
+}
+
+impl Missed {
+    /// As the reason of an epoch.
+    pub fn reason(self) -> EpochReason {
+        match self {
+            Missed::Table => EpochReason::TableReplaced,
+            Missed::Publication => EpochReason::PublicationChanged,
+        }
+    }
+}
+
+impl Drift {
+    /// What follows from it.
+    pub fn follows(&self) -> Follows {
+        match (&self.of, &self.change) {
+            (_, Change::Incidental | Change::Children) => Follows::Nothing,
+            (_, Change::Readable { .. }) => Follows::LoadsWait,
+            (Of::Publication, Change::Gone) | (_, Change::Unpublished) => Follows::Refuse,
+            (Of::Table(_), Change::Gone | Change::Kind) => Follows::Refuse,
+            (_, Change::RowSecurity { hides: true }) => Follows::Refuse,
+            (Of::Publication, _)
+            | (_, Change::PublishedAgain | Change::PublishedOtherwise | Change::Published) => {
+                Follows::Epoch(Missed::Publication)
+            }
+            (Of::Table(_), Change::Replaced | Change::Rewritten | Change::ColumnRewritten(_)) => {
+                Follows::Epoch(Missed::Table)
+            }
+            (
+                _,
+                Change::Labels
+                | Change::Attributes
+                | Change::ColumnReplaced(_)
+                | Change::RowsRewritten,
+            ) => Follows::Reload,
+            _ => Follows::Recompile,
+        }
+    }
+}
+
+impl fmt::Display for Drift {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.of {
+            Of::Publication => f.write_str("the publication")?,
+            Of::Table(table) => write!(f, "table {table}")?,
+            Of::Type(of) => write!(f, "type {of}")?,
+        }
+        match &self.change {
+            Change::Gone => f.write_str(" is gone"),
+            Change::Appeared => f.write_str(" is there now"),
+            Change::Replaced => f.write_str(" is another one of that name"),
+            Change::Rewritten => f.write_str(" was changed and changed back"),
+            Change::Operations => f.write_str(" publishes other operations, or in another way"),
+            Change::Unpublished => f.write_str(" is not published any more"),
+            Change::Published => f.write_str(" is published now"),
+            Change::PublishedAgain => f.write_str(" was not published for a while"),
+            Change::PublishedOtherwise => f.write_str(" is published with other rows or columns"),
+            Change::Kind => f.write_str(" is of another kind"),
+            Change::Key => f.write_str(" has another primary key"),
+            Change::Identity => f.write_str(" has another replica identity"),
+            Change::RowSecurity { hides: true } => {
+                f.write_str(": row-level security hides rows from the server's role")
+            }
+            Change::RowSecurity { hides: false } => f.write_str(
+                ": row-level security does not hide rows from the server's role any more",
+            ),
+            Change::Readable { readable: true } => f.write_str(" can be read again"),
+            Change::Readable { readable: false } => {
+                f.write_str(" cannot be read any more by the server's role")
+            }
+            Change::Children => {
+                f.write_str(": other tables inherit from it, whose rows are not served")
+            }
+            Change::ColumnAdded(column) => write!(f, ": column `{column}` was added"),
+            Change::ColumnGone(column) => write!(f, ": column `{column}` is gone"),
+            Change::ColumnRenamed { from, to } => {
+                write!(f, ": column `{from}` was renamed to `{to}`")
+            }
+            Change::ColumnRetyped(column) => write!(f, ": column `{column}` has another type"),
+            Change::ColumnWidened(column) => write!(f, ": column `{column}` takes longer text"),
+            Change::ColumnReplaced(column) => {
+                write!(f, ": column `{column}` was dropped and added again")
+            }
+            Change::RowsRewritten => {
+                f.write_str(": its rows were rewritten for another column type")
+            }
+            Change::ColumnRules(column) => write!(f, ": column `{column}` takes other values"),
+            Change::ColumnRewritten(column) => {
+                write!(f, ": column `{column}` was changed and changed back")
+            }
+            Change::LabelAdded(label) => write!(f, " has the label `{label}` now"),
+            Change::Labels => f.write_str(" has other labels"),
+            Change::Attributes => f.write_str(" has other attributes"),
+            Change::Incidental => f.write_str(" was changed in something that does not matter"),
+        }
+    }
+}
+
+/// Why changes or rows of a table cannot be had whole, beyond what the catalog of its columns says.
+pub fn unfit(observed: &Observed, table: &ObservedTable) -> Option<UnstreamedKind> {
+    let (Some(publication), Some(membership)) = (&observed.publication, &table.membership) else {
+        return Some(UnstreamedKind::Unpublished);
+    };
+    let ObservedPublication { insert, update, delete, truncate, .. } = publication;
+    if !(*insert && *update && *delete && *truncate) || membership.filtered || membership.listed {
+        return Some(UnstreamedKind::PublishedInPart);
+    }
+    table.row_security_active.then_some(UnstreamedKind::RowSecurity)
+}
+
+/// Tells whether what was streamed under one look was streamed under another without a gap, as far as the
+/// publication goes. It is kept with the log, so that a change and its undoing are noticed that nobody was there
+/// to see.
+pub fn publication_digest(observed: &Observed) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    digest.update(format!("{:?}", observed.publication));
+    for table in &observed.tables {
+        digest.update(format!("{:?}", (&table.schema, &table.name, table.oid, &table.membership)));
+    }
+    digest.finalize().into()
+}
+
+/// Everything that is different, in the order of what it is of.
+pub fn compare(before: &Observed, after: &Observed) -> Vec<Drift> {
+    let mut drifts = Vec::new();
+    publication(before.publication.as_ref(), after.publication.as_ref(), &mut drifts);
+    let of = |table: &ObservedTable| Of::Table(quote_table(&table.schema, &table.name));
+    for old in &before.tables {
+        match after.table(&old.schema, &old.name) {
+            None => drifts.push(Drift { of: of(old), change: Change::Gone }),
+            Some(new) => table(old, new, &mut |change| drifts.push(Drift { of: of(old), change })),
+        }
+    }
+    for new in &after.tables {
+        if before.table(&new.schema, &new.name).is_none() {
+            drifts.push(Drift { of: of(new), change: Change::Appeared });
+        }
+    }
+    for old in &before.types {
+        // One that is not used any more is told by the column that does not.
+        if let Some(new) = after.types.iter().find(|new| new.oid == old.oid) {
+            let of = || Of::Type(new.name.clone());
+            types(old, new, &mut |change| drifts.push(Drift { of: of(), change }));
+        }
+    }
+    drifts
+}
+
+fn publication(
+    before: Option<&ObservedPublication>,
+    after: Option<&ObservedPublication>,
+    drifts: &mut Vec<Drift>,
+) {
+    let change = match (before, after) {
+        (None, None) => return,
+        (Some(_), None) => Change::Gone,
+        (None, Some(_)) => Change::Appeared,
+        (Some(old), Some(new)) if old == new => return,
+        (Some(old), Some(new)) if old.oid != new.oid => Change::Replaced,
+        (Some(old), Some(new)) => {
+            let version = new.version;
+            let same = ObservedPublication { version, ..old.clone() } == *new;
+            if same { Change::Rewritten } else { Change::Operations }
+        }
+    };
+    drifts.push(Drift { of: Of::Publication, change });
+}
+
+fn table(old: &ObservedTable, new: &ObservedTable, tell: &mut impl FnMut(Change)) {
+    if old == new {
+        return;
+    }
+    if old.oid != new.oid {
+        return tell(Change::Replaced);
+    }
+    match (&old.membership, &new.membership) {
+        (Some(_), None) => tell(Change::Unpublished),
+        (None, Some(_)) => tell(Change::Published),
+        (Some(before), Some(after)) => membership(before, after, tell),
+        (None, None) => {}
+    }
+    let mut explained = (old.file, &old.incidental) != (new.file, &new.incidental);
+    let mut told = |differs: bool, change: Change| {
+        if differs {
+            explained = true;
+            tell(change);
+        }
+    };
+    told((&old.kind, &old.persistence) != (&new.kind, &new.persistence), Change::Kind);
+    told(old.key != new.key, Change::Key);
+    let identity = |table: &ObservedTable| (table.identity.clone(), table.identity_columns.clone());
+    told(identity(old) != identity(new), Change::Identity);
+    let hides = new.row_security_active;
+    told(old.row_security_active != hides, Change::RowSecurity { hides });
+    told(old.children != new.children, Change::Children);
+    let readable = new.readable;
+    told(old.readable != readable, Change::Readable { readable });
+    let switches = |table: &ObservedTable| (table.row_security, table.row_security_forced);
+    explained |= switches(old) != switches(new);
+    // A new name is written to the row type, too, and rights are not. Who reads past row-level security anyway
+    // does not need to know whether it was switched on for a while.
+    let renamed = old.name_version != new.name_version && !explained;
+    let hidden = old.version != new.version && !explained && new.row_security_concerns;
+    if renamed || hidden {
+        tell(Change::Rewritten);
+    } else if old.version != new.version {
+        tell(Change::Incidental);
+    }
+    columns(old, new, tell);
+}
+
+fn columns(old: &ObservedTable, new: &ObservedTable, tell: &mut impl FnMut(Change)) {
+    let by_number = |table: &ObservedTable, number: i16| {
+        table.columns.iter().find(|column| column.number == number).cloned()
+    };
+    let mut written = false;
+    for before in &old.columns {
+        match by_number(new, before.number) {
+            Some(after) => {
+                written |= before.version != after.version;
+                column(before, &after, tell);
+            }
+            // What it had is gone, though it looks the same.
+            None if new.columns.iter().any(|column| column.name == before.name) => {
+                tell(Change::ColumnReplaced(before.name.clone()));
+            }
+            None => tell(Change::ColumnGone(before.name.clone())),
+        }
+    }
+    for after in &new.columns {
+        if by_number(old, after.number).is_none() {
+            tell(Change::ColumnAdded(after.name.clone()));
+        }
+    }
+    // Not told from a table that was rewritten for some other reason in the same moment.
+    if written && old.file != new.file {
+        tell(Change::RowsRewritten);
+    }
+}
+
+fn membership(old: &ObservedMembership, new: &ObservedMembership, tell: &mut impl FnMut(Change)) {
+    if (old.filtered, old.listed) != (new.filtered, new.listed) {
+        tell(Change::PublishedOtherwise);
+    } else if old != new {
+        tell(Change::PublishedAgain);
+    }
+}
+
+fn column(old: &ObservedColumn, new: &ObservedColumn, tell: &mut impl FnMut(Change)) {
+    if old == new {
+        return;
+    }
+    let name = || new.name.clone();
+    let mut explained = old.incidental != new.incidental;
+    let mut told = |differs: bool, change: Change| {
+        if differs {
+            explained = true;
+            tell(change);
+        }
+    };
+    let renamed = Change::ColumnRenamed { from: old.name.clone(), to: name() };
+    told(old.name != new.name, renamed);
+    let widened = new.type_oid == VARCHAR
+        && old.type_oid == VARCHAR
+        && old.modifier != new.modifier
+        && (new.modifier < 0 || (old.modifier >= 0 && new.modifier > old.modifier));
+    let of = |column: &ObservedColumn| (column.type_oid, column.modifier);
+    told(widened, Change::ColumnWidened(name()));
+    told(of(old) != of(new) && !widened, Change::ColumnRetyped(name()));
+    let rules = |column: &ObservedColumn| {
+        let ObservedColumn { not_null, generated, numbered, collation, storage, default, .. } =
+            column.clone();
+        (not_null, generated, numbered, collation, storage, default)
+    };
+    told(rules(old) != rules(new), Change::ColumnRules(name()));
+    if !explained {
+        tell(Change::ColumnRewritten(name()));
+    }
+}
+
+fn types(old: &ObservedType, new: &ObservedType, tell: &mut impl FnMut(Change)) {
+    if old.labels != new.labels {
+        let old_ones = old.labels.iter();
+        let known = |(oid, _): &&(u32, String)| old.labels.iter().any(|(known, _)| known == oid);
+        if new.labels.iter().filter(known).eq(old_ones) {
+            let added = new.labels.iter().filter(|label| !known(label));
+            added.for_each(|(_, label)| tell(Change::LabelAdded(label.clone())));
+        } else {
+            tell(Change::Labels);
+        }
+    }
+    if old.attributes != new.attributes {
+        tell(Change::Attributes);
+    }
+    let of = |of: &ObservedType| (of.name.clone(), of.kind.clone(), of.base, of.element);
+    if of(old) != of(new) {
+        tell(Change::Kind);
+    }
+}
+
+#[cfg(test)]
+mod tests;

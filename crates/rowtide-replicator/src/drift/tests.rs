@@ -1,0 +1,227 @@
+use super::*;
+
+fn observed() -> Observed {
+    let column = |number: i16, name: &str, type_oid: u32, modifier: i32| ObservedColumn {
+        number,
+        name: name.to_owned(),
+        type_oid,
+        modifier,
+        not_null: false,
+        generated: String::new(),
+        numbered: String::new(),
+        collation: 0,
+        storage: "x".to_owned(),
+        default: None,
+        version: 700,
+        incidental: String::new(),
+    };
+    let table = ObservedTable {
+        schema: "public".to_owned(),
+        name: "note".to_owned(),
+        oid: 10,
+        version: 700,
+        name_version: 700,
+        file: 10,
+        incidental: "1 2".to_owned(),
+        kind: "r".to_owned(),
+        persistence: "p".to_owned(),
+        identity: "f".to_owned(),
+        identity_columns: Vec::new(),
+        key: vec![1],
+        row_security: false,
+        row_security_forced: false,
+        row_security_concerns: true,
+        row_security_active: false,
+        readable: true,
+        children: false,
+        membership: Some(ObservedMembership {
+            oid: Some(20),
+            version: Some(701),
+            filtered: false,
+            listed: false,
+        }),
+        columns: vec![column(1, "id", 23, -1), column(2, "body", VARCHAR, 24)],
+    };
+    let mood = ObservedType {
+        oid: 30,
+        name: "public.mood".to_owned(),
+        kind: "e".to_owned(),
+        base: 0,
+        element: 0,
+        labels: vec![(31, "sad".to_owned()), (32, "glad".to_owned())],
+        attributes: Vec::new(),
+    };
+    Observed {
+        publication: Some(ObservedPublication {
+            oid: 40,
+            version: 702,
+            insert: true,
+            update: true,
+            delete: true,
+            truncate: true,
+            via_root: false,
+            generated: None,
+        }),
+        tables: vec![table],
+        types: vec![mood],
+    }
+}
+
+/// What is different after `change`, and what follows from it.
+fn after(change: impl FnOnce(&mut Observed)) -> (Vec<Change>, Follows) {
+    let before = observed();
+    let mut after = before.clone();
+    change(&mut after);
+    let drifts = compare(&before, &after);
+    let follows = drifts.iter().map(Drift::follows).max().unwrap_or(Follows::Nothing);
+    (drifts.into_iter().map(|drift| drift.change).collect(), follows)
+}
+
+const PUBLICATION: Follows = Follows::Epoch(Missed::Publication);
+const TABLE: Follows = Follows::Epoch(Missed::Table);
+
+fn publication_of(observed: &mut Observed) -> &mut ObservedPublication {
+    observed.publication.as_mut().unwrap()
+}
+
+fn membership_of(observed: &mut Observed) -> &mut ObservedMembership {
+    observed.tables[0].membership.as_mut().unwrap()
+}
+
+#[test]
+fn what_is_the_same_is_no_drift_and_fits() {
+    assert_eq!(after(|_| ()), (Vec::new(), Follows::Nothing));
+    let observed = observed();
+    assert_eq!(unfit(&observed, &observed.tables[0]), None);
+}
+
+#[test]
+fn a_publication_that_may_have_left_out_changes_ends_the_epoch() {
+    assert_eq!(after(|o| publication_of(o).oid = 41), (vec![Change::Replaced], PUBLICATION));
+    assert_eq!(after(|o| publication_of(o).version = 9), (vec![Change::Rewritten], PUBLICATION));
+    let inserts_only = after(|o| {
+        publication_of(o).version = 9;
+        publication_of(o).update = false;
+    });
+    assert_eq!(inserts_only, (vec![Change::Operations], PUBLICATION));
+    let put_back = |o: &mut Observed| {
+        membership_of(o).oid = Some(21);
+        membership_of(o).version = Some(9);
+    };
+    assert_eq!(after(put_back), (vec![Change::PublishedAgain], PUBLICATION));
+    let filtered = after(|o| membership_of(o).filtered = true);
+    assert_eq!(filtered, (vec![Change::PublishedOtherwise], PUBLICATION));
+    // What is not published is not served, and whatever ends that begins an epoch.
+    assert_eq!(after(|o| o.publication = None), (vec![Change::Gone], Follows::Refuse));
+    let out = |o: &mut Observed| o.tables[0].membership = None;
+    assert_eq!(after(out), (vec![Change::Unpublished], Follows::Refuse));
+    let (mut before, now) = (observed(), observed());
+    out(&mut before);
+    assert_eq!(compare(&before, &now)[0].follows(), PUBLICATION);
+}
+
+#[test]
+fn a_table_that_was_another_for_a_while_ends_the_epoch() {
+    assert_eq!(after(|o| o.tables[0].oid = 11), (vec![Change::Replaced], TABLE));
+    // Renamed and renamed back.
+    let renamed = |o: &mut Observed| {
+        o.tables[0].version = 9;
+        o.tables[0].name_version = 9;
+    };
+    assert_eq!(after(renamed), (vec![Change::Rewritten], TABLE));
+    // Row-level security was on, and is off again.
+    assert_eq!(after(|o| o.tables[0].version = 9), (vec![Change::Rewritten], TABLE));
+    let bypassed = |o: &mut Observed| o.tables[0].row_security_concerns = false;
+    let (mut before, mut now) = (observed(), observed());
+    bypassed(&mut before);
+    bypassed(&mut now);
+    now.tables[0].version = 9;
+    assert_eq!(compare(&before, &now)[0].follows(), Follows::Nothing, "it was not hidden from us");
+    let column = after(|o| o.tables[0].columns[1].version = 9);
+    assert_eq!(column, (vec![Change::ColumnRewritten("body".to_owned())], TABLE));
+}
+
+#[test]
+fn what_explains_a_new_version_and_does_not_matter_is_harmless() {
+    let truncated = after(|o| {
+        o.tables[0].version = 9;
+        o.tables[0].file = 11;
+    });
+    assert_eq!(truncated, (vec![Change::Incidental], Follows::Nothing));
+    let statistics = after(|o| {
+        o.tables[0].columns[0].version = 9;
+        o.tables[0].columns[0].incidental = "100".to_owned();
+    });
+    assert_eq!(statistics, (Vec::new(), Follows::Nothing));
+}
+
+#[test]
+fn a_table_that_does_not_fit_is_refused() {
+    for (change, kind) in [
+        (Change::Unpublished, UnstreamedKind::Unpublished),
+        (Change::RowSecurity { hides: true }, UnstreamedKind::RowSecurity),
+    ] {
+        let mut now = observed();
+        match change {
+            Change::Unpublished => now.tables[0].membership = None,
+            _ => now.tables[0].row_security_active = true,
+        }
+        let drifts = compare(&observed(), &now);
+        assert_eq!(drifts[0].change, change);
+        assert_eq!(drifts[0].follows(), Follows::Refuse);
+        assert_eq!(unfit(&now, &now.tables[0]), Some(kind));
+    }
+    for change in [
+        |o: &mut Observed| publication_of(o).truncate = false,
+        |o: &mut Observed| membership_of(o).filtered = true,
+        |o: &mut Observed| membership_of(o).listed = true,
+    ] {
+        let mut now = observed();
+        change(&mut now);
+        assert_eq!(unfit(&now, &now.tables[0]), Some(UnstreamedKind::PublishedInPart));
+    }
+    let mut now = observed();
+    now.tables[0].readable = false;
+    assert_eq!(compare(&observed(), &now)[0].follows(), Follows::LoadsWait);
+}
+
+#[test]
+fn another_shape_is_compiled_again() {
+    let shape = |change: fn(&mut Observed)| after(change).1;
+    assert_eq!(shape(|o| o.tables[0].key = vec![2]), Follows::Recompile);
+    assert_eq!(shape(|o| o.tables[0].identity = "d".to_owned()), Follows::Recompile);
+    assert_eq!(shape(|o| o.tables[0].columns[1].name = "text".to_owned()), Follows::Recompile);
+    assert_eq!(shape(|o| o.tables[0].columns[1].type_oid = 25), Follows::Recompile);
+    assert_eq!(shape(|o| o.tables[0].columns[1].not_null = true), Follows::Recompile);
+    assert_eq!(shape(|o| drop(o.tables[0].columns.pop())), Follows::Recompile);
+    let widened = after(|o| o.tables[0].columns[1].modifier = 34);
+    assert_eq!(widened.0, [Change::ColumnWidened("body".to_owned())]);
+    let narrowed = after(|o| o.tables[0].columns[1].modifier = 14);
+    assert_eq!(narrowed.0, [Change::ColumnRetyped("body".to_owned())]);
+    assert_eq!(shape(|o| o.tables.clear()), Follows::Refuse);
+}
+
+#[test]
+fn rows_that_are_others_and_look_the_same_are_loaded_again() {
+    let rewritten = after(|o| {
+        o.tables[0].version = 9;
+        o.tables[0].file = 11;
+        o.tables[0].columns[1].version = 9;
+        o.tables[0].columns[1].modifier = 34;
+    });
+    assert_eq!(rewritten.1, Follows::Reload);
+    assert!(rewritten.0.contains(&Change::RowsRewritten));
+    let again = after(|o| o.tables[0].columns[1].number = 3);
+    assert_eq!(again.1, Follows::Reload);
+    assert!(again.0.contains(&Change::ColumnReplaced("body".to_owned())));
+}
+
+#[test]
+fn labels_that_are_added_change_no_row_and_those_that_are_renamed_do() {
+    let added = after(|o| o.types[0].labels.insert(1, (33, "so so".to_owned())));
+    assert_eq!(added, (vec![Change::LabelAdded("so so".to_owned())], Follows::Recompile));
+    let renamed = after(|o| o.types[0].labels[0].1 = "blue".to_owned());
+    assert_eq!(renamed, (vec![Change::Labels], Follows::Reload));
+    let attributes = after(|o| o.types[0].attributes.push(("x".to_owned(), 23)));
+    assert_eq!(attributes.1, Follows::Reload);
+}

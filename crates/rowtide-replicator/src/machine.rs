@@ -1,0 +1,564 @@
+//! The replicator as a state machine: it is told what came of the last thing that it asked for, and answers with
+//! effects, which are carried out in order and at once, and with the one thing that it waits for next. It takes its
+//! place, holds the stream against the log, decides where engines begin, hands on what comes, and confirms what is
+//! durable. It has no clock, no randomness and no I/O: the shell performs effects against Postgres and a disk, the
+//! simulation against its own.
+//!
+//! An epoch always begins at the end of WAL, once everything that was committed before can be seen: then a load has
+//! it, and what the stream brings from before is passed over. So nothing that a table, a publication or a slot was
+//! for a while needs to be known: what was missed meanwhile lies before the epoch.
+
+mod input;
+mod streaming;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rowtide_feed::{EpochReason, Event, Fingerprint, Generation, ReplicatorStatus, Transaction};
+use rowtide_log::{Committed, Identity};
+use rowtide_plan::plan::Plan;
+use rowtide_postgres::connect::Names;
+use rowtide_postgres::slot::SystemIdentity;
+use rowtide_postgres::watch::Observed;
+use rowtide_protocol::{Epoch, Lsn};
+use sha2::{Digest, Sha256};
+
+pub use self::input::{
+    Brought, Effect, Input, LogFailure, LogFound, LogRead, Looked, Next, SlotFound, Step,
+    StreamFailure, UnseenBehind, UnseenQuestion,
+};
+use self::streaming::Streaming;
+use crate::continuity::{Claim, Continuity, Decision, SlotAction, decide, decide_by_transactions};
+use crate::drift::{Drift, Follows, compare, publication_digest, unfit};
+use crate::limits::{COMMIT_LOOKS, MAX_PAUSE, MIN_PAUSE, STANDBY_LOOK, UNSEEN_LOOK};
+
+/// What is waited for.
+#[derive(Debug)]
+enum State {
+    /// A pause to pass, or to be started at all.
+    Idle,
+    /// A look at the database.
+    Looking,
+    /// The end of a log whose slot is made next.
+    EndingLog(SlotAction),
+    /// A slot.
+    MakingSlot,
+    /// A connection that streams.
+    Connecting,
+    /// The log.
+    OpeningLog(Opening),
+    /// What the log has that the slot has not confirmed.
+    ReadingLog(SlotFound),
+    /// That what was committed can be seen.
+    Settling(Settling),
+    /// An epoch in the log.
+    Beginning { slot: SlotFound, position: Lsn, reason: EpochReason },
+    /// What the stream brings.
+    Streaming(Streaming),
+}
+
+/// For what the log is opened.
+#[derive(Clone, Copy, Debug)]
+enum Opening {
+    /// To make a slot: nothing may go on with the log then.
+    Slot(SlotAction),
+    /// To be held against a stream.
+    Stream(SlotFound),
+}
+
+/// Where engines begin, once everything that they are not told of can be seen.
+#[derive(Debug)]
+struct Settling {
+    slot: SlotFound,
+    begins: Begins,
+    /// How often has been asked.
+    looks: u32,
+}
+
+#[derive(Debug)]
+enum Begins {
+    Epoch { reason: EpochReason, position: Option<Lsn> },
+    Log(LogRead),
+}
+
+/// What is known of the log while it is open.
+#[derive(Clone, Debug)]
+struct OpenLog {
+    of: Identity,
+    epoch: Epoch,
+    begins: Lsn,
+    ends: Lsn,
+}
+
+/// The replicator.
+#[derive(Debug)]
+pub struct Core {
+    names: Names,
+    state: State,
+    /// What the definition comes to, as of the last look.
+    looked: Option<Looked>,
+    log: Option<OpenLog>,
+    /// The plan of the generation, while there is one.
+    serving: Option<Arc<Plan>>,
+    /// Another server has the place; what it made of the tables and the log is not known.
+    standing_by: bool,
+    /// Why the next stream cannot be the continuation of the log, if it cannot.
+    broken: Option<EpochReason>,
+    /// A change did not fit its table, which may fit again by now.
+    unfit_change: bool,
+    /// The slot has to be made before anything can be streamed.
+    slot_action: SlotAction,
+    /// The position after the last transaction, or where the epoch began.
+    previous: Lsn,
+    /// Everything up to here was handed on.
+    handed_on: Lsn,
+    pause: Duration,
+    /// Something came of the last connection.
+    progress: bool,
+}
+
+impl Core {
+    /// One that has not begun: its first input is [`Input::Go`]. The names are for what is said.
+    pub fn new(names: Names) -> Core {
+        Core {
+            names,
+            state: State::Idle,
+            looked: None,
+            log: None,
+            serving: None,
+            standing_by: false,
+            broken: None,
+            unfit_change: false,
+            slot_action: SlotAction::Keep,
+            previous: Lsn(0),
+            handed_on: Lsn(0),
+            pause: MIN_PAUSE,
+            progress: true,
+        }
+    }
+
+    /// Takes what came of what it asked for last. While it streams several inputs may come, in any order; what
+    /// comes late, or to another state, changes nothing.
+    pub fn step(&mut self, input: Input) -> Step {
+        if matches!(input, Input::LogEnded) {
+            return self.log_gone();
+        }
+        let state = std::mem::replace(&mut self.state, State::Idle);
+        match (state, input) {
+            (State::Idle, Input::Go) if self.standing_by => self.connect(Vec::new()),
+            (State::Idle, Input::Go) => self.look(Vec::new()),
+            (State::Looking, Input::Looked(Ok(looked))) => self.looked(*looked),
+            (State::Looking, Input::Looked(Err(why))) => self.wait(&why),
+            (State::EndingLog(action), Input::EpochBegan(Some(epoch))) => {
+                if let Some(log) = &mut self.log {
+                    (log.epoch, log.begins, log.ends) = (epoch, Lsn(0), Lsn(0));
+                }
+                self.state = State::MakingSlot;
+                self.then(Vec::new(), Next::MakeSlot { anew: action == SlotAction::MakeAnew })
+            }
+            (State::MakingSlot, Input::SlotMade(Ok(()))) => {
+                self.slot_action = SlotAction::Keep;
+                let text = format!("the replication slot `{}` was made", self.names.slot);
+                self.connect(vec![Effect::Warn(text)])
+            }
+            (State::MakingSlot, Input::SlotMade(Err(why))) => self.wait(&why),
+            (State::Connecting, Input::Connected(Ok(slot))) => self.connected(slot),
+            (State::Connecting, Input::Connected(Err(failure))) => self.failed(failure),
+            (State::OpeningLog(opening), Input::LogOpened(found)) => self.opened(opening, found),
+            (State::ReadingLog(slot), Input::LogRead(Ok(read))) => self.read(slot, read),
+            (State::ReadingLog(_), Input::LogRead(Err(why))) => self.wait(&why),
+            (State::Settling(settling), Input::Unseen(Ok(unseen))) => self.settle(settling, unseen),
+            (State::Settling(_), Input::Unseen(Err(why))) => self.wait(&why),
+            (State::Beginning { slot, position, reason }, Input::EpochBegan(Some(epoch))) => {
+                self.epoch_began(slot, position, reason, epoch)
+            }
+            (State::EndingLog(_) | State::Beginning { .. }, Input::EpochBegan(None)) => {
+                self.log_gone()
+            }
+            (State::Streaming(streaming), input) => self.stream(streaming, input),
+            (state, _) => {
+                self.state = state;
+                Step { effects: Vec::new(), next: None }
+            }
+        }
+    }
+
+    /// Gives up the place: the generation ends, and the log is free once it is durable.
+    pub fn stop(&mut self) -> Vec<Effect> {
+        self.state = State::Idle;
+        self.serving = None;
+        self.log = None;
+        vec![Effect::Disconnect, Effect::EndGeneration, Effect::CloseLog]
+    }
+
+    fn then(&self, effects: Vec<Effect>, next: Next) -> Step {
+        Step { effects, next: Some(next) }
+    }
+
+    fn look(&mut self, effects: Vec<Effect>) -> Step {
+        self.state = State::Looking;
+        self.then(effects, Next::Look)
+    }
+
+    fn connect(&mut self, effects: Vec<Effect>) -> Step {
+        let Some(looked) = &self.looked else { return self.look(effects) };
+        let plan = Arc::clone(&looked.plan);
+        self.state = State::Connecting;
+        self.then(effects, Next::Connect(plan))
+    }
+
+    /// Waits, the longer the more often nothing came of it.
+    fn wait(&mut self, why: &str) -> Step {
+        let effects = vec![
+            Effect::Disconnect,
+            Effect::Status(ReplicatorStatus::Waiting(why.to_owned())),
+            Effect::Warn(format!("the stream is interrupted: {why}")),
+        ];
+        self.pause_then(effects)
+    }
+
+    fn pause_then(&mut self, effects: Vec<Effect>) -> Step {
+        if std::mem::take(&mut self.progress) {
+            self.pause = MIN_PAUSE;
+        }
+        let pause = self.pause;
+        self.pause = (pause * 2).min(MAX_PAUSE);
+        self.state = State::Idle;
+        self.then(effects, Next::Wait(pause))
+    }
+
+    /// Looks at the database anew: at once if something came since the last time, and else after a pause.
+    fn look_anew(&mut self, mut effects: Vec<Effect>) -> Step {
+        effects.push(Effect::Disconnect);
+        if std::mem::take(&mut self.progress) {
+            self.pause = MIN_PAUSE;
+            self.look(effects)
+        } else {
+            self.pause_then(effects)
+        }
+    }
+
+    fn stand_by(&mut self, why: String) -> Step {
+        self.standing_by = true;
+        // Whoever has the place sees to the slot, and goes on with the log or does not.
+        self.slot_action = SlotAction::Keep;
+        self.broken = None;
+        let mut effects = self.stop();
+        effects.push(Effect::Status(ReplicatorStatus::Standby(why)));
+        self.then(effects, Next::Wait(STANDBY_LOOK))
+    }
+
+    fn log_gone(&mut self) -> Step {
+        let mut effects = self.stop();
+        let why = "the log's writer has ended".to_owned();
+        effects.push(Effect::Status(ReplicatorStatus::Waiting(why)));
+        self.pause_then(effects)
+    }
+
+    /// Of a database, with the plan and the publication as they were at the last look.
+    fn identity(&self, system: SystemIdentity) -> Option<Identity> {
+        let looked = self.looked.as_ref()?;
+        let mut digest = Sha256::new();
+        digest.update(looked.plan.fingerprint());
+        digest.update(publication_digest(&looked.observed));
+        let SystemIdentity { cluster, database, timeline } = system;
+        let (plan, slot) = (digest.finalize().into(), self.names.slot.clone());
+        Some(Identity { plan, system: cluster, database, timeline, slot })
+    }
+
+    /// Takes note of what is different from the last look. What follows from it is returned.
+    fn drifted(&mut self, observed: &Observed, effects: &mut Vec<Effect>) -> Follows {
+        let Some(looked) = &self.looked else { return Follows::Nothing };
+        let drifts = compare(&looked.observed, observed);
+        let mut events = Vec::new();
+        for drift in drifts.iter().filter(|drift| drift.follows() > Follows::Nothing) {
+            let what = drift.to_string();
+            effects.push(Effect::Warn(what.clone()));
+            events.push(Event::TableChanged { table: drift.of.to_string(), what });
+        }
+        if !events.is_empty() && self.serving.is_some() {
+            effects.push(Effect::Publish(events.into()));
+        }
+        let follows = drifts.iter().map(Drift::follows).max().unwrap_or(Follows::Nothing);
+        let reason = match follows {
+            Follows::Epoch(missed) => Some(missed.reason()),
+            Follows::Reload => Some(EpochReason::TableReplaced),
+            Follows::Nothing | Follows::LoadsWait | Follows::Recompile | Follows::Refuse => None,
+        };
+        self.broken = self.broken.or(reason);
+        follows
+    }
+
+    fn looked(&mut self, mut looked: Looked) -> Step {
+        let mut effects = vec![Effect::Refused(looked.refused.clone())];
+        self.drifted(&looked.observed, &mut effects);
+        if let Some(before) = &self.looked {
+            let shape = |looked: &Looked| -> Vec<_> {
+                looked.plan.tables.iter().map(|table| table.catalog.clone()).collect()
+            };
+            let same_rows = before.plan.fingerprint() == looked.plan.fingerprint();
+            if same_rows && shape(before) == shape(&looked) {
+                looked.plan = Arc::clone(&before.plan);
+            }
+            if std::mem::take(&mut self.unfit_change) && same_rows {
+                // It was altered back since, and what was written meanwhile cannot be told.
+                self.broken = self.broken.or(Some(EpochReason::AlteredBack));
+            }
+        }
+        let missing = self.missing(&looked.observed);
+        let system = looked.system;
+        self.looked = Some(looked);
+        if let Some(why) = missing {
+            effects.extend([Effect::Disconnect, Effect::Status(ReplicatorStatus::Waiting(why))]);
+            // What is committed without a publication is brought by no slot.
+            self.broken = self.broken.or(Some(EpochReason::PublicationChanged));
+            return self.pause_then(effects);
+        }
+        match self.slot_action {
+            SlotAction::Keep | SlotAction::Wait => self.connect(effects),
+            action => {
+                let Some(identity) = self.identity(system) else { return self.look(effects) };
+                self.state = State::OpeningLog(Opening::Slot(action));
+                self.then(effects, Next::OpenLog(identity))
+            }
+        }
+    }
+
+    /// What no table can do without, if it is missing.
+    fn missing(&self, observed: &Observed) -> Option<String> {
+        let Names { publication, schema, .. } = &self.names;
+        if observed.publication.is_none() {
+            return Some(format!("publication `{publication}` is missing; rowtide setup makes it"));
+        }
+        // It brings the acknowledgements.
+        let whole =
+            observed.table(schema, "client").is_some_and(|own| unfit(observed, own).is_none());
+        let why = format!(
+            "changes of table `{schema}.client` are not published; rowtide setup sees to that"
+        );
+        (!whole).then_some(why)
+    }
+
+    fn connected(&mut self, slot: SlotFound) -> Step {
+        if std::mem::take(&mut self.standing_by) {
+            // Whoever had the place may have seen other tables, and has dealt with what was known here.
+            (self.looked, self.broken, self.slot_action) = (None, None, SlotAction::Keep);
+            return self.look(vec![Effect::Disconnect]);
+        }
+        let Some(identity) = self.identity(slot.system) else { return self.look(Vec::new()) };
+        self.state = State::OpeningLog(Opening::Stream(slot));
+        self.then(Vec::new(), Next::OpenLog(identity))
+    }
+
+    fn opened(&mut self, opening: Opening, found: Result<LogFound, LogFailure>) -> Step {
+        let found = match found {
+            Ok(found) => found,
+            Err(LogFailure::Taken(why)) => return self.stand_by(why),
+            Err(LogFailure::Unusable(why)) => return self.wait(&why),
+        };
+        let LogFound { of, epoch, begins, ends, broken } = found;
+        self.broken = self.broken.or(broken);
+        let held = self.log.replace(OpenLog { of: of.clone(), epoch, begins, ends }).is_some();
+        match opening {
+            // Another may have made it, and gone on, before the place was ours.
+            Opening::Slot(_) if !held => {
+                self.slot_action = SlotAction::Keep;
+                self.connect(Vec::new())
+            }
+            Opening::Slot(action) => {
+                // Before there is a slot: it may come to stand where the log of another history ends.
+                self.state = State::EndingLog(action);
+                self.then(Vec::new(), Next::BeginEpoch(of, Lsn(0)))
+            }
+            Opening::Stream(slot) => self.hold_against(slot),
+        }
+    }
+
+    fn hold_against(&mut self, slot: SlotFound) -> Step {
+        let identity = self.identity(slot.system);
+        let (Some(log), Some(identity)) = (&self.log, identity) else {
+            return self.look(vec![Effect::Disconnect]);
+        };
+        let claim = Claim {
+            of_log: &log.of,
+            of_stream: &identity,
+            log_ends: log.ends,
+            slot_confirmed: slot.confirmed,
+            wal_ends: slot.wal_ends,
+            broken: self.broken,
+        };
+        match decide(&claim) {
+            Decision::Begin(reason) => self.settle_epoch(slot, reason),
+            Decision::Continue => {
+                let behind = slot.confirmed.max(log.begins);
+                self.state = State::ReadingLog(slot);
+                self.then(Vec::new(), Next::ReadLog { behind })
+            }
+        }
+    }
+
+    fn settle_epoch(&mut self, slot: SlotFound, reason: EpochReason) -> Step {
+        let begins = Begins::Epoch { reason, position: None };
+        self.state = State::Settling(Settling { slot, begins, looks: 0 });
+        self.then(Vec::new(), Next::LookForUnseen(UnseenQuestion::BeforeEnd, Duration::ZERO))
+    }
+
+    fn read(&mut self, slot: SlotFound, read: LogRead) -> Step {
+        let begins = self.log.as_ref().map_or(Lsn(0), |log| log.begins);
+        if let Decision::Begin(reason) =
+            decide_by_transactions(slot.confirmed, begins, &read.expected)
+        {
+            return self.settle_epoch(slot, reason);
+        }
+        if let (Some(serving), Some(looked)) = (&self.serving, &self.looked)
+            && Arc::ptr_eq(serving, &looked.plan)
+        {
+            return self.begin_to_stream(slot, self.continuity(read.expected), Vec::new());
+        }
+        let begins = Begins::Log(read);
+        self.state = State::Settling(Settling { slot, begins, looks: 0 });
+        self.then(Vec::new(), Next::LookForUnseen(UnseenQuestion::Now, Duration::ZERO))
+    }
+
+    fn continuity(&self, expected: Vec<Committed>) -> Continuity {
+        let (begins, ends) =
+            self.log.as_ref().map_or((Lsn(0), Lsn(0)), |log| (log.begins, log.ends));
+        Continuity::of_log(expected, begins, ends)
+    }
+
+    fn settle(&mut self, mut settling: Settling, behind: UnseenBehind) -> Step {
+        let UnseenBehind { end, mut unseen } = behind;
+        match &mut settling.begins {
+            Begins::Epoch { position, .. } => {
+                *position = position.or(end.map(|end| end.max(settling.slot.confirmed)));
+            }
+            // Engines are told of these.
+            Begins::Log(read) => unseen.retain(|unseen| {
+                !read.recent.iter().any(|transaction| transaction.xid == unseen.xid)
+            }),
+        }
+        // What is at work for that long and does not wait for a standby has not come to its commit.
+        unseen.retain(|unseen| unseen.waits || settling.looks < COMMIT_LOOKS);
+        if let Some(first) = unseen.iter().find(|unseen| unseen.waits).or(unseen.first()) {
+            let mut effects = Vec::new();
+            if first.waits {
+                let who = &first.who;
+                let why = format!(
+                    "rows cannot be loaded yet: {who} may be committed and wait for a synchronous standby"
+                );
+                effects.push(Effect::Status(ReplicatorStatus::Waiting(why)));
+            }
+            let xids = unseen.iter().map(|unseen| unseen.xid).collect();
+            settling.looks += 1;
+            self.state = State::Settling(settling);
+            let question = UnseenQuestion::Still(xids);
+            return self.then(effects, Next::LookForUnseen(question, UNSEEN_LOOK));
+        }
+        let Settling { slot, begins, .. } = settling;
+        match begins {
+            Begins::Epoch { reason, position } => {
+                let (Some(identity), Some(position)) = (self.identity(slot.system), position)
+                else {
+                    return self.look(vec![Effect::Disconnect]);
+                };
+                self.state = State::Beginning { slot, position, reason };
+                self.then(Vec::new(), Next::BeginEpoch(identity, position))
+            }
+            Begins::Log(LogRead { expected, recent }) => {
+                let Some(log) = self.log.clone() else {
+                    return self.look(vec![Effect::Disconnect]);
+                };
+                self.previous = recent.last().map_or(log.begins, |last| last.lsn);
+                let effects = self.begin(log.epoch, log.ends, recent);
+                self.begin_to_stream(slot, self.continuity(expected), effects)
+            }
+        }
+    }
+
+    fn epoch_began(
+        &mut self,
+        slot: SlotFound,
+        position: Lsn,
+        reason: EpochReason,
+        epoch: Epoch,
+    ) -> Step {
+        let Some(of) = self.identity(slot.system) else {
+            return self.look(vec![Effect::Disconnect]);
+        };
+        self.log = Some(OpenLog { of, epoch, begins: position, ends: position });
+        self.broken = None;
+        self.previous = position;
+        let mut effects = vec![Effect::EpochBegan { reason, position }];
+        effects.extend(self.begin(epoch, position, Vec::new()));
+        let plan = self.looked.as_ref().map_or([0; 32], |looked| looked.plan.fingerprint());
+        let plan = Fingerprint(plan);
+        let began = Event::EpochBegan { epoch, plan, position, reason };
+        effects.push(Effect::Publish([began].into()));
+        self.begin_to_stream(slot, Continuity::of_epoch(position), effects)
+    }
+
+    /// Begins a generation.
+    fn begin(&mut self, epoch: Epoch, position: Lsn, recent: Vec<Arc<Transaction>>) -> Vec<Effect> {
+        let Some(looked) = &self.looked else { return Vec::new() };
+        let plan = Arc::clone(&looked.plan);
+        self.handed_on = position;
+        self.serving = Some(Arc::clone(&plan));
+        let generation = Generation { epoch, plan, position, recent };
+        vec![Effect::Begin(generation), Effect::Status(ReplicatorStatus::Starting)]
+    }
+
+    /// What can be done about a stream that does not go on.
+    fn failed(&mut self, failure: StreamFailure) -> Step {
+        match failure {
+            StreamFailure::SlotTaken(why) => self.stand_by(why),
+            StreamFailure::OwnConnection(_) => {
+                self.state = State::Idle;
+                self.then(vec![Effect::Disconnect], Next::Wait(STANDBY_LOOK))
+            }
+            StreamFailure::SlotMissing(why) => {
+                self.make_slot(SlotAction::Make, EpochReason::SlotMissing, &why)
+            }
+            StreamFailure::SlotLost(why) => {
+                self.make_slot(SlotAction::MakeAnew, EpochReason::SlotLost, &why)
+            }
+            // Up to Postgres 17 what was written before it was made cannot be decoded any more.
+            StreamFailure::PublicationMissing(why) => {
+                self.make_slot(SlotAction::MakeAnew, EpochReason::PublicationChanged, &why)
+            }
+            StreamFailure::Unfit { table, what, .. } => {
+                self.unfit_change = true;
+                let text = format!("table `{table}` has changed: {what}");
+                let event = Event::TableChanged { table, what };
+                self.look_anew(vec![Effect::Warn(text), Effect::Publish([event].into())])
+            }
+            StreamFailure::Ended(why) => self.wait(&why),
+        }
+    }
+
+    /// What was committed and not streamed cannot be told, so nothing that is held is true any more.
+    fn make_slot(&mut self, action: SlotAction, reason: EpochReason, why: &str) -> Step {
+        self.standing_by = false;
+        self.slot_action = action;
+        if self.log.is_some() {
+            self.broken = self.broken.or(Some(reason));
+        }
+        self.wait(why)
+    }
+
+    fn begin_to_stream(
+        &mut self,
+        slot: SlotFound,
+        continuity: Continuity,
+        mut effects: Vec<Effect>,
+    ) -> Step {
+        let wal_end = slot.wal_ends.max(continuity.end());
+        effects.push(Effect::Info(format!("streaming behind {}", self.handed_on)));
+        // Until there nobody's cursor is too far ahead.
+        effects.push(Effect::Publish([Event::StreamBegan { wal_end }].into()));
+        self.state = State::Streaming(Streaming::new(continuity, wal_end));
+        self.then(effects, Next::Stream)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+//! While it streams: events are held against the log, handed on once each, and confirmed when they are durable.
+
+use rowtide_feed::{Event, ReplicatorStatus};
+use rowtide_protocol::Lsn;
+
+use super::{Brought, Core, Effect, Input, State, Step, StreamFailure};
+use crate::continuity::{Continuity, Place};
+use crate::drift::Follows;
+
+/// A stream that is under way.
+#[derive(Debug)]
+pub(super) struct Streaming {
+    continuity: Continuity,
+    /// Once that is reached it has caught up.
+    wal_end: Lsn,
+    /// Everything up to here was brought by this connection.
+    reached: Lsn,
+    durable: Lsn,
+    confirmed: Lsn,
+}
+
+impl Streaming {
+    pub(super) fn new(continuity: Continuity, wal_end: Lsn) -> Streaming {
+        let (reached, durable, confirmed) = (Lsn(0), continuity.end(), Lsn(0));
+        Streaming { continuity, wal_end, reached, durable, confirmed }
+    }
+
+    /// What may be confirmed now and was not: what is durable, and was brought by this very connection, because
+    /// otherwise it may be another database's.
+    fn confirm(&mut self) -> Option<Effect> {
+        let confirmed = self.durable.min(self.reached);
+        let news = self.continuity.is_proved() && confirmed > self.confirmed;
+        news.then(|| {
+            self.confirmed = confirmed;
+            Effect::Confirm(confirmed)
+        })
+    }
+}
+
+impl Core {
+    pub(super) fn stream(&mut self, mut streaming: Streaming, input: Input) -> Step {
+        let mut effects = Vec::new();
+        match input {
+            Input::Streamed(brought, failure) => {
+                return self.streamed(streaming, brought, failure);
+            }
+            Input::Durable(lsn) => {
+                streaming.durable = lsn;
+                effects.extend(streaming.confirm());
+            }
+            Input::Outrun => {
+                // Another begins where the log ends.
+                self.serving = None;
+                self.progress = true;
+                return self.look_anew(vec![Effect::EndGeneration]);
+            }
+            Input::Observed(observed) => {
+                let follows = self.drifted(&observed, &mut effects);
+                if let Some(looked) = &mut self.looked {
+                    looked.observed = *observed;
+                }
+                if follows >= Follows::Recompile {
+                    // A drift is news, and looked into at once.
+                    self.progress = true;
+                    return self.look_anew(effects);
+                }
+            }
+            _ => {}
+        }
+        self.state = State::Streaming(streaming);
+        Step { effects, next: None }
+    }
+
+    fn streamed(
+        &mut self,
+        mut streaming: Streaming,
+        brought: Vec<Brought>,
+        failure: Option<StreamFailure>,
+    ) -> Step {
+        let mut effects = Vec::new();
+        let mut news = Vec::new();
+        for brought in brought {
+            let (event, lsn) = self.event(brought);
+            match streaming.continuity.check(&event) {
+                Ok(place) => {
+                    streaming.reached = streaming.reached.max(lsn);
+                    if place == Place::Ahead && lsn > self.handed_on {
+                        self.handed_on = lsn;
+                        self.take_note(&event);
+                        news.push(event);
+                    }
+                }
+                Err(reason) => {
+                    // Nothing of this batch was handed on, so nothing of another history is in the log.
+                    self.broken = self.broken.or(Some(reason));
+                    return self.wait(&format!(
+                        "the database is not the one that the log is of: {reason}"
+                    ));
+                }
+            }
+        }
+        if !news.is_empty() {
+            effects.push(Effect::HandOn(news.into()));
+        }
+        if streaming.reached >= streaming.wal_end {
+            self.progress = true;
+            effects.push(Effect::Status(ReplicatorStatus::Streaming));
+        }
+        effects.extend(streaming.confirm());
+        match failure {
+            None => {}
+            // A load that is made in this epoch has it.
+            Some(StreamFailure::Unfit { committed, .. })
+                if committed < streaming.continuity.end() => {}
+            Some(failure) => {
+                let mut step = self.failed(failure);
+                effects.append(&mut step.effects);
+                return Step { effects, next: step.next };
+            }
+        }
+        self.state = State::Streaming(streaming);
+        Step { effects, next: None }
+    }
+
+    fn event(&self, brought: Brought) -> (Event, Lsn) {
+        let previous = self.previous;
+        match brought {
+            Brought::Transaction(transaction) => {
+                let lsn = transaction.lsn;
+                (Event::Transaction { previous, transaction }, lsn)
+            }
+            Brought::Position { lsn, time_us } => (Event::Position { previous, lsn, time_us }, lsn),
+        }
+    }
+
+    fn take_note(&mut self, event: &Event) {
+        if let Event::Transaction { transaction, .. } = event {
+            self.previous = transaction.lsn;
+            self.progress = true;
+        }
+    }
+}

@@ -1,0 +1,394 @@
+use rowtide_feed::Changes;
+use rowtide_postgres::unseen::Unseen;
+use rowtide_postgres::watch::{ObservedMembership, ObservedPublication, ObservedTable};
+
+use super::*;
+
+const SYSTEM: SystemIdentity = SystemIdentity { cluster: 1, database: 2, timeline: 1 };
+
+fn names() -> Names {
+    Names::of("test").unwrap()
+}
+
+/// Rowtide's own table, as it is when it is set up.
+fn own_table() -> ObservedTable {
+    let membership =
+        ObservedMembership { oid: Some(1), version: Some(1), filtered: false, listed: false };
+    ObservedTable {
+        schema: names().schema,
+        name: "client".to_owned(),
+        oid: 1,
+        version: 1,
+        name_version: 1,
+        file: 1,
+        incidental: String::new(),
+        kind: "r".to_owned(),
+        persistence: "p".to_owned(),
+        identity: "d".to_owned(),
+        identity_columns: Vec::new(),
+        key: vec![1],
+        row_security: false,
+        row_security_forced: false,
+        row_security_concerns: false,
+        row_security_active: false,
+        readable: true,
+        children: false,
+        membership: Some(membership),
+        columns: Vec::new(),
+    }
+}
+
+fn looked() -> Looked {
+    let publication = ObservedPublication {
+        oid: 1,
+        version: 1,
+        insert: true,
+        update: true,
+        delete: true,
+        truncate: true,
+        via_root: false,
+        generated: None,
+    };
+    let plan =
+        Plan { tables: Vec::new(), branches: Vec::new(), claims: Vec::new(), min_client: None };
+    Looked {
+        observed: Observed {
+            publication: Some(publication),
+            tables: vec![own_table()],
+            types: Vec::new(),
+        },
+        plan: Arc::new(plan),
+        refused: Vec::new(),
+        system: SYSTEM,
+    }
+}
+
+fn slot(confirmed: u64, wal_ends: u64) -> SlotFound {
+    SlotFound { confirmed: Lsn(confirmed), wal_ends: Lsn(wal_ends), system: SYSTEM }
+}
+
+fn transaction(lsn: u64) -> Brought {
+    Brought::Transaction(Arc::new(Transaction {
+        lsn: Lsn(lsn),
+        xid: lsn as u32,
+        commit_time_us: 0,
+        truncated: Vec::new(),
+        changes: Changes::Rows(Vec::new()),
+        acknowledgements: Vec::new(),
+    }))
+}
+
+fn position(lsn: u64) -> Brought {
+    Brought::Position { lsn: Lsn(lsn), time_us: 0 }
+}
+
+fn unseen(end: Option<u64>, unseen: Vec<Unseen>) -> Input {
+    Input::Unseen(Ok(UnseenBehind { end: end.map(Lsn), unseen }))
+}
+
+/// Drives a core: each input must find it waiting for what it answers.
+struct Driven {
+    core: Core,
+    next: Next,
+    effects: Vec<Effect>,
+}
+
+impl Driven {
+    fn new() -> Driven {
+        let core = Core::new(names());
+        let mut driven = Driven { core, next: Next::Stream, effects: Vec::new() };
+        driven.tell(Input::Go);
+        driven
+    }
+
+    fn tell(&mut self, input: Input) {
+        let Step { effects, next } = self.core.step(input);
+        self.effects = effects;
+        if let Some(next) = next {
+            self.next = next;
+        }
+    }
+
+    /// As one that has nothing in its log; an epoch begins at `end`.
+    fn begin_epoch(&mut self, confirmed: u64, end: u64) {
+        assert!(matches!(self.next, Next::Look), "{:?}", self.next);
+        self.tell(Input::Looked(Ok(Box::new(looked()))));
+        self.connect(confirmed, end);
+        assert!(matches!(self.next, Next::LookForUnseen(UnseenQuestion::BeforeEnd, _)));
+        self.tell(unseen(Some(end), Vec::new()));
+        let Next::BeginEpoch(_, at) = &self.next else { panic!("{:?}", self.next) };
+        assert_eq!(*at, Lsn(end));
+        self.tell(Input::EpochBegan(Some(Epoch(7))));
+        assert!(matches!(self.next, Next::Stream));
+    }
+
+    fn connect(&mut self, confirmed: u64, end: u64) {
+        assert!(matches!(self.next, Next::Connect(_)), "{:?}", self.next);
+        self.tell(Input::Connected(Ok(slot(confirmed, end))));
+        let Next::OpenLog(of) = self.next.clone() else { panic!("{:?}", self.next) };
+        let (epoch, begins, ends) = (Epoch(1), Lsn(0), Lsn(0));
+        let broken = Some(EpochReason::NewLog);
+        self.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken })));
+    }
+
+    /// It is told that the slot is lost, and takes the log's place after a pause.
+    fn lose_slot_and_open_log(&mut self) {
+        self.tell(Input::Connected(Err(StreamFailure::SlotLost("it is lost".to_owned()))));
+        self.pause();
+        self.tell(Input::Go);
+        self.tell(Input::Looked(Ok(Box::new(looked()))));
+        let Next::OpenLog(of) = self.next.clone() else { panic!("{:?}", self.next) };
+        let (epoch, begins, ends, broken) = (Epoch(1), Lsn(5), Lsn(30), None);
+        self.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken })));
+    }
+
+    fn handed_on(&self) -> Vec<u64> {
+        let events = self.effects.iter().filter_map(|effect| match effect {
+            Effect::HandOn(events) => Some(events),
+            _ => None,
+        });
+        events.flat_map(|events| events.iter()).filter_map(|e| Some(e.lsn()?.0)).collect()
+    }
+
+    fn confirmed(&self) -> Option<Lsn> {
+        self.effects.iter().find_map(|effect| match effect {
+            Effect::Confirm(lsn) => Some(*lsn),
+            _ => None,
+        })
+    }
+
+    fn pause(&self) -> Duration {
+        let Next::Wait(pause) = self.next else { panic!("{:?}", self.next) };
+        pause
+    }
+}
+
+#[test]
+fn an_epoch_begins_at_the_end_of_wal_and_passes_over_what_is_before() {
+    let mut driven = Driven::new();
+    driven.begin_epoch(10, 20);
+    let begun = driven.effects.iter().find_map(|effect| match effect {
+        Effect::Begin(generation) => Some((generation.epoch, generation.position)),
+        _ => None,
+    });
+    assert_eq!(begun, Some((Epoch(7), Lsn(20))));
+    let brought = vec![transaction(12), position(15), transaction(20), transaction(25)];
+    driven.tell(Input::Streamed(brought, None));
+    assert_eq!(driven.handed_on(), [25]);
+    let committed = Lsn(19);
+    let unfit = StreamFailure::Unfit { table: "t".to_owned(), what: "x".to_owned(), committed };
+    driven.tell(Input::Streamed(Vec::new(), Some(unfit)));
+    assert!(matches!(driven.next, Next::Stream), "loads of this epoch have it");
+}
+
+#[test]
+fn what_is_durable_and_was_brought_is_confirmed() {
+    let mut driven = Driven::new();
+    driven.begin_epoch(10, 20);
+    driven.tell(Input::Streamed(vec![transaction(12)], None));
+    assert_eq!(driven.confirmed(), Some(Lsn(12)), "the log begins behind it");
+    driven.tell(Input::Streamed(vec![transaction(30)], None));
+    assert_eq!(driven.confirmed(), Some(Lsn(20)));
+    driven.tell(Input::Durable(Lsn(30)));
+    assert_eq!(driven.confirmed(), Some(Lsn(30)));
+    driven.tell(Input::Durable(Lsn(30)));
+    assert_eq!(driven.confirmed(), None);
+}
+
+#[test]
+fn an_epoch_waits_for_a_commit_that_waits_for_a_standby_and_a_moment_for_one_at_work() {
+    let one = |waits| vec![Unseen { xid: 5, waits, who: "transaction 5".to_owned() }];
+    let mut driven = Driven::new();
+    driven.tell(Input::Looked(Ok(Box::new(looked()))));
+    driven.connect(10, 20);
+    driven.tell(unseen(Some(20), one(true)));
+    let said = |effect: &Effect| matches!(effect, Effect::Status(ReplicatorStatus::Waiting(why)) if why.contains("transaction 5"));
+    assert!(driven.effects.iter().any(said));
+    for _ in 0..50 {
+        let Next::LookForUnseen(question, _) = &driven.next else { panic!("{:?}", driven.next) };
+        assert_eq!(*question, UnseenQuestion::Still(vec![5]));
+        driven.tell(unseen(None, one(true)));
+    }
+    driven.tell(unseen(None, one(false)));
+    let Next::BeginEpoch(_, at) = &driven.next else { panic!("{:?}", driven.next) };
+    assert_eq!(*at, Lsn(20), "where WAL ended when it was first asked");
+    let mut driven = Driven::new();
+    driven.tell(Input::Looked(Ok(Box::new(looked()))));
+    driven.connect(10, 20);
+    driven.tell(unseen(Some(20), one(false)));
+    assert!(matches!(driven.next, Next::LookForUnseen(..)));
+}
+
+#[test]
+fn a_connection_that_brings_nothing_does_not_shorten_the_pause() {
+    let mut driven = Driven::new();
+    driven.begin_epoch(10, 20);
+    let fails = || Input::Streamed(Vec::new(), Some(StreamFailure::Ended("it ended".to_owned())));
+    driven.tell(fails());
+    let mut last = driven.pause();
+    let log = |ends| LogFound {
+        of: driven.core.log.clone().unwrap().of,
+        epoch: Epoch(7),
+        begins: Lsn(20),
+        ends: Lsn(ends),
+        broken: None,
+    };
+    let (log, later) = (log(20), log(30));
+    let connect = |driven: &mut Driven, log: &LogFound| {
+        driven.tell(Input::Go);
+        driven.tell(Input::Looked(Ok(Box::new(looked()))));
+        driven.tell(Input::Connected(Ok(slot(20, 40))));
+        driven.tell(Input::LogOpened(Ok(log.clone())));
+        driven.tell(Input::LogRead(Ok(LogRead { expected: Vec::new(), recent: Vec::new() })));
+        assert!(matches!(driven.next, Next::Stream));
+    };
+    for _ in 0..10 {
+        connect(&mut driven, &log);
+        driven.tell(Input::Streamed(vec![position(21)], None));
+        driven.tell(fails());
+        assert!(driven.pause() >= last && driven.pause() <= MAX_PAUSE);
+        last = driven.pause();
+    }
+    assert_eq!(last, MAX_PAUSE);
+    connect(&mut driven, &log);
+    driven.tell(Input::Streamed(vec![transaction(30)], None));
+    assert_eq!(driven.handed_on(), [30]);
+    driven.tell(fails());
+    assert_eq!(driven.pause(), MIN_PAUSE);
+    connect(&mut driven, &later);
+    driven.tell(Input::Streamed(vec![position(35)], None));
+    assert_eq!(driven.handed_on(), [35]);
+}
+
+#[test]
+fn other_transactions_than_those_of_the_log_are_not_handed_on_and_end_the_epoch() {
+    let mut driven = Driven::new();
+    driven.begin_epoch(10, 20);
+    driven.tell(Input::Streamed(vec![transaction(30)], None));
+    let ends = Some(StreamFailure::Ended("it ended".to_owned()));
+    driven.tell(Input::Streamed(Vec::new(), ends));
+    driven.tell(Input::Go);
+    driven.tell(Input::Looked(Ok(Box::new(looked()))));
+    driven.tell(Input::Connected(Ok(slot(20, 40))));
+    let of = driven.core.log.clone().unwrap().of;
+    let (epoch, begins, ends, broken) = (Epoch(7), Lsn(20), Lsn(30), None);
+    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken })));
+    let expected = vec![Committed { lsn: Lsn(30), xid: 30, commit_time_us: 0 }];
+    driven.tell(Input::LogRead(Ok(LogRead { expected, recent: Vec::new() })));
+    driven.tell(Input::Streamed(vec![transaction(29), transaction(41)], None));
+    assert_eq!(driven.handed_on(), Vec::<u64>::new());
+    assert_eq!(driven.confirmed(), None);
+    assert_eq!(driven.core.broken, Some(EpochReason::OtherTransactions));
+}
+
+#[test]
+fn a_slot_is_made_only_by_who_has_the_log_whose_epoch_is_over_then() {
+    let mut driven = Driven::new();
+    driven.tell(Input::Looked(Ok(Box::new(looked()))));
+    driven.lose_slot_and_open_log();
+    assert!(matches!(driven.next, Next::Connect(_)), "another may have made it meanwhile");
+    driven.lose_slot_and_open_log();
+    assert!(matches!(driven.next, Next::BeginEpoch(_, Lsn(0))));
+    driven.tell(Input::EpochBegan(Some(Epoch(2))));
+    assert!(matches!(driven.next, Next::MakeSlot { anew: true }));
+    driven.tell(Input::SlotMade(Ok(())));
+    driven.tell(Input::Connected(Ok(slot(40, 40))));
+    let Next::OpenLog(of) = driven.next.clone() else { panic!("{:?}", driven.next) };
+    let (epoch, begins, ends, broken) = (Epoch(2), Lsn(0), Lsn(0), None);
+    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken })));
+    driven.tell(unseen(Some(41), Vec::new()));
+    driven.tell(Input::EpochBegan(Some(Epoch(3))));
+    let reason = driven.effects.iter().find_map(|effect| match effect {
+        Effect::EpochBegan { reason, .. } => Some(*reason),
+        _ => None,
+    });
+    assert_eq!(reason, Some(EpochReason::SlotLost));
+}
+
+#[test]
+fn a_slot_that_another_has_made_meanwhile_costs_no_epoch() {
+    let mut driven = Driven::new();
+    driven.tell(Input::Looked(Ok(Box::new(looked()))));
+    driven.lose_slot_and_open_log();
+    driven.tell(Input::Connected(Ok(slot(10, 30))));
+    let Next::OpenLog(of) = driven.next.clone() else { panic!("{:?}", driven.next) };
+    let (epoch, begins, ends, broken) = (Epoch(1), Lsn(5), Lsn(30), None);
+    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken })));
+    assert!(matches!(driven.next, Next::ReadLog { behind: Lsn(10) }), "{:?}", driven.next);
+}
+
+#[test]
+fn who_stands_by_makes_no_slot_later() {
+    let mut driven = Driven::new();
+    driven.tell(Input::Looked(Ok(Box::new(looked()))));
+    driven.tell(Input::Connected(Err(StreamFailure::SlotMissing("there is none".to_owned()))));
+    driven.tell(Input::Go);
+    driven.tell(Input::Looked(Ok(Box::new(looked()))));
+    driven.tell(Input::LogOpened(Err(LogFailure::Taken("another has it".to_owned()))));
+    driven.tell(Input::Go);
+    assert!(matches!(driven.next, Next::Connect(_)));
+    assert_eq!(driven.core.slot_action, SlotAction::Keep);
+    assert_eq!(driven.core.broken, None);
+}
+
+#[test]
+fn when_someone_cannot_follow_a_generation_begins_where_the_log_ends() {
+    let mut driven = Driven::new();
+    driven.begin_epoch(10, 20);
+    driven.tell(Input::Outrun);
+    assert!(driven.effects.iter().any(|effect| matches!(effect, Effect::EndGeneration)));
+    driven.tell(Input::Looked(Ok(Box::new(looked()))));
+    driven.tell(Input::Connected(Ok(slot(25, 40))));
+    let Next::OpenLog(of) = driven.next.clone() else { panic!("{:?}", driven.next) };
+    let (epoch, begins, ends, broken) = (Epoch(7), Lsn(20), Lsn(30), None);
+    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken })));
+    let (expected, recent) = (Vec::new(), Vec::new());
+    driven.tell(Input::LogRead(Ok(LogRead { expected, recent })));
+    driven.tell(unseen(None, Vec::new()));
+    let begun = driven.effects.iter().find_map(|effect| match effect {
+        Effect::Begin(generation) => Some((generation.epoch, generation.position)),
+        _ => None,
+    });
+    assert_eq!(begun, Some((Epoch(7), Lsn(30))));
+}
+
+#[test]
+fn without_a_publication_nothing_is_streamed_and_with_one_an_epoch_begins() {
+    let mut driven = Driven::new();
+    let mut without = looked();
+    without.observed.publication = None;
+    driven.tell(Input::Looked(Ok(Box::new(without))));
+    driven.pause();
+    assert_eq!(driven.core.broken, Some(EpochReason::PublicationChanged));
+    driven.tell(Input::Go);
+    driven.begin_epoch(10, 20);
+}
+
+#[test]
+fn without_the_acknowledgements_nothing_is_streamed() {
+    let mut driven = Driven::new();
+    let mut without = looked();
+    without.observed.tables[0].membership = None;
+    driven.tell(Input::Looked(Ok(Box::new(without))));
+    driven.pause();
+}
+
+#[test]
+fn who_stood_by_takes_the_place_as_it_finds_it() {
+    let mut driven = Driven::new();
+    driven.tell(Input::Looked(Ok(Box::new(looked()))));
+    driven.tell(Input::Connected(Err(StreamFailure::SlotMissing("there is none".to_owned()))));
+    driven.tell(Input::Go);
+    driven.tell(Input::Looked(Ok(Box::new(looked()))));
+    let taken = LogFailure::Taken("another server uses it".to_owned());
+    driven.tell(Input::LogOpened(Err(taken)));
+    assert_eq!(driven.pause(), STANDBY_LOOK);
+    driven.tell(Input::Go);
+    driven.tell(Input::Connected(Ok(slot(20, 30))));
+    driven.tell(Input::Looked(Ok(Box::new(looked()))));
+    driven.tell(Input::Connected(Ok(slot(20, 30))));
+    let Next::OpenLog(of) = driven.next.clone() else { panic!("{:?}", driven.next) };
+    let (epoch, begins, ends, broken) = (Epoch(4), Lsn(5), Lsn(25), None);
+    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken })));
+    assert!(matches!(driven.next, Next::ReadLog { behind: Lsn(20) }), "the other made the slot");
+}

@@ -1,0 +1,134 @@
+//! The feed of a server: the real one. Nothing in here runs tasks, so its futures are polled by hand, when the
+//! simulation says that a follower looks; what was not ready then is looked at again when something is published.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use rand::Rng;
+use rowtide_feed::{
+    Event as FeedEvent, Feed, Generation, History, PastError, Publisher, Request, feed,
+};
+use rowtide_protocol::Lsn;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::world::{At, Event, World};
+
+/// How many bytes the ring holds: so few that a slow engine has to replay now and then.
+const RING_BYTES: usize = 6_000;
+
+/// Both ends of it.
+pub struct ServerFeed {
+    pub publisher: Publisher,
+    pub feed: Feed,
+    asked: mpsc::UnboundedReceiver<Request>,
+    /// The position after the last transaction, or where the epoch began.
+    pub previous: Lsn,
+    /// Everything up to here was published.
+    pub published: Lsn,
+}
+
+impl Default for ServerFeed {
+    fn default() -> ServerFeed {
+        let (publisher, feed, asked) = feed(RING_BYTES);
+        ServerFeed { publisher, feed, asked, previous: Lsn(0), published: Lsn(0) }
+    }
+}
+
+/// The answer to a question about the past, on its way.
+pub type Asked<T> = oneshot::Receiver<Result<T, PastError>>;
+
+impl World {
+    /// Begins a generation; the one before ends.
+    pub fn begin_generation(&mut self, at: At, generation: Generation, previous: Lsn) {
+        let feed = &mut self.servers[at.server].feed;
+        (feed.published, feed.previous) = (generation.position, previous);
+        feed.publisher.begin(generation);
+        self.look_at_feed(at);
+    }
+
+    pub fn end_generation(&mut self, at: At) {
+        self.servers[at.server].feed.publisher.end();
+        self.look_at_feed(at);
+    }
+
+    fn look_at_feed(&mut self, at: At) {
+        let delay = self.rng.random_range(0..20);
+        self.after(delay, Event::Generation(at));
+    }
+
+    /// Whether there is room for more.
+    pub fn feed_has_room(&self, at: At) -> bool {
+        self.servers[at.server].feed.publisher.room().now_or_never().is_some()
+    }
+
+    /// Hands on what is new of events.
+    pub fn publish(&mut self, at: At, events: Vec<FeedEvent>) {
+        let feed = &mut self.servers[at.server].feed;
+        let published = feed.published;
+        let new = |event: &FeedEvent| event.lsn().is_none_or(|lsn| lsn > published);
+        let events: Arc<[FeedEvent]> = events.into_iter().filter(new).collect();
+        if events.is_empty() {
+            return;
+        }
+        feed.published = events.iter().filter_map(FeedEvent::lsn).max().unwrap_or(published);
+        feed.publisher.publish(events);
+        for engine in 0..self.servers[at.server].engines.len() {
+            self.wake_engine(at, engine);
+        }
+    }
+
+    /// Takes what followers ask of the log; each answer takes its time.
+    pub fn take_requests(&mut self, at: At) {
+        while let Ok(request) = self.servers[at.server].feed.asked.try_recv() {
+            let delay = self.rng.random_range(1..100);
+            self.after(delay, Event::Answer(at, request, 0));
+        }
+    }
+
+    /// The log answers, once it has what is asked for, or it cannot.
+    pub fn answer(&mut self, at: At, request: Request, tries: u32) {
+        if self.is_gone(at) || self.disk.holder != Some((at.server, at.life)) {
+            return;
+        }
+        let up_to = match &request {
+            Request::History(epoch, query, _) if *epoch == self.disk.epoch => query.up_to,
+            Request::Replay(epoch, after, ..) if *epoch == self.disk.epoch => *after,
+            Request::Look => return self.watch_now(at),
+            // The epoch is over, and nobody answers.
+            _ => return,
+        };
+        let stuck = self.stormy && tries > 10;
+        if self.disk.end < up_to && !stuck {
+            return self.after(500, Event::Answer(at, request, tries + 1));
+        }
+        let fails = self.disk.end < up_to || self.stormy && self.rng.random_bool(0.03);
+        match request {
+            Request::History(_, query, reply) => {
+                let told = if fails { None } else { self.disk.history(&query) };
+                let known =
+                    if told.is_some() { "histories" } else { "histories that are not known" };
+                self.seen.count(known);
+                drop(reply.send(told.ok_or(PastError::TooOld)));
+            }
+            Request::Replay(_, after, bytes, reply) => {
+                let told = if fails { None } else { self.disk.replay(after, bytes) };
+                let known = if told.is_some() { "replays" } else { "replays that fail" };
+                self.seen.count(known);
+                drop(reply.send(told.ok_or(PastError::TooOld)));
+            }
+            Request::Look => {}
+        }
+        for engine in 0..self.servers[at.server].engines.len() {
+            self.wake_engine(at, engine);
+        }
+    }
+}
+
+/// What the log has said, if it has; `Some(None)` if it cannot say.
+pub fn answered(asked: &mut Asked<History>) -> Option<Option<History>> {
+    match asked.try_recv() {
+        Ok(answer) => Some(answer.ok()),
+        Err(oneshot::error::TryRecvError::Empty) => None,
+        Err(oneshot::error::TryRecvError::Closed) => Some(None),
+    }
+}

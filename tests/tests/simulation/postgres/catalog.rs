@@ -1,0 +1,333 @@
+//! The catalog of the simulated Postgres: tables with their columns, replica identity, privileges and
+//! persistence, and the publication with what it leaves out. Each state of the database has its own, because
+//! the stream is decoded with the catalog as of each change. What the server may rely on is judged here once
+//! more, naively, so that what it says of its tables can be held against it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rowtide_plan::catalog::{
+    Catalog as Read, CatalogColumn, CatalogIndex, CatalogTable, ColumnInput, ReplicaIdentity,
+    Unstreamed, UnstreamedKind,
+};
+use rowtide_plan::value::ColumnType;
+
+use crate::data::{COMMENT, MEMBER, NOTE, Row, TABLES, TEAM};
+
+/// An object id.
+pub type Oid = u32;
+
+/// Rowtide's own table with a row for each client id.
+pub const CLIENT: Oid = 900;
+
+/// What a column holds: a field of [`Row`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    Id,
+    Parent,
+    Person,
+    Mark,
+    Hidden,
+    Extra,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Bigint,
+    Text,
+    Boolean,
+}
+
+impl Kind {
+    /// `pg_type.oid`.
+    pub fn oid(self) -> Oid {
+        match self {
+            Kind::Bigint => 20,
+            Kind::Text => 25,
+            Kind::Boolean => 16,
+        }
+    }
+
+    fn read(self) -> (ColumnType, &'static str) {
+        match self {
+            Kind::Bigint => (ColumnType::Int, "bigint"),
+            Kind::Text => (ColumnType::Text, "text"),
+            Kind::Boolean => (ColumnType::Bool, "boolean"),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    pub name: String,
+    pub field: Field,
+    pub kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identity {
+    Full,
+    Key,
+    Nothing,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relation {
+    pub oid: Oid,
+    pub name: String,
+    pub columns: Vec<Column>,
+    pub identity: Identity,
+    pub logged: bool,
+    pub row_security: bool,
+    /// Whether the server's role may read it.
+    pub granted: bool,
+    /// The transaction that changed it last.
+    pub xmin: u64,
+}
+
+impl Relation {
+    /// A table of the application as it should be.
+    pub fn new(oid: Oid, name: &str, xmin: u64) -> Relation {
+        let column = |name: &str, field, kind| Column { name: name.to_owned(), field, kind };
+        Relation {
+            oid,
+            name: name.to_owned(),
+            columns: vec![
+                column("id", Field::Id, Kind::Bigint),
+                column("parent", Field::Parent, Kind::Bigint),
+                column("person", Field::Person, Kind::Text),
+                column("mark", Field::Mark, Kind::Bigint),
+                column("hidden", Field::Hidden, Kind::Boolean),
+            ],
+            identity: Identity::Full,
+            logged: true,
+            row_security: false,
+            granted: true,
+            xmin,
+        }
+    }
+
+    pub fn column(&self, field: Field) -> Option<&Column> {
+        self.columns.iter().find(|column| column.field == field)
+    }
+
+    /// The column as the application calls it.
+    pub fn usual(&self, field: Field) -> Option<&Column> {
+        self.column(field).filter(|column| column.name == usual_name(field))
+    }
+
+    /// What the output function prints of a row's column.
+    pub fn text(&self, row: &Row, column: &Column) -> Option<String> {
+        match column.field {
+            Field::Id => Some(row.id.to_string()),
+            Field::Parent => row.parent.map(|parent| parent.to_string()),
+            Field::Person => row.person.clone(),
+            Field::Mark => Some(row.mark.to_string()),
+            Field::Hidden => Some(if row.hidden { "t" } else { "f" }.to_owned()),
+            Field::Extra => row.extra.clone(),
+        }
+    }
+
+    fn read(&self) -> CatalogTable {
+        let column = |column: &Column| {
+            let (kind, type_name) = column.kind.read();
+            CatalogColumn {
+                name: column.name.clone(),
+                toastable: kind == ColumnType::Text,
+                kind,
+                type_oid: column.kind.oid(),
+                type_name: type_name.to_owned(),
+                not_null: column.field == Field::Id,
+                deterministic: true,
+                labels: Vec::new(),
+                input: ColumnInput { type_name: type_name.to_owned(), ..ColumnInput::default() },
+            }
+        };
+        CatalogTable {
+            oid: self.oid,
+            schema: "public".to_owned(),
+            name: self.name.clone(),
+            columns: self.columns.iter().map(column).collect(),
+            primary_key: vec!["id".to_owned()],
+            indexes: vec![CatalogIndex {
+                name: format!("{}_pkey", self.name),
+                columns: vec!["id".to_owned()],
+            }],
+            replica_identity: match self.identity {
+                Identity::Full => ReplicaIdentity::Full,
+                Identity::Key => ReplicaIdentity::Key,
+                Identity::Nothing => ReplicaIdentity::Nothing,
+            },
+            row_security: self.row_security,
+        }
+    }
+}
+
+/// What an application's table calls the column of a field.
+pub fn usual_name(field: Field) -> &'static str {
+    match field {
+        Field::Id => "id",
+        Field::Parent => "parent",
+        Field::Person => "person",
+        Field::Mark => "mark",
+        Field::Hidden => "hidden",
+        Field::Extra => "extra",
+    }
+}
+
+/// Which operations a publication brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operations {
+    pub insert: bool,
+    pub update: bool,
+    pub delete: bool,
+    pub truncate: bool,
+}
+
+impl Operations {
+    pub const ALL: Operations =
+        Operations { insert: true, update: true, delete: true, truncate: true };
+}
+
+/// A table in a publication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Of the entry, `pg_publication_rel.oid`.
+    pub oid: Oid,
+    /// Whether only rows with `NOT hidden` are in it.
+    pub filtered: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publication {
+    pub oid: Oid,
+    pub operations: Operations,
+    pub members: BTreeMap<Oid, Member>,
+    /// The transaction that changed it last.
+    pub xmin: u64,
+}
+
+/// See [`Catalog::facts`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    relation: Option<Relation>,
+    member: Option<Member>,
+    publication: Option<(Oid, u64)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Catalog {
+    pub relations: BTreeMap<Oid, Relation>,
+    pub publication: Option<Publication>,
+    pub next_oid: Oid,
+}
+
+impl Catalog {
+    pub fn new() -> Catalog {
+        let oids = (1000..).zip(TABLES);
+        let relations = oids.map(|(oid, name)| (oid, Relation::new(oid, name, 3))).collect();
+        let mut catalog = Catalog { relations, publication: None, next_oid: 2000 };
+        catalog.publish_all(3);
+        catalog
+    }
+
+    pub fn take_oid(&mut self) -> Oid {
+        self.next_oid += 1;
+        self.next_oid - 1
+    }
+
+    /// A publication of all tables that there are.
+    pub fn publish_all(&mut self, xmin: u64) {
+        let tables: Vec<Oid> = self.relations.keys().copied().chain([CLIENT]).collect();
+        let members = tables
+            .into_iter()
+            .map(|table| (table, Member { oid: self.take_oid(), filtered: false }));
+        let members = members.collect();
+        let oid = self.take_oid();
+        let operations = Operations::ALL;
+        self.publication = Some(Publication { oid, operations, members, xmin });
+    }
+
+    pub fn named(&self, name: &str) -> Option<&Relation> {
+        self.relations.values().find(|relation| relation.name == name)
+    }
+
+    /// One of [`TABLES`].
+    pub fn table(&self, table: usize) -> Option<&Relation> {
+        self.named(TABLES[table])
+    }
+
+    pub fn member(&self, oid: Oid) -> Option<Member> {
+        self.publication.as_ref()?.members.get(&oid).copied()
+    }
+
+    /// What the rows that are served of a table depend on, besides rows.
+    pub fn facts(&self, table: usize) -> Facts {
+        let relation = self.table(table).cloned();
+        let member = relation.as_ref().and_then(|relation| self.member(relation.oid));
+        let publication = self.publication.as_ref().map(|p| (p.oid, p.xmin));
+        Facts { relation, member, publication }
+    }
+
+    /// What the server reads of the tables of its definition.
+    pub fn read(&self) -> Read {
+        let there = || TABLES.iter().filter_map(|name| self.named(name));
+        Read {
+            tables: there().filter(|table| table.logged).map(Relation::read).collect(),
+            unstreamed: there()
+                .filter(|table| !table.logged)
+                .map(|table| Unstreamed {
+                    schema: "public".to_owned(),
+                    name: table.name.clone(),
+                    kind: UnstreamedKind::Unlogged,
+                })
+                .collect(),
+        }
+    }
+
+    /// Whether a table, as it is now, could take part in what is served: seen by the stream and by loads, each
+    /// row whole, with the columns that rules name.
+    pub fn serves(&self, table: usize) -> bool {
+        let Some(relation) = self.table(table) else { return false };
+        let needed: &[(Field, Kind)] = match table {
+            TEAM => &[],
+            MEMBER => &[(Field::Person, Kind::Text), (Field::Parent, Kind::Bigint)],
+            NOTE => &[
+                (Field::Hidden, Kind::Boolean),
+                (Field::Person, Kind::Text),
+                (Field::Parent, Kind::Bigint),
+            ],
+            _ => &[(Field::Parent, Kind::Bigint)],
+        };
+        let has = |(field, kind): &(Field, Kind)| {
+            relation.usual(*field).is_some_and(|column| column.kind == *kind)
+        };
+        let identity = match relation.identity {
+            Identity::Full => true,
+            Identity::Key => table == TEAM,
+            Identity::Nothing => false,
+        };
+        relation.logged
+            && relation.granted
+            && !relation.row_security
+            && identity
+            && needed.iter().all(has)
+            && self.publication.as_ref().is_some_and(|p| p.operations == Operations::ALL)
+            && self.member(relation.oid).is_some_and(|member| !member.filtered)
+    }
+
+    /// Tables that cannot be served rightly, because of themselves or of those that their rules look into.
+    pub fn unfit(&self) -> BTreeSet<usize> {
+        let fits = |table: &usize| needs(*table).iter().all(|table| self.serves(*table));
+        (0..TABLES.len()).filter(|table| !fits(table)).collect()
+    }
+}
+
+/// The tables on whose rows it depends who sees those of a table, itself among them.
+pub fn needs(table: usize) -> &'static [usize] {
+    match table {
+        TEAM => &[TEAM, MEMBER],
+        MEMBER => &[MEMBER],
+        NOTE => &[NOTE, MEMBER],
+        _ => &[COMMENT, NOTE, MEMBER],
+    }
+}

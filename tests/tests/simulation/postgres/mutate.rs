@@ -1,0 +1,102 @@
+//! Mutations, as Postgres takes them: the client's row moves from the number before to this one, and with it
+//! the operations are applied, or refused.
+
+use std::sync::Arc;
+
+use rowtide_feed::Acknowledgement;
+use rowtide_protocol::{Lsn, Refusal};
+
+use super::Postgres;
+use super::database::{ClientRow, Work};
+use crate::rules::{Judged, Op, judge};
+
+/// What became of an attempt at a mutation.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Others are writing the same rows.
+    MustWait,
+    /// A table or a column that it names is not there.
+    Changed,
+    Settled(Lsn),
+    Repeated(Lsn),
+    Gap {
+        last: u64,
+    },
+    NotTheirs,
+}
+
+/// A mutation as the server gives it to Postgres.
+#[derive(Clone, Debug)]
+pub struct Mutation {
+    pub number: u64,
+    pub tag: u64,
+    pub asked: Result<Vec<Op>, &'static str>,
+}
+
+impl Postgres {
+    /// One transaction, begun as `xid`.
+    pub fn mutate(
+        &mut self,
+        xid: u64,
+        client: &str,
+        user: &str,
+        mutation: &Mutation,
+        now_ms: u64,
+    ) -> Outcome {
+        let state = Arc::clone(self.now());
+        let Some(row) = state.database.clients.get(client).filter(|row| row.user == user) else {
+            self.abort(xid);
+            return Outcome::NotTheirs;
+        };
+        let number = mutation.number;
+        let mut work =
+            Work { client: Some((client.to_owned(), Arc::clone(row))), ..Work::default() };
+        if self.must_wait(&work) {
+            return Outcome::MustWait;
+        }
+        if number > row.last + 1 {
+            self.abort(xid);
+            return Outcome::Gap { last: row.last };
+        }
+        let mut row = ClientRow::clone(row);
+        let repeated = number <= row.last;
+        if !repeated {
+            row.last = number;
+            let judged = match &mutation.asked {
+                Ok(ops) => judge(&state.database, user, ops),
+                Err(code) => Judged::Refused(code),
+            };
+            match judged {
+                Judged::Writes(writes) => {
+                    (work.writes, work.applied) = (writes, Some(mutation.tag));
+                }
+                Judged::Refused(code) => {
+                    row.refused.insert(number, code.to_owned());
+                    work.refused.push(mutation.tag);
+                }
+                Judged::Changed => {
+                    self.abort(xid);
+                    return Outcome::Changed;
+                }
+            }
+        }
+        // A repeat tells again of every number that it acknowledges.
+        let rejected = row.refused.range(number..).map(|(number, code)| refusal(*number, code));
+        work.acknowledgement = Some(Acknowledgement {
+            client: client.into(),
+            last_mutation: row.last,
+            rejected: rejected.collect(),
+            name: None,
+        });
+        work.client = Some((client.to_owned(), Arc::new(row)));
+        if self.must_wait(&work) {
+            return Outcome::MustWait;
+        }
+        let lsn = self.commit(xid, work, now_ms);
+        if repeated { Outcome::Repeated(lsn) } else { Outcome::Settled(lsn) }
+    }
+}
+
+pub fn refusal(id: u64, code: &str) -> Refusal {
+    Refusal { id, code: code.to_owned(), message: String::new() }
+}
