@@ -16,6 +16,7 @@ dev:
 test:
 	@scripts/prepare.sh
 	cargo fmt --all --check
+	scripts/circles.sh
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo test --workspace --locked
 	scripts/smoke.sh

@@ -413,3 +413,6 @@ enum Begin {
     #[error(transparent)]
     Thread(#[from] std::io::Error),
 }
+
+#[cfg(test)]
+mod tests;

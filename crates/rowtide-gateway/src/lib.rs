@@ -28,6 +28,8 @@ pub mod scheduler;
 pub mod send_queue;
 pub mod session;
 mod telemetry;
+#[cfg(test)]
+mod testing;
 pub mod worker;
 mod writer;
 

@@ -8,8 +8,16 @@ use bytes::{Buf, BytesMut};
 use thiserror::Error;
 
 use crate::assemble::{AssembleError, Assembler, StreamEvent, US_1970_TO_2000};
-use crate::stream::Batch;
 use crate::walsender::{Frame, Rejection, Said};
+
+/// What was there at once, in the order of commits.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Never empty when it is handed out.
+    pub events: Vec<StreamEvent>,
+    /// About how much memory their transactions take, in bytes.
+    pub bytes: usize,
+}
 
 /// Why nothing more comes.
 #[derive(Debug, Error)]

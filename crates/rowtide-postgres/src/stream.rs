@@ -22,6 +22,7 @@ pub use crate::assemble::{AssembleError, SchemaChange, StreamEvent};
 use crate::assemble::{Assembler, US_1970_TO_2000};
 use crate::connect::{CONNECT, ConnectError, ConnectOptions, Names, connect, reason};
 use crate::handshake::{self, Failure, Request, Socket};
+pub use crate::intake::Batch;
 use crate::intake::{Intake, IntakeError};
 use crate::slot::{SystemIdentity, system_identity};
 use crate::walsender::{COPY_DONE, Rejection, put_status};
@@ -117,15 +118,6 @@ pub enum StreamError {
     /// What came cannot be decoded.
     #[error(transparent)]
     Decode(AssembleError),
-}
-
-/// What was there at once, in the order of commits.
-#[derive(Debug, Default)]
-pub struct Batch {
-    /// Never empty when it is handed out.
-    pub events: Vec<StreamEvent>,
-    /// About how much memory their transactions take, in bytes.
-    pub bytes: usize,
 }
 
 /// Creates the slot if it is not there; in a statement of its own, because Postgres wants that.

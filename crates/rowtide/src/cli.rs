@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use miette::{Context, IntoDiagnostic, Report, Result, miette};
+use miette::{Context, IntoDiagnostic, Result, miette};
 use rowtide_plan::check::Problem;
 use rowtide_plan::definition::Definition;
 use rowtide_plan::explain::explain;
@@ -19,6 +19,7 @@ use crate::application::{Application, fit, read_definition};
 use crate::config::Settings;
 use crate::dev::{self, DevOptions, interrupted};
 use crate::mutate;
+use crate::said::said;
 use crate::server::{Server, ServerOptions};
 use crate::types::types;
 use crate::watch;
@@ -227,11 +228,6 @@ async fn serve(args: Configured) -> Result<()> {
     eprintln!("stopping …");
     server.stop().await;
     Ok(())
-}
-
-/// An error whose sentence says all: its causes are part of it already.
-pub(crate) fn said(error: impl std::fmt::Display) -> Report {
-    miette!("{error}")
 }
 
 /// A definition held against a database.

@@ -8,8 +8,8 @@ use clap::Args;
 use miette::{Result, miette};
 use rowtide_client::{Client, ClientOptions, FileStorage, Op, TokenSource};
 
-use crate::cli::said;
 use crate::dev;
+use crate::said::said;
 
 /// Who is the client, and of which server.
 #[derive(Args, Debug)]

@@ -9,6 +9,7 @@ mod health;
 pub mod limits;
 mod mutate;
 pub mod playground;
+mod said;
 pub mod server;
 mod telemetry;
 mod types;

@@ -8,9 +8,9 @@ use clap::Args;
 use miette::{Result, miette};
 use rowtide_client::{Client, Event, Op, Outcome, Status};
 
-use crate::cli::said;
 use crate::client_args::{ClientArgs, read_ops};
 use crate::dev::interrupted;
+use crate::said::said;
 
 /// What to write.
 #[derive(Args, Debug)]

@@ -9,9 +9,9 @@ use miette::{IntoDiagnostic, Result, miette};
 use rowtide_client::{Acked, Client, Event, Optimistic, Outcome, Row, RowChange, Status};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
 
-use crate::cli::said;
 use crate::client_args::{ClientArgs, read_ops};
 use crate::dev;
+use crate::said::said;
 
 /// What to watch.
 #[derive(Args, Debug)]

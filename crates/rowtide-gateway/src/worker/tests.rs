@@ -2,55 +2,15 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rowtide_engine::TransactionSnapshot;
 use rowtide_feed::{Change, Changes, RowChange, Transaction};
-use rowtide_plan::catalog::{
-    Catalog, CatalogColumn, CatalogIndex, CatalogTable, ColumnInput, ReplicaIdentity,
-};
-use rowtide_plan::compile::compile;
-use rowtide_plan::definition::Definition;
 use rowtide_plan::encode::{Datum, RowEncoder};
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::row::Row;
-use rowtide_plan::value::ColumnType;
 use rowtide_protocol::Epoch;
 use serde_json::Map;
 
 use super::*;
 use crate::send_queue::Delivery;
-
-fn column(name: &str) -> CatalogColumn {
-    CatalogColumn {
-        name: name.into(),
-        kind: ColumnType::Text,
-        type_oid: 25,
-        type_name: "text".into(),
-        not_null: true,
-        toastable: false,
-        deterministic: true,
-        labels: Vec::new(),
-        input: ColumnInput::default(),
-    }
-}
-
-/// A plan of one table, whose rows are seen by their owners.
-fn plan() -> Arc<Plan> {
-    let table = CatalogTable {
-        oid: 1,
-        schema: "public".into(),
-        name: "t".into(),
-        columns: vec![column("id"), column("owner")],
-        primary_key: vec!["id".into()],
-        indexes: vec![
-            CatalogIndex { name: "t_pkey".into(), columns: vec!["id".into()] },
-            CatalogIndex { name: "t_owner".into(), columns: vec!["owner".into()] },
-        ],
-        replica_identity: ReplicaIdentity::Full,
-        row_security: false,
-    };
-    let definition = "[tables.t]\nvisible = 'owner = auth.user_id'";
-    let definition = Definition::parse("rowtide.toml", definition).unwrap();
-    let catalog = Catalog { tables: vec![table], ..Catalog::default() };
-    Arc::new(compile(&definition, &catalog).unwrap())
-}
+use crate::testing::plan;
 
 /// A worker, and the answers that are on their way to its inbox.
 struct Run {

@@ -1,0 +1,202 @@
+//! What the gateway promises about sessions that come and go, users who share it, and its end.
+
+use rowtide_tests::{App, Older, Raw, Writer, eventually, http_get};
+use serde_json::{Value, json};
+
+const DEFINITION: &str = "[tables.note]\nvisible = 'owner = auth.user_id'\n\
+                          [tables.note.insert]\nallow = 'new.owner = auth.user_id'\n";
+const TABLES: &str = "CREATE TABLE note (id text PRIMARY KEY, owner text NOT NULL, \
+                      xid bigint NOT NULL DEFAULT pg_current_xact_id()::text::bigint)";
+
+fn note(owner: &str, id: impl std::fmt::Display) -> Value {
+    let id = format!("{owner}-{id}");
+    json!({ "op": "insert", "table": "note", "row": { "id": id, "owner": owner } })
+}
+
+/// The value of a metric.
+fn value(text: &str, name: &str) -> f64 {
+    let line = text.lines().find(|line| line.split(' ').next() == Some(name));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(f64::NAN)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_sockets_that_close_at_once_nothing_stays() {
+    let app = App::example("files").await;
+    let hang_up = async |number: usize| {
+        let mut raw = Raw::open(&app).await;
+        raw.say(&Raw::connect(&App::token(&format!("u{number}")))).await;
+    };
+    futures_util::future::join_all((0..300).map(hang_up)).await;
+    eventually("views, topics and sessions are gone", || async {
+        let text = http_get(&app, "/metrics").await;
+        let names = ["rowtide_sessions", "rowtide_views", "rowtide_topics"];
+        let gone = names.iter().all(|name| value(&text, name) == 0.0);
+        // Some of them have come as far as their rows.
+        (gone && value(&text, "rowtide_load_queries_total") > 0.0).then_some(())
+    })
+    .await;
+    // The places are free again, and whoever comes is served.
+    Raw::live(&app, "u1").await.assert_alive().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_connected_client_is_no_way_past_the_limit_of_sessions() {
+    let limit = |options: &mut rowtide::server::ServerOptions| {
+        options.gateway.client.sessions_per_user = 3;
+    };
+    let app = App::with_options(DEFINITION, TABLES, limit).await;
+    let connect = Raw::connect(&App::token("u1"));
+    let mut first = Raw::open(&app).await;
+    first.say(&connect).await;
+    first.until("ready").await;
+    first.assert_alive().await;
+    let mut rejected = 0;
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        // It says nothing more, so it does not take over.
+        let mut raw = Raw::open(&app).await;
+        raw.say(&connect).await;
+        silent.push(raw);
+    }
+    for raw in &mut silent {
+        if let Err(ending) = raw.hear().await {
+            ending.assert("one more", "rate_limit_exceeded");
+            rejected += 1;
+        }
+    }
+    assert!(rejected >= 17, "{rejected} of 20");
+    assert!(app.server.as_ref().unwrap().health().sessions <= 3);
+}
+
+/// A table whose rows wait, before their transaction may go on, for whoever holds a lock.
+const HELD: &str = "
+    CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+      IF NEW.owner LIKE 'flood%' THEN PERFORM pg_advisory_xact_lock_shared(1); END IF;
+      RETURN NEW;
+    END $$;
+    CREATE TRIGGER wait BEFORE INSERT ON note FOR EACH ROW EXECUTE FUNCTION wait()";
+
+/// Sessions of a user, each with so many mutations of many operations.
+async fn flood(app: &App, user: &str, sessions: usize, mutations: usize) -> Vec<Writer> {
+    let mut writers = Vec::new();
+    for session in 0..sessions {
+        let mut writer = Writer::live(app, user).await;
+        for mutation in 0..mutations {
+            let ops: Vec<Value> =
+                (0..100).map(|op| note(user, format!("{session}-{mutation}-{op}"))).collect();
+            writer.send(json!(ops)).await;
+        }
+        // They have all reached the server when this is answered.
+        writer.raw.assert_alive().await;
+        writers.push(writer);
+    }
+    writers
+}
+
+async fn waiting(app: &App, connections: i64) {
+    let sql = app.database.connect().await;
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                 AND application_name = 'rowtide mutate' AND wait_event_type = 'Lock'";
+    eventually("floods hold what they may", || async {
+        let count: i64 = sql.query_one(waits, &[]).await.ok()?.get(0);
+        (count == connections).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_the_flood_of_another() {
+    let app = App::with(DEFINITION, &format!("{TABLES}; {HELD}")).await;
+    let holder = app.database.connect().await;
+    holder.batch_execute("SELECT pg_advisory_lock(1)").await.unwrap();
+    let mut bystander = Writer::live(&app, "u1").await;
+    let floods = flood(&app, "flood", 10, 3).await;
+    // All but one of four connections.
+    waiting(&app, 3).await;
+    bystander.mutate(json!([note("u1", 1)])).await.applied();
+    let theirs = app.one("SELECT count(*) FROM note WHERE owner LIKE 'flood%'").await;
+    assert_eq!(theirs, "0", "no transaction of the flood came before");
+    // Their sessions go, what they had sent stays, and others who are there come first.
+    drop(floods);
+    bystander.mutate(json!([note("u1", 2)])).await.applied();
+    holder.batch_execute("SELECT pg_advisory_unlock(1)").await.unwrap();
+    eventually("what had reached the server is applied", || async {
+        let count = app.one("SELECT count(*) FROM note WHERE owner LIKE 'flood%'").await;
+        (count == "3000").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_several_flood_one_waits_for_a_few_transactions() {
+    let app = App::with(DEFINITION, &format!("{TABLES}; {HELD}")).await;
+    let holder = app.database.connect().await;
+    holder.batch_execute("SELECT pg_advisory_lock(1)").await.unwrap();
+    let mut bystander = Writer::live(&app, "u1").await;
+    let floods = [flood(&app, "flood-1", 6, 4).await, flood(&app, "flood-2", 6, 4).await];
+    // All four connections.
+    waiting(&app, 4).await;
+    let id = bystander.send(json!([note("u1", 1)])).await;
+    bystander.raw.assert_alive().await;
+    holder.batch_execute("SELECT pg_advisory_unlock(1)").await.unwrap();
+    bystander.outcome(id).await.applied();
+    let before = "SELECT count(DISTINCT xid) FROM note WHERE owner LIKE 'flood%' \
+                  AND xid < (SELECT xid FROM note WHERE owner = 'u1')";
+    let before: usize = app.one(before).await.parse().unwrap();
+    // The four that ran, and what may have been started beside it, by one more of each other connection.
+    assert!(before <= 4 + 3, "{before} transactions of 48 came before");
+    drop(floods);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_thousand_edits_that_were_made_offline_are_all_applied() {
+    let app = App::with_options(DEFINITION, TABLES, |options| {
+        options.gateway.client.requests_per_minute = 1_900;
+    });
+    let app = app.await;
+    let mut writer = Writer::live(&app, "u1").await;
+    let mut last = 0;
+    for number in 0..2_000 {
+        last = writer.send(json!([note("u1", number)])).await;
+    }
+    assert_eq!(writer.settled_up_to(last).await, [], "none is rejected");
+    assert_eq!(app.one("SELECT count(*) FROM note").await, "2000");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_older_client_had_sent_is_applied_when_the_server_stops() {
+    let mut app = App::example("files").await;
+    let (mut ann, initial) = Older::live(&app, "u1").await;
+    let file = initial["files"][0]["id"].as_str().unwrap().to_owned();
+    let update = |name: &str| json!([{ "table": "file", "event": "update", "row": { "id": file, "name": name } }]);
+    ann.mutate("m0", update("n0")).await;
+    ann.until("m0").await;
+    for number in 1..=50 {
+        ann.mutate(&format!("m{number}"), update(&format!("n{number}"))).await;
+    }
+    let hears = async {
+        ann.until("m50").await;
+        assert_eq!(ann.closed().await.0, 1012, "it is told before the goodbye");
+    };
+    tokio::join!(hears, app.stop_server());
+    let sql = app.database.connect().await;
+    let name: String =
+        sql.query_one("SELECT name FROM file WHERE id = $1", &[&file]).await.unwrap().get(0);
+    assert_eq!(name, "n50");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_had_sent_is_acknowledged_before_the_goodbye() {
+    let mut app = App::with(DEFINITION, TABLES).await;
+    let mut writer = Writer::live(&app, "u1").await;
+    let mut last = 0;
+    for number in 0..50 {
+        last = writer.send(json!([note("u1", number)])).await;
+    }
+    let hears = async {
+        assert_eq!(writer.settled_up_to(last).await, []);
+        writer.raw.ending().await.assert("the client", "restarting");
+    };
+    tokio::join!(hears, app.stop_server());
+    assert_eq!(app.one("SELECT count(*) FROM note").await, "50");
+}
