@@ -23,20 +23,20 @@ const AWAY: &str = "the database is not there; come back later";
 /// A claim's answer: whose it is, and what is known.
 type Answer = Result<(String, Known), String>;
 
-struct State {
+struct Places {
     registry: Registry,
     superseded: HashMap<ConnectionId, CancellationToken>,
     answers: HashMap<ConnectionId, oneshot::Sender<Answer>>,
 }
 
-struct Shared {
-    state: Mutex<State>,
+struct Register {
+    state: Mutex<Places>,
     asked: Notify,
     clock: Clock,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl Register {
+    fn lock(&self) -> MutexGuard<'_, Places> {
         // Whole between any two statements that hold it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -45,12 +45,12 @@ impl Shared {
 /// The registry of this server. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Claims {
-    shared: Arc<Shared>,
+    shared: Arc<Register>,
 }
 
 /// A connection's place in the registry, given up when it is dropped.
 pub(crate) struct Entry {
-    shared: Arc<Shared>,
+    shared: Arc<Register>,
     id: ConnectionId,
     superseded: CancellationToken,
 }
@@ -91,12 +91,12 @@ impl Claims {
         clock: Clock,
         stop: CancellationToken,
     ) -> Claims {
-        let state = State {
+        let state = Places {
             registry: Registry::new(sessions_per_user, CLAIM_COLLECT),
             superseded: HashMap::new(),
             answers: HashMap::new(),
         };
-        let shared = Arc::new(Shared { state: Mutex::new(state), asked: Notify::new(), clock });
+        let shared = Arc::new(Register { state: Mutex::new(state), asked: Notify::new(), clock });
         let task = Task { shared: Arc::clone(&shared), database, names, writer, client: None };
         tokio::spawn(async move {
             stop.run_until_cancelled(task.run()).await;
@@ -130,7 +130,7 @@ impl Claims {
 }
 
 struct Task {
-    shared: Arc<Shared>,
+    shared: Arc<Register>,
     database: ConnectOptions,
     names: Names,
     writer: Writer,

@@ -16,7 +16,7 @@ use crate::auth::{Identity, Unauthorized};
 use crate::claims::Entry;
 use crate::conversation::{ClaimRequest, Conversation, Effect, Ending, Input, Known, NoClaim};
 use crate::engines::{EngineSession, NotServing};
-use crate::gateway::Shared;
+use crate::gateway::Services;
 use crate::limits::{FLUSH_BYTES, GOODBYE_TIMEOUT, LONGEST_WAIT, STOP_MESSAGES, WRITE_TIMEOUT};
 use crate::outlet::Outlet;
 use crate::registry::Sharing;
@@ -99,7 +99,7 @@ enum Over {
 
 struct Connection<C: Conversation> {
     socket: WebSocket,
-    shared: Arc<Shared>,
+    shared: Arc<Services>,
     conversation: C,
     effects: Vec<Effect>,
     /// What effects came to at once.
@@ -130,7 +130,7 @@ enum Event {
 }
 
 /// Carries a conversation over a socket until it ends.
-pub(crate) async fn serve<C>(socket: WebSocket, shared: Arc<Shared>, conversation: C)
+pub(crate) async fn serve<C>(socket: WebSocket, shared: Arc<Services>, conversation: C)
 where
     C: Conversation,
     C::Said: Saying,
@@ -164,7 +164,7 @@ where
 {
     async fn run(&mut self) -> Over {
         loop {
-            if let Err(over) = self.settle().await {
+            if let Err(over) = self.take_inputs().await {
                 return over;
             }
             let event = self.wait().await;
@@ -175,7 +175,7 @@ where
     }
 
     /// Takes what effects came to, until there is nothing more.
-    async fn settle(&mut self) -> Result<(), Over> {
+    async fn take_inputs(&mut self) -> Result<(), Over> {
         while let Some(input) = self.inputs.pop_front() {
             self.step(input).await?;
         }
@@ -275,7 +275,7 @@ where
     async fn stop(&mut self) -> Result<(), Over> {
         self.stopping = true;
         for _ in 0..STOP_MESSAGES {
-            self.settle().await?;
+            self.take_inputs().await?;
             if !self.conversation.reads() {
                 break;
             }
@@ -346,7 +346,7 @@ where
         let Some(Ending { code, message, .. }) = ending else { return };
         match self.session.take() {
             Some(_) => telemetry::ended(code),
-            None => telemetry::refused(code),
+            None => telemetry::rejected(code),
         }
         self.entry = None;
         tracing::debug!(code = code.as_str(), message, "a session ends");

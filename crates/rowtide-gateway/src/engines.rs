@@ -78,7 +78,7 @@ pub(crate) struct EngineSession {
     session: SessionId,
     outlet: Outlet,
     engine: EngineHandle,
-    shared: Arc<Shared>,
+    shared: Arc<Serving>,
 }
 
 impl EngineSession {
@@ -104,7 +104,7 @@ struct Running {
     stop: CancellationToken,
 }
 
-struct Shared {
+struct Serving {
     options: EnginesOptions,
     feed: Feed,
     clock: Clock,
@@ -121,7 +121,7 @@ struct Shared {
 /// A cheap handle to the engines.
 #[derive(Clone)]
 pub(crate) struct Engines {
-    shared: Arc<Shared>,
+    shared: Arc<Serving>,
 }
 
 impl Engines {
@@ -132,7 +132,7 @@ impl Engines {
         clock: Clock,
         stop: CancellationToken,
     ) -> Engines {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(Serving {
             options,
             feed,
             clock,
@@ -223,7 +223,7 @@ impl Running {
     }
 }
 
-impl Shared {
+impl Serving {
     fn why_not(&self) -> NotServing {
         match self.feed.state().status {
             ReplicatorStatus::Standby(why) => NotServing::Standby(why),
@@ -236,7 +236,7 @@ impl Shared {
 
     /// `None` if the engine has ended: others are about to begin.
     fn enter(
-        self: &Arc<Shared>,
+        self: &Arc<Serving>,
         running: &Running,
         request: &OpenRequest,
     ) -> Option<EngineSession> {
@@ -254,7 +254,7 @@ impl Shared {
         Some(EngineSession { session, outlet, engine, shared: Arc::clone(self) })
     }
 
-    async fn follow(self: Arc<Shared>) {
+    async fn follow(self: Arc<Serving>) {
         let stop = self.stop.clone();
         stop.run_until_cancelled(self.follow_generations()).await;
         self.end();

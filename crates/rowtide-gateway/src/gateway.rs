@@ -52,7 +52,7 @@ pub struct GatewayOptions {
 }
 
 /// What every connection shares.
-pub(crate) struct Shared {
+pub(crate) struct Services {
     pub(crate) engines: Engines,
     pub(crate) auth: Auth,
     pub(crate) claims: Claims,
@@ -67,7 +67,7 @@ pub(crate) struct Shared {
     ends: CancellationToken,
 }
 
-impl Shared {
+impl Services {
     pub(crate) fn take_rate(&self, user: &str, operations: usize, longest: Duration) -> Verdict {
         let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
         rate.take(user, operations, self.clock.time(), longest)
@@ -77,7 +77,7 @@ impl Shared {
 /// A gateway that runs. Cheap to clone.
 #[derive(Clone)]
 pub struct Gateway {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<Services>,
 }
 
 impl std::fmt::Debug for Gateway {
@@ -137,7 +137,7 @@ impl Gateway {
         );
         let rate = Mutex::new(Rate::new(options.client.requests_per_minute));
         let (limits, sessions) = (options.client, TaskTracker::new());
-        let shared = Shared {
+        let shared = Services {
             engines,
             auth,
             claims,

@@ -13,11 +13,11 @@ use crate::worker::Sink;
 /// A shared send queue. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Outlet {
-    shared: Arc<Shared>,
+    shared: Arc<Sides>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct Sides {
     plan: Arc<Plan>,
     queue: Mutex<SendQueue>,
     filled: Notify,
@@ -26,9 +26,7 @@ struct Shared {
 impl Outlet {
     /// A shared queue of messages of a plan.
     pub fn new(plan: Arc<Plan>, queue: SendQueue) -> Outlet {
-        Outlet {
-            shared: Arc::new(Shared { plan, queue: Mutex::new(queue), filled: Notify::new() }),
-        }
+        Outlet { shared: Arc::new(Sides { plan, queue: Mutex::new(queue), filled: Notify::new() }) }
     }
 
     /// The plan that its messages are of.

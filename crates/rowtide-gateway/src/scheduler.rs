@@ -104,7 +104,7 @@ struct Waiting<M> {
 
 /// What a queue is about to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum Doing {
     /// Its first mutation, if there is one, may be started.
     Ready,
     /// Its first mutation runs.
@@ -114,14 +114,14 @@ enum State {
 }
 
 #[derive(Debug)]
-struct Queue<M> {
+struct ClientQueue<M> {
     client: Arc<str>,
     user: Arc<str>,
     /// How many sessions use it.
     attached: usize,
     /// The first is the one that runs or is tried again.
     waiting: VecDeque<Waiting<M>>,
-    state: State,
+    state: Doing,
     conflicts: u32,
     pause: Duration,
     broken: Option<Broken>,
@@ -149,7 +149,7 @@ type Place = (bool, u64, usize, u64);
 #[derive(Debug)]
 pub struct Scheduler<M> {
     options: SchedulerOptions,
-    queues: HashMap<QueueId, Queue<M>>,
+    queues: HashMap<QueueId, ClientQueue<M>>,
     clients: HashMap<Arc<str>, Vec<QueueId>>,
     users: HashMap<Arc<str>, User>,
     order: BTreeSet<(Place, Arc<str>)>,
@@ -218,12 +218,12 @@ impl<M> Scheduler<M> {
         };
         self.clients.entry(Arc::clone(&client)).or_default().push(id);
         self.users.entry(Arc::clone(&user)).or_default().queues += 1;
-        let queue = Queue {
+        let queue = ClientQueue {
             client,
             user,
             attached: 0,
             waiting: VecDeque::new(),
-            state: State::Ready,
+            state: Doing::Ready,
             conflicts: 0,
             pause: MIN_PAUSE,
             broken: None,
@@ -258,7 +258,7 @@ impl<M> Scheduler<M> {
             return Ok(());
         };
         // The one that runs does not wait.
-        let waiting = queue.waiting.len() - usize::from(queue.state != State::Ready);
+        let waiting = queue.waiting.len() - usize::from(queue.state != Doing::Ready);
         if waiting >= self.options.queue || self.bytes + bytes > self.options.bytes {
             return Err(Full(mutation));
         }
@@ -266,7 +266,7 @@ impl<M> Scheduler<M> {
         queue.waiting.push_back(Waiting { mutation: Arc::new(mutation), operations, bytes });
         self.bytes += bytes;
         self.waiting += 1;
-        if queue.state == State::Ready && queue.waiting.len() == 1 {
+        if queue.state == Doing::Ready && queue.waiting.len() == 1 {
             self.make_ready(id);
         }
         Ok(())
@@ -280,7 +280,7 @@ impl<M> Scheduler<M> {
         let loses = |id: &QueueId| {
             let queue = &self.queues[id];
             // A client id that somebody else only names is not theirs.
-            &*queue.user == user && queue.waiting.len() > usize::from(queue.state == State::Running)
+            &*queue.user == user && queue.waiting.len() > usize::from(queue.state == Doing::Running)
         };
         let losing: Vec<QueueId> = of_client.into_iter().filter(loses).collect();
         losing.iter().for_each(|id| self.break_queue(*id, Broken::Superseded));
@@ -311,7 +311,7 @@ impl<M> Scheduler<M> {
             mutation: Arc::clone(&first.mutation),
             gives_up: queue.conflicts >= CONFLICT_RETRIES,
         };
-        queue.state = State::Running;
+        queue.state = Doing::Running;
         self.running += 1;
         let served = self.served;
         let mut tag = 0;
@@ -358,10 +358,10 @@ impl<M> Scheduler<M> {
             _ => {}
         }
         queue.state = match wait {
-            Some(wait) => State::Paused(now + wait.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)),
-            None => State::Ready,
+            Some(wait) => Doing::Paused(now + wait.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)),
+            None => Doing::Ready,
         };
-        if let State::Paused(at) = queue.state {
+        if let Doing::Paused(at) = queue.state {
             self.paused.insert((at, id));
         }
         self.change(&user, |user| user.running -= 1);
@@ -395,8 +395,8 @@ impl<M> Scheduler<M> {
     /// The server stops: what is there is applied, but Postgres is not waited for any more.
     pub fn stop(&mut self) {
         self.stopping = true;
-        let away = |(id, queue): (&QueueId, &Queue<M>)| {
-            (matches!(queue.state, State::Paused(_)) && queue.conflicts == 0).then_some(*id)
+        let away = |(id, queue): (&QueueId, &ClientQueue<M>)| {
+            (matches!(queue.state, Doing::Paused(_)) && queue.conflicts == 0).then_some(*id)
         };
         let waiting: Vec<QueueId> = self.queues.iter().filter_map(away).collect();
         for id in waiting {
@@ -437,7 +437,7 @@ impl<M> Scheduler<M> {
 
     fn make_ready(&mut self, id: QueueId) {
         let Some(queue) = self.queues.get_mut(&id) else { return };
-        queue.state = State::Ready;
+        queue.state = Doing::Ready;
         if !queue.waiting.is_empty() {
             let user = Arc::clone(&queue.user);
             self.change(&user, |user| user.ready.push_back(id));
@@ -447,14 +447,14 @@ impl<M> Scheduler<M> {
     fn break_queue(&mut self, id: QueueId, why: Broken) {
         let Some(queue) = self.queues.get_mut(&id) else { return };
         let user = Arc::clone(&queue.user);
-        let keeps = usize::from(queue.state == State::Running);
+        let keeps = usize::from(queue.state == Doing::Running);
         for dropped in queue.waiting.drain(keeps..) {
             self.bytes -= dropped.bytes;
             self.waiting -= 1;
         }
-        if let State::Paused(at) = queue.state {
+        if let Doing::Paused(at) = queue.state {
             self.paused.remove(&(at, id));
-            queue.state = State::Ready;
+            queue.state = Doing::Ready;
         }
         queue.broken.get_or_insert(why);
         self.change(&user, |user| user.ready.retain(|ready| *ready != id));
@@ -462,7 +462,7 @@ impl<M> Scheduler<M> {
 
     fn drop_if_done(&mut self, id: QueueId) {
         let Some(queue) = self.queues.get(&id) else { return };
-        if queue.attached > 0 || !queue.waiting.is_empty() || queue.state != State::Ready {
+        if queue.attached > 0 || !queue.waiting.is_empty() || queue.state != Doing::Ready {
             return;
         }
         let Some(queue) = self.queues.remove(&id) else { return };
@@ -481,7 +481,7 @@ impl<M> Scheduler<M> {
         }
     }
 
-    /// Forgets users who have nothing here and are owed nothing, nor owe.
+    /// Evicts users who have nothing here and are owed nothing, nor owe.
     fn sweep(&mut self) {
         let served = self.served;
         self.users.retain(|_, user| user.queues > 0 || user.tag > served);

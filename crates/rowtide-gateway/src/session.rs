@@ -98,7 +98,7 @@ enum Reading {
 }
 
 /// What a step comes to.
-type Step = Result<(), Option<Ending>>;
+type Outcome = Result<(), Option<Ending>>;
 
 impl Session {
     /// A session over a socket that was opened now. `header_token` came with the upgrade; `plan` is what serves, if
@@ -113,7 +113,7 @@ impl Session {
         Session { limits, header_token, plan, phase, pulse: Pulse::new(now.time) }
     }
 
-    fn act(&mut self, input: Input<'_, Delivery>, now: &Now, out: &mut Vec<Effect>) -> Step {
+    fn act(&mut self, input: Input<'_, Delivery>, now: &Now, out: &mut Vec<Effect>) -> Outcome {
         if matches!(input, Input::Text(_) | Input::Binary | Input::Heard) {
             self.pulse.heard(now.time);
         }
@@ -145,7 +145,7 @@ impl Session {
         input: Input<'_, Delivery>,
         now: &Now,
         out: &mut Vec<Effect>,
-    ) -> Step {
+    ) -> Outcome {
         let connect = match input {
             Input::Text(text) => match ClientMessage::parse(text) {
                 Ok(ClientMessage::Connect(connect)) => connect,
@@ -180,7 +180,7 @@ impl Session {
         connect: Box<Connect>,
         input: Input<'_, Delivery>,
         out: &mut Vec<Effect>,
-    ) -> Step {
+    ) -> Outcome {
         let Input::Token(checked) = input else {
             self.phase = Phase::Checking(connect);
             return Ok(());
@@ -198,7 +198,7 @@ impl Session {
         identity: Identity,
         input: Input<'_, Delivery>,
         out: &mut Vec<Effect>,
-    ) -> Step {
+    ) -> Outcome {
         match input {
             Input::Rated(Verdict::Now) => {}
             Input::Rated(Verdict::After(wait) | Verdict::TooLong(wait)) => {
@@ -225,7 +225,7 @@ impl Session {
         identity: Identity,
         input: Input<'_, Delivery>,
         out: &mut Vec<Effect>,
-    ) -> Step {
+    ) -> Outcome {
         let Input::Claimed(claimed) = input else {
             self.phase = Phase::Claiming(connect, identity);
             return Ok(());
@@ -249,7 +249,7 @@ impl Session {
         identity: Identity,
         known: Known,
         input: Input<'_, Delivery>,
-    ) -> Step {
+    ) -> Outcome {
         let Input::Opened(opened) = input else {
             self.phase = Phase::Opening(connect, identity, known);
             return Ok(());
@@ -316,7 +316,7 @@ impl Live {
         input: Input<'_, Delivery>,
         now: &Now,
         out: &mut Vec<Effect>,
-    ) -> Step {
+    ) -> Outcome {
         // Here and not only when it falls silent: a client may see to it that it never does.
         if self.identity.remaining(now.unix).is_zero() {
             return end(Ending::new(ErrorCode::Unauthorized, "the token has expired"));
@@ -372,7 +372,7 @@ impl Live {
     }
 
     /// Does what is due.
-    fn pass(&mut self, pulse: &mut Pulse, now: &Now, out: &mut Vec<Effect>) -> Step {
+    fn pass(&mut self, pulse: &mut Pulse, now: &Now, out: &mut Vec<Effect>) -> Outcome {
         match std::mem::replace(&mut self.reading, Reading::Open) {
             Reading::Paused(mutation, until) if now.time >= until => {
                 // It could not be heard meanwhile.
@@ -400,7 +400,7 @@ impl Live {
         }
     }
 
-    fn say(&mut self, delivery: Delivery, out: &mut Vec<Effect>) -> Step {
+    fn say(&mut self, delivery: Delivery, out: &mut Vec<Effect>) -> Outcome {
         match delivery {
             Delivery::Begin(mode) => {
                 // Whoever answers is there, and takes over from older connections of the client.
@@ -423,7 +423,7 @@ impl Live {
         connected_frame(&self.identity.user_id, mode, *last_mutation, rejected, &tables)
     }
 
-    fn answer(&mut self, text: &str, limits: &ClientLimits, out: &mut Vec<Effect>) -> Step {
+    fn answer(&mut self, text: &str, limits: &ClientLimits, out: &mut Vec<Effect>) -> Outcome {
         match ClientMessage::parse(text).map_err(|error| refusal(error.0))? {
             ClientMessage::Ping => out.push(Effect::Send(pong_frame())),
             ClientMessage::Connect(_) => return bad("`connect` is said once"),
@@ -442,7 +442,7 @@ impl Live {
     }
 
     /// Takes a new token.
-    fn renew(&mut self, identity: Identity) -> Step {
+    fn renew(&mut self, identity: Identity) -> Outcome {
         self.reading = Reading::Open;
         if identity.user_id != self.identity.user_id {
             let message = "`auth` must bring a token of the same user";
@@ -493,7 +493,7 @@ impl Live {
         limits: &ClientLimits,
         now: &Now,
         out: &mut Vec<Effect>,
-    ) -> Step {
+    ) -> Outcome {
         match (std::mem::replace(&mut self.reading, Reading::Open), verdict) {
             (Reading::Rate(mutation), Verdict::Now) => self.push(mutation, now.time, out),
             (Reading::Rate(mutation), Verdict::After(wait)) => {
@@ -518,7 +518,7 @@ impl Live {
         out.push(Effect::Push(mutation));
     }
 
-    fn full(&mut self, mutation: Box<Mutation>, now: &Now) -> Step {
+    fn full(&mut self, mutation: Box<Mutation>, now: &Now) -> Outcome {
         let since = self.pushed_at;
         if now.time >= since + FULL_PATIENCE {
             return end(Ending::new(
@@ -553,7 +553,7 @@ impl Live {
     }
 }
 
-fn end(ending: Ending) -> Step {
+fn end(ending: Ending) -> Outcome {
     Err(Some(ending))
 }
 
@@ -561,11 +561,11 @@ fn refusal(message: impl Into<String>) -> Option<Ending> {
     Some(Ending::new(ErrorCode::BadRequest, message))
 }
 
-fn bad(message: impl Into<String>) -> Step {
+fn bad(message: impl Into<String>) -> Outcome {
     Err(refusal(message))
 }
 
-fn check_version(plan: &Plan, connect: &Connect) -> Step {
+fn check_version(plan: &Plan, connect: &Connect) -> Outcome {
     match plan.min_client {
         Some(min) if connect.app_version.is_none_or(|version| version < min) => {
             let message = format!("this application needs version {min} of the client or newer");

@@ -53,8 +53,8 @@ pub(crate) fn connected(mode: &'static str) {
     counter!(CONNECTS, "result" => mode).increment(1);
 }
 
-/// A connect was refused.
-pub(crate) fn refused(code: ErrorCode) {
+/// A connect was rejected.
+pub(crate) fn rejected(code: ErrorCode) {
     counter!(CONNECTS, "result" => code.as_str()).increment(1);
 }
 

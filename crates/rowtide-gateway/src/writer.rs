@@ -25,7 +25,7 @@ struct Queued {
     _counted: WaitingMutation,
 }
 
-struct Shared {
+struct Works {
     scheduler: Mutex<Scheduler<Queued>>,
     mutator: Mutator,
     engines: Engines,
@@ -36,7 +36,7 @@ struct Shared {
     breaks: watch::Sender<u64>,
 }
 
-impl Shared {
+impl Works {
     fn lock(&self) -> MutexGuard<'_, Scheduler<Queued>> {
         // Whole between any two statements that hold it.
         self.scheduler.lock().unwrap_or_else(PoisonError::into_inner)
@@ -46,7 +46,7 @@ impl Shared {
 /// Takes mutations. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Writer {
-    shared: Arc<Shared>,
+    shared: Arc<Works>,
 }
 
 /// A session's share of the queue of its client. What waits when it is dropped is applied all the same.
@@ -69,7 +69,7 @@ impl Writer {
     ) -> Writer {
         let options =
             SchedulerOptions { connections, queue: MUTATION_QUEUE, bytes: MUTATION_QUEUE_BYTES };
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(Works {
             scheduler: Mutex::new(Scheduler::new(options)),
             mutator,
             engines,

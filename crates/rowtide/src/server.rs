@@ -93,7 +93,7 @@ pub enum ServerError {
 }
 
 /// What health and metrics look at.
-struct State {
+struct Pages {
     watched: Watched,
     metrics: PrometheusHandle,
     stop: CancellationToken,
@@ -102,7 +102,7 @@ struct State {
 /// A running server.
 pub struct Server {
     address: SocketAddr,
-    state: Arc<State>,
+    state: Arc<Pages>,
     replicator: ReplicatorHandle,
     http: JoinHandle<()>,
     /// Tells sessions to go.
@@ -150,7 +150,7 @@ impl Server {
         if older_clients {
             router = router.merge(rowtide_legacy::router(gateway));
         }
-        let state = Arc::new(State { watched, metrics, stop: stop.clone() });
+        let state = Arc::new(Pages { watched, metrics, stop: stop.clone() });
         let router = router.route("/health/live", get(|| async { "live\n" })).merge(
             Router::new()
                 .route("/health/ready", get(ready))
@@ -222,12 +222,12 @@ async fn index() -> &'static str {
     "This is a Rowtide server. Clients connect to /sync; see docs/protocol.md.\n"
 }
 
-async fn metrics_page(Extract(state): Extract<Arc<State>>) -> Response {
+async fn metrics_page(Extract(state): Extract<Arc<Pages>>) -> Response {
     let text = telemetry::render(&state.metrics, &state.watched);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
-async fn ready(Extract(state): Extract<Arc<State>>) -> Response {
+async fn ready(Extract(state): Extract<Arc<Pages>>) -> Response {
     let health = Health::of(&state.watched.feed, &state.watched.gateway);
     let status = if health.ready && !state.stop.is_cancelled() {
         StatusCode::OK
