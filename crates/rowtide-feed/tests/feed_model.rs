@@ -187,7 +187,7 @@ impl Model {
             return;
         }
         let at = self.random.random_range(0..self.waiting.len());
-        let Request::Replay(after, _, reply) = self.waiting.swap_remove(at) else { panic!() };
+        let Request::Replay(_, after, _, reply) = self.waiting.swap_remove(at) else { panic!() };
         let durable = |event: &&Event| event.lsn() <= Some(self.durable);
         let mut replayed: Vec<Event> = self.published.iter().filter(durable).cloned().collect();
         let position = replayed.pop_if(|last| !is_transaction(last));
@@ -395,7 +395,7 @@ fn whoever_waits_for_the_log_is_told_when_the_generation_ends() {
     assert!(next.as_mut().poll(&mut context).is_pending());
     // The log never answers.
     let request = requests.try_recv().unwrap();
-    assert!(matches!(request, Request::Replay(Lsn(0), ..)));
+    assert!(matches!(request, Request::Replay(_, Lsn(0), ..)));
     publisher.end();
     assert!(matches!(next.as_mut().poll(&mut context), Poll::Ready(Err(FeedEnded))));
 }
@@ -409,7 +409,7 @@ fn a_log_that_has_not_got_what_is_missing_ends_the_subscription() {
     publisher.publish([large(100, 110)].into());
     for replayed in [vec![large(50, 70)], vec![]] {
         assert!(poll(behind.next()).is_none());
-        let Ok(Request::Replay(_, _, reply)) = requests.try_recv() else { panic!() };
+        let Ok(Request::Replay(_, _, _, reply)) = requests.try_recv() else { panic!() };
         let last = replayed.is_empty();
         assert!(reply.send(Ok(replayed)).is_ok());
         let next = poll(behind.next()).unwrap();
