@@ -96,12 +96,8 @@ impl Run {
     }
 
     fn ack(&mut self, number: u64) -> String {
-        let frame = Frame {
-            text: pong_frame(),
-            rows: 0,
-            commit_time_us: None,
-            acknowledges: Some(number),
-        };
+        let frame =
+            Frame { text: pong_frame(), rows: 0, commit_time_us: None, acknowledges: Some(number) };
         self.step(Input::Said(Delivery::Frame(frame)))
     }
 }
