@@ -9,6 +9,7 @@ use rowtide_feed::{EpochReason, ReplicatorStatus};
 use rowtide_log::Identity;
 use rowtide_plan::compile::compile_partly;
 use rowtide_plan::plan::Plan;
+use rowtide_postgres::connect::Names;
 use rowtide_postgres::slot::SystemIdentity;
 use rowtide_postgres::watch::Observed;
 use rowtide_protocol::Lsn;
@@ -43,7 +44,11 @@ pub struct Replicator {
 impl Default for Replicator {
     fn default() -> Replicator {
         Replicator {
-            core: Core::new("slot".to_owned(), "publication".to_owned()),
+            core: Core::new(Names {
+                slot: "slot".to_owned(),
+                publication: "publication".to_owned(),
+                schema: "rowtide".to_owned(),
+            }),
             asked: 0,
             streaming: false,
             stream: None,
@@ -335,7 +340,7 @@ impl World {
 
     /// Looks again, if something was committed since.
     pub fn watch(&mut self, at: At) {
-        if self.is_gone(at) || self.servers[at.server].stopping {
+        if self.is_gone(at) {
             return;
         }
         self.after(1000, Event::Watch(at));

@@ -96,7 +96,8 @@ fn observed(catalog: &Catalog, relation: &Relation) -> ObservedTable {
         oid: relation.oid as Oid,
         version: *version as u32,
         name_version: *name_version as u32,
-        incidental: format!("{filenode} {granted} {next_number}"),
+        file: *filenode as u32,
+        incidental: format!("{granted} {next_number}"),
         kind: "r".to_owned(),
         persistence: if relation.logged { "p" } else { "u" }.to_owned(),
         identity: match relation.identity {
