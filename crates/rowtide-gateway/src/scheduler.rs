@@ -392,16 +392,20 @@ impl<M> Scheduler<M> {
         }
     }
 
-    /// The server stops: what is there is applied, but Postgres is not waited for any more.
+    /// The server stops: what is there is applied, but Postgres is not waited for any more. What waits for it is
+    /// tried once more, at once: it may have been the connection alone that was lost.
     pub fn stop(&mut self) {
         self.stopping = true;
-        let away = |(id, queue): (&QueueId, &ClientQueue<M>)| {
-            (matches!(queue.state, Doing::Paused(_)) && queue.conflicts == 0).then_some(*id)
+        let away = |(id, queue): (&QueueId, &ClientQueue<M>)| match queue.state {
+            Doing::Paused(at) if queue.conflicts == 0 => Some((at, *id)),
+            _ => None,
         };
-        let waiting: Vec<QueueId> = self.queues.iter().filter_map(away).collect();
-        for id in waiting {
-            self.break_queue(id, Broken::Stopped);
-            self.drop_if_done(id);
+        let mut waiting: Vec<(Duration, QueueId)> = self.queues.iter().filter_map(away).collect();
+        // In the order in which they would have been tried.
+        waiting.sort_unstable();
+        for (at, id) in waiting {
+            self.paused.remove(&(at, id));
+            self.make_ready(id);
         }
     }
 

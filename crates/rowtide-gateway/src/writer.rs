@@ -84,7 +84,7 @@ impl Writer {
         tokio::spawn(async move {
             stop.cancelled().await;
             stopped.shared.lock().stop();
-            stopped.broke();
+            stopped.start_jobs();
         });
         writer
     }

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rowtide_client::Row;
+use rowtide_engine::Counts;
 use rowtide_feed::EpochReason;
 use rowtide_protocol::{Cursor, Lsn};
 
@@ -109,14 +110,16 @@ impl World {
             let before = now.altered[*table] > lsn && lsn < epoch.read_at;
             after || before
         };
-        let served = (0..TABLES.len()).filter(|table| !epoch.refused.contains(table));
+        let told = self.clients[client].tables.iter().copied();
+        let served = told.filter(|table| !epoch.refused.contains(table));
         let served: BTreeSet<usize> = served.filter(|table| !altered(table)).collect();
         let left_out = served.len() < TABLES.len();
         let difference = self.difference(client, state, &served);
         assert_eq!(difference, None, "client {client} at its cursor {lsn}");
+        let live = self.clients[client].live;
         let hidden: Vec<&str> = epoch.refused.iter().map(|table| TABLES[*table]).collect();
         let base = self.clients[client].optimistic.base();
-        let held = hidden.iter().find(|table| base.count(table) > 0);
+        let held = hidden.iter().find(|table| live && base.count(table) > 0);
         assert_eq!(held, None, "client {client} holds rows of a table that is not served");
         if self.clients[client].live && !left_out {
             let missing = self.ledger.missing(client, state);
@@ -186,6 +189,19 @@ impl World {
             self.may_end.remove("slot");
         }
         self.may_end.remove("disk");
+    }
+
+    /// When everyone has gone engines, the registry and the scheduler hold nothing.
+    pub fn check_that_nothing_is_left(&self) {
+        for server in &self.servers {
+            assert!(server.connections.is_empty() && server.registry.is_empty(), "nobody is there");
+            for thread in &server.engines {
+                let Counts { sessions, views, topics, .. } = thread.worker.engine().counts();
+                assert_eq!((sessions, views, topics), (0, 0, 0), "nobody is there");
+            }
+            // Without a plan what has arrived waits for one.
+            assert!(server.scheduler.is_idle() || server.generation.is_none());
+        }
     }
 
     pub fn is_at_rest(&self) -> bool {

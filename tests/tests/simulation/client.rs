@@ -2,7 +2,7 @@
 //! and files, done here with simulated ones. It crashes and comes back with the queue that it had stored,
 //! and without its replica.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand::Rng;
 use rowtide_client::{Acked, Op, Optimistic, Outcome, Record, Row, Step};
@@ -21,9 +21,13 @@ pub struct Client {
     pub optimistic: Optimistic,
     storage: Vec<Record>,
     pub running: bool,
+    /// It does not come back.
+    has_left: bool,
     /// Grows with every start.
     pub life: u64,
     pub connection: Option<u64>,
+    /// The tables that it was told of last.
+    pub tables: BTreeSet<usize>,
     /// Whether `ready` has come on this connection.
     pub live: bool,
     failures: u32,
@@ -41,8 +45,10 @@ impl Client {
             optimistic: Optimistic::new(format!("client-{number}-0")),
             storage: Vec::new(),
             running: true,
+            has_left: false,
             life: 0,
             connection: None,
+            tables: (0..TABLES.len()).collect(),
             live: false,
             failures: 0,
             ids: 0,
@@ -63,7 +69,7 @@ impl World {
             return;
         }
         let server = self.rng.random_range(0..self.servers.len());
-        if !self.servers[server].running || self.servers[server].stopping {
+        if !self.servers[server].running || self.servers[server].stopping.is_some() {
             return self.connect_later(client, None);
         }
         let id = self.network.open(client, server, self.servers[server].life);
@@ -108,14 +114,23 @@ impl World {
     }
 
     pub fn client_receives(&mut self, client: usize, parcel: Parcel) {
-        let Parcel::Text(text) = parcel else {
-            return self.lose_connection(client, None);
+        let text = match parcel {
+            Parcel::Text(text) => text,
+            Parcel::Ping => {
+                if let Some(id) = self.clients[client].connection {
+                    self.send_parcel(id, Side::Server, Parcel::Pong);
+                }
+                return;
+            }
+            Parcel::Pong => return,
+            Parcel::End => return self.lose_connection(client, None),
         };
         self.say(|| format!("client {client} receives {text}"));
         let message = ServerMessage::parse(&text).expect("servers speak the protocol");
         if let ServerMessage::Error { code, retry_after_ms, .. } = &message {
             match code.as_str() {
-                "restarting" | "unavailable" | "slow_consumer" => {}
+                "restarting" | "unavailable" | "slow_consumer" | "timeout" => {}
+                "rate_limit_exceeded" => self.seen.count("clients over their rate"),
                 // A connection that was given up may be heard of after the one that took its place.
                 "superseded" => self.seen.count("superseded by an earlier connection"),
                 other => panic!("client {client} is told `{other}`"),
@@ -124,6 +139,8 @@ impl World {
         }
         match &message {
             ServerMessage::Connected(connected) => {
+                let told = |table: &usize| connected.tables.contains_key(TABLES[*table]);
+                self.clients[client].tables = (0..TABLES.len()).filter(told).collect();
                 let resumed = connected.mode == Mode::Resume;
                 let has_rows = self.clients[client].optimistic.cursor().is_some();
                 self.seen.count(match (resumed, has_rows) {
@@ -197,9 +214,12 @@ impl World {
         }
         let delay = self.rng.random_range(100..4000);
         self.after(delay, Event::Mutate(client));
-        if !self.clients[client].running {
-            return;
+        if self.clients[client].running {
+            self.mutate(client);
         }
+    }
+
+    pub fn mutate(&mut self, client: usize) {
         self.ledger.made += 1;
         let tag = self.ledger.made;
         let user = self.clients[client].user;
@@ -209,6 +229,16 @@ impl World {
         let (id, _) = state.optimistic.mutate(ops).expect("there is room for it");
         state.tags.insert(id, tag);
         self.store_later(client);
+    }
+
+    /// It goes for good.
+    pub fn leave(&mut self, client: usize) {
+        if let Some(id) = self.clients[client].connection.take() {
+            self.end_connection(id, Side::Client);
+        }
+        let state = &mut self.clients[client];
+        (state.running, state.has_left) = (false, true);
+        state.life += 1;
     }
 
     /// The process ends, with all that was not stored.
@@ -229,7 +259,7 @@ impl World {
 
     pub fn start_client(&mut self, client: usize) {
         let state = &mut self.clients[client];
-        if std::mem::replace(&mut state.running, true) {
+        if state.has_left || std::mem::replace(&mut state.running, true) {
             return;
         }
         state.optimistic = match Optimistic::restore(&state.storage).expect("the queue is whole") {

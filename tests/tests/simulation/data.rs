@@ -1,7 +1,7 @@
 //! The tables of the simulated application, its rows, and the rules for reading them.
 
 use rowtide_plan::definition::Definition;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::postgres::catalog::{Kind, Relation};
 
@@ -13,27 +13,43 @@ pub const NOTE: usize = 2;
 pub const COMMENT: usize = 3;
 
 /// A comment is two links away from who may read it: over its note's team and their membership.
+/// Who may write is judged by the simulated Postgres alone.
 const DEFINITION: &str = "
     [tables.team]
     visible = 'id IN (SELECT parent FROM member WHERE person = auth.user_id)'
+
     [tables.member]
     visible = 'person = auth.user_id'
+    [tables.member.insert]
+    allow = 'true'
+    [[tables.member.update]]
+    allow = 'true'
+    [tables.member.delete]
+    allow = 'true'
+
     [tables.note]
     visible = '''NOT hidden AND (person = auth.user_id
                  OR parent IN (SELECT parent FROM member WHERE person = auth.user_id))'''
+    [tables.note.insert]
+    allow = 'true'
+    [[tables.note.update]]
+    allow = 'true'
+    [tables.note.delete]
+    allow = 'true'
+
     [tables.comment]
     visible = '''parent IN (SELECT id FROM note WHERE NOT hidden AND parent IN
                  (SELECT parent FROM member WHERE person = auth.user_id))'''
+    [tables.comment.insert]
+    allow = 'true'
+    [[tables.comment.update]]
+    allow = 'true'
+    [tables.comment.delete]
+    allow = 'true'
 ";
 
 pub fn definition() -> Definition {
     Definition::parse("rowtide.toml", DEFINITION).unwrap()
-}
-
-/// The tables with their keys, as `connected` tells them.
-pub fn tables_json() -> String {
-    let keys = TABLES.iter().map(|table| ((*table).to_owned(), json!({ "key": ["id"] })));
-    Value::Object(keys.collect()).to_string()
 }
 
 /// A row; all tables begin with the same columns.

@@ -1,8 +1,10 @@
 //! What goes wrong, and how it is mended again.
 
 use rand::Rng;
-use rowtide_protocol::{ErrorCode, Lsn};
+use rowtide_gateway::limits::DRAIN_TIMEOUT;
+use rowtide_protocol::Lsn;
 
+use crate::data::USERS;
 use crate::network::Side;
 use crate::postgres::Slot;
 use crate::replicator::Job;
@@ -17,7 +19,7 @@ impl World {
         let pause = self.rng.random_range(100..self.weather.pace_ms);
         self.after(pause, Event::Fault);
         let server = self.rng.random_range(0..self.servers.len());
-        match self.rng.random_range(0..104) {
+        match self.rng.random_range(0..109) {
             0..45 => self.harm_connection(),
             45..55 => self.kill_server(server),
             55..63 => self.stop_server(server),
@@ -33,6 +35,8 @@ impl World {
             94..96 if self.weather.epochs_end => self.lose_slot(),
             96..99 => self.stall_standby(),
             99..104 => self.slow_engine(server),
+            104..107 => self.flood(),
+            107..109 => self.storm_of_connects(server),
             _ => {}
         }
     }
@@ -109,19 +113,54 @@ impl World {
         self.after(delay, Event::StartServer(server));
     }
 
-    /// Stops in order: sessions are told, and what is queued for the log is written.
+    /// Stops in order: what has arrived is acknowledged, sessions are told, and what is queued for the log is
+    /// written.
     fn stop_server(&mut self, server: usize) {
         let state = &mut self.servers[server];
-        if !state.running || std::mem::replace(&mut state.stopping, true) {
+        if !state.running || state.stopping.is_some() {
             return;
         }
         self.seen.count("stopped servers");
         let at = At { server, life: state.life };
-        state.queues.clear();
-        let sessions: Vec<u64> = self.servers[server].sessions.keys().copied().collect();
-        for session in sessions {
-            self.end_session(at, session, Some(ErrorCode::Restarting));
+        self.note_arrived(at);
+        let state = &mut self.servers[server];
+        state.stopping = Some(self.now_ms);
+        state.arrived.extend(&state.pending);
+        // Whoever has found Postgres or a plan away waits a while before it is tried again.
+        let since_ms = self.postgres.up_since_ms.max(state.serving_since_ms.unwrap_or(u64::MAX));
+        let steady = self.postgres.up && self.now_ms.saturating_sub(since_ms) > 6_000;
+        state.stopped_in = steady.then_some(self.postgres.life);
+        if !state.scheduler.is_idle() {
+            self.seen.count("stops with mutations in flight");
         }
+        self.stop_sessions(at);
+        self.servers[server].scheduler.stop();
+        self.start_mutations(at);
+        self.after(20, Event::Stopping(at));
+    }
+
+    /// The last sessions have said goodbye, and mutations have ended, or it has taken too long.
+    pub fn go_on_stopping(&mut self, at: At) {
+        if self.is_gone(at) {
+            return;
+        }
+        let server = &self.servers[at.server];
+        let since = server.stopping.unwrap_or(0);
+        let is_done = server.connections.is_empty() && server.scheduler.is_idle();
+        if !is_done && self.now_ms < since + DRAIN_TIMEOUT.as_millis() as u64 {
+            return self.after(20, Event::Stopping(at));
+        }
+        if is_done {
+            let now = self.postgres.now();
+            let unsettled = |tag: &&u64| !now.applied.contains(tag) && !now.refused.contains(tag);
+            let lost = server.arrived.iter().find(unsettled);
+            // What a newer connection sends again, and what waits for a database that is away, may be left.
+            let fine = server.let_go || server.stopped_in != Some(self.postgres.life);
+            assert!(fine || lost.is_none(), "mutation {lost:?} had arrived, and is thrown away");
+        } else {
+            self.seen.count("stops that took too long");
+        }
+        self.end_engines(at);
         self.stop_replicator(at);
     }
 
@@ -150,6 +189,35 @@ impl World {
         self.postgres_ends();
     }
 
+    /// One client makes very many mutations at once.
+    fn flood(&mut self) {
+        let client = self.rng.random_range(0..self.clients.len());
+        if self.clients[client].running {
+            self.seen.count("floods of mutations");
+            (0..25).for_each(|_| self.mutate(client));
+        }
+    }
+
+    /// Very many connect and close at once.
+    fn storm_of_connects(&mut self, server: usize) {
+        let state = &self.servers[server];
+        if !state.running || state.stopping.is_some() {
+            return;
+        }
+        self.seen.count("storms of connects");
+        let life = state.life;
+        for number in 0..30 {
+            let id = self.network.open(0, server, life);
+            let user = USERS[number % USERS.len()];
+            let client = format!("ghost-{number}");
+            let connect = serde_json::json!({
+                "type": "connect", "protocol": 1, "clientId": client, "token": user
+            });
+            self.send(id, Side::Server, connect.to_string().into_bytes());
+            self.end_connection(id, Side::Client);
+        }
+    }
+
     /// A synchronous standby does not answer for a while: what is committed is streamed, and nobody sees it.
     fn stall_standby(&mut self) {
         if !self.postgres.up || std::mem::replace(&mut self.postgres.stalled, true) {
@@ -158,6 +226,12 @@ impl World {
         self.seen.count("stalls of a standby");
         let delay = self.rng.random_range(200..10_000);
         self.after(delay, Event::EndStall);
+    }
+
+    pub fn start_postgres(&mut self) {
+        if !std::mem::replace(&mut self.postgres.up, true) {
+            self.postgres.up_since_ms = self.now_ms;
+        }
     }
 
     fn postgres_ends(&mut self) {

@@ -67,7 +67,7 @@ impl World {
     pub fn take_requests(&mut self, at: At) {
         while let Ok(request) = self.servers[at.server].feed.asked.try_recv() {
             let delay = self.rng.random_range(1..100);
-            self.after(delay, Event::Answer(at, request, 0));
+            self.after(delay, Event::AnswerRequest(at, request, 0));
         }
     }
 
@@ -85,7 +85,7 @@ impl World {
         };
         let stuck = self.stormy && tries > 10;
         if self.disk.end < up_to && !stuck {
-            return self.after(500, Event::Answer(at, request, tries + 1));
+            return self.after(500, Event::AnswerRequest(at, request, tries + 1));
         }
         let fails = self.disk.end < up_to || self.stormy && self.rng.random_bool(0.03);
         match request {

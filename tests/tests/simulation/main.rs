@@ -13,19 +13,22 @@ mod checks;
 mod client;
 mod data;
 mod disk;
+mod engines;
+mod fairness;
 mod faults;
 mod feed;
 mod log;
 mod migrations;
+mod mutations;
 mod network;
 mod postgres;
 mod replicator;
 mod rules;
 mod server;
+mod sessions;
 mod sql;
 mod stream;
 mod world;
-mod writer;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,7 +37,12 @@ use crate::checks::Seen;
 use crate::world::World;
 
 /// What must have happened in a thousand deployments, or they say nothing of it.
-const IMPORTANT: [&str; 57] = [
+const IMPORTANT: [&str; 62] = [
+    "floods of mutations",
+    "storms of connects",
+    "rates that are passed",
+    "mutations that a newer connection sends again",
+    "slow engines",
     "client crashes",
     "clients that were forgotten",
     "columns added or dropped",
@@ -85,7 +93,7 @@ const IMPORTANT: [&str; 57] = [
     "stopped servers",
     "streams held up",
     "streams without a publication",
-    "superseded by an earlier connection",
+    "stops with mutations in flight",
     "table_replaced",
     "tables made anew",
     "tables renamed",

@@ -180,10 +180,11 @@ impl World {
     pub fn mend_database(&mut self) {
         let catalog = &self.postgres.now().database.catalog;
         let (mut ddl, published) = (catalog.mend(), catalog.publication.is_some());
-        // Without a publication nothing streams, and whoever needs rows that may not be read waits for them.
+        // Without a publication that brings acknowledgements whole nothing streams, and whoever needs rows that
+        // may not be read waits for them.
         if published && !ddl.is_empty() && self.rng.random_bool(0.2) {
             self.seen.count("databases left as they are");
-            ddl.retain(|ddl| matches!(ddl, Ddl::SetGranted(..)));
+            ddl.retain(|ddl| matches!(ddl, Ddl::SetGranted(..) | Ddl::PublicationSet(_)));
         }
         if ddl.is_empty() {
             return;

@@ -15,6 +15,9 @@ pub enum Side {
 #[derive(Debug)]
 pub enum Parcel {
     Text(String),
+    /// A WebSocket ping, and its answer.
+    Ping,
+    Pong,
     /// The other side has ended the connection.
     End,
 }

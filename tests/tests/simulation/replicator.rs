@@ -340,7 +340,7 @@ impl World {
 
     /// Looks again, if something was committed since.
     pub fn watch(&mut self, at: At) {
-        if self.is_gone(at) || self.servers[at.server].stopping {
+        if self.is_gone(at) {
             return;
         }
         self.after(1000, Event::Watch(at));

@@ -5,20 +5,25 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use rowtide_engine::{Input, Load};
+use rowtide_engine::Load;
 use rowtide_feed::Request;
-use rowtide_protocol::{Connect, Lsn};
+use rowtide_gateway::Outlet;
+use rowtide_gateway::conversation::Mutation;
+use rowtide_gateway::scheduler::{Broken, Job};
+use rowtide_gateway::worker::Arrival;
+use rowtide_protocol::Lsn;
 
 use crate::checks::{EpochFacts, Ledger, Seen};
 use crate::client::Client;
 use crate::disk::Disk;
+use crate::mutations::Attempt;
 use crate::network::{Network, Parcel, Side};
 use crate::postgres::Postgres;
 use crate::postgres::database::{Database, Work, Writes};
-use crate::replicator::Job;
+use crate::replicator::Job as ReplicatorJob;
 use crate::server::Server;
+use crate::sessions::Answer;
 use crate::sql::{random_row, write};
-use crate::writer::Attempt;
 
 /// A server in one of its lives.
 #[derive(Clone, Copy, Debug)]
@@ -41,20 +46,28 @@ pub enum Event {
     WalsenderEnds(usize, u64),
     // Servers
     StartServer(usize),
-    Replicator(At, u64, Box<Job>),
+    Replicator(At, u64, Box<ReplicatorJob>),
     Watch(At),
     Write(At),
-    Tick(At, u64),
-    Engine(At, usize),
-    Gather(At, usize),
+    Engine(At, usize, u64),
+    EngineDue(At, usize, u64),
     Look(At, usize, Load, u64),
-    Looked(At, usize, Box<Input>, u64),
+    Looked(At, usize, Box<Arrival<Outlet>>, u64),
     Generation(At),
-    Answer(At, Request, u32),
-    Claim(At, u64, Box<Connect>),
+    AnswerRequest(At, Request, u32),
+    Claims(At),
+    Claim(At, u64, u32),
+    Answer(At, u64, Box<Answer>),
+    Read(At, u64),
+    Clock(At, u64),
+    Supersede(At, u64),
+    Broken(At, u64, Broken),
     Drain(At, u64),
-    Attempt(At, u64),
+    Stopping(At),
+    Retry(At),
+    Attempt(At, Box<Job<Mutation>>),
     Commit(At, Box<Attempt>),
+    Committed(At, Box<Attempt>, Lsn),
     // The network
     Arrive(u64, Side),
     Close(u64, Side),
@@ -163,7 +176,18 @@ impl World {
             self.storm();
             self.recover();
         }
+        self.close();
         self.seen
+    }
+
+    /// Everyone goes, and nothing is left of anyone.
+    fn close(&mut self) {
+        (0..self.clients.len()).for_each(|client| self.leave(client));
+        let end = self.now_ms + RECOVERY_MS;
+        while self.now_ms < end {
+            self.step();
+        }
+        self.check_that_nothing_is_left();
     }
 
     fn storm(&mut self) {
@@ -186,7 +210,7 @@ impl World {
     fn recover(&mut self) {
         self.say(|| "the storm is over".to_owned());
         self.disk.full = false;
-        self.postgres.up = true;
+        self.start_postgres();
         self.postgres.show_all();
         self.mend_database();
         (0..self.servers.len()).for_each(|server| self.start_server(server));
@@ -213,7 +237,7 @@ impl World {
                     self.postgres.show(lsn);
                 }
             }
-            Event::StartPostgres => self.postgres.up = true,
+            Event::StartPostgres => self.start_postgres(),
             Event::EndStall => self.postgres.show_all(),
             Event::WalsenderEnds(server, life) => {
                 self.walsender.take_if(|walsender| *walsender == (server, life));
@@ -222,19 +246,27 @@ impl World {
             Event::Replicator(at, asked, job) => self.work_for_replicator(at, asked, *job),
             Event::Watch(at) => self.watch(at),
             Event::Write(at) => self.write(at),
-            Event::Tick(at, generations) => self.tick(at, generations),
-            Event::Engine(at, engine) => self.run_engine(at, engine),
-            Event::Gather(at, engine) => self.gather(at, engine),
-            Event::Look(at, engine, load, generations) => self.look(at, engine, load, generations),
-            Event::Looked(at, engine, input, generations) => {
-                self.looked(at, engine, *input, generations)
+            Event::Engine(at, engine, number) => self.run_engine(at, engine, number),
+            Event::EngineDue(at, engine, number) => self.engine_is_due(at, engine, number),
+            Event::Look(at, engine, load, number) => self.look(at, engine, load, number),
+            Event::Looked(at, engine, arrival, number) => {
+                self.looked(at, engine, *arrival, number);
             }
             Event::Generation(at) => self.generation(at),
-            Event::Answer(at, request, tries) => self.answer(at, request, tries),
-            Event::Claim(at, id, connect) => self.claim(at, id, connect),
+            Event::AnswerRequest(at, request, tries) => self.answer(at, request, tries),
+            Event::Claims(at) => self.ask_claims(at),
+            Event::Claim(at, id, tries) => self.answer_claim(at, id, tries),
+            Event::Answer(at, id, answer) => self.answer_session(at, id, *answer),
+            Event::Read(at, id) => self.read_later(at, id),
+            Event::Clock(at, id) => self.clock(at, id),
+            Event::Supersede(at, id) => self.supersede_session(at, id),
+            Event::Broken(at, id, why) => self.break_session(at, id, why),
             Event::Drain(at, id) => self.drain(at, id),
-            Event::Attempt(at, id) => self.attempt(at, id),
+            Event::Stopping(at) => self.go_on_stopping(at),
+            Event::Retry(at) => self.retry(at),
+            Event::Attempt(at, job) => self.attempt(at, *job),
             Event::Commit(at, attempt) => self.commit_attempt(at, attempt),
+            Event::Committed(at, attempt, lsn) => self.committed(at, attempt, lsn),
             Event::Arrive(id, side) => {
                 if let Some(parcel) = self.network.receive(id, side, self.now_ms) {
                     self.arrive(id, side, parcel);
@@ -282,7 +314,7 @@ impl World {
         self.send_parcel(id, to, Parcel::Text(text));
     }
 
-    fn send_parcel(&mut self, id: u64, to: Side, parcel: Parcel) {
+    pub fn send_parcel(&mut self, id: u64, to: Side, parcel: Parcel) {
         let most = if self.stormy && self.rng.random_bool(0.02) { 2000 } else { 30 };
         let delay = self.rng.random_range(1..most);
         if let Some(arrives_ms) = self.network.send(id, to, parcel, self.now_ms, delay) {

@@ -118,6 +118,8 @@ fn what_fails_is_tried_again_and_given_up_after_many_conflicts() {
     scheduler.ended(queue, Ended::Away, now, 1.0);
     assert_eq!(scheduler.deadline(), Some(now + 2 * MIN_PAUSE));
     scheduler.stop();
+    assert!(scheduler.start(now).is_some(), "once more, at once");
+    scheduler.ended(queue, Ended::Away, now, 1.0);
     assert_eq!(scheduler.broken(queue), Some(&Broken::Stopped));
     assert!(scheduler.is_idle() && scheduler.deadline().is_none());
 }

@@ -312,7 +312,8 @@ impl Catalog {
         let Some(relation) = self.table(table) else { return false };
         let identity = match relation.identity {
             Identity::Full => true,
-            Identity::Key => keyed,
+            // A long text that did not change is nowhere in the stream then.
+            Identity::Key => keyed && relation.columns.iter().all(|c| c.kind != Kind::Text),
             Identity::Nothing => false,
         };
         relation.logged

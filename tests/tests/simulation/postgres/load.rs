@@ -34,7 +34,12 @@ impl Postgres {
     }
 
     /// The rows of topics, and of the tables that cannot be read why.
-    pub fn load(&self, plan: &Plan, topics: &[Topic]) -> (Loaded, BTreeMap<String, Unreadable>) {
+    pub fn load(
+        &self,
+        plan: &Plan,
+        topics: &[Topic],
+        before: &[TopicRows],
+    ) -> (Loaded, BTreeMap<String, Unreadable>) {
         let mut rows: Vec<Option<TopicRows>> = vec![Some(TopicRows::default()); topics.len()];
         let mut failed = BTreeMap::new();
         let mut by_branch: BTreeMap<BranchId, Vec<usize>> = BTreeMap::new();
@@ -47,7 +52,11 @@ impl Postgres {
                     for place in places {
                         let of_topic =
                             read.iter().filter(|row| row.image.topics.contains(&topics[place]));
-                        rows[place] = Some(of_topic.cloned().collect());
+                        let of_topic: Vec<Arc<Row>> = of_topic.cloned().collect();
+                        rows[place] = Some(match before.get(place) {
+                            Some(before) => before.loaded_anew(of_topic),
+                            None => of_topic.into_iter().collect(),
+                        });
                     }
                 }
                 Err(why) => {

@@ -43,6 +43,7 @@ pub struct Slot {
 
 pub struct Postgres {
     pub up: bool,
+    pub up_since_ms: u64,
     /// Whether it is of version 18, which passes over changes of a publication that is not there.
     pub newer: bool,
     /// Grows with every restart; what was begun in an earlier one is gone.
@@ -72,6 +73,7 @@ impl Postgres {
         let state = State { database: database.clone(), ..State::default() };
         Postgres {
             up: true,
+            up_since_ms: 0,
             newer,
             life: 0,
             timeline: 1,

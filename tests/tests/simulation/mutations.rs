@@ -1,0 +1,213 @@
+//! From sessions to Postgres: the gateway's own scheduler says which mutation runs next, over simulated
+//! connections. The answer to a commit may be lost, and then the same is tried again.
+
+use rand::Rng;
+use rowtide_gateway::conversation::{Asked, Mutation as Sent};
+use rowtide_gateway::scheduler::{Broken, Ended, Full, Job};
+use rowtide_postgres::mutate::Number;
+use rowtide_protocol::{Lsn, RejectCode};
+
+use crate::postgres::{Mutation, Outcome};
+use crate::rules::Op;
+use crate::world::{At, Event, World};
+
+/// One attempt at a mutation: a transaction.
+#[derive(Debug)]
+pub struct Attempt {
+    job: Job<Sent>,
+    mutation: Mutation,
+    xid: u64,
+    postgres_life: u64,
+}
+
+/// The tag that a mutation bears.
+pub fn tag_of(sent: &Sent) -> u64 {
+    let Asked::Apply(ops) = &sent.asked else { panic!("clients speak the protocol") };
+    Op::read(&ops[0]).tag().expect("a mutation begins with what bears its tag")
+}
+
+impl World {
+    /// Puts a mutation into its client's queue.
+    ///
+    /// # Errors
+    /// When that is full.
+    pub fn push_mutation(&mut self, at: At, id: u64, mutation: Sent) -> Result<(), Sent> {
+        let server = &mut self.servers[at.server];
+        let Some(connection) = server.connections.get_mut(&id) else { return Ok(()) };
+        let Some(of) = &connection.client else { return Ok(()) };
+        let scheduler = &mut server.scheduler;
+        let queue =
+            *connection.queue.get_or_insert_with(|| scheduler.attach(&of.client, &of.user, false));
+        let (operations, bytes) = (mutation.operations, mutation.bytes);
+        let (user, tag) = (of.user.clone(), tag_of(&mutation));
+        let is_broken = scheduler.broken(queue).is_some();
+        scheduler.push(queue, mutation, operations, bytes).map_err(|Full(mutation)| mutation)?;
+        if !is_broken {
+            server.fairness.arrive(&user);
+            server.pending.insert(tag);
+        }
+        self.start_mutations(at);
+        Ok(())
+    }
+
+    /// Starts what can be started.
+    pub fn start_mutations(&mut self, at: At) {
+        let now = self.time();
+        while let Some(job) = self.servers[at.server].scheduler.start(now) {
+            let server = &mut self.servers[at.server];
+            if server.fairness.start(&job.user).is_some_and(|waited| waited > 0) {
+                self.seen.count("mutations that wait for others'");
+            }
+            let delay = self.rng.random_range(0..5);
+            self.after(delay, Event::Attempt(at, Box::new(job)));
+        }
+        if let Some(deadline) = self.servers[at.server].scheduler.deadline() {
+            let deadline_ms = deadline.as_micros().div_ceil(1000) as u64;
+            let delay = deadline_ms.saturating_sub(self.now_ms).max(1);
+            self.after(delay, Event::Retry(at));
+        }
+    }
+
+    pub fn retry(&mut self, at: At) {
+        if !self.is_gone(at) {
+            self.start_mutations(at);
+        }
+    }
+
+    fn mutation_ended(&mut self, at: At, job: &Job<Sent>, ended: Ended) {
+        let (now, jitter) = (self.time(), self.rng.random_range(0.0..1.0));
+        let breaks = matches!(ended, Ended::Broken(_) | Ended::Away);
+        let server = &mut self.servers[at.server];
+        let stopping = server.stopping.is_some();
+        server.let_go |= matches!(ended, Ended::Broken(_)) || stopping && ended == Ended::Away;
+        if ended == Ended::Acknowledged {
+            server.fairness.end(&job.user);
+            server.pending.remove(&tag_of(&job.mutation));
+        } else {
+            server.fairness.let_go(&job.user);
+        }
+        server.scheduler.ended(job.queue, ended, now, jitter);
+        if breaks {
+            self.tell_broken(at);
+        }
+        self.start_mutations(at);
+    }
+
+    pub fn attempt(&mut self, at: At, job: Job<Sent>) {
+        if self.is_gone(at) {
+            return;
+        }
+        let Some(plan) = self.plan_of(at).filter(|_| self.postgres.up) else {
+            return self.mutation_ended(at, &job, Ended::Away);
+        };
+        let Number::Given(number) = job.mutation.number else { panic!("clients number them") };
+        let tag = tag_of(&job.mutation);
+        let Asked::Apply(ops) = &job.mutation.asked else { panic!("nothing is rejected at once") };
+        let unfit = ops.iter().find_map(|op| plan.read_op(op).err());
+        let asked = match unfit {
+            _ if job.gives_up => Err("unknown_error"),
+            Some(rejection) if rejection.code == RejectCode::BadRequest => Err("bad_request"),
+            Some(_) => Err("forbidden"),
+            None => Ok(ops.iter().map(Op::read).collect()),
+        };
+        let xid = self.postgres.begin();
+        let mutation = Mutation { number, tag, asked };
+        let postgres_life = self.postgres.life;
+        let attempt = Attempt { job, mutation, xid, postgres_life };
+        let delay = self.rng.random_range(1..25);
+        self.after(delay, Event::Commit(at, Box::new(attempt)));
+    }
+
+    /// The transaction of an attempt runs, unless Postgres or, before it had sent everything, the server
+    /// has ended.
+    pub fn commit_attempt(&mut self, at: At, attempt: Box<Attempt>) {
+        let alive = !self.is_gone(at);
+        if self.postgres.life != attempt.postgres_life {
+            if alive {
+                self.seen.count("mutations interrupted");
+                self.mutation_ended(at, &attempt.job, Ended::Away);
+            }
+            return;
+        }
+        if !alive && self.rng.random_bool(0.5) {
+            return self.postgres.abort(attempt.xid);
+        }
+        let Attempt { job, mutation, xid, .. } = &*attempt;
+        let outcome = self.postgres.mutate(*xid, &job.client, &job.user, mutation, self.now_ms);
+        if self.told {
+            println!("{:>8} mutation {} as {}: {outcome:?}", self.now_ms, mutation.tag, job.client);
+        }
+        match outcome {
+            Outcome::MustWait => {
+                self.seen.count("waits for a row");
+                self.after(20, Event::Commit(at, attempt));
+            }
+            Outcome::Settled(lsn) | Outcome::Repeated(lsn) => {
+                if matches!(outcome, Outcome::Repeated(_)) {
+                    self.seen.count("repeated mutations");
+                }
+                self.show_later(lsn);
+                self.after(1, Event::Committed(at, attempt, lsn));
+            }
+            Outcome::Changed if alive => {
+                self.seen.count("mutations of what is not there");
+                self.servers[at.server].feed.feed.look();
+                self.take_requests(at);
+                self.mutation_ended(at, &attempt.job, Ended::Conflict);
+            }
+            Outcome::Gap { last } if alive => {
+                let number = mutation.number;
+                let broken = Broken::Gap { number, last };
+                self.mutation_ended(at, &attempt.job, Ended::Broken(broken));
+            }
+            Outcome::NotTheirs if alive => {
+                self.mutation_ended(at, &attempt.job, Ended::Broken(Broken::NotTheirs));
+            }
+            Outcome::Changed | Outcome::Gap { .. } | Outcome::NotTheirs => {}
+        }
+    }
+
+    /// Postgres answers to a commit once it can be seen; or the answer is lost.
+    pub fn committed(&mut self, at: At, attempt: Box<Attempt>, lsn: Lsn) {
+        if self.is_gone(at) {
+            return;
+        }
+        let interrupted = self.postgres.life != attempt.postgres_life;
+        if !interrupted && !self.postgres.is_visible(lsn) {
+            return self.after(20, Event::Committed(at, attempt, lsn));
+        }
+        let lost = interrupted || self.stormy && self.rng.random_bool(0.08);
+        if lost {
+            self.seen.count("lost answers to a commit");
+        }
+        let ended = if lost { Ended::Away } else { Ended::Acknowledged };
+        self.mutation_ended(at, &attempt.job, ended);
+    }
+
+    /// Makes a commit visible now or later.
+    pub fn show_later(&mut self, lsn: Lsn) {
+        if self.rng.random_bool(0.7) {
+            return self.postgres.show(lsn);
+        }
+        let delay = if self.rng.random_bool(0.1) { 3000 } else { 200 };
+        let delay = self.rng.random_range(1..delay);
+        self.after(delay, Event::Show(self.postgres.history(), lsn));
+    }
+
+    /// The server stops in order: everything that has arrived is to be acknowledged before it ends.
+    pub fn note_arrived(&mut self, at: At) {
+        let server = &self.servers[at.server];
+        let mut arrived = Vec::new();
+        for connection in server.connections.values() {
+            for text in &connection.inbox {
+                if let Ok(rowtide_protocol::ClientMessage::Mutate(sent)) =
+                    rowtide_protocol::ClientMessage::parse(text)
+                    && let Ok(ops) = &sent.ops
+                {
+                    arrived.extend(Op::read(&ops[0]).tag());
+                }
+            }
+        }
+        self.servers[at.server].arrived.extend(arrived);
+    }
+}

@@ -1,0 +1,475 @@
+//! What serves one connection: the gateway's own session, whose effects are carried over the simulated network,
+//! as its shell carries them over a socket.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use rand::Rng;
+use rowtide_engine::{Opening, SessionId};
+use rowtide_feed::ReplicatorStatus;
+use rowtide_gateway::auth::Identity;
+use rowtide_gateway::conversation::{ClaimRequest, Conversation, Effect, Input, Known, NoClaim};
+use rowtide_gateway::limits::{OPEN_TIMEOUT, STOP_MESSAGES};
+use rowtide_gateway::registry::ConnectionId;
+use rowtide_gateway::scheduler::{Broken, QueueId};
+use rowtide_gateway::send_queue::{Delivery, SendQueue};
+use rowtide_gateway::session::Session;
+use rowtide_gateway::worker::Arrival;
+use rowtide_gateway::{NotServing, Now, OpenRequest, Outlet};
+use serde_json::Map;
+
+use crate::network::{Parcel, Side};
+use crate::postgres::refusal;
+use crate::world::{At, Event, World};
+
+/// How many bytes of changes may wait for a client that does not read.
+const SEND_QUEUE_BYTES: usize = 3_000;
+/// How much may be on its way on one connection.
+const UNDER_WAY: usize = 6;
+
+pub struct Connection {
+    session: Session,
+    /// Whose it is, once that is asked for.
+    pub client: Option<ClaimRequest>,
+    pub entry: Option<ConnectionId>,
+    /// The engine's session: of which generation and engine.
+    engine: Option<(u64, usize, SessionId)>,
+    outlet: Option<Outlet>,
+    pub queue: Option<QueueId>,
+    /// What has arrived and is not read.
+    pub inbox: VecDeque<String>,
+    draining: bool,
+    /// When the clock is due that was set for it.
+    clock_ms: u64,
+    stopped: bool,
+}
+
+/// What a session asked for, and waits for.
+#[derive(Debug)]
+pub enum Answer {
+    Token(String),
+    Open(OpenRequest, u64),
+}
+
+impl World {
+    fn now(&self) -> Now {
+        Now { time: self.time(), unix: self.time() }
+    }
+
+    /// A connection is there: the session begins.
+    fn begin_session(&mut self, at: At, id: u64) {
+        let (now, plan) = (self.now(), self.plan_of(at));
+        let server = &mut self.servers[at.server];
+        let session = Session::new(server.limits, None, plan, &now);
+        let connection = Connection {
+            session,
+            client: None,
+            entry: None,
+            engine: None,
+            outlet: None,
+            queue: None,
+            inbox: VecDeque::new(),
+            draining: false,
+            clock_ms: u64::MAX,
+            stopped: false,
+        };
+        server.connections.insert(id, connection);
+        self.step_session(at, id, Input::Begin);
+    }
+
+    /// Something has arrived from a client.
+    pub fn server_receives(&mut self, at: At, id: u64, parcel: Parcel) {
+        if self.servers[at.server].stopping.is_some()
+            && !self.servers[at.server].connections.contains_key(&id)
+        {
+            // Nobody listens any more.
+            return self.end_connection(id, Side::Server);
+        }
+        if !self.servers[at.server].connections.contains_key(&id) {
+            self.begin_session(at, id);
+        }
+        match parcel {
+            Parcel::Text(text) => {
+                if let Some(connection) = self.servers[at.server].connections.get_mut(&id) {
+                    connection.inbox.push_back(text);
+                }
+                self.read(at, id);
+            }
+            Parcel::Pong => self.step_session(at, id, Input::Heard),
+            Parcel::Ping => {}
+            Parcel::End => self.drop_session(at, id),
+        }
+    }
+
+    /// Reads what has arrived, as far as the session reads.
+    fn read(&mut self, at: At, id: u64) {
+        loop {
+            let Some(connection) = self.servers[at.server].connections.get_mut(&id) else { return };
+            if !connection.session.reads() {
+                return;
+            }
+            let Some(text) = connection.inbox.pop_front() else { return };
+            self.step_session(at, id, Input::Text(&text));
+        }
+    }
+
+    /// One input for a session, with all that follows from it at once.
+    pub fn step_session(&mut self, at: At, id: u64, input: Input<'_, Delivery>) {
+        let now = self.now();
+        let mut effects = Vec::new();
+        let Some(connection) = self.servers[at.server].connections.get_mut(&id) else { return };
+        connection.session.step(input, &now, &mut effects);
+        let mut inputs: VecDeque<Input<'static, Delivery>> = VecDeque::new();
+        loop {
+            for effect in std::mem::take(&mut effects) {
+                if !self.carry(at, id, effect, &mut inputs) {
+                    return;
+                }
+            }
+            let Some(input) = inputs.pop_front() else { break };
+            let Some(connection) = self.servers[at.server].connections.get_mut(&id) else { return };
+            connection.session.step(input, &now, &mut effects);
+        }
+        self.set_clock(at, id);
+        // It may read again.
+        self.after(0, Event::Read(at, id));
+    }
+
+    pub fn read_later(&mut self, at: At, id: u64) {
+        if !self.is_gone(at) {
+            self.read(at, id);
+        }
+    }
+
+    fn set_clock(&mut self, at: At, id: u64) {
+        let Some(connection) = self.servers[at.server].connections.get_mut(&id) else { return };
+        let Some(deadline) = connection.session.deadline() else { return };
+        let deadline_ms = (deadline.as_micros().div_ceil(1000) as u64).max(self.now_ms);
+        if deadline_ms < connection.clock_ms {
+            connection.clock_ms = deadline_ms;
+            self.after(deadline_ms - self.now_ms, Event::Clock(at, id));
+        }
+    }
+
+    pub fn clock(&mut self, at: At, id: u64) {
+        if self.is_gone(at) {
+            return;
+        }
+        let now = self.time();
+        let Some(connection) = self.servers[at.server].connections.get_mut(&id) else { return };
+        connection.clock_ms = u64::MAX;
+        if connection.session.deadline().is_some_and(|deadline| deadline <= now) {
+            self.step_session(at, id, Input::Clock);
+        } else {
+            self.set_clock(at, id);
+        }
+    }
+
+    /// Carries out an effect; whether the session goes on.
+    fn carry(
+        &mut self,
+        at: At,
+        id: u64,
+        effect: Effect,
+        inputs: &mut VecDeque<Input<'static, Delivery>>,
+    ) -> bool {
+        match effect {
+            Effect::Send(frame) => self.send(id, Side::Client, frame.to_vec()),
+            Effect::Ping => self.send_parcel(id, Side::Client, Parcel::Ping),
+            Effect::CheckToken(token) => {
+                let delay = self.rng.random_range(0..5);
+                self.after(delay, Event::Answer(at, id, Box::new(Answer::Token(token))));
+            }
+            Effect::Claim(request) => self.claim(at, id, request, inputs),
+            Effect::Open(request) => {
+                let delay = self.rng.random_range(0..5);
+                let until_ms = self.now_ms + OPEN_TIMEOUT.as_millis() as u64;
+                let answer = Box::new(Answer::Open(request, until_ms));
+                self.after(delay, Event::Answer(at, id, answer));
+            }
+            Effect::Heard => self.heard(at, id),
+            Effect::Rate(author, operations, longest) => {
+                let now = self.time();
+                let rate = &mut self.servers[at.server].rate;
+                let verdict = rate.take(&author.user_id, operations, now, longest);
+                if verdict != rowtide_gateway::rate::Verdict::Now {
+                    self.seen.count("rates that are passed");
+                }
+                inputs.push_back(Input::Rated(verdict));
+            }
+            Effect::Push(mutation) => {
+                if let Err(mutation) = self.push_mutation(at, id, *mutation) {
+                    self.seen.count("full queues");
+                    inputs.push_back(Input::Full(Box::new(mutation)));
+                }
+            }
+            Effect::End(_) => {
+                self.drop_session(at, id);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The connection is over, as far as the server knows.
+    pub fn drop_session(&mut self, at: At, id: u64) {
+        let server = &mut self.servers[at.server];
+        if let Some(connection) = server.connections.remove(&id) {
+            if let Some(entry) = connection.entry {
+                server.registry.leave(entry);
+            }
+            if let Some(queue) = connection.queue {
+                server.scheduler.detach(queue);
+                // Who is not there any more comes after those who are.
+                if let Some(of) = &connection.client {
+                    server.fairness.let_go(&of.user);
+                }
+            }
+            if let Some((generations, engine, session)) = connection.engine
+                && generations == server.generations
+            {
+                self.give(at, engine, Arrival::Close(session));
+            }
+            self.start_mutations(at);
+        }
+        self.end_connection(id, Side::Server);
+    }
+
+    fn claim(
+        &mut self,
+        at: At,
+        id: u64,
+        request: ClaimRequest,
+        inputs: &mut VecDeque<Input<'static, Delivery>>,
+    ) {
+        let now = self.time();
+        let ClaimRequest { client, user, known, sharing } = request.clone();
+        let server = &mut self.servers[at.server];
+        match server.registry.arrive(&client, &user, known, sharing, now) {
+            Err(too_many) => {
+                inputs.push_back(Input::Claimed(Err(NoClaim::TooManySessions(too_many.0))));
+            }
+            Ok(entry) => {
+                if let Some(connection) = server.connections.get_mut(&id) {
+                    (connection.entry, connection.client) = (Some(entry), Some(request));
+                }
+                let due = server.registry.claims_at().map_or(0, |at| at.as_millis() as u64);
+                self.after(due.saturating_sub(self.now_ms), Event::Claims(at));
+            }
+        }
+    }
+
+    /// Claims that wait are asked of Postgres together, and answered when it can say.
+    pub fn ask_claims(&mut self, at: At) {
+        if self.is_gone(at) {
+            return;
+        }
+        let now = self.time();
+        let claims = self.servers[at.server].registry.take_claims(now, 100);
+        for claim in claims {
+            let connections = &self.servers[at.server].connections;
+            let of_entry = connections.iter().find(|(_, c)| c.entry == Some(claim.connection));
+            let Some((id, _)) = of_entry else { continue };
+            let id = *id;
+            // What these had sent is sent again, under other numbers if the database has gone back meanwhile.
+            let lost = self.servers[at.server].scheduler.supersede(&claim.client, &claim.user);
+            if !lost.is_empty() {
+                self.seen.count("mutations that a newer connection sends again");
+                self.servers[at.server].fairness.let_go(&claim.user);
+                self.servers[at.server].let_go = true;
+                self.tell_broken(at);
+            }
+            let delay = self.rng.random_range(1..20);
+            self.after(delay, Event::Claim(at, id, 0));
+        }
+    }
+
+    pub fn answer_claim(&mut self, at: At, id: u64, tries: u32) {
+        if self.is_gone(at) {
+            return;
+        }
+        let Some(connection) = self.servers[at.server].connections.get(&id) else { return };
+        let Some(ClaimRequest { client, user, known, .. }) = connection.client.clone() else {
+            return;
+        };
+        let away = || Input::Claimed(Err(NoClaim::Unavailable("the database is away".to_owned())));
+        if !self.postgres.up || tries > 500 {
+            return self.step_session(at, id, away());
+        }
+        let Some(row) = self.postgres.claim(&client, &user, self.now_ms) else {
+            self.seen.count("claims that wait");
+            return self.after(20, Event::Claim(at, id, tries + 1));
+        };
+        assert_eq!(row.user, *user, "a client id is one user's");
+        let known = known.unwrap_or(0);
+        let behind = row.last > known;
+        let rejected = row.refused.range(known + 1..=row.last.max(known + 1));
+        let rejected = rejected.map(|(number, code)| refusal(*number, code)).collect();
+        let until = behind.then_some(self.postgres.wal_end);
+        let known = Known { last_mutation: row.last, rejected, until };
+        self.step_session(at, id, Input::Claimed(Ok(known)));
+    }
+
+    pub fn answer_session(&mut self, at: At, id: u64, answer: Answer) {
+        if self.is_gone(at) {
+            return;
+        }
+        match answer {
+            Answer::Token(user_id) => {
+                let identity = Identity { user_id, claims: Map::new(), expires_at_s: 1 << 40 };
+                self.step_session(at, id, Input::Token(Ok(identity)));
+            }
+            Answer::Open(request, until_ms) => self.open_session(at, id, request, until_ms),
+        }
+    }
+
+    fn open_session(&mut self, at: At, id: u64, request: OpenRequest, until_ms: u64) {
+        let server = &mut self.servers[at.server];
+        if !server.connections.contains_key(&id) {
+            return;
+        }
+        let not_serving = if server.stopping.is_some() {
+            Some(NotServing::Stopped)
+        } else if let ReplicatorStatus::Standby(why) = &server.replicator.status {
+            Some(NotServing::Standby(why.clone()))
+        } else {
+            (self.now_ms >= until_ms).then(|| NotServing::NotReady("nothing is served".to_owned()))
+        };
+        let Some(plan) = server.generation.as_ref().map(|generation| Arc::clone(&generation.plan))
+        else {
+            let Some(why) = not_serving else {
+                let answer = Box::new(Answer::Open(request, until_ms));
+                return self.after(50, Event::Answer(at, id, answer));
+            };
+            return self.step_session(at, id, Input::Opened(Err(why)));
+        };
+        let OpenRequest { author, client, told, not_before, cursor } = request;
+        let claims = plan.resolve_claims(&author.user_id, &author.claims);
+        let engine = claims.view_id().0 as usize % server.engines.len();
+        server.sessions += 1;
+        let session = SessionId(server.sessions);
+        let outlet = Outlet::new(Arc::clone(&plan), SendQueue::new(SEND_QUEUE_BYTES, told));
+        let opening = Opening { session, claims, client: Some(client), not_before, cursor };
+        if let Some(connection) = server.connections.get_mut(&id) {
+            connection.engine = Some((server.generations, engine, session));
+            connection.outlet = Some(outlet.clone());
+        }
+        self.give(at, engine, Arrival::Open(opening, outlet));
+        self.step_session(at, id, Input::Opened(Ok(plan)));
+    }
+
+    fn heard(&mut self, at: At, id: u64) {
+        let server = &mut self.servers[at.server];
+        let entry = server.connections.get(&id).and_then(|connection| connection.entry);
+        let Some(entry) = entry else { return };
+        let to_go = server.registry.heard(entry);
+        let of = server.connections.iter();
+        let of = of.filter(|(_, c)| c.entry.is_some_and(|entry| to_go.contains(&entry)));
+        let ids: Vec<u64> = of.map(|(id, _)| *id).collect();
+        for id in ids {
+            self.after(0, Event::Supersede(at, id));
+        }
+    }
+
+    pub fn supersede_session(&mut self, at: At, id: u64) {
+        if !self.is_gone(at) {
+            self.step_session(at, id, Input::Superseded);
+        }
+    }
+
+    /// Sessions whose mutations are not taken any further are told.
+    pub fn tell_broken(&mut self, at: At) {
+        let server = &self.servers[at.server];
+        let broken = |(id, connection): (&u64, &Connection)| {
+            let broken = server.scheduler.broken(connection.queue?)?;
+            Some((*id, broken.clone()))
+        };
+        let broken: Vec<(u64, Broken)> = server.connections.iter().filter_map(broken).collect();
+        for (id, why) in broken {
+            self.seen.count(match &why {
+                Broken::Gap { .. } => "gaps",
+                Broken::NotTheirs => "clients that were forgotten",
+                Broken::Superseded => "older connections that end",
+                Broken::Stopped => "queues that are stopped",
+            });
+            self.after(0, Event::Broken(at, id, why));
+        }
+    }
+
+    pub fn break_session(&mut self, at: At, id: u64, why: Broken) {
+        if !self.is_gone(at) {
+            self.step_session(at, id, Input::Broken(why));
+        }
+    }
+
+    /// Sessions for which something was queued are woken.
+    pub fn look_at_outlets(&mut self, at: At) {
+        let server = &mut self.servers[at.server];
+        let mut woken = Vec::new();
+        for (id, connection) in &mut server.connections {
+            let Some(outlet) = &connection.outlet else { continue };
+            if outlet.filled().now_or_never().is_some()
+                && !std::mem::replace(&mut connection.draining, true)
+            {
+                woken.push(*id);
+            }
+        }
+        for id in woken {
+            let delay = self.rng.random_range(0..10);
+            self.after(delay, Event::Drain(at, id));
+        }
+    }
+
+    /// Says what there is, as far as the socket takes it.
+    pub fn drain(&mut self, at: At, id: u64) {
+        if self.is_gone(at) {
+            return;
+        }
+        let room = UNDER_WAY.saturating_sub(self.network.under_way(id, Side::Client));
+        for _ in 0..room {
+            let Some(connection) = self.servers[at.server].connections.get_mut(&id) else { return };
+            let said = connection.outlet.as_ref().and_then(Outlet::try_next);
+            let Some(said) = said else {
+                connection.draining = false;
+                return;
+            };
+            match &said {
+                Delivery::Closed(rowtide_protocol::ErrorCode::SlowConsumer, _) => {
+                    self.seen.count("slow clients");
+                }
+                Delivery::Closed(_, why) if why.contains("more has changed") => {
+                    self.seen.count("resets");
+                }
+                Delivery::Closed(_, why) if why.contains("while this connection") => {
+                    self.seen.count("acknowledgements that passed by");
+                }
+                _ => {}
+            }
+            self.step_session(at, id, Input::Said(said));
+        }
+        let delay = self.rng.random_range(1..20);
+        self.after(delay, Event::Drain(at, id));
+    }
+
+    /// The server is to stop: what has arrived already comes first.
+    pub fn stop_sessions(&mut self, at: At) {
+        let ids: Vec<u64> = self.servers[at.server].connections.keys().copied().collect();
+        for id in ids {
+            for _ in 0..STOP_MESSAGES {
+                let Some(connection) = self.servers[at.server].connections.get_mut(&id) else {
+                    break;
+                };
+                if !connection.session.reads() || connection.inbox.is_empty() {
+                    break;
+                }
+                self.read(at, id);
+            }
+            if let Some(connection) = self.servers[at.server].connections.get_mut(&id)
+                && !std::mem::replace(&mut connection.stopped, true)
+            {
+                self.step_session(at, id, Input::Stop);
+            }
+        }
+    }
+}
