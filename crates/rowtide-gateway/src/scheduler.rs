@@ -197,8 +197,8 @@ impl<M> Scheduler<M> {
     /// A session of a client of a user has mutations: a queue of its own, or the one that the client has already if
     /// it is `shared`.
     pub fn attach(&mut self, client: &str, user: &str, shared: bool) -> QueueId {
-        let known = self.clients.get(client).into_iter().flatten().copied();
-        let known = known.filter(|id| shared && self.queues[id].broken.is_none()).next_back();
+        let mut known = self.clients.get(client).into_iter().flatten().copied();
+        let known = known.rfind(|id| shared && self.queues[id].broken.is_none());
         let id = known.unwrap_or_else(|| self.make_queue(client, user));
         if let Some(queue) = self.queues.get_mut(&id) {
             queue.attached += 1;
