@@ -124,6 +124,8 @@ struct ClientQueue<M> {
     state: Doing,
     conflicts: u32,
     pause: Duration,
+    /// A newer connection has come while its first mutation ran: that is not tried again.
+    is_superseded: bool,
     broken: Option<Broken>,
 }
 
@@ -226,6 +228,7 @@ impl<M> Scheduler<M> {
             state: Doing::Ready,
             conflicts: 0,
             pause: MIN_PAUSE,
+            is_superseded: false,
             broken: None,
         };
         self.queues.insert(id, queue);
@@ -274,9 +277,17 @@ impl<M> Scheduler<M> {
 
     /// A newer connection of a client is about to ask for its last number: what waits of older ones is let go,
     /// because the client sends it again, perhaps under other numbers if the database has gone back meanwhile. What
-    /// runs goes on. Returns the queues that lost something; their sessions must end.
+    /// runs goes on, and is not tried again. Returns the queues that lost something; their sessions must end.
     pub fn supersede(&mut self, client: &str, user: &str) -> Vec<QueueId> {
         let of_client = self.clients.get(client).cloned().unwrap_or_default();
+        for id in &of_client {
+            if let Some(queue) = self.queues.get_mut(id)
+                && &*queue.user == user
+                && queue.state == State::Running
+            {
+                queue.is_superseded = true;
+            }
+        }
         let loses = |id: &QueueId| {
             let queue = &self.queues[id];
             // A client id that somebody else only names is not theirs.
@@ -343,6 +354,9 @@ impl<M> Scheduler<M> {
         let Some(queue) = self.queues.get_mut(&id) else { return };
         let user = Arc::clone(&queue.user);
         self.running -= 1;
+        let again = matches!(ended, Ended::Conflict | Ended::Away);
+        let superseded = std::mem::take(&mut queue.is_superseded) && again;
+        let ended = if superseded { Ended::Broken(Broken::Superseded) } else { ended };
         // What is broken already is not tried again.
         let is_broken = queue.broken.is_some();
         let mut wait = None;

@@ -140,7 +140,7 @@ impl Writer {
         let mut next = Some(job);
         while let Some(job) = next {
             let ended = self.attempt(&job).await;
-            let breaks = matches!(ended, Ended::Broken(_) | Ended::Away);
+            let breaks = ended != Ended::Acknowledged;
             let queue = job.queue;
             drop(job);
             let (now, jitter) = (self.shared.clock.time(), rand::random());

@@ -13,6 +13,7 @@ use rowtide_gateway::garbage::Garbage;
 use rowtide_gateway::worker::{Arrival, Request, Worker};
 use rowtide_plan::plan::Plan;
 
+use crate::breaks::Break;
 use crate::feed::{Asked, answered};
 use crate::postgres::Unreadable;
 use crate::world::{At, Event, World};
@@ -93,7 +94,11 @@ impl World {
 
     pub fn give(&mut self, at: At, engine: usize, arrival: Arrival<Outlet>) {
         let Some(thread) = self.servers[at.server].engines.get_mut(engine) else { return };
-        thread.inbox.push_back(arrival);
+        if self.broken == Some(Break::GoingBeforeComing) && matches!(arrival, Arrival::Close(_)) {
+            thread.inbox.push_front(arrival);
+        } else {
+            thread.inbox.push_back(arrival);
+        }
         self.wake_engine(at, engine);
     }
 

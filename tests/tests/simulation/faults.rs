@@ -4,6 +4,7 @@ use rand::Rng;
 use rowtide_gateway::limits::DRAIN_TIMEOUT;
 use rowtide_protocol::Lsn;
 
+use crate::breaks::Break;
 use crate::data::USERS;
 use crate::network::Side;
 use crate::postgres::Slot;
@@ -132,6 +133,11 @@ impl World {
         state.stopped_in = steady.then_some(self.postgres.life);
         if !state.scheduler.is_idle() {
             self.seen.count("stops with mutations in flight");
+        }
+        if self.broken == Some(Break::StopFirst) {
+            let ids: Vec<u64> = self.servers[server].connections.keys().copied().collect();
+            ids.into_iter().for_each(|id| self.drop_session(at, id));
+            self.servers[server].scheduler = Server::default().scheduler;
         }
         self.stop_sessions(at);
         self.servers[server].scheduler.stop();

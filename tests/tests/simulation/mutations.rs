@@ -7,6 +7,8 @@ use rowtide_gateway::scheduler::{Broken, Ended, Full, Job};
 use rowtide_postgres::mutate::Number;
 use rowtide_protocol::{Lsn, RejectCode};
 
+use crate::breaks::Break;
+use crate::network::Side;
 use crate::postgres::{Mutation, Outcome};
 use crate::rules::Op;
 use crate::world::{At, Event, World};
@@ -36,8 +38,12 @@ impl World {
         let Some(connection) = server.connections.get_mut(&id) else { return Ok(()) };
         let Some(of) = &connection.client else { return Ok(()) };
         let scheduler = &mut server.scheduler;
-        let queue =
-            *connection.queue.get_or_insert_with(|| scheduler.attach(&of.client, &of.user, false));
+        let queue = *connection.queue.get_or_insert_with(|| match self.broken {
+            Some(Break::OneLine) => scheduler.attach(&of.client, "everyone", false),
+            _ => scheduler.attach(&of.client, &of.user, false),
+        });
+        let claim = server.claimed.get(&*of.client).copied().unwrap_or(0);
+        server.users.insert(of.client.to_string(), of.user.to_string());
         let (operations, bytes) = (mutation.operations, mutation.bytes);
         let (user, tag) = (of.user.clone(), tag_of(&mutation));
         let is_broken = scheduler.broken(queue).is_some();
@@ -45,6 +51,7 @@ impl World {
         if !is_broken {
             server.fairness.arrive(&user);
             server.pending.insert(tag);
+            server.pushed.insert((queue, tag), claim);
         }
         self.start_mutations(at);
         Ok(())
@@ -53,8 +60,18 @@ impl World {
     /// Starts what can be started.
     pub fn start_mutations(&mut self, at: At) {
         let now = self.time();
-        while let Some(job) = self.servers[at.server].scheduler.start(now) {
+        while let Some(mut job) = self.servers[at.server].scheduler.start(now) {
             let server = &mut self.servers[at.server];
+            // A newer connection may have been told numbers that what waited before it bears.
+            let newest = server.claimed.get(&*job.client).copied().unwrap_or(0);
+            let pushed = server.pushed.get(&(job.queue, tag_of(&job.mutation))).copied();
+            assert!(
+                pushed.is_none_or(|then| then >= newest),
+                "an older connection's mutation starts"
+            );
+            if let Some(user) = server.users.get(&*job.client) {
+                job.user = user.as_str().into();
+            }
             if server.fairness.start(&job.user).is_some_and(|waited| waited > 0) {
                 self.seen.count("mutations that wait for others'");
             }
@@ -76,7 +93,7 @@ impl World {
 
     fn mutation_ended(&mut self, at: At, job: &Job<Sent>, ended: Ended) {
         let (now, jitter) = (self.time(), self.rng.random_range(0.0..1.0));
-        let breaks = matches!(ended, Ended::Broken(_) | Ended::Away);
+        let breaks = ended != Ended::Acknowledged;
         let server = &mut self.servers[at.server];
         let stopping = server.stopping.is_some();
         server.let_go |= matches!(ended, Ended::Broken(_)) || stopping && ended == Ended::Away;
@@ -181,7 +198,26 @@ impl World {
             self.seen.count("lost answers to a commit");
         }
         let ended = if lost { Ended::Away } else { Ended::Acknowledged };
+        if !lost && self.broken == Some(Break::AcknowledgeBeforeEffects) {
+            self.acknowledge_at_once(at, &attempt);
+        }
         self.mutation_ended(at, &attempt.job, ended);
+    }
+
+    /// As if the answer of Postgres were enough: see [`Break::AcknowledgeBeforeEffects`].
+    fn acknowledge_at_once(&mut self, at: At, attempt: &Attempt) {
+        let number = attempt.mutation.number;
+        let connections = self.servers[at.server].connections.iter();
+        let of = connections.filter(|(_, c)| c.queue == Some(attempt.job.queue));
+        let ids: Vec<u64> = of.map(|(id, _)| *id).collect();
+        for id in ids {
+            let client = self.network.connections.get(&id).map(|connection| connection.client);
+            let cursor = client.and_then(|client| self.clients[client].optimistic.cursor());
+            let Some(cursor) = cursor.and_then(|cursor| cursor.parse().ok()) else { continue };
+            let none: [&[u8]; 0] = [];
+            let frame = rowtide_protocol::tx_frame(cursor, none, Some(number), None);
+            self.send(id, Side::Client, frame.to_vec());
+        }
     }
 
     /// Makes a commit visible now or later.

@@ -1,11 +1,11 @@
 //! The shell around the replicator's own state machine: what it asks for takes its time and may fail, and its
 //! effects are done to the simulated Postgres, disk and feed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use rand::Rng;
-use rowtide_feed::{EpochReason, ReplicatorStatus};
+use rowtide_feed::{EpochReason, Event as FeedEvent, ReplicatorStatus};
 use rowtide_log::Identity;
 use rowtide_plan::compile::compile_partly;
 use rowtide_plan::plan::Plan;
@@ -18,6 +18,7 @@ use rowtide_replicator::machine::{
     UnseenBehind, UnseenQuestion,
 };
 
+use crate::breaks::Break;
 use crate::checks::EpochFacts;
 use crate::data::{TABLES, definition};
 use crate::stream::Stream;
@@ -28,6 +29,8 @@ pub struct Replicator {
     core: Core,
     /// What it waits for, by number: an answer to anything else is of the past.
     asked: u64,
+    /// When it connected since something came.
+    pub fruitless: VecDeque<u64>,
     /// It takes what the stream brings.
     streaming: bool,
     pub stream: Option<Stream>,
@@ -50,6 +53,7 @@ impl Default for Replicator {
                 schema: "rowtide".to_owned(),
             }),
             asked: 0,
+            fruitless: VecDeque::new(),
             streaming: false,
             stream: None,
             history: 0,
@@ -113,7 +117,10 @@ impl World {
         let quick = self.rng.random_range(1..40);
         let (delay, job) = match next {
             Next::Wait(pause) => {
-                let pause = pause.as_millis() as u64;
+                let mut pause = pause.as_millis() as u64;
+                if self.broken == Some(Break::NoBackOff) {
+                    pause = 100;
+                }
                 (self.rng.random_range(pause / 2..=pause), Job::Go)
             }
             Next::Look => (quick, Job::Observe),
@@ -200,6 +207,12 @@ impl World {
                 if unseen.iter().any(|unseen| unseen.waits) {
                     self.seen.count("waits for what is committed and unseen");
                 }
+                if self.broken == Some(Break::EpochAtConfirmed) {
+                    let end = end.and(self.postgres.slot.map(|slot| slot.confirmed));
+                    let unseen = Vec::new();
+                    let behind = UnseenBehind { end: end.or(Some(Lsn(0))), unseen };
+                    return self.step_replicator(at, Input::Unseen(Ok(behind)));
+                }
                 Input::Unseen(Ok(UnseenBehind { end, unseen }))
             }
             Job::BeginEpoch(identity, position) => {
@@ -239,6 +252,7 @@ impl World {
             self.seen.count("looks of a standby");
             return Err(StreamFailure::SlotTaken("another has the slot".to_owned()));
         }
+        self.note_connect(at);
         self.walsender = Some((at.server, at.life));
         let (confirmed, wal_ends) = (slot.confirmed, self.postgres.wal_end);
         let stream = Stream::new(plan, confirmed, self.postgres.life);
@@ -252,6 +266,8 @@ impl World {
         let me = (at.server, at.life);
         if self.disk.holder.is_some_and(|holder| holder != me) {
             self.seen.count("looks of a standby");
+            // It waits for another, and looks often.
+            self.servers[at.server].replicator.fruitless.clear();
             return Err(LogFailure::Taken("another has the log".to_owned()));
         }
         let opened = self.disk.holder.replace(me).is_none();
@@ -287,7 +303,10 @@ impl World {
                     news
                 });
             }
-            Effect::Begin(generation) => {
+            Effect::Begin(mut generation) => {
+                if self.broken == Some(Break::RecentLost) {
+                    generation.recent.clear();
+                }
                 self.say(|| format!("server {} begins at {}", at.server, generation.position));
                 self.begin_generation(at, generation);
             }
@@ -295,6 +314,11 @@ impl World {
             Effect::HandOn(events) => {
                 self.servers[at.server].log_queue.push_back(Arc::clone(&events));
                 self.write_later(at);
+                if self.broken == Some(Break::ConfirmBeforeDurable)
+                    && let Some(stream) = &mut self.servers[at.server].replicator.stream
+                {
+                    stream.confirmed = events.iter().filter_map(FeedEvent::lsn).max();
+                }
                 self.publish(at, events);
             }
             Effect::Publish(events) => self.publish(at, events),
@@ -338,6 +362,17 @@ impl World {
         self.last_epoch = Some(epoch.0);
     }
 
+    /// Who connects again and again, and gets nothing, must do so ever more seldom.
+    fn note_connect(&mut self, at: At) {
+        let now_ms = self.now_ms;
+        let fruitless = &mut self.servers[at.server].replicator.fruitless;
+        fruitless.push_back(now_ms);
+        while fruitless.front().is_some_and(|then| then + 10_000 < now_ms) {
+            fruitless.pop_front();
+        }
+        assert!(fruitless.len() <= 20, "connects again and again, and gets nothing");
+    }
+
     /// Looks again, if something was committed since.
     pub fn watch(&mut self, at: At) {
         if self.is_gone(at) {
@@ -348,6 +383,9 @@ impl World {
     }
 
     pub fn watch_now(&mut self, at: At) {
+        if self.broken == Some(Break::NoWatch) {
+            return;
+        }
         if !self.postgres.up || !self.servers[at.server].replicator.streaming {
             return;
         }

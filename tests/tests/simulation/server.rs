@@ -10,7 +10,7 @@ use rowtide_gateway::conversation::Mutation;
 use rowtide_gateway::limits::{CLAIM_COLLECT, ClientLimits};
 use rowtide_gateway::rate::Rate;
 use rowtide_gateway::registry::Registry;
-use rowtide_gateway::scheduler::{Scheduler, SchedulerOptions};
+use rowtide_gateway::scheduler::{QueueId, Scheduler, SchedulerOptions};
 
 use crate::engines::EngineThread;
 use crate::fairness::Fairness;
@@ -46,6 +46,13 @@ pub struct Server {
     pub rate: Rate,
     pub scheduler: Scheduler<Mutation>,
     pub fairness: Fairness,
+    /// How often a client id was claimed, and when each client's was last.
+    pub claims: u64,
+    pub claimed: BTreeMap<String, u64>,
+    /// The last claim of its client when each mutation was put into its queue, by queue and tag.
+    pub pushed: BTreeMap<(QueueId, u64), u64>,
+    /// Whose each client is.
+    pub users: BTreeMap<String, String>,
     /// Mutations that had arrived when it was asked to stop, by tag.
     pub arrived: BTreeSet<u64>,
     /// The life of Postgres then, if it was there.
@@ -83,6 +90,10 @@ impl Default for Server {
             limits,
             scheduler: Scheduler::new(SchedulerOptions { connections, queue, bytes: 1 << 20 }),
             fairness: Fairness::default(),
+            claims: 0,
+            claimed: BTreeMap::new(),
+            pushed: BTreeMap::new(),
+            users: BTreeMap::new(),
             arrived: BTreeSet::new(),
             stopped_in: None,
             pending: BTreeSet::new(),

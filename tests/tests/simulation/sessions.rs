@@ -19,6 +19,7 @@ use rowtide_gateway::worker::Arrival;
 use rowtide_gateway::{NotServing, Now, OpenRequest, Outlet};
 use serde_json::Map;
 
+use crate::breaks::Break;
 use crate::network::{Parcel, Side};
 use crate::postgres::refusal;
 use crate::world::{At, Event, World};
@@ -272,8 +273,14 @@ impl World {
             let of_entry = connections.iter().find(|(_, c)| c.entry == Some(claim.connection));
             let Some((id, _)) = of_entry else { continue };
             let id = *id;
+            let server = &mut self.servers[at.server];
+            server.claims += 1;
+            server.claimed.insert(claim.client.to_string(), server.claims);
             // What these had sent is sent again, under other numbers if the database has gone back meanwhile.
-            let lost = self.servers[at.server].scheduler.supersede(&claim.client, &claim.user);
+            let lost = match self.broken {
+                Some(Break::OlderMutationsStay) => Vec::new(),
+                _ => self.servers[at.server].scheduler.supersede(&claim.client, &claim.user),
+            };
             if !lost.is_empty() {
                 self.seen.count("mutations that a newer connection sends again");
                 self.servers[at.server].fairness.let_go(&claim.user);

@@ -13,6 +13,7 @@ use rowtide_gateway::scheduler::{Broken, Job};
 use rowtide_gateway::worker::Arrival;
 use rowtide_protocol::Lsn;
 
+use crate::breaks::Break;
 use crate::checks::{EpochFacts, Ledger, Seen};
 use crate::client::Client;
 use crate::disk::Disk;
@@ -119,6 +120,7 @@ pub struct World {
     pub most_mutations: u64,
     /// Whether its course is printed.
     pub told: bool,
+    pub broken: Option<Break>,
 }
 
 /// Within this everyone must be there, once faults have ended.
@@ -126,6 +128,11 @@ const RECOVERY_MS: u64 = 120_000;
 
 impl World {
     pub fn new(seed: u64, told: bool) -> World {
+        World::with(seed, told, None)
+    }
+
+    /// One with a mistake in it.
+    pub fn with(seed: u64, told: bool, broken: Option<Break>) -> World {
         let mut rng = SmallRng::seed_from_u64(seed);
         let mut database = Database::default();
         let mut writes = Writes::new();
@@ -163,6 +170,7 @@ impl World {
             stormy: false,
             most_mutations: 0,
             told,
+            broken,
             rng,
         }
     }

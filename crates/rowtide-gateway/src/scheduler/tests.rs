@@ -144,6 +144,20 @@ fn a_newer_connection_lets_go_what_waits_of_older_ones() {
 }
 
 #[test]
+fn what_runs_when_a_newer_connection_comes_is_not_tried_again() {
+    for ended in [Ended::Conflict, Ended::Away] {
+        let mut scheduler = scheduler(2);
+        let old = scheduler.attach("c", "ann", false);
+        push(&mut scheduler, old, 1, 1);
+        assert_eq!(started(&mut scheduler), [(old, 1)]);
+        assert_eq!(scheduler.supersede("c", "ann"), [], "it goes on");
+        scheduler.ended(old, ended, NOW, 1.0);
+        assert_eq!(scheduler.broken(old), Some(&Broken::Superseded));
+        assert!(scheduler.is_idle() && scheduler.deadline().is_none());
+    }
+}
+
+#[test]
 fn a_client_that_shares_has_one_queue() {
     let mut scheduler = scheduler(2);
     let first = scheduler.attach("app/ann", "ann", true);
