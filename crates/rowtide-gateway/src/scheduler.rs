@@ -283,7 +283,7 @@ impl<M> Scheduler<M> {
         for id in &of_client {
             if let Some(queue) = self.queues.get_mut(id)
                 && &*queue.user == user
-                && queue.state == State::Running
+                && queue.state == Doing::Running
             {
                 queue.is_superseded = true;
             }

@@ -540,11 +540,9 @@ impl Live {
                 ErrorCode::Restarting,
                 format!("the database has gone back, and knows of {last} mutations: connect again"),
             ),
-            // If it is another user's, that is said then. Mostly the database has gone back to before it was known,
-            // and it can be had anew.
             Broken::NotTheirs => Ending::new(
-                ErrorCode::Restarting,
-                "this `clientId` is not known any more: connect again",
+                ErrorCode::Forbidden,
+                "this `clientId` is not yours any more; take a new one",
             ),
             Broken::Superseded => Ending::new(
                 ErrorCode::Restarting,

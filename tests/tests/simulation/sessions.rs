@@ -395,8 +395,9 @@ impl World {
         let broken: Vec<(u64, Broken)> = server.connections.iter().filter_map(broken).collect();
         for (id, why) in broken {
             self.seen.count(match &why {
+                Broken::Gap { last: 0, .. } => "clients that were forgotten",
                 Broken::Gap { .. } => "gaps",
-                Broken::NotTheirs => "clients that were forgotten",
+                Broken::NotTheirs => "clients of others",
                 Broken::Superseded => "older connections that end",
                 Broken::Stopped => "queues that are stopped",
             });

@@ -104,7 +104,9 @@ async fn an_engine_that_does_not_move_is_said_and_nobody_waits_for_it() {
     holder.join().unwrap();
     eventually("it has healed", || {
         let health = run.engines.health();
-        health.trouble.is_none() && health.position == Some(Lsn(2))
+        // There is no database for its load, which is said all the while.
+        let stalls = health.trouble.is_some_and(|trouble| trouble.starts_with("engine 1"));
+        !stalls && health.position == Some(Lsn(2))
     })
     .await;
     run.stop.cancel();

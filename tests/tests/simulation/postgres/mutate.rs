@@ -44,10 +44,15 @@ impl Postgres {
         now_ms: u64,
     ) -> Outcome {
         let state = Arc::clone(self.now());
-        let Some(row) = state.database.clients.get(client).filter(|row| row.user == user) else {
+        let Some(row) = state.database.clients.get(client) else {
+            // The database has gone back to before the client was known.
+            self.abort(xid);
+            return Outcome::Gap { last: 0 };
+        };
+        if row.user != user {
             self.abort(xid);
             return Outcome::NotTheirs;
-        };
+        }
         let number = mutation.number;
         let mut work =
             Work { client: Some((client.to_owned(), Arc::clone(row))), ..Work::default() };
