@@ -35,20 +35,21 @@ pub enum Break {
     OlderMutationsStay,
 }
 
-/// Each with the number of deployments within which it must be found.
-const BREAKS: [(Break, u64); 12] = [
-    (Break::GoingBeforeComing, 100),
-    (Break::EpochAtConfirmed, 1_000),
-    (Break::NoWatch, 200),
-    (Break::SwallowedChange, 1_000),
-    (Break::StopFirst, 500),
-    (Break::OneLine, 2_000),
-    (Break::NoBackOff, 500),
-    (Break::ConfirmBeforeDurable, 200),
-    (Break::AcknowledgeBeforeEffects, 500),
-    (Break::RecentLost, 1_000),
-    (Break::ReplaySkips, 1_000),
-    (Break::OlderMutationsStay, 2_000),
+/// Each with the number of deployments within which it must be found, and with what these must fail of: a mistake
+/// that is found by something else is not found.
+const BREAKS: [(Break, u64, &str); 12] = [
+    (Break::GoingBeforeComing, 300, "nobody is there"),
+    (Break::EpochAtConfirmed, 1_000, "should be"),
+    (Break::NoWatch, 200, "are not served"),
+    (Break::SwallowedChange, 2_000, "at its cursor"),
+    (Break::StopFirst, 500, "is thrown away"),
+    (Break::OneLine, 4_000, "has waited for"),
+    (Break::NoBackOff, 100, "again and again"),
+    (Break::ConfirmBeforeDurable, 200, "ends for nothing"),
+    (Break::AcknowledgeBeforeEffects, 200, "against what was told"),
+    (Break::RecentLost, 1_000, "at its cursor"),
+    (Break::ReplaySkips, 1_000, "at its cursor"),
+    (Break::OlderMutationsStay, 200, "older connection's mutation starts"),
 ];
 
 const THREAD: &str = "with a mistake";
@@ -66,13 +67,21 @@ fn be_silent() {
     });
 }
 
-fn fails(seed: u64, broken: Option<Break>) -> bool {
-    catch_unwind(AssertUnwindSafe(|| World::with(seed, false, broken).run())).is_err()
+/// What a deployment fails of, if it does.
+fn failure(seed: u64, broken: Option<Break>) -> Option<String> {
+    let run = || World::with(seed, false, broken).run();
+    let panic = catch_unwind(AssertUnwindSafe(run)).err()?;
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
 }
 
-/// The deployment that finds a mistake: it fails with it, and does not without.
-fn finds(broken: Break, within: u64) -> Option<u64> {
-    (0..within).find(|seed| fails(*seed, Some(broken)) && !fails(*seed, None))
+/// The deployment that finds a mistake, and what it fails of; it does not without the mistake.
+fn finds(broken: Break, within: u64, by: &str) -> Option<(u64, String)> {
+    let found = |seed| {
+        let failure = failure(seed, Some(broken)).filter(|failure| failure.contains(by))?;
+        self::failure(seed, None).is_none().then_some((seed, failure))
+    };
+    (0..within).find_map(found)
 }
 
 #[test]
@@ -85,8 +94,8 @@ fn every_mistake_that_is_put_back_is_found() {
             let run = || {
                 loop {
                     let next = queue.lock().unwrap().next();
-                    let Some((broken, within)) = next else { return };
-                    let by = finds(broken, within);
+                    let Some((broken, within, failure)) = next else { return };
+                    let by = finds(broken, within, failure);
                     found.lock().unwrap().push((broken, within, by));
                 }
             };
@@ -96,7 +105,10 @@ fn every_mistake_that_is_put_back_is_found() {
     let found = found.into_inner().unwrap();
     for (broken, within, by) in &found {
         match by {
-            Some(seed) => println!("{broken:?} is found by deployment {seed}"),
+            Some((seed, why)) => {
+                let why = why.lines().next().unwrap_or_default();
+                println!("{broken:?} is found by deployment {seed}: {why:.120}");
+            }
             None => println!("{broken:?} is not found by {within} deployments"),
         }
     }

@@ -1,7 +1,7 @@
 //! What goes wrong, and how it is mended again.
 
 use rand::Rng;
-use rowtide_gateway::limits::DRAIN_TIMEOUT;
+use rowtide_gateway::limits::{DRAIN_TIMEOUT, STOP_PATIENCE};
 use rowtide_protocol::Lsn;
 
 use crate::breaks::Break;
@@ -160,6 +160,9 @@ impl World {
             let now = self.postgres.now();
             let unsettled = |tag: &&u64| !now.applied.contains(tag) && !now.refused.contains(tag);
             let lost = server.arrived.iter().find(unsettled);
+            // A full queue or a rate may hold a session up for longer than a stop waits.
+            let patient = self.now_ms < since + STOP_PATIENCE.as_millis() as u64;
+            let lost = lost.or(server.unread.iter().filter(|_| patient).find(unsettled));
             // What a newer connection sends again, and what waits for a database that is away, may be left.
             let fine = server.let_go || server.stopped_in != Some(self.postgres.life);
             assert!(fine || lost.is_none(), "mutation {lost:?} had arrived, and is thrown away");

@@ -244,6 +244,6 @@ impl World {
                 }
             }
         }
-        self.servers[at.server].arrived.extend(arrived);
+        self.servers[at.server].unread.extend(arrived);
     }
 }

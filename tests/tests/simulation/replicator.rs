@@ -29,7 +29,7 @@ pub struct Replicator {
     core: Core,
     /// What it waits for, by number: an answer to anything else is of the past.
     asked: u64,
-    /// When it connected since something came.
+    /// When it tried since something came.
     pub fruitless: VecDeque<u64>,
     /// It takes what the stream brings.
     streaming: bool,
@@ -152,7 +152,10 @@ impl World {
         let away = || "Postgres is away".to_owned();
         let up = self.postgres.up;
         let input = match job {
-            Job::Go => Input::Go,
+            Job::Go => {
+                self.note_try(at);
+                Input::Go
+            }
             Job::Observe if up => {
                 let observed = Box::new(self.postgres.observe());
                 let seen_to = self.postgres.all_visible_until();
@@ -250,9 +253,9 @@ impl World {
         }
         if self.walsender.is_some() && !self.is_streaming_for(at) {
             self.seen.count("looks of a standby");
+            self.servers[at.server].replicator.fruitless.clear();
             return Err(StreamFailure::SlotTaken("another has the slot".to_owned()));
         }
-        self.note_connect(at);
         self.walsender = Some((at.server, at.life));
         let (confirmed, wal_ends) = (slot.confirmed, self.postgres.wal_end);
         let stream = Stream::new(plan, confirmed, self.postgres.life);
@@ -362,15 +365,15 @@ impl World {
         self.last_epoch = Some(epoch.0);
     }
 
-    /// Who connects again and again, and gets nothing, must do so ever more seldom.
-    fn note_connect(&mut self, at: At) {
+    /// Who tries again and again, and gets nothing, must do so ever more seldom.
+    fn note_try(&mut self, at: At) {
         let now_ms = self.now_ms;
         let fruitless = &mut self.servers[at.server].replicator.fruitless;
         fruitless.push_back(now_ms);
         while fruitless.front().is_some_and(|then| then + 10_000 < now_ms) {
             fruitless.pop_front();
         }
-        assert!(fruitless.len() <= 20, "connects again and again, and gets nothing");
+        assert!(fruitless.len() <= 20, "it tries again and again, and gets nothing");
     }
 
     /// Looks again, if something was committed since.

@@ -53,8 +53,10 @@ pub struct Server {
     pub pushed: BTreeMap<(QueueId, u64), u64>,
     /// Whose each client is.
     pub users: BTreeMap<String, String>,
-    /// Mutations that had arrived when it was asked to stop, by tag.
+    /// Mutations that waited or ran when it was asked to stop, by tag.
     pub arrived: BTreeSet<u64>,
+    /// Those that had arrived then and were not read yet: their session was held up.
+    pub unread: BTreeSet<u64>,
     /// The life of Postgres then, if it was there.
     pub stopped_in: Option<u64>,
     /// Mutations that wait or run, by tag.
@@ -95,6 +97,7 @@ impl Default for Server {
             pushed: BTreeMap::new(),
             users: BTreeMap::new(),
             arrived: BTreeSet::new(),
+            unread: BTreeSet::new(),
             stopped_in: None,
             pending: BTreeSet::new(),
             let_go: false,

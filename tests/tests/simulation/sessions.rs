@@ -279,6 +279,9 @@ impl World {
             // What these had sent is sent again, under other numbers if the database has gone back meanwhile.
             let lost = match self.broken {
                 Some(Break::OlderMutationsStay) => Vec::new(),
+                Some(Break::OneLine) => {
+                    self.servers[at.server].scheduler.supersede(&claim.client, "everyone")
+                }
                 _ => self.servers[at.server].scheduler.supersede(&claim.client, &claim.user),
             };
             if !lost.is_empty() {
