@@ -98,7 +98,6 @@ async fn an_engine_that_does_not_move_is_said_and_nobody_waits_for_it() {
         said.iter().any(|said| trouble.starts_with(said))
     })
     .await;
-    assert!(run.engines.health().position <= Some(Lsn(2)), "what all have taken in");
     drop(release);
     holder.join().unwrap();
     eventually("it has healed", || {
