@@ -235,7 +235,6 @@ async fn rights_that_are_granted_again_and_truncation_change_nothing() {
     let mut served = Served::new().await;
     served.site.run("GRANT SELECT ON note TO public; GRANT SELECT ON note TO public").await;
     served.site.run("TRUNCATE other; INSERT INTO other VALUES (1, 'a')").await;
-    served.site.run("VACUUM FULL note").await;
     served.site.run("ANALYZE note; CREATE INDEX ON note (body)").await;
     // Whoever looks once more has taken in what it saw before.
     let now = served.site.one("SELECT clock_timestamp()::text").await.unwrap();
