@@ -201,7 +201,9 @@ impl World {
     /// One client makes very many mutations at once.
     fn flood(&mut self) {
         let client = self.rng.random_range(0..self.clients.len());
-        if self.clients[client].running {
+        // As many as the user's rate lets through before everyone must be at rest.
+        let waiting = self.clients[client].optimistic.pending().count();
+        if self.clients[client].running && waiting < 10 {
             self.seen.count("floods of mutations");
             (0..25).for_each(|_| self.mutate(client));
         }

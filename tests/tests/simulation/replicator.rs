@@ -38,6 +38,8 @@ pub struct Replicator {
     history: usize,
     /// Everything before was looked at, and nothing was different that matters.
     looked_at: Lsn,
+    /// In this history of Postgres: another has the same positions for other commits.
+    looked_in: usize,
     /// Which transactions were running at the last look of the watch.
     running: Option<(u64, Vec<u64>)>,
     pub refused: BTreeSet<usize>,
@@ -58,6 +60,7 @@ impl Default for Replicator {
             stream: None,
             history: 0,
             looked_at: Lsn(0),
+            looked_in: 0,
             running: None,
             refused: BTreeSet::new(),
             status: ReplicatorStatus::Starting,
@@ -105,7 +108,10 @@ impl World {
     }
 
     fn nothing_has_changed(&mut self, at: At) {
-        let looked_at = self.servers[at.server].replicator.looked_at;
+        let Replicator { looked_at, looked_in, history, .. } = self.servers[at.server].replicator;
+        if looked_in != history {
+            return;
+        }
         if self.disk.holder == Some((at.server, at.life))
             && let Some(epoch) = self.epochs.get_mut(&self.disk.epoch.0)
         {
@@ -163,7 +169,9 @@ impl World {
                 return again(self, delay, Job::Compile(observed, seen_to));
             }
             Job::Compile(observed, seen_to) if up => {
-                self.servers[at.server].replicator.looked_at = seen_to;
+                let looked_in = self.postgres.history();
+                let replicator = &mut self.servers[at.server].replicator;
+                (replicator.looked_at, replicator.looked_in) = (seen_to, looked_in);
                 Input::Looked(Ok(Box::new(self.compile(*observed))))
             }
             Job::Observe | Job::Compile(..) => Input::Looked(Err(away())),
@@ -357,8 +365,10 @@ impl World {
         self.seen.count("epochs");
         self.seen.count(reason.as_str());
         let replicator = &self.servers[at.server].replicator;
-        let (refused, read_at) = (replicator.refused.clone(), replicator.looked_at);
         let history = replicator.history;
+        let of_this = replicator.looked_in == history;
+        let read_at = if of_this { replicator.looked_at } else { Lsn(0) };
+        let refused = replicator.refused.clone();
         let facts = EpochFacts { history, refused, read_at };
         self.check_that_an_epoch_may_end(reason);
         self.epochs.insert(epoch.0, facts);
@@ -395,10 +405,11 @@ impl World {
         let running = Some(self.postgres.running());
         let seen_to = self.postgres.all_visible_until();
         let observed = self.postgres.observe();
+        let looked_in = self.postgres.history();
         let replicator = &mut self.servers[at.server].replicator;
         if replicator.running != running {
             replicator.running = running;
-            replicator.looked_at = seen_to;
+            (replicator.looked_at, replicator.looked_in) = (seen_to, looked_in);
             self.step_replicator(at, Input::Observed(Box::new(observed)));
         }
     }
