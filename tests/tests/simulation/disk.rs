@@ -1,12 +1,14 @@
-//! The disk with the log. What is durable survives every server; what a server has queued for it does not.
-//! It may be full for a while, and then nothing can be added.
+//! The disk with the log: messages of the feed's codec, one behind the other. What is appended, and what questions
+//! about the past are answered with, is decided by the log's own rules. What is durable survives every server; what a
+//! server has queued for it does not. It may be full for a while, and then nothing can be added.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use rowtide_feed::{Change, Changes, Event, History, HistoryQuery, Transaction};
+use rowtide_feed::codec::{decode, encode};
+use rowtide_feed::{Event, History, HistoryQuery, Transaction};
+use rowtide_log::rules::{LogEnd, Replay, Selection, to_append};
 use rowtide_log::{Committed, Identity};
-use rowtide_plan::row::Topic;
 use rowtide_protocol::{Epoch, Lsn};
 
 /// There is no room.
@@ -21,8 +23,9 @@ pub struct Disk {
     pub identity: Option<Identity>,
     pub epoch: Epoch,
     pub begins: Lsn,
-    pub end: Lsn,
-    transactions: VecDeque<Arc<Transaction>>,
+    end: LogEnd,
+    /// A message for each transaction.
+    messages: VecDeque<Vec<u8>>,
     epochs: u64,
 }
 
@@ -34,8 +37,8 @@ impl Disk {
             identity: None,
             epoch: Epoch(0),
             begins: Lsn(0),
-            end: Lsn(0),
-            transactions: VecDeque::new(),
+            end: LogEnd::at(Lsn(0)),
+            messages: VecDeque::new(),
             epochs: 0,
         }
     }
@@ -43,6 +46,11 @@ impl Disk {
     /// Another one is put in its place.
     pub fn replace(&mut self) {
         *self = Disk { epochs: self.epochs, ..Disk::new() };
+    }
+
+    /// Everything up to here is durable.
+    pub fn end(&self) -> Lsn {
+        self.end.position()
     }
 
     /// Empties the log, which begins at `position` then.
@@ -56,8 +64,8 @@ impl Disk {
         self.epochs += 1;
         self.epoch = Epoch(self.epochs);
         self.identity = Some(identity);
-        (self.begins, self.end) = (position, position);
-        self.transactions.clear();
+        (self.begins, self.end) = (position, LogEnd::at(position));
+        self.messages.clear();
         Ok(self.epoch)
     }
 
@@ -69,32 +77,51 @@ impl Disk {
         if self.full {
             return Err(Full);
         }
-        for event in events {
-            let Some(lsn) = event.lsn().filter(|lsn| *lsn > self.end) else { continue };
-            self.end = lsn;
-            if let Event::Transaction { transaction, .. } = event {
-                self.transactions.push_back(Arc::clone(transaction));
-            }
+        let appending = to_append(&self.end, events).expect("nothing is missing before it");
+        for (previous, transaction) in appending.transactions {
+            let transaction = Arc::new(transaction.clone());
+            let mut message = Vec::new();
+            encode(&Event::Transaction { previous, transaction }, &mut message);
+            self.messages.push_back(message);
         }
+        self.end = appending.end;
         Ok(())
+    }
+
+    fn events(&self) -> impl DoubleEndedIterator<Item = Event> {
+        self.messages.iter().map(|message| {
+            let mut rest = &message[..];
+            let event = decode(&mut rest).expect("a message that was written is read");
+            assert!(rest.is_empty(), "one message, and nothing behind it");
+            event
+        })
+    }
+
+    fn transactions(&self) -> impl DoubleEndedIterator<Item = Arc<Transaction>> {
+        self.events().filter_map(|event| match event {
+            Event::Transaction { transaction, .. } => Some(transaction),
+            _ => None,
+        })
     }
 
     /// Lets all but the last `kept` transactions go.
     pub fn prune(&mut self, kept: usize) {
-        while self.transactions.len() > kept {
-            self.begins = self.transactions.pop_front().map_or(self.begins, |gone| gone.lsn);
+        let gone = self.messages.len().saturating_sub(kept);
+        if let Some(last) = gone.checked_sub(1).and_then(|last| self.transactions().nth(last)) {
+            self.begins = last.lsn;
+            self.messages.drain(..gone);
         }
     }
 
     /// The last transactions, in order.
     pub fn recent(&self) -> Vec<Arc<Transaction>> {
-        self.transactions.iter().cloned().collect()
+        self.transactions().collect()
     }
 
     /// The transactions behind `position`.
     pub fn committed(&self, position: Lsn) -> Vec<Committed> {
-        let behind = self.transactions.iter().filter(|transaction| transaction.lsn > position);
-        let committed = |transaction: &Arc<Transaction>| Committed {
+        let behind = self.transactions().filter(|transaction| transaction.lsn > position);
+        let committed = |transaction: Arc<Transaction>| Committed {
             lsn: transaction.lsn,
             xid: transaction.xid,
             commit_time_us: transaction.commit_time_us,
@@ -104,49 +131,20 @@ impl Disk {
 
     /// The transactions behind a position, about so many bytes; `None` if that is not known any more.
     pub fn replay(&self, after: Lsn, max_bytes: usize) -> Option<Vec<Event>> {
-        if after < self.begins {
-            return None;
-        }
-        let (mut bytes, mut previous) = (0, self.begins);
-        let mut events = Vec::new();
-        for transaction in &self.transactions {
-            if transaction.lsn > after && (events.is_empty() || bytes < max_bytes) {
-                bytes += transaction.bytes();
-                let transaction = Arc::clone(transaction);
-                events.push(Event::Transaction { previous, transaction });
+        let mut replay = Replay::new(after, self.begins, max_bytes).ok()?;
+        for event in self.events() {
+            if !replay.has_room() {
+                break;
             }
-            previous = transaction.lsn;
+            replay.transaction(event);
         }
-        Some(events)
+        Some(replay.done(&self.end))
     }
 
     /// What has changed in the topics; `None` if that is not known any more.
     pub fn history(&self, query: &HistoryQuery) -> Option<History> {
-        if query.after < self.begins {
-            return None;
-        }
-        let of_topics = |topics: &[Topic]| topics.iter().any(|t| query.topics.contains(t));
-        let concerns = |change: &&Change| {
-            of_topics(change.topics_before()) || of_topics(change.topics_after())
-        };
-        let mut history = History::default();
-        let range = |transaction: &&Arc<Transaction>| {
-            transaction.lsn > query.after && transaction.lsn <= query.up_to
-        };
-        for transaction in self.transactions.iter().filter(range) {
-            let mut interrupted = transaction.truncated.clone();
-            match &transaction.changes {
-                Changes::TooLarge(tables) => interrupted.extend(tables),
-                Changes::Rows(changes) => {
-                    let concerned = changes.iter().filter(concerns);
-                    history
-                        .changes
-                        .extend(concerned.map(|change| (transaction.lsn, change.clone())));
-                }
-            }
-            interrupted.retain(|table| query.tables.contains(table));
-            history.interrupted.extend(interrupted);
-        }
-        Some(history)
+        let mut selection = Selection::new(query, self.begins, self.end()).ok()?;
+        self.events().for_each(|event| selection.event(&event));
+        Some(selection.done())
     }
 }

@@ -273,7 +273,7 @@ impl World {
         let behind = self.postgres.commits_behind(streamed);
         let lost = behind + self.rng.random_range(1..4);
         let has_streamed = self.postgres.end_before(behind) == streamed;
-        let durable = self.disk.end >= streamed;
+        let durable = self.disk.end() >= streamed;
         let enough = lost <= self.postgres.commits();
         if !self.postgres.up || !current || !has_streamed || !durable || !enough {
             return;

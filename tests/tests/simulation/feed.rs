@@ -85,10 +85,10 @@ impl World {
             _ => return,
         };
         let stuck = self.stormy && tries > 10;
-        if self.disk.end < up_to && !stuck {
+        if self.disk.end() < up_to && !stuck {
             return self.after(500, Event::AnswerRequest(at, request, tries + 1));
         }
-        let fails = self.disk.end < up_to || self.stormy && self.rng.random_bool(0.03);
+        let fails = self.disk.end() < up_to || self.stormy && self.rng.random_bool(0.03);
         match request {
             Request::History(_, query, reply) => {
                 let told = if fails { None } else { self.disk.history(&query) };

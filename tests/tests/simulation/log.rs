@@ -30,13 +30,13 @@ impl World {
             server.log_queue.pop_front();
         }
         let (more, closing) = (!server.log_queue.is_empty(), server.log_closing);
-        server.feed.publisher.durable(self.disk.end);
+        server.feed.publisher.durable(self.disk.end());
         if more {
             self.write_later(at);
         } else if closing {
             self.log_is_closed(at);
         }
-        let durable = self.disk.end;
+        let durable = self.disk.end();
         self.step_replicator(at, Input::Durable(durable));
     }
 

@@ -287,7 +287,7 @@ impl World {
             self.seen.count("logs taken up");
         }
         let of = self.disk.identity.clone().unwrap_or(identity);
-        let (epoch, begins, ends) = (self.disk.epoch, self.disk.begins, self.disk.end);
+        let (epoch, begins, ends) = (self.disk.epoch, self.disk.begins, self.disk.end());
         Ok(LogFound { of, epoch, begins, ends, broken })
     }
 
