@@ -15,7 +15,7 @@ mod subscription;
 pub use change::{Acknowledgement, Change, Changes, History, RowChange, Transaction};
 pub use event::{EpochReason, Event, Fingerprint};
 pub use follower::{Follower, Taken};
-pub use past::{HistoryQuery, Past, PastError};
+pub use past::{HistoryQuery, PastError};
 pub use ring::{Ring, Since};
 pub use subscription::{
     Feed, FeedEnded, FeedState, Generation, Publisher, ReplicatorStatus, Request, Subscription,

@@ -1,5 +1,4 @@
-//! Questions about the past of an epoch, and who answers them: the log on this machine's disk, and whatever
-//! else holds its segments.
+//! Questions about the past of an epoch, which whoever owns the log answers, and why one may have no answer.
 
 use std::sync::Arc;
 
@@ -7,8 +6,6 @@ use rowtide_plan::plan::TableId;
 use rowtide_plan::row::Topic;
 use rowtide_protocol::Lsn;
 use thiserror::Error;
-
-use crate::{Event, History};
 
 /// A question: what has changed in these topics. Of the interrupted tables all must be told that are among
 /// `tables`.
@@ -36,20 +33,4 @@ pub enum PastError {
     /// The log cannot be read.
     #[error("the log cannot be read: {0}")]
     Unreadable(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
-
-/// Who knows the past of an epoch. Calls wait for a disk or a network: they are made from threads that may.
-pub trait Past: Send + Sync {
-    /// What happened in topics. Whoever calls has seen to it that `up_to` is covered.
-    ///
-    /// # Errors
-    /// When it does not go back that far, is too much, or cannot be read.
-    fn history(&self, query: &HistoryQuery) -> Result<History, PastError>;
-
-    /// The transactions behind a position, whole and in order, with their acknowledgements: as many as have
-    /// about `max_bytes`, and at least one if there is one.
-    ///
-    /// # Errors
-    /// When it does not go back that far, or cannot be read.
-    fn replay(&self, after: Lsn, max_bytes: usize) -> Result<Vec<Event>, PastError>;
 }

@@ -228,12 +228,7 @@ impl Feed {
         self.state.clone()
     }
 
-    /// How much the ring holds, in bytes.
-    pub fn bytes(&self) -> usize {
-        self.current.borrow().as_ref().map_or(0, |shared| shared.lock().1.bytes())
-    }
-
-    /// How much of that is not durable yet, in bytes: what is on its way.
+    /// How much of what was published is not durable yet, in bytes: what is on its way.
     pub fn volatile_bytes(&self) -> usize {
         self.current.borrow().as_ref().map_or(0, |shared| shared.lock().1.volatile_bytes())
     }

@@ -374,7 +374,7 @@ fn what_comes_again_when_it_is_durable_takes_no_room() {
         publisher.publish([large(0, 10)].into());
         assert!(poll(publisher.room()).is_some(), "nothing more will be durable");
     }
-    assert!(feed.bytes() <= RING_BYTES);
+    assert!(publisher.bytes() <= RING_BYTES);
     // What is not durable holds it up until it is.
     (1..=4).for_each(|n| publisher.publish([large(n * 10, n * 10 + 10)].into()));
     assert!(poll(publisher.room()).is_none());

@@ -13,6 +13,4 @@ pub mod rules;
 mod segment;
 
 pub use log::{Began, Identity, Log, LogError, LogOptions, Opened};
-pub use reader::{
-    Committed, Damaged, HISTORY_BYTES, HISTORY_CHANGES, HistoryError, LogReader, Statistics,
-};
+pub use reader::{Committed, Damaged, HistoryError, LogReader, Statistics};

@@ -6,7 +6,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rowtide_feed::codec::{Commit, Content, DecodeError, decode_change};
-use rowtide_feed::{Change, Event, History, HistoryQuery, Past, PastError, Transaction};
+use rowtide_feed::{Change, Event, History, HistoryQuery, PastError, Transaction};
 use rowtide_plan::plan::TableId;
 use rowtide_protocol::{Epoch, Lsn};
 use rusqlite::{Connection, OptionalExtension};
@@ -14,12 +14,6 @@ use thiserror::Error;
 
 use crate::rules::{LogEnd, Replay, Selection, TooOld};
 use crate::segment::{Segment, Unreadable, first_time_us, from_sql, hash, read_commit, to_sql};
-
-/// The most changes that an answer of [`Past::history`] has; beyond it whoever asked is better off with
-/// all of the rows.
-pub const HISTORY_CHANGES: usize = 20_000;
-/// The most bytes of records that such an answer is made of.
-pub const HISTORY_BYTES: usize = 8 << 20;
 
 /// What writer and readers share.
 #[derive(Debug)]
@@ -159,16 +153,6 @@ struct Search<'q> {
     hashes: Vec<i64>,
     changes_left: usize,
     bytes_left: usize,
-}
-
-impl Past for LogReader {
-    fn history(&self, query: &HistoryQuery) -> Result<History, PastError> {
-        Ok(self.history_within(query, HISTORY_CHANGES, HISTORY_BYTES)?)
-    }
-
-    fn replay(&self, after: Lsn, max_bytes: usize) -> Result<Vec<Event>, PastError> {
-        Ok(LogReader::replay(self, after, max_bytes)?)
-    }
 }
 
 impl LogReader {
