@@ -173,8 +173,9 @@ impl Publisher {
 
     /// Ends the generation; there is none then.
     pub fn end(&self) {
-        self.current.send_replace(None);
+        // Whoever sees a generation can follow it, so that it is hidden first.
         self.state.send_modify(|state| state.generation = None);
+        self.current.send_replace(None);
         self.room.send_replace(true);
     }
 

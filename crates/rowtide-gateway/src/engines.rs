@@ -322,8 +322,10 @@ impl Serving {
                     return true;
                 }
                 () = running.stop.cancelled() => {
-                    // It may be that they knew of the other generation first.
-                    return is_other(&self.feed.state());
+                    // They may know first that the generation has ended: it can be seen until a moment after it can be
+                    // followed.
+                    let Generation { position, .. } = *running.generation;
+                    return self.feed.subscribe(&running.generation, position).is_err();
                 }
                 _ = tick.tick() => {
                     let feed = self.feed.state().durable;
