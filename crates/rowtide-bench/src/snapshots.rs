@@ -22,6 +22,9 @@ const OTHERS: u32 = 20;
 const ROWS: u32 = 20;
 /// Changes a second.
 const RATE: u32 = 200;
+/// Connections that make them. They wait for the disk with each, as the stream brings only what is flushed: without,
+/// it would be Postgres' delay that is measured.
+const WRITERS: u32 = 4;
 
 #[derive(Args, Debug)]
 pub(crate) struct SnapshotsArgs {
@@ -56,7 +59,7 @@ pub(crate) async fn run(ground: &Ground, args: &SnapshotsArgs) -> Result<()> {
     progress("watching the others at rest");
     others.tally.time();
     let length = || Length::Time(Duration::from_secs(seconds.into()));
-    site.write(1, length(), Some(RATE), false).await?;
+    site.write(WRITERS, length(), Some(RATE), true).await?;
     let at_rest = others.tally.latency();
     others.leave().await;
 
@@ -67,7 +70,7 @@ pub(crate) async fn run(ground: &Ground, args: &SnapshotsArgs) -> Result<()> {
     others.tally.time();
     let began = Instant::now();
     let devices = connect(&site, one, connects, rows);
-    let write = site.write(1, length(), Some(RATE), false);
+    let write = site.write(WRITERS, length(), Some(RATE), true);
     let (took, written) = tokio::join!(devices, write);
     written?;
     let took = took?.saturating_duration_since(began);
