@@ -20,7 +20,8 @@ pub use self::error::{ApplyError, MutateError};
 use crate::op::{Op, within_depth};
 use crate::overlay::Overlay;
 use crate::queue::{CorruptQueue, MutationQueue, Record, shared, size};
-use crate::replica::{Key, Replica, Row, RowChange};
+use crate::replica::{Replica, RowChange};
+use crate::row::{Key, Row};
 
 /// The most operations in one mutation, as the protocol has it.
 const MAX_OPS: usize = 500;
