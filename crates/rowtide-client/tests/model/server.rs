@@ -133,7 +133,7 @@ impl ModelServer {
         client_id: &str,
         user: &str,
         cursor: Option<&str>,
-        settled: Option<u64>,
+        acked: Option<u64>,
         rng: &mut SmallRng,
     ) -> Option<()> {
         self.cut(rng);
@@ -144,10 +144,10 @@ impl ModelServer {
         if client.user != user {
             return None;
         }
-        let settled = settled.unwrap_or(0);
-        assert!(settled <= client.last, "the client knows what has not happened");
-        let mut refused = client.rejections.clone();
-        refused.retain(|rejection| rejection.id > settled);
+        let acked = acked.unwrap_or(0);
+        assert!(acked <= client.last, "the client knows what has not happened");
+        let mut rejections = client.rejections.clone();
+        rejections.retain(|rejection| rejection.id > acked);
         let last = client.last;
         let resumed = cursor.filter(|_| rng.random_bool(0.7)).map(|cursor| {
             let (at, of) = cursor.split_once('@').unwrap();
@@ -163,7 +163,7 @@ impl ModelServer {
             user_id: user.to_owned(),
             mode: if resumed.is_some() { Mode::Resume } else { Mode::Snapshot },
             last_mutation: last,
-            refused,
+            refused: rejections,
             tables: tables.collect(),
         }));
         self.session = Some(ModelSession {
