@@ -13,7 +13,7 @@ mod tests;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use rowtide_protocol::{Connected, Refusal, ServerMessage};
+use rowtide_protocol::{Connected, Rejected, ServerMessage};
 use serde::Serialize;
 
 pub use self::error::{ApplyError, MutateError};
@@ -252,7 +252,7 @@ impl Optimistic {
             self.record(Record::Tables { keys: self.base.keys().clone() });
             self.index_anew(&mut dirty);
         }
-        let rejections = connected.refused.iter();
+        let rejections = connected.rejected.iter();
         let rejections =
             rejections.map(|rejection| (self.queue.id(rejection.id), rejection)).collect();
         let last = connected.last_mutation;
@@ -281,7 +281,7 @@ impl Optimistic {
     fn acknowledge(
         &mut self,
         id: u64,
-        rejections: &BTreeMap<u64, &Refusal>,
+        rejections: &BTreeMap<u64, &Rejected>,
         hold: bool,
         dirty: &mut Dirty,
     ) -> Vec<Acked> {
@@ -307,7 +307,7 @@ impl Optimistic {
         acked
     }
 
-    fn rejected(&mut self, rejection: &Refusal) -> Step {
+    fn rejected(&mut self, rejection: &Rejected) -> Step {
         let id = self.queue.id(rejection.id);
         let Some(entry) = self.queue.get(id).filter(|entry| !entry.rejected && id <= self.sent)
         else {

@@ -287,7 +287,7 @@ impl ModelRun {
                 self.keys_known = true;
                 for made in self.made.iter_mut().filter(|made| made.shown && !made.held) {
                     let Some(number) = number(made, &self.client) else { continue };
-                    if connected.refused.iter().any(|rejection| rejection.id == number) {
+                    if connected.rejected.iter().any(|rejection| rejection.id == number) {
                         made.shown = false;
                         self.coverage.rejected_at_connect += 1;
                     } else if number <= connected.last_mutation {
