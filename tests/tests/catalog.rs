@@ -1,8 +1,7 @@
 //! The catalog as it is read from a real database: every kind of type, keys, indexes, identities, and
 //! what is no table that can be published.
 
-use rowtide_plan::catalog::{Catalog, CatalogTable, ReplicaIdentity, UnstreamedKind};
-use rowtide_plan::definition::TableName;
+use rowtide_plan::catalog::{Catalog, CatalogTable, ReplicaIdentity, TableName, UnstreamedKind};
 use rowtide_plan::value::ColumnType;
 use rowtide_postgres::catalog::read_catalog;
 use rowtide_tests::Database;

@@ -5,100 +5,20 @@
 use std::ops::Deref;
 use std::sync::{Arc, MutexGuard};
 
-use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::connection::run;
+use crate::event::{ClientStatus, Event};
 use crate::op::Op;
-use crate::optimistic::{Acked, MutateError, Optimistic};
-use crate::replica::{Replica, RowChange};
+use crate::optimistic::{MutateError, Optimistic};
+use crate::options::ClientOptions;
+use crate::replica::Replica;
 use crate::shared::{ClientState, SharedState};
 use crate::storage::{MemoryStorage, Storage, StorageError};
 
 /// How many events may wait for the owner before the client stops reading from the server.
 const EVENTS: usize = 256;
-
-/// Returns a token. The client calls it for each connect.
-pub type TokenSource = Arc<dyn Fn() -> String + Send + Sync>;
-
-/// The settings of a client.
-#[derive(Clone)]
-pub struct ClientOptions {
-    /// `ws://…/sync` or `wss://…/sync`.
-    pub url: String,
-    /// The source of tokens.
-    pub token: TokenSource,
-    /// The id of this client's queue of mutations: 8 to 64 of `A-Z a-z 0-9 _ -`. A stored queue keeps the id
-    /// that it began with.
-    pub client_id: String,
-    /// The application's version, if it has one.
-    pub app_version: Option<i64>,
-}
-
-/// The state of the connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Status {
-    /// The client is connecting, or waits for the first rows.
-    Connecting,
-    /// The replica follows the server.
-    Live,
-    /// There is no connection. The client tries again after a wait.
-    Offline {
-        /// Why.
-        reason: String,
-    },
-}
-
-/// The status of a client, to show to a person.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientStatus {
-    /// The connection.
-    pub connection: Status,
-    /// How many mutations are not acknowledged yet.
-    pub pending: usize,
-    /// Why the last connection ended, until the next one is live.
-    pub last_error: Option<String>,
-    /// Why mutations cannot be stored at the moment. The client sends only stored mutations.
-    pub storage_error: Option<String>,
-    /// Whether the client has stopped for good.
-    pub stopped: bool,
-}
-
-/// What a client reports to its owner.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// The state of the connection has changed.
-    Status(Status),
-    /// Shown rows have changed, by one or more commits or mutations. An application shows these changes all
-    /// at the same time. The event comes after [`Client::shown`] has them.
-    Changes(Vec<RowChange>),
-    /// The server has acknowledged a mutation. The event comes after the changes of the mutation.
-    Acked(Acked),
-    /// Mutations cannot be stored. The client tries again, and accepts no new ones until it succeeds.
-    NotStored {
-        /// Why.
-        reason: String,
-    },
-    /// The client has stopped for good.
-    Stopped(ConnectionError),
-}
-
-/// Why a client stopped for good.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum ConnectionError {
-    /// The URL cannot be used.
-    #[error("`{0}` is not a URL of a server (expected ws://host:port/sync)")]
-    Url(String),
-    /// The server ended the connection for a reason that another try does not change.
-    #[error("the server rejected the connection: {message} ({code})")]
-    Rejected {
-        /// See the protocol's error codes.
-        code: String,
-        /// The server's words.
-        message: String,
-    },
-}
 
 /// A running client. Dropping it does the same as [`Client::close`], but does not wait.
 pub struct Client {

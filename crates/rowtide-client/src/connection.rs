@@ -19,9 +19,10 @@ use tokio_tungstenite::tungstenite::{Error as SocketError, Utf8Bytes};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 
 use crate::backoff::wait;
-use crate::client::{ClientOptions, ConnectionError, Event};
+use crate::event::{ConnectionError, Event};
 use crate::journal::Journal;
 use crate::optimistic::ApplyError;
+use crate::options::ClientOptions;
 use crate::shared::SharedState;
 use crate::storage::{Storage, StorageError};
 

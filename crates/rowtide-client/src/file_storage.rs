@@ -202,8 +202,9 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::op::{Op, row_of};
+    use crate::op::Op;
     use crate::optimistic::Optimistic;
+    use crate::row::row_of;
 
     struct Dir(PathBuf);
 

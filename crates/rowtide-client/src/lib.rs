@@ -33,22 +33,26 @@
 mod backoff;
 mod client;
 mod connection;
+mod event;
 mod file_storage;
 mod journal;
 mod op;
 mod optimistic;
+mod options;
 mod overlay;
 mod queue;
 mod replica;
+mod row;
 mod shared;
 mod storage;
 
-pub use client::{
-    Base, Client, ClientOptions, ClientStatus, ConnectionError, Event, Shown, Status, TokenSource,
-};
+pub use client::{Base, Client, Shown};
+pub use event::{ClientStatus, ConnectionError, Event, Status};
 pub use file_storage::FileStorage;
-pub use op::{Op, OpKind, row_of};
+pub use op::{Op, OpKind};
 pub use optimistic::{Acked, ApplyError, MutateError, Optimistic, Outcome, Outgoing, Step};
+pub use options::{ClientOptions, TokenSource};
 pub use queue::{CorruptQueue, Record};
-pub use replica::{Key, Replica, ReplicaError, Row, RowChange};
+pub use replica::{Replica, ReplicaError, RowChange};
+pub use row::{Key, Row, row_of};
 pub use storage::{MemoryStorage, Storage, StorageError};

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::replica::Row;
+use crate::row::Row;
 
 /// One operation of a mutation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,17 +63,6 @@ impl Op {
     }
 }
 
-/// A row made from a value of the application's own type, by its `serde` form.
-///
-/// # Errors
-/// When the value does not serialize as an object.
-pub fn row_of(value: &impl Serialize) -> Result<Row, serde_json::Error> {
-    match serde_json::to_value(value)? {
-        Value::Object(row) => Ok(row),
-        other => Err(serde::ser::Error::custom(format!("a row is an object, not {other}"))),
-    }
-}
-
 /// Whether arrays and objects are nested at most `levels` deep.
 pub(crate) fn within_depth(value: &Value, levels: usize) -> bool {
     match value {
@@ -92,6 +81,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::row::row_of;
 
     fn row(value: Value) -> Row {
         row_of(&value).unwrap()
@@ -118,16 +108,6 @@ mod tests {
         let again = Op::insert("t", row(json!({"id": 1, "a": 3}))).apply(shown);
         assert_eq!(again, Some(row(json!({"id": 1, "a": 3, "b": 2}))));
         assert_eq!(delete.apply(again), None);
-    }
-
-    #[test]
-    fn only_an_object_is_a_row() {
-        #[derive(Serialize)]
-        struct File {
-            id: &'static str,
-        }
-        assert_eq!(row_of(&File { id: "f1" }).unwrap(), row(json!({"id": "f1"})));
-        assert!(row_of(&[1, 2]).is_err());
     }
 
     #[test]

@@ -13,14 +13,15 @@ mod tests;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use rowtide_protocol::{Connected, Refusal, ServerMessage};
+use rowtide_protocol::{Connected, Rejected, ServerMessage};
 use serde::Serialize;
 
 pub use self::error::{ApplyError, MutateError};
 use crate::op::{Op, within_depth};
 use crate::overlay::Overlay;
 use crate::queue::{CorruptQueue, MutationQueue, Record, shared, size};
-use crate::replica::{Key, Replica, Row, RowChange};
+use crate::replica::{Replica, RowChange};
+use crate::row::{Key, Row};
 
 /// The most operations in one mutation, as the protocol has it.
 const MAX_OPS: usize = 500;
@@ -251,7 +252,7 @@ impl Optimistic {
             self.record(Record::Tables { keys: self.base.keys().clone() });
             self.index_anew(&mut dirty);
         }
-        let rejections = connected.refused.iter();
+        let rejections = connected.rejected.iter();
         let rejections =
             rejections.map(|rejection| (self.queue.id(rejection.id), rejection)).collect();
         let last = connected.last_mutation;
@@ -280,7 +281,7 @@ impl Optimistic {
     fn acknowledge(
         &mut self,
         id: u64,
-        rejections: &BTreeMap<u64, &Refusal>,
+        rejections: &BTreeMap<u64, &Rejected>,
         hold: bool,
         dirty: &mut Dirty,
     ) -> Vec<Acked> {
@@ -306,7 +307,7 @@ impl Optimistic {
         acked
     }
 
-    fn rejected(&mut self, rejection: &Refusal) -> Step {
+    fn rejected(&mut self, rejection: &Rejected) -> Step {
         let id = self.queue.id(rejection.id);
         let Some(entry) = self.queue.get(id).filter(|entry| !entry.rejected && id <= self.sent)
         else {

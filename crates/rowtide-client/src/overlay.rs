@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::op::Op;
-use crate::replica::{Key, Row};
+use crate::row::{Key, Row};
 
 /// One row with pending operations.
 #[derive(Clone, Debug, Default)]

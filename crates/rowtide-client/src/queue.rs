@@ -11,9 +11,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::op::Op;
-
-/// The columns of each table's primary key.
-pub(crate) type KeyColumns = BTreeMap<String, Vec<String>>;
+use crate::row::KeyColumns;
 
 /// One change of a queue. A storage keeps records in order and does not interpret them. Their `serde` form
 /// is stable: stored queues have the names `refused` and `settled` for rejections and acknowledgements.

@@ -5,16 +5,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rowtide_protocol::{Change, Connected, Mode, ServerMessage};
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use thiserror::Error;
 
-use crate::queue::KeyColumns;
-
-/// A row: its columns by name.
-pub type Row = Map<String, Value>;
-
-/// A row's primary key: the JSON of its values, in the order of the key's columns.
-pub type Key = String;
+use crate::row::{Key, KeyColumns, Row};
 
 /// What a message did to one row.
 #[derive(Clone, Debug, PartialEq)]

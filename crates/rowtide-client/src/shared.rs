@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rowtide_protocol::ServerMessage;
 use tokio::sync::{Notify, mpsc};
 
-use crate::client::{ClientStatus, ConnectionError, Event, Status};
+use crate::event::{ClientStatus, ConnectionError, Event, Status};
 use crate::op::Op;
 use crate::optimistic::{ApplyError, MutateError, Optimistic, Step};
 use crate::queue::Record;

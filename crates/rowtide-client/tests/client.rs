@@ -60,9 +60,9 @@ fn texts(client: &Client) -> Vec<String> {
 }
 
 /// Accepts a connection and sends no rows, only the acknowledgement of all mutations up to `last`.
-async fn welcome(server: &mut PlayedServer, last: u64, refused: Value) -> (PlayedSession, Value) {
+async fn welcome(server: &mut PlayedServer, last: u64, rejected: Value) -> (PlayedSession, Value) {
     let (mut session, connect) = server.session().await;
-    session.say(connected("ann", last, refused)).await;
+    session.say(connected("ann", last, rejected)).await;
     session.say(ready("1")).await;
     (session, connect)
 }

@@ -15,22 +15,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rowtide_feed::{Acknowledgement, History, Transaction};
-use rowtide_plan::claims::Claims;
 use rowtide_plan::plan::Plan;
 use rowtide_protocol::{Cursor, Epoch, Lsn, Mode};
 
 use crate::loads::Loads;
 use crate::resume::{HistoryId, HistoryRequest};
-use crate::sessions::Sessions;
+use crate::sessions::{Opening, SessionId, Sessions};
 use crate::topic::{Phase, TopicKey, ViewKey};
 use crate::topics::Topics;
 use crate::view::{Joining, ViewPhase};
 use crate::views::Views;
 use crate::{Load, LoadId, Loaded, Message, TopicRows, ViewRows};
-
-/// Names one session for as long as it is open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SessionId(pub u64);
 
 /// What happens to an engine.
 #[derive(Clone, Debug)]
@@ -55,22 +50,6 @@ pub enum Input {
     /// Time passes: a counter that grows by one about every second. Once in
     /// [`Engine::IDLE_TICKS`] of them each idle view's cursor is moved on.
     Tick(u64),
-}
-
-/// A session that comes.
-#[derive(Clone, Debug)]
-pub struct Opening {
-    /// Not used twice.
-    pub session: SessionId,
-    /// What it sees is decided by these.
-    pub claims: Claims,
-    /// Whose acknowledgements it is told; several sessions may be one client's.
-    pub client: Option<Box<str>>,
-    /// Its first rows must not be older than this commit: the session has been told of a mutation
-    /// that it acknowledges.
-    pub not_before: Option<Lsn>,
-    /// What the client has from before. One of another epoch or of other claims is of no use.
-    pub cursor: Option<Cursor>,
 }
 
 /// What the engine has to say to sessions. For one session the order matters.

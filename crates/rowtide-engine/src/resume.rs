@@ -12,7 +12,8 @@ use rowtide_plan::row::{Image, Topic};
 use rowtide_protocol::Lsn;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::{Opening, TopicRows};
+use crate::rows::TopicRows;
+use crate::sessions::Opening;
 
 /// How many bytes of transactions are kept for a session that comes back, while the log is asked for it; all who
 /// come back share them. Past that it is sent all of its rows.

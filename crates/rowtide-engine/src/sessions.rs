@@ -1,11 +1,33 @@
-//! The open sessions: in which view each is, and which of them are one client's.
+//! Sessions: what one brings when it comes, in which view each open one is, and which of them are one
+//! client's.
 
 use rowtide_feed::Acknowledgement;
+use rowtide_plan::claims::Claims;
+use rowtide_protocol::{Cursor, Lsn};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
-use crate::SessionId;
 use crate::topic::ViewKey;
+
+/// Names one session for as long as it is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u64);
+
+/// A session that comes.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// Not used twice.
+    pub session: SessionId,
+    /// What it sees is decided by these.
+    pub claims: Claims,
+    /// Whose acknowledgements it is told; several sessions may be one client's.
+    pub client: Option<Box<str>>,
+    /// Its first rows must not be older than this commit: the session has been told of a mutation
+    /// that it acknowledges.
+    pub not_before: Option<Lsn>,
+    /// What the client has from before. One of another epoch or of other claims is of no use.
+    pub cursor: Option<Cursor>,
+}
 
 /// All open sessions.
 #[derive(Debug, Default)]

@@ -13,9 +13,10 @@ use rowtide_protocol::{Cursor, Epoch, Lsn, ViewId};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::resume::Resume;
+use crate::sessions::SessionId;
 use crate::topic::TopicKey;
 use crate::touched::{Touched, TouchedRow};
-use crate::{SessionId, ViewRows};
+use crate::view_rows::ViewRows;
 
 #[derive(Debug)]
 pub(crate) struct View {

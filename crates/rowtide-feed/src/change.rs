@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rowtide_plan::plan::TableId;
 use rowtide_plan::row::{Image, Row, Topic};
-use rowtide_protocol::{Lsn, Refusal};
+use rowtide_protocol::{Lsn, Rejected};
 
 /// What a transaction did to one row of one table.
 ///
@@ -119,7 +119,7 @@ pub struct Acknowledgement {
     /// Every mutation up to this number is acknowledged.
     pub last_mutation: u64,
     /// Those that this transaction rejected, or of which it tells again.
-    pub rejected: Vec<Refusal>,
+    pub rejected: Vec<Rejected>,
     /// The name of the one that it acknowledges, for clients that name their mutations.
     pub name: Option<Box<str>>,
 }

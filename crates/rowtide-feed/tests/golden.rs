@@ -19,7 +19,7 @@ use rowtide_feed::{
 use rowtide_plan::plan::{BranchId, TableId};
 use rowtide_plan::row::{Image, Row, Topic};
 use rowtide_plan::value::{ColumnType, Value};
-use rowtide_protocol::{Epoch, Lsn, Refusal};
+use rowtide_protocol::{Epoch, Lsn, Rejected};
 
 const DIR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1");
 
@@ -93,8 +93,8 @@ fn transactions() -> Vec<(&'static str, Transaction)> {
         client: "client-1".into(),
         last_mutation: 9,
         rejected: vec![
-            Refusal { id: 8, code: "forbidden".into(), message: "no".into() },
-            Refusal { id: 9, code: "max_files_reached".into(), message: String::new() },
+            Rejected { id: 8, code: "forbidden".into(), message: "no".into() },
+            Rejected { id: 9, code: "max_files_reached".into(), message: String::new() },
         ],
         name: Some("m-9".into()),
     };

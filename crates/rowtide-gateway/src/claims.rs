@@ -209,7 +209,7 @@ impl Task {
             let claimed = claimed?;
             let mut rejected = told.rejections.get(&*claim.client).cloned().unwrap_or_default();
             // What was rejected since is told by the stream.
-            rejected.retain(|refusal| refusal.id <= claimed.last_mutation);
+            rejected.retain(|rejection| rejection.id <= claimed.last_mutation);
             let until = is_behind(claim, &claimed).then_some(told.until);
             let known = Known { last_mutation: claimed.last_mutation, rejected, until };
             Some((claimed.user_id, known))

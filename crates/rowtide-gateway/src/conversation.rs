@@ -10,7 +10,7 @@ use bytes::Bytes;
 use rowtide_plan::plan::Plan;
 use rowtide_plan::write::Rejection;
 use rowtide_postgres::mutate::{Author, Number};
-use rowtide_protocol::{ErrorCode, Lsn, Op, Refusal};
+use rowtide_protocol::{ErrorCode, Lsn, Op, Rejected};
 
 use crate::auth::{Identity, Unauthorized};
 use crate::engines::{NotServing, OpenRequest};
@@ -97,7 +97,7 @@ pub struct Known {
     /// Every mutation up to this one was acknowledged when it came.
     pub last_mutation: u64,
     /// What was rejected of those that the client does not know the outcome of.
-    pub rejected: Vec<Refusal>,
+    pub rejected: Vec<Rejected>,
     /// Rows that are not older have the effects of all of them; any have them if there is none.
     pub until: Option<Lsn>,
 }

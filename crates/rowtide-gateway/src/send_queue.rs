@@ -402,7 +402,7 @@ mod tests {
     use rowtide_plan::plan::BranchId;
     use rowtide_plan::row::{Image, Topic};
     use rowtide_plan::value::ColumnType;
-    use rowtide_protocol::{Epoch, Lsn, Refusal, ServerMessage, ViewId};
+    use rowtide_protocol::{Epoch, Lsn, Rejected, ServerMessage, ViewId};
 
     use super::*;
     use crate::garbage::Garbage;
@@ -547,15 +547,15 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_before_what_acknowledges_it() {
+    fn a_rejection_is_told_before_what_acknowledges_it() {
         let mut sends = queue(1000);
         let settled = |lsn, number, code: Option<&str>| {
-            let refusal =
-                |code: &str| Refusal { id: number, code: code.into(), message: String::new() };
+            let rejection =
+                |code: &str| Rejected { id: number, code: code.into(), message: String::new() };
             let acknowledgement = Acknowledgement {
                 client: "c".into(),
                 last_mutation: number,
-                rejected: code.map(refusal).into_iter().collect(),
+                rejected: code.map(rejection).into_iter().collect(),
                 name: None,
             };
             let Item::Tx { message, .. } = tx(lsn, "") else { unreachable!("a tx was made") };
@@ -567,7 +567,7 @@ mod tests {
         let mut told = Vec::new();
         while let Some(Delivery::Frame(frame)) = sends.next(&empty()) {
             match ServerMessage::parse(std::str::from_utf8(&frame.text).unwrap()).unwrap() {
-                ServerMessage::Reject(refusal) => told.push(format!("reject {}", refusal.id)),
+                ServerMessage::Reject(rejection) => told.push(format!("reject {}", rejection.id)),
                 ServerMessage::Tx { ack, .. } => told.push(format!("ack {ack:?}")),
                 other => panic!("{other:?}"),
             }

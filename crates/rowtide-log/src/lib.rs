@@ -7,10 +7,15 @@
 //! old transactions are let go by removing the oldest segment whole. What is a rule and not a matter of
 //! disks is in [`rules`].
 
+mod identity;
 mod log;
 mod reader;
 pub mod rules;
 mod segment;
+mod state;
 
-pub use log::{Began, Identity, Log, LogError, LogOptions, Opened};
-pub use reader::{Committed, Damaged, HistoryError, LogReader, Statistics};
+pub use identity::Identity;
+pub use log::{Log, LogError, LogOptions, Opened};
+pub use reader::{Committed, HistoryError, LogReader, Statistics};
+pub use rules::Began;
+pub use segment::Damaged;

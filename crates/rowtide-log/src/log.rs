@@ -1,4 +1,5 @@
-//! The writer's side: the one owner of the directory, which appends, forgets and begins anew.
+//! The writer's side: the one owner of the directory, which appends, prunes and begins anew. Readers
+//! see what is appended once it is durable.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -10,11 +11,15 @@ use rowtide_feed::Event;
 use rowtide_protocol::{Epoch, Lsn};
 use thiserror::Error;
 
-use crate::reader::{Damaged, LogReader, Shared, State};
-use crate::rules::{self, Gap, LogEnd, Opening, Replaced, Verdict};
-use crate::segment::{self, Found, Segment, SegmentError, SegmentWriter, Unreadable, Unusable};
+use crate::identity::Identity;
+use crate::reader::LogReader;
+use crate::rules::{self, Began, Gap, LogEnd, Opening, Verdict};
+use crate::segment::{
+    self, Damaged, Found, Segment, SegmentError, SegmentWriter, Unreadable, Unusable,
+};
+use crate::state::{Shared, State};
 
-/// A log of so many segments is full, by age and by size: what is forgotten at once, and how many
+/// A log of so many segments is full, by age and by size: what is pruned at once, and how many
 /// look-ups a topic costs a client that was away for the whole retention.
 const SEGMENTS: u32 = 8;
 
@@ -29,24 +34,9 @@ pub struct LogOptions {
     pub dir: PathBuf,
     /// Transactions are kept for this long after their commit, and up to an eighth longer.
     pub retention: Duration,
-    /// The most bytes on disk. Beyond it history is forgotten before its time. Not counted: what is
+    /// The most bytes on disk. Beyond it transactions are pruned before their time. Not counted: what is
     /// appended between two calls of [`Log::prune`], and 16 MiB of SQLite's write-ahead log.
     pub max_bytes: u64,
-}
-
-/// What a log is of. Cursors into a log of anything else mean nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// [`rowtide_plan::plan::Plan::fingerprint`].
-    pub plan: [u8; 32],
-    /// The database cluster (`pg_control_system()`).
-    pub system: u64,
-    /// The database (`pg_database.oid`).
-    pub database: u32,
-    /// The timeline of its WAL.
-    pub timeline: u32,
-    /// The replication slot.
-    pub slot: String,
 }
 
 /// A log that is open.
@@ -58,19 +48,6 @@ pub struct Opened {
     pub reader: LogReader,
     /// What was found.
     pub began: Began,
-}
-
-/// Whether a log goes on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Began {
-    /// The log that was there, with its epoch.
-    Continued,
-    /// As [`Began::Continued`], but older history was damaged and is forgotten: what was wrong.
-    Shortened(String),
-    /// There was none.
-    New,
-    /// There was one that cannot go on, and a new one is in its place: why.
-    Replaced(Replaced),
 }
 
 /// Why the log could not be opened or written. What was appended before is not concerned.
@@ -120,18 +97,6 @@ pub struct Log {
     writer: SegmentWriter,
     /// Held for as long as the log is open; the system lets go of it when the process ends.
     _lock: File,
-}
-
-impl Identity {
-    /// What a log says of itself: plan, cluster, database, timeline, slot; numbers little-endian.
-    pub fn bytes(&self) -> Vec<u8> {
-        let mut bytes = self.plan.to_vec();
-        bytes.extend_from_slice(&self.system.to_le_bytes());
-        bytes.extend_from_slice(&self.database.to_le_bytes());
-        bytes.extend_from_slice(&self.timeline.to_le_bytes());
-        bytes.extend_from_slice(self.slot.as_bytes());
-        bytes
-    }
 }
 
 impl Log {
@@ -221,7 +186,7 @@ impl Log {
         Ok(())
     }
 
-    /// Forgets what is older than the retention, as of `now`, and what is beyond the size.
+    /// Removes what is older than the retention, as of `now`, and what is beyond the size.
     ///
     /// # Errors
     /// When files cannot be removed, or a new segment not be made.

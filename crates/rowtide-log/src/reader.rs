@@ -3,30 +3,20 @@
 //! a segment first and at its database after: what moves from the one to the other meanwhile is seen
 //! twice, and never missed.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
-use rowtide_feed::codec::{Commit, Content, DecodeError, decode_change};
+use rowtide_feed::codec::{Commit, Content, decode_change};
 use rowtide_feed::{Change, Event, History, HistoryQuery, PastError, Transaction};
 use rowtide_plan::plan::TableId;
 use rowtide_protocol::{Epoch, Lsn};
 use rusqlite::{Connection, OptionalExtension};
 use thiserror::Error;
 
-use crate::rules::{LogEnd, Replay, Selection, TooOld};
-use crate::segment::{Segment, Unreadable, first_time_us, from_sql, hash, read_commit, to_sql};
-
-/// What writer and readers share.
-#[derive(Debug)]
-pub(crate) struct Shared(RwLock<State>);
-
-/// The log as it is at one moment.
-#[derive(Clone, Debug)]
-pub(crate) struct State {
-    pub(crate) epoch: Epoch,
-    /// Not empty; each ends where the next begins, and only the last is written.
-    pub(crate) segments: Arc<[Arc<Segment>]>,
-    pub(crate) end: LogEnd,
-}
+use crate::rules::{Replay, Selection, TooOld};
+use crate::segment::{
+    Damaged, Segment, Unreadable, first_time_us, from_sql, hash, read_commit, to_sql,
+};
+use crate::state::Shared;
 
 /// Reads a log. Cheap to clone; clones may be used from any thread.
 #[derive(Clone, Debug)]
@@ -47,17 +37,6 @@ pub enum HistoryError {
     /// The storage engine failed.
     #[error("the log cannot be read: {0}")]
     Storage(#[from] rusqlite::Error),
-}
-
-/// What was read is not what was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum Damaged {
-    /// A record is not what was written at this position.
-    #[error("a record of the log is damaged: {0}")]
-    Record(#[from] DecodeError),
-    /// There is no record where there should be one.
-    #[error("a record of the log is missing")]
-    NoRecord,
 }
 
 impl From<TooOld> for HistoryError {
@@ -110,40 +89,6 @@ pub struct Statistics {
     pub oldest_us: Option<i64>,
     /// Everything up to here is durable.
     pub end: Lsn,
-}
-
-impl Shared {
-    pub(crate) fn new(state: State) -> Shared {
-        Shared(RwLock::new(state))
-    }
-
-    pub(crate) fn state(&self) -> State {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(crate) fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
-    }
-}
-
-impl State {
-    pub(crate) fn newest(&self) -> &Arc<Segment> {
-        &self.segments[self.segments.len() - 1]
-    }
-
-    pub(crate) fn oldest(&self) -> Lsn {
-        self.segments[0].after
-    }
-
-    /// The segments that hold something of what is after `after` and up to `up_to`, in order.
-    fn within(&self, after: Lsn, up_to: Lsn) -> impl DoubleEndedIterator<Item = &Arc<Segment>> {
-        let ends = self.segments[1..].iter().map(|next| next.after).chain([self.end.position()]);
-        let with_ends: Vec<_> = self.segments.iter().zip(ends).collect();
-        with_ends
-            .into_iter()
-            .filter(move |(segment, end)| segment.after < up_to && *end > after)
-            .map(|(segment, _)| segment)
-    }
 }
 
 /// What a call of [`LogReader::history_within`] has found, and how much more it may find.

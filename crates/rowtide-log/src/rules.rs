@@ -13,7 +13,7 @@ use rowtide_protocol::Lsn;
 use rustc_hash::FxHashSet;
 use thiserror::Error;
 
-pub use opening::{Header, Opening, Replaced, Unusable, Verdict};
+pub use opening::{Began, Header, Opening, Replaced, Unusable, Verdict};
 
 /// Where a log ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,6 +4,8 @@
 //! some ten thousand entries at a time, in order, which is a third of the work. After a crash the
 //! tail is made again from the records.
 
+mod error;
+mod files;
 mod writer;
 
 use std::fs;
@@ -18,10 +20,13 @@ use rowtide_protocol::{Epoch, Lsn};
 use rusqlite::{Connection, OpenFlags, Row};
 use rustc_hash::FxHashMap;
 
-use crate::log::Identity;
-use crate::reader::Damaged;
+use self::files::{path_of, remove_database, wal_of};
+use crate::identity::Identity;
 use crate::rules::{self, Header, LogEnd};
 
+pub use error::Damaged;
+pub(crate) use error::{SegmentError, Unreadable, Unusable};
+pub(crate) use files::{list, remove};
 pub(crate) use writer::{SegmentWriter, first_time_us};
 
 /// The form of a segment (`user_version`). Records say their own version.
@@ -100,39 +105,6 @@ pub(crate) struct Found {
     pub(crate) segment: Segment,
     pub(crate) header: Header,
     pub(crate) end: LogEnd,
-}
-
-/// Why a file cannot be used as a segment.
-#[derive(Debug)]
-pub(crate) enum Unusable {
-    /// For good.
-    Unfit(rules::Unusable),
-    /// It could not be read, for a reason that may pass.
-    Failed(rusqlite::Error),
-}
-
-impl Unusable {
-    fn damaged(why: impl ToString) -> Unusable {
-        Unusable::Unfit(rules::Unusable::Damaged(why.to_string()))
-    }
-}
-
-impl From<rusqlite::Error> for Unusable {
-    fn from(error: rusqlite::Error) -> Unusable {
-        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, Unknown};
-        // Without a code it is a column that is not what the schema says; `Unknown` is a table that is
-        // not there.
-        match error.sqlite_error_code() {
-            None | Some(DatabaseCorrupt | NotADatabase | Unknown) => Unusable::damaged(error),
-            Some(_) => Unusable::Failed(error),
-        }
-    }
-}
-
-impl From<Damaged> for Unusable {
-    fn from(damaged: Damaged) -> Unusable {
-        Unusable::damaged(damaged)
-    }
 }
 
 /// LSNs in the order of SQLite's signed numbers.
@@ -385,87 +357,4 @@ impl Tail {
             self.entries += 1;
         }
     }
-}
-
-/// A record could not be read.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Unreadable {
-    #[error(transparent)]
-    Damaged(#[from] Damaged),
-    #[error(transparent)]
-    Storage(#[from] rusqlite::Error),
-}
-
-impl From<Unreadable> for Unusable {
-    fn from(unreadable: Unreadable) -> Unusable {
-        match unreadable {
-            Unreadable::Damaged(damaged) => damaged.into(),
-            Unreadable::Storage(error) => error.into(),
-        }
-    }
-}
-
-/// A segment could not be made or written.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SegmentError {
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    #[error(transparent)]
-    Unreadable(#[from] Unreadable),
-}
-
-impl From<rusqlite::Error> for SegmentError {
-    fn from(error: rusqlite::Error) -> SegmentError {
-        SegmentError::Unreadable(error.into())
-    }
-}
-
-const EXTENSION: &str = "segment";
-
-fn path_of(dir: &Path, number: u64) -> PathBuf {
-    dir.join(format!("{number:020}.{EXTENSION}"))
-}
-
-fn wal_of(path: &Path) -> PathBuf {
-    with_suffix(path, "-wal")
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
-/// The numbers of the segments in `dir`, in order. What was left half-made is removed.
-pub(crate) fn list(dir: &Path) -> io::Result<Vec<u64>> {
-    let mut numbers = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        match path.extension().and_then(|extension| extension.to_str()) {
-            Some(EXTENSION) => {
-                numbers
-                    .extend(path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok()));
-            }
-            Some("new") => remove_database(&path)?,
-            _ => {}
-        }
-    }
-    numbers.sort_unstable();
-    Ok(numbers)
-}
-
-/// Removes the files of segment `number`, usable or not.
-pub(crate) fn remove(dir: &Path, number: u64) -> io::Result<()> {
-    remove_database(&path_of(dir, number))
-}
-
-/// The database first: without it, what else is left means nothing.
-fn remove_database(path: &Path) -> io::Result<()> {
-    for suffix in ["", "-journal", "-wal", "-shm"] {
-        match fs::remove_file(with_suffix(path, suffix)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(())
 }

@@ -277,7 +277,7 @@ fn a_full_disk_is_an_error_that_heals() {
     options.max_bytes = 8 << 20;
     let Opened { mut log, reader, .. } = Log::open(options, identity()).unwrap();
     let mut kept = Vec::new();
-    let mut refused = 0;
+    let mut failed = 0;
     for seed in 0.. {
         let end = log.end();
         let last = log.last_transaction();
@@ -287,7 +287,7 @@ fn a_full_disk_is_an_error_that_heals() {
             assert!(matches!(error, LogError::DiskFull(_)), "{error:?}");
             assert_eq!(log.end(), end);
             assert_eq!(lsns(&reader, Lsn(0)), kept, "the log is as it was");
-            refused += 1;
+            failed += 1;
             tries += 1;
             assert!(tries <= 3, "there is room and it does not heal");
             if tries == 3 {
@@ -295,7 +295,7 @@ fn a_full_disk_is_an_error_that_heals() {
             }
         }
         kept.extend(lsns_of(&group));
-        if refused > 0 && seed % 10 == 0 {
+        if failed > 0 && seed % 10 == 0 {
             break;
         }
     }

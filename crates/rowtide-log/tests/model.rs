@@ -1,4 +1,4 @@
-//! The log against a plain list of transactions: whatever is appended, brought again, forgotten, torn
+//! The log against a plain list of transactions: whatever is appended, brought again, pruned, torn
 //! off or opened again, the history of any topics from any position is what the list says, and a replay
 //! from any position brings what was appended, event by event.
 
@@ -104,11 +104,9 @@ impl Model {
         let kept_us = self.now_us - self.options.retention.as_micros() as i64;
         let (max_bytes, (log, reader)) = (self.options.max_bytes, self.open.as_ref().unwrap());
         let statistics = reader.statistics().unwrap();
-        let forgotten =
-            self.transactions.iter().filter(|transaction| transaction.lsn <= log.oldest());
-        let too_early =
-            forgotten.filter(|transaction| transaction.commit_time_us >= kept_us).count();
-        // Before its time only for the size, and the one that is written is never forgotten.
+        let pruned = self.transactions.iter().filter(|transaction| transaction.lsn <= log.oldest());
+        let too_early = pruned.filter(|transaction| transaction.commit_time_us >= kept_us).count();
+        // Before its time only for the size, and the one that is written is never pruned.
         assert!(too_early == 0 || statistics.bytes > max_bytes / 2, "{statistics:?}");
     }
 

@@ -4,6 +4,15 @@
 
 use crate::value::ColumnType;
 
+/// A table by its schema and name, as Postgres has them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TableName {
+    /// `public` where a definition or a rule names none.
+    pub schema: String,
+    /// Without quotes.
+    pub name: String,
+}
+
 /// The tables that the definition names and that exist, in the order of the definition.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Catalog {

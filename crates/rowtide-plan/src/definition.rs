@@ -7,9 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::catalog::TableName;
 use crate::error::{DefinitionError, DefinitionProblem};
-use crate::rule::{Name, Rule, Span, SqlText, parse};
-use crate::write::{InsertRule, Limit, WriteRule};
+use crate::rule::{Name, Rule, parse};
+use crate::sql_text::{Span, SqlText};
+use crate::write_rules::{InsertRule, Limit, WriteRule};
 
 /// A definition whose rules have been read.
 #[derive(Clone, Debug)]
@@ -19,15 +21,6 @@ pub struct Definition {
     pub(crate) tables: Vec<TableDefinition>,
     pub(crate) min_client: Option<i64>,
     older_clients: bool,
-}
-
-/// A table by its schema and name, as Postgres has them.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TableName {
-    /// `public` where the definition names none.
-    pub schema: String,
-    /// Without quotes.
-    pub name: String,
 }
 
 #[derive(Clone, Debug)]

@@ -6,8 +6,9 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use thiserror::Error;
 
+use crate::ids::{BranchId, TableId};
 use crate::json::{UnexpectedText, push_string, push_value};
-use crate::plan::{Branch, BranchId, Plan, TableId};
+use crate::plan::{Branch, Plan};
 use crate::row::{Image, Row, Topic};
 use crate::value::{ColumnType, InvalidValue, Value};
 
@@ -274,7 +275,9 @@ mod tests {
     use super::*;
     use crate::catalog::{CatalogColumn, CatalogTable, ColumnInput, ReplicaIdentity};
     use crate::filter::{ClaimFilter, Comparison, Filter, Operand, Predicate};
-    use crate::plan::{ClaimId, Source, Table};
+    use crate::ids::ClaimId;
+    use crate::plan::{Source, Table};
+    use crate::write_rules::WriteRules;
 
     /// `item (id int8 PRIMARY KEY, name text, owner text, hidden bool, at timestamptz, tags text[])`,
     /// by `owner` where not `hidden`, and those with an `id` below 10 for everyone.
@@ -330,7 +333,7 @@ mod tests {
                 key: vec![0],
                 kept: vec![2],
                 branches: vec![BranchId(0), BranchId(1)],
-                write: crate::write::WriteRules::default(),
+                write: WriteRules::default(),
             }],
             branches: vec![
                 branch(Some(2), Source::Claim(ClaimId(0)), visible),
@@ -442,7 +445,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn whatever_bytes_come_a_row_is_json_or_refused(
+        fn whatever_bytes_come_a_row_is_json_or_rejected(
             bytes in proptest::collection::vec(
                 proptest::option::of(proptest::collection::vec(proptest::num::u8::ANY, 0..12)),
                 0..7,

@@ -6,8 +6,10 @@ use std::fmt::Write;
 use rowtide_protocol::OpKind;
 
 use crate::check::anchor_index;
+use crate::claims::Claim;
 use crate::filter::{Operand, Predicate};
-use crate::plan::{BranchId, Claim, Plan, Source, Table, TableId};
+use crate::ids::{BranchId, TableId};
+use crate::plan::{Plan, Source, Table};
 use crate::sql::{literal_sql, load_sql, quote_identifier};
 use crate::write::{self, Param};
 

@@ -6,7 +6,7 @@
 use std::cmp::Ordering;
 
 use crate::claims::Claims;
-use crate::plan::ClaimId;
+use crate::ids::ClaimId;
 use crate::value::Value;
 
 /// A boolean expression over one row.

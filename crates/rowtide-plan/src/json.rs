@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_not_of_the_type_is_refused() {
+    fn text_that_is_not_of_the_type_is_rejected() {
         let array = |kind| ColumnType::Array(Box::new(kind));
         let rejected = [
             (ColumnType::Bool, "yes"),

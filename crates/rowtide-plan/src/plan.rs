@@ -6,21 +6,12 @@
 use std::collections::BTreeSet;
 
 use crate::catalog::CatalogTable;
+use crate::claims::{Claim, ClaimUse};
 use crate::filter::{ClaimFilter, Filter};
 use crate::value::ColumnType;
-use crate::write::WriteRules;
+use crate::write_rules::WriteRules;
 
-/// Index into [`Plan::tables`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TableId(pub u16);
-
-/// Index into [`Plan::branches`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct BranchId(pub u16);
-
-/// Index into [`Plan::claims`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ClaimId(pub u16);
+pub use crate::ids::{BranchId, ClaimId, TableId};
 
 /// Definition and catalog, compiled.
 #[derive(Clone, Debug)]
@@ -33,25 +24,6 @@ pub struct Plan {
     pub claims: Vec<ClaimUse>,
     /// Sessions with a lower `appVersion`, or none, are told `client_too_old`.
     pub min_client: Option<i64>,
-}
-
-/// A claim, as the type of what it is compared with: a session's claims are brought to these types
-/// once, when it connects. A claim that is missing or does not fit the type is null.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ClaimUse {
-    /// Which claim.
-    pub claim: Claim,
-    /// The type that it is compared as.
-    pub kind: ColumnType,
-}
-
-/// A claim of the token.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Claim {
-    /// `auth.user_id`: the token's `sub`.
-    UserId,
-    /// `auth.claims.<name>`.
-    Named(String),
 }
 
 /// A table that is synced, or that only decides who sees rows of another.

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 
-use crate::plan::BranchId;
+use crate::ids::BranchId;
 use crate::value::Value;
 
 /// A branch at one value of its anchor: the unit of routing, loading and caching.

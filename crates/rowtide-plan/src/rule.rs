@@ -6,18 +6,13 @@
 
 pub(crate) mod normal;
 mod parse;
-mod text;
 
-use std::ops::Range;
-
+use crate::catalog::TableName;
+use crate::claims::Claim;
 use crate::filter::Comparison;
-use crate::plan::Claim;
+use crate::sql_text::Span;
 
 pub(crate) use parse::parse;
-pub(crate) use text::SqlText;
-
-/// Bytes of the definition's file.
-pub(crate) type Span = Range<usize>;
 
 /// A rule, or a part of one.
 #[derive(Clone, Debug)]
@@ -76,8 +71,8 @@ pub(crate) struct TableReference {
 
 impl TableReference {
     /// The name without its place.
-    pub(crate) fn name(&self) -> crate::definition::TableName {
-        crate::definition::TableName { schema: self.schema.clone(), name: self.name.clone() }
+    pub(crate) fn name(&self) -> TableName {
+        TableName { schema: self.schema.clone(), name: self.name.clone() }
     }
 }
 

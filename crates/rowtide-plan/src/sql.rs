@@ -4,7 +4,8 @@
 
 use crate::catalog::CatalogColumn;
 use crate::filter::{Operand, Predicate};
-use crate::plan::{BranchId, ClaimId, Plan, Table};
+use crate::ids::{BranchId, ClaimId};
+use crate::plan::{Plan, Table};
 use crate::value::{ColumnType, Family, Value};
 
 /// An identifier in double quotes.

@@ -6,6 +6,7 @@
 mod bytes;
 mod calendar;
 mod numeric;
+mod parts;
 
 use std::cmp::Ordering;
 use std::str::FromStr;
@@ -403,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn what_postgres_would_refuse_is_refused() {
+    fn what_postgres_would_reject_is_rejected() {
         let rejected = [
             (ColumnType::Text, "a\0b"),
             (ColumnType::Enum, "\0"),

@@ -11,7 +11,7 @@ use rowtide_feed::{Acknowledgement, Change, Changes, Transaction};
 use rowtide_plan::encode::{Datum, EncodeError, RowEncoder};
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::row::{Image, Row};
-use rowtide_protocol::{Lsn, Refusal};
+use rowtide_protocol::{Lsn, Rejected};
 use rustc_hash::FxBuildHasher;
 use smallvec::SmallVec;
 use thiserror::Error;
@@ -343,7 +343,7 @@ impl ClientColumns {
         };
         let client = text(self.client)?;
         let last_mutation: u64 = text(self.last_mutation)?.parse().ok().filter(|last| *last > 0)?;
-        let rejected: Vec<Refusal> = match self.rejected.and_then(text) {
+        let rejected: Vec<Rejected> = match self.rejected.and_then(text) {
             None => Vec::new(),
             Some(json) => match serde_json::from_str(json) {
                 Ok(rejected) => rejected,

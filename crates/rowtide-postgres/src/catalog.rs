@@ -4,10 +4,9 @@
 //! a table's name it is read what it is.
 
 use rowtide_plan::catalog::{
-    Catalog, CatalogColumn, CatalogIndex, CatalogTable, ColumnInput, ReplicaIdentity, Unstreamed,
-    UnstreamedKind,
+    Catalog, CatalogColumn, CatalogIndex, CatalogTable, ColumnInput, ReplicaIdentity, TableName,
+    Unstreamed, UnstreamedKind,
 };
-use rowtide_plan::definition::TableName;
 use rowtide_plan::value::ColumnType;
 use tokio_postgres::{Client, Row};
 

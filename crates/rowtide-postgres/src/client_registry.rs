@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use rowtide_plan::sql::quote_identifier;
-use rowtide_protocol::{Lsn, Refusal};
+use rowtide_protocol::{Lsn, Rejected};
 use tokio_postgres::Client;
 
 use crate::connect::Names;
@@ -51,7 +51,7 @@ pub async fn claim(
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcomes {
     /// The rejections behind the last mutation that each client knows of, by client id, in order.
-    pub rejections: HashMap<String, Vec<Refusal>>,
+    pub rejections: HashMap<String, Vec<Rejected>>,
     /// Everything that was acknowledged until now was acknowledged by commits up to here.
     pub until: Lsn,
 }
@@ -78,7 +78,7 @@ pub async fn outcomes(
     let mut outcomes = Outcomes { until: end_of_wal(client).await?, ..Outcomes::default() };
     for row in client.query(&sql, &[&ids, &numbers]).await? {
         let id = u64::try_from(row.get::<_, i64>(1)).unwrap_or(0);
-        let rejection = Refusal { id, code: row.get(2), message: row.get(3) };
+        let rejection = Rejected { id, code: row.get(2), message: row.get(3) };
         outcomes.rejections.entry(row.get(0)).or_default().push(rejection);
     }
     flush(client, outcomes.until).await?;

@@ -4,7 +4,8 @@
 use rowtide_plan::error::DefinitionProblem;
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::value::ColumnType;
-use rowtide_plan::write::{WriteRules, limit_lock, lock, rule_statements, write};
+use rowtide_plan::write::{limit_lock, lock, rule_statements, write};
+use rowtide_plan::write_rules::WriteRules;
 use rowtide_protocol::OpKind;
 use tokio_postgres::error::{ErrorPosition, SqlState};
 use tokio_postgres::types::{Kind, Type};

@@ -2,7 +2,7 @@
 //! Each step first looks whether there is something to do, so setup can run again at any time, and several
 //! times at once. It changes nothing that belongs to others.
 
-use rowtide_plan::definition::TableName;
+use rowtide_plan::catalog::TableName;
 use rowtide_plan::sql::{quote_identifier, quote_table};
 use thiserror::Error;
 use tokio_postgres::{Client, Row};

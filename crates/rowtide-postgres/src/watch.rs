@@ -4,7 +4,7 @@
 //! transaction has ended, so nothing can be different. Neither takes a lock that a DDL statement holds, and
 //! neither writes WAL. What follows from a difference is not decided here.
 
-use rowtide_plan::definition::TableName;
+use rowtide_plan::catalog::TableName;
 use serde::Deserialize;
 use thiserror::Error;
 use tokio_postgres::Client;

@@ -71,7 +71,7 @@ pub struct Mutation {
     /// Grows by exactly one per client, from 1.
     pub id: u64,
     /// 1 to 500 operations, applied in order; or what is wrong with them: a mutation that has a number
-    /// is refused under it, so that the ones behind it can follow.
+    /// is rejected under it, so that the ones behind it can follow.
     pub ops: Result<Vec<Op>, BadMessage>,
 }
 
@@ -216,13 +216,13 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn refused(text: &str) -> String {
+    fn rejected(text: &str) -> String {
         ClientMessage::parse(text).unwrap_err().to_string()
     }
 
     /// What is wrong with the operations of a mutation whose number can be read.
     #[track_caller]
-    fn refused_ops(text: &str) -> String {
+    fn rejected_ops(text: &str) -> String {
         match ClientMessage::parse(text).unwrap() {
             ClientMessage::Mutate(Mutation { id: 1, ops }) => ops.unwrap_err().to_string(),
             other => panic!("{other:?}"),
@@ -242,25 +242,27 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        assert!(refused("").starts_with("not a message"));
-        assert!(refused("[]").starts_with("not a message"));
-        assert!(refused(r#" ["ping"]"#).contains("an array"));
-        assert!(refused(r#"{"type":"subscribe"}"#).contains("`subscribe` is not a type"));
-        assert!(refused(r#"{"type":"connect","protocol":1}"#).contains("clientId"));
+        assert!(rejected("").starts_with("not a message"));
+        assert!(rejected("[]").starts_with("not a message"));
+        assert!(rejected(r#" ["ping"]"#).contains("an array"));
+        assert!(rejected(r#"{"type":"subscribe"}"#).contains("`subscribe` is not a type"));
+        assert!(rejected(r#"{"type":"connect","protocol":1}"#).contains("clientId"));
         let short = r#"{"type":"connect","protocol":1,"clientId":"short"}"#;
-        assert!(refused(short).contains("8 to 64"));
+        assert!(rejected(short).contains("8 to 64"));
         let op = r#"{"op":"upsert","table":"t","row":{}}"#;
-        let ops = refused_ops(&format!(r#"{{"type":"mutate","id":1,"ops":[{op}]}}"#));
+        let ops = rejected_ops(&format!(r#"{{"type":"mutate","id":1,"ops":[{op}]}}"#));
         assert!(ops.contains("ops[0]"), "{ops}");
-        assert!(refused_ops(r#"{"type":"mutate","id":1,"ops":[]}"#).contains("1 to 500"));
-        assert!(refused(r#"{"type":"mutate","id":0,"ops":[]}"#).contains("`id` is 1 to"));
-        assert!(refused(r#"{"type":"mutate","id":9223372036854775808,"ops":[]}"#).contains("`id`"));
+        assert!(rejected_ops(r#"{"type":"mutate","id":1,"ops":[]}"#).contains("1 to 500"));
+        assert!(rejected(r#"{"type":"mutate","id":0,"ops":[]}"#).contains("`id` is 1 to"));
+        assert!(
+            rejected(r#"{"type":"mutate","id":9223372036854775808,"ops":[]}"#).contains("`id`")
+        );
         let array = r#"["insert","t",{}]"#;
-        let message = refused_ops(&format!(r#"{{"type":"mutate","id":1,"ops":[{array}]}}"#));
+        let message = rejected_ops(&format!(r#"{{"type":"mutate","id":1,"ops":[{array}]}}"#));
         assert!(message.contains("ops[0]") && message.contains("an array"), "{message}");
         let deep = "[".repeat(100_000);
         assert!(
-            refused(&format!(r#"{{"type":"mutate","id":1,"ops":{deep}"#))
+            rejected(&format!(r#"{{"type":"mutate","id":1,"ops":{deep}"#))
                 .starts_with("not a message")
         );
     }

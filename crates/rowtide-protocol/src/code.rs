@@ -1,4 +1,4 @@
-//! The codes with which the server refuses a mutation or ends a connection.
+//! The codes with which the server rejects a mutation or ends a connection.
 
 use serde::{Deserialize, Serialize};
 
@@ -62,7 +62,7 @@ impl ErrorCode {
     }
 }
 
-/// Why a mutation was refused: the `code` of a `reject` message.
+/// Why a mutation was rejected: the `code` of a `reject` message.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RejectCode {
     /// Unknown table or column, missing key, wrong type.

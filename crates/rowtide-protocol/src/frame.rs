@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::{Cursor, ErrorCode, Mode, Refusal};
+use crate::{Cursor, ErrorCode, Mode, Rejected};
 
 fn json(value: impl Serialize) -> String {
     serde_json::to_string(&value).expect("strings and numbers always have a JSON form")
@@ -79,7 +79,7 @@ pub fn connected_frame(
     user_id: &str,
     mode: Mode,
     last_mutation: u64,
-    refused: &[Refusal],
+    rejected: &[Rejected],
     tables_json: &str,
 ) -> Bytes {
     #[derive(Serialize)]
@@ -90,13 +90,14 @@ pub fn connected_frame(
         user_id: &'a str,
         mode: &'a str,
         last_mutation: u64,
-        refused: &'a [Refusal],
+        #[serde(rename = "refused")]
+        rejected: &'a [Rejected],
         tables: Option<&'a serde_json::value::RawValue>,
     }
     let protocol = crate::PROTOCOL_VERSION;
     let tables = serde_json::from_str(tables_json).ok();
     let (r#type, mode) = ("connected", mode.as_str());
-    json(Frame { r#type, protocol, user_id, mode, last_mutation, refused, tables }).into()
+    json(Frame { r#type, protocol, user_id, mode, last_mutation, rejected, tables }).into()
 }
 
 /// A `ready` frame.

@@ -18,7 +18,7 @@ pub use frame::{
     connected_frame, delete_change, error_frame, pong_frame, put_change, ready_frame, reject_frame,
     snapshot_frame, tx_frame,
 };
-pub use server_message::{Change, Connected, Mode, Refusal, ServerMessage, TableKey};
+pub use server_message::{Change, Connected, Mode, Rejected, ServerMessage, TableKey};
 
 /// The version of the protocol that this crate speaks.
 pub const PROTOCOL_VERSION: u64 = 1;

@@ -31,13 +31,13 @@ pub enum ServerMessage {
         cursor: String,
         /// In order.
         changes: Vec<Change>,
-        /// Every mutation up to this id is settled and its effects are in the rows.
+        /// Every mutation up to this id is acknowledged, and its effects are in the rows.
         ack: Option<u64>,
         /// When the commit happened, RFC 3339.
         commit_time: Option<String>,
     },
     /// A mutation was not applied.
-    Reject(Refusal),
+    Reject(Rejected),
     /// The answer to `ping`.
     Pong,
     /// Comes before the server closes the connection.
@@ -65,11 +65,11 @@ pub struct Connected {
     pub user_id: String,
     /// What comes next.
     pub mode: Mode,
-    /// Every mutation up to this id is settled.
+    /// Every mutation up to this id is acknowledged.
     pub last_mutation: u64,
-    /// Refusals that nobody has heard yet.
-    #[serde(default)]
-    pub refused: Vec<Refusal>,
+    /// The rejected mutations that the client has not been told of.
+    #[serde(default, rename = "refused")]
+    pub rejected: Vec<Rejected>,
     /// The tables whose rows are sent.
     #[serde(default)]
     pub tables: BTreeMap<String, TableKey>,
@@ -102,9 +102,9 @@ impl Mode {
     }
 }
 
-/// One refused mutation.
+/// One rejected mutation, and why it was rejected.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refusal {
+pub struct Rejected {
     /// The mutation.
     pub id: u64,
     /// See [`crate::RejectCode`].

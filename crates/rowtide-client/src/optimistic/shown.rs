@@ -4,7 +4,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::Optimistic;
-use crate::replica::{Replica, Row};
+use crate::replica::Replica;
+use crate::row::Row;
 
 impl Optimistic {
     /// The rows as the server last sent them, without pending mutations.

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::op::row_of;
+use crate::row::row_of;
 
 fn row(value: Value) -> Row {
     row_of(&value).unwrap()
@@ -15,9 +15,9 @@ fn say(client: &mut Optimistic, message: Value) -> Step {
     client.apply(&ServerMessage::parse(&message.to_string()).unwrap()).unwrap()
 }
 
-fn connected(user: &str, last: u64, refused: Value) -> Value {
+fn connected(user: &str, last: u64, rejected: Value) -> Value {
     json!({"type": "connected", "protocol": 1, "userId": user, "mode": "snapshot",
-        "lastMutation": last, "refused": refused, "tables": {"note": {"key": ["id"]}}})
+        "lastMutation": last, "refused": rejected, "tables": {"note": {"key": ["id"]}}})
 }
 
 fn ready(cursor: &str) -> Value {

@@ -196,9 +196,9 @@ impl ModelRun {
         self.disconnect();
         let cursor = self.client.cursor().map(str::to_owned);
         let id = self.client.client_id().to_owned();
-        let settled = self.client.acked();
+        let acked = self.client.acked();
         let connected =
-            self.server.connect(&id, self.user, cursor.as_deref(), settled, &mut self.rng);
+            self.server.connect(&id, self.user, cursor.as_deref(), acked, &mut self.rng);
         if connected.is_none() {
             let known = self.client.user_id().is_some();
             self.client_ids += 1;
@@ -243,28 +243,28 @@ impl ModelRun {
         };
         let mut stored: BTreeSet<u64> = BTreeSet::new();
         let mut hidden: BTreeSet<u64> = BTreeSet::new();
-        let mut settled = 0;
+        let mut acked = 0;
         self.keys_known = false;
         for record in &self.storage {
             match record {
                 Record::Mutation { id, .. } => drop(stored.insert(*id)),
                 Record::Rejected { id } => drop(hidden.insert(*id)),
                 Record::Acked { id } | Record::Client { acked: id, .. } => {
-                    settled = settled.max(*id);
+                    acked = acked.max(*id);
                 }
                 Record::Tables { .. } => self.keys_known = true,
                 Record::User { .. } | Record::Offset { .. } => {}
             }
         }
         for made in &self.made {
-            let lost = !stored.contains(&made.id) && made.id > settled;
+            let lost = !stored.contains(&made.id) && made.id > acked;
             assert!(!lost || made.sent_as.is_none(), "sent, and forgotten");
         }
-        self.made.retain(|made| made.id <= settled || stored.contains(&made.id));
+        self.made.retain(|made| made.id <= acked || stored.contains(&made.id));
         for made in &mut self.made {
             made.reported_in_this_life = false;
             made.held = false;
-            made.shown = made.id > settled && !hidden.contains(&made.id);
+            made.shown = made.id > acked && !hidden.contains(&made.id);
             if made.dropped && made.shown {
                 // The process ended before this was durable.
                 (made.dropped, made.reported) = (false, None);
@@ -287,7 +287,7 @@ impl ModelRun {
                 self.keys_known = true;
                 for made in self.made.iter_mut().filter(|made| made.shown && !made.held) {
                     let Some(number) = number(made, &self.client) else { continue };
-                    if connected.refused.iter().any(|rejection| rejection.id == number) {
+                    if connected.rejected.iter().any(|rejection| rejection.id == number) {
                         made.shown = false;
                         self.coverage.rejected_at_connect += 1;
                     } else if number <= connected.last_mutation {

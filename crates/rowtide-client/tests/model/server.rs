@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use rowtide_client::{Op, OpKind, Outgoing, Row};
-use rowtide_protocol::{Change, Connected, Mode, Refusal, ServerMessage, TableKey};
+use rowtide_protocol::{Change, Connected, Mode, Rejected, ServerMessage, TableKey};
 use serde_json::{Value, json};
 
 /// RowMap by table and the values of their key.
@@ -31,7 +31,7 @@ fn key_row(table: &str, row: &Row) -> Row {
 pub struct ClientRow {
     pub user: String,
     pub last: u64,
-    pub rejections: Vec<Refusal>,
+    pub rejections: Vec<Rejected>,
     pub applied: BTreeSet<u64>,
     /// What each number was first sent with. It must never be sent with anything else.
     pub seen: BTreeMap<u64, Vec<Op>>,
@@ -133,7 +133,7 @@ impl ModelServer {
         client_id: &str,
         user: &str,
         cursor: Option<&str>,
-        settled: Option<u64>,
+        acked: Option<u64>,
         rng: &mut SmallRng,
     ) -> Option<()> {
         self.cut(rng);
@@ -144,10 +144,10 @@ impl ModelServer {
         if client.user != user {
             return None;
         }
-        let settled = settled.unwrap_or(0);
-        assert!(settled <= client.last, "the client knows what has not happened");
-        let mut refused = client.rejections.clone();
-        refused.retain(|rejection| rejection.id > settled);
+        let acked = acked.unwrap_or(0);
+        assert!(acked <= client.last, "the client knows what has not happened");
+        let mut rejections = client.rejections.clone();
+        rejections.retain(|rejection| rejection.id > acked);
         let last = client.last;
         let resumed = cursor.filter(|_| rng.random_bool(0.7)).map(|cursor| {
             let (at, of) = cursor.split_once('@').unwrap();
@@ -163,7 +163,7 @@ impl ModelServer {
             user_id: user.to_owned(),
             mode: if resumed.is_some() { Mode::Resume } else { Mode::Snapshot },
             last_mutation: last,
-            refused,
+            rejected: rejections,
             tables: tables.collect(),
         }));
         self.session = Some(ModelSession {
@@ -232,7 +232,7 @@ impl ModelServer {
         if rejected {
             let code = if fits { "forbidden" } else { "not_found" };
             let (code, message) = (code.to_owned(), "no".to_owned());
-            client.rejections.push(Refusal { id: number, code, message });
+            client.rejections.push(Rejected { id: number, code, message });
             let rejection = client.rejections.last().cloned();
             rows = self.states[self.head()].rows.clone();
             self.commit(rows);
@@ -244,7 +244,7 @@ impl ModelServer {
     }
 
     /// Sends a rejection to the newest connection of the client.
-    fn send_reject(&mut self, client_id: &str, rejection: Option<Refusal>) {
+    fn send_reject(&mut self, client_id: &str, rejection: Option<Rejected>) {
         let session = self.session.as_ref().filter(|session| session.client_id == client_id);
         if let (Some(rejection), Some(_)) = (rejection, session) {
             self.sent.push_back(ServerMessage::Reject(rejection));

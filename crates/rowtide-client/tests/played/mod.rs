@@ -20,9 +20,9 @@ pub fn note(id: u64, text: &str) -> Vec<Op> {
     vec![Op::insert("note", row_of(&json!({"id": id, "text": text})).unwrap())]
 }
 
-pub fn connected(user: &str, last: u64, refused: Value) -> Value {
+pub fn connected(user: &str, last: u64, rejected: Value) -> Value {
     json!({"type": "connected", "protocol": 1, "userId": user, "mode": "snapshot",
-        "lastMutation": last, "refused": refused, "tables": {"note": {"key": ["id"]}}})
+        "lastMutation": last, "refused": rejected, "tables": {"note": {"key": ["id"]}}})
 }
 
 pub fn ready(cursor: &str) -> Value {

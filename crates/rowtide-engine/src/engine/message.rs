@@ -10,8 +10,9 @@ use rowtide_plan::row::Row;
 use rowtide_protocol::Mode;
 use rustc_hash::FxHashSet;
 
-use super::{Engine, Output, SessionId};
+use super::{Engine, Output};
 use crate::message::Body;
+use crate::sessions::SessionId;
 use crate::topic::{TopicKey, ViewKey};
 use crate::touched::TouchedRow;
 use crate::view::{Joining, View, ViewPhase};

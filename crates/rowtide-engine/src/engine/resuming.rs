@@ -14,8 +14,9 @@ use rowtide_plan::row::Topic;
 use rowtide_protocol::Lsn;
 use rustc_hash::FxHashSet;
 
-use super::{Engine, Opening, Output, Progress};
+use super::{Engine, Output, Progress};
 use crate::resume::{HistoryId, MAX_RESUME_BYTES, MAX_RESUME_TICKS, Resume, STILL_TICKS};
+use crate::sessions::Opening;
 use crate::topic::ViewKey;
 use crate::touched::Touched;
 use crate::view::{View, ViewPhase};

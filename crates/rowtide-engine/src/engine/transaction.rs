@@ -8,8 +8,9 @@ use rowtide_feed::{Acknowledgement, Change, Changes, Transaction};
 use rowtide_plan::plan::TableId;
 use rustc_hash::FxHashSet;
 
-use super::{Engine, Output, SessionId};
+use super::{Engine, Output};
 use crate::TopicRows;
+use crate::sessions::SessionId;
 use crate::topic::{Pending, Phase, TopicKey, ViewKey};
 
 impl Engine {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rowtide_plan::plan::{BranchId, TableId};
 use rowtide_plan::row::{Image, Row, Topic};
-use rowtide_protocol::{Epoch, Lsn, Refusal};
+use rowtide_protocol::{Epoch, Lsn, Rejected};
 
 use super::read::Reader;
 use super::{Commit, Content, DecodeError, kind};
@@ -190,7 +190,7 @@ fn read_acknowledgement(from: &mut Reader<'_>) -> Result<Acknowledgement, Decode
         client: from.text("client")?.into(),
         last_mutation: from.u64("mutation")?,
         rejected: from.list("rejections", |from| {
-            Ok(Refusal {
+            Ok(Rejected {
                 id: from.u64("mutation")?,
                 code: from.text("code")?.to_owned(),
                 message: from.text("message")?.to_owned(),

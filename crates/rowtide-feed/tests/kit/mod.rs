@@ -12,7 +12,7 @@ use rowtide_feed::{
 use rowtide_plan::plan::{BranchId, TableId};
 use rowtide_plan::row::{Image, Row, Topic};
 use rowtide_plan::value::{ColumnType, Value};
-use rowtide_protocol::{Epoch, Lsn, Refusal};
+use rowtide_protocol::{Epoch, Lsn, Rejected};
 
 pub(crate) fn value() -> impl Strategy<Value = Value> {
     let parsed = |kind, text: &str| Value::parse(&kind, text).unwrap();
@@ -58,7 +58,7 @@ fn tables() -> impl Strategy<Value = Vec<TableId>> {
 fn acknowledgement() -> impl Strategy<Value = Arc<Acknowledgement>> {
     let text = || "\\PC{0,12}";
     let rejected = vec((any::<u64>(), text(), text()), 0..3).prop_map(|rejected| {
-        rejected.into_iter().map(|(id, code, message)| Refusal { id, code, message }).collect()
+        rejected.into_iter().map(|(id, code, message)| Rejected { id, code, message }).collect()
     });
     (text(), any::<u64>(), rejected, option::of(text())).prop_map(
         |(client, last_mutation, rejected, name)| {

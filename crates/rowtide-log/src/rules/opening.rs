@@ -5,7 +5,7 @@
 use rowtide_protocol::{Epoch, Lsn};
 use thiserror::Error;
 
-use crate::{Began, Identity};
+use crate::identity::Identity;
 
 /// What a part of a log says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,19 @@ pub enum Replaced {
     /// It is of something else.
     #[error("it is of another database, slot or definition")]
     OtherIdentity,
+}
+
+/// Whether a log goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Began {
+    /// The log that was there, with its epoch.
+    Continued,
+    /// As [`Began::Continued`], but older segments were damaged and are pruned: what was wrong.
+    Shortened(String),
+    /// There was none.
+    New,
+    /// There was one that cannot go on, and a new one is in its place: why.
+    Replaced(Replaced),
 }
 
 /// A log that is being opened.

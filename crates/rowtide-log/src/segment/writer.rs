@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use super::{
     Segment, SegmentError, Tail, Unreadable, end_to_sql, hash, read_commit, remove, to_sql,
 };
-use crate::log::Identity;
+use crate::identity::Identity;
 use crate::rules::{Appending, LogEnd, interruptions};
 
 /// So many entries go into the index at once, a few thousand changes: enough for pages to be shared,

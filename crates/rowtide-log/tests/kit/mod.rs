@@ -14,7 +14,7 @@ use rowtide_log::{HistoryError, Identity, Log, LogOptions, LogReader, Opened};
 use rowtide_plan::plan::{BranchId, TableId};
 use rowtide_plan::row::{Image, Row, Topic};
 use rowtide_plan::value::Value;
-use rowtide_protocol::{Lsn, Refusal};
+use rowtide_protocol::{Lsn, Rejected};
 
 /// Removed when it is dropped.
 pub(crate) struct TestDir(pub(crate) PathBuf);
@@ -132,7 +132,7 @@ pub(crate) fn transaction(
 fn acknowledgement(random: &mut SmallRng) -> Acknowledgement {
     let last_mutation = random.random();
     let rejected = (0..random.random_range(0..3))
-        .map(|_| Refusal {
+        .map(|_| Rejected {
             id: random.random(),
             code: "forbidden".to_owned(),
             message: "x".repeat(random.random_range(0..20)),

@@ -4,9 +4,10 @@
 use crate::catalog::ReplicaIdentity;
 use crate::error::DefinitionProblem;
 use crate::filter::Operand;
-use crate::plan::{Plan, TableId};
-use crate::rule::Span;
+use crate::ids::TableId;
+use crate::plan::Plan;
 use crate::sql::quote_table;
+use crate::sql_text::Span;
 
 /// The stream must bring the old value of every column that decides who saw a row, and of every
 /// column that an update may leave out because it is stored out of line.

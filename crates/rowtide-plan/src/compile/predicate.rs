@@ -3,11 +3,13 @@
 
 use super::{Compiler, Rejected};
 use crate::catalog::CatalogColumn;
+use crate::claims::Claim;
 use crate::error::{DefinitionProblem, did_you_mean};
 use crate::filter::{Comparison, Operand, Predicate};
-use crate::plan::{Claim, TableId};
-use crate::rule::{Name, Rule, Span, Term};
+use crate::ids::TableId;
+use crate::rule::{Name, Rule, Term};
 use crate::sql::quote_literal;
+use crate::sql_text::Span;
 use crate::value::{ColumnType, Family, Value};
 
 impl Compiler<'_> {

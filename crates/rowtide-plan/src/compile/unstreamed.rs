@@ -3,8 +3,8 @@
 
 use crate::catalog::{Unstreamed, UnstreamedKind};
 use crate::error::DefinitionProblem;
-use crate::rule::Span;
 use crate::sql::quote_table;
+use crate::sql_text::Span;
 
 /// That it cannot be synced, why, and what to do instead.
 pub(super) fn unstreamed(relation: &Unstreamed, span: Span) -> DefinitionProblem {

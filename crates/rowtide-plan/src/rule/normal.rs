@@ -2,9 +2,10 @@
 //! `OR`s that hold an anchor, so that each alternative can be found by one column; an `OR` of mere
 //! filters stays a filter. Both steps keep SQL's answer for every row, null included.
 
-use super::{Member, Rule, Span, Term};
+use super::{Member, Rule, Term};
 use crate::error::DefinitionProblem;
 use crate::filter::Comparison;
+use crate::sql_text::Span;
 
 /// The most alternatives of one rule.
 pub(crate) const MAX_ALTERNATIVES: usize = 32;
@@ -149,7 +150,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::plan::Claim;
+    use crate::claims::Claim;
     use crate::rule::{Name, TableReference};
 
     const COLUMNS: [&str; 3] = ["a", "b", "c"];

@@ -6,11 +6,11 @@ use sqlparser::ast::{
     TableFactor, UnaryOperator, Value as SqlValue,
 };
 
-use super::text::SqlText;
-use super::{Member, Name, Rule, Span, TableReference, Term};
+use super::{Member, Name, Rule, TableReference, Term};
+use crate::claims::Claim;
 use crate::error::DefinitionProblem;
 use crate::filter::Comparison;
-use crate::plan::Claim;
+use crate::sql_text::{Span, SqlText};
 
 /// How deep memberships may be nested.
 const MAX_MEMBERSHIPS: usize = 8;

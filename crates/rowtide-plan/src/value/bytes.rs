@@ -2,6 +2,7 @@
 //! little-endian order. Equal values have equal bytes. Reading is total.
 
 use super::calendar::Instant;
+use super::parts::{read_array, read_slice, write_slice};
 use super::{Numeric, Value};
 
 const NULL: u8 = 0;
@@ -68,26 +69,6 @@ impl Value {
     }
 }
 
-/// The length and the bytes.
-pub(super) fn write_slice(into: &mut Vec<u8>, bytes: &[u8]) {
-    // A value of Postgres has at most a gigabyte.
-    into.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
-    into.extend_from_slice(bytes);
-}
-
-pub(super) fn read_slice<'a>(from: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let length = u32::from_le_bytes(read_array(from)?);
-    let (bytes, rest) = from.split_at_checked(usize::try_from(length).ok()?)?;
-    *from = rest;
-    Some(bytes)
-}
-
-pub(super) fn read_array<const N: usize>(from: &mut &[u8]) -> Option<[u8; N]> {
-    let (bytes, rest) = from.split_first_chunk()?;
-    *from = rest;
-    Some(*bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,7 +111,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_are_a_value_in_canonical_form_or_refused(
+        fn any_bytes_are_a_value_in_canonical_form_or_rejected(
             tag in 0u8..11,
             rest in proptest::collection::vec(0u8..12, 0..30),
         ) {

@@ -4,7 +4,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 
-use super::bytes::{read_array, read_slice, write_slice};
+use super::parts::{read_array, read_slice, write_slice};
 
 /// A `numeric` in canonical form, ordered as in Postgres: `-Infinity`, numbers, `Infinity`, `NaN`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -3,9 +3,11 @@
 
 use rowtide_protocol::{Op, OpKind, RejectCode};
 
-use super::{Rejection, input};
+use super::input;
+use super::rejection::Rejection;
 use crate::error::did_you_mean;
-use crate::plan::{Plan, Table, TableId};
+use crate::ids::TableId;
+use crate::plan::{Plan, Table};
 
 /// One operation in terms of the plan.
 #[derive(Clone, Debug, PartialEq, Eq)]

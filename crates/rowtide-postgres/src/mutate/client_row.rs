@@ -3,7 +3,7 @@
 //! writes the row, so the stream has the acknowledgement in the same transaction as the effects.
 
 use rowtide_plan::sql::quote_identifier;
-use rowtide_protocol::Refusal;
+use rowtide_protocol::Rejected;
 
 use super::{Number, Ticket};
 use crate::connect::Names;
@@ -100,7 +100,7 @@ impl Ticket {
 }
 
 /// Rejections in the form in which the row has them.
-pub(super) fn rejections_json(rejections: &[Refusal]) -> String {
+pub(super) fn rejections_json(rejections: &[Rejected]) -> String {
     let rejections: Vec<serde_json::Value> = rejections
         .iter()
         .map(|rejection| {

@@ -12,7 +12,7 @@ use futures_util::future::maybe_done;
 use rowtide_plan::claims::claim_text;
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::write::{self, Param, Rejection, Verdict, Write};
-use rowtide_protocol::{OpKind, Refusal, RejectCode};
+use rowtide_protocol::{OpKind, RejectCode, Rejected};
 use tokio_postgres::types::{Format, IsNull, ToSql, Type};
 use tokio_postgres::{Client, Row};
 
@@ -176,7 +176,7 @@ impl MutationConnection {
     ) -> Result<Outcome, Failure> {
         let mut values = ticket.parameters();
         let first = if let Number::Given(number) = ticket.number { number } else { 0 };
-        let numbered: Vec<Refusal> =
+        let numbered: Vec<Rejected> =
             (first..).zip(rejections).map(|(id, rejection)| with_number(id, rejection)).collect();
         values.push(Some(rejections_json(&numbered)));
         let (key, sql) = match &ticket.number {
@@ -534,8 +534,8 @@ fn verdict(plan: &Plan, write: &Write, rows: &[Row]) -> Result<Verdict, Failure>
 }
 
 /// The rejection of the mutation with this number.
-fn with_number(id: u64, rejection: &Rejection) -> Refusal {
-    Refusal { id, code: rejection.code.as_str().to_owned(), message: rejection.message.clone() }
+fn with_number(id: u64, rejection: &Rejection) -> Rejected {
+    Rejected { id, code: rejection.code.as_str().to_owned(), message: rejection.message.clone() }
 }
 
 fn with_op(index: usize, rejection: Rejection) -> Rejection {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use rowtide_feed::Acknowledgement;
-use rowtide_protocol::{Lsn, Refusal};
+use rowtide_protocol::{Lsn, Rejected};
 
 use super::Postgres;
 use super::database::{ClientRow, Work};
@@ -102,6 +102,6 @@ impl Postgres {
     }
 }
 
-pub fn refusal(id: u64, code: &str) -> Refusal {
-    Refusal { id, code: code.to_owned(), message: String::new() }
+pub fn refusal(id: u64, code: &str) -> Rejected {
+    Rejected { id, code: code.to_owned(), message: String::new() }
 }

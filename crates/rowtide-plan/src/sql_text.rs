@@ -2,6 +2,8 @@
 //! becomes a place in the file, so that a problem is underlined where a person wrote it. All
 //! recursion over an expression is bounded here, by its size and its nesting.
 
+use std::ops::Range;
+
 use sqlparser::ast::Expr;
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::{Parser, ParserError};
@@ -9,8 +11,10 @@ use sqlparser::tokenizer::{
     Location, Span as SqlSpan, Token, TokenWithSpan, Tokenizer, TokenizerError,
 };
 
-use super::Span;
 use crate::error::DefinitionProblem;
+
+/// Bytes of the definition's file.
+pub(crate) type Span = Range<usize>;
 
 /// How deep expressions may be nested.
 const MAX_DEPTH: usize = 64;

@@ -1,0 +1,117 @@
+//! Names of a definition, looked up in the catalog. A table joins the plan when it is first named, with its
+//! key; one that cannot be synced is a problem with its reason. A name that is not there is a problem that
+//! says what was probably meant.
+
+use super::unstreamed::unstreamed;
+use super::{Compiler, Rejected};
+use crate::catalog::{CatalogTable, TableName};
+use crate::error::{DefinitionProblem, did_you_mean};
+use crate::ids::TableId;
+use crate::plan::Table;
+use crate::rule::Name;
+use crate::sql::{quote_identifier, quote_table};
+use crate::sql_text::Span;
+use crate::write_rules::WriteRules;
+
+impl Compiler<'_> {
+    /// The table with this name. It joins the plan when it is first named.
+    pub(super) fn table(&mut self, name: &TableName, span: &Span) -> Result<TableId, Rejected> {
+        if let Some(id) = self.plan.table_id(&name.schema, &name.name) {
+            return Ok(id);
+        }
+        let fits = |table: &&CatalogTable| table.schema == name.schema && table.name == name.name;
+        let Some(catalog) = self.catalog.tables.iter().find(fits) else {
+            let mut others = self.catalog.unstreamed.iter();
+            if let Some(other) = others.find(|o| o.schema == name.schema && o.name == name.name) {
+                return Err(self.problem(unstreamed(other, span.clone())));
+            }
+            let quoted = quote_table(&name.schema, &name.name);
+            let what = format!("the database has no table {quoted}");
+            let problem = DefinitionProblem::new(span.clone(), what, "unknown table");
+            let here = self.catalog.tables.iter().filter(|table| table.schema == name.schema);
+            let help = meant(&name.name, here.map(|table| table.name.as_str()));
+            let help = help.unwrap_or_else(|| {
+                "create it, or correct the name; without quotes SQL folds names to lower case"
+                    .to_owned()
+            });
+            return Err(self.problem(problem.help(help)));
+        };
+        if catalog.primary_key.is_empty() {
+            let quoted = quote_table(&name.schema, &name.name);
+            let what = format!("table {quoted} has no primary key");
+            let problem =
+                DefinitionProblem::of_table(span.clone(), what, "its rows cannot be told apart");
+            let help = format!("ALTER TABLE {quoted} ADD PRIMARY KEY (…);");
+            return Err(self.problem(problem.help(help)));
+        }
+        let key = catalog.primary_key.iter().map(|column| catalog.column(column));
+        let Some(key) = key.collect::<Option<Vec<usize>>>() else {
+            let quoted = quote_table(&name.schema, &name.name);
+            let what = format!("the primary key of table {quoted} has a generated column");
+            let problem =
+                DefinitionProblem::of_table(span.clone(), what, "the stream does not bring it");
+            return Err(self.problem(problem.help("make the key of plain columns")));
+        };
+        let name_json = serde_json::Value::from(catalog.name.clone()).to_string();
+        self.plan.tables.push(Table {
+            catalog: catalog.clone(),
+            name_json,
+            published: false,
+            key,
+            kept: Vec::new(),
+            branches: Vec::new(),
+            write: WriteRules::default(),
+        });
+        Ok(TableId((self.plan.tables.len() - 1) as u16))
+    }
+
+    /// The column with this name.
+    pub(super) fn column(&mut self, table: TableId, name: &Name) -> Result<usize, Rejected> {
+        let catalog = &self.plan.table(table).catalog;
+        if let Some(index) = catalog.column(&name.text) {
+            return Ok(index);
+        }
+        let names = catalog.columns.iter().map(|column| column.name.as_str());
+        let outer = self.outer.iter().rev().map(|outer| &self.plan.table(*outer).catalog);
+        let outer = outer.into_iter().find(|outer| outer.column(&name.text).is_some());
+        let help = match outer {
+            // Postgres would take it from there.
+            Some(outer) => Some(format!(
+                "`{}` has it, but a membership cannot look at the outer row: compare that beside the \
+                 membership, with AND",
+                outer.name
+            )),
+            None => meant(&name.text, names.clone()),
+        };
+        let help = help.unwrap_or_else(|| format!("it has {}", some_of(names)));
+        let problem = DefinitionProblem::new(
+            name.span.clone(),
+            format!("table `{}` has no column `{}`", catalog.name, name.text),
+            "unknown column",
+        );
+        Err(self.problem(problem.help(help)))
+    }
+
+    /// Those of the columns that are there; the others have been put among the problems.
+    pub(super) fn columns(&mut self, table: TableId, names: &[Name]) -> Vec<usize> {
+        names.iter().filter_map(|name| self.column(table, name).ok()).collect()
+    }
+}
+
+/// What was meant by a name that is not there.
+fn meant<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    let close = did_you_mean(wrong, names)?;
+    Some(if close.to_ascii_lowercase() == wrong {
+        format!("write \"{close}\" in double quotes: without them SQL folds names to lower case")
+    } else {
+        format!("did you mean \"{close}\"?")
+    })
+}
+
+/// The first of these names, for people.
+fn some_of<'a>(names: impl Iterator<Item = &'a str> + Clone) -> String {
+    const SHOWN: usize = 12;
+    let shown: Vec<String> = names.clone().take(SHOWN).map(quote_identifier).collect();
+    let more = if names.count() > SHOWN { ", …" } else { "" };
+    format!("{}{more}", shown.join(", "))
+}

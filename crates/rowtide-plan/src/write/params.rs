@@ -1,0 +1,114 @@
+//! SQL with parameters, while it is written. A value of the write and a claim become `$1`, `$2`, … in the
+//! order in which they are first named, each with the type that Postgres is to read it as. So no value is ever
+//! a part of the text.
+
+use crate::claims::Claim;
+use crate::ids::ClaimId;
+use crate::plan::{Plan, Table};
+use crate::sql::{quote_identifier, quote_table};
+use crate::value::ColumnType;
+use crate::write_rules::{RuleClaim, WriteRule};
+
+/// What a parameter stands for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Param {
+    /// The write's value of a column.
+    Value(usize),
+    /// A claim as a type; null if it does not fit.
+    Claim(Claim, ColumnType),
+}
+
+/// SQL with its parameters, in their order; each is sent as text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Statement {
+    /// The text.
+    pub sql: String,
+    /// What `$1`, `$2`, … are.
+    pub params: Vec<Param>,
+}
+
+/// Collects parameters while SQL is written.
+#[derive(Default)]
+pub(super) struct Params {
+    pub(super) list: Vec<Param>,
+    types: Vec<String>,
+}
+
+impl Params {
+    /// `$n::type`; of one type what is the same is one parameter.
+    fn typed(&mut self, param: Param, type_name: &str) -> String {
+        let same = |at: &usize| self.list[*at] == param && self.types[*at] == type_name;
+        let at = (0..self.list.len()).find(same).unwrap_or_else(|| {
+            self.list.push(param);
+            self.types.push(type_name.to_owned());
+            self.list.len() - 1
+        });
+        format!("${}::{type_name}", at + 1)
+    }
+
+    pub(super) fn value(&mut self, table: &Table, column: usize) -> String {
+        self.typed(Param::Value(column), &table.catalog.columns[column].input.type_name)
+    }
+
+    pub(super) fn rule(&mut self, rule: &WriteRule) -> String {
+        rule.sql(|claim| self.rule_claim(claim))
+    }
+
+    pub(super) fn rule_claim(&mut self, claim: &RuleClaim) -> String {
+        let (kind, type_name) = match &claim.kind {
+            Some((kind, type_name)) => (kind.clone(), type_name.as_str()),
+            None => (ColumnType::Text, "text"),
+        };
+        if kind == ColumnType::Int
+            && let Some(range) = integers(type_name)
+        {
+            // A claim need not be in the range of the type, and is null then.
+            let number = self.typed(Param::Claim(claim.claim.clone(), kind), "int8");
+            return format!("(CASE WHEN {number} BETWEEN {range} THEN {number} END)::{type_name}");
+        }
+        if kind == ColumnType::Enum {
+            // A claim need not be one of the labels, and is null then.
+            let text = self.typed(Param::Claim(claim.claim.clone(), kind), "text");
+            return format!(
+                "(SELECT label FROM unnest(enum_range(NULL::{type_name})) AS label \
+                 WHERE concat(label) = {text})"
+            );
+        }
+        self.typed(Param::Claim(claim.claim.clone(), kind), type_name)
+    }
+
+    pub(super) fn claim(&mut self, plan: &Plan, id: ClaimId, type_name: &str) -> String {
+        let wanted = &plan.claims[usize::from(id.0)];
+        let param = Param::Claim(wanted.claim.clone(), wanted.kind.clone());
+        self.typed(param, type_name)
+    }
+}
+
+/// The range of an integer type that is smaller than `int8`.
+fn integers(type_name: &str) -> Option<&'static str> {
+    Some(match type_name {
+        "\"pg_catalog\".\"int2\"" => "-32768 AND 32767",
+        "\"pg_catalog\".\"int4\"" => "-2147483648 AND 2147483647",
+        "\"pg_catalog\".\"oid\"" => "0 AND 4294967295",
+        _ => return None,
+    })
+}
+
+/// The table in SQL, with its schema.
+pub(super) fn name(table: &Table) -> String {
+    quote_table(&table.catalog.schema, &table.catalog.name)
+}
+
+/// A column in SQL.
+pub(super) fn quoted(table: &Table, column: usize) -> String {
+    quote_identifier(&table.catalog.columns[column].name)
+}
+
+/// The row is the one with the write's key; `prefix` stands before the columns.
+pub(super) fn key_is(table: &Table, prefix: &str, params: &mut Params) -> String {
+    let is = |column: &usize| {
+        format!("{prefix}{} = {}", quoted(table, *column), params.value(table, *column))
+    };
+    let conditions: Vec<String> = table.key.iter().map(is).collect();
+    conditions.join(" AND ")
+}

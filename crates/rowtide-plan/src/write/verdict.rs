@@ -1,0 +1,99 @@
+//! What the answer to a write's statement means: whether it was done, and if not, what to tell the client. The
+//! message names the table, the column or the limit, and nothing of rows that the writer may not see.
+
+use rowtide_protocol::{OpKind, RejectCode};
+
+use super::op::Write;
+use super::rejection::Rejection;
+use super::statement::{coverage, immutable, written};
+use crate::plan::Plan;
+
+/// What the statement of a write answered: one row of `(boolean, boolean[], boolean[])`, or none.
+/// An update or a delete treats a row that the writer may not see as if it did not exist. So neither the
+/// answer nor the time that it takes reveals anything about that row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The write was done.
+    Written,
+    /// An insert met a row, or is not allowed. The caller repeats it as an update of the row with its key. If
+    /// the update finds no row, the rejection stands. The rejection and the way to it are the same whether
+    /// there is a row that the writer may not see or none.
+    Exists(Rejection),
+    /// The write is rejected.
+    Rejected(Rejection),
+}
+
+impl Verdict {
+    /// What an answer means; `None` if there was no row.
+    pub fn of(plan: &Plan, write: &Write, answer: Option<(bool, Vec<bool>, Vec<bool>)>) -> Verdict {
+        let table = plan.table(write.table);
+        let name = &table.catalog.name;
+        let reject = |code, message: String| Verdict::Rejected(Rejection::new(code, message));
+        let not_found =
+            || reject(RejectCode::NotFound, format!("there is no such row in table `{name}`"));
+        let Some((first, rules, more)) = answer else { return not_found() };
+        let columns: Vec<usize> = write.values.iter().map(|(column, _)| *column).collect();
+        match write.kind {
+            OpKind::Insert => {
+                let (allowed, written) =
+                    (rules.first() == Some(&true), rules.get(1) == Some(&true));
+                let limits = table.write.insert.as_ref().map_or(&[][..], |insert| &insert.limits);
+                let reached =
+                    more.iter().position(|reached| *reached).and_then(|at| limits.get(at));
+                let exists = |message: String| {
+                    Verdict::Exists(Rejection::new(RejectCode::Forbidden, message))
+                };
+                match (written, first, allowed, reached) {
+                    (true, ..) => Verdict::Written,
+                    (_, _, false, _) => {
+                        exists(format!("the rule for inserts into table `{name}` says no"))
+                    }
+                    (_, false, true, Some(limit)) => {
+                        let message = format!(
+                            "there are {} such rows in table `{name}` already, and no more are allowed",
+                            limit.max
+                        );
+                        reject(RejectCode::Application(limit.code.clone()), message)
+                    }
+                    // It was there, or came to be while the statement ran.
+                    _ => exists(format!("a row with this key is in table `{name}` already")),
+                }
+            }
+            OpKind::Update if !first => not_found(),
+            OpKind::Update => {
+                let changed = immutable(table, &columns).zip(&more).find(|(_, same)| !**same);
+                if let Some((column, _)) = changed {
+                    let column = &table.catalog.columns[column].name;
+                    let what = format!(
+                        "column `{column}` of table `{name}` is written by an insert alone"
+                    );
+                    return reject(RejectCode::Forbidden, what);
+                }
+                let covering = coverage(table, &columns);
+                let uncovered = written(table, &columns).zip(covering).find(|(_, covering)| {
+                    !covering.iter().any(|rule| rules.get(*rule) == Some(&true))
+                });
+                match uncovered {
+                    None if rules.contains(&true) => Verdict::Written,
+                    None => {
+                        let what = format!("the rules for updates of table `{name}` say no");
+                        reject(RejectCode::Forbidden, what)
+                    }
+                    Some((column, _)) => {
+                        let column = &table.catalog.columns[column].name;
+                        let what = format!(
+                            "no rule allows this update of column `{column}` of table `{name}`"
+                        );
+                        reject(RejectCode::Forbidden, what)
+                    }
+                }
+            }
+            OpKind::Delete if !first => not_found(),
+            OpKind::Delete if rules.first() == Some(&true) => Verdict::Written,
+            OpKind::Delete => {
+                let what = format!("the rule for deletes from table `{name}` says no");
+                reject(RejectCode::Forbidden, what)
+            }
+        }
+    }
+}
