@@ -1,5 +1,5 @@
 //! Read rules as they are written: a boolean expression over the columns of one row, claims and
-//! literals, with memberships. [`parse`] takes exactly the language that the definition's reference
+//! literals, with memberships. [`parse()`] takes exactly the language that the definition's reference
 //! describes, and rejects everything else with its place. What it accepts becomes alternatives in
 //! [`normal`], and branches in [`crate::compile`]. Names are looked up later, because only the
 //! catalog knows them.
