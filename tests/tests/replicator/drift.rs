@@ -126,6 +126,27 @@ async fn a_table_is_taken_out_of_the_publication_and_put_in_again() {
     served.stop().await;
 }
 
+/// Postgres knows the option since version 18; before, no generated column is ever published.
+#[tokio::test(flavor = "multi_thread")]
+async fn generated_columns_begin_to_be_published_and_cease_again() {
+    let mut served = Served::new().await;
+    let version = served.site.one("SELECT current_setting('server_version_num')").await;
+    let knows_the_option = version.is_some_and(|version| version.as_str() >= "180000");
+    served
+        .site
+        .run("ALTER TABLE note ADD shouted text GENERATED ALWAYS AS (upper(body)) STORED")
+        .await;
+    served.is_whole().await;
+    let publication = served.site.database.names().publication;
+    for published in ["stored", "none"].iter().filter(|_| knows_the_option) {
+        let set = "SET (publish_generated_columns =";
+        served.site.run(&format!("ALTER PUBLICATION {publication} {set} {published})")).await;
+        served.site.run("UPDATE note SET body = body || '!'").await;
+        served.is_whole().await;
+    }
+    served.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_not_published_is_refused_until_it_is() {
     let mut served = Served::new().await;

@@ -171,6 +171,20 @@ impl Site {
 /// The rows of a table, by key.
 pub type Held = BTreeMap<String, Value>;
 
+/// The rows of a table as the feed has them: without generated columns.
+async fn rows_of(client: &Client, table: &str) -> Result<Held, tokio_postgres::Error> {
+    let columns = "SELECT string_agg(quote_ident(attname), ', ') FROM pg_attribute \
+                   WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped \
+                   AND attgenerated = ''";
+    let columns: String = client.query_one(columns, &[&table]).await?.get(0);
+    let sql = format!("SELECT row_to_json(t)::text FROM (SELECT {columns} FROM {table}) t");
+    let row = |row: &tokio_postgres::Row| {
+        let row: Value = serde_json::from_str(row.get(0)).expect("Postgres writes JSON");
+        (row["id"].to_string(), row)
+    };
+    Ok(client.query(&sql, &[]).await?.iter().map(row).collect())
+}
+
 /// Holds what one who follows the feed holds.
 pub struct Mirror {
     feed: Feed,
@@ -212,17 +226,10 @@ impl Mirror {
         let Ok(subscription) = self.feed.subscribe(&generation, position) else { return };
         let mut tables = BTreeMap::new();
         for table in &generation.plan.tables {
-            let sql = format!(
-                "SELECT row_to_json(t)::text FROM \"{}\".\"{}\" t",
-                table.catalog.schema, table.catalog.name
-            );
+            let name = format!("\"{}\".\"{}\"", table.catalog.schema, table.catalog.name);
             // It may be gone by now, and then so is the generation.
-            let Ok(rows) = self.client.query(&sql, &[]).await else { continue };
-            let row = |row: &tokio_postgres::Row| {
-                let row: Value = serde_json::from_str(row.get(0)).expect("Postgres writes JSON");
-                (row["id"].to_string(), row)
-            };
-            tables.insert(table.catalog.name.clone(), rows.iter().map(row).collect());
+            let Ok(rows) = rows_of(&self.client, &name).await else { continue };
+            tables.insert(table.catalog.name.clone(), rows);
         }
         let mut following = Following { subscription, generation, tables };
         let recent = following.generation.recent.clone();
@@ -233,13 +240,7 @@ impl Mirror {
     /// Takes what comes until it holds exactly what the table has, the condition holds, and the stream has passed
     /// what was committed before.
     pub async fn holds_what_is_there(&mut self, table: &str) -> Held {
-        let sql = format!("SELECT row_to_json(t)::text FROM {table} t");
-        let truth = self.client.query(&sql, &[]).await.expect("the table can be read");
-        let row = |row: &tokio_postgres::Row| {
-            let row: Value = serde_json::from_str(row.get(0)).expect("Postgres writes JSON");
-            (row["id"].to_string(), row)
-        };
-        let truth: Held = truth.iter().map(row).collect();
+        let truth = rows_of(&self.client, table).await.expect("the table can be read");
         let deadline = tokio::time::Instant::now() + PATIENCE;
         while self.held(table) != Some(&truth) {
             if tokio::time::timeout_at(deadline, self.step()).await.is_err() {
