@@ -14,6 +14,15 @@
 //! `V`, and nothing with a higher tag starts before it. Of users with the same tag those with the fewest running
 //! come first, then who waits longest, counted from when one of theirs last ended: so only those with nothing
 //! running can be before it, and each of them has a higher tag once it was served.
+//!
+//! **The bound of every mutation.** A user who is there waits for others only while something of theirs may start
+//! and nothing of theirs runs. Until one of theirs starts, each other user starts at most one mutation besides
+//! others that have together no more operations than the user's own last one: whoever sends one operation at a time
+//! waits for at most two mutations of each other, however much those have.
+//!
+//! *Why.* `V` was at least the tag of their last one when that was started, and their tag is higher by its operations
+//! alone. What another starts before has a tag of `V` or more, which grows with each by its operations, and no
+//! higher one than theirs.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -276,8 +285,10 @@ impl<M> Scheduler<M> {
     }
 
     /// A newer connection of a client is about to ask for its last number: what waits of older ones is let go,
-    /// because the client sends it again, perhaps under other numbers if the database has gone back meanwhile. What
-    /// runs goes on, and is not tried again. Returns the queues that lost something; their sessions must end.
+    /// because the client sends it again. What runs goes on, and is not tried again. Returns the queues that lost
+    /// something; their sessions must end. This spares Postgres repeats. What is right does not hang on it: what
+    /// runs, or arrives late over an older connection or another server, bears the number that it has in the client,
+    /// and the client's row takes one of all copies of it (see `rowtide_postgres::client_registry`).
     pub fn supersede(&mut self, client: &str, user: &str) -> Vec<QueueId> {
         let of_client = self.clients.get(client).cloned().unwrap_or_default();
         for id in &of_client {

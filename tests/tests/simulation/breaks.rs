@@ -33,11 +33,13 @@ pub enum Break {
     ReplaySkips,
     /// A newer connection of a client lets mutations of older ones wait on.
     OlderMutationsStay,
+    /// A client whose database has gone back is told to count from there.
+    NumbersGoBack,
 }
 
 /// Each with the number of deployments within which it must be found, and with what these must fail of: a mistake
 /// that is found by something else is not found.
-const BREAKS: [(Break, u64, &str); 12] = [
+const BREAKS: [(Break, u64, &str); 13] = [
     (Break::GoingBeforeComing, 300, "nobody is there"),
     (Break::EpochAtConfirmed, 1_000, "should be"),
     (Break::NoWatch, 200, "are not served"),
@@ -50,6 +52,7 @@ const BREAKS: [(Break, u64, &str); 12] = [
     (Break::RecentLost, 1_000, "at its cursor"),
     (Break::ReplaySkips, 1_000, "at its cursor"),
     (Break::OlderMutationsStay, 200, "older connection's mutation starts"),
+    (Break::NumbersGoBack, 200, "names another mutation"),
 ];
 
 const THREAD: &str = "with a mistake";

@@ -2,6 +2,7 @@
 
 use rand::Rng;
 use rowtide_gateway::limits::{DRAIN_TIMEOUT, STOP_PATIENCE};
+use rowtide_gateway::scheduler::Scheduler;
 use rowtide_protocol::Lsn;
 
 use crate::breaks::Break;
@@ -9,7 +10,7 @@ use crate::data::USERS;
 use crate::network::Side;
 use crate::postgres::Slot;
 use crate::replicator::Job;
-use crate::server::Server;
+use crate::server::{Server, scheduler_options};
 use crate::world::{At, Event, World};
 
 impl World {
@@ -70,6 +71,8 @@ impl World {
         let state = &mut self.servers[server];
         if !std::mem::replace(&mut state.running, true) {
             state.life += 1;
+            let options = scheduler_options(self.rng.random_range(1..=4));
+            state.scheduler = Scheduler::new(options);
             let at = At { server, life: state.life };
             self.after(1, Event::Replicator(at, 0, Box::new(Job::Go)));
             self.after(1000, Event::Watch(at));
@@ -198,14 +201,21 @@ impl World {
         self.postgres_ends();
     }
 
-    /// One client makes very many mutations at once.
+    /// All clients of a user make very many mutations at once, large ones among them.
     fn flood(&mut self) {
-        let client = self.rng.random_range(0..self.clients.len());
+        let user = USERS[self.rng.random_range(0..USERS.len())];
+        let of_user = |client: &usize| {
+            let client = &self.clients[*client];
+            client.user == user && client.running && client.optimistic.pending().count() < 10
+        };
+        let theirs: Vec<usize> = (0..self.clients.len()).filter(of_user).collect();
+        if theirs.is_empty() {
+            return;
+        }
+        self.seen.count("floods of mutations");
         // As many as the user's rate lets through before everyone must be at rest.
-        let waiting = self.clients[client].optimistic.pending().count();
-        if self.clients[client].running && waiting < 10 {
-            self.seen.count("floods of mutations");
-            (0..25).for_each(|_| self.mutate(client));
+        for number in 0..25 {
+            self.mutate(theirs[number % theirs.len()], 5);
         }
     }
 

@@ -38,18 +38,20 @@ impl World {
         let Some(connection) = server.connections.get_mut(&id) else { return Ok(()) };
         let Some(of) = &connection.client else { return Ok(()) };
         let scheduler = &mut server.scheduler;
-        let queue = *connection.queue.get_or_insert_with(|| match self.broken {
-            Some(Break::OneLine) => scheduler.attach(&of.client, "everyone", false),
-            _ => scheduler.attach(&of.client, &of.user, false),
+        let queue = *connection.queue.get_or_insert_with(|| {
+            let user = if self.broken == Some(Break::OneLine) { "everyone" } else { &of.user };
+            let queue = scheduler.attach(&of.client, user, false);
+            server.fairness.attach(queue, &of.user);
+            queue
         });
         let claim = server.claimed.get(&*of.client).copied().unwrap_or(0);
         server.users.insert(of.client.to_string(), of.user.to_string());
         let (operations, bytes) = (mutation.operations, mutation.bytes);
-        let (user, tag) = (of.user.clone(), tag_of(&mutation));
+        let tag = tag_of(&mutation);
         let is_broken = scheduler.broken(queue).is_some();
         scheduler.push(queue, mutation, operations, bytes).map_err(|Full(mutation)| mutation)?;
         if !is_broken {
-            server.fairness.arrive(&user);
+            server.fairness.arrive(queue, operations);
             server.pending.insert(tag);
             server.pushed.insert((queue, tag), claim);
         }
@@ -72,7 +74,7 @@ impl World {
             if let Some(user) = server.users.get(&*job.client) {
                 job.user = user.as_str().into();
             }
-            if server.fairness.start(&job.user).is_some_and(|waited| waited > 0) {
+            if server.fairness.start(job.queue) > 0 {
                 self.seen.count("mutations that wait for others'");
             }
             let delay = self.rng.random_range(0..5);
@@ -98,12 +100,13 @@ impl World {
         let stopping = server.stopping.is_some();
         server.let_go |= matches!(ended, Ended::Broken(_)) || stopping && ended == Ended::Away;
         if ended == Ended::Acknowledged {
-            server.fairness.end(&job.user);
             server.pending.remove(&tag_of(&job.mutation));
-        } else {
-            server.fairness.let_go(&job.user);
         }
+        server.fairness.end(job.queue, &ended);
         server.scheduler.ended(job.queue, ended, now, jitter);
+        if server.scheduler.broken(job.queue).is_some() {
+            server.fairness.let_go(job.queue);
+        }
         if breaks {
             self.tell_broken(at);
         }
@@ -119,6 +122,7 @@ impl World {
         };
         let Number::Given(number) = job.mutation.number else { panic!("clients number them") };
         let tag = tag_of(&job.mutation);
+        self.ledger.is_numbered(&job.client, number, tag);
         let Asked::Apply(ops) = &job.mutation.asked else { panic!("nothing is rejected at once") };
         let unfit = ops.iter().find_map(|op| plan.read_op(op).err());
         let asked = match unfit {

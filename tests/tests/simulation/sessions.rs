@@ -222,10 +222,7 @@ impl World {
             }
             if let Some(queue) = connection.queue {
                 server.scheduler.detach(queue);
-                // Who is not there any more comes after those who are.
-                if let Some(of) = &connection.client {
-                    server.fairness.let_go(&of.user);
-                }
+                server.fairness.leave(queue);
             }
             if let Some((generations, engine, session)) = connection.engine
                 && generations == server.generations
@@ -286,8 +283,9 @@ impl World {
             };
             if !lost.is_empty() {
                 self.seen.count("mutations that a newer connection sends again");
-                self.servers[at.server].fairness.let_go(&claim.user);
-                self.servers[at.server].let_go = true;
+                let server = &mut self.servers[at.server];
+                lost.into_iter().for_each(|queue| server.fairness.let_go(queue));
+                server.let_go = true;
                 self.tell_broken(at);
             }
             let delay = self.rng.random_range(1..20);
@@ -307,12 +305,16 @@ impl World {
         if !self.postgres.up || tries > 500 {
             return self.step_session(at, id, away());
         }
-        let Some(row) = self.postgres.claim(&client, &user, self.now_ms) else {
+        let spent = match self.broken {
+            Some(Break::NumbersGoBack) => 0,
+            _ => known.map_or(0, |known| known.spent()),
+        };
+        let Some(row) = self.postgres.claim(&client, &user, spent, self.now_ms) else {
             self.seen.count("claims that wait");
             return self.after(20, Event::Claim(at, id, tries + 1));
         };
         assert_eq!(row.user, *user, "a client id is one user's");
-        let known = known.unwrap_or(0);
+        let known = known.map_or(0, |known| known.outcomes);
         let behind = row.last > known;
         let rejected = row.refused.range(known + 1..=row.last.max(known + 1));
         let rejected = rejected.map(|(number, code)| refusal(*number, code)).collect();
