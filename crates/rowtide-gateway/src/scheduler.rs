@@ -135,6 +135,8 @@ struct ClientQueue<M> {
     pause: Duration,
     /// A newer connection has come while its first mutation ran: that is not tried again.
     is_superseded: bool,
+    /// The server stops, and its first mutation is tried for the last time while Postgres is away.
+    is_last_try: bool,
     broken: Option<Broken>,
 }
 
@@ -238,6 +240,7 @@ impl<M> Scheduler<M> {
             conflicts: 0,
             pause: MIN_PAUSE,
             is_superseded: false,
+            is_last_try: false,
             broken: None,
         };
         self.queues.insert(id, queue);
@@ -376,7 +379,8 @@ impl<M> Scheduler<M> {
                 queue.conflicts += 1;
                 wait = Some(CONFLICT_PAUSE * queue.conflicts.min(20));
             }
-            Ended::Away if !is_broken && !self.stopping => {
+            Ended::Away if !is_broken && !(self.stopping && queue.is_last_try) => {
+                queue.is_last_try = self.stopping;
                 queue.pause = (queue.pause * 2).min(MAX_PAUSE);
                 wait = Some(queue.pause);
             }
@@ -400,6 +404,7 @@ impl<M> Scheduler<M> {
             Ended::Acknowledged | Ended::Conflict => {
                 if let Some(queue) = self.queues.get_mut(&id) {
                     queue.conflicts = 0;
+                    queue.is_last_try = false;
                     queue.pause = MIN_PAUSE;
                     if let Some(done) = queue.waiting.pop_front() {
                         self.bytes -= done.bytes;
@@ -418,7 +423,8 @@ impl<M> Scheduler<M> {
     }
 
     /// The server stops: what is there is applied, but Postgres is not waited for any more. What waits for it is
-    /// tried once more, at once: it may have been the connection alone that was lost.
+    /// tried once more, at once, and what finds it away from now on once more after a pause: it may have been the
+    /// connection alone that was lost, and there are clients that send nothing again.
     pub fn stop(&mut self) {
         self.stopping = true;
         let away = |(id, queue): (&QueueId, &ClientQueue<M>)| match queue.state {
@@ -430,6 +436,9 @@ impl<M> Scheduler<M> {
         waiting.sort_unstable();
         for (at, id) in waiting {
             self.paused.remove(&(at, id));
+            if let Some(queue) = self.queues.get_mut(&id) {
+                queue.is_last_try = true;
+            }
             self.make_ready(id);
         }
     }

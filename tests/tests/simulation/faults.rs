@@ -169,6 +169,10 @@ impl World {
             // What a newer connection sends again, and what waits for a database that is away, may be left.
             let fine = server.let_go || server.stopped_in != Some(self.postgres.life);
             assert!(fine || lost.is_none(), "mutation {lost:?} had arrived, and is thrown away");
+            // Older clients send nothing again.
+            let lost = server.arrived_of_older.iter().find(unsettled);
+            let fine = lost.is_none() || !self.keeps_older_promises(at);
+            assert!(fine, "mutation {lost:?} of an older client is thrown away");
         } else {
             self.seen.count("stops that took too long");
         }
@@ -216,26 +220,6 @@ impl World {
         // As many as the user's rate lets through before everyone must be at rest.
         for number in 0..25 {
             self.mutate(theirs[number % theirs.len()], 5);
-        }
-    }
-
-    /// Very many connect and close at once.
-    fn storm_of_connects(&mut self, server: usize) {
-        let state = &self.servers[server];
-        if !state.running || state.stopping.is_some() {
-            return;
-        }
-        self.seen.count("storms of connects");
-        let life = state.life;
-        for number in 0..30 {
-            let id = self.network.open(0, server, life);
-            let user = USERS[number % USERS.len()];
-            let client = format!("ghost-{number}");
-            let connect = serde_json::json!({
-                "type": "connect", "protocol": 1, "clientId": client, "token": user
-            });
-            self.send(id, Side::Server, connect.to_string().into_bytes());
-            self.end_connection(id, Side::Client);
         }
     }
 

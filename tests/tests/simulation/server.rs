@@ -57,6 +57,10 @@ pub struct Server {
     pub unread: BTreeSet<u64>,
     /// The life of Postgres then, if it was there.
     pub stopped_in: Option<u64>,
+    /// Those of older clients that had arrived then, or have since, read or not, by tag.
+    pub arrived_of_older: BTreeSet<u64>,
+    /// Whether mutations of older clients were given up because Postgres was away, or had forgotten who sends them.
+    pub older_let_go: bool,
     /// Mutations that wait or run, by tag.
     pub pending: BTreeSet<u64>,
     /// Whether something was let go that waited.
@@ -100,6 +104,8 @@ impl Default for Server {
             users: BTreeMap::new(),
             arrived: BTreeSet::new(),
             unread: BTreeSet::new(),
+            arrived_of_older: BTreeSet::new(),
+            older_let_go: false,
             stopped_in: None,
             pending: BTreeSet::new(),
             let_go: false,

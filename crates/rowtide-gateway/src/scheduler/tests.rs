@@ -125,6 +125,29 @@ fn what_fails_is_tried_again_and_given_up_after_many_conflicts() {
 }
 
 #[test]
+fn what_loses_its_connection_while_the_server_stops_is_tried_once_more() {
+    let mut scheduler = scheduler(2);
+    let queue = scheduler.attach("c", "ann", true);
+    (1..=3).for_each(|number| push(&mut scheduler, queue, number, 1));
+    assert_eq!(started(&mut scheduler), [(queue, 1)]);
+    scheduler.stop();
+    let mut now = NOW;
+    for number in [1, 2] {
+        scheduler.ended(queue, Ended::Away, now, 1.0);
+        now = scheduler.deadline().unwrap();
+        assert_eq!(scheduler.start(now).map(|job| *job.mutation), Some(number));
+        scheduler.ended(queue, Ended::Acknowledged, now, 1.0);
+        assert_eq!(scheduler.start(now).map(|job| *job.mutation), Some(number + 1));
+    }
+    scheduler.ended(queue, Ended::Away, now, 1.0);
+    now = scheduler.deadline().unwrap();
+    scheduler.start(now).unwrap();
+    scheduler.ended(queue, Ended::Away, now, 1.0);
+    assert_eq!(scheduler.broken(queue), Some(&Broken::Stopped), "it is away");
+    assert!(scheduler.is_idle());
+}
+
+#[test]
 fn a_newer_connection_lets_go_what_waits_of_older_ones() {
     let mut scheduler = scheduler(2);
     let old = scheduler.attach("c", "ann", false);
