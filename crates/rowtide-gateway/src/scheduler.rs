@@ -379,7 +379,7 @@ impl<M> Scheduler<M> {
                 queue.conflicts += 1;
                 wait = Some(CONFLICT_PAUSE * queue.conflicts.min(20));
             }
-            Ended::Away if !is_broken && !(self.stopping && queue.is_last_try) => {
+            Ended::Away if !(is_broken || self.stopping && queue.is_last_try) => {
                 queue.is_last_try = self.stopping;
                 queue.pause = (queue.pause * 2).min(MAX_PAUSE);
                 wait = Some(queue.pause);
