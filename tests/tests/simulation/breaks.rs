@@ -46,7 +46,7 @@ pub enum Break {
 /// changes the course of deployments makes the first useless; the test prints by which each is found now.
 const BREAKS: [(Break, u64, u64, &str); 15] = [
     (Break::GoingBeforeComing, 8, 300, "nobody is there"),
-    (Break::EpochAtConfirmed, 0, 4_000, "should be"),
+    (Break::EpochAtConfirmed, 1_051, 4_000, "should be"),
     (Break::NoWatch, 6, 200, "are not served"),
     (Break::SwallowedChange, 401, 2_000, "at its cursor"),
     (Break::StopFirst, 26, 500, "is thrown away"),
