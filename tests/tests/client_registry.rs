@@ -1,6 +1,6 @@
 //! Client ids belong to the user who first used them, for ever, however many claim at once.
 
-use rowtide_postgres::client_registry::{Claimed, claim, outcomes};
+use rowtide_postgres::client_registry::{Claimed, Wanted, claim, outcomes};
 use rowtide_postgres::setup::setup;
 use rowtide_protocol::Lsn;
 use rowtide_tests::{Database, eventually};
@@ -12,8 +12,12 @@ async fn database() -> Database {
     database
 }
 
-fn wanted(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-    pairs.iter().map(|(id, user)| ((*id).to_owned(), (*user).to_owned())).collect()
+fn knowing(client: &str, user: &str, known: u64) -> Wanted {
+    Wanted { client: client.to_owned(), user: user.to_owned(), known }
+}
+
+fn wanted(pairs: &[(&str, &str)]) -> Vec<Wanted> {
+    pairs.iter().map(|(id, user)| knowing(id, user, 0)).collect()
 }
 
 async fn owners(client: &Client, database: &Database, pairs: &[(&str, &str)]) -> Vec<String> {
@@ -49,6 +53,55 @@ async fn the_last_settled_mutation_is_told() {
     client.batch_execute(&update).await.unwrap();
     let claimed = claim(&client, &database.names(), &wanted(&[("one", "ann")])).await.unwrap();
     assert_eq!(claimed, [Some(Claimed { user_id: "ann".to_owned(), last_mutation: 7 })]);
+}
+
+/// A database that has gone back does not make a client count from there.
+#[tokio::test]
+async fn what_a_client_knows_is_never_undercut_and_is_nobody_elses() {
+    let database = database().await;
+    let client = database.connect().await;
+    owners(&client, &database, &[("one", "ann"), ("two", "ann")]).await;
+    let ask = async |wanted: &[Wanted]| {
+        let claimed = claim(&client, &database.names(), wanted).await.unwrap();
+        let short = |it: Claimed| (it.user_id, it.last_mutation);
+        claimed.into_iter().map(|it| it.map(short)).collect::<Vec<_>>()
+    };
+    let is = |user: &str, last| Some((user.to_owned(), last));
+    let batch = [
+        knowing("one", "ann", 5),
+        knowing("one", "bob", 9),
+        knowing("one", "ann", 3),
+        knowing("new", "bob", 4),
+        knowing("new", "bob", 6),
+        knowing("two", "ann", 0),
+    ];
+    let [ann, bob] = [is("ann", 5), is("bob", 6)];
+    let expected = [ann.clone(), ann.clone(), ann.clone(), bob.clone(), bob, is("ann", 0)];
+    assert_eq!(ask(&batch).await, expected);
+    assert_eq!(ask(&[knowing("one", "ann", 2)]).await, [ann]);
+    let most = i64::MAX.unsigned_abs();
+    assert_eq!(ask(&[knowing("one", "ann", u64::MAX)]).await, [is("ann", most)], "its own doing");
+}
+
+/// A commit is streamed before it can be seen: a client may know of it already.
+#[tokio::test]
+async fn what_a_client_knows_and_nobody_sees_yet_is_not_claimed_before_it_is_seen() {
+    let database = database().await;
+    let (client, open) = (database.connect().await, database.connect().await);
+    owners(&client, &database, &[("one", "ann"), ("two", "bob")]).await;
+    let schema = database.names().schema;
+    open.batch_execute("BEGIN").await.unwrap();
+    let update = format!("UPDATE {schema}.client SET last_mutation = 7 WHERE client_id = 'one'");
+    open.batch_execute(&update).await.unwrap();
+    let batch = [knowing("one", "ann", 7), knowing("two", "bob", 1)];
+    let last = |claimed: Vec<Option<Claimed>>| {
+        claimed.into_iter().map(|it| it.map(|it| it.last_mutation)).collect::<Vec<_>>()
+    };
+    let claimed = claim(&client, &database.names(), &batch).await.unwrap();
+    assert_eq!(last(claimed), [None, Some(1)]);
+    open.batch_execute("COMMIT").await.unwrap();
+    let claimed = claim(&client, &database.names(), &batch).await.unwrap();
+    assert_eq!(last(claimed), [Some(7), Some(1)]);
 }
 
 /// A session waits for the stream to come there, and Postgres streams only what it has flushed.

@@ -298,6 +298,37 @@ async fn a_client_that_comes_back_while_its_mutation_is_under_way_is_told_of_it_
     assert_eq!(settled(&app, &id).await, "7");
 }
 
+/// A number names one mutation for ever, so a copy that arrives late over an older connection is a repeat, also where
+/// the database has forgotten meanwhile what the client was told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_copy_is_a_repeat_although_the_database_has_gone_back() {
+    let app = App::with(DEFINITION, TABLES).await;
+    let mut old = Writer::live(&app, "u1").await;
+    for n in 1..=3 {
+        old.mutate(item(n)).await.applied();
+    }
+    let schema = app.database.names().schema;
+    let back = format!("UPDATE {schema}.client SET last_mutation = 1; DELETE FROM item");
+    app.database.run(&back).await;
+    let id = old.client_id.clone();
+    let mut new = Raw::open(&app).await;
+    new.say(&json!({
+        "type": "connect", "protocol": 1, "clientId": id, "token": App::token("u1"), "acked": 3,
+    }))
+    .await;
+    settled_up_to(&app, &id, 3).await;
+    // It was sent before the newer connection came, on which nothing is heard of the client yet.
+    old.send(item(4)).await;
+    settled_up_to(&app, &id, 4).await;
+    assert_eq!(new.until("connected").await["lastMutation"], 3);
+    new.until("ready").await;
+    for n in [4, 5] {
+        new.say(&json!({ "type": "mutate", "id": n, "ops": item(n) })).await;
+    }
+    settled_up_to(&app, &id, 5).await;
+    assert_eq!(applied(&app).await, "i1 i2 i3 i4 i5");
+}
+
 /// Begins a transaction that holds what the statement locks.
 async fn hold(holder: &Client, sql: &str) {
     holder.batch_execute(&format!("BEGIN; {sql}")).await.unwrap();

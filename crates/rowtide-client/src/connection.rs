@@ -247,6 +247,9 @@ async fn open(options: &ClientOptions, shared: &SharedState) -> Result<Socket, C
         if let Some(acked) = state.acked() {
             connect["settled"] = acked.into();
         }
+        if let Some(spent) = state.spent() {
+            connect["acked"] = spent.into();
+        }
     }
     socket.send(Message::text(connect.to_string())).await.map_err(again)?;
     Ok(socket)

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rowtide_postgres::client_registry::{Claimed, Outcomes, claim, outcomes};
+use rowtide_postgres::client_registry::{Claimed, Outcomes, Wanted, claim, outcomes};
 use rowtide_postgres::connect::{ConnectOptions, Names, connect, reason};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep_until, timeout};
@@ -157,8 +157,7 @@ impl Task {
         if batch.is_empty() {
             return;
         }
-        // What waits of a client is sent again over its newer connection. If the database has gone back meanwhile
-        // it may get other numbers, so it must not wait any more when the last number is read.
+        // What waits of a client is sent again over its newer connection.
         for claim in batch.iter().filter(|claim| claim.known.is_some()) {
             self.writer.supersede(&claim.client, &claim.user);
         }
@@ -189,16 +188,21 @@ impl Task {
         }
         let Some(client) = &self.client else { return Err("not connected".to_owned()) };
         let failed = |error: tokio_postgres::Error| reason(&error);
-        let wanted: Vec<(String, String)> =
-            batch.iter().map(|claim| (claim.client.to_string(), claim.user.to_string())).collect();
+        let wanted = |claim: &Claim| Wanted {
+            client: claim.client.to_string(),
+            user: claim.user.to_string(),
+            known: claim.known.map_or(0, |known| known.spent()),
+        };
+        let wanted: Vec<Wanted> = batch.iter().map(wanted).collect();
         let claimed = claim(client, &self.names, &wanted).await.map_err(failed)?;
         // Most clients know how their mutations ended.
         let is_behind = |claim: &Claim, claimed: &Claimed| {
-            claim.known.is_some_and(|known| claimed.last_mutation > known)
+            claim.known.is_some_and(|known| claimed.last_mutation > known.outcomes)
         };
         let knows = |(claim, claimed): (&Claim, &Option<Claimed>)| {
             let behind = is_behind(claim, claimed.as_ref()?);
-            behind.then(|| (claim.client.to_string(), claim.known.unwrap_or(0)))
+            behind
+                .then(|| (claim.client.to_string(), claim.known.map_or(0, |known| known.outcomes)))
         };
         let behind: Vec<(String, u64)> = batch.iter().zip(&claimed).filter_map(knows).collect();
         let told = match behind.is_empty() {

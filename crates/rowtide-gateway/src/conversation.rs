@@ -17,7 +17,7 @@ use crate::engines::{NotServing, OpenRequest};
 use crate::limits::{PING_AFTER, SILENCE, STOP_LISTEN, STOP_PATIENCE};
 use crate::now::Now;
 use crate::rate::Verdict;
-use crate::registry::Sharing;
+use crate::registry::{KnownNumbers, Sharing};
 use crate::scheduler::Broken;
 
 /// What happens to a conversation. `S` is what it is given to say.
@@ -85,8 +85,8 @@ pub struct ClaimRequest {
     pub client: Box<str>,
     /// The user who is there.
     pub user: Box<str>,
-    /// The client knows the outcome of its mutations up to this one; `None` if it does not number them.
-    pub known: Option<u64>,
+    /// How far it knows of its mutations; `None` if it does not number them.
+    pub known: Option<KnownNumbers>,
     /// Whether several connections of the client may stay.
     pub sharing: Sharing,
 }

@@ -19,6 +19,22 @@ pub enum Sharing {
     Shared,
 }
 
+/// How far a client knows of its mutations. Its numbers go on behind both, whatever the database says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KnownNumbers {
+    /// It knows, for good, the outcome of those up to this one.
+    pub outcomes: u64,
+    /// It was told that those up to this one were acknowledged.
+    pub acked: u64,
+}
+
+impl KnownNumbers {
+    /// The last number that is spent: one that follows it names a mutation that was not acknowledged.
+    pub fn spent(&self) -> u64 {
+        self.outcomes.max(self.acked)
+    }
+}
+
 /// A question to the database: whose is this client id, and how far are its mutations acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
@@ -28,8 +44,8 @@ pub struct Claim {
     pub client: Box<str>,
     /// Who takes it, if nobody has it.
     pub user: Box<str>,
-    /// The client knows the outcome of its mutations up to this one; `None` if it does not number them.
-    pub known: Option<u64>,
+    /// How far the client knows of its mutations; `None` if it does not number them.
+    pub known: Option<KnownNumbers>,
 }
 
 /// The user has as many connections as one may have.
@@ -84,7 +100,7 @@ impl Registry {
         &mut self,
         client: &str,
         user: &str,
-        known: Option<u64>,
+        known: Option<KnownNumbers>,
         sharing: Sharing,
         now: Duration,
     ) -> Result<ConnectionId, TooManySessions> {
@@ -195,7 +211,7 @@ mod tests {
     }
 
     fn arrive(registry: &mut Registry, client: &str) -> Result<ConnectionId, TooManySessions> {
-        registry.arrive(client, "ann", Some(0), Sharing::NewestWins, NOW)
+        registry.arrive(client, "ann", Some(KnownNumbers::default()), Sharing::NewestWins, NOW)
     }
 
     #[test]

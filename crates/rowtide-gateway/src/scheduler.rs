@@ -14,6 +14,15 @@
 //! `V`, and nothing with a higher tag starts before it. Of users with the same tag those with the fewest running
 //! come first, then who waits longest, counted from when one of theirs last ended: so only those with nothing
 //! running can be before it, and each of them has a higher tag once it was served.
+//!
+//! **The bound of every mutation.** A user who is there waits for others only while something of theirs may start
+//! and nothing of theirs runs. Until one of theirs starts, each other user starts at most one mutation besides
+//! others that have together no more operations than the user's own last one: whoever sends one operation at a time
+//! waits for at most two mutations of each other, however much those have.
+//!
+//! *Why.* `V` was at least the tag of their last one when that was started, and their tag is higher by its operations
+//! alone. What another starts before has a tag of `V` or more, which grows with each by its operations, and no
+//! higher one than theirs.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -126,6 +135,8 @@ struct ClientQueue<M> {
     pause: Duration,
     /// A newer connection has come while its first mutation ran: that is not tried again.
     is_superseded: bool,
+    /// The server stops, and its first mutation is tried for the last time while Postgres is away.
+    is_last_try: bool,
     broken: Option<Broken>,
 }
 
@@ -229,6 +240,7 @@ impl<M> Scheduler<M> {
             conflicts: 0,
             pause: MIN_PAUSE,
             is_superseded: false,
+            is_last_try: false,
             broken: None,
         };
         self.queues.insert(id, queue);
@@ -276,8 +288,10 @@ impl<M> Scheduler<M> {
     }
 
     /// A newer connection of a client is about to ask for its last number: what waits of older ones is let go,
-    /// because the client sends it again, perhaps under other numbers if the database has gone back meanwhile. What
-    /// runs goes on, and is not tried again. Returns the queues that lost something; their sessions must end.
+    /// because the client sends it again. What runs goes on, and is not tried again. Returns the queues that lost
+    /// something; their sessions must end. This spares Postgres repeats. What is right does not hang on it: what
+    /// runs, or arrives late over an older connection or another server, bears the number that it has in the client,
+    /// and the client's row takes one of all copies of it (see `rowtide_postgres::client_registry`).
     pub fn supersede(&mut self, client: &str, user: &str) -> Vec<QueueId> {
         let of_client = self.clients.get(client).cloned().unwrap_or_default();
         for id in &of_client {
@@ -365,7 +379,8 @@ impl<M> Scheduler<M> {
                 queue.conflicts += 1;
                 wait = Some(CONFLICT_PAUSE * queue.conflicts.min(20));
             }
-            Ended::Away if !is_broken && !self.stopping => {
+            Ended::Away if !(is_broken || self.stopping && queue.is_last_try) => {
+                queue.is_last_try = self.stopping;
                 queue.pause = (queue.pause * 2).min(MAX_PAUSE);
                 wait = Some(queue.pause);
             }
@@ -389,6 +404,7 @@ impl<M> Scheduler<M> {
             Ended::Acknowledged | Ended::Conflict => {
                 if let Some(queue) = self.queues.get_mut(&id) {
                     queue.conflicts = 0;
+                    queue.is_last_try = false;
                     queue.pause = MIN_PAUSE;
                     if let Some(done) = queue.waiting.pop_front() {
                         self.bytes -= done.bytes;
@@ -407,7 +423,8 @@ impl<M> Scheduler<M> {
     }
 
     /// The server stops: what is there is applied, but Postgres is not waited for any more. What waits for it is
-    /// tried once more, at once: it may have been the connection alone that was lost.
+    /// tried once more, at once, and what finds it away from now on once more after a pause: it may have been the
+    /// connection alone that was lost, and there are clients that send nothing again.
     pub fn stop(&mut self) {
         self.stopping = true;
         let away = |(id, queue): (&QueueId, &ClientQueue<M>)| match queue.state {
@@ -419,6 +436,9 @@ impl<M> Scheduler<M> {
         waiting.sort_unstable();
         for (at, id) in waiting {
             self.paused.remove(&(at, id));
+            if let Some(queue) = self.queues.get_mut(&id) {
+                queue.is_last_try = true;
+            }
             self.make_ready(id);
         }
     }

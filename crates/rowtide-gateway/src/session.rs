@@ -24,7 +24,7 @@ use crate::limits::{
 };
 use crate::now::Now;
 use crate::rate::Verdict;
-use crate::registry::Sharing;
+use crate::registry::{KnownNumbers, Sharing};
 use crate::scheduler::Broken;
 use crate::send_queue::Delivery;
 
@@ -212,7 +212,10 @@ impl Session {
         out.push(Effect::Claim(ClaimRequest {
             client: connect.client_id.as_str().into(),
             user: identity.user_id.as_str().into(),
-            known: Some(connect.settled.unwrap_or(0)),
+            known: Some(KnownNumbers {
+                outcomes: connect.settled.unwrap_or(0),
+                acked: connect.acked.unwrap_or(0),
+            }),
             sharing: Sharing::NewestWins,
         }));
         self.phase = Phase::Claiming(connect, identity);

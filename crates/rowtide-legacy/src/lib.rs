@@ -18,7 +18,7 @@ use rowtide_gateway::{Gateway, bearer};
 use serde::Deserialize;
 use tokio::time::timeout;
 
-use crate::session::OlderSession;
+pub use crate::session::OlderSession;
 
 /// The version of the older protocol.
 const VERSION: i64 = 1;

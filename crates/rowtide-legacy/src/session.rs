@@ -35,7 +35,7 @@ fn client_of(user_id: &str) -> Box<str> {
 }
 
 /// A session. See the module.
-pub(crate) struct OlderSession {
+pub struct OlderSession {
     limits: ClientLimits,
     identity: Identity,
     author: Arc<Author>,
@@ -63,7 +63,7 @@ type Outcome = Result<(), Option<Ending>>;
 
 impl OlderSession {
     /// The session of who has come.
-    pub(crate) fn new(limits: ClientLimits, identity: Identity) -> OlderSession {
+    pub fn new(limits: ClientLimits, identity: Identity) -> OlderSession {
         OlderSession {
             limits,
             author: Arc::new(identity.author()),

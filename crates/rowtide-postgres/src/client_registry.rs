@@ -1,5 +1,13 @@
 //! The owners of client ids: an id belongs for ever to the user who first used it. One statement claims ids
 //! for many connects, and writes nothing for ids that are known already.
+//!
+//! **A number names one mutation, for ever.** The numbers of a client never go back, also where the database does:
+//! a client says up to which number it knows that its mutations were acknowledged, and a row that says less is
+//! raised to it before the client is told its last number. So what the client has sent and not heard of keeps its
+//! number, and of all its copies, on older connections and on other servers, however late, the row takes one. Were
+//! the client told less, it would count from there: a copy under an old number would be applied beside the one under
+//! the new number, or the new one would be taken for a repeat of it. A row that says less may also be one whose
+//! newest commit is streamed and not visible yet. It is locked then, and nothing is claimed until it can be seen.
 
 use std::collections::HashMap;
 
@@ -19,32 +27,101 @@ pub struct Claimed {
     pub last_mutation: u64,
 }
 
-/// Claims each `(client id, user id)` and returns the owner of each client id, in the same order. If several
-/// users want one client id, the first gets it. `None`: the text cannot be stored in Postgres (it has a NUL),
-/// so nothing was claimed.
+/// A client id that is to be claimed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The client id.
+    pub client: String,
+    /// Who takes it, if nobody has it.
+    pub user: String,
+    /// The client knows that its mutations were acknowledged up to this number; more than a `bigint` holds
+    /// counts as the most that it holds.
+    pub known: u64,
+}
+
+impl Wanted {
+    /// What the client knows, as Postgres takes it.
+    fn floor(&self) -> i64 {
+        bigint(self.known)
+    }
+
+    fn knows_more(&self, claimed: &Claimed) -> bool {
+        claimed.user_id == self.user && bigint(claimed.last_mutation) < self.floor()
+    }
+}
+
+/// Claims each client id and returns the owner of each, in the same order. If several users want one client id,
+/// the first gets it. The last number of one that is the user's is at least what the client knows. `None`: the
+/// text cannot be stored in Postgres (it has a NUL), or another transaction has the row of a client that knows of
+/// more than can be seen; nothing is claimed then.
 ///
 /// # Errors
 /// When the statement fails.
 pub async fn claim(
     client: &Client,
     names: &Names,
-    wanted: &[(String, String)],
+    wanted: &[Wanted],
 ) -> Result<Vec<Option<Claimed>>, tokio_postgres::Error> {
     let mut found = HashMap::new();
     // One text that cannot be stored must not make the statement fail for the others.
-    let storable = wanted.iter().filter(|(id, user)| !id.contains('\0') && !user.contains('\0'));
-    let mut open: Vec<&(String, String)> = storable.collect();
+    let storable = |one: &&Wanted| !one.client.contains('\0') && !one.user.contains('\0');
+    let mut open: Vec<&Wanted> = wanted.iter().filter(storable).collect();
     // If another server claims an id at the same time, the statement waits for it but does not return its
     // row. A second statement sees the row.
     for _ in 0..2 {
         if !open.is_empty() {
             claim_once(client, names, &open, &mut found).await?;
-            open.retain(|(id, _)| !found.contains_key(id));
+            open.retain(|one| !found.contains_key(&one.client));
         }
     }
-    let claimed =
-        |(id, user): &(String, String)| found.get(id).filter(|_| !user.contains('\0')).cloned();
+    let ahead = |one: &&Wanted| found.get(&one.client).is_some_and(|it| one.knows_more(it));
+    let ahead: Vec<&Wanted> = wanted.iter().filter(storable).filter(ahead).collect();
+    if !ahead.is_empty() {
+        raise(client, names, &ahead, &mut found).await?;
+    }
+    let claimed = |one: &Wanted| {
+        let claimed = found.get(&one.client).filter(|_| !one.user.contains('\0'))?;
+        (!one.knows_more(claimed)).then(|| claimed.clone())
+    };
     Ok(wanted.iter().map(claimed).collect())
+}
+
+/// A number as Postgres takes it.
+fn bigint(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Raises the last numbers of clients that know of more. A row that another transaction has stays as it is.
+async fn raise(
+    client: &Client,
+    names: &Names,
+    ahead: &[&Wanted],
+    found: &mut HashMap<String, Claimed>,
+) -> Result<(), tokio_postgres::Error> {
+    let schema = quote_identifier(&names.schema);
+    let sql = format!(
+        "WITH wanted AS (
+           SELECT client_id, user_id, max(known) AS known
+           FROM unnest($1::text[], $2::text[], $3::bigint[]) AS w(client_id, user_id, known)
+           GROUP BY client_id, user_id
+         ), free AS (
+           SELECT client_id, c.last_mutation, known
+           FROM {schema}.client c JOIN wanted USING (client_id, user_id)
+           FOR UPDATE OF c SKIP LOCKED
+         )
+         UPDATE {schema}.client c
+         SET last_mutation = greatest(c.last_mutation, free.known), refused = NULL, name = NULL
+         FROM free WHERE c.client_id = free.client_id
+         RETURNING c.client_id, c.user_id, c.last_mutation"
+    );
+    let ids: Vec<&str> = ahead.iter().map(|one| one.client.as_str()).collect();
+    let users: Vec<&str> = ahead.iter().map(|one| one.user.as_str()).collect();
+    let known: Vec<i64> = ahead.iter().map(|one| one.floor()).collect();
+    for row in client.query(&sql, &[&ids, &users, &known]).await? {
+        let last_mutation = u64::try_from(row.get::<_, i64>(2)).unwrap_or(0);
+        found.insert(row.get(0), Claimed { user_id: row.get(1), last_mutation });
+    }
+    Ok(())
 }
 
 /// What the server tells clients that come back.
@@ -73,8 +150,7 @@ pub async fn outcomes(
          WHERE r.id > known.id ORDER BY r.client_id, r.id"
     );
     let ids: Vec<&str> = known.iter().map(|(id, _)| id.as_str()).collect();
-    let numbers: Vec<i64> =
-        known.iter().map(|(_, number)| i64::try_from(*number).unwrap_or(i64::MAX)).collect();
+    let numbers: Vec<i64> = known.iter().map(|(_, number)| bigint(*number)).collect();
     let mut outcomes = Outcomes { until: end_of_wal(client).await?, ..Outcomes::default() };
     for row in client.query(&sql, &[&ids, &numbers]).await? {
         let id = u64::try_from(row.get::<_, i64>(1)).unwrap_or(0);
@@ -88,19 +164,20 @@ pub async fn outcomes(
 async fn claim_once(
     client: &Client,
     names: &Names,
-    wanted: &[&(String, String)],
+    wanted: &[&Wanted],
     found: &mut HashMap<String, Claimed>,
 ) -> Result<(), tokio_postgres::Error> {
     let schema = quote_identifier(&names.schema);
     // In one order, so that two servers cannot deadlock.
     let sql = format!(
         "WITH wanted AS (
-           SELECT DISTINCT ON (client_id) client_id, user_id
-           FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS w(client_id, user_id, place)
+           SELECT DISTINCT ON (client_id) client_id, user_id, known
+           FROM unnest($1::text[], $2::text[], $3::bigint[])
+             WITH ORDINALITY AS w(client_id, user_id, known, place)
            ORDER BY client_id, place
          ), claimed AS (
-           INSERT INTO {schema}.client (client_id, user_id)
-           SELECT client_id, user_id FROM wanted
+           INSERT INTO {schema}.client (client_id, user_id, last_mutation)
+           SELECT client_id, user_id, known FROM wanted
            WHERE NOT EXISTS (SELECT 1 FROM {schema}.client c WHERE c.client_id = wanted.client_id)
            ORDER BY client_id
            ON CONFLICT DO NOTHING
@@ -111,9 +188,10 @@ async fn claim_once(
          SELECT c.client_id, c.user_id, c.last_mutation
          FROM {schema}.client c JOIN wanted USING (client_id)"
     );
-    let ids: Vec<&str> = wanted.iter().map(|(id, _)| id.as_str()).collect();
-    let users: Vec<&str> = wanted.iter().map(|(_, user)| user.as_str()).collect();
-    for row in client.query(&sql, &[&ids, &users]).await? {
+    let ids: Vec<&str> = wanted.iter().map(|one| one.client.as_str()).collect();
+    let users: Vec<&str> = wanted.iter().map(|one| one.user.as_str()).collect();
+    let known: Vec<i64> = wanted.iter().map(|one| one.floor()).collect();
+    for row in client.query(&sql, &[&ids, &users, &known]).await? {
         let last_mutation = u64::try_from(row.get::<_, i64>(2)).unwrap_or(0);
         found.insert(row.get(0), Claimed { user_id: row.get(1), last_mutation });
     }

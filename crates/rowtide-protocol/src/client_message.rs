@@ -63,6 +63,8 @@ pub struct Connect {
     pub cursor: Option<String>,
     /// The highest mutation id whose outcome the client knows.
     pub settled: Option<u64>,
+    /// The highest mutation id that the client was told of as acknowledged, stored or not.
+    pub acked: Option<u64>,
 }
 
 /// The fields of `mutate`.
@@ -122,6 +124,7 @@ struct ConnectFields {
     app_version: Option<i64>,
     cursor: Option<String>,
     settled: Option<u64>,
+    acked: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -187,6 +190,7 @@ impl ClientMessage {
                     app_version: fields.app_version,
                     cursor: fields.cursor,
                     settled: fields.settled,
+                    acked: fields.acked,
                 }))
             }
             "mutate" => {

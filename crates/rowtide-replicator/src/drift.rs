@@ -253,14 +253,17 @@ pub fn unfit(observed: &Observed, table: &ObservedTable) -> Option<UnstreamedKin
     table.row_security_active.then_some(UnstreamedKind::RowSecurity)
 }
 
-/// Tells whether what was streamed under one look was streamed under another without a gap, as far as the
-/// publication goes. It is kept with the log, so that a change and its undoing are noticed that nobody was there
-/// to see.
-pub fn publication_digest(observed: &Observed) -> [u8; 32] {
+/// Tells whether rows that were streamed under one look are what they are under another: without a gap in the
+/// publication, and in the very same columns. A column that was dropped and added again has another number, and no
+/// change of its rows was streamed. It is kept with the log, so that a change and its undoing are noticed that nobody
+/// was there to see.
+pub fn continuity_digest(observed: &Observed) -> [u8; 32] {
     let mut digest = Sha256::new();
     digest.update(format!("{:?}", observed.publication));
     for table in &observed.tables {
         digest.update(format!("{:?}", (&table.schema, &table.name, table.oid, &table.membership)));
+        let numbers = table.columns.iter().map(|column| (column.number, &column.name));
+        digest.update(format!("{:?}", numbers.collect::<Vec<_>>()));
     }
     digest.finalize().into()
 }

@@ -29,7 +29,7 @@ pub use self::input::{
 };
 use self::streaming::Streaming;
 use crate::continuity::{Claim, Continuity, Decision, SlotAction, decide, decide_by_transactions};
-use crate::drift::{Drift, Follows, compare, publication_digest, unfit};
+use crate::drift::{Drift, Follows, compare, continuity_digest, unfit};
 use crate::limits::{COMMIT_LOOKS, MAX_PAUSE, MIN_PAUSE, STANDBY_LOOK, UNSEEN_LOOK};
 
 /// What is waited for.
@@ -260,7 +260,7 @@ impl Core {
         let looked = self.looked.as_ref()?;
         let mut digest = Sha256::new();
         digest.update(looked.plan.fingerprint());
-        digest.update(publication_digest(&looked.observed));
+        digest.update(continuity_digest(&looked.observed));
         let SystemIdentity { cluster, database, timeline } = system;
         let (plan, slot) = (digest.finalize().into(), self.names.slot.clone());
         Some(Identity { plan, system: cluster, database, timeline, slot })

@@ -3,6 +3,7 @@
 //! nobody is stuck. What a database that went back has forgotten is nobody's fault.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use rowtide_client::Row;
 use rowtide_engine::Counts;
@@ -38,9 +39,18 @@ pub struct Ledger {
     told: BTreeMap<u64, (usize, bool)>,
     /// Their outcome was lost with a database that went back.
     forgotten: BTreeSet<u64>,
+    /// Which mutation each client has meant by each number.
+    numbers: BTreeMap<(Arc<str>, u64), u64>,
 }
 
 impl Ledger {
+    /// A mutation is about to be applied under a number. A number names one for ever, however often the database
+    /// goes back: of its copies, on whatever connection and server, the client's row takes one.
+    pub fn is_numbered(&mut self, client: &Arc<str>, number: u64, tag: u64) {
+        let named = *self.numbers.entry((Arc::clone(client), number)).or_insert(tag);
+        assert_eq!(named, tag, "number {number} of {client} names another mutation");
+    }
+
     /// A client was told what became of a mutation.
     pub fn tell(&mut self, tag: u64, client: usize, applied: bool, now: &State) {
         let before = self.told.insert(tag, (client, applied));

@@ -81,6 +81,7 @@ impl World {
             "token": self.clients[client].user,
             "cursor": state.cursor(),
             "settled": state.acked(),
+            "acked": state.spent(),
         });
         self.clients[client].connection = Some(id);
         if self.stormy && self.rng.random_bool(0.15) {
@@ -215,15 +216,16 @@ impl World {
         let delay = self.rng.random_range(100..4000);
         self.after(delay, Event::Mutate(client));
         if self.clients[client].running {
-            self.mutate(client);
+            self.mutate(client, 2);
         }
     }
 
-    pub fn mutate(&mut self, client: usize) {
+    /// A mutation of one operation, and up to so many more.
+    pub fn mutate(&mut self, client: usize, more: usize) {
         self.ledger.made += 1;
         let tag = self.ledger.made;
         let user = self.clients[client].user;
-        let ops = random_ops(&mut self.rng, tag, user);
+        let ops = random_ops(&mut self.rng, tag, user, more);
         self.say(|| format!("client {client} makes mutation {tag}: {ops:?}"));
         let state = &mut self.clients[client];
         let (id, _) = state.optimistic.mutate(ops).expect("there is room for it");
@@ -284,9 +286,9 @@ impl World {
 }
 
 /// A mutation: something of the user's own that bears the tag, and perhaps more.
-fn random_ops(rng: &mut impl Rng, tag: u64, user: &str) -> Vec<Op> {
+fn random_ops(rng: &mut impl Rng, tag: u64, user: &str, more: usize) -> Vec<Op> {
     let mut ops = vec![random_op(rng, tag, user, true)];
-    for _ in 0..rng.random_range(0..3) {
+    for _ in 0..rng.random_range(0..=more) {
         ops.push(random_op(rng, tag, user, false));
     }
     ops

@@ -2,6 +2,7 @@
 
 use rand::Rng;
 use rowtide_gateway::limits::{DRAIN_TIMEOUT, STOP_PATIENCE};
+use rowtide_gateway::scheduler::Scheduler;
 use rowtide_protocol::Lsn;
 
 use crate::breaks::Break;
@@ -9,7 +10,7 @@ use crate::data::USERS;
 use crate::network::Side;
 use crate::postgres::Slot;
 use crate::replicator::Job;
-use crate::server::Server;
+use crate::server::{Server, scheduler_options};
 use crate::world::{At, Event, World};
 
 impl World {
@@ -70,6 +71,8 @@ impl World {
         let state = &mut self.servers[server];
         if !std::mem::replace(&mut state.running, true) {
             state.life += 1;
+            let options = scheduler_options(self.rng.random_range(1..=4));
+            state.scheduler = Scheduler::new(options);
             let at = At { server, life: state.life };
             self.after(1, Event::Replicator(at, 0, Box::new(Job::Go)));
             self.after(1000, Event::Watch(at));
@@ -166,6 +169,10 @@ impl World {
             // What a newer connection sends again, and what waits for a database that is away, may be left.
             let fine = server.let_go || server.stopped_in != Some(self.postgres.life);
             assert!(fine || lost.is_none(), "mutation {lost:?} had arrived, and is thrown away");
+            // Older clients send nothing again.
+            let lost = server.arrived_of_older.iter().find(unsettled);
+            let fine = lost.is_none() || !self.keeps_older_promises(at);
+            assert!(fine, "mutation {lost:?} of an older client is thrown away");
         } else {
             self.seen.count("stops that took too long");
         }
@@ -198,34 +205,21 @@ impl World {
         self.postgres_ends();
     }
 
-    /// One client makes very many mutations at once.
+    /// All clients of a user make very many mutations at once, large ones among them.
     fn flood(&mut self) {
-        let client = self.rng.random_range(0..self.clients.len());
-        // As many as the user's rate lets through before everyone must be at rest.
-        let waiting = self.clients[client].optimistic.pending().count();
-        if self.clients[client].running && waiting < 10 {
-            self.seen.count("floods of mutations");
-            (0..25).for_each(|_| self.mutate(client));
-        }
-    }
-
-    /// Very many connect and close at once.
-    fn storm_of_connects(&mut self, server: usize) {
-        let state = &self.servers[server];
-        if !state.running || state.stopping.is_some() {
+        let user = USERS[self.rng.random_range(0..USERS.len())];
+        let of_user = |client: &usize| {
+            let client = &self.clients[*client];
+            client.user == user && client.running && client.optimistic.pending().count() < 10
+        };
+        let theirs: Vec<usize> = (0..self.clients.len()).filter(of_user).collect();
+        if theirs.is_empty() {
             return;
         }
-        self.seen.count("storms of connects");
-        let life = state.life;
-        for number in 0..30 {
-            let id = self.network.open(0, server, life);
-            let user = USERS[number % USERS.len()];
-            let client = format!("ghost-{number}");
-            let connect = serde_json::json!({
-                "type": "connect", "protocol": 1, "clientId": client, "token": user
-            });
-            self.send(id, Side::Server, connect.to_string().into_bytes());
-            self.end_connection(id, Side::Client);
+        self.seen.count("floods of mutations");
+        // As many as the user's rate lets through before everyone must be at rest.
+        for number in 0..25 {
+            self.mutate(theirs[number % theirs.len()], 5);
         }
     }
 

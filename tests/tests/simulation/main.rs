@@ -12,6 +12,7 @@
 mod breaks;
 mod checks;
 mod client;
+mod crowd;
 mod data;
 mod disk;
 mod engines;
@@ -22,11 +23,13 @@ mod log;
 mod migrations;
 mod mutations;
 mod network;
+mod older;
 mod postgres;
 mod replicator;
 mod rules;
 mod server;
 mod sessions;
+mod speaker;
 mod sql;
 mod stream;
 mod world;
@@ -38,8 +41,14 @@ use crate::checks::Seen;
 use crate::world::World;
 
 /// What must have happened in two thousand deployments, or they say nothing of it.
-const IMPORTANT: [&str; 62] = [
+const IMPORTANT: [&str; 68] = [
     "floods of mutations",
+    "mutations that wait for others'",
+    "storms at rest",
+    "views of a storm",
+    "mutations of older clients",
+    "mutations of older clients that a stop has found",
+    "goodbyes to older clients",
     "storms of connects",
     "rates that are passed",
     "mutations that a newer connection sends again",

@@ -1,14 +1,18 @@
 //! From sessions to Postgres: the gateway's own scheduler says which mutation runs next, over simulated
 //! connections. The answer to a commit may be lost, and then the same is tried again.
 
+use std::collections::BTreeSet;
+
 use rand::Rng;
 use rowtide_gateway::conversation::{Asked, Mutation as Sent};
+use rowtide_gateway::registry::Sharing;
 use rowtide_gateway::scheduler::{Broken, Ended, Full, Job};
 use rowtide_postgres::mutate::Number;
 use rowtide_protocol::{Lsn, RejectCode};
 
 use crate::breaks::Break;
 use crate::network::Side;
+use crate::older::tag_of_text;
 use crate::postgres::{Mutation, Outcome};
 use crate::rules::Op;
 use crate::world::{At, Event, World};
@@ -38,19 +42,28 @@ impl World {
         let Some(connection) = server.connections.get_mut(&id) else { return Ok(()) };
         let Some(of) = &connection.client else { return Ok(()) };
         let scheduler = &mut server.scheduler;
-        let queue = *connection.queue.get_or_insert_with(|| match self.broken {
-            Some(Break::OneLine) => scheduler.attach(&of.client, "everyone", false),
-            _ => scheduler.attach(&of.client, &of.user, false),
+        let queue = *connection.queue.get_or_insert_with(|| {
+            let user = if self.broken == Some(Break::OneLine) { "everyone" } else { &of.user };
+            let queue = scheduler.attach(&of.client, user, of.sharing == Sharing::Shared);
+            server.fairness.attach(queue, &of.user);
+            queue
         });
         let claim = server.claimed.get(&*of.client).copied().unwrap_or(0);
         server.users.insert(of.client.to_string(), of.user.to_string());
+        let is_older = connection.session.is_older();
         let (operations, bytes) = (mutation.operations, mutation.bytes);
-        let (user, tag) = (of.user.clone(), tag_of(&mutation));
+        let tag = tag_of(&mutation);
         let is_broken = scheduler.broken(queue).is_some();
         scheduler.push(queue, mutation, operations, bytes).map_err(|Full(mutation)| mutation)?;
         if !is_broken {
-            server.fairness.arrive(&user);
+            server.fairness.arrive(queue, operations);
             server.pending.insert(tag);
+            if is_older {
+                connection.taken.insert(tag);
+                if server.stopping.is_some() {
+                    server.arrived_of_older.insert(tag);
+                }
+            }
             server.pushed.insert((queue, tag), claim);
         }
         self.start_mutations(at);
@@ -72,7 +85,7 @@ impl World {
             if let Some(user) = server.users.get(&*job.client) {
                 job.user = user.as_str().into();
             }
-            if server.fairness.start(&job.user).is_some_and(|waited| waited > 0) {
+            if server.fairness.start(job.queue) > 0 {
                 self.seen.count("mutations that wait for others'");
             }
             let delay = self.rng.random_range(0..5);
@@ -96,14 +109,20 @@ impl World {
         let breaks = ended != Ended::Acknowledged;
         let server = &mut self.servers[at.server];
         let stopping = server.stopping.is_some();
-        server.let_go |= matches!(ended, Ended::Broken(_)) || stopping && ended == Ended::Away;
         if ended == Ended::Acknowledged {
-            server.fairness.end(&job.user);
             server.pending.remove(&tag_of(&job.mutation));
-        } else {
-            server.fairness.let_go(&job.user);
         }
+        server.fairness.end(job.queue, &ended);
+        let (broken, away) = (matches!(ended, Ended::Broken(_)), stopping && ended == Ended::Away);
         server.scheduler.ended(job.queue, ended, now, jitter);
+        let scheduler = &server.scheduler;
+        let is_over = scheduler.broken(job.queue).is_some() || scheduler.is_empty(job.queue);
+        let gives_up = broken || away && is_over;
+        server.let_go |= gives_up;
+        server.older_let_go |= gives_up && matches!(job.mutation.number, Number::Next { .. });
+        if server.scheduler.broken(job.queue).is_some() {
+            server.fairness.let_go(job.queue);
+        }
         if breaks {
             self.tell_broken(at);
         }
@@ -117,8 +136,11 @@ impl World {
         let Some(plan) = self.plan_of(at).filter(|_| self.postgres.up) else {
             return self.mutation_ended(at, &job, Ended::Away);
         };
-        let Number::Given(number) = job.mutation.number else { panic!("clients number them") };
+        let number = job.mutation.number.clone();
         let tag = tag_of(&job.mutation);
+        if let Number::Given(number) = number {
+            self.ledger.is_numbered(&job.client, number, tag);
+        }
         let Asked::Apply(ops) = &job.mutation.asked else { panic!("nothing is rejected at once") };
         let unfit = ops.iter().find_map(|op| plan.read_op(op).err());
         let asked = match unfit {
@@ -173,8 +195,10 @@ impl World {
                 self.mutation_ended(at, &attempt.job, Ended::Conflict);
             }
             Outcome::Gap { last } if alive => {
-                let number = mutation.number;
-                let broken = Broken::Gap { number, last };
+                let broken = match mutation.number {
+                    Number::Given(number) => Broken::Gap { number, last },
+                    Number::Next { .. } => Broken::NotTheirs,
+                };
                 self.mutation_ended(at, &attempt.job, Ended::Broken(broken));
             }
             Outcome::NotTheirs if alive => {
@@ -206,13 +230,14 @@ impl World {
 
     /// As if the answer of Postgres were enough: see [`Break::AcknowledgeBeforeEffects`].
     fn acknowledge_at_once(&mut self, at: At, attempt: &Attempt) {
-        let number = attempt.mutation.number;
+        let Number::Given(number) = attempt.mutation.number else { return };
         let connections = self.servers[at.server].connections.iter();
         let of = connections.filter(|(_, c)| c.queue == Some(attempt.job.queue));
         let ids: Vec<u64> = of.map(|(id, _)| *id).collect();
         for id in ids {
             let client = self.network.connections.get(&id).map(|connection| connection.client);
-            let cursor = client.and_then(|client| self.clients[client].optimistic.cursor());
+            let client = client.and_then(|client| self.clients.get(client));
+            let cursor = client.and_then(|client| client.optimistic.cursor());
             let Some(cursor) = cursor.and_then(|cursor| cursor.parse().ok()) else { continue };
             let none: [&[u8]; 0] = [];
             let frame = rowtide_protocol::tx_frame(cursor, none, Some(number), None);
@@ -234,7 +259,13 @@ impl World {
     pub fn note_arrived(&mut self, at: At) {
         let server = &self.servers[at.server];
         let mut arrived = Vec::new();
+        let mut older = BTreeSet::new();
         for connection in server.connections.values() {
+            if connection.session.is_older() {
+                older.extend(&connection.taken);
+                older.extend(connection.inbox.iter().filter_map(|text| tag_of_text(text)));
+                continue;
+            }
             for text in &connection.inbox {
                 if let Ok(rowtide_protocol::ClientMessage::Mutate(sent)) =
                     rowtide_protocol::ClientMessage::parse(text)
@@ -244,6 +275,11 @@ impl World {
                 }
             }
         }
-        self.servers[at.server].unread.extend(arrived);
+        if !older.is_empty() {
+            self.seen.count("mutations of older clients that a stop has found");
+        }
+        let server = &mut self.servers[at.server];
+        server.unread.extend(arrived);
+        server.arrived_of_older.extend(older);
     }
 }

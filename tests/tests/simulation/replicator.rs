@@ -227,6 +227,10 @@ impl World {
                 Input::Unseen(Ok(UnseenBehind { end, unseen }))
             }
             Job::BeginEpoch(identity, position) => {
+                // One thread does both, in order.
+                if !self.servers[at.server].log_queue.is_empty() {
+                    return again(self, 30, Job::BeginEpoch(identity, position));
+                }
                 match self.disk.begin(identity.clone(), position) {
                     Ok(epoch) => Input::EpochBegan(Some(epoch)),
                     Err(crate::disk::Full) => {

@@ -19,8 +19,6 @@ use crate::replicator::Replicator;
 use crate::sessions::Connection;
 use crate::world::{At, World};
 
-/// How many connections to Postgres apply mutations.
-pub const MUTATION_CONNECTIONS: usize = 2;
 /// How many mutations of a client may wait.
 const MUTATION_QUEUE: usize = 12;
 /// How many operations a user may have in a minute.
@@ -59,6 +57,10 @@ pub struct Server {
     pub unread: BTreeSet<u64>,
     /// The life of Postgres then, if it was there.
     pub stopped_in: Option<u64>,
+    /// Those of older clients that had arrived then, or have since, read or not, by tag.
+    pub arrived_of_older: BTreeSet<u64>,
+    /// Whether mutations of older clients were given up because Postgres was away, or had forgotten who sends them.
+    pub older_let_go: bool,
     /// Mutations that wait or run, by tag.
     pub pending: BTreeSet<u64>,
     /// Whether something was let go that waited.
@@ -72,11 +74,15 @@ pub struct Server {
     pub feed: ServerFeed,
 }
 
+/// What a server's scheduler goes by, with so many connections to Postgres that apply mutations.
+pub fn scheduler_options(connections: usize) -> SchedulerOptions {
+    SchedulerOptions { connections, queue: MUTATION_QUEUE, bytes: 1 << 20 }
+}
+
 impl Default for Server {
     fn default() -> Server {
         let limits =
             ClientLimits { requests_per_minute: REQUESTS_PER_MINUTE, ..ClientLimits::default() };
-        let (connections, queue) = (MUTATION_CONNECTIONS, MUTATION_QUEUE);
         Server {
             life: 0,
             running: false,
@@ -90,7 +96,7 @@ impl Default for Server {
             registry: Registry::new(limits.sessions_per_user, CLAIM_COLLECT),
             rate: Rate::new(limits.requests_per_minute),
             limits,
-            scheduler: Scheduler::new(SchedulerOptions { connections, queue, bytes: 1 << 20 }),
+            scheduler: Scheduler::new(scheduler_options(1)),
             fairness: Fairness::default(),
             claims: 0,
             claimed: BTreeMap::new(),
@@ -98,6 +104,8 @@ impl Default for Server {
             users: BTreeMap::new(),
             arrived: BTreeSet::new(),
             unread: BTreeSet::new(),
+            arrived_of_older: BTreeSet::new(),
+            older_let_go: false,
             stopped_in: None,
             pending: BTreeSet::new(),
             let_go: false,

@@ -1,7 +1,7 @@
 //! What serves one connection: the gateway's own session, whose effects are carried over the simulated network,
 //! as its shell carries them over a socket.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -9,7 +9,7 @@ use rand::Rng;
 use rowtide_engine::{Opening, SessionId};
 use rowtide_feed::ReplicatorStatus;
 use rowtide_gateway::auth::Identity;
-use rowtide_gateway::conversation::{ClaimRequest, Conversation, Effect, Input, Known, NoClaim};
+use rowtide_gateway::conversation::{ClaimRequest, Effect, Ending, Input, Known, NoClaim};
 use rowtide_gateway::limits::{OPEN_TIMEOUT, STOP_MESSAGES};
 use rowtide_gateway::registry::ConnectionId;
 use rowtide_gateway::scheduler::{Broken, QueueId};
@@ -17,11 +17,13 @@ use rowtide_gateway::send_queue::{Delivery, SendQueue};
 use rowtide_gateway::session::Session;
 use rowtide_gateway::worker::Arrival;
 use rowtide_gateway::{NotServing, Now, OpenRequest, Outlet};
+use rowtide_legacy::OlderSession;
 use serde_json::Map;
 
 use crate::breaks::Break;
 use crate::network::{Parcel, Side};
 use crate::postgres::refusal;
+use crate::speaker::{Said, Speaker};
 use crate::world::{At, Event, World};
 
 /// How many bytes of changes may wait for a client that does not read.
@@ -30,12 +32,12 @@ const SEND_QUEUE_BYTES: usize = 3_000;
 const UNDER_WAY: usize = 6;
 
 pub struct Connection {
-    session: Session,
+    pub session: Speaker,
     /// Whose it is, once that is asked for.
     pub client: Option<ClaimRequest>,
     pub entry: Option<ConnectionId>,
     /// The engine's session: of which generation and engine.
-    engine: Option<(u64, usize, SessionId)>,
+    pub engine: Option<(u64, usize, SessionId)>,
     outlet: Option<Outlet>,
     pub queue: Option<QueueId>,
     /// What has arrived and is not read.
@@ -44,6 +46,26 @@ pub struct Connection {
     /// When the clock is due that was set for it.
     clock_ms: u64,
     stopped: bool,
+    /// The goodbye was said, and what still comes is read.
+    pub says_goodbye: bool,
+    /// What was taken of an older client, and not told it yet, by tag.
+    pub taken: BTreeSet<u64>,
+}
+
+impl Connection {
+    /// Whether something may wait for its client.
+    pub fn has_send_queue(&self) -> bool {
+        self.outlet.is_some()
+    }
+
+    /// Nothing is said any more.
+    pub fn drop_outlet(&mut self) {
+        self.outlet = None;
+    }
+}
+
+fn identity_of(user_id: String) -> Identity {
+    Identity { user_id, claims: Map::new(), expires_at_s: 1 << 40 }
 }
 
 /// What a session asked for, and waits for.
@@ -61,8 +83,15 @@ impl World {
     /// A connection is there: the session begins.
     fn begin_session(&mut self, at: At, id: u64) {
         let (now, plan) = (self.now(), self.plan_of(at));
+        let older = self.older_user(id);
         let server = &mut self.servers[at.server];
-        let session = Session::new(server.limits, None, plan, &now);
+        let session = match older {
+            None => Speaker::Session(Box::new(Session::new(server.limits, None, plan, &now))),
+            Some(user) => {
+                let identity = identity_of(user.to_owned());
+                Speaker::Older(Box::new(OlderSession::new(server.limits, identity)))
+            }
+        };
         let connection = Connection {
             session,
             client: None,
@@ -74,6 +103,8 @@ impl World {
             draining: false,
             clock_ms: u64::MAX,
             stopped: false,
+            says_goodbye: false,
+            taken: BTreeSet::new(),
         };
         server.connections.insert(id, connection);
         self.step_session(at, id, Input::Begin);
@@ -107,7 +138,7 @@ impl World {
     fn read(&mut self, at: At, id: u64) {
         loop {
             let Some(connection) = self.servers[at.server].connections.get_mut(&id) else { return };
-            if !connection.session.reads() {
+            if !connection.session.reads() && !connection.says_goodbye {
                 return;
             }
             let Some(text) = connection.inbox.pop_front() else { return };
@@ -116,12 +147,12 @@ impl World {
     }
 
     /// One input for a session, with all that follows from it at once.
-    pub fn step_session(&mut self, at: At, id: u64, input: Input<'_, Delivery>) {
+    pub fn step_session(&mut self, at: At, id: u64, input: Input<'_, Said>) {
         let now = self.now();
         let mut effects = Vec::new();
         let Some(connection) = self.servers[at.server].connections.get_mut(&id) else { return };
         connection.session.step(input, &now, &mut effects);
-        let mut inputs: VecDeque<Input<'static, Delivery>> = VecDeque::new();
+        let mut inputs: VecDeque<Input<'static, Said>> = VecDeque::new();
         loop {
             for effect in std::mem::take(&mut effects) {
                 if !self.carry(at, id, effect, &mut inputs) {
@@ -145,6 +176,9 @@ impl World {
 
     fn set_clock(&mut self, at: At, id: u64) {
         let Some(connection) = self.servers[at.server].connections.get_mut(&id) else { return };
+        if connection.says_goodbye {
+            return;
+        }
         let Some(deadline) = connection.session.deadline() else { return };
         let deadline_ms = (deadline.as_micros().div_ceil(1000) as u64).max(self.now_ms);
         if deadline_ms < connection.clock_ms {
@@ -160,6 +194,9 @@ impl World {
         let now = self.time();
         let Some(connection) = self.servers[at.server].connections.get_mut(&id) else { return };
         connection.clock_ms = u64::MAX;
+        if connection.says_goodbye {
+            return;
+        }
         if connection.session.deadline().is_some_and(|deadline| deadline <= now) {
             self.step_session(at, id, Input::Clock);
         } else {
@@ -173,10 +210,15 @@ impl World {
         at: At,
         id: u64,
         effect: Effect,
-        inputs: &mut VecDeque<Input<'static, Delivery>>,
+        inputs: &mut VecDeque<Input<'static, Said>>,
     ) -> bool {
         match effect {
-            Effect::Send(frame) => self.send(id, Side::Client, frame.to_vec()),
+            Effect::Send(frame) => {
+                if self.older_user(id).is_some() {
+                    self.note_told(at, id, std::str::from_utf8(&frame).expect("frames are text"));
+                }
+                self.send(id, Side::Client, frame.to_vec());
+            }
             Effect::Ping => self.send_parcel(id, Side::Client, Parcel::Ping),
             Effect::CheckToken(token) => {
                 let delay = self.rng.random_range(0..5);
@@ -205,8 +247,10 @@ impl World {
                     inputs.push_back(Input::Full(Box::new(mutation)));
                 }
             }
-            Effect::End(_) => {
-                self.drop_session(at, id);
+            Effect::End(ending) => {
+                if !self.say_goodbye(at, id, ending.as_ref()) {
+                    self.drop_session(at, id);
+                }
                 return false;
             }
         }
@@ -222,13 +266,11 @@ impl World {
             }
             if let Some(queue) = connection.queue {
                 server.scheduler.detach(queue);
-                // Who is not there any more comes after those who are.
-                if let Some(of) = &connection.client {
-                    server.fairness.let_go(&of.user);
-                }
+                server.fairness.leave(queue);
             }
             if let Some((generations, engine, session)) = connection.engine
                 && generations == server.generations
+                && self.broken != Some(Break::ClosesNothing)
             {
                 self.give(at, engine, Arrival::Close(session));
             }
@@ -242,7 +284,7 @@ impl World {
         at: At,
         id: u64,
         request: ClaimRequest,
-        inputs: &mut VecDeque<Input<'static, Delivery>>,
+        inputs: &mut VecDeque<Input<'static, Said>>,
     ) {
         let now = self.time();
         let ClaimRequest { client, user, known, sharing } = request.clone();
@@ -273,25 +315,30 @@ impl World {
             let of_entry = connections.iter().find(|(_, c)| c.entry == Some(claim.connection));
             let Some((id, _)) = of_entry else { continue };
             let id = *id;
-            let server = &mut self.servers[at.server];
-            server.claims += 1;
-            server.claimed.insert(claim.client.to_string(), server.claims);
-            // What these had sent is sent again, under other numbers if the database has gone back meanwhile.
-            let lost = match self.broken {
-                Some(Break::OlderMutationsStay) => Vec::new(),
-                Some(Break::OneLine) => {
-                    self.servers[at.server].scheduler.supersede(&claim.client, "everyone")
-                }
-                _ => self.servers[at.server].scheduler.supersede(&claim.client, &claim.user),
-            };
-            if !lost.is_empty() {
-                self.seen.count("mutations that a newer connection sends again");
-                self.servers[at.server].fairness.let_go(&claim.user);
-                self.servers[at.server].let_go = true;
-                self.tell_broken(at);
+            if claim.known.is_some() {
+                self.let_go_older_mutations(at, &claim.client, &claim.user);
             }
             let delay = self.rng.random_range(1..20);
             self.after(delay, Event::Claim(at, id, 0));
+        }
+    }
+
+    /// What older connections of a client had sent is sent again.
+    fn let_go_older_mutations(&mut self, at: At, client: &str, user: &str) {
+        let server = &mut self.servers[at.server];
+        server.claims += 1;
+        server.claimed.insert(client.to_owned(), server.claims);
+        let lost = match self.broken {
+            Some(Break::OlderMutationsStay) => Vec::new(),
+            Some(Break::OneLine) => server.scheduler.supersede(client, "everyone"),
+            _ => server.scheduler.supersede(client, user),
+        };
+        if !lost.is_empty() {
+            self.seen.count("mutations that a newer connection sends again");
+            let server = &mut self.servers[at.server];
+            lost.into_iter().for_each(|queue| server.fairness.let_go(queue));
+            server.let_go = true;
+            self.tell_broken(at);
         }
     }
 
@@ -307,12 +354,16 @@ impl World {
         if !self.postgres.up || tries > 500 {
             return self.step_session(at, id, away());
         }
-        let Some(row) = self.postgres.claim(&client, &user, self.now_ms) else {
+        let spent = match self.broken {
+            Some(Break::NumbersGoBack) => 0,
+            _ => known.map_or(0, |known| known.spent()),
+        };
+        let Some(row) = self.postgres.claim(&client, &user, spent, self.now_ms) else {
             self.seen.count("claims that wait");
             return self.after(20, Event::Claim(at, id, tries + 1));
         };
         assert_eq!(row.user, *user, "a client id is one user's");
-        let known = known.unwrap_or(0);
+        let known = known.map_or(0, |known| known.outcomes);
         let behind = row.last > known;
         let rejected = row.refused.range(known + 1..=row.last.max(known + 1));
         let rejected = rejected.map(|(number, code)| refusal(*number, code)).collect();
@@ -327,8 +378,7 @@ impl World {
         }
         match answer {
             Answer::Token(user_id) => {
-                let identity = Identity { user_id, claims: Map::new(), expires_at_s: 1 << 40 };
-                self.step_session(at, id, Input::Token(Ok(identity)));
+                self.step_session(at, id, Input::Token(Ok(identity_of(user_id))));
             }
             Answer::Open(request, until_ms) => self.open_session(at, id, request, until_ms),
         }
@@ -440,19 +490,22 @@ impl World {
         let room = UNDER_WAY.saturating_sub(self.network.under_way(id, Side::Client));
         for _ in 0..room {
             let Some(connection) = self.servers[at.server].connections.get_mut(&id) else { return };
-            let said = connection.outlet.as_ref().and_then(Outlet::try_next);
+            let outlet = connection.outlet.as_ref();
+            let said = outlet.and_then(|outlet| connection.session.take(outlet));
             let Some(said) = said else {
                 connection.draining = false;
                 return;
             };
             match &said {
-                Delivery::Closed(rowtide_protocol::ErrorCode::SlowConsumer, _) => {
+                Said::Delivery(Delivery::Closed(rowtide_protocol::ErrorCode::SlowConsumer, _)) => {
                     self.seen.count("slow clients");
                 }
-                Delivery::Closed(_, why) if why.contains("more has changed") => {
+                Said::Delivery(Delivery::Closed(_, why)) if why.contains("more has changed") => {
                     self.seen.count("resets");
                 }
-                Delivery::Closed(_, why) if why.contains("while this connection") => {
+                Said::Delivery(Delivery::Closed(_, why))
+                    if why.contains("while this connection") =>
+                {
                     self.seen.count("acknowledgements that passed by");
                 }
                 _ => {}
@@ -467,6 +520,11 @@ impl World {
     pub fn stop_sessions(&mut self, at: At) {
         let ids: Vec<u64> = self.servers[at.server].connections.keys().copied().collect();
         for id in ids {
+            if self.broken == Some(Break::OlderGoodbyeFirst)
+                && self.say_goodbye(at, id, Some(&Ending::stopping()))
+            {
+                continue;
+            }
             for _ in 0..STOP_MESSAGES {
                 let Some(connection) = self.servers[at.server].connections.get_mut(&id) else {
                     break;

@@ -19,6 +19,7 @@ use crate::client::Client;
 use crate::disk::Disk;
 use crate::mutations::Attempt;
 use crate::network::{Network, Parcel, Side};
+use crate::older::{OLDER, Older};
 use crate::postgres::Postgres;
 use crate::postgres::database::{Database, Work, Writes};
 use crate::replicator::Job as ReplicatorJob;
@@ -64,6 +65,7 @@ pub enum Event {
     Supersede(At, u64),
     Broken(At, u64, Broken),
     Drain(At, u64),
+    Goodbye(At, u64),
     Stopping(At),
     Retry(At),
     Attempt(At, Box<Job<Mutation>>),
@@ -77,6 +79,8 @@ pub enum Event {
     Store(usize, u64),
     Mutate(usize),
     StartClient(usize),
+    ConnectOlder(usize),
+    OlderActs(usize),
     // Faults
     Fault,
     EmptyDisk,
@@ -94,6 +98,8 @@ pub struct Weather {
     pub rough: bool,
     /// Whether people alter tables and publications.
     pub migrations: bool,
+    /// Whether a crowd comes and goes when all is at rest.
+    pub crowds: bool,
 }
 
 pub struct World {
@@ -111,6 +117,7 @@ pub struct World {
     pub network: Network,
     pub servers: Vec<Server>,
     pub clients: Vec<Client>,
+    pub older: Vec<Older>,
     pub epochs: BTreeMap<u64, EpochFacts>,
     pub ledger: Ledger,
     pub seen: Seen,
@@ -149,8 +156,10 @@ impl World {
             clients_crash: rng.random_bool(0.5),
             rough: rng.random_bool(0.3),
             migrations: rng.random_bool(0.4),
+            crowds: rng.random_bool(0.1),
         };
         let clients = rng.random_range(2..=5);
+        let older = if rng.random_bool(0.3) { rng.random_range(1..=3) } else { 0 };
         World {
             now_ms: 0,
             queue: BTreeMap::new(),
@@ -163,6 +172,7 @@ impl World {
             network: Network::default(),
             servers: vec![Server::default(), Server::default()],
             clients: (0..clients).map(Client::new).collect(),
+            older: (0..older).map(Older::new).collect(),
             epochs: BTreeMap::new(),
             ledger: Ledger::default(),
             seen: Seen::default(),
@@ -180,9 +190,13 @@ impl World {
         let servers = self.rng.random_range(1..=2);
         (0..servers).for_each(|server| self.start_server(server));
         (0..self.clients.len()).for_each(|client| self.after(0, Event::Connect(client, 0)));
+        (0..self.older.len()).for_each(|number| self.after(0, Event::ConnectOlder(number)));
         for _ in 0..self.rng.random_range(1..=2) {
             self.storm();
             self.recover();
+        }
+        if self.weather.crowds {
+            self.storm_at_rest();
         }
         self.close();
         self.seen
@@ -191,6 +205,7 @@ impl World {
     /// Everyone goes, and nothing is left of anyone.
     fn close(&mut self) {
         (0..self.clients.len()).for_each(|client| self.leave(client));
+        (0..self.older.len()).for_each(|number| self.older_leaves(number));
         let end = self.now_ms + RECOVERY_MS;
         while self.now_ms < end {
             self.step();
@@ -207,6 +222,7 @@ impl World {
             self.after(200, Event::BeginMigration);
         }
         (0..self.clients.len()).for_each(|client| self.after(10, Event::Mutate(client)));
+        (0..self.older.len()).for_each(|number| self.after(10, Event::OlderActs(number)));
         let end = self.now_ms + self.rng.random_range(4_000..25_000);
         while self.now_ms < end {
             self.step();
@@ -234,7 +250,7 @@ impl World {
     }
 
     /// Takes the next event.
-    fn step(&mut self) {
+    pub fn step(&mut self) {
         let ((now_ms, _), event) = self.queue.pop_first().expect("there is always a next event");
         self.now_ms = now_ms;
         match event {
@@ -270,6 +286,7 @@ impl World {
             Event::Supersede(at, id) => self.supersede_session(at, id),
             Event::Broken(at, id, why) => self.break_session(at, id, why),
             Event::Drain(at, id) => self.drain(at, id),
+            Event::Goodbye(at, id) => self.goodbye_is_over(at, id),
             Event::Stopping(at) => self.go_on_stopping(at),
             Event::Retry(at) => self.retry(at),
             Event::Attempt(at, job) => self.attempt(at, *job),
@@ -285,6 +302,8 @@ impl World {
             Event::Store(client, life) => self.store(client, life),
             Event::Mutate(client) => self.make_mutation(client),
             Event::StartClient(client) => self.start_client(client),
+            Event::ConnectOlder(number) => self.connect_older(number),
+            Event::OlderActs(number) => self.older_acts(number),
             Event::BeginMigration => self.begin_migration(),
             Event::CommitMigration { xid, kind, postgres_life } => {
                 self.commit_migration(xid, kind, postgres_life);
@@ -310,10 +329,16 @@ impl World {
         let at = At { server: connection.server, life: connection.server_life };
         match side {
             Side::Server if !self.is_gone(at) => self.server_receives(at, id, parcel),
-            Side::Client if self.clients[connection.client].connection == Some(id) => {
-                self.client_receives(connection.client, parcel);
-            }
-            _ => {}
+            Side::Client => match connection.client.checked_sub(OLDER) {
+                Some(number) if self.older[number].connection == Some(id) => {
+                    self.older_receives(number, parcel);
+                }
+                None if self.clients[connection.client].connection == Some(id) => {
+                    self.client_receives(connection.client, parcel);
+                }
+                _ => {}
+            },
+            Side::Server => {}
         }
     }
 

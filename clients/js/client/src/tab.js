@@ -88,6 +88,8 @@ export class Tab {
         clientId: this.clientId,
         cursor: this.#optimistic.cursor,
         settled: this.#storedAcked || undefined,
+        // What is left keeps its numbers, also where the database has gone back.
+        acked: this.#optimistic.acked || undefined,
       }),
       receive: (message) => this.#led(this.#optimistic.apply(message)),
       next: (window) => this.#optimistic.nextToSend(window, (entry) => this.#isDurable(entry)),

@@ -81,6 +81,14 @@ impl Optimistic {
         (number > 0 && self.queue.user_id.is_some()).then_some(number)
     }
 
+    /// For `connect`: the highest number that the client was told of as acknowledged, stored or not; `None` if there
+    /// is none. What is left keeps its numbers, because the server goes on behind it, also where the database has
+    /// gone back.
+    pub fn spent(&self) -> Option<u64> {
+        let number = self.queue.number(self.queue.acked);
+        (number > 0 && self.queue.user_id.is_some()).then_some(number)
+    }
+
     pub(super) fn shown(&self, table: &str, key: &str) -> Option<&Row> {
         self.overlay.get(table, key).unwrap_or_else(|| self.base.by_key(table, key))
     }

@@ -125,6 +125,29 @@ fn what_fails_is_tried_again_and_given_up_after_many_conflicts() {
 }
 
 #[test]
+fn what_loses_its_connection_while_the_server_stops_is_tried_once_more() {
+    let mut scheduler = scheduler(2);
+    let queue = scheduler.attach("c", "ann", true);
+    (1..=3).for_each(|number| push(&mut scheduler, queue, number, 1));
+    assert_eq!(started(&mut scheduler), [(queue, 1)]);
+    scheduler.stop();
+    let mut now = NOW;
+    for number in [1, 2] {
+        scheduler.ended(queue, Ended::Away, now, 1.0);
+        now = scheduler.deadline().unwrap();
+        assert_eq!(scheduler.start(now).map(|job| *job.mutation), Some(number));
+        scheduler.ended(queue, Ended::Acknowledged, now, 1.0);
+        assert_eq!(scheduler.start(now).map(|job| *job.mutation), Some(number + 1));
+    }
+    scheduler.ended(queue, Ended::Away, now, 1.0);
+    now = scheduler.deadline().unwrap();
+    scheduler.start(now).unwrap();
+    scheduler.ended(queue, Ended::Away, now, 1.0);
+    assert_eq!(scheduler.broken(queue), Some(&Broken::Stopped), "it is away");
+    assert!(scheduler.is_idle());
+}
+
+#[test]
 fn a_newer_connection_lets_go_what_waits_of_older_ones() {
     let mut scheduler = scheduler(2);
     let old = scheduler.attach("c", "ann", false);
@@ -193,11 +216,59 @@ struct Watched {
     before: usize,
 }
 
+/// What others have started while a user waited for them, with nothing running.
+struct Wait {
+    /// How many operations the user's own last mutation had.
+    own: u64,
+    /// Of each other, the operations of all that were started but the last, and of that.
+    others: HashMap<Arc<str>, (u64, u64)>,
+}
+
+/// The waits of all who are there: the bound of every mutation.
+#[derive(Default)]
+struct Waits {
+    waits: HashMap<Arc<str>, Wait>,
+    last: HashMap<Arc<str>, u64>,
+    /// How many waits for others have ended.
+    ended: usize,
+}
+
+impl Waits {
+    /// Whoever waits for others now.
+    fn look(&mut self, scheduler: &Scheduler<u64>) {
+        let waits = |name: &Arc<str>| {
+            let user = scheduler.users.get(name);
+            user.is_some_and(|user| {
+                user.attached > 0 && user.running == 0 && !user.ready.is_empty()
+            })
+        };
+        self.waits.retain(|name, _| waits(name));
+        for name in scheduler.users.keys().filter(|name| waits(name)) {
+            let own = self.last.get(name).copied().unwrap_or(0);
+            let wait = || Wait { own, others: HashMap::new() };
+            self.waits.entry(Arc::clone(name)).or_insert_with(wait);
+        }
+    }
+
+    fn start(&mut self, user: &Arc<str>, operations: u64) {
+        self.last.insert(Arc::clone(user), operations);
+        if let Some(wait) = self.waits.remove(user) {
+            self.ended += usize::from(!wait.others.is_empty());
+        }
+        for (waiting, Wait { own, others }) in &mut self.waits {
+            let (before, last) = others.entry(Arc::clone(user)).or_default();
+            *before += std::mem::replace(last, operations);
+            assert!(before <= own, "{waiting} waits for {before} operations of {user}, not {own}");
+        }
+    }
+}
+
 /// Random schedules: users who flood, users who come with one mutation, sessions that go, conflicts. The bound of the
-/// module's description holds for each mutation that it is about, and the mutations of each queue start in order.
+/// module's description holds for each mutation that it is about, and the mutations of each queue start in order. So
+/// does the bound of every mutation.
 #[test]
 fn who_has_nothing_running_waits_for_at_most_one_mutation_of_each_other() {
-    let mut watched_in_all = 0;
+    let (mut watched_in_all, mut waited_in_all) = (0, 0);
     for seed in 0..2_000 {
         let mut rng = StdRng::seed_from_u64(seed);
         let connections = rng.random_range(1..6);
@@ -207,6 +278,7 @@ fn who_has_nothing_running_waits_for_at_most_one_mutation_of_each_other() {
         let mut sessions: Vec<(QueueId, u64)> = Vec::new();
         let mut watched: Vec<Watched> = Vec::new();
         let mut last: HashMap<QueueId, u64> = HashMap::new();
+        let mut waits = Waits::default();
         for _ in 0..150 {
             now += Duration::from_millis(rng.random_range(0..5));
             match rng.random_range(0..10) {
@@ -264,7 +336,11 @@ fn who_has_nothing_running_waits_for_at_most_one_mutation_of_each_other() {
                 }
                 _ => {}
             }
+            waits.look(&scheduler);
             while let Some(job) = scheduler.start(now) {
+                let first = scheduler.queues[&job.queue].waiting.front();
+                waits.start(&job.user, first.map_or(0, |first| first.operations));
+                waits.look(&scheduler);
                 let number = last.entry(job.queue).or_default();
                 *number += 1;
                 assert_eq!(*job.mutation, *number, "seed {seed}: out of order");
@@ -278,6 +354,7 @@ fn who_has_nothing_running_waits_for_at_most_one_mutation_of_each_other() {
             }
             assert!(running.len() <= connections && running.len() == scheduler.running);
         }
+        waited_in_all += waits.ended;
         // All of it is applied in the end, and nothing stays.
         sessions.drain(..).for_each(|(queue, _)| scheduler.detach(queue));
         while !scheduler.is_idle() {
@@ -292,4 +369,5 @@ fn who_has_nothing_running_waits_for_at_most_one_mutation_of_each_other() {
         assert_eq!((scheduler.bytes, scheduler.waiting), (0, 0));
     }
     assert!(watched_in_all > 10_000, "{watched_in_all} are not many");
+    assert!(waited_in_all > 10_000, "{waited_in_all} are not many");
 }

@@ -1,6 +1,8 @@
 use rowtide_feed::Changes;
 use rowtide_postgres::unseen::Unseen;
-use rowtide_postgres::watch::{ObservedMembership, ObservedPublication, ObservedTable};
+use rowtide_postgres::watch::{
+    ObservedColumn, ObservedMembership, ObservedPublication, ObservedTable,
+};
 
 use super::*;
 
@@ -279,6 +281,36 @@ fn other_transactions_than_those_of_the_log_are_not_handed_on_and_end_the_epoch(
     assert_eq!(driven.handed_on(), Vec::<u64>::new());
     assert_eq!(driven.confirmed(), None);
     assert_eq!(driven.core.broken, Some(EpochReason::OtherTransactions));
+}
+
+/// Nobody is there to see it, and nothing of it is streamed.
+#[test]
+fn a_log_of_a_column_that_was_dropped_and_added_again_is_not_gone_on_with() {
+    let column = |number| ObservedColumn {
+        number,
+        name: "hidden".to_owned(),
+        type_oid: 16,
+        modifier: -1,
+        not_null: true,
+        generated: String::new(),
+        numbered: String::new(),
+        collation: 0,
+        storage: "p".to_owned(),
+        default: None,
+        version: 1,
+        incidental: String::new(),
+    };
+    let identity = |number| {
+        let mut driven = Driven::new();
+        let mut looked = looked();
+        looked.observed.tables[0].columns = vec![column(number)];
+        driven.tell(Input::Looked(Ok(Box::new(looked))));
+        driven.tell(Input::Connected(Ok(slot(40, 40))));
+        let Next::OpenLog(of) = driven.next else { panic!("{:?}", driven.next) };
+        of
+    };
+    assert_eq!(identity(3), identity(3));
+    assert_ne!(identity(3), identity(4));
 }
 
 #[test]

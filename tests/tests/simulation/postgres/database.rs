@@ -17,6 +17,8 @@ pub struct ClientRow {
     pub user: String,
     pub last: u64,
     pub refused: BTreeMap<u64, String>,
+    /// The numbers that were given to the names of an older client's mutations.
+    pub names: BTreeMap<Arc<str>, u64>,
 }
 
 /// A row by its table and its id.

@@ -15,6 +15,7 @@ mod walsender;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use rowtide_feed::Acknowledgement;
 use rowtide_protocol::Lsn;
 
 use self::database::{ClientRow, Database, State, Work};
@@ -232,21 +233,37 @@ impl Postgres {
         quiet
     }
 
-    /// The row of a client id, which is `user`'s from now on if it is nobody's.
-    /// `None` as long as another transaction has the row: it may have been streamed before it is visible,
-    /// and nobody may be told of less than that.
-    pub fn claim(&mut self, client: &str, user: &str, now_ms: u64) -> Option<Arc<ClientRow>> {
-        let theirs = Some((client.to_owned(), Arc::default()));
-        if self.must_wait(&Work { client: theirs, ..Work::default() }) {
-            return None;
-        }
-        if let Some(row) = self.visible.clients.get(client) {
+    /// The row of a client id, as it can be seen, which is `user`'s from now on if it is nobody's. One that says
+    /// less than what the client knows is raised to it; `None` as long as another transaction has it.
+    pub fn claim(
+        &mut self,
+        client: &str,
+        user: &str,
+        known: u64,
+        now_ms: u64,
+    ) -> Option<Arc<ClientRow>> {
+        let visible = self.visible.clients.get(client);
+        if let Some(row) = visible.filter(|row| row.last >= known || row.user != user) {
             return Some(Arc::clone(row));
         }
-        let row = Arc::new(ClientRow { user: user.to_owned(), ..ClientRow::default() });
+        let row = match visible {
+            Some(row) => ClientRow { last: known, ..ClientRow::clone(row) },
+            None => ClientRow { user: user.to_owned(), last: known, ..ClientRow::default() },
+        };
+        let row = Arc::new(row);
+        let acknowledgement = visible.map(|_| Acknowledgement {
+            client: client.into(),
+            last_mutation: known,
+            rejected: Vec::new(),
+            name: None,
+        });
         let client = Some((client.to_owned(), Arc::clone(&row)));
+        let work = Work { client, acknowledgement, ..Work::default() };
+        if self.must_wait(&work) {
+            return None;
+        }
         let xid = self.begin();
-        let lsn = self.commit(xid, Work { client, ..Work::default() }, now_ms);
+        let lsn = self.commit(xid, work, now_ms);
         self.show(lsn);
         self.is_visible(lsn).then_some(row)
     }

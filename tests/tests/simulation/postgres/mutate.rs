@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use rowtide_feed::Acknowledgement;
+use rowtide_postgres::mutate::Number;
 use rowtide_protocol::{Lsn, Rejected};
 
 use super::Postgres;
@@ -28,7 +29,7 @@ pub enum Outcome {
 /// A mutation as the server gives it to Postgres.
 #[derive(Clone, Debug)]
 pub struct Mutation {
-    pub number: u64,
+    pub number: Number,
     pub tag: u64,
     pub asked: Result<Vec<Op>, &'static str>,
 }
@@ -53,7 +54,14 @@ impl Postgres {
             self.abort(xid);
             return Outcome::NotTheirs;
         }
-        let number = mutation.number;
+        let (number, repeated) = match &mutation.number {
+            Number::Given(number) => (*number, *number <= row.last),
+            // The name is known, or the next number is given to it.
+            Number::Next { name } => match row.names.get(name) {
+                Some(number) => (*number, true),
+                None => (row.last + 1, false),
+            },
+        };
         let mut work =
             Work { client: Some((client.to_owned(), Arc::clone(row))), ..Work::default() };
         if self.must_wait(&work) {
@@ -64,9 +72,13 @@ impl Postgres {
             return Outcome::Gap { last: row.last };
         }
         let mut row = ClientRow::clone(row);
-        let repeated = number <= row.last;
+        let name = match &mutation.number {
+            Number::Given(_) => None,
+            Number::Next { name } => Some(Arc::clone(name)),
+        };
         if !repeated {
             row.last = number;
+            row.names.extend(name.iter().map(|name| (Arc::clone(name), number)));
             let judged = match &mutation.asked {
                 Ok(ops) => judge(&state.database, user, ops),
                 Err(code) => Judged::Refused(code),
@@ -86,12 +98,13 @@ impl Postgres {
             }
         }
         // A repeat tells again of every number that it acknowledges.
-        let rejected = row.refused.range(number..).map(|(number, code)| refusal(*number, code));
+        let told = if name.is_some() { number..=number } else { number..=row.last.max(number) };
+        let rejected = row.refused.range(told).map(|(number, code)| refusal(*number, code));
         work.acknowledgement = Some(Acknowledgement {
             client: client.into(),
             last_mutation: row.last,
             rejected: rejected.collect(),
-            name: None,
+            name: name.map(|name| name.as_ref().into()),
         });
         work.client = Some((client.to_owned(), Arc::new(row)));
         if self.must_wait(&work) {

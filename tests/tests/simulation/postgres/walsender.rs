@@ -112,7 +112,7 @@ impl Walsender {
                 Some(row.user.as_str()),
                 Some(last.as_str()),
                 rejected.as_deref(),
-                None,
+                work.acknowledgement.as_ref().and_then(|told| told.name.as_deref()),
             ];
             let mut message = vec![if there { b'U' } else { b'I' }];
             message.extend(CLIENT.to_be_bytes());

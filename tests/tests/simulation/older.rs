@@ -1,0 +1,218 @@
+//! Older clients, over the adapter's own session. They name their mutations, and never send one again. So what a
+//! server has received before it stops in order must be applied or refused, once, and what it has taken from a
+//! connection must be told there before the goodbye.
+
+use std::collections::BTreeSet;
+
+use rand::Rng;
+use rowtide_gateway::conversation::Ending;
+use rowtide_gateway::limits::{GOODBYE_TIMEOUT, STOP_PATIENCE};
+use rowtide_gateway::worker::Arrival;
+use serde_json::{Value, json};
+
+use crate::data::USERS;
+use crate::network::{Parcel, Side};
+use crate::world::{At, Event, World};
+
+/// Their number on the network is higher by this than their place among older clients.
+pub const OLDER: usize = 1_000;
+
+pub struct Older {
+    user: &'static str,
+    pub connection: Option<u64>,
+    has_left: bool,
+    /// Whether its rows have come on this connection.
+    live: bool,
+    failures: u32,
+    /// What it has sent and not heard of, by tag.
+    sent: BTreeSet<u64>,
+}
+
+impl Older {
+    pub fn new(number: usize) -> Older {
+        let user = USERS[number % USERS.len()];
+        let (connection, sent) = (None, BTreeSet::new());
+        Older { user, connection, has_left: false, live: false, failures: 0, sent }
+    }
+}
+
+/// The tag of a mutation by its name.
+fn tag_of_name(name: &Value) -> u64 {
+    name.as_str().and_then(|name| name.strip_prefix('m')).unwrap().parse().unwrap()
+}
+
+/// The tag of a mutation as an older client sends it.
+pub fn tag_of_text(text: &str) -> Option<u64> {
+    let message: Value = serde_json::from_str(text).ok()?;
+    (message["type"] == "mutate").then(|| tag_of_name(&message["mutationId"]))
+}
+
+/// What a message to an older client says of mutations: their tags, and with which code they were refused.
+fn told(text: &str) -> Vec<(u64, Option<String>)> {
+    let message: Value = serde_json::from_str(text).expect("servers speak JSON");
+    match message["type"].as_str() {
+        Some("commit") => {
+            let names = message["mutationIds"].as_array().expect("names");
+            names.iter().map(|name| (tag_of_name(name), None)).collect()
+        }
+        Some("reject") => {
+            let code = message["errorCode"].as_str().expect("a code").to_owned();
+            vec![(tag_of_name(&message["mutationId"]), Some(code))]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// What is told of a mutation that was not taken.
+const NOT_TAKEN: &str = "rate_limit_exceeded";
+
+impl World {
+    /// The user of a connection of an older client.
+    pub fn older_user(&self, id: u64) -> Option<&'static str> {
+        let number = self.network.connections.get(&id)?.client.checked_sub(OLDER)?;
+        Some(self.older[number].user)
+    }
+
+    pub fn connect_older(&mut self, number: usize) {
+        let client = &self.older[number];
+        if client.has_left || client.connection.is_some() {
+            return;
+        }
+        let server = self.rng.random_range(0..self.servers.len());
+        if !self.servers[server].running || self.servers[server].stopping.is_some() {
+            return self.connect_older_later(number);
+        }
+        let id = self.network.open(OLDER + number, server, self.servers[server].life);
+        self.older[number].connection = Some(id);
+        // The upgrade, which has said who it is.
+        self.send_parcel(id, Side::Server, Parcel::Ping);
+    }
+
+    fn connect_older_later(&mut self, number: usize) {
+        let client = &mut self.older[number];
+        let ceiling = 5_000.min(200 << client.failures.min(10));
+        client.failures += 1;
+        let delay = self.rng.random_range(0..=ceiling);
+        self.after(delay, Event::ConnectOlder(number));
+    }
+
+    pub fn older_leaves(&mut self, number: usize) {
+        self.older[number].has_left = true;
+        if let Some(id) = self.older[number].connection.take() {
+            self.end_connection(id, Side::Client);
+        }
+    }
+
+    pub fn older_receives(&mut self, number: usize, parcel: Parcel) {
+        let Some(id) = self.older[number].connection else { return };
+        let text = match parcel {
+            Parcel::Text(text) => text,
+            Parcel::Ping => return self.send_parcel(id, Side::Server, Parcel::Pong),
+            Parcel::Pong => return,
+            Parcel::End => {
+                let client = &mut self.older[number];
+                (client.connection, client.live) = (None, false);
+                self.end_connection(id, Side::Client);
+                return self.connect_older_later(number);
+            }
+        };
+        self.say(|| format!("older client {number} receives {text}"));
+        if text.contains("\"initial_data\"") {
+            let client = &mut self.older[number];
+            (client.live, client.failures) = (true, 0);
+        }
+        for (tag, refused) in told(&text) {
+            let ours = self.older[number].sent.remove(&tag);
+            if ours && refused.as_deref() != Some(NOT_TAKEN) {
+                self.seen.count("mutations of older clients");
+                self.ledger.tell(tag, OLDER + number, refused.is_none(), self.postgres.now());
+            }
+        }
+    }
+
+    /// The person does something.
+    pub fn older_acts(&mut self, number: usize) {
+        if !self.stormy {
+            return;
+        }
+        let delay = self.rng.random_range(50..1_500);
+        self.after(delay, Event::OlderActs(number));
+        let client = &self.older[number];
+        let (true, Some(id), user) = (client.live, client.connection, client.user) else { return };
+        self.ledger.made += 1;
+        let tag = self.ledger.made;
+        let row = json!({
+            "id": self.rng.random_range(0..8), "person": user, "parent": self.rng.random_range(0..4),
+            "mark": tag, "hidden": false,
+        });
+        let update = json!({ "table": "note", "event": "insert", "row": row });
+        let message = json!({
+            "type": "mutate", "mutationId": format!("m{tag}"), "updates": [update]
+        });
+        self.say(|| format!("older client {number} makes mutation {tag}"));
+        self.older[number].sent.insert(tag);
+        self.send(id, Side::Server, message.to_string().into_bytes());
+    }
+
+    /// Something is said to an older client.
+    pub fn note_told(&mut self, at: At, id: u64, text: &str) {
+        for (tag, refused) in told(text) {
+            let server = &mut self.servers[at.server];
+            if let Some(connection) = server.connections.get_mut(&id) {
+                connection.taken.remove(&tag);
+            }
+            if refused.as_deref() == Some(NOT_TAKEN) {
+                server.arrived.remove(&tag);
+                server.unread.remove(&tag);
+                server.arrived_of_older.remove(&tag);
+            }
+        }
+    }
+
+    /// Whether a server that stops can be held to what it promises older clients: Postgres is there all the time.
+    pub fn keeps_older_promises(&self, at: At) -> bool {
+        let server = &self.servers[at.server];
+        !server.older_let_go && server.stopped_in == Some(self.postgres.life)
+    }
+
+    /// The session of an older client ends: the client is told, and what it has sent before it hears of that is read.
+    /// Whether it does.
+    pub fn say_goodbye(&mut self, at: At, id: u64, ending: Option<&Ending>) -> bool {
+        let keeps = self.keeps_older_promises(at);
+        let server = &mut self.servers[at.server];
+        let Some(connection) = server.connections.get_mut(&id) else { return false };
+        let (true, Some(ending)) = (connection.session.is_older(), ending) else { return false };
+        let patience = STOP_PATIENCE.as_millis() as u64;
+        let patient = server.stopping.is_some_and(|since| self.now_ms < since + patience);
+        if keeps && patient && ending.message.contains("stopping") {
+            assert!(
+                connection.taken.is_empty(),
+                "an older client is not told of {:?} before the goodbye",
+                connection.taken
+            );
+            self.seen.count("goodbyes to older clients");
+        }
+        connection.says_goodbye = true;
+        connection.drop_outlet();
+        let (entry, engine) = (connection.entry.take(), connection.engine.take());
+        if let Some(entry) = entry {
+            server.registry.leave(entry);
+        }
+        if let Some((generations, engine, session)) = engine
+            && generations == server.generations
+        {
+            self.give(at, engine, Arrival::Close(session));
+        }
+        self.send_parcel(id, Side::Client, Parcel::End);
+        self.after(GOODBYE_TIMEOUT.as_millis() as u64, Event::Goodbye(at, id));
+        self.after(0, Event::Read(at, id));
+        true
+    }
+
+    /// The client has not answered to the goodbye.
+    pub fn goodbye_is_over(&mut self, at: At, id: u64) {
+        if !self.is_gone(at) {
+            self.drop_session(at, id);
+        }
+    }
+}
