@@ -163,6 +163,8 @@ impl Served {
             assert!(!warnings[..place].contains(warning), "said twice: {warning}\n{warnings:#?}");
         }
         assert!(!warnings.is_empty(), "nothing was said");
+        let of_stop = warnings.iter().find(|warning| warning.contains("engines have ended"));
+        assert_eq!(of_stop, None, "it stopped in order");
     }
 }
 
