@@ -1,7 +1,7 @@
 //! The commands for a database that is there already, in the order in which an operator meets them, and
 //! what is said when something of it is wrong.
 
-use rowtide_tests::{Database, Dir, Running, Said, rowtide, said};
+use rowtide_tests::{Database, Dir, Running, Said, eventually, rowtide, said};
 
 const TABLES: &str = "
 CREATE TABLE note (id text PRIMARY KEY, owner text NOT NULL, body text NOT NULL);
@@ -60,7 +60,13 @@ async fn from_a_database_to_a_server_that_is_watched() {
     for part in ["error: ", "REPLICA IDENTITY FULL", "rowtide setup"] {
         assert!(checked.out.contains(part), "{}", checked.out);
     }
-    refused(&operator.says(&["serve"]).await, &["the database is not ready", "rowtide setup"]);
+    // It waits for what is missing, and says so.
+    let mut server = Running::start(operator.command(&["serve"]).await);
+    server.line("listening http://").await;
+    eventually("it says what is missing", || async {
+        server.said().contains("rowtide setup makes it").then_some(())
+    })
+    .await;
 
     let set_up = operator.says(&["setup"]).await;
     assert_eq!(set_up.code(), Some(0), "{set_up:?}");
@@ -70,7 +76,6 @@ async fn from_a_database_to_a_server_that_is_watched() {
     let checked = operator.says(&["check"]).await;
     assert_eq!((checked.code(), checked.out.contains("error: ")), (Some(0), false), "{checked:?}");
 
-    let mut server = Running::start(operator.command(&["serve"]).await);
     let address = server.line("ready http://").await;
     let token = rowtide::auth::sign(SECRET, "ada", std::time::Duration::from_secs(600)).unwrap();
     let url = format!("ws://{address}/sync");
@@ -96,7 +101,7 @@ async fn a_wrong_definition_is_pointed_into() {
     let operator =
         Operator::new("[tables.note]\nvisible = '''\n  ownr = auth.user_id AND body < 'm'\n'''\n")
             .await;
-    for command in ["check", "explain", "serve"] {
+    for command in ["check", "explain"] {
         let said = operator.says(&[command]).await;
         let parts = ["rowtide.toml:3:3", "no column `ownr`", "did you mean \"owner\"", "`<`"];
         refused(&said, &parts);
@@ -146,8 +151,8 @@ async fn a_wrong_setting_is_named_wherever_it_was_set() {
     let said = operator.says(&["serve", "--config", "server.toml"]).await;
     refused(&said, &["`engines` is `65`"]);
     // A flag wins over the file, so that the next mistake is met.
-    let said = operator.says(&["serve", "--config", "server.toml", "--engines", "1"]).await;
-    refused(&said, &["the database is not ready"]);
+    let flags = ["serve", "--config", "server.toml", "--engines", "1", "--listen", "nowhere"];
+    refused(&operator.says(&flags).await, &["`listen` is `nowhere`"]);
     let said = operator.says(&["serve", "--engine", "1"]).await;
     assert_eq!(said.code(), Some(2), "{said:?}");
     assert!(said.err.contains("--engines"), "{}", said.err);
@@ -156,12 +161,23 @@ async fn a_wrong_setting_is_named_wherever_it_was_set() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_cannot_be_used_is_named_without_its_password() {
     let operator = Operator::new(DEFINITION).await;
-    for command in ["check", "setup", "serve"] {
+    for command in ["check", "setup"] {
         let nowhere = "postgres://me:pass-word@127.0.0.1:1/app";
         let said = operator.says(&[command, "--database-url", nowhere]).await;
         refused(&said, &["127.0.0.1:1", "refused"]);
         assert!(!said.err.contains("pass-word"), "{}", said.err);
     }
+    let nowhere = "postgres://me:pass-word@127.0.0.1:1/app";
+    let command = operator.command(&["serve", "--database-url", nowhere]).await;
+    let mut server = Running::start(command);
+    server.line("listening http://").await;
+    eventually("it says what it waits for", || async {
+        server.said().contains("127.0.0.1:1").then_some(())
+    })
+    .await;
+    let stopped = server.stop().await;
+    assert_eq!(stopped.code(), Some(0), "{stopped:?}");
+    assert!(!stopped.err.contains("pass-word"), "{}", stopped.err);
     let url = operator.database.url().await.replace(operator.database.name(), "not_there");
     refused(&operator.says(&["check", "--database-url", &url]).await, &["not_there"]);
     let said = operator.says(&["check", "--database-url", "mysql://localhost/app"]).await;
@@ -181,7 +197,6 @@ async fn a_role_without_rights_is_told_which_it_needs() {
     for part in [&format!("ALTER ROLE {role} REPLICATION;"), &format!("{table} {role};")] {
         assert!(checked.out.contains(part), "no `{part}` in:\n{}", checked.out);
     }
-    refused(&operator.says(&["serve", "--database-url", &url]).await, &["is not ready"]);
     operator.database.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
 
@@ -190,7 +205,7 @@ async fn what_cannot_be_synced_is_told_by_what_it_is() {
     let definition = "[tables.log]\nvisible = 'true'\n\n[tables.notes]\nvisible = 'true'\n";
     let operator = Operator::new(definition).await;
     operator.database.run("CREATE TABLE log (line text); CREATE VIEW notes AS TABLE note").await;
-    for command in ["check", "explain", "serve"] {
+    for command in ["check", "explain"] {
         let said = operator.says(&[command]).await;
         let key = ["rowtide.toml:1:9", "\"log\" has no primary key", "ADD PRIMARY KEY"];
         refused(&said, &key);

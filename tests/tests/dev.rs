@@ -10,6 +10,14 @@ use rowtide_tests::{Database, Dir, Running, Said, eventually, rowtide, said};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+/// Nothing was wrong, and nothing is said to be.
+#[track_caller]
+fn assert_in_order(said: &Said) {
+    let troubled =
+        said.err.lines().find(|line| line.contains(" WARN ") || line.contains(" ERROR "));
+    assert_eq!(troubled, None, "{}", said.err);
+}
+
 /// A `rowtide dev` that is ready.
 struct Dev {
     running: Running,
@@ -115,6 +123,7 @@ async fn one_command_gives_a_server_with_sample_data_and_tokens_and_keeps_it_for
     drop(client);
     let said = dev.running.stop().await;
     assert_eq!(said.code(), Some(0), "{said:?}");
+    assert_in_order(&said);
     assert_eq!(dir.cluster("dev"), None);
 
     let mut dev = Dev::start(&dir, &[]).await;
@@ -127,6 +136,7 @@ async fn one_command_gives_a_server_with_sample_data_and_tokens_and_keeps_it_for
     let said = dev.running.stop().await;
     assert_eq!(said.code(), Some(0), "{said:?}");
     assert!(!said.err.contains("applied"), "{}", said.err);
+    assert_in_order(&said);
     assert_eq!(dir.cluster("dev"), None);
 }
 
@@ -264,7 +274,10 @@ async fn a_database_that_is_given_is_taken_instead_of_a_cluster() {
     running.line("ready http://").await;
     assert_eq!(running.line("psql ").await, format!("'{}'", database.url().await));
     assert!(!dir.path().join("dev/postgres").exists());
-    assert_eq!(running.stop().await.code(), Some(0));
+    running.signal("INT");
+    let stopped = running.ended().await;
+    assert_eq!(stopped.code(), Some(0));
+    assert_in_order(&stopped);
     let sql = database.connect().await;
     eventually("its stream is let go", || async {
         let free = "SELECT FROM pg_replication_slots WHERE NOT active AND database = $1";

@@ -76,6 +76,19 @@ pub enum Request {
 #[error("the generation has ended")]
 pub struct FeedEnded;
 
+/// Why one who follows is told nothing more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum FollowError {
+    /// In order: whoever follows goes over to the next generation.
+    #[error(transparent)]
+    Ended(#[from] FeedEnded),
+    /// This one has missed something that nobody can bring any more; the generation may go on for others. Whoever follows
+    /// begins again without what it has, after a pause: until the replicator has begun another generation, it may fare
+    /// no better.
+    #[error("the log cannot bring what was missed")]
+    Missed,
+}
+
 struct Shared {
     ring: Mutex<(Arc<Generation>, Ring)>,
     /// How many batches there are; told with each.
@@ -298,12 +311,12 @@ impl Subscription {
     /// were evicted; the last [`Event::StreamBegan`] never is. Cancel safe.
     ///
     /// # Errors
-    /// When the generation has ended; what was published of it and not taken may be missing then. Also when the log
-    /// cannot bring what is missing.
-    pub async fn next(&mut self) -> Result<Arc<[Event]>, FeedEnded> {
+    /// [`FollowError::Ended`] when the generation has ended, and what was published of it and not taken may be missing
+    /// then; [`FollowError::Missed`] when the log cannot bring what is missing.
+    pub async fn next(&mut self) -> Result<Arc<[Event]>, FollowError> {
         loop {
             if self.is_over() {
-                return Err(FeedEnded);
+                return Err(FeedEnded.into());
             }
             if let Some(batch) = self.ready.pop_front() {
                 match self.take(batch) {
@@ -327,12 +340,14 @@ impl Subscription {
                 };
                 let must_bring = replay.must_bring;
                 self.replay = None;
-                // What the log cannot say, nobody can: this follower is over.
-                let Ok(Ok(events)) = replayed else { return Err(FeedEnded) };
+                // What the log cannot say, nobody can. It gives no answer if it is of another epoch by now; the
+                // generation may still be there for those who need nothing of it.
+                let over = if self.is_over() { FeedEnded.into() } else { FollowError::Missed };
+                let Ok(Ok(events)) = replayed else { return Err(over) };
                 match self.rejoin(events, must_bring)? {
                     News::Some(batch) => return Ok(batch),
                     News::Nothing => continue,
-                    News::Gap => return Err(FeedEnded),
+                    News::Gap => return Err(FollowError::Missed),
                 }
             }
             self.published.borrow_and_update();
@@ -391,13 +406,13 @@ impl Subscription {
     }
 
     /// Takes what was replayed, and goes on behind it.
-    fn rejoin(&mut self, events: Vec<Event>, must_bring: bool) -> Result<News, FeedEnded> {
+    fn rejoin(&mut self, events: Vec<Event>, must_bring: bool) -> Result<News, FollowError> {
         let before = self.follower.position();
         let news = if events.is_empty() { News::Nothing } else { self.take(events.into()) };
         let position = self.follower.position();
         if must_bring && position == before {
             // It would be asked for ever.
-            return Err(FeedEnded);
+            return Err(FollowError::Missed);
         }
         let ring = self.shared.lock();
         // What was evicted is durable: where the log brings nothing of it, it had no transaction, and the ring goes on.

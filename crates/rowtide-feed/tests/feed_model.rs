@@ -15,8 +15,8 @@ use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rowtide_feed::{
-    Change, Changes, Event, Feed, FeedEnded, Generation, Publisher, Request, RowChange,
-    Subscription, Transaction, feed,
+    Change, Changes, Event, Feed, FeedEnded, FollowError, Generation, PastError, Publisher,
+    Request, RowChange, Subscription, Transaction, feed,
 };
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::row::{Image, Row};
@@ -252,7 +252,8 @@ impl Model {
         assert!(Arc::ptr_eq(&self.feed.state().generation.unwrap(), &self.generation));
         assert_eq!(self.feed.subscribe(&old, old.position).err(), Some(FeedEnded));
         for subscriber in &mut self.subscribers {
-            assert_eq!(poll(subscriber.subscription.next()).unwrap().err(), Some(FeedEnded));
+            let next = poll(subscriber.subscription.next()).unwrap();
+            assert_eq!(next.err(), Some(FollowError::Ended(FeedEnded)));
         }
         self.subscribers.clear();
         self.published.clear();
@@ -397,7 +398,8 @@ fn whoever_waits_for_the_log_is_told_when_the_generation_ends() {
     let request = requests.try_recv().unwrap();
     assert!(matches!(request, Request::Replay(_, Lsn(0), ..)));
     publisher.end();
-    assert!(matches!(next.as_mut().poll(&mut context), Poll::Ready(Err(FeedEnded))));
+    let ended = next.as_mut().poll(&mut context);
+    assert!(matches!(ended, Poll::Ready(Err(FollowError::Ended(_)))), "it was not for the log");
 }
 
 #[test]
@@ -413,6 +415,33 @@ fn a_log_that_has_not_got_what_is_missing_ends_the_subscription() {
         let last = replayed.is_empty();
         assert!(reply.send(Ok(replayed)).is_ok());
         let next = poll(behind.next()).unwrap();
-        assert_eq!(next.is_err(), last);
+        assert_eq!(next.err(), last.then_some(FollowError::Missed));
     }
+}
+
+#[test]
+fn what_the_log_cannot_bring_is_told_apart_from_the_end_of_the_generation() {
+    let (publisher, feed, mut requests) = feed(RING_BYTES);
+    let generation = publisher.begin(generation(&plan(), 100));
+    let mut asked = || {
+        let mut behind = feed.subscribe(&generation, Lsn(50)).unwrap();
+        publisher.publish([large(100, 110)].into());
+        assert!(poll(behind.next()).is_none());
+        let Ok(Request::Replay(_, _, _, reply)) = requests.try_recv() else { panic!() };
+        (behind, reply)
+    };
+    // A log that does not go back so far: others who follow may go on.
+    let (mut behind, reply) = asked();
+    assert!(reply.send(Err(PastError::TooOld)).is_ok());
+    assert_eq!(poll(behind.next()).unwrap().err(), Some(FollowError::Missed));
+    assert!(feed.subscribe(&generation, Lsn(100)).is_ok());
+    // A log that is of another epoch by now gives no answer.
+    let (mut behind, reply) = asked();
+    drop(reply);
+    assert_eq!(poll(behind.next()).unwrap().err(), Some(FollowError::Missed));
+    // What comes first counts: with the generation what it missed is over, too.
+    let (mut behind, reply) = asked();
+    assert!(reply.send(Err(PastError::TooOld)).is_ok());
+    publisher.end();
+    assert_eq!(poll(behind.next()).unwrap().err(), Some(FollowError::Ended(FeedEnded)));
 }

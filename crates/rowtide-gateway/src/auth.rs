@@ -1,9 +1,11 @@
 //! Who is there: tokens (JWT, RFC 7519) and what they are checked with, a shared secret or the public
 //! keys of an issuer (JWKS, RFC 7517). The algorithm is fixed by the key and never chosen by the
-//! token: a secret checks HS256 alone, a public key its own algorithm alone.
+//! token: a secret checks HS256 alone, a public key its own algorithm alone. An issuer that cannot be reached when
+//! the server starts is asked again until its keys are there; until then nobody can be told whether a token of it is
+//! good, so clients are told to come back.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::errors::ErrorKind;
@@ -15,9 +17,14 @@ use rowtide_postgres::mutate::Author;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Number, Value};
 use thiserror::Error;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
+use tokio_util::sync::CancellationToken;
 
-use crate::limits::{JWKS_BYTES, JWKS_REFRESH, JWKS_TIMEOUT, MAX_TOKEN_BYTES, MAX_USER_ID_BYTES};
+use crate::limits::{
+    JWKS_BYTES, JWKS_MAX_PAUSE, JWKS_MIN_PAUSE, JWKS_REFRESH, JWKS_TIMEOUT, MAX_TOKEN_BYTES,
+    MAX_USER_ID_BYTES,
+};
+use crate::said_once::SaidOnce;
 
 /// How far clocks may be apart.
 const LEEWAY: Duration = Duration::from_secs(5);
@@ -65,7 +72,18 @@ pub enum Unauthorized {
     UserId,
 }
 
-/// Why tokens cannot be checked at all.
+/// Why it is not known whose token it is.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum TokenError {
+    /// It is not taken, and will not be.
+    #[error(transparent)]
+    Unauthorized(#[from] Unauthorized),
+    /// The keys that would tell were never read: it may be taken later. Why is for the operator alone.
+    #[error("tokens cannot be checked yet: this server has not read the keys of their issuer")]
+    NoKeysYet,
+}
+
+/// Why tokens cannot be checked at all, and will not be before the configuration is another.
 #[derive(Debug, Error)]
 pub enum AuthError {
     /// The secret is too short.
@@ -76,14 +94,19 @@ pub enum AuthError {
     /// Neither a secret nor keys.
     #[error("tokens cannot be checked: set `token_secret` or `jwks`")]
     NoKeys,
-    /// The keys cannot be read.
-    #[error("cannot read the keys of `{from}`: {why}")]
-    Keys {
-        /// File or URL.
-        from: String,
-        /// Why not.
-        why: String,
-    },
+    /// The file of keys cannot be read.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+}
+
+/// Keys cannot be read.
+#[derive(Clone, Debug, Error)]
+#[error("cannot read the keys of `{from}`: {why}")]
+pub struct KeysError {
+    /// File or URL.
+    pub from: String,
+    /// Why not.
+    pub why: String,
 }
 
 /// Where tokens' keys come from, and what tokens must say.
@@ -114,9 +137,18 @@ struct Inner {
 
 struct Jwks {
     source: Source,
-    keys: RwLock<Vec<Key>>,
+    keys: watch::Sender<Keys>,
     /// When the keys were last asked for because of one that is not known. Held while asking.
     asked: Mutex<Option<Instant>>,
+}
+
+/// What is known of an issuer's keys. Once there are some there always are.
+enum Keys {
+    /// They are being asked for, and there was no answer yet.
+    Asked,
+    /// They could not be read until now: why, in a sentence.
+    Missing(String),
+    Known(Vec<Key>),
 }
 
 enum Source {
@@ -145,11 +177,11 @@ struct KeySet {
 }
 
 impl Auth {
-    /// Reads the keys.
+    /// Reads the keys of a file; those of a URL are asked for from now on, until they are there or `stop`.
     ///
     /// # Errors
-    /// When there are none, or they cannot be read.
-    pub async fn new(options: &AuthOptions) -> Result<Auth, AuthError> {
+    /// When there is neither secret nor key, or a file of keys cannot be read.
+    pub async fn start(options: &AuthOptions, stop: CancellationToken) -> Result<Auth, AuthError> {
         let secret = match &options.secret {
             Some(secret) if secret.len() < MIN_SECRET_BYTES => return Err(AuthError::ShortSecret),
             Some(secret) => Some(DecodingKey::from_secret(secret.as_bytes())),
@@ -158,48 +190,76 @@ impl Auth {
         let jwks = match &options.jwks {
             None => None,
             Some(from) => {
-                let source = if from.starts_with("https://") || from.starts_with("http://") {
-                    Source::Url(from.clone())
+                let (source, keys) = if from.starts_with("https://") || from.starts_with("http://")
+                {
+                    (Source::Url(from.clone()), Keys::Asked)
                 } else {
-                    Source::File(PathBuf::from(from))
+                    let source = Source::File(PathBuf::from(from));
+                    let keys = source.read().await?;
+                    (source, Keys::Known(keys))
                 };
-                let keys = source.read().await?;
-                Some(Jwks { source, keys: RwLock::new(keys), asked: Mutex::new(None) })
+                Some(Jwks { source, keys: watch::channel(keys).0, asked: Mutex::new(None) })
             }
         };
         if secret.is_none() && jwks.is_none() {
             return Err(AuthError::NoKeys);
         }
         let (issuer, audience) = (options.issuer.clone(), options.audience.clone());
-        Ok(Auth { inner: Arc::new(Inner { secret, jwks, issuer, audience }) })
+        let auth = Auth { inner: Arc::new(Inner { secret, jwks, issuer, audience }) };
+        let asks = auth.clone();
+        tokio::spawn(async move {
+            if let Some(jwks) = &asks.inner.jwks {
+                stop.run_until_cancelled(jwks.ask_until_known()).await;
+            }
+        });
+        Ok(auth)
     }
 
-    /// Checks a token.
+    /// Why tokens of the issuer cannot be checked yet, in a sentence; `None` once they can.
+    pub fn missing_keys(&self) -> Option<String> {
+        match &*self.inner.jwks.as_ref()?.keys.borrow() {
+            Keys::Known(_) => None,
+            Keys::Asked => Some("the keys of tokens are being asked for".to_owned()),
+            Keys::Missing(why) => Some(why.clone()),
+        }
+    }
+
+    /// Waits until tokens can be checked. Cancel safe.
+    pub async fn has_keys(&self) {
+        if let Some(jwks) = &self.inner.jwks {
+            // The sender lives as long as we do.
+            drop(jwks.keys.subscribe().wait_for(|keys| matches!(keys, Keys::Known(_))).await);
+        }
+    }
+
+    /// Checks a token. Waits for the issuer's keys if they are being asked for the first time.
     ///
     /// # Errors
-    /// When it is not good now, or not for this server.
-    pub async fn check(&self, token: &str) -> Result<Identity, Unauthorized> {
+    /// When it is not good now, not for this server, or cannot be checked yet.
+    pub async fn check(&self, token: &str) -> Result<Identity, TokenError> {
         let invalid = |what: &str| Unauthorized::Invalid(what.to_owned());
         if token.is_empty() {
-            return Err(Unauthorized::Missing);
+            return Err(Unauthorized::Missing.into());
         }
         if token.len() > MAX_TOKEN_BYTES {
-            return Err(invalid("it is too long"));
+            return Err(invalid("it is too long").into());
         }
         let header = decode_header(token).map_err(|_| invalid("it is not a JWT"))?;
         if header.alg == Algorithm::HS256 {
             let Some(secret) = &self.inner.secret else {
-                return Err(invalid("its algorithm is not accepted"));
+                return Err(invalid("its algorithm is not accepted").into());
             };
-            return self.verify(token, secret, header.alg);
+            return Ok(self.verify(token, secret, header.alg)?);
         }
         let Some(jwks) = self.inner.jwks.as_ref().filter(|_| OF_KEYS.contains(&header.alg)) else {
-            return Err(invalid("its algorithm is not accepted"));
+            return Err(invalid("its algorithm is not accepted").into());
         };
+        jwks.was_answered().await;
         if !jwks.knows(&header) {
             jwks.ask_again(&header).await;
         }
-        let keys = jwks.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let keys = jwks.keys.borrow();
+        let Keys::Known(keys) = &*keys else { return Err(TokenError::NoKeysYet) };
         let fits = keys.iter().filter(|key| key.fits(&header));
         let mut refused = invalid("its key is not known");
         for key in fits {
@@ -208,7 +268,7 @@ impl Auth {
                 Err(error) => refused = error,
             }
         }
-        Err(refused)
+        Err(refused.into())
     }
 
     fn verify(
@@ -246,13 +306,47 @@ impl Auth {
 
 impl Jwks {
     fn knows(&self, header: &Header) -> bool {
-        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
-        keys.iter().any(|key| key.fits(header))
+        match &*self.keys.borrow() {
+            Keys::Known(keys) => keys.iter().any(|key| key.fits(header)),
+            Keys::Asked | Keys::Missing(_) => false,
+        }
+    }
+
+    /// Asks until there are keys, the less often the longer it takes.
+    async fn ask_until_known(&self) {
+        let (mut pause, mut said) = (JWKS_MIN_PAUSE, SaidOnce::default());
+        while !matches!(&*self.keys.borrow(), Keys::Known(_)) {
+            match self.source.read().await {
+                Ok(keys) => drop(self.keys.send_replace(Keys::Known(keys))),
+                Err(error) => {
+                    let why = error.to_string();
+                    if said.is_new(&why) {
+                        tracing::warn!("{why}; clients are told to come back until they are there");
+                    }
+                    self.keys.send_replace(Keys::Missing(why));
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(JWKS_MAX_PAUSE);
+                }
+            }
+        }
+        if !said.is_empty() {
+            tracing::info!("the keys of tokens are there");
+        }
+    }
+
+    /// Waits for the first answer of the issuer, whatever it is. Cancel safe.
+    async fn was_answered(&self) {
+        // The sender lives as long as we do.
+        drop(self.keys.subscribe().wait_for(|keys| !matches!(keys, Keys::Asked)).await);
     }
 
     /// The issuer may have a new key. Of many who come with it at once one asks, and the others wait
-    /// for the answer; keys that are made up must not make us a load on the issuer.
+    /// for the answer; keys that are made up must not make us a load on the issuer. An issuer that has never answered
+    /// is asked already.
     async fn ask_again(&self, header: &Header) {
+        if !matches!(&*self.keys.borrow(), Keys::Known(_)) {
+            return;
+        }
         let mut asked = self.asked.lock().await;
         if self.knows(header) || asked.is_some_and(|at| at.elapsed() < JWKS_REFRESH) {
             return;
@@ -260,7 +354,7 @@ impl Jwks {
         *asked = Some(Instant::now());
         // An issuer that does not answer leaves the old keys.
         match self.source.read().await {
-            Ok(keys) => *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys,
+            Ok(keys) => drop(self.keys.send_replace(Keys::Known(keys))),
             Err(error) => tracing::warn!(%error, "cannot refresh the keys of tokens"),
         }
     }
@@ -294,12 +388,12 @@ impl Key {
 }
 
 impl Source {
-    async fn read(&self) -> Result<Vec<Key>, AuthError> {
+    async fn read(&self) -> Result<Vec<Key>, KeysError> {
         let (from, text) = match self {
             Source::File(path) => (path.display().to_string(), read_file(path).await),
-            Source::Url(url) => (url.clone(), fetch(url).await),
+            Source::Url(url) => (shown(url), fetch(url).await),
         };
-        let fail = |why: String| AuthError::Keys { from: from.clone(), why };
+        let fail = |why: String| KeysError { from: from.clone(), why };
         let set: KeySet = serde_json::from_slice(&text.map_err(&fail)?)
             .map_err(|error| fail(format!("not a JWKS: {error}")))?;
         // One by one: keys of kinds that are not known stand beside the others (RFC 7517, 5).
@@ -341,6 +435,18 @@ fn why(kind: &ErrorKind) -> String {
 
 async fn read_file(path: &Path) -> Result<Vec<u8>, String> {
     tokio::fs::read(path).await.map_err(|error| error.to_string())
+}
+
+/// A URL without what may be secret in it.
+fn shown(url: &str) -> String {
+    match reqwest::Url::parse(url) {
+        Ok(url) => {
+            let host = url.host_str().unwrap_or_default();
+            let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
+            format!("{}://{host}{port}{}", url.scheme(), url.path())
+        }
+        Err(_) => url.split(['?', '#']).next().unwrap_or_default().to_owned(),
+    }
 }
 
 async fn fetch(url: &str) -> Result<Vec<u8>, String> {

@@ -15,6 +15,7 @@ use crate::conversation::{ClaimRequest, Known, NoClaim};
 use crate::limits::{CLAIM_BATCH, CLAIM_COLLECT, CLAIM_TIMEOUT};
 use crate::now::Clock;
 use crate::registry::{Claim, ConnectionId, Registry, TooManySessions};
+use crate::said_once::SaidOnce;
 use crate::writer::Writer;
 
 /// What is said while the database is not there.
@@ -97,7 +98,8 @@ impl Claims {
             answers: HashMap::new(),
         };
         let shared = Arc::new(Register { state: Mutex::new(state), asked: Notify::new(), clock });
-        let task = Task { shared: Arc::clone(&shared), database, names, writer, client: None };
+        let (client, said) = (None, SaidOnce::default());
+        let task = Task { shared: Arc::clone(&shared), database, names, writer, client, said };
         tokio::spawn(async move {
             stop.run_until_cancelled(task.run()).await;
         });
@@ -135,6 +137,7 @@ struct Task {
     names: Names,
     writer: Writer,
     client: Option<Client>,
+    said: SaidOnce,
 }
 
 impl Task {
@@ -162,9 +165,14 @@ impl Task {
             self.writer.supersede(&claim.client, &claim.user);
         }
         let claimed = self.claim_all(&batch).await;
-        if let Err(error) = &claimed {
-            self.client = None;
-            tracing::warn!(error, "cannot look up client ids");
+        match &claimed {
+            Ok(_) => self.said.clear(),
+            Err(error) => {
+                self.client = None;
+                if self.said.is_new(error) {
+                    tracing::warn!(error, "cannot look up client ids");
+                }
+            }
         }
         let mut state = self.shared.lock();
         for (index, claim) in batch.iter().enumerate() {

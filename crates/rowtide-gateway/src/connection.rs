@@ -12,7 +12,7 @@ use futures_util::{FutureExt, SinkExt};
 use tokio::time::{sleep_until, timeout};
 use tokio_tungstenite::tungstenite::{self, Error, error::ProtocolError};
 
-use crate::auth::{Identity, Unauthorized};
+use crate::auth::{Identity, TokenError};
 use crate::claims::Entry;
 use crate::conversation::{ClaimRequest, Conversation, Effect, Ending, Input, Known, NoClaim};
 use crate::engines::{EngineSession, NotServing};
@@ -84,7 +84,7 @@ impl Saying for Step {
 
 /// An answer that is waited for.
 enum Answer {
-    Token(Result<Identity, Unauthorized>),
+    Token(Result<Identity, TokenError>),
     Claimed(Result<(Entry, Known), NoClaim>),
     Opened(Result<EngineSession, NotServing>),
 }

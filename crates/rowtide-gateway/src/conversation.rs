@@ -12,7 +12,7 @@ use rowtide_plan::write::Rejection;
 use rowtide_postgres::mutate::{Author, Number};
 use rowtide_protocol::{ErrorCode, Lsn, Op, Rejected};
 
-use crate::auth::{Identity, Unauthorized};
+use crate::auth::{Identity, TokenError, Unauthorized};
 use crate::engines::{NotServing, OpenRequest};
 use crate::limits::{PING_AFTER, SILENCE, STOP_LISTEN, STOP_PATIENCE};
 use crate::now::Now;
@@ -34,7 +34,7 @@ pub enum Input<'a, S> {
     /// The client has shown that it is there.
     Heard,
     /// The answer to [`Effect::CheckToken`].
-    Token(Result<Identity, Unauthorized>),
+    Token(Result<Identity, TokenError>),
     /// The answer to [`Effect::Claim`].
     Claimed(Result<Known, NoClaim>),
     /// The answer to [`Effect::Open`]: the plan of what is to be said.
@@ -172,6 +172,16 @@ impl Ending {
 impl From<Unauthorized> for Ending {
     fn from(error: Unauthorized) -> Ending {
         Ending::new(ErrorCode::Unauthorized, error.to_string())
+    }
+}
+
+impl From<TokenError> for Ending {
+    fn from(error: TokenError) -> Ending {
+        match error {
+            TokenError::Unauthorized(error) => error.into(),
+            // It may be a good one, so the client must not throw it away.
+            TokenError::NoKeysYet => Ending::new(ErrorCode::Unavailable, error.to_string()),
+        }
     }
 }
 

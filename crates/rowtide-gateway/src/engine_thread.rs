@@ -1,8 +1,10 @@
 //! The thread of one engine: it runs a [`Worker`] over the feed and the engine's inbox, carries what that asks for,
 //! and publishes how far it is.
 
+use std::sync::{Arc, OnceLock};
+
 use rowtide_engine::{Engine, Loaded, Opening, SessionId};
-use rowtide_feed::{Feed, HistoryQuery, Subscription};
+use rowtide_feed::{Feed, FollowError, HistoryQuery, Subscription};
 use rowtide_protocol::Epoch;
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
@@ -40,10 +42,32 @@ pub(crate) struct Surroundings {
     pub(crate) garbage: Garbage,
     /// What it goes by.
     pub(crate) clock: Clock,
-    /// Ends it.
-    pub(crate) stop: CancellationToken,
-    /// Dropped when it has ended: then the others end, too.
-    pub(crate) _ends: DropGuard,
+    /// Ends it, and ends the others with it.
+    pub(crate) ends: Ends,
+}
+
+/// What the engines of a generation have in common: they end together, and the first one says why, if it can.
+#[derive(Clone)]
+pub(crate) struct Ends {
+    stop: CancellationToken,
+    why: Arc<OnceLock<FollowError>>,
+}
+
+impl Ends {
+    /// The engines end when `stop` is cancelled, and cancel it when one of them ends.
+    pub(crate) fn new(stop: CancellationToken) -> Ends {
+        Ends { stop, why: Arc::default() }
+    }
+
+    /// Why the feed told one of them nothing more; `None` if one has ended by itself, or all were stopped.
+    pub(crate) fn why(&self) -> Option<FollowError> {
+        self.why.get().copied()
+    }
+
+    /// Ends all of them when it is dropped.
+    fn guard(&self) -> DropGuard {
+        self.stop.clone().drop_guard()
+    }
 }
 
 impl EngineHandle {
@@ -119,7 +143,9 @@ struct EngineThread {
 impl EngineThread {
     async fn run(mut self, mut inbox: Inbox, mut subscription: Subscription) {
         let clock = self.surroundings.clock;
-        let stop = self.surroundings.stop.clone();
+        let stop = self.surroundings.ends.stop.clone();
+        // However it ends, also by a panic.
+        let _guard = self.surroundings.ends.guard();
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             let deadline = clock.instant(self.worker.deadline());
@@ -136,8 +162,10 @@ impl EngineThread {
                 }
                 events = subscription.next() => match events {
                     Ok(events) => self.worker.follow(&events, clock.time()),
-                    Err(ended) => {
-                        tracing::debug!(%ended, "an engine ends");
+                    Err(why) => {
+                        tracing::debug!(%why, "an engine ends");
+                        // The first one says it.
+                        self.surroundings.ends.why.get_or_init(|| why);
                         break;
                     }
                 }

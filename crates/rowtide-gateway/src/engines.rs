@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rowtide_engine::{Engine, Opening, SessionId};
-use rowtide_feed::{Feed, FeedEnded, Generation, ReplicatorStatus};
+use rowtide_feed::{Feed, FeedEnded, FollowError, Generation, ReplicatorStatus};
 use rowtide_plan::plan::Plan;
 use rowtide_postgres::connect::ConnectOptions;
 use rowtide_postgres::mutate::Author;
@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::engine_thread::{self, EngineHandle, Surroundings};
+use crate::engine_thread::{self, Ends, EngineHandle, Surroundings};
 use crate::garbage::Garbage;
 use crate::health::EnginesHealth;
 use crate::limits::OPEN_TIMEOUT;
@@ -102,6 +102,19 @@ struct Running {
     loads: Loads,
     /// Ends all of them; cancelled when one ends by itself.
     stop: CancellationToken,
+    ends: Ends,
+}
+
+/// Why engines are over.
+enum Over {
+    /// The generation has ended: there is another one, or will be.
+    Generation,
+    /// The server stops.
+    Stopped,
+    /// One could not be told what it has missed.
+    Missed,
+    /// One has ended by itself, which none should.
+    Itself,
 }
 
 struct Serving {
@@ -270,15 +283,20 @@ impl Serving {
                 Some(generation) => match self.begin(&generation) {
                     Ok(running) => {
                         let began = self.clock.time();
-                        if self.watch(&running, &mut states).await {
-                            continue;
-                        }
-                        // They have ended by themselves.
+                        let why = match self.watch(&running, &mut states).await {
+                            Over::Generation => continue,
+                            Over::Stopped => return self.end(),
+                            // The replicator hears of it, too, and may have begun another generation by then.
+                            Over::Missed => {
+                                "an engine has missed what the log cannot bring any more"
+                            }
+                            Over::Itself => "an engine has ended by itself",
+                        };
                         self.end();
                         if self.clock.time() > began + MAX_PAUSE {
                             pause = MIN_PAUSE;
                         }
-                        tracing::warn!(?pause, "engines have ended, and begin again");
+                        tracing::warn!(?pause, why, "engines have ended, and begin again");
                         sleep(pause).await;
                         pause = (pause * 2).min(MAX_PAUSE);
                         continue;
@@ -302,12 +320,12 @@ impl Serving {
         }
     }
 
-    /// Looks after the engines until there is another generation, or `false`: until they end by themselves.
+    /// Looks after the engines until they are over.
     async fn watch(
         &self,
         running: &Running,
         states: &mut watch::Receiver<rowtide_feed::FeedState>,
-    ) -> bool {
+    ) -> Over {
         let mut watchdog = Watchdog::new(&running.progress(), self.clock.time());
         let mut tick = interval(LOOK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -319,13 +337,18 @@ impl Serving {
             tokio::select! {
                 other = states.wait_for(is_other) => {
                     drop(other);
-                    return true;
+                    return Over::Generation;
                 }
                 () = running.stop.cancelled() => {
-                    // They may know first that the generation has ended: it can be seen until a moment after it can be
-                    // followed.
-                    let Generation { position, .. } = *running.generation;
-                    return self.feed.subscribe(&running.generation, position).is_err();
+                    // Theirs is a child of ours, and may be seen first.
+                    if self.stop.is_cancelled() {
+                        return Over::Stopped;
+                    }
+                    return match running.ends.why() {
+                        Some(FollowError::Ended(_)) => Over::Generation,
+                        Some(FollowError::Missed) => Over::Missed,
+                        None => Over::Itself,
+                    };
                 }
                 _ = tick.tick() => {
                     let feed = self.feed.state().durable;
@@ -353,11 +376,12 @@ impl Serving {
             &self.feed,
             &stop,
         );
-        let started = self.start_engines(generation, &loads, &stop);
+        let ends = Ends::new(stop.clone());
+        let started = self.start_engines(generation, &loads, &ends);
         let engines = started.inspect_err(|_| stop.cancel())?;
         let generation = Arc::clone(generation);
         self.plan.send_replace(Some(Arc::clone(&generation.plan)));
-        let running = Arc::new(Running { generation, engines, loads, stop });
+        let running = Arc::new(Running { generation, engines, loads, stop, ends });
         if let Some(before) = self.running.send_replace(Some(Arc::clone(&running))) {
             before.stop.cancel();
         }
@@ -368,7 +392,7 @@ impl Serving {
         &self,
         generation: &Arc<Generation>,
         loads: &Loads,
-        stop: &CancellationToken,
+        ends: &Ends,
     ) -> Result<Vec<EngineHandle>, Begin> {
         let options = &self.options;
         let count = options.engines.max(1);
@@ -389,8 +413,7 @@ impl Serving {
                 feed: self.feed.clone(),
                 garbage: garbage.clone(),
                 clock: self.clock,
-                stop: stop.clone(),
-                _ends: stop.clone().drop_guard(),
+                ends: ends.clone(),
             };
             let name = format!("engine-{index}");
             engines.push(engine_thread::start(name, engine, subscription, surroundings)?);

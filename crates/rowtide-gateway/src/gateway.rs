@@ -91,13 +91,13 @@ impl Gateway {
     /// session say goodbye; [`Gateway::drain`] waits for that.
     ///
     /// # Errors
-    /// When tokens cannot be checked.
+    /// When tokens could never be checked. Keys that an issuer does not give now are asked for until it does.
     pub async fn start(
         options: GatewayOptions,
         feed: Feed,
         stop: CancellationToken,
     ) -> Result<Gateway, AuthError> {
-        let auth = Auth::new(&options.auth).await?;
+        let auth = Auth::start(&options.auth, stop.clone()).await?;
         let clock = Clock::start();
         let ends = CancellationToken::new();
         let engines = Engines::start(
@@ -188,8 +188,9 @@ impl Gateway {
         self.shared.writer.waiting_bytes()
     }
 
-    /// Waits until there are engines, and what they are given is up to date. Cancel safe.
+    /// Waits until tokens can be checked, there are engines, and what they are given is up to date. Cancel safe.
     pub async fn wait_until_ready(&self) {
+        self.shared.auth.has_keys().await;
         self.shared.engines.are_there().await;
         let mut states = self.shared.feed.watch();
         let streams = states.wait_for(|state| state.status == ReplicatorStatus::Streaming);

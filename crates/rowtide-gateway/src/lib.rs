@@ -24,6 +24,7 @@ mod outlet;
 pub mod progress;
 pub mod rate;
 pub mod registry;
+mod said_once;
 pub mod scheduler;
 pub mod send_queue;
 pub mod session;

@@ -71,6 +71,10 @@ pub const MAX_USER_ID_BYTES: usize = 1_024;
 pub const JWKS_BYTES: usize = 1 << 20;
 /// How long fetching a JWKS may take.
 pub const JWKS_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pause after the first time that an issuer's keys could not be read at the start; it doubles with each.
+pub const JWKS_MIN_PAUSE: Duration = Duration::from_millis(200);
+/// The longest such pause.
+pub const JWKS_MAX_PAUSE: Duration = Duration::from_secs(10);
 /// How often a JWKS is fetched at the most because of a key that is not known.
 pub const JWKS_REFRESH: Duration = Duration::from_secs(30);
 /// How long client ids are collected before they are claimed with one statement.

@@ -18,6 +18,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::said_once::SaidOnce;
+
 /// The longest wait between two tries.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
@@ -153,6 +155,7 @@ struct LoaderTask {
 impl LoaderTask {
     async fn run(self) {
         let LoaderTask { mut loader, plan, requests, feed, counts, failing } = self;
+        let mut said = SaidOnce::default();
         loop {
             let mut waiting = requests.lock().await;
             let Some(first) = waiting.recv().await else { return };
@@ -178,8 +181,11 @@ impl LoaderTask {
                 match loader.load(&plan, &topics, &before).await {
                     Ok(loaded) => break loaded,
                     Err(error) => {
-                        failing.send_replace(Some(error.to_string()));
-                        tracing::warn!(%error, topics = topics.len(), "a load failed; trying again");
+                        let why = error.to_string();
+                        if said.is_new(&why) {
+                            tracing::warn!(%error, "a load failed; it is tried again until it succeeds");
+                        }
+                        failing.send_replace(Some(why));
                     }
                 }
                 tokio::time::sleep(backoff).await;
@@ -191,6 +197,7 @@ impl LoaderTask {
                 feed.look();
             }
             failing.send_if_modified(|failing| failing.take().is_some());
+            said.clear();
             counts.note_unreadable(&plan, &topics, &loaded.failed);
             counts.queries.fetch_add(loaded.queries, Ordering::Relaxed);
             let rows: usize = loaded.topics.rows.iter().flatten().map(TopicRows::len).sum();

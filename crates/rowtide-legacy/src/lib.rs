@@ -13,6 +13,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use rowtide_gateway::auth::TokenError;
 use rowtide_gateway::limits::GOODBYE_TIMEOUT;
 use rowtide_gateway::{Gateway, bearer};
 use serde::Deserialize;
@@ -63,7 +64,12 @@ async fn connect(
     };
     let identity = match gateway.auth().check(&token).await {
         Ok(identity) => identity,
-        Err(error) => return reject(StatusCode::UNAUTHORIZED, &error.to_string()),
+        Err(error @ TokenError::Unauthorized(_)) => {
+            return reject(StatusCode::UNAUTHORIZED, &error.to_string());
+        }
+        Err(error @ TokenError::NoKeysYet) => {
+            return reject(StatusCode::SERVICE_UNAVAILABLE, &error.to_string());
+        }
     };
     if identity.user_id != user_id {
         return reject(StatusCode::FORBIDDEN, "the token is another user's");

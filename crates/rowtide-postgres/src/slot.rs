@@ -58,6 +58,15 @@ pub struct SystemIdentity {
     pub timeline: u32,
 }
 
+/// Asks whether the server is a standby, or is still being recovered: it can then neither be written nor, in all
+/// versions, be streamed from.
+///
+/// # Errors
+/// When the question is not answered.
+pub async fn is_standby(client: &Client) -> Result<bool, tokio_postgres::Error> {
+    Ok(client.query_one("SELECT pg_is_in_recovery()", &[]).await?.get(0))
+}
+
 /// Asks which database this is.
 ///
 /// # Errors

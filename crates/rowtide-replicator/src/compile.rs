@@ -11,7 +11,7 @@ use rowtide_plan::error::DefinitionProblem;
 use rowtide_postgres::catalog::read_catalog;
 use rowtide_postgres::connect::{ConnectError, ConnectOptions, Names, connect, reason};
 use rowtide_postgres::rules::prepare_rules;
-use rowtide_postgres::slot::system_identity;
+use rowtide_postgres::slot::{is_standby, system_identity};
 use rowtide_postgres::watch::{Observed, WatchError, Watcher};
 use thiserror::Error;
 
@@ -25,6 +25,8 @@ pub(crate) enum LookError {
     Connect(#[from] ConnectError),
     #[error(transparent)]
     Watch(#[from] WatchError),
+    #[error("the server is a standby; connect to the primary, or promote it")]
+    Standby,
     #[error("cannot read the catalog: {}", reason(.0))]
     Catalog(#[from] tokio_postgres::Error),
 }
@@ -37,6 +39,9 @@ pub(crate) async fn look(
 ) -> Result<Looked, LookError> {
     let tables = definition.tables();
     let client = connect(options, "catalog").await?;
+    if is_standby(&client).await? {
+        return Err(LookError::Standby);
+    }
     let mut watcher = Watcher::new(client, names, &tables).await?;
     let observed = watcher.look().await?;
     let client = watcher.client();
@@ -46,10 +51,10 @@ pub(crate) async fn look(
     let (mut plan, refused) = compile_partly(definition, &catalog);
     let refused: Vec<(String, String)> =
         refused.into_iter().map(|(table, error)| (table, said(&error.problems))).collect();
-    for (table, problems) in prepare_rules(client, &mut plan).await? {
-        tracing::error!(table, problems = said(&problems), "a table cannot be written");
-    }
-    Ok(Looked { observed, plan: Arc::new(plan), refused, system })
+    let unwritable = prepare_rules(client, &mut plan).await?;
+    let unwritable = unwritable.into_iter().map(|(table, problems)| (table, said(&problems)));
+    let unwritable = unwritable.collect();
+    Ok(Looked { observed, plan: Arc::new(plan), refused, unwritable, system })
 }
 
 fn leave_out_unfit(observed: &Observed, catalog: &mut Catalog) {
@@ -64,7 +69,13 @@ fn leave_out_unfit(observed: &Observed, catalog: &mut Catalog) {
     });
 }
 
+/// The problems as `rowtide check` says them, without their places.
 fn said(problems: &[DefinitionProblem]) -> String {
-    let problems: Vec<&str> = problems.iter().map(|problem| problem.message.as_str()).collect();
-    problems.join("; ")
+    let said = problems.iter().map(|DefinitionProblem { message, label, help, .. }| {
+        let label = Some(label).filter(|label| !label.is_empty() && *label != message);
+        let label = label.map_or_else(String::new, |label| format!(": {label}"));
+        let help = help.as_ref().map_or_else(String::new, |help| format!(" ({help})"));
+        format!("{message}{label}{help}")
+    });
+    said.collect::<Vec<_>>().join("; ")
 }

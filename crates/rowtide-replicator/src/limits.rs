@@ -29,6 +29,8 @@ pub const STANDBY_LOOK: Duration = Duration::from_millis(250);
 pub const MIN_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
 pub const MAX_PAUSE: Duration = Duration::from_secs(10);
+/// How many different troubles are remembered as told while nothing is streamed.
+pub const TROUBLES: usize = 64;
 /// How many events that are there already are handed on together.
 pub const BATCH: usize = 256;
 /// About how many bytes of them.

@@ -11,12 +11,14 @@
 mod input;
 mod streaming;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rowtide_feed::{EpochReason, Event, Fingerprint, Generation, ReplicatorStatus, Transaction};
 use rowtide_log::{Committed, Identity};
 use rowtide_plan::plan::Plan;
+use rowtide_plan::sql::quote_table;
 use rowtide_postgres::connect::Names;
 use rowtide_postgres::slot::SystemIdentity;
 use rowtide_postgres::watch::Observed;
@@ -30,7 +32,7 @@ pub use self::input::{
 use self::streaming::Streaming;
 use crate::continuity::{Claim, Continuity, Decision, SlotAction, decide, decide_by_transactions};
 use crate::drift::{Drift, Follows, compare, continuity_digest, unfit};
-use crate::limits::{COMMIT_LOOKS, MAX_PAUSE, MIN_PAUSE, STANDBY_LOOK, UNSEEN_LOOK};
+use crate::limits::{COMMIT_LOOKS, MAX_PAUSE, MIN_PAUSE, STANDBY_LOOK, TROUBLES, UNSEEN_LOOK};
 
 /// What is waited for.
 #[derive(Debug)]
@@ -100,6 +102,10 @@ pub struct Core {
     log: Option<OpenLog>,
     /// The plan of the generation, while there is one.
     serving: Option<Arc<Plan>>,
+    /// All of the definition has fitted at some look. What does not fit later is left out; before that it is waited for.
+    fitted: bool,
+    /// The troubles that were told since it streamed last.
+    said: BTreeSet<String>,
     /// Another server has the place; what it made of the tables and the log is not known.
     standing_by: bool,
     /// Why the next stream cannot be the continuation of the log, if it cannot.
@@ -126,6 +132,8 @@ impl Core {
             looked: None,
             log: None,
             serving: None,
+            fitted: false,
+            said: BTreeSet::new(),
             standing_by: false,
             broken: None,
             unfit_change: false,
@@ -209,12 +217,22 @@ impl Core {
 
     /// Waits, the longer the more often nothing came of it.
     fn wait(&mut self, why: &str) -> Step {
-        let effects = vec![
-            Effect::Disconnect,
-            Effect::Status(ReplicatorStatus::Waiting(why.to_owned())),
-            Effect::Warn(format!("the stream is interrupted: {why}")),
-        ];
+        let mut effects = vec![Effect::Disconnect];
+        self.tell_trouble(why, &mut effects);
         self.pause_then(effects)
+    }
+
+    /// Shows why nothing comes. The operator is told once, and not with each try.
+    fn tell_trouble(&mut self, why: &str, effects: &mut Vec<Effect>) {
+        effects.push(Effect::Status(ReplicatorStatus::Waiting(why.to_owned())));
+        if self.said.len() >= TROUBLES && !self.said.contains(why) {
+            self.said.clear();
+        }
+        if self.said.insert(why.to_owned()) {
+            let served = self.serving.is_some();
+            let what = if served { "the stream is interrupted" } else { "nothing is served yet" };
+            effects.push(Effect::Warn(format!("{what}: {why}")));
+        }
     }
 
     fn pause_then(&mut self, effects: Vec<Effect>) -> Step {
@@ -250,8 +268,7 @@ impl Core {
 
     fn log_gone(&mut self) -> Step {
         let mut effects = self.stop();
-        let why = "the log's writer has ended".to_owned();
-        effects.push(Effect::Status(ReplicatorStatus::Waiting(why)));
+        self.tell_trouble("the log's writer has ended", &mut effects);
         self.pause_then(effects)
     }
 
@@ -292,6 +309,12 @@ impl Core {
     fn looked(&mut self, mut looked: Looked) -> Step {
         let mut effects = vec![Effect::Refused(looked.refused.clone())];
         self.drifted(&looked.observed, &mut effects);
+        for (table, problems) in &looked.unwritable {
+            if self.said.insert(format!("{table} {problems}")) {
+                let text = format!("table `{table}` cannot be written: {problems}");
+                effects.push(Effect::Error(text));
+            }
+        }
         if let Some(before) = &self.looked {
             let shape = |looked: &Looked| -> Vec<_> {
                 looked.plan.tables.iter().map(|table| table.catalog.clone()).collect()
@@ -306,14 +329,19 @@ impl Core {
             }
         }
         let missing = self.missing(&looked.observed);
+        let unready = if self.fitted { None } else { unready(&looked) };
         let system = looked.system;
         self.looked = Some(looked);
-        if let Some(why) = missing {
-            effects.extend([Effect::Disconnect, Effect::Status(ReplicatorStatus::Waiting(why))]);
+        if missing.is_some() {
             // What is committed without a publication is brought by no slot.
             self.broken = self.broken.or(Some(EpochReason::PublicationChanged));
+        }
+        if let Some(why) = missing.or(unready) {
+            effects.push(Effect::Disconnect);
+            self.tell_trouble(&why, &mut effects);
             return self.pause_then(effects);
         }
+        self.fitted = true;
         match self.slot_action {
             SlotAction::Keep | SlotAction::Wait => self.connect(effects),
             action => {
@@ -558,6 +586,24 @@ impl Core {
         self.state = State::Streaming(Streaming::new(continuity, wal_end));
         self.then(effects, Next::Stream)
     }
+}
+
+/// What of the definition does not fit, or cannot be read. A server that starts waits for it: whoever has just written
+/// the definition, or is about to migrate the database, does not want clients to be served a part.
+fn unready(looked: &Looked) -> Option<String> {
+    let refused = looked.refused.iter();
+    let refused = refused.map(|(table, why)| format!("table `{table}` does not fit: {why}"));
+    let unwritable = looked.unwritable.iter();
+    let unwritable =
+        unwritable.map(|(table, why)| format!("table `{table}` cannot be written: {why}"));
+    let unreadable = looked.plan.tables.iter().filter_map(|table| {
+        let (schema, name) = (&table.catalog.schema, &table.catalog.name);
+        let seen = looked.observed.table(schema, name).filter(|seen| !seen.readable)?;
+        let quoted = quote_table(&seen.schema, &seen.name);
+        Some(format!("the server's role may not read table {quoted} (GRANT SELECT on it, and USAGE on its schema)"))
+    });
+    let all: Vec<String> = refused.chain(unwritable).chain(unreadable).collect();
+    (!all.is_empty()).then(|| all.join("; "))
 }
 
 #[cfg(test)]

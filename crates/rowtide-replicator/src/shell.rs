@@ -159,6 +159,7 @@ impl Shell {
                 }
                 Effect::Info(text) => tracing::info!("{text}"),
                 Effect::Warn(text) => tracing::warn!("{text}"),
+                Effect::Error(text) => tracing::error!("{text}"),
             }
         }
     }

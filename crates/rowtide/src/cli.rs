@@ -204,18 +204,7 @@ async fn dev(args: Dev) -> Result<()> {
 async fn serve(args: Configured) -> Result<()> {
     let config = args.gather()?.check()?;
     let definition = Arc::new(read_definition(&config.definition)?);
-    // At the start everything must fit; later changes of tables are lived with.
-    let against = Against::open(config.database.clone(), config.names.clone(), &definition).await?;
-    let problems = against.problems().await?;
-    let fatal: Vec<Problem> = problems.into_iter().filter(|problem| problem.fatal).collect();
-    if !fatal.is_empty() {
-        print_problems(&fatal);
-        return Err(miette!(
-            help = "run `rowtide setup`, or the statements above",
-            "the database is not ready"
-        ));
-    }
-    drop(against);
+    // What the database lacks is waited for: `/health/ready` and the log name it.
     let server = Server::start(ServerOptions::new(config, definition)).await.map_err(said)?;
     println!("listening http://{}", server.address());
     tokio::select! {

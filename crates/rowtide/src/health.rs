@@ -22,7 +22,8 @@ pub struct Health {
     pub loaded_rows: u64,
     /// Open sessions.
     pub sessions: u64,
-    /// Tables of the definition that are not served, because they no longer fit their rules.
+    /// Tables of the definition that do not fit their rules. A server that starts waits for them; one that has served
+    /// serves the others.
     pub refused_tables: Vec<String>,
     /// Tables that could not be read by the last load that wanted to; who sees their rows waits.
     pub unreadable_tables: Vec<String>,
@@ -33,15 +34,19 @@ impl Health {
     pub(crate) fn of(feed: &Feed, gateway: &Gateway) -> Health {
         let (state, engines) = (feed.state(), gateway.health());
         let failing = state.log_failing.or(engines.trouble);
-        let (ready, detail) = match (state.status, failing) {
+        let trouble = match (state.status, failing) {
             (ReplicatorStatus::Standby(reason) | ReplicatorStatus::Waiting(reason), _)
-            | (ReplicatorStatus::Streaming, Some(reason)) => (false, reason),
-            (ReplicatorStatus::Starting, _) => (false, "catching up with the stream".to_owned()),
+            | (ReplicatorStatus::Streaming, Some(reason)) => Some(reason),
+            (ReplicatorStatus::Starting, _) => Some("catching up with the stream".to_owned()),
             (ReplicatorStatus::Streaming, None) if engines.position.is_none() => {
-                (false, "engines are starting".to_owned())
+                Some("engines are starting".to_owned())
             }
-            (ReplicatorStatus::Streaming, None) => (true, "streaming".to_owned()),
+            (ReplicatorStatus::Streaming, None) => None,
         };
+        let troubles: Vec<String> =
+            trouble.into_iter().chain(gateway.auth().missing_keys()).collect();
+        let ready = troubles.is_empty();
+        let detail = if ready { "streaming".to_owned() } else { troubles.join("; ") };
         Health {
             ready,
             detail,

@@ -112,10 +112,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts to serve; sessions are taken at once and get their rows when the stream has caught up.
+    /// Starts to serve. It listens at once, and what is not there yet (the database, a table, the slot, the keys of an
+    /// issuer) is waited for and named by [`Server::health`]; sessions are taken meanwhile, and get their rows when the
+    /// stream has caught up.
     ///
     /// # Errors
-    /// When keys or address cannot be used.
+    /// When the address is not free, or tokens could never be checked: what only another configuration mends.
     pub async fn start(options: ServerOptions) -> Result<Server, ServerError> {
         let fail = |source| ServerError::Listen { address: options.listen, source };
         let listener = listen(options.listen).map_err(fail)?;
@@ -184,7 +186,7 @@ impl Server {
         Health::of(&self.state.watched.feed, &self.state.watched.gateway)
     }
 
-    /// Waits until it streams. Cancel safe.
+    /// Waits until it streams, and tokens can be checked. Cancel safe.
     pub async fn wait_until_ready(&self) {
         self.state.watched.gateway.wait_until_ready().await;
     }

@@ -130,20 +130,25 @@ async fn a_table_is_taken_out_of_the_publication_and_put_in_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn generated_columns_begin_to_be_published_and_cease_again() {
     let mut served = Served::new().await;
+    let publication = served.site.database.names().publication;
     let version = served.site.one("SELECT current_setting('server_version_num')").await;
     let knows_the_option = version.is_some_and(|version| version.as_str() >= "180000");
+    // Postgres takes no update of a table with full identity and a generated column that is not published.
+    let add = "ADD shouted text GENERATED ALWAYS AS (upper(body)) STORED";
     served
         .site
-        .run("ALTER TABLE note ADD shouted text GENERATED ALWAYS AS (upper(body)) STORED")
+        .run(&format!("ALTER TABLE note REPLICA IDENTITY DEFAULT; ALTER TABLE note {add}"))
         .await;
-    served.is_whole().await;
-    let publication = served.site.database.names().publication;
     for published in ["stored", "none"].iter().filter(|_| knows_the_option) {
         let set = "SET (publish_generated_columns =";
         served.site.run(&format!("ALTER PUBLICATION {publication} {set} {published})")).await;
         served.site.run("UPDATE note SET body = body || '!'").await;
-        served.is_whole().await;
+        served.site.run("INSERT INTO other SELECT max(id) + 1, 'more' FROM other").await;
+        served.mirror.holds_what_is_there("other").await;
     }
+    let heal = "ALTER TABLE note DROP shouted; ALTER TABLE note REPLICA IDENTITY FULL";
+    served.site.run(heal).await;
+    served.is_whole().await;
     served.stop().await;
 }
 

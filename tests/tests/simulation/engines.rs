@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use rand::Rng;
 use rowtide_engine::{Engine, HistoryId, HistoryRequest, Load};
-use rowtide_feed::{FeedEnded, Generation, History, HistoryQuery, Subscription};
+use rowtide_feed::{FeedEnded, FollowError, Generation, History, HistoryQuery, Subscription};
 use rowtide_gateway::Outlet;
 use rowtide_gateway::garbage::Garbage;
 use rowtide_gateway::worker::{Arrival, Request, Worker};
@@ -132,8 +132,8 @@ impl World {
         if thread.inbox.is_empty() || self.rng.random_bool(0.7) {
             match thread.subscription.next().now_or_never() {
                 None => {}
-                Some(Err(FeedEnded)) => {
-                    // Another generation is there, or will be.
+                Some(Err(FollowError::Ended(_) | FollowError::Missed)) => {
+                    // Another generation is there, or will be; or the same is begun again.
                     self.seen.count("engines without a feed");
                     self.end_engines(at);
                     return self.look_at_feed(at);

@@ -247,7 +247,8 @@ impl World {
         let catalog = self.postgres.read_catalog(&observed);
         let (plan, refused) = compile_partly(&definition(), &catalog);
         let refused = refused.into_iter().map(|(table, why)| (table, why.to_string())).collect();
-        Looked { observed, plan: Arc::new(plan), refused, system: self.system() }
+        let (plan, unwritable) = (Arc::new(plan), Vec::new());
+        Looked { observed, plan, refused, unwritable, system: self.system() }
     }
 
     fn system(&self) -> SystemIdentity {
@@ -351,7 +352,7 @@ impl World {
             }
             Effect::CloseLog => self.close_log(at),
             Effect::EpochBegan { reason, position } => self.epoch_began(at, reason, position),
-            Effect::Info(text) | Effect::Warn(text) => {
+            Effect::Info(text) | Effect::Warn(text) | Effect::Error(text) => {
                 self.say(|| format!("server {}: {text}", at.server));
             }
         }

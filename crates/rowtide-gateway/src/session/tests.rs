@@ -124,7 +124,7 @@ fn who_may_not_connect_is_told_why() {
     assert_eq!(run.pass(CONNECT_TIMEOUT), ends("timeout"));
     let mut run = Run::new();
     run.connect();
-    assert_eq!(run.step(Input::Token(Err(Unauthorized::UserId))), ends("unauthorized"));
+    assert_eq!(run.step(Input::Token(Err(Unauthorized::UserId.into()))), ends("unauthorized"));
     let mut run = Run::new();
     run.connect();
     run.step(Input::Token(Ok(identity("ann", 2_000))));

@@ -52,6 +52,8 @@ pub struct Looked {
     pub plan: Arc<Plan>,
     /// The tables that are not served, each with why not.
     pub refused: Vec<(String, String)>,
+    /// The tables that nobody can write, because Postgres does not take a rule for that, each with why not.
+    pub unwritable: Vec<(String, String)>,
     /// Which database it is.
     pub system: SystemIdentity,
 }
@@ -231,4 +233,6 @@ pub enum Effect {
     Info(String),
     /// Say something to the operator that may need care.
     Warn(String),
+    /// Say something to the operator that does not mend itself.
+    Error(String),
 }

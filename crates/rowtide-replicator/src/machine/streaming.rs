@@ -104,6 +104,7 @@ impl Core {
         }
         if streaming.reached >= streaming.wal_end {
             self.progress = true;
+            self.said.clear();
             effects.push(Effect::Status(ReplicatorStatus::Streaming));
         }
         effects.extend(streaming.confirm());

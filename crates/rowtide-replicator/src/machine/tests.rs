@@ -61,6 +61,7 @@ fn looked() -> Looked {
         },
         plan: Arc::new(plan),
         refused: Vec::new(),
+        unwritable: Vec::new(),
         system: SYSTEM,
     }
 }
@@ -423,4 +424,66 @@ fn who_stood_by_takes_the_place_as_it_finds_it() {
     let (epoch, begins, ends, broken) = (Epoch(4), Lsn(5), Lsn(25), None);
     driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken })));
     assert!(matches!(driven.next, Next::ReadLog { behind: Lsn(20) }), "the other made the slot");
+}
+
+/// What the operator is warned of.
+fn warned(driven: &Driven) -> Vec<&str> {
+    let said = driven.effects.iter().filter_map(|effect| match effect {
+        Effect::Warn(text) | Effect::Error(text) => Some(text.as_str()),
+        _ => None,
+    });
+    said.collect()
+}
+
+#[test]
+fn each_trouble_is_told_once_until_it_streams() {
+    let mut driven = Driven::new();
+    let mut count = 0;
+    for _ in 0..10 {
+        for why in ["refused", "starting up"] {
+            driven.tell(Input::Looked(Err(why.to_owned())));
+            count += warned(&driven).len();
+            let waits = |effect: &Effect| matches!(effect, Effect::Status(ReplicatorStatus::Waiting(said)) if said == why);
+            assert!(driven.effects.iter().any(waits), "readiness says what is wrong now");
+            driven.tell(Input::Go);
+        }
+    }
+    assert_eq!(count, 2);
+    driven.begin_epoch(10, 20);
+    driven.tell(Input::Streamed(vec![transaction(30)], None));
+    let ends = StreamFailure::Ended("refused".to_owned());
+    driven.tell(Input::Streamed(Vec::new(), Some(ends)));
+    assert_eq!(warned(&driven), ["the stream is interrupted: refused"], "it is news again");
+}
+
+#[test]
+fn what_does_not_fit_is_waited_for_at_the_start_and_left_out_later() {
+    let unfit = || {
+        let refused = vec![("note".to_owned(), "it has no column `team`".to_owned())];
+        Input::Looked(Ok(Box::new(Looked { refused, ..looked() })))
+    };
+    let mut driven = Driven::new();
+    driven.tell(unfit());
+    assert_eq!(warned(&driven).len(), 1);
+    assert!(warned(&driven)[0].contains("note") && warned(&driven)[0].contains("team"));
+    let mut last = Duration::ZERO;
+    for _ in 0..10 {
+        assert!(driven.pause() >= last && driven.pause() <= MAX_PAUSE);
+        last = driven.pause();
+        driven.tell(Input::Go);
+        driven.tell(unfit());
+        assert_eq!(warned(&driven), [""; 0]);
+    }
+    driven.tell(Input::Go);
+    let rule = vec![("note".to_owned(), "Postgres does not take this rule".to_owned())];
+    let unwritable = Looked { unwritable: rule, ..looked() };
+    driven.tell(Input::Looked(Ok(Box::new(unwritable))));
+    assert!(matches!(driven.next, Next::Wait(_)), "nor is a table served that nobody could write");
+    driven.tell(Input::Go);
+    driven.begin_epoch(10, 20);
+    driven.tell(Input::Streamed(vec![transaction(30)], None));
+    driven.tell(Input::Streamed(Vec::new(), Some(StreamFailure::Ended("it ended".to_owned()))));
+    driven.tell(Input::Go);
+    driven.tell(unfit());
+    assert!(matches!(driven.next, Next::Connect(_)), "it has served, and serves the rest");
 }
