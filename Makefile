@@ -32,7 +32,7 @@ test-js:
 torture:
 	@scripts/prepare.sh
 	ROWTIDE_TORTURE_SECONDS=$${ROWTIDE_TORTURE_SECONDS:-3600} \
-	  cargo test --locked -p rowtide-tests --test torture -- --nocapture
+	  cargo test --locked --workspace --test torture -- --nocapture
 
 bench:
 	@scripts/prepare.sh

@@ -8,7 +8,7 @@ pub const RING_BYTES: usize = 256 << 20;
 pub const LOG_BATCHES: usize = 256;
 /// How long transactions are collected before they are written to the log together: nobody waits for that, and
 /// each write is a flush of the disk.
-pub const LOG_COLLECT: Duration = Duration::from_millis(5);
+pub const LOG_COLLECT: Duration = Duration::from_millis(20);
 /// How many events go into one write of the log.
 pub const LOG_GROUP: usize = 4_096;
 /// How often a position without transactions is written into the log.
