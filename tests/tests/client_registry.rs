@@ -1,9 +1,12 @@
 //! Client ids belong to the user who first used them, for ever, however many claim at once.
 
+use std::time::Duration;
+
 use rowtide_postgres::client_registry::{Claimed, Wanted, claim, outcomes};
+use rowtide_postgres::connect::Names;
 use rowtide_postgres::setup::setup;
 use rowtide_protocol::Lsn;
-use rowtide_tests::{Database, eventually};
+use rowtide_tests::{Database, Dir, Node, eventually};
 use tokio_postgres::Client;
 
 async fn database() -> Database {
@@ -44,7 +47,7 @@ async fn of_several_in_one_batch_the_first_takes_the_id() {
 }
 
 #[tokio::test]
-async fn the_last_settled_mutation_is_told() {
+async fn the_last_acknowledged_mutation_is_told() {
     let database = database().await;
     let client = database.connect().await;
     owners(&client, &database, &[("one", "ann")]).await;
@@ -106,7 +109,7 @@ async fn what_a_client_knows_and_nobody_sees_yet_is_not_claimed_before_it_is_see
 
 /// A session waits for the stream to come there, and Postgres streams only what it has flushed.
 #[tokio::test]
-async fn what_is_settled_is_flushed_also_while_a_transaction_that_wrote_is_open() {
+async fn what_is_acknowledged_is_flushed_also_while_a_transaction_that_wrote_is_open() {
     let database = database().await;
     let (client, open) = (database.connect().await, database.connect().await);
     open.batch_execute("BEGIN; CREATE TABLE later (id int)").await.unwrap();
@@ -159,4 +162,24 @@ async fn an_id_that_another_server_claims_at_the_same_moment_is_waited_for() {
     theirs.batch_execute("COMMIT").await.unwrap();
     let claimed = task.await.unwrap().unwrap();
     assert_eq!(claimed[0].as_ref().unwrap().user_id, "ann");
+}
+
+/// A commit that waits for a standby ends with the standby's return; who connects does not wait that long.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_stalls_holds_up_nobody_who_connects() {
+    let dir = Dir::new();
+    let mut node = Node::start(&dir, "primary").await;
+    let names = Names::of("default").unwrap();
+    let client = node.connect("postgres").await;
+    setup(&client, &names, &[]).await.unwrap();
+    node.set("synchronous_standby_names", "nobody").await;
+    let claims = async {
+        for known in [0, 5] {
+            let claimed = claim(&client, &names, &[knowing("one", "ann", known)]).await.unwrap();
+            let (user_id, last_mutation) = ("ann".to_owned(), known);
+            assert_eq!(claimed, [Some(Claimed { user_id, last_mutation })]);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), claims).await.expect("it waits for no standby");
+    node.stop();
 }

@@ -336,8 +336,8 @@ impl Serving {
         loop {
             tokio::select! {
                 other = states.wait_for(is_other) => {
-                    drop(other);
-                    return Over::Generation;
+                    // Without a publisher there is no other, and never will be.
+                    return if other.is_ok() { Over::Generation } else { Over::Stopped };
                 }
                 () = running.stop.cancelled() => {
                     // Theirs is a child of ours, and may be seen first.

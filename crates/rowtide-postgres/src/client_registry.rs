@@ -86,6 +86,10 @@ pub async fn claim(
     Ok(wanted.iter().map(claimed).collect())
 }
 
+/// Lets the transaction of the statement that has it in its list not wait for standbys. One that stalls would hold up
+/// everyone who connects; and what is lost with a primary is claimed, and raised, again with the next connect.
+const LOCAL: &str = "set_config('synchronous_commit', 'local', true)";
+
 /// A number as Postgres takes it.
 fn bigint(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
@@ -112,7 +116,7 @@ async fn raise(
          UPDATE {schema}.client c
          SET last_mutation = greatest(c.last_mutation, free.known), refused = NULL, name = NULL
          FROM free WHERE c.client_id = free.client_id
-         RETURNING c.client_id, c.user_id, c.last_mutation"
+         RETURNING c.client_id, c.user_id, c.last_mutation, {LOCAL}"
     );
     let ids: Vec<&str> = ahead.iter().map(|one| one.client.as_str()).collect();
     let users: Vec<&str> = ahead.iter().map(|one| one.user.as_str()).collect();
@@ -181,7 +185,7 @@ async fn claim_once(
            WHERE NOT EXISTS (SELECT 1 FROM {schema}.client c WHERE c.client_id = wanted.client_id)
            ORDER BY client_id
            ON CONFLICT DO NOTHING
-           RETURNING client_id, user_id, last_mutation
+           RETURNING client_id, user_id, last_mutation, {LOCAL}
          )
          SELECT client_id, user_id, last_mutation FROM claimed
          UNION ALL

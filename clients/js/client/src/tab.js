@@ -105,6 +105,8 @@ export class Tab {
       },
       otherClientId: () => {
         this.clientId = randomId();
+        // What was acknowledged was so under the other one.
+        this.#storedAcked = 0;
         this.#led(this.#optimistic.renumber());
       },
     });
