@@ -130,7 +130,10 @@ impl World {
             }
             Parcel::Pong => self.step_session(at, id, Input::Heard),
             Parcel::Ping => {}
-            Parcel::End => self.drop_session(at, id),
+            Parcel::End => {
+                self.let_go_unread(at, id);
+                self.drop_session(at, id);
+            }
         }
     }
 

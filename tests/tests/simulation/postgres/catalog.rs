@@ -16,6 +16,10 @@ use crate::data::{COMMENT, MEMBER, NOTE, Row, TABLES, TEAM};
 /// An object id.
 pub type Oid = u32;
 
+/// The transaction that set all up, before any other. Its id is told of in the rows of the catalog (`xmin`), of which there
+/// are 32 bits, and no later one has those: they cross the end of these bits, and deployments are not that long.
+pub const SETUP_XID: u64 = (1 << 32) - 41;
+
 /// Rowtide's own table with a row for each client id.
 pub const CLIENT: Oid = 900;
 
@@ -241,9 +245,10 @@ pub struct Catalog {
 impl Catalog {
     pub fn new() -> Catalog {
         let oids = (1000..).zip(TABLES);
-        let relations = oids.map(|(oid, name)| (oid, Relation::new(oid, name, 3))).collect();
+        let relations =
+            oids.map(|(oid, name)| (oid, Relation::new(oid, name, SETUP_XID))).collect();
         let mut catalog = Catalog { relations, publication: None, next_oid: 2000 };
-        catalog.publish_all(3);
+        catalog.publish_all(SETUP_XID);
         catalog
     }
 

@@ -76,7 +76,8 @@ impl Postgres {
         let branch = plan.branch(branch);
         let planned = &plan.table(branch.table).catalog;
         let relation = self.visible.catalog.named(&planned.name).ok_or(Unreadable::Changed)?;
-        if !relation.granted {
+        // A load does not let row-level security leave rows out.
+        if !relation.granted || relation.row_security {
             return Err(Unreadable::NotGranted);
         }
         let column = |name: &str| relation.columns.iter().find(|column| column.name == name);
@@ -87,9 +88,6 @@ impl Postgres {
         {
             // There is no operator between the anchors' type and the column's.
             return Err(Unreadable::Changed);
-        }
-        if relation.row_security {
-            return Ok(Vec::new());
         }
         let names: Vec<&str> = planned.columns.iter().map(|column| column.name.as_str()).collect();
         let encoder =

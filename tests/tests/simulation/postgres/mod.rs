@@ -18,6 +18,7 @@ use std::sync::Arc;
 use rowtide_feed::Acknowledgement;
 use rowtide_protocol::Lsn;
 
+use self::catalog::SETUP_XID;
 use self::database::{ClientRow, Database, State, Work};
 
 pub use self::load::Unreadable;
@@ -87,7 +88,7 @@ impl Postgres {
             visible: database,
             open: BTreeSet::new(),
             // Close to where 32 bits end, so that deployments cross it.
-            next_xid: (1 << 32) - 40,
+            next_xid: SETUP_XID + 1,
         }
     }
 

@@ -4,12 +4,13 @@
 use rowtide_plan::catalog::{Catalog as Read, Unstreamed};
 use rowtide_postgres::unseen::Unseen;
 use rowtide_postgres::watch::{
-    Observed, ObservedColumn, ObservedMembership, ObservedPublication, ObservedTable,
+    Observed, ObservedColumn, ObservedMembership, ObservedPublication, ObservedRights,
+    ObservedTable,
 };
 use rowtide_replicator::drift::unfit;
 
 use super::Postgres;
-use super::catalog::{CLIENT, Catalog, Column, Identity, Oid, Relation};
+use super::catalog::{CLIENT, Catalog, Column, Identity, Oid, Relation, SETUP_XID};
 use crate::data::TABLES;
 
 impl Postgres {
@@ -34,7 +35,7 @@ impl Postgres {
         });
         let there = TABLES.iter().filter_map(|name| catalog.named(name));
         let mut tables: Vec<_> = there.map(|relation| observed(catalog, relation)).collect();
-        let client = Relation { columns: Vec::new(), ..Relation::new(CLIENT, "client", 1) };
+        let client = Relation { columns: Vec::new(), ..Relation::new(CLIENT, "client", SETUP_XID) };
         tables.push(ObservedTable {
             schema: "rowtide".to_owned(),
             identity: "d".to_owned(),
@@ -113,6 +114,7 @@ fn observed(catalog: &Catalog, relation: &Relation) -> ObservedTable {
         row_security_concerns: true,
         row_security_active: relation.row_security,
         readable: *granted,
+        rights: ObservedRights { insert: true, update: true, delete: true },
         children: false,
         membership: member.map(|member| ObservedMembership {
             oid: Some(member.oid),
