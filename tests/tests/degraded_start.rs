@@ -9,7 +9,7 @@ use std::time::Duration;
 use rowtide_postgres::connect::Names;
 use rowtide_tests::proxy::{Proxy, Upstream};
 use rowtide_tests::{App, Database, Dir, Node, Raw, Running, SECRET, eventually, rowtide, said};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_postgres::Client;
@@ -141,21 +141,27 @@ impl Served {
         ending.assert("a client that comes too early", "unavailable");
     }
 
-    /// It has healed: it is ready, and serves a client its row. Nothing was said twice, and it stops in order.
-    async fn heals(mut self, token: &str) {
-        self.running.line("ready http://").await;
-        assert_eq!(self.get("/health/ready").await.0, 200);
+    /// A client gets its row of the tables that fit. The connection is returned.
+    async fn serves(&self, token: &str) -> Raw {
         let url = format!("ws://{}/sync", self.address);
         // Who comes while other engines begin is told to come again.
-        let snapshot = eventually("a client is served", || async {
+        let (snapshot, raw) = eventually("a client is served", || async {
             let mut raw = Raw::open_url(&url, None).await;
             raw.say(&Raw::connect(token)).await;
             let connected = raw.hear().await.ok()?;
             assert_eq!(connected["type"], "connected");
-            raw.hear().await.ok()
+            Some((raw.hear().await.ok()?, raw))
         })
         .await;
         assert_eq!(snapshot["rows"][0]["id"], "n1", "{snapshot}");
+        raw
+    }
+
+    /// It has healed: it is ready, and serves a client its row. Nothing was said twice, and it stops in order.
+    async fn heals(mut self, token: &str) {
+        self.running.line("ready http://").await;
+        assert_eq!(self.get("/health/ready").await.0, 200);
+        drop(self.serves(token).await);
         let stopped = self.running.stop().await;
         assert_eq!(stopped.code(), Some(0), "{stopped:?}");
         let warnings = troubles(&stopped.err);
@@ -313,7 +319,7 @@ async fn a_table_is_missing_until_it_is_created() {
     let served = site.serve().await;
     served.waits("table `other` does not fit").await;
     served.waits("has no table").await;
-    served.sends_away(&ada()).await;
+    drop(served.serves(&ada()).await);
     site.run("CREATE TABLE other (id text PRIMARY KEY, owner text NOT NULL)").await;
     served.waits("not in the publication").await;
     site.place.set_up(&site.url().await).await;
@@ -326,7 +332,50 @@ async fn a_table_is_renamed_until_it_has_its_name_again() {
     site.run("ALTER TABLE other RENAME TO elsewhere").await;
     let served = site.serve().await;
     served.waits("table `other` does not fit").await;
+    drop(served.serves(&ada()).await);
     site.run("ALTER TABLE elsewhere RENAME TO other").await;
+    served.heals(&ada()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_fits_so_nothing_is_served() {
+    let site = Site::new().await;
+    let rename = "ALTER TABLE other RENAME TO elsewhere; ALTER TABLE note RENAME TO paper";
+    site.run(rename).await;
+    let served = site.serve().await;
+    served.waits("table `other` does not fit").await;
+    served.waits("table `note` does not fit").await;
+    served.sends_away(&ada()).await;
+    site.run("ALTER TABLE elsewhere RENAME TO other; ALTER TABLE paper RENAME TO note").await;
+    served.heals(&ada()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mutation_of_a_table_that_does_not_fit_waits_until_it_does() {
+    let definition = format!("{DEFINITION}[tables.other.insert]\nallow = 'true'\n");
+    let site = Site::with(&definition).await;
+    site.run("ALTER TABLE other RENAME TO elsewhere").await;
+    let served = site.serve().await;
+    served.waits("table `other` does not fit").await;
+    let mut raw = served.serves(&ada()).await;
+    let op = json!({ "op": "insert", "table": "other", "row": { "id": "o1", "owner": "ada" } });
+    raw.say(&json!({ "type": "mutate", "id": 1, "ops": [op] })).await;
+    // What others commit comes meanwhile.
+    site.run("UPDATE note SET body = 'changed'").await;
+    loop {
+        let message = raw.hear().await.expect("it goes on");
+        assert_ne!(message["type"], "reject", "{message}");
+        if message["type"] == "tx" && message.to_string().contains("changed") {
+            assert_eq!(message["ack"], Value::Null, "{message}");
+            break;
+        }
+    }
+    site.run("ALTER TABLE elsewhere RENAME TO other").await;
+    eventually("it is applied", || async {
+        let count = site.sql.query_one("SELECT count(*) FROM other WHERE id = 'o1'", &[]).await;
+        count.is_ok_and(|row| row.get::<_, i64>(0) == 1).then_some(())
+    })
+    .await;
     served.heals(&ada()).await;
 }
 
@@ -346,6 +395,54 @@ async fn a_table_cannot_be_read_until_that_is_granted() {
     site.run(&format!("GRANT SELECT ON other TO {role}")).await;
     served.heals(&ada()).await;
     site.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
+
+/// To reject what cannot be written yet would lose it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_cannot_be_written_until_that_is_granted() {
+    let definition = format!("{DEFINITION}[tables.other.insert]\nallow = 'true'\n");
+    let site = Site::with(&definition).await;
+    let role = format!("{}_writer", site.database.name());
+    let schema = site.database.names().schema;
+    site.run(&format!(
+        "CREATE ROLE {role} LOGIN REPLICATION; GRANT SELECT ON note, other TO {role};
+         GRANT USAGE ON SCHEMA {schema} TO {role};
+         GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {role}"
+    ))
+    .await;
+    let served = site.place.serve(&site.database.url_as(&role).await).await;
+    served.waits("may not insert rows of table").await;
+    let mut raw = served.serves(&ada()).await;
+    let op = json!({ "op": "insert", "table": "other", "row": { "id": "o1", "owner": "ada" } });
+    raw.say(&json!({ "type": "mutate", "id": 1, "ops": [op] })).await;
+    site.run("UPDATE note SET body = 'changed'").await;
+    loop {
+        let message = raw.hear().await.expect("it goes on");
+        assert_ne!(message["type"], "reject", "{message}");
+        if message["type"] == "tx" && message.to_string().contains("changed") {
+            break;
+        }
+    }
+    site.run(&format!("GRANT INSERT ON other TO {role}")).await;
+    eventually("it is applied", || async {
+        let count = site.sql.query_one("SELECT count(*) FROM other WHERE id = 'o1'", &[]).await;
+        count.is_ok_and(|row| row.get::<_, i64>(0) == 1).then_some(())
+    })
+    .await;
+    served.heals(&ada()).await;
+    site.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_rowtide_is_missing_until_it_is_set_up() {
+    let site = Site::new().await;
+    let schema = site.database.names().schema;
+    site.run(&format!("DROP TABLE {schema}.refusal")).await;
+    let served = site.serve().await;
+    served.waits("refusal\" is missing").await;
+    served.sends_away(&ada()).await;
+    site.place.set_up(&site.url().await).await;
+    served.heals(&ada()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,7 +25,7 @@ async fn notes(app: &App) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mutation_is_confirmed_with_its_rows_or_refused_with_its_code() {
+async fn a_mutation_is_confirmed_with_its_rows_or_rejected_with_its_code() {
     let app = App::with(DEFINITION, TABLES).await;
     for (ops, printed) in [
         (
@@ -43,10 +43,13 @@ async fn a_mutation_is_confirmed_with_its_rows_or_refused_with_its_code() {
         assert_eq!((said.code(), said.out.as_str()), (Some(0), printed), "{said:?}");
     }
     for (ops, err) in [
-        (r#"{"op":"update","table":"note","row":{"id":"n2","body":"x"}}"#, "refused (not_found): "),
+        (
+            r#"{"op":"update","table":"note","row":{"id":"n2","body":"x"}}"#,
+            "rejected (not_found): ",
+        ),
         (
             r#"{"op":"insert","table":"note","row":{"id":"x","owner":"bob"}}"#,
-            "refused (forbidden): ",
+            "rejected (forbidden): ",
         ),
         (r#"{"op":"delete","table":"nte","row":{"id":"n3"}}"#, "did you mean `note`?"),
         (r#"{"op":"remove","table":"note","row":{"id":"n3"}}"#, "not an operation"),
@@ -90,7 +93,7 @@ async fn what_is_pending_is_shown_as_pending_where_it_is_written() {
     watch.say(r#"{"op":"update","table":"note","row":{"id":"n1","body":"mine"}}"#);
     let shown = watch.line(r#"note put {"body":"mine""#).await;
     assert!(shown.ends_with("(pending)"), "{shown}");
-    // Another is made before the first is settled; this one is taken back in the end.
+    // Another is made before the first is acknowledged; this one is taken back in the end.
     watch
         .say(r#"{"op":"insert","table":"note","row":{"id":"n9","owner":"bob","body":"not mine"}}"#);
     let shown = watch.line(r#"note put {"body":"not mine""#).await;
@@ -99,7 +102,7 @@ async fn what_is_pending_is_shown_as_pending_where_it_is_written() {
     watch.line("not sent: ").await;
     holder.batch_execute("COMMIT").await.unwrap();
     watch.line("mutation 1 confirmed").await;
-    watch.line("mutation 2 refused (forbidden): ").await;
+    watch.line("mutation 2 rejected (forbidden): ").await;
     watch.line(r#"note delete {"id":"n9"}"#).await;
     assert_eq!(watch.stop().await.code(), Some(0));
     assert_eq!(notes(&app).await, "n1 mine, n2 secret");

@@ -35,7 +35,13 @@ fn poll<T>(future: impl Future<Output = T>) -> Option<T> {
 }
 
 fn plan() -> Arc<Plan> {
-    Arc::new(Plan { tables: vec![], branches: vec![], claims: vec![], min_client: None })
+    Arc::new(Plan {
+        tables: vec![],
+        branches: vec![],
+        claims: vec![],
+        min_client: None,
+        unfit: vec![],
+    })
 }
 
 /// One who follows, and what they have.

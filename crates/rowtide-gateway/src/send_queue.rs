@@ -209,7 +209,7 @@ impl SendQueue {
         let was_empty = self.items.is_empty();
         if let Item::Tx { message, acknowledgements } = &item {
             if !acknowledgements.iter().all(|acknowledgement| self.tell(acknowledgement)) {
-                let message = "mutations were settled while this connection was made";
+                let message = "mutations were acknowledged while this connection was made";
                 return self.close(ErrorCode::Restarting, message);
             }
             self.bytes += message.size();
@@ -516,7 +516,7 @@ mod tests {
     }
 
     fn empty() -> Plan {
-        Plan { tables: vec![], branches: vec![], claims: vec![], min_client: None }
+        Plan { tables: vec![], branches: vec![], claims: vec![], min_client: None, unfit: vec![] }
     }
 
     fn queue(limit_bytes: usize) -> SendQueue {
@@ -549,7 +549,7 @@ mod tests {
     #[test]
     fn a_rejection_is_told_before_what_acknowledges_it() {
         let mut sends = queue(1000);
-        let settled = |lsn, number, code: Option<&str>| {
+        let acked = |lsn, number, code: Option<&str>| {
             let rejection =
                 |code: &str| Rejected { id: number, code: code.into(), message: String::new() };
             let acknowledgement = Acknowledgement {
@@ -562,7 +562,7 @@ mod tests {
             Item::Tx { message, acknowledgements: vec![Arc::new(acknowledgement)] }
         };
         for (lsn, number, code) in [(1, 1, None), (2, 2, Some("forbidden")), (3, 3, Some("x"))] {
-            let _told = sends.push(settled(lsn, number, code));
+            let _told = sends.push(acked(lsn, number, code));
         }
         let mut told = Vec::new();
         while let Some(Delivery::Frame(frame)) = sends.next(&empty()) {

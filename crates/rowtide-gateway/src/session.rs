@@ -537,7 +537,7 @@ impl Live {
         match broken {
             Broken::Gap { number, last } if self.left_out => Ending::new(
                 ErrorCode::BadRequest,
-                format!("mutation {number} does not follow {last}, the last that was settled"),
+                format!("mutation {number} does not follow {last}, the last that was acknowledged"),
             ),
             Broken::Gap { last, .. } => Ending::new(
                 ErrorCode::Restarting,

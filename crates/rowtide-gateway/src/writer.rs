@@ -177,6 +177,14 @@ impl Writer {
     async fn attempt(&self, job: &Job<Queued>) -> Ended {
         let Queued { mutation, since, .. } = &*job.mutation;
         let Some(plan) = self.shared.engines.plan() else { return Ended::Away };
+        if let Asked::Apply(ops) = &mutation.asked
+            && let Some(table) = plan.waits_for(ops).filter(|_| !job.gives_up)
+        {
+            // To reject it would lose what its client has written.
+            telemetry::mutation_retried("away");
+            tracing::debug!(table, "a mutation waits for a table that does not fit its rules now");
+            return Ended::Away;
+        }
         let work = match &mutation.asked {
             _ if job.gives_up => {
                 let message = "others were writing the same rows all the time; try again later";

@@ -45,7 +45,8 @@ pub fn compile_partly(
     definition: &Definition,
     catalog: &Catalog,
 ) -> (Plan, Vec<(String, DefinitionError)>) {
-    let (plan, problems) = compile_tables(definition, catalog);
+    let (mut plan, problems) = compile_tables(definition, catalog);
+    plan.unfit = problems.iter().map(|(table, _)| table.clone()).collect();
     let rejected = problems.into_iter().map(|(table, found)| (table, definition.error(found)));
     (plan, rejected.collect())
 }
@@ -126,6 +127,7 @@ impl Compiler<'_> {
             branches: Vec::new(),
             claims: Vec::new(),
             min_client: definition.min_client,
+            unfit: Vec::new(),
         };
         let (problems, outer, members) = (Vec::new(), Vec::new(), HashMap::new());
         Compiler { catalog, plan, problems, outer, members }

@@ -341,6 +341,7 @@ mod tests {
             ],
             claims: Vec::new(),
             min_client: None,
+            unfit: Vec::new(),
         }
     }
 

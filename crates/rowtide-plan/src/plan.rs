@@ -24,6 +24,9 @@ pub struct Plan {
     pub claims: Vec<ClaimUse>,
     /// Sessions with a lower `appVersion`, or none, are told `client_too_old`.
     pub min_client: Option<i64>,
+    /// Tables of the definition that are not in the plan, because the database does not fit them now. They are not told
+    /// apart by [`Plan::fingerprint`]: nothing is streamed of them.
+    pub unfit: Vec<String>,
 }
 
 /// A table that is synced, or that only decides who sees rows of another.

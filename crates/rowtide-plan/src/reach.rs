@@ -100,6 +100,7 @@ mod tests {
                 named("role", ColumnType::Text),
             ],
             min_client: None,
+            unfit: Vec::new(),
         }
     }
 

@@ -24,7 +24,7 @@ pub async fn check(
 ) -> Result<Vec<Problem>, tokio_postgres::Error> {
     let mut problems = check_server(client).await?;
     problems.extend(check_tables(client, plan).await?);
-    problems.extend(check_own_table(client, names).await?);
+    problems.extend(check_own_tables(client, names).await?);
     problems.extend(check_publication(client, names, plan).await?);
     problems.extend(check_slot(client, names).await?);
     problems.extend(check_plan(plan));
@@ -116,7 +116,11 @@ async fn check_tables(client: &Client, plan: &Plan) -> Result<Vec<Problem>, toki
     Ok(problems)
 }
 
-async fn check_own_table(
+/// Whether Rowtide's own tables are there, and the role may use them: without them no client is known.
+///
+/// # Errors
+/// When a query fails.
+pub async fn check_own_tables(
     client: &Client,
     names: &Names,
 ) -> Result<Vec<Problem>, tokio_postgres::Error> {

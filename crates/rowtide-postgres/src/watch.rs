@@ -81,12 +81,23 @@ pub struct ObservedTable {
     pub row_security_active: bool,
     /// The role that asks may read the table, and use its schema.
     pub readable: bool,
+    /// What else it may do.
+    pub rights: ObservedRights,
     /// Other tables inherit from it.
     pub children: bool,
     /// How it is published, if it is.
     pub membership: Option<ObservedMembership>,
     /// In the order of their numbers.
     pub columns: Vec<ObservedColumn>,
+}
+
+/// What the role that asks may do to the rows of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[expect(missing_docs, reason = "they are named as Postgres' privileges are")]
+pub struct ObservedRights {
+    pub insert: bool,
+    pub update: bool,
+    pub delete: bool,
 }
 
 /// That a table is in the publication.
@@ -298,6 +309,8 @@ SELECT json_build_object(
      'row_security_active', row_security_active(c.rel),
      'readable', coalesce(has_schema_privilege(c.relnamespace, 'USAGE')
         AND has_table_privilege(c.rel, 'SELECT'), false),
+     'rights', json_build_object('insert', has_table_privilege(c.rel, 'INSERT'),
+        'update', has_table_privilege(c.rel, 'UPDATE'), 'delete', has_table_privilege(c.rel, 'DELETE')),
      'children', EXISTS (SELECT 1 FROM pg_inherits WHERE inhparent = c.rel),
      'membership', (SELECT json_build_object('oid', m.oid::bigint, 'version', m.version,
         'filtered', m.filtered, 'listed', m.listed) FROM published m WHERE m.rel = c.rel),

@@ -9,6 +9,7 @@ use rowtide_plan::compile::compile_partly;
 use rowtide_plan::definition::Definition;
 use rowtide_plan::error::DefinitionProblem;
 use rowtide_postgres::catalog::read_catalog;
+use rowtide_postgres::check::check_own_tables;
 use rowtide_postgres::connect::{ConnectError, ConnectOptions, Names, connect, reason};
 use rowtide_postgres::rules::prepare_rules;
 use rowtide_postgres::slot::{is_standby, system_identity};
@@ -54,7 +55,12 @@ pub(crate) async fn look(
     let unwritable = prepare_rules(client, &mut plan).await?;
     let unwritable = unwritable.into_iter().map(|(table, problems)| (table, said(&problems)));
     let unwritable = unwritable.collect();
-    Ok(Looked { observed, plan: Arc::new(plan), refused, unwritable, system })
+    let own = check_own_tables(client, names).await?.into_iter().map(|problem| {
+        let repair = problem.repair.map_or_else(String::new, |repair| format!(" ({repair})"));
+        format!("{}{repair}", problem.what)
+    });
+    let own = own.collect();
+    Ok(Looked { observed, plan: Arc::new(plan), refused, unwritable, own, system })
 }
 
 fn leave_out_unfit(observed: &Observed, catalog: &mut Catalog) {

@@ -6,9 +6,9 @@ use std::time::Duration;
 pub const RING_BYTES: usize = 256 << 20;
 /// How many batches of the stream may wait for the log.
 pub const LOG_BATCHES: usize = 256;
-/// How long transactions are collected before they are written to the log together: nobody waits for that, and
-/// each write is a flush of the disk.
-pub const LOG_COLLECT: Duration = Duration::from_millis(20);
+/// How long transactions are collected before they are written to the log together: each write is a flush of the disk,
+/// and only a client that resumes waits for it.
+pub const LOG_COLLECT: Duration = Duration::from_millis(5);
 /// How many events go into one write of the log.
 pub const LOG_GROUP: usize = 4_096;
 /// How often a position without transactions is written into the log.

@@ -19,9 +19,10 @@ use rowtide_feed::{EpochReason, Event, Fingerprint, Generation, ReplicatorStatus
 use rowtide_log::{Committed, Identity};
 use rowtide_plan::plan::Plan;
 use rowtide_plan::sql::quote_table;
+use rowtide_plan::write_rules::WriteRules;
 use rowtide_postgres::connect::Names;
 use rowtide_postgres::slot::SystemIdentity;
-use rowtide_postgres::watch::Observed;
+use rowtide_postgres::watch::{Observed, ObservedRights, ObservedTable};
 use rowtide_protocol::{Epoch, Lsn};
 use sha2::{Digest, Sha256};
 
@@ -102,7 +103,7 @@ pub struct Core {
     log: Option<OpenLog>,
     /// The plan of the generation, while there is one.
     serving: Option<Arc<Plan>>,
-    /// All of the definition has fitted at some look. What does not fit later is left out; before that it is waited for.
+    /// All of the definition has fitted at some look. Before that this server is not ready to take the place of another.
     fitted: bool,
     /// The troubles that were told since it streamed last.
     said: BTreeSet<String>,
@@ -267,8 +268,10 @@ impl Core {
     }
 
     fn log_gone(&mut self) -> Step {
+        let mut trouble = Vec::new();
+        self.tell_trouble("the log's writer has ended", &mut trouble);
         let mut effects = self.stop();
-        self.tell_trouble("the log's writer has ended", &mut effects);
+        effects.append(&mut trouble);
         self.pause_then(effects)
     }
 
@@ -277,7 +280,11 @@ impl Core {
         let looked = self.looked.as_ref()?;
         let mut digest = Sha256::new();
         digest.update(looked.plan.fingerprint());
-        digest.update(continuity_digest(&looked.observed));
+        let is_told = |table: &ObservedTable| {
+            let own = table.schema == self.names.schema && table.name == "client";
+            own || looked.plan.table_id(&table.schema, &table.name).is_some()
+        };
+        digest.update(continuity_digest(&looked.observed, is_told));
         let SystemIdentity { cluster, database, timeline } = system;
         let (plan, slot) = (digest.finalize().into(), self.names.slot.clone());
         Some(Identity { plan, system: cluster, database, timeline, slot })
@@ -329,19 +336,19 @@ impl Core {
             }
         }
         let missing = self.missing(&looked.observed);
-        let unready = if self.fitted { None } else { unready(&looked) };
+        let unservable = if self.fitted { None } else { unservable(&looked) };
         let system = looked.system;
         self.looked = Some(looked);
+        self.tell_incomplete(&mut effects);
         if missing.is_some() {
             // What is committed without a publication is brought by no slot.
             self.broken = self.broken.or(Some(EpochReason::PublicationChanged));
         }
-        if let Some(why) = missing.or(unready) {
+        if let Some(why) = missing.or(unservable) {
             effects.push(Effect::Disconnect);
             self.tell_trouble(&why, &mut effects);
             return self.pause_then(effects);
         }
-        self.fitted = true;
         match self.slot_action {
             SlotAction::Keep | SlotAction::Wait => self.connect(effects),
             action => {
@@ -349,6 +356,15 @@ impl Core {
                 self.state = State::OpeningLog(Opening::Slot(action));
                 self.then(effects, Next::OpenLog(identity))
             }
+        }
+    }
+
+    /// Tells what of the definition is missing, until all of it has fitted once. That it has is told when it streams.
+    fn tell_incomplete(&mut self, effects: &mut Vec<Effect>) {
+        let Some(looked) = self.looked.as_ref().filter(|_| !self.fitted) else { return };
+        match incomplete(looked) {
+            None => self.fitted = true,
+            incomplete => effects.push(Effect::Incomplete(incomplete)),
         }
     }
 
@@ -588,9 +604,16 @@ impl Core {
     }
 }
 
-/// What of the definition does not fit, or cannot be read. A server that starts waits for it: whoever has just written
-/// the definition, or is about to migrate the database, does not want clients to be served a part.
-fn unready(looked: &Looked) -> Option<String> {
+/// Why a server that starts serves nothing of the definition yet: nobody could connect, none of its tables fits, or mutations
+/// would be rejected for good by rules that were never taken.
+fn unservable(looked: &Looked) -> Option<String> {
+    let nothing = !looked.plan.tables.iter().any(|table| table.published);
+    let stops = nothing || !looked.unwritable.is_empty() || !looked.own.is_empty();
+    stops.then(|| incomplete(looked)).flatten()
+}
+
+/// What of the definition does not fit, or cannot be read.
+fn incomplete(looked: &Looked) -> Option<String> {
     let refused = looked.refused.iter();
     let refused = refused.map(|(table, why)| format!("table `{table}` does not fit: {why}"));
     let unwritable = looked.unwritable.iter();
@@ -602,8 +625,34 @@ fn unready(looked: &Looked) -> Option<String> {
         let quoted = quote_table(&seen.schema, &seen.name);
         Some(format!("the server's role may not read table {quoted} (GRANT SELECT on it, and USAGE on its schema)"))
     });
-    let all: Vec<String> = refused.chain(unwritable).chain(unreadable).collect();
+    let ungranted = looked.plan.tables.iter().flat_map(|table| {
+        let seen = looked.observed.table(&table.catalog.schema, &table.catalog.name);
+        seen.into_iter().flat_map(|seen| ungranted(&table.write, seen))
+    });
+    let own = looked.own.iter().cloned();
+    let all: Vec<String> =
+        own.chain(refused).chain(unwritable).chain(unreadable).chain(ungranted).collect();
     (!all.is_empty()).then(|| all.join("; "))
+}
+
+/// The rights that rules for writing need and the server's role lacks. Mutations that need them wait.
+fn ungranted(rules: &WriteRules, seen: &ObservedTable) -> Vec<String> {
+    let ObservedRights { insert, update, delete } = seen.rights;
+    // A row is locked for an update before it is deleted.
+    let updates = !rules.updates.is_empty() || rules.delete.is_some();
+    let needed = [
+        ("INSERT", rules.insert.is_some() && !insert),
+        ("UPDATE", updates && !update),
+        ("DELETE", rules.delete.is_some() && !delete),
+    ];
+    let quoted = quote_table(&seen.schema, &seen.name);
+    let said = |(right, _): &(&str, bool)| {
+        format!(
+            "the server's role may not {} rows of table {quoted} (GRANT {right} on it)",
+            right.to_lowercase()
+        )
+    };
+    needed.iter().filter(|(_, lacks)| *lacks).map(said).collect()
 }
 
 #[cfg(test)]

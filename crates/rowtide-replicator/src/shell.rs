@@ -121,6 +121,7 @@ impl Shell {
             match effect {
                 Effect::Status(status) => self.set_status(status),
                 Effect::Refused(refused) => self.set_refused(refused),
+                Effect::Incomplete(incomplete) => self.set_incomplete(incomplete),
                 Effect::Begin(generation) => drop(self.publisher.begin(generation)),
                 Effect::EndGeneration => self.publisher.end(),
                 Effect::HandOn(events) => {
@@ -186,6 +187,17 @@ impl Shell {
                 }
                 state.refused_tables = refused;
             }
+            news
+        });
+    }
+
+    fn set_incomplete(&self, incomplete: Option<String>) {
+        self.publisher.update(|state| {
+            let news = state.incomplete != incomplete;
+            if let Some(what) = incomplete.as_ref().filter(|_| news) {
+                tracing::warn!("not all of the definition can be served yet: {what}");
+            }
+            state.incomplete = incomplete;
             news
         });
     }

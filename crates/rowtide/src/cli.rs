@@ -68,7 +68,7 @@ enum Command {
     Token(Token),
     /// Show a user's live rows, and changes as they come
     Watch(watch::WatchArgs),
-    /// Write rows as a user, and say whether it was confirmed or refused
+    /// Write rows as a user, and say whether it was confirmed or rejected
     Mutate(mutate::MutateArgs),
 }
 

@@ -1,5 +1,5 @@
 //! What the commands that are clients have in common: whose rows, which server, and where mutations
-//! are kept until they are settled.
+//! are kept until they are acknowledged.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub(crate) struct ClientArgs {
     /// The version that the client says it is
     #[arg(long, value_name = "NUMBER")]
     app_version: Option<i64>,
-    /// A file that keeps mutations until they are settled, also those of earlier runs
+    /// A file that keeps mutations until they are acknowledged, also those of earlier runs
     #[arg(long, value_name = "FILE")]
     queue: Option<PathBuf>,
 }

@@ -106,7 +106,7 @@ pub struct Settings {
     /// The largest message from a client; a larger one closes its connection [default: 4194304]
     #[arg(long, value_name = "BYTES")]
     pub max_message_bytes: Option<String>,
-    /// The largest mutation; a larger one is refused [default: 1048576]
+    /// The largest mutation; a larger one is rejected [default: 1048576]
     #[arg(long, value_name = "BYTES")]
     pub max_mutation_bytes: Option<String>,
     /// The most operations of one mutation, 1 to 500 [default: 500]

@@ -22,8 +22,8 @@ pub struct Health {
     pub loaded_rows: u64,
     /// Open sessions.
     pub sessions: u64,
-    /// Tables of the definition that do not fit their rules. A server that starts waits for them; one that has served
-    /// serves the others.
+    /// Tables of the definition that do not fit their rules: the others are served. A server is ready only when all have
+    /// fitted once since it started.
     pub refused_tables: Vec<String>,
     /// Tables that could not be read by the last load that wanted to; who sees their rows waits.
     pub unreadable_tables: Vec<String>,
@@ -43,8 +43,10 @@ impl Health {
             }
             (ReplicatorStatus::Streaming, None) => None,
         };
-        let troubles: Vec<String> =
-            trouble.into_iter().chain(gateway.auth().missing_keys()).collect();
+        let missing = state.incomplete.into_iter().chain(gateway.auth().missing_keys());
+        let mut troubles: Vec<String> = trouble.into_iter().chain(missing).collect();
+        // What is missing may be why nothing is served.
+        troubles.dedup();
         let ready = troubles.is_empty();
         let detail = if ready { "streaming".to_owned() } else { troubles.join("; ") };
         Health {

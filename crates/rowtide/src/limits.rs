@@ -22,5 +22,7 @@ pub const ACCEPT_BACKLOG: u32 = 4_096;
 pub const PROPOSED_PEOPLE: i64 = 50;
 /// How long the replicator and the HTTP server may take to end.
 pub const END_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a server that starts looks whether it is ready, once all that it waits for is there.
+pub const READY_LOOK: Duration = Duration::from_millis(50);
 /// How long tokens for development are good.
 pub const TOKEN_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);

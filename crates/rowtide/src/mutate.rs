@@ -1,5 +1,5 @@
 //! `rowtide mutate`: one mutation from the command line, and what became of it. What is confirmed is
-//! printed as the server has it; a refusal is an error with its code.
+//! printed as the server has it; a rejection is an error with its code.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub(crate) struct MutateArgs {
 /// Sends a mutation and waits for its outcome: success if it was confirmed.
 ///
 /// # Errors
-/// When the operations cannot be read, or the server refuses the client for good.
+/// When the operations cannot be read, or the server turns the client away for good.
 pub(crate) async fn run(args: MutateArgs) -> Result<ExitCode> {
     let ops = read_ops(&args.ops)?;
     let kept = args.client.keeps();
@@ -37,9 +37,9 @@ pub(crate) async fn run(args: MutateArgs) -> Result<ExitCode> {
     let patience = Duration::from_secs(args.timeout);
     let outcome = tokio::select! {
         outcome = tokio::time::timeout(patience, outcome(&mut client, id)) => outcome,
-        () = interrupted() => return Ok(unsettled(client, kept).await),
+        () = interrupted() => return Ok(unacknowledged(client, kept).await),
     };
-    let Ok(outcome) = outcome else { return Ok(unsettled(client, kept).await) };
+    let Ok(outcome) = outcome else { return Ok(unacknowledged(client, kept).await) };
     match outcome? {
         Outcome::Applied => {
             for op in &ops {
@@ -49,7 +49,7 @@ pub(crate) async fn run(args: MutateArgs) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Outcome::Rejected { code, message } => {
-            eprintln!("refused ({code}): {message}");
+            eprintln!("rejected ({code}): {message}");
             client.close().await.map_err(said)?;
             Ok(ExitCode::FAILURE)
         }
@@ -60,11 +60,11 @@ pub(crate) async fn run(args: MutateArgs) -> Result<ExitCode> {
 async fn outcome(client: &mut Client, id: u64) -> Result<Outcome> {
     while let Some(event) = client.next().await {
         match event {
-            Event::Acked(settled) if settled.id == id => return Ok(settled.outcome),
-            Event::Acked(settled) => match settled.outcome {
+            Event::Acked(acked) if acked.id == id => return Ok(acked.outcome),
+            Event::Acked(acked) => match acked.outcome {
                 Outcome::Applied => eprintln!("an earlier mutation was confirmed"),
                 Outcome::Rejected { code, message } => {
-                    eprintln!("an earlier mutation was refused ({code}): {message}");
+                    eprintln!("an earlier mutation was rejected ({code}): {message}");
                 }
             },
             Event::Status(Status::Offline { reason }) => eprintln!("offline: {reason}"),
@@ -76,14 +76,18 @@ async fn outcome(client: &mut Client, id: u64) -> Result<Outcome> {
     Err(miette!("the client has stopped"))
 }
 
-async fn unsettled(client: Client, kept: bool) -> ExitCode {
+async fn unacknowledged(client: Client, kept: bool) -> ExitCode {
     if let Err(error) = client.close().await {
         eprintln!("{error}");
     }
     if kept {
-        eprintln!("not settled yet: it is kept in the queue, and sent by the next that uses it");
+        eprintln!(
+            "not acknowledged yet: it is kept in the queue, and sent by the next that uses it"
+        );
     } else {
-        eprintln!("not settled: it may have been applied or not; with --queue it would be kept");
+        eprintln!(
+            "not acknowledged: it may have been applied or not; with --queue it would be kept"
+        );
     }
     ExitCode::FAILURE
 }

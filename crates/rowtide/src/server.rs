@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::health::Health;
-use crate::limits::{ACCEPT_BACKLOG, END_TIMEOUT};
+use crate::limits::{ACCEPT_BACKLOG, END_TIMEOUT, READY_LOOK};
 use crate::playground::{self, PlaygroundOptions};
 use crate::telemetry::{self, Watched};
 
@@ -186,9 +186,20 @@ impl Server {
         Health::of(&self.state.watched.feed, &self.state.watched.gateway)
     }
 
-    /// Waits until it streams, and tokens can be checked. Cancel safe.
+    /// Waits until it is ready: it streams, tokens can be checked, and all of the definition has fitted once. Cancel safe.
     pub async fn wait_until_ready(&self) {
-        self.state.watched.gateway.wait_until_ready().await;
+        let mut states = self.state.watched.feed.watch();
+        loop {
+            self.state.watched.gateway.wait_until_ready().await;
+            if states.wait_for(|state| state.incomplete.is_none()).await.is_err() {
+                // The publisher has gone: it never will.
+                return std::future::pending().await;
+            }
+            if self.health().ready {
+                return;
+            }
+            tokio::time::sleep(READY_LOOK).await;
+        }
     }
 
     /// Stops: no new connections; what has arrived is acknowledged; every session is told `restarting`; then engines

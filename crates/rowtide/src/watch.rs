@@ -1,6 +1,6 @@
 //! `rowtide watch`: a user's live rows in a terminal. On a terminal the rows are drawn by table and
 //! drawn anew with every change; elsewhere every change is one plain line, to be read by a program.
-//! With `--write` it writes as well, and what is not settled yet is shown to be pending.
+//! With `--write` it writes as well, and what is not acknowledged yet is shown to be pending.
 
 use std::io::{IsTerminal, Write};
 
@@ -31,7 +31,7 @@ const ROWS_SHOWN: usize = 12;
 /// Watches until it is interrupted or the server says that there is no use.
 ///
 /// # Errors
-/// When there is no token, or the server refuses for good.
+/// When there is no token, or the server turns it away for good.
 pub async fn run(args: WatchArgs) -> Result<()> {
     let mut client = args.client.connect("watch").await?;
     let mut lines = args.write.then(|| BufReader::new(tokio::io::stdin()).lines());
@@ -96,11 +96,11 @@ fn line(change: &RowChange, shown: &Optimistic) -> String {
     format!("{table} {verb} {}{pending}", json(row))
 }
 
-fn outcome(settled: &Acked) -> String {
-    match &settled.outcome {
-        Outcome::Applied => format!("mutation {} confirmed", settled.id),
+fn outcome(acked: &Acked) -> String {
+    match &acked.outcome {
+        Outcome::Applied => format!("mutation {} confirmed", acked.id),
         Outcome::Rejected { code, message } => {
-            format!("mutation {} refused ({code}): {message}", settled.id)
+            format!("mutation {} rejected ({code}): {message}", acked.id)
         }
     }
 }
@@ -120,7 +120,7 @@ fn plain(event: &Event, shown: &Optimistic) -> std::io::Result<()> {
         Event::Status(Status::Live) => writeln!(out, "live")?,
         Event::Status(Status::Connecting) => eprintln!("connecting …"),
         Event::Status(Status::Offline { reason }) => eprintln!("offline: {reason}"),
-        Event::Acked(settled) => writeln!(out, "{}", outcome(settled))?,
+        Event::Acked(acked) => writeln!(out, "{}", outcome(acked))?,
         Event::NotStored { reason } => eprintln!("cannot store mutations: {reason}"),
         Event::Stopped(_) => {}
     }
@@ -142,7 +142,7 @@ impl Screen {
             Event::Changes(changes) if self.status == "live" => {
                 self.log.extend(changes.iter().map(|change| line(change, shown)));
             }
-            Event::Acked(settled) => self.log.push(outcome(settled)),
+            Event::Acked(acked) => self.log.push(outcome(acked)),
             Event::NotStored { reason } => {
                 self.log.push(format!("cannot store mutations: {reason}"));
             }
@@ -166,7 +166,7 @@ impl Screen {
             let mut rows: Vec<(String, bool)> = shown.rows(table).map(row).collect();
             rows.sort();
             for (row, pending) in rows.iter().take(ROWS_SHOWN) {
-                // In yellow until it is settled.
+                // In yellow until it is acknowledged.
                 let (begin, end) = if *pending { ("\x1b[33m", "\x1b[0m") } else { ("", "") };
                 text += &format!("  {begin}{}{end}\n", cut(row));
             }

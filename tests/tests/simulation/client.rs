@@ -56,6 +56,12 @@ impl Client {
             storing: false,
         }
     }
+
+    /// The tag of the first mutation that it was told nothing of.
+    pub fn first_pending(&self) -> Option<u64> {
+        let id = self.optimistic.pending().next()?;
+        Some(self.tags[&id])
+    }
 }
 
 impl World {
@@ -227,6 +233,8 @@ impl World {
         let user = self.clients[client].user;
         let ops = random_ops(&mut self.rng, tag, user, more);
         self.say(|| format!("client {client} makes mutation {tag}: {ops:?}"));
+        let of_table = |op: &Op| TABLES.iter().position(|table| *table == op.table);
+        self.ledger.tables.insert(tag, ops.iter().filter_map(of_table).collect());
         let state = &mut self.clients[client];
         let (id, _) = state.optimistic.mutate(ops).expect("there is room for it");
         state.tags.insert(id, tag);

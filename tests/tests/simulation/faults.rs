@@ -127,12 +127,13 @@ impl World {
         self.seen.count("stopped servers");
         let at = At { server, life: state.life };
         self.note_arrived(at);
+        let fits = self.plan_of(at).is_some_and(|plan| plan.unfit.is_empty());
         let state = &mut self.servers[server];
         state.stopping = Some(self.now_ms);
         state.arrived.extend(&state.pending);
-        // Whoever has found Postgres or a plan away waits a while before it is tried again.
+        // Whoever has found Postgres, a plan or a table away waits a while before it is tried again.
         let since_ms = self.postgres.up_since_ms.max(state.serving_since_ms.unwrap_or(u64::MAX));
-        let steady = self.postgres.up && self.now_ms.saturating_sub(since_ms) > 6_000;
+        let steady = self.postgres.up && fits && self.now_ms.saturating_sub(since_ms) > 6_000;
         state.stopped_in = steady.then_some(self.postgres.life);
         if !state.scheduler.is_idle() {
             self.seen.count("stops with mutations in flight");

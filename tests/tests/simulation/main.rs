@@ -41,7 +41,7 @@ use crate::checks::Seen;
 use crate::world::World;
 
 /// What must have happened in two thousand deployments, or they say nothing of it.
-const IMPORTANT: [&str; 68] = [
+const IMPORTANT: [&str; 69] = [
     "floods of mutations",
     "mutations that wait for others'",
     "storms at rest",
@@ -80,6 +80,7 @@ const IMPORTANT: [&str; 68] = [
     "lost slots",
     "migrations that wait",
     "mutations interrupted",
+    "mutations of a table that does not fit",
     "mutations of what is not there",
     "operations left out of the publication",
     "other_database",

@@ -1,14 +1,14 @@
 //! From sessions to Postgres: the gateway's own scheduler says which mutation runs next, over simulated
 //! connections. The answer to a commit may be lost, and then the same is tried again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use rand::Rng;
 use rowtide_gateway::conversation::{Asked, Mutation as Sent};
 use rowtide_gateway::registry::Sharing;
 use rowtide_gateway::scheduler::{Broken, Ended, Full, Job};
 use rowtide_postgres::mutate::Number;
-use rowtide_protocol::{Lsn, RejectCode};
+use rowtide_protocol::{ClientMessage, Lsn, RejectCode};
 
 use crate::breaks::Break;
 use crate::network::Side;
@@ -117,7 +117,9 @@ impl World {
         server.scheduler.ended(job.queue, ended, now, jitter);
         let scheduler = &server.scheduler;
         let is_over = scheduler.broken(job.queue).is_some() || scheduler.is_empty(job.queue);
-        let gives_up = broken || away && is_over;
+        // What ran when a newer connection came is not tried again.
+        let superseded = matches!(scheduler.broken(job.queue), Some(Broken::Superseded));
+        let gives_up = broken || superseded || away && is_over;
         server.let_go |= gives_up;
         server.older_let_go |= gives_up && matches!(job.mutation.number, Number::Next { .. });
         if server.scheduler.broken(job.queue).is_some() {
@@ -142,6 +144,10 @@ impl World {
             self.ledger.is_numbered(&job.client, number, tag);
         }
         let Asked::Apply(ops) = &job.mutation.asked else { panic!("nothing is rejected at once") };
+        if !job.gives_up && plan.waits_for(ops).is_some() {
+            self.seen.count("mutations of a table that does not fit");
+            return self.mutation_ended(at, &job, Ended::Away);
+        }
         let unfit = ops.iter().find_map(|op| plan.read_op(op).err());
         let asked = match unfit {
             _ if job.gives_up => Err("unknown_error"),
@@ -266,14 +272,7 @@ impl World {
                 older.extend(connection.inbox.iter().filter_map(|text| tag_of_text(text)));
                 continue;
             }
-            for text in &connection.inbox {
-                if let Ok(rowtide_protocol::ClientMessage::Mutate(sent)) =
-                    rowtide_protocol::ClientMessage::parse(text)
-                    && let Ok(ops) = &sent.ops
-                {
-                    arrived.extend(Op::read(&ops[0]).tag());
-                }
-            }
+            arrived.extend(unread(&connection.inbox));
         }
         if !older.is_empty() {
             self.seen.count("mutations of older clients that a stop has found");
@@ -282,4 +281,22 @@ impl World {
         server.unread.extend(arrived);
         server.arrived_of_older.extend(older);
     }
+
+    /// A client has gone before everything was read that it had sent: it sends that again.
+    pub fn let_go_unread(&mut self, at: At, id: u64) {
+        let server = &mut self.servers[at.server];
+        let Some(connection) = server.connections.get(&id) else { return };
+        for tag in unread(&connection.inbox) {
+            server.unread.remove(&tag);
+        }
+    }
+}
+
+/// The tags of mutations that have arrived.
+fn unread(inbox: &VecDeque<String>) -> Vec<u64> {
+    let tag = |text: &String| {
+        let Ok(ClientMessage::Mutate(sent)) = ClientMessage::parse(text) else { return None };
+        Op::read(&sent.ops.ok()?[0]).tag()
+    };
+    inbox.iter().filter_map(tag).collect()
 }

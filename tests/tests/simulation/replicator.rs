@@ -247,8 +247,8 @@ impl World {
         let catalog = self.postgres.read_catalog(&observed);
         let (plan, refused) = compile_partly(&definition(), &catalog);
         let refused = refused.into_iter().map(|(table, why)| (table, why.to_string())).collect();
-        let (plan, unwritable) = (Arc::new(plan), Vec::new());
-        Looked { observed, plan, refused, unwritable, system: self.system() }
+        let (plan, unwritable, own) = (Arc::new(plan), Vec::new(), Vec::new());
+        Looked { observed, plan, refused, unwritable, own, system: self.system() }
     }
 
     fn system(&self) -> SystemIdentity {
@@ -316,6 +316,13 @@ impl World {
                 self.servers[at.server].feed.publisher.update(|state| {
                     let news = state.refused_tables != refused;
                     state.refused_tables = refused;
+                    news
+                });
+            }
+            Effect::Incomplete(incomplete) => {
+                self.servers[at.server].feed.publisher.update(|state| {
+                    let news = state.incomplete != incomplete;
+                    state.incomplete = incomplete;
                     news
                 });
             }

@@ -195,7 +195,9 @@ impl World {
             self.storm();
             self.recover();
         }
-        if self.weather.crowds {
+        // Whoever has more mutations that wait for a table than may wait is sent away, and comes back.
+        let rests = self.clients.iter().all(|client| client.first_pending().is_none());
+        if self.weather.crowds && rests {
             self.storm_at_rest();
         }
         self.close();

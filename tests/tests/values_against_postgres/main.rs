@@ -83,7 +83,7 @@ impl World {
             links: Vec::new(),
         };
         let branches = branches.into_iter().map(branch).collect();
-        Plan { tables: vec![table], branches, claims: Vec::new(), min_client: None }
+        Plan { tables: vec![table], branches, claims: Vec::new(), min_client: None, unfit: vec![] }
     }
 
     /// The rows, as the stream would bring them.

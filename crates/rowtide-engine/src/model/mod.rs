@@ -45,7 +45,7 @@ struct Client {
     /// Whose mutations it is told of.
     client: usize,
     not_before: Option<Lsn>,
-    /// What was settled since it came, and where, that it has not been told of.
+    /// What was acknowledged since it came, and where, that it has not been told of.
     owed: Vec<(u64, Lsn)>,
 }
 
@@ -174,7 +174,7 @@ impl History {
         assert!(!self.engine.wants_load(), "the engine comes to rest");
         for (session, client) in &self.clients {
             assert!(client.ready, "{session:?} never became ready");
-            assert!(client.owed.is_empty(), "{session:?} is told of all that was settled");
+            assert!(client.owed.is_empty(), "{session:?} is told of all that was acknowledged");
             let expected = expected(&self.rules, &client.user, self.postgres.at(Lsn(u64::MAX)));
             assert_eq!(client.replica, expected, "{session:?} of {:?} in the end", client.user);
         }
@@ -254,7 +254,7 @@ impl History {
                 assert!(client.ready || client.mode == Some(Mode::Resume), "rows come first");
                 assert!(
                     client.ready || acknowledgements.is_empty(),
-                    "nothing is settled before ready"
+                    "nothing is acknowledged before ready"
                 );
                 for acknowledgement in acknowledgements {
                     // In order, each once, and never before its effects.

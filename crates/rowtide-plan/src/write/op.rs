@@ -29,6 +29,13 @@ impl Write {
 }
 
 impl Plan {
+    /// A table of the operations that the definition has and the database does not fit now. What they ask for can be told
+    /// when it fits again, and not before.
+    pub fn waits_for<'a>(&self, ops: &'a [Op]) -> Option<&'a str> {
+        let unfit = |op: &&Op| self.unfit.contains(&op.table);
+        ops.iter().find(unfit).map(|op| op.table.as_str())
+    }
+
     /// Reads an operation.
     ///
     /// # Errors

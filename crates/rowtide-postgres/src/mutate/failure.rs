@@ -118,6 +118,13 @@ fn judge(error: &DbError, sent: Option<&Sent<'_>>) -> Failure {
         SqlState::UNDEFINED_FUNCTION,
         SqlState::DATATYPE_MISMATCH,
     ];
+    // A right of the server's own role, which is granted sooner or later; row-level security and triggers say no in the
+    // same class, and mean the row.
+    let not_granted = *code == SqlState::INSUFFICIENT_PRIVILEGE
+        && error.routine().is_some_and(|routine| routine.starts_with("aclcheck"));
+    if not_granted {
+        return Failure::Away(said());
+    }
     // Classes 08 (connection) and 53 (resources, such as a full disk).
     if away.contains(code) || matches!(code.code().get(..2), Some("08" | "53")) {
         return Failure::Away(said());

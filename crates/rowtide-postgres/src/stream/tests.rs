@@ -25,8 +25,13 @@ struct Status {
 }
 
 fn intake() -> Intake {
-    let plan =
-        Plan { tables: Vec::new(), branches: Vec::new(), claims: Vec::new(), min_client: None };
+    let plan = Plan {
+        tables: Vec::new(),
+        branches: Vec::new(),
+        claims: Vec::new(),
+        min_client: None,
+        unfit: vec![],
+    };
     let assembler = Assembler::new(Arc::new(plan), "rowtide".to_owned(), MAX_TRANSACTION_BYTES);
     Intake::new(assembler, BytesMut::new())
 }

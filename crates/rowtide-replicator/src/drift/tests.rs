@@ -1,3 +1,5 @@
+use rowtide_postgres::watch::ObservedRights;
+
 use super::*;
 
 fn observed() -> Observed {
@@ -33,6 +35,7 @@ fn observed() -> Observed {
         row_security_concerns: true,
         row_security_active: false,
         readable: true,
+        rights: ObservedRights { insert: true, update: true, delete: true },
         children: false,
         membership: Some(ObservedMembership {
             oid: Some(20),
@@ -224,4 +227,20 @@ fn labels_that_are_added_change_no_row_and_those_that_are_renamed_do() {
     assert_eq!(renamed, (vec![Change::Labels], Follows::Reload));
     let attributes = after(|o| o.types[0].attributes.push(("x".to_owned(), 23)));
     assert_eq!(attributes.1, Follows::Reload);
+}
+
+#[test]
+fn a_log_goes_on_over_what_is_not_streamed_and_not_over_another_column() {
+    let before = observed();
+    let told = |observed: &Observed| continuity_digest(observed, |_| true);
+    let mut generated = before.clone();
+    let mut column = generated.tables[0].columns[0].clone();
+    (column.number, column.generated) = (9, "s".to_owned());
+    generated.tables[0].columns.push(column);
+    assert_eq!(told(&generated), told(&before));
+    let mut again = before.clone();
+    again.tables[0].columns[0].number = 9;
+    assert_ne!(told(&again), told(&before));
+    let untold = |observed: &Observed| continuity_digest(observed, |_| false);
+    assert_eq!(untold(&again), untold(&before));
 }

@@ -54,6 +54,8 @@ pub struct Looked {
     pub refused: Vec<(String, String)>,
     /// The tables that nobody can write, because Postgres does not take a rule for that, each with why not.
     pub unwritable: Vec<(String, String)>,
+    /// What is wrong with Rowtide's own tables.
+    pub own: Vec<String>,
     /// Which database it is.
     pub system: SystemIdentity,
 }
@@ -208,6 +210,8 @@ pub enum Effect {
     Status(ReplicatorStatus),
     /// Show which tables are not served, each with why not.
     Refused(Vec<(String, String)>),
+    /// What of the definition has not fitted since the start, if anything has not.
+    Incomplete(Option<String>),
     /// Begin a generation.
     Begin(Generation),
     /// End it; there is none then.

@@ -59,6 +59,7 @@ impl Core {
                 if let Some(looked) = &mut self.looked {
                     looked.observed = *observed;
                 }
+                self.tell_incomplete(&mut effects);
                 if follows >= Follows::Recompile {
                     // A drift is news, and looked into at once.
                     self.progress = true;
@@ -106,6 +107,7 @@ impl Core {
             self.progress = true;
             self.said.clear();
             effects.push(Effect::Status(ReplicatorStatus::Streaming));
+            effects.extend(self.fitted.then_some(Effect::Incomplete(None)));
         }
         effects.extend(streaming.confirm());
         match failure {

@@ -1,8 +1,6 @@
 use rowtide_feed::Changes;
 use rowtide_postgres::unseen::Unseen;
-use rowtide_postgres::watch::{
-    ObservedColumn, ObservedMembership, ObservedPublication, ObservedTable,
-};
+use rowtide_postgres::watch::{ObservedColumn, ObservedMembership, ObservedPublication};
 
 use super::*;
 
@@ -34,6 +32,7 @@ fn own_table() -> ObservedTable {
         row_security_concerns: false,
         row_security_active: false,
         readable: true,
+        rights: ObservedRights { insert: true, update: true, delete: true },
         children: false,
         membership: Some(membership),
         columns: Vec::new(),
@@ -51,8 +50,13 @@ fn looked() -> Looked {
         via_root: false,
         generated: None,
     };
-    let plan =
-        Plan { tables: Vec::new(), branches: Vec::new(), claims: Vec::new(), min_client: None };
+    let plan = Plan {
+        tables: Vec::new(),
+        branches: Vec::new(),
+        claims: Vec::new(),
+        min_client: None,
+        unfit: vec![],
+    };
     Looked {
         observed: Observed {
             publication: Some(publication),
@@ -62,6 +66,7 @@ fn looked() -> Looked {
         plan: Arc::new(plan),
         refused: Vec::new(),
         unwritable: Vec::new(),
+        own: Vec::new(),
         system: SYSTEM,
     }
 }
