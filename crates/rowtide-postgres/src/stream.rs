@@ -350,6 +350,11 @@ impl Stream {
         }
     }
 
+    /// How long after its commit the last transaction was sent, by Postgres' clock: whether there is a backlog.
+    pub fn late(&self) -> Duration {
+        self.intake.late()
+    }
+
     /// Tells Postgres that everything up to `lsn` is not needed again; a little later, with what else is confirmed
     /// until then. A position before one that was confirmed already changes nothing.
     pub fn confirm(&self, lsn: Lsn) {

@@ -35,6 +35,15 @@ pub const TROUBLES: usize = 64;
 pub const BATCH: usize = 256;
 /// About how many bytes of them.
 pub const BATCH_BYTES: usize = 4 << 20;
+/// A transaction that comes so long after its commit is one of a backlog.
+pub const BACKLOG: Duration = Duration::from_millis(20);
+/// How long what comes of a backlog is gathered at the most, before it is handed on together: by a quarter of what it is
+/// late already. Everyone behind the stream is woken once for it, each client of many among them.
+pub const GATHER: Duration = Duration::from_millis(50);
+/// If nothing more comes for so long, there is no backlog any more.
+pub const GATHER_PAUSE: Duration = Duration::from_millis(2);
+/// How many events of a backlog are gathered at the most.
+pub const GATHER_EVENTS: usize = 4_096;
 /// How often the database is looked at while it streams: how long a drift may go unnoticed, and the one query of an
 /// idle server.
 pub const WATCH: Duration = Duration::from_secs(1);

@@ -7,17 +7,24 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rowtide_plan::plan::Plan;
 use rowtide_postgres::connect::{ConnectOptions, Names};
-use rowtide_postgres::stream::{Instance, SchemaChange, Stream, StreamError, StreamEvent};
+use rowtide_postgres::stream::{Batch, Instance, SchemaChange, Stream, StreamError, StreamEvent};
 use rowtide_protocol::Lsn;
+use tokio::time::{Instant, timeout_at};
 
-use crate::limits::{BATCH, BATCH_BYTES};
+use crate::limits::{BACKLOG, BATCH, BATCH_BYTES, GATHER, GATHER_EVENTS, GATHER_PAUSE};
 use crate::machine::{Brought, SlotFound, StreamFailure};
 
 /// A connection that streams.
 pub(crate) struct Source {
     stream: Stream,
-    /// What came together with a table that does not fit, and behind it.
+    /// What has come and was not taken: what is gathered, or came behind a table that does not fit.
     rest: VecDeque<StreamEvent>,
+    /// About how many bytes of transactions that is.
+    bytes: usize,
+    /// Until when more is gathered.
+    until: Option<Instant>,
+    /// Why nothing comes behind it.
+    failed: Option<StreamFailure>,
 }
 
 impl Source {
@@ -31,19 +38,24 @@ impl Source {
         let (stream, slot) = started.map_err(failure)?;
         let found =
             SlotFound { confirmed: slot.confirmed, wal_ends: slot.end, system: slot.system };
-        Ok((Source { stream, rest: VecDeque::new() }, found))
+        let (rest, bytes) = (VecDeque::new(), 0);
+        Ok((Source { stream, rest, bytes, until: None, failed: None }, found))
     }
 
     /// Waits for what comes, and takes with it what need not be waited for: handing on each by itself would wake
-    /// everyone for each. A table that does not fit comes where it is noticed, before the transaction that shows
-    /// it; what is behind it comes with the next call. Cancel safe.
+    /// everyone for each. Of a backlog more is gathered. A table that does not fit comes where it is noticed, before the
+    /// transaction that shows it; what is behind it comes with the next call. Cancel safe.
     pub(crate) async fn next_batch(&mut self) -> (Vec<Brought>, Option<StreamFailure>) {
-        if self.rest.is_empty() {
+        if self.rest.is_empty() && self.failed.is_none() {
             match self.stream.next_batch(BATCH, BATCH_BYTES).await {
-                Ok(batch) => self.rest.extend(batch.events),
-                Err(error) => return (Vec::new(), Some(failure(error))),
+                Ok(batch) => self.put(batch),
+                Err(error) => self.failed = Some(failure(error)),
             }
+            let late = self.stream.late();
+            self.until = (late > BACKLOG).then(|| Instant::now() + (late / 4).min(GATHER));
         }
+        self.gather().await;
+        (self.until, self.bytes) = (None, 0);
         let mut brought = Vec::with_capacity(self.rest.len());
         while let Some(event) = self.rest.pop_front() {
             match event {
@@ -60,7 +72,28 @@ impl Source {
                 }
             }
         }
-        (brought, None)
+        (brought, self.failed.take())
+    }
+
+    fn put(&mut self, batch: Batch) {
+        self.bytes += batch.bytes;
+        self.rest.extend(batch.events);
+    }
+
+    /// Takes more, as long as it is time for that, there is room and something comes. Cancel safe.
+    async fn gather(&mut self) {
+        while let Some(until) = self.until.filter(|until| Instant::now() < *until)
+            && self.failed.is_none()
+            && self.rest.len() < GATHER_EVENTS
+            && self.bytes < BATCH_BYTES
+        {
+            let until = until.min(Instant::now() + GATHER_PAUSE);
+            match timeout_at(until, self.stream.next_batch(BATCH, BATCH_BYTES)).await {
+                Ok(Ok(batch)) => self.put(batch),
+                Ok(Err(error)) => self.failed = Some(failure(error)),
+                Err(_) => break,
+            }
+        }
     }
 
     /// Tells Postgres that everything up to `lsn` is not needed again.
