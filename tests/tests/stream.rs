@@ -8,8 +8,10 @@ use rowtide_feed::{Change, Changes, Transaction};
 use rowtide_plan::catalog::Catalog;
 use rowtide_plan::compile::compile;
 use rowtide_plan::definition::Definition;
-use rowtide_plan::plan::Plan;
+use rowtide_plan::plan::{BranchId, Plan};
+use rowtide_plan::row::Topic;
 use rowtide_postgres::catalog::read_catalog;
+use rowtide_postgres::connect::ConnectOptions;
 use rowtide_postgres::load::Loader;
 use rowtide_postgres::setup::setup;
 use rowtide_postgres::stream::{
@@ -277,6 +279,38 @@ async fn the_position_passes_what_a_load_has_seen_also_when_nothing_is_published
         };
         within(reached).await;
     }
+}
+
+/// A table whose rows are hidden from the server's role is not taken for an empty one.
+#[tokio::test]
+async fn a_load_leaves_nothing_out_that_row_level_security_hides() {
+    let fixture = Fixture::new(MAX_TRANSACTION_BYTES).await;
+    let role = format!("{}_reader", fixture.database.name());
+    fixture
+        .run(&format!(
+            "INSERT INTO other VALUES (1); CREATE ROLE {role} LOGIN; GRANT SELECT ON other TO {role};
+             ALTER TABLE other ENABLE ROW LEVEL SECURITY"
+        ))
+        .await;
+    let other = fixture.plan.tables.iter().position(|table| table.catalog.name == "other");
+    let branch =
+        |branch: &BranchId| Some(usize::from(fixture.plan.branch(*branch).table.0)) == other;
+    let branches = (0..fixture.plan.branches.len()).map(|index| BranchId(index as u16));
+    let topics = branches.filter(|id| branch(id)).map(|branch| Topic { branch, anchor: None });
+    let topics: Vec<Topic> = topics.collect();
+    let url = fixture.database.url_as(&role).await;
+    let mut loader = Loader::new(ConnectOptions::parse(&url).expect("it is an URL"));
+    let loaded = loader.load(&fixture.plan, &topics, &[]).await.expect("it answers");
+    assert!(loaded.topics.rows[0].is_none(), "{:?}", loaded.topics.rows);
+    assert!(
+        loaded.failed["other"].to_string().contains("row-level security"),
+        "{:?}",
+        loaded.failed
+    );
+    fixture.run(&format!("ALTER ROLE {role} BYPASSRLS")).await;
+    let loaded = loader.load(&fixture.plan, &topics, &[]).await.expect("it answers");
+    assert_eq!(loaded.topics.rows[0].as_ref().map(|rows| rows.iter().count()), Some(1));
+    fixture.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
 
 /// Postgres streams only what it has flushed, and of an open transaction it flushes nothing for many seconds.
