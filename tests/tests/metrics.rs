@@ -18,7 +18,12 @@ async fn sessions_mutations_and_the_slot_are_counted() {
     let update = |row| json!([{ "op": "update", "table": "user", "row": row }]);
     ann.mutate(update(json!({ "id": "u1", "name": "Ann" }))).await.applied();
     ann.mutate(update(json!({ "id": "u2", "name": "Ann" }))).await.refused("not_found", "user");
-    let text = http_get(&app, "/metrics").await;
+    // The client may hear of it before the server has put it away.
+    let text = eventually("no mutation waits", || async {
+        let text = http_get(&app, "/metrics").await;
+        (value(&text, "rowtide_mutations_waiting") == Some(0.0)).then_some(text)
+    })
+    .await;
     for (name, expected) in [
         ("rowtide_ready", 1.0),
         ("rowtide_sessions", 1.0),

@@ -199,7 +199,7 @@ impl Task {
         let wanted = |claim: &Claim| Wanted {
             client: claim.client.to_string(),
             user: claim.user.to_string(),
-            known: claim.known.map_or(0, |known| known.spent()),
+            known: claim.known.map_or(0, |known| known.acked),
         };
         let wanted: Vec<Wanted> = batch.iter().map(wanted).collect();
         let claimed = claim(client, &self.names, &wanted).await.map_err(failed)?;

@@ -19,20 +19,14 @@ pub enum Sharing {
     Shared,
 }
 
-/// How far a client knows of its mutations. Its numbers go on behind both, whatever the database says.
+/// How far a client knows of its mutations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KnownNumbers {
     /// It knows, for good, the outcome of those up to this one.
     pub outcomes: u64,
-    /// It was told that those up to this one were acknowledged.
+    /// It was told that those up to this one were acknowledged: its numbers go on behind it, whatever the database says. 0 for
+    /// a client that does not say it; its numbers go back with the database.
     pub acked: u64,
-}
-
-impl KnownNumbers {
-    /// The last number that is spent: one that follows it names a mutation that was not acknowledged.
-    pub fn spent(&self) -> u64 {
-        self.outcomes.max(self.acked)
-    }
 }
 
 /// A question to the database: whose is this client id, and how far are its mutations acknowledged.

@@ -42,8 +42,8 @@ enum State {
     Idle,
     /// A look at the database.
     Looking,
-    /// The end of a log whose slot is made next.
-    EndingLog(SlotAction),
+    /// The end of a log that does not go on.
+    EndingLog(Ending),
     /// A slot.
     MakingSlot,
     /// A connection that streams.
@@ -58,6 +58,15 @@ enum State {
     Beginning { slot: SlotFound, position: Lsn, reason: EpochReason },
     /// What the stream brings.
     Streaming(Streaming),
+}
+
+/// What follows the end of a log.
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    /// A slot.
+    Slot(SlotAction),
+    /// An epoch, once everything that was committed before can be seen.
+    Epoch(SlotFound, EpochReason),
 }
 
 /// For what the log is opened.
@@ -158,12 +167,18 @@ impl Core {
             (State::Idle, Input::Go) => self.look(Vec::new()),
             (State::Looking, Input::Looked(Ok(looked))) => self.looked(*looked),
             (State::Looking, Input::Looked(Err(why))) => self.wait(&why),
-            (State::EndingLog(action), Input::EpochBegan(Some(epoch))) => {
+            (State::EndingLog(ending), Input::EpochBegan(Some(epoch))) => {
                 if let Some(log) = &mut self.log {
                     (log.epoch, log.begins, log.ends) = (epoch, Lsn(0), Lsn(0));
                 }
-                self.state = State::MakingSlot;
-                self.then(Vec::new(), Next::MakeSlot { anew: action == SlotAction::MakeAnew })
+                match ending {
+                    Ending::Slot(action) => {
+                        self.state = State::MakingSlot;
+                        let anew = action == SlotAction::MakeAnew;
+                        self.then(Vec::new(), Next::MakeSlot { anew })
+                    }
+                    Ending::Epoch(slot, reason) => self.settle_epoch(slot, reason),
+                }
             }
             (State::MakingSlot, Input::SlotMade(Ok(()))) => {
                 self.slot_action = SlotAction::Keep;
@@ -411,7 +426,7 @@ impl Core {
             }
             Opening::Slot(action) => {
                 // Before there is a slot: it may come to stand where the log of another history ends.
-                self.state = State::EndingLog(action);
+                self.state = State::EndingLog(Ending::Slot(action));
                 self.then(Vec::new(), Next::BeginEpoch(of, Lsn(0)))
             }
             Opening::Stream(slot) => self.hold_against(slot),
@@ -432,13 +447,22 @@ impl Core {
             broken: self.broken,
         };
         match decide(&claim) {
-            Decision::Begin(reason) => self.settle_epoch(slot, reason),
+            Decision::Begin(reason) => self.end_log(slot, reason),
             Decision::Continue => {
                 let behind = slot.confirmed.max(log.begins);
                 self.state = State::ReadingLog(slot);
                 self.then(Vec::new(), Next::ReadLog { behind })
             }
         }
+    }
+
+    /// The log does not go on, and says so by itself from here on: until the epoch begins a standby may have to be waited
+    /// for, and why there has to be one is known to this server alone.
+    fn end_log(&mut self, slot: SlotFound, reason: EpochReason) -> Step {
+        let of = self.log.as_ref().filter(|log| log.ends > Lsn(0)).map(|log| log.of.clone());
+        let Some(of) = of else { return self.settle_epoch(slot, reason) };
+        self.state = State::EndingLog(Ending::Epoch(slot, reason));
+        self.then(Vec::new(), Next::BeginEpoch(of, Lsn(0)))
     }
 
     fn settle_epoch(&mut self, slot: SlotFound, reason: EpochReason) -> Step {
@@ -452,7 +476,7 @@ impl Core {
         if let Decision::Begin(reason) =
             decide_by_transactions(slot.confirmed, begins, &read.expected)
         {
-            return self.settle_epoch(slot, reason);
+            return self.end_log(slot, reason);
         }
         if let (Some(serving), Some(looked)) = (&self.serving, &self.looked)
             && Arc::ptr_eq(serving, &looked.plan)

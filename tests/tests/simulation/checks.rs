@@ -12,7 +12,7 @@ use rowtide_protocol::{Cursor, Lsn};
 
 use crate::data::TABLES;
 use crate::postgres::database::State;
-use crate::world::World;
+use crate::world::{At, World};
 
 /// How often each kind of thing has happened.
 #[derive(Debug, Default)]
@@ -182,7 +182,8 @@ impl World {
     }
 
     /// An epoch costs every client a snapshot, so there must be a reason for the one before to end.
-    pub fn check_that_an_epoch_may_end(&mut self, reason: EpochReason) {
+    pub fn check_that_an_epoch_may_end(&mut self, at: At, reason: EpochReason) {
+        let ended_by_another = self.ended_by.is_some_and(|by| by != at);
         let before = self.last_epoch.and_then(|epoch| self.epochs.get(&epoch));
         let continues = before.is_some_and(|epoch| epoch.history == self.postgres.history());
         let may = |why: &[&str]| why.iter().any(|why| self.may_end.contains(why));
@@ -191,7 +192,7 @@ impl World {
             EpochReason::NewLog => may(&["disk"]),
             // Killed before what lies before the epoch was confirmed.
             EpochReason::LogShort => true,
-            EpochReason::LogBehind => may(&["slot", "migration", "disk"]),
+            EpochReason::LogBehind => ended_by_another || may(&["slot", "migration", "disk"]),
             EpochReason::OtherTables
             | EpochReason::AlteredBack
             | EpochReason::PublicationChanged
@@ -203,6 +204,7 @@ impl World {
             self.may_end.remove("slot");
         }
         self.may_end.remove("disk");
+        self.ended_by = None;
     }
 
     /// When everyone has gone engines, the registry and the scheduler hold nothing.

@@ -232,7 +232,13 @@ impl World {
                     return again(self, 30, Job::BeginEpoch(identity, position));
                 }
                 match self.disk.begin(identity.clone(), position) {
-                    Ok(epoch) => Input::EpochBegan(Some(epoch)),
+                    Ok(epoch) => {
+                        if position == Lsn(0) {
+                            // Whoever finds it, and does not know why, finds no more than that.
+                            self.ended_by = Some(at);
+                        }
+                        Input::EpochBegan(Some(epoch))
+                    }
                     Err(crate::disk::Full) => {
                         return again(self, 300, Job::BeginEpoch(identity, position));
                     }
@@ -382,7 +388,7 @@ impl World {
         let read_at = if of_this { replicator.looked_at } else { Lsn(0) };
         let refused = replicator.refused.clone();
         let facts = EpochFacts { history, refused, read_at };
-        self.check_that_an_epoch_may_end(reason);
+        self.check_that_an_epoch_may_end(at, reason);
         self.epochs.insert(epoch.0, facts);
         self.last_epoch = Some(epoch.0);
     }

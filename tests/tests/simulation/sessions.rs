@@ -359,7 +359,7 @@ impl World {
         }
         let spent = match self.broken {
             Some(Break::NumbersGoBack) => 0,
-            _ => known.map_or(0, |known| known.spent()),
+            _ => known.map_or(0, |known| known.acked),
         };
         let Some(row) = self.postgres.claim(&client, &user, spent, self.now_ms) else {
             self.seen.count("claims that wait");

@@ -28,7 +28,7 @@ use crate::sessions::Answer;
 use crate::sql::{random_row, write};
 
 /// A server in one of its lives.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct At {
     pub server: usize,
     pub life: u64,
@@ -112,6 +112,8 @@ pub struct World {
     pub walsender: Option<(usize, u64)>,
     /// Why the present epoch may end.
     pub may_end: BTreeSet<&'static str>,
+    /// Who has ended the log, and has not begun an epoch since.
+    pub ended_by: Option<At>,
     pub last_epoch: Option<u64>,
     pub disk: Disk,
     pub network: Network,
@@ -167,6 +169,7 @@ impl World {
             postgres: Postgres::new(database, rng.random_bool(0.3)),
             walsender: None,
             may_end: BTreeSet::new(),
+            ended_by: None,
             last_epoch: None,
             disk: Disk::new(),
             network: Network::default(),
