@@ -15,6 +15,7 @@ use crate::conversation::{Asked, Mutation};
 use crate::engines::Engines;
 use crate::limits::{MUTATION_QUEUE, MUTATION_QUEUE_BYTES};
 use crate::now::Clock;
+use crate::said_once::SaidOnce;
 use crate::scheduler::{Broken, Ended, Full, Job, QueueId, Scheduler, SchedulerOptions};
 use crate::telemetry::{self, WaitingMutation};
 
@@ -32,6 +33,8 @@ struct Works {
     clock: Clock,
     /// Told when there may be another deadline, or nothing more to do.
     changed: Notify,
+    /// Why mutations wait for Postgres, as far as it was said since one was taken.
+    said: Mutex<SaidOnce>,
     /// Grows with every queue that is broken.
     breaks: watch::Sender<u64>,
 }
@@ -75,6 +78,7 @@ impl Writer {
             engines,
             clock,
             changed: Notify::new(),
+            said: Mutex::default(),
             breaks: watch::channel(0).0,
         });
         let writer = Writer { shared };
@@ -196,7 +200,9 @@ impl Writer {
         let number = mutation.number.clone();
         let (client, user_id) = (Arc::clone(&job.client), Arc::clone(&job.user));
         let ticket = Ticket { client, user_id, number };
+        let said = || self.shared.said.lock().unwrap_or_else(PoisonError::into_inner);
         let acked = |outcome: &str| {
+            said().clear();
             telemetry::mutation_acknowledged(outcome, *since);
             Ended::Acknowledged
         };
@@ -215,7 +221,9 @@ impl Writer {
             }
             Err(MutateError::Away(what)) => {
                 telemetry::mutation_retried("away");
-                tracing::warn!(what, "a mutation waits for Postgres");
+                if said().is_new(&what) {
+                    tracing::warn!(what, "a mutation waits for Postgres");
+                }
                 Ended::Away
             }
         }

@@ -309,8 +309,9 @@ SELECT json_build_object(
      'row_security_active', row_security_active(c.rel),
      'readable', coalesce(has_schema_privilege(c.relnamespace, 'USAGE')
         AND has_table_privilege(c.rel, 'SELECT'), false),
-     'rights', json_build_object('insert', has_table_privilege(c.rel, 'INSERT'),
-        'update', has_table_privilege(c.rel, 'UPDATE'), 'delete', has_table_privilege(c.rel, 'DELETE')),
+     'rights', json_build_object('insert', coalesce(has_table_privilege(c.rel, 'INSERT'), false),
+        'update', coalesce(has_table_privilege(c.rel, 'UPDATE'), false),
+        'delete', coalesce(has_table_privilege(c.rel, 'DELETE'), false)),
      'children', EXISTS (SELECT 1 FROM pg_inherits WHERE inhparent = c.rel),
      'membership', (SELECT json_build_object('oid', m.oid::bigint, 'version', m.version,
         'filtered', m.filtered, 'listed', m.listed) FROM published m WHERE m.rel = c.rel),

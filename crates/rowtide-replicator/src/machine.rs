@@ -9,6 +9,7 @@
 //! for a while needs to be known: what was missed meanwhile lies before the epoch.
 
 mod input;
+mod missing;
 mod streaming;
 
 use std::collections::BTreeSet;
@@ -18,11 +19,9 @@ use std::time::Duration;
 use rowtide_feed::{EpochReason, Event, Fingerprint, Generation, ReplicatorStatus, Transaction};
 use rowtide_log::{Committed, Identity};
 use rowtide_plan::plan::Plan;
-use rowtide_plan::sql::quote_table;
-use rowtide_plan::write_rules::WriteRules;
 use rowtide_postgres::connect::Names;
 use rowtide_postgres::slot::SystemIdentity;
-use rowtide_postgres::watch::{Observed, ObservedRights, ObservedTable};
+use rowtide_postgres::watch::{Observed, ObservedTable};
 use rowtide_protocol::{Epoch, Lsn};
 use sha2::{Digest, Sha256};
 
@@ -30,6 +29,7 @@ pub use self::input::{
     Brought, Effect, Input, LogFailure, LogFound, LogRead, Looked, Next, SlotFound, Step,
     StreamFailure, UnseenBehind, UnseenQuestion,
 };
+use self::missing::{incomplete, unservable};
 use self::streaming::Streaming;
 use crate::continuity::{Claim, Continuity, Decision, SlotAction, decide, decide_by_transactions};
 use crate::drift::{Drift, Follows, compare, continuity_digest, unfit};
@@ -626,57 +626,6 @@ impl Core {
         self.state = State::Streaming(Streaming::new(continuity, wal_end));
         self.then(effects, Next::Stream)
     }
-}
-
-/// Why a server that starts serves nothing of the definition yet: nobody could connect, none of its tables fits, or mutations
-/// would be rejected for good by rules that were never taken.
-fn unservable(looked: &Looked) -> Option<String> {
-    let nothing = !looked.plan.tables.iter().any(|table| table.published);
-    let stops = nothing || !looked.unwritable.is_empty() || !looked.own.is_empty();
-    stops.then(|| incomplete(looked)).flatten()
-}
-
-/// What of the definition does not fit, or cannot be read.
-fn incomplete(looked: &Looked) -> Option<String> {
-    let refused = looked.refused.iter();
-    let refused = refused.map(|(table, why)| format!("table `{table}` does not fit: {why}"));
-    let unwritable = looked.unwritable.iter();
-    let unwritable =
-        unwritable.map(|(table, why)| format!("table `{table}` cannot be written: {why}"));
-    let unreadable = looked.plan.tables.iter().filter_map(|table| {
-        let (schema, name) = (&table.catalog.schema, &table.catalog.name);
-        let seen = looked.observed.table(schema, name).filter(|seen| !seen.readable)?;
-        let quoted = quote_table(&seen.schema, &seen.name);
-        Some(format!("the server's role may not read table {quoted} (GRANT SELECT on it, and USAGE on its schema)"))
-    });
-    let ungranted = looked.plan.tables.iter().flat_map(|table| {
-        let seen = looked.observed.table(&table.catalog.schema, &table.catalog.name);
-        seen.into_iter().flat_map(|seen| ungranted(&table.write, seen))
-    });
-    let own = looked.own.iter().cloned();
-    let all: Vec<String> =
-        own.chain(refused).chain(unwritable).chain(unreadable).chain(ungranted).collect();
-    (!all.is_empty()).then(|| all.join("; "))
-}
-
-/// The rights that rules for writing need and the server's role lacks. Mutations that need them wait.
-fn ungranted(rules: &WriteRules, seen: &ObservedTable) -> Vec<String> {
-    let ObservedRights { insert, update, delete } = seen.rights;
-    // A row is locked for an update before it is deleted.
-    let updates = !rules.updates.is_empty() || rules.delete.is_some();
-    let needed = [
-        ("INSERT", rules.insert.is_some() && !insert),
-        ("UPDATE", updates && !update),
-        ("DELETE", rules.delete.is_some() && !delete),
-    ];
-    let quoted = quote_table(&seen.schema, &seen.name);
-    let said = |(right, _): &(&str, bool)| {
-        format!(
-            "the server's role may not {} rows of table {quoted} (GRANT {right} on it)",
-            right.to_lowercase()
-        )
-    };
-    needed.iter().filter(|(_, lacks)| *lacks).map(said).collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 use rowtide_feed::Changes;
 use rowtide_postgres::unseen::Unseen;
-use rowtide_postgres::watch::{ObservedColumn, ObservedMembership, ObservedPublication};
+use rowtide_postgres::watch::{
+    ObservedColumn, ObservedMembership, ObservedPublication, ObservedRights,
+};
 
 use super::*;
 

@@ -1,0 +1,60 @@
+//! What a look finds missing of the definition, as sentences for `/health/ready` and the log: tables that do not fit, rights
+//! that the server's role lacks, and Rowtide's own tables. Most of it is of one table, and the rest is served; some of it
+//! holds up everything.
+
+use rowtide_plan::sql::quote_table;
+use rowtide_plan::write_rules::WriteRules;
+use rowtide_postgres::watch::{ObservedRights, ObservedTable};
+
+use super::Looked;
+
+/// Why a server that starts serves nothing of the definition yet: nobody could connect, none of its tables fits, or mutations
+/// would be rejected for good by rules that were never taken.
+pub(super) fn unservable(looked: &Looked) -> Option<String> {
+    let nothing = !looked.plan.tables.iter().any(|table| table.published);
+    let stops = nothing || !looked.unwritable.is_empty() || !looked.own.is_empty();
+    stops.then(|| incomplete(looked)).flatten()
+}
+
+/// What of the definition does not fit, or cannot be read.
+pub(super) fn incomplete(looked: &Looked) -> Option<String> {
+    let refused = looked.refused.iter();
+    let refused = refused.map(|(table, why)| format!("table `{table}` does not fit: {why}"));
+    let unwritable = looked.unwritable.iter();
+    let unwritable =
+        unwritable.map(|(table, why)| format!("table `{table}` cannot be written: {why}"));
+    let unreadable = looked.plan.tables.iter().filter_map(|table| {
+        let (schema, name) = (&table.catalog.schema, &table.catalog.name);
+        let seen = looked.observed.table(schema, name).filter(|seen| !seen.readable)?;
+        let quoted = quote_table(&seen.schema, &seen.name);
+        Some(format!("the server's role may not read table {quoted} (GRANT SELECT on it, and USAGE on its schema)"))
+    });
+    let ungranted = looked.plan.tables.iter().flat_map(|table| {
+        let seen = looked.observed.table(&table.catalog.schema, &table.catalog.name);
+        seen.into_iter().flat_map(|seen| ungranted(&table.write, seen))
+    });
+    let own = looked.own.iter().cloned();
+    let all: Vec<String> =
+        own.chain(refused).chain(unwritable).chain(unreadable).chain(ungranted).collect();
+    (!all.is_empty()).then(|| all.join("; "))
+}
+
+/// The rights that rules for writing need and the server's role lacks. Mutations that need them wait.
+fn ungranted(rules: &WriteRules, seen: &ObservedTable) -> Vec<String> {
+    let ObservedRights { insert, update, delete } = seen.rights;
+    // A row is locked for an update before it is deleted.
+    let updates = !rules.updates.is_empty() || rules.delete.is_some();
+    let needed = [
+        ("INSERT", rules.insert.is_some() && !insert),
+        ("UPDATE", updates && !update),
+        ("DELETE", rules.delete.is_some() && !delete),
+    ];
+    let quoted = quote_table(&seen.schema, &seen.name);
+    let said = |(right, _): &(&str, bool)| {
+        format!(
+            "the server's role may not {} rows of table {quoted} (GRANT {right} on it)",
+            right.to_lowercase()
+        )
+    };
+    needed.iter().filter(|(_, lacks)| *lacks).map(said).collect()
+}
