@@ -2,6 +2,7 @@
 //! change meanwhile, and how much memory the server takes. What counts is how much later the others are told
 //! than at rest.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -69,11 +70,21 @@ pub(crate) async fn run(ground: &Ground, args: &SnapshotsArgs) -> Result<()> {
     reset_peak(pid);
     others.tally.time();
     let began = Instant::now();
-    let devices = connect(&site, one, connects, rows);
+    // On a thread of their own: what they read must not hold up what is measured.
+    let mut hellos = Vec::new();
+    for device in 0..connects {
+        hellos.push(hello(site.secret(), one - 1, &format!("device-{device:08}"), None)?);
+    }
+    let address = site.address()?;
+    let devices = tokio::task::spawn_blocking(move || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().into_diagnostic()?;
+        runtime.block_on(connect(address, hellos, rows))
+    });
     let write = site.write(WRITERS, length(), Some(RATE), true);
     let (took, written) = tokio::join!(devices, write);
     written?;
-    let took = took?.saturating_duration_since(began);
+    let took = took.into_diagnostic()??.saturating_duration_since(began);
     let (meanwhile, peak) = (others.tally.latency(), peak_bytes(pid));
     others.leave().await;
 
@@ -98,11 +109,9 @@ pub(crate) async fn run(ground: &Ground, args: &SnapshotsArgs) -> Result<()> {
 }
 
 /// Connects at once until all devices have their rows; returns when that was.
-async fn connect(site: &Site, person: u32, connects: u32, rows: u64) -> Result<Instant> {
-    let address = site.address()?;
+async fn connect(address: SocketAddr, hellos: Vec<String>, rows: u64) -> Result<Instant> {
     let mut devices = JoinSet::new();
-    for device in 0..connects {
-        let hello = hello(site.secret(), person - 1, &format!("device-{device:08}"), None)?;
+    for hello in hellos {
         devices.spawn(async move {
             let mut socket = open(address).await?;
             socket.send(Message::Text(hello.into())).await.into_diagnostic()?;

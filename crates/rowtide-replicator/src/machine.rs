@@ -461,6 +461,8 @@ impl Core {
     fn end_log(&mut self, slot: SlotFound, reason: EpochReason) -> Step {
         let of = self.log.as_ref().filter(|log| log.ends > Lsn(0)).map(|log| log.of.clone());
         let Some(of) = of else { return self.settle_epoch(slot, reason) };
+        // An end is all that a log tells; whoever has ended it knows more.
+        self.broken = Some(reason);
         self.state = State::EndingLog(Ending::Epoch(slot, reason));
         self.then(Vec::new(), Next::BeginEpoch(of, Lsn(0)))
     }
