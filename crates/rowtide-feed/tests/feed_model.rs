@@ -35,13 +35,7 @@ fn poll<T>(future: impl Future<Output = T>) -> Option<T> {
 }
 
 fn plan() -> Arc<Plan> {
-    Arc::new(Plan {
-        tables: vec![],
-        branches: vec![],
-        claims: vec![],
-        min_client: None,
-        unfit: vec![],
-    })
+    Arc::new(Plan::default())
 }
 
 /// One who follows, and what they have.

@@ -516,7 +516,7 @@ mod tests {
     }
 
     fn empty() -> Plan {
-        Plan { tables: vec![], branches: vec![], claims: vec![], min_client: None, unfit: vec![] }
+        Plan::default()
     }
 
     fn queue(limit_bytes: usize) -> SendQueue {

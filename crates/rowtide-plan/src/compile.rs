@@ -122,13 +122,7 @@ struct Rejected;
 
 impl Compiler<'_> {
     fn new<'a>(definition: &Definition, catalog: &'a Catalog) -> Compiler<'a> {
-        let plan = Plan {
-            tables: Vec::new(),
-            branches: Vec::new(),
-            claims: Vec::new(),
-            min_client: definition.min_client,
-            unfit: Vec::new(),
-        };
+        let plan = Plan { min_client: definition.min_client, ..Plan::default() };
         let (problems, outer, members) = (Vec::new(), Vec::new(), HashMap::new());
         Compiler { catalog, plan, problems, outer, members }
     }

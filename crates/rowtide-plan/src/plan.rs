@@ -14,7 +14,7 @@ use crate::write_rules::WriteRules;
 pub use crate::ids::{BranchId, ClaimId, TableId};
 
 /// Definition and catalog, compiled.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Plan {
     /// The tables of the definition and of its memberships, in that order.
     pub tables: Vec<Table>,

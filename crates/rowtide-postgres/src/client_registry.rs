@@ -118,14 +118,7 @@ async fn raise(
          FROM free WHERE c.client_id = free.client_id
          RETURNING c.client_id, c.user_id, c.last_mutation, {LOCAL}"
     );
-    let ids: Vec<&str> = ahead.iter().map(|one| one.client.as_str()).collect();
-    let users: Vec<&str> = ahead.iter().map(|one| one.user.as_str()).collect();
-    let known: Vec<i64> = ahead.iter().map(|one| one.floor()).collect();
-    for row in client.query(&sql, &[&ids, &users, &known]).await? {
-        let last_mutation = u64::try_from(row.get::<_, i64>(2)).unwrap_or(0);
-        found.insert(row.get(0), Claimed { user_id: row.get(1), last_mutation });
-    }
-    Ok(())
+    ask(client, &sql, ahead, found).await
 }
 
 /// What the server tells clients that come back.
@@ -192,10 +185,20 @@ async fn claim_once(
          SELECT c.client_id, c.user_id, c.last_mutation
          FROM {schema}.client c JOIN wanted USING (client_id)"
     );
+    ask(client, &sql, wanted, found).await
+}
+
+/// Runs a statement over client ids, users and what is known, which returns rows of `client`, and notes these.
+async fn ask(
+    client: &Client,
+    sql: &str,
+    wanted: &[&Wanted],
+    found: &mut HashMap<String, Claimed>,
+) -> Result<(), tokio_postgres::Error> {
     let ids: Vec<&str> = wanted.iter().map(|one| one.client.as_str()).collect();
     let users: Vec<&str> = wanted.iter().map(|one| one.user.as_str()).collect();
     let known: Vec<i64> = wanted.iter().map(|one| one.floor()).collect();
-    for row in client.query(&sql, &[&ids, &users, &known]).await? {
+    for row in client.query(sql, &[&ids, &users, &known]).await? {
         let last_mutation = u64::try_from(row.get::<_, i64>(2)).unwrap_or(0);
         found.insert(row.get(0), Claimed { user_id: row.get(1), last_mutation });
     }

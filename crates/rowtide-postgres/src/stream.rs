@@ -33,7 +33,7 @@ pub const MAX_TRANSACTION_BYTES: usize = 64 << 20;
 /// How much is read at once.
 const READ_BYTES: usize = 256 << 10;
 /// A transaction that comes so long after its commit is one of a backlog.
-const BACKLOG: Duration = Duration::from_millis(20);
+pub const BACKLOG: Duration = Duration::from_millis(20);
 /// How long a backlog is left to grow before it is read. Postgres sends message by message, and without a pause whoever
 /// reads is woken for a few of them at a time. A timer is not that fine, so the thread itself waits: no longer than
 /// decoding a large batch takes it.

@@ -7,11 +7,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rowtide_plan::plan::Plan;
 use rowtide_postgres::connect::{ConnectOptions, Names};
-use rowtide_postgres::stream::{Batch, Instance, SchemaChange, Stream, StreamError, StreamEvent};
+use rowtide_postgres::stream::{
+    BACKLOG, Batch, Instance, SchemaChange, Stream, StreamError, StreamEvent,
+};
 use rowtide_protocol::Lsn;
 use tokio::time::{Instant, timeout_at};
 
-use crate::limits::{BACKLOG, BATCH, BATCH_BYTES, GATHER, GATHER_EVENTS, GATHER_PAUSE};
+use crate::limits::{BATCH, BATCH_BYTES, GATHER, GATHER_EVENTS, GATHER_PAUSE};
 use crate::machine::{Brought, SlotFound, StreamFailure};
 
 /// A connection that streams.

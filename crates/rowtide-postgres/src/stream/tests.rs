@@ -25,13 +25,7 @@ struct Status {
 }
 
 fn intake() -> Intake {
-    let plan = Plan {
-        tables: Vec::new(),
-        branches: Vec::new(),
-        claims: Vec::new(),
-        min_client: None,
-        unfit: vec![],
-    };
+    let plan = Plan::default();
     let assembler = Assembler::new(Arc::new(plan), "rowtide".to_owned(), MAX_TRANSACTION_BYTES);
     Intake::new(assembler, BytesMut::new())
 }
