@@ -89,6 +89,22 @@ impl Database {
         self.url().await.replacen("postgres@", &format!("{user}@"), 1)
     }
 
+    /// Makes a role that is neither a superuser nor the owner of the tables: with these attributes, it may read these
+    /// tables, and use those of Rowtide. Returns its name.
+    ///
+    /// # Panics
+    /// When Postgres rejects it.
+    pub async fn stranger(&self, suffix: &str, attributes: &str, tables: &str) -> String {
+        let (role, schema) = (format!("{}_{suffix}", self.name), self.names().schema);
+        self.run(&format!(
+            "CREATE ROLE {role} {attributes}; GRANT SELECT ON {tables} TO {role};
+             GRANT USAGE ON SCHEMA {schema} TO {role};
+             GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {role}"
+        ))
+        .await;
+        role
+    }
+
     /// How to connect to it, as superuser.
     ///
     /// # Panics

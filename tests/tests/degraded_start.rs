@@ -90,6 +90,31 @@ impl Site {
     async fn run(&self, sql: &str) {
         self.sql.batch_execute(sql).await.unwrap_or_else(|error| panic!("{error:?}: {sql}"));
     }
+
+    /// A client inserts a row into `other`, and hears what others commit meanwhile, and neither of a rejection nor of an
+    /// acknowledgement.
+    async fn mutation_waits(&self, client: &mut Raw) {
+        let op = json!({ "op": "insert", "table": "other", "row": { "id": "o1", "owner": "ada" } });
+        client.say(&json!({ "type": "mutate", "id": 1, "ops": [op] })).await;
+        self.run("UPDATE note SET body = 'changed'").await;
+        loop {
+            let message = client.hear().await.expect("it goes on");
+            assert_ne!(message["type"], "reject", "{message}");
+            if message["type"] == "tx" && message.to_string().contains("changed") {
+                assert_eq!(message["ack"], Value::Null, "{message}");
+                break;
+            }
+        }
+    }
+
+    /// What has waited is applied by itself.
+    async fn mutation_is_applied(&self) {
+        eventually("it is applied", || async {
+            let count = self.sql.query_one("SELECT count(*) FROM other WHERE id = 'o1'", &[]).await;
+            count.is_ok_and(|row| row.get::<_, i64>(0) == 1).then_some(())
+        })
+        .await;
+    }
 }
 
 /// `rowtide serve`, which listens.
@@ -155,6 +180,14 @@ impl Served {
         .await;
         assert_eq!(snapshot["rows"][0]["id"], "n1", "{snapshot}");
         raw
+    }
+
+    /// How often a mutation was tried again because Postgres could not take it.
+    async fn retries(&self) -> u64 {
+        let (_, metrics) = self.get("/metrics").await;
+        let name = "rowtide_mutation_retries_total{reason=\"away\"} ";
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+        line.map_or(0, |count| count.parse().expect("a number"))
     }
 
     /// It has healed: it is ready, and serves a client its row. Nothing was said twice, and it stops in order.
@@ -358,38 +391,16 @@ async fn a_mutation_of_a_table_that_does_not_fit_waits_until_it_does() {
     let served = site.serve().await;
     served.waits("table `other` does not fit").await;
     let mut raw = served.serves(&ada()).await;
-    let op = json!({ "op": "insert", "table": "other", "row": { "id": "o1", "owner": "ada" } });
-    raw.say(&json!({ "type": "mutate", "id": 1, "ops": [op] })).await;
-    // What others commit comes meanwhile.
-    site.run("UPDATE note SET body = 'changed'").await;
-    loop {
-        let message = raw.hear().await.expect("it goes on");
-        assert_ne!(message["type"], "reject", "{message}");
-        if message["type"] == "tx" && message.to_string().contains("changed") {
-            assert_eq!(message["ack"], Value::Null, "{message}");
-            break;
-        }
-    }
+    site.mutation_waits(&mut raw).await;
     site.run("ALTER TABLE elsewhere RENAME TO other").await;
-    eventually("it is applied", || async {
-        let count = site.sql.query_one("SELECT count(*) FROM other WHERE id = 'o1'", &[]).await;
-        count.is_ok_and(|row| row.get::<_, i64>(0) == 1).then_some(())
-    })
-    .await;
+    site.mutation_is_applied().await;
     served.heals(&ada()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_cannot_be_read_until_that_is_granted() {
     let site = Site::new().await;
-    let role = format!("{}_reader", site.database.name());
-    let schema = site.database.names().schema;
-    site.run(&format!(
-        "CREATE ROLE {role} LOGIN REPLICATION; GRANT SELECT ON note TO {role};
-         GRANT USAGE ON SCHEMA {schema} TO {role};
-         GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {role}"
-    ))
-    .await;
+    let role = site.database.stranger("reader", "LOGIN REPLICATION", "note").await;
     let served = site.place.serve(&site.database.url_as(&role).await).await;
     served.waits("may not read table").await;
     site.run(&format!("GRANT SELECT ON other TO {role}")).await;
@@ -400,35 +411,31 @@ async fn a_table_cannot_be_read_until_that_is_granted() {
 /// To reject what cannot be written yet would lose it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_cannot_be_written_until_that_is_granted() {
-    let definition = format!("{DEFINITION}[tables.other.insert]\nallow = 'true'\n");
+    let definition = format!(
+        "{DEFINITION}[tables.other.insert]\nallow = 'true'\n[tables.note.insert]\nallow = 'true'\n"
+    );
     let site = Site::with(&definition).await;
-    let role = format!("{}_writer", site.database.name());
-    let schema = site.database.names().schema;
-    site.run(&format!(
-        "CREATE ROLE {role} LOGIN REPLICATION; GRANT SELECT ON note, other TO {role};
-         GRANT USAGE ON SCHEMA {schema} TO {role};
-         GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {role}"
-    ))
-    .await;
+    let role = site.database.stranger("writer", "LOGIN REPLICATION", "note, other").await;
+    site.run(&format!("GRANT INSERT ON note TO {role}")).await;
     let served = site.place.serve(&site.database.url_as(&role).await).await;
     served.waits("may not insert rows of table").await;
     let mut raw = served.serves(&ada()).await;
-    let op = json!({ "op": "insert", "table": "other", "row": { "id": "o1", "owner": "ada" } });
-    raw.say(&json!({ "type": "mutate", "id": 1, "ops": [op] })).await;
-    site.run("UPDATE note SET body = 'changed'").await;
-    loop {
-        let message = raw.hear().await.expect("it goes on");
-        assert_ne!(message["type"], "reject", "{message}");
-        if message["type"] == "tx" && message.to_string().contains("changed") {
-            break;
-        }
+    site.mutation_waits(&mut raw).await;
+    // Others write meanwhile, which does not make it news that this one waits.
+    let mut other = served.serves(&ada()).await;
+    for id in 1..=3 {
+        let row = json!({ "id": format!("m{id}"), "owner": "bob", "body": "" });
+        let op = json!({ "op": "insert", "table": "note", "row": row });
+        let before = served.retries().await;
+        other.say(&json!({ "type": "mutate", "id": id, "ops": [op] })).await;
+        while other.hear().await.expect("it goes on")["ack"] != id {}
+        eventually("the one that waits is tried again", || async {
+            (served.retries().await > before).then_some(())
+        })
+        .await;
     }
     site.run(&format!("GRANT INSERT ON other TO {role}")).await;
-    eventually("it is applied", || async {
-        let count = site.sql.query_one("SELECT count(*) FROM other WHERE id = 'o1'", &[]).await;
-        count.is_ok_and(|row| row.get::<_, i64>(0) == 1).then_some(())
-    })
-    .await;
+    site.mutation_is_applied().await;
     served.heals(&ada()).await;
     site.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
@@ -448,14 +455,7 @@ async fn a_table_of_rowtide_is_missing_until_it_is_set_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_role_may_not_replicate_until_that_is_granted() {
     let site = Site::new().await;
-    let role = format!("{}_quiet", site.database.name());
-    let schema = site.database.names().schema;
-    site.run(&format!(
-        "CREATE ROLE {role} LOGIN; GRANT SELECT ON note, other TO {role};
-         GRANT USAGE ON SCHEMA {schema} TO {role};
-         GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {role}"
-    ))
-    .await;
+    let role = site.database.stranger("quiet", "LOGIN", "note, other").await;
     let served = site.place.serve(&site.database.url_as(&role).await).await;
     served.waits("replication").await;
     site.run(&format!("ALTER ROLE {role} REPLICATION")).await;

@@ -14,6 +14,7 @@ use jsonwebtoken::{
     Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode,
 };
 use rowtide_postgres::mutate::Author;
+use rowtide_postgres::said_once::SaidOnce;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Number, Value};
 use thiserror::Error;
@@ -24,7 +25,6 @@ use crate::limits::{
     JWKS_BYTES, JWKS_MAX_PAUSE, JWKS_MIN_PAUSE, JWKS_REFRESH, JWKS_TIMEOUT, MAX_TOKEN_BYTES,
     MAX_USER_ID_BYTES,
 };
-use crate::said_once::SaidOnce;
 
 /// How far clocks may be apart.
 const LEEWAY: Duration = Duration::from_secs(5);

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rowtide_postgres::client_registry::{Claimed, Outcomes, Wanted, claim, outcomes};
 use rowtide_postgres::connect::{ConnectOptions, Names, connect, reason};
+use rowtide_postgres::said_once::SaidOnce;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep_until, timeout};
 use tokio_postgres::Client;
@@ -15,7 +16,6 @@ use crate::conversation::{ClaimRequest, Known, NoClaim};
 use crate::limits::{CLAIM_BATCH, CLAIM_COLLECT, CLAIM_TIMEOUT};
 use crate::now::Clock;
 use crate::registry::{Claim, ConnectionId, Registry, TooManySessions};
-use crate::said_once::SaidOnce;
 use crate::writer::Writer;
 
 /// What is said while the database is not there.

@@ -24,7 +24,6 @@ mod outlet;
 pub mod progress;
 pub mod rate;
 pub mod registry;
-mod said_once;
 pub mod scheduler;
 pub mod send_queue;
 pub mod session;

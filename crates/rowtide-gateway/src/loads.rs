@@ -13,12 +13,11 @@ use rowtide_plan::plan::{BranchId, Plan};
 use rowtide_plan::row::Topic;
 use rowtide_postgres::connect::ConnectOptions;
 use rowtide_postgres::load::{LoadError, Loader};
+use rowtide_postgres::said_once::SaidOnce;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
-
-use crate::said_once::SaidOnce;
 
 /// The longest wait between two tries.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);

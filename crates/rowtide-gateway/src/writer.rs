@@ -1,11 +1,13 @@
 //! Carries what the [`Scheduler`] decides: runs mutations over the connections to Postgres, tries them again when
 //! it is time, and tells sessions whose mutations are not taken any further. While Postgres is away mutations wait.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rowtide_plan::plan::Plan;
 use rowtide_plan::write::Rejection;
 use rowtide_postgres::mutate::{MutateError, Mutator, Number, Outcome, Ticket, Work};
+use rowtide_postgres::said_once::SaidOnce;
 use rowtide_protocol::{Op, RejectCode};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
@@ -15,7 +17,6 @@ use crate::conversation::{Asked, Mutation};
 use crate::engines::Engines;
 use crate::limits::{MUTATION_QUEUE, MUTATION_QUEUE_BYTES};
 use crate::now::Clock;
-use crate::said_once::SaidOnce;
 use crate::scheduler::{Broken, Ended, Full, Job, QueueId, Scheduler, SchedulerOptions};
 use crate::telemetry::{self, WaitingMutation};
 
@@ -23,6 +24,8 @@ use crate::telemetry::{self, WaitingMutation};
 struct Queued {
     mutation: Mutation,
     since: Instant,
+    /// Postgres was away for it.
+    waited: AtomicBool,
     _counted: WaitingMutation,
 }
 
@@ -33,7 +36,7 @@ struct Works {
     clock: Clock,
     /// Told when there may be another deadline, or nothing more to do.
     changed: Notify,
-    /// Why mutations wait for Postgres, as far as it was said since one was taken.
+    /// Why mutations wait for Postgres, as far as it was said since one that had waited was taken.
     said: Mutex<SaidOnce>,
     /// Grows with every queue that is broken.
     breaks: watch::Sender<u64>,
@@ -179,7 +182,7 @@ impl Writer {
     /// Runs a mutation once. What there is to do is read for each try anew: its tables and columns are places in a
     /// plan, and another may serve by then.
     async fn attempt(&self, job: &Job<Queued>) -> Ended {
-        let Queued { mutation, since, .. } = &*job.mutation;
+        let Queued { mutation, since, waited, .. } = &*job.mutation;
         let Some(plan) = self.shared.engines.plan() else { return Ended::Away };
         if let Asked::Apply(ops) = &mutation.asked
             && let Some(table) = plan.waits_for(ops).filter(|_| !job.gives_up)
@@ -202,7 +205,10 @@ impl Writer {
         let ticket = Ticket { client, user_id, number };
         let said = || self.shared.said.lock().unwrap_or_else(PoisonError::into_inner);
         let acked = |outcome: &str| {
-            said().clear();
+            // Others may never have been in its way.
+            if waited.load(Ordering::Relaxed) {
+                said().clear();
+            }
             telemetry::mutation_acknowledged(outcome, *since);
             Ended::Acknowledged
         };
@@ -221,6 +227,7 @@ impl Writer {
             }
             Err(MutateError::Away(what)) => {
                 telemetry::mutation_retried("away");
+                waited.store(true, Ordering::Relaxed);
                 if said().is_new(&what) {
                     tracing::warn!(what, "a mutation waits for Postgres");
                 }
@@ -264,7 +271,8 @@ impl Queue {
     pub(crate) fn push(&self, mutation: Mutation) -> Result<(), Mutation> {
         let (operations, bytes) = (mutation.operations, mutation.bytes);
         let _counted = WaitingMutation::new();
-        let queued = Queued { mutation, since: Instant::now(), _counted };
+        let (since, waited) = (Instant::now(), AtomicBool::new(false));
+        let queued = Queued { mutation, since, waited, _counted };
         let pushed = self.writer.shared.lock().push(self.id, queued, operations, bytes);
         pushed.map_err(|Full(queued)| queued.mutation)?;
         self.writer.start_jobs();

@@ -14,6 +14,7 @@ pub mod migrate;
 pub mod mutate;
 pub mod pgoutput;
 pub mod rules;
+pub mod said_once;
 pub mod sample;
 pub mod setup;
 pub mod slot;

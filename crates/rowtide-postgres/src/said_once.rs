@@ -8,11 +8,11 @@ const REMEMBERED: usize = 64;
 
 /// Which troubles were said since the last time that all was well.
 #[derive(Debug, Default)]
-pub(crate) struct SaidOnce(BTreeSet<String>);
+pub struct SaidOnce(BTreeSet<String>);
 
 impl SaidOnce {
     /// Whether this has not been said yet; from now on it has.
-    pub(crate) fn is_new(&mut self, trouble: &str) -> bool {
+    pub fn is_new(&mut self, trouble: &str) -> bool {
         if self.0.len() >= REMEMBERED && !self.0.contains(trouble) {
             self.0.clear();
         }
@@ -20,12 +20,12 @@ impl SaidOnce {
     }
 
     /// Whether nothing was said.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// All is well: whatever comes next is news.
-    pub(crate) fn clear(&mut self) {
+    pub fn clear(&mut self) {
         self.0.clear();
     }
 }

@@ -29,14 +29,10 @@ pub const STANDBY_LOOK: Duration = Duration::from_millis(250);
 pub const MIN_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
 pub const MAX_PAUSE: Duration = Duration::from_secs(10);
-/// How many different troubles are remembered as told while nothing is streamed.
-pub const TROUBLES: usize = 64;
 /// How many events that are there already are handed on together.
 pub const BATCH: usize = 256;
 /// About how many bytes of them.
 pub const BATCH_BYTES: usize = 4 << 20;
-/// A transaction that comes so long after its commit is one of a backlog.
-pub const BACKLOG: Duration = Duration::from_millis(20);
 /// How long what comes of a backlog is gathered at the most, before it is handed on together: by a quarter of what it is
 /// late already. Everyone behind the stream is woken once for it, each client of many among them.
 pub const GATHER: Duration = Duration::from_millis(50);

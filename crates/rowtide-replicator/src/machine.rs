@@ -12,7 +12,6 @@ mod input;
 mod missing;
 mod streaming;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +19,7 @@ use rowtide_feed::{EpochReason, Event, Fingerprint, Generation, ReplicatorStatus
 use rowtide_log::{Committed, Identity};
 use rowtide_plan::plan::Plan;
 use rowtide_postgres::connect::Names;
+use rowtide_postgres::said_once::SaidOnce;
 use rowtide_postgres::slot::SystemIdentity;
 use rowtide_postgres::watch::{Observed, ObservedTable};
 use rowtide_protocol::{Epoch, Lsn};
@@ -29,11 +29,11 @@ pub use self::input::{
     Brought, Effect, Input, LogFailure, LogFound, LogRead, Looked, Next, SlotFound, Step,
     StreamFailure, UnseenBehind, UnseenQuestion,
 };
-use self::missing::{incomplete, unservable};
+use self::missing::{incomplete, unservable, unwritable};
 use self::streaming::Streaming;
 use crate::continuity::{Claim, Continuity, Decision, SlotAction, decide, decide_by_transactions};
 use crate::drift::{Drift, Follows, compare, continuity_digest, unfit};
-use crate::limits::{COMMIT_LOOKS, MAX_PAUSE, MIN_PAUSE, STANDBY_LOOK, TROUBLES, UNSEEN_LOOK};
+use crate::limits::{COMMIT_LOOKS, MAX_PAUSE, MIN_PAUSE, STANDBY_LOOK, UNSEEN_LOOK};
 
 /// What is waited for.
 #[derive(Debug)]
@@ -58,6 +58,15 @@ enum State {
     Beginning { slot: SlotFound, position: Lsn, reason: EpochReason },
     /// What the stream brings.
     Streaming(Streaming),
+}
+
+/// Whether all of the definition has fitted at some look. Before that this server is not ready to take the place of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fitted {
+    NotYet,
+    /// It is told once it streams: until there the generation may be one that lacks something.
+    Once,
+    Told,
 }
 
 /// What follows the end of a log.
@@ -112,10 +121,9 @@ pub struct Core {
     log: Option<OpenLog>,
     /// The plan of the generation, while there is one.
     serving: Option<Arc<Plan>>,
-    /// All of the definition has fitted at some look. Before that this server is not ready to take the place of another.
-    fitted: bool,
+    fitted: Fitted,
     /// The troubles that were told since it streamed last.
-    said: BTreeSet<String>,
+    said: SaidOnce,
     /// Another server has the place; what it made of the tables and the log is not known.
     standing_by: bool,
     /// Why the next stream cannot be the continuation of the log, if it cannot.
@@ -142,8 +150,8 @@ impl Core {
             looked: None,
             log: None,
             serving: None,
-            fitted: false,
-            said: BTreeSet::new(),
+            fitted: Fitted::NotYet,
+            said: SaidOnce::default(),
             standing_by: false,
             broken: None,
             unfit_change: false,
@@ -241,10 +249,7 @@ impl Core {
     /// Shows why nothing comes. The operator is told once, and not with each try.
     fn tell_trouble(&mut self, why: &str, effects: &mut Vec<Effect>) {
         effects.push(Effect::Status(ReplicatorStatus::Waiting(why.to_owned())));
-        if self.said.len() >= TROUBLES && !self.said.contains(why) {
-            self.said.clear();
-        }
-        if self.said.insert(why.to_owned()) {
+        if self.said.is_new(why) {
             let served = self.serving.is_some();
             let what = if served { "the stream is interrupted" } else { "nothing is served yet" };
             effects.push(Effect::Warn(format!("{what}: {why}")));
@@ -331,10 +336,9 @@ impl Core {
     fn looked(&mut self, mut looked: Looked) -> Step {
         let mut effects = vec![Effect::Refused(looked.refused.clone())];
         self.drifted(&looked.observed, &mut effects);
-        for (table, problems) in &looked.unwritable {
-            if self.said.insert(format!("{table} {problems}")) {
-                let text = format!("table `{table}` cannot be written: {problems}");
-                effects.push(Effect::Error(text));
+        for trouble in unwritable(&looked) {
+            if self.said.is_new(&trouble) {
+                effects.push(Effect::Error(trouble));
             }
         }
         if let Some(before) = &self.looked {
@@ -351,7 +355,10 @@ impl Core {
             }
         }
         let missing = self.missing(&looked.observed);
-        let unservable = if self.fitted { None } else { unservable(&looked) };
+        let unservable = match self.fitted {
+            Fitted::NotYet => unservable(&looked),
+            Fitted::Once | Fitted::Told => None,
+        };
         let system = looked.system;
         self.looked = Some(looked);
         self.tell_incomplete(&mut effects);
@@ -374,11 +381,11 @@ impl Core {
         }
     }
 
-    /// Tells what of the definition is missing, until all of it has fitted once. That it has is told when it streams.
+    /// Tells what of the definition is missing, until all of it has fitted once.
     fn tell_incomplete(&mut self, effects: &mut Vec<Effect>) {
-        let Some(looked) = self.looked.as_ref().filter(|_| !self.fitted) else { return };
+        let (Fitted::NotYet, Some(looked)) = (self.fitted, &self.looked) else { return };
         match incomplete(looked) {
-            None => self.fitted = true,
+            None => self.fitted = Fitted::Once,
             incomplete => effects.push(Effect::Incomplete(incomplete)),
         }
     }

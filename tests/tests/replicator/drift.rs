@@ -36,14 +36,7 @@ impl Served {
     /// A site whose server is a role that is neither a superuser nor the owner of the tables.
     async fn as_a_stranger() -> Served {
         let site = Site::new().await;
-        let role = format!("{}_reader", site.database.name());
-        let schema = site.database.names().schema;
-        site.run(&format!(
-            "CREATE ROLE {role} LOGIN REPLICATION; GRANT SELECT ON note, other TO {role};
-             GRANT USAGE ON SCHEMA {schema} TO {role};
-             GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {role}"
-        ))
-        .await;
+        let role = site.database.stranger("reader", "LOGIN REPLICATION", "note, other").await;
         let url = site.database.url_as(&role).await;
         let running = site.start_at(ConnectOptions::parse(&url).unwrap());
         Served::of(site, running).await

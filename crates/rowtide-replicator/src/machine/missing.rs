@@ -16,13 +16,17 @@ pub(super) fn unservable(looked: &Looked) -> Option<String> {
     stops.then(|| incomplete(looked)).flatten()
 }
 
+/// The tables that nobody can write, because Postgres does not take a rule for that.
+pub(super) fn unwritable(looked: &Looked) -> impl Iterator<Item = String> {
+    let said =
+        |(table, why): &(String, String)| format!("table `{table}` cannot be written: {why}");
+    looked.unwritable.iter().map(said)
+}
+
 /// What of the definition does not fit, or cannot be read.
 pub(super) fn incomplete(looked: &Looked) -> Option<String> {
     let refused = looked.refused.iter();
     let refused = refused.map(|(table, why)| format!("table `{table}` does not fit: {why}"));
-    let unwritable = looked.unwritable.iter();
-    let unwritable =
-        unwritable.map(|(table, why)| format!("table `{table}` cannot be written: {why}"));
     let unreadable = looked.plan.tables.iter().filter_map(|table| {
         let (schema, name) = (&table.catalog.schema, &table.catalog.name);
         let seen = looked.observed.table(schema, name).filter(|seen| !seen.readable)?;
@@ -35,7 +39,7 @@ pub(super) fn incomplete(looked: &Looked) -> Option<String> {
     });
     let own = looked.own.iter().cloned();
     let all: Vec<String> =
-        own.chain(refused).chain(unwritable).chain(unreadable).chain(ungranted).collect();
+        own.chain(refused).chain(unwritable(looked)).chain(unreadable).chain(ungranted).collect();
     (!all.is_empty()).then(|| all.join("; "))
 }
 

@@ -3,7 +3,7 @@
 use rowtide_feed::{Event, ReplicatorStatus};
 use rowtide_protocol::Lsn;
 
-use super::{Brought, Core, Effect, Input, State, Step, StreamFailure};
+use super::{Brought, Core, Effect, Fitted, Input, State, Step, StreamFailure};
 use crate::continuity::{Continuity, Place};
 use crate::drift::Follows;
 
@@ -107,7 +107,10 @@ impl Core {
             self.progress = true;
             self.said.clear();
             effects.push(Effect::Status(ReplicatorStatus::Streaming));
-            effects.extend(self.fitted.then_some(Effect::Incomplete(None)));
+            if self.fitted == Fitted::Once {
+                self.fitted = Fitted::Told;
+                effects.push(Effect::Incomplete(None));
+            }
         }
         effects.extend(streaming.confirm());
         match failure {

@@ -52,13 +52,7 @@ fn looked() -> Looked {
         via_root: false,
         generated: None,
     };
-    let plan = Plan {
-        tables: Vec::new(),
-        branches: Vec::new(),
-        claims: Vec::new(),
-        min_client: None,
-        unfit: vec![],
-    };
+    let plan = Plan::default();
     Looked {
         observed: Observed {
             publication: Some(publication),
