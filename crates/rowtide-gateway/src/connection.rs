@@ -167,6 +167,10 @@ where
             if let Err(over) = self.take_inputs().await {
                 return over;
             }
+            if self.more {
+                // Neither the queue nor a socket that is read as fast makes it wait.
+                tokio::task::yield_now().await;
+            }
             let event = self.wait().await;
             if let Err(over) = self.take(event).await {
                 return over;
@@ -255,7 +259,8 @@ where
         }
     }
 
-    /// Says what there is, up to a size: the client's own messages must get their turn as well.
+    /// Says what there is, up to a size: the client's own messages must get their turn as well, and after them the
+    /// other sessions of this thread.
     async fn say(&mut self) -> Result<(), Over> {
         let mut bytes = 0;
         self.more = true;

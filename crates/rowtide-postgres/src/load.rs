@@ -263,6 +263,8 @@ async fn load_branch(
     pin_mut!(stream);
     let mut rows: FxHashMap<usize, TopicRows> = FxHashMap::default();
     while let Some(row) = stream.try_next().await? {
+        // Rows that are there already do not make it wait, and others share the thread.
+        tokio::task::coop::consume_budget().await;
         let mut datums = Vec::with_capacity(columns.len());
         for column in 0..columns.len() {
             let text: Option<&str> = row.try_get(column)?;

@@ -282,7 +282,8 @@ impl World {
         server.arrived_of_older.extend(older);
     }
 
-    /// A client has gone before everything was read that it had sent: it sends that again.
+    /// A session ends before everything was read that its client had sent, and not because the server stops: the client
+    /// sends that again.
     pub fn let_go_unread(&mut self, at: At, id: u64) {
         let server = &mut self.servers[at.server];
         let Some(connection) = server.connections.get(&id) else { return };

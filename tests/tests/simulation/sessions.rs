@@ -251,6 +251,11 @@ impl World {
                 }
             }
             Effect::End(ending) => {
+                // What ends for another reason than the stop may leave what had arrived: its client comes back and
+                // sends that again.
+                if ending != Some(Ending::stopping()) {
+                    self.let_go_unread(at, id);
+                }
                 if !self.say_goodbye(at, id, ending.as_ref()) {
                     self.drop_session(at, id);
                 }
