@@ -1,6 +1,7 @@
 //! A backlog of WAL and how long it takes to read it. The server is held up with its sessions connected
 //! while `pgbench` writes; `pg_recvlogical` reads a slot of its own to the end, and then the server,
-//! let go, does the same: it decodes, routes, and delivers to those who may see.
+//! let go, does the same: it decodes, routes, and delivers to those who may see. Postgres decodes on a core, and
+//! the server and all clients share the others, so it is also said what these cores allow at most.
 
 use std::time::{Duration, Instant};
 
@@ -49,6 +50,10 @@ pub(crate) struct Drained {
     pub(crate) delivered: Duration,
     /// What the server's threads did meanwhile.
     pub(crate) used: Used,
+    /// How long Postgres' decoding for the server had a core.
+    decoding: Duration,
+    /// How long the clients, all of which are in this process, had one.
+    clients: Duration,
 }
 
 pub(crate) async fn run(ground: &Ground, args: &DrainArgs) -> Result<()> {
@@ -82,15 +87,25 @@ pub(crate) async fn run(ground: &Ground, args: &DrainArgs) -> Result<()> {
             "all {} changes, in {:.2} s; {:.2} of the limit",
             drained.expected,
             drained.delivered.as_secs_f64(),
-            drained.limit.as_secs_f64() / drained.delivered.as_secs_f64()
+            drained.ratio()
         ),
     );
     let used = drained.used.total();
-    line(
-        "the server's time on the cores",
-        format!("{:.2} s", used.as_secs_f64()),
-        &format!("{:.1} µs a transaction", drained.per_transaction_us(used)),
-    );
+    for (whose, time) in [
+        ("the server", used),
+        ("Postgres' decoding", drained.decoding),
+        ("clients", drained.clients),
+    ] {
+        line(
+            &format!("{whose}: time on the cores"),
+            format!("{:.2} s", time.as_secs_f64()),
+            &format!("{:.1} µs a transaction", drained.per_transaction_us(time)),
+        );
+    }
+    let (cores, allowed) = drained.allowed();
+    let beside =
+        format!("of the limit, if nothing ever waited; reached: {:.2}", drained.ratio() / allowed);
+    line(&format!("{cores} cores allow at most"), format!("{allowed:.2}"), &beside);
     site.stop().await
 }
 
@@ -124,7 +139,16 @@ pub(crate) async fn drain(ground: &Ground, args: &DrainArgs) -> Result<(Site, Dr
 
     progress("letting the server go");
     let expected = written.transactions * u64::from(viewers.min(sessions));
-    let before = Used::by(pid);
+    let decodes = client
+        .query_one(
+            "SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1",
+            &[&site.names.slot],
+        )
+        .await;
+    let decodes: Option<i32> = decodes.into_diagnostic()?.get(0);
+    let decodes = decodes.ok_or_else(|| miette!("nobody reads the server's slot"))?.unsigned_abs();
+    let pids = [pid, decodes, std::process::id()];
+    let before = pids.map(Used::by);
     let begun = Instant::now();
     kill_process(process, Signal::CONT).into_diagnostic()?;
     let position = async {
@@ -138,14 +162,42 @@ pub(crate) async fn drain(ground: &Ground, args: &DrainArgs) -> Result<(Site, Dr
         arrived.await.map(|()| begun.elapsed())
     };
     let (drained, delivered) = tokio::try_join!(position, delivered)?;
-    let used = Used::by(pid).since(&before);
+    let [mut used, mut decoding, mut clients] = pids.map(Used::by);
+    for (after, before) in [&mut used, &mut decoding, &mut clients].into_iter().zip(&before) {
+        *after = std::mem::take(after).since(before);
+    }
     crowd.leave().await;
     let (wal_bytes, transactions) = (end.0 - begin.0, written.transactions);
-    let drained = Drained { transactions, wal_bytes, expected, limit, drained, delivered, used };
+    let (decoding, clients) = (decoding.total(), clients.total());
+    let drained = Drained {
+        transactions,
+        wal_bytes,
+        expected,
+        limit,
+        drained,
+        delivered,
+        used,
+        decoding,
+        clients,
+    };
     Ok((site, drained))
 }
 
 impl Drained {
+    /// How fast all was delivered, beside `pg_recvlogical`.
+    pub(crate) fn ratio(&self) -> f64 {
+        self.limit.as_secs_f64() / self.delivered.as_secs_f64()
+    }
+
+    /// How many cores there are, and how fast all would be delivered beside `pg_recvlogical` if everything that had to
+    /// be done filled them without a gap: Postgres' decoding is one thread, so no faster than that.
+    pub(crate) fn allowed(&self) -> (usize, f64) {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let all = self.used.total() + self.decoding + self.clients;
+        let fastest = self.decoding.max(all / cores as u32);
+        (cores, self.limit.as_secs_f64() / fastest.as_secs_f64())
+    }
+
     /// A part of the time for each transaction, in microseconds.
     pub(crate) fn per_transaction_us(&self, time: Duration) -> f64 {
         time.as_secs_f64() * 1e6 / self.transactions as f64

@@ -86,8 +86,8 @@ pub(crate) async fn run(ground: &Ground, args: &PipelineArgs) -> Result<()> {
     for (sessions, part) in [(1, &one), (sessions, &many)] {
         line(
             &format!("delivered, with {sessions} sessions"),
-            format!("{:.2}", part.limit.as_secs_f64() / part.delivered.as_secs_f64()),
-            "of pg_recvlogical",
+            format!("{:.2}", part.ratio()),
+            &format!("of pg_recvlogical; the cores allow {:.2}", part.allowed().1),
         );
     }
     Ok(())
