@@ -36,20 +36,13 @@ pub const MIN_SECRET_BYTES: usize = 32;
 /// Whose token it was.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Identity {
-    /// The token's `sub`.
-    pub user_id: String,
-    /// All claims.
-    pub claims: Map<String, Value>,
+    /// For whom rules are judged; shared with everything that is done for them.
+    pub author: Arc<Author>,
     /// When the token ends, seconds since 1970, by the clock of who issued it.
     pub expires_at_s: u64,
 }
 
 impl Identity {
-    /// For whom rules are judged.
-    pub fn author(&self) -> Author {
-        Author { user_id: self.user_id.clone(), claims: self.claims.clone() }
-    }
-
     /// How long the token is still good at `unix`, the time since 1970, by whichever clock is slower. May be
     /// longer than an `Instant` can be away.
     pub fn remaining(&self, unix: Duration) -> Duration {
@@ -300,7 +293,8 @@ impl Auth {
             return Err(Unauthorized::UserId);
         }
         rest.insert("sub".to_owned(), sub.clone().into());
-        Ok(Identity { user_id: sub, claims: rest, expires_at_s: exp })
+        let author = Arc::new(Author { user_id: sub, claims: rest });
+        Ok(Identity { author, expires_at_s: exp })
     }
 }
 

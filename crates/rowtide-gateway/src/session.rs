@@ -62,7 +62,6 @@ enum Phase {
 struct Live {
     plan: Arc<Plan>,
     identity: Identity,
-    author: Arc<Author>,
     known: Known,
     heard: bool,
     /// The number that follows all that the client was told and has sent.
@@ -187,7 +186,7 @@ impl Session {
         };
         let identity = checked.map_err(|error| Some(error.into()))?;
         // A connect waits for nothing: the client does.
-        out.push(Effect::Rate(Arc::new(identity.author()), 1, Duration::ZERO));
+        out.push(Effect::Rate(Arc::clone(&identity.author), 1, Duration::ZERO));
         self.phase = Phase::Rating(connect, identity);
         Ok(())
     }
@@ -211,7 +210,7 @@ impl Session {
         }
         out.push(Effect::Claim(ClaimRequest {
             client: connect.client_id.as_str().into(),
-            user: identity.user_id.as_str().into(),
+            user: identity.author.user_id.as_str().into(),
             known: Some(KnownNumbers {
                 outcomes: connect.settled.unwrap_or(0),
                 acked: connect.acked.unwrap_or(0),
@@ -235,7 +234,7 @@ impl Session {
         };
         let known = claimed.map_err(|error| Some(error.into()))?;
         out.push(Effect::Open(OpenRequest {
-            author: Arc::new(identity.author()),
+            author: Arc::clone(&identity.author),
             client: connect.client_id.as_str().into(),
             told: Some(known.last_mutation),
             not_before: known.until,
@@ -262,7 +261,6 @@ impl Session {
         check_version(&plan, &connect)?;
         self.phase = Phase::Live(Box::new(Live {
             plan,
-            author: Arc::new(identity.author()),
             identity,
             heard: false,
             next: known.last_mutation + 1,
@@ -423,7 +421,7 @@ impl Live {
     fn connected(&self, mode: Mode) -> bytes::Bytes {
         let Known { last_mutation, rejected, .. } = &self.known;
         let tables = tables_json(&self.plan);
-        connected_frame(&self.identity.user_id, mode, *last_mutation, rejected, &tables)
+        connected_frame(&self.identity.author.user_id, mode, *last_mutation, rejected, &tables)
     }
 
     fn answer(&mut self, text: &str, limits: &ClientLimits, out: &mut Vec<Effect>) -> Outcome {
@@ -447,18 +445,16 @@ impl Live {
     /// Takes a new token.
     fn renew(&mut self, identity: Identity) -> Outcome {
         self.reading = Reading::Open;
-        if identity.user_id != self.identity.user_id {
+        if identity.author.user_id != self.identity.author.user_id {
             let message = "`auth` must bring a token of the same user";
             return end(Ending::new(ErrorCode::Unauthorized, message));
         }
-        let resolve =
-            |identity: &Identity| self.plan.resolve_claims(&identity.user_id, &identity.claims);
-        if resolve(&identity) != resolve(&self.identity) {
+        let resolve = |author: &Author| self.plan.resolve_claims(&author.user_id, &author.claims);
+        if resolve(&identity.author) != resolve(&self.identity.author) {
             // Other claims see other rows, and a new replica begins with `connected`.
             let message = "the token's claims are others: connect again";
             return end(Ending::new(ErrorCode::Restarting, message));
         }
-        self.author = Arc::new(identity.author());
         self.identity = identity;
         Ok(())
     }
@@ -487,7 +483,7 @@ impl Live {
             Asked::Reject(_) => (1, 0),
         };
         let number = Number::Given(mutate.id);
-        Mutation { number, author: Arc::clone(&self.author), asked, operations, bytes }
+        Mutation { number, author: Arc::clone(&self.identity.author), asked, operations, bytes }
     }
 
     fn rated(

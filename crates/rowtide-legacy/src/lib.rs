@@ -71,7 +71,7 @@ async fn connect(
             return reject(StatusCode::SERVICE_UNAVAILABLE, &error.to_string());
         }
     };
-    if identity.user_id != user_id {
+    if identity.author.user_id != user_id {
         return reject(StatusCode::FORBIDDEN, "the token is another user's");
     }
     if !gateway.may_go_on(&user_id, 1) {

@@ -66,8 +66,8 @@ impl OlderSession {
     pub fn new(limits: ClientLimits, identity: Identity) -> OlderSession {
         OlderSession {
             limits,
-            author: Arc::new(identity.author()),
-            held: Held::new(&identity.user_id),
+            author: Arc::clone(&identity.author),
+            held: Held::new(&identity.author.user_id),
             identity,
             frames: Frames::default(),
             sent: HashSet::new(),
@@ -88,7 +88,7 @@ impl OlderSession {
         match input {
             Input::Begin => {
                 self.pulse = Some(Pulse::new(now.time));
-                let user = &self.identity.user_id;
+                let user = &self.identity.author.user_id;
                 out.push(Effect::Claim(ClaimRequest {
                     client: client_of(user),
                     user: user.as_str().into(),
@@ -100,7 +100,7 @@ impl OlderSession {
                 claimed.map_err(|error| Some(error.into()))?;
                 out.push(Effect::Open(OpenRequest {
                     author: Arc::clone(&self.author),
-                    client: client_of(&self.identity.user_id),
+                    client: client_of(&self.identity.author.user_id),
                     told: None,
                     not_before: None,
                     cursor: None,

@@ -142,6 +142,10 @@ impl World {
         };
         let replicator = &mut self.servers[at.server].replicator;
         replicator.streaming = matches!(job, Job::Stream);
+        if !replicator.streaming {
+            // The next watch begins with a look: a database that went back may say the same of another history.
+            replicator.running = None;
+        }
         replicator.asked += 1;
         let asked = replicator.asked;
         self.after(delay, Event::Replicator(at, asked, Box::new(job)));

@@ -18,6 +18,7 @@ use rowtide_gateway::session::Session;
 use rowtide_gateway::worker::Arrival;
 use rowtide_gateway::{NotServing, Now, OpenRequest, Outlet};
 use rowtide_legacy::OlderSession;
+use rowtide_postgres::mutate::Author;
 use serde_json::Map;
 
 use crate::breaks::Break;
@@ -65,7 +66,8 @@ impl Connection {
 }
 
 fn identity_of(user_id: String) -> Identity {
-    Identity { user_id, claims: Map::new(), expires_at_s: 1 << 40 }
+    let author = Arc::new(Author { user_id, claims: Map::new() });
+    Identity { author, expires_at_s: 1 << 40 }
 }
 
 /// What a session asked for, and waits for.

@@ -39,7 +39,8 @@ fn brief(effects: &[Effect]) -> String {
 }
 
 fn identity(user: &str, expires_at_s: u64) -> Identity {
-    Identity { user_id: user.to_owned(), claims: serde_json::Map::new(), expires_at_s }
+    let author = Author { user_id: user.to_owned(), claims: serde_json::Map::new() };
+    Identity { author: Arc::new(author), expires_at_s }
 }
 
 fn plan() -> Arc<Plan> {

@@ -47,7 +47,7 @@ pub enum Number {
 }
 
 /// The identity that the rules are checked for.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Author {
     /// The token's `sub`.
     pub user_id: String,
