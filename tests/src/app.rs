@@ -79,6 +79,19 @@ impl App {
         let database = Database::create().await;
         let mut client = database.connect().await;
         migrate(&mut client, migrations).await.unwrap_or_else(|error| panic!("{error}"));
+        App::over(database, definition, change).await
+    }
+
+    /// A server for a database with its tables.
+    ///
+    /// # Panics
+    /// When something of it does not start.
+    pub async fn over(
+        database: Database,
+        definition: &Arc<Definition>,
+        change: impl FnOnce(&mut ServerOptions),
+    ) -> App {
+        let client = database.connect().await;
         setup(&client, &database.names(), &definition.tables())
             .await
             .unwrap_or_else(|error| panic!("{error:?}"));

@@ -20,7 +20,7 @@ static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
 /// # Panics
 /// When it cannot be started; the message says what is missing.
 pub async fn cluster() -> &'static Cluster {
-    let start = || async { Cluster::start_temporary(&[]).await };
+    let start = || async { Cluster::start_temporary(&[("max_prepared_transactions", "32")]).await };
     CLUSTER.get_or_try_init(start).await.unwrap_or_else(|error| panic!("{error}"))
 }
 

@@ -11,6 +11,7 @@ mod node;
 mod older;
 pub mod proxy;
 mod raw;
+pub mod samples;
 mod scribe;
 pub mod small;
 pub mod torture;

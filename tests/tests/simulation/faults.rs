@@ -166,7 +166,7 @@ impl World {
             let lost = server.arrived.iter().find(unsettled);
             // A full queue or a rate may hold a session up for longer than a stop waits.
             let patient = self.now_ms < since + STOP_PATIENCE.as_millis() as u64;
-            let lost = lost.or(server.unread.iter().filter(|_| patient).find(unsettled));
+            let lost = lost.or(server.unread.keys().filter(|_| patient).find(unsettled));
             // What a newer connection sends again, and what waits for a database that is away, may be left.
             let fine = server.let_go || server.stopped_in != Some(self.postgres.life);
             assert!(fine || lost.is_none(), "mutation {lost:?} had arrived, and is thrown away");

@@ -266,13 +266,13 @@ impl World {
         let server = &self.servers[at.server];
         let mut arrived = Vec::new();
         let mut older = BTreeSet::new();
-        for connection in server.connections.values() {
+        for (id, connection) in &server.connections {
             if connection.session.is_older() {
                 older.extend(&connection.taken);
                 older.extend(connection.inbox.iter().filter_map(|text| tag_of_text(text)));
                 continue;
             }
-            arrived.extend(unread(&connection.inbox));
+            arrived.extend(unread(&connection.inbox).into_iter().map(|tag| (tag, *id)));
         }
         if !older.is_empty() {
             self.seen.count("mutations of older clients that a stop has found");
@@ -285,11 +285,7 @@ impl World {
     /// A session ends before everything was read that its client had sent, and not because the server stops: the client
     /// sends that again.
     pub fn let_go_unread(&mut self, at: At, id: u64) {
-        let server = &mut self.servers[at.server];
-        let Some(connection) = server.connections.get(&id) else { return };
-        for tag in unread(&connection.inbox) {
-            server.unread.remove(&tag);
-        }
+        self.servers[at.server].unread.retain(|_, of| *of != id);
     }
 }
 

@@ -53,8 +53,8 @@ pub struct Server {
     pub users: BTreeMap<String, String>,
     /// Mutations that waited or ran when it was asked to stop, by tag.
     pub arrived: BTreeSet<u64>,
-    /// Those that had arrived then and were not read yet: their session was held up.
-    pub unread: BTreeSet<u64>,
+    /// Those that had arrived then and were not read yet, with their connection: its session was held up.
+    pub unread: BTreeMap<u64, u64>,
     /// The life of Postgres then, if it was there.
     pub stopped_in: Option<u64>,
     /// Those of older clients that had arrived then, or have since, read or not, by tag.
@@ -103,7 +103,7 @@ impl Default for Server {
             pushed: BTreeMap::new(),
             users: BTreeMap::new(),
             arrived: BTreeSet::new(),
-            unread: BTreeSet::new(),
+            unread: BTreeMap::new(),
             arrived_of_older: BTreeSet::new(),
             older_let_go: false,
             stopped_in: None,

@@ -5,8 +5,6 @@
 //!
 //! `ROWTIDE_SEED` runs the rows of one seed again; a failure prints it.
 
-mod samples;
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use rand::rngs::SmallRng;
@@ -22,11 +20,10 @@ use rowtide_plan::value::{ColumnType, Value};
 use rowtide_plan::write_rules::WriteRules;
 use rowtide_postgres::catalog::read_catalog;
 use rowtide_tests::Database;
+use rowtide_tests::samples::{self, COLUMNS, SCHEMA, insert, plain};
 use serde_json::Value as Json;
 use serde_json::value::RawValue;
 use tokio_postgres::{Client, SimpleQueryMessage};
-
-use self::samples::{COLUMNS, SCHEMA, insert};
 
 const ROWS: usize = 120;
 
@@ -191,23 +188,6 @@ async fn rows_have_the_json_of_the_protocol() {
             }
         }
         assert_eq!(row.image.key, format!(r#"{{"id":{id}}}"#));
-    }
-}
-
-/// Numbers by their value: `-0`, `1e2` and `100.0` are whole numbers.
-fn plain(json: Json) -> Json {
-    match json {
-        Json::Number(number) => match number.as_f64() {
-            Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() < 1e15 => {
-                (float as i64).into()
-            }
-            _ => Json::Number(number),
-        },
-        Json::Array(items) => items.into_iter().map(plain).collect(),
-        Json::Object(fields) => {
-            fields.into_iter().map(|(name, item)| (name, plain(item))).collect()
-        }
-        other => other,
     }
 }
 

@@ -1,14 +1,15 @@
-//! The table with a column of every type, random values for it, and the JSON that the protocol's page
-//! promises for them, said in SQL.
+//! A column of every type, random values for it, and the JSON that the protocol's page promises for them,
+//! said in SQL.
 
 use rand::Rng;
 use rand::rngs::SmallRng;
 use rowtide_plan::catalog::CatalogColumn;
 use rowtide_plan::sql::{quote_identifier, quote_literal};
 use rowtide_plan::value::ColumnType;
+use serde_json::Value as Json;
 
 /// The columns beside `id`, with their types.
-pub(crate) const COLUMNS: &[(&str, &str)] = &[
+pub const COLUMNS: &[(&str, &str)] = &[
     ("a_bool", "bool"),
     ("an_int2", "int2"),
     ("an_int4", "int4"),
@@ -60,7 +61,7 @@ pub(crate) const COLUMNS: &[(&str, &str)] = &[
 ];
 
 /// Made with the columns by [`insert`].
-pub(crate) const SCHEMA: &str = r#"
+pub const SCHEMA: &str = r#"
 CREATE TYPE mood AS ENUM ('sad', 'ok', 'it''s "so\so"', '');
 CREATE DOMAIN positive AS int4 CHECK (value > 0);
 CREATE DOMAIN calm AS mood CHECK (value <> 'sad');
@@ -71,7 +72,7 @@ CREATE CAST (mood AS text) WITH FUNCTION shout(mood);
 "#;
 
 /// What a hostile token may hold, as JSON or as plain text.
-pub(crate) const CLAIMS: &[&str] = &[
+pub const CLAIMS: &[&str] = &[
     "0",
     "-1",
     "1",
@@ -123,8 +124,8 @@ const TEXTS: &[&str] = &[
     "[1]", "%s", "$1",
 ];
 
-/// Creates the table and fills it.
-pub(crate) fn insert(rng: &mut SmallRng, rows: usize) -> String {
+/// Creates the table `everything` and fills it.
+pub fn insert(rng: &mut SmallRng, rows: usize) -> String {
     let columns: Vec<String> =
         COLUMNS.iter().map(|(name, kind)| format!("{} {kind}", quote_identifier(name))).collect();
     let mut sql = format!("CREATE TABLE everything (id int PRIMARY KEY, {});", columns.join(", "));
@@ -137,8 +138,11 @@ pub(crate) fn insert(rng: &mut SmallRng, rows: usize) -> String {
     sql
 }
 
-/// A random value as an SQL expression.
-fn value(rng: &mut SmallRng, kind: &str) -> String {
+/// A random value of one of the types of [`COLUMNS`] as an SQL expression; one in ten is null.
+///
+/// # Panics
+/// When it is another type.
+pub fn value(rng: &mut SmallRng, kind: &str) -> String {
     if rng.random_bool(0.1) {
         return "NULL".into();
     }
@@ -281,7 +285,7 @@ fn moment(small: i64, any: i64, pick: &mut impl FnMut(&[&str]) -> String) -> Str
 }
 
 /// Whether the JSON is, letter for letter, what [`expected`] gives.
-pub(crate) fn is_exact(kind: &ColumnType) -> bool {
+pub fn is_exact(kind: &ColumnType) -> bool {
     match kind {
         ColumnType::Array(element) => is_exact(element),
         kind => matches!(kind, ColumnType::Float4 | ColumnType::Float8),
@@ -289,7 +293,7 @@ pub(crate) fn is_exact(kind: &ColumnType) -> bool {
 }
 
 /// The JSON of a column by the protocol's page, as an expression of type `json` or `jsonb`.
-pub(crate) fn expected(column: &CatalogColumn) -> String {
+pub fn expected(column: &CatalogColumn) -> String {
     let name = quote_identifier(&column.name);
     match &column.kind {
         ColumnType::Array(element) => match scalar("item", element) {
@@ -298,7 +302,9 @@ pub(crate) fn expected(column: &CatalogColumn) -> String {
                 "CASE WHEN {name} IS NOT NULL THEN coalesce((SELECT jsonb_agg({item} ORDER BY place) \
                  FROM unnest({name}) WITH ORDINALITY AS each(item, place)), '[]') END"
             ),
-            None if matches!(**element, ColumnType::Numeric) || column.name == "pairs" => {
+            None if matches!(**element, ColumnType::Numeric)
+                || column.type_name.contains("pair") =>
+            {
                 format!("to_jsonb({name}::text[])")
             }
             None if is_exact(element) => format!("to_json({name})"),
@@ -345,4 +351,21 @@ fn iso(name: &str, rest: &str) -> String {
               || lpad({digits}, greatest(6, length({digits})), '0') END \
          || {month} || {day} || {rest} END"
     )
+}
+
+/// Numbers by their value: `-0`, `1e2` and `100.0` are whole numbers.
+pub fn plain(json: Json) -> Json {
+    match json {
+        Json::Number(number) => match number.as_f64() {
+            Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() < 1e15 => {
+                (float as i64).into()
+            }
+            _ => Json::Number(number),
+        },
+        Json::Array(items) => items.into_iter().map(plain).collect(),
+        Json::Object(fields) => {
+            fields.into_iter().map(|(name, item)| (name, plain(item))).collect()
+        }
+        other => other,
+    }
 }
