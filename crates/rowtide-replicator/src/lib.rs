@@ -6,6 +6,7 @@
 mod compile;
 pub mod continuity;
 pub mod drift;
+mod gathering;
 pub mod limits;
 mod log_threads;
 pub mod machine;
