@@ -281,6 +281,72 @@ async fn the_position_passes_what_a_load_has_seen_also_when_nothing_is_published
     }
 }
 
+/// All rows of the table `other`.
+fn topics_of_other(fixture: &Fixture) -> Vec<Topic> {
+    let other = fixture.plan.tables.iter().position(|table| table.catalog.name == "other");
+    let branch =
+        |branch: &BranchId| Some(usize::from(fixture.plan.branch(*branch).table.0)) == other;
+    let branches = (0..fixture.plan.branches.len()).map(|index| BranchId(index as u16));
+    branches.filter(branch).map(|branch| Topic { branch, anchor: None }).collect()
+}
+
+/// The names of tables, columns and schemas can be exchanged and exchanged back before anyone looks.
+#[tokio::test]
+async fn a_load_takes_no_other_table_and_no_other_column_for_that_of_the_plan() {
+    let fixture = Fixture::new(MAX_TRANSACTION_BYTES).await;
+    fixture
+        .run(
+            "INSERT INTO other VALUES (1); CREATE TABLE foreigner (id int PRIMARY KEY, x int);
+             INSERT INTO foreigner VALUES (7); CREATE SCHEMA elsewhere;
+             CREATE TABLE elsewhere.other (id int PRIMARY KEY); INSERT INTO elsewhere.other VALUES (7)",
+        )
+        .await;
+    let topics = topics_of_other(&fixture);
+    let mut loader = Loader::new(fixture.database.options().await);
+    let swap = |what: &str, a: &str, b: &str| {
+        [(a, "of_a"), (b, a), ("of_a", b)].iter().fold(String::new(), |sql, (from, to)| {
+            sql + &format!("ALTER {what} {from} RENAME TO {to}; ")
+        })
+    };
+    for swapped in [swap("TABLE", "other", "foreigner"), swap("SCHEMA", "public", "elsewhere")] {
+        fixture.run(&format!("BEGIN; {swapped} COMMIT")).await;
+        for _ in 0..2 {
+            let loaded = loader.load(&fixture.plan, &topics, &[]).await.expect("it answers");
+            assert!(loaded.topics.rows[0].is_none(), "{swapped}: {:?}", loaded.topics.rows);
+            assert!(loaded.failed["other"].to_string().contains("another table"));
+        }
+        fixture.run(&format!("BEGIN; {swapped} COMMIT")).await;
+        let loaded = loader.load(&fixture.plan, &topics, &[]).await.expect("it answers");
+        assert_eq!(loaded.topics.rows[0].as_ref().map(|rows| rows.iter().count()), Some(1));
+    }
+}
+
+#[tokio::test]
+async fn a_load_takes_no_column_for_another_that_has_its_name_for_a_while() {
+    let database =
+        Database::with("CREATE TABLE pair (id int PRIMARY KEY, one text, two text)").await;
+    let client = database.connect().await;
+    let definition = Definition::parse("rowtide.toml", "[tables.pair]\nvisible = 'true'\n");
+    let definition = definition.expect("a definition");
+    client
+        .batch_execute(
+            "ALTER TABLE pair REPLICA IDENTITY FULL; INSERT INTO pair VALUES (1, '1', '2')",
+        )
+        .await
+        .expect("it is made");
+    let catalog = read_catalog(&client, &definition.tables()).await.expect("a catalog");
+    let plan = compile(&definition, &catalog).expect("it fits");
+    let topics = [Topic { branch: BranchId(0), anchor: None }];
+    let mut loader = Loader::new(database.options().await);
+    let swap = "ALTER TABLE pair RENAME one TO x; ALTER TABLE pair RENAME two TO one; \
+                ALTER TABLE pair RENAME x TO two";
+    for good in [true, false, true] {
+        let loaded = loader.load(&plan, &topics, &[]).await.expect("it answers");
+        assert_eq!(loaded.topics.rows[0].is_some(), good, "{:?}", loaded.failed);
+        client.batch_execute(swap).await.expect("they are exchanged");
+    }
+}
+
 /// A table whose rows are hidden from the server's role is not taken for an empty one.
 #[tokio::test]
 async fn a_load_leaves_nothing_out_that_row_level_security_hides() {
@@ -292,12 +358,7 @@ async fn a_load_leaves_nothing_out_that_row_level_security_hides() {
              ALTER TABLE other ENABLE ROW LEVEL SECURITY"
         ))
         .await;
-    let other = fixture.plan.tables.iter().position(|table| table.catalog.name == "other");
-    let branch =
-        |branch: &BranchId| Some(usize::from(fixture.plan.branch(*branch).table.0)) == other;
-    let branches = (0..fixture.plan.branches.len()).map(|index| BranchId(index as u16));
-    let topics = branches.filter(|id| branch(id)).map(|branch| Topic { branch, anchor: None });
-    let topics: Vec<Topic> = topics.collect();
+    let topics = topics_of_other(&fixture);
     let url = fixture.database.url_as(&role).await;
     let mut loader = Loader::new(ConnectOptions::parse(&url).expect("it is an URL"));
     let loaded = loader.load(&fixture.plan, &topics, &[]).await.expect("it answers");

@@ -215,7 +215,9 @@ impl Task {
         let behind: Vec<(String, u64)> = batch.iter().zip(&claimed).filter_map(knows).collect();
         let told = match behind.is_empty() {
             true => Outcomes::default(),
-            false => outcomes(client, &self.names, &behind).await.map_err(failed)?,
+            false => {
+                outcomes(client, &self.names, &behind).await.map_err(|error| error.to_string())?
+            }
         };
         let known = |(claim, claimed): (&Claim, Option<Claimed>)| {
             let claimed = claimed?;

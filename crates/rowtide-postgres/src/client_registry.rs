@@ -16,7 +16,7 @@ use rowtide_protocol::{Lsn, Rejected};
 use tokio_postgres::Client;
 
 use crate::connect::Names;
-use crate::wal::{end_of_wal, flush};
+use crate::wal::{WalError, end_of_wal, flush};
 
 /// The owner of a client id, and its last acknowledged mutation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,7 +138,7 @@ pub async fn outcomes(
     client: &Client,
     names: &Names,
     known: &[(String, u64)],
-) -> Result<Outcomes, tokio_postgres::Error> {
+) -> Result<Outcomes, WalError> {
     let schema = quote_identifier(&names.schema);
     let sql = format!(
         "SELECT r.client_id, r.id, r.code, r.message

@@ -1,6 +1,8 @@
 //! Loads: the rows of many topics as one snapshot sees them. All queries of a load run in one
-//! read-only transaction at `REPEATABLE READ`, one query for each branch, sent together. Nothing is
-//! left behind in the session, so a pooler may sit in between.
+//! read-only transaction at `REPEATABLE READ`, one query for each branch, sent together. Queries name
+//! tables and columns, and for a moment another one may have such a name: so before the transaction ends, and
+//! while it holds the tables so that nobody renames them, they are held against the plan. Nothing is left behind
+//! in the session, so a pooler may sit in between.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,9 +11,9 @@ use futures_util::future::try_join_all;
 use futures_util::{TryStreamExt, pin_mut};
 use rowtide_engine::{InvalidSnapshot, Loaded, TopicRows, TransactionSnapshot};
 use rowtide_plan::encode::{Datum, EncodeError, RowEncoder};
-use rowtide_plan::plan::{BranchId, Plan};
+use rowtide_plan::plan::{BranchId, Plan, TableId};
 use rowtide_plan::row::Topic;
-use rowtide_plan::sql::load_sql;
+use rowtide_plan::sql::{load_sql, quote_table};
 use rowtide_protocol::{InvalidLsn, Lsn};
 use rustc_hash::FxHashMap;
 use thiserror::Error;
@@ -20,7 +22,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 
 use crate::connect::{ConnectError, ConnectOptions, TEXT_SETTINGS, connect, reason};
-use crate::wal::{WalLayout, flush};
+use crate::wal::{WalError, WalLayout, flush};
 
 /// Why a load did not arrive.
 #[derive(Debug, Error)]
@@ -63,6 +65,15 @@ impl From<tokio_postgres::Error> for LoadError {
 impl From<InvalidSnapshot> for LoadError {
     fn from(error: InvalidSnapshot) -> LoadError {
         LoadError::Answer(error.to_string())
+    }
+}
+
+impl From<WalError> for LoadError {
+    fn from(error: WalError) -> LoadError {
+        match error {
+            WalError::Query(error) => error.into(),
+            WalError::Position(error) => error.into(),
+        }
     }
 }
 
@@ -197,12 +208,16 @@ async fn run(
         let head = head.await?;
         client.batch_execute("SAVEPOINT branch").await?;
         for (branch, places) in by_branch {
-            match load_branch(client, plan, branch, topics, &places).await {
+            let table = plan.branch(branch).table;
+            let loaded = match load_branch(client, plan, branch, topics, &places).await {
+                Ok(body) => hold_against_plan(client, plan, &[table]).await.map(|()| body),
+                failed => failed,
+            };
+            match loaded {
                 Ok(body) => put(&mut rows, body),
                 Err(error) if error.is_of_a_table() => {
                     client.batch_execute("ROLLBACK TO SAVEPOINT branch").await?;
-                    failed
-                        .insert(plan.table(plan.branch(branch).table).catalog.name.clone(), error);
+                    failed.insert(plan.table(table).catalog.name.clone(), error);
                     places.into_iter().for_each(|place| rows[place] = None);
                 }
                 Err(error) => return Err(error),
@@ -210,6 +225,10 @@ async fn run(
         }
         head
     } else {
+        let mut tables: Vec<TableId> =
+            by_branch.keys().map(|branch| plan.branch(*branch).table).collect();
+        tables.sort_unstable();
+        tables.dedup();
         let bodies = by_branch.into_iter().map(|(branch, places)| async move {
             load_branch(client, plan, branch, topics, &places).await
         });
@@ -218,6 +237,7 @@ async fn run(
             async { head.await.map_err(LoadError::from) },
             try_join_all(bodies)
         )?;
+        hold_against_plan(client, plan, &tables).await?;
         bodies.into_iter().for_each(|body| put(&mut rows, body));
         head
     };
@@ -230,6 +250,44 @@ async fn run(
         flush(client, position).await?;
     }
     Ok(LoadedTopics { topics: Loaded { snapshot, position, rows }, queries, failed })
+}
+
+/// Whether what the queries of this transaction called by the tables' names were the tables of the plan, with its columns in
+/// its order. They are locked by these queries, so they still have the names under which they were read. What is asked is
+/// answered from the catalog as it is, which is what names were looked up in, and not as the snapshot has it.
+async fn hold_against_plan(
+    client: &Client,
+    plan: &Plan,
+    tables: &[TableId],
+) -> Result<(), LoadError> {
+    let sql = "SELECT t.place - 1, \
+                 (pg_identify_object_as_address('pg_class'::regclass, t.oid, a.attnum)).object_names \
+               FROM unnest($1::oid[]) WITH ORDINALITY AS t(oid, place) \
+               JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped \
+               ORDER BY t.place, a.attnum";
+    let oids: Vec<u32> = tables.iter().map(|table| plan.table(*table).catalog.oid).collect();
+    let rows = client.query_typed(sql, &[(&oids, Type::OID_ARRAY)]).await?;
+    let mut columns: Vec<Vec<String>> = vec![Vec::new(); tables.len()];
+    for row in &rows {
+        let (place, names): (i64, Option<Vec<String>>) = (row.get(0), row.get(1));
+        let place = usize::try_from(place).unwrap_or_default();
+        let catalog = &plan.table(tables[place]).catalog;
+        if let Some([schema, name, column]) = names.as_deref()
+            && (schema, name) == (&catalog.schema, &catalog.name)
+            && catalog.column(column).is_some()
+        {
+            columns[place].push(column.clone());
+        }
+    }
+    for (table, columns) in tables.iter().zip(&columns) {
+        let catalog = &plan.table(*table).catalog;
+        if !columns.iter().eq(catalog.columns.iter().map(|column| &column.name)) {
+            let table = quote_table(&catalog.schema, &catalog.name);
+            let what = format!("{table} is another table, or has other columns, for a while");
+            return Err(LoadError::SchemaChanged { what });
+        }
+    }
+    Ok(())
 }
 
 fn put(rows: &mut [Option<TopicRows>], body: FxHashMap<usize, TopicRows>) {

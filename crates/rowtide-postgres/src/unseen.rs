@@ -5,12 +5,29 @@
 //!
 //! Postgres does not tell of a running transaction whether its commit is in WAL. What its process does tells it
 //! nearly always: one that waits for its client or for a lock has not come to its commit. Of a commit whose WAL
-//! is flushed nothing is left to do but to wait for a standby, which shows, and a moment of work.
+//! is flushed nothing is left to do but to wait for a standby, which shows, and a moment of work. Whoever has waited
+//! for longer than a moment remembers who was still at work: if the stream brings its commit, it was one of these.
 
 use rowtide_protocol::Lsn;
-use tokio_postgres::{Client, Error, Row};
+use thiserror::Error;
+use tokio_postgres::{Client, Row};
 
-use crate::wal::{end_of_wal, flush};
+use crate::connect::reason;
+use crate::wal::{WalError, end_of_wal, flush};
+
+/// It is not known what can be seen.
+#[derive(Debug, Error)]
+pub enum UnseenError {
+    /// Postgres did not answer.
+    #[error("cannot look at the running transactions: {}", reason(.0))]
+    Query(#[from] tokio_postgres::Error),
+    /// Nor where WAL ends.
+    #[error(transparent)]
+    Wal(#[from] WalError),
+    /// It answered something else.
+    #[error("cannot look at the running transactions: `{0}` is not the id of one")]
+    Xid(String),
+}
 
 /// A transaction that may be committed, and that nobody sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +45,7 @@ pub struct Unseen {
 ///
 /// # Errors
 /// When Postgres does not answer.
-pub async fn unseen_before_end(client: &Client) -> Result<(Lsn, Vec<Unseen>), Error> {
+pub async fn unseen_before_end(client: &Client) -> Result<(Lsn, Vec<Unseen>), UnseenError> {
     let end = end_of_wal(client).await?;
     flush(client, end).await?;
     Ok((end, unseen(client).await?))
@@ -38,7 +55,7 @@ pub async fn unseen_before_end(client: &Client) -> Result<(Lsn, Vec<Unseen>), Er
 ///
 /// # Errors
 /// When Postgres does not answer.
-pub async fn unseen(client: &Client) -> Result<Vec<Unseen>, Error> {
+pub async fn unseen(client: &Client) -> Result<Vec<Unseen>, UnseenError> {
     ask(client, None).await
 }
 
@@ -46,11 +63,11 @@ pub async fn unseen(client: &Client) -> Result<Vec<Unseen>, Error> {
 ///
 /// # Errors
 /// When Postgres does not answer.
-pub async fn still_unseen(client: &Client, xids: &[u32]) -> Result<Vec<Unseen>, Error> {
+pub async fn still_unseen(client: &Client, xids: &[u32]) -> Result<Vec<Unseen>, UnseenError> {
     ask(client, Some(xids)).await
 }
 
-async fn ask(client: &Client, xids: Option<&[u32]>) -> Result<Vec<Unseen>, Error> {
+async fn ask(client: &Client, xids: Option<&[u32]>) -> Result<Vec<Unseen>, UnseenError> {
     let xids: Option<Vec<String>> = xids.map(|xids| xids.iter().map(u32::to_string).collect());
     // Whoever has ended for others gives back the lock on its own id only after that. A snapshot does not tell who
     // runs with an id beyond the last one that has ended. Of a transaction that is prepared there is no process; the
@@ -70,12 +87,12 @@ async fn ask(client: &Client, xids: Option<&[u32]>) -> Result<Vec<Unseen>, Error
                  AND ($1::text[] IS NULL OR coalesce(a.backend_xid, l.transactionid)::text = ANY($1)) \
                  AND coalesce(a.datname, p.database, current_database()) = current_database() \
                  AND coalesce(a.state, '') NOT LIKE 'idle in transaction%' \
-                 AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'Timeout', 'BufferPin')";
+                 AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client', 'BufferPin')";
     let rows = client.query(sql, &[&xids]).await?;
-    Ok(rows.iter().map(of_row).collect())
+    rows.iter().map(of_row).collect()
 }
 
-fn of_row(row: &Row) -> Unseen {
+fn of_row(row: &Row) -> Result<Unseen, UnseenError> {
     let xid: String = row.get(0);
     let who = match (row.get::<_, Option<i32>>(1), row.get::<_, Option<String>>(3)) {
         (_, Some(gid)) => format!("transaction {xid} (prepared as `{gid}`)"),
@@ -87,6 +104,6 @@ fn of_row(row: &Row) -> Unseen {
         }
         (None, None) => format!("transaction {xid}"),
     };
-    // Postgres has printed it.
-    Unseen { xid: xid.parse().unwrap_or_default(), waits: row.get(4), who }
+    let Ok(number) = xid.parse() else { return Err(UnseenError::Xid(xid)) };
+    Ok(Unseen { xid: number, waits: row.get(4), who })
 }

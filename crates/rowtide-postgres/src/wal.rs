@@ -1,10 +1,22 @@
 //! Positions in WAL. Where WAL ends is told in a way that depends on where its pages begin, and must be
 //! brought to what the stream says of the same place.
 
-use rowtide_protocol::Lsn;
+use rowtide_protocol::{InvalidLsn, Lsn};
+use thiserror::Error;
 use tokio_postgres::{Client, Error};
 
 use crate::connect::reason;
+
+/// Where WAL ends could not be learnt.
+#[derive(Debug, Error)]
+pub enum WalError {
+    /// Postgres did not answer.
+    #[error("{}", reason(.0))]
+    Query(#[from] Error),
+    /// It answered something else.
+    #[error("Postgres says where WAL ends in a form that is not known: {0}")]
+    Position(#[from] InvalidLsn),
+}
 
 /// Where page headers lie in WAL.
 #[derive(Clone, Copy, Debug)]
@@ -44,12 +56,11 @@ impl WalLayout {
 /// Where WAL ends: every commit that could be seen before the call lies before it.
 ///
 /// # Errors
-/// When Postgres does not answer.
-pub async fn end_of_wal(client: &Client) -> Result<Lsn, Error> {
+/// When Postgres does not answer, or not with a position.
+pub async fn end_of_wal(client: &Client) -> Result<Lsn, WalError> {
     let layout = WalLayout::read(client).await?;
     let row = client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await?;
-    // Postgres has printed it.
-    let end = row.get::<_, &str>(0).parse().unwrap_or_default();
+    let end = row.get::<_, &str>(0).parse()?;
     Ok(layout.end_of_last_record(end))
 }
 
@@ -60,11 +71,11 @@ pub async fn end_of_wal(client: &Client) -> Result<Lsn, Error> {
 /// Where Postgres refuses, its background writer is left to it.
 ///
 /// # Errors
-/// When Postgres does not answer.
-pub(crate) async fn flush(client: &Client, position: Lsn) -> Result<(), Error> {
+/// When Postgres does not answer, or not with a position.
+pub(crate) async fn flush(client: &Client, position: Lsn) -> Result<(), WalError> {
     let sql = "SELECT pg_current_wal_flush_lsn()::text";
     let rows = client.query_typed(sql, &[]).await?;
-    let flushed: Lsn = rows.first().map_or("", |row| row.get(0)).parse().unwrap_or_default();
+    let flushed: Lsn = rows.first().map_or("", |row| row.get(0)).parse()?;
     if flushed < position {
         // A commit is flushed with all that was written before. It does not wait for a standby, which may have
         // stalled, and nobody is sent the message.

@@ -90,6 +90,8 @@ pub struct Continuity {
     begin: Lsn,
     /// Where the log ended.
     end: Lsn,
+    /// Transactions that were at work when the epoch began, and not thought to be committed.
+    at_work: Vec<u32>,
 }
 
 /// What an event is to the log.
@@ -105,12 +107,12 @@ impl Continuity {
     /// A log that goes on, from `begin` to `end`, whose transactions behind what the slot has confirmed are
     /// `expected`, in order.
     pub fn of_log(expected: Vec<Committed>, begin: Lsn, end: Lsn) -> Continuity {
-        Continuity { expected: expected.into(), begin, end }
+        Continuity { expected: expected.into(), begin, end, at_work: Vec::new() }
     }
 
-    /// An epoch that begins here.
-    pub fn of_epoch(position: Lsn) -> Continuity {
-        Continuity { expected: VecDeque::new(), begin: position, end: position }
+    /// An epoch that begins here, while these transactions, by their ids in the stream, were at work.
+    pub fn of_epoch(position: Lsn, at_work: Vec<u32>) -> Continuity {
+        Continuity { expected: VecDeque::new(), begin: position, end: position, at_work }
     }
 
     /// Whether everything has come again that must, so that what is durable may be confirmed.
@@ -131,7 +133,15 @@ impl Continuity {
         let Some(lsn) = event.lsn() else { return Ok(Place::Ahead) };
         let place = if lsn <= self.end { Place::Behind } else { Place::Ahead };
         if lsn <= self.begin {
-            return Ok(place);
+            // It was committed before the epoch began, and loads of the epoch may not have seen it.
+            return match event {
+                Event::Transaction { transaction, .. }
+                    if self.at_work.contains(&transaction.xid) =>
+                {
+                    Err(EpochReason::MissingTransactions)
+                }
+                _ => Ok(place),
+            };
         }
         match (event, self.expected.front()) {
             (Event::Transaction { transaction, .. }, Some(next)) => {
@@ -240,9 +250,18 @@ mod tests {
 
     #[test]
     fn what_lies_before_an_epoch_is_passed_over() {
-        let mut continuity = Continuity::of_epoch(Lsn(20));
+        let mut continuity = Continuity::of_epoch(Lsn(20), vec![3]);
         assert!(continuity.is_proved());
         assert_eq!(continuity.check(&transaction(20, 1)), Ok(Place::Behind));
         assert_eq!(continuity.check(&transaction(21, 2)), Ok(Place::Ahead));
+        assert_eq!(continuity.check(&transaction(22, 3)), Ok(Place::Ahead), "it was not committed");
+    }
+
+    #[test]
+    fn one_that_was_at_work_when_the_epoch_began_and_had_committed_is_not_passed_over() {
+        let mut continuity = Continuity::of_epoch(Lsn(20), vec![3]);
+        assert_eq!(continuity.check(&transaction(12, 1)), Ok(Place::Behind));
+        let missing = Err(EpochReason::MissingTransactions);
+        assert_eq!(continuity.check(&transaction(19, 3)), missing);
     }
 }

@@ -43,6 +43,11 @@ pub const GATHER_EVENTS: usize = 4_096;
 /// How often the database is looked at while it streams: how long a drift may go unnoticed, and the one query of an
 /// idle server.
 pub const WATCH: Duration = Duration::from_secs(1);
+/// How long a look at the tables may take. It waits for no lock of the application for longer than 10 seconds anyway.
+pub const LOOK_TIMEOUT: Duration = Duration::from_secs(15);
+/// For how long the database may not be looked at before the server says that it does not know what has become of the
+/// tables, and is not ready.
+pub const WATCH_PATIENCE: Duration = Duration::from_secs(10);
 /// How often is looked whether a transaction that is committed can be seen.
 pub const UNSEEN_LOOK: Duration = Duration::from_millis(200);
 /// After how many such looks a transaction that is at work, and waits for nothing, has not come to its commit: what

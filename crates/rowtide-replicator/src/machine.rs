@@ -55,7 +55,7 @@ enum State {
     /// That what was committed can be seen.
     Settling(Settling),
     /// An epoch in the log.
-    Beginning { slot: SlotFound, position: Lsn, reason: EpochReason },
+    Beginning { slot: SlotFound, position: Lsn, reason: EpochReason, at_work: AtWork },
     /// What the stream brings.
     Streaming(Streaming),
 }
@@ -95,6 +95,9 @@ struct Settling {
     /// How often has been asked.
     looks: u32,
 }
+
+/// The ids of transactions that were at work for longer than a commit takes, and may yet turn out to have been at theirs.
+type AtWork = Vec<u32>;
 
 #[derive(Debug)]
 enum Begins {
@@ -201,9 +204,10 @@ impl Core {
             (State::ReadingLog(_), Input::LogRead(Err(why))) => self.wait(&why),
             (State::Settling(settling), Input::Unseen(Ok(unseen))) => self.settle(settling, unseen),
             (State::Settling(_), Input::Unseen(Err(why))) => self.wait(&why),
-            (State::Beginning { slot, position, reason }, Input::EpochBegan(Some(epoch))) => {
-                self.epoch_began(slot, position, reason, epoch)
-            }
+            (
+                State::Beginning { slot, position, reason, at_work },
+                Input::EpochBegan(Some(epoch)),
+            ) => self.epoch_began(slot, position, reason, at_work, epoch),
             (State::EndingLog(_) | State::Beginning { .. }, Input::EpochBegan(None)) => {
                 self.log_gone()
             }
@@ -514,8 +518,12 @@ impl Core {
                 !read.recent.iter().any(|transaction| transaction.xid == unseen.xid)
             }),
         }
-        // What is at work for that long and does not wait for a standby has not come to its commit.
-        unseen.retain(|unseen| unseen.waits || settling.looks < COMMIT_LOOKS);
+        // What is at work for that long and does not wait for a standby has not come to its commit; if the stream brings
+        // it all the same, the epoch begins once more.
+        let patient = settling.looks < COMMIT_LOOKS;
+        let at_work = unseen.iter().filter(|unseen| !unseen.waits).map(|unseen| unseen.xid);
+        let at_work: AtWork = at_work.collect();
+        unseen.retain(|unseen| unseen.waits || patient);
         if let Some(first) = unseen.iter().find(|unseen| unseen.waits).or(unseen.first()) {
             let mut effects = Vec::new();
             if first.waits {
@@ -538,7 +546,7 @@ impl Core {
                 else {
                     return self.look(vec![Effect::Disconnect]);
                 };
-                self.state = State::Beginning { slot, position, reason };
+                self.state = State::Beginning { slot, position, reason, at_work };
                 self.then(Vec::new(), Next::BeginEpoch(identity, position))
             }
             Begins::Log(LogRead { expected, recent }) => {
@@ -557,6 +565,7 @@ impl Core {
         slot: SlotFound,
         position: Lsn,
         reason: EpochReason,
+        at_work: AtWork,
         epoch: Epoch,
     ) -> Step {
         let Some(of) = self.identity(slot.system) else {
@@ -571,7 +580,7 @@ impl Core {
         let plan = Fingerprint(plan);
         let began = Event::EpochBegan { epoch, plan, position, reason };
         effects.push(Effect::Publish([began].into()));
-        self.begin_to_stream(slot, Continuity::of_epoch(position), effects)
+        self.begin_to_stream(slot, Continuity::of_epoch(position, at_work), effects)
     }
 
     /// Begins a generation.

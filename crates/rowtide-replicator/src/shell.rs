@@ -9,7 +9,7 @@ use rand::Rng;
 use rowtide_feed::{EpochReason, Publisher, ReplicatorStatus};
 use rowtide_log::{Began, Identity, LogError};
 use rowtide_plan::definition::Definition;
-use rowtide_postgres::connect::{ConnectError, ConnectOptions, Names, connect, reason};
+use rowtide_postgres::connect::{ConnectError, ConnectOptions, Names, connect};
 use rowtide_postgres::slot_making::make_slot;
 use rowtide_postgres::stream::Instance;
 use rowtide_postgres::unseen::{still_unseen, unseen, unseen_before_end};
@@ -17,10 +17,11 @@ use rowtide_postgres::watch::{Observed, Watcher};
 use rowtide_protocol::Lsn;
 use thiserror::Error;
 use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::compile::{LookError, look};
-use crate::limits::WATCH;
+use crate::limits::{LOOK_TIMEOUT, WATCH, WATCH_PATIENCE};
 use crate::log_threads::{LogStatus, LogThreads};
 use crate::machine::{
     Core, Effect, Input, LogFailure, LogFound, LogRead, Next, UnseenBehind, UnseenQuestion,
@@ -45,7 +46,15 @@ pub(crate) struct Shell {
 }
 
 /// A look at the database that is under way, and comes to an end when there may be something else.
-type Watching = Pin<Box<dyn Future<Output = (Observed, Watcher)> + Send>>;
+type Watching = Pin<Box<dyn Future<Output = Sight> + Send>>;
+
+/// What a watch comes to.
+enum Sight {
+    /// What is there, which may be something else than at the last look of this watcher.
+    Observed(Observed, Watcher),
+    /// Nothing has been seen for [`WATCH_PATIENCE`], and why.
+    Blind(String),
+}
 
 /// The log while it is open.
 struct Log {
@@ -60,8 +69,8 @@ struct Log {
 enum UnseenError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    #[error("cannot look at the running transactions: {}", reason(.0))]
-    Query(#[from] tokio_postgres::Error),
+    #[error(transparent)]
+    Unseen(#[from] rowtide_postgres::unseen::UnseenError),
 }
 
 impl Shell {
@@ -212,8 +221,11 @@ impl Shell {
             }
             Next::Look => {
                 let ReplicatorOptions { database, names, definition, .. } = &self.options;
-                let looked = look(database, names, definition).await;
-                Input::Looked(looked.map(Box::new).map_err(|error| error.to_string()))
+                let looked = timeout(LOOK_TIMEOUT, look(database, names, definition)).await;
+                let late =
+                    format!("Postgres has not answered a look at the tables for {LOOK_TIMEOUT:?}");
+                let looked = looked.map_or(Err(late), |looked| looked.map_err(|e| e.to_string()));
+                Input::Looked(looked.map(Box::new))
             }
             Next::MakeSlot { anew } => self.make_slot(anew).await,
             Next::Connect(plan) => {
@@ -319,35 +331,53 @@ impl Shell {
                 Err(_) => Input::LogEnded,
             },
             () = self.outrun.notified() => Input::Outrun,
-            (observed, watcher) = watching => {
+            sight = watching => {
+                let (watcher, input) = match sight {
+                    Sight::Observed(observed, watcher) => {
+                        (Some(watcher), Input::Observed(Box::new(observed)))
+                    }
+                    Sight::Blind(why) => (None, Input::Blind(why)),
+                };
                 let (database, names) = (database.clone(), names.clone());
                 let (definition, look) = (Arc::clone(definition), Arc::clone(look));
-                let again = watch(database, names, definition, look, Some(watcher));
+                let again = watch(database, names, definition, look, watcher);
                 self.watching = Some(Box::pin(again));
-                Input::Observed(Box::new(observed))
+                input
             }
         }
     }
 }
 
 /// Looks at the database now and then, and when it is asked for, until it may be something else than at the last
-/// look of this watcher.
+/// look of this watcher, or cannot be looked at: then nobody knows what clients hold.
 async fn watch(
     database: ConnectOptions,
     names: Names,
     definition: Arc<Definition>,
     asked: Arc<Notify>,
     mut watcher: Option<Watcher>,
-) -> (Observed, Watcher) {
+) -> Sight {
+    let mut seen = Instant::now();
     loop {
         tokio::select! {
             () = tokio::time::sleep(WATCH) => {}
             () = asked.notified() => {}
         }
-        match look_again(&database, &names, &definition, watcher.take()).await {
-            Ok((Some(observed), watcher)) => return (observed, watcher),
-            Ok((None, same)) => watcher = Some(same),
-            Err(error) => tracing::debug!(%error, "the database cannot be looked at now"),
+        let looked = look_again(&database, &names, &definition, watcher.take());
+        let why = match timeout(LOOK_TIMEOUT, looked).await {
+            Ok(Ok((Some(observed), watcher))) => return Sight::Observed(observed, watcher),
+            Ok(Ok((None, same))) => {
+                (watcher, seen) = (Some(same), Instant::now());
+                continue;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => {
+                format!("Postgres has not answered a look at the tables for {LOOK_TIMEOUT:?}")
+            }
+        };
+        tracing::debug!(why, "the database cannot be looked at now");
+        if seen.elapsed() >= WATCH_PATIENCE {
+            return Sight::Blind(why);
         }
     }
 }

@@ -102,6 +102,7 @@ const IMPORTANT: [&str; 69] = [
     "snapshots in place of older rows",
     "stalls of a standby",
     "stopped servers",
+    "tables that cannot be looked at",
     "streams held up",
     "streams without a publication",
     "stops with mutations in flight",

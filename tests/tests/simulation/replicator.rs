@@ -424,6 +424,12 @@ impl World {
         if !self.postgres.up || !self.servers[at.server].replicator.streaming {
             return;
         }
+        if self.stormy && self.rng.random_bool(0.03) {
+            // No connection is to be had for it, or it hangs.
+            self.seen.count("tables that cannot be looked at");
+            self.servers[at.server].replicator.running = None;
+            return self.step_replicator(at, Input::Blind("it hangs".to_owned()));
+        }
         let running = Some(self.postgres.running());
         let seen_to = self.postgres.all_visible_until();
         let observed = self.postgres.observe();

@@ -41,6 +41,8 @@ pub enum Input {
     Outrun,
     /// While it streams: what the database has may be something else than at the last look.
     Observed(Box<Observed>),
+    /// While it streams: the database cannot be looked at for a while, and why.
+    Blind(String),
 }
 
 /// What a look at the database comes to.

@@ -17,12 +17,19 @@ pub(super) struct Streaming {
     reached: Lsn,
     durable: Lsn,
     confirmed: Lsn,
+    /// Whether the tables can be looked at. What is brought is true all the same, but perhaps not all of it comes.
+    sees: bool,
 }
 
 impl Streaming {
     pub(super) fn new(continuity: Continuity, wal_end: Lsn) -> Streaming {
         let (reached, durable, confirmed) = (Lsn(0), continuity.end(), Lsn(0));
-        Streaming { continuity, wal_end, reached, durable, confirmed }
+        Streaming { continuity, wal_end, reached, durable, confirmed, sees: true }
+    }
+
+    /// Whether nothing is known to be behind.
+    fn is_current(&self) -> bool {
+        self.sees && self.reached >= self.wal_end
     }
 
     /// What may be confirmed now and was not: what is durable, and was brought by this very connection, because
@@ -54,7 +61,15 @@ impl Core {
                 self.progress = true;
                 return self.look_anew(vec![Effect::EndGeneration]);
             }
+            Input::Blind(why) => {
+                streaming.sees = false;
+                self.tell_trouble(&why, &mut effects);
+            }
             Input::Observed(observed) => {
+                if !std::mem::replace(&mut streaming.sees, true) && streaming.is_current() {
+                    self.said.clear();
+                    effects.push(Effect::Status(ReplicatorStatus::Streaming));
+                }
                 let follows = self.drifted(&observed, &mut effects);
                 if let Some(looked) = &mut self.looked {
                     looked.observed = *observed;
@@ -95,7 +110,7 @@ impl Core {
                     // Nothing of this batch was handed on, so nothing of another history is in the log.
                     self.broken = self.broken.or(Some(reason));
                     return self.wait(&format!(
-                        "the database is not the one that the log is of: {reason}"
+                        "what comes is not the continuation of what clients hold: {reason}"
                     ));
                 }
             }
@@ -103,7 +118,7 @@ impl Core {
         if !news.is_empty() {
             effects.push(Effect::HandOn(news.into()));
         }
-        if streaming.reached >= streaming.wal_end {
+        if streaming.is_current() {
             self.progress = true;
             self.said.clear();
             effects.push(Effect::Status(ReplicatorStatus::Streaming));

@@ -224,6 +224,44 @@ fn an_epoch_waits_for_a_commit_that_waits_for_a_standby_and_a_moment_for_one_at_
 }
 
 #[test]
+fn whoever_cannot_look_at_the_tables_is_not_ready_whatever_is_streamed_until_they_can() {
+    let mut driven = Driven::new();
+    driven.begin_epoch(10, 20);
+    let status = |driven: &Driven| {
+        let status = driven.effects.iter().rev().find_map(|effect| match effect {
+            Effect::Status(status) => Some(status.clone()),
+            _ => None,
+        });
+        status.map(|status| matches!(status, ReplicatorStatus::Streaming))
+    };
+    driven.tell(Input::Streamed(vec![position(25)], None));
+    assert_eq!(status(&driven), Some(true));
+    driven.tell(Input::Blind("too many connections".to_owned()));
+    assert_eq!(status(&driven), Some(false));
+    driven.tell(Input::Streamed(vec![position(30)], None));
+    assert_eq!(status(&driven), None);
+    driven.tell(Input::Observed(Box::new(looked().observed)));
+    assert_eq!(status(&driven), Some(true));
+}
+
+#[test]
+fn a_commit_that_took_longer_than_a_moment_begins_the_epoch_once_more() {
+    let at_work = || vec![Unseen { xid: 15, waits: false, who: "transaction 15".to_owned() }];
+    let mut driven = Driven::new();
+    driven.tell(Input::Looked(Ok(Box::new(looked()))));
+    driven.connect(10, 20);
+    driven.tell(unseen(Some(20), at_work()));
+    while matches!(driven.next, Next::LookForUnseen(..)) {
+        driven.tell(unseen(None, at_work()));
+    }
+    driven.tell(Input::EpochBegan(Some(Epoch(7))));
+    driven.tell(Input::Streamed(vec![transaction(12), transaction(15), transaction(25)], None));
+    assert!(driven.handed_on().is_empty(), "a load may not have seen 15");
+    let why = |effect: &Effect| matches!(effect, Effect::Warn(why) if why.contains("missing_transactions"));
+    assert!(driven.effects.iter().any(why), "{:?}", driven.effects);
+}
+
+#[test]
 fn a_connection_that_brings_nothing_does_not_shorten_the_pause() {
     let mut driven = Driven::new();
     driven.begin_epoch(10, 20);
