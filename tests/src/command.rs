@@ -78,7 +78,10 @@ fn newest(dir: &Path) -> SystemTime {
         let path = entry.path();
         if path.is_dir() {
             // Tests, benchmarks and fuzz targets are not in the binary, nor is an example's own page.
-            if !["tests", "benches", "web", "rowtide-targets"].iter().any(|name| path.ends_with(name)) {
+            if !["tests", "benches", "web", "rowtide-targets"]
+                .iter()
+                .any(|name| path.ends_with(name))
+            {
                 newest = newest.max(self::newest(&path));
             }
         } else if let Ok(modified) = entry.metadata().and_then(|metadata| metadata.modified()) {

@@ -507,7 +507,8 @@ fn without_ids(keys: &str) -> String {
 async fn a_key_that_was_taken_out_is_not_taken_for_ever() {
     let issuer = Issuer::of(JWKS).await;
     let jwks_age = std::time::Duration::from_millis(200);
-    let options = AuthOptions { jwks: Some(issuer.url.clone()), jwks_age, ..AuthOptions::default() };
+    let options =
+        AuthOptions { jwks: Some(issuer.url.clone()), jwks_age, ..AuthOptions::default() };
     let app = app(options).await;
     let old = of_issuer(Algorithm::EdDSA, Some("ed"), ED);
     assert_user("while it is published", &try_token(&app, &old).await);
@@ -568,7 +569,10 @@ async fn what_a_header_demands_must_be_understood() {
     assert_user("no crit", &try_token(&app, &with(None)).await);
     for crit in [vec![], vec!["exp".to_owned()], vec!["b64".to_owned(), "http://x".to_owned()]] {
         let refused = try_token(&app, &with(Some(crit))).await;
-        assert!(refused.as_ref().is_err_and(|ending| ending.message.contains("crit")), "{refused:?}");
+        assert!(
+            refused.as_ref().is_err_and(|ending| ending.message.contains("crit")),
+            "{refused:?}"
+        );
         assert_unauthorized("crit", &refused);
     }
 }
@@ -595,9 +599,11 @@ async fn weak_keys_and_keys_for_something_else_are_passed_over() {
     let short = |bytes: usize, first: u8| {
         const DIGITS: &[u8; 64] =
             b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-        let bytes: Vec<u8> = std::iter::once(first).chain(std::iter::repeat_n(0xab, bytes - 1)).collect();
+        let bytes: Vec<u8> =
+            std::iter::once(first).chain(std::iter::repeat_n(0xab, bytes - 1)).collect();
         let digits = bytes.chunks(3).flat_map(|of| {
-            let whole = of.iter().fold(0_u32, |sum, byte| sum << 8 | u32::from(*byte)) << (8 * (3 - of.len()));
+            let whole = of.iter().fold(0_u32, |sum, byte| sum << 8 | u32::from(*byte))
+                << (8 * (3 - of.len()));
             (0..=of.len()).map(move |n| DIGITS[(whole >> (18 - 6 * n)) as usize & 63] as char)
         });
         digits.collect::<String>()

@@ -57,7 +57,8 @@ async fn limited(app: &App, limit: &str) -> f64 {
     value.map_or(0.0, |value| value.parse().unwrap())
 }
 
-const UPGRADE: &[u8] = b"GET /sync HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+const UPGRADE: &[u8] =
+    b"GET /sync HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,7 +99,11 @@ async fn halves_of_requests_are_given_up() {
         ("half a line", 500, b"GET / HT"),
         ("half a head", 500, b"GET /health/ready HTTP/1.1\r\nHost: x\r\n"),
         ("half a body", 50, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nx"),
-        ("half a chunk", 50, b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nx"),
+        (
+            "half a chunk",
+            50,
+            b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nx",
+        ),
         ("half an upgrade", 50, &UPGRADE[..UPGRADE.len() - 2]),
         ("a head that is too large", 20, &huge),
         ("too many headers", 20, &many),

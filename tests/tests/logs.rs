@@ -91,9 +91,7 @@ async fn neither_tokens_nor_values_are_logged_at_any_level() {
         number += 1;
         json!({ "type": "mutate", "id": number, "ops": [{ "op": op, "table": "note", "row": row }] })
     };
-    let row = |id: &str, body: &str| {
-        json!({ "id": format!("{MARK}-{id}"), "owner": user, "body": format!("{MARK}-{body}") })
-    };
+    let row = |id: &str, body: &str| json!({ "id": format!("{MARK}-{id}"), "owner": user, "body": format!("{MARK}-{body}") });
     let good = mutate("insert", row("1", "body"));
     let bodies = ["forbidden", "custom", "raised", "cast", "\0", "again"];
     let bad: Vec<Value> = bodies.iter().map(|body| mutate("insert", row("2", body))).collect();

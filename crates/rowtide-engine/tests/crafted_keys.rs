@@ -47,8 +47,7 @@ fn crafted(prefix: &str) -> Vec<String> {
         .find_map(|n| {
             let filler = format!("{n:0width$}", width = 16 - prefix.len());
             let block = [prefix.as_bytes(), filler.as_bytes()].concat();
-            let [x, y] =
-                [0, 8].map(|at| u64::from_le_bytes(block[at..at + 8].try_into().unwrap()));
+            let [x, y] = [0, 8].map(|at| u64::from_le_bytes(block[at..at + 8].try_into().unwrap()));
             let product = u128::from(SEEDS[0] ^ x) * u128::from(MIXED_IN ^ y);
             let mixed = ((product as u64) ^ ((product >> 64) as u64)).to_le_bytes();
             let is_plain = mixed.iter().all(u8::is_ascii_alphanumeric);
@@ -274,10 +273,13 @@ fn rows_that_a_client_has_missed() {
         deployment.history.changes = changes.into_iter().map(|change| (lsn, change)).collect();
         took(|| {
             let told = deployment.open(2, "eve", Some(cursor));
-            let rows: usize = told.iter().map(|output| match output {
-                Output::Tx { message, .. } => message.rows,
-                _ => 0,
-            }).sum();
+            let rows: usize = told
+                .iter()
+                .map(|output| match output {
+                    Output::Tx { message, .. } => message.rows,
+                    _ => 0,
+                })
+                .sum();
             assert_eq!(rows, keys.len());
         })
     });

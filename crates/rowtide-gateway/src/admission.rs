@@ -100,7 +100,8 @@ impl Admission {
             *self.of_origin.or_insert_with(origin, || 0) += 1;
             return Arrival { place, admitted: Admitted::Whole, evicted: None };
         };
-        let evicted = if self.over.len() >= HEALTH_CONNECTIONS { self.over.pop_front() } else { None };
+        let evicted =
+            if self.over.len() >= HEALTH_CONNECTIONS { self.over.pop_front() } else { None };
         self.over.push_back(place);
         Arrival { place, admitted: Admitted::HealthOnly(limit), evicted }
     }
@@ -195,9 +196,8 @@ mod tests {
     fn nothing_stays_of_those_who_have_gone() {
         let mut admission = Admission::new(limits(10, 3));
         for round in 0..50_u32 {
-            let arrivals: Vec<Arrival> = (0..200)
-                .map(|n| admission.arrive(there((n * round) % 17), n % 5 == 0))
-                .collect();
+            let arrivals: Vec<Arrival> =
+                (0..200).map(|n| admission.arrive(there((n * round) % 17), n % 5 == 0)).collect();
             arrivals.iter().for_each(|arrival| admission.leave(arrival.place));
             assert_eq!(admission.open(), 0);
             assert!(admission.of_origin.is_empty());

@@ -230,7 +230,12 @@ impl Auth {
     }
 
     /// Checks a token with each key that it may be of.
-    fn verify_with(&self, keys: &Known, token: &str, header: &Header) -> Result<Identity, NotTaken> {
+    fn verify_with(
+        &self,
+        keys: &Known,
+        token: &str,
+        header: &Header,
+    ) -> Result<Identity, NotTaken> {
         let not_known = Unauthorized::Invalid("its key is not known".to_owned());
         let mut rejected = NotTaken::Key(not_known);
         for key in keys.that_fit(header) {
@@ -307,7 +312,9 @@ fn user_id(sub: Option<Value>) -> Result<String, Unauthorized> {
             let fits = !sub.is_empty() && sub.len() <= MAX_USER_ID_BYTES && !sub.contains('\0');
             return if fits { Ok(sub) } else { Err(Unauthorized::UserId) };
         }
-        None | Some(Value::Null) => return Err(Unauthorized::Invalid("`sub` is missing".to_owned())),
+        None | Some(Value::Null) => {
+            return Err(Unauthorized::Invalid("`sub` is missing".to_owned()));
+        }
         Some(Value::Number(_)) => "a number",
         Some(Value::Bool(_)) => "a boolean",
         Some(Value::Array(_)) => "a list",

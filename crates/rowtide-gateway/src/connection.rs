@@ -19,9 +19,8 @@ use crate::auth::{Identity, TokenError};
 use crate::claims::Entry;
 use crate::conversation::{ClaimRequest, Conversation, Effect, Ending, Input, Known, NoClaim};
 use crate::engines::{EngineSession, NotServing};
-use crate::gate::TooLong;
+use crate::gate::{Socket, TooLong};
 use crate::gateway::Services;
-use crate::http::Socket;
 use crate::limits::{
     FLUSH_BYTES, GOODBYE_TIMEOUT, LONGEST_WAIT, MESSAGES_PER_SECOND, STOP_MESSAGES, WRITE_TIMEOUT,
 };
@@ -391,8 +390,10 @@ where
         let why = Some(message).filter(|_| code != ErrorCode::BadRequest);
         tracing::debug!(code = code.as_str(), why, "a session ends");
         // A reason has at most 123 bytes (RFC 6455, 5.5); the code says enough.
-        let close =
-            CloseFrame { code: code.close_code().into(), reason: Utf8Bytes::from_static(code.as_str()) };
+        let close = CloseFrame {
+            code: code.close_code().into(),
+            reason: Utf8Bytes::from_static(code.as_str()),
+        };
         self.socket.get_mut().leave();
         let goodbye = async {
             self.socket.send(Message::Close(Some(close))).await?;

@@ -8,7 +8,10 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_tungstenite::WebSocketStream;
 
 /// The longest header of a frame, in bytes (RFC 6455, 5.2).
 const MAX_HEADER: usize = 14;
@@ -133,6 +136,9 @@ impl Lengths {
         if is_too_long && !self.has_first { Err(TooLong { limit: self.limit }) } else { Ok(()) }
     }
 }
+
+/// A client's WebSocket.
+pub(crate) type Socket = WebSocketStream<Gate<TokioIo<Upgraded>>>;
 
 /// A socket, closed for all but a small first message until it is opened.
 #[derive(Debug)]

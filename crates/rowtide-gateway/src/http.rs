@@ -15,7 +15,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header}
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::{SinkExt, StreamExt};
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use rowtide_protocol::SUBPROTOCOL;
 use tokio::time::timeout;
@@ -26,14 +26,11 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use crate::connection::{self, Saying};
 use crate::conversation::Conversation;
-use crate::gate::Gate;
+use crate::gate::{Gate, Socket};
 use crate::gateway::Gateway;
 use crate::http_server::Seat;
 use crate::limits::{FIRST_MESSAGE_BYTES, GOODBYE_TIMEOUT, READ_BUFFER_BYTES};
 use crate::session::Session;
-
-/// A socket of a client.
-pub(crate) type Socket = WebSocketStream<Gate<TokioIo<Upgraded>>>;
 
 /// A request to become a WebSocket.
 pub struct Upgrade {

@@ -67,13 +67,10 @@ pub async fn serve(
     always: &'static [&'static str],
     stop: CancellationToken,
 ) {
-    let state = State {
-        admission: Admission::new(limits),
-        go: IdMap::default(),
-        said: None,
-        since: 0,
-    };
-    let door = Arc::new(Door { state: Mutex::new(state), router, limits, always, stop: stop.clone() });
+    let state =
+        State { admission: Admission::new(limits), go: IdMap::default(), said: None, since: 0 };
+    let door =
+        Arc::new(Door { state: Mutex::new(state), router, limits, always, stop: stop.clone() });
     let open = TaskTracker::new();
     stop.run_until_cancelled(door.accept(listener, &open)).await;
     open.close();

@@ -203,8 +203,11 @@ impl LoaderTask {
             counts.rows.fetch_add(rows as u64, Ordering::Relaxed);
             let loaded = loaded.topics;
             for mut request in merged {
-                let rows =
-                    request.load.topics.iter().map(|topic| loaded.rows[*places.get(topic)?].clone());
+                let rows = request
+                    .load
+                    .topics
+                    .iter()
+                    .map(|topic| loaded.rows[*places.get(topic)?].clone());
                 let answer = Loaded {
                     snapshot: loaded.snapshot.clone(),
                     position: loaded.position,

@@ -52,9 +52,8 @@ mod tests {
             pace.take(now);
         }
         now += 60 * SECOND;
-        let at_once = std::iter::from_fn(|| {
-            pace.rests_until(now).is_none().then(|| pace.take(now))
-        });
+        let at_once =
+            std::iter::from_fn(|| pace.rests_until(now).is_none().then(|| pace.take(now)));
         assert_eq!(at_once.count(), 10);
     }
 }

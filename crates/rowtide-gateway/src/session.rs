@@ -20,7 +20,8 @@ use crate::conversation::{
 };
 use crate::engines::OpenRequest;
 use crate::limits::{
-    AUTH_PER_MINUTE, CONNECT_TIMEOUT, ClientLimits, FULL_PATIENCE, FULL_RETRY, LONGEST_WAIT, RATE_PATIENCE,
+    AUTH_PER_MINUTE, CONNECT_TIMEOUT, ClientLimits, FULL_PATIENCE, FULL_RETRY, LONGEST_WAIT,
+    RATE_PATIENCE,
 };
 use crate::now::Now;
 use crate::pace::Pace;

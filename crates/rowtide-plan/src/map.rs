@@ -4,7 +4,10 @@
 //! that this server gives out itself are kept in an [`IdMap`], whose hash is a multiplication; what may be such a
 //! number is said by [`Id`], and text never is. No other hash is allowed: see `clippy.toml`.
 
-#![expect(clippy::disallowed_types, reason = "the hash without a seed is wrapped here, for ids alone")]
+#![expect(
+    clippy::disallowed_types,
+    reason = "the hash without a seed is wrapped here, for ids alone"
+)]
 
 use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};

@@ -118,7 +118,8 @@ pub fn reason_without_values(error: &tokio_postgres::Error) -> String {
 /// application say, tells of rows; then it is the code, and the names that come with it.
 pub fn message_without_values(error: &DbError) -> String {
     let code = error.code().code();
-    let is_of_values = matches!(code.get(..2), Some("21" | "22" | "23" | "38" | "39" | "44" | "P0"));
+    let is_of_values =
+        matches!(code.get(..2), Some("21" | "22" | "23" | "38" | "39" | "44" | "P0"));
     let is_raised = error.routine() == Some("exec_stmt_raise");
     if !is_of_values && !is_raised {
         return error.message().to_owned();

@@ -19,7 +19,9 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 
-use crate::connect::{ConnectError, ConnectOptions, TEXT_SETTINGS, connect, reason, reason_without_values};
+use crate::connect::{
+    ConnectError, ConnectOptions, TEXT_SETTINGS, connect, reason, reason_without_values,
+};
 use crate::wal::{WalLayout, flush};
 
 /// Why a load did not arrive.

@@ -63,7 +63,8 @@ pub fn drive(target: &Target, budget: &Budget) -> Found {
             }
             Err(panic) => {
                 let said = panic.downcast_ref::<String>().cloned();
-                let said = said.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+                let said =
+                    said.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
                 found.broken = Some((input, said.unwrap_or_default()));
                 break;
             }

@@ -2,23 +2,57 @@
 //! words that the target knows, brackets that nest, numbers at their limits. They know no format, but what they do
 //! keeps the form of most of them.
 
+use rand::Rng;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
-use rand::Rng;
 
 /// The longest input that is made, in bytes.
 const MAX_INPUT: usize = 64 << 10;
 
 const NUMBERS: [&[u8]; 14] = [
-    b"0", b"-1", b"1e308", b"1e-308", b"-0", b"0.5", b"9007199254740993", b"9223372036854775807",
-    b"9223372036854775808", b"18446744073709551615", b"-9223372036854775809", b"1e999", b"NaN", b"00",
+    b"0",
+    b"-1",
+    b"1e308",
+    b"1e-308",
+    b"-0",
+    b"0.5",
+    b"9007199254740993",
+    b"9223372036854775807",
+    b"9223372036854775808",
+    b"18446744073709551615",
+    b"-9223372036854775809",
+    b"1e999",
+    b"NaN",
+    b"00",
 ];
 const TEXTS: [&[u8]; 12] = [
-    b"null", b"true", b"[]", b"{}", b"\"\"", b"\\u0000", b"\\ud800", b"\0", b"\xff", b"\xc3", "é".as_bytes(),
+    b"null",
+    b"true",
+    b"[]",
+    b"{}",
+    b"\"\"",
+    b"\\u0000",
+    b"\\ud800",
+    b"\0",
+    b"\xff",
+    b"\xc3",
+    "é".as_bytes(),
     "\u{202e}".as_bytes(),
 ];
-const EDGES: [u64; 12] =
-    [0, 1, 0x7f, 0x80, 0xff, 0x7fff, 0xffff, 0x7fff_ffff, 0xffff_ffff, i64::MAX as u64, 1 << 63, u64::MAX];
+const EDGES: [u64; 12] = [
+    0,
+    1,
+    0x7f,
+    0x80,
+    0xff,
+    0x7fff,
+    0xffff,
+    0x7fff_ffff,
+    0xffff_ffff,
+    i64::MAX as u64,
+    1 << 63,
+    u64::MAX,
+];
 
 /// Another input, made of `seed` and of pieces of `other`.
 pub(crate) fn mutate(rng: &mut SmallRng, seed: &[u8], other: &[u8], words: &[&[u8]]) -> Vec<u8> {
@@ -73,8 +107,10 @@ fn once(rng: &mut SmallRng, bytes: &mut Vec<u8>, other: &[u8], words: &[&[u8]]) 
         }
         9 => replace_token(rng, bytes, words),
         10 => {
-            let (open, close) =
-                [(b'[', b']'), (b'{', b'}'), (b'(', b')'), (b'"', b'"')].choose(rng).copied().unwrap_or((0, 0));
+            let (open, close) = [(b'[', b']'), (b'{', b'}'), (b'(', b')'), (b'"', b'"')]
+                .choose(rng)
+                .copied()
+                .unwrap_or((0, 0));
             let depth = 1 << rng.random_range(0..9_u32);
             insert(bytes, at, &vec![close; depth]);
             let from = rng.random_range(0..=at);

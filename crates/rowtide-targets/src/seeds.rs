@@ -27,28 +27,117 @@ const ROW: [(&str, u32, &str); 9] = [
 ];
 
 pub(crate) const RULE_WORDS: &[&[u8]] = &[
-    b" AND ", b" OR ", b" NOT ", b" IN (SELECT team FROM member WHERE person = auth.user_id)", b"auth.user_id",
-    b"auth.claims.x", b"old.owner", b"new.owner", b" = ", b" <> ", b" >= ", b" IS NULL", b"'text'", b"::text",
-    b"[tables.note]", b"[tables.member]", b"visible = ", b"[tables.note.insert]", b"[[tables.note.update]]",
-    b"[tables.note.delete]", b"allow = ", b"where = ", b"immutable = ", b"readonly = ", b"true",
-    b"[app]", b"min_client = 3", b"EXISTS", b"(", b")", b"'''", b"--", b"/*", b"$1", b"\"id\"",
+    b" AND ",
+    b" OR ",
+    b" NOT ",
+    b" IN (SELECT team FROM member WHERE person = auth.user_id)",
+    b"auth.user_id",
+    b"auth.claims.x",
+    b"old.owner",
+    b"new.owner",
+    b" = ",
+    b" <> ",
+    b" >= ",
+    b" IS NULL",
+    b"'text'",
+    b"::text",
+    b"[tables.note]",
+    b"[tables.member]",
+    b"visible = ",
+    b"[tables.note.insert]",
+    b"[[tables.note.update]]",
+    b"[tables.note.delete]",
+    b"allow = ",
+    b"where = ",
+    b"immutable = ",
+    b"readonly = ",
+    b"true",
+    b"[app]",
+    b"min_client = 3",
+    b"EXISTS",
+    b"(",
+    b")",
+    b"'''",
+    b"--",
+    b"/*",
+    b"$1",
+    b"\"id\"",
 ];
 
 pub(crate) const MESSAGE_WORDS: &[&[u8]] = &[
-    b"\"type\"", b"\"connect\"", b"\"mutate\"", b"\"auth\"", b"\"ping\"", b"\"id\"", b"\"ops\"", b"\"op\"", b"\"insert\"",
-    b"\"update\"", b"\"delete\"", b"\"table\"", b"\"note\"", b"\"member\"", b"\"row\"", b"\"owner\"", b"\"size\"",
-    b"\"at\"", b"\"data\"", b"\"score\"", b"\"done\"", b"\"team\"", b"\"cursor\"", b"\"settled\"", b"\"acked\"", b",", b":", b"\n",
+    b"\"type\"",
+    b"\"connect\"",
+    b"\"mutate\"",
+    b"\"auth\"",
+    b"\"ping\"",
+    b"\"id\"",
+    b"\"ops\"",
+    b"\"op\"",
+    b"\"insert\"",
+    b"\"update\"",
+    b"\"delete\"",
+    b"\"table\"",
+    b"\"note\"",
+    b"\"member\"",
+    b"\"row\"",
+    b"\"owner\"",
+    b"\"size\"",
+    b"\"at\"",
+    b"\"data\"",
+    b"\"score\"",
+    b"\"done\"",
+    b"\"team\"",
+    b"\"cursor\"",
+    b"\"settled\"",
+    b"\"acked\"",
+    b",",
+    b":",
+    b"\n",
 ];
 
 pub(crate) const OLDER_WORDS: &[&[u8]] = &[
-    b"\"type\"", b"\"mutate\"", b"\"mutationId\"", b"\"updates\"", b"\"table\"", b"\"value\"", b"\"user\"", b"\"file\"",
-    b"\"file_state\"", b"\"fileId\"", b"\"userId\"", b"\"create\"", b"\"update\"", b"\"delete\"", b"\"ping\"", b"0_", b"1_", b"2_",
-    b"ping", b",", b":", b"\n",
+    b"\"type\"",
+    b"\"mutate\"",
+    b"\"mutationId\"",
+    b"\"updates\"",
+    b"\"table\"",
+    b"\"value\"",
+    b"\"user\"",
+    b"\"file\"",
+    b"\"file_state\"",
+    b"\"fileId\"",
+    b"\"userId\"",
+    b"\"create\"",
+    b"\"update\"",
+    b"\"delete\"",
+    b"\"ping\"",
+    b"0_",
+    b"1_",
+    b"2_",
+    b"ping",
+    b",",
+    b":",
+    b"\n",
 ];
 
 pub(crate) const TOKEN_WORDS: &[&[u8]] = &[
-    b"\"alg\"", b"\"HS256\"", b"\"none\"", b"\"RS256\"", b"\"crit\"", b"\"kid\"", b"\"sub\"", b"\"exp\"", b"\"nbf\"",
-    b"\"iss\"", b"\"aud\"", b"\"jwk\"", b"\"b64\"", b"4000000000", b",", b":", b"\n",
+    b"\"alg\"",
+    b"\"HS256\"",
+    b"\"none\"",
+    b"\"RS256\"",
+    b"\"crit\"",
+    b"\"kid\"",
+    b"\"sub\"",
+    b"\"exp\"",
+    b"\"nbf\"",
+    b"\"iss\"",
+    b"\"aud\"",
+    b"\"jwk\"",
+    b"\"b64\"",
+    b"4000000000",
+    b",",
+    b":",
+    b"\n",
 ];
 
 fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
@@ -137,7 +226,8 @@ fn changes() -> Vec<Change> {
         encoder.row(&datums).ok().map(Arc::new)
     };
     let (one, two) = (row("1"), row("2"));
-    let image = |row: &Option<Arc<rowtide_plan::row::Row>>| row.as_ref().map(|row| row.image.clone());
+    let image =
+        |row: &Option<Arc<rowtide_plan::row::Row>>| row.as_ref().map(|row| row.image.clone());
     [
         Change::between(table, None, one.clone()),
         Change::between(table, image(&two), two.clone()),
@@ -201,10 +291,17 @@ pub(crate) fn pgoutput() -> Vec<Vec<u8>> {
     let oid = 2_u32.to_be_bytes();
     let mut columns = (ROW.len() as u16).to_be_bytes().to_vec();
     for (name, kind, _) in ROW {
-        columns.extend(of(&[&[1], name.as_bytes(), &[0], &kind.to_be_bytes(), &(-1_i32).to_be_bytes()]));
+        columns.extend(of(&[
+            &[1],
+            name.as_bytes(),
+            &[0],
+            &kind.to_be_bytes(),
+            &(-1_i32).to_be_bytes(),
+        ]));
     }
     let begin = of(&[b"B", &200_u64.to_be_bytes(), &5_u64.to_be_bytes(), &9_u32.to_be_bytes()]);
-    let commit = of(&[b"C\0", &200_u64.to_be_bytes(), &210_u64.to_be_bytes(), &5_u64.to_be_bytes()]);
+    let commit =
+        of(&[b"C\0", &200_u64.to_be_bytes(), &210_u64.to_be_bytes(), &5_u64.to_be_bytes()]);
     let relation = of(&[b"R", &oid, b"public\0note\0f", &columns]);
     let insert = of(&[b"I", &oid, b"N", &tuple()]);
     let update = of(&[b"U", &oid, b"O", &tuple(), b"N", &tuple()]);
@@ -216,7 +313,9 @@ pub(crate) fn pgoutput() -> Vec<Vec<u8>> {
     };
     vec![
         framed(&[&begin, &relation, &insert, &update, &delete, &commit]),
-        framed(&[&begin, &relation, &insert, &truncate, &insert, &commit, &begin, &delete, &commit]),
+        framed(&[
+            &begin, &relation, &insert, &truncate, &insert, &commit, &begin, &delete, &commit,
+        ]),
         framed(&[&begin, &relation, &update, &relation, &update, &commit]),
         insert,
         relation,

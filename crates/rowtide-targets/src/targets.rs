@@ -52,9 +52,24 @@ pub fn all() -> [Target; 9] {
         Target { name: "feed_event", words: &[], seeds: seeds::feed_event, run: feed_event },
         Target { name: "cursor", words: &[], seeds: seeds::cursor, run: cursor },
         Target { name: "gate", words: &[], seeds: seeds::gate, run: gate },
-        Target { name: "definition", words: seeds::RULE_WORDS, seeds: seeds::definition, run: definition },
-        Target { name: "client_message", words: seeds::MESSAGE_WORDS, seeds: seeds::client_message, run: client_message },
-        Target { name: "session", words: seeds::MESSAGE_WORDS, seeds: seeds::client_message, run: session },
+        Target {
+            name: "definition",
+            words: seeds::RULE_WORDS,
+            seeds: seeds::definition,
+            run: definition,
+        },
+        Target {
+            name: "client_message",
+            words: seeds::MESSAGE_WORDS,
+            seeds: seeds::client_message,
+            run: client_message,
+        },
+        Target {
+            name: "session",
+            words: seeds::MESSAGE_WORDS,
+            seeds: seeds::client_message,
+            run: session,
+        },
         Target { name: "older", words: seeds::OLDER_WORDS, seeds: seeds::older, run: older },
         Target { name: "token", words: seeds::TOKEN_WORDS, seeds: seeds::token, run: token },
     ]
@@ -189,7 +204,8 @@ fn client_message(bytes: &[u8]) -> String {
             }
         },
         ClientMessage::Connect(connect) => {
-            let has = (connect.token.is_some(), connect.cursor.is_some(), connect.app_version.is_some());
+            let has =
+                (connect.token.is_some(), connect.cursor.is_some(), connect.app_version.is_some());
             format!("connect {has:?}")
         }
         ClientMessage::Auth { .. } => "auth".to_owned(),
@@ -201,7 +217,11 @@ fn client_message(bytes: &[u8]) -> String {
 fn session(bytes: &[u8]) -> String {
     let (text, now) = (String::from_utf8_lossy(bytes), now());
     let connect = seeds::CONNECT;
-    converse(Session::new(ClientLimits::default(), None, Some(plan()), &now), &now, [connect].into_iter().chain(text.lines()))
+    converse(
+        Session::new(ClientLimits::default(), None, Some(plan()), &now),
+        &now,
+        [connect].into_iter().chain(text.lines()),
+    )
 }
 
 /// As [`session`], of an older client.
@@ -220,7 +240,11 @@ fn identity() -> Identity {
 }
 
 /// Holds a conversation in which all that is asked is answered well.
-fn converse<'a, C: Conversation>(mut conversation: C, now: &Now, texts: impl Iterator<Item = &'a str>) -> String {
+fn converse<'a, C: Conversation>(
+    mut conversation: C,
+    now: &Now,
+    texts: impl Iterator<Item = &'a str>,
+) -> String {
     let mut said = String::new();
     let mut inputs = vec![Input::Begin];
     let mut texts = texts.take(40);
@@ -271,7 +295,8 @@ fn converse<'a, C: Conversation>(mut conversation: C, now: &Now, texts: impl Ite
 /// what is not signed is never let in.
 fn token(bytes: &[u8]) -> String {
     static AUTH: LazyLock<(Runtime, Auth)> = LazyLock::new(|| {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.unwrap_or_else(|error| panic!("{error}"));
         let options = AuthOptions { secret: Some(SECRET.to_owned()), ..AuthOptions::default() };
         let auth = runtime.block_on(Auth::start(&options, CancellationToken::new()));
@@ -281,7 +306,9 @@ fn token(bytes: &[u8]) -> String {
     let check = |token: &str| runtime.block_on(auth.check(token));
     let raw = String::from_utf8_lossy(bytes);
     assert!(check(&raw).is_err(), "nothing of this is signed");
-    let Some(at) = bytes.iter().position(|byte| *byte == b'\n') else { return "one line".to_owned() };
+    let Some(at) = bytes.iter().position(|byte| *byte == b'\n') else {
+        return "one line".to_owned();
+    };
     let (header, payload) = (&bytes[..at], &bytes[at + 1..]);
     let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
     assert!(check(&format!("{message}.")).is_err(), "an empty signature is none");

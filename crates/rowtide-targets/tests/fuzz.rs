@@ -38,7 +38,11 @@ fn no_input_breaks_a_target() {
         assert!(found.words > 3, "{name} says nothing of its inputs");
         if let Some((input, said)) = found.broken {
             let path = keep(name, &input);
-            broken.push(format!("{name}: {said}\n  {}\n  kept in {}", input.escape_ascii(), path.display()));
+            broken.push(format!(
+                "{name}: {said}\n  {}\n  kept in {}",
+                input.escape_ascii(),
+                path.display()
+            ));
         }
     }
     assert!(broken.is_empty(), "seed {seed}\n{}", broken.join("\n"));

@@ -210,8 +210,12 @@ impl Engine {
             self.topics.find(topic).is_some_and(|key| view.reach.contains_key(&key))
         };
         let published = |topic: &Topic| self.plan.branch(topic.branch).published;
-        let lost: Vec<Topic> =
-            then.in_order.iter().filter(|topic| published(topic) && !reached(topic)).cloned().collect();
+        let lost: Vec<Topic> = then
+            .in_order
+            .iter()
+            .filter(|topic| published(topic) && !reached(topic))
+            .cloned()
+            .collect();
         lost.into_iter().for_each(|topic| self.keep_leaving(key, topic));
     }
 

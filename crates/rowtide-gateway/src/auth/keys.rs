@@ -302,4 +302,3 @@ async fn fetch(url: &str) -> Result<Vec<u8>, String> {
     }
     Ok(body)
 }
-
