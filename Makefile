@@ -1,12 +1,14 @@
 # `make dev` and `make test` do their own set-up; see scripts/prepare.sh.
 
-.PHONY: help dev test test-js torture bench
+.PHONY: help dev test test-js torture fuzz supply bench
 
 help:
 	@echo "make dev      run the files example with a private PostgreSQL"
 	@echo "make test     format check, lints, every test, and a smoke run"
 	@echo "make test-js  the tests of what runs in a browser alone"
 	@echo "make torture  kill, cut and stall everything for an hour, and look whether anything is lost"
+	@echo "make fuzz     give everything that reads bytes from outside what it does not expect, for an hour"
+	@echo "make supply   what the server is built of: licences, bans, duplicates, and advisories with cargo-deny"
 	@echo "make bench    every benchmark, beside the limit that Postgres sets"
 
 dev:
@@ -18,7 +20,7 @@ test:
 	cargo fmt --all --check
 	scripts/circles.sh
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	cargo test --workspace --locked
+	ROWTIDE_FUZZ_SECONDS=$${ROWTIDE_FUZZ_SECONDS:-10} cargo test --workspace --locked
 	scripts/smoke.sh
 	$(MAKE) --no-print-directory test-js
 
@@ -33,6 +35,17 @@ torture:
 	@scripts/prepare.sh
 	ROWTIDE_TORTURE_SECONDS=$${ROWTIDE_TORTURE_SECONDS:-3600} \
 	  cargo test --locked --workspace --test torture -- --nocapture
+
+# Each target for as long as ROWTIDE_FUZZ_SECONDS says, side by side.
+fuzz:
+	@scripts/prepare.sh
+	ROWTIDE_FUZZ_SECONDS=$${ROWTIDE_FUZZ_SECONDS:-3600} \
+	  cargo test --locked --workspace --test fuzz -- --nocapture
+
+supply:
+	cargo test --locked --workspace --test supply
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check; \
+	else echo "cargo-deny is not installed: advisories were not asked for (cargo install --locked cargo-deny)"; fi
 
 bench:
 	@scripts/prepare.sh

@@ -1,8 +1,4 @@
-//! Any text is a message of a client, or refused.
+//! See `client_message` in crates/rowtide-targets/src/targets.rs.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|text: &str| {
-    drop(rowtide_protocol::ClientMessage::parse(text));
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| rowtide_targets::run("client_message", bytes));

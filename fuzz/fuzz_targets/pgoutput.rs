@@ -1,8 +1,4 @@
-//! Any bytes are a message of the stream, or refused.
+//! See `pgoutput` in crates/rowtide-targets/src/targets.rs.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|bytes: &[u8]| {
-    drop(rowtide_postgres::pgoutput::decode(bytes));
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| rowtide_targets::run("pgoutput", bytes));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rowtide::application::Application;
 use rowtide::auth::{AuthOptions, sign};
-use rowtide::limits::ClientLimits;
+use rowtide::limits::{ClientLimits, ConnectionLimits};
 use rowtide::server::{Server, ServerOptions};
 use rowtide_client::{Client, ClientOptions};
 use rowtide_gateway::GatewayOptions;
@@ -123,6 +123,7 @@ impl App {
                 mutation_answer: Duration::from_secs(30),
             },
             listen: ([127, 0, 0, 1], 0).into(),
+            connections: ConnectionLimits::default(),
             playground: None,
         };
         change(&mut options);

@@ -77,8 +77,11 @@ fn newest(dir: &Path) -> SystemTime {
     for entry in dir.read_dir().into_iter().flatten().flatten() {
         let path = entry.path();
         if path.is_dir() {
-            // Tests and benchmarks of a crate are not in its binary, nor is an example's own page.
-            if !["tests", "benches", "web"].iter().any(|name| path.ends_with(name)) {
+            // Tests, benchmarks and fuzz targets are not in the binary, nor is an example's own page.
+            if !["tests", "benches", "web", "rowtide-targets"]
+                .iter()
+                .any(|name| path.ends_with(name))
+            {
                 newest = newest.max(self::newest(&path));
             }
         } else if let Ok(modified) = entry.metadata().and_then(|metadata| metadata.modified()) {

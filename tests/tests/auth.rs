@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
-use rowtide::auth::AuthOptions;
-use rowtide_tests::{App, Bystander, Ending, Raw, SECRET};
+use rowtide::auth::{Auth, AuthOptions};
+use rowtide_tests::{App, Bystander, Ending, Raw, SECRET, eventually};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 // Made for these tests with openssl; they open nothing.
 const RSA: &str = include_str!("auth/rsa.pem");
@@ -196,7 +197,12 @@ async fn a_refusal_tells_nothing_of_the_token() {
 async fn issuer_and_audience_are_held_to_what_is_configured() {
     let secret = Some(SECRET.to_owned());
     let issuer = Some("https://issuer.example".to_owned());
-    let app = app(AuthOptions { secret, issuer, audience: Some("rowtide".to_owned()), jwks: None });
+    let app = app(AuthOptions {
+        secret,
+        issuer,
+        audience: Some("rowtide".to_owned()),
+        ..AuthOptions::default()
+    });
     let app = app.await;
     let with = |changes: Value| {
         let mut all = json!({ "iss": "https://issuer.example", "aud": "rowtide" });
@@ -480,4 +486,161 @@ async fn a_token_that_does_not_fit_ends_the_session_that_brings_it() {
     let mut raw = Raw::live(&app, "u1").await;
     raw.say(&json!({ "type": "auth", "token": hs256(json!({ "colour": "red" })) })).await;
     raw.assert_alive().await;
+}
+
+/// A set of keys with these changes to the JWKS of the tests; a `null` takes a field away.
+fn jwks(change: impl Fn(&mut Value)) -> String {
+    let mut keys: Value = serde_json::from_str(JWKS).unwrap();
+    keys["keys"].as_array_mut().unwrap().iter_mut().for_each(change);
+    keys.to_string()
+}
+
+fn without_ids(keys: &str) -> String {
+    let mut keys: Value = serde_json::from_str(keys).unwrap();
+    for key in keys["keys"].as_array_mut().unwrap() {
+        key.as_object_mut().unwrap().remove("kid");
+    }
+    keys.to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_was_taken_out_is_not_taken_for_ever() {
+    let issuer = Issuer::of(JWKS).await;
+    let jwks_age = std::time::Duration::from_millis(200);
+    let options =
+        AuthOptions { jwks: Some(issuer.url.clone()), jwks_age, ..AuthOptions::default() };
+    let app = app(options).await;
+    let old = of_issuer(Algorithm::EdDSA, Some("ed"), ED);
+    assert_user("while it is published", &try_token(&app, &old).await);
+    // An issuer that does not answer takes nobody's key.
+    issuer.publish("<html>Service unavailable</html>");
+    let asked = issuer.asked();
+    eventually("it is asked again", || async { (issuer.asked() > asked + 1).then_some(()) }).await;
+    assert_user("while the issuer is away", &try_token(&app, &old).await);
+    issuer.publish(JWKS_NEXT);
+    // Nobody comes with another key, so only time tells of it.
+    eventually("the key is not taken any more", || async {
+        try_token(&app, &old).await.err().map(|ending| ending.assert("old", "unauthorized"))
+    })
+    .await;
+    let next = of_issuer(Algorithm::EdDSA, Some("ed-next"), ED_NEXT);
+    assert_user("the new one", &try_token(&app, &next).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_was_rotated_without_an_id_is_found() {
+    let issuer = Issuer::of(&without_ids(JWKS)).await;
+    let app = app(AuthOptions { jwks: Some(issuer.url.clone()), ..AuthOptions::default() }).await;
+    assert_user("the old one", &try_token(&app, &of_issuer(Algorithm::EdDSA, None, ED)).await);
+    issuer.publish(&without_ids(JWKS_NEXT));
+    let next = of_issuer(Algorithm::EdDSA, None, ED_NEXT);
+    let arrive = (0..20).map(|_| try_token(&app, &next));
+    for answer in futures_util::future::join_all(arrive).await {
+        assert_user("the new one", &answer);
+    }
+    assert_eq!(issuer.asked(), 2, "one has asked for all");
+    for _ in 0..3 {
+        let forged = of_issuer(Algorithm::EdDSA, None, ED);
+        assert_unauthorized("a key that is gone", &try_token(&app, &forged).await);
+    }
+    assert_eq!(issuer.asked(), 2, "tokens that are made up are no load on the issuer");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_id_may_name_another_key() {
+    let issuer = Issuer::of(JWKS).await;
+    let app = app(AuthOptions { jwks: Some(issuer.url.clone()), ..AuthOptions::default() }).await;
+    let next: Value = serde_json::from_str(JWKS_NEXT).unwrap();
+    let renamed = next["keys"].as_array().unwrap().iter().find(|key| key["kid"] == "ed-next");
+    let mut renamed = renamed.unwrap().clone();
+    renamed["kid"] = json!("ed");
+    issuer.publish(&json!({ "keys": [renamed] }).to_string());
+    let next = of_issuer(Algorithm::EdDSA, Some("ed"), ED_NEXT);
+    assert_user("the new key under the old id", &try_token(&app, &next).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_header_demands_must_be_understood() {
+    let app = with_secret().await;
+    let with = |crit: Option<Vec<String>>| {
+        let header = Header { crit, ..Header::new(Algorithm::HS256) };
+        encode(&header, &claims(json!({})), &secret_key()).unwrap()
+    };
+    assert_user("no crit", &try_token(&app, &with(None)).await);
+    for crit in [vec![], vec!["exp".to_owned()], vec!["b64".to_owned(), "http://x".to_owned()]] {
+        let refused = try_token(&app, &with(Some(crit))).await;
+        assert!(
+            refused.as_ref().is_err_and(|ending| ending.message.contains("crit")),
+            "{refused:?}"
+        );
+        assert_unauthorized("crit", &refused);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_a_sub_is_said() {
+    let app = with_secret().await;
+    for (sub, word) in [
+        (json!(17), "a number"),
+        (json!(true), "a boolean"),
+        (json!(["u1"]), "a list"),
+        (json!({ "id": "u1" }), "an object"),
+        (json!(""), "1 to 1024 bytes"),
+        (Value::Null, "missing"),
+    ] {
+        let refused = try_token(&app, &hs256(json!({ "sub": sub }))).await.unwrap_err();
+        assert!(refused.message.contains("sub") && refused.message.contains(word), "{refused:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn weak_keys_and_keys_for_something_else_are_passed_over() {
+    // The modulus of an RSA key of 1,024 bits, of one of 2,040 with a leading zero, and of the tests' own.
+    let short = |bytes: usize, first: u8| {
+        const DIGITS: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let bytes: Vec<u8> =
+            std::iter::once(first).chain(std::iter::repeat_n(0xab, bytes - 1)).collect();
+        let digits = bytes.chunks(3).flat_map(|of| {
+            let whole = of.iter().fold(0_u32, |sum, byte| sum << 8 | u32::from(*byte))
+                << (8 * (3 - of.len()));
+            (0..=of.len()).map(move |n| DIGITS[(whole >> (18 - 6 * n)) as usize & 63] as char)
+        });
+        digits.collect::<String>()
+    };
+    for (name, n) in [("1,024 bits", short(128, 0xff)), ("2,041 bits", short(256, 1))] {
+        let weak = jwks(|key| {
+            if key["kty"] == "RSA" {
+                key["n"] = json!(n);
+            }
+        });
+        let issuer = Issuer::of(&weak).await;
+        let auth = Auth::start(
+            &AuthOptions { jwks: Some(issuer.url), ..AuthOptions::default() },
+            CancellationToken::new(),
+        )
+        .await
+        .unwrap();
+        auth.has_keys().await;
+        let refused = auth.check(&of_issuer(Algorithm::RS256, Some("rsa"), RSA)).await;
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("its key is not known"), "{name}: {refused}");
+    }
+    for (name, field, value) in [
+        ("for signing", "key_ops", json!(["sign"])),
+        ("for nothing", "key_ops", json!([])),
+        ("for encryption", "use", json!("enc")),
+    ] {
+        let of_another_use = jwks(|key| {
+            if key["kty"] == "OKP" {
+                key[field] = value.clone();
+            }
+        });
+        let issuer = Issuer::of(&of_another_use).await;
+        let options = AuthOptions { jwks: Some(issuer.url), ..AuthOptions::default() };
+        let auth = Auth::start(&options, CancellationToken::new()).await.unwrap();
+        auth.has_keys().await;
+        assert!(auth.check(&of_issuer(Algorithm::EdDSA, Some("ed"), ED)).await.is_err(), "{name}");
+        assert!(auth.check(&of_issuer(Algorithm::ES256, Some("ec"), EC)).await.is_ok(), "{name}");
+    }
 }

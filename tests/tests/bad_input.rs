@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use rowtide::limits::FIRST_MESSAGE_BYTES;
 use rowtide_tests::{App, Bystander, Raw, http};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
@@ -116,6 +117,10 @@ fn bad_connects() -> Vec<(&'static str, Sent)> {
         ("ping first", Json(json!({ "type": "ping" }))),
         ("auth first", Json(json!({ "type": "auth", "token": App::token("u1") }))),
         ("mutate first", mutate(json!(1), json!([insert()]))),
+        ("one byte more than a first message may have", {
+            let text = Raw::connect(&App::token("u1")).to_string();
+            Text(format!("{text}{}", " ".repeat(FIRST_MESSAGE_BYTES + 1 - text.len())))
+        }),
         ("no protocol", connect(json!({ "protocol": null }))),
         ("protocol 0", connect(json!({ "protocol": 0 }))),
         ("protocol 2", connect(json!({ "protocol": 2 }))),
@@ -202,6 +207,10 @@ async fn what_breaks_the_protocol_comes_later() {
 async fn what_is_unusual_is_taken() {
     let app = app().await;
     let mut bystander = Bystander::of(&app).await;
+    let mut raw = Raw::live(&app, "u1").await;
+    raw.send(Message::text(format!("{}{{\"type\":\"ping\"}}", " ".repeat(MAX_MESSAGE - 15)))).await;
+    raw.until("pong").await;
+    bystander.assert_undisturbed(&app, "the largest message").await;
     for (name, sent) in [
         ("every optional field", connect(json!({ "appVersion": 3, "settled": 0, "cursor": "x" }))),
         ("fields that are not known", connect(json!({ "future": { "a": [1, 2] } }))),
@@ -222,9 +231,9 @@ async fn what_is_unusual_is_taken() {
         ("a clientId of 8", connect(json!({ "clientId": "_-_-_-_-" }))),
         ("a clientId of 64", connect(json!({ "clientId": "Z".repeat(64) }))),
         ("blanks around", Text(format!("\n {} \t", Raw::connect(&App::token("u1"))))),
-        ("the largest message", {
+        ("the largest first message", {
             let text = Raw::connect(&App::token("u1")).to_string();
-            Text(format!("{text}{}", " ".repeat(MAX_MESSAGE - text.len())))
+            Text(format!("{text}{}", " ".repeat(FIRST_MESSAGE_BYTES - text.len())))
         }),
     ] {
         let mut raw = Raw::open(&app).await;

@@ -1,6 +1,6 @@
 //! What must hold after every step, recomputed from scratch.
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rowtide_plan::map::{IdMap, IdSet};
 
 use crate::topic::{Phase, TopicKey};
 use crate::view::Joining;
@@ -72,9 +72,9 @@ impl Engine {
     /// A view reaches exactly what its claims and its link rows name, as often as they do.
     fn check_reach(&self, view_key: usize) {
         let view = &self.views[view_key];
-        let mut counts: FxHashMap<TopicKey, u32> = FxHashMap::default();
+        let mut counts: IdMap<TopicKey, u32> = IdMap::default();
         let mut open: Vec<TopicKey> = Vec::new();
-        let mut seen: FxHashSet<TopicKey> = FxHashSet::default();
+        let mut seen: IdSet<TopicKey> = IdSet::default();
         let from_claims = self.plan.reached(&view.claims);
         let mut name = |topic, open: &mut Vec<TopicKey>| {
             let key = self.topics.find(&topic).expect("what is named is in use");

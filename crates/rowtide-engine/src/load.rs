@@ -1,5 +1,6 @@
 //! What the engine asks of Postgres, and what comes back.
 
+use rowtide_plan::map::Id;
 use rowtide_plan::row::Topic;
 use rowtide_protocol::Lsn;
 
@@ -8,6 +9,8 @@ use crate::{TopicRows, TransactionSnapshot};
 /// Names one load among those under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LoadId(pub u64);
+
+impl Id for LoadId {}
 
 /// A question: all rows of these topics, as one snapshot sees them. With no topics the engine only
 /// wants to know the snapshot.

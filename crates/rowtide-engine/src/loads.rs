@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use rowtide_feed::Transaction;
+use rowtide_plan::map::IdMap;
 use rowtide_plan::plan::TableId;
 use rowtide_plan::row::Topic;
 use rowtide_protocol::Lsn;
-use rustc_hash::FxHashMap;
 
 use crate::recent::Recent;
 use crate::topic::{TopicKey, ViewKey};
@@ -21,13 +21,13 @@ pub(crate) struct Loads {
     wanted: VecDeque<TopicKey>,
     /// Topics that could not be read, and are not asked for before the next tick.
     postponed: Vec<TopicKey>,
-    under_way: FxHashMap<LoadId, Vec<TopicKey>>,
+    under_way: IdMap<LoadId, Vec<TopicKey>>,
     next_load: u64,
     recent: Recent,
     /// Whether to ask for a snapshot even if no topic is wanted.
     probe: bool,
     questions: VecDeque<HistoryRequest>,
-    asked: FxHashMap<HistoryId, ViewKey>,
+    asked: IdMap<HistoryId, ViewKey>,
     next_history: u64,
 }
 
@@ -37,12 +37,12 @@ impl Loads {
         Loads {
             wanted: VecDeque::new(),
             postponed: Vec::new(),
-            under_way: FxHashMap::default(),
+            under_way: IdMap::default(),
             next_load: 0,
             recent: Recent::of(recent),
             probe: false,
             questions: VecDeque::new(),
-            asked: FxHashMap::default(),
+            asked: IdMap::default(),
             next_history: 0,
         }
     }

@@ -5,10 +5,10 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use rowtide_plan::map::SeededSet;
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::value::rfc3339;
 use rowtide_protocol::{Cursor, delete_change, put_change, tx_frame};
-use rustc_hash::FxHashSet;
 
 use crate::view_rows::{Place, ViewRows};
 
@@ -39,7 +39,7 @@ pub struct Message {
 struct Gained {
     rows: ViewRows,
     /// Some of these are said already.
-    except: FxHashSet<(TableId, Bytes)>,
+    except: SeededSet<(TableId, Bytes)>,
     /// All changes, once somebody has asked for them.
     changes: OnceLock<Bytes>,
 }
@@ -115,7 +115,7 @@ impl Body {
     }
 
     /// Says rows that were gained, but for those that are said already. Nothing is pushed behind them.
-    pub(crate) fn gain(&mut self, rows: ViewRows, except: FxHashSet<(TableId, Bytes)>) {
+    pub(crate) fn gain(&mut self, rows: ViewRows, except: SeededSet<(TableId, Bytes)>) {
         let most = rows.most_rows();
         let gained = Gained { rows, except, changes: OnceLock::new() };
         if most <= SAID_AT_ONCE {

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rowtide_feed::{Change, Changes, Transaction};
+use rowtide_plan::map::{Id, SeededSet};
 use rowtide_plan::plan::TableId;
 use rowtide_plan::row::{Image, Topic};
 use rowtide_protocol::Lsn;
-use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::rows::TopicRows;
 use crate::sessions::Opening;
@@ -28,6 +28,8 @@ pub(crate) const STILL_TICKS: u64 = 20;
 /// Names one question to the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HistoryId(pub u64);
+
+impl Id for HistoryId {}
 
 /// A question to the log: what has changed in these topics. Of the interrupted tables all must be told that are
 /// among `tables`.
@@ -59,7 +61,7 @@ pub(crate) struct Resume {
     /// Where the log's answers end, and `since` begins; set by the first question.
     pub(crate) base: Option<Lsn>,
     /// Topics whose history is in `past`.
-    pub(crate) known: FxHashSet<Topic>,
+    pub(crate) known: SeededSet<Topic>,
     /// Whether an answer is waited for.
     pub(crate) asked: bool,
     /// In commit order; one change for each row of a commit.
@@ -82,16 +84,16 @@ impl Resume {
     /// The rows of a topic at the cursor, from its rows now: the first change of a row since then says how
     /// it was before.
     pub(crate) fn images_then<'a>(&'a self, topic: &Topic, now: &'a TopicRows) -> Vec<&'a Image> {
-        let mut then: FxHashMap<&Bytes, Option<&Image>> = FxHashMap::default();
+        let mut changed: SeededSet<&Bytes> = SeededSet::default();
+        let mut then: Vec<&Image> = Vec::new();
         for change in self.changes() {
             let old = change.before().filter(|old| old.topics.contains(topic));
             let new = change.after().filter(|new| new.image.topics.contains(topic));
-            if old.is_some() || new.is_some() {
-                then.entry(change.key()).or_insert(old);
+            if (old.is_some() || new.is_some()) && changed.insert(change.key()) {
+                then.extend(old);
             }
         }
-        let untouched = now.iter().filter(|row| !then.contains_key(&row.image.key));
-        let untouched = untouched.map(|row| &row.image);
-        untouched.chain(then.values().copied().flatten()).collect()
+        let untouched = now.iter().filter(|row| !changed.contains(&row.image.key));
+        untouched.map(|row| &row.image).chain(then).collect()
     }
 }

@@ -3,8 +3,8 @@
 
 use rowtide_feed::Acknowledgement;
 use rowtide_plan::claims::Claims;
+use rowtide_plan::map::{Id, IdMap, SeededMap};
 use rowtide_protocol::{Cursor, Lsn};
-use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use crate::topic::ViewKey;
@@ -12,6 +12,8 @@ use crate::topic::ViewKey;
 /// Names one session for as long as it is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub u64);
+
+impl Id for SessionId {}
 
 /// A session that comes.
 #[derive(Clone, Debug)]
@@ -32,9 +34,9 @@ pub struct Opening {
 /// All open sessions.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
-    sessions: FxHashMap<SessionId, Session>,
+    sessions: IdMap<SessionId, Session>,
     /// The sessions of each client; never none.
-    clients: FxHashMap<Box<str>, SmallVec<[SessionId; 1]>>,
+    clients: SeededMap<Box<str>, SmallVec<[SessionId; 1]>>,
 }
 
 #[derive(Debug)]
@@ -56,7 +58,7 @@ impl Sessions {
     /// A session comes.
     pub(crate) fn enter(&mut self, session: SessionId, view: ViewKey, client: Option<Box<str>>) {
         if let Some(client) = &client {
-            self.clients.entry(client.clone()).or_default().push(session);
+            self.clients.or_insert_with(client.clone(), SmallVec::new).push(session);
         }
         self.sessions.insert(session, Session { view, client });
     }

@@ -8,9 +8,9 @@
 use std::sync::Arc;
 
 use rowtide_feed::{Change, Changes, Transaction};
+use rowtide_plan::map::IdSet;
 use rowtide_plan::row::{Row, Topic};
 use rowtide_protocol::Lsn;
-use rustc_hash::FxHashSet;
 
 use crate::{LoadId, Loaded, TopicRows, TransactionSnapshot};
 
@@ -24,7 +24,7 @@ pub(crate) type TopicKey = usize;
 pub(crate) struct TopicState {
     id: Topic,
     /// The views that reach it, and those that it is leaving. A topic without views is dropped.
-    views: FxHashSet<ViewKey>,
+    views: IdSet<ViewKey>,
     /// The rows of its last load, brought forward; while it is loaded again, those of before. Only
     /// [`Topics`](crate::topics::Topics) changes them, which counts their bytes.
     pub(super) rows: TopicRows,
@@ -89,7 +89,7 @@ pub(crate) struct Unfit;
 
 impl TopicState {
     pub(super) fn new(id: Topic) -> TopicState {
-        let (views, rows) = (FxHashSet::default(), TopicRows::default());
+        let (views, rows) = (IdSet::default(), TopicRows::default());
         TopicState { id, views, rows, phase: Phase::Unread }
     }
 
@@ -98,7 +98,7 @@ impl TopicState {
     }
 
     /// The views that reach it, and those that it is leaving.
-    pub(crate) fn views(&self) -> &FxHashSet<ViewKey> {
+    pub(crate) fn views(&self) -> &IdSet<ViewKey> {
         &self.views
     }
 

@@ -8,10 +8,10 @@ use std::ops::{Index, IndexMut};
 use std::sync::Arc;
 
 use rowtide_feed::Change;
+use rowtide_plan::map::SeededMap;
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::row::{Row, Topic};
 use rowtide_protocol::Lsn;
-use rustc_hash::FxHashMap;
 use slab::Slab;
 
 use crate::TopicRows;
@@ -26,7 +26,7 @@ const DROPPED_HERE: usize = 1_000;
 #[derive(Debug)]
 pub(crate) struct Topics {
     states: Slab<TopicState>,
-    index: FxHashMap<Topic, TopicKey>,
+    index: SeededMap<Topic, TopicKey>,
     /// Topics ahead of the stream, by where that ends.
     ahead: BTreeSet<(Lsn, TopicKey)>,
     /// The JSON of all rows that are held; a row counts once for each of its topics.
@@ -45,7 +45,7 @@ impl Topics {
     pub(crate) fn new(row_budget: usize) -> Topics {
         Topics {
             states: Slab::new(),
-            index: FxHashMap::default(),
+            index: SeededMap::default(),
             ahead: BTreeSet::new(),
             row_bytes: 0,
             row_budget,

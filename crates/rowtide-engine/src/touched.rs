@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rowtide_plan::map::SeededMap;
 use rowtide_plan::plan::TableId;
 use rowtide_plan::row::Row;
 use rowtide_protocol::Lsn;
-use rustc_hash::FxHashMap;
 
 use crate::TransactionSnapshot;
 use crate::topic::Ahead;
@@ -65,7 +65,7 @@ impl TouchedRow {
 pub(crate) struct Touched {
     rows: Vec<TouchedRow>,
     /// Only once there are too many rows to look through.
-    index: Option<FxHashMap<(TableId, Bytes), usize>>,
+    index: Option<SeededMap<(TableId, Bytes), usize>>,
 }
 
 const INDEX_ABOVE: usize = 12;

@@ -9,8 +9,8 @@ use std::sync::{Arc, Weak};
 
 use rowtide_feed::Acknowledgement;
 use rowtide_plan::claims::Claims;
+use rowtide_plan::map::{IdMap, IdSet};
 use rowtide_protocol::{Cursor, Epoch, Lsn, ViewId};
-use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::resume::Resume;
 use crate::sessions::SessionId;
@@ -30,12 +30,12 @@ pub(crate) struct View {
     /// What the next message acknowledges to some of its sessions.
     pub(crate) acknowledgements: Vec<(SessionId, Arc<Acknowledgement>)>,
     /// How often each topic is named; never zero.
-    pub(crate) reach: FxHashMap<TopicKey, u32>,
+    pub(crate) reach: IdMap<TopicKey, u32>,
     /// Topics of `reach` that were not there at the last message.
-    pub(crate) gained: FxHashSet<TopicKey>,
+    pub(crate) gained: IdSet<TopicKey>,
     /// Topics that were in reach at the last message and are not any more, and whose rows must be read
     /// to say which ones that takes away.
-    pub(crate) leaving: FxHashSet<TopicKey>,
+    pub(crate) leaving: IdSet<TopicKey>,
     /// How many topics of `reach` and `leaving` have rows that are waited for.
     waiting: usize,
     /// Where the stream must be before the next message, if that was ever ahead of it.
@@ -89,9 +89,9 @@ impl View {
             live: Vec::new(),
             joining: Vec::new(),
             acknowledgements: Vec::new(),
-            reach: FxHashMap::default(),
-            gained: FxHashSet::default(),
-            leaving: FxHashSet::default(),
+            reach: IdMap::default(),
+            gained: IdSet::default(),
+            leaving: IdSet::default(),
             waiting: 0,
             release_at: None,
             touched: Touched::default(),
@@ -205,7 +205,7 @@ impl View {
     }
 
     /// Takes what the next message says of rows.
-    pub(crate) fn take_news(&mut self) -> (Vec<TouchedRow>, FxHashSet<TopicKey>) {
+    pub(crate) fn take_news(&mut self) -> (Vec<TouchedRow>, IdSet<TopicKey>) {
         let (touched, gained) = (self.touched.take(), std::mem::take(&mut self.gained));
         if !touched.is_empty() || !gained.is_empty() {
             self.frozen = Weak::new();

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use rowtide_plan::claims::Claims;
+use rowtide_plan::map::Id;
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::row::{Row, Topic};
 
@@ -36,6 +37,8 @@ pub struct Place {
     part: usize,
     row: usize,
 }
+
+impl Id for Place {}
 
 /// Some rows of one table.
 #[derive(Debug)]

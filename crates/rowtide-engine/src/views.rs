@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::ops::{Index, IndexMut};
 
 use rowtide_plan::claims::Claims;
+use rowtide_plan::map::SeededMap;
 use rowtide_protocol::Lsn;
-use rustc_hash::FxHashMap;
 use slab::Slab;
 
 use crate::resume::Resume;
@@ -19,7 +19,7 @@ use crate::view::{View, ViewPhase};
 pub(crate) struct Views {
     views: Slab<View>,
     /// Those in [`ViewPhase::Shared`].
-    shared: FxHashMap<Claims, ViewKey>,
+    shared: SeededMap<Claims, ViewKey>,
     /// Those in [`ViewPhase::Resuming`].
     resuming: BTreeSet<ViewKey>,
     /// Those in [`ViewPhase::Returning`] and [`ViewPhase::Apart`].

@@ -4,32 +4,29 @@
 //! the server starts is asked again until its keys are there; until then nobody can be told whether a token of it is
 //! good, so clients are told to come back.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+mod keys;
 
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use jsonwebtoken::dangerous::insecure_decode;
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
 use jsonwebtoken::{
     Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode,
 };
 use rowtide_postgres::mutate::Author;
-use rowtide_postgres::said_once::SaidOnce;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Number, Value};
 use thiserror::Error;
-use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::limits::{
-    JWKS_BYTES, JWKS_MAX_PAUSE, JWKS_MIN_PAUSE, JWKS_REFRESH, JWKS_TIMEOUT, MAX_TOKEN_BYTES,
-    MAX_USER_ID_BYTES,
-};
+use self::keys::{Jwks, Known, OF_KEYS};
+use crate::limits::{JWKS_MAX_AGE, MAX_TOKEN_BYTES, MAX_USER_ID_BYTES};
+
+pub use self::keys::KeysError;
 
 /// How far clocks may be apart.
 const LEEWAY: Duration = Duration::from_secs(5);
-/// What public keys can check.
-const OF_KEYS: [Algorithm; 3] = [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
 /// The shortest secret, in bytes: as long as the output of SHA-256 (RFC 7518, 3.2).
 pub const MIN_SECRET_BYTES: usize = 32;
 
@@ -60,6 +57,9 @@ pub enum Unauthorized {
     /// It is not a JWT that this server takes.
     #[error("the token is not valid: {0}")]
     Invalid(String),
+    /// `sub` is of this kind.
+    #[error("the token's `sub` must be text, and is {0}: its issuer has to write it as a string")]
+    NotText(&'static str),
     /// `sub` cannot be a user id.
     #[error("the token's `sub` must be 1 to {MAX_USER_ID_BYTES} bytes without NUL")]
     UserId,
@@ -92,18 +92,8 @@ pub enum AuthError {
     Keys(#[from] KeysError),
 }
 
-/// Keys cannot be read.
-#[derive(Clone, Debug, Error)]
-#[error("cannot read the keys of `{from}`: {why}")]
-pub struct KeysError {
-    /// File or URL.
-    pub from: String,
-    /// Why not.
-    pub why: String,
-}
-
 /// Where tokens' keys come from, and what tokens must say.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct AuthOptions {
     /// The secret of HS256.
     pub secret: Option<String>,
@@ -113,6 +103,16 @@ pub struct AuthOptions {
     pub issuer: Option<String>,
     /// The `aud` that tokens must have.
     pub audience: Option<String>,
+    /// How old the keys of the JWKS become before they are read again: so long is a key taken that was taken out.
+    pub jwks_age: Duration,
+}
+
+impl Default for AuthOptions {
+    /// Nothing is checked with; keys become as old as [`JWKS_MAX_AGE`].
+    fn default() -> AuthOptions {
+        let (secret, jwks, issuer, audience) = (None, None, None, None);
+        AuthOptions { secret, jwks, issuer, audience, jwks_age: JWKS_MAX_AGE }
+    }
 }
 
 /// Checks tokens. Cheap to clone.
@@ -128,45 +128,13 @@ struct Inner {
     audience: Option<String>,
 }
 
-struct Jwks {
-    source: Source,
-    keys: watch::Sender<Keys>,
-    /// When the keys were last asked for because of one that is not known. Held while asking.
-    asked: Mutex<Option<Instant>>,
-}
-
-/// What is known of an issuer's keys. Once there are some there always are.
-enum Keys {
-    /// They are being asked for, and there was no answer yet.
-    Asked,
-    /// They could not be read until now: why, in a sentence.
-    Missing(String),
-    Known(Vec<Key>),
-}
-
-enum Source {
-    File(PathBuf),
-    Url(String),
-}
-
-struct Key {
-    id: Option<String>,
-    algorithm: Algorithm,
-    key: DecodingKey,
-}
-
 #[derive(Deserialize)]
 struct Payload {
-    sub: String,
+    sub: Option<Value>,
     #[serde(deserialize_with = "numeric_date")]
     exp: u64,
     #[serde(flatten)]
     rest: Map<String, Value>,
-}
-
-#[derive(Deserialize)]
-struct KeySet {
-    keys: Vec<Value>,
 }
 
 impl Auth {
@@ -182,17 +150,7 @@ impl Auth {
         };
         let jwks = match &options.jwks {
             None => None,
-            Some(from) => {
-                let (source, keys) = if from.starts_with("https://") || from.starts_with("http://")
-                {
-                    (Source::Url(from.clone()), Keys::Asked)
-                } else {
-                    let source = Source::File(PathBuf::from(from));
-                    let keys = source.read().await?;
-                    (source, Keys::Known(keys))
-                };
-                Some(Jwks { source, keys: watch::channel(keys).0, asked: Mutex::new(None) })
-            }
+            Some(from) => Some(Jwks::of(from, options.jwks_age).await?),
         };
         if secret.is_none() && jwks.is_none() {
             return Err(AuthError::NoKeys);
@@ -202,7 +160,7 @@ impl Auth {
         let asks = auth.clone();
         tokio::spawn(async move {
             if let Some(jwks) = &asks.inner.jwks {
-                stop.run_until_cancelled(jwks.ask_until_known()).await;
+                stop.run_until_cancelled(jwks.keep_fresh()).await;
             }
         });
         Ok(auth)
@@ -210,18 +168,18 @@ impl Auth {
 
     /// Why tokens of the issuer cannot be checked yet, in a sentence; `None` once they can.
     pub fn missing_keys(&self) -> Option<String> {
-        match &*self.inner.jwks.as_ref()?.keys.borrow() {
-            Keys::Known(_) => None,
-            Keys::Asked => Some("the keys of tokens are being asked for".to_owned()),
-            Keys::Missing(why) => Some(why.clone()),
-        }
+        self.inner.jwks.as_ref()?.missing()
+    }
+
+    /// How old the keys of the issuer are, if there are some.
+    pub fn age_of_keys(&self) -> Option<Duration> {
+        self.inner.jwks.as_ref()?.age()
     }
 
     /// Waits until tokens can be checked. Cancel safe.
     pub async fn has_keys(&self) {
         if let Some(jwks) = &self.inner.jwks {
-            // The sender lives as long as we do.
-            drop(jwks.keys.subscribe().wait_for(|keys| matches!(keys, Keys::Known(_))).await);
+            jwks.are_known().await;
         }
     }
 
@@ -237,31 +195,49 @@ impl Auth {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(invalid("it is too long").into());
         }
-        let header = decode_header(token).map_err(|_| invalid("it is not a JWT"))?;
+        let header = read_header(token)?;
         if header.alg == Algorithm::HS256 {
             let Some(secret) = &self.inner.secret else {
                 return Err(invalid("its algorithm is not accepted").into());
             };
-            return Ok(self.verify(token, secret, header.alg)?);
+            let verified = self.verify(token, secret, header.alg);
+            return verified.map_err(|(NotTaken::Key(why) | NotTaken::Token(why))| why.into());
         }
         let Some(jwks) = self.inner.jwks.as_ref().filter(|_| OF_KEYS.contains(&header.alg)) else {
             return Err(invalid("its algorithm is not accepted").into());
         };
         jwks.was_answered().await;
-        if !jwks.knows(&header) {
-            jwks.ask_again(&header).await;
-        }
-        let keys = jwks.keys.borrow();
-        let Keys::Known(keys) = &*keys else { return Err(TokenError::NoKeysYet) };
-        let fits = keys.iter().filter(|key| key.fits(&header));
-        let mut refused = invalid("its key is not known");
-        for key in fits {
-            match self.verify(token, &key.key, key.algorithm) {
+        let mut keys = jwks.known();
+        loop {
+            let Some(known) = keys else { return Err(TokenError::NoKeysYet) };
+            match self.verify_with(&known, token, &header) {
                 Ok(identity) => return Ok(identity),
-                Err(error) => refused = error,
+                Err(NotTaken::Token(why)) => return Err(why.into()),
+                // The issuer may have another key by now, also under the same id or under none.
+                Err(NotTaken::Key(why)) => match jwks.newer_than(&known).await {
+                    Some(newer) => keys = Some(newer),
+                    None => return Err(why.into()),
+                },
             }
         }
-        Err(refused.into())
+    }
+
+    /// Checks a token with each key that it may be of.
+    fn verify_with(
+        &self,
+        keys: &Known,
+        token: &str,
+        header: &Header,
+    ) -> Result<Identity, NotTaken> {
+        let not_known = Unauthorized::Invalid("its key is not known".to_owned());
+        let mut rejected = NotTaken::Key(not_known);
+        for key in keys.that_fit(header) {
+            match self.verify(token, &key.key, key.algorithm) {
+                Err(NotTaken::Key(why)) => rejected = NotTaken::Key(why),
+                of_token => return of_token,
+            }
+        }
+        Err(rejected)
     }
 
     fn verify(
@@ -269,11 +245,11 @@ impl Auth {
         token: &str,
         key: &DecodingKey,
         algorithm: Algorithm,
-    ) -> Result<Identity, Unauthorized> {
+    ) -> Result<Identity, NotTaken> {
         let mut validation = Validation::new(algorithm);
         validation.leeway = LEEWAY.as_secs();
         validation.validate_nbf = true;
-        let mut required = vec!["exp", "sub"];
+        let mut required = vec!["exp"];
         if let Some(issuer) = &self.inner.issuer {
             validation.set_issuer(&[issuer]);
             required.push("iss");
@@ -286,118 +262,65 @@ impl Auth {
             None => validation.validate_aud = false,
         }
         validation.set_required_spec_claims(&required);
-        let data = decode::<Payload>(token, key, &validation)
-            .map_err(|error| Unauthorized::Invalid(why(error.kind())))?;
+        let data = decode::<Payload>(token, key, &validation).map_err(|error| {
+            let said = Unauthorized::Invalid(why(error.kind()));
+            match error.kind() {
+                ErrorKind::InvalidSignature => NotTaken::Key(said),
+                // It was signed, so it is worth a look at what its issuer has written.
+                ErrorKind::Json(_) => NotTaken::Token(wrong_sub(token).unwrap_or(said)),
+                _ => NotTaken::Token(said),
+            }
+        })?;
         let Payload { sub, exp, mut rest } = data.claims;
-        if sub.is_empty() || sub.len() > MAX_USER_ID_BYTES || sub.contains('\0') {
-            return Err(Unauthorized::UserId);
-        }
+        let sub = user_id(sub).map_err(NotTaken::Token)?;
         rest.insert("sub".to_owned(), sub.clone().into());
         let author = Arc::new(Author { user_id: sub, claims: rest });
         Ok(Identity { author, expires_at_s: exp })
     }
 }
 
-impl Jwks {
-    fn knows(&self, header: &Header) -> bool {
-        match &*self.keys.borrow() {
-            Keys::Known(keys) => keys.iter().any(|key| key.fits(header)),
-            Keys::Asked | Keys::Missing(_) => false,
-        }
-    }
-
-    /// Asks until there are keys, the less often the longer it takes.
-    async fn ask_until_known(&self) {
-        let (mut pause, mut said) = (JWKS_MIN_PAUSE, SaidOnce::default());
-        while !matches!(&*self.keys.borrow(), Keys::Known(_)) {
-            match self.source.read().await {
-                Ok(keys) => drop(self.keys.send_replace(Keys::Known(keys))),
-                Err(error) => {
-                    let why = error.to_string();
-                    if said.is_new(&why) {
-                        tracing::warn!("{why}; clients are told to come back until they are there");
-                    }
-                    self.keys.send_replace(Keys::Missing(why));
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(JWKS_MAX_PAUSE);
-                }
-            }
-        }
-        if !said.is_empty() {
-            tracing::info!("the keys of tokens are there");
-        }
-    }
-
-    /// Waits for the first answer of the issuer, whatever it is. Cancel safe.
-    async fn was_answered(&self) {
-        // The sender lives as long as we do.
-        drop(self.keys.subscribe().wait_for(|keys| !matches!(keys, Keys::Asked)).await);
-    }
-
-    /// The issuer may have a new key. Of many who come with it at once one asks, and the others wait
-    /// for the answer; keys that are made up must not make us a load on the issuer. An issuer that has never answered
-    /// is asked already.
-    async fn ask_again(&self, header: &Header) {
-        if !matches!(&*self.keys.borrow(), Keys::Known(_)) {
-            return;
-        }
-        let mut asked = self.asked.lock().await;
-        if self.knows(header) || asked.is_some_and(|at| at.elapsed() < JWKS_REFRESH) {
-            return;
-        }
-        *asked = Some(Instant::now());
-        // An issuer that does not answer leaves the old keys.
-        match self.source.read().await {
-            Ok(keys) => drop(self.keys.send_replace(Keys::Known(keys))),
-            Err(error) => tracing::warn!(%error, "cannot refresh the keys of tokens"),
-        }
-    }
+/// Why a token is not taken.
+enum NotTaken {
+    /// No key that is known has signed it.
+    Key(Unauthorized),
+    /// Whoever has signed it, it is not a good one.
+    Token(Unauthorized),
 }
 
-impl Key {
-    fn fits(&self, header: &Header) -> bool {
-        let same_id = header.kid.is_none() || self.id.is_none() || header.kid == self.id;
-        same_id && header.alg == self.algorithm
+/// The header of a token that says nothing that is not understood here.
+fn read_header(token: &str) -> Result<Header, Unauthorized> {
+    let invalid = |what: &str| Unauthorized::Invalid(what.to_owned());
+    let header = decode_header(token)
+        .map_err(|_| invalid("it is not a JWT, or its algorithm is none that is known"))?;
+    // What is named there must be understood or the token rejected (RFC 7515, 4.1.11), and nothing is.
+    if header.crit.is_some() {
+        return Err(invalid("its `crit` asks for something that this server does not know"));
     }
-
-    fn of(jwk: &Jwk) -> Option<Key> {
-        if matches!(jwk.common.public_key_use, Some(PublicKeyUse::Encryption)) {
-            return None;
-        }
-        let algorithm = match &jwk.algorithm {
-            AlgorithmParameters::RSA(_) => Algorithm::RS256,
-            AlgorithmParameters::EllipticCurve(curve) if curve.curve == EllipticCurve::P256 => {
-                Algorithm::ES256
-            }
-            AlgorithmParameters::OctetKeyPair(_) => Algorithm::EdDSA,
-            _ => return None,
-        };
-        let declared = jwk.common.key_algorithm;
-        if declared.is_some_and(|declared| declared.to_string() != format!("{algorithm:?}")) {
-            return None;
-        }
-        let key = DecodingKey::from_jwk(jwk).ok()?;
-        Some(Key { id: jwk.common.key_id.clone(), algorithm, key })
-    }
+    Ok(header)
 }
 
-impl Source {
-    async fn read(&self) -> Result<Vec<Key>, KeysError> {
-        let (from, text) = match self {
-            Source::File(path) => (path.display().to_string(), read_file(path).await),
-            Source::Url(url) => (shown(url), fetch(url).await),
-        };
-        let fail = |why: String| KeysError { from: from.clone(), why };
-        let set: KeySet = serde_json::from_slice(&text.map_err(&fail)?)
-            .map_err(|error| fail(format!("not a JWKS: {error}")))?;
-        // One by one: keys of kinds that are not known stand beside the others (RFC 7517, 5).
-        let readable = set.keys.into_iter().filter_map(|key| serde_json::from_value(key).ok());
-        let keys: Vec<Key> = readable.filter_map(|jwk| Key::of(&jwk)).collect();
-        if keys.is_empty() {
-            return Err(fail("it has no key for RS256, ES256 or EdDSA".to_owned()));
+/// The user's id, of a `sub`.
+fn user_id(sub: Option<Value>) -> Result<String, Unauthorized> {
+    let kind = match sub {
+        Some(Value::String(sub)) => {
+            let fits = !sub.is_empty() && sub.len() <= MAX_USER_ID_BYTES && !sub.contains('\0');
+            return if fits { Ok(sub) } else { Err(Unauthorized::UserId) };
         }
-        Ok(keys)
-    }
+        None | Some(Value::Null) => {
+            return Err(Unauthorized::Invalid("`sub` is missing".to_owned()));
+        }
+        Some(Value::Number(_)) => "a number",
+        Some(Value::Bool(_)) => "a boolean",
+        Some(Value::Array(_)) => "a list",
+        Some(Value::Object(_)) => "an object",
+    };
+    Err(Unauthorized::NotText(kind))
+}
+
+/// What is wrong with the `sub` of a token whose claims are none, if that is it.
+fn wrong_sub(token: &str) -> Option<Unauthorized> {
+    let claims = insecure_decode::<Map<String, Value>>(token).ok()?.claims;
+    user_id(claims.get("sub").cloned()).err()
 }
 
 /// Seconds since 1970, perhaps with a fraction (RFC 7519, 2), which is cut off.
@@ -425,46 +348,6 @@ fn why(kind: &ErrorKind) -> String {
         ErrorKind::InvalidClaimFormat(claim) => format!("`{claim}` is not what it must be"),
         _ => "it cannot be read".to_owned(),
     }
-}
-
-async fn read_file(path: &Path) -> Result<Vec<u8>, String> {
-    tokio::fs::read(path).await.map_err(|error| error.to_string())
-}
-
-/// A URL without what may be secret in it.
-fn shown(url: &str) -> String {
-    match reqwest::Url::parse(url) {
-        Ok(url) => {
-            let host = url.host_str().unwrap_or_default();
-            let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
-            format!("{}://{host}{port}{}", url.scheme(), url.path())
-        }
-        Err(_) => url.split(['?', '#']).next().unwrap_or_default().to_owned(),
-    }
-}
-
-async fn fetch(url: &str) -> Result<Vec<u8>, String> {
-    // Installed already is as good.
-    drop(rustls::crypto::ring::default_provider().install_default());
-    let client = reqwest::Client::builder()
-        .timeout(JWKS_TIMEOUT)
-        .redirect(reqwest::redirect::Policy::limited(3))
-        .build()
-        .map_err(|error| error.to_string())?;
-    let mut response = client
-        .get(url)
-        .send()
-        .await
-        .and_then(reqwest::Response::error_for_status)
-        .map_err(|error| error.without_url().to_string())?;
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|e| e.without_url().to_string())? {
-        if body.len() + chunk.len() > JWKS_BYTES {
-            return Err(format!("it is larger than {JWKS_BYTES} bytes"));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
 }
 
 /// A token of HS256 for development and tests.

@@ -5,24 +5,31 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use bytes::Bytes;
-use futures_util::{FutureExt, SinkExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
+use rowtide_protocol::ErrorCode;
 use tokio::time::{sleep_until, timeout};
-use tokio_tungstenite::tungstenite::{self, Error, error::ProtocolError};
+use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 use crate::auth::{Identity, TokenError};
 use crate::claims::Entry;
 use crate::conversation::{ClaimRequest, Conversation, Effect, Ending, Input, Known, NoClaim};
 use crate::engines::{EngineSession, NotServing};
+use crate::gate::{Socket, TooLong};
 use crate::gateway::Services;
-use crate::limits::{FLUSH_BYTES, GOODBYE_TIMEOUT, LONGEST_WAIT, STOP_MESSAGES, WRITE_TIMEOUT};
+use crate::limits::{
+    FLUSH_BYTES, GOODBYE_TIMEOUT, LONGEST_WAIT, MESSAGES_PER_SECOND, STOP_MESSAGES, WRITE_TIMEOUT,
+};
 use crate::outlet::Outlet;
+use crate::pace::Pace;
 use crate::registry::Sharing;
 use crate::scheduler::Broken;
 use crate::send_queue::{Delivery, Step};
-use crate::telemetry;
+use crate::telemetry::{self, Limit};
 use crate::writer::Queue;
 
 /// What a session is given to say, as it takes it from its outlet.
@@ -98,7 +105,11 @@ enum Over {
 }
 
 struct Connection<C: Conversation> {
-    socket: WebSocket,
+    socket: Socket,
+    /// How fast the client may send.
+    pace: Pace,
+    /// Whether the client was let in.
+    let_in: bool,
     shared: Arc<Services>,
     conversation: C,
     effects: Vec<Effect>,
@@ -120,7 +131,7 @@ struct Connection<C: Conversation> {
 
 /// What happened.
 enum Event {
-    Message(Option<Result<Message, axum::Error>>),
+    Message(Option<Result<Message, Error>>),
     Answer(Answer),
     More,
     Broken(Broken),
@@ -130,13 +141,15 @@ enum Event {
 }
 
 /// Carries a conversation over a socket until it ends.
-pub(crate) async fn serve<C>(socket: WebSocket, shared: Arc<Services>, conversation: C)
+pub(crate) async fn serve<C>(socket: Socket, shared: Arc<Services>, conversation: C)
 where
     C: Conversation,
     C::Said: Saying,
 {
     let mut connection = Connection {
         socket,
+        pace: Pace::new(MESSAGES_PER_SECOND, Duration::from_secs(1)),
+        let_in: false,
         shared,
         conversation,
         effects: Vec::new(),
@@ -196,6 +209,10 @@ where
     async fn step(&mut self, input: Input<'_, C::Said>) -> Result<(), Over> {
         let now = self.shared.clock.now();
         self.conversation.step(input, &now, &mut self.effects);
+        if !self.let_in && self.conversation.has_let_in() {
+            self.let_in = true;
+            self.socket.get_mut().open();
+        }
         for effect in std::mem::take(&mut self.effects) {
             self.carry(effect).await?;
         }
@@ -206,10 +223,13 @@ where
     async fn wait(&mut self) -> Event {
         let clock = &self.shared.clock;
         let deadline = self.conversation.deadline();
-        let at = clock.instant(deadline.unwrap_or_else(|| clock.time() + LONGEST_WAIT));
+        let rests = self.pace.rests_until(clock.time());
+        let at = deadline.into_iter().chain(rests).min();
+        let at = clock.instant(at.unwrap_or_else(|| clock.time() + LONGEST_WAIT));
+        let reads = rests.is_none() && self.conversation.reads();
         let more = self.more;
         tokio::select! {
-            message = self.socket.recv(), if self.conversation.reads() => Event::Message(message),
+            message = self.socket.next(), if reads => Event::Message(message),
             answer = wait_for(self.answer.as_mut()) => Event::Answer(answer),
             () = filled(self.session.as_ref(), more) => Event::More,
             broken = broken(self.queue.as_mut()) => Event::Broken(broken),
@@ -241,18 +261,29 @@ where
             Event::More => self.say().await,
             Event::Broken(broken) => self.step(Input::Broken(broken)).await,
             Event::Superseded => self.step(Input::Superseded).await,
-            Event::Clock => self.step(Input::Clock).await,
+            // It may be the pace that was waited for.
+            Event::Clock => match self.conversation.deadline() {
+                Some(deadline) if deadline <= self.shared.clock.time() => {
+                    self.step(Input::Clock).await
+                }
+                _ => Ok(()),
+            },
             Event::Stop => self.stop().await,
         }
     }
 
-    async fn hear(&mut self, message: Option<Result<Message, axum::Error>>) -> Result<(), Over> {
+    async fn hear(&mut self, message: Option<Result<Message, Error>>) -> Result<(), Over> {
+        let now = self.shared.clock.time();
+        self.pace.take(now);
+        if self.pace.rests_until(now).is_some() {
+            telemetry::limited(Limit::Messages);
+        }
         match message {
             Some(Ok(Message::Text(text))) => self.step(Input::Text(&text)).await,
             Some(Ok(Message::Binary(_))) => self.step(Input::Binary).await,
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => self.step(Input::Heard).await,
-            Some(Ok(Message::Close(_))) | None => Err(Over::Gone),
-            Some(Err(error)) => match unreadable(error) {
+            Some(Ok(Message::Close(_) | Message::Frame(_))) | None => Err(Over::Gone),
+            Some(Err(error)) => match unreadable(&error) {
                 None => Err(Over::Gone),
                 Some(why) => self.step(Input::Unreadable(why)).await,
             },
@@ -284,7 +315,7 @@ where
             if !self.conversation.reads() {
                 break;
             }
-            let arrived = tokio::task::unconstrained(self.socket.recv()).now_or_never();
+            let arrived = tokio::task::unconstrained(self.socket.next()).now_or_never();
             let Some(message) = arrived else { break };
             self.hear(message).await?;
         }
@@ -331,6 +362,7 @@ where
                     self.inputs.push_back(Input::Full(Box::new(mutation)));
                 }
             }
+            Effect::Limited(limit) => telemetry::limited(limit),
             Effect::End(ending) => return Err(Over::Ended(ending)),
         }
         Ok(())
@@ -354,19 +386,24 @@ where
             None => telemetry::rejected(code),
         }
         self.entry = None;
-        tracing::debug!(code = code.as_str(), message, "a session ends");
+        // What is wrong with a message may be told in its own words, and is the client's affair.
+        let why = Some(message).filter(|_| code != ErrorCode::BadRequest);
+        tracing::debug!(code = code.as_str(), why, "a session ends");
         // A reason has at most 123 bytes (RFC 6455, 5.5); the code says enough.
-        let close =
-            CloseFrame { code: code.close_code(), reason: Utf8Bytes::from_static(code.as_str()) };
+        let close = CloseFrame {
+            code: code.close_code().into(),
+            reason: Utf8Bytes::from_static(code.as_str()),
+        };
+        self.socket.get_mut().leave();
         let goodbye = async {
             self.socket.send(Message::Close(Some(close))).await?;
-            while let Some(Ok(message)) = self.socket.recv().await {
+            while let Some(Ok(message)) = self.socket.next().await {
                 if let Message::Text(text) = message {
                     // It is over already.
                     drop(self.step(Input::Text(&text)).await);
                 }
             }
-            Ok::<_, axum::Error>(())
+            Ok::<_, Error>(())
         };
         // Whether the client hears it is up to the client.
         drop(timeout(GOODBYE_TIMEOUT, goodbye).await);
@@ -410,16 +447,18 @@ fn text(frame: Bytes) -> Message {
 }
 
 /// What to say of a frame that cannot be read; nothing if the connection is gone.
-fn unreadable(error: axum::Error) -> Option<String> {
-    let inner = error.into_inner();
-    match inner.downcast_ref::<tungstenite::Error>() {
-        Some(
-            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)
-            | Error::Io(_)
-            | Error::ConnectionClosed
-            | Error::AlreadyClosed,
-        )
-        | None => None,
-        Some(broken) => Some(format!("the message cannot be read: {broken}")),
+fn unreadable(error: &Error) -> Option<String> {
+    if let Error::Io(error) = error
+        && let Some(too_long) = error.get_ref().and_then(|error| error.downcast_ref::<TooLong>())
+    {
+        telemetry::limited(Limit::FirstMessage);
+        return Some(too_long.to_string());
+    }
+    match error {
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)
+        | Error::Io(_)
+        | Error::ConnectionClosed
+        | Error::AlreadyClosed => None,
+        broken => Some(format!("the message cannot be read: {broken}")),
     }
 }

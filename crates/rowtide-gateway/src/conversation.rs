@@ -19,6 +19,7 @@ use crate::now::Now;
 use crate::rate::Verdict;
 use crate::registry::{KnownNumbers, Sharing};
 use crate::scheduler::Broken;
+use crate::telemetry::Limit;
 
 /// What happens to a conversation. `S` is what it is given to say.
 #[derive(Debug)]
@@ -74,6 +75,8 @@ pub enum Effect {
     Rate(Arc<Author>, usize, Duration),
     /// Put a mutation into the client's queue.
     Push(Box<Mutation>),
+    /// This limit holds the client up.
+    Limited(Limit),
     /// End, and say why if there is something to say and somebody to hear it. Nothing is sent after it.
     End(Option<Ending>),
 }
@@ -218,6 +221,10 @@ pub trait Conversation: Send + 'static {
 
     /// When it wants [`Input::Clock`].
     fn deadline(&self) -> Option<Duration>;
+
+    /// Whether it is known who the client is, and that they may be here. Until then a message is a small one, and
+    /// nothing is read behind the first.
+    fn has_let_in(&self) -> bool;
 
     /// Whether messages of the client are read. What is not read stays with the client, which notices.
     fn reads(&self) -> bool;

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use rowtide_engine::{Place, Slice, ViewRows};
+use rowtide_plan::map::IdMap;
 use rowtide_plan::plan::Plan;
 use rowtide_protocol::snapshot_frame;
-use rustc_hash::FxHashMap;
 
 use crate::garbage::Garbage;
 
@@ -20,7 +20,7 @@ pub const FRAME_BYTES: usize = 64 * 1024;
 pub struct SnapshotFrames {
     /// Taken out when it is dropped, and only then.
     rows: Option<Arc<ViewRows>>,
-    made: Mutex<FxHashMap<Place, Weak<Made>>>,
+    made: Mutex<IdMap<Place, Weak<Made>>>,
     garbage: Garbage,
 }
 
@@ -93,7 +93,7 @@ impl SnapshotFrames {
         self.lock().values().filter(|made| made.strong_count() > 0).count()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, FxHashMap<Place, Weak<Made>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, IdMap<Place, Weak<Made>>> {
         // A map of what can be made again: a panic elsewhere cannot spoil it.
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }

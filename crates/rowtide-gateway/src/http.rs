@@ -1,20 +1,150 @@
-//! The way in: the upgrade of `/sync`, and of any other path where a conversation is to be held.
+//! The way in: the upgrade of `/sync`, and of any other path where a conversation is to be held. The handshake is
+//! done here (RFC 6455, 4.2) because the socket is read through a [`Gate`](crate::gate) until its client is let in.
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
-use axum::extract::ws::{WebSocket, WebSocketUpgrade};
-use axum::http::{HeaderMap, header};
-use axum::response::Response;
+use axum::body::Body;
+use axum::extract::{FromRequestParts, State};
+use axum::http::header::{
+    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use futures_util::{SinkExt, StreamExt};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
 use rowtide_protocol::SUBPROTOCOL;
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use crate::connection::{self, Saying};
 use crate::conversation::Conversation;
+use crate::gate::{Gate, Socket};
 use crate::gateway::Gateway;
-use crate::limits::READ_BUFFER_BYTES;
+use crate::http_server::Seat;
+use crate::limits::{FIRST_MESSAGE_BYTES, GOODBYE_TIMEOUT, READ_BUFFER_BYTES};
 use crate::session::Session;
+
+/// A request to become a WebSocket.
+pub struct Upgrade {
+    on_upgrade: OnUpgrade,
+    accept: String,
+    /// The protocols that the client speaks.
+    offers: Vec<String>,
+    protocol: Option<&'static str>,
+    /// The connection's place, if the server counts them.
+    seat: Option<Arc<Seat>>,
+}
+
+/// A request is none to become a WebSocket.
+#[derive(Debug)]
+pub struct NoUpgrade(StatusCode, &'static str);
+
+impl IntoResponse for NoUpgrade {
+    fn into_response(self) -> Response {
+        (self.0, format!("{}\n", self.1)).into_response()
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
+    type Rejection = NoUpgrade;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Upgrade, NoUpgrade> {
+        let bad = |why| NoUpgrade(StatusCode::BAD_REQUEST, why);
+        if parts.method != Method::GET {
+            return Err(NoUpgrade(StatusCode::METHOD_NOT_ALLOWED, "a WebSocket begins with GET"));
+        }
+        let says = |name: HeaderName, what: &str| {
+            words(&parts.headers, &name).any(|word| word.eq_ignore_ascii_case(what))
+        };
+        if !says(CONNECTION, "upgrade") || !says(UPGRADE, "websocket") {
+            return Err(bad("clients connect with a WebSocket here"));
+        }
+        if !says(SEC_WEBSOCKET_VERSION, "13") {
+            return Err(bad("`Sec-WebSocket-Version` must be 13"));
+        }
+        let key = parts.headers.get(SEC_WEBSOCKET_KEY);
+        let key = key.ok_or(bad("`Sec-WebSocket-Key` is missing"))?;
+        let accept = derive_accept_key(key.as_bytes());
+        let offers = words(&parts.headers, &SEC_WEBSOCKET_PROTOCOL).map(str::to_owned).collect();
+        let seat = parts.extensions.get::<Arc<Seat>>().cloned();
+        let on_upgrade = parts.extensions.remove::<OnUpgrade>();
+        let on_upgrade = on_upgrade.ok_or(bad("this connection cannot become a WebSocket"))?;
+        Ok(Upgrade { on_upgrade, accept, offers, protocol: None, seat })
+    }
+}
+
+/// The words of a header, which are separated by commas.
+fn words<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim)
+}
+
+impl Upgrade {
+    /// Says that the conversation is in this protocol, if the client offers it.
+    #[must_use]
+    pub fn protocol(mut self, protocol: &'static str) -> Upgrade {
+        self.protocol = self.offers.iter().any(|offer| offer == protocol).then_some(protocol);
+        self
+    }
+
+    /// Answers, and closes the socket with this code and reason.
+    pub fn turn_away(self, code: u16, reason: &'static str) -> Response {
+        self.answer(FIRST_MESSAGE_BYTES, async move |mut socket: Socket| {
+            let reason = Utf8Bytes::from_static(reason);
+            socket.get_mut().leave();
+            let goodbye = async {
+                let close = CloseFrame { code: code.into(), reason };
+                drop(socket.send(Message::Close(Some(close))).await);
+                while let Some(Ok(_)) = socket.next().await {}
+            };
+            // Whether the client hears it is up to the client.
+            drop(timeout(GOODBYE_TIMEOUT, goodbye).await);
+        })
+    }
+
+    /// Answers, and does with the socket what `talk` does. Messages have at most `limit` bytes.
+    fn answer<F>(self, limit: usize, talk: impl FnOnce(Socket) -> F + Send + 'static) -> Response
+    where
+        F: Future<Output = ()> + Send,
+    {
+        let Upgrade { on_upgrade, accept, protocol, seat, .. } = self;
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER_BYTES)
+            // Frames are written out with every flush; a buffer would only be kept for nothing.
+            .write_buffer_size(0)
+            .max_write_buffer_size(usize::MAX)
+            .max_message_size(Some(limit))
+            .max_frame_size(Some(limit));
+        tokio::spawn(async move {
+            // The connection counts for as long as the socket is open.
+            let _seat = seat;
+            // A client that is gone already is no news.
+            let Ok(upgraded) = on_upgrade.await else { return };
+            let gate = Gate::new(TokioIo::new(upgraded), FIRST_MESSAGE_BYTES);
+            talk(WebSocketStream::from_raw_socket(gate, Role::Server, Some(config)).await).await;
+        });
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        if let Ok(accept) = HeaderValue::try_from(accept) {
+            headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+        }
+        if let Some(protocol) = protocol {
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+        }
+        response
+    }
+}
 
 impl Gateway {
     /// The route `/sync`.
@@ -25,7 +155,7 @@ impl Gateway {
     /// Answers an upgrade, and holds a conversation over its socket. `begin` makes it when the socket is there.
     pub fn converse<C>(
         &self,
-        upgrade: WebSocketUpgrade,
+        upgrade: Upgrade,
         begin: impl FnOnce(&Gateway) -> C + Send + 'static,
     ) -> Response
     where
@@ -34,19 +164,11 @@ impl Gateway {
     {
         let gateway = self.clone();
         let tracker = self.shared.sessions.clone();
-        let talk = async move |socket: WebSocket| {
+        upgrade.answer(self.shared.limits.message_bytes, async move |socket| {
             let conversation = begin(&gateway);
-            connection::serve(socket, Arc::clone(&gateway.shared), conversation).await;
-        };
-        let limit = self.shared.limits.message_bytes;
-        upgrade
-            .read_buffer_size(READ_BUFFER_BYTES)
-            // Frames are written out with every flush; a buffer would only be kept for nothing.
-            .write_buffer_size(0)
-            .max_write_buffer_size(usize::MAX)
-            .max_message_size(limit)
-            .max_frame_size(limit)
-            .on_upgrade(move |socket| tracker.track_future(talk(socket)))
+            let shared = Arc::clone(&gateway.shared);
+            tracker.track_future(connection::serve(socket, shared, conversation)).await;
+        })
     }
 }
 
@@ -61,13 +183,9 @@ pub fn bearer(headers: &HeaderMap) -> Option<String> {
         .map(|(_, token)| token.trim().to_owned())
 }
 
-async fn sync(
-    State(gateway): State<Gateway>,
-    headers: HeaderMap,
-    upgrade: WebSocketUpgrade,
-) -> Response {
+async fn sync(State(gateway): State<Gateway>, headers: HeaderMap, upgrade: Upgrade) -> Response {
     let token = bearer(&headers);
-    gateway.converse(upgrade.protocols([SUBPROTOCOL]), move |gateway| {
+    gateway.converse(upgrade.protocol(SUBPROTOCOL), move |gateway| {
         let now = gateway.shared.clock.now();
         Session::new(gateway.shared.limits, token, gateway.plan(), &now)
     })

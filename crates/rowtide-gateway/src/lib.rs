@@ -1,11 +1,12 @@
 //! The gateway serves clients. It follows the feed with engines, each at its own pace, loads the rows that they
 //! need, keeps the sessions of clients, and applies their mutations. What decides is in pure cores (inputs in,
 //! effects out): the engine's [`worker`], the [`send_queue`], the [`session`], the [`registry`], the [`scheduler`] of
-//! mutations, the [`rate`]; beside each is a thin shell that carries its effects. The simulation runs the cores.
+//! mutations, the [`rate`], the [`admission`] of connections, the [`gate`] of strangers; beside each is a thin shell that carries its effects. The simulation runs the cores.
 //!
 //! Entry points: [`Gateway::start`] puts all of it together, `connection.rs` is the loop of one socket, `engines.rs`
 //! follows the feed's generations.
 
+pub mod admission;
 pub mod auth;
 mod claims;
 mod connection;
@@ -14,13 +15,16 @@ mod engine_thread;
 mod engines;
 pub mod frames;
 pub mod garbage;
+pub mod gate;
 mod gateway;
 mod health;
 mod http;
+mod http_server;
 pub mod limits;
 mod loads;
 mod now;
 mod outlet;
+pub mod pace;
 pub mod progress;
 pub mod rate;
 pub mod registry;
@@ -37,6 +41,8 @@ pub use connection::Saying;
 pub use engines::{NotServing, OpenRequest};
 pub use gateway::{Gateway, GatewayOptions};
 pub use health::EnginesHealth;
-pub use http::bearer;
+pub use http::{NoUpgrade, Upgrade, bearer};
+pub use http_server::serve;
 pub use now::Now;
 pub use outlet::Outlet;
+pub use telemetry::Limit;

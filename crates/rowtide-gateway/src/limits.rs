@@ -84,6 +84,62 @@ pub const CLAIM_BATCH: usize = 2_000;
 /// How long claiming a client id may take before the client is told `unavailable`.
 pub const CLAIM_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The largest message before `connect` is accepted, in bytes: it holds a token and little else.
+pub const FIRST_MESSAGE_BYTES: usize = 32 << 10;
+/// How many messages of any kind, pings of WebSocket among them, one connection may send at once, and in each
+/// second from then on; what is more is read later.
+pub const MESSAGES_PER_SECOND: u32 = 2_000;
+/// How many `auth` one session may send at once, and in each minute from then on; what is more is looked at later.
+pub const AUTH_PER_MINUTE: u32 = 10;
+/// How many connections there may be, if as many files may be open.
+pub const CONNECTIONS: usize = 100_000;
+/// How many open files are left to everything but connections of clients.
+pub const OTHER_FILES: usize = 256;
+/// How many connections that are over a limit are kept at a time, to be asked for health and metrics; a newer one
+/// takes the place of the oldest.
+pub const HEALTH_CONNECTIONS: usize = 64;
+/// How long the head of a request may take.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a request and its answer may take in all, from when the connection was accepted. A connection takes one
+/// request; a WebSocket has time-outs of its own.
+pub const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same for a connection that is over a limit.
+pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+/// The largest head of a request, in bytes; a token may be in it.
+pub const HEAD_BYTES: usize = 32 << 10;
+/// How often it is said in the log that a limit of connections is reached, at the most.
+pub const LIMIT_LOG: Duration = Duration::from_secs(60);
+/// How long nothing is accepted after the system could not.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// How old the keys of an issuer become before they are fetched again: so long is a key accepted that was taken out.
+pub const JWKS_MAX_AGE: Duration = Duration::from_secs(300);
+/// The shortest RSA key, in bits (RFC 7518, 3.3).
+pub const MIN_RSA_BITS: usize = 2_048;
+
+/// How many connections there may be, and how long one may take for its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// In all.
+    pub connections: usize,
+    /// From one address, of IPv6 from one /64; 0: any number.
+    pub per_address: usize,
+    /// For the head of the request.
+    pub head_timeout: Duration,
+    /// For the request and its answer in all; a WebSocket has time-outs of its own.
+    pub http_timeout: Duration,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> ConnectionLimits {
+        ConnectionLimits {
+            connections: CONNECTIONS,
+            per_address: 0,
+            head_timeout: HEAD_TIMEOUT,
+            http_timeout: HTTP_TIMEOUT,
+        }
+    }
+}
+
 /// What one client, or one user, may ask of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientLimits {

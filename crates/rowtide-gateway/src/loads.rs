@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use rowtide_engine::{Load, Loaded, TopicRows};
 use rowtide_feed::Feed;
+use rowtide_plan::map::SeededMap;
 use rowtide_plan::plan::{BranchId, Plan};
 use rowtide_plan::row::Topic;
 use rowtide_postgres::connect::ConnectOptions;
 use rowtide_postgres::load::{LoadError, Loader};
 use rowtide_postgres::said_once::SaidOnce;
-use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -127,7 +127,7 @@ impl LoadCounts {
         if unreadable.is_empty() && failed.is_empty() {
             return;
         }
-        let branches: FxHashSet<BranchId> = topics.iter().map(|topic| topic.branch).collect();
+        let branches: BTreeSet<BranchId> = topics.iter().map(|topic| topic.branch).collect();
         for branch in branches {
             let table = &plan.table(plan.branch(branch).table).catalog.name;
             if !failed.contains_key(table) && unreadable.remove(table) {
@@ -165,11 +165,11 @@ impl LoaderTask {
             drop(waiting);
             let mut topics: Vec<Topic> = Vec::new();
             let mut before: Vec<TopicRows> = Vec::new();
-            let mut places: FxHashMap<Topic, usize> = FxHashMap::default();
+            let mut places: SeededMap<Topic, usize> = SeededMap::default();
             let loads = merged.iter_mut().map(|request| &mut request.load);
             let all = loads.flat_map(|load| load.topics.iter().zip(load.before.drain(..)));
             for (topic, rows) in all {
-                places.entry(topic.clone()).or_insert_with(|| {
+                places.or_insert_with(topic.clone(), || {
                     topics.push(topic.clone());
                     before.push(rows);
                     topics.len() - 1
@@ -203,8 +203,11 @@ impl LoaderTask {
             counts.rows.fetch_add(rows as u64, Ordering::Relaxed);
             let loaded = loaded.topics;
             for mut request in merged {
-                let rows =
-                    request.load.topics.iter().map(|topic| loaded.rows[places[topic]].clone());
+                let rows = request
+                    .load
+                    .topics
+                    .iter()
+                    .map(|topic| loaded.rows[*places.get(topic)?].clone());
                 let answer = Loaded {
                     snapshot: loaded.snapshot.clone(),
                     position: loaded.position,

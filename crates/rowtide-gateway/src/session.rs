@@ -20,13 +20,16 @@ use crate::conversation::{
 };
 use crate::engines::OpenRequest;
 use crate::limits::{
-    CONNECT_TIMEOUT, ClientLimits, FULL_PATIENCE, FULL_RETRY, LONGEST_WAIT, RATE_PATIENCE,
+    AUTH_PER_MINUTE, CONNECT_TIMEOUT, ClientLimits, FULL_PATIENCE, FULL_RETRY, LONGEST_WAIT,
+    RATE_PATIENCE,
 };
 use crate::now::Now;
+use crate::pace::Pace;
 use crate::rate::Verdict;
 use crate::registry::{KnownNumbers, Sharing};
 use crate::scheduler::Broken;
 use crate::send_queue::Delivery;
+use crate::telemetry::Limit;
 
 /// A session. See the module.
 #[derive(Debug)]
@@ -71,6 +74,8 @@ struct Live {
     /// Every mutation up to this number was acknowledged.
     acked: u64,
     reading: Reading,
+    /// How often it may bring a token.
+    tokens: Pace,
     /// When what was handed to the queue last was first.
     pushed_at: Duration,
     stopping: Option<Stopping>,
@@ -84,6 +89,8 @@ enum Reading {
     Open,
     /// A new token is being checked.
     Token,
+    /// There were so many that this one is checked then.
+    TokenLater(String, Duration),
     /// The user's rate is asked for a mutation.
     Rate(Box<Mutation>),
     /// A mutation is over the rate until then.
@@ -268,6 +275,7 @@ impl Session {
             acked: known.last_mutation,
             known,
             reading: Reading::Open,
+            tokens: Pace::new(AUTH_PER_MINUTE, Duration::from_secs(60)),
             pushed_at: Duration::ZERO,
             stopping: None,
             // At once, so that the next one is found.
@@ -300,6 +308,10 @@ impl Conversation for Session {
         }
     }
 
+    fn has_let_in(&self) -> bool {
+        matches!(self.phase, Phase::Live(_))
+    }
+
     fn reads(&self) -> bool {
         match &self.phase {
             Phase::Waiting { .. } => true,
@@ -327,7 +339,7 @@ impl Live {
             out.push(Effect::Heard);
         }
         match input {
-            Input::Text(text) => self.answer(text, limits, out)?,
+            Input::Text(text) => self.answer(text, limits, now, out)?,
             Input::Binary => return bad("messages are text frames, not binary ones"),
             Input::Said(delivery) => self.say(delivery, out)?,
             Input::Token(checked) => self.renew(checked.map_err(|error| Some(error.into()))?)?,
@@ -362,7 +374,7 @@ impl Live {
         let expires = now.time + self.identity.remaining(now.unix).min(LONGEST_WAIT);
         let mut deadline = match &self.reading {
             Reading::Open => pulse.deadline(),
-            Reading::Paused(_, until) => *until,
+            Reading::Paused(_, until) | Reading::TokenLater(_, until) => *until,
             Reading::Full { again_at, .. } => *again_at,
             Reading::Token | Reading::Rate(_) => expires,
         };
@@ -379,6 +391,10 @@ impl Live {
                 // It could not be heard meanwhile.
                 pulse.heard(now.time);
                 self.push(mutation, now.time, out);
+            }
+            Reading::TokenLater(token, until) if now.time >= until => {
+                pulse.heard(now.time);
+                self.check(token, now.time, out);
             }
             Reading::Full { mutation, since, again_at } if now.time >= again_at => {
                 pulse.heard(now.time);
@@ -424,14 +440,23 @@ impl Live {
         connected_frame(&self.identity.author.user_id, mode, *last_mutation, rejected, &tables)
     }
 
-    fn answer(&mut self, text: &str, limits: &ClientLimits, out: &mut Vec<Effect>) -> Outcome {
+    fn answer(
+        &mut self,
+        text: &str,
+        limits: &ClientLimits,
+        now: &Now,
+        out: &mut Vec<Effect>,
+    ) -> Outcome {
         match ClientMessage::parse(text).map_err(|error| refusal(error.0))? {
             ClientMessage::Ping => out.push(Effect::Send(pong_frame())),
             ClientMessage::Connect(_) => return bad("`connect` is said once"),
-            ClientMessage::Auth { token } => {
-                out.push(Effect::CheckToken(token));
-                self.reading = Reading::Token;
-            }
+            ClientMessage::Auth { token } => match self.tokens.rests_until(now.time) {
+                Some(until) => {
+                    out.push(Effect::Limited(Limit::Auth));
+                    self.reading = Reading::TokenLater(token, until);
+                }
+                None => self.check(token, now.time, out),
+            },
             ClientMessage::Mutate(mutate) => {
                 let mutation = self.read(mutate, text.len(), limits);
                 let (author, operations) = (Arc::clone(&mutation.author), mutation.operations);
@@ -440,6 +465,13 @@ impl Live {
             }
         }
         Ok(())
+    }
+
+    /// Has a new token checked.
+    fn check(&mut self, token: String, now: Duration, out: &mut Vec<Effect>) {
+        self.tokens.take(now);
+        out.push(Effect::CheckToken(token));
+        self.reading = Reading::Token;
     }
 
     /// Takes a new token.

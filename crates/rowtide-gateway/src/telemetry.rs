@@ -1,7 +1,7 @@
 //! What an operator can see of the gateway: counters, gauges and histograms. Every name stands here with its unit.
 //! Nothing waits for telemetry, and nothing of it can fail a request.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{counter, gauge, histogram};
 use rowtide_protocol::{ErrorCode, Lsn};
@@ -9,6 +9,12 @@ use tokio::time::Instant;
 
 use crate::health::EnginesHealth;
 
+/// Open connections, of HTTP and of WebSocket.
+const CONNECTIONS: &str = "rowtide_connections";
+/// How often a client was held up, or sent away, by a `limit`.
+const LIMITED: &str = "rowtide_limited_total";
+/// How old the keys of the issuer are, in seconds.
+const JWKS_AGE: &str = "rowtide_jwks_age_seconds";
 /// Connects that were answered, by `mode` (`snapshot`, `resume`) or refused, by code.
 const CONNECTS: &str = "rowtide_connects_total";
 /// Sessions that the server ended, by `code`.
@@ -47,6 +53,55 @@ const LOADED_ROWS: &str = "rowtide_loaded_rows_total";
 const POSITION: &str = "rowtide_position_lsn";
 /// Tables that loads could not read.
 const UNREADABLE_TABLES: &str = "rowtide_unreadable_tables";
+
+/// A limit that holds clients up, or sends them away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Connections in all.
+    Connections,
+    /// Connections from one address.
+    ConnectionsPerAddress,
+    /// Files that may be open.
+    OpenFiles,
+    /// The time of a request and its answer.
+    HttpTime,
+    /// The size of a message before `connect` is accepted.
+    FirstMessage,
+    /// Messages of one connection in a second.
+    Messages,
+    /// `auth` of one session in a minute.
+    Auth,
+}
+
+impl Limit {
+    /// Its name in metrics and in the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Limit::Connections => "max_connections",
+            Limit::ConnectionsPerAddress => "connections_per_address",
+            Limit::OpenFiles => "open_files",
+            Limit::HttpTime => "http_time",
+            Limit::FirstMessage => "first_message",
+            Limit::Messages => "messages",
+            Limit::Auth => "auth",
+        }
+    }
+}
+
+/// A client was held up, or sent away.
+pub(crate) fn limited(limit: Limit) {
+    counter!(LIMITED, "limit" => limit.as_str()).increment(1);
+}
+
+/// So many connections are open.
+pub(crate) fn connections(open: usize) {
+    gauge!(CONNECTIONS).set(open as f64);
+}
+
+/// The keys of the issuer are so old.
+pub(crate) fn jwks_age(age: Duration) {
+    gauge!(JWKS_AGE).set(age.as_secs_f64());
+}
 
 /// A connect was answered.
 pub(crate) fn connected(mode: &'static str) {

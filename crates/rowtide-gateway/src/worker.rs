@@ -13,8 +13,8 @@ use rowtide_engine::{
     SessionId, ViewRows,
 };
 use rowtide_feed::{Event, History};
+use rowtide_plan::map::IdMap;
 use rowtide_protocol::{ErrorCode, Lsn};
-use rustc_hash::FxHashMap;
 
 use crate::frames::SnapshotFrames;
 use crate::garbage::Garbage;
@@ -86,7 +86,7 @@ pub enum Request {
 #[derive(Debug)]
 pub struct Worker<S: Sink> {
     engine: Engine,
-    sinks: FxHashMap<SessionId, S>,
+    sinks: IdMap<SessionId, S>,
     outputs: Vec<Output>,
     requests: Vec<Request>,
     /// Sessions that are to be woken.
@@ -123,7 +123,7 @@ impl<S: Sink> Worker<S> {
     pub fn new(engine: Engine, garbage: Garbage, now: Duration) -> Worker<S> {
         Worker {
             engine,
-            sinks: FxHashMap::default(),
+            sinks: IdMap::default(),
             outputs: Vec::new(),
             requests: Vec::new(),
             filled: Vec::new(),

@@ -8,16 +8,13 @@ mod session;
 mod translate;
 
 use axum::Router;
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use rowtide_gateway::auth::TokenError;
-use rowtide_gateway::limits::GOODBYE_TIMEOUT;
-use rowtide_gateway::{Gateway, bearer};
+use rowtide_gateway::{Gateway, Upgrade, bearer};
 use serde::Deserialize;
-use tokio::time::timeout;
 
 pub use crate::session::OlderSession;
 
@@ -46,7 +43,7 @@ async fn connect(
     Path(user_id): Path<String>,
     Query(asks): Query<Asks>,
     headers: HeaderMap,
-    upgrade: WebSocketUpgrade,
+    upgrade: Upgrade,
 ) -> Response {
     let reject = |status: StatusCode, why: &str| (status, format!("{why}\n")).into_response();
     if asks.session_id.is_none_or(|id| id.is_empty()) {
@@ -57,7 +54,8 @@ async fn connect(
         return reject(StatusCode::BAD_REQUEST, "`protocolVersion` is not a number");
     };
     if version != VERSION {
-        return upgrade.on_upgrade(too_old);
+        let (code, reason) = TOO_OLD;
+        return upgrade.turn_away(code, reason);
     }
     let Some(token) = bearer(&headers).or(asks.access_token) else {
         return reject(StatusCode::UNAUTHORIZED, "a token is missing");
@@ -78,14 +76,4 @@ async fn connect(
         return reject(StatusCode::TOO_MANY_REQUESTS, "too many requests");
     }
     gateway.converse(upgrade, move |gateway| OlderSession::new(*gateway.limits(), identity))
-}
-
-async fn too_old(mut socket: WebSocket) {
-    let close = CloseFrame { code: TOO_OLD.0, reason: Utf8Bytes::from_static(TOO_OLD.1) };
-    let goodbye = async {
-        drop(socket.send(Message::Close(Some(close))).await);
-        while let Some(Ok(_)) = socket.recv().await {}
-    };
-    // Whether the client hears it is up to the client.
-    drop(timeout(GOODBYE_TIMEOUT, goodbye).await);
 }

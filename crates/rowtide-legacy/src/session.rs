@@ -282,6 +282,11 @@ impl Conversation for OlderSession {
         self.deadline
     }
 
+    fn has_let_in(&self) -> bool {
+        // Their token came with the upgrade.
+        true
+    }
+
     fn reads(&self) -> bool {
         matches!(self.phase, Phase::Live(_, None))
     }

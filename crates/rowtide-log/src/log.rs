@@ -1,7 +1,7 @@
 //! The writer's side: the one owner of the directory, which appends, prunes and begins anew. Readers
 //! see what is appended once it is durable.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -109,8 +109,8 @@ impl Log {
     pub fn open(options: LogOptions, identity: Identity) -> Result<Opened, LogError> {
         let dir = options.dir.clone();
         let at = |source: io::Error| LogError::io(&options, source);
-        fs::create_dir_all(&dir).map_err(at)?;
-        let lock = File::create(dir.join("lock")).map_err(at)?;
+        segment::make_private(&dir).map_err(at)?;
+        let lock = segment::private_file(&dir.join("lock")).map_err(at)?;
         let asked = Instant::now();
         while let Err(error) = lock.try_lock() {
             match error {

@@ -7,10 +7,10 @@ mod opening;
 use rowtide_feed::{
     Change, Changes, Event, Follower, History, HistoryQuery, PastError, Taken, Transaction,
 };
+use rowtide_plan::map::SeededSet;
 use rowtide_plan::plan::TableId;
 use rowtide_plan::row::Topic;
 use rowtide_protocol::Lsn;
-use rustc_hash::FxHashSet;
 use thiserror::Error;
 
 pub use opening::{Began, Header, Opening, Replaced, Unusable, Verdict};
@@ -135,7 +135,7 @@ pub fn to_append<'a>(end: &LogEnd, events: &'a [Event]) -> Result<Appending<'a>,
 #[derive(Debug)]
 pub struct Selection<'q> {
     query: &'q HistoryQuery,
-    topics: FxHashSet<&'q Topic>,
+    topics: SeededSet<&'q Topic>,
     up_to: Lsn,
     history: History,
 }

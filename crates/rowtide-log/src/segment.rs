@@ -15,10 +15,10 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 
 use rowtide_feed::codec::{Commit, decode_change, decode_commit, topic_hash};
+use rowtide_plan::map::SeededMap;
 use rowtide_plan::row::Topic;
 use rowtide_protocol::{Epoch, Lsn};
 use rusqlite::{Connection, OpenFlags, Row};
-use rustc_hash::FxHashMap;
 
 use self::files::{path_of, remove_database, wal_of};
 use crate::identity::Identity;
@@ -26,7 +26,7 @@ use crate::rules::{self, Header, LogEnd};
 
 pub use error::Damaged;
 pub(crate) use error::{SegmentError, Unreadable, Unusable};
-pub(crate) use files::{list, remove};
+pub(crate) use files::{list, make_private, private_file, remove};
 pub(crate) use writer::{SegmentWriter, first_time_us};
 
 /// The form of a segment (`user_version`). Records say their own version.
@@ -94,7 +94,7 @@ pub(crate) struct Tail {
     /// The changes behind this one are here.
     pub(crate) indexed: i64,
     /// By the topic's hash, in order.
-    pub(crate) changes: FxHashMap<i64, Vec<i64>>,
+    pub(crate) changes: SeededMap<i64, Vec<i64>>,
     /// Topics and changes altogether.
     pub(crate) entries: usize,
 }
@@ -128,6 +128,7 @@ impl Segment {
         let path = path_of(dir, number);
         let new = path.with_extension("new");
         remove_database(&new)?;
+        drop(private_file(&new)?);
         Segment::fill(&new, epoch, identity, after)?;
         fs::rename(&new, &path)?;
         fs::File::open(dir)?.sync_all()?;
@@ -351,7 +352,7 @@ pub(crate) fn hash(topic: &Topic) -> i64 {
 impl Tail {
     /// Changes come in order; a topic may come twice for one change.
     pub(crate) fn add(&mut self, topic: i64, change: i64) {
-        let changes = self.changes.entry(topic).or_default();
+        let changes = self.changes.or_insert_with(topic, Vec::new);
         if changes.last() != Some(&change) {
             changes.push(change);
             self.entries += 1;

@@ -14,6 +14,7 @@ pub mod filter;
 mod fingerprint;
 mod ids;
 mod json;
+pub mod map;
 pub mod plan;
 mod reach;
 pub mod row;

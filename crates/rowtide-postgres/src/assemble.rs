@@ -3,16 +3,15 @@
 //! Rows are encoded and routed here, once. A transaction that grows past a budget of bytes is not
 //! held: only the tables that it touched are remembered.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use rowtide_feed::{Acknowledgement, Change, Changes, Transaction};
 use rowtide_plan::encode::{Datum, EncodeError, RowEncoder};
+use rowtide_plan::map::{IdMap, SeededMap};
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::row::{Image, Row};
 use rowtide_protocol::{Lsn, Rejected};
-use rustc_hash::FxBuildHasher;
 use smallvec::SmallVec;
 use thiserror::Error;
 
@@ -69,7 +68,7 @@ pub struct Assembler {
     /// The schema of the table whose rows are acknowledgements.
     schema: String,
     max_bytes: usize,
-    relations: HashMap<u32, Known, FxBuildHasher>,
+    relations: IdMap<u32, Known>,
     open: Option<Open>,
 }
 
@@ -118,7 +117,7 @@ struct Open {
     acknowledgements: Vec<Arc<Acknowledgement>>,
     changes: Vec<Draft>,
     /// Where the change of a row is found, once there are many.
-    index: HashMap<(TableId, Bytes), usize, FxBuildHasher>,
+    index: SeededMap<(TableId, Bytes), usize>,
     bytes: usize,
     /// Set once the changes have been let go.
     too_large: Option<Vec<TableId>>,
@@ -133,7 +132,7 @@ impl Assembler {
     /// For the tables of `plan`; a transaction whose rows take more than `max_bytes` is not held. `schema` is
     /// that of Rowtide's own tables.
     pub fn new(plan: Arc<Plan>, schema: String, max_bytes: usize) -> Assembler {
-        Assembler { plan, schema, max_bytes, relations: HashMap::default(), open: None }
+        Assembler { plan, schema, max_bytes, relations: IdMap::default(), open: None }
     }
 
     /// Whether a transaction has begun and not ended: positions are then still those of the one before.
@@ -348,7 +347,8 @@ impl ClientColumns {
             Some(json) => match serde_json::from_str(json) {
                 Ok(rejected) => rejected,
                 Err(error) => {
-                    tracing::error!(client, %error, "the row of a client cannot be read");
+                    let kind = error.classify();
+                    tracing::error!(client, ?kind, "the row of a client cannot be read");
                     return None;
                 }
             },
@@ -380,7 +380,7 @@ impl Open {
             truncated: Vec::new(),
             acknowledgements: Vec::new(),
             changes: Vec::new(),
-            index: HashMap::default(),
+            index: SeededMap::default(),
             bytes: 0,
             too_large: None,
             unfit: Vec::new(),
@@ -477,7 +477,7 @@ impl Open {
                 tables.push(change.table);
             }
         }
-        self.index = HashMap::default();
+        self.index = SeededMap::default();
         self.too_large = Some(tables);
     }
 }

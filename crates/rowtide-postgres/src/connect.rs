@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio_postgres::config::Host;
+use tokio_postgres::error::DbError;
 use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -104,6 +105,34 @@ pub fn reason(error: &tokio_postgres::Error) -> String {
     while let Some(cause) = source {
         text = format!("{text}: {cause}");
         source = cause.source();
+    }
+    text
+}
+
+/// What an error of a statement over rows says, for the log: its message where that names things and not values.
+pub fn reason_without_values(error: &tokio_postgres::Error) -> String {
+    error.as_db_error().map_or_else(|| reason(error), message_without_values)
+}
+
+/// As [`reason_without_values`]. What a value is wrong with, which constraint it violates, and what functions of the
+/// application say, tells of rows; then it is the code, and the names that come with it.
+pub fn message_without_values(error: &DbError) -> String {
+    let code = error.code().code();
+    let is_of_values =
+        matches!(code.get(..2), Some("21" | "22" | "23" | "38" | "39" | "44" | "P0"));
+    let is_raised = error.routine() == Some("exec_stmt_raise");
+    if !is_of_values && !is_raised {
+        return error.message().to_owned();
+    }
+    let names = [
+        ("table", error.table()),
+        ("column", error.column()),
+        ("constraint", error.constraint()),
+        ("type", error.datatype()),
+    ];
+    let mut text = format!("SQLSTATE {code}");
+    for (what, name) in names {
+        name.iter().for_each(|name| text += &format!(", {what} `{name}`"));
     }
     text
 }

@@ -11,17 +11,19 @@ use futures_util::future::try_join_all;
 use futures_util::{TryStreamExt, pin_mut};
 use rowtide_engine::{InvalidSnapshot, Loaded, TopicRows, TransactionSnapshot};
 use rowtide_plan::encode::{Datum, EncodeError, RowEncoder};
+use rowtide_plan::map::{IdMap, SeededMap};
 use rowtide_plan::plan::{BranchId, Plan, TableId};
 use rowtide_plan::row::Topic;
 use rowtide_plan::sql::{load_sql, quote_table};
 use rowtide_protocol::{InvalidLsn, Lsn};
-use rustc_hash::FxHashMap;
 use thiserror::Error;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 
-use crate::connect::{ConnectError, ConnectOptions, TEXT_SETTINGS, connect, reason};
+use crate::connect::{
+    ConnectError, ConnectOptions, TEXT_SETTINGS, connect, reason, reason_without_values,
+};
 use crate::wal::{WalError, WalLayout, flush};
 
 /// Why a load did not arrive.
@@ -31,7 +33,7 @@ pub enum LoadError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// A query failed.
-    #[error("a load failed: {}", reason(.0))]
+    #[error("a load failed: {}", reason_without_values(.0))]
     Query(#[source] tokio_postgres::Error),
     /// The tables no longer have the plan's shape.
     #[error("a load does not fit the tables any more: {what}")]
@@ -197,7 +199,7 @@ async fn run(
     let sql = "SELECT pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text, \
                pg_current_wal_flush_lsn()::text";
     let head = client.query_typed(sql, &[]);
-    let mut by_branch: FxHashMap<BranchId, Vec<usize>> = FxHashMap::default();
+    let mut by_branch: BTreeMap<BranchId, Vec<usize>> = BTreeMap::new();
     for (index, topic) in topics.iter().enumerate() {
         by_branch.entry(topic.branch).or_default().push(index);
     }
@@ -290,7 +292,7 @@ async fn hold_against_plan(
     Ok(())
 }
 
-fn put(rows: &mut [Option<TopicRows>], body: FxHashMap<usize, TopicRows>) {
+fn put(rows: &mut [Option<TopicRows>], body: IdMap<usize, TopicRows>) {
     for (place, loaded) in body {
         rows[place] = Some(loaded);
     }
@@ -304,12 +306,12 @@ async fn load_branch(
     branch: BranchId,
     topics: &[Topic],
     places: &[usize],
-) -> Result<FxHashMap<usize, TopicRows>, LoadError> {
+) -> Result<IdMap<usize, TopicRows>, LoadError> {
     let table = plan.branch(branch).table;
     let columns = &plan.table(table).catalog.columns;
     let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
     let encoder = RowEncoder::new(plan, table, &names)?;
-    let by_topic: FxHashMap<&Topic, usize> =
+    let by_topic: SeededMap<&Topic, usize> =
         places.iter().map(|place| (&topics[*place], *place)).collect();
     let kind = plan.branch(branch).anchor_type(plan);
     let anchors: Option<Vec<String>> = kind.map(|kind| {
@@ -319,7 +321,7 @@ async fn load_branch(
         anchors.iter().map(|anchors| (anchors as &(dyn ToSql + Sync), Type::TEXT_ARRAY)).collect();
     let stream = client.query_typed_raw(&load_sql(plan, branch), parameter).await?;
     pin_mut!(stream);
-    let mut rows: FxHashMap<usize, TopicRows> = FxHashMap::default();
+    let mut rows: IdMap<usize, TopicRows> = IdMap::default();
     while let Some(row) = stream.try_next().await? {
         // Rows that are there already do not make it wait, and others share the thread.
         tokio::task::coop::consume_budget().await;

@@ -14,10 +14,14 @@ use rowtide_plan::explain::explain;
 use rowtide_plan::plan::Plan;
 use rowtide_postgres::connect::{ConnectOptions, Names, connect, reason};
 use rowtide_postgres::setup::setup;
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::application::{Application, fit, read_definition};
 use crate::config::Settings;
 use crate::dev::{self, DevOptions, interrupted};
+use crate::log_filter::without_values;
 use crate::mutate;
 use crate::said::said;
 use crate::server::{Server, ServerOptions};
@@ -152,16 +156,16 @@ fn allow_open_files() {
 }
 
 fn log(cli: &Cli) {
-    let filter = cli.log.as_deref().unwrap_or("info,tokio_postgres=warn");
-    let filter = tracing_subscriber::EnvFilter::new(filter);
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+    let filter = cli.log.as_deref().unwrap_or("info");
+    let writer = std::io::stderr;
+    let text = tracing_subscriber::fmt::layer()
+        .with_writer(writer)
         .with_ansi(std::io::stderr().is_terminal());
-    match cli.log_format {
-        LogFormat::Pretty => builder.with_target(false).init(),
-        LogFormat::Json => builder.json().init(),
-    }
+    let text = match cli.log_format {
+        LogFormat::Pretty => text.with_target(false).boxed(),
+        LogFormat::Json => text.json().boxed(),
+    };
+    tracing_subscriber::registry().with(without_values(filter, text)).init();
 }
 
 async fn execute(command: Command) -> Result<ExitCode> {

@@ -15,7 +15,7 @@ use thiserror::Error;
 use toml::Spanned;
 
 use crate::auth::AuthOptions;
-use crate::limits::{self, ClientLimits};
+use crate::limits::{self, ClientLimits, ConnectionLimits};
 
 /// The settings of a server, checked.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub struct Config {
     pub definition: PathBuf,
     /// Where to listen.
     pub listen: SocketAddr,
+    /// How many connections there may be.
+    pub connections: ConnectionLimits,
     /// How tokens are checked.
     pub auth: AuthOptions,
     /// How many engines run side by side.
@@ -73,6 +75,10 @@ pub struct Settings {
     /// A file or URL of the public keys of tokens (JWKS)
     #[arg(long, value_name = "FILE|URL")]
     pub jwks: Option<String>,
+    /// After how many seconds the public keys are read again, 10 to 86400: so long is a key taken that was taken out
+    /// [default: 300]
+    #[arg(long, value_name = "SECONDS")]
+    pub jwks_seconds: Option<String>,
     /// The `iss` that tokens must have
     #[arg(long, value_name = "TEXT")]
     pub issuer: Option<String>,
@@ -132,6 +138,14 @@ pub struct Settings {
     /// How many sessions one user may have at a time [default: 50]
     #[arg(long, value_name = "NUMBER")]
     pub sessions_per_user: Option<String>,
+    /// How many connections there may be, 1 to 1000000; fewer where the system allows fewer open files. Beyond it
+    /// only health and metrics are answered [default: 100000]
+    #[arg(long, value_name = "NUMBER")]
+    pub max_connections: Option<String>,
+    /// How many connections there may be from one address, 0 for any number: behind a proxy all have one
+    /// [default: 0]
+    #[arg(long, value_name = "NUMBER")]
+    pub connections_per_address: Option<String>,
 }
 
 /// Why the configuration cannot be used.
@@ -205,7 +219,7 @@ enum Scalar {
 
 impl Settings {
     /// Every setting by its name, in the order of `--help`.
-    fn fields(&mut self) -> [(&'static str, &mut Option<String>); 24] {
+    fn fields(&mut self) -> [(&'static str, &mut Option<String>); 27] {
         [
             ("database_url", &mut self.database_url),
             ("definition", &mut self.definition),
@@ -213,6 +227,7 @@ impl Settings {
             ("environment", &mut self.environment),
             ("token_secret", &mut self.token_secret),
             ("jwks", &mut self.jwks),
+            ("jwks_seconds", &mut self.jwks_seconds),
             ("issuer", &mut self.issuer),
             ("audience", &mut self.audience),
             ("engines", &mut self.engines),
@@ -231,6 +246,8 @@ impl Settings {
             ("prepared_statements", &mut self.prepared_statements),
             ("mutation_answer_seconds", &mut self.mutation_answer_seconds),
             ("sessions_per_user", &mut self.sessions_per_user),
+            ("max_connections", &mut self.max_connections),
+            ("connections_per_address", &mut self.connections_per_address),
         ]
     }
 
@@ -407,11 +424,35 @@ impl Settings {
             names,
             definition: self.definition_path(),
             listen,
+            connections: ConnectionLimits {
+                connections: number(
+                    "max_connections",
+                    &self.max_connections,
+                    limits::CONNECTIONS,
+                    1,
+                    1_000_000,
+                )?,
+                per_address: number(
+                    "connections_per_address",
+                    &self.connections_per_address,
+                    0,
+                    0,
+                    1_000_000,
+                )?,
+                ..ConnectionLimits::default()
+            },
             auth: AuthOptions {
                 secret: self.token_secret.clone(),
                 jwks: self.jwks.clone(),
                 issuer: self.issuer.clone(),
                 audience: self.audience.clone(),
+                jwks_age: Duration::from_secs(number(
+                    "jwks_seconds",
+                    &self.jwks_seconds,
+                    limits::JWKS_MAX_AGE.as_secs() as usize,
+                    10,
+                    86_400,
+                )? as u64),
             },
             engines: number("engines", &self.engines, cores, 1, 64)?,
             outbox_bytes: number("outbox_bytes", &self.outbox_bytes, outbox, 4096, 1 << 32)?,

@@ -7,6 +7,7 @@ pub mod config;
 pub mod dev;
 mod health;
 pub mod limits;
+pub mod log_filter;
 mod mutate;
 pub mod playground;
 mod said;

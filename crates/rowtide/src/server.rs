@@ -10,9 +10,9 @@ use axum::extract::State as Extract;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::serve::ListenerExt;
 use metrics_exporter_prometheus::PrometheusHandle;
 use rowtide_gateway::auth::AuthError;
+use rowtide_gateway::limits::{ConnectionLimits, OTHER_FILES};
 use rowtide_gateway::{Gateway, GatewayOptions};
 use rowtide_log::LogOptions;
 use rowtide_plan::definition::Definition;
@@ -41,6 +41,8 @@ pub struct ServerOptions {
     pub gateway: GatewayOptions,
     /// Where to listen; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// How many connections there may be; fewer where the system allows fewer open files.
+    pub connections: ConnectionLimits,
     /// The page of `rowtide dev`, which hands out tokens for anyone: for development alone.
     pub playground: Option<PlaygroundOptions>,
 }
@@ -67,6 +69,7 @@ impl ServerOptions {
             log: config.log,
             gateway,
             listen: config.listen,
+            connections: config.connections,
             playground: None,
         }
     }
@@ -91,6 +94,9 @@ pub enum ServerError {
         source: std::io::Error,
     },
 }
+
+/// What is answered whatever limit of connections is reached.
+const WATCHED: [&str; 3] = ["/health/live", "/health/ready", "/metrics"];
 
 /// What health and metrics look at.
 struct Pages {
@@ -159,19 +165,9 @@ impl Server {
                 .route("/metrics", get(metrics_page))
                 .with_state(Arc::clone(&state)),
         );
-        let listener = listener.tap_io(|stream| {
-            // A delay of small frames would be most of what a change takes to arrive.
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%error, "cannot turn off Nagle's algorithm");
-            }
-        });
-        let stopped = stop.clone().cancelled_owned();
-        let http = tokio::spawn(async move {
-            let served = axum::serve(listener, router).with_graceful_shutdown(stopped).await;
-            if let Err(error) = served {
-                tracing::error!(%error, "the HTTP server ended");
-            }
-        });
+        let limits = fitting(options.connections);
+        let served = rowtide_gateway::serve(listener, router, limits, &WATCHED, stop.clone());
+        let http = tokio::spawn(served);
         ends_if_it_fails.disarm();
         Ok(Server { address, state, replicator, http, stop, ends })
     }
@@ -229,6 +225,21 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(ACCEPT_BACKLOG)
+}
+
+/// Every connection is an open file, and others must be left for the database, the log and the system.
+fn fitting(limits: ConnectionLimits) -> ConnectionLimits {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
+    let most = files.saturating_sub(OTHER_FILES).max(1);
+    if most < limits.connections {
+        tracing::warn!(
+            files,
+            max_connections = limits.connections,
+            "only {most} connections are taken, because no more files may be open"
+        );
+    }
+    ConnectionLimits { connections: limits.connections.min(most), ..limits }
 }
 
 async fn index() -> &'static str {

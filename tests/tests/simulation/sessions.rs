@@ -237,6 +237,7 @@ impl World {
                 self.after(delay, Event::Answer(at, id, answer));
             }
             Effect::Heard => self.heard(at, id),
+            Effect::Limited(_) => {}
             Effect::Rate(author, operations, longest) => {
                 let now = self.time();
                 let rate = &mut self.servers[at.server].rate;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rowtide_feed::Changes;
+use rowtide_plan::map::IdSet;
 use rowtide_plan::plan::TableId;
 use rowtide_plan::row::Image;
-use rustc_hash::FxHashSet;
 
 use super::Engine;
 use crate::rows::Replaced;
@@ -34,7 +34,7 @@ impl Engine {
                 }
             }
         };
-        let ours: FxHashSet<TopicKey> = keys.iter().copied().collect();
+        let ours: IdSet<TopicKey> = keys.iter().copied().collect();
         for entry in self.loads.recent().iter() {
             let xid = entry.xid;
             let Some(transaction) = &entry.transaction else {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rowtide_feed::Acknowledgement;
+use rowtide_plan::map::{IdSet, SeededSet};
 use rowtide_plan::plan::TableId;
 use rowtide_plan::row::Row;
 use rowtide_protocol::Mode;
-use rustc_hash::FxHashSet;
 
 use super::{Engine, Output};
 use crate::message::Body;
@@ -158,7 +158,7 @@ impl Engine {
         &self,
         view: &View,
         touched: &[TouchedRow],
-        gained: &FxHashSet<TopicKey>,
+        gained: &IdSet<TopicKey>,
         shared: &mut Option<SharedBody>,
     ) -> Option<Arc<Message>> {
         let ([only], true) = (touched, gained.is_empty()) else {
@@ -192,9 +192,9 @@ impl Engine {
         Some(Message::new(cursor, changes, 1, self.commit_time_us))
     }
 
-    fn body(&self, view: &View, touched: &[TouchedRow], gained: &FxHashSet<TopicKey>) -> Body {
+    fn body(&self, view: &View, touched: &[TouchedRow], gained: &IdSet<TopicKey>) -> Body {
         let mut body = Body::default();
-        let mut said: FxHashSet<(TableId, Bytes)> = FxHashSet::default();
+        let mut said: SeededSet<(TableId, Bytes)> = SeededSet::default();
         for touched in touched {
             let row = self.visible_now(view, touched);
             if row.is_some() || touched.was_visible {

@@ -9,10 +9,10 @@
 use std::sync::Arc;
 
 use rowtide_feed::{Changes, History, Transaction};
+use rowtide_plan::map::SeededSet;
 use rowtide_plan::plan::{BranchId, TableId};
 use rowtide_plan::row::Topic;
 use rowtide_protocol::Lsn;
-use rustc_hash::FxHashSet;
 
 use super::{Engine, Output, Progress};
 use crate::resume::{HistoryId, MAX_RESUME_BYTES, MAX_RESUME_TICKS, Resume, STILL_TICKS};
@@ -20,6 +20,29 @@ use crate::sessions::Opening;
 use crate::topic::ViewKey;
 use crate::touched::Touched;
 use crate::view::{View, ViewPhase};
+
+/// The topics that a view reached at its cursor.
+#[derive(Default)]
+struct TopicsThen {
+    /// As they were found.
+    in_order: Vec<Topic>,
+    found: SeededSet<Topic>,
+}
+
+impl TopicsThen {
+    /// Whether the topic is a new one.
+    fn insert(&mut self, topic: &Topic) -> bool {
+        let is_new = self.found.insert(topic.clone());
+        if is_new {
+            self.in_order.push(topic.clone());
+        }
+        is_new
+    }
+
+    fn contains(&self, topic: &Topic) -> bool {
+        self.found.contains(topic)
+    }
+}
 
 impl Engine {
     /// A session came whose client has the rows of its view as of `from`.
@@ -32,7 +55,7 @@ impl Engine {
             is_too_much: false,
             tables: self.tables_behind(&reached),
             base: None,
-            known: FxHashSet::default(),
+            known: SeededSet::default(),
             asked: false,
             past: std::collections::BTreeMap::new(),
             since: Vec::new(),
@@ -77,11 +100,11 @@ impl Engine {
     fn resume_further(&mut self, key: ViewKey) {
         let view = &self.views[key];
         let Some(resume) = view.resume() else { return };
-        let mut then: FxHashSet<Topic> = FxHashSet::default();
+        let mut then = TopicsThen::default();
         let (mut unknown, mut unread) = (Vec::new(), Vec::new());
         let mut open = self.plan.reached(&view.claims);
         while let Some(topic) = open.pop() {
-            if !then.insert(topic.clone()) {
+            if !then.insert(&topic) {
                 continue;
             }
             let branch = self.plan.branch(topic.branch);
@@ -149,7 +172,7 @@ impl Engine {
 
     /// Puts the view into the state of one whose last message was made at the cursor, when it reached
     /// the topics `then`.
-    fn complete_resume(&mut self, key: ViewKey, then: &FxHashSet<Topic>) {
+    fn complete_resume(&mut self, key: ViewKey, then: &TopicsThen) {
         let Some(session) = self.views[key].resume().map(|resume| resume.opening.session) else {
             return;
         };
@@ -187,8 +210,12 @@ impl Engine {
             self.topics.find(topic).is_some_and(|key| view.reach.contains_key(&key))
         };
         let published = |topic: &Topic| self.plan.branch(topic.branch).published;
-        let lost: Vec<Topic> =
-            then.iter().filter(|topic| published(topic) && !reached(topic)).cloned().collect();
+        let lost: Vec<Topic> = then
+            .in_order
+            .iter()
+            .filter(|topic| published(topic) && !reached(topic))
+            .cloned()
+            .collect();
         lost.into_iter().for_each(|topic| self.keep_leaving(key, topic));
     }
 

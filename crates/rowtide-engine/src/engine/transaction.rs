@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use rowtide_feed::{Acknowledgement, Change, Changes, Transaction};
+use rowtide_plan::map::IdSet;
 use rowtide_plan::plan::TableId;
-use rustc_hash::FxHashSet;
 
 use super::{Engine, Output};
 use crate::TopicRows;
@@ -165,7 +165,7 @@ impl Engine {
         };
         for table in transaction.truncated.iter().chain(too_large) {
             self.interrupt_resumes(*table, out);
-            let mut views: FxHashSet<ViewKey> = FxHashSet::default();
+            let mut views: IdSet<ViewKey> = IdSet::default();
             for key in self.topics.of_table(&self.plan, *table) {
                 let state = &self.topics[key];
                 if state.cannot_compare(transaction.xid) {

@@ -32,6 +32,7 @@ fn brief(effects: &[Effect]) -> String {
             Effect::Rate(_, operations, _) => write!(brief, "RATE({operations})").unwrap(),
             Effect::Push(mutation) => write!(brief, "PUSH({:?})", mutation.number).unwrap(),
             Effect::End(None) => brief += "END",
+            Effect::Limited(limit) => write!(brief, "LIMITED({})", limit.as_str()).unwrap(),
             Effect::End(Some(ending)) => write!(brief, "END({})", ending.code.as_str()).unwrap(),
         }
     }
@@ -251,4 +252,39 @@ fn a_broken_queue_ends_the_session_by_whose_fault_it_is() {
     let superseded = Run::live().step(Input::Broken(Broken::Superseded));
     assert_eq!(superseded, "error END(restarting)", "it sends again what was let go");
     assert_eq!(Run::live().step(Input::Superseded), "error END(superseded)");
+}
+
+#[test]
+fn tokens_are_checked_at_a_pace_and_meanwhile_nothing_is_read() {
+    let mut run = Run::live();
+    let auth = |n: u32| json!({ "type": "auth", "token": format!("t{n}") });
+    for n in 0..AUTH_PER_MINUTE {
+        assert_eq!(run.text(&auth(n)).trim_start_matches("HEARD "), format!("CHECK(t{n})"));
+        assert!(!run.session.reads(), "one token at a time");
+        run.step(Input::Token(Ok(identity("ann", 2_000))));
+    }
+    assert_eq!(run.text(&auth(99)), "LIMITED(auth)");
+    assert!(!run.session.reads());
+    let due = run.session.deadline().unwrap();
+    assert_eq!(due, run.now.time + 60 * SECOND / AUTH_PER_MINUTE);
+    assert_eq!(run.pass(SECOND), "");
+    assert!(!run.session.reads());
+    assert_eq!(run.pass(due - run.now.time), "CHECK(t99)");
+    run.step(Input::Token(Ok(identity("ann", 2_000))));
+    assert!(run.session.reads());
+    // It was not silent, it was not heard.
+    assert_eq!(run.pass(SECOND), "");
+}
+
+#[test]
+fn a_stranger_is_let_in_once_all_is_there() {
+    let mut run = Run::new();
+    assert!(!run.session.has_let_in());
+    run.connect();
+    run.step(Input::Token(Ok(identity("ann", 2_000))));
+    run.step(Input::Rated(Verdict::Now));
+    run.step(Input::Claimed(Ok(Known::default())));
+    assert!(!run.session.has_let_in() && !run.session.reads());
+    run.step(Input::Opened(Ok(plan())));
+    assert!(run.session.has_let_in() && run.session.reads());
 }

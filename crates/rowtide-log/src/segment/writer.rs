@@ -177,7 +177,8 @@ fn index(
 ) -> Result<(), rusqlite::Error> {
     let of_tail = tail
         .changes
-        .iter()
+        .sorted()
+        .into_iter()
         .flat_map(|(topic, changes)| changes.iter().map(|change| (*topic, *change)));
     let mut entries: Vec<(i64, i64)> = of_tail.chain(more.iter().copied()).collect();
     entries.sort_unstable();

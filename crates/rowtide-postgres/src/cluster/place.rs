@@ -72,6 +72,10 @@ pub(super) fn make_temporary_dir() -> Result<PathBuf, ClusterError> {
 /// The directory of the socket of a cluster in `dir`. It is in `dir`, unless that path is too long for a
 /// socket or has characters that need quotes. Then it is in the directory for temporary files, under a name
 /// made from the path.
+#[expect(
+    clippy::disallowed_types,
+    reason = "a path of this machine, whose name must stay the same"
+)]
 pub(super) fn socket_dir(dir: &Path) -> PathBuf {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-".contains(byte);
     let text = dir.as_os_str().as_encoded_bytes();

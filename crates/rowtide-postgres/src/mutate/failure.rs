@@ -8,7 +8,7 @@ use rowtide_protocol::RejectCode;
 use tokio_postgres::Error;
 use tokio_postgres::error::{DbError, SqlState};
 
-use crate::connect::reason;
+use crate::connect::{message_without_values, reason};
 
 /// Why a statement of a mutation failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +93,7 @@ impl Sent<'_> {
 
 fn judge(error: &DbError, sent: Option<&Sent<'_>>) -> Failure {
     let code = error.code();
-    let said = || error.message().to_owned();
+    let said = || message_without_values(error);
     let away = [
         SqlState::ADMIN_SHUTDOWN,
         SqlState::CRASH_SHUTDOWN,
@@ -175,7 +175,7 @@ fn rejection(error: &DbError, sent: Option<&Sent<'_>>) -> Rejection {
         (code, _, _) => {
             tracing::error!(
                 sqlstate = code.code(),
-                said = error.message(),
+                said = message_without_values(error),
                 "a mutation failed in a way that is not the client's doing"
             );
             let what = format!("the database rejected it (SQLSTATE {})", code.code());

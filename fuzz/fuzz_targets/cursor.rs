@@ -1,0 +1,4 @@
+//! See `cursor` in crates/rowtide-targets/src/targets.rs.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| rowtide_targets::run("cursor", bytes));

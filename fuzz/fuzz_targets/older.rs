@@ -1,0 +1,4 @@
+//! See `older` in crates/rowtide-targets/src/targets.rs.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| rowtide_targets::run("older", bytes));

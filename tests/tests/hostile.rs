@@ -1,0 +1,257 @@
+//! What strangers and clients do to take the server from others: many sockets, halves of requests, floods of what is
+//! small. While each is tried a bystander's session gets its changes, the server says that it is ready, and it is
+//! counted for the operator which limit was reached.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rowtide::limits::{ClientLimits, ConnectionLimits};
+use rowtide::server::ServerOptions;
+use rowtide_tests::{
+    App, Bystander, Database, Dir, Raw, Running, SECRET, eventually, http, http_get, rowtide, said,
+};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
+
+/// How long the server may take to notice something.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+async fn app(change: impl FnOnce(&mut ConnectionLimits, &mut ClientLimits)) -> App {
+    let change = |options: &mut ServerOptions| {
+        change(&mut options.connections, &mut options.gateway.client);
+    };
+    App::with_options(Bystander::DEFINITION, Bystander::TABLES, change).await
+}
+
+/// Opens connections and writes this on each.
+async fn open(address: SocketAddr, count: usize, begin: &[u8]) -> Vec<TcpStream> {
+    let mut sockets = Vec::new();
+    for _ in 0..count {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        drop(socket.write_all(begin).await);
+        sockets.push(socket);
+    }
+    sockets
+}
+
+/// Fails unless the server ends each of these.
+async fn assert_ended(what: &str, sockets: Vec<TcpStream>) {
+    let deadline = Instant::now() + PATIENCE;
+    for mut socket in sockets {
+        let mut answer = Vec::new();
+        let read = socket.read_to_end(&mut answer);
+        let left = deadline.saturating_duration_since(Instant::now());
+        assert!(timeout(left, read).await.is_ok(), "{what}: still open");
+    }
+}
+
+/// How often a limit was reached.
+async fn limited(app: &App, limit: &str) -> f64 {
+    let text = http_get(app, "/metrics").await;
+    let name = format!("rowtide_limited_total{{limit=\"{limit}\"}} ");
+    let value = text.lines().find_map(|line| line.strip_prefix(&name));
+    value.map_or(0.0, |value| value.parse().unwrap())
+}
+
+const UPGRADE: &[u8] =
+    b"GET /sync HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_hold_no_memory() {
+    let app = app(|_, client| client.message_bytes = 4 << 20).await;
+    let mut bystander = Bystander::of(&app).await;
+    let before = limited(&app, "first_message").await;
+    // A frame of just below 4 MiB is to come, and nearly all of it does.
+    let header = [0x81, 0xff, 0, 0, 0, 0, 0, 0x3f, 0xff, 0xff, 1, 2, 3, 4];
+    let mut sockets = open(app.address(), 150, UPGRADE).await;
+    for socket in &mut sockets {
+        drop(socket.write_all(&header).await);
+        drop(timeout(Duration::from_secs(1), socket.write_all(&[b'x'; 100_000])).await);
+    }
+    bystander.assert_undisturbed(&app, "large first messages").await;
+    assert_ended("large first messages", sockets).await;
+    assert!(limited(&app, "first_message").await >= before + 150.0);
+    // Whoever is let in may send as much as clients may.
+    let mut raw = Raw::live(&app, "u1").await;
+    raw.send(Message::text(format!("{}{{\"type\":\"ping\"}}", " ".repeat(4_000_000)))).await;
+    raw.until("pong").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn halves_of_requests_are_given_up() {
+    let app = app(|connections, _| {
+        connections.head_timeout = Duration::from_millis(500);
+        connections.http_timeout = Duration::from_secs(2);
+    })
+    .await;
+    let mut bystander = Bystander::of(&app).await;
+    let before = limited(&app, "http_time").await;
+    let huge = [b"GET / HTTP/1.1\r\nX: ", &[b'x'; 200_000][..]].concat();
+    let many = [b"GET / HTTP/1.1\r\n".to_vec(), b"X: y\r\n".repeat(5_000)].concat();
+    let pipelined = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(200);
+    for (what, count, begin) in [
+        ("nothing", 200, &b""[..]),
+        ("half a line", 500, b"GET / HT"),
+        ("half a head", 500, b"GET /health/ready HTTP/1.1\r\nHost: x\r\n"),
+        ("half a body", 50, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nx"),
+        (
+            "half a chunk",
+            50,
+            b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nx",
+        ),
+        ("half an upgrade", 50, &UPGRADE[..UPGRADE.len() - 2]),
+        ("a head that is too large", 20, &huge),
+        ("too many headers", 20, &many),
+        ("requests behind each other", 20, &pipelined),
+        ("a request that is answered", 20, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
+        ("no HTTP", 20, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
+    ] {
+        let sockets = open(app.address(), count, begin).await;
+        bystander.assert_undisturbed(&app, what).await;
+        assert_ended(what, sockets).await;
+    }
+    assert!(limited(&app, "http_time").await >= before + 1_000.0);
+    // Byte by byte, and never done; an answer that is not read.
+    let slow = TcpSocket::new_v4().unwrap();
+    slow.set_recv_buffer_size(1_024).unwrap();
+    let mut slow = slow.connect(app.address()).await.unwrap();
+    drop(slow.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await);
+    let mut dripping = open(app.address(), 1, b"GET /").await.remove(0);
+    let dripped = async {
+        while dripping.write_all(b"a").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(PATIENCE, dripped).await.expect("a head that drips is given up");
+    bystander.assert_undisturbed(&app, "slow ones").await;
+    drop(slow);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_of_connections_leaves_room_for_health() {
+    let app = app(|connections, _| {
+        connections.connections = 40;
+        // They hold their places as long as the test takes.
+        connections.head_timeout = PATIENCE;
+        connections.http_timeout = PATIENCE;
+    })
+    .await;
+    let mut bystander = Bystander::of(&app).await;
+    let before = limited(&app, "max_connections").await;
+    let silent = open(app.address(), 300, b"").await;
+    bystander.assert_undisturbed(&app, "more connections than there may be").await;
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").into_bytes();
+    assert_eq!(http(&app, &get("/health/live")).await, 200);
+    assert_eq!(http(&app, &get("/metrics")).await, 200);
+    assert_eq!(http(&app, &get("/")).await, 503);
+    assert_eq!(http(&app, UPGRADE).await, 503);
+    assert!(limited(&app, "max_connections").await >= before + 200.0);
+    drop(silent);
+    eventually("there is room again", || async {
+        (http(&app, &get("/")).await == 200).then_some(())
+    })
+    .await;
+    Raw::live(&app, "u1").await.assert_alive().await;
+    bystander.assert_undisturbed(&app, "after it").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_address_takes_no_place_of_another() {
+    let app = app(|connections, _| connections.per_address = 5).await;
+    let mut bystander = Bystander::of(&app).await;
+    let greedy = Ipv4Addr::new(127, 0, 0, 77);
+    let connect = async || {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((IpAddr::V4(greedy), 0).into()).unwrap();
+        socket.connect(app.address()).await.unwrap()
+    };
+    let ask = async |path: &str| {
+        let mut socket = connect().await;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+        drop(socket.write_all(request.as_bytes()).await);
+        let mut answer = Vec::new();
+        drop(timeout(PATIENCE, socket.read_to_end(&mut answer)).await.unwrap());
+        String::from_utf8_lossy(&answer).split(' ').nth(1).map(str::to_owned)
+    };
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        held.push(connect().await);
+    }
+    eventually("its places are taken", || async {
+        (ask("/").await.as_deref() == Some("503")).then_some(())
+    })
+    .await;
+    assert_eq!(ask("/health/ready").await.as_deref(), Some("200"));
+    bystander.assert_undisturbed(&app, "a greedy address").await;
+    Raw::live(&app, "u1").await.assert_alive().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_tokens_and_of_pings_waits_with_its_sender() {
+    let app = app(|_, _| ()).await;
+    let mut bystander = Bystander::of(&app).await;
+    let (tokens, messages) = (limited(&app, "auth").await, limited(&app, "messages").await);
+    let mut flood = Raw::live(&app, "u1").await;
+    let auth = json!({ "type": "auth", "token": "x".repeat(14_000) });
+    let good = json!({ "type": "auth", "token": App::token("u1") });
+    for _ in 0..50 {
+        flood.say(&good).await;
+    }
+    flood.say(&auth).await;
+    bystander.assert_undisturbed(&app, "tokens").await;
+    eventually("tokens are held up", || async {
+        (limited(&app, "auth").await > tokens).then_some(())
+    })
+    .await;
+    // They take memory of nobody but their sender: what is not read is not sent.
+    let mut pings = Raw::live(&app, "u2").await;
+    let sent = async {
+        for n in 0..20_000 {
+            match n % 2 {
+                0 => pings.send(Message::Ping(Vec::new().into())).await,
+                _ => pings.say(&json!({ "type": "ping" })).await,
+            }
+        }
+    };
+    drop(timeout(Duration::from_secs(5), sent).await);
+    bystander.assert_undisturbed(&app, "pings").await;
+    assert!(limited(&app, "messages").await > messages);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_files_may_be_open_and_health_is_told_all_the_same() {
+    let dir = Dir::new();
+    let database = Database::with(Bystander::TABLES).await;
+    let definition = dir.write("rowtide.toml", Bystander::DEFINITION);
+    let (url, history) = (database.url().await, dir.join("history"));
+    let settings = ["--definition", &definition, "--database-url", &url, "--environment"];
+    let mut set_up = rowtide(["setup"]);
+    set_up.args(settings).arg(database.name());
+    let set_up = said(set_up).await;
+    assert_eq!(set_up.code(), Some(0), "{set_up:?}");
+    let serve = rowtide(["serve", "--listen", "127.0.0.1:0", "--history-dir", &history]);
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 320 && exec \"$0\" \"$@\""]).arg(serve.get_program());
+    command.args(serve.get_args()).args(settings).arg(database.name());
+    command.env("ROWTIDE_TOKEN_SECRET", SECRET).current_dir("/");
+    let mut server = Running::start(command);
+    let address = server.line("ready http://").await.parse::<SocketAddr>().unwrap();
+    let silent = open(address, 400, b"").await;
+    for path in ["/health/ready", "/metrics", "/health/live"] {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        timeout(PATIENCE, socket.read_to_end(&mut answer)).await.unwrap().unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{path}: {}", server.said());
+    }
+    let told = server.said();
+    assert_eq!(told.matches("a limit of connections is reached").count(), 1, "{told}");
+    drop(silent);
+    drop(server.stop().await);
+}
