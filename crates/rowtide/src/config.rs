@@ -132,6 +132,9 @@ pub struct Settings {
     /// How many sessions one user may have at a time [default: 50]
     #[arg(long, value_name = "NUMBER")]
     pub sessions_per_user: Option<String>,
+    /// After how many days a client id is removed that nobody connects with, up to 36500; 0: never [default: 400]
+    #[arg(long, value_name = "DAYS")]
+    pub unused_client_days: Option<String>,
 }
 
 /// Why the configuration cannot be used.
@@ -205,7 +208,7 @@ enum Scalar {
 
 impl Settings {
     /// Every setting by its name, in the order of `--help`.
-    fn fields(&mut self) -> [(&'static str, &mut Option<String>); 24] {
+    fn fields(&mut self) -> [(&'static str, &mut Option<String>); 25] {
         [
             ("database_url", &mut self.database_url),
             ("definition", &mut self.definition),
@@ -231,6 +234,7 @@ impl Settings {
             ("prepared_statements", &mut self.prepared_statements),
             ("mutation_answer_seconds", &mut self.mutation_answer_seconds),
             ("sessions_per_user", &mut self.sessions_per_user),
+            ("unused_client_days", &mut self.unused_client_days),
         ]
     }
 
@@ -460,6 +464,16 @@ impl Settings {
                     0,
                     1_000_000_000,
                 )? as u32,
+                unused_clients: match number(
+                    "unused_client_days",
+                    &self.unused_client_days,
+                    limits::UNUSED_CLIENT_DAYS,
+                    0,
+                    36_500,
+                )? {
+                    0 => None,
+                    days => Some(Duration::from_secs(86_400 * days as u64)),
+                },
             },
             mutation_database: pooled.transpose()?,
             mutation_answer: Duration::from_secs(number(
