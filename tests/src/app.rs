@@ -132,6 +132,11 @@ impl App {
         app
     }
 
+    /// What the next server is started with.
+    pub fn options(&mut self) -> &mut ServerOptions {
+        &mut self.options
+    }
+
     /// Starts the server again.
     ///
     /// # Panics

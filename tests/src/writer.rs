@@ -103,6 +103,12 @@ impl Writer {
         (Writer { raw, client_id: client_id.to_owned(), next }, connected)
     }
 
+    /// Goes on over another connection, behind the last number that was acknowledged.
+    pub fn come_back(&mut self, raw: Raw, last: u64) {
+        self.raw = raw;
+        self.next = last + 1;
+    }
+
     /// Sends a mutation and waits until it is settled.
     ///
     /// # Panics

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rowtide_postgres::client_registry::{Claimed, Wanted, claim, outcomes};
+use rowtide_postgres::client_registry::{Claimed, Wanted, claim, outcomes, remove_unused, removed};
 use rowtide_postgres::connect::Names;
 use rowtide_postgres::setup::setup;
 use rowtide_protocol::Lsn;
@@ -16,7 +16,7 @@ async fn database() -> Database {
 }
 
 fn knowing(client: &str, user: &str, known: u64) -> Wanted {
-    Wanted { client: client.to_owned(), user: user.to_owned(), known }
+    Wanted { client: client.to_owned(), user: user.to_owned(), known, outcomes: 0 }
 }
 
 fn wanted(pairs: &[(&str, &str)]) -> Vec<Wanted> {
@@ -55,7 +55,9 @@ async fn the_last_acknowledged_mutation_is_told() {
     let update = format!("UPDATE {schema}.client SET last_mutation = 7 WHERE client_id = 'one'");
     client.batch_execute(&update).await.unwrap();
     let claimed = claim(&client, &database.names(), &wanted(&[("one", "ann")])).await.unwrap();
-    assert_eq!(claimed, [Some(Claimed { user_id: "ann".to_owned(), last_mutation: 7 })]);
+    let is_unused_for_long = false;
+    let user_id = "ann".to_owned();
+    assert_eq!(claimed, [Some(Claimed { user_id, last_mutation: 7, is_unused_for_long })]);
 }
 
 /// A database that has gone back does not make a client count from there.
@@ -177,9 +179,57 @@ async fn a_standby_that_stalls_holds_up_nobody_who_connects() {
         for known in [0, 5] {
             let claimed = claim(&client, &names, &[knowing("one", "ann", known)]).await.unwrap();
             let (user_id, last_mutation) = ("ann".to_owned(), known);
-            assert_eq!(claimed, [Some(Claimed { user_id, last_mutation })]);
+            let is_unused_for_long = false;
+            assert_eq!(claimed, [Some(Claimed { user_id, last_mutation, is_unused_for_long })]);
         }
     };
     tokio::time::timeout(Duration::from_secs(20), claims).await.expect("it waits for no standby");
     node.stop();
+}
+
+#[tokio::test]
+async fn rows_that_nobody_uses_are_removed_and_those_who_come_back_are_told() {
+    let database = database().await;
+    let (client, names) = (database.connect().await, database.names());
+    let (year, schema) = (Duration::from_secs(365 * 86_400), &names.schema);
+    let old = knowing("old", "ann", 3);
+    let batch = [knowing("old", "ann", 3), knowing("used", "ann", 2)];
+    assert_eq!(claim(&client, &names, &batch).await.unwrap().len(), 2);
+    owners(&client, &database, &[("idle", "bob")]).await;
+    // Nothing was ever removed: who knows more than the database is one whose database has gone back.
+    assert!(removed(&client, &names, &[&knowing("lost", "ann", 9)]).await.unwrap().is_empty());
+    client
+        .batch_execute(&format!(
+            "UPDATE {schema}.client SET created_at = now() - interval '366 days';
+             INSERT INTO {schema}.refusal VALUES ('old', 2, 'forbidden', 'no'), ('used', 1, 'x', 'x');
+             INSERT INTO {schema}.named_mutation VALUES ('idle', 'name', 1)"
+        ))
+        .await
+        .unwrap();
+    // One that is used is noted, once.
+    let mut noted = Vec::new();
+    for _ in 0..2 {
+        let claimed = claim(&client, &names, &[knowing("used", "ann", 2)]).await.unwrap();
+        noted.push(claimed[0].as_ref().unwrap().is_unused_for_long);
+    }
+    assert_eq!(noted, [true, false]);
+    assert_eq!(remove_unused(&client, &names, year).await.unwrap(), 2);
+    assert_eq!(remove_unused(&client, &names, year).await.unwrap(), 0);
+    let left = format!(
+        "SELECT (SELECT string_agg(client_id, ' ' ORDER BY client_id) FROM {schema}.client) || '/' ||
+         (SELECT string_agg(client_id, ' ') FROM {schema}.refusal) || '/' ||
+         (SELECT count(*) FROM {schema}.named_mutation)"
+    );
+    let left: String = client.query_one(&left, &[]).await.unwrap().get(0);
+    assert_eq!(left, " used/used/0");
+    // Its number was 3, and is not known any more: it could take a mutation twice.
+    let heard = Wanted { known: 0, outcomes: 3, ..knowing("heard", "ann", 0) };
+    let batch = [old, heard, knowing("idle", "bob", 0), knowing("used", "ann", 2)];
+    let claimed = claim(&client, &names, &batch).await.unwrap();
+    let last = |it: &Option<Claimed>| it.as_ref().map(|it| it.last_mutation);
+    assert_eq!(claimed.iter().map(last).collect::<Vec<_>>(), [None, None, Some(0), Some(2)]);
+    let all: Vec<&Wanted> = batch.iter().collect();
+    let mut told: Vec<String> = removed(&client, &names, &all).await.unwrap().into_iter().collect();
+    told.sort();
+    assert_eq!(told, ["heard", "old"]);
 }

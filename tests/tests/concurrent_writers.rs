@@ -97,7 +97,7 @@ fn with_files(me: &str, rng: &mut StdRng) -> Made {
             ],
             &[
                 ("max_files_reached", "there are 6 such rows"),
-                ("forbidden", "a row with this key is in table `file` already"),
+                ("forbidden", "the rule for inserts into table `file` says no, or the key is taken"),
                 ("forbidden", "column `ownerId` of table `file` is written by an insert alone"),
                 ("constraint", "`file_publishedSlug_key`"),
             ],

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rowtide::server::ServerOptions;
+use rowtide_postgres::client_registry::remove_unused;
 use rowtide_postgres::connect::ConnectOptions;
 use rowtide_tests::{App, Raw, Writer, cluster, eventually, http_get, insert, update};
 use serde_json::{Value, json};
@@ -627,4 +628,34 @@ async fn a_number_that_cannot_be_settled_yet_waits() {
     app.database.run(&format!("DROP TRIGGER fail ON {schema}.client")).await;
     assert_eq!(writer.settled_up_to(last).await, [(last, "forbidden".to_owned())]);
     assert_eq!(applied(&app).await, "i1 i2");
+}
+
+/// A client id that was removed because nobody used it for long is not had again, and what its client still has to send
+/// goes on under another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_id_that_was_removed_is_told_to_take_another() {
+    let app = App::with(DEFINITION, TABLES).await;
+    let (first, schema) = (Writer::live(&app, "u1").await, app.database.names().schema);
+    let mut writer = first;
+    writer.mutate(item(1)).await.applied();
+    let id = writer.client_id.clone();
+    drop(writer);
+    app.database
+        .run(&format!("UPDATE {schema}.client SET created_at = now() - interval '500 days'"))
+        .await;
+    let (client, names) = (app.database.connect().await, app.database.names());
+    let days = Duration::from_secs(400 * 86_400);
+    assert_eq!(remove_unused(&client, &names, days).await.unwrap(), 1);
+    for known in [json!({ "settled": 1 }), json!({ "acked": 1 })] {
+        let mut raw = Raw::open(&app).await;
+        let mut connect = Raw::connect(&App::token("u1"));
+        connect["clientId"] = id.clone().into();
+        connect.as_object_mut().unwrap().extend(known.as_object().unwrap().clone());
+        raw.say(&connect).await;
+        raw.ending().await.assert("a client that was removed", "forbidden");
+    }
+    // One that never had anything acknowledged is new.
+    let (mut writer, connected) = Writer::again(&app, "u1", &id, 0).await;
+    assert_eq!(connected["lastMutation"], 0);
+    writer.mutate(item(2)).await.applied();
 }

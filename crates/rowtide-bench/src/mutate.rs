@@ -130,8 +130,9 @@ async fn same_statements(site: &Site, dir: &Path, clients: u32) -> Result<std::p
          \\startpipeline\n{begin};\n\
          UPDATE {schema}.client SET last_mutation = last_mutation + 1, refused = NULL, name = NULL \
          WHERE client_id = 'pgbench-' || :client_id AND user_id = 'p' || :client_id \
-         RETURNING last_mutation;\n{};\n{};\nCOMMIT;\n\\endpipeline\n",
-        with_variables(&plan, table, &lock),
+         RETURNING last_mutation, {};\n{};\n{};\nCOMMIT;\n\\endpipeline\n",
+        write::GO_ON,
+        with_variables(&plan, table, &lock).replace('\n', " "),
         with_variables(&plan, table, &update).replace('\n', " "),
     );
     script(dir, "mutation.sql", &text)

@@ -41,8 +41,10 @@ const WINDOW: usize = 100;
 enum ConnectionEnd {
     /// Connect again, after a wait of at most `at_most` if the server said so.
     Again { reason: String, at_most: Option<Duration> },
-    /// Connect again with another client id.
+    /// Connect again with another client id: this one cannot be had.
     OtherClientId { reason: String },
+    /// Connect again with another client id, for another user.
+    OtherUser { reason: String },
     /// Stop.
     Final(ConnectionError),
 }
@@ -87,7 +89,11 @@ async fn keep_connected(options: &ClientOptions, shared: &SharedState) -> Connec
         let (reason, at_most) = match ended {
             ConnectionEnd::Again { reason, at_most } => (reason, at_most),
             ConnectionEnd::OtherClientId { reason } => {
-                shared.abandon(format!("{:032x}", rand::random::<u128>()));
+                shared.renew(new_id());
+                (reason, None)
+            }
+            ConnectionEnd::OtherUser { reason } => {
+                shared.abandon(new_id());
                 (reason, None)
             }
             ConnectionEnd::Final(error) => {
@@ -101,6 +107,10 @@ async fn keep_connected(options: &ClientOptions, shared: &SharedState) -> Connec
         failures += 1;
         tokio::time::sleep(pause).await;
     }
+}
+
+fn new_id() -> String {
+    format!("{:032x}", rand::random::<u128>())
 }
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
@@ -158,7 +168,7 @@ async fn connection(
         match shared.apply(&message) {
             Ok(()) => {}
             Err(error @ ApplyError::OtherUser { .. }) => {
-                break ConnectionEnd::OtherClientId { reason: error.to_string() };
+                break ConnectionEnd::OtherUser { reason: error.to_string() };
             }
             Err(error) => break again(error),
         }

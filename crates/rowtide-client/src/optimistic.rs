@@ -326,8 +326,25 @@ impl Optimistic {
         self.sending = None;
     }
 
-    /// Takes another client id, because the present one belongs to another user than the one who is signed
-    /// in now. Mutations that belong to no user yet go on under the new id. Those of a former user, and that
+    /// Takes another client id, because the present one cannot be had: it may have been removed while nobody used it,
+    /// or belong to another user. Everything goes on under the new one; whose it is shows with the next `connected`. What was
+    /// sent, and was applied without a word of it having come back, is sent once more.
+    pub fn renew(&mut self, client_id: String) {
+        let acked = self.queue.acked;
+        let user_id = self.queue.user_id.clone();
+        self.record(Record::Client {
+            client_id,
+            offset: MutationQueue::offset_for(acked, 0),
+            acked,
+        });
+        if let Some(user_id) = user_id {
+            self.record(Record::User { user_id });
+        }
+        self.sent = acked;
+        self.sending = None;
+    }
+
+    /// Takes another client id, because another user is signed in now. Mutations that belong to no user yet go on under the new id. Those of a former user, and that
     /// user's rows, are dropped.
     pub fn abandon(&mut self, client_id: String) -> Step {
         let mut step = Step::default();

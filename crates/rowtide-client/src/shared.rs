@@ -113,6 +113,12 @@ impl SharedState {
         Ok(())
     }
 
+    /// Takes another client id, because the present one cannot be had.
+    pub(crate) fn renew(&self, client_id: String) {
+        self.lock().optimistic.renew(client_id);
+        self.to_store.notify_one();
+    }
+
     /// Takes another client id, because another user is signed in.
     pub(crate) fn abandon(&self, client_id: String) {
         let mut state = self.lock();

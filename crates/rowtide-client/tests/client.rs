@@ -170,6 +170,32 @@ async fn a_rejection_that_the_owner_has_not_received_is_reported_again_after_a_r
 }
 
 #[tokio::test]
+async fn a_client_id_that_was_removed_takes_no_mutation_with_it() {
+    let mut server = PlayedServer::start().await;
+    let mut client = Client::start(server.options());
+    let (mut session, connect) = welcome(&mut server, 0, json!([])).await;
+    client.mutate(note(1, "one")).unwrap();
+    session.mutation().await;
+    session.say(json!({"type": "tx", "cursor": "2", "changes": [], "ack": 1})).await;
+    acked(&mut client).await;
+    client.mutate(note(2, "two")).unwrap();
+    session.mutation().await;
+    drop(session);
+    let (mut session, again) = server.session().await;
+    assert_eq!((&again["clientId"], &again["acked"]), (&connect["clientId"], &json!(1)));
+    session.say(json!({"type": "error", "code": "forbidden", "message": "removed"})).await;
+    drop(session);
+    let (mut session, anew) = server.session().await;
+    assert_ne!(anew["clientId"], connect["clientId"]);
+    assert_eq!(anew["acked"].as_u64().unwrap_or(0), 0);
+    session.say(connected("ann", 0, json!([]))).await;
+    session.say(ready("3")).await;
+    assert_eq!(session.mutation().await, 1);
+    session.say(json!({"type": "tx", "cursor": "4", "changes": [], "ack": 1})).await;
+    assert!(matches!(acked(&mut client).await, Acked { id: 2, outcome: Outcome::Applied }));
+}
+
+#[tokio::test]
 async fn another_user_begins_anew_under_another_client_id() {
     let mut server = PlayedServer::start().await;
     let mut client = Client::start(server.options());
@@ -180,12 +206,16 @@ async fn another_user_begins_anew_under_another_client_id() {
     let (mut session, _) = server.session().await;
     session.say(json!({"type": "error", "code": "forbidden", "message": "not yours"})).await;
     drop(session);
+    let (mut session, other) = server.session().await;
+    assert_ne!(other["clientId"], connect["clientId"]);
+    session.say(connected("bob", 0, json!([]))).await;
+    drop(session);
     let outcome = acked(&mut client).await;
     assert!(matches!(outcome, Acked { id: 1, outcome: Outcome::Rejected { .. } }));
     assert!(texts(&client).is_empty());
     client.mutate(note(2, "bob's")).unwrap();
     let (mut session, again) = server.session().await;
-    assert_ne!(again["clientId"], connect["clientId"]);
+    assert_ne!(again["clientId"], other["clientId"]);
     assert_eq!(again["cursor"], Value::Null);
     session.say(connected("bob", 0, json!([]))).await;
     session.say(ready("1")).await;

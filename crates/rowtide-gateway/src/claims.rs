@@ -1,19 +1,22 @@
 //! Carries what the [`Registry`] decides: asks the database whose client ids are, many with one statement, and tells
-//! connections that they have been superseded.
+//! connections that they have been superseded. Now and then it removes client ids that nobody has used for long.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use rowtide_postgres::client_registry::{Claimed, Outcomes, Wanted, claim, outcomes};
+use rowtide_postgres::client_registry::{
+    Claimed, Outcomes, Wanted, claim, outcomes, remove_unused, removed,
+};
 use rowtide_postgres::connect::{ConnectOptions, Names, connect, reason};
 use rowtide_postgres::said_once::SaidOnce;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::conversation::{ClaimRequest, Known, NoClaim};
-use crate::limits::{CLAIM_BATCH, CLAIM_COLLECT, CLAIM_TIMEOUT};
+use crate::limits::{CLAIM_BATCH, CLAIM_COLLECT, CLAIM_TIMEOUT, ClientLimits, REMOVAL_EVERY};
 use crate::now::Clock;
 use crate::registry::{Claim, ConnectionId, Registry, TooManySessions};
 use crate::writer::Writer;
@@ -22,7 +25,7 @@ use crate::writer::Writer;
 const AWAY: &str = "the database is not there; come back later";
 
 /// A claim's answer: whose it is, and what is known.
-type Answer = Result<(String, Known), String>;
+type Answer = Result<(String, Known), NoClaim>;
 
 struct Places {
     registry: Registry,
@@ -87,19 +90,22 @@ impl Claims {
     pub(crate) fn start(
         database: ConnectOptions,
         names: Names,
-        sessions_per_user: usize,
+        limits: ClientLimits,
         writer: Writer,
         clock: Clock,
         stop: CancellationToken,
     ) -> Claims {
         let state = Places {
-            registry: Registry::new(sessions_per_user, CLAIM_COLLECT),
+            registry: Registry::new(limits.sessions_per_user, CLAIM_COLLECT),
             superseded: HashMap::new(),
             answers: HashMap::new(),
         };
         let shared = Arc::new(Register { state: Mutex::new(state), asked: Notify::new(), clock });
         let (client, said) = (None, SaidOnce::default());
-        let task = Task { shared: Arc::clone(&shared), database, names, writer, client, said };
+        let unused_for = limits.unused_clients;
+        let shared_with_task = Arc::clone(&shared);
+        let task =
+            Task { shared: shared_with_task, database, names, writer, client, said, unused_for };
         tokio::spawn(async move {
             stop.run_until_cancelled(task.run()).await;
         });
@@ -123,7 +129,7 @@ impl Claims {
         self.shared.asked.notify_one();
         let away = || NoClaim::Unavailable(AWAY.to_owned());
         let answer = timeout(CLAIM_TIMEOUT, answer).await.map_err(|_| away())?;
-        let (owner, known) = answer.map_err(|_| away())?.map_err(NoClaim::Unavailable)?;
+        let (owner, known) = answer.map_err(|_| away())??;
         if owner != *user {
             return Err(NoClaim::OtherUser);
         }
@@ -138,20 +144,46 @@ struct Task {
     writer: Writer,
     client: Option<Client>,
     said: SaidOnce,
+    /// After how long client ids are removed that nobody uses; `None`: never.
+    unused_for: Option<Duration>,
 }
 
 impl Task {
     async fn run(mut self) {
+        let mut removal = interval(REMOVAL_EVERY);
+        removal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let due = self.shared.lock().registry.claims_at();
             match due {
-                None => self.shared.asked.notified().await,
+                None => {
+                    let is_time = tokio::select! {
+                        () = self.shared.asked.notified() => false,
+                        _ = removal.tick() => true,
+                    };
+                    if is_time {
+                        self.remove_unused().await;
+                    }
+                }
                 Some(at) => {
                     sleep_until(self.shared.clock.instant(at)).await;
                     let now = self.shared.clock.time();
                     let batch = self.shared.lock().registry.take_claims(now, CLAIM_BATCH);
                     self.claim(batch).await;
                 }
+            }
+        }
+    }
+
+    /// A number of those that nobody has used for long. Who connects does not wait for all of them, nor for Postgres to
+    /// be there.
+    async fn remove_unused(&mut self) {
+        let (Some(unused_for), Some(client)) = (self.unused_for, &self.client) else { return };
+        match remove_unused(client, &self.names, unused_for).await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "client ids that nobody uses were removed"),
+            Err(error) => {
+                let error = reason(&error);
+                tracing::warn!(error, "cannot remove client ids that nobody uses");
             }
         }
     }
@@ -177,10 +209,8 @@ impl Task {
         let mut state = self.shared.lock();
         for (index, claim) in batch.iter().enumerate() {
             let answer = match &claimed {
-                Ok(claimed) => claimed[index]
-                    .clone()
-                    .ok_or_else(|| "this `clientId` is being claimed; connect again".to_owned()),
-                Err(_) => Err(AWAY.to_owned()),
+                Ok(claimed) => claimed[index].clone(),
+                Err(_) => Err(NoClaim::Unavailable(AWAY.to_owned())),
             };
             if let Some(reply) = state.answers.remove(&claim.connection) {
                 // A client that has gone does not wait for it.
@@ -189,7 +219,7 @@ impl Task {
         }
     }
 
-    async fn claim_all(&mut self, batch: &[Claim]) -> Result<Vec<Option<(String, Known)>>, String> {
+    async fn claim_all(&mut self, batch: &[Claim]) -> Result<Vec<Answer>, String> {
         if self.client.as_ref().is_none_or(Client::is_closed) {
             let connected = connect(&self.database, "clients").await;
             self.client = Some(connected.map_err(|error| error.to_string())?);
@@ -200,9 +230,14 @@ impl Task {
             client: claim.client.to_string(),
             user: claim.user.to_string(),
             known: claim.known.map_or(0, |known| known.acked),
+            outcomes: claim.known.map_or(0, |known| known.outcomes),
         };
         let wanted: Vec<Wanted> = batch.iter().map(wanted).collect();
         let claimed = claim(client, &self.names, &wanted).await.map_err(failed)?;
+        let unclaimed: Vec<&Wanted> = (wanted.iter().zip(&claimed))
+            .filter_map(|(wanted, claimed)| claimed.is_none().then_some(wanted))
+            .collect();
+        let removed = removed(client, &self.names, &unclaimed).await.map_err(failed)?;
         // Most clients know how their mutations ended.
         let is_behind = |claim: &Claim, claimed: &Claimed| {
             claim.known.is_some_and(|known| claimed.last_mutation > known.outcomes)
@@ -220,13 +255,21 @@ impl Task {
             }
         };
         let known = |(claim, claimed): (&Claim, Option<Claimed>)| {
-            let claimed = claimed?;
+            let Some(claimed) = claimed else {
+                let again = "this `clientId` is being claimed; connect again".to_owned();
+                let is_removed = removed.contains(&*claim.client);
+                return Err(if is_removed {
+                    NoClaim::Removed
+                } else {
+                    NoClaim::Unavailable(again)
+                });
+            };
             let mut rejected = told.rejections.get(&*claim.client).cloned().unwrap_or_default();
             // What was rejected since is told by the stream.
             rejected.retain(|rejection| rejection.id <= claimed.last_mutation);
             let until = is_behind(claim, &claimed).then_some(told.until);
             let known = Known { last_mutation: claimed.last_mutation, rejected, until };
-            Some((claimed.user_id, known))
+            Ok((claimed.user_id, known))
         };
         Ok(batch.iter().zip(claimed).map(known).collect())
     }

@@ -110,6 +110,8 @@ pub struct Known {
 pub enum NoClaim {
     /// It belongs to another user.
     OtherUser,
+    /// Nobody has used it for so long that it was removed.
+    Removed,
     /// The user has as many sessions as one may have.
     TooManySessions(usize),
     /// It cannot be asked for: why.
@@ -200,6 +202,10 @@ impl From<NoClaim> for Ending {
             NoClaim::OtherUser => Ending::new(
                 ErrorCode::Forbidden,
                 "this `clientId` belongs to another user; take a new one",
+            ),
+            NoClaim::Removed => Ending::new(
+                ErrorCode::Forbidden,
+                "this `clientId` has not been used for so long that it was removed; take a new one",
             ),
             NoClaim::TooManySessions(limit) => Ending::new(
                 ErrorCode::RateLimitExceeded,

@@ -130,7 +130,7 @@ impl Gateway {
         let claims = Claims::start(
             options.database,
             options.names,
-            options.client.sessions_per_user,
+            options.client,
             writer.clone(),
             clock,
             stop.clone(),

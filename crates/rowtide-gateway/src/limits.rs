@@ -139,6 +139,10 @@ impl Default for ConnectionLimits {
         }
     }
 }
+/// How often a number of client ids are removed that nobody has used for long.
+pub const REMOVAL_EVERY: Duration = Duration::from_secs(60);
+/// The default of after how many days a client id is removed that nobody uses.
+pub const UNUSED_CLIENT_DAYS: usize = 400;
 
 /// What one client, or one user, may ask of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,6 +157,8 @@ pub struct ClientLimits {
     pub sessions_per_user: usize,
     /// How many connects and operations of mutations one user may have in a minute; 0: any number. What is more waits.
     pub requests_per_minute: u32,
+    /// After how long without a connect a client id is removed, give or take a week; `None`: never.
+    pub unused_clients: Option<Duration>,
 }
 
 impl Default for ClientLimits {
@@ -163,6 +169,7 @@ impl Default for ClientLimits {
             ops_per_mutation: OPS_PER_MUTATION,
             sessions_per_user: SESSIONS_PER_USER,
             requests_per_minute: REQUESTS_PER_MINUTE as u32,
+            unused_clients: Some(Duration::from_secs(86_400 * UNUSED_CLIENT_DAYS as u64)),
         }
     }
 }

@@ -129,7 +129,7 @@ impl LoadCounts {
         }
         let branches: BTreeSet<BranchId> = topics.iter().map(|topic| topic.branch).collect();
         for branch in branches {
-            let table = &plan.table(plan.branch(branch).table).catalog.name;
+            let table = &plan.table(plan.branch(branch).table).name;
             if !failed.contains_key(table) && unreadable.remove(table) {
                 tracing::info!(table, "the table can be read again");
             }

@@ -30,6 +30,8 @@ use std::time::Duration;
 
 /// How often a mutation that others are in the way of is tried.
 pub const CONFLICT_RETRIES: u32 = 20;
+/// How many of these a try counts for that took too long: each keeps a connection for many seconds.
+const SLOW_COUNTS: u32 = 5;
 /// The first pause while Postgres is away; it doubles with each.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
@@ -76,6 +78,8 @@ pub enum Ended {
     Acknowledged,
     /// Another transaction was in the way; it is tried again.
     Conflict,
+    /// A statement took longer than it may; it is tried again.
+    Slow,
     /// Postgres was not there; it is tried again.
     Away,
     /// Nothing of this queue can be acknowledged any more.
@@ -368,15 +372,15 @@ impl<M> Scheduler<M> {
         let Some(queue) = self.queues.get_mut(&id) else { return };
         let user = Arc::clone(&queue.user);
         self.running -= 1;
-        let again = matches!(ended, Ended::Conflict | Ended::Away);
+        let again = matches!(ended, Ended::Conflict | Ended::Slow | Ended::Away);
         let superseded = std::mem::take(&mut queue.is_superseded) && again;
         let ended = if superseded { Ended::Broken(Broken::Superseded) } else { ended };
         // What is broken already is not tried again.
         let is_broken = queue.broken.is_some();
         let mut wait = None;
         match ended {
-            Ended::Conflict if !is_broken => {
-                queue.conflicts += 1;
+            Ended::Conflict | Ended::Slow if !is_broken => {
+                queue.conflicts += if ended == Ended::Slow { SLOW_COUNTS } else { 1 };
                 wait = Some(CONFLICT_PAUSE * queue.conflicts.min(20));
             }
             Ended::Away if !(is_broken || self.stopping && queue.is_last_try) => {
@@ -401,7 +405,7 @@ impl<M> Scheduler<M> {
             // The client sends it again.
             Ended::Away => self.break_queue(id, Broken::Stopped),
             Ended::Broken(broken) => self.break_queue(id, broken),
-            Ended::Acknowledged | Ended::Conflict => {
+            Ended::Acknowledged | Ended::Conflict | Ended::Slow => {
                 if let Some(queue) = self.queues.get_mut(&id) {
                     queue.conflicts = 0;
                     queue.is_last_try = false;

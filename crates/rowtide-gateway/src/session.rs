@@ -610,7 +610,7 @@ fn check_version(plan: &Plan, connect: &Connect) -> Outcome {
 fn tables_json(plan: &Plan) -> String {
     let key = |table: &Table| {
         let key = serde_json::json!({ "key": table.catalog.primary_key });
-        (table.catalog.name.clone(), key)
+        (table.name.clone(), key)
     };
     let tables: serde_json::Map<String, serde_json::Value> =
         plan.tables.iter().filter(|table| table.published).map(key).collect();

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rowtide_plan::plan::Plan;
-use rowtide_plan::write::Rejection;
+use rowtide_plan::write::{Rejection, Unreadable};
 use rowtide_postgres::mutate::{MutateError, Mutator, Number, Outcome, Ticket, Work};
 use rowtide_postgres::said_once::SaidOnce;
 use rowtide_protocol::{Op, RejectCode};
@@ -26,6 +26,8 @@ struct Queued {
     since: Instant,
     /// Postgres was away for it.
     waited: AtomicBool,
+    /// It took too long when it was tried last.
+    slow: AtomicBool,
     _counted: WaitingMutation,
 }
 
@@ -182,7 +184,7 @@ impl Writer {
     /// Runs a mutation once. What there is to do is read for each try anew: its tables and columns are places in a
     /// plan, and another may serve by then.
     async fn attempt(&self, job: &Job<Queued>) -> Ended {
-        let Queued { mutation, since, waited, .. } = &*job.mutation;
+        let Queued { mutation, since, waited, slow, .. } = &*job.mutation;
         let Some(plan) = self.shared.engines.plan() else { return Ended::Away };
         if let Asked::Apply(ops) = &mutation.asked
             && let Some(table) = plan.waits_for(ops).filter(|_| !job.gives_up)
@@ -194,7 +196,11 @@ impl Writer {
         }
         let work = match &mutation.asked {
             _ if job.gives_up => {
-                let message = "others were writing the same rows all the time; try again later";
+                let message = if slow.load(Ordering::Relaxed) {
+                    "it takes longer in the database than it may take"
+                } else {
+                    "others were writing the same rows all the time; try again later"
+                };
                 Work::Reject(vec![Rejection::new(RejectCode::UnknownError, message)])
             }
             Asked::Reject(rejection) => Work::Reject(vec![rejection.clone()]),
@@ -223,7 +229,15 @@ impl Writer {
             Err(MutateError::Conflict(what)) => {
                 telemetry::mutation_retried("conflict");
                 tracing::debug!(what, "a mutation is tried again");
+                slow.store(false, Ordering::Relaxed);
                 Ended::Conflict
+            }
+            Err(MutateError::Slow(what)) => {
+                telemetry::mutation_retried("conflict");
+                let user = &*job.user;
+                tracing::warn!(what, user, "a mutation took too long, and is tried again");
+                slow.store(true, Ordering::Relaxed);
+                Ended::Slow
             }
             Err(MutateError::Away(what)) => {
                 telemetry::mutation_retried("away");
@@ -239,14 +253,15 @@ impl Writer {
 
 fn read(plan: &Plan, ops: &[Op]) -> Work {
     let read = |(index, op): (usize, &Op)| {
-        plan.read_op(op).map_err(|rejection| Rejection {
-            message: format!("ops[{index}]: {}", rejection.message),
-            ..rejection
+        plan.read_op(op).map_err(|Unreadable { rejection, table }| {
+            let message = format!("ops[{index}]: {}", rejection.message);
+            (Rejection { message, ..rejection }, table)
         })
     };
     match ops.iter().enumerate().map(read).collect() {
         Ok(writes) => Work::Apply(writes),
-        Err(rejection) => Work::Reject(vec![rejection]),
+        Err((rejection, Some(table))) => Work::RejectIfItFits { table, rejection },
+        Err((rejection, None)) => Work::Reject(vec![rejection]),
     }
 }
 
@@ -272,7 +287,7 @@ impl Queue {
         let (operations, bytes) = (mutation.operations, mutation.bytes);
         let _counted = WaitingMutation::new();
         let (since, waited) = (Instant::now(), AtomicBool::new(false));
-        let queued = Queued { mutation, since, waited, _counted };
+        let queued = Queued { mutation, since, waited, slow: AtomicBool::new(false), _counted };
         let pushed = self.writer.shared.lock().push(self.id, queued, operations, bytes);
         pushed.map_err(|Full(queued)| queued.mutation)?;
         self.writer.start_jobs();

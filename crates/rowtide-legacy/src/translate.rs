@@ -36,7 +36,7 @@ impl Update {
     /// The operation that it asks for; `None` if nothing is left of it. Columns that may never be
     /// written are left out, as those clients expect.
     pub(crate) fn op(mut self, plan: &Plan) -> Option<Op> {
-        let found = plan.tables.iter().find(|t| t.published && t.catalog.name == self.table);
+        let found = plan.tables.iter().find(|t| t.published && t.name == self.table);
         let mut empty = false;
         if let Some(table) = found {
             let is = |column: &String| table.catalog.column(column);
@@ -86,7 +86,7 @@ impl Held {
 
     /// Takes rows of a new replica.
     pub(crate) fn arrive(&mut self, table: &Table, rows: Vec<Arc<Row>>) {
-        self.arriving.entry(table.catalog.name.clone()).or_default().extend(rows);
+        self.arriving.entry(table.name.clone()).or_default().extend(rows);
     }
 
     /// The message that replaces what the client has.
@@ -145,7 +145,7 @@ impl Held {
 
     /// Table and key of a row, given its JSON or that of its key.
     fn key(plan: &Plan, table: &str, row: &str) -> Option<(String, String)> {
-        let known = plan.tables.iter().find(|t| t.published && t.catalog.name == table)?;
+        let known = plan.tables.iter().find(|t| t.published && t.name == table)?;
         let row: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(row).ok()?;
         let column = |name: &String| Some(row.get(name.as_str())?.get());
         let values: Option<Vec<&str>> = known.catalog.primary_key.iter().map(column).collect();

@@ -87,6 +87,15 @@ pub struct CatalogTable {
 }
 
 impl CatalogTable {
+    /// Whether what is written to `other` is read, judged and written as it is for this table: it is the same table, with the
+    /// same key and columns, as they are named and with all that they accept.
+    pub fn is_written_as(&self, other: &CatalogTable) -> bool {
+        let of = |table: &CatalogTable| (table.oid, table.schema.clone(), table.name.clone());
+        of(self) == of(other)
+            && self.primary_key == other.primary_key
+            && self.columns == other.columns
+    }
+
     /// The position of column `name` in [`CatalogTable::columns`].
     pub fn column(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|column| column.name == name)
@@ -111,7 +120,7 @@ pub struct CatalogColumn {
     pub kind: ColumnType,
     /// `pg_type.oid`, as the stream's relation messages give it.
     pub type_oid: u32,
-    /// The type as `format_type` prints it, for people and for casts in SQL.
+    /// The type as `format_type` prints it, for people; without the schema `public`.
     pub type_name: String,
     /// Whether the column is `NOT NULL`.
     pub not_null: bool,
@@ -128,8 +137,8 @@ pub struct CatalogColumn {
 /// What a column accepts.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ColumnInput {
-    /// The type without its modifier, for casts: one to `varchar(10)` would cut a longer text, where
-    /// an assignment rejects it.
+    /// The type without its modifier, with its schema, for casts: one to `varchar(10)` would cut a longer text,
+    /// where an assignment rejects it.
     pub type_name: String,
     /// The most characters, for `varchar(n)` and `char(n)`.
     pub max_chars: Option<u32>,

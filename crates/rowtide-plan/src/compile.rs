@@ -83,7 +83,7 @@ fn compile_tables(definition: &Definition, catalog: &Catalog) -> (Plan, ByTable)
             }
         }
         if !more {
-            let name = |index: usize| definition.tables[index].name.name.clone();
+            let name = |index: usize| definition.tables[index].wire_name.clone();
             let by_table = rejected.into_iter().map(|(index, found)| (name(index), found));
             return (plan, by_table.collect());
         }
@@ -143,7 +143,10 @@ impl Compiler<'_> {
     fn published_table(&mut self, definition: &TableDefinition) {
         self.members.clear();
         let Ok(id) = self.table(&definition.name, &definition.span) else { return };
-        self.plan.tables[usize::from(id.0)].published = true;
+        let table = &mut self.plan.tables[usize::from(id.0)];
+        table.published = true;
+        table.name_json = serde_json::Value::from(definition.wire_name.clone()).to_string();
+        table.name = definition.wire_name.clone();
         let write = WriteRules {
             immutable: self.columns(id, &definition.immutable),
             readonly: self.columns(id, &definition.readonly),

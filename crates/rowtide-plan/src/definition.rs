@@ -26,6 +26,8 @@ pub struct Definition {
 #[derive(Clone, Debug)]
 pub(crate) struct TableDefinition {
     pub(crate) name: TableName,
+    /// As the entry calls it: what clients know it by.
+    pub(crate) wire_name: String,
     pub(crate) span: Span,
     pub(crate) visible: Rule,
     pub(crate) visible_span: Span,
@@ -150,7 +152,7 @@ impl Definition {
             }
         }
         if let Some(asked) = read.app.older_clients.as_ref().filter(|asked| *asked.get_ref()) {
-            let there = |name: &&&str| tables.iter().any(|table| table.name.name == **name);
+            let there = |name: &&&str| tables.iter().any(|table| table.wire_name == **name);
             let missing = OLDER_TABLES.iter().find(|name| !there(name));
             if let Some(missing) = missing {
                 let what = format!("older clients know a table `{missing}`, which has no entry");
@@ -221,6 +223,7 @@ fn table(
     }
     Ok(TableDefinition {
         name: TableName { schema: schema.to_owned(), name: name.to_owned() },
+        wire_name: key.get_ref().clone(),
         span: key.span(),
         visible: rule,
         visible_span: visible.span(),

@@ -107,10 +107,7 @@ impl RowEncoder {
         planned.kept.iter().for_each(|column| needed[*column] = true);
         let column = |(index, column): (usize, &crate::catalog::CatalogColumn)| {
             let source = columns.iter().position(|name| *name == column.name).ok_or_else(|| {
-                EncodeError::NoColumn {
-                    table: planned.catalog.name.clone(),
-                    column: column.name.clone(),
-                }
+                EncodeError::NoColumn { table: planned.name.clone(), column: column.name.clone() }
             })?;
             let mut key_prefix = Vec::new();
             push_string(&mut key_prefix, &column.name);
@@ -127,7 +124,7 @@ impl RowEncoder {
         let in_image = |(index, column): &(usize, &Column)| column.needed || key.contains(index);
         let sources = columns.iter().enumerate().filter(in_image).map(|(_, column)| column.source);
         Ok(RowEncoder {
-            table: planned.catalog.name.clone(),
+            table: planned.name.clone(),
             sources: sources.collect(),
             columns,
             key,
@@ -328,6 +325,7 @@ mod tests {
         Plan {
             tables: vec![Table {
                 catalog,
+                name: "item".into(),
                 name_json: "\"item\"".into(),
                 published: true,
                 key: vec![0],
@@ -342,6 +340,7 @@ mod tests {
             claims: Vec::new(),
             min_client: None,
             unfit: Vec::new(),
+            unjudged: Vec::new(),
         }
     }
 

@@ -18,7 +18,7 @@ pub fn explain(plan: &Plan) -> String {
     let mut text = String::new();
     for table in plan.tables.iter().filter(|table| table.published) {
         // Writing to a string does not fail.
-        let _ = writeln!(text, "{}", table.catalog.name);
+        let _ = writeln!(text, "{}", table.name);
         let published: Vec<BranchId> =
             table.branches.iter().copied().filter(|id| plan.branch(*id).published).collect();
         if published.is_empty() {
@@ -69,7 +69,7 @@ fn writes(plan: &Plan, id: TableId, table: &Table, text: &mut String) {
         };
         (0..table.catalog.columns.len()).filter(takes).collect()
     };
-    let name = &table.catalog.name;
+    let name = &table.name;
     let kinds = [
         ("insert into", OpKind::Insert, table.write.insert.is_some()),
         ("update of", OpKind::Update, !table.write.updates.is_empty()),
@@ -111,13 +111,9 @@ fn topic(plan: &Plan, id: BranchId) -> String {
     let table = plan.table(branch.table);
     match branch.anchor {
         Some(anchor) => {
-            format!(
-                "{} by {}",
-                table.catalog.name,
-                quote_identifier(&table.catalog.columns[anchor].name)
-            )
+            format!("{} by {}", table.name, quote_identifier(&table.catalog.columns[anchor].name))
         }
-        None => format!("all of {}", table.catalog.name),
+        None => format!("all of {}", table.name),
     }
 }
 

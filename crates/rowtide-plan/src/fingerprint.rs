@@ -22,6 +22,10 @@ impl Plan {
         for table in &self.tables {
             let catalog = &table.catalog;
             add(&(catalog.oid, &catalog.schema, &catalog.name, table.published));
+            // Clients hold its rows under it.
+            if table.name != catalog.name {
+                add(&table.name);
+            }
             add(&(&table.key, &table.kept, &table.branches));
             add(&catalog.columns.len());
             for column in &catalog.columns {

@@ -24,9 +24,12 @@ pub struct Plan {
     pub claims: Vec<ClaimUse>,
     /// Sessions with a lower `appVersion`, or none, are told `client_too_old`.
     pub min_client: Option<i64>,
-    /// Tables of the definition that are not in the plan, because the database does not fit them now. They are not told
-    /// apart by [`Plan::fingerprint`]: nothing is streamed of them.
+    /// Tables of the definition that are not in the plan, because the database does not fit them now, as clients know
+    /// them. They are not told apart by [`Plan::fingerprint`]: nothing is streamed of them.
     pub unfit: Vec<String>,
+    /// Tables that are served, and that nobody can write now, because Postgres does not take a rule for it; as clients know
+    /// them.
+    pub unjudged: Vec<String>,
 }
 
 /// A table that is synced, or that only decides who sees rows of another.
@@ -34,7 +37,10 @@ pub struct Plan {
 pub struct Table {
     /// What Postgres says of it.
     pub catalog: CatalogTable,
-    /// The table's name as a JSON string, ready to be spliced into frames.
+    /// The name that clients know it by: as the definition's entry calls it. That of a table in which only memberships
+    /// look is its name in Postgres.
+    pub name: String,
+    /// [`Table::name`] as a JSON string, ready to be spliced into frames.
     pub name_json: String,
     /// Whether the definition has a `[tables.…]` entry for it: rows are sent to clients.
     pub published: bool,
@@ -97,6 +103,23 @@ impl Plan {
     /// The branch with this id.
     pub fn branch(&self, id: BranchId) -> &Branch {
         &self.branches[usize::from(id.0)]
+    }
+
+    /// Takes over from the plan that served `before` what Postgres said of rules that it does not take now. They are the
+    /// same rules, and what is missing for them may come back any moment: mutations are tried, and wait as long as Postgres
+    /// does not take them.
+    pub fn judge_as(&mut self, before: &Plan) {
+        let Plan { tables, unjudged, .. } = self;
+        unjudged.retain(|name| {
+            let is = |table: &&Table| table.published && table.name == *name;
+            let old = before.tables.iter().find(is).filter(|_| !before.unjudged.contains(name));
+            let new = tables.iter_mut().find(|table| table.published && table.name == *name);
+            let (Some(old), Some(new)) = (old, new) else { return true };
+            for (new, old) in new.write.rules_mut().zip(old.write.rules()) {
+                new.set_types(old.claims().iter().filter_map(|claim| claim.kind.clone()));
+            }
+            false
+        });
     }
 
     /// The names of the claims beside the user's id that any rule asks for, sorted.

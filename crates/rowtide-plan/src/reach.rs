@@ -101,6 +101,7 @@ mod tests {
             ],
             min_client: None,
             unfit: Vec::new(),
+            unjudged: Vec::new(),
         }
     }
 

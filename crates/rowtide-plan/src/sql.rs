@@ -87,7 +87,7 @@ pub(crate) fn anchor_condition(column: &CatalogColumn, values: &str) -> String {
 /// The type of values that a column is compared with: the widest of its kind, so that none is out of
 /// range, is cut or rounded, or is rejected by a domain, and the same index serves.
 pub(crate) fn literal_type(column: &CatalogColumn) -> &str {
-    type_of_kind(&column.kind).unwrap_or(&column.type_name)
+    type_of_kind(&column.kind).unwrap_or(&column.input.type_name)
 }
 
 /// As [`literal_type`], where there is one for the kind alone.

@@ -10,6 +10,11 @@ use rowtide_plan::catalog::{
 use rowtide_plan::value::ColumnType;
 use tokio_postgres::{Client, Row};
 
+/// All of it is of one moment. Types and defaults are printed with their schemas, so that they mean the same in every
+/// session, whatever its search path is.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = ''; \
+    SET LOCAL quote_all_identifiers = off";
+
 const TABLES: &str = "
 SELECT c.oid, n.nspname, c.relname, c.relreplident::text, c.relrowsecurity,
        coalesce((SELECT array_agg(a.attname::text ORDER BY k.place)
@@ -92,6 +97,18 @@ pub async fn read_catalog(
     client: &Client,
     names: &[TableName],
 ) -> Result<Catalog, tokio_postgres::Error> {
+    client.batch_execute(BEGIN).await?;
+    let catalog = read_in_transaction(client, names).await;
+    // After an error there is nothing to keep.
+    let ended = client.batch_execute("COMMIT").await;
+    let catalog = catalog?;
+    ended.map(|()| catalog)
+}
+
+async fn read_in_transaction(
+    client: &Client,
+    names: &[TableName],
+) -> Result<Catalog, tokio_postgres::Error> {
     let schemas: Vec<&str> = names.iter().map(|name| name.schema.as_str()).collect();
     let tables: Vec<&str> = names.iter().map(|name| name.name.as_str()).collect();
     let rows = client.query(TABLES, &[&schemas, &tables]).await?;
@@ -166,7 +183,8 @@ fn column(row: &Row) -> CatalogColumn {
         name: row.get(1),
         kind,
         type_oid: row.get(2),
-        type_name: row.get(3),
+        // For people, as they would write it.
+        type_name: row.get::<_, String>(3).trim_start_matches("public.").to_owned(),
         not_null: row.get(4),
         toastable: row.get(5),
         deterministic: row.get(6),

@@ -10,16 +10,13 @@ use tokio_postgres::error::DbError;
 use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use crate::session::{Amiss, STARTUP};
 use crate::tls::{InvalidRoots, Trust};
 
 /// How long the other side may be silent before a connection is given up.
 const SILENCE: Duration = Duration::from_secs(30);
 /// How long connecting may take.
 pub(crate) const CONNECT: Duration = Duration::from_secs(10);
-
-/// Settings that keep a session from holding up others: a lock that is not had in time is not waited
-/// for, and a transaction that does nothing is ended. What the URL sets comes after them.
-const LIMITS: &str = "-c lock_timeout=10s -c idle_in_transaction_session_timeout=60s";
 
 /// After how much silence of ours Postgres ends the stream, and the slot is free for the next server. We
 /// are heard at least every ten seconds.
@@ -195,9 +192,11 @@ impl ConnectOptions {
 
     /// Settings of the stream's session, as the `options` of a connection. Of two settings of one name the last
     /// one counts.
-    pub(crate) fn stream_settings(&self) -> String {
+    pub(crate) fn stream_settings(&self, has_transaction_timeout: bool) -> String {
         let theirs = self.config.get_options().map(str::to_owned);
         let ours = TEXT_SETTINGS.iter().chain(&[("wal_sender_timeout", WAL_SENDER_TIMEOUT)]);
+        // Decoding is a transaction for Postgres; before 17 it does not know the setting.
+        let ours = ours.chain(has_transaction_timeout.then_some(&("transaction_timeout", "0")));
         let ours = ours.map(|(name, value)| format!("-c {name}={value}"));
         theirs.into_iter().chain(ours).collect::<Vec<_>>().join(" ")
     }
@@ -212,11 +211,23 @@ impl ConnectOptions {
 }
 
 /// Connects; `role` becomes part of `application_name`. The connection is driven by a task that ends
-/// with the client.
+/// with the client. What is set for the role or the database does not change what the session relies on.
 ///
 /// # Errors
 /// When the server cannot be reached or does not let us in.
 pub async fn connect(options: &ConnectOptions, role: &str) -> Result<Client, ConnectError> {
+    let (client, amiss) = connect_shared(options, role).await?;
+    let set = amiss.set(&client).await;
+    set.map_err(|source| ConnectError::Refused { target: options.target(), source })?;
+    Ok(client)
+}
+
+/// As [`connect`], over what may be a pooler: nothing is left behind in the session. Returns what each transaction has
+/// to set.
+pub(crate) async fn connect_shared(
+    options: &ConnectOptions,
+    role: &str,
+) -> Result<(Client, Amiss), ConnectError> {
     let mut config = options.config.clone();
     config
         .application_name(format!("rowtide {role}"))
@@ -225,8 +236,8 @@ pub async fn connect(options: &ConnectOptions, role: &str) -> Result<Client, Con
         .keepalives_idle(SILENCE)
         .tcp_user_timeout(SILENCE);
     config.options(match options.config.get_options() {
-        Some(theirs) => format!("{LIMITS} {theirs}"),
-        None => LIMITS.to_owned(),
+        Some(theirs) => format!("{STARTUP} {theirs}"),
+        None => STARTUP.to_owned(),
     });
     let target = || options.target();
     let tls = options.trust.client_config();
@@ -241,7 +252,9 @@ pub async fn connect(options: &ConnectOptions, role: &str) -> Result<Client, Con
             tracing::debug!(role, error = reason(&error), "a connection to Postgres ended");
         }
     });
-    Ok(client)
+    let amiss = Amiss::ask(&client).await;
+    let amiss = amiss.map_err(|source| ConnectError::Refused { target: target(), source })?;
+    Ok((client, amiss))
 }
 
 /// Takes out of a URL what the driver does not know of TLS.

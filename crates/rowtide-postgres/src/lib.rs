@@ -16,6 +16,7 @@ pub mod pgoutput;
 pub mod rules;
 pub mod said_once;
 pub mod sample;
+mod session;
 pub mod setup;
 pub mod slot;
 pub mod slot_making;

@@ -219,7 +219,7 @@ async fn run(
                 Ok(body) => put(&mut rows, body),
                 Err(error) if error.is_of_a_table() => {
                     client.batch_execute("ROLLBACK TO SAVEPOINT branch").await?;
-                    failed.insert(plan.table(table).catalog.name.clone(), error);
+                    failed.insert(plan.table(table).name.clone(), error);
                     places.into_iter().for_each(|place| rows[place] = None);
                 }
                 Err(error) => return Err(error),

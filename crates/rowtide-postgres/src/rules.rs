@@ -5,7 +5,6 @@ use rowtide_plan::error::DefinitionProblem;
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::value::ColumnType;
 use rowtide_plan::write::{limit_lock, lock, rule_statements, write};
-use rowtide_plan::write_rules::WriteRules;
 use rowtide_protocol::OpKind;
 use tokio_postgres::error::{ErrorPosition, SqlState};
 use tokio_postgres::types::{Kind, Type};
@@ -19,7 +18,7 @@ pub type RuleProblems = Vec<(String, Vec<DefinitionProblem>)>;
 
 /// Prepares every rule, notes the types of its claims in the plan, and prepares the statements that
 /// the rules become. Tables with a rule that Postgres does not take are returned, and cannot be
-/// written any more.
+/// written as long as this plan serves: mutations of them wait.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
@@ -31,9 +30,9 @@ pub async fn prepare_rules(client: &Client, plan: &mut Plan) -> Result<RuleProbl
         }
         let problems = prepare_table(client, plan, index).await?;
         if !problems.is_empty() {
-            let table = &mut plan.tables[index];
-            table.write = WriteRules::default();
-            refused.push((table.catalog.name.clone(), problems));
+            let name = plan.tables[index].name.clone();
+            plan.unjudged.push(name.clone());
+            refused.push((name, problems));
         }
     }
     Ok(refused)

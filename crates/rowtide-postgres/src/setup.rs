@@ -61,7 +61,8 @@ pub async fn setup(
 
 /// Rowtide's own tables. `client` counts the mutations of each client. It is in the publication: its row in
 /// the stream is the acknowledgement. The row has the last rejection, and `refusal` has the earlier ones.
-/// `named_mutation` has the mutations of clients that do not number them.
+/// `named_mutation` has the mutations of clients that do not number them. `created_at` is when the client was last known to
+/// be in use, within a week; it has its name from the time when no row was ever removed.
 pub(crate) const OWN_TABLES: [(&str, &str); 3] = [
     (
         "client",

@@ -224,9 +224,12 @@ impl Stream {
         let client = connect(options, "slot").await?;
         let role = format!("stream {:08x}", instance.0);
         let position = check_slot(&client, &names.slot, &role).await?;
+        let sql = "SELECT pg_catalog.current_setting('transaction_timeout', true) IS NOT NULL";
+        let knows = client.query_typed(sql, &[]).await?;
+        let has_transaction_timeout = knows.first().is_some_and(|row| row.get(0));
         let request = Request {
             application_name: &format!("rowtide {role}"),
-            settings: &options.stream_settings(),
+            settings: &options.stream_settings(has_transaction_timeout),
             slot: &names.slot,
             publication: &names.publication,
         };

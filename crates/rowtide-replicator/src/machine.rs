@@ -346,6 +346,9 @@ impl Core {
             }
         }
         if let Some(before) = &self.looked {
+            if !looked.plan.unjudged.is_empty() {
+                Arc::make_mut(&mut looked.plan).judge_as(&before.plan);
+            }
             let shape = |looked: &Looked| -> Vec<_> {
                 looked.plan.tables.iter().map(|table| table.catalog.clone()).collect()
             };

@@ -146,6 +146,9 @@ pub struct Settings {
     /// [default: 0]
     #[arg(long, value_name = "NUMBER")]
     pub connections_per_address: Option<String>,
+    /// After how many days a client id is removed that nobody connects with, up to 36500; 0: never [default: 400]
+    #[arg(long, value_name = "DAYS")]
+    pub unused_client_days: Option<String>,
 }
 
 /// Why the configuration cannot be used.
@@ -219,7 +222,7 @@ enum Scalar {
 
 impl Settings {
     /// Every setting by its name, in the order of `--help`.
-    fn fields(&mut self) -> [(&'static str, &mut Option<String>); 27] {
+    fn fields(&mut self) -> [(&'static str, &mut Option<String>); 28] {
         [
             ("database_url", &mut self.database_url),
             ("definition", &mut self.definition),
@@ -248,6 +251,7 @@ impl Settings {
             ("sessions_per_user", &mut self.sessions_per_user),
             ("max_connections", &mut self.max_connections),
             ("connections_per_address", &mut self.connections_per_address),
+            ("unused_client_days", &mut self.unused_client_days),
         ]
     }
 
@@ -501,6 +505,16 @@ impl Settings {
                     0,
                     1_000_000_000,
                 )? as u32,
+                unused_clients: match number(
+                    "unused_client_days",
+                    &self.unused_client_days,
+                    limits::UNUSED_CLIENT_DAYS,
+                    0,
+                    36_500,
+                )? {
+                    0 => None,
+                    days => Some(Duration::from_secs(86_400 * days as u64)),
+                },
             },
             mutation_database: pooled.transpose()?,
             mutation_answer: Duration::from_secs(number(

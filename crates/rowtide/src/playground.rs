@@ -179,7 +179,7 @@ fn table_info<'a>(plan: &'a Plan, index: usize, table: &'a Table) -> TableInfo<'
         readonly: table.write.readonly.contains(&place) || column.input.always_identity,
     };
     TableInfo {
-        name: &table.catalog.name,
+        name: &table.name,
         key: &table.catalog.primary_key,
         columns: table.catalog.columns.iter().enumerate().map(column).collect(),
     }

@@ -25,7 +25,7 @@ pub(crate) fn types(plan: &Plan) -> String {
     }
     text.push_str("export interface Schema {\n");
     for table in &tables {
-        push(&mut text, format_args!("  {}: {{\n", property(&table.catalog.name)));
+        push(&mut text, format_args!("  {}: {{\n", property(&table.name)));
         object(&mut text, "row", table.catalog.columns.iter().map(|column| (column, false)));
         insert(&mut text, table);
         update(&mut text, table);
@@ -36,7 +36,7 @@ pub(crate) fn types(plan: &Plan) -> String {
     for table in &tables {
         let key: Vec<String> =
             table.catalog.primary_key.iter().map(|column| quoted(column)).collect();
-        let (name, key) = (property(&table.catalog.name), key.join(", "));
+        let (name, key) = (property(&table.name), key.join(", "));
         push(&mut text, format_args!("  {name}: {{ key: [{key}] }},\n"));
     }
     text.push_str("} as const;\n");

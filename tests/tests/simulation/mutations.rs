@@ -151,7 +151,7 @@ impl World {
         let unfit = ops.iter().find_map(|op| plan.read_op(op).err());
         let asked = match unfit {
             _ if job.gives_up => Err("unknown_error"),
-            Some(rejection) if rejection.code == RejectCode::BadRequest => Err("bad_request"),
+            Some(it) if it.rejection.code == RejectCode::BadRequest => Err("bad_request"),
             Some(_) => Err("forbidden"),
             None => Ok(ops.iter().map(Op::read).collect()),
         };

@@ -63,6 +63,7 @@ impl World {
     fn plan(&self, branches: Vec<(Option<usize>, Predicate)>) -> Plan {
         let table = Table {
             catalog: self.table.clone(),
+            name: "everything".into(),
             name_json: "\"everything\"".into(),
             published: true,
             key: vec![0],
@@ -80,7 +81,13 @@ impl World {
             links: Vec::new(),
         };
         let branches = branches.into_iter().map(branch).collect();
-        Plan { tables: vec![table], branches, claims: Vec::new(), min_client: None, unfit: vec![] }
+        Plan {
+            tables: vec![table],
+            branches,
+            claims: Vec::new(),
+            min_client: None,
+            ..Plan::default()
+        }
     }
 
     /// The rows, as the stream would bring them.

@@ -62,6 +62,28 @@ test('a rejected mutation is no longer shown, and its promise says why', async (
   assert.deepEqual(outcomes, [[id, 'forbidden', 1]]);
 });
 
+test('a client id that cannot be had any more takes no mutation with it', async () => {
+  const db = server.client();
+  let connection = await server.accept();
+  const { clientId } = await connection.welcome({ rows: [{ id: 1, text: 'a' }] });
+  await live(db);
+  const first = db.mutate((tx) => tx.note.update({ id: 1, text: 'b' }));
+  await connection.next('mutate');
+  connection.say({ type: 'tx', cursor: '2', changes: [put(1, 'b')], ack: 1 });
+  await first.confirmed;
+  const second = db.mutate((tx) => tx.note.update({ id: 1, text: 'c' }));
+  await connection.next('mutate');
+  connection.end(4403, 'forbidden');
+  connection = await server.accept();
+  const anew = await connection.welcome({ rows: [{ id: 1, text: 'b' }] });
+  assert.notEqual(anew.clientId, clientId);
+  assert.equal(anew.acked ?? 0, 0);
+  assert.equal((await connection.next('mutate')).id, 1);
+  assert.equal(db.table('note').get(1).text, 'c');
+  connection.say({ type: 'tx', cursor: '3', changes: [put(1, 'c')], ack: 1 });
+  await second.confirmed;
+});
+
 test('it comes back with its cursor, and sends again what is not acknowledged', async () => {
   const db = server.client();
   let connection = await server.accept();

@@ -52,9 +52,14 @@ impl Compiler<'_> {
                 DefinitionProblem::of_table(span.clone(), what, "the stream does not bring it");
             return Err(self.problem(problem.help("make the key of plain columns")));
         };
-        let name_json = serde_json::Value::from(catalog.name.clone()).to_string();
+        let wire_name = match catalog.schema.as_str() {
+            "public" => catalog.name.clone(),
+            schema => format!("{schema}.{}", catalog.name),
+        };
+        let name_json = serde_json::Value::from(wire_name.clone()).to_string();
         self.plan.tables.push(Table {
             catalog: catalog.clone(),
+            name: wire_name,
             name_json,
             published: false,
             key,

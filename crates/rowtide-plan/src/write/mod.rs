@@ -11,8 +11,8 @@ mod statement;
 mod verdict;
 mod visible;
 
-pub use op::Write;
+pub use op::{Unreadable, Write};
 pub use params::{Param, Statement};
 pub use rejection::{MAX_MESSAGE_CHARS, Rejection};
-pub use statement::{RuleStatement, limit_lock, lock, rule_statements, write};
+pub use statement::{GO_ON, RuleStatement, limit_lock, lock, rule_statements, write};
 pub use verdict::Verdict;

@@ -28,11 +28,20 @@ impl Write {
     }
 }
 
+/// Why an operation cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Why it is rejected, if the table is as the plan says.
+    pub rejection: Rejection,
+    /// The table whose columns the plan was asked for; `None` if none was.
+    pub table: Option<TableId>,
+}
+
 impl Plan {
-    /// A table of the operations that the definition has and the database does not fit now. What they ask for can be told
-    /// when it fits again, and not before.
+    /// A table of the operations that the definition has and the database does not fit now, itself or the rules for writing
+    /// it. What they ask for can be told when it fits again, and not before.
     pub fn waits_for<'a>(&self, ops: &'a [Op]) -> Option<&'a str> {
-        let unfit = |op: &&Op| self.unfit.contains(&op.table);
+        let unfit = |op: &&Op| self.unfit.contains(&op.table) || self.unjudged.contains(&op.table);
         ops.iter().find(unfit).map(|op| op.table.as_str())
     }
 
@@ -41,20 +50,27 @@ impl Plan {
     /// # Errors
     /// `bad_request` where it does not fit the table; `forbidden` where no rule could ever allow it.
     /// The message names the column.
-    pub fn read_op(&self, op: &Op) -> Result<Write, Rejection> {
+    pub fn read_op(&self, op: &Op) -> Result<Write, Unreadable> {
+        let table = self.table_of(op).map_err(|rejection| Unreadable { rejection, table: None })?;
+        let read = self.read_op_of(table, op);
+        read.map_err(|rejection| Unreadable { rejection, table: Some(table) })
+    }
+
+    /// The table that an operation names. Which there are the definition says, and not the database.
+    fn table_of(&self, op: &Op) -> Result<TableId, Rejection> {
         let bad = |message: String| Rejection::new(RejectCode::BadRequest, message);
         let published = || self.tables.iter().filter(|table| table.published);
-        let found = self.tables.iter().position(|t| t.published && t.catalog.name == op.table);
-        let Some(index) = found else {
-            let names = published().map(|table| table.catalog.name.as_str());
-            return Err(bad(format!(
-                "there is no table `{}`{}",
-                shown(&op.table),
-                meant(&op.table, names)
-            )));
-        };
-        let (id, table) = (TableId(index as u16), &self.tables[index]);
-        let name = &table.catalog.name;
+        let found = self.tables.iter().position(|t| t.published && t.name == op.table);
+        found.map(|index| TableId(index as u16)).ok_or_else(|| {
+            let names = published().map(|table| table.name.as_str());
+            bad(format!("there is no table `{}`{}", shown(&op.table), meant(&op.table, names)))
+        })
+    }
+
+    fn read_op_of(&self, id: TableId, op: &Op) -> Result<Write, Rejection> {
+        let bad = |message: String| Rejection::new(RejectCode::BadRequest, message);
+        let table = self.table(id);
+        let name = &table.name;
         let mut values = Vec::with_capacity(op.row.len());
         for (column, json) in &op.row {
             let Some(at) = table.catalog.column(column) else {
@@ -87,7 +103,7 @@ impl Plan {
 
 /// Rejects what the rules never allow, whatever the rows are.
 fn never_allowed(table: &Table, write: &Write) -> Result<(), Rejection> {
-    let name = &table.catalog.name;
+    let name = &table.name;
     let forbidden = |message: String| Err(Rejection::new(RejectCode::Forbidden, message));
     let rules = &table.write;
     let none = match write.kind {

@@ -1,8 +1,10 @@
 //! The SQL of one write. One statement checks the rules and writes if they hold, so nothing can change
 //! between the two. The rules see the database as it was before the write, so a new row can never be the
 //! reason that the rules allow it. An earlier statement locks the row if it exists, because a statement
-//! sees only what was committed before it began, and not what was committed while it waited for a lock. What
-//! the answer means is in [`super::verdict`].
+//! sees only what was committed before it began, and not what was committed while it waited for a lock. It locks
+//! no row that the writer may not see: nobody is held up by those who may not see his rows. All statements of a mutation are
+//! sent together, so each passes on in a setting of the transaction whether the next one is to do anything: behind
+//! a write that is rejected nothing is locked or written. What the answer means is in [`super::verdict`].
 
 use std::collections::BTreeSet;
 
@@ -19,6 +21,21 @@ use crate::write_rules::{Limit, UpdateRule, WriteRule};
 const JUDGED: &str = "\"rowtide judged\"";
 const WRITTEN: &str = "\"rowtide written\"";
 
+const LOCKED: &str = "\"rowtide locked\"";
+
+/// What lets the next write of a transaction begin, as an expression.
+pub const GO_ON: &str = "pg_catalog.set_config('rowtide.step', 'next', true)";
+const NEXT: &str = "pg_catalog.current_setting('rowtide.step', true) = 'next'";
+/// The row of an update or a delete is locked.
+const HAS_LOCK: &str = "pg_catalog.current_setting('rowtide.step', true) = 'locked'";
+
+/// Goes on to `step` where the condition holds, and otherwise does nothing more.
+fn step(condition: &str, step: &str) -> String {
+    format!(
+        "pg_catalog.set_config('rowtide.step', CASE WHEN {condition} THEN '{step}' ELSE 'stop' END, true)"
+    )
+}
+
 /// A rule by itself, to ask Postgres whether it accepts it.
 #[derive(Clone, Debug)]
 pub struct RuleStatement {
@@ -28,14 +45,19 @@ pub struct RuleStatement {
     pub starts: usize,
 }
 
-/// Locks the row with the write's key.
-pub fn lock(plan: &Plan, table: TableId, kind: OpKind) -> Statement {
-    let table = plan.table(table);
+/// Locks the row with the write's key, if the writer may see it.
+pub fn lock(plan: &Plan, id: TableId, kind: OpKind) -> Statement {
+    let table = plan.table(id);
     let mut params = Params::default();
     // An update that keeps the key leaves room for those who only refer to the row.
     let strength = if kind == OpKind::Delete { "UPDATE" } else { "NO KEY UPDATE" };
     let (from, key) = (name(table), key_is(table, "", &mut params));
-    let sql = format!("SELECT FROM {from} WHERE {key} FOR {strength}");
+    let visible = visible(plan, id, &mut params);
+    let locked = step(&format!("EXISTS (SELECT FROM {LOCKED})"), "locked");
+    let sql = format!(
+        "WITH {LOCKED} AS MATERIALIZED (SELECT 1 FROM {from} WHERE {NEXT} AND {key} AND {visible} \
+         FOR {strength})\nSELECT {locked}"
+    );
     Statement { sql, params: params.list }
 }
 
@@ -59,7 +81,7 @@ pub fn limit_lock(plan: &Plan, table: TableId) -> Option<Statement> {
     };
     let locks: Vec<String> = limits.iter().enumerate().map(of).collect();
     // The list is evaluated from left to right, so all take them in one order.
-    let sql = format!("SELECT {}", locks.join(", "));
+    let sql = format!("SELECT {} WHERE {NEXT}", locks.join(", "));
     Some(Statement { sql, params: params.list })
 }
 
@@ -115,15 +137,16 @@ fn insert(plan: &Plan, id: TableId, columns: &[usize]) -> Statement {
     let (key, reached) = (key_is(table, "", &mut params), reached.join(", "));
     let conflict: Vec<String> = table.key.iter().map(|column| quoted(table, *column)).collect();
     let conflict = conflict.join(", ");
+    let go_on = step(&format!("EXISTS (SELECT FROM {WRITTEN})"), "next");
     let sql = format!(
-        "WITH \"new\" AS MATERIALIZED (SELECT {values}),\n\
+        "WITH \"new\" AS MATERIALIZED (SELECT {values} WHERE {NEXT}),\n\
          {JUDGED} AS MATERIALIZED (SELECT {allowed} IS TRUE AS allowed, \
          ARRAY[{reached}]::boolean[] AS reached, \
          EXISTS (SELECT FROM {from} WHERE {key}) AS there FROM \"new\"),\n\
          {WRITTEN} AS (INSERT INTO {from} ({list}) SELECT {selected} FROM \"new\", {JUDGED} AS j \
          WHERE j.allowed AND NOT j.there AND NOT true = ANY (j.reached) \
          ON CONFLICT ({conflict}) DO NOTHING RETURNING 1)\n\
-         SELECT there, ARRAY[allowed, EXISTS (SELECT FROM {WRITTEN})], reached FROM {JUDGED}"
+         SELECT there, ARRAY[allowed, EXISTS (SELECT FROM {WRITTEN})], reached, {go_on} FROM {JUDGED}"
     );
     Statement { sql, params: params.list }
 }
@@ -167,6 +190,8 @@ fn update(plan: &Plan, id: TableId, columns: &[usize]) -> Statement {
     let visible = visible(plan, id, &mut params);
     let (new, rules, same) = (new.join(", "), rules.join(", "), same.join(", "));
     let key = key_is(table, "", &mut params);
+    let holds = format!("{covered} AND true = ANY (j.rules) AND NOT false = ANY (j.same)");
+    let go_on = step(&holds, "next");
     let update = if sets.is_empty() {
         String::new()
     } else {
@@ -178,11 +203,11 @@ fn update(plan: &Plan, id: TableId, columns: &[usize]) -> Statement {
         )
     };
     let sql = format!(
-        "WITH \"old\" AS MATERIALIZED (SELECT * FROM {from} WHERE {key} AND {visible}),\n\
+        "WITH \"old\" AS MATERIALIZED (SELECT * FROM {from} WHERE {HAS_LOCK} AND {key} AND {visible}),\n\
          \"new\" AS MATERIALIZED (SELECT {new} FROM \"old\"),\n\
          {JUDGED} AS MATERIALIZED (SELECT ARRAY[{rules}]::boolean[] AS rules, \
          ARRAY[{same}]::boolean[] AS same FROM \"old\", \"new\"){update}\n\
-         SELECT true, rules, same FROM {JUDGED}"
+         SELECT true, rules, same, {go_on} FROM {JUDGED} AS j"
     );
     Statement { sql, params: params.list }
 }
@@ -197,12 +222,13 @@ fn delete(plan: &Plan, id: TableId) -> Statement {
     let visible = visible(plan, id, &mut params);
     let key = key_is(table, "", &mut params);
     let target = key_is(table, "target.", &mut params);
+    let go_on = step("allowed", "next");
     let sql = format!(
-        "WITH \"old\" AS MATERIALIZED (SELECT * FROM {from} WHERE {key} AND {visible}),\n\
+        "WITH \"old\" AS MATERIALIZED (SELECT * FROM {from} WHERE {HAS_LOCK} AND {key} AND {visible}),\n\
          {JUDGED} AS MATERIALIZED (SELECT {allowed} IS TRUE AS allowed FROM \"old\"),\n\
          {WRITTEN} AS (DELETE FROM {from} AS target USING {JUDGED} AS j \
          WHERE {target} AND j.allowed)\n\
-         SELECT true, ARRAY[allowed], ARRAY[]::boolean[] FROM {JUDGED}"
+         SELECT true, ARRAY[allowed], ARRAY[]::boolean[], {go_on} FROM {JUDGED}"
     );
     Statement { sql, params: params.list }
 }

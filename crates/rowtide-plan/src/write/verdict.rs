@@ -7,6 +7,7 @@ use super::op::Write;
 use super::rejection::Rejection;
 use super::statement::{coverage, immutable, written};
 use crate::plan::Plan;
+use crate::write_rules::Limit;
 
 /// What the statement of a write answered: one row of `(boolean, boolean[], boolean[])`, or none.
 /// An update or a delete treats a row that the writer may not see as if it did not exist. So neither the
@@ -17,7 +18,7 @@ pub enum Verdict {
     Written,
     /// An insert met a row, or is not allowed. The caller repeats it as an update of the row with its key. If
     /// the update finds no row, the rejection stands. The rejection and the way to it are the same whether
-    /// there is a row that the writer may not see or none.
+    /// there is a row that the writer may not see, or none and the rules say no.
     Exists(Rejection),
     /// The write is rejected.
     Rejected(Rejection),
@@ -27,7 +28,7 @@ impl Verdict {
     /// What an answer means; `None` if there was no row.
     pub fn of(plan: &Plan, write: &Write, answer: Option<(bool, Vec<bool>, Vec<bool>)>) -> Verdict {
         let table = plan.table(write.table);
-        let name = &table.catalog.name;
+        let name = &table.name;
         let reject = |code, message: String| Verdict::Rejected(Rejection::new(code, message));
         let not_found =
             || reject(RejectCode::NotFound, format!("there is no such row in table `{name}`"));
@@ -40,23 +41,25 @@ impl Verdict {
                 let limits = table.write.insert.as_ref().map_or(&[][..], |insert| &insert.limits);
                 let reached =
                     more.iter().position(|reached| *reached).and_then(|at| limits.get(at));
-                let exists = |message: String| {
-                    Verdict::Exists(Rejection::new(RejectCode::Forbidden, message))
+                let too_many = |limit: &Limit| {
+                    let message = format!(
+                        "there are {} such rows in table `{name}` already, and no more are allowed",
+                        limit.max
+                    );
+                    Rejection::new(RejectCode::Application(limit.code.clone()), message)
                 };
                 match (written, first, allowed, reached) {
                     (true, ..) => Verdict::Written,
-                    (_, _, false, _) => {
-                        exists(format!("the rule for inserts into table `{name}` says no"))
-                    }
-                    (_, false, true, Some(limit)) => {
-                        let message = format!(
-                            "there are {} such rows in table `{name}` already, and no more are allowed",
-                            limit.max
-                        );
-                        reject(RejectCode::Application(limit.code.clone()), message)
-                    }
-                    // It was there, or came to be while the statement ran.
-                    _ => exists(format!("a row with this key is in table `{name}` already")),
+                    (_, false, true, Some(limit)) => Verdict::Rejected(too_many(limit)),
+                    // Beyond a limit nothing is told of the row, either.
+                    (_, true, true, Some(limit)) => Verdict::Exists(too_many(limit)),
+                    // The rule says no, or the row was there, or came to be while the statement ran.
+                    _ => Verdict::Exists(Rejection::new(
+                        RejectCode::Forbidden,
+                        format!(
+                            "the rule for inserts into table `{name}` says no, or the key is taken"
+                        ),
+                    )),
                 }
             }
             OpKind::Update if !first => not_found(),

@@ -3,6 +3,7 @@
 //! writes the row, so the stream has the acknowledgement in the same transaction as the effects.
 
 use rowtide_plan::sql::quote_identifier;
+use rowtide_plan::write::GO_ON;
 use rowtide_protocol::Rejected;
 
 use super::{Number, Ticket};
@@ -15,7 +16,8 @@ pub(super) const KEPT_NAMES: u64 = 1_000;
 
 /// The SQL of the statements on the row.
 pub(super) struct ClientRowSql {
-    /// `$1` client, `$2` user, `$3` number: advances the row from the number before. Returns a row if it did.
+    /// `$1` client, `$2` user, `$3` number: advances the row from the number before. Returns a row if it did, and
+    /// lets the writes that follow begin.
     pub(super) advance_given: String,
     /// `$1` client, `$2` user, `$3` name, `$4` rejection or null: advances the row by one if the name is
     /// new.
@@ -43,7 +45,7 @@ impl ClientRowSql {
         ClientRowSql {
             advance_given: format!(
                 "UPDATE {client} SET last_mutation = $3::bigint, refused = NULL, name = NULL \
-                 WHERE {theirs} AND last_mutation = $3::bigint - 1 RETURNING last_mutation"
+                 WHERE {theirs} AND last_mutation = $3::bigint - 1 RETURNING last_mutation, {GO_ON}"
             ),
             advance_next: format!(
                 "WITH moved AS (UPDATE {client} SET last_mutation = last_mutation + 1, \
@@ -53,7 +55,7 @@ impl ClientRowSql {
                  SELECT $1::text, $3::text, last_mutation, $4::jsonb FROM moved), \
                  evicted AS (DELETE FROM {named} WHERE client_id = $1::text \
                  AND number <= (SELECT last_mutation FROM moved) - {KEPT_NAMES}) \
-                 SELECT last_mutation FROM moved"
+                 SELECT last_mutation, {GO_ON} FROM moved"
             ),
             reject_given: format!(
                 "WITH moved AS (UPDATE {client} SET last_mutation = $5::bigint, \

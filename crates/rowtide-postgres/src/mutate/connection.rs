@@ -1,100 +1,46 @@
 //! One connection that applies mutations, with its prepared statements.
 
-use std::collections::HashMap;
-use std::error::Error as StdError;
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use futures_util::future::maybe_done;
-use rowtide_plan::claims::claim_text;
+use rowtide_plan::catalog::TableName;
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::write::{self, Param, Rejection, Verdict, Write};
 use rowtide_protocol::{OpKind, RejectCode, Rejected};
-use tokio_postgres::types::{Format, IsNull, ToSql, Type};
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
+use super::bound::{BoundStatement, Text, bind};
 use super::client_row::{ClientRowSql, rejections_json};
 use super::failure::{Failure, Sent};
+use super::statements::{ReadyStatement, StatementKey, Statements};
 use super::{Author, Number, Outcome, Ticket};
-use crate::connect::{ConnectError, ConnectOptions, Names, connect};
-
-/// The most prepared statements. With more than that all are dropped.
-const MAX_PREPARED: usize = 1_000;
+use crate::catalog::read_catalog;
+use crate::connect::{ConnectError, ConnectOptions, Names, connect_shared, reason};
 
 /// The begin of a mutation's transaction, with settings that last as long as it does. The transaction does
 /// not wait for a lock longer than a client would, and Postgres soon ends it if the server has died. The
 /// isolation is READ COMMITTED, whatever the database's default is: a statement must see what was committed
 /// while the one before it waited for a lock, so that limits count it.
-pub const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '5s'; \
+pub const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '5s'; \
     SET LOCAL statement_timeout = '20s'; SET LOCAL idle_in_transaction_session_timeout = '10s'; \
     SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO,YMD'";
-
-/// A parameter of any type as text, which Postgres reads.
-#[derive(Debug)]
-struct Text(Option<String>);
-
-impl ToSql for Text {
-    fn to_sql(
-        &self,
-        _: &Type,
-        out: &mut BytesMut,
-    ) -> Result<IsNull, Box<dyn StdError + Sync + Send>> {
-        Ok(match &self.0 {
-            None => IsNull::Yes,
-            Some(text) => {
-                out.extend_from_slice(text.as_bytes());
-                IsNull::No
-            }
-        })
-    }
-
-    fn accepts(_: &Type) -> bool {
-        true
-    }
-
-    fn encode_format(&self, _: &Type) -> Format {
-        Format::Text
-    }
-
-    tokio_postgres::types::to_sql_checked!();
-}
-
-/// What a statement is for: the key of prepared statements.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum StatementKey {
-    Own(&'static str),
-    Lock(TableId, bool),
-    LimitLock(TableId),
-    Write(TableId, OpKind, Vec<usize>),
-}
-
-/// A statement, prepared if this connection does that, with its parameters.
-#[derive(Clone)]
-struct ReadyStatement {
-    statement: Option<tokio_postgres::Statement>,
-    sql: Arc<str>,
-    params: Arc<[Param]>,
-    /// For a write: the table whose columns the parameters are.
-    table: Option<TableId>,
-}
-
-/// A statement with its values, to send.
-struct BoundStatement {
-    ready: ReadyStatement,
-    values: Vec<Text>,
-}
 
 pub(super) struct MutationConnection {
     client: Client,
     row: ClientRowSql,
+    /// [`BEGIN`], and what else must be set here.
+    begin: String,
+    /// A transaction is open, or about to be.
+    in_transaction: bool,
     prepare: bool,
     answer_within: Duration,
     /// The plan that the prepared statements are for.
     plan: Option<Arc<Plan>>,
-    ready: HashMap<StatementKey, ReadyStatement>,
+    ready: Statements<ReadyStatement>,
     round_trips: u64,
 }
 
@@ -105,12 +51,15 @@ impl MutationConnection {
         prepare: bool,
         answer_within: Duration,
     ) -> Result<MutationConnection, ConnectError> {
-        let client = connect(options, "mutate").await?;
+        let (client, amiss) = connect_shared(options, "mutate").await?;
         let row = ClientRowSql::new(names);
-        let ready = HashMap::new();
+        let ready = Statements::default();
+        let begin = format!("{BEGIN}{}", amiss.local());
         Ok(MutationConnection {
             client,
             row,
+            begin,
+            in_transaction: false,
             prepare,
             answer_within,
             plan: None,
@@ -135,14 +84,9 @@ impl MutationConnection {
         author: &Author,
         writes: &[Write],
     ) -> Result<Outcome, Failure> {
-        if !self.plan.as_ref().is_some_and(|known| Arc::ptr_eq(known, plan))
-            || self.ready.len() > MAX_PREPARED
-        {
-            self.ready.clear();
-            self.plan = Some(Arc::clone(plan));
-        }
+        self.serve(plan);
         let attempt = match self.at_once(plan, ticket, author, writes).await {
-            Ok(Attempt::MeetsARow) => {
+            Ok(Attempt::LookAgain) => {
                 self.roll_back().await?;
                 self.step_by_step(plan, ticket, author, writes).await
             }
@@ -153,6 +97,10 @@ impl MutationConnection {
                 Ok(()) => Ok(Outcome::Acked { rejected: None }),
                 // A deferred constraint, which Postgres checks at the commit.
                 Err(Failure::Rejected(rejection)) => self.reject(ticket, &[rejection]).await,
+                Err(Failure::Broken(broken)) => {
+                    let rejection = self.if_it_fits(plan, writes, || broken.rejection()).await?;
+                    self.reject(ticket, &[rejection]).await
+                }
                 Err(other) => Err(other),
             },
             Ok(Attempt::OutOfOrder) => {
@@ -163,8 +111,72 @@ impl MutationConnection {
                 self.roll_back().await?;
                 self.reject(ticket, &[rejection]).await
             }
-            Ok(Attempt::MeetsARow) => Err(Failure::Conflict("a row came and went".to_owned())),
+            Err(Failure::Broken(broken)) => {
+                self.roll_back().await?;
+                let rejection = self.if_it_fits(plan, writes, || broken.rejection()).await?;
+                self.reject(ticket, &[rejection]).await
+            }
+            Ok(Attempt::LookAgain) => Err(Failure::Conflict("a row came and went".to_owned())),
             Err(other) => Err(other),
+        }
+    }
+
+    /// Acknowledges the number with a rejection that follows from what the plan says of a table, if the table still is
+    /// as the plan says.
+    pub(super) async fn reject_if_it_fits(
+        &mut self,
+        plan: &Arc<Plan>,
+        ticket: &Ticket,
+        table: TableId,
+        rejection: &Rejection,
+    ) -> Result<Outcome, Failure> {
+        self.serve(plan);
+        self.fits(plan, &[table]).await?;
+        self.reject(ticket, std::slice::from_ref(rejection)).await
+    }
+
+    fn serve(&mut self, plan: &Arc<Plan>) {
+        if !self.plan.as_ref().is_some_and(|known| Arc::ptr_eq(known, plan)) {
+            self.ready.clear();
+            self.plan = Some(Arc::clone(plan));
+        }
+    }
+
+    async fn if_it_fits(
+        &mut self,
+        plan: &Plan,
+        writes: &[Write],
+        rejection: impl FnOnce() -> Rejection,
+    ) -> Result<Rejection, Failure> {
+        let mut tables: Vec<TableId> = writes.iter().map(|write| write.table).collect();
+        tables.sort_unstable();
+        tables.dedup();
+        self.fits(plan, &tables).await?;
+        Ok(rejection())
+    }
+
+    /// Looks whether tables are in the database as they are in the plan. Where they are not, the plan that serves is about
+    /// to be replaced, and what it says settles nothing.
+    async fn fits(&mut self, plan: &Plan, tables: &[TableId]) -> Result<(), Failure> {
+        let name = |table: &TableId| {
+            let catalog = &plan.table(*table).catalog;
+            TableName { schema: catalog.schema.clone(), name: catalog.name.clone() }
+        };
+        let names: Vec<TableName> = tables.iter().map(name).collect();
+        self.round_trips += 1;
+        let now = self.in_time(read_catalog(&self.client, &names)).await?;
+        // Whatever is in the way of looking, the mutation has not caused it.
+        let now = now.map_err(|error| Failure::Away(reason(&error)))?;
+        let is_other = |table: &&TableId| {
+            let known = &plan.table(**table).catalog;
+            !now.tables.iter().any(|found| found.is_written_as(known))
+        };
+        match tables.iter().find(is_other) {
+            Some(table) => Err(Failure::Away(format!(
+                "table `{}` was changed, and the server is about to notice",
+                plan.table(*table).name
+            ))),
+            None => Ok(()),
         }
     }
 
@@ -188,14 +200,18 @@ impl MutationConnection {
             Number::Next { .. } => ("advance next", self.row.advance_next.clone()),
         };
         let bound = self.own(key, &sql, values).await?;
+        self.begin().await?;
         if self.query(bound).await?.is_empty() {
+            self.roll_back().await?;
             return self.out_of_order(ticket).await;
         }
+        self.commit().await?;
         let rejected = numbered.first().map(|rejection| rejection.code.clone());
         Ok(Outcome::Acked { rejected })
     }
 
-    /// Does everything up to the commit in one round trip. Stops at an insert that meets a row.
+    /// Does everything up to the commit in one round trip. Stops at an insert that meets a row, and at a row that is not
+    /// there: it may have been replaced while it was waited for.
     async fn at_once(
         &mut self,
         plan: &Arc<Plan>,
@@ -213,7 +229,8 @@ impl MutationConnection {
             statements.push(self.write(plan, author, write).await?);
         }
         self.round_trips += 1;
-        let begin = maybe_done(self.client.batch_execute(BEGIN));
+        self.in_transaction = true;
+        let begin = maybe_done(self.client.batch_execute(&self.begin));
         let mut begin = Box::pin(begin);
         let mut sent: Vec<_> =
             statements.iter().map(|bound| Box::pin(maybe_done(self.send(bound)))).collect();
@@ -227,7 +244,8 @@ impl MutationConnection {
         })
         .await;
         self.in_time(begin.as_mut()).await?;
-        begin.as_mut().take_output().unwrap_or(Ok(()))?;
+        let begun = begin.as_mut().take_output().unwrap_or(Ok(()));
+        begun.map_err(|error| Failure::from(error).of_ours())?;
         for future in &mut sent {
             self.in_time(future.as_mut()).await?;
         }
@@ -253,7 +271,10 @@ impl MutationConnection {
             let rows = answer(at).map_err(|failure| of_op(index, failure))?;
             match verdict(plan, write, &rows)? {
                 Verdict::Written => {}
-                Verdict::Exists(_) => return Ok(Attempt::MeetsARow),
+                Verdict::Exists(_) => return Ok(Attempt::LookAgain),
+                Verdict::Rejected(rejection) if rejection.code == RejectCode::NotFound => {
+                    return Ok(Attempt::LookAgain);
+                }
                 Verdict::Rejected(rejection) => {
                     return Ok(Attempt::Rejected(with_op(index, rejection)));
                 }
@@ -277,7 +298,7 @@ impl MutationConnection {
         }
         for (index, write) in writes.iter().enumerate() {
             let mut verdict = self.step(plan, author, write).await;
-            if matches!(verdict, Ok(Verdict::Exists(_))) {
+            if let Ok(Verdict::Exists(_)) = verdict {
                 verdict = self.over_a_row(plan, author, write).await;
             }
             match verdict.map_err(|failure| of_op(index, failure))? {
@@ -299,15 +320,40 @@ impl MutationConnection {
         write: &Write,
     ) -> Result<Verdict, Failure> {
         let update = Write { kind: OpKind::Update, ..write.clone() };
+        self.go_on().await?;
         match self.step(plan, author, &update).await? {
             Verdict::Rejected(rejection) if rejection.code == RejectCode::NotFound => {
+                self.go_on().await?;
                 self.step(plan, author, write).await
             }
             other => Ok(other),
         }
     }
 
+    /// Lets the next write of the transaction be done though the one before was not.
+    async fn go_on(&mut self) -> Result<(), Failure> {
+        let bound = self.own("go on", &format!("SELECT {}", write::GO_ON), Vec::new()).await?;
+        self.query(bound).await.map(drop)
+    }
+
+    /// Does one write. Whoever had the row may have replaced it while it was waited for: where there is none, it is looked for
+    /// once more.
     async fn step(
+        &mut self,
+        plan: &Arc<Plan>,
+        author: &Author,
+        write: &Write,
+    ) -> Result<Verdict, Failure> {
+        match self.step_once(plan, author, write).await? {
+            Verdict::Rejected(rejection) if rejection.code == RejectCode::NotFound => {
+                self.go_on().await?;
+                self.step_once(plan, author, write).await
+            }
+            other => Ok(other),
+        }
+    }
+
+    async fn step_once(
         &mut self,
         plan: &Arc<Plan>,
         author: &Author,
@@ -366,7 +412,9 @@ impl MutationConnection {
                 let sql = self.row.touch_name.clone();
                 let values = vec![client, Some(name.to_string()), refused];
                 let touch = self.own("touch name", &sql, values).await?;
+                self.begin().await?;
                 self.query(touch).await?;
+                self.commit().await?;
                 Ok(Outcome::Repeated)
             }
         }
@@ -436,18 +484,29 @@ impl MutationConnection {
         make: impl FnOnce() -> (String, Vec<Param>),
     ) -> Result<ReadyStatement, Failure> {
         if let Some(ready) = self.ready.get(&key) {
-            return Ok(ready.clone());
+            return Ok(ready);
         }
         let (sql, params) = make();
-        let statement = if self.prepare { Some(self.client.prepare(&sql).await?) } else { None };
-        let table = match key {
-            StatementKey::Own(_) => None,
-            StatementKey::Lock(table, _)
-            | StatementKey::LimitLock(table)
-            | StatementKey::Write(table, ..) => Some(table),
-        };
-        let ready = ReadyStatement { statement, sql: sql.into(), params: params.into(), table };
-        self.ready.insert(key, ready.clone());
+        let table = key.table();
+        let (sql, params): (Arc<str>, Arc<[Param]>) = (sql.into(), params.into());
+        let mut ready = ReadyStatement { statement: None, sql, params, table };
+        let is_kept = self.ready.is_worth_it(&key);
+        if is_kept && self.prepare {
+            // It is planned under the settings of then, some of which Postgres does not take for another's.
+            let is_set = self.in_transaction || self.begin == BEGIN;
+            if !is_set {
+                self.begin().await?;
+            }
+            let prepared = self.in_time(self.client.prepare(&ready.sql)).await?;
+            if !is_set {
+                self.roll_back().await?;
+            }
+            let prepared = prepared.map_err(|error| self.failure(&error, &ready))?;
+            ready.statement = Some(prepared);
+        }
+        if is_kept {
+            self.ready.keep(key, ready.clone());
+        }
         Ok(ready)
     }
 
@@ -466,12 +525,18 @@ impl MutationConnection {
                 self.client.query_typed(&bound.ready.sql, &values).await
             }
         };
-        answer.map_err(|error| {
-            let table = bound.ready.table.zip(self.plan.as_deref());
-            let table = table.map(|(table, plan)| &plan.table(table).catalog);
-            let sent = table.map(|table| Sent { table, params: &bound.ready.params });
-            Failure::of(&error, sent.as_ref())
-        })
+        answer.map_err(|error| self.failure(&error, &bound.ready))
+    }
+
+    fn failure(&self, error: &tokio_postgres::Error, ready: &ReadyStatement) -> Failure {
+        let of = ready.table.zip(self.plan.as_deref()).map(|(table, plan)| plan.table(table));
+        let sent = of.map(|table| Sent {
+            table: &table.catalog,
+            name: &table.name,
+            sql: &ready.sql,
+            params: &ready.params,
+        });
+        Failure::of(error, sent.as_ref())
     }
 
     async fn query(&mut self, bound: BoundStatement) -> Result<Vec<Row>, Failure> {
@@ -480,14 +545,18 @@ impl MutationConnection {
     }
 
     async fn begin(&mut self) -> Result<(), Failure> {
-        self.run(BEGIN).await
+        let begin = self.begin.clone();
+        self.in_transaction = true;
+        self.run(&begin).await.map_err(Failure::of_ours)
     }
 
     async fn commit(&mut self) -> Result<(), Failure> {
+        self.in_transaction = false;
         self.run("COMMIT").await
     }
 
     async fn roll_back(&mut self) -> Result<(), Failure> {
+        self.in_transaction = false;
         self.run("ROLLBACK").await
     }
 
@@ -509,20 +578,9 @@ enum Attempt {
     Written,
     /// The client's row is not at the number before.
     OutOfOrder,
-    /// An insert met a row.
-    MeetsARow,
+    /// An insert met a row, or a row is not there: only a later statement can tell.
+    LookAgain,
     Rejected(Rejection),
-}
-
-fn bind(ready: ReadyStatement, write: &Write, author: &Author) -> BoundStatement {
-    let value = |param: &Param| {
-        Text(match param {
-            Param::Value(column) => write.value(*column).map(str::to_owned),
-            Param::Claim(claim, kind) => claim_text(claim, kind, &author.user_id, &author.claims),
-        })
-    };
-    let values = ready.params.iter().map(value).collect();
-    BoundStatement { ready, values }
 }
 
 fn verdict(plan: &Plan, write: &Write, rows: &[Row]) -> Result<Verdict, Failure> {

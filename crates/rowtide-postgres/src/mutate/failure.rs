@@ -1,12 +1,16 @@
 //! Classifies Postgres' errors for a mutation: Rowtide rejects the mutation, tries it again, or waits for
-//! Postgres. The message for the client names constraints, columns and tables. It never repeats a value,
-//! because the value may be another user's.
+//! Postgres. Only what the mutation itself has caused rejects it. A statement that does not fit the database is
+//! not the client's doing, and neither is a trigger that is broken; which of the two it is, is told by where
+//! Postgres was when it failed. The message for the client names constraints, columns, tables and functions. It never
+//! repeats a value, because the value may be another user's.
+
+use std::fmt;
 
 use rowtide_plan::catalog::CatalogTable;
 use rowtide_plan::write::{Param, Rejection};
 use rowtide_protocol::RejectCode;
 use tokio_postgres::Error;
-use tokio_postgres::error::{DbError, SqlState};
+use tokio_postgres::error::{DbError, ErrorPosition, SqlState};
 
 use crate::connect::{message_without_values, reason};
 
@@ -15,15 +19,63 @@ use crate::connect::{message_without_values, reason};
 pub enum Failure {
     /// The connection is lost, or Postgres cannot work now.
     Away(String),
-    /// Another transaction was in the way, or the tables have just changed.
+    /// Another transaction was in the way.
     Conflict(String),
+    /// The statement was ended because it took too long.
+    Slow(String),
+    /// Something of the application's in the database fails, such as a trigger: by itself, or because the tables have
+    /// changed and the plan has not yet.
+    Broken(Broken),
     /// The mutation can never succeed.
     Rejected(Rejection),
 }
 
-/// The table and the parameters of a statement, to find the column that an error is about.
+/// What fails in the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broken {
+    sqlstate: String,
+    /// The function that failed, if Postgres names one.
+    function: Option<String>,
+    /// What Postgres said, if that cannot hold a value of a row.
+    said: Option<String>,
+    /// Rowtide's statement, and the function's own, as far as it cannot hold a value.
+    statement: String,
+    inner: Option<String>,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SQLSTATE {}", self.sqlstate)?;
+        self.said.as_ref().map_or(Ok(()), |said| write!(f, ": {said}"))
+    }
+}
+
+impl Broken {
+    /// The rejection of a mutation that meets it, and an error for whoever runs the database.
+    pub(super) fn rejection(&self) -> Rejection {
+        let Broken { sqlstate, function, said, statement, inner } = self;
+        let what = match function {
+            Some(function) => format!("function `{function}` of the database fails"),
+            None => "the database does not do it".to_owned(),
+        };
+        tracing::error!(
+            sqlstate,
+            function,
+            said,
+            statement,
+            inner,
+            "a mutation was rejected because something in the database fails; no client has caused that"
+        );
+        Rejection::new(RejectCode::UnknownError, format!("{what} (SQLSTATE {sqlstate})"))
+    }
+}
+
+/// The table, the text and the parameters of a statement, to find what an error is about.
 pub(super) struct Sent<'a> {
     pub(super) table: &'a CatalogTable,
+    /// The table's name on the wire.
+    pub(super) name: &'a str,
+    pub(super) sql: &'a str,
     pub(super) params: &'a [Param],
 }
 
@@ -40,20 +92,36 @@ impl Failure {
             None => Failure::Away(reason(error)),
         }
     }
+
+    /// The failure of what no client asks for: it is not rejected, but waits.
+    pub(super) fn of_ours(self) -> Failure {
+        match self {
+            Failure::Rejected(rejection) => Failure::Away(rejection.message),
+            Failure::Broken(broken) => Failure::Away(broken.to_string()),
+            other => other,
+        }
+    }
 }
 
 impl Sent<'_> {
-    /// The parameter that Postgres could not read, if the error names it: `unnamed portal parameter $2`.
+    /// The parameter that Postgres could not read, if the error names it: `unnamed portal parameter $2`, in the
+    /// language of the server, with or without the value behind it.
     fn parameter(&self, error: &DbError) -> Option<&Param> {
-        let number = error.where_()?.split_once("portal parameter $")?.1;
-        let digits = number.bytes().take_while(u8::is_ascii_digit).count();
-        let number: usize = number[..digits].parse().ok()?;
+        let place = error.where_()?;
+        let (_, rest) = place.split_once('$')?;
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let behind = &rest[digits..];
+        // A dollar of another context stands in a statement or in a function.
+        if !(behind.is_empty() || behind.starts_with(" = ")) {
+            return None;
+        }
+        let number: usize = rest[..digits].parse().ok()?;
         self.params.get(number.checked_sub(1)?)
     }
 
     /// The rejection of a value that Postgres could not read, or that does not fit.
     fn misfit(&self, error: &DbError) -> Rejection {
-        let (table, code) = (&self.table.name, error.code().code());
+        let (table, code) = (self.name, error.code().code());
         let name = |column: usize| format!("`{}`", self.table.columns[column].name);
         let columns = match self.parameter(error) {
             Some(Param::Claim(..)) => {
@@ -83,66 +151,142 @@ impl Sent<'_> {
     fn of_column(&self, error: &DbError) -> String {
         match self.parameter(error) {
             Some(Param::Value(column)) => {
-                let (column, table) = (&self.table.columns[*column].name, &self.table.name);
+                let (column, table) = (&self.table.columns[*column].name, self.name);
                 format!(" of column `{column}` of table `{table}`")
             }
-            _ => format!(" of table `{}`", self.table.name),
+            _ => format!(" of table `{}`", self.name),
         }
     }
 }
 
-fn judge(error: &DbError, sent: Option<&Sent<'_>>) -> Failure {
-    let code = error.code();
-    let said = || message_without_values(error);
-    let away = [
-        SqlState::ADMIN_SHUTDOWN,
-        SqlState::CRASH_SHUTDOWN,
-        SqlState::CANNOT_CONNECT_NOW,
-        SqlState::READ_ONLY_SQL_TRANSACTION,
-        SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
-    ];
-    let conflict = [
-        SqlState::T_R_SERIALIZATION_FAILURE,
-        SqlState::T_R_DEADLOCK_DETECTED,
-        SqlState::LOCK_NOT_AVAILABLE,
-        SqlState::QUERY_CANCELED,
-        // The error of a statement behind one that failed; the first error counts.
-        SqlState::IN_FAILED_SQL_TRANSACTION,
-        // Another session made the same name or row at the same time.
-        SqlState::INVALID_SQL_STATEMENT_NAME,
-        SqlState::DUPLICATE_PSTATEMENT,
-        // The tables have changed. The plan changes when the stream says so.
-        SqlState::FEATURE_NOT_SUPPORTED,
-        SqlState::UNDEFINED_COLUMN,
-        SqlState::UNDEFINED_TABLE,
-        SqlState::UNDEFINED_FUNCTION,
-        SqlState::DATATYPE_MISMATCH,
-    ];
-    // A right of the server's own role, which is granted sooner or later; row-level security and triggers say no in the
-    // same class, and mean the row.
-    let not_granted = *code == SqlState::INSUFFICIENT_PRIVILEGE
-        && error.routine().is_some_and(|routine| routine.starts_with("aclcheck"));
-    if not_granted {
-        return Failure::Away(said());
-    }
-    // Classes 08 (connection) and 53 (resources, such as a full disk).
-    if away.contains(code) || matches!(code.code().get(..2), Some("08" | "53")) {
-        return Failure::Away(said());
-    }
-    if conflict.contains(code) {
-        return Failure::Conflict(said());
-    }
-    Failure::Rejected(rejection(error, sent))
+/// Whether a function raised the error on purpose: `RAISE` of PL/pgSQL, with whatever SQLSTATE.
+fn is_raised(error: &DbError) -> bool {
+    error.routine() == Some("exec_stmt_raise") || *error.code() == SqlState::RAISE_EXCEPTION
 }
 
-fn rejection(error: &DbError, sent: Option<&Sent<'_>>) -> Rejection {
+/// The function in which Postgres was, by the context of the error, which ends each of them with its arguments:
+/// `PL/pgSQL function stamp() line 3 at assignment`.
+fn function(error: &DbError) -> Option<String> {
+    let in_line = |line: &str| {
+        let (before, arguments) = line.split_once('(')?;
+        let name = before.rsplit(' ').next().filter(|name| !name.is_empty())?;
+        Some(format!("{name}({}", arguments.split_inclusive(')').next()?))
+    };
+    error.where_()?.lines().find_map(in_line)
+}
+
+/// Whether Postgres was in a function, or in a statement of one.
+fn is_inside(error: &DbError) -> bool {
+    let internal = matches!(error.position(), Some(ErrorPosition::Internal { .. }));
+    internal || function(error).is_some()
+}
+
+fn broken(error: &DbError, sent: Option<&Sent<'_>>) -> Failure {
+    let code = error.code().code();
+    // A statement that is put together when it runs may have values in it, and so may what is said of it.
+    let dynamic = error.where_().is_some_and(|place| place.contains("EXECUTE"));
+    let plain =
+        ["0A", "21", "2D", "2F", "3F", "42", "55"].iter().any(|class| code.starts_with(class));
+    let said = (plain && !dynamic).then(|| error.message().to_owned());
+    let inner = match error.position() {
+        Some(ErrorPosition::Internal { query, .. }) if !dynamic => Some(query.clone()),
+        _ => None,
+    };
+    Failure::Broken(Broken {
+        sqlstate: code.to_owned(),
+        function: function(error),
+        said,
+        statement: sent.map_or_else(String::new, |sent| sent.sql.to_owned()),
+        inner,
+    })
+}
+
+fn judge(error: &DbError, sent: Option<&Sent<'_>>) -> Failure {
+    let code = error.code().code();
+    let class = code.get(..2).unwrap_or_default();
+    let said = || message_without_values(error);
+    let is = |state: &SqlState| error.code() == state;
+    let routine = error.routine().unwrap_or_default();
+    // A lock on a whole table, or of those who insert under one limit; whoever waits for a row alone is told of which in the
+    // context.
+    if is(&SqlState::LOCK_NOT_AVAILABLE) && error.where_().is_none() {
+        let of = sent.map_or_else(String::new, |sent| format!(" of table `{}`", sent.name));
+        return Failure::Away(format!("a write{of} does not get a lock: {}", said()));
+    }
+    // Class 40 (deadlocks, serialization), a lock that is not had, statements behind one that failed (the first
+    // error counts), a prepared statement that another session has or that is of a former shape of the table.
+    let conflict = class == "40"
+        || is(&SqlState::LOCK_NOT_AVAILABLE)
+        || is(&SqlState::IN_FAILED_SQL_TRANSACTION)
+        || is(&SqlState::INVALID_SQL_STATEMENT_NAME)
+        || is(&SqlState::DUPLICATE_PSTATEMENT)
+        || is(&SqlState::OBJECT_IN_USE)
+        || is(&SqlState::FEATURE_NOT_SUPPORTED) && routine == "RevalidateCachedQuery";
+    if conflict {
+        return Failure::Conflict(said());
+    }
+    if is_raised(error) {
+        // The application has written this message for its users.
+        return Failure::Rejected(Rejection::new(RejectCode::Constraint, said_briefly(error)));
+    }
+    if is(&SqlState::QUERY_CANCELED) {
+        return Failure::Slow(said());
+    }
+    // A right of the server's own role, which is granted sooner or later. Row-level security says no in the same class,
+    // and means the row.
+    if is(&SqlState::INSUFFICIENT_PRIVILEGE) {
+        return match (routine, sent) {
+            ("ExecWithCheckOptions", Some(sent)) => {
+                let what = format!("row-level security of table `{}` says no", sent.name);
+                Failure::Rejected(Rejection::new(RejectCode::Forbidden, what))
+            }
+            _ => Failure::Away(said()),
+        };
+    }
+    // Connections, resources such as a full disk, shutdowns, and what the system does not do.
+    let away = matches!(class, "08" | "53" | "57" | "58")
+        || is(&SqlState::READ_ONLY_SQL_TRANSACTION)
+        || is(&SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT)
+        || code == "25P04";
+    if away {
+        return Failure::Away(said());
+    }
+    let inside = is_inside(error);
+    if class == "XX" && !inside {
+        // What another transaction changes meanwhile in the catalog shows itself so, too.
+        return Failure::Conflict(said());
+    }
+    if matches!(class, "42" | "3F" | "55") && !inside && !is(&SqlState::GENERATED_ALWAYS) {
+        // The text of the statement: of an old plan, or of a rule that names what is not there any more.
+        let of = sent.map_or_else(String::new, |sent| format!(" of table `{}`", sent.name));
+        return Failure::Away(format!(
+            "a write{of} does not fit the database, or a rule for it: {}",
+            said()
+        ));
+    }
+    if inside
+        && matches!(class, "42" | "3F" | "0A" | "55" | "54" | "XX" | "21" | "2D" | "2F" | "P0")
+    {
+        return broken(error, sent);
+    }
+    match rejection(error, sent) {
+        Some(rejection) => Failure::Rejected(rejection),
+        None => broken(error, sent),
+    }
+}
+
+/// The rejection that a mutation has caused; `None` if it has not.
+fn rejection(error: &DbError, sent: Option<&Sent<'_>>) -> Option<Rejection> {
     let of_table = match (error.table(), sent) {
+        (Some(table), Some(sent)) if table == sent.table.name => {
+            format!(" of table `{}`", sent.name)
+        }
         (Some(table), _) => format!(" of table `{table}`"),
         (None, Some(sent)) => sent.of_column(error),
         (None, None) => String::new(),
     };
     let constraint = |message| Rejection::new(RejectCode::Constraint, message);
-    match (error.code(), error.constraint(), error.column()) {
+    Some(match (error.code(), error.constraint(), error.column()) {
         (code, _, Some(column)) if *code == SqlState::NOT_NULL_VIOLATION => {
             constraint(format!("column `{column}`{of_table} must not be null"))
         }
@@ -158,8 +302,10 @@ fn rejection(error: &DbError, sent: Option<&Sent<'_>>) -> Rejection {
         (code, _, _) if code.code().starts_with("23") => {
             constraint(format!("a constraint{of_table} is violated ({})", code.code()))
         }
-        // The application's trigger has written this message for its users.
-        (code, _, _) if *code == SqlState::RAISE_EXCEPTION => constraint(said_briefly(error)),
+        // A check option of a view, which a rule of the database has put before the table.
+        (code, _, _) if code.code() == "44000" => {
+            constraint(format!("a check option{of_table} is violated"))
+        }
         (code, _, _) if code.code().starts_with("22") || *code == SqlState::GENERATED_ALWAYS => {
             sent.map_or_else(
                 || Rejection::new(RejectCode::BadRequest, "a value does not fit its column"),
@@ -172,16 +318,8 @@ fn rejection(error: &DbError, sent: Option<&Sent<'_>>) -> Rejection {
             let what = format!("a value{of_table} is too large{index} (SQLSTATE {})", code.code());
             Rejection::new(RejectCode::TooLarge, what)
         }
-        (code, _, _) => {
-            tracing::error!(
-                sqlstate = code.code(),
-                said = message_without_values(error),
-                "a mutation failed in a way that is not the client's doing"
-            );
-            let what = format!("the database rejected it (SQLSTATE {})", code.code());
-            Rejection::new(RejectCode::UnknownError, what)
-        }
-    }
+        _ => return None,
+    })
 }
 
 fn said_briefly(error: &DbError) -> String {

@@ -4,15 +4,17 @@
 //! and another statement acknowledges its number. The session keeps no state, so a pooler may be between
 //! server and Postgres.
 
+mod bound;
 mod client_row;
 mod connection;
 mod failure;
+mod statements;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rowtide_plan::plan::Plan;
+use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::write::{Rejection, Write};
 use serde_json::{Map, Value};
 use thiserror::Error;
@@ -62,6 +64,13 @@ pub enum Work {
     Apply(Vec<Write>),
     /// Acknowledge rejections: the first is of this number, the others of the numbers behind it.
     Reject(Vec<Rejection>),
+    /// Acknowledge a rejection that follows from what the plan says of a table, if that is still so.
+    RejectIfItFits {
+        /// The table.
+        table: TableId,
+        /// Why it would be rejected.
+        rejection: Rejection,
+    },
 }
 
 /// The outcome of an attempt to apply a mutation.
@@ -95,6 +104,9 @@ pub enum MutateError {
     /// Another transaction was in the way.
     #[error("another transaction was in the way: {0}")]
     Conflict(String),
+    /// It took longer than a statement may take.
+    #[error("it took too long: {0}")]
+    Slow(String),
 }
 
 /// Applies mutations over a bounded number of connections.
@@ -152,20 +164,24 @@ impl Mutator {
         let applied = match work {
             Work::Apply(writes) => connection.apply(plan, ticket, author, writes).await,
             Work::Reject(rejections) => connection.reject(ticket, rejections).await,
+            Work::RejectIfItFits { table, rejection } => {
+                connection.reject_if_it_fits(plan, ticket, *table, rejection).await
+            }
         };
         self.round_trips.fetch_add(connection.take_round_trips(), Ordering::Relaxed);
         // After an error, and when this future is dropped, the connection is closed, because it may have an
         // open transaction.
-        match applied {
+        // What is rejected here is not the mutation, but Rowtide's own writing of the row in `client`.
+        match applied.map_err(Failure::of_ours) {
             Ok(outcome) => {
                 self.lock().push(connection);
                 Ok(outcome)
             }
-            Err(Failure::Away(what)) => Err(MutateError::Away(what)),
             Err(Failure::Conflict(what)) => Err(MutateError::Conflict(what)),
-            // Not even the rejection can be acknowledged: Postgres does not let Rowtide write the row in
-            // `client`. No client has caused that.
-            Err(Failure::Rejected(rejection)) => Err(MutateError::Away(rejection.message)),
+            Err(Failure::Slow(what)) => Err(MutateError::Slow(what)),
+            Err(Failure::Away(what)) => Err(MutateError::Away(what)),
+            Err(Failure::Rejected(Rejection { message, .. })) => Err(MutateError::Away(message)),
+            Err(Failure::Broken(broken)) => Err(MutateError::Away(broken.to_string())),
         }
     }
 

@@ -1,0 +1,166 @@
+//! Rows that a writer may not see: no mutation holds up those who may, and no answer tells of them more than the
+//! constraints of the database do.
+
+use std::time::Duration;
+
+use rowtide_tests::{App, Writer, delete, eventually, insert, update};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+const DEFINITION: &str = r#"
+[tables.item]
+visible = "owner = auth.user_id OR shared"
+[tables.item.insert]
+allow = 'new.owner = auth.user_id'
+[[tables.item.insert.limit]]
+where = 'owner = auth.user_id'
+max = 2
+code = "too_many_items"
+[[tables.item.update]]
+allow = 'old.owner = auth.user_id'
+[tables.item.delete]
+allow = 'old.owner = auth.user_id'
+
+[tables.part]
+visible = "owner = auth.user_id"
+[tables.part.insert]
+allow = 'new.owner = auth.user_id AND new.item IN (SELECT id FROM item WHERE owner = auth.user_id)'
+"#;
+
+/// Whoever writes the row `slow` waits for whoever has the lock.
+const TABLES: &str = "
+CREATE TABLE item (id text PRIMARY KEY, owner text NOT NULL, shared bool NOT NULL DEFAULT false, n int);
+CREATE TABLE part (id text PRIMARY KEY, owner text NOT NULL, item text REFERENCES item);
+INSERT INTO item VALUES ('hidden', 'ann', false), ('shown', 'ann', true), ('slow', 'eve', false);
+CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  IF NEW.id = 'slow' THEN PERFORM pg_advisory_xact_lock(1); END IF;
+  RETURN NEW;
+END $$;
+CREATE TRIGGER wait BEFORE UPDATE ON item FOR EACH ROW EXECUTE FUNCTION wait();";
+
+fn set(id: &str) -> Value {
+    update("item", json!({ "id": id, "n": 1 }))
+}
+
+/// Long enough for whatever waits for nothing, and shorter than the five seconds after which a lock is given up.
+async fn at_once<T>(what: &str, wait: impl Future<Output = T>) -> T {
+    let waited = timeout(Duration::from_secs(4), wait).await;
+    waited.unwrap_or_else(|_| panic!("{what} waits"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_one_may_not_see_is_neither_waited_for_nor_locked() {
+    let app = App::with(DEFINITION, TABLES).await;
+    let mut eve = Writer::live(&app, "eve").await;
+    eve.mutate(json!([update("item", json!({ "id": "hidden", "n": 1 }))]))
+        .await
+        .refused("not_found", "`item`");
+    let owner = app.database.connect().await;
+    owner.batch_execute("BEGIN; SELECT 1 FROM item WHERE id = 'hidden' FOR UPDATE").await.unwrap();
+    for ops in [
+        json!([set("hidden")]),
+        json!([delete("item", json!({ "id": "hidden" }))]),
+        json!([set("hidden"), set("hidden")]),
+    ] {
+        at_once("the mutation", eve.mutate(ops)).await.refused("not_found", "`item`");
+    }
+    let over = insert("item", json!({ "id": "hidden", "owner": "eve" }));
+    at_once("an insert", eve.mutate(json!([over]))).await.refused("forbidden", "key is taken");
+    owner.batch_execute("COMMIT").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_rejection_nothing_is_locked_or_written() {
+    let app = App::with(DEFINITION, TABLES).await;
+    let mut eve = Writer::live(&app, "eve").await;
+    let other = app.database.connect().await;
+    // Whoever came as far as to write it would wait.
+    other.execute("SELECT pg_advisory_lock(1)", &[]).await.unwrap();
+    for (first, code) in [
+        (set("hidden"), "not_found"),
+        (set("nowhere"), "not_found"),
+        (set("shown"), "forbidden"),
+        (delete("item", json!({ "id": "shown" })), "forbidden"),
+        (insert("item", json!({ "id": "new", "owner": "ann" })), "forbidden"),
+        (insert("part", json!({ "id": "p", "owner": "eve", "item": "hidden" })), "forbidden"),
+    ] {
+        let ops = json!([first, set("slow")]);
+        at_once("what is behind", eve.mutate(ops.clone())).await.refused(code, "ops[0]");
+    }
+    // A number that was acknowledged before does nothing, either.
+    let last = eve.next() - 1;
+    eve.send_as(last, json!([set("slow")])).await;
+    at_once("a repeat", eve.outcome(last)).await.refused("forbidden", "ops[0]");
+    other.execute("SELECT pg_advisory_unlock(1)", &[]).await.unwrap();
+    // All of it is done where nothing is rejected; the second sees what the first did.
+    let ops = json!([
+        insert("item", json!({ "id": "a", "owner": "eve", "n": 1 })),
+        insert("item", json!({ "id": "a", "n": 2, "owner": "eve" })),
+        set("slow"),
+        delete("item", json!({ "id": "slow" })),
+        insert("item", json!({ "id": "b", "owner": "eve" })),
+    ]);
+    eve.mutate(ops).await.applied();
+    let left = "SELECT string_agg(id || coalesce(n, 0), ' ' ORDER BY id) FROM item";
+    assert_eq!(app.one(left).await, "a2 b0 hidden0 shown0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_word_and_no_code_tells_whether_a_hidden_row_is_there() {
+    let app = App::with(DEFINITION, TABLES).await;
+    let mut eve = Writer::live(&app, "eve").await;
+    let mut told = async |ops: Value| eve.mutate(ops).await.refused;
+    let part =
+        |item: &str| json!([insert("part", json!({ "id": "p", "owner": "eve", "item": item }))]);
+    let foreign = |id: &str| json!([insert("item", json!({ "id": id, "owner": "ann" }))]);
+    let own = |id: &str| json!([insert("item", json!({ "id": id, "owner": "eve" }))]);
+    for (what, of) in [
+        ("an update", &(|id: &str| json!([set(id)])) as &dyn Fn(&str) -> Value),
+        ("a delete", &|id: &str| json!([delete("item", json!({ "id": id }))])),
+        ("an insert that refers to it", &part),
+        ("an insert over it for its owner", &foreign),
+    ] {
+        let hidden = told(of("hidden")).await;
+        assert!(hidden.is_some(), "{what} is applied");
+        assert_eq!(hidden, told(of("nowhere")).await, "{what}");
+    }
+    // Of one's own there cannot be another with its key: that it fails tells of it, but not the words.
+    let taken = told(own("hidden")).await.unwrap();
+    assert_eq!(Some(taken), told(foreign("hidden")).await);
+    // And not even that beyond a limit.
+    assert_eq!(told(own("e2")).await, None);
+    assert_eq!(told(own("hidden")).await, told(own("e3")).await);
+    assert_eq!(told(own("e3")).await.unwrap().0, "too_many_items");
+}
+
+/// A row that is replaced while a mutation waits for it is there all the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_was_replaced_meanwhile_is_found() {
+    let app = App::with(DEFINITION, TABLES).await;
+    let mut ann = Writer::live(&app, "ann").await;
+    let other = app.database.connect().await;
+    for (ops, left) in [
+        (json!([set("hidden")]), "1"),
+        (json!([set("shown"), set("hidden")]), "1"),
+        (json!([insert("item", json!({ "id": "hidden", "owner": "ann", "n": 2 }))]), "2"),
+        (json!([delete("item", json!({ "id": "hidden" }))]), "null"),
+    ] {
+        other
+            .batch_execute(
+                "BEGIN; DELETE FROM item WHERE id = 'hidden'; INSERT INTO item VALUES ('hidden', 'ann')",
+            )
+            .await
+            .unwrap();
+        let id = ann.send(ops.clone()).await;
+        eventually("it waits for the row", || async {
+            let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+                           AND datname = current_database() AND application_name = 'rowtide mutate'";
+            (app.one(waiting).await == "1").then_some(())
+        })
+        .await;
+        other.batch_execute("COMMIT").await.unwrap();
+        assert_eq!(ann.outcome(id).await.refused, None, "{ops}");
+        let n = "SELECT (SELECT n FROM item WHERE id = 'hidden')";
+        assert_eq!(app.one(&format!("({n})")).await, left, "{ops}");
+    }
+}
