@@ -37,6 +37,7 @@ fn observed() -> Observed {
         readable: true,
         rights: ObservedRights { insert: true, update: true, delete: true },
         children: false,
+        partitions: Vec::new(),
         membership: Some(ObservedMembership {
             oid: Some(20),
             version: Some(701),
