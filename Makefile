@@ -1,11 +1,12 @@
 # `make dev` and `make test` do their own set-up; see scripts/prepare.sh.
 
-.PHONY: help dev test test-js torture fuzz supply bench
+.PHONY: help dev test test-js test-postgres torture fuzz supply bench
 
 help:
 	@echo "make dev      run the files example with a private PostgreSQL"
 	@echo "make test     format check, lints, every test, and a smoke run"
 	@echo "make test-js  the tests of what runs in a browser alone"
+	@echo "make test-postgres  the end-to-end tests on PostgreSQL 14, 15, 16, 17 and 18"
 	@echo "make torture  kill, cut and stall everything for an hour, and look whether anything is lost"
 	@echo "make fuzz     give everything that reads bytes from outside what it does not expect, for an hour"
 	@echo "make supply   what the server is built of: licences, bans, duplicates, and advisories with cargo-deny"
@@ -21,6 +22,7 @@ test:
 	scripts/circles.sh
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	ROWTIDE_FUZZ_SECONDS=$${ROWTIDE_FUZZ_SECONDS:-10} cargo test --workspace --locked
+	ROWTIDE_PG_TESTS="catalog kinds_of_tables setup_and_check stream" scripts/postgres.sh 14 18
 	scripts/smoke.sh
 	$(MAKE) --no-print-directory test-js
 
@@ -29,6 +31,11 @@ test-js:
 	cargo build --quiet --locked -p rowtide
 	cd clients/js && npm run --silent check && npm test --silent
 	cd examples/files/web && npm run --silent check && npm test --silent
+
+# What of it runs is in the script; `make test` runs a part on the oldest and the newest.
+test-postgres:
+	@scripts/prepare.sh
+	scripts/postgres.sh
 
 # For as long as ROWTIDE_TORTURE_SECONDS says; ROWTIDE_SEED does again what a run did.
 torture:

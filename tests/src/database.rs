@@ -57,6 +57,28 @@ impl Database {
         &self.name
     }
 
+    /// The server's major version. A test of something that older ones have not asks for it, and says so where it leaves
+    /// something out.
+    ///
+    /// # Panics
+    /// When Postgres does not say.
+    pub async fn major_version(&self) -> i32 {
+        let sql = "SELECT current_setting('server_version_num')::int / 10000";
+        self.connect().await.query_one(sql, &[]).await.expect("a version").get(0)
+    }
+
+    /// Whether the server is of this major version or newer. If it is not, the test says what it leaves out.
+    ///
+    /// # Panics
+    /// When Postgres does not say.
+    pub async fn is_at_least(&self, major: i32, for_what: &str) -> bool {
+        let is = self.major_version().await;
+        if is < major {
+            eprintln!("left out on PostgreSQL {is}: {for_what} (since {major})");
+        }
+        is >= major
+    }
+
     /// Slot, publication and schema of this test: no other test has the same.
     pub fn names(&self) -> Names {
         Names::of(&self.name).expect("the name of a database is the name of an environment")

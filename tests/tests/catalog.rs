@@ -94,6 +94,8 @@ async fn every_type_is_what_its_base_type_is() {
 
 #[tokio::test]
 async fn columns_are_in_order_and_those_that_are_not_published_are_left_out() {
+    let database = Database::create().await;
+    let published = database.is_at_least(18, "generated columns are published").await;
     let table = table(
         "CREATE TABLE t (
            \"Id\" uuid PRIMARY KEY, gone int, plain varchar(9) NOT NULL,
@@ -106,7 +108,10 @@ async fn columns_are_in_order_and_those_that_are_not_published_are_left_out() {
         .columns
         .iter()
         .map(|column| (column.name.as_str(), column.not_null, column.toastable))
+        .filter(|(name, ..)| !published || *name != "double")
         .collect();
+    assert_eq!(table.column("double").is_some(), published);
+    assert_eq!(table.streaming.left_out.is_empty(), published);
     assert_eq!(
         columns,
         [
@@ -203,6 +208,10 @@ async fn tables_come_in_the_order_they_were_asked_for_and_are_told_apart_by_sche
 async fn what_postgres_does_not_stream_as_a_table_is_told_by_what_it_is() {
     let database = Database::with(
         "CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id);
+         CREATE TABLE part PARTITION OF parts FOR VALUES FROM (0) TO (9);
+         CREATE TABLE mother (id int PRIMARY KEY); CREATE TABLE kid () INHERITS (mother);
+         CREATE TABLE mixed (id int NOT NULL) PARTITION BY RANGE (id);
+         CREATE UNLOGGED TABLE lost PARTITION OF mixed FOR VALUES FROM (0) TO (9);
          CREATE VIEW looks AS SELECT 1 AS id; CREATE MATERIALIZED VIEW stored AS SELECT 1 AS id;
          CREATE UNLOGGED TABLE unlogged (id int PRIMARY KEY); CREATE SEQUENCE counts;
          CREATE FOREIGN DATA WRAPPER wrapper; CREATE SERVER elsewhere FOREIGN DATA WRAPPER wrapper;
@@ -211,7 +220,12 @@ async fn what_postgres_does_not_stream_as_a_table_is_told_by_what_it_is() {
     )
     .await;
     let expected = [
-        ("parts", UnstreamedKind::Partitioned),
+        ("part", UnstreamedKind::PartitionOf { root: "public.parts".to_owned() }),
+        ("mother", UnstreamedKind::Inherited { child: "public.kid".to_owned() }),
+        (
+            "mixed",
+            UnstreamedKind::PartitionUnstreamed { partition: "\"public\".\"lost\"".to_owned() },
+        ),
         ("looks", UnstreamedKind::View),
         ("stored", UnstreamedKind::MaterializedView),
         ("unlogged", UnstreamedKind::Unlogged),
@@ -219,11 +233,14 @@ async fn what_postgres_does_not_stream_as_a_table_is_told_by_what_it_is() {
         ("afar", UnstreamedKind::Foreign),
     ];
     let mut names: Vec<TableName> = expected.iter().map(|(name, _)| public(name)).collect();
-    names.extend([public("none"), public("plain")]);
+    names.extend(["none", "plain", "parts", "kid"].map(public));
+    let system = TableName { schema: "pg_catalog".to_owned(), name: "pg_class".to_owned() };
+    names.push(system);
     let catalog = read(&database, &names).await;
     let tables: Vec<&str> = catalog.tables.iter().map(|table| table.name.as_str()).collect();
-    assert_eq!(tables, ["plain"]);
-    let found: Vec<(&str, UnstreamedKind)> =
-        catalog.unstreamed.iter().map(|other| (other.name.as_str(), other.kind)).collect();
+    assert_eq!(tables, ["plain", "parts", "kid"]);
+    let mut found: Vec<(&str, UnstreamedKind)> =
+        catalog.unstreamed.iter().map(|other| (other.name.as_str(), other.kind.clone())).collect();
+    assert_eq!(found.pop(), Some(("pg_class", UnstreamedKind::System)));
     assert_eq!(found, expected);
 }

@@ -363,6 +363,8 @@ async fn what_an_insert_leaves_out_is_made_once() {
         writer.mutate(json!([op])).await.refused("forbidden", column);
     }
     let generated = json!([insert("made", json!({ "id": "d", "twice": 4 }))]);
-    writer.mutate(generated).await.refused("bad_request", "`twice`");
+    let published = app.database.is_at_least(18, "generated columns are known").await;
+    let code = if published { "forbidden" } else { "bad_request" };
+    writer.mutate(generated).await.refused(code, "`twice`");
     writer.mutate(json!([update("numbered", json!({ "id": 1, "name": "C" }))])).await.applied();
 }

@@ -11,8 +11,10 @@ use rowtide_postgres::check::check;
 use rowtide_postgres::cluster::Cluster;
 use rowtide_postgres::connect::{ConnectOptions, Names, connect};
 use rowtide_postgres::setup::{SetupError, setup};
+use rowtide_postgres::slot_making::make_slot;
 use rowtide_tests::{Database, cluster};
 use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
 
 const TABLES: &str = r#"
 CREATE TABLE note (id text PRIMARY KEY, owner text NOT NULL, text text);
@@ -244,6 +246,9 @@ async fn a_role_that_may_not_set_up_is_told_what_it_may_not() {
 #[tokio::test]
 async fn a_publication_that_leaves_rows_or_columns_out_is_found() {
     let database = with_identities().await;
+    if !database.is_at_least(15, "row filters").await {
+        return;
+    }
     let (client, names) = (database.connect().await, database.names());
     set_up(&client, &names).await;
     let publication = &names.publication;
@@ -347,6 +352,22 @@ async fn a_lost_slot_is_found_and_made_anew() {
     );
     assert_eq!(set_up(&client, &names).await.len(), 2);
     assert_eq!(found(&client, &names).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_new_slot_is_a_failover_slot_where_postgres_has_some() {
+    let database = with_identities().await;
+    if !database.is_at_least(17, "failover slots").await {
+        return;
+    }
+    let (client, names) = (database.connect().await, database.names());
+    set_up(&client, &names).await;
+    let sql = "SELECT failover::text FROM pg_replication_slots WHERE database = current_database()";
+    assert_eq!(one(&client, sql).await, "true");
+    let options = database.options().await;
+    let stop = CancellationToken::new();
+    make_slot(&options, &names.slot, true, |_| (), &stop).await.unwrap();
+    assert_eq!(one(&client, sql).await, "true");
 }
 
 #[tokio::test]

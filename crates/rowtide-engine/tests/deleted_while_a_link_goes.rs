@@ -11,6 +11,7 @@ use rowtide_engine::{
 use rowtide_feed::{Change, Changes, History, RowChange, Transaction};
 use rowtide_plan::catalog::{
     Catalog, CatalogColumn, CatalogIndex, CatalogTable, ColumnInput, ReplicaIdentity,
+    TableStreaming,
 };
 use rowtide_plan::compile::compile;
 use rowtide_plan::definition::Definition;
@@ -55,6 +56,7 @@ fn plan() -> Arc<Plan> {
             .into(),
         replica_identity: ReplicaIdentity::Full,
         row_security: false,
+        streaming: TableStreaming::default(),
     };
     let tables = [(1, "member"), (2, "note")].map(table).into();
     let definition = Definition::parse("rowtide.toml", DEFINITION).unwrap();

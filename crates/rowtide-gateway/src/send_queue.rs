@@ -395,6 +395,7 @@ mod tests {
     use rowtide_engine::{TopicRows, ViewRows};
     use rowtide_plan::catalog::{
         Catalog, CatalogColumn, CatalogIndex, CatalogTable, ColumnInput, ReplicaIdentity,
+        TableStreaming,
     };
     use rowtide_plan::claims::Claims;
     use rowtide_plan::compile::compile;
@@ -429,6 +430,7 @@ mod tests {
             indexes: vec![CatalogIndex { name: "t_pkey".into(), columns: vec!["id".into()] }],
             replica_identity: ReplicaIdentity::Full,
             row_security: false,
+            streaming: TableStreaming::default(),
         };
         let definition = Definition::parse("rowtide.toml", "[tables.t]\nvisible = 'true'").unwrap();
         let catalog = Catalog { tables: vec![table], ..Catalog::default() };

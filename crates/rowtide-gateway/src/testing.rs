@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rowtide_plan::catalog::{
     Catalog, CatalogColumn, CatalogIndex, CatalogTable, ColumnInput, ReplicaIdentity,
+    TableStreaming,
 };
 use rowtide_plan::compile::compile;
 use rowtide_plan::definition::Definition;
@@ -38,6 +39,7 @@ pub(crate) fn plan() -> Arc<Plan> {
         ],
         replica_identity: ReplicaIdentity::Full,
         row_security: false,
+        streaming: TableStreaming::default(),
     };
     let definition = "[tables.t]\nvisible = 'owner = auth.user_id'";
     let definition = Definition::parse("rowtide.toml", definition).unwrap();

@@ -33,15 +33,29 @@ pub struct Unstreamed {
     pub kind: UnstreamedKind,
 }
 
-/// Why changes are not streamed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why changes are not streamed, or not as those of this relation. Names are quoted, with their schema.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UnstreamedKind {
     /// A view: it has no rows of its own.
     View,
     /// A materialized view: refreshing it writes no changes.
     MaterializedView,
-    /// A partitioned table: its rows are in its partitions.
-    Partitioned,
+    /// Another table inherits from it: the rows of that one are its own, too, and their changes are streamed as
+    /// the other's.
+    Inherited {
+        /// One of those that inherit.
+        child: String,
+    },
+    /// A partition of a table that is synced, too: its changes are streamed as that one's.
+    PartitionOf {
+        /// The table.
+        root: String,
+    },
+    /// A partitioned table with a partition that is a foreign or an unlogged table: its changes are not in the WAL.
+    PartitionUnstreamed {
+        /// The partition.
+        partition: String,
+    },
     /// A foreign table: its rows are elsewhere.
     Foreign,
     /// An unlogged table: it is not in the WAL.
@@ -54,6 +68,8 @@ pub enum UnstreamedKind {
     PublishedInPart,
     /// A table of which row-level security hides rows from the role that reads it, but not their changes.
     RowSecurity,
+    /// A table of Postgres' own.
+    System,
     /// A sequence, an index or a type.
     Other,
 }
@@ -74,9 +90,11 @@ pub struct CatalogTable {
     pub schema: String,
     /// The name, unquoted.
     pub name: String,
-    /// In the order of `attnum`, without dropped and generated columns, which are not published.
+    /// In the order of `attnum`, without dropped columns, and without those that are never streamed
+    /// ([`TableStreaming::left_out`]).
     pub columns: Vec<CatalogColumn>,
-    /// The names of the primary key's columns in key order; empty if there is none.
+    /// The names of the columns that tell rows apart, in key order: those of the primary key, or else of a unique
+    /// index over columns that are `NOT NULL`. Empty if there is neither.
     pub primary_key: Vec<String>,
     /// Valid, non-partial b-tree or hash indexes on plain columns: the columns of each, in order.
     pub indexes: Vec<CatalogIndex>,
@@ -84,6 +102,53 @@ pub struct CatalogTable {
     pub replica_identity: ReplicaIdentity,
     /// Whether row-level security applies to the table (`relrowsecurity`).
     pub row_security: bool,
+    /// What is peculiar about its changes in the stream.
+    pub streaming: TableStreaming,
+}
+
+/// What is peculiar about the changes of a table in the stream. Of most tables there is nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TableStreaming {
+    /// The columns that the stream does not bring.
+    pub left_out: Vec<LeftOutColumn>,
+    /// Whether it has partitions, whose rows are streamed as its own.
+    pub partitioned: bool,
+    /// The partitions that hold rows, quoted, with the replica identity of each.
+    pub partitions: Vec<(String, ReplicaIdentity)>,
+    /// Whether it has a primary key, which is `DEFERRABLE`: rows may have the same one within a transaction.
+    pub deferrable_key: bool,
+    /// Why Postgres rejects the application's own updates and deletes of the table while its replica identity is
+    /// `FULL` and it is published, if it does.
+    pub full_rejected: Option<FullRejected>,
+}
+
+/// A column that the stream does not bring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOutColumn {
+    /// The column.
+    pub name: String,
+    /// Whether it is computed when it is read (`VIRTUAL`); otherwise it is a generated column of a server that
+    /// publishes none.
+    pub is_virtual: bool,
+}
+
+/// What the replica identity `FULL` cannot go with. A name is quoted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FullRejected {
+    /// A generated column that is `VIRTUAL`.
+    VirtualColumn(String),
+    /// Another publication that has a list of the table's columns.
+    ColumnList {
+        /// The publication.
+        publication: String,
+    },
+    /// Another publication that has the table, which has a generated column, and does not publish that.
+    GeneratedColumn {
+        /// The publication.
+        publication: String,
+        /// The column.
+        column: String,
+    },
 }
 
 impl CatalogTable {
@@ -146,6 +211,15 @@ pub struct ColumnInput {
     pub default: Option<String>,
     /// Whether Postgres numbers the rows and accepts no value (`GENERATED ALWAYS AS IDENTITY`).
     pub always_identity: bool,
+    /// The expression that Postgres computes the value with, accepting none, for a generated column.
+    pub generated: Option<String>,
+}
+
+impl ColumnInput {
+    /// Whether only Postgres gives the column its values.
+    pub fn is_of_postgres_alone(&self) -> bool {
+        self.always_identity || self.generated.is_some()
+    }
 }
 
 /// `pg_class.relreplident`, resolved to columns.

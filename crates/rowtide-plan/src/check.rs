@@ -1,10 +1,10 @@
 //! Checks the tables of a plan. A finding is a problem or a possible improvement, with the SQL for it.
 
-use crate::catalog::{Catalog, ReplicaIdentity};
-use crate::compile::compile;
+use crate::catalog::{Catalog, CatalogTable, ReplicaIdentity};
+use crate::compile::{compile, instead_of_full};
 use crate::definition::Definition;
 use crate::error::DefinitionError;
-use crate::plan::Plan;
+use crate::plan::{Plan, Table};
 use crate::sql::{quote_identifier, quote_table};
 use crate::value::ColumnType;
 
@@ -29,8 +29,10 @@ pub fn plan_once_set_up(
     catalog: &Catalog,
 ) -> Result<(Plan, Vec<Problem>), DefinitionError> {
     let mut set_up = catalog.clone();
-    for table in &mut set_up.tables {
+    for table in set_up.tables.iter_mut().filter(|table| table.streaming.full_rejected.is_none()) {
         table.replica_identity = ReplicaIdentity::Full;
+        let partitions = &mut table.streaming.partitions;
+        partitions.iter_mut().for_each(|(_, identity)| *identity = ReplicaIdentity::Full);
     }
     let plan = compile(definition, &set_up)?;
     let problems = match compile(definition, catalog) {
@@ -47,9 +49,15 @@ pub fn plan_once_set_up(
     Ok((plan, problems))
 }
 
-/// Looks at the tables of a plan: an index for every anchor, keys that JavaScript can hold.
+/// Looks at the tables of a plan: an index for every anchor, keys that JavaScript can hold, columns that are not
+/// streamed, and what makes Postgres reject the application's own writes.
 pub fn check_plan(plan: &Plan) -> Vec<Problem> {
     let mut problems = Vec::new();
+    for table in &plan.tables {
+        problems.extend(rejected_writes(&table.catalog));
+        let left_out = not_streamed(table).map(|what| Problem { what, repair: None, fatal: false });
+        problems.extend(left_out);
+    }
     let note = |what, repair| Problem { what, repair, fatal: false };
     for table in &plan.tables {
         let catalog = &table.catalog;
@@ -81,6 +89,36 @@ pub fn check_plan(plan: &Plan) -> Vec<Problem> {
         }
     }
     problems
+}
+
+/// That Postgres rejects the application's updates and deletes of a table as it is.
+pub fn rejected_writes(catalog: &CatalogTable) -> Option<Problem> {
+    let rejected = catalog.streaming.full_rejected.as_ref()?;
+    let partitions = catalog.streaming.partitions.iter().map(|(_, identity)| identity);
+    let mut identities = partitions.chain([&catalog.replica_identity]);
+    identities.any(|identity| *identity == ReplicaIdentity::Full).then_some(())?;
+    let quoted = quote_table(&catalog.schema, &catalog.name);
+    let what = format!(
+        "Postgres rejects every update and delete of table {quoted}, also the application's own"
+    );
+    let repair = Some(instead_of_full(rejected, &quoted));
+    Some(Problem { what, repair, fatal: true })
+}
+
+/// The columns of a table that clients are sent without, a sentence for each.
+pub fn not_streamed(table: &Table) -> impl Iterator<Item = String> {
+    let catalog = &table.catalog;
+    let quoted = quote_table(&catalog.schema, &catalog.name);
+    let published = catalog.streaming.left_out.iter().filter(|_| table.published);
+    published.map(move |column| {
+        let name = quote_identifier(&column.name);
+        let why = if column.is_virtual {
+            "is a VIRTUAL generated column, which Postgres does not publish"
+        } else {
+            "is a generated column, which Postgres publishes since version 18"
+        };
+        format!("column {name} of {quoted} {why}: clients do not get it")
+    })
 }
 
 /// The index that finds rows by `column`.

@@ -10,6 +10,7 @@ mod unstreamed;
 
 use std::collections::{BTreeMap, HashMap};
 
+pub(crate) use self::identity::instead_of_full;
 use self::identity::too_small_identity;
 use self::predicate::same_family;
 use crate::catalog::{Catalog, CatalogColumn, TableName};
@@ -142,7 +143,7 @@ impl Compiler<'_> {
 
     fn published_table(&mut self, definition: &TableDefinition) {
         self.members.clear();
-        let Ok(id) = self.table(&definition.name, &definition.span) else { return };
+        let Ok(id) = self.synced_table(&definition.name, &definition.span) else { return };
         let table = &mut self.plan.tables[usize::from(id.0)];
         table.published = true;
         table.name_json = serde_json::Value::from(definition.wire_name.clone()).to_string();

@@ -270,7 +270,9 @@ impl RowEncoder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::{CatalogColumn, CatalogTable, ColumnInput, ReplicaIdentity};
+    use crate::catalog::{
+        CatalogColumn, CatalogTable, ColumnInput, ReplicaIdentity, TableStreaming,
+    };
     use crate::filter::{ClaimFilter, Comparison, Filter, Operand, Predicate};
     use crate::ids::ClaimId;
     use crate::plan::{Source, Table};
@@ -306,6 +308,7 @@ mod tests {
             indexes: Vec::new(),
             replica_identity: ReplicaIdentity::Full,
             row_security: false,
+            streaming: TableStreaming::default(),
         };
         let branch = |anchor, source, filter| Branch {
             table: TableId(0),

@@ -65,7 +65,7 @@ fn writes(plan: &Plan, id: TableId, table: &Table, text: &mut String) {
             let writable = !rules.readonly.contains(column)
                 && (kind == OpKind::Insert || !rules.immutable.contains(column));
             table.key.contains(column)
-                || (writable && !table.catalog.columns[*column].input.always_identity)
+                || (writable && !table.catalog.columns[*column].input.is_of_postgres_alone())
         };
         (0..table.catalog.columns.len()).filter(takes).collect()
     };

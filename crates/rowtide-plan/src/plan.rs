@@ -44,7 +44,8 @@ pub struct Table {
     pub name_json: String,
     /// Whether the definition has a `[tables.…]` entry for it: rows are sent to clients.
     pub published: bool,
-    /// The primary key, as indexes into the catalog's columns.
+    /// The columns that tell rows apart, as indexes into the catalog's columns: all of them where the table has no key,
+    /// and then rows that are the same are one.
     pub key: Vec<usize>,
     /// The columns of [`crate::row::Image::kept`], as indexes into the catalog's columns.
     pub kept: Vec<usize>,
@@ -148,6 +149,14 @@ impl Plan {
     pub fn table_id(&self, schema: &str, name: &str) -> Option<TableId> {
         let fits = |table: &Table| table.catalog.schema == schema && table.catalog.name == name;
         self.tables.iter().position(fits).map(|index| TableId(index as u16))
+    }
+}
+
+impl Table {
+    /// Whether there may be several rows that nothing tells apart: what is left of them after a change is known to
+    /// Postgres alone.
+    pub fn is_keyless(&self) -> bool {
+        self.catalog.primary_key.is_empty()
     }
 }
 

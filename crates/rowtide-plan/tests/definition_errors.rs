@@ -5,7 +5,9 @@ mod catalogs;
 
 use miette::{GraphicalReportHandler, GraphicalTheme};
 use proptest::prelude::*;
-use rowtide_plan::catalog::{Catalog, ReplicaIdentity, Unstreamed, UnstreamedKind};
+use rowtide_plan::catalog::{
+    Catalog, FullRejected, LeftOutColumn, ReplicaIdentity, Unstreamed, UnstreamedKind,
+};
 use rowtide_plan::compile::{compile, compile_partly};
 use rowtide_plan::definition::Definition;
 use rowtide_plan::error::DefinitionError;
@@ -234,7 +236,10 @@ fn names_that_are_not_there() {
     let kinds = [
         UnstreamedKind::View,
         UnstreamedKind::MaterializedView,
-        UnstreamedKind::Partitioned,
+        UnstreamedKind::Inherited { child: "public.kid".to_owned() },
+        UnstreamedKind::PartitionOf { root: "public.whole".to_owned() },
+        UnstreamedKind::PartitionUnstreamed { partition: "\"public\".\"afar\"".to_owned() },
+        UnstreamedKind::System,
         UnstreamedKind::Foreign,
         UnstreamedKind::Unlogged,
         UnstreamedKind::Temporary,
@@ -243,12 +248,16 @@ fn names_that_are_not_there() {
         UnstreamedKind::RowSecurity,
         UnstreamedKind::Other,
     ];
+    let name = |kind: &UnstreamedKind| {
+        let shown = format!("{kind:?}");
+        shown.split(' ').next().unwrap_or_default().to_owned()
+    };
     let of_kind = |kind: UnstreamedKind| {
-        let (schema, name) = ("public".to_owned(), format!("{kind:?}"));
+        let (schema, name) = ("public".to_owned(), name(&kind));
         Unstreamed { schema, name, kind }
     };
-    let catalog = Catalog { unstreamed: kinds.map(of_kind).into(), ..notes() };
-    let entry = |kind: UnstreamedKind| format!("[tables.{kind:?}]\nvisible = 'true'\n\n");
+    let catalog = Catalog { unstreamed: kinds.clone().map(of_kind).into(), ..notes() };
+    let entry = |kind: UnstreamedKind| format!("[tables.{}]\nvisible = 'true'\n\n", name(&kind));
     let inner = "[tables.note]\nvisible = 'id IN (SELECT id FROM \"View\" WHERE id = 1)'\n";
     kept("what_is_no_table", &rejections(&catalog, &[kinds.map(entry).concat(), inner.to_owned()]));
 }
@@ -275,6 +284,43 @@ fn types_that_do_not_fit() {
             "extra IN (SELECT person FROM share WHERE person = auth.user_id)",
         ]),
     );
+}
+
+/// With what makes a table peculiar in the stream, each in turn.
+#[test]
+fn tables_that_are_streamed_otherwise() {
+    let left_out = |name: &str, is_virtual| LeftOutColumn { name: name.to_owned(), is_virtual };
+    let rule = "[tables.note]\nvisible = 'shouted = auth.user_id OR later = auth.user_id'\n";
+    let mut catalog = notes();
+    catalog.tables[0].streaming.left_out =
+        vec![left_out("shouted", false), left_out("later", true)];
+    kept("columns_that_are_not_streamed", &rejections(&catalog, &[rule]));
+
+    let rule = "[tables.note]\nvisible = '\"ownerId\" = auth.user_id'\n";
+    let mut shown = String::new();
+    let publication = || "\"other\"".to_owned();
+    for rejected in [
+        FullRejected::VirtualColumn("later".to_owned()),
+        FullRejected::ColumnList { publication: publication() },
+        FullRejected::GeneratedColumn { publication: publication(), column: "c".to_owned() },
+    ] {
+        let mut catalog = notes();
+        catalog.tables[0].replica_identity = ReplicaIdentity::Key;
+        catalog.tables[0].streaming.full_rejected = Some(rejected);
+        shown += &rejections(&catalog, &[rule]);
+    }
+    let mut catalog = notes();
+    catalog.tables[0].streaming.partitioned = true;
+    catalog.tables[0].streaming.partitions = vec![
+        ("\"public\".\"old\"".to_owned(), ReplicaIdentity::Full),
+        ("\"public\".\"new\"".to_owned(), ReplicaIdentity::Key),
+    ];
+    shown += &rejections(&catalog, &[rule]);
+    catalog.tables[0].primary_key.clear();
+    shown += &rejections(&catalog, &[rule]);
+    catalog.tables[0].streaming.deferrable_key = true;
+    shown += &rejections(&catalog, &[rule]);
+    kept("tables_that_are_streamed_otherwise", &shown);
 }
 
 #[test]

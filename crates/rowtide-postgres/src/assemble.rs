@@ -1,12 +1,14 @@
 //! From messages to transactions. A transaction's changes are gathered until it commits and brought
 //! to one net change for each row, so that everything behind this point may take them in any order.
 //! Rows are encoded and routed here, once. A transaction that grows past a budget of bytes is not
-//! held: only the tables that it touched are remembered.
+//! held, nor is one that changes or deletes rows which nothing tells apart: only the tables that it touched are
+//! remembered.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use rowtide_feed::{Acknowledgement, Change, Changes, Transaction};
+use rowtide_plan::catalog::ReplicaIdentity;
 use rowtide_plan::encode::{Datum, EncodeError, RowEncoder};
 use rowtide_plan::map::{IdMap, SeededMap};
 use rowtide_plan::plan::{Plan, TableId};
@@ -230,10 +232,10 @@ impl Assembler {
                 known.is_some_and(|known| known.type_oid != column.type_oid)
             });
             let identity = match catalog.replica_identity {
-                rowtide_plan::catalog::ReplicaIdentity::Full => b'f',
-                rowtide_plan::catalog::ReplicaIdentity::Key => b'd',
-                rowtide_plan::catalog::ReplicaIdentity::Index(_) => b'i',
-                rowtide_plan::catalog::ReplicaIdentity::Nothing => b'n',
+                ReplicaIdentity::Full => b'f',
+                ReplicaIdentity::Key => b'd',
+                ReplicaIdentity::Index(_) => b'i',
+                ReplicaIdentity::Nothing => b'n',
             };
             added
                 .map(|column| format!("column `{}` was added", column.name))
@@ -295,6 +297,18 @@ impl Assembler {
             }
             Some(Known::Table(table, encoder)) => (*table, encoder),
         };
+        if change != Kind::Insert && self.plan.table(table).is_keyless() {
+            // There may be another row that is the same.
+            open.let_go();
+        }
+        let catalog = &self.plan.table(table).catalog;
+        let whole = catalog.replica_identity == ReplicaIdentity::Full;
+        if change == Kind::Update && old.is_none() && whole && catalog.streaming.partitioned {
+            // A partition that was made since, with an identity of its own.
+            let what = "a partition has a smaller replica identity".to_owned();
+            open.tell(relation, &Unfit { table: catalog.name.clone(), what }, events);
+            return Ok(());
+        }
         if let Some(tables) = &mut open.too_large {
             if !tables.contains(&table) {
                 tables.push(table);
@@ -470,8 +484,9 @@ impl Open {
         }
     }
 
+    /// Lets the changes go, and remembers their tables.
     fn let_go(&mut self) {
-        let mut tables = Vec::new();
+        let mut tables = self.too_large.take().unwrap_or_default();
         for change in self.changes.drain(..) {
             if !tables.contains(&change.table) {
                 tables.push(change.table);

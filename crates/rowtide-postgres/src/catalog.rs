@@ -1,12 +1,13 @@
 //! Reads the catalog of the tables that a definition names. What a type means is decided by its base
-//! type: domains are followed to the end, and elements of arrays likewise. Only what Postgres can
-//! publish is read: plain, permanent tables and their columns that are not generated. Of what else has
-//! a table's name it is read what it is.
+//! type: domains are followed to the end, and elements of arrays likewise. Only what Postgres can publish is read:
+//! permanent tables, partitioned ones included, and the columns whose values it streams. Of what else has a table's
+//! name it is read what it is.
 
 use rowtide_plan::catalog::{
-    Catalog, CatalogColumn, CatalogIndex, CatalogTable, ColumnInput, ReplicaIdentity, TableName,
-    Unstreamed, UnstreamedKind,
+    Catalog, CatalogColumn, CatalogIndex, CatalogTable, ColumnInput, FullRejected, LeftOutColumn,
+    ReplicaIdentity, TableName, TableStreaming, Unstreamed, UnstreamedKind,
 };
+use rowtide_plan::sql::{quote_identifier, quote_table};
 use rowtide_plan::value::ColumnType;
 use tokio_postgres::{Client, Row};
 
@@ -15,30 +16,117 @@ use tokio_postgres::{Client, Row};
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = ''; \
     SET LOCAL quote_all_identifiers = off";
 
-const TABLES: &str = "
-SELECT c.oid, n.nspname, c.relname, c.relreplident::text, c.relrowsecurity,
-       coalesce((SELECT array_agg(a.attname::text ORDER BY k.place)
-                 FROM pg_index i CROSS JOIN unnest(i.indkey) WITH ORDINALITY k(attnum, place)
-                 JOIN pg_attribute a ON a.attnum = k.attnum AND a.attrelid = i.indrelid
-                 WHERE i.indrelid = c.oid AND i.indisprimary AND k.place <= i.indnkeyatts), '{}'),
-       coalesce((SELECT array_agg(a.attname::text ORDER BY k.place)
-                 FROM pg_index i CROSS JOIN unnest(i.indkey) WITH ORDINALITY k(attnum, place)
-                 JOIN pg_attribute a ON a.attnum = k.attnum AND a.attrelid = i.indrelid
-                 WHERE i.indrelid = c.oid AND i.indisreplident AND k.place <= i.indnkeyatts), '{}')
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-JOIN unnest($1::text[], $2::text[]) AS wanted(schema, name)
-  ON n.nspname = wanted.schema AND c.relname = wanted.name
-WHERE c.relkind = 'r' AND c.relpersistence = 'p'";
+/// Generated columns that are stored are published since this version; before it none is.
+pub(crate) const GENERATED_PUBLISHED: i32 = 180_000;
 
-/// All the others of those names.
-const UNSTREAMED: &str = "
-SELECT n.nspname, c.relname, c.relkind::text, c.relpersistence::text
+/// The index whose columns tell the rows of the relation with this oid apart: the primary key, or else a unique index
+/// over columns that are `NOT NULL`. One that is `DEFERRABLE` does not: two rows may be the same to it within a
+/// transaction. Of a partitioned table only a primary key does, because without one the partitions that are made
+/// later could not be updated while they are published.
+pub(crate) fn key_index(relation: &str) -> String {
+    format!(
+        "(SELECT i.indexrelid FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid \
+          JOIN pg_class r ON r.oid = i.indrelid \
+          WHERE i.indrelid = {relation} AND i.indisunique AND i.indimmediate AND i.indisvalid \
+            AND i.indpred IS NULL AND i.indexprs IS NULL AND (i.indisprimary OR r.relkind <> 'p') \
+            AND NOT EXISTS (SELECT FROM unnest(i.indkey) WITH ORDINALITY k(number, place) \
+                JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number \
+                WHERE k.place <= i.indnkeyatts AND NOT {NEVER_NULL}) \
+          ORDER BY i.indisprimary DESC, i.indisreplident DESC, i.indnkeyatts, x.relname LIMIT 1)"
+    )
+}
+
+/// That the column `a` is `NOT NULL`, and that all rows are: since version 18 that may not have been validated.
+const NEVER_NULL: &str = "(a.attnotnull AND NOT EXISTS (SELECT FROM pg_constraint v \
+    WHERE v.conrelid = a.attrelid AND v.contype = 'n' AND v.conkey = ARRAY[a.attnum] AND NOT v.convalidated))";
+
+/// All relations of those names, with what is in the way of streaming them.
+fn tables_sql() -> String {
+    let columns = |condition: &str| {
+        format!(
+            "coalesce((SELECT array_agg(a.attname::text ORDER BY k.place) \
+              FROM pg_index i CROSS JOIN unnest(i.indkey) WITH ORDINALITY k(attnum, place) \
+              JOIN pg_attribute a ON a.attnum = k.attnum AND a.attrelid = i.indrelid \
+              WHERE i.indrelid = c.oid AND {condition} AND k.place <= i.indnkeyatts), '{{}}')"
+        )
+    };
+    let key = columns(&format!("i.indexrelid = {}", key_index("c.oid")));
+    let identity = columns("i.indisreplident");
+    format!(
+        "
+SELECT c.oid, n.nspname, c.relname, c.relreplident::text, c.relrowsecurity, {key}, {identity},
+       c.relkind::text, c.relpersistence::text, c.oid < 16384,
+       (SELECT format('%I.%I', kn.nspname, k.relname) FROM pg_inherits h
+        JOIN pg_class k ON k.oid = h.inhrelid JOIN pg_namespace kn ON kn.oid = k.relnamespace
+        WHERE h.inhparent = c.oid AND NOT k.relispartition ORDER BY 1 LIMIT 1),
+       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND NOT i.indimmediate)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted(schema, name, place)
   ON n.nspname = wanted.schema AND c.relname = wanted.name
-WHERE NOT (c.relkind = 'r' AND c.relpersistence = 'p')
-ORDER BY place";
+ORDER BY wanted.place"
+    )
+}
 
+/// The partitions of tables, at any depth, without those that have partitions themselves.
+const PARTITIONS: &str = "
+WITH RECURSIVE part AS (
+  SELECT h.inhparent AS root, h.inhrelid AS oid FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhparent
+  WHERE h.inhparent = ANY($1) AND c.relkind = 'p' AND NOT h.inhdetachpending
+  UNION ALL
+  SELECT part.root, h.inhrelid FROM part JOIN pg_class c ON c.oid = part.oid AND c.relkind = 'p'
+  JOIN pg_inherits h ON h.inhparent = part.oid WHERE NOT h.inhdetachpending
+)
+SELECT part.root, part.oid, n.nspname, c.relname, c.relkind::text, c.relpersistence::text, c.relreplident::text
+FROM part JOIN pg_class c ON c.oid = part.oid AND c.relkind <> 'p' JOIN pg_namespace n ON n.oid = c.relnamespace
+ORDER BY part.root, n.nspname, c.relname";
+
+/// Which of the tables are partitions of others of them.
+const PARTITION_OF: &str = "
+WITH RECURSIVE up AS (
+  SELECT h.inhrelid AS oid, h.inhparent AS parent FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid
+  WHERE h.inhrelid = ANY($1) AND c.relispartition
+  UNION ALL
+  SELECT up.oid, h.inhparent FROM up JOIN pg_inherits h ON h.inhrelid = up.parent
+)
+SELECT DISTINCT ON (up.oid) up.oid, format('%I.%I', n.nspname, c.relname)
+FROM up JOIN pg_class c ON c.oid = up.parent JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE up.parent = ANY($1) ORDER BY up.oid, c.oid";
+
+/// The generated columns of tables.
+const GENERATED: &str = "
+SELECT a.attrelid, a.attname, a.attgenerated::text FROM pg_attribute a
+WHERE a.attrelid = ANY($1) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> ''
+ORDER BY a.attrelid, a.attnum";
+
+/// The publications with which Postgres takes no updates of a table, or of one of its partitions, whose replica
+/// identity is `FULL`: those with a list of its columns, and those without its generated ones. Those of Rowtide are
+/// its own concern.
+fn rejecting_sql(version: i32) -> String {
+    let generated = if version >= GENERATED_PUBLISHED {
+        "UNION ALL
+         SELECT of.root, quote_ident(p.pubname), quote_ident(a.attname)
+         FROM pg_publication p CROSS JOIN of
+         JOIN pg_class c ON c.oid = of.oid
+         JOIN pg_attribute a ON a.attrelid = of.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = 's'
+         WHERE to_jsonb(p) ->> 'pubgencols' = 'n' AND NOT EXISTS (SELECT FROM pg_publication_rel r
+             WHERE r.prpubid = p.oid AND r.prrelid = of.oid AND r.prattrs IS NOT NULL) AND p.pubname NOT LIKE 'rowtide\\_%'
+           AND (p.puballtables
+             OR EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = of.oid)
+             OR EXISTS (SELECT FROM pg_publication_namespace s
+                        WHERE s.pnpubid = p.oid AND s.pnnspid = c.relnamespace))"
+    } else {
+        ""
+    };
+    format!(
+        "WITH of AS (SELECT * FROM unnest($1::oid[], $2::oid[]) AS of(root, oid))
+         SELECT of.root, quote_ident(p.pubname), NULL::text
+         FROM of JOIN pg_publication_rel r ON r.prrelid = of.oid JOIN pg_publication p ON p.oid = r.prpubid
+         WHERE r.prattrs IS NOT NULL AND p.pubname NOT LIKE 'rowtide\\_%'
+         {generated} ORDER BY 1, 2, 3"
+    )
+}
+
+/// `{generated}` stands for a condition on the columns, `{never_null}` for [`NEVER_NULL`].
 const COLUMNS: &str = "
 WITH RECURSIVE base AS (
   SELECT DISTINCT t.oid AS type, t.oid, t.typtype, t.typbasetype
@@ -53,7 +141,7 @@ WITH RECURSIVE base AS (
   SELECT element.type, t.oid, t.typtype, t.typbasetype
   FROM element JOIN pg_type t ON element.typtype = 'd' AND t.oid = element.typbasetype
 )
-SELECT a.attrelid, a.attname, a.atttypid, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+SELECT a.attrelid, a.attname, a.atttypid, format_type(a.atttypid, a.atttypmod), {never_null},
        a.attstorage <> 'p', coalesce(l.collisdeterministic, true),
        b.typname, b.typtype::text, b.typnamespace = 'pg_catalog'::regnamespace,
        e.oid IS NOT NULL,
@@ -65,7 +153,7 @@ SELECT a.attrelid, a.attname, a.atttypid, format_type(a.atttypid, a.atttypmod), 
        CASE WHEN a.atttypid IN ('varchar'::regtype, 'bpchar'::regtype) AND a.atttypmod >= 4
             THEN a.atttypmod - 4 END,
        pg_get_expr(d.adbin, d.adrelid),
-       a.attidentity::text = 'a'
+       a.attidentity::text = 'a', a.attgenerated <> ''
 FROM pg_attribute a
 JOIN base ON base.type = a.atttypid AND base.typtype <> 'd'
 JOIN pg_type b ON b.oid = base.oid
@@ -73,7 +161,7 @@ LEFT JOIN element ON element.type = a.atttypid AND element.typtype <> 'd'
 LEFT JOIN pg_type e ON e.oid = element.oid
 LEFT JOIN pg_collation l ON l.oid = a.attcollation
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-WHERE a.attrelid = ANY($1) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+WHERE a.attrelid = ANY($1) AND a.attnum > 0 AND NOT a.attisdropped AND {generated}
 ORDER BY a.attrelid, a.attnum";
 
 /// Columns that an index only carries along (`INCLUDE`) come after `indnkeyatts` of the others.
@@ -88,8 +176,8 @@ WHERE i.indrelid = ANY($1) AND i.indisvalid AND i.indpred IS NULL AND i.indexprs
   AND m.amname IN ('btree', 'hash')
 ORDER BY i.indisprimary DESC, c.relname";
 
-/// Reads what Postgres says of `names`. What is not there is left out; what is there and is no plain
-/// table (views, partitioned, foreign, temporary and unlogged tables) is in [`Catalog::unstreamed`].
+/// Reads what Postgres says of `names`. What is not there is left out; what is there and cannot be streamed (views,
+/// foreign, temporary and unlogged tables, tables that others inherit from) is in [`Catalog::unstreamed`].
 ///
 /// # Errors
 /// When a query fails.
@@ -111,14 +199,28 @@ async fn read_in_transaction(
 ) -> Result<Catalog, tokio_postgres::Error> {
     let schemas: Vec<&str> = names.iter().map(|name| name.schema.as_str()).collect();
     let tables: Vec<&str> = names.iter().map(|name| name.name.as_str()).collect();
-    let rows = client.query(TABLES, &[&schemas, &tables]).await?;
-    let unstreamed = client.query(UNSTREAMED, &[&schemas, &tables]).await?;
-    let unstreamed = unstreamed.iter().map(self::unstreamed).collect();
-    let mut catalog: Vec<CatalogTable> = rows.iter().map(table).collect();
-    let oids: Vec<u32> = catalog.iter().map(|table| table.oid).collect();
-    let columns = client.query(COLUMNS, &[&oids]).await?;
+    let version = server_version(client).await?;
+    let found = client.query(&tables_sql(), &[&schemas, &tables]).await?;
+    let oids: Vec<u32> = found.iter().map(|row| row.get(0)).collect();
+    let partitions = client.query(PARTITIONS, &[&oids]).await?;
+    let partition_of = client.query(PARTITION_OF, &[&oids]).await?;
+    let mut catalog = Catalog::default();
+    for row in &found {
+        let (schema, name) = (row.get(1), row.get(2));
+        match unstreamed(row, &partitions, &partition_of) {
+            Some(kind) => catalog.unstreamed.push(Unstreamed { schema, name, kind }),
+            None => catalog.tables.push(table(row, &partitions)),
+        }
+    }
+    let oids: Vec<u32> = catalog.tables.iter().map(|table| table.oid).collect();
+    let streamed = if version >= GENERATED_PUBLISHED { "IN ('', 's')" } else { "= ''" };
+    let columns = COLUMNS.replace("{generated}", &format!("a.attgenerated {streamed}"));
+    let columns = columns.replace("{never_null}", NEVER_NULL);
+    let columns = client.query(&columns, &[&oids]).await?;
     let indexes = client.query(INDEXES, &[&oids]).await?;
-    for table in &mut catalog {
+    let generated = client.query(GENERATED, &[&oids]).await?;
+    let rejecting = rejecting(client, version, &catalog.tables, &partitions).await?;
+    for table in &mut catalog.tables {
         let here = |row: &&Row| row.get::<_, u32>(0) == table.oid;
         table.columns = columns.iter().filter(here).map(column).collect();
         table.indexes = indexes
@@ -126,43 +228,128 @@ async fn read_in_transaction(
             .filter(here)
             .map(|row| CatalogIndex { name: row.get(1), columns: row.get(2) })
             .collect();
+        let left_out = generated.iter().filter(here).map(|row| LeftOutColumn {
+            name: row.get(1),
+            is_virtual: row.get::<_, &str>(2) == "v",
+        });
+        let left_out =
+            left_out.filter(|column| column.is_virtual || version < GENERATED_PUBLISHED).collect();
+        table.streaming.left_out = left_out;
+        let mut left_out = table.streaming.left_out.iter();
+        let is_virtual = left_out.find(|column| column.is_virtual);
+        table.streaming.full_rejected = match is_virtual {
+            Some(column) => Some(FullRejected::VirtualColumn(quote_identifier(&column.name))),
+            None => rejecting.iter().find(here).map(|row| match (row.get(1), row.get(2)) {
+                (publication, Some(column)) => {
+                    FullRejected::GeneratedColumn { publication, column }
+                }
+                (publication, None) => FullRejected::ColumnList { publication },
+            }),
+        };
     }
-    let order = |table: &CatalogTable| {
-        names.iter().position(|name| name.schema == table.schema && name.name == table.name)
-    };
-    catalog.sort_by_key(order);
-    Ok(Catalog { tables: catalog, unstreamed })
+    Ok(catalog)
 }
 
-fn unstreamed(row: &Row) -> Unstreamed {
-    let kind = match (row.get::<_, &str>(2), row.get::<_, &str>(3)) {
+/// The server's version, such as 180004.
+pub(crate) async fn server_version(client: &Client) -> Result<i32, tokio_postgres::Error> {
+    let sql = "SELECT current_setting('server_version_num')::int";
+    Ok(client.query_one(sql, &[]).await?.get(0))
+}
+
+/// The encoding of the database, if it is one that cannot be served. What a database in another encoding than UTF-8
+/// holds may be no text elsewhere, and what clients write may have no place in it.
+///
+/// # Errors
+/// When the query fails.
+pub async fn unserved_encoding(client: &Client) -> Result<Option<String>, tokio_postgres::Error> {
+    let encoding: String =
+        client.query_one("SELECT getdatabaseencoding()::text", &[]).await?.get(0);
+    Ok(Some(encoding).filter(|encoding| encoding != "UTF8"))
+}
+
+/// That a database of this encoding is not served, and what to do.
+pub fn encoding_said(encoding: &str) -> String {
+    format!(
+        "the database's encoding is {encoding}, and only UTF8 is served: dump it, and restore it into a database \
+         that was made with `ENCODING 'UTF8' TEMPLATE template0`"
+    )
+}
+
+/// What is in the way of streaming a relation.
+fn unstreamed(row: &Row, partitions: &[Row], partition_of: &[Row]) -> Option<UnstreamedKind> {
+    let oid: u32 = row.get(0);
+    let here = |row: &&Row| row.get::<_, u32>(0) == oid;
+    let kind = match (row.get::<_, &str>(7), row.get::<_, &str>(8)) {
         ("v", _) => UnstreamedKind::View,
         ("m", _) => UnstreamedKind::MaterializedView,
-        ("p", _) => UnstreamedKind::Partitioned,
         ("f", _) => UnstreamedKind::Foreign,
         ("r", "u") => UnstreamedKind::Unlogged,
-        ("r", _) => UnstreamedKind::Temporary,
+        ("r" | "p", "t") => UnstreamedKind::Temporary,
+        ("r" | "p", _) if row.get(9) => UnstreamedKind::System,
+        ("r" | "p", _) => {
+            let elsewhere =
+                |row: &&Row| row.get::<_, &str>(4) != "r" || row.get::<_, &str>(5) != "p";
+            let mut foreign = partitions.iter().filter(here).filter(elsewhere);
+            if let Some(child) = row.get::<_, Option<String>>(10) {
+                return Some(UnstreamedKind::Inherited { child });
+            }
+            if let Some(of) = partition_of.iter().find(here) {
+                return Some(UnstreamedKind::PartitionOf { root: of.get(1) });
+            }
+            let partition = foreign.next().map(|row| quote_table(row.get(2), row.get(3)));
+            return partition.map(|partition| UnstreamedKind::PartitionUnstreamed { partition });
+        }
         _ => UnstreamedKind::Other,
     };
-    Unstreamed { schema: row.get(0), name: row.get(1), kind }
+    Some(kind)
 }
 
-fn table(row: &Row) -> CatalogTable {
-    let replica_identity = match row.get::<_, &str>(3) {
+async fn rejecting(
+    client: &Client,
+    version: i32,
+    tables: &[CatalogTable],
+    partitions: &[Row],
+) -> Result<Vec<Row>, tokio_postgres::Error> {
+    // Publications have had no lists of columns before.
+    if version < 150_000 {
+        return Ok(Vec::new());
+    }
+    let of_tables = tables.iter().map(|table| (table.oid, table.oid));
+    let of_partitions = partitions.iter().map(|row| (row.get(0), row.get(1)));
+    let (roots, oids): (Vec<u32>, Vec<u32>) = of_tables.chain(of_partitions).unzip();
+    client.query(&rejecting_sql(version), &[&roots, &oids]).await
+}
+
+fn identity(letter: &str, index: Vec<String>) -> ReplicaIdentity {
+    match letter {
         "f" => ReplicaIdentity::Full,
-        "i" => ReplicaIdentity::Index(row.get(6)),
+        "i" => ReplicaIdentity::Index(index),
         "n" => ReplicaIdentity::Nothing,
         _ => ReplicaIdentity::Key,
+    }
+}
+
+fn table(row: &Row, partitions: &[Row]) -> CatalogTable {
+    let oid: u32 = row.get(0);
+    let partitions = partitions.iter().filter(|row| row.get::<_, u32>(0) == oid);
+    let partitions = partitions
+        .map(|row| (quote_table(row.get(2), row.get(3)), identity(row.get(6), Vec::new())));
+    let streaming = TableStreaming {
+        partitioned: row.get::<_, &str>(7) == "p",
+        partitions: partitions.collect(),
+        deferrable_key: row.get(11),
+        ..TableStreaming::default()
     };
     CatalogTable {
-        oid: row.get(0),
+        oid,
         schema: row.get(1),
         name: row.get(2),
         columns: Vec::new(),
         primary_key: row.get(5),
         indexes: Vec::new(),
-        replica_identity,
+        replica_identity: identity(row.get(3), row.get(6)),
         row_security: row.get(4),
+        streaming,
     }
 }
 
@@ -179,6 +366,9 @@ fn column(row: &Row) -> CatalogColumn {
         ColumnType::Enum if row.get::<_, bool>(15) => ColumnType::Other,
         kind => kind,
     };
+    // What Postgres computes a generated column with is kept where a default is.
+    let expression: Option<String> = row.get(18);
+    let (default, generated) = if row.get(20) { (None, expression) } else { (expression, None) };
     CatalogColumn {
         name: row.get(1),
         kind,
@@ -192,8 +382,9 @@ fn column(row: &Row) -> CatalogColumn {
         input: ColumnInput {
             type_name: row.get(16),
             max_chars: row.get::<_, Option<i32>>(17).and_then(|chars| u32::try_from(chars).ok()),
-            default: row.get(18),
+            default,
             always_identity: row.get(19),
+            generated,
         },
     }
 }

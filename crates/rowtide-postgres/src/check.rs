@@ -7,7 +7,9 @@ use rowtide_plan::plan::Plan;
 use rowtide_plan::sql::{quote_identifier, quote_table};
 use tokio_postgres::Client;
 
+use crate::catalog::{encoding_said, unserved_encoding};
 use crate::connect::Names;
+use crate::published::{PublicationOption, missing_options};
 use crate::setup::OWN_TABLES;
 
 /// The command that creates most of the things that can be missing.
@@ -56,6 +58,10 @@ async fn check_server(client: &Client) -> Result<Vec<Problem>, tokio_postgres::E
         let what = format!("wal_level is `{level}`: changes cannot be streamed");
         problems
             .push(fatal(what, "ALTER SYSTEM SET wal_level = logical;  -- then restart Postgres"));
+    }
+    if let Some(encoding) = unserved_encoding(client).await? {
+        let (what, repair) = (encoding_said(&encoding), None);
+        problems.push(Problem { what, repair, fatal: true });
     }
     if !row.get::<_, bool>(4) {
         let what = format!("role {role} may not stream");
@@ -177,6 +183,13 @@ async fn check_publication(
         );
         problems.push(fatal(what, repair));
     }
+    let partitioned = plan.tables.iter().any(|table| table.catalog.streaming.partitioned);
+    let missing = missing_options(client, &names.publication, partitioned).await?;
+    let via_root = missing.iter().any(|option| option.is_via_root());
+    for PublicationOption { set, without } in missing {
+        let what = format!("publication {publication} {without}");
+        problems.push(fatal(what, format!("ALTER PUBLICATION {publication} SET ({set});")));
+    }
     // Through `to_jsonb`, columns that only newer versions have are null in older ones.
     let sql = "SELECT t.schemaname::text, t.tablename::text, \
                to_jsonb(r) ->> 'prqual' IS NOT NULL OR to_jsonb(r) ->> 'prattrs' IS NOT NULL \
@@ -200,6 +213,8 @@ async fn check_publication(
             row.get::<_, &str>(0) == schema && row.get::<_, &str>(1) == name
         };
         match published.iter().find(fits) {
+            // What the publication has of it is its partitions.
+            None if via_root && is_partitioned(plan, schema, name) => {}
             None => {
                 problems.push(fatal(format!("{table} is not in publication {publication}"), add));
             }
@@ -213,6 +228,11 @@ async fn check_publication(
         }
     }
     Ok(problems)
+}
+
+fn is_partitioned(plan: &Plan, schema: &str, name: &str) -> bool {
+    let table = plan.table_id(schema, name).map(|id| plan.table(id));
+    table.is_some_and(|table| table.catalog.streaming.partitioned)
 }
 
 async fn check_slot(client: &Client, names: &Names) -> Result<Vec<Problem>, tokio_postgres::Error> {

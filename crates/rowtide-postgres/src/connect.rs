@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio_postgres::config::Host;
-use tokio_postgres::error::DbError;
+use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -95,7 +95,12 @@ pub enum ConnectError {
 /// What an error of the driver's says, in Postgres' own words where there are some.
 pub fn reason(error: &tokio_postgres::Error) -> String {
     if let Some(database) = error.as_db_error() {
-        return database.message().to_owned();
+        // Since version 16 only the detail says which right is missing. Of other errors it may tell values of rows.
+        let missing = *database.code() == SqlState::INSUFFICIENT_PRIVILEGE;
+        return match database.detail().filter(|_| missing) {
+            Some(detail) => format!("{} ({detail})", database.message()),
+            None => database.message().to_owned(),
+        };
     }
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);

@@ -13,6 +13,7 @@ pub mod load;
 pub mod migrate;
 pub mod mutate;
 pub mod pgoutput;
+mod published;
 pub mod rules;
 pub mod said_once;
 pub mod sample;

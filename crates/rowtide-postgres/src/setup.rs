@@ -7,7 +7,9 @@ use rowtide_plan::sql::{quote_identifier, quote_table};
 use thiserror::Error;
 use tokio_postgres::{Client, Row};
 
+use crate::catalog::{encoding_said, unserved_encoding};
 use crate::connect::{Names, reason};
+use crate::published::{missing_options, publication_options, wanted};
 use crate::stream::{create_slot, drop_slot};
 
 /// Why a step failed, or must not be done. The steps before it stay done.
@@ -22,6 +24,9 @@ pub enum SetupError {
         #[source]
         source: tokio_postgres::Error,
     },
+    /// The database has another encoding than UTF-8.
+    #[error("{}", encoding_said(.0))]
+    Encoding(String),
     /// The slot belongs to another database.
     #[error(
         "replication slot `{slot}` belongs to database `{database}`; choose another environment for \
@@ -38,7 +43,7 @@ pub enum SetupError {
 /// Sets up a database for the tables of a definition. Returns a sentence for each step that it did; none if
 /// everything was there already.
 ///
-/// Tables get `REPLICA IDENTITY FULL`, so that the stream has the old rows. The slot comes last. To create it
+/// Tables and their partitions get `REPLICA IDENTITY FULL`, so that the stream has the old rows. The slot comes last. To create it
 /// Postgres waits for all older transactions, as long as they take.
 ///
 /// # Errors
@@ -99,11 +104,17 @@ struct Setup<'a> {
 
 impl Setup<'_> {
     async fn run(&mut self, tables: &[TableName]) -> Result<(), SetupError> {
-        self.own_tables().await?;
-        for table in tables {
-            self.identity(table).await?;
+        let fail = |source| SetupError::Step { step: "look at the tables".to_owned(), source };
+        if let Some(encoding) = unserved_encoding(self.client).await.map_err(fail)? {
+            return Err(SetupError::Encoding(encoding));
         }
-        self.publication(tables).await?;
+        self.own_tables().await?;
+        let wanted = wanted(self.client, tables).await.map_err(fail)?;
+        for table in &wanted.identities {
+            let sql = format!("ALTER TABLE {table} REPLICA IDENTITY FULL");
+            self.run_step(format!("set the replica identity of {table} to FULL"), &sql).await?;
+        }
+        self.publication(tables, wanted.partitioned).await?;
         self.slot().await
     }
 
@@ -144,17 +155,12 @@ impl Setup<'_> {
         Ok(())
     }
 
-    async fn identity(&mut self, table: &TableName) -> Result<(), SetupError> {
-        let quoted = quote_table(&table.schema, &table.name);
-        let sql = "SELECT 1 FROM pg_class WHERE oid = to_regclass($1) AND relreplident = 'f'";
-        if !self.ask("look at the tables", sql, &quoted).await?.is_empty() {
-            return Ok(());
-        }
-        let sql = format!("ALTER TABLE {quoted} REPLICA IDENTITY FULL");
-        self.run_step(format!("set the replica identity of {quoted} to FULL"), &sql).await
-    }
-
-    async fn publication(&mut self, tables: &[TableName]) -> Result<(), SetupError> {
+    async fn publication(
+        &mut self,
+        tables: &[TableName],
+        partitioned: bool,
+    ) -> Result<(), SetupError> {
+        let fail = |source| SetupError::Step { step: "look at the publication".to_owned(), source };
         let own = TableName { schema: self.names.schema.clone(), name: "client".to_owned() };
         let mut wanted: Vec<&TableName> = tables.iter().chain([&own]).collect();
         let name = &self.names.publication;
@@ -166,7 +172,10 @@ impl Setup<'_> {
             let list: Vec<String> =
                 wanted.iter().map(|table| quote_table(&table.schema, &table.name)).collect();
             let list = list.join(", ");
-            let sql = format!("CREATE PUBLICATION {publication} FOR TABLE {list}");
+            let options = publication_options(self.client).await.map_err(fail)?;
+            let options: Vec<&str> = options.iter().map(|option| option.set).collect();
+            let options = options.join(", ");
+            let sql = format!("CREATE PUBLICATION {publication} FOR TABLE {list} WITH ({options})");
             return self
                 .run_step(format!("create publication {publication} for {list}"), &sql)
                 .await;
@@ -177,6 +186,12 @@ impl Setup<'_> {
             );
             let step = format!("make publication {publication} publish all operations");
             self.run_step(step, &sql).await?;
+        }
+        let missing = missing_options(self.client, name, partitioned).await.map_err(fail)?;
+        for option in missing {
+            let set = option.set;
+            let sql = format!("ALTER PUBLICATION {publication} SET ({set})");
+            self.run_step(format!("alter publication {publication}: {set}"), &sql).await?;
         }
         let sql = "SELECT schemaname::text, tablename::text FROM pg_publication_tables \
                    WHERE pubname = $1";

@@ -8,10 +8,13 @@ use thiserror::Error;
 use tokio_postgres::{Client, Row};
 use tokio_util::sync::CancellationToken;
 
+use crate::catalog::server_version;
 use crate::connect::{ConnectError, ConnectOptions, connect, reason};
 
 /// How often is looked who is waited for.
 const LOOK: Duration = Duration::from_secs(1);
+/// The version since which slots can be synchronized to standbys.
+const FAILOVER_SLOTS: i32 = 170_000;
 
 /// Why there is no slot.
 #[derive(Debug, Error)]
@@ -76,7 +79,7 @@ pub async fn make_slot(
     }
     let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
     let others = connect(options, "slot").await?;
-    let sql = "SELECT 1 FROM pg_create_logical_replication_slot($1, 'pgoutput')";
+    let sql = creation_sql(&client).await?;
     let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&slot];
     let making = client.query(sql, &parameters);
     tokio::pin!(making);
@@ -94,6 +97,17 @@ pub async fn make_slot(
             }
         }
     }
+}
+
+/// The statement that makes a slot. Where Postgres has failover slots it is one: standbys that synchronize slots have
+/// it, too, and with `synchronized_standby_slots` nothing is streamed that these standbys have not, so that nobody is
+/// told what a failover would lose. Where nothing of that is configured it is a slot like any other.
+pub(crate) async fn creation_sql(client: &Client) -> Result<&'static str, tokio_postgres::Error> {
+    Ok(if server_version(client).await? >= FAILOVER_SLOTS {
+        "SELECT 1 FROM pg_create_logical_replication_slot($1, 'pgoutput', failover => true)"
+    } else {
+        "SELECT 1 FROM pg_create_logical_replication_slot($1, 'pgoutput')"
+    })
 }
 
 /// For whom a process waits.

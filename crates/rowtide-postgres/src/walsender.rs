@@ -5,6 +5,7 @@
 use bytes::{BufMut, BytesMut};
 use rowtide_protocol::Lsn;
 use thiserror::Error;
+use tokio_postgres::error::SqlState;
 
 use crate::pgoutput::Malformed;
 
@@ -17,7 +18,7 @@ pub(crate) const HEADER: usize = 5;
 pub struct Rejection {
     /// The SQLSTATE.
     pub code: String,
-    /// In Postgres' own words.
+    /// In Postgres' own words; of a right that is missing with which one that is.
     pub message: String,
 }
 
@@ -52,14 +53,20 @@ impl<'a> Frame<'a> {
     /// What an `ErrorResponse` says.
     pub(crate) fn rejection(self) -> Rejection {
         let mut rejection = Rejection { code: String::new(), message: String::new() };
+        let mut detail = String::new();
         for field in self.body.split(|byte| *byte == 0) {
             let Some((kind, text)) = field.split_first() else { continue };
             let text = || String::from_utf8_lossy(text).into_owned();
             match kind {
                 b'C' => rejection.code = text(),
                 b'M' => rejection.message = text(),
+                b'D' => detail = text(),
                 _ => {}
             }
+        }
+        // Of other errors it may tell values of rows.
+        if rejection.code == SqlState::INSUFFICIENT_PRIVILEGE.code() && !detail.is_empty() {
+            rejection.message = format!("{} ({detail})", rejection.message);
         }
         rejection
     }

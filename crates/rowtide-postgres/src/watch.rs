@@ -9,6 +9,7 @@ use serde::Deserialize;
 use thiserror::Error;
 use tokio_postgres::Client;
 
+use crate::catalog::{key_index, server_version};
 use crate::connect::{Names, reason};
 
 /// What a plan relies on, at one moment.
@@ -69,7 +70,7 @@ pub struct ObservedTable {
     pub identity: String,
     /// The columns of the index that is the replica identity, by number; empty if none is.
     pub identity_columns: Vec<i16>,
-    /// The columns of the primary key, by number.
+    /// The columns that tell rows apart, by number.
     pub key: Vec<i16>,
     /// Row-level security is switched on (`relrowsecurity`).
     pub row_security: bool,
@@ -83,12 +84,27 @@ pub struct ObservedTable {
     pub readable: bool,
     /// What else it may do.
     pub rights: ObservedRights,
-    /// Other tables inherit from it.
+    /// Other tables inherit from it, and are no partitions.
     pub children: bool,
+    /// The partitions that hold its rows, sorted by oid.
+    pub partitions: Vec<ObservedPartition>,
     /// How it is published, if it is.
     pub membership: Option<ObservedMembership>,
     /// In the order of their numbers.
     pub columns: Vec<ObservedColumn>,
+}
+
+/// A partition without partitions of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct ObservedPartition {
+    /// `pg_class.oid`.
+    pub oid: u32,
+    /// `relfilenode`: another after it was rewritten or truncated.
+    pub file: u32,
+    /// `relkind` and `relpersistence`.
+    pub kind: String,
+    /// `relreplident`.
+    pub identity: String,
 }
 
 /// What the role that asks may do to the rows of a table.
@@ -202,8 +218,7 @@ impl Watcher {
         names: &Names,
         tables: &[TableName],
     ) -> Result<Watcher, WatchError> {
-        let sql = "SELECT current_setting('server_version_num')::int";
-        let version: i32 = client.query_one(sql, &[]).await?.get(0);
+        let version = server_version(&client).await?;
         let own = TableName { schema: names.schema.clone(), name: "client".to_owned() };
         let tables: Vec<&TableName> = tables.iter().chain([&own]).collect();
         Ok(Watcher {
@@ -266,6 +281,7 @@ fn look_sql(version: i32) -> String {
         }
     };
     let (schema_oid, schema_version) = (schema("oid"), schema("xmin"));
+    let key = key_index("c.rel");
     format!(
         "
 WITH RECURSIVE p AS (
@@ -282,12 +298,23 @@ WITH RECURSIVE p AS (
          to_jsonb(r) ->> 'prattrs' IS NOT NULL AS listed
   FROM p CROSS JOIN LATERAL pg_get_publication_tables(p.pubname) g JOIN c ON c.rel = g.relid
   LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.rel
+), part AS (
+  SELECT c.rel AS root, h.inhrelid AS oid FROM c JOIN pg_inherits h ON h.inhparent = c.rel
+  WHERE c.relkind = 'p' AND NOT h.inhdetachpending
+  UNION ALL
+  SELECT part.root, h.inhrelid FROM part JOIN pg_class k ON k.oid = part.oid AND k.relkind = 'p'
+  JOIN pg_inherits h ON h.inhparent = part.oid WHERE NOT h.inhdetachpending
 ), t AS (
   SELECT a.atttypid AS oid FROM c JOIN pg_attribute a ON a.attrelid = c.rel AND a.attnum > 0
   WHERE NOT a.attisdropped
   UNION
   SELECT part.oid FROM t JOIN pg_type of ON of.oid = t.oid
-  CROSS JOIN LATERAL (VALUES (of.typbasetype), (of.typelem)) AS part(oid) WHERE part.oid <> 0
+  CROSS JOIN LATERAL (
+    SELECT of.typbasetype UNION ALL SELECT of.typelem
+    UNION ALL SELECT a.atttypid FROM pg_attribute a
+    WHERE of.typtype = 'c' AND a.attrelid = of.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+    UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE of.oid IN (r.rngtypid, r.rngmultitypid)
+  ) AS part(oid) WHERE part.oid <> 0
 )
 SELECT json_build_object(
   'publication', (SELECT json_build_object('oid', pub::bigint, 'version', version,
@@ -302,7 +329,7 @@ SELECT json_build_object(
      'identity_columns', coalesce((SELECT to_json(i.indkey::smallint[]) FROM pg_index i
         WHERE i.indrelid = c.rel AND i.indisreplident), '[]'),
      'key', coalesce((SELECT to_json(i.indkey::smallint[]) FROM pg_index i
-        WHERE i.indrelid = c.rel AND i.indisprimary), '[]'),
+        WHERE i.indexrelid = {key}), '[]'),
      'row_security', c.relrowsecurity, 'row_security_forced', c.relforcerowsecurity,
      'row_security_concerns', NOT EXISTS (SELECT 1 FROM pg_roles r WHERE r.rolname = current_user
         AND (r.rolsuper OR r.rolbypassrls)) AND (c.relforcerowsecurity OR NOT pg_has_role(c.relowner, 'USAGE')),
@@ -312,7 +339,10 @@ SELECT json_build_object(
      'rights', json_build_object('insert', coalesce(has_table_privilege(c.rel, 'INSERT'), false),
         'update', coalesce(has_table_privilege(c.rel, 'UPDATE'), false),
         'delete', coalesce(has_table_privilege(c.rel, 'DELETE'), false)),
-     'children', EXISTS (SELECT 1 FROM pg_inherits WHERE inhparent = c.rel),
+     'children', EXISTS (SELECT 1 FROM pg_inherits WHERE inhparent = c.rel) AND c.relkind <> 'p',
+     'partitions', coalesce((SELECT json_agg(json_build_object('oid', l.oid::bigint, 'file', l.relfilenode::bigint,
+        'kind', l.relkind::text || l.relpersistence::text, 'identity', l.relreplident) ORDER BY l.oid)
+        FROM part JOIN pg_class l ON l.oid = part.oid AND l.relkind <> 'p' WHERE part.root = c.rel), '[]'),
      'membership', (SELECT json_build_object('oid', m.oid::bigint, 'version', m.version,
         'filtered', m.filtered, 'listed', m.listed) FROM published m WHERE m.rel = c.rel),
      'columns', coalesce((SELECT json_agg(json_build_object(

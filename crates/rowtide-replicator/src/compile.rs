@@ -8,7 +8,7 @@ use rowtide_plan::catalog::{Catalog, Unstreamed};
 use rowtide_plan::compile::compile_partly;
 use rowtide_plan::definition::Definition;
 use rowtide_plan::error::DefinitionProblem;
-use rowtide_postgres::catalog::read_catalog;
+use rowtide_postgres::catalog::{encoding_said, read_catalog, unserved_encoding};
 use rowtide_postgres::check::check_own_tables;
 use rowtide_postgres::connect::{ConnectError, ConnectOptions, Names, connect, reason};
 use rowtide_postgres::rules::prepare_rules;
@@ -28,6 +28,8 @@ pub(crate) enum LookError {
     Watch(#[from] WatchError),
     #[error("the server is a standby; connect to the primary, or promote it")]
     Standby,
+    #[error("{}", encoding_said(.0))]
+    Encoding(String),
     #[error("cannot read the catalog: {}", reason(.0))]
     Catalog(#[from] tokio_postgres::Error),
 }
@@ -42,6 +44,9 @@ pub(crate) async fn look(
     let client = connect(options, "catalog").await?;
     if is_standby(&client).await? {
         return Err(LookError::Standby);
+    }
+    if let Some(encoding) = unserved_encoding(&client).await? {
+        return Err(LookError::Encoding(encoding));
     }
     let mut watcher = Watcher::new(client, names, &tables).await?;
     let observed = watcher.look().await?;

@@ -69,7 +69,7 @@ pub enum Change {
     PublishedOtherwise,
     /// It is not a plain, permanent table any more, or is one now.
     Kind,
-    /// The primary key is another.
+    /// The key is another.
     Key,
     /// The replica identity is another.
     Identity,
@@ -83,8 +83,15 @@ pub enum Change {
         /// Whether it may.
         readable: bool,
     },
-    /// Other tables inherit from it now.
-    Children,
+    /// Other tables inherit from it now, or none does any more.
+    Children {
+        /// Whether any does.
+        inherit: bool,
+    },
+    /// It has other partitions, or one was emptied or rewritten: what rows that brought or took is not streamed.
+    Partitions,
+    /// A partition has another replica identity, or is of another kind.
+    PartitionIdentity,
     /// A column was added.
     ColumnAdded(String),
     /// A column is gone.
@@ -159,7 +166,7 @@ impl Drift {
     /// What follows from it.
     pub fn follows(&self) -> Follows {
         match (&self.of, &self.change) {
-            (_, Change::Incidental | Change::Children) => Follows::Nothing,
+            (_, Change::Incidental) => Follows::Nothing,
             (_, Change::Readable { .. }) => Follows::LoadsWait,
             (Of::Publication, Change::Gone) | (_, Change::Unpublished) => Follows::Refuse,
             (Of::Table(_), Change::Gone | Change::Kind) => Follows::Refuse,
@@ -176,7 +183,8 @@ impl Drift {
                 Change::Labels
                 | Change::Attributes
                 | Change::ColumnReplaced(_)
-                | Change::RowsRewritten,
+                | Change::RowsRewritten
+                | Change::Partitions,
             ) => Follows::Reload,
             _ => Follows::Recompile,
         }
@@ -201,7 +209,7 @@ impl fmt::Display for Drift {
             Change::PublishedAgain => f.write_str(" was not published for a while"),
             Change::PublishedOtherwise => f.write_str(" is published with other rows or columns"),
             Change::Kind => f.write_str(" is of another kind"),
-            Change::Key => f.write_str(" has another primary key"),
+            Change::Key => f.write_str(" has another key"),
             Change::Identity => f.write_str(" has another replica identity"),
             Change::RowSecurity { hides: true } => {
                 f.write_str(": row-level security hides rows from the server's role")
@@ -213,8 +221,15 @@ impl fmt::Display for Drift {
             Change::Readable { readable: false } => {
                 f.write_str(" cannot be read any more by the server's role")
             }
-            Change::Children => {
-                f.write_str(": other tables inherit from it, whose rows are not served")
+            Change::Children { inherit: true } => f.write_str(": other tables inherit from it now"),
+            Change::Children { inherit: false } => {
+                f.write_str(": no other table inherits from it any more")
+            }
+            Change::Partitions => {
+                f.write_str(" has other partitions, or one of them was emptied or rewritten")
+            }
+            Change::PartitionIdentity => {
+                f.write_str(": one of its partitions has another replica identity")
             }
             Change::ColumnAdded(column) => write!(f, ": column `{column}` was added"),
             Change::ColumnGone(column) => write!(f, ": column `{column}` is gone"),
@@ -247,7 +262,12 @@ pub fn unfit(observed: &Observed, table: &ObservedTable) -> Option<UnstreamedKin
         return Some(UnstreamedKind::Unpublished);
     };
     let ObservedPublication { insert, update, delete, truncate, .. } = publication;
-    if !(*insert && *update && *delete && *truncate) || membership.filtered || membership.listed {
+    let generated = |column: &ObservedColumn| column.generated == "s";
+    // Before there was the option no table is expected to have these.
+    let computed = publication.generated.as_deref().is_some_and(|which| which != "s")
+        && table.columns.iter().any(generated);
+    let in_part = membership.filtered || membership.listed || computed;
+    if !(*insert && *update && *delete && *truncate) || in_part {
         return Some(UnstreamedKind::PublishedInPart);
     }
     table.row_security_active.then_some(UnstreamedKind::RowSecurity)
@@ -257,8 +277,8 @@ pub fn unfit(observed: &Observed, table: &ObservedTable) -> Option<UnstreamedKin
 /// publication, and in the very same columns. A column that was dropped and added again has another number, and no
 /// change of its rows was streamed. It is kept with the log, so that such a change and its undoing are noticed that nobody
 /// was there to see. What rewrites rows and leaves no trace in these (the label of an enum that is renamed, `ALTER COLUMN …
-/// USING` that keeps the type) is noticed only by a server that runs. Tables of which nothing is told, and generated
-/// columns, which are not streamed, are of no concern.
+/// USING` that keeps the type) is noticed only by a server that runs. Tables of which nothing is told, and columns that
+/// are not streamed, are of no concern.
 pub fn continuity_digest(
     observed: &Observed,
     is_told: impl Fn(&ObservedTable) -> bool,
@@ -267,7 +287,15 @@ pub fn continuity_digest(
     digest.update(format!("{:?}", observed.publication));
     for table in observed.tables.iter().filter(|table| is_told(table)) {
         digest.update(format!("{:?}", (&table.schema, &table.name, table.oid, &table.membership)));
-        let streamed = table.columns.iter().filter(|column| column.generated.is_empty());
+        // What came and went with a partition was not streamed.
+        for partition in &table.partitions {
+            digest.update(format!("{:?}", (partition.oid, partition.file)));
+        }
+        let computed = observed.publication.as_ref().and_then(|of| of.generated.as_deref());
+        let is_streamed = |column: &&ObservedColumn| {
+            column.generated.is_empty() || (column.generated == "s" && computed == Some("s"))
+        };
+        let streamed = table.columns.iter().filter(is_streamed);
         let numbers = streamed.map(|column| (column.number, &column.name));
         digest.update(format!("{:?}", numbers.collect::<Vec<_>>()));
     }
@@ -346,7 +374,13 @@ fn table(old: &ObservedTable, new: &ObservedTable, tell: &mut impl FnMut(Change)
     told(identity(old) != identity(new), Change::Identity);
     let hides = new.row_security_active;
     told(old.row_security_active != hides, Change::RowSecurity { hides });
-    told(old.children != new.children, Change::Children);
+    let inherit = new.children;
+    told(old.children != inherit, Change::Children { inherit });
+    let rows = |table: &ObservedTable| -> Vec<_> {
+        table.partitions.iter().map(|part| (part.oid, part.file)).collect()
+    };
+    told(rows(old) != rows(new), Change::Partitions);
+    told(rows(old) == rows(new) && old.partitions != new.partitions, Change::PartitionIdentity);
     let readable = new.readable;
     told(old.readable != readable, Change::Readable { readable });
     let switches = |table: &ObservedTable| (table.row_security, table.row_security_forced);

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use rowtide_feed::{EpochReason, Event, Fingerprint, Generation, ReplicatorStatus, Transaction};
 use rowtide_log::{Committed, Identity};
+use rowtide_plan::check::{not_streamed, rejected_writes};
 use rowtide_plan::plan::Plan;
 use rowtide_postgres::connect::Names;
 use rowtide_postgres::said_once::SaidOnce;
@@ -345,6 +346,7 @@ impl Core {
                 effects.push(Effect::Error(trouble));
             }
         }
+        self.tell_peculiar(&looked.plan, &mut effects);
         if let Some(before) = &self.looked {
             if !looked.plan.unjudged.is_empty() {
                 Arc::make_mut(&mut looked.plan).judge_as(&before.plan);
@@ -386,6 +388,17 @@ impl Core {
                 self.then(effects, Next::OpenLog(identity))
             }
         }
+    }
+
+    /// Tells what of the tables clients do not get, and what of them the application cannot write.
+    fn tell_peculiar(&mut self, plan: &Plan, effects: &mut Vec<Effect>) {
+        let rejected = plan.tables.iter().filter_map(|table| rejected_writes(&table.catalog));
+        for problem in rejected.filter(|problem| self.said.is_new(&problem.what)) {
+            let repair = problem.repair.unwrap_or_default();
+            effects.push(Effect::Error(format!("{} ({repair})", problem.what)));
+        }
+        let left_out = plan.tables.iter().flat_map(not_streamed);
+        effects.extend(left_out.filter(|what| self.said.is_new(what)).map(Effect::Warn));
     }
 
     /// Tells what of the definition is missing, until all of it has fitted once.

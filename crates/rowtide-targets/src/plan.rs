@@ -4,6 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use rowtide_plan::catalog::{
     Catalog, CatalogColumn, CatalogIndex, CatalogTable, ColumnInput, ReplicaIdentity,
+    TableStreaming,
 };
 use rowtide_plan::compile::compile;
 use rowtide_plan::definition::Definition;
@@ -77,6 +78,7 @@ pub(crate) fn catalog() -> Catalog {
         indexes: ["id", "owner", "person", "team"].map(index).into(),
         replica_identity: ReplicaIdentity::Full,
         row_security: false,
+        streaming: TableStreaming::default(),
     };
     Catalog { tables: [(1, "member"), (2, "note")].map(table).into(), ..Catalog::default() }
 }

@@ -1,7 +1,7 @@
 //! The targets. What each promises is in its function; all promise not to panic.
 
 use std::str::FromStr;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
@@ -20,6 +20,7 @@ use rowtide_plan::compile::compile;
 use rowtide_plan::definition::Definition;
 use rowtide_plan::explain::explain;
 use rowtide_postgres::assemble::Assembler;
+use rowtide_postgres::mutate::Author;
 use rowtide_protocol::{ClientMessage, Cursor, Lsn};
 use serde_json::Value;
 use tokio::runtime::Runtime;
@@ -198,7 +199,7 @@ fn client_message(bytes: &[u8]) -> String {
                 let plan = plan();
                 let read = ops.iter().map(|op| match plan.read_op(op) {
                     Ok(_) => "read ".to_owned(),
-                    Err(rejection) => word(&rejection.message),
+                    Err(rejection) => word(&rejection.rejection.message),
                 });
                 read.take(3).collect()
             }
@@ -235,8 +236,8 @@ fn now() -> Now {
 }
 
 fn identity() -> Identity {
-    let claims = serde_json::Map::new();
-    Identity { user_id: "ann".to_owned(), claims, expires_at_s: u64::MAX }
+    let author = Author { user_id: "ann".to_owned(), claims: serde_json::Map::new() };
+    Identity { author: Arc::new(author), expires_at_s: u64::MAX }
 }
 
 /// Holds a conversation in which all that is asked is answered well.
@@ -321,11 +322,11 @@ fn token(bytes: &[u8]) -> String {
             let (header, payload) = (json(header), json(payload));
             assert_eq!(header["alg"], "HS256");
             assert_eq!(header.get("crit").filter(|crit| !crit.is_null()), None);
-            assert_eq!(payload["sub"].as_str(), Some(identity.user_id.as_str()));
-            assert!(!identity.user_id.is_empty());
+            assert_eq!(payload["sub"].as_str(), Some(identity.author.user_id.as_str()));
+            assert!(!identity.author.user_id.is_empty());
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             assert!(payload["exp"].as_f64() > Some(now.as_secs_f64() - 60.0));
-            format!("let in with {} claims", identity.claims.len().min(9))
+            format!("let in with {} claims", identity.author.claims.len().min(9))
         }
     }
 }

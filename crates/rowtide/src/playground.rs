@@ -172,11 +172,11 @@ fn table_info<'a>(plan: &'a Plan, index: usize, table: &'a Table) -> TableInfo<'
         r#type: &column.type_name,
         kind: kind(&column.kind),
         not_null: column.not_null,
-        has_default: column.input.default.is_some() || column.input.always_identity,
+        has_default: column.input.default.is_some() || column.input.is_of_postgres_alone(),
         labels: &column.labels,
         is_user: of_user.contains(&place),
         immutable: table.write.immutable.contains(&place),
-        readonly: table.write.readonly.contains(&place) || column.input.always_identity,
+        readonly: table.write.readonly.contains(&place) || column.input.is_of_postgres_alone(),
     };
     TableInfo {
         name: &table.name,

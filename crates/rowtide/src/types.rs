@@ -49,7 +49,7 @@ fn insert(text: &mut String, table: &Table) {
         return text.push_str("    insert: never;\n");
     }
     let written = columns(table).filter(|(index, _)| !table.write.readonly.contains(index));
-    let written = written.filter(|(_, column)| !column.input.always_identity);
+    let written = written.filter(|(_, column)| !column.input.is_of_postgres_alone());
     object(
         text,
         "insert",

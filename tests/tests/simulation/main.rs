@@ -41,7 +41,7 @@ use crate::checks::Seen;
 use crate::world::World;
 
 /// What must have happened in two thousand deployments, or they say nothing of it.
-const IMPORTANT: [&str; 69] = [
+const IMPORTANT: [&str; 70] = [
     "floods of mutations",
     "mutations that wait for others'",
     "storms at rest",

@@ -10,6 +10,7 @@ use rand::rngs::SmallRng;
 use rowtide_feed::{Acknowledgement, Change, Changes, History, Transaction};
 use rowtide_plan::catalog::{
     Catalog, CatalogColumn, CatalogIndex, CatalogTable, ColumnInput, ReplicaIdentity,
+    TableStreaming,
 };
 use rowtide_plan::encode::{Datum, RowEncoder};
 use rowtide_plan::plan::{Plan, TableId};
@@ -78,6 +79,7 @@ pub(crate) fn catalog() -> Catalog {
         }],
         replica_identity: ReplicaIdentity::Full,
         row_security: false,
+        streaming: TableStreaming::default(),
     };
     let tables = TABLES.iter().enumerate().map(table).collect();
     Catalog { tables, ..Catalog::default() }

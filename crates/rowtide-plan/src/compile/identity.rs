@@ -1,7 +1,7 @@
 //! Whether the stream brings enough of old rows. Who saw a row is decided by its old values, so a table
 //! whose replica identity leaves one of them out cannot be served.
 
-use crate::catalog::ReplicaIdentity;
+use crate::catalog::{CatalogTable, FullRejected, ReplicaIdentity};
 use crate::error::DefinitionProblem;
 use crate::filter::Operand;
 use crate::ids::TableId;
@@ -18,6 +18,9 @@ pub(super) fn too_small_identity(
 ) -> Option<DefinitionProblem> {
     let table = plan.table(id);
     let catalog = &table.catalog;
+    if let Some(problem) = smaller_partition(catalog, span.clone()) {
+        return Some(problem);
+    }
     let identity: Vec<usize> = match &catalog.replica_identity {
         ReplicaIdentity::Full => return None,
         ReplicaIdentity::Nothing => Vec::new(),
@@ -45,5 +48,42 @@ pub(super) fn too_small_identity(
         format!("the replica identity of table {quoted} is too small"),
         format!("the stream does not bring the old value of \"{column}\""),
     );
-    Some(problem.help(format!("ALTER TABLE {quoted} REPLICA IDENTITY FULL;")))
+    let full = || format!("ALTER TABLE {quoted} REPLICA IDENTITY FULL;");
+    let rejected = catalog.streaming.full_rejected.as_ref();
+    Some(problem.help(rejected.map_or_else(full, |rejected| instead_of_full(rejected, &quoted))))
+}
+
+/// Rows of a partition come with the old values that its own replica identity has; what else the table's would
+/// have comes as null.
+fn smaller_partition(catalog: &CatalogTable, span: Span) -> Option<DefinitionProblem> {
+    let fits = |identity: &ReplicaIdentity| {
+        *identity == ReplicaIdentity::Full || *identity == catalog.replica_identity
+    };
+    let mut partitions = catalog.streaming.partitions.iter();
+    let (partition, _) = partitions.find(|(_, identity)| !fits(identity))?;
+    let quoted = quote_table(&catalog.schema, &catalog.name);
+    let problem = DefinitionProblem::of_table(
+        span,
+        format!("a partition of table {quoted} has a smaller replica identity"),
+        format!("the stream does not bring the old values of rows in {partition}"),
+    );
+    Some(problem.help(format!("ALTER TABLE {partition} REPLICA IDENTITY FULL;")))
+}
+
+/// What to do where the identity cannot be `FULL`, because Postgres would reject the application's updates.
+pub(crate) fn instead_of_full(rejected: &FullRejected, table: &str) -> String {
+    match rejected {
+        FullRejected::VirtualColumn(column) => format!(
+            "make column {column} STORED: with a VIRTUAL one Postgres rejects updates of a table whose \
+             replica identity is FULL"
+        ),
+        FullRejected::ColumnList { publication } => format!(
+            "take {table} out of publication {publication}, or its list of columns: with one Postgres \
+             rejects updates of a table whose replica identity is FULL"
+        ),
+        FullRejected::GeneratedColumn { publication, column } => format!(
+            "ALTER PUBLICATION {publication} SET (publish_generated_columns = stored);  -- without \
+             {column} in it Postgres rejects updates of a table whose replica identity is FULL"
+        ),
+    }
 }

@@ -14,7 +14,23 @@ use crate::sql_text::Span;
 use crate::write_rules::WriteRules;
 
 impl Compiler<'_> {
-    /// The table with this name. It joins the plan when it is first named.
+    /// The table with this name, whose rows are sent to clients: it needs a key.
+    pub(super) fn synced_table(
+        &mut self,
+        name: &TableName,
+        span: &Span,
+    ) -> Result<TableId, Rejected> {
+        let id = self.table(name, span)?;
+        let catalog = &self.plan.table(id).catalog;
+        if catalog.primary_key.is_empty() {
+            let problem = no_key(catalog, span.clone());
+            return Err(self.problem(problem));
+        }
+        Ok(id)
+    }
+
+    /// The table with this name. It joins the plan when it is first named. One without a key is told by all of its
+    /// columns.
     pub(super) fn table(&mut self, name: &TableName, span: &Span) -> Result<TableId, Rejected> {
         if let Some(id) = self.plan.table_id(&name.schema, &name.name) {
             return Ok(id);
@@ -36,13 +52,11 @@ impl Compiler<'_> {
             });
             return Err(self.problem(problem.help(help)));
         };
-        if catalog.primary_key.is_empty() {
-            let quoted = quote_table(&name.schema, &name.name);
-            let what = format!("table {quoted} has no primary key");
-            let problem =
-                DefinitionProblem::of_table(span.clone(), what, "its rows cannot be told apart");
-            let help = format!("ALTER TABLE {quoted} ADD PRIMARY KEY (…);");
-            return Err(self.problem(problem.help(help)));
+        // Partitions that are made later would have no replica identity, and could not be updated.
+        let keyless = catalog.primary_key.is_empty();
+        if keyless && catalog.streaming.partitioned {
+            let problem = no_key(catalog, span.clone());
+            return Err(self.problem(problem));
         }
         let key = catalog.primary_key.iter().map(|column| catalog.column(column));
         let Some(key) = key.collect::<Option<Vec<usize>>>() else {
@@ -52,6 +66,7 @@ impl Compiler<'_> {
                 DefinitionProblem::of_table(span.clone(), what, "the stream does not bring it");
             return Err(self.problem(problem.help("make the key of plain columns")));
         };
+        let key = if keyless { (0..catalog.columns.len()).collect() } else { key };
         let wire_name = match catalog.schema.as_str() {
             "public" => catalog.name.clone(),
             schema => format!("{schema}.{}", catalog.name),
@@ -70,12 +85,36 @@ impl Compiler<'_> {
         Ok(TableId((self.plan.tables.len() - 1) as u16))
     }
 
+    /// Why a table has no column of this name, if it has one that is not streamed.
+    fn not_streamed(&self, table: TableId, name: &Name) -> Option<DefinitionProblem> {
+        let catalog = &self.plan.table(table).catalog;
+        let mut left_out = catalog.streaming.left_out.iter();
+        let column = left_out.find(|column| column.name == name.text)?;
+        let what = format!(
+            "column `{}` of table `{}` is generated and not streamed",
+            name.text, catalog.name
+        );
+        let (why, help) = if column.is_virtual {
+            ("computed when it is read", "make it STORED")
+        } else {
+            (
+                "Postgres publishes generated columns since version 18",
+                "make it a plain column that a trigger fills",
+            )
+        };
+        Some(DefinitionProblem::new(name.span.clone(), what, why).help(help))
+    }
+
     /// The column with this name.
     pub(super) fn column(&mut self, table: TableId, name: &Name) -> Result<usize, Rejected> {
         let catalog = &self.plan.table(table).catalog;
         if let Some(index) = catalog.column(&name.text) {
             return Ok(index);
         }
+        if let Some(problem) = self.not_streamed(table, name) {
+            return Err(self.problem(problem));
+        }
+        let catalog = &self.plan.table(table).catalog;
         let names = catalog.columns.iter().map(|column| column.name.as_str());
         let outer = self.outer.iter().rev().map(|outer| &self.plan.table(*outer).catalog);
         let outer = outer.into_iter().find(|outer| outer.column(&name.text).is_some());
@@ -101,6 +140,26 @@ impl Compiler<'_> {
     pub(super) fn columns(&mut self, table: TableId, names: &[Name]) -> Vec<usize> {
         names.iter().filter_map(|name| self.column(table, name).ok()).collect()
     }
+}
+
+/// That nothing tells the rows of a table apart.
+fn no_key(catalog: &CatalogTable, span: Span) -> DefinitionProblem {
+    let quoted = quote_table(&catalog.schema, &catalog.name);
+    if catalog.streaming.deferrable_key {
+        let what = format!("the primary key of table {quoted} is DEFERRABLE");
+        let why = "two rows may have the same key within a transaction";
+        let help = "make the key NOT DEFERRABLE, or add a unique index that is not, over columns that are NOT NULL";
+        return DefinitionProblem::of_table(span, what, why).help(help);
+    }
+    let what = format!("table {quoted} has no primary key");
+    let help = if catalog.streaming.partitioned {
+        format!("ALTER TABLE {quoted} ADD PRIMARY KEY (…);")
+    } else {
+        format!(
+            "ALTER TABLE {quoted} ADD PRIMARY KEY (…); or a unique index over columns that are NOT NULL"
+        )
+    };
+    DefinitionProblem::of_table(span, what, "its rows cannot be told apart").help(help)
 }
 
 /// What was meant by a name that is not there.

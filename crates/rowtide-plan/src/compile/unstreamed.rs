@@ -9,7 +9,7 @@ use crate::sql_text::Span;
 /// That it cannot be synced, why, and what to do instead.
 pub(super) fn unstreamed(relation: &Unstreamed, span: Span) -> DefinitionProblem {
     let quoted = quote_table(&relation.schema, &relation.name);
-    let (is, why, help) = match relation.kind {
+    let (is, why, help) = match &relation.kind {
         UnstreamedKind::View => (
             "a view",
             "it has no rows of its own that change",
@@ -20,11 +20,23 @@ pub(super) fn unstreamed(relation: &Unstreamed, span: Span) -> DefinitionProblem
             "Postgres does not stream what a refresh changes",
             "name the tables that it is made from".to_owned(),
         ),
-        UnstreamedKind::Partitioned => (
-            "a partitioned table",
-            "its rows are in its partitions, and move between them",
-            "partitioned tables are not supported; keep the rows to sync in one plain table"
-                .to_owned(),
+        UnstreamedKind::Inherited { child } => (
+            "a table that others inherit from",
+            "rows of those are rows of it, too, and their changes are streamed as theirs",
+            format!(
+                "sync {child} and the other tables that hold the rows, each by itself, or make it a \
+                 partitioned table"
+            ),
+        ),
+        UnstreamedKind::PartitionOf { root } => (
+            "a partition of a table that is synced, too,",
+            "its changes are streamed as those of the partitioned table",
+            format!("sync {root} alone, or its partitions without it"),
+        ),
+        UnstreamedKind::PartitionUnstreamed { partition } => (
+            "a table with a partition that is not streamed",
+            "changes of foreign and of unlogged tables are not in the WAL",
+            format!("detach {partition}, or make it a plain, logged table"),
         ),
         UnstreamedKind::Foreign => (
             "a foreign table",
@@ -53,6 +65,11 @@ pub(super) fn unstreamed(relation: &Unstreamed, span: Span) -> DefinitionProblem
             "under row-level security",
             "it hides rows from the server's role, but not their changes",
             "ALTER ROLE … BYPASSRLS;".to_owned(),
+        ),
+        UnstreamedKind::System => (
+            "a table of Postgres' own",
+            "its changes are not streamed",
+            "name a table of the application".to_owned(),
         ),
         UnstreamedKind::Other => {
             ("not a table", "it has no rows to sync", "name a table".to_owned())

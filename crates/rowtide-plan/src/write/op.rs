@@ -125,10 +125,11 @@ fn never_allowed(table: &Table, write: &Write) -> Result<(), Rejection> {
     for (column, _) in &write.values {
         let column_name = &table.catalog.columns[*column].name;
         let is_key = table.key.contains(column);
-        let numbered = table.catalog.columns[*column].input.always_identity;
-        if numbered && !(is_key && write.kind == OpKind::Update) {
+        let input = &table.catalog.columns[*column].input;
+        if input.is_of_postgres_alone() && !(is_key && write.kind == OpKind::Update) {
+            let how = if input.always_identity { "numbered" } else { "computed" };
             return forbidden(format!(
-                "column `{column_name}` of table `{name}` is numbered by Postgres alone"
+                "column `{column_name}` of table `{name}` is {how} by Postgres alone"
             ));
         }
         if is_key {

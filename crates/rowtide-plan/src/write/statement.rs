@@ -12,6 +12,7 @@ use rowtide_protocol::OpKind;
 
 use super::params::{Params, Statement, key_is, name, quoted};
 use super::visible::visible;
+use crate::catalog::CatalogColumn;
 use crate::ids::TableId;
 use crate::plan::{Plan, Table};
 use crate::sql::{quote_identifier, quote_literal};
@@ -101,10 +102,13 @@ fn insert(plan: &Plan, id: TableId, columns: &[usize]) -> Statement {
     let mut params = Params::default();
     let (mut values, mut written) = (Vec::new(), Vec::new());
     for (index, column) in table.catalog.columns.iter().enumerate() {
+        if column.input.generated.is_some() {
+            continue;
+        }
         let quoted = quote_identifier(&column.name);
         let type_name = &column.input.type_name;
         let value = match &column.input.default {
-            _ if columns.contains(&index) && !column.input.always_identity => {
+            _ if columns.contains(&index) && !column.input.is_of_postgres_alone() => {
                 params.value(table, index)
             }
             // Evaluated once, so that what is judged is what is written.
@@ -133,13 +137,14 @@ fn insert(plan: &Plan, id: TableId, columns: &[usize]) -> Statement {
         })
         .collect();
     let selected: Vec<String> = written.iter().map(|column| format!("\"new\".{column}")).collect();
-    let (values, list, selected) = (values.join(", "), written.join(", "), selected.join(", "));
+    let values = with_generated(table, format!("SELECT {} WHERE {NEXT}", values.join(", ")));
+    let (list, selected) = (written.join(", "), selected.join(", "));
     let (key, reached) = (key_is(table, "", &mut params), reached.join(", "));
     let conflict: Vec<String> = table.key.iter().map(|column| quoted(table, *column)).collect();
     let conflict = conflict.join(", ");
     let go_on = step(&format!("EXISTS (SELECT FROM {WRITTEN})"), "next");
     let sql = format!(
-        "WITH \"new\" AS MATERIALIZED (SELECT {values} WHERE {NEXT}),\n\
+        "WITH \"new\" AS MATERIALIZED ({values}),\n\
          {JUDGED} AS MATERIALIZED (SELECT {allowed} IS TRUE AS allowed, \
          ARRAY[{reached}]::boolean[] AS reached, \
          EXISTS (SELECT FROM {from} WHERE {key}) AS there FROM \"new\"),\n\
@@ -156,7 +161,9 @@ fn update(plan: &Plan, id: TableId, columns: &[usize]) -> Statement {
     let table = plan.table(id);
     let from = name(table);
     let mut params = Params::default();
-    let new: Vec<String> = (table.catalog.columns.iter().enumerate())
+    let plain = table.catalog.columns.iter().enumerate();
+    let plain = plain.filter(|(_, column)| column.input.generated.is_none());
+    let new: Vec<String> = plain
         .map(|(index, column)| {
             let quoted = quote_identifier(&column.name);
             if columns.contains(&index) {
@@ -188,7 +195,8 @@ fn update(plan: &Plan, id: TableId, columns: &[usize]) -> Statement {
         .map(|column| format!("{} = {}", quoted(table, column), params.value(table, column)))
         .collect();
     let visible = visible(plan, id, &mut params);
-    let (new, rules, same) = (new.join(", "), rules.join(", "), same.join(", "));
+    let new = with_generated(table, format!("SELECT {} FROM \"old\"", new.join(", ")));
+    let (rules, same) = (rules.join(", "), same.join(", "));
     let key = key_is(table, "", &mut params);
     let holds = format!("{covered} AND true = ANY (j.rules) AND NOT false = ANY (j.same)");
     let go_on = step(&holds, "next");
@@ -204,7 +212,7 @@ fn update(plan: &Plan, id: TableId, columns: &[usize]) -> Statement {
     };
     let sql = format!(
         "WITH \"old\" AS MATERIALIZED (SELECT * FROM {from} WHERE {HAS_LOCK} AND {key} AND {visible}),\n\
-         \"new\" AS MATERIALIZED (SELECT {new} FROM \"old\"),\n\
+         \"new\" AS MATERIALIZED ({new}),\n\
          {JUDGED} AS MATERIALIZED (SELECT ARRAY[{rules}]::boolean[] AS rules, \
          ARRAY[{same}]::boolean[] AS same FROM \"old\", \"new\"){update}\n\
          SELECT true, rules, same, {go_on} FROM {JUDGED} AS j"
@@ -264,6 +272,22 @@ pub fn rule_statements(table: &Table) -> Vec<RuleStatement> {
     statements
 }
 
+/// A query for all of a row but its generated columns, with these: computed as Postgres will, so that rules may speak
+/// of them.
+fn with_generated(table: &Table, query: String) -> String {
+    let computed = |column: &CatalogColumn| {
+        let input = &column.input;
+        let expression = input.generated.as_ref()?;
+        Some(format!("({expression})::{} AS {}", input.type_name, quote_identifier(&column.name)))
+    };
+    let computed: Vec<String> = table.catalog.columns.iter().filter_map(computed).collect();
+    if computed.is_empty() {
+        return query;
+    }
+    let alias = quote_identifier(&table.catalog.name);
+    format!("SELECT *, {} FROM ({query}) AS {alias}", computed.join(", "))
+}
+
 fn new_row(table: &Table) -> String {
     let columns: Vec<String> =
         table.catalog.columns.iter().map(|column| quote_identifier(&column.name)).collect();
@@ -276,7 +300,7 @@ pub(super) fn written<'a>(
     columns: &'a [usize],
 ) -> impl Iterator<Item = usize> + 'a {
     columns.iter().copied().filter(|column| {
-        let numbered = table.catalog.columns[*column].input.always_identity;
+        let numbered = table.catalog.columns[*column].input.is_of_postgres_alone();
         !numbered && !table.key.contains(column) && !table.write.immutable.contains(column)
     })
 }

@@ -2,6 +2,7 @@
 
 use rowtide_plan::catalog::{
     Catalog, CatalogColumn, CatalogIndex, CatalogTable, ColumnInput, ReplicaIdentity,
+    TableStreaming,
 };
 use rowtide_plan::value::ColumnType;
 
@@ -31,6 +32,7 @@ pub(crate) fn table(
         indexes,
         replica_identity: ReplicaIdentity::Full,
         row_security: false,
+        streaming: TableStreaming::default(),
     }
 }
 

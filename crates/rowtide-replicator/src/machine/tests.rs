@@ -36,6 +36,7 @@ fn own_table() -> ObservedTable {
         readable: true,
         rights: ObservedRights { insert: true, update: true, delete: true },
         children: false,
+        partitions: Vec::new(),
         membership: Some(membership),
         columns: Vec::new(),
     }

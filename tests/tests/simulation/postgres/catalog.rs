@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rowtide_plan::catalog::{
     Catalog as Read, CatalogColumn, CatalogIndex, CatalogTable, ColumnInput, ReplicaIdentity,
-    Unstreamed, UnstreamedKind,
+    TableStreaming, Unstreamed, UnstreamedKind,
 };
 use rowtide_plan::value::ColumnType;
 
@@ -177,6 +177,7 @@ impl Relation {
                 Identity::Nothing => ReplicaIdentity::Nothing,
             },
             row_security: self.row_security,
+            streaming: TableStreaming::default(),
         }
     }
 }

@@ -116,6 +116,7 @@ fn observed(catalog: &Catalog, relation: &Relation) -> ObservedTable {
         readable: *granted,
         rights: ObservedRights { insert: true, update: true, delete: true },
         children: false,
+        partitions: Vec::new(),
         membership: member.map(|member| ObservedMembership {
             oid: Some(member.oid),
             version: Some(member.version as u32),

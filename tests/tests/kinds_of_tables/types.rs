@@ -1,0 +1,53 @@
+//! Types that change beneath rows that nobody writes: the rows are loaded again, however deep in a column's type the
+//! other type is.
+
+use crate::kit::Stage;
+
+const RULE: &str = "[tables.item]\nvisible = 'true'\n";
+const TABLES: &str = "
+CREATE TYPE mood AS ENUM ('sad', 'glad');
+CREATE TYPE pair AS (number int, mood mood);
+CREATE TYPE moods AS RANGE (subtype = mood);
+CREATE DOMAIN checked AS pair CHECK ((value).number > 0);
+CREATE TABLE list (id int PRIMARY KEY);
+CREATE TABLE item (id int PRIMARY KEY, list int REFERENCES list, mood mood, all_moods mood[], pair pair,
+  pairs pair[], checked checked, moods moods);
+INSERT INTO list VALUES (1);
+INSERT INTO item VALUES (1, 1, 'sad', '{sad,glad}', '(1,sad)', '{\"(1,sad)\"}', '(1,sad)', '[sad,glad]');";
+/// With composite values as their text, which is what clients get.
+const ROWS: &str = "
+SELECT jsonb_build_object('id', id, 'list', list, 'mood', mood, 'all_moods', all_moods, 'pair', pair::text,
+  'pairs', (SELECT jsonb_agg(p::text) FROM unnest(pairs) p), 'checked', checked::text, 'moods', moods::text)::text
+FROM item";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_and_attributes_are_changed_in_one_transaction_with_a_lost_foreign_key() {
+    let mut stage = Stage::new(RULE, TABLES).await;
+    stage.holds("item", ROWS).await;
+    stage
+        .run(
+            "BEGIN; ALTER TABLE item DROP CONSTRAINT item_list_fkey; \
+             ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'; \
+             ALTER TYPE pair ADD ATTRIBUTE more text; COMMIT",
+        )
+        .await;
+    stage.holds("item", ROWS).await;
+    stage.run("DELETE FROM list; UPDATE item SET id = 2").await;
+    stage.holds("item", ROWS).await;
+}
+
+/// An enum that only a part of a column's type is made of.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_label_is_renamed_that_is_deep_in_a_type() {
+    for (column, value) in [("pair", "(1,sad)"), ("checked", "(1,sad)"), ("moods", "[sad,glad]")] {
+        let tables = format!(
+            "{TABLES} DROP TABLE item; CREATE TABLE item (id int PRIMARY KEY, deep {column}); \
+             INSERT INTO item VALUES (1, '{value}');"
+        );
+        let rows = "SELECT jsonb_build_object('id', id, 'deep', deep::text)::text FROM item";
+        let mut stage = Stage::new(RULE, &tables).await;
+        stage.holds("item", rows).await;
+        stage.run("ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'").await;
+        stage.holds("item", rows).await;
+    }
+}
