@@ -24,6 +24,7 @@ use crate::scheduler::Broken;
 use crate::send_queue::{Delivery, Step};
 use crate::telemetry;
 use crate::writer::Queue;
+use rowtide_postgres::named_outcomes::NamedOutcome;
 
 /// What a session is given to say, as it takes it from its outlet.
 pub trait Saying: Sized + Send {
@@ -87,6 +88,7 @@ enum Answer {
     Token(Result<Identity, TokenError>),
     Claimed(Result<(Entry, Known), NoClaim>),
     Opened(Result<EngineSession, NotServing>),
+    Outcomes(Vec<NamedOutcome>),
 }
 
 /// The conversation is over.
@@ -235,6 +237,7 @@ where
                         self.session = Some(session);
                         plan
                     })),
+                    Answer::Outcomes(outcomes) => Input::Outcomes(outcomes),
                 };
                 self.step(input).await
             }
@@ -331,6 +334,13 @@ where
                     self.inputs.push_back(Input::Full(Box::new(mutation)));
                 }
             }
+            Effect::AskOutcomes(tab) => {
+                let outcomes = self.shared.outcomes.clone();
+                self.answer =
+                    Some(Box::pin(async move { Answer::Outcomes(outcomes.ask(tab).await) }));
+            }
+            Effect::NoteTold(told) => self.shared.outcomes.note(told),
+            Effect::CountRejection(code) => telemetry::mutation_rejected(&code),
             Effect::End(ending) => return Err(Over::Ended(ending)),
         }
         Ok(())

@@ -20,6 +20,7 @@ mod http;
 pub mod limits;
 mod loads;
 mod now;
+mod outcomes;
 mod outlet;
 pub mod progress;
 pub mod rate;

@@ -346,7 +346,8 @@ impl Live {
             | Input::Unreadable(_)
             | Input::Heard
             | Input::Claimed(_)
-            | Input::Opened(_) => {}
+            | Input::Opened(_)
+            | Input::Outcomes(_) => {}
         }
         if self.stopping.is_some_and(|stopping| stopping.is_over(now.time, self.waits())) {
             return end(Ending::stopping());
@@ -487,7 +488,8 @@ impl Live {
             Asked::Reject(_) => (1, 0),
         };
         let number = Number::Given(mutate.id);
-        Mutation { number, author: Arc::clone(&self.author), asked, operations, bytes }
+        let author = Arc::clone(&self.author);
+        Mutation { number, author, asked, tolerance: None, operations, bytes }
     }
 
     fn rated(

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rowtide_plan::plan::Plan;
-use rowtide_plan::write::Rejection;
+use rowtide_plan::write::{Rejection, Tolerance, Write};
 use rowtide_postgres::mutate::{MutateError, Mutator, Number, Outcome, Ticket, Work};
 use rowtide_postgres::said_once::SaidOnce;
 use rowtide_protocol::{Op, RejectCode};
@@ -198,7 +198,7 @@ impl Writer {
                 Work::Reject(vec![Rejection::new(RejectCode::UnknownError, message)])
             }
             Asked::Reject(rejection) => Work::Reject(vec![rejection.clone()]),
-            Asked::Apply(ops) => read(&plan, ops),
+            Asked::Apply(ops) => read(&plan, ops, mutation.tolerance),
         };
         let number = mutation.number.clone();
         let (client, user_id) = (Arc::clone(&job.client), Arc::clone(&job.user));
@@ -237,12 +237,16 @@ impl Writer {
     }
 }
 
-fn read(plan: &Plan, ops: &[Op]) -> Work {
+fn read(plan: &Plan, ops: &[Op], tolerance: Option<fn(&Plan, &Write) -> Tolerance>) -> Work {
     let read = |(index, op): (usize, &Op)| {
-        plan.read_op(op).map_err(|rejection| Rejection {
+        let mut write = plan.read_op(op).map_err(|rejection| Rejection {
             message: format!("ops[{index}]: {}", rejection.message),
             ..rejection
-        })
+        })?;
+        if let Some(tolerance) = tolerance {
+            write.tolerance = tolerance(plan, &write);
+        }
+        Ok(write)
     };
     match ops.iter().enumerate().map(read).collect() {
         Ok(writes) => Work::Apply(writes),

@@ -88,7 +88,7 @@ pub async fn claim(
 
 /// Lets the transaction of the statement that has it in its list not wait for standbys. One that stalls would hold up
 /// everyone who connects; and what is lost with a primary is claimed, and raised, again with the next connect.
-const LOCAL: &str = "set_config('synchronous_commit', 'local', true)";
+pub(crate) const LOCAL: &str = "set_config('synchronous_commit', 'local', true)";
 
 /// A number as Postgres takes it.
 fn bigint(number: u64) -> i64 {

@@ -12,6 +12,7 @@ mod intake;
 pub mod load;
 pub mod migrate;
 pub mod mutate;
+pub mod named_outcomes;
 pub mod pgoutput;
 pub mod rules;
 pub mod said_once;

@@ -132,6 +132,9 @@ pub struct Settings {
     /// How many sessions one user may have at a time [default: 50]
     #[arg(long, value_name = "NUMBER")]
     pub sessions_per_user: Option<String>,
+    /// Whether sessions of the older protocol outlive the tokens that they came with, true or false [default: true]
+    #[arg(long, value_name = "BOOL")]
+    pub older_sessions_outlive_tokens: Option<String>,
 }
 
 /// Why the configuration cannot be used.
@@ -205,7 +208,7 @@ enum Scalar {
 
 impl Settings {
     /// Every setting by its name, in the order of `--help`.
-    fn fields(&mut self) -> [(&'static str, &mut Option<String>); 24] {
+    fn fields(&mut self) -> [(&'static str, &mut Option<String>); 25] {
         [
             ("database_url", &mut self.database_url),
             ("definition", &mut self.definition),
@@ -231,6 +234,7 @@ impl Settings {
             ("prepared_statements", &mut self.prepared_statements),
             ("mutation_answer_seconds", &mut self.mutation_answer_seconds),
             ("sessions_per_user", &mut self.sessions_per_user),
+            ("older_sessions_outlive_tokens", &mut self.older_sessions_outlive_tokens),
         ]
     }
 
@@ -395,12 +399,16 @@ impl Settings {
                 as u64,
         };
         let client = ClientLimits::default();
-        let prepared = self.prepared_statements.as_deref().unwrap_or("true");
-        let prepared = prepared.parse().map_err(|_| ConfigError::Value {
-            name: "prepared_statements",
-            value: prepared.to_owned(),
-            expected: "expected true or false".to_owned(),
-        })?;
+        let truth = |name, given: &Option<String>| {
+            let text = given.as_deref().unwrap_or("true");
+            text.parse::<bool>().map_err(|_| ConfigError::Value {
+                name,
+                value: text.to_owned(),
+                expected: "expected true or false".to_owned(),
+            })
+        };
+        let prepared = truth("prepared_statements", &self.prepared_statements)?;
+        let outlive = &self.older_sessions_outlive_tokens;
         let pooled = self.mutation_database_url.as_deref().map(ConnectOptions::parse);
         Ok(Config {
             database,
@@ -460,6 +468,7 @@ impl Settings {
                     0,
                     1_000_000_000,
                 )? as u32,
+                older_sessions_outlive_tokens: truth("older_sessions_outlive_tokens", outlive)?,
             },
             mutation_database: pooled.transpose()?,
             mutation_answer: Duration::from_secs(number(

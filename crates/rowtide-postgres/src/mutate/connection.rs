@@ -24,6 +24,9 @@ use crate::connect::{ConnectError, ConnectOptions, Names, connect};
 /// The most prepared statements. With more than that all are dropped.
 const MAX_PREPARED: usize = 1_000;
 
+/// The most writes that are sent together. Today's clients send no more; older ones may.
+const MAX_AT_ONCE: usize = rowtide_protocol::MAX_OPS;
+
 /// The begin of a mutation's transaction, with settings that last as long as it does. The transaction does
 /// not wait for a lock longer than a client would, and Postgres soon ends it if the server has died. The
 /// isolation is READ COMMITTED, whatever the database's default is: a statement must see what was committed
@@ -141,12 +144,16 @@ impl MutationConnection {
             self.ready.clear();
             self.plan = Some(Arc::clone(plan));
         }
-        let attempt = match self.at_once(plan, ticket, author, writes).await {
-            Ok(Attempt::MeetsARow) => {
-                self.roll_back().await?;
-                self.step_by_step(plan, ticket, author, writes).await
+        let attempt = if writes.len() > MAX_AT_ONCE {
+            self.step_by_step(plan, ticket, author, writes).await
+        } else {
+            match self.at_once(plan, ticket, author, writes).await {
+                Ok(Attempt::MeetsARow) => {
+                    self.roll_back().await?;
+                    self.step_by_step(plan, ticket, author, writes).await
+                }
+                other => other,
             }
-            other => other,
         };
         match attempt {
             Ok(Attempt::Written) => match self.commit().await {
@@ -185,7 +192,10 @@ impl MutationConnection {
                 values.push(Some(last.to_string()));
                 ("reject given", self.row.reject_given.clone())
             }
-            Number::Next { .. } => ("advance next", self.row.advance_next.clone()),
+            Number::Next { session, .. } => {
+                values.push(Some(session.to_string()));
+                ("advance next", self.row.advance_next.clone())
+            }
         };
         let bound = self.own(key, &sql, values).await?;
         if self.query(bound).await?.is_empty() {
@@ -298,7 +308,8 @@ impl MutationConnection {
         author: &Author,
         write: &Write,
     ) -> Result<Verdict, Failure> {
-        let update = Write { kind: OpKind::Update, ..write.clone() };
+        let mut update = Write { kind: OpKind::Update, ..write.clone() };
+        update.values.retain(|(column, _)| !write.tolerance.left_out.contains(column));
         match self.step(plan, author, &update).await? {
             Verdict::Rejected(rejection) if rejection.code == RejectCode::NotFound => {
                 self.step(plan, author, write).await
@@ -349,7 +360,7 @@ impl MutationConnection {
                 self.commit().await?;
                 Ok(Outcome::Repeated)
             }
-            Number::Next { name } => {
+            Number::Next { name, .. } => {
                 let sql = self.row.look_name.clone();
                 let values = vec![client.clone(), Some(name.to_string())];
                 let look = self.own("look name", &sql, values).await?;
@@ -374,10 +385,10 @@ impl MutationConnection {
 
     async fn advance(&mut self, ticket: &Ticket) -> Result<BoundStatement, Failure> {
         let mut values = ticket.parameters();
-        let (key, sql) = match ticket.number {
+        let (key, sql) = match &ticket.number {
             Number::Given(_) => ("advance given", self.row.advance_given.clone()),
-            Number::Next { .. } => {
-                values.push(None);
+            Number::Next { session, .. } => {
+                values.extend([None, Some(session.to_string())]);
                 ("advance next", self.row.advance_next.clone())
             }
         };
@@ -530,7 +541,14 @@ fn verdict(plan: &Plan, write: &Write, rows: &[Row]) -> Result<Verdict, Failure>
         Some(row) => Some((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)),
         None => None,
     };
-    Ok(Verdict::of(plan, write, answer))
+    Ok(match Verdict::of(plan, write, answer) {
+        Verdict::Rejected(rejection)
+            if write.tolerance.missing && rejection.code == RejectCode::NotFound =>
+        {
+            Verdict::Written
+        }
+        verdict => verdict,
+    })
 }
 
 /// The rejection of the mutation with this number.
