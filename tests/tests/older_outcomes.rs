@@ -1,6 +1,8 @@
 //! What became of mutations is told to the tab that sent them, also over a later connection: these clients send nothing
 //! again, and show what they have sent over the rows until they hear of it.
 
+use rowtide_postgres::check::check_own_tables;
+use rowtide_postgres::setup::setup;
 use rowtide_tests::{App, Older, eventually};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
@@ -166,7 +168,8 @@ async fn what_is_kept_is_bounded_and_what_is_older_is_not_told() {
     assert_eq!(app.one(&names).await, "m2 b1");
     tab.hang_up().await;
     let (mut tab, _) = Older::tab(&app, "owner", "a").await;
-    assert_eq!(told(&marker(&mut tab, "m3").await), ["commit m2", "commit m3"]);
+    assert_eq!(told(&tab.until("m2").await), ["commit m2"]);
+    assert_eq!(told(&marker(&mut tab, "m3").await), ["commit m3"]);
     app.database.run(&format!("UPDATE {schema}.client SET last_mutation = 7000")).await;
     marker(&mut other, "b2").await;
     assert_eq!(app.one(&names).await, "b2");
@@ -188,4 +191,25 @@ async fn a_database_that_has_forgotten_the_user_takes_what_they_send() {
     let names =
         format!("SELECT string_agg(name, ' ' ORDER BY number) FROM {schema}.named_mutation");
     assert_eq!(app.one(&names).await, "m2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_of_an_earlier_version_is_noticed_and_set_up() {
+    let app = App::small_files().await;
+    let (names, sql) = (app.database.names(), app.database.connect().await);
+    let schema = &names.schema;
+    let earlier = format!(
+        "INSERT INTO {schema}.named_mutation (client_id, name, number) VALUES ('app/x', 'm', 1);
+         ALTER TABLE {schema}.named_mutation DROP COLUMN session_id, DROP COLUMN told"
+    );
+    sql.batch_execute(&earlier).await.unwrap();
+    let problems = check_own_tables(&sql, &names).await.unwrap();
+    assert!(problems[0].what.contains("session_id") && problems[0].fatal, "{problems:?}");
+    assert_eq!(setup(&sql, &names, &[]).await.unwrap().len(), 2);
+    assert!(check_own_tables(&sql, &names).await.unwrap().is_empty());
+    // What was known is known, and nobody is told of it.
+    let kept = format!("SELECT name || told FROM {schema}.named_mutation WHERE session_id IS NULL");
+    assert_eq!(app.one(&kept).await, "mfalse");
+    let (mut tab, _) = Older::tab(&app, "owner", "a").await;
+    assert_eq!(told(&marker(&mut tab, "m1").await), ["commit m1"]);
 }

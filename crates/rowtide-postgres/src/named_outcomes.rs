@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rowtide_plan::sql::quote_identifier;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, IsolationLevel};
 
 use crate::client_registry::{LOCAL, Wanted, claim};
 use crate::connect::Names;
@@ -68,7 +68,9 @@ pub async fn outcomes_of(
     let rows: Vec<Wanted> = rows.into_iter().map(wanted).collect();
     claim(client, names, &rows).await?;
     let schema = quote_identifier(&names.schema);
-    let transaction = client.transaction().await?;
+    // Whatever the database's default is: the names are read as they are once the rows are locked.
+    let begin = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted);
+    let transaction = begin.read_only(false).start().await?;
     // Whoever connects waits for no standby; see the registry of clients.
     transaction.batch_execute("SET LOCAL synchronous_commit = local").await?;
     let ids: Vec<&str> = rows.iter().map(|row| row.client.as_str()).collect();

@@ -24,7 +24,7 @@ use crate::connect::{ConnectError, ConnectOptions, Names, connect};
 /// The most prepared statements. With more than that all are dropped.
 const MAX_PREPARED: usize = 1_000;
 
-/// The most writes that are sent together. Today's clients send no more; older ones may.
+/// The most writes that are sent together: what waits to be answered is held in memory. Older clients may send more.
 const MAX_AT_ONCE: usize = rowtide_protocol::MAX_OPS;
 
 /// The begin of a mutation's transaction, with settings that last as long as it does. The transaction does
@@ -144,16 +144,12 @@ impl MutationConnection {
             self.ready.clear();
             self.plan = Some(Arc::clone(plan));
         }
-        let attempt = if writes.len() > MAX_AT_ONCE {
-            self.step_by_step(plan, ticket, author, writes).await
-        } else {
-            match self.at_once(plan, ticket, author, writes).await {
-                Ok(Attempt::MeetsARow) => {
-                    self.roll_back().await?;
-                    self.step_by_step(plan, ticket, author, writes).await
-                }
-                other => other,
+        let attempt = match self.at_once(plan, ticket, author, writes).await {
+            Ok(Attempt::MeetsARow) => {
+                self.roll_back().await?;
+                self.step_by_step(plan, ticket, author, writes).await
             }
+            other => other,
         };
         match attempt {
             Ok(Attempt::Written) => match self.commit().await {
@@ -205,7 +201,8 @@ impl MutationConnection {
         Ok(Outcome::Acked { rejected })
     }
 
-    /// Does everything up to the commit in one round trip. Stops at an insert that meets a row.
+    /// Does everything up to the commit, in one round trip for each [`MAX_AT_ONCE`] writes. Stops at an insert that
+    /// meets a row.
     async fn at_once(
         &mut self,
         plan: &Arc<Plan>,
@@ -213,8 +210,31 @@ impl MutationConnection {
         author: &Author,
         writes: &[Write],
     ) -> Result<Attempt, Failure> {
-        let advance = self.advance(ticket).await?;
-        let mut statements = vec![advance];
+        let (first, rest) = writes.split_at(writes.len().min(MAX_AT_ONCE));
+        let mut attempt = self.together(plan, Some(ticket), author, first, 0).await?;
+        for (number, writes) in (1..).zip(rest.chunks(MAX_AT_ONCE)) {
+            if !matches!(attempt, Attempt::Written) {
+                break;
+            }
+            attempt = self.together(plan, None, author, writes, number * MAX_AT_ONCE).await?;
+        }
+        Ok(attempt)
+    }
+
+    /// Does writes in one round trip, the first of which is the mutation's at `offset`. Begins with the begin and the
+    /// client's row if there is a ticket.
+    async fn together(
+        &mut self,
+        plan: &Arc<Plan>,
+        ticket: Option<&Ticket>,
+        author: &Author,
+        writes: &[Write],
+        offset: usize,
+    ) -> Result<Attempt, Failure> {
+        let mut statements = Vec::new();
+        if let Some(ticket) = ticket {
+            statements.push(self.advance(ticket).await?);
+        }
         // For each write the index of the statement that returns its verdict.
         let mut verdicts = Vec::with_capacity(writes.len());
         for write in writes {
@@ -223,8 +243,13 @@ impl MutationConnection {
             statements.push(self.write(plan, author, write).await?);
         }
         self.round_trips += 1;
-        let begin = maybe_done(self.client.batch_execute(BEGIN));
-        let mut begin = Box::pin(begin);
+        let begin = async {
+            match ticket {
+                Some(_) => self.client.batch_execute(BEGIN).await,
+                None => Ok(()),
+            }
+        };
+        let mut begin = Box::pin(maybe_done(begin));
         let mut sent: Vec<_> =
             statements.iter().map(|bound| Box::pin(maybe_done(self.send(bound)))).collect();
         // The first poll of each future sends its statement, and Postgres runs them in that order.
@@ -250,11 +275,14 @@ impl MutationConnection {
                 None => Err(Failure::Away("Postgres did not answer".to_owned())),
             }
         };
-        if answer(0)?.is_empty() {
-            return Ok(Attempt::OutOfOrder);
+        let mut next = 0;
+        if ticket.is_some() {
+            if answer(0)?.is_empty() {
+                return Ok(Attempt::OutOfOrder);
+            }
+            next = 1;
         }
-        let mut next = 1;
-        for (index, (write, at)) in writes.iter().zip(verdicts).enumerate() {
+        for (index, (write, at)) in (offset..).zip(writes.iter().zip(verdicts)) {
             // The first error causes those behind it.
             for locked in next..at {
                 answer(locked).map_err(|failure| of_op(index, failure))?;
