@@ -27,7 +27,7 @@ use serde_json::value::RawValue;
 use crate::frames::{Frame, Frames};
 use crate::heard::Heard;
 use crate::missed::Missed;
-use crate::translate::{Held, Message, Update, applied, commit, outcomes, reject, tolerance};
+use crate::translate::{Held, Update, applied, commit, mutation, outcomes, reject, tolerance};
 
 /// The longest name of a mutation, in bytes.
 const MAX_NAME_BYTES: usize = 200;
@@ -219,12 +219,7 @@ impl OlderSession {
         if std::mem::replace(&mut self.said, true) {
             tracing::debug!(what, "a message of an older client is ignored");
         } else {
-            let user = &self.identity.user_id;
-            tracing::warn!(
-                user,
-                what,
-                "a message of an older client is not understood, and ignored"
-            );
+            tracing::warn!(what, "a message of an older client is not understood, and ignored");
         }
     }
 
@@ -285,15 +280,12 @@ impl OlderSession {
             Frame::Part => return Ok(()),
             Frame::Broken(why) => return bad(why),
         };
-        let message: Message<'_> = match serde_json::from_str(&text) {
-            Ok(message) => message,
-            Err(_) => return Ok(self.ignore("one that is no JSON, or has no `type`")),
-        };
-        if message.r#type != "mutate" {
-            return Ok(self.ignore("one of another `type` than `mutate`"));
-        }
-        let Some(name) = message.mutation_id else {
-            return Ok(self.ignore("a `mutate` without a `mutationId`"));
+        let (name, updates) = match mutation(&text) {
+            Ok(mutation) => mutation,
+            Err(what) => {
+                self.ignore(what);
+                return Ok(());
+            }
         };
         let (Phase::Live(plan, _) | Phase::Ended(Some(plan))) = &self.phase else { return Ok(()) };
         if name.is_empty() || name.len() > MAX_NAME_BYTES || name.contains('\0') {
@@ -301,7 +293,7 @@ impl OlderSession {
             reject_at_once(&name, RejectCode::BadRequest, out);
             return Ok(());
         }
-        let mutation = self.read(&name, message.updates, text.len(), plan);
+        let mutation = self.read(&name, updates, text.len(), plan);
         // As large as one of today's at the most, it is one request.
         let requests = mutation.operations.div_ceil(MAX_OPS);
         let rate = Effect::Rate(Arc::clone(&self.author), requests, Duration::ZERO);

@@ -16,17 +16,29 @@ use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-/// A message of an older client: `{"type":"mutate","mutationId":"…","updates":[…]}`. What has no name is of no type that is
-/// known.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Message<'a> {
+struct Message<'a> {
     #[serde(borrow)]
-    pub(crate) r#type: Cow<'a, str>,
-    pub(crate) mutation_id: Option<String>,
-    /// To be read by itself, so that a mutation that has a name is rejected by it.
+    r#type: Cow<'a, str>,
+    mutation_id: Option<String>,
     #[serde(borrow)]
-    pub(crate) updates: Option<&'a RawValue>,
+    updates: Option<&'a RawValue>,
+}
+
+/// Name and updates of `{"type":"mutate","mutationId":"…","updates":[…]}`, the one message of an older client. The updates
+/// are to be read by themselves, so that a mutation that has a name is rejected by it.
+///
+/// # Errors
+/// With what it is instead, and nothing of what was sent: that may be anything.
+pub(crate) fn mutation(text: &str) -> Result<(String, Option<&RawValue>), &'static str> {
+    let message: Message<'_> =
+        serde_json::from_str(text).map_err(|_| "one that is no JSON, or has no `type`")?;
+    if message.r#type != "mutate" {
+        return Err("one of another `type` than `mutate`");
+    }
+    let name = message.mutation_id.ok_or("a `mutate` without a `mutationId`")?;
+    Ok((name, message.updates))
 }
 
 #[derive(Debug, Deserialize)]

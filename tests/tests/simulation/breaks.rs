@@ -58,7 +58,7 @@ const BREAKS: [(Break, u64, u64, &str); 17] = [
     (Break::NoBackOff, 0, 100, "again and again"),
     (Break::ConfirmBeforeDurable, 4, 200, "ends for nothing"),
     (Break::AcknowledgeBeforeEffects, 0, 200, "against what was told"),
-    (Break::RecentLost, 233, 4_000, "at its cursor"),
+    (Break::RecentLost, 1_567, 4_000, "at its cursor"),
     (Break::ReplaySkips, 369, 1_000, "at its cursor"),
     (Break::OlderMutationsStay, 6, 200, "older connection's mutation starts"),
     (Break::NumbersGoBack, 44, 200, "names another mutation"),
