@@ -35,8 +35,16 @@ impl Older {
     /// # Panics
     /// When it is refused.
     pub async fn live(app: &App, user: &str) -> (Older, Value) {
+        Older::tab(app, user, "s").await
+    }
+
+    /// As [`Older::live`], of a tab of the user that has come before under this `sessionId`, or has not.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn tab(app: &App, user: &str, session: &str) -> (Older, Value) {
         let token = App::token(user);
-        let query = format!("/app/{user}/connect?sessionId=s&accessToken={token}");
+        let query = format!("/app/{user}/connect?sessionId={session}&accessToken={token}");
         let mut older = Older::open(app, &query).await.expect("a session");
         let initial = older.hear().await;
         assert_eq!(initial["type"], "initial_data");
@@ -47,6 +55,32 @@ impl Older {
     pub async fn mutate(&mut self, name: &str, updates: Value) {
         let message = json!({ "type": "mutate", "mutationId": name, "updates": updates });
         self.send(&message.to_string()).await;
+    }
+
+    /// Sends bytes.
+    pub async fn send_binary(&mut self, bytes: Vec<u8>) {
+        drop(self.socket.send(Message::Binary(bytes.into())).await);
+    }
+
+    /// Reads for as long as something lasts, as a client does that answers to pings.
+    ///
+    /// # Panics
+    /// When the connection ends meanwhile.
+    pub async fn read_during<T>(&mut self, something: impl Future<Output = T>) -> (T, Vec<Value>) {
+        let mut heard = Vec::new();
+        tokio::pin!(something);
+        loop {
+            tokio::select! {
+                done = &mut something => return (done, heard),
+                next = self.socket.next() => match next {
+                    Some(Ok(Message::Text(text))) => {
+                        heard.push(serde_json::from_str(&text).expect("it is JSON"));
+                    }
+                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                    other => panic!("{other:?} instead of a message"),
+                },
+            }
+        }
     }
 
     /// Sends text.

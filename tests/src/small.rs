@@ -5,13 +5,19 @@ use serde_json::{Value, json};
 
 use crate::App;
 
-const FILES: &str = include_str!("../../examples/files/rowtide.toml");
+/// The definition of the files example.
+pub const FILES: &str = include_str!("../../examples/files/rowtide.toml");
 const FILES_TABLES: &str = concat!(
     include_str!("../../examples/files/migrations/0001_tables.sql"),
     include_str!("../../examples/files/migrations/0002_derived_columns.sql"),
 );
 const TRACKER: &str = include_str!("../../examples/tracker/rowtide.toml");
 const TRACKER_TABLES: &str = include_str!("../../examples/tracker/migrations/0001_tables.sql");
+
+/// The SQL that makes the tables of the files example.
+pub fn files_tables() -> &'static str {
+    FILES_TABLES
+}
 
 impl App {
     /// The files example with [`SMALL_FILES`].

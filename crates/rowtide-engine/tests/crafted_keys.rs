@@ -14,6 +14,7 @@ use rowtide_engine::{
 use rowtide_feed::{Acknowledgement, Change, Changes, History, RowChange, Transaction};
 use rowtide_plan::catalog::{
     Catalog, CatalogColumn, CatalogIndex, CatalogTable, ColumnInput, ReplicaIdentity,
+    TableStreaming,
 };
 use rowtide_plan::compile::compile;
 use rowtide_plan::definition::Definition;
@@ -117,6 +118,7 @@ fn plan() -> Arc<Plan> {
             .into(),
         replica_identity: ReplicaIdentity::Full,
         row_security: false,
+        streaming: TableStreaming::default(),
     };
     let tables = [(1, "member"), (2, "note")].map(table).into();
     let definition = Definition::parse("rowtide.toml", DEFINITION).unwrap();

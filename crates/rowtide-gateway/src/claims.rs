@@ -112,7 +112,8 @@ impl Claims {
         Claims { shared }
     }
 
-    /// Takes a place for a connection, and asks what is known of its client.
+    /// Takes a place for a connection, and asks what is known of its client. Of one that does not number its mutations
+    /// nothing is asked: it is served as long as its rows are there, whatever the database does.
     pub(crate) async fn enter(&self, request: ClaimRequest) -> Result<(Entry, Known), NoClaim> {
         let ClaimRequest { client, user, known, sharing } = request;
         let (reply, answer) = oneshot::channel();
@@ -123,9 +124,14 @@ impl Claims {
             let arrived = state.registry.arrive(&client, &user, known, sharing, now);
             let id = arrived.map_err(|TooManySessions(limit)| NoClaim::TooManySessions(limit))?;
             state.superseded.insert(id, superseded.clone());
-            state.answers.insert(id, reply);
+            if known.is_some() {
+                state.answers.insert(id, reply);
+            }
             Entry { shared: Arc::clone(&self.shared), id, superseded }
         };
+        if known.is_none() {
+            return Ok((entry, Known::default()));
+        }
         self.shared.asked.notify_one();
         let away = || NoClaim::Unavailable(AWAY.to_owned());
         let answer = timeout(CLAIM_TIMEOUT, answer).await.map_err(|_| away())?;
@@ -193,7 +199,7 @@ impl Task {
             return;
         }
         // What waits of a client is sent again over its newer connection.
-        for claim in batch.iter().filter(|claim| claim.known.is_some()) {
+        for claim in &batch {
             self.writer.supersede(&claim.client, &claim.user);
         }
         let claimed = self.claim_all(&batch).await;
@@ -229,8 +235,8 @@ impl Task {
         let wanted = |claim: &Claim| Wanted {
             client: claim.client.to_string(),
             user: claim.user.to_string(),
-            known: claim.known.map_or(0, |known| known.acked),
-            outcomes: claim.known.map_or(0, |known| known.outcomes),
+            known: claim.known.acked,
+            outcomes: claim.known.outcomes,
         };
         let wanted: Vec<Wanted> = batch.iter().map(wanted).collect();
         let claimed = claim(client, &self.names, &wanted).await.map_err(failed)?;
@@ -239,13 +245,11 @@ impl Task {
             .collect();
         let removed = removed(client, &self.names, &unclaimed).await.map_err(failed)?;
         // Most clients know how their mutations ended.
-        let is_behind = |claim: &Claim, claimed: &Claimed| {
-            claim.known.is_some_and(|known| claimed.last_mutation > known.outcomes)
-        };
+        let is_behind =
+            |claim: &Claim, claimed: &Claimed| claimed.last_mutation > claim.known.outcomes;
         let knows = |(claim, claimed): (&Claim, &Option<Claimed>)| {
             let behind = is_behind(claim, claimed.as_ref()?);
-            behind
-                .then(|| (claim.client.to_string(), claim.known.map_or(0, |known| known.outcomes)))
+            behind.then(|| (claim.client.to_string(), claim.known.outcomes))
         };
         let behind: Vec<(String, u64)> = batch.iter().zip(&claimed).filter_map(knows).collect();
         let told = match behind.is_empty() {

@@ -31,6 +31,7 @@ use crate::scheduler::Broken;
 use crate::send_queue::{Delivery, Step};
 use crate::telemetry::{self, Limit};
 use crate::writer::Queue;
+use rowtide_postgres::named_outcomes::NamedOutcome;
 
 /// What a session is given to say, as it takes it from its outlet.
 pub trait Saying: Sized + Send {
@@ -94,6 +95,7 @@ enum Answer {
     Token(Result<Identity, TokenError>),
     Claimed(Result<(Entry, Known), NoClaim>),
     Opened(Result<EngineSession, NotServing>),
+    Outcomes(Vec<NamedOutcome>),
 }
 
 /// The conversation is over.
@@ -255,6 +257,7 @@ where
                         self.session = Some(session);
                         plan
                     })),
+                    Answer::Outcomes(outcomes) => Input::Outcomes(outcomes),
                 };
                 self.step(input).await
             }
@@ -363,6 +366,13 @@ where
                 }
             }
             Effect::Limited(limit) => telemetry::limited(limit),
+            Effect::AskOutcomes(tab) => {
+                let outcomes = self.shared.outcomes.clone();
+                self.answer =
+                    Some(Box::pin(async move { Answer::Outcomes(outcomes.ask(tab).await) }));
+            }
+            Effect::NoteTold(told) => self.shared.outcomes.note(told),
+            Effect::CountRejection(code) => telemetry::mutation_rejected(&code),
             Effect::End(ending) => return Err(Over::Ended(ending)),
         }
         Ok(())

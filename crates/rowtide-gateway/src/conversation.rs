@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rowtide_plan::plan::Plan;
-use rowtide_plan::write::Rejection;
+use rowtide_plan::write::{Rejection, Tolerance, Write};
 use rowtide_postgres::mutate::{Author, Number};
-use rowtide_protocol::{ErrorCode, Lsn, Op, Rejected};
+use rowtide_postgres::named_outcomes::{NamedOutcome, Tab, Told};
+use rowtide_protocol::{ErrorCode, Lsn, Op, RejectCode, Rejected};
 
 use crate::auth::{Identity, TokenError, Unauthorized};
 use crate::engines::{NotServing, OpenRequest};
@@ -42,6 +43,8 @@ pub enum Input<'a, S> {
     Opened(Result<Arc<Plan>, NotServing>),
     /// The answer to [`Effect::Rate`].
     Rated(Verdict),
+    /// The answer to [`Effect::AskOutcomes`], in the order of the numbers.
+    Outcomes(Vec<NamedOutcome>),
     /// There was no room for what was pushed: here it is again.
     Full(Box<Mutation>),
     /// Something is to be said.
@@ -77,6 +80,12 @@ pub enum Effect {
     Push(Box<Mutation>),
     /// This limit holds the client up.
     Limited(Limit),
+    /// Ask what became of named mutations of a tab that it is not known to have heard of. One question at a time.
+    AskOutcomes(Tab),
+    /// Note that tabs have heard what became of these.
+    NoteTold(Vec<Told>),
+    /// Count a mutation that was rejected without being put into a queue.
+    CountRejection(RejectCode),
     /// End, and say why if there is something to say and somebody to hear it. Nothing is sent after it.
     End(Option<Ending>),
 }
@@ -88,7 +97,7 @@ pub struct ClaimRequest {
     pub client: Box<str>,
     /// The user who is there.
     pub user: Box<str>,
-    /// How far it knows of its mutations; `None` if it does not number them.
+    /// How far it knows of its mutations; `None` if it does not number them. Then the database is not asked.
     pub known: Option<KnownNumbers>,
     /// Whether several connections of the client may stay.
     pub sharing: Sharing,
@@ -127,6 +136,8 @@ pub struct Mutation {
     pub author: Arc<Author>,
     /// What is to become of it.
     pub asked: Asked,
+    /// What its client expects of each write, if it is not one of today's.
+    pub tolerance: Option<fn(&Plan, &Write) -> Tolerance>,
     /// Its size in operations, at least one.
     pub operations: usize,
     /// Its size in bytes.

@@ -8,6 +8,7 @@ use rowtide_feed::{Feed, ReplicatorStatus};
 use rowtide_plan::plan::Plan;
 use rowtide_postgres::connect::{ConnectOptions, Names};
 use rowtide_postgres::mutate::Mutator;
+use rowtide_protocol::ErrorCode;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -18,6 +19,7 @@ use crate::engines::{Engines, EnginesOptions};
 use crate::health::EnginesHealth;
 use crate::limits::{ClientLimits, DRAIN_TIMEOUT};
 use crate::now::Clock;
+use crate::outcomes::Outcomes;
 use crate::rate::{Rate, Verdict};
 use crate::telemetry;
 use crate::writer::Writer;
@@ -56,6 +58,7 @@ pub(crate) struct Services {
     pub(crate) engines: Engines,
     pub(crate) auth: Auth,
     pub(crate) claims: Claims,
+    pub(crate) outcomes: Outcomes,
     pub(crate) writer: Writer,
     pub(crate) clock: Clock,
     pub(crate) stop: CancellationToken,
@@ -127,6 +130,8 @@ impl Gateway {
             stop.clone(),
             ends.clone(),
         );
+        let (database, names) = (options.database.clone(), options.names.clone());
+        let outcomes = Outcomes::start(database, names, ends.clone());
         let claims = Claims::start(
             options.database,
             options.names,
@@ -141,6 +146,7 @@ impl Gateway {
             engines,
             auth,
             claims,
+            outcomes,
             writer,
             clock,
             stop,
@@ -166,6 +172,11 @@ impl Gateway {
     /// Takes operations of a user's rate, if they need not wait.
     pub fn may_go_on(&self, user: &str, operations: usize) -> bool {
         self.shared.take_rate(user, operations, Duration::ZERO) == Verdict::Now
+    }
+
+    /// Counts a connect that was rejected before there was a conversation.
+    pub fn count_rejected_connect(&self, code: ErrorCode) {
+        telemetry::rejected(code);
     }
 
     /// The plan that serves, or served last; `None` before there was one.

@@ -23,6 +23,7 @@ mod http_server;
 pub mod limits;
 mod loads;
 mod now;
+mod outcomes;
 mod outlet;
 pub mod pace;
 pub mod progress;

@@ -81,6 +81,14 @@ pub const JWKS_REFRESH: Duration = Duration::from_secs(30);
 pub const CLAIM_COLLECT: Duration = Duration::from_millis(5);
 /// The most client ids in one statement.
 pub const CLAIM_BATCH: usize = 2_000;
+/// The pause before what became of an older client's mutations is asked again, where one is being acknowledged.
+pub const OUTCOMES_PAUSE: Duration = Duration::from_millis(50);
+/// The longest pause while the database does not answer; it doubles up to there.
+pub const OUTCOMES_MAX_PAUSE: Duration = Duration::from_secs(5);
+/// How many notes of what older clients have heard wait for the database; what is more is told once more.
+pub const TOLD_WAITING: usize = 100_000;
+/// How many times as many tabs of older clients one user may have as sessions of today's: tabs share all rows.
+pub const TABS_PER_SESSION: usize = 10;
 /// How long claiming a client id may take before the client is told `unavailable`.
 pub const CLAIM_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -159,6 +167,8 @@ pub struct ClientLimits {
     pub requests_per_minute: u32,
     /// After how long without a connect a client id is removed, give or take a week; `None`: never.
     pub unused_clients: Option<Duration>,
+    /// Whether a session of the older protocol, whose clients cannot send a new token, outlives the one it came with.
+    pub older_sessions_outlive_tokens: bool,
 }
 
 impl Default for ClientLimits {
@@ -170,6 +180,7 @@ impl Default for ClientLimits {
             sessions_per_user: SESSIONS_PER_USER,
             requests_per_minute: REQUESTS_PER_MINUTE as u32,
             unused_clients: Some(Duration::from_secs(86_400 * UNUSED_CLIENT_DAYS as u64)),
+            older_sessions_outlive_tokens: true,
         }
     }
 }

@@ -6,6 +6,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use crate::limits::TABS_PER_SESSION;
+
 /// Names one connection for as long as it is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(u64);
@@ -38,8 +40,8 @@ pub struct Claim {
     pub client: Box<str>,
     /// Who takes it, if nobody has it.
     pub user: Box<str>,
-    /// How far the client knows of its mutations; `None` if it does not number them.
-    pub known: Option<KnownNumbers>,
+    /// How far the client knows of its mutations.
+    pub known: KnownNumbers,
 }
 
 /// The user has as many connections as one may have.
@@ -54,6 +56,24 @@ struct Connection {
     heard: bool,
 }
 
+/// How many connections a user has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Count {
+    /// Of clients of which one connection stays.
+    own: usize,
+    /// Of those that share a client.
+    shared: usize,
+}
+
+impl Count {
+    fn of(&mut self, sharing: Sharing) -> &mut usize {
+        match sharing {
+            Sharing::NewestWins => &mut self.own,
+            Sharing::Shared => &mut self.shared,
+        }
+    }
+}
+
 /// The registry.
 #[derive(Debug)]
 pub struct Registry {
@@ -63,7 +83,7 @@ pub struct Registry {
     connections: HashMap<ConnectionId, Connection>,
     /// The connections of each client, the oldest first.
     clients: HashMap<Box<str>, Vec<ConnectionId>>,
-    users: HashMap<Box<str>, usize>,
+    users: HashMap<Box<str>, Count>,
     next: u64,
     claims: VecDeque<Claim>,
     claims_at: Option<Duration>,
@@ -84,7 +104,9 @@ impl Registry {
         }
     }
 
-    /// A connection says whose it is: it counts from now on, and its client id is to be claimed. Where the user has
+    /// A connection says whose it is: it counts from now on, and its client id is to be claimed if the client numbers
+    /// its mutations. Connections that share a client are counted by themselves, and may be [`TABS_PER_SESSION`] times
+    /// as many: they are tabs, and whoever opens one more expects it to work. Where the user has
     /// as many as one may have, a client that comes back before its old connection is known to be gone is let in
     /// all the same, once: as long as it has not been heard, no further one of it is.
     ///
@@ -98,24 +120,26 @@ impl Registry {
         sharing: Sharing,
         now: Duration,
     ) -> Result<ConnectionId, TooManySessions> {
-        let count = self.users.get(user).copied().unwrap_or(0);
-        if count >= self.sessions_per_user && !self.comes_back(client, user, sharing) {
-            return Err(TooManySessions(self.sessions_per_user));
+        let count = *self.users.get(user).copied().unwrap_or_default().of(sharing);
+        let limit = match sharing {
+            Sharing::NewestWins => self.sessions_per_user,
+            Sharing::Shared => self.sessions_per_user.saturating_mul(TABS_PER_SESSION),
+        };
+        if count >= limit && !self.comes_back(client, user, sharing) {
+            return Err(TooManySessions(limit));
         }
         let id = ConnectionId(self.next);
         self.next += 1;
-        *self.users.entry(user.into()).or_default() += 1;
+        *self.users.entry(user.into()).or_default().of(sharing) += 1;
         self.clients.entry(client.into()).or_default().push(id);
         let connection =
             Connection { client: client.into(), user: user.into(), sharing, heard: false };
         self.connections.insert(id, connection);
-        self.claims_at.get_or_insert(now + self.collect);
-        self.claims.push_back(Claim {
-            connection: id,
-            client: client.into(),
-            user: user.into(),
-            known,
-        });
+        if let Some(known) = known {
+            self.claims_at.get_or_insert(now + self.collect);
+            let (client, user) = (client.into(), user.into());
+            self.claims.push_back(Claim { connection: id, client, user, known });
+        }
         Ok(id)
     }
 
@@ -169,8 +193,8 @@ impl Registry {
             }
         }
         if let Some(count) = self.users.get_mut(&connection.user) {
-            *count -= 1;
-            if *count == 0 {
+            *count.of(connection.sharing) -= 1;
+            if *count == Count::default() {
                 self.users.remove(&connection.user);
             }
         }
@@ -179,7 +203,7 @@ impl Registry {
 
     /// How many connections a user has.
     pub fn sessions_of(&self, user: &str) -> usize {
-        self.users.get(user).copied().unwrap_or(0)
+        self.users.get(user).map_or(0, |count| count.own + count.shared)
     }
 
     /// Whether nothing is held of anyone.
@@ -258,6 +282,24 @@ mod tests {
         let eve = [other(&mut registry).unwrap(), other(&mut registry).unwrap()];
         assert_eq!(other(&mut registry), Err(TooManySessions(2)));
         eve.into_iter().for_each(|id| registry.leave(id));
+    }
+
+    #[test]
+    fn tabs_that_share_a_client_are_counted_by_themselves() {
+        let mut registry = registry(2);
+        let tab =
+            |registry: &mut Registry| registry.arrive("app/ann", "ann", None, Sharing::Shared, NOW);
+        let tabs: Vec<_> = (0..2 * TABS_PER_SESSION).map(|_| tab(&mut registry).unwrap()).collect();
+        assert_eq!(tab(&mut registry), Err(TooManySessions(2 * TABS_PER_SESSION)));
+        // Nobody asks whose the client is, and there is room for today's clients.
+        assert_eq!(registry.claims_at(), None);
+        let own = [arrive(&mut registry, "a").unwrap(), arrive(&mut registry, "b").unwrap()];
+        assert_eq!(arrive(&mut registry, "c"), Err(TooManySessions(2)));
+        registry.leave(tabs[0]);
+        tab(&mut registry).unwrap();
+        assert_eq!(registry.sessions_of("ann"), 2 * TABS_PER_SESSION + 2);
+        own.into_iter().chain(tabs).for_each(|id| registry.leave(id));
+        assert_eq!(registry.sessions_of("ann"), 1);
     }
 
     #[test]

@@ -356,7 +356,8 @@ impl Live {
             | Input::Unreadable(_)
             | Input::Heard
             | Input::Claimed(_)
-            | Input::Opened(_) => {}
+            | Input::Opened(_)
+            | Input::Outcomes(_) => {}
         }
         if self.stopping.is_some_and(|stopping| stopping.is_over(now.time, self.waits())) {
             return end(Ending::stopping());
@@ -515,7 +516,8 @@ impl Live {
             Asked::Reject(_) => (1, 0),
         };
         let number = Number::Given(mutate.id);
-        Mutation { number, author: Arc::clone(&self.identity.author), asked, operations, bytes }
+        let author = Arc::clone(&self.identity.author);
+        Mutation { number, author, asked, tolerance: None, operations, bytes }
     }
 
     fn rated(

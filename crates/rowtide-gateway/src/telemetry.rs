@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{counter, gauge, histogram};
-use rowtide_protocol::{ErrorCode, Lsn};
+use rowtide_protocol::{ErrorCode, Lsn, RejectCode};
 use tokio::time::Instant;
 
 use crate::health::EnginesHealth;
@@ -138,6 +138,11 @@ impl Drop for WaitingMutation {
 pub(crate) fn mutation_acknowledged(outcome: &str, since: Instant) {
     counter!(MUTATIONS, "outcome" => outcome.to_owned()).increment(1);
     histogram!(MUTATION_SECONDS).record(since.elapsed().as_secs_f64());
+}
+
+/// A mutation was rejected without being put into a queue.
+pub(crate) fn mutation_rejected(code: &RejectCode) {
+    counter!(MUTATIONS, "outcome" => code.as_str().to_owned()).increment(1);
 }
 
 /// A mutation is tried again.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rowtide_plan::plan::Plan;
-use rowtide_plan::write::{Rejection, Unreadable};
+use rowtide_plan::write::{Rejection, Tolerance, Unreadable, Write};
 use rowtide_postgres::mutate::{MutateError, Mutator, Number, Outcome, Ticket, Work};
 use rowtide_postgres::said_once::SaidOnce;
 use rowtide_protocol::{Op, RejectCode};
@@ -204,7 +204,7 @@ impl Writer {
                 Work::Reject(vec![Rejection::new(RejectCode::UnknownError, message)])
             }
             Asked::Reject(rejection) => Work::Reject(vec![rejection.clone()]),
-            Asked::Apply(ops) => read(&plan, ops),
+            Asked::Apply(ops) => read(&plan, ops, mutation.tolerance),
         };
         let number = mutation.number.clone();
         let (client, user_id) = (Arc::clone(&job.client), Arc::clone(&job.user));
@@ -251,12 +251,17 @@ impl Writer {
     }
 }
 
-fn read(plan: &Plan, ops: &[Op]) -> Work {
+fn read(plan: &Plan, ops: &[Op], tolerance: Option<fn(&Plan, &Write) -> Tolerance>) -> Work {
     let read = |(index, op): (usize, &Op)| {
-        plan.read_op(op).map_err(|Unreadable { rejection, table }| {
+        let read = plan.read_op(op).map_err(|Unreadable { rejection, table }| {
             let message = format!("ops[{index}]: {}", rejection.message);
             (Rejection { message, ..rejection }, table)
-        })
+        });
+        let mut write = read?;
+        if let Some(tolerance) = tolerance {
+            write.tolerance = tolerance(plan, &write);
+        }
+        Ok(write)
     };
     match ops.iter().enumerate().map(read).collect() {
         Ok(writes) => Work::Apply(writes),

@@ -20,14 +20,20 @@ use rowtide_gateway::{Now, OpenRequest};
 use rowtide_plan::plan::Plan;
 use rowtide_plan::write::Rejection;
 use rowtide_postgres::mutate::{Author, Number};
-use rowtide_protocol::{ErrorCode, RejectCode};
+use rowtide_postgres::named_outcomes::{NamedOutcome, Tab, Told};
+use rowtide_protocol::{ErrorCode, MAX_OPS, RejectCode};
 use serde_json::value::RawValue;
 
 use crate::frames::{Frame, Frames};
-use crate::translate::{self, Held, Update, commit, reject};
+use crate::heard::Heard;
+use crate::missed::Missed;
+use crate::translate::{Held, Update, applied, commit, mutation, outcomes, reject, tolerance};
 
 /// The longest name of a mutation, in bytes.
 const MAX_NAME_BYTES: usize = 200;
+/// How long after something was told to a tab that has come back it is asked whether it has heard: another with the same
+/// `sessionId`, such as a copy of it, may come back as well, and have sent it.
+const COPIES_COME: Duration = Duration::from_secs(5);
 
 /// The client that counts the mutations of a user's older clients; no client id has a slash.
 fn client_of(user_id: &str) -> Box<str> {
@@ -41,8 +47,14 @@ pub struct OlderSession {
     author: Arc<Author>,
     held: Held,
     frames: Frames,
+    /// Which of the user's tabs it is.
+    session: Arc<str>,
     /// The mutations that it has sent and not heard of.
     sent: HashSet<String>,
+    missed: Missed,
+    heard: Heard,
+    /// Whether it was said that something is not understood.
+    said: bool,
     pulse: Option<Pulse>,
     phase: Phase,
     stopping: Option<Stopping>,
@@ -62,15 +74,19 @@ enum Phase {
 type Outcome = Result<(), Option<Ending>>;
 
 impl OlderSession {
-    /// The session of who has come.
-    pub fn new(limits: ClientLimits, identity: Identity) -> OlderSession {
+    /// The session of who has come, in a tab that keeps its `session` when it comes back.
+    pub fn new(limits: ClientLimits, identity: Identity, session: &str) -> OlderSession {
         OlderSession {
             limits,
             author: Arc::clone(&identity.author),
             held: Held::new(&identity.author.user_id),
             identity,
             frames: Frames::default(),
+            session: session.into(),
             sent: HashSet::new(),
+            missed: Missed::default(),
+            heard: Heard::default(),
+            said: false,
             pulse: None,
             phase: Phase::Opening,
             stopping: None,
@@ -82,7 +98,7 @@ impl OlderSession {
         if matches!(input, Input::Text(_) | Input::Binary | Input::Heard) {
             self.pulse = Some(Pulse::new(now.time));
         }
-        if self.identity.remaining(now.unix).is_zero() {
+        if self.remaining(now).is_zero() {
             return end(ErrorCode::Unauthorized, "the token has expired");
         }
         match input {
@@ -111,16 +127,20 @@ impl OlderSession {
                 self.phase = Phase::Live(plan, None);
             }
             Input::Text(text) => self.hear(text, out)?,
-            Input::Binary => return bad("messages are text frames, not binary ones"),
+            Input::Binary => self.ignore("a binary one"),
             Input::Unreadable(why) => return bad(&why),
             Input::Rated(verdict) => self.rated(verdict, out),
             Input::Full(mutation) => {
-                if let Number::Next { name } = &mutation.number {
+                if let Number::Next { name, .. } = &mutation.number {
                     self.sent.remove(&**name);
-                    say(reject(name, RejectCode::RateLimitExceeded.as_str()), out);
+                    reject_at_once(name, RejectCode::RateLimitExceeded, out);
                 }
             }
-            Input::Said(step) => self.say(step, out)?,
+            Input::Outcomes(found) => {
+                let found = self.missed.answered(found);
+                self.tell(&found, now, out);
+            }
+            Input::Said(step) => self.say(step, now, out)?,
             Input::Broken(broken) => return self.broken_off(&broken),
             Input::Superseded => {
                 return end(ErrorCode::Superseded, "another connection has taken over");
@@ -131,22 +151,76 @@ impl OlderSession {
             Input::Stop => self.stopping = Some(Stopping::new(now.time)),
             Input::Clock => match self.pulse.as_mut().and_then(|pulse| pulse.beat(now.time)) {
                 None => {}
-                Some(Beat::Ping) => out.push(Effect::Ping),
+                Some(Beat::Ping) => self.ping(out),
                 Some(Beat::Dead) => {
                     return end(ErrorCode::Timeout, "nothing was heard for too long");
                 }
             },
-            Input::Token(_) | Input::Heard => {}
+            Input::Heard => {
+                let client = client_of(&self.identity.author.user_id);
+                let told = |name| Told { client: client.clone(), name };
+                let told: Vec<Told> = self.heard.answered().into_iter().map(told).collect();
+                if !told.is_empty() {
+                    out.push(Effect::NoteTold(told));
+                }
+            }
+            Input::Token(_) => {}
+        }
+        if self.heard.is_due(now.time) {
+            self.ping(out);
+        }
+        if self.missed.is_due(now.time) {
+            self.ask(out);
         }
         let waits = !self.sent.is_empty();
         if self.stopping.is_some_and(|stopping| stopping.is_over(now.time, waits)) {
             return Err(Some(Ending::stopping()));
         }
-        let expires = now.time + self.identity.remaining(now.unix).min(LONGEST_WAIT);
-        let beats = self.pulse.as_ref().map_or(expires, Pulse::deadline);
-        let stops = self.stopping.map_or(expires, |stopping| stopping.deadline(now.time));
-        self.deadline = Some(expires.min(beats).min(stops));
+        let expires = now.time + self.remaining(now).min(LONGEST_WAIT);
+        let beats = self.pulse.as_ref().map(Pulse::deadline);
+        let stops = self.stopping.map(|stopping| stopping.deadline(now.time));
+        let due = [beats, stops, self.heard.deadline(), self.missed.deadline()];
+        self.deadline = due.into_iter().flatten().chain([expires]).min();
         Ok(())
+    }
+
+    /// How long it may go on. These clients cannot send a new token, and would lose what they send while they connect
+    /// again.
+    fn remaining(&self, now: &Now) -> Duration {
+        match self.limits.older_sessions_outlive_tokens {
+            true => LONGEST_WAIT,
+            false => self.identity.remaining(now.unix),
+        }
+    }
+
+    fn ping(&mut self, out: &mut Vec<Effect>) {
+        self.heard.pinged();
+        out.push(Effect::Ping);
+    }
+
+    /// Asks what became of what the tab has sent over earlier connections.
+    fn ask(&self, out: &mut Vec<Effect>) {
+        let user = &self.identity.author.user_id;
+        let (client, session) = (client_of(user), (&*self.session).into());
+        out.push(Effect::AskOutcomes(Tab { client, user: user.as_str().into(), session }));
+    }
+
+    /// Tells what became of what the tab has sent over earlier connections.
+    fn tell(&mut self, found: &[NamedOutcome], now: &Now, out: &mut Vec<Effect>) {
+        outcomes(found).into_iter().for_each(|message| say(message, out));
+        for outcome in found {
+            self.sent.remove(&*outcome.name);
+            self.heard.told(&outcome.name, Some(now.time + COPIES_COME));
+        }
+    }
+
+    /// Says once for a session what is not understood, and nothing of what was sent: it may be anything.
+    fn ignore(&mut self, what: &str) {
+        if std::mem::replace(&mut self.said, true) {
+            tracing::debug!(what, "a message of an older client is ignored");
+        } else {
+            tracing::warn!(what, "a message of an older client is not understood, and ignored");
+        }
     }
 
     fn broken_off(&self, broken: &Broken) -> Outcome {
@@ -159,24 +233,39 @@ impl OlderSession {
     }
 
     /// Says a step in the older words.
-    fn say(&mut self, step: Step, out: &mut Vec<Effect>) -> Outcome {
+    fn say(&mut self, step: Step, now: &Now, out: &mut Vec<Effect>) -> Outcome {
         let Phase::Live(plan, _) = &self.phase else { return Ok(()) };
         match step {
             Step::Begin(_) => {}
             Step::Snapshot { table, rows } => self.held.arrive(plan.table(table), rows),
-            Step::Ready(cursor) => say(self.held.initial_data(plan, cursor.lsn), out),
+            Step::Ready(cursor) => {
+                say(self.held.initial_data(plan, cursor.lsn), out);
+                if self.missed.ready() {
+                    self.ask(out);
+                }
+            }
             Step::Tx { messages, acknowledgements } => {
                 for message in &messages {
                     let updates = self.held.updates(plan, message.changes());
                     updates.into_iter().for_each(|update| say(update, out));
                 }
-                commit(&acknowledgements).into_iter().for_each(|commit| say(commit, out));
+                for acknowledgement in &acknowledgements {
+                    let missed = self.missed.acknowledged(acknowledgement);
+                    self.tell(&missed, now, out);
+                }
+                let names = applied(&acknowledgements);
+                commit(&names).into_iter().for_each(|commit| say(commit, out));
                 for acknowledgement in &acknowledgements {
                     let Some(name) = acknowledgement.name.as_deref() else { continue };
                     // To the session that sent it alone.
-                    let ours = self.sent.remove(name);
-                    if let Some(refusal) = acknowledgement.rejected.first().filter(|_| ours) {
-                        say(reject(name, &refusal.code), out);
+                    match (self.sent.remove(name), acknowledgement.rejected.first()) {
+                        (true, None) => self.heard.told(name, None),
+                        (true, Some(rejected)) => {
+                            say(reject(name, &rejected.code), out);
+                            self.heard.told(name, Some(now.time));
+                        }
+                        (false, Some(_)) => self.missed.strange_rejection(name, now.time),
+                        (false, None) => {}
                     }
                 }
             }
@@ -191,26 +280,30 @@ impl OlderSession {
             Frame::Part => return Ok(()),
             Frame::Broken(why) => return bad(why),
         };
-        let message = serde_json::from_str(&text).ok();
-        let message = message.filter(|message: &translate::Message<'_>| message.r#type == "mutate");
-        let Some(translate::Message { mutation_id: name, updates, .. }) = message else {
-            return bad("`mutate` with a `mutationId` is the only message");
+        let (name, updates) = match mutation(&text) {
+            Ok(mutation) => mutation,
+            Err(what) => {
+                self.ignore(what);
+                return Ok(());
+            }
         };
         let (Phase::Live(plan, _) | Phase::Ended(Some(plan))) = &self.phase else { return Ok(()) };
-        match self.read(&name, updates, text.len(), plan) {
-            Ok(mutation) => {
-                let operations = mutation.operations;
-                let rate = Effect::Rate(Arc::clone(&self.author), operations, Duration::ZERO);
-                match &mut self.phase {
-                    Phase::Live(_, asked) => {
-                        *asked = Some((name, Box::new(mutation)));
-                        out.push(rate);
-                    }
-                    // Nobody hears of it any more: it is taken.
-                    _ => out.push(Effect::Push(Box::new(mutation))),
-                }
+        if name.is_empty() || name.len() > MAX_NAME_BYTES || name.contains('\0') {
+            // It cannot be kept.
+            reject_at_once(&name, RejectCode::BadRequest, out);
+            return Ok(());
+        }
+        let mutation = self.read(&name, updates, text.len(), plan);
+        // As large as one of today's at the most, it is one request.
+        let requests = mutation.operations.div_ceil(MAX_OPS);
+        let rate = Effect::Rate(Arc::clone(&self.author), requests, Duration::ZERO);
+        match &mut self.phase {
+            Phase::Live(_, asked) => {
+                *asked = Some((name, Box::new(mutation)));
+                out.push(rate);
             }
-            Err(rejection) => say(reject(&name, rejection.code.as_str()), out),
+            // Nobody hears of it any more: it is taken.
+            _ => out.push(Effect::Push(Box::new(mutation))),
         }
         Ok(())
     }
@@ -223,34 +316,33 @@ impl OlderSession {
             self.sent.insert(name);
             out.push(Effect::Push(mutation));
         } else {
-            say(reject(&name, RejectCode::RateLimitExceeded.as_str()), out);
+            reject_at_once(&name, RejectCode::RateLimitExceeded, out);
         }
     }
 
-    fn read(
-        &self,
-        name: &str,
-        updates: &RawValue,
-        bytes: usize,
-        plan: &Plan,
-    ) -> Result<Mutation, Rejection> {
-        if name.is_empty() || name.len() > MAX_NAME_BYTES || name.contains('\0') {
-            let what = format!("`mutationId` must have 1 to {MAX_NAME_BYTES} bytes");
-            return Err(Rejection::new(RejectCode::BadRequest, what));
-        }
-        let updates: Vec<Update> = serde_json::from_str(updates.get())
-            .map_err(|error| Rejection::new(RejectCode::BadRequest, error.to_string()))?;
-        if bytes > self.limits.mutation_bytes || updates.len() > self.limits.ops_per_mutation {
-            return Err(Rejection::new(RejectCode::TooLarge, "the mutation is too large"));
-        }
-        let ops: Vec<_> = updates.into_iter().filter_map(|update| update.op(plan)).collect();
-        Ok(Mutation {
-            number: Number::Next { name: name.into() },
+    /// Reads a mutation. What is wrong with it is told when it is its turn, and as durably as all else: the connection may
+    /// end before the client has heard it.
+    fn read(&self, name: &str, updates: Option<&RawValue>, bytes: usize, plan: &Plan) -> Mutation {
+        let updates = updates.map_or("null", RawValue::get);
+        let (asked, operations) = match serde_json::from_str::<Vec<Update>>(updates) {
+            Ok(updates) => {
+                let ops: Vec<_> = updates.into_iter().filter_map(|of| of.op(plan)).collect();
+                let operations = ops.len().max(1);
+                (Asked::Apply(ops), operations)
+            }
+            Err(error) => {
+                let rejection = Rejection::new(RejectCode::BadRequest, error.to_string());
+                (Asked::Reject(rejection), 1)
+            }
+        };
+        Mutation {
+            number: Number::Next { name: name.into(), session: Arc::clone(&self.session) },
             author: Arc::clone(&self.author),
-            operations: ops.len().max(1),
-            asked: Asked::Apply(ops),
+            asked,
+            tolerance: Some(tolerance),
+            operations,
             bytes,
-        })
+        }
     }
 }
 
@@ -290,6 +382,12 @@ impl Conversation for OlderSession {
     fn reads(&self) -> bool {
         matches!(self.phase, Phase::Live(_, None))
     }
+}
+
+/// Rejects what is not put into the queue.
+fn reject_at_once(name: &str, code: RejectCode, out: &mut Vec<Effect>) {
+    say(reject(name, code.as_str()), out);
+    out.push(Effect::CountRejection(code));
 }
 
 fn say(message: String, out: &mut Vec<Effect>) {

@@ -9,20 +9,36 @@ use std::sync::Arc;
 use rowtide_feed::Acknowledgement;
 use rowtide_plan::plan::{Plan, Table};
 use rowtide_plan::row::Row;
+use rowtide_plan::write::{Tolerance, Write};
+use rowtide_postgres::named_outcomes::NamedOutcome;
 use rowtide_protocol::{Lsn, Op, OpKind};
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-/// A message of an older client: `{"type":"mutate","mutationId":"…","updates":[…]}`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Message<'a> {
-    pub(crate) r#type: String,
-    pub(crate) mutation_id: String,
-    /// To be read by itself, so that a mutation that has a name is refused by it.
+struct Message<'a> {
     #[serde(borrow)]
-    pub(crate) updates: &'a RawValue,
+    r#type: Cow<'a, str>,
+    mutation_id: Option<String>,
+    #[serde(borrow)]
+    updates: Option<&'a RawValue>,
+}
+
+/// Name and updates of `{"type":"mutate","mutationId":"…","updates":[…]}`, the one message of an older client. The updates
+/// are to be read by themselves, so that a mutation that has a name is rejected by it.
+///
+/// # Errors
+/// With what it is instead, and nothing of what was sent: that may be anything.
+pub(crate) fn mutation(text: &str) -> Result<(String, Option<&RawValue>), &'static str> {
+    let message: Message<'_> =
+        serde_json::from_str(text).map_err(|_| "one that is no JSON, or has no `type`")?;
+    if message.r#type != "mutate" {
+        return Err("one of another `type` than `mutate`");
+    }
+    let name = message.mutation_id.ok_or("a `mutate` without a `mutationId`")?;
+    Ok((name, message.updates))
 }
 
 #[derive(Debug, Deserialize)]
@@ -57,6 +73,23 @@ impl Update {
         }
         (!empty).then_some(Op { kind: self.event, table: self.table, row: self.row })
     }
+}
+
+/// What older clients expect of a write. Two tabs insert the same row at once, each with its own time: what only an
+/// insert may write is then left out, but not whose a file is. A state that is gone already is as it should be.
+pub(crate) fn tolerance(plan: &Plan, write: &Write) -> Tolerance {
+    let table = plan.table(write.table);
+    let is_left_out = |column: &usize| {
+        table.write.immutable.contains(column)
+            && !table.key.contains(column)
+            && table.catalog.columns[*column].name != "ownerId"
+    };
+    let left_out = match write.kind {
+        OpKind::Insert => write.values.iter().map(|(at, _)| *at).filter(is_left_out).collect(),
+        OpKind::Update | OpKind::Delete => Vec::new(),
+    };
+    let missing = write.kind != OpKind::Insert && table.catalog.name == "file_state";
+    Tolerance { missing, left_out }
 }
 
 /// A change as the engine says it.
@@ -160,16 +193,28 @@ fn text(json: &[u8]) -> &str {
     }
 }
 
-/// The message about mutations that were applied, if any were.
-pub(crate) fn commit(acknowledgements: &[Arc<Acknowledgement>]) -> Option<String> {
+/// The names of the mutations that were applied, of those that are acknowledged.
+pub(crate) fn applied(acknowledgements: &[Arc<Acknowledgement>]) -> Vec<&str> {
     let applied =
         acknowledgements.iter().filter(|acknowledgement| acknowledgement.rejected.is_empty());
-    let names: Vec<&str> =
-        applied.filter_map(|acknowledgement| acknowledgement.name.as_deref()).collect();
+    applied.filter_map(|acknowledgement| acknowledgement.name.as_deref()).collect()
+}
+
+/// The message about mutations that were applied, if any were.
+pub(crate) fn commit(names: &[&str]) -> Option<String> {
     (!names.is_empty()).then(|| json!({ "type": "commit", "mutationIds": names }).to_string())
 }
 
-/// The message about a mutation that was refused.
+/// The messages about mutations of which it was not known what became of them.
+pub(crate) fn outcomes(outcomes: &[NamedOutcome]) -> Vec<String> {
+    let applied = outcomes.iter().filter(|one| one.rejected.is_none());
+    let names: Vec<&str> = applied.map(|one| &*one.name).collect();
+    let rejected =
+        outcomes.iter().filter_map(|one| Some(reject(&one.name, one.rejected.as_ref()?)));
+    commit(&names).into_iter().chain(rejected).collect()
+}
+
+/// The message about a mutation that was rejected.
 pub(crate) fn reject(mutation_id: &str, code: &str) -> String {
     json!({ "type": "reject", "mutationId": mutation_id, "errorCode": error_code(code) })
         .to_string()

@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 use crate::catalog::{encoding_said, unserved_encoding};
 use crate::connect::Names;
 use crate::published::{PublicationOption, missing_options};
-use crate::setup::OWN_TABLES;
+use crate::setup::{LATER_COLUMNS, OWN_TABLES};
 
 /// The command that creates most of the things that can be missing.
 const SETUP: &str = "rowtide setup";
@@ -153,7 +153,7 @@ pub async fn check_own_tables(
             return Ok(vec![fatal(format!("role {role} may not write table {table}"), repair)]);
         }
     }
-    let Some(missing) = missing else { return Ok(Vec::new()) };
+    let Some(missing) = missing else { return check_later_columns(client, names).await };
     let sql = "SELECT quote_ident(current_database()), quote_ident(current_user), \
                has_database_privilege(current_database(), 'CREATE')";
     let row = client.query_one(sql, &[]).await?;
@@ -162,6 +162,23 @@ pub async fn check_own_tables(
     let repair = if row.get(2) { SETUP.to_owned() } else { grant };
     let table = quote_table(&names.schema, missing);
     Ok(vec![fatal(format!("table {table} is missing"), repair)])
+}
+
+/// Whether the tables have the columns that earlier versions made them without.
+async fn check_later_columns(
+    client: &Client,
+    names: &Names,
+) -> Result<Vec<Problem>, tokio_postgres::Error> {
+    let sql = "SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass($1) AND attname = $2 \
+               AND NOT attisdropped";
+    for (name, column, _) in LATER_COLUMNS {
+        let table = quote_table(&names.schema, name);
+        if client.query_opt(sql, &[&table, &column]).await?.is_none() {
+            let what = format!("table {table} is of an earlier version: it has no column {column}");
+            return Ok(vec![fatal(what, SETUP)]);
+        }
+    }
+    Ok(Vec::new())
 }
 
 async fn check_publication(

@@ -187,7 +187,7 @@ async fn note_use(
 
 /// Lets the transaction of the statement that has it in its list not wait for standbys. One that stalls would hold up
 /// everyone who connects; and what is lost with a primary is claimed, and raised, again with the next connect.
-const LOCAL: &str = "set_config('synchronous_commit', 'local', true)";
+pub(crate) const LOCAL: &str = "set_config('synchronous_commit', 'local', true)";
 
 /// Whether the row has not said for long that it is in use: a client that connects often costs no write as often.
 const STALE: &str = "c.created_at < now() - interval '7 days'";

@@ -12,6 +12,7 @@ mod intake;
 pub mod load;
 pub mod migrate;
 pub mod mutate;
+pub mod named_outcomes;
 pub mod pgoutput;
 mod published;
 pub mod rules;

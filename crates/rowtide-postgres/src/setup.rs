@@ -92,8 +92,16 @@ pub(crate) const OWN_TABLES: [(&str, &str); 3] = [
          name text NOT NULL,
          number bigint NOT NULL,
          refused jsonb,
+         session_id text,
+         told boolean NOT NULL DEFAULT false,
          PRIMARY KEY (client_id, name)",
     ),
+];
+
+/// Columns that earlier versions of Rowtide made these tables without: table, column, type.
+pub(crate) const LATER_COLUMNS: [(&str, &str, &str); 2] = [
+    ("named_mutation", "session_id", "text"),
+    ("named_mutation", "told", "boolean NOT NULL DEFAULT false"),
 ];
 
 struct Setup<'a> {
@@ -150,6 +158,17 @@ impl Setup<'_> {
             if there[0].get::<_, Option<&str>>(0).is_none() {
                 let step = format!("create table {table}");
                 self.run_step(step, &format!("CREATE TABLE {table} ({columns})")).await?;
+            }
+        }
+        for (name, column, kind) in LATER_COLUMNS {
+            let table = quote_table(&self.names.schema, name);
+            let sql = format!(
+                "SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass($1) \
+                 AND attname = '{column}' AND NOT attisdropped"
+            );
+            if self.ask("look at its tables", &sql, &table).await?.is_empty() {
+                let sql = format!("ALTER TABLE {table} ADD COLUMN {column} {kind}");
+                self.run_step(format!("add column {column} to table {table}"), &sql).await?;
             }
         }
         Ok(())

@@ -228,7 +228,7 @@ fn session(bytes: &[u8]) -> String {
 /// As [`session`], of an older client.
 fn older(bytes: &[u8]) -> String {
     let (text, now) = (String::from_utf8_lossy(bytes), now());
-    converse(OlderSession::new(ClientLimits::default(), identity()), &now, text.lines())
+    converse(OlderSession::new(ClientLimits::default(), identity(), "tab"), &now, text.lines())
 }
 
 fn now() -> Now {
@@ -279,6 +279,9 @@ fn converse<'a, C: Conversation>(
                 Effect::Rate(..) => ('r', Some(Input::Rated(Verdict::Now))),
                 Effect::Push(_) => ('m', None),
                 Effect::Limited(_) => ('l', None),
+                Effect::AskOutcomes(_) => ('a', Some(Input::Outcomes(Vec::new()))),
+                Effect::NoteTold(_) => ('n', None),
+                Effect::CountRejection(_) => ('x', None),
                 Effect::End(ending) => {
                     let why = ending.map_or_else(String::new, |ending| word(&ending.message));
                     return format!("{} {why}", said.chars().take(12).collect::<String>());

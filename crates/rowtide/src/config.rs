@@ -149,6 +149,9 @@ pub struct Settings {
     /// After how many days a client id is removed that nobody connects with, up to 36500; 0: never [default: 400]
     #[arg(long, value_name = "DAYS")]
     pub unused_client_days: Option<String>,
+    /// Whether sessions of the older protocol outlive the tokens that they came with, true or false [default: true]
+    #[arg(long, value_name = "BOOL")]
+    pub older_sessions_outlive_tokens: Option<String>,
 }
 
 /// Why the configuration cannot be used.
@@ -222,7 +225,7 @@ enum Scalar {
 
 impl Settings {
     /// Every setting by its name, in the order of `--help`.
-    fn fields(&mut self) -> [(&'static str, &mut Option<String>); 28] {
+    fn fields(&mut self) -> [(&'static str, &mut Option<String>); 29] {
         [
             ("database_url", &mut self.database_url),
             ("definition", &mut self.definition),
@@ -252,6 +255,7 @@ impl Settings {
             ("max_connections", &mut self.max_connections),
             ("connections_per_address", &mut self.connections_per_address),
             ("unused_client_days", &mut self.unused_client_days),
+            ("older_sessions_outlive_tokens", &mut self.older_sessions_outlive_tokens),
         ]
     }
 
@@ -416,12 +420,16 @@ impl Settings {
                 as u64,
         };
         let client = ClientLimits::default();
-        let prepared = self.prepared_statements.as_deref().unwrap_or("true");
-        let prepared = prepared.parse().map_err(|_| ConfigError::Value {
-            name: "prepared_statements",
-            value: prepared.to_owned(),
-            expected: "expected true or false".to_owned(),
-        })?;
+        let truth = |name, given: &Option<String>| {
+            let text = given.as_deref().unwrap_or("true");
+            text.parse::<bool>().map_err(|_| ConfigError::Value {
+                name,
+                value: text.to_owned(),
+                expected: "expected true or false".to_owned(),
+            })
+        };
+        let prepared = truth("prepared_statements", &self.prepared_statements)?;
+        let outlive = &self.older_sessions_outlive_tokens;
         let pooled = self.mutation_database_url.as_deref().map(ConnectOptions::parse);
         Ok(Config {
             database,
@@ -515,6 +523,7 @@ impl Settings {
                     0 => None,
                     days => Some(Duration::from_secs(86_400 * days as u64)),
                 },
+                older_sessions_outlive_tokens: truth("older_sessions_outlive_tokens", outlive)?,
             },
             mutation_database: pooled.transpose()?,
             mutation_answer: Duration::from_secs(number(

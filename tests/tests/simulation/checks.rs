@@ -224,11 +224,14 @@ impl World {
 
     pub fn is_at_rest(&self) -> bool {
         (0..self.clients.len()).all(|client| self.lacks(client).is_none())
+            && (0..self.older.len()).all(|number| self.older_lacks(number).is_none())
     }
 
     pub fn who_is_stuck(&self) -> String {
         let stuck = |client| Some(format!("client {client}: {}", self.lacks(client)?));
-        let stuck: Vec<String> = (0..self.clients.len()).filter_map(stuck).collect();
+        let older = |number| Some(format!("older client {number}: {}", self.older_lacks(number)?));
+        let stuck = (0..self.clients.len()).filter_map(stuck);
+        let stuck: Vec<String> = stuck.chain((0..self.older.len()).filter_map(older)).collect();
         format!("stuck: {}", stuck.join("; "))
     }
 }

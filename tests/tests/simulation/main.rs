@@ -41,7 +41,7 @@ use crate::checks::Seen;
 use crate::world::World;
 
 /// What must have happened in two thousand deployments, or they say nothing of it.
-const IMPORTANT: [&str; 70] = [
+const IMPORTANT: [&str; 73] = [
     "floods of mutations",
     "mutations that wait for others'",
     "storms at rest",
@@ -49,6 +49,9 @@ const IMPORTANT: [&str; 70] = [
     "mutations of older clients",
     "mutations of older clients that a stop has found",
     "goodbyes to older clients",
+    "outcomes that tabs had missed",
+    "outcomes that wait for a row",
+    "notes of what tabs have heard",
     "storms of connects",
     "rates that are passed",
     "mutations that a newer connection sends again",

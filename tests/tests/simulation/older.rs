@@ -5,11 +5,13 @@
 use std::collections::BTreeSet;
 
 use rand::Rng;
-use rowtide_gateway::conversation::Ending;
+use rowtide_gateway::conversation::{Ending, Input};
 use rowtide_gateway::limits::{GOODBYE_TIMEOUT, STOP_PATIENCE};
 use rowtide_gateway::worker::Arrival;
+use rowtide_postgres::named_outcomes::{Tab, Told};
 use serde_json::{Value, json};
 
+use crate::breaks::Break;
 use crate::data::USERS;
 use crate::network::{Parcel, Side};
 use crate::world::{At, Event, World};
@@ -67,10 +69,66 @@ fn told(text: &str) -> Vec<(u64, Option<String>)> {
 const NOT_TAKEN: &str = "rate_limit_exceeded";
 
 impl World {
-    /// The user of a connection of an older client.
-    pub fn older_user(&self, id: u64) -> Option<&'static str> {
+    /// The user of a connection of an older client, and the tab, which keeps its name over connections.
+    pub fn older_tab(&self, id: u64) -> Option<(&'static str, String)> {
         let number = self.network.connections.get(&id)?.client.checked_sub(OLDER)?;
-        Some(self.older[number].user)
+        Some((self.older[number].user, format!("tab {number}")))
+    }
+
+    /// A tab asks what became of what it has sent over earlier connections.
+    pub fn answer_outcomes(&mut self, at: At, id: u64, tab: Box<Tab>) {
+        if self.is_gone(at) || !self.servers[at.server].connections.contains_key(&id) {
+            return;
+        }
+        if !self.postgres.up {
+            return self.after(200, Event::Outcomes(at, id, tab));
+        }
+        let waits = self.broken != Some(Break::OutcomesWithoutLock);
+        let Some(mut found) = self.postgres.outcomes(&tab, waits, self.now_ms) else {
+            self.seen.count("outcomes that wait for a row");
+            return self.after(20, Event::Outcomes(at, id, tab));
+        };
+        if self.broken == Some(Break::OutcomesUntold) {
+            found.clear();
+        }
+        if !found.is_empty() {
+            self.seen.count("outcomes that tabs had missed");
+        }
+        self.say(|| format!("{tab:?} is told of {found:?}"));
+        self.step_session(at, id, Input::Outcomes(found));
+    }
+
+    /// A server notes what tabs have heard.
+    pub fn note_heard(&mut self, at: At, told: Vec<Told>) {
+        if self.is_gone(at) {
+            return;
+        }
+        let up = self.postgres.up;
+        let left: Vec<Told> = told
+            .into_iter()
+            .filter(|one| !up || !self.postgres.mark_told(one, self.now_ms))
+            .collect();
+        if left.is_empty() {
+            self.seen.count("notes of what tabs have heard");
+        } else {
+            self.after(50, Event::Told(at, left));
+        }
+    }
+
+    /// What an older client has not been told in the end, though it was sent and the database knows of it; or that it
+    /// is not there.
+    pub fn older_lacks(&self, number: usize) -> Option<String> {
+        let client = &self.older[number];
+        if client.has_left {
+            return None;
+        }
+        if !client.live {
+            return Some("it is not live".to_owned());
+        }
+        let now = self.postgres.now();
+        let known = |tag: &&u64| now.applied.contains(tag) || now.refused.contains(tag);
+        let untold = client.sent.iter().find(known)?;
+        Some(format!("it was never told of mutation {untold}"))
     }
 
     pub fn connect_older(&mut self, number: usize) {

@@ -85,13 +85,13 @@ impl World {
     /// A connection is there: the session begins.
     fn begin_session(&mut self, at: At, id: u64) {
         let (now, plan) = (self.now(), self.plan_of(at));
-        let older = self.older_user(id);
+        let older = self.older_tab(id);
         let server = &mut self.servers[at.server];
         let session = match older {
             None => Speaker::Session(Box::new(Session::new(server.limits, None, plan, &now))),
-            Some(user) => {
+            Some((user, tab)) => {
                 let identity = identity_of(user.to_owned());
-                Speaker::Older(Box::new(OlderSession::new(server.limits, identity)))
+                Speaker::Older(Box::new(OlderSession::new(server.limits, identity, &tab)))
             }
         };
         let connection = Connection {
@@ -219,7 +219,7 @@ impl World {
     ) -> bool {
         match effect {
             Effect::Send(frame) => {
-                if self.older_user(id).is_some() {
+                if self.older_tab(id).is_some() {
                     self.note_told(at, id, std::str::from_utf8(&frame).expect("frames are text"));
                 }
                 self.send(id, Side::Client, frame.to_vec());
@@ -253,6 +253,15 @@ impl World {
                     inputs.push_back(Input::Full(Box::new(mutation)));
                 }
             }
+            Effect::AskOutcomes(tab) => {
+                let delay = self.rng.random_range(1..20);
+                self.after(delay, Event::Outcomes(at, id, Box::new(tab)));
+            }
+            Effect::NoteTold(told) => {
+                let delay = self.rng.random_range(1..20);
+                self.after(delay, Event::Told(at, told));
+            }
+            Effect::CountRejection(_) => {}
             Effect::End(ending) => {
                 // What ends for another reason than the stop may leave what had arrived: its client comes back and
                 // sends that again.
@@ -308,6 +317,9 @@ impl World {
                 if let Some(connection) = server.connections.get_mut(&id) {
                     (connection.entry, connection.client) = (Some(entry), Some(request));
                 }
+                if known.is_none() {
+                    return inputs.push_back(Input::Claimed(Ok(Known::default())));
+                }
                 let due = server.registry.claims_at().map_or(0, |at| at.as_millis() as u64);
                 self.after(due.saturating_sub(self.now_ms), Event::Claims(at));
             }
@@ -326,9 +338,7 @@ impl World {
             let of_entry = connections.iter().find(|(_, c)| c.entry == Some(claim.connection));
             let Some((id, _)) = of_entry else { continue };
             let id = *id;
-            if claim.known.is_some() {
-                self.let_go_older_mutations(at, &claim.client, &claim.user);
-            }
+            self.let_go_older_mutations(at, &claim.client, &claim.user);
             let delay = self.rng.random_range(1..20);
             self.after(delay, Event::Claim(at, id, 0));
         }

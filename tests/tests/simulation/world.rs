@@ -11,6 +11,7 @@ use rowtide_gateway::Outlet;
 use rowtide_gateway::conversation::Mutation;
 use rowtide_gateway::scheduler::{Broken, Job};
 use rowtide_gateway::worker::Arrival;
+use rowtide_postgres::named_outcomes::{Tab, Told};
 use rowtide_protocol::Lsn;
 
 use crate::breaks::Break;
@@ -60,6 +61,8 @@ pub enum Event {
     Claims(At),
     Claim(At, u64, u32),
     Answer(At, u64, Box<Answer>),
+    Outcomes(At, u64, Box<Tab>),
+    Told(At, Vec<Told>),
     Read(At, u64),
     Clock(At, u64),
     Supersede(At, u64),
@@ -286,6 +289,8 @@ impl World {
             Event::Claims(at) => self.ask_claims(at),
             Event::Claim(at, id, tries) => self.answer_claim(at, id, tries),
             Event::Answer(at, id, answer) => self.answer_session(at, id, *answer),
+            Event::Outcomes(at, id, tab) => self.answer_outcomes(at, id, tab),
+            Event::Told(at, told) => self.note_heard(at, told),
             Event::Read(at, id) => self.read_later(at, id),
             Event::Clock(at, id) => self.clock(at, id),
             Event::Supersede(at, id) => self.supersede_session(at, id),

@@ -31,6 +31,9 @@ fn brief(effects: &[Effect]) -> String {
             Effect::Heard => brief += "HEARD",
             Effect::Rate(_, operations, _) => write!(brief, "RATE({operations})").unwrap(),
             Effect::Push(mutation) => write!(brief, "PUSH({:?})", mutation.number).unwrap(),
+            Effect::AskOutcomes(_) | Effect::NoteTold(_) | Effect::CountRejection(_) => {
+                panic!("of older clients alone")
+            }
             Effect::End(None) => brief += "END",
             Effect::Limited(limit) => write!(brief, "LIMITED({})", limit.as_str()).unwrap(),
             Effect::End(Some(ending)) => write!(brief, "END({})", ending.code.as_str()).unwrap(),
@@ -162,7 +165,7 @@ fn a_full_queue_holds_up_the_client_for_a_while() {
     let full = |run: &mut Run| {
         let author = Arc::new(Author::default());
         let (number, asked) = (Number::Given(8), Asked::Apply(Vec::new()));
-        let mutation = Mutation { number, author, asked, operations: 1, bytes: 1 };
+        let mutation = Mutation { number, author, asked, tolerance: None, operations: 1, bytes: 1 };
         run.step(Input::Full(Box::new(mutation)))
     };
     let mut run = Run::live();

@@ -11,7 +11,7 @@ mod statement;
 mod verdict;
 mod visible;
 
-pub use op::{Unreadable, Write};
+pub use op::{Tolerance, Unreadable, Write};
 pub use params::{Param, Statement};
 pub use rejection::{MAX_MESSAGE_CHARS, Rejection};
 pub use statement::{GO_ON, RuleStatement, limit_lock, lock, rule_statements, write};

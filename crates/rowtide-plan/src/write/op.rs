@@ -19,6 +19,17 @@ pub struct Write {
     /// The columns of the key, and those to write, in the catalog's order: each with the text that
     /// Postgres reads.
     pub values: Vec<(usize, Option<String>)>,
+    /// What its client expects of it beyond the protocol of today.
+    pub tolerance: Tolerance,
+}
+
+/// What clients of an older protocol expect of a write; nothing for today's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tolerance {
+    /// An update or a delete of a row that is not there, or that the writer may not see, does nothing.
+    pub missing: bool,
+    /// The columns that are left out of an insert that becomes an update of a row.
+    pub left_out: Vec<usize>,
 }
 
 impl Write {
@@ -89,7 +100,8 @@ impl Plan {
             values.push((at, text));
         }
         values.sort_by_key(|(column, _)| *column);
-        let write = Write { table: id, kind: op.kind, values };
+        let tolerance = Tolerance::default();
+        let write = Write { table: id, kind: op.kind, values, tolerance };
         for column in &table.key {
             if write.value(*column).is_none() {
                 let column = &table.catalog.columns[*column].name;

@@ -11,16 +11,19 @@ use crate::connect::Names;
 
 /// How many rejections of a client are stored, for a client that comes back.
 pub(super) const KEPT_REJECTIONS: u64 = 100;
-/// How many names of an older client's mutations are stored, to recognize a repeat.
+/// How many names of a user's older clients are stored, to recognize a repeat.
 pub(super) const KEPT_NAMES: u64 = 1_000;
+/// How many of them, where the tab that sent a mutation is not known to have heard what became of it.
+pub(super) const KEPT_UNTOLD: u64 = 5_000;
 
 /// The SQL of the statements on the row.
 pub(super) struct ClientRowSql {
     /// `$1` client, `$2` user, `$3` number: advances the row from the number before. Returns a row if it did, and
     /// lets the writes that follow begin.
     pub(super) advance_given: String,
-    /// `$1` client, `$2` user, `$3` name, `$4` rejection or null: advances the row by one if the name is
-    /// new.
+    /// `$1` client, `$2` user, `$3` name, `$4` rejection or null, `$5` session: advances the row by one if the
+    /// name is new. Makes the row if there is none, because these clients send nothing again. Names of a row
+    /// that was there before go.
     pub(super) advance_next: String,
     /// `$1` client, `$2` user, `$3` number, `$4` rejections, `$5` the last number of these: as
     /// `advance_given`, and stores the rejections.
@@ -48,13 +51,18 @@ impl ClientRowSql {
                  WHERE {theirs} AND last_mutation = $3::bigint - 1 RETURNING last_mutation, {GO_ON}"
             ),
             advance_next: format!(
-                "WITH moved AS (UPDATE {client} SET last_mutation = last_mutation + 1, \
-                 refused = $4::jsonb, name = $3::text WHERE {theirs} AND NOT EXISTS (SELECT FROM \
-                 {named} WHERE client_id = $1::text AND name = $3::text) RETURNING last_mutation), \
-                 kept AS (INSERT INTO {named} (client_id, name, number, refused) \
-                 SELECT $1::text, $3::text, last_mutation, $4::jsonb FROM moved), \
-                 evicted AS (DELETE FROM {named} WHERE client_id = $1::text \
-                 AND number <= (SELECT last_mutation FROM moved) - {KEPT_NAMES}) \
+                "WITH moved AS (INSERT INTO {client} AS c \
+                 (client_id, user_id, last_mutation, refused, name) \
+                 SELECT $1::text, $2::text, 1, $4::jsonb, $3::text WHERE NOT EXISTS (SELECT FROM \
+                 {named} WHERE client_id = $1::text AND name = $3::text) \
+                 ON CONFLICT (client_id) DO UPDATE SET last_mutation = c.last_mutation + 1, \
+                 refused = excluded.refused, name = excluded.name, created_at = now() \
+                 WHERE c.user_id = excluded.user_id RETURNING c.last_mutation), \
+                 kept AS (INSERT INTO {named} (client_id, name, number, refused, session_id) \
+                 SELECT $1::text, $3::text, last_mutation, $4::jsonb, $5::text FROM moved), \
+                 evicted AS (DELETE FROM {named} AS n USING moved WHERE n.client_id = $1::text AND \
+                 (n.told AND n.number <= last_mutation - {KEPT_NAMES} \
+                 OR n.number <= last_mutation - {KEPT_UNTOLD} OR n.number >= last_mutation)) \
                  SELECT last_mutation, {GO_ON} FROM moved"
             ),
             reject_given: format!(
@@ -95,7 +103,7 @@ impl Ticket {
     pub(super) fn parameters(&self) -> Vec<Option<String>> {
         let number = match &self.number {
             Number::Given(number) => number.to_string(),
-            Number::Next { name } => name.to_string(),
+            Number::Next { name, .. } => name.to_string(),
         };
         vec![Some(self.client.to_string()), Some(self.user_id.to_string()), Some(number)]
     }

@@ -21,6 +21,9 @@ use super::{Author, Number, Outcome, Ticket};
 use crate::catalog::read_catalog;
 use crate::connect::{ConnectError, ConnectOptions, Names, connect_shared, reason};
 
+/// The most writes that are sent together: what waits to be answered is held in memory. Older clients may send more.
+const MAX_AT_ONCE: usize = rowtide_protocol::MAX_OPS;
+
 /// The begin of a mutation's transaction, with settings that last as long as it does. The transaction does
 /// not wait for a lock longer than a client would, and Postgres soon ends it if the server has died. The
 /// isolation is READ COMMITTED, whatever the database's default is: a statement must see what was committed
@@ -197,7 +200,10 @@ impl MutationConnection {
                 values.push(Some(last.to_string()));
                 ("reject given", self.row.reject_given.clone())
             }
-            Number::Next { .. } => ("advance next", self.row.advance_next.clone()),
+            Number::Next { session, .. } => {
+                values.push(Some(session.to_string()));
+                ("advance next", self.row.advance_next.clone())
+            }
         };
         let bound = self.own(key, &sql, values).await?;
         self.begin().await?;
@@ -210,8 +216,8 @@ impl MutationConnection {
         Ok(Outcome::Acked { rejected })
     }
 
-    /// Does everything up to the commit in one round trip. Stops at an insert that meets a row, and at a row that is not
-    /// there: it may have been replaced while it was waited for.
+    /// Does everything up to the commit, in one round trip for each [`MAX_AT_ONCE`] writes. Stops at an insert that meets a
+    /// row, and at a row that is not there: it may have been replaced while it was waited for.
     async fn at_once(
         &mut self,
         plan: &Arc<Plan>,
@@ -219,8 +225,31 @@ impl MutationConnection {
         author: &Author,
         writes: &[Write],
     ) -> Result<Attempt, Failure> {
-        let advance = self.advance(ticket).await?;
-        let mut statements = vec![advance];
+        let (first, rest) = writes.split_at(writes.len().min(MAX_AT_ONCE));
+        let mut attempt = self.together(plan, Some(ticket), author, first, 0).await?;
+        for (number, writes) in (1..).zip(rest.chunks(MAX_AT_ONCE)) {
+            if !matches!(attempt, Attempt::Written) {
+                break;
+            }
+            attempt = self.together(plan, None, author, writes, number * MAX_AT_ONCE).await?;
+        }
+        Ok(attempt)
+    }
+
+    /// Does writes in one round trip, the first of which is the mutation's at `offset`. Begins with the begin and the
+    /// client's row if there is a ticket.
+    async fn together(
+        &mut self,
+        plan: &Arc<Plan>,
+        ticket: Option<&Ticket>,
+        author: &Author,
+        writes: &[Write],
+        offset: usize,
+    ) -> Result<Attempt, Failure> {
+        let mut statements = Vec::new();
+        if let Some(ticket) = ticket {
+            statements.push(self.advance(ticket).await?);
+        }
         // For each write the index of the statement that returns its verdict.
         let mut verdicts = Vec::with_capacity(writes.len());
         for write in writes {
@@ -229,9 +258,16 @@ impl MutationConnection {
             statements.push(self.write(plan, author, write).await?);
         }
         self.round_trips += 1;
-        self.in_transaction = true;
-        let begin = maybe_done(self.client.batch_execute(&self.begin));
-        let mut begin = Box::pin(begin);
+        if ticket.is_some() {
+            self.in_transaction = true;
+        }
+        let begin = async {
+            match ticket {
+                Some(_) => self.client.batch_execute(&self.begin).await,
+                None => Ok(()),
+            }
+        };
+        let mut begin = Box::pin(maybe_done(begin));
         let mut sent: Vec<_> =
             statements.iter().map(|bound| Box::pin(maybe_done(self.send(bound)))).collect();
         // The first poll of each future sends its statement, and Postgres runs them in that order.
@@ -258,11 +294,14 @@ impl MutationConnection {
                 None => Err(Failure::Away("Postgres did not answer".to_owned())),
             }
         };
-        if answer(0)?.is_empty() {
-            return Ok(Attempt::OutOfOrder);
+        let mut next = 0;
+        if ticket.is_some() {
+            if answer(0)?.is_empty() {
+                return Ok(Attempt::OutOfOrder);
+            }
+            next = 1;
         }
-        let mut next = 1;
-        for (index, (write, at)) in writes.iter().zip(verdicts).enumerate() {
+        for (index, (write, at)) in (offset..).zip(writes.iter().zip(verdicts)) {
             // The first error causes those behind it.
             for locked in next..at {
                 answer(locked).map_err(|failure| of_op(index, failure))?;
@@ -319,7 +358,8 @@ impl MutationConnection {
         author: &Author,
         write: &Write,
     ) -> Result<Verdict, Failure> {
-        let update = Write { kind: OpKind::Update, ..write.clone() };
+        let mut update = Write { kind: OpKind::Update, ..write.clone() };
+        update.values.retain(|(column, _)| !write.tolerance.left_out.contains(column));
         self.go_on().await?;
         match self.step(plan, author, &update).await? {
             Verdict::Rejected(rejection) if rejection.code == RejectCode::NotFound => {
@@ -337,7 +377,7 @@ impl MutationConnection {
     }
 
     /// Does one write. Whoever had the row may have replaced it while it was waited for: where there is none, it is looked for
-    /// once more.
+    /// once more. If there still is none, and the client expects no more of it, nothing is done.
     async fn step(
         &mut self,
         plan: &Arc<Plan>,
@@ -345,9 +385,17 @@ impl MutationConnection {
         write: &Write,
     ) -> Result<Verdict, Failure> {
         match self.step_once(plan, author, write).await? {
-            Verdict::Rejected(rejection) if rejection.code == RejectCode::NotFound => {
+            Verdict::Rejected(rejection) if rejection.code == RejectCode::NotFound => {}
+            other => return Ok(other),
+        }
+        self.go_on().await?;
+        match self.step_once(plan, author, write).await? {
+            Verdict::Rejected(rejection)
+                if write.tolerance.missing && rejection.code == RejectCode::NotFound =>
+            {
+                // What comes behind is done all the same.
                 self.go_on().await?;
-                self.step_once(plan, author, write).await
+                Ok(Verdict::Written)
             }
             other => Ok(other),
         }
@@ -395,7 +443,7 @@ impl MutationConnection {
                 self.commit().await?;
                 Ok(Outcome::Repeated)
             }
-            Number::Next { name } => {
+            Number::Next { name, .. } => {
                 let sql = self.row.look_name.clone();
                 let values = vec![client.clone(), Some(name.to_string())];
                 let look = self.own("look name", &sql, values).await?;
@@ -422,10 +470,10 @@ impl MutationConnection {
 
     async fn advance(&mut self, ticket: &Ticket) -> Result<BoundStatement, Failure> {
         let mut values = ticket.parameters();
-        let (key, sql) = match ticket.number {
+        let (key, sql) = match &ticket.number {
             Number::Given(_) => ("advance given", self.row.advance_given.clone()),
-            Number::Next { .. } => {
-                values.push(None);
+            Number::Next { session, .. } => {
+                values.extend([None, Some(session.to_string())]);
                 ("advance next", self.row.advance_next.clone())
             }
         };

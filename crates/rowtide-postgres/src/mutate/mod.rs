@@ -45,6 +45,8 @@ pub enum Number {
     Next {
         /// The client's name for it.
         name: Arc<str>,
+        /// The tab that it is of: it is told what became of it, also over a later connection.
+        session: Arc<str>,
     },
 }
 

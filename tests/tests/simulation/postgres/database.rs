@@ -17,8 +17,18 @@ pub struct ClientRow {
     pub user: String,
     pub last: u64,
     pub refused: BTreeMap<u64, String>,
-    /// The numbers that were given to the names of an older client's mutations.
-    pub names: BTreeMap<Arc<str>, u64>,
+    /// The mutations of older clients, by name.
+    pub names: BTreeMap<Arc<str>, Named>,
+}
+
+/// A mutation of an older client.
+#[derive(Clone, Debug)]
+pub struct Named {
+    pub number: u64,
+    /// The tab that sent it.
+    pub session: Arc<str>,
+    /// Whether that is known to have heard what became of it.
+    pub told: bool,
 }
 
 /// A row by its table and its id.

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use rowtide_feed::Acknowledgement;
 use rowtide_postgres::mutate::Number;
+use rowtide_postgres::named_outcomes::{NamedOutcome, Tab, Told};
 use rowtide_protocol::{Lsn, Rejected};
 
 use super::Postgres;
-use super::database::{ClientRow, Work};
+use super::database::{ClientRow, Named, Work};
 use crate::rules::{Judged, Op, judge};
 
 /// What became of an attempt at a mutation.
@@ -45,7 +46,9 @@ impl Postgres {
         now_ms: u64,
     ) -> Outcome {
         let state = Arc::clone(self.now());
-        let Some(row) = state.database.clients.get(client) else {
+        let new = Arc::new(ClientRow { user: user.to_owned(), ..ClientRow::default() });
+        let is_older = matches!(mutation.number, Number::Next { .. });
+        let Some(row) = state.database.clients.get(client).or(is_older.then_some(&new)) else {
             // The database has gone back to before the client was known.
             self.abort(xid);
             return Outcome::Gap { last: 0 };
@@ -57,8 +60,8 @@ impl Postgres {
         let (number, repeated) = match &mutation.number {
             Number::Given(number) => (*number, *number <= row.last),
             // The name is known, or the next number is given to it.
-            Number::Next { name } => match row.names.get(name) {
-                Some(number) => (*number, true),
+            Number::Next { name, .. } => match row.names.get(name) {
+                Some(named) => (named.number, true),
                 None => (row.last + 1, false),
             },
         };
@@ -74,11 +77,14 @@ impl Postgres {
         let mut row = ClientRow::clone(row);
         let name = match &mutation.number {
             Number::Given(_) => None,
-            Number::Next { name } => Some(Arc::clone(name)),
+            Number::Next { name, .. } => Some(Arc::clone(name)),
         };
         if !repeated {
             row.last = number;
-            row.names.extend(name.iter().map(|name| (Arc::clone(name), number)));
+            if let Number::Next { name, session } = &mutation.number {
+                let named = Named { number, session: Arc::clone(session), told: false };
+                row.names.insert(Arc::clone(name), named);
+            }
             let judged = match &mutation.asked {
                 Ok(ops) => judge(&state.database, user, ops),
                 Err(code) => Judged::Refused(code),
@@ -112,6 +118,63 @@ impl Postgres {
         }
         let lsn = self.commit(xid, work, now_ms);
         if repeated { Outcome::Repeated(lsn) } else { Outcome::Settled(lsn) }
+    }
+}
+
+impl Postgres {
+    /// What became of the mutations of a tab that it is not known to have heard of; `None` while another transaction has
+    /// the row of its user, unless nobody waits for that. Where something is found, the row is written again.
+    pub fn outcomes(&mut self, tab: &Tab, waits: bool, now_ms: u64) -> Option<Vec<NamedOutcome>> {
+        let client = tab.client.to_string();
+        self.claim(&client, &tab.user, 0, now_ms)?;
+        let row = match waits {
+            true => self.now().database.clients.get(&client),
+            false => self.visible.clients.get(&client),
+        };
+        let row = Arc::clone(row?);
+        let own = Some((client.clone(), Arc::clone(&row)));
+        let mut work = Work { client: own, ..Work::default() };
+        if self.must_wait(&work) {
+            if waits {
+                return None;
+            }
+            work.client = None;
+        }
+        let theirs = row.names.iter().filter(|(_, of)| of.session == tab.session.clone().into());
+        let missed = theirs.filter(|(_, named)| !named.told);
+        let outcome = |(name, named): (&Arc<str>, &Named)| NamedOutcome {
+            name: name.as_ref().into(),
+            number: named.number,
+            rejected: row.refused.get(&named.number).cloned(),
+        };
+        let mut found: Vec<NamedOutcome> = missed.map(outcome).collect();
+        found.sort_by_key(|outcome| outcome.number);
+        if !found.is_empty() {
+            let (client, last_mutation) = (client.as_str().into(), row.last);
+            let (rejected, name) = (Vec::new(), None);
+            work.acknowledgement = Some(Acknowledgement { client, last_mutation, rejected, name });
+            let xid = self.begin();
+            let lsn = self.commit(xid, work, now_ms);
+            self.show(lsn);
+        }
+        Some(found)
+    }
+
+    /// A tab has heard what became of a mutation. Whether that could be written: another transaction may have the row.
+    pub fn mark_told(&mut self, told: &Told, now_ms: u64) -> bool {
+        let client = told.client.to_string();
+        let Some(row) = self.now().database.clients.get(&client) else { return true };
+        let mut row = ClientRow::clone(row);
+        let Some(named) = row.names.get_mut(&*told.name) else { return true };
+        named.told = true;
+        let work = Work { client: Some((client, Arc::new(row))), ..Work::default() };
+        if self.must_wait(&work) {
+            return false;
+        }
+        let xid = self.begin();
+        let lsn = self.commit(xid, work, now_ms);
+        self.show(lsn);
+        true
     }
 }
 
