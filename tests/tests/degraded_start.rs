@@ -457,7 +457,8 @@ async fn the_role_may_not_replicate_until_that_is_granted() {
     let site = Site::new().await;
     let role = site.database.stranger("quiet", "LOGIN", "note, other").await;
     let served = site.place.serve(&site.database.url_as(&role).await).await;
-    served.waits("replication").await;
+    let newer = site.database.major_version().await >= 16;
+    served.waits(if newer { "with the REPLICATION attribute" } else { "replication role" }).await;
     site.run(&format!("ALTER ROLE {role} REPLICATION")).await;
     served.heals(&ada()).await;
     site.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
