@@ -191,8 +191,7 @@ impl Gateway {
 
     /// Brings the gauges of `/metrics` up to date. Waits for nothing.
     pub fn update_metrics(&self) {
-        telemetry::gauges(&self.health());
-        self.shared.auth.age_of_keys().into_iter().for_each(telemetry::jwks_age);
+        telemetry::gauges(&self.health(), self.shared.auth.age_of_keys());
     }
 
     /// How many bytes of mutations wait, of the [`crate::limits::MUTATION_QUEUE_BYTES`] that may.

@@ -13,7 +13,7 @@ use crate::health::EnginesHealth;
 const CONNECTIONS: &str = "rowtide_connections";
 /// How often a client was held up, or sent away, by a `limit`.
 const LIMITED: &str = "rowtide_limited_total";
-/// How old the keys of the issuer are, in seconds.
+/// How old the keys of the issuer are, in seconds; 0 where there are none.
 const JWKS_AGE: &str = "rowtide_jwks_age_seconds";
 /// Connects that were answered, by `mode` (`snapshot`, `resume`) or refused, by code.
 const CONNECTS: &str = "rowtide_connects_total";
@@ -74,6 +74,17 @@ pub enum Limit {
 }
 
 impl Limit {
+    /// All of them.
+    const ALL: [Limit; 7] = [
+        Limit::Connections,
+        Limit::ConnectionsPerAddress,
+        Limit::OpenFiles,
+        Limit::HttpTime,
+        Limit::FirstMessage,
+        Limit::Messages,
+        Limit::Auth,
+    ];
+
     /// Its name in metrics and in the log.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -96,11 +107,6 @@ pub(crate) fn limited(limit: Limit) {
 /// So many connections are open.
 pub(crate) fn connections(open: usize) {
     gauge!(CONNECTIONS).set(open as f64);
-}
-
-/// The keys of the issuer are so old.
-pub(crate) fn jwks_age(age: Duration) {
-    gauge!(JWKS_AGE).set(age.as_secs_f64());
 }
 
 /// A connect was answered.
@@ -172,7 +178,12 @@ pub(crate) fn commit_sent(commit_time_us: i64) {
 }
 
 /// What is told when it is asked for.
-pub(crate) fn gauges(health: &EnginesHealth) {
+pub(crate) fn gauges(health: &EnginesHealth, age_of_keys: Option<Duration>) {
+    gauge!(JWKS_AGE).set(age_of_keys.unwrap_or_default().as_secs_f64());
+    // A limit that was never reached is told of, too: so it can be seen to be reached.
+    for limit in Limit::ALL {
+        counter!(LIMITED, "limit" => limit.as_str()).increment(0);
+    }
     let counts = health.counts;
     gauge!(SESSIONS).set(health.sessions as f64);
     gauge!(VIEWS).set(counts.views as f64);
