@@ -386,11 +386,11 @@ async fn subsets_of_columns_do_not_pile_up_in_postgres() {
         definition,
         "CREATE TABLE item (id text PRIMARY KEY, a int, b int, c int, d int, e int, f int, g int, h int, prepared int);
          INSERT INTO item (id) VALUES ('i1');
-         CREATE FUNCTION count() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+         CREATE FUNCTION count_them() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
            NEW.prepared = (SELECT count(*) FROM pg_prepared_statements WHERE NOT from_sql);
            RETURN NEW;
          END $$;
-         CREATE TRIGGER count BEFORE UPDATE ON item FOR EACH ROW EXECUTE FUNCTION count()",
+         CREATE TRIGGER count_them BEFORE UPDATE ON item FOR EACH ROW EXECUTE FUNCTION count_them()",
         |options| options.gateway.mutation_connections = 1,
     )
     .await;

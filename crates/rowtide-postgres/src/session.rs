@@ -103,7 +103,7 @@ fn without(path: &str, user: &str, own: &[String]) -> Option<String> {
         own.iter().any(|own| own == schema)
     };
     let entries = entries(path);
-    if !entries.iter().any(|entry| is_own(entry)) {
+    if !entries.iter().any(&is_own) {
         return None;
     }
     let kept: Vec<&str> = entries.into_iter().filter(|entry| !is_own(entry)).collect();

@@ -104,19 +104,9 @@ impl Failure {
 }
 
 impl Sent<'_> {
-    /// The parameter that Postgres could not read, if the error names it: `unnamed portal parameter $2`, in the
-    /// language of the server, with or without the value behind it.
+    /// The parameter that Postgres could not read, if the error names it.
     fn parameter(&self, error: &DbError) -> Option<&Param> {
-        let place = error.where_()?;
-        let (_, rest) = place.split_once('$')?;
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let behind = &rest[digits..];
-        // A dollar of another context stands in a statement or in a function.
-        if !(behind.is_empty() || behind.starts_with(" = ")) {
-            return None;
-        }
-        let number: usize = rest[..digits].parse().ok()?;
-        self.params.get(number.checked_sub(1)?)
+        self.params.get(parameter(error.where_()?)?.checked_sub(1)?)
     }
 
     /// The rejection of a value that Postgres could not read, or that does not fit.
@@ -164,21 +154,31 @@ fn is_raised(error: &DbError) -> bool {
     error.routine() == Some("exec_stmt_raise") || *error.code() == SqlState::RAISE_EXCEPTION
 }
 
-/// The function in which Postgres was, by the context of the error, which ends each of them with its arguments:
-/// `PL/pgSQL function stamp() line 3 at assignment`.
-fn function(error: &DbError) -> Option<String> {
+/// The number of the parameter that a context names: `unnamed portal parameter $2`, in the language of the server, with or
+/// without the value behind it. A dollar of another context stands in a statement or in a function.
+fn parameter(place: &str) -> Option<usize> {
+    let (_, rest) = place.split_once('$')?;
+    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+    let behind = &rest[digits..];
+    let is_last = behind.is_empty() || behind.starts_with(" = ");
+    rest[..digits].parse().ok().filter(|_| is_last)
+}
+
+/// The function that a context names, in the language of the server. It ends with its arguments: `PL/pgSQL function stamp()
+/// line 3 at assignment`.
+fn function(place: &str) -> Option<String> {
     let in_line = |line: &str| {
         let (before, arguments) = line.split_once('(')?;
         let name = before.rsplit(' ').next().filter(|name| !name.is_empty())?;
         Some(format!("{name}({}", arguments.split_inclusive(')').next()?))
     };
-    error.where_()?.lines().find_map(in_line)
+    place.lines().find_map(in_line)
 }
 
 /// Whether Postgres was in a function, or in a statement of one.
 fn is_inside(error: &DbError) -> bool {
     let internal = matches!(error.position(), Some(ErrorPosition::Internal { .. }));
-    internal || function(error).is_some()
+    internal || error.where_().and_then(function).is_some()
 }
 
 fn broken(error: &DbError, sent: Option<&Sent<'_>>) -> Failure {
@@ -194,7 +194,7 @@ fn broken(error: &DbError, sent: Option<&Sent<'_>>) -> Failure {
     };
     Failure::Broken(Broken {
         sqlstate: code.to_owned(),
-        function: function(error),
+        function: error.where_().and_then(function),
         said,
         statement: sent.map_or_else(String::new, |sent| sent.sql.to_owned()),
         inner,
@@ -324,4 +324,37 @@ fn rejection(error: &DbError, sent: Option<&Sent<'_>>) -> Option<Rejection> {
 
 fn said_briefly(error: &DbError) -> String {
     error.message().chars().take(300).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parameter_is_read_from_the_context() {
+        for (place, number) in [
+            ("unnamed portal parameter $2", Some(2)),
+            ("unnamed portal parameter $12 = '$5'", Some(12)),
+            ("unbenannter Portal-Parameter $3", Some(3)),
+            ("SQL statement \"UPDATE item SET n = $1\"", None),
+            ("PL/pgSQL function a$1() line 3 at assignment", None),
+            ("JSON data, line 1: {", None),
+            ("costs $", None),
+        ] {
+            assert_eq!(parameter(place), number, "{place}");
+        }
+    }
+
+    #[test]
+    fn the_function_is_read_from_the_context() {
+        let within = "SQL statement \"UPDATE t SET n = 1\"\nPL/pgSQL function app.stamp(integer,text) line 3 at SQL statement";
+        for (place, name) in [
+            ("PL/pgSQL function stamp() line 3 at assignment", Some("stamp()")),
+            ("PL/pgSQL-Funktion stamp() Zeile 3 bei Zuweisung", Some("stamp()")),
+            (within, Some("app.stamp(integer,text)")),
+            ("unnamed portal parameter $2", None),
+        ] {
+            assert_eq!(function(place).as_deref(), name, "{place}");
+        }
+    }
 }
