@@ -25,6 +25,7 @@ use crate::handshake::{self, Failure, Request, Socket};
 pub use crate::intake::Batch;
 use crate::intake::{Intake, IntakeError};
 use crate::slot::{SystemIdentity, system_identity};
+use crate::slot_making::creation_sql;
 use crate::walsender::{COPY_DONE, Rejection, put_status};
 
 /// The most bytes of encoded rows that one transaction may take before its tables are loaded again
@@ -129,8 +130,9 @@ pub async fn create_slot(client: &Client, slot: &str) -> Result<bool, tokio_post
     if client.query_opt(sql, &[&slot]).await?.is_some() {
         return Ok(false);
     }
-    let sql = "SELECT 1 FROM pg_create_logical_replication_slot($1, 'pgoutput')";
-    client.query(sql, &[&slot]).await?;
+    let version = "SELECT current_setting('server_version_num')::int";
+    let version = client.query_one(version, &[]).await?.get(0);
+    client.query(creation_sql(version), &[&slot]).await?;
     Ok(true)
 }
 
