@@ -8,6 +8,7 @@ pub mod dev;
 mod health;
 pub mod limits;
 mod mutate;
+mod operate;
 pub mod playground;
 mod said;
 pub mod server;
