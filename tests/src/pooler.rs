@@ -83,21 +83,25 @@ async fn serve(mut client: TcpStream, upstream: Upstream, idle: Idle) -> std::io
             None => take(&idle, &upstream, &startup).await?,
         };
         used.write_all(&message(kind, &body)).await?;
-        let mut in_transaction = true;
         // A query, or the end of messages that belong together, is answered.
-        while kind == b'Q' || kind == b'S' {
-            let kind = used.read_u8().await?;
-            let body = read_body(&mut used).await?;
-            client.write_all(&message(kind, &body)).await?;
-            if kind == b'Z' {
-                in_transaction = body != b"I";
-                break;
-            }
-        }
+        let answered = matches!(kind, b'Q' | b'S');
+        let in_transaction = !answered || !pass_answer(&mut used, &mut client).await?;
         if in_transaction {
             server = Some(used);
         } else {
             idle.lock().unwrap_or_else(PoisonError::into_inner).push(used);
+        }
+    }
+}
+
+/// Passes on what Postgres says until it is ready. Returns whether no transaction is open then.
+async fn pass_answer(server: &mut UnixStream, client: &mut TcpStream) -> std::io::Result<bool> {
+    loop {
+        let kind = server.read_u8().await?;
+        let body = read_body(server).await?;
+        client.write_all(&message(kind, &body)).await?;
+        if kind == b'Z' {
+            return Ok(body == b"I");
         }
     }
 }

@@ -52,12 +52,16 @@ impl Operator {
         Running::start(self.command_at(&self.database.url().await, args))
     }
 
-    /// Runs a script with `psql`.
-    async fn psql(&self, role: &str, script: &str) -> Said {
+    fn psql_command(&self, url: &str, script: &str) -> std::process::Command {
         let file = self.dir.write("script.sql", script);
         let mut command = std::process::Command::new("psql");
-        command.args(["-X", "-q", "-f", &file, &psql_url(&self.database.url_as(role).await)]);
-        said(command).await
+        command.args(["-X", "-q", "-f", &file, &psql_url(url)]);
+        command
+    }
+
+    /// Runs a script with `psql`.
+    async fn psql(&self, role: &str, script: &str) -> Said {
+        said(self.psql_command(&self.database.url_as(role).await, script)).await
     }
 
     /// What is in the database that setup makes, and the replica identities.

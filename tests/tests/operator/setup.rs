@@ -29,6 +29,29 @@ async fn nobody_waits_behind_setup_while_it_waits_for_a_reader() {
     assert_eq!(operator.state().await, ["note f", "publication", "schema", "slot"]);
 }
 
+/// What is printed waits as setup does.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_behind_what_setup_prints() {
+    let operator = Operator::new(TABLES, DEFINITION).await;
+    let printed = operator.says(&["setup", "--print"]).await;
+    succeeded(&printed);
+    let reader = operator.database.connect().await;
+    reader.batch_execute("BEGIN; SELECT count(*) FROM note").await.unwrap();
+    let url = operator.database.url().await;
+    let mut script = Running::start(operator.psql_command(&url, &printed.out));
+    script.line("psql:").await;
+    assert!(script.said().contains("waiting for others who use"), "{}", script.said());
+    let writer = operator.database.connect().await;
+    writer.batch_execute("SET lock_timeout = '9s'").await.unwrap();
+    for _ in 0..50 {
+        writer.batch_execute("UPDATE note SET body = body || '.'").await.unwrap();
+        assert!(script.runs());
+    }
+    reader.batch_execute("COMMIT").await.unwrap();
+    succeeded(&script.ended().await);
+    assert_eq!(operator.state().await, ["note f", "publication", "schema", "slot"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn setup_that_is_stopped_leaves_nothing_that_waits() {
     for signal in ["INT", "TERM", "KILL"] {
