@@ -217,7 +217,7 @@ async fn what_cannot_be_synced_is_told_by_what_it_is() {
 async fn help_names_every_command() {
     let help = said(rowtide(["--help"])).await;
     assert_eq!(help.code(), Some(0));
-    for command in ["dev", "serve", "check", "setup", "explain", "token", "watch"] {
+    for command in ["dev", "serve", "check", "setup", "teardown", "explain", "token", "watch"] {
         assert!(help.out.contains(&format!("\n  {command} ")), "no `{command}`:\n{}", help.out);
         let of_command = said(rowtide([command, "--help"])).await;
         assert_eq!(of_command.code(), Some(0), "{command}");

@@ -267,10 +267,9 @@ async fn a_signal_at_any_step_of_the_start_stops_the_cluster_too() {
 async fn a_database_that_is_given_is_taken_instead_of_a_cluster() {
     let (dir, database) = (Dir::new(), Database::create().await);
     let environment = database.name();
-    let args = ["--example", "tracker", "--environment", environment];
-    let mut command = dev(&dir, &args);
-    command.env("DATABASE_URL", database.url().await);
-    let mut running = Running::start(command);
+    let url = database.url().await;
+    let args = ["--example", "tracker", "--environment", environment, "--database-url", &url];
+    let mut running = Running::start(dev(&dir, &args));
     running.line("ready http://").await;
     assert_eq!(running.line("psql ").await, format!("'{}'", database.url().await));
     assert!(!dir.path().join("dev/postgres").exists());
@@ -284,4 +283,89 @@ async fn a_database_that_is_given_is_taken_instead_of_a_cluster() {
         (sql.query(free, &[&environment]).await.unwrap().len() == 1).then_some(())
     })
     .await;
+}
+
+/// Whoever has exported what `serve` is to use does not mean sample data.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_exported_for_a_server_that_is_deployed_is_left_alone() {
+    let (dir, database) = (Dir::new(), Database::with("CREATE TABLE theirs (id int)").await);
+    let url = database.url().await;
+    let mut command = dev(
+        &dir,
+        &[
+            "--example",
+            "tracker",
+            "--config",
+            &dir.write("s.toml", &format!("database_url = '{url}'")),
+        ],
+    );
+    let history = dir.join("production");
+    command
+        .env("DATABASE_URL", &url)
+        .env("ROWTIDE_DATABASE_URL", &url)
+        .env("ROWTIDE_MUTATION_DATABASE_URL", &url)
+        .env("ROWTIDE_ENVIRONMENT", database.name())
+        .env("ROWTIDE_HISTORY_DIR", &history)
+        .env("ROWTIDE_TOKEN_SECRET", "the secret of production, long enough");
+    let mut running = Running::start(command);
+    running.line("of the environment and the configuration file, `rowtide dev` does not use database_url").await;
+    running.line("ready http://").await;
+    assert_ne!(running.line("psql ").await, format!("'{url}'"));
+    let token = running.line("token u1 ").await;
+    let signed = |secret: &str| {
+        let key = jsonwebtoken::DecodingKey::from_secret(secret.as_bytes());
+        let validation = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::HS256);
+        jsonwebtoken::decode::<serde_json::Value>(&token, &key, &validation).is_ok()
+    };
+    assert!(!signed("the secret of production, long enough"), "it signs for nobody else's server");
+    let secret = std::fs::read_to_string(dir.path().join("dev/token-secret")).unwrap();
+    assert!(signed(secret.trim()));
+    running.stop().await;
+    assert!(!Path::new(&history).exists());
+    let client = database.connect().await;
+    let sql = "SELECT relname::text FROM pg_class WHERE relkind = 'r' AND relnamespace::regnamespace::text \
+               NOT IN ('pg_catalog', 'information_schema')";
+    let tables: Vec<String> =
+        client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    assert_eq!(tables, ["theirs"]);
+}
+
+/// As golang-migrate and Prisma lay them out.
+#[tokio::test(flavor = "multi_thread")]
+async fn migrations_of_other_tools_are_applied_as_they_are() {
+    for files in [
+        [
+            ("2_index.up.sql", "CREATE INDEX CONCURRENTLY ON note (owner)"),
+            ("1_note.down.sql", "DROP TABLE note"),
+            ("1_note.up.sql", "CREATE TABLE note (id int PRIMARY KEY, owner text)"),
+        ],
+        [
+            ("20240102000000_index/migration.sql", "CREATE INDEX CONCURRENTLY ON note (owner)"),
+            ("migration_lock.toml", "provider = 'postgresql'"),
+            (
+                "20240101000000_note/migration.sql",
+                "CREATE TABLE note (id int PRIMARY KEY, owner text)",
+            ),
+        ],
+    ] {
+        let dir = Dir::new();
+        let definition =
+            dir.write("rowtide.toml", "[tables.note]\nvisible = 'owner = auth.user_id'");
+        for (name, text) in files {
+            dir.write(&format!("migrations/{name}"), text);
+        }
+        let mut dev = Dev::start(
+            &dir,
+            &["--definition", &definition, "--migrations", &dir.join("migrations")],
+        )
+        .await;
+        dev.running.line("applied ").await;
+        assert_eq!(dev.count("pg_indexes WHERE tablename = 'note'").await, 2);
+        assert_eq!(dev.running.stop().await.code(), Some(0));
+    }
+    let dir = Dir::new();
+    let definition = dir.write("rowtide.toml", "[tables.note]\nvisible = 'true'");
+    dir.write("migrations/a/b.sql", "SELECT 1");
+    let args = ["--definition", &definition, "--migrations", &dir.join("migrations")];
+    refused_in_a_line(&said(self::dev(&dir, &args)).await, "there are no migrations in");
 }

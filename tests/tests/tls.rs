@@ -19,6 +19,11 @@ const AUTHORITY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls/authorit
 
 /// A cluster that takes only TLS from those who come over TCP, and its port.
 async fn cluster() -> (Cluster, u16) {
+    cluster_with(include_str!("tls/server.pem"), include_str!("tls/server.key")).await
+}
+
+/// As [`cluster`], with another certificate.
+async fn cluster_with(certificate: &str, key: &str) -> (Cluster, u16) {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let settings = [("listen_addresses", "127.0.0.1"), ("port", &free.to_string()[..])];
     let cluster = Cluster::start_temporary(&settings).await.unwrap();
@@ -28,8 +33,8 @@ async fn cluster() -> (Cluster, u16) {
         format!("COPY (SELECT '{text}') TO PROGRAM 'umask 077; sed ''s/\\\\n/\\n/g'' > {to}'")
     };
     for sql in [
-        put(include_str!("tls/server.pem"), "server.crt"),
-        put(include_str!("tls/server.key"), "server.key"),
+        put(certificate, "server.crt"),
+        put(key, "server.key"),
         "COPY (SELECT 'local all all trust') TO PROGRAM 'cat > pg_hba.conf'".to_owned(),
         "COPY (SELECT 'hostssl all all all trust') TO PROGRAM 'cat >> pg_hba.conf'".to_owned(),
         "COPY (SELECT 'hostssl replication all all trust') TO PROGRAM 'cat >> pg_hba.conf'"
@@ -89,10 +94,14 @@ async fn every_kind_of_password_is_given_and_a_wrong_one_is_said_to_be_wrong() {
         let url = format!("postgres://{user}{password}@localhost:{port}/postgres?sslmode=require");
         ConnectOptions::parse(&url).unwrap()
     };
-    eventually("passwords are asked for", || async {
+    let wrong = eventually("passwords are asked for", || async {
         connect(&options("scram", ":wrong"), "test").await.err()
     })
     .await;
+    let advice = wrong.advice().expect("a wrong password has advice");
+    assert!(advice.contains("password in the URL is wrong"), "{wrong}: {advice}");
+    let none = connect(&options("scram", ""), "test").await.unwrap_err();
+    assert!(none.advice().is_some_and(|advice| advice.contains("the URL has none")), "{none}");
     for (user, password) in
         [("scram", ":r%C3%A4ksm%C3%B6rg%C3%A5s"), ("plain", ":plain"), ("md5", ":hashed")]
     {
@@ -168,6 +177,37 @@ async fn each_sslmode_accepts_what_it_says_for_queries_and_for_the_stream() {
             assert!(encrypted.await, "{url}");
             stream.stop().await;
             slot_is_free(&client).await;
+        }
+    }
+}
+
+/// An address is as good as a name, where the certificate is for it: for queries and for the stream alike.
+#[tokio::test]
+async fn a_certificate_for_an_address_is_verified_against_it() {
+    let (cluster, port) =
+        cluster_with(include_str!("tls/address.pem"), include_str!("tls/address.key")).await;
+    let (names, plan) = prepared(&cluster).await;
+    let authority = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls/address_authority.pem");
+    let verified = format!("sslmode=verify-full&sslrootcert={}", authority.replace('/', "%2F"));
+    for (host, accepted) in [("127.0.0.1", true), ("localhost", false)] {
+        let url = format!("postgres://postgres@{host}:{port}/postgres?{verified}");
+        let options = ConnectOptions::parse(&url).unwrap();
+        let client = connect(&options, "test").await;
+        let stream = Stream::start(&options, &names, plan.clone(), Instance(1)).await;
+        assert_eq!(
+            (client.is_ok(), stream.is_ok()),
+            (accepted, accepted),
+            "{url}: {:?}",
+            client.err()
+        );
+        if let Ok((stream, _)) = stream {
+            stream.stop().await;
+        }
+        if let Err(error) = client {
+            assert!(
+                error.advice().is_some_and(|advice| advice.contains("another name")),
+                "{error}"
+            );
         }
     }
 }

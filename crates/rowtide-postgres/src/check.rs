@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 use crate::catalog::{encoding_said, unserved_encoding};
 use crate::connect::Names;
 use crate::published::{PublicationOption, missing_options};
-use crate::setup::{LATER_COLUMNS, OWN_TABLES};
+use crate::setup::{LATER_COLUMNS, MAY_STREAM, OWN_TABLES, Writes, foreign};
 
 /// The command that creates most of the things that can be missing.
 const SETUP: &str = "rowtide setup";
@@ -33,19 +33,16 @@ pub async fn check(
     Ok(problems)
 }
 
-fn fatal(what: impl Into<String>, repair: impl Into<String>) -> Problem {
+pub(crate) fn fatal(what: impl Into<String>, repair: impl Into<String>) -> Problem {
     Problem { what: what.into(), repair: Some(repair.into()), fatal: true }
 }
 
 async fn check_server(client: &Client) -> Result<Vec<Problem>, tokio_postgres::Error> {
-    // Some hosting providers grant replication through a role of their own and not through the attribute.
-    let sql = "SELECT current_setting('server_version_num')::int, pg_is_in_recovery(), \
-               current_setting('wal_level'), quote_ident(current_user), \
-               EXISTS (SELECT 1 FROM pg_roles r WHERE r.rolname = current_user \
-                       AND (r.rolreplication OR r.rolsuper)) \
-               OR EXISTS (SELECT 1 FROM pg_roles r WHERE r.rolname = 'rds_replication' \
-                          AND pg_has_role(r.oid, 'MEMBER'))";
-    let row = client.query_one(sql, &[]).await?;
+    let sql = format!(
+        "SELECT current_setting('server_version_num')::int, pg_is_in_recovery(), \
+         current_setting('wal_level'), quote_ident(current_user), {MAY_STREAM}"
+    );
+    let row = client.query_one(&sql, &[]).await?;
     let (level, role): (&str, &str) = (row.get(2), row.get(3));
     let mut problems = Vec::new();
     if row.get::<_, i32>(0) < 140_000 {
@@ -70,7 +67,14 @@ async fn check_server(client: &Client) -> Result<Vec<Problem>, tokio_postgres::E
     Ok(problems)
 }
 
-async fn check_tables(client: &Client, plan: &Plan) -> Result<Vec<Problem>, tokio_postgres::Error> {
+/// Whether the role that asks has every right to the tables that serving the plan needs.
+///
+/// # Errors
+/// When a query fails.
+pub(crate) async fn check_tables(
+    client: &Client,
+    plan: &Plan,
+) -> Result<Vec<Problem>, tokio_postgres::Error> {
     let sql = "SELECT c.relnamespace::regnamespace::text, c.oid::regclass::text, \
                quote_ident(current_user), has_schema_privilege(c.relnamespace, 'USAGE'), \
                has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid), \
@@ -97,13 +101,11 @@ async fn check_tables(client: &Client, plan: &Plan) -> Result<Vec<Problem>, toki
             let what = format!("role {role} may not read table {table}");
             problems.push(fatal(what, format!("GRANT SELECT ON {table} TO {role};")));
         }
-        // UPDATE is needed for updates, also for those that an insert becomes, and to lock a row before a
-        // delete.
-        let updates = !of.write.updates.is_empty() || of.write.delete.is_some();
+        let writes = Writes::of(of);
         let needed = [
-            ("INSERT", 6, of.write.insert.is_some()),
-            ("UPDATE", 7, updates),
-            ("DELETE", 8, of.write.delete.is_some()),
+            ("INSERT", 6, writes.insert),
+            ("UPDATE", 7, writes.update),
+            ("DELETE", 8, writes.delete),
         ];
         for (privilege, at, _) in needed.iter().filter(|(_, _, needed)| *needed) {
             if !row.get::<_, bool>(*at) {
@@ -133,7 +135,9 @@ pub async fn check_own_tables(
     // `to_regclass` would fail without the privilege to use the schema.
     let sql = "SELECT quote_ident(current_user), has_schema_privilege(n.oid, 'USAGE'), \
                (SELECT bool_and(has_table_privilege(c.oid, privilege)) FROM \
-                unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege) \
+                unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege), \
+               c.relkind = 'r', ARRAY(SELECT a.attname::text FROM pg_attribute a \
+                WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) \
                FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                WHERE n.nspname = $1 AND c.relname = $2";
     let schema = quote_identifier(&names.schema);
@@ -143,13 +147,17 @@ pub async fn check_own_tables(
             missing = missing.or(Some(name));
             continue;
         };
+        let table = quote_table(&names.schema, name);
+        if let Some(how) = foreign(name, row.get(3), &row.get::<_, Vec<String>>(4)) {
+            let repair = "choose another environment, or move it away";
+            return Ok(vec![fatal(format!("{table} is not Rowtide's: {how}"), repair)]);
+        }
         let role: &str = row.get(0);
         if !(row.get::<_, bool>(1) && row.get::<_, bool>(2)) {
             let repair = format!(
                 "GRANT USAGE ON SCHEMA {schema} TO {role}; \
                  GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role};"
             );
-            let table = quote_table(&names.schema, name);
             return Ok(vec![fatal(format!("role {role} may not write table {table}"), repair)]);
         }
     }
@@ -263,6 +271,10 @@ async fn check_slot(client: &Client, names: &Names) -> Result<Vec<Problem>, toki
         return Ok(problems);
     };
     let is = |column: usize| row.get::<_, Option<bool>>(column).unwrap_or(false);
+    if row.get::<_, Option<bool>>(0).is_none() {
+        let what = format!("replication slot `{slot}` is one of physical replication");
+        return Ok(vec![fatal(what, "choose another environment, or drop it if nobody uses it")]);
+    }
     if !is(0) {
         let what =
             format!("replication slot `{slot}` belongs to database `{}`", row.get::<_, &str>(1));
@@ -293,4 +305,23 @@ async fn check_limits(client: &Client) -> Result<Vec<Problem>, tokio_postgres::E
         fatal(format!("all of the {limit} that {name} allows are in use"), repair)
     };
     Ok(full.iter().map(problem).collect())
+}
+
+/// Whether the role that asks may use the schemas of all tables, without which rules cannot be tried.
+///
+/// # Errors
+/// When the query fails.
+pub async fn may_use_schemas(client: &Client, plan: &Plan) -> Result<bool, tokio_postgres::Error> {
+    let sql = "SELECT coalesce(bool_and(has_schema_privilege(relnamespace, 'USAGE')), true) \
+               FROM pg_class WHERE oid = ANY($1)";
+    let oids: Vec<u32> = plan.tables.iter().map(|table| table.catalog.oid).collect();
+    Ok(client.query_one(sql, &[&oids]).await?.get(0))
+}
+
+/// Whether the role that asks may stream.
+///
+/// # Errors
+/// When the query fails.
+pub async fn may_stream(client: &Client) -> Result<bool, tokio_postgres::Error> {
+    Ok(client.query_one(&format!("SELECT {MAY_STREAM}"), &[]).await?.get(0))
 }

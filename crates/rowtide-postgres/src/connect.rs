@@ -92,6 +92,76 @@ pub enum ConnectError {
     },
 }
 
+impl ConnectError {
+    /// What may help, where the words of Postgres or the system do not say.
+    pub fn advice(&self) -> Option<&'static str> {
+        let ConnectError::Refused { source, .. } = self else { return None };
+        if let Some(database) = source.as_db_error() {
+            return match database.code().code() {
+                "28P01" => Some(
+                    "the password in the URL is wrong, or the role has none, or there is no such role: Postgres \
+                     does not tell them apart",
+                ),
+                "28000" => Some(
+                    "pg_hba.conf says on the server who may connect, from where and with TLS or not",
+                ),
+                "42501" => Some(
+                    "the role may not connect to the database: GRANT CONNECT ON DATABASE … TO …",
+                ),
+                "53300" => Some(
+                    "all connections that are allowed are in use, or the limit of the role or database is",
+                ),
+                "57P03" => Some("the server is starting up or shutting down; try again"),
+                _ if database.message().contains("unsupported startup parameter") => Some(
+                    "this is a pooler: let database_url lead to Postgres itself; the pooler can be the \
+                     mutation_database_url, with ignore_startup_parameters = options",
+                ),
+                _ => None,
+            };
+        }
+        let said = reason(source);
+        if said.contains("password missing") {
+            return Some("the server wants a password, and the URL has none");
+        }
+        if said.contains("not valid for name") || said.contains("NotValidForName") {
+            return Some(
+                "sslmode=verify-full: the server's certificate is for another name; connect by one that it names",
+            );
+        }
+        if said.contains("UnknownIssuer") {
+            return Some("sslmode=verify-full: name the authority's certificate in sslrootcert");
+        }
+        if said.contains("lookup address") || said.contains("resolve") {
+            return Some("the host's name is not known here; is it spelled right?");
+        }
+        match system_error(source)?.kind() {
+            std::io::ErrorKind::ConnectionRefused => Some(
+                "nothing listens there: is Postgres running, and does it listen on this address and port \
+                 (listen_addresses)?",
+            ),
+            std::io::ErrorKind::NotFound => {
+                Some("there is no socket of Postgres in this directory: is it running?")
+            }
+            std::io::ErrorKind::TimedOut => Some(
+                "there is no answer: is it the right address, and does a firewall let through?",
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// The error of the operating system behind an error of the driver's.
+fn system_error(error: &tokio_postgres::Error) -> Option<&std::io::Error> {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(found) = cause.downcast_ref() {
+            return Some(found);
+        }
+        source = cause.source();
+    }
+    None
+}
+
 /// What an error of the driver's says, in Postgres' own words where there are some.
 pub fn reason(error: &tokio_postgres::Error) -> String {
     if let Some(database) = error.as_db_error() {

@@ -83,6 +83,30 @@ pub(crate) async fn start(
     }
 }
 
+/// Connects as for a stream, and goes again.
+pub(crate) async fn try_out(options: &ConnectOptions) -> Result<(), Failure> {
+    const STEP: &str = "identifying the system";
+    let socket = open(options).await?;
+    let mut conversation = Conversation { socket, buffer: BytesMut::new() };
+    let settings = options.stream_settings(false);
+    let request = Request {
+        application_name: "rowtide check",
+        settings: &settings,
+        slot: "",
+        publication: "",
+    };
+    conversation.enter(options.config(), &request).await?;
+    // What takes an ordinary connection for one of the stream does not know this.
+    conversation.say(|into| frontend::query("IDENTIFY_SYSTEM", into)).await?;
+    while conversation.hear(STEP).await?.0 != b'Z' {}
+    conversation
+        .say(|into| {
+            frontend::terminate(into);
+            Ok(())
+        })
+        .await
+}
+
 async fn open(options: &ConnectOptions) -> Result<Socket, Failure> {
     let config = options.config();
     let host = match config.get_hosts().first() {

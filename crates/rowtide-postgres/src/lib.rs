@@ -24,6 +24,7 @@ pub mod slot;
 pub mod slot_making;
 pub mod stream;
 mod tls;
+pub mod trial;
 pub mod unseen;
 pub mod wal;
 mod walsender;

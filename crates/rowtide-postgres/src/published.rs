@@ -9,6 +9,7 @@ use tokio_postgres::Client;
 use crate::catalog::{GENERATED_PUBLISHED, read_catalog, server_version};
 
 /// How the changes of tables are published, beside which operations are: an option of a publication.
+#[derive(Clone, Debug)]
 pub(crate) struct PublicationOption {
     /// As it is set.
     pub(crate) set: &'static str,

@@ -23,12 +23,35 @@ pub type RuleProblems = Vec<(String, Vec<DefinitionProblem>)>;
 /// # Errors
 /// When Postgres cannot be asked.
 pub async fn prepare_rules(client: &Client, plan: &mut Plan) -> Result<RuleProblems, Error> {
+    prepare(client, plan, Busy::IsAProblem).await
+}
+
+/// As [`prepare_rules`], for whoever can wait: where others have a table to themselves that is an error, and not one of
+/// its rules.
+///
+/// # Errors
+/// When Postgres cannot be asked, or a table is locked (`lock_not_available`).
+pub async fn prepare_rules_unlocked(
+    client: &Client,
+    plan: &mut Plan,
+) -> Result<RuleProblems, Error> {
+    prepare(client, plan, Busy::IsAnError).await
+}
+
+/// What it is when a table cannot be looked at because others have it to themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Busy {
+    IsAProblem,
+    IsAnError,
+}
+
+async fn prepare(client: &Client, plan: &mut Plan, busy: Busy) -> Result<RuleProblems, Error> {
     let mut refused = Vec::new();
     for index in 0..plan.tables.len() {
         if !plan.tables[index].published {
             continue;
         }
-        let problems = prepare_table(client, plan, index).await?;
+        let problems = prepare_table(client, plan, index, busy).await?;
         if !problems.is_empty() {
             let name = plan.tables[index].name.clone();
             plan.unjudged.push(name.clone());
@@ -42,12 +65,19 @@ async fn prepare_table(
     client: &Client,
     plan: &mut Plan,
     index: usize,
+    busy: Busy,
 ) -> Result<Vec<DefinitionProblem>, Error> {
     let statements = rule_statements(&plan.tables[index]);
     let mut problems = Vec::new();
     for (rule, statement) in plan.tables[index].write.rules_mut().zip(statements) {
         match client.prepare(&statement.sql).await {
             Ok(prepared) => rule.set_types(prepared.params().iter().map(kind)),
+            Err(error)
+                if busy == Busy::IsAnError
+                    && error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) =>
+            {
+                return Err(error);
+            }
             Err(error) if error.as_db_error().is_some() => {
                 let at = position(&error, &statement.sql)
                     .and_then(|at| at.checked_sub(statement.starts));

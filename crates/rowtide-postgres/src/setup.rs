@@ -1,21 +1,45 @@
-//! Sets up a database for Rowtide: its own schema, the replica identities, the publication and the slot.
-//! Each step first looks whether there is something to do, so setup can run again at any time, and several
-//! times at once. It changes nothing that belongs to others.
+//! Sets up a database for Rowtide: its own schema, the replica identities, the publication and the slot. First it
+//! looks what there is, what is to be done and whether the role may do all of it; if not, it says what is missing and
+//! does nothing. Then it does step after step, each in a transaction of its own, so setup can run again at any time,
+//! and several times at once. It changes nothing that belongs to others, and nobody waits behind it: for a lock that
+//! others are in the way of it asks again and again, for a moment each time (`turns.rs`).
+
+mod found;
+mod print;
+mod steps;
+mod teardown;
+mod turns;
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use rowtide_plan::catalog::TableName;
-use rowtide_plan::sql::{quote_identifier, quote_table};
+use rowtide_plan::plan::{Plan, Table};
 use thiserror::Error;
-use tokio_postgres::{Client, Row};
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
 
+use self::found::Found;
+pub(crate) use self::found::MAY_STREAM;
+pub use self::print::script;
+pub use self::steps::Right;
+pub(crate) use self::steps::foreign;
+use self::steps::{Action, Step};
+pub use self::teardown::{Torn, teardown, to_tear_down};
+pub use self::turns::in_the_way;
+use self::turns::{SAY_AGAIN, Turns};
 use crate::catalog::{encoding_said, unserved_encoding};
-use crate::connect::{Names, reason};
-use crate::published::{missing_options, publication_options, wanted};
+use crate::connect::{ConnectError, ConnectOptions, Names, connect, reason};
+use crate::slot_making::{Looks, MakeSlotError, make};
 use crate::stream::{create_slot, drop_slot};
 
-/// Why a step failed, or must not be done. The steps before it stay done.
+/// Why a step failed, or must not be done.
 #[derive(Debug, Error)]
 pub enum SetupError {
-    /// Postgres returned an error.
+    /// Postgres cannot be reached.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// Postgres returned an error. The steps before it stay done.
     #[error("cannot {step}: {}", reason(source))]
     Step {
         /// The step.
@@ -27,6 +51,38 @@ pub enum SetupError {
     /// The database has another encoding than UTF-8.
     #[error("{}", encoding_said(.0))]
     Encoding(String),
+    /// The role lacks rights, and nothing was done.
+    #[error("role `{role}` may not do all of it, and nothing was done:{}", listed(missing))]
+    NotAllowed {
+        /// The role.
+        role: String,
+        /// What is to be done and cannot be, with each right that is missing for it.
+        missing: Vec<(String, Right)>,
+    },
+    /// The server is a standby.
+    #[error("the server is a standby: connect to the primary")]
+    Standby,
+    /// A table that was asked for is not there.
+    #[error("there is no table {0}")]
+    NoTable(String),
+    /// A table of the name of one of Rowtide's own is somebody else's.
+    #[error("{table} is not Rowtide's: {what}; choose another environment, or move it away")]
+    Foreign {
+        /// The table, quoted.
+        table: String,
+        /// How that shows.
+        what: String,
+    },
+    /// There can be no slot as the server is configured.
+    #[error("cannot create replication slot `{slot}`: {why}")]
+    NoSlot {
+        /// The slot.
+        slot: String,
+        /// Why not.
+        why: String,
+        /// What to do.
+        repair: &'static str,
+    },
     /// The slot belongs to another database.
     #[error(
         "replication slot `{slot}` belongs to database `{database}`; choose another environment for \
@@ -38,30 +94,156 @@ pub enum SetupError {
         /// The database that it belongs to.
         database: String,
     },
+    /// The slot is not one of `pgoutput`.
+    #[error(
+        "replication slot `{slot}` has another plugin than pgoutput (`{plugin}`): choose another environment, or \
+         drop the slot if nobody uses it"
+    )]
+    SlotOfAnotherPlugin {
+        /// The slot.
+        slot: String,
+        /// Its plugin.
+        plugin: String,
+    },
+    /// The slot is one of physical replication.
+    #[error(
+        "replication slot `{0}` is one of physical replication: choose another environment, or drop the slot if \
+         nobody uses it"
+    )]
+    PhysicalSlot(String),
+    /// A server serves, so nothing may be taken from under it.
+    #[error(
+        "process {pid} (`{application}`) uses replication slot `{slot}`: stop that server first; nothing was done"
+    )]
+    InUse {
+        /// The slot.
+        slot: String,
+        /// The walsender.
+        pid: i32,
+        /// Its application's name.
+        application: String,
+    },
+    /// The slot could not be made.
+    #[error("cannot create replication slot `{slot}`: {source}")]
+    MakeSlot {
+        /// The slot.
+        slot: String,
+        /// Why not.
+        #[source]
+        source: MakeSlotError,
+    },
+    /// It was told to stop.
+    #[error(
+        "it was stopped before it could {before}; what was done stays, and it can be run again"
+    )]
+    Stopped {
+        /// What it was about to do.
+        before: String,
+    },
 }
 
-/// Sets up a database for the tables of a definition. Returns a sentence for each step that it did; none if
-/// everything was there already.
+impl SetupError {
+    /// What to do about it, if the error's own words do not say.
+    pub fn advice(&self) -> Option<&str> {
+        match self {
+            SetupError::NoSlot { repair, .. } => Some(repair),
+            _ => None,
+        }
+    }
+}
+
+fn listed(missing: &[(String, Right)]) -> String {
+    let line = |(step, right): &(String, Right)| {
+        format!("\n- to {step} it needs {} ({})", right.what, right.repair)
+    };
+    missing.iter().map(line).collect()
+}
+
+/// What the server's role must be allowed to do to the rows of a table, besides reading them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "they are named as Postgres' privileges are")]
+pub struct Writes {
+    pub insert: bool,
+    pub update: bool,
+    pub delete: bool,
+}
+
+impl Writes {
+    /// Those that the rules of a table need. UPDATE is needed for updates, also for those that an insert becomes,
+    /// and to lock a row before a delete.
+    pub fn of(table: &Table) -> Writes {
+        let rules = &table.write;
+        Writes {
+            insert: rules.insert.is_some(),
+            update: !rules.updates.is_empty() || rules.delete.is_some(),
+            delete: rules.delete.is_some(),
+        }
+    }
+
+    /// Those of a table of a plan, by its name; none if it is not there.
+    fn of_name(plan: &Plan, name: &TableName) -> Writes {
+        let table = plan
+            .tables
+            .iter()
+            .find(|table| table.catalog.schema == name.schema && table.catalog.name == name.name);
+        table.map(Writes::of).unwrap_or_default()
+    }
+}
+
+/// How setup and teardown speak with a person while they wait, and how they are told to stop.
+pub struct Attended<'a> {
+    /// Is told what is waited for, once for each.
+    pub waits: &'a (dyn Fn(String) + Send + Sync),
+    /// Ends it; then nothing of it goes on in Postgres.
+    pub stop: &'a CancellationToken,
+}
+
+/// Sets up a database for the tables of a definition, over a connection of the caller's. Returns a sentence for each
+/// step that it did; none if everything was there already.
 ///
 /// Tables and their partitions get `REPLICA IDENTITY FULL`, so that the stream has the old rows. The slot comes last. To create it
 /// Postgres waits for all older transactions, as long as they take.
 ///
 /// # Errors
-/// When a step fails. Later steps are not tried then.
+/// When it cannot be done or is not allowed, and then nothing was done; or when a step fails. Later steps are not
+/// tried then.
 pub async fn setup(
     client: &Client,
     names: &Names,
     tables: &[TableName],
 ) -> Result<Vec<String>, SetupError> {
-    let mut setup = Setup { client, names, done: Vec::new() };
-    // Two setups that look at the same time would both create.
-    let lock = "SELECT pg_advisory_lock(hashtext($1))";
-    setup.ask("wait for another setup", lock, &names.schema).await?;
-    let result = setup.run(tables).await;
-    let unlock = "SELECT pg_advisory_unlock(hashtext($1))";
-    let unlocked = setup.ask("end the setup", unlock, &names.schema).await;
-    result.and(unlocked)?;
-    Ok(setup.done)
+    let (waits, stop) = (|why: String| tracing::info!("{why}"), CancellationToken::new());
+    let attended = Attended { waits: &waits, stop: &stop };
+    Setup { client, beside: None, names, attended: &attended }.run(tables).await
+}
+
+/// As [`setup`], over connections of its own, and attended by a person.
+///
+/// # Errors
+/// As [`setup`], and when it is told to stop.
+pub async fn setup_attended(
+    options: &ConnectOptions,
+    names: &Names,
+    tables: &[TableName],
+    attended: &Attended<'_>,
+) -> Result<Vec<String>, SetupError> {
+    let (client, beside) = connections(options).await?;
+    Setup { client: &client, beside: Some(&beside), names, attended }.run(tables).await
+}
+
+/// One to work with, and one beside it to see whom it waits for and to cancel it.
+async fn connections(options: &ConnectOptions) -> Result<(Client, Client), SetupError> {
+    let client = connect(options, "setup").await?;
+    // What a role or a database may set to something else; and Postgres notices by itself, where it can, should we go
+    // without a word.
+    let rely = "SET statement_timeout = 0; SET default_transaction_read_only = off; \
+                SET default_transaction_isolation = 'read committed'";
+    let failed = |source| SetupError::Step { step: "begin".to_owned(), source };
+    client.batch_execute(rely).await.map_err(failed)?;
+    if let Err(error) = client.batch_execute("SET client_connection_check_interval = '2s'").await {
+        tracing::debug!(error = reason(&error), "connections are not checked here");
+    }
+    Ok((client, connect(options, "setup").await?))
 }
 
 /// Rowtide's own tables. `client` counts the mutations of each client. It is in the publication: its row in
@@ -103,157 +285,100 @@ pub(crate) const LATER_COLUMNS: [(&str, &str, &str); 2] = [
     ("named_mutation", "session_id", "text"),
     ("named_mutation", "told", "boolean NOT NULL DEFAULT false"),
 ];
+/// The table of the replica identities that tables had before setup, for teardown. The server has no use for it. It is
+/// made with the first record.
+pub(crate) const RECORD: &str = "replica_identity";
+/// Its columns. `was` is what stands behind `REPLICA IDENTITY`.
+pub(crate) const RECORD_COLUMNS: &str = "schema text NOT NULL,
+         name text NOT NULL,
+         was text NOT NULL,
+         PRIMARY KEY (schema, name)";
 
 struct Setup<'a> {
     client: &'a Client,
+    beside: Option<&'a Client>,
     names: &'a Names,
-    done: Vec<String>,
+    attended: &'a Attended<'a>,
 }
 
 impl Setup<'_> {
-    async fn run(&mut self, tables: &[TableName]) -> Result<(), SetupError> {
-        let fail = |source| SetupError::Step { step: "look at the tables".to_owned(), source };
+    async fn run(&self, tables: &[TableName]) -> Result<Vec<String>, SetupError> {
+        let turns = Turns { client: self.client, attended: self.attended };
+        // Two setups that look at the same time would both create.
+        turns.lock_out_others(&self.names.schema).await?;
+        let result = self.look_and_do(&turns, tables).await;
+        let unlocked = turns.let_others_in(&self.names.schema).await;
+        let done = result?;
+        unlocked.map(|()| done)
+    }
+
+    async fn look_and_do(
+        &self,
+        turns: &Turns<'_>,
+        tables: &[TableName],
+    ) -> Result<Vec<String>, SetupError> {
+        let fail = |source| SetupError::Step { step: "look at the database".to_owned(), source };
         if let Some(encoding) = unserved_encoding(self.client).await.map_err(fail)? {
             return Err(SetupError::Encoding(encoding));
         }
-        self.own_tables().await?;
-        let wanted = wanted(self.client, tables).await.map_err(fail)?;
-        for table in &wanted.identities {
-            let sql = format!("ALTER TABLE {table} REPLICA IDENTITY FULL");
-            self.run_step(format!("set the replica identity of {table} to FULL"), &sql).await?;
-        }
-        self.publication(tables, wanted.partitioned).await?;
-        self.slot().await
-    }
-
-    /// The rows of a query with one parameter.
-    async fn ask(&self, step: &str, sql: &str, parameter: &str) -> Result<Vec<Row>, SetupError> {
-        self.client
-            .query(sql, &[&parameter])
-            .await
-            .map_err(|source| SetupError::Step { step: step.to_owned(), source })
-    }
-
-    async fn run_step(&mut self, step: String, sql: &str) -> Result<(), SetupError> {
-        match self.client.batch_execute(sql).await {
-            Ok(()) => {
-                self.done.push(step);
-                Ok(())
+        let found = Found::read(self.client, self.names, tables).await;
+        let found = found.map_err(|source| SetupError::Step {
+            step: "look at what is there".to_owned(),
+            source,
+        })?;
+        let steps = steps::setup_steps(&found, self.names, tables)?;
+        allowed(&found, &steps)?;
+        let mut done = Vec::with_capacity(steps.len());
+        for Step { what, action, .. } in steps {
+            match action {
+                Action::Run { sql, locks } => turns.run(&what, &sql, &locks).await?,
+                Action::DropSlot => {
+                    let dropped = drop_slot(self.client, &self.names.slot).await;
+                    dropped.map_err(|source| SetupError::Step { step: what.clone(), source })?;
+                }
+                Action::MakeSlot => self.make_slot(&what).await?,
             }
-            Err(source) => Err(SetupError::Step { step, source }),
+            done.push(what);
         }
+        Ok(done)
     }
 
-    async fn own_tables(&mut self) -> Result<(), SetupError> {
-        let schema = quote_identifier(&self.names.schema);
-        let sql = "SELECT 1 FROM pg_namespace WHERE nspname = $1";
-        if self.ask("look for its schema", sql, &self.names.schema).await?.is_empty() {
-            self.run_step(format!("create schema {schema}"), &format!("CREATE SCHEMA {schema}"))
-                .await?;
-        }
-        for (name, columns) in OWN_TABLES {
-            let table = quote_table(&self.names.schema, name);
-            let sql = "SELECT to_regclass($1)::text";
-            let there = self.ask("look for its tables", sql, &table).await?;
-            if there[0].get::<_, Option<&str>>(0).is_none() {
-                let step = format!("create table {table}");
-                self.run_step(step, &format!("CREATE TABLE {table} ({columns})")).await?;
-            }
-        }
-        for (name, column, kind) in LATER_COLUMNS {
-            let table = quote_table(&self.names.schema, name);
-            let sql = format!(
-                "SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass($1) \
-                 AND attname = '{column}' AND NOT attisdropped"
-            );
-            if self.ask("look at its tables", &sql, &table).await?.is_empty() {
-                let sql = format!("ALTER TABLE {table} ADD COLUMN {column} {kind}");
-                self.run_step(format!("add column {column} to table {table}"), &sql).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn publication(
-        &mut self,
-        tables: &[TableName],
-        partitioned: bool,
-    ) -> Result<(), SetupError> {
-        let fail = |source| SetupError::Step { step: "look at the publication".to_owned(), source };
-        let own = TableName { schema: self.names.schema.clone(), name: "client".to_owned() };
-        let mut wanted: Vec<&TableName> = tables.iter().chain([&own]).collect();
-        let name = &self.names.publication;
-        let publication = quote_identifier(name);
-        let sql = "SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate \
-                   FROM pg_publication WHERE pubname = $1";
-        let there = self.ask("look for the publication", sql, name).await?;
-        let Some(there) = there.first() else {
-            let list: Vec<String> =
-                wanted.iter().map(|table| quote_table(&table.schema, &table.name)).collect();
-            let list = list.join(", ");
-            let options = publication_options(self.client).await.map_err(fail)?;
-            let options: Vec<&str> = options.iter().map(|option| option.set).collect();
-            let options = options.join(", ");
-            let sql = format!("CREATE PUBLICATION {publication} FOR TABLE {list} WITH ({options})");
-            return self
-                .run_step(format!("create publication {publication} for {list}"), &sql)
-                .await;
-        };
-        if !there.get::<_, bool>(0) {
-            let sql = format!(
-                "ALTER PUBLICATION {publication} SET (publish = 'insert, update, delete, truncate')"
-            );
-            let step = format!("make publication {publication} publish all operations");
-            self.run_step(step, &sql).await?;
-        }
-        let missing = missing_options(self.client, name, partitioned).await.map_err(fail)?;
-        for option in missing {
-            let set = option.set;
-            let sql = format!("ALTER PUBLICATION {publication} SET ({set})");
-            self.run_step(format!("alter publication {publication}: {set}"), &sql).await?;
-        }
-        let sql = "SELECT schemaname::text, tablename::text FROM pg_publication_tables \
-                   WHERE pubname = $1";
-        let published = self.ask("look at the publication", sql, name).await?;
-        let published: Vec<TableName> = published
-            .iter()
-            .map(|row| TableName { schema: row.get(0), name: row.get(1) })
-            .collect();
-        wanted.retain(|table| !published.contains(table));
-        for table in wanted {
-            let quoted = quote_table(&table.schema, &table.name);
-            let sql = format!("ALTER PUBLICATION {publication} ADD TABLE {quoted}");
-            self.run_step(format!("add {quoted} to publication {publication}"), &sql).await?;
-        }
-        Ok(())
-    }
-
-    async fn slot(&mut self) -> Result<(), SetupError> {
+    async fn make_slot(&self, what: &str) -> Result<(), SetupError> {
         let slot = &self.names.slot;
-        let fail =
-            |step: &str, source| SetupError::Step { step: format!("{step} `{slot}`"), source };
-        let sql = "SELECT database = current_database(), database::text, wal_status = 'lost' \
-                   FROM pg_replication_slots WHERE slot_name = $1";
-        if let Some(row) = self.ask("look for the replication slot", sql, slot).await?.first() {
-            if row.get::<_, Option<bool>>(0) != Some(true) {
-                let database = row.get::<_, Option<String>>(1).unwrap_or_default();
-                return Err(SetupError::SlotOfAnother { slot: slot.clone(), database });
-            }
-            if row.get::<_, Option<bool>>(2) != Some(true) {
-                return Ok(());
-            }
-            // A lost slot is of no use any more.
-            let dropped = drop_slot(self.client, slot).await;
-            dropped.map_err(|source| fail("drop the lost replication slot", source))?;
-            self.done.push(format!("drop the lost replication slot `{slot}`"));
-        }
-        let created = async {
-            self.client.batch_execute("SET lock_timeout = 0").await?;
-            create_slot(self.client, slot).await?;
-            self.client.batch_execute("RESET lock_timeout").await
+        let failed = |source| SetupError::Step { step: what.to_owned(), source };
+        self.client.batch_execute("SET lock_timeout = 0").await.map_err(failed)?;
+        let Some(beside) = self.beside else {
+            create_slot(self.client, slot).await.map_err(failed)?;
+            return self.client.batch_execute("RESET lock_timeout").await.map_err(failed);
         };
-        created.await.map_err(|source| fail("create replication slot", source))?;
-        self.done.push(format!("create replication slot `{slot}`"));
-        Ok(())
+        let stop = self.attended.stop;
+        let said = Mutex::new(None::<Instant>);
+        let waits = |why| {
+            // How long it has been waited for is part of it, so it is another text each time.
+            let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+            if said.is_none_or(|at| at.elapsed() > SAY_AGAIN) {
+                *said = Some(Instant::now());
+                (self.attended.waits)(why);
+            }
+        };
+        match make(self.client, beside, slot, Looks::Closely, waits, stop).await {
+            Ok(()) => Ok(()),
+            Err(MakeSlotError::Stopped) => Err(SetupError::Stopped { before: what.to_owned() }),
+            Err(source) => Err(SetupError::MakeSlot { slot: slot.clone(), source }),
+        }
     }
+}
+
+/// That the role may do every step.
+fn allowed(found: &Found, steps: &[Step]) -> Result<(), SetupError> {
+    let mut missing: Vec<(String, Right)> = Vec::new();
+    for step in steps {
+        for right in &step.missing {
+            missing.push((step.what.clone(), right.clone()));
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(SetupError::NotAllowed { role: found.server.role.clone(), missing })
 }

@@ -8,7 +8,6 @@ use thiserror::Error;
 use tokio_postgres::{Client, Row};
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::server_version;
 use crate::connect::{ConnectError, ConnectOptions, connect, reason};
 
 /// How often is looked who is waited for.
@@ -77,9 +76,34 @@ pub async fn make_slot(
         }
         client.query("SELECT pg_drop_replication_slot($1)", &[&slot]).await?;
     }
-    let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
     let others = connect(options, "slot").await?;
-    let sql = creation_sql(&client).await?;
+    make(&client, &others, slot, Looks::AtWho, waits, stop).await
+}
+
+/// How closely is looked at those who are waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Looks {
+    /// At who they are. What is said can be read by everyone.
+    AtWho,
+    /// At what they do, too: the beginning of their statement, for a person at a terminal.
+    Closely,
+}
+
+/// Makes the slot over `client`, whose settings let it wait for as long as that takes. Looks over `others`, and cancels
+/// over it.
+pub(crate) async fn make(
+    client: &Client,
+    others: &Client,
+    slot: &str,
+    looks: Looks,
+    waits: impl Fn(String),
+    stop: &CancellationToken,
+) -> Result<(), MakeSlotError> {
+    let row = client
+        .query_one("SELECT pg_backend_pid(), current_setting('server_version_num')::int", &[]);
+    let row = row.await?;
+    let (pid, version): (i32, i32) = (row.get(0), row.get(1));
+    let sql = creation_sql(version);
     let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&slot];
     let making = client.query(sql, &parameters);
     tokio::pin!(making);
@@ -87,13 +111,18 @@ pub async fn make_slot(
         tokio::select! {
             made = &mut making => return Ok(made.map(drop)?),
             () = tokio::time::sleep(LOOK) => {
-                for who in blockers(&others, pid).await? {
+                for who in blockers(others, pid, looks).await? {
                     waits(format!("the replication slot `{slot}` is being made, and Postgres waits for {who}"));
                 }
             }
             () = stop.cancelled() => {
-                others.query("SELECT pg_cancel_backend($1)", &[&pid]).await?;
-                return Err(MakeSlotError::Stopped);
+                // One that has not begun yet cannot be cancelled, so it is tried until it has ended.
+                loop {
+                    others.query("SELECT pg_cancel_backend($1)", &[&pid]).await?;
+                    if tokio::time::timeout(LOOK, &mut making).await.is_ok() {
+                        return Err(MakeSlotError::Stopped);
+                    }
+                }
             }
         }
     }
@@ -102,20 +131,24 @@ pub async fn make_slot(
 /// The statement that makes a slot. Where Postgres has failover slots it is one: standbys that synchronize slots have
 /// it, too, and with `synchronized_standby_slots` nothing is streamed that these standbys have not, so that nobody is
 /// told what a failover would lose. Where nothing of that is configured it is a slot like any other.
-pub(crate) async fn creation_sql(client: &Client) -> Result<&'static str, tokio_postgres::Error> {
-    Ok(if server_version(client).await? >= FAILOVER_SLOTS {
+pub(crate) fn creation_sql(version: i32) -> &'static str {
+    if version >= FAILOVER_SLOTS {
         "SELECT 1 FROM pg_create_logical_replication_slot($1, 'pgoutput', failover => true)"
     } else {
         "SELECT 1 FROM pg_create_logical_replication_slot($1, 'pgoutput')"
-    })
+    }
 }
 
 /// For whom a process waits.
-async fn blockers(client: &Client, pid: i32) -> Result<Vec<String>, tokio_postgres::Error> {
+async fn blockers(
+    client: &Client,
+    pid: i32,
+    looks: Looks,
+) -> Result<Vec<String>, tokio_postgres::Error> {
     // 0 stands for transactions that are prepared.
     let sql = "SELECT b.pid, coalesce(a.usename, '')::text, coalesce(a.application_name, ''), \
                coalesce(a.state, 'what it does is hidden'), \
-               coalesce(extract(epoch FROM now() - a.xact_start)::bigint, 0) \
+               coalesce(extract(epoch FROM now() - a.xact_start)::bigint, 0), coalesce(a.query, '') \
                FROM (SELECT DISTINCT unnest(pg_blocking_pids($1))) AS b(pid) \
                LEFT JOIN pg_stat_activity a ON a.pid = b.pid ORDER BY 5 DESC LIMIT 1";
     let rows = client.query(sql, &[&pid]).await?;
@@ -125,11 +158,24 @@ async fn blockers(client: &Client, pid: i32) -> Result<Vec<String>, tokio_postgr
             let (user, application, state): (&str, &str, &str) =
                 (row.get(1), row.get(2), row.get(3));
             let seconds: i64 = row.get(4);
+            let statement = beginning(row.get(5)).filter(|_| looks == Looks::Closely);
+            let statement = statement.map_or_else(String::new, |text| format!(": {text}"));
             format!(
                 "the transaction of process {pid} (`{user}`, `{application}`, {state}), which has been open for \
-                 {seconds} s"
+                 {seconds} s{statement}"
             )
         }
     };
     Ok(rows.iter().map(who).collect())
+}
+
+/// The most of a statement that is shown, in characters.
+const STATEMENT: usize = 60;
+
+/// The beginning of a statement, in one line; `None` if there is none.
+pub(crate) fn beginning(statement: &str) -> Option<String> {
+    let words = statement.split_whitespace().collect::<Vec<_>>().join(" ");
+    let short: String = words.chars().take(STATEMENT).collect();
+    let more = if short.len() < words.len() { " …" } else { "" };
+    (!short.is_empty()).then(|| short + more)
 }

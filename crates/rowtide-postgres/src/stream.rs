@@ -20,6 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub use crate::assemble::{AssembleError, SchemaChange, StreamEvent};
 use crate::assemble::{Assembler, US_1970_TO_2000};
+use crate::catalog::server_version;
 use crate::connect::{CONNECT, ConnectError, ConnectOptions, Names, connect, reason};
 use crate::handshake::{self, Failure, Request, Socket};
 pub use crate::intake::Batch;
@@ -130,7 +131,8 @@ pub async fn create_slot(client: &Client, slot: &str) -> Result<bool, tokio_post
     if client.query_opt(sql, &[&slot]).await?.is_some() {
         return Ok(false);
     }
-    client.query(creation_sql(client).await?, &[&slot]).await?;
+    let version = server_version(client).await?;
+    client.query(creation_sql(version), &[&slot]).await?;
     Ok(true)
 }
 

@@ -10,8 +10,9 @@ use rowtide_plan::definition::Definition;
 use rowtide_plan::error::DefinitionError;
 use rowtide_plan::plan::Plan;
 use rowtide_postgres::catalog::read_catalog;
-use rowtide_postgres::migrate::Migration;
-use rowtide_postgres::rules::prepare_rules;
+use rowtide_postgres::check::may_use_schemas;
+use rowtide_postgres::migrate::{Chosen, Migration, choose};
+use rowtide_postgres::rules::prepare_rules_unlocked;
 use thiserror::Error;
 use tokio_postgres::Client;
 
@@ -34,6 +35,12 @@ pub enum ApplicationError {
     /// Postgres cannot be asked about it.
     #[error("cannot hold the definition against the database: {}", rowtide_postgres::connect::reason(.0))]
     Postgres(tokio_postgres::Error),
+    /// The directory holds none.
+    #[error("there are no migrations in `{}`", .0.display())]
+    #[diagnostic(help(
+        "files such as 1_name.sql, 1_name.up.sql or V1__name.sql, or folders with up.sql or migration.sql"
+    ))]
+    NoMigrations(PathBuf),
     /// There is no such example.
     #[error("there is no example `{0}`")]
     #[diagnostic(help("the examples are `files` and `tracker`"))]
@@ -109,23 +116,44 @@ impl Application {
         })
     }
 
-    /// A definition and a directory of migrations.
+    /// A definition and a directory of migrations, laid out as any of the usual tools does. Returned with the files of
+    /// SQL that are in none of these layouts.
     ///
     /// # Errors
-    /// When a file cannot be read, or the definition is wrong.
-    pub fn read(definition: &Path, migrations: &Path) -> Result<Application, ApplicationError> {
-        let fail = |source| ApplicationError::Unreadable { path: migrations.to_owned(), source };
-        let mut files = Vec::new();
-        for entry in std::fs::read_dir(migrations).map_err(fail)? {
-            let path = entry.map_err(fail)?.path();
-            if path.extension().is_some_and(|extension| extension == "sql") {
-                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                files.push(Migration { name, sql: read(&path)? });
-            }
+    /// When a file cannot be read, there is no migration, or the definition is wrong.
+    pub fn read(
+        definition: &Path,
+        migrations: &Path,
+    ) -> Result<(Application, Vec<String>), ApplicationError> {
+        let mut paths = Vec::new();
+        files_below(migrations, "", &mut paths)?;
+        let Chosen { migrations: names, unknown } = choose(&paths);
+        if names.is_empty() {
+            return Err(ApplicationError::NoMigrations(migrations.to_owned()));
         }
+        let file = |name: String| Ok(Migration { sql: read(&migrations.join(&name))?, name });
+        let files = names.into_iter().map(file).collect::<Result<_, ApplicationError>>()?;
         let definition = Arc::new(read_definition(definition)?);
-        Ok(Application { name: "application".to_owned(), definition, migrations: files })
+        let name = "application".to_owned();
+        Ok((Application { name, definition, migrations: files }, unknown))
     }
+}
+
+/// Adds the files below a directory, by their paths from there.
+fn files_below(dir: &Path, prefix: &str, into: &mut Vec<String>) -> Result<(), ApplicationError> {
+    let fail = |source| ApplicationError::Unreadable { path: dir.to_owned(), source };
+    for entry in std::fs::read_dir(dir).map_err(fail)? {
+        let path = entry.map_err(fail)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let name = format!("{prefix}{name}");
+        // Not through links, which may lead in a circle.
+        if path.is_dir() && !path.is_symlink() {
+            files_below(&path, &format!("{name}/"), into)?;
+        } else {
+            into.push(name);
+        }
+    }
+    Ok(())
 }
 
 /// The plan of a definition for the tables as they will be once they are set up, and what has to be
@@ -141,7 +169,12 @@ pub async fn fit(
     let catalog = read_catalog(client, &definition.tables()).await;
     let catalog = catalog.map_err(ApplicationError::Postgres)?;
     let (mut plan, not_set_up) = plan_once_set_up(definition, &catalog)?;
-    let refused = prepare_rules(client, &mut plan).await.map_err(ApplicationError::Postgres)?;
+    // Without that right Postgres takes no rule, whatever it says.
+    if !may_use_schemas(client, &plan).await.map_err(ApplicationError::Postgres)? {
+        return Ok((plan, not_set_up));
+    }
+    let refused =
+        prepare_rules_unlocked(client, &mut plan).await.map_err(ApplicationError::Postgres)?;
     let problems: Vec<_> = refused.into_iter().flat_map(|(_, problems)| problems).collect();
     if !problems.is_empty() {
         return Err(definition.error(problems).into());

@@ -8,21 +8,17 @@ use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use miette::{Context, IntoDiagnostic, Result, miette};
-use rowtide_plan::check::Problem;
-use rowtide_plan::definition::Definition;
 use rowtide_plan::explain::explain;
-use rowtide_plan::plan::Plan;
-use rowtide_postgres::connect::{ConnectOptions, Names, connect, reason};
-use rowtide_postgres::setup::setup;
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::application::{Application, fit, read_definition};
+use crate::application::{Application, read_definition};
 use crate::config::Settings;
 use crate::dev::{self, DevOptions, interrupted};
 use crate::log_filter::without_values;
 use crate::mutate;
+use crate::operate::{self, Against};
 use crate::said::said;
 use crate::server::{Server, ServerOptions};
 use crate::types::types;
@@ -56,14 +52,16 @@ enum LogFormat {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run an example, or your application, with a private PostgreSQL
+    /// Run an example, or your application, with a private PostgreSQL. DATABASE_URL is never read
     Dev(Dev),
     /// Serve an existing database
     Serve(Configured),
     /// Hold the definition against the database and say what is wrong
     Check(Configured),
-    /// Put what Rowtide needs into the database: publication, replica identities, slot
-    Setup(Configured),
+    /// Put what Rowtide needs into the database: its schema, replica identities, publication, slot
+    Setup(Setup),
+    /// Take out of the database what setup put into it
+    Teardown(Teardown),
     /// Show what the definition is compiled to
     Explain(Configured),
     /// Write the tables as TypeScript, for the JavaScript client
@@ -86,6 +84,27 @@ struct Configured {
 }
 
 #[derive(Args)]
+struct Setup {
+    /// Print the SQL instead, as a script for psql, in parts for those who must run them; nothing is changed
+    #[arg(long)]
+    print: bool,
+    /// The role that `rowtide serve` is going to connect as, with --print [default: the user of the database's URL]
+    #[arg(long, value_name = "ROLE", requires = "print")]
+    server_role: Option<String>,
+    #[command(flatten)]
+    configured: Configured,
+}
+
+#[derive(Args)]
+struct Teardown {
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    configured: Configured,
+}
+
+#[derive(Args)]
 struct Dev {
     /// Where the private PostgreSQL is kept
     #[arg(long, default_value = ".rowtide", value_name = "DIR")]
@@ -93,7 +112,8 @@ struct Dev {
     /// Which example to run: files or tracker
     #[arg(long, default_value = "files", value_name = "NAME", conflicts_with = "definition")]
     example: String,
-    /// SQL files that make your application's tables, with --definition
+    /// The migrations that make your application's tables, with --definition: SQL files, or what golang-migrate, sqlx,
+    /// dbmate, goose, Flyway, Prisma and Diesel keep
     #[arg(long, value_name = "DIR", requires = "definition")]
     migrations: Option<PathBuf>,
     #[command(flatten)]
@@ -172,8 +192,11 @@ async fn execute(command: Command) -> Result<ExitCode> {
     match command {
         Command::Dev(args) => dev(args).await.map(|()| ExitCode::SUCCESS),
         Command::Serve(args) => serve(args).await.map(|()| ExitCode::SUCCESS),
-        Command::Check(args) => check(args).await,
-        Command::Setup(args) => set_up(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Check(args) => operate::check(args.gather()?).await,
+        Command::Setup(args) => {
+            operate::set_up(args.configured.gather()?, args.print, args.server_role).await
+        }
+        Command::Teardown(args) => operate::tear_down(args.configured.gather()?, args.yes).await,
         Command::Explain(args) => {
             let against = Against::connect(&args.gather()?).await?;
             print!("{}", explain(&against.plan));
@@ -196,9 +219,23 @@ impl Configured {
 }
 
 async fn dev(args: Dev) -> Result<()> {
-    let settings = args.configured.gather()?;
+    let flags = args.configured.settings.clone();
+    let (settings, ignored) = args.configured.gather()?.of_dev(&flags);
+    if !ignored.is_empty() {
+        eprintln!(
+            "of the environment and the configuration file, `rowtide dev` does not use {}: it has its own, and takes \
+             others as flags alone",
+            ignored.join(", ")
+        );
+    }
     let application = match (&settings.definition, &args.migrations) {
-        (Some(definition), Some(migrations)) => Application::read(definition.as_ref(), migrations)?,
+        (Some(definition), Some(migrations)) => {
+            let (application, unknown) = Application::read(definition.as_ref(), migrations)?;
+            for name in unknown {
+                eprintln!("left out {name}: it is in no layout of migrations that is known");
+            }
+            application
+        }
         (Some(_), None) => return Err(miette!("--definition needs --migrations")),
         (None, _) => Application::example(&args.example)?,
     };
@@ -223,49 +260,6 @@ async fn serve(args: Configured) -> Result<()> {
     Ok(())
 }
 
-/// A definition held against a database.
-struct Against {
-    client: tokio_postgres::Client,
-    names: Names,
-    plan: Plan,
-    not_set_up: Vec<Problem>,
-}
-
-impl Against {
-    async fn connect(settings: &Settings) -> Result<Against> {
-        let definition = read_definition(&settings.definition_path())?;
-        let (database, names) = settings.database()?;
-        Against::open(database, names, &definition).await
-    }
-
-    async fn open(
-        database: ConnectOptions,
-        names: Names,
-        definition: &Definition,
-    ) -> Result<Against> {
-        let client = connect(&database, "check").await.map_err(said)?;
-        let (plan, not_set_up) = fit(&client, definition).await?;
-        Ok(Against { client, names, plan, not_set_up })
-    }
-
-    async fn problems(&self) -> Result<Vec<Problem>> {
-        let mut problems = self.not_set_up.clone();
-        let check = rowtide_postgres::check::check(&self.client, &self.names, &self.plan);
-        problems.extend(check.await.map_err(|error| said(reason(&error)))?);
-        Ok(problems)
-    }
-}
-
-async fn check(args: Configured) -> Result<ExitCode> {
-    let problems = Against::connect(&args.gather()?).await?.problems().await?;
-    print_problems(&problems);
-    if problems.iter().any(|problem| problem.fatal) {
-        return Ok(ExitCode::FAILURE);
-    }
-    println!("the definition fits the database");
-    Ok(ExitCode::SUCCESS)
-}
-
 async fn write_types(args: Types) -> Result<()> {
     let text = types(&Against::connect(&args.configured.gather()?).await?.plan);
     match args.out {
@@ -277,28 +271,4 @@ async fn write_types(args: Types) -> Result<()> {
             Ok(())
         }
     }
-}
-
-fn print_problems(problems: &[Problem]) {
-    for problem in problems {
-        let kind = if problem.fatal { "error" } else { "note" };
-        println!("{kind}: {}", problem.what);
-        if let Some(repair) = &problem.repair {
-            println!("  {repair}");
-        }
-    }
-}
-
-async fn set_up(args: Configured) -> Result<()> {
-    let settings = args.gather()?;
-    let definition = read_definition(&settings.definition_path())?;
-    let (database, names) = settings.database()?;
-    let client = connect(&database, "setup").await.map_err(said)?;
-    fit(&client, &definition).await?;
-    let done = setup(&client, &names, &definition.tables()).await.map_err(said)?;
-    if done.is_empty() {
-        println!("everything was there");
-    }
-    done.iter().for_each(|step| println!("{step}"));
-    Ok(())
 }

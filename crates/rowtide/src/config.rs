@@ -10,6 +10,7 @@ use std::time::Duration;
 use miette::{Diagnostic, NamedSource, SourceSpan};
 use rowtide_log::LogOptions;
 use rowtide_postgres::connect::{ConnectOptions, InvalidUrl, Names};
+use rowtide_postgres::trial::Trial;
 use serde::Deserialize;
 use thiserror::Error;
 use toml::Spanned;
@@ -352,6 +353,24 @@ impl Settings {
         Ok(flags.over(environment).over(file))
     }
 
+    /// As `rowtide dev` has them: what leads to a database, or says what is where for a server that is deployed, counts
+    /// as a `flag` alone. Whoever has exported it for `rowtide serve` does not mean a private PostgreSQL with sample
+    /// data, nor tokens for anyone that the server takes. Returned with the names of what was set and does not count.
+    #[must_use]
+    pub fn of_dev(mut self, flags: &Settings) -> (Settings, Vec<&'static str>) {
+        const DEPLOYED: [&str; 5] =
+            ["database_url", "mutation_database_url", "environment", "history_dir", "token_secret"];
+        let mut flags = flags.clone();
+        let mut ignored = Vec::new();
+        for ((name, value), (_, flag)) in self.fields().into_iter().zip(flags.fields()) {
+            if DEPLOYED.contains(&name) && *value != *flag {
+                *value = flag.take();
+                ignored.push(name);
+            }
+        }
+        (self, ignored)
+    }
+
     /// The definition's file.
     pub fn definition_path(&self) -> PathBuf {
         PathBuf::from(self.definition.as_deref().unwrap_or("rowtide.toml"))
@@ -374,6 +393,23 @@ impl Settings {
             expected: "expected 1 to 40 of a-z 0-9 _".to_owned(),
         })?;
         Ok((ConnectOptions::parse(url)?, names))
+    }
+
+    /// What a server is going to do with the database, for trying it.
+    ///
+    /// # Errors
+    /// When one of the settings of that does not fit.
+    pub fn trial(&self) -> Result<Trial, ConfigError> {
+        // How tokens are checked has no part in it, and need not be set where it is tried.
+        let token_secret = self.token_secret.clone().or(Some(String::new()));
+        let config = Settings { token_secret, ..self.clone() }.check()?;
+        Ok(Trial {
+            mutations: config.mutation_database.unwrap_or_else(|| config.database.clone()),
+            database: config.database,
+            prepared_statements: config.prepared_statements,
+            load_connections: config.load_connections,
+            mutation_connections: config.mutation_connections,
+        })
     }
 
     /// Checks every setting.
@@ -576,6 +612,29 @@ mod tests {
         assert_eq!(error, "the environment variable `ROWTIDE_LISTNE` is not a setting");
         assert!(file("listen = [1]").is_err());
         assert!(file("listen = ").is_err());
+    }
+
+    #[test]
+    fn dev_takes_what_leads_to_a_database_from_flags_alone() {
+        let variables = [
+            ("DATABASE_URL", "postgres://me@db/app"),
+            ("ROWTIDE_MUTATION_DATABASE_URL", "postgres://me@pooler/app"),
+            ("ROWTIDE_TOKEN_SECRET", "of production"),
+            ("ROWTIDE_LISTEN", "1.1.1.1:1"),
+        ];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let environment = Settings::from_environment(variables).unwrap();
+        let file = file("environment = 'production'\nhistory_dir = '/var/lib/rowtide'").unwrap();
+        let flags = Settings { history_dir: Some("here".to_owned()), ..Settings::default() };
+        let (dev, ignored) = flags.clone().over(environment).over(file).of_dev(&flags);
+        assert_eq!(
+            ignored,
+            ["database_url", "environment", "token_secret", "mutation_database_url"]
+        );
+        assert_eq!((dev.database_url, dev.mutation_database_url), (None, None));
+        assert_eq!((dev.environment, dev.token_secret), (None, None));
+        assert_eq!(dev.history_dir.as_deref(), Some("here"));
+        assert_eq!(dev.listen.as_deref(), Some("1.1.1.1:1"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod health;
 pub mod limits;
 pub mod log_filter;
 mod mutate;
+mod operate;
 pub mod playground;
 mod said;
 pub mod server;

@@ -1,0 +1,315 @@
+//! Tries what `rowtide serve` is going to do, as far as that leaves no trace: it connects as the server does, starts the
+//! stream and ends it, and sends a mutation of a client that does not exist down the path of all mutations. What the
+//! catalog cannot tell shows here: a pooler in the way, a password or a certificate that only one of the addresses
+//! wants, a role or a database with settings or limits under which it does not work.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rowtide_plan::check::Problem;
+use rowtide_plan::plan::Plan;
+use tokio::time::timeout;
+use tokio_postgres::{Client, Error};
+
+use crate::check::{check_tables, fatal};
+use crate::connect::{CONNECT, ConnectError, ConnectOptions, Names, connect, reason};
+use crate::handshake::{self, Failure};
+use crate::mutate::{Author, MutateError, Mutator, Number, Outcome, Ticket, Work};
+use crate::slot::is_standby;
+use crate::stream::{Instance, Stream, StreamError};
+
+/// Connections of a server besides those for loads and mutations: the stream, what looks at the catalog, the slot and
+/// what is running, client ids, and what is asked for when an epoch begins.
+const OTHER_CONNECTIONS: usize = 6;
+/// How long a trial of a mutation may take.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// SQLSTATE.
+const TOO_MANY_CONNECTIONS: &str = "53300";
+
+/// How a server is going to be configured.
+#[derive(Clone, Debug)]
+pub struct Trial {
+    /// Where stream and loads go to.
+    pub database: ConnectOptions,
+    /// Where mutations go to.
+    pub mutations: ConnectOptions,
+    /// Whether statements of mutations are prepared.
+    pub prepared_statements: bool,
+    /// How many connections load rows.
+    pub load_connections: usize,
+    /// How many connections apply mutations.
+    pub mutation_connections: usize,
+}
+
+/// What is known already, so that it is not said twice.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
+    /// The role may stream. Otherwise the stream is not tried.
+    pub may_stream: bool,
+    /// Rowtide's own tables are there, and may be used. Otherwise no mutation is tried.
+    pub own_tables: bool,
+}
+
+impl Trial {
+    /// Tries it, over `client` where it need not be a connection of its own.
+    ///
+    /// # Errors
+    /// When a question to the database, over `client`, is not answered.
+    pub async fn run(
+        &self,
+        client: &Client,
+        names: &Names,
+        plan: &Arc<Plan>,
+        known: Known,
+    ) -> Result<Vec<Problem>, Error> {
+        if is_standby(client).await? {
+            // That is said elsewhere, and everything else follows from it.
+            return Ok(Vec::new());
+        }
+        let mut problems = session(client).await?;
+        problems.extend(self.limits(client).await?);
+        if let Some(pooled) = pooled(client, &self.database).await {
+            problems.push(pooled);
+        }
+        if known.may_stream {
+            problems.extend(self.stream(names, plan).await);
+        }
+        problems.extend(self.mutate(client, names, plan, known.own_tables).await?);
+        Ok(problems)
+    }
+
+    /// Whether role, database and server let it have its connections.
+    async fn limits(&self, client: &Client) -> Result<Vec<Problem>, Error> {
+        let wanted = self.load_connections + self.mutation_connections + OTHER_CONNECTIONS;
+        let sql = "SELECT quote_ident(current_user), rolconnlimit, quote_ident(current_database()), datconnlimit, \
+                   rolsuper, current_setting('max_connections')::int - (SELECT sum(setting::int)::int FROM pg_settings \
+                     WHERE name IN ('superuser_reserved_connections', 'reserved_connections')) \
+                   FROM pg_roles, pg_database WHERE rolname = current_user AND datname = current_database()";
+        let row = client.query_one(sql, &[]).await?;
+        let (role, database): (&str, &str) = (row.get(0), row.get(2));
+        let mut problems = Vec::new();
+        let mut check = |allowed: i32, whose: String, repair: String| {
+            let allowed = usize::try_from(allowed).ok();
+            if let Some(allowed) = allowed.filter(|allowed| *allowed < wanted) {
+                let what = format!(
+                    "{whose} may have {allowed} connections, and the server opens up to {wanted}"
+                );
+                problems.push(fatal(what, repair));
+            }
+        };
+        // Neither holds for a superuser; -1 stands for any number.
+        if !row.get::<_, bool>(4) {
+            let repair = format!(
+                "ALTER ROLE {role} CONNECTION LIMIT {wanted};  -- or lower mutation_connections"
+            );
+            check(row.get(1), format!("role {role}"), repair);
+            let repair = format!(
+                "ALTER DATABASE {database} CONNECTION LIMIT {wanted};  -- or lower mutation_connections"
+            );
+            check(row.get(3), format!("database {database}"), repair);
+        }
+        let repair = "raise max_connections and restart Postgres, or lower mutation_connections";
+        check(row.get(5), "everybody together".to_owned(), repair.to_owned());
+        Ok(problems)
+    }
+
+    /// Starts to stream, as far as nobody else does.
+    async fn stream(&self, names: &Names, plan: &Arc<Plan>) -> Option<Problem> {
+        let started =
+            Stream::start(&self.database, names, Arc::clone(plan), Instance(rand())).await;
+        let used = matches!(&started, Err(StreamError::SlotActive { .. }));
+        let error = match started {
+            Ok((stream, _)) => {
+                stream.stop().await;
+                return None;
+            }
+            // A server may be serving; that a slot is missing or lost is said elsewhere.
+            Err(
+                StreamError::SlotActive { .. }
+                | StreamError::SlotMissing(_)
+                | StreamError::SlotLost(_),
+            ) => {
+                let entered = timeout(CONNECT, handshake::try_out(&self.database)).await;
+                match entered {
+                    Ok(Ok(())) => return None,
+                    // The server that serves has the last one.
+                    Ok(Err(Failure::Rejected(rejection)))
+                        if used && rejection.code == TOO_MANY_CONNECTIONS =>
+                    {
+                        return None;
+                    }
+                    Ok(Err(Failure::Rejected(rejection))) => rejection.message,
+                    Ok(Err(Failure::Other(why))) => why,
+                    Err(_) => format!("it took longer than {} s", CONNECT.as_secs()),
+                }
+            }
+            Err(StreamError::Connect(ConnectError::Stream { reason, .. })) => reason,
+            Err(error) => error.to_string(),
+        };
+        let repair = if error.contains("max_wal_senders") {
+            "raise max_wal_senders and restart Postgres"
+        } else if error.contains("pg_hba.conf") {
+            "let pg_hba.conf take the role for this database, too, when it comes to stream"
+        } else {
+            "database_url must lead to Postgres itself, and not to a pooler (a pooler can be the \
+             mutation_database_url), and take a connection with replication=database"
+        };
+        Some(fatal(format!("no connection can stream: {error}"), repair))
+    }
+
+    /// Goes the way of all mutations.
+    async fn mutate(
+        &self,
+        client: &Client,
+        names: &Names,
+        plan: &Arc<Plan>,
+        own_tables: bool,
+    ) -> Result<Vec<Problem>, Error> {
+        let rules = plan.tables.iter().any(|table| table.write.rules().next().is_some());
+        let other = match connect(&self.mutations, "mutate").await {
+            Ok(other) => other,
+            Err(error) => {
+                let repair = pooler_advice(&error.to_string()).or(error.advice());
+                let what = format!("no mutation can be applied: {error}");
+                return Ok(vec![fatal(what, repair.unwrap_or("correct mutation_database_url"))]);
+            }
+        };
+        let mut problems = Vec::new();
+        // It may lead to another database of the same name.
+        let identity = "SELECT (SELECT system_identifier FROM pg_control_system()), oid, current_user::text \
+                        FROM pg_database WHERE datname = current_database()";
+        let here = client.query_one(identity, &[]).await?;
+        match other.query_typed(identity, &[]).await.map(|rows| rows.into_iter().next()) {
+            Ok(Some(there)) => {
+                let of = |row: &tokio_postgres::Row| (row.get::<_, i64>(0), row.get::<_, u32>(1));
+                if of(&here) != of(&there) {
+                    let repair =
+                        "let both lead to one database: mutations are acknowledged by the stream";
+                    let what = "mutation_database_url leads to another database than database_url";
+                    return Ok(vec![fatal(what, repair)]);
+                }
+                if here.get::<_, &str>(2) != there.get::<_, &str>(2) && rules {
+                    match check_tables(&other, plan).await {
+                        Ok(found) => problems.extend(found),
+                        // As behind a pooler that does not know of prepared statements.
+                        Err(error) => problems.push(Problem {
+                            what: format!(
+                                "what role {} may do to tables cannot be seen: {}",
+                                there.get::<_, &str>(2),
+                                reason(&error)
+                            ),
+                            repair: None,
+                            fatal: false,
+                        }),
+                    }
+                }
+            }
+            Ok(None) => {}
+            Err(error) => {
+                let repair = "correct mutation_database_url";
+                let what = format!("no mutation can be applied: {}", reason(&error));
+                return Ok(vec![fatal(what, repair)]);
+            }
+        }
+        if !own_tables {
+            return Ok(problems);
+        }
+        let prepare = self.prepared_statements;
+        let mutator = Mutator::new(self.mutations.clone(), names.clone(), 1, prepare, ANSWER);
+        let mut tried = try_mutation(&mutator, plan).await;
+        if tried.is_ok() {
+            // A pooler that hands out a connection for each transaction gives another one now, since this one has
+            // the last.
+            let busy = other.batch_execute("BEGIN; SELECT 1").await;
+            tried = try_mutation(&mutator, plan).await;
+            if busy.is_ok() {
+                drop(other.batch_execute("ROLLBACK").await);
+            }
+        }
+        if let Err(why) = tried {
+            let what = format!("no mutation can be applied: {why}");
+            let repair = if why.contains("prepared statement") && prepare {
+                "set prepared_statements = false: the pooler does not know of prepared statements"
+            } else if why.contains("permission denied") {
+                "see the other errors, or `rowtide setup --print` for what the server's role needs"
+            } else {
+                "mutation_database_url must lead to the primary, in transaction or session mode"
+            };
+            problems.push(fatal(what, repair));
+        }
+        Ok(problems)
+    }
+}
+
+/// Sends a mutation of a client that does not exist, which changes nothing.
+async fn try_mutation(mutator: &Mutator, plan: &Arc<Plan>) -> Result<(), String> {
+    let client = format!("rowtide check {:08x}", rand());
+    let ticket =
+        Ticket { client: client.into(), user_id: "rowtide check".into(), number: Number::Given(1) };
+    let work = Work::Apply(Vec::new());
+    match timeout(ANSWER, mutator.apply(plan, &ticket, &Author::default(), &work)).await {
+        Ok(Ok(Outcome::Gap { .. } | Outcome::NotTheirs)) => Ok(()),
+        Ok(Ok(other)) => Err(format!("a client that is not there was answered with {other:?}")),
+        Ok(Err(MutateError::Away(why) | MutateError::Conflict(why) | MutateError::Slow(why))) => {
+            Err(why)
+        }
+        Err(_) => Err(format!("there was no answer within {} s", ANSWER.as_secs())),
+    }
+}
+
+/// What the server's sessions begin with.
+async fn session(client: &Client) -> Result<Vec<Problem>, Error> {
+    let sql = "SELECT current_setting('transaction_read_only') = 'on', quote_ident(current_user), \
+               ARRAY(SELECT name || ' = ' || current_setting(name) FROM pg_settings WHERE name IN \
+                 ('statement_timeout', 'transaction_timeout', 'idle_session_timeout') AND setting <> '0' ORDER BY name)";
+    let row = client.query_one(sql, &[]).await?;
+    let role: &str = row.get(1);
+    let mut problems = Vec::new();
+    if row.get(0) {
+        let repair = format!("ALTER ROLE {role} SET default_transaction_read_only = off;");
+        problems.push(fatal(format!("sessions of role {role} can only read"), repair));
+    }
+    for setting in row.get::<_, Vec<String>>(2) {
+        let what = format!("sessions of role {role} begin with {setting}: what takes longer fails");
+        let name = setting.split(' ').next().unwrap_or_default();
+        let repair = Some(format!("ALTER ROLE {role} SET {name} = 0;"));
+        problems.push(Problem { what, repair, fatal: false });
+    }
+    Ok(problems)
+}
+
+/// Whether a pooler hands out Postgres' connections for each transaction: then two that are open at once have one, or
+/// one of them has another after a while.
+async fn pooled(client: &Client, options: &ConnectOptions) -> Option<Problem> {
+    let pid = async |client: &Client| -> Option<i32> {
+        let rows = client.query_typed("SELECT pg_backend_pid()", &[]).await.ok()?;
+        rows.first().map(|row| row.get(0))
+    };
+    let other = connect(options, "check").await.ok()?;
+    let first = pid(client).await?;
+    other.batch_execute("BEGIN").await.ok()?;
+    let others = pid(&other).await?;
+    let again = pid(client).await?;
+    drop(other.batch_execute("ROLLBACK").await);
+    (others == first || again != first).then(|| {
+        let what = "database_url leads to a pooler that hands out connections for each transaction";
+        let repair =
+            "let database_url lead to Postgres itself; the pooler can be the mutation_database_url";
+        fatal(what, repair)
+    })
+}
+
+/// What helps with what a pooler says when it does not let us in.
+fn pooler_advice(said: &str) -> Option<&'static str> {
+    said.contains("unsupported startup parameter")
+        .then_some("set ignore_startup_parameters = options in the pooler's configuration")
+}
+
+/// A number that other runs do not have.
+fn rand() -> u32 {
+    use std::hash::{BuildHasher, Hasher};
+    let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
+    hasher.write_u32(std::process::id());
+    hasher.finish() as u32
+}

@@ -1,0 +1,249 @@
+//! What an operator does with a database: `rowtide check`, `setup` and `teardown`. What they find, do and want is
+//! decided in `rowtide-postgres`; here it is said to a person.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use miette::{Report, Result, miette};
+use rowtide_plan::check::Problem;
+use rowtide_plan::definition::Definition;
+use rowtide_plan::plan::Plan;
+use rowtide_postgres::check::{check as check_database, check_own_tables, may_stream};
+use rowtide_postgres::connect::{ConnectError, ConnectOptions, Names, connect, reason};
+use rowtide_postgres::setup::{
+    Attended, SetupError, Torn, in_the_way, script, setup_attended, teardown, to_tear_down,
+};
+use rowtide_postgres::trial::{Known, Trial};
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+use tokio_util::sync::CancellationToken;
+
+use crate::application::{ApplicationError, fit, read_definition};
+use crate::config::Settings;
+use crate::dev::interrupted;
+use crate::said::said;
+
+/// A definition held against a database.
+pub(crate) struct Against {
+    client: Client,
+    names: Names,
+    pub(crate) plan: Plan,
+    not_set_up: Vec<Problem>,
+}
+
+impl Against {
+    /// Connects, and compiles the definition as it will be once it is set up.
+    ///
+    /// # Errors
+    /// When the database cannot be reached, or the definition does not fit it.
+    pub(crate) async fn connect(settings: &Settings) -> Result<Against> {
+        let definition = read_definition(&settings.definition_path())?;
+        let (database, names) = settings.database()?;
+        let client = connect(&database, "check").await.map_err(unreachable)?;
+        let (plan, not_set_up) = fit_unlocked(&client, &definition, Some(ATTEMPTS)).await?;
+        Ok(Against { client, names, plan, not_set_up })
+    }
+
+    /// What is wrong with the database as it is, and what shows when a server's way is tried.
+    async fn problems(self, trial: &Trial) -> Result<Vec<Problem>> {
+        let Against { client, names, plan, not_set_up: mut problems } = self;
+        let failed = |error| said(reason(&error));
+        problems.extend(check_database(&client, &names, &plan).await.map_err(failed)?);
+        let known = Known {
+            may_stream: may_stream(&client).await.map_err(failed)?,
+            own_tables: check_own_tables(&client, &names).await.map_err(failed)?.is_empty(),
+        };
+        let tried = trial.run(&client, &names, &Arc::new(plan), known).await.map_err(failed)?;
+        for problem in tried {
+            if !problems.contains(&problem) {
+                problems.push(problem);
+            }
+        }
+        Ok(problems)
+    }
+}
+
+/// How often it is tried to look at tables that somebody has locked, where nobody waits for it.
+const ATTEMPTS: usize = 10;
+/// How long one of these attempts waits for its locks, and others behind it.
+const ATTEMPT: &str = "SET lock_timeout = '1s'";
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// As [`fit`], where others may be changing the tables: says who they are, and tries again; so many times, or until they
+/// have done.
+async fn fit_unlocked(
+    client: &Client,
+    definition: &Definition,
+    attempts: Option<usize>,
+) -> Result<(Plan, Vec<Problem>)> {
+    client.batch_execute(ATTEMPT).await.map_err(|error| said(reason(&error)))?;
+    let mut attempt = 1;
+    loop {
+        let error = match fit(client, definition).await {
+            Ok(fitted) => {
+                let reset = client.batch_execute("RESET lock_timeout").await;
+                reset.map_err(|error| said(reason(&error)))?;
+                return Ok(fitted);
+            }
+            Err(ApplicationError::Postgres(error)) if is_locked(&error) => error,
+            Err(error) => return Err(error.into()),
+        };
+        let who = in_the_way(client, &definition.tables()).await;
+        let who = who.map_err(|error| said(reason(&error)))?;
+        if attempts == Some(attempt) {
+            let who = who.map_or_else(|| reason(&error), |who| format!("locked by {who}"));
+            return Err(miette!("the tables cannot be looked at: {who}"));
+        }
+        // Then once in a while: each attempt takes more than a second.
+        if attempt % 10 == 1 {
+            let who = who.as_deref().unwrap_or("others who have come and gone");
+            eprintln!("waiting: to look at the tables, it waits for {who}");
+        }
+        attempt += 1;
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+fn is_locked(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
+}
+
+/// A database that cannot be reached, with what may help.
+pub(crate) fn unreachable(error: ConnectError) -> Report {
+    match error.advice() {
+        Some(advice) => miette!(help = advice, "{error}"),
+        None => said(error),
+    }
+}
+
+fn not_set_up(error: SetupError) -> Report {
+    match error {
+        SetupError::Connect(error) => unreachable(error),
+        SetupError::NotAllowed { .. } => miette!(
+            help = "`rowtide setup --print` prints the SQL, in parts for those who must run them",
+            "{error}"
+        ),
+        error => match error.advice() {
+            Some(advice) => miette!(help = advice.to_owned(), "{error}"),
+            None => said(error),
+        },
+    }
+}
+
+/// `rowtide check`.
+///
+/// # Errors
+/// When it cannot be checked.
+pub(crate) async fn check(settings: Settings) -> Result<ExitCode> {
+    let trial = settings.trial()?;
+    let problems = Against::connect(&settings).await?.problems(&trial).await?;
+    print_problems(&problems);
+    if problems.iter().any(|problem| problem.fatal) {
+        return Ok(ExitCode::FAILURE);
+    }
+    println!("the definition fits the database");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_problems(problems: &[Problem]) {
+    for problem in problems {
+        let kind = if problem.fatal { "error" } else { "note" };
+        println!("{kind}: {}", problem.what);
+        if let Some(repair) = &problem.repair {
+            println!("  {repair}");
+        }
+    }
+}
+
+/// Runs what may have to wait, says whom for, and stops it at a signal.
+async fn attended<T>(
+    work: impl AsyncFnOnce(&Attended<'_>) -> Result<T, SetupError>,
+) -> Result<T, SetupError> {
+    let (waits, stop) = (|why: String| eprintln!("waiting: {why}"), CancellationToken::new());
+    let attended = Attended { waits: &waits, stop: &stop };
+    let work = work(&attended);
+    tokio::pin!(work);
+    tokio::select! {
+        done = &mut work => done,
+        () = interrupted() => {
+            eprintln!("stopping …");
+            stop.cancel();
+            // It gives up in Postgres, too, before it ends.
+            work.await
+        }
+    }
+}
+
+/// `rowtide setup`.
+///
+/// # Errors
+/// When it cannot be set up.
+pub(crate) async fn set_up(
+    settings: Settings,
+    print: bool,
+    server_role: Option<String>,
+) -> Result<ExitCode> {
+    let definition = read_definition(&settings.definition_path())?;
+    let (database, names) = settings.database()?;
+    let client = connect(&database, "setup").await.map_err(unreachable)?;
+    let (plan, _) = fit_unlocked(&client, &definition, None).await?;
+    drop(client);
+    let tables = definition.tables();
+    if print {
+        let role = server_role.as_deref().unwrap_or(database.user());
+        let script = script(&database, &names, &tables, &plan, role).await;
+        print!("{}", script.map_err(not_set_up)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let done =
+        attended(async |attended| setup_attended(&database, &names, &tables, attended).await);
+    let done = done.await.map_err(not_set_up)?;
+    if done.is_empty() {
+        println!("everything was there");
+    }
+    done.iter().for_each(|step| println!("{step}"));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `rowtide teardown`.
+///
+/// # Errors
+/// When it is not wanted, or cannot be done.
+pub(crate) async fn tear_down(settings: Settings, yes: bool) -> Result<ExitCode> {
+    let (database, names) = settings.database()?;
+    let todo = to_tear_down(&database, &names).await.map_err(not_set_up)?;
+    if !yes && !todo.is_empty() {
+        println!("this will, in {}:", database.target());
+        todo.iter().for_each(|step| println!("- {step}"));
+        if !agreed(&database)? {
+            println!("nothing was done");
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    let torn = attended(async |attended| teardown(&database, &names, attended).await).await;
+    let Torn { done, left } = torn.map_err(not_set_up)?;
+    if done.is_empty() {
+        println!("nothing was there");
+    }
+    done.iter().for_each(|step| println!("{step}"));
+    left.iter().for_each(|what| println!("left: {what}"));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Asks a person at a terminal for the database's name.
+fn agreed(database: &ConnectOptions) -> Result<bool> {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return Err(miette!(
+            help = "say --yes",
+            "there is no terminal to ask at; nothing was done"
+        ));
+    }
+    print!("clients lose what they have not been sent yet. The database's name, to go on: ");
+    std::io::stdout().flush().map_err(said)?;
+    let mut line = String::new();
+    stdin.lock().read_line(&mut line).map_err(said)?;
+    Ok(line.trim() == database.database())
+}

@@ -1,0 +1,208 @@
+//! What passes `rowtide check` is served: it tries what the server is going to do, and names what is in the way.
+
+use rowtide_postgres::cluster::Cluster;
+use rowtide_tests::{Dir, Pooler, Running, rowtide, said};
+
+use crate::{DEFINITION, Operator, SECRET, TABLES, rejected, succeeded};
+
+async fn set_up() -> Operator {
+    let operator = Operator::new(TABLES, DEFINITION).await;
+    succeeded(&operator.says(&["setup"]).await);
+    operator
+}
+
+impl Operator {
+    /// Makes a role with all that a server needs, and these attributes.
+    async fn server_role(&self, attributes: &str) -> String {
+        let role = self.database.stranger("server", attributes, "note").await;
+        self.database.run(&format!("GRANT INSERT, UPDATE, DELETE ON note TO {role}")).await;
+        role
+    }
+
+    async fn drop_role(&self, role: &str) {
+        self.database.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_role_lacks_or_begins_with_is_found() {
+    let operator = set_up().await;
+    let name = operator.database.name();
+    let role = operator.server_role("LOGIN REPLICATION").await;
+    let first = operator.says_as(&role, &["check"]).await;
+    succeeded(&first);
+    assert!(!first.out.contains("error: ") && !first.out.contains("note: "), "{}", first.out);
+    for (change, undo, found) in [
+        (
+            "NOREPLICATION",
+            "REPLICATION",
+            "error: role {role} may not stream\n  ALTER ROLE {role} REPLICATION;",
+        ),
+        (
+            "CONNECTION LIMIT 9",
+            "CONNECTION LIMIT -1",
+            "error: role {role} may have 9 connections, and the server opens up to 17\n  ALTER ROLE {role} CONNECTION LIMIT 17;",
+        ),
+        ("SET statement_timeout = '5s'", "RESET statement_timeout", ""),
+        ("SET default_transaction_read_only = on", "RESET default_transaction_read_only", ""),
+    ] {
+        operator.database.run(&format!("ALTER ROLE {role} {change}")).await;
+        let checked = operator.says_as(&role, &["check"]).await;
+        let found = found.replace("{role}", &role);
+        assert!(checked.out.contains(&found), "{change}: {checked:?}");
+        if checked.code() == Some(0) {
+            // It means that.
+            let url = operator.database.url_as(&role).await;
+            let mut serving = Running::start(operator.command_at(&url, &["serve"]));
+            serving.line("ready http://").await;
+            succeeded(&serving.stop().await);
+        } else {
+            assert!(checked.out.contains("error: "), "{checked:?}");
+        }
+        operator.database.run(&format!("ALTER ROLE {role} {undo}")).await;
+    }
+    operator.database.run(&format!("ALTER DATABASE {name} CONNECTION LIMIT 3")).await;
+    let checked = operator.says_as(&role, &["check"]).await;
+    assert!(
+        checked.out.contains(&format!("error: database {name} may have 3 connections")),
+        "{checked:?}"
+    );
+    operator.database.run(&format!("ALTER DATABASE {name} CONNECTION LIMIT -1")).await;
+    succeeded(&operator.says_as(&role, &["check"]).await);
+    operator.drop_role(&role).await;
+}
+
+/// A role that may not use a schema is told so, and not that its rules are wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_that_may_not_be_used_is_named() {
+    let operator = set_up().await;
+    let role = operator.server_role("LOGIN REPLICATION").await;
+    operator.database.run("REVOKE USAGE ON SCHEMA public FROM public").await;
+    let checked = operator.says_as(&role, &["check"]).await;
+    rejected(&checked, &[&format!("GRANT USAGE ON SCHEMA public TO {role};")]);
+    assert!(!checked.err.contains("does not take this rule"), "{checked:?}");
+    operator.database.run(&format!("GRANT USAGE ON SCHEMA public TO {role}")).await;
+    succeeded(&operator.says_as(&role, &["check"]).await);
+    operator.drop_role(&role).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_way_of_mutations_is_tried() {
+    let operator = set_up().await;
+    let url = operator.database.url().await;
+    let with = async |mutations: &str| {
+        let args = ["check", "--mutation-database-url", mutations];
+        said(operator.command_at(&url, &args)).await
+    };
+    succeeded(&with(&url).await);
+    rejected(
+        &with("postgres://me@127.0.0.1:1/app").await,
+        &["error: no mutation can be applied: cannot connect to", "nothing listens there"],
+    );
+    let another = rowtide_tests::Database::with(TABLES).await;
+    rejected(&with(&another.url().await).await, &["leads to another database"]);
+    // Another role, which lacks what the rules need.
+    let role = format!("{}_mutates", operator.database.name());
+    let schema = operator.database.names().schema;
+    operator
+        .database
+        .run(&format!(
+            "CREATE ROLE {role} LOGIN; GRANT SELECT ON note TO {role}; GRANT USAGE ON SCHEMA {schema} TO {role};
+             GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}"
+        ))
+        .await;
+    let lacks = with(&operator.database.url_as(&role).await).await;
+    rejected(
+        &lacks,
+        &[&format!("GRANT INSERT ON note TO {role};"), &format!("GRANT DELETE ON note TO {role};")],
+    );
+    operator.database.run(&format!("GRANT INSERT, UPDATE, DELETE ON note TO {role}; REVOKE UPDATE ON {schema}.client FROM {role}")).await;
+    rejected(
+        &with(&operator.database.url_as(&role).await).await,
+        &["no mutation can be applied: permission denied"],
+    );
+    operator.database.run(&format!("GRANT UPDATE ON {schema}.client TO {role}")).await;
+    succeeded(&with(&operator.database.url_as(&role).await).await);
+    let client = operator.database.connect().await;
+    let sql = format!("SELECT 1 FROM {schema}.client");
+    assert!(client.query(&sql, &[]).await.unwrap().is_empty(), "it leaves nothing behind");
+    operator.drop_role(&role).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pooler_is_found_where_it_may_not_be_and_served_where_it_may() {
+    let operator = set_up().await;
+    let url = operator.database.url().await;
+    let pooler = Pooler::start(operator.database.upstream().await).await;
+    let pooled = format!(
+        "postgres://postgres@{}/{}?sslmode=disable",
+        pooler.address(),
+        operator.database.name()
+    );
+    let checked = said(operator.command_at(&pooled, &["check"])).await;
+    rejected(
+        &checked,
+        &[
+            "database_url leads to a pooler",
+            "no connection can stream: unsupported startup parameter: replication",
+        ],
+    );
+    let args = |command, prepared| {
+        [command, "--mutation-database-url", &pooled, "--prepared-statements", prepared]
+    };
+    let checked = said(operator.command_at(&url, &args("check", "true"))).await;
+    rejected(
+        &checked,
+        &["no mutation can be applied: prepared statement", "set prepared_statements = false"],
+    );
+    succeeded(&said(operator.command_at(&url, &args("check", "false"))).await);
+    let mut serving = Running::start(operator.command_at(&url, &args("serve", "false")));
+    let address = serving.line("ready http://").await;
+    let token = rowtide::auth::sign(SECRET, "ada", std::time::Duration::from_secs(600)).unwrap();
+    let socket = format!("ws://{address}/sync");
+    let op = r#"{"op":"delete","table":"note","row":{"id":"n1"}}"#;
+    succeeded(&said(rowtide(["mutate", "--token", &token, "--url", &socket, op])).await);
+    succeeded(&serving.stop().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_does_not_have_is_found() {
+    let cluster = Cluster::start_temporary(&[("max_wal_senders", "0")]).await.unwrap();
+    let client = cluster.connect("postgres").await.unwrap();
+    client.batch_execute(TABLES).await.unwrap();
+    let dir = Dir::new();
+    dir.write("rowtide.toml", DEFINITION);
+    let run = async |command: &str| {
+        let mut command = rowtide([command, "--database-url", &cluster.url("postgres")]);
+        command.current_dir(dir.path());
+        said(command).await
+    };
+    succeeded(&run("setup").await);
+    let checked = run("check").await;
+    let parts = [
+        "error: no connection can stream: number of requested standby connections exceeds max_wal_senders",
+        "raise max_wal_senders",
+    ];
+    rejected(&checked, &parts);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_there_is_no_connection_is_told_apart() {
+    let operator = Operator::new(TABLES, DEFINITION).await;
+    let unknown = operator.database.url().await.replace(operator.database.name(), "not_there");
+    for (url, parts) in [
+        ("postgres://me:s3cret@127.0.0.1:1/app", &["refused", "nothing listens there"][..]),
+        ("postgres://me:s3cret@nowhere.invalid/app", &["the host's name is not known here"]),
+        (
+            "postgres://me:s3cret@%2Fnowhere/app",
+            &["there is no socket of Postgres in this directory"],
+        ),
+        (&unknown, &["database \"not_there\" does not exist"]),
+    ] {
+        for command in ["check", "setup", "teardown"] {
+            let told = said(operator.command_at(url, &[command])).await;
+            rejected(&told, parts);
+            assert!(!told.err.contains("s3cret"), "{}", told.err);
+        }
+    }
+}
