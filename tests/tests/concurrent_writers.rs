@@ -172,7 +172,7 @@ fn with_issues(me: &str, rng: &mut StdRng) -> Made {
     const NO_ROW: (&str, &str) = ("not_found", "there is no such row");
     const NO_RULE: (&str, &str) = ("forbidden", "no rule allows");
     const NO_INSERT: (&str, &str) = ("forbidden", "the rule for inserts");
-    const THERE: (&str, &str) = ("forbidden", "a row with this key is in table");
+    const THERE: (&str, &str) = ("forbidden", "or the key is taken");
     const FIXED: (&str, &str) = ("forbidden", "is written by an insert alone");
     const NO_DELETE: (&str, &str) = ("forbidden", "the rule for deletes");
     let (ops, refusals): (Vec<Value>, Refusals) = match rng.random_range(0..16) {
