@@ -292,6 +292,9 @@ impl MutationConnection {
             match verdict(plan, write, &rows)? {
                 Verdict::Written => {}
                 Verdict::Exists(_) => return Ok(Attempt::MeetsARow),
+                Verdict::Rejected(rejection) if tolerates(write, &rejection) => {
+                    return Ok(Attempt::MeetsARow);
+                }
                 Verdict::Rejected(rejection) => {
                     return Ok(Attempt::Rejected(with_op(index, rejection)));
                 }
@@ -300,7 +303,8 @@ impl MutationConnection {
         Ok(Attempt::Written)
     }
 
-    /// Does one write after the other. An insert that meets a row becomes an update of it.
+    /// Does one write after the other. An insert that meets a row becomes an update of it; what tolerates that its row is
+    /// not there is passed over.
     async fn step_by_step(
         &mut self,
         plan: &Arc<Plan>,
@@ -320,6 +324,8 @@ impl MutationConnection {
             }
             match verdict.map_err(|failure| of_op(index, failure))? {
                 Verdict::Written => {}
+                // There is nothing to do.
+                Verdict::Rejected(rejection) if tolerates(write, &rejection) => {}
                 Verdict::Exists(rejection) | Verdict::Rejected(rejection) => {
                     return Ok(Attempt::Rejected(with_op(index, rejection)));
                 }
@@ -548,7 +554,7 @@ enum Attempt {
     Written,
     /// The client's row is not at the number before.
     OutOfOrder,
-    /// An insert met a row.
+    /// An insert met a row, or an update that tolerates it found none: it goes on one write after the other.
     MeetsARow,
     Rejected(Rejection),
 }
@@ -569,14 +575,12 @@ fn verdict(plan: &Plan, write: &Write, rows: &[Row]) -> Result<Verdict, Failure>
         Some(row) => Some((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)),
         None => None,
     };
-    Ok(match Verdict::of(plan, write, answer) {
-        Verdict::Rejected(rejection)
-            if write.tolerance.missing && rejection.code == RejectCode::NotFound =>
-        {
-            Verdict::Written
-        }
-        verdict => verdict,
-    })
+    Ok(Verdict::of(plan, write, answer))
+}
+
+/// Whether the write's client expects that it does nothing.
+fn tolerates(write: &Write, rejection: &Rejection) -> bool {
+    write.tolerance.missing && rejection.code == RejectCode::NotFound
 }
 
 /// The rejection of the mutation with this number.
