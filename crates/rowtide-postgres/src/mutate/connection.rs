@@ -322,7 +322,8 @@ impl MutationConnection {
         Ok(Attempt::Written)
     }
 
-    /// Does one write after the other. An insert that meets a row becomes an update of it.
+    /// Does one write after the other. An insert that meets a row becomes an update of it; what tolerates that its row is
+    /// not there is passed over.
     async fn step_by_step(
         &mut self,
         plan: &Arc<Plan>,
@@ -342,6 +343,10 @@ impl MutationConnection {
             }
             match verdict.map_err(|failure| of_op(index, failure))? {
                 Verdict::Written => {}
+                // There is nothing to do, and what comes behind is done all the same.
+                Verdict::Rejected(rejection) if tolerates(write, &rejection) => {
+                    self.go_on().await?
+                }
                 Verdict::Exists(rejection) | Verdict::Rejected(rejection) => {
                     return Ok(Attempt::Rejected(with_op(index, rejection)));
                 }
@@ -377,7 +382,7 @@ impl MutationConnection {
     }
 
     /// Does one write. Whoever had the row may have replaced it while it was waited for: where there is none, it is looked for
-    /// once more. If there still is none, and the client expects no more of it, nothing is done.
+    /// once more.
     async fn step(
         &mut self,
         plan: &Arc<Plan>,
@@ -385,17 +390,9 @@ impl MutationConnection {
         write: &Write,
     ) -> Result<Verdict, Failure> {
         match self.step_once(plan, author, write).await? {
-            Verdict::Rejected(rejection) if rejection.code == RejectCode::NotFound => {}
-            other => return Ok(other),
-        }
-        self.go_on().await?;
-        match self.step_once(plan, author, write).await? {
-            Verdict::Rejected(rejection)
-                if write.tolerance.missing && rejection.code == RejectCode::NotFound =>
-            {
-                // What comes behind is done all the same.
+            Verdict::Rejected(rejection) if rejection.code == RejectCode::NotFound => {
                 self.go_on().await?;
-                Ok(Verdict::Written)
+                self.step_once(plan, author, write).await
             }
             other => Ok(other),
         }
@@ -637,6 +634,11 @@ fn verdict(plan: &Plan, write: &Write, rows: &[Row]) -> Result<Verdict, Failure>
         None => None,
     };
     Ok(Verdict::of(plan, write, answer))
+}
+
+/// Whether the write's client expects that it does nothing.
+fn tolerates(write: &Write, rejection: &Rejection) -> bool {
+    write.tolerance.missing && rejection.code == RejectCode::NotFound
 }
 
 /// The rejection of the mutation with this number.
