@@ -102,7 +102,7 @@ impl ConnectError {
                     "the password in the URL is wrong, or the role has none, or there is no such role: Postgres \
                      does not tell them apart",
                 ),
-                "28000" => Some(
+                "28000" if database.message().contains("pg_hba.conf") => Some(
                     "pg_hba.conf says on the server who may connect, from where and with TLS or not",
                 ),
                 "42501" => Some(

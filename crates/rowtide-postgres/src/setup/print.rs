@@ -239,6 +239,7 @@ impl Script<'_> {
             "FOR attempt IN 1..600 LOOP\n    \
              EXIT WHEN EXISTS (SELECT FROM pg_class WHERE oid = {oid} AND relreplident = 'f');\n    \
              BEGIN\n      SET LOCAL lock_timeout = '100ms';\n      \
+             LOCK TABLE ONLY {quoted} IN ACCESS EXCLUSIVE MODE;\n      \
              INSERT INTO {record}\n        {was}\n        ON CONFLICT DO NOTHING;\n      \
              ALTER TABLE {quoted} REPLICA IDENTITY FULL;\n    \
              EXCEPTION WHEN lock_not_available THEN\n      \
