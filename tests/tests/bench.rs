@@ -22,6 +22,10 @@ async fn every_scenario_comes_to_its_result() {
             "2000 rows",
         ),
         (&["restart", "--sessions", "30"][..], "30 clients"),
+        (
+            &["snapshots", "--thousand-rows", "1", "--connects", "3", "--seconds", "1"][..],
+            "3 connects at once",
+        ),
     ] {
         let mut command = rowtide_bench(["--dir", &dir.join("bench")]);
         command.args(args);

@@ -70,8 +70,11 @@ impl Site {
         self.write().await;
         let sql = self.node.connect(Fleet::DATABASE).await;
         sql.batch_execute("UPDATE marker SET value = value + 1").await.unwrap();
+        // Everyone, before anyone is asked what they hold: they see what the others write.
         for scribe in &mut self.scribes {
             scribe.settle(soon()).await;
+        }
+        for scribe in &mut self.scribes {
             let expected = truth(&sql, Scribe::DEFINITION, &scribe.user).await;
             scribe.hold(&expected, soon()).await;
             scribe.assert_nothing_found();

@@ -35,8 +35,13 @@ async fn of_sockets_that_close_at_once_nothing_stays() {
         (gone && value(&text, "rowtide_load_queries_total") > 0.0).then_some(())
     })
     .await;
-    // The places are free again, and whoever comes is served.
-    Raw::live(&app, "u1").await.assert_alive().await;
+    // All places of a user who has hung up are free again, and whoever comes is served.
+    let mut sessions = Vec::new();
+    for _ in 0..50 {
+        let mut session = Raw::live(&app, "u1").await;
+        session.assert_alive().await;
+        sessions.push(session);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

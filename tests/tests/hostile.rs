@@ -238,6 +238,11 @@ async fn no_more_files_may_be_open_and_health_is_told_all_the_same() {
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -n 320 && exec \"$0\" \"$@\""]).arg(serve.get_program());
     command.args(serve.get_args()).args(settings).arg(database.name());
+    // Variables of the test run are no settings of the server.
+    let variables = std::env::vars().map(|(name, _)| name);
+    for name in variables.filter(|name| name.starts_with("ROWTIDE_")) {
+        command.env_remove(name);
+    }
     command.env("ROWTIDE_TOKEN_SECRET", SECRET).current_dir("/");
     let mut server = Running::start(command);
     let address = server.line("ready http://").await.parse::<SocketAddr>().unwrap();

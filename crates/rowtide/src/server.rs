@@ -233,7 +233,7 @@ fn fitting(limits: ConnectionLimits) -> ConnectionLimits {
     let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
     let most = files.saturating_sub(OTHER_FILES).max(1);
     if most < limits.connections {
-        tracing::warn!(
+        tracing::info!(
             files,
             max_connections = limits.connections,
             "only {most} connections are taken, because no more files may be open"

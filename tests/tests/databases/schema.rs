@@ -31,6 +31,12 @@ impl Table {
         quote_table(&self.name.schema, &self.name.name)
     }
 
+    /// Its name in the definition and for clients.
+    pub(crate) fn wire(&self) -> String {
+        let TableName { schema, name } = &self.name;
+        if schema == "public" { name.clone() } else { format!("{schema}.{name}") }
+    }
+
     /// The one column of its key that others may name.
     pub(crate) fn id(&self) -> String {
         quote_identifier(&self.key[0])

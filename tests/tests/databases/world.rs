@@ -77,9 +77,7 @@ impl Story {
 fn definition_of(tables: &[Table]) -> Arc<Definition> {
     let mut text = String::new();
     for table in tables {
-        let TableName { schema, name } = &table.name;
-        let key = if schema == "public" { name.clone() } else { format!("{schema}.{name}") };
-        let key = Json::from(key).to_string();
+        let key = Json::from(table.wire()).to_string();
         text += &format!("[tables.{key}]\nvisible = '''{}'''\n", table.visible);
     }
     let parsed = Definition::parse("rowtide.toml", &text);
@@ -109,7 +107,7 @@ impl World {
                 let why = format!("{why}: {:?}", why.problems);
                 story.say(&format!("-- {name} is left out: {why}"));
                 seen.note("tables that cannot be served", true);
-                let place = tables.iter().position(|table| table.name.name == *name);
+                let place = tables.iter().position(|table| table.wire() == *name);
                 tables.remove(place.expect("it names a table of the definition"));
                 // Places have moved.
                 let count = place.unwrap_or_default();
@@ -282,7 +280,8 @@ impl World {
         let replica = self.streaming.replica.lock().unwrap_or_else(PoisonError::into_inner);
         let told: Vec<&str> = replica.tables().collect();
         let named = self.tables.iter().filter_map(|table| {
-            let wire = told.iter().find(|told| **told == table.name.name)?;
+            let wire = table.wire();
+            let wire = told.iter().find(|told| **told == wire)?;
             Some((table.name.clone(), (*wire).to_owned()))
         });
         let named = named.collect();
@@ -297,7 +296,7 @@ impl World {
         let mut truth: BTreeMap<String, Rows> = BTreeMap::new();
         for table in &self.tables.clone() {
             let Some(wire) = served.get(&table.name) else {
-                let rejected = health.refused_tables.contains(&table.name.name);
+                let rejected = health.refused_tables.contains(&table.wire());
                 if rejected {
                     continue;
                 }
