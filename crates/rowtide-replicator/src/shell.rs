@@ -51,7 +51,7 @@ type Watching = Pin<Box<dyn Future<Output = Sight> + Send>>;
 /// What a watch comes to.
 enum Sight {
     /// What is there, which may be something else than at the last look of this watcher.
-    Observed(Observed, Watcher),
+    Observed(Box<Observed>, Box<Watcher>),
     /// Nothing has been seen for [`WATCH_PATIENCE`], and why.
     Blind(String),
 }
@@ -334,7 +334,7 @@ impl Shell {
             sight = watching => {
                 let (watcher, input) = match sight {
                     Sight::Observed(observed, watcher) => {
-                        (Some(watcher), Input::Observed(Box::new(observed)))
+                        (Some(*watcher), Input::Observed(observed))
                     }
                     Sight::Blind(why) => (None, Input::Blind(why)),
                 };
@@ -365,7 +365,9 @@ async fn watch(
         }
         let looked = look_again(&database, &names, &definition, watcher.take());
         let why = match timeout(LOOK_TIMEOUT, looked).await {
-            Ok(Ok((Some(observed), watcher))) => return Sight::Observed(observed, watcher),
+            Ok(Ok((Some(observed), watcher))) => {
+                return Sight::Observed(Box::new(observed), Box::new(watcher));
+            }
             Ok(Ok((None, same))) => {
                 (watcher, seen) = (Some(same), Instant::now());
                 continue;

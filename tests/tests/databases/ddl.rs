@@ -240,11 +240,12 @@ impl World {
                     "BEGIN; UPDATE {name} SET {owner} = CASE {owner} WHEN 'ann' THEN 'bob' ELSE 'ann' END; COMMIT"
                 ),
             ),
-            35 => change(
+            35 => until_mended(
                 "tables that inherit",
                 format!(
                     "CREATE TABLE {fresh} () INHERITS ({name}); INSERT INTO {fresh} SELECT * FROM ONLY {name}"
                 ),
+                format!("DROP TABLE {fresh}"),
             ),
             36 => change(
                 "publications of more tables",

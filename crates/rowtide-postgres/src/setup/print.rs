@@ -8,7 +8,7 @@ use rowtide_plan::catalog::TableName;
 use rowtide_plan::plan::Plan;
 use rowtide_plan::sql::{quote_identifier, quote_literal, quote_table};
 
-use super::found::{FULL, Found, FoundTable};
+use super::found::{FULL, Found, FoundTable, OwnTable};
 use super::steps::slot_is_ours;
 use super::{LATER_COLUMNS, OWN_TABLES, RECORD, RECORD_COLUMNS, SetupError, Writes, connections};
 use crate::connect::{ConnectOptions, Names};
@@ -183,6 +183,10 @@ impl Script<'_> {
             text += &format!("CREATE TABLE IF NOT EXISTS {table} ({});\n", lines(columns));
         }
         for (name, column, kind) in LATER_COLUMNS {
+            let lacks = |own: &OwnTable| !own.columns.iter().any(|there| there == column);
+            if !found.own(name).is_some_and(lacks) {
+                continue;
+            }
             let table = quote_table(&names.schema, name);
             text += &format!("ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {column} {kind};\n");
         }
