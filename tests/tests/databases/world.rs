@@ -27,7 +27,7 @@ use crate::schema::{Table, schema};
 use crate::seen::Seen;
 
 /// How long it may take until everyone holds what SQL says. Many lives share two cores.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The rows of a table, by their JSON.
 type Rows = BTreeMap<String, usize>;
@@ -229,7 +229,7 @@ impl World {
     /// Everyone comes to hold what SQL says, of each table that is served; the others are rejected by name.
     pub(crate) async fn check(&mut self) {
         self.story.say("-- check");
-        let deadline = Instant::now() + PATIENCE;
+        let mut deadline = Instant::now() + PATIENCE;
         loop {
             let Some(why) = self.difference().await else { return };
             if Instant::now() > deadline {
@@ -241,6 +241,8 @@ impl World {
             if stalled && !self.mends.is_empty() && self.rng.random_bool(0.2) {
                 self.story.say("-- it says that it is not ready");
                 self.mend_last().await;
+                // A slot may have to be made anew, for which Postgres waits for everyone's transactions.
+                deadline = Instant::now() + PATIENCE;
             }
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
