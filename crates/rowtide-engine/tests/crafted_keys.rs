@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod teams;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,17 +14,12 @@ use rowtide_engine::{
     Engine, Input, Load, Loaded, Opening, Output, SessionId, TransactionSnapshot,
 };
 use rowtide_feed::{Acknowledgement, Change, Changes, History, RowChange, Transaction};
-use rowtide_plan::catalog::{
-    Catalog, CatalogColumn, CatalogIndex, CatalogTable, ColumnInput, ReplicaIdentity,
-    TableStreaming,
-};
-use rowtide_plan::compile::compile;
-use rowtide_plan::definition::Definition;
 use rowtide_plan::encode::{Datum, RowEncoder};
 use rowtide_plan::plan::Plan;
 use rowtide_plan::row::Row;
-use rowtide_plan::value::ColumnType;
 use rowtide_protocol::{Cursor, Epoch, Lsn};
+
+use crate::teams::{TEXT, plan};
 
 /// How many keys collide.
 const KEYS: usize = 20_000;
@@ -95,36 +92,6 @@ fn assert_as_cheap(prefix: &str, run: impl Fn(&[String]) -> Duration) {
     panic!("crafted keys are dear: {took:?}");
 }
 
-fn plan() -> Arc<Plan> {
-    let column = |name: &str| CatalogColumn {
-        name: name.to_owned(),
-        kind: ColumnType::Text,
-        type_oid: 25,
-        type_name: "text".to_owned(),
-        not_null: true,
-        toastable: false,
-        deterministic: true,
-        labels: Vec::new(),
-        input: ColumnInput::default(),
-    };
-    let table = |(oid, name): (u32, &str)| CatalogTable {
-        oid,
-        schema: "public".to_owned(),
-        name: name.to_owned(),
-        columns: ["id", "team", "person"].map(column).into(),
-        primary_key: vec!["id".to_owned()],
-        indexes: ["id", "team", "person"]
-            .map(|name| CatalogIndex { name: name.to_owned(), columns: vec![name.to_owned()] })
-            .into(),
-        replica_identity: ReplicaIdentity::Full,
-        row_security: false,
-        streaming: TableStreaming::default(),
-    };
-    let tables = [(1, "member"), (2, "note")].map(table).into();
-    let definition = Definition::parse("rowtide.toml", DEFINITION).unwrap();
-    Arc::new(compile(&definition, &Catalog { tables, ..Catalog::default() }).unwrap())
-}
-
 /// An engine whose loads bring the rows that are here, and whose questions to the log are answered at once.
 struct Deployment {
     plan: Arc<Plan>,
@@ -136,7 +103,7 @@ struct Deployment {
 
 impl Deployment {
     fn new() -> Deployment {
-        let plan = plan();
+        let plan = plan(DEFINITION, TEXT);
         let engine = Engine::new(Arc::clone(&plan), Epoch(1), Lsn(100), &[], usize::MAX);
         Deployment { plan, engine, rows: Vec::new(), history: History::default(), lsn: 100 }
     }

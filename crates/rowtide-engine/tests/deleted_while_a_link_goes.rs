@@ -3,23 +3,21 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod teams;
+
 use std::sync::Arc;
 
 use rowtide_engine::{
     Engine, Input, Load, Loaded, Opening, Output, SessionId, TransactionSnapshot,
 };
 use rowtide_feed::{Change, Changes, History, RowChange, Transaction};
-use rowtide_plan::catalog::{
-    Catalog, CatalogColumn, CatalogIndex, CatalogTable, ColumnInput, ReplicaIdentity,
-    TableStreaming,
-};
-use rowtide_plan::compile::compile;
-use rowtide_plan::definition::Definition;
 use rowtide_plan::encode::{Datum, RowEncoder};
 use rowtide_plan::plan::Plan;
 use rowtide_plan::row::Row;
 use rowtide_plan::value::ColumnType;
 use rowtide_protocol::{Cursor, Epoch, Lsn};
+
+use crate::teams::plan;
 
 const DEFINITION: &str = "
     [tables.member]
@@ -28,40 +26,6 @@ const DEFINITION: &str = "
     visible = '''person = auth.user_id
                  OR team IN (SELECT team FROM member WHERE person = auth.user_id)'''
 ";
-
-fn plan() -> Arc<Plan> {
-    let column = |name: &str, kind, type_oid, type_name: &str| CatalogColumn {
-        name: name.to_owned(),
-        kind,
-        type_oid,
-        type_name: type_name.to_owned(),
-        not_null: true,
-        toastable: false,
-        deterministic: true,
-        labels: Vec::new(),
-        input: ColumnInput::default(),
-    };
-    let table = |(oid, name): (u32, &str)| CatalogTable {
-        oid,
-        schema: "public".to_owned(),
-        name: name.to_owned(),
-        columns: vec![
-            column("id", ColumnType::Int, 20, "bigint"),
-            column("team", ColumnType::Int, 20, "bigint"),
-            column("person", ColumnType::Text, 25, "text"),
-        ],
-        primary_key: vec!["id".to_owned()],
-        indexes: ["id", "team", "person"]
-            .map(|name| CatalogIndex { name: name.to_owned(), columns: vec![name.to_owned()] })
-            .into(),
-        replica_identity: ReplicaIdentity::Full,
-        row_security: false,
-        streaming: TableStreaming::default(),
-    };
-    let tables = [(1, "member"), (2, "note")].map(table).into();
-    let definition = Definition::parse("rowtide.toml", DEFINITION).unwrap();
-    Arc::new(compile(&definition, &Catalog { tables, ..Catalog::default() }).unwrap())
-}
 
 /// An engine whose loads and questions to the log are answered at once; nothing has changed before.
 struct Deployment {
@@ -72,7 +36,7 @@ struct Deployment {
 
 impl Deployment {
     fn new(rows: &[(&'static str, [&str; 3])]) -> Deployment {
-        let plan = plan();
+        let plan = plan(DEFINITION, (ColumnType::Int, 20, "bigint"));
         let encode = |(table, columns): &(&'static str, [&str; 3])| {
             let id = plan.table_id("public", table).unwrap();
             let encoder = RowEncoder::new(&plan, id, &["id", "team", "person"]).unwrap();

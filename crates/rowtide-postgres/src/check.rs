@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 use crate::catalog::{encoding_said, unserved_encoding};
 use crate::connect::Names;
 use crate::published::{PublicationOption, missing_options};
-use crate::setup::{LATER_COLUMNS, MAY_STREAM, OWN_TABLES, Writes, foreign};
+use crate::setup::{MAY_STREAM, OWN_TABLES, Writes, foreign, later_columns};
 
 /// The command that creates most of the things that can be missing.
 const SETUP: &str = "rowtide setup";
@@ -141,14 +141,15 @@ pub async fn check_own_tables(
                FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                WHERE n.nspname = $1 AND c.relname = $2";
     let schema = quote_identifier(&names.schema);
-    let mut missing = None;
+    let (mut missing, mut earlier) = (None, None);
     for (name, _) in OWN_TABLES {
         let Some(row) = client.query_opt(sql, &[&names.schema, &name]).await? else {
             missing = missing.or(Some(name));
             continue;
         };
         let table = quote_table(&names.schema, name);
-        if let Some(how) = foreign(name, row.get(3), &row.get::<_, Vec<String>>(4)) {
+        let columns: Vec<String> = row.get(4);
+        if let Some(how) = foreign(name, row.get(3), &columns) {
             let repair = "choose another environment, or move it away";
             return Ok(vec![fatal(format!("{table} is not Rowtide's: {how}"), repair)]);
         }
@@ -160,8 +161,12 @@ pub async fn check_own_tables(
             );
             return Ok(vec![fatal(format!("role {role} may not write table {table}"), repair)]);
         }
+        if let Some((column, _)) = later_columns(name, &columns).next() {
+            let what = format!("table {table} is of an earlier version: it has no column {column}");
+            earlier = earlier.or(Some(fatal(what, SETUP)));
+        }
     }
-    let Some(missing) = missing else { return check_later_columns(client, names).await };
+    let Some(missing) = missing else { return Ok(earlier.into_iter().collect()) };
     let sql = "SELECT quote_ident(current_database()), quote_ident(current_user), \
                has_database_privilege(current_database(), 'CREATE')";
     let row = client.query_one(sql, &[]).await?;
@@ -170,23 +175,6 @@ pub async fn check_own_tables(
     let repair = if row.get(2) { SETUP.to_owned() } else { grant };
     let table = quote_table(&names.schema, missing);
     Ok(vec![fatal(format!("table {table} is missing"), repair)])
-}
-
-/// Whether the tables have the columns that earlier versions made them without.
-async fn check_later_columns(
-    client: &Client,
-    names: &Names,
-) -> Result<Vec<Problem>, tokio_postgres::Error> {
-    let sql = "SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass($1) AND attname = $2 \
-               AND NOT attisdropped";
-    for (name, column, _) in LATER_COLUMNS {
-        let table = quote_table(&names.schema, name);
-        if client.query_opt(sql, &[&table, &column]).await?.is_none() {
-            let what = format!("table {table} is of an earlier version: it has no column {column}");
-            return Ok(vec![fatal(what, SETUP)]);
-        }
-    }
-    Ok(Vec::new())
 }
 
 async fn check_publication(

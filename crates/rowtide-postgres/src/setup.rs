@@ -23,8 +23,8 @@ use self::found::Found;
 pub(crate) use self::found::MAY_STREAM;
 pub use self::print::script;
 pub use self::steps::Right;
-pub(crate) use self::steps::foreign;
 use self::steps::{Action, Step};
+pub(crate) use self::steps::{foreign, later_columns};
 pub use self::teardown::{Torn, teardown, to_tear_down};
 pub use self::turns::in_the_way;
 use self::turns::{SAY_AGAIN, Turns};
@@ -281,7 +281,7 @@ pub(crate) const OWN_TABLES: [(&str, &str); 3] = [
 ];
 
 /// Columns that earlier versions of Rowtide made these tables without: table, column, type.
-pub(crate) const LATER_COLUMNS: [(&str, &str, &str); 2] = [
+const LATER_COLUMNS: [(&str, &str, &str); 2] = [
     ("named_mutation", "session_id", "text"),
     ("named_mutation", "told", "boolean NOT NULL DEFAULT false"),
 ];

@@ -13,7 +13,7 @@ use crate::connect::{ConnectError, ConnectOptions, connect, reason};
 /// How often is looked who is waited for.
 const LOOK: Duration = Duration::from_secs(1);
 /// The version since which slots can be synchronized to standbys.
-const FAILOVER_SLOTS: i32 = 170_000;
+pub(crate) const FAILOVER_SLOTS: i32 = 170_000;
 
 /// Why there is no slot.
 #[derive(Debug, Error)]

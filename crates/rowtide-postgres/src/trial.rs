@@ -12,7 +12,9 @@ use tokio::time::timeout;
 use tokio_postgres::{Client, Error};
 
 use crate::check::{check_tables, fatal};
-use crate::connect::{CONNECT, ConnectError, ConnectOptions, Names, connect, reason};
+use crate::connect::{
+    CONNECT, ConnectError, ConnectOptions, Names, connect, connect_shared, reason,
+};
 use crate::handshake::{self, Failure};
 use crate::mutate::{Author, MutateError, Mutator, Number, Outcome, Ticket, Work};
 use crate::slot::is_standby;
@@ -167,8 +169,9 @@ impl Trial {
         own_tables: bool,
     ) -> Result<Vec<Problem>, Error> {
         let rules = plan.tables.iter().any(|table| table.write.rules().next().is_some());
-        let other = match connect(&self.mutations, "mutate").await {
-            Ok(other) => other,
+        // It may be a pooler's: nothing is to be left behind in it.
+        let other = match connect_shared(&self.mutations, "mutate").await {
+            Ok((other, _)) => other,
             Err(error) => {
                 let repair = pooler_advice(&error.to_string()).or(error.advice());
                 let what = format!("no mutation can be applied: {error}");

@@ -8,10 +8,11 @@ use rowtide_plan::catalog::TableName;
 use rowtide_plan::plan::Plan;
 use rowtide_plan::sql::{quote_identifier, quote_literal, quote_table};
 
-use super::found::{FULL, Found, FoundTable, OwnTable};
-use super::steps::slot_is_ours;
-use super::{LATER_COLUMNS, OWN_TABLES, RECORD, RECORD_COLUMNS, SetupError, Writes, connections};
+use super::found::{FULL, Found, FoundTable};
+use super::steps::{later_columns, slot_is_ours};
+use super::{OWN_TABLES, RECORD, RECORD_COLUMNS, SetupError, Writes, connections};
 use crate::connect::{ConnectOptions, Names};
+use crate::slot_making::FAILOVER_SLOTS;
 
 /// The script for the tables of a definition. `server` is the role that `rowtide serve` is going to connect as. It
 /// asks the database who owns what, which every role may, and changes nothing.
@@ -182,13 +183,11 @@ impl Script<'_> {
             let table = quote_table(&names.schema, name);
             text += &format!("CREATE TABLE IF NOT EXISTS {table} ({});\n", lines(columns));
         }
-        for (name, column, kind) in LATER_COLUMNS {
-            let lacks = |own: &OwnTable| !own.columns.iter().any(|there| there == column);
-            if !found.own(name).is_some_and(lacks) {
-                continue;
+        for own in &found.own {
+            for (column, kind) in later_columns(&own.name, &own.columns) {
+                let table = quote_table(&names.schema, &own.name);
+                text += &format!("ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {column} {kind};\n");
             }
-            let table = quote_table(&names.schema, name);
-            text += &format!("ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {column} {kind};\n");
         }
         for table in found.tables.iter().chain(&found.partitions) {
             if table.identity == FULL || found.to_identify.contains(&table.quoted()) {
@@ -292,7 +291,8 @@ impl Script<'_> {
 
     fn slot(&self) -> String {
         let slot = quote_literal(&self.names.slot);
-        let failover = if self.found.server.version >= 170_000 { ", failover => true" } else { "" };
+        let has_failover = self.found.server.version >= FAILOVER_SLOTS;
+        let failover = if has_failover { ", failover => true" } else { "" };
         let drop = format!(
             "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots\n  \
              WHERE slot_name = {slot} AND wal_status = 'lost' AND NOT active;\n"

@@ -93,13 +93,13 @@ pub(crate) fn setup_steps(
             create(&mut steps, format!("create table {table}"), sql, in_schema.clone());
         }
     }
-    for (name, column, kind) in LATER_COLUMNS {
-        let lacks = |own: &&OwnTable| !own.columns.iter().any(|there| there == column);
-        let Some(own) = found.own(name).filter(lacks) else { continue };
-        let table = quote_table(&names.schema, name);
-        let sql = format!("ALTER TABLE {table} ADD COLUMN {column} {kind}");
-        let what = format!("add column {column} to table {table}");
-        create(&mut steps, what, sql, owner_of(&own.owned, "table", &table));
+    for own in &found.own {
+        for (column, kind) in later_columns(&own.name, &own.columns) {
+            let table = quote_table(&names.schema, &own.name);
+            let sql = format!("ALTER TABLE {table} ADD COLUMN {column} {kind}");
+            let what = format!("add column {column} to table {table}");
+            create(&mut steps, what, sql, owner_of(&own.owned, "table", &table));
+        }
     }
     let all = found.tables.iter().chain(&found.partitions);
     let identified = |table: &&FoundTable| found.to_identify.contains(&table.quoted());
@@ -172,6 +172,18 @@ fn possible(found: &Found, names: &Names, tables: &[TableName]) -> Result<(), Se
     slot_is_ours(found_slot, &slot, &server.database)
 }
 
+/// The columns, with their types, that an earlier version made one of Rowtide's own tables without, and that this one, with
+/// its columns, still lacks.
+pub(crate) fn later_columns<'a>(
+    name: &'a str,
+    columns: &'a [String],
+) -> impl Iterator<Item = (&'static str, &'static str)> + 'a {
+    let lacking = LATER_COLUMNS.into_iter().filter(move |(table, column, _)| {
+        *table == name && !columns.iter().any(|there| there == column)
+    });
+    lacking.map(|(_, column, kind)| (column, kind))
+}
+
 /// How it shows that what has the name of one of Rowtide's own tables is somebody else's.
 pub(crate) fn foreign(name: &str, is_table: bool, columns: &[String]) -> Option<String> {
     if !is_table {
@@ -180,9 +192,7 @@ pub(crate) fn foreign(name: &str, is_table: bool, columns: &[String]) -> Option<
     let wanted = OWN_TABLES.iter().find(|(own, _)| *own == name);
     let wanted = wanted.map_or(RECORD_COLUMNS, |(_, columns)| *columns);
     let there = |name: &&str| columns.iter().any(|column| column == name);
-    let later = |column: &&str| {
-        LATER_COLUMNS.iter().any(|(table, later, _)| (*table, later) == (name, column))
-    };
+    let later = |column: &&str| later_columns(name, columns).any(|(later, _)| later == *column);
     let column = column_names(wanted).find(|column| !there(column) && !later(column))?;
     Some(format!("it has no column `{column}`"))
 }

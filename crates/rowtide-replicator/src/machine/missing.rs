@@ -3,7 +3,7 @@
 //! holds up everything.
 
 use rowtide_plan::sql::quote_table;
-use rowtide_plan::write_rules::WriteRules;
+use rowtide_postgres::setup::Writes;
 use rowtide_postgres::watch::{ObservedRights, ObservedTable};
 
 use super::Looked;
@@ -35,7 +35,7 @@ pub(super) fn incomplete(looked: &Looked) -> Option<String> {
     });
     let ungranted = looked.plan.tables.iter().flat_map(|table| {
         let seen = looked.observed.table(&table.catalog.schema, &table.catalog.name);
-        seen.into_iter().flat_map(|seen| ungranted(&table.write, seen))
+        seen.into_iter().flat_map(|seen| ungranted(Writes::of(table), seen))
     });
     let own = looked.own.iter().cloned();
     let all: Vec<String> =
@@ -44,14 +44,12 @@ pub(super) fn incomplete(looked: &Looked) -> Option<String> {
 }
 
 /// The rights that rules for writing need and the server's role lacks. Mutations that need them wait.
-fn ungranted(rules: &WriteRules, seen: &ObservedTable) -> Vec<String> {
+fn ungranted(writes: Writes, seen: &ObservedTable) -> Vec<String> {
     let ObservedRights { insert, update, delete } = seen.rights;
-    // A row is locked for an update before it is deleted.
-    let updates = !rules.updates.is_empty() || rules.delete.is_some();
     let needed = [
-        ("INSERT", rules.insert.is_some() && !insert),
-        ("UPDATE", updates && !update),
-        ("DELETE", rules.delete.is_some() && !delete),
+        ("INSERT", writes.insert && !insert),
+        ("UPDATE", writes.update && !update),
+        ("DELETE", writes.delete && !delete),
     ];
     let quoted = quote_table(&seen.schema, &seen.name);
     let said = |(right, _): &(&str, bool)| {
