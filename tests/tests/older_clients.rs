@@ -1,5 +1,7 @@
 //! The adapter, driven as a client of the older protocol drives it.
 
+use std::collections::BTreeSet;
+
 use rowtide_tests::{App, Older, Writer, eventually, http_get};
 use serde_json::{Value, json};
 
@@ -173,9 +175,11 @@ async fn a_replica_that_is_replaced_begins_with_all_of_its_rows() {
     let app = App::small_files().await;
     let (mut owner, before) = Older::live(&app, "owner").await;
     assert_eq!(before["files"].as_array().unwrap().len(), 4);
+    // Other columns are another replica; with one column more they stay.
     sql(
         &app,
-        r#"ALTER TABLE file ADD COLUMN extra text DEFAULT 'x'; UPDATE file SET name = 'New'"#,
+        r#"ALTER TABLE file ADD COLUMN extra text DEFAULT 'x', DROP COLUMN thumbnail;
+           UPDATE file SET name = 'New'"#,
     )
     .await;
     assert_eq!(owner.closed().await, (1012, "restarting".to_owned()));
@@ -183,6 +187,24 @@ async fn a_replica_that_is_replaced_begins_with_all_of_its_rows() {
     let (mut owner, after) = Older::live(&app, "owner").await;
     let files = after["files"].as_array().unwrap();
     assert!(files.iter().all(|file| file["extra"] == "x" && file["name"] == "New"), "{files:?}");
+    owner
+        .mutate("m", json!([update("file", "update", json!({ "id": "edit", "extra": "y" }))]))
+        .await;
+    assert_eq!(rows(&owner.until("m").await), ["update file edit"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_is_added_is_told_and_nobody_is_sent_away() {
+    let app = App::small_files().await;
+    let (mut owner, before) = Older::live(&app, "owner").await;
+    let files = before["files"].as_array().unwrap().len();
+    sql(&app, "ALTER TABLE file ADD COLUMN extra text DEFAULT 'x'").await;
+    let mut told = BTreeSet::new();
+    while told.len() < files {
+        let heard = owner.hear().await;
+        assert_eq!(heard["update"]["row"]["extra"], "x", "{heard}");
+        told.extend(rows(&[heard]));
+    }
     owner
         .mutate("m", json!([update("file", "update", json!({ "id": "edit", "extra": "y" }))]))
         .await;

@@ -17,6 +17,7 @@ use rowtide_postgres::setup::setup;
 use rowtide_postgres::stream::{
     Instance, MAX_TRANSACTION_BYTES, SchemaChange, Stream, StreamError, StreamEvent,
 };
+use rowtide_postgres::wal::end_of_wal;
 use rowtide_protocol::Lsn;
 use rowtide_tests::Database;
 use rowtide_tests::proxy::Proxy;
@@ -92,7 +93,7 @@ impl Fixture {
             match event.expect("the stream goes on") {
                 StreamEvent::Transaction(transaction) => return transaction,
                 StreamEvent::SchemaChanged(change) => panic!("{change}"),
-                StreamEvent::Position(_) => {}
+                StreamEvent::Position(_) | StreamEvent::Switched => {}
             }
         }
     }
@@ -105,7 +106,20 @@ impl Fixture {
                 StreamEvent::Transaction(transaction) => {
                     assert_eq!(transaction.changes, Changes::Rows(Vec::new()));
                 }
-                StreamEvent::Position(_) => {}
+                StreamEvent::Position(_) | StreamEvent::Switched => {}
+            }
+        }
+    }
+
+    /// Those of the next transaction that has any: before PostgreSQL 15 DDL comes too, as one that has none.
+    async fn some_changes_of(&mut self, sql: &str) -> Vec<String> {
+        self.run(sql).await;
+        loop {
+            let Changes::Rows(changes) = self.transaction().await.changes else {
+                panic!("too large")
+            };
+            if !changes.is_empty() {
+                return changes.iter().map(|change| self.show(change)).collect();
             }
         }
     }
@@ -226,8 +240,8 @@ async fn a_transaction_past_the_budget_only_names_its_tables() {
 async fn a_table_that_changes_is_told_and_the_stream_can_go_on_without_it() {
     let mut fixture = Fixture::new(MAX_TRANSACTION_BYTES).await;
     fixture.changes_of("INSERT INTO note VALUES (1, 0, 'u1', 'a')").await;
-    fixture.run("ALTER TABLE note ADD COLUMN stars int DEFAULT 3").await;
-    fixture.run("BEGIN; UPDATE note SET body = 'b'; INSERT INTO other VALUES (1); COMMIT").await;
+    fixture.run("ALTER TABLE note RENAME COLUMN body TO stars").await;
+    fixture.run("BEGIN; UPDATE note SET stars = 'b'; INSERT INTO other VALUES (1); COMMIT").await;
     let change = fixture.schema_change().await;
     assert_eq!((&change.table[..], change.what.contains("stars")), ("note", true), "{change}");
     let transaction = fixture.transaction().await;
@@ -246,7 +260,7 @@ async fn a_table_that_changes_is_told_and_the_stream_can_go_on_without_it() {
         assert!(told.committed < transaction.lsn, "{told:?}");
     }
     // Until it fits again.
-    fixture.run("ALTER TABLE note DROP COLUMN stars").await;
+    fixture.run("ALTER TABLE note RENAME COLUMN stars TO body").await;
     fixture.run("INSERT INTO note VALUES (4, 0, 'u1', 'c')").await;
     let shown = loop {
         // Before PostgreSQL 15 the DDL comes too, as a transaction of no change.
@@ -257,6 +271,45 @@ async fn a_table_that_changes_is_told_and_the_stream_can_go_on_without_it() {
         }
     };
     assert_eq!(shown, r#"note: to {"id":4,"part":0,"owner":"u1","body":"c"}"#);
+}
+
+#[tokio::test]
+async fn columns_that_were_added_are_left_out_until_the_stream_is_where_its_plan_has_them() {
+    let mut fixture = Fixture::new(MAX_TRANSACTION_BYTES).await;
+    fixture.changes_of("INSERT INTO note VALUES (1, 0, 'u1', 'a'), (2, 0, 'u1', 'a')").await;
+    fixture.run("ALTER TABLE note ADD COLUMN stars int DEFAULT 3").await;
+    fixture.run("ALTER TABLE other ADD COLUMN more text").await;
+    let shown = fixture.some_changes_of("UPDATE note SET body = 'b', stars = 4 WHERE id = 1").await;
+    let without = r#" to {"id":1,"part":0,"owner":"u1","body":"b"}"#;
+    assert!(shown[0].ends_with(without), "{shown:?}");
+    let definition = Definition::parse("rowtide.toml", DEFINITION).expect("it is right");
+    let newer = Arc::new(plan(&fixture.client, &definition).await);
+    assert_eq!(fixture.plan.columns_added_by(&newer).map(|added| added.len()), Some(2));
+    let end = end_of_wal(&fixture.client).await.expect("it says so");
+    fixture.stream.stream.switch(end, Arc::clone(&newer));
+    fixture.run("UPDATE note SET body = 'c' WHERE id = 2; INSERT INTO other VALUES (1, 'x')").await;
+    let mut events = Vec::new();
+    while !matches!(events.last(), Some(StreamEvent::Transaction(transaction)) if transaction.lsn > end)
+    {
+        events.push(within(fixture.stream.next()).await.expect("the stream goes on"));
+    }
+    let told = events.iter().filter(|event| matches!(event, StreamEvent::Switched)).count();
+    assert_eq!(told, 1, "{events:?}");
+    let before = events.iter().take_while(|event| !matches!(event, StreamEvent::Switched));
+    for event in before {
+        let up_to_end = match event {
+            StreamEvent::Transaction(transaction) => transaction.lsn <= end,
+            StreamEvent::Position(lsn) => *lsn <= end,
+            _ => false,
+        };
+        assert!(up_to_end, "{event:?}");
+    }
+    fixture.plan = newer;
+    let Some(StreamEvent::Transaction(transaction)) = events.pop() else { panic!("{events:?}") };
+    let Changes::Rows(changes) = &transaction.changes else { panic!("too large") };
+    let shown: Vec<String> = changes.iter().map(|change| fixture.show(change)).collect();
+    assert!(shown[0].ends_with(r#""body":"c","stars":3}"#), "{shown:?}");
+    assert_eq!(shown[1], r#"other: to {"id":1,"more":"x"}"#);
 }
 
 #[tokio::test]
@@ -273,6 +326,7 @@ async fn the_position_passes_what_a_load_has_seen_also_when_nothing_is_published
                     StreamEvent::Position(lsn) => lsn,
                     StreamEvent::Transaction(transaction) => transaction.lsn,
                     StreamEvent::SchemaChanged(change) => panic!("{change}"),
+                    StreamEvent::Switched => continue,
                 };
                 fixture.stream.confirm(position);
             }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rowtide_feed::{Acknowledgement, History, Transaction};
-use rowtide_plan::plan::Plan;
+use rowtide_plan::plan::{Plan, TableId};
 use rowtide_protocol::{Cursor, Epoch, Lsn, Mode};
 
 use crate::loads::Loads;
@@ -33,6 +33,16 @@ pub enum Input {
     /// The stream brought a transaction. One that lies before the position is ignored, so that a
     /// stream may start again from an earlier place.
     Transaction(Arc<Transaction>),
+    /// From a position on rows of some tables are of another plan, which has the same topics and more columns in these
+    /// tables. All of their rows are loaded again. One that lies before the position is ignored.
+    Reshaped {
+        /// The position.
+        lsn: Lsn,
+        /// The tables.
+        tables: Vec<TableId>,
+        /// The plan.
+        plan: Arc<Plan>,
+    },
     /// The stream has come this far, and there was nothing on the way.
     Position(Lsn),
     /// A stream begins, and WAL ends here: no client was ever told of anything behind it.
@@ -175,6 +185,10 @@ impl Engine {
                 self.progress.heard = self.progress.tick;
                 self.transaction(&transaction, out);
             }
+            Input::Reshaped { lsn, tables, plan } => {
+                self.progress.heard = self.progress.tick;
+                self.reshape(lsn, &tables, plan, out);
+            }
             Input::Position(lsn) => {
                 self.progress.heard = self.progress.tick;
                 self.position = self.position.max(lsn);
@@ -202,7 +216,8 @@ impl Engine {
         self.seed_with_recent(&keys);
         let states = keys.iter().map(|key| &self.topics[*key]);
         let (topics, before) = states.map(|of| (of.id().clone(), of.rows().clone())).unzip();
-        Some(Load { id, topics, before })
+        let plan = Arc::clone(&self.plan);
+        Some(Load { id, plan, topics, before })
     }
 
     /// Whether [`Engine::take_load`] has something to ask for.

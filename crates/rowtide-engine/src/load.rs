@@ -1,6 +1,9 @@
 //! What the engine asks of Postgres, and what comes back.
 
+use std::sync::Arc;
+
 use rowtide_plan::map::Id;
+use rowtide_plan::plan::Plan;
 use rowtide_plan::row::Topic;
 use rowtide_protocol::Lsn;
 
@@ -18,6 +21,8 @@ impl Id for LoadId {}
 pub struct Load {
     /// To be given back with the answer.
     pub id: LoadId,
+    /// What the rows are to be of.
+    pub plan: Arc<Plan>,
     /// Each topic once.
     pub topics: Vec<Topic>,
     /// For each topic the rows that it was thought to have, if it was loaded before. What is read is best put

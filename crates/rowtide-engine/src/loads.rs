@@ -107,6 +107,11 @@ impl Loads {
         self.recent.push(transaction);
     }
 
+    /// Rows of these tables are others from here on.
+    pub(crate) fn reshape(&mut self, tables: &[TableId]) {
+        self.recent.reshape(tables);
+    }
+
     /// Every later load sees what this snapshot has seen.
     pub(crate) fn saw(&mut self, snapshot: &TransactionSnapshot) {
         self.recent.drop_visible(snapshot);

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use rowtide_feed::Transaction;
+use rowtide_plan::plan::TableId;
 
 use crate::TransactionSnapshot;
 
@@ -50,6 +51,16 @@ impl Recent {
             }
             if self.bytes <= MAX_RECENT_BYTES {
                 return;
+            }
+        }
+    }
+
+    /// Rows of these tables are others from here on: of a transaction that has some nothing is known any more.
+    pub(crate) fn reshape(&mut self, tables: &[TableId]) {
+        for transaction in self.entries.iter_mut().filter_map(|entry| entry.transaction.as_mut()) {
+            if let Some(without) = transaction.without_rows_of(tables) {
+                self.bytes = self.bytes - transaction.bytes() + without.bytes();
+                *transaction = Arc::new(without);
             }
         }
     }

@@ -29,6 +29,9 @@ pub(crate) struct TopicState {
     /// [`Topics`](crate::topics::Topics) changes them, which counts their bytes.
     pub(super) rows: TopicRows,
     phase: Phase,
+    /// Its rows have become others since those who have them were told, and were not read before: with the next load all of
+    /// them are news to these.
+    tell_all: bool,
 }
 
 /// How far a topic has been read.
@@ -39,7 +42,7 @@ pub(crate) struct TopicState {
 pub(crate) enum Phase {
     /// Nobody needs its rows: those who reach it have them, and it names no other topics.
     ///
-    /// To `Wanted`, when somebody must be sent its rows.
+    /// To `Wanted`, when somebody must be sent its rows, or they have become others.
     Unread,
     /// Waits for the next load.
     ///
@@ -47,7 +50,8 @@ pub(crate) enum Phase {
     Wanted { outdated: Option<Lsn> },
     /// Part of a load under way.
     ///
-    /// To `Loaded`, when the load arrives; back to `Wanted`, when it fails, or has not seen what was not kept.
+    /// To `Loaded`, when the load arrives; back to `Wanted`, when it fails, or has not seen what was not kept, or when the
+    /// table's rows have become others meanwhile.
     Loading {
         load: LoadId,
         /// What was streamed, in commit order.
@@ -56,7 +60,7 @@ pub(crate) enum Phase {
     },
     /// Its rows are true as of the engine's position, or ahead of it.
     ///
-    /// To `Wanted`, when a transaction changes more than can be held; to `Unread`, when its rows are evicted.
+    /// To `Wanted`, when a transaction changes more than can be held, or the table's rows become others; to `Unread`, when its rows are evicted.
     Loaded {
         /// What its load had seen, until the stream has passed the load's position.
         ahead: Option<Ahead>,
@@ -90,7 +94,7 @@ pub(crate) struct Unfit;
 impl TopicState {
     pub(super) fn new(id: Topic) -> TopicState {
         let (views, rows) = (IdSet::default(), TopicRows::default());
-        TopicState { id, views, rows, phase: Phase::Unread }
+        TopicState { id, views, rows, phase: Phase::Unread, tell_all: false }
     }
 
     pub(crate) fn id(&self) -> &Topic {
@@ -211,6 +215,26 @@ impl TopicState {
         if let Phase::Wanted { outdated } = self.phase {
             self.phase = Phase::Loaded { ahead, outdated };
         }
+    }
+
+    /// Whether all rows of the load that has just ended are news to those who have the topic.
+    pub(crate) fn take_tell_all(&mut self) -> bool {
+        std::mem::take(&mut self.tell_all)
+    }
+
+    /// The rows of its table have become others as of `lsn`, and must be loaded again: what a load brings that was asked for
+    /// before is of no use. Whether it must be asked for. `had` says whether anyone has its rows.
+    pub(crate) fn reshape(&mut self, lsn: Lsn, had: bool) -> bool {
+        self.tell_all |= had && !self.was_read();
+        let (outdated, ask) = match &self.phase {
+            Phase::Unread if !had => return false,
+            Phase::Unread => (None, true),
+            Phase::Wanted { outdated } => (*outdated, false),
+            Phase::Loading { outdated, .. } => (*outdated, true),
+            Phase::Loaded { .. } => (Some(lsn), true),
+        };
+        self.phase = Phase::Wanted { outdated };
+        ask
     }
 
     /// Its rows are not true any more as of `lsn`, and must be loaded again.

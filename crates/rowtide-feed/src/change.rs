@@ -150,6 +150,27 @@ impl Transaction {
         };
         size_of::<Transaction>() + changes
     }
+
+    /// The same without its rows, if it has rows of one of these tables: it is one whose changes are not known. So it is
+    /// taken where the rows of these tables have become others, and it may have to be applied to those.
+    pub fn without_rows_of(&self, tables: &[TableId]) -> Option<Transaction> {
+        let Changes::Rows(changes) = &self.changes else { return None };
+        if !changes.iter().any(|change| tables.contains(&change.table)) {
+            return None;
+        }
+        let mut touched: Vec<TableId> = changes.iter().map(|change| change.table).collect();
+        touched.sort_unstable();
+        touched.dedup();
+        let Transaction { lsn, xid, commit_time_us, .. } = *self;
+        Some(Transaction {
+            lsn,
+            xid,
+            commit_time_us,
+            truncated: self.truncated.clone(),
+            changes: Changes::TooLarge(touched),
+            acknowledgements: self.acknowledgements.clone(),
+        })
+    }
 }
 
 /// What the log says of some topics between two positions.

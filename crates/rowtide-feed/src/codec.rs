@@ -17,8 +17,9 @@ use thiserror::Error;
 use crate::{Acknowledgement, Change, Changes, Event, Transaction};
 use read::Reader;
 
-/// The version that is written. Every version from 1 on is read.
-pub const VERSION: u8 = 1;
+/// The newest version that is written. Every version from 1 on is read. What version 1 can say is written as that, so
+/// that older readers understand it: version 2 has one kind more, and nothing else is different.
+pub const VERSION: u8 = 2;
 
 /// Bytes before a message's version: its length.
 const LENGTH: usize = 4;
@@ -34,6 +35,8 @@ mod kind {
     pub(super) const TRANSACTION: u8 = 3;
     pub(super) const POSITION: u8 = 4;
     pub(super) const TABLE_CHANGED: u8 = 5;
+    /// Since version 2.
+    pub(super) const RESHAPED: u8 = 6;
     pub(super) const COMMIT: u8 = 16;
     pub(super) const CHANGE: u8 = 17;
 }
@@ -152,8 +155,9 @@ pub fn encode(event: &Event, into: &mut Vec<u8>) {
         Event::Transaction { .. } => kind::TRANSACTION,
         Event::Position { .. } => kind::POSITION,
         Event::TableChanged { .. } => kind::TABLE_CHANGED,
+        Event::Reshaped { .. } => kind::RESHAPED,
     };
-    into.extend_from_slice(&[VERSION, kind]);
+    into.extend_from_slice(&[version_of(kind), kind]);
     v1::write_event(into, event);
     let checksum = checksum(None, &into[start + LENGTH..]);
     into.extend_from_slice(&checksum);
@@ -188,7 +192,7 @@ pub fn decode(from: &mut &[u8]) -> Result<Event, DecodeError> {
 /// Appends the record of a transaction without the changes of its rows.
 pub fn encode_commit(previous: Lsn, transaction: &Transaction, into: &mut Vec<u8>) {
     let start = into.len();
-    into.extend_from_slice(&[VERSION, kind::COMMIT]);
+    into.extend_from_slice(&[version_of(kind::COMMIT), kind::COMMIT]);
     v1::write_commit(into, previous, transaction);
     let checksum = checksum(Some(transaction.lsn), &into[start..]);
     into.extend_from_slice(&checksum);
@@ -208,7 +212,7 @@ pub fn decode_commit(lsn: Lsn, record: &[u8]) -> Result<Commit, DecodeError> {
 /// Appends the record of a change, which is of the transaction at `lsn`.
 pub fn encode_change(lsn: Lsn, change: &Change, into: &mut Vec<u8>) {
     let start = into.len();
-    into.extend_from_slice(&[VERSION, kind::CHANGE]);
+    into.extend_from_slice(&[version_of(kind::CHANGE), kind::CHANGE]);
     v1::write_change(into, change);
     let checksum = checksum(Some(lsn), &into[start..]);
     into.extend_from_slice(&checksum);
@@ -247,7 +251,7 @@ fn reader(lsn: Lsn, record: &[u8], expected: u8) -> Result<Reader<'_>, DecodeErr
 fn open(lsn: Option<Lsn>, record: &[u8]) -> Result<(u8, &[u8]), DecodeError> {
     let too_short = DecodeError::TooShort { length: record.len() };
     let version = *record.first().ok_or(too_short)?;
-    if version != VERSION {
+    if !(1..=VERSION).contains(&version) {
         return Err(DecodeError::Version(version));
     }
     let (sealed, stored) = record.split_last_chunk::<CHECKSUM>().ok_or(too_short)?;
@@ -255,7 +259,15 @@ fn open(lsn: Option<Lsn>, record: &[u8]) -> Result<(u8, &[u8]), DecodeError> {
     if *stored != checksum(lsn, sealed) {
         return Err(DecodeError::Checksum);
     }
+    if version != version_of(*kind) {
+        return Err(DecodeError::Kind(*kind));
+    }
     Ok((*kind, body))
+}
+
+/// The version that a kind came with, and is written as: what is equal has equal bytes.
+fn version_of(kind: u8) -> u8 {
+    if kind == kind::RESHAPED { 2 } else { 1 }
 }
 
 /// CRC-32 (IEEE). Of a record the position is in it, so that it is not taken for one of another transaction.

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use rowtide_plan::plan::TableId;
 use rowtide_protocol::{Epoch, Lsn};
 
 use crate::Transaction;
@@ -48,6 +49,19 @@ pub enum Event {
         /// The clock of Postgres when it said so, microseconds since 1970 UTC.
         time_us: i64,
     },
+    /// From here on rows are of another plan, with the same topics and views, in which tables have more columns. What was
+    /// told of rows of these tables before has not got them: all of them are to be loaded again. It is a link of the chain
+    /// of positions as a transaction is.
+    Reshaped {
+        /// The position after the transaction before it, or where the epoch began.
+        previous: Lsn,
+        /// The position after it. No transaction ends there.
+        lsn: Lsn,
+        /// The plan that rows are of behind it.
+        plan: Fingerprint,
+        /// The tables whose rows are others.
+        tables: Vec<TableId>,
+    },
     /// A table is not what the plan was compiled for any more. What follows from it is an event of its own.
     TableChanged {
         /// The table, with its schema.
@@ -62,7 +76,7 @@ impl Event {
     pub fn lsn(&self) -> Option<Lsn> {
         match self {
             Event::Transaction { transaction, .. } => Some(transaction.lsn),
-            Event::Position { lsn, .. } => Some(*lsn),
+            Event::Position { lsn, .. } | Event::Reshaped { lsn, .. } => Some(*lsn),
             Event::EpochBegan { position, .. } => Some(*position),
             Event::StreamBegan { .. } | Event::TableChanged { .. } => None,
         }
@@ -73,6 +87,7 @@ impl Event {
         let held = match self {
             Event::Transaction { transaction, .. } => transaction.bytes(),
             Event::TableChanged { table, what } => table.len() + what.len(),
+            Event::Reshaped { tables, .. } => size_of_val(&tables[..]),
             Event::EpochBegan { .. } | Event::StreamBegan { .. } | Event::Position { .. } => 0,
         };
         size_of::<Event>() + held

@@ -23,7 +23,7 @@ pub enum Taken {
 /// Where one stands who follows an epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Follower {
-    /// The position after the last transaction, or where the epoch began.
+    /// The position after the last transaction or [`Event::Reshaped`], or where the epoch began.
     transaction: Lsn,
     position: Lsn,
 }
@@ -60,8 +60,12 @@ impl Follower {
             Event::Transaction { transaction, .. } if transaction.lsn <= self.position => {
                 Taken::Known
             }
-            Event::Position { lsn, .. } if *lsn <= self.position => Taken::Known,
-            Event::Transaction { previous, .. } | Event::Position { previous, .. }
+            Event::Position { lsn, .. } | Event::Reshaped { lsn, .. } if *lsn <= self.position => {
+                Taken::Known
+            }
+            Event::Transaction { previous, .. }
+            | Event::Position { previous, .. }
+            | Event::Reshaped { previous, .. }
                 if *previous > self.transaction =>
             {
                 Taken::Gap { after: self.position }
@@ -69,6 +73,10 @@ impl Follower {
             Event::Transaction { transaction, .. } => {
                 self.transaction = transaction.lsn;
                 self.position = transaction.lsn;
+                Taken::Next
+            }
+            Event::Reshaped { lsn, .. } => {
+                (self.transaction, self.position) = (*lsn, *lsn);
                 Taken::Next
             }
             Event::Position { lsn, .. } => {

@@ -10,7 +10,9 @@ use rowtide_protocol::{Epoch, Lsn};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{Event, Follower, History, HistoryQuery, PastError, Ring, Since, Taken, Transaction};
+use crate::{
+    Event, Fingerprint, Follower, History, HistoryQuery, PastError, Ring, Since, Taken, Transaction,
+};
 
 /// How many batches a follower takes at once.
 const BATCHES: usize = 64;
@@ -30,12 +32,12 @@ pub enum ReplicatorStatus {
     Waiting(String),
 }
 
-/// One plan and one epoch: what those who serve clients go by until the next one.
+/// One epoch and a plan that may be extended ([`Event::Reshaped`]): what those who serve clients go by until the next one.
 #[derive(Debug)]
 pub struct Generation {
     /// The id of the unbroken log.
     pub epoch: Epoch,
-    /// What its topics are of.
+    /// What its topics are of, and its rows as it begins.
     pub plan: Arc<Plan>,
     /// Engines begin here: what is before is in their loads, or among `recent`.
     pub position: Lsn,
@@ -50,6 +52,8 @@ pub struct FeedState {
     pub status: ReplicatorStatus,
     /// None before there is a log and a slot, and while another server has them.
     pub generation: Option<Arc<Generation>>,
+    /// The plan of its newest rows; the last one while there is no generation.
+    pub plan: Option<Arc<Plan>>,
     /// Why the log cannot be written, if so.
     pub log_failing: Option<String>,
     /// Cursors before this cannot be resumed.
@@ -94,6 +98,8 @@ pub enum FollowError {
 
 struct Shared {
     ring: Mutex<(Arc<Generation>, Ring)>,
+    /// Those that the generation was extended to, in order. Nobody is told of one before it is here.
+    plans: Mutex<Vec<Arc<Plan>>>,
     /// How many batches there are; told with each.
     published: watch::Sender<u64>,
 }
@@ -155,6 +161,7 @@ pub fn feed(limit_bytes: usize) -> (Publisher, Feed, mpsc::UnboundedReceiver<Req
     let (state, of_state) = watch::channel(FeedState {
         status: ReplicatorStatus::Starting,
         generation: None,
+        plan: None,
         log_failing: None,
         oldest: Lsn(0),
         durable: Lsn(0),
@@ -179,13 +186,26 @@ impl Publisher {
         let ring = Ring::new(generation.position, self.limit_bytes);
         let shared = Arc::new(Shared {
             ring: Mutex::new((Arc::clone(&generation), ring)),
+            plans: Mutex::default(),
             published: watch::channel(0).0,
         });
         self.room.send_replace(true);
         // In this order whoever sees a generation can follow it.
         self.current.send_replace(Some(shared));
-        self.state.send_modify(|state| state.generation = Some(Arc::clone(&generation)));
+        self.state.send_modify(|state| {
+            state.plan = Some(Arc::clone(&generation.plan));
+            state.generation = Some(Arc::clone(&generation));
+        });
         generation
+    }
+
+    /// Hands on an [`Event::Reshaped`], behind which the rows of the generation are of `plan`.
+    pub fn reshape(&self, plan: Arc<Plan>, event: Event) {
+        let current = self.current.borrow().clone();
+        let Some(shared) = current else { return };
+        shared.plans.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&plan));
+        self.state.send_modify(|state| state.plan = Some(plan));
+        self.publish([event].into());
     }
 
     /// Ends the generation; there is none then.
@@ -431,6 +451,12 @@ impl Subscription {
             self.ready.push_back(Arc::from([Event::StreamBegan { wal_end }]));
         }
         Ok(news)
+    }
+
+    /// The plan of an [`Event::Reshaped`] of the generation: of everyone who was told of one, this is there.
+    pub fn plan(&self, fingerprint: Fingerprint) -> Option<Arc<Plan>> {
+        let plans = self.shared.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        plans.iter().rev().find(|plan| plan.fingerprint() == fingerprint.0).cloned()
     }
 
     /// Of which it follows.

@@ -1,4 +1,4 @@
-//! The very bytes of version 1. A version that was written once is read for ever: these files stay as they are,
+//! The very bytes of each version. A version that was written once is read for ever: these files stay as they are,
 //! whatever the present version is. `ROWTIDE_GOLDEN=write` writes those that are not there yet.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use rowtide_plan::row::{Image, Row, Topic};
 use rowtide_plan::value::{ColumnType, Value};
 use rowtide_protocol::{Epoch, Lsn, Rejected};
 
-const DIR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/v1");
+const DIR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
 
 #[track_caller]
 fn parsed(kind: ColumnType, text: &str) -> Value {
@@ -165,15 +165,42 @@ fn events() -> Vec<(String, Event)> {
     began.chain(transactions).chain(others).collect()
 }
 
+fn directory(version: u8) -> PathBuf {
+    Path::new(DIR).join(format!("v{version}"))
+}
+
+/// Every file of a version is held against a value.
+#[track_caller]
+fn are_all(version: u8, held: &BTreeSet<String>) {
+    let there: BTreeSet<String> = fs::read_dir(directory(version))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(&there, held, "every file is held against a value");
+}
+
+fn hold_event(version: u8, name: &str, event: &Event) -> String {
+    let mut bytes = Vec::new();
+    encode(event, &mut bytes);
+    assert_eq!(bytes[4], version, "it is written as the first version that had it");
+    hold(version, name, event, &bytes, |golden| {
+        let mut from = golden;
+        let event = decode(&mut from).unwrap();
+        assert!(from.is_empty());
+        event
+    })
+}
+
 /// The file `name` has the bytes that `value` is encoded to, and is decoded to `value`.
 fn hold<T: PartialEq + Debug>(
+    version: u8,
     name: &str,
     value: &T,
     encoded: &[u8],
     decode: impl FnOnce(&[u8]) -> T,
 ) -> String {
     let file = format!("{name}.bin");
-    let path = Path::new(DIR).join(&file);
+    let path = directory(version).join(&file);
     if !path.exists() && std::env::var("ROWTIDE_GOLDEN").is_ok_and(|what| what == "write") {
         fs::write(&path, encoded).unwrap();
     }
@@ -187,21 +214,14 @@ fn hold<T: PartialEq + Debug>(
 fn version_1_is_what_it_was() {
     let mut files = BTreeSet::new();
     for (name, event) in events() {
-        let mut bytes = Vec::new();
-        encode(&event, &mut bytes);
-        files.insert(hold(&name, &event, &bytes, |golden| {
-            let mut from = golden;
-            let event = decode(&mut from).unwrap();
-            assert!(from.is_empty());
-            event
-        }));
+        files.insert(hold_event(1, &name, &event));
     }
     let lsn = Lsn(0x16_b374_d848);
     for (name, change) in changes() {
         let mut bytes = Vec::new();
         encode_change(lsn, &change, &mut bytes);
         let name = format!("record_change_{name}");
-        files.insert(hold(&name, &change, &bytes, |golden| decode_change(lsn, golden).unwrap()));
+        files.insert(hold(1, &name, &change, &bytes, |golden| decode_change(lsn, golden).unwrap()));
     }
     for (name, transaction) in transactions() {
         let rows = match &transaction.changes {
@@ -210,17 +230,24 @@ fn version_1_is_what_it_was() {
         };
         let mut bytes = Vec::new();
         encode_commit(PREVIOUS, &transaction, &mut bytes);
-        files.insert(hold(&format!("record_commit_{name}"), &transaction, &bytes, |golden| {
+        files.insert(hold(1, &format!("record_commit_{name}"), &transaction, &bytes, |golden| {
             let commit = decode_commit(lsn, golden).unwrap();
             assert_eq!(commit.previous, PREVIOUS);
             commit.with_changes(rows).unwrap()
         }));
     }
-    let there: BTreeSet<String> = fs::read_dir(DIR)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    assert_eq!(there, files, "every file is held against a value");
+    are_all(1, &files);
+}
+
+#[test]
+fn version_2_is_what_it_was() {
+    let event = Event::Reshaped {
+        previous: PREVIOUS,
+        lsn: Lsn(0x16_b374_d849),
+        plan: Fingerprint(std::array::from_fn(|index| index as u8)),
+        tables: vec![TableId(2), TableId(0x0405)],
+    };
+    are_all(2, &[hold_event(2, "reshaped", &event)].into());
 }
 
 /// The numbers were computed by another program from the description of the bytes.

@@ -161,7 +161,13 @@ impl EngineThread {
                     }
                 }
                 events = subscription.next() => match events {
-                    Ok(events) => self.worker.follow(&events, clock.time()),
+                    Ok(events) => {
+                        let plan_of = |plan| subscription.plan(plan);
+                        if let Err(why) = self.worker.follow(&events, plan_of, clock.time()) {
+                            tracing::error!(%why, "an engine ends");
+                            break;
+                        }
+                    }
                     Err(why) => {
                         tracing::debug!(%why, "an engine ends");
                         // The first one says it.

@@ -334,10 +334,21 @@ impl Serving {
             !present.is_some_and(|present| Arc::ptr_eq(present, &running.generation))
         };
         loop {
+            let is_extended = |state: &rowtide_feed::FeedState| {
+                let serving = self.plan.borrow();
+                let same = serving.iter().zip(&state.plan).all(|(a, b)| Arc::ptr_eq(a, b));
+                !same && state.plan.is_some()
+            };
+            let is_news = |state: &rowtide_feed::FeedState| is_other(state) || is_extended(state);
             tokio::select! {
-                other = states.wait_for(is_other) => {
-                    // Without a publisher there is no other, and never will be.
-                    return if other.is_ok() { Over::Generation } else { Over::Stopped };
+                news = states.wait_for(is_news) => {
+                    match news.map(|state| (is_other(&state), state.plan.clone())) {
+                        // Without a publisher there is no other, and never will be.
+                        Err(_) => return Over::Stopped,
+                        Ok((true, _)) => return Over::Generation,
+                        // Mutations may have the new columns; engines hear of it from the feed.
+                        Ok((false, plan)) => drop(self.plan.send_replace(plan)),
+                    }
                 }
                 () = running.stop.cancelled() => {
                     // Theirs is a child of ours, and may be seen first.
@@ -371,7 +382,6 @@ impl Serving {
         let loads = Loads::start(
             &options.database,
             options.load_connections,
-            &generation.plan,
             &self.load_counts,
             &self.feed,
             &stop,
@@ -380,7 +390,9 @@ impl Serving {
         let started = self.start_engines(generation, &loads, &ends);
         let engines = started.inspect_err(|_| stop.cancel())?;
         let generation = Arc::clone(generation);
-        self.plan.send_replace(Some(Arc::clone(&generation.plan)));
+        // It may have been extended since, of which engines hear from the feed.
+        let newest = self.feed.state().plan.unwrap_or_else(|| Arc::clone(&generation.plan));
+        self.plan.send_replace(Some(newest));
         let running = Arc::new(Running { generation, engines, loads, stop, ends });
         if let Some(before) = self.running.send_replace(Some(Arc::clone(&running))) {
             before.stop.cancel();

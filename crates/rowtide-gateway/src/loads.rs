@@ -50,12 +50,11 @@ pub(crate) struct Loads {
 }
 
 impl Loads {
-    /// Starts `connections` loaders for a plan; they end with `stop`. Where a load shows that the tables have no longer
+    /// Starts `connections` loaders; they end with `stop`. Where a load shows that the tables have no longer
     /// the plan's shape, the feed is asked to look.
     pub(crate) fn start(
         database: &ConnectOptions,
         connections: usize,
-        plan: &Arc<Plan>,
         counts: &Arc<LoadCounts>,
         feed: &Feed,
         stop: &CancellationToken,
@@ -67,7 +66,6 @@ impl Loads {
         for _ in 0..connections.max(1) {
             let task = LoaderTask {
                 loader: Loader::new(database.clone()),
-                plan: Arc::clone(plan),
                 requests: Arc::clone(&asked),
                 feed: feed.clone(),
                 counts: Arc::clone(counts),
@@ -144,7 +142,6 @@ impl LoadCounts {
 
 struct LoaderTask {
     loader: Loader,
-    plan: Arc<Plan>,
     requests: Arc<Mutex<mpsc::UnboundedReceiver<Request>>>,
     feed: Feed,
     counts: Arc<LoadCounts>,
@@ -153,14 +150,28 @@ struct LoaderTask {
 
 impl LoaderTask {
     async fn run(self) {
-        let LoaderTask { mut loader, plan, requests, feed, counts, failing } = self;
+        let LoaderTask { mut loader, requests, feed, counts, failing } = self;
         let mut said = SaidOnce::default();
+        let mut other: Option<Request> = None;
         loop {
             let mut waiting = requests.lock().await;
-            let Some(first) = waiting.recv().await else { return };
+            let first = match other.take() {
+                Some(request) => request,
+                None => match waiting.recv().await {
+                    Some(request) => request,
+                    None => return,
+                },
+            };
+            let plan = Arc::clone(&first.load.plan);
             let mut merged = vec![first];
-            while let Ok(next) = waiting.try_recv() {
-                merged.push(next);
+            while other.is_none()
+                && let Ok(next) = waiting.try_recv()
+            {
+                // While the plan is extended some engines are behind.
+                match Arc::ptr_eq(&next.load.plan, &plan) {
+                    true => merged.push(next),
+                    false => other = Some(next),
+                }
             }
             drop(waiting);
             let mut topics: Vec<Topic> = Vec::new();

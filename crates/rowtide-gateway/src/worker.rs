@@ -12,9 +12,11 @@ use rowtide_engine::{
     Counts, Engine, HistoryId, HistoryRequest, Input, Load, LoadId, Loaded, Opening, Output, Place,
     SessionId, ViewRows,
 };
-use rowtide_feed::{Event, History};
+use rowtide_feed::{Event, Fingerprint, History};
 use rowtide_plan::map::IdMap;
+use rowtide_plan::plan::Plan;
 use rowtide_protocol::{ErrorCode, Lsn};
+use thiserror::Error;
 
 use crate::frames::SnapshotFrames;
 use crate::garbage::Garbage;
@@ -36,6 +38,11 @@ const COUNT_PER_TOPIC: Duration = Duration::from_micros(10);
 pub const RESTARTING: (ErrorCode, &str) = (ErrorCode::Restarting, "the server is starting anew");
 /// Why a session is closed that cannot be told what has changed.
 const RESET: &str = "more has changed than can be said; come back for all rows";
+
+/// The feed tells of rows of a plan that it does not know, which it never should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("rows are of a plan that is not known")]
+pub struct UnknownPlan;
 
 /// Where a session takes what there is to say to it: a send queue, shared with another thread or not.
 pub trait Sink {
@@ -140,10 +147,22 @@ impl<S: Sink> Worker<S> {
         }
     }
 
-    /// Takes what the feed brought, in order.
-    pub fn follow(&mut self, events: &[Event], now: Duration) {
+    /// Takes what the feed brought, in order. `plan_of` knows the plan of each [`Event::Reshaped`].
+    ///
+    /// # Errors
+    /// When it does not. Nothing that comes can be taken then.
+    pub fn follow(
+        &mut self,
+        events: &[Event],
+        plan_of: impl Fn(Fingerprint) -> Option<Arc<Plan>>,
+        now: Duration,
+    ) -> Result<(), UnknownPlan> {
         for event in events {
             match event {
+                Event::Reshaped { lsn, plan, tables, .. } => {
+                    let plan = plan_of(*plan).ok_or(UnknownPlan)?;
+                    self.step(Input::Reshaped { lsn: *lsn, tables: tables.clone(), plan });
+                }
                 Event::Transaction { transaction, .. } => {
                     self.step(Input::Transaction(Arc::clone(transaction)));
                 }
@@ -154,6 +173,7 @@ impl<S: Sink> Worker<S> {
             }
         }
         self.look(now);
+        Ok(())
     }
 
     /// Takes what comes next in the inbox.

@@ -186,6 +186,22 @@ impl Log {
         Ok(())
     }
 
+    /// Appends an [`Event::Reshaped`]: from here on the log is of `identity`. Both become durable together, when it
+    /// returns. If the log has it already nothing is changed.
+    ///
+    /// # Errors
+    /// Then the log is as it was, and the same call can be made again; of [`LogError::Gap`] in vain.
+    pub fn reshape(&mut self, identity: Identity, event: &Event) -> Result<(), LogError> {
+        let end = self.shared.state().end;
+        let Some(end) = rules::to_reshape(&end, event)? else { return Ok(()) };
+        self.writer
+            .reshape(&identity, event, &end)
+            .map_err(|source| LogError::of(&self.options, source.into()))?;
+        self.identity = identity;
+        self.shared.change(|state| state.end = end);
+        Ok(())
+    }
+
     /// Removes what is older than the retention, as of `now`, and what is beyond the size.
     ///
     /// # Errors

@@ -12,9 +12,9 @@ use rowtide_protocol::{Epoch, Lsn};
 use rusqlite::{Connection, OptionalExtension};
 use thiserror::Error;
 
-use crate::rules::{Replay, Selection, TooOld};
+use crate::rules::{Replay, Selection, TooOld, bring_forward};
 use crate::segment::{
-    Damaged, Segment, Unreadable, first_time_us, from_sql, hash, read_commit, to_sql,
+    Damaged, Segment, Unreadable, first_time_us, from_sql, hash, read_commit, reshaped, to_sql,
 };
 use crate::state::Shared;
 
@@ -193,6 +193,7 @@ impl LogReader {
     }
 
     /// The last transactions whole, in order: as many as have `max_changes` changes altogether, where one without changes counts as one.
+    /// What was told of a table before its rows became others ([`Event::Reshaped`]) is not known of them.
     ///
     /// # Errors
     /// When they cannot be read.
@@ -200,9 +201,11 @@ impl LogReader {
         let state = self.0.state();
         let mut left = max_changes;
         let mut newest_first = Vec::new();
+        let mut others = Vec::new();
         for segment in state.within(Lsn(0), state.end.position()).rev() {
             let whole = segment
                 .read(|db| {
+                    others.extend(reshaped(db)?);
                     last_transactions(db, state.end.position(), &mut left, &mut newest_first)
                 })
                 .map_err(|error| of(segment, error))?;
@@ -211,6 +214,8 @@ impl LogReader {
             }
         }
         newest_first.reverse();
+        others.retain(|event| event.lsn() <= Some(state.end.position()));
+        bring_forward(&mut newest_first, &others);
         Ok(newest_first)
     }
 
@@ -353,13 +358,25 @@ fn replay_segment(
         "SELECT lsn, last_change, record FROM commits WHERE lsn > ? AND lsn <= ? ORDER BY lsn",
     )?;
     let mut commits = commits.query((to_sql(after), to_sql(end)))?;
-    while replay.has_room()
-        && let Some(row) = commits.next()?
-    {
+    let mut reshaped = reshaped(db)?;
+    reshaped.retain(|event| event.lsn() <= Some(end));
+    let mut reshaped = reshaped.into_iter().peekable();
+    while let Some(row) = commits.next()? {
         let (commit, last) = read_commit(row)?;
+        while let Some(event) =
+            reshaped.next_if(|event| replay.has_room() && event.lsn() < Some(commit.lsn))
+        {
+            replay.transaction(event);
+        }
+        if !replay.has_room() {
+            return Ok(());
+        }
         let previous = commit.previous;
         let transaction = Arc::new(whole(db, commit, last)?);
         replay.transaction(Event::Transaction { previous, transaction });
+    }
+    while let Some(event) = reshaped.next_if(|_| replay.has_room()) {
+        replay.transaction(event);
     }
     Ok(())
 }

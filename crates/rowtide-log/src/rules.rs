@@ -4,6 +4,8 @@
 
 mod opening;
 
+use std::sync::Arc;
+
 use rowtide_feed::{
     Change, Changes, Event, Follower, History, HistoryQuery, PastError, Taken, Transaction,
 };
@@ -15,7 +17,7 @@ use thiserror::Error;
 
 pub use opening::{Began, Header, Opening, Replaced, Unusable, Verdict};
 
-/// Where a log ends.
+/// Where a log ends. An [`Event::Reshaped`] is a link of it as a transaction is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogEnd {
     transaction: Lsn,
@@ -73,7 +75,7 @@ impl LogEnd {
         LogEnd { transaction, quiet: quiet.map(|(lsn, time_us)| Quiet { lsn, time_us }) }
     }
 
-    /// The position after the last transaction, or where the epoch began.
+    /// The position after the last transaction or [`Event::Reshaped`], or where the epoch began.
     pub fn transaction(&self) -> Lsn {
         self.transaction
     }
@@ -94,7 +96,8 @@ impl LogEnd {
         let taken = follower.take(event);
         if let (Taken::Next, Event::Position { lsn, time_us, .. }) = (taken, event) {
             self.quiet = Some(Quiet { lsn: *lsn, time_us: *time_us });
-        } else if let (Taken::Next, Event::Transaction { .. }) = (taken, event) {
+        } else if let (Taken::Next, Event::Transaction { .. } | Event::Reshaped { .. }) = (taken, event)
+        {
             *self = LogEnd::at(follower.transaction());
         }
         taken
@@ -129,6 +132,32 @@ pub fn to_append<'a>(end: &LogEnd, events: &'a [Event]) -> Result<Appending<'a>,
         }
     }
     Ok(appending)
+}
+
+/// Where a log that ends at `end` ends with an [`Event::Reshaped`]; `None` if it has it, or if it is another event.
+///
+/// # Errors
+/// As [`to_append`].
+pub fn to_reshape(end: &LogEnd, event: &Event) -> Result<Option<LogEnd>, Gap> {
+    let Event::Reshaped { previous, .. } = event else { return Ok(None) };
+    let mut reshaped = *end;
+    match reshaped.take(event) {
+        Taken::Next => Ok(Some(reshaped)),
+        Taken::Known => Ok(None),
+        Taken::Gap { .. } => Err(Gap { after: end.transaction, previous: *previous }),
+    }
+}
+
+/// Of the last transactions of a log, in order, those that were told before a table's rows became others have no rows of it.
+pub fn bring_forward(transactions: &mut [Arc<Transaction>], reshaped: &[Event]) {
+    for event in reshaped {
+        let Event::Reshaped { lsn, tables, .. } = event else { continue };
+        for transaction in transactions.iter_mut().filter(|before| before.lsn < *lsn) {
+            if let Some(without) = transaction.without_rows_of(tables) {
+                *transaction = Arc::new(without);
+            }
+        }
+    }
 }
 
 /// The answer to a question about topics, as it is found: changes in commit order.
@@ -179,6 +208,12 @@ impl<'q> Selection<'q> {
 
     /// Takes what an event has of the answer, if it is in the range.
     pub fn event(&mut self, event: &Event) {
+        let in_range = |lsn: Lsn| lsn > self.query.after && lsn <= self.up_to;
+        if let Event::Reshaped { lsn, tables, .. } = event
+            && in_range(*lsn)
+        {
+            tables.iter().for_each(|table| self.interruption(*table));
+        }
         let Event::Transaction { transaction, .. } = event else { return };
         if transaction.lsn <= self.query.after || transaction.lsn > self.up_to {
             return;
@@ -233,7 +268,7 @@ impl Replay {
         self.events.is_empty() || self.bytes_left > 0
     }
 
-    /// Takes the next transaction of the log, in order; those up to where the replay begins are passed over.
+    /// Takes the next transaction or [`Event::Reshaped`] of the log, in order; those up to where the replay begins are passed over.
     pub fn transaction(&mut self, event: Event) {
         if event.lsn().is_some_and(|lsn| lsn > self.after) {
             self.bytes_left = self.bytes_left.saturating_sub(event.bytes());

@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 
-use rowtide_feed::codec::{Commit, decode_change, decode_commit, topic_hash};
+use rowtide_feed::Event;
+use rowtide_feed::codec::{Commit, decode, decode_change, decode_commit, topic_hash};
 use rowtide_plan::map::SeededMap;
 use rowtide_plan::row::Topic;
 use rowtide_protocol::{Epoch, Lsn};
@@ -71,6 +72,15 @@ const SCHEMA: &str = "
         table_id INTEGER NOT NULL,
         PRIMARY KEY (lsn, table_id)
     ) STRICT, WITHOUT ROWID;
+";
+
+/// Where a segment has each `Event::Reshaped`, as a message. It is made with the first one: a segment without any is as earlier
+/// versions wrote it, and one with them is still read by these, which find the tables among those that were interrupted.
+const RESHAPED: &str = "
+    CREATE TABLE IF NOT EXISTS reshaped (
+        lsn INTEGER PRIMARY KEY,
+        message BLOB NOT NULL
+    ) STRICT;
 ";
 
 /// One stretch of history: everything after `after`, up to where the next segment begins.
@@ -213,8 +223,10 @@ impl Segment {
         let last_record: i64 =
             db.query_row("SELECT ifnull(max(id), 0) FROM changes", [], |row| row.get(0))?;
         let last_change = newest.as_ref().map_or(0, |(_, last_change)| *last_change);
-        let transactions_fit = match &newest {
-            Some((commit, _)) => commit.lsn == end.transaction() && commit.lsn > after,
+        let reshaped = reshaped(&db)?.last().and_then(Event::lsn);
+        let last_link = newest.as_ref().map(|(commit, _)| commit.lsn).max(reshaped);
+        let transactions_fit = match last_link {
+            Some(lsn) => lsn == end.transaction() && lsn > after,
             None => end.transaction() <= after,
         };
         let changes_fit = last_record == last_change && indexed <= last_change;
@@ -321,6 +333,22 @@ pub(crate) fn last_commit(db: &Connection, lsn: Lsn) -> Result<Option<(Commit, i
     let mut rows = last.query([to_sql(lsn)])?;
     let Some(row) = rows.next()? else { return Ok(None) };
     Ok(Some(read_commit(row)?))
+}
+
+/// Each [`Event::Reshaped`] of the segment, in order.
+pub(crate) fn reshaped(db: &Connection) -> Result<Vec<Event>, Unreadable> {
+    let known = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'reshaped'";
+    if db.prepare_cached(known)?.query_row([], |row| row.get::<_, i64>(0))? == 0 {
+        return Ok(Vec::new());
+    }
+    let mut all = db.prepare_cached("SELECT message FROM reshaped ORDER BY lsn")?;
+    let mut rows = all.query([])?;
+    let mut events = Vec::new();
+    while let Some(row) = rows.next()? {
+        let mut message = row.get_ref(0)?.as_blob().map_err(|_| Damaged::NoRecord)?;
+        events.push(decode(&mut message).map_err(Damaged::from)?);
+    }
+    Ok(events)
 }
 
 /// A commit and its last change, of a row of `lsn, last_change, record`.

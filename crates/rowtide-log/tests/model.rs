@@ -15,9 +15,13 @@ use kit::{TABLES, TestDir, all_topics, events, history, identity, transaction};
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
-use rowtide_feed::{Change, Changes, Event, Follower, HistoryQuery, Taken, Transaction};
+use rowtide_feed::{
+    Change, Changes, Event, Fingerprint, Follower, HistoryQuery, Taken, Transaction,
+};
 use rowtide_log::rules::{LogEnd, Replay, Selection};
-use rowtide_log::{Began, Committed, HistoryError, Log, LogOptions, LogReader, Opened};
+use rowtide_log::{
+    Began, Committed, HistoryError, Identity, Log, LogOptions, LogReader, Opened,
+};
 use rowtide_protocol::Lsn;
 
 const SEEDS: u64 = 40;
@@ -31,6 +35,10 @@ struct Model {
     /// `None` only while it is opened again.
     open: Option<(Log, LogReader)>,
     transactions: Vec<Arc<Transaction>>,
+    /// Where tables had more columns.
+    reshaped: Vec<Event>,
+    /// How often, since the beginning: what the log is of.
+    shapes: u8,
     /// Where appends have ended, the newest last: a torn tail ends at one of them.
     ends: Vec<End>,
     now_us: i64,
@@ -54,7 +62,8 @@ impl Model {
         assert_eq!(began, Began::New);
         let open = Some((log, reader));
         let ends = vec![End { lsn: Lsn(0), position: None }];
-        Model { random, dir, options, open, transactions: Vec::new(), ends, now_us: 0 }
+        let (transactions, reshaped) = (Vec::new(), Vec::new());
+        Model { random, dir, options, open, transactions, reshaped, shapes: 0, ends, now_us: 0 }
     }
 
     fn log(&mut self) -> &mut Log {
@@ -67,11 +76,11 @@ impl Model {
 
     fn append(&mut self) {
         // What was delivered before comes again, with what was said of positions then.
-        let all = events(Lsn(0), &self.transactions);
+        let all = self.links();
         let again = self.random.random_range(0..3).min(all.len());
         let mut group = all[all.len() - again..].to_vec();
         group.extend(self.end().position.clone());
-        let mut last = self.transactions.last().map_or(Lsn(0), |last| last.lsn);
+        let mut last = self.last_link();
         let mut end = self.end().clone();
         for _ in 0..self.random.random_range(0..30) {
             self.now_us += self.random.random_range(0..200_000);
@@ -98,6 +107,46 @@ impl Model {
         self.ends.push(end);
     }
 
+    /// Tables have more columns from here on.
+    fn reshape(&mut self) {
+        let lsn = Lsn(self.end().lsn.0 + 1);
+        let table = *TABLES.choose(&mut self.random).unwrap();
+        let (previous, plan) = (self.last_link(), Fingerprint([self.random.random(); 32]));
+        let event = Event::Reshaped { previous, lsn, plan, tables: vec![table] };
+        self.shapes += 1;
+        let of = self.identity();
+        self.log().reshape(of.clone(), &event).unwrap();
+        // It may come again.
+        self.log().reshape(of, &event).unwrap();
+        self.reshaped.push(event);
+        self.ends.push(End { lsn, position: None });
+    }
+
+    fn identity(&self) -> Identity {
+        of_shapes(self.shapes)
+    }
+
+    /// Transactions, and what is told between them, in order.
+    fn links(&self) -> Vec<Event> {
+        let mut all = self.reshaped.clone();
+        let transactions = self.transactions.iter().cloned();
+        all.extend(transactions.map(|transaction| Event::Transaction { previous: Lsn(0), transaction }));
+        all.sort_by_key(Event::lsn);
+        let mut last = Lsn(0);
+        for event in &mut all {
+            if let Event::Transaction { previous, .. } = event {
+                *previous = last;
+            }
+            last = event.lsn().unwrap();
+        }
+        all
+    }
+
+    fn last_link(&self) -> Lsn {
+        let last = self.transactions.last().map(|last| last.lsn);
+        last.max(self.reshaped.last().and_then(Event::lsn)).unwrap_or(Lsn(0))
+    }
+
     fn prune(&mut self) {
         let now = UNIX_EPOCH + Duration::from_micros(self.now_us as u64);
         self.log().prune(now).unwrap();
@@ -122,7 +171,11 @@ impl Model {
         }
         self.open = None;
         self.options.dir = copy;
-        let Opened { log, reader, began } = Log::open(self.options.clone(), identity()).unwrap();
+        // What a torn log is of has to be found out: the last one that it can be.
+        let shapes = if torn { self.shapes_of(&self.options) } else { self.shapes };
+        self.shapes = shapes;
+        let of = self.identity();
+        let Opened { log, reader, began } = Log::open(self.options.clone(), of).unwrap();
         assert_eq!((began, log.epoch()), (Began::Continued, epoch));
         assert_eq!(log.oldest(), oldest);
         let end = log.end();
@@ -131,14 +184,33 @@ impl Model {
             assert!(whole, "torn within an append: {end}");
             self.ends.retain(|earlier| earlier.lsn <= end);
             self.transactions.retain(|transaction| transaction.lsn <= end);
+            self.reshaped.retain(|event| event.lsn() <= Some(end));
+            assert_eq!(self.reshaped.len(), usize::from(self.shapes), "both or neither");
         }
         self.open = Some((log, reader));
+    }
+
+    /// How often the log in a directory was reshaped: a copy of it opens as that.
+    fn shapes_of(&self, options: &LogOptions) -> u8 {
+        let fits = |shapes: &u8| {
+            let copy = self.dir.0.join(format!("look-{shapes}"));
+            copy_dir(&options.dir, &copy);
+            let of = of_shapes(*shapes);
+            let options = LogOptions { dir: copy.clone(), ..options.clone() };
+            let opened = Log::open(options, of).unwrap();
+            let fits = opened.began == Began::Continued;
+            drop(opened);
+            fs::remove_dir_all(copy).unwrap();
+            fits
+        };
+        (0..=self.shapes).rev().find(fits).expect("it is one that it was")
     }
 
     fn reopen(&mut self) {
         let epoch = self.log().epoch();
         self.open = None;
-        let Opened { log, reader, began } = Log::open(self.options.clone(), identity()).unwrap();
+        let of = self.identity();
+        let Opened { log, reader, began } = Log::open(self.options.clone(), of).unwrap();
         assert_eq!((began, log.epoch()), (Began::Continued, epoch));
         self.open = Some((log, reader));
     }
@@ -146,7 +218,7 @@ impl Model {
     fn check(&mut self) {
         let (log, reader) = self.open.as_ref().unwrap();
         assert_eq!(log.end(), self.end().lsn);
-        let last = self.transactions.last().map_or(Lsn(0), |last| last.lsn);
+        let last = self.last_link();
         assert_eq!((log.last_transaction(), reader.last_transaction()), (last, last));
         let oldest = log.oldest();
         let topics: Vec<_> = {
@@ -190,6 +262,14 @@ impl Model {
                 }
             }
         }
+        for event in &self.reshaped {
+            if let Event::Reshaped { lsn, tables, .. } = event
+                && *lsn > after
+                && *lsn <= up_to
+            {
+                interrupted.extend(tables);
+            }
+        }
         interrupted.retain(|table| tables.contains(table));
         interrupted.sort_unstable();
         interrupted.dedup();
@@ -220,6 +300,14 @@ impl Model {
             .take_while(|transaction| transaction.lsn > oldest && weight(transaction, &mut left))
             .collect();
         last.reverse();
+        for event in &self.reshaped {
+            let Event::Reshaped { lsn, tables, .. } = event else { continue };
+            for before in last.iter_mut().filter(|before| before.lsn < *lsn) {
+                if let Some(without) = before.without_rows_of(tables) {
+                    *before = Arc::new(without);
+                }
+            }
+        }
         assert_eq!(tail, last);
     }
 }
@@ -227,7 +315,7 @@ impl Model {
 impl Model {
     /// All that the log ever had, as a fold over it would find it.
     fn events(&self) -> Vec<Event> {
-        let mut all = events(Lsn(0), &self.transactions);
+        let mut all = self.links();
         all.extend(self.end().position.clone());
         all
     }
@@ -240,7 +328,8 @@ impl Model {
         let mut by_rules = Replay::new(after, Lsn(0), max_bytes).unwrap();
         for event in &expected {
             assert_eq!(end.take(event), Taken::Next);
-            if let (Event::Transaction { .. }, true) = (event, by_rules.has_room()) {
+            let is_link = matches!(event, Event::Transaction { .. } | Event::Reshaped { .. });
+            if is_link && by_rules.has_room() {
                 by_rules.transaction(event.clone());
             }
         }
@@ -265,6 +354,12 @@ impl Model {
         }
         assert_eq!(replayed, expected);
     }
+}
+
+/// What a log is of that was reshaped so often.
+fn of_shapes(shapes: u8) -> Identity {
+    let identity = identity();
+    Identity { timeline: identity.timeline + u32::from(shapes), ..identity }
 }
 
 fn topics_of(change: &Change) -> impl Iterator<Item = &rowtide_plan::row::Topic> {
@@ -315,7 +410,8 @@ fn history_is_what_was_appended_whatever_happens_in_between() {
             let mut model = Model::new(seed);
             for _ in 0..STEPS {
                 match model.random.random_range(0..20) {
-                    0..12 => model.append(),
+                    0..11 => model.append(),
+                    11 => model.reshape(),
                     12..14 => model.prune(),
                     14 => model.reopen(),
                     15 => model.crash(false),

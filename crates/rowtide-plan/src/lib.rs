@@ -11,6 +11,7 @@ pub mod encode;
 pub mod error;
 pub mod explain;
 pub mod filter;
+mod extension;
 mod fingerprint;
 mod ids;
 mod json;

@@ -17,7 +17,9 @@ use rowtide_protocol::{Lsn, Rejected};
 use smallvec::SmallVec;
 use thiserror::Error;
 
-use crate::pgoutput::{Malformed, Message, Relation, Tuple, TupleValue, decode};
+use crate::pgoutput::{
+    Malformed, Message, Relation, RelationColumn, Tuple, TupleValue, decode,
+};
 
 /// What the stream brings, in the order of commits.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +31,8 @@ pub enum StreamEvent {
     SchemaChanged(SchemaChange),
     /// Everything up to here has been brought.
     Position(Lsn),
+    /// Rows are of the plan behind it from here on: see [`Assembler::switch`]. What shows that comes next, and with it.
+    Switched,
 }
 
 /// A table that no longer has the shape of the plan. It is told for every transaction that changes the table, until
@@ -71,7 +75,22 @@ pub struct Assembler {
     schema: String,
     max_bytes: usize,
     relations: IdMap<u32, Known>,
+    /// The shapes of those that are tables of the plan, for another plan.
+    shapes: IdMap<u32, Shape>,
     open: Option<Open>,
+    /// The plan of what is committed behind a position.
+    next: Option<(Lsn, Arc<Plan>)>,
+    /// The plan is the next one, and it was not told yet.
+    switched: bool,
+}
+
+/// What a relation message says of a table.
+struct Shape {
+    schema: String,
+    name: String,
+    replica_identity: u8,
+    /// Names with `pg_type.oid`.
+    columns: Vec<(String, u32)>,
 }
 
 /// What is known of a relation.
@@ -134,7 +153,61 @@ impl Assembler {
     /// For the tables of `plan`; a transaction whose rows take more than `max_bytes` is not held. `schema` is
     /// that of Rowtide's own tables.
     pub fn new(plan: Arc<Plan>, schema: String, max_bytes: usize) -> Assembler {
-        Assembler { plan, schema, max_bytes, relations: IdMap::default(), open: None }
+        Assembler {
+            plan,
+            schema,
+            max_bytes,
+            relations: IdMap::default(),
+            shapes: IdMap::default(),
+            open: None,
+            next: None,
+            switched: false,
+        }
+    }
+
+    /// What is committed behind `at` is of another plan, which has the same tables with more columns. Every row that comes from
+    /// there on must have them; what comes before may have some of them already.
+    pub fn switch(&mut self, at: Lsn, plan: Arc<Plan>) {
+        self.next = Some((at, plan));
+    }
+
+    /// What has been brought ends at `end`, outside of a transaction.
+    pub fn reached(&mut self, end: Lsn, events: &mut Vec<StreamEvent>) {
+        self.pass(end);
+        self.tell_switch(events);
+    }
+
+    /// Nothing that is committed up to `position` is to come any more.
+    fn pass(&mut self, position: Lsn) {
+        let Some((_, plan)) = self.next.take_if(|(at, _)| *at < position) else { return };
+        self.plan = plan;
+        self.switched = true;
+        for (id, shape) in std::mem::take(&mut self.shapes) {
+            let Shape { schema, name, replica_identity, columns } = &shape;
+            let columns = columns.iter().map(|(name, type_oid)| RelationColumn {
+                key: false,
+                name,
+                type_oid: *type_oid,
+                type_modifier: -1,
+            });
+            let columns = columns.collect();
+            let (schema, name, replica_identity) = (&schema[..], &name[..], *replica_identity);
+            let relation = Relation { id, schema, name, replica_identity, columns };
+            let was_unfit = matches!(self.relations.remove(&id), Some(Known::Unfit(_)));
+            match self.known(&relation) {
+                // Its columns are those of before, so its shape is told again before its next change.
+                Ok(Known::Unfit(_)) | Err(_) if !was_unfit => {}
+                Ok(known) => drop(self.relations.insert(id, known)),
+                Err(_) => {}
+            }
+            self.shapes.insert(id, shape);
+        }
+    }
+
+    fn tell_switch(&mut self, events: &mut Vec<StreamEvent>) {
+        if std::mem::take(&mut self.switched) {
+            events.push(StreamEvent::Switched);
+        }
     }
 
     /// Whether a transaction has begun and not ended: positions are then still those of the one before.
@@ -156,10 +229,12 @@ impl Assembler {
                 if self.open.is_some() {
                     return Err(AssembleError::NotEnded);
                 }
+                self.pass(Lsn(final_lsn));
                 self.open = Some(Open::new(Lsn(final_lsn), xid, commit_time_us));
             }
             Message::Commit { end_lsn, .. } => {
                 let open = self.open.take().ok_or(AssembleError::NoTransaction)?;
+                self.tell_switch(events);
                 events.push(StreamEvent::Transaction(open.commit(Lsn(end_lsn))));
             }
             Message::Relation(relation) => self.relation(&relation, events)?,
@@ -187,10 +262,33 @@ impl Assembler {
         relation: &Relation<'_>,
         events: &mut Vec<StreamEvent>,
     ) -> Result<(), AssembleError> {
+        let known = self.known(relation)?;
+        if let Known::Unfit(unfit) = &known {
+            let open = self.open.as_mut().ok_or(AssembleError::NoTransaction)?;
+            // It may have changed again.
+            open.unfit.retain(|told| *told != relation.id);
+            open.tell(relation.id, unfit, events);
+        }
+        if let Known::Table(..) | Known::Unfit(_) = &known {
+            let name = |column: &RelationColumn<'_>| (column.name.to_owned(), column.type_oid);
+            let shape = Shape {
+                schema: relation.schema.to_owned(),
+                name: relation.name.to_owned(),
+                replica_identity: relation.replica_identity,
+                columns: relation.columns.iter().map(name).collect(),
+            };
+            self.shapes.insert(relation.id, shape);
+        }
+        self.relations.insert(relation.id, known);
+        Ok(())
+    }
+
+    /// What a relation is to the plan.
+    fn known(&self, relation: &Relation<'_>) -> Result<Known, AssembleError> {
         let schema = if relation.schema.is_empty() { "pg_catalog" } else { relation.schema };
         let by_oid = |table: &rowtide_plan::plan::Table| table.catalog.oid == relation.id;
         let unfit = |what| Known::Unfit(Unfit { table: relation.name.to_owned(), what });
-        let known = match self.plan.table_id(schema, relation.name) {
+        Ok(match self.plan.table_id(schema, relation.name) {
             None if self.plan.tables.iter().any(by_oid) => unfit("it was renamed".to_owned()),
             None if schema == self.schema && relation.name == "client" => {
                 let columns = ClientColumns::of(relation);
@@ -205,24 +303,23 @@ impl Assembler {
                     Known::Table(table, Box::new(RowEncoder::new(&self.plan, table, &names)?))
                 }
             },
-        };
-        if let Known::Unfit(unfit) = &known {
-            let open = self.open.as_mut().ok_or(AssembleError::NoTransaction)?;
-            // It may have changed again.
-            open.unfit.retain(|told| *told != relation.id);
-            open.tell(relation.id, unfit, events);
-        }
-        self.relations.insert(relation.id, known);
-        Ok(())
+        })
     }
 
-    /// How a relation differs from the table of the plan; `None` if it does not.
+    /// How a relation differs from the table of the plan; `None` if it does not. Columns that were added behind the known
+    /// ones are left out of its rows: they are the same but for those, and what follows is for those to decide who look at
+    /// the tables. Of a table without a key every column tells rows apart.
     fn misfit(&self, table: TableId, relation: &Relation<'_>) -> Option<String> {
         let catalog = &self.plan.table(table).catalog;
         if catalog.oid != relation.id {
             Some("it was created anew".to_owned())
         } else {
-            let added = relation.columns.iter().find(|c| catalog.column(c.name).is_none());
+            let behind = match self.plan.table(table).is_keyless() {
+                true => relation.columns.len(),
+                false => catalog.columns.len(),
+            };
+            let mut first = relation.columns.iter().take(behind);
+            let added = first.find(|c| catalog.column(c.name).is_none());
             let gone = catalog
                 .columns
                 .iter()

@@ -2,9 +2,12 @@
 //! gathered into transactions, many at a time and without a copy of their own. Pure: bytes come in as they come,
 //! and what is not all there yet waits for the rest.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use rowtide_plan::plan::Plan;
+use rowtide_protocol::Lsn;
 use thiserror::Error;
 
 use crate::assemble::{AssembleError, Assembler, StreamEvent, US_1970_TO_2000};
@@ -52,6 +55,11 @@ impl Intake {
             .map_or(0, |length| length.saturating_sub(self.buffer.len()));
         self.buffer.reserve(missing.clamp(bytes, MAX_ROOM.max(bytes)));
         &mut self.buffer
+    }
+
+    /// What is committed behind `at` is of another plan: see [`Assembler::switch`].
+    pub(crate) fn switch(&mut self, at: Lsn, plan: Arc<Plan>) {
+        self.assembler.switch(at, plan);
     }
 
     /// Whether Postgres wants to hear from us at once; it is asked once.
@@ -108,6 +116,7 @@ impl Intake {
                     self.answer |= reply;
                     // Within a transaction the position is still that of the one before.
                     if !self.assembler.in_transaction() {
+                        self.assembler.reached(end, &mut batch.events);
                         match batch.events.last_mut() {
                             Some(StreamEvent::Position(position)) => *position = end,
                             _ => batch.events.push(StreamEvent::Position(end)),

@@ -360,6 +360,11 @@ impl Stream {
         self.intake.late()
     }
 
+    /// What is committed behind `at`, from what is not handed out yet on, is of another plan: see [`Assembler::switch`].
+    pub fn switch(&mut self, at: Lsn, plan: Arc<Plan>) {
+        self.intake.switch(at, plan);
+    }
+
     /// Tells Postgres that everything up to `lsn` is not needed again; a little later, with what else is confirmed
     /// until then. A position before one that was confirmed already changes nothing.
     pub fn confirm(&self, lsn: Lsn) {

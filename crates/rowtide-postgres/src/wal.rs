@@ -64,6 +64,17 @@ pub async fn end_of_wal(client: &Client) -> Result<Lsn, WalError> {
     Ok(layout.end_of_last_record(end))
 }
 
+/// Where WAL ends, as [`end_of_wal`] says it. What is behind it comes soon, also where nobody commits: a message is committed
+/// that nobody is sent.
+///
+/// # Errors
+/// When Postgres does not answer, or not with a position.
+pub async fn pass_end_of_wal(client: &Client) -> Result<Lsn, WalError> {
+    let end = end_of_wal(client).await?;
+    flush(client, Lsn(end.0 + 1)).await?;
+    Ok(end)
+}
+
 /// Sees to it that everything up to `position` is flushed, because no more than that is streamed. Of a
 /// transaction that is open, or that failed, Postgres flushes nothing by itself before its background writer
 /// logs the running transactions, which may take longer than 20 seconds where nobody else commits.

@@ -13,6 +13,7 @@ use rowtide_postgres::check::check_own_tables;
 use rowtide_postgres::connect::{ConnectError, ConnectOptions, Names, connect, reason};
 use rowtide_postgres::rules::prepare_rules;
 use rowtide_postgres::slot::{is_standby, system_identity};
+use rowtide_postgres::wal::{WalError, pass_end_of_wal};
 use rowtide_postgres::watch::{Observed, WatchError, Watcher};
 use thiserror::Error;
 
@@ -30,6 +31,8 @@ pub(crate) enum LookError {
     Standby,
     #[error("{}", encoding_said(.0))]
     Encoding(String),
+    #[error(transparent)]
+    Wal(#[from] WalError),
     #[error("cannot read the catalog: {}", reason(.0))]
     Catalog(#[from] tokio_postgres::Error),
 }
@@ -65,7 +68,8 @@ pub(crate) async fn look(
         format!("{}{repair}", problem.what)
     });
     let own = own.collect();
-    Ok(Looked { observed, plan: Arc::new(plan), refused, unwritable, own, system })
+    let wal_end = pass_end_of_wal(client).await?;
+    Ok(Looked { observed, plan: Arc::new(plan), refused, unwritable, own, system, wal_end })
 }
 
 fn leave_out_unfit(observed: &Observed, catalog: &mut Catalog) {

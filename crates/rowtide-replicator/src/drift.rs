@@ -417,6 +417,8 @@ fn columns(old: &ObservedTable, new: &ObservedTable, tell: &mut impl FnMut(Chang
     }
     for after in &new.columns {
         if by_number(old, after.number).is_none() {
+            // With a default of its own for each row all of them are written anew.
+            written = true;
             tell(Change::ColumnAdded(after.name.clone()));
         }
     }

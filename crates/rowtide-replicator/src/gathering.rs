@@ -65,6 +65,7 @@ impl Gathering {
                     brought.push(Brought::Transaction(Arc::new(transaction)));
                 }
                 StreamEvent::Position(lsn) => brought.push(Brought::Position { lsn, time_us }),
+                StreamEvent::Switched => brought.push(Brought::Switched),
                 StreamEvent::SchemaChanged(SchemaChange { table, what, committed }) => {
                     return (brought, Some(StreamFailure::Unfit { table, what, committed }));
                 }
@@ -99,6 +100,7 @@ mod tests {
         let of = |brought: &Brought| match brought {
             Brought::Position { lsn, .. } => lsn.0,
             Brought::Transaction(transaction) => transaction.lsn.0,
+            Brought::Switched => panic!("nobody has asked for another plan"),
         };
         let unfit = failure.iter().filter_map(|failure| match failure {
             StreamFailure::Unfit { committed, .. } => Some(committed.0),

@@ -22,6 +22,7 @@ use crate::telemetry;
 /// What the writer does.
 enum Task {
     Append(Arc<[Event]>),
+    Reshape(Identity, Event),
     Begin(Identity, Lsn, oneshot::Sender<Epoch>),
 }
 
@@ -108,6 +109,14 @@ impl LogThreads {
         Ok(())
     }
 
+    /// Queues an [`Event::Reshaped`], with which the log is of something else.
+    pub(crate) async fn reshape(&mut self, of: Identity, event: Event) -> Result<(), LogEnded> {
+        let end = event.lsn();
+        self.tasks.send(Task::Reshape(of, event)).await.map_err(|_| LogEnded)?;
+        self.handed = self.handed.max(end.unwrap_or(self.handed));
+        Ok(())
+    }
+
     /// Waits until everything that was queued is written.
     pub(crate) async fn flushed(&self) -> Result<(), LogEnded> {
         let mut status = self.status.clone();
@@ -168,6 +177,12 @@ impl Writer {
                     // Whoever asked may have gone.
                     let _gone = reply.send(self.log.epoch());
                 }
+                Task::Reshape(of, event) => {
+                    if !self.until_done(&tasks, |log| log.reshape(of.clone(), &event)) {
+                        return;
+                    }
+                    self.tell(event.lsn());
+                }
                 Task::Append(events) => {
                     // One write for all that comes in a moment.
                     std::thread::sleep(LOG_COLLECT);
@@ -177,8 +192,8 @@ impl Writer {
                     {
                         match task {
                             Task::Append(more) => events.extend_from_slice(&more),
-                            begin @ Task::Begin(..) => {
-                                next = Some(begin);
+                            other @ (Task::Begin(..) | Task::Reshape(..)) => {
+                                next = Some(other);
                                 break;
                             }
                         }

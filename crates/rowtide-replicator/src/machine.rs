@@ -8,6 +8,11 @@
 //! it, and what the stream brings from before is passed over. So nothing that a table, a publication or a slot was
 //! for a while needs to be known: what was missed meanwhile lies before the epoch.
 
+//!
+//! Where tables have more columns and nothing else is different, the epoch goes on. The stream brings rows of the plan of
+//! before up to where WAL ended when the tables were looked at, and rows with the new columns behind it; where it comes to
+//! that, whoever follows is told which tables are to be loaded again.
+
 mod input;
 mod missing;
 mod streaming;
@@ -18,7 +23,7 @@ use std::time::Duration;
 use rowtide_feed::{EpochReason, Event, Fingerprint, Generation, ReplicatorStatus, Transaction};
 use rowtide_log::{Committed, Identity};
 use rowtide_plan::check::{not_streamed, rejected_writes};
-use rowtide_plan::plan::Plan;
+use rowtide_plan::plan::{Plan, TableId};
 use rowtide_postgres::connect::Names;
 use rowtide_postgres::said_once::SaidOnce;
 use rowtide_postgres::slot::SystemIdentity;
@@ -239,7 +244,10 @@ impl Core {
 
     fn connect(&mut self, effects: Vec<Effect>) -> Step {
         let Some(looked) = &self.looked else { return self.look(effects) };
-        let plan = Arc::clone(&looked.plan);
+        let plan = match (&self.serving, self.added()) {
+            (Some(serving), Some(_)) => Arc::clone(serving),
+            _ => Arc::clone(&looked.plan),
+        };
         self.state = State::Connecting;
         self.then(effects, Next::Connect(plan))
     }
@@ -358,6 +366,17 @@ impl Core {
             if same_rows && shape(before) == shape(&looked) {
                 looked.plan = Arc::clone(&before.plan);
             }
+            // Columns may be gone again that nobody was told of.
+            let is_served = |plan: &Plan| {
+                let shape = |plan: &Plan| -> Vec<_> {
+                    plan.tables.iter().map(|table| table.catalog.clone()).collect()
+                };
+                plan.fingerprint() == looked.plan.fingerprint()
+                    && shape(plan) == shape(&looked.plan)
+            };
+            if let Some(serving) = self.serving.clone().filter(|serving| is_served(serving)) {
+                looked.plan = serving;
+            }
             if std::mem::take(&mut self.unfit_change) && same_rows {
                 // It was altered back since, and what was written meanwhile cannot be told.
                 self.broken = self.broken.or(Some(EpochReason::AlteredBack));
@@ -473,6 +492,12 @@ impl Core {
             wal_ends: slot.wal_ends,
             broken: self.broken,
         };
+        let of_serving = Identity { plan: log.of.plan, ..identity.clone() };
+        // The stream begins with the plan of before, which the log is of.
+        let claim = match self.added() {
+            Some(_) => Claim { of_stream: &of_serving, ..claim },
+            None => claim,
+        };
         match decide(&claim) {
             Decision::Begin(reason) => self.end_log(slot, reason),
             Decision::Continue => {
@@ -511,6 +536,10 @@ impl Core {
             && Arc::ptr_eq(serving, &looked.plan)
         {
             return self.begin_to_stream(slot, self.continuity(read.expected), Vec::new());
+        }
+        if let (Some(_), Some(looked)) = (self.added(), &self.looked) {
+            let switch = Effect::Switch { at: looked.wal_end, plan: Arc::clone(&looked.plan) };
+            return self.begin_to_stream(slot, self.continuity(read.expected), vec![switch]);
         }
         let begins = Begins::Log(read);
         self.state = State::Settling(Settling { slot, begins, looks: 0 });
@@ -607,6 +636,30 @@ impl Core {
         self.serving = Some(Arc::clone(&plan));
         let generation = Generation { epoch, plan, position, recent };
         vec![Effect::Begin(generation), Effect::Status(ReplicatorStatus::Starting)]
+    }
+
+    /// The tables that have more columns than in the plan that serves, if that is all that is different.
+    fn added(&self) -> Option<Vec<TableId>> {
+        let (serving, looked) = (self.serving.as_ref()?, self.looked.as_ref()?);
+        serving.columns_added_by(&looked.plan)
+    }
+
+    /// The stream is where rows are of the plan of the last look.
+    fn reshape(&mut self) -> Option<Effect> {
+        let tables = self.added()?;
+        let looked = self.looked.as_ref()?;
+        let (plan, system) = (Arc::clone(&looked.plan), looked.system);
+        let of = self.identity(system)?;
+        // Behind every position that anyone was told, and before the next.
+        let (previous, lsn) = (self.previous, Lsn(self.handed_on.0 + 1));
+        let fingerprint = Fingerprint(plan.fingerprint());
+        let event = Event::Reshaped { previous, lsn, plan: fingerprint, tables };
+        (self.previous, self.handed_on) = (lsn, lsn);
+        self.serving = Some(Arc::clone(&plan));
+        if let Some(log) = &mut self.log {
+            log.of = of.clone();
+        }
+        Some(Effect::Reshape { of, plan, event })
     }
 
     /// What can be done about a stream that does not go on.

@@ -142,6 +142,22 @@ impl Shell {
                         self.publisher.publish(events);
                     }
                 }
+                Effect::Switch { at, plan } => {
+                    if let Some(source) = &mut self.source {
+                        source.switch(at, plan);
+                    }
+                }
+                Effect::Reshape { of: identity, plan, event } => {
+                    self.publisher.room().await;
+                    if let Some(Log { threads: log, of, .. }) = &mut self.log
+                        && log.reshape(identity.clone(), event.clone()).await.is_ok()
+                        && log.flushed().await.is_ok()
+                    {
+                        *of = identity;
+                        tracing::info!("tables have more columns; their rows are loaded again");
+                        self.publisher.reshape(plan, event);
+                    }
+                }
                 Effect::Publish(events) => self.publisher.publish(events),
                 Effect::Confirm(lsn) => {
                     if let Some(source) = &self.source {

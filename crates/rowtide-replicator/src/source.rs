@@ -63,6 +63,11 @@ impl Source {
         self.since.elapsed()
     }
 
+    /// What is committed behind `at` is of another plan. Before anything was taken.
+    pub(crate) fn switch(&mut self, at: Lsn, plan: Arc<Plan>) {
+        self.stream.switch(at, plan);
+    }
+
     /// Tells Postgres that everything up to `lsn` is not needed again.
     pub(crate) fn confirm(&self, lsn: Lsn) {
         self.stream.confirm(lsn);

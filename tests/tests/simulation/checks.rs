@@ -99,6 +99,16 @@ pub struct EpochFacts {
     pub refused: BTreeSet<usize>,
     /// Where WAL ended when the tables were read.
     pub read_at: Lsn,
+    /// From where on rows are as of a later time at which the tables were read, and where WAL ended then.
+    pub reshaped: Vec<(Lsn, Lsn)>,
+}
+
+impl EpochFacts {
+    /// Where WAL ended when the tables were read that rows are of at a cursor.
+    fn read_at(&self, cursor: Lsn) -> Lsn {
+        let last = self.reshaped.iter().rev().find(|(from, _)| *from <= cursor);
+        last.map_or(self.read_at, |(_, read_at)| *read_at)
+    }
 }
 
 impl World {
@@ -117,9 +127,10 @@ impl World {
         let Some((epoch, state, lsn)) = self.at_cursor(client) else { return };
         let now = self.postgres.now();
         let altered = |table: &usize| {
-            let after = state.altered[*table] > epoch.read_at;
+            let read_at = epoch.read_at(lsn);
+            let after = state.altered[*table] > read_at;
             // Read behind the cursor, and altered between the two.
-            let before = now.altered[*table] > lsn && lsn < epoch.read_at;
+            let before = now.altered[*table] > lsn && lsn < read_at;
             after || before
         };
         let told = self.clients[client].tables.iter().copied();

@@ -7,9 +7,13 @@ use std::sync::Arc;
 
 use rowtide_feed::codec::{decode, encode};
 use rowtide_feed::{Event, History, HistoryQuery, Transaction};
-use rowtide_log::rules::{LogEnd, Replay, Selection, to_append};
+use rowtide_log::rules::{
+    LogEnd, Replay, Selection, bring_forward, to_append, to_reshape,
+};
 use rowtide_log::{Committed, Identity};
 use rowtide_protocol::{Epoch, Lsn};
+
+use crate::log::Logged;
 
 /// There is no room.
 #[derive(Debug)]
@@ -24,7 +28,7 @@ pub struct Disk {
     pub epoch: Epoch,
     pub begins: Lsn,
     end: LogEnd,
-    /// A message for each transaction.
+    /// A message for each transaction, and for each time at which tables had more columns.
     messages: VecDeque<Vec<u8>>,
     epochs: u64,
 }
@@ -69,6 +73,17 @@ impl Disk {
         Ok(self.epoch)
     }
 
+    /// Makes what was queued durable.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub fn write(&mut self, logged: &Logged) -> Result<(), Full> {
+        match logged {
+            Logged::Events(events) => self.append(events),
+            Logged::Reshaped(of, event) => self.reshape(of.clone(), event),
+        }
+    }
+
     /// Makes events durable. What is there already is passed over.
     ///
     /// # Errors
@@ -85,6 +100,24 @@ impl Disk {
             self.messages.push_back(message);
         }
         self.end = appending.end;
+        Ok(())
+    }
+
+    /// Makes an `Event::Reshaped` durable, with what the log is of from there on.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub fn reshape(&mut self, identity: Identity, event: &Event) -> Result<(), Full> {
+        if self.full {
+            return Err(Full);
+        }
+        let end = to_reshape(&self.end, event).expect("nothing is missing before it");
+        if let Some(end) = end {
+            let mut message = Vec::new();
+            encode(event, &mut message);
+            self.messages.push_back(message);
+            (self.identity, self.end) = (Some(identity), end);
+        }
         Ok(())
     }
 
@@ -107,15 +140,20 @@ impl Disk {
     /// Lets all but the last `kept` transactions go.
     pub fn prune(&mut self, kept: usize) {
         let gone = self.messages.len().saturating_sub(kept);
-        if let Some(last) = gone.checked_sub(1).and_then(|last| self.transactions().nth(last)) {
-            self.begins = last.lsn;
+        let last = gone.checked_sub(1).and_then(|last| self.events().nth(last));
+        if let Some(lsn) = last.and_then(|last| last.lsn()) {
+            self.begins = lsn;
             self.messages.drain(..gone);
         }
     }
 
     /// The last transactions, in order.
     pub fn recent(&self) -> Vec<Arc<Transaction>> {
-        self.transactions().collect()
+        let mut recent: Vec<_> = self.transactions().collect();
+        let reshaped: Vec<Event> =
+            self.events().filter(|event| matches!(event, Event::Reshaped { .. })).collect();
+        bring_forward(&mut recent, &reshaped);
+        recent
     }
 
     /// The transactions behind `position`.

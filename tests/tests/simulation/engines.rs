@@ -140,7 +140,9 @@ impl World {
                 }
                 Some(Ok(batch)) => {
                     again = true;
-                    thread.worker.follow(&batch, now);
+                    let plan_of = |plan| thread.subscription.plan(plan);
+                    let followed = thread.worker.follow(&batch, plan_of, now);
+                    followed.expect("every plan is known before it is told of");
                 }
             }
         }
@@ -199,7 +201,8 @@ impl World {
 
     /// The plan that is served; none while nothing is.
     pub fn plan_of(&self, at: At) -> Option<Arc<Plan>> {
-        self.servers[at.server].generation.as_ref().map(|generation| Arc::clone(&generation.plan))
+        let server = &self.servers[at.server];
+        server.generation.as_ref().and(server.feed.feed.state().plan)
     }
 
     /// A load reads, at some moment, and arrives at another.
@@ -207,7 +210,7 @@ impl World {
         if self.is_gone(at) || self.servers[at.server].generations != generations {
             return;
         }
-        let Some(plan) = self.plan_of(at) else { return };
+        let plan = Arc::clone(&load.plan);
         if self.postgres.up && self.postgres.is_locked(&plan, &load.topics) {
             self.seen.count("loads that wait for a lock");
             return self.after(30, Event::Look(at, engine, load, generations));

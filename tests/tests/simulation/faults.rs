@@ -7,6 +7,7 @@ use rowtide_protocol::Lsn;
 
 use crate::breaks::Break;
 use crate::data::USERS;
+use crate::log::Logged;
 use crate::network::Side;
 use crate::postgres::Slot;
 use crate::replicator::Job;
@@ -87,13 +88,25 @@ impl World {
         self.say(|| format!("server {server} is killed"));
         // A write that was under way is durable up to somewhere.
         let queue = std::mem::take(&mut self.servers[server].log_queue);
-        let events: Vec<_> = queue.iter().flat_map(|batch| batch.iter().cloned()).collect();
-        let written = self.rng.random_range(0..=events.len());
-        if written < events.len() {
+        let of = |logged: &Logged| match logged {
+            Logged::Events(events) => events.len(),
+            Logged::Reshaped(..) => 1,
+        };
+        let all: usize = queue.iter().map(of).sum();
+        let mut written = self.rng.random_range(0..=all);
+        if written < all {
             self.seen.count("kills with a torn tail");
         }
         // On a full disk nothing of it is.
-        drop(self.disk.append(&events[..written]));
+        for logged in queue {
+            let some = of(&logged).min(written);
+            written -= some;
+            drop(match logged {
+                Logged::Events(events) => self.disk.append(&events[..some]),
+                Logged::Reshaped(..) if some == 0 => Ok(()),
+                Logged::Reshaped(of, event) => self.disk.reshape(of, &event),
+            });
+        }
         self.server_ends(server);
         if self.weather.epochs_end && self.disk.holder.is_none() && self.rng.random_bool(0.03) {
             self.seen.count("replaced disks");

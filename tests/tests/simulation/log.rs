@@ -1,9 +1,21 @@
 //! What a server has queued for the log, on its way to the disk.
 
+use std::sync::Arc;
+
 use rand::Rng;
+use rowtide_feed::Event as FeedEvent;
+use rowtide_log::Identity;
 use rowtide_replicator::machine::Input;
 
 use crate::world::{At, Event, World};
+
+/// What waits for the disk.
+#[derive(Clone, Debug)]
+pub enum Logged {
+    Events(Arc<[FeedEvent]>),
+    /// With what the log is of from there on.
+    Reshaped(Identity, FeedEvent),
+}
 
 impl World {
     pub fn write_later(&mut self, at: At) {
@@ -23,7 +35,7 @@ impl World {
         let group = self.rng.random_range(1..=20);
         for _ in 0..group {
             let Some(events) = server.log_queue.front() else { break };
-            if self.disk.append(events).is_err() {
+            if self.disk.write(events).is_err() {
                 self.seen.count("writes to a full disk");
                 break;
             }
@@ -38,6 +50,18 @@ impl World {
         }
         let durable = self.disk.end();
         self.step_replicator(at, Input::Durable(durable));
+    }
+
+    /// What is told only when it is durable: the disk is waited for, as long as it takes.
+    pub fn write_at_once(&mut self, at: At, logged: Logged) {
+        let full = std::mem::replace(&mut self.disk.full, false);
+        let server = &mut self.servers[at.server];
+        for logged in server.log_queue.drain(..).chain([logged]) {
+            self.disk.write(&logged).expect("there is room by now");
+        }
+        self.disk.full = full;
+        // Which is told when it is looked at.
+        self.write_later(at);
     }
 
     /// Gives the log free, once what is queued is in it.

@@ -41,7 +41,7 @@ use crate::checks::Seen;
 use crate::world::World;
 
 /// What must have happened in two thousand deployments, or they say nothing of it.
-const IMPORTANT: [&str; 73] = [
+const IMPORTANT: [&str; 74] = [
     "floods of mutations",
     "mutations that wait for others'",
     "storms at rest",
@@ -106,6 +106,7 @@ const IMPORTANT: [&str; 73] = [
     "stalls of a standby",
     "stopped servers",
     "tables that cannot be looked at",
+    "tables with more columns and no epoch",
     "streams held up",
     "streams without a publication",
     "stops with mutations in flight",

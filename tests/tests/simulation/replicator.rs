@@ -21,6 +21,7 @@ use rowtide_replicator::machine::{
 use crate::breaks::Break;
 use crate::checks::EpochFacts;
 use crate::data::{TABLES, definition};
+use crate::log::Logged;
 use crate::stream::Stream;
 use crate::world::{At, Event, World};
 
@@ -38,6 +39,8 @@ pub struct Replicator {
     history: usize,
     /// Everything before was looked at, and nothing was different that matters.
     looked_at: Lsn,
+    /// The stream is to go over to a later plan, and has not come there.
+    switching: bool,
     /// In this history of Postgres: another has the same positions for other commits.
     looked_in: usize,
     /// Which transactions were running at the last look of the watch.
@@ -60,6 +63,7 @@ impl Default for Replicator {
             stream: None,
             history: 0,
             looked_at: Lsn(0),
+            switching: false,
             looked_in: 0,
             running: None,
             refused: BTreeSet::new(),
@@ -108,14 +112,17 @@ impl World {
     }
 
     fn nothing_has_changed(&mut self, at: At) {
-        let Replicator { looked_at, looked_in, history, .. } = self.servers[at.server].replicator;
-        if looked_in != history {
+        let Replicator { looked_at, looked_in, history, switching, .. } =
+            self.servers[at.server].replicator;
+        if looked_in != history || switching {
             return;
         }
         if self.disk.holder == Some((at.server, at.life))
             && let Some(epoch) = self.epochs.get_mut(&self.disk.epoch.0)
         {
-            epoch.read_at = epoch.read_at.max(looked_at);
+            let last = epoch.reshaped.last_mut().map(|(_, read_at)| read_at);
+            let read_at = last.unwrap_or(&mut epoch.read_at);
+            *read_at = looked_at.max(*read_at);
         }
     }
 
@@ -258,7 +265,10 @@ impl World {
         let (plan, refused) = compile_partly(&definition(), &catalog);
         let refused = refused.into_iter().map(|(table, why)| (table, why.to_string())).collect();
         let (plan, unwritable, own) = (Arc::new(plan), Vec::new(), Vec::new());
-        Looked { observed, plan, refused, unwritable, own, system: self.system() }
+        let wal_end = self.postgres.wal_end;
+        // What is behind it comes soon.
+        self.postgres.write_other_wal();
+        Looked { observed, plan, refused, unwritable, own, system: self.system(), wal_end }
     }
 
     fn system(&self) -> SystemIdentity {
@@ -345,7 +355,7 @@ impl World {
             }
             Effect::EndGeneration => self.end_generation(at),
             Effect::HandOn(events) => {
-                self.servers[at.server].log_queue.push_back(Arc::clone(&events));
+                self.servers[at.server].log_queue.push_back(Logged::Events(Arc::clone(&events)));
                 self.write_later(at);
                 if self.broken == Some(Break::ConfirmBeforeDurable)
                     && let Some(stream) = &mut self.servers[at.server].replicator.stream
@@ -354,6 +364,29 @@ impl World {
                 }
                 self.publish(at, events);
             }
+            Effect::Switch { at: position, plan } => {
+                let replicator = &mut self.servers[at.server].replicator;
+                if let Some(stream) = &mut replicator.stream {
+                    stream.switch(position, plan);
+                    replicator.switching = true;
+                }
+            }
+            Effect::Reshape { of, plan, event } => {
+                self.seen.count("tables with more columns and no epoch");
+                self.say(|| format!("server {} goes over to {event:?}", at.server));
+                let looked_at = self.servers[at.server].replicator.looked_at;
+                let facts = self.epochs.get_mut(&self.disk.epoch.0);
+                if let (Some(facts), Some(lsn)) = (facts, event.lsn()) {
+                    facts.reshaped.push((lsn, looked_at));
+                }
+                self.write_at_once(at, Logged::Reshaped(of, event.clone()));
+                let server = &mut self.servers[at.server];
+                server.replicator.switching = false;
+                server.feed.publisher.reshape(plan, event);
+                for engine in 0..self.servers[at.server].engines.len() {
+                    self.wake_engine(at, engine);
+                }
+            }
             Effect::Publish(events) => self.publish(at, events),
             Effect::Confirm(lsn) => {
                 if let Some(stream) = &mut self.servers[at.server].replicator.stream {
@@ -361,6 +394,7 @@ impl World {
                 }
             }
             Effect::Disconnect => {
+                self.servers[at.server].replicator.switching = false;
                 if self.servers[at.server].replicator.stream.take().is_some()
                     && self.is_streaming_for(at)
                 {
@@ -391,7 +425,7 @@ impl World {
         let of_this = replicator.looked_in == history;
         let read_at = if of_this { replicator.looked_at } else { Lsn(0) };
         let refused = replicator.refused.clone();
-        let facts = EpochFacts { history, refused, read_at };
+        let facts = EpochFacts { history, refused, read_at, reshaped: Vec::new() };
         self.check_that_an_epoch_may_end(at, reason);
         self.epochs.insert(epoch.0, facts);
         self.last_epoch = Some(epoch.0);

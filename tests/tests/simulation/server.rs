@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rowtide_feed::{Event as FeedEvent, Generation};
+use rowtide_feed::Generation;
 use rowtide_gateway::conversation::Mutation;
 use rowtide_gateway::limits::{CLAIM_COLLECT, ClientLimits};
 use rowtide_gateway::rate::Rate;
@@ -15,6 +15,7 @@ use rowtide_gateway::scheduler::{QueueId, Scheduler, SchedulerOptions};
 use crate::engines::EngineThread;
 use crate::fairness::Fairness;
 use crate::feed::ServerFeed;
+use crate::log::Logged;
 use crate::replicator::Replicator;
 use crate::sessions::Connection;
 use crate::world::{At, World};
@@ -66,7 +67,7 @@ pub struct Server {
     /// Whether something was let go that waited.
     pub let_go: bool,
     /// What is not durable yet.
-    pub log_queue: VecDeque<Arc<[FeedEvent]>>,
+    pub log_queue: VecDeque<Logged>,
     pub writing: bool,
     /// The log is given free once that is empty.
     pub log_closing: bool,

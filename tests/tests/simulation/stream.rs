@@ -39,6 +39,11 @@ impl Stream {
         Stream { walsender, assembler, messages, events, confirmed: None, postgres_life }
     }
 
+    /// What is committed behind `at` is of another plan.
+    pub fn switch(&mut self, at: Lsn, plan: Arc<Plan>) {
+        self.assembler.switch(at, plan);
+    }
+
     /// Postgres ends it.
     pub fn end(&mut self) {
         self.postgres_life = u64::MAX;
@@ -69,6 +74,7 @@ impl Stream {
                     StreamEvent::SchemaChanged(SchemaChange { table, what, committed }) => {
                         Err(StreamFailure::Unfit { table, what, committed })
                     }
+                    StreamEvent::Switched => Ok(Brought::Switched),
                     StreamEvent::Position(lsn) => {
                         Ok(Brought::Position { lsn, time_us: now_ms as i64 * 1000 })
                     }
@@ -81,7 +87,12 @@ impl Stream {
                     taken.unwrap_or_else(|error| panic!("what Postgres sends is decoded: {error}"));
                     self.events.extend(events);
                 }
-                Sent::KeepAlive(lsn) => self.events.push_back(StreamEvent::Position(lsn)),
+                Sent::KeepAlive(lsn) => {
+                    let mut events = Vec::new();
+                    self.assembler.reached(lsn, &mut events);
+                    self.events.extend(events);
+                    self.events.push_back(StreamEvent::Position(lsn));
+                }
             }
         }
     }

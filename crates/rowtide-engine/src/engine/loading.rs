@@ -7,10 +7,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rowtide_feed::Changes;
 use rowtide_plan::map::IdSet;
-use rowtide_plan::plan::TableId;
+use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::row::Image;
+use rowtide_protocol::Lsn;
 
-use super::Engine;
+use super::{Engine, Output};
 use crate::rows::Replaced;
 use crate::topic::{Ahead, Pending, TopicKey, Unfit, ViewKey};
 use crate::topics::Topics;
@@ -81,7 +82,7 @@ impl Engine {
                 self.loads.want(key);
                 continue;
             }
-            let was_read = self.topics[key].was_read();
+            let was_read = self.topics[key].was_read() || self.topics[key].take_tell_all();
             self.change_phase(key, |topic| topic.was_loaded(ahead.clone()));
             let until = ahead.as_ref().map(|ahead| ahead.until);
             if let Some(until) = until {
@@ -98,6 +99,34 @@ impl Engine {
         for key in self.loads.end(id).unwrap_or_default() {
             if self.end_load(key, id).is_some() {
                 self.loads.want(key);
+            }
+        }
+    }
+
+    /// Rows of `tables` are of another plan from `lsn` on, in which they have more columns. Their topics are loaded again, and
+    /// whoever has them is told of all that is different.
+    pub(super) fn reshape(
+        &mut self,
+        lsn: Lsn,
+        tables: &[TableId],
+        plan: Arc<Plan>,
+        out: &mut Vec<Output>,
+    ) {
+        if lsn <= self.position {
+            return;
+        }
+        self.plan = plan;
+        self.position = lsn;
+        self.loads.reshape(tables);
+        for table in tables {
+            // Who waits for what the log has of them is not told by it.
+            self.interrupt_resumes(*table, out);
+            for key in self.topics.of_table(&self.plan, *table) {
+                let state = &self.topics[key];
+                let had = state.views().iter().any(|view| self.views[*view].had(key));
+                if self.change_phase(key, |topic| topic.reshape(lsn, had)) {
+                    self.loads.want(key);
+                }
             }
         }
     }

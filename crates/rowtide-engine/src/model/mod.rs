@@ -2,7 +2,7 @@
 //! events in a simulated Postgres: transactions that commit in another order than their ids, that
 //! are streamed before they are visible, loads that run and arrive late or fail, sessions that come,
 //! go and come back with any cursor they ever had, a log that answers late or cannot, truncations,
-//! transactions too large to hold, a stream that starts again, an engine that starts again where its log
+//! transactions too large to hold, tables that get columns, a stream that starts again, an engine that starts again where its log
 //! ends. After every message, each client must hold exactly what its rules, evaluated naively on the whole
 //! data as of that commit, select; and nobody is told of a row, be it to delete it, that was not for them
 //! at any commit since the last message, unless a transaction that could not be held was among these.
@@ -24,7 +24,7 @@ use rowtide_plan::definition::Definition;
 use rowtide_plan::plan::Plan;
 use rowtide_protocol::{Change, Cursor, Epoch, Lsn, Mode, ServerMessage, ViewId};
 
-use self::postgres::{CLIENTS, Data, Postgres, TABLES};
+use self::postgres::{Added, CLIENTS, Data, Postgres, TABLES};
 use self::rule::{Rule, User};
 use crate::{Engine, HistoryRequest, Input, Load, Opening, Output, Place, SessionId, ViewRows};
 
@@ -59,6 +59,8 @@ struct Departed {
 struct History {
     rng: SmallRng,
     rules: Vec<Rule>,
+    definition: Definition,
+    /// As it was in the beginning; whatever columns tables get, topics and views are the same.
     plan: Arc<Plan>,
     postgres: Postgres,
     engine: Engine,
@@ -100,6 +102,7 @@ impl History {
         History {
             rng,
             rules,
+            definition,
             plan,
             postgres,
             engine,
@@ -131,7 +134,8 @@ impl History {
                 760..830 => self.open(),
                 830..860 => self.close(),
                 860..960 => self.answer(),
-                960..970 => self.postgres.other_wal(),
+                960..968 => self.postgres.other_wal(),
+                968..970 => self.add_columns(),
                 970..976 => self.restart(),
                 976..985 => self.read_late(),
                 _ => {
@@ -175,7 +179,8 @@ impl History {
         for (session, client) in &self.clients {
             assert!(client.ready, "{session:?} never became ready");
             assert!(client.owed.is_empty(), "{session:?} is told of all that was acknowledged");
-            let expected = expected(&self.rules, &client.user, self.postgres.at(Lsn(u64::MAX)));
+            let (at, added) = (Lsn(u64::MAX), self.postgres.added(Lsn(u64::MAX)));
+            let expected = expected(&self.rules, &client.user, self.postgres.at(at), added);
             assert_eq!(client.replica, expected, "{session:?} of {:?} in the end", client.user);
         }
         self.resumed
@@ -280,7 +285,8 @@ impl History {
                             let passed = || {
                                 let since = client.cursor.unwrap_or_default();
                                 let visible = |data| {
-                                    expected(&self.rules, &client.user, data).contains_key(&key)
+                                    expected(&self.rules, &client.user, data, [0; 3])
+                                        .contains_key(&key)
                                 };
                                 // What was not held may have brought the row in, and its link away.
                                 self.postgres.between(since, cursor.lsn).any(visible)
@@ -307,7 +313,8 @@ impl History {
             return;
         }
         client.cursor = Some(cursor.lsn);
-        let expected = expected(&self.rules, &client.user, self.postgres.at(cursor.lsn));
+        let (data, added) = (self.postgres.at(cursor.lsn), self.postgres.added(cursor.lsn));
+        let expected = expected(&self.rules, &client.user, data, added);
         assert_eq!(client.replica, expected, "{session:?} of {:?} at {}", client.user, cursor.lsn);
         let (user, replica) = (client.user, client.replica.clone());
         assert_eq!(cursor.view, self.view_of(&user));
@@ -383,8 +390,18 @@ impl History {
         self.questions.clear();
         let recent = self.postgres.restart(&mut self.rng);
         let position = self.postgres.streamed();
-        let plan = Arc::clone(&self.plan);
+        let plan = self.postgres.plan_at(position).unwrap_or_else(|| Arc::clone(&self.plan));
         self.engine = Engine::new(plan, EPOCH, position, &recent, self.row_budget);
+    }
+
+    /// Some tables get a column.
+    fn add_columns(&mut self) {
+        let mut added = self.postgres.added(Lsn(u64::MAX));
+        for _ in 0..self.rng.random_range(1..3) {
+            added[self.rng.random_range(0..TABLES.len())] += 1;
+        }
+        let plan = compile(&self.definition, &postgres::catalog_with(added)).unwrap();
+        self.postgres.reshape(added, Arc::new(plan));
     }
 
     fn stream(&mut self) {
@@ -409,7 +426,7 @@ impl History {
             self.step(Input::LoadFailed(load.id));
             return;
         }
-        let mut loaded = self.postgres.load(&self.plan, &load.topics);
+        let mut loaded = self.postgres.load(&load.plan, &load.topics);
         for (rows, before) in loaded.rows.iter_mut().zip(&load.before) {
             if let Some(rows) = rows.as_mut().filter(|_| self.rng.random_bool(0.5)) {
                 *rows = before.loaded_anew(rows.iter().cloned());
@@ -470,12 +487,12 @@ impl History {
 }
 
 /// The rules, evaluated naively on all of the data.
-fn expected(rules: &[Rule], user: &User, data: &Data) -> Replica {
+fn expected(rules: &[Rule], user: &User, data: &Data, added: Added) -> Replica {
     let mut replica = Replica::new();
     for (table, rule) in rules.iter().enumerate() {
         for row in data[table].values() {
             if rule.judge(row, user, data) == Some(true) {
-                replica.insert((TABLES[table].to_owned(), row.id), row.json());
+                replica.insert((TABLES[table].to_owned(), row.id), row.json(added[table]));
             }
         }
     }

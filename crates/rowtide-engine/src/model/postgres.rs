@@ -45,12 +45,29 @@ impl DataRow {
         }
     }
 
-    pub(super) fn json(&self) -> serde_json::Value {
-        serde_json::json!({ "id": self.id, "x": self.x, "y": self.y, "flag": self.flag })
+    /// With so many columns that were added since.
+    pub(super) fn json(&self, added: usize) -> serde_json::Value {
+        let mut json =
+            serde_json::json!({ "id": self.id, "x": self.x, "y": self.y, "flag": self.flag });
+        for number in 0..added {
+            json[added_column(number)] = "z".into();
+        }
+        json
     }
 }
 
+fn added_column(number: usize) -> String {
+    format!("z{number}")
+}
+
+/// How many columns each table has got since the beginning; each has the same value in every row.
+pub(super) type Added = [usize; 3];
+
 pub(crate) fn catalog() -> Catalog {
+    catalog_with([0; 3])
+}
+
+pub(super) fn catalog_with(added: Added) -> Catalog {
     let column = |name: &str, kind: ColumnType, type_oid, type_name: &str| CatalogColumn {
         name: name.to_owned(),
         toastable: kind == ColumnType::Text,
@@ -62,16 +79,24 @@ pub(crate) fn catalog() -> Catalog {
         labels: Vec::new(),
         input: ColumnInput::default(),
     };
-    let table = |(oid, name): (usize, &&str)| CatalogTable {
-        oid: oid as u32,
-        schema: "public".to_owned(),
-        name: (*name).to_owned(),
-        columns: vec![
+    let added = |oid: usize| {
+        (0..added[oid])
+            .map(|number| column(&added_column(number), ColumnType::Text, 25, "text"))
+            .collect::<Vec<_>>()
+    };
+    let first = || {
+        vec![
             column("id", ColumnType::Int, 20, "bigint"),
             column("x", ColumnType::Int, 20, "bigint"),
             column("y", ColumnType::Text, 25, "text"),
             column("flag", ColumnType::Bool, 16, "boolean"),
-        ],
+        ]
+    };
+    let table = |(oid, name): (usize, &&str)| CatalogTable {
+        oid: oid as u32,
+        schema: "public".to_owned(),
+        name: (*name).to_owned(),
+        columns: first().into_iter().chain(added(oid)).collect(),
         primary_key: vec!["id".to_owned()],
         indexes: vec![CatalogIndex {
             name: format!("{name}_pkey"),
@@ -97,10 +122,20 @@ struct Committed {
     visible: bool,
 }
 
+/// Tables have got columns, and the stream says so here.
+struct Reshaped {
+    lsn: Lsn,
+    tables: Vec<TableId>,
+    plan: Arc<Plan>,
+    added: Added,
+}
+
 pub(super) struct Postgres {
     /// Whether nothing is truncated and no transaction is too large, so that most can be resumed.
     is_calm: bool,
-    encoders: Vec<(TableId, RowEncoder)>,
+    /// The newest plan.
+    plan: Arc<Plan>,
+    reshaped: Vec<Reshaped>,
     /// As of each commit, by LSN.
     states: BTreeMap<Lsn, Data>,
     log: Vec<Committed>,
@@ -115,12 +150,7 @@ pub(super) struct Postgres {
 }
 
 impl Postgres {
-    pub(super) fn new(plan: &Plan, rng: &mut SmallRng) -> Postgres {
-        let columns = ["id", "x", "y", "flag"];
-        let encoder = |name: &&str| {
-            let table = plan.table_id("public", name).expect("every table has a rule");
-            (table, RowEncoder::new(plan, table, &columns).expect("the columns are all there"))
-        };
+    pub(super) fn new(plan: &Arc<Plan>, rng: &mut SmallRng) -> Postgres {
         let mut data = Data::default();
         for rows in &mut data {
             for id in 1..=IDS {
@@ -130,7 +160,8 @@ impl Postgres {
             }
         }
         Postgres {
-            encoders: TABLES.iter().map(encoder).collect(),
+            plan: Arc::clone(plan),
+            reshaped: Vec::new(),
             is_calm: rng.random_bool(0.6),
             states: BTreeMap::from([(Lsn(0), data)]),
             log: Vec::new(),
@@ -158,6 +189,27 @@ impl Postgres {
     pub(super) fn was_too_large(&self, after: Lsn, lsn: Lsn) -> bool {
         let range = self.log.iter().filter(|c| c.lsn > after && c.lsn <= lsn);
         range.map(|c| &c.streamed.changes).any(|changes| matches!(changes, Changes::TooLarge(_)))
+    }
+
+    /// How many columns each table has got up to `lsn`.
+    pub(super) fn added(&self, lsn: Lsn) -> Added {
+        let last = self.reshaped.iter().rev().find(|reshaped| reshaped.lsn <= lsn);
+        last.map_or([0; 3], |reshaped| reshaped.added)
+    }
+
+    /// The plan of rows at a position.
+    pub(super) fn plan_at(&self, lsn: Lsn) -> Option<Arc<Plan>> {
+        let last = self.reshaped.iter().rev().find(|reshaped| reshaped.lsn <= lsn)?;
+        Some(Arc::clone(&last.plan))
+    }
+
+    /// Tables get columns, which `plan` has.
+    pub(super) fn reshape(&mut self, added: Added, plan: Arc<Plan>) {
+        let tables = self.plan.columns_added_by(&plan).expect("columns are added");
+        self.plan = Arc::clone(&plan);
+        let lsn = Lsn(self.wal_end.0 + 1);
+        self.wal_end.0 += 64;
+        self.reshaped.push(Reshaped { lsn, tables, plan, added });
     }
 
     pub(super) fn wal_end(&self) -> Lsn {
@@ -252,7 +304,7 @@ impl Postgres {
         writes: &Writes,
         large: bool,
     ) -> Transaction {
-        let id = |table: usize| self.encoders[table].0;
+        let id = |table: usize| table_id(&self.plan, table);
         let changes = if large {
             let mut tables: Vec<TableId> = writes.keys().map(|(table, _)| id(*table)).collect();
             tables.dedup();
@@ -260,8 +312,8 @@ impl Postgres {
         } else {
             let change = |((table, row_id), new): (&(usize, i64), &Option<DataRow>)| {
                 let old = before[*table].get(row_id).filter(|_| !truncated.contains(table));
-                let old = old.map(|old| self.encode(*table, old).image);
-                let new = new.as_ref().map(|new| Arc::new(self.encode(*table, new)));
+                let old = old.map(|old| encode(&self.plan, *table, old).image);
+                let new = new.as_ref().map(|new| Arc::new(encode(&self.plan, *table, new)));
                 Change::between(id(*table), old, new)
             };
             Changes::Rows(writes.iter().filter_map(change).collect())
@@ -275,17 +327,6 @@ impl Postgres {
             changes,
             acknowledgements: Vec::new(),
         }
-    }
-
-    fn encode(&self, table: usize, row: &DataRow) -> Row {
-        let (id, x) = (row.id.to_string(), row.x.map(|x| x.to_string()));
-        let flag = row.flag.map(|flag| if flag { "t" } else { "f" });
-        let datum = |text: Option<&'static str>| {
-            text.map_or(Datum::Null, |text| Datum::Text(text.as_bytes()))
-        };
-        let x = x.as_ref().map_or(Datum::Null, |x| Datum::Text(x.as_bytes()));
-        let datums = [Datum::Text(id.as_bytes()), x, datum(row.y), datum(flag)];
-        self.encoders[table].1.row(&datums).expect("the row can be encoded")
     }
 
     /// One of the commits that are only in the log becomes visible, in no particular order.
@@ -311,6 +352,15 @@ impl Postgres {
             // It was cut, and starts again from an earlier place.
             self.stream_at = rng.random_range(0..self.stream_at);
         }
+        let next = self.log.get(self.stream_at).map(|committed| committed.lsn);
+        let reshaped = self.reshaped.iter().find(|reshaped| reshaped.lsn > self.streamed);
+        if let Some(Reshaped { lsn, tables, plan, .. }) = reshaped
+            && next.is_none_or(|next| next > *lsn)
+        {
+            self.streamed = *lsn;
+            let (lsn, tables, plan) = (*lsn, tables.clone(), Arc::clone(plan));
+            return Some(Input::Reshaped { lsn, tables, plan });
+        }
         if let Some(committed) = self.log.get(self.stream_at) {
             self.stream_at += 1;
             self.streamed = self.streamed.max(committed.lsn);
@@ -333,7 +383,16 @@ impl Postgres {
         }
         let logged: Vec<_> = self.log.iter().filter(|c| c.lsn <= self.streamed).collect();
         self.stream_at = rng.random_range(0..=logged.len());
-        logged.into_iter().map(|committed| Arc::clone(&committed.streamed)).collect()
+        let mut recent: Vec<Arc<Transaction>> =
+            logged.into_iter().map(|committed| Arc::clone(&committed.streamed)).collect();
+        for reshaped in self.reshaped.iter().filter(|reshaped| reshaped.lsn <= self.streamed) {
+            for before in recent.iter_mut().filter(|before| before.lsn < reshaped.lsn) {
+                if let Some(without) = before.without_rows_of(&reshaped.tables) {
+                    *before = Arc::new(without);
+                }
+            }
+        }
+        recent
     }
 
     pub(super) fn history(&self, request: &HistoryRequest) -> History {
@@ -354,6 +413,11 @@ impl Postgres {
                 }
             }
             history.interrupted.extend(tables.iter().filter(|t| request.tables.contains(t)));
+        }
+        let in_range = |lsn: Lsn| lsn > request.after && lsn <= request.up_to;
+        for reshaped in self.reshaped.iter().filter(|reshaped| in_range(reshaped.lsn)) {
+            let of_these = reshaped.tables.iter().filter(|t| request.tables.contains(t));
+            history.interrupted.extend(of_these);
         }
         history
     }
@@ -379,7 +443,7 @@ impl Postgres {
         }
         let all: Vec<Arc<Row>> = (0..TABLES.len())
             .flat_map(|table| data[table].values().map(move |row| (table, row)))
-            .map(|(table, row)| Arc::new(self.encode(table, row)))
+            .map(|(table, row)| Arc::new(encode(plan, table, row)))
             .collect();
         let of_topic = |topic: &Topic| {
             assert!(usize::from(topic.branch.0) < plan.branches.len());
@@ -391,4 +455,23 @@ impl Postgres {
             rows: topics.iter().map(of_topic).collect(),
         }
     }
+}
+
+fn table_id(plan: &Plan, table: usize) -> TableId {
+    plan.table_id("public", TABLES[table]).expect("every table has a rule")
+}
+
+fn encode(plan: &Plan, table: usize, row: &DataRow) -> Row {
+    let (id, x) = (row.id.to_string(), row.x.map(|x| x.to_string()));
+    let flag = row.flag.map(|flag| if flag { "t" } else { "f" });
+    let datum =
+        |text: Option<&'static str>| text.map_or(Datum::Null, |text| Datum::Text(text.as_bytes()));
+    let x = x.as_ref().map_or(Datum::Null, |x| Datum::Text(x.as_bytes()));
+    let table = table_id(plan, table);
+    let columns: Vec<&str> =
+        plan.table(table).catalog.columns.iter().map(|column| column.name.as_str()).collect();
+    let mut datums = vec![Datum::Text(id.as_bytes()), x, datum(row.y), datum(flag)];
+    datums.resize(columns.len(), Datum::Text(b"z"));
+    let encoder = RowEncoder::new(plan, table, &columns).expect("the columns are all there");
+    encoder.row(&datums).expect("the row can be encoded")
 }

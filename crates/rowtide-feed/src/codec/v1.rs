@@ -1,5 +1,5 @@
-//! Version 1 of what is inside messages and records: `docs/feed.md` describes it byte by byte, and the golden
-//! files of the tests hold it. Numbers are little-endian, and everything of no fixed size has its length or its
+//! Versions 1 and 2 of what is inside messages and records: `docs/feed.md` describes it byte by byte, and the golden
+//! files of the tests hold it. Version 2 has one kind more. Numbers are little-endian, and everything of no fixed size has its length or its
 //! number before it. Nothing in here may change; what is to be otherwise is another version.
 
 use std::sync::Arc;
@@ -92,6 +92,12 @@ pub(super) fn write_event(into: &mut Vec<u8>, event: &Event) {
             write_slice(into, table.as_bytes());
             write_slice(into, what.as_bytes());
         }
+        Event::Reshaped { previous, lsn, plan, tables } => {
+            into.extend_from_slice(&previous.0.to_le_bytes());
+            into.extend_from_slice(&lsn.0.to_le_bytes());
+            into.extend_from_slice(&plan.0);
+            write_tables(into, tables);
+        }
     }
 }
 
@@ -125,6 +131,12 @@ pub(super) fn read_event(from: &mut Reader<'_>, kind: u8) -> Result<Event, Decod
         kind::TABLE_CHANGED => Event::TableChanged {
             table: from.text("table")?.to_owned(),
             what: from.text("description")?.to_owned(),
+        },
+        kind::RESHAPED => Event::Reshaped {
+            previous: Lsn(from.u64("previous position")?),
+            lsn: Lsn(from.u64("position")?),
+            plan: Fingerprint(from.array("fingerprint")?),
+            tables: read_tables(from)?,
         },
         other => return Err(DecodeError::Kind(other)),
     })

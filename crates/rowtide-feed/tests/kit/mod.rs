@@ -103,6 +103,14 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
         1 => lsn().prop_map(|wal_end| Event::StreamBegan { wal_end }),
         1 => (lsn(), lsn(), any::<i64>())
             .prop_map(|(previous, lsn, time_us)| Event::Position { previous, lsn, time_us }),
+        1 => (lsn(), lsn(), any::<[u8; 32]>(), prop::collection::vec(any::<u16>(), 0..4)).prop_map(
+            |(previous, lsn, plan, tables)| Event::Reshaped {
+                previous,
+                lsn,
+                plan: Fingerprint(plan),
+                tables: tables.into_iter().map(TableId).collect(),
+            },
+        ),
         1 => ("\\PC{0,20}", "\\PC{0,20}")
             .prop_map(|(table, what)| Event::TableChanged { table, what }),
     ]

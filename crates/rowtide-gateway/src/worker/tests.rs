@@ -94,7 +94,7 @@ impl Run {
         };
         let previous = Lsn(self.lsn - 1);
         let event = Event::Transaction { previous, transaction: Arc::new(transaction) };
-        self.worker.follow(&[event], self.now);
+        self.worker.follow(&[event], |_| None, self.now).unwrap();
     }
 
     /// All frames that a session has not taken.

@@ -4,14 +4,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rowtide_feed::Changes;
-use rowtide_feed::codec::{encode_change, encode_commit};
+use rowtide_feed::codec::{encode, encode_change, encode_commit};
+use rowtide_feed::{Changes, Event};
 use rowtide_protocol::Epoch;
 use rusqlite::Connection;
 use smallvec::SmallVec;
 
 use super::{
-    Segment, SegmentError, Tail, Unreadable, end_to_sql, hash, read_commit, remove, to_sql,
+    RESHAPED, Segment, SegmentError, Tail, Unreadable, end_to_sql, hash, read_commit, remove,
+    to_sql,
 };
 use crate::identity::Identity;
 use crate::rules::{Appending, LogEnd, interruptions};
@@ -135,6 +136,31 @@ impl SegmentWriter {
             }
         });
         Ok(())
+    }
+
+    /// Appends an [`Event::Reshaped`], with which the log is of `identity` and ends at `end`, all or nothing and durably.
+    pub(crate) fn reshape(
+        &mut self,
+        identity: &Identity,
+        event: &Event,
+        end: &LogEnd,
+    ) -> Result<(), rusqlite::Error> {
+        let Event::Reshaped { lsn, tables, .. } = event else { return Ok(()) };
+        let write = self.db.transaction()?;
+        write.execute_batch(RESHAPED)?;
+        let mut message = Vec::new();
+        encode(event, &mut message);
+        write.execute("INSERT INTO reshaped VALUES (?, ?)", (to_sql(*lsn), message))?;
+        for table in tables {
+            let of = (to_sql(*lsn), table.0);
+            write.execute("INSERT OR IGNORE INTO interrupted VALUES (?, ?)", of)?;
+        }
+        write.execute("UPDATE segment SET identity = ?", [identity.bytes()])?;
+        write.execute(
+            "UPDATE progress SET transaction_end = ?, quiet_end = ?, quiet_time_us = ?",
+            end_to_sql(end),
+        )?;
+        write.commit()
     }
 
     /// Brings the segment to the form in which it is only read: all indexed, in one file. Nothing is

@@ -97,6 +97,7 @@ fn ends(batch: &Batch) -> Vec<Lsn> {
         StreamEvent::Transaction(transaction) => transaction.lsn,
         StreamEvent::Position(lsn) => *lsn,
         StreamEvent::SchemaChanged(change) => change.committed,
+        StreamEvent::Switched => panic!("nobody has asked for another plan"),
     };
     batch.events.iter().map(end).collect()
 }

@@ -60,6 +60,8 @@ pub struct Looked {
     pub own: Vec<String>,
     /// Which database it is.
     pub system: SystemIdentity,
+    /// Where WAL ended then: whatever made the tables what they are lies before it, and what is behind it comes soon.
+    pub wal_end: Lsn,
 }
 
 /// Where a slot stands as its stream begins.
@@ -104,6 +106,8 @@ pub enum StreamFailure {
 pub enum Brought {
     /// A transaction.
     Transaction(Arc<Transaction>),
+    /// Rows are of the plan of [`Effect::Switch`] from here on. What is behind the position comes with it.
+    Switched,
     /// There was none up to here.
     Position {
         /// Up to where.
@@ -220,6 +224,23 @@ pub enum Effect {
     EndGeneration,
     /// Hand events to the log and publish them, once there is room.
     HandOn(Arc<[Event]>),
+    /// From the connection that has just begun to stream have what is committed behind a position as rows of another plan.
+    Switch {
+        /// The position.
+        at: Lsn,
+        /// The plan, with the same topics and more columns.
+        plan: Arc<Plan>,
+    },
+    /// Have the log be of something else from here on, hand an [`Event::Reshaped`] to it, and publish it once it is durable:
+    /// a log that has lost it would take those for its own who were told of it.
+    Reshape {
+        /// What the log is of.
+        of: Identity,
+        /// What rows are of.
+        plan: Arc<Plan>,
+        /// What is told.
+        event: Event,
+    },
     /// Publish events that the log does not keep.
     Publish(Arc<[Event]>),
     /// Tell Postgres that everything up to here is not needed again.

@@ -35,7 +35,9 @@ impl Streaming {
     /// What may be confirmed now and was not: what is durable, and was brought by this very connection, because
     /// otherwise it may be another database's.
     fn confirm(&mut self) -> Option<Effect> {
-        let confirmed = self.durable.min(self.reached);
+        // Where an `Event::Reshaped` is told is a position between two: nothing in WAL ends there, and a commit may begin
+        // right before it. All that are in WAL are even.
+        let confirmed = Lsn(self.durable.min(self.reached).0 & !1);
         let news = self.continuity.is_proved() && confirmed > self.confirmed;
         news.then(|| {
             self.confirmed = confirmed;
@@ -96,7 +98,14 @@ impl Core {
         let mut effects = Vec::new();
         let mut news = Vec::new();
         for brought in brought {
-            let (event, lsn) = self.event(brought);
+            let Some((event, lsn)) = self.event(brought) else {
+                let Some(reshape) = self.reshape() else { continue };
+                if !news.is_empty() {
+                    effects.push(Effect::HandOn(std::mem::take(&mut news).into()));
+                }
+                effects.push(reshape);
+                continue;
+            };
             match streaming.continuity.check(&event) {
                 Ok(place) => {
                     streaming.reached = streaming.reached.max(lsn);
@@ -143,14 +152,18 @@ impl Core {
         Step { effects, next: None }
     }
 
-    fn event(&self, brought: Brought) -> (Event, Lsn) {
+    /// What is brought, and up to where; `None` where the plan is another.
+    fn event(&self, brought: Brought) -> Option<(Event, Lsn)> {
         let previous = self.previous;
         match brought {
             Brought::Transaction(transaction) => {
                 let lsn = transaction.lsn;
-                (Event::Transaction { previous, transaction }, lsn)
+                Some((Event::Transaction { previous, transaction }, lsn))
             }
-            Brought::Position { lsn, time_us } => (Event::Position { previous, lsn, time_us }, lsn),
+            Brought::Position { lsn, time_us } => {
+                Some((Event::Position { previous, lsn, time_us }, lsn))
+            }
+            Brought::Switched => None,
         }
     }
 

@@ -1,4 +1,10 @@
 use rowtide_feed::Changes;
+use rowtide_plan::catalog::{
+    Catalog, CatalogColumn, CatalogTable, ColumnInput, ReplicaIdentity, TableStreaming,
+};
+use rowtide_plan::compile::compile;
+use rowtide_plan::definition::Definition;
+use rowtide_plan::value::ColumnType;
 use rowtide_postgres::unseen::Unseen;
 use rowtide_postgres::watch::{
     ObservedColumn, ObservedMembership, ObservedPublication, ObservedRights,
@@ -65,6 +71,7 @@ fn looked() -> Looked {
         unwritable: Vec::new(),
         own: Vec::new(),
         system: SYSTEM,
+        wal_end: Lsn(0),
     }
 }
 
@@ -526,4 +533,204 @@ fn what_does_not_fit_is_waited_for_at_the_start_and_left_out_later() {
     driven.tell(Input::Go);
     driven.tell(unfit());
     assert!(matches!(driven.next, Next::Connect(_)), "it has served, and serves the rest");
+}
+
+/// Of one table that everyone sees.
+fn plan_of(columns: &[&str]) -> Arc<Plan> {
+    let column = |name: &&str| CatalogColumn {
+        name: (*name).to_owned(),
+        kind: ColumnType::Int,
+        type_oid: 20,
+        type_name: "bigint".to_owned(),
+        not_null: *name == "id",
+        toastable: false,
+        deterministic: true,
+        labels: Vec::new(),
+        input: ColumnInput::default(),
+    };
+    let table = CatalogTable {
+        oid: 9,
+        schema: "public".to_owned(),
+        name: "note".to_owned(),
+        columns: columns.iter().map(column).collect(),
+        primary_key: vec!["id".to_owned()],
+        indexes: Vec::new(),
+        replica_identity: ReplicaIdentity::Full,
+        row_security: false,
+        streaming: TableStreaming::default(),
+    };
+    let definition = Definition::parse("rowtide.toml", "[tables.note]\nvisible = 'true'").unwrap();
+    let catalog = Catalog { tables: vec![table], ..Catalog::default() };
+    Arc::new(compile(&definition, &catalog).unwrap())
+}
+
+fn observed_column(number: i16) -> ObservedColumn {
+    ObservedColumn {
+        number,
+        name: format!("column {number}"),
+        type_oid: 20,
+        modifier: -1,
+        not_null: false,
+        generated: String::new(),
+        numbered: String::new(),
+        collation: 0,
+        storage: "p".to_owned(),
+        default: None,
+        version: 1,
+        incidental: String::new(),
+    }
+}
+
+/// A look at a table of these columns, when WAL ended at `wal_end`.
+fn looked_at(columns: &[&str], wal_end: u64) -> Looked {
+    let mut looked = looked();
+    let numbers = 1..=columns.len() as i16;
+    looked.observed.tables.push(ObservedTable {
+        schema: "public".to_owned(),
+        name: "note".to_owned(),
+        oid: 9,
+        columns: numbers.map(observed_column).collect(),
+        ..own_table()
+    });
+    Looked { plan: plan_of(columns), wal_end: Lsn(wal_end), ..looked }
+}
+
+impl Driven {
+    /// Streams from an epoch at 20, with a table that has a column beside its key.
+    fn of_columns() -> Driven {
+        let mut driven = Driven::new();
+        driven.tell(Input::Looked(Ok(Box::new(looked_at(&["id", "a"], 20)))));
+        driven.connect(10, 20);
+        driven.tell(unseen(Some(20), Vec::new()));
+        driven.tell(Input::EpochBegan(Some(Epoch(7))));
+        assert!(matches!(driven.next, Next::Stream));
+        driven
+    }
+
+    /// What was looked at is another, and it is gone into.
+    fn drifts(&mut self, looked: Looked) {
+        self.tell(Input::Observed(Box::new(looked.observed.clone())));
+        assert!(matches!(self.next, Next::Look), "{:?}", self.next);
+        self.tell(Input::Looked(Ok(Box::new(looked))));
+    }
+
+    /// It streams again, over the log that it has, which ends at `ends`. With which plan, and with which behind where.
+    fn streams_again(&mut self, ends: u64, wal_ends: u64) -> (Arc<Plan>, Option<(Lsn, Arc<Plan>)>) {
+        let Next::Connect(plan) = self.next.clone() else { panic!("{:?}", self.next) };
+        self.tell(Input::Connected(Ok(slot(20, wal_ends))));
+        let Next::OpenLog(_) = &self.next else { panic!("{:?}", self.next) };
+        let of = self.core.log.as_ref().unwrap().of.clone();
+        let (epoch, begins, ends) = (Epoch(7), Lsn(20), Lsn(ends));
+        self.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken: None })));
+        let Next::ReadLog { .. } = &self.next else { panic!("{:?}", self.next) };
+        let read = LogRead { expected: Vec::new(), recent: Vec::new() };
+        self.tell(Input::LogRead(Ok(read)));
+        assert!(matches!(self.next, Next::Stream), "{:?}", self.next);
+        let switch = self.effects.iter().find_map(|effect| match effect {
+            Effect::Switch { at, plan } => Some((*at, Arc::clone(plan))),
+            _ => None,
+        });
+        (plan, switch)
+    }
+
+    /// Of each event that is handed on, and of each time the rows are others, the position; of these with the tables.
+    fn told(&self) -> Vec<(u64, Vec<TableId>)> {
+        let mut told = Vec::new();
+        for effect in &self.effects {
+            match effect {
+                Effect::HandOn(events) => {
+                    let lsns = events.iter().filter_map(Event::lsn);
+                    told.extend(lsns.map(|lsn| (lsn.0, Vec::new())));
+                }
+                Effect::Reshape { event: Event::Reshaped { lsn, tables, .. }, .. } => {
+                    told.push((lsn.0, tables.clone()));
+                }
+                _ => {}
+            }
+        }
+        told
+    }
+}
+
+#[test]
+fn columns_that_are_added_end_no_epoch() {
+    let mut driven = Driven::of_columns();
+    let before = Arc::clone(driven.core.serving.as_ref().unwrap());
+    driven.tell(Input::Streamed(vec![transaction(30)], None));
+    driven.drifts(looked_at(&["id", "a", "b"], 40));
+    let (plan, switch) = driven.streams_again(30, 42);
+    assert!(Arc::ptr_eq(&plan, &before), "rows are as before up to there");
+    let (at, newer) = switch.unwrap();
+    assert_eq!((at, newer.columns_added_by(&plan)), (Lsn(40), None));
+    assert_eq!(plan.columns_added_by(&newer), Some(vec![TableId(0)]));
+    assert!(!driven.effects.iter().any(|effect| matches!(effect, Effect::Begin(_))));
+    driven.tell(Input::Streamed(vec![transaction(36)], None));
+    driven.tell(Input::Streamed(vec![transaction(40), Brought::Switched, transaction(50)], None));
+    let of_note = vec![TableId(0)];
+    assert_eq!(driven.told(), [(40, vec![]), (41, of_note), (50, vec![])]);
+    let of = driven.effects.iter().find_map(|effect| match effect {
+        Effect::Reshape { of, plan, event: Event::Reshaped { previous, plan: fingerprint, .. } } => {
+            assert_eq!((*previous, fingerprint.0), (Lsn(40), plan.fingerprint()));
+            Some(of.clone())
+        }
+        _ => None,
+    });
+    assert!(Arc::ptr_eq(driven.core.serving.as_ref().unwrap(), &newer));
+    // Nothing ends in WAL where that is told, and a commit may begin before it.
+    driven.tell(Input::Durable(Lsn(41)));
+    assert_eq!(driven.confirmed(), Some(Lsn(40)));
+    // The log is of what serves now, so that the next connection goes on as ever.
+    assert_eq!(driven.core.log.as_ref().map(|log| log.of.clone()), of);
+    driven.tell(Input::Streamed(Vec::new(), Some(StreamFailure::Ended("cut".to_owned()))));
+    driven.tell(Input::Go);
+    driven.tell(Input::Looked(Ok(Box::new(looked_at(&["id", "a", "b"], 60)))));
+    let (plan, switch) = driven.streams_again(50, 60);
+    assert!(Arc::ptr_eq(&plan, &newer) && switch.is_none());
+}
+
+#[test]
+fn columns_that_come_and_go_before_anyone_was_told_are_nothing() {
+    let mut driven = Driven::of_columns();
+    let before = Arc::clone(driven.core.serving.as_ref().unwrap());
+    driven.drifts(looked_at(&["id", "a", "b"], 30));
+    let (_, switch) = driven.streams_again(20, 30);
+    assert!(switch.is_some());
+    // Another before the stream has come there: both at once, behind the later look.
+    driven.drifts(looked_at(&["id", "a", "b", "c"], 40));
+    let (plan, switch) = driven.streams_again(20, 40);
+    assert!(Arc::ptr_eq(&plan, &before));
+    assert_eq!(switch.map(|(at, _)| at), Some(Lsn(40)));
+    driven.drifts(looked_at(&["id", "a"], 50));
+    let (plan, switch) = driven.streams_again(20, 50);
+    assert!(Arc::ptr_eq(&plan, &before) && switch.is_none());
+    driven.tell(Input::Streamed(vec![transaction(60)], None));
+    assert_eq!(driven.told(), [(60, vec![])]);
+}
+
+#[test]
+fn what_is_more_than_columns_added_begins_an_epoch() {
+    let rewritten = {
+        let mut looked = looked_at(&["id", "a", "b"], 30);
+        looked.observed.tables[1].file = 2;
+        looked
+    };
+    let other = looked_at(&["id", "c", "b"], 30);
+    for (looked, reason) in
+        [(rewritten, EpochReason::TableReplaced), (other, EpochReason::OtherTables)]
+    {
+        let mut driven = Driven::of_columns();
+        driven.drifts(looked);
+        driven.tell(Input::Connected(Ok(slot(20, 30))));
+        let of = driven.core.log.as_ref().unwrap().of.clone();
+        let (epoch, begins, ends) = (Epoch(7), Lsn(20), Lsn(20));
+        driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken: None })));
+        driven.tell(Input::EpochBegan(Some(Epoch(8))));
+        driven.tell(unseen(Some(30), Vec::new()));
+        driven.tell(Input::EpochBegan(Some(Epoch(9))));
+        let began = driven.effects.iter().find_map(|effect| match effect {
+            Effect::EpochBegan { reason, .. } => Some(*reason),
+            _ => None,
+        });
+        assert_eq!(began, Some(reason));
+    }
 }

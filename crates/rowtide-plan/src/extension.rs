@@ -1,0 +1,128 @@
+//! When a plan is another one with more columns: then nothing is different but the rows of some tables, which have values
+//! behind those that they had. Topics, views, links and keys are the same, so whoever serves clients by the one can go over
+//! to the other with what they have, and has only the rows of these tables to load again.
+
+use crate::plan::{Plan, TableId};
+
+impl Plan {
+    /// The tables that have more columns in `newer`, behind the ones that they have here, if that is all by which rows,
+    /// topics and views of the two differ. `None` if it is not, or if there are none.
+    pub fn columns_added_by(&self, newer: &Plan) -> Option<Vec<TableId>> {
+        if self.tables.len() != newer.tables.len() || self.unfit != newer.unfit {
+            return None;
+        }
+        let mut known = newer.clone();
+        let mut added = Vec::new();
+        for (index, (old, new)) in self.tables.iter().zip(&mut known.tables).enumerate() {
+            let (old, new) = (&old.catalog, &mut new.catalog);
+            if new.columns.len() > old.columns.len() {
+                added.push(TableId(u16::try_from(index).ok()?));
+                new.columns.truncate(old.columns.len());
+            }
+            let streaming = (&old.replica_identity, &old.primary_key, &old.streaming);
+            // An index says how rows are found, and not what they are.
+            if old.columns != new.columns
+                || streaming != (&new.replica_identity, &new.primary_key, &new.streaming)
+            {
+                return None;
+            }
+        }
+        let same = self.min_client == newer.min_client && self.fingerprint() == known.fingerprint();
+        (same && !added.is_empty()).then_some(added)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::catalog::{CatalogColumn, CatalogTable, ColumnInput, ReplicaIdentity, TableStreaming};
+    use crate::filter::{ClaimFilter, Filter, Predicate};
+    use crate::plan::{Branch, BranchId, Plan, Source, Table, TableId};
+    use crate::value::ColumnType;
+    use crate::write_rules::WriteRules;
+
+    fn column(name: &str) -> CatalogColumn {
+        CatalogColumn {
+            name: name.into(),
+            kind: ColumnType::Text,
+            type_oid: 25,
+            type_name: "text".into(),
+            not_null: false,
+            toastable: true,
+            deterministic: true,
+            labels: Vec::new(),
+            input: ColumnInput::default(),
+        }
+    }
+
+    fn table(oid: u32, columns: &[&str]) -> Table {
+        let catalog = CatalogTable {
+            oid,
+            schema: "public".into(),
+            name: format!("t{oid}"),
+            columns: columns.iter().map(|name| column(name)).collect(),
+            primary_key: vec!["id".into()],
+            indexes: Vec::new(),
+            replica_identity: ReplicaIdentity::Full,
+            row_security: false,
+            streaming: TableStreaming::default(),
+        };
+        Table {
+            name: catalog.name.clone(),
+            name_json: format!("\"{}\"", catalog.name),
+            catalog,
+            published: true,
+            key: vec![0],
+            kept: Vec::new(),
+            branches: vec![BranchId(0)],
+            write: WriteRules::default(),
+        }
+    }
+
+    fn plan(tables: &[&[&str]]) -> Plan {
+        let tables: Vec<Table> =
+            tables.iter().zip(1..).map(|(columns, oid)| table(oid, columns)).collect();
+        let branch = Branch {
+            table: TableId(0),
+            anchor: None,
+            source: Source::Everyone,
+            filter: Filter(Predicate::Literal(Some(true))),
+            claim_filter: ClaimFilter(Predicate::Literal(Some(true))),
+            published: true,
+            links: Vec::new(),
+        };
+        Plan { tables, branches: vec![branch], ..Plan::default() }
+    }
+
+    #[test]
+    fn only_columns_behind_the_known_ones_are_an_extension() {
+        let old = plan(&[&["id", "a"], &["id"]]);
+        let added = |newer: &Plan| old.columns_added_by(newer);
+        assert_eq!(added(&plan(&[&["id", "a", "b", "c"], &["id"]])), Some(vec![TableId(0)]));
+        let both = Some(vec![TableId(0), TableId(1)]);
+        assert_eq!(added(&plan(&[&["id", "a", "b"], &["id", "b"]])), both);
+        assert_eq!(added(&old), None, "nothing was added");
+        for other in [&["id", "b", "a"][..], &["id"], &["id", "b"], &["id", "x", "b"]] {
+            assert_eq!(added(&plan(&[other, &["id"]])), None, "{other:?}");
+        }
+        assert_eq!(added(&plan(&[&["id", "a", "b"]])), None, "a table is missing");
+        let changed = |change: fn(&mut Plan)| {
+            let mut newer = plan(&[&["id", "a", "b"], &["id"]]);
+            change(&mut newer);
+            added(&newer)
+        };
+        let same = Some(vec![TableId(0)]);
+        assert_eq!(changed(|newer| newer.tables[0].catalog.row_security = true), same);
+        assert_eq!(changed(|newer| newer.tables[0].kept.push(1)), None);
+        assert_eq!(changed(|newer| newer.tables[0].key.push(2)), None, "as of one without a key");
+        assert_eq!(changed(|newer| newer.branches[0].anchor = Some(2)), None);
+        assert_eq!(changed(|newer| newer.unfit.push("t3".to_owned())), None);
+        assert_eq!(changed(|newer| newer.min_client = Some(2)), None);
+        let other_type = |newer: &mut Plan| newer.tables[0].catalog.columns[1].type_oid = 20;
+        assert_eq!(changed(other_type), None);
+        let identity = |newer: &mut Plan| {
+            newer.tables[0].catalog.replica_identity = ReplicaIdentity::Key;
+        };
+        assert_eq!(changed(identity), None);
+        assert_eq!(changed(|newer| newer.tables[1].catalog.oid = 9), None, "it was made anew");
+    }
+}
