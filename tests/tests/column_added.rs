@@ -280,7 +280,11 @@ async fn whoever_comes_and_goes_meanwhile_ends_with_it() {
     let (mut ann, mut bob) = (Peer::new(&app, "ann").await, Peer::new(&app, "bob").await);
     let mut eve = Peer::new(&app, "eve").await;
     let epoch = ann.epoch();
-    run(&app, "ALTER TABLE note ADD COLUMN stars int DEFAULT 2; UPDATE note SET stars = 3 WHERE id = 6").await;
+    run(
+        &app,
+        "ALTER TABLE note ADD COLUMN stars int DEFAULT 2; UPDATE note SET stars = 3 WHERE id = 6",
+    )
+    .await;
     let mut others = Vec::new();
     for _ in 0..5 {
         others.push(Peer::new_somewhere(&app, "ann").await);

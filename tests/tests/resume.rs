@@ -399,7 +399,7 @@ async fn what_cannot_be_said_by_changes_is_sent_whole() {
     // Another shape of a table is another epoch.
     let (_, mut raw) = ann.comes_back(&app).await;
     let sql = app.database.connect().await;
-    let change = "ALTER TABLE note ADD COLUMN stars int, ALTER COLUMN id TYPE bigint;
+    let change = "ALTER TABLE note ADD COLUMN stars int, ALTER COLUMN text TYPE varchar(99);
                   INSERT INTO note VALUES (2, 1, 'ann', false, 'x', 5)";
     sql.batch_execute(change).await.unwrap();
     raw.ending().await.assert("whose table has another shape", "restarting");

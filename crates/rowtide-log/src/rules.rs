@@ -96,7 +96,8 @@ impl LogEnd {
         let taken = follower.take(event);
         if let (Taken::Next, Event::Position { lsn, time_us, .. }) = (taken, event) {
             self.quiet = Some(Quiet { lsn: *lsn, time_us: *time_us });
-        } else if let (Taken::Next, Event::Transaction { .. } | Event::Reshaped { .. }) = (taken, event)
+        } else if let (Taken::Next, Event::Transaction { .. } | Event::Reshaped { .. }) =
+            (taken, event)
         {
             *self = LogEnd::at(follower.transaction());
         }

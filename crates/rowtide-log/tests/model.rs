@@ -19,9 +19,7 @@ use rowtide_feed::{
     Change, Changes, Event, Fingerprint, Follower, HistoryQuery, Taken, Transaction,
 };
 use rowtide_log::rules::{LogEnd, Replay, Selection};
-use rowtide_log::{
-    Began, Committed, HistoryError, Identity, Log, LogOptions, LogReader, Opened,
-};
+use rowtide_log::{Began, Committed, HistoryError, Identity, Log, LogOptions, LogReader, Opened};
 use rowtide_protocol::Lsn;
 
 const SEEDS: u64 = 40;
@@ -130,7 +128,9 @@ impl Model {
     fn links(&self) -> Vec<Event> {
         let mut all = self.reshaped.clone();
         let transactions = self.transactions.iter().cloned();
-        all.extend(transactions.map(|transaction| Event::Transaction { previous: Lsn(0), transaction }));
+        all.extend(
+            transactions.map(|transaction| Event::Transaction { previous: Lsn(0), transaction }),
+        );
         all.sort_by_key(Event::lsn);
         let mut last = Lsn(0);
         for event in &mut all {

@@ -34,7 +34,9 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
-    use crate::catalog::{CatalogColumn, CatalogTable, ColumnInput, ReplicaIdentity, TableStreaming};
+    use crate::catalog::{
+        CatalogColumn, CatalogTable, ColumnInput, ReplicaIdentity, TableStreaming,
+    };
     use crate::filter::{ClaimFilter, Filter, Predicate};
     use crate::plan::{Branch, BranchId, Plan, Source, Table, TableId};
     use crate::value::ColumnType;

@@ -17,9 +17,7 @@ use rowtide_protocol::{Lsn, Rejected};
 use smallvec::SmallVec;
 use thiserror::Error;
 
-use crate::pgoutput::{
-    Malformed, Message, Relation, RelationColumn, Tuple, TupleValue, decode,
-};
+use crate::pgoutput::{Malformed, Message, Relation, RelationColumn, Tuple, TupleValue, decode};
 
 /// What the stream brings, in the order of commits.
 #[derive(Clone, Debug, PartialEq)]

@@ -619,7 +619,13 @@ impl Core {
         self.log = Some(OpenLog { of, epoch, begins: position, ends: position });
         self.broken = None;
         self.previous = position;
-        let mut effects = vec![Effect::EpochBegan { reason, position }];
+        let mut effects = Vec::new();
+        if let (Some(_), Some(looked)) = (self.added(), &self.looked) {
+            // The stream began with the plan of before, for an epoch that would have gone on.
+            let plan = Arc::clone(&looked.plan);
+            effects.push(Effect::Switch { at: slot.confirmed, plan });
+        }
+        effects.push(Effect::EpochBegan { reason, position });
         effects.extend(self.begin(epoch, position, Vec::new()));
         let plan = self.looked.as_ref().map_or([0; 32], |looked| looked.plan.fingerprint());
         let plan = Fingerprint(plan);

@@ -7,9 +7,7 @@ use std::sync::Arc;
 
 use rowtide_feed::codec::{decode, encode};
 use rowtide_feed::{Event, History, HistoryQuery, Transaction};
-use rowtide_log::rules::{
-    LogEnd, Replay, Selection, bring_forward, to_append, to_reshape,
-};
+use rowtide_log::rules::{LogEnd, Replay, Selection, bring_forward, to_append, to_reshape};
 use rowtide_log::{Committed, Identity};
 use rowtide_protocol::{Epoch, Lsn};
 

@@ -410,6 +410,7 @@ impl World {
     }
 
     fn epoch_began(&mut self, at: At, reason: EpochReason, position: Lsn) {
+        self.servers[at.server].replicator.switching = false;
         let epoch = self.disk.epoch;
         let read_at = self.servers[at.server].replicator.looked_at;
         self.say(|| {

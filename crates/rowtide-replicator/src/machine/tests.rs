@@ -669,7 +669,11 @@ fn columns_that_are_added_end_no_epoch() {
     let of_note = vec![TableId(0)];
     assert_eq!(driven.told(), [(40, vec![]), (41, of_note), (50, vec![])]);
     let of = driven.effects.iter().find_map(|effect| match effect {
-        Effect::Reshape { of, plan, event: Event::Reshaped { previous, plan: fingerprint, .. } } => {
+        Effect::Reshape {
+            of,
+            plan,
+            event: Event::Reshaped { previous, plan: fingerprint, .. },
+        } => {
             assert_eq!((*previous, fingerprint.0), (Lsn(40), plan.fingerprint()));
             Some(of.clone())
         }
@@ -686,6 +690,28 @@ fn columns_that_are_added_end_no_epoch() {
     driven.tell(Input::Looked(Ok(Box::new(looked_at(&["id", "a", "b"], 60)))));
     let (plan, switch) = driven.streams_again(50, 60);
     assert!(Arc::ptr_eq(&plan, &newer) && switch.is_none());
+}
+
+/// The log turns out not to go on, on a connection that was made as if it did.
+#[test]
+fn an_epoch_that_begins_all_the_same_has_rows_with_all_of_their_columns() {
+    let mut driven = Driven::of_columns();
+    driven.drifts(looked_at(&["id", "a", "b"], 40));
+    let newer = Arc::clone(&driven.core.looked.as_ref().unwrap().plan);
+    driven.tell(Input::Connected(Ok(slot(10, 40))));
+    let of = driven.core.log.as_ref().unwrap().of.clone();
+    let (epoch, begins, ends) = (Epoch(7), Lsn(20), Lsn(20));
+    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken: None })));
+    driven.tell(Input::LogRead(Ok(LogRead { expected: Vec::new(), recent: Vec::new() })));
+    driven.tell(Input::EpochBegan(Some(Epoch(8))));
+    driven.tell(unseen(Some(45), Vec::new()));
+    driven.tell(Input::EpochBegan(Some(Epoch(9))));
+    let switched = driven.effects.iter().any(|effect| {
+        matches!(effect, Effect::Switch { at: Lsn(10), plan } if Arc::ptr_eq(plan, &newer))
+    });
+    assert!(switched, "{:?}", driven.effects);
+    driven.tell(Input::Streamed(vec![Brought::Switched, transaction(50)], None));
+    assert_eq!(driven.told(), [(50, vec![])], "all of it is loaded with them");
 }
 
 #[test]
