@@ -58,6 +58,6 @@ supply:
 bench:
 	@scripts/prepare.sh
 	cargo build --release --locked -p rowtide -p rowtide-bench
-	for scenario in fanout drain pipeline connect idle mutate resume restart burst snapshots; do \
+	for scenario in fanout drain pipeline connect column idle mutate resume restart burst snapshots; do \
 	  "$${CARGO_TARGET_DIR:-target}"/release/rowtide-bench $$scenario || exit 1; \
 	done

@@ -14,6 +14,7 @@ async fn every_scenario_comes_to_its_result() {
             "pipeline: 800 transactions",
         ),
         (&["connect", "--sessions", "50"][..], "1000 rows"),
+        (&["column", "--sessions", "50"][..], "1000 changes"),
         (&["idle", "--sessions", "50", "--seconds", "1"][..], "50 sessions"),
         (&["mutate", "--clients", "4", "--seconds", "1"][..], "4 clients"),
         (&["resume", "--sessions", "50", "--percent", "20"][..], "50 clients come back"),

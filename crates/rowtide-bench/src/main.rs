@@ -5,6 +5,7 @@
 //! machine.
 
 mod burst;
+mod column;
 mod connect;
 mod crowd;
 mod drain;
@@ -51,6 +52,8 @@ enum Scenario {
     Pipeline(pipeline::PipelineArgs),
     /// Clients that arrive at once: time until all are ready, and what that costs Postgres
     Connect(connect::ConnectArgs),
+    /// A table gets a column: what it takes until every client has it, beside what they cost when they came
+    Column(column::ColumnArgs),
     /// Clients that write: mutations a second, and send-to-ack latency
     Mutate(mutate::MutateArgs),
     /// Clients that were away for a stretch: what it takes to bring them up to date, beside snapshots
@@ -99,6 +102,7 @@ async fn run(cli: Cli) -> Result<()> {
         Scenario::Drain(args) => drain::run(&ground, &args).await,
         Scenario::Pipeline(args) => pipeline::run(&ground, &args).await,
         Scenario::Connect(args) => connect::run(&ground, &args).await,
+        Scenario::Column(args) => column::run(&ground, &args).await,
         Scenario::Mutate(args) => mutate::run(&ground, &args).await,
         Scenario::Resume(args) => resume::run(&ground, &args).await,
         Scenario::Restart(args) => restart::run(&ground, &args).await,

@@ -75,7 +75,7 @@ const SCHEMA: &str = "
 ";
 
 /// Where a segment has each `Event::Reshaped`, as a message. It is made with the first one: a segment without any is as earlier
-/// versions wrote it, and one with them is still read by these, which find the tables among those that were interrupted.
+/// versions wrote it.
 const RESHAPED: &str = "
     CREATE TABLE IF NOT EXISTS reshaped (
         lsn INTEGER PRIMARY KEY,

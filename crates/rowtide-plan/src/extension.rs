@@ -20,10 +20,8 @@ impl Plan {
                 new.columns.truncate(old.columns.len());
             }
             let streaming = (&old.replica_identity, &old.primary_key, &old.streaming);
-            // An index says how rows are found, and not what they are.
-            if old.columns != new.columns
-                || streaming != (&new.replica_identity, &new.primary_key, &new.streaming)
-            {
+            // What else is different (indexes, defaults, labels) says how rows are found and written, and not what they are.
+            if streaming != (&new.replica_identity, &new.primary_key, &new.streaming) {
                 return None;
             }
         }
@@ -114,6 +112,7 @@ mod tests {
         };
         let same = Some(vec![TableId(0)]);
         assert_eq!(changed(|newer| newer.tables[0].catalog.row_security = true), same);
+        assert_eq!(changed(|newer| newer.tables[0].catalog.columns[1].not_null = true), same);
         assert_eq!(changed(|newer| newer.tables[0].kept.push(1)), None);
         assert_eq!(changed(|newer| newer.tables[0].key.push(2)), None, "as of one without a key");
         assert_eq!(changed(|newer| newer.branches[0].anchor = Some(2)), None);
