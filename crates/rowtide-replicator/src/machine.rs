@@ -359,23 +359,18 @@ impl Core {
             if !looked.plan.unjudged.is_empty() {
                 Arc::make_mut(&mut looked.plan).judge_as(&before.plan);
             }
-            let shape = |looked: &Looked| -> Vec<_> {
-                looked.plan.tables.iter().map(|table| table.catalog.clone()).collect()
+            let shape = |plan: &Plan| -> Vec<_> {
+                plan.tables.iter().map(|table| table.catalog.clone()).collect()
+            };
+            let is_same = |plan: &Plan| {
+                let same_rows = plan.fingerprint() == looked.plan.fingerprint();
+                same_rows && shape(plan) == shape(&looked.plan)
             };
             let same_rows = before.plan.fingerprint() == looked.plan.fingerprint();
-            if same_rows && shape(before) == shape(&looked) {
-                looked.plan = Arc::clone(&before.plan);
-            }
-            // Columns may be gone again that nobody was told of.
-            let is_served = |plan: &Plan| {
-                let shape = |plan: &Plan| -> Vec<_> {
-                    plan.tables.iter().map(|table| table.catalog.clone()).collect()
-                };
-                plan.fingerprint() == looked.plan.fingerprint()
-                    && shape(plan) == shape(&looked.plan)
-            };
-            if let Some(serving) = self.serving.clone().filter(|serving| is_served(serving)) {
-                looked.plan = serving;
+            // What serves may be older than the last look: columns may be gone again that nobody was told of.
+            let known = [self.serving.as_ref(), Some(&before.plan)];
+            if let Some(known) = known.into_iter().flatten().find(|plan| is_same(plan)) {
+                looked.plan = Arc::clone(known);
             }
             if std::mem::take(&mut self.unfit_change) && same_rows {
                 // It was altered back since, and what was written meanwhile cannot be told.
