@@ -248,6 +248,7 @@ impl World {
         (0..self.servers.len()).for_each(|server| self.start_server(server));
         (0..self.clients.len()).for_each(|client| self.start_client(client));
         self.mark_the_end();
+        self.clients.iter_mut().for_each(|client| client.rested = None);
         let latest = self.now_ms + RECOVERY_MS;
         while !self.is_at_rest() {
             assert!(self.now_ms < latest, "{}", self.who_is_stuck());
