@@ -418,7 +418,7 @@ impl World {
     }
 
     pub fn watch_now(&mut self, at: At) {
-        if self.broken == Some(Break::NoWatch) {
+        if matches!(self.broken, Some(Break::NoWatch | Break::SwallowedChange)) {
             return;
         }
         if !self.postgres.up || !self.servers[at.server].replicator.streaming {

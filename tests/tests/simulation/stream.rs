@@ -11,6 +11,7 @@ use rowtide_postgres::stream::{SchemaChange, StreamEvent};
 use rowtide_protocol::Lsn;
 use rowtide_replicator::machine::{Brought, Input, StreamFailure};
 
+use crate::breaks::Break;
 use crate::postgres::{Postgres, Sent, Walsender, WalsenderError};
 use crate::replicator::Job;
 use crate::sql::LARGE;
@@ -106,6 +107,8 @@ impl World {
                 match stream.next(&mut self.postgres, self.now_ms) {
                     None => break,
                     Some(Ok(next)) => brought.push(next),
+                    Some(Err(StreamFailure::Unfit { .. }))
+                        if self.broken == Some(Break::SwallowedChange) => {}
                     Some(Err(why)) => {
                         self.seen.count(match &why {
                             StreamFailure::PublicationMissing(_) => "streams without a publication",
