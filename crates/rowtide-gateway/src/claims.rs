@@ -15,7 +15,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
-use crate::conversation::{ClaimRequest, Known, NoClaim};
+use crate::conversation::{ClaimRequest, Known, NoClaim, Until};
+use crate::engines::Engines;
 use crate::limits::{CLAIM_BATCH, CLAIM_COLLECT, CLAIM_TIMEOUT, ClientLimits, REMOVAL_EVERY};
 use crate::now::Clock;
 use crate::registry::{Claim, ConnectionId, Registry, TooManySessions};
@@ -92,6 +93,7 @@ impl Claims {
         names: Names,
         limits: ClientLimits,
         writer: Writer,
+        engines: Engines,
         clock: Clock,
         stop: CancellationToken,
     ) -> Claims {
@@ -104,8 +106,16 @@ impl Claims {
         let (client, said) = (None, SaidOnce::default());
         let unused_for = limits.unused_clients;
         let shared_with_task = Arc::clone(&shared);
-        let task =
-            Task { shared: shared_with_task, database, names, writer, client, said, unused_for };
+        let task = Task {
+            shared: shared_with_task,
+            database,
+            names,
+            writer,
+            engines,
+            client,
+            said,
+            unused_for,
+        };
         tokio::spawn(async move {
             stop.run_until_cancelled(task.run()).await;
         });
@@ -148,6 +158,7 @@ struct Task {
     database: ConnectOptions,
     names: Names,
     writer: Writer,
+    engines: Engines,
     client: Option<Client>,
     said: SaidOnce,
     /// After how long client ids are removed that nobody uses; `None`: never.
@@ -226,6 +237,8 @@ impl Task {
     }
 
     async fn claim_all(&mut self, batch: &[Claim]) -> Result<Vec<Answer>, String> {
+        // Before anything is read: what is read is of this epoch or a later one.
+        let epoch = self.engines.epoch();
         if self.client.as_ref().is_none_or(Client::is_closed) {
             let connected = connect(&self.database, "clients").await;
             self.client = Some(connected.map_err(|error| error.to_string())?);
@@ -271,7 +284,7 @@ impl Task {
             let mut rejected = told.rejections.get(&*claim.client).cloned().unwrap_or_default();
             // What was rejected since is told by the stream.
             rejected.retain(|rejection| rejection.id <= claimed.last_mutation);
-            let until = is_behind(claim, &claimed).then_some(told.until);
+            let until = is_behind(claim, &claimed).then_some(Until { lsn: told.until, epoch });
             let known = Known { last_mutation: claimed.last_mutation, rejected, until };
             Ok((claimed.user_id, known))
         };

@@ -340,6 +340,8 @@ where
             }
             Effect::Claim(request) => {
                 self.client = Some(request.clone());
+                // One that asks again has one place and not two.
+                self.entry = None;
                 let claims = self.shared.claims.clone();
                 let claim = async move { Answer::Claimed(claims.enter(request).await) };
                 self.answer = Some(Box::pin(claim));

@@ -120,6 +120,11 @@ impl Continuity {
         self.expected.is_empty()
     }
 
+    /// Where the log began, or the epoch.
+    pub fn begin(&self) -> Lsn {
+        self.begin
+    }
+
     /// Where the log ended, or the epoch began.
     pub fn end(&self) -> Lsn {
         self.end

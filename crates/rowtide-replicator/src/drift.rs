@@ -57,6 +57,8 @@ pub enum Change {
     Replaced,
     /// It was written, and looks the same: something was changed and changed back.
     Rewritten,
+    /// So was its schema.
+    SchemaRewritten,
     /// It publishes other operations, or in another way.
     Operations,
     /// The table is not published any more.
@@ -109,7 +111,7 @@ pub enum Change {
     ColumnWidened(String),
     /// A column is gone, and another has its name.
     ColumnReplaced(String),
-    /// Rows were written anew when a column was changed.
+    /// Rows were written anew when a column was changed, or of a table that may have been unlogged for a while.
     RowsRewritten,
     /// A column takes or gives other values: what it may be, what it is without a value, how it is kept.
     ColumnRules(String),
@@ -175,9 +177,13 @@ impl Drift {
             | (_, Change::PublishedAgain | Change::PublishedOtherwise | Change::Published) => {
                 Follows::Epoch(Missed::Publication)
             }
-            (Of::Table(_), Change::Replaced | Change::Rewritten | Change::ColumnRewritten(_)) => {
-                Follows::Epoch(Missed::Table)
-            }
+            (
+                Of::Table(_),
+                Change::Replaced
+                | Change::Rewritten
+                | Change::SchemaRewritten
+                | Change::ColumnRewritten(_),
+            ) => Follows::Epoch(Missed::Table),
             (
                 _,
                 Change::Labels
@@ -203,6 +209,7 @@ impl fmt::Display for Drift {
             Change::Appeared => f.write_str(" is there now"),
             Change::Replaced => f.write_str(" is another one of that name"),
             Change::Rewritten => f.write_str(" was changed and changed back"),
+            Change::SchemaRewritten => f.write_str(": its schema was renamed and renamed back"),
             Change::Operations => f.write_str(" publishes other operations, or in another way"),
             Change::Unpublished => f.write_str(" is not published any more"),
             Change::Published => f.write_str(" is published now"),
@@ -241,9 +248,7 @@ impl fmt::Display for Drift {
             Change::ColumnReplaced(column) => {
                 write!(f, ": column `{column}` was dropped and added again")
             }
-            Change::RowsRewritten => {
-                f.write_str(": its rows were rewritten for another column type")
-            }
+            Change::RowsRewritten => f.write_str(": its rows were rewritten, and may have changed"),
             Change::ColumnRules(column) => write!(f, ": column `{column}` takes other values"),
             Change::ColumnRewritten(column) => {
                 write!(f, ": column `{column}` was changed and changed back")
@@ -287,6 +292,9 @@ pub fn continuity_digest(
     digest.update(format!("{:?}", observed.publication));
     for table in observed.tables.iter().filter(|table| is_told(table)) {
         digest.update(format!("{:?}", (&table.schema, &table.name, table.oid, &table.membership)));
+        if !is_always_logged(table) {
+            digest.update(format!("{:?}", table.file));
+        }
         // What came and went with a partition was not streamed.
         for partition in &table.partitions {
             digest.update(format!("{:?}", (partition.oid, partition.file)));
@@ -387,6 +395,11 @@ fn table(old: &ObservedTable, new: &ObservedTable, tell: &mut impl FnMut(Change)
     explained |= switches(old) != switches(new);
     // A new name is written to the row type, too, and rights are not. Who reads past row-level security anyway
     // does not need to know whether it was switched on for a while.
+    let of_schema =
+        old.schema_version != new.schema_version && old.schema_incidental == new.schema_incidental;
+    if of_schema {
+        tell(Change::SchemaRewritten);
+    }
     let renamed = old.name_version != new.name_version && !explained;
     let hidden = old.version != new.version && !explained && new.row_security_concerns;
     if renamed || hidden {
@@ -394,10 +407,22 @@ fn table(old: &ObservedTable, new: &ObservedTable, tell: &mut impl FnMut(Change)
     } else if old.version != new.version {
         tell(Change::Incidental);
     }
-    columns(old, new, tell);
+    let written = columns(old, new, tell);
+    // Not told from a table that was rewritten for some other reason in the same moment: VACUUM FULL, or that it was
+    // truncated.
+    if old.file != new.file && (written || !is_always_logged(new)) {
+        tell(Change::RowsRewritten);
+    }
 }
 
-fn columns(old: &ObservedTable, new: &ObservedTable, tell: &mut impl FnMut(Change)) {
+/// Postgres makes no table unlogged that a publication names; one that is published with its schema, or with all tables,
+/// may be unlogged and logged again in one transaction, and what was written in between is not streamed.
+fn is_always_logged(table: &ObservedTable) -> bool {
+    table.membership.as_ref().is_some_and(|membership| membership.named)
+}
+
+/// Whether a column that there was is written anew in the catalog.
+fn columns(old: &ObservedTable, new: &ObservedTable, tell: &mut impl FnMut(Change)) -> bool {
     let by_number = |table: &ObservedTable, number: i16| {
         table.columns.iter().find(|column| column.number == number).cloned()
     };
@@ -420,10 +445,7 @@ fn columns(old: &ObservedTable, new: &ObservedTable, tell: &mut impl FnMut(Chang
             tell(Change::ColumnAdded(after.name.clone()));
         }
     }
-    // Not told from a table that was rewritten for some other reason in the same moment.
-    if written && old.file != new.file {
-        tell(Change::RowsRewritten);
-    }
+    written
 }
 
 fn membership(old: &ObservedMembership, new: &ObservedMembership, tell: &mut impl FnMut(Change)) {

@@ -654,6 +654,11 @@ impl Core {
         mut effects: Vec<Effect>,
     ) -> Step {
         let wal_end = slot.wal_ends.max(continuity.end());
+        if slot.remembers_partitions && slot.confirmed < continuity.begin() {
+            // What this connection finds out on its way to the epoch may not be true any more there.
+            self.state = State::Streaming(Streaming::up_to_epoch(continuity, wal_end));
+            return self.then(effects, Next::Stream);
+        }
         effects.push(Effect::Info(format!("streaming behind {}", self.handed_on)));
         // Until there nobody's cursor is too far ahead.
         effects.push(Effect::Publish([Event::StreamBegan { wal_end }].into()));

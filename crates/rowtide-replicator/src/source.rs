@@ -31,8 +31,12 @@ impl Source {
     ) -> Result<(Source, SlotFound), StreamFailure> {
         let started = Stream::start(options, names, plan, instance).await;
         let (stream, slot) = started.map_err(failure)?;
-        let found =
-            SlotFound { confirmed: slot.confirmed, wal_ends: slot.end, system: slot.system };
+        let found = SlotFound {
+            confirmed: slot.confirmed,
+            wal_ends: slot.end,
+            system: slot.system,
+            remembers_partitions: slot.remembers_partitions,
+        };
         let source = Source { stream, gathering: Gathering::default(), since: Instant::now() };
         Ok((source, found))
     }

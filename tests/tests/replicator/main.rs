@@ -4,6 +4,7 @@
 
 mod drift;
 mod kit;
+mod published;
 mod unseen;
 
 use rowtide_feed::ReplicatorStatus;

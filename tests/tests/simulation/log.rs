@@ -54,7 +54,7 @@ impl World {
     fn log_is_closed(&mut self, at: At) {
         self.servers[at.server].log_closing = false;
         self.disk.holder.take_if(|holder| *holder == (at.server, at.life));
-        if self.servers[at.server].stopping.is_some() {
+        if self.servers[at.server].ends {
             self.server_ends(at.server);
         }
     }

@@ -285,7 +285,8 @@ impl World {
         let history = self.postgres.history();
         let replicator = &mut self.servers[at.server].replicator;
         (replicator.stream, replicator.history) = (Some(stream), history);
-        Ok(SlotFound { confirmed, wal_ends, system: self.system() })
+        let remembers_partitions = self.postgres.remembers_partitions;
+        Ok(SlotFound { confirmed, wal_ends, system: self.system(), remembers_partitions })
     }
 
     fn open_log(&mut self, at: At, identity: Identity) -> Result<LogFound, LogFailure> {
@@ -361,10 +362,13 @@ impl World {
                 }
             }
             Effect::Disconnect => {
-                if self.servers[at.server].replicator.stream.take().is_some()
-                    && self.is_streaming_for(at)
-                {
+                let stream = self.servers[at.server].replicator.stream.take();
+                if let Some(stream) = stream.filter(|_| self.is_streaming_for(at)) {
                     self.walsender = None;
+                    // It is told what is confirmed, unless that is lost.
+                    if stream.is_of(&self.postgres) && self.rng.random_bool(0.9) {
+                        stream.tell_confirmed(&mut self.postgres);
+                    }
                 }
             }
             Effect::CloseLog => self.close_log(at),
@@ -447,6 +451,8 @@ impl World {
         let replicator = &mut self.servers[at.server].replicator;
         (replicator.asked, replicator.streaming) = (replicator.asked + 1, false);
         let effects = replicator.core.stop();
+        // One that stands by gives the log free, too, also while it stops.
+        self.servers[at.server].ends = true;
         effects.into_iter().for_each(|effect| self.perform(at, effect));
     }
 }

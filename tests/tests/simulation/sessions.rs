@@ -9,7 +9,7 @@ use rand::Rng;
 use rowtide_engine::{Opening, SessionId};
 use rowtide_feed::ReplicatorStatus;
 use rowtide_gateway::auth::Identity;
-use rowtide_gateway::conversation::{ClaimRequest, Effect, Ending, Input, Known, NoClaim};
+use rowtide_gateway::conversation::{ClaimRequest, Effect, Ending, Input, Known, NoClaim, Until};
 use rowtide_gateway::limits::{OPEN_TIMEOUT, STOP_MESSAGES};
 use rowtide_gateway::registry::ConnectionId;
 use rowtide_gateway::scheduler::{Broken, QueueId};
@@ -19,6 +19,7 @@ use rowtide_gateway::worker::Arrival;
 use rowtide_gateway::{NotServing, Now, OpenRequest, Outlet};
 use rowtide_legacy::OlderSession;
 use rowtide_postgres::mutate::Author;
+use rowtide_protocol::Epoch;
 use serde_json::Map;
 
 use crate::breaks::Break;
@@ -37,6 +38,8 @@ pub struct Connection {
     /// Whose it is, once that is asked for.
     pub client: Option<ClaimRequest>,
     pub entry: Option<ConnectionId>,
+    /// The epoch that was served when it was asked for.
+    claimed_in: Option<Epoch>,
     /// The engine's session: of which generation and engine.
     pub engine: Option<(u64, usize, SessionId)>,
     outlet: Option<Outlet>,
@@ -98,6 +101,7 @@ impl World {
             session,
             client: None,
             entry: None,
+            claimed_in: None,
             engine: None,
             outlet: None,
             queue: None,
@@ -309,13 +313,16 @@ impl World {
         let now = self.time();
         let ClaimRequest { client, user, known, sharing } = request.clone();
         let server = &mut self.servers[at.server];
+        let before = server.connections.get_mut(&id).and_then(|of| of.entry.take());
+        before.into_iter().for_each(|entry| server.registry.leave(entry));
         match server.registry.arrive(&client, &user, known, sharing, now) {
             Err(too_many) => {
                 inputs.push_back(Input::Claimed(Err(NoClaim::TooManySessions(too_many.0))));
             }
             Ok(entry) => {
                 if let Some(connection) = server.connections.get_mut(&id) {
-                    (connection.entry, connection.client) = (Some(entry), Some(request));
+                    connection.client = Some(request);
+                    connection.entry = Some(entry);
                 }
                 if known.is_none() {
                     return inputs.push_back(Input::Claimed(Ok(Known::default())));
@@ -338,6 +345,11 @@ impl World {
             let of_entry = connections.iter().find(|(_, c)| c.entry == Some(claim.connection));
             let Some((id, _)) = of_entry else { continue };
             let id = *id;
+            let server = &mut self.servers[at.server];
+            let epoch = server.generation.as_ref().map(|generation| generation.epoch);
+            if let Some(connection) = server.connections.get_mut(&id) {
+                connection.claimed_in = epoch;
+            }
             self.let_go_older_mutations(at, &claim.client, &claim.user);
             let delay = self.rng.random_range(1..20);
             self.after(delay, Event::Claim(at, id, 0));
@@ -388,7 +400,9 @@ impl World {
         let behind = row.last > known;
         let rejected = row.refused.range(known + 1..=row.last.max(known + 1));
         let rejected = rejected.map(|(number, code)| refusal(*number, code)).collect();
-        let until = behind.then_some(self.postgres.wal_end);
+        let connection = self.servers[at.server].connections.get(&id);
+        let epoch = connection.and_then(|connection| connection.claimed_in);
+        let until = behind.then_some(Until { lsn: self.postgres.wal_end, epoch });
         let known = Known { last_mutation: row.last, rejected, until };
         self.step_session(at, id, Input::Claimed(Ok(known)));
     }
@@ -417,15 +431,22 @@ impl World {
         } else {
             (self.now_ms >= until_ms).then(|| NotServing::NotReady("nothing is served".to_owned()))
         };
-        let Some(plan) = server.generation.as_ref().map(|generation| Arc::clone(&generation.plan))
-        else {
+        let Some(generation) = server.generation.clone() else {
             let Some(why) = not_serving else {
                 let answer = Box::new(Answer::Open(request, until_ms));
                 return self.after(50, Event::Answer(at, id, answer));
             };
             return self.step_session(at, id, Input::Opened(Err(why)));
         };
-        let OpenRequest { author, client, told, not_before, cursor } = request;
+        let not_before = match request.not_before(generation.epoch) {
+            Ok(not_before) => not_before,
+            Err(why) => {
+                self.seen.count("claims of an epoch before");
+                return self.step_session(at, id, Input::Opened(Err(why)));
+            }
+        };
+        let plan = Arc::clone(&generation.plan);
+        let OpenRequest { author, client, told, not_before: _, cursor } = request;
         let claims = plan.resolve_claims(&author.user_id, &author.claims);
         let engine = claims.view_id().0 as usize % server.engines.len();
         server.sessions += 1;

@@ -165,11 +165,13 @@ impl World {
         };
         let clients = rng.random_range(2..=5);
         let older = if rng.random_bool(0.3) { rng.random_range(1..=3) } else { 0 };
+        let mut postgres = Postgres::new(database, rng.random_bool(0.3));
+        postgres.remembers_partitions = !postgres.newer && seed % 3 == 1;
         World {
             now_ms: 0,
             queue: BTreeMap::new(),
             events: 0,
-            postgres: Postgres::new(database, rng.random_bool(0.3)),
+            postgres,
             walsender: None,
             may_end: BTreeSet::new(),
             ended_by: None,

@@ -23,6 +23,8 @@ fn observed() -> Observed {
         oid: 10,
         version: 700,
         name_version: 700,
+        schema_version: 600,
+        schema_incidental: String::new(),
         file: 10,
         incidental: "1 2".to_owned(),
         kind: "r".to_owned(),
@@ -41,6 +43,7 @@ fn observed() -> Observed {
         membership: Some(ObservedMembership {
             oid: Some(20),
             version: Some(701),
+            named: true,
             filtered: false,
             listed: false,
         }),
@@ -133,6 +136,14 @@ fn a_table_that_was_another_for_a_while_ends_the_epoch() {
         o.tables[0].name_version = 9;
     };
     assert_eq!(after(renamed), (vec![Change::Rewritten], TABLE));
+    // The schema was renamed and renamed back; rights on it may be given.
+    let of_schema = after(|o| o.tables[0].schema_version = 9);
+    assert_eq!(of_schema, (vec![Change::SchemaRewritten], TABLE));
+    let granted = |o: &mut Observed| {
+        o.tables[0].schema_version = 9;
+        o.tables[0].schema_incidental = "10 {}".to_owned();
+    };
+    assert_eq!(after(granted), (Vec::new(), Follows::Nothing));
     // Row-level security was on, and is off again.
     assert_eq!(after(|o| o.tables[0].version = 9), (vec![Change::Rewritten], TABLE));
     let bypassed = |o: &mut Observed| o.tables[0].row_security_concerns = false;
@@ -215,6 +226,13 @@ fn rows_that_are_others_and_look_the_same_are_loaded_again() {
     });
     assert_eq!(rewritten.1, Follows::Reload);
     assert!(rewritten.0.contains(&Change::RowsRewritten));
+    // It may have been unlogged for a while, which Postgres rejects of what a publication names.
+    let (mut before, mut now) = (observed(), observed());
+    membership_of(&mut before).named = false;
+    membership_of(&mut now).named = false;
+    (now.tables[0].version, now.tables[0].file) = (9, 11);
+    assert!(compare(&before, &now).iter().any(|drift| drift.follows() == Follows::Reload));
+    assert_ne!(continuity_digest(&before, |_| true), continuity_digest(&now, |_| true));
     let again = after(|o| o.tables[0].columns[1].number = 3);
     assert_eq!(again.1, Follows::Reload);
     assert!(again.0.contains(&Change::ColumnReplaced("body".to_owned())));

@@ -71,6 +71,9 @@ pub struct SlotFound {
     pub wal_ends: Lsn,
     /// Of which database.
     pub system: SystemIdentity,
+    /// What is streamed of a partition may follow from what it was when this connection first came to it: only a
+    /// connection that begins where the epoch does, or behind that, brings what it is.
+    pub remembers_partitions: bool,
 }
 
 /// Why there is no stream, or no more of it.

@@ -19,17 +19,32 @@ pub(super) struct Streaming {
     confirmed: Lsn,
     /// Whether the tables can be looked at. What is brought is true all the same, but perhaps not all of it comes.
     sees: bool,
+    /// Nothing is handed on: once the epoch is reached the stream begins there, over a connection of its own.
+    only_up_to_epoch: bool,
 }
 
 impl Streaming {
     pub(super) fn new(continuity: Continuity, wal_end: Lsn) -> Streaming {
         let (reached, durable, confirmed) = (Lsn(0), continuity.end(), Lsn(0));
-        Streaming { continuity, wal_end, reached, durable, confirmed, sees: true }
+        let (sees, only_up_to_epoch) = (true, false);
+        Streaming { continuity, wal_end, reached, durable, confirmed, sees, only_up_to_epoch }
+    }
+
+    /// One whose connection is good for what lies before the epoch alone.
+    pub(super) fn up_to_epoch(continuity: Continuity, wal_end: Lsn) -> Streaming {
+        Streaming { only_up_to_epoch: true, ..Streaming::new(continuity, wal_end) }
+    }
+
+    /// Whether all that this connection is good for was brought.
+    fn is_at_epoch(&self) -> bool {
+        self.only_up_to_epoch
+            && self.continuity.is_proved()
+            && self.reached >= self.continuity.end()
     }
 
     /// Whether nothing is known to be behind.
     fn is_current(&self) -> bool {
-        self.sees && self.reached >= self.wal_end
+        self.sees && !self.only_up_to_epoch && self.reached >= self.wal_end
     }
 
     /// What may be confirmed now and was not: what is durable, and was brought by this very connection, because
@@ -100,6 +115,11 @@ impl Core {
             match streaming.continuity.check(&event) {
                 Ok(place) => {
                     streaming.reached = streaming.reached.max(lsn);
+                    if streaming.is_at_epoch() {
+                        effects.extend(streaming.confirm());
+                        effects.push(Effect::Disconnect);
+                        return self.connect(effects);
+                    }
                     if place == Place::Ahead && lsn > self.handed_on {
                         self.handed_on = lsn;
                         self.take_note(&event);

@@ -14,14 +14,21 @@ fn names() -> Names {
 
 /// Rowtide's own table, as it is when it is set up.
 fn own_table() -> ObservedTable {
-    let membership =
-        ObservedMembership { oid: Some(1), version: Some(1), filtered: false, listed: false };
+    let membership = ObservedMembership {
+        oid: Some(1),
+        version: Some(1),
+        named: true,
+        filtered: false,
+        listed: false,
+    };
     ObservedTable {
         schema: names().schema,
         name: "client".to_owned(),
         oid: 1,
         version: 1,
         name_version: 1,
+        schema_version: 1,
+        schema_incidental: String::new(),
         file: 1,
         incidental: String::new(),
         kind: "r".to_owned(),
@@ -69,7 +76,12 @@ fn looked() -> Looked {
 }
 
 fn slot(confirmed: u64, wal_ends: u64) -> SlotFound {
-    SlotFound { confirmed: Lsn(confirmed), wal_ends: Lsn(wal_ends), system: SYSTEM }
+    SlotFound {
+        confirmed: Lsn(confirmed),
+        wal_ends: Lsn(wal_ends),
+        system: SYSTEM,
+        remembers_partitions: false,
+    }
 }
 
 fn transaction(lsn: u64) -> Brought {
@@ -96,12 +108,14 @@ struct Driven {
     core: Core,
     next: Next,
     effects: Vec<Effect>,
+    remembers_partitions: bool,
 }
 
 impl Driven {
     fn new() -> Driven {
         let core = Core::new(names());
-        let mut driven = Driven { core, next: Next::Stream, effects: Vec::new() };
+        let (effects, remembers_partitions) = (Vec::new(), false);
+        let mut driven = Driven { core, next: Next::Stream, effects, remembers_partitions };
         driven.tell(Input::Go);
         driven
     }
@@ -129,7 +143,9 @@ impl Driven {
 
     fn connect(&mut self, confirmed: u64, end: u64) {
         assert!(matches!(self.next, Next::Connect(_)), "{:?}", self.next);
-        self.tell(Input::Connected(Ok(slot(confirmed, end))));
+        let remembers_partitions = self.remembers_partitions;
+        let found = SlotFound { remembers_partitions, ..slot(confirmed, end) };
+        self.tell(Input::Connected(Ok(found)));
         let Next::OpenLog(of) = self.next.clone() else { panic!("{:?}", self.next) };
         let (epoch, begins, ends) = (Epoch(1), Lsn(0), Lsn(0));
         let broken = Some(EpochReason::NewLog);
@@ -184,6 +200,29 @@ fn an_epoch_begins_at_the_end_of_wal_and_passes_over_what_is_before() {
     let unfit = StreamFailure::Unfit { table: "t".to_owned(), what: "x".to_owned(), committed };
     driven.tell(Input::Streamed(Vec::new(), Some(unfit)));
     assert!(matches!(driven.next, Next::Stream), "loads of this epoch have it");
+}
+
+#[test]
+fn where_partitions_are_remembered_the_stream_begins_anew_at_the_epoch() {
+    let mut driven = Driven::new();
+    driven.remembers_partitions = true;
+    driven.begin_epoch(10, 20);
+    driven.tell(Input::Streamed(vec![transaction(12)], None));
+    assert!(matches!(driven.next, Next::Stream));
+    // What this connection brings behind the epoch may lack rows of a partition.
+    driven.tell(Input::Streamed(vec![position(15), transaction(25), transaction(30)], None));
+    assert_eq!((driven.handed_on(), driven.confirmed()), (Vec::new(), Some(Lsn(20))));
+    assert!(driven.effects.iter().any(|effect| matches!(effect, Effect::Disconnect)));
+    let Next::Connect(_) = driven.next else { panic!("{:?}", driven.next) };
+    let found = SlotFound { remembers_partitions: true, ..slot(20, 30) };
+    driven.tell(Input::Connected(Ok(found)));
+    let Next::OpenLog(of) = driven.next.clone() else { panic!("{:?}", driven.next) };
+    let (epoch, begins, ends, broken) = (Epoch(7), Lsn(20), Lsn(20), None);
+    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken })));
+    driven.tell(Input::LogRead(Ok(LogRead { expected: Vec::new(), recent: Vec::new() })));
+    assert!(matches!(driven.next, Next::Stream));
+    driven.tell(Input::Streamed(vec![transaction(25), transaction(30)], None));
+    assert_eq!(driven.handed_on(), [25, 30]);
 }
 
 #[test]

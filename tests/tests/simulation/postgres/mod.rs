@@ -48,6 +48,8 @@ pub struct Postgres {
     pub up_since_ms: u64,
     /// Whether it is of version 18, which passes over changes of a publication that is not there.
     pub newer: bool,
+    /// Whether it is of version 14, and there are partitions.
+    pub remembers_partitions: bool,
     /// Grows with every restart; what was begun in an earlier one is gone.
     pub life: u64,
     /// As a server can ask for it: another one after the promotion of a standby.
@@ -77,6 +79,7 @@ impl Postgres {
             up: true,
             up_since_ms: 0,
             newer,
+            remembers_partitions: false,
             life: 0,
             timeline: 1,
             slot: None,
