@@ -60,7 +60,10 @@ impl World {
             server.fairness.arrive(queue, operations);
             server.pending.insert(tag);
             if is_older {
-                connection.taken.insert(tag);
+                // Without a view it is told when it comes back.
+                if connection.has_send_queue() {
+                    connection.taken.insert(tag);
+                }
                 if server.stopping.is_some() {
                     server.arrived_of_older.insert(tag);
                 }

@@ -94,7 +94,7 @@ impl World {
             None => Speaker::Session(Box::new(Session::new(server.limits, None, plan, &now))),
             Some((user, tab)) => {
                 let identity = identity_of(user.to_owned());
-                Speaker::Older(Box::new(OlderSession::new(server.limits, identity, &tab)))
+                Speaker::Older(Box::new(OlderSession::new(server.limits, identity, &tab, plan)))
             }
         };
         let connection = Connection {
@@ -234,7 +234,8 @@ impl World {
             }
             Effect::Claim(request) => self.claim(at, id, request, inputs),
             Effect::Open(request) => {
-                let delay = self.rng.random_range(0..5);
+                let most = if self.older_tab(id).is_some() { 1_000 } else { 5 };
+                let delay = self.rng.random_range(0..most);
                 let until_ms = self.now_ms + OPEN_TIMEOUT.as_millis() as u64;
                 let answer = Box::new(Answer::Open(request, until_ms));
                 self.after(delay, Event::Answer(at, id, answer));
