@@ -163,6 +163,11 @@ impl Log {
         self.shared.state().oldest()
     }
 
+    /// Its size, in bytes on disk. Asks the disk.
+    pub fn bytes(&self) -> u64 {
+        self.shared.state().segments.iter().map(|segment| segment.bytes()).sum()
+    }
+
     /// Appends to the end, in order, all or nothing; durable when it returns. What lies at or before
     /// the end is skipped, so that the stream may bring it again; so are events without a position.
     ///
@@ -197,7 +202,7 @@ impl Log {
             self.next_segment()?;
         }
         let segments = self.shared.state().segments;
-        let mut bytes: u64 = segments.iter().map(|segment| segment.bytes()).sum();
+        let mut bytes = self.bytes();
         let [old @ .., _] = &segments[..] else { return Ok(()) };
         for segment in old {
             if segment.newest_us() >= kept_us && bytes <= self.options.max_bytes {

@@ -15,6 +15,8 @@ pub const LOG_GROUP: usize = 4_096;
 pub const LOG_POSITION_EVERY: Duration = Duration::from_secs(1);
 /// How often old parts of the log are dropped.
 pub const LOG_PRUNE_EVERY: Duration = Duration::from_secs(10);
+/// How often the log's size is looked at, at the most.
+pub const LOG_SIZE_EVERY: Duration = Duration::from_secs(1);
 /// How long the log waits before it tries a write again that failed.
 pub const LOG_RETRY: Duration = Duration::from_millis(500);
 /// The most changes that bring one session up to date; beyond it the session is sent all of its rows.

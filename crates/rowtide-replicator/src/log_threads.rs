@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::limits::{
     LOG_BATCHES, LOG_COLLECT, LOG_GROUP, LOG_POSITION_EVERY, LOG_PRUNE_EVERY, LOG_RETRY,
-    RECENT_CHANGES,
+    LOG_SIZE_EVERY, RECENT_CHANGES,
 };
 use crate::telemetry;
 
@@ -36,6 +36,8 @@ pub(crate) struct LogStatus {
     pub(crate) oldest: Lsn,
     /// Every transaction up to here can be read.
     pub(crate) covered: Lsn,
+    /// Its size, as of a moment ago: whoever wants to know it must not wait for the disk.
+    pub(crate) bytes: u64,
     /// Why it cannot be written.
     pub(crate) failing: Option<String>,
 }
@@ -74,11 +76,13 @@ impl LogThreads {
             end: log.end(),
             oldest: log.oldest(),
             covered: log.end(),
+            bytes: log.bytes(),
             failing: None,
         };
         let (says, status) = watch::channel(status);
         let (ends, ended) = oneshot::channel();
-        let writer = Writer { log, says, publisher, positioned: SystemTime::UNIX_EPOCH };
+        let writer =
+            Writer { log, says, publisher, positioned: SystemTime::UNIX_EPOCH, measured: None };
         writer.publish_status();
         let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || {
             writer.run(received);
@@ -152,6 +156,8 @@ struct Writer {
     publisher: Arc<Publisher>,
     /// When a position without a transaction was last written.
     positioned: SystemTime,
+    /// When its size was looked at last.
+    measured: Option<Instant>,
 }
 
 impl Writer {
@@ -240,12 +246,18 @@ impl Writer {
     }
 
     /// Tells how the log is, and that everything up to `covered` can be read.
-    fn tell(&self, covered: Option<Lsn>) {
+    fn tell(&mut self, covered: Option<Lsn>) {
         let (epoch, end, oldest) = (self.log.epoch(), self.log.end(), self.log.oldest());
+        let late = self.measured.is_none_or(|then| then.elapsed() >= LOG_SIZE_EVERY);
+        if late {
+            self.measured = Some(Instant::now());
+        }
+        let measured = late.then(|| self.log.bytes());
         self.says.send_modify(|status| {
             let known = (status.epoch == epoch).then_some(status.covered);
             let covered = known.into_iter().chain(covered).max().unwrap_or(end);
-            *status = LogStatus { epoch, end, oldest, covered, failing: None };
+            let bytes = measured.unwrap_or(status.bytes);
+            *status = LogStatus { epoch, end, oldest, covered, bytes, failing: None };
         });
         self.publish_status();
     }

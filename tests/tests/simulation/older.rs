@@ -196,7 +196,8 @@ impl World {
         let delay = self.rng.random_range(50..1_500);
         self.after(delay, Event::OlderActs(number));
         let client = &self.older[number];
-        let (true, Some(id), user) = (client.live, client.connection, client.user) else { return };
+        // People do not wait until they see that their rows are new.
+        let (Some(id), user) = (client.connection, client.user) else { return };
         self.ledger.made += 1;
         let tag = self.ledger.made;
         let row = json!({
@@ -219,7 +220,7 @@ impl World {
             if let Some(connection) = server.connections.get_mut(&id) {
                 connection.taken.remove(&tag);
             }
-            if refused.as_deref() == Some(NOT_TAKEN) {
+            if refused.is_some() {
                 server.arrived.remove(&tag);
                 server.unread.remove(&tag);
                 server.arrived_of_older.remove(&tag);

@@ -8,9 +8,11 @@ use rand::{Rng, SeedableRng};
 use rowtide_engine::Load;
 use rowtide_feed::Request;
 use rowtide_gateway::Outlet;
+use rowtide_gateway::claiming::{ClaimedIds, Claims};
 use rowtide_gateway::conversation::Mutation;
 use rowtide_gateway::scheduler::{Broken, Job};
 use rowtide_gateway::worker::Arrival;
+use rowtide_postgres::mutate::Outcome;
 use rowtide_postgres::named_outcomes::{Tab, Told};
 use rowtide_protocol::Lsn;
 
@@ -59,7 +61,8 @@ pub enum Event {
     Generation(At),
     AnswerRequest(At, Request, u32),
     Claims(At),
-    Claim(At, u64, u32),
+    Claim(At, Box<Claims>, u64),
+    ClaimOutcomes(At, Box<ClaimedIds>),
     Answer(At, u64, Box<Answer>),
     Outcomes(At, u64, Box<Tab>),
     Told(At, Vec<Told>),
@@ -73,7 +76,7 @@ pub enum Event {
     Retry(At),
     Attempt(At, Box<Job<Mutation>>),
     Commit(At, Box<Attempt>),
-    Committed(At, Box<Attempt>, Lsn),
+    Committed(At, Box<Attempt>, Lsn, Outcome),
     // The network
     Arrive(u64, Side),
     Close(u64, Side),
@@ -290,7 +293,8 @@ impl World {
             Event::Generation(at) => self.generation(at),
             Event::AnswerRequest(at, request, tries) => self.answer(at, request, tries),
             Event::Claims(at) => self.ask_claims(at),
-            Event::Claim(at, id, tries) => self.answer_claim(at, id, tries),
+            Event::Claim(at, claims, until_ms) => self.claim_ids(at, claims, until_ms),
+            Event::ClaimOutcomes(at, claimed) => self.answer_claims(at, *claimed),
             Event::Answer(at, id, answer) => self.answer_session(at, id, *answer),
             Event::Outcomes(at, id, tab) => self.answer_outcomes(at, id, tab),
             Event::Told(at, told) => self.note_heard(at, told),
@@ -304,7 +308,9 @@ impl World {
             Event::Retry(at) => self.retry(at),
             Event::Attempt(at, job) => self.attempt(at, *job),
             Event::Commit(at, attempt) => self.commit_attempt(at, attempt),
-            Event::Committed(at, attempt, lsn) => self.committed(at, attempt, lsn),
+            Event::Committed(at, attempt, lsn, outcome) => {
+                self.committed(at, attempt, lsn, outcome);
+            }
             Event::Arrive(id, side) => {
                 if let Some(parcel) = self.network.receive(id, side, self.now_ms) {
                     self.arrive(id, side, parcel);
