@@ -54,7 +54,7 @@ impl ServerOptions {
             database: config.database,
             names: config.names,
             engines: config.engines,
-            send_queue_bytes: config.outbox_bytes,
+            send_queue_bytes: config.send_queue_bytes,
             row_bytes: config.row_bytes,
             load_connections: config.load_connections,
             auth: config.auth,
