@@ -47,7 +47,7 @@ pub(crate) async fn run(ground: &Ground, args: &BurstArgs) -> Result<()> {
     let population = Population { people: thousand_rows.max(sessions), viewers: 1, rows: ROWS };
     let mut site = Site::prepare(ground, population).await?;
     site.serve().await?;
-    let (crowd, _) = Crowd::gather(&site, sessions, usize::MAX >> 4).await?;
+    let (crowd, _) = Crowd::connect(&site, sessions, usize::MAX >> 4).await?;
     let pid = site.pid()?;
     let megabytes = |bytes: Option<u64>| {
         bytes.map_or_else(|| "not known".to_owned(), |bytes| format!("{} MB", bytes >> 20))

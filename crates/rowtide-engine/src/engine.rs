@@ -193,7 +193,7 @@ impl Engine {
     }
 
     /// The next load to ask for, of at most `max_topics` topics. Its snapshot must be taken after
-    /// this call. The more topics gather before it is called, the fewer loads there are.
+    /// this call. The more topics wait before it is called, the fewer loads there are.
     pub fn take_load(&mut self, max_topics: usize) -> Option<Load> {
         let topics = &mut self.topics;
         let begin = |key, id| topics.get_mut(key).is_some_and(|topic| topic.begin_load(id));

@@ -57,7 +57,7 @@ pub struct FeedState {
     /// Everything up to here is durable.
     pub durable: Lsn,
     /// Tables of the definition that are not served, and why.
-    pub refused_tables: Vec<(String, String)>,
+    pub rejected_tables: Vec<(String, String)>,
     /// What of the definition is missing, while all of it has not fitted the database once since the start. The rest is
     /// served, but a server that has never had all of it is not ready to take the place of another.
     pub incomplete: Option<String>,
@@ -158,7 +158,7 @@ pub fn feed(limit_bytes: usize) -> (Publisher, Feed, mpsc::UnboundedReceiver<Req
         log_failing: None,
         oldest: Lsn(0),
         durable: Lsn(0),
-        refused_tables: Vec::new(),
+        rejected_tables: Vec::new(),
         incomplete: None,
     });
     let (current, of_current) = watch::channel(None);

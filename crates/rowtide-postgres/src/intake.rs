@@ -1,5 +1,5 @@
 //! From bytes to events: the messages that are there are found in the buffer, decoded where they lie, and
-//! gathered into transactions, many at a time and without a copy of their own. Pure: bytes come in as they come,
+//! assembled into transactions, many at a time and without a copy of their own. Pure: bytes come in as they come,
 //! and what is not all there yet waits for the rest.
 
 use std::time::Duration;

@@ -184,7 +184,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_or_refused(
+        fn any_bytes_are_read_or_rejected(
             mut bytes in proptest::collection::vec(any::<u8>(), 0..60), kind in 0..8_usize
         ) {
             if let Some(first) = bytes.first_mut() {

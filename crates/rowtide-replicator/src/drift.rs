@@ -136,7 +136,7 @@ pub enum Follows {
     /// epoch begins.
     Recompile,
     /// The table is not served until it fits again.
-    Refuse,
+    Reject,
     /// Rows of the table have changed without a trace in the stream: they must be loaded again.
     Reload,
     /// Changes may be missing: an epoch begins.
@@ -168,9 +168,9 @@ impl Drift {
         match (&self.of, &self.change) {
             (_, Change::Incidental) => Follows::Nothing,
             (_, Change::Readable { .. }) => Follows::LoadsWait,
-            (Of::Publication, Change::Gone) | (_, Change::Unpublished) => Follows::Refuse,
-            (Of::Table(_), Change::Gone | Change::Kind) => Follows::Refuse,
-            (_, Change::RowSecurity { hides: true }) => Follows::Refuse,
+            (Of::Publication, Change::Gone) | (_, Change::Unpublished) => Follows::Reject,
+            (Of::Table(_), Change::Gone | Change::Kind) => Follows::Reject,
+            (_, Change::RowSecurity { hides: true }) => Follows::Reject,
             (Of::Publication, _)
             | (_, Change::PublishedAgain | Change::PublishedOtherwise | Change::Published) => {
                 Follows::Epoch(Missed::Publication)

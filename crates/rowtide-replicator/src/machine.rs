@@ -54,7 +54,7 @@ enum State {
     /// What the log has that the slot has not confirmed.
     ReadingLog(SlotFound),
     /// That what was committed can be seen.
-    Settling(Settling),
+    AwaitingVisibility(AwaitingVisibility),
     /// An epoch in the log.
     Beginning { slot: SlotFound, position: Lsn, reason: EpochReason, at_work: AtWork },
     /// What the stream brings.
@@ -90,7 +90,7 @@ enum Opening {
 
 /// Where engines begin, once everything that they are not told of can be seen.
 #[derive(Debug)]
-struct Settling {
+struct AwaitingVisibility {
     slot: SlotFound,
     begins: Begins,
     /// How often has been asked.
@@ -189,7 +189,7 @@ impl Core {
                         let anew = action == SlotAction::MakeAnew;
                         self.then(Vec::new(), Next::MakeSlot { anew })
                     }
-                    Ending::Epoch(slot, reason) => self.settle_epoch(slot, reason),
+                    Ending::Epoch(slot, reason) => self.begin_once_visible(slot, reason),
                 }
             }
             (State::MakingSlot, Input::SlotMade(Ok(()))) => {
@@ -203,8 +203,10 @@ impl Core {
             (State::OpeningLog(opening), Input::LogOpened(found)) => self.opened(opening, found),
             (State::ReadingLog(slot), Input::LogRead(Ok(read))) => self.read(slot, read),
             (State::ReadingLog(_), Input::LogRead(Err(why))) => self.wait(&why),
-            (State::Settling(settling), Input::Unseen(Ok(unseen))) => self.settle(settling, unseen),
-            (State::Settling(_), Input::Unseen(Err(why))) => self.wait(&why),
+            (State::AwaitingVisibility(awaiting), Input::Unseen(Ok(unseen))) => {
+                self.look_at_unseen(awaiting, unseen)
+            }
+            (State::AwaitingVisibility(_), Input::Unseen(Err(why))) => self.wait(&why),
             (
                 State::Beginning { slot, position, reason, at_work },
                 Input::EpochBegan(Some(epoch)),
@@ -332,14 +334,14 @@ impl Core {
         let reason = match follows {
             Follows::Epoch(missed) => Some(missed.reason()),
             Follows::Reload => Some(EpochReason::TableReplaced),
-            Follows::Nothing | Follows::LoadsWait | Follows::Recompile | Follows::Refuse => None,
+            Follows::Nothing | Follows::LoadsWait | Follows::Recompile | Follows::Reject => None,
         };
         self.broken = self.broken.or(reason);
         follows
     }
 
     fn looked(&mut self, mut looked: Looked) -> Step {
-        let mut effects = vec![Effect::Refused(looked.refused.clone())];
+        let mut effects = vec![Effect::Rejected(looked.rejected.clone())];
         self.drifted(&looked.observed, &mut effects);
         for trouble in unwritable(&looked) {
             if self.said.is_new(&trouble) {
@@ -487,16 +489,16 @@ impl Core {
     /// for, and why there has to be one is known to this server alone.
     fn end_log(&mut self, slot: SlotFound, reason: EpochReason) -> Step {
         let of = self.log.as_ref().filter(|log| log.ends > Lsn(0)).map(|log| log.of.clone());
-        let Some(of) = of else { return self.settle_epoch(slot, reason) };
+        let Some(of) = of else { return self.begin_once_visible(slot, reason) };
         // An end is all that a log tells; whoever has ended it knows more.
         self.broken = Some(reason);
         self.state = State::EndingLog(Ending::Epoch(slot, reason));
         self.then(Vec::new(), Next::BeginEpoch(of, Lsn(0)))
     }
 
-    fn settle_epoch(&mut self, slot: SlotFound, reason: EpochReason) -> Step {
+    fn begin_once_visible(&mut self, slot: SlotFound, reason: EpochReason) -> Step {
         let begins = Begins::Epoch { reason, position: None };
-        self.state = State::Settling(Settling { slot, begins, looks: 0 });
+        self.state = State::AwaitingVisibility(AwaitingVisibility { slot, begins, looks: 0 });
         self.then(Vec::new(), Next::LookForUnseen(UnseenQuestion::BeforeEnd, Duration::ZERO))
     }
 
@@ -513,7 +515,7 @@ impl Core {
             return self.begin_to_stream(slot, self.continuity(read.expected), Vec::new());
         }
         let begins = Begins::Log(read);
-        self.state = State::Settling(Settling { slot, begins, looks: 0 });
+        self.state = State::AwaitingVisibility(AwaitingVisibility { slot, begins, looks: 0 });
         self.then(Vec::new(), Next::LookForUnseen(UnseenQuestion::Now, Duration::ZERO))
     }
 
@@ -523,11 +525,11 @@ impl Core {
         Continuity::of_log(expected, begins, ends)
     }
 
-    fn settle(&mut self, mut settling: Settling, behind: UnseenBehind) -> Step {
+    fn look_at_unseen(&mut self, mut awaiting: AwaitingVisibility, behind: UnseenBehind) -> Step {
         let UnseenBehind { end, mut unseen } = behind;
-        match &mut settling.begins {
+        match &mut awaiting.begins {
             Begins::Epoch { position, .. } => {
-                *position = position.or(end.map(|end| end.max(settling.slot.confirmed)));
+                *position = position.or(end.map(|end| end.max(awaiting.slot.confirmed)));
             }
             // Engines are told of these.
             Begins::Log(read) => unseen.retain(|unseen| {
@@ -536,7 +538,7 @@ impl Core {
         }
         // What is at work for that long and does not wait for a standby has not come to its commit; if the stream brings
         // it all the same, the epoch begins once more.
-        let patient = settling.looks < COMMIT_LOOKS;
+        let patient = awaiting.looks < COMMIT_LOOKS;
         let at_work = unseen.iter().filter(|unseen| !unseen.waits).map(|unseen| unseen.xid);
         let at_work: AtWork = at_work.collect();
         unseen.retain(|unseen| unseen.waits || patient);
@@ -550,12 +552,12 @@ impl Core {
                 effects.push(Effect::Status(ReplicatorStatus::Waiting(why)));
             }
             let xids = unseen.iter().map(|unseen| unseen.xid).collect();
-            settling.looks += 1;
-            self.state = State::Settling(settling);
+            awaiting.looks += 1;
+            self.state = State::AwaitingVisibility(awaiting);
             let question = UnseenQuestion::Still(xids);
             return self.then(effects, Next::LookForUnseen(question, UNSEEN_LOOK));
         }
-        let Settling { slot, begins, .. } = settling;
+        let AwaitingVisibility { slot, begins, .. } = awaiting;
         match begins {
             Begins::Epoch { reason, position } => {
                 let (Some(identity), Some(position)) = (self.identity(slot.system), position)

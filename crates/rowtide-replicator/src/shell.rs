@@ -129,7 +129,7 @@ impl Shell {
         for effect in effects {
             match effect {
                 Effect::Status(status) => self.set_status(status),
-                Effect::Refused(refused) => self.set_refused(refused),
+                Effect::Rejected(rejected) => self.set_rejected(rejected),
                 Effect::Incomplete(incomplete) => self.set_incomplete(incomplete),
                 Effect::Begin(generation) => drop(self.publisher.begin(generation)),
                 Effect::EndGeneration => self.publisher.end(),
@@ -187,14 +187,14 @@ impl Shell {
         });
     }
 
-    fn set_refused(&self, refused: Vec<(String, String)>) {
+    fn set_rejected(&self, rejected: Vec<(String, String)>) {
         self.publisher.update(|state| {
-            let news = state.refused_tables != refused;
+            let news = state.rejected_tables != rejected;
             if news {
-                for (table, problems) in &refused {
+                for (table, problems) in &rejected {
                     tracing::error!(table, problems, "a table is not served");
                 }
-                state.refused_tables = refused;
+                state.rejected_tables = rejected;
             }
             news
         });

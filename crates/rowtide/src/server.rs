@@ -123,7 +123,7 @@ impl Server {
     /// stream has caught up.
     ///
     /// # Errors
-    /// When the address is not free, or tokens could never be checked: what only another configuration mends.
+    /// When the address is not free, or tokens could never be checked: what only another configuration repairs.
     pub async fn start(options: ServerOptions) -> Result<Server, ServerError> {
         let fail = |source| ServerError::Listen { address: options.listen, source };
         let listener = listen(options.listen).map_err(fail)?;

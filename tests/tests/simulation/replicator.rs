@@ -255,10 +255,10 @@ impl World {
 
     fn compile(&mut self, observed: Observed) -> Looked {
         let catalog = self.postgres.read_catalog(&observed);
-        let (plan, refused) = compile_partly(&definition(), &catalog);
-        let refused = refused.into_iter().map(|(table, why)| (table, why.to_string())).collect();
+        let (plan, rejected) = compile_partly(&definition(), &catalog);
+        let rejected = rejected.into_iter().map(|(table, why)| (table, why.to_string())).collect();
         let (plan, unwritable, own) = (Arc::new(plan), Vec::new(), Vec::new());
-        Looked { observed, plan, refused, unwritable, own, system: self.system() }
+        Looked { observed, plan, rejected, unwritable, own, system: self.system() }
     }
 
     fn system(&self) -> SystemIdentity {
@@ -319,13 +319,13 @@ impl World {
                     news
                 });
             }
-            Effect::Refused(refused) => {
+            Effect::Rejected(refused) => {
                 let number = |(name, _): &(String, _)| TABLES.iter().position(|t| t == name);
                 let numbers = refused.iter().filter_map(number).collect();
                 self.servers[at.server].replicator.refused = numbers;
                 self.servers[at.server].feed.publisher.update(|state| {
-                    let news = state.refused_tables != refused;
-                    state.refused_tables = refused;
+                    let news = state.rejected_tables != refused;
+                    state.rejected_tables = refused;
                     news
                 });
             }

@@ -159,7 +159,7 @@ impl MutationConnection {
     }
 
     /// Looks whether tables are in the database as they are in the plan. Where they are not, the plan that serves is about
-    /// to be replaced, and what it says settles nothing.
+    /// to be replaced, and what it says decides nothing.
     async fn fits(&mut self, plan: &Plan, tables: &[TableId]) -> Result<(), Failure> {
         let name = |table: &TableId| {
             let catalog = &plan.table(*table).catalog;

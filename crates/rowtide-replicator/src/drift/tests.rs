@@ -116,9 +116,9 @@ fn a_publication_that_may_have_left_out_changes_ends_the_epoch() {
     let filtered = after(|o| membership_of(o).filtered = true);
     assert_eq!(filtered, (vec![Change::PublishedOtherwise], PUBLICATION));
     // What is not published is not served, and whatever ends that begins an epoch.
-    assert_eq!(after(|o| o.publication = None), (vec![Change::Gone], Follows::Refuse));
+    assert_eq!(after(|o| o.publication = None), (vec![Change::Gone], Follows::Reject));
     let out = |o: &mut Observed| o.tables[0].membership = None;
-    assert_eq!(after(out), (vec![Change::Unpublished], Follows::Refuse));
+    assert_eq!(after(out), (vec![Change::Unpublished], Follows::Reject));
     let (mut before, now) = (observed(), observed());
     out(&mut before);
     assert_eq!(compare(&before, &now)[0].follows(), PUBLICATION);
@@ -160,7 +160,7 @@ fn what_explains_a_new_version_and_does_not_matter_is_harmless() {
 }
 
 #[test]
-fn a_table_that_does_not_fit_is_refused() {
+fn a_table_that_does_not_fit_is_rejected() {
     for (change, kind) in [
         (Change::Unpublished, UnstreamedKind::Unpublished),
         (Change::RowSecurity { hides: true }, UnstreamedKind::RowSecurity),
@@ -172,7 +172,7 @@ fn a_table_that_does_not_fit_is_refused() {
         }
         let drifts = compare(&observed(), &now);
         assert_eq!(drifts[0].change, change);
-        assert_eq!(drifts[0].follows(), Follows::Refuse);
+        assert_eq!(drifts[0].follows(), Follows::Reject);
         assert_eq!(unfit(&now, &now.tables[0]), Some(kind));
     }
     for change in [
@@ -202,7 +202,7 @@ fn another_shape_is_compiled_again() {
     assert_eq!(widened.0, [Change::ColumnWidened("body".to_owned())]);
     let narrowed = after(|o| o.tables[0].columns[1].modifier = 14);
     assert_eq!(narrowed.0, [Change::ColumnRetyped("body".to_owned())]);
-    assert_eq!(shape(|o| o.tables.clear()), Follows::Refuse);
+    assert_eq!(shape(|o| o.tables.clear()), Follows::Reject);
 }
 
 #[test]

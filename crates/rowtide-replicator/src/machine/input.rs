@@ -53,7 +53,7 @@ pub struct Looked {
     /// The definition, compiled as far as it fits.
     pub plan: Arc<Plan>,
     /// The tables that are not served, each with why not.
-    pub refused: Vec<(String, String)>,
+    pub rejected: Vec<(String, String)>,
     /// The tables that nobody can write, because Postgres does not take a rule for that, each with why not.
     pub unwritable: Vec<(String, String)>,
     /// What is wrong with Rowtide's own tables.
@@ -211,7 +211,7 @@ pub enum Effect {
     /// Show how it is doing.
     Status(ReplicatorStatus),
     /// Show which tables are not served, each with why not.
-    Refused(Vec<(String, String)>),
+    Rejected(Vec<(String, String)>),
     /// What of the definition has not fitted since the start, if anything has not.
     Incomplete(Option<String>),
     /// Begin a generation.
@@ -239,6 +239,6 @@ pub enum Effect {
     Info(String),
     /// Say something to the operator that may need care.
     Warn(String),
-    /// Say something to the operator that does not mend itself.
+    /// Say something to the operator that does not heal by itself.
     Error(String),
 }
