@@ -20,6 +20,7 @@ test:
 	@scripts/prepare.sh
 	cargo fmt --all --check
 	scripts/circles.sh
+	scripts/names.sh
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	ROWTIDE_FUZZ_SECONDS=$${ROWTIDE_FUZZ_SECONDS:-5} cargo test --workspace --locked
 	ROWTIDE_PG_TESTS="catalog setup_and_check stream" scripts/postgres.sh 14

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::conversation::{ClaimRequest, Known, NoClaim};
 use crate::limits::{CLAIM_BATCH, CLAIM_COLLECT, CLAIM_TIMEOUT, ClientLimits, REMOVAL_EVERY};
 use crate::now::Clock;
-use crate::registry::{Claim, ConnectionId, Registry, TooManySessions};
+use crate::registry::{ClientClaim, ConnectionId, Registry, TooManySessions};
 use crate::writer::Writer;
 
 /// What is said while the database is not there.
@@ -194,7 +194,7 @@ impl Task {
         }
     }
 
-    async fn claim(&mut self, batch: Vec<Claim>) {
+    async fn claim(&mut self, batch: Vec<ClientClaim>) {
         if batch.is_empty() {
             return;
         }
@@ -225,14 +225,14 @@ impl Task {
         }
     }
 
-    async fn claim_all(&mut self, batch: &[Claim]) -> Result<Vec<Answer>, String> {
+    async fn claim_all(&mut self, batch: &[ClientClaim]) -> Result<Vec<Answer>, String> {
         if self.client.as_ref().is_none_or(Client::is_closed) {
             let connected = connect(&self.database, "clients").await;
             self.client = Some(connected.map_err(|error| error.to_string())?);
         }
         let Some(client) = &self.client else { return Err("not connected".to_owned()) };
         let failed = |error: tokio_postgres::Error| reason(&error);
-        let wanted = |claim: &Claim| Wanted {
+        let wanted = |claim: &ClientClaim| Wanted {
             client: claim.client.to_string(),
             user: claim.user.to_string(),
             known: claim.known.acked,
@@ -246,8 +246,8 @@ impl Task {
         let removed = removed(client, &self.names, &unclaimed).await.map_err(failed)?;
         // Most clients know how their mutations ended.
         let is_behind =
-            |claim: &Claim, claimed: &Claimed| claimed.last_mutation > claim.known.outcomes;
-        let knows = |(claim, claimed): (&Claim, &Option<Claimed>)| {
+            |claim: &ClientClaim, claimed: &Claimed| claimed.last_mutation > claim.known.outcomes;
+        let knows = |(claim, claimed): (&ClientClaim, &Option<Claimed>)| {
             let behind = is_behind(claim, claimed.as_ref()?);
             behind.then(|| (claim.client.to_string(), claim.known.outcomes))
         };
@@ -258,7 +258,7 @@ impl Task {
                 outcomes(client, &self.names, &behind).await.map_err(|error| error.to_string())?
             }
         };
-        let known = |(claim, claimed): (&Claim, Option<Claimed>)| {
+        let known = |(claim, claimed): (&ClientClaim, Option<Claimed>)| {
             let Some(claimed) = claimed else {
                 let again = "this `clientId` is being claimed; connect again".to_owned();
                 let is_removed = removed.contains(&*claim.client);

@@ -9,8 +9,8 @@ use rowtide_plan::plan::{Plan, Table};
 use rowtide_plan::write::Rejection;
 use rowtide_postgres::mutate::{Author, Number};
 use rowtide_protocol::{
-    ClientMessage, Connect, Cursor, ErrorCode, Mode, Mutation as Mutate, PROTOCOL_VERSION,
-    RejectCode, connected_frame, error_frame, pong_frame,
+    ClientMessage, Connect, Cursor, ErrorCode, Mode, Mutate, PROTOCOL_VERSION, RejectCode,
+    connected_frame, error_frame, pong_frame,
 };
 
 use crate::auth::{Identity, Unauthorized};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use rowtide_feed::{Event, Publisher, Transaction};
-use rowtide_log::{Began, Committed, HistoryError, Identity, Log, LogError, LogOptions};
+use rowtide_log::{Began, Committed, HistoryError, Log, LogError, LogIdentity, LogOptions};
 use rowtide_log::{LogReader, Opened};
 use rowtide_protocol::{Epoch, Lsn};
 use thiserror::Error;
@@ -22,7 +22,7 @@ use crate::telemetry;
 /// What the writer does.
 enum Task {
     Append(Arc<[Event]>),
-    Begin(Identity, Lsn, oneshot::Sender<Epoch>),
+    Begin(LogIdentity, Lsn, oneshot::Sender<Epoch>),
 }
 
 /// How the log is doing.
@@ -62,7 +62,7 @@ impl LogThreads {
     /// [`LogError::Locked`] when another server has it; others when it cannot be used now.
     pub(crate) fn open(
         options: LogOptions,
-        identity: Identity,
+        identity: LogIdentity,
         publisher: Arc<Publisher>,
     ) -> Result<(LogThreads, Began), LogError> {
         let dir = options.dir.clone();
@@ -118,7 +118,7 @@ impl LogThreads {
     /// Empties the log and begins anew at `position`, with a new epoch, which is returned.
     pub(crate) async fn begin(
         &mut self,
-        identity: Identity,
+        identity: LogIdentity,
         position: Lsn,
     ) -> Result<Epoch, LogEnded> {
         let (reply, begun) = oneshot::channel();

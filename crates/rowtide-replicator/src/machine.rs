@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rowtide_feed::{EpochReason, Event, Fingerprint, Generation, ReplicatorStatus, Transaction};
-use rowtide_log::{Committed, Identity};
+use rowtide_log::{Committed, LogIdentity};
 use rowtide_plan::check::{not_streamed, rejected_writes};
 use rowtide_plan::plan::Plan;
 use rowtide_postgres::connect::Names;
@@ -32,7 +32,9 @@ pub use self::input::{
 };
 use self::missing::{incomplete, unservable, unwritable};
 use self::streaming::Streaming;
-use crate::continuity::{Claim, Continuity, Decision, SlotAction, decide, decide_by_transactions};
+use crate::continuity::{
+    Continuity, Decision, Evidence, SlotAction, decide, decide_by_transactions,
+};
 use crate::drift::{Drift, Follows, compare, continuity_digest, unfit};
 use crate::limits::{COMMIT_LOOKS, MAX_PAUSE, MIN_PAUSE, STANDBY_LOOK, UNSEEN_LOOK};
 
@@ -109,7 +111,7 @@ enum Begins {
 /// What is known of the log while it is open.
 #[derive(Clone, Debug)]
 struct OpenLog {
-    of: Identity,
+    of: LogIdentity,
     epoch: Epoch,
     begins: Lsn,
     ends: Lsn,
@@ -303,7 +305,7 @@ impl Core {
     }
 
     /// Of a database, with the plan and the publication as they were at the last look.
-    fn identity(&self, system: SystemIdentity) -> Option<Identity> {
+    fn identity(&self, system: SystemIdentity) -> Option<LogIdentity> {
         let looked = self.looked.as_ref()?;
         let mut digest = Sha256::new();
         digest.update(looked.plan.fingerprint());
@@ -314,7 +316,7 @@ impl Core {
         digest.update(continuity_digest(&looked.observed, is_told));
         let SystemIdentity { cluster, database, timeline } = system;
         let (plan, slot) = (digest.finalize().into(), self.names.slot.clone());
-        Some(Identity { plan, system: cluster, database, timeline, slot })
+        Some(LogIdentity { plan, system: cluster, database, timeline, slot })
     }
 
     /// Takes note of what is different from the last look. What follows from it is returned.
@@ -467,7 +469,7 @@ impl Core {
         let (Some(log), Some(identity)) = (&self.log, identity) else {
             return self.look(vec![Effect::Disconnect]);
         };
-        let claim = Claim {
+        let evidence = Evidence {
             of_log: &log.of,
             of_stream: &identity,
             log_ends: log.ends,
@@ -475,7 +477,7 @@ impl Core {
             wal_ends: slot.wal_ends,
             broken: self.broken,
         };
-        match decide(&claim) {
+        match decide(&evidence) {
             Decision::Begin(reason) => self.end_log(slot, reason),
             Decision::Continue => {
                 let behind = slot.confirmed.max(log.begins);

@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 
 use rand::Rng;
 use rowtide_feed::{EpochReason, Publisher, ReplicatorStatus};
-use rowtide_log::{Began, Identity, LogError};
+use rowtide_log::{Began, LogError, LogIdentity};
 use rowtide_plan::definition::Definition;
 use rowtide_postgres::connect::{ConnectError, ConnectOptions, Names, connect};
 use rowtide_postgres::slot_making::make_slot;
@@ -60,7 +60,7 @@ enum Sight {
 struct Log {
     threads: LogThreads,
     /// What its records are of.
-    of: Identity,
+    of: LogIdentity,
     status: watch::Receiver<LogStatus>,
 }
 
@@ -267,7 +267,7 @@ impl Shell {
         Input::SlotMade(made.map_err(|error| error.to_string()))
     }
 
-    fn open_log(&mut self, identity: Identity) -> Result<LogFound, LogFailure> {
+    fn open_log(&mut self, identity: LogIdentity) -> Result<LogFound, LogFailure> {
         let mut broken = None;
         if self.log.is_none() {
             let options = self.options.log.clone();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rand::Rng;
 use rowtide_feed::{EpochReason, Event as FeedEvent, ReplicatorStatus};
-use rowtide_log::Identity;
+use rowtide_log::LogIdentity;
 use rowtide_plan::compile::compile_partly;
 use rowtide_plan::plan::Plan;
 use rowtide_postgres::connect::Names;
@@ -76,10 +76,10 @@ pub enum Job {
     Compile(Box<Observed>, Lsn),
     MakeSlot { anew: bool, postgres_life: Option<u64> },
     Connect(Arc<Plan>),
-    OpenLog(Identity),
+    OpenLog(LogIdentity),
     ReadLog(Lsn),
     LookForUnseen(UnseenQuestion),
-    BeginEpoch(Identity, Lsn),
+    BeginEpoch(LogIdentity, Lsn),
     Stream,
 }
 
@@ -288,7 +288,7 @@ impl World {
         Ok(SlotFound { confirmed, wal_ends, system: self.system() })
     }
 
-    fn open_log(&mut self, at: At, identity: Identity) -> Result<LogFound, LogFailure> {
+    fn open_log(&mut self, at: At, identity: LogIdentity) -> Result<LogFound, LogFailure> {
         let me = (at.server, at.life);
         if self.disk.holder.is_some_and(|holder| holder != me) {
             self.seen.count("looks of a standby");

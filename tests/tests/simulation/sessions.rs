@@ -15,7 +15,7 @@ use rowtide_gateway::registry::ConnectionId;
 use rowtide_gateway::scheduler::{Broken, QueueId};
 use rowtide_gateway::send_queue::{Delivery, SendQueue};
 use rowtide_gateway::session::Session;
-use rowtide_gateway::worker::Arrival;
+use rowtide_gateway::worker::EngineArrival;
 use rowtide_gateway::{NotServing, Now, OpenRequest, Outlet};
 use rowtide_legacy::OlderSession;
 use rowtide_postgres::mutate::Author;
@@ -292,7 +292,7 @@ impl World {
                 && generations == server.generations
                 && self.broken != Some(Break::ClosesNothing)
             {
-                self.give(at, engine, Arrival::Close(session));
+                self.give(at, engine, EngineArrival::Close(session));
             }
             self.start_mutations(at);
         }
@@ -436,7 +436,7 @@ impl World {
             connection.engine = Some((server.generations, engine, session));
             connection.outlet = Some(outlet.clone());
         }
-        self.give(at, engine, Arrival::Open(opening, outlet));
+        self.give(at, engine, EngineArrival::Open(opening, outlet));
         self.step_session(at, id, Input::Opened(Ok(plan)));
     }
 

@@ -10,7 +10,7 @@ use rowtide_feed::Request;
 use rowtide_gateway::Outlet;
 use rowtide_gateway::conversation::Mutation;
 use rowtide_gateway::scheduler::{Broken, Job};
-use rowtide_gateway::worker::Arrival;
+use rowtide_gateway::worker::EngineArrival;
 use rowtide_postgres::named_outcomes::{Tab, Told};
 use rowtide_protocol::Lsn;
 
@@ -55,7 +55,7 @@ pub enum Event {
     Engine(At, usize, u64),
     EngineDue(At, usize, u64),
     Look(At, usize, Load, u64),
-    Looked(At, usize, Box<Arrival<Outlet>>, u64),
+    Looked(At, usize, Box<EngineArrival<Outlet>>, u64),
     Generation(At),
     AnswerRequest(At, Request, u32),
     Claims(At),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rowtide_feed::{EpochReason, Event, Generation, ReplicatorStatus, Transaction};
-use rowtide_log::{Committed, Identity};
+use rowtide_log::{Committed, LogIdentity};
 use rowtide_plan::plan::Plan;
 use rowtide_postgres::slot::SystemIdentity;
 use rowtide_postgres::unseen::Unseen;
@@ -117,7 +117,7 @@ pub enum Brought {
 #[derive(Clone, Debug)]
 pub struct LogFound {
     /// What its records are of.
-    pub of: Identity,
+    pub of: LogIdentity,
     /// Its epoch.
     pub epoch: Epoch,
     /// Cursors before this cannot be resumed.
@@ -191,7 +191,7 @@ pub enum Next {
     /// Begin to stream from what the slot has confirmed, once all that was handed to the log is in it.
     Connect(Arc<Plan>),
     /// Open the log as one of these records, if it is not open.
-    OpenLog(Identity),
+    OpenLog(LogIdentity),
     /// Read from the open log what lies behind a position, and its end.
     ReadLog {
         /// The position.
@@ -200,7 +200,7 @@ pub enum Next {
     /// Look for transactions that may be committed and unseen, after a pause.
     LookForUnseen(UnseenQuestion, Duration),
     /// Empty the log and begin anew at a position.
-    BeginEpoch(Identity, Lsn),
+    BeginEpoch(LogIdentity, Lsn),
     /// Take what the stream brings, what becomes durable, and what is different in the database.
     Stream,
 }

@@ -4,7 +4,7 @@ use rowtide_feed::{Event, ReplicatorStatus};
 use rowtide_protocol::Lsn;
 
 use super::{Brought, Core, Effect, Fitted, Input, State, Step, StreamFailure};
-use crate::continuity::{Continuity, Place};
+use crate::continuity::{Continuity, LogPlace};
 use crate::drift::Follows;
 
 /// A stream that is under way.
@@ -100,7 +100,7 @@ impl Core {
             match streaming.continuity.check(&event) {
                 Ok(place) => {
                     streaming.reached = streaming.reached.max(lsn);
-                    if place == Place::Ahead && lsn > self.handed_on {
+                    if place == LogPlace::Ahead && lsn > self.handed_on {
                         self.handed_on = lsn;
                         self.take_note(&event);
                         news.push(event);
