@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use rowtide_feed::{Event, Publisher, Transaction};
+use rowtide_feed::{Event, LogExtent, Publisher, Transaction};
 use rowtide_log::{Began, Committed, HistoryError, Log, LogError, LogIdentity, LogOptions};
 use rowtide_log::{LogReader, Opened};
 use rowtide_protocol::{Epoch, Lsn};
@@ -255,9 +255,9 @@ impl Writer {
         let LogStatus { end, oldest, covered, failing, .. } = self.says.borrow().clone();
         self.publisher.durable(covered);
         self.publisher.update(|state| {
-            let changed =
-                (state.durable, state.oldest) != (end, oldest) || state.log_failing != failing;
-            (state.durable, state.oldest, state.log_failing) = (end, oldest, failing);
+            let log = Some(LogExtent { oldest, durable: end });
+            let changed = state.log != log || state.log_failing != failing;
+            (state.log, state.log_failing) = (log, failing);
             changed
         });
     }

@@ -117,6 +117,16 @@ struct OpenLog {
     ends: Lsn,
 }
 
+/// What is known of the generation that is served.
+#[derive(Debug)]
+struct Serving {
+    plan: Arc<Plan>,
+    /// The position of the last transaction, or where the epoch began if there was none.
+    previous: Lsn,
+    /// Everything up to here was handed on.
+    handed_on: Lsn,
+}
+
 /// The replicator.
 #[derive(Debug)]
 pub struct Core {
@@ -125,8 +135,8 @@ pub struct Core {
     /// What the definition comes to, as of the last look.
     looked: Option<Looked>,
     log: Option<OpenLog>,
-    /// The plan of the generation, while there is one.
-    serving: Option<Arc<Plan>>,
+    /// The generation, while there is one.
+    serving: Option<Serving>,
     fitted: Fitted,
     /// The troubles that were told since it streamed last.
     said: SaidOnce,
@@ -138,10 +148,6 @@ pub struct Core {
     unfit_change: bool,
     /// The slot has to be made before anything can be streamed.
     slot_action: SlotAction,
-    /// The position after the last transaction, or where the epoch began.
-    previous: Lsn,
-    /// Everything up to here was handed on.
-    handed_on: Lsn,
     pause: Duration,
     /// Something came of the last connection.
     progress: bool,
@@ -162,8 +168,6 @@ impl Core {
             broken: None,
             unfit_change: false,
             slot_action: SlotAction::Keep,
-            previous: Lsn(0),
-            handed_on: Lsn(0),
             pause: MIN_PAUSE,
             progress: true,
         }
@@ -512,7 +516,7 @@ impl Core {
             return self.end_log(slot, reason);
         }
         if let (Some(serving), Some(looked)) = (&self.serving, &self.looked)
-            && Arc::ptr_eq(serving, &looked.plan)
+            && Arc::ptr_eq(&serving.plan, &looked.plan)
         {
             return self.begin_to_stream(slot, self.continuity(read.expected), Vec::new());
         }
@@ -573,8 +577,8 @@ impl Core {
                 let Some(log) = self.log.clone() else {
                     return self.look(vec![Effect::Disconnect]);
                 };
-                self.previous = recent.last().map_or(log.begins, |last| last.lsn);
-                let effects = self.begin(log.epoch, log.ends, recent);
+                let previous = recent.last().map_or(log.begins, |last| last.lsn);
+                let effects = self.begin(log.epoch, previous, log.ends, recent);
                 self.begin_to_stream(slot, self.continuity(expected), effects)
             }
         }
@@ -593,9 +597,8 @@ impl Core {
         };
         self.log = Some(OpenLog { of, epoch, begins: position, ends: position });
         self.broken = None;
-        self.previous = position;
         let mut effects = vec![Effect::EpochBegan { reason, position }];
-        effects.extend(self.begin(epoch, position, Vec::new()));
+        effects.extend(self.begin(epoch, position, position, Vec::new()));
         let plan = self.looked.as_ref().map_or([0; 32], |looked| looked.plan.fingerprint());
         let plan = Fingerprint(plan);
         let began = Event::EpochBegan { epoch, plan, position, reason };
@@ -603,12 +606,18 @@ impl Core {
         self.begin_to_stream(slot, Continuity::of_epoch(position, at_work), effects)
     }
 
-    /// Begins a generation.
-    fn begin(&mut self, epoch: Epoch, position: Lsn, recent: Vec<Arc<Transaction>>) -> Vec<Effect> {
+    /// Begins a generation at a position, where `previous` is that of the transaction before it.
+    fn begin(
+        &mut self,
+        epoch: Epoch,
+        previous: Lsn,
+        position: Lsn,
+        recent: Vec<Arc<Transaction>>,
+    ) -> Vec<Effect> {
         let Some(looked) = &self.looked else { return Vec::new() };
         let plan = Arc::clone(&looked.plan);
-        self.handed_on = position;
-        self.serving = Some(Arc::clone(&plan));
+        let serving = Serving { plan: Arc::clone(&plan), previous, handed_on: position };
+        self.serving = Some(serving);
         let generation = Generation { epoch, plan, position, recent };
         vec![Effect::Begin(generation), Effect::Status(ReplicatorStatus::Starting)]
     }
@@ -658,7 +667,8 @@ impl Core {
         mut effects: Vec<Effect>,
     ) -> Step {
         let wal_end = slot.wal_ends.max(continuity.end());
-        effects.push(Effect::Info(format!("streaming behind {}", self.handed_on)));
+        let behind = self.serving.as_ref().map_or(continuity.end(), |serving| serving.handed_on);
+        effects.push(Effect::Info(format!("streaming behind {behind}")));
         // Until there nobody's cursor is too far ahead.
         effects.push(Effect::Publish([Event::StreamBegan { wal_end }].into()));
         self.state = State::Streaming(Streaming::new(continuity, wal_end));

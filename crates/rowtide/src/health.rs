@@ -49,12 +49,14 @@ impl Health {
         // What is missing may be why nothing is served.
         troubles.dedup();
         let ready = troubles.is_empty();
+        // Whoever reads it compares positions, and before there is one everything is behind it.
+        let said = |position: Option<Lsn>| position.unwrap_or(Lsn(0)).to_string();
         let detail = if ready { "streaming".to_owned() } else { troubles.join("; ") };
         Health {
             ready,
             detail,
-            position: engines.position.unwrap_or(Lsn(0)).to_string(),
-            oldest: state.oldest.to_string(),
+            position: said(engines.position),
+            oldest: said(state.log.map(|log| log.oldest)),
             load_queries: engines.load_queries,
             loaded_rows: engines.loaded_rows,
             sessions: engines.sessions,
