@@ -8,7 +8,7 @@ use rowtide_postgres::client_registry::{Claimed, Outcomes, Wanted};
 use rowtide_protocol::Epoch;
 
 use crate::conversation::{Known, NoClaim, Until};
-use crate::registry::{Claim, ConnectionId, KnownNumbers};
+use crate::registry::{ClientClaim, ConnectionId, KnownNumbers};
 
 /// The answer to a claim.
 pub type Answer = Result<Known, NoClaim>;
@@ -24,26 +24,26 @@ pub fn away() -> NoClaim {
     NoClaim::Unavailable("the database is not there; come back later".to_owned())
 }
 
-/// Claims that are asked together. The first question: whose are they?
+/// ClaimBatch that are asked together. The first question: whose are they?
 #[derive(Debug)]
-pub struct Claims {
-    claims: Vec<Claim>,
+pub struct ClaimBatch {
+    claims: Vec<ClientClaim>,
     wanted: Vec<Wanted>,
     served: Option<Epoch>,
 }
 
-impl Claims {
+impl ClaimBatch {
     /// A batch of them. `served` is the epoch before anything is asked: what the database says is of its history or a
     /// later one.
-    pub fn new(claims: Vec<Claim>, served: Option<Epoch>) -> Claims {
-        let wanted = |claim: &Claim| Wanted {
+    pub fn new(claims: Vec<ClientClaim>, served: Option<Epoch>) -> ClaimBatch {
+        let wanted = |claim: &ClientClaim| Wanted {
             client: claim.client.to_string(),
             user: claim.user.to_string(),
             known: claim.known.acked,
             outcomes: claim.known.outcomes,
         };
         let wanted = claims.iter().map(wanted).collect();
-        Claims { claims, wanted, served }
+        ClaimBatch { claims, wanted, served }
     }
 
     /// What is asked of `rowtide_postgres::client_registry::claim`.
@@ -71,11 +71,11 @@ impl Claims {
 #[derive(Debug)]
 pub struct ClaimedIds {
     served: Option<Epoch>,
-    each: Vec<(Claim, Wanted, Option<Claimed>)>,
+    each: Vec<(ClientClaim, Wanted, Option<Claimed>)>,
 }
 
 /// Most clients know how their mutations ended.
-fn is_behind(claim: &Claim, claimed: &Claimed) -> bool {
+fn is_behind(claim: &ClientClaim, claimed: &Claimed) -> bool {
     claimed.last_mutation > claim.known.outcomes
 }
 
@@ -89,7 +89,7 @@ impl ClaimedIds {
     /// Those who are behind, with the last outcome that each knows: what is asked of
     /// `rowtide_postgres::client_registry::outcomes`, unless there are none.
     pub fn behind(&self) -> Vec<(String, u64)> {
-        let behind = |(claim, _, claimed): &(Claim, Wanted, Option<Claimed>)| {
+        let behind = |(claim, _, claimed): &(ClientClaim, Wanted, Option<Claimed>)| {
             let behind = is_behind(claim, claimed.as_ref()?);
             behind.then(|| (claim.client.to_string(), claim.known.outcomes))
         };
@@ -102,7 +102,7 @@ impl ClaimedIds {
         removed: &HashSet<String>,
         told: &Outcomes,
     ) -> Vec<(ConnectionId, Answer)> {
-        let answer = |(claim, _, claimed): (Claim, Wanted, Option<Claimed>)| {
+        let answer = |(claim, _, claimed): (ClientClaim, Wanted, Option<Claimed>)| {
             (claim.connection, answer(&claim, claimed, removed, told, self.served))
         };
         self.each.into_iter().map(answer).collect()
@@ -110,7 +110,7 @@ impl ClaimedIds {
 }
 
 fn answer(
-    claim: &Claim,
+    claim: &ClientClaim,
     claimed: Option<Claimed>,
     removed: &HashSet<String>,
     told: &Outcomes,
@@ -148,14 +148,14 @@ mod tests {
     const SERVED: Epoch = Epoch(3);
     const UNTIL: Until = Until { lsn: Lsn(7), epoch: Some(SERVED) };
 
-    /// Claims of ann, each of a client that knows this much.
-    fn claims(known: &[(&str, u64)]) -> Claims {
+    /// ClaimBatch of ann, each of a client that knows this much.
+    fn claims(known: &[(&str, u64)]) -> ClaimBatch {
         let mut registry = Registry::new(100, Duration::ZERO);
         for (client, outcomes) in known {
             let known = Some(KnownNumbers { outcomes: *outcomes, acked: *outcomes });
             registry.arrive(client, "ann", known, Sharing::NewestWins, Duration::ZERO).unwrap();
         }
-        Claims::new(registry.take_claims(Duration::ZERO, 100), Some(SERVED))
+        ClaimBatch::new(registry.take_claims(Duration::ZERO, 100), Some(SERVED))
     }
 
     fn row(user: &str, last_mutation: u64) -> Option<Claimed> {

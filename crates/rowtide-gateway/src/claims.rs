@@ -18,7 +18,7 @@ use crate::conversation::{ClaimRequest, Known, NoClaim};
 use crate::engines::Engines;
 use crate::limits::{CLAIM_BATCH, CLAIM_COLLECT, CLAIM_TIMEOUT, ClientLimits, REMOVAL_EVERY};
 use crate::now::Clock;
-use crate::registry::{Claim, ConnectionId, Registry, TooManySessions};
+use crate::registry::{ClientClaim, ConnectionId, Registry, TooManySessions};
 use crate::writer::Writer;
 
 struct Places {
@@ -194,7 +194,7 @@ impl Task {
         }
     }
 
-    async fn claim(&mut self, batch: Vec<Claim>) {
+    async fn claim(&mut self, batch: Vec<ClientClaim>) {
         if batch.is_empty() {
             return;
         }
@@ -202,7 +202,7 @@ impl Task {
         for claim in &batch {
             self.writer.supersede(&claim.client, &claim.user);
         }
-        let claims = claiming::Claims::new(batch, self.engines.epoch());
+        let claims = claiming::ClaimBatch::new(batch, self.engines.epoch());
         // Should the database fail under way.
         let unavailable = claims.unavailable();
         let answers = match self.ask(claims).await {
@@ -229,7 +229,7 @@ impl Task {
 
     async fn ask(
         &mut self,
-        claims: claiming::Claims,
+        claims: claiming::ClaimBatch,
     ) -> Result<Vec<(ConnectionId, Answer)>, String> {
         if self.client.as_ref().is_none_or(Client::is_closed) {
             let connected = connect(&self.database, "clients").await;

@@ -378,7 +378,7 @@ impl Serving {
                     };
                 }
                 _ = tick.tick() => {
-                    let feed = self.feed.state().durable;
+                    let feed = self.feed.state().log.map(|log| log.durable);
                     let stall = watchdog.look(feed, &running.progress(), self.clock.time());
                     let stall = stall.map(say);
                     let mut said = self.stall.lock().unwrap_or_else(PoisonError::into_inner);

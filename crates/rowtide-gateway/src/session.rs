@@ -9,8 +9,8 @@ use rowtide_plan::plan::{Plan, Table};
 use rowtide_plan::write::Rejection;
 use rowtide_postgres::mutate::{Author, Number};
 use rowtide_protocol::{
-    ClientMessage, Connect, Cursor, ErrorCode, Mode, Mutation as Mutate, PROTOCOL_VERSION,
-    RejectCode, connected_frame, error_frame, pong_frame,
+    ClientMessage, Connect, Cursor, ErrorCode, Mode, Mutate, PROTOCOL_VERSION, RejectCode,
+    connected_frame, error_frame, pong_frame,
 };
 
 use crate::auth::{Identity, Unauthorized};
@@ -462,7 +462,7 @@ impl Live {
         now: &Now,
         out: &mut Vec<Effect>,
     ) -> Outcome {
-        match ClientMessage::parse(text).map_err(|error| refusal(error.0))? {
+        match ClientMessage::parse(text).map_err(|error| bad_request(error.0))? {
             ClientMessage::Ping => out.push(Effect::Send(pong_frame())),
             ClientMessage::Connect(_) => return bad("`connect` is said once"),
             ClientMessage::Auth { token } => match self.tokens.rests_until(now.time) {
@@ -604,12 +604,12 @@ fn end(ending: Ending) -> Outcome {
     Err(Some(ending))
 }
 
-fn refusal(message: impl Into<String>) -> Option<Ending> {
+fn bad_request(message: impl Into<String>) -> Option<Ending> {
     Some(Ending::new(ErrorCode::BadRequest, message))
 }
 
 fn bad(message: impl Into<String>) -> Outcome {
-    Err(refusal(message))
+    Err(bad_request(message))
 }
 
 fn check_version(plan: &Plan, connect: &Connect) -> Outcome {

@@ -15,7 +15,7 @@ use rowtide_gateway::limits::{ClientLimits, LONGEST_WAIT};
 use rowtide_gateway::rate::Verdict;
 use rowtide_gateway::registry::Sharing;
 use rowtide_gateway::scheduler::Broken;
-use rowtide_gateway::send_queue::Step;
+use rowtide_gateway::send_queue::SessionStep;
 use rowtide_gateway::{NotServing, Now, OpenRequest};
 use rowtide_plan::plan::Plan;
 use rowtide_plan::write::Rejection;
@@ -110,7 +110,7 @@ impl OlderSession {
         }
     }
 
-    fn act(&mut self, input: Input<'_, Step>, now: &Now, out: &mut Vec<Effect>) -> Outcome {
+    fn act(&mut self, input: Input<'_, SessionStep>, now: &Now, out: &mut Vec<Effect>) -> Outcome {
         if matches!(input, Input::Text(_) | Input::Binary | Input::Heard) {
             self.pulse = Some(Pulse::new(now.time));
         }
@@ -252,18 +252,18 @@ impl OlderSession {
     }
 
     /// Says a step in the older words.
-    fn say(&mut self, step: Step, now: &Now, out: &mut Vec<Effect>) -> Outcome {
+    fn say(&mut self, step: SessionStep, now: &Now, out: &mut Vec<Effect>) -> Outcome {
         let Phase::Live(plan, _) = &self.phase else { return Ok(()) };
         match step {
-            Step::Begin(_) => {}
-            Step::Snapshot { table, rows } => self.held.arrive(plan.table(table), rows),
-            Step::Ready(cursor) => {
+            SessionStep::Begin(_) => {}
+            SessionStep::Snapshot { table, rows } => self.held.arrive(plan.table(table), rows),
+            SessionStep::Ready(cursor) => {
                 say(self.held.initial_data(plan, cursor.lsn), out);
                 if self.missed.ready() {
                     self.ask(out);
                 }
             }
-            Step::Tx { messages, acknowledgements } => {
+            SessionStep::Tx { messages, acknowledgements } => {
                 for message in &messages {
                     let updates = self.held.updates(plan, message.changes());
                     updates.into_iter().for_each(|update| say(update, out));
@@ -288,7 +288,7 @@ impl OlderSession {
                     }
                 }
             }
-            Step::Closed(code, message) => return end(code, &message),
+            SessionStep::Closed(code, message) => return end(code, &message),
         }
         Ok(())
     }
@@ -370,9 +370,9 @@ impl OlderSession {
 }
 
 impl Conversation for OlderSession {
-    type Said = Step;
+    type Said = SessionStep;
 
-    fn step(&mut self, input: Input<'_, Step>, now: &Now, out: &mut Vec<Effect>) {
+    fn step(&mut self, input: Input<'_, SessionStep>, now: &Now, out: &mut Vec<Effect>) {
         if matches!(self.phase, Phase::Ended(_)) {
             if let Input::Text(text) = input {
                 let mut late = Vec::new();

@@ -11,9 +11,9 @@ use rowtide_feed::Event;
 use rowtide_protocol::{Epoch, Lsn};
 use thiserror::Error;
 
-use crate::identity::Identity;
+use crate::identity::LogIdentity;
 use crate::reader::LogReader;
-use crate::rules::{self, Began, Gap, LogEnd, Opening, Verdict};
+use crate::rules::{self, Began, Gap, LogEnd, LogOpening, OpeningVerdict};
 use crate::segment::{
     self, Damaged, Found, Segment, SegmentError, SegmentWriter, Unreadable, Unusable,
 };
@@ -92,7 +92,7 @@ pub enum LogError {
 #[derive(Debug)]
 pub struct Log {
     options: LogOptions,
-    identity: Identity,
+    identity: LogIdentity,
     shared: Arc<Shared>,
     writer: SegmentWriter,
     /// Held for as long as the log is open; the system lets go of it when the process ends.
@@ -106,7 +106,7 @@ impl Log {
     /// # Errors
     /// [`LogError::Locked`] when another process has it open; others when the directory cannot be
     /// read or written.
-    pub fn open(options: LogOptions, identity: Identity) -> Result<Opened, LogError> {
+    pub fn open(options: LogOptions, identity: LogIdentity) -> Result<Opened, LogError> {
         let dir = options.dir.clone();
         let at = |source: io::Error| LogError::io(&options, source);
         segment::make_private(&dir).map_err(at)?;
@@ -219,7 +219,7 @@ impl Log {
     ///
     /// # Errors
     /// When the new log cannot be made: then the old one is as it was.
-    pub fn begin_epoch(&mut self, identity: Identity, position: Lsn) -> Result<(), LogError> {
+    pub fn begin_epoch(&mut self, identity: LogIdentity, position: Lsn) -> Result<(), LogError> {
         let old = self.shared.state();
         let next = old.newest().number + 1;
         let (writer, state) = begin(&self.options, &identity, position, next)?;
@@ -264,7 +264,7 @@ fn micros(duration: Duration) -> i64 {
 /// A new epoch, with one empty segment.
 fn begin(
     options: &LogOptions,
-    identity: &Identity,
+    identity: &LogIdentity,
     position: Lsn,
     number: u64,
 ) -> Result<(SegmentWriter, State), LogError> {
@@ -279,10 +279,10 @@ fn begin(
 /// What a directory holds of the log that should be there.
 fn find(
     options: &LogOptions,
-    identity: &Identity,
+    identity: &LogIdentity,
     numbers: &[u64],
 ) -> Result<(Option<State>, Began), LogError> {
-    let mut opening = Opening::new(identity);
+    let mut opening = LogOpening::new(identity);
     let mut newest_first = Vec::new();
     let mut of_newest = None;
     for (age, number) in numbers.iter().rev().enumerate() {
@@ -303,10 +303,12 @@ fn find(
     }
     newest_first.reverse();
     Ok(match (opening.verdict(), of_newest) {
-        (Verdict::Continues { began, .. }, Some((epoch, end))) => {
+        (OpeningVerdict::Continues { began, .. }, Some((epoch, end))) => {
             (Some(State { epoch, segments: newest_first.into(), end }), began)
         }
-        (Verdict::Continues { began, .. } | Verdict::Begins(began), _) => (None, began),
+        (OpeningVerdict::Continues { began, .. } | OpeningVerdict::Begins(began), _) => {
+            (None, began)
+        }
     })
 }
 

@@ -13,7 +13,7 @@ use rowtide_plan::row::Topic;
 use rowtide_protocol::Lsn;
 use thiserror::Error;
 
-pub use opening::{Began, Header, Opening, Replaced, Unusable, Verdict};
+pub use opening::{Began, Header, LogOpening, OpeningVerdict, Replaced, Unusable};
 
 /// Where a log ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

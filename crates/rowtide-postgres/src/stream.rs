@@ -27,7 +27,7 @@ pub use crate::intake::Batch;
 use crate::intake::{Intake, IntakeError};
 use crate::slot::{SystemIdentity, system_identity};
 use crate::slot_making::creation_sql;
-use crate::walsender::{COPY_DONE, Rejection, put_status};
+use crate::walsender::{COPY_DONE, StreamRejection, put_status};
 
 /// The most bytes of encoded rows that one transaction may take before its tables are loaded again
 /// instead.
@@ -116,7 +116,7 @@ pub enum StreamError {
     PublicationMissing(String),
     /// Postgres ended the stream with an error.
     #[error("Postgres ended the replication stream: {0}")]
-    Rejected(Rejection),
+    Rejected(StreamRejection),
     /// The connection ended.
     #[error("the replication stream ended: {0}")]
     Ended(String),

@@ -54,9 +54,9 @@ pub(crate) async fn look(
     let system = system_identity(client).await?;
     let mut catalog = read_catalog(client, &tables).await?;
     leave_out_unfit(&observed, &mut catalog);
-    let (mut plan, refused) = compile_partly(definition, &catalog);
-    let refused: Vec<(String, String)> =
-        refused.into_iter().map(|(table, error)| (table, said(&error.problems))).collect();
+    let (mut plan, rejected) = compile_partly(definition, &catalog);
+    let rejected: Vec<(String, String)> =
+        rejected.into_iter().map(|(table, error)| (table, said(&error.problems))).collect();
     let unwritable = prepare_rules(client, &mut plan).await?;
     let unwritable = unwritable.into_iter().map(|(table, problems)| (table, said(&problems)));
     let unwritable = unwritable.collect();
@@ -65,7 +65,7 @@ pub(crate) async fn look(
         format!("{}{repair}", problem.what)
     });
     let own = own.collect();
-    Ok(Looked { observed, plan: Arc::new(plan), refused, unwritable, own, system })
+    Ok(Looked { observed, plan: Arc::new(plan), rejected, unwritable, own, system })
 }
 
 fn leave_out_unfit(observed: &Observed, catalog: &mut Catalog) {

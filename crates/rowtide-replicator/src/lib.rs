@@ -3,10 +3,10 @@
 //! it to the feed. It knows neither engines nor sessions: what is confirmed to Postgres depends on the log
 //! alone.
 
+mod batching;
 mod compile;
 pub mod continuity;
 pub mod drift;
-mod gathering;
 pub mod limits;
 mod log_threads;
 pub mod machine;

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use rowtide_feed::{Event, Publisher, Transaction};
-use rowtide_log::{Began, Committed, HistoryError, Identity, Log, LogError, LogOptions};
+use rowtide_feed::{Event, LogExtent, Publisher, Transaction};
+use rowtide_log::{Began, Committed, HistoryError, Log, LogError, LogIdentity, LogOptions};
 use rowtide_log::{LogReader, Opened};
 use rowtide_protocol::{Epoch, Lsn};
 use thiserror::Error;
@@ -22,7 +22,7 @@ use crate::telemetry;
 /// What the writer does.
 enum Task {
     Append(Arc<[Event]>),
-    Begin(Identity, Lsn, oneshot::Sender<Epoch>),
+    Begin(LogIdentity, Lsn, oneshot::Sender<Epoch>),
 }
 
 /// How the log is doing.
@@ -64,7 +64,7 @@ impl LogThreads {
     /// [`LogError::Locked`] when another server has it; others when it cannot be used now.
     pub(crate) fn open(
         options: LogOptions,
-        identity: Identity,
+        identity: LogIdentity,
         publisher: Arc<Publisher>,
     ) -> Result<(LogThreads, Began), LogError> {
         let dir = options.dir.clone();
@@ -122,7 +122,7 @@ impl LogThreads {
     /// Empties the log and begins anew at `position`, with a new epoch, which is returned.
     pub(crate) async fn begin(
         &mut self,
-        identity: Identity,
+        identity: LogIdentity,
         position: Lsn,
     ) -> Result<Epoch, LogEnded> {
         let (reply, begun) = oneshot::channel();
@@ -267,9 +267,9 @@ impl Writer {
         let LogStatus { end, oldest, covered, failing, .. } = self.says.borrow().clone();
         self.publisher.durable(covered);
         self.publisher.update(|state| {
-            let changed =
-                (state.durable, state.oldest) != (end, oldest) || state.log_failing != failing;
-            (state.durable, state.oldest, state.log_failing) = (end, oldest, failing);
+            let log = Some(LogExtent { oldest, durable: end });
+            let changed = state.log != log || state.log_failing != failing;
+            (state.log, state.log_failing) = (log, failing);
             changed
         });
     }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rowtide_feed::{EpochReason, Event, Fingerprint, Generation, ReplicatorStatus, Transaction};
-use rowtide_log::{Committed, Identity};
+use rowtide_log::{Committed, LogIdentity};
 use rowtide_plan::check::{not_streamed, rejected_writes};
 use rowtide_plan::plan::Plan;
 use rowtide_postgres::connect::Names;
@@ -32,7 +32,9 @@ pub use self::input::{
 };
 use self::missing::{incomplete, unservable, unwritable};
 use self::streaming::Streaming;
-use crate::continuity::{Claim, Continuity, Decision, SlotAction, decide, decide_by_transactions};
+use crate::continuity::{
+    Continuity, Decision, Evidence, SlotAction, decide, decide_by_transactions,
+};
 use crate::drift::{Drift, Follows, compare, continuity_digest, unfit};
 use crate::limits::{COMMIT_LOOKS, MAX_PAUSE, MIN_PAUSE, STANDBY_LOOK, UNSEEN_LOOK};
 
@@ -54,7 +56,7 @@ enum State {
     /// What the log has that the slot has not confirmed.
     ReadingLog(SlotFound),
     /// That what was committed can be seen.
-    Settling(Settling),
+    AwaitingVisibility(AwaitingVisibility),
     /// An epoch in the log.
     Beginning { slot: SlotFound, position: Lsn, reason: EpochReason, at_work: AtWork },
     /// What the stream brings.
@@ -90,7 +92,7 @@ enum Opening {
 
 /// Where engines begin, once everything that they are not told of can be seen.
 #[derive(Debug)]
-struct Settling {
+struct AwaitingVisibility {
     slot: SlotFound,
     begins: Begins,
     /// How often has been asked.
@@ -109,10 +111,20 @@ enum Begins {
 /// What is known of the log while it is open.
 #[derive(Clone, Debug)]
 struct OpenLog {
-    of: Identity,
+    of: LogIdentity,
     epoch: Epoch,
     begins: Lsn,
     ends: Lsn,
+}
+
+/// What is known of the generation that is served.
+#[derive(Debug)]
+struct Serving {
+    plan: Arc<Plan>,
+    /// The position of the last transaction, or where the epoch began if there was none.
+    previous: Lsn,
+    /// Everything up to here was handed on.
+    handed_on: Lsn,
 }
 
 /// The replicator.
@@ -123,8 +135,8 @@ pub struct Core {
     /// What the definition comes to, as of the last look.
     looked: Option<Looked>,
     log: Option<OpenLog>,
-    /// The plan of the generation, while there is one.
-    serving: Option<Arc<Plan>>,
+    /// The generation, while there is one.
+    serving: Option<Serving>,
     fitted: Fitted,
     /// The troubles that were told since it streamed last.
     said: SaidOnce,
@@ -136,10 +148,6 @@ pub struct Core {
     unfit_change: bool,
     /// The slot has to be made before anything can be streamed.
     slot_action: SlotAction,
-    /// The position after the last transaction, or where the epoch began.
-    previous: Lsn,
-    /// Everything up to here was handed on.
-    handed_on: Lsn,
     pause: Duration,
     /// Something came of the last connection.
     progress: bool,
@@ -160,8 +168,6 @@ impl Core {
             broken: None,
             unfit_change: false,
             slot_action: SlotAction::Keep,
-            previous: Lsn(0),
-            handed_on: Lsn(0),
             pause: MIN_PAUSE,
             progress: true,
         }
@@ -189,7 +195,7 @@ impl Core {
                         let anew = action == SlotAction::MakeAnew;
                         self.then(Vec::new(), Next::MakeSlot { anew })
                     }
-                    Ending::Epoch(slot, reason) => self.settle_epoch(slot, reason),
+                    Ending::Epoch(slot, reason) => self.begin_once_visible(slot, reason),
                 }
             }
             (State::MakingSlot, Input::SlotMade(Ok(()))) => {
@@ -203,8 +209,10 @@ impl Core {
             (State::OpeningLog(opening), Input::LogOpened(found)) => self.opened(opening, found),
             (State::ReadingLog(slot), Input::LogRead(Ok(read))) => self.read(slot, read),
             (State::ReadingLog(_), Input::LogRead(Err(why))) => self.wait(&why),
-            (State::Settling(settling), Input::Unseen(Ok(unseen))) => self.settle(settling, unseen),
-            (State::Settling(_), Input::Unseen(Err(why))) => self.wait(&why),
+            (State::AwaitingVisibility(awaiting), Input::Unseen(Ok(unseen))) => {
+                self.look_at_unseen(awaiting, unseen)
+            }
+            (State::AwaitingVisibility(_), Input::Unseen(Err(why))) => self.wait(&why),
             (
                 State::Beginning { slot, position, reason, at_work },
                 Input::EpochBegan(Some(epoch)),
@@ -301,7 +309,7 @@ impl Core {
     }
 
     /// Of a database, with the plan and the publication as they were at the last look.
-    fn identity(&self, system: SystemIdentity) -> Option<Identity> {
+    fn identity(&self, system: SystemIdentity) -> Option<LogIdentity> {
         let looked = self.looked.as_ref()?;
         let mut digest = Sha256::new();
         digest.update(looked.plan.fingerprint());
@@ -312,7 +320,7 @@ impl Core {
         digest.update(continuity_digest(&looked.observed, is_told));
         let SystemIdentity { cluster, database, timeline } = system;
         let (plan, slot) = (digest.finalize().into(), self.names.slot.clone());
-        Some(Identity { plan, system: cluster, database, timeline, slot })
+        Some(LogIdentity { plan, system: cluster, database, timeline, slot })
     }
 
     /// Takes note of what is different from the last look. What follows from it is returned.
@@ -332,14 +340,14 @@ impl Core {
         let reason = match follows {
             Follows::Epoch(missed) => Some(missed.reason()),
             Follows::Reload => Some(EpochReason::TableReplaced),
-            Follows::Nothing | Follows::LoadsWait | Follows::Recompile | Follows::Refuse => None,
+            Follows::Nothing | Follows::LoadsWait | Follows::Recompile | Follows::Reject => None,
         };
         self.broken = self.broken.or(reason);
         follows
     }
 
     fn looked(&mut self, mut looked: Looked) -> Step {
-        let mut effects = vec![Effect::Refused(looked.refused.clone())];
+        let mut effects = vec![Effect::Rejected(looked.rejected.clone())];
         self.drifted(&looked.observed, &mut effects);
         for trouble in unwritable(&looked) {
             if self.said.is_new(&trouble) {
@@ -465,7 +473,7 @@ impl Core {
         let (Some(log), Some(identity)) = (&self.log, identity) else {
             return self.look(vec![Effect::Disconnect]);
         };
-        let claim = Claim {
+        let evidence = Evidence {
             of_log: &log.of,
             of_stream: &identity,
             log_ends: log.ends,
@@ -473,7 +481,7 @@ impl Core {
             wal_ends: slot.wal_ends,
             broken: self.broken,
         };
-        match decide(&claim) {
+        match decide(&evidence) {
             Decision::Begin(reason) => self.end_log(slot, reason),
             Decision::Continue => {
                 let behind = slot.confirmed.max(log.begins);
@@ -487,16 +495,16 @@ impl Core {
     /// for, and why there has to be one is known to this server alone.
     fn end_log(&mut self, slot: SlotFound, reason: EpochReason) -> Step {
         let of = self.log.as_ref().filter(|log| log.ends > Lsn(0)).map(|log| log.of.clone());
-        let Some(of) = of else { return self.settle_epoch(slot, reason) };
+        let Some(of) = of else { return self.begin_once_visible(slot, reason) };
         // An end is all that a log tells; whoever has ended it knows more.
         self.broken = Some(reason);
         self.state = State::EndingLog(Ending::Epoch(slot, reason));
         self.then(Vec::new(), Next::BeginEpoch(of, Lsn(0)))
     }
 
-    fn settle_epoch(&mut self, slot: SlotFound, reason: EpochReason) -> Step {
+    fn begin_once_visible(&mut self, slot: SlotFound, reason: EpochReason) -> Step {
         let begins = Begins::Epoch { reason, position: None };
-        self.state = State::Settling(Settling { slot, begins, looks: 0 });
+        self.state = State::AwaitingVisibility(AwaitingVisibility { slot, begins, looks: 0 });
         self.then(Vec::new(), Next::LookForUnseen(UnseenQuestion::BeforeEnd, Duration::ZERO))
     }
 
@@ -508,12 +516,12 @@ impl Core {
             return self.end_log(slot, reason);
         }
         if let (Some(serving), Some(looked)) = (&self.serving, &self.looked)
-            && Arc::ptr_eq(serving, &looked.plan)
+            && Arc::ptr_eq(&serving.plan, &looked.plan)
         {
             return self.begin_to_stream(slot, self.continuity(read.expected), Vec::new());
         }
         let begins = Begins::Log(read);
-        self.state = State::Settling(Settling { slot, begins, looks: 0 });
+        self.state = State::AwaitingVisibility(AwaitingVisibility { slot, begins, looks: 0 });
         self.then(Vec::new(), Next::LookForUnseen(UnseenQuestion::Now, Duration::ZERO))
     }
 
@@ -523,11 +531,11 @@ impl Core {
         Continuity::of_log(expected, begins, ends)
     }
 
-    fn settle(&mut self, mut settling: Settling, behind: UnseenBehind) -> Step {
+    fn look_at_unseen(&mut self, mut awaiting: AwaitingVisibility, behind: UnseenBehind) -> Step {
         let UnseenBehind { end, mut unseen } = behind;
-        match &mut settling.begins {
+        match &mut awaiting.begins {
             Begins::Epoch { position, .. } => {
-                *position = position.or(end.map(|end| end.max(settling.slot.confirmed)));
+                *position = position.or(end.map(|end| end.max(awaiting.slot.confirmed)));
             }
             // Engines are told of these.
             Begins::Log(read) => unseen.retain(|unseen| {
@@ -536,7 +544,7 @@ impl Core {
         }
         // What is at work for that long and does not wait for a standby has not come to its commit; if the stream brings
         // it all the same, the epoch begins once more.
-        let patient = settling.looks < COMMIT_LOOKS;
+        let patient = awaiting.looks < COMMIT_LOOKS;
         let at_work = unseen.iter().filter(|unseen| !unseen.waits).map(|unseen| unseen.xid);
         let at_work: AtWork = at_work.collect();
         unseen.retain(|unseen| unseen.waits || patient);
@@ -550,12 +558,12 @@ impl Core {
                 effects.push(Effect::Status(ReplicatorStatus::Waiting(why)));
             }
             let xids = unseen.iter().map(|unseen| unseen.xid).collect();
-            settling.looks += 1;
-            self.state = State::Settling(settling);
+            awaiting.looks += 1;
+            self.state = State::AwaitingVisibility(awaiting);
             let question = UnseenQuestion::Still(xids);
             return self.then(effects, Next::LookForUnseen(question, UNSEEN_LOOK));
         }
-        let Settling { slot, begins, .. } = settling;
+        let AwaitingVisibility { slot, begins, .. } = awaiting;
         match begins {
             Begins::Epoch { reason, position } => {
                 let (Some(identity), Some(position)) = (self.identity(slot.system), position)
@@ -569,8 +577,8 @@ impl Core {
                 let Some(log) = self.log.clone() else {
                     return self.look(vec![Effect::Disconnect]);
                 };
-                self.previous = recent.last().map_or(log.begins, |last| last.lsn);
-                let effects = self.begin(log.epoch, log.ends, recent);
+                let previous = recent.last().map_or(log.begins, |last| last.lsn);
+                let effects = self.begin(log.epoch, previous, log.ends, recent);
                 self.begin_to_stream(slot, self.continuity(expected), effects)
             }
         }
@@ -589,9 +597,8 @@ impl Core {
         };
         self.log = Some(OpenLog { of, epoch, begins: position, ends: position });
         self.broken = None;
-        self.previous = position;
         let mut effects = vec![Effect::EpochBegan { reason, position }];
-        effects.extend(self.begin(epoch, position, Vec::new()));
+        effects.extend(self.begin(epoch, position, position, Vec::new()));
         let plan = self.looked.as_ref().map_or([0; 32], |looked| looked.plan.fingerprint());
         let plan = Fingerprint(plan);
         let began = Event::EpochBegan { epoch, plan, position, reason };
@@ -599,12 +606,18 @@ impl Core {
         self.begin_to_stream(slot, Continuity::of_epoch(position, at_work), effects)
     }
 
-    /// Begins a generation.
-    fn begin(&mut self, epoch: Epoch, position: Lsn, recent: Vec<Arc<Transaction>>) -> Vec<Effect> {
+    /// Begins a generation at a position, where `previous` is that of the transaction before it.
+    fn begin(
+        &mut self,
+        epoch: Epoch,
+        previous: Lsn,
+        position: Lsn,
+        recent: Vec<Arc<Transaction>>,
+    ) -> Vec<Effect> {
         let Some(looked) = &self.looked else { return Vec::new() };
         let plan = Arc::clone(&looked.plan);
-        self.handed_on = position;
-        self.serving = Some(Arc::clone(&plan));
+        let serving = Serving { plan: Arc::clone(&plan), previous, handed_on: position };
+        self.serving = Some(serving);
         let generation = Generation { epoch, plan, position, recent };
         vec![Effect::Begin(generation), Effect::Status(ReplicatorStatus::Starting)]
     }
@@ -659,7 +672,8 @@ impl Core {
             self.state = State::Streaming(Streaming::up_to_epoch(continuity, wal_end));
             return self.then(effects, Next::Stream);
         }
-        effects.push(Effect::Info(format!("streaming behind {}", self.handed_on)));
+        let behind = self.serving.as_ref().map_or(continuity.end(), |serving| serving.handed_on);
+        effects.push(Effect::Info(format!("streaming behind {behind}")));
         // Until there nobody's cursor is too far ahead.
         effects.push(Effect::Publish([Event::StreamBegan { wal_end }].into()));
         self.state = State::Streaming(Streaming::new(continuity, wal_end));

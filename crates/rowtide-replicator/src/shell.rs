@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 
 use rand::Rng;
 use rowtide_feed::{EpochReason, Publisher, ReplicatorStatus};
-use rowtide_log::{Began, Identity, LogError};
+use rowtide_log::{Began, LogError, LogIdentity};
 use rowtide_plan::definition::Definition;
 use rowtide_postgres::connect::{ConnectError, ConnectOptions, Names, connect};
 use rowtide_postgres::slot_making::make_slot;
@@ -60,7 +60,7 @@ enum Sight {
 struct Log {
     threads: LogThreads,
     /// What its records are of.
-    of: Identity,
+    of: LogIdentity,
     status: watch::Receiver<LogStatus>,
 }
 
@@ -129,7 +129,7 @@ impl Shell {
         for effect in effects {
             match effect {
                 Effect::Status(status) => self.set_status(status),
-                Effect::Refused(refused) => self.set_refused(refused),
+                Effect::Rejected(rejected) => self.set_rejected(rejected),
                 Effect::Incomplete(incomplete) => self.set_incomplete(incomplete),
                 Effect::Begin(generation) => drop(self.publisher.begin(generation)),
                 Effect::EndGeneration => self.publisher.end(),
@@ -187,14 +187,14 @@ impl Shell {
         });
     }
 
-    fn set_refused(&self, refused: Vec<(String, String)>) {
+    fn set_rejected(&self, rejected: Vec<(String, String)>) {
         self.publisher.update(|state| {
-            let news = state.refused_tables != refused;
+            let news = state.rejected_tables != rejected;
             if news {
-                for (table, problems) in &refused {
+                for (table, problems) in &rejected {
                     tracing::error!(table, problems, "a table is not served");
                 }
-                state.refused_tables = refused;
+                state.rejected_tables = rejected;
             }
             news
         });
@@ -267,7 +267,7 @@ impl Shell {
         Input::SlotMade(made.map_err(|error| error.to_string()))
     }
 
-    fn open_log(&mut self, identity: Identity) -> Result<LogFound, LogFailure> {
+    fn open_log(&mut self, identity: LogIdentity) -> Result<LogFound, LogFailure> {
         let mut broken = None;
         if self.log.is_none() {
             let options = self.options.log.clone();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rowtide_feed::codec::{decode, encode};
 use rowtide_feed::{Event, History, HistoryQuery, Transaction};
 use rowtide_log::rules::{LogEnd, Replay, Selection, to_append};
-use rowtide_log::{Committed, Identity};
+use rowtide_log::{Committed, LogIdentity};
 use rowtide_protocol::{Epoch, Lsn};
 
 /// There is no room.
@@ -20,7 +20,7 @@ pub struct Disk {
     /// The server that has the log, and which of its lives.
     pub holder: Option<(usize, u64)>,
     /// What the log is of; none if there is none.
-    pub identity: Option<Identity>,
+    pub identity: Option<LogIdentity>,
     pub epoch: Epoch,
     pub begins: Lsn,
     end: LogEnd,
@@ -57,7 +57,7 @@ impl Disk {
     ///
     /// # Errors
     /// When there is no room.
-    pub fn begin(&mut self, identity: Identity, position: Lsn) -> Result<Epoch, Full> {
+    pub fn begin(&mut self, identity: LogIdentity, position: Lsn) -> Result<Epoch, Full> {
         if self.full {
             return Err(Full);
         }

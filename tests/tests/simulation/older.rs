@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use rand::Rng;
 use rowtide_gateway::conversation::{Ending, Input};
 use rowtide_gateway::limits::{GOODBYE_TIMEOUT, STOP_PATIENCE};
-use rowtide_gateway::worker::Arrival;
+use rowtide_gateway::worker::EngineArrival;
 use rowtide_postgres::named_outcomes::{Tab, Told};
 use serde_json::{Value, json};
 
@@ -260,7 +260,7 @@ impl World {
         if let Some((generations, engine, session)) = engine
             && generations == server.generations
         {
-            self.give(at, engine, Arrival::Close(session));
+            self.give(at, engine, EngineArrival::Close(session));
         }
         self.send_parcel(id, Side::Client, Parcel::End);
         self.after(GOODBYE_TIMEOUT.as_millis() as u64, Event::Goodbye(at, id));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rand::Rng;
 use rowtide_feed::{EpochReason, Event as FeedEvent, ReplicatorStatus};
-use rowtide_log::Identity;
+use rowtide_log::LogIdentity;
 use rowtide_plan::compile::compile_partly;
 use rowtide_plan::plan::Plan;
 use rowtide_postgres::connect::Names;
@@ -76,10 +76,10 @@ pub enum Job {
     Compile(Box<Observed>, Lsn),
     MakeSlot { anew: bool, postgres_life: Option<u64> },
     Connect(Arc<Plan>),
-    OpenLog(Identity),
+    OpenLog(LogIdentity),
     ReadLog(Lsn),
     LookForUnseen(UnseenQuestion),
-    BeginEpoch(Identity, Lsn),
+    BeginEpoch(LogIdentity, Lsn),
     Stream,
 }
 
@@ -255,10 +255,10 @@ impl World {
 
     fn compile(&mut self, observed: Observed) -> Looked {
         let catalog = self.postgres.read_catalog(&observed);
-        let (plan, refused) = compile_partly(&definition(), &catalog);
-        let refused = refused.into_iter().map(|(table, why)| (table, why.to_string())).collect();
+        let (plan, rejected) = compile_partly(&definition(), &catalog);
+        let rejected = rejected.into_iter().map(|(table, why)| (table, why.to_string())).collect();
         let (plan, unwritable, own) = (Arc::new(plan), Vec::new(), Vec::new());
-        Looked { observed, plan, refused, unwritable, own, system: self.system() }
+        Looked { observed, plan, rejected, unwritable, own, system: self.system() }
     }
 
     fn system(&self) -> SystemIdentity {
@@ -289,7 +289,7 @@ impl World {
         Ok(SlotFound { confirmed, wal_ends, system: self.system(), remembers_partitions })
     }
 
-    fn open_log(&mut self, at: At, identity: Identity) -> Result<LogFound, LogFailure> {
+    fn open_log(&mut self, at: At, identity: LogIdentity) -> Result<LogFound, LogFailure> {
         let me = (at.server, at.life);
         if self.disk.holder.is_some_and(|holder| holder != me) {
             self.seen.count("looks of a standby");
@@ -320,13 +320,13 @@ impl World {
                     news
                 });
             }
-            Effect::Refused(refused) => {
+            Effect::Rejected(refused) => {
                 let number = |(name, _): &(String, _)| TABLES.iter().position(|t| t == name);
                 let numbers = refused.iter().filter_map(number).collect();
                 self.servers[at.server].replicator.refused = numbers;
                 self.servers[at.server].feed.publisher.update(|state| {
-                    let news = state.refused_tables != refused;
-                    state.refused_tables = refused;
+                    let news = state.rejected_tables != refused;
+                    state.rejected_tables = refused;
                     news
                 });
             }

@@ -9,14 +9,14 @@ use rand::Rng;
 use rowtide_engine::{Opening, SessionId};
 use rowtide_feed::ReplicatorStatus;
 use rowtide_gateway::auth::Identity;
-use rowtide_gateway::claiming::{Answer as ClaimAnswer, ClaimedIds, Claims, known_at_once};
+use rowtide_gateway::claiming::{Answer as ClaimAnswer, ClaimBatch, ClaimedIds, known_at_once};
 use rowtide_gateway::conversation::{ClaimRequest, Effect, Ending, Input, NoClaim};
 use rowtide_gateway::limits::{CLAIM_BATCH, CLAIM_TIMEOUT, OPEN_TIMEOUT, STOP_MESSAGES};
 use rowtide_gateway::registry::ConnectionId;
 use rowtide_gateway::scheduler::{Broken, QueueId};
 use rowtide_gateway::send_queue::{Delivery, SendQueue};
 use rowtide_gateway::session::Session;
-use rowtide_gateway::worker::Arrival;
+use rowtide_gateway::worker::EngineArrival;
 use rowtide_gateway::{NotServing, Now, OpenRequest, Outlet};
 use rowtide_legacy::OlderSession;
 use rowtide_postgres::client_registry::{Claimed, Outcomes, Wanted};
@@ -296,7 +296,7 @@ impl World {
                 && generations == server.generations
                 && self.broken != Some(Break::ClosesNothing)
             {
-                self.give(at, engine, Arrival::Close(session));
+                self.give(at, engine, EngineArrival::Close(session));
             }
             self.start_mutations(at);
         }
@@ -349,7 +349,8 @@ impl World {
             self.let_go_older_mutations(at, &claim.client, &claim.user);
         }
         let until_ms = self.now_ms + CLAIM_TIMEOUT.as_millis() as u64;
-        let (claims, delay) = (Box::new(Claims::new(claims, served)), self.rng.random_range(1..20));
+        let (claims, delay) =
+            (Box::new(ClaimBatch::new(claims, served)), self.rng.random_range(1..20));
         self.after(delay, Event::Claim(at, claims, until_ms));
     }
 
@@ -373,7 +374,7 @@ impl World {
     }
 
     /// The first question of a batch of claims: whose are they?
-    pub fn claim_ids(&mut self, at: At, claims: Box<Claims>, until_ms: u64) {
+    pub fn claim_ids(&mut self, at: At, claims: Box<ClaimBatch>, until_ms: u64) {
         if self.is_gone(at) {
             return;
         }
@@ -482,7 +483,7 @@ impl World {
             connection.engine = Some((server.generations, engine, session));
             connection.outlet = Some(outlet.clone());
         }
-        self.give(at, engine, Arrival::Open(opening, outlet));
+        self.give(at, engine, EngineArrival::Open(opening, outlet));
         self.step_session(at, id, Input::Opened(Ok(plan)));
     }
 

@@ -8,10 +8,10 @@ use rand::{Rng, SeedableRng};
 use rowtide_engine::Load;
 use rowtide_feed::Request;
 use rowtide_gateway::Outlet;
-use rowtide_gateway::claiming::{ClaimedIds, Claims};
+use rowtide_gateway::claiming::{ClaimBatch, ClaimedIds};
 use rowtide_gateway::conversation::Mutation;
 use rowtide_gateway::scheduler::{Broken, Job};
-use rowtide_gateway::worker::Arrival;
+use rowtide_gateway::worker::EngineArrival;
 use rowtide_postgres::mutate::Outcome;
 use rowtide_postgres::named_outcomes::{Tab, Told};
 use rowtide_protocol::Lsn;
@@ -57,11 +57,11 @@ pub enum Event {
     Engine(At, usize, u64),
     EngineDue(At, usize, u64),
     Look(At, usize, Load, u64),
-    Looked(At, usize, Box<Arrival<Outlet>>, u64),
+    Looked(At, usize, Box<EngineArrival<Outlet>>, u64),
     Generation(At),
     AnswerRequest(At, Request, u32),
     Claims(At),
-    Claim(At, Box<Claims>, u64),
+    Claim(At, Box<ClaimBatch>, u64),
     ClaimOutcomes(At, Box<ClaimedIds>),
     Answer(At, u64, Box<Answer>),
     Outcomes(At, u64, Box<Tab>),

@@ -14,7 +14,7 @@ fn session(plan: Option<Arc<Plan>>) -> OlderSession {
     OlderSession::new(ClientLimits::default(), identity, "tab", plan)
 }
 
-fn step(session: &mut OlderSession, input: Input<'_, Step>, ms: u64) -> Vec<Effect> {
+fn step(session: &mut OlderSession, input: Input<'_, SessionStep>, ms: u64) -> Vec<Effect> {
     let mut out = Vec::new();
     session.step(input, &now(ms), &mut out);
     out

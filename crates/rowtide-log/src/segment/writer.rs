@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use super::{
     Segment, SegmentError, Tail, Unreadable, end_to_sql, hash, read_commit, remove, to_sql,
 };
-use crate::identity::Identity;
+use crate::identity::LogIdentity;
 use crate::rules::{Appending, LogEnd, interruptions};
 
 /// So many entries go into the index at once, a few thousand changes: enough for pages to be shared,
@@ -45,7 +45,7 @@ impl SegmentWriter {
         dir: &Path,
         number: u64,
         epoch: Epoch,
-        identity: &Identity,
+        identity: &LogIdentity,
         after: &LogEnd,
     ) -> Result<SegmentWriter, SegmentError> {
         let made = Segment::create(dir, number, epoch, identity, after)

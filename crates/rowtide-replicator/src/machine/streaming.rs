@@ -3,8 +3,8 @@
 use rowtide_feed::{Event, ReplicatorStatus};
 use rowtide_protocol::Lsn;
 
-use super::{Brought, Core, Effect, Fitted, Input, State, Step, StreamFailure};
-use crate::continuity::{Continuity, Place};
+use super::{Brought, Core, Effect, Fitted, Input, Serving, State, Step, StreamFailure};
+use crate::continuity::{Continuity, LogPlace};
 use crate::drift::Follows;
 
 /// A stream that is under way.
@@ -13,10 +13,11 @@ pub(super) struct Streaming {
     continuity: Continuity,
     /// Once that is reached it has caught up.
     wal_end: Lsn,
-    /// Everything up to here was brought by this connection.
-    reached: Lsn,
+    /// Everything up to here was brought by this connection, if anything was.
+    reached: Option<Lsn>,
     durable: Lsn,
-    confirmed: Lsn,
+    /// What was confirmed over this connection.
+    confirmed: Option<Lsn>,
     /// Whether the tables can be looked at. What is brought is true all the same, but perhaps not all of it comes.
     sees: bool,
     /// Nothing is handed on: once the epoch is reached the stream begins there, over a connection of its own.
@@ -25,9 +26,15 @@ pub(super) struct Streaming {
 
 impl Streaming {
     pub(super) fn new(continuity: Continuity, wal_end: Lsn) -> Streaming {
-        let (reached, durable, confirmed) = (Lsn(0), continuity.end(), Lsn(0));
-        let (sees, only_up_to_epoch) = (true, false);
-        Streaming { continuity, wal_end, reached, durable, confirmed, sees, only_up_to_epoch }
+        Streaming {
+            durable: continuity.end(),
+            continuity,
+            wal_end,
+            reached: None,
+            confirmed: None,
+            sees: true,
+            only_up_to_epoch: false,
+        }
     }
 
     /// One whose connection is good for what lies before the epoch alone.
@@ -39,21 +46,21 @@ impl Streaming {
     fn is_at_epoch(&self) -> bool {
         self.only_up_to_epoch
             && self.continuity.is_proved()
-            && self.reached >= self.continuity.end()
+            && self.reached >= Some(self.continuity.end())
     }
 
     /// Whether nothing is known to be behind.
     fn is_current(&self) -> bool {
-        self.sees && !self.only_up_to_epoch && self.reached >= self.wal_end
+        self.sees && !self.only_up_to_epoch && self.reached >= Some(self.wal_end)
     }
 
     /// What may be confirmed now and was not: what is durable, and was brought by this very connection, because
     /// otherwise it may be another database's.
     fn confirm(&mut self) -> Option<Effect> {
-        let confirmed = self.durable.min(self.reached);
-        let news = self.continuity.is_proved() && confirmed > self.confirmed;
+        let confirmed = self.durable.min(self.reached?);
+        let news = self.continuity.is_proved() && Some(confirmed) > self.confirmed;
         news.then(|| {
-            self.confirmed = confirmed;
+            self.confirmed = Some(confirmed);
             Effect::Confirm(confirmed)
         })
     }
@@ -110,24 +117,27 @@ impl Core {
     ) -> Step {
         let mut effects = Vec::new();
         let mut news = Vec::new();
+        let Some(mut serving) = self.serving.take() else { return self.look_anew(Vec::new()) };
         for brought in brought {
-            let (event, lsn) = self.event(brought);
+            let (event, lsn) = serving.event(brought);
             match streaming.continuity.check(&event) {
                 Ok(place) => {
-                    streaming.reached = streaming.reached.max(lsn);
+                    streaming.reached = streaming.reached.max(Some(lsn));
                     if streaming.is_at_epoch() {
                         effects.extend(streaming.confirm());
                         effects.push(Effect::Disconnect);
+                        self.serving = Some(serving);
                         return self.connect(effects);
                     }
-                    if place == Place::Ahead && lsn > self.handed_on {
-                        self.handed_on = lsn;
-                        self.take_note(&event);
+                    if place == LogPlace::Ahead && lsn > serving.handed_on {
+                        serving.handed_on = lsn;
+                        self.progress |= serving.take_note(&event);
                         news.push(event);
                     }
                 }
                 Err(reason) => {
                     // Nothing of this batch was handed on, so nothing of another history is in the log.
+                    self.serving = Some(serving);
                     self.broken = self.broken.or(Some(reason));
                     return self.wait(&format!(
                         "what comes is not the continuation of what clients hold: {reason}"
@@ -135,6 +145,7 @@ impl Core {
                 }
             }
         }
+        self.serving = Some(serving);
         if !news.is_empty() {
             effects.push(Effect::HandOn(news.into()));
         }
@@ -162,7 +173,9 @@ impl Core {
         self.state = State::Streaming(streaming);
         Step { effects, next: None }
     }
+}
 
+impl Serving {
     fn event(&self, brought: Brought) -> (Event, Lsn) {
         let previous = self.previous;
         match brought {
@@ -174,10 +187,10 @@ impl Core {
         }
     }
 
-    fn take_note(&mut self, event: &Event) {
-        if let Event::Transaction { transaction, .. } = event {
-            self.previous = transaction.lsn;
-            self.progress = true;
-        }
+    /// Whether the event is a transaction, which the next event follows then.
+    fn take_note(&mut self, event: &Event) -> bool {
+        let Event::Transaction { transaction, .. } = event else { return false };
+        self.previous = transaction.lsn;
+        true
     }
 }

@@ -68,7 +68,7 @@ fn looked() -> Looked {
             types: Vec::new(),
         },
         plan: Arc::new(plan),
-        refused: Vec::new(),
+        rejected: Vec::new(),
         unwritable: Vec::new(),
         own: Vec::new(),
         system: SYSTEM,
@@ -519,7 +519,7 @@ fn each_trouble_is_told_once_until_it_streams() {
     let mut driven = Driven::new();
     let mut count = 0;
     for _ in 0..10 {
-        for why in ["refused", "starting up"] {
+        for why in ["rejected", "starting up"] {
             driven.tell(Input::Looked(Err(why.to_owned())));
             count += warned(&driven).len();
             let waits = |effect: &Effect| matches!(effect, Effect::Status(ReplicatorStatus::Waiting(said)) if said == why);
@@ -530,16 +530,16 @@ fn each_trouble_is_told_once_until_it_streams() {
     assert_eq!(count, 2);
     driven.begin_epoch(10, 20);
     driven.tell(Input::Streamed(vec![transaction(30)], None));
-    let ends = StreamFailure::Ended("refused".to_owned());
+    let ends = StreamFailure::Ended("rejected".to_owned());
     driven.tell(Input::Streamed(Vec::new(), Some(ends)));
-    assert_eq!(warned(&driven), ["the stream is interrupted: refused"], "it is news again");
+    assert_eq!(warned(&driven), ["the stream is interrupted: rejected"], "it is news again");
 }
 
 #[test]
 fn what_does_not_fit_is_waited_for_at_the_start_and_left_out_later() {
     let unfit = || {
-        let refused = vec![("note".to_owned(), "it has no column `team`".to_owned())];
-        Input::Looked(Ok(Box::new(Looked { refused, ..looked() })))
+        let rejected = vec![("note".to_owned(), "it has no column `team`".to_owned())];
+        Input::Looked(Ok(Box::new(Looked { rejected, ..looked() })))
     };
     let mut driven = Driven::new();
     driven.tell(unfit());
