@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rowtide_feed::Event;
+use rowtide_feed::{Event, LogExtent};
 use rowtide_protocol::{Epoch, Lsn};
 use thiserror::Error;
 
@@ -88,6 +88,9 @@ pub enum LogError {
     },
 }
 
+/// Where a log is stored to begin and to end in which nothing has begun: Postgres has no commit there.
+const NOWHERE: Lsn = Lsn(0);
+
 /// The writer of a log. To be used from a thread of its own: it waits for the disk.
 #[derive(Debug)]
 pub struct Log {
@@ -130,7 +133,7 @@ impl Log {
                 let writer = writer.map_err(|source| LogError::of(&options, source.into()))?;
                 (writer, state)
             }
-            None => begin(&options, &identity, Lsn(0), next)?,
+            None => begin(&options, &identity, NOWHERE, next)?,
         };
         // What is left of other epochs, or before a gap.
         let oldest = state.segments.first().map_or(0, |oldest| oldest.number);
@@ -146,6 +149,12 @@ impl Log {
     /// The id of this unbroken run of the stream.
     pub fn epoch(&self) -> Epoch {
         self.shared.state().epoch
+    }
+
+    /// From where to where it goes; `None` if it is new, or was ended, and nothing has begun in it since.
+    pub fn extent(&self) -> Option<LogExtent> {
+        let (oldest, durable) = (self.oldest(), self.end());
+        (durable > NOWHERE).then_some(LogExtent { oldest, durable })
     }
 
     /// Everything up to here is durable.
@@ -231,6 +240,14 @@ impl Log {
             drop(segment.remove());
         }
         Ok(())
+    }
+
+    /// Empties the log, which is of another epoch then that has not begun: nothing can be its continuation.
+    ///
+    /// # Errors
+    /// As of [`Log::begin_epoch`].
+    pub fn end_epoch(&mut self, identity: LogIdentity) -> Result<(), LogError> {
+        self.begin_epoch(identity, NOWHERE)
     }
 
     /// Whether the newest segment has its share of the log when a transaction of `time_us` comes.

@@ -16,8 +16,8 @@ pub struct Evidence<'a> {
     pub of_log: &'a LogIdentity,
     /// What the stream is of, with the plan that serves now.
     pub of_stream: &'a LogIdentity,
-    /// The log ends here.
-    pub log_ends: Lsn,
+    /// The log ends here, if it has begun.
+    pub log_ends: Option<Lsn>,
     /// What the slot has confirmed: it brings what was committed behind it.
     pub slot_confirmed: Lsn,
     /// Where WAL ends.
@@ -44,9 +44,9 @@ pub fn decide(evidence: &Evidence<'_>) -> Decision {
         Decision::Begin(EpochReason::OtherDatabase)
     } else if evidence.of_stream != evidence.of_log {
         Decision::Begin(EpochReason::OtherTables)
-    } else if evidence.slot_confirmed > evidence.log_ends {
+    } else if Some(evidence.slot_confirmed) > evidence.log_ends {
         Decision::Begin(EpochReason::LogBehind)
-    } else if evidence.wal_ends < evidence.log_ends {
+    } else if evidence.log_ends > Some(evidence.wal_ends) {
         Decision::Begin(EpochReason::DatabaseBehind)
     } else {
         Decision::Continue
@@ -184,7 +184,7 @@ mod tests {
         decide(&Evidence {
             of_log: &identity(1, 1),
             of_stream,
-            log_ends: Lsn(ends),
+            log_ends: Some(Lsn(ends)),
             slot_confirmed: Lsn(confirmed),
             wal_ends: Lsn(wal),
             broken: None,

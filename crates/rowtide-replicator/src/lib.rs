@@ -17,7 +17,7 @@ mod telemetry;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use rowtide_feed::{Feed, feed};
+use rowtide_feed::{Feed, LogExtent, feed};
 use rowtide_log::{LogOptions, LogReader};
 use rowtide_plan::definition::Definition;
 use rowtide_postgres::connect::{ConnectOptions, Names};
@@ -116,10 +116,11 @@ impl ReplicatorHandle {
         while ended.changed().await.is_ok() {}
     }
 
-    /// What the log holds, as its writer has said last; `None` while it is not open. Waits for no disk.
+    /// What the log holds, as its writer has said last; `None` while it is not open, or holds nothing. Waits for no disk.
     pub fn log_statistics(&self) -> Option<LogStatistics> {
         let log = self.log.read().unwrap_or_else(PoisonError::into_inner).clone()?;
-        let LogStatus { bytes, oldest, end, .. } = log.status.borrow().clone();
-        Some(LogStatistics { bytes, oldest, end })
+        let LogStatus { bytes, extent, .. } = log.status.borrow().clone();
+        let LogExtent { oldest, durable } = extent?;
+        Some(LogStatistics { bytes, oldest, end: durable })
     }
 }

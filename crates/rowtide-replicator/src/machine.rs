@@ -15,7 +15,9 @@ mod streaming;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rowtide_feed::{EpochReason, Event, Fingerprint, Generation, ReplicatorStatus, Transaction};
+use rowtide_feed::{
+    EpochReason, Event, Fingerprint, Generation, LogExtent, ReplicatorStatus, Transaction,
+};
 use rowtide_log::{Committed, LogIdentity};
 use rowtide_plan::check::{not_streamed, rejected_writes};
 use rowtide_plan::plan::Plan;
@@ -113,8 +115,13 @@ enum Begins {
 struct OpenLog {
     of: LogIdentity,
     epoch: Epoch,
-    begins: Lsn,
-    ends: Lsn,
+    /// `None` while nothing has begun in it.
+    extent: Option<LogExtent>,
+}
+
+/// What a stream must bring to go on with a log.
+fn continuity_of(expected: Vec<Committed>, extent: LogExtent) -> Continuity {
+    Continuity::of_log(expected, extent.oldest, extent.durable)
 }
 
 /// What is known of the generation that is served.
@@ -187,7 +194,7 @@ impl Core {
             (State::Looking, Input::Looked(Err(why))) => self.wait(&why),
             (State::EndingLog(ending), Input::EpochBegan(Some(epoch))) => {
                 if let Some(log) = &mut self.log {
-                    (log.epoch, log.begins, log.ends) = (epoch, Lsn(0), Lsn(0));
+                    (log.epoch, log.extent) = (epoch, None);
                 }
                 match ending {
                     Ending::Slot(action) => {
@@ -450,9 +457,9 @@ impl Core {
             Err(LogFailure::Taken(why)) => return self.stand_by(why),
             Err(LogFailure::Unusable(why)) => return self.wait(&why),
         };
-        let LogFound { of, epoch, begins, ends, broken } = found;
+        let LogFound { of, epoch, extent, broken } = found;
         self.broken = self.broken.or(broken);
-        let held = self.log.replace(OpenLog { of: of.clone(), epoch, begins, ends }).is_some();
+        let held = self.log.replace(OpenLog { of: of.clone(), epoch, extent }).is_some();
         match opening {
             // Another may have made it, and gone on, before the place was ours.
             Opening::Slot(_) if !held => {
@@ -462,7 +469,7 @@ impl Core {
             Opening::Slot(action) => {
                 // Before there is a slot: it may come to stand where the log of another history ends.
                 self.state = State::EndingLog(Ending::Slot(action));
-                self.then(Vec::new(), Next::BeginEpoch(of, Lsn(0)))
+                self.then(Vec::new(), Next::EndLog(of))
             }
             Opening::Stream(slot) => self.hold_against(slot),
         }
@@ -476,7 +483,7 @@ impl Core {
         let evidence = Evidence {
             of_log: &log.of,
             of_stream: &identity,
-            log_ends: log.ends,
+            log_ends: log.extent.map(|extent| extent.durable),
             slot_confirmed: slot.confirmed,
             wal_ends: slot.wal_ends,
             broken: self.broken,
@@ -484,7 +491,8 @@ impl Core {
         match decide(&evidence) {
             Decision::Begin(reason) => self.end_log(slot, reason),
             Decision::Continue => {
-                let behind = slot.confirmed.max(log.begins);
+                let begins = log.extent.map(|extent| extent.oldest);
+                let behind = begins.map_or(slot.confirmed, |begins| begins.max(slot.confirmed));
                 self.state = State::ReadingLog(slot);
                 self.then(Vec::new(), Next::ReadLog { behind })
             }
@@ -494,12 +502,12 @@ impl Core {
     /// The log does not go on, and says so by itself from here on: until the epoch begins a standby may have to be waited
     /// for, and why there has to be one is known to this server alone.
     fn end_log(&mut self, slot: SlotFound, reason: EpochReason) -> Step {
-        let of = self.log.as_ref().filter(|log| log.ends > Lsn(0)).map(|log| log.of.clone());
+        let of = self.log.as_ref().filter(|log| log.extent.is_some()).map(|log| log.of.clone());
         let Some(of) = of else { return self.begin_once_visible(slot, reason) };
         // An end is all that a log tells; whoever has ended it knows more.
         self.broken = Some(reason);
         self.state = State::EndingLog(Ending::Epoch(slot, reason));
-        self.then(Vec::new(), Next::BeginEpoch(of, Lsn(0)))
+        self.then(Vec::new(), Next::EndLog(of))
     }
 
     fn begin_once_visible(&mut self, slot: SlotFound, reason: EpochReason) -> Step {
@@ -509,26 +517,25 @@ impl Core {
     }
 
     fn read(&mut self, slot: SlotFound, read: LogRead) -> Step {
-        let begins = self.log.as_ref().map_or(Lsn(0), |log| log.begins);
+        let Some(extent) = self.extent() else { return self.look(vec![Effect::Disconnect]) };
         if let Decision::Begin(reason) =
-            decide_by_transactions(slot.confirmed, begins, &read.expected)
+            decide_by_transactions(slot.confirmed, extent.oldest, &read.expected)
         {
             return self.end_log(slot, reason);
         }
         if let (Some(serving), Some(looked)) = (&self.serving, &self.looked)
             && Arc::ptr_eq(&serving.plan, &looked.plan)
         {
-            return self.begin_to_stream(slot, self.continuity(read.expected), Vec::new());
+            return self.begin_to_stream(slot, continuity_of(read.expected, extent), Vec::new());
         }
         let begins = Begins::Log(read);
         self.state = State::AwaitingVisibility(AwaitingVisibility { slot, begins, looks: 0 });
         self.then(Vec::new(), Next::LookForUnseen(UnseenQuestion::Now, Duration::ZERO))
     }
 
-    fn continuity(&self, expected: Vec<Committed>) -> Continuity {
-        let (begins, ends) =
-            self.log.as_ref().map_or((Lsn(0), Lsn(0)), |log| (log.begins, log.ends));
-        Continuity::of_log(expected, begins, ends)
+    /// From where to where the open log goes.
+    fn extent(&self) -> Option<LogExtent> {
+        self.log.as_ref()?.extent
     }
 
     fn look_at_unseen(&mut self, mut awaiting: AwaitingVisibility, behind: UnseenBehind) -> Step {
@@ -574,12 +581,13 @@ impl Core {
                 self.then(Vec::new(), Next::BeginEpoch(identity, position))
             }
             Begins::Log(LogRead { expected, recent }) => {
-                let Some(log) = self.log.clone() else {
+                let epoch = self.log.as_ref().map(|log| log.epoch);
+                let (Some(epoch), Some(extent)) = (epoch, self.extent()) else {
                     return self.look(vec![Effect::Disconnect]);
                 };
-                let previous = recent.last().map_or(log.begins, |last| last.lsn);
-                let effects = self.begin(log.epoch, previous, log.ends, recent);
-                self.begin_to_stream(slot, self.continuity(expected), effects)
+                let previous = recent.last().map_or(extent.oldest, |last| last.lsn);
+                let effects = self.begin(epoch, previous, extent.durable, recent);
+                self.begin_to_stream(slot, continuity_of(expected, extent), effects)
             }
         }
     }
@@ -595,7 +603,8 @@ impl Core {
         let Some(of) = self.identity(slot.system) else {
             return self.look(vec![Effect::Disconnect]);
         };
-        self.log = Some(OpenLog { of, epoch, begins: position, ends: position });
+        let extent = Some(LogExtent { oldest: position, durable: position });
+        self.log = Some(OpenLog { of, epoch, extent });
         self.broken = None;
         let mut effects = vec![Effect::EpochBegan { reason, position }];
         effects.extend(self.begin(epoch, position, position, Vec::new()));

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
 
 use rand::Rng;
-use rowtide_feed::{EpochReason, Publisher, ReplicatorStatus};
+use rowtide_feed::{EpochReason, LogExtent, Publisher, ReplicatorStatus};
 use rowtide_log::{Began, LogError, LogIdentity};
 use rowtide_plan::definition::Definition;
 use rowtide_postgres::connect::{ConnectError, ConnectOptions, Names, connect};
@@ -249,10 +249,17 @@ impl Shell {
                 let unseen = self.look_for_unseen(question).await;
                 Input::Unseen(unseen.map_err(|error| error.to_string()))
             }
+            Next::EndLog(identity) => Input::EpochBegan(match &mut self.log {
+                Some(Log { threads: log, of, .. }) => {
+                    of.clone_from(&identity);
+                    log.begin(identity, None).await.ok()
+                }
+                None => None,
+            }),
             Next::BeginEpoch(identity, position) => Input::EpochBegan(match &mut self.log {
                 Some(Log { threads: log, of, .. }) => {
                     of.clone_from(&identity);
-                    log.begin(identity, position).await.ok()
+                    log.begin(identity, Some(position)).await.ok()
                 }
                 None => None,
             }),
@@ -278,7 +285,7 @@ impl Shell {
                 }
                 error => LogFailure::Unusable(format!("cannot use the log: {error}")),
             })?;
-            broken = said_of(began, log.status().end);
+            broken = said_of(began, log.status().extent);
             let open = OpenLog { reader: log.reader().clone(), status: log.watch() };
             *self.shared_log.write().unwrap_or_else(PoisonError::into_inner) = Some(open);
             let status = log.watch();
@@ -287,9 +294,8 @@ impl Shell {
         let Some(Log { threads: log, of, .. }) = &self.log else {
             return Err(LogFailure::Unusable("the log is not open".to_owned()));
         };
-        let status = log.status();
-        let (epoch, begins, ends) = (status.epoch, status.oldest, status.end);
-        Ok(LogFound { of: of.clone(), epoch, begins, ends, broken })
+        let LogStatus { epoch, extent, .. } = log.status();
+        Ok(LogFound { of: of.clone(), epoch, extent, broken })
     }
 
     fn read_log(&self, behind: Lsn) -> Result<LogRead, String> {
@@ -327,7 +333,10 @@ impl Shell {
         tokio::select! {
             (brought, failure) = source.next_batch() => Input::Streamed(brought, failure),
             changed = log.status.changed() => match changed {
-                Ok(()) => Input::Durable(log.status.borrow_and_update().end),
+                Ok(()) => match log.status.borrow_and_update().extent {
+                    Some(extent) => Input::Durable(extent.durable),
+                    None => Input::LogEnded,
+                },
                 Err(_) => Input::LogEnded,
             },
             () = self.outrun.notified() => Input::Outrun,
@@ -401,7 +410,8 @@ async fn look_again(
 }
 
 /// What was found in the log's directory, for people; and why nothing can be its continuation, if so.
-fn said_of(began: Began, end: Lsn) -> Option<EpochReason> {
+fn said_of(began: Began, extent: Option<LogExtent>) -> Option<EpochReason> {
+    let end = extent.map_or_else(|| "nothing".to_owned(), |extent| extent.durable.to_string());
     match began {
         Began::Continued => {
             tracing::info!(%end, "the log goes on");

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use rand::Rng;
-use rowtide_feed::{EpochReason, Event as FeedEvent, ReplicatorStatus};
+use rowtide_feed::{EpochReason, Event as FeedEvent, LogExtent, ReplicatorStatus};
 use rowtide_log::LogIdentity;
 use rowtide_plan::compile::compile_partly;
 use rowtide_plan::plan::Plan;
@@ -137,6 +137,8 @@ impl World {
             Next::LookForUnseen(question, pause) => {
                 (quick + pause.as_millis() as u64, Job::LookForUnseen(question))
             }
+            // The disk has it as the log's files have it.
+            Next::EndLog(identity) => (quick, Job::BeginEpoch(identity, Lsn(0))),
             Next::BeginEpoch(identity, position) => (quick, Job::BeginEpoch(identity, position)),
             Next::Stream => (1, Job::Stream),
         };
@@ -303,8 +305,9 @@ impl World {
             self.seen.count("logs taken up");
         }
         let of = self.disk.identity.clone().unwrap_or(identity);
-        let (epoch, begins, ends) = (self.disk.epoch, self.disk.begins, self.disk.end());
-        Ok(LogFound { of, epoch, begins, ends, broken })
+        let (epoch, oldest, durable) = (self.disk.epoch, self.disk.begins, self.disk.end());
+        let extent = (durable > Lsn(0)).then_some(LogExtent { oldest, durable });
+        Ok(LogFound { of, epoch, extent, broken })
     }
 
     pub fn perform(&mut self, at: At, effect: Effect) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rowtide_feed::{EpochReason, Event, Generation, ReplicatorStatus, Transaction};
+use rowtide_feed::{EpochReason, Event, Generation, LogExtent, ReplicatorStatus, Transaction};
 use rowtide_log::{Committed, LogIdentity};
 use rowtide_plan::plan::Plan;
 use rowtide_postgres::slot::SystemIdentity;
@@ -123,10 +123,8 @@ pub struct LogFound {
     pub of: LogIdentity,
     /// Its epoch.
     pub epoch: Epoch,
-    /// Cursors before this cannot be resumed.
-    pub begins: Lsn,
-    /// Everything up to here is durable, and it has nothing behind it.
-    pub ends: Lsn,
+    /// From where to where it goes. `None` if nothing has begun in it: it is new, or an earlier server has ended it.
+    pub extent: Option<LogExtent>,
     /// Why nothing can be its continuation, if so.
     pub broken: Option<EpochReason>,
 }
@@ -202,6 +200,8 @@ pub enum Next {
     },
     /// Look for transactions that may be committed and unseen, after a pause.
     LookForUnseen(UnseenQuestion, Duration),
+    /// Empty the log, so that nothing can be its continuation. Answered by [`Input::EpochBegan`].
+    EndLog(LogIdentity),
     /// Empty the log and begin anew at a position.
     BeginEpoch(LogIdentity, Lsn),
     /// Take what the stream brings, what becomes durable, and what is different in the database.

@@ -1,4 +1,4 @@
-use rowtide_feed::Changes;
+use rowtide_feed::{Changes, LogExtent};
 use rowtide_postgres::unseen::Unseen;
 use rowtide_postgres::watch::{
     ObservedColumn, ObservedMembership, ObservedPublication, ObservedRights,
@@ -103,6 +103,10 @@ fn unseen(end: Option<u64>, unseen: Vec<Unseen>) -> Input {
     Input::Unseen(Ok(UnseenBehind { end: end.map(Lsn), unseen }))
 }
 
+fn extent(oldest: u64, durable: u64) -> Option<LogExtent> {
+    Some(LogExtent { oldest: Lsn(oldest), durable: Lsn(durable) })
+}
+
 /// Drives a core: each input must find it waiting for what it answers.
 struct Driven {
     core: Core,
@@ -147,9 +151,9 @@ impl Driven {
         let found = SlotFound { remembers_partitions, ..slot(confirmed, end) };
         self.tell(Input::Connected(Ok(found)));
         let Next::OpenLog(of) = self.next.clone() else { panic!("{:?}", self.next) };
-        let (epoch, begins, ends) = (Epoch(1), Lsn(0), Lsn(0));
+        let (epoch, extent) = (Epoch(1), None);
         let broken = Some(EpochReason::NewLog);
-        self.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken })));
+        self.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken })));
     }
 
     /// It is told that the slot is lost, and takes the log's place after a pause.
@@ -159,8 +163,8 @@ impl Driven {
         self.tell(Input::Go);
         self.tell(Input::Looked(Ok(Box::new(looked()))));
         let Next::OpenLog(of) = self.next.clone() else { panic!("{:?}", self.next) };
-        let (epoch, begins, ends, broken) = (Epoch(1), Lsn(5), Lsn(30), None);
-        self.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken })));
+        let (epoch, extent, broken) = (Epoch(1), extent(5, 30), None);
+        self.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken })));
     }
 
     fn handed_on(&self) -> Vec<u64> {
@@ -217,8 +221,9 @@ fn where_partitions_are_remembered_the_stream_begins_anew_at_the_epoch() {
     let found = SlotFound { remembers_partitions: true, ..slot(20, 30) };
     driven.tell(Input::Connected(Ok(found)));
     let Next::OpenLog(of) = driven.next.clone() else { panic!("{:?}", driven.next) };
-    let (epoch, begins, ends, broken) = (Epoch(7), Lsn(20), Lsn(20), None);
-    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken })));
+    let extent = Some(LogExtent { oldest: Lsn(20), durable: Lsn(20) });
+    let (epoch, broken) = (Epoch(7), None);
+    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken })));
     driven.tell(Input::LogRead(Ok(LogRead { expected: Vec::new(), recent: Vec::new() })));
     assert!(matches!(driven.next, Next::Stream));
     driven.tell(Input::Streamed(vec![transaction(25), transaction(30)], None));
@@ -311,8 +316,7 @@ fn a_connection_that_brings_nothing_does_not_shorten_the_pause() {
     let log = |ends| LogFound {
         of: driven.core.log.clone().unwrap().of,
         epoch: Epoch(7),
-        begins: Lsn(20),
-        ends: Lsn(ends),
+        extent: extent(20, ends),
         broken: None,
     };
     let (log, later) = (log(20), log(30));
@@ -353,8 +357,8 @@ fn other_transactions_than_those_of_the_log_are_not_handed_on_and_end_the_epoch(
     driven.tell(Input::Looked(Ok(Box::new(looked()))));
     driven.tell(Input::Connected(Ok(slot(20, 40))));
     let of = driven.core.log.clone().unwrap().of;
-    let (epoch, begins, ends, broken) = (Epoch(7), Lsn(20), Lsn(30), None);
-    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken })));
+    let (epoch, extent, broken) = (Epoch(7), extent(20, 30), None);
+    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken })));
     let expected = vec![Committed { lsn: Lsn(30), xid: 30, commit_time_us: 0 }];
     driven.tell(Input::LogRead(Ok(LogRead { expected, recent: Vec::new() })));
     driven.tell(Input::Streamed(vec![transaction(29), transaction(41)], None));
@@ -400,14 +404,14 @@ fn a_slot_is_made_only_by_who_has_the_log_whose_epoch_is_over_then() {
     driven.lose_slot_and_open_log();
     assert!(matches!(driven.next, Next::Connect(_)), "another may have made it meanwhile");
     driven.lose_slot_and_open_log();
-    assert!(matches!(driven.next, Next::BeginEpoch(_, Lsn(0))));
+    assert!(matches!(driven.next, Next::EndLog(_)));
     driven.tell(Input::EpochBegan(Some(Epoch(2))));
     assert!(matches!(driven.next, Next::MakeSlot { anew: true }));
     driven.tell(Input::SlotMade(Ok(())));
     driven.tell(Input::Connected(Ok(slot(40, 40))));
     let Next::OpenLog(of) = driven.next.clone() else { panic!("{:?}", driven.next) };
-    let (epoch, begins, ends, broken) = (Epoch(2), Lsn(0), Lsn(0), None);
-    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken })));
+    let (epoch, extent, broken) = (Epoch(2), None, None);
+    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken })));
     driven.tell(unseen(Some(41), Vec::new()));
     driven.tell(Input::EpochBegan(Some(Epoch(3))));
     let reason = driven.effects.iter().find_map(|effect| match effect {
@@ -424,8 +428,8 @@ fn a_slot_that_another_has_made_meanwhile_costs_no_epoch() {
     driven.lose_slot_and_open_log();
     driven.tell(Input::Connected(Ok(slot(10, 30))));
     let Next::OpenLog(of) = driven.next.clone() else { panic!("{:?}", driven.next) };
-    let (epoch, begins, ends, broken) = (Epoch(1), Lsn(5), Lsn(30), None);
-    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken })));
+    let (epoch, extent, broken) = (Epoch(1), extent(5, 30), None);
+    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken })));
     assert!(matches!(driven.next, Next::ReadLog { behind: Lsn(10) }), "{:?}", driven.next);
 }
 
@@ -452,8 +456,8 @@ fn when_someone_cannot_follow_a_generation_begins_where_the_log_ends() {
     driven.tell(Input::Looked(Ok(Box::new(looked()))));
     driven.tell(Input::Connected(Ok(slot(25, 40))));
     let Next::OpenLog(of) = driven.next.clone() else { panic!("{:?}", driven.next) };
-    let (epoch, begins, ends, broken) = (Epoch(7), Lsn(20), Lsn(30), None);
-    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken })));
+    let (epoch, extent, broken) = (Epoch(7), extent(20, 30), None);
+    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken })));
     let (expected, recent) = (Vec::new(), Vec::new());
     driven.tell(Input::LogRead(Ok(LogRead { expected, recent })));
     driven.tell(unseen(None, Vec::new()));
@@ -500,8 +504,8 @@ fn who_stood_by_takes_the_place_as_it_finds_it() {
     driven.tell(Input::Looked(Ok(Box::new(looked()))));
     driven.tell(Input::Connected(Ok(slot(20, 30))));
     let Next::OpenLog(of) = driven.next.clone() else { panic!("{:?}", driven.next) };
-    let (epoch, begins, ends, broken) = (Epoch(4), Lsn(5), Lsn(25), None);
-    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken })));
+    let (epoch, extent, broken) = (Epoch(4), extent(5, 25), None);
+    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken })));
     assert!(matches!(driven.next, Next::ReadLog { behind: Lsn(20) }), "the other made the slot");
 }
 
