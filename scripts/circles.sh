@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fails if modules of a crate import each other in a circle; between crates cargo refuses it by itself.
+# Fails if modules of a crate import each other in a circle; between crates cargo rejects it by itself.
 # Files in one directory are modules beside each other, and a file is one module with the files in the directory
 # of its name. What comments name, and what tests import, does not count.
 set -eu

@@ -112,7 +112,7 @@ impl Fleet {
         let mut command = rowtide(["serve", "--requests-per-minute", "0"]);
         command.args(["--database-url", &format!("{database}?sslmode=disable")]);
         command.args(["--definition", &self.definition, "--listen", &listen]);
-        command.args(["--environment", Fleet::DATABASE, "--history-dir"]);
+        command.args(["--environment", Fleet::DATABASE, "--log-dir"]);
         command.arg(&self.members[place].history);
         command.env("ROWTIDE_TOKEN_SECRET", SECRET);
         let member = &mut self.members[place];

@@ -213,6 +213,65 @@ async fn what_cannot_be_synced_is_told_by_what_it_is() {
     }
 }
 
+/// A deployed server has an environment and a file, which the next version must take.
+#[tokio::test(flavor = "multi_thread")]
+async fn former_names_of_settings_are_taken_and_warned_of() {
+    let operator = Operator::new(DEFINITION).await;
+    operator.dir.write("server.toml", "history_seconds = 600\n");
+    let mut command = operator.command(&["explain", "--config", "server.toml"]).await;
+    command
+        .args(["--history-dir", "kept"])
+        .env("ROWTIDE_OUTBOX_BYTES", "4096")
+        .env("ROWTIDE_LOG", "warn");
+    let taken = said(command).await;
+    assert_eq!(taken.code(), Some(0), "{taken:?}");
+    for (former, name) in [
+        ("--history-dir", "--log-dir"),
+        ("ROWTIDE_OUTBOX_BYTES", "ROWTIDE_SEND_QUEUE_BYTES"),
+        ("history_seconds", "log_seconds"),
+        ("ROWTIDE_LOG", "ROWTIDE_LOG_LEVEL"),
+    ] {
+        let warning = format!("`{former}` is called `{name}` now");
+        assert_eq!(taken.err.matches(&warning).count(), 1, "{warning}: {}", taken.err);
+    }
+    let silent = operator.says(&["--log", "error", "explain", "--history-dir", "kept"]).await;
+    assert!(!silent.err.contains("is called"), "the former flag filters nothing: {}", silent.err);
+    let both = operator.says(&["explain", "--history-dir", "a", "--log-dir", "a"]).await;
+    refused(&both, &["`--history-dir` and `--log-dir` are one setting"]);
+    let both = operator.says(&["explain", "--log", "info", "--log-level", "info"]).await;
+    refused(&both, &["`--log` and `--log-level` are one setting"]);
+    let unknown = said({
+        let mut command = operator.command(&["explain"]).await;
+        command.env("ROWTIDE_HISTORY_DIRS", "a");
+        command
+    })
+    .await;
+    refused(&unknown, &["`ROWTIDE_HISTORY_DIRS` is not a setting", "log_dir", "send_queue_bytes"]);
+    assert!(!unknown.err.contains("history_bytes"), "{}", unknown.err);
+    let help = operator.says(&["serve", "--help"]).await;
+    assert!(help.out.contains("--log-dir") && help.out.contains("--log-level"), "{}", help.out);
+    assert!(!help.out.contains("--history") && !help.out.contains("outbox"), "{}", help.out);
+}
+
+/// Where nobody says where the log is kept, an upgrade goes on with the one that is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_in_the_former_directory_is_gone_on_with() {
+    let operator = Operator::new(DEFINITION).await;
+    assert_eq!(operator.says(&["setup"]).await.code(), Some(0));
+    let slot = format!("rowtide_{}", operator.database.name());
+    let of = |name: &str| std::path::Path::new(operator.dir.path()).join(name);
+    for (name, other) in [("rowtide-log", "rowtide-history"), ("rowtide-history", "rowtide-log")] {
+        let mut server = Running::start(operator.command(&["serve"]).await);
+        server.line("ready http://").await;
+        assert_eq!(server.stop().await.code(), Some(0));
+        assert!(of(name).join(&slot).is_dir(), "no log in `{name}`");
+        assert!(!of(other).exists(), "`{other}` was made");
+        if name == "rowtide-log" {
+            std::fs::rename(of(name), of(other)).unwrap();
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn help_names_every_command() {
     let help = said(rowtide(["--help"])).await;

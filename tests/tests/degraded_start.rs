@@ -43,7 +43,7 @@ impl Place {
             .env("DATABASE_URL", url)
             .env("ROWTIDE_ENVIRONMENT", &self.environment)
             .env("ROWTIDE_TOKEN_SECRET", SECRET)
-            .env("ROWTIDE_HISTORY_DIR", self.dir.join("history"))
+            .env("ROWTIDE_LOG_DIR", self.dir.join("history"))
             .env("ROWTIDE_LISTEN", "127.0.0.1:0");
         command
     }

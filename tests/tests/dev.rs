@@ -305,7 +305,7 @@ async fn what_is_exported_for_a_server_that_is_deployed_is_left_alone() {
         .env("ROWTIDE_DATABASE_URL", &url)
         .env("ROWTIDE_MUTATION_DATABASE_URL", &url)
         .env("ROWTIDE_ENVIRONMENT", database.name())
-        .env("ROWTIDE_HISTORY_DIR", &history)
+        .env("ROWTIDE_LOG_DIR", &history)
         .env("ROWTIDE_TOKEN_SECRET", "the secret of production, long enough");
     let mut running = Running::start(command);
     running.line("of the environment and the configuration file, `rowtide dev` does not use database_url").await;

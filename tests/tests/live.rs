@@ -388,7 +388,7 @@ async fn a_table_that_changes_its_shape_is_served_in_the_new_one_and_others_go_o
     })
     .await;
     let health = app.server.as_ref().unwrap().health();
-    assert_eq!(health.refused_tables, ["file"]);
+    assert_eq!(health.rejected_tables, ["file"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

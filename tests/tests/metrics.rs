@@ -73,7 +73,7 @@ async fn a_history_that_fills_is_warned_of_in_a_log_that_machines_read() {
     assert_eq!(set_up.code(), Some(0), "{set_up:?}");
     let mut command = run("serve");
     command.args(["--log-format", "json", "--listen", "127.0.0.1:0"]);
-    command.args(["--history-dir", &history, "--history-bytes", "1048576"]);
+    command.args(["--log-dir", &history, "--log-bytes", "1048576"]);
     command.env("ROWTIDE_TOKEN_SECRET", SECRET);
     let mut server = Running::start(command);
     server.line("ready http://").await;

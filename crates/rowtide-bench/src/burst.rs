@@ -1,5 +1,5 @@
 //! Too much at once: one transaction that changes every row, then a great many small ones, with some clients
-//! that look on, and wide ones while the history cannot be written. What counts is the most memory that the
+//! that look on, and wide ones while the log cannot be written. What counts is the most memory that the
 //! server took on the way.
 
 use std::fs;
@@ -36,7 +36,7 @@ pub(crate) struct BurstArgs {
     /// How many small transactions follow
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(8..))]
     transactions: u32,
-    /// How many transactions of 100 kB are committed while the history cannot be written
+    /// How many transactions of 100 kB are committed while the log cannot be written
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     wide: u32,
 }
@@ -47,7 +47,7 @@ pub(crate) async fn run(ground: &Ground, args: &BurstArgs) -> Result<()> {
     let population = Population { people: thousand_rows.max(sessions), viewers: 1, rows: ROWS };
     let mut site = Site::prepare(ground, population).await?;
     site.serve().await?;
-    let (crowd, _) = Crowd::gather(&site, sessions, usize::MAX >> 4).await?;
+    let (crowd, _) = Crowd::connect(&site, sessions, usize::MAX >> 4).await?;
     let pid = site.pid()?;
     let megabytes = |bytes: Option<u64>| {
         bytes.map_or_else(|| "not known".to_owned(), |bytes| format!("{} MB", bytes >> 20))
@@ -73,8 +73,8 @@ pub(crate) async fn run(ground: &Ground, args: &BurstArgs) -> Result<()> {
     streamed(&site).await?;
     let peak_of_many = peak_bytes(pid);
 
-    progress("committing wide transactions while the history cannot be written");
-    let held = hold_history(&site.history_dir().join(&site.names.slot))?;
+    progress("committing wide transactions while the log cannot be written");
+    let held = hold_log(&site.log_dir().join(&site.names.slot))?;
     reset_peak(pid);
     // The last rows, which nobody sees: what is measured is what is on its way.
     let last = population.items();
@@ -114,12 +114,12 @@ pub(crate) async fn run(ground: &Ground, args: &BurstArgs) -> Result<()> {
     site.stop().await
 }
 
-/// Keeps the server from writing its history, as a disk does that has stalled, until it is dropped.
-fn hold_history(dir: &Path) -> Result<Connection> {
+/// Keeps the server from writing its log, as a disk does that has stalled, until it is dropped.
+fn hold_log(dir: &Path) -> Result<Connection> {
     let files = fs::read_dir(dir).into_diagnostic()?;
     let paths = files.filter_map(|file| Some(file.ok()?.path()));
     let segments = paths.filter(|path| path.extension().is_some_and(|of| of == "segment"));
-    let newest = segments.max().ok_or_else(|| miette!("there is no history"))?;
+    let newest = segments.max().ok_or_else(|| miette!("there is no log"))?;
     let connection = Connection::open(newest).into_diagnostic()?;
     connection.execute_batch("BEGIN IMMEDIATE").into_diagnostic()?;
     Ok(connection)

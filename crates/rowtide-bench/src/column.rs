@@ -32,7 +32,7 @@ pub(crate) async fn run(ground: &Ground, args: &ColumnArgs) -> Result<()> {
     site.serve().await?;
     let pid = site.pid()?;
     let (empty, cpu_empty) = (site.health().await?, cpu_time(pid));
-    let (crowd, arriving) = Crowd::gather(&site, sessions, usize::MAX >> 4).await?;
+    let (crowd, arriving) = Crowd::connect(&site, sessions, usize::MAX >> 4).await?;
     let (before, cpu_before) = (site.health().await?, cpu_time(pid));
     let arrived = crowd.tally.bytes();
     progress("adding a column");

@@ -34,7 +34,7 @@ pub(crate) async fn run(ground: &Ground, args: &ConnectArgs) -> Result<()> {
     let pid = site.pid()?;
     let before = site.health().await?;
     let cpu = cpu_time(pid);
-    let (crowd, took) = Crowd::gather(&site, sessions, usize::MAX >> 4).await?;
+    let (crowd, took) = Crowd::connect(&site, sessions, usize::MAX >> 4).await?;
     let cpu = cores_shown(cpu, cpu_time(pid));
     let after = site.health().await?;
     let (arrived, bytes_arrived) = (crowd.tally.rows(), crowd.tally.bytes());

@@ -80,17 +80,17 @@ pub(crate) struct Latency {
 impl Crowd {
     /// Person after person, `sessions` clients connect, at most `at_once` at a time, and have their
     /// rows when this returns. The time is from the first connect to the last `ready`.
-    pub(crate) async fn gather(
+    pub(crate) async fn connect(
         site: &Site,
         sessions: u32,
         at_once: usize,
     ) -> Result<(Crowd, Duration)> {
-        Crowd::gather_with(site, sessions, at_once, None).await
+        Crowd::connect_with(site, sessions, at_once, None).await
     }
 
-    /// As [`Crowd::gather`], of clients that come back with their cursors, if they have some, and keep
+    /// As [`Crowd::connect`], of clients that come back with their cursors, if they have some, and keep
     /// them up to date.
-    pub(crate) async fn gather_with(
+    pub(crate) async fn connect_with(
         site: &Site,
         sessions: u32,
         at_once: usize,

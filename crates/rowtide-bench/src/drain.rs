@@ -116,7 +116,7 @@ pub(crate) async fn drain(ground: &Ground, args: &DrainArgs) -> Result<(Site, Dr
     let mut site =
         Site::prepare(ground, Population { people: sessions, viewers, rows: 20 }).await?;
     site.serve().await?;
-    let (crowd, _) = Crowd::gather(&site, sessions, 200).await?;
+    let (crowd, _) = Crowd::connect(&site, sessions, 200).await?;
     let client = site.connect().await?;
     let create = "SELECT pg_create_logical_replication_slot($1, 'pgoutput')";
     for slot in [SLOT, KEPT_SLOT] {

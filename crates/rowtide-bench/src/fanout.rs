@@ -41,7 +41,7 @@ pub(crate) async fn run(ground: &Ground, args: &FanoutArgs) -> Result<()> {
     progress(&format!("pgbench alone for {seconds} s"));
     let alone = site.write(writers, length, None, true).await?;
     site.serve().await?;
-    let (crowd, _) = Crowd::gather(&site, sessions, 200).await?;
+    let (crowd, _) = Crowd::connect(&site, sessions, 200).await?;
     let served = || viewers_of(sessions, viewers);
 
     progress(&format!("pgbench with the server for {seconds} s"));

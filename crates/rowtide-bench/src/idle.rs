@@ -32,7 +32,7 @@ pub(crate) async fn run(ground: &Ground, args: &IdleArgs) -> Result<()> {
     let pid = site.pid()?;
     let resident = || resident_bytes(pid).ok_or_else(|| miette!("memory is only known on Linux"));
     let empty = resident()?;
-    let (crowd, _) = Crowd::gather(&site, sessions, 500).await?;
+    let (crowd, _) = Crowd::connect(&site, sessions, 500).await?;
     let full = resident()?;
     progress(&format!("watching the server for {seconds} s"));
     let before = cpu_time(pid);

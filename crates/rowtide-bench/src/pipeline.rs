@@ -1,7 +1,7 @@
 //! What a transaction costs the server, stage by stage. A backlog is drained twice, with one client and with
 //! many, and what each of the server's threads used is divided by the transactions. The thread of the stream
-//! has several stages, which are told apart by running the very functions in this process over the messages
-//! of the same backlog.
+//! has three stages (socket, decode, encode and route), which are told apart by running the very functions in this process
+//! over the messages of the same backlog: what they do not take is the socket's.
 
 use clap::Args;
 use miette::{IntoDiagnostic, Result, miette};
@@ -47,42 +47,41 @@ pub(crate) async fn run(ground: &Ground, args: &PipelineArgs) -> Result<()> {
         "pipeline: {} transactions; µs of a core for each, with 1 session and with {sessions}",
         one.transactions
     );
-    let beside = |what: &str, of: &Drained, us: f64| match what {
-        "" => format!("{us:.1}"),
-        name => {
-            let times = of.used.0.get(name).map_or(0, |thread| thread.times);
-            format!("{us:.1} ({:.2} wake-ups)", times as f64 / of.transactions as f64)
-        }
-    };
-    let row = |what: &str, name: &str, time: &dyn Fn(&Drained) -> Duration| {
-        let [first, second] = [&one, &many].map(|of| {
-            let time = time(of);
-            beside(name, of, of.per_transaction_us(time))
-        });
+    let time = |of: &Drained, name: &str| of.used.0.get(name).map_or(Duration::ZERO, |t| t.time);
+    let us = |of: &Drained, name: &str| of.per_transaction_us(time(of, name));
+    let print = |what: &str, columns: [String; 2]| {
+        let [first, second] = columns;
         println!("  {what:<44} {first:>24}  {second:>24}");
     };
-    let of = |name: &'static str| {
-        move |of: &Drained| of.used.0.get(name).map_or(Duration::ZERO, |t| t.time)
+    let both = |shown: &dyn Fn(&Drained) -> String| [&one, &many].map(shown);
+    let thread = |what: &str, name: &str| {
+        let woken = |of: &Drained| {
+            let times = of.used.0.get(name).map_or(0, |thread| thread.times);
+            times as f64 / of.transactions as f64
+        };
+        print(what, both(&|of| format!("{:.1} ({:.2} wake-ups)", us(of, name), woken(of))));
     };
-    row("all of the server", "", &|of| of.used.total());
-    row("stream: socket, decode, encode, hand on", "stream", &of("stream"));
-    row("log: written and made durable", "log", &of("log"));
-    row("engine: who sees it", "engine", &of("engine"));
-    row("sessions: frames and sockets, loads, HTTP", "sessions", &of("sessions"));
-    row("the other threads", "", &|drained| {
-        let known = ["stream", "log", "engine", "sessions"].map(|name| of(name)(drained));
-        drained.used.total().saturating_sub(known.iter().sum())
-    });
-    println!("  of the stream's thread, run in this process over the same messages:");
-    let us = |time: Duration| format!("{:.2} µs", time.as_secs_f64() * 1e6 / stages.transactions);
-    line("decode alone", us(stages.decode), "each message, borrowed from the bytes");
-    line("decode, encode, route, net changes", us(stages.assemble), "whole transactions");
-    let of_stream = one.used.0.get("stream").map_or(Duration::ZERO, |thread| thread.time);
-    line(
-        "so socket and handing on",
-        format!("{:.2} µs", one.per_transaction_us(of_stream) - stages.assemble_us()),
-        "what is left of the stream's thread, with 1 session",
+    print(
+        "all of the server",
+        both(&|of| format!("{:.1}", of.per_transaction_us(of.used.total()))),
     );
+    // The stream's thread has three of the stages. What its functions take depends on the messages alone.
+    let (decode, assemble) = (stages.us(stages.decode), stages.us(stages.assemble));
+    thread("stream's thread: the next three", "stream");
+    let socket = |of: &Drained| (us(of, "stream") - assemble).max(0.0);
+    print("  socket: read, and handed on (what is left)", both(&|of| format!("{:.2}", socket(of))));
+    print("  decode (run here over the same messages)", both(&|_| format!("{decode:.2}")));
+    let encode = (assemble - decode).max(0.0);
+    print("  encode and route, net changes (run here)", both(&|_| format!("{encode:.2}")));
+    thread("log: written and made durable", "log");
+    thread("engine: who sees it", "engine");
+    thread("frames: made and sent; loads, HTTP", "sessions");
+    let known = ["stream", "log", "engine", "sessions"];
+    let others = |of: &Drained| {
+        let known: Duration = known.iter().map(|name| time(of, name)).sum();
+        of.per_transaction_us(of.used.total().saturating_sub(known))
+    };
+    print("the other threads", both(&|of| format!("{:.1}", others(of))));
     for (sessions, part) in [(1, &one), (sessions, &many)] {
         line(
             &format!("delivered, with {sessions} sessions"),
@@ -101,8 +100,9 @@ struct Stages {
 }
 
 impl Stages {
-    fn assemble_us(&self) -> f64 {
-        self.assemble.as_secs_f64() * 1e6 / self.transactions
+    /// A part of it for each transaction, in microseconds.
+    fn us(&self, time: Duration) -> f64 {
+        time.as_secs_f64() * 1e6 / self.transactions
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) async fn run(ground: &Ground, args: &RestartArgs) -> Result<()> {
     let cursors = Cursors::new(sessions);
     println!("restart: {sessions} clients, {rows} rows each; the server is killed and started");
     for (name, cursors) in [("with cursors", Some(&cursors)), ("as snapshots", None)] {
-        let (crowd, _) = Crowd::gather_with(&site, sessions, usize::MAX >> 4, cursors).await?;
+        let (crowd, _) = Crowd::connect_with(&site, sessions, usize::MAX >> 4, cursors).await?;
         resume::streamed(&site).await?;
         progress("killing the server");
         let killed = Instant::now();
@@ -37,7 +37,7 @@ pub(crate) async fn run(ground: &Ground, args: &RestartArgs) -> Result<()> {
         crowd.leave().await;
         site.serve().await?;
         let served = killed.elapsed();
-        let (crowd, _) = Crowd::gather_with(&site, sessions, usize::MAX >> 4, cursors).await?;
+        let (crowd, _) = Crowd::connect_with(&site, sessions, usize::MAX >> 4, cursors).await?;
         let took = killed.elapsed();
         let health = site.health().await?;
         crowd.leave().await;

@@ -39,7 +39,7 @@ pub(crate) async fn run(ground: &Ground, args: &ResumeArgs) -> Result<()> {
     let mut site = Site::prepare(ground, Population { people: sessions, viewers: 1, rows }).await?;
     site.serve().await?;
     let cursors = Cursors::new(sessions);
-    let (crowd, _) = Crowd::gather_with(&site, sessions, usize::MAX >> 4, Some(&cursors)).await?;
+    let (crowd, _) = Crowd::connect_with(&site, sessions, usize::MAX >> 4, Some(&cursors)).await?;
     crowd.leave().await;
     let missed = u64::from(sessions) * u64::from(percent) / 100;
     progress(&format!("changing a row of {missed} of them"));
@@ -82,7 +82,7 @@ async fn all_return(
 ) -> Result<Return> {
     let (before, pid) = (site.health().await?, site.pid()?);
     let cpu = cpu_time(pid);
-    let (crowd, took) = Crowd::gather_with(site, sessions, usize::MAX >> 4, cursors).await?;
+    let (crowd, took) = Crowd::connect_with(site, sessions, usize::MAX >> 4, cursors).await?;
     let cpu = cores_shown(cpu, cpu_time(pid));
     let after = site.health().await?;
     let (bytes, changes) = (crowd.tally.bytes(), crowd.tally.changes());

@@ -147,16 +147,16 @@ impl Site {
             .wrap_err("cannot write the definition")?;
         let script = script(dir, "update.sql", UPDATE)?;
         // Of another database.
-        drop(fs::remove_dir_all(dir.join("history")));
+        drop(fs::remove_dir_all(dir.join("log")));
         let http = reqwest::Client::new();
         let listen = ([127, 0, 0, 1], 0).into();
         let ground = ground.clone();
         Ok(Site { cluster, population, names, ground, script, secret, http, listen, server: None })
     }
 
-    /// Where the server keeps its history.
-    pub(crate) fn history_dir(&self) -> PathBuf {
-        self.ground.dir.join("history")
+    /// Where the server keeps its log of changes.
+    pub(crate) fn log_dir(&self) -> PathBuf {
+        self.ground.dir.join("log")
     }
 
     /// A connection to the database.
@@ -207,11 +207,11 @@ impl Site {
             .env("DATABASE_URL", self.url())
             .env("ROWTIDE_DEFINITION", self.ground.dir.join("bench.toml"))
             .env("ROWTIDE_ENVIRONMENT", ENVIRONMENT)
-            .env("ROWTIDE_HISTORY_DIR", self.history_dir())
+            .env("ROWTIDE_LOG_DIR", self.log_dir())
             .env("ROWTIDE_LISTEN", self.listen.to_string())
             .env("ROWTIDE_TOKEN_SECRET", &self.secret)
             .env("ROWTIDE_REQUESTS_PER_MINUTE", "0")
-            .env("ROWTIDE_LOG", "warn")
+            .env("ROWTIDE_LOG_LEVEL", "warn")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true)

@@ -55,7 +55,7 @@ pub(crate) async fn run(ground: &Ground, args: &SnapshotsArgs) -> Result<()> {
     site.connect().await?.batch_execute(&fill).await.into_diagnostic()?;
     site.serve().await?;
     let pid = site.pid()?;
-    let (others, _) = Crowd::gather(&site, OTHERS, usize::MAX >> 4).await?;
+    let (others, _) = Crowd::connect(&site, OTHERS, usize::MAX >> 4).await?;
 
     progress("watching the others at rest");
     others.tally.time();
@@ -64,7 +64,7 @@ pub(crate) async fn run(ground: &Ground, args: &SnapshotsArgs) -> Result<()> {
     let at_rest = others.tally.latency();
     others.leave().await;
 
-    let (others, _) = Crowd::gather(&site, OTHERS, usize::MAX >> 4).await?;
+    let (others, _) = Crowd::connect(&site, OTHERS, usize::MAX >> 4).await?;
     progress("connecting the one user");
     let before = resident_bytes(pid);
     reset_peak(pid);

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use rowtide_protocol::{Change, Connected, Mode, ServerMessage};
+use rowtide_protocol::{ChangedRow, Connected, Mode, ServerMessage};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
@@ -239,14 +239,16 @@ impl Replica {
         self.arriving = (connected.mode == Mode::Snapshot).then(Tables::new);
     }
 
-    fn transaction(&mut self, changes: &[Change]) -> Result<Vec<Touched>, ReplicaError> {
+    fn transaction(&mut self, changes: &[ChangedRow]) -> Result<Vec<Touched>, ReplicaError> {
         let keyed: Vec<(&str, Key, Option<&Row>)> = changes
             .iter()
             .map(|change| match change {
-                Change::Put { table, row } => {
+                ChangedRow::Put { table, row } => {
                     Ok((table.as_str(), self.key(table, row)?, Some(row)))
                 }
-                Change::Delete { table, row } => Ok((table.as_str(), self.key(table, row)?, None)),
+                ChangedRow::Delete { table, row } => {
+                    Ok((table.as_str(), self.key(table, row)?, None))
+                }
             })
             .collect::<Result<_, _>>()?;
         let mut touched = Vec::with_capacity(keyed.len());

@@ -25,7 +25,7 @@ use crate::topic::{Phase, TopicKey, ViewKey};
 use crate::topics::Topics;
 use crate::view::{Joining, ViewPhase};
 use crate::views::Views;
-use crate::{Load, LoadId, Loaded, Message, TopicRows, ViewRows};
+use crate::{Load, LoadId, Loaded, TopicRows, ViewMessage, ViewRows};
 
 /// What happens to an engine.
 #[derive(Clone, Debug)]
@@ -91,7 +91,7 @@ pub enum Output {
         /// To whom.
         session: SessionId,
         /// What has changed; shared by the sessions that are sent the same.
-        message: Arc<Message>,
+        message: Arc<ViewMessage>,
         /// The mutations of the session's client that these commits acknowledge, in order.
         acknowledgements: Vec<Arc<Acknowledgement>>,
     },
@@ -207,7 +207,7 @@ impl Engine {
     }
 
     /// The next load to ask for, of at most `max_topics` topics. Its snapshot must be taken after
-    /// this call. The more topics gather before it is called, the fewer loads there are.
+    /// this call. The more topics wait before it is called, the fewer loads there are.
     pub fn take_load(&mut self, max_topics: usize) -> Option<Load> {
         let topics = &mut self.topics;
         let begin = |key, id| topics.get_mut(key).is_some_and(|topic| topic.begin_load(id));
@@ -299,7 +299,7 @@ impl Engine {
             let is_behind = view.sent < Some(position);
             if due && is_behind && view.is_silent() && view.is_whole(position) {
                 view.sent = Some(position);
-                let message = Message::new(view.cursor(epoch, position), Bytes::new(), 0, None);
+                let message = ViewMessage::new(view.cursor(epoch, position), Bytes::new(), 0, None);
                 out.extend(view.live.iter().map(|session| Output::Tx {
                     session: *session,
                     message: Arc::clone(&message),

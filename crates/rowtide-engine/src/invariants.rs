@@ -30,7 +30,7 @@ impl Engine {
                 assert!(self.loads.is_under_way(*load, key), "a loading topic is part of a load");
             }
             if let Some(ahead) = state.ahead() {
-                assert!(ahead.until > self.position, "what the stream has passed is forgotten");
+                assert!(ahead.until > self.position, "what the stream has passed is evicted");
             }
         }
         self.topics.check();

@@ -29,7 +29,7 @@ mod model;
 
 pub use engine::{Counts, Engine, Input, Output};
 pub use load::{Load, LoadId, Loaded};
-pub use message::Message;
+pub use message::ViewMessage;
 pub use recent::MAX_RECENT_BYTES;
 pub use resume::{HistoryId, HistoryRequest, MAX_RESUME_BYTES, MAX_RESUME_TICKS};
 pub use rows::TopicRows;

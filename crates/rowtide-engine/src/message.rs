@@ -19,7 +19,7 @@ const SLICE_BYTES: usize = 64 * 1024;
 
 /// What has changed for a view since its last message.
 #[derive(Debug)]
-pub struct Message {
+pub struct ViewMessage {
     /// Up to this commit.
     pub cursor: Cursor,
     /// About how many changes they are; not fewer than they are.
@@ -52,22 +52,22 @@ pub(crate) struct Body {
     gained: Option<Box<Gained>>,
 }
 
-impl Message {
+impl ViewMessage {
     /// A message of these changes, which are JSON, separated by commas. Its frame is made when it is asked for.
     pub fn new(
         cursor: Cursor,
         changes: Bytes,
         rows: usize,
         commit_time_us: Option<i64>,
-    ) -> Arc<Message> {
+    ) -> Arc<ViewMessage> {
         let (said, frame) = (changes, OnceLock::new());
-        Arc::new(Message { cursor, rows, commit_time_us, said, gained: None, frame })
+        Arc::new(ViewMessage { cursor, rows, commit_time_us, said, gained: None, frame })
     }
 
-    pub(crate) fn of(cursor: Cursor, body: Body, commit_time_us: Option<i64>) -> Arc<Message> {
+    pub(crate) fn of(cursor: Cursor, body: Body, commit_time_us: Option<i64>) -> Arc<ViewMessage> {
         let Body { said, rows, gained } = body;
         let (said, frame) = (said.into(), OnceLock::new());
-        Arc::new(Message { cursor, rows, commit_time_us, said, gained, frame })
+        Arc::new(ViewMessage { cursor, rows, commit_time_us, said, gained, frame })
     }
 
     /// The changes as JSON, separated by commas; shared where views are sent the same.
@@ -84,7 +84,7 @@ impl Message {
 
     /// About how many bytes it takes by itself; rows that it shares with the engine do not count.
     pub fn size(&self) -> usize {
-        size_of::<Message>() + self.said.len()
+        size_of::<ViewMessage>() + self.said.len()
     }
 
     /// The `tx` frame of this message alone, without an acknowledgement; the same bytes for all who ask.

@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn other_text_is_refused() {
+    fn other_text_is_rejected() {
         for wrong in ["", "1", "1:2", "a:b:c", "1:2:x", "-1:2:", "9:20:1"] {
             assert!(wrong.parse::<TransactionSnapshot>().is_err(), "{wrong:?}");
         }

@@ -18,6 +18,6 @@ pub use follower::{Follower, Taken};
 pub use past::{HistoryQuery, PastError};
 pub use ring::{Ring, Since};
 pub use subscription::{
-    Feed, FeedEnded, FeedState, FollowError, Generation, Publisher, ReplicatorStatus, Request,
-    Subscription, feed,
+    Feed, FeedEnded, FeedState, FollowError, Generation, LogExtent, Publisher, ReplicatorStatus,
+    Request, Subscription, feed,
 };

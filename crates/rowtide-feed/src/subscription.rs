@@ -45,6 +45,15 @@ pub struct Generation {
     pub recent: Vec<Arc<Transaction>>,
 }
 
+/// From where to where the log goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogExtent {
+    /// Cursors before this cannot be resumed.
+    pub oldest: Lsn,
+    /// Everything up to here is durable.
+    pub durable: Lsn,
+}
+
 /// What those who follow can see at any time.
 #[derive(Clone, Debug)]
 pub struct FeedState {
@@ -56,12 +65,10 @@ pub struct FeedState {
     pub plan: Option<Arc<Plan>>,
     /// Why the log cannot be written, if so.
     pub log_failing: Option<String>,
-    /// Cursors before this cannot be resumed.
-    pub oldest: Lsn,
-    /// Everything up to here is durable.
-    pub durable: Lsn,
+    /// What the log holds, once it is open.
+    pub log: Option<LogExtent>,
     /// Tables of the definition that are not served, and why.
-    pub refused_tables: Vec<(String, String)>,
+    pub rejected_tables: Vec<(String, String)>,
     /// What of the definition is missing, while all of it has not fitted the database once since the start. The rest is
     /// served, but a server that has never had all of it is not ready to take the place of another.
     pub incomplete: Option<String>,
@@ -163,9 +170,8 @@ pub fn feed(limit_bytes: usize) -> (Publisher, Feed, mpsc::UnboundedReceiver<Req
         generation: None,
         plan: None,
         log_failing: None,
-        oldest: Lsn(0),
-        durable: Lsn(0),
-        refused_tables: Vec::new(),
+        log: None,
+        rejected_tables: Vec::new(),
         incomplete: None,
     });
     let (current, of_current) = watch::channel(None);

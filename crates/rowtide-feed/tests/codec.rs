@@ -92,7 +92,7 @@ proptest! {
     }
 
     #[test]
-    fn a_record_that_is_cut_or_changed_is_refused(change in change(), at: usize, bit in 0..8u8) {
+    fn a_record_that_is_cut_or_changed_is_rejected(change in change(), at: usize, bit in 0..8u8) {
         let mut record = Vec::new();
         encode_change(Lsn(1), &change, &mut record);
         let at = at % record.len();

@@ -334,7 +334,7 @@ fn numeric_date<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Er
     date.ok_or_else(|| serde::de::Error::custom("a date is a number that is not negative"))
 }
 
-/// Why a token is refused, without what the token says.
+/// Why a token is rejected, without what the token says.
 fn why(kind: &ErrorKind) -> String {
     match kind {
         ErrorKind::ExpiredSignature => "it has expired".to_owned(),

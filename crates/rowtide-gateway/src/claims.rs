@@ -1,13 +1,11 @@
-//! Carries what the [`Registry`] decides: asks the database whose client ids are, many with one statement, and tells
+//! Carries what the [`Registry`] and [`claiming`] decide: asks the database whose client ids are, many with one statement, and tells
 //! connections that they have been superseded. Now and then it removes client ids that nobody has used for long.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rowtide_postgres::client_registry::{
-    Claimed, Outcomes, Wanted, claim, outcomes, remove_unused, removed,
-};
+use rowtide_postgres::client_registry::{Outcomes, claim, outcomes, remove_unused, removed};
 use rowtide_postgres::connect::{ConnectOptions, Names, connect, reason};
 use rowtide_postgres::said_once::SaidOnce;
 use tokio::sync::{Notify, oneshot};
@@ -15,17 +13,13 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
+use crate::claiming::{self, Answer};
 use crate::conversation::{ClaimRequest, Known, NoClaim};
+use crate::engines::Engines;
 use crate::limits::{CLAIM_BATCH, CLAIM_COLLECT, CLAIM_TIMEOUT, ClientLimits, REMOVAL_EVERY};
 use crate::now::Clock;
-use crate::registry::{Claim, ConnectionId, Registry, TooManySessions};
+use crate::registry::{ClientClaim, ConnectionId, Registry, TooManySessions};
 use crate::writer::Writer;
-
-/// What is said while the database is not there.
-const AWAY: &str = "the database is not there; come back later";
-
-/// A claim's answer: whose it is, and what is known.
-type Answer = Result<(String, Known), NoClaim>;
 
 struct Places {
     registry: Registry,
@@ -92,6 +86,7 @@ impl Claims {
         names: Names,
         limits: ClientLimits,
         writer: Writer,
+        engines: Engines,
         clock: Clock,
         stop: CancellationToken,
     ) -> Claims {
@@ -104,8 +99,16 @@ impl Claims {
         let (client, said) = (None, SaidOnce::default());
         let unused_for = limits.unused_clients;
         let shared_with_task = Arc::clone(&shared);
-        let task =
-            Task { shared: shared_with_task, database, names, writer, client, said, unused_for };
+        let task = Task {
+            shared: shared_with_task,
+            database,
+            names,
+            writer,
+            engines,
+            client,
+            said,
+            unused_for,
+        };
         tokio::spawn(async move {
             stop.run_until_cancelled(task.run()).await;
         });
@@ -129,16 +132,12 @@ impl Claims {
             }
             Entry { shared: Arc::clone(&self.shared), id, superseded }
         };
-        if known.is_none() {
-            return Ok((entry, Known::default()));
+        if let Some(known) = claiming::known_at_once(known) {
+            return Ok((entry, known));
         }
         self.shared.asked.notify_one();
-        let away = || NoClaim::Unavailable(AWAY.to_owned());
-        let answer = timeout(CLAIM_TIMEOUT, answer).await.map_err(|_| away())?;
-        let (owner, known) = answer.map_err(|_| away())??;
-        if owner != *user {
-            return Err(NoClaim::OtherUser);
-        }
+        let answer = timeout(CLAIM_TIMEOUT, answer).await.map_err(|_| claiming::away())?;
+        let known = answer.map_err(|_| claiming::away())??;
         Ok((entry, known))
     }
 }
@@ -148,6 +147,7 @@ struct Task {
     database: ConnectOptions,
     names: Names,
     writer: Writer,
+    engines: Engines,
     client: Option<Client>,
     said: SaidOnce,
     /// After how long client ids are removed that nobody uses; `None`: never.
@@ -194,7 +194,7 @@ impl Task {
         }
     }
 
-    async fn claim(&mut self, batch: Vec<Claim>) {
+    async fn claim(&mut self, batch: Vec<ClientClaim>) {
         if batch.is_empty() {
             return;
         }
@@ -202,79 +202,51 @@ impl Task {
         for claim in &batch {
             self.writer.supersede(&claim.client, &claim.user);
         }
-        let claimed = self.claim_all(&batch).await;
-        match &claimed {
-            Ok(_) => self.said.clear(),
+        let claims = claiming::ClaimBatch::new(batch, self.engines.epoch());
+        // Should the database fail under way.
+        let unavailable = claims.unavailable();
+        let answers = match self.ask(claims).await {
+            Ok(answers) => {
+                self.said.clear();
+                answers
+            }
             Err(error) => {
                 self.client = None;
-                if self.said.is_new(error) {
+                if self.said.is_new(&error) {
                     tracing::warn!(error, "cannot look up client ids");
                 }
+                unavailable
             }
-        }
+        };
         let mut state = self.shared.lock();
-        for (index, claim) in batch.iter().enumerate() {
-            let answer = match &claimed {
-                Ok(claimed) => claimed[index].clone(),
-                Err(_) => Err(NoClaim::Unavailable(AWAY.to_owned())),
-            };
-            if let Some(reply) = state.answers.remove(&claim.connection) {
+        for (connection, answer) in answers {
+            if let Some(reply) = state.answers.remove(&connection) {
                 // A client that has gone does not wait for it.
                 drop(reply.send(answer));
             }
         }
     }
 
-    async fn claim_all(&mut self, batch: &[Claim]) -> Result<Vec<Answer>, String> {
+    async fn ask(
+        &mut self,
+        claims: claiming::ClaimBatch,
+    ) -> Result<Vec<(ConnectionId, Answer)>, String> {
         if self.client.as_ref().is_none_or(Client::is_closed) {
             let connected = connect(&self.database, "clients").await;
             self.client = Some(connected.map_err(|error| error.to_string())?);
         }
         let Some(client) = &self.client else { return Err("not connected".to_owned()) };
         let failed = |error: tokio_postgres::Error| reason(&error);
-        let wanted = |claim: &Claim| Wanted {
-            client: claim.client.to_string(),
-            user: claim.user.to_string(),
-            known: claim.known.acked,
-            outcomes: claim.known.outcomes,
-        };
-        let wanted: Vec<Wanted> = batch.iter().map(wanted).collect();
-        let claimed = claim(client, &self.names, &wanted).await.map_err(failed)?;
-        let unclaimed: Vec<&Wanted> = (wanted.iter().zip(&claimed))
-            .filter_map(|(wanted, claimed)| claimed.is_none().then_some(wanted))
-            .collect();
-        let removed = removed(client, &self.names, &unclaimed).await.map_err(failed)?;
-        // Most clients know how their mutations ended.
-        let is_behind =
-            |claim: &Claim, claimed: &Claimed| claimed.last_mutation > claim.known.outcomes;
-        let knows = |(claim, claimed): (&Claim, &Option<Claimed>)| {
-            let behind = is_behind(claim, claimed.as_ref()?);
-            behind.then(|| (claim.client.to_string(), claim.known.outcomes))
-        };
-        let behind: Vec<(String, u64)> = batch.iter().zip(&claimed).filter_map(knows).collect();
+        let rows = claim(client, &self.names, claims.wanted()).await.map_err(failed)?;
+        let claimed = claims.claimed(rows);
+        let removed = removed(client, &self.names, &claimed.unclaimed()).await.map_err(failed)?;
+        let behind = claimed.behind();
         let told = match behind.is_empty() {
             true => Outcomes::default(),
             false => {
                 outcomes(client, &self.names, &behind).await.map_err(|error| error.to_string())?
             }
         };
-        let known = |(claim, claimed): (&Claim, Option<Claimed>)| {
-            let Some(claimed) = claimed else {
-                let again = "this `clientId` is being claimed; connect again".to_owned();
-                let is_removed = removed.contains(&*claim.client);
-                return Err(if is_removed {
-                    NoClaim::Removed
-                } else {
-                    NoClaim::Unavailable(again)
-                });
-            };
-            let mut rejected = told.rejections.get(&*claim.client).cloned().unwrap_or_default();
-            // What was rejected since is told by the stream.
-            rejected.retain(|rejection| rejection.id <= claimed.last_mutation);
-            let until = is_behind(claim, &claimed).then_some(told.until);
-            let known = Known { last_mutation: claimed.last_mutation, rejected, until };
-            Ok((claimed.user_id, known))
-        };
-        Ok(batch.iter().zip(claimed).map(known).collect())
+        Ok(claimed.answers(&removed, &told))
     }
 }

@@ -28,7 +28,7 @@ use crate::outlet::Outlet;
 use crate::pace::Pace;
 use crate::registry::Sharing;
 use crate::scheduler::Broken;
-use crate::send_queue::{Delivery, Step};
+use crate::send_queue::{Delivery, SessionStep};
 use crate::telemetry::{self, Limit};
 use crate::writer::Queue;
 use rowtide_postgres::named_outcomes::NamedOutcome;
@@ -64,28 +64,28 @@ impl Saying for Delivery {
     }
 }
 
-impl Saying for Step {
-    fn take(outlet: &Outlet) -> Option<Step> {
+impl Saying for SessionStep {
+    fn take(outlet: &Outlet) -> Option<SessionStep> {
         outlet.try_next_step()
     }
 
     fn bytes(&self) -> usize {
         match self {
-            Step::Snapshot { rows, .. } => rows.iter().map(|row| row.json.len()).sum(),
-            Step::Tx { messages, .. } => messages.iter().map(|message| message.size()).sum(),
-            Step::Begin(_) | Step::Ready(_) | Step::Closed(..) => 0,
+            SessionStep::Snapshot { rows, .. } => rows.iter().map(|row| row.json.len()).sum(),
+            SessionStep::Tx { messages, .. } => messages.iter().map(|message| message.size()).sum(),
+            SessionStep::Begin(_) | SessionStep::Ready(_) | SessionStep::Closed(..) => 0,
         }
     }
 
     fn count(&self) {
         match self {
-            Step::Begin(mode) => telemetry::connected(mode.as_str()),
-            Step::Snapshot { rows, .. } => telemetry::rows_sent(rows.len() as u64),
-            Step::Tx { messages, .. } => {
+            SessionStep::Begin(mode) => telemetry::connected(mode.as_str()),
+            SessionStep::Snapshot { rows, .. } => telemetry::rows_sent(rows.len() as u64),
+            SessionStep::Tx { messages, .. } => {
                 let times = messages.iter().rev().filter_map(|message| message.commit_time_us);
                 times.take(1).for_each(telemetry::commit_sent);
             }
-            Step::Ready(_) | Step::Closed(..) => {}
+            SessionStep::Ready(_) | SessionStep::Closed(..) => {}
         }
     }
 }
@@ -340,6 +340,8 @@ where
             }
             Effect::Claim(request) => {
                 self.client = Some(request.clone());
+                // One that asks again has one place and not two.
+                self.entry = None;
                 let claims = self.shared.claims.clone();
                 let claim = async move { Answer::Claimed(claims.enter(request).await) };
                 self.answer = Some(Box::pin(claim));

@@ -11,7 +11,7 @@ use rowtide_plan::plan::Plan;
 use rowtide_plan::write::{Rejection, Tolerance, Write};
 use rowtide_postgres::mutate::{Author, Number};
 use rowtide_postgres::named_outcomes::{NamedOutcome, Tab, Told};
-use rowtide_protocol::{ErrorCode, Lsn, Op, RejectCode, Rejected};
+use rowtide_protocol::{Epoch, ErrorCode, Lsn, Op, RejectCode, Rejected};
 
 use crate::auth::{Identity, TokenError, Unauthorized};
 use crate::engines::{NotServing, OpenRequest};
@@ -111,7 +111,17 @@ pub struct Known {
     /// What was rejected of those that the client does not know the outcome of.
     pub rejected: Vec<Rejected>,
     /// Rows that are not older have the effects of all of them; any have them if there is none.
-    pub until: Option<Lsn>,
+    pub until: Option<Until>,
+}
+
+/// A position of the database, with the epoch that was served when it was read: in one that began since, the database
+/// may have another history, in which the position means nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Until {
+    /// The position.
+    pub lsn: Lsn,
+    /// The epoch; `None` if none was served.
+    pub epoch: Option<Epoch>,
 }
 
 /// Why a client id cannot be had.

@@ -16,7 +16,7 @@ use crate::now::Clock;
 use crate::outlet::Outlet;
 use crate::progress::{Progress, ProgressCell};
 use crate::telemetry;
-use crate::worker::{Arrival, RESTARTING, Request, Sink, Worker};
+use crate::worker::{EngineArrival, EngineRequest, RESTARTING, Sink, Worker};
 
 /// How many arrivals are taken before the feed is looked at again.
 const BATCH: usize = 64;
@@ -25,7 +25,7 @@ const BATCH: usize = 64;
 #[derive(Clone)]
 pub(crate) struct EngineHandle {
     /// Two entries at most for each session, and one for each load and question under way: so it is bounded by them.
-    inbox: mpsc::UnboundedSender<Arrival<Outlet>>,
+    inbox: mpsc::UnboundedSender<EngineArrival<Outlet>>,
     progress: ProgressCell,
 }
 
@@ -73,13 +73,13 @@ impl Ends {
 impl EngineHandle {
     /// A session comes. It is told if the engine ends before it is there.
     pub(crate) fn open(&self, opening: Opening, outlet: Outlet) -> Result<(), EngineEnded> {
-        self.inbox.send(Arrival::Open(opening, outlet)).map_err(|_| EngineEnded)
+        self.inbox.send(EngineArrival::Open(opening, outlet)).map_err(|_| EngineEnded)
     }
 
     /// A session goes. Reaches the engine after its coming.
     pub(crate) fn close(&self, session: SessionId) {
         // An engine that has ended has no sessions.
-        drop(self.inbox.send(Arrival::Close(session)));
+        drop(self.inbox.send(EngineArrival::Close(session)));
     }
 
     /// What it published last.
@@ -89,13 +89,13 @@ impl EngineHandle {
 }
 
 /// What has arrived and was not taken. However the thread ends, who is in it is told.
-struct Inbox(mpsc::UnboundedReceiver<Arrival<Outlet>>);
+struct Inbox(mpsc::UnboundedReceiver<EngineArrival<Outlet>>);
 
 impl Drop for Inbox {
     fn drop(&mut self) {
         self.0.close();
         while let Ok(arrival) = self.0.try_recv() {
-            if let Arrival::Open(_, mut outlet) = arrival {
+            if let EngineArrival::Open(_, mut outlet) = arrival {
                 outlet.close(RESTARTING.0, RESTARTING.1);
             }
         }
@@ -135,7 +135,7 @@ struct EngineThread {
     worker: Worker<Outlet>,
     epoch: Epoch,
     /// For answers; weak, so that it does not keep the thread itself alive.
-    replies: mpsc::WeakUnboundedSender<Arrival<Outlet>>,
+    replies: mpsc::WeakUnboundedSender<EngineArrival<Outlet>>,
     progress: ProgressCell,
     surroundings: Surroundings,
 }
@@ -188,13 +188,14 @@ impl EngineThread {
         for request in self.worker.requests() {
             let replies = self.replies.clone();
             match request {
-                Request::Load(load) => {
+                EngineRequest::Load(load) => {
                     let id = load.id;
-                    let answer =
-                        move |loaded: Option<Loaded>| tell(&replies, Arrival::Loaded(id, loaded));
+                    let answer = move |loaded: Option<Loaded>| {
+                        tell(&replies, EngineArrival::Loaded(id, loaded))
+                    };
                     self.surroundings.loads.ask(load, Box::new(answer));
                 }
-                Request::History(request) => {
+                EngineRequest::History(request) => {
                     let id = request.id;
                     let query = HistoryQuery {
                         topics: request.topics,
@@ -206,7 +207,7 @@ impl EngineThread {
                     self.surroundings.loads.runtime().spawn(async move {
                         // Too old, too much, or never answered: it cannot be told.
                         let history = answer.await.ok().and_then(Result::ok);
-                        tell(&replies, Arrival::History(id, history));
+                        tell(&replies, EngineArrival::History(id, history));
                     });
                 }
             }
@@ -214,7 +215,10 @@ impl EngineThread {
     }
 }
 
-fn tell(replies: &mpsc::WeakUnboundedSender<Arrival<Outlet>>, arrival: Arrival<Outlet>) {
+fn tell(
+    replies: &mpsc::WeakUnboundedSender<EngineArrival<Outlet>>,
+    arrival: EngineArrival<Outlet>,
+) {
     if let Some(replies) = replies.upgrade() {
         // An engine that has ended does not wait for it.
         drop(replies.send(arrival));

@@ -11,12 +11,13 @@ use rowtide_feed::{Feed, FeedEnded, FollowError, Generation, ReplicatorStatus};
 use rowtide_plan::plan::Plan;
 use rowtide_postgres::connect::ConnectOptions;
 use rowtide_postgres::mutate::Author;
-use rowtide_protocol::{Cursor, Lsn};
+use rowtide_protocol::{Cursor, Epoch, Lsn};
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::conversation::Until;
 use crate::engine_thread::{self, Ends, EngineHandle, Surroundings};
 use crate::garbage::Garbage;
 use crate::health::EnginesHealth;
@@ -43,6 +44,9 @@ pub enum NotServing {
     /// There is nothing to serve from yet.
     #[error("this server is not ready: {0}")]
     NotReady(String),
+    /// What is known of the client was read before the epoch began.
+    #[error("the server has begun anew meanwhile")]
+    Outdated,
     /// This one stops.
     #[error("the server is stopping")]
     Stopped,
@@ -68,9 +72,23 @@ pub struct OpenRequest {
     /// The mutation up to which the client knows every outcome; `None` for one that does not number them.
     pub told: Option<u64>,
     /// Its first rows must not be older.
-    pub not_before: Option<Lsn>,
+    pub not_before: Option<Until>,
     /// What the client has from before.
     pub cursor: Option<Cursor>,
+}
+
+impl OpenRequest {
+    /// Where its first rows must not be before, in an epoch.
+    ///
+    /// # Errors
+    /// [`NotServing::Outdated`] when that was read before the epoch began.
+    pub fn not_before(&self, epoch: Epoch) -> Result<Option<Lsn>, NotServing> {
+        match self.not_before {
+            None => Ok(None),
+            Some(until) if until.epoch == Some(epoch) => Ok(Some(until.lsn)),
+            Some(_) => Err(NotServing::Outdated),
+        }
+    }
 }
 
 /// A session's place in its view; dropping it leaves the view.
@@ -166,6 +184,11 @@ impl Engines {
         self.shared.plan.borrow().clone()
     }
 
+    /// The epoch that is served, if one is.
+    pub(crate) fn epoch(&self) -> Option<Epoch> {
+        self.shared.running.borrow().as_ref().map(|running| running.generation.epoch)
+    }
+
     /// Puts a session into its engine, once there are engines.
     pub(crate) async fn open(&self, request: OpenRequest) -> Result<EngineSession, NotServing> {
         let opened = timeout(OPEN_TIMEOUT, self.open_in_time(request)).await;
@@ -181,8 +204,11 @@ impl Engines {
                 return Err(NotServing::Stopped);
             }
             let now = running.borrow_and_update().clone();
-            if let Some(session) = now.and_then(|running| shared.enter(&running, &request)) {
-                return Ok(session);
+            if let Some(running) = now {
+                let not_before = request.not_before(running.generation.epoch)?;
+                if let Some(session) = shared.enter(&running, &request, not_before) {
+                    return Ok(session);
+                }
             }
             let status = states.borrow_and_update().status.clone();
             if let ReplicatorStatus::Standby(why) = status {
@@ -252,8 +278,9 @@ impl Serving {
         self: &Arc<Serving>,
         running: &Running,
         request: &OpenRequest,
+        not_before: Option<Lsn>,
     ) -> Option<EngineSession> {
-        let OpenRequest { author, client, told, not_before, cursor } = request.clone();
+        let OpenRequest { author, client, told, not_before: _, cursor } = request.clone();
         let plan = &running.generation.plan;
         let claims = plan.resolve_claims(&author.user_id, &author.claims);
         let place = claims.view_id().0 as usize % running.engines.len();
@@ -362,7 +389,7 @@ impl Serving {
                     };
                 }
                 _ = tick.tick() => {
-                    let feed = self.feed.state().durable;
+                    let feed = self.feed.state().log.map(|log| log.durable);
                     let stall = watchdog.look(feed, &running.progress(), self.clock.time());
                     let stall = stall.map(say);
                     let mut said = self.stall.lock().unwrap_or_else(PoisonError::into_inner);

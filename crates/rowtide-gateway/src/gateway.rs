@@ -137,6 +137,7 @@ impl Gateway {
             options.names,
             options.client,
             writer.clone(),
+            engines.clone(),
             clock,
             stop.clone(),
         );

@@ -1,13 +1,15 @@
 //! The gateway serves clients. It follows the feed with engines, each at its own pace, loads the rows that they
 //! need, keeps the sessions of clients, and applies their mutations. What decides is in pure cores (inputs in,
-//! effects out): the engine's [`worker`], the [`send_queue`], the [`session`], the [`registry`], the [`scheduler`] of
-//! mutations, the [`rate`], the [`admission`] of connections, the [`gate`] of strangers; beside each is a thin shell that carries its effects. The simulation runs the cores.
+//! effects out): the engine's [`worker`], the [`send_queue`], the [`session`], the [`registry`] and [`claiming`] of client ids, the
+//! [`scheduler`] of mutations and each [`attempt`] at one, the [`rate`], the [`admission`] of connections, the [`gate`] of strangers; beside each is a thin shell that carries its effects. The simulation runs the cores.
 //!
 //! Entry points: [`Gateway::start`] puts all of it together, `connection.rs` is the loop of one socket, `engines.rs`
 //! follows the feed's generations.
 
 pub mod admission;
+pub mod attempt;
 pub mod auth;
+pub mod claiming;
 mod claims;
 mod connection;
 pub mod conversation;

@@ -7,7 +7,7 @@ use rowtide_plan::plan::Plan;
 use rowtide_protocol::ErrorCode;
 use tokio::sync::Notify;
 
-use crate::send_queue::{Delivery, Item, Made, SendQueue, Step, Taken};
+use crate::send_queue::{Delivery, Dequeued, Item, Made, SendQueue, SessionStep};
 use crate::worker::Sink;
 
 /// A shared send queue. Cheap to clone.
@@ -50,11 +50,11 @@ impl Outlet {
     }
 
     /// The next step that is there.
-    pub fn try_next_step(&self) -> Option<Step> {
-        self.make(Taken::into_step)
+    pub fn try_next_step(&self) -> Option<SessionStep> {
+        self.make(Dequeued::into_step)
     }
 
-    fn make<T>(&self, make: impl Fn(Taken) -> Made<T>) -> Option<T> {
+    fn make<T>(&self, make: impl Fn(Dequeued) -> Made<T>) -> Option<T> {
         loop {
             let taken = self.lock().take()?;
             let Made { said, then } = make(taken);

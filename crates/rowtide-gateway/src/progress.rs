@@ -78,19 +78,25 @@ impl Watchdog {
         Watchdog { engines: engines.iter().map(watched).collect(), feed: VecDeque::new() }
     }
 
-    /// Looks: where the feed is, and where the engines are. Called about every second. Returns the first engine that
+    /// Looks: where the feed is, if it has begun, and where the engines are. Called about every second. Returns the first engine that
     /// is stalled.
     pub fn look(
         &mut self,
-        feed: Lsn,
+        feed: Option<Lsn>,
         engines: &[Progress],
         now: Duration,
     ) -> Option<(usize, Stall)> {
-        if self.feed.back().is_none_or(|(last, _)| feed > *last) {
+        if let Some(feed) = feed
+            && self.feed.back().is_none_or(|(last, _)| feed > *last)
+        {
             self.feed.push_back((feed, now));
         }
-        let slowest = engines.iter().map(|engine| engine.position).min().unwrap_or(feed);
-        while self.feed.front().is_some_and(|(lsn, _)| *lsn <= slowest) {
+        let slowest = engines.iter().map(|engine| engine.position).min();
+        while self
+            .feed
+            .front()
+            .is_some_and(|(lsn, _)| slowest.is_none_or(|slowest| *lsn <= slowest))
+        {
             self.feed.pop_front();
         }
         let mut stalled = None;
@@ -150,24 +156,24 @@ mod tests {
         for now in 0..12 {
             // It goes on with other things.
             let engines = [at(5 + now, now), at(5, now)];
-            let stall = watchdog.look(Lsn(5 + now), &engines, seconds(now));
+            let stall = watchdog.look(Some(Lsn(5 + now)), &engines, seconds(now));
             assert_eq!(stall.is_some(), now >= 11, "after {now} s: {stall:?}");
         }
-        let stall = watchdog.look(Lsn(17), &[at(17, 12), at(5, 0)], seconds(13)).unwrap();
+        let stall = watchdog.look(Some(Lsn(17)), &[at(17, 12), at(5, 0)], seconds(13)).unwrap();
         assert_eq!(say(stall), "engine 1 has not moved for 12 s while the feed has");
-        assert_eq!(watchdog.look(Lsn(17), &[at(17, 13), at(17, 1)], seconds(14)), None);
+        assert_eq!(watchdog.look(Some(Lsn(17)), &[at(17, 13), at(17, 1)], seconds(14)), None);
     }
 
     #[test]
     fn an_engine_that_is_slow_or_does_nothing_is_said_to() {
         let mut watchdog = Watchdog::new(&[at(0, 0)], seconds(0));
         for now in 0..30 {
-            watchdog.look(Lsn(10 * now), &[at(now, now)], seconds(now));
+            watchdog.look(Some(Lsn(10 * now)), &[at(now, now)], seconds(now));
         }
-        let stall = watchdog.look(Lsn(300), &[at(30, 30)], seconds(30)).unwrap();
+        let stall = watchdog.look(Some(Lsn(300)), &[at(30, 30)], seconds(30)).unwrap();
         assert_eq!(stall, (0, Stall::Behind(seconds(26))));
         let mut watchdog = Watchdog::new(&[at(0, 0)], seconds(0));
-        let stall = watchdog.look(Lsn(0), &[at(0, 0)], seconds(11)).unwrap();
+        let stall = watchdog.look(None, &[at(0, 0)], seconds(11)).unwrap();
         assert_eq!(say(stall), "engine 0 has done nothing for 11 s");
     }
 
@@ -175,7 +181,7 @@ mod tests {
     fn a_feed_that_stands_still_is_no_stall() {
         let mut watchdog = Watchdog::new(&[at(5, 0)], seconds(0));
         for now in 0..60 {
-            assert_eq!(watchdog.look(Lsn(5), &[at(5, now)], seconds(now)), None);
+            assert_eq!(watchdog.look(Some(Lsn(5)), &[at(5, now)], seconds(now)), None);
         }
     }
 }

@@ -33,7 +33,7 @@ pub struct KnownNumbers {
 
 /// A question to the database: whose is this client id, and how far are its mutations acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claim {
+pub struct ClientClaim {
     /// Who asks.
     pub connection: ConnectionId,
     /// The client id.
@@ -85,7 +85,7 @@ pub struct Registry {
     clients: HashMap<Box<str>, Vec<ConnectionId>>,
     users: HashMap<Box<str>, Count>,
     next: u64,
-    claims: VecDeque<Claim>,
+    claims: VecDeque<ClientClaim>,
     claims_at: Option<Duration>,
 }
 
@@ -138,7 +138,7 @@ impl Registry {
         if let Some(known) = known {
             self.claims_at.get_or_insert(now + self.collect);
             let (client, user) = (client.into(), user.into());
-            self.claims.push_back(Claim { connection: id, client, user, known });
+            self.claims.push_back(ClientClaim { connection: id, client, user, known });
         }
         Ok(id)
     }
@@ -158,11 +158,11 @@ impl Registry {
     }
 
     /// The claims to be asked together, at most `most`, if they are due.
-    pub fn take_claims(&mut self, now: Duration, most: usize) -> Vec<Claim> {
+    pub fn take_claims(&mut self, now: Duration, most: usize) -> Vec<ClientClaim> {
         if self.claims_at.is_none_or(|at| at > now) {
             return Vec::new();
         }
-        let batch: Vec<Claim> = self.claims.drain(..most.min(self.claims.len())).collect();
+        let batch: Vec<ClientClaim> = self.claims.drain(..most.min(self.claims.len())).collect();
         // What is left is due at once.
         self.claims_at = (!self.claims.is_empty()).then_some(now);
         batch

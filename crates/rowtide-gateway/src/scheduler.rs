@@ -67,8 +67,19 @@ pub struct Job<M> {
     pub user: Arc<str>,
     /// What is to be applied.
     pub mutation: Arc<M>,
-    /// Others were in the way too often: it is to be rejected.
-    pub gives_up: bool,
+    /// It was tried too often, and is to be rejected: why.
+    pub gives_up: Option<GivesUp>,
+    /// What it waits for was away for it.
+    pub waited: bool,
+}
+
+/// Why a mutation is not tried any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GivesUp {
+    /// Others were in the way each time, also the last.
+    InTheWay,
+    /// It took longer than it may, the last time at least.
+    TookTooLong,
 }
 
 /// What became of a run.
@@ -136,6 +147,10 @@ struct ClientQueue<M> {
     waiting: VecDeque<Waiting<M>>,
     state: Doing,
     conflicts: u32,
+    /// Its first mutation took too long when it was tried last.
+    is_slow: bool,
+    /// What its first mutation waits for was away for it.
+    waited: bool,
     pause: Duration,
     /// A newer connection has come while its first mutation ran: that is not tried again.
     is_superseded: bool,
@@ -242,6 +257,8 @@ impl<M> Scheduler<M> {
             waiting: VecDeque::new(),
             state: Doing::Ready,
             conflicts: 0,
+            is_slow: false,
+            waited: false,
             pause: MIN_PAUSE,
             is_superseded: false,
             is_last_try: false,
@@ -333,12 +350,15 @@ impl<M> Scheduler<M> {
         let queue = self.queues.get_mut(&id)?;
         let first = queue.waiting.front()?;
         let operations = first.operations;
+        let too_often = queue.conflicts >= CONFLICT_RETRIES;
+        let why = if queue.is_slow { GivesUp::TookTooLong } else { GivesUp::InTheWay };
         let job = Job {
             queue: id,
             client: Arc::clone(&queue.client),
             user: Arc::clone(&user),
             mutation: Arc::clone(&first.mutation),
-            gives_up: queue.conflicts >= CONFLICT_RETRIES,
+            gives_up: too_often.then_some(why),
+            waited: queue.waited,
         };
         queue.state = Doing::Running;
         self.running += 1;
@@ -380,11 +400,13 @@ impl<M> Scheduler<M> {
         let mut wait = None;
         match ended {
             Ended::Conflict | Ended::Slow if !is_broken => {
+                queue.is_slow = ended == Ended::Slow;
                 queue.conflicts += if ended == Ended::Slow { SLOW_COUNTS } else { 1 };
                 wait = Some(CONFLICT_PAUSE * queue.conflicts.min(20));
             }
             Ended::Away if !(is_broken || self.stopping && queue.is_last_try) => {
                 queue.is_last_try = self.stopping;
+                queue.waited = true;
                 queue.pause = (queue.pause * 2).min(MAX_PAUSE);
                 wait = Some(queue.pause);
             }
@@ -408,6 +430,7 @@ impl<M> Scheduler<M> {
             Ended::Acknowledged | Ended::Conflict | Ended::Slow => {
                 if let Some(queue) = self.queues.get_mut(&id) {
                     queue.conflicts = 0;
+                    (queue.is_slow, queue.waited) = (false, false);
                     queue.is_last_try = false;
                     queue.pause = MIN_PAUSE;
                     if let Some(done) = queue.waiting.pop_front() {

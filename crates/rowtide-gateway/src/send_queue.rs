@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rowtide_engine::{Message, Place, Slice};
+use rowtide_engine::{Place, Slice, ViewMessage};
 use rowtide_feed::Acknowledgement;
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::row::Row;
@@ -66,18 +66,18 @@ pub enum Item {
     /// One step forward.
     Tx {
         /// What has changed.
-        message: Arc<Message>,
+        message: Arc<ViewMessage>,
         /// The mutations of the session's client that it acknowledges, in order.
         acknowledgements: Vec<Arc<Acknowledgement>>,
     },
 }
 
 /// Messages of a view, in order.
-pub type Messages = SmallVec<[Arc<Message>; 1]>;
+pub type Messages = SmallVec<[Arc<ViewMessage>; 1]>;
 
 /// What a session is to do next that does not speak in frames of the protocol.
 #[derive(Debug)]
-pub enum Step {
+pub enum SessionStep {
     /// How the replica is brought up to date.
     Begin(Mode),
     /// Rows of a new replica.
@@ -103,7 +103,7 @@ pub enum Step {
 /// What was taken from a queue, not made into frames or rows yet: that needs no queue, so that nobody has to wait
 /// for it.
 #[derive(Debug)]
-pub enum Taken {
+pub enum Dequeued {
     /// How the replica is brought up to date.
     Begin(Mode),
     /// The part of a snapshot that begins at a place. [`SendQueue::went_on`] must follow.
@@ -128,7 +128,7 @@ pub enum Taken {
     Closed(ErrorCode, String),
 }
 
-/// What was made of [`Taken`].
+/// What was made of [`Dequeued`].
 #[derive(Debug)]
 pub struct Made<T> {
     /// What is to be said; nothing behind the end of a snapshot.
@@ -246,21 +246,21 @@ impl SendQueue {
     }
 
     /// What comes next.
-    pub fn take(&mut self) -> Option<Taken> {
+    pub fn take(&mut self) -> Option<Dequeued> {
         if let Some(frame) = self.frames.pop_front() {
-            return Some(Taken::Frame(frame));
+            return Some(Dequeued::Frame(frame));
         }
         if let Some(Item::Snapshot { frames, at }) = self.items.front() {
-            return Some(Taken::Snapshot { frames: Arc::clone(frames), at: *at });
+            return Some(Dequeued::Snapshot { frames: Arc::clone(frames), at: *at });
         }
         let Some(item) = self.items.pop_front() else {
             let (code, message) = self.closed.clone()?;
-            return Some(Taken::Closed(code, message));
+            return Some(Dequeued::Closed(code, message));
         };
         Some(match item {
-            Item::Begin(mode) => Taken::Begin(mode),
-            Item::Ready(cursor) => Taken::Ready(cursor),
-            Item::Snapshot { frames, at } => Taken::Snapshot { frames, at },
+            Item::Begin(mode) => Dequeued::Begin(mode),
+            Item::Ready(cursor) => Dequeued::Ready(cursor),
+            Item::Snapshot { frames, at } => Dequeued::Snapshot { frames, at },
             Item::Tx { message, mut acknowledgements } => {
                 let mut bytes = message.size();
                 self.bytes -= message.size();
@@ -275,7 +275,7 @@ impl SendQueue {
                     self.bytes -= message.size();
                     messages.push(message);
                 }
-                Taken::Tx { messages, acknowledgements }
+                Dequeued::Tx { messages, acknowledgements }
             }
         })
     }
@@ -320,22 +320,22 @@ impl<T> Made<T> {
     }
 }
 
-impl Taken {
+impl Dequeued {
     /// Makes a frame of it.
     pub fn into_delivery(self, plan: &Plan) -> Made<Delivery> {
         match self {
-            Taken::Begin(mode) => Made::of(Delivery::Begin(mode)),
-            Taken::Frame(frame) => Made::of(Delivery::Frame(frame)),
-            Taken::Closed(code, message) => Made::of(Delivery::Closed(code, message)),
-            Taken::Ready(cursor) => Made::of(Delivery::Frame(Frame::of(ready_frame(cursor)))),
-            Taken::Snapshot { frames, at } => match frames.frame(plan, at) {
+            Dequeued::Begin(mode) => Made::of(Delivery::Begin(mode)),
+            Dequeued::Frame(frame) => Made::of(Delivery::Frame(frame)),
+            Dequeued::Closed(code, message) => Made::of(Delivery::Closed(code, message)),
+            Dequeued::Ready(cursor) => Made::of(Delivery::Frame(Frame::of(ready_frame(cursor)))),
+            Dequeued::Snapshot { frames, at } => match frames.frame(plan, at) {
                 None => Made { said: None, then: Then::WentOn(None) },
                 Some(SnapshotFrame { frame, rows, next }) => {
                     let frame = Frame { rows, ..Frame::of(frame) };
                     Made { said: Some(Delivery::Frame(frame)), then: Then::WentOn(Some(next)) }
                 }
             },
-            Taken::Tx { messages, acknowledgements } => {
+            Dequeued::Tx { messages, acknowledgements } => {
                 let mut frames = frames_of(&messages, &acknowledgements);
                 let first = frames.pop_front().map(Delivery::Frame);
                 let then = if frames.is_empty() { Then::Nothing } else { Then::Frames(frames) };
@@ -345,22 +345,22 @@ impl Taken {
     }
 
     /// Makes a step of it, for sessions that do not speak in frames.
-    pub fn into_step(self) -> Made<Step> {
+    pub fn into_step(self) -> Made<SessionStep> {
         match self {
-            Taken::Begin(mode) => Made::of(Step::Begin(mode)),
-            Taken::Ready(cursor) => Made::of(Step::Ready(cursor)),
-            Taken::Tx { messages, acknowledgements } => {
-                Made::of(Step::Tx { messages, acknowledgements })
+            Dequeued::Begin(mode) => Made::of(SessionStep::Begin(mode)),
+            Dequeued::Ready(cursor) => Made::of(SessionStep::Ready(cursor)),
+            Dequeued::Tx { messages, acknowledgements } => {
+                Made::of(SessionStep::Tx { messages, acknowledgements })
             }
-            Taken::Closed(code, message) => Made::of(Step::Closed(code, message)),
+            Dequeued::Closed(code, message) => Made::of(SessionStep::Closed(code, message)),
             // Frames are made for those who take deliveries.
-            Taken::Frame(_) => Made { said: None, then: Then::Nothing },
-            Taken::Snapshot { frames, at } => match frames.slice(at) {
+            Dequeued::Frame(_) => Made { said: None, then: Then::Nothing },
+            Dequeued::Snapshot { frames, at } => match frames.slice(at) {
                 None => Made { said: None, then: Then::WentOn(None) },
                 Some(Slice { table, rows, next }) => {
                     let rows = rows.into_iter().cloned().collect();
                     Made {
-                        said: Some(Step::Snapshot { table, rows }),
+                        said: Some(SessionStep::Snapshot { table, rows }),
                         then: Then::WentOn(Some(next)),
                     }
                 }
@@ -371,7 +371,7 @@ impl Taken {
 
 /// The frames of what messages say: a rejection is told before it is acknowledged.
 fn frames_of(
-    messages: &[Arc<Message>],
+    messages: &[Arc<ViewMessage>],
     acknowledgements: &[Arc<Acknowledgement>],
 ) -> VecDeque<Frame> {
     let Some(last) = messages.last() else { return VecDeque::new() };
@@ -527,7 +527,7 @@ mod tests {
 
     fn tx(lsn: u64, changes: &'static str) -> Item {
         let cursor = Cursor { epoch: Epoch(1), view: ViewId(1), lsn: Lsn(lsn) };
-        let message = Message::new(cursor, changes.into(), 1, Some(0));
+        let message = ViewMessage::new(cursor, changes.into(), 1, Some(0));
         Item::Tx { message, acknowledgements: Vec::new() }
     }
 

@@ -9,8 +9,8 @@ use rowtide_plan::plan::{Plan, Table};
 use rowtide_plan::write::Rejection;
 use rowtide_postgres::mutate::{Author, Number};
 use rowtide_protocol::{
-    ClientMessage, Connect, Cursor, ErrorCode, Mode, Mutation as Mutate, PROTOCOL_VERSION,
-    RejectCode, connected_frame, error_frame, pong_frame,
+    ClientMessage, Connect, Cursor, ErrorCode, Mode, Mutate, PROTOCOL_VERSION, RejectCode,
+    connected_frame, error_frame, pong_frame,
 };
 
 use crate::auth::{Identity, Unauthorized};
@@ -18,7 +18,7 @@ use crate::conversation::{
     Asked, Beat, ClaimRequest, Conversation, Effect, Ending, Input, Known, Mutation, Pulse,
     Stopping,
 };
-use crate::engines::OpenRequest;
+use crate::engines::{NotServing, OpenRequest};
 use crate::limits::{
     AUTH_PER_MINUTE, CONNECT_TIMEOUT, ClientLimits, FULL_PATIENCE, FULL_RETRY, LONGEST_WAIT,
     RATE_PATIENCE,
@@ -135,7 +135,9 @@ impl Session {
             Phase::Checking(connect) => self.check(connect, input, out),
             Phase::Rating(connect, identity) => self.rate(connect, identity, input, out),
             Phase::Claiming(connect, identity) => self.claim(connect, identity, input, out),
-            Phase::Opening(connect, identity, known) => self.open(connect, identity, known, input),
+            Phase::Opening(connect, identity, known) => {
+                self.open(connect, identity, known, input, out)
+            }
             Phase::Live(mut live) => {
                 live.act(&self.limits, &mut self.pulse, input, now, out)?;
                 live.deadline = live.next_deadline(&self.pulse, now);
@@ -215,6 +217,11 @@ impl Session {
                 return Ok(());
             }
         }
+        self.ask_claim(connect, identity, out);
+        Ok(())
+    }
+
+    fn ask_claim(&mut self, connect: Box<Connect>, identity: Identity, out: &mut Vec<Effect>) {
         out.push(Effect::Claim(ClaimRequest {
             client: connect.client_id.as_str().into(),
             user: identity.author.user_id.as_str().into(),
@@ -225,7 +232,6 @@ impl Session {
             sharing: Sharing::NewestWins,
         }));
         self.phase = Phase::Claiming(connect, identity);
-        Ok(())
     }
 
     fn claim(
@@ -258,12 +264,20 @@ impl Session {
         identity: Identity,
         known: Known,
         input: Input<'_, Delivery>,
+        out: &mut Vec<Effect>,
     ) -> Outcome {
         let Input::Opened(opened) = input else {
             self.phase = Phase::Opening(connect, identity, known);
             return Ok(());
         };
-        let plan = opened.map_err(|error| Some(error.into()))?;
+        let plan = match opened {
+            // The client has been told nothing yet.
+            Err(NotServing::Outdated) => {
+                self.ask_claim(connect, identity, out);
+                return Ok(());
+            }
+            opened => opened.map_err(|error| Some(error.into()))?,
+        };
         // It may be another one than when the socket was opened.
         check_version(&plan, &connect)?;
         self.phase = Phase::Live(Box::new(Live {
@@ -448,7 +462,7 @@ impl Live {
         now: &Now,
         out: &mut Vec<Effect>,
     ) -> Outcome {
-        match ClientMessage::parse(text).map_err(|error| refusal(error.0))? {
+        match ClientMessage::parse(text).map_err(|error| bad_request(error.0))? {
             ClientMessage::Ping => out.push(Effect::Send(pong_frame())),
             ClientMessage::Connect(_) => return bad("`connect` is said once"),
             ClientMessage::Auth { token } => match self.tokens.rests_until(now.time) {
@@ -590,12 +604,12 @@ fn end(ending: Ending) -> Outcome {
     Err(Some(ending))
 }
 
-fn refusal(message: impl Into<String>) -> Option<Ending> {
+fn bad_request(message: impl Into<String>) -> Option<Ending> {
     Some(Ending::new(ErrorCode::BadRequest, message))
 }
 
 fn bad(message: impl Into<String>) -> Outcome {
-    Err(refusal(message))
+    Err(bad_request(message))
 }
 
 fn check_version(plan: &Plan, connect: &Connect) -> Outcome {

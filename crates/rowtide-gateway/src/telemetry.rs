@@ -15,7 +15,7 @@ const CONNECTIONS: &str = "rowtide_connections";
 const LIMITED: &str = "rowtide_limited_total";
 /// How old the keys of the issuer are, in seconds; 0 where there are none.
 const JWKS_AGE: &str = "rowtide_jwks_age_seconds";
-/// Connects that were answered, by `mode` (`snapshot`, `resume`) or refused, by code.
+/// Connects that were answered, by `mode` (`snapshot`, `resume`) or rejected, by code.
 const CONNECTS: &str = "rowtide_connects_total";
 /// Sessions that the server ended, by `code`.
 const ENDINGS: &str = "rowtide_sessions_ended_total";

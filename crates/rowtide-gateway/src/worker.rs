@@ -69,7 +69,7 @@ impl Sink for SendQueue {
 
 /// What reaches an engine through its inbox.
 #[derive(Debug)]
-pub enum Arrival<S> {
+pub enum EngineArrival<S> {
     /// A session came.
     Open(Opening, S),
     /// A session went.
@@ -82,10 +82,10 @@ pub enum Arrival<S> {
 
 /// What an engine wants carried.
 #[derive(Debug)]
-pub enum Request {
-    /// A load. Its answer is a [`Arrival::Loaded`].
+pub enum EngineRequest {
+    /// A load. Its answer is a [`EngineArrival::Loaded`].
     Load(Load),
-    /// A question to the log. Its answer is a [`Arrival::History`].
+    /// A question to the log. Its answer is a [`EngineArrival::History`].
     History(HistoryRequest),
 }
 
@@ -95,7 +95,7 @@ pub struct Worker<S: Sink> {
     engine: Engine,
     sinks: IdMap<SessionId, S>,
     outputs: Vec<Output>,
-    requests: Vec<Request>,
+    requests: Vec<EngineRequest>,
     /// Sessions that are to be woken.
     filled: Vec<SessionId>,
     /// Snapshots that some session is being sent.
@@ -177,17 +177,17 @@ impl<S: Sink> Worker<S> {
     }
 
     /// Takes what comes next in the inbox.
-    pub fn take(&mut self, arrival: Arrival<S>, now: Duration) {
+    pub fn take(&mut self, arrival: EngineArrival<S>, now: Duration) {
         match arrival {
-            Arrival::Open(opening, sink) => {
+            EngineArrival::Open(opening, sink) => {
                 self.sinks.insert(opening.session, sink);
                 self.step(Input::Open(opening));
             }
-            Arrival::Close(session) => {
+            EngineArrival::Close(session) => {
                 self.sinks.remove(&session);
                 self.step(Input::Close(session));
             }
-            Arrival::Loaded(id, loaded) => {
+            EngineArrival::Loaded(id, loaded) => {
                 if let Loading::Asked(asked, since) = self.loading
                     && asked == id
                 {
@@ -200,7 +200,7 @@ impl<S: Sink> Worker<S> {
                     None => self.step(Input::LoadFailed(id)),
                 }
             }
-            Arrival::History(id, history) => self.step(Input::History(id, history)),
+            EngineArrival::History(id, history) => self.step(Input::History(id, history)),
         }
         self.look(now);
     }
@@ -219,7 +219,7 @@ impl<S: Sink> Worker<S> {
                 None => Loading::Nothing,
                 Some(load) => {
                     let id = load.id;
-                    self.requests.push(Request::Load(load));
+                    self.requests.push(EngineRequest::Load(load));
                     Loading::Asked(id, now)
                 }
             };
@@ -240,7 +240,7 @@ impl<S: Sink> Worker<S> {
     }
 
     /// What is to be carried, in order.
-    pub fn requests(&mut self) -> std::vec::Drain<'_, Request> {
+    pub fn requests(&mut self) -> std::vec::Drain<'_, EngineRequest> {
         self.requests.drain(..)
     }
 
@@ -312,7 +312,7 @@ impl<S: Sink> Worker<S> {
             }
         }
         while let Some(request) = self.engine.take_history() {
-            self.requests.push(Request::History(request));
+            self.requests.push(EngineRequest::History(request));
         }
     }
 

@@ -1,19 +1,16 @@
-//! Carries what the [`Scheduler`] decides: runs mutations over the connections to Postgres, tries them again when
+//! Carries what the [`Scheduler`] and each [`attempt`] decide: runs mutations over the connections to Postgres, tries them again when
 //! it is time, and tells sessions whose mutations are not taken any further. While Postgres is away mutations wait.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rowtide_plan::plan::Plan;
-use rowtide_plan::write::{Rejection, Tolerance, Unreadable, Write};
-use rowtide_postgres::mutate::{MutateError, Mutator, Number, Outcome, Ticket, Work};
+use rowtide_postgres::mutate::{Mutator, Ticket};
 use rowtide_postgres::said_once::SaidOnce;
-use rowtide_protocol::{Op, RejectCode};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::conversation::{Asked, Mutation};
+use crate::attempt::{self, Came, Note};
+use crate::conversation::Mutation;
 use crate::engines::Engines;
 use crate::limits::{MUTATION_QUEUE, MUTATION_QUEUE_BYTES};
 use crate::now::Clock;
@@ -24,10 +21,6 @@ use crate::telemetry::{self, WaitingMutation};
 struct Queued {
     mutation: Mutation,
     since: Instant,
-    /// Postgres was away for it.
-    waited: AtomicBool,
-    /// It took too long when it was tried last.
-    slow: AtomicBool,
     _counted: WaitingMutation,
 }
 
@@ -181,92 +174,58 @@ impl Writer {
         }
     }
 
-    /// Runs a mutation once. What there is to do is read for each try anew: its tables and columns are places in a
-    /// plan, and another may serve by then.
+    /// Runs a mutation once.
     async fn attempt(&self, job: &Job<Queued>) -> Ended {
-        let Queued { mutation, since, waited, slow, .. } = &*job.mutation;
-        let Some(plan) = self.shared.engines.plan() else { return Ended::Away };
-        if let Asked::Apply(ops) = &mutation.asked
-            && let Some(table) = plan.waits_for(ops).filter(|_| !job.gives_up)
-        {
-            // To reject it would lose what its client has written.
-            telemetry::mutation_retried("away");
-            tracing::debug!(table, "a mutation waits for a table that does not fit its rules now");
-            return Ended::Away;
-        }
-        let work = match &mutation.asked {
-            _ if job.gives_up => {
-                let message = if slow.load(Ordering::Relaxed) {
-                    "it takes longer in the database than it may take"
-                } else {
-                    "others were writing the same rows all the time; try again later"
-                };
-                Work::Reject(vec![Rejection::new(RejectCode::UnknownError, message)])
-            }
-            Asked::Reject(rejection) => Work::Reject(vec![rejection.clone()]),
-            Asked::Apply(ops) => read(&plan, ops, mutation.tolerance),
-        };
-        let number = mutation.number.clone();
-        let (client, user_id) = (Arc::clone(&job.client), Arc::clone(&job.user));
-        let ticket = Ticket { client, user_id, number };
+        let mutation = &job.mutation.mutation;
+        let Came { ended, note } =
+            match attempt::work(self.shared.engines.plan(), mutation, job.gives_up) {
+                Err(came) => came,
+                Ok((plan, work)) => {
+                    let number = mutation.number.clone();
+                    let (client, user_id) = (Arc::clone(&job.client), Arc::clone(&job.user));
+                    let ticket = Ticket { client, user_id, number };
+                    let mutator = &self.shared.mutator;
+                    let answer = mutator.apply(&plan, &ticket, &mutation.author, &work).await;
+                    attempt::came(&ticket.number, answer)
+                }
+            };
+        self.note(job, note);
+        ended
+    }
+
+    /// Tells those who watch.
+    fn note(&self, job: &Job<Queued>, note: Note) {
         let said = || self.shared.said.lock().unwrap_or_else(PoisonError::into_inner);
-        let acked = |outcome: &str| {
-            // Others may never have been in its way.
-            if waited.load(Ordering::Relaxed) {
-                said().clear();
+        match note {
+            Note::Nothing => {}
+            Note::Acknowledged(outcome) => {
+                // What the others wait for may never have been in its way.
+                if job.waited {
+                    said().clear();
+                }
+                telemetry::mutation_acknowledged(&outcome, job.mutation.since);
             }
-            telemetry::mutation_acknowledged(outcome, *since);
-            Ended::Acknowledged
-        };
-        match self.shared.mutator.apply(&plan, &ticket, &mutation.author, &work).await {
-            Ok(Outcome::Acked { rejected }) => acked(rejected.as_deref().unwrap_or("applied")),
-            Ok(Outcome::Repeated) => acked("repeated"),
-            Ok(Outcome::Gap { last }) => match ticket.number {
-                Number::Given(number) => Ended::Broken(Broken::Gap { number, last }),
-                Number::Next { .. } => Ended::Broken(Broken::NotTheirs),
-            },
-            Ok(Outcome::NotTheirs) => Ended::Broken(Broken::NotTheirs),
-            Err(MutateError::Conflict(what)) => {
-                telemetry::mutation_retried("conflict");
-                tracing::debug!(what, "a mutation is tried again");
-                slow.store(false, Ordering::Relaxed);
-                Ended::Conflict
-            }
-            Err(MutateError::Slow(what)) => {
-                telemetry::mutation_retried("conflict");
-                let user = &*job.user;
-                tracing::warn!(what, user, "a mutation took too long, and is tried again");
-                slow.store(true, Ordering::Relaxed);
-                Ended::Slow
-            }
-            Err(MutateError::Away(what)) => {
+            Note::WaitsForTable(table) => {
                 telemetry::mutation_retried("away");
-                waited.store(true, Ordering::Relaxed);
+                let what = "a mutation waits for a table that does not fit its rules now";
+                tracing::debug!(table, "{what}");
+            }
+            Note::WaitsForPostgres(what) => {
+                telemetry::mutation_retried("away");
                 if said().is_new(&what) {
                     tracing::warn!(what, "a mutation waits for Postgres");
                 }
-                Ended::Away
+            }
+            Note::InTheWay(what) => {
+                telemetry::mutation_retried("conflict");
+                tracing::debug!(what, "a mutation is tried again");
+            }
+            Note::TookTooLong(what) => {
+                telemetry::mutation_retried("conflict");
+                let user = &*job.user;
+                tracing::warn!(what, user, "a mutation took too long, and is tried again");
             }
         }
-    }
-}
-
-fn read(plan: &Plan, ops: &[Op], tolerance: Option<fn(&Plan, &Write) -> Tolerance>) -> Work {
-    let read = |(index, op): (usize, &Op)| {
-        let read = plan.read_op(op).map_err(|Unreadable { rejection, table }| {
-            let message = format!("ops[{index}]: {}", rejection.message);
-            (Rejection { message, ..rejection }, table)
-        });
-        let mut write = read?;
-        if let Some(tolerance) = tolerance {
-            write.tolerance = tolerance(plan, &write);
-        }
-        Ok(write)
-    };
-    match ops.iter().enumerate().map(read).collect() {
-        Ok(writes) => Work::Apply(writes),
-        Err((rejection, Some(table))) => Work::RejectIfItFits { table, rejection },
-        Err((rejection, None)) => Work::Reject(vec![rejection]),
     }
 }
 
@@ -291,8 +250,7 @@ impl Queue {
     pub(crate) fn push(&self, mutation: Mutation) -> Result<(), Mutation> {
         let (operations, bytes) = (mutation.operations, mutation.bytes);
         let _counted = WaitingMutation::new();
-        let (since, waited) = (Instant::now(), AtomicBool::new(false));
-        let queued = Queued { mutation, since, waited, slow: AtomicBool::new(false), _counted };
+        let queued = Queued { mutation, since: Instant::now(), _counted };
         let pushed = self.writer.shared.lock().push(self.id, queued, operations, bytes);
         pushed.map_err(|Full(queued)| queued.mutation)?;
         self.writer.start_jobs();

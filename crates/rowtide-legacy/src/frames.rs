@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_that_do_not_follow_are_refused() {
+    fn parts_that_do_not_follow_are_rejected() {
         let start = || {
             let mut frames = Frames::default();
             assert_eq!(frames.take("2_ab", 10), Frame::Part);

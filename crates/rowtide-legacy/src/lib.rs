@@ -93,6 +93,7 @@ async fn connect(
         let (status, code) = (StatusCode::TOO_MANY_REQUESTS, ErrorCode::RateLimitExceeded);
         return reject(status, code, "too many requests");
     }
-    gateway
-        .converse(upgrade, move |gateway| OlderSession::new(*gateway.limits(), identity, &session))
+    gateway.converse(upgrade, move |gateway| {
+        OlderSession::new(*gateway.limits(), identity, &session, gateway.plan())
+    })
 }

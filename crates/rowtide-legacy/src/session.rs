@@ -1,5 +1,5 @@
 //! One older client. The session takes the steps of its view and says them in the older words. What it is sent it
-//! takes also when it is about to end, or has said so: older clients never send again. Pure: see
+//! takes also when it is about to end, or has said so, and before its rows have come: older clients never send again. Pure: see
 //! [`rowtide_gateway::conversation`].
 
 use std::collections::HashSet;
@@ -15,8 +15,8 @@ use rowtide_gateway::limits::{ClientLimits, LONGEST_WAIT};
 use rowtide_gateway::rate::Verdict;
 use rowtide_gateway::registry::Sharing;
 use rowtide_gateway::scheduler::Broken;
-use rowtide_gateway::send_queue::Step;
-use rowtide_gateway::{Now, OpenRequest};
+use rowtide_gateway::send_queue::SessionStep;
+use rowtide_gateway::{NotServing, Now, OpenRequest};
 use rowtide_plan::plan::Plan;
 use rowtide_plan::write::Rejection;
 use rowtide_postgres::mutate::{Author, Number};
@@ -62,20 +62,36 @@ pub struct OlderSession {
 }
 
 enum Phase {
-    /// The place and the engine's session are waited for.
-    Opening,
+    /// The place and the engine's session are waited for. What is sent meanwhile is read by the plan that served when it
+    /// came, if one did, should the server stop before.
+    Opening(Option<Arc<Plan>>),
     /// All is there; a mutation may wait for the user's rate to be asked.
     Live(Arc<Plan>, Option<(String, Box<Mutation>)>),
     /// It is over. With a plan what still comes is taken.
     Ended(Option<Arc<Plan>>),
 }
 
+impl Phase {
+    /// By what a message is read; `None` where nothing is served.
+    fn plan(&self) -> Option<&Arc<Plan>> {
+        match self {
+            Phase::Opening(plan) | Phase::Ended(plan) => plan.as_ref(),
+            Phase::Live(plan, _) => Some(plan),
+        }
+    }
+}
+
 /// What a step comes to.
 type Outcome = Result<(), Option<Ending>>;
 
 impl OlderSession {
-    /// The session of who has come, in a tab that keeps its `session` when it comes back.
-    pub fn new(limits: ClientLimits, identity: Identity, session: &str) -> OlderSession {
+    /// The session of who has come, in a tab that keeps its `session` when it comes back; `plan` serves now, if one does.
+    pub fn new(
+        limits: ClientLimits,
+        identity: Identity,
+        session: &str,
+        plan: Option<Arc<Plan>>,
+    ) -> OlderSession {
         OlderSession {
             limits,
             author: Arc::clone(&identity.author),
@@ -88,13 +104,13 @@ impl OlderSession {
             heard: Heard::default(),
             said: false,
             pulse: None,
-            phase: Phase::Opening,
+            phase: Phase::Opening(plan),
             stopping: None,
             deadline: None,
         }
     }
 
-    fn act(&mut self, input: Input<'_, Step>, now: &Now, out: &mut Vec<Effect>) -> Outcome {
+    fn act(&mut self, input: Input<'_, SessionStep>, now: &Now, out: &mut Vec<Effect>) -> Outcome {
         if matches!(input, Input::Text(_) | Input::Binary | Input::Heard) {
             self.pulse = Some(Pulse::new(now.time));
         }
@@ -122,10 +138,10 @@ impl OlderSession {
                     cursor: None,
                 }));
             }
-            Input::Opened(opened) => {
-                let plan = opened.map_err(|error| Some(error.into()))?;
-                self.phase = Phase::Live(plan, None);
-            }
+            Input::Opened(Ok(plan)) => self.phase = Phase::Live(plan, None),
+            // It may be told before the session itself is told to stop.
+            Input::Opened(Err(NotServing::Stopped)) => self.stop(now),
+            Input::Opened(Err(error)) => return Err(Some(error.into())),
             Input::Text(text) => self.hear(text, out)?,
             Input::Binary => self.ignore("a binary one"),
             Input::Unreadable(why) => return bad(&why),
@@ -145,10 +161,7 @@ impl OlderSession {
             Input::Superseded => {
                 return end(ErrorCode::Superseded, "another connection has taken over");
             }
-            Input::Stop if matches!(self.phase, Phase::Opening) => {
-                return Err(Some(Ending::stopping()));
-            }
-            Input::Stop => self.stopping = Some(Stopping::new(now.time)),
+            Input::Stop => self.stop(now),
             Input::Clock => match self.pulse.as_mut().and_then(|pulse| pulse.beat(now.time)) {
                 None => {}
                 Some(Beat::Ping) => self.ping(out),
@@ -172,7 +185,8 @@ impl OlderSession {
         if self.missed.is_due(now.time) {
             self.ask(out);
         }
-        let waits = !self.sent.is_empty();
+        // Without a view nothing is heard of what is taken; the tab is told when it comes back.
+        let waits = !self.sent.is_empty() && matches!(self.phase, Phase::Live(..));
         if self.stopping.is_some_and(|stopping| stopping.is_over(now.time, waits)) {
             return Err(Some(Ending::stopping()));
         }
@@ -182,6 +196,11 @@ impl OlderSession {
         let due = [beats, stops, self.heard.deadline(), self.missed.deadline()];
         self.deadline = due.into_iter().flatten().chain([expires]).min();
         Ok(())
+    }
+
+    /// The server stops: what has arrived already is still taken, whether the first rows have come or not.
+    fn stop(&mut self, now: &Now) {
+        self.stopping.get_or_insert(Stopping::new(now.time));
     }
 
     /// How long it may go on. These clients cannot send a new token, and would lose what they send while they connect
@@ -233,18 +252,18 @@ impl OlderSession {
     }
 
     /// Says a step in the older words.
-    fn say(&mut self, step: Step, now: &Now, out: &mut Vec<Effect>) -> Outcome {
+    fn say(&mut self, step: SessionStep, now: &Now, out: &mut Vec<Effect>) -> Outcome {
         let Phase::Live(plan, _) = &self.phase else { return Ok(()) };
         match step {
-            Step::Begin(_) => {}
-            Step::Snapshot { table, rows } => self.held.arrive(plan.table(table), rows),
-            Step::Ready(cursor) => {
+            SessionStep::Begin(_) => {}
+            SessionStep::Snapshot { table, rows } => self.held.arrive(plan.table(table), rows),
+            SessionStep::Ready(cursor) => {
                 say(self.held.initial_data(plan, cursor.lsn), out);
                 if self.missed.ready() {
                     self.ask(out);
                 }
             }
-            Step::Tx { messages, acknowledgements } => {
+            SessionStep::Tx { messages, acknowledgements } => {
                 for message in &messages {
                     let updates = self.held.updates(plan, message.changes());
                     updates.into_iter().for_each(|update| say(update, out));
@@ -269,7 +288,7 @@ impl OlderSession {
                     }
                 }
             }
-            Step::Closed(code, message) => return end(code, &message),
+            SessionStep::Closed(code, message) => return end(code, &message),
         }
         Ok(())
     }
@@ -287,7 +306,11 @@ impl OlderSession {
                 return Ok(());
             }
         };
-        let (Phase::Live(plan, _) | Phase::Ended(Some(plan))) = &self.phase else { return Ok(()) };
+        let Some(plan) = self.phase.plan() else {
+            // Nothing is served, and nobody else takes it: better a rejection than silence.
+            reject_at_once(&name, RejectCode::UnknownError, out);
+            return Ok(());
+        };
         if name.is_empty() || name.len() > MAX_NAME_BYTES || name.contains('\0') {
             // It cannot be kept.
             reject_at_once(&name, RejectCode::BadRequest, out);
@@ -347,9 +370,9 @@ impl OlderSession {
 }
 
 impl Conversation for OlderSession {
-    type Said = Step;
+    type Said = SessionStep;
 
-    fn step(&mut self, input: Input<'_, Step>, now: &Now, out: &mut Vec<Effect>) {
+    fn step(&mut self, input: Input<'_, SessionStep>, now: &Now, out: &mut Vec<Effect>) {
         if matches!(self.phase, Phase::Ended(_)) {
             if let Input::Text(text) = input {
                 let mut late = Vec::new();
@@ -361,11 +384,10 @@ impl Conversation for OlderSession {
         }
         if let Err(ending) = self.act(input, now, out) {
             // What was sent before the client hears of the end would be lost, where the end is not its own doing.
-            let takes = ending.as_ref().is_some_and(|end| end.code == ErrorCode::Restarting);
-            let phase = std::mem::replace(&mut self.phase, Phase::Ended(None));
-            if let Phase::Live(plan, _) = phase {
-                self.phase = Phase::Ended(takes.then_some(plan));
-            }
+            let takes = ending.as_ref().is_some_and(|end| {
+                matches!(end.code, ErrorCode::Restarting | ErrorCode::Unavailable)
+            });
+            self.phase = Phase::Ended(self.phase.plan().filter(|_| takes).cloned());
             out.push(Effect::End(ending));
         }
     }
@@ -380,7 +402,12 @@ impl Conversation for OlderSession {
     }
 
     fn reads(&self) -> bool {
-        matches!(self.phase, Phase::Live(_, None))
+        match &self.phase {
+            // What comes waits in the socket, until it can be told what becomes of it.
+            Phase::Opening(_) => self.stopping.is_some(),
+            Phase::Live(_, asked) => asked.is_none(),
+            Phase::Ended(_) => false,
+        }
     }
 }
 
@@ -401,3 +428,6 @@ fn end(code: ErrorCode, message: &str) -> Outcome {
 fn bad(message: &str) -> Outcome {
     end(ErrorCode::BadRequest, message)
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use rowtide_feed::{Change, Changes, Event, HistoryQuery, RowChange, Transaction};
-use rowtide_log::{Identity, Log, LogOptions, Opened};
+use rowtide_log::{Log, LogIdentity, LogOptions, Opened};
 use rowtide_plan::plan::{BranchId, TableId};
 use rowtide_plan::row::{Image, Row, Topic};
 use rowtide_plan::value::Value;
@@ -64,7 +64,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             max_bytes: 8 << 30,
         };
         let identity =
-            Identity { plan: [0; 32], system: 0, database: 0, timeline: 1, slot: String::new() };
+            LogIdentity { plan: [0; 32], system: 0, database: 0, timeline: 1, slot: String::new() };
         let Opened { mut log, reader, .. } = Log::open(options, identity)?;
         let mut random = SmallRng::seed_from_u64(1);
         let count = TRANSACTIONS.min(group * 5_000);

@@ -3,7 +3,7 @@
 
 /// What a log is of. Cursors into a log of anything else mean nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
+pub struct LogIdentity {
     /// [`rowtide_plan::plan::Plan::fingerprint`].
     pub plan: [u8; 32],
     /// The database cluster (`pg_control_system()`).
@@ -16,7 +16,7 @@ pub struct Identity {
     pub slot: String,
 }
 
-impl Identity {
+impl LogIdentity {
     /// What a log says of itself: plan, cluster, database, timeline, slot; numbers little-endian.
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = self.plan.to_vec();

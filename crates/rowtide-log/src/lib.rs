@@ -14,7 +14,7 @@ pub mod rules;
 mod segment;
 mod state;
 
-pub use identity::Identity;
+pub use identity::LogIdentity;
 pub use log::{Log, LogError, LogOptions, Opened};
 pub use reader::{Committed, HistoryError, LogReader, Statistics};
 pub use rules::Began;

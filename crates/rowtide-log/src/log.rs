@@ -7,13 +7,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rowtide_feed::Event;
+use rowtide_feed::{Event, LogExtent};
 use rowtide_protocol::{Epoch, Lsn};
 use thiserror::Error;
 
-use crate::identity::Identity;
+use crate::identity::LogIdentity;
 use crate::reader::LogReader;
-use crate::rules::{self, Began, Gap, LogEnd, Opening, Verdict};
+use crate::rules::{self, Began, Gap, LogEnd, LogOpening, OpeningVerdict};
 use crate::segment::{
     self, Damaged, Found, Segment, SegmentError, SegmentWriter, Unreadable, Unusable,
 };
@@ -88,11 +88,14 @@ pub enum LogError {
     },
 }
 
+/// Where a log is stored to begin and to end in which nothing has begun: Postgres has no commit there.
+const NOWHERE: Lsn = Lsn(0);
+
 /// The writer of a log. To be used from a thread of its own: it waits for the disk.
 #[derive(Debug)]
 pub struct Log {
     options: LogOptions,
-    identity: Identity,
+    identity: LogIdentity,
     shared: Arc<Shared>,
     writer: SegmentWriter,
     /// Held for as long as the log is open; the system lets go of it when the process ends.
@@ -106,7 +109,7 @@ impl Log {
     /// # Errors
     /// [`LogError::Locked`] when another process has it open; others when the directory cannot be
     /// read or written.
-    pub fn open(options: LogOptions, identity: Identity) -> Result<Opened, LogError> {
+    pub fn open(options: LogOptions, identity: LogIdentity) -> Result<Opened, LogError> {
         let dir = options.dir.clone();
         let at = |source: io::Error| LogError::io(&options, source);
         segment::make_private(&dir).map_err(at)?;
@@ -130,7 +133,7 @@ impl Log {
                 let writer = writer.map_err(|source| LogError::of(&options, source.into()))?;
                 (writer, state)
             }
-            None => begin(&options, &identity, Lsn(0), next)?,
+            None => begin(&options, &identity, NOWHERE, next)?,
         };
         // What is left of other epochs, or before a gap.
         let oldest = state.segments.first().map_or(0, |oldest| oldest.number);
@@ -148,6 +151,12 @@ impl Log {
         self.shared.state().epoch
     }
 
+    /// From where to where it goes; `None` if it is new, or was ended, and nothing has begun in it since.
+    pub fn extent(&self) -> Option<LogExtent> {
+        let (oldest, durable) = (self.oldest(), self.end());
+        (durable > NOWHERE).then_some(LogExtent { oldest, durable })
+    }
+
     /// Everything up to here is durable.
     pub fn end(&self) -> Lsn {
         self.shared.state().end.position()
@@ -161,6 +170,11 @@ impl Log {
     /// Cursors before this position cannot resume.
     pub fn oldest(&self) -> Lsn {
         self.shared.state().oldest()
+    }
+
+    /// Its size, in bytes on disk. Asks the disk.
+    pub fn bytes(&self) -> u64 {
+        self.shared.state().segments.iter().map(|segment| segment.bytes()).sum()
     }
 
     /// Appends to the end, in order, all or nothing; durable when it returns. What lies at or before
@@ -191,7 +205,7 @@ impl Log {
     ///
     /// # Errors
     /// Then the log is as it was, and the same call can be made again; of [`LogError::Gap`] in vain.
-    pub fn reshape(&mut self, identity: Identity, event: &Event) -> Result<(), LogError> {
+    pub fn reshape(&mut self, identity: LogIdentity, event: &Event) -> Result<(), LogError> {
         let end = self.shared.state().end;
         let Some(end) = rules::to_reshape(&end, event)? else { return Ok(()) };
         self.writer
@@ -213,7 +227,7 @@ impl Log {
             self.next_segment()?;
         }
         let segments = self.shared.state().segments;
-        let mut bytes: u64 = segments.iter().map(|segment| segment.bytes()).sum();
+        let mut bytes = self.bytes();
         let [old @ .., _] = &segments[..] else { return Ok(()) };
         for segment in old {
             if segment.newest_us() >= kept_us && bytes <= self.options.max_bytes {
@@ -230,7 +244,7 @@ impl Log {
     ///
     /// # Errors
     /// When the new log cannot be made: then the old one is as it was.
-    pub fn begin_epoch(&mut self, identity: Identity, position: Lsn) -> Result<(), LogError> {
+    pub fn begin_epoch(&mut self, identity: LogIdentity, position: Lsn) -> Result<(), LogError> {
         let old = self.shared.state();
         let next = old.newest().number + 1;
         let (writer, state) = begin(&self.options, &identity, position, next)?;
@@ -242,6 +256,14 @@ impl Log {
             drop(segment.remove());
         }
         Ok(())
+    }
+
+    /// Empties the log, which is of another epoch then that has not begun: nothing can be its continuation.
+    ///
+    /// # Errors
+    /// As of [`Log::begin_epoch`].
+    pub fn end_epoch(&mut self, identity: LogIdentity) -> Result<(), LogError> {
+        self.begin_epoch(identity, NOWHERE)
     }
 
     /// Whether the newest segment has its share of the log when a transaction of `time_us` comes.
@@ -275,7 +297,7 @@ fn micros(duration: Duration) -> i64 {
 /// A new epoch, with one empty segment.
 fn begin(
     options: &LogOptions,
-    identity: &Identity,
+    identity: &LogIdentity,
     position: Lsn,
     number: u64,
 ) -> Result<(SegmentWriter, State), LogError> {
@@ -290,10 +312,10 @@ fn begin(
 /// What a directory holds of the log that should be there.
 fn find(
     options: &LogOptions,
-    identity: &Identity,
+    identity: &LogIdentity,
     numbers: &[u64],
 ) -> Result<(Option<State>, Began), LogError> {
-    let mut opening = Opening::new(identity);
+    let mut opening = LogOpening::new(identity);
     let mut newest_first = Vec::new();
     let mut of_newest = None;
     for (age, number) in numbers.iter().rev().enumerate() {
@@ -314,10 +336,12 @@ fn find(
     }
     newest_first.reverse();
     Ok(match (opening.verdict(), of_newest) {
-        (Verdict::Continues { began, .. }, Some((epoch, end))) => {
+        (OpeningVerdict::Continues { began, .. }, Some((epoch, end))) => {
             (Some(State { epoch, segments: newest_first.into(), end }), began)
         }
-        (Verdict::Continues { began, .. } | Verdict::Begins(began), _) => (None, began),
+        (OpeningVerdict::Continues { began, .. } | OpeningVerdict::Begins(began), _) => {
+            (None, began)
+        }
     })
 }
 

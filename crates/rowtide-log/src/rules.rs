@@ -15,7 +15,7 @@ use rowtide_plan::row::Topic;
 use rowtide_protocol::Lsn;
 use thiserror::Error;
 
-pub use opening::{Began, Header, Opening, Replaced, Unusable, Verdict};
+pub use opening::{Began, Header, LogOpening, OpeningVerdict, Replaced, Unusable};
 
 /// Where a log ends. An [`Event::Reshaped`] is a link of it as a transaction is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

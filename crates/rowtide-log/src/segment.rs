@@ -22,7 +22,7 @@ use rowtide_protocol::{Epoch, Lsn};
 use rusqlite::{Connection, OpenFlags, Row};
 
 use self::files::{path_of, remove_database, wal_of};
-use crate::identity::Identity;
+use crate::identity::LogIdentity;
 use crate::rules::{self, Header, LogEnd};
 
 pub use error::Damaged;
@@ -132,7 +132,7 @@ impl Segment {
         dir: &Path,
         number: u64,
         epoch: Epoch,
-        identity: &Identity,
+        identity: &LogIdentity,
         after: &LogEnd,
     ) -> Result<Segment, SegmentError> {
         let path = path_of(dir, number);
@@ -148,7 +148,7 @@ impl Segment {
     fn fill(
         path: &Path,
         epoch: Epoch,
-        identity: &Identity,
+        identity: &LogIdentity,
         after: &LogEnd,
     ) -> Result<(), rusqlite::Error> {
         let db = Connection::open(path)?;

@@ -16,7 +16,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use rowtide_feed::{Event, Transaction};
 use rowtide_log::rules::{Gap, Replaced};
-use rowtide_log::{Began, HistoryError, Identity, Log, LogError, LogReader, Opened};
+use rowtide_log::{Began, HistoryError, Log, LogError, LogIdentity, LogReader, Opened};
 use rowtide_protocol::Lsn;
 
 fn some_transactions(seed: u64, after: Lsn, count: usize) -> Vec<Arc<Transaction>> {
@@ -66,7 +66,7 @@ fn segments(dir: &Path) -> Vec<PathBuf> {
     segments
 }
 
-fn replaced(dir: &Path, identity: Identity) -> Replaced {
+fn replaced(dir: &Path, identity: LogIdentity) -> Replaced {
     let Opened { log, began, .. } = Log::open(options(dir), identity).unwrap();
     assert_eq!((log.end(), log.oldest()), (Lsn(0), Lsn(0)));
     assert_eq!(segments(dir).len(), 1, "nothing is left of the old one");
@@ -92,11 +92,11 @@ fn a_log_goes_on_where_it_ended_with_its_epoch() {
 #[test]
 fn a_log_of_something_else_is_replaced() {
     let others = [
-        Identity { plan: [8; 32], ..identity() },
-        Identity { system: 43, ..identity() },
-        Identity { timeline: 2, ..identity() },
-        Identity { database: 6, ..identity() },
-        Identity { slot: "other".into(), ..identity() },
+        LogIdentity { plan: [8; 32], ..identity() },
+        LogIdentity { system: 43, ..identity() },
+        LogIdentity { timeline: 2, ..identity() },
+        LogIdentity { database: 6, ..identity() },
+        LogIdentity { slot: "other".into(), ..identity() },
     ];
     for other in others {
         let dir = TestDir::new("identity");

@@ -19,7 +19,7 @@ use rowtide_feed::{
     Change, Changes, Event, Fingerprint, Follower, HistoryQuery, Taken, Transaction,
 };
 use rowtide_log::rules::{LogEnd, Replay, Selection};
-use rowtide_log::{Began, Committed, HistoryError, Identity, Log, LogOptions, LogReader, Opened};
+use rowtide_log::{Began, Committed, HistoryError, Log, LogIdentity, LogOptions, LogReader, Opened};
 use rowtide_protocol::Lsn;
 
 const SEEDS: u64 = 40;
@@ -120,7 +120,7 @@ impl Model {
         self.ends.push(End { lsn, position: None });
     }
 
-    fn identity(&self) -> Identity {
+    fn identity(&self) -> LogIdentity {
         of_shapes(self.shapes)
     }
 
@@ -357,9 +357,9 @@ impl Model {
 }
 
 /// What a log is of that was reshaped so often.
-fn of_shapes(shapes: u8) -> Identity {
+fn of_shapes(shapes: u8) -> LogIdentity {
     let identity = identity();
-    Identity { timeline: identity.timeline + u32::from(shapes), ..identity }
+    LogIdentity { timeline: identity.timeline + u32::from(shapes), ..identity }
 }
 
 fn topics_of(change: &Change) -> impl Iterator<Item = &rowtide_plan::row::Topic> {

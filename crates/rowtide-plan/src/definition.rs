@@ -11,7 +11,7 @@ use crate::catalog::TableName;
 use crate::error::{DefinitionError, DefinitionProblem};
 use crate::rule::{Name, Rule, parse};
 use crate::sql_text::{Span, SqlText};
-use crate::write_rules::{InsertRule, Limit, WriteRule};
+use crate::write_rules::{InsertRule, RowLimit, WriteRule};
 
 /// A definition whose rules have been read.
 #[derive(Clone, Debug)]
@@ -271,7 +271,7 @@ impl Rules<'_> {
                 self.problems.push(DefinitionProblem::new(limit.code.span(), message, "here"));
             }
             if let Some(counted) = self.rule(&limit.r#where) {
-                limits.push(Limit { counted, max, code: code.clone() });
+                limits.push(RowLimit { counted, max, code: code.clone() });
             }
         }
         Some(InsertRule { allow: allow?, limits })

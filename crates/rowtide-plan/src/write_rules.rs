@@ -31,12 +31,12 @@ pub struct InsertRule {
     /// Over `new`.
     pub allow: WriteRule,
     /// An insert must not exceed any of them.
-    pub limits: Vec<Limit>,
+    pub limits: Vec<RowLimit>,
 }
 
 /// How many rows there may be.
 #[derive(Clone, Debug)]
-pub struct Limit {
+pub struct RowLimit {
     /// Which rows count: over the table's columns, without a prefix.
     pub counted: WriteRule,
     /// The most.

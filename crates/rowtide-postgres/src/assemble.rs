@@ -1,4 +1,4 @@
-//! From messages to transactions. A transaction's changes are gathered until it commits and brought
+//! From messages to transactions. A transaction's changes are kept until it commits and brought
 //! to one net change for each row, so that everything behind this point may take them in any order.
 //! Rows are encoded and routed here, once. A transaction that grows past a budget of bytes is not
 //! held, nor is one that changes or deletes rows which nothing tells apart: only the tables that it touched are
@@ -66,7 +66,7 @@ pub enum AssembleError {
     NotEnded,
 }
 
-/// Gathers transactions for one plan.
+/// Assembles the transactions of one plan.
 pub struct Assembler {
     plan: Arc<Plan>,
     /// The schema of the table whose rows are acknowledgements.

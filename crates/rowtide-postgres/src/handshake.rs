@@ -15,7 +15,7 @@ use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::connect::ConnectOptions;
-use crate::walsender::{Frame, HEADER, Rejection};
+use crate::walsender::{Frame, HEADER, StreamRejection};
 
 /// A connection, encrypted or not.
 pub(crate) trait Wire: AsyncRead + AsyncWrite + Send {}
@@ -30,7 +30,7 @@ const MAX_MESSAGE: usize = 1 << 20;
 /// Why there is no stream.
 pub(crate) enum Failure {
     /// Postgres does not start it.
-    Rejected(Rejection),
+    Rejected(StreamRejection),
     /// It did not come to that.
     Other(String),
 }

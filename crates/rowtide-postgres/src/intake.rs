@@ -1,5 +1,5 @@
 //! From bytes to events: the messages that are there are found in the buffer, decoded where they lie, and
-//! gathered into transactions, many at a time and without a copy of their own. Pure: bytes come in as they come,
+//! assembled into transactions, many at a time and without a copy of their own. Pure: bytes come in as they come,
 //! and what is not all there yet waits for the rest.
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use rowtide_protocol::Lsn;
 use thiserror::Error;
 
 use crate::assemble::{AssembleError, Assembler, StreamEvent, US_1970_TO_2000};
-use crate::walsender::{Frame, Rejection, Said};
+use crate::walsender::{Frame, Said, StreamRejection};
 
 /// What was there at once, in the order of commits.
 #[derive(Debug, Default)]
@@ -28,7 +28,7 @@ pub(crate) enum IntakeError {
     #[error("the stream has ended")]
     Ended,
     #[error(transparent)]
-    Rejected(Rejection),
+    Rejected(StreamRejection),
     #[error(transparent)]
     Decode(#[from] AssembleError),
 }

@@ -448,7 +448,7 @@ mod tests {
         }
 
         #[test]
-        fn a_message_that_is_cut_off_or_too_long_is_refused(message in message(), cut in 0usize..64) {
+        fn a_message_that_is_cut_off_or_too_long_is_rejected(message in message(), cut in 0usize..64) {
             let mut bytes = encode(&message);
             let mut longer = bytes.clone();
             longer.push(0);
@@ -458,7 +458,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_decoded_or_refused(mut bytes in proptest::collection::vec(any::<u8>(), 0..80), kind in 0usize..11) {
+        fn any_bytes_are_decoded_or_rejected(mut bytes in proptest::collection::vec(any::<u8>(), 0..80), kind in 0usize..11) {
             if let Some(first) = bytes.first_mut() {
                 *first = b"BCORYIUDTMx"[kind];
             }

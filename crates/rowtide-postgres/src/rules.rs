@@ -46,7 +46,7 @@ enum Busy {
 }
 
 async fn prepare(client: &Client, plan: &mut Plan, busy: Busy) -> Result<RuleProblems, Error> {
-    let mut refused = Vec::new();
+    let mut rejected = Vec::new();
     for index in 0..plan.tables.len() {
         if !plan.tables[index].published {
             continue;
@@ -55,10 +55,10 @@ async fn prepare(client: &Client, plan: &mut Plan, busy: Busy) -> Result<RulePro
         if !problems.is_empty() {
             let name = plan.tables[index].name.clone();
             plan.unjudged.push(name.clone());
-            refused.push((name, problems));
+            rejected.push((name, problems));
         }
     }
-    Ok(refused)
+    Ok(rejected)
 }
 
 async fn prepare_table(

@@ -27,7 +27,7 @@ pub use crate::intake::Batch;
 use crate::intake::{Intake, IntakeError};
 use crate::slot::{SystemIdentity, system_identity};
 use crate::slot_making::creation_sql;
-use crate::walsender::{COPY_DONE, Rejection, put_status};
+use crate::walsender::{COPY_DONE, StreamRejection, put_status};
 
 /// The most bytes of encoded rows that one transaction may take before its tables are loaded again
 /// instead.
@@ -44,6 +44,9 @@ const LINGER: Duration = Duration::from_micros(200);
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Postgres does not know a thing by this name (`undefined_object`).
 const UNDEFINED_OBJECT: &str = "42704";
+/// Since this version a walsender learns at once that a table has become a partition, or is none any more. One of an older
+/// version keeps what it has once found out of a table, until it ends or a publication is altered.
+const PARTITIONS_FOLLOWED: i32 = 150_000;
 /// Another uses it (`object_in_use`).
 const OBJECT_IN_USE: &str = "55006";
 
@@ -113,7 +116,7 @@ pub enum StreamError {
     PublicationMissing(String),
     /// Postgres ended the stream with an error.
     #[error("Postgres ended the replication stream: {0}")]
-    Rejected(Rejection),
+    Rejected(StreamRejection),
     /// The connection ended.
     #[error("the replication stream ended: {0}")]
     Ended(String),
@@ -160,6 +163,9 @@ pub struct SlotPosition {
     pub end: Lsn,
     /// Of which database.
     pub system: SystemIdentity,
+    /// What becomes a partition, or ceases to be one, is streamed for the rest of a connection as it was before, if the
+    /// connection has come to it before: up to version 14, for a plan with partitioned tables.
+    pub remembers_partitions: bool,
 }
 
 /// A connection that streams.
@@ -225,7 +231,9 @@ impl Stream {
     ) -> Result<(Stream, SlotPosition), StreamError> {
         let client = connect(options, "slot").await?;
         let role = format!("stream {:08x}", instance.0);
-        let position = check_slot(&client, &names.slot, &role).await?;
+        let mut position = check_slot(&client, &names.slot, &role).await?;
+        position.remembers_partitions = server_version(&client).await? < PARTITIONS_FOLLOWED
+            && plan.tables.iter().any(|table| table.catalog.streaming.partitioned);
         let sql = "SELECT pg_catalog.current_setting('transaction_timeout', true) IS NOT NULL";
         let knows = client.query_typed(sql, &[]).await?;
         let has_transaction_timeout = knows.first().is_some_and(|row| row.get(0));
@@ -454,7 +462,8 @@ async fn check_slot(client: &Client, slot: &str, role: &str) -> Result<SlotPosit
     let confirmed = row.get::<_, Option<&str>>(3);
     let confirmed = confirmed.ok_or_else(|| StreamError::SlotUnusable(slot.to_owned()))?.parse()?;
     let end = row.get::<_, &str>(2).parse()?;
-    Ok(SlotPosition { confirmed, end, system: system_identity(client).await? })
+    let system = system_identity(client).await?;
+    Ok(SlotPosition { confirmed, end, system, remembers_partitions: false })
 }
 
 #[cfg(test)]

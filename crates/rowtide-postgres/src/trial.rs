@@ -46,7 +46,7 @@ pub struct Trial {
 
 /// What is known already, so that it is not said twice.
 #[derive(Clone, Copy, Debug)]
-pub struct Known {
+pub struct AlreadyKnown {
     /// The role may stream. Otherwise the stream is not tried.
     pub may_stream: bool,
     /// Rowtide's own tables are there, and may be used. Otherwise no mutation is tried.
@@ -63,7 +63,7 @@ impl Trial {
         client: &Client,
         names: &Names,
         plan: &Arc<Plan>,
-        known: Known,
+        known: AlreadyKnown,
     ) -> Result<Vec<Problem>, Error> {
         if is_standby(client).await? {
             // That is said elsewhere, and everything else follows from it.

@@ -15,7 +15,7 @@ pub(crate) const HEADER: usize = 5;
 /// Postgres has said no.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{message}")]
-pub struct Rejection {
+pub struct StreamRejection {
     /// The SQLSTATE.
     pub code: String,
     /// In Postgres' own words; of a right that is missing with which one that is.
@@ -51,8 +51,8 @@ impl<'a> Frame<'a> {
     }
 
     /// What an `ErrorResponse` says.
-    pub(crate) fn rejection(self) -> Rejection {
-        let mut rejection = Rejection { code: String::new(), message: String::new() };
+    pub(crate) fn rejection(self) -> StreamRejection {
+        let mut rejection = StreamRejection { code: String::new(), message: String::new() };
         let mut detail = String::new();
         for field in self.body.split(|byte| *byte == 0) {
             let Some((kind, text)) = field.split_first() else { continue };
@@ -88,7 +88,7 @@ pub(crate) enum Said<'a> {
         reply: bool,
     },
     /// The stream ends with an error.
-    Rejected(Rejection),
+    Rejected(StreamRejection),
     /// The stream ends.
     Done,
     /// Something that is not about the stream.
@@ -184,7 +184,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_or_refused(
+        fn any_bytes_are_read_or_rejected(
             mut bytes in proptest::collection::vec(any::<u8>(), 0..60), kind in 0..8_usize
         ) {
             if let Some(first) = bytes.first_mut() {

@@ -1,8 +1,9 @@
 //! What a plan relies on, as Postgres has it now: the publication, and of each table what its rows are, who may
 //! see them and which of their changes are streamed. It is read with one query, and only after something was
 //! committed: a first, trivial one asks which transactions are running, and as long as that is the same no
-//! transaction has ended, so nothing can be different. Neither takes a lock that a DDL statement holds, and
-//! neither writes WAL. What follows from a difference is not decided here.
+//! transaction has ended, so nothing can be different. Only catalogs are read: neither query opens a table, so
+//! neither waits for a DDL statement that has locked one, and neither writes WAL. What follows from a difference is
+//! not decided here.
 
 use rowtide_plan::catalog::TableName;
 use serde::Deserialize;
@@ -58,6 +59,10 @@ pub struct ObservedTable {
     /// Which transaction wrote the row of its row type (`xmin`): another after it was renamed, also if that was
     /// undone.
     pub name_version: u32,
+    /// Which transaction wrote the row of its schema (`xmin`): another after that was renamed, also if that was undone.
+    pub schema_version: u32,
+    /// What else is in the row of its schema, as one text: what explains another version.
+    pub schema_incidental: String,
     /// `relfilenode`: another after the table was rewritten or truncated.
     pub file: u32,
     /// What else is in its row of `pg_class` and is of no concern, as one text: what explains another version.
@@ -124,6 +129,9 @@ pub struct ObservedMembership {
     pub oid: Option<u32>,
     /// Which transaction wrote that row (`xmin`).
     pub version: Option<u32>,
+    /// The table itself is named, and not its schema, all tables, or the table that it is a partition of. Postgres does
+    /// not make one of these unlogged.
+    pub named: bool,
     /// Rows are left out.
     pub filtered: bool,
     /// Columns are left out.
@@ -274,30 +282,45 @@ fn look_sql(version: i32) -> String {
         if version >= 150_000 {
             format!(
                 "(SELECT s.{column} FROM pg_publication_namespace s \
-                  WHERE s.pnpubid = p.oid AND s.pnnspid = c.relnamespace)"
+                  WHERE s.pnpubid = p.oid AND s.pnnspid = above.relnamespace)"
             )
         } else {
             "NULL".to_owned()
         }
     };
     let (schema_oid, schema_version) = (schema("oid"), schema("xmin"));
+    // As `pg_get_publication_tables` has it, which opens the tables: a partition is published with the table that it is a
+    // partition of, and as that where the publication says so.
     let key = key_index("c.rel");
     format!(
         "
 WITH RECURSIVE p AS (
   SELECT p.*, p.oid AS pub, p.xmin::text::bigint AS version FROM pg_publication p WHERE p.pubname = $3
 ), c AS (
-  SELECT c.*, c.oid AS rel, c.xmin::text::bigint AS version, n.nspname FROM pg_class c
+  SELECT c.*, c.oid AS rel, c.xmin::text::bigint AS version, n.nspname, n.xmin::text::bigint AS schema_version,
+         concat_ws(' ', n.nspowner, n.nspacl) AS schema_incidental FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace
   JOIN (SELECT DISTINCT * FROM unnest($1::text[], $2::text[]) AS u(schema, name)) wanted
     ON n.nspname = wanted.schema AND c.relname = wanted.name
-), published AS (
-  SELECT c.rel, coalesce(r.oid, {schema_oid}) AS oid,
+), above AS (
+  SELECT c.rel, c.rel AS oid, c.relnamespace FROM c
+  UNION ALL
+  SELECT above.rel, k.oid, k.relnamespace FROM above JOIN pg_class of ON of.oid = above.oid AND of.relispartition
+  JOIN pg_inherits h ON h.inhrelid = above.oid JOIN pg_class k ON k.oid = h.inhparent
+), member AS (
+  SELECT above.rel, above.oid = above.rel AS own, r.prrelid IS NOT NULL AS named, coalesce(r.oid, {schema_oid}) AS oid,
          coalesce(r.xmin, {schema_version})::text::bigint AS version,
          to_jsonb(r) ->> 'prqual' IS NOT NULL AS filtered,
          to_jsonb(r) ->> 'prattrs' IS NOT NULL AS listed
-  FROM p CROSS JOIN LATERAL pg_get_publication_tables(p.pubname) g JOIN c ON c.rel = g.relid
-  LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.rel
+  FROM p CROSS JOIN above LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = above.oid
+), published AS (
+  SELECT DISTINCT ON (c.rel) c.rel, m.own AND m.named AS named, m.oid, m.version, m.filtered, m.listed
+  FROM p CROSS JOIN c JOIN member m ON m.rel = c.rel
+  WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND c.rel >= 16384
+    AND (p.puballtables OR m.oid IS NOT NULL)
+    AND NOT (p.pubviaroot AND c.relispartition AND (p.puballtables OR EXISTS (SELECT FROM member a
+      WHERE a.rel = c.rel AND NOT a.own AND a.oid IS NOT NULL)))
+  ORDER BY c.rel, m.own DESC, m.named DESC, m.oid
 ), part AS (
   SELECT c.rel AS root, h.inhrelid AS oid FROM c JOIN pg_inherits h ON h.inhparent = c.rel
   WHERE c.relkind = 'p' AND NOT h.inhdetachpending
@@ -323,6 +346,7 @@ SELECT json_build_object(
   'tables', coalesce((SELECT json_agg(json_build_object(
      'schema', c.nspname, 'name', c.relname, 'oid', c.rel::bigint, 'version', c.version,
      'name_version', coalesce((SELECT y.xmin::text::bigint FROM pg_type y WHERE y.oid = c.reltype), 0),
+     'schema_version', c.schema_version, 'schema_incidental', c.schema_incidental,
      'file', c.relfilenode::bigint, 'incidental', concat_ws(' ', c.reltablespace, c.relowner, c.relhastriggers, c.relhasrules,
         c.relhassubclass, c.relchecks, c.relnatts, c.reltoastrelid, c.relam, c.relhasindex, c.reloptions, c.relacl),
      'kind', c.relkind, 'persistence', c.relpersistence, 'identity', c.relreplident,
@@ -343,7 +367,7 @@ SELECT json_build_object(
      'partitions', coalesce((SELECT json_agg(json_build_object('oid', l.oid::bigint, 'file', l.relfilenode::bigint,
         'kind', l.relkind::text || l.relpersistence::text, 'identity', l.relreplident) ORDER BY l.oid)
         FROM part JOIN pg_class l ON l.oid = part.oid AND l.relkind <> 'p' WHERE part.root = c.rel), '[]'),
-     'membership', (SELECT json_build_object('oid', m.oid::bigint, 'version', m.version,
+     'membership', (SELECT json_build_object('oid', m.oid::bigint, 'version', m.version, 'named', m.named,
         'filtered', m.filtered, 'listed', m.listed) FROM published m WHERE m.rel = c.rel),
      'columns', coalesce((SELECT json_agg(json_build_object(
         'number', a.attnum, 'name', a.attname, 'type', a.atttypid::bigint, 'modifier', a.atttypmod,

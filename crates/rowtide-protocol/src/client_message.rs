@@ -38,7 +38,7 @@ pub enum ClientMessage {
     /// The first message of a connection.
     Connect(Connect),
     /// One transaction of the client's.
-    Mutate(Mutation),
+    Mutate(Mutate),
     /// A new token for the live session.
     Auth {
         /// The token, unverified.
@@ -69,7 +69,7 @@ pub struct Connect {
 
 /// The fields of `mutate`.
 #[derive(Debug)]
-pub struct Mutation {
+pub struct Mutate {
     /// Grows by exactly one per client, from 1.
     pub id: u64,
     /// 1 to 500 operations, applied in order; or what is wrong with them: a mutation that has a number
@@ -200,7 +200,7 @@ impl ClientMessage {
                     return Err(BadMessage(format!("`mutate`: `id` is 1 to {most}")));
                 }
                 let ops = read_ops(fields.ops);
-                Ok(ClientMessage::Mutate(Mutation { id: fields.id, ops }))
+                Ok(ClientMessage::Mutate(Mutate { id: fields.id, ops }))
             }
             "auth" => {
                 let fields: AuthFields = object(text).map_err(wrong)?;
@@ -228,7 +228,7 @@ mod tests {
     #[track_caller]
     fn rejected_ops(text: &str) -> String {
         match ClientMessage::parse(text).unwrap() {
-            ClientMessage::Mutate(Mutation { id: 1, ops }) => ops.unwrap_err().to_string(),
+            ClientMessage::Mutate(Mutate { id: 1, ops }) => ops.unwrap_err().to_string(),
             other => panic!("{other:?}"),
         }
     }

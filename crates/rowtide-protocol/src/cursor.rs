@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_is_read_back_and_a_forged_one_is_refused() {
+    fn a_cursor_is_read_back_and_a_forged_one_is_rejected() {
         for lsn in [0, 1, 0x16B_3748, u64::MAX] {
             let cursor = Cursor { epoch: Epoch(0xfeed), view: ViewId(7), lsn: Lsn(lsn) };
             assert_eq!(cursor.to_string().parse(), Ok(cursor));

@@ -127,7 +127,7 @@ pub fn error_frame(code: ErrorCode, message: &str, retry_after_ms: Option<u64>) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Change, Epoch, Lsn, ServerMessage, ViewId};
+    use crate::{ChangedRow, Epoch, Lsn, ServerMessage, ViewId};
 
     fn read(frame: &Bytes) -> ServerMessage {
         ServerMessage::parse(std::str::from_utf8(frame).unwrap()).unwrap()
@@ -148,7 +148,7 @@ mod tests {
         };
         assert_eq!((ack, sent, changes.len()), (Some(7), cursor.to_string(), 2));
         assert_eq!(commit_time.as_deref(), Some("2026-01-01T00:00:00Z"));
-        assert!(matches!(&changes[0], Change::Put { table, .. } if table == "a\"b"));
+        assert!(matches!(&changes[0], ChangedRow::Put { table, .. } if table == "a\"b"));
         assert!(
             matches!(read(&connected_frame("u\"1", Mode::Snapshot, 0, &[], r#"{"t":{"key":["id"]}}"#)),
             ServerMessage::Connected(c) if c.user_id == "u\"1" && c.tables["t"].key == ["id"])

@@ -10,7 +10,7 @@ mod frame;
 mod server_message;
 
 pub use client_message::{
-    BadMessage, ClientId, ClientMessage, Connect, MAX_OPS, Mutation, Op, OpKind,
+    BadMessage, ClientId, ClientMessage, Connect, MAX_OPS, Mutate, Op, OpKind,
 };
 pub use code::{ErrorCode, RejectCode};
 pub use cursor::{Cursor, Epoch, InvalidCursor, InvalidLsn, Lsn, ViewId};
@@ -18,7 +18,7 @@ pub use frame::{
     connected_frame, delete_change, error_frame, pong_frame, put_change, ready_frame, reject_frame,
     snapshot_frame, tx_frame,
 };
-pub use server_message::{Change, Connected, Mode, Rejected, ServerMessage, TableKey};
+pub use server_message::{ChangedRow, Connected, Mode, Rejected, ServerMessage, TableKey};
 
 /// The version of the protocol that this crate speaks.
 pub const PROTOCOL_VERSION: u64 = 1;

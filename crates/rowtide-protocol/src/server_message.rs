@@ -30,7 +30,7 @@ pub enum ServerMessage {
         /// Where the client stands after it.
         cursor: String,
         /// In order.
-        changes: Vec<Change>,
+        changes: Vec<ChangedRow>,
         /// Every mutation up to this id is acknowledged, and its effects are in the rows.
         ack: Option<u64>,
         /// When the commit happened, RFC 3339.
@@ -116,7 +116,7 @@ pub struct Rejected {
 /// One change of a row.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "op", rename_all = "lowercase")]
-pub enum Change {
+pub enum ChangedRow {
     /// The row is new or has changed: the whole row.
     Put {
         /// Its table.

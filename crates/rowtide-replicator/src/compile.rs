@@ -57,9 +57,9 @@ pub(crate) async fn look(
     let system = system_identity(client).await?;
     let mut catalog = read_catalog(client, &tables).await?;
     leave_out_unfit(&observed, &mut catalog);
-    let (mut plan, refused) = compile_partly(definition, &catalog);
-    let refused: Vec<(String, String)> =
-        refused.into_iter().map(|(table, error)| (table, said(&error.problems))).collect();
+    let (mut plan, rejected) = compile_partly(definition, &catalog);
+    let rejected: Vec<(String, String)> =
+        rejected.into_iter().map(|(table, error)| (table, said(&error.problems))).collect();
     let unwritable = prepare_rules(client, &mut plan).await?;
     let unwritable = unwritable.into_iter().map(|(table, problems)| (table, said(&problems)));
     let unwritable = unwritable.collect();
@@ -69,7 +69,7 @@ pub(crate) async fn look(
     });
     let own = own.collect();
     let wal_end = pass_end_of_wal(client).await?;
-    Ok(Looked { observed, plan: Arc::new(plan), refused, unwritable, own, system, wal_end })
+    Ok(Looked { observed, plan: Arc::new(plan), rejected, unwritable, own, system, wal_end })
 }
 
 fn leave_out_unfit(observed: &Observed, catalog: &mut Catalog) {

@@ -6,18 +6,18 @@
 use std::collections::VecDeque;
 
 use rowtide_feed::{EpochReason, Event};
-use rowtide_log::{Committed, Identity};
+use rowtide_log::{Committed, LogIdentity};
 use rowtide_protocol::Lsn;
 
 /// What there is to decide by, before anything is streamed.
 #[derive(Clone, Copy, Debug)]
-pub struct Claim<'a> {
+pub struct Evidence<'a> {
     /// What the log's records are of.
-    pub of_log: &'a Identity,
+    pub of_log: &'a LogIdentity,
     /// What the stream is of, with the plan that serves now.
-    pub of_stream: &'a Identity,
-    /// The log ends here.
-    pub log_ends: Lsn,
+    pub of_stream: &'a LogIdentity,
+    /// The log ends here, if it has begun.
+    pub log_ends: Option<Lsn>,
     /// What the slot has confirmed: it brings what was committed behind it.
     pub slot_confirmed: Lsn,
     /// Where WAL ends.
@@ -36,17 +36,17 @@ pub enum Decision {
 }
 
 /// Decides.
-pub fn decide(claim: &Claim<'_>) -> Decision {
-    let of_tables = Identity { plan: claim.of_stream.plan, ..claim.of_log.clone() };
-    if let Some(reason) = claim.broken {
+pub fn decide(evidence: &Evidence<'_>) -> Decision {
+    let of_tables = LogIdentity { plan: evidence.of_stream.plan, ..evidence.of_log.clone() };
+    if let Some(reason) = evidence.broken {
         Decision::Begin(reason)
-    } else if *claim.of_stream != of_tables {
+    } else if *evidence.of_stream != of_tables {
         Decision::Begin(EpochReason::OtherDatabase)
-    } else if claim.of_stream != claim.of_log {
+    } else if evidence.of_stream != evidence.of_log {
         Decision::Begin(EpochReason::OtherTables)
-    } else if claim.slot_confirmed > claim.log_ends {
+    } else if Some(evidence.slot_confirmed) > evidence.log_ends {
         Decision::Begin(EpochReason::LogBehind)
-    } else if claim.wal_ends < claim.log_ends {
+    } else if evidence.log_ends > Some(evidence.wal_ends) {
         Decision::Begin(EpochReason::DatabaseBehind)
     } else {
         Decision::Continue
@@ -96,7 +96,7 @@ pub struct Continuity {
 
 /// What an event is to the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum LogPlace {
     /// The log has it, or it is from before the epoch.
     Behind,
     /// It is the next.
@@ -120,6 +120,11 @@ impl Continuity {
         self.expected.is_empty()
     }
 
+    /// Where the log began, or the epoch.
+    pub fn begin(&self) -> Lsn {
+        self.begin
+    }
+
     /// Where the log ended, or the epoch began.
     pub fn end(&self) -> Lsn {
         self.end
@@ -129,9 +134,9 @@ impl Continuity {
     ///
     /// # Errors
     /// With the reason for which the epoch is over.
-    pub fn check(&mut self, event: &Event) -> Result<Place, EpochReason> {
-        let Some(lsn) = event.lsn() else { return Ok(Place::Ahead) };
-        let place = if lsn <= self.end { Place::Behind } else { Place::Ahead };
+    pub fn check(&mut self, event: &Event) -> Result<LogPlace, EpochReason> {
+        let Some(lsn) = event.lsn() else { return Ok(LogPlace::Ahead) };
+        let place = if lsn <= self.end { LogPlace::Behind } else { LogPlace::Ahead };
         if lsn <= self.begin {
             // It was committed before the epoch began, and loads of the epoch may not have seen it.
             return match event {
@@ -154,7 +159,7 @@ impl Continuity {
             }
             (_, Some(next)) if lsn >= next.lsn => return Err(EpochReason::MissingTransactions),
             // All of the log has come again, so what comes now must be behind it.
-            (Event::Transaction { .. }, None) if place == Place::Behind => {
+            (Event::Transaction { .. }, None) if place == LogPlace::Behind => {
                 return Err(EpochReason::OtherTransactions);
             }
             _ => {}
@@ -171,15 +176,15 @@ mod tests {
 
     use super::*;
 
-    fn identity(plan: u8, timeline: u32) -> Identity {
-        Identity { plan: [plan; 32], system: 1, database: 2, timeline, slot: "slot".to_owned() }
+    fn identity(plan: u8, timeline: u32) -> LogIdentity {
+        LogIdentity { plan: [plan; 32], system: 1, database: 2, timeline, slot: "slot".to_owned() }
     }
 
-    fn decided(of_stream: &Identity, ends: u64, confirmed: u64, wal: u64) -> Decision {
-        decide(&Claim {
+    fn decided(of_stream: &LogIdentity, ends: u64, confirmed: u64, wal: u64) -> Decision {
+        decide(&Evidence {
             of_log: &identity(1, 1),
             of_stream,
-            log_ends: Lsn(ends),
+            log_ends: Some(Lsn(ends)),
             slot_confirmed: Lsn(confirmed),
             wal_ends: Lsn(wal),
             broken: None,
@@ -222,16 +227,16 @@ mod tests {
     fn the_log_s_transactions_must_come_again_and_no_others() {
         let log = || Continuity::of_log(vec![committed(12, 1), committed(14, 2)], Lsn(10), Lsn(20));
         let mut continuity = log();
-        assert_eq!(continuity.check(&position(11)), Ok(Place::Behind));
-        assert_eq!(continuity.check(&transaction(12, 1)), Ok(Place::Behind));
+        assert_eq!(continuity.check(&position(11)), Ok(LogPlace::Behind));
+        assert_eq!(continuity.check(&transaction(12, 1)), Ok(LogPlace::Behind));
         assert!(!continuity.is_proved());
-        assert_eq!(continuity.check(&transaction(14, 2)), Ok(Place::Behind));
+        assert_eq!(continuity.check(&transaction(14, 2)), Ok(LogPlace::Behind));
         assert!(continuity.is_proved());
-        assert_eq!(continuity.check(&position(20)), Ok(Place::Behind));
-        assert_eq!(continuity.check(&transaction(21, 3)), Ok(Place::Ahead));
+        assert_eq!(continuity.check(&position(20)), Ok(LogPlace::Behind));
+        assert_eq!(continuity.check(&transaction(21, 3)), Ok(LogPlace::Ahead));
         let mut continuity = log();
-        assert_eq!(continuity.check(&transaction(10, 7)), Ok(Place::Behind), "before the log");
-        assert_eq!(continuity.check(&transaction(12, 1)), Ok(Place::Behind));
+        assert_eq!(continuity.check(&transaction(10, 7)), Ok(LogPlace::Behind), "before the log");
+        assert_eq!(continuity.check(&transaction(12, 1)), Ok(LogPlace::Behind));
         let other = Err(EpochReason::OtherTransactions);
         assert_eq!(log().check(&transaction(12, 9)), other);
         assert_eq!(log().check(&transaction(13, 1)), other);
@@ -252,15 +257,19 @@ mod tests {
     fn what_lies_before_an_epoch_is_passed_over() {
         let mut continuity = Continuity::of_epoch(Lsn(20), vec![3]);
         assert!(continuity.is_proved());
-        assert_eq!(continuity.check(&transaction(20, 1)), Ok(Place::Behind));
-        assert_eq!(continuity.check(&transaction(21, 2)), Ok(Place::Ahead));
-        assert_eq!(continuity.check(&transaction(22, 3)), Ok(Place::Ahead), "it was not committed");
+        assert_eq!(continuity.check(&transaction(20, 1)), Ok(LogPlace::Behind));
+        assert_eq!(continuity.check(&transaction(21, 2)), Ok(LogPlace::Ahead));
+        assert_eq!(
+            continuity.check(&transaction(22, 3)),
+            Ok(LogPlace::Ahead),
+            "it was not committed"
+        );
     }
 
     #[test]
     fn one_that_was_at_work_when_the_epoch_began_and_had_committed_is_not_passed_over() {
         let mut continuity = Continuity::of_epoch(Lsn(20), vec![3]);
-        assert_eq!(continuity.check(&transaction(12, 1)), Ok(Place::Behind));
+        assert_eq!(continuity.check(&transaction(12, 1)), Ok(LogPlace::Behind));
         let missing = Err(EpochReason::MissingTransactions);
         assert_eq!(continuity.check(&transaction(19, 3)), missing);
     }

@@ -23,7 +23,7 @@ pub struct Drift {
     /// What is different.
     pub of: Of,
     /// How.
-    pub change: Change,
+    pub change: CatalogChange,
 }
 
 /// What is different.
@@ -48,7 +48,7 @@ impl fmt::Display for Of {
 
 /// How it is different.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum CatalogChange {
     /// There is none any more.
     Gone,
     /// There is one now.
@@ -57,6 +57,8 @@ pub enum Change {
     Replaced,
     /// It was written, and looks the same: something was changed and changed back.
     Rewritten,
+    /// So was its schema.
+    SchemaRewritten,
     /// It publishes other operations, or in another way.
     Operations,
     /// The table is not published any more.
@@ -109,7 +111,7 @@ pub enum Change {
     ColumnWidened(String),
     /// A column is gone, and another has its name.
     ColumnReplaced(String),
-    /// Rows were written anew when a column was changed.
+    /// Rows were written anew when a column was changed, or of a table that may have been unlogged for a while.
     RowsRewritten,
     /// A column takes or gives other values: what it may be, what it is without a value, how it is kept.
     ColumnRules(String),
@@ -136,7 +138,7 @@ pub enum Follows {
     /// epoch begins.
     Recompile,
     /// The table is not served until it fits again.
-    Refuse,
+    Reject,
     /// Rows of the table have changed without a trace in the stream: they must be loaded again.
     Reload,
     /// Changes may be missing: an epoch begins.
@@ -166,25 +168,34 @@ impl Drift {
     /// What follows from it.
     pub fn follows(&self) -> Follows {
         match (&self.of, &self.change) {
-            (_, Change::Incidental) => Follows::Nothing,
-            (_, Change::Readable { .. }) => Follows::LoadsWait,
-            (Of::Publication, Change::Gone) | (_, Change::Unpublished) => Follows::Refuse,
-            (Of::Table(_), Change::Gone | Change::Kind) => Follows::Refuse,
-            (_, Change::RowSecurity { hides: true }) => Follows::Refuse,
+            (_, CatalogChange::Incidental) => Follows::Nothing,
+            (_, CatalogChange::Readable { .. }) => Follows::LoadsWait,
+            (Of::Publication, CatalogChange::Gone) | (_, CatalogChange::Unpublished) => {
+                Follows::Reject
+            }
+            (Of::Table(_), CatalogChange::Gone | CatalogChange::Kind) => Follows::Reject,
+            (_, CatalogChange::RowSecurity { hides: true }) => Follows::Reject,
             (Of::Publication, _)
-            | (_, Change::PublishedAgain | Change::PublishedOtherwise | Change::Published) => {
-                Follows::Epoch(Missed::Publication)
-            }
-            (Of::Table(_), Change::Replaced | Change::Rewritten | Change::ColumnRewritten(_)) => {
-                Follows::Epoch(Missed::Table)
-            }
+            | (
+                _,
+                CatalogChange::PublishedAgain
+                | CatalogChange::PublishedOtherwise
+                | CatalogChange::Published,
+            ) => Follows::Epoch(Missed::Publication),
+            (
+                Of::Table(_),
+                CatalogChange::Replaced
+                | CatalogChange::Rewritten
+                | CatalogChange::SchemaRewritten
+                | CatalogChange::ColumnRewritten(_),
+            ) => Follows::Epoch(Missed::Table),
             (
                 _,
-                Change::Labels
-                | Change::Attributes
-                | Change::ColumnReplaced(_)
-                | Change::RowsRewritten
-                | Change::Partitions,
+                CatalogChange::Labels
+                | CatalogChange::Attributes
+                | CatalogChange::ColumnReplaced(_)
+                | CatalogChange::RowsRewritten
+                | CatalogChange::Partitions,
             ) => Follows::Reload,
             _ => Follows::Recompile,
         }
@@ -199,59 +210,76 @@ impl fmt::Display for Drift {
             Of::Type(of) => write!(f, "type {of}")?,
         }
         match &self.change {
-            Change::Gone => f.write_str(" is gone"),
-            Change::Appeared => f.write_str(" is there now"),
-            Change::Replaced => f.write_str(" is another one of that name"),
-            Change::Rewritten => f.write_str(" was changed and changed back"),
-            Change::Operations => f.write_str(" publishes other operations, or in another way"),
-            Change::Unpublished => f.write_str(" is not published any more"),
-            Change::Published => f.write_str(" is published now"),
-            Change::PublishedAgain => f.write_str(" was not published for a while"),
-            Change::PublishedOtherwise => f.write_str(" is published with other rows or columns"),
-            Change::Kind => f.write_str(" is of another kind"),
-            Change::Key => f.write_str(" has another key"),
-            Change::Identity => f.write_str(" has another replica identity"),
-            Change::RowSecurity { hides: true } => {
+            CatalogChange::Gone => f.write_str(" is gone"),
+            CatalogChange::Appeared => f.write_str(" is there now"),
+            CatalogChange::Replaced => f.write_str(" is another one of that name"),
+            CatalogChange::Rewritten => f.write_str(" was changed and changed back"),
+            CatalogChange::SchemaRewritten => {
+                f.write_str(": its schema was renamed and renamed back")
+            }
+            CatalogChange::Operations => {
+                f.write_str(" publishes other operations, or in another way")
+            }
+            CatalogChange::Unpublished => f.write_str(" is not published any more"),
+            CatalogChange::Published => f.write_str(" is published now"),
+            CatalogChange::PublishedAgain => f.write_str(" was not published for a while"),
+            CatalogChange::PublishedOtherwise => {
+                f.write_str(" is published with other rows or columns")
+            }
+            CatalogChange::Kind => f.write_str(" is of another kind"),
+            CatalogChange::Key => f.write_str(" has another key"),
+            CatalogChange::Identity => f.write_str(" has another replica identity"),
+            CatalogChange::RowSecurity { hides: true } => {
                 f.write_str(": row-level security hides rows from the server's role")
             }
-            Change::RowSecurity { hides: false } => f.write_str(
+            CatalogChange::RowSecurity { hides: false } => f.write_str(
                 ": row-level security does not hide rows from the server's role any more",
             ),
-            Change::Readable { readable: true } => f.write_str(" can be read again"),
-            Change::Readable { readable: false } => {
+            CatalogChange::Readable { readable: true } => f.write_str(" can be read again"),
+            CatalogChange::Readable { readable: false } => {
                 f.write_str(" cannot be read any more by the server's role")
             }
-            Change::Children { inherit: true } => f.write_str(": other tables inherit from it now"),
-            Change::Children { inherit: false } => {
+            CatalogChange::Children { inherit: true } => {
+                f.write_str(": other tables inherit from it now")
+            }
+            CatalogChange::Children { inherit: false } => {
                 f.write_str(": no other table inherits from it any more")
             }
-            Change::Partitions => {
+            CatalogChange::Partitions => {
                 f.write_str(" has other partitions, or one of them was emptied or rewritten")
             }
-            Change::PartitionIdentity => {
+            CatalogChange::PartitionIdentity => {
                 f.write_str(": one of its partitions has another replica identity")
             }
-            Change::ColumnAdded(column) => write!(f, ": column `{column}` was added"),
-            Change::ColumnGone(column) => write!(f, ": column `{column}` is gone"),
-            Change::ColumnRenamed { from, to } => {
+            CatalogChange::ColumnAdded(column) => write!(f, ": column `{column}` was added"),
+            CatalogChange::ColumnGone(column) => write!(f, ": column `{column}` is gone"),
+            CatalogChange::ColumnRenamed { from, to } => {
                 write!(f, ": column `{from}` was renamed to `{to}`")
             }
-            Change::ColumnRetyped(column) => write!(f, ": column `{column}` has another type"),
-            Change::ColumnWidened(column) => write!(f, ": column `{column}` takes longer text"),
-            Change::ColumnReplaced(column) => {
+            CatalogChange::ColumnRetyped(column) => {
+                write!(f, ": column `{column}` has another type")
+            }
+            CatalogChange::ColumnWidened(column) => {
+                write!(f, ": column `{column}` takes longer text")
+            }
+            CatalogChange::ColumnReplaced(column) => {
                 write!(f, ": column `{column}` was dropped and added again")
             }
-            Change::RowsRewritten => {
-                f.write_str(": its rows were rewritten for another column type")
+            CatalogChange::RowsRewritten => {
+                f.write_str(": its rows were rewritten, and may have changed")
             }
-            Change::ColumnRules(column) => write!(f, ": column `{column}` takes other values"),
-            Change::ColumnRewritten(column) => {
+            CatalogChange::ColumnRules(column) => {
+                write!(f, ": column `{column}` takes other values")
+            }
+            CatalogChange::ColumnRewritten(column) => {
                 write!(f, ": column `{column}` was changed and changed back")
             }
-            Change::LabelAdded(label) => write!(f, " has the label `{label}` now"),
-            Change::Labels => f.write_str(" has other labels"),
-            Change::Attributes => f.write_str(" has other attributes"),
-            Change::Incidental => f.write_str(" was changed in something that does not matter"),
+            CatalogChange::LabelAdded(label) => write!(f, " has the label `{label}` now"),
+            CatalogChange::Labels => f.write_str(" has other labels"),
+            CatalogChange::Attributes => f.write_str(" has other attributes"),
+            CatalogChange::Incidental => {
+                f.write_str(" was changed in something that does not matter")
+            }
         }
     }
 }
@@ -287,6 +315,9 @@ pub fn continuity_digest(
     digest.update(format!("{:?}", observed.publication));
     for table in observed.tables.iter().filter(|table| is_told(table)) {
         digest.update(format!("{:?}", (&table.schema, &table.name, table.oid, &table.membership)));
+        if !is_always_logged(table) {
+            digest.update(format!("{:?}", table.file));
+        }
         // What came and went with a partition was not streamed.
         for partition in &table.partitions {
             digest.update(format!("{:?}", (partition.oid, partition.file)));
@@ -309,13 +340,13 @@ pub fn compare(before: &Observed, after: &Observed) -> Vec<Drift> {
     let of = |table: &ObservedTable| Of::Table(quote_table(&table.schema, &table.name));
     for old in &before.tables {
         match after.table(&old.schema, &old.name) {
-            None => drifts.push(Drift { of: of(old), change: Change::Gone }),
+            None => drifts.push(Drift { of: of(old), change: CatalogChange::Gone }),
             Some(new) => table(old, new, &mut |change| drifts.push(Drift { of: of(old), change })),
         }
     }
     for new in &after.tables {
         if before.table(&new.schema, &new.name).is_none() {
-            drifts.push(Drift { of: of(new), change: Change::Appeared });
+            drifts.push(Drift { of: of(new), change: CatalogChange::Appeared });
         }
     }
     for old in &before.types {
@@ -335,69 +366,89 @@ fn publication(
 ) {
     let change = match (before, after) {
         (None, None) => return,
-        (Some(_), None) => Change::Gone,
-        (None, Some(_)) => Change::Appeared,
+        (Some(_), None) => CatalogChange::Gone,
+        (None, Some(_)) => CatalogChange::Appeared,
         (Some(old), Some(new)) if old == new => return,
-        (Some(old), Some(new)) if old.oid != new.oid => Change::Replaced,
+        (Some(old), Some(new)) if old.oid != new.oid => CatalogChange::Replaced,
         (Some(old), Some(new)) => {
             let version = new.version;
             let same = ObservedPublication { version, ..old.clone() } == *new;
-            if same { Change::Rewritten } else { Change::Operations }
+            if same { CatalogChange::Rewritten } else { CatalogChange::Operations }
         }
     };
     drifts.push(Drift { of: Of::Publication, change });
 }
 
-fn table(old: &ObservedTable, new: &ObservedTable, tell: &mut impl FnMut(Change)) {
+fn table(old: &ObservedTable, new: &ObservedTable, tell: &mut impl FnMut(CatalogChange)) {
     if old == new {
         return;
     }
     if old.oid != new.oid {
-        return tell(Change::Replaced);
+        return tell(CatalogChange::Replaced);
     }
     match (&old.membership, &new.membership) {
-        (Some(_), None) => tell(Change::Unpublished),
-        (None, Some(_)) => tell(Change::Published),
+        (Some(_), None) => tell(CatalogChange::Unpublished),
+        (None, Some(_)) => tell(CatalogChange::Published),
         (Some(before), Some(after)) => membership(before, after, tell),
         (None, None) => {}
     }
     let mut explained = (old.file, &old.incidental) != (new.file, &new.incidental);
-    let mut told = |differs: bool, change: Change| {
+    let mut told = |differs: bool, change: CatalogChange| {
         if differs {
             explained = true;
             tell(change);
         }
     };
-    told((&old.kind, &old.persistence) != (&new.kind, &new.persistence), Change::Kind);
-    told(old.key != new.key, Change::Key);
+    told((&old.kind, &old.persistence) != (&new.kind, &new.persistence), CatalogChange::Kind);
+    told(old.key != new.key, CatalogChange::Key);
     let identity = |table: &ObservedTable| (table.identity.clone(), table.identity_columns.clone());
-    told(identity(old) != identity(new), Change::Identity);
+    told(identity(old) != identity(new), CatalogChange::Identity);
     let hides = new.row_security_active;
-    told(old.row_security_active != hides, Change::RowSecurity { hides });
+    told(old.row_security_active != hides, CatalogChange::RowSecurity { hides });
     let inherit = new.children;
-    told(old.children != inherit, Change::Children { inherit });
+    told(old.children != inherit, CatalogChange::Children { inherit });
     let rows = |table: &ObservedTable| -> Vec<_> {
         table.partitions.iter().map(|part| (part.oid, part.file)).collect()
     };
-    told(rows(old) != rows(new), Change::Partitions);
-    told(rows(old) == rows(new) && old.partitions != new.partitions, Change::PartitionIdentity);
+    told(rows(old) != rows(new), CatalogChange::Partitions);
+    told(
+        rows(old) == rows(new) && old.partitions != new.partitions,
+        CatalogChange::PartitionIdentity,
+    );
     let readable = new.readable;
-    told(old.readable != readable, Change::Readable { readable });
+    told(old.readable != readable, CatalogChange::Readable { readable });
     let switches = |table: &ObservedTable| (table.row_security, table.row_security_forced);
     explained |= switches(old) != switches(new);
     // A new name is written to the row type, too, and rights are not. Who reads past row-level security anyway
     // does not need to know whether it was switched on for a while.
+    let of_schema =
+        old.schema_version != new.schema_version && old.schema_incidental == new.schema_incidental;
+    if of_schema {
+        tell(CatalogChange::SchemaRewritten);
+    }
     let renamed = old.name_version != new.name_version && !explained;
     let hidden = old.version != new.version && !explained && new.row_security_concerns;
     if renamed || hidden {
-        tell(Change::Rewritten);
+        tell(CatalogChange::Rewritten);
     } else if old.version != new.version {
-        tell(Change::Incidental);
+        tell(CatalogChange::Incidental);
     }
-    columns(old, new, tell);
+    let written = columns(old, new, tell);
+    // Not told from a table that was rewritten for some other reason in the same moment: VACUUM FULL, or that it was
+    // truncated.
+    if old.file != new.file && (written || !is_always_logged(new)) {
+        tell(CatalogChange::RowsRewritten);
+    }
 }
 
-fn columns(old: &ObservedTable, new: &ObservedTable, tell: &mut impl FnMut(Change)) {
+/// Postgres makes no table unlogged that a publication names; one that is published with its schema, or with all tables,
+/// may be unlogged and logged again in one transaction, and what was written in between is not streamed.
+fn is_always_logged(table: &ObservedTable) -> bool {
+    table.membership.as_ref().is_some_and(|membership| membership.named)
+}
+
+/// Whether a column that there was is written anew in the catalog.
+fn columns(old: &ObservedTable, new: &ObservedTable, tell: &mut impl FnMut(CatalogChange)) -> bool {
     let by_number = |table: &ObservedTable, number: i16| {
         table.columns.iter().find(|column| column.number == number).cloned()
     };
@@ -410,81 +461,82 @@ fn columns(old: &ObservedTable, new: &ObservedTable, tell: &mut impl FnMut(Chang
             }
             // What it had is gone, though it looks the same.
             None if new.columns.iter().any(|column| column.name == before.name) => {
-                tell(Change::ColumnReplaced(before.name.clone()));
+                tell(CatalogChange::ColumnReplaced(before.name.clone()));
             }
-            None => tell(Change::ColumnGone(before.name.clone())),
+            None => tell(CatalogChange::ColumnGone(before.name.clone())),
         }
     }
     for after in &new.columns {
         if by_number(old, after.number).is_none() {
             // With a default of its own for each row all of them are written anew.
             written = true;
-            tell(Change::ColumnAdded(after.name.clone()));
+            tell(CatalogChange::ColumnAdded(after.name.clone()));
         }
     }
-    // Not told from a table that was rewritten for some other reason in the same moment.
-    if written && old.file != new.file {
-        tell(Change::RowsRewritten);
-    }
+    written
 }
 
-fn membership(old: &ObservedMembership, new: &ObservedMembership, tell: &mut impl FnMut(Change)) {
+fn membership(
+    old: &ObservedMembership,
+    new: &ObservedMembership,
+    tell: &mut impl FnMut(CatalogChange),
+) {
     if (old.filtered, old.listed) != (new.filtered, new.listed) {
-        tell(Change::PublishedOtherwise);
+        tell(CatalogChange::PublishedOtherwise);
     } else if old != new {
-        tell(Change::PublishedAgain);
+        tell(CatalogChange::PublishedAgain);
     }
 }
 
-fn column(old: &ObservedColumn, new: &ObservedColumn, tell: &mut impl FnMut(Change)) {
+fn column(old: &ObservedColumn, new: &ObservedColumn, tell: &mut impl FnMut(CatalogChange)) {
     if old == new {
         return;
     }
     let name = || new.name.clone();
     let mut explained = old.incidental != new.incidental;
-    let mut told = |differs: bool, change: Change| {
+    let mut told = |differs: bool, change: CatalogChange| {
         if differs {
             explained = true;
             tell(change);
         }
     };
-    let renamed = Change::ColumnRenamed { from: old.name.clone(), to: name() };
+    let renamed = CatalogChange::ColumnRenamed { from: old.name.clone(), to: name() };
     told(old.name != new.name, renamed);
     let widened = new.type_oid == VARCHAR
         && old.type_oid == VARCHAR
         && old.modifier != new.modifier
         && (new.modifier < 0 || (old.modifier >= 0 && new.modifier > old.modifier));
     let of = |column: &ObservedColumn| (column.type_oid, column.modifier);
-    told(widened, Change::ColumnWidened(name()));
-    told(of(old) != of(new) && !widened, Change::ColumnRetyped(name()));
+    told(widened, CatalogChange::ColumnWidened(name()));
+    told(of(old) != of(new) && !widened, CatalogChange::ColumnRetyped(name()));
     let rules = |column: &ObservedColumn| {
         let ObservedColumn { not_null, generated, numbered, collation, storage, default, .. } =
             column.clone();
         (not_null, generated, numbered, collation, storage, default)
     };
-    told(rules(old) != rules(new), Change::ColumnRules(name()));
+    told(rules(old) != rules(new), CatalogChange::ColumnRules(name()));
     if !explained {
-        tell(Change::ColumnRewritten(name()));
+        tell(CatalogChange::ColumnRewritten(name()));
     }
 }
 
-fn types(old: &ObservedType, new: &ObservedType, tell: &mut impl FnMut(Change)) {
+fn types(old: &ObservedType, new: &ObservedType, tell: &mut impl FnMut(CatalogChange)) {
     if old.labels != new.labels {
         let old_ones = old.labels.iter();
         let known = |(oid, _): &&(u32, String)| old.labels.iter().any(|(known, _)| known == oid);
         if new.labels.iter().filter(known).eq(old_ones) {
             let added = new.labels.iter().filter(|label| !known(label));
-            added.for_each(|(_, label)| tell(Change::LabelAdded(label.clone())));
+            added.for_each(|(_, label)| tell(CatalogChange::LabelAdded(label.clone())));
         } else {
-            tell(Change::Labels);
+            tell(CatalogChange::Labels);
         }
     }
     if old.attributes != new.attributes {
-        tell(Change::Attributes);
+        tell(CatalogChange::Attributes);
     }
     let of = |of: &ObservedType| (of.name.clone(), of.kind.clone(), of.base, of.element);
     if of(old) != of(new) {
-        tell(Change::Kind);
+        tell(CatalogChange::Kind);
     }
 }
 

@@ -3,10 +3,10 @@
 //! it to the feed. It knows neither engines nor sessions: what is confirmed to Postgres depends on the log
 //! alone.
 
+mod batching;
 mod compile;
 pub mod continuity;
 pub mod drift;
-mod gathering;
 pub mod limits;
 mod log_threads;
 pub mod machine;
@@ -17,11 +17,11 @@ mod telemetry;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use rowtide_feed::{Feed, feed};
-pub use rowtide_log::Statistics as LogStatistics;
+use rowtide_feed::{Feed, LogExtent, feed};
 use rowtide_log::{LogOptions, LogReader};
 use rowtide_plan::definition::Definition;
 use rowtide_postgres::connect::{ConnectOptions, Names};
+use rowtide_protocol::Lsn;
 use thiserror::Error;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -62,6 +62,17 @@ struct OpenLog {
 
 /// None while the log is not open: before the first database was reached, and while another server has it.
 type SharedLog = Arc<RwLock<Option<OpenLog>>>;
+
+/// How much the log holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogStatistics {
+    /// Bytes on disk, as of about a second before the last write.
+    pub bytes: u64,
+    /// Cursors before this position cannot resume.
+    pub oldest: Lsn,
+    /// Everything up to here is durable.
+    pub end: Lsn,
+}
 
 /// A replicator that runs. Dropping it changes nothing: the token that it was started with stops it.
 #[derive(Clone)]
@@ -105,9 +116,11 @@ impl ReplicatorHandle {
         while ended.changed().await.is_ok() {}
     }
 
-    /// What the log holds; `None` while it is not open, or cannot be read.
+    /// What the log holds, as its writer has said last; `None` while it is not open, or holds nothing. Waits for no disk.
     pub fn log_statistics(&self) -> Option<LogStatistics> {
-        let log = self.log.read().unwrap_or_else(PoisonError::into_inner).clone();
-        log?.reader.statistics().ok()
+        let log = self.log.read().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let LogStatus { bytes, extent, .. } = log.status.borrow().clone();
+        let LogExtent { oldest, durable } = extent?;
+        Some(LogStatistics { bytes, oldest, end: durable })
     }
 }

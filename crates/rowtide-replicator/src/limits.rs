@@ -15,6 +15,8 @@ pub const LOG_GROUP: usize = 4_096;
 pub const LOG_POSITION_EVERY: Duration = Duration::from_secs(1);
 /// How often old parts of the log are dropped.
 pub const LOG_PRUNE_EVERY: Duration = Duration::from_secs(10);
+/// How often the log's size is looked at, at the most.
+pub const LOG_SIZE_EVERY: Duration = Duration::from_secs(1);
 /// How long the log waits before it tries a write again that failed.
 pub const LOG_RETRY: Duration = Duration::from_millis(500);
 /// The most changes that bring one session up to date; beyond it the session is sent all of its rows.
@@ -33,13 +35,13 @@ pub const MAX_PAUSE: Duration = Duration::from_secs(10);
 pub const BATCH: usize = 256;
 /// About how many bytes of them.
 pub const BATCH_BYTES: usize = 4 << 20;
-/// How long what comes of a backlog is gathered at the most, before it is handed on together: by a quarter of what it is
+/// How long what comes of a backlog is batched at the most, before it is handed on together: by a quarter of what it is
 /// late already. Everyone behind the stream is woken once for it, each client of many among them.
-pub const GATHER: Duration = Duration::from_millis(50);
+pub const BATCH_TIME: Duration = Duration::from_millis(50);
 /// If nothing more comes for so long, there is no backlog any more.
-pub const GATHER_PAUSE: Duration = Duration::from_millis(2);
-/// How many events of a backlog are gathered at the most.
-pub const GATHER_EVENTS: usize = 4_096;
+pub const BATCH_PAUSE: Duration = Duration::from_millis(2);
+/// How many events of a backlog are batched at the most.
+pub const BATCH_EVENTS: usize = 4_096;
 /// How often the database is looked at while it streams: how long a drift may go unnoticed, and the one query of an
 /// idle server.
 pub const WATCH: Duration = Duration::from_secs(1);

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use rowtide_feed::{Event, Publisher, Transaction};
-use rowtide_log::{Began, Committed, HistoryError, Identity, Log, LogError, LogOptions};
+use rowtide_feed::{Event, LogExtent, Publisher, Transaction};
+use rowtide_log::{Began, Committed, HistoryError, Log, LogError, LogIdentity, LogOptions};
 use rowtide_log::{LogReader, Opened};
 use rowtide_protocol::{Epoch, Lsn};
 use thiserror::Error;
@@ -15,15 +15,16 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::limits::{
     LOG_BATCHES, LOG_COLLECT, LOG_GROUP, LOG_POSITION_EVERY, LOG_PRUNE_EVERY, LOG_RETRY,
-    RECENT_CHANGES,
+    LOG_SIZE_EVERY, RECENT_CHANGES,
 };
 use crate::telemetry;
 
 /// What the writer does.
 enum Task {
     Append(Arc<[Event]>),
-    Reshape(Identity, Event),
-    Begin(Identity, Lsn, oneshot::Sender<Epoch>),
+    Reshape(LogIdentity, Event),
+    /// A new epoch, at a position or, without one, with nothing that could go on.
+    Begin(LogIdentity, Option<Lsn>, oneshot::Sender<Epoch>),
 }
 
 /// How the log is doing.
@@ -31,12 +32,12 @@ enum Task {
 pub(crate) struct LogStatus {
     /// The log that the positions belong to.
     pub(crate) epoch: Epoch,
-    /// Durable up to here.
-    pub(crate) end: Lsn,
-    /// Cursors before it cannot be resumed.
-    pub(crate) oldest: Lsn,
+    /// From where to where it goes, if it has begun.
+    pub(crate) extent: Option<LogExtent>,
     /// Every transaction up to here can be read.
-    pub(crate) covered: Lsn,
+    pub(crate) covered: Option<Lsn>,
+    /// Its size, as of a moment ago: whoever wants to know it must not wait for the disk.
+    pub(crate) bytes: u64,
     /// Why it cannot be written.
     pub(crate) failing: Option<String>,
 }
@@ -48,7 +49,7 @@ pub(crate) struct LogThreads {
     reader: LogReader,
     ended: oneshot::Receiver<()>,
     /// The end of what was queued last.
-    handed: Lsn,
+    handed: Option<Lsn>,
 }
 
 /// The writer has ended: what is queued comes to nothing.
@@ -63,23 +64,21 @@ impl LogThreads {
     /// [`LogError::Locked`] when another server has it; others when it cannot be used now.
     pub(crate) fn open(
         options: LogOptions,
-        identity: Identity,
+        identity: LogIdentity,
         publisher: Arc<Publisher>,
     ) -> Result<(LogThreads, Began), LogError> {
         let dir = options.dir.clone();
         let Opened { log, reader, began } = Log::open(options, identity)?;
         let (tasks, received) = mpsc::channel(LOG_BATCHES);
-        let handed = log.end();
-        let status = LogStatus {
-            epoch: log.epoch(),
-            end: log.end(),
-            oldest: log.oldest(),
-            covered: log.end(),
-            failing: None,
-        };
+        let extent = log.extent();
+        let handed = extent.map(|extent| extent.durable);
+        let bytes = log.bytes();
+        let status =
+            LogStatus { epoch: log.epoch(), extent, covered: handed, bytes, failing: None };
         let (says, status) = watch::channel(status);
         let (ends, ended) = oneshot::channel();
-        let writer = Writer { log, says, publisher, positioned: SystemTime::UNIX_EPOCH };
+        let writer =
+            Writer { log, says, publisher, positioned: SystemTime::UNIX_EPOCH, measured: None };
         writer.publish_status();
         let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || {
             writer.run(received);
@@ -105,15 +104,15 @@ impl LogThreads {
     pub(crate) async fn append(&mut self, events: Arc<[Event]>) -> Result<(), LogEnded> {
         let end = events.iter().filter_map(Event::lsn).max();
         self.tasks.send(Task::Append(events)).await.map_err(|_| LogEnded)?;
-        self.handed = self.handed.max(end.unwrap_or(self.handed));
+        self.handed = self.handed.max(end);
         Ok(())
     }
 
     /// Queues an [`Event::Reshaped`], with which the log is of something else.
-    pub(crate) async fn reshape(&mut self, of: Identity, event: Event) -> Result<(), LogEnded> {
+    pub(crate) async fn reshape(&mut self, of: LogIdentity, event: Event) -> Result<(), LogEnded> {
         let end = event.lsn();
         self.tasks.send(Task::Reshape(of, event)).await.map_err(|_| LogEnded)?;
-        self.handed = self.handed.max(end.unwrap_or(self.handed));
+        self.handed = self.handed.max(end);
         Ok(())
     }
 
@@ -124,11 +123,12 @@ impl LogThreads {
         flushed.map(drop).map_err(|_| LogEnded)
     }
 
-    /// Empties the log and begins anew at `position`, with a new epoch, which is returned.
+    /// Empties the log and begins anew at `position`, with a new epoch, which is returned. Without a position nothing can
+    /// be its continuation until it begins once more.
     pub(crate) async fn begin(
         &mut self,
-        identity: Identity,
-        position: Lsn,
+        identity: LogIdentity,
+        position: Option<Lsn>,
     ) -> Result<Epoch, LogEnded> {
         let (reply, begun) = oneshot::channel();
         let task = Task::Begin(identity, position, reply);
@@ -144,7 +144,10 @@ impl LogThreads {
 
     /// The transactions behind a position, without what they did.
     pub(crate) fn committed(&self, after: Lsn) -> Result<Vec<Committed>, HistoryError> {
-        self.reader.transactions(after, self.status().end)
+        match self.status().extent {
+            Some(extent) => self.reader.transactions(after, extent.durable),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Writes what is queued, if it can be written, and gives the log's directory free.
@@ -161,6 +164,8 @@ struct Writer {
     publisher: Arc<Publisher>,
     /// When a position without a transaction was last written.
     positioned: SystemTime,
+    /// When its size was looked at last.
+    measured: Option<Instant>,
 }
 
 impl Writer {
@@ -170,10 +175,14 @@ impl Writer {
         while let Some(task) = next.take() {
             match task {
                 Task::Begin(identity, position, reply) => {
-                    if !self.until_done(&tasks, |log| log.begin_epoch(identity.clone(), position)) {
+                    let begun = self.until_done(&tasks, |log| match position {
+                        Some(position) => log.begin_epoch(identity.clone(), position),
+                        None => log.end_epoch(identity.clone()),
+                    });
+                    if !begun {
                         return;
                     }
-                    self.tell(Some(position));
+                    self.tell(position);
                     // Whoever asked may have gone.
                     let _gone = reply.send(self.log.epoch());
                 }
@@ -255,24 +264,31 @@ impl Writer {
     }
 
     /// Tells how the log is, and that everything up to `covered` can be read.
-    fn tell(&self, covered: Option<Lsn>) {
-        let (epoch, end, oldest) = (self.log.epoch(), self.log.end(), self.log.oldest());
+    fn tell(&mut self, covered: Option<Lsn>) {
+        let (epoch, extent) = (self.log.epoch(), self.log.extent());
+        let late = self.measured.is_none_or(|then| then.elapsed() >= LOG_SIZE_EVERY);
+        if late {
+            self.measured = Some(Instant::now());
+        }
+        let measured = late.then(|| self.log.bytes());
         self.says.send_modify(|status| {
-            let known = (status.epoch == epoch).then_some(status.covered);
-            let covered = known.into_iter().chain(covered).max().unwrap_or(end);
-            *status = LogStatus { epoch, end, oldest, covered, failing: None };
+            let known = status.covered.filter(|_| status.epoch == epoch);
+            let covered = known.max(covered).or(extent.map(|extent| extent.durable));
+            let bytes = measured.unwrap_or(status.bytes);
+            *status = LogStatus { epoch, extent, covered, bytes, failing: None };
         });
         self.publish_status();
     }
 
     /// Whoever follows is told by the writer itself, because the stream may be waiting for just that.
     fn publish_status(&self) {
-        let LogStatus { end, oldest, covered, failing, .. } = self.says.borrow().clone();
-        self.publisher.durable(covered);
+        let LogStatus { extent: log, covered, failing, .. } = self.says.borrow().clone();
+        if let Some(covered) = covered {
+            self.publisher.durable(covered);
+        }
         self.publisher.update(|state| {
-            let changed =
-                (state.durable, state.oldest) != (end, oldest) || state.log_failing != failing;
-            (state.durable, state.oldest, state.log_failing) = (end, oldest, failing);
+            let changed = state.log != log || state.log_failing != failing;
+            (state.log, state.log_failing) = (log, failing);
             changed
         });
     }

@@ -20,8 +20,10 @@ mod streaming;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rowtide_feed::{EpochReason, Event, Fingerprint, Generation, ReplicatorStatus, Transaction};
-use rowtide_log::{Committed, Identity};
+use rowtide_feed::{
+    EpochReason, Event, Fingerprint, Generation, LogExtent, ReplicatorStatus, Transaction,
+};
+use rowtide_log::{Committed, LogIdentity};
 use rowtide_plan::check::{not_streamed, rejected_writes};
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_postgres::connect::Names;
@@ -37,7 +39,9 @@ pub use self::input::{
 };
 use self::missing::{incomplete, unservable, unwritable};
 use self::streaming::Streaming;
-use crate::continuity::{Claim, Continuity, Decision, SlotAction, decide, decide_by_transactions};
+use crate::continuity::{
+    Continuity, Decision, Evidence, SlotAction, decide, decide_by_transactions,
+};
 use crate::drift::{Drift, Follows, compare, continuity_digest, unfit};
 use crate::limits::{COMMIT_LOOKS, MAX_PAUSE, MIN_PAUSE, STANDBY_LOOK, UNSEEN_LOOK};
 
@@ -59,7 +63,7 @@ enum State {
     /// What the log has that the slot has not confirmed.
     ReadingLog(SlotFound),
     /// That what was committed can be seen.
-    Settling(Settling),
+    AwaitingVisibility(AwaitingVisibility),
     /// An epoch in the log.
     Beginning { slot: SlotFound, position: Lsn, reason: EpochReason, at_work: AtWork },
     /// What the stream brings.
@@ -95,7 +99,7 @@ enum Opening {
 
 /// Where engines begin, once everything that they are not told of can be seen.
 #[derive(Debug)]
-struct Settling {
+struct AwaitingVisibility {
     slot: SlotFound,
     begins: Begins,
     /// How often has been asked.
@@ -114,10 +118,25 @@ enum Begins {
 /// What is known of the log while it is open.
 #[derive(Clone, Debug)]
 struct OpenLog {
-    of: Identity,
+    of: LogIdentity,
     epoch: Epoch,
-    begins: Lsn,
-    ends: Lsn,
+    /// `None` while nothing has begun in it.
+    extent: Option<LogExtent>,
+}
+
+/// What a stream must bring to go on with a log.
+fn continuity_of(expected: Vec<Committed>, extent: LogExtent) -> Continuity {
+    Continuity::of_log(expected, extent.oldest, extent.durable)
+}
+
+/// What is known of the generation that is served.
+#[derive(Debug)]
+struct Serving {
+    plan: Arc<Plan>,
+    /// The position of the last transaction, or where the epoch began if there was none.
+    previous: Lsn,
+    /// Everything up to here was handed on.
+    handed_on: Lsn,
 }
 
 /// The replicator.
@@ -128,8 +147,8 @@ pub struct Core {
     /// What the definition comes to, as of the last look.
     looked: Option<Looked>,
     log: Option<OpenLog>,
-    /// The plan of the generation, while there is one.
-    serving: Option<Arc<Plan>>,
+    /// The generation, while there is one.
+    serving: Option<Serving>,
     fitted: Fitted,
     /// The troubles that were told since it streamed last.
     said: SaidOnce,
@@ -141,10 +160,6 @@ pub struct Core {
     unfit_change: bool,
     /// The slot has to be made before anything can be streamed.
     slot_action: SlotAction,
-    /// The position after the last transaction, or where the epoch began.
-    previous: Lsn,
-    /// Everything up to here was handed on.
-    handed_on: Lsn,
     pause: Duration,
     /// Something came of the last connection.
     progress: bool,
@@ -165,8 +180,6 @@ impl Core {
             broken: None,
             unfit_change: false,
             slot_action: SlotAction::Keep,
-            previous: Lsn(0),
-            handed_on: Lsn(0),
             pause: MIN_PAUSE,
             progress: true,
         }
@@ -186,7 +199,7 @@ impl Core {
             (State::Looking, Input::Looked(Err(why))) => self.wait(&why),
             (State::EndingLog(ending), Input::EpochBegan(Some(epoch))) => {
                 if let Some(log) = &mut self.log {
-                    (log.epoch, log.begins, log.ends) = (epoch, Lsn(0), Lsn(0));
+                    (log.epoch, log.extent) = (epoch, None);
                 }
                 match ending {
                     Ending::Slot(action) => {
@@ -194,7 +207,7 @@ impl Core {
                         let anew = action == SlotAction::MakeAnew;
                         self.then(Vec::new(), Next::MakeSlot { anew })
                     }
-                    Ending::Epoch(slot, reason) => self.settle_epoch(slot, reason),
+                    Ending::Epoch(slot, reason) => self.begin_once_visible(slot, reason),
                 }
             }
             (State::MakingSlot, Input::SlotMade(Ok(()))) => {
@@ -208,8 +221,10 @@ impl Core {
             (State::OpeningLog(opening), Input::LogOpened(found)) => self.opened(opening, found),
             (State::ReadingLog(slot), Input::LogRead(Ok(read))) => self.read(slot, read),
             (State::ReadingLog(_), Input::LogRead(Err(why))) => self.wait(&why),
-            (State::Settling(settling), Input::Unseen(Ok(unseen))) => self.settle(settling, unseen),
-            (State::Settling(_), Input::Unseen(Err(why))) => self.wait(&why),
+            (State::AwaitingVisibility(awaiting), Input::Unseen(Ok(unseen))) => {
+                self.look_at_unseen(awaiting, unseen)
+            }
+            (State::AwaitingVisibility(_), Input::Unseen(Err(why))) => self.wait(&why),
             (
                 State::Beginning { slot, position, reason, at_work },
                 Input::EpochBegan(Some(epoch)),
@@ -245,7 +260,7 @@ impl Core {
     fn connect(&mut self, effects: Vec<Effect>) -> Step {
         let Some(looked) = &self.looked else { return self.look(effects) };
         let plan = match (&self.serving, self.added()) {
-            (Some(serving), Some(_)) => Arc::clone(serving),
+            (Some(serving), Some(_)) => Arc::clone(&serving.plan),
             _ => Arc::clone(&looked.plan),
         };
         self.state = State::Connecting;
@@ -309,7 +324,7 @@ impl Core {
     }
 
     /// Of a database, with the plan and the publication as they were at the last look.
-    fn identity(&self, system: SystemIdentity) -> Option<Identity> {
+    fn identity(&self, system: SystemIdentity) -> Option<LogIdentity> {
         let looked = self.looked.as_ref()?;
         let mut digest = Sha256::new();
         digest.update(looked.plan.fingerprint());
@@ -320,7 +335,7 @@ impl Core {
         digest.update(continuity_digest(&looked.observed, is_told));
         let SystemIdentity { cluster, database, timeline } = system;
         let (plan, slot) = (digest.finalize().into(), self.names.slot.clone());
-        Some(Identity { plan, system: cluster, database, timeline, slot })
+        Some(LogIdentity { plan, system: cluster, database, timeline, slot })
     }
 
     /// Takes note of what is different from the last look. What follows from it is returned.
@@ -340,14 +355,14 @@ impl Core {
         let reason = match follows {
             Follows::Epoch(missed) => Some(missed.reason()),
             Follows::Reload => Some(EpochReason::TableReplaced),
-            Follows::Nothing | Follows::LoadsWait | Follows::Recompile | Follows::Refuse => None,
+            Follows::Nothing | Follows::LoadsWait | Follows::Recompile | Follows::Reject => None,
         };
         self.broken = self.broken.or(reason);
         follows
     }
 
     fn looked(&mut self, mut looked: Looked) -> Step {
-        let mut effects = vec![Effect::Refused(looked.refused.clone())];
+        let mut effects = vec![Effect::Rejected(looked.rejected.clone())];
         self.drifted(&looked.observed, &mut effects);
         for trouble in unwritable(&looked) {
             if self.said.is_new(&trouble) {
@@ -368,7 +383,8 @@ impl Core {
             };
             let same_rows = before.plan.fingerprint() == looked.plan.fingerprint();
             // What serves may be older than the last look: columns may be gone again that nobody was told of.
-            let known = [self.serving.as_ref(), Some(&before.plan)];
+            let serving = self.serving.as_ref().map(|serving| &serving.plan);
+            let known = [serving, Some(&before.plan)];
             if let Some(known) = known.into_iter().flatten().find(|plan| is_same(plan)) {
                 looked.plan = Arc::clone(known);
             }
@@ -456,9 +472,9 @@ impl Core {
             Err(LogFailure::Taken(why)) => return self.stand_by(why),
             Err(LogFailure::Unusable(why)) => return self.wait(&why),
         };
-        let LogFound { of, epoch, begins, ends, broken } = found;
+        let LogFound { of, epoch, extent, broken } = found;
         self.broken = self.broken.or(broken);
-        let held = self.log.replace(OpenLog { of: of.clone(), epoch, begins, ends }).is_some();
+        let held = self.log.replace(OpenLog { of: of.clone(), epoch, extent }).is_some();
         match opening {
             // Another may have made it, and gone on, before the place was ours.
             Opening::Slot(_) if !held => {
@@ -468,7 +484,7 @@ impl Core {
             Opening::Slot(action) => {
                 // Before there is a slot: it may come to stand where the log of another history ends.
                 self.state = State::EndingLog(Ending::Slot(action));
-                self.then(Vec::new(), Next::BeginEpoch(of, Lsn(0)))
+                self.then(Vec::new(), Next::EndLog(of))
             }
             Opening::Stream(slot) => self.hold_against(slot),
         }
@@ -479,24 +495,25 @@ impl Core {
         let (Some(log), Some(identity)) = (&self.log, identity) else {
             return self.look(vec![Effect::Disconnect]);
         };
-        let claim = Claim {
+        let evidence = Evidence {
             of_log: &log.of,
             of_stream: &identity,
-            log_ends: log.ends,
+            log_ends: log.extent.map(|extent| extent.durable),
             slot_confirmed: slot.confirmed,
             wal_ends: slot.wal_ends,
             broken: self.broken,
         };
-        let of_serving = Identity { plan: log.of.plan, ..identity.clone() };
+        let of_serving = LogIdentity { plan: log.of.plan, ..identity.clone() };
         // The stream begins with the plan of before, which the log is of.
-        let claim = match self.added() {
-            Some(_) => Claim { of_stream: &of_serving, ..claim },
-            None => claim,
+        let evidence = match self.added() {
+            Some(_) => Evidence { of_stream: &of_serving, ..evidence },
+            None => evidence,
         };
-        match decide(&claim) {
+        match decide(&evidence) {
             Decision::Begin(reason) => self.end_log(slot, reason),
             Decision::Continue => {
-                let behind = slot.confirmed.max(log.begins);
+                let begins = log.extent.map(|extent| extent.oldest);
+                let behind = begins.map_or(slot.confirmed, |begins| begins.max(slot.confirmed));
                 self.state = State::ReadingLog(slot);
                 self.then(Vec::new(), Next::ReadLog { behind })
             }
@@ -506,52 +523,52 @@ impl Core {
     /// The log does not go on, and says so by itself from here on: until the epoch begins a standby may have to be waited
     /// for, and why there has to be one is known to this server alone.
     fn end_log(&mut self, slot: SlotFound, reason: EpochReason) -> Step {
-        let of = self.log.as_ref().filter(|log| log.ends > Lsn(0)).map(|log| log.of.clone());
-        let Some(of) = of else { return self.settle_epoch(slot, reason) };
+        let of = self.log.as_ref().filter(|log| log.extent.is_some()).map(|log| log.of.clone());
+        let Some(of) = of else { return self.begin_once_visible(slot, reason) };
         // An end is all that a log tells; whoever has ended it knows more.
         self.broken = Some(reason);
         self.state = State::EndingLog(Ending::Epoch(slot, reason));
-        self.then(Vec::new(), Next::BeginEpoch(of, Lsn(0)))
+        self.then(Vec::new(), Next::EndLog(of))
     }
 
-    fn settle_epoch(&mut self, slot: SlotFound, reason: EpochReason) -> Step {
+    fn begin_once_visible(&mut self, slot: SlotFound, reason: EpochReason) -> Step {
         let begins = Begins::Epoch { reason, position: None };
-        self.state = State::Settling(Settling { slot, begins, looks: 0 });
+        self.state = State::AwaitingVisibility(AwaitingVisibility { slot, begins, looks: 0 });
         self.then(Vec::new(), Next::LookForUnseen(UnseenQuestion::BeforeEnd, Duration::ZERO))
     }
 
     fn read(&mut self, slot: SlotFound, read: LogRead) -> Step {
-        let begins = self.log.as_ref().map_or(Lsn(0), |log| log.begins);
+        let Some(extent) = self.extent() else { return self.look(vec![Effect::Disconnect]) };
         if let Decision::Begin(reason) =
-            decide_by_transactions(slot.confirmed, begins, &read.expected)
+            decide_by_transactions(slot.confirmed, extent.oldest, &read.expected)
         {
             return self.end_log(slot, reason);
         }
         if let (Some(serving), Some(looked)) = (&self.serving, &self.looked)
-            && Arc::ptr_eq(serving, &looked.plan)
+            && Arc::ptr_eq(&serving.plan, &looked.plan)
         {
-            return self.begin_to_stream(slot, self.continuity(read.expected), Vec::new());
+            return self.begin_to_stream(slot, continuity_of(read.expected, extent), Vec::new());
         }
         if let (Some(_), Some(looked)) = (self.added(), &self.looked) {
             let switch = Effect::Switch { at: looked.wal_end, plan: Arc::clone(&looked.plan) };
-            return self.begin_to_stream(slot, self.continuity(read.expected), vec![switch]);
+            let continuity = continuity_of(read.expected, extent);
+            return self.begin_to_stream(slot, continuity, vec![switch]);
         }
         let begins = Begins::Log(read);
-        self.state = State::Settling(Settling { slot, begins, looks: 0 });
+        self.state = State::AwaitingVisibility(AwaitingVisibility { slot, begins, looks: 0 });
         self.then(Vec::new(), Next::LookForUnseen(UnseenQuestion::Now, Duration::ZERO))
     }
 
-    fn continuity(&self, expected: Vec<Committed>) -> Continuity {
-        let (begins, ends) =
-            self.log.as_ref().map_or((Lsn(0), Lsn(0)), |log| (log.begins, log.ends));
-        Continuity::of_log(expected, begins, ends)
+    /// From where to where the open log goes.
+    fn extent(&self) -> Option<LogExtent> {
+        self.log.as_ref()?.extent
     }
 
-    fn settle(&mut self, mut settling: Settling, behind: UnseenBehind) -> Step {
+    fn look_at_unseen(&mut self, mut awaiting: AwaitingVisibility, behind: UnseenBehind) -> Step {
         let UnseenBehind { end, mut unseen } = behind;
-        match &mut settling.begins {
+        match &mut awaiting.begins {
             Begins::Epoch { position, .. } => {
-                *position = position.or(end.map(|end| end.max(settling.slot.confirmed)));
+                *position = position.or(end.map(|end| end.max(awaiting.slot.confirmed)));
             }
             // Engines are told of these.
             Begins::Log(read) => unseen.retain(|unseen| {
@@ -560,7 +577,7 @@ impl Core {
         }
         // What is at work for that long and does not wait for a standby has not come to its commit; if the stream brings
         // it all the same, the epoch begins once more.
-        let patient = settling.looks < COMMIT_LOOKS;
+        let patient = awaiting.looks < COMMIT_LOOKS;
         let at_work = unseen.iter().filter(|unseen| !unseen.waits).map(|unseen| unseen.xid);
         let at_work: AtWork = at_work.collect();
         unseen.retain(|unseen| unseen.waits || patient);
@@ -574,12 +591,12 @@ impl Core {
                 effects.push(Effect::Status(ReplicatorStatus::Waiting(why)));
             }
             let xids = unseen.iter().map(|unseen| unseen.xid).collect();
-            settling.looks += 1;
-            self.state = State::Settling(settling);
+            awaiting.looks += 1;
+            self.state = State::AwaitingVisibility(awaiting);
             let question = UnseenQuestion::Still(xids);
             return self.then(effects, Next::LookForUnseen(question, UNSEEN_LOOK));
         }
-        let Settling { slot, begins, .. } = settling;
+        let AwaitingVisibility { slot, begins, .. } = awaiting;
         match begins {
             Begins::Epoch { reason, position } => {
                 let (Some(identity), Some(position)) = (self.identity(slot.system), position)
@@ -590,12 +607,13 @@ impl Core {
                 self.then(Vec::new(), Next::BeginEpoch(identity, position))
             }
             Begins::Log(LogRead { expected, recent }) => {
-                let Some(log) = self.log.clone() else {
+                let epoch = self.log.as_ref().map(|log| log.epoch);
+                let (Some(epoch), Some(extent)) = (epoch, self.extent()) else {
                     return self.look(vec![Effect::Disconnect]);
                 };
-                self.previous = recent.last().map_or(log.begins, |last| last.lsn);
-                let effects = self.begin(log.epoch, log.ends, recent);
-                self.begin_to_stream(slot, self.continuity(expected), effects)
+                let previous = recent.last().map_or(extent.oldest, |last| last.lsn);
+                let effects = self.begin(epoch, previous, extent.durable, recent);
+                self.begin_to_stream(slot, continuity_of(expected, extent), effects)
             }
         }
     }
@@ -611,9 +629,9 @@ impl Core {
         let Some(of) = self.identity(slot.system) else {
             return self.look(vec![Effect::Disconnect]);
         };
-        self.log = Some(OpenLog { of, epoch, begins: position, ends: position });
+        let extent = Some(LogExtent { oldest: position, durable: position });
+        self.log = Some(OpenLog { of, epoch, extent });
         self.broken = None;
-        self.previous = position;
         let mut effects = Vec::new();
         if let (Some(_), Some(looked)) = (self.added(), &self.looked) {
             // The stream began with the plan of before, for an epoch that would have gone on.
@@ -621,7 +639,7 @@ impl Core {
             effects.push(Effect::Switch { at: slot.confirmed, plan });
         }
         effects.push(Effect::EpochBegan { reason, position });
-        effects.extend(self.begin(epoch, position, Vec::new()));
+        effects.extend(self.begin(epoch, position, position, Vec::new()));
         let plan = self.looked.as_ref().map_or([0; 32], |looked| looked.plan.fingerprint());
         let plan = Fingerprint(plan);
         let began = Event::EpochBegan { epoch, plan, position, reason };
@@ -629,34 +647,42 @@ impl Core {
         self.begin_to_stream(slot, Continuity::of_epoch(position, at_work), effects)
     }
 
-    /// Begins a generation.
-    fn begin(&mut self, epoch: Epoch, position: Lsn, recent: Vec<Arc<Transaction>>) -> Vec<Effect> {
+    /// Begins a generation at a position, where `previous` is that of the transaction before it.
+    fn begin(
+        &mut self,
+        epoch: Epoch,
+        previous: Lsn,
+        position: Lsn,
+        recent: Vec<Arc<Transaction>>,
+    ) -> Vec<Effect> {
         let Some(looked) = &self.looked else { return Vec::new() };
         let plan = Arc::clone(&looked.plan);
-        self.handed_on = position;
-        self.serving = Some(Arc::clone(&plan));
+        let serving = Serving { plan: Arc::clone(&plan), previous, handed_on: position };
+        self.serving = Some(serving);
         let generation = Generation { epoch, plan, position, recent };
         vec![Effect::Begin(generation), Effect::Status(ReplicatorStatus::Starting)]
     }
 
     /// The tables that have more columns than in the plan that serves, if that is all that is different.
     fn added(&self) -> Option<Vec<TableId>> {
-        let (serving, looked) = (self.serving.as_ref()?, self.looked.as_ref()?);
-        serving.columns_added_by(&looked.plan)
+        self.added_to(self.serving.as_ref()?)
+    }
+
+    fn added_to(&self, serving: &Serving) -> Option<Vec<TableId>> {
+        serving.plan.columns_added_by(&self.looked.as_ref()?.plan)
     }
 
     /// The stream is where rows are of the plan of the last look.
-    fn reshape(&mut self) -> Option<Effect> {
-        let tables = self.added()?;
+    fn reshape(&mut self, serving: &mut Serving) -> Option<Effect> {
+        let tables = self.added_to(serving)?;
         let looked = self.looked.as_ref()?;
         let (plan, system) = (Arc::clone(&looked.plan), looked.system);
         let of = self.identity(system)?;
         // Behind every position that anyone was told, and before the next.
-        let (previous, lsn) = (self.previous, Lsn(self.handed_on.0 + 1));
+        let (previous, lsn) = (serving.previous, Lsn(serving.handed_on.0 + 1));
         let fingerprint = Fingerprint(plan.fingerprint());
         let event = Event::Reshaped { previous, lsn, plan: fingerprint, tables };
-        (self.previous, self.handed_on) = (lsn, lsn);
-        self.serving = Some(Arc::clone(&plan));
+        *serving = Serving { plan: Arc::clone(&plan), previous: lsn, handed_on: lsn };
         if let Some(log) = &mut self.log {
             log.of = of.clone();
         }
@@ -708,7 +734,13 @@ impl Core {
         mut effects: Vec<Effect>,
     ) -> Step {
         let wal_end = slot.wal_ends.max(continuity.end());
-        effects.push(Effect::Info(format!("streaming behind {}", self.handed_on)));
+        if slot.remembers_partitions && slot.confirmed < continuity.begin() {
+            // What this connection finds out on its way to the epoch may not be true any more there.
+            self.state = State::Streaming(Streaming::up_to_epoch(continuity, wal_end));
+            return self.then(effects, Next::Stream);
+        }
+        let behind = self.serving.as_ref().map_or(continuity.end(), |serving| serving.handed_on);
+        effects.push(Effect::Info(format!("streaming behind {behind}")));
         // Until there nobody's cursor is too far ahead.
         effects.push(Effect::Publish([Event::StreamBegan { wal_end }].into()));
         self.state = State::Streaming(Streaming::new(continuity, wal_end));

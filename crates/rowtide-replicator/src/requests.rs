@@ -54,7 +54,7 @@ pub(crate) fn start(
 fn reader_of(runtime: &Runtime, log: &SharedLog, epoch: Epoch, up_to: Lsn) -> Option<LogReader> {
     let open = log.read().unwrap_or_else(PoisonError::into_inner).clone()?;
     let mut status = open.status;
-    let covers = status.wait_for(|status| status.epoch != epoch || status.covered >= up_to);
+    let covers = status.wait_for(|status| status.epoch != epoch || status.covered >= Some(up_to));
     // An error if the writer has ended.
     let epoch_then = runtime.block_on(covers).ok()?.epoch;
     (epoch_then == epoch).then_some(open.reader)

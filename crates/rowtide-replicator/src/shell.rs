@@ -6,8 +6,8 @@ use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
 
 use rand::Rng;
-use rowtide_feed::{EpochReason, Publisher, ReplicatorStatus};
-use rowtide_log::{Began, Identity, LogError};
+use rowtide_feed::{EpochReason, LogExtent, Publisher, ReplicatorStatus};
+use rowtide_log::{Began, LogError, LogIdentity};
 use rowtide_plan::definition::Definition;
 use rowtide_postgres::connect::{ConnectError, ConnectOptions, Names, connect};
 use rowtide_postgres::slot_making::make_slot;
@@ -60,7 +60,7 @@ enum Sight {
 struct Log {
     threads: LogThreads,
     /// What its records are of.
-    of: Identity,
+    of: LogIdentity,
     status: watch::Receiver<LogStatus>,
 }
 
@@ -129,7 +129,7 @@ impl Shell {
         for effect in effects {
             match effect {
                 Effect::Status(status) => self.set_status(status),
-                Effect::Refused(refused) => self.set_refused(refused),
+                Effect::Rejected(rejected) => self.set_rejected(rejected),
                 Effect::Incomplete(incomplete) => self.set_incomplete(incomplete),
                 Effect::Begin(generation) => drop(self.publisher.begin(generation)),
                 Effect::EndGeneration => self.publisher.end(),
@@ -203,14 +203,14 @@ impl Shell {
         });
     }
 
-    fn set_refused(&self, refused: Vec<(String, String)>) {
+    fn set_rejected(&self, rejected: Vec<(String, String)>) {
         self.publisher.update(|state| {
-            let news = state.refused_tables != refused;
+            let news = state.rejected_tables != rejected;
             if news {
-                for (table, problems) in &refused {
+                for (table, problems) in &rejected {
                     tracing::error!(table, problems, "a table is not served");
                 }
-                state.refused_tables = refused;
+                state.rejected_tables = rejected;
             }
             news
         });
@@ -265,10 +265,17 @@ impl Shell {
                 let unseen = self.look_for_unseen(question).await;
                 Input::Unseen(unseen.map_err(|error| error.to_string()))
             }
+            Next::EndLog(identity) => Input::EpochBegan(match &mut self.log {
+                Some(Log { threads: log, of, .. }) => {
+                    of.clone_from(&identity);
+                    log.begin(identity, None).await.ok()
+                }
+                None => None,
+            }),
             Next::BeginEpoch(identity, position) => Input::EpochBegan(match &mut self.log {
                 Some(Log { threads: log, of, .. }) => {
                     of.clone_from(&identity);
-                    log.begin(identity, position).await.ok()
+                    log.begin(identity, Some(position)).await.ok()
                 }
                 None => None,
             }),
@@ -283,7 +290,7 @@ impl Shell {
         Input::SlotMade(made.map_err(|error| error.to_string()))
     }
 
-    fn open_log(&mut self, identity: Identity) -> Result<LogFound, LogFailure> {
+    fn open_log(&mut self, identity: LogIdentity) -> Result<LogFound, LogFailure> {
         let mut broken = None;
         if self.log.is_none() {
             let options = self.options.log.clone();
@@ -294,7 +301,7 @@ impl Shell {
                 }
                 error => LogFailure::Unusable(format!("cannot use the log: {error}")),
             })?;
-            broken = said_of(began, log.status().end);
+            broken = said_of(began, log.status().extent);
             let open = OpenLog { reader: log.reader().clone(), status: log.watch() };
             *self.shared_log.write().unwrap_or_else(PoisonError::into_inner) = Some(open);
             let status = log.watch();
@@ -303,9 +310,8 @@ impl Shell {
         let Some(Log { threads: log, of, .. }) = &self.log else {
             return Err(LogFailure::Unusable("the log is not open".to_owned()));
         };
-        let status = log.status();
-        let (epoch, begins, ends) = (status.epoch, status.oldest, status.end);
-        Ok(LogFound { of: of.clone(), epoch, begins, ends, broken })
+        let LogStatus { epoch, extent, .. } = log.status();
+        Ok(LogFound { of: of.clone(), epoch, extent, broken })
     }
 
     fn read_log(&self, behind: Lsn) -> Result<LogRead, String> {
@@ -343,7 +349,10 @@ impl Shell {
         tokio::select! {
             (brought, failure) = source.next_batch() => Input::Streamed(brought, failure),
             changed = log.status.changed() => match changed {
-                Ok(()) => Input::Durable(log.status.borrow_and_update().end),
+                Ok(()) => match log.status.borrow_and_update().extent {
+                    Some(extent) => Input::Durable(extent.durable),
+                    None => Input::LogEnded,
+                },
                 Err(_) => Input::LogEnded,
             },
             () = self.outrun.notified() => Input::Outrun,
@@ -417,7 +426,8 @@ async fn look_again(
 }
 
 /// What was found in the log's directory, for people; and why nothing can be its continuation, if so.
-fn said_of(began: Began, end: Lsn) -> Option<EpochReason> {
+fn said_of(began: Began, extent: Option<LogExtent>) -> Option<EpochReason> {
+    let end = extent.map_or_else(|| "nothing".to_owned(), |extent| extent.durable.to_string());
     match began {
         Began::Continued => {
             tracing::info!(%end, "the log goes on");

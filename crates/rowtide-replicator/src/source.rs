@@ -10,15 +10,15 @@ use rowtide_postgres::stream::{Instance, Stream, StreamError};
 use rowtide_protocol::Lsn;
 use tokio::time::{Instant, timeout_at};
 
-use crate::gathering::Gathering;
+use crate::batching::Batching;
 use crate::limits::{BATCH, BATCH_BYTES};
 use crate::machine::{Brought, SlotFound, StreamFailure};
 
 /// A connection that streams.
 pub(crate) struct Source {
     stream: Stream,
-    gathering: Gathering,
-    /// What the time of `gathering` counts from.
+    batching: Batching,
+    /// What the time of `batching` counts from.
     since: Instant,
 }
 
@@ -31,32 +31,36 @@ impl Source {
     ) -> Result<(Source, SlotFound), StreamFailure> {
         let started = Stream::start(options, names, plan, instance).await;
         let (stream, slot) = started.map_err(failure)?;
-        let found =
-            SlotFound { confirmed: slot.confirmed, wal_ends: slot.end, system: slot.system };
-        let source = Source { stream, gathering: Gathering::default(), since: Instant::now() };
+        let found = SlotFound {
+            confirmed: slot.confirmed,
+            wal_ends: slot.end,
+            system: slot.system,
+            remembers_partitions: slot.remembers_partitions,
+        };
+        let source = Source { stream, batching: Batching::default(), since: Instant::now() };
         Ok((source, found))
     }
 
     /// Waits for what comes, and takes with it what need not be waited for: handing on each by itself would wake
-    /// everyone for each. Of a backlog more is gathered; see [`Gathering`]. Cancel safe.
+    /// everyone for each. Of a backlog more is batched; see [`Batching`]. Cancel safe.
     pub(crate) async fn next_batch(&mut self) -> (Vec<Brought>, Option<StreamFailure>) {
-        if self.gathering.is_empty() {
+        if self.batching.is_empty() {
             match self.stream.next_batch(BATCH, BATCH_BYTES).await {
-                Ok(batch) => self.gathering.put(batch),
-                Err(error) => self.gathering.fail(failure(error)),
+                Ok(batch) => self.batching.put(batch),
+                Err(error) => self.batching.fail(failure(error)),
             }
-            self.gathering.late(self.stream.late(), self.time());
+            self.batching.late(self.stream.late(), self.time());
         }
-        while let Some(until) = self.gathering.waits_until(self.time()) {
+        while let Some(until) = self.batching.waits_until(self.time()) {
             let more = self.stream.next_batch(BATCH, BATCH_BYTES);
             match timeout_at(self.since + until, more).await {
-                Ok(Ok(batch)) => self.gathering.put(batch),
-                Ok(Err(error)) => self.gathering.fail(failure(error)),
+                Ok(Ok(batch)) => self.batching.put(batch),
+                Ok(Err(error)) => self.batching.fail(failure(error)),
                 Err(_) => break,
             }
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.gathering.take(i64::try_from(now.as_micros()).unwrap_or(i64::MAX))
+        self.batching.take(i64::try_from(now.as_micros()).unwrap_or(i64::MAX))
     }
 
     fn time(&self) -> Duration {

@@ -228,7 +228,11 @@ fn session(bytes: &[u8]) -> String {
 /// As [`session`], of an older client.
 fn older(bytes: &[u8]) -> String {
     let (text, now) = (String::from_utf8_lossy(bytes), now());
-    converse(OlderSession::new(ClientLimits::default(), identity(), "tab"), &now, text.lines())
+    converse(
+        OlderSession::new(ClientLimits::default(), identity(), "tab", None),
+        &now,
+        text.lines(),
+    )
 }
 
 fn now() -> Now {

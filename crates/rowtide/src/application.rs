@@ -173,9 +173,9 @@ pub async fn fit(
     if !may_use_schemas(client, &plan).await.map_err(ApplicationError::Postgres)? {
         return Ok((plan, not_set_up));
     }
-    let refused =
+    let rejected =
         prepare_rules_unlocked(client, &mut plan).await.map_err(ApplicationError::Postgres)?;
-    let problems: Vec<_> = refused.into_iter().flat_map(|(_, problems)| problems).collect();
+    let problems: Vec<_> = rejected.into_iter().flat_map(|(_, problems)| problems).collect();
     if !problems.is_empty() {
         return Err(definition.error(problems).into());
     }

@@ -14,8 +14,9 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::application::{Application, read_definition};
-use crate::config::Settings;
+use crate::config::{ConfigError, Settings};
 use crate::dev::{self, DevOptions, interrupted};
+use crate::former_names::{FormerFlags, warn_of_former_name};
 use crate::log_filter::without_values;
 use crate::mutate;
 use crate::operate::{self, Against};
@@ -30,10 +31,13 @@ use crate::watch;
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// What to log, such as `info` or `rowtide=debug` [default: info]
-    #[arg(long, global = true, env = "ROWTIDE_LOG", value_name = "FILTER", hide_env = true)]
+    /// What to say on standard error: `error`, `warn`, `info`, `debug`, or such as `rowtide=debug` [default: info]
+    #[arg(long, global = true, value_name = "FILTER")]
+    log_level: Option<String>,
+    /// The former name of `--log-level`.
+    #[arg(long, global = true, hide = true)]
     log: Option<String>,
-    /// How to log
+    /// How to say it
     #[arg(
         long,
         global = true,
@@ -81,6 +85,8 @@ struct Configured {
     config: Option<PathBuf>,
     #[command(flatten)]
     settings: Settings,
+    #[command(flatten)]
+    former: FormerFlags,
 }
 
 #[derive(Args)]
@@ -141,7 +147,10 @@ struct Token {
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    log(&cli);
+    if let Err(error) = log(&cli) {
+        eprintln!("{:?}", miette::Report::from(error));
+        return ExitCode::FAILURE;
+    }
     allow_open_files();
     // Both libraries that use TLS take the provider that is installed first.
     drop(rustls::crypto::ring::default_provider().install_default());
@@ -175,8 +184,28 @@ fn allow_open_files() {
     }
 }
 
-fn log(cli: &Cli) {
-    let filter = cli.log.as_deref().unwrap_or("info");
+/// Sets up what is said on standard error.
+///
+/// # Errors
+/// When what to say is given by both of its names in one place.
+fn log(cli: &Cli) -> Result<(), ConfigError> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let flags = ("--log", cli.log.clone(), "--log-level", cli.log_level.clone());
+    let (by_former, by_name) = ("ROWTIDE_LOG", "ROWTIDE_LOG_LEVEL");
+    let variables = (by_former, variable(by_former), by_name, variable(by_name));
+    let mut filter = None;
+    let mut former_names = Vec::new();
+    for (former_name, former, name, value) in [flags, variables] {
+        if former.is_some() && value.is_some() {
+            let (former, name) = (former_name.to_owned(), name.to_owned());
+            return Err(ConfigError::Twice { former, name });
+        }
+        if former.is_some() {
+            former_names.push((former_name, name));
+        }
+        filter = filter.or(value).or(former);
+    }
+    let filter = filter.as_deref().unwrap_or("info");
     let writer = std::io::stderr;
     let text = tracing_subscriber::fmt::layer()
         .with_writer(writer)
@@ -186,19 +215,23 @@ fn log(cli: &Cli) {
         LogFormat::Json => text.json().boxed(),
     };
     tracing_subscriber::registry().with(without_values(filter, text)).init();
+    for (former, name) in former_names {
+        warn_of_former_name(former, name);
+    }
+    Ok(())
 }
 
 async fn execute(command: Command) -> Result<ExitCode> {
     match command {
         Command::Dev(args) => dev(args).await.map(|()| ExitCode::SUCCESS),
         Command::Serve(args) => serve(args).await.map(|()| ExitCode::SUCCESS),
-        Command::Check(args) => operate::check(args.gather()?).await,
+        Command::Check(args) => operate::check(args.settings()?).await,
         Command::Setup(args) => {
-            operate::set_up(args.configured.gather()?, args.print, args.server_role).await
+            operate::set_up(args.configured.settings()?, args.print, args.server_role).await
         }
-        Command::Teardown(args) => operate::tear_down(args.configured.gather()?, args.yes).await,
+        Command::Teardown(args) => operate::tear_down(args.configured.settings()?, args.yes).await,
         Command::Explain(args) => {
-            let against = Against::connect(&args.gather()?).await?;
+            let against = Against::connect(&args.settings()?).await?;
             print!("{}", explain(&against.plan));
             Ok(ExitCode::SUCCESS)
         }
@@ -213,14 +246,22 @@ async fn execute(command: Command) -> Result<ExitCode> {
 }
 
 impl Configured {
-    fn gather(self) -> Result<Settings> {
-        Ok(Settings::gather(self.settings, self.config.as_deref())?)
+    /// What was given as flags, and all that is set.
+    fn flags_and_settings(self) -> Result<(Settings, Settings)> {
+        let flags = self.settings.with_former_flags(self.former)?;
+        let settings = Settings::read(flags.clone(), self.config.as_deref())?;
+        Ok((flags, settings))
+    }
+
+    /// All that is set.
+    fn settings(self) -> Result<Settings> {
+        Ok(self.flags_and_settings()?.1)
     }
 }
 
 async fn dev(args: Dev) -> Result<()> {
-    let flags = args.configured.settings.clone();
-    let (settings, ignored) = args.configured.gather()?.of_dev(&flags);
+    let (flags, settings) = args.configured.flags_and_settings()?;
+    let (settings, ignored) = settings.of_dev(&flags);
     if !ignored.is_empty() {
         eprintln!(
             "of the environment and the configuration file, `rowtide dev` does not use {}: it has its own, and takes \
@@ -243,7 +284,7 @@ async fn dev(args: Dev) -> Result<()> {
 }
 
 async fn serve(args: Configured) -> Result<()> {
-    let config = args.gather()?.check()?;
+    let config = args.settings()?.check()?;
     let definition = Arc::new(read_definition(&config.definition)?);
     // What the database lacks is waited for: `/health/ready` and the log name it.
     let server = Server::start(ServerOptions::new(config, definition)).await.map_err(said)?;
@@ -261,7 +302,7 @@ async fn serve(args: Configured) -> Result<()> {
 }
 
 async fn write_types(args: Types) -> Result<()> {
-    let text = types(&Against::connect(&args.configured.gather()?).await?.plan);
+    let text = types(&Against::connect(&args.configured.settings()?).await?.plan);
     match args.out {
         Some(path) => std::fs::write(&path, text)
             .into_diagnostic()

@@ -16,6 +16,7 @@ use thiserror::Error;
 use toml::Spanned;
 
 use crate::auth::AuthOptions;
+use crate::former_names::{FormerFlags, current_name, former_name, log_dir, warn_of_former_name};
 use crate::limits::{self, ClientLimits, ConnectionLimits};
 
 /// The settings of a server, checked.
@@ -36,8 +37,8 @@ pub struct Config {
     /// How many engines run side by side.
     pub engines: usize,
     /// How many bytes of changes may wait for one session.
-    pub outbox_bytes: usize,
-    /// Where the history is kept, and how much of it.
+    pub send_queue_bytes: usize,
+    /// Where the log of changes is kept, and how much of it.
     pub log: LogOptions,
     /// How many bytes of rows are held in memory.
     pub row_bytes: usize,
@@ -89,23 +90,23 @@ pub struct Settings {
     /// How many engines run side by side, 1 to 64 [default: one a core]
     #[arg(long, value_name = "NUMBER")]
     pub engines: Option<String>,
-    /// How many bytes of changes may wait for one session [default: 16777216]
+    /// How many bytes of changes may wait for one session; beyond it the session ends [default: 16777216]
     #[arg(long, value_name = "BYTES")]
-    pub outbox_bytes: Option<String>,
+    pub send_queue_bytes: Option<String>,
     /// How many bytes of rows are held to be sent to those who come; beyond it they are loaded again
     /// [default: 536870912]
     #[arg(long, value_name = "BYTES")]
     pub row_bytes: Option<String>,
     /// The directory of the log of changes, from which clients that were away are brought up to date
-    /// [default: rowtide-history]
+    /// [default: rowtide-log]
     #[arg(long, value_name = "DIR")]
-    pub history_dir: Option<String>,
+    pub log_dir: Option<String>,
     /// How long changes are kept in that log [default: 86400]
     #[arg(long, value_name = "SECONDS")]
-    pub history_seconds: Option<String>,
+    pub log_seconds: Option<String>,
     /// How large that log may become; beyond it the oldest changes go first [default: 4294967296]
     #[arg(long, value_name = "BYTES")]
-    pub history_bytes: Option<String>,
+    pub log_bytes: Option<String>,
     /// How many connections to Postgres load rows, 1 to 64: no more loads run at a time, however many
     /// clients arrive together [default: 1]
     #[arg(long, value_name = "NUMBER")]
@@ -119,7 +120,8 @@ pub struct Settings {
     /// The most operations of one mutation, 1 to 500 [default: 500]
     #[arg(long, value_name = "NUMBER")]
     pub ops_per_mutation: Option<String>,
-    /// How many connects and mutations one user may have in a minute, 0 for any number [default: 600]
+    /// How many connects and operations of mutations one user may have in a minute, 0 for any number: a mutation over it
+    /// waits [default: 600]
     #[arg(long, value_name = "NUMBER")]
     pub requests_per_minute: Option<String>,
     /// The same database behind a transaction pooler, for mutations alone [default: the database's URL]
@@ -132,11 +134,11 @@ pub struct Settings {
     /// for each transaction and does not know of them [default: true]
     #[arg(long, value_name = "BOOL")]
     pub prepared_statements: Option<String>,
-    /// How many seconds Postgres may take for one answer to a mutation, before the connection is given up
-    /// [default: 30]
+    /// How many seconds Postgres may take for one answer to a mutation, 1 to 3600, before the connection is given up and
+    /// the mutation tried over another [default: 30]
     #[arg(long, value_name = "SECONDS")]
     pub mutation_answer_seconds: Option<String>,
-    /// How many sessions one user may have at a time [default: 50]
+    /// How many sessions one user may have at a time, and ten times as many tabs of older clients [default: 50]
     #[arg(long, value_name = "NUMBER")]
     pub sessions_per_user: Option<String>,
     /// How many connections there may be, 1 to 1000000; fewer where the system allows fewer open files. Beyond it
@@ -147,7 +149,8 @@ pub struct Settings {
     /// [default: 0]
     #[arg(long, value_name = "NUMBER")]
     pub connections_per_address: Option<String>,
-    /// After how many days a client id is removed that nobody connects with, up to 36500; 0: never [default: 400]
+    /// After how many days a client id is removed that nobody connects with, up to 36500, give or take a week; 0: never
+    /// [default: 400]
     #[arg(long, value_name = "DAYS")]
     pub unused_client_days: Option<String>,
     /// Whether sessions of the older protocol outlive the tokens that they came with, true or false [default: true]
@@ -191,6 +194,15 @@ pub enum ConfigError {
         /// Those that there are.
         known: String,
     },
+    /// A setting is given twice in one place, by its name and by its former one.
+    #[error("`{former}` and `{name}` are one setting, and both are given")]
+    #[diagnostic(help("leave `{former}` out: it is the former name"))]
+    Twice {
+        /// The former name, as it is written there.
+        former: String,
+        /// The name, as it is written there.
+        name: String,
+    },
     /// A value does not fit.
     #[error("`{name}` is `{value}`: {expected}")]
     Value {
@@ -224,6 +236,18 @@ enum Scalar {
     Number(i64),
 }
 
+/// Variables that begin with `ROWTIDE_` and are read elsewhere: by the command line, and by tests.
+const NOT_SETTINGS: [&str; 7] =
+    ["PG_BIN", "CONFIG", "LOG", "LOG_LEVEL", "LOG_FORMAT", "HISTORIES", "SEED"];
+
+/// Why a value was not put into a setting.
+enum NotPut {
+    /// No setting has this name.
+    Unknown,
+    /// It has one already.
+    Twice(ConfigError),
+}
+
 impl Settings {
     /// Every setting by its name, in the order of `--help`.
     fn fields(&mut self) -> [(&'static str, &mut Option<String>); 29] {
@@ -238,11 +262,11 @@ impl Settings {
             ("issuer", &mut self.issuer),
             ("audience", &mut self.audience),
             ("engines", &mut self.engines),
-            ("outbox_bytes", &mut self.outbox_bytes),
+            ("send_queue_bytes", &mut self.send_queue_bytes),
             ("row_bytes", &mut self.row_bytes),
-            ("history_dir", &mut self.history_dir),
-            ("history_seconds", &mut self.history_seconds),
-            ("history_bytes", &mut self.history_bytes),
+            ("log_dir", &mut self.log_dir),
+            ("log_seconds", &mut self.log_seconds),
+            ("log_bytes", &mut self.log_bytes),
             ("load_connections", &mut self.load_connections),
             ("max_message_bytes", &mut self.max_message_bytes),
             ("max_mutation_bytes", &mut self.max_mutation_bytes),
@@ -265,6 +289,46 @@ impl Settings {
         settings.fields().map(|(name, _)| name).join(", ")
     }
 
+    /// Puts a value into the setting that is `given` by its name or by its former one, of which it warns. Names are
+    /// `written` in messages as they are where the value comes from.
+    fn put(
+        &mut self,
+        given: &str,
+        value: String,
+        written: impl Fn(&str) -> String,
+    ) -> Result<(), NotPut> {
+        let name = current_name(given);
+        let mut fields = self.fields();
+        let field = fields.iter_mut().find(|(known, _)| *known == name);
+        let (_, field) = field.ok_or(NotPut::Unknown)?;
+        if let (Some(_), Some(former)) = (&field, former_name(name)) {
+            let (former, name) = (written(former), written(name));
+            return Err(NotPut::Twice(ConfigError::Twice { former, name }));
+        }
+        if given != name {
+            warn_of_former_name(&written(given), &written(name));
+        }
+        **field = Some(value);
+        Ok(())
+    }
+
+    /// These flags, with those that were given by the former names of their settings.
+    ///
+    /// # Errors
+    /// When a setting was given by both.
+    pub fn with_former_flags(mut self, former: FormerFlags) -> Result<Settings, ConfigError> {
+        for (given, value) in former.given() {
+            let written = |name: &str| format!("--{}", name.replace('_', "-"));
+            self.put(given, value, written).map_err(|not_put| match not_put {
+                NotPut::Unknown => {
+                    ConfigError::Variable { name: written(given), known: Settings::names() }
+                }
+                NotPut::Twice(error) => error,
+            })?;
+        }
+        Ok(self)
+    }
+
     /// Reads the text of a configuration file.
     ///
     /// # Errors
@@ -281,17 +345,19 @@ impl Settings {
             .map_err(|error| fail(error.message().to_owned(), error.span().unwrap_or(0..0)))?;
         let mut settings = Settings::default();
         for (name, value) in table {
-            let mut fields = settings.fields();
-            let Some((_, field)) = fields.iter_mut().find(|(known, _)| known == name.get_ref())
-            else {
-                return Err(fail(format!("`{}` is not a setting", name.get_ref()), name.span()));
-            };
             let place = value.span();
-            **field = Some(match value.into_inner().try_into::<Scalar>() {
+            let value = match value.into_inner().try_into::<Scalar>() {
                 Ok(Scalar::Text(text)) => text,
                 Ok(Scalar::Number(number)) => number.to_string(),
                 Err(_) => return Err(fail("a setting is text or a number".to_owned(), place)),
-            });
+            };
+            settings.put(name.get_ref(), value, str::to_owned).map_err(|not_put| {
+                let message = match not_put {
+                    NotPut::Unknown => format!("`{}` is not a setting", name.get_ref()),
+                    NotPut::Twice(error) => error.to_string(),
+                };
+                fail(message, name.span())
+            })?;
         }
         Ok(settings)
     }
@@ -311,15 +377,16 @@ impl Settings {
                 continue;
             }
             let Some(known) = name.strip_prefix("ROWTIDE_") else { continue };
-            if ["PG_BIN", "CONFIG", "LOG", "LOG_FORMAT", "HISTORIES", "SEED"].contains(&known) {
+            if NOT_SETTINGS.contains(&known) {
                 continue;
             }
-            let lower = known.to_lowercase();
-            let mut fields = settings.fields();
-            let Some((_, field)) = fields.iter_mut().find(|(field, _)| *field == lower) else {
-                return Err(ConfigError::Variable { name, known: Settings::names() });
-            };
-            **field = Some(value);
+            let written = |name: &str| format!("ROWTIDE_{}", name.to_uppercase());
+            settings.put(&known.to_lowercase(), value, written).map_err(
+                |not_put| match not_put {
+                    NotPut::Unknown => ConfigError::Variable { name, known: Settings::names() },
+                    NotPut::Twice(error) => error,
+                },
+            )?;
         }
         settings.database_url = settings.database_url.or(database_url);
         Ok(settings)
@@ -340,7 +407,7 @@ impl Settings {
     ///
     /// # Errors
     /// When a layer cannot be read.
-    pub fn gather(flags: Settings, file: Option<&Path>) -> Result<Settings, ConfigError> {
+    pub fn read(flags: Settings, file: Option<&Path>) -> Result<Settings, ConfigError> {
         let environment = Settings::from_environment(std::env::vars())?;
         let file = match file {
             None => Settings::default(),
@@ -359,7 +426,7 @@ impl Settings {
     #[must_use]
     pub fn of_dev(mut self, flags: &Settings) -> (Settings, Vec<&'static str>) {
         const DEPLOYED: [&str; 5] =
-            ["database_url", "mutation_database_url", "environment", "history_dir", "token_secret"];
+            ["database_url", "mutation_database_url", "environment", "log_dir", "token_secret"];
         let mut flags = flags.clone();
         let mut ignored = Vec::new();
         for ((name, value), (_, flag)) in self.fields().into_iter().zip(flags.fields()) {
@@ -441,19 +508,20 @@ impl Settings {
             });
         }
         let cores = std::thread::available_parallelism().map_or(1, usize::from).min(64);
-        let outbox = limits::SEND_QUEUE_BYTES;
+        let queue = limits::SEND_QUEUE_BYTES;
         let (retention, bytes) =
             (limits::LOG_RETENTION.as_secs() as usize, limits::LOG_BYTES as usize);
         let most = 366 * 24 * 60 * 60;
-        let retention = number("history_seconds", &self.history_seconds, retention, 60, most)?;
+        let retention = number("log_seconds", &self.log_seconds, retention, 60, most)?;
         // Like every name that is stored it carries the environment.
-        let dir =
-            Path::new(self.history_dir.as_deref().unwrap_or("rowtide-history")).join(&names.slot);
+        let dir = match &self.log_dir {
+            Some(dir) => Path::new(dir).join(&names.slot),
+            None => log_dir(Path::new(""), "rowtide-log", "rowtide-history", Some(&names.slot)),
+        };
         let log = LogOptions {
             dir,
             retention: Duration::from_secs(retention as u64),
-            max_bytes: number("history_bytes", &self.history_bytes, bytes, 1 << 20, 1 << 50)?
-                as u64,
+            max_bytes: number("log_bytes", &self.log_bytes, bytes, 1 << 20, 1 << 50)? as u64,
         };
         let client = ClientLimits::default();
         let truth = |name, given: &Option<String>| {
@@ -503,7 +571,13 @@ impl Settings {
                 )? as u64),
             },
             engines: number("engines", &self.engines, cores, 1, 64)?,
-            outbox_bytes: number("outbox_bytes", &self.outbox_bytes, outbox, 4096, 1 << 32)?,
+            send_queue_bytes: number(
+                "send_queue_bytes",
+                &self.send_queue_bytes,
+                queue,
+                4096,
+                1 << 32,
+            )?,
             log,
             row_bytes: number("row_bytes", &self.row_bytes, limits::ROW_BYTES, 0, 1 << 50)?,
             load_connections: number(
@@ -615,6 +689,35 @@ mod tests {
     }
 
     #[test]
+    fn a_former_name_is_taken_and_one_who_gives_both_is_told() {
+        let former =
+            "outbox_bytes = 5000\nhistory_dir = 'a'\nhistory_seconds = 60\nhistory_bytes = 1048576";
+        let settings = file(former).unwrap();
+        assert_eq!(settings.send_queue_bytes.as_deref(), Some("5000"));
+        assert_eq!(settings.log_dir.as_deref(), Some("a"));
+        assert_eq!(settings.log_seconds.as_deref(), Some("60"));
+        assert_eq!(settings.log_bytes.as_deref(), Some("1048576"));
+        // In whichever layer, and whichever name it has there, the higher one wins.
+        let higher =
+            environment("ROWTIDE_HISTORY_DIR", "b").unwrap().over(file("log_dir = 'a'").unwrap());
+        assert_eq!(higher.log_dir.as_deref(), Some("b"));
+        let higher =
+            environment("ROWTIDE_LOG_DIR", "b").unwrap().over(file("history_dir = 'a'").unwrap());
+        assert_eq!(higher.log_dir.as_deref(), Some("b"));
+        for text in ["log_dir = 'a'\nhistory_dir = 'a'", "history_dir = 'a'\nlog_dir = 'a'"] {
+            let error = file(text).unwrap_err().to_string();
+            assert_eq!(error, "`history_dir` and `log_dir` are one setting, and both are given");
+        }
+        let both = ["ROWTIDE_OUTBOX_BYTES", "ROWTIDE_SEND_QUEUE_BYTES"];
+        let both = both.map(|name| (name.to_owned(), "4096".to_owned()));
+        let error = Settings::from_environment(both).unwrap_err().to_string();
+        let expected = "`ROWTIDE_OUTBOX_BYTES` and `ROWTIDE_SEND_QUEUE_BYTES` are one setting, and both are given";
+        assert_eq!(error, expected);
+        // Nobody is told of names that go away.
+        assert!(!Settings::names().contains("history") && !Settings::names().contains("outbox"));
+    }
+
+    #[test]
     fn dev_takes_what_leads_to_a_database_from_flags_alone() {
         let variables = [
             ("DATABASE_URL", "postgres://me@db/app"),
@@ -624,8 +727,8 @@ mod tests {
         ];
         let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let environment = Settings::from_environment(variables).unwrap();
-        let file = file("environment = 'production'\nhistory_dir = '/var/lib/rowtide'").unwrap();
-        let flags = Settings { history_dir: Some("here".to_owned()), ..Settings::default() };
+        let file = file("environment = 'production'\nlog_dir = '/var/lib/rowtide'").unwrap();
+        let flags = Settings { log_dir: Some("here".to_owned()), ..Settings::default() };
         let (dev, ignored) = flags.clone().over(environment).over(file).of_dev(&flags);
         assert_eq!(
             ignored,
@@ -633,7 +736,7 @@ mod tests {
         );
         assert_eq!((dev.database_url, dev.mutation_database_url), (None, None));
         assert_eq!((dev.environment, dev.token_secret), (None, None));
-        assert_eq!(dev.history_dir.as_deref(), Some("here"));
+        assert_eq!(dev.log_dir.as_deref(), Some("here"));
         assert_eq!(dev.listen.as_deref(), Some("1.1.1.1:1"));
     }
 

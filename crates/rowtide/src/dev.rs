@@ -16,6 +16,7 @@ use rowtide_postgres::setup::setup;
 use crate::application::{Application, fit};
 use crate::auth::sign;
 use crate::config::Settings;
+use crate::former_names::log_dir;
 use crate::limits::TOKEN_LIFETIME;
 use crate::playground::PlaygroundOptions;
 use crate::server::{Server, ServerOptions};
@@ -79,7 +80,9 @@ pub async fn run(options: DevOptions) -> Result<()> {
         None => secret(&dir)?,
     };
     settings.token_secret = Some(secret.clone());
-    settings.history_dir.get_or_insert_with(|| dir.join("history").display().to_string());
+    settings
+        .log_dir
+        .get_or_insert_with(|| log_dir(&dir, "log", "history", None).display().to_string());
     let cluster = match &settings.database_url {
         Some(_) => {
             settings.check()?;

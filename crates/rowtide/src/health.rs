@@ -24,7 +24,8 @@ pub struct Health {
     pub sessions: u64,
     /// Tables of the definition that do not fit their rules: the others are served. A server is ready only when all have
     /// fitted once since it started.
-    pub refused_tables: Vec<String>,
+    #[serde(rename = "refusedTables")]
+    pub rejected_tables: Vec<String>,
     /// Tables that could not be read by the last load that wanted to; who sees their rows waits.
     pub unreadable_tables: Vec<String>,
 }
@@ -48,16 +49,18 @@ impl Health {
         // What is missing may be why nothing is served.
         troubles.dedup();
         let ready = troubles.is_empty();
+        // Whoever reads it compares positions, and before there is one everything is behind it.
+        let said = |position: Option<Lsn>| position.unwrap_or(Lsn(0)).to_string();
         let detail = if ready { "streaming".to_owned() } else { troubles.join("; ") };
         Health {
             ready,
             detail,
-            position: engines.position.unwrap_or(Lsn(0)).to_string(),
-            oldest: state.oldest.to_string(),
+            position: said(engines.position),
+            oldest: said(state.log.map(|log| log.oldest)),
             load_queries: engines.load_queries,
             loaded_rows: engines.loaded_rows,
             sessions: engines.sessions,
-            refused_tables: state.refused_tables.into_iter().map(|(table, _)| table).collect(),
+            rejected_tables: state.rejected_tables.into_iter().map(|(table, _)| table).collect(),
             unreadable_tables: engines.unreadable_tables,
         }
     }

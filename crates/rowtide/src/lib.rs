@@ -5,6 +5,7 @@ pub mod cli;
 mod client_args;
 pub mod config;
 pub mod dev;
+pub mod former_names;
 mod health;
 pub mod limits;
 pub mod log_filter;

@@ -15,7 +15,7 @@ use rowtide_postgres::connect::{ConnectError, ConnectOptions, Names, connect, re
 use rowtide_postgres::setup::{
     Attended, SetupError, Torn, in_the_way, script, setup_attended, teardown, to_tear_down,
 };
-use rowtide_postgres::trial::{Known, Trial};
+use rowtide_postgres::trial::{AlreadyKnown, Trial};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
@@ -51,7 +51,7 @@ impl Against {
         let Against { client, names, plan, not_set_up: mut problems } = self;
         let failed = |error| said(reason(&error));
         problems.extend(check_database(&client, &names, &plan).await.map_err(failed)?);
-        let known = Known {
+        let known = AlreadyKnown {
             may_stream: may_stream(&client).await.map_err(failed)?,
             own_tables: check_own_tables(&client, &names).await.map_err(failed)?.is_empty(),
         };

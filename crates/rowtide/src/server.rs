@@ -54,7 +54,7 @@ impl ServerOptions {
             database: config.database,
             names: config.names,
             engines: config.engines,
-            send_queue_bytes: config.outbox_bytes,
+            send_queue_bytes: config.send_queue_bytes,
             row_bytes: config.row_bytes,
             load_connections: config.load_connections,
             auth: config.auth,
@@ -123,7 +123,7 @@ impl Server {
     /// stream has caught up.
     ///
     /// # Errors
-    /// When the address is not free, or tokens could never be checked: what only another configuration mends.
+    /// When the address is not free, or tokens could never be checked: what only another configuration repairs.
     pub async fn start(options: ServerOptions) -> Result<Server, ServerError> {
         let fail = |source| ServerError::Listen { address: options.listen, source };
         let listener = listen(options.listen).map_err(fail)?;

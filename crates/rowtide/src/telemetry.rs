@@ -59,7 +59,7 @@ const STREAM_BYTES: &str = "rowtide_stream_bytes";
 /// 1 while the log cannot be written.
 const LOG_FAILING: &str = "rowtide_log_failing";
 /// Tables of the definition that are not served.
-const REFUSED_TABLES: &str = "rowtide_refused_tables";
+const REJECTED_TABLES: &str = "rowtide_refused_tables";
 
 /// The recorder of this process, or a handle that renders nothing if another library has taken its
 /// place.
@@ -94,7 +94,7 @@ pub(crate) fn render(handle: &PrometheusHandle, watched: &Watched) -> String {
         let failing = watched.feed.state().log_failing.is_some();
         gauge!(LOG_FAILING).set(if failing { 1.0 } else { 0.0 });
     }
-    gauge!(REFUSED_TABLES).set(health.refused_tables.len() as f64);
+    gauge!(REJECTED_TABLES).set(health.rejected_tables.len() as f64);
     handle.run_upkeep();
     handle.render()
 }

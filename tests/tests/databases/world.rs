@@ -298,7 +298,7 @@ impl World {
         let mut truth: BTreeMap<String, Rows> = BTreeMap::new();
         for table in &self.tables.clone() {
             let Some(wire) = served.get(&table.name) else {
-                let rejected = health.refused_tables.contains(&table.wire());
+                let rejected = health.rejected_tables.contains(&table.wire());
                 if rejected {
                     continue;
                 }

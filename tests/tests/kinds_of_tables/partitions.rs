@@ -113,6 +113,30 @@ async fn a_partition_that_is_detached_while_no_server_runs_is_noticed() {
     stage.holds("event", ROWS).await;
 }
 
+/// What a walsender of version 14 has once found out of a table it keeps: that it was no partition when it came to the
+/// first row.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_becomes_a_partition_or_ceases_to_be_one_while_no_server_runs_is_streamed_as_what_it_is()
+ {
+    let mut stage = Stage::new(RULE, TABLES).await;
+    stage.holds("event", ROWS).await;
+    stage.app.stop_server().await;
+    stage
+        .run(
+            "CREATE TABLE event_3 (LIKE event INCLUDING ALL); ALTER TABLE event_3 REPLICA IDENTITY FULL; \
+             INSERT INTO event_3 VALUES (21, 1, 'ann', 'brought')",
+        )
+        .await;
+    stage.run("ALTER TABLE event ATTACH PARTITION event_3 FOR VALUES FROM (20) TO (30)").await;
+    stage.run("UPDATE event SET body = 'before' WHERE at < 10").await;
+    stage.run("ALTER TABLE event DETACH PARTITION event_1").await;
+    stage.app.start_server().await;
+    stage.holds("event", ROWS).await;
+    stage.events("UPDATE event SET body = 'seen'").await;
+    stage.events("UPDATE event_1 SET body = 'not of the table'").await;
+    stage.events("INSERT INTO event VALUES (22, 1, 'ann', 'new')").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_partition_without_the_identity_is_named_until_it_has_it() {
     let mut stage = Stage::new(RULE, TABLES).await;

@@ -78,7 +78,7 @@ impl Served {
     async fn is_refused(&self, table: &str, why: &str) {
         self.running
             .until(&format!("{table} is refused"), |state| {
-                let said = state.refused_tables.iter().find(|(name, _)| name == table)?;
+                let said = state.rejected_tables.iter().find(|(name, _)| name == table)?;
                 let generation = state.generation.as_ref()?;
                 let served = generation.plan.tables.iter().any(|t| t.catalog.name == table);
                 (said.1.contains(why) && !served).then_some(())
@@ -156,7 +156,7 @@ async fn a_table_that_is_not_published_is_refused_until_it_is() {
     assert_eq!(served.mirror.held("note"), None);
     served.site.run(&format!("ALTER PUBLICATION {publication} ADD TABLE note")).await;
     served.is_whole().await;
-    assert!(served.running.feed.state().refused_tables.is_empty());
+    assert!(served.running.feed.state().rejected_tables.is_empty());
     served.stop().await;
 }
 

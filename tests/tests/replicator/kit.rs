@@ -49,7 +49,7 @@ impl Running {
                 if let Some(found) = found(&state) {
                     return found;
                 }
-                last = Some((state.status, state.refused_tables));
+                last = Some((state.status, state.rejected_tables));
                 states.changed().await.expect("the replicator runs");
             }
         };

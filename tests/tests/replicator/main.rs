@@ -4,6 +4,7 @@
 
 mod drift;
 mod kit;
+mod published;
 mod unseen;
 
 use rowtide_feed::ReplicatorStatus;
@@ -52,6 +53,26 @@ async fn what_is_durable_is_confirmed_also_if_nobody_follows() {
     })
     .await;
     assert!(running.handle.log_statistics().unwrap().end.0 > 0);
+    running.stop().await;
+}
+
+/// A disk that does not answer cannot be had here; one that has nothing can: whoever asked it would be told so.
+#[tokio::test(flavor = "multi_thread")]
+async fn how_large_the_log_is_is_told_without_asking_the_disk() {
+    let site = Site::new().await;
+    let running = site.start().await;
+    running.streaming().await;
+    let mut mirror = Mirror::new(&site, &running).await;
+    site.run("INSERT INTO note VALUES (1, 'a')").await;
+    mirror.holds_what_is_there("note").await;
+    let before = running.handle.log_statistics().unwrap();
+    assert!(before.bytes > 0 && before.end >= before.oldest, "{before:?}");
+    for file in std::fs::read_dir(site.log.path()).unwrap() {
+        // The writer may have taken one of its own away by now.
+        drop(std::fs::remove_file(file.unwrap().path()));
+    }
+    let after = running.handle.log_statistics().unwrap();
+    assert!(after.bytes > 0 && after.oldest == before.oldest, "{after:?}");
     running.stop().await;
 }
 

@@ -30,6 +30,8 @@ pub struct Client {
     pub tables: BTreeSet<usize>,
     /// Whether `ready` has come on this connection.
     pub live: bool,
+    /// How many commits there were when it last was where everyone must be in the end.
+    pub rested: Option<usize>,
     failures: u32,
     /// How many ids it has had.
     ids: u32,
@@ -50,6 +52,7 @@ impl Client {
             connection: None,
             tables: (0..TABLES.len()).collect(),
             live: false,
+            rested: None,
             failures: 0,
             ids: 0,
             tags: BTreeMap::new(),

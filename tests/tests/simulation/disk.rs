@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rowtide_feed::codec::{decode, encode};
 use rowtide_feed::{Event, History, HistoryQuery, Transaction};
 use rowtide_log::rules::{LogEnd, Replay, Selection, bring_forward, to_append, to_reshape};
-use rowtide_log::{Committed, Identity};
+use rowtide_log::{Committed, LogIdentity};
 use rowtide_protocol::{Epoch, Lsn};
 
 use crate::log::Logged;
@@ -22,7 +22,7 @@ pub struct Disk {
     /// The server that has the log, and which of its lives.
     pub holder: Option<(usize, u64)>,
     /// What the log is of; none if there is none.
-    pub identity: Option<Identity>,
+    pub identity: Option<LogIdentity>,
     pub epoch: Epoch,
     pub begins: Lsn,
     end: LogEnd,
@@ -59,7 +59,7 @@ impl Disk {
     ///
     /// # Errors
     /// When there is no room.
-    pub fn begin(&mut self, identity: Identity, position: Lsn) -> Result<Epoch, Full> {
+    pub fn begin(&mut self, identity: LogIdentity, position: Lsn) -> Result<Epoch, Full> {
         if self.full {
             return Err(Full);
         }
@@ -105,7 +105,7 @@ impl Disk {
     ///
     /// # Errors
     /// When there is no room.
-    pub fn reshape(&mut self, identity: Identity, event: &Event) -> Result<(), Full> {
+    pub fn reshape(&mut self, identity: LogIdentity, event: &Event) -> Result<(), Full> {
         if self.full {
             return Err(Full);
         }

@@ -10,7 +10,7 @@ use rowtide_engine::{Engine, HistoryId, HistoryRequest, Load};
 use rowtide_feed::{FeedEnded, FollowError, Generation, History, HistoryQuery, Subscription};
 use rowtide_gateway::Outlet;
 use rowtide_gateway::garbage::Garbage;
-use rowtide_gateway::worker::{Arrival, Request, Worker};
+use rowtide_gateway::worker::{EngineArrival, EngineRequest, Worker};
 use rowtide_plan::plan::Plan;
 
 use crate::breaks::Break;
@@ -26,7 +26,7 @@ pub struct EngineThread {
     subscription: Subscription,
     /// What was asked of the log.
     histories: Vec<(HistoryId, Asked<History>)>,
-    pub inbox: VecDeque<Arrival<Outlet>>,
+    pub inbox: VecDeque<EngineArrival<Outlet>>,
     /// Until then it is slow.
     slow_until_ms: u64,
     woken: bool,
@@ -82,7 +82,7 @@ impl World {
         let server = &mut self.servers[at.server];
         for thread in server.engines.drain(..) {
             for arrival in thread.inbox {
-                if let Arrival::Open(_, mut outlet) = arrival {
+                if let EngineArrival::Open(_, mut outlet) = arrival {
                     use rowtide_gateway::worker::{RESTARTING, Sink};
                     outlet.close(RESTARTING.0, RESTARTING.1);
                 }
@@ -92,9 +92,11 @@ impl World {
         self.look_at_outlets(at);
     }
 
-    pub fn give(&mut self, at: At, engine: usize, arrival: Arrival<Outlet>) {
+    pub fn give(&mut self, at: At, engine: usize, arrival: EngineArrival<Outlet>) {
         let Some(thread) = self.servers[at.server].engines.get_mut(engine) else { return };
-        if self.broken == Some(Break::GoingBeforeComing) && matches!(arrival, Arrival::Close(_)) {
+        if self.broken == Some(Break::GoingBeforeComing)
+            && matches!(arrival, EngineArrival::Close(_))
+        {
             thread.inbox.push_front(arrival);
         } else {
             thread.inbox.push_back(arrival);
@@ -149,7 +151,7 @@ impl World {
         thread.histories.retain_mut(|(id, asked)| match answered(asked) {
             None => true,
             Some(answer) => {
-                thread.inbox.push_back(Arrival::History(*id, answer));
+                thread.inbox.push_back(EngineArrival::History(*id, answer));
                 false
             }
         });
@@ -163,16 +165,16 @@ impl World {
         thread.worker.pass(now);
         thread.worker.wake();
         let again = again || !thread.inbox.is_empty();
-        let requests: Vec<Request> = thread.worker.requests().collect();
+        let requests: Vec<EngineRequest> = thread.worker.requests().collect();
         let deadline = thread.worker.deadline().as_millis() as u64;
         let later = (!again).then(|| deadline.max(self.now_ms + 1) - self.now_ms);
         for request in requests {
             match request {
-                Request::Load(load) => {
+                EngineRequest::Load(load) => {
                     let delay = self.rng.random_range(1..10);
                     self.after(delay, Event::Look(at, engine, load, generations));
                 }
-                Request::History(request) => self.ask_history(at, engine, request),
+                EngineRequest::History(request) => self.ask_history(at, engine, request),
             }
         }
         self.take_requests(at);
@@ -232,11 +234,17 @@ impl World {
             }
             (self.rng.random_range(1..most), Some(loaded))
         };
-        let arrival = Box::new(Arrival::Loaded(load.id, loaded));
+        let arrival = Box::new(EngineArrival::Loaded(load.id, loaded));
         self.after(delay, Event::Looked(at, engine, arrival, generations));
     }
 
-    pub fn looked(&mut self, at: At, engine: usize, arrival: Arrival<Outlet>, generations: u64) {
+    pub fn looked(
+        &mut self,
+        at: At,
+        engine: usize,
+        arrival: EngineArrival<Outlet>,
+        generations: u64,
+    ) {
         if !self.is_gone(at) && self.servers[at.server].generations == generations {
             self.give(at, engine, arrival);
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rand::Rng;
 use rowtide_feed::Event as FeedEvent;
-use rowtide_log::Identity;
+use rowtide_log::LogIdentity;
 use rowtide_replicator::machine::Input;
 
 use crate::world::{At, Event, World};
@@ -14,7 +14,7 @@ use crate::world::{At, Event, World};
 pub enum Logged {
     Events(Arc<[FeedEvent]>),
     /// With what the log is of from there on.
-    Reshaped(Identity, FeedEvent),
+    Reshaped(LogIdentity, FeedEvent),
 }
 
 impl World {
@@ -78,7 +78,7 @@ impl World {
     fn log_is_closed(&mut self, at: At) {
         self.servers[at.server].log_closing = false;
         self.disk.holder.take_if(|holder| *holder == (at.server, at.life));
-        if self.servers[at.server].stopping.is_some() {
+        if self.servers[at.server].ends {
             self.server_ends(at.server);
         }
     }

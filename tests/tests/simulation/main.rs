@@ -41,7 +41,7 @@ use crate::checks::Seen;
 use crate::world::World;
 
 /// What must have happened in two thousand deployments, or they say nothing of it.
-const IMPORTANT: [&str; 74] = [
+const IMPORTANT: [&str; 75] = [
     "floods of mutations",
     "mutations that wait for others'",
     "storms at rest",
@@ -56,6 +56,7 @@ const IMPORTANT: [&str; 74] = [
     "rates that are passed",
     "mutations that a newer connection sends again",
     "slow engines",
+    "claims of an epoch before",
     "client crashes",
     "clients that were forgotten",
     "columns added or dropped",

@@ -4,16 +4,17 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use rand::Rng;
+use rowtide_gateway::attempt::{Came, Note, came, work};
 use rowtide_gateway::conversation::{Asked, Mutation as Sent};
 use rowtide_gateway::registry::Sharing;
 use rowtide_gateway::scheduler::{Broken, Ended, Full, Job};
-use rowtide_postgres::mutate::Number;
-use rowtide_protocol::{ClientMessage, Lsn, RejectCode};
+use rowtide_postgres::mutate::{MutateError, Number, Outcome, Work};
+use rowtide_protocol::{ClientMessage, Lsn};
 
 use crate::breaks::Break;
 use crate::network::Side;
 use crate::older::tag_of_text;
-use crate::postgres::{Mutation, Outcome};
+use crate::postgres::{Answer, Mutation};
 use crate::rules::Op;
 use crate::world::{At, Event, World};
 
@@ -59,7 +60,10 @@ impl World {
             server.fairness.arrive(queue, operations);
             server.pending.insert(tag);
             if is_older {
-                connection.taken.insert(tag);
+                // Without a view it is told when it comes back.
+                if connection.has_send_queue() {
+                    connection.taken.insert(tag);
+                }
                 if server.stopping.is_some() {
                     server.arrived_of_older.insert(tag);
                 }
@@ -131,32 +135,44 @@ impl World {
         self.start_mutations(at);
     }
 
+    /// Postgres is not there, or has not answered.
+    fn away(&mut self, at: At, job: &Job<Sent>) {
+        let away = Err(MutateError::Away("Postgres is away".to_owned()));
+        let Came { ended, .. } = came(&job.mutation.number, away);
+        self.mutation_ended(at, job, ended);
+    }
+
     pub fn attempt(&mut self, at: At, job: Job<Sent>) {
         if self.is_gone(at) {
             return;
         }
-        let Some(plan) = self.plan_of(at).filter(|_| self.postgres.up) else {
-            return self.mutation_ended(at, &job, Ended::Away);
+        let (plan, work) = match work(self.plan_of(at), &job.mutation, job.gives_up) {
+            Ok(work) => work,
+            Err(Came { ended, note }) => {
+                if let Note::WaitsForTable(_) = note {
+                    self.seen.count("mutations of a table that does not fit");
+                }
+                return self.mutation_ended(at, &job, ended);
+            }
         };
+        if !self.postgres.up {
+            return self.away(at, &job);
+        }
         let number = job.mutation.number.clone();
         let tag = tag_of(&job.mutation);
         if let Number::Given(number) = number {
             self.ledger.is_numbered(&job.client, number, tag);
         }
         let Asked::Apply(ops) = &job.mutation.asked else { panic!("nothing is rejected at once") };
-        if !job.gives_up && plan.waits_for(ops).is_some() {
-            self.seen.count("mutations of a table that does not fit");
-            return self.mutation_ended(at, &job, Ended::Away);
-        }
-        let unfit = ops.iter().find_map(|op| plan.read_op(op).err());
-        let asked = match unfit {
-            _ if job.gives_up => Err("unknown_error"),
-            Some(it) if it.rejection.code == RejectCode::BadRequest => Err("bad_request"),
-            Some(_) => Err("forbidden"),
-            None => Ok(ops.iter().map(Op::read).collect()),
+        let ops = ops.iter().map(Op::read).collect();
+        let work = match work {
+            Work::RejectIfItFits { rejection, .. } if self.broken == Some(Break::PlanIsTrusted) => {
+                Work::Reject(vec![rejection])
+            }
+            work => work,
         };
         let xid = self.postgres.begin();
-        let mutation = Mutation { number, tag, asked };
+        let mutation = Mutation { number, tag, ops, plan, work };
         let postgres_life = self.postgres.life;
         let attempt = Attempt { job, mutation, xid, postgres_life };
         let delay = self.rng.random_range(1..25);
@@ -170,7 +186,7 @@ impl World {
         if self.postgres.life != attempt.postgres_life {
             if alive {
                 self.seen.count("mutations interrupted");
-                self.mutation_ended(at, &attempt.job, Ended::Away);
+                self.away(at, &attempt.job);
             }
             return;
         }
@@ -178,59 +194,50 @@ impl World {
             return self.postgres.abort(attempt.xid);
         }
         let Attempt { job, mutation, xid, .. } = &*attempt;
-        let outcome = self.postgres.mutate(*xid, &job.client, &job.user, mutation, self.now_ms);
+        let answer = self.postgres.mutate(*xid, &job.client, &job.user, mutation, self.now_ms);
         if self.told {
-            println!("{:>8} mutation {} as {}: {outcome:?}", self.now_ms, mutation.tag, job.client);
+            println!("{:>8} mutation {} as {}: {answer:?}", self.now_ms, mutation.tag, job.client);
         }
-        match outcome {
-            Outcome::MustWait => {
+        match answer {
+            Answer::MustWait => {
                 self.seen.count("waits for a row");
                 self.after(20, Event::Commit(at, attempt));
             }
-            Outcome::Settled(lsn) | Outcome::Repeated(lsn) => {
-                if matches!(outcome, Outcome::Repeated(_)) {
+            Answer::Committed(lsn, outcome) => {
+                if outcome == Outcome::Repeated {
                     self.seen.count("repeated mutations");
                 }
                 self.show_later(lsn);
-                self.after(1, Event::Committed(at, attempt, lsn));
+                self.after(1, Event::Committed(at, attempt, lsn, outcome));
             }
-            Outcome::Changed if alive => {
-                self.seen.count("mutations of what is not there");
-                self.servers[at.server].feed.feed.look();
-                self.take_requests(at);
-                self.mutation_ended(at, &attempt.job, Ended::Conflict);
+            Answer::Nothing(answer) if alive => {
+                if matches!(answer, Err(MutateError::Away(_))) {
+                    self.seen.count("mutations of what is not there");
+                }
+                let Came { ended, .. } = came(&mutation.number, answer);
+                self.mutation_ended(at, job, ended);
             }
-            Outcome::Gap { last } if alive => {
-                let broken = match mutation.number {
-                    Number::Given(number) => Broken::Gap { number, last },
-                    Number::Next { .. } => Broken::NotTheirs,
-                };
-                self.mutation_ended(at, &attempt.job, Ended::Broken(broken));
-            }
-            Outcome::NotTheirs if alive => {
-                self.mutation_ended(at, &attempt.job, Ended::Broken(Broken::NotTheirs));
-            }
-            Outcome::Changed | Outcome::Gap { .. } | Outcome::NotTheirs => {}
+            Answer::Nothing(_) => {}
         }
     }
 
     /// Postgres answers to a commit once it can be seen; or the answer is lost.
-    pub fn committed(&mut self, at: At, attempt: Box<Attempt>, lsn: Lsn) {
+    pub fn committed(&mut self, at: At, attempt: Box<Attempt>, lsn: Lsn, outcome: Outcome) {
         if self.is_gone(at) {
             return;
         }
         let interrupted = self.postgres.life != attempt.postgres_life;
         if !interrupted && !self.postgres.is_visible(lsn) {
-            return self.after(20, Event::Committed(at, attempt, lsn));
+            return self.after(20, Event::Committed(at, attempt, lsn, outcome));
         }
-        let lost = interrupted || self.stormy && self.rng.random_bool(0.08);
-        if lost {
+        if interrupted || self.stormy && self.rng.random_bool(0.08) {
             self.seen.count("lost answers to a commit");
+            return self.away(at, &attempt.job);
         }
-        let ended = if lost { Ended::Away } else { Ended::Acknowledged };
-        if !lost && self.broken == Some(Break::AcknowledgeBeforeEffects) {
+        if self.broken == Some(Break::AcknowledgeBeforeEffects) {
             self.acknowledge_at_once(at, &attempt);
         }
+        let Came { ended, .. } = came(&attempt.mutation.number, Ok(outcome));
         self.mutation_ended(at, &attempt.job, ended);
     }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use rand::Rng;
 use rowtide_gateway::conversation::{Ending, Input};
 use rowtide_gateway::limits::{GOODBYE_TIMEOUT, STOP_PATIENCE};
-use rowtide_gateway::worker::Arrival;
+use rowtide_gateway::worker::EngineArrival;
 use rowtide_postgres::named_outcomes::{Tab, Told};
 use serde_json::{Value, json};
 
@@ -196,7 +196,8 @@ impl World {
         let delay = self.rng.random_range(50..1_500);
         self.after(delay, Event::OlderActs(number));
         let client = &self.older[number];
-        let (true, Some(id), user) = (client.live, client.connection, client.user) else { return };
+        // People do not wait until they see that their rows are new.
+        let (Some(id), user) = (client.connection, client.user) else { return };
         self.ledger.made += 1;
         let tag = self.ledger.made;
         let row = json!({
@@ -219,7 +220,7 @@ impl World {
             if let Some(connection) = server.connections.get_mut(&id) {
                 connection.taken.remove(&tag);
             }
-            if refused.as_deref() == Some(NOT_TAKEN) {
+            if refused.is_some() {
                 server.arrived.remove(&tag);
                 server.unread.remove(&tag);
                 server.arrived_of_older.remove(&tag);
@@ -259,7 +260,7 @@ impl World {
         if let Some((generations, engine, session)) = engine
             && generations == server.generations
         {
-            self.give(at, engine, Arrival::Close(session));
+            self.give(at, engine, EngineArrival::Close(session));
         }
         self.send_parcel(id, Side::Client, Parcel::End);
         self.after(GOODBYE_TIMEOUT.as_millis() as u64, Event::Goodbye(at, id));

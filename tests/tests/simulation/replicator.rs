@@ -5,8 +5,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use rand::Rng;
-use rowtide_feed::{EpochReason, Event as FeedEvent, ReplicatorStatus};
-use rowtide_log::Identity;
+use rowtide_feed::{EpochReason, Event as FeedEvent, LogExtent, ReplicatorStatus};
+use rowtide_log::LogIdentity;
 use rowtide_plan::compile::compile_partly;
 use rowtide_plan::plan::Plan;
 use rowtide_postgres::connect::Names;
@@ -80,10 +80,10 @@ pub enum Job {
     Compile(Box<Observed>, Lsn),
     MakeSlot { anew: bool, postgres_life: Option<u64> },
     Connect(Arc<Plan>),
-    OpenLog(Identity),
+    OpenLog(LogIdentity),
     ReadLog(Lsn),
     LookForUnseen(UnseenQuestion),
-    BeginEpoch(Identity, Lsn),
+    BeginEpoch(LogIdentity, Lsn),
     Stream,
 }
 
@@ -144,6 +144,8 @@ impl World {
             Next::LookForUnseen(question, pause) => {
                 (quick + pause.as_millis() as u64, Job::LookForUnseen(question))
             }
+            // The disk has it as the log's files have it.
+            Next::EndLog(identity) => (quick, Job::BeginEpoch(identity, Lsn(0))),
             Next::BeginEpoch(identity, position) => (quick, Job::BeginEpoch(identity, position)),
             Next::Stream => (1, Job::Stream),
         };
@@ -262,13 +264,13 @@ impl World {
 
     fn compile(&mut self, observed: Observed) -> Looked {
         let catalog = self.postgres.read_catalog(&observed);
-        let (plan, refused) = compile_partly(&definition(), &catalog);
-        let refused = refused.into_iter().map(|(table, why)| (table, why.to_string())).collect();
+        let (plan, rejected) = compile_partly(&definition(), &catalog);
+        let rejected = rejected.into_iter().map(|(table, why)| (table, why.to_string())).collect();
         let (plan, unwritable, own) = (Arc::new(plan), Vec::new(), Vec::new());
         let wal_end = self.postgres.wal_end;
         // What is behind it comes soon.
         self.postgres.write_other_wal();
-        Looked { observed, plan, refused, unwritable, own, system: self.system(), wal_end }
+        Looked { observed, plan, rejected, unwritable, own, system: self.system(), wal_end }
     }
 
     fn system(&self) -> SystemIdentity {
@@ -295,10 +297,11 @@ impl World {
         let history = self.postgres.history();
         let replicator = &mut self.servers[at.server].replicator;
         (replicator.stream, replicator.history) = (Some(stream), history);
-        Ok(SlotFound { confirmed, wal_ends, system: self.system() })
+        let remembers_partitions = self.postgres.remembers_partitions;
+        Ok(SlotFound { confirmed, wal_ends, system: self.system(), remembers_partitions })
     }
 
-    fn open_log(&mut self, at: At, identity: Identity) -> Result<LogFound, LogFailure> {
+    fn open_log(&mut self, at: At, identity: LogIdentity) -> Result<LogFound, LogFailure> {
         let me = (at.server, at.life);
         if self.disk.holder.is_some_and(|holder| holder != me) {
             self.seen.count("looks of a standby");
@@ -312,8 +315,9 @@ impl World {
             self.seen.count("logs taken up");
         }
         let of = self.disk.identity.clone().unwrap_or(identity);
-        let (epoch, begins, ends) = (self.disk.epoch, self.disk.begins, self.disk.end());
-        Ok(LogFound { of, epoch, begins, ends, broken })
+        let (epoch, oldest, durable) = (self.disk.epoch, self.disk.begins, self.disk.end());
+        let extent = (durable > Lsn(0)).then_some(LogExtent { oldest, durable });
+        Ok(LogFound { of, epoch, extent, broken })
     }
 
     pub fn perform(&mut self, at: At, effect: Effect) {
@@ -329,13 +333,13 @@ impl World {
                     news
                 });
             }
-            Effect::Refused(refused) => {
+            Effect::Rejected(refused) => {
                 let number = |(name, _): &(String, _)| TABLES.iter().position(|t| t == name);
                 let numbers = refused.iter().filter_map(number).collect();
                 self.servers[at.server].replicator.refused = numbers;
                 self.servers[at.server].feed.publisher.update(|state| {
-                    let news = state.refused_tables != refused;
-                    state.refused_tables = refused;
+                    let news = state.rejected_tables != refused;
+                    state.rejected_tables = refused;
                     news
                 });
             }
@@ -395,10 +399,13 @@ impl World {
             }
             Effect::Disconnect => {
                 self.servers[at.server].replicator.switching = false;
-                if self.servers[at.server].replicator.stream.take().is_some()
-                    && self.is_streaming_for(at)
-                {
+                let stream = self.servers[at.server].replicator.stream.take();
+                if let Some(stream) = stream.filter(|_| self.is_streaming_for(at)) {
                     self.walsender = None;
+                    // It is told what is confirmed, unless that is lost.
+                    if stream.is_of(&self.postgres) && self.rng.random_bool(0.9) {
+                        stream.tell_confirmed(&mut self.postgres);
+                    }
                 }
             }
             Effect::CloseLog => self.close_log(at),
@@ -453,7 +460,7 @@ impl World {
     }
 
     pub fn watch_now(&mut self, at: At) {
-        if self.broken == Some(Break::NoWatch) {
+        if matches!(self.broken, Some(Break::NoWatch | Break::SwallowedChange)) {
             return;
         }
         if !self.postgres.up || !self.servers[at.server].replicator.streaming {
@@ -482,6 +489,8 @@ impl World {
         let replicator = &mut self.servers[at.server].replicator;
         (replicator.asked, replicator.streaming) = (replicator.asked + 1, false);
         let effects = replicator.core.stop();
+        // One that stands by gives the log free, too, also while it stops.
+        self.servers[at.server].ends = true;
         effects.into_iter().for_each(|effect| self.perform(at, effect));
     }
 }

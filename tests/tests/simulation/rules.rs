@@ -3,11 +3,13 @@
 
 use std::sync::Arc;
 
+use rowtide_plan::plan::Plan;
 use rowtide_protocol::OpKind;
 
 use crate::data::{COMMENT, MEMBER, NOTE, Row, Stored, TABLES};
-use crate::postgres::catalog::{Field, Relation};
+use crate::postgres::catalog::{Catalog, Field, Relation, usual_name};
 use crate::postgres::database::{Database, Work, Writes};
+use crate::postgres::ddl::usual_kind;
 
 /// An operation as the server has read it.
 #[derive(Clone, Debug)]
@@ -52,25 +54,25 @@ impl Op {
 pub enum Judged {
     Writes(Writes),
     /// With this code.
-    Refused(&'static str),
+    Refused(String),
     /// A table or a column is not as the application calls it, or its rows cannot be written.
     Changed,
 }
 
 /// What the operations write.
-pub fn judge(database: &Database, user: &str, ops: &[Op]) -> Judged {
+pub fn judge(database: &Database, user: &str, ops: &[Op], plan: &Plan) -> Judged {
     let mut database = database.clone();
     let mut all = Writes::new();
     for op in ops {
         let Some(relation) = database.catalog.table(op.table).cloned() else {
             return Judged::Changed;
         };
-        if !op.fits(&relation) || !database.takes_writes(&relation) {
+        if !op.fits(&relation, plan) || !database.takes_writes(&relation) {
             return Judged::Changed;
         }
         let row = match op.row(&database, user) {
             Ok(row) => row,
-            Err(code) => return Judged::Refused(code),
+            Err(code) => return Judged::Refused(code.to_owned()),
         };
         let row = row.map(|row| Arc::new(Stored::new(&relation, row)));
         let writes = Writes::from([((relation.oid, op.id), row)]);
@@ -82,14 +84,40 @@ pub fn judge(database: &Database, user: &str, ops: &[Op]) -> Judged {
 }
 
 impl Op {
-    /// Whether a table has all that the rules and the operation name, and takes what is written.
-    fn fits(&self, relation: &Relation) -> bool {
-        let fields = [Field::Parent, Field::Person, Field::Mark, Field::Hidden];
-        let usual = |field: &Field| {
-            let column = relation.usual(*field);
-            column.is_some_and(|c| c.kind == crate::postgres::ddl::usual_kind(*field))
+    /// The columns that it writes.
+    fn written(&self) -> impl Iterator<Item = Field> {
+        [
+            self.parent.is_some().then_some(Field::Parent),
+            self.person.is_some().then_some(Field::Person),
+            self.mark.is_some().then_some(Field::Mark),
+            self.hidden.is_some().then_some(Field::Hidden),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    /// Whether a table has all that the rules and the operation name, as the plan knows it.
+    fn fits(&self, relation: &Relation, plan: &Plan) -> bool {
+        let of_rules: &[Field] = match self.table {
+            MEMBER => &[Field::Parent, Field::Person],
+            NOTE => &[Field::Parent, Field::Person, Field::Hidden],
+            COMMENT => &[Field::Parent],
+            _ => &[],
         };
-        fields.iter().all(usual)
+        let table = plan.tables.iter().find(|table| table.name == TABLES[self.table]);
+        let known = |field: Field| {
+            let (table, there) = (&table?.catalog, relation.usual(field)?);
+            let known = &table.columns[table.column(usual_name(field))?];
+            Some(known.type_oid == there.kind.oid())
+        };
+        self.written().chain(of_rules.iter().copied()).all(|field| known(field) == Some(true))
+    }
+
+    /// Whether its table is there, with the columns that it writes, of the types that applications write.
+    pub fn is_taken(&self, catalog: &Catalog) -> bool {
+        let table = catalog.table(self.table);
+        let usual = |field: Field| table?.usual(field).map(|c| c.kind == usual_kind(field));
+        table.is_some() && self.written().all(|field| usual(field) == Some(true))
     }
 
     /// The row that there is after it.

@@ -71,6 +71,8 @@ pub struct Server {
     pub writing: bool,
     /// The log is given free once that is empty.
     pub log_closing: bool,
+    /// All has been said, and with the log the process ends.
+    pub ends: bool,
     pub replicator: Replicator,
     pub feed: ServerFeed,
 }
@@ -113,6 +115,7 @@ impl Default for Server {
             log_queue: VecDeque::new(),
             writing: false,
             log_closing: false,
+            ends: false,
             replicator: Replicator::default(),
             feed: ServerFeed::default(),
         }

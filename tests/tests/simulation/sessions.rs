@@ -1,7 +1,7 @@
 //! What serves one connection: the gateway's own session, whose effects are carried over the simulated network,
 //! as its shell carries them over a socket.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -9,21 +9,24 @@ use rand::Rng;
 use rowtide_engine::{Opening, SessionId};
 use rowtide_feed::ReplicatorStatus;
 use rowtide_gateway::auth::Identity;
-use rowtide_gateway::conversation::{ClaimRequest, Effect, Ending, Input, Known, NoClaim};
-use rowtide_gateway::limits::{OPEN_TIMEOUT, STOP_MESSAGES};
+use rowtide_gateway::claiming::{Answer as ClaimAnswer, ClaimBatch, ClaimedIds, known_at_once};
+use rowtide_gateway::conversation::{ClaimRequest, Effect, Ending, Input, NoClaim};
+use rowtide_gateway::limits::{CLAIM_BATCH, CLAIM_TIMEOUT, OPEN_TIMEOUT, STOP_MESSAGES};
 use rowtide_gateway::registry::ConnectionId;
 use rowtide_gateway::scheduler::{Broken, QueueId};
 use rowtide_gateway::send_queue::{Delivery, SendQueue};
 use rowtide_gateway::session::Session;
-use rowtide_gateway::worker::Arrival;
+use rowtide_gateway::worker::EngineArrival;
 use rowtide_gateway::{NotServing, Now, OpenRequest, Outlet};
 use rowtide_legacy::OlderSession;
+use rowtide_postgres::client_registry::{Claimed, Outcomes, Wanted};
 use rowtide_postgres::mutate::Author;
+use rowtide_protocol::Lsn;
 use serde_json::Map;
 
 use crate::breaks::Break;
 use crate::network::{Parcel, Side};
-use crate::postgres::refusal;
+use crate::postgres::{Claim, refusal};
 use crate::speaker::{Said, Speaker};
 use crate::world::{At, Event, World};
 
@@ -91,7 +94,7 @@ impl World {
             None => Speaker::Session(Box::new(Session::new(server.limits, None, plan, &now))),
             Some((user, tab)) => {
                 let identity = identity_of(user.to_owned());
-                Speaker::Older(Box::new(OlderSession::new(server.limits, identity, &tab)))
+                Speaker::Older(Box::new(OlderSession::new(server.limits, identity, &tab, plan)))
             }
         };
         let connection = Connection {
@@ -231,7 +234,8 @@ impl World {
             }
             Effect::Claim(request) => self.claim(at, id, request, inputs),
             Effect::Open(request) => {
-                let delay = self.rng.random_range(0..5);
+                let most = if self.older_tab(id).is_some() { 1_000 } else { 5 };
+                let delay = self.rng.random_range(0..most);
                 let until_ms = self.now_ms + OPEN_TIMEOUT.as_millis() as u64;
                 let answer = Box::new(Answer::Open(request, until_ms));
                 self.after(delay, Event::Answer(at, id, answer));
@@ -292,7 +296,7 @@ impl World {
                 && generations == server.generations
                 && self.broken != Some(Break::ClosesNothing)
             {
-                self.give(at, engine, Arrival::Close(session));
+                self.give(at, engine, EngineArrival::Close(session));
             }
             self.start_mutations(at);
         }
@@ -309,16 +313,19 @@ impl World {
         let now = self.time();
         let ClaimRequest { client, user, known, sharing } = request.clone();
         let server = &mut self.servers[at.server];
+        let before = server.connections.get_mut(&id).and_then(|of| of.entry.take());
+        before.into_iter().for_each(|entry| server.registry.leave(entry));
         match server.registry.arrive(&client, &user, known, sharing, now) {
             Err(too_many) => {
                 inputs.push_back(Input::Claimed(Err(NoClaim::TooManySessions(too_many.0))));
             }
             Ok(entry) => {
                 if let Some(connection) = server.connections.get_mut(&id) {
-                    (connection.entry, connection.client) = (Some(entry), Some(request));
+                    connection.client = Some(request);
+                    connection.entry = Some(entry);
                 }
-                if known.is_none() {
-                    return inputs.push_back(Input::Claimed(Ok(Known::default())));
+                if let Some(known) = known_at_once(known) {
+                    return inputs.push_back(Input::Claimed(Ok(known)));
                 }
                 let due = server.registry.claims_at().map_or(0, |at| at.as_millis() as u64);
                 self.after(due.saturating_sub(self.now_ms), Event::Claims(at));
@@ -332,16 +339,19 @@ impl World {
             return;
         }
         let now = self.time();
-        let claims = self.servers[at.server].registry.take_claims(now, 100);
-        for claim in claims {
-            let connections = &self.servers[at.server].connections;
-            let of_entry = connections.iter().find(|(_, c)| c.entry == Some(claim.connection));
-            let Some((id, _)) = of_entry else { continue };
-            let id = *id;
-            self.let_go_older_mutations(at, &claim.client, &claim.user);
-            let delay = self.rng.random_range(1..20);
-            self.after(delay, Event::Claim(at, id, 0));
+        let claims = self.servers[at.server].registry.take_claims(now, CLAIM_BATCH);
+        if claims.is_empty() {
+            return;
         }
+        let generation = self.servers[at.server].generation.as_ref();
+        let served = generation.map(|generation| generation.epoch);
+        for claim in &claims {
+            self.let_go_older_mutations(at, &claim.client, &claim.user);
+        }
+        let until_ms = self.now_ms + CLAIM_TIMEOUT.as_millis() as u64;
+        let (claims, delay) =
+            (Box::new(ClaimBatch::new(claims, served)), self.rng.random_range(1..20));
+        self.after(delay, Event::Claim(at, claims, until_ms));
     }
 
     /// What older connections of a client had sent is sent again.
@@ -363,34 +373,64 @@ impl World {
         }
     }
 
-    pub fn answer_claim(&mut self, at: At, id: u64, tries: u32) {
+    /// The first question of a batch of claims: whose are they?
+    pub fn claim_ids(&mut self, at: At, claims: Box<ClaimBatch>, until_ms: u64) {
         if self.is_gone(at) {
             return;
         }
-        let Some(connection) = self.servers[at.server].connections.get(&id) else { return };
-        let Some(ClaimRequest { client, user, known, .. }) = connection.client.clone() else {
-            return;
-        };
-        let away = || Input::Claimed(Err(NoClaim::Unavailable("the database is away".to_owned())));
-        if !self.postgres.up || tries > 500 {
-            return self.step_session(at, id, away());
+        if !self.postgres.up || self.now_ms >= until_ms {
+            return self.tell_claims(at, claims.unavailable());
         }
-        let spent = match self.broken {
-            Some(Break::NumbersGoBack) => 0,
-            _ => known.map_or(0, |known| known.acked),
-        };
-        let Some(row) = self.postgres.claim(&client, &user, spent, self.now_ms) else {
-            self.seen.count("claims that wait");
-            return self.after(20, Event::Claim(at, id, tries + 1));
-        };
-        assert_eq!(row.user, *user, "a client id is one user's");
-        let known = known.map_or(0, |known| known.outcomes);
-        let behind = row.last > known;
-        let rejected = row.refused.range(known + 1..=row.last.max(known + 1));
-        let rejected = rejected.map(|(number, code)| refusal(*number, code)).collect();
-        let until = behind.then_some(self.postgres.wal_end);
-        let known = Known { last_mutation: row.last, rejected, until };
-        self.step_session(at, id, Input::Claimed(Ok(known)));
+        let mut rows = Vec::new();
+        for wanted in claims.wanted() {
+            let Wanted { client, user, known, .. } = wanted;
+            let spent = if self.broken == Some(Break::NumbersGoBack) { 0 } else { *known };
+            match self.postgres.claim(client, user, spent, self.now_ms) {
+                Claim::Row(row) => rows.push(Some(Claimed {
+                    user_id: row.user.clone(),
+                    last_mutation: row.last,
+                    is_unused_for_long: false,
+                })),
+                Claim::Locked => {
+                    self.seen.count("claims of a row that another transaction has");
+                    rows.push(None);
+                }
+                Claim::Waits => {
+                    self.seen.count("claims that wait");
+                    return self.after(20, Event::Claim(at, claims, until_ms));
+                }
+            }
+        }
+        let (claimed, delay) = (Box::new(claims.claimed(rows)), self.rng.random_range(0..10));
+        self.after(delay, Event::ClaimOutcomes(at, claimed));
+    }
+
+    /// The other questions, and the answers.
+    pub fn answer_claims(&mut self, at: At, claimed: ClaimedIds) {
+        if self.is_gone(at) {
+            return;
+        }
+        let at_once = self.broken == Some(Break::FirstRowsAtOnce);
+        let until = if at_once { Lsn(0) } else { self.postgres.wal_end };
+        let mut told = Outcomes { until, ..Outcomes::default() };
+        for (client, known) in claimed.behind() {
+            let row = self.postgres.visible.clients.get(&client);
+            let refused = row.into_iter().flat_map(|row| row.refused.range(known + 1..));
+            let rejected = refused.map(|(number, code)| refusal(*number, code)).collect();
+            told.rejections.insert(client, rejected);
+        }
+        // No row of a client is removed here.
+        self.tell_claims(at, claimed.answers(&HashSet::new(), &told));
+    }
+
+    fn tell_claims(&mut self, at: At, answers: Vec<(ConnectionId, ClaimAnswer)>) {
+        for (entry, answer) in answers {
+            let mut of = self.servers[at.server].connections.iter();
+            let id = of.find(|(_, c)| c.entry == Some(entry)).map(|(id, _)| *id);
+            if let Some(id) = id {
+                self.step_session(at, id, Input::Claimed(answer));
+            }
+        }
     }
 
     pub fn answer_session(&mut self, at: At, id: u64, answer: Answer) {
@@ -417,15 +457,22 @@ impl World {
         } else {
             (self.now_ms >= until_ms).then(|| NotServing::NotReady("nothing is served".to_owned()))
         };
-        let Some(plan) = server.generation.as_ref().map(|generation| Arc::clone(&generation.plan))
-        else {
+        let Some(generation) = server.generation.clone() else {
             let Some(why) = not_serving else {
                 let answer = Box::new(Answer::Open(request, until_ms));
                 return self.after(50, Event::Answer(at, id, answer));
             };
             return self.step_session(at, id, Input::Opened(Err(why)));
         };
-        let OpenRequest { author, client, told, not_before, cursor } = request;
+        let not_before = match request.not_before(generation.epoch) {
+            Ok(not_before) => not_before,
+            Err(why) => {
+                self.seen.count("claims of an epoch before");
+                return self.step_session(at, id, Input::Opened(Err(why)));
+            }
+        };
+        let plan = Arc::clone(&generation.plan);
+        let OpenRequest { author, client, told, not_before: _, cursor } = request;
         let claims = plan.resolve_claims(&author.user_id, &author.claims);
         let engine = claims.view_id().0 as usize % server.engines.len();
         server.sessions += 1;
@@ -436,7 +483,7 @@ impl World {
             connection.engine = Some((server.generations, engine, session));
             connection.outlet = Some(outlet.clone());
         }
-        self.give(at, engine, Arrival::Open(opening, outlet));
+        self.give(at, engine, EngineArrival::Open(opening, outlet));
         self.step_session(at, id, Input::Opened(Ok(plan)));
     }
 

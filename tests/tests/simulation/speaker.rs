@@ -1,7 +1,7 @@
 //! What is spoken over a connection: a session of today's clients, or of older ones. Both are the real ones.
 
 use rowtide_gateway::conversation::{Conversation, Effect, Input};
-use rowtide_gateway::send_queue::{Delivery, Step};
+use rowtide_gateway::send_queue::{Delivery, SessionStep};
 use rowtide_gateway::session::Session;
 use rowtide_gateway::{Now, Outlet};
 use rowtide_legacy::OlderSession;
@@ -17,7 +17,7 @@ pub enum Speaker {
 #[derive(Debug)]
 pub enum Said {
     Delivery(Delivery),
-    Step(Step),
+    Step(SessionStep),
 }
 
 impl Speaker {

@@ -11,6 +11,7 @@ use rowtide_postgres::stream::{SchemaChange, StreamEvent};
 use rowtide_protocol::Lsn;
 use rowtide_replicator::machine::{Brought, Input, StreamFailure};
 
+use crate::breaks::Break;
 use crate::postgres::{Postgres, Sent, Walsender, WalsenderError};
 use crate::replicator::Job;
 use crate::sql::LARGE;
@@ -47,6 +48,17 @@ impl Stream {
     /// Postgres ends it.
     pub fn end(&mut self) {
         self.postgres_life = u64::MAX;
+    }
+
+    /// Whether Postgres is still there, and runs as it did.
+    pub fn is_of(&self, postgres: &Postgres) -> bool {
+        postgres.up && self.postgres_life == postgres.life
+    }
+
+    pub fn tell_confirmed(&self, postgres: &mut Postgres) {
+        if let (Some(confirmed), Some(slot)) = (self.confirmed, &mut postgres.slot) {
+            slot.confirmed = slot.confirmed.max(confirmed);
+        }
     }
 
     /// What comes next, if something is there.
@@ -107,7 +119,7 @@ impl World {
         let server = &mut self.servers[at.server];
         let Some(stream) = &mut server.replicator.stream else { return };
         let queued = server.log_queue.len();
-        if stream.postgres_life != self.postgres.life || !self.postgres.up {
+        if !stream.is_of(&self.postgres) {
             self.seen.count("streams cut");
             failure = Some(StreamFailure::Ended("Postgres closed it".to_owned()));
         } else if queued > LOG_QUEUE || !has_room {
@@ -117,6 +129,8 @@ impl World {
                 match stream.next(&mut self.postgres, self.now_ms) {
                     None => break,
                     Some(Ok(next)) => brought.push(next),
+                    Some(Err(StreamFailure::Unfit { .. }))
+                        if self.broken == Some(Break::SwallowedChange) => {}
                     Some(Err(why)) => {
                         self.seen.count(match &why {
                             StreamFailure::PublicationMissing(_) => "streams without a publication",
@@ -127,11 +141,9 @@ impl World {
                     }
                 }
             }
-            if let Some(confirmed) = stream.confirmed
-                && let Some(slot) = &mut self.postgres.slot
-                && self.rng.random_bool(0.3)
-            {
-                slot.confirmed = slot.confirmed.max(confirmed);
+            let confirms = stream.confirmed.is_some() && self.postgres.slot.is_some();
+            if confirms && self.rng.random_bool(0.3) {
+                stream.tell_confirmed(&mut self.postgres);
             }
         }
         let delay = self.rng.random_range(2..80);

@@ -8,9 +8,11 @@ use rand::{Rng, SeedableRng};
 use rowtide_engine::Load;
 use rowtide_feed::Request;
 use rowtide_gateway::Outlet;
+use rowtide_gateway::claiming::{ClaimBatch, ClaimedIds};
 use rowtide_gateway::conversation::Mutation;
 use rowtide_gateway::scheduler::{Broken, Job};
-use rowtide_gateway::worker::Arrival;
+use rowtide_gateway::worker::EngineArrival;
+use rowtide_postgres::mutate::Outcome;
 use rowtide_postgres::named_outcomes::{Tab, Told};
 use rowtide_protocol::Lsn;
 
@@ -55,11 +57,12 @@ pub enum Event {
     Engine(At, usize, u64),
     EngineDue(At, usize, u64),
     Look(At, usize, Load, u64),
-    Looked(At, usize, Box<Arrival<Outlet>>, u64),
+    Looked(At, usize, Box<EngineArrival<Outlet>>, u64),
     Generation(At),
     AnswerRequest(At, Request, u32),
     Claims(At),
-    Claim(At, u64, u32),
+    Claim(At, Box<ClaimBatch>, u64),
+    ClaimOutcomes(At, Box<ClaimedIds>),
     Answer(At, u64, Box<Answer>),
     Outcomes(At, u64, Box<Tab>),
     Told(At, Vec<Told>),
@@ -73,7 +76,7 @@ pub enum Event {
     Retry(At),
     Attempt(At, Box<Job<Mutation>>),
     Commit(At, Box<Attempt>),
-    Committed(At, Box<Attempt>, Lsn),
+    Committed(At, Box<Attempt>, Lsn, Outcome),
     // The network
     Arrive(u64, Side),
     Close(u64, Side),
@@ -165,11 +168,13 @@ impl World {
         };
         let clients = rng.random_range(2..=5);
         let older = if rng.random_bool(0.3) { rng.random_range(1..=3) } else { 0 };
+        let mut postgres = Postgres::new(database, rng.random_bool(0.3));
+        postgres.remembers_partitions = !postgres.newer && seed % 3 == 1;
         World {
             now_ms: 0,
             queue: BTreeMap::new(),
             events: 0,
-            postgres: Postgres::new(database, rng.random_bool(0.3)),
+            postgres,
             walsender: None,
             may_end: BTreeSet::new(),
             ended_by: None,
@@ -248,6 +253,7 @@ impl World {
         (0..self.servers.len()).for_each(|server| self.start_server(server));
         (0..self.clients.len()).for_each(|client| self.start_client(client));
         self.mark_the_end();
+        self.clients.iter_mut().for_each(|client| client.rested = None);
         let latest = self.now_ms + RECOVERY_MS;
         while !self.is_at_rest() {
             assert!(self.now_ms < latest, "{}", self.who_is_stuck());
@@ -287,7 +293,8 @@ impl World {
             Event::Generation(at) => self.generation(at),
             Event::AnswerRequest(at, request, tries) => self.answer(at, request, tries),
             Event::Claims(at) => self.ask_claims(at),
-            Event::Claim(at, id, tries) => self.answer_claim(at, id, tries),
+            Event::Claim(at, claims, until_ms) => self.claim_ids(at, claims, until_ms),
+            Event::ClaimOutcomes(at, claimed) => self.answer_claims(at, *claimed),
             Event::Answer(at, id, answer) => self.answer_session(at, id, *answer),
             Event::Outcomes(at, id, tab) => self.answer_outcomes(at, id, tab),
             Event::Told(at, told) => self.note_heard(at, told),
@@ -301,7 +308,9 @@ impl World {
             Event::Retry(at) => self.retry(at),
             Event::Attempt(at, job) => self.attempt(at, *job),
             Event::Commit(at, attempt) => self.commit_attempt(at, attempt),
-            Event::Committed(at, attempt, lsn) => self.committed(at, attempt, lsn),
+            Event::Committed(at, attempt, lsn, outcome) => {
+                self.committed(at, attempt, lsn, outcome);
+            }
             Event::Arrive(id, side) => {
                 if let Some(parcel) = self.network.receive(id, side, self.now_ms) {
                     self.arrive(id, side, parcel);

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use rowtide_client::{Op, OpKind, Outgoing, Row};
-use rowtide_protocol::{Change, Connected, Mode, Rejected, ServerMessage, TableKey};
+use rowtide_protocol::{ChangedRow, Connected, Mode, Rejected, ServerMessage, TableKey};
 use serde_json::{Value, json};
 
 /// RowMap by table and the values of their key.
@@ -289,16 +289,16 @@ impl ModelServer {
         let (before, after) = (self.view(session.at, &user), self.view(to, &user));
         let mut changes = Vec::new();
         for ((table, _), row) in before.iter().filter(|(key, _)| !after.contains_key(*key)) {
-            changes.push(Change::Delete { table: table.clone(), row: key_row(table, row) });
+            changes.push(ChangedRow::Delete { table: table.clone(), row: key_row(table, row) });
         }
         for (key, row) in &after {
             // Sometimes a row that has not changed is sent too.
             if before.get(key) != Some(row) || rng.random_bool(0.05) {
                 if rng.random_bool(0.1) {
                     let row = key_row(&key.0, row);
-                    changes.push(Change::Delete { table: key.0.clone(), row });
+                    changes.push(ChangedRow::Delete { table: key.0.clone(), row });
                 }
-                changes.push(Change::Put { table: key.0.clone(), row: row.clone() });
+                changes.push(ChangedRow::Put { table: key.0.clone(), row: row.clone() });
             }
         }
         let session = self.session.as_mut().unwrap();

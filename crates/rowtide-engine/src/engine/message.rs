@@ -16,7 +16,7 @@ use crate::sessions::SessionId;
 use crate::topic::{TopicKey, ViewKey};
 use crate::touched::TouchedRow;
 use crate::view::{Joining, View, ViewPhase};
-use crate::{Message, ViewRows};
+use crate::{ViewMessage, ViewRows};
 
 impl Engine {
     /// Every view that has something to say, and is whole, says it.
@@ -87,8 +87,8 @@ impl Engine {
         frozen.iter().for_each(|rows| view.was_frozen(rows));
     }
 
-    fn message(&self, view: &View, body: Body) -> Arc<Message> {
-        Message::of(view.cursor(self.epoch, self.position), body, self.commit_time_us)
+    fn message(&self, view: &View, body: Body) -> Arc<ViewMessage> {
+        ViewMessage::of(view.cursor(self.epoch, self.position), body, self.commit_time_us)
     }
 
     /// Tells the sessions of a view what has changed; where nothing has, only those whose mutations were
@@ -96,7 +96,7 @@ impl Engine {
     fn say_changes(
         &self,
         view: &View,
-        message: Option<Arc<Message>>,
+        message: Option<Arc<ViewMessage>>,
         acks: &mut Acks,
         out: &mut Vec<Output>,
     ) {
@@ -160,7 +160,7 @@ impl Engine {
         touched: &[TouchedRow],
         gained: &IdSet<TopicKey>,
         shared: &mut Option<SharedBody>,
-    ) -> Option<Arc<Message>> {
+    ) -> Option<Arc<ViewMessage>> {
         let ([only], true) = (touched, gained.is_empty()) else {
             let body = self.body(view, touched, gained);
             return (!body.is_empty()).then(|| self.message(view, body));
@@ -189,7 +189,7 @@ impl Engine {
             }
         };
         let cursor = view.cursor(self.epoch, self.position);
-        Some(Message::new(cursor, changes, 1, self.commit_time_us))
+        Some(ViewMessage::new(cursor, changes, 1, self.commit_time_us))
     }
 
     fn body(&self, view: &View, touched: &[TouchedRow], gained: &IdSet<TopicKey>) -> Body {

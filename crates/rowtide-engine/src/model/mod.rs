@@ -22,7 +22,7 @@ use rowtide_plan::claims::Claims;
 use rowtide_plan::compile::compile;
 use rowtide_plan::definition::Definition;
 use rowtide_plan::plan::Plan;
-use rowtide_protocol::{Change, Cursor, Epoch, Lsn, Mode, ServerMessage, ViewId};
+use rowtide_protocol::{ChangedRow, Cursor, Epoch, Lsn, Mode, ServerMessage, ViewId};
 
 use self::postgres::{Added, CLIENTS, Data, Postgres, TABLES};
 use self::rule::{Rule, User};
@@ -275,11 +275,11 @@ impl History {
                 };
                 for change in changes {
                     match change {
-                        Change::Put { table, row } => {
+                        ChangedRow::Put { table, row } => {
                             let key = (table, row["id"].as_i64().unwrap());
                             client.replica.insert(key, row.into());
                         }
-                        Change::Delete { table, row } => {
+                        ChangedRow::Delete { table, row } => {
                             assert_eq!(row.len(), 1, "a delete names the key alone");
                             let key = (table, row["id"].as_i64().unwrap());
                             let passed = || {

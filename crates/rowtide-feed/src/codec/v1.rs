@@ -62,7 +62,7 @@ fn reason_number(reason: EpochReason) -> u8 {
 }
 
 /// A length or a number of things. More than four gigabytes are never held in one transaction; if they were, it
-/// would be refused by whoever reads it, and not taken for something else.
+/// would be rejected by whoever reads it, and not taken for something else.
 pub(super) fn length(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }

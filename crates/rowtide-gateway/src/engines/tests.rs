@@ -2,7 +2,7 @@ use std::cell::Cell;
 use std::sync::mpsc;
 use std::time::Instant;
 
-use rowtide_feed::{Event, Publisher, Request, feed};
+use rowtide_feed::{Event, LogExtent, Publisher, Request, feed};
 use rowtide_protocol::{Epoch, ErrorCode};
 use serde_json::Map;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -99,7 +99,7 @@ async fn an_engine_that_does_not_move_is_said_and_nobody_waits_for_it() {
     let event = Event::Position { previous: Lsn(1), lsn: Lsn(2), time_us: 0 };
     run.publisher.publish([event].into());
     run.publisher.update(|state| {
-        state.durable = Lsn(2);
+        state.log = Some(LogExtent { oldest: Lsn(1), durable: Lsn(2) });
         true
     });
     eventually("the other one follows", || running.engines[0].progress().position == Lsn(2)).await;

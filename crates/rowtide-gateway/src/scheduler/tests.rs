@@ -106,19 +106,21 @@ fn what_fails_is_tried_again_and_given_up_after_many_conflicts() {
     push(&mut scheduler, queue, 1, 1);
     let mut now = NOW;
     for _ in 0..CONFLICT_RETRIES {
-        assert!(!scheduler.start(now).unwrap().gives_up);
+        assert_eq!(scheduler.start(now).unwrap().gives_up, None);
         scheduler.ended(queue, Ended::Conflict, now, 1.0);
         assert_eq!(scheduler.start(now), None);
         now = scheduler.deadline().unwrap();
     }
-    assert!(scheduler.start(now).unwrap().gives_up);
+    let job = scheduler.start(now).unwrap();
+    assert_eq!((job.gives_up, job.waited), (Some(GivesUp::InTheWay), false));
     scheduler.ended(queue, Ended::Acknowledged, now, 1.0);
     push(&mut scheduler, queue, 2, 1);
-    assert!(!scheduler.start(now).unwrap().gives_up);
+    assert_eq!(scheduler.start(now).unwrap().gives_up, None);
     scheduler.ended(queue, Ended::Away, now, 1.0);
     assert_eq!(scheduler.deadline(), Some(now + 2 * MIN_PAUSE));
     scheduler.stop();
-    assert!(scheduler.start(now).is_some(), "once more, at once");
+    let job = scheduler.start(now).expect("once more, at once");
+    assert!(job.waited && job.gives_up.is_none());
     scheduler.ended(queue, Ended::Away, now, 1.0);
     assert_eq!(scheduler.broken(queue), Some(&Broken::Stopped));
     assert!(scheduler.is_idle() && scheduler.deadline().is_none());

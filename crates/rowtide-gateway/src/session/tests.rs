@@ -3,7 +3,9 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::conversation::NoClaim;
+use rowtide_protocol::{Epoch, Lsn};
+
+use crate::conversation::{NoClaim, Until};
 use crate::send_queue::Frame;
 
 /// A session, what time it is, and what it has said.
@@ -115,6 +117,30 @@ fn a_connect_is_checked_rated_claimed_and_opened() {
     assert_eq!(run.step(Input::Heard), "HEARD");
     assert_eq!(run.step(Input::Heard), "", "once is enough");
     assert_eq!(run.text(&json!({ "type": "ping" })), "pong");
+}
+
+#[test]
+fn what_was_read_of_a_client_before_the_epoch_began_is_read_again() {
+    let mut run = Run::new();
+    run.connect();
+    run.step(Input::Token(Ok(identity("ann", 2_000))));
+    run.step(Input::Rated(Verdict::Now));
+    let epoch = Epoch(3);
+    let known = Known {
+        last_mutation: 7,
+        until: Some(Until { lsn: Lsn(900), epoch: Some(epoch) }),
+        ..Known::default()
+    };
+    let mut effects = Vec::new();
+    run.session.step(Input::Claimed(Ok(known)), &run.now, &mut effects);
+    let [Effect::Open(request)] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(request.not_before(epoch).unwrap(), Some(Lsn(900)));
+    let Err(outdated) = request.not_before(Epoch(4)) else { panic!("another history") };
+    assert_eq!(run.step(Input::Opened(Err(outdated))), "CLAIM(client-1)");
+    let known = Known { last_mutation: 5, ..Known::default() };
+    assert_eq!(run.step(Input::Claimed(Ok(known))), "OPEN");
+    assert_eq!(run.step(Input::Opened(Ok(plan()))), "");
+    assert_eq!(run.step(Input::Said(Delivery::Begin(Mode::Snapshot))), "PING connected");
 }
 
 #[test]

@@ -18,7 +18,7 @@ struct Run {
     worker: Worker<SendQueue>,
     now: Duration,
     lsn: u64,
-    requests: Vec<Request>,
+    requests: Vec<EngineRequest>,
 }
 
 impl Run {
@@ -44,12 +44,12 @@ impl Run {
             not_before: None,
             cursor: None,
         };
-        let arrival = Arrival::Open(opening, SendQueue::new(1 << 20, Some(0)));
+        let arrival = EngineArrival::Open(opening, SendQueue::new(1 << 20, Some(0)));
         self.worker.take(arrival, self.now);
     }
 
     fn close(&mut self, session: u64) {
-        self.worker.take(Arrival::Close(SessionId(session)), self.now);
+        self.worker.take(EngineArrival::Close(SessionId(session)), self.now);
     }
 
     /// Answers what was asked for first, if something was.
@@ -58,7 +58,7 @@ impl Run {
             return;
         }
         match self.requests.remove(0) {
-            Request::Load(load) => {
+            EngineRequest::Load(load) => {
                 let rows = load.topics.iter().map(|_| Some(std::iter::empty().collect()));
                 let loaded = Loaded {
                     snapshot: TransactionSnapshot::new(1_000_000, Vec::new()),
@@ -66,10 +66,10 @@ impl Run {
                     rows: rows.collect(),
                 };
                 let loaded = (!fails).then_some(loaded);
-                self.worker.take(Arrival::Loaded(load.id, loaded), self.now);
+                self.worker.take(EngineArrival::Loaded(load.id, loaded), self.now);
             }
-            Request::History(request) => {
-                self.worker.take(Arrival::History(request.id, None), self.now);
+            EngineRequest::History(request) => {
+                self.worker.take(EngineArrival::History(request.id, None), self.now);
             }
         }
     }
@@ -117,7 +117,7 @@ fn what_is_committed_comes_to_those_who_see_it_once_their_rows_are_loaded() {
     run.open(2, "bob");
     assert!(run.frames(1).is_empty());
     run.pass(COLLECT);
-    let [Request::Load(load)] = &run.requests[..] else { panic!("{:?}", run.requests) };
+    let [EngineRequest::Load(load)] = &run.requests[..] else { panic!("{:?}", run.requests) };
     assert_eq!(load.topics.len(), 2, "one load for both");
     run.insert("ann");
     run.answer(false);
@@ -210,9 +210,9 @@ fn whoever_is_there_when_it_ends_is_told() {
     for session in [1, 2, 3].map(SessionId) {
         let claims = plan.resolve_claims("ann", &Map::new());
         let opening = Opening { session, claims, client: None, not_before: None, cursor: None };
-        worker.take(Arrival::Open(opening, ends.clone()), Duration::ZERO);
+        worker.take(EngineArrival::Open(opening, ends.clone()), Duration::ZERO);
     }
-    worker.take(Arrival::Close(SessionId(2)), Duration::ZERO);
+    worker.take(EngineArrival::Close(SessionId(2)), Duration::ZERO);
     drop(worker);
     assert_eq!(ends.0.get(), 2);
 }

@@ -5,14 +5,14 @@
 use rowtide_protocol::{Epoch, Lsn};
 use thiserror::Error;
 
-use crate::identity::Identity;
+use crate::identity::LogIdentity;
 
 /// What a part of a log says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     /// The epoch that it is of.
     pub epoch: Epoch,
-    /// [`Identity::bytes`] of what it is of.
+    /// [`LogIdentity::bytes`] of what it is of.
     pub identity: Vec<u8>,
     /// It holds what is behind this position.
     pub after: Lsn,
@@ -60,7 +60,7 @@ pub enum Began {
 
 /// A log that is being opened.
 #[derive(Debug)]
-pub struct Opening {
+pub struct LogOpening {
     identity: Vec<u8>,
     found: Found,
     /// A part did not belong to it.
@@ -76,7 +76,7 @@ enum Found {
 
 /// What becomes of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum OpeningVerdict {
     /// It goes on with so many of its newest parts; any others are of no use any more.
     Continues {
         /// At least one.
@@ -88,10 +88,10 @@ pub enum Verdict {
     Begins(Began),
 }
 
-impl Opening {
+impl LogOpening {
     /// Opens a log that should be of `identity`.
-    pub fn new(identity: &Identity) -> Opening {
-        Opening { identity: identity.bytes(), found: Found::Nothing, closed: false }
+    pub fn new(identity: &LogIdentity) -> LogOpening {
+        LogOpening { identity: identity.bytes(), found: Found::Nothing, closed: false }
     }
 
     /// Looks at the next part, the newest first; whether it belongs to the log. Behind one that does not, no further
@@ -139,11 +139,11 @@ impl Opening {
     }
 
     /// What becomes of it, when there are no more parts or one did not belong to it.
-    pub fn verdict(self) -> Verdict {
+    pub fn verdict(self) -> OpeningVerdict {
         match self.found {
-            Found::Nothing => Verdict::Begins(Began::New),
-            Found::Unfit(why) => Verdict::Begins(Began::Replaced(why)),
-            Found::Parts { count: parts, missing, .. } => Verdict::Continues {
+            Found::Nothing => OpeningVerdict::Begins(Began::New),
+            Found::Unfit(why) => OpeningVerdict::Begins(Began::Replaced(why)),
+            Found::Parts { count: parts, missing, .. } => OpeningVerdict::Continues {
                 parts,
                 began: missing.map_or(Began::Continued, Began::Shortened),
             },
@@ -155,8 +155,8 @@ impl Opening {
 mod tests {
     use super::*;
 
-    fn identity() -> Identity {
-        Identity { plan: [7; 32], system: 1, database: 2, timeline: 3, slot: "rowtide".into() }
+    fn identity() -> LogIdentity {
+        LogIdentity { plan: [7; 32], system: 1, database: 2, timeline: 3, slot: "rowtide".into() }
     }
 
     fn part(epoch: u64, after: u64, end: u64) -> Result<Header, Unusable> {
@@ -166,14 +166,14 @@ mod tests {
 
     /// The parts, the newest first.
     #[track_caller]
-    fn becomes(parts: &[Result<Header, Unusable>], verdict: Verdict) {
-        let mut opening = Opening::new(&identity());
+    fn becomes(parts: &[Result<Header, Unusable>], verdict: OpeningVerdict) {
+        let mut opening = LogOpening::new(&identity());
         let mut belonging = 0;
         // Also what lies behind the first that does not belong to it is never taken up again.
         for part in parts {
             belonging += usize::from(opening.part(part.as_ref().map_err(Clone::clone)));
         }
-        if let Verdict::Continues { parts, .. } = verdict {
+        if let OpeningVerdict::Continues { parts, .. } = verdict {
             assert_eq!(belonging, parts);
         } else {
             assert_eq!(belonging, 0);
@@ -184,9 +184,9 @@ mod tests {
     #[test]
     fn the_newest_part_says_which_log_it_is_and_older_ones_belong_to_it_up_to_a_gap() {
         let damaged = || Err(Unusable::Damaged("x".into()));
-        let continues = |parts, began| Verdict::Continues { parts, began };
+        let continues = |parts, began| OpeningVerdict::Continues { parts, began };
         let shortened = |why: &str| Began::Shortened(why.into());
-        becomes(&[], Verdict::Begins(Began::New));
+        becomes(&[], OpeningVerdict::Begins(Began::New));
         becomes(&[part(1, 0, 9)], continues(1, Began::Continued));
         becomes(&[part(1, 9, 9), part(1, 5, 9), part(1, 0, 5)], continues(3, Began::Continued));
         becomes(&[part(2, 3, 9), part(1, 0, 3), part(2, 0, 3)], continues(1, Began::Continued));
@@ -202,10 +202,10 @@ mod tests {
             &[part(1, 9, 12), part(1, 5, 9), Err(Unusable::OtherVersion)],
             continues(2, shortened("a part of it is of another version")),
         );
-        let replaced = |why| Verdict::Begins(Began::Replaced(why));
+        let replaced = |why| OpeningVerdict::Begins(Began::Replaced(why));
         becomes(&[damaged(), part(1, 0, 9)], replaced(Replaced::Damaged("x".into())));
         becomes(&[Err(Unusable::OtherVersion), part(1, 0, 9)], replaced(Replaced::OtherVersion));
-        let other = Identity { timeline: 4, ..identity() }.bytes();
+        let other = LogIdentity { timeline: 4, ..identity() }.bytes();
         let other = part(1, 9, 12).map(|header| Header { identity: other, ..header });
         becomes(&[other, part(1, 0, 9)], replaced(Replaced::OtherIdentity));
     }

@@ -14,7 +14,7 @@ use super::{
     RESHAPED, Segment, SegmentError, Tail, Unreadable, end_to_sql, hash, read_commit, remove,
     to_sql,
 };
-use crate::identity::Identity;
+use crate::identity::LogIdentity;
 use crate::rules::{Appending, LogEnd, interruptions};
 
 /// So many entries go into the index at once, a few thousand changes: enough for pages to be shared,
@@ -46,7 +46,7 @@ impl SegmentWriter {
         dir: &Path,
         number: u64,
         epoch: Epoch,
-        identity: &Identity,
+        identity: &LogIdentity,
         after: &LogEnd,
     ) -> Result<SegmentWriter, SegmentError> {
         let made = Segment::create(dir, number, epoch, identity, after)
@@ -141,7 +141,7 @@ impl SegmentWriter {
     /// Appends an [`Event::Reshaped`], with which the log is of `identity` and ends at `end`, all or nothing and durably.
     pub(crate) fn reshape(
         &mut self,
-        identity: &Identity,
+        identity: &LogIdentity,
         event: &Event,
         end: &LogEnd,
     ) -> Result<(), rusqlite::Error> {

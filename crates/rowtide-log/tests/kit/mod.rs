@@ -10,7 +10,7 @@ use bytes::Bytes;
 use rand::Rng;
 use rand::rngs::SmallRng;
 use rowtide_feed::{Acknowledgement, Change, Changes, Event, History, HistoryQuery, Transaction};
-use rowtide_log::{HistoryError, Identity, Log, LogOptions, LogReader, Opened};
+use rowtide_log::{HistoryError, Log, LogIdentity, LogOptions, LogReader, Opened};
 use rowtide_plan::plan::{BranchId, TableId};
 use rowtide_plan::row::{Image, Row, Topic};
 use rowtide_plan::value::Value;
@@ -35,8 +35,8 @@ impl Drop for TestDir {
     }
 }
 
-pub(crate) fn identity() -> Identity {
-    Identity { plan: [7; 32], system: 42, database: 5, timeline: 1, slot: "rowtide".into() }
+pub(crate) fn identity() -> LogIdentity {
+    LogIdentity { plan: [7; 32], system: 42, database: 5, timeline: 1, slot: "rowtide".into() }
 }
 
 pub(crate) fn options(dir: &Path) -> LogOptions {

@@ -15,4 +15,4 @@ pub use op::{Tolerance, Unreadable, Write};
 pub use params::{Param, Statement};
 pub use rejection::{MAX_MESSAGE_CHARS, Rejection};
 pub use statement::{GO_ON, RuleStatement, limit_lock, lock, rule_statements, write};
-pub use verdict::Verdict;
+pub use verdict::WriteVerdict;

@@ -16,7 +16,7 @@ use crate::catalog::CatalogColumn;
 use crate::ids::TableId;
 use crate::plan::{Plan, Table};
 use crate::sql::{quote_identifier, quote_literal};
-use crate::write_rules::{Limit, UpdateRule, WriteRule};
+use crate::write_rules::{RowLimit, UpdateRule, WriteRule};
 
 /// Names that no table has which a rule may speak of.
 const JUDGED: &str = "\"rowtide judged\"";
@@ -72,7 +72,7 @@ pub fn limit_lock(plan: &Plan, table: TableId) -> Option<Statement> {
     }
     let mut params = Params::default();
     // Two users' rows are counted apart if the rule tells them apart.
-    let of = |(index, limit): (usize, &Limit)| {
+    let of = |(index, limit): (usize, &RowLimit)| {
         let mut key = quote_literal(&format!("{}/{index}", name(table)));
         for claim in limit.counted.claims() {
             let parameter = params.rule_claim(claim);

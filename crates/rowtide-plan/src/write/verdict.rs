@@ -7,13 +7,13 @@ use super::op::Write;
 use super::rejection::Rejection;
 use super::statement::{coverage, immutable, written};
 use crate::plan::Plan;
-use crate::write_rules::Limit;
+use crate::write_rules::RowLimit;
 
 /// What the statement of a write answered: one row of `(boolean, boolean[], boolean[])`, or none.
 /// An update or a delete treats a row that the writer may not see as if it did not exist. So neither the
 /// answer nor the time that it takes reveals anything about that row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum WriteVerdict {
     /// The write was done.
     Written,
     /// An insert met a row, or is not allowed. The caller repeats it as an update of the row with its key. If
@@ -24,12 +24,16 @@ pub enum Verdict {
     Rejected(Rejection),
 }
 
-impl Verdict {
+impl WriteVerdict {
     /// What an answer means; `None` if there was no row.
-    pub fn of(plan: &Plan, write: &Write, answer: Option<(bool, Vec<bool>, Vec<bool>)>) -> Verdict {
+    pub fn of(
+        plan: &Plan,
+        write: &Write,
+        answer: Option<(bool, Vec<bool>, Vec<bool>)>,
+    ) -> WriteVerdict {
         let table = plan.table(write.table);
         let name = &table.name;
-        let reject = |code, message: String| Verdict::Rejected(Rejection::new(code, message));
+        let reject = |code, message: String| WriteVerdict::Rejected(Rejection::new(code, message));
         let not_found =
             || reject(RejectCode::NotFound, format!("there is no such row in table `{name}`"));
         let Some((first, rules, more)) = answer else { return not_found() };
@@ -41,7 +45,7 @@ impl Verdict {
                 let limits = table.write.insert.as_ref().map_or(&[][..], |insert| &insert.limits);
                 let reached =
                     more.iter().position(|reached| *reached).and_then(|at| limits.get(at));
-                let too_many = |limit: &Limit| {
+                let too_many = |limit: &RowLimit| {
                     let message = format!(
                         "there are {} such rows in table `{name}` already, and no more are allowed",
                         limit.max
@@ -49,12 +53,12 @@ impl Verdict {
                     Rejection::new(RejectCode::Application(limit.code.clone()), message)
                 };
                 match (written, first, allowed, reached) {
-                    (true, ..) => Verdict::Written,
-                    (_, false, true, Some(limit)) => Verdict::Rejected(too_many(limit)),
+                    (true, ..) => WriteVerdict::Written,
+                    (_, false, true, Some(limit)) => WriteVerdict::Rejected(too_many(limit)),
                     // Beyond a limit nothing is told of the row, either.
-                    (_, true, true, Some(limit)) => Verdict::Exists(too_many(limit)),
+                    (_, true, true, Some(limit)) => WriteVerdict::Exists(too_many(limit)),
                     // The rule says no, or the row was there, or came to be while the statement ran.
-                    _ => Verdict::Exists(Rejection::new(
+                    _ => WriteVerdict::Exists(Rejection::new(
                         RejectCode::Forbidden,
                         format!(
                             "the rule for inserts into table `{name}` says no, or the key is taken"
@@ -77,7 +81,7 @@ impl Verdict {
                     !covering.iter().any(|rule| rules.get(*rule) == Some(&true))
                 });
                 match uncovered {
-                    None if rules.contains(&true) => Verdict::Written,
+                    None if rules.contains(&true) => WriteVerdict::Written,
                     None => {
                         let what = format!("the rules for updates of table `{name}` say no");
                         reject(RejectCode::Forbidden, what)
@@ -92,7 +96,7 @@ impl Verdict {
                 }
             }
             OpKind::Delete if !first => not_found(),
-            OpKind::Delete if rules.first() == Some(&true) => Verdict::Written,
+            OpKind::Delete if rules.first() == Some(&true) => WriteVerdict::Written,
             OpKind::Delete => {
                 let what = format!("the rule for deletes from table `{name}` says no");
                 reject(RejectCode::Forbidden, what)

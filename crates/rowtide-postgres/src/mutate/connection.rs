@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::maybe_done;
 use rowtide_plan::catalog::TableName;
 use rowtide_plan::plan::{Plan, TableId};
-use rowtide_plan::write::{self, Param, Rejection, Verdict, Write};
+use rowtide_plan::write::{self, Param, Rejection, Write, WriteVerdict};
 use rowtide_protocol::{OpKind, RejectCode, Rejected};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
@@ -159,7 +159,7 @@ impl MutationConnection {
     }
 
     /// Looks whether tables are in the database as they are in the plan. Where they are not, the plan that serves is about
-    /// to be replaced, and what it says settles nothing.
+    /// to be replaced, and what it says decides nothing.
     async fn fits(&mut self, plan: &Plan, tables: &[TableId]) -> Result<(), Failure> {
         let name = |table: &TableId| {
             let catalog = &plan.table(*table).catalog;
@@ -309,12 +309,12 @@ impl MutationConnection {
             next = at + 1;
             let rows = answer(at).map_err(|failure| of_op(index, failure))?;
             match verdict(plan, write, &rows)? {
-                Verdict::Written => {}
-                Verdict::Exists(_) => return Ok(Attempt::LookAgain),
-                Verdict::Rejected(rejection) if rejection.code == RejectCode::NotFound => {
+                WriteVerdict::Written => {}
+                WriteVerdict::Exists(_) => return Ok(Attempt::LookAgain),
+                WriteVerdict::Rejected(rejection) if rejection.code == RejectCode::NotFound => {
                     return Ok(Attempt::LookAgain);
                 }
-                Verdict::Rejected(rejection) => {
+                WriteVerdict::Rejected(rejection) => {
                     return Ok(Attempt::Rejected(with_op(index, rejection)));
                 }
             }
@@ -338,16 +338,16 @@ impl MutationConnection {
         }
         for (index, write) in writes.iter().enumerate() {
             let mut verdict = self.step(plan, author, write).await;
-            if let Ok(Verdict::Exists(_)) = verdict {
+            if let Ok(WriteVerdict::Exists(_)) = verdict {
                 verdict = self.over_a_row(plan, author, write).await;
             }
             match verdict.map_err(|failure| of_op(index, failure))? {
-                Verdict::Written => {}
+                WriteVerdict::Written => {}
                 // There is nothing to do, and what comes behind is done all the same.
-                Verdict::Rejected(rejection) if tolerates(write, &rejection) => {
+                WriteVerdict::Rejected(rejection) if tolerates(write, &rejection) => {
                     self.go_on().await?
                 }
-                Verdict::Exists(rejection) | Verdict::Rejected(rejection) => {
+                WriteVerdict::Exists(rejection) | WriteVerdict::Rejected(rejection) => {
                     return Ok(Attempt::Rejected(with_op(index, rejection)));
                 }
             }
@@ -362,12 +362,12 @@ impl MutationConnection {
         plan: &Arc<Plan>,
         author: &Author,
         write: &Write,
-    ) -> Result<Verdict, Failure> {
+    ) -> Result<WriteVerdict, Failure> {
         let mut update = Write { kind: OpKind::Update, ..write.clone() };
         update.values.retain(|(column, _)| !write.tolerance.left_out.contains(column));
         self.go_on().await?;
         match self.step(plan, author, &update).await? {
-            Verdict::Rejected(rejection) if rejection.code == RejectCode::NotFound => {
+            WriteVerdict::Rejected(rejection) if rejection.code == RejectCode::NotFound => {
                 self.go_on().await?;
                 self.step(plan, author, write).await
             }
@@ -388,9 +388,9 @@ impl MutationConnection {
         plan: &Arc<Plan>,
         author: &Author,
         write: &Write,
-    ) -> Result<Verdict, Failure> {
+    ) -> Result<WriteVerdict, Failure> {
         match self.step_once(plan, author, write).await? {
-            Verdict::Rejected(rejection) if rejection.code == RejectCode::NotFound => {
+            WriteVerdict::Rejected(rejection) if rejection.code == RejectCode::NotFound => {
                 self.go_on().await?;
                 self.step_once(plan, author, write).await
             }
@@ -403,7 +403,7 @@ impl MutationConnection {
         plan: &Arc<Plan>,
         author: &Author,
         write: &Write,
-    ) -> Result<Verdict, Failure> {
+    ) -> Result<WriteVerdict, Failure> {
         if let Some(before) = self.before(plan, author, write).await? {
             self.query(before).await?;
         }
@@ -628,12 +628,12 @@ enum Attempt {
     Rejected(Rejection),
 }
 
-fn verdict(plan: &Plan, write: &Write, rows: &[Row]) -> Result<Verdict, Failure> {
+fn verdict(plan: &Plan, write: &Write, rows: &[Row]) -> Result<WriteVerdict, Failure> {
     let answer = match rows.first() {
         Some(row) => Some((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)),
         None => None,
     };
-    Ok(Verdict::of(plan, write, answer))
+    Ok(WriteVerdict::of(plan, write, answer))
 }
 
 /// Whether the write's client expects that it does nothing.

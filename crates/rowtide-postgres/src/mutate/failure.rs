@@ -25,14 +25,14 @@ pub enum Failure {
     Slow(String),
     /// Something of the application's in the database fails, such as a trigger: by itself, or because the tables have
     /// changed and the plan has not yet.
-    Broken(Broken),
+    Broken(BrokenTrigger),
     /// The mutation can never succeed.
     Rejected(Rejection),
 }
 
 /// What fails in the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Broken {
+pub struct BrokenTrigger {
     sqlstate: String,
     /// The function that failed, if Postgres names one.
     function: Option<String>,
@@ -43,17 +43,17 @@ pub struct Broken {
     inner: Option<String>,
 }
 
-impl fmt::Display for Broken {
+impl fmt::Display for BrokenTrigger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SQLSTATE {}", self.sqlstate)?;
         self.said.as_ref().map_or(Ok(()), |said| write!(f, ": {said}"))
     }
 }
 
-impl Broken {
+impl BrokenTrigger {
     /// The rejection of a mutation that meets it, and an error for whoever runs the database.
     pub(super) fn rejection(&self) -> Rejection {
-        let Broken { sqlstate, function, said, statement, inner } = self;
+        let BrokenTrigger { sqlstate, function, said, statement, inner } = self;
         let what = match function {
             Some(function) => format!("function `{function}` of the database fails"),
             None => "the database does not do it".to_owned(),
@@ -192,7 +192,7 @@ fn broken(error: &DbError, sent: Option<&Sent<'_>>) -> Failure {
         Some(ErrorPosition::Internal { query, .. }) if !dynamic => Some(query.clone()),
         _ => None,
     };
-    Failure::Broken(Broken {
+    Failure::Broken(BrokenTrigger {
         sqlstate: code.to_owned(),
         function: error.where_().and_then(function),
         said,

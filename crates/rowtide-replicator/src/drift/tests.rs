@@ -23,6 +23,8 @@ fn observed() -> Observed {
         oid: 10,
         version: 700,
         name_version: 700,
+        schema_version: 600,
+        schema_incidental: String::new(),
         file: 10,
         incidental: "1 2".to_owned(),
         kind: "r".to_owned(),
@@ -41,6 +43,7 @@ fn observed() -> Observed {
         membership: Some(ObservedMembership {
             oid: Some(20),
             version: Some(701),
+            named: true,
             filtered: false,
             listed: false,
         }),
@@ -72,7 +75,7 @@ fn observed() -> Observed {
 }
 
 /// What is different after `change`, and what follows from it.
-fn after(change: impl FnOnce(&mut Observed)) -> (Vec<Change>, Follows) {
+fn after(change: impl FnOnce(&mut Observed)) -> (Vec<CatalogChange>, Follows) {
     let before = observed();
     let mut after = before.clone();
     change(&mut after);
@@ -101,24 +104,27 @@ fn what_is_the_same_is_no_drift_and_fits() {
 
 #[test]
 fn a_publication_that_may_have_left_out_changes_ends_the_epoch() {
-    assert_eq!(after(|o| publication_of(o).oid = 41), (vec![Change::Replaced], PUBLICATION));
-    assert_eq!(after(|o| publication_of(o).version = 9), (vec![Change::Rewritten], PUBLICATION));
+    assert_eq!(after(|o| publication_of(o).oid = 41), (vec![CatalogChange::Replaced], PUBLICATION));
+    assert_eq!(
+        after(|o| publication_of(o).version = 9),
+        (vec![CatalogChange::Rewritten], PUBLICATION)
+    );
     let inserts_only = after(|o| {
         publication_of(o).version = 9;
         publication_of(o).update = false;
     });
-    assert_eq!(inserts_only, (vec![Change::Operations], PUBLICATION));
+    assert_eq!(inserts_only, (vec![CatalogChange::Operations], PUBLICATION));
     let put_back = |o: &mut Observed| {
         membership_of(o).oid = Some(21);
         membership_of(o).version = Some(9);
     };
-    assert_eq!(after(put_back), (vec![Change::PublishedAgain], PUBLICATION));
+    assert_eq!(after(put_back), (vec![CatalogChange::PublishedAgain], PUBLICATION));
     let filtered = after(|o| membership_of(o).filtered = true);
-    assert_eq!(filtered, (vec![Change::PublishedOtherwise], PUBLICATION));
+    assert_eq!(filtered, (vec![CatalogChange::PublishedOtherwise], PUBLICATION));
     // What is not published is not served, and whatever ends that begins an epoch.
-    assert_eq!(after(|o| o.publication = None), (vec![Change::Gone], Follows::Refuse));
+    assert_eq!(after(|o| o.publication = None), (vec![CatalogChange::Gone], Follows::Reject));
     let out = |o: &mut Observed| o.tables[0].membership = None;
-    assert_eq!(after(out), (vec![Change::Unpublished], Follows::Refuse));
+    assert_eq!(after(out), (vec![CatalogChange::Unpublished], Follows::Reject));
     let (mut before, now) = (observed(), observed());
     out(&mut before);
     assert_eq!(compare(&before, &now)[0].follows(), PUBLICATION);
@@ -126,15 +132,23 @@ fn a_publication_that_may_have_left_out_changes_ends_the_epoch() {
 
 #[test]
 fn a_table_that_was_another_for_a_while_ends_the_epoch() {
-    assert_eq!(after(|o| o.tables[0].oid = 11), (vec![Change::Replaced], TABLE));
+    assert_eq!(after(|o| o.tables[0].oid = 11), (vec![CatalogChange::Replaced], TABLE));
     // Renamed and renamed back.
     let renamed = |o: &mut Observed| {
         o.tables[0].version = 9;
         o.tables[0].name_version = 9;
     };
-    assert_eq!(after(renamed), (vec![Change::Rewritten], TABLE));
+    assert_eq!(after(renamed), (vec![CatalogChange::Rewritten], TABLE));
+    // The schema was renamed and renamed back; rights on it may be given.
+    let of_schema = after(|o| o.tables[0].schema_version = 9);
+    assert_eq!(of_schema, (vec![CatalogChange::SchemaRewritten], TABLE));
+    let granted = |o: &mut Observed| {
+        o.tables[0].schema_version = 9;
+        o.tables[0].schema_incidental = "10 {}".to_owned();
+    };
+    assert_eq!(after(granted), (Vec::new(), Follows::Nothing));
     // Row-level security was on, and is off again.
-    assert_eq!(after(|o| o.tables[0].version = 9), (vec![Change::Rewritten], TABLE));
+    assert_eq!(after(|o| o.tables[0].version = 9), (vec![CatalogChange::Rewritten], TABLE));
     let bypassed = |o: &mut Observed| o.tables[0].row_security_concerns = false;
     let (mut before, mut now) = (observed(), observed());
     bypassed(&mut before);
@@ -142,7 +156,7 @@ fn a_table_that_was_another_for_a_while_ends_the_epoch() {
     now.tables[0].version = 9;
     assert_eq!(compare(&before, &now)[0].follows(), Follows::Nothing, "it was not hidden from us");
     let column = after(|o| o.tables[0].columns[1].version = 9);
-    assert_eq!(column, (vec![Change::ColumnRewritten("body".to_owned())], TABLE));
+    assert_eq!(column, (vec![CatalogChange::ColumnRewritten("body".to_owned())], TABLE));
 }
 
 #[test]
@@ -151,7 +165,7 @@ fn what_explains_a_new_version_and_does_not_matter_is_harmless() {
         o.tables[0].version = 9;
         o.tables[0].file = 11;
     });
-    assert_eq!(truncated, (vec![Change::Incidental], Follows::Nothing));
+    assert_eq!(truncated, (vec![CatalogChange::Incidental], Follows::Nothing));
     let statistics = after(|o| {
         o.tables[0].columns[0].version = 9;
         o.tables[0].columns[0].incidental = "100".to_owned();
@@ -160,19 +174,19 @@ fn what_explains_a_new_version_and_does_not_matter_is_harmless() {
 }
 
 #[test]
-fn a_table_that_does_not_fit_is_refused() {
+fn a_table_that_does_not_fit_is_rejected() {
     for (change, kind) in [
-        (Change::Unpublished, UnstreamedKind::Unpublished),
-        (Change::RowSecurity { hides: true }, UnstreamedKind::RowSecurity),
+        (CatalogChange::Unpublished, UnstreamedKind::Unpublished),
+        (CatalogChange::RowSecurity { hides: true }, UnstreamedKind::RowSecurity),
     ] {
         let mut now = observed();
         match change {
-            Change::Unpublished => now.tables[0].membership = None,
+            CatalogChange::Unpublished => now.tables[0].membership = None,
             _ => now.tables[0].row_security_active = true,
         }
         let drifts = compare(&observed(), &now);
         assert_eq!(drifts[0].change, change);
-        assert_eq!(drifts[0].follows(), Follows::Refuse);
+        assert_eq!(drifts[0].follows(), Follows::Reject);
         assert_eq!(unfit(&now, &now.tables[0]), Some(kind));
     }
     for change in [
@@ -199,10 +213,10 @@ fn another_shape_is_compiled_again() {
     assert_eq!(shape(|o| o.tables[0].columns[1].not_null = true), Follows::Recompile);
     assert_eq!(shape(|o| drop(o.tables[0].columns.pop())), Follows::Recompile);
     let widened = after(|o| o.tables[0].columns[1].modifier = 34);
-    assert_eq!(widened.0, [Change::ColumnWidened("body".to_owned())]);
+    assert_eq!(widened.0, [CatalogChange::ColumnWidened("body".to_owned())]);
     let narrowed = after(|o| o.tables[0].columns[1].modifier = 14);
-    assert_eq!(narrowed.0, [Change::ColumnRetyped("body".to_owned())]);
-    assert_eq!(shape(|o| o.tables.clear()), Follows::Refuse);
+    assert_eq!(narrowed.0, [CatalogChange::ColumnRetyped("body".to_owned())]);
+    assert_eq!(shape(|o| o.tables.clear()), Follows::Reject);
 }
 
 #[test]
@@ -214,18 +228,25 @@ fn rows_that_are_others_and_look_the_same_are_loaded_again() {
         o.tables[0].columns[1].modifier = 34;
     });
     assert_eq!(rewritten.1, Follows::Reload);
-    assert!(rewritten.0.contains(&Change::RowsRewritten));
+    assert!(rewritten.0.contains(&CatalogChange::RowsRewritten));
+    // It may have been unlogged for a while, which Postgres rejects of what a publication names.
+    let (mut before, mut now) = (observed(), observed());
+    membership_of(&mut before).named = false;
+    membership_of(&mut now).named = false;
+    (now.tables[0].version, now.tables[0].file) = (9, 11);
+    assert!(compare(&before, &now).iter().any(|drift| drift.follows() == Follows::Reload));
+    assert_ne!(continuity_digest(&before, |_| true), continuity_digest(&now, |_| true));
     let again = after(|o| o.tables[0].columns[1].number = 3);
     assert_eq!(again.1, Follows::Reload);
-    assert!(again.0.contains(&Change::ColumnReplaced("body".to_owned())));
+    assert!(again.0.contains(&CatalogChange::ColumnReplaced("body".to_owned())));
 }
 
 #[test]
 fn labels_that_are_added_change_no_row_and_those_that_are_renamed_do() {
     let added = after(|o| o.types[0].labels.insert(1, (33, "so so".to_owned())));
-    assert_eq!(added, (vec![Change::LabelAdded("so so".to_owned())], Follows::Recompile));
+    assert_eq!(added, (vec![CatalogChange::LabelAdded("so so".to_owned())], Follows::Recompile));
     let renamed = after(|o| o.types[0].labels[0].1 = "blue".to_owned());
-    assert_eq!(renamed, (vec![Change::Labels], Follows::Reload));
+    assert_eq!(renamed, (vec![CatalogChange::Labels], Follows::Reload));
     let attributes = after(|o| o.types[0].attributes.push(("x".to_owned(), 23)));
     assert_eq!(attributes.1, Follows::Reload);
 }
@@ -262,23 +283,23 @@ fn what_comes_and_goes_with_a_partition_is_loaded_again_also_by_a_log() {
         change(&mut now.tables[0].partitions);
         let told = |observed: &Observed| continuity_digest(observed, |_| true);
         let drifts = compare(&before, &now);
-        let changes: Vec<Change> = drifts.iter().map(|drift| drift.change.clone()).collect();
+        let changes: Vec<CatalogChange> = drifts.iter().map(|drift| drift.change.clone()).collect();
         let follows = drifts.iter().map(Drift::follows).max().unwrap_or(Follows::Nothing);
         (changes, follows, told(&now) == told(&before))
     };
-    let others = (vec![Change::Partitions], Follows::Reload, false);
+    let others = (vec![CatalogChange::Partitions], Follows::Reload, false);
     assert_eq!(changed(&|parts| parts.push(part(52))), others);
     assert_eq!(changed(&|parts| drop(parts.pop())), others);
     // Emptied, or rewritten.
     assert_eq!(changed(&|parts| parts[1].file = 60), others);
-    let smaller = (vec![Change::PartitionIdentity], Follows::Recompile, true);
+    let smaller = (vec![CatalogChange::PartitionIdentity], Follows::Recompile, true);
     assert_eq!(changed(&|parts| parts[0].identity = "d".to_owned()), smaller);
 }
 
 #[test]
 fn a_table_that_others_begin_to_inherit_from_is_compiled_again() {
     let inherited = after(|o| o.tables[0].children = true);
-    assert_eq!(inherited, (vec![Change::Children { inherit: true }], Follows::Recompile));
+    assert_eq!(inherited, (vec![CatalogChange::Children { inherit: true }], Follows::Recompile));
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rowtide_feed::{EpochReason, Event, Generation, ReplicatorStatus, Transaction};
-use rowtide_log::{Committed, Identity};
+use rowtide_feed::{EpochReason, Event, Generation, LogExtent, ReplicatorStatus, Transaction};
+use rowtide_log::{Committed, LogIdentity};
 use rowtide_plan::plan::Plan;
 use rowtide_postgres::slot::SystemIdentity;
 use rowtide_postgres::unseen::Unseen;
@@ -53,7 +53,7 @@ pub struct Looked {
     /// The definition, compiled as far as it fits.
     pub plan: Arc<Plan>,
     /// The tables that are not served, each with why not.
-    pub refused: Vec<(String, String)>,
+    pub rejected: Vec<(String, String)>,
     /// The tables that nobody can write, because Postgres does not take a rule for that, each with why not.
     pub unwritable: Vec<(String, String)>,
     /// What is wrong with Rowtide's own tables.
@@ -73,6 +73,9 @@ pub struct SlotFound {
     pub wal_ends: Lsn,
     /// Of which database.
     pub system: SystemIdentity,
+    /// What is streamed of a partition may follow from what it was when this connection first came to it: only a
+    /// connection that begins where the epoch does, or behind that, brings what it is.
+    pub remembers_partitions: bool,
 }
 
 /// Why there is no stream, or no more of it.
@@ -121,13 +124,11 @@ pub enum Brought {
 #[derive(Clone, Debug)]
 pub struct LogFound {
     /// What its records are of.
-    pub of: Identity,
+    pub of: LogIdentity,
     /// Its epoch.
     pub epoch: Epoch,
-    /// Cursors before this cannot be resumed.
-    pub begins: Lsn,
-    /// Everything up to here is durable, and it has nothing behind it.
-    pub ends: Lsn,
+    /// From where to where it goes. `None` if nothing has begun in it: it is new, or an earlier server has ended it.
+    pub extent: Option<LogExtent>,
     /// Why nothing can be its continuation, if so.
     pub broken: Option<EpochReason>,
 }
@@ -195,7 +196,7 @@ pub enum Next {
     /// Begin to stream from what the slot has confirmed, once all that was handed to the log is in it.
     Connect(Arc<Plan>),
     /// Open the log as one of these records, if it is not open.
-    OpenLog(Identity),
+    OpenLog(LogIdentity),
     /// Read from the open log what lies behind a position, and its end.
     ReadLog {
         /// The position.
@@ -203,8 +204,10 @@ pub enum Next {
     },
     /// Look for transactions that may be committed and unseen, after a pause.
     LookForUnseen(UnseenQuestion, Duration),
+    /// Empty the log, so that nothing can be its continuation. Answered by [`Input::EpochBegan`].
+    EndLog(LogIdentity),
     /// Empty the log and begin anew at a position.
-    BeginEpoch(Identity, Lsn),
+    BeginEpoch(LogIdentity, Lsn),
     /// Take what the stream brings, what becomes durable, and what is different in the database.
     Stream,
 }
@@ -215,7 +218,7 @@ pub enum Effect {
     /// Show how it is doing.
     Status(ReplicatorStatus),
     /// Show which tables are not served, each with why not.
-    Refused(Vec<(String, String)>),
+    Rejected(Vec<(String, String)>),
     /// What of the definition has not fitted since the start, if anything has not.
     Incomplete(Option<String>),
     /// Begin a generation.
@@ -235,7 +238,7 @@ pub enum Effect {
     /// a log that has lost it would take those for its own who were told of it.
     Reshape {
         /// What the log is of.
-        of: Identity,
+        of: LogIdentity,
         /// What rows are of.
         plan: Arc<Plan>,
         /// What is told.
@@ -260,6 +263,6 @@ pub enum Effect {
     Info(String),
     /// Say something to the operator that may need care.
     Warn(String),
-    /// Say something to the operator that does not mend itself.
+    /// Say something to the operator that does not heal by itself.
     Error(String),
 }

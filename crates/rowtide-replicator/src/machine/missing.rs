@@ -25,8 +25,8 @@ pub(super) fn unwritable(looked: &Looked) -> impl Iterator<Item = String> {
 
 /// What of the definition does not fit, or cannot be read.
 pub(super) fn incomplete(looked: &Looked) -> Option<String> {
-    let refused = looked.refused.iter();
-    let refused = refused.map(|(table, why)| format!("table `{table}` does not fit: {why}"));
+    let rejected = looked.rejected.iter();
+    let rejected = rejected.map(|(table, why)| format!("table `{table}` does not fit: {why}"));
     let unreadable = looked.plan.tables.iter().filter_map(|table| {
         let (schema, name) = (&table.catalog.schema, &table.catalog.name);
         let seen = looked.observed.table(schema, name).filter(|seen| !seen.readable)?;
@@ -39,7 +39,7 @@ pub(super) fn incomplete(looked: &Looked) -> Option<String> {
     });
     let own = looked.own.iter().cloned();
     let all: Vec<String> =
-        own.chain(refused).chain(unwritable(looked)).chain(unreadable).chain(ungranted).collect();
+        own.chain(rejected).chain(unwritable(looked)).chain(unreadable).chain(ungranted).collect();
     (!all.is_empty()).then(|| all.join("; "))
 }
 

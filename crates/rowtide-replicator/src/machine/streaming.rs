@@ -3,8 +3,8 @@
 use rowtide_feed::{Event, ReplicatorStatus};
 use rowtide_protocol::Lsn;
 
-use super::{Brought, Core, Effect, Fitted, Input, State, Step, StreamFailure};
-use crate::continuity::{Continuity, Place};
+use super::{Brought, Core, Effect, Fitted, Input, Serving, State, Step, StreamFailure};
+use crate::continuity::{Continuity, LogPlace};
 use crate::drift::Follows;
 
 /// A stream that is under way.
@@ -13,23 +13,45 @@ pub(super) struct Streaming {
     continuity: Continuity,
     /// Once that is reached it has caught up.
     wal_end: Lsn,
-    /// Everything up to here was brought by this connection.
-    reached: Lsn,
+    /// Everything up to here was brought by this connection, if anything was.
+    reached: Option<Lsn>,
     durable: Lsn,
-    confirmed: Lsn,
+    /// What was confirmed over this connection.
+    confirmed: Option<Lsn>,
     /// Whether the tables can be looked at. What is brought is true all the same, but perhaps not all of it comes.
     sees: bool,
+    /// Nothing is handed on: once the epoch is reached the stream begins there, over a connection of its own.
+    only_up_to_epoch: bool,
 }
 
 impl Streaming {
     pub(super) fn new(continuity: Continuity, wal_end: Lsn) -> Streaming {
-        let (reached, durable, confirmed) = (Lsn(0), continuity.end(), Lsn(0));
-        Streaming { continuity, wal_end, reached, durable, confirmed, sees: true }
+        Streaming {
+            durable: continuity.end(),
+            continuity,
+            wal_end,
+            reached: None,
+            confirmed: None,
+            sees: true,
+            only_up_to_epoch: false,
+        }
+    }
+
+    /// One whose connection is good for what lies before the epoch alone.
+    pub(super) fn up_to_epoch(continuity: Continuity, wal_end: Lsn) -> Streaming {
+        Streaming { only_up_to_epoch: true, ..Streaming::new(continuity, wal_end) }
+    }
+
+    /// Whether all that this connection is good for was brought.
+    fn is_at_epoch(&self) -> bool {
+        self.only_up_to_epoch
+            && self.continuity.is_proved()
+            && self.reached >= Some(self.continuity.end())
     }
 
     /// Whether nothing is known to be behind.
     fn is_current(&self) -> bool {
-        self.sees && self.reached >= self.wal_end
+        self.sees && !self.only_up_to_epoch && self.reached >= Some(self.wal_end)
     }
 
     /// What may be confirmed now and was not: what is durable, and was brought by this very connection, because
@@ -37,10 +59,10 @@ impl Streaming {
     fn confirm(&mut self) -> Option<Effect> {
         // Where an `Event::Reshaped` is told is a position between two: nothing in WAL ends there, and a commit may begin
         // right before it. All that are in WAL are even.
-        let confirmed = Lsn(self.durable.min(self.reached).0 & !1);
-        let news = self.continuity.is_proved() && confirmed > self.confirmed;
+        let confirmed = Lsn(self.durable.min(self.reached?).0 & !1);
+        let news = self.continuity.is_proved() && Some(confirmed) > self.confirmed;
         news.then(|| {
-            self.confirmed = confirmed;
+            self.confirmed = Some(confirmed);
             Effect::Confirm(confirmed)
         })
     }
@@ -97,9 +119,14 @@ impl Core {
     ) -> Step {
         let mut effects = Vec::new();
         let mut news = Vec::new();
+        let Some(mut serving) = self.serving.take() else { return self.look_anew(Vec::new()) };
         for brought in brought {
-            let Some((event, lsn)) = self.event(brought) else {
-                let Some(reshape) = self.reshape() else { continue };
+            let Some((event, lsn)) = serving.event(brought) else {
+                // The connection that begins at the epoch is told again.
+                if streaming.only_up_to_epoch {
+                    continue;
+                }
+                let Some(reshape) = self.reshape(&mut serving) else { continue };
                 if !news.is_empty() {
                     effects.push(Effect::HandOn(std::mem::take(&mut news).into()));
                 }
@@ -108,15 +135,22 @@ impl Core {
             };
             match streaming.continuity.check(&event) {
                 Ok(place) => {
-                    streaming.reached = streaming.reached.max(lsn);
-                    if place == Place::Ahead && lsn > self.handed_on {
-                        self.handed_on = lsn;
-                        self.take_note(&event);
+                    streaming.reached = streaming.reached.max(Some(lsn));
+                    if streaming.is_at_epoch() {
+                        effects.extend(streaming.confirm());
+                        effects.push(Effect::Disconnect);
+                        self.serving = Some(serving);
+                        return self.connect(effects);
+                    }
+                    if place == LogPlace::Ahead && lsn > serving.handed_on {
+                        serving.handed_on = lsn;
+                        self.progress |= serving.take_note(&event);
                         news.push(event);
                     }
                 }
                 Err(reason) => {
                     // Nothing of this batch was handed on, so nothing of another history is in the log.
+                    self.serving = Some(serving);
                     self.broken = self.broken.or(Some(reason));
                     return self.wait(&format!(
                         "what comes is not the continuation of what clients hold: {reason}"
@@ -124,6 +158,7 @@ impl Core {
                 }
             }
         }
+        self.serving = Some(serving);
         if !news.is_empty() {
             effects.push(Effect::HandOn(news.into()));
         }
@@ -151,7 +186,9 @@ impl Core {
         self.state = State::Streaming(streaming);
         Step { effects, next: None }
     }
+}
 
+impl Serving {
     /// What is brought, and up to where; `None` where the plan is another.
     fn event(&self, brought: Brought) -> Option<(Event, Lsn)> {
         let previous = self.previous;
@@ -167,10 +204,10 @@ impl Core {
         }
     }
 
-    fn take_note(&mut self, event: &Event) {
-        if let Event::Transaction { transaction, .. } = event {
-            self.previous = transaction.lsn;
-            self.progress = true;
-        }
+    /// Whether the event is a transaction, which the next event follows then.
+    fn take_note(&mut self, event: &Event) -> bool {
+        let Event::Transaction { transaction, .. } = event else { return false };
+        self.previous = transaction.lsn;
+        true
     }
 }

@@ -1,4 +1,4 @@
-use rowtide_feed::Changes;
+use rowtide_feed::{Changes, LogExtent};
 use rowtide_plan::catalog::{
     Catalog, CatalogColumn, CatalogTable, ColumnInput, ReplicaIdentity, TableStreaming,
 };
@@ -20,14 +20,21 @@ fn names() -> Names {
 
 /// Rowtide's own table, as it is when it is set up.
 fn own_table() -> ObservedTable {
-    let membership =
-        ObservedMembership { oid: Some(1), version: Some(1), filtered: false, listed: false };
+    let membership = ObservedMembership {
+        oid: Some(1),
+        version: Some(1),
+        named: true,
+        filtered: false,
+        listed: false,
+    };
     ObservedTable {
         schema: names().schema,
         name: "client".to_owned(),
         oid: 1,
         version: 1,
         name_version: 1,
+        schema_version: 1,
+        schema_incidental: String::new(),
         file: 1,
         incidental: String::new(),
         kind: "r".to_owned(),
@@ -67,7 +74,7 @@ fn looked() -> Looked {
             types: Vec::new(),
         },
         plan: Arc::new(plan),
-        refused: Vec::new(),
+        rejected: Vec::new(),
         unwritable: Vec::new(),
         own: Vec::new(),
         system: SYSTEM,
@@ -76,7 +83,12 @@ fn looked() -> Looked {
 }
 
 fn slot(confirmed: u64, wal_ends: u64) -> SlotFound {
-    SlotFound { confirmed: Lsn(confirmed), wal_ends: Lsn(wal_ends), system: SYSTEM }
+    SlotFound {
+        confirmed: Lsn(confirmed),
+        wal_ends: Lsn(wal_ends),
+        system: SYSTEM,
+        remembers_partitions: false,
+    }
 }
 
 fn transaction(lsn: u64) -> Brought {
@@ -98,17 +110,23 @@ fn unseen(end: Option<u64>, unseen: Vec<Unseen>) -> Input {
     Input::Unseen(Ok(UnseenBehind { end: end.map(Lsn), unseen }))
 }
 
+fn extent(oldest: u64, durable: u64) -> Option<LogExtent> {
+    Some(LogExtent { oldest: Lsn(oldest), durable: Lsn(durable) })
+}
+
 /// Drives a core: each input must find it waiting for what it answers.
 struct Driven {
     core: Core,
     next: Next,
     effects: Vec<Effect>,
+    remembers_partitions: bool,
 }
 
 impl Driven {
     fn new() -> Driven {
         let core = Core::new(names());
-        let mut driven = Driven { core, next: Next::Stream, effects: Vec::new() };
+        let (effects, remembers_partitions) = (Vec::new(), false);
+        let mut driven = Driven { core, next: Next::Stream, effects, remembers_partitions };
         driven.tell(Input::Go);
         driven
     }
@@ -136,11 +154,13 @@ impl Driven {
 
     fn connect(&mut self, confirmed: u64, end: u64) {
         assert!(matches!(self.next, Next::Connect(_)), "{:?}", self.next);
-        self.tell(Input::Connected(Ok(slot(confirmed, end))));
+        let remembers_partitions = self.remembers_partitions;
+        let found = SlotFound { remembers_partitions, ..slot(confirmed, end) };
+        self.tell(Input::Connected(Ok(found)));
         let Next::OpenLog(of) = self.next.clone() else { panic!("{:?}", self.next) };
-        let (epoch, begins, ends) = (Epoch(1), Lsn(0), Lsn(0));
+        let (epoch, extent) = (Epoch(1), None);
         let broken = Some(EpochReason::NewLog);
-        self.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken })));
+        self.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken })));
     }
 
     /// It is told that the slot is lost, and takes the log's place after a pause.
@@ -150,8 +170,8 @@ impl Driven {
         self.tell(Input::Go);
         self.tell(Input::Looked(Ok(Box::new(looked()))));
         let Next::OpenLog(of) = self.next.clone() else { panic!("{:?}", self.next) };
-        let (epoch, begins, ends, broken) = (Epoch(1), Lsn(5), Lsn(30), None);
-        self.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken })));
+        let (epoch, extent, broken) = (Epoch(1), extent(5, 30), None);
+        self.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken })));
     }
 
     fn handed_on(&self) -> Vec<u64> {
@@ -191,6 +211,30 @@ fn an_epoch_begins_at_the_end_of_wal_and_passes_over_what_is_before() {
     let unfit = StreamFailure::Unfit { table: "t".to_owned(), what: "x".to_owned(), committed };
     driven.tell(Input::Streamed(Vec::new(), Some(unfit)));
     assert!(matches!(driven.next, Next::Stream), "loads of this epoch have it");
+}
+
+#[test]
+fn where_partitions_are_remembered_the_stream_begins_anew_at_the_epoch() {
+    let mut driven = Driven::new();
+    driven.remembers_partitions = true;
+    driven.begin_epoch(10, 20);
+    driven.tell(Input::Streamed(vec![transaction(12)], None));
+    assert!(matches!(driven.next, Next::Stream));
+    // What this connection brings behind the epoch may lack rows of a partition.
+    driven.tell(Input::Streamed(vec![position(15), transaction(25), transaction(30)], None));
+    assert_eq!((driven.handed_on(), driven.confirmed()), (Vec::new(), Some(Lsn(20))));
+    assert!(driven.effects.iter().any(|effect| matches!(effect, Effect::Disconnect)));
+    let Next::Connect(_) = driven.next else { panic!("{:?}", driven.next) };
+    let found = SlotFound { remembers_partitions: true, ..slot(20, 30) };
+    driven.tell(Input::Connected(Ok(found)));
+    let Next::OpenLog(of) = driven.next.clone() else { panic!("{:?}", driven.next) };
+    let extent = Some(LogExtent { oldest: Lsn(20), durable: Lsn(20) });
+    let (epoch, broken) = (Epoch(7), None);
+    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken })));
+    driven.tell(Input::LogRead(Ok(LogRead { expected: Vec::new(), recent: Vec::new() })));
+    assert!(matches!(driven.next, Next::Stream));
+    driven.tell(Input::Streamed(vec![transaction(25), transaction(30)], None));
+    assert_eq!(driven.handed_on(), [25, 30]);
 }
 
 #[test]
@@ -279,8 +323,7 @@ fn a_connection_that_brings_nothing_does_not_shorten_the_pause() {
     let log = |ends| LogFound {
         of: driven.core.log.clone().unwrap().of,
         epoch: Epoch(7),
-        begins: Lsn(20),
-        ends: Lsn(ends),
+        extent: extent(20, ends),
         broken: None,
     };
     let (log, later) = (log(20), log(30));
@@ -321,8 +364,8 @@ fn other_transactions_than_those_of_the_log_are_not_handed_on_and_end_the_epoch(
     driven.tell(Input::Looked(Ok(Box::new(looked()))));
     driven.tell(Input::Connected(Ok(slot(20, 40))));
     let of = driven.core.log.clone().unwrap().of;
-    let (epoch, begins, ends, broken) = (Epoch(7), Lsn(20), Lsn(30), None);
-    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken })));
+    let (epoch, extent, broken) = (Epoch(7), extent(20, 30), None);
+    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken })));
     let expected = vec![Committed { lsn: Lsn(30), xid: 30, commit_time_us: 0 }];
     driven.tell(Input::LogRead(Ok(LogRead { expected, recent: Vec::new() })));
     driven.tell(Input::Streamed(vec![transaction(29), transaction(41)], None));
@@ -368,14 +411,14 @@ fn a_slot_is_made_only_by_who_has_the_log_whose_epoch_is_over_then() {
     driven.lose_slot_and_open_log();
     assert!(matches!(driven.next, Next::Connect(_)), "another may have made it meanwhile");
     driven.lose_slot_and_open_log();
-    assert!(matches!(driven.next, Next::BeginEpoch(_, Lsn(0))));
+    assert!(matches!(driven.next, Next::EndLog(_)));
     driven.tell(Input::EpochBegan(Some(Epoch(2))));
     assert!(matches!(driven.next, Next::MakeSlot { anew: true }));
     driven.tell(Input::SlotMade(Ok(())));
     driven.tell(Input::Connected(Ok(slot(40, 40))));
     let Next::OpenLog(of) = driven.next.clone() else { panic!("{:?}", driven.next) };
-    let (epoch, begins, ends, broken) = (Epoch(2), Lsn(0), Lsn(0), None);
-    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken })));
+    let (epoch, extent, broken) = (Epoch(2), None, None);
+    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken })));
     driven.tell(unseen(Some(41), Vec::new()));
     driven.tell(Input::EpochBegan(Some(Epoch(3))));
     let reason = driven.effects.iter().find_map(|effect| match effect {
@@ -392,8 +435,8 @@ fn a_slot_that_another_has_made_meanwhile_costs_no_epoch() {
     driven.lose_slot_and_open_log();
     driven.tell(Input::Connected(Ok(slot(10, 30))));
     let Next::OpenLog(of) = driven.next.clone() else { panic!("{:?}", driven.next) };
-    let (epoch, begins, ends, broken) = (Epoch(1), Lsn(5), Lsn(30), None);
-    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken })));
+    let (epoch, extent, broken) = (Epoch(1), extent(5, 30), None);
+    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken })));
     assert!(matches!(driven.next, Next::ReadLog { behind: Lsn(10) }), "{:?}", driven.next);
 }
 
@@ -420,8 +463,8 @@ fn when_someone_cannot_follow_a_generation_begins_where_the_log_ends() {
     driven.tell(Input::Looked(Ok(Box::new(looked()))));
     driven.tell(Input::Connected(Ok(slot(25, 40))));
     let Next::OpenLog(of) = driven.next.clone() else { panic!("{:?}", driven.next) };
-    let (epoch, begins, ends, broken) = (Epoch(7), Lsn(20), Lsn(30), None);
-    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken })));
+    let (epoch, extent, broken) = (Epoch(7), extent(20, 30), None);
+    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken })));
     let (expected, recent) = (Vec::new(), Vec::new());
     driven.tell(Input::LogRead(Ok(LogRead { expected, recent })));
     driven.tell(unseen(None, Vec::new()));
@@ -468,8 +511,8 @@ fn who_stood_by_takes_the_place_as_it_finds_it() {
     driven.tell(Input::Looked(Ok(Box::new(looked()))));
     driven.tell(Input::Connected(Ok(slot(20, 30))));
     let Next::OpenLog(of) = driven.next.clone() else { panic!("{:?}", driven.next) };
-    let (epoch, begins, ends, broken) = (Epoch(4), Lsn(5), Lsn(25), None);
-    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken })));
+    let (epoch, extent, broken) = (Epoch(4), extent(5, 25), None);
+    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken })));
     assert!(matches!(driven.next, Next::ReadLog { behind: Lsn(20) }), "the other made the slot");
 }
 
@@ -487,7 +530,7 @@ fn each_trouble_is_told_once_until_it_streams() {
     let mut driven = Driven::new();
     let mut count = 0;
     for _ in 0..10 {
-        for why in ["refused", "starting up"] {
+        for why in ["rejected", "starting up"] {
             driven.tell(Input::Looked(Err(why.to_owned())));
             count += warned(&driven).len();
             let waits = |effect: &Effect| matches!(effect, Effect::Status(ReplicatorStatus::Waiting(said)) if said == why);
@@ -498,16 +541,16 @@ fn each_trouble_is_told_once_until_it_streams() {
     assert_eq!(count, 2);
     driven.begin_epoch(10, 20);
     driven.tell(Input::Streamed(vec![transaction(30)], None));
-    let ends = StreamFailure::Ended("refused".to_owned());
+    let ends = StreamFailure::Ended("rejected".to_owned());
     driven.tell(Input::Streamed(Vec::new(), Some(ends)));
-    assert_eq!(warned(&driven), ["the stream is interrupted: refused"], "it is news again");
+    assert_eq!(warned(&driven), ["the stream is interrupted: rejected"], "it is news again");
 }
 
 #[test]
 fn what_does_not_fit_is_waited_for_at_the_start_and_left_out_later() {
     let unfit = || {
-        let refused = vec![("note".to_owned(), "it has no column `team`".to_owned())];
-        Input::Looked(Ok(Box::new(Looked { refused, ..looked() })))
+        let rejected = vec![("note".to_owned(), "it has no column `team`".to_owned())];
+        Input::Looked(Ok(Box::new(Looked { rejected, ..looked() })))
     };
     let mut driven = Driven::new();
     driven.tell(unfit());
@@ -620,8 +663,8 @@ impl Driven {
         self.tell(Input::Connected(Ok(slot(20, wal_ends))));
         let Next::OpenLog(_) = &self.next else { panic!("{:?}", self.next) };
         let of = self.core.log.as_ref().unwrap().of.clone();
-        let (epoch, begins, ends) = (Epoch(7), Lsn(20), Lsn(ends));
-        self.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken: None })));
+        let (epoch, extent) = (Epoch(7), extent(20, ends));
+        self.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken: None })));
         let Next::ReadLog { .. } = &self.next else { panic!("{:?}", self.next) };
         let read = LogRead { expected: Vec::new(), recent: Vec::new() };
         self.tell(Input::LogRead(Ok(read)));
@@ -655,7 +698,7 @@ impl Driven {
 #[test]
 fn columns_that_are_added_end_no_epoch() {
     let mut driven = Driven::of_columns();
-    let before = Arc::clone(driven.core.serving.as_ref().unwrap());
+    let before = Arc::clone(&driven.core.serving.as_ref().unwrap().plan);
     driven.tell(Input::Streamed(vec![transaction(30)], None));
     driven.drifts(looked_at(&["id", "a", "b"], 40));
     let (plan, switch) = driven.streams_again(30, 42);
@@ -679,7 +722,7 @@ fn columns_that_are_added_end_no_epoch() {
         }
         _ => None,
     });
-    assert!(Arc::ptr_eq(driven.core.serving.as_ref().unwrap(), &newer));
+    assert!(Arc::ptr_eq(&driven.core.serving.as_ref().unwrap().plan, &newer));
     // Nothing ends in WAL where that is told, and a commit may begin before it.
     driven.tell(Input::Durable(Lsn(41)));
     assert_eq!(driven.confirmed(), Some(Lsn(40)));
@@ -700,8 +743,8 @@ fn an_epoch_that_begins_all_the_same_has_rows_with_all_of_their_columns() {
     let newer = Arc::clone(&driven.core.looked.as_ref().unwrap().plan);
     driven.tell(Input::Connected(Ok(slot(10, 40))));
     let of = driven.core.log.as_ref().unwrap().of.clone();
-    let (epoch, begins, ends) = (Epoch(7), Lsn(20), Lsn(20));
-    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken: None })));
+    let (epoch, extent) = (Epoch(7), extent(20, 20));
+    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken: None })));
     driven.tell(Input::LogRead(Ok(LogRead { expected: Vec::new(), recent: Vec::new() })));
     driven.tell(Input::EpochBegan(Some(Epoch(8))));
     driven.tell(unseen(Some(45), Vec::new()));
@@ -717,7 +760,7 @@ fn an_epoch_that_begins_all_the_same_has_rows_with_all_of_their_columns() {
 #[test]
 fn columns_that_come_and_go_before_anyone_was_told_are_nothing() {
     let mut driven = Driven::of_columns();
-    let before = Arc::clone(driven.core.serving.as_ref().unwrap());
+    let before = Arc::clone(&driven.core.serving.as_ref().unwrap().plan);
     driven.drifts(looked_at(&["id", "a", "b"], 30));
     let (_, switch) = driven.streams_again(20, 30);
     assert!(switch.is_some());
@@ -748,8 +791,8 @@ fn what_is_more_than_columns_added_begins_an_epoch() {
         driven.drifts(looked);
         driven.tell(Input::Connected(Ok(slot(20, 30))));
         let of = driven.core.log.as_ref().unwrap().of.clone();
-        let (epoch, begins, ends) = (Epoch(7), Lsn(20), Lsn(20));
-        driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, begins, ends, broken: None })));
+        let (epoch, extent) = (Epoch(7), extent(20, 20));
+        driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken: None })));
         driven.tell(Input::EpochBegan(Some(Epoch(8))));
         driven.tell(unseen(Some(30), Vec::new()));
         driven.tell(Input::EpochBegan(Some(Epoch(9))));

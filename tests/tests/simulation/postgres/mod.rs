@@ -22,7 +22,7 @@ use self::catalog::SETUP_XID;
 use self::database::{ClientRow, Database, State, Work};
 
 pub use self::load::Unreadable;
-pub use self::mutate::{Mutation, Outcome, refusal};
+pub use self::mutate::{Answer, Mutation, refusal};
 pub use self::walsender::{Sent, Walsender, WalsenderError};
 
 struct Commit {
@@ -48,6 +48,8 @@ pub struct Postgres {
     pub up_since_ms: u64,
     /// Whether it is of version 18, which passes over changes of a publication that is not there.
     pub newer: bool,
+    /// Whether it is of version 14, and there are partitions.
+    pub remembers_partitions: bool,
     /// Grows with every restart; what was begun in an earlier one is gone.
     pub life: u64,
     /// As a server can ask for it: another one after the promotion of a standby.
@@ -77,6 +79,7 @@ impl Postgres {
             up: true,
             up_since_ms: 0,
             newer,
+            remembers_partitions: false,
             life: 0,
             timeline: 1,
             slot: None,
@@ -156,9 +159,13 @@ impl Postgres {
 
     /// Makes a commit visible, unless the standby has to take it first.
     pub fn show(&mut self, lsn: Lsn) {
-        if self.stalled {
-            return;
+        if !self.stalled {
+            self.show_at_once(lsn);
         }
+    }
+
+    /// Makes a commit visible that waits for no standby (`synchronous_commit = local`).
+    fn show_at_once(&mut self, lsn: Lsn) {
         let Ok(index) = self.log.binary_search_by_key(&lsn, |commit| commit.lsn) else { return };
         let commit = &mut self.log[index];
         if !std::mem::replace(&mut commit.visible, true) {
@@ -235,18 +242,13 @@ impl Postgres {
     }
 
     /// The row of a client id, as it can be seen, which is `user`'s from now on if it is nobody's. One that says
-    /// less than what the client knows is raised to it; `None` as long as another transaction has it.
-    pub fn claim(
-        &mut self,
-        client: &str,
-        user: &str,
-        known: u64,
-        now_ms: u64,
-    ) -> Option<Arc<ClientRow>> {
+    /// less than what the client knows is raised to it.
+    pub fn claim(&mut self, client: &str, user: &str, known: u64, now_ms: u64) -> Claim {
         let visible = self.visible.clients.get(client);
         if let Some(row) = visible.filter(|row| row.last >= known || row.user != user) {
-            return Some(Arc::clone(row));
+            return Claim::Row(Arc::clone(row));
         }
+        let is_new = visible.is_none();
         let row = match visible {
             Some(row) => ClientRow { last: known, ..ClientRow::clone(row) },
             None => ClientRow { user: user.to_owned(), last: known, ..ClientRow::default() },
@@ -261,11 +263,21 @@ impl Postgres {
         let client = Some((client.to_owned(), Arc::clone(&row)));
         let work = Work { client, acknowledgement, ..Work::default() };
         if self.must_wait(&work) {
-            return None;
+            return if is_new { Claim::Waits } else { Claim::Locked };
         }
         let xid = self.begin();
         let lsn = self.commit(xid, work, now_ms);
-        self.show(lsn);
-        self.is_visible(lsn).then_some(row)
+        self.show_at_once(lsn);
+        Claim::Row(row)
     }
+}
+
+/// What comes of a claim.
+#[derive(Debug)]
+pub enum Claim {
+    Row(Arc<ClientRow>),
+    /// Another transaction has the row, which is passed over then.
+    Locked,
+    /// Another transaction makes it, and is waited for.
+    Waits,
 }

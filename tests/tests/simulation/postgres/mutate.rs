@@ -4,27 +4,24 @@
 use std::sync::Arc;
 
 use rowtide_feed::Acknowledgement;
-use rowtide_postgres::mutate::Number;
+use rowtide_plan::plan::Plan;
+use rowtide_postgres::mutate::{self, MutateError, Number, Outcome};
 use rowtide_postgres::named_outcomes::{NamedOutcome, Tab, Told};
 use rowtide_protocol::{Lsn, Rejected};
 
-use super::Postgres;
-use super::database::{ClientRow, Named, Work};
+use super::database::{ClientRow, Database, Named, Work};
+use super::{Claim, Postgres};
 use crate::rules::{Judged, Op, judge};
 
-/// What became of an attempt at a mutation.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Outcome {
+/// How far a try at a mutation has come.
+#[derive(Debug)]
+pub enum Answer {
     /// Others are writing the same rows.
     MustWait,
-    /// A table or a column that it names is not there.
-    Changed,
-    Settled(Lsn),
-    Repeated(Lsn),
-    Gap {
-        last: u64,
-    },
-    NotTheirs,
+    /// It is committed there; this is the answer once that can be seen.
+    Committed(Lsn, Outcome),
+    /// Nothing was done.
+    Nothing(Result<Outcome, MutateError>),
 }
 
 /// A mutation as the server gives it to Postgres.
@@ -32,7 +29,14 @@ pub enum Outcome {
 pub struct Mutation {
     pub number: Number,
     pub tag: u64,
-    pub asked: Result<Vec<Op>, &'static str>,
+    /// Its operations as they were sent.
+    pub ops: Vec<Op>,
+    pub plan: Arc<Plan>,
+    pub work: mutate::Work,
+}
+
+fn changed() -> MutateError {
+    MutateError::Away("a table was changed, and the server is about to notice".to_owned())
 }
 
 impl Postgres {
@@ -44,18 +48,53 @@ impl Postgres {
         user: &str,
         mutation: &Mutation,
         now_ms: u64,
-    ) -> Outcome {
+    ) -> Answer {
+        let answer = self.mutate_as(xid, client, user, mutation, now_ms);
+        if matches!(answer, Answer::Nothing(_)) {
+            self.abort(xid);
+        }
+        answer
+    }
+
+    /// What becomes of the operations in this state of the database.
+    fn judge(&self, database: &Database, user: &str, mutation: &Mutation) -> Judged {
+        let catalog = &self.visible.catalog;
+        let rejections = match &mutation.work {
+            mutate::Work::Apply(_) => {
+                return judge(database, user, &mutation.ops, &mutation.plan);
+            }
+            mutate::Work::RejectIfItFits { table, rejection } => {
+                let known = &mutation.plan.table(*table).catalog;
+                if !catalog.read().tables.iter().any(|table| table.is_written_as(known)) {
+                    return Judged::Changed;
+                }
+                std::slice::from_ref(rejection)
+            }
+            mutate::Work::Reject(rejections) => rejections,
+        };
+        let code = rejections[0].code.as_str();
+        let takes = mutation.ops.iter().all(|op| op.is_taken(catalog));
+        assert!(code != "bad_request" || !takes, "a mutation is rejected that the tables fit");
+        Judged::Refused(code.to_owned())
+    }
+
+    fn mutate_as(
+        &mut self,
+        xid: u64,
+        client: &str,
+        user: &str,
+        mutation: &Mutation,
+        now_ms: u64,
+    ) -> Answer {
         let state = Arc::clone(self.now());
         let new = Arc::new(ClientRow { user: user.to_owned(), ..ClientRow::default() });
         let is_older = matches!(mutation.number, Number::Next { .. });
         let Some(row) = state.database.clients.get(client).or(is_older.then_some(&new)) else {
             // The database has gone back to before the client was known.
-            self.abort(xid);
-            return Outcome::Gap { last: 0 };
+            return Answer::Nothing(Ok(Outcome::Gap { last: 0 }));
         };
         if row.user != user {
-            self.abort(xid);
-            return Outcome::NotTheirs;
+            return Answer::Nothing(Ok(Outcome::NotTheirs));
         }
         let (number, repeated) = match &mutation.number {
             Number::Given(number) => (*number, *number <= row.last),
@@ -68,39 +107,34 @@ impl Postgres {
         let mut work =
             Work { client: Some((client.to_owned(), Arc::clone(row))), ..Work::default() };
         if self.must_wait(&work) {
-            return Outcome::MustWait;
+            return Answer::MustWait;
         }
         if number > row.last + 1 {
-            self.abort(xid);
-            return Outcome::Gap { last: row.last };
+            return Answer::Nothing(Ok(Outcome::Gap { last: row.last }));
         }
         let mut row = ClientRow::clone(row);
         let name = match &mutation.number {
             Number::Given(_) => None,
             Number::Next { name, .. } => Some(Arc::clone(name)),
         };
+        let mut outcome = Outcome::Repeated;
         if !repeated {
             row.last = number;
             if let Number::Next { name, session } = &mutation.number {
                 let named = Named { number, session: Arc::clone(session), told: false };
                 row.names.insert(Arc::clone(name), named);
             }
-            let judged = match &mutation.asked {
-                Ok(ops) => judge(&state.database, user, ops),
-                Err(code) => Judged::Refused(code),
-            };
-            match judged {
+            outcome = Outcome::Acked { rejected: None };
+            match self.judge(&state.database, user, mutation) {
                 Judged::Writes(writes) => {
                     (work.writes, work.applied) = (writes, Some(mutation.tag));
                 }
                 Judged::Refused(code) => {
-                    row.refused.insert(number, code.to_owned());
+                    row.refused.insert(number, code.clone());
                     work.refused.push(mutation.tag);
+                    outcome = Outcome::Acked { rejected: Some(code) };
                 }
-                Judged::Changed => {
-                    self.abort(xid);
-                    return Outcome::Changed;
-                }
+                Judged::Changed => return Answer::Nothing(Err(changed())),
             }
         }
         // A repeat tells again of every number that it acknowledges.
@@ -114,10 +148,10 @@ impl Postgres {
         });
         work.client = Some((client.to_owned(), Arc::new(row)));
         if self.must_wait(&work) {
-            return Outcome::MustWait;
+            return Answer::MustWait;
         }
         let lsn = self.commit(xid, work, now_ms);
-        if repeated { Outcome::Repeated(lsn) } else { Outcome::Settled(lsn) }
+        Answer::Committed(lsn, outcome)
     }
 }
 
@@ -126,7 +160,7 @@ impl Postgres {
     /// the row of its user, unless nobody waits for that. Where something is found, the row is written again.
     pub fn outcomes(&mut self, tab: &Tab, waits: bool, now_ms: u64) -> Option<Vec<NamedOutcome>> {
         let client = tab.client.to_string();
-        self.claim(&client, &tab.user, 0, now_ms)?;
+        let Claim::Row(_) = self.claim(&client, &tab.user, 0, now_ms) else { return None };
         let row = match waits {
             true => self.now().database.clients.get(&client),
             false => self.visible.clients.get(&client),

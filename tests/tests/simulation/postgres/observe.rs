@@ -97,6 +97,8 @@ fn observed(catalog: &Catalog, relation: &Relation) -> ObservedTable {
         oid: relation.oid as Oid,
         version: *version as u32,
         name_version: *name_version as u32,
+        schema_version: 1,
+        schema_incidental: String::new(),
         file: *filenode as u32,
         incidental: format!("{granted} {next_number}"),
         kind: "r".to_owned(),
@@ -120,6 +122,7 @@ fn observed(catalog: &Catalog, relation: &Relation) -> ObservedTable {
         membership: member.map(|member| ObservedMembership {
             oid: Some(member.oid),
             version: Some(member.version as u32),
+            named: true,
             filtered: member.filtered,
             listed: false,
         }),

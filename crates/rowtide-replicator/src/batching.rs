@@ -1,4 +1,4 @@
-//! How much of a backlog is handed on together. What comes in time is handed on at once; what comes late is gathered
+//! How much of a backlog is handed on together. What comes in time is handed on at once; what comes late is batched
 //! for a quarter of its lateness, because everyone behind the stream is woken once for all of it. A table that does not
 //! fit is told of where it is noticed, before the transaction that shows it, and nothing behind it with it. Pure: it is told
 //! what time it is, and the skin in [`crate::source`] waits.
@@ -9,23 +9,23 @@ use std::time::Duration;
 
 use rowtide_postgres::stream::{BACKLOG, Batch, SchemaChange, StreamEvent};
 
-use crate::limits::{BATCH_BYTES, GATHER, GATHER_EVENTS, GATHER_PAUSE};
+use crate::limits::{BATCH_BYTES, BATCH_EVENTS, BATCH_PAUSE, BATCH_TIME};
 use crate::machine::{Brought, StreamFailure};
 
 /// What has come and was not handed on.
 #[derive(Debug, Default)]
-pub(crate) struct Gathering {
+pub(crate) struct Batching {
     /// In the order in which it came.
     events: VecDeque<StreamEvent>,
     /// About how many bytes of transactions came since something was handed on last.
     bytes: usize,
-    /// Until when more is gathered.
+    /// Until when more is batched.
     until: Option<Duration>,
     /// Why nothing comes behind it.
     failed: Option<StreamFailure>,
 }
 
-impl Gathering {
+impl Batching {
     /// Whether there is nothing to hand on.
     pub(crate) fn is_empty(&self) -> bool {
         self.events.is_empty() && self.failed.is_none()
@@ -44,14 +44,14 @@ impl Gathering {
 
     /// What is there came so late after its commit.
     pub(crate) fn late(&mut self, late: Duration, now: Duration) {
-        self.until = (late > BACKLOG).then(|| now + (late / 4).min(GATHER));
+        self.until = (late > BACKLOG).then(|| now + (late / 4).min(BATCH_TIME));
     }
 
     /// Until when more is to be waited for; `None` if what is there is to be handed on.
     pub(crate) fn waits_until(&self, now: Duration) -> Option<Duration> {
         let until = self.until.filter(|until| now < *until)?;
-        let room = self.events.len() < GATHER_EVENTS && self.bytes < BATCH_BYTES;
-        (room && self.failed.is_none()).then(|| until.min(now + GATHER_PAUSE))
+        let room = self.events.len() < BATCH_EVENTS && self.bytes < BATCH_BYTES;
+        (room && self.failed.is_none()).then(|| until.min(now + BATCH_PAUSE))
     }
 
     /// What is handed on, in order, and what ends it: a table that does not fit, behind which the rest stays for the next
@@ -114,24 +114,25 @@ mod tests {
     fn everything_is_handed_on_once_and_in_order_and_nothing_waits_longer_than_it_may() {
         for seed in 0..2_000 {
             let mut rng = SmallRng::seed_from_u64(seed);
-            let (mut gathering, mut now) = (Gathering::default(), Duration::ZERO);
+            let (mut batching, mut now) = (Batching::default(), Duration::ZERO);
             let (mut came, mut handed_on, mut ended) = (0, Vec::new(), false);
             while !ended {
                 let mut latest = None;
-                if gathering.is_empty() {
+                if batching.is_empty() {
                     let batch = piece(&mut rng, &mut came);
-                    gathering.put(batch);
+                    batching.put(batch);
                     let late = Duration::from_millis(rng.random_range(0..400));
-                    gathering.late(late, now);
-                    let most = if late > BACKLOG { (late / 4).min(GATHER) } else { Duration::ZERO };
+                    batching.late(late, now);
+                    let most =
+                        if late > BACKLOG { (late / 4).min(BATCH_TIME) } else { Duration::ZERO };
                     latest = Some(now + most);
                 }
-                while let Some(until) = gathering.waits_until(now) {
+                while let Some(until) = batching.waits_until(now) {
                     assert!(latest.is_some_and(|latest| until <= latest), "seed {seed}");
-                    assert!(until > now && until <= now + GATHER_PAUSE, "seed {seed}");
-                    assert!(gathering.events.len() < GATHER_EVENTS, "seed {seed}");
+                    assert!(until > now && until <= now + BATCH_PAUSE, "seed {seed}");
+                    assert!(batching.events.len() < BATCH_EVENTS, "seed {seed}");
                     match rng.random_range(0..20) {
-                        0 => gathering.fail(StreamFailure::Ended("it ended".to_owned())),
+                        0 => batching.fail(StreamFailure::Ended("it ended".to_owned())),
                         // Nothing comes in time.
                         1..4 => {
                             now = until;
@@ -139,25 +140,25 @@ mod tests {
                         }
                         _ => {
                             let batch = piece(&mut rng, &mut came);
-                            gathering.put(batch);
+                            batching.put(batch);
                             now += Duration::from_micros(rng.random_range(1..900));
                         }
                     }
                 }
-                let handed = gathering.take(1);
+                let handed = batching.take(1);
                 handed_on.extend(numbers(&handed));
                 match handed.1 {
                     Some(StreamFailure::Unfit { .. }) => {
-                        assert!(gathering.waits_until(now).is_none(), "the rest is not held back");
+                        assert!(batching.waits_until(now).is_none(), "the rest is not held back");
                     }
                     Some(_) => ended = true,
-                    None => assert!(gathering.is_empty(), "seed {seed}"),
+                    None => assert!(batching.is_empty(), "seed {seed}"),
                 }
                 if rng.random_bool(0.01) && !ended {
-                    gathering.fail(StreamFailure::Ended("it ended".to_owned()));
+                    batching.fail(StreamFailure::Ended("it ended".to_owned()));
                 }
             }
-            assert!(gathering.is_empty(), "seed {seed}");
+            assert!(batching.is_empty(), "seed {seed}");
             assert!(handed_on.iter().copied().eq(1..=came), "seed {seed}: {handed_on:?}");
         }
     }
