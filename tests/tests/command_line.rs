@@ -282,3 +282,44 @@ async fn help_names_every_command() {
         assert_eq!(of_command.code(), Some(0), "{command}");
     }
 }
+
+/// A signal may come at any time: here while the server is about to print that it is ready, and cannot, because nobody
+/// reads what it prints.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_told_to_stop_as_it_becomes_ready_stops() {
+    use std::io::{Read, Write};
+
+    /// What a pipe holds at most.
+    const PIPE: usize = 64 << 10;
+    /// The first line has room, and the second has not.
+    const ROOM: usize = "listening http://127.0.0.1:65535\n".len();
+
+    let operator = Operator::new(DEFINITION).await;
+    assert_eq!(operator.says(&["setup"]).await.code(), Some(0));
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(&vec![b'.'; PIPE - ROOM]).unwrap();
+    let mut serve = operator.command(&["serve"]).await;
+    let server = serve.stdout(writer).stderr(std::process::Stdio::null()).spawn().unwrap();
+    // It was given away with the command.
+    drop(serve);
+    let id = server.id();
+    eventually("it waits to print", || async {
+        // `write` to the standard output, by the first thread.
+        let call = std::fs::read_to_string(format!("/proc/{id}/task/{id}/syscall")).ok()?;
+        call.starts_with("1 0x1 ").then_some(())
+    })
+    .await;
+    let kill = std::process::Command::new("kill").args(["-s", "TERM", &id.to_string()]).status();
+    assert!(kill.unwrap().success());
+    let reads = std::thread::spawn(move || {
+        let mut said = Vec::new();
+        reader.read_to_end(&mut said).map(|_| said)
+    });
+    let server = std::sync::Mutex::new(server);
+    let ended =
+        eventually("it ends", || async { server.lock().unwrap().try_wait().unwrap() }).await;
+    assert_eq!(ended.code(), Some(0));
+    let said = reads.join().unwrap().unwrap();
+    assert!(String::from_utf8_lossy(&said).contains("\nready http://"));
+}

@@ -7,7 +7,8 @@ use std::collections::HashSet;
 use rowtide_postgres::client_registry::{Claimed, Outcomes, Wanted};
 use rowtide_protocol::Epoch;
 
-use crate::conversation::{Known, NoClaim, Until};
+use crate::conversation::{Known, NoClaim};
+use crate::engines::Until;
 use crate::registry::{ClientClaim, ConnectionId, KnownNumbers};
 
 /// The answer to a claim.

@@ -11,10 +11,10 @@ use rowtide_plan::plan::Plan;
 use rowtide_plan::write::{Rejection, Tolerance, Write};
 use rowtide_postgres::mutate::{Author, Number};
 use rowtide_postgres::named_outcomes::{NamedOutcome, Tab, Told};
-use rowtide_protocol::{Epoch, ErrorCode, Lsn, Op, RejectCode, Rejected};
+use rowtide_protocol::{ErrorCode, Op, RejectCode, Rejected};
 
 use crate::auth::{Identity, TokenError, Unauthorized};
-use crate::engines::{NotServing, OpenRequest};
+use crate::engines::{NotServing, OpenRequest, Until};
 use crate::limits::{PING_AFTER, SILENCE, STOP_LISTEN, STOP_PATIENCE};
 use crate::now::Now;
 use crate::rate::Verdict;
@@ -112,16 +112,6 @@ pub struct Known {
     pub rejected: Vec<Rejected>,
     /// Rows that are not older have the effects of all of them; any have them if there is none.
     pub until: Option<Until>,
-}
-
-/// A position of the database, with the epoch that was served when it was read: in one that began since, the database
-/// may have another history, in which the position means nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Until {
-    /// The position.
-    pub lsn: Lsn,
-    /// The epoch; `None` if none was served.
-    pub epoch: Option<Epoch>,
 }
 
 /// Why a client id cannot be had.

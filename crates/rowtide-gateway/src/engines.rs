@@ -17,7 +17,6 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::conversation::Until;
 use crate::engine_thread::{self, Ends, EngineHandle, Surroundings};
 use crate::garbage::Garbage;
 use crate::health::EnginesHealth;
@@ -60,6 +59,16 @@ pub(crate) struct EnginesOptions {
     pub(crate) send_queue_bytes: usize,
     pub(crate) row_bytes: usize,
     pub(crate) load_connections: usize,
+}
+
+/// A position of the database, with the epoch that was served when it was read: in one that began since, the database
+/// may have another history, in which the position means nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Until {
+    /// The position.
+    pub lsn: Lsn,
+    /// The epoch; `None` if none was served.
+    pub epoch: Option<Epoch>,
 }
 
 /// What a session that comes wants.

@@ -3,6 +3,7 @@
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -286,15 +287,23 @@ async fn dev(args: Dev) -> Result<()> {
 async fn serve(args: Configured) -> Result<()> {
     let config = args.settings()?.check()?;
     let definition = Arc::new(read_definition(&config.definition)?);
-    // What the database lacks is waited for: `/health/ready` and the log name it.
-    let server = Server::start(ServerOptions::new(config, definition)).await.map_err(said)?;
+    // One listener from the start to the end: a signal that comes between two of them is heard by neither.
+    let mut stop = pin!(interrupted());
+    let options = ServerOptions::new(config, definition);
+    let server = tokio::select! {
+        // Polled first, so that a signal counts from the beginning.
+        biased;
+        () = &mut stop => return Ok(()),
+        // What the database lacks is waited for: `/health/ready` and the log name it.
+        started = Server::start(options) => started.map_err(said)?,
+    };
     println!("listening http://{}", server.address());
     tokio::select! {
         () = server.wait_until_ready() => {
             println!("ready http://{}", server.address());
-            interrupted().await;
+            stop.await;
         }
-        () = interrupted() => {}
+        () = &mut stop => {}
     }
     eprintln!("stopping …");
     server.stop().await;

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::*;
 use rowtide_protocol::{Epoch, Lsn};
 
-use crate::conversation::{NoClaim, Until};
+use crate::conversation::NoClaim;
+use crate::engines::Until;
 use crate::send_queue::Frame;
 
 /// A session, what time it is, and what it has said.
