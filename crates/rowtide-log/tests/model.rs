@@ -19,7 +19,9 @@ use rowtide_feed::{
     Change, Changes, Event, Fingerprint, Follower, HistoryQuery, Taken, Transaction,
 };
 use rowtide_log::rules::{LogEnd, Replay, Selection};
-use rowtide_log::{Began, Committed, HistoryError, Log, LogIdentity, LogOptions, LogReader, Opened};
+use rowtide_log::{
+    Began, Committed, HistoryError, Log, LogIdentity, LogOptions, LogReader, Opened,
+};
 use rowtide_protocol::Lsn;
 
 const SEEDS: u64 = 40;
