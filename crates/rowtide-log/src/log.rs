@@ -223,14 +223,16 @@ impl Log {
     pub fn prune(&mut self, now: SystemTime) -> Result<(), LogError> {
         let now_us = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
         let kept_us = now_us.saturating_sub(micros(self.options.retention));
-        if self.writer.oldest_us.is_some() && self.shared.state().newest().newest_us() < kept_us {
+        if self.writer.oldest_us.is_some()
+            && self.shared.state().newest().newest_us() < Some(kept_us)
+        {
             self.next_segment()?;
         }
         let segments = self.shared.state().segments;
         let mut bytes = self.bytes();
         let [old @ .., _] = &segments[..] else { return Ok(()) };
         for segment in old {
-            if segment.newest_us() >= kept_us && bytes <= self.options.max_bytes {
+            if segment.newest_us() >= Some(kept_us) && bytes <= self.options.max_bytes {
                 break;
             }
             bytes = bytes.saturating_sub(segment.bytes());

@@ -226,7 +226,7 @@ impl LogReader {
     pub fn statistics(&self) -> Result<Statistics, HistoryError> {
         let state = self.0.state();
         let mut with_transactions =
-            state.segments.iter().filter(|segment| segment.newest_us() != i64::MIN);
+            state.segments.iter().filter(|segment| segment.newest_us().is_some());
         let oldest_us = match with_transactions.next() {
             None => None,
             Some(segment) => segment

@@ -11,7 +11,7 @@ mod writer;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 
 use rowtide_feed::Event;
@@ -89,8 +89,8 @@ pub(crate) struct Segment {
     pub(crate) number: u64,
     pub(crate) after: Lsn,
     path: PathBuf,
-    /// When its last transaction was committed; `i64::MIN` if there is none.
-    newest_us: AtomicI64,
+    /// When its last transaction was committed, if there is one.
+    newest_us: Mutex<Option<i64>>,
     tail: RwLock<Tail>,
     readers: Mutex<Vec<Connection>>,
     /// Whether all of it is in the database file, for good.
@@ -176,7 +176,7 @@ impl Segment {
             number,
             after,
             path,
-            newest_us: AtomicI64::new(i64::MIN),
+            newest_us: Mutex::default(),
             tail: RwLock::default(),
             readers: Mutex::default(),
             sealed: AtomicBool::new(false),
@@ -219,7 +219,7 @@ impl Segment {
                 Ok((end, row.get::<_, i64>(3)?))
             },
         )?;
-        let newest = last_commit(&db, Lsn(u64::MAX))?;
+        let newest = last_commit(&db)?;
         let last_record: i64 =
             db.query_row("SELECT ifnull(max(id), 0) FROM changes", [], |row| row.get(0))?;
         let last_change = newest.as_ref().map_or(0, |(_, last_change)| *last_change);
@@ -235,7 +235,7 @@ impl Segment {
         }
         let tail = read_tail(&db, indexed)?.into();
         drop(db);
-        let newest_us = newest.map_or(i64::MIN, |(commit, _)| commit.commit_time_us).into();
+        let newest_us = Mutex::new(newest.map(|(commit, _)| commit.commit_time_us));
         let header = Header { epoch: Epoch(epoch as u64), identity, after, end: end.position() };
         Ok(Found { segment: Segment { after, newest_us, tail, ..segment }, header, end })
     }
@@ -293,10 +293,14 @@ impl Segment {
         change(&mut self.tail.write().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// When its last transaction was committed, microseconds since 1970 UTC; `i64::MIN` if there is
-    /// none.
-    pub(crate) fn newest_us(&self) -> i64 {
-        self.newest_us.load(Ordering::Relaxed)
+    /// When its last transaction was committed, microseconds since 1970 UTC, if there is one.
+    pub(crate) fn newest_us(&self) -> Option<i64> {
+        *self.newest_us.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A transaction was committed then.
+    fn set_newest_us(&self, committed_us: i64) {
+        *self.newest_us.lock().unwrap_or_else(PoisonError::into_inner) = Some(committed_us);
     }
 
     /// Bytes on disk.
@@ -325,12 +329,11 @@ fn end_to_sql(end: &LogEnd) -> (i64, Option<i64>, Option<i64>) {
     (to_sql(end.transaction()), lsn, time_us)
 }
 
-/// The last transaction up to `lsn`, and its last change.
-pub(crate) fn last_commit(db: &Connection, lsn: Lsn) -> Result<Option<(Commit, i64)>, Unreadable> {
-    let mut last = db.prepare_cached(
-        "SELECT lsn, last_change, record FROM commits WHERE lsn <= ? ORDER BY lsn DESC LIMIT 1",
-    )?;
-    let mut rows = last.query([to_sql(lsn)])?;
+/// The last transaction, and its last change.
+pub(crate) fn last_commit(db: &Connection) -> Result<Option<(Commit, i64)>, Unreadable> {
+    let sql = "SELECT lsn, last_change, record FROM commits ORDER BY lsn DESC LIMIT 1";
+    let mut last = db.prepare_cached(sql)?;
+    let mut rows = last.query([])?;
     let Some(row) = rows.next()? else { return Ok(None) };
     Ok(Some(read_commit(row)?))
 }

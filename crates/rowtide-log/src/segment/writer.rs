@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use rowtide_feed::codec::{encode, encode_change, encode_commit};
 use rowtide_feed::{Changes, Event};
@@ -126,7 +125,7 @@ impl SegmentWriter {
         self.bytes = bytes;
         if let (Some((_, first)), Some((_, last))) = (transactions.first(), transactions.last()) {
             self.oldest_us.get_or_insert(first.commit_time_us);
-            self.segment.newest_us.store(last.commit_time_us, Ordering::Relaxed);
+            self.segment.set_newest_us(last.commit_time_us);
         }
         self.segment.change_tail(|tail| {
             if flush {
