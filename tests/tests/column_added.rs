@@ -282,7 +282,10 @@ async fn whoever_comes_and_goes_meanwhile_ends_with_it() {
     let epoch = ann.epoch();
     run(
         &app,
-        "ALTER TABLE note ADD COLUMN stars int DEFAULT 2; UPDATE note SET stars = 3 WHERE id = 6",
+        "DELETE FROM note WHERE id IN (9, 12); INSERT INTO note VALUES (70, 1, 'ann', 'new'), (71, 1, 'bob', 'gone');
+         ALTER TABLE note ADD COLUMN stars int DEFAULT 2; UPDATE note SET stars = 3 WHERE id = 6;
+         DELETE FROM note WHERE id IN (15, 71); DELETE FROM member WHERE person = 'bob' AND team = 3;
+         INSERT INTO member VALUES (2, 'bob')",
     )
     .await;
     let mut others = Vec::new();
@@ -293,19 +296,26 @@ async fn whoever_comes_and_goes_meanwhile_ends_with_it() {
         other.comes_to_the_truth(&app).await;
     }
     ann.comes_to_the_truth(&app).await;
-    // From before the column.
+    // From before the column: told of rows of the table, and of what else has changed, and of nothing else.
     bob.comes_back(&app).await;
+    assert!(bob.resumed);
     bob.holds_the_truth(&app).await;
+    assert_eq!(bob.tables(), ["note", "team"].into());
+    let notes = bob.told.iter().filter(|told| told.starts_with("put note"));
+    assert_eq!(notes.count(), bob.rows.keys().filter(|(table, _)| table == "note").count());
+    let teams = bob.told.iter().filter(|told| told.contains(" team "));
+    assert_eq!(teams.collect::<Vec<_>>(), ["delete team 3", "put team 2"]);
     // From behind it, over another life of the server.
     app.stop_server().await;
-    run(&app, "UPDATE note SET stars = 4 WHERE id = 9").await;
+    run(&app, "UPDATE note SET stars = 4 WHERE id = 18").await;
     app.start_server().await;
     streamed(&app).await;
     ann.comes_back(&app).await;
     assert!(ann.resumed);
-    assert_eq!(ann.told, ["put note 9"]);
+    assert_eq!(ann.told, ["put note 18"]);
     ann.holds_the_truth(&app).await;
     eve.comes_back(&app).await;
+    assert!(eve.resumed && eve.told.is_empty(), "she sees none of the table: {:?}", eve.told);
     eve.holds_the_truth(&app).await;
     // And once more, over rows that the server has not read.
     run(&app, "ALTER TABLE note ADD COLUMN more int DEFAULT 1").await;

@@ -187,7 +187,7 @@ impl Engine {
             }
             Input::Reshaped { lsn, tables, plan } => {
                 self.progress.heard = self.progress.tick;
-                self.reshape(lsn, &tables, plan, out);
+                self.reshape(lsn, &tables, plan);
             }
             Input::Position(lsn) => {
                 self.progress.heard = self.progress.tick;

@@ -66,6 +66,8 @@ pub(crate) struct Resume {
     pub(crate) asked: bool,
     /// In commit order; one change for each row of a commit.
     pub(crate) past: BTreeMap<(Lsn, TableId, Bytes), Change>,
+    /// Tables whose rows have become others since the cursor, because they got more columns.
+    pub(crate) reshaped: Vec<TableId>,
     /// What was streamed behind `base`.
     pub(crate) since: Vec<Arc<Transaction>>,
     pub(crate) since_bytes: usize,

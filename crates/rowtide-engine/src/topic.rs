@@ -29,9 +29,6 @@ pub(crate) struct TopicState {
     /// [`Topics`](crate::topics::Topics) changes them, which counts their bytes.
     pub(super) rows: TopicRows,
     phase: Phase,
-    /// Its rows have become others since those who have them were told, and were not read before: with the next load all of
-    /// them are news to these.
-    tell_all: bool,
 }
 
 /// How far a topic has been read.
@@ -94,7 +91,7 @@ pub(crate) struct Unfit;
 impl TopicState {
     pub(super) fn new(id: Topic) -> TopicState {
         let (views, rows) = (IdSet::default(), TopicRows::default());
-        TopicState { id, views, rows, phase: Phase::Unread, tell_all: false }
+        TopicState { id, views, rows, phase: Phase::Unread }
     }
 
     pub(crate) fn id(&self) -> &Topic {
@@ -217,15 +214,9 @@ impl TopicState {
         }
     }
 
-    /// Whether all rows of the load that has just ended are news to those who have the topic.
-    pub(crate) fn take_tell_all(&mut self) -> bool {
-        std::mem::take(&mut self.tell_all)
-    }
-
     /// The rows of its table have become others as of `lsn`, and must be loaded again: what a load brings that was asked for
     /// before is of no use. Whether it must be asked for. `had` says whether anyone has its rows.
     pub(crate) fn reshape(&mut self, lsn: Lsn, had: bool) -> bool {
-        self.tell_all |= had && !self.was_read();
         let (outdated, ask) = match &self.phase {
             Phase::Unread if !had => return false,
             Phase::Unread => (None, true),

@@ -33,6 +33,9 @@ pub(crate) struct View {
     pub(crate) reach: IdMap<TopicKey, u32>,
     /// Topics of `reach` that were not there at the last message.
     pub(crate) gained: IdSet<TopicKey>,
+    /// Topics of which the next message says all rows, though they were there at the last one: their rows are others. Those
+    /// that are not in reach any more do not count.
+    pub(crate) retold: IdSet<TopicKey>,
     /// Topics that were in reach at the last message and are not any more, and whose rows must be read
     /// to say which ones that takes away.
     pub(crate) leaving: IdSet<TopicKey>,
@@ -91,6 +94,7 @@ impl View {
             acknowledgements: Vec::new(),
             reach: IdMap::default(),
             gained: IdSet::default(),
+            retold: IdSet::default(),
             leaving: IdSet::default(),
             waiting: 0,
             release_at: None,
@@ -148,6 +152,7 @@ impl View {
     pub(crate) fn is_silent(&self) -> bool {
         self.touched.is_empty()
             && self.gained.is_empty()
+            && self.retold.is_empty()
             && self.leaving.is_empty()
             && self.acknowledgements.is_empty()
     }
@@ -204,13 +209,15 @@ impl View {
         self.release_at
     }
 
-    /// Takes what the next message says of rows.
+    /// Takes what the next message says of rows: those that were touched, and topics of which it says all.
     pub(crate) fn take_news(&mut self) -> (Vec<TouchedRow>, IdSet<TopicKey>) {
-        let (touched, gained) = (self.touched.take(), std::mem::take(&mut self.gained));
-        if !touched.is_empty() || !gained.is_empty() {
+        let (touched, mut whole) = (self.touched.take(), std::mem::take(&mut self.gained));
+        let retold = std::mem::take(&mut self.retold);
+        whole.extend(retold.into_iter().filter(|topic| self.reach.contains_key(topic)));
+        if !touched.is_empty() || !whole.is_empty() {
             self.frozen = Weak::new();
         }
-        (touched, gained)
+        (touched, whole)
     }
 
     /// What was frozen at this or an earlier message, if it is still what the view sees.

@@ -180,4 +180,6 @@ pub struct History {
     pub changes: Vec<(Lsn, Change)>,
     /// Tables that were truncated, or changed beyond what can be held: their changes are not all of it.
     pub interrupted: Vec<TableId>,
+    /// Tables that got more columns ([`crate::Event::Reshaped`]): all their rows are others by that, besides what changes say.
+    pub reshaped: Vec<TableId>,
 }

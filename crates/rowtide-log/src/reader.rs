@@ -117,7 +117,7 @@ impl LogReader {
     }
 
     /// What happened to rows that were in one of the topics, before or after, and which of the tables
-    /// were interrupted, in the range that is asked for (or up to the end of the log, if that comes
+    /// were interrupted or reshaped, in the range that is asked for (or up to the end of the log, if that comes
     /// first). A topic without changes costs a look-up and no row is read for it.
     ///
     /// # Errors
@@ -308,6 +308,7 @@ impl Search<'_> {
         while let Some(row) = rows.next()? {
             self.selection.interruption(TableId(row.get(0)?));
         }
+        reshaped(db)?.iter().for_each(|event| self.selection.event(event));
         Ok(())
     }
 }

@@ -213,7 +213,8 @@ impl<'q> Selection<'q> {
         if let Event::Reshaped { lsn, tables, .. } = event
             && in_range(*lsn)
         {
-            tables.iter().for_each(|table| self.interruption(*table));
+            let asked = tables.iter().filter(|table| self.query.tables.contains(table));
+            self.history.reshaped.extend(asked);
         }
         let Event::Transaction { transaction, .. } = event else { return };
         if transaction.lsn <= self.query.after || transaction.lsn > self.up_to {
@@ -227,10 +228,12 @@ impl<'q> Selection<'q> {
         }
     }
 
-    /// The whole answer; each interrupted table is in it once.
+    /// The whole answer; each table that was interrupted or reshaped is in it once.
     pub fn done(mut self) -> History {
-        self.history.interrupted.sort_unstable();
-        self.history.interrupted.dedup();
+        for tables in [&mut self.history.interrupted, &mut self.history.reshaped] {
+            tables.sort_unstable();
+            tables.dedup();
+        }
         self.history
     }
 }

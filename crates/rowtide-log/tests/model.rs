@@ -250,7 +250,7 @@ impl Model {
             all.filter(move |transaction| transaction.lsn > after && transaction.lsn <= up_to)
         };
         let mut expected = Vec::new();
-        let mut interrupted = Vec::new();
+        let (mut interrupted, mut reshaped) = (Vec::new(), Vec::new());
         for transaction in range() {
             interrupted.extend(&transaction.truncated);
             match &transaction.changes {
@@ -269,14 +269,17 @@ impl Model {
                 && *lsn > after
                 && *lsn <= up_to
             {
-                interrupted.extend(tables);
+                reshaped.extend(tables);
             }
         }
-        interrupted.retain(|table| tables.contains(table));
-        interrupted.sort_unstable();
-        interrupted.dedup();
+        for of_these in [&mut interrupted, &mut reshaped] {
+            of_these.retain(|table| tables.contains(table));
+            of_these.sort_unstable();
+            of_these.dedup();
+        }
         assert_eq!(selected.changes, expected);
         assert_eq!(selected.interrupted, interrupted);
+        assert_eq!(selected.reshaped, reshaped);
         let query = HistoryQuery { topics: topics.clone(), tables: tables.into(), after, up_to };
         let mut selection = Selection::new(&query, oldest, self.end().lsn).unwrap();
         self.events().iter().for_each(|event| selection.event(event));

@@ -11,7 +11,7 @@ use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::row::Image;
 use rowtide_protocol::Lsn;
 
-use super::{Engine, Output};
+use super::Engine;
 use crate::rows::Replaced;
 use crate::topic::{Ahead, Pending, TopicKey, Unfit, ViewKey};
 use crate::topics::Topics;
@@ -82,7 +82,7 @@ impl Engine {
                 self.loads.want(key);
                 continue;
             }
-            let was_read = self.topics[key].was_read() || self.topics[key].take_tell_all();
+            let was_read = self.topics[key].was_read();
             self.change_phase(key, |topic| topic.was_loaded(ahead.clone()));
             let until = ahead.as_ref().map(|ahead| ahead.until);
             if let Some(until) = until {
@@ -105,26 +105,26 @@ impl Engine {
 
     /// Rows of `tables` are of another plan from `lsn` on, in which they have more columns. Their topics are loaded again, and
     /// whoever has them is told of all that is different.
-    pub(super) fn reshape(
-        &mut self,
-        lsn: Lsn,
-        tables: &[TableId],
-        plan: Arc<Plan>,
-        out: &mut Vec<Output>,
-    ) {
+    pub(super) fn reshape(&mut self, lsn: Lsn, tables: &[TableId], plan: Arc<Plan>) {
         if lsn <= self.position {
             return;
         }
         self.plan = plan;
         self.position = lsn;
         self.loads.reshape(tables);
+        self.reshape_resumes(lsn, tables);
         for table in tables {
-            // Who waits for what the log has of them is not told by it.
-            self.interrupt_resumes(*table, out);
             for key in self.topics.of_table(&self.plan, *table) {
                 let state = &self.topics[key];
-                let had = state.views().iter().any(|view| self.views[*view].had(key));
-                if self.change_phase(key, |topic| topic.reshape(lsn, had)) {
+                let views = state.views().iter().copied();
+                let had: Vec<ViewKey> = views.filter(|view| self.views[*view].had(key)).collect();
+                if !state.was_read() {
+                    // There is nothing to compare with.
+                    for view in &had {
+                        self.views.mark(*view).retold.insert(key);
+                    }
+                }
+                if self.change_phase(key, |topic| topic.reshape(lsn, !had.is_empty())) {
                     self.loads.want(key);
                 }
             }

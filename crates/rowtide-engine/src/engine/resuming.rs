@@ -17,7 +17,7 @@ use rowtide_protocol::Lsn;
 use super::{Engine, Output, Progress};
 use crate::resume::{HistoryId, MAX_RESUME_BYTES, MAX_RESUME_TICKS, Resume, STILL_TICKS};
 use crate::sessions::Opening;
-use crate::topic::ViewKey;
+use crate::topic::{TopicKey, ViewKey};
 use crate::touched::Touched;
 use crate::view::{View, ViewPhase};
 
@@ -58,6 +58,7 @@ impl Engine {
             known: SeededSet::default(),
             asked: false,
             past: std::collections::BTreeMap::new(),
+            reshaped: Vec::new(),
             since: Vec::new(),
             since_bytes: 0,
         };
@@ -164,6 +165,7 @@ impl Engine {
         let Some(history) = history.filter(|history| history.interrupted.is_empty()) else {
             return self.give_up_resume(key, out);
         };
+        resume.reshaped.extend(history.reshaped);
         for (lsn, change) in history.changes {
             let row_key = change.key().clone();
             resume.past.insert((lsn, change.table, row_key), change);
@@ -205,6 +207,7 @@ impl Engine {
         }
         let gained: Vec<_> = view.gained.iter().copied().collect();
         gained.into_iter().for_each(|key| self.need_rows(key));
+        self.retell(key, &resume.reshaped);
         let view = &self.views[key];
         let reached = |topic: &Topic| {
             self.topics.find(topic).is_some_and(|key| view.reach.contains_key(&key))
@@ -217,6 +220,29 @@ impl Engine {
             .cloned()
             .collect();
         lost.into_iter().for_each(|topic| self.keep_leaving(key, topic));
+    }
+
+    /// All rows of these tables are others than at the view's last message, which had them.
+    fn retell(&mut self, key: ViewKey, tables: &[TableId]) {
+        let (plan, topics) = (&self.plan, &self.topics);
+        let is_other = |topic: &TopicKey| {
+            let branch = plan.branch(topics[*topic].id().branch);
+            branch.published && tables.contains(&branch.table)
+        };
+        let view = &mut self.views[key];
+        let others: Vec<TopicKey> =
+            view.reach.keys().copied().filter(|t| view.had(*t) && is_other(t)).collect();
+        view.retold.extend(&others);
+        others.into_iter().for_each(|topic| self.need_rows(topic));
+    }
+
+    /// Those that come back to rows of tables that have got more columns are told all of these.
+    pub(super) fn reshape_resumes(&mut self, lsn: Lsn, tables: &[TableId]) {
+        self.views.each_resume(|resume| {
+            if resume.from < lsn {
+                resume.reshaped.extend(tables);
+            }
+        });
     }
 
     /// Views that wait for the log must not miss what is streamed behind its answer.

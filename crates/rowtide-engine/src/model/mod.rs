@@ -74,13 +74,21 @@ struct History {
     frozen: Vec<(Arc<ViewRows>, Replica)>,
     /// Questions that the log has not answered.
     questions: Vec<HistoryRequest>,
-    /// How many came back and were only sent what had changed.
-    resumed: usize,
+    /// Who came back and was only sent what had changed.
+    resumed: Resumed,
     row_budget: usize,
     next_session: u64,
     tick: u64,
     /// Whether its course is printed.
     told: bool,
+}
+
+/// How many sessions that came back were only sent what had changed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Resumed {
+    all: usize,
+    /// Those with a cursor from before some table got a column.
+    reshaped: usize,
 }
 
 impl History {
@@ -112,7 +120,7 @@ impl History {
             departed: Vec::new(),
             frozen: Vec::new(),
             questions: Vec::new(),
-            resumed: 0,
+            resumed: Resumed::default(),
             row_budget,
             next_session: 0,
             tick: 0,
@@ -120,8 +128,7 @@ impl History {
         }
     }
 
-    /// Returns how many sessions were resumed.
-    fn run(mut self) -> usize {
+    fn run(mut self) -> Resumed {
         let most = if self.rng.random_bool(0.3) { 300 } else { 120 };
         for _ in 0..self.rng.random_range(20..most) {
             match self.rng.random_range(0..1000) {
@@ -149,7 +156,7 @@ impl History {
     }
 
     /// Everything that is under way arrives; then every client must be there.
-    fn come_to_rest(mut self) -> usize {
+    fn come_to_rest(mut self) -> Resumed {
         self.postgres.finish_all();
         // Whoever left may come back to the end.
         for _ in 0..self.rng.random_range(0..6) {
@@ -220,7 +227,11 @@ impl History {
                     mode == Mode::Snapshot || client.cursor.is_some(),
                     "nobody resumes unasked"
                 );
-                self.resumed += usize::from(mode == Mode::Resume);
+                if let (Mode::Resume, Some(cursor)) = (mode, client.cursor) {
+                    let now = self.postgres.added(self.engine.position());
+                    self.resumed.all += 1;
+                    self.resumed.reshaped += usize::from(self.postgres.added(cursor) != now);
+                }
                 client.mode = Some(mode);
                 return;
             }
@@ -290,7 +301,7 @@ impl History {
                                 };
                                 // What was not held may have brought the row in, and its link away.
                                 self.postgres.between(since, cursor.lsn).any(visible)
-                                    || self.postgres.was_too_large(since, cursor.lsn)
+                                    || self.postgres.was_loaded_again(since, cursor.lsn)
                             };
                             let told = client.replica.remove(&key).is_some() || passed();
                             assert!(told, "{session:?} is told of {key:?}, which was not for it");
@@ -506,11 +517,14 @@ fn every_client_holds_what_its_rules_select_after_every_message() {
         Some(seed) => seed..seed + 1,
         None => 0..number("ROWTIDE_HISTORIES").unwrap_or(10_000),
     };
-    let (mut resumed, all) = (0, seeds.clone().count());
+    let (mut resumed, all) = (Resumed::default(), seeds.clone().count());
     for seed in seeds {
         let history = std::panic::AssertUnwindSafe(|| History::new(seed).run());
         match std::panic::catch_unwind(history) {
-            Ok(of_history) => resumed += of_history,
+            Ok(of_history) => {
+                resumed.all += of_history.all;
+                resumed.reshaped += of_history.reshaped;
+            }
             Err(panic) => {
                 eprintln!("this history fails: ROWTIDE_SEED={seed}");
                 std::panic::resume_unwind(panic);
@@ -518,5 +532,10 @@ fn every_client_holds_what_its_rules_select_after_every_message() {
         }
     }
     // Otherwise it says nothing of those who come back.
+    let Resumed { all: resumed, reshaped } = resumed;
     assert!(all < 100 || resumed > all / 2, "{resumed} sessions were resumed in {all} histories");
+    assert!(
+        all < 1_000 || reshaped > all / 50,
+        "{reshaped} of them had a cursor from before a table got a column"
+    );
 }

@@ -185,10 +185,13 @@ impl Postgres {
         self.states.range(..=lsn).filter(move |(at, _)| **at > after).map(|(_, data)| data)
     }
 
-    /// Whether a transaction that could not be held is behind `after` and up to `lsn`.
-    pub(super) fn was_too_large(&self, after: Lsn, lsn: Lsn) -> bool {
-        let range = self.log.iter().filter(|c| c.lsn > after && c.lsn <= lsn);
-        range.map(|c| &c.streamed.changes).any(|changes| matches!(changes, Changes::TooLarge(_)))
+    /// Whether topics had to be loaded again behind `after` and up to `lsn`: for a transaction that could not be held, or
+    /// because tables got columns.
+    pub(super) fn was_loaded_again(&self, after: Lsn, lsn: Lsn) -> bool {
+        let within = |at: Lsn| at > after && at <= lsn;
+        let mut range = self.log.iter().filter(|c| within(c.lsn)).map(|c| &c.streamed.changes);
+        range.any(|changes| matches!(changes, Changes::TooLarge(_)))
+            || self.reshaped.iter().any(|reshaped| within(reshaped.lsn))
     }
 
     /// How many columns each table has got up to `lsn`.
@@ -417,7 +420,7 @@ impl Postgres {
         let in_range = |lsn: Lsn| lsn > request.after && lsn <= request.up_to;
         for reshaped in self.reshaped.iter().filter(|reshaped| in_range(reshaped.lsn)) {
             let of_these = reshaped.tables.iter().filter(|t| request.tables.contains(t));
-            history.interrupted.extend(of_these);
+            history.reshaped.extend(of_these);
         }
         history
     }

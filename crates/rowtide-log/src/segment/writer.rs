@@ -144,16 +144,12 @@ impl SegmentWriter {
         event: &Event,
         end: &LogEnd,
     ) -> Result<(), rusqlite::Error> {
-        let Event::Reshaped { lsn, tables, .. } = event else { return Ok(()) };
+        let Event::Reshaped { lsn, .. } = event else { return Ok(()) };
         let write = self.db.transaction()?;
         write.execute_batch(RESHAPED)?;
         let mut message = Vec::new();
         encode(event, &mut message);
         write.execute("INSERT INTO reshaped VALUES (?, ?)", (to_sql(*lsn), message))?;
-        for table in tables {
-            let of = (to_sql(*lsn), table.0);
-            write.execute("INSERT OR IGNORE INTO interrupted VALUES (?, ?)", of)?;
-        }
         write.execute("UPDATE segment SET identity = ?", [identity.bytes()])?;
         write.execute(
             "UPDATE progress SET transaction_end = ?, quiet_end = ?, quiet_time_us = ?",
