@@ -29,6 +29,9 @@ pub(crate) struct TopicState {
     /// [`Topics`](crate::topics::Topics) changes them, which counts their bytes.
     pub(super) rows: TopicRows,
     phase: Phase,
+    /// Its rows were read first by a load that ran ahead of the stream, up to here. Until then they are not the ones that
+    /// those have who were told of them before, while nobody had read them.
+    read_ahead_until: Option<Lsn>,
 }
 
 /// How far a topic has been read.
@@ -91,7 +94,7 @@ pub(crate) struct Unfit;
 impl TopicState {
     pub(super) fn new(id: Topic) -> TopicState {
         let (views, rows) = (IdSet::default(), TopicRows::default());
-        TopicState { id, views, rows, phase: Phase::Unread }
+        TopicState { id, views, rows, phase: Phase::Unread, read_ahead_until: None }
     }
 
     pub(crate) fn id(&self) -> &Topic {
@@ -157,13 +160,21 @@ impl TopicState {
         }
     }
 
-    /// Whether the rows that those had who came back with them cannot be compared with the rows after `xid`,
-    /// whose changes are not known: it was not read, or first by a load that had seen that transaction.
-    pub(crate) fn cannot_compare(&self, xid: u32) -> bool {
-        match &self.phase {
-            Phase::Loaded { outdated: None, .. } => self.has_seen(xid),
-            _ => !self.was_read(),
-        }
+    /// Whether its rows, with what the stream has touched since, tell which ones those have who were told of them before.
+    /// The stream is at `position`.
+    pub(crate) fn tells_what_was(&self, position: Lsn) -> bool {
+        self.was_read() && self.read_ahead_until.is_none_or(|until| until <= position)
+    }
+
+    /// Whether the rows that those have who were told of them before cannot be compared with the rows after `xid`,
+    /// whose changes are not known: it was not read, or first by a load that may have seen that transaction. The stream is
+    /// at `position`.
+    pub(crate) fn cannot_compare(&self, xid: u32, position: Lsn) -> bool {
+        let may_have_seen = match &self.phase {
+            Phase::Loaded { .. } => self.has_seen(xid),
+            _ => true,
+        };
+        !self.tells_what_was(position) && may_have_seen
     }
 
     /// The row of `change` after it, if it is in this topic.
@@ -210,6 +221,9 @@ impl TopicState {
     /// The load that has just ended brought its rows.
     pub(crate) fn was_loaded(&mut self, ahead: Option<Ahead>) {
         if let Phase::Wanted { outdated } = self.phase {
+            if outdated.is_none() {
+                self.read_ahead_until = ahead.as_ref().map(|ahead| ahead.until);
+            }
             self.phase = Phase::Loaded { ahead, outdated };
         }
     }
@@ -244,7 +258,7 @@ impl TopicState {
 
     /// Its rows were let go.
     pub(super) fn was_evicted(&mut self) {
-        self.phase = Phase::Unread;
+        (self.phase, self.read_ahead_until) = (Phase::Unread, None);
     }
 
     /// Fits a load to the stream: its rows, and what was streamed meanwhile and its snapshot had not

@@ -1,5 +1,5 @@
-//! A row that is deleted in the very transaction in which a link to one of its topics goes. Of a client
-//! that came back the rows of some topics are not read, so the row itself must say that it is gone.
+//! A row that is deleted with a link to one of its topics, or soon after. Of a client that came back the rows of some
+//! topics are not read, so the row itself must say that it is gone.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -32,6 +32,9 @@ struct Deployment {
     plan: Arc<Plan>,
     engine: Engine,
     rows: Vec<(&'static str, Arc<Row>)>,
+    /// What loads see: whether all rows are deleted, by the transactions 10 and 11, and where WAL ends.
+    deleted: bool,
+    wal_end: Lsn,
 }
 
 impl Deployment {
@@ -45,7 +48,7 @@ impl Deployment {
         };
         let rows = rows.iter().map(encode).collect();
         let engine = Engine::new(Arc::clone(&plan), Epoch(1), Lsn(100), &[], usize::MAX);
-        Deployment { plan, engine, rows }
+        Deployment { plan, engine, rows, deleted: false, wal_end: Lsn(100) }
     }
 
     /// Takes an input, and what follows from it until nothing is asked any more.
@@ -63,13 +66,13 @@ impl Deployment {
 
     fn load(&self, load: Load) -> Input {
         let of_topic = |topic| {
-            let rows = self.rows.iter().map(|(_, row)| row);
+            let rows = self.rows.iter().map(|(_, row)| row).filter(|_| !self.deleted);
             Some(rows.filter(|row| row.image.topics.contains(topic)).cloned().collect())
         };
         let rows = load.topics.iter().map(of_topic).collect();
-        let loaded =
-            Loaded { snapshot: TransactionSnapshot::new(10, vec![]), position: Lsn(100), rows };
-        Input::Loaded(load.id, loaded)
+        let next_xid = if self.deleted { 12 } else { 10 };
+        let snapshot = TransactionSnapshot::new(next_xid, vec![]);
+        Input::Loaded(load.id, Loaded { snapshot, position: self.wal_end, rows })
     }
 
     fn open(&mut self, session: u64, user: &str, cursor: Option<Cursor>) -> Vec<Output> {
@@ -79,7 +82,7 @@ impl Deployment {
     }
 
     /// One transaction deletes these rows, in this order.
-    fn delete(&mut self, rows: &[usize]) -> Vec<Output> {
+    fn delete(&mut self, xid: u32, rows: &[usize]) -> Vec<Output> {
         let change = |at: &usize| {
             let (table, row) = &self.rows[*at];
             let table = self.plan.table_id("public", table).unwrap();
@@ -87,8 +90,8 @@ impl Deployment {
         };
         let changes = Changes::Rows(rows.iter().map(change).collect());
         self.step(Input::Transaction(Arc::new(Transaction {
-            lsn: Lsn(200),
-            xid: 10,
+            lsn: Lsn(u64::from(xid) * 100),
+            xid,
             commit_time_us: 0,
             truncated: Vec::new(),
             changes,
@@ -110,13 +113,40 @@ fn a_row_that_is_deleted_with_a_link_to_it_is_not_shown_again_to_who_came_back()
     deployment.open(2, "bob", None);
     let back = deployment.open(3, "ann", Some(*cursor));
     assert!(matches!(back.as_slice(), [Output::Begin { .. }, Output::Ready { .. }]), "{back:?}");
-    let told = deployment.delete(&[0, 2]);
-    let to_ann = told.iter().find_map(|output| match output {
-        Output::Tx { session: SessionId(3), message, .. } => {
+    let told = deployment.delete(10, &[0, 2]);
+    assert_eq!(changes(&told, 3), Some(BOTH_GONE));
+}
+
+#[test]
+fn a_row_that_is_deleted_after_the_link_to_it_is_taken_from_who_came_back_though_a_load_ran_ahead()
+{
+    let ann = ("member", ["1", "2", "ann"]);
+    let note = ("note", ["3", "2", "eve"]);
+    let mut deployment = Deployment::new(&[ann, note]);
+    let first = deployment.open(1, "ann", None);
+    let Some(Output::Ready { cursor, .. }) = first.last() else { panic!("{first:?}") };
+    deployment.step(Input::Close(SessionId(1)));
+    let back = deployment.open(2, "ann", Some(*cursor));
+    assert!(matches!(back.as_slice(), [Output::Begin { .. }, Output::Ready { .. }]), "{back:?}");
+    // The notes of the team are read first when they are gone already, of which the stream has not told.
+    (deployment.deleted, deployment.wal_end) = (true, Lsn(1_100));
+    let claims = deployment.plan.resolve_claims("ann", &serde_json::Map::new());
+    let (session, client) = (SessionId(3), None);
+    let opening = Opening { session, claims, client, not_before: Some(Lsn(1_000)), cursor: None };
+    deployment.step(Input::Open(opening));
+    assert_eq!(changes(&deployment.delete(10, &[0]), 2), None, "it waits for what was read");
+    let told = deployment.delete(11, &[1]);
+    assert_eq!(changes(&told, 2), Some(BOTH_GONE));
+}
+
+const BOTH_GONE: &str = r#"{"op":"delete","table":"member","row":{"id":1}},{"op":"delete","table":"note","row":{"id":3}}"#;
+
+/// What a session is told has changed.
+fn changes(told: &[Output], session: u64) -> Option<&str> {
+    told.iter().find_map(|output| match output {
+        Output::Tx { session: of, message, .. } if *of == SessionId(session) => {
             std::str::from_utf8(message.changes()).ok()
         }
         _ => None,
-    });
-    let expected = r#"{"op":"delete","table":"member","row":{"id":1}},{"op":"delete","table":"note","row":{"id":3}}"#;
-    assert_eq!(to_ann, Some(expected));
+    })
 }

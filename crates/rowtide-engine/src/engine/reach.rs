@@ -138,12 +138,8 @@ impl Engine {
         let branch_id = state.id().branch;
         let plan = Arc::clone(&self.plan);
         let branch = plan.branch(branch_id);
-        if branch.published && had && !state.was_read() {
-            view.leaving.insert(key);
-            self.need_rows(key);
-            return;
-        }
-        if branch.published && had {
+        let tells_what_was = state.tells_what_was(self.position);
+        if branch.published && had && tells_what_was {
             for row in state.rows().iter() {
                 if branch.claim_filter.passes(&row.image.kept, &view.claims) {
                     let touched =
@@ -156,13 +152,22 @@ impl Engine {
                 }
             }
         }
-        self.detach(view_key, key);
+        // What the stream brings of it still says what was there at the last message.
+        let is_leaving = branch.published && had && !tells_what_was;
+        if is_leaving {
+            view.leaving.insert(key);
+            self.need_rows(key);
+        } else {
+            self.detach(view_key, key);
+        }
         if !branch.links.is_empty() {
             for row in self.rows_of(key) {
                 self.follow(view_key, branch_id, Some(&row), None);
             }
         }
-        self.topics.drop_if_unseen(key);
+        if !is_leaving {
+            self.topics.drop_if_unseen(key);
+        }
     }
 
     fn rows_of(&self, key: TopicKey) -> Vec<Arc<Row>> {

@@ -168,7 +168,7 @@ impl Engine {
             let mut views: IdSet<ViewKey> = IdSet::default();
             for key in self.topics.of_table(&self.plan, *table) {
                 let state = &self.topics[key];
-                if state.cannot_compare(transaction.xid) {
+                if state.cannot_compare(transaction.xid, self.position) {
                     views.extend(state.views().iter().filter(|view| self.views[**view].had(key)));
                 }
             }
