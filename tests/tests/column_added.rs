@@ -323,6 +323,45 @@ async fn whoever_comes_and_goes_meanwhile_ends_with_it() {
     assert_eq!((ann.epoch(), bob.epoch(), eve.epoch()), (epoch.clone(), epoch.clone(), epoch));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_was_added_while_no_server_ran_ends_no_epoch() {
+    let mut app = app().await;
+    let mut ann = Peer::new(&app, "ann").await;
+    let mut eve = Peer::new(&app, "eve").await;
+    let epoch = ann.epoch();
+    for add in [
+        "UPDATE note SET text = 'before' WHERE id = 3; ALTER TABLE note ADD COLUMN stars int DEFAULT 2;
+         UPDATE note SET stars = 3 WHERE id = 6; DELETE FROM note WHERE id = 9",
+        "ALTER TABLE note ADD COLUMN kind text; ALTER TABLE note ADD COLUMN more jsonb DEFAULT '{}'",
+    ] {
+        app.stop_server().await;
+        run(&app, add).await;
+        app.start_server().await;
+        streamed(&app).await;
+        ann.comes_back(&app).await;
+        assert!(ann.resumed, "{add}");
+        ann.comes_to_the_truth(&app).await;
+        assert_eq!(ann.tables(), ["note"].into());
+        eve.comes_back(&app).await;
+        assert!(eve.resumed && eve.told.is_empty(), "she sees none of the table: {:?}", eve.told);
+        eve.holds_the_truth(&app).await;
+        Peer::new(&app, "ann").await;
+        // What comes next is told with the column.
+        run(&app, "UPDATE note SET text = text || '!' WHERE id = 12").await;
+        ann.comes_to_the_truth(&app).await;
+        assert_eq!((ann.epoch(), eve.epoch()), (epoch.clone(), epoch.clone()));
+    }
+    // What is more than that ends it as ever.
+    app.stop_server().await;
+    run(&app, "ALTER TABLE note ADD COLUMN a int; ALTER TABLE note RENAME COLUMN kind TO sort")
+        .await;
+    app.start_server().await;
+    ann.comes_back(&app).await;
+    assert!(!ann.resumed);
+    ann.holds_the_truth(&app).await;
+    assert_ne!(ann.epoch(), epoch);
+}
+
 impl Peer {
     /// Comes while nobody knows which rows it is sent.
     async fn new_somewhere(app: &App, user: &'static str) -> Peer {

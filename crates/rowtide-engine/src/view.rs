@@ -225,6 +225,11 @@ impl View {
         self.frozen.upgrade()
     }
 
+    /// What it sees is something else now, and nobody knows what has changed.
+    pub(crate) fn was_changed_unseen(&mut self) {
+        self.frozen = Weak::new();
+    }
+
     /// What it sees now was frozen.
     pub(crate) fn was_frozen(&mut self, rows: &Arc<ViewRows>) {
         self.frozen = Arc::downgrade(rows);

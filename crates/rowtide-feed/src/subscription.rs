@@ -186,8 +186,9 @@ impl Publisher {
         self.state.send_if_modified(change);
     }
 
-    /// Begins a generation; the one before ends.
-    pub fn begin(&self, generation: Generation) -> Arc<Generation> {
+    /// Begins a generation; the one before ends. `newest` is the plan of which its rows are about to be, if that is another
+    /// than its own: [`FeedState::plan`] is that from the beginning.
+    pub fn begin(&self, generation: Generation, newest: Option<Arc<Plan>>) -> Arc<Generation> {
         let generation = Arc::new(generation);
         let ring = Ring::new(generation.position, self.limit_bytes);
         let shared = Arc::new(Shared {
@@ -199,7 +200,7 @@ impl Publisher {
         // In this order whoever sees a generation can follow it.
         self.current.send_replace(Some(shared));
         self.state.send_modify(|state| {
-            state.plan = Some(Arc::clone(&generation.plan));
+            state.plan = Some(newest.unwrap_or_else(|| Arc::clone(&generation.plan)));
             state.generation = Some(Arc::clone(&generation));
         });
         generation

@@ -70,7 +70,7 @@ impl Model {
     fn new(seed: u64, plan: &Arc<Plan>) -> Model {
         let mut random = SmallRng::seed_from_u64(seed);
         let (publisher, feed, requests) = feed(RING_BYTES);
-        let generation = publisher.begin(generation(plan, 0));
+        let generation = publisher.begin(generation(plan, 0), None);
         Model {
             plan: Arc::clone(plan),
             publisher,
@@ -248,7 +248,7 @@ impl Model {
         }
         let old = Arc::clone(&self.generation);
         let position = self.end().0 + 1_000;
-        self.generation = self.publisher.begin(generation(&self.plan, position));
+        self.generation = self.publisher.begin(generation(&self.plan, position), None);
         assert!(Arc::ptr_eq(&self.feed.state().generation.unwrap(), &self.generation));
         assert_eq!(self.feed.subscribe(&old, old.position).err(), Some(FeedEnded));
         for subscriber in &mut self.subscribers {
@@ -355,7 +355,7 @@ fn a_generation_that_is_shown_can_be_followed() {
             }
         });
         for position in 1..=last {
-            publisher.begin(generation(&plan, position));
+            publisher.begin(generation(&plan, position), None);
         }
     });
 }
@@ -368,7 +368,7 @@ fn large(previous: u64, lsn: u64) -> Event {
 #[test]
 fn what_comes_again_when_it_is_durable_takes_no_room() {
     let (publisher, feed, _requests) = feed(RING_BYTES);
-    let generation = publisher.begin(generation(&plan(), 0));
+    let generation = publisher.begin(generation(&plan(), 0), None);
     publisher.publish([large(0, 10)].into());
     publisher.durable(Lsn(10));
     for _ in 0..10 {
@@ -387,7 +387,7 @@ fn what_comes_again_when_it_is_durable_takes_no_room() {
 #[test]
 fn whoever_waits_for_the_log_is_told_when_the_generation_ends() {
     let (publisher, feed, mut requests) = feed(RING_BYTES);
-    let generation = publisher.begin(generation(&plan(), 0));
+    let generation = publisher.begin(generation(&plan(), 0), None);
     let mut behind = feed.subscribe(&generation, Lsn(0)).unwrap();
     (0..9).for_each(|n| publisher.publish([large(n * 10, n * 10 + 10)].into()));
     publisher.durable(Lsn(90));
@@ -405,7 +405,7 @@ fn whoever_waits_for_the_log_is_told_when_the_generation_ends() {
 #[test]
 fn a_log_that_has_not_got_what_is_missing_ends_the_subscription() {
     let (publisher, feed, mut requests) = feed(RING_BYTES);
-    let generation = publisher.begin(generation(&plan(), 100));
+    let generation = publisher.begin(generation(&plan(), 100), None);
     // The ring begins behind it, and what is between is in the log alone.
     let mut behind = feed.subscribe(&generation, Lsn(50)).unwrap();
     publisher.publish([large(100, 110)].into());
@@ -422,7 +422,7 @@ fn a_log_that_has_not_got_what_is_missing_ends_the_subscription() {
 #[test]
 fn what_the_log_cannot_bring_is_told_apart_from_the_end_of_the_generation() {
     let (publisher, feed, mut requests) = feed(RING_BYTES);
-    let generation = publisher.begin(generation(&plan(), 100));
+    let generation = publisher.begin(generation(&plan(), 100), None);
     let mut asked = || {
         let mut behind = feed.subscribe(&generation, Lsn(50)).unwrap();
         publisher.publish([large(100, 110)].into());

@@ -63,8 +63,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             retention: Duration::from_secs(24 * 3_600),
             max_bytes: 8 << 30,
         };
-        let identity =
-            LogIdentity { plan: [0; 32], system: 0, database: 0, timeline: 1, slot: String::new() };
+        let identity = LogIdentity {
+            plan: [0; 32],
+            columns: vec![3],
+            system: 0,
+            database: 0,
+            timeline: 1,
+            slot: String::new(),
+        };
         let Opened { mut log, reader, .. } = Log::open(options, identity)?;
         let mut random = SmallRng::seed_from_u64(1);
         let count = TRANSACTIONS.min(group * 5_000);

@@ -6,6 +6,9 @@
 pub struct LogIdentity {
     /// [`rowtide_plan::plan::Plan::fingerprint`].
     pub plan: [u8; 32],
+    /// How many columns each of the plan's tables has, in the plan's order. That is in [`LogIdentity::plan`] already; by this it
+    /// is found out whether another plan is this one with more columns.
+    pub columns: Vec<u16>,
     /// The database cluster (`pg_control_system()`).
     pub system: u64,
     /// The database (`pg_database.oid`).
@@ -17,7 +20,17 @@ pub struct LogIdentity {
 }
 
 impl LogIdentity {
-    /// What a log says of itself: plan, cluster, database, timeline, slot; numbers little-endian.
+    /// Whether a log of `older` may be of the same plan before its tables got more columns. Only the plan's digest tells
+    /// whether it is.
+    pub(crate) fn may_have_grown_from(&self, older: &LogIdentity) -> bool {
+        let columns = || older.columns.iter().zip(&self.columns);
+        self.columns.len() == older.columns.len()
+            && columns().all(|(older, newer)| older <= newer)
+            && self.columns != older.columns
+            && self.bytes()[32..] == older.bytes()[32..]
+    }
+
+    /// What a log says of itself: plan, cluster, database, timeline, slot; numbers little-endian. The columns are apart.
     pub fn bytes(&self) -> Vec<u8> {
         let mut bytes = self.plan.to_vec();
         bytes.extend_from_slice(&self.system.to_le_bytes());

@@ -104,7 +104,8 @@ pub struct Log {
 
 impl Log {
     /// Opens the log in a directory, or makes one. What is there goes on if it is of `identity` and
-    /// can be read; otherwise a new one with a new epoch takes its place, which begins at position 0.
+    /// can be read; otherwise a new one with a new epoch takes its place, in which nothing has begun. Where it may be of the same
+    /// before tables got more columns it goes on as that ([`Log::identity`]), for others to decide.
     ///
     /// # Errors
     /// [`LogError::Locked`] when another process has it open; others when the directory cannot be
@@ -125,7 +126,7 @@ impl Log {
             }
         }
         let numbers = segment::list(&dir).map_err(at)?;
-        let (state, began) = find(&options, &identity, &numbers)?;
+        let (state, identity, began) = find(&options, identity, &numbers)?;
         let next = numbers.last().map_or(0, |last| last + 1);
         let (writer, state) = match state {
             Some(state) => {
@@ -144,6 +145,11 @@ impl Log {
         let reader = LogReader::new(Arc::clone(&shared));
         let log = Log { options, identity, shared, writer, _lock: lock };
         Ok(Opened { log, reader, began })
+    }
+
+    /// What it is of.
+    pub fn identity(&self) -> &LogIdentity {
+        &self.identity
     }
 
     /// The id of this unbroken run of the stream.
@@ -314,10 +320,10 @@ fn begin(
 /// What a directory holds of the log that should be there.
 fn find(
     options: &LogOptions,
-    identity: &LogIdentity,
+    identity: LogIdentity,
     numbers: &[u64],
-) -> Result<(Option<State>, Began), LogError> {
-    let mut opening = LogOpening::new(identity);
+) -> Result<(Option<State>, LogIdentity, Began), LogError> {
+    let mut opening = LogOpening::new(&identity);
     let mut newest_first = Vec::new();
     let mut of_newest = None;
     for (age, number) in numbers.iter().rev().enumerate() {
@@ -338,11 +344,11 @@ fn find(
     }
     newest_first.reverse();
     Ok(match (opening.verdict(), of_newest) {
-        (OpeningVerdict::Continues { began, .. }, Some((epoch, end))) => {
-            (Some(State { epoch, segments: newest_first.into(), end }), began)
+        (OpeningVerdict::Continues { of, began, .. }, Some((epoch, end))) => {
+            (Some(State { epoch, segments: newest_first.into(), end }), of, began)
         }
         (OpeningVerdict::Continues { began, .. } | OpeningVerdict::Begins(began), _) => {
-            (None, began)
+            (None, identity, began)
         }
     })
 }

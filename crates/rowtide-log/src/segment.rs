@@ -19,7 +19,7 @@ use rowtide_feed::codec::{Commit, decode, decode_change, decode_commit, topic_ha
 use rowtide_plan::map::SeededMap;
 use rowtide_plan::row::Topic;
 use rowtide_protocol::{Epoch, Lsn};
-use rusqlite::{Connection, OpenFlags, Row};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row};
 
 use self::files::{path_of, remove_database, wal_of};
 use crate::identity::LogIdentity;
@@ -80,6 +80,14 @@ const RESHAPED: &str = "
     CREATE TABLE IF NOT EXISTS reshaped (
         lsn INTEGER PRIMARY KEY,
         message BLOB NOT NULL
+    ) STRICT;
+";
+
+/// How many columns tables have ([`LogIdentity::columns`], two bytes each, little-endian). What an earlier version wrote has none.
+const COLUMNS: &str = "
+    CREATE TABLE IF NOT EXISTS columns (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        counts BLOB NOT NULL
     ) STRICT;
 ";
 
@@ -161,6 +169,7 @@ impl Segment {
             "INSERT INTO segment VALUES (?, ?, ?)",
             (epoch.0 as i64, identity.bytes(), to_sql(after.position())),
         )?;
+        set_columns(&begin, identity)?;
         let (transaction, quiet, time_us) = end_to_sql(after);
         begin.execute(
             "INSERT INTO progress VALUES (1, ?, ?, ?, 0)",
@@ -234,9 +243,10 @@ impl Segment {
             return Err(Unusable::damaged("its tables do not fit each other"));
         }
         let tail = read_tail(&db, indexed)?.into();
-        drop(db);
         let newest_us = Mutex::new(newest.map(|(commit, _)| commit.commit_time_us));
-        let header = Header { epoch: Epoch(epoch as u64), identity, after, end: end.position() };
+        let (epoch, columns) = (Epoch(epoch as u64), columns(&db)?);
+        let header = Header { epoch, identity, columns, after, end: end.position() };
+        drop(db);
         Ok(Found { segment: Segment { after, newest_us, tail, ..segment }, header, end })
     }
 
@@ -338,10 +348,32 @@ pub(crate) fn last_commit(db: &Connection) -> Result<Option<(Commit, i64)>, Unre
     Ok(Some(read_commit(row)?))
 }
 
+/// Has the segment say how many columns tables have.
+fn set_columns(db: &Connection, identity: &LogIdentity) -> Result<(), rusqlite::Error> {
+    db.execute_batch(COLUMNS)?;
+    let counts: Vec<u8> = identity.columns.iter().flat_map(|count| count.to_le_bytes()).collect();
+    db.execute("INSERT OR REPLACE INTO columns VALUES (1, ?)", [counts]).map(drop)
+}
+
+/// How many columns tables have, if the segment says.
+fn columns(db: &Connection) -> Result<Option<Vec<u16>>, rusqlite::Error> {
+    if !has_table(db, "columns")? {
+        return Ok(None);
+    }
+    let counts: Option<Vec<u8>> =
+        db.query_row("SELECT counts FROM columns", [], |row| row.get(0)).optional()?;
+    let count = |bytes: &[u8; 2]| u16::from_le_bytes(*bytes);
+    Ok(counts.map(|counts| counts.as_chunks().0.iter().map(count).collect()))
+}
+
+fn has_table(db: &Connection, name: &str) -> Result<bool, rusqlite::Error> {
+    let known = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?";
+    db.prepare_cached(known)?.query_row([name], |row| Ok(row.get::<_, i64>(0)? > 0))
+}
+
 /// Each [`Event::Reshaped`] of the segment, in order.
 pub(crate) fn reshaped(db: &Connection) -> Result<Vec<Event>, Unreadable> {
-    let known = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'reshaped'";
-    if db.prepare_cached(known)?.query_row([], |row| row.get::<_, i64>(0))? == 0 {
+    if !has_table(db, "reshaped")? {
         return Ok(Vec::new());
     }
     let mut all = db.prepare_cached("SELECT message FROM reshaped ORDER BY lsn")?;

@@ -5,6 +5,27 @@
 use crate::plan::{Plan, TableId};
 
 impl Plan {
+    /// How many columns each table has, in the plan's order.
+    pub fn column_counts(&self) -> Vec<u16> {
+        let count = |table: &crate::plan::Table| table.catalog.columns.len();
+        self.tables.iter().map(|table| u16::try_from(count(table)).unwrap_or(u16::MAX)).collect()
+    }
+
+    /// This plan before its tables got more columns than these, in the plan's order; `None` if it is not known that it was
+    /// one. It says what rows, topics and views were, and not what could be written.
+    pub fn before_columns_were_added(&self, counts: &[u16]) -> Option<Plan> {
+        let mut before = self.clone();
+        (counts.len() == before.tables.len()).then_some(())?;
+        for (table, count) in before.tables.iter_mut().zip(counts) {
+            let count = usize::from(*count);
+            let columns = &mut table.catalog.columns;
+            // What rows are found by was there.
+            let known = table.key.iter().chain(&table.kept).all(|column| *column < count);
+            (known && count <= columns.len()).then(|| columns.truncate(count))?;
+        }
+        before.columns_added_by(self).map(|_| before)
+    }
+
     /// The tables that have more columns in `newer`, behind the ones that they have here, if that is all by which rows,
     /// topics and views of the two differ. `None` if it is not, or if there are none.
     pub fn columns_added_by(&self, newer: &Plan) -> Option<Vec<TableId>> {
@@ -91,6 +112,23 @@ mod tests {
             links: Vec::new(),
         };
         Plan { tables, branches: vec![branch], ..Plan::default() }
+    }
+
+    #[test]
+    fn a_plan_is_what_it_was_before_its_tables_got_columns() {
+        let old = plan(&[&["id", "a"], &["id"]]);
+        let mut newer = plan(&[&["id", "a", "b"], &["id", "c"]]);
+        let before = |newer: &Plan, counts: &[u16]| newer.before_columns_were_added(counts);
+        assert_eq!(newer.column_counts(), [3, 2]);
+        let found = before(&newer, &old.column_counts()).unwrap();
+        assert_eq!(found.fingerprint(), old.fingerprint());
+        assert_eq!(found.columns_added_by(&newer), Some(vec![TableId(0), TableId(1)]));
+        assert!(before(&newer, &[3, 2]).is_none(), "nothing was added");
+        assert!(before(&newer, &[4, 2]).is_none(), "there are fewer now");
+        assert!(before(&newer, &[3]).is_none(), "of other tables");
+        assert!(before(&newer, &[0, 2]).is_none(), "without its key it was another");
+        newer.tables[0].kept.push(2);
+        assert!(before(&newer, &[2, 1]).is_none(), "rules need the column");
     }
 
     #[test]

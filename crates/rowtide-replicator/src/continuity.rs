@@ -37,7 +37,11 @@ pub enum Decision {
 
 /// Decides.
 pub fn decide(evidence: &Evidence<'_>) -> Decision {
-    let of_tables = LogIdentity { plan: evidence.of_stream.plan, ..evidence.of_log.clone() };
+    let of_tables = LogIdentity {
+        plan: evidence.of_stream.plan,
+        columns: evidence.of_stream.columns.clone(),
+        ..evidence.of_log.clone()
+    };
     if let Some(reason) = evidence.broken {
         Decision::Begin(reason)
     } else if *evidence.of_stream != of_tables {
@@ -177,7 +181,14 @@ mod tests {
     use super::*;
 
     fn identity(plan: u8, timeline: u32) -> LogIdentity {
-        LogIdentity { plan: [plan; 32], system: 1, database: 2, timeline, slot: "slot".to_owned() }
+        LogIdentity {
+            plan: [plan; 32],
+            columns: vec![3],
+            system: 1,
+            database: 2,
+            timeline,
+            slot: "slot".to_owned(),
+        }
     }
 
     fn decided(of_stream: &LogIdentity, ends: u64, confirmed: u64, wal: u64) -> Decision {

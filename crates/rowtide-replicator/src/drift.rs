@@ -310,6 +310,7 @@ pub fn unfit(observed: &Observed, table: &ObservedTable) -> Option<UnstreamedKin
 pub fn continuity_digest(
     observed: &Observed,
     is_told: impl Fn(&ObservedTable) -> bool,
+    added: impl Fn(&ObservedTable) -> usize,
 ) -> [u8; 32] {
     let mut digest = Sha256::new();
     digest.update(format!("{:?}", observed.publication));
@@ -328,7 +329,9 @@ pub fn continuity_digest(
         };
         let streamed = table.columns.iter().filter(is_streamed);
         let numbers = streamed.map(|column| (column.number, &column.name));
-        digest.update(format!("{:?}", numbers.collect::<Vec<_>>()));
+        let mut numbers: Vec<_> = numbers.collect();
+        numbers.truncate(numbers.len().saturating_sub(added(table)));
+        digest.update(format!("{numbers:?}"));
     }
     digest.finalize().into()
 }

@@ -58,7 +58,7 @@ pub(crate) struct LogThreads {
 pub(crate) struct LogEnded;
 
 impl LogThreads {
-    /// Opens the log and starts its writer. What was found is told beside it.
+    /// Opens the log and starts its writer. What it is of, and what was found, is told beside it.
     ///
     /// # Errors
     /// [`LogError::Locked`] when another server has it; others when it cannot be used now.
@@ -66,10 +66,11 @@ impl LogThreads {
         options: LogOptions,
         identity: LogIdentity,
         publisher: Arc<Publisher>,
-    ) -> Result<(LogThreads, Began), LogError> {
+    ) -> Result<(LogThreads, LogIdentity, Began), LogError> {
         let dir = options.dir.clone();
         let Opened { log, reader, began } = Log::open(options, identity)?;
         let (tasks, received) = mpsc::channel(LOG_BATCHES);
+        let of = log.identity().clone();
         let extent = log.extent();
         let handed = extent.map(|extent| extent.durable);
         let bytes = log.bytes();
@@ -85,7 +86,7 @@ impl LogThreads {
             drop(ends);
         });
         thread.map_err(|source| LogError::Io { dir, source })?;
-        Ok((LogThreads { tasks, status, reader, ended, handed }, began))
+        Ok((LogThreads { tasks, status, reader, ended, handed }, of, began))
     }
 
     pub(crate) fn status(&self) -> LogStatus {

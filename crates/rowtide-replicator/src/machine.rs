@@ -149,6 +149,9 @@ pub struct Core {
     log: Option<OpenLog>,
     /// The generation, while there is one.
     serving: Option<Serving>,
+    /// The plan that the log is of, where that is the one of the last look before its tables got more columns, until the
+    /// generation begins that goes on with it.
+    of_log: Option<Arc<Plan>>,
     fitted: Fitted,
     /// The troubles that were told since it streamed last.
     said: SaidOnce,
@@ -174,6 +177,7 @@ impl Core {
             looked: None,
             log: None,
             serving: None,
+            of_log: None,
             fitted: Fitted::NotYet,
             said: SaidOnce::default(),
             standing_by: false,
@@ -243,7 +247,7 @@ impl Core {
     /// Gives up the place: the generation ends, and the log is free once it is durable.
     pub fn stop(&mut self) -> Vec<Effect> {
         self.state = State::Idle;
-        self.serving = None;
+        (self.serving, self.of_log) = (None, None);
         self.log = None;
         vec![Effect::Disconnect, Effect::EndGeneration, Effect::CloseLog]
     }
@@ -259,10 +263,7 @@ impl Core {
 
     fn connect(&mut self, effects: Vec<Effect>) -> Step {
         let Some(looked) = &self.looked else { return self.look(effects) };
-        let plan = match (&self.serving, self.added()) {
-            (Some(serving), Some(_)) => Arc::clone(&serving.plan),
-            _ => Arc::clone(&looked.plan),
-        };
+        let plan = Arc::clone(self.before_added().unwrap_or(&looked.plan));
         self.state = State::Connecting;
         self.then(effects, Next::Connect(plan))
     }
@@ -326,16 +327,34 @@ impl Core {
     /// Of a database, with the plan and the publication as they were at the last look.
     fn identity(&self, system: SystemIdentity) -> Option<LogIdentity> {
         let looked = self.looked.as_ref()?;
+        Some(self.identity_with(looked, &looked.plan, system))
+    }
+
+    /// Of a database as it was at the last look, but for the columns that `plan` does not have.
+    fn identity_with(&self, looked: &Looked, plan: &Plan, system: SystemIdentity) -> LogIdentity {
         let mut digest = Sha256::new();
-        digest.update(looked.plan.fingerprint());
+        digest.update(plan.fingerprint());
+        let id = |table: &ObservedTable| looked.plan.table_id(&table.schema, &table.name);
         let is_told = |table: &ObservedTable| {
             let own = table.schema == self.names.schema && table.name == "client";
-            own || looked.plan.table_id(&table.schema, &table.name).is_some()
+            own || id(table).is_some()
         };
-        digest.update(continuity_digest(&looked.observed, is_told));
+        let columns = |plan: &Plan, id: TableId| plan.table(id).catalog.columns.len();
+        let added = |table: &ObservedTable| {
+            id(table).map_or(0, |id| columns(&looked.plan, id) - columns(plan, id))
+        };
+        digest.update(continuity_digest(&looked.observed, is_told, added));
         let SystemIdentity { cluster, database, timeline } = system;
-        let (plan, slot) = (digest.finalize().into(), self.names.slot.clone());
-        Some(LogIdentity { plan, system: cluster, database, timeline, slot })
+        let (columns, slot) = (plan.column_counts(), self.names.slot.clone());
+        let plan = digest.finalize().into();
+        LogIdentity { plan, columns, system: cluster, database, timeline, slot }
+    }
+
+    /// The plan that a log is of, if that is the one of the last look before its tables got more columns.
+    fn plan_before(&self, of: &LogIdentity, system: SystemIdentity) -> Option<Arc<Plan>> {
+        let looked = self.looked.as_ref()?;
+        let before = looked.plan.before_columns_were_added(&of.columns)?;
+        (self.identity_with(looked, &before, system) == *of).then(|| Arc::new(before))
     }
 
     /// Takes note of what is different from the last look. What follows from it is returned.
@@ -486,7 +505,17 @@ impl Core {
                 self.state = State::EndingLog(Ending::Slot(action));
                 self.then(Vec::new(), Next::EndLog(of))
             }
-            Opening::Stream(slot) => self.hold_against(slot),
+            Opening::Stream(slot) => {
+                if self.serving.is_none()
+                    && self.of_log.is_none()
+                    && let Some(before) = self.plan_before(&of, slot.system)
+                {
+                    // Rows are brought as the log has them, up to where the columns are told of.
+                    self.of_log = Some(before);
+                    return self.connect(vec![Effect::Disconnect]);
+                }
+                self.hold_against(slot)
+            }
         }
     }
 
@@ -503,7 +532,8 @@ impl Core {
             wal_ends: slot.wal_ends,
             broken: self.broken,
         };
-        let of_serving = LogIdentity { plan: log.of.plan, ..identity.clone() };
+        let (plan, columns) = (log.of.plan, log.of.columns.clone());
+        let of_serving = LogIdentity { plan, columns, ..identity.clone() };
         // The stream begins with the plan of before, which the log is of.
         let evidence = match self.added() {
             Some(_) => Evidence { of_stream: &of_serving, ..evidence },
@@ -549,8 +579,7 @@ impl Core {
         {
             return self.begin_to_stream(slot, continuity_of(read.expected, extent), Vec::new());
         }
-        if let (Some(_), Some(looked)) = (self.added(), &self.looked) {
-            let switch = Effect::Switch { at: looked.wal_end, plan: Arc::clone(&looked.plan) };
+        if let (Some(_), Some(switch)) = (&self.serving, self.switch()) {
             let continuity = continuity_of(read.expected, extent);
             return self.begin_to_stream(slot, continuity, vec![switch]);
         }
@@ -612,7 +641,9 @@ impl Core {
                     return self.look(vec![Effect::Disconnect]);
                 };
                 let previous = recent.last().map_or(extent.oldest, |last| last.lsn);
-                let effects = self.begin(epoch, previous, extent.durable, recent);
+                let (before, switch) = (self.before_added().cloned(), self.switch());
+                let mut effects = self.begin(before, epoch, previous, extent.durable, recent);
+                effects.extend(switch);
                 self.begin_to_stream(slot, continuity_of(expected, extent), effects)
             }
         }
@@ -639,7 +670,7 @@ impl Core {
             effects.push(Effect::Switch { at: slot.confirmed, plan });
         }
         effects.push(Effect::EpochBegan { reason, position });
-        effects.extend(self.begin(epoch, position, position, Vec::new()));
+        effects.extend(self.begin(None, epoch, position, position, Vec::new()));
         let plan = self.looked.as_ref().map_or([0; 32], |looked| looked.plan.fingerprint());
         let plan = Fingerprint(plan);
         let began = Event::EpochBegan { epoch, plan, position, reason };
@@ -647,29 +678,45 @@ impl Core {
         self.begin_to_stream(slot, Continuity::of_epoch(position, at_work), effects)
     }
 
-    /// Begins a generation at a position, where `previous` is that of the transaction before it.
+    /// Begins a generation at a position, where `previous` is that of the transaction before it. Its plan is that of the last
+    /// look, or the one `before` that got more columns.
     fn begin(
         &mut self,
+        before: Option<Arc<Plan>>,
         epoch: Epoch,
         previous: Lsn,
         position: Lsn,
         recent: Vec<Arc<Transaction>>,
     ) -> Vec<Effect> {
         let Some(looked) = &self.looked else { return Vec::new() };
-        let plan = Arc::clone(&looked.plan);
+        let newest = before.is_some().then(|| Arc::clone(&looked.plan));
+        let plan = before.unwrap_or_else(|| Arc::clone(&looked.plan));
         let serving = Serving { plan: Arc::clone(&plan), previous, handed_on: position };
-        self.serving = Some(serving);
+        (self.serving, self.of_log) = (Some(serving), None);
         let generation = Generation { epoch, plan, position, recent };
-        vec![Effect::Begin(generation), Effect::Status(ReplicatorStatus::Starting)]
+        vec![Effect::Begin(generation, newest), Effect::Status(ReplicatorStatus::Starting)]
     }
 
-    /// The tables that have more columns than in the plan that serves, if that is all that is different.
+    /// The plan that serves, or that the log is of, if the last look has found tables with more columns and nothing else that is
+    /// different.
+    fn before_added(&self) -> Option<&Arc<Plan>> {
+        let before = self.serving.as_ref().map(|serving| &serving.plan).or(self.of_log.as_ref())?;
+        before.columns_added_by(&self.looked.as_ref()?.plan).map(|_| before)
+    }
+
+    /// The tables that have more columns than in the plan of before, if that is all that is different.
     fn added(&self) -> Option<Vec<TableId>> {
-        self.added_to(self.serving.as_ref()?)
+        self.before_added()?.columns_added_by(&self.looked.as_ref()?.plan)
     }
 
     fn added_to(&self, serving: &Serving) -> Option<Vec<TableId>> {
         serving.plan.columns_added_by(&self.looked.as_ref()?.plan)
+    }
+
+    /// Has a stream that begins with the plan of before bring rows of the last look's, where all of them are.
+    fn switch(&self) -> Option<Effect> {
+        let looked = self.looked.as_ref().filter(|_| self.before_added().is_some())?;
+        Some(Effect::Switch { at: looked.wal_end, plan: Arc::clone(&looked.plan) })
     }
 
     /// The stream is where rows are of the plan of the last look.

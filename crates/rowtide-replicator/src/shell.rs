@@ -131,7 +131,9 @@ impl Shell {
                 Effect::Status(status) => self.set_status(status),
                 Effect::Rejected(rejected) => self.set_rejected(rejected),
                 Effect::Incomplete(incomplete) => self.set_incomplete(incomplete),
-                Effect::Begin(generation) => drop(self.publisher.begin(generation)),
+                Effect::Begin(generation, newest) => {
+                    drop(self.publisher.begin(generation, newest));
+                }
                 Effect::EndGeneration => self.publisher.end(),
                 Effect::HandOn(events) => {
                     self.publisher.room().await;
@@ -294,8 +296,8 @@ impl Shell {
         let mut broken = None;
         if self.log.is_none() {
             let options = self.options.log.clone();
-            let opened = LogThreads::open(options, identity.clone(), Arc::clone(&self.publisher));
-            let (log, began) = opened.map_err(|error| match error {
+            let opened = LogThreads::open(options, identity, Arc::clone(&self.publisher));
+            let (log, of, began) = opened.map_err(|error| match error {
                 LogError::Locked(dir) => {
                     LogFailure::Taken(format!("another server uses the log in `{}`", dir.display()))
                 }
@@ -305,7 +307,7 @@ impl Shell {
             let open = OpenLog { reader: log.reader().clone(), status: log.watch() };
             *self.shared_log.write().unwrap_or_else(PoisonError::into_inner) = Some(open);
             let status = log.watch();
-            self.log = Some(Log { threads: log, of: identity, status });
+            self.log = Some(Log { threads: log, of, status });
         }
         let Some(Log { threads: log, of, .. }) = &self.log else {
             return Err(LogFailure::Unusable("the log is not open".to_owned()));

@@ -8,6 +8,7 @@ use rand::Rng;
 use rowtide_feed::{
     Event as FeedEvent, Feed, Generation, History, PastError, Publisher, Request, feed,
 };
+use rowtide_plan::plan::Plan;
 use rowtide_replicator::machine::Input;
 use tokio::sync::{mpsc, oneshot};
 
@@ -36,8 +37,8 @@ pub type Asked<T> = oneshot::Receiver<Result<T, PastError>>;
 
 impl World {
     /// Begins a generation; the one before ends.
-    pub fn begin_generation(&mut self, at: At, generation: Generation) {
-        self.servers[at.server].feed.publisher.begin(generation);
+    pub fn begin_generation(&mut self, at: At, generation: Generation, newest: Option<Arc<Plan>>) {
+        self.servers[at.server].feed.publisher.begin(generation, newest);
         self.look_at_feed(at);
     }
 

@@ -350,12 +350,15 @@ impl World {
                     news
                 });
             }
-            Effect::Begin(mut generation) => {
+            Effect::Begin(mut generation, newest) => {
                 if self.broken == Some(Break::RecentLost) {
                     generation.recent.clear();
                 }
                 self.say(|| format!("server {} begins at {}", at.server, generation.position));
-                self.begin_generation(at, generation);
+                if newest.is_some() {
+                    self.seen.count("columns added while no server ran");
+                }
+                self.begin_generation(at, generation, newest);
             }
             Effect::EndGeneration => self.end_generation(at),
             Effect::HandOn(events) => {

@@ -173,7 +173,11 @@ impl Engine {
                 }
             }
             for key in views {
-                let Some(view) = self.views.get(key) else { continue };
+                if self.views.get(key).is_none() {
+                    continue;
+                }
+                let view = &mut self.views[key];
+                view.was_changed_unseen();
                 let sessions: Vec<SessionId> =
                     view.live.iter().copied().chain(view.returning()).collect();
                 for session in sessions {

@@ -37,7 +37,7 @@ impl Run {
     fn begin(&self, epoch: u64) {
         let (plan, position) = (plan(), Lsn(1));
         let generation = Generation { epoch: Epoch(epoch), plan, position, recent: Vec::new() };
-        self.publisher.begin(generation);
+        self.publisher.begin(generation, None);
     }
 
     async fn open(&self, user: &str) -> Result<EngineSession, NotServing> {

@@ -14,6 +14,8 @@ pub struct Header {
     pub epoch: Epoch,
     /// [`LogIdentity::bytes`] of what it is of.
     pub identity: Vec<u8>,
+    /// [`LogIdentity::columns`] of it, if it says.
+    pub columns: Option<Vec<u16>>,
     /// It holds what is behind this position.
     pub after: Lsn,
     /// Up to this one.
@@ -61,7 +63,7 @@ pub enum Began {
 /// A log that is being opened.
 #[derive(Debug)]
 pub struct LogOpening {
-    identity: Vec<u8>,
+    identity: LogIdentity,
     found: Found,
     /// A part did not belong to it.
     closed: bool,
@@ -79,6 +81,8 @@ enum Found {
 pub enum OpeningVerdict {
     /// It goes on with so many of its newest parts; any others are of no use any more.
     Continues {
+        /// What it is of: what it should be of, or perhaps that before tables got more columns.
+        of: LogIdentity,
         /// At least one.
         parts: usize,
         /// [`Began::Continued`] or [`Began::Shortened`].
@@ -88,10 +92,23 @@ pub enum OpeningVerdict {
     Begins(Began),
 }
 
+impl Header {
+    /// What it is of, if that is `identity`, or may be the same before tables got more columns.
+    fn of(&self, identity: &LogIdentity) -> Option<LogIdentity> {
+        if self.identity == identity.bytes() {
+            return Some(identity.clone());
+        }
+        let plan = *self.identity.first_chunk::<32>()?;
+        let older = LogIdentity { plan, columns: self.columns.clone()?, ..identity.clone() };
+        let same = self.identity == older.bytes() && identity.may_have_grown_from(&older);
+        same.then_some(older)
+    }
+}
+
 impl LogOpening {
     /// Opens a log that should be of `identity`.
     pub fn new(identity: &LogIdentity) -> LogOpening {
-        LogOpening { identity: identity.bytes(), found: Found::Nothing, closed: false }
+        LogOpening { identity: identity.clone(), found: Found::Nothing, closed: false }
     }
 
     /// Looks at the next part, the newest first; whether it belongs to the log. Behind one that does not, no further
@@ -111,11 +128,14 @@ impl LogOpening {
                 });
                 false
             }
-            (Found::Nothing, Ok(header)) if header.identity != self.identity => {
-                self.found = Found::Unfit(Replaced::OtherIdentity);
-                false
-            }
             (Found::Nothing, Ok(header)) => {
+                match header.of(&self.identity) {
+                    Some(of) => self.identity = of,
+                    None => {
+                        self.found = Found::Unfit(Replaced::OtherIdentity);
+                        return false;
+                    }
+                }
                 let Header { epoch, after: begins, .. } = *header;
                 self.found = Found::Parts { epoch, begins, count: 1, missing: None };
                 true
@@ -144,6 +164,7 @@ impl LogOpening {
             Found::Nothing => OpeningVerdict::Begins(Began::New),
             Found::Unfit(why) => OpeningVerdict::Begins(Began::Replaced(why)),
             Found::Parts { count: parts, missing, .. } => OpeningVerdict::Continues {
+                of: self.identity,
                 parts,
                 began: missing.map_or(Began::Continued, Began::Shortened),
             },
@@ -156,12 +177,19 @@ mod tests {
     use super::*;
 
     fn identity() -> LogIdentity {
-        LogIdentity { plan: [7; 32], system: 1, database: 2, timeline: 3, slot: "rowtide".into() }
+        LogIdentity {
+            plan: [7; 32],
+            columns: vec![3],
+            system: 1,
+            database: 2,
+            timeline: 3,
+            slot: "rowtide".into(),
+        }
     }
 
     fn part(epoch: u64, after: u64, end: u64) -> Result<Header, Unusable> {
-        let identity = identity().bytes();
-        Ok(Header { epoch: Epoch(epoch), identity, after: Lsn(after), end: Lsn(end) })
+        let (identity, columns) = (identity().bytes(), Some(identity().columns));
+        Ok(Header { epoch: Epoch(epoch), identity, columns, after: Lsn(after), end: Lsn(end) })
     }
 
     /// The parts, the newest first.
@@ -184,7 +212,7 @@ mod tests {
     #[test]
     fn the_newest_part_says_which_log_it_is_and_older_ones_belong_to_it_up_to_a_gap() {
         let damaged = || Err(Unusable::Damaged("x".into()));
-        let continues = |parts, began| OpeningVerdict::Continues { parts, began };
+        let continues = |parts, began| OpeningVerdict::Continues { of: identity(), parts, began };
         let shortened = |why: &str| Began::Shortened(why.into());
         becomes(&[], OpeningVerdict::Begins(Began::New));
         becomes(&[part(1, 0, 9)], continues(1, Began::Continued));
@@ -208,5 +236,27 @@ mod tests {
         let other = LogIdentity { timeline: 4, ..identity() }.bytes();
         let other = part(1, 9, 12).map(|header| Header { identity: other, ..header });
         becomes(&[other, part(1, 0, 9)], replaced(Replaced::OtherIdentity));
+    }
+
+    #[test]
+    fn a_log_of_fewer_columns_is_opened_as_what_it_is_and_no_other() {
+        let newer = |columns: Vec<u16>| LogIdentity { plan: [8; 32], columns, ..identity() };
+        let open = |identity: &LogIdentity, part: &Header| {
+            let mut opening = LogOpening::new(identity);
+            opening.part(Ok(part));
+            opening.verdict()
+        };
+        let part = part(1, 10, 20).unwrap();
+        let continues = |of| OpeningVerdict::Continues { of, parts: 1, began: Began::Continued };
+        assert_eq!(open(&newer(vec![4]), &part), continues(identity()));
+        let replaced = OpeningVerdict::Begins(Began::Replaced(Replaced::OtherIdentity));
+        for other in [newer(vec![2]), newer(vec![3]), newer(vec![4, 1])] {
+            assert_eq!(open(&other, &part), replaced, "{:?}", other.columns);
+        }
+        let elsewhere = LogIdentity { database: 9, ..newer(vec![4]) };
+        assert_eq!(open(&elsewhere, &part), replaced);
+        let of_earlier_version = Header { columns: None, ..part.clone() };
+        assert_eq!(open(&newer(vec![4]), &of_earlier_version), replaced);
+        assert_eq!(open(&identity(), &of_earlier_version), continues(identity()));
     }
 }

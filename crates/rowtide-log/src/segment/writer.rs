@@ -151,6 +151,7 @@ impl SegmentWriter {
         encode(event, &mut message);
         write.execute("INSERT INTO reshaped VALUES (?, ?)", (to_sql(*lsn), message))?;
         write.execute("UPDATE segment SET identity = ?", [identity.bytes()])?;
+        super::set_columns(&write, identity)?;
         write.execute(
             "UPDATE progress SET transaction_end = ?, quiet_end = ?, quiet_time_us = ?",
             end_to_sql(end),

@@ -36,7 +36,14 @@ impl Drop for TestDir {
 }
 
 pub(crate) fn identity() -> LogIdentity {
-    LogIdentity { plan: [7; 32], system: 42, database: 5, timeline: 1, slot: "rowtide".into() }
+    LogIdentity {
+        plan: [7; 32],
+        columns: vec![3],
+        system: 42,
+        database: 5,
+        timeline: 1,
+        slot: "rowtide".into(),
+    }
 }
 
 pub(crate) fn options(dir: &Path) -> LogOptions {

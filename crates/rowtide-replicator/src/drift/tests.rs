@@ -235,7 +235,10 @@ fn rows_that_are_others_and_look_the_same_are_loaded_again() {
     membership_of(&mut now).named = false;
     (now.tables[0].version, now.tables[0].file) = (9, 11);
     assert!(compare(&before, &now).iter().any(|drift| drift.follows() == Follows::Reload));
-    assert_ne!(continuity_digest(&before, |_| true), continuity_digest(&now, |_| true));
+    assert_ne!(
+        continuity_digest(&before, |_| true, |_| 0),
+        continuity_digest(&now, |_| true, |_| 0)
+    );
     let again = after(|o| o.tables[0].columns[1].number = 3);
     assert_eq!(again.1, Follows::Reload);
     assert!(again.0.contains(&CatalogChange::ColumnReplaced("body".to_owned())));
@@ -254,7 +257,7 @@ fn labels_that_are_added_change_no_row_and_those_that_are_renamed_do() {
 #[test]
 fn a_log_goes_on_over_what_is_not_streamed_and_not_over_another_column() {
     let before = observed();
-    let told = |observed: &Observed| continuity_digest(observed, |_| true);
+    let told = |observed: &Observed| continuity_digest(observed, |_| true, |_| 0);
     let mut generated = before.clone();
     let mut column = generated.tables[0].columns[0].clone();
     (column.number, column.generated) = (9, "s".to_owned());
@@ -263,7 +266,7 @@ fn a_log_goes_on_over_what_is_not_streamed_and_not_over_another_column() {
     let mut again = before.clone();
     again.tables[0].columns[0].number = 9;
     assert_ne!(told(&again), told(&before));
-    let untold = |observed: &Observed| continuity_digest(observed, |_| false);
+    let untold = |observed: &Observed| continuity_digest(observed, |_| false, |_| 0);
     assert_eq!(untold(&again), untold(&before));
 }
 
@@ -281,7 +284,7 @@ fn what_comes_and_goes_with_a_partition_is_loaded_again_also_by_a_log() {
     let changed = |change: &dyn Fn(&mut Vec<ObservedPartition>)| {
         let mut now = before.clone();
         change(&mut now.tables[0].partitions);
-        let told = |observed: &Observed| continuity_digest(observed, |_| true);
+        let told = |observed: &Observed| continuity_digest(observed, |_| true, |_| 0);
         let drifts = compare(&before, &now);
         let changes: Vec<CatalogChange> = drifts.iter().map(|drift| drift.change.clone()).collect();
         let follows = drifts.iter().map(Drift::follows).max().unwrap_or(Follows::Nothing);

@@ -221,8 +221,9 @@ pub enum Effect {
     Rejected(Vec<(String, String)>),
     /// What of the definition has not fitted since the start, if anything has not.
     Incomplete(Option<String>),
-    /// Begin a generation.
-    Begin(Generation),
+    /// Begin a generation. Who writes goes by another plan from the beginning, if there is one: the generation's was that of
+    /// before its tables got more columns.
+    Begin(Generation, Option<Arc<Plan>>),
     /// End it; there is none then.
     EndGeneration,
     /// Hand events to the log and publish them, once there is room.

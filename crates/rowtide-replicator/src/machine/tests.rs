@@ -200,7 +200,7 @@ fn an_epoch_begins_at_the_end_of_wal_and_passes_over_what_is_before() {
     let mut driven = Driven::new();
     driven.begin_epoch(10, 20);
     let begun = driven.effects.iter().find_map(|effect| match effect {
-        Effect::Begin(generation) => Some((generation.epoch, generation.position)),
+        Effect::Begin(generation, _) => Some((generation.epoch, generation.position)),
         _ => None,
     });
     assert_eq!(begun, Some((Epoch(7), Lsn(20))));
@@ -469,7 +469,7 @@ fn when_someone_cannot_follow_a_generation_begins_where_the_log_ends() {
     driven.tell(Input::LogRead(Ok(LogRead { expected, recent })));
     driven.tell(unseen(None, Vec::new()));
     let begun = driven.effects.iter().find_map(|effect| match effect {
-        Effect::Begin(generation) => Some((generation.epoch, generation.position)),
+        Effect::Begin(generation, _) => Some((generation.epoch, generation.position)),
         _ => None,
     });
     assert_eq!(begun, Some((Epoch(7), Lsn(30))));
@@ -706,7 +706,7 @@ fn columns_that_are_added_end_no_epoch() {
     let (at, newer) = switch.unwrap();
     assert_eq!((at, newer.columns_added_by(&plan)), (Lsn(40), None));
     assert_eq!(plan.columns_added_by(&newer), Some(vec![TableId(0)]));
-    assert!(!driven.effects.iter().any(|effect| matches!(effect, Effect::Begin(_))));
+    assert!(!driven.effects.iter().any(|effect| matches!(effect, Effect::Begin(..))));
     driven.tell(Input::Streamed(vec![transaction(36)], None));
     driven.tell(Input::Streamed(vec![transaction(40), Brought::Switched, transaction(50)], None));
     let of_note = vec![TableId(0)];
@@ -733,6 +733,46 @@ fn columns_that_are_added_end_no_epoch() {
     driven.tell(Input::Looked(Ok(Box::new(looked_at(&["id", "a", "b"], 60)))));
     let (plan, switch) = driven.streams_again(50, 60);
     assert!(Arc::ptr_eq(&plan, &newer) && switch.is_none());
+}
+
+#[test]
+fn columns_that_were_added_while_no_server_ran_end_no_epoch() {
+    let of = Driven::of_columns().core.log.unwrap().of;
+    let opens = |of: &LogIdentity, columns: &[&str]| {
+        let mut driven = Driven::new();
+        driven.tell(Input::Looked(Ok(Box::new(looked_at(columns, 60)))));
+        driven.tell(Input::Connected(Ok(slot(20, 62))));
+        let (epoch, extent) = (Epoch(7), extent(20, 30));
+        let log = LogFound { of: of.clone(), epoch, extent, broken: None };
+        driven.tell(Input::LogOpened(Ok(log.clone())));
+        (driven, log)
+    };
+    let (mut driven, log) = opens(&of, &["id", "a", "b"]);
+    let newer = Arc::clone(&driven.core.looked.as_ref().unwrap().plan);
+    // Rows are brought as the log has them.
+    let Next::Connect(before) = driven.next.clone() else { panic!("{:?}", driven.next) };
+    assert_eq!(before.columns_added_by(&newer), Some(vec![TableId(0)]));
+    assert!(driven.effects.iter().any(|effect| matches!(effect, Effect::Disconnect)));
+    driven.tell(Input::Connected(Ok(slot(20, 62))));
+    driven.tell(Input::LogOpened(Ok(log)));
+    let Next::ReadLog { .. } = &driven.next else { panic!("{:?}", driven.next) };
+    driven.tell(Input::LogRead(Ok(LogRead { expected: Vec::new(), recent: Vec::new() })));
+    driven.tell(unseen(None, Vec::new()));
+    assert!(matches!(driven.next, Next::Stream), "{:?}", driven.next);
+    let begins = driven.effects.iter().find_map(|effect| match effect {
+        Effect::Begin(generation, newest) => Some((Arc::clone(&generation.plan), newest.clone())),
+        _ => None,
+    });
+    let (plan, newest) = begins.unwrap();
+    assert!(Arc::ptr_eq(&plan, &before) && Arc::ptr_eq(&newest.unwrap(), &newer));
+    let switches = |effect: &Effect| matches!(effect, Effect::Switch { at: Lsn(60), plan } if Arc::ptr_eq(plan, &newer));
+    assert!(driven.effects.iter().any(switches), "{:?}", driven.effects);
+    driven.tell(Input::Streamed(vec![transaction(40), Brought::Switched, transaction(70)], None));
+    assert_eq!(driven.told(), [(40, vec![]), (41, vec![TableId(0)]), (70, vec![])]);
+    // A log of other columns is what it says, and no earlier one of these.
+    let renamed = LogIdentity { plan: [9; 32], ..of.clone() };
+    assert!(matches!(opens(&renamed, &["id", "a", "b"]).0.next, Next::EndLog(_)));
+    assert!(matches!(opens(&of, &["id", "b", "a"]).0.next, Next::EndLog(_)));
 }
 
 /// The log turns out not to go on, on a connection that was made as if it did.
