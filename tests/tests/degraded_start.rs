@@ -1,6 +1,6 @@
 //! `rowtide serve` while something that it needs is missing: it comes up and listens, says in `/health/ready` and once
 //! in its log what is wrong, sends clients away with the word that they may come back, and heals when the thing is
-//! there, without a restart. What only another command line, configuration or file mends ends it at once.
+//! there, without a restart. What only another command line, configuration or file can change ends it at once.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -23,7 +23,7 @@ const DEFINITION: &str = "[tables.note]\nvisible = 'owner = auth.user_id'\n\
 const JWKS: &str = include_str!("auth/jwks.json");
 const ED: &str = include_str!("auth/ed.pem");
 
-/// A directory with a definition and a history, and the names of a deployment.
+/// A directory with a definition and a log, and the names of a deployment.
 struct Place {
     dir: Dir,
     environment: String,
@@ -43,7 +43,7 @@ impl Place {
             .env("DATABASE_URL", url)
             .env("ROWTIDE_ENVIRONMENT", &self.environment)
             .env("ROWTIDE_TOKEN_SECRET", SECRET)
-            .env("ROWTIDE_LOG_DIR", self.dir.join("history"))
+            .env("ROWTIDE_LOG_DIR", self.dir.join("log"))
             .env("ROWTIDE_LISTEN", "127.0.0.1:0");
         command
     }

@@ -1,5 +1,5 @@
 //! `rowtide setup` and `rowtide check`: what they do and find in real databases, and that what check
-//! advises mends what it found.
+//! advises repairs what it found.
 
 use rowtide_plan::catalog::ReplicaIdentity;
 use rowtide_plan::check::Problem;
@@ -248,8 +248,11 @@ async fn a_role_that_may_not_set_up_is_told_what_it_may_not() {
     }
     let problems = check(&client, &names, &plan(&admin).await).await.unwrap();
     let missing = problems.iter().find(|problem| problem.what.contains("client")).unwrap();
-    let mend = missing.repair.as_deref().unwrap();
-    assert_eq!(mend, format!("GRANT CREATE ON DATABASE {name} TO {role};  -- then: rowtide setup"));
+    let repair = missing.repair.as_deref().unwrap();
+    assert_eq!(
+        repair,
+        format!("GRANT CREATE ON DATABASE {name} TO {role};  -- then: rowtide setup")
+    );
 }
 
 #[tokio::test]
@@ -309,7 +312,7 @@ async fn an_anchor_without_an_index_and_a_key_beyond_javascript_are_noted() {
 }
 
 #[tokio::test]
-async fn a_table_without_a_primary_key_is_refused_with_the_statement_that_mends_it() {
+async fn a_table_without_a_primary_key_is_refused_with_the_statement_that_repairs_it() {
     let database = Database::with("CREATE TABLE note (id text, owner text)").await;
     let client = database.connect().await;
     let text = "[tables.note]\nvisible = 'owner = auth.user_id'";
@@ -339,9 +342,9 @@ async fn a_server_without_logical_wal_is_found_and_said() {
     client.batch_execute(full).await.unwrap();
     let problems = check(&client, &names, &plan(&client).await).await.unwrap();
     assert_eq!(problems[0].what, "wal_level is `replica`: changes cannot be streamed");
-    let mend = problems[0].repair.as_deref().unwrap();
-    assert_eq!(mend, "ALTER SYSTEM SET wal_level = logical;  -- then restart Postgres");
-    client.batch_execute(mend).await.unwrap();
+    let repair = problems[0].repair.as_deref().unwrap();
+    assert_eq!(repair, "ALTER SYSTEM SET wal_level = logical;  -- then restart Postgres");
+    client.batch_execute(repair).await.unwrap();
 }
 
 #[tokio::test]

@@ -238,7 +238,7 @@ impl LogReader {
     }
 }
 
-/// A segment that was removed while it was read is history that is no more.
+/// A segment that was removed while it was read is a part of the log that is no more.
 fn of(segment: &Segment, error: HistoryError) -> HistoryError {
     if segment.is_removed() { HistoryError::TooOld } else { error }
 }

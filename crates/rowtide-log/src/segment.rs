@@ -1,4 +1,4 @@
-//! A segment: a stretch of history in a SQLite database of its own, by itself complete. Records are
+//! A segment: a stretch of the log in a SQLite database of its own, by itself complete. Records are
 //! appended one after the other; the index by topic is random by nature, and an insert into it costs
 //! a page. So what was appended last is indexed in memory, in the [`Tail`], and goes into the index
 //! some ten thousand entries at a time, in order, which is a third of the work. After a crash the
@@ -83,7 +83,7 @@ const RESHAPED: &str = "
     ) STRICT;
 ";
 
-/// One stretch of history: everything after `after`, up to where the next segment begins.
+/// One stretch of the log: everything after `after`, up to where the next segment begins.
 #[derive(Debug)]
 pub(crate) struct Segment {
     pub(crate) number: u64,
