@@ -33,6 +33,9 @@ pub(crate) use writer::{SegmentWriter, first_time_us};
 /// The form of a segment (`user_version`). Records say their own version.
 const FORMAT: i64 = 2;
 
+/// Where a log is stored to begin and to end in which nothing has begun: Postgres has no commit there.
+const NOWHERE: Lsn = Lsn(0);
+
 /// Marks a SQLite database as a segment (`application_id`).
 const APPLICATION: i64 = 0x526f_5431;
 
@@ -87,7 +90,8 @@ const RESHAPED: &str = "
 #[derive(Debug)]
 pub(crate) struct Segment {
     pub(crate) number: u64,
-    pub(crate) after: Lsn,
+    /// `None` if nothing has begun in its log.
+    pub(crate) after: Option<Lsn>,
     path: PathBuf,
     /// When its last transaction was committed, if there is one.
     newest_us: Mutex<Option<i64>>,
@@ -114,7 +118,8 @@ pub(crate) struct Tail {
 pub(crate) struct Found {
     pub(crate) segment: Segment,
     pub(crate) header: Header,
-    pub(crate) end: LogEnd,
+    /// `None` if nothing has begun in its log.
+    pub(crate) end: Option<LogEnd>,
 }
 
 /// LSNs in the order of SQLite's signed numbers.
@@ -133,16 +138,16 @@ impl Segment {
         number: u64,
         epoch: Epoch,
         identity: &LogIdentity,
-        after: &LogEnd,
+        after: Option<LogEnd>,
     ) -> Result<Segment, SegmentError> {
         let path = path_of(dir, number);
         let new = path.with_extension("new");
         remove_database(&new)?;
         drop(private_file(&new)?);
-        Segment::fill(&new, epoch, identity, after)?;
+        Segment::fill(&new, epoch, identity, &after.unwrap_or(LogEnd::at(NOWHERE)))?;
         fs::rename(&new, &path)?;
         fs::File::open(dir)?.sync_all()?;
-        Ok(Segment::at(path, number, after.position()))
+        Ok(Segment::at(path, number, after.map(|after| after.position())))
     }
 
     fn fill(
@@ -171,7 +176,7 @@ impl Segment {
         db.close().map_err(|(_, error)| error)
     }
 
-    fn at(path: PathBuf, number: u64, after: Lsn) -> Segment {
+    fn at(path: PathBuf, number: u64, after: Option<Lsn>) -> Segment {
         Segment {
             number,
             after,
@@ -188,7 +193,7 @@ impl Segment {
     pub(crate) fn open(dir: &Path, number: u64, is_newest: bool) -> Result<Found, Unusable> {
         let path = path_of(dir, number);
         let was_cut_off = fs::metadata(wal_of(&path)).is_ok_and(|wal| wal.len() > 0);
-        let segment = Segment::at(path, number, Lsn(0));
+        let segment = Segment::at(path, number, None);
         if !is_newest && !was_cut_off {
             segment.set_sealed();
         }
@@ -237,6 +242,8 @@ impl Segment {
         drop(db);
         let newest_us = Mutex::new(newest.map(|(commit, _)| commit.commit_time_us));
         let header = Header { epoch: Epoch(epoch as u64), identity, after, end: end.position() };
+        let has_begun = end.position() > NOWHERE;
+        let (after, end) = (has_begun.then_some(after), has_begun.then_some(end));
         Ok(Found { segment: Segment { after, newest_us, tail, ..segment }, header, end })
     }
 
