@@ -13,7 +13,6 @@ use crate::published::{PublicationOption, missing_options};
 use crate::setup::{
     MAY_STREAM, OWN_TABLES, Writes, foreign, later_columns, slot as find_slot, slot_is_ours,
 };
-use crate::trial::AlreadyKnown;
 
 /// The command that creates most of the things that can be missing.
 const SETUP: &str = "rowtide setup";
@@ -23,8 +22,17 @@ const SETUP: &str = "rowtide setup";
 pub struct Findings {
     /// All problems and possible improvements.
     pub problems: Vec<Problem>,
-    /// What a trial then need not find out, nor say again.
+    /// What [`crate::trial::Trial`] need not find out.
     pub known: AlreadyKnown,
+}
+
+/// What a trial knows already, so that it is not said twice.
+#[derive(Clone, Copy, Debug)]
+pub struct AlreadyKnown {
+    /// The role may stream. Otherwise the stream is not tried.
+    pub may_stream: bool,
+    /// Rowtide's own tables are there, and may be used. Otherwise no mutation is tried.
+    pub own_tables: bool,
 }
 
 /// Looks at all of it.

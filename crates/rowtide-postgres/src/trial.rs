@@ -11,7 +11,7 @@ use rowtide_plan::plan::Plan;
 use tokio::time::timeout;
 use tokio_postgres::{Client, Error, Row};
 
-use crate::check::{check_tables, fatal};
+use crate::check::{AlreadyKnown, check_tables, fatal};
 use crate::connect::{
     CONNECT, ConnectError, ConnectOptions, Names, connect, connect_shared, reason,
 };
@@ -42,15 +42,6 @@ pub struct Trial {
     pub load_connections: usize,
     /// How many connections apply mutations.
     pub mutation_connections: usize,
-}
-
-/// What is known already, so that it is not said twice.
-#[derive(Clone, Copy, Debug)]
-pub struct AlreadyKnown {
-    /// The role may stream. Otherwise the stream is not tried.
-    pub may_stream: bool,
-    /// Rowtide's own tables are there, and may be used. Otherwise no mutation is tried.
-    pub own_tables: bool,
 }
 
 impl Trial {
