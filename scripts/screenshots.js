@@ -56,16 +56,16 @@ async function write(page, target, text) {
   await page.keyboard.press('Enter');
 }
 
-const settled = (side, text) => side.locator('.changes li').first().filter({ hasText: text }).waitFor();
+const outcome = (side, text) => side.locator('.changes li').first().filter({ hasText: text }).waitFor();
 
 try {
   await picture('playground', site.url, { ...WIDE, colorScheme: 'light' }, async (page) => {
     const [left, right] = await people(page);
     await right.getByRole('tab', { name: /^Messages/ }).click();
     await write(page, cell(left, 'f2', OWNER_NAME), 'Somebody else');
-    await settled(left, 'forbidden');
+    await outcome(left, 'forbidden');
     await write(page, cell(left, 'f5', NAME), 'Launch plan');
-    await settled(left, 'confirmed');
+    await outcome(left, 'confirmed');
     await cell(right, 'f5', NAME).filter({ hasText: 'Launch plan' }).waitFor();
   });
   await picture('playground-dark', tracker.url, { ...WIDE, colorScheme: 'dark' }, async (page) => {
@@ -75,12 +75,12 @@ try {
     const issue = (number) => `00000000-0000-4000-a000-00000000000${number}`;
     await write(page, cell(right, issue(2), 3), 'Written offline');
     await write(page, cell(left, issue(4), 3), 'Ship it');
-    await settled(left, 'confirmed');
+    await outcome(left, 'confirmed');
     await cell(left, issue(4), 4).click();
     await page.keyboard.press('Enter');
     await page.getByRole('combobox', { name: 'status' }).selectOption('doing');
     await page.keyboard.press('Enter');
-    await settled(left, 'confirmed');
+    await outcome(left, 'confirmed');
   });
   await picture('playground-phone', site.url, { ...PHONE, colorScheme: 'dark' }, async (page) => {
     const [left, right] = await people(page);

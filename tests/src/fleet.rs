@@ -33,8 +33,8 @@ pub struct Fleet {
     /// The servers.
     pub members: Vec<Member>,
     definition: String,
-    /// Where servers of one machine keep their history: one has it at a time.
-    history: String,
+    /// Where servers of one machine keep their log: one has it at a time.
+    log_dir: String,
     addresses: Arc<Mutex<Vec<SocketAddr>>>,
     balancer: JoinHandle<()>,
 }
@@ -43,8 +43,8 @@ pub struct Fleet {
 pub struct Member {
     /// Where it listens.
     pub address: SocketAddr,
-    /// Where it keeps its history.
-    history: String,
+    /// Where it keeps its log.
+    log_dir: String,
     process: Option<Running>,
     /// The connects of this process that were told already.
     told: BTreeMap<String, u64>,
@@ -77,8 +77,8 @@ impl Fleet {
         let addresses = Arc::new(Mutex::default());
         let balancer = tokio::spawn(balance(Arc::clone(&addresses), Arc::clone(&front)));
         let definition = dir.write("fleet.toml", definition);
-        let history = dir.join("history");
-        Fleet { front, back, members: Vec::new(), definition, history, addresses, balancer }
+        let log_dir = dir.join("log");
+        Fleet { front, back, members: Vec::new(), definition, log_dir, addresses, balancer }
     }
 
     /// Where clients connect.
@@ -88,17 +88,17 @@ impl Fleet {
 
     /// Starts one server more, and returns its place.
     pub fn add(&mut self) -> usize {
-        self.add_with(self.history.clone())
+        self.add_with(self.log_dir.clone())
     }
 
-    /// As [`Fleet::add`], on another machine as it were: with a history of its own.
+    /// As [`Fleet::add`], on another machine as it were: with a log of its own.
     pub fn add_elsewhere(&mut self) -> usize {
-        self.add_with(format!("{}-{}", self.history, self.members.len()))
+        self.add_with(format!("{}-{}", self.log_dir, self.members.len()))
     }
 
-    fn add_with(&mut self, history: String) -> usize {
+    fn add_with(&mut self, log_dir: String) -> usize {
         let address = free_address();
-        self.members.push(Member { address, history, process: None, told: BTreeMap::new() });
+        self.members.push(Member { address, log_dir, process: None, told: BTreeMap::new() });
         locked(&self.addresses).push(address);
         let place = self.members.len() - 1;
         self.start(place);
@@ -113,7 +113,7 @@ impl Fleet {
         command.args(["--database-url", &format!("{database}?sslmode=disable")]);
         command.args(["--definition", &self.definition, "--listen", &listen]);
         command.args(["--environment", Fleet::DATABASE, "--log-dir"]);
-        command.arg(&self.members[place].history);
+        command.arg(&self.members[place].log_dir);
         command.env("ROWTIDE_TOKEN_SECRET", SECRET);
         let member = &mut self.members[place];
         member.process = Some(Running::start(command));

@@ -51,11 +51,11 @@ pub struct Scribe {
 pub struct Tally {
     /// Marks of mutations that were confirmed.
     pub confirmed: BTreeSet<String>,
-    /// Marks of mutations that were refused, or given up before they were stored.
-    pub refused: BTreeSet<String>,
+    /// Marks of mutations that were rejected, or given up before they were stored.
+    pub rejected: BTreeSet<String>,
     /// Marks of mutations whose outcome nobody will ever tell.
     pub untold: BTreeSet<String>,
-    /// How many mutations were confirmed, and how many refused with each code.
+    /// How many mutations were confirmed, and how many rejected with each code.
     pub outcomes: BTreeMap<String, u64>,
     /// How often the client was closed and opened again.
     pub reopened: u64,
@@ -205,15 +205,15 @@ allow = 'old.owner = auth.user_id'
         }
     }
 
-    /// Takes in what comes until all it has written is settled and its connection is live.
-    pub async fn settle(&mut self, until: Instant) {
+    /// Takes in what comes until all it has written is acknowledged and its connection is live.
+    pub async fn comes_to_rest(&mut self, until: Instant) {
         while !self.made.is_empty() || self.client.status().connection != Status::Live {
             match timeout_at(until, self.client.next()).await {
                 Ok(event) => self.take(event),
                 Err(_) => {
                     let (status, made) = (self.client.status(), &self.made);
                     self.found(format!(
-                        "stuck before it is settled: {status:?}, waits for {made:?}"
+                        "stuck before it is acknowledged: {status:?}, waits for {made:?}"
                     ));
                     return;
                 }
@@ -272,7 +272,7 @@ allow = 'old.owner = auth.user_id'
 
     fn take(&mut self, event: Option<Event>) {
         match event {
-            Some(Event::Acked(settled)) => self.book(settled),
+            Some(Event::Acked(acked)) => self.book(acked),
             Some(Event::Changes(_)) => {
                 let replica = self.client.replica();
                 let sum: i64 =
@@ -311,7 +311,7 @@ allow = 'old.owner = auth.user_id'
             Outcome::Rejected { code, .. } => code,
         };
         *self.tally.outcomes.entry(code).or_default() += 1;
-        let books = if confirmed { &mut self.tally.confirmed } else { &mut self.tally.refused };
+        let books = if confirmed { &mut self.tally.confirmed } else { &mut self.tally.rejected };
         books.extend(marks);
     }
 
@@ -376,7 +376,7 @@ allow = 'old.owner = auth.user_id'
     fn make(&mut self, ops: Vec<Op>, marks: Vec<String>) {
         match self.client.mutate(ops) {
             // One that was made just before the client went may not have been stored.
-            Ok(id) => self.tally.refused.extend(self.made.insert(id, marks).unwrap_or_default()),
+            Ok(id) => self.tally.rejected.extend(self.made.insert(id, marks).unwrap_or_default()),
             Err(error) => self.found(format!("cannot make a mutation: {error}")),
         }
     }

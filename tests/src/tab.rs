@@ -319,13 +319,13 @@ impl Seen {
             Some("update") => self.update(&message["update"]),
             Some("commit") => {
                 for name in message["mutationIds"].as_array().into_iter().flatten() {
-                    self.settle(name.as_str().unwrap_or_default(), None);
+                    self.note_outcome(name.as_str().unwrap_or_default(), None);
                 }
             }
             Some("reject") => {
                 let code = message["errorCode"].as_str().unwrap_or_default().to_owned();
                 let name = message["mutationId"].as_str().unwrap_or_default();
-                self.settle(name, Some(code));
+                self.note_outcome(name, Some(code));
             }
             other => self.wrong.push(format!("a message of type {other:?}")),
         }
@@ -367,7 +367,7 @@ impl Seen {
         }
     }
 
-    fn settle(&mut self, name: &str, rejected: Option<String>) {
+    fn note_outcome(&mut self, name: &str, rejected: Option<String>) {
         let Some(at) = self.pending.iter().position(|pending| pending.name == name) else {
             if let Some(before) = self.told.get(name) {
                 if *before != rejected {

@@ -1,7 +1,7 @@
 //! Everything at once: scribes write, statements change rows behind the server's back, and all the
 //! while networks fail, servers and Postgres are killed, frozen and started again. Then everything
 //! heals, and what was promised is held against what is there: every mutation that a client holds as
-//! confirmed was applied exactly once and every refused one not at all, every replica is what SQL says,
+//! confirmed was applied exactly once and every rejected one not at all, every replica is what SQL says,
 //! and nobody is stuck. That makes a round; rounds follow until the time is over. What is done is
 //! decided by a seed, when it happens is up to the machine.
 
@@ -44,7 +44,7 @@ const ENOUGH: usize = 10;
 pub struct Report {
     /// How often each fault was inflicted.
     pub faults: BTreeMap<&'static str, u64>,
-    /// How many mutations were confirmed, and how many refused with each code.
+    /// How many mutations were confirmed, and how many rejected with each code.
     pub outcomes: BTreeMap<String, u64>,
     /// How many connects were answered, by mode, or refused, by code; as far as the servers lived long
     /// enough to be asked.
@@ -324,8 +324,8 @@ impl Ordeal {
     /// Holds what was promised against what is there.
     async fn look(&mut self, scribes: &mut [Scribe]) {
         let until = Instant::now() + HEALING;
-        let settling = scribes.iter_mut().map(|scribe| scribe.settle(until));
-        futures_util::future::join_all(settling).await;
+        let resting = scribes.iter_mut().map(|scribe| scribe.comes_to_rest(until));
+        futures_util::future::join_all(resting).await;
         let client = self.node.connect(Fleet::DATABASE).await;
         let round = locked(&self.report).rounds + 1;
         // Who holds this is not stuck.
@@ -403,9 +403,9 @@ pub async fn audit(client: &Client, scribes: &[Scribe]) -> Vec<String> {
             }
         }
         applied.retain(|mark, _| !scribe.tally.untold.contains(mark));
-        for mark in &scribe.tally.refused {
+        for mark in &scribe.tally.rejected {
             if applied.remove(mark).is_some() {
-                findings.push(format!("{mark} is refused but was applied"));
+                findings.push(format!("{mark} is rejected but was applied"));
             }
         }
     }

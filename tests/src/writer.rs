@@ -22,8 +22,8 @@ pub fn delete(table: &str, row: Value) -> Value {
 /// What became of a mutation.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// Code and message, if it was refused.
-    pub refused: Option<(String, String)>,
+    /// Code and message, if it was rejected.
+    pub rejected: Option<(String, String)>,
     /// All changes that were sent up to its acknowledgement.
     pub changes: Vec<Value>,
 }
@@ -35,18 +35,18 @@ impl Outcome {
     /// When it was not.
     #[track_caller]
     pub fn applied(self) -> Vec<Value> {
-        assert_eq!(self.refused, None);
+        assert_eq!(self.rejected, None);
         self.changes
     }
 
-    /// Fails unless it was refused with this code, and with a message that says `said`. Nothing of it
+    /// Fails unless it was rejected with this code, and with a message that says `said`. Nothing of it
     /// may have been applied: there are no changes.
     ///
     /// # Panics
     /// When it was not.
     #[track_caller]
-    pub fn refused(self, code: &str, said: &str) {
-        let Some((is, message)) = self.refused else { panic!("applied, and not {code}") };
+    pub fn rejected(self, code: &str, said: &str) {
+        let Some((is, message)) = self.rejected else { panic!("applied, and not {code}") };
         assert_eq!(is, code, "{message}");
         assert!(message.contains(said), "{message:?} does not say {said:?}");
         assert_eq!(self.changes, [Value::Null; 0]);
@@ -90,11 +90,11 @@ impl Writer {
     ///
     /// # Panics
     /// When it is refused.
-    pub async fn again(app: &App, user: &str, client_id: &str, settled: u64) -> (Writer, Value) {
+    pub async fn again(app: &App, user: &str, client_id: &str, acked: u64) -> (Writer, Value) {
         let mut raw = Raw::open(app).await;
         raw.say(&json!({
             "type": "connect", "protocol": 1, "clientId": client_id, "token": App::token(user),
-            "settled": settled,
+            "settled": acked,
         }))
         .await;
         let connected = raw.until("connected").await;
@@ -109,7 +109,7 @@ impl Writer {
         self.next = last + 1;
     }
 
-    /// Sends a mutation and waits until it is settled.
+    /// Sends a mutation and waits until it is acknowledged.
     ///
     /// # Panics
     /// When the connection ends first.
@@ -150,29 +150,29 @@ impl Writer {
         self.raw.say(&json!({ "type": "mutate", "id": id, "ops": ops })).await;
     }
 
-    /// Waits until a mutation and all before it are settled; numbers and codes of those that were refused
+    /// Waits until a mutation and all before it are acknowledged; numbers and codes of those that were rejected
     /// meanwhile.
     ///
     /// # Panics
     /// When the connection ends first.
-    pub async fn settled_up_to(&mut self, id: u64) -> Vec<(u64, String)> {
-        let mut refused = Vec::new();
+    pub async fn acked_up_to(&mut self, id: u64) -> Vec<(u64, String)> {
+        let mut rejected = Vec::new();
         loop {
             let message = match self.raw.hear().await {
                 Ok(message) => message,
-                Err(ending) => panic!("{ending:?} before mutation {id} was settled"),
+                Err(ending) => panic!("{ending:?} before mutation {id} was acknowledged"),
             };
             if message["type"] == "reject" {
                 let code = message["code"].as_str().expect("a code").to_owned();
-                refused.push((message["id"].as_u64().expect("a number"), code));
+                rejected.push((message["id"].as_u64().expect("a number"), code));
             }
             if message["ack"].as_u64() >= Some(id) {
-                return refused;
+                return rejected;
             }
         }
     }
 
-    /// Waits until a mutation is settled, of which none is under way behind it.
+    /// Waits until a mutation is acknowledged, of which none is under way behind it.
     ///
     /// # Panics
     /// When the connection ends first.
@@ -181,11 +181,11 @@ impl Writer {
         loop {
             let message = match self.raw.hear().await {
                 Ok(message) => message,
-                Err(ending) => panic!("{ending:?} before mutation {id} was settled"),
+                Err(ending) => panic!("{ending:?} before mutation {id} was acknowledged"),
             };
             let text = |field: &str| message[field].as_str().unwrap_or_default().to_owned();
             if message["type"] == "reject" && message["id"] == id {
-                outcome.refused = Some((text("code"), text("message")));
+                outcome.rejected = Some((text("code"), text("message")));
             }
             if message["type"] == "tx" {
                 outcome.changes.extend(message["changes"].as_array().expect("a list").clone());

@@ -159,7 +159,7 @@ fn mutate(id: Value, ops: Value) -> Sent {
     Json(json!({ "type": "mutate", "id": id, "ops": ops }))
 }
 
-/// Mutations without a number that could be settled; tests/mutation_input.rs has the others.
+/// Mutations without a number that could be acknowledged; tests/mutation_input.rs has the others.
 fn bad_mutates() -> Vec<(&'static str, Sent)> {
     vec![
         ("mutate without anything", Json(json!({ "type": "mutate" }))),

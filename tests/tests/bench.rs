@@ -1,7 +1,10 @@
 //! The benchmarks run, and every client that they bring is served. What they measure is for
 //! `make bench`: here the machine has other things to do.
 
-use rowtide_tests::{Dir, rowtide_bench, said};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
+use rowtide_tests::{Dir, rowtide, rowtide_bench, said};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_scenario_comes_to_its_result() {
@@ -40,4 +43,28 @@ async fn every_scenario_comes_to_its_result() {
         assert_eq!(said.code(), Some(0), "{args:?}: {said:?}");
         assert!(said.out.contains(result), "{args:?}:\n{}", said.out);
     }
+}
+
+/// What `--server` names may be an earlier build: it ends when it is given a setting by a name that it does not know.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_earlier_server_is_measured_as_well() {
+    let dir = Dir::new();
+    let server = rowtide::<&str>([]);
+    let server = server.get_program().to_string_lossy();
+    let earlier = dir.write(
+        "earlier",
+        &format!(
+            "#!/bin/sh\n\
+             if env | grep -E '^ROWTIDE_(LOG_DIR|LOG_SECONDS|LOG_BYTES|LOG_LEVEL|SEND_QUEUE_BYTES)='\n\
+             then exit 1; fi\n\
+             exec '{server}' \"$@\"\n"
+        ),
+    );
+    std::fs::set_permissions(&earlier, Permissions::from_mode(0o700)).unwrap();
+    let args = ["connect", "--sessions", "5"];
+    let mut command = rowtide_bench(["--dir", &dir.join("bench"), "--server", &earlier]);
+    command.args(args);
+    let told = said(command).await;
+    assert_eq!(told.code(), Some(0), "{told:?}");
+    assert!(!told.err.contains("former name"), "{told:?}");
 }

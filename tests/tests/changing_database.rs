@@ -50,25 +50,25 @@ impl<'a> Steady<'a> {
             if self.writer.next() == id {
                 self.writer.send(ops.clone()).await;
             }
-            let mut refused = None;
+            let mut rejected = None;
             let ended = loop {
                 let Ok(message) = self.writer.raw.hear().await else { break true };
                 if message["type"] == "reject" && message["id"] == id {
                     let text = |field: &str| message[field].as_str().unwrap().to_owned();
-                    refused = Some((text("code"), text("message")));
+                    rejected = Some((text("code"), text("message")));
                 }
                 if message["ack"].as_u64() >= Some(id) {
                     break false;
                 }
             };
             if !ended {
-                return refused;
+                return rejected;
             }
             let connected = self.come_back(&client_id, id).await;
             if connected["lastMutation"].as_u64() >= Some(id) {
-                let refused = connected["refused"].as_array().unwrap().first().cloned();
+                let rejected = connected["refused"].as_array().unwrap().first().cloned();
                 let text = |of: &Value, field: &str| of[field].as_str().unwrap().to_owned();
-                return refused.map(|it| (text(&it, "code"), text(&it, "message")));
+                return rejected.map(|it| (text(&it, "code"), text(&it, "message")));
             }
         }
     }
@@ -118,10 +118,10 @@ async fn no_mutation_is_rejected_because_the_server_knows_the_table_of_before() 
         assert_eq!(is, value.to_string(), "{sql}");
     }
     // What is wrong by the table of now is rejected.
-    let refused = steady.mutate(set("mood", json!("odd"))).await.unwrap();
-    assert!(refused.0 == "bad_request" && refused.1.contains("calm, wild"), "{refused:?}");
-    let refused = steady.mutate(set("mod", json!("calm"))).await.unwrap();
-    assert!(refused.0 == "bad_request" && refused.1.contains("no column `mod`"), "{refused:?}");
+    let rejected = steady.mutate(set("mood", json!("odd"))).await.unwrap();
+    assert!(rejected.0 == "bad_request" && rejected.1.contains("calm, wild"), "{rejected:?}");
+    let rejected = steady.mutate(set("mod", json!("calm"))).await.unwrap();
+    assert!(rejected.0 == "bad_request" && rejected.1.contains("no column `mod`"), "{rejected:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,8 +146,8 @@ async fn a_column_that_goes_takes_no_mutation_with_it() {
     }
     // One that is named and gone.
     app.database.run("ALTER TABLE item DROP COLUMN name").await;
-    let refused = steady.mutate(set("name", json!("a"))).await.unwrap();
-    assert!(refused.0 == "bad_request" && refused.1.contains("no column `name`"), "{refused:?}");
+    let rejected = steady.mutate(set("name", json!("a"))).await.unwrap();
+    assert!(rejected.0 == "bad_request" && rejected.1.contains("no column `name`"), "{rejected:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -173,9 +173,9 @@ async fn a_broken_trigger_is_told_as_one() {
                      BEGIN {body}; RETURN NEW; END $$; {trigger}"
                 ))
                 .await;
-            let refused = writer.mutate(set("n", json!(2))).await.refused.unwrap();
+            let rejected = writer.mutate(set("n", json!(2))).await.rejected.unwrap();
             let said = format!("function `stamp()` of the database fails (SQLSTATE {state})");
-            assert!(refused.0 == "unknown_error" && refused.1.ends_with(&said), "{refused:?}");
+            assert!(rejected.0 == "unknown_error" && rejected.1.ends_with(&said), "{rejected:?}");
             app.database.run("DROP TRIGGER stamp ON item").await;
             writer.mutate(set("n", json!(3))).await.applied();
         }
@@ -189,12 +189,12 @@ async fn a_broken_trigger_is_told_as_one() {
                  CREATE TRIGGER stamp BEFORE UPDATE ON item FOR EACH ROW EXECUTE FUNCTION stamp()"
             ))
             .await;
-        writer.mutate(set("n", json!(4))).await.refused("constraint", "not on a Sunday");
+        writer.mutate(set("n", json!(4))).await.rejected("constraint", "not on a Sunday");
         app.database.run("DROP TRIGGER stamp ON item").await;
     }
     // Rules of the database are nothing that Postgres lets such statements meet.
     app.database.run("CREATE RULE odd AS ON UPDATE TO item DO INSTEAD NOTHING").await;
-    writer.mutate(set("n", json!(5))).await.refused("unknown_error", "(SQLSTATE 0A000)");
+    writer.mutate(set("n", json!(5))).await.rejected("unknown_error", "(SQLSTATE 0A000)");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -213,7 +213,7 @@ async fn what_takes_too_long_each_time_is_told_so() {
              CREATE TRIGGER stamp BEFORE UPDATE ON item FOR EACH ROW EXECUTE FUNCTION stamp()",
         )
         .await;
-    writer.mutate(set("n", json!(1))).await.refused("unknown_error", "takes longer");
+    writer.mutate(set("n", json!(1))).await.rejected("unknown_error", "takes longer");
     assert_eq!(app.one("SELECT last_value FROM tries").await, "4");
 }
 
@@ -238,8 +238,8 @@ async fn a_rule_that_does_not_fit_any_more_holds_mutations_and_rejects_none() {
             .await;
         app.database.run("ALTER TABLE member RENAME COLUMN person TO who").await;
     };
-    let (refused, ()) = tokio::join!(steady.mutate(judged(2)), script);
-    assert_eq!(refused, None);
+    let (rejected, ()) = tokio::join!(steady.mutate(judged(2)), script);
+    assert_eq!(rejected, None);
     assert_eq!(app.one("SELECT n FROM judged").await, "2");
 }
 
@@ -259,7 +259,7 @@ async fn a_table_that_is_locked_is_waited_for() {
     })
     .await;
     other.batch_execute("COMMIT").await.unwrap();
-    assert_eq!(writer.outcome(id).await.refused, None);
+    assert_eq!(writer.outcome(id).await.rejected, None);
 }
 
 /// The database sets what sessions begin with, and the schema of Rowtide stands before the application's.
@@ -301,8 +301,8 @@ async fn what_is_set_for_a_role_or_a_database_changes_nothing() {
     let changes = writer.mutate(json!([insert("item", item.clone())])).await.applied();
     assert_eq!(changes, [json!({ "op": "put", "table": "item", "row": item })]);
     writer.mutate(set("back", json!("x"))).await.applied();
-    let refused = json!([insert("item", json!({ "id": "x", "owner": "u2" }))]);
-    writer.mutate(refused).await.refused("forbidden", "`item`");
+    let rejected = json!([insert("item", json!({ "id": "x", "owner": "u2" }))]);
+    writer.mutate(rejected).await.rejected("forbidden", "`item`");
     assert_eq!(app.one("SELECT count(*) FROM client WHERE day = '2026-02-01'").await, "1");
     // One who comes reads it over a load.
     let mut raw = Raw::open(&app).await;
@@ -336,9 +336,9 @@ async fn the_role_of_mutations_may_be_one_that_everything_is_set_for() {
     let mut writer = Writer::live(&app, "u1").await;
     let new = |n: u64| json!([insert("item", json!({ "id": "new", "owner": "u1", "n": n }))]);
     let says_no = "row-level security of table `item` says no";
-    writer.mutate(new(10)).await.refused("forbidden", says_no);
+    writer.mutate(new(10)).await.rejected("forbidden", says_no);
     writer.mutate(new(9)).await.applied();
-    writer.mutate(set("n", json!(11))).await.refused("forbidden", says_no);
+    writer.mutate(set("n", json!(11))).await.rejected("forbidden", says_no);
     writer.mutate(set("n", json!(5))).await.applied();
 }
 

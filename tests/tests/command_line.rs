@@ -1,6 +1,9 @@
 //! The commands for a database that is there already, in the order in which an operator meets them, and
 //! what is said when something of it is wrong.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
 use rowtide_tests::{Database, Dir, Running, Said, eventually, rowtide, said};
 
 const TABLES: &str = "
@@ -131,6 +134,29 @@ async fn a_rule_that_postgres_does_not_take_is_pointed_into() {
     assert_eq!(set_up.code(), Some(0), "{set_up:?}");
     let checked = operator.says(&["check"]).await;
     assert_eq!(checked.code(), Some(0), "{checked:?}");
+}
+
+/// What others have in the environment is no matter, whatever it is; a setting that cannot be read is named.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_variable_that_is_no_text_is_named_if_it_is_a_setting() {
+    let operator = Operator::new(DEFINITION).await;
+    let no_text = OsStr::from_bytes(b"caf\xe9");
+    let mut command = operator.command(&["explain"]).await;
+    command.env("LEGACY_NAME", no_text).env(OsStr::from_bytes(b"\xff_NAME"), "value");
+    let explained = said(command).await;
+    assert_eq!(explained.code(), Some(0), "{explained:?}");
+    let mut command = operator.command(&["serve"]).await;
+    command.env("LEGACY_NAME", no_text).env("ROWTIDE_ENGINES", "65");
+    refused(&said(command).await, &["`engines` is `65`"]);
+    for name in ["ROWTIDE_ISSUER", "DATABASE_URL", "ROWTIDE_LOG_LEVEL", "ROWTIDE_LOG"] {
+        let mut command = operator.command(&["serve"]).await;
+        command.env(name, no_text);
+        let says = format!("the value of the environment variable `{name}` is not UTF-8");
+        refused(&said(command).await, &[&says]);
+    }
+    let mut command = operator.command(&["serve"]).await;
+    command.env(OsStr::from_bytes(b"ROWTIDE_\xff"), "value");
+    refused(&said(command).await, &["the environment variable `ROWTIDE_", "is not a setting"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! Many people write at once, with more clients than one each, over connections that break: some keep
-//! their queues as the Rust client does, some come back and send again what was settled long ago. In the
-//! end everyone holds what SQL says, every mutation was settled once, with all of its effects in the
-//! transaction that settled it or with none, and what was refused was refused by a rule that could.
+//! their queues as the Rust client does, some come back and send again what was acknowledged long ago. In the
+//! end everyone holds what SQL says, every mutation was acknowledged once, with all of its effects in the
+//! transaction that acknowledged it or with none, and what was rejected was rejected by a rule that could.
 //!
 //! `ROWTIDE_SEED` plays a run again, as far as the system's own timing lets it.
 
@@ -20,20 +20,20 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 const USERS: usize = 20;
-/// Clients that keep what they have made until it is settled.
+/// Clients that keep what they have made until it is acknowledged.
 const KEEPERS: usize = 40;
 /// Clients that send again whatever they like.
 const RESENDERS: usize = 12;
 const MUTATIONS: usize = 12;
 
-/// A mutation, and what it may be refused with: the code, and what the message then says.
+/// A mutation, and what it may be rejected with: the code, and what the message then says.
 #[derive(Clone, Debug)]
 struct Made {
     ops: Vec<Value>,
-    refusals: Refusals,
+    rejections: Rejections,
 }
 
-type Refusals = &'static [(&'static str, &'static str)];
+type Rejections = &'static [(&'static str, &'static str)];
 
 /// Makes a mutation of a user.
 type Make = fn(&str, &mut StdRng) -> Made;
@@ -83,8 +83,8 @@ fn with_files(me: &str, rng: &mut StdRng) -> Made {
         all.as_object_mut().unwrap().extend(row.as_object().unwrap().clone());
         all
     };
-    let guest_or_nobody: Refusals = &[("not_found", "`file`"), ("forbidden", "no rule allows")];
-    let (ops, refusals): (Vec<Value>, Refusals) = match rng.random_range(0..15) {
+    let guest_or_nobody: Rejections = &[("not_found", "`file`"), ("forbidden", "no rule allows")];
+    let (ops, rejections): (Vec<Value>, Rejections) = match rng.random_range(0..15) {
         // A file with its state, over one that is there already or not.
         0..3 => (
             vec![
@@ -130,7 +130,7 @@ fn with_files(me: &str, rng: &mut StdRng) -> Made {
             &[("forbidden", "column `ownerName` of table `file` is read-only")],
         ),
     };
-    Made { ops, refusals }
+    Made { ops, rejections }
 }
 
 const TRACKER: &str = include_str!("../../examples/tracker/rowtide.toml");
@@ -175,7 +175,7 @@ fn with_issues(me: &str, rng: &mut StdRng) -> Made {
     const THERE: (&str, &str) = ("forbidden", "or the key is taken");
     const FIXED: (&str, &str) = ("forbidden", "is written by an insert alone");
     const NO_DELETE: (&str, &str) = ("forbidden", "the rule for deletes");
-    let (ops, refusals): (Vec<Value>, Refusals) = match rng.random_range(0..16) {
+    let (ops, rejections): (Vec<Value>, Rejections) = match rng.random_range(0..16) {
         0 | 1 => (
             vec![insert("issue", json!({ "id": issue, "project_id": project, "title": name, "author_id": me }))],
             &[NO_INSERT, THERE, FIXED, NO_RULE],
@@ -210,7 +210,7 @@ fn with_issues(me: &str, rng: &mut StdRng) -> Made {
             &[("forbidden", "ops[1]: column `author_id` of table `issue` is written by an insert alone")],
         ),
     };
-    Made { ops, refusals }
+    Made { ops, rejections }
 }
 
 /// Between clients and server: each connection breaks after some bytes, wherever that is in a frame,
@@ -278,7 +278,7 @@ struct Done {
     client_id: String,
     made: Vec<Made>,
     /// Code and message by number; who is told anew with every connect is asked in the end.
-    refused: BTreeMap<u64, (String, String)>,
+    rejected: BTreeMap<u64, (String, String)>,
     client: Option<Client>,
 }
 
@@ -304,9 +304,9 @@ async fn keep(url: String, user: String, make: Make, mut rng: StdRng) -> Done {
             continue;
         }
         match client.next().await {
-            Some(Event::Acked(settled)) => {
-                let told = outcomes.insert(settled.id, settled.outcome);
-                assert_eq!(told, None, "{client_id} is told of mutation {} twice", settled.id);
+            Some(Event::Acked(acked)) => {
+                let told = outcomes.insert(acked.id, acked.outcome);
+                assert_eq!(told, None, "{client_id} is told of mutation {} twice", acked.id);
             }
             Some(Event::Stopped(error)) => panic!("{client_id} has stopped: {error}"),
             None => panic!("{client_id} has stopped"),
@@ -314,11 +314,11 @@ async fn keep(url: String, user: String, make: Make, mut rng: StdRng) -> Done {
         }
     }
     assert!(client.shown().pending().next().is_none());
-    let refused = outcomes.into_iter().filter_map(|(id, outcome)| match outcome {
+    let rejected = outcomes.into_iter().filter_map(|(id, outcome)| match outcome {
         Outcome::Rejected { code, message } => Some((id, (code, message))),
         Outcome::Applied => None,
     });
-    Done { user, client_id, made, refused: refused.collect(), client: Some(client) }
+    Done { user, client_id, made, rejected: rejected.collect(), client: Some(client) }
 }
 
 /// Sends mutations again and again, from anywhere before those that are to come; hangs up without
@@ -333,11 +333,11 @@ async fn resend(app: &App, user: String, make: Make, mut rng: StdRng) -> Done {
         if last == MUTATIONS {
             let text = |value: &Value| value.as_str().unwrap().to_owned();
             let told = connected["refused"].as_array().unwrap().iter();
-            let refused = told.map(|refused| {
-                let id = refused["id"].as_u64().unwrap();
-                (id, (text(&refused["code"]), text(&refused["message"])))
+            let rejected = told.map(|rejected| {
+                let id = rejected["id"].as_u64().unwrap();
+                (id, (text(&rejected["code"]), text(&rejected["message"])))
             });
-            return Done { user, client_id, made, refused: refused.collect(), client: None };
+            return Done { user, client_id, made, rejected: rejected.collect(), client: None };
         }
         let from = rng.random_range(1..=last + 1);
         let to = MUTATIONS.min(last + rng.random_range(1..4));
@@ -352,7 +352,7 @@ async fn resend(app: &App, user: String, make: Make, mut rng: StdRng) -> Done {
                     match writer.raw.hear().await {
                         Ok(message) if message["ack"].as_u64() >= Some(to as u64) => break,
                         Ok(_) => {}
-                        // What an older connection sent was settled while this one came.
+                        // What an older connection sent was acknowledged while this one came.
                         Err(ending) => break ending.assert(&client_id, "restarting"),
                     }
                 }
@@ -362,19 +362,19 @@ async fn resend(app: &App, user: String, make: Make, mut rng: StdRng) -> Done {
     }
 }
 
-/// Notes, in each transaction, which row of which table it wrote, and which mutation it settled.
+/// Notes, in each transaction, which row of which table it wrote, and which mutation it acknowledged.
 fn notes(tables: &[&str]) -> String {
     let mut sql = "
         CREATE TABLE effect (xid text, of_table text, of_row jsonb);
-        CREATE TABLE settled (xid text, client_id text, number bigint, refused boolean);
+        CREATE TABLE acked (xid text, client_id text, number bigint, rejected boolean);
         CREATE FUNCTION note_effect() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
           INSERT INTO effect
           SELECT pg_current_xact_id()::text, TG_TABLE_NAME,
                  CASE TG_OP WHEN 'DELETE' THEN to_jsonb(old) ELSE to_jsonb(new) END;
           RETURN NULL;
         END $$;
-        CREATE FUNCTION note_settled() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-          INSERT INTO settled VALUES
+        CREATE FUNCTION note_acked() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+          INSERT INTO acked VALUES
             (pg_current_xact_id()::text, new.client_id, new.last_mutation, new.refused IS NOT NULL);
           RETURN NULL;
         END $$;"
@@ -400,9 +400,9 @@ async fn everyone_writes(definition: &str, tables: &str, rows: &str, of: &[&str]
     let schema = app.database.names().schema;
     app.database
         .run(&format!(
-            "CREATE TRIGGER note_settled AFTER UPDATE ON {schema}.client
+            "CREATE TRIGGER note_acked AFTER UPDATE ON {schema}.client
              FOR EACH ROW WHEN (old.last_mutation <> new.last_mutation)
-             EXECUTE FUNCTION note_settled()"
+             EXECUTE FUNCTION note_acked()"
         ))
         .await;
     let brittle = Brittle::before(app.address(), rng()).await;
@@ -419,12 +419,12 @@ async fn everyone_writes(definition: &str, tables: &str, rows: &str, of: &[&str]
     let mut all: Vec<Done> = keepers.into_iter().map(|done| done.unwrap()).collect();
     all.extend(resenders);
 
-    every_mutation_was_settled_once(&app, &all).await;
+    every_mutation_was_acknowledged_once(&app, &all).await;
     for done in &all {
-        for (id, (code, message)) in &done.refused {
+        for (id, (code, message)) in &done.rejected {
             let made = &done.made[*id as usize - 1];
             let explains = |(of, said): &(&str, &str)| code == of && message.contains(said);
-            assert!(made.refusals.iter().any(explains), "{code} {message:?} of {made:?}");
+            assert!(made.rejections.iter().any(explains), "{code} {message:?} of {made:?}");
         }
     }
     let sql = app.database.connect().await;
@@ -446,7 +446,7 @@ async fn everyone_writes(definition: &str, tables: &str, rows: &str, of: &[&str]
 
 /// Each number of each client once, in one transaction with the effects of all of its operations; and no
 /// effect that belongs to none.
-async fn every_mutation_was_settled_once(app: &App, all: &[Done]) {
+async fn every_mutation_was_acknowledged_once(app: &App, all: &[Done]) {
     let sql = app.database.connect().await;
     let mut effects: HashMap<String, Vec<(String, Value)>> = HashMap::new();
     for row in sql.query("SELECT xid, of_table, of_row::text FROM effect", &[]).await.unwrap() {
@@ -455,30 +455,30 @@ async fn every_mutation_was_settled_once(app: &App, all: &[Done]) {
     }
     // The first rows were made by none of them.
     let made_before =
-        "SELECT xid FROM effect GROUP BY xid HAVING NOT xid IN (SELECT xid FROM settled)";
+        "SELECT xid FROM effect GROUP BY xid HAVING NOT xid IN (SELECT xid FROM acked)";
     let before = sql.query(made_before, &[]).await.unwrap();
-    assert!(before.is_empty(), "{} transactions settle nothing", before.len());
-    let mut settled: HashMap<String, BTreeMap<u64, (String, bool)>> = HashMap::new();
+    assert!(before.is_empty(), "{} transactions acknowledge nothing", before.len());
+    let mut acked: HashMap<String, BTreeMap<u64, (String, bool)>> = HashMap::new();
     let mut xids = BTreeSet::new();
-    let query = "SELECT xid, client_id, number, refused FROM settled";
+    let query = "SELECT xid, client_id, number, rejected FROM acked";
     for row in sql.query(query, &[]).await.unwrap() {
         let (xid, number): (String, i64) = (row.get(0), row.get(2));
         assert!(xids.insert(xid.clone()), "two mutations in one transaction");
-        let of_client = settled.entry(row.get(1)).or_default();
+        let of_client = acked.entry(row.get(1)).or_default();
         let twice = of_client.insert(number as u64, (xid, row.get(3)));
-        assert_eq!(twice, None, "mutation {number} is settled twice");
+        assert_eq!(twice, None, "mutation {number} is acknowledged twice");
     }
     let mut applied = 0;
     for done in all {
-        let of_client = settled.remove(&done.client_id).unwrap();
+        let of_client = acked.remove(&done.client_id).unwrap();
         let numbers: Vec<u64> = of_client.keys().copied().collect();
         assert_eq!(numbers, (1..=MUTATIONS as u64).collect::<Vec<_>>(), "{}", done.client_id);
-        for (number, (xid, refused)) in of_client {
-            let told = done.refused.get(&number);
-            assert_eq!(told.is_some(), refused, "{} {number}: {told:?}", done.client_id);
+        for (number, (xid, rejected)) in of_client {
+            let told = done.rejected.get(&number);
+            assert_eq!(told.is_some(), rejected, "{} {number}: {told:?}", done.client_id);
             let of_it = effects.get(&xid).map_or(&[][..], Vec::as_slice);
-            if refused {
-                assert!(of_it.is_empty(), "{} {number} was refused: {of_it:?}", done.client_id);
+            if rejected {
+                assert!(of_it.is_empty(), "{} {number} was rejected: {of_it:?}", done.client_id);
                 continue;
             }
             applied += 1;
@@ -496,11 +496,11 @@ async fn every_mutation_was_settled_once(app: &App, all: &[Done]) {
             }
         }
     }
-    assert!(settled.is_empty(), "{settled:?}");
-    let refused = all.len() * MUTATIONS - applied;
-    println!("{applied} mutations were applied, {refused} refused");
+    assert!(acked.is_empty(), "{acked:?}");
+    let rejected = all.len() * MUTATIONS - applied;
+    println!("{applied} mutations were applied, {rejected} rejected");
     // A run of one kind alone would show little.
-    assert!(applied > 120 && refused > 60, "{applied} applied, {refused} refused");
+    assert!(applied > 120 && rejected > 60, "{applied} applied, {rejected} rejected");
     eventually("nothing waits", || async {
         let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted";
         (app.one(waits).await == "0").then_some(())

@@ -1,12 +1,13 @@
 //! `rowtide serve` while something that it needs is missing: it comes up and listens, says in `/health/ready` and once
 //! in its log what is wrong, sends clients away with the word that they may come back, and heals when the thing is
-//! there, without a restart. What only another command line, configuration or file mends ends it at once.
+//! there, without a restart. What only another command line, configuration or file can change ends it at once.
 
 use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
 use rowtide_postgres::connect::Names;
+use rowtide_protocol::Lsn;
 use rowtide_tests::proxy::{Proxy, Upstream};
 use rowtide_tests::{App, Database, Dir, Node, Raw, Running, SECRET, eventually, rowtide, said};
 use serde_json::{Value, json};
@@ -23,7 +24,7 @@ const DEFINITION: &str = "[tables.note]\nvisible = 'owner = auth.user_id'\n\
 const JWKS: &str = include_str!("auth/jwks.json");
 const ED: &str = include_str!("auth/ed.pem");
 
-/// A directory with a definition and a history, and the names of a deployment.
+/// A directory with a definition and a log, and the names of a deployment.
 struct Place {
     dir: Dir,
     environment: String,
@@ -43,7 +44,7 @@ impl Place {
             .env("DATABASE_URL", url)
             .env("ROWTIDE_ENVIRONMENT", &self.environment)
             .env("ROWTIDE_TOKEN_SECRET", SECRET)
-            .env("ROWTIDE_LOG_DIR", self.dir.join("history"))
+            .env("ROWTIDE_LOG_DIR", self.dir.join("log"))
             .env("ROWTIDE_LISTEN", "127.0.0.1:0");
         command
     }
@@ -193,7 +194,12 @@ impl Served {
     /// It has healed: it is ready, and serves a client its row. Nothing was said twice, and it stops in order.
     async fn heals(mut self, token: &str) {
         self.running.line("ready http://").await;
-        assert_eq!(self.get("/health/ready").await.0, 200);
+        let (status, body) = self.get("/health/ready").await;
+        let health: Value = serde_json::from_str(&body).unwrap();
+        for name in ["position", "oldest"] {
+            let lsn = health[name].as_str().and_then(|text| text.parse::<Lsn>().ok());
+            assert!(status == 200 && lsn > Some(Lsn(0)), "{status}: {health}");
+        }
         drop(self.serves(token).await);
         let stopped = self.running.stop().await;
         assert_eq!(stopped.code(), Some(0), "{stopped:?}");
@@ -230,6 +236,12 @@ async fn postgres_refuses_connections() {
     let served = site.place.serve(&url).await;
     served.waits("cannot connect to").await;
     served.sends_away(&ada()).await;
+    // There is no position that could be taken for one.
+    let (_, body) = served.get("/health/ready").await;
+    let health: Value = serde_json::from_str(&body).unwrap();
+    for name in ["position", "oldest"] {
+        assert_eq!(health.get(name), Some(&Value::Null), "{health}");
+    }
     network.heal();
     served.heals(&ada()).await;
 }

@@ -41,7 +41,7 @@ impl Deployment {
         for number in 0..6 {
             let user = format!("u{}", number % 3 + 1);
             let mut scribe = Scribe::start(self.fleet.url(), &user, None).await;
-            scribe.settle(soon()).await;
+            scribe.comes_to_rest(soon()).await;
             let stop = stop.clone();
             writing.push(tokio::spawn(async move {
                 scribe.write_until(rand::random(), &stop).await;
@@ -56,7 +56,7 @@ impl Deployment {
         let mut scribes = Vec::new();
         for task in writing {
             let mut scribe = task.await.unwrap();
-            scribe.settle(soon()).await;
+            scribe.comes_to_rest(soon()).await;
             scribes.push(scribe);
         }
         self.sql.batch_execute("UPDATE marker SET value = value + 1").await.unwrap();
@@ -139,7 +139,7 @@ async fn a_server_that_comes_back_at_once_serves_everyone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_stops_settles_what_has_reached_it_and_takes_nothing_more() {
+async fn a_server_that_stops_acknowledges_what_has_reached_it_and_takes_nothing_more() {
     let definition = "[tables.note]\nvisible = 'owner = auth.user_id'\n\
                       [tables.note.insert]\nallow = 'new.owner = auth.user_id'\n";
     let tables = "CREATE TABLE note (id int PRIMARY KEY, owner text NOT NULL)";
@@ -170,7 +170,7 @@ async fn a_server_that_stops_settles_what_has_reached_it_and_takes_nothing_more(
     };
     tokio::join!(told, app.stop_server());
     let rows: i64 = other.query_one("SELECT count(*) FROM note", &[]).await.unwrap().get(0);
-    assert_eq!(rows, 3, "what was in flight is settled when the server has stopped");
+    assert_eq!(rows, 3, "what was in flight is acknowledged when the server has stopped");
     app.start_server().await;
     let (_, connected) = Writer::again(&app, "u1", &client_id, 0).await;
     assert_eq!(connected["lastMutation"], 3);
@@ -218,7 +218,7 @@ async fn a_server_that_gets_the_slot_back_has_missed_nothing() {
     let writing = deployment.writing(&stop).await;
     // One that only looks on, and so never hears that it has missed something.
     let mut reader = Scribe::start(deployment.fleet.url(), "u1", None).await;
-    reader.settle(soon()).await;
+    reader.comes_to_rest(soon()).await;
     lose_the_slot(&mut deployment).await;
     // What the other has taken in and confirmed is not streamed again.
     let update = "UPDATE task SET title = 'streamed to the other', mark = NULL";

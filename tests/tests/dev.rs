@@ -299,13 +299,13 @@ async fn what_is_exported_for_a_server_that_is_deployed_is_left_alone() {
             &dir.write("s.toml", &format!("database_url = '{url}'")),
         ],
     );
-    let history = dir.join("production");
+    let log_dir = dir.join("production");
     command
         .env("DATABASE_URL", &url)
         .env("ROWTIDE_DATABASE_URL", &url)
         .env("ROWTIDE_MUTATION_DATABASE_URL", &url)
         .env("ROWTIDE_ENVIRONMENT", database.name())
-        .env("ROWTIDE_LOG_DIR", &history)
+        .env("ROWTIDE_LOG_DIR", &log_dir)
         .env("ROWTIDE_TOKEN_SECRET", "the secret of production, long enough");
     let mut running = Running::start(command);
     running.line("of the environment and the configuration file, `rowtide dev` does not use database_url").await;
@@ -321,7 +321,7 @@ async fn what_is_exported_for_a_server_that_is_deployed_is_left_alone() {
     let secret = std::fs::read_to_string(dir.path().join("dev/token-secret")).unwrap();
     assert!(signed(secret.trim()));
     running.stop().await;
-    assert!(!Path::new(&history).exists());
+    assert!(!Path::new(&log_dir).exists());
     let client = database.connect().await;
     let sql = "SELECT relname::text FROM pg_class WHERE relkind = 'r' AND relnamespace::regnamespace::text \
                NOT IN ('pg_catalog', 'information_schema')";

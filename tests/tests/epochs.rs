@@ -65,14 +65,14 @@ impl Site {
     async fn assert_whole(mut self) {
         self.fleet.revive();
         for scribe in &mut self.scribes {
-            scribe.settle(soon()).await;
+            scribe.comes_to_rest(soon()).await;
         }
         self.write().await;
         let sql = self.node.connect(Fleet::DATABASE).await;
         sql.batch_execute("UPDATE marker SET value = value + 1").await.unwrap();
         // Everyone, before anyone is asked what they hold: they see what the others write.
         for scribe in &mut self.scribes {
-            scribe.settle(soon()).await;
+            scribe.comes_to_rest(soon()).await;
         }
         for scribe in &mut self.scribes {
             let expected = truth(&sql, Scribe::DEFINITION, &scribe.user).await;

@@ -1,4 +1,4 @@
-//! A mutation is applied once or refused once, whatever becomes of connections: the client's, the
+//! A mutation is applied once or rejected once, whatever becomes of connections: the client's, the
 //! server's, and the one to Postgres, also in the moment of the commit. What was applied is counted by
 //! a trigger in the same transaction, so a second time would show.
 
@@ -39,12 +39,12 @@ fn item(n: u64) -> Value {
     json!([insert("item", json!({ "id": format!("i{n}"), "owner": "u1", "n": n }))])
 }
 
-/// A mutation that is refused.
-fn refused() -> Value {
+/// A mutation that is rejected.
+fn rejected() -> Value {
     json!([insert("item", json!({ "id": "x", "owner": "u2", "n": 1 }))])
 }
 
-/// No refusal.
+/// No rejection.
 const NONE: [(u64, String); 0] = [];
 
 /// Every mutation that was applied, in order.
@@ -52,16 +52,16 @@ async fn applied(app: &App) -> String {
     app.one("SELECT string_agg(id, ' ' ORDER BY place) FROM applied").await
 }
 
-/// The number up to which a client's mutations are settled.
-async fn settled(app: &App, client_id: &str) -> String {
+/// The number up to which a client's mutations are acknowledged.
+async fn acked(app: &App, client_id: &str) -> String {
     let schema = app.database.names().schema;
     app.one(&format!("SELECT last_mutation FROM {schema}.client WHERE client_id = '{client_id}'"))
         .await
 }
 
-async fn settled_up_to(app: &App, client_id: &str, number: u64) {
-    eventually("all of it is settled", || async {
-        (settled(app, client_id).await == number.to_string()).then_some(())
+async fn acked_up_to(app: &App, client_id: &str, number: u64) {
+    eventually("all of it is acknowledged", || async {
+        (acked(app, client_id).await == number.to_string()).then_some(())
     })
     .await;
 }
@@ -207,29 +207,29 @@ async fn a_connection_that_is_lost_at_the_commit_changes_nothing_for_the_client(
         writer.send(item(writer.next())).await;
         // Another waits behind it.
         let last = writer.send(item(writer.next())).await;
-        assert_eq!(writer.settled_up_to(last).await, NONE, "{cut:?}");
+        assert_eq!(writer.acked_up_to(last).await, NONE, "{cut:?}");
         between.assert_was_cut(&format!("{cut:?}"));
     }
     assert_eq!(applied(&app).await, "i1 i2 i3 i4 i5 i6 i7 i8");
-    assert_eq!(settled(&app, &writer.client_id).await, "8");
+    assert_eq!(acked(&app, &writer.client_id).await, "8");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_is_lost_when_a_refusal_is_kept_changes_nothing_for_the_client() {
+async fn a_connection_that_is_lost_when_a_rejection_is_kept_changes_nothing_for_the_client() {
     let between = Between::new().await;
     // Statements that are not prepared can be told apart on the wire.
     let app = between.app(|options| options.gateway.prepared_statements = false).await;
     let mut writer = Writer::live(&app, "u1").await;
     for cut in [Cut::Before, Cut::Meanwhile, Cut::After] {
         between.cut("refusal", cut);
-        writer.mutate(refused()).await.refused("forbidden", "`item`");
+        writer.mutate(rejected()).await.rejected("forbidden", "`item`");
         between.assert_was_cut(&format!("{cut:?}"));
         writer.mutate(item(writer.next())).await.applied();
     }
     assert_eq!(applied(&app).await, "i2 i4 i6");
     let (_, connected) = Writer::again(&app, "u1", &writer.client_id, 0).await;
     let ids: Vec<&Value> =
-        connected["refused"].as_array().unwrap().iter().map(|refused| &refused["id"]).collect();
+        connected["refused"].as_array().unwrap().iter().map(|rejected| &rejected["id"]).collect();
     assert_eq!(
         (ids, &connected["lastMutation"]),
         (vec![&json!(1), &json!(3), &json!(5)], &json!(6))
@@ -261,7 +261,7 @@ async fn a_commit_that_takes_its_time_is_waited_for_by_its_own_repeat() {
     holder.execute("SELECT pg_advisory_unlock(1)", &[]).await.unwrap();
     writer.outcome(id).await.applied();
     assert_eq!(
-        (applied(&app).await.as_str(), settled(&app, &writer.client_id).await.as_str()),
+        (applied(&app).await.as_str(), acked(&app, &writer.client_id).await.as_str()),
         ("i1", "1")
     );
 }
@@ -285,18 +285,18 @@ async fn a_client_that_comes_back_while_its_mutation_is_under_way_is_told_of_it_
         }
         let (mut again, connected) = Writer::again(&app, "u1", &id, first - 1).await;
         assert_eq!(connected["lastMutation"], first - 1);
-        let ops = [of_held, item(first + 1), refused()];
+        let ops = [of_held, item(first + 1), rejected()];
         for ops in ops {
             again.send(ops).await;
         }
         wait_for_a_lock(&app, 2).await;
         holder.batch_execute("COMMIT").await.unwrap();
         let last = first + 2;
-        assert_eq!(again.settled_up_to(last).await, [(last, "forbidden".to_owned())]);
+        assert_eq!(again.acked_up_to(last).await, [(last, "forbidden".to_owned())]);
         writer = again;
     }
     assert_eq!(applied(&app).await, "i1 i1 i3 i1 i6");
-    assert_eq!(settled(&app, &id).await, "7");
+    assert_eq!(acked(&app, &id).await, "7");
 }
 
 /// A number names one mutation for ever, so a copy that arrives late over an older connection is a repeat, also where
@@ -317,16 +317,16 @@ async fn a_late_copy_is_a_repeat_although_the_database_has_gone_back() {
         "type": "connect", "protocol": 1, "clientId": id, "token": App::token("u1"), "acked": 3,
     }))
     .await;
-    settled_up_to(&app, &id, 3).await;
+    acked_up_to(&app, &id, 3).await;
     // It was sent before the newer connection came, on which nothing is heard of the client yet.
     old.send(item(4)).await;
-    settled_up_to(&app, &id, 4).await;
+    acked_up_to(&app, &id, 4).await;
     assert_eq!(new.until("connected").await["lastMutation"], 3);
     new.until("ready").await;
     for n in [4, 5] {
         new.say(&json!({ "type": "mutate", "id": n, "ops": item(n) })).await;
     }
-    settled_up_to(&app, &id, 5).await;
+    acked_up_to(&app, &id, 5).await;
     assert_eq!(applied(&app).await, "i1 i2 i3 i4 i5");
 }
 
@@ -364,21 +364,21 @@ async fn a_client_id_is_its_users_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_waits_for_its_client_also_through_a_restart_of_the_server() {
+async fn a_rejection_waits_for_its_client_also_through_a_restart_of_the_server() {
     let mut app = App::with(DEFINITION, TABLES).await;
     let mut writer = Writer::live(&app, "u1").await;
     let id = writer.client_id.clone();
     let bad = json!([{ "op": "insert\0", "table": "item", "row": {} }]);
-    for ops in [refused(), item(2), bad] {
+    for ops in [rejected(), item(2), bad] {
         writer.send(ops).await;
     }
     drop(writer);
-    settled_up_to(&app, &id, 3).await;
+    acked_up_to(&app, &id, 3).await;
     app.stop_server().await;
     app.start_server().await;
     let codes = |connected: &Value| -> Vec<String> {
         let told = connected["refused"].as_array().unwrap().iter();
-        told.map(|refused| format!("{} {}", refused["id"], refused["code"])).collect()
+        told.map(|rejected| format!("{} {}", rejected["id"], rejected["code"])).collect()
     };
     for (knows, told) in [
         (0, &[r#"1 "forbidden""#, r#"3 "bad_request""#][..]),
@@ -395,33 +395,33 @@ async fn a_refusal_waits_for_its_client_also_through_a_restart_of_the_server() {
     let (mut writer, _) = Writer::again(&app, "u1", &id, 3).await;
     let mut last = 3;
     for _ in 0..120 {
-        last = writer.send(refused()).await;
+        last = writer.send(rejected()).await;
     }
-    assert_eq!(writer.settled_up_to(last).await.len(), 120);
+    assert_eq!(writer.acked_up_to(last).await.len(), 120);
     let (_, connected) = Writer::again(&app, "u1", &id, 3).await;
     let kept = codes(&connected);
     assert_eq!((kept.len(), kept[0].as_str()), (100, r#"24 "forbidden""#));
     assert_eq!(applied(&app).await, "i2");
 }
 
-/// What a client's older connections sent may be settled while it connects anew, after its last number
+/// What a client's older connections sent may be acknowledged while it connects anew, after its last number
 /// was read and before the stream can tell it anything.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_that_passes_a_connection_by_is_not_taken_for_success() {
+async fn a_rejection_that_passes_a_connection_by_is_not_taken_for_success() {
     let app = App::with(DEFINITION, TABLES).await;
     let mut writer = Writer::live(&app, "u1").await;
     let id = writer.client_id.clone();
     writer.mutate(item(1)).await.applied();
     drop(writer);
     let schema = app.database.names().schema;
-    let (refusals, settles) = (app.database.connect().await, app.database.connect().await);
-    hold(&refusals, &format!("LOCK TABLE {schema}.refusal")).await;
+    let (rejections, acks) = (app.database.connect().await, app.database.connect().await);
+    hold(&rejections, &format!("LOCK TABLE {schema}.refusal")).await;
     let connect = json!({
         "type": "connect", "protocol": 1, "clientId": id, "token": App::token("u1"),
     });
     let mut raw = Raw::open(&app).await;
     raw.say(&connect).await;
-    // Its last number has been read, and it waits for what was refused of it.
+    // Its last number has been read, and it waits for what was rejected of it.
     eventually("it is looked up", || async {
         let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
                      AND application_name = 'rowtide clients' AND wait_event_type = 'Lock'";
@@ -429,13 +429,13 @@ async fn a_refusal_that_passes_a_connection_by_is_not_taken_for_success() {
     })
     .await;
     let told = json!([{ "id": 2, "code": "forbidden", "message": "no" }]);
-    let settle = |number: u64, refused: &str| {
+    let ack = |number: u64, rejected: &str| {
         format!(
-            "UPDATE {schema}.client SET last_mutation = {number}, refused = {refused}, name = NULL
+            "UPDATE {schema}.client SET last_mutation = {number}, refused = {rejected}, name = NULL
              WHERE client_id = '{id}'"
         )
     };
-    settles.batch_execute(&settle(2, &format!("'{told}'"))).await.unwrap();
+    acks.batch_execute(&ack(2, &format!("'{told}'"))).await.unwrap();
     let passed = app.one("SELECT pg_current_wal_flush_lsn()").await;
     eventually("the stream has brought it", || async {
         let health: Value = serde_json::from_str(&http_get(&app, "/health/ready").await).unwrap();
@@ -445,12 +445,12 @@ async fn a_refusal_that_passes_a_connection_by_is_not_taken_for_success() {
     })
     .await;
     let kept = format!("INSERT INTO {schema}.refusal VALUES ('{id}', 2, 'forbidden', 'no')");
-    refusals.batch_execute(&format!("{kept}; COMMIT")).await.unwrap();
+    rejections.batch_execute(&format!("{kept}; COMMIT")).await.unwrap();
     let connected = raw.until("connected").await;
     assert_eq!((&connected["lastMutation"], &connected["refused"]), (&json!(1), &json!([])));
     raw.until("ready").await;
-    // Settled as well, and the first that it could hear of.
-    settles.batch_execute(&settle(3, "NULL")).await.unwrap();
+    // Acknowledged as well, and the first that it could hear of.
+    acks.batch_execute(&ack(3, "NULL")).await.unwrap();
     let ending = loop {
         match raw.hear().await {
             Ok(message) => assert!(message["ack"].is_null(), "{message}"),
@@ -468,10 +468,10 @@ async fn a_refusal_that_passes_a_connection_by_is_not_taken_for_success() {
 async fn a_repeat_tells_all_that_it_acknowledges() {
     let app = App::with(DEFINITION, TABLES).await;
     let mut writer = Writer::live(&app, "u1").await;
-    for ops in [item(1), refused(), item(3), refused(), item(5)] {
+    for ops in [item(1), rejected(), item(3), rejected(), item(5)] {
         writer.send(ops).await;
     }
-    assert_eq!(writer.settled_up_to(5).await.len(), 2);
+    assert_eq!(writer.acked_up_to(5).await.len(), 2);
     let forbidden = |number: u64| (number, "forbidden".to_owned());
     for (again, told) in [
         (1, vec![forbidden(2), forbidden(4)]),
@@ -480,7 +480,7 @@ async fn a_repeat_tells_all_that_it_acknowledges() {
         (5, vec![]),
     ] {
         writer.send_as(again, item(again)).await;
-        assert_eq!(writer.settled_up_to(again).await, told, "{again}");
+        assert_eq!(writer.acked_up_to(again).await, told, "{again}");
     }
 }
 
@@ -507,8 +507,8 @@ async fn who_is_in_the_way_is_never_the_clients_concern() {
     let other = second.send(json!([set("i2", 22), set("i1", 21)])).await;
     wait_for_a_lock(&app, 2).await;
     holder.execute("SELECT pg_advisory_unlock(1)", &[]).await.unwrap();
-    assert_eq!(first.outcome(one).await.refused, None);
-    assert_eq!(second.outcome(other).await.refused, None);
+    assert_eq!(first.outcome(one).await.rejected, None);
+    assert_eq!(second.outcome(other).await.rejected, None);
     let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
     eventually("the deadlock is counted", || async {
         (app.one(deadlocks).await == "1").then_some(())
@@ -517,7 +517,7 @@ async fn who_is_in_the_way_is_never_the_clients_concern() {
     let both = "SELECT string_agg(n::text, ' ' ORDER BY place) FROM applied WHERE n > 10";
     assert!(["11 12 22 21", "22 21 11 12"].contains(&app.one(both).await.as_str()));
 
-    // Failures that another try mends; a sequence counts them, because it is not rolled back.
+    // Failures that are gone with another try; a sequence counts them, because it is not rolled back.
     for (code, of) in
         [("40001", "at the write"), ("40P01", "at the write"), ("40001", "at the commit")]
     {
@@ -538,16 +538,16 @@ async fn who_is_in_the_way_is_never_the_clients_concern() {
             ))
             .await;
         let name = format!("{code} {of}");
-        let refused = first.mutate(json!([set("i1", 5)])).await.refused;
+        let rejected = first.mutate(json!([set("i1", 5)])).await.rejected;
         assert_eq!(
-            (refused, app.one("SELECT last_value FROM tries").await.as_str()),
+            (rejected, app.one("SELECT last_value FROM tries").await.as_str()),
             (None, "4"),
             "{name}"
         );
     }
     assert_eq!(app.one("SELECT count(*) FROM applied WHERE n = 5").await, "3");
 
-    // What never ends is given up, with the number settled.
+    // What never ends is given up, with the number acknowledged.
     app.database
         .run(
             "CREATE OR REPLACE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -555,7 +555,7 @@ async fn who_is_in_the_way_is_never_the_clients_concern() {
              END $$",
         )
         .await;
-    first.mutate(json!([set("i1", 6)])).await.refused("unknown_error", "others were writing");
+    first.mutate(json!([set("i1", 6)])).await.rejected("unknown_error", "others were writing");
     first.mutate(item(7)).await.applied();
 }
 
@@ -566,7 +566,7 @@ async fn mutations_wait_while_postgres_is_away() {
     let mut writer = Writer::live(&app, "u1").await;
     writer.mutate(item(1)).await.applied();
     between.set_there(false);
-    for ops in [item(2), refused(), item(4)] {
+    for ops in [item(2), rejected(), item(4)] {
         writer.send(ops).await;
     }
     // The session stays, and is told nothing of them.
@@ -576,7 +576,7 @@ async fn mutations_wait_while_postgres_is_away() {
     newcomer.say(&Raw::connect(&App::token("u1"))).await;
     newcomer.ending().await.assert("a newcomer", "unavailable");
     between.set_there(true);
-    assert_eq!(writer.settled_up_to(4).await, [(3, "forbidden".to_owned())]);
+    assert_eq!(writer.acked_up_to(4).await, [(3, "forbidden".to_owned())]);
     assert_eq!(applied(&app).await, "i1 i2 i4");
 }
 
@@ -593,8 +593,8 @@ async fn a_client_with_too_many_mutations_is_sent_away_and_nothing_is_lost() {
     }
     writer.raw.ending().await.assert("too many", "unavailable");
     between.set_there(true);
-    // What has reached the server is settled without its client.
-    settled_up_to(&app, &id, 257).await;
+    // What has reached the server is acknowledged without its client.
+    acked_up_to(&app, &id, 257).await;
     let (mut writer, connected) = Writer::again(&app, "u1", &id, 0).await;
     assert_eq!((&connected["lastMutation"], &connected["refused"]), (&json!(257), &json!([])));
     writer.mutate(item(258)).await.applied();
@@ -603,7 +603,7 @@ async fn a_client_with_too_many_mutations_is_sent_away_and_nothing_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_number_that_cannot_be_settled_yet_waits() {
+async fn a_number_that_cannot_be_acknowledged_yet_waits() {
     let app = App::with(DEFINITION, TABLES).await;
     let mut writer = Writer::live(&app, "u1").await;
     writer.mutate(item(1)).await.applied();
@@ -619,14 +619,14 @@ async fn a_number_that_cannot_be_settled_yet_waits() {
         ))
         .await;
     writer.send(item(2)).await;
-    let last = writer.send(refused()).await;
+    let last = writer.send(rejected()).await;
     eventually("it is tried again", || async {
         let tries: i64 = app.one("SELECT last_value FROM tries").await.parse().unwrap();
         (tries > 3).then_some(())
     })
     .await;
     app.database.run(&format!("DROP TRIGGER fail ON {schema}.client")).await;
-    assert_eq!(writer.settled_up_to(last).await, [(last, "forbidden".to_owned())]);
+    assert_eq!(writer.acked_up_to(last).await, [(last, "forbidden".to_owned())]);
     assert_eq!(applied(&app).await, "i1 i2");
 }
 

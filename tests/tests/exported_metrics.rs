@@ -44,8 +44,8 @@ async fn what_is_exported_is_what_the_page_for_operators_tells_of() {
         eventually("a mutation is tried again", waits).await;
         sql.batch_execute("COMMIT").await.unwrap();
     };
-    let (settled, ()) = tokio::join!(ann.mutate(rows), held);
-    settled.applied();
+    let (outcome, ()) = tokio::join!(ann.mutate(rows), held);
+    outcome.applied();
     app.stop_server().await;
     app.start_server().await;
     let exported = eventually("the slot is looked at", || async {

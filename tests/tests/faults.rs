@@ -21,34 +21,34 @@ fn note(id: u32, owner: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repeat_is_told_every_refusal_that_its_acknowledgement_covers() {
+async fn a_repeat_is_told_every_rejection_that_its_acknowledgement_covers() {
     let app = App::with(DEFINITION, TABLES).await;
     let mut writer = Writer::live(&app, "u1").await;
-    writer.mutate(note(1, "another")).await.refused("forbidden", "");
+    writer.mutate(note(1, "another")).await.rejected("forbidden", "");
     writer.mutate(note(2, "u1")).await.applied();
-    writer.mutate(note(3, "another")).await.refused("forbidden", "");
-    // On a connection that was opened before all that was settled, by a server that only later took
+    writer.mutate(note(3, "another")).await.rejected("forbidden", "");
+    // On a connection that was opened before all that was acknowledged, by a server that only later took
     // over the stream, it is all sent again.
     let (mut again, _) = Writer::again(&app, "u1", &writer.client_id, 3).await;
     again.send_as(1, note(1, "another")).await;
-    let mut refused = Vec::new();
+    let mut rejected = Vec::new();
     let acknowledged = loop {
         let message = again.raw.hear().await.expect("the session stays");
         if message["type"] == "reject" {
-            refused.push(message["id"].clone());
+            rejected.push(message["id"].clone());
         }
         if let Some(ack) = message["ack"].as_u64() {
             break ack;
         }
     };
-    assert_eq!((acknowledged, refused), (3, vec![json!(1), json!(3)]));
+    assert_eq!((acknowledged, rejected), (3, vec![json!(1), json!(3)]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_acknowledged_before_every_refusal_below_it_was_told() {
+async fn nothing_is_acknowledged_before_every_rejection_below_it_was_told() {
     let app = App::with(DEFINITION, TABLES).await;
     let mut writer = Writer::live(&app, "u1").await;
-    // What a session sees of mutations that another queue of the client has settled, one of them before
+    // What a session sees of mutations that another queue of the client has acknowledged, one of them before
     // the session joined the stream, and after its last number was read.
     let schema = app.database.names().schema;
     let id = &writer.client_id;
@@ -138,7 +138,7 @@ async fn the_ghosts_of_a_killed_server_are_not_waited_for() {
     fleet.add();
     fleet.ready().await;
     let mut scribe = Scribe::start(fleet.url(), "u1", None).await;
-    scribe.settle(soon()).await;
+    scribe.comes_to_rest(soon()).await;
     scribe.assert_nothing_found();
     let sql = node.connect(Fleet::DATABASE).await;
     let row = "BEGIN; SELECT FROM task WHERE id = 2 FOR UPDATE";
@@ -161,7 +161,7 @@ async fn the_ghosts_of_a_killed_server_are_not_waited_for() {
     fleet.members[0].kill().await;
     sql.batch_execute("COMMIT").await.unwrap();
     fleet.start(0);
-    scribe.settle(soon()).await;
+    scribe.comes_to_rest(soon()).await;
     scribe.assert_nothing_found();
     assert_eq!(audit(&sql, &[scribe]).await, [""; 0]);
 }

@@ -43,10 +43,10 @@ impl Drop for SmallDisk {
     }
 }
 
-/// A server whose history is on the disk.
+/// A server whose log is on the disk.
 async fn app(disk: &SmallDisk) -> App {
     let change = |options: &mut rowtide::server::ServerOptions| {
-        options.log.dir = disk.path().join("history");
+        options.log.dir = disk.path().join("log");
         // The client reads only in the end.
         options.gateway.send_queue_bytes = 64 << 20;
     };

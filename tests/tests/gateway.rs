@@ -233,7 +233,7 @@ async fn what_a_client_had_sent_is_acknowledged_before_the_goodbye() {
         last = writer.send(json!([note("u1", number)])).await;
     }
     let hears = async {
-        assert_eq!(writer.settled_up_to(last).await, []);
+        assert_eq!(writer.acked_up_to(last).await, []);
         writer.raw.ending().await.assert("the client", "restarting");
     };
     tokio::join!(hears, app.stop_server());

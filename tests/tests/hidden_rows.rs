@@ -54,7 +54,7 @@ async fn a_row_that_one_may_not_see_is_neither_waited_for_nor_locked() {
     let mut eve = Writer::live(&app, "eve").await;
     eve.mutate(json!([update("item", json!({ "id": "hidden", "n": 1 }))]))
         .await
-        .refused("not_found", "`item`");
+        .rejected("not_found", "`item`");
     let owner = app.database.connect().await;
     owner.batch_execute("BEGIN; SELECT 1 FROM item WHERE id = 'hidden' FOR UPDATE").await.unwrap();
     for ops in [
@@ -62,10 +62,10 @@ async fn a_row_that_one_may_not_see_is_neither_waited_for_nor_locked() {
         json!([delete("item", json!({ "id": "hidden" }))]),
         json!([set("hidden"), set("hidden")]),
     ] {
-        at_once("the mutation", eve.mutate(ops)).await.refused("not_found", "`item`");
+        at_once("the mutation", eve.mutate(ops)).await.rejected("not_found", "`item`");
     }
     let over = insert("item", json!({ "id": "hidden", "owner": "eve" }));
-    at_once("an insert", eve.mutate(json!([over]))).await.refused("forbidden", "key is taken");
+    at_once("an insert", eve.mutate(json!([over]))).await.rejected("forbidden", "key is taken");
     owner.batch_execute("COMMIT").await.unwrap();
 }
 
@@ -85,12 +85,12 @@ async fn behind_a_rejection_nothing_is_locked_or_written() {
         (insert("part", json!({ "id": "p", "owner": "eve", "item": "hidden" })), "forbidden"),
     ] {
         let ops = json!([first, set("slow")]);
-        at_once("what is behind", eve.mutate(ops.clone())).await.refused(code, "ops[0]");
+        at_once("what is behind", eve.mutate(ops.clone())).await.rejected(code, "ops[0]");
     }
     // A number that was acknowledged before does nothing, either.
     let last = eve.next() - 1;
     eve.send_as(last, json!([set("slow")])).await;
-    at_once("a repeat", eve.outcome(last)).await.refused("forbidden", "ops[0]");
+    at_once("a repeat", eve.outcome(last)).await.rejected("forbidden", "ops[0]");
     other.execute("SELECT pg_advisory_unlock(1)", &[]).await.unwrap();
     // All of it is done where nothing is rejected; the second sees what the first did.
     let ops = json!([
@@ -109,7 +109,7 @@ async fn behind_a_rejection_nothing_is_locked_or_written() {
 async fn no_word_and_no_code_tells_whether_a_hidden_row_is_there() {
     let app = App::with(DEFINITION, TABLES).await;
     let mut eve = Writer::live(&app, "eve").await;
-    let mut told = async |ops: Value| eve.mutate(ops).await.refused;
+    let mut told = async |ops: Value| eve.mutate(ops).await.rejected;
     let part =
         |item: &str| json!([insert("part", json!({ "id": "p", "owner": "eve", "item": item }))]);
     let foreign = |id: &str| json!([insert("item", json!({ "id": id, "owner": "ann" }))]);
@@ -159,7 +159,7 @@ async fn a_row_that_was_replaced_meanwhile_is_found() {
         })
         .await;
         other.batch_execute("COMMIT").await.unwrap();
-        assert_eq!(ann.outcome(id).await.refused, None, "{ops}");
+        assert_eq!(ann.outcome(id).await.rejected, None, "{ops}");
         let n = "SELECT (SELECT n FROM item WHERE id = 'hidden')";
         assert_eq!(app.one(&format!("({n})")).await, left, "{ops}");
     }

@@ -228,13 +228,13 @@ async fn no_more_files_may_be_open_and_health_is_told_all_the_same() {
     let dir = Dir::new();
     let database = Database::with(Bystander::TABLES).await;
     let definition = dir.write("rowtide.toml", Bystander::DEFINITION);
-    let (url, history) = (database.url().await, dir.join("history"));
+    let (url, log_dir) = (database.url().await, dir.join("log"));
     let settings = ["--definition", &definition, "--database-url", &url, "--environment"];
     let mut set_up = rowtide(["setup"]);
     set_up.args(settings).arg(database.name());
     let set_up = said(set_up).await;
     assert_eq!(set_up.code(), Some(0), "{set_up:?}");
-    let serve = rowtide(["serve", "--listen", "127.0.0.1:0", "--log-dir", &history]);
+    let serve = rowtide(["serve", "--listen", "127.0.0.1:0", "--log-dir", &log_dir]);
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -n 320 && exec \"$0\" \"$@\""]).arg(serve.get_program());
     command.args(serve.get_args()).args(settings).arg(database.name());

@@ -17,7 +17,7 @@ async fn sessions_mutations_and_the_slot_are_counted() {
     let mut ann = Writer::live(&app, "u1").await;
     let update = |row| json!([{ "op": "update", "table": "user", "row": row }]);
     ann.mutate(update(json!({ "id": "u1", "name": "Ann" }))).await.applied();
-    ann.mutate(update(json!({ "id": "u2", "name": "Ann" }))).await.refused("not_found", "user");
+    ann.mutate(update(json!({ "id": "u2", "name": "Ann" }))).await.rejected("not_found", "user");
     // The client may hear of it before the server has put it away.
     let text = eventually("no mutation waits", || async {
         let text = http_get(&app, "/metrics").await;
@@ -62,7 +62,7 @@ async fn a_history_that_fills_is_warned_of_in_a_log_that_machines_read() {
     let table = "CREATE TABLE note (id int PRIMARY KEY, owner text, text text)";
     sql.batch_execute(table).await.unwrap();
     let definition = dir.write("rowtide.toml", "[tables.note]\nvisible = 'owner = auth.user_id'");
-    let (url, history) = (database.url().await, dir.join("history"));
+    let (url, log_dir) = (database.url().await, dir.join("log"));
     let settings = ["--definition", &definition, "--database-url", &url];
     let run = |command: &str| {
         let mut command = rowtide([command]);
@@ -73,7 +73,7 @@ async fn a_history_that_fills_is_warned_of_in_a_log_that_machines_read() {
     assert_eq!(set_up.code(), Some(0), "{set_up:?}");
     let mut command = run("serve");
     command.args(["--log-format", "json", "--listen", "127.0.0.1:0"]);
-    command.args(["--log-dir", &history, "--log-bytes", "1048576"]);
+    command.args(["--log-dir", &log_dir, "--log-bytes", "1048576"]);
     command.env("ROWTIDE_TOKEN_SECRET", SECRET);
     let mut server = Running::start(command);
     server.line("ready http://").await;

@@ -40,8 +40,8 @@ async fn a_file_that_fails_leaves_nothing_and_those_before_it_stay() {
                 INSERT INTO nowhere VALUES (1)";
     assert_eq!(error.to_string(), said);
     assert_eq!(rows(&database, "SELECT FROM a").await, 0);
-    let mended = file("2.sql", "INSERT INTO a DEFAULT VALUES");
-    assert_eq!(migrate(&mut client, &[good, mended]).await.unwrap(), ["2.sql"]);
+    let repaired = file("2.sql", "INSERT INTO a DEFAULT VALUES");
+    assert_eq!(migrate(&mut client, &[good, repaired]).await.unwrap(), ["2.sql"]);
     assert_eq!(rows(&database, "SELECT FROM a").await, 1);
 }
 

@@ -84,10 +84,10 @@ async fn a_claim_takes_the_type_that_it_is_compared_with() {
                 if number == 0 && !may {
                     op["row"]["id"] = 2.into();
                 }
-                let refused = writer.mutate(json!([op])).await.refused;
-                let is = refused.as_ref().map(|(code, _)| code.as_str());
+                let rejected = writer.mutate(json!([op])).await.rejected;
+                let is = rejected.as_ref().map(|(code, _)| code.as_str());
                 if is != (!may).then_some("forbidden") {
-                    wrong.push(format!("{claims} as {kind}: {refused:?}"));
+                    wrong.push(format!("{claims} as {kind}: {rejected:?}"));
                 }
             }
             app.database.run(&format!("DELETE FROM {table}")).await;
@@ -116,14 +116,14 @@ async fn one_claim_has_as_many_types_as_places_and_limits_know_claims_too() {
         json!([insert("t", json!({ "id": id, "number": number, "name": name }))])
     };
     let mut five = Writer::live_with(&app, &token(json!({ "team": 5 }))).await;
-    five.mutate(new("a", 6, "5")).await.refused("forbidden", "`t`");
-    five.mutate(new("a", 5, "6")).await.refused("forbidden", "`t`");
+    five.mutate(new("a", 6, "5")).await.rejected("forbidden", "`t`");
+    five.mutate(new("a", 5, "6")).await.rejected("forbidden", "`t`");
     five.mutate(new("a", 5, "5")).await.applied();
-    five.mutate(new("b", 5, "5")).await.refused("team_is_full", "`t`");
+    five.mutate(new("b", 5, "5")).await.rejected("team_is_full", "`t`");
     let mut many = Writer::live_with(&app, &token(json!({ "teams": ["red", "' OR true"] }))).await;
     many.mutate(new("c", 1, "red")).await.applied();
     many.mutate(new("d", 1, "' OR true")).await.applied();
-    many.mutate(new("e", 1, "blue")).await.refused("forbidden", "`t`");
+    many.mutate(new("e", 1, "blue")).await.rejected("forbidden", "`t`");
     // What a claim does not fit is null, and what does not depend on it still holds.
     for (id, team) in [("f", json!(null)), ("g", json!(3_000_000_000_u64)), ("h", json!("none"))] {
         let lead = token(json!({ "team": team, "teams": "red", "Team Lead": true }));

@@ -79,9 +79,9 @@ async fn files_are_shared_and_taken_back() {
     let gone = ["delete file private", "delete file_state stranger/private"];
     assert_eq!(brief(&stranger.hears().await), gone);
     let visit = json!([insert("file_state", json!({ "userId": "stranger", "fileId": "private" }))]);
-    stranger.mutate(visit).await.refused("forbidden", "`file_state`");
+    stranger.mutate(visit).await.rejected("forbidden", "`file_state`");
     let edit = file(json!({ "id": "private", "updatedAt": 8 }));
-    stranger.mutate(edit).await.refused("not_found", "`file`");
+    stranger.mutate(edit).await.rejected("not_found", "`file`");
 
     // Deleted for good.
     let away = json!([delete("file", json!({ "id": "edit" }))]);
@@ -131,9 +131,9 @@ async fn all_sessions_of_a_user_hear_it_and_one_is_told_that_it_is_its_own() {
         let tx = here.raw.until("tx").await;
         assert_eq!((&tx["changes"][0]["row"]["name"], &tx["ack"]), (&json!(other), &Value::Null));
     }
-    // A refusal is for who sent it alone: the other hears of what comes after, and of nothing else.
-    let refused = json!([update("file", json!({ "id": "edit", "ownerName": "x" }))]);
-    here.mutate(refused).await.refused("forbidden", "`ownerName`");
+    // A rejection is for who sent it alone: the other hears of what comes after, and of nothing else.
+    let rejected = json!([update("file", json!({ "id": "edit", "ownerName": "x" }))]);
+    here.mutate(rejected).await.rejected("forbidden", "`ownerName`");
     write(&mut here, rename("E")).await;
     let message = there.raw.hear().await.unwrap();
     assert_eq!(message["changes"][0]["row"]["name"], "E", "{message}");

@@ -174,7 +174,7 @@ async fn what_is_wrong_is_named_and_nothing_of_it_applied() {
     let mut writer = Writer::live(&app, "u1").await;
     let before = all(&app).await;
     for (name, ops, code, said) in wrong() {
-        let Some((is, message)) = writer.mutate(ops).await.refused else {
+        let Some((is, message)) = writer.mutate(ops).await.rejected else {
             panic!("{name}: applied")
         };
         assert_eq!(is, code, "{name}: {message}");
@@ -187,14 +187,14 @@ async fn what_is_wrong_is_named_and_nothing_of_it_applied() {
     }
     // What is right is still taken.
     writer.mutate(item(json!({}))).await.applied();
-    // All of the refusals are kept, for a client that did not hear them.
-    let settled = wrong().len() as u64 + 1;
+    // All of the rejections are kept, for a client that did not hear them.
+    let acked = wrong().len() as u64 + 1;
     let (_, connected) = Writer::again(&app, "u1", &writer.client_id, 0).await;
-    assert_eq!(connected["lastMutation"], settled);
-    let refused = connected["refused"].as_array().unwrap();
-    let told: Vec<(u64, &str)> = refused
+    assert_eq!(connected["lastMutation"], acked);
+    let rejected = connected["refused"].as_array().unwrap();
+    let told: Vec<(u64, &str)> = rejected
         .iter()
-        .map(|refused| (refused["id"].as_u64().unwrap(), refused["code"].as_str().unwrap()))
+        .map(|rejected| (rejected["id"].as_u64().unwrap(), rejected["code"].as_str().unwrap()))
         .collect();
     let codes: Vec<&str> = wrong().iter().map(|(_, _, code, _)| *code).collect();
     assert_eq!(told, (1..).zip(codes).collect::<Vec<_>>());
@@ -238,15 +238,15 @@ async fn what_one_cannot_see_is_as_if_it_were_not_there() {
     ] {
         // Postgres plans a statement anew a few times, and then once for all values.
         for _ in 0..8 {
-            let theirs = writer.mutate(theirs.clone()).await.refused;
-            let nowhere = writer.mutate(nowhere.clone()).await.refused;
+            let theirs = writer.mutate(theirs.clone()).await.rejected;
+            let nowhere = writer.mutate(nowhere.clone()).await.rejected;
             assert!(theirs.is_some(), "{what}");
             assert_eq!(theirs, nowhere, "{what}");
         }
     }
     assert_eq!(all(&app).await, before);
     // Of one's own row it is told what is wrong.
-    writer.mutate(share("mine", "1.00")).await.refused("bad_request", "`share`");
+    writer.mutate(share("mine", "1.00")).await.rejected("bad_request", "`share`");
 }
 
 /// Strings that mean something to SQL, to JSON or to Postgres' formats mean nothing as values.
@@ -305,13 +305,13 @@ async fn a_number_follows_the_one_before() {
     let add = |n: u32| json!([insert("pair", json!({ "a": n, "b": n, "v": "x" }))]);
     writer.mutate(add(1)).await.applied();
     writer.mutate(json!([delete("pair", json!({ "a": 1, "b": 1 }))])).await.applied();
-    let refused = mine(json!({ "made": 1 }));
-    writer.mutate(refused.clone()).await.refused("forbidden", "`made`");
-    // Going back is a repeat, whatever it brings: it is settled, and told again how.
+    let rejected = mine(json!({ "made": 1 }));
+    writer.mutate(rejected.clone()).await.rejected("forbidden", "`made`");
+    // Going back is a repeat, whatever it brings: it is acknowledged, and told again how.
     writer.send_as(1, add(1)).await;
     assert_eq!(writer.outcome(1).await.applied(), [Value::Null; 0]);
     writer.send_as(3, add(3)).await;
-    writer.outcome(3).await.refused("forbidden", "`made`");
+    writer.outcome(3).await.rejected("forbidden", "`made`");
     assert_eq!(app.one("SELECT count(*) FROM pair").await, "0");
     writer.mutate(add(4)).await.applied();
     // A jump can only be a mistake; what came before it is applied, and nothing after it.
@@ -344,7 +344,7 @@ async fn sizes_have_limits_with_their_defaults() {
         ("a megabyte for a column", mine(json!({ megabyte.clone(): 1 }))),
         ("three ops", json!(vec![mine(json!({ "n": 1 }))[0].clone(); 3])),
     ] {
-        writer.mutate(ops).await.refused("too_large", "more than");
+        writer.mutate(ops).await.rejected("too_large", "more than");
         bystander.assert_undisturbed(&app, name).await;
     }
     assert_eq!(all(&app).await, before);
@@ -397,13 +397,13 @@ async fn any_name_is_a_name() {
     assert_eq!((&changes[0]["table"], &changes[0]["row"]), (&json!(table), &all));
     let mut second = row.clone();
     second["i\"d'"] = 2.into();
-    writer.mutate(json!([insert(table, second)])).await.refused("full", table);
+    writer.mutate(json!([insert(table, second)])).await.rejected("full", table);
     let changes = writer.mutate(json!([update(table, with(json!({ "select": "x" })))])).await;
     assert_eq!(changes.applied()[0]["row"]["select"], "x");
     let wrong = with(json!({ "$1": "x", "select": "x" }));
-    writer.mutate(json!([update(table, wrong)])).await.refused("bad_request", "`$1`");
+    writer.mutate(json!([update(table, wrong)])).await.rejected("bad_request", "`$1`");
     let fixed = with(json!({ "é ü": "x" }));
-    writer.mutate(json!([update(table, fixed)])).await.refused("forbidden", "`é ü`");
+    writer.mutate(json!([update(table, fixed)])).await.rejected("forbidden", "`é ü`");
     let changes = writer.mutate(json!([delete(table, key.clone())])).await.applied();
     assert_eq!(changes[0]["row"], key);
     bystander.assert_undisturbed(&app, "all of it").await;
@@ -420,7 +420,7 @@ async fn more_than_a_users_rate_waits_and_nothing_is_rejected() {
     for n in 0..31 {
         last = writer.send(json!([op(2 * n), op(2 * n + 1)])).await;
     }
-    assert_eq!(writer.settled_up_to(last).await, []);
+    assert_eq!(writer.acked_up_to(last).await, []);
     assert_eq!(app.one("SELECT count(*) FROM pair").await, "62");
     // A connect waits for nothing: the client does.
     let mut again = Raw::open(&app).await;

@@ -122,7 +122,7 @@ struct Change<'a> {
 /// The columns, each as it was sent.
 type Row<'a> = BTreeMap<String, &'a RawValue>;
 
-/// `v` of the one change of the next mutation; or why it was refused.
+/// `v` of the one change of the next mutation; or why it was rejected.
 async fn write(raw: &mut Raw, id: u64, ops: &str) -> String {
     let message = format!(r#"{{"type":"mutate","id":{id},"ops":[{ops}]}}"#);
     raw.send(Message::text(message)).await;
@@ -258,7 +258,7 @@ const NO_VALUES: &[(&str, &str, &str)] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_column_does_not_take_is_refused_by_its_name() {
+async fn what_a_column_does_not_take_is_rejected_by_its_name() {
     let (mut sql, mut definition) = (TYPES.to_owned(), String::new());
     for (number, (kind, ..)) in NO_VALUES.iter().enumerate() {
         sql += &format!(
@@ -347,7 +347,7 @@ async fn what_an_insert_leaves_out_is_made_once() {
         (&Value::Null, &json!(7))
     );
     let owner = json!([insert("made", json!({ "id": "c", "owner": null }))]);
-    writer.mutate(owner).await.refused("forbidden", "`made`");
+    writer.mutate(owner).await.rejected("forbidden", "`made`");
     // An update makes nothing, and neither does an insert over a row.
     let random = changes[0]["row"]["counted"].clone();
     let changes =
@@ -360,11 +360,11 @@ async fn what_an_insert_leaves_out_is_made_once() {
         insert("numbered", json!({ "id": 9, "name": "B" })),
     ] {
         let column = if op["table"] == "made" { "`always`" } else { "`id`" };
-        writer.mutate(json!([op])).await.refused("forbidden", column);
+        writer.mutate(json!([op])).await.rejected("forbidden", column);
     }
     let generated = json!([insert("made", json!({ "id": "d", "twice": 4 }))]);
     let published = app.database.is_at_least(18, "generated columns are known").await;
     let code = if published { "forbidden" } else { "bad_request" };
-    writer.mutate(generated).await.refused(code, "`twice`");
+    writer.mutate(generated).await.rejected(code, "`twice`");
     writer.mutate(json!([update("numbered", json!({ "id": 1, "name": "C" }))])).await.applied();
 }

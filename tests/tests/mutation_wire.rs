@@ -307,13 +307,13 @@ async fn a_pooler_may_hand_out_another_connection_for_each_transaction() {
         let id = format!("i{n}");
         writer.mutate(new(&id)).await.applied();
         writer.mutate(rename(&id)).await.applied();
-        // An insert that meets a row, a refusal, a repeat: each has transactions of its own.
+        // An insert that meets a row, a rejection, a repeat: each has transactions of its own.
         writer.mutate(new(&id)).await.applied();
         let other = json!([insert("item", json!({ "id": "x", "owner": "u2" }))]);
-        writer.mutate(other).await.refused("forbidden", "`item`");
+        writer.mutate(other).await.rejected("forbidden", "`item`");
         let last = writer.next() - 1;
         writer.send_as(last, rename(&id)).await;
-        writer.outcome(last).await.refused("forbidden", "`item`");
+        writer.outcome(last).await.rejected("forbidden", "`item`");
         writer.mutate(json!([rename(&id)[0], away(&id)[0]])).await.applied();
     }
     let seen = pooler.seen();

@@ -1,7 +1,7 @@
 //! Who may do what: the rules of both examples, tried by everyone. Each line of a table is read as:
 //! what is tried, how, and what becomes of it for each of the roles. `$me` is whoever tries. What was
-//! applied is undone before the next one tries; what was refused must have changed nothing, and its
-//! refusal must not tell a secret.
+//! applied is undone before the next one tries; what was rejected must have changed nothing, and its
+//! rejection must not tell a secret.
 
 use futures_util::future::join_all;
 use rowtide_tests::small::{
@@ -14,7 +14,7 @@ use tokio_postgres::Client;
 
 /// An expectation: applied.
 const OK: &str = "applied";
-/// Refused by what the rules say of columns, before a row is looked at.
+/// Rejected by what the rules say of columns, before a row is looked at.
 const NEVER: &str = "forbidden";
 const NOT_FOUND: &str = "not_found";
 
@@ -68,15 +68,15 @@ impl Stage {
         for (what, ops, expected) in lines {
             for ((role, writer), expected) in writers.iter_mut().zip(expected) {
                 let ops = serde_json::from_str(&ops.to_string().replace("$me", role)).unwrap();
-                let refused = writer.mutate(ops).await.refused;
+                let rejected = writer.mutate(ops).await.rejected;
                 let (code, said) = expected.split_once(' ').unwrap_or((expected, ""));
-                let (is, message) = refused.unwrap_or_else(|| (OK.to_owned(), said.to_owned()));
+                let (is, message) = rejected.unwrap_or_else(|| (OK.to_owned(), said.to_owned()));
                 if is != code || !message.contains(said) || message.contains("secret") {
                     wrong.push(format!("{what}, by {role}: {is} {message:?}, not {expected:?}"));
                 }
                 let after = self.all().await;
                 if is != OK && after != before {
-                    wrong.push(format!("{what}, by {role}: refused, and yet {after}"));
+                    wrong.push(format!("{what}, by {role}: rejected, and yet {after}"));
                 }
                 if is == OK {
                     self.undo().await;
@@ -347,11 +347,11 @@ async fn the_last_place_is_given_once() {
         }
         let race = (0..).zip(&mut writers).map(|(n, writer)| async move {
             let new = insert("file", small_file(&format!("last{n}"), "stranger"));
-            writer.mutate(json!([new])).await.refused
+            writer.mutate(json!([new])).await.rejected
         });
-        let refused: Vec<_> = join_all(race).await.into_iter().flatten().collect();
-        assert_eq!(refused.len(), 9, "{isolation}: {refused:?}");
-        for (code, message) in &refused {
+        let rejected: Vec<_> = join_all(race).await.into_iter().flatten().collect();
+        assert_eq!(rejected.len(), 9, "{isolation}: {rejected:?}");
+        for (code, message) in &rejected {
             assert_eq!(code, "max_files_reached", "{isolation}: {message}");
             assert!(message.contains("200"), "{message}");
         }
@@ -368,7 +368,7 @@ async fn the_last_place_is_given_once() {
             [delete("file", json!({ "id": "n2" })), insert("file", small_file("x", "stranger"))];
         writer.mutate(json!(exchange)).await.applied();
         let one_more = json!([insert("file", small_file("y", "stranger"))]);
-        writer.mutate(one_more).await.refused("max_files_reached", "ops[0]");
+        writer.mutate(one_more).await.rejected("max_files_reached", "ops[0]");
     }
 }
 
@@ -404,8 +404,8 @@ async fn an_insert_goes_by_the_row_as_it_is_when_others_have_committed() {
         })
         .await;
         other.batch_execute("COMMIT").await.unwrap();
-        let refused = owner.outcome(id).await.refused;
-        assert_eq!(refused.map_or(OK.to_owned(), |(code, _)| code), expected, "{meanwhile}");
+        let rejected = owner.outcome(id).await.rejected;
+        assert_eq!(rejected.map_or(OK.to_owned(), |(code, _)| code), expected, "{meanwhile}");
         let name = if expected == OK { "New" } else { "" };
         assert_eq!(
             app.one("SELECT name FROM file WHERE id = 'private'").await,
@@ -434,7 +434,7 @@ async fn each_limit_counts_what_its_rule_says() {
             })
         )])
     };
-    owner.mutate(new(1, "doing")).await.refused("too_many_open_issues", "`issue`");
+    owner.mutate(new(1, "doing")).await.rejected("too_many_open_issues", "`issue`");
     owner.mutate(new(2, "done")).await.applied();
     // Everyone has a count of their own.
     let mut member = Writer::live(&app, "member").await;
@@ -464,7 +464,7 @@ async fn a_mutation_is_all_or_nothing_and_later_operations_see_earlier_ones() {
         (insert("file", small_file("n", "editor")), "forbidden", "ops[2]"),
     ] {
         let ops = json!([name("A"), insert("file", small_file("new", "owner")), last]);
-        owner.mutate(ops).await.refused(code, said);
+        owner.mutate(ops).await.rejected(code, said);
         assert_eq!(app.one("SELECT name FROM file WHERE id = 'private'").await, "secret private");
         assert_eq!(app.one("SELECT count(*) FROM file WHERE id = 'new'").await, "0");
     }
@@ -483,8 +483,8 @@ async fn a_mutation_is_all_or_nothing_and_later_operations_see_earlier_ones() {
     assert_eq!(app.one("SELECT name FROM file WHERE id = 'new'").await, "C");
     // What was hidden by an earlier operation is not there for a later one.
     let hidden = update("file", json!({ "id": "new", "isDeleted": true }));
-    owner.mutate(json!([hidden, away()])).await.refused("not_found", "ops[1]");
-    owner.mutate(json!([away(), away()])).await.refused("not_found", "ops[1]");
+    owner.mutate(json!([hidden, away()])).await.rejected("not_found", "ops[1]");
+    owner.mutate(json!([away(), away()])).await.rejected("not_found", "ops[1]");
     owner.mutate(json!([away(), file("D"), away()])).await.applied();
     assert_eq!(app.one("SELECT count(*) FROM file WHERE id = 'new'").await, "0");
 }
@@ -513,15 +513,15 @@ async fn a_table_that_changes_its_shape_does_not_mix_up_columns() {
         .unwrap();
     let schema = app.database.names().schema;
     let client = format!("{schema}.client WHERE client_id = '{}'", writer.client_id);
-    eventually("it is settled", || async {
+    eventually("it is acknowledged", || async {
         let last = app.one(&format!("SELECT last_mutation FROM {client}")).await;
         (last == id.to_string()).then_some(())
     })
     .await;
-    // If it takes too long until the new shape is known, it is refused.
-    let refused = app.one(&format!("SELECT refused->0->>'code' FROM {client}")).await;
-    let b = if refused == "null" { "B" } else { "null" };
-    assert!(["null", "unknown_error"].contains(&refused.as_str()), "{refused}");
+    // If it takes too long until the new shape is known, it is rejected.
+    let rejected = app.one(&format!("SELECT refused->0->>'code' FROM {client}")).await;
+    let b = if rejected == "null" { "B" } else { "null" };
+    assert!(["null", "unknown_error"].contains(&rejected.as_str()), "{rejected}");
     assert_eq!(
         (app.one("SELECT b FROM t").await.as_str(), app.one("SELECT c FROM t").await.as_str()),
         (b, "C")

@@ -106,7 +106,7 @@ async fn a_client_begins_with_its_rows_and_hears_of_what_it_writes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refusals_go_to_their_sender_alone_and_have_the_older_codes() {
+async fn rejections_go_to_their_sender_alone_and_have_the_older_codes() {
     let app = App::example("files").await;
     let (mut ann, _) = Older::live(&app, "u1").await;
     let (mut tab, _) = Older::live(&app, "u1").await;
@@ -122,7 +122,7 @@ async fn refusals_go_to_their_sender_alone_and_have_the_older_codes() {
         ann.mutate(name, json!([change])).await;
         let heard = ann.until(name).await;
         assert_eq!((error_code(&heard), rows(&heard)), (code, Vec::new()), "{name}");
-        // Again: refused again, and still not done.
+        // Again: rejected again, and still not done.
         ann.mutate(name, json!([change])).await;
         assert_eq!(error_code(&ann.until(name).await), code, "{name}");
     }
@@ -156,7 +156,7 @@ async fn an_insert_over_a_row_updates_it_and_leaves_out_what_is_never_written() 
         other.mutate("take", json!([update("file", "insert", row.clone())])).await;
         assert_eq!(error_code(&other.until("take").await), "forbidden", "{user}");
     }
-    // A guest may say that it was edited, and what else they say is refused and not left out.
+    // A guest may say that it was edited, and what else they say is rejected and not left out.
     let (mut editor, _) = Older::live(&app, "editor").await;
     let edit = |more: Value| {
         let mut row = json!({ "id": "edit", "updatedAt": 5, "ownerAvatar": "x" });

@@ -158,7 +158,7 @@ async fn a_state_that_is_not_there_is_updated_and_deleted_without_a_word() {
     let mut writer = Writer::live(&app, "owner").await;
     let row = json!({ "userId": "owner", "fileId": "nothing", "lastVisitAt": 1 });
     let ops = json!([{ "op": "update", "table": "file_state", "row": row }]);
-    writer.mutate(ops).await.refused("not_found", "file_state");
+    writer.mutate(ops).await.rejected("not_found", "file_state");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,5 @@
 //! `rowtide setup` and `rowtide check`: what they do and find in real databases, and that what check
-//! advises mends what it found.
+//! advises repairs what it found.
 
 use rowtide_plan::catalog::ReplicaIdentity;
 use rowtide_plan::check::Problem;
@@ -57,7 +57,7 @@ async fn set_up(client: &Client, names: &Names) -> Vec<String> {
 
 /// What check says, as a person reads it.
 async fn found(client: &Client, names: &Names) -> Vec<String> {
-    let problems = check(client, names, &plan(client).await).await.unwrap();
+    let problems = check(client, names, &plan(client).await).await.unwrap().problems;
     problems.into_iter().map(|problem| problem.what).collect()
 }
 
@@ -201,7 +201,7 @@ async fn what_check_advises_a_role_without_rights_mends_what_it_found() {
     let options = ConnectOptions::parse(&database.url_as(&role).await).unwrap();
     let client = connect(&options, "test").await.unwrap();
     let plan = plan(&admin).await;
-    let problems: Vec<Problem> = check(&client, &names, &plan).await.unwrap();
+    let problems: Vec<Problem> = check(&client, &names, &plan).await.unwrap().problems;
     let what: Vec<&str> = problems.iter().map(|problem| problem.what.as_str()).collect();
     let schema = &names.schema;
     assert_eq!(
@@ -224,7 +224,7 @@ async fn what_check_advises_a_role_without_rights_mends_what_it_found() {
     for problem in problems {
         admin.batch_execute(&problem.repair.unwrap()).await.unwrap();
     }
-    let problems = check(&client, &names, &plan).await.unwrap();
+    let problems = check(&client, &names, &plan).await.unwrap().problems;
     assert_eq!(problems, [], "as {role}");
 }
 
@@ -246,10 +246,13 @@ async fn a_role_that_may_not_set_up_is_told_what_it_may_not() {
     {
         assert!(said.contains(part), "no `{part}` in {said}");
     }
-    let problems = check(&client, &names, &plan(&admin).await).await.unwrap();
+    let problems = check(&client, &names, &plan(&admin).await).await.unwrap().problems;
     let missing = problems.iter().find(|problem| problem.what.contains("client")).unwrap();
-    let mend = missing.repair.as_deref().unwrap();
-    assert_eq!(mend, format!("GRANT CREATE ON DATABASE {name} TO {role};  -- then: rowtide setup"));
+    let repair = missing.repair.as_deref().unwrap();
+    assert_eq!(
+        repair,
+        format!("GRANT CREATE ON DATABASE {name} TO {role};  -- then: rowtide setup")
+    );
 }
 
 #[tokio::test]
@@ -264,7 +267,7 @@ async fn a_publication_that_leaves_rows_or_columns_out_is_found() {
     let narrow =
         format!("ALTER PUBLICATION {publication} SET TABLE note WHERE (owner <> 'u9'), member");
     client.batch_execute(&narrow).await.unwrap();
-    let problems = check(&client, &names, &plan(&client).await).await.unwrap();
+    let problems = check(&client, &names, &plan(&client).await).await.unwrap().problems;
     let what: Vec<&str> = problems.iter().map(|problem| problem.what.as_str()).collect();
     let schema = &names.schema;
     assert_eq!(
@@ -299,17 +302,17 @@ async fn an_anchor_without_an_index_and_a_key_beyond_javascript_are_noted() {
         let catalog = read_catalog(&client, &definition.tables()).await.unwrap();
         compile(&definition, &catalog).unwrap()
     };
-    let problems = check(&client, &names, &plan().await).await.unwrap();
+    let problems = check(&client, &names, &plan().await).await.unwrap().problems;
     assert!(problems.iter().all(|problem| !problem.fatal));
     let what: Vec<&str> = problems.iter().map(|problem| problem.what.as_str()).collect();
     assert!(what[0].starts_with("no index serves the anchor \"owner\""), "{what:?}");
     assert!(what[1].contains("2^53"), "{what:?}");
     client.batch_execute(problems[0].repair.as_deref().unwrap()).await.unwrap();
-    assert_eq!(check(&client, &names, &plan().await).await.unwrap(), problems[1..]);
+    assert_eq!(check(&client, &names, &plan().await).await.unwrap().problems, problems[1..]);
 }
 
 #[tokio::test]
-async fn a_table_without_a_primary_key_is_refused_with_the_statement_that_mends_it() {
+async fn a_table_without_a_primary_key_is_refused_with_the_statement_that_repairs_it() {
     let database = Database::with("CREATE TABLE note (id text, owner text)").await;
     let client = database.connect().await;
     let text = "[tables.note]\nvisible = 'owner = auth.user_id'";
@@ -337,11 +340,11 @@ async fn a_server_without_logical_wal_is_found_and_said() {
     let full = "ALTER TABLE note REPLICA IDENTITY FULL; ALTER TABLE member REPLICA IDENTITY FULL; \
                 ALTER TABLE other.plan REPLICA IDENTITY FULL;";
     client.batch_execute(full).await.unwrap();
-    let problems = check(&client, &names, &plan(&client).await).await.unwrap();
+    let problems = check(&client, &names, &plan(&client).await).await.unwrap().problems;
     assert_eq!(problems[0].what, "wal_level is `replica`: changes cannot be streamed");
-    let mend = problems[0].repair.as_deref().unwrap();
-    assert_eq!(mend, "ALTER SYSTEM SET wal_level = logical;  -- then restart Postgres");
-    client.batch_execute(mend).await.unwrap();
+    let repair = problems[0].repair.as_deref().unwrap();
+    assert_eq!(repair, "ALTER SYSTEM SET wal_level = logical;  -- then restart Postgres");
+    client.batch_execute(repair).await.unwrap();
 }
 
 #[tokio::test]
@@ -399,7 +402,7 @@ async fn slots_that_are_all_in_use_are_said() {
         error,
         "cannot create replication slot `rowtide_two`: all replication slots are in use"
     );
-    let problems = check(&client, &names, &plan(&client).await).await.unwrap();
+    let problems = check(&client, &names, &plan(&client).await).await.unwrap().problems;
     let full = problems.iter().find(|problem| problem.what.contains("max_replication_slots"));
     client.batch_execute(full.unwrap().repair.as_deref().unwrap()).await.unwrap();
 }

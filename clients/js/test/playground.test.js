@@ -139,7 +139,7 @@ test('what one person edits the other has at once, and so is what psql does', as
   assert.equal(await left.row('f5').count(), 1);
 });
 
-test('a change that is refused is taken back, and it is said why', async (t) => {
+test('a change that is rejected is taken back, and it is said why', async (t) => {
   const { page, left } = await open(t, files, { table: 'file' });
   const before = await (await left.cell('f1', 'ownerName')).textContent();
   await left.write('f1', 'ownerName', 'Somebody');
@@ -147,7 +147,7 @@ test('a change that is refused is taken back, and it is said why', async (t) => 
   await hasText(left.notice, 'forbidden');
   await hasText(left.outcome, 'forbidden');
   await hasText(await left.cell('f1', 'ownerName'), before);
-  await hasText(page.getByRole('status'), 'u1: refused, forbidden');
+  await hasText(page.getByRole('status'), 'u1: rejected, forbidden');
   await left.element.getByRole('button', { name: 'Dismiss' }).click();
   assert.equal(await left.notice.isVisible(), false);
 });

@@ -127,7 +127,7 @@ fn hold_log(dir: &Path) -> Result<Connection> {
 
 /// Waits until the stream has come to its end, or stands still before it: whether it does.
 async fn stands_still(site: &Site) -> Result<bool> {
-    let end = site.wal_end().await?;
+    let end = Some(site.wal_end().await?);
     let (mut at, mut since) = (site.health().await?.position, Instant::now());
     while at < end && since.elapsed() < STILL {
         tokio::time::sleep(Duration::from_millis(50)).await;

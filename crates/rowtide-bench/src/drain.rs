@@ -152,7 +152,7 @@ pub(crate) async fn drain(ground: &Ground, args: &DrainArgs) -> Result<(Site, Dr
     let begun = Instant::now();
     kill_process(process, Signal::CONT).into_diagnostic()?;
     let position = async {
-        while site.health().await?.position < end {
+        while site.health().await?.position < Some(end) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         Ok::<_, miette::Report>(begun.elapsed())

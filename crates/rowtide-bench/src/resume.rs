@@ -68,7 +68,7 @@ pub(crate) async fn run(ground: &Ground, args: &ResumeArgs) -> Result<()> {
 /// Waits until the server has everything that is committed.
 pub(crate) async fn streamed(site: &Site) -> Result<()> {
     let end = site.wal_end().await?;
-    while site.health().await?.position < end {
+    while site.health().await?.position < Some(end) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     Ok(())

@@ -99,7 +99,8 @@ struct Server {
 /// What `/health/ready` says that is measured.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Health {
-    pub(crate) position: Lsn,
+    /// `None` before the stream has one; an older server says `0/0` then.
+    pub(crate) position: Option<Lsn>,
     pub(crate) load_queries: u64,
     pub(crate) loaded_rows: u64,
     pub(crate) sessions: u64,
@@ -202,16 +203,17 @@ impl Site {
                 command.env_remove(name);
             }
         }
+        // By the names that a server of before knows as well; that they are former ones now need not be said.
         let mut process = command
             .arg("serve")
             .env("DATABASE_URL", self.url())
             .env("ROWTIDE_DEFINITION", self.ground.dir.join("bench.toml"))
             .env("ROWTIDE_ENVIRONMENT", ENVIRONMENT)
-            .env("ROWTIDE_LOG_DIR", self.log_dir())
+            .env("ROWTIDE_HISTORY_DIR", self.log_dir())
             .env("ROWTIDE_LISTEN", self.listen.to_string())
             .env("ROWTIDE_TOKEN_SECRET", &self.secret)
             .env("ROWTIDE_REQUESTS_PER_MINUTE", "0")
-            .env("ROWTIDE_LOG_LEVEL", "warn")
+            .env("ROWTIDE_LOG", "warn,rowtide::former_names=off")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -261,7 +263,10 @@ impl Site {
         let health: Value = serde_json::from_slice(&body).into_diagnostic()?;
         let number = |name: &str| health[name].as_u64();
         let read = || {
-            let position = health["position"].as_str()?.parse().ok()?;
+            let position = match &health["position"] {
+                Value::Null => None,
+                position => Some(position.as_str()?.parse().ok()?),
+            };
             let (load_queries, loaded_rows) = (number("loadQueries")?, number("loadedRows")?);
             Some(Health { position, load_queries, loaded_rows, sessions: number("sessions")? })
         };

@@ -222,7 +222,7 @@ impl Optimistic {
             }
             ServerMessage::Ready { .. } => {
                 let mut dirty = self.take(message)?;
-                self.release_held(u64::MAX, &mut dirty);
+                self.release_all_held(&mut dirty);
                 Ok(Step { changes: self.rebuilt(dirty), acked: Vec::new() })
             }
             ServerMessage::Reject(rejection) => Ok(self.rejected(rejection)),
@@ -272,7 +272,7 @@ impl Optimistic {
 
     fn acknowledged(&mut self, ack: u64, dirty: &mut Dirty) -> Vec<Acked> {
         let id = self.queue.id(ack);
-        self.release_held(id, dirty);
+        self.release_held_up_to(id, dirty);
         self.acknowledge(id, &BTreeMap::new(), false, dirty)
     }
 
@@ -472,8 +472,16 @@ impl Optimistic {
         }
     }
 
-    fn release_held(&mut self, upto: u64, dirty: &mut Dirty) {
-        while let Some((id, ops)) = self.held.pop_front_if(|(id, _)| *id <= upto) {
+    /// The rows have the effects of all mutations up to `last`.
+    fn release_held_up_to(&mut self, last: u64, dirty: &mut Dirty) {
+        while let Some((id, ops)) = self.held.pop_front_if(|(id, _)| *id <= last) {
+            self.release(id, &ops, dirty);
+        }
+    }
+
+    /// The rows are whole: they have the effects of whatever was acknowledged.
+    fn release_all_held(&mut self, dirty: &mut Dirty) {
+        for (id, ops) in std::mem::take(&mut self.held) {
             self.release(id, &ops, dirty);
         }
     }

@@ -62,8 +62,8 @@ impl ClaimBatch {
     }
 
     /// The answer for each where the database cannot be asked.
-    pub fn unavailable(&self) -> Vec<(ConnectionId, Answer)> {
-        self.claims.iter().map(|claim| (claim.connection, Err(away()))).collect()
+    pub fn unavailable(self) -> Vec<(ConnectionId, Answer)> {
+        self.claims.into_iter().map(|claim| (claim.connection, Err(away()))).collect()
     }
 }
 
@@ -95,6 +95,11 @@ impl ClaimedIds {
             behind.then(|| (claim.client.to_string(), claim.known.outcomes))
         };
         self.each.iter().filter_map(behind).collect()
+    }
+
+    /// The answer for each where the database cannot be asked any further.
+    pub fn unavailable(self) -> Vec<(ConnectionId, Answer)> {
+        self.each.into_iter().map(|(claim, ..)| (claim.connection, Err(away()))).collect()
     }
 
     /// The answer for each.
@@ -201,6 +206,8 @@ mod tests {
         assert_eq!(answers[0].1, Err(NoClaim::Removed));
         assert!(matches!(answers[1].1, Err(NoClaim::Unavailable(_))));
         let away = claims(&[("a", 0)]).unavailable();
+        assert!(matches!(away[..], [(_, Err(NoClaim::Unavailable(_)))]));
+        let away = claims(&[("a", 0)]).claimed(vec![row("ann", 1)]).unavailable();
         assert!(matches!(away[..], [(_, Err(NoClaim::Unavailable(_)))]));
         assert_eq!(known_at_once(None), Some(Known::default()));
         assert_eq!(known_at_once(Some(KnownNumbers::default())), None);

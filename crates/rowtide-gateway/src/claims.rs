@@ -1,11 +1,13 @@
 //! Carries what the [`Registry`] and [`claiming`] decide: asks the database whose client ids are, many with one statement, and tells
 //! connections that they have been superseded. Now and then it removes client ids that nobody has used for long.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rowtide_postgres::client_registry::{Outcomes, claim, outcomes, remove_unused, removed};
+use rowtide_postgres::client_registry::{
+    Claimed, Outcomes, claim, outcomes, remove_unused, removed,
+};
 use rowtide_postgres::connect::{ConnectOptions, Names, connect, reason};
 use rowtide_postgres::said_once::SaidOnce;
 use tokio::sync::{Notify, oneshot};
@@ -203,19 +205,23 @@ impl Task {
             self.writer.supersede(&claim.client, &claim.user);
         }
         let claims = claiming::ClaimBatch::new(batch, self.engines.epoch());
-        // Should the database fail under way.
-        let unavailable = claims.unavailable();
-        let answers = match self.ask(claims).await {
-            Ok(answers) => {
-                self.said.clear();
-                answers
-            }
+        let answers = match self.whose(&claims).await {
             Err(error) => {
-                self.client = None;
-                if self.said.is_new(&error) {
-                    tracing::warn!(error, "cannot look up client ids");
+                self.failed(&error);
+                claims.unavailable()
+            }
+            Ok(rows) => {
+                let claimed = claims.claimed(rows);
+                match self.what_became(&claimed).await {
+                    Err(error) => {
+                        self.failed(&error);
+                        claimed.unavailable()
+                    }
+                    Ok((removed, told)) => {
+                        self.said.clear();
+                        claimed.answers(&removed, &told)
+                    }
                 }
-                unavailable
             }
         };
         let mut state = self.shared.lock();
@@ -227,19 +233,38 @@ impl Task {
         }
     }
 
-    async fn ask(
+    /// The database cannot be asked.
+    fn failed(&mut self, error: &str) {
+        self.client = None;
+        if self.said.is_new(error) {
+            tracing::warn!(error, "cannot look up client ids");
+        }
+    }
+
+    async fn whose(
         &mut self,
-        claims: claiming::ClaimBatch,
-    ) -> Result<Vec<(ConnectionId, Answer)>, String> {
+        claims: &claiming::ClaimBatch,
+    ) -> Result<Vec<Option<Claimed>>, String> {
         if self.client.as_ref().is_none_or(Client::is_closed) {
             let connected = connect(&self.database, "clients").await;
             self.client = Some(connected.map_err(|error| error.to_string())?);
         }
-        let Some(client) = &self.client else { return Err("not connected".to_owned()) };
-        let failed = |error: tokio_postgres::Error| reason(&error);
-        let rows = claim(client, &self.names, claims.wanted()).await.map_err(failed)?;
-        let claimed = claims.claimed(rows);
-        let removed = removed(client, &self.names, &claimed.unclaimed()).await.map_err(failed)?;
+        let client = self.connected()?;
+        claim(client, &self.names, claims.wanted()).await.map_err(|error| reason(&error))
+    }
+
+    fn connected(&self) -> Result<&Client, String> {
+        self.client.as_ref().ok_or_else(|| "not connected".to_owned())
+    }
+
+    /// Over the connection that has said whose they are: another may lead to a database that has gone back meanwhile.
+    async fn what_became(
+        &self,
+        claimed: &claiming::ClaimedIds,
+    ) -> Result<(HashSet<String>, Outcomes), String> {
+        let client = self.connected()?;
+        let removed = removed(client, &self.names, &claimed.unclaimed()).await;
+        let removed = removed.map_err(|error| reason(&error))?;
         let behind = claimed.behind();
         let told = match behind.is_empty() {
             true => Outcomes::default(),
@@ -247,6 +272,6 @@ impl Task {
                 outcomes(client, &self.names, &behind).await.map_err(|error| error.to_string())?
             }
         };
-        Ok(claimed.answers(&removed, &told))
+        Ok((removed, told))
     }
 }

@@ -226,7 +226,7 @@ impl Session {
             client: connect.client_id.as_str().into(),
             user: identity.author.user_id.as_str().into(),
             known: Some(KnownNumbers {
-                outcomes: connect.settled.unwrap_or(0),
+                outcomes: connect.outcomes_known.unwrap_or(0),
                 acked: connect.acked.unwrap_or(0),
             }),
             sharing: Sharing::NewestWins,

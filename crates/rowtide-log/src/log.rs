@@ -67,6 +67,9 @@ pub enum LogError {
         /// What the system says.
         source: io::Error,
     },
+    /// Nothing has begun in it that could be gone on with.
+    #[error("nothing has begun in the log in `{0}`")]
+    NotBegun(PathBuf),
     /// What was to be appended is not the continuation. It never will be: something between was not handed over.
     #[error(transparent)]
     Gap(#[from] Gap),
@@ -87,9 +90,6 @@ pub enum LogError {
         source: rusqlite::Error,
     },
 }
-
-/// Where a log is stored to begin and to end in which nothing has begun: Postgres has no commit there.
-const NOWHERE: Lsn = Lsn(0);
 
 /// The writer of a log. To be used from a thread of its own: it waits for the disk.
 #[derive(Debug)]
@@ -134,7 +134,7 @@ impl Log {
                 let writer = writer.map_err(|source| LogError::of(&options, source.into()))?;
                 (writer, state)
             }
-            None => begin(&options, &identity, NOWHERE, next)?,
+            None => begin(&options, &identity, None, next)?,
         };
         // What is left of other epochs, or before a gap.
         let oldest = state.segments.first().map_or(0, |oldest| oldest.number);
@@ -159,23 +159,8 @@ impl Log {
 
     /// From where to where it goes; `None` if it is new, or was ended, and nothing has begun in it since.
     pub fn extent(&self) -> Option<LogExtent> {
-        let (oldest, durable) = (self.oldest(), self.end());
-        (durable > NOWHERE).then_some(LogExtent { oldest, durable })
-    }
-
-    /// Everything up to here is durable.
-    pub fn end(&self) -> Lsn {
-        self.shared.state().end.position()
-    }
-
-    /// The position after the last transaction, or where the epoch began: what comes next follows it.
-    pub fn last_transaction(&self) -> Lsn {
-        self.shared.state().end.transaction()
-    }
-
-    /// Cursors before this position cannot resume.
-    pub fn oldest(&self) -> Lsn {
-        self.shared.state().oldest()
+        let (oldest, end) = self.shared.state().range()?;
+        Some(LogExtent { oldest, durable: end.position() })
     }
 
     /// Its size, in bytes on disk. Asks the disk.
@@ -187,11 +172,11 @@ impl Log {
     /// the end is skipped, so that the stream may bring it again; so are events without a position.
     ///
     /// # Errors
-    /// Then the log is as it was, and the same call can be made again; of [`LogError::Gap`] in vain.
+    /// Then the log is as it was, and the same call can be made again; of [`LogError::Gap`] and [`LogError::NotBegun`] in vain.
     pub fn append(&mut self, events: &[Event]) -> Result<(), LogError> {
-        let state = self.shared.state();
-        let appending = rules::to_append(&state.end, events)?;
-        if appending.end == state.end {
+        let end = self.end()?;
+        let appending = rules::to_append(&end, events)?;
+        if appending.end == end {
             return Ok(());
         }
         if let Some((_, first)) = appending.transactions.first()
@@ -202,7 +187,7 @@ impl Log {
         self.writer
             .append(&appending)
             .map_err(|source| LogError::of(&self.options, source.into()))?;
-        self.shared.change(|state| state.end = appending.end);
+        self.shared.change(|state| state.end = Some(appending.end));
         Ok(())
     }
 
@@ -210,15 +195,15 @@ impl Log {
     /// returns. If the log has it already nothing is changed.
     ///
     /// # Errors
-    /// Then the log is as it was, and the same call can be made again; of [`LogError::Gap`] in vain.
+    /// As of [`Log::append`].
     pub fn reshape(&mut self, identity: LogIdentity, event: &Event) -> Result<(), LogError> {
-        let end = self.shared.state().end;
+        let end = self.end()?;
         let Some(end) = rules::to_reshape(&end, event)? else { return Ok(()) };
         self.writer
             .reshape(&identity, event, &end)
             .map_err(|source| LogError::of(&self.options, source.into()))?;
         self.identity = identity;
-        self.shared.change(|state| state.end = end);
+        self.shared.change(|state| state.end = Some(end));
         Ok(())
     }
 
@@ -253,9 +238,26 @@ impl Log {
     /// # Errors
     /// When the new log cannot be made: then the old one is as it was.
     pub fn begin_epoch(&mut self, identity: LogIdentity, position: Lsn) -> Result<(), LogError> {
+        self.replace(identity, Some(LogEnd::at(position)))
+    }
+
+    /// Empties the log, which is of another epoch then that has not begun: nothing can be its continuation.
+    ///
+    /// # Errors
+    /// As of [`Log::begin_epoch`].
+    pub fn end_epoch(&mut self, identity: LogIdentity) -> Result<(), LogError> {
+        self.replace(identity, None)
+    }
+
+    fn end(&self) -> Result<LogEnd, LogError> {
+        let end = self.shared.state().end;
+        end.ok_or_else(|| LogError::NotBegun(self.options.dir.clone()))
+    }
+
+    fn replace(&mut self, identity: LogIdentity, end: Option<LogEnd>) -> Result<(), LogError> {
         let old = self.shared.state();
         let next = old.newest().number + 1;
-        let (writer, state) = begin(&self.options, &identity, position, next)?;
+        let (writer, state) = begin(&self.options, &identity, end, next)?;
         self.writer = writer;
         self.identity = identity;
         self.shared.change(|shared| *shared = state);
@@ -264,14 +266,6 @@ impl Log {
             drop(segment.remove());
         }
         Ok(())
-    }
-
-    /// Empties the log, which is of another epoch then that has not begun: nothing can be its continuation.
-    ///
-    /// # Errors
-    /// As of [`Log::begin_epoch`].
-    pub fn end_epoch(&mut self, identity: LogIdentity) -> Result<(), LogError> {
-        self.begin_epoch(identity, NOWHERE)
     }
 
     /// Whether the newest segment has its share of the log when a transaction of `time_us` comes.
@@ -288,7 +282,7 @@ impl Log {
         self.writer.seal().map_err(|source| of(source.into()))?;
         let number = state.newest().number + 1;
         let dir = &self.options.dir;
-        self.writer = SegmentWriter::create(dir, number, state.epoch, &self.identity, &state.end)
+        self.writer = SegmentWriter::create(dir, number, state.epoch, &self.identity, state.end)
             .map_err(of)?;
         let next = Arc::clone(self.writer.segment());
         self.shared.change(|state| {
@@ -302,16 +296,15 @@ fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// A new epoch, with one empty segment.
+/// A new epoch, with one empty segment; nothing has begun in it if it has no end.
 fn begin(
     options: &LogOptions,
     identity: &LogIdentity,
-    position: Lsn,
+    end: Option<LogEnd>,
     number: u64,
 ) -> Result<(SegmentWriter, State), LogError> {
     let epoch = Epoch(rand::random());
-    let end = LogEnd::at(position);
-    let writer = SegmentWriter::create(&options.dir, number, epoch, identity, &end)
+    let writer = SegmentWriter::create(&options.dir, number, epoch, identity, end)
         .map_err(|error| LogError::of(options, error))?;
     let segments = [Arc::clone(writer.segment())].into();
     Ok((writer, State { epoch, segments, end }))

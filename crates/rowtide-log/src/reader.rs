@@ -82,13 +82,9 @@ pub struct Committed {
 pub struct Statistics {
     /// Bytes on disk.
     pub bytes: u64,
-    /// Cursors before this position cannot resume.
-    pub oldest: Lsn,
     /// When the oldest transaction was committed, microseconds since 1970 UTC; `None` if there is
     /// none.
     pub oldest_us: Option<i64>,
-    /// Everything up to here is durable.
-    pub end: Lsn,
 }
 
 /// What a call of [`LogReader::history_within`] has found, and how much more it may find.
@@ -111,9 +107,9 @@ impl LogReader {
     }
 
     /// The position after the last transaction, or where the epoch began: what is appended next
-    /// follows it.
-    pub fn last_transaction(&self) -> Lsn {
-        self.0.state().end.transaction()
+    /// follows it. `None` if nothing has begun.
+    pub fn last_transaction(&self) -> Option<Lsn> {
+        self.0.state().end.map(|end| end.transaction())
     }
 
     /// What happened to rows that were in one of the topics, before or after, and which of the tables
@@ -121,7 +117,7 @@ impl LogReader {
     /// first). A topic without changes costs a look-up and no row is read for it.
     ///
     /// # Errors
-    /// [`HistoryError::TooOld`] when the range begins before the oldest position,
+    /// [`HistoryError::TooOld`] when the range begins before the oldest position, or nothing has begun,
     /// [`HistoryError::TooMuch`] past `max_changes` or past `max_bytes` of records.
     pub fn history_within(
         &self,
@@ -130,7 +126,8 @@ impl LogReader {
         max_bytes: usize,
     ) -> Result<History, HistoryError> {
         let state = self.0.state();
-        let selection = Selection::new(query, state.oldest(), state.end.position())?;
+        let (oldest, end) = state.range().ok_or(HistoryError::TooOld)?;
+        let selection = Selection::new(query, oldest, end.position())?;
         let (after, up_to) = selection.range();
         let mut hashes: Vec<i64> = query.topics.iter().map(hash).collect();
         hashes.sort_unstable();
@@ -148,11 +145,11 @@ impl LogReader {
     /// that the log has reached behind the last one comes after them, if there is one.
     ///
     /// # Errors
-    /// [`HistoryError::TooOld`] when `after` lies before the oldest position.
+    /// [`HistoryError::TooOld`] when `after` lies before the oldest position, or nothing has begun.
     pub fn replay(&self, after: Lsn, max_bytes: usize) -> Result<Vec<Event>, HistoryError> {
         let state = self.0.state();
-        let end = state.end;
-        let mut replay = Replay::new(after, state.oldest(), max_bytes)?;
+        let (oldest, end) = state.range().ok_or(HistoryError::TooOld)?;
+        let mut replay = Replay::new(after, oldest, max_bytes)?;
         for segment in state.within(after, end.position()) {
             segment
                 .read(|db| replay_segment(db, after, end.position(), &mut replay))
@@ -164,13 +161,14 @@ impl LogReader {
     /// The transactions after `after` and up to `up_to`, in order.
     ///
     /// # Errors
-    /// [`HistoryError::TooOld`] when `after` lies before the oldest position.
+    /// [`HistoryError::TooOld`] when `after` lies before the oldest position, or nothing has begun.
     pub fn transactions(&self, after: Lsn, up_to: Lsn) -> Result<Vec<Committed>, HistoryError> {
         let state = self.0.state();
-        if after < state.oldest() {
+        let (oldest, end) = state.range().ok_or(HistoryError::TooOld)?;
+        if after < oldest {
             return Err(HistoryError::TooOld);
         }
-        let up_to = up_to.min(state.end.position());
+        let up_to = up_to.min(end.position());
         let mut transactions = Vec::new();
         for segment in state.within(after, up_to) {
             let read = segment.read(|db| {
@@ -199,14 +197,16 @@ impl LogReader {
     /// When they cannot be read.
     pub fn tail(&self, max_changes: usize) -> Result<Vec<Arc<Transaction>>, HistoryError> {
         let state = self.0.state();
+        let Some((oldest, end)) = state.range() else { return Ok(Vec::new()) };
+        let end = end.position();
         let mut left = max_changes;
         let mut newest_first = Vec::new();
         let mut others = Vec::new();
-        for segment in state.within(Lsn(0), state.end.position()).rev() {
+        for segment in state.within(oldest, end).rev() {
             let whole = segment
                 .read(|db| {
                     others.extend(reshaped(db)?);
-                    last_transactions(db, state.end.position(), &mut left, &mut newest_first)
+                    last_transactions(db, end, &mut left, &mut newest_first)
                 })
                 .map_err(|error| of(segment, error))?;
             if !whole {
@@ -214,7 +214,7 @@ impl LogReader {
             }
         }
         newest_first.reverse();
-        others.retain(|event| event.lsn() <= Some(state.end.position()));
+        others.retain(|event| event.lsn() <= Some(end));
         bring_forward(&mut newest_first, &others);
         Ok(newest_first)
     }
@@ -234,11 +234,11 @@ impl LogReader {
                 .map_err(|error| of(segment, HistoryError::from(error)))?,
         };
         let bytes = state.segments.iter().map(|segment| segment.bytes()).sum();
-        Ok(Statistics { bytes, oldest: state.oldest(), oldest_us, end: state.end.position() })
+        Ok(Statistics { bytes, oldest_us })
     }
 }
 
-/// A segment that was removed while it was read is history that is no more.
+/// A segment that was removed while it was read is a part of the log that is no more.
 fn of(segment: &Segment, error: HistoryError) -> HistoryError {
     if segment.is_removed() { HistoryError::TooOld } else { error }
 }

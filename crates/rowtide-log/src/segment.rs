@@ -1,4 +1,4 @@
-//! A segment: a stretch of history in a SQLite database of its own, by itself complete. Records are
+//! A segment: a stretch of the log in a SQLite database of its own, by itself complete. Records are
 //! appended one after the other; the index by topic is random by nature, and an insert into it costs
 //! a page. So what was appended last is indexed in memory, in the [`Tail`], and goes into the index
 //! some ten thousand entries at a time, in order, which is a third of the work. After a crash the
@@ -32,6 +32,9 @@ pub(crate) use writer::{SegmentWriter, first_time_us};
 
 /// The form of a segment (`user_version`). Records say their own version.
 const FORMAT: i64 = 2;
+
+/// Where a log is stored to begin and to end in which nothing has begun: Postgres has no commit there.
+const NOWHERE: Lsn = Lsn(0);
 
 /// Marks a SQLite database as a segment (`application_id`).
 const APPLICATION: i64 = 0x526f_5431;
@@ -91,11 +94,12 @@ const COLUMNS: &str = "
     ) STRICT;
 ";
 
-/// One stretch of history: everything after `after`, up to where the next segment begins.
+/// One stretch of the log: everything after `after`, up to where the next segment begins.
 #[derive(Debug)]
 pub(crate) struct Segment {
     pub(crate) number: u64,
-    pub(crate) after: Lsn,
+    /// `None` if nothing has begun in its log.
+    pub(crate) after: Option<Lsn>,
     path: PathBuf,
     /// When its last transaction was committed, if there is one.
     newest_us: Mutex<Option<i64>>,
@@ -122,7 +126,8 @@ pub(crate) struct Tail {
 pub(crate) struct Found {
     pub(crate) segment: Segment,
     pub(crate) header: Header,
-    pub(crate) end: LogEnd,
+    /// `None` if nothing has begun in its log.
+    pub(crate) end: Option<LogEnd>,
 }
 
 /// LSNs in the order of SQLite's signed numbers.
@@ -141,16 +146,16 @@ impl Segment {
         number: u64,
         epoch: Epoch,
         identity: &LogIdentity,
-        after: &LogEnd,
+        after: Option<LogEnd>,
     ) -> Result<Segment, SegmentError> {
         let path = path_of(dir, number);
         let new = path.with_extension("new");
         remove_database(&new)?;
         drop(private_file(&new)?);
-        Segment::fill(&new, epoch, identity, after)?;
+        Segment::fill(&new, epoch, identity, &after.unwrap_or(LogEnd::at(NOWHERE)))?;
         fs::rename(&new, &path)?;
         fs::File::open(dir)?.sync_all()?;
-        Ok(Segment::at(path, number, after.position()))
+        Ok(Segment::at(path, number, after.map(|after| after.position())))
     }
 
     fn fill(
@@ -180,7 +185,7 @@ impl Segment {
         db.close().map_err(|(_, error)| error)
     }
 
-    fn at(path: PathBuf, number: u64, after: Lsn) -> Segment {
+    fn at(path: PathBuf, number: u64, after: Option<Lsn>) -> Segment {
         Segment {
             number,
             after,
@@ -197,7 +202,7 @@ impl Segment {
     pub(crate) fn open(dir: &Path, number: u64, is_newest: bool) -> Result<Found, Unusable> {
         let path = path_of(dir, number);
         let was_cut_off = fs::metadata(wal_of(&path)).is_ok_and(|wal| wal.len() > 0);
-        let segment = Segment::at(path, number, Lsn(0));
+        let segment = Segment::at(path, number, None);
         if !is_newest && !was_cut_off {
             segment.set_sealed();
         }
@@ -247,6 +252,8 @@ impl Segment {
         let (epoch, columns) = (Epoch(epoch as u64), columns(&db)?);
         let header = Header { epoch, identity, columns, after, end: end.position() };
         drop(db);
+        let has_begun = end.position() > NOWHERE;
+        let (after, end) = (has_begun.then_some(after), has_begun.then_some(end));
         Ok(Found { segment: Segment { after, newest_us, tail, ..segment }, header, end })
     }
 

@@ -19,7 +19,8 @@ pub(crate) struct State {
     pub(crate) epoch: Epoch,
     /// Not empty; each ends where the next begins, and only the last is written.
     pub(crate) segments: Arc<[Arc<Segment>]>,
-    pub(crate) end: LogEnd,
+    /// `None` if nothing has begun in it: then its one segment is empty.
+    pub(crate) end: Option<LogEnd>,
 }
 
 impl Shared {
@@ -41,8 +42,9 @@ impl State {
         &self.segments[self.segments.len() - 1]
     }
 
-    pub(crate) fn oldest(&self) -> Lsn {
-        self.segments[0].after
+    /// Behind which position it goes, and where it ends; `None` if nothing has begun in it.
+    pub(crate) fn range(&self) -> Option<(Lsn, LogEnd)> {
+        self.segments[0].after.zip(self.end)
     }
 
     /// The segments that hold something of what is after `after` and up to `up_to`, in order.
@@ -51,11 +53,12 @@ impl State {
         after: Lsn,
         up_to: Lsn,
     ) -> impl DoubleEndedIterator<Item = &Arc<Segment>> {
-        let ends = self.segments[1..].iter().map(|next| next.after).chain([self.end.position()]);
+        let end = self.end.map(|end| end.position());
+        let ends = self.segments[1..].iter().map(|next| next.after).chain([end]);
         let with_ends: Vec<_> = self.segments.iter().zip(ends).collect();
         with_ends
             .into_iter()
-            .filter(move |(segment, end)| segment.after < up_to && *end > after)
+            .filter(move |(segment, end)| segment.after < Some(up_to) && *end > Some(after))
             .map(|(segment, _)| segment)
     }
 }

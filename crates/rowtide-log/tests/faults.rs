@@ -11,7 +11,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use kit::{TABLES, TestDir, all_topics, append, events, history, identity, options, transaction};
+use kit::{
+    TABLES, TestDir, all_topics, append, begun, end, events, history, identity, oldest, options,
+    transaction,
+};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use rowtide_feed::{Event, Transaction};
@@ -47,11 +50,11 @@ fn lsns_of(transactions: &[Arc<Transaction>]) -> Vec<Lsn> {
 fn in_segments(dir: &Path, count: usize) -> Vec<Vec<Arc<Transaction>>> {
     let mut options = options(dir);
     options.max_bytes = 1 << 20;
-    let mut log = Log::open(options, identity()).unwrap().log;
+    let Opened { mut log, reader, .. } = begun(Log::open(options, identity()).unwrap(), identity());
     let mut groups = Vec::new();
     while segments(dir).len() < count {
-        let group = some_transactions(groups.len() as u64, log.end(), 200);
-        append(&mut log, &group);
+        let group = some_transactions(groups.len() as u64, end(&log), 200);
+        append(&mut log, &reader, &group);
         groups.push(group);
     }
     groups
@@ -68,7 +71,7 @@ fn segments(dir: &Path) -> Vec<PathBuf> {
 
 fn replaced(dir: &Path, identity: LogIdentity) -> Replaced {
     let Opened { log, began, .. } = Log::open(options(dir), identity).unwrap();
-    assert_eq!((log.end(), log.oldest()), (Lsn(0), Lsn(0)));
+    assert_eq!(log.extent(), None, "nothing has begun");
     assert_eq!(segments(dir).len(), 1, "nothing is left of the old one");
     let Began::Replaced(why) = began else { panic!("{began:?}") };
     why
@@ -80,12 +83,12 @@ fn a_log_goes_on_where_it_ended_with_its_epoch() {
     let transactions = some_transactions(1, Lsn(0), 20);
     let mut opened = kit::open(&dir.0);
     assert_eq!(opened.began, Began::New);
-    append(&mut opened.log, &transactions);
+    append(&mut opened.log, &opened.reader, &transactions);
     let epoch = opened.log.epoch();
     drop(opened);
     let Opened { log, reader, began } = kit::open(&dir.0);
     assert_eq!((began, log.epoch(), reader.epoch()), (Began::Continued, epoch, epoch));
-    assert_eq!(log.end(), last_of(&transactions));
+    assert_eq!(end(&log), last_of(&transactions));
     assert_eq!(lsns(&reader, Lsn(0)), lsns_of(&transactions));
 }
 
@@ -101,7 +104,7 @@ fn a_log_of_something_else_is_replaced() {
     for other in others {
         let dir = TestDir::new("identity");
         let mut opened = kit::open(&dir.0);
-        append(&mut opened.log, &some_transactions(1, Lsn(0), 5));
+        append(&mut opened.log, &opened.reader, &some_transactions(1, Lsn(0), 5));
         let epoch = opened.log.epoch();
         drop(opened);
         assert_eq!(replaced(&dir.0, other.clone()), Replaced::OtherIdentity);
@@ -115,20 +118,52 @@ fn a_log_of_something_else_is_replaced() {
 fn a_new_epoch_leaves_nothing_of_the_old_one_and_outlives_a_restart() {
     let dir = TestDir::new("epoch");
     let Opened { mut log, reader, .. } = kit::open(&dir.0);
-    append(&mut log, &some_transactions(1, Lsn(0), 50));
+    append(&mut log, &reader, &some_transactions(1, Lsn(0), 50));
     let old = log.epoch();
     // Also backwards: the database may have been restored.
     log.begin_epoch(identity(), Lsn(10)).unwrap();
     let epoch = log.epoch();
     assert_ne!(epoch, old);
-    assert_eq!((log.oldest(), log.end(), reader.epoch()), (Lsn(10), Lsn(10), epoch));
+    assert_eq!((oldest(&log), end(&log), reader.epoch()), (Lsn(10), Lsn(10), epoch));
     assert_eq!(lsns(&reader, Lsn(10)), []);
     let transactions = some_transactions(2, Lsn(10), 5);
-    append(&mut log, &transactions);
+    append(&mut log, &reader, &transactions);
     drop((log, reader));
     let Opened { log, reader, began } = kit::open(&dir.0);
-    assert_eq!((began, log.epoch(), log.oldest()), (Began::Continued, epoch, Lsn(10)));
+    assert_eq!((began, log.epoch(), oldest(&log)), (Began::Continued, epoch, Lsn(10)));
     assert_eq!(lsns(&reader, Lsn(10)), lsns_of(&transactions));
+}
+
+/// That nothing has begun is no position: nothing is appended to it, nothing is read of it, and so it is opened again.
+#[test]
+fn an_ended_log_has_no_position_until_it_begins_anew() {
+    let dir = TestDir::new("ended");
+    let Opened { mut log, reader, .. } = kit::open(&dir.0);
+    append(&mut log, &reader, &some_transactions(1, Lsn(0), 5));
+    log.end_epoch(identity()).unwrap();
+    let epoch = log.epoch();
+    let nothing = |log: &mut Log, reader: &LogReader| {
+        assert_eq!((log.extent(), reader.last_transaction()), (None, None));
+        for events in [&[position(0, 7)][..], &events(Lsn(0), &some_transactions(2, Lsn(0), 1))] {
+            let appended = log.append(events);
+            assert!(matches!(appended, Err(LogError::NotBegun(_))), "{appended:?}");
+        }
+        let replay = reader.replay(Lsn(0), usize::MAX);
+        assert!(matches!(replay, Err(HistoryError::TooOld)), "{replay:?}");
+        let asked = history(reader, &all_topics(), &TABLES, Lsn(0), Lsn(u64::MAX), usize::MAX);
+        assert!(matches!(asked, Err(HistoryError::TooOld)), "{asked:?}");
+        assert_eq!(reader.tail(usize::MAX).unwrap(), []);
+    };
+    nothing(&mut log, &reader);
+    drop((log, reader));
+    let Opened { mut log, reader, began } = Log::open(options(&dir.0), identity()).unwrap();
+    assert_eq!((began, log.epoch()), (Began::Continued, epoch));
+    nothing(&mut log, &reader);
+    log.begin_epoch(identity(), Lsn(10)).unwrap();
+    append(&mut log, &reader, &some_transactions(3, Lsn(10), 5));
+    drop((log, reader));
+    let Opened { log, .. } = Log::open(options(&dir.0), identity()).unwrap();
+    assert_eq!(oldest(&log), Lsn(10));
 }
 
 #[test]
@@ -140,7 +175,9 @@ fn a_log_that_cannot_be_read_is_replaced() {
         ("zeros", |bytes| bytes[100..].fill(0)),
     ] {
         let dir = TestDir::new(name);
-        append(&mut kit::open(&dir.0).log, &some_transactions(1, Lsn(0), 50));
+        let mut opened = kit::open(&dir.0);
+        append(&mut opened.log, &opened.reader, &some_transactions(1, Lsn(0), 50));
+        drop(opened);
         let newest = segments(&dir.0).pop().unwrap();
         let mut bytes = fs::read(&newest).unwrap();
         spoil(&mut bytes);
@@ -160,7 +197,7 @@ fn what_is_behind_damage_is_kept() {
     let Opened { log, reader, began } = kit::open(&dir.0);
     assert!(matches!(began, Began::Shortened(_)), "{began:?}");
     let all: Vec<Lsn> = groups.iter().flat_map(|group| lsns_of(group)).collect();
-    let kept = lsns(&reader, log.oldest());
+    let kept = lsns(&reader, oldest(&log));
     assert!(!kept.is_empty() && all.ends_with(&kept));
     assert_eq!(segments(&dir.0).len(), 2, "what lies before the damage is of no use");
     drop((log, reader));
@@ -185,7 +222,9 @@ fn damaged_records_are_never_taken_for_rows() {
     for _ in 0..60 {
         let dir = TestDir::new("bytes");
         let transactions = some_transactions(random.random(), Lsn(0), 60);
-        append(&mut kit::open(&dir.0).log, &transactions);
+        let mut opened = kit::open(&dir.0);
+        append(&mut opened.log, &opened.reader, &transactions);
+        drop(opened);
         let newest = segments(&dir.0).pop().unwrap();
         let mut bytes = fs::read(&newest).unwrap();
         // Into the text of records, where SQLite's own structure is not hurt.
@@ -216,7 +255,7 @@ fn damaged_records_are_never_taken_for_rows() {
 fn holder() {
     let Ok(dir) = std::env::var("ROWTIDE_LOG_TEST_HOLDER") else { return };
     let mut opened = kit::open(Path::new(&dir));
-    append(&mut opened.log, &some_transactions(1, Lsn(0), 20));
+    append(&mut opened.log, &opened.reader, &some_transactions(1, Lsn(0), 20));
     println!("\nholding");
     std::io::stdin().read_line(&mut String::new()).unwrap();
 }
@@ -275,17 +314,17 @@ fn a_full_disk_is_an_error_that_heals() {
     let mut options = options(&dir);
     // Small segments, so that the disk is also full when one is to be begun.
     options.max_bytes = 8 << 20;
-    let Opened { mut log, reader, .. } = Log::open(options, identity()).unwrap();
+    let Opened { mut log, reader, .. } = begun(Log::open(options, identity()).unwrap(), identity());
     let mut kept = Vec::new();
     let mut failed = 0;
     for seed in 0.. {
-        let end = log.end();
-        let last = log.last_transaction();
-        let group = some_transactions(seed, end, 100);
+        let end_before = end(&log);
+        let last = reader.last_transaction().unwrap();
+        let group = some_transactions(seed, end_before, 100);
         let mut tries = 0;
         while let Err(error) = log.append(&events(last, &group)) {
             assert!(matches!(error, LogError::DiskFull(_)), "{error:?}");
-            assert_eq!(log.end(), end);
+            assert_eq!(end(&log), end_before);
             assert_eq!(lsns(&reader, Lsn(0)), kept, "the log is as it was");
             failed += 1;
             tries += 1;
@@ -322,14 +361,14 @@ fn positions_are_kept_and_nothing_goes_back() {
     log.append(&[position(0, 5_000)]).unwrap();
     log.append(&[position(0, 50)]).unwrap();
     // Behind the end: the stream has brought it before.
-    append(&mut log, &some_transactions(1, Lsn(0), 1));
-    assert_eq!((log.end(), log.last_transaction()), (Lsn(5_000), Lsn(0)));
+    append(&mut log, &reader, &some_transactions(1, Lsn(0), 1));
+    assert_eq!((end(&log), reader.last_transaction().unwrap()), (Lsn(5_000), Lsn(0)));
     assert_eq!(lsns(&reader, Lsn(0)), []);
     assert_eq!(reader.replay(Lsn(0), 1).unwrap(), [position(0, 5_000)]);
     log.append(&[position(0, u64::MAX)]).unwrap();
     drop((log, reader));
     let Opened { log, reader, .. } = kit::open(&dir.0);
-    assert_eq!((log.end(), log.last_transaction()), (Lsn(u64::MAX), Lsn(0)));
+    assert_eq!((end(&log), reader.last_transaction().unwrap()), (Lsn(u64::MAX), Lsn(0)));
     assert_eq!(reader.replay(Lsn(7), 1).unwrap(), [position(0, u64::MAX)]);
 }
 
@@ -338,7 +377,7 @@ fn what_is_not_the_continuation_is_never_appended() {
     let dir = TestDir::new("gap");
     let Opened { mut log, reader, .. } = kit::open(&dir.0);
     let transactions = some_transactions(1, Lsn(0), 20);
-    append(&mut log, &transactions[..5]);
+    append(&mut log, &reader, &transactions[..5]);
     let last = transactions[4].lsn;
     let all = events(Lsn(0), &transactions);
     let gap = |log: &mut Log, events: &[Event]| match log.append(events) {
@@ -369,7 +408,7 @@ fn a_log_of_the_former_format_is_replaced_by_a_new_epoch() {
     let transactions = some_transactions(1, Lsn(0), 20);
     let mut opened = kit::open(&dir.0);
     assert_eq!(opened.began, Began::Continued);
-    append(&mut opened.log, &transactions);
+    append(&mut opened.log, &opened.reader, &transactions);
     drop(opened);
     let Opened { reader, began, .. } = kit::open(&dir.0);
     assert_eq!(began, Began::Continued);
@@ -384,5 +423,5 @@ fn what_a_former_format_has_left_before_the_newest_segment_ends_the_log_there() 
     let Opened { log, reader, began } = kit::open(&dir.0);
     assert_eq!(began, Began::Shortened("a part of it is of another version".into()));
     let all: Vec<Lsn> = groups.iter().flat_map(|group| lsns_of(group)).collect();
-    assert!(all.ends_with(&lsns(&reader, log.oldest())));
+    assert!(all.ends_with(&lsns(&reader, oldest(&log))));
 }

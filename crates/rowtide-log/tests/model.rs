@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use kit::{TABLES, TestDir, all_topics, events, history, identity, transaction};
+use kit::{
+    TABLES, TestDir, all_topics, begun, end, events, history, identity, oldest, transaction,
+};
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -58,8 +60,9 @@ impl Model {
         let retention = Duration::from_secs(random.random_range(50..500));
         let max_bytes = *[400_000, 2_000_000, 1 << 30].choose(&mut random).unwrap();
         let options = LogOptions { dir: dir.0.join("log"), retention, max_bytes };
-        let Opened { log, reader, began } = Log::open(options.clone(), identity()).unwrap();
-        assert_eq!(began, Began::New);
+        let opened = Log::open(options.clone(), identity()).unwrap();
+        assert_eq!(opened.began, Began::New);
+        let Opened { log, reader, .. } = begun(opened, identity());
         let open = Some((log, reader));
         let ends = vec![End { lsn: Lsn(0), position: None }];
         let (transactions, reshaped) = (Vec::new(), Vec::new());
@@ -155,7 +158,7 @@ impl Model {
         let kept_us = self.now_us - self.options.retention.as_micros() as i64;
         let (max_bytes, (log, reader)) = (self.options.max_bytes, self.open.as_ref().unwrap());
         let statistics = reader.statistics().unwrap();
-        let pruned = self.transactions.iter().filter(|transaction| transaction.lsn <= log.oldest());
+        let pruned = self.transactions.iter().filter(|transaction| transaction.lsn <= oldest(log));
         let too_early = pruned.filter(|transaction| transaction.commit_time_us >= kept_us).count();
         // Before its time only for the size, and the one that is written is never pruned.
         assert!(too_early == 0 || statistics.bytes > max_bytes / 2, "{statistics:?}");
@@ -165,7 +168,7 @@ impl Model {
     /// write-ahead log is missing or was never written.
     fn crash(&mut self, torn: bool) {
         let epoch = self.log().epoch();
-        let oldest = self.log().oldest();
+        let oldest_before = oldest(self.log());
         let copy = self.dir.0.join(format!("copy-{:x}", self.random.random::<u64>()));
         copy_dir(&self.options.dir, &copy);
         if torn {
@@ -177,10 +180,11 @@ impl Model {
         let shapes = if torn { self.shapes_of(&self.options) } else { self.shapes };
         self.shapes = shapes;
         let of = self.identity();
-        let Opened { log, reader, began } = Log::open(self.options.clone(), of).unwrap();
-        assert_eq!((began, log.epoch()), (Began::Continued, epoch));
-        assert_eq!(log.oldest(), oldest);
-        let end = log.end();
+        let opened = Log::open(self.options.clone(), of.clone()).unwrap();
+        assert_eq!((&opened.began, opened.log.epoch()), (&Began::Continued, epoch));
+        let Opened { log, reader, .. } = begun(opened, of);
+        assert_eq!(oldest(&log), oldest_before);
+        let end = end(&log);
         if torn {
             let whole = self.ends.iter().any(|earlier| earlier.lsn == end);
             assert!(whole, "torn within an append: {end}");
@@ -212,17 +216,18 @@ impl Model {
         let epoch = self.log().epoch();
         self.open = None;
         let of = self.identity();
-        let Opened { log, reader, began } = Log::open(self.options.clone(), of).unwrap();
-        assert_eq!((began, log.epoch()), (Began::Continued, epoch));
+        let opened = Log::open(self.options.clone(), of.clone()).unwrap();
+        assert_eq!((&opened.began, opened.log.epoch()), (&Began::Continued, epoch));
+        let Opened { log, reader, .. } = begun(opened, of);
         self.open = Some((log, reader));
     }
 
     fn check(&mut self) {
         let (log, reader) = self.open.as_ref().unwrap();
-        assert_eq!(log.end(), self.end().lsn);
+        assert_eq!(end(log), self.end().lsn);
         let last = self.last_link();
-        assert_eq!((log.last_transaction(), reader.last_transaction()), (last, last));
-        let oldest = log.oldest();
+        assert_eq!(reader.last_transaction(), Some(last));
+        let oldest = oldest(log);
         let topics: Vec<_> = {
             let count = self.random.random_range(0..5);
             all_topics().choose_multiple(&mut self.random, count).cloned().collect()
@@ -439,9 +444,9 @@ fn pruning_by_the_clock_leaves_nothing_that_is_older() {
     let Opened { mut log, reader, .. } = kit::open(&dir.0);
     let mut random = SmallRng::seed_from_u64(1);
     let first = transaction(&mut random, Lsn(0), 1_000_000);
-    kit::append(&mut log, &[Arc::clone(&first)]);
+    kit::append(&mut log, &reader, &[Arc::clone(&first)]);
     log.prune(SystemTime::now()).unwrap();
-    assert_eq!((log.oldest(), log.end()), (first.lsn, first.lsn));
+    assert_eq!((oldest(&log), end(&log)), (first.lsn, first.lsn));
     assert_eq!(reader.statistics().unwrap().oldest_us, None);
     let left = history(&reader, &all_topics(), &TABLES, first.lsn, Lsn(u64::MAX), 10).unwrap();
     assert!(left.changes.is_empty());
@@ -482,7 +487,7 @@ fn readers_see_all_of_what_was_appended_while_more_is() {
                 transactions.push(Arc::clone(&next));
                 group.push(next);
             }
-            kit::append(&mut log, &group);
+            kit::append(&mut log, &reader, &group);
         }
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         for reader in readers {

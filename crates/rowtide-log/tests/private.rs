@@ -37,8 +37,8 @@ fn only_the_owner_may_read_it_from_the_beginning_and_after_it_was_opened_again()
     let log = dir.0.join("below").join("log");
     let mut opened = kit::open(&log);
     let mut random = SmallRng::seed_from_u64(1);
-    let first = kit::transaction(&mut random, opened.log.last_transaction(), 1);
-    kit::append(&mut opened.log, &[first]);
+    let first = kit::transaction(&mut random, opened.reader.last_transaction().unwrap(), 1);
+    kit::append(&mut opened.log, &opened.reader, &[first]);
     assert!(rights(&log).len() > 3, "a database, what is beside it, the lock");
     assert_private(&log);
     drop(opened);

@@ -129,7 +129,7 @@ fn a_whole_plan() {
     let definition = format!("{definition}\n[tables.event]\nvisible = 'person = auth.user_id'\n");
     let problems = check_plan(&plan(&definition, &catalog));
     let shown = problems.iter().map(|problem| {
-        let fatal = if problem.fatal { "must be mended" } else { "is served" };
+        let fatal = if problem.fatal { "must be repaired" } else { "is served" };
         format!("{} ({fatal})\n  {}\n", problem.what, problem.repair.as_deref().unwrap_or("-"))
     });
     kept("what_could_be_better", &shown.collect::<String>());

@@ -67,30 +67,54 @@ ORDER BY wanted.place"
     )
 }
 
-/// The partitions of tables, at any depth, without those that have partitions themselves.
-const PARTITIONS: &str = "
-WITH RECURSIVE part AS (
-  SELECT h.inhparent AS root, h.inhrelid AS oid FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhparent
-  WHERE h.inhparent = ANY($1) AND c.relkind = 'p' AND NOT h.inhdetachpending
+/// For a `WITH RECURSIVE`: all partitions (`oid`) of the tables (`root`) whose oids the query `roots` has, at any depth, with
+/// those that have partitions themselves, and without those that are being detached.
+pub(crate) fn parts_below(roots: &str) -> String {
+    format!(
+        "part AS (
+  SELECT h.inhparent AS root, h.inhrelid AS oid FROM pg_inherits h JOIN pg_class k ON k.oid = h.inhparent
+  WHERE h.inhparent IN ({roots}) AND k.relkind = 'p' AND NOT h.inhdetachpending
   UNION ALL
-  SELECT part.root, h.inhrelid FROM part JOIN pg_class c ON c.oid = part.oid AND c.relkind = 'p'
+  SELECT part.root, h.inhrelid FROM part JOIN pg_class k ON k.oid = part.oid AND k.relkind = 'p'
   JOIN pg_inherits h ON h.inhparent = part.oid WHERE NOT h.inhdetachpending
-)
+)"
+    )
+}
+
+/// For a `WITH RECURSIVE`: the tables (`rel`) whose oids the query `tables` has, each with itself and with all that it is a
+/// partition of (`oid`, `relnamespace`).
+pub(crate) fn tables_above(tables: &str) -> String {
+    format!(
+        "above AS (
+  SELECT k.oid AS rel, k.oid, k.relnamespace FROM pg_class k WHERE k.oid IN ({tables})
+  UNION ALL
+  SELECT above.rel, k.oid, k.relnamespace FROM above JOIN pg_class of ON of.oid = above.oid AND of.relispartition
+  JOIN pg_inherits h ON h.inhrelid = above.oid JOIN pg_class k ON k.oid = h.inhparent
+)"
+    )
+}
+
+/// The partitions of tables that have no partitions themselves.
+fn partitions_sql() -> String {
+    format!(
+        "WITH RECURSIVE {}
 SELECT part.root, part.oid, n.nspname, c.relname, c.relkind::text, c.relpersistence::text, c.relreplident::text
 FROM part JOIN pg_class c ON c.oid = part.oid AND c.relkind <> 'p' JOIN pg_namespace n ON n.oid = c.relnamespace
-ORDER BY part.root, n.nspname, c.relname";
+ORDER BY part.root, n.nspname, c.relname",
+        parts_below("SELECT unnest($1::oid[])")
+    )
+}
 
 /// Which of the tables are partitions of others of them.
-const PARTITION_OF: &str = "
-WITH RECURSIVE up AS (
-  SELECT h.inhrelid AS oid, h.inhparent AS parent FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid
-  WHERE h.inhrelid = ANY($1) AND c.relispartition
-  UNION ALL
-  SELECT up.oid, h.inhparent FROM up JOIN pg_inherits h ON h.inhrelid = up.parent
-)
-SELECT DISTINCT ON (up.oid) up.oid, format('%I.%I', n.nspname, c.relname)
-FROM up JOIN pg_class c ON c.oid = up.parent JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE up.parent = ANY($1) ORDER BY up.oid, c.oid";
+fn partition_of_sql() -> String {
+    format!(
+        "WITH RECURSIVE {}
+SELECT DISTINCT ON (above.rel) above.rel, format('%I.%I', n.nspname, c.relname)
+FROM above JOIN pg_class c ON c.oid = above.oid JOIN pg_namespace n ON n.oid = above.relnamespace
+WHERE above.oid <> above.rel AND above.oid = ANY($1) ORDER BY above.rel, c.oid",
+        tables_above("SELECT unnest($1::oid[])")
+    )
+}
 
 /// The generated columns of tables.
 const GENERATED: &str = "
@@ -202,8 +226,8 @@ async fn read_in_transaction(
     let version = server_version(client).await?;
     let found = client.query(&tables_sql(), &[&schemas, &tables]).await?;
     let oids: Vec<u32> = found.iter().map(|row| row.get(0)).collect();
-    let partitions = client.query(PARTITIONS, &[&oids]).await?;
-    let partition_of = client.query(PARTITION_OF, &[&oids]).await?;
+    let partitions = client.query(&partitions_sql(), &[&oids]).await?;
+    let partition_of = client.query(&partition_of_sql(), &[&oids]).await?;
     let mut catalog = Catalog::default();
     for row in &found {
         let (schema, name) = (row.get(1), row.get(2));

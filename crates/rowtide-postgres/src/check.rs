@@ -10,12 +10,32 @@ use tokio_postgres::Client;
 use crate::catalog::{encoding_said, unserved_encoding};
 use crate::connect::Names;
 use crate::published::{PublicationOption, missing_options};
-use crate::setup::{MAY_STREAM, OWN_TABLES, Writes, foreign, later_columns};
+use crate::setup::{
+    MAY_STREAM, OWN_TABLES, Writes, foreign, later_columns, slot as find_slot, slot_is_ours,
+};
 
 /// The command that creates most of the things that can be missing.
 const SETUP: &str = "rowtide setup";
 
-/// All problems and possible improvements.
+/// What was found.
+#[derive(Clone, Debug)]
+pub struct Findings {
+    /// All problems and possible improvements.
+    pub problems: Vec<Problem>,
+    /// What [`crate::trial::Trial`] need not find out.
+    pub known: AlreadyKnown,
+}
+
+/// What a trial knows already, so that it is not said twice.
+#[derive(Clone, Copy, Debug)]
+pub struct AlreadyKnown {
+    /// The role may stream. Otherwise the stream is not tried.
+    pub may_stream: bool,
+    /// Rowtide's own tables are there, and may be used. Otherwise no mutation is tried.
+    pub own_tables: bool,
+}
+
+/// Looks at all of it.
 ///
 /// # Errors
 /// When a query fails.
@@ -23,21 +43,24 @@ pub async fn check(
     client: &Client,
     names: &Names,
     plan: &Plan,
-) -> Result<Vec<Problem>, tokio_postgres::Error> {
-    let mut problems = check_server(client).await?;
+) -> Result<Findings, tokio_postgres::Error> {
+    let (mut problems, may_stream) = check_server(client).await?;
     problems.extend(check_tables(client, plan).await?);
-    problems.extend(check_own_tables(client, names).await?);
+    let of_own_tables = check_own_tables(client, names).await?;
+    let known = AlreadyKnown { may_stream, own_tables: of_own_tables.is_empty() };
+    problems.extend(of_own_tables);
     problems.extend(check_publication(client, names, plan).await?);
     problems.extend(check_slot(client, names).await?);
     problems.extend(check_plan(plan));
-    Ok(problems)
+    Ok(Findings { problems, known })
 }
 
 pub(crate) fn fatal(what: impl Into<String>, repair: impl Into<String>) -> Problem {
     Problem { what: what.into(), repair: Some(repair.into()), fatal: true }
 }
 
-async fn check_server(client: &Client) -> Result<Vec<Problem>, tokio_postgres::Error> {
+/// Its problems, and whether the role may stream.
+async fn check_server(client: &Client) -> Result<(Vec<Problem>, bool), tokio_postgres::Error> {
     let sql = format!(
         "SELECT current_setting('server_version_num')::int, pg_is_in_recovery(), \
          current_setting('wal_level'), quote_ident(current_user), {MAY_STREAM}"
@@ -60,11 +83,12 @@ async fn check_server(client: &Client) -> Result<Vec<Problem>, tokio_postgres::E
         let (what, repair) = (encoding_said(&encoding), None);
         problems.push(Problem { what, repair, fatal: true });
     }
-    if !row.get::<_, bool>(4) {
+    let may_stream: bool = row.get(4);
+    if !may_stream {
         let what = format!("role {role} may not stream");
         problems.push(fatal(what, format!("ALTER ROLE {role} REPLICATION;")));
     }
-    Ok(problems)
+    Ok((problems, may_stream))
 }
 
 /// Whether the role that asks has every right to the tables that serving the plan needs.
@@ -249,33 +273,18 @@ fn is_partitioned(plan: &Plan, schema: &str, name: &str) -> bool {
 }
 
 async fn check_slot(client: &Client, names: &Names) -> Result<Vec<Problem>, tokio_postgres::Error> {
-    let sql = "SELECT s.database = current_database(), coalesce(s.database, '')::text, \
-               s.wal_status = 'lost', s.plugin = 'pgoutput' \
-               FROM pg_replication_slots s WHERE s.slot_name = $1";
     let slot = &names.slot;
-    let Some(row) = client.query_opt(sql, &[slot]).await? else {
+    let Some(found) = find_slot(client, slot).await? else {
         let mut problems = vec![fatal(format!("replication slot `{slot}` is missing"), SETUP)];
         problems.extend(check_limits(client).await?);
         return Ok(problems);
     };
-    let is = |column: usize| row.get::<_, Option<bool>>(column).unwrap_or(false);
-    if row.get::<_, Option<bool>>(0).is_none() {
-        let what = format!("replication slot `{slot}` is one of physical replication");
-        return Ok(vec![fatal(what, "choose another environment, or drop it if nobody uses it")]);
+    if let Err(error) = slot_is_ours(&found, slot) {
+        return Ok(vec![fatal(error.to_string(), error.advice().unwrap_or(SETUP))]);
     }
-    if !is(0) {
-        let what =
-            format!("replication slot `{slot}` belongs to database `{}`", row.get::<_, &str>(1));
-        return Ok(vec![fatal(what, "choose another environment for this one")]);
-    }
-    if is(2) {
+    if found.lost {
         let what = format!("replication slot `{slot}` is lost: it was too far behind");
         return Ok(vec![fatal(what, SETUP)]);
-    }
-    if !is(3) {
-        let what = format!("replication slot `{slot}` has another plugin than pgoutput");
-        let repair = format!("SELECT pg_drop_replication_slot('{slot}');  -- then: {SETUP}");
-        return Ok(vec![fatal(what, repair)]);
     }
     Ok(Vec::new())
 }
@@ -304,12 +313,4 @@ pub async fn may_use_schemas(client: &Client, plan: &Plan) -> Result<bool, tokio
                FROM pg_class WHERE oid = ANY($1)";
     let oids: Vec<u32> = plan.tables.iter().map(|table| table.catalog.oid).collect();
     Ok(client.query_one(sql, &[&oids]).await?.get(0))
-}
-
-/// Whether the role that asks may stream.
-///
-/// # Errors
-/// When the query fails.
-pub async fn may_stream(client: &Client) -> Result<bool, tokio_postgres::Error> {
-    Ok(client.query_one(&format!("SELECT {MAY_STREAM}"), &[]).await?.get(0))
 }

@@ -20,11 +20,11 @@ use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use self::found::Found;
-pub(crate) use self::found::MAY_STREAM;
+pub(crate) use self::found::{MAY_STREAM, slot};
 pub use self::print::script;
 pub use self::steps::Right;
 use self::steps::{Action, Step};
-pub(crate) use self::steps::{foreign, later_columns};
+pub(crate) use self::steps::{foreign, later_columns, slot_is_ours};
 pub use self::teardown::{Torn, teardown, to_tear_down};
 pub use self::turns::in_the_way;
 use self::turns::{SAY_AGAIN, Turns};
@@ -84,10 +84,7 @@ pub enum SetupError {
         repair: &'static str,
     },
     /// The slot belongs to another database.
-    #[error(
-        "replication slot `{slot}` belongs to database `{database}`; choose another environment for \
-         this one"
-    )]
+    #[error("replication slot `{slot}` belongs to database `{database}`")]
     SlotOfAnother {
         /// The slot.
         slot: String,
@@ -95,10 +92,7 @@ pub enum SetupError {
         database: String,
     },
     /// The slot is not one of `pgoutput`.
-    #[error(
-        "replication slot `{slot}` has another plugin than pgoutput (`{plugin}`): choose another environment, or \
-         drop the slot if nobody uses it"
-    )]
+    #[error("replication slot `{slot}` has another plugin than pgoutput (`{plugin}`)")]
     SlotOfAnotherPlugin {
         /// The slot.
         slot: String,
@@ -106,10 +100,7 @@ pub enum SetupError {
         plugin: String,
     },
     /// The slot is one of physical replication.
-    #[error(
-        "replication slot `{0}` is one of physical replication: choose another environment, or drop the slot if \
-         nobody uses it"
-    )]
+    #[error("replication slot `{0}` is one of physical replication")]
     PhysicalSlot(String),
     /// A server serves, so nothing may be taken from under it.
     #[error(
@@ -147,6 +138,10 @@ impl SetupError {
     pub fn advice(&self) -> Option<&str> {
         match self {
             SetupError::NoSlot { repair, .. } => Some(repair),
+            SetupError::SlotOfAnother { .. } => Some("choose another environment for this one"),
+            SetupError::SlotOfAnotherPlugin { .. } | SetupError::PhysicalSlot(_) => {
+                Some("choose another environment, or drop the slot if nobody uses it")
+            }
             _ => None,
         }
     }

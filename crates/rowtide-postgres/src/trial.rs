@@ -9,9 +9,9 @@ use std::time::Duration;
 use rowtide_plan::check::Problem;
 use rowtide_plan::plan::Plan;
 use tokio::time::timeout;
-use tokio_postgres::{Client, Error};
+use tokio_postgres::{Client, Error, Row};
 
-use crate::check::{check_tables, fatal};
+use crate::check::{AlreadyKnown, check_tables, fatal};
 use crate::connect::{
     CONNECT, ConnectError, ConnectOptions, Names, connect, connect_shared, reason,
 };
@@ -42,15 +42,6 @@ pub struct Trial {
     pub load_connections: usize,
     /// How many connections apply mutations.
     pub mutation_connections: usize,
-}
-
-/// What is known already, so that it is not said twice.
-#[derive(Clone, Copy, Debug)]
-pub struct AlreadyKnown {
-    /// The role may stream. Otherwise the stream is not tried.
-    pub may_stream: bool,
-    /// Rowtide's own tables are there, and may be used. Otherwise no mutation is tried.
-    pub own_tables: bool,
 }
 
 impl Trial {
@@ -119,7 +110,7 @@ impl Trial {
     /// Starts to stream, as far as nobody else does.
     async fn stream(&self, names: &Names, plan: &Arc<Plan>) -> Option<Problem> {
         let started =
-            Stream::start(&self.database, names, Arc::clone(plan), Instance(rand())).await;
+            Stream::start(&self.database, names, Arc::clone(plan), Instance(rand::random())).await;
         let used = matches!(&started, Err(StreamError::SlotActive { .. }));
         let error = match started {
             Ok((stream, _)) => {
@@ -185,7 +176,7 @@ impl Trial {
         let here = client.query_one(identity, &[]).await?;
         match other.query_typed(identity, &[]).await.map(|rows| rows.into_iter().next()) {
             Ok(Some(there)) => {
-                let of = |row: &tokio_postgres::Row| (row.get::<_, i64>(0), row.get::<_, u32>(1));
+                let of = |row: &Row| (row.get::<_, i64>(0), row.get::<_, u32>(1));
                 if of(&here) != of(&there) {
                     let repair =
                         "let both lead to one database: mutations are acknowledged by the stream";
@@ -247,7 +238,7 @@ impl Trial {
 
 /// Sends a mutation of a client that does not exist, which changes nothing.
 async fn try_mutation(mutator: &Mutator, plan: &Arc<Plan>) -> Result<(), String> {
-    let client = format!("rowtide check {:08x}", rand());
+    let client = format!("rowtide check {:08x}", rand::random::<u32>());
     let ticket =
         Ticket { client: client.into(), user_id: "rowtide check".into(), number: Number::Given(1) };
     let work = Work::Apply(Vec::new());
@@ -261,25 +252,32 @@ async fn try_mutation(mutator: &Mutator, plan: &Arc<Plan>) -> Result<(), String>
     }
 }
 
-/// What the server's sessions begin with.
+/// What the server's sessions begin with. What role and database set is overruled as the server connects, and what the
+/// URL sets is not; only a pooler that does not pass `options` on leaves the others in force.
 async fn session(client: &Client) -> Result<Vec<Problem>, Error> {
-    let sql = "SELECT current_setting('transaction_read_only') = 'on', quote_ident(current_user), \
-               ARRAY(SELECT name || ' = ' || current_setting(name) FROM pg_settings WHERE name IN \
-                 ('statement_timeout', 'transaction_timeout', 'idle_session_timeout') AND setting <> '0' ORDER BY name)";
-    let row = client.query_one(sql, &[]).await?;
-    let role: &str = row.get(1);
-    let mut problems = Vec::new();
-    if row.get(0) {
-        let repair = format!("ALTER ROLE {role} SET default_transaction_read_only = off;");
-        problems.push(fatal(format!("sessions of role {role} can only read"), repair));
-    }
-    for setting in row.get::<_, Vec<String>>(2) {
-        let what = format!("sessions of role {role} begin with {setting}: what takes longer fails");
-        let name = setting.split(' ').next().unwrap_or_default();
-        let repair = Some(format!("ALTER ROLE {role} SET {name} = 0;"));
-        problems.push(Problem { what, repair, fatal: false });
-    }
-    Ok(problems)
+    let sql = "SELECT name, current_setting(name), source = 'client', quote_ident(current_user) FROM pg_settings \
+               WHERE name = 'default_transaction_read_only' AND setting = 'on' OR setting <> '0' \
+                 AND name IN ('statement_timeout', 'transaction_timeout', 'idle_session_timeout') ORDER BY name";
+    let problem = |row: &Row| {
+        let (name, value, role): (&str, &str, &str) = (row.get(0), row.get(1), row.get(3));
+        let is_fatal = name == "default_transaction_read_only";
+        let (harmless, harm) = match is_fatal {
+            true => ("off", "they can only read"),
+            false => ("0", "what takes longer fails"),
+        };
+        let (whose, repair) = match row.get(2) {
+            true => (
+                "`options` in database_url".to_owned(),
+                format!("take {name} out of `options` in database_url"),
+            ),
+            false => {
+                (format!("role {role}"), format!("ALTER ROLE {role} SET {name} = {harmless};"))
+            }
+        };
+        let what = format!("sessions begin with {name} = {value}, set by {whose}: {harm}");
+        Problem { what, repair: Some(repair), fatal: is_fatal }
+    };
+    Ok(client.query(sql, &[]).await?.iter().map(problem).collect())
 }
 
 /// Whether a pooler hands out Postgres' connections for each transaction: then two that are open at once have one, or
@@ -307,12 +305,4 @@ async fn pooled(client: &Client, options: &ConnectOptions) -> Option<Problem> {
 fn pooler_advice(said: &str) -> Option<&'static str> {
     said.contains("unsupported startup parameter")
         .then_some("set ignore_startup_parameters = options in the pooler's configuration")
-}
-
-/// A number that other runs do not have.
-fn rand() -> u32 {
-    use std::hash::{BuildHasher, Hasher};
-    let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
-    hasher.write_u32(std::process::id());
-    hasher.finish() as u32
 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use thiserror::Error;
 use tokio_postgres::Client;
 
-use crate::catalog::{key_index, server_version};
+use crate::catalog::{key_index, parts_below, server_version, tables_above};
 use crate::connect::{Names, reason};
 
 /// What a plan relies on, at one moment.
@@ -292,6 +292,7 @@ fn look_sql(version: i32) -> String {
     // As `pg_get_publication_tables` has it, which opens the tables: a partition is published with the table that it is a
     // partition of, and as that where the publication says so.
     let key = key_index("c.rel");
+    let (above, part) = (tables_above("SELECT rel FROM c"), parts_below("SELECT rel FROM c"));
     format!(
         "
 WITH RECURSIVE p AS (
@@ -302,12 +303,7 @@ WITH RECURSIVE p AS (
   JOIN pg_namespace n ON n.oid = c.relnamespace
   JOIN (SELECT DISTINCT * FROM unnest($1::text[], $2::text[]) AS u(schema, name)) wanted
     ON n.nspname = wanted.schema AND c.relname = wanted.name
-), above AS (
-  SELECT c.rel, c.rel AS oid, c.relnamespace FROM c
-  UNION ALL
-  SELECT above.rel, k.oid, k.relnamespace FROM above JOIN pg_class of ON of.oid = above.oid AND of.relispartition
-  JOIN pg_inherits h ON h.inhrelid = above.oid JOIN pg_class k ON k.oid = h.inhparent
-), member AS (
+), {above}, member AS (
   SELECT above.rel, above.oid = above.rel AS own, r.prrelid IS NOT NULL AS named, coalesce(r.oid, {schema_oid}) AS oid,
          coalesce(r.xmin, {schema_version})::text::bigint AS version,
          to_jsonb(r) ->> 'prqual' IS NOT NULL AS filtered,
@@ -321,13 +317,7 @@ WITH RECURSIVE p AS (
     AND NOT (p.pubviaroot AND c.relispartition AND (p.puballtables OR EXISTS (SELECT FROM member a
       WHERE a.rel = c.rel AND NOT a.own AND a.oid IS NOT NULL)))
   ORDER BY c.rel, m.own DESC, m.named DESC, m.oid
-), part AS (
-  SELECT c.rel AS root, h.inhrelid AS oid FROM c JOIN pg_inherits h ON h.inhparent = c.rel
-  WHERE c.relkind = 'p' AND NOT h.inhdetachpending
-  UNION ALL
-  SELECT part.root, h.inhrelid FROM part JOIN pg_class k ON k.oid = part.oid AND k.relkind = 'p'
-  JOIN pg_inherits h ON h.inhparent = part.oid WHERE NOT h.inhdetachpending
-), t AS (
+), {part}, t AS (
   SELECT a.atttypid AS oid FROM c JOIN pg_attribute a ON a.attrelid = c.rel AND a.attnum > 0
   WHERE NOT a.attisdropped
   UNION

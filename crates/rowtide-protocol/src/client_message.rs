@@ -62,7 +62,7 @@ pub struct Connect {
     /// The client's cursor, unread: one that cannot be read means a snapshot, not an error.
     pub cursor: Option<String>,
     /// The highest mutation id whose outcome the client knows.
-    pub settled: Option<u64>,
+    pub outcomes_known: Option<u64>,
     /// The highest mutation id that the client was told of as acknowledged, stored or not.
     pub acked: Option<u64>,
 }
@@ -189,7 +189,7 @@ impl ClientMessage {
                     token: fields.token,
                     app_version: fields.app_version,
                     cursor: fields.cursor,
-                    settled: fields.settled,
+                    outcomes_known: fields.settled,
                     acked: fields.acked,
                 }))
             }

@@ -7,7 +7,7 @@ const MOST_MESSAGES = 200;
 /** The longest text of a message that is written out whole, in characters. */
 const LONGEST = 20_000;
 
-/** A person's changes: pending, confirmed or refused. */
+/** A person's changes: pending, confirmed or rejected. */
 export class Changes {
   #shown = new Map();
 
@@ -53,7 +53,7 @@ export class Changes {
     const outcomes = {
       pending: () => ['pending'],
       confirmed: () => [`confirmed in ${change.took} ms`],
-      refused: () => [element('strong', {}, change.code), ` ${change.message}`],
+      rejected: () => [element('strong', {}, change.code), ` ${change.message}`],
     };
     shown.replaceChildren(
       element(

@@ -188,7 +188,7 @@ export class Person {
       appVersion: this.#info.minClient ?? undefined,
       onMessage: (direction, message) => this.messages.add(direction, message),
       onChange: () => this.#session === session && this.#show(),
-      onSettled: (change) => this.#session === session && this.#settled(change),
+      onAcked: (change) => this.#session === session && this.#acked(change),
     });
     this.#session = session;
     this.#showTable(this.#table);
@@ -240,9 +240,9 @@ export class Person {
     this.changes.show(session.changes);
   }
 
-  #settled(change) {
-    if (change.state === 'refused') {
-      announce(`${this.userId}: refused, ${change.code}: ${change.message}`);
+  #acked(change) {
+    if (change.state === 'rejected') {
+      announce(`${this.userId}: rejected, ${change.code}: ${change.message}`);
       const close = element('button', {
         type: 'button',
         className: 'close',

@@ -1,5 +1,5 @@
 // One signed-in user: a client of its own, whose copy is kept in memory, and what was written with it,
-// from pending to confirmed or refused.
+// from pending to confirmed or rejected.
 
 import { createClient, memoryStorage } from './client/index.js';
 import { brief, show } from './values.js';
@@ -11,7 +11,7 @@ export class Session {
   #db;
   #onMessage;
   #onChange;
-  #onSettled;
+  #onAcked;
   #isClosed = false;
   #isDue = false;
   #connection;
@@ -20,12 +20,12 @@ export class Session {
 
   /**
    * `onMessage(direction, message)` for what passes over the connection, and notes of how it stands;
-   * `onChange()` when rows, status or changes did; `onSettled(change)` when one is confirmed or refused.
+   * `onChange()` when rows, status or changes did; `onAcked(change)` when one is confirmed or rejected.
    */
-  constructor({ user, claims, appVersion, onMessage, onChange, onSettled }) {
+  constructor({ user, claims, appVersion, onMessage, onChange, onAcked }) {
     this.#onMessage = onMessage;
     this.#onChange = onChange;
-    this.#onSettled = onSettled;
+    this.#onAcked = onAcked;
     this.#db = createClient({
       url: `${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/sync`,
       token: () => token(user, claims),
@@ -107,11 +107,11 @@ export class Session {
       change.state = 'confirmed';
       change.took = Math.round(performance.now() - began);
     } catch (error) {
-      change.state = 'refused';
+      change.state = 'rejected';
       change.code = error.code ?? 'error';
       change.message = error.message;
     }
-    if (!this.#isClosed) this.#onSettled(change);
+    if (!this.#isClosed) this.#onAcked(change);
   }
 
   #stands({ connection, error }) {

@@ -15,7 +15,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::application::{Application, read_definition};
-use crate::config::{ConfigError, Settings};
+use crate::config::{ConfigError, Settings, as_text};
 use crate::dev::{self, DevOptions, interrupted};
 use crate::former_names::{FormerFlags, warn_of_former_name};
 use crate::log_filter::without_values;
@@ -188,12 +188,13 @@ fn allow_open_files() {
 /// Sets up what is said on standard error.
 ///
 /// # Errors
-/// When what to say is given by both of its names in one place.
+/// When what to say is given by both of its names in one place, or by a variable that is no text.
 fn log(cli: &Cli) -> Result<(), ConfigError> {
-    let variable = |name: &str| std::env::var(name).ok();
+    let variable =
+        |name: &str| std::env::var_os(name).map(|value| as_text(name, value)).transpose();
     let flags = ("--log", cli.log.clone(), "--log-level", cli.log_level.clone());
     let (by_former, by_name) = ("ROWTIDE_LOG", "ROWTIDE_LOG_LEVEL");
-    let variables = (by_former, variable(by_former), by_name, variable(by_name));
+    let variables = (by_former, variable(by_former)?, by_name, variable(by_name)?);
     let mut filter = None;
     let mut former_names = Vec::new();
     for (former_name, former, name, value) in [flags, variables] {

@@ -2,6 +2,7 @@
 //! `listen` in the file, `ROWTIDE_LISTEN` in the environment and `--listen` as a flag. What is not
 //! known or does not fit is an error that names it.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -194,6 +195,13 @@ pub enum ConfigError {
         /// Those that there are.
         known: String,
     },
+    /// The value of a variable of the environment is no text.
+    #[error("the value of the environment variable `{name}` is not UTF-8")]
+    #[diagnostic(help("set it anew, or unset it"))]
+    NotText {
+        /// The variable.
+        name: String,
+    },
     /// A setting is given twice in one place, by its name and by its former one.
     #[error("`{former}` and `{name}` are one setting, and both are given")]
     #[diagnostic(help("leave `{former}` out: it is the former name"))]
@@ -239,6 +247,14 @@ enum Scalar {
 /// Variables that begin with `ROWTIDE_` and are read elsewhere: by the command line, and by tests.
 const NOT_SETTINGS: [&str; 7] =
     ["PG_BIN", "CONFIG", "LOG", "LOG_LEVEL", "LOG_FORMAT", "HISTORIES", "SEED"];
+
+/// The value of a variable of the environment.
+///
+/// # Errors
+/// When it is not UTF-8.
+pub(crate) fn as_text(name: &str, value: OsString) -> Result<String, ConfigError> {
+    value.into_string().map_err(|_| ConfigError::NotText { name: name.to_owned() })
+}
 
 /// Why a value was not put into a setting.
 enum NotPut {
@@ -362,24 +378,28 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Reads the variables of the environment. `DATABASE_URL` is known too.
+    /// Reads the variables of the environment. `DATABASE_URL` is known too. What others have there is no matter, and need
+    /// not even be text.
     ///
     /// # Errors
-    /// When a variable that begins with `ROWTIDE_` is not a setting.
+    /// When a variable that begins with `ROWTIDE_` is not a setting, or the value of one that is read is not UTF-8.
     pub fn from_environment(
-        variables: impl IntoIterator<Item = (String, String)>,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Settings, ConfigError> {
         let mut settings = Settings::default();
         let mut database_url = None;
         for (name, value) in variables {
+            // A name that is no text is no setting, and is told of as far as it can be written.
+            let name = name.to_string_lossy().into_owned();
             if name == "DATABASE_URL" {
-                database_url = Some(value);
+                database_url = Some(as_text(&name, value)?);
                 continue;
             }
             let Some(known) = name.strip_prefix("ROWTIDE_") else { continue };
             if NOT_SETTINGS.contains(&known) {
                 continue;
             }
+            let value = as_text(&name, value)?;
             let written = |name: &str| format!("ROWTIDE_{}", name.to_uppercase());
             settings.put(&known.to_lowercase(), value, written).map_err(
                 |not_put| match not_put {
@@ -408,7 +428,7 @@ impl Settings {
     /// # Errors
     /// When a layer cannot be read.
     pub fn read(flags: Settings, file: Option<&Path>) -> Result<Settings, ConfigError> {
-        let environment = Settings::from_environment(std::env::vars())?;
+        let environment = Settings::from_environment(std::env::vars_os())?;
         let file = match file {
             None => Settings::default(),
             Some(path) => {
@@ -664,7 +684,7 @@ mod tests {
     }
 
     fn environment(name: &str, value: &str) -> Result<Settings, ConfigError> {
-        Settings::from_environment([(name.to_owned(), value.to_owned())])
+        Settings::from_environment([(name.into(), value.into())])
     }
 
     #[test]
@@ -709,7 +729,7 @@ mod tests {
             assert_eq!(error, "`history_dir` and `log_dir` are one setting, and both are given");
         }
         let both = ["ROWTIDE_OUTBOX_BYTES", "ROWTIDE_SEND_QUEUE_BYTES"];
-        let both = both.map(|name| (name.to_owned(), "4096".to_owned()));
+        let both = both.map(|name| (name.into(), "4096".into()));
         let error = Settings::from_environment(both).unwrap_err().to_string();
         let expected = "`ROWTIDE_OUTBOX_BYTES` and `ROWTIDE_SEND_QUEUE_BYTES` are one setting, and both are given";
         assert_eq!(error, expected);
@@ -725,7 +745,7 @@ mod tests {
             ("ROWTIDE_TOKEN_SECRET", "of production"),
             ("ROWTIDE_LISTEN", "1.1.1.1:1"),
         ];
-        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let variables = variables.map(|(name, value)| (name.into(), value.into()));
         let environment = Settings::from_environment(variables).unwrap();
         let file = file("environment = 'production'\nlog_dir = '/var/lib/rowtide'").unwrap();
         let flags = Settings { log_dir: Some("here".to_owned()), ..Settings::default() };

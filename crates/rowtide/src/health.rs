@@ -3,19 +3,22 @@
 use rowtide_feed::{Feed, ReplicatorStatus};
 use rowtide_gateway::Gateway;
 use rowtide_protocol::Lsn;
+use serde::{Serialize, Serializer};
 
 /// How the server is doing.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Health {
     /// Whether new sessions would be served with rows that are up to date.
     pub ready: bool,
     /// Why, for a person.
     pub detail: String,
-    /// Where the stream stands: every commit up to this LSN has been taken in by all engines.
-    pub position: String,
-    /// The log can bring clients up to date from this LSN on.
-    pub oldest: String,
+    /// Where the stream stands: every commit up to this LSN has been taken in by all engines. `None` as long as none runs.
+    #[serde(serialize_with = "as_text")]
+    pub position: Option<Lsn>,
+    /// The log can bring clients up to date from this LSN on. `None` as long as there is no log, or nothing has begun in it.
+    #[serde(serialize_with = "as_text")]
+    pub oldest: Option<Lsn>,
     /// How many `SELECT`s of rows the loads have run since the start.
     pub load_queries: u64,
     /// How many rows these have read.
@@ -28,6 +31,10 @@ pub struct Health {
     pub rejected_tables: Vec<String>,
     /// Tables that could not be read by the last load that wanted to; who sees their rows waits.
     pub unreadable_tables: Vec<String>,
+}
+
+fn as_text<S: Serializer>(position: &Option<Lsn>, serializer: S) -> Result<S::Ok, S::Error> {
+    position.map(|lsn| lsn.to_string()).serialize(serializer)
 }
 
 impl Health {
@@ -49,14 +56,12 @@ impl Health {
         // What is missing may be why nothing is served.
         troubles.dedup();
         let ready = troubles.is_empty();
-        // Whoever reads it compares positions, and before there is one everything is behind it.
-        let said = |position: Option<Lsn>| position.unwrap_or(Lsn(0)).to_string();
         let detail = if ready { "streaming".to_owned() } else { troubles.join("; ") };
         Health {
             ready,
             detail,
-            position: said(engines.position),
-            oldest: said(state.log.map(|log| log.oldest)),
+            position: engines.position,
+            oldest: state.log.map(|log| log.oldest),
             load_queries: engines.load_queries,
             loaded_rows: engines.loaded_rows,
             sessions: engines.sessions,

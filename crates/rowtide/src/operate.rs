@@ -10,12 +10,12 @@ use miette::{Report, Result, miette};
 use rowtide_plan::check::Problem;
 use rowtide_plan::definition::Definition;
 use rowtide_plan::plan::Plan;
-use rowtide_postgres::check::{check as check_database, check_own_tables, may_stream};
+use rowtide_postgres::check::{Findings, check as check_database};
 use rowtide_postgres::connect::{ConnectError, ConnectOptions, Names, connect, reason};
 use rowtide_postgres::setup::{
     Attended, SetupError, Torn, in_the_way, script, setup_attended, teardown, to_tear_down,
 };
-use rowtide_postgres::trial::{AlreadyKnown, Trial};
+use rowtide_postgres::trial::Trial;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
@@ -50,11 +50,9 @@ impl Against {
     async fn problems(self, trial: &Trial) -> Result<Vec<Problem>> {
         let Against { client, names, plan, not_set_up: mut problems } = self;
         let failed = |error| said(reason(&error));
-        problems.extend(check_database(&client, &names, &plan).await.map_err(failed)?);
-        let known = AlreadyKnown {
-            may_stream: may_stream(&client).await.map_err(failed)?,
-            own_tables: check_own_tables(&client, &names).await.map_err(failed)?.is_empty(),
-        };
+        let Findings { problems: found, known } =
+            check_database(&client, &names, &plan).await.map_err(failed)?;
+        problems.extend(found);
         let tried = trial.run(&client, &names, &Arc::new(plan), known).await.map_err(failed)?;
         for problem in tried {
             if !problems.contains(&problem) {

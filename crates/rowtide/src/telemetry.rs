@@ -126,7 +126,7 @@ pub(crate) async fn watch(
 /// Which limits of the whole server are near.
 #[derive(Default)]
 struct Near {
-    history: bool,
+    log: bool,
     stream: bool,
     mutations: bool,
 }
@@ -134,12 +134,11 @@ struct Near {
 impl Near {
     fn look(&mut self, watched: &Watched) {
         if let Some(log) = watched.replicator.log_statistics() {
-            let what = "the history is nearly as large as it may become; beyond that the oldest goes before its \
+            let what = "the log is nearly as large as it may become; beyond that the oldest goes before its \
                         time, and clients that were away for longer get snapshots";
-            warn_once(&mut self.history, log.bytes, watched.log_limit, what);
+            warn_once(&mut self.log, log.bytes, watched.log_limit, what);
         }
-        let what =
-            "the history is behind; the stream soon waits for them, and WAL piles up in Postgres";
+        let what = "the log is behind; the stream soon waits for it, and WAL piles up in Postgres";
         warn_once(&mut self.stream, watched.feed.volatile_bytes() as u64, RING_BYTES as u64, what);
         let what = "very many mutations wait for Postgres; soon clients are sent away with theirs";
         let waiting = watched.gateway.waiting_mutation_bytes() as u64;

@@ -70,18 +70,18 @@ async fn clients_write_around_generated_columns_and_rules_may_speak_of_them() {
     let mut stage = Stage::new(&definition, TABLE).await;
     let mut writer = Writer::live(&stage.app, "ann").await;
     let row = |body: &str| json!({ "id": 7, "owner": "ann", "body": body });
-    writer.mutate(json!([insert("note", row("no"))])).await.refused("forbidden", "");
+    writer.mutate(json!([insert("note", row("no"))])).await.rejected("forbidden", "");
     writer.mutate(json!([insert("note", row("yes"))])).await.applied();
     stage.holds("note", rows(true)).await;
     let body = |body: &str| json!({ "id": 7, "body": body });
-    writer.mutate(json!([update("note", body("no"))])).await.refused("forbidden", "");
-    writer.mutate(json!([update("note", body("YES"))])).await.refused("forbidden", "");
+    writer.mutate(json!([update("note", body("no"))])).await.rejected("forbidden", "");
+    writer.mutate(json!([update("note", body("YES"))])).await.rejected("forbidden", "");
     writer.mutate(json!([update("note", body("maybe"))])).await.applied();
     let named = json!({ "id": 7, "shouted": "X" });
     writer
         .mutate(json!([update("note", named)]))
         .await
-        .refused("forbidden", "computed by Postgres alone");
+        .rejected("forbidden", "computed by Postgres alone");
     stage.holds("note", rows(true)).await;
 }
 
@@ -135,7 +135,7 @@ async fn a_virtual_column_is_left_out_where_the_key_is_identity_enough_and_else_
     operator.is_rejected(&parts, "UPDATE note SET body = 'x'; DELETE FROM note").await;
 }
 
-/// Postgres' own rule, which makes the application's statements fail: it is named until it is mended.
+/// Postgres' own rule, which makes the application's statements fail: it is named until it is repaired.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_virtual_column_that_is_added_to_a_synced_table_is_named_with_what_mends_it() {
     let table = "CREATE TABLE note (id int PRIMARY KEY, owner text NOT NULL, body text NOT NULL);";

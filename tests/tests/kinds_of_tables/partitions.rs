@@ -76,7 +76,7 @@ async fn clients_write_through_the_root() {
         .applied();
     writer.mutate(json!([delete("event", key)])).await.applied();
     let theirs = json!({ "at": 2, "id": 2, "body": "mine" });
-    writer.mutate(json!([update("event", theirs)])).await.refused("not_found", "");
+    writer.mutate(json!([update("event", theirs)])).await.rejected("not_found", "");
     stage.holds("event", ROWS).await;
 }
 

@@ -72,6 +72,38 @@ async fn what_a_role_lacks_or_begins_with_is_found() {
     operator.drop_role(&role).await;
 }
 
+/// What a role and a database set is overruled; what the URL sets is not, and the role is not blamed for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_url_sets_is_to_be_taken_out_of_the_url() {
+    let operator = set_up().await;
+    let url = operator.database.url().await;
+    let with = async |options: &str| {
+        let join = if url.contains('?') { '&' } else { '?' };
+        said(operator.command_at(&format!("{url}{join}options={options}"), &["check"])).await
+    };
+    let slow = with("-c%20statement_timeout%3D7s%20-c%20idle_session_timeout%3D9s").await;
+    succeeded(&slow);
+    for (name, value) in [("statement_timeout", "7s"), ("idle_session_timeout", "9s")] {
+        let note = format!(
+            "note: sessions begin with {name} = {value}, set by `options` in database_url: what takes longer \
+             fails\n  take {name} out of `options` in database_url\n"
+        );
+        assert!(slow.out.contains(&note), "{slow:?}");
+    }
+    let read_only = with("-c%20default_transaction_read_only%3Don").await;
+    rejected(
+        &read_only,
+        &[
+            "error: sessions begin with default_transaction_read_only = on, set by `options` in database_url: \
+             they can only read",
+            "take default_transaction_read_only out of `options` in database_url",
+        ],
+    );
+    for said in [slow, read_only] {
+        assert!(!said.out.contains("ALTER ROLE"), "{said:?}");
+    }
+}
+
 /// A role that may not use a schema is told so, and not that its rules are wrong.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_schema_that_may_not_be_used_is_named() {

@@ -225,11 +225,11 @@ export class Tab {
     const known = new Set(this.#optimistic.queue.filter((entry) => this.#stored.has(entry.id)));
     const stored = await this.#options.store.load();
     if (this.#closed.signal.aborted) return;
-    const { clientId = '', seq = 0, settled = 0, refusals = [] } = /** @type {any} */ (stored.meta);
-    this.#rejections = refusals;
+    const { clientId = '', seq = 0, settled: acked = 0, refusals: rejections = [] } = /** @type {any} */ (stored.meta);
+    this.#rejections = rejections;
     this.clientId = clientId;
     this.#seq = seq;
-    this.#storedAcked = settled;
+    this.#storedAcked = acked;
     // A mutation that was stored and no longer is has been acknowledged.
     const step = this.#optimistic.restore(stored, (entry) => !known.has(entry));
     for (const entry of stored.entries) this.#stored.set(entry.id, entry.number);

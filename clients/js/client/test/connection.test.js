@@ -204,8 +204,8 @@ test('the next client of the same storage sends the pending mutations, under the
   const outcomes = [];
   db.onAcked(({ code }) => outcomes.push(code));
   connection = await server.accept();
-  const refused = [{ id: 1, code: 'max_notes', message: 'no' }];
-  const connect = await connection.welcome({ lastMutation: 1, refused });
+  const rejections = [{ id: 1, code: 'max_notes', message: 'no' }];
+  const connect = await connection.welcome({ lastMutation: 1, rejections });
   assert.equal(connect.clientId, clientId);
   await live(db);
   assert.deepEqual([outcomes, db.table('note').all(), db.pending()], [['max_notes'], [], []]);

@@ -65,13 +65,13 @@ class ModelServer {
     this.states.push({ rows, last: this.last });
   }
 
-  connect({ cursor, settled = 0 }) {
+  connect({ cursor, acked = 0 }) {
     this.cut();
-    assert.ok(settled <= this.last, 'the client knows what has not happened');
+    assert.ok(acked <= this.last, 'the client knows what has not happened');
     const resumed = cursor !== undefined && this.rng.chance(0.6);
     this.sent.push({
       type: 'connected', protocol: 1, userId: 'ann', mode: resumed ? 'resume' : 'snapshot', lastMutation: this.last,
-      refused: this.rejections.filter(({ id }) => id > settled), tables: TABLES,
+      refused: this.rejections.filter(({ id }) => id > acked), tables: TABLES,
     });
     this.session = { at: resumed ? Number(cursor) : 0, acked: this.last, ready: false, from: this.head, resumed };
   }
@@ -202,7 +202,7 @@ async function run(seed, seen) {
       if (message) server.work.push(structuredClone(message));
     } else if (what === 5) {
       if (server.session) return;
-      server.connect({ cursor: client.cursor, settled: storedAcked || undefined });
+      server.connect({ cursor: client.cursor, acked: storedAcked || undefined });
     } else if (what <= 7) {
       const ops = Array.from({ length: 1 + rng.below(3) }, () => randomOp(rng));
       await took(client.mutate(`m${++made}`, ops));

@@ -146,7 +146,7 @@ pub(super) struct Postgres {
     /// How many of `log` have been streamed.
     stream_at: usize,
     /// The last mutation of each of [`CLIENTS`].
-    settled: [u64; CLIENTS.len()],
+    acked: [u64; CLIENTS.len()],
 }
 
 impl Postgres {
@@ -171,7 +171,7 @@ impl Postgres {
             wal_end: Lsn(1000),
             streamed: Lsn(1000),
             stream_at: 0,
-            settled: [0; CLIENTS.len()],
+            acked: [0; CLIENTS.len()],
         }
     }
 
@@ -275,10 +275,10 @@ impl Postgres {
         let mut streamed = streamed;
         if rng.random_bool(0.5) {
             let client = rng.random_range(0..CLIENTS.len());
-            self.settled[client] += 1;
+            self.acked[client] += 1;
             streamed.acknowledgements.push(Arc::new(Acknowledgement {
                 client: CLIENTS[client].into(),
-                last_mutation: self.settled[client],
+                last_mutation: self.acked[client],
                 rejected: Vec::new(),
                 name: None,
             }));

@@ -46,7 +46,7 @@ impl SegmentWriter {
         number: u64,
         epoch: Epoch,
         identity: &LogIdentity,
-        after: &LogEnd,
+        after: Option<LogEnd>,
     ) -> Result<SegmentWriter, SegmentError> {
         let made = Segment::create(dir, number, epoch, identity, after)
             .and_then(|segment| Ok(SegmentWriter::new(Arc::new(segment))?));

@@ -55,7 +55,23 @@ pub(crate) fn options(dir: &Path) -> LogOptions {
 }
 
 pub(crate) fn open(dir: &Path) -> Opened {
-    Log::open(options(dir), identity()).unwrap()
+    begun(Log::open(options(dir), identity()).unwrap(), identity())
+}
+
+/// The log begins at the first position there is, if nothing has begun in it.
+pub(crate) fn begun(mut opened: Opened, of: LogIdentity) -> Opened {
+    if opened.log.extent().is_none() {
+        opened.log.begin_epoch(of, Lsn(0)).unwrap();
+    }
+    opened
+}
+
+pub(crate) fn oldest(log: &Log) -> Lsn {
+    log.extent().unwrap().oldest
+}
+
+pub(crate) fn end(log: &Log) -> Lsn {
+    log.extent().unwrap().durable
 }
 
 pub(crate) fn topic(branch: u16, anchor: i64) -> Topic {
@@ -163,8 +179,8 @@ pub(crate) fn events(mut previous: Lsn, transactions: &[Arc<Transaction>]) -> Ve
 }
 
 /// Appends transactions behind the last one.
-pub(crate) fn append(log: &mut Log, transactions: &[Arc<Transaction>]) {
-    log.append(&events(log.last_transaction(), transactions)).unwrap();
+pub(crate) fn append(log: &mut Log, reader: &LogReader, transactions: &[Arc<Transaction>]) {
+    log.append(&events(reader.last_transaction().unwrap(), transactions)).unwrap();
 }
 
 /// All that happened in `topics`.

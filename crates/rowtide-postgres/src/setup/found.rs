@@ -7,6 +7,7 @@ use rowtide_plan::sql::{quote_identifier, quote_table};
 use tokio_postgres::{Client, Error, Row};
 
 use super::{OWN_TABLES, RECORD};
+use crate::catalog::parts_below;
 use crate::connect::Names;
 use crate::published::{PublicationOption, missing_options, publication_options, wanted};
 
@@ -96,6 +97,8 @@ pub(crate) struct FoundPublication {
 pub(crate) struct FoundSlot {
     /// `None` for a slot of physical replication.
     pub(crate) database: Option<String>,
+    /// That is the database that was asked.
+    pub(crate) is_here: bool,
     pub(crate) plugin: Option<String>,
     pub(crate) lost: bool,
     /// The process that uses it, with its application's name.
@@ -229,16 +232,18 @@ async fn application_tables(
 
 /// The partitions of tables, at any depth, that hold rows.
 async fn partitions(client: &Client, tables: &[TableName]) -> Result<Vec<TableName>, Error> {
-    let sql = "SELECT pn.nspname::text, p.relname::text \
-               FROM unnest($1::text[], $2::text[]) AS wanted(schema, name) \
-               JOIN pg_namespace n ON n.nspname = wanted.schema \
-               JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.name AND c.relkind = 'p' \
-               CROSS JOIN LATERAL pg_partition_tree(c.oid) t \
-               JOIN pg_class p ON p.oid = t.relid AND p.relkind = 'r' \
-               JOIN pg_namespace pn ON pn.oid = p.relnamespace ORDER BY 1, 2";
+    let roots = "SELECT c.oid FROM unnest($1::text[], $2::text[]) AS wanted(schema, name) \
+                 JOIN pg_namespace n ON n.nspname = wanted.schema \
+                 JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.name";
+    let sql = format!(
+        "WITH RECURSIVE {} SELECT DISTINCT n.nspname::text, c.relname::text FROM part \
+         JOIN pg_class c ON c.oid = part.oid AND c.relkind = 'r' \
+         JOIN pg_namespace n ON n.oid = c.relnamespace ORDER BY 1, 2",
+        parts_below(roots)
+    );
     let schemas: Vec<&str> = tables.iter().map(|table| table.schema.as_str()).collect();
     let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
-    let rows = client.query(sql, &[&schemas, &names]).await?;
+    let rows = client.query(&sql, &[&schemas, &names]).await?;
     Ok(rows.iter().map(|row| TableName { schema: row.get(0), name: row.get(1) }).collect())
 }
 
@@ -266,9 +271,11 @@ async fn publication(client: &Client, name: &str) -> Result<Option<FoundPublicat
     }))
 }
 
-async fn slot(client: &Client, name: &str) -> Result<Option<FoundSlot>, Error> {
+/// The slot of a name, if there is one.
+pub(crate) async fn slot(client: &Client, name: &str) -> Result<Option<FoundSlot>, Error> {
     let sql = "SELECT s.database::text, s.plugin::text, coalesce(s.wal_status = 'lost', false), \
-               s.active_pid, coalesce(a.application_name, '') FROM pg_replication_slots s \
+               s.active_pid, coalesce(a.application_name, ''), \
+               coalesce(s.database = current_database(), false) FROM pg_replication_slots s \
                LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid WHERE s.slot_name = $1";
     let Some(row) = client.query_opt(sql, &[&name]).await? else { return Ok(None) };
     Ok(Some(FoundSlot {
@@ -276,5 +283,6 @@ async fn slot(client: &Client, name: &str) -> Result<Option<FoundSlot>, Error> {
         plugin: row.get(1),
         lost: row.get(2),
         active: row.get::<_, Option<i32>>(3).map(|pid| (pid, row.get(4))),
+        is_here: row.get(5),
     }))
 }

@@ -33,7 +33,7 @@ pub async fn script(
         return Err(SetupError::NoTable(quote_table(&table.schema, &table.name)));
     }
     if let Some(slot) = &found.slot {
-        slot_is_ours(slot, &names.slot, &found.server.database)?;
+        slot_is_ours(slot, &names.slot)?;
     }
     let writes = found.tables.iter().map(|table| Writes::of_name(plan, &table.name)).collect();
     Ok(Script { found: &found, names, server, writes }.text())

@@ -169,7 +169,7 @@ fn possible(found: &Found, names: &Names, tables: &[TableName]) -> Result<(), Se
         };
         return Err(SetupError::NoSlot { slot, why: why.0, repair: why.1 });
     };
-    slot_is_ours(found_slot, &slot, &server.database)
+    slot_is_ours(found_slot, &slot)
 }
 
 /// The columns, with their types, that an earlier version made one of Rowtide's own tables without, and that this one, with
@@ -198,11 +198,11 @@ pub(crate) fn foreign(name: &str, is_table: bool, columns: &[String]) -> Option<
 }
 
 /// Whether a slot of our name is one that can be ours.
-pub(crate) fn slot_is_ours(found: &FoundSlot, slot: &str, here: &str) -> Result<(), SetupError> {
+pub(crate) fn slot_is_ours(found: &FoundSlot, slot: &str) -> Result<(), SetupError> {
     let slot = slot.to_owned();
     match (&found.database, &found.plugin) {
         (None, _) => Err(SetupError::PhysicalSlot(slot)),
-        (Some(database), _) if *database != here => {
+        (Some(database), _) if !found.is_here => {
             Err(SetupError::SlotOfAnother { slot, database: database.clone() })
         }
         (_, Some(plugin)) if plugin != "pgoutput" => {

@@ -89,7 +89,7 @@ async fn plan(client: &tokio_postgres::Client, names: &Names) -> Result<Plan, Se
         return Err(SetupError::Standby);
     }
     let slot = &names.slot;
-    let ours = found.slot.as_ref().map(|it| slot_is_ours(it, slot, &found.server.database));
+    let ours = found.slot.as_ref().map(|it| slot_is_ours(it, slot));
     if let (Some(Ok(())), Some((pid, application))) =
         (&ours, found.slot.as_ref().and_then(|slot| slot.active.clone()))
     {
