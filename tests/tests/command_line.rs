@@ -3,8 +3,10 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::process::Stdio;
 
 use rowtide_tests::{Database, Dir, Running, Said, eventually, rowtide, said};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const TABLES: &str = "
 CREATE TABLE note (id text PRIMARY KEY, owner text NOT NULL, body text NOT NULL);
@@ -314,7 +316,7 @@ async fn help_names_every_command() {
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_told_to_stop_as_it_becomes_ready_stops() {
-    use std::io::{Read, Write};
+    use std::io::{Read as _, Write as _};
 
     /// What a pipe holds at most.
     const PIPE: usize = 64 << 10;
@@ -348,4 +350,71 @@ async fn a_server_that_is_told_to_stop_as_it_becomes_ready_stops() {
     assert_eq!(ended.code(), Some(0));
     let said = reads.join().unwrap().unwrap();
     assert!(String::from_utf8_lossy(&said).contains("\nready http://"));
+}
+
+/// Whoever read the log has gone, or its disk is full: that is no reason to end, nor to end otherwise.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_reads_ends_nothing() {
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let closed = || std::io::pipe().unwrap().1;
+    let operator = Operator::new(DEFINITION).await;
+    assert_eq!(operator.says(&["setup"]).await.code(), Some(0));
+    for (said, told) in
+        [(Stdio::from(full()), Stdio::from(full())), (Stdio::from(closed()), Stdio::from(closed()))]
+    {
+        let mut serve = operator.command(&["serve"]).await;
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        serve.env("ROWTIDE_LISTEN", address.to_string());
+        drop(free);
+        let mut server = serve.stdout(said).stderr(told).spawn().unwrap();
+        drop(serve);
+        eventually("it is ready", || async {
+            let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
+            stream
+                .write_all(b"GET /health/ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+                .await
+                .ok()?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.ok()?;
+            answer.starts_with("HTTP/1.1 200").then_some(())
+        })
+        .await;
+        let id = server.id().to_string();
+        let kill = std::process::Command::new("kill").args(["-s", "TERM", &id]).status();
+        assert!(kill.unwrap().success());
+        let ended = tokio::task::spawn_blocking(move || server.wait().unwrap()).await.unwrap();
+        assert_eq!(ended.code(), Some(0), "{ended:?}");
+    }
+    for output in [Stdio::from(full()), Stdio::from(closed())] {
+        let mut check = operator.command(&["check"]).await;
+        let ended = check.stdout(output).status().unwrap();
+        assert_eq!(ended.code(), Some(0), "it has found nothing");
+    }
+    // What a command was run for is not lost without a word, unless nobody wants more of it.
+    let mut types = operator.command(&["types"]).await;
+    let ended = types.stdout(full()).output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot write to standard output"), "{said}");
+    let mut types = operator.command(&["types"]).await;
+    assert_eq!(types.stdout(closed()).status().unwrap().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_level_that_is_none_is_named() {
+    let operator = Operator::new(DEFINITION).await;
+    for (given, why) in [
+        ("bogus", "`bogus` is no level"),
+        ("info,verbose", "`verbose` is no level"),
+        ("info,rowtide_gateway=loud", "cannot be read"),
+        ("xx=yy=zz,", "cannot be read"),
+    ] {
+        refused(&operator.says(&["check", "--log-level", given]).await, &[given, why]);
+    }
+    for given in ["debug", "WARN", "info,rowtide_gateway=debug", "rowtide_gateway", ""] {
+        let said = operator.says(&["explain", "--log-level", given]).await;
+        assert_eq!(said.code(), Some(0), "{given}: {said:?}");
+    }
 }

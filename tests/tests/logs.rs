@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
-use rowtide::log_filter::without_values;
+use rowtide::log_filter::{read_filter, without_values};
 use rowtide_tests::{App, Raw, http_get};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
@@ -76,7 +76,7 @@ async fn neither_tokens_nor_values_are_logged_at_any_level() {
         tracing_subscriber::fmt::layer().with_ansi(false).with_writer(move || into.clone())
     };
     let layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = vec![
-        without_values("trace", layer(&ours)).boxed(),
+        without_values(read_filter("trace").unwrap(), layer(&ours)).boxed(),
         layer(&all).with_filter(EnvFilter::new("trace")).boxed(),
     ];
     tracing_subscriber::registry().with(layers).init();

@@ -16,7 +16,7 @@ use jsonwebtoken::{
 };
 use rowtide_postgres::mutate::Author;
 use serde::{Deserialize, Deserializer};
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Value};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
@@ -131,8 +131,9 @@ struct Inner {
 #[derive(Deserialize)]
 struct Payload {
     sub: Option<Value>,
-    #[serde(deserialize_with = "numeric_date")]
-    exp: u64,
+    /// The check of claims looks at what the token says, and names it where it is none.
+    #[serde(default, deserialize_with = "numeric_date")]
+    exp: Option<u64>,
     #[serde(flatten)]
     rest: Map<String, Value>,
 }
@@ -275,7 +276,11 @@ impl Auth {
         let sub = user_id(sub).map_err(NotTaken::Token)?;
         rest.insert("sub".to_owned(), sub.clone().into());
         let author = Arc::new(Author { user_id: sub, claims: rest });
-        Ok(Identity { author, expires_at_s: exp })
+        // It was checked, so it is there.
+        let missing =
+            || Unauthorized::Invalid(why(&ErrorKind::MissingRequiredClaim("exp".to_owned())));
+        let expires_at_s = exp.ok_or_else(missing).map_err(NotTaken::Token)?;
+        Ok(Identity { author, expires_at_s })
     }
 }
 
@@ -323,15 +328,14 @@ fn wrong_sub(token: &str) -> Option<Unauthorized> {
     user_id(claims.get("sub").cloned()).err()
 }
 
-/// Seconds since 1970, perhaps with a fraction (RFC 7519, 2), which is cut off.
-fn numeric_date<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-    let number = Number::deserialize(deserializer)?;
-    let date = number.as_u64().or_else(|| {
+/// Seconds since 1970, perhaps with a fraction (RFC 7519, 2), which is cut off; `None` of what is no such number.
+fn numeric_date<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let Value::Number(number) = Value::deserialize(deserializer)? else { return Ok(None) };
+    Ok(number.as_u64().or_else(|| {
         let seconds = number.as_f64().filter(|seconds| *seconds >= 0.0)?;
         // What is too large becomes the largest.
         Some(seconds as u64)
-    });
-    date.ok_or_else(|| serde::de::Error::custom("a date is a number that is not negative"))
+    }))
 }
 
 /// Why a token is rejected, without what the token says.

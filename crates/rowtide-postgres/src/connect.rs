@@ -23,12 +23,14 @@ pub(crate) const CONNECT: Duration = Duration::from_secs(10);
 pub(crate) const WAL_SENDER_TIMEOUT: &str = "20s";
 
 /// Settings of a session under which the text of every value has one form.
-pub(crate) const TEXT_SETTINGS: [(&str, &str); 6] = [
+pub(crate) const TEXT_SETTINGS: [(&str, &str); 7] = [
     ("TimeZone", "UTC"),
     ("DateStyle", "ISO,YMD"),
     ("IntervalStyle", "postgres"),
     ("extra_float_digits", "1"),
     ("bytea_output", "hex"),
+    // Of `regclass` and its relatives.
+    ("quote_all_identifiers", "off"),
     ("client_encoding", "UTF8"),
 ];
 

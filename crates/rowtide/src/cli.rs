@@ -18,11 +18,12 @@ use crate::application::{Application, read_definition};
 use crate::config::{ConfigError, Settings, as_text};
 use crate::dev::{self, DevOptions, interrupted};
 use crate::former_names::{FormerFlags, warn_of_former_name};
-use crate::log_filter::without_values;
+use crate::log_filter::{read_filter, without_values};
 use crate::mutate;
 use crate::operate::{self, Against};
 use crate::said::said;
 use crate::server::{Server, ServerOptions};
+use crate::terminal::{hand_out, note, tell};
 use crate::types::types;
 use crate::watch;
 
@@ -149,7 +150,7 @@ struct Token {
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     if let Err(error) = log(&cli) {
-        eprintln!("{:?}", miette::Report::from(error));
+        note!("{:?}", miette::Report::from(error));
         return ExitCode::FAILURE;
     }
     allow_open_files();
@@ -160,7 +161,7 @@ pub fn run() -> ExitCode {
     let runtime = match runtime.thread_name("sessions").enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("cannot start: {error}");
+            note!("cannot start: {error}");
             return ExitCode::FAILURE;
         }
     };
@@ -170,7 +171,7 @@ pub fn run() -> ExitCode {
     match executed {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("{error:?}");
+            note!("{error:?}");
             ExitCode::FAILURE
         }
     }
@@ -207,10 +208,14 @@ fn log(cli: &Cli) -> Result<(), ConfigError> {
         }
         filter = filter.or(value).or(former);
     }
-    let filter = filter.as_deref().unwrap_or("info");
+    let given = filter.as_deref().unwrap_or("info");
+    let filter =
+        read_filter(given).map_err(|why| ConfigError::LogLevel { given: given.to_owned(), why })?;
     let writer = std::io::stderr;
     let text = tracing_subscriber::fmt::layer()
         .with_writer(writer)
+        // Of a log that cannot be written there is nobody to tell.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     let text = match cli.log_format {
         LogFormat::Pretty => text.with_target(false).boxed(),
@@ -234,13 +239,12 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Teardown(args) => operate::tear_down(args.configured.settings()?, args.yes).await,
         Command::Explain(args) => {
             let against = Against::connect(&args.settings()?).await?;
-            print!("{}", explain(&against.plan));
-            Ok(ExitCode::SUCCESS)
+            hand_out(&explain(&against.plan).to_string()).map(|()| ExitCode::SUCCESS)
         }
         Command::Types(args) => write_types(args).await.map(|()| ExitCode::SUCCESS),
         Command::Token(args) => {
-            println!("{}", dev::token(&args.dir, &args.user)?);
-            Ok(ExitCode::SUCCESS)
+            let token = dev::token(&args.dir, &args.user)?;
+            hand_out(&format!("{token}\n")).map(|()| ExitCode::SUCCESS)
         }
         Command::Watch(args) => watch::run(args).await.map(|()| ExitCode::SUCCESS),
         Command::Mutate(args) => mutate::run(args).await,
@@ -265,7 +269,7 @@ async fn dev(args: Dev) -> Result<()> {
     let (flags, settings) = args.configured.flags_and_settings()?;
     let (settings, ignored) = settings.of_dev(&flags);
     if !ignored.is_empty() {
-        eprintln!(
+        note!(
             "of the environment and the configuration file, `rowtide dev` does not use {}: it has its own, and takes \
              others as flags alone",
             ignored.join(", ")
@@ -275,7 +279,7 @@ async fn dev(args: Dev) -> Result<()> {
         (Some(definition), Some(migrations)) => {
             let (application, unknown) = Application::read(definition.as_ref(), migrations)?;
             for name in unknown {
-                eprintln!("left out {name}: it is in no layout of migrations that is known");
+                note!("left out {name}: it is in no layout of migrations that is known");
             }
             application
         }
@@ -298,15 +302,15 @@ async fn serve(args: Configured) -> Result<()> {
         // What the database lacks is waited for: `/health/ready` and the log name it.
         started = Server::start(options) => started.map_err(said)?,
     };
-    println!("listening http://{}", server.address());
+    tell!("listening http://{}", server.address());
     tokio::select! {
         () = server.wait_until_ready() => {
-            println!("ready http://{}", server.address());
+            tell!("ready http://{}", server.address());
             stop.await;
         }
         () = &mut stop => {}
     }
-    eprintln!("stopping …");
+    note!("stopping …");
     server.stop().await;
     Ok(())
 }
@@ -317,9 +321,6 @@ async fn write_types(args: Types) -> Result<()> {
         Some(path) => std::fs::write(&path, text)
             .into_diagnostic()
             .wrap_err_with(|| format!("cannot write `{}`", path.display())),
-        None => {
-            print!("{text}");
-            Ok(())
-        }
+        None => hand_out(&text),
     }
 }

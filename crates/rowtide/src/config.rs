@@ -162,6 +162,15 @@ pub struct Settings {
 /// Why the configuration cannot be used.
 #[derive(Debug, Error, Diagnostic)]
 pub enum ConfigError {
+    /// What to log cannot be read.
+    #[error("the log level `{given}` cannot be read: {why}")]
+    #[diagnostic(help("give a level, or levels by part, such as `info,rowtide_gateway=debug`"))]
+    LogLevel {
+        /// What was given.
+        given: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The file cannot be read.
     #[error("cannot read the configuration `{}`", path.display())]
     Unreadable {

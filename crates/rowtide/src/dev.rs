@@ -20,6 +20,7 @@ use crate::former_names::log_dir;
 use crate::limits::TOKEN_LIFETIME;
 use crate::playground::PlaygroundOptions;
 use crate::server::{Server, ServerOptions};
+use crate::terminal::{note, tell};
 
 /// What `rowtide dev` is told.
 #[derive(Debug)]
@@ -96,10 +97,10 @@ pub async fn run(options: DevOptions) -> Result<()> {
                 // Polled first, so that a signal counts from the beginning.
                 biased;
                 () = &mut stop => return Ok(()),
-                started = Cluster::start(&dir, |step| eprintln!("{step} …")) => started.map_err(told)?,
+                started = Cluster::start(&dir, |step| note!("{step} …")) => started.map_err(told)?,
             };
             if cluster.adopted() {
-                eprintln!("taking over the PostgreSQL that still runs in `{}`", dir.display());
+                note!("taking over the PostgreSQL that still runs in `{}`", dir.display());
             }
             settings.database_url = Some(cluster.url(&application.name));
             // Slots are the cluster's, and it may keep several applications, a database for each.
@@ -124,7 +125,7 @@ pub async fn run(options: DevOptions) -> Result<()> {
     };
     let served = served.await;
     if let Some(cluster) = cluster {
-        eprintln!("stopping PostgreSQL …");
+        note!("stopping PostgreSQL …");
         let stopped = tokio::task::spawn_blocking(move || cluster.stop()).await;
         stopped.into_diagnostic()?.map_err(told)?;
     }
@@ -149,12 +150,12 @@ async fn start(
     let config = settings.check()?;
     let mut client = connect(&config.database, "dev").await.map_err(told)?;
     for name in migrate(&mut client, &application.migrations).await.map_err(told)? {
-        eprintln!("applied {name}");
+        note!("applied {name}");
     }
     fit(&client, &application.definition).await?;
     let tables = application.definition.tables();
     for step in setup(&client, &config.names, &tables).await.map_err(told)? {
-        eprintln!("{step}");
+        note!("{step}");
     }
     drop(client);
     let mut options = ServerOptions::new(config, application.definition.clone());
@@ -168,20 +169,20 @@ async fn start(
 }
 
 fn print_ready(server: &Server, settings: &Settings, secret: &str) -> Result<()> {
-    println!("ready http://{}", server.address());
-    println!("psql '{}'", settings.database_url.as_deref().unwrap_or_default());
+    tell!("ready http://{}", server.address());
+    tell!("psql '{}'", settings.database_url.as_deref().unwrap_or_default());
     for user in ["u1", "u2"] {
-        println!("token {user} {}", sign(secret, user, TOKEN_LIFETIME).map_err(told)?);
+        tell!("token {user} {}", sign(secret, user, TOKEN_LIFETIME).map_err(told)?);
     }
     if server.address().ip().is_loopback() {
-        println!("see two people side by side: open http://{} in a browser", server.address());
+        tell!("see two people side by side: open http://{} in a browser", server.address());
     }
-    println!("watch a user's rows in another terminal: rowtide watch --user u1");
+    tell!("watch a user's rows in another terminal: rowtide watch --user u1");
     Ok(())
 }
 
 async fn finish(server: Server) -> Result<()> {
-    eprintln!("stopping …");
+    note!("stopping …");
     server.stop().await;
     Ok(())
 }

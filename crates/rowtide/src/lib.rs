@@ -15,6 +15,7 @@ pub mod playground;
 mod said;
 pub mod server;
 mod telemetry;
+mod terminal;
 mod types;
 pub mod watch;
 

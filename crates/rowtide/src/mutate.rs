@@ -11,6 +11,7 @@ use rowtide_client::{Client, Event, Op, Outcome, Status};
 use crate::client_args::{ClientArgs, read_ops};
 use crate::dev::interrupted;
 use crate::said::said;
+use crate::terminal::{note, tell};
 
 /// What to write.
 #[derive(Args, Debug)]
@@ -43,13 +44,13 @@ pub(crate) async fn run(args: MutateArgs) -> Result<ExitCode> {
     match outcome? {
         Outcome::Applied => {
             for op in &ops {
-                println!("{}", confirmed(&client, op));
+                tell!("{}", confirmed(&client, op));
             }
             client.close().await.map_err(said)?;
             Ok(ExitCode::SUCCESS)
         }
         Outcome::Rejected { code, message } => {
-            eprintln!("rejected ({code}): {message}");
+            note!("rejected ({code}): {message}");
             client.close().await.map_err(said)?;
             Ok(ExitCode::FAILURE)
         }
@@ -62,13 +63,13 @@ async fn outcome(client: &mut Client, id: u64) -> Result<Outcome> {
         match event {
             Event::Acked(acked) if acked.id == id => return Ok(acked.outcome),
             Event::Acked(acked) => match acked.outcome {
-                Outcome::Applied => eprintln!("an earlier mutation was confirmed"),
+                Outcome::Applied => note!("an earlier mutation was confirmed"),
                 Outcome::Rejected { code, message } => {
-                    eprintln!("an earlier mutation was rejected ({code}): {message}");
+                    note!("an earlier mutation was rejected ({code}): {message}");
                 }
             },
-            Event::Status(Status::Offline { reason }) => eprintln!("offline: {reason}"),
-            Event::NotStored { reason } => eprintln!("cannot store the mutation: {reason}"),
+            Event::Status(Status::Offline { reason }) => note!("offline: {reason}"),
+            Event::NotStored { reason } => note!("cannot store the mutation: {reason}"),
             Event::Stopped(error) => return Err(miette!("{error}")),
             Event::Changes(_) | Event::Status(_) => {}
         }
@@ -78,16 +79,12 @@ async fn outcome(client: &mut Client, id: u64) -> Result<Outcome> {
 
 async fn unacknowledged(client: Client, kept: bool) -> ExitCode {
     if let Err(error) = client.close().await {
-        eprintln!("{error}");
+        note!("{error}");
     }
     if kept {
-        eprintln!(
-            "not acknowledged yet: it is kept in the queue, and sent by the next that uses it"
-        );
+        note!("not acknowledged yet: it is kept in the queue, and sent by the next that uses it");
     } else {
-        eprintln!(
-            "not acknowledged: it may have been applied or not; with --queue it would be kept"
-        );
+        note!("not acknowledged: it may have been applied or not; with --queue it would be kept");
     }
     ExitCode::FAILURE
 }

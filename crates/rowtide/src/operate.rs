@@ -1,7 +1,7 @@
 //! What an operator does with a database: `rowtide check`, `setup` and `teardown`. What they find, do and want is
 //! decided in `rowtide-postgres`; here it is said to a person.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +24,7 @@ use crate::application::{ApplicationError, fit, read_definition};
 use crate::config::Settings;
 use crate::dev::interrupted;
 use crate::said::said;
+use crate::terminal::{hand_out, note, tell};
 
 /// A definition held against a database.
 pub(crate) struct Against {
@@ -97,7 +98,7 @@ async fn fit_unlocked(
         // Then once in a while: each attempt takes more than a second.
         if attempt % 10 == 1 {
             let who = who.as_deref().unwrap_or("others who have come and gone");
-            eprintln!("waiting: to look at the tables, it waits for {who}");
+            note!("waiting: to look at the tables, it waits for {who}");
         }
         attempt += 1;
         tokio::time::sleep(PAUSE).await;
@@ -123,10 +124,26 @@ fn not_set_up(error: SetupError) -> Report {
             help = "`rowtide setup --print` prints the SQL, in parts for those who must run them",
             "{error}"
         ),
-        error => match error.advice() {
-            Some(advice) => miette!(help = advice.to_owned(), "{error}"),
-            None => said(error),
-        },
+        error => not_done(error),
+    }
+}
+
+fn not_torn_down(error: SetupError) -> Report {
+    match error {
+        SetupError::Connect(error) => unreachable(error),
+        SetupError::NotAllowed { .. } => miette!(
+            help =
+                "run it with a `database_url` of a role that may do all of it, such as a superuser",
+            "{error}"
+        ),
+        error => not_done(error),
+    }
+}
+
+fn not_done(error: SetupError) -> Report {
+    match error.advice() {
+        Some(advice) => miette!(help = advice.to_owned(), "{error}"),
+        None => said(error),
     }
 }
 
@@ -141,16 +158,16 @@ pub(crate) async fn check(settings: Settings) -> Result<ExitCode> {
     if problems.iter().any(|problem| problem.fatal) {
         return Ok(ExitCode::FAILURE);
     }
-    println!("the definition fits the database");
+    tell!("the definition fits the database");
     Ok(ExitCode::SUCCESS)
 }
 
 fn print_problems(problems: &[Problem]) {
     for problem in problems {
         let kind = if problem.fatal { "error" } else { "note" };
-        println!("{kind}: {}", problem.what);
+        tell!("{kind}: {}", problem.what);
         if let Some(repair) = &problem.repair {
-            println!("  {repair}");
+            tell!("  {repair}");
         }
     }
 }
@@ -159,14 +176,14 @@ fn print_problems(problems: &[Problem]) {
 async fn attended<T>(
     work: impl AsyncFnOnce(&Attended<'_>) -> Result<T, SetupError>,
 ) -> Result<T, SetupError> {
-    let (waits, stop) = (|why: String| eprintln!("waiting: {why}"), CancellationToken::new());
+    let (waits, stop) = (|why: String| note!("waiting: {why}"), CancellationToken::new());
     let attended = Attended { waits: &waits, stop: &stop };
     let work = work(&attended);
     tokio::pin!(work);
     tokio::select! {
         done = &mut work => done,
         () = interrupted() => {
-            eprintln!("stopping …");
+            note!("stopping …");
             stop.cancel();
             // It gives up in Postgres, too, before it ends.
             work.await
@@ -192,16 +209,16 @@ pub(crate) async fn set_up(
     if print {
         let role = server_role.as_deref().unwrap_or(database.user());
         let script = script(&database, &names, &tables, &plan, role).await;
-        print!("{}", script.map_err(not_set_up)?);
+        hand_out(&script.map_err(not_set_up)?.to_string())?;
         return Ok(ExitCode::SUCCESS);
     }
     let done =
         attended(async |attended| setup_attended(&database, &names, &tables, attended).await);
     let done = done.await.map_err(not_set_up)?;
     if done.is_empty() {
-        println!("everything was there");
+        tell!("everything was there");
     }
-    done.iter().for_each(|step| println!("{step}"));
+    done.iter().for_each(|step| tell!("{step}"));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -211,22 +228,22 @@ pub(crate) async fn set_up(
 /// When it is not wanted, or cannot be done.
 pub(crate) async fn tear_down(settings: Settings, yes: bool) -> Result<ExitCode> {
     let (database, names) = settings.database()?;
-    let todo = to_tear_down(&database, &names).await.map_err(not_set_up)?;
+    let todo = to_tear_down(&database, &names).await.map_err(not_torn_down)?;
     if !yes && !todo.is_empty() {
-        println!("this will, in {}:", database.target());
-        todo.iter().for_each(|step| println!("- {step}"));
+        tell!("this will, in {}:", database.target());
+        todo.iter().for_each(|step| tell!("- {step}"));
         if !agreed(&database)? {
-            println!("nothing was done");
+            tell!("nothing was done");
             return Ok(ExitCode::FAILURE);
         }
     }
     let torn = attended(async |attended| teardown(&database, &names, attended).await).await;
-    let Torn { done, left } = torn.map_err(not_set_up)?;
+    let Torn { done, left } = torn.map_err(not_torn_down)?;
     if done.is_empty() {
-        println!("nothing was there");
+        tell!("nothing was there");
     }
-    done.iter().for_each(|step| println!("{step}"));
-    left.iter().for_each(|what| println!("left: {what}"));
+    done.iter().for_each(|step| tell!("{step}"));
+    left.iter().for_each(|what| tell!("left: {what}"));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -239,8 +256,7 @@ fn agreed(database: &ConnectOptions) -> Result<bool> {
             "there is no terminal to ask at; nothing was done"
         ));
     }
-    print!("clients lose what they have not been sent yet. The database's name, to go on: ");
-    std::io::stdout().flush().map_err(said)?;
+    hand_out("clients lose what they have not been sent yet. The database's name, to go on: ")?;
     let mut line = String::new();
     stdin.lock().read_line(&mut line).map_err(said)?;
     Ok(line.trim() == database.database())

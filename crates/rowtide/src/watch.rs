@@ -12,6 +12,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
 use crate::client_args::{ClientArgs, read_ops};
 use crate::dev;
 use crate::said::said;
+use crate::terminal::note;
 
 /// What to watch.
 #[derive(Args, Debug)]
@@ -82,7 +83,7 @@ fn write(client: &Client, line: &str, screen: Option<&mut Screen>) {
     if let Err(error) = made {
         match screen {
             Some(screen) => screen.log.push(format!("not sent: {error}")),
-            None => eprintln!("not sent: {error}"),
+            None => note!("not sent: {error}"),
         }
     }
 }
@@ -118,10 +119,10 @@ fn plain(event: &Event, shown: &Optimistic) -> std::io::Result<()> {
             }
         }
         Event::Status(Status::Live) => writeln!(out, "live")?,
-        Event::Status(Status::Connecting) => eprintln!("connecting …"),
-        Event::Status(Status::Offline { reason }) => eprintln!("offline: {reason}"),
+        Event::Status(Status::Connecting) => note!("connecting …"),
+        Event::Status(Status::Offline { reason }) => note!("offline: {reason}"),
         Event::Acked(acked) => writeln!(out, "{}", outcome(acked))?,
-        Event::NotStored { reason } => eprintln!("cannot store mutations: {reason}"),
+        Event::NotStored { reason } => note!("cannot store mutations: {reason}"),
         Event::Stopped(_) => {}
     }
     out.flush()
