@@ -6,8 +6,7 @@ use std::collections::BTreeSet;
 
 use rand::Rng;
 use rowtide_gateway::conversation::{Ending, Input};
-use rowtide_gateway::limits::{GOODBYE_TIMEOUT, STOP_PATIENCE};
-use rowtide_gateway::worker::EngineArrival;
+use rowtide_gateway::limits::STOP_PATIENCE;
 use rowtide_postgres::named_outcomes::{Tab, Told};
 use serde_json::{Value, json};
 
@@ -234,44 +233,21 @@ impl World {
         !server.older_let_go && server.stopped_in == Some(self.postgres.life)
     }
 
-    /// The session of an older client ends: the client is told, and what it has sent before it hears of that is read.
-    /// Whether it does.
-    pub fn say_goodbye(&mut self, at: At, id: u64, ending: Option<&Ending>) -> bool {
+    /// A session says goodbye: an older client has been told before what became of all that was taken of it, unless that
+    /// took too long.
+    pub fn check_goodbye(&mut self, at: At, id: u64, ending: &Ending) {
         let keeps = self.keeps_older_promises(at);
-        let server = &mut self.servers[at.server];
-        let Some(connection) = server.connections.get_mut(&id) else { return false };
-        let (true, Some(ending)) = (connection.session.is_older(), ending) else { return false };
+        let server = &self.servers[at.server];
+        let Some(connection) = server.connections.get(&id) else { return };
         let patience = STOP_PATIENCE.as_millis() as u64;
         let patient = server.stopping.is_some_and(|since| self.now_ms < since + patience);
-        if keeps && patient && ending.message.contains("stopping") {
+        if connection.session.is_older() && keeps && patient && *ending == Ending::stopping() {
             assert!(
                 connection.taken.is_empty(),
                 "an older client is not told of {:?} before the goodbye",
                 connection.taken
             );
             self.seen.count("goodbyes to older clients");
-        }
-        connection.says_goodbye = true;
-        connection.drop_outlet();
-        let (entry, engine) = (connection.entry.take(), connection.engine.take());
-        if let Some(entry) = entry {
-            server.registry.leave(entry);
-        }
-        if let Some((generations, engine, session)) = engine
-            && generations == server.generations
-        {
-            self.give(at, engine, EngineArrival::Close(session));
-        }
-        self.send_parcel(id, Side::Client, Parcel::End);
-        self.after(GOODBYE_TIMEOUT.as_millis() as u64, Event::Goodbye(at, id));
-        self.after(0, Event::Read(at, id));
-        true
-    }
-
-    /// The client has not answered to the goodbye.
-    pub fn goodbye_is_over(&mut self, at: At, id: u64) {
-        if !self.is_gone(at) {
-            self.drop_session(at, id);
         }
     }
 }

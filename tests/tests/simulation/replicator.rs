@@ -46,7 +46,6 @@ pub struct Replicator {
     /// Which transactions were running at the last look of the watch.
     running: Option<(u64, Vec<u64>)>,
     pub refused: BTreeSet<usize>,
-    pub status: ReplicatorStatus,
 }
 
 impl Default for Replicator {
@@ -67,7 +66,6 @@ impl Default for Replicator {
             looked_in: 0,
             running: None,
             refused: BTreeSet::new(),
-            status: ReplicatorStatus::Starting,
         }
     }
 }
@@ -326,7 +324,6 @@ impl World {
                 if let ReplicatorStatus::Waiting(why) = &status {
                     self.say(|| format!("server {} waits: {why}", at.server));
                 }
-                self.servers[at.server].replicator.status = status.clone();
                 self.servers[at.server].feed.publisher.update(|state| {
                     let news = state.status != status;
                     state.status = status;
