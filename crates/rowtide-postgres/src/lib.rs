@@ -23,6 +23,7 @@ pub mod setup;
 pub mod slot;
 pub mod slot_making;
 pub mod stream;
+pub mod table_trouble;
 mod tls;
 pub mod trial;
 pub mod unseen;
