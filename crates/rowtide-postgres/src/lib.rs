@@ -19,6 +19,7 @@ pub mod rules;
 pub mod said_once;
 pub mod sample;
 mod session;
+pub mod sightings;
 pub mod setup;
 pub mod slot;
 pub mod slot_making;
