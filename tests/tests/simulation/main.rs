@@ -41,7 +41,7 @@ use crate::checks::Seen;
 use crate::world::World;
 
 /// What must have happened in two thousand deployments, or they say nothing of it.
-const IMPORTANT: [&str; 75] = [
+const IMPORTANT: [&str; 76] = [
     "floods of mutations",
     "mutations that wait for others'",
     "storms at rest",
@@ -111,6 +111,7 @@ const IMPORTANT: [&str; 75] = [
     "streams held up",
     "streams without a publication",
     "stops with mutations in flight",
+    "stops with the log held up",
     "table_replaced",
     "tables made anew",
     "tables renamed",
