@@ -27,13 +27,15 @@ pub struct Older {
     failures: u32,
     /// What it has sent and not heard of, by tag.
     sent: BTreeSet<u64>,
+    /// What it was told on this connection to be rejected, which a person is shown, by tag.
+    rejected: BTreeSet<u64>,
 }
 
 impl Older {
     pub fn new(number: usize) -> Older {
         let user = USERS[number % USERS.len()];
-        let (connection, sent) = (None, BTreeSet::new());
-        Older { user, connection, has_left: false, live: false, failures: 0, sent }
+        let (connection, sent, rejected) = (None, BTreeSet::new(), BTreeSet::new());
+        Older { user, connection, has_left: false, live: false, failures: 0, sent, rejected }
     }
 }
 
@@ -87,13 +89,20 @@ impl World {
             self.seen.count("outcomes that wait for a row");
             return self.after(20, Event::Outcomes(at, id, tab));
         };
-        if self.broken == Some(Break::OutcomesUntold) {
+        let Some(connection) = self.servers[at.server].connections.get_mut(&id) else { return };
+        let asks_again = std::mem::replace(&mut connection.has_asked, true);
+        if self.broken == Some(Break::OutcomesUntold)
+            || self.broken == Some(Break::OutcomesAskedOnce) && asks_again
+        {
             found.clear();
         }
         if !found.is_empty() {
             self.seen.count("outcomes that tabs had missed");
         }
         self.say(|| format!("{tab:?} is told of {found:?}"));
+        if asks_again {
+            self.seen.count("outcomes that are asked for again");
+        }
         self.step_session(at, id, Input::Outcomes(found));
     }
 
@@ -141,6 +150,7 @@ impl World {
         }
         let id = self.network.open(OLDER + number, server, self.servers[server].life);
         self.older[number].connection = Some(id);
+        self.older[number].rejected.clear();
         // The upgrade, which has said who it is.
         self.send_parcel(id, Side::Server, Parcel::Ping);
     }
@@ -179,6 +189,8 @@ impl World {
             (client.live, client.failures) = (true, 0);
         }
         for (tag, refused) in told(&text) {
+            let again = refused.is_some() && !self.older[number].rejected.insert(tag);
+            assert!(!again, "an older client is told of mutation {tag} twice on one connection");
             let ours = self.older[number].sent.remove(&tag);
             if ours && refused.as_deref() != Some(NOT_TAKEN) {
                 self.seen.count("mutations of older clients");

@@ -52,6 +52,8 @@ pub struct Connection {
     clock_ms: u64,
     /// What is read of its client.
     pub listening: Listening,
+    /// A tab of an older client has asked what became of what it sent before.
+    pub has_asked: bool,
     /// What was taken of an older client, and not told it yet, by tag.
     pub taken: BTreeSet<u64>,
 }
@@ -103,6 +105,7 @@ impl World {
             draining: false,
             clock_ms: u64::MAX,
             listening: Listening::default(),
+            has_asked: false,
             taken: BTreeSet::new(),
         };
         server.connections.insert(id, connection);
