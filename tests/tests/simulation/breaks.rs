@@ -72,7 +72,7 @@ const BREAKS: [(Break, u64, u64, &str); 20] = [
     (Break::NoBackOff, 1, 100, "again and again"),
     (Break::ConfirmBeforeDurable, 4, 200, "ends for nothing"),
     (Break::AcknowledgeBeforeEffects, 0, 200, "against what was told"),
-    (Break::RecentLost, 52, 4_000, "at its cursor"),
+    (Break::RecentLost, 2_945, 4_000, "at its cursor"),
     (Break::ReplaySkips, 93, 1_000, "at its cursor"),
     (Break::OlderMutationsStay, 7, 200, "older connection's mutation starts"),
     (Break::NumbersGoBack, 68, 200, "names another mutation"),
@@ -82,7 +82,7 @@ const BREAKS: [(Break, u64, u64, &str); 20] = [
     (Break::OutcomesWithoutLock, 214, 4_000, "was never told of"),
     (Break::OutcomesAskedOnce, 12, 1_000, "was never told of"),
     (Break::PlanIsTrusted, 59, 2_000, "that the tables fit"),
-    (Break::FirstRowsAtOnce, 1_888, 4_000, "was told that it is applied"),
+    (Break::FirstRowsAtOnce, 796, 4_000, "was told that it is applied"),
 ];
 
 const THREAD: &str = "with a mistake";
