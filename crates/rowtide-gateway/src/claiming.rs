@@ -8,7 +8,7 @@ use rowtide_postgres::client_registry::{Claimed, Outcomes, Wanted};
 use rowtide_protocol::Epoch;
 
 use crate::conversation::{Known, NoClaim};
-use crate::engines::Until;
+use crate::opening::Until;
 use crate::registry::{ClientClaim, ConnectionId, KnownNumbers};
 
 /// The answer to a claim.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use rowtide_protocol::ErrorCode;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep_until, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
@@ -18,12 +18,12 @@ use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 use crate::auth::{Identity, TokenError};
 use crate::claims::Entry;
 use crate::conversation::{ClaimRequest, Conversation, Effect, Ending, Input, Known, NoClaim};
-use crate::engines::{EngineSession, NotServing};
+use crate::engines::EngineSession;
 use crate::gate::{Socket, TooLong};
 use crate::gateway::Services;
-use crate::limits::{
-    FLUSH_BYTES, GOODBYE_TIMEOUT, LONGEST_WAIT, MESSAGES_PER_SECOND, STOP_MESSAGES, WRITE_TIMEOUT,
-};
+use crate::limits::{FLUSH_BYTES, LONGEST_WAIT, MESSAGES_PER_SECOND, WRITE_TIMEOUT};
+use crate::listening::Listening;
+use crate::opening::NotServing;
 use crate::outlet::Outlet;
 use crate::pace::Pace;
 use crate::registry::Sharing;
@@ -125,7 +125,7 @@ struct Connection<C: Conversation> {
     answer: Option<Pin<Box<dyn Future<Output = Answer> + Send>>>,
     /// Whether there may be more to say.
     more: bool,
-    stopping: bool,
+    listening: Listening,
     unflushed: bool,
     frames: u64,
     bytes: u64,
@@ -162,7 +162,7 @@ where
         queue: None,
         answer: None,
         more: false,
-        stopping: false,
+        listening: Listening::default(),
         unflushed: false,
         frames: 0,
         bytes: 0,
@@ -228,7 +228,7 @@ where
         let rests = self.pace.rests_until(clock.time());
         let at = deadline.into_iter().chain(rests).min();
         let at = clock.instant(at.unwrap_or_else(|| clock.time() + LONGEST_WAIT));
-        let reads = rests.is_none() && self.conversation.reads();
+        let reads = rests.is_none() && self.listening.is_open(self.conversation.reads());
         let more = self.more;
         tokio::select! {
             message = self.socket.next(), if reads => Event::Message(message),
@@ -237,7 +237,7 @@ where
             broken = broken(self.queue.as_mut()) => Event::Broken(broken),
             () = superseded(self.entry.as_ref()) => Event::Superseded,
             () = sleep_until(at) => Event::Clock,
-            () = self.shared.stop.cancelled(), if !self.stopping => Event::Stop,
+            () = self.shared.stop.cancelled(), if self.listening.hears_of_stop() => Event::Stop,
         }
     }
 
@@ -312,17 +312,18 @@ where
 
     /// The server stops. What has arrived already comes first.
     async fn stop(&mut self) -> Result<(), Over> {
-        self.stopping = true;
-        for _ in 0..STOP_MESSAGES {
-            self.take_inputs().await?;
-            if !self.conversation.reads() {
-                break;
-            }
+        self.listening.stop();
+        self.take_inputs().await?;
+        while self.listening.takes(self.conversation.reads()) {
             let arrived = tokio::task::unconstrained(self.socket.next()).now_or_never();
             let Some(message) = arrived else { break };
             self.hear(message).await?;
+            self.take_inputs().await?;
         }
-        self.step(Input::Stop).await
+        if self.listening.tells() {
+            self.step(Input::Stop).await?;
+        }
+        Ok(())
     }
 
     async fn carry(&mut self, effect: Effect) -> Result<(), Over> {
@@ -407,6 +408,8 @@ where
             reason: Utf8Bytes::from_static(code.as_str()),
         };
         self.socket.get_mut().leave();
+        let clock = self.shared.clock;
+        let until = clock.instant(self.listening.say_goodbye(clock.time()));
         let goodbye = async {
             self.socket.send(Message::Close(Some(close))).await?;
             while let Some(Ok(message)) = self.socket.next().await {
@@ -418,7 +421,7 @@ where
             Ok::<_, Error>(())
         };
         // Whether the client hears it is up to the client.
-        drop(timeout(GOODBYE_TIMEOUT, goodbye).await);
+        drop(timeout_at(until, goodbye).await);
     }
 }
 

@@ -14,9 +14,9 @@ use rowtide_postgres::named_outcomes::{NamedOutcome, Tab, Told};
 use rowtide_protocol::{ErrorCode, Op, RejectCode, Rejected};
 
 use crate::auth::{Identity, TokenError, Unauthorized};
-use crate::engines::{NotServing, OpenRequest, Until};
 use crate::limits::{PING_AFTER, SILENCE, STOP_LISTEN, STOP_PATIENCE};
 use crate::now::Now;
+use crate::opening::{NotServing, OpenRequest, Until};
 use crate::rate::Verdict;
 use crate::registry::{KnownNumbers, Sharing};
 use crate::scheduler::Broken;

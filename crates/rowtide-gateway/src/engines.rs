@@ -6,12 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rowtide_engine::{Engine, Opening, SessionId};
-use rowtide_feed::{Feed, FeedEnded, FollowError, Generation, ReplicatorStatus};
+use rowtide_engine::{Engine, SessionId};
+use rowtide_feed::{Feed, FeedEnded, FollowError, Generation};
 use rowtide_plan::plan::Plan;
 use rowtide_postgres::connect::ConnectOptions;
-use rowtide_postgres::mutate::Author;
-use rowtide_protocol::{Cursor, Epoch, Lsn};
+use rowtide_protocol::{Epoch, Lsn};
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -23,6 +22,7 @@ use crate::health::EnginesHealth;
 use crate::limits::OPEN_TIMEOUT;
 use crate::loads::{LoadCounts, Loads};
 use crate::now::Clock;
+use crate::opening::{self, Entrance, NotServing, OpenRequest};
 use crate::outlet::Outlet;
 use crate::progress::{Progress, Watchdog, say};
 use crate::send_queue::SendQueue;
@@ -34,23 +34,6 @@ const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// How often it is looked whether engines keep up.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Why a session gets no place.
-#[derive(Debug, Error)]
-pub enum NotServing {
-    /// Another server has the slot or the log.
-    #[error("this server stands by: {0}")]
-    Standby(String),
-    /// There is nothing to serve from yet.
-    #[error("this server is not ready: {0}")]
-    NotReady(String),
-    /// What is known of the client was read before the epoch began.
-    #[error("the server has begun anew meanwhile")]
-    Outdated,
-    /// This one stops.
-    #[error("the server is stopping")]
-    Stopped,
-}
-
 /// How engines are run.
 #[derive(Clone, Debug)]
 pub(crate) struct EnginesOptions {
@@ -59,45 +42,6 @@ pub(crate) struct EnginesOptions {
     pub(crate) send_queue_bytes: usize,
     pub(crate) row_bytes: usize,
     pub(crate) load_connections: usize,
-}
-
-/// A position of the database, with the epoch that was served when it was read: in one that began since, the database
-/// may have another history, in which the position means nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Until {
-    /// The position.
-    pub lsn: Lsn,
-    /// The epoch; `None` if none was served.
-    pub epoch: Option<Epoch>,
-}
-
-/// What a session that comes wants.
-#[derive(Clone, Debug)]
-pub struct OpenRequest {
-    /// What it sees is decided by these.
-    pub author: Arc<Author>,
-    /// Whose acknowledgements it is told.
-    pub client: Box<str>,
-    /// The mutation up to which the client knows every outcome; `None` for one that does not number them.
-    pub told: Option<u64>,
-    /// Its first rows must not be older.
-    pub not_before: Option<Until>,
-    /// What the client has from before.
-    pub cursor: Option<Cursor>,
-}
-
-impl OpenRequest {
-    /// Where its first rows must not be before, in an epoch.
-    ///
-    /// # Errors
-    /// [`NotServing::Outdated`] when that was read before the epoch began.
-    pub fn not_before(&self, epoch: Epoch) -> Result<Option<Lsn>, NotServing> {
-        match self.not_before {
-            None => Ok(None),
-            Some(until) if until.epoch == Some(epoch) => Ok(Some(until.lsn)),
-            Some(_) => Err(NotServing::Outdated),
-        }
-    }
 }
 
 /// A session's place in its view; dropping it leaves the view.
@@ -201,7 +145,7 @@ impl Engines {
     /// Puts a session into its engine, once there are engines.
     pub(crate) async fn open(&self, request: OpenRequest) -> Result<EngineSession, NotServing> {
         let opened = timeout(OPEN_TIMEOUT, self.open_in_time(request)).await;
-        opened.unwrap_or_else(|_| Err(self.shared.why_not()))
+        opened.unwrap_or_else(|_| Err(opening::timed_out(&self.shared.feed.state().status)))
     }
 
     async fn open_in_time(&self, request: OpenRequest) -> Result<EngineSession, NotServing> {
@@ -209,19 +153,18 @@ impl Engines {
         let mut running = shared.running.subscribe();
         let mut states = shared.feed.watch();
         loop {
-            if shared.stop.is_cancelled() {
-                return Err(NotServing::Stopped);
-            }
-            let now = running.borrow_and_update().clone();
-            if let Some(running) = now {
-                let not_before = request.not_before(running.generation.epoch)?;
-                if let Some(session) = shared.enter(&running, &request, not_before) {
-                    return Ok(session);
-                }
-            }
+            let ended = shared.stop.is_cancelled();
+            let serving = running.borrow_and_update().clone();
+            let serving = serving.map(|running| (running.generation.epoch, running));
             let status = states.borrow_and_update().status.clone();
-            if let ReplicatorStatus::Standby(why) = status {
-                return Err(NotServing::Standby(why));
+            match opening::look(ended, serving, &status, &request) {
+                Entrance::Open { serving, not_before } => {
+                    if let Some(session) = shared.enter(&serving, &request, not_before) {
+                        return Ok(session);
+                    }
+                }
+                Entrance::Closed(why) => return Err(why),
+                Entrance::NotYet => {}
             }
             tokio::select! {
                 () = shared.stop.cancelled() => {}
@@ -272,32 +215,19 @@ impl Running {
 }
 
 impl Serving {
-    fn why_not(&self) -> NotServing {
-        match self.feed.state().status {
-            ReplicatorStatus::Standby(why) => NotServing::Standby(why),
-            ReplicatorStatus::Waiting(why) => NotServing::NotReady(why),
-            ReplicatorStatus::Starting | ReplicatorStatus::Streaming => {
-                NotServing::NotReady("engines are starting".to_owned())
-            }
-        }
-    }
-
-    /// `None` if the engine has ended: others are about to begin.
+    /// `None` if the engine has ended: all of them are over then, and others are about to begin.
     fn enter(
         self: &Arc<Serving>,
         running: &Running,
         request: &OpenRequest,
         not_before: Option<Lsn>,
     ) -> Option<EngineSession> {
-        let OpenRequest { author, client, told, not_before: _, cursor } = request.clone();
         let plan = &running.generation.plan;
-        let claims = plan.resolve_claims(&author.user_id, &author.claims);
-        let place = claims.view_id().0 as usize % running.engines.len();
-        let engine = running.engines.get(place)?.clone();
         let session = SessionId(self.next_session.fetch_add(1, Ordering::Relaxed));
-        let queue = SendQueue::new(self.options.send_queue_bytes, told);
+        let (place, opening) = request.place(plan, running.engines.len(), session, not_before);
+        let engine = running.engines.get(place)?.clone();
+        let queue = SendQueue::new(self.options.send_queue_bytes, request.told);
         let outlet = Outlet::new(Arc::clone(plan), queue);
-        let opening = Opening { session, claims, client: Some(client), not_before, cursor };
         engine.open(opening, outlet.clone()).ok()?;
         self.sessions.fetch_add(1, Ordering::Relaxed);
         Some(EngineSession { session, outlet, engine, shared: Arc::clone(self) })

@@ -9,7 +9,6 @@ use rowtide_plan::plan::Plan;
 use rowtide_postgres::connect::{ConnectOptions, Names};
 use rowtide_postgres::mutate::Mutator;
 use rowtide_protocol::ErrorCode;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,7 +16,7 @@ use crate::auth::{Auth, AuthError, AuthOptions};
 use crate::claims::Claims;
 use crate::engines::{Engines, EnginesOptions};
 use crate::health::EnginesHealth;
-use crate::limits::{ClientLimits, DRAIN_TIMEOUT};
+use crate::limits::ClientLimits;
 use crate::now::Clock;
 use crate::outcomes::Outcomes;
 use crate::rate::{Rate, Verdict};
@@ -91,7 +90,7 @@ impl std::fmt::Debug for Gateway {
 
 impl Gateway {
     /// Starts to follow the feed and to take sessions, which get their rows when there are engines. `stop` has every
-    /// session say goodbye; [`Gateway::drain`] waits for that.
+    /// session say goodbye; [`Gateway::drained`] waits for that.
     ///
     /// # Errors
     /// When tokens could never be checked. Keys that an issuer does not give now are asked for until it does.
@@ -212,23 +211,15 @@ impl Gateway {
         }
     }
 
-    /// After `stop`: waits until every session has said goodbye and every mutation that has arrived is acknowledged,
-    /// but not for ever. Then engines and mutations end.
-    pub async fn drain(&self) {
+    /// After `stop`: waits until every session has said goodbye and every mutation that has arrived is acknowledged.
+    /// Cancel safe; a client, or Postgres, may hold it up for long.
+    pub async fn drained(&self) {
         self.shared.sessions.close();
-        let drained = async {
-            self.shared.sessions.wait().await;
-            self.shared.writer.is_idle().await;
-        };
-        if timeout(DRAIN_TIMEOUT, drained).await.is_err() {
-            tracing::warn!(
-                "some clients did not take their goodbye, or their mutations did not end"
-            );
-        }
-        self.end();
+        self.shared.sessions.wait().await;
+        self.shared.writer.is_idle().await;
     }
 
-    /// Ends at once.
+    /// Ends engines and mutations at once, with whatever there is still.
     pub fn end(&self) {
         self.shared.stop.cancel();
         self.shared.ends.cancel();

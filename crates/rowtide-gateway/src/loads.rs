@@ -15,6 +15,7 @@ use rowtide_plan::row::Topic;
 use rowtide_postgres::connect::ConnectOptions;
 use rowtide_postgres::load::{LoadError, Loader};
 use rowtide_postgres::said_once::SaidOnce;
+use rowtide_postgres::table_trouble::TableTrouble;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -201,8 +202,8 @@ impl LoaderTask {
                 tokio::time::sleep(backoff).await;
                 backoff = (backoff * 2).min(MAX_BACKOFF);
             };
-            if loaded.failed.values().any(|error| matches!(error, LoadError::SchemaChanged { .. }))
-            {
+            let mut troubles = loaded.failed.values().filter_map(LoadError::trouble);
+            if troubles.any(TableTrouble::asks_for_a_look) {
                 // What follows from it comes over the feed.
                 feed.look();
             }

@@ -18,12 +18,12 @@ use crate::conversation::{
     Asked, Beat, ClaimRequest, Conversation, Effect, Ending, Input, Known, Mutation, Pulse,
     Stopping,
 };
-use crate::engines::{NotServing, OpenRequest};
 use crate::limits::{
     AUTH_PER_MINUTE, CONNECT_TIMEOUT, ClientLimits, FULL_PATIENCE, FULL_RETRY, LONGEST_WAIT,
     RATE_PATIENCE,
 };
 use crate::now::Now;
+use crate::opening::{NotServing, OpenRequest};
 use crate::pace::Pace;
 use crate::rate::Verdict;
 use crate::registry::{KnownNumbers, Sharing};

@@ -3,9 +3,10 @@
 //! was found is told when an acknowledgement of its number or a higher one has come: the tab has its effects then. One
 //! that was acknowledged on this connection is left out. A rejection says by its name alone whose it is: one that this
 //! connection has not sent may be of an earlier one, and is asked for after a while, if no other has told it by then.
-//! Pure.
+//! A mutation is acknowledged again where the answer to its commit was lost, and may bear a higher number then: what this
+//! connection has said to be rejected is known by its name, and not said again. Pure.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use rowtide_feed::Acknowledgement;
@@ -15,6 +16,8 @@ use rowtide_postgres::named_outcomes::NamedOutcome;
 const LEAVE_TO_SENDER: Duration = Duration::from_secs(2);
 /// How many such rejections are kept in mind.
 const MAX_STRANGE: usize = 1_000;
+/// How many rejections that were told are kept in mind; one that is acknowledged again is so within seconds.
+const MAX_TOLD: usize = 1_000;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -28,6 +31,8 @@ pub(crate) struct Missed {
     strange: HashSet<Box<str>>,
     /// Those that are being asked for.
     asked: HashSet<Box<str>>,
+    /// The names of the last rejections that were told on this connection.
+    told: VecDeque<Box<str>>,
     /// When these are to be asked for.
     ask_at: Option<Duration>,
 }
@@ -67,12 +72,27 @@ impl Missed {
         let (told, held) =
             std::mem::take(&mut self.held).into_iter().partition(|one| one.number <= last);
         self.held = held;
-        told
+        self.untold(told)
+    }
+
+    /// A rejection is told on this connection.
+    pub(crate) fn tells_rejection(&mut self, name: &str) {
+        if self.told.len() == MAX_TOLD {
+            self.told.pop_front();
+        }
+        self.told.push_back(name.into());
+    }
+
+    /// Without the rejections that were told on this connection.
+    fn untold(&self, mut outcomes: Vec<NamedOutcome>) -> Vec<NamedOutcome> {
+        outcomes.retain(|one| one.rejected.is_none() || !self.told.contains(&one.name));
+        outcomes
     }
 
     /// A rejection has come that this connection has not sent.
     pub(crate) fn strange_rejection(&mut self, name: &str, now: Duration) {
-        if self.strange.len() < MAX_STRANGE {
+        let is_told = self.told.iter().any(|told| **told == *name);
+        if !is_told && self.strange.len() < MAX_STRANGE {
             self.strange.insert(name.into());
             self.ask_at.get_or_insert(now + LEAVE_TO_SENDER);
         }
@@ -86,13 +106,16 @@ impl Missed {
             let asked = std::mem::take(&mut self.asked);
             let is_missed =
                 |one: &NamedOutcome| one.rejected.is_some() && asked.contains(&one.name);
-            return outcomes.into_iter().filter(is_missed).collect();
+            return self.untold(outcomes.into_iter().filter(is_missed).collect());
         }
         self.held = outcomes;
         self.drop_live();
         match self.live_from {
             // What is left was acknowledged before.
-            Some(_) => std::mem::take(&mut self.held),
+            Some(_) => {
+                let held = std::mem::take(&mut self.held);
+                self.untold(held)
+            }
             None => Vec::new(),
         }
     }
@@ -201,5 +224,38 @@ mod tests {
         missed.strange_rejection("m8", LEAVE_TO_SENDER);
         assert_eq!(numbers(&missed.answered(found())), [7]);
         assert!(missed.is_due(2 * LEAVE_TO_SENDER), "it came too late for the answer");
+    }
+
+    #[test]
+    fn a_rejection_that_is_acknowledged_again_is_not_told_again() {
+        let found = || vec![outcome(5, true), outcome(6, false)];
+        // It comes with the stream, under the number of a later one, and is found as well.
+        let mut missed = Missed::default();
+        missed.ready();
+        missed.acknowledged(&acknowledgement(7, Some("m5")));
+        missed.tells_rejection("m5");
+        assert_eq!(numbers(&missed.answered(found())), [6]);
+        // It is no stranger when it comes once more.
+        missed.strange_rejection("m5", Duration::ZERO);
+        assert_eq!(missed.deadline(), None);
+        // It is found, and told with the acknowledgement of another.
+        let mut missed = Missed::default();
+        missed.ready();
+        missed.answered(found());
+        missed.tells_rejection("m5");
+        assert_eq!(numbers(&missed.acknowledged(&acknowledgement(7, None))), [6]);
+        // It is told while it is asked for as a stranger.
+        missed.strange_rejection("m8", Duration::ZERO);
+        assert!(missed.is_due(LEAVE_TO_SENDER));
+        missed.tells_rejection("m8");
+        assert_eq!(numbers(&missed.answered(vec![outcome(8, true)])), NONE);
+    }
+
+    #[test]
+    fn of_the_rejections_that_were_told_a_bounded_number_is_kept() {
+        let mut missed = Missed::default();
+        (0..=MAX_TOLD).for_each(|number| missed.tells_rejection(&format!("m{number}")));
+        assert_eq!(missed.told.len(), MAX_TOLD);
+        assert!(!missed.told.contains(&"m0".into()) && missed.told.contains(&"m1".into()));
     }
 }

@@ -229,6 +229,9 @@ impl OlderSession {
         outcomes(found).into_iter().for_each(|message| say(message, out));
         for outcome in found {
             self.sent.remove(&*outcome.name);
+            if outcome.rejected.is_some() {
+                self.missed.tells_rejection(&outcome.name);
+            }
             self.heard.told(&outcome.name, Some(now.time + COPIES_COME));
         }
     }
@@ -281,6 +284,7 @@ impl OlderSession {
                         (true, None) => self.heard.told(name, None),
                         (true, Some(rejected)) => {
                             say(reject(name, &rejected.code), out);
+                            self.missed.tells_rejection(name);
                             self.heard.told(name, Some(now.time));
                         }
                         (false, Some(_)) => self.missed.strange_rejection(name, now.time),

@@ -18,12 +18,12 @@ use rowtide_plan::sql::{load_sql, quote_table};
 use rowtide_protocol::{InvalidLsn, Lsn};
 use thiserror::Error;
 use tokio_postgres::Client;
-use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 
 use crate::connect::{
     ConnectError, ConnectOptions, TEXT_SETTINGS, connect, reason, reason_without_values,
 };
+use crate::table_trouble::TableTrouble;
 use crate::wal::{WalError, WalLayout, flush};
 
 /// Why a load did not arrive.
@@ -51,16 +51,10 @@ pub enum LoadError {
 
 impl From<tokio_postgres::Error> for LoadError {
     fn from(error: tokio_postgres::Error) -> LoadError {
-        let codes = [
-            SqlState::UNDEFINED_COLUMN,
-            SqlState::UNDEFINED_TABLE,
-            SqlState::UNDEFINED_FUNCTION,
-            SqlState::DATATYPE_MISMATCH,
-        ];
-        if error.code().is_some_and(|code| codes.contains(code)) {
-            return LoadError::SchemaChanged { what: reason(&error) };
+        match error.code().and_then(TableTrouble::of_code) {
+            Some(TableTrouble::OtherTable) => LoadError::SchemaChanged { what: reason(&error) },
+            Some(TableTrouble::NotNow) | None => LoadError::Query(error),
         }
-        LoadError::Query(error)
     }
 }
 
@@ -86,20 +80,21 @@ impl From<InvalidLsn> for LoadError {
 }
 
 impl LoadError {
-    /// Whether it says something about a table, and not about the connection or all of Postgres: other tables
-    /// may be read all the same.
-    fn is_of_a_table(&self) -> bool {
+    /// What it says of a table; `None` where it is about the connection or all of Postgres.
+    pub fn trouble(&self) -> Option<TableTrouble> {
         match self {
-            LoadError::Query(error) => error.as_db_error().is_some_and(|error| {
-                // Connection, resources, an operator's intervention. What took too long is a query's own, and so
-                // is a page or file that cannot be read.
-                let code = error.code();
-                *code == SqlState::QUERY_CANCELED
-                    || !matches!(code.code().get(..2), Some("08" | "53" | "57"))
-            }),
-            LoadError::SchemaChanged { .. } | LoadError::Encode(_) => true,
-            LoadError::Connect(_) | LoadError::Answer(_) => false,
+            LoadError::Query(error) => error.code().and_then(TableTrouble::of_code),
+            // A row that is not of the plan's types is one of a column that has become another.
+            LoadError::SchemaChanged { .. } | LoadError::Encode(_) => {
+                Some(TableTrouble::OtherTable)
+            }
+            LoadError::Connect(_) | LoadError::Answer(_) => None,
         }
+    }
+
+    /// Whether other tables may be read all the same.
+    fn is_of_a_table(&self) -> bool {
+        self.trouble().is_some()
     }
 }
 

@@ -12,6 +12,7 @@ use tokio_postgres::Client;
 
 use crate::catalog::{key_index, parts_below, server_version, tables_above};
 use crate::connect::{Names, reason};
+use crate::sightings::Sightings;
 
 /// What a plan relies on, at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -212,8 +213,7 @@ pub struct Watcher {
     schemas: Vec<String>,
     names: Vec<String>,
     publication: String,
-    /// Which transactions were running at the last look, and what was seen then.
-    last: Option<(String, String)>,
+    sightings: Sightings<String, String>,
 }
 
 impl Watcher {
@@ -235,7 +235,7 @@ impl Watcher {
             schemas: tables.iter().map(|table| table.schema.clone()).collect(),
             names: tables.iter().map(|table| table.name.clone()).collect(),
             publication: names.publication.clone(),
-            last: None,
+            sightings: Sightings::default(),
         })
     }
 
@@ -246,17 +246,14 @@ impl Watcher {
     pub async fn look_again(&mut self) -> Result<Option<Observed>, WatchError> {
         let sql = "SELECT pg_current_snapshot()::text";
         let running: String = self.client.query_one(sql, &[]).await?.get(0);
-        if self.last.as_ref().is_some_and(|(last, _)| *last == running) {
+        if !self.sightings.may_differ(&running) {
             return Ok(None);
         }
         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
             [&self.schemas, &self.names, &self.publication];
         let seen: String = self.client.query_one(&self.sql, &parameters).await?.get(0);
-        let same = self.last.as_ref().is_some_and(|(_, last)| *last == seen);
-        let observed = if same { None } else { Some(serde_json::from_str(&seen)?) };
-        // What is committed between the two queries is seen by the second, and looked at once more for nothing.
-        self.last = Some((running, seen));
-        Ok(observed)
+        let news = self.sightings.saw(running, seen);
+        Ok(news.map(|seen| serde_json::from_str(seen)).transpose()?)
     }
 
     /// What is there.
@@ -264,7 +261,7 @@ impl Watcher {
     /// # Errors
     /// When Postgres does not answer, or something else.
     pub async fn look(&mut self) -> Result<Observed, WatchError> {
-        self.last = None;
+        self.sightings.forget();
         // Without anything to compare with there is always an answer.
         self.look_again().await.map(Option::unwrap_or_default)
     }

@@ -10,6 +10,7 @@ pub mod drift;
 pub mod limits;
 mod log_threads;
 pub mod machine;
+pub mod patience;
 mod requests;
 mod shell;
 mod source;

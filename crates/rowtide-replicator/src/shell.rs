@@ -21,11 +21,12 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::compile::{LookError, look};
-use crate::limits::{LOOK_TIMEOUT, WATCH, WATCH_PATIENCE};
+use crate::limits::{LOOK_TIMEOUT, WATCH};
 use crate::log_threads::{LogStatus, LogThreads};
 use crate::machine::{
     Core, Effect, Input, LogFailure, LogFound, LogRead, Next, UnseenBehind, UnseenQuestion,
 };
+use crate::patience::Patience;
 use crate::source::Source;
 use crate::{OpenLog, ReplicatorOptions, SharedLog, telemetry};
 
@@ -52,7 +53,7 @@ type Watching = Pin<Box<dyn Future<Output = Sight> + Send>>;
 enum Sight {
     /// What is there, which may be something else than at the last look of this watcher.
     Observed(Box<Observed>, Box<Watcher>),
-    /// Nothing has been seen for [`WATCH_PATIENCE`], and why.
+    /// Nothing has been seen for longer than its [`Patience`], and why.
     Blind(String),
 }
 
@@ -384,7 +385,8 @@ async fn watch(
     asked: Arc<Notify>,
     mut watcher: Option<Watcher>,
 ) -> Sight {
-    let mut seen = Instant::now();
+    let began = Instant::now();
+    let mut patience = Patience::new(began.elapsed());
     loop {
         tokio::select! {
             () = tokio::time::sleep(WATCH) => {}
@@ -396,7 +398,8 @@ async fn watch(
                 return Sight::Observed(Box::new(observed), Box::new(watcher));
             }
             Ok(Ok((None, same))) => {
-                (watcher, seen) = (Some(same), Instant::now());
+                watcher = Some(same);
+                patience.saw(began.elapsed());
                 continue;
             }
             Ok(Err(error)) => error.to_string(),
@@ -405,7 +408,7 @@ async fn watch(
             }
         };
         tracing::debug!(why, "the database cannot be looked at now");
-        if seen.elapsed() >= WATCH_PATIENCE {
+        if patience.failed(began.elapsed()) {
             return Sight::Blind(why);
         }
     }

@@ -14,6 +14,7 @@ mod operate;
 pub mod playground;
 mod said;
 pub mod server;
+pub mod stopping;
 mod telemetry;
 mod terminal;
 mod types;

@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State as Extract;
@@ -21,13 +22,14 @@ use rowtide_replicator::{ReplicatorHandle, ReplicatorOptions, StartError};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::health::Health;
-use crate::limits::{ACCEPT_BACKLOG, END_TIMEOUT, READY_LOOK};
+use crate::limits::{ACCEPT_BACKLOG, READY_LOOK};
 use crate::playground::{self, PlaygroundOptions};
+use crate::stopping::{ServerStop, StopStage};
 use crate::telemetry::{self, Watched};
 
 /// What a server needs.
@@ -199,14 +201,36 @@ impl Server {
     }
 
     /// Stops: no new connections; what has arrived is acknowledged; every session is told `restarting`; then engines
-    /// and stream end.
+    /// and stream end. See [`crate::stopping`].
     pub async fn stop(mut self) {
-        self.stop.cancel();
-        self.state.watched.gateway.drain().await;
-        self.ends.cancel();
-        // What does not end in time ends with the process.
-        drop(timeout(END_TIMEOUT, &mut self.http).await);
-        drop(timeout(END_TIMEOUT, self.replicator.clone().ended()).await);
+        let began = Instant::now();
+        let mut stop = ServerStop::new(Duration::ZERO);
+        loop {
+            let until = began + stop.deadline();
+            let is_done = match stop.stage() {
+                StopStage::Drains => {
+                    self.stop.cancel();
+                    let drained = timeout_at(until, self.state.watched.gateway.drained()).await;
+                    if drained.is_err() {
+                        tracing::warn!(
+                            "some clients did not take their goodbye, or their mutations did not end"
+                        );
+                    }
+                    drained.is_ok()
+                }
+                StopStage::Ends => {
+                    self.state.watched.gateway.end();
+                    self.ends.cancel();
+                    let ended = async {
+                        drop((&mut self.http).await);
+                        self.replicator.clone().ended().await;
+                    };
+                    timeout_at(until, ended).await.is_ok()
+                }
+                StopStage::Over => return,
+            };
+            stop = stop.go_on(is_done, began.elapsed());
+        }
     }
 }
 

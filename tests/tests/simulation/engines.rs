@@ -12,10 +12,10 @@ use rowtide_gateway::Outlet;
 use rowtide_gateway::garbage::Garbage;
 use rowtide_gateway::worker::{EngineArrival, EngineRequest, Worker};
 use rowtide_plan::plan::Plan;
+use rowtide_postgres::table_trouble::TableTrouble;
 
 use crate::breaks::Break;
 use crate::feed::{Asked, answered};
-use crate::postgres::Unreadable;
 use crate::world::{At, Event, World};
 
 /// How many bytes of rows an engine holds: so few that rows are evicted now and then.
@@ -219,22 +219,22 @@ impl World {
         }
         self.seen.count("loads");
         let fails = !self.postgres.up || self.stormy && self.rng.random_bool(0.03);
-        let (delay, loaded) = if fails {
+        if fails {
+            // It is tried again until it succeeds.
             self.seen.count("failed loads");
-            (200, None)
-        } else {
-            let most = if self.rng.random_bool(0.1) { 3000 } else { 60 };
-            let (loaded, failed) = self.postgres.load(&plan, &load.topics, &load.before);
-            if failed.values().any(|why| *why == Unreadable::Changed) {
-                self.seen.count("loads that do not fit their tables");
-                self.servers[at.server].feed.feed.look();
-                self.take_requests(at);
-            } else if !failed.is_empty() {
-                self.seen.count("loads that are not permitted");
-            }
-            (self.rng.random_range(1..most), Some(loaded))
-        };
-        let arrival = Box::new(EngineArrival::Loaded(load.id, loaded));
+            return self.after(200, Event::Look(at, engine, load, generations));
+        }
+        let (loaded, failed) = self.postgres.load(&plan, &load.topics, &load.before);
+        if failed.into_values().any(TableTrouble::asks_for_a_look) {
+            self.seen.count("loads that do not fit their tables");
+            self.servers[at.server].feed.feed.look();
+            self.take_requests(at);
+        } else if loaded.rows.iter().any(Option::is_none) {
+            self.seen.count("loads that are not permitted");
+        }
+        let most = if self.rng.random_bool(0.1) { 3000 } else { 60 };
+        let delay = self.rng.random_range(1..most);
+        let arrival = Box::new(EngineArrival::Loaded(load.id, Some(loaded)));
         self.after(delay, Event::Looked(at, engine, arrival, generations));
     }
 

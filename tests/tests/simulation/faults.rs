@@ -1,7 +1,8 @@
 //! What goes wrong, and how it is mended again.
 
 use rand::Rng;
-use rowtide_gateway::limits::{DRAIN_TIMEOUT, STOP_PATIENCE};
+use rowtide::stopping::{ServerStop, StopStage};
+use rowtide_gateway::limits::STOP_PATIENCE;
 use rowtide_gateway::scheduler::Scheduler;
 use rowtide_protocol::Lsn;
 
@@ -86,6 +87,16 @@ impl World {
         }
         self.seen.count("killed servers");
         self.say(|| format!("server {server} is killed"));
+        self.process_ends(server);
+        if self.weather.epochs_end && self.disk.holder.is_none() && self.rng.random_bool(0.03) {
+            self.seen.count("replaced disks");
+            self.disk.replace();
+            self.may_end.insert("disk");
+        }
+    }
+
+    /// The process ends, with whatever it has not done.
+    fn process_ends(&mut self, server: usize) {
         // A write that was under way is durable up to somewhere.
         let queue = std::mem::take(&mut self.servers[server].log_queue);
         let of = |logged: &Logged| match logged {
@@ -108,15 +119,10 @@ impl World {
             });
         }
         self.server_ends(server);
-        if self.weather.epochs_end && self.disk.holder.is_none() && self.rng.random_bool(0.03) {
-            self.seen.count("replaced disks");
-            self.disk.replace();
-            self.may_end.insert("disk");
-        }
     }
 
     /// The process is gone; it is started again some time.
-    pub fn server_ends(&mut self, server: usize) {
+    fn server_ends(&mut self, server: usize) {
         let life = self.servers[server].life;
         let ids = self.network.connections.iter();
         let ids = ids.filter(|(_, c)| (c.server, c.server_life) == (server, life));
@@ -156,42 +162,70 @@ impl World {
             ids.into_iter().for_each(|id| self.drop_session(at, id));
             self.servers[server].scheduler = Server::default().scheduler;
         }
-        self.stop_sessions(at);
+        // Nothing says who hears of it first.
+        let sessions_first = self.rng.random_bool(0.5);
+        if sessions_first {
+            self.stop_sessions(at);
+        }
         self.servers[server].scheduler.stop();
         self.start_mutations(at);
+        if !sessions_first {
+            self.stop_sessions(at);
+        }
+        self.servers[server].stop = Some(ServerStop::new(self.time()));
         self.after(20, Event::Stopping(at));
     }
 
-    /// The last sessions have said goodbye, and mutations have ended, or it has taken too long.
+    /// Goes on with a stop, if it is time.
     pub fn go_on_stopping(&mut self, at: At) {
         if self.is_gone(at) {
             return;
         }
         let server = &self.servers[at.server];
-        let since = server.stopping.unwrap_or(0);
-        let is_done = server.connections.is_empty() && server.scheduler.is_idle();
-        if !is_done && self.now_ms < since + DRAIN_TIMEOUT.as_millis() as u64 {
-            return self.after(20, Event::Stopping(at));
+        let Some(stop) = server.stop else { return };
+        let is_done = match stop.stage() {
+            StopStage::Drains => server.connections.is_empty() && server.scheduler.is_idle(),
+            StopStage::Ends | StopStage::Over => server.has_ended,
+        };
+        let next = stop.go_on(is_done, self.time());
+        self.servers[at.server].stop = Some(next);
+        match next.stage() {
+            StopStage::Ends if stop.stage() == StopStage::Drains => {
+                match is_done {
+                    true => self.check_drained(at),
+                    false => self.seen.count("stops that took too long"),
+                }
+                self.end_engines(at);
+                self.stop_replicator(at);
+            }
+            StopStage::Over => {
+                if !is_done {
+                    self.seen.count("stops with the log held up");
+                }
+                return self.process_ends(at.server);
+            }
+            StopStage::Drains | StopStage::Ends => {}
         }
-        if is_done {
-            let now = self.postgres.now();
-            let unsettled = |tag: &&u64| !now.applied.contains(tag) && !now.refused.contains(tag);
-            let lost = server.arrived.iter().find(unsettled);
-            // A full queue or a rate may hold a session up for longer than a stop waits.
-            let patient = self.now_ms < since + STOP_PATIENCE.as_millis() as u64;
-            let lost = lost.or(server.unread.keys().filter(|_| patient).find(unsettled));
-            // What a newer connection sends again, and what waits for a database that is away, may be left.
-            let fine = server.let_go || server.stopped_in != Some(self.postgres.life);
-            assert!(fine || lost.is_none(), "mutation {lost:?} had arrived, and is thrown away");
-            // Older clients send nothing again.
-            let lost = server.arrived_of_older.iter().find(unsettled);
-            let fine = lost.is_none() || !self.keeps_older_promises(at);
-            assert!(fine, "mutation {lost:?} of an older client is thrown away");
-        } else {
-            self.seen.count("stops that took too long");
-        }
-        self.end_engines(at);
-        self.stop_replicator(at);
+        self.after(20, Event::Stopping(at));
+    }
+
+    /// Nothing that had arrived is thrown away.
+    fn check_drained(&self, at: At) {
+        let server = &self.servers[at.server];
+        let now = self.postgres.now();
+        let unsettled = |tag: &&u64| !now.applied.contains(tag) && !now.refused.contains(tag);
+        let lost = server.arrived.iter().find(unsettled);
+        // A full queue or a rate may hold a session up for longer than a stop waits.
+        let patience = STOP_PATIENCE.as_millis() as u64;
+        let patient = server.stopping.is_some_and(|since| self.now_ms < since + patience);
+        let lost = lost.or(server.unread.keys().filter(|_| patient).find(unsettled));
+        // What a newer connection sends again, and what waits for a database that is away, may be left.
+        let fine = server.let_go || server.stopped_in != Some(self.postgres.life);
+        assert!(fine || lost.is_none(), "mutation {lost:?} had arrived, and is thrown away");
+        // Older clients send nothing again.
+        let lost = server.arrived_of_older.iter().find(unsettled);
+        let fine = lost.is_none() || !self.keeps_older_promises(at);
+        assert!(fine, "mutation {lost:?} of an older client is thrown away");
     }
 
     fn fill_disk(&mut self) {

@@ -79,7 +79,8 @@ impl World {
         self.servers[at.server].log_closing = false;
         self.disk.holder.take_if(|holder| *holder == (at.server, at.life));
         if self.servers[at.server].ends {
-            self.server_ends(at.server);
+            self.servers[at.server].has_ended = true;
+            self.go_on_stopping(at);
         }
     }
 }

@@ -41,7 +41,7 @@ use crate::checks::Seen;
 use crate::world::World;
 
 /// What must have happened in two thousand deployments, or they say nothing of it.
-const IMPORTANT: [&str; 76] = [
+const IMPORTANT: [&str; 77] = [
     "columns added while no server ran",
     "floods of mutations",
     "mutations that wait for others'",
@@ -112,6 +112,7 @@ const IMPORTANT: [&str; 76] = [
     "streams held up",
     "streams without a publication",
     "stops with mutations in flight",
+    "stops with the log held up",
     "table_replaced",
     "tables made anew",
     "tables renamed",

@@ -6,8 +6,7 @@ use std::collections::BTreeSet;
 
 use rand::Rng;
 use rowtide_gateway::conversation::{Ending, Input};
-use rowtide_gateway::limits::{GOODBYE_TIMEOUT, STOP_PATIENCE};
-use rowtide_gateway::worker::EngineArrival;
+use rowtide_gateway::limits::STOP_PATIENCE;
 use rowtide_postgres::named_outcomes::{Tab, Told};
 use serde_json::{Value, json};
 
@@ -28,13 +27,15 @@ pub struct Older {
     failures: u32,
     /// What it has sent and not heard of, by tag.
     sent: BTreeSet<u64>,
+    /// What it was told on this connection to be rejected, which a person is shown, by tag.
+    rejected: BTreeSet<u64>,
 }
 
 impl Older {
     pub fn new(number: usize) -> Older {
         let user = USERS[number % USERS.len()];
-        let (connection, sent) = (None, BTreeSet::new());
-        Older { user, connection, has_left: false, live: false, failures: 0, sent }
+        let (connection, sent, rejected) = (None, BTreeSet::new(), BTreeSet::new());
+        Older { user, connection, has_left: false, live: false, failures: 0, sent, rejected }
     }
 }
 
@@ -88,13 +89,20 @@ impl World {
             self.seen.count("outcomes that wait for a row");
             return self.after(20, Event::Outcomes(at, id, tab));
         };
-        if self.broken == Some(Break::OutcomesUntold) {
+        let Some(connection) = self.servers[at.server].connections.get_mut(&id) else { return };
+        let asks_again = std::mem::replace(&mut connection.has_asked, true);
+        if self.broken == Some(Break::OutcomesUntold)
+            || self.broken == Some(Break::OutcomesAskedOnce) && asks_again
+        {
             found.clear();
         }
         if !found.is_empty() {
             self.seen.count("outcomes that tabs had missed");
         }
         self.say(|| format!("{tab:?} is told of {found:?}"));
+        if asks_again {
+            self.seen.count("outcomes that are asked for again");
+        }
         self.step_session(at, id, Input::Outcomes(found));
     }
 
@@ -142,6 +150,7 @@ impl World {
         }
         let id = self.network.open(OLDER + number, server, self.servers[server].life);
         self.older[number].connection = Some(id);
+        self.older[number].rejected.clear();
         // The upgrade, which has said who it is.
         self.send_parcel(id, Side::Server, Parcel::Ping);
     }
@@ -180,6 +189,8 @@ impl World {
             (client.live, client.failures) = (true, 0);
         }
         for (tag, refused) in told(&text) {
+            let again = refused.is_some() && !self.older[number].rejected.insert(tag);
+            assert!(!again, "an older client is told of mutation {tag} twice on one connection");
             let ours = self.older[number].sent.remove(&tag);
             if ours && refused.as_deref() != Some(NOT_TAKEN) {
                 self.seen.count("mutations of older clients");
@@ -234,44 +245,21 @@ impl World {
         !server.older_let_go && server.stopped_in == Some(self.postgres.life)
     }
 
-    /// The session of an older client ends: the client is told, and what it has sent before it hears of that is read.
-    /// Whether it does.
-    pub fn say_goodbye(&mut self, at: At, id: u64, ending: Option<&Ending>) -> bool {
+    /// A session says goodbye: an older client has been told before what became of all that was taken of it, unless that
+    /// took too long.
+    pub fn check_goodbye(&mut self, at: At, id: u64, ending: &Ending) {
         let keeps = self.keeps_older_promises(at);
-        let server = &mut self.servers[at.server];
-        let Some(connection) = server.connections.get_mut(&id) else { return false };
-        let (true, Some(ending)) = (connection.session.is_older(), ending) else { return false };
+        let server = &self.servers[at.server];
+        let Some(connection) = server.connections.get(&id) else { return };
         let patience = STOP_PATIENCE.as_millis() as u64;
         let patient = server.stopping.is_some_and(|since| self.now_ms < since + patience);
-        if keeps && patient && ending.message.contains("stopping") {
+        if connection.session.is_older() && keeps && patient && *ending == Ending::stopping() {
             assert!(
                 connection.taken.is_empty(),
                 "an older client is not told of {:?} before the goodbye",
                 connection.taken
             );
             self.seen.count("goodbyes to older clients");
-        }
-        connection.says_goodbye = true;
-        connection.drop_outlet();
-        let (entry, engine) = (connection.entry.take(), connection.engine.take());
-        if let Some(entry) = entry {
-            server.registry.leave(entry);
-        }
-        if let Some((generations, engine, session)) = engine
-            && generations == server.generations
-        {
-            self.give(at, engine, EngineArrival::Close(session));
-        }
-        self.send_parcel(id, Side::Client, Parcel::End);
-        self.after(GOODBYE_TIMEOUT.as_millis() as u64, Event::Goodbye(at, id));
-        self.after(0, Event::Read(at, id));
-        true
-    }
-
-    /// The client has not answered to the goodbye.
-    pub fn goodbye_is_over(&mut self, at: At, id: u64) {
-        if !self.is_gone(at) {
-            self.drop_session(at, id);
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand::Rng;
 use rowtide_feed::{EpochReason, Event as FeedEvent, LogExtent, ReplicatorStatus};
@@ -10,13 +11,16 @@ use rowtide_log::LogIdentity;
 use rowtide_plan::compile::compile_partly;
 use rowtide_plan::plan::Plan;
 use rowtide_postgres::connect::Names;
+use rowtide_postgres::sightings::Sightings;
 use rowtide_postgres::slot::SystemIdentity;
 use rowtide_postgres::watch::Observed;
 use rowtide_protocol::Lsn;
+use rowtide_replicator::limits::WATCH;
 use rowtide_replicator::machine::{
     Core, Effect, Input, LogFailure, LogFound, LogRead, Looked, Next, SlotFound, StreamFailure,
     UnseenBehind, UnseenQuestion,
 };
+use rowtide_replicator::patience::Patience;
 
 use crate::breaks::Break;
 use crate::checks::EpochFacts;
@@ -43,10 +47,12 @@ pub struct Replicator {
     switching: bool,
     /// In this history of Postgres: another has the same positions for other commits.
     looked_in: usize,
-    /// Which transactions were running at the last look of the watch.
-    running: Option<(u64, Vec<u64>)>,
+    /// What the watch has seen, by which transactions were running.
+    sightings: Sightings<(u64, Vec<u64>), Observed>,
+    patience: Patience,
+    /// Until then no connection is to be had for a look, or it hangs.
+    hangs_until_ms: u64,
     pub refused: BTreeSet<usize>,
-    pub status: ReplicatorStatus,
 }
 
 impl Default for Replicator {
@@ -65,9 +71,10 @@ impl Default for Replicator {
             looked_at: Lsn(0),
             switching: false,
             looked_in: 0,
-            running: None,
+            sightings: Sightings::default(),
+            patience: Patience::new(Duration::ZERO),
+            hangs_until_ms: 0,
             refused: BTreeSet::new(),
-            status: ReplicatorStatus::Starting,
         }
     }
 }
@@ -149,11 +156,13 @@ impl World {
             Next::BeginEpoch(identity, position) => (quick, Job::BeginEpoch(identity, position)),
             Next::Stream => (1, Job::Stream),
         };
+        let now = self.time();
         let replicator = &mut self.servers[at.server].replicator;
         replicator.streaming = matches!(job, Job::Stream);
         if !replicator.streaming {
-            // The next watch begins with a look: a database that went back may say the same of another history.
-            replicator.running = None;
+            // Another watch begins with the next stream.
+            replicator.sightings.forget();
+            replicator.patience = Patience::new(now);
         }
         replicator.asked += 1;
         let asked = replicator.asked;
@@ -326,7 +335,6 @@ impl World {
                 if let ReplicatorStatus::Waiting(why) = &status {
                     self.say(|| format!("server {} waits: {why}", at.server));
                 }
-                self.servers[at.server].replicator.status = status.clone();
                 self.servers[at.server].feed.publisher.update(|state| {
                     let news = state.status != status;
                     state.status = status;
@@ -458,7 +466,7 @@ impl World {
         if self.is_gone(at) {
             return;
         }
-        self.after(1000, Event::Watch(at));
+        self.after(WATCH.as_millis() as u64, Event::Watch(at));
         self.watch_now(at);
     }
 
@@ -466,24 +474,36 @@ impl World {
         if matches!(self.broken, Some(Break::NoWatch | Break::SwallowedChange)) {
             return;
         }
-        if !self.postgres.up || !self.servers[at.server].replicator.streaming {
+        if !self.servers[at.server].replicator.streaming {
             return;
         }
         if self.stormy && self.rng.random_bool(0.03) {
-            // No connection is to be had for it, or it hangs.
-            self.seen.count("tables that cannot be looked at");
-            self.servers[at.server].replicator.running = None;
-            return self.step_replicator(at, Input::Blind("it hangs".to_owned()));
+            let until_ms = self.now_ms + self.rng.random_range(500..20_000);
+            self.servers[at.server].replicator.hangs_until_ms = until_ms;
         }
-        let running = Some(self.postgres.running());
+        let now = self.time();
+        let running = self.postgres.running();
         let seen_to = self.postgres.all_visible_until();
-        let observed = self.postgres.observe();
         let looked_in = self.postgres.history();
         let replicator = &mut self.servers[at.server].replicator;
-        if replicator.running != running {
-            replicator.running = running;
-            (replicator.looked_at, replicator.looked_in) = (seen_to, looked_in);
-            self.step_replicator(at, Input::Observed(Box::new(observed)));
+        if !self.postgres.up || self.stormy && self.now_ms < replicator.hangs_until_ms {
+            // The next look is over another connection.
+            replicator.sightings.forget();
+            if replicator.patience.failed(now) {
+                self.seen.count("tables that cannot be looked at");
+                self.step_replicator(at, Input::Blind("it hangs".to_owned()));
+            }
+            return;
+        }
+        replicator.patience.saw(now);
+        if !replicator.sightings.may_differ(&running) {
+            return;
+        }
+        let observed = self.postgres.observe();
+        (replicator.looked_at, replicator.looked_in) = (seen_to, looked_in);
+        match replicator.sightings.saw(running, observed).cloned() {
+            Some(news) => self.step_replicator(at, Input::Observed(Box::new(news))),
+            None => self.nothing_has_changed(at),
         }
     }
 

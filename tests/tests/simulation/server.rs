@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rowtide::stopping::ServerStop;
 use rowtide_feed::Generation;
 use rowtide_gateway::conversation::Mutation;
 use rowtide_gateway::limits::{CLAIM_COLLECT, ClientLimits};
@@ -31,6 +32,8 @@ pub struct Server {
     pub running: bool,
     /// When it was asked to stop.
     pub stopping: Option<u64>,
+    /// How far it is with that.
+    pub stop: Option<ServerStop>,
     pub generation: Option<Arc<Generation>>,
     pub serving_since_ms: Option<u64>,
     /// How many there were.
@@ -73,6 +76,8 @@ pub struct Server {
     pub log_closing: bool,
     /// All has been said, and with the log the process ends.
     pub ends: bool,
+    /// Nothing is left to be done.
+    pub has_ended: bool,
     pub replicator: Replicator,
     pub feed: ServerFeed,
 }
@@ -90,6 +95,7 @@ impl Default for Server {
             life: 0,
             running: false,
             stopping: None,
+            stop: None,
             generation: None,
             serving_since_ms: None,
             generations: 0,
@@ -116,6 +122,7 @@ impl Default for Server {
             writing: false,
             log_closing: false,
             ends: false,
+            has_ended: false,
             replicator: Replicator::default(),
             feed: ServerFeed::default(),
         }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use rand::Rng;
-use rowtide_engine::{Opening, SessionId};
-use rowtide_feed::ReplicatorStatus;
+use rowtide_engine::SessionId;
 use rowtide_gateway::auth::Identity;
 use rowtide_gateway::claiming::{Answer as ClaimAnswer, ClaimBatch, ClaimedIds, known_at_once};
 use rowtide_gateway::conversation::{ClaimRequest, Effect, Ending, Input, NoClaim};
-use rowtide_gateway::limits::{CLAIM_BATCH, CLAIM_TIMEOUT, OPEN_TIMEOUT, STOP_MESSAGES};
+use rowtide_gateway::limits::{CLAIM_BATCH, CLAIM_TIMEOUT, OPEN_TIMEOUT};
+use rowtide_gateway::listening::Listening;
+use rowtide_gateway::opening::{self, Entrance};
 use rowtide_gateway::registry::ConnectionId;
 use rowtide_gateway::scheduler::{Broken, QueueId};
 use rowtide_gateway::send_queue::{Delivery, SendQueue};
@@ -49,9 +50,10 @@ pub struct Connection {
     draining: bool,
     /// When the clock is due that was set for it.
     clock_ms: u64,
-    stopped: bool,
-    /// The goodbye was said, and what still comes is read.
-    pub says_goodbye: bool,
+    /// What is read of its client.
+    pub listening: Listening,
+    /// A tab of an older client has asked what became of what it sent before.
+    pub has_asked: bool,
     /// What was taken of an older client, and not told it yet, by tag.
     pub taken: BTreeSet<u64>,
 }
@@ -60,11 +62,6 @@ impl Connection {
     /// Whether something may wait for its client.
     pub fn has_send_queue(&self) -> bool {
         self.outlet.is_some()
-    }
-
-    /// Nothing is said any more.
-    pub fn drop_outlet(&mut self) {
-        self.outlet = None;
     }
 }
 
@@ -107,8 +104,8 @@ impl World {
             inbox: VecDeque::new(),
             draining: false,
             clock_ms: u64::MAX,
-            stopped: false,
-            says_goodbye: false,
+            listening: Listening::default(),
+            has_asked: false,
             taken: BTreeSet::new(),
         };
         server.connections.insert(id, connection);
@@ -146,7 +143,7 @@ impl World {
     fn read(&mut self, at: At, id: u64) {
         loop {
             let Some(connection) = self.servers[at.server].connections.get_mut(&id) else { return };
-            if !connection.session.reads() && !connection.says_goodbye {
+            if !connection.listening.is_open(connection.session.reads()) {
                 return;
             }
             let Some(text) = connection.inbox.pop_front() else { return };
@@ -184,7 +181,7 @@ impl World {
 
     fn set_clock(&mut self, at: At, id: u64) {
         let Some(connection) = self.servers[at.server].connections.get_mut(&id) else { return };
-        if connection.says_goodbye {
+        if connection.listening.is_over() {
             return;
         }
         let Some(deadline) = connection.session.deadline() else { return };
@@ -202,7 +199,7 @@ impl World {
         let now = self.time();
         let Some(connection) = self.servers[at.server].connections.get_mut(&id) else { return };
         connection.clock_ms = u64::MAX;
-        if connection.says_goodbye {
+        if connection.listening.is_over() {
             return;
         }
         if connection.session.deadline().is_some_and(|deadline| deadline <= now) {
@@ -272,8 +269,9 @@ impl World {
                 if ending != Some(Ending::stopping()) {
                     self.let_go_unread(at, id);
                 }
-                if !self.say_goodbye(at, id, ending.as_ref()) {
-                    self.drop_session(at, id);
+                match ending {
+                    Some(ending) => self.say_goodbye(at, id, &ending),
+                    None => self.drop_session(at, id),
                 }
                 return false;
             }
@@ -283,24 +281,51 @@ impl World {
 
     /// The connection is over, as far as the server knows.
     pub fn drop_session(&mut self, at: At, id: u64) {
+        self.leave_view(at, id);
         let server = &mut self.servers[at.server];
         if let Some(connection) = server.connections.remove(&id) {
-            if let Some(entry) = connection.entry {
-                server.registry.leave(entry);
-            }
             if let Some(queue) = connection.queue {
                 server.scheduler.detach(queue);
                 server.fairness.leave(queue);
             }
-            if let Some((generations, engine, session)) = connection.engine
-                && generations == server.generations
-                && self.broken != Some(Break::ClosesNothing)
-            {
-                self.give(at, engine, EngineArrival::Close(session));
-            }
             self.start_mutations(at);
         }
         self.end_connection(id, Side::Server);
+    }
+
+    /// It has no place any more, neither in the registry nor in an engine.
+    fn leave_view(&mut self, at: At, id: u64) {
+        let server = &mut self.servers[at.server];
+        let Some(connection) = server.connections.get_mut(&id) else { return };
+        connection.outlet = None;
+        if let Some(entry) = connection.entry.take() {
+            server.registry.leave(entry);
+        }
+        if let Some((generations, engine, session)) = connection.engine.take()
+            && generations == server.generations
+            && self.broken != Some(Break::ClosesNothing)
+        {
+            self.give(at, engine, EngineArrival::Close(session));
+        }
+    }
+
+    /// The session ends, and its client is told: what it has sent before it hears of that is read.
+    fn say_goodbye(&mut self, at: At, id: u64, ending: &Ending) {
+        self.check_goodbye(at, id, ending);
+        self.leave_view(at, id);
+        let now = self.time();
+        let Some(connection) = self.servers[at.server].connections.get_mut(&id) else { return };
+        let until = connection.listening.say_goodbye(now);
+        self.send_parcel(id, Side::Client, Parcel::End);
+        self.after((until - now).as_millis() as u64, Event::Goodbye(at, id));
+        self.after(0, Event::Read(at, id));
+    }
+
+    /// The client has not answered to the goodbye.
+    pub fn goodbye_is_over(&mut self, at: At, id: u64) {
+        if !self.is_gone(at) {
+            self.drop_session(at, id);
+        }
     }
 
     fn claim(
@@ -445,44 +470,40 @@ impl World {
         }
     }
 
+    /// A session that waits for a place is looked at.
     fn open_session(&mut self, at: At, id: u64, request: OpenRequest, until_ms: u64) {
         let server = &mut self.servers[at.server];
-        if !server.connections.contains_key(&id) {
+        let Some(connection) = server.connections.get_mut(&id) else { return };
+        if connection.listening.is_over() {
             return;
         }
-        let not_serving = if server.stopping.is_some() {
-            Some(NotServing::Stopped)
-        } else if let ReplicatorStatus::Standby(why) = &server.replicator.status {
-            Some(NotServing::Standby(why.clone()))
-        } else {
-            (self.now_ms >= until_ms).then(|| NotServing::NotReady("nothing is served".to_owned()))
-        };
-        let Some(generation) = server.generation.clone() else {
-            let Some(why) = not_serving else {
+        let status = server.feed.feed.state().status;
+        let serving = server.generation.clone().map(|generation| (generation.epoch, generation));
+        let opened = match opening::look(server.ends, serving, &status, &request) {
+            Entrance::Open { serving, not_before } => Ok((serving, not_before)),
+            Entrance::Closed(why) => Err(why),
+            Entrance::NotYet if self.now_ms >= until_ms => Err(opening::timed_out(&status)),
+            Entrance::NotYet => {
                 let answer = Box::new(Answer::Open(request, until_ms));
                 return self.after(50, Event::Answer(at, id, answer));
-            };
-            return self.step_session(at, id, Input::Opened(Err(why)));
+            }
         };
-        let not_before = match request.not_before(generation.epoch) {
-            Ok(not_before) => not_before,
+        let (generation, not_before) = match opened {
+            Ok(opened) => opened,
             Err(why) => {
-                self.seen.count("claims of an epoch before");
+                if why == NotServing::Outdated {
+                    self.seen.count("claims of an epoch before");
+                }
                 return self.step_session(at, id, Input::Opened(Err(why)));
             }
         };
         let plan = Arc::clone(&generation.plan);
-        let OpenRequest { author, client, told, not_before: _, cursor } = request;
-        let claims = plan.resolve_claims(&author.user_id, &author.claims);
-        let engine = claims.view_id().0 as usize % server.engines.len();
         server.sessions += 1;
         let session = SessionId(server.sessions);
-        let outlet = Outlet::new(Arc::clone(&plan), SendQueue::new(SEND_QUEUE_BYTES, told));
-        let opening = Opening { session, claims, client: Some(client), not_before, cursor };
-        if let Some(connection) = server.connections.get_mut(&id) {
-            connection.engine = Some((server.generations, engine, session));
-            connection.outlet = Some(outlet.clone());
-        }
+        let (engine, opening) = request.place(&plan, server.engines.len(), session, not_before);
+        let outlet = Outlet::new(Arc::clone(&plan), SendQueue::new(SEND_QUEUE_BYTES, request.told));
+        connection.engine = Some((server.generations, engine, session));
+        connection.outlet = Some(outlet.clone());
         self.give(at, engine, EngineArrival::Open(opening, outlet));
         self.step_session(at, id, Input::Opened(Ok(plan)));
     }
@@ -588,22 +609,21 @@ impl World {
     pub fn stop_sessions(&mut self, at: At) {
         let ids: Vec<u64> = self.servers[at.server].connections.keys().copied().collect();
         for id in ids {
-            if self.broken == Some(Break::OlderGoodbyeFirst)
-                && self.say_goodbye(at, id, Some(&Ending::stopping()))
-            {
+            let connections = &mut self.servers[at.server].connections;
+            let Some(connection) = connections.get_mut(&id) else { continue };
+            if self.broken == Some(Break::OlderGoodbyeFirst) && connection.session.is_older() {
+                self.say_goodbye(at, id, &Ending::stopping());
                 continue;
             }
-            for _ in 0..STOP_MESSAGES {
-                let Some(connection) = self.servers[at.server].connections.get_mut(&id) else {
-                    break;
-                };
-                if !connection.session.reads() || connection.inbox.is_empty() {
-                    break;
-                }
-                self.read(at, id);
+            connection.listening.stop();
+            while let Some(connection) = self.servers[at.server].connections.get_mut(&id)
+                && connection.listening.takes(connection.session.reads())
+                && let Some(text) = connection.inbox.pop_front()
+            {
+                self.step_session(at, id, Input::Text(&text));
             }
             if let Some(connection) = self.servers[at.server].connections.get_mut(&id)
-                && !std::mem::replace(&mut connection.stopped, true)
+                && connection.listening.tells()
             {
                 self.step_session(at, id, Input::Stop);
             }

@@ -2,7 +2,9 @@ use std::cell::Cell;
 use std::sync::mpsc;
 use std::time::Instant;
 
-use rowtide_feed::{Event, LogExtent, Publisher, Request, feed};
+use rowtide_engine::Opening;
+use rowtide_feed::{Event, LogExtent, Publisher, ReplicatorStatus, Request, feed};
+use rowtide_postgres::mutate::Author;
 use rowtide_protocol::{Epoch, ErrorCode};
 use serde_json::Map;
 use tokio::sync::mpsc::UnboundedReceiver;

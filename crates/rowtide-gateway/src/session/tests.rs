@@ -3,10 +3,11 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use super::*;
+use rowtide_feed::ReplicatorStatus;
 use rowtide_protocol::{Epoch, Lsn};
 
 use crate::conversation::NoClaim;
-use crate::engines::Until;
+use crate::opening::{Entrance, Until, look};
 use crate::send_queue::Frame;
 
 /// A session, what time it is, and what it has said.
@@ -135,8 +136,11 @@ fn what_was_read_of_a_client_before_the_epoch_began_is_read_again() {
     let mut effects = Vec::new();
     run.session.step(Input::Claimed(Ok(known)), &run.now, &mut effects);
     let [Effect::Open(request)] = &effects[..] else { panic!("{effects:?}") };
-    assert_eq!(request.not_before(epoch).unwrap(), Some(Lsn(900)));
-    let Err(outdated) = request.not_before(Epoch(4)) else { panic!("another history") };
+    let streams = ReplicatorStatus::Streaming;
+    let look = |epoch| look(false, Some((epoch, ())), &streams, request);
+    let not_before = Some(Lsn(900));
+    assert_eq!(look(epoch), Entrance::Open { serving: (), not_before });
+    let Entrance::Closed(outdated) = look(Epoch(4)) else { panic!("another history") };
     assert_eq!(run.step(Input::Opened(Err(outdated))), "CLAIM(client-1)");
     let known = Known { last_mutation: 5, ..Known::default() };
     assert_eq!(run.step(Input::Claimed(Ok(known))), "OPEN");

@@ -5,20 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rowtide_engine::{Loaded, TopicRows, TransactionSnapshot};
-use rowtide_plan::encode::{Datum, RowEncoder};
+use rowtide_plan::encode::{Datum, EncodeError, RowEncoder};
 use rowtide_plan::plan::{BranchId, Plan};
 use rowtide_plan::row::{Row, Topic};
+use rowtide_postgres::load::LoadError;
+use rowtide_postgres::table_trouble::TableTrouble;
+use tokio_postgres::error::SqlState;
 
 use super::Postgres;
-
-/// Why a table cannot be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unreadable {
-    /// `42501`
-    NotGranted,
-    /// `42P01`, `42703`, `42883`, or rows that are not of the plan's types.
-    Changed,
-}
 
 impl Postgres {
     /// Whether someone has locked one of the tables of these topics.
@@ -39,7 +33,7 @@ impl Postgres {
         plan: &Plan,
         topics: &[Topic],
         before: &[TopicRows],
-    ) -> (Loaded, BTreeMap<String, Unreadable>) {
+    ) -> (Loaded, BTreeMap<String, TableTrouble>) {
         let mut rows: Vec<Option<TopicRows>> = vec![Some(TopicRows::default()); topics.len()];
         let mut failed = BTreeMap::new();
         let mut by_branch: BTreeMap<BranchId, Vec<usize>> = BTreeMap::new();
@@ -72,31 +66,31 @@ impl Postgres {
     }
 
     /// All rows of a branch's table that the server's role may see.
-    fn read(&self, plan: &Plan, branch: BranchId) -> Result<Vec<Arc<Row>>, Unreadable> {
+    fn read(&self, plan: &Plan, branch: BranchId) -> Result<Vec<Arc<Row>>, TableTrouble> {
         let branch = plan.branch(branch);
         let planned = &plan.table(branch.table).catalog;
-        let relation = self.visible.catalog.named(&planned.name).ok_or(Unreadable::Changed)?;
+        let relation =
+            self.visible.catalog.named(&planned.name).ok_or(told(SqlState::UNDEFINED_TABLE))?;
         // A load does not let row-level security leave rows out.
         if !relation.granted || relation.row_security {
-            return Err(Unreadable::NotGranted);
+            return Err(told(SqlState::INSUFFICIENT_PRIVILEGE));
         }
         let column = |name: &str| relation.columns.iter().find(|column| column.name == name);
         let columns: Option<Vec<_>> = planned.columns.iter().map(|c| column(&c.name)).collect();
-        let columns = columns.ok_or(Unreadable::Changed)?;
+        let columns = columns.ok_or(told(SqlState::UNDEFINED_COLUMN))?;
         if let Some(anchor) = branch.anchor
             && planned.columns[anchor].type_oid != columns[anchor].kind.oid()
         {
             // There is no operator between the anchors' type and the column's.
-            return Err(Unreadable::Changed);
+            return Err(told(SqlState::UNDEFINED_FUNCTION));
         }
         let names: Vec<&str> = planned.columns.iter().map(|column| column.name.as_str()).collect();
-        let encoder =
-            RowEncoder::new(plan, branch.table, &names).map_err(|_| Unreadable::Changed)?;
+        let encoder = RowEncoder::new(plan, branch.table, &names).map_err(not_encoded)?;
         let encoded = |stored: &Arc<crate::data::Stored>| {
             let texts: Vec<Option<String>> =
                 columns.iter().map(|column| relation.text(&stored.row, column)).collect();
             let datums: Vec<Datum<'_>> = texts.iter().map(datum).collect();
-            encoder.row(&datums).map(Arc::new).map_err(|_| Unreadable::Changed)
+            encoder.row(&datums).map(Arc::new).map_err(not_encoded)
         };
         self.visible.of_oid(relation.oid).map(encoded).collect()
     }
@@ -104,4 +98,14 @@ impl Postgres {
 
 fn datum(text: &Option<String>) -> Datum<'_> {
     text.as_ref().map_or(Datum::Null, |text| Datum::Text(text.as_bytes()))
+}
+
+/// What an error of Postgres says of a table.
+fn told(code: SqlState) -> TableTrouble {
+    TableTrouble::of_code(&code).expect("it is of a table")
+}
+
+/// What a row says of its table that is not of the plan's types.
+fn not_encoded(error: EncodeError) -> TableTrouble {
+    LoadError::from(error).trouble().expect("it is of a table")
 }

@@ -21,7 +21,6 @@ use rowtide_protocol::Lsn;
 use self::catalog::SETUP_XID;
 use self::database::{ClientRow, Database, State, Work};
 
-pub use self::load::Unreadable;
 pub use self::mutate::{Answer, Mutation, refusal};
 pub use self::walsender::{Sent, Walsender, WalsenderError};
 

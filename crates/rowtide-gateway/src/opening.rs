@@ -1,0 +1,222 @@
+//! What becomes of a session that comes, before it has a place: which engine it is put into, whether it has to wait
+//! for engines, and why it gets none. Engines that run serve whatever the replicator is doing: as long as there is a
+//! generation there is something to tell. Whoever reads the feed's state and waits for another one is `engines.rs`.
+//! Pure.
+
+use std::sync::Arc;
+
+use rowtide_engine::{Opening, SessionId};
+use rowtide_feed::ReplicatorStatus;
+use rowtide_plan::claims::Claims;
+use rowtide_plan::plan::Plan;
+use rowtide_postgres::mutate::Author;
+use rowtide_protocol::{Cursor, Epoch, Lsn};
+use thiserror::Error;
+
+/// Why a session gets no place.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum NotServing {
+    /// Another server has the slot or the log.
+    #[error("this server stands by: {0}")]
+    Standby(String),
+    /// There is nothing to serve from yet.
+    #[error("this server is not ready: {0}")]
+    NotReady(String),
+    /// What is known of the client was read before the epoch began.
+    #[error("the server has begun anew meanwhile")]
+    Outdated,
+    /// This one stops.
+    #[error("the server is stopping")]
+    Stopped,
+}
+
+/// A position of the database, with the epoch that was served when it was read: in one that began since, the database
+/// may have another history, in which the position means nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Until {
+    /// The position.
+    pub lsn: Lsn,
+    /// The epoch; `None` if none was served.
+    pub epoch: Option<Epoch>,
+}
+
+/// What a session that comes wants.
+#[derive(Clone, Debug)]
+pub struct OpenRequest {
+    /// What it sees is decided by these.
+    pub author: Arc<Author>,
+    /// Whose acknowledgements it is told.
+    pub client: Box<str>,
+    /// The mutation up to which the client knows every outcome; `None` for one that does not number them.
+    pub told: Option<u64>,
+    /// Its first rows must not be older.
+    pub not_before: Option<Until>,
+    /// What the client has from before.
+    pub cursor: Option<Cursor>,
+}
+
+/// What a look at the server comes to for a session that wants a place. `S` is what serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entrance<S> {
+    /// It is put into an engine of these.
+    Open {
+        /// The engines that run.
+        serving: S,
+        /// The position of [`OpenRequest::not_before`], in their epoch: its first rows must not be older.
+        not_before: Option<Lsn>,
+    },
+    /// There are no engines yet: it is looked at again when there are, or the replicator says something else.
+    NotYet,
+    /// It gets no place.
+    Closed(NotServing),
+}
+
+/// What becomes of a session that comes. `ended`: the engines are over for good, because the server stops and has
+/// drained. `serving` are the engines that run, if some do, with their epoch, and `status` is the replicator's now.
+pub fn look<S>(
+    ended: bool,
+    serving: Option<(Epoch, S)>,
+    status: &ReplicatorStatus,
+    request: &OpenRequest,
+) -> Entrance<S> {
+    if ended {
+        return Entrance::Closed(NotServing::Stopped);
+    }
+    match (serving, request.not_before, status) {
+        (Some((_, serving)), None, _) => Entrance::Open { serving, not_before: None },
+        (Some((epoch, serving)), Some(until), _) if until.epoch == Some(epoch) => {
+            Entrance::Open { serving, not_before: Some(until.lsn) }
+        }
+        // What was read belongs to a history that may be over.
+        (Some(_), Some(_), _) => Entrance::Closed(NotServing::Outdated),
+        (None, _, ReplicatorStatus::Standby(why)) => {
+            Entrance::Closed(NotServing::Standby(why.clone()))
+        }
+        (None, _, _) => Entrance::NotYet,
+    }
+}
+
+/// Why a session that has waited for as long as it may gets no place.
+pub fn timed_out(status: &ReplicatorStatus) -> NotServing {
+    match status {
+        ReplicatorStatus::Standby(why) => NotServing::Standby(why.clone()),
+        ReplicatorStatus::Waiting(why) => NotServing::NotReady(why.clone()),
+        ReplicatorStatus::Starting | ReplicatorStatus::Streaming => {
+            NotServing::NotReady("engines are starting".to_owned())
+        }
+    }
+}
+
+impl OpenRequest {
+    /// What its engine is told of the session, and which of so many `engines` that is: those who see the same are in
+    /// one engine, and share a view there. `not_before` is what [`look`] has said.
+    pub fn place(
+        &self,
+        plan: &Plan,
+        engines: usize,
+        session: SessionId,
+        not_before: Option<Lsn>,
+    ) -> (usize, Opening) {
+        let claims = plan.resolve_claims(&self.author.user_id, &self.author.claims);
+        let engine = engine_of(&claims, engines);
+        let (client, cursor) = (Some(self.client.clone()), self.cursor);
+        (engine, Opening { session, claims, client, not_before, cursor })
+    }
+}
+
+fn engine_of(claims: &Claims, engines: usize) -> usize {
+    // Less than `engines`, so it fits.
+    (claims.view_id().0 % engines.max(1) as u64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Map;
+
+    use super::*;
+    use crate::testing::plan;
+
+    const EPOCH: Epoch = Epoch(7);
+
+    fn request(user: &str, not_before: Option<Until>) -> OpenRequest {
+        let author = Arc::new(Author { user_id: user.to_owned(), claims: Map::new() });
+        OpenRequest { author, client: "c".into(), told: None, not_before, cursor: None }
+    }
+
+    fn every_status() -> [ReplicatorStatus; 4] {
+        let why = || "why".to_owned();
+        [
+            ReplicatorStatus::Starting,
+            ReplicatorStatus::Streaming,
+            ReplicatorStatus::Standby(why()),
+            ReplicatorStatus::Waiting(why()),
+        ]
+    }
+
+    #[test]
+    fn whoever_comes_enters_engines_that_run_whatever_the_replicator_does() {
+        let until = |epoch| Some(Until { lsn: Lsn(3), epoch });
+        for status in every_status() {
+            let look = |of| look(false, Some((EPOCH, ())), &status, &request("ann", of));
+            let open = |not_before| Entrance::Open { serving: (), not_before };
+            assert_eq!(look(None), open(None));
+            assert_eq!(look(until(Some(EPOCH))), open(Some(Lsn(3))));
+            for other in [None, Some(Epoch(6)), Some(Epoch(8))] {
+                assert_eq!(look(until(other)), Entrance::Closed(NotServing::Outdated));
+            }
+        }
+    }
+
+    #[test]
+    fn without_engines_one_waits_unless_another_server_serves() {
+        let [starting, streaming, standby, waiting] = every_status();
+        // However old what is known of the client is: it is asked for again when there is an epoch.
+        for not_before in [None, Some(Until { lsn: Lsn(3), epoch: Some(EPOCH) })] {
+            let look = |status| look::<()>(false, None, status, &request("ann", not_before));
+            let closed = Entrance::Closed(NotServing::Standby("why".to_owned()));
+            assert_eq!(look(&standby), closed);
+            for status in [&starting, &streaming, &waiting] {
+                assert_eq!(look(status), Entrance::NotYet);
+            }
+        }
+    }
+
+    #[test]
+    fn who_has_waited_too_long_hears_what_the_replicator_waits_for() {
+        let [starting, streaming, standby, waiting] = every_status();
+        let starts = NotServing::NotReady("engines are starting".to_owned());
+        assert_eq!(timed_out(&starting), starts);
+        assert_eq!(timed_out(&streaming), starts);
+        assert_eq!(timed_out(&standby), NotServing::Standby("why".to_owned()));
+        assert_eq!(timed_out(&waiting), NotServing::NotReady("why".to_owned()));
+    }
+
+    #[test]
+    fn nobody_enters_once_the_engines_are_over() {
+        for status in every_status() {
+            for serving in [None, Some((EPOCH, ()))] {
+                let entrance = look(true, serving, &status, &request("ann", None));
+                assert_eq!(entrance, Entrance::Closed(NotServing::Stopped));
+            }
+        }
+    }
+
+    #[test]
+    fn who_sees_the_same_is_in_one_engine_and_all_engines_are_used() {
+        let plan = plan();
+        let place = |user: &str, session| {
+            request(user, None).place(&plan, 4, SessionId(session), Some(Lsn(9)))
+        };
+        let mut used = BTreeSet::new();
+        for number in 0..40 {
+            let user = format!("user-{number}");
+            let (engine, opening) = place(&user, number);
+            assert_eq!(place(&user, number + 100).0, engine);
+            assert_eq!((opening.session, opening.not_before), (SessionId(number), Some(Lsn(9))));
+            used.insert(engine);
+        }
+        assert_eq!(used, BTreeSet::from([0, 1, 2, 3]));
+    }
+}
