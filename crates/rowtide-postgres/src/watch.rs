@@ -110,6 +110,9 @@ pub struct ObservedPartition {
     pub kind: String,
     /// `relreplident`.
     pub identity: String,
+    /// Which transactions attached it, and those that it is a partition of, as one text (`xmin` of `pg_inherits`): another
+    /// after it was detached and attached again, with what was written into it meanwhile.
+    pub attached: String,
 }
 
 /// What the role that asks may do to the rows of a table.
@@ -181,10 +184,11 @@ pub struct ObservedType {
     pub base: u32,
     /// What an array is of; 0 for others.
     pub element: u32,
-    /// The labels of an enum with the oid of each, in their order.
-    pub labels: Vec<(u32, String)>,
-    /// The attributes of a composite type, with the type of each.
-    pub attributes: Vec<(String, u32)>,
+    /// The labels of an enum with the oid of each, in their order, and which transaction wrote it (`xmin`): another after it
+    /// was renamed, also if that was undone. Rows that were streamed in between have the name that it had.
+    pub labels: Vec<(u32, String, u32)>,
+    /// The attributes of a composite type, with the type and the number of each: another after it was dropped and added again.
+    pub attributes: Vec<(String, u32, i16)>,
 }
 
 impl Observed {
@@ -322,10 +326,11 @@ WITH RECURSIVE p AS (
       WHERE a.rel = c.rel AND NOT a.own AND a.oid IS NOT NULL)))
   ORDER BY c.rel, m.own DESC, m.named DESC, m.oid
 ), part AS (
-  SELECT c.rel AS root, h.inhrelid AS oid FROM c JOIN pg_inherits h ON h.inhparent = c.rel
+  SELECT c.rel AS root, h.inhrelid AS oid, h.xmin::text AS attached FROM c JOIN pg_inherits h ON h.inhparent = c.rel
   WHERE c.relkind = 'p' AND NOT h.inhdetachpending
   UNION ALL
-  SELECT part.root, h.inhrelid FROM part JOIN pg_class k ON k.oid = part.oid AND k.relkind = 'p'
+  SELECT part.root, h.inhrelid, part.attached || ' ' || h.xmin::text
+  FROM part JOIN pg_class k ON k.oid = part.oid AND k.relkind = 'p'
   JOIN pg_inherits h ON h.inhparent = part.oid WHERE NOT h.inhdetachpending
 ), t AS (
   SELECT a.atttypid AS oid FROM c JOIN pg_attribute a ON a.attrelid = c.rel AND a.attnum > 0
@@ -365,7 +370,7 @@ SELECT json_build_object(
         'delete', coalesce(has_table_privilege(c.rel, 'DELETE'), false)),
      'children', EXISTS (SELECT 1 FROM pg_inherits WHERE inhparent = c.rel) AND c.relkind <> 'p',
      'partitions', coalesce((SELECT json_agg(json_build_object('oid', l.oid::bigint, 'file', l.relfilenode::bigint,
-        'kind', l.relkind::text || l.relpersistence::text, 'identity', l.relreplident) ORDER BY l.oid)
+        'kind', l.relkind::text || l.relpersistence::text, 'identity', l.relreplident, 'attached', part.attached) ORDER BY l.oid)
         FROM part JOIN pg_class l ON l.oid = part.oid AND l.relkind <> 'p' WHERE part.root = c.rel), '[]'),
      'membership', (SELECT json_build_object('oid', m.oid::bigint, 'version', m.version, 'named', m.named,
         'filtered', m.filtered, 'listed', m.listed) FROM published m WHERE m.rel = c.rel),
@@ -384,9 +389,9 @@ SELECT json_build_object(
   'types', coalesce((SELECT json_agg(json_build_object(
      'oid', y.oid::bigint, 'name', y.typnamespace::regnamespace || '.' || y.typname, 'kind', y.typtype,
      'base', y.typbasetype::bigint, 'element', y.typelem::bigint,
-     'labels', coalesce((SELECT json_agg(json_build_array(e.oid::bigint, e.enumlabel) ORDER BY e.enumsortorder)
+     'labels', coalesce((SELECT json_agg(json_build_array(e.oid::bigint, e.enumlabel, e.xmin::text::bigint) ORDER BY e.enumsortorder)
         FROM pg_enum e WHERE e.enumtypid = y.oid), '[]'),
-     'attributes', coalesce((SELECT json_agg(json_build_array(b.attname, b.atttypid::bigint) ORDER BY b.attnum)
+     'attributes', coalesce((SELECT json_agg(json_build_array(b.attname, b.atttypid::bigint, b.attnum) ORDER BY b.attnum)
         FROM pg_attribute b WHERE b.attrelid = y.typrelid AND b.attnum > 0 AND NOT b.attisdropped), '[]')
      ) ORDER BY y.oid) FROM pg_type y WHERE y.oid IN (SELECT oid FROM t)), '[]')
 )::text"

@@ -22,7 +22,7 @@ use crate::seen::Seen;
 use crate::world::World;
 
 /// How many lives go on at once: they mostly wait.
-const AT_ONCE: u64 = 8;
+const AT_ONCE: u64 = 32;
 /// How many steps a life has.
 const STEPS: usize = 10;
 
@@ -49,9 +49,11 @@ async fn whatever_a_database_lives_through_clients_hold_what_it_holds() {
         return;
     }
     let lives = number("ROWTIDE_DATABASES").unwrap_or(60);
+    let first = number("ROWTIDE_FIRST_SEED").unwrap_or(0);
+    let at_once = number("ROWTIDE_AT_ONCE").unwrap_or(AT_ONCE);
     let next = Arc::new(AtomicU64::new(0));
     let mut living = JoinSet::new();
-    for _ in 0..AT_ONCE.min(lives) {
+    for _ in 0..at_once.min(lives) {
         let next = Arc::clone(&next);
         living.spawn(async move {
             let (mut seen, mut failed) = (Seen::default(), Vec::new());
@@ -60,6 +62,7 @@ async fn whatever_a_database_lives_through_clients_hold_what_it_holds() {
                 if seed >= lives {
                     return (seen, failed);
                 }
+                let seed = first + seed;
                 match tokio::spawn(live(seed, false)).await {
                     Ok(more) => seen.add(more),
                     Err(error) => failed.push(format!("ROWTIDE_SEED={seed}: {error}")),
@@ -73,8 +76,8 @@ async fn whatever_a_database_lives_through_clients_hold_what_it_holds() {
         seen.add(more);
         failed.append(&mut others);
     }
-    assert!(failed.is_empty(), "{} lives fail\n{}", failed.len(), failed.join("\n"));
     println!("{seen}");
+    assert!(failed.is_empty(), "{} lives fail\n{}", failed.len(), failed.join("\n"));
     if lives >= 200 {
         seen.assert_all();
     }
