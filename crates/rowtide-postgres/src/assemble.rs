@@ -17,9 +17,7 @@ use rowtide_protocol::{Lsn, Rejected};
 use smallvec::SmallVec;
 use thiserror::Error;
 
-use crate::pgoutput::{
-    Malformed, Message, OldTuple, Relation, RelationColumn, Tuple, TupleValue, decode,
-};
+use crate::pgoutput::{Malformed, Message, Relation, RelationColumn, Tuple, TupleValue, decode};
 
 /// What the stream brings, in the order of commits.
 #[derive(Clone, Debug, PartialEq)]
@@ -374,7 +372,7 @@ impl Assembler {
         &mut self,
         change: Kind,
         relation: u32,
-        old: Option<&OldTuple<'a>>,
+        old: Option<&Tuple<'a>>,
         new: Option<&Tuple<'a>>,
         events: &mut Vec<StreamEvent>,
     ) -> Result<(), AssembleError> {
@@ -400,13 +398,8 @@ impl Assembler {
         }
         let catalog = &self.plan.table(table).catalog;
         let whole = catalog.replica_identity == ReplicaIdentity::Full;
-        let in_part = match old {
-            Some(old) => !old.whole,
-            None => change == Kind::Update,
-        };
-        let old = old.map(|old| &old.values);
-        if in_part && whole && catalog.streaming.partitioned {
-            // A partition that was made since, or had an identity of its own for a while.
+        if change == Kind::Update && old.is_none() && whole && catalog.streaming.partitioned {
+            // A partition that was made since, with an identity of its own.
             let what = "a partition has a smaller replica identity".to_owned();
             open.tell(relation, &Unfit { table: catalog.name.clone(), what }, events);
             return Ok(());

@@ -42,8 +42,8 @@ pub enum Message<'a> {
     Update {
         /// The table.
         relation: u32,
-        /// The row before, if a column of the replica identity changed or it is `FULL`.
-        old: Option<OldTuple<'a>>,
+        /// The columns of the replica identity before, if one of them changed or it is `FULL`.
+        old: Option<Tuple<'a>>,
         /// The row.
         new: Tuple<'a>,
     },
@@ -51,8 +51,8 @@ pub enum Message<'a> {
     Delete {
         /// The table.
         relation: u32,
-        /// The row before.
-        old: OldTuple<'a>,
+        /// The columns of the replica identity.
+        old: Tuple<'a>,
     },
     /// Tables that were emptied.
     Truncate {
@@ -96,16 +96,6 @@ pub struct RelationColumn<'a> {
     pub type_oid: u32,
     /// `pg_attribute.atttypmod`.
     pub type_modifier: i32,
-}
-
-/// A row before a change.
-#[derive(Clone, Debug, PartialEq)]
-pub struct OldTuple<'a> {
-    /// The replica identity is `FULL`; otherwise columns that are not part of it are null. Of a partitioned table it is that of
-    /// the partition, whatever the table's own is.
-    pub whole: bool,
-    /// The values.
-    pub values: Tuple<'a>,
 }
 
 /// The values of a row.
@@ -231,8 +221,8 @@ impl<'a> Reader<'a> {
             b'U' => {
                 let relation = self.u32()?;
                 let old = match self.u8()? {
-                    tag @ (b'K' | b'O') => {
-                        let old = OldTuple { whole: tag == b'O', values: self.tuple()? };
+                    b'K' | b'O' => {
+                        let old = self.tuple()?;
                         self.expect(b'N')?;
                         Some(old)
                     }
@@ -243,12 +233,10 @@ impl<'a> Reader<'a> {
             }
             b'D' => {
                 let relation = self.u32()?;
-                let tag = self.u8()?;
-                if !matches!(tag, b'K' | b'O') {
+                if !matches!(self.u8()?, b'K' | b'O') {
                     return Err(self.malformed("an old tuple was expected"));
                 }
-                let old = OldTuple { whole: tag == b'O', values: self.tuple()? };
-                Message::Delete { relation, old }
+                Message::Delete { relation, old: self.tuple()? }
             }
             b'T' => {
                 let count = self.u32()?;
@@ -374,8 +362,8 @@ mod tests {
                 bytes.push(b'U');
                 bytes.extend_from_slice(&relation.to_be_bytes());
                 if let Some(old) = old {
-                    bytes.push(if old.whole { b'O' } else { b'K' });
-                    tuple(&mut bytes, &old.values);
+                    bytes.push(b'O');
+                    tuple(&mut bytes, old);
                 }
                 bytes.push(b'N');
                 tuple(&mut bytes, new);
@@ -383,8 +371,8 @@ mod tests {
             Message::Delete { relation, old } => {
                 bytes.push(b'D');
                 bytes.extend_from_slice(&relation.to_be_bytes());
-                bytes.push(if old.whole { b'O' } else { b'K' });
-                tuple(&mut bytes, &old.values);
+                bytes.push(b'K');
+                tuple(&mut bytes, old);
             }
             Message::Truncate { relations } => {
                 bytes.push(b'T');
@@ -417,8 +405,6 @@ mod tests {
 
     fn message() -> impl Strategy<Value = Message<'static>> {
         let tuple = || proptest::collection::vec(value(), 0..5);
-        let old_tuple =
-            || (any::<bool>(), tuple()).prop_map(|(whole, values)| OldTuple { whole, values });
         let column = (any::<bool>(), any::<u32>(), any::<i32>()).prop_map(
             |(key, type_oid, type_modifier)| RelationColumn {
                 key,
@@ -443,10 +429,9 @@ mod tests {
                 columns
             })),
             (any::<u32>(), tuple()).prop_map(|(relation, new)| Message::Insert { relation, new }),
-            (any::<u32>(), proptest::option::of(old_tuple()), tuple())
+            (any::<u32>(), proptest::option::of(tuple()), tuple())
                 .prop_map(|(relation, old, new)| Message::Update { relation, old, new }),
-            (any::<u32>(), old_tuple())
-                .prop_map(|(relation, old)| Message::Delete { relation, old }),
+            (any::<u32>(), tuple()).prop_map(|(relation, old)| Message::Delete { relation, old }),
             proptest::collection::vec(any::<u32>(), 0..4)
                 .prop_map(|relations| Message::Truncate { relations }),
             Just(Message::Logical { transactional: true, prefix: "p", content: b"c" }),

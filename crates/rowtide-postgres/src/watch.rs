@@ -113,6 +113,12 @@ pub struct ObservedPartition {
     /// Which transactions attached it, and those that it is a partition of, as one text (`xmin` of `pg_inherits`): another
     /// after it was detached and attached again, with what was written into it meanwhile.
     pub attached: String,
+    /// Which transaction wrote its row of `pg_class` (`xmin`): another after its replica identity was altered, also if that was
+    /// undone. What was deleted in between has no more than the key in the stream, which does not say so: it tells the identity
+    /// of the root.
+    pub version: u32,
+    /// What else is in that row and is of no concern, as one text: what explains another version.
+    pub incidental: String,
 }
 
 /// What the role that asks may do to the rows of a table.
@@ -370,7 +376,10 @@ SELECT json_build_object(
         'delete', coalesce(has_table_privilege(c.rel, 'DELETE'), false)),
      'children', EXISTS (SELECT 1 FROM pg_inherits WHERE inhparent = c.rel) AND c.relkind <> 'p',
      'partitions', coalesce((SELECT json_agg(json_build_object('oid', l.oid::bigint, 'file', l.relfilenode::bigint,
-        'kind', l.relkind::text || l.relpersistence::text, 'identity', l.relreplident, 'attached', part.attached) ORDER BY l.oid)
+        'kind', l.relkind::text || l.relpersistence::text, 'identity', l.relreplident, 'attached', part.attached,
+        'version', l.xmin::text::bigint, 'incidental', concat_ws(' ', l.relname, l.relnamespace, l.reltablespace, l.relowner,
+        l.relhastriggers, l.relhasrules, l.relrowsecurity, l.relforcerowsecurity, l.relchecks, l.relnatts, l.reltoastrelid,
+        l.relam, l.relhasindex, l.reloptions, l.relacl, md5(l.relpartbound::text))) ORDER BY l.oid)
         FROM part JOIN pg_class l ON l.oid = part.oid AND l.relkind <> 'p' WHERE part.root = c.rel), '[]'),
      'membership', (SELECT json_build_object('oid', m.oid::bigint, 'version', m.version, 'named', m.named,
         'filtered', m.filtered, 'listed', m.listed) FROM published m WHERE m.rel = c.rel),

@@ -91,8 +91,8 @@ pub enum CatalogChange {
         /// Whether any does.
         inherit: bool,
     },
-    /// It has other partitions, or one was emptied, rewritten, or detached for a while: what rows that brought or took is
-    /// not streamed.
+    /// It has other partitions, or one was emptied, rewritten, detached or changed for a while: what rows that brought or
+    /// took is not streamed, or not whole.
     Partitions,
     /// A partition has another replica identity, or is of another kind.
     PartitionIdentity,
@@ -248,7 +248,7 @@ impl fmt::Display for Drift {
                 f.write_str(": no other table inherits from it any more")
             }
             CatalogChange::Partitions => {
-                f.write_str(" has other partitions, or one was emptied, rewritten or detached")
+                f.write_str(" has other partitions, or one was emptied, rewritten or detached, or changed and changed back")
             }
             CatalogChange::PartitionIdentity => {
                 f.write_str(": one of its partitions has another replica identity")
@@ -414,11 +414,16 @@ fn table(old: &ObservedTable, new: &ObservedTable, tell: &mut impl FnMut(Catalog
         let rows = |part: &ObservedPartition| (part.oid, part.file, part.attached.clone());
         table.partitions.iter().map(rows).collect()
     };
-    told(rows(old) != rows(new), CatalogChange::Partitions);
-    told(
-        rows(old) == rows(new) && old.partitions != new.partitions,
-        CatalogChange::PartitionIdentity,
-    );
+    let identities = |table: &ObservedTable| -> Vec<_> {
+        table.partitions.iter().map(|part| (part.identity.clone(), part.kind.clone())).collect()
+    };
+    let undone = old.partitions.iter().zip(&new.partitions).any(|(before, after)| {
+        let version = after.version;
+        before != after && ObservedPartition { version, ..before.clone() } == *after
+    });
+    let same_rows = rows(old) == rows(new) && !undone;
+    told(!same_rows, CatalogChange::Partitions);
+    told(same_rows && identities(old) != identities(new), CatalogChange::PartitionIdentity);
     let readable = new.readable;
     told(old.readable != readable, CatalogChange::Readable { readable });
     let switches = |table: &ObservedTable| (table.row_security, table.row_security_forced);

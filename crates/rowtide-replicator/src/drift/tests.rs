@@ -282,6 +282,8 @@ fn what_comes_and_goes_with_a_partition_is_loaded_again_also_by_a_log() {
         kind: "rp".to_owned(),
         identity: "f".to_owned(),
         attached: "700".to_owned(),
+        version: 700,
+        incidental: String::new(),
     };
     let mut before = observed();
     before.tables[0].kind = "p".to_owned();
@@ -302,8 +304,19 @@ fn what_comes_and_goes_with_a_partition_is_loaded_again_also_by_a_log() {
     assert_eq!(changed(&|parts| parts[1].file = 60), others);
     // Written while it was none.
     assert_eq!(changed(&|parts| parts[1].attached = "701".to_owned()), others);
+    // Its identity was smaller for a while, and what was deleted then was not streamed whole.
+    let undone = (vec![CatalogChange::Partitions], Follows::Reload, true);
+    assert_eq!(changed(&|parts| parts[1].version = 701), undone);
     let smaller = (vec![CatalogChange::PartitionIdentity], Follows::Recompile, true);
-    assert_eq!(changed(&|parts| parts[0].identity = "d".to_owned()), smaller);
+    let identity = |parts: &mut Vec<ObservedPartition>| {
+        (parts[0].identity, parts[0].version) = ("d".to_owned(), 701);
+    };
+    assert_eq!(changed(&identity), smaller);
+    let analyzed = (Vec::new(), Follows::Nothing, true);
+    let incidental = |parts: &mut Vec<ObservedPartition>| {
+        (parts[0].incidental, parts[0].version) = ("more".to_owned(), 701);
+    };
+    assert_eq!(changed(&incidental), analyzed);
 }
 
 #[test]

@@ -165,7 +165,7 @@ fn partition(at: &Place, rng: &mut SmallRng) -> Option<Change> {
         id = at.id,
         owner = at.owner
     );
-    Some(match rng.random_range(0..10) {
+    Some(match rng.random_range(0..11) {
         0 | 1 => until_mended(
             "partitions detached concurrently",
             format!("ALTER TABLE {name} DETACH PARTITION {part} CONCURRENTLY"),
@@ -178,6 +178,14 @@ fn partition(at: &Place, rng: &mut SmallRng) -> Option<Change> {
                 format!("ALTER TABLE {name} ATTACH PARTITION {part} {bounds}"),
             ];
             plain("partitions detached and attached", transactions(&all))
+        }
+        10 => {
+            let all = [
+                format!("ALTER TABLE {part} REPLICA IDENTITY DEFAULT"),
+                format!("DELETE FROM {name} WHERE random() < 0.5"),
+                format!("ALTER TABLE {part} REPLICA IDENTITY FULL"),
+            ];
+            plain("identities of partitions altered and back", transactions(&all))
         }
         3 => plain("partitions emptied", format!("TRUNCATE {part}")),
         4 => plain(
