@@ -48,7 +48,7 @@ async fn whatever_a_database_lives_through_clients_hold_what_it_holds() {
         live(seed, true).await;
         return;
     }
-    let lives = number("ROWTIDE_DATABASES").unwrap_or(60);
+    let lives = number("ROWTIDE_DATABASES").unwrap_or(200);
     let first = number("ROWTIDE_FIRST_SEED").unwrap_or(0);
     let at_once = number("ROWTIDE_AT_ONCE").unwrap_or(AT_ONCE);
     let next = Arc::new(AtomicU64::new(0));

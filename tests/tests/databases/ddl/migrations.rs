@@ -145,7 +145,9 @@ pub(super) fn change(at: &Place, rng: &mut SmallRng) -> Option<Change> {
         ),
         32 => until_mended(
             "tables unlogged",
-            format!("ALTER TABLE {name} SET UNLOGGED"),
+            format!(
+                "ALTER PUBLICATION {publication} DROP TABLE {name}; ALTER TABLE {name} SET UNLOGGED"
+            ),
             format!("ALTER TABLE {name} SET LOGGED"),
         ),
         33 => {

@@ -92,9 +92,11 @@ pub(super) fn change(at: &Place, rng: &mut SmallRng) -> Option<Change> {
         }
         6 | 7 => {
             let all = [
-                format!("ALTER TABLE {name} SET UNLOGGED"),
+                format!(
+                    "ALTER PUBLICATION {publication} DROP TABLE {name}; ALTER TABLE {name} SET UNLOGGED"
+                ),
                 at.flip(),
-                format!("ALTER TABLE {name} SET LOGGED"),
+                format!("ALTER TABLE {name} SET LOGGED; {published}"),
             ];
             plain("tables unlogged and back", transactions(&all))
         }
