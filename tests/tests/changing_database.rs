@@ -355,7 +355,6 @@ async fn the_stream_goes_on_whatever_is_set_for_the_servers_role() {
         "lock_timeout = 1",
         "default_transaction_read_only = on",
         "DateStyle = 'German'",
-        "search_path = nowhere",
     ] {
         app.database.run(&format!("ALTER ROLE postgres IN DATABASE {database} SET {set}")).await;
     }

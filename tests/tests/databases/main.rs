@@ -1,10 +1,13 @@
 //! Random databases and random lives of them, against a real Postgres: tables of every type with odd names, keys,
-//! defaults, generated columns, partitions and triggers; writes in all their forms and DDL in all its forms. Three
-//! clients of one user look on: one that streams, one that comes back with a cursor, and one that comes anew. After every
+//! defaults, generated columns, partitions and triggers; writes in all their forms and DDL in all its forms, also by
+//! transactions that are open meanwhile or prepared; settings and rights of roles. The server is a superuser's or one of a role
+//! that may stream and read alone. Clients of one user look on: one that streams, some that come back with a cursor, often
+//! and seldom, and one that comes anew. After every
 //! step all three hold what SQL says, or a table is rejected by its name; nothing is ever wrong in silence. In the end
 //! everything is mended, and then everything is served.
 //!
-//! `ROWTIDE_DATABASES` sets how many lives are lived, `ROWTIDE_SEED` repeats one and prints what it does.
+//! `ROWTIDE_DATABASES` sets how many lives are lived, `ROWTIDE_FIRST_SEED` which is the first, `ROWTIDE_AT_ONCE` how many go
+//! on at once; `ROWTIDE_SEED` repeats one and prints what it does.
 
 mod clients;
 mod ddl;
