@@ -97,7 +97,7 @@ pub(super) fn change(at: &Place, rng: &mut SmallRng) -> Option<Change> {
             format!("CREATE SCHEMA {fresh}; ALTER TABLE {name} SET SCHEMA {fresh}"),
             format!(
                 "ALTER TABLE {} SET SCHEMA {}",
-                quote_table(&fresh, &table.name.name),
+                quote_table(fresh, &table.name.name),
                 quote_identifier(&table.name.schema)
             ),
         ),

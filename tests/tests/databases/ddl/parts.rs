@@ -69,7 +69,7 @@ pub(super) fn change(at: &Place, rng: &mut SmallRng) -> Option<Change> {
             let sql = swap((&schema, &bare), (&their_schema, &their_name));
             until_mended(
                 "tables of the definition swapped",
-                transactions(&[sql.clone()]),
+                transactions(std::slice::from_ref(&sql)),
                 transactions(&[sql]),
             )
         }
