@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rowtide_postgres::cluster::Cluster;
 use rowtide_postgres::connect::{ConnectOptions, Names, connect};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::OnceCell;
 use tokio_postgres::Client;
 
@@ -20,7 +21,14 @@ static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
 /// # Panics
 /// When it cannot be started; the message says what is missing.
 pub async fn cluster() -> &'static Cluster {
-    let start = || async { Cluster::start_temporary(&[("max_prepared_transactions", "32")]).await };
+    // There is room for the connections and slots of many servers.
+    let settings = [
+        ("max_prepared_transactions", "64"),
+        ("max_connections", "1000"),
+        ("max_replication_slots", "100"),
+        ("max_wal_senders", "100"),
+    ];
+    let start = || async { Cluster::start_temporary(&settings).await };
     CLUSTER.get_or_try_init(start).await.unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -164,7 +172,12 @@ impl Drop for Database {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime for cleaning up").block_on(remove(&name));
         });
-        let removed = removal.join();
+        // Postgres waits for everyone to have read what they were sent, so what else this runtime does has to go on.
+        let flavor = Handle::try_current().map(|handle| handle.runtime_flavor());
+        let removed = match flavor {
+            Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(|| removal.join()),
+            _ => removal.join(),
+        };
         assert!(removed.is_ok() || std::thread::panicking(), "the database was not removed");
     }
 }

@@ -342,6 +342,35 @@ async fn the_role_of_mutations_may_be_one_that_everything_is_set_for() {
     writer.mutate(set("n", json!(5))).await.applied();
 }
 
+/// What is set for the server's role and for its database holds for the stream's session, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stream_goes_on_whatever_is_set_for_the_servers_role() {
+    let mut app = App::with(DEFINITION, TABLES).await;
+    let database = app.database.name().to_owned();
+    app.stop_server().await;
+    for set in [
+        "idle_session_timeout = 1",
+        "idle_in_transaction_session_timeout = 1",
+        "statement_timeout = 1",
+        "lock_timeout = 1",
+        "default_transaction_read_only = on",
+        "DateStyle = 'German'",
+    ] {
+        app.database.run(&format!("ALTER ROLE postgres IN DATABASE {database} SET {set}")).await;
+    }
+    app.start_server().await;
+    let mut writer = Writer::live(&app, "u1").await;
+    writer.mutate(set("n", json!(4))).await.applied();
+    // The stream's connection is made again.
+    app.database
+        .run(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+             WHERE datname = current_database() AND backend_type = 'walsender'",
+        )
+        .await;
+    writer.mutate(set("n", json!(5))).await.applied();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_of_one_name_in_two_schemas_are_two_tables() {
     let rules = |owner: &str| {

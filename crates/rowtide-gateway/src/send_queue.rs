@@ -1,7 +1,8 @@
 //! What an engine has to say to one session, until the session takes it. The engine never waits for a client:
 //! it puts what there is to say into the send queue and goes on. What queues up for a slow client is shared
 //! bytes, folded into as few frames as possible when the client reads again; past a limit the queue
-//! is emptied and the session is told `slow_consumer`. Rows of a snapshot do not count against the
+//! is emptied and the session is told `slow_consumer`. What comes next does not count against the limit, however large: who is
+//! told of one large transaction is not slow, and would be told of it again when it comes back. Rows of a snapshot do not count against the
 //! limit, because they are shared with the engine's own. Pure: see [`crate::outlet`] for what waits on it.
 
 use std::collections::VecDeque;
@@ -214,10 +215,16 @@ impl SendQueue {
             }
             self.bytes += message.size();
         }
-        if self.bytes > self.limit_bytes / 2 && self.warning == Warning::NotNear {
+        let size = |item: &Item| match item {
+            Item::Tx { message, .. } => Some(message.size()),
+            _ => None,
+        };
+        let next = self.items.iter().find_map(size).or_else(|| size(&item)).unwrap_or(0);
+        let behind = self.bytes - next;
+        if behind > self.limit_bytes / 2 && self.warning == Warning::NotNear {
             self.warning = Warning::Due;
         }
-        if self.bytes > self.limit_bytes {
+        if behind > self.limit_bytes {
             self.items.clear();
             let limit = self.limit_bytes;
             let message = format!("more than {limit} bytes were waiting to be read");
@@ -575,6 +582,20 @@ mod tests {
             }
         }
         assert_eq!(told, ["reject 2", "reject 3", "ack Some(3)"]);
+    }
+
+    #[test]
+    fn one_message_that_is_larger_than_the_limit_is_sent() {
+        const LARGE: &str = r#"{"op":"delete","table":"t","row":{"id":1}}"#;
+        let mut sends = queue(10);
+        for lsn in [1, 2] {
+            let _told = sends.push(tx(lsn, LARGE));
+            assert!(matches!(sends.next(&empty()), Some(Delivery::Frame(_))));
+        }
+        let _told = sends.push(tx(3, LARGE));
+        let _told = sends.push(tx(4, LARGE));
+        let next = sends.next(&empty());
+        assert!(matches!(next, Some(Delivery::Closed(ErrorCode::SlowConsumer, _))));
     }
 
     #[test]

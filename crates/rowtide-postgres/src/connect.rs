@@ -271,7 +271,13 @@ impl ConnectOptions {
     /// one counts.
     pub(crate) fn stream_settings(&self, has_transaction_timeout: bool) -> String {
         let theirs = self.config.get_options().map(str::to_owned);
-        let ours = TEXT_SETTINGS.iter().chain(&[("wal_sender_timeout", WAL_SENDER_TIMEOUT)]);
+        // Between its commands Postgres takes it for idle, as any other session.
+        let ours = TEXT_SETTINGS.iter().chain(&[
+            ("wal_sender_timeout", WAL_SENDER_TIMEOUT),
+            ("idle_session_timeout", "0"),
+            ("statement_timeout", "0"),
+            ("lock_timeout", "0"),
+        ]);
         // Decoding is a transaction for Postgres; before 17 it does not know the setting.
         let ours = ours.chain(has_transaction_timeout.then_some(&("transaction_timeout", "0")));
         let ours = ours.map(|(name, value)| format!("-c {name}={value}"));

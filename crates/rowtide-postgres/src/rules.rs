@@ -18,7 +18,8 @@ pub type RuleProblems = Vec<(String, Vec<DefinitionProblem>)>;
 
 /// Prepares every rule, notes the types of its claims in the plan, and prepares the statements that
 /// the rules become. Tables with a rule that Postgres does not take are returned, and cannot be
-/// written as long as this plan serves: mutations of them wait.
+/// written as long as this plan serves: mutations of them wait. So are tables that Postgres does not let be written so at
+/// all: mutations of them are tried, and rejected with what Postgres says.
 ///
 /// # Errors
 /// When Postgres cannot be asked.
@@ -51,10 +52,15 @@ async fn prepare(client: &Client, plan: &mut Plan, busy: Busy) -> Result<RulePro
         if !plan.tables[index].published {
             continue;
         }
-        let problems = prepare_table(client, plan, index, busy).await?;
-        if !problems.is_empty() {
-            let name = plan.tables[index].name.clone();
+        let mut problems = prepare_table(client, plan, index, busy).await?;
+        let name = plan.tables[index].name.clone();
+        if problems.is_empty() {
+            let table = TableId(index as u16);
+            problems.extend(whole_statements(client, plan, table, busy).await?);
+        } else {
             plan.unjudged.push(name.clone());
+        }
+        if !problems.is_empty() {
             rejected.push((name, problems));
         }
     }
@@ -96,23 +102,46 @@ async fn prepare_table(
             Err(error) => return Err(error),
         }
     }
-    if problems.is_empty() {
-        whole_statements(client, plan, TableId(index as u16)).await?;
-    }
     Ok(problems)
 }
 
-/// The rules fit; then so do the statements that are made of them, or it is our mistake.
-async fn whole_statements(client: &Client, plan: &Plan, table: TableId) -> Result<(), Error> {
+/// The rules fit; then so do the statements that are made of them, or the table cannot be written so: it has rewrite
+/// rules of its own (`CREATE RULE`). What no rule allows nobody writes.
+async fn whole_statements(
+    client: &Client,
+    plan: &Plan,
+    table: TableId,
+    busy: Busy,
+) -> Result<Option<DefinitionProblem>, Error> {
     let all: Vec<usize> = (0..plan.table(table).catalog.columns.len()).collect();
-    for kind in [OpKind::Insert, OpKind::Update, OpKind::Delete] {
-        client.prepare(&lock(plan, table, kind).sql).await?;
-        client.prepare(&write(plan, table, kind, &all).sql).await?;
+    let rules = &plan.table(table).write;
+    let allowed = [
+        (OpKind::Insert, rules.insert.as_ref().map(|insert| &insert.allow)),
+        (OpKind::Update, rules.updates.first().map(|update| &update.allow)),
+        (OpKind::Delete, rules.delete.as_ref()),
+    ];
+    for (kind, rule) in allowed {
+        let Some(rule) = rule else { continue };
+        for statement in [lock(plan, table, kind), write(plan, table, kind, &all)] {
+            match client.prepare(&statement.sql).await {
+                Ok(_) => {}
+                Err(error)
+                    if busy == Busy::IsAnError
+                        && error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) =>
+                {
+                    return Err(error);
+                }
+                Err(error) if error.as_db_error().is_some() => {
+                    return Ok(Some(rule.problem(&reason(&error), None, |_| String::new())));
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
     if let Some(lock) = limit_lock(plan, table) {
         client.prepare(&lock.sql).await?;
     }
-    Ok(())
+    Ok(None)
 }
 
 fn kind(of: &Type) -> (ColumnType, String) {

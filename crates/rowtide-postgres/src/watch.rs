@@ -10,7 +10,7 @@ use serde::Deserialize;
 use thiserror::Error;
 use tokio_postgres::Client;
 
-use crate::catalog::{key_index, parts_below, server_version, tables_above};
+use crate::catalog::{key_index, server_version, tables_above};
 use crate::connect::{Names, reason};
 use crate::sightings::Sightings;
 
@@ -111,6 +111,15 @@ pub struct ObservedPartition {
     pub kind: String,
     /// `relreplident`.
     pub identity: String,
+    /// Which transactions attached it, and those that it is a partition of, as one text (`xmin` of `pg_inherits`): another
+    /// after it was detached and attached again, with what was written into it meanwhile.
+    pub attached: String,
+    /// Which transaction wrote its row of `pg_class` (`xmin`): another after its replica identity was altered, also if that was
+    /// undone. What was deleted in between has no more than the key in the stream, which does not say so: it tells the identity
+    /// of the root.
+    pub version: u32,
+    /// What else is in that row and is of no concern, as one text: what explains another version.
+    pub incidental: String,
 }
 
 /// What the role that asks may do to the rows of a table.
@@ -182,10 +191,11 @@ pub struct ObservedType {
     pub base: u32,
     /// What an array is of; 0 for others.
     pub element: u32,
-    /// The labels of an enum with the oid of each, in their order.
-    pub labels: Vec<(u32, String)>,
-    /// The attributes of a composite type, with the type of each.
-    pub attributes: Vec<(String, u32)>,
+    /// The labels of an enum with the oid of each, in their order, and which transaction wrote it (`xmin`): another after it
+    /// was renamed, also if that was undone. Rows that were streamed in between have the name that it had.
+    pub labels: Vec<(u32, String, u32)>,
+    /// The attributes of a composite type, with the type and the number of each: another after it was dropped and added again.
+    pub attributes: Vec<(String, u32, i16)>,
 }
 
 impl Observed {
@@ -289,7 +299,7 @@ fn look_sql(version: i32) -> String {
     // As `pg_get_publication_tables` has it, which opens the tables: a partition is published with the table that it is a
     // partition of, and as that where the publication says so.
     let key = key_index("c.rel");
-    let (above, part) = (tables_above("SELECT rel FROM c"), parts_below("SELECT rel FROM c"));
+    let above = tables_above("SELECT rel FROM c");
     format!(
         "
 WITH RECURSIVE p AS (
@@ -314,7 +324,14 @@ WITH RECURSIVE p AS (
     AND NOT (p.pubviaroot AND c.relispartition AND (p.puballtables OR EXISTS (SELECT FROM member a
       WHERE a.rel = c.rel AND NOT a.own AND a.oid IS NOT NULL)))
   ORDER BY c.rel, m.own DESC, m.named DESC, m.oid
-), {part}, t AS (
+), part AS (
+  SELECT c.rel AS root, h.inhrelid AS oid, h.xmin::text AS attached FROM c JOIN pg_inherits h ON h.inhparent = c.rel
+  WHERE c.relkind = 'p' AND NOT h.inhdetachpending
+  UNION ALL
+  SELECT part.root, h.inhrelid, part.attached || ' ' || h.xmin::text
+  FROM part JOIN pg_class k ON k.oid = part.oid AND k.relkind = 'p'
+  JOIN pg_inherits h ON h.inhparent = part.oid WHERE NOT h.inhdetachpending
+), t AS (
   SELECT a.atttypid AS oid FROM c JOIN pg_attribute a ON a.attrelid = c.rel AND a.attnum > 0
   WHERE NOT a.attisdropped
   UNION
@@ -352,7 +369,10 @@ SELECT json_build_object(
         'delete', coalesce(has_table_privilege(c.rel, 'DELETE'), false)),
      'children', EXISTS (SELECT 1 FROM pg_inherits WHERE inhparent = c.rel) AND c.relkind <> 'p',
      'partitions', coalesce((SELECT json_agg(json_build_object('oid', l.oid::bigint, 'file', l.relfilenode::bigint,
-        'kind', l.relkind::text || l.relpersistence::text, 'identity', l.relreplident) ORDER BY l.oid)
+        'kind', l.relkind::text || l.relpersistence::text, 'identity', l.relreplident, 'attached', part.attached,
+        'version', l.xmin::text::bigint, 'incidental', concat_ws(' ', l.relname, l.relnamespace, l.reltablespace, l.relowner,
+        l.relhastriggers, l.relhasrules, l.relrowsecurity, l.relforcerowsecurity, l.relchecks, l.relnatts, l.reltoastrelid,
+        l.relam, l.relhasindex, l.reloptions, l.relacl, md5(l.relpartbound::text))) ORDER BY l.oid)
         FROM part JOIN pg_class l ON l.oid = part.oid AND l.relkind <> 'p' WHERE part.root = c.rel), '[]'),
      'membership', (SELECT json_build_object('oid', m.oid::bigint, 'version', m.version, 'named', m.named,
         'filtered', m.filtered, 'listed', m.listed) FROM published m WHERE m.rel = c.rel),
@@ -371,9 +391,9 @@ SELECT json_build_object(
   'types', coalesce((SELECT json_agg(json_build_object(
      'oid', y.oid::bigint, 'name', y.typnamespace::regnamespace || '.' || y.typname, 'kind', y.typtype,
      'base', y.typbasetype::bigint, 'element', y.typelem::bigint,
-     'labels', coalesce((SELECT json_agg(json_build_array(e.oid::bigint, e.enumlabel) ORDER BY e.enumsortorder)
+     'labels', coalesce((SELECT json_agg(json_build_array(e.oid::bigint, e.enumlabel, e.xmin::text::bigint) ORDER BY e.enumsortorder)
         FROM pg_enum e WHERE e.enumtypid = y.oid), '[]'),
-     'attributes', coalesce((SELECT json_agg(json_build_array(b.attname, b.atttypid::bigint) ORDER BY b.attnum)
+     'attributes', coalesce((SELECT json_agg(json_build_array(b.attname, b.atttypid::bigint, b.attnum) ORDER BY b.attnum)
         FROM pg_attribute b WHERE b.attrelid = y.typrelid AND b.attnum > 0 AND NOT b.attisdropped), '[]')
      ) ORDER BY y.oid) FROM pg_type y WHERE y.oid IN (SELECT oid FROM t)), '[]')
 )::text"

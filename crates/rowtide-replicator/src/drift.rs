@@ -10,7 +10,8 @@ use rowtide_feed::EpochReason;
 use rowtide_plan::catalog::UnstreamedKind;
 use rowtide_plan::sql::quote_table;
 use rowtide_postgres::watch::{
-    Observed, ObservedColumn, ObservedMembership, ObservedPublication, ObservedTable, ObservedType,
+    Observed, ObservedColumn, ObservedMembership, ObservedPartition, ObservedPublication,
+    ObservedTable, ObservedType,
 };
 use sha2::{Digest, Sha256};
 
@@ -90,7 +91,8 @@ pub enum CatalogChange {
         /// Whether any does.
         inherit: bool,
     },
-    /// It has other partitions, or one was emptied or rewritten: what rows that brought or took is not streamed.
+    /// It has other partitions, or one was emptied, rewritten, detached or changed for a while: what rows that brought or
+    /// took is not streamed, or not whole.
     Partitions,
     /// A partition has another replica identity, or is of another kind.
     PartitionIdentity,
@@ -119,7 +121,7 @@ pub enum CatalogChange {
     ColumnRewritten(String),
     /// An enum has another label.
     LabelAdded(String),
-    /// Labels of an enum have other names, another order, or are gone.
+    /// Labels of an enum have other names, had them for a while, have another order, or are gone.
     Labels,
     /// A composite type has other attributes.
     Attributes,
@@ -246,7 +248,7 @@ impl fmt::Display for Drift {
                 f.write_str(": no other table inherits from it any more")
             }
             CatalogChange::Partitions => {
-                f.write_str(" has other partitions, or one of them was emptied or rewritten")
+                f.write_str(" has other partitions, or one was emptied, rewritten or detached, or changed and changed back")
             }
             CatalogChange::PartitionIdentity => {
                 f.write_str(": one of its partitions has another replica identity")
@@ -321,7 +323,8 @@ pub fn continuity_digest(
         }
         // What came and went with a partition was not streamed.
         for partition in &table.partitions {
-            digest.update(format!("{:?}", (partition.oid, partition.file)));
+            let ObservedPartition { oid, file, attached, .. } = partition;
+            digest.update(format!("{:?}", (oid, file, attached)));
         }
         let computed = observed.publication.as_ref().and_then(|of| of.generated.as_deref());
         let is_streamed = |column: &&ObservedColumn| {
@@ -411,13 +414,19 @@ fn table(old: &ObservedTable, new: &ObservedTable, tell: &mut impl FnMut(Catalog
     let inherit = new.children;
     told(old.children != inherit, CatalogChange::Children { inherit });
     let rows = |table: &ObservedTable| -> Vec<_> {
-        table.partitions.iter().map(|part| (part.oid, part.file)).collect()
+        let rows = |part: &ObservedPartition| (part.oid, part.file, part.attached.clone());
+        table.partitions.iter().map(rows).collect()
     };
-    told(rows(old) != rows(new), CatalogChange::Partitions);
-    told(
-        rows(old) == rows(new) && old.partitions != new.partitions,
-        CatalogChange::PartitionIdentity,
-    );
+    let identities = |table: &ObservedTable| -> Vec<_> {
+        table.partitions.iter().map(|part| (part.identity.clone(), part.kind.clone())).collect()
+    };
+    let undone = old.partitions.iter().zip(&new.partitions).any(|(before, after)| {
+        let version = after.version;
+        before != after && ObservedPartition { version, ..before.clone() } == *after
+    });
+    let same_rows = rows(old) == rows(new) && !undone;
+    told(!same_rows, CatalogChange::Partitions);
+    told(same_rows && identities(old) != identities(new), CatalogChange::PartitionIdentity);
     let readable = new.readable;
     told(old.readable != readable, CatalogChange::Readable { readable });
     let switches = |table: &ObservedTable| (table.row_security, table.row_security_forced);
@@ -526,10 +535,11 @@ fn column(old: &ObservedColumn, new: &ObservedColumn, tell: &mut impl FnMut(Cata
 fn types(old: &ObservedType, new: &ObservedType, tell: &mut impl FnMut(CatalogChange)) {
     if old.labels != new.labels {
         let old_ones = old.labels.iter();
-        let known = |(oid, _): &&(u32, String)| old.labels.iter().any(|(known, _)| known == oid);
+        let known =
+            |(oid, ..): &&(u32, String, u32)| old.labels.iter().any(|(known, ..)| known == oid);
         if new.labels.iter().filter(known).eq(old_ones) {
             let added = new.labels.iter().filter(|label| !known(label));
-            added.for_each(|(_, label)| tell(CatalogChange::LabelAdded(label.clone())));
+            added.for_each(|(_, label, _)| tell(CatalogChange::LabelAdded(label.clone())));
         } else {
             tell(CatalogChange::Labels);
         }

@@ -1,11 +1,22 @@
-//! Random DDL: what an application's migrations do, what an operator does by mistake, and how that is mended.
+//! Random DDL: what an application's migrations do, what an operator does by mistake, and how that is mended. Each family
+//! has a file of its own; here is what they all need to know of the database as it is at the moment.
+
+mod columns;
+mod functions;
+mod keys;
+mod migrations;
+mod operator;
+mod parts;
+mod types;
 
 use rand::Rng;
+use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rowtide_plan::sql::{quote_identifier, quote_table};
 
-use crate::schema::{column, some_value};
+use crate::schema::Table;
 use crate::world::World;
+use crate::writes::Column;
 
 /// What is done to a database.
 pub(crate) struct Change {
@@ -23,270 +34,117 @@ fn until_mended(what: &'static str, sql: String, mend: String) -> Change {
     Change { what, sql, mend: Some(mend) }
 }
 
+/// Some transactions, one after the other.
+fn transactions(all: &[String]) -> String {
+    all.iter().map(|sql| format!("BEGIN; {sql}; COMMIT; ")).collect()
+}
+
+/// A table of the definition, and what there is to know about it when something is done to it.
+pub(crate) struct Place {
+    pub(crate) table: Table,
+    /// Another one, or the same.
+    pub(crate) other: Table,
+    /// The name of the table in SQL, and those of its columns.
+    pub(crate) name: String,
+    pub(crate) id: String,
+    pub(crate) owner: String,
+    pub(crate) key: String,
+    pub(crate) publication: String,
+    pub(crate) slot: String,
+    pub(crate) database: String,
+    /// The server's role.
+    pub(crate) role: String,
+    /// Whether that is not a superuser.
+    pub(crate) limited: bool,
+    /// A name that nothing has.
+    pub(crate) fresh: String,
+    /// Columns that neither a rule nor the key names.
+    pub(crate) free: Vec<Column>,
+    /// Postgres' major version.
+    pub(crate) version: i32,
+    /// The tables of the definition, in SQL.
+    pub(crate) all: String,
+}
+
+impl Place {
+    /// A column that neither a rule nor the key names.
+    pub(crate) fn some(&self, rng: &mut SmallRng) -> Option<String> {
+        self.free.choose(rng).map(|column| quote_identifier(&column.name))
+    }
+
+    /// A relation in the table's schema.
+    pub(crate) fn beside(&self, name: &str) -> String {
+        quote_table(&self.table.name.schema, name)
+    }
+
+    /// Rows come into view and go out of it.
+    pub(crate) fn flip(&self) -> String {
+        flip(&self.table, "random() < 0.6")
+    }
+}
+
+/// Rows of a table come into view and go out of it.
+fn flip(table: &Table, which: &str) -> String {
+    let owner = quote_identifier(&table.owner);
+    format!(
+        "UPDATE {} SET {owner} = CASE {owner} WHEN 'ann' THEN 'bob' ELSE 'ann' END WHERE {which}",
+        table.sql()
+    )
+}
+
 impl World {
-    /// What is done next.
-    pub(crate) async fn change(&mut self) -> Option<Change> {
+    async fn place(&mut self) -> Place {
         let number = self.rng.random_range(0..self.tables.len());
         let table = self.tables[number].clone();
-        let (name, id) = (table.sql(), table.id());
         let names = self.app.database.names();
-        let publication = quote_identifier(&names.publication);
         self.changes += 1;
-        let fresh = format!("x{}", self.changes);
-        let owner = quote_identifier(&table.owner);
-        // Columns that neither a rule nor the key names.
-        let columns = self.columns(number).await;
         let parent = table.parent.as_ref().map(|(name, _)| name.clone());
-        let free: Vec<_> = columns
-            .iter()
-            .filter(|column| {
-                let name = &column.name;
-                !table.key.contains(name)
-                    && *name != table.owner
-                    && !name.to_lowercase().contains("flag")
-                    && parent.as_ref() != Some(name)
-            })
-            .cloned()
-            .collect();
-        let some = free.choose(&mut self.rng).map(|column| quote_identifier(&column.name));
-        let all =
-            || self.tables.iter().map(crate::schema::Table::sql).collect::<Vec<_>>().join(", ");
-        Some(match self.rng.random_range(0..44) {
-            0..=3 => {
-                let column = column(&mut self.rng, &table.owner);
-                change("columns added", format!("ALTER TABLE {name} ADD {fresh} {column}"))
-            }
-            4 => change("columns dropped", format!("ALTER TABLE {name} DROP {}", some?)),
-            5 => {
-                change("columns renamed", format!("ALTER TABLE {name} RENAME {} TO {fresh}", some?))
-            }
-            6 => {
-                let column = some?;
-                let to = ["text", "jsonb", "varchar"].choose(&mut self.rng).unwrap();
-                let using = if *to == "jsonb" {
-                    format!("to_jsonb({column})")
-                } else {
-                    format!("{column}::{to}")
-                };
-                change(
-                    "types altered",
-                    format!(
-                        "ALTER TABLE {name} ALTER {column} DROP DEFAULT, ALTER {column} TYPE {to} USING {using}"
-                    ),
-                )
-            }
-            7 => {
-                let column = free.choose(&mut self.rng)?.clone();
-                let value = some_value(&mut self.rng, column.kind());
-                change(
-                    "defaults set",
-                    format!("ALTER TABLE {name} ALTER {} SET DEFAULT {value}", some?),
-                )
-            }
-            8 => change("labels added", format!("ALTER TYPE mood ADD VALUE '{fresh}' BEFORE 'ok'")),
-            9 => change(
-                "labels renamed",
-                format!(
-                    "ALTER TYPE mood RENAME VALUE 'ok' TO '{fresh}'; ALTER TYPE mood RENAME VALUE 'sad' TO 'ok'; ALTER TYPE mood RENAME VALUE '{fresh}' TO 'sad'"
-                ),
-            ),
-            10 => change(
-                "attributes added",
-                format!("ALTER TYPE pair ADD ATTRIBUTE {fresh} text CASCADE"),
-            ),
-            11 => change(
-                "constraints added",
-                format!(
-                    "ALTER TABLE {name} ADD CONSTRAINT {fresh} CHECK ({id} IS NOT NULL) NOT VALID"
-                ),
-            ),
-            12 => change("indexes made", format!("CREATE INDEX {fresh} ON {name} ({owner})")),
-            13 => change("tables rewritten", format!("VACUUM FULL {name}")),
-            14 => change("tables without rows", format!("BEGIN; TRUNCATE {name} CASCADE; COMMIT")),
-            15 => change(
-                "domains altered",
-                "ALTER DOMAIN positive DROP CONSTRAINT IF EXISTS positive_check".to_owned(),
-            ),
-            16 => change(
-                "storage altered",
-                format!("ALTER TABLE {name} ALTER {} SET STORAGE EXTERNAL", some?),
-            ),
-            17 => {
-                let set = [
-                    "DateStyle = 'German'",
-                    "TimeZone = 'Asia/Kathmandu'",
-                    "extra_float_digits = -9",
-                    "bytea_output = escape",
-                    "IntervalStyle = sql_standard",
-                    "search_path = s2",
-                    "default_transaction_isolation = serializable",
-                    "row_security = off",
-                ]
-                .choose(&mut self.rng)
-                .unwrap();
-                change(
-                    "settings of the database",
-                    format!("ALTER DATABASE {} SET {set}", self.app.database.name()),
-                )
-            }
-            18 => change(
-                "writes beside DDL in one transaction",
-                format!(
-                    "BEGIN; UPDATE {name} SET {owner} = 'bob'; ALTER TABLE {name} ADD {fresh} int DEFAULT 7; UPDATE {name} SET {owner} = 'ann' WHERE {fresh} = 7; COMMIT"
-                ),
-            ),
-            19 => change(
-                "DDL that is rolled back",
-                format!(
-                    "BEGIN; ALTER TABLE {name} RENAME TO {fresh}; ALTER TABLE {} DROP {owner}; ROLLBACK",
-                    quote_table(&table.name.schema, &fresh)
-                ),
-            ),
-            20 => change(
-                "tables made anew",
-                format!(
-                    "BEGIN; CREATE TABLE {fresh} (LIKE {name} INCLUDING ALL); INSERT INTO {fresh} OVERRIDING SYSTEM VALUE SELECT {list} FROM {name}; DROP TABLE {name}; \
-                 ALTER TABLE {fresh} SET SCHEMA {schema}; ALTER TABLE {schema}.{fresh} RENAME TO {bare}; \
-                 ALTER TABLE {name} REPLICA IDENTITY FULL; ALTER PUBLICATION {publication} ADD TABLE {name}; COMMIT",
-                    schema = quote_identifier(&table.name.schema),
-                    bare = quote_identifier(&table.name.name),
-                    list = "*",
-                ),
-            ),
-            21 => until_mended(
-                "tables renamed",
-                format!("ALTER TABLE {name} RENAME TO {fresh}"),
-                format!(
-                    "ALTER TABLE {} RENAME TO {}",
-                    quote_table(&table.name.schema, &fresh),
-                    quote_identifier(&table.name.name)
-                ),
-            ),
-            22 => until_mended(
-                "tables in another schema",
-                format!("CREATE SCHEMA {fresh}; ALTER TABLE {name} SET SCHEMA {fresh}"),
-                format!(
-                    "ALTER TABLE {} SET SCHEMA {}",
-                    quote_table(&fresh, &table.name.name),
-                    quote_identifier(&table.name.schema)
-                ),
-            ),
-            23 => until_mended(
-                "columns of rules renamed",
-                format!("ALTER TABLE {name} RENAME {owner} TO {fresh}"),
-                format!("ALTER TABLE {name} RENAME {fresh} TO {owner}"),
-            ),
-            24 | 25 => until_mended(
-                "tables taken out of the publication",
-                format!("ALTER PUBLICATION {publication} DROP TABLE {name}"),
-                String::new(),
-            ),
-            26 => until_mended(
-                "tables published in part",
-                format!(
-                    "ALTER PUBLICATION {publication} DROP TABLE {name}; ALTER PUBLICATION {publication} ADD TABLE {name} WHERE ({owner} = 'ann')"
-                ),
-                format!("ALTER PUBLICATION {publication} DROP TABLE {name}"),
-            ),
-            27 => until_mended(
-                "operations not published",
-                format!("ALTER PUBLICATION {publication} SET (publish = 'insert, update')"),
-                format!(
-                    "ALTER PUBLICATION {publication} SET (publish = 'insert, update, delete, truncate')"
-                ),
-            ),
-            28 => until_mended(
-                "publications dropped",
-                format!("DROP PUBLICATION {publication}"),
-                String::new(),
-            ),
-            29 | 30 => {
-                let identity = ["DEFAULT", "NOTHING"].choose(&mut self.rng).unwrap();
-                until_mended(
-                    "identities altered",
-                    format!("ALTER TABLE {name} REPLICA IDENTITY {identity}"),
-                    format!("ALTER TABLE {name} REPLICA IDENTITY FULL"),
-                )
-            }
-            31 => until_mended(
-                "row-level security",
-                format!("ALTER TABLE {name} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"),
-                format!(
-                    "ALTER TABLE {name} DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY"
-                ),
-            ),
-            32 => until_mended(
-                "tables unlogged",
-                format!("ALTER TABLE {name} SET UNLOGGED"),
-                format!("ALTER TABLE {name} SET LOGGED"),
-            ),
-            33 => {
-                let part = table.partitions.choose(&mut self.rng)?.clone();
-                let (part, place) = (
-                    quote_table(&part.schema, &part.name),
-                    table.partitions.iter().position(|p| *p == part)?,
-                );
-                until_mended(
-                    "partitions detached",
-                    format!("ALTER TABLE {name} DETACH PARTITION {part}"),
-                    format!(
-                        "ALTER TABLE {name} ATTACH PARTITION {part} FOR VALUES WITH (MODULUS 2, REMAINDER {place})"
-                    ),
-                )
-            }
-            34 => change(
-                "rows of two tables swapped",
-                format!(
-                    "BEGIN; UPDATE {name} SET {owner} = CASE {owner} WHEN 'ann' THEN 'bob' ELSE 'ann' END; COMMIT"
-                ),
-            ),
-            35 => until_mended(
-                "tables that inherit",
-                format!(
-                    "CREATE TABLE {fresh} () INHERITS ({name}); INSERT INTO {fresh} SELECT * FROM ONLY {name}"
-                ),
-                format!("DROP TABLE {fresh}"),
-            ),
-            36 => change(
-                "publications of more tables",
-                format!(
-                    "CREATE TABLE {fresh} (id int PRIMARY KEY); ALTER PUBLICATION {publication} ADD TABLE {fresh}; INSERT INTO {fresh} VALUES (1)"
-                ),
-            ),
-            37 => change(
-                "other publications",
-                format!("CREATE PUBLICATION {fresh}_{} FOR TABLE {}", names.slot, all()),
-            ),
-            38 => change(
-                "comments",
-                format!("COMMENT ON TABLE {name} IS 'x'; COMMENT ON COLUMN {name}.{id} IS 'y'"),
-            ),
-            39 => change(
-                "statistics",
-                format!("ANALYZE {name}; ALTER TABLE {name} SET (fillfactor = 50)"),
-            ),
-            40 => change(
-                "rules",
-                format!(
-                    "CREATE OR REPLACE RULE r AS ON DELETE TO {name} WHERE old.{owner} = 'nobody' DO INSTEAD NOTHING"
-                ),
-            ),
-            41 => change(
-                "columns not null",
-                format!(
-                    "UPDATE {name} SET {owner} = 'bob' WHERE {owner} IS NULL; ALTER TABLE {name} ALTER {owner} SET NOT NULL"
-                ),
-            ),
-            42 => change(
-                "views over it",
-                format!("CREATE OR REPLACE VIEW v AS SELECT {id} AS a FROM {name}"),
-            ),
-            _ => change(
-                "locks",
-                format!(
-                    "BEGIN; LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE; UPDATE {name} SET {owner} = {owner}; COMMIT"
-                ),
-            ),
-        })
+        let mut free = self.columns(number).await;
+        free.retain(|column| {
+            let name = &column.name;
+            !table.key.contains(name)
+                && *name != table.owner
+                && !name.to_lowercase().contains("flag")
+                && parent.as_ref() != Some(name)
+        });
+        let key: Vec<String> = table.key.iter().map(|name| quote_identifier(name)).collect();
+        Place {
+            other: self.tables.choose(&mut self.rng).expect("there are tables").clone(),
+            name: table.sql(),
+            id: table.id(),
+            owner: quote_identifier(&table.owner),
+            key: key.join(", "),
+            publication: quote_identifier(&names.publication),
+            slot: names.slot,
+            database: self.app.database.name().to_owned(),
+            role: self.role.clone().unwrap_or_else(|| "postgres".to_owned()),
+            limited: self.role.is_some(),
+            fresh: format!("x{}", self.changes),
+            free,
+            version: self.version,
+            all: self.tables.iter().map(Table::sql).collect::<Vec<_>>().join(", "),
+            table,
+        }
+    }
+
+    /// What is done next.
+    pub(crate) async fn change(&mut self) -> Option<Change> {
+        let at = self.place().await;
+        let rng = &mut self.rng;
+        match rng.random_range(0..100) {
+            0..25 => columns::change(&at, rng),
+            25..35 => types::change(&at, rng),
+            35..44 => keys::change(&at, rng),
+            44..54 => parts::change(&at, rng),
+            54..70 => operator::change(&at, rng),
+            70..76 => functions::change(&at, rng),
+            _ => migrations::change(&at, rng),
+        }
+    }
+
+    /// A column that is added, for what goes on beside it.
+    pub(crate) async fn addition(&mut self) -> Change {
+        let at = self.place().await;
+        columns::addition(&at, &mut self.rng)
     }
 }

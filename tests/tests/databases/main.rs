@@ -1,10 +1,13 @@
 //! Random databases and random lives of them, against a real Postgres: tables of every type with odd names, keys,
-//! defaults, generated columns, partitions and triggers; writes in all their forms and DDL in all its forms. Three
-//! clients of one user look on: one that streams, one that comes back with a cursor, and one that comes anew. After every
+//! defaults, generated columns, partitions and triggers; writes in all their forms and DDL in all its forms, also by
+//! transactions that are open meanwhile or prepared; settings and rights of roles. The server is a superuser's or one of a role
+//! that may stream and read alone. Clients of one user look on: one that streams, some that come back with a cursor, often
+//! and seldom, and one that comes anew. After every
 //! step all three hold what SQL says, or a table is rejected by its name; nothing is ever wrong in silence. In the end
 //! everything is mended, and then everything is served.
 //!
-//! `ROWTIDE_DATABASES` sets how many lives are lived, `ROWTIDE_SEED` repeats one and prints what it does.
+//! `ROWTIDE_DATABASES` sets how many lives are lived, `ROWTIDE_FIRST_SEED` which is the first, `ROWTIDE_AT_ONCE` how many go
+//! on at once; `ROWTIDE_SEED` repeats one and prints what it does.
 
 mod clients;
 mod ddl;
@@ -22,7 +25,7 @@ use crate::seen::Seen;
 use crate::world::World;
 
 /// How many lives go on at once: they mostly wait.
-const AT_ONCE: u64 = 8;
+const AT_ONCE: u64 = 32;
 /// How many steps a life has.
 const STEPS: usize = 10;
 
@@ -48,10 +51,12 @@ async fn whatever_a_database_lives_through_clients_hold_what_it_holds() {
         live(seed, true).await;
         return;
     }
-    let lives = number("ROWTIDE_DATABASES").unwrap_or(60);
+    let lives = number("ROWTIDE_DATABASES").unwrap_or(200);
+    let first = number("ROWTIDE_FIRST_SEED").unwrap_or(0);
+    let at_once = number("ROWTIDE_AT_ONCE").unwrap_or(AT_ONCE);
     let next = Arc::new(AtomicU64::new(0));
     let mut living = JoinSet::new();
-    for _ in 0..AT_ONCE.min(lives) {
+    for _ in 0..at_once.min(lives) {
         let next = Arc::clone(&next);
         living.spawn(async move {
             let (mut seen, mut failed) = (Seen::default(), Vec::new());
@@ -60,6 +65,7 @@ async fn whatever_a_database_lives_through_clients_hold_what_it_holds() {
                 if seed >= lives {
                     return (seen, failed);
                 }
+                let seed = first + seed;
                 match tokio::spawn(live(seed, false)).await {
                     Ok(more) => seen.add(more),
                     Err(error) => failed.push(format!("ROWTIDE_SEED={seed}: {error}")),
@@ -73,8 +79,8 @@ async fn whatever_a_database_lives_through_clients_hold_what_it_holds() {
         seen.add(more);
         failed.append(&mut others);
     }
-    assert!(failed.is_empty(), "{} lives fail\n{}", failed.len(), failed.join("\n"));
     println!("{seen}");
+    assert!(failed.is_empty(), "{} lives fail\n{}", failed.len(), failed.join("\n"));
     if lives >= 200 {
         seen.assert_all();
     }

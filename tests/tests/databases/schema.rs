@@ -14,7 +14,7 @@ pub(crate) struct Table {
     pub(crate) key: Vec<String>,
     pub(crate) key_type: &'static str,
     /// Whether a foreign key can name it.
-    referable: bool,
+    pub(crate) referable: bool,
     /// The column that says whose row it is.
     pub(crate) owner: String,
     /// A column that names a row of another table, and which.
@@ -23,7 +23,14 @@ pub(crate) struct Table {
     pub(crate) visible: String,
     /// Its partitions.
     pub(crate) partitions: Vec<TableName>,
+    /// Which rows each of them has, as it was made.
+    pub(crate) bounds: Vec<String>,
+    /// Whether they are ranges of its key, from [`MADE_FROM`] on not taken yet.
+    pub(crate) ranged: bool,
 }
+
+/// Where the ranges begin that partitions may be made of later.
+const MADE_FROM: u32 = 2000;
 
 impl Table {
     /// Its name in SQL.
@@ -96,21 +103,21 @@ pub(crate) fn column(rng: &mut SmallRng, owner: &str) -> String {
 }
 
 /// Some tables, and the SQL that makes them. What it makes need not all be served.
-pub(crate) fn schema(rng: &mut SmallRng) -> (Vec<Table>, String) {
+pub(crate) fn schema(rng: &mut SmallRng, version: i32) -> (Vec<Table>, String) {
     let mut sql = samples::SCHEMA.to_owned();
     for schema in SCHEMAS {
         sql += &format!("CREATE SCHEMA IF NOT EXISTS {};\n", quote_identifier(schema));
     }
     let mut tables = Vec::new();
     for number in 0..rng.random_range(2..=4) {
-        let (table, made) = table(rng, number, &tables);
+        let (table, made) = table(rng, number, &tables, version);
         sql += &made;
         tables.push(table);
     }
     (tables, sql)
 }
 
-fn table(rng: &mut SmallRng, number: usize, others: &[Table]) -> (Table, String) {
+fn table(rng: &mut SmallRng, number: usize, others: &[Table], version: i32) -> (Table, String) {
     let name = format!("{number}{}", any(rng, NAMES));
     let schema = any(rng, SCHEMAS).to_owned();
     let name = TableName { schema, name: name.chars().take(50).collect() };
@@ -119,7 +126,7 @@ fn table(rng: &mut SmallRng, number: usize, others: &[Table]) -> (Table, String)
     let mut key = vec![odd(rng, "id")];
     let parent =
         others.iter().position(|_| rng.random_bool(0.6)).map(|of| (odd(rng, "parent"), of));
-    let partitioned = rng.random_bool(0.15);
+    let partitioned = rng.random_bool(0.25);
     let mut parts = vec![
         format!("{} {key_type} NOT NULL", quote_identifier(&key[0])),
         format!("{} text", quote_identifier(&owner)),
@@ -134,7 +141,9 @@ fn table(rng: &mut SmallRng, number: usize, others: &[Table]) -> (Table, String)
         let mut part = format!("{} {}", quote_identifier(column), other.key_type);
         if other.referable && rng.random_bool(0.3) {
             let action = any(rng, &["CASCADE", "SET NULL", "NO ACTION"]);
-            part += &format!(" REFERENCES {} ON DELETE {action} ON UPDATE CASCADE", other.sql());
+            let when = any(rng, &["", "", " DEFERRABLE INITIALLY DEFERRED"]);
+            let other = other.sql();
+            part += &format!(" REFERENCES {other} ON DELETE {action} ON UPDATE CASCADE{when}");
         }
         parts.push(part);
     }
@@ -142,27 +151,44 @@ fn table(rng: &mut SmallRng, number: usize, others: &[Table]) -> (Table, String)
         let name = odd(rng, &format!("c{extra}"));
         parts.push(format!("{} {}", quote_identifier(&name), column(rng, &owner)));
     }
+    if version >= 18 && rng.random_bool(0.08) {
+        let owner = quote_identifier(&owner);
+        parts.push(format!("shouted text GENERATED ALWAYS AS (upper({owner})) VIRTUAL"));
+    }
     let columns: Vec<String> = key.iter().map(|name| quote_identifier(name)).collect();
     let columns = columns.join(", ");
     let quoted = quote_table(&name.schema, &name.name);
     let mut after = String::new();
-    let kind_of_key = rng.random_range(0..12);
+    let kind_of_key = rng.random_range(0..14);
     match kind_of_key {
+        12 if version >= 18 && !partitioned => {
+            parts.push("during int4range NOT NULL DEFAULT '[1,2)'".to_owned());
+            parts.push("of_what int4range NOT NULL DEFAULT '[1,2)'".to_owned());
+            parts.push("PRIMARY KEY (of_what, during WITHOUT OVERLAPS)".to_owned());
+        }
         0 => after += &format!("CREATE UNIQUE INDEX ON {quoted} ({columns});\n"),
         1 => parts.push(format!("PRIMARY KEY ({columns}) DEFERRABLE")),
         _ => parts.push(format!("PRIMARY KEY ({columns})")),
     }
-    let mut partitions = Vec::new();
+    let (mut partitions, mut bounds) = (Vec::new(), Vec::new());
+    let ranged = partitioned && key_type.starts_with("int") && rng.random_bool(0.7);
     let mut made = format!("CREATE TABLE {quoted} ({})", parts.join(", "));
     if partitioned {
-        made += &format!(" PARTITION BY HASH ({})", quote_identifier(&key[0]));
-        for part in 0..2 {
+        let by = if ranged { "RANGE" } else { "HASH" };
+        made += &format!(" PARTITION BY {by} ({})", quote_identifier(&key[0]));
+        bounds = if ranged {
+            vec![
+                "FOR VALUES FROM (MINVALUE) TO (6)".to_owned(),
+                format!("FOR VALUES FROM (6) TO ({MADE_FROM})"),
+            ]
+        } else {
+            (0..2).map(|part| format!("FOR VALUES WITH (MODULUS 2, REMAINDER {part})")).collect()
+        };
+        for (part, bounds) in bounds.iter().enumerate() {
             let name =
                 TableName { schema: name.schema.clone(), name: format!("{}_{part}", name.name) };
-            after += &format!(
-                "CREATE TABLE {} PARTITION OF {quoted} FOR VALUES WITH (MODULUS 2, REMAINDER {part});\n",
-                quote_table(&name.schema, &name.name)
-            );
+            let part = quote_table(&name.schema, &name.name);
+            after += &format!("CREATE TABLE {part} PARTITION OF {quoted} {bounds};\n");
             partitions.push(name);
         }
     } else {
@@ -200,8 +226,19 @@ fn table(rng: &mut SmallRng, number: usize, others: &[Table]) -> (Table, String)
         _ => mine,
     };
     let unlogged = made.contains("UNLOGGED");
-    let referable = kind_of_key > 1 && key.len() == 1 && !unlogged;
-    let table = Table { name, key, key_type, referable, owner, parent, visible, partitions };
+    let referable = kind_of_key > 1 && kind_of_key != 12 && key.len() == 1 && !unlogged;
+    let table = Table {
+        name,
+        key,
+        key_type,
+        referable,
+        owner,
+        parent,
+        visible,
+        partitions,
+        bounds,
+        ranged,
+    };
     (table, format!("{made};\n{after}"))
 }
 

@@ -5,15 +5,17 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
-use rand::seq::SliceRandom;
+use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
+use rowtide::server::ServerOptions;
 use rowtide_client::Replica;
 use rowtide_plan::catalog::{Catalog, TableName};
 use rowtide_plan::check::plan_once_set_up;
 use rowtide_plan::compile::compile_partly;
 use rowtide_plan::definition::Definition;
-use rowtide_plan::sql::quote_literal;
+use rowtide_plan::sql::{quote_identifier, quote_literal};
 use rowtide_postgres::catalog::read_catalog;
+use rowtide_postgres::connect::{ConnectOptions, reason};
 use rowtide_postgres::setup::setup;
 use rowtide_tests::samples::{expected, plain};
 use rowtide_tests::{App, Database};
@@ -27,7 +29,11 @@ use crate::schema::{Table, schema};
 use crate::seen::Seen;
 
 /// How long it may take until everyone holds what SQL says. Many lives share two cores.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(90);
+/// How long nothing is served before what keeps it from that is mended.
+const STALLED: Duration = Duration::from_secs(2);
+/// Those who come back with a cursor, by how often they do: one of them was away for long.
+const COMES_BACK: [f64; 3] = [1.0, 0.35, 0.12];
 
 /// The rows of a table, by their JSON.
 type Rows = BTreeMap<String, usize>;
@@ -40,12 +46,20 @@ pub(crate) struct World {
     pub(crate) seen: Seen,
     pub(crate) prepared: u32,
     pub(crate) changes: u32,
+    /// The server's role, where that is not a superuser.
+    pub(crate) role: Option<String>,
+    /// Postgres' major version.
+    pub(crate) version: i32,
+    /// For what depends on time: a seed repeats all else.
+    chance: SmallRng,
     definition: Arc<Definition>,
     /// What takes back what keeps something from being served, the latest last.
     mends: Vec<String>,
     streaming: Streaming,
-    /// What the one who comes back has kept.
-    kept: Replica,
+    /// What those who come back have kept.
+    kept: [Replica; COMES_BACK.len()],
+    /// What was done last, and has to reach everyone now.
+    last: &'static str,
     story: Story,
 }
 
@@ -90,11 +104,15 @@ impl World {
         let mut story = Story { seed, told, text: String::new() };
         let mut rng = SmallRng::seed_from_u64(seed);
         let mut seen = Seen::default();
-        let (database, sql, tables, definition) = loop {
-            let (mut tables, made) = schema(&mut rng);
+        let begun = Instant::now();
+        let (database, version, sql, tables, definition) = loop {
+            let database = Database::create().await;
+            let version = database.major_version().await;
+            let (mut tables, made) = schema(&mut rng, version);
             story.say(&made);
-            let database = Database::with(&made).await;
             let sql = database.connect().await;
+            let ran = sql.batch_execute(&made).await;
+            ran.unwrap_or_else(|error| panic!("{}: {made}", reason(&error)));
             // What `rowtide check` rejects by name is left out of the definition, and with it who looks into it.
             loop {
                 let definition = definition_of(&tables);
@@ -108,29 +126,34 @@ impl World {
                 story.say(&format!("-- {name} is left out: {why}"));
                 seen.note("tables that cannot be served", true);
                 let place = tables.iter().position(|table| table.wire() == *name);
-                tables.remove(place.expect("it names a table of the definition"));
-                // Places have moved.
-                let count = place.unwrap_or_default();
-                tables.retain(|table| table.parent.as_ref().is_none_or(|(_, of)| *of != count));
-                for table in &mut tables {
-                    if let Some((_, of)) = &mut table.parent
-                        && *of > count
-                    {
-                        *of -= 1;
-                    }
-                }
+                leave_out(&mut tables, place.expect("it names a table of the definition"));
                 if tables.is_empty() {
                     break;
                 }
             }
             if !tables.is_empty() {
                 let definition = definition_of(&tables);
-                break (database, sql, tables, definition);
+                break (database, version, sql, tables, definition);
             }
         };
-        let app = App::over(database, &definition, |_| ()).await;
+        let role = if rng.random_bool(0.5) {
+            Some(limited_role(&database, &sql, &definition, &tables).await)
+        } else {
+            None
+        };
+        let url = match &role {
+            Some(role) => database.url_as(role).await,
+            None => database.url().await,
+        };
+        let served_as = |options: &mut ServerOptions| {
+            options.gateway.database = ConnectOptions::parse(&url).expect("a URL of the cluster");
+        };
+        let app = App::over(database, &definition, served_as).await;
         let streaming = Streaming::start(app.url());
-        story.say("-- served");
+        story.say(&format!("-- served to {}", role.as_deref().unwrap_or("a superuser")));
+        let seeded = format!("SELECT setseed({})", rng.random_range(-1.0..1.0));
+        sql.batch_execute(&seeded).await.expect("it takes a seed");
+        seen.spend("a life begins", begun.elapsed());
         World {
             app,
             sql,
@@ -139,10 +162,14 @@ impl World {
             seen,
             prepared: 0,
             changes: 0,
+            role,
+            version,
+            chance: SmallRng::seed_from_u64(seed),
             definition,
             mends: Vec::new(),
             streaming,
-            kept: Replica::new(),
+            kept: COMES_BACK.map(|_| Replica::new()),
+            last: "nothing yet",
             story,
         }
     }
@@ -158,7 +185,7 @@ impl World {
             Ok(()) => sql.to_owned(),
             Err(error) => {
                 drop(self.sql.batch_execute("ROLLBACK").await);
-                format!("-- {}\n{sql}", rowtide_postgres::connect::reason(error))
+                format!("-- {}\n{sql}", reason(error))
             }
         };
         self.story.say(&said);
@@ -167,15 +194,30 @@ impl World {
 
     /// Something happens.
     pub(crate) async fn step(&mut self) {
-        match self.rng.random_range(0..20) {
-            0..=8 => {
+        match self.rng.random_range(0..24) {
+            0..7 => {
+                self.last = "writes";
                 for _ in 0..self.rng.random_range(1..=4) {
                     self.write().await;
                 }
             }
-            9 => self.copy().await,
-            10 | 11 => self.restart().await,
-            12 if !self.mends.is_empty() => self.mend_last().await,
+            7 => {
+                self.last = "copies";
+                self.copy().await;
+            }
+            8 => self.restart().await,
+            9 if !self.mends.is_empty() => {
+                self.last = "what was mended";
+                self.mend_last().await;
+            }
+            10..13 => self.overlap().await,
+            13 => self.prepare_addition().await,
+            14 | 15 => {
+                for _ in 0..3 {
+                    self.change_something().await;
+                    self.write().await;
+                }
+            }
             _ => {
                 self.write().await;
                 self.change_something().await;
@@ -187,10 +229,88 @@ impl World {
     async fn change_something(&mut self) {
         let Some(Change { what, sql, mend }) = self.change().await else { return };
         let taken = self.run(&sql).await;
+        self.last = what;
         self.seen.note(what, taken);
         if let Some(mend) = mend.filter(|_| taken) {
             self.mends.push(mend);
         }
+    }
+
+    /// Somebody's transaction is open while something is done to the database, and writes before and after it.
+    async fn overlap(&mut self) {
+        let other = self.app.database.connect().await;
+        let sees = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"];
+        let sees = *sees.choose(&mut self.rng).expect("there are some");
+        let seed: f64 = self.rng.random_range(-1.0..1.0);
+        let settings = format!("SET lock_timeout = '300ms'; SELECT setseed({seed})");
+        other.batch_execute(&settings).await.expect("settings");
+        let begin = format!("BEGIN ISOLATION LEVEL {sees}");
+        other.batch_execute(&begin).await.expect("a transaction");
+        self.story.say(&format!("-- another transaction: {sees}"));
+        let mut taken = self.beside(&other).await;
+        self.run("SET lock_timeout = '100ms'").await;
+        let change = match self.rng.random_bool(0.7) {
+            true => Some(self.addition().await),
+            false => self.change().await.filter(|change| !change.sql.contains("CONCURRENTLY")),
+        };
+        if let Some(Change { what, sql, mend }) = change {
+            let done = self.run(&sql).await;
+            self.seen.note(what, done);
+            self.mends.extend(mend.filter(|_| done));
+            taken &= done;
+        }
+        self.run("RESET lock_timeout").await;
+        taken &= self.beside(&other).await;
+        self.prepared += 1;
+        let name = format!("{}_{}", self.app.database.name(), self.prepared);
+        let prepared = self.rng.random_bool(0.3);
+        let end = match self.rng.random_range(0..5) {
+            _ if prepared => format!("PREPARE TRANSACTION '{name}'"),
+            0 => "ROLLBACK".to_owned(),
+            _ => "COMMIT".to_owned(),
+        };
+        let ended = other.batch_execute(&end).await.map_err(|error| reason(&error));
+        self.story.say(&format!("-- another transaction: {end}: {ended:?}"));
+        if prepared && ended.is_ok() {
+            self.run("SET lock_timeout = '100ms'").await;
+            let Change { sql, .. } = self.addition().await;
+            self.run(&sql).await;
+            self.run("RESET lock_timeout").await;
+            // It fails where the transaction had, and was rolled back.
+            self.run(&format!("COMMIT PREPARED '{name}'")).await;
+        }
+        self.last = "transactions that are open over DDL";
+        self.seen.note(self.last, taken);
+    }
+
+    /// A statement of another session.
+    async fn beside(&mut self, other: &Client) -> bool {
+        let table = self.rng.random_range(0..self.tables.len());
+        let Some((_, sql)) = self.statement(table).await else { return false };
+        let ran = other.batch_execute(&sql).await.map_err(|error| reason(&error));
+        self.story.say(&format!("-- another transaction: {ran:?}\n{sql}"));
+        ran.is_ok()
+    }
+
+    /// A column is added by a transaction that is prepared, and committed or rolled back when others have written.
+    async fn prepare_addition(&mut self) {
+        let Change { sql, .. } = self.addition().await;
+        let table = self.rng.random_range(0..self.tables.len());
+        let before = self.statement(table).await.map_or(String::new(), |(_, sql)| sql);
+        self.prepared += 1;
+        let name = format!("{}_{}", self.app.database.name(), self.prepared);
+        let sql = format!("BEGIN; {before}; {sql}; PREPARE TRANSACTION '{name}'");
+        let taken = self.run(&sql).await;
+        if taken {
+            self.run("SET lock_timeout = '50ms'").await;
+            self.write().await;
+            self.write().await;
+            self.run("RESET lock_timeout").await;
+            let end = if self.rng.random_bool(0.7) { "COMMIT" } else { "ROLLBACK" };
+            self.run(&format!("{end} PREPARED '{name}'")).await;
+        }
+        self.last = "columns added by prepared transactions";
+        self.seen.note(self.last, taken);
     }
 
     /// The server ends, and starts again some writes, and perhaps some DDL, later.
@@ -204,7 +324,8 @@ impl World {
         self.write().await;
         self.app.start_server().await;
         self.story.say("-- the server starts");
-        self.seen.note("restarts", true);
+        self.last = "restarts";
+        self.seen.note(self.last, true);
     }
 
     async fn mend_last(&mut self) {
@@ -229,36 +350,46 @@ impl World {
     /// Everyone comes to hold what SQL says, of each table that is served; the others are rejected by name.
     pub(crate) async fn check(&mut self) {
         self.story.say("-- check");
-        let mut deadline = Instant::now() + PATIENCE;
+        let come = COMES_BACK.map(|often| self.rng.random_bool(often));
+        let begun = Instant::now();
+        let mut deadline = begun + PATIENCE;
+        let mut stalled = None;
         loop {
-            let Some(why) = self.difference().await else { return };
+            let Some(why) = self.difference(come).await else { break };
+            // Who sees a table that the server may not read any more waits until it may again.
+            let health = self.app.server.as_ref().expect("it runs").health();
+            let waits = !health.ready || !health.unreadable_tables.is_empty();
             if Instant::now() > deadline {
                 // What stalls everything is said, and is mended before anything else is looked at.
-                let health = self.app.server.as_ref().expect("it runs").health();
-                assert!(!health.ready && !self.mends.is_empty(), "{why}; {health:?}");
+                assert!(waits && !self.mends.is_empty(), "{why}; {health:?}");
             }
-            let stalled = self.app.server.as_ref().is_some_and(|server| !server.health().ready);
-            if stalled && !self.mends.is_empty() && self.rng.random_bool(0.2) {
+            if !waits || self.mends.is_empty() {
+                stalled = None;
+            } else if stalled.get_or_insert_with(Instant::now).elapsed() > STALLED {
                 self.story.say("-- it says that it is not ready");
                 self.mend_last().await;
                 // A slot may have to be made anew, for which Postgres waits for everyone's transactions.
                 deadline = Instant::now() + PATIENCE;
+                stalled = None;
             }
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
+        self.seen.spend(self.last, begun.elapsed());
     }
 
     /// Everything is served again, and everyone holds it.
     pub(crate) async fn check_all(&mut self) {
         self.story.say("-- check that all is served");
-        let deadline = Instant::now() + PATIENCE;
+        let begun = Instant::now();
+        let deadline = begun + PATIENCE;
+        self.last = "all that was mended in the end";
         loop {
             let (_, served) = self.served().await;
             let why = match self.tables.len() - served.len() {
-                0 => self.difference().await,
+                0 => self.difference(COMES_BACK.map(|_| true)).await,
                 missing => Some(format!("{missing} tables are not served")),
             };
-            let Some(why) = why else { return };
+            let Some(why) = why else { break };
             let health = self.app.server.as_ref().expect("it runs").health();
             // What was altered for good may have made a table one that cannot be served: then that is said.
             if served.len() < self.tables.len() && self.cannot_be_served().await {
@@ -268,6 +399,7 @@ impl World {
             assert!(Instant::now() < deadline, "{why}; {health:?}");
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
+        self.seen.spend(self.last, begun.elapsed());
     }
 
     /// Whether `rowtide check` would reject the definition now.
@@ -292,7 +424,7 @@ impl World {
     }
 
     /// What somebody holds and SQL does not say, or what is not served and not rejected; `None` if all is well.
-    async fn difference(&mut self) -> Option<String> {
+    async fn difference(&mut self, come: [bool; COMES_BACK.len()]) -> Option<String> {
         let health = self.app.server.as_ref().expect("it runs").health();
         let (catalog, served) = self.served().await;
         let mut truth: BTreeMap<String, Rows> = BTreeMap::new();
@@ -320,10 +452,11 @@ impl World {
         }
         let url = self.app.url();
         let mut fresh = Replica::new();
-        let mut order = [true, false];
-        order.shuffle(&mut self.rng);
-        for anew in order {
-            let (who, replica) = if anew { ("anew", &mut fresh) } else { ("back", &mut self.kept) };
+        let mut visitors: Vec<(&str, &mut Replica)> = vec![("anew", &mut fresh)];
+        let back = self.kept.iter_mut().zip(come).filter(|(_, comes)| *comes);
+        visitors.extend(back.map(|(replica, _)| ("back", replica)));
+        visitors.shuffle(&mut self.chance);
+        for (who, replica) in visitors {
             match timeout(Duration::from_secs(10), visit(&url, replica)).await {
                 Ok(true) => {}
                 Ok(false) => return Some(format!("the one who comes {who} is sent away")),
@@ -357,7 +490,7 @@ impl World {
             table.sql()
         );
         let rows = self.sql.query(&sql, &[]).await;
-        let rows = rows.map_err(|error| rowtide_postgres::connect::reason(&error))?;
+        let rows = rows.map_err(|error| reason(&error))?;
         let mut all = Rows::new();
         for row in rows {
             let json: Json = serde_json::from_str(row.get(0)).expect("it is JSON");
@@ -368,9 +501,50 @@ impl World {
 
     /// Takes everything down.
     pub(crate) async fn end(mut self) -> Seen {
+        let ending = Instant::now();
         self.app.stop_server().await;
+        self.seen.spend("a life ends", ending.elapsed());
         std::mem::take(&mut self.seen)
     }
+}
+
+/// Takes a table out, and all whose rules look into one that is taken out.
+fn leave_out(tables: &mut Vec<Table>, place: usize) {
+    let mut kept: Vec<bool> = (0..tables.len()).map(|index| index != place).collect();
+    // Those that a table may look into were made before it.
+    for index in place..tables.len() {
+        kept[index] &= tables[index].parent.as_ref().is_none_or(|(_, of)| kept[*of]);
+    }
+    let moved = |of: usize| kept[..of].iter().filter(|kept| **kept).count();
+    for (_, of) in tables.iter_mut().filter_map(|table| table.parent.as_mut()) {
+        *of = moved(*of);
+    }
+    let mut each = kept.iter();
+    tables.retain(|_| each.next().is_some_and(|kept| *kept));
+}
+
+/// A role that may stream and read, and is otherwise nobody.
+async fn limited_role(
+    database: &Database,
+    sql: &Client,
+    definition: &Definition,
+    tables: &[Table],
+) -> String {
+    let made = setup(sql, &database.names(), &definition.tables()).await;
+    made.unwrap_or_else(|error| panic!("{error:?}"));
+    let names: Vec<String> = tables.iter().map(Table::sql).collect();
+    let role = database.stranger("server", "LOGIN REPLICATION", &names.join(", ")).await;
+    let mut grants = format!(
+        "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO {role}; \
+         ALTER DEFAULT PRIVILEGES GRANT USAGE ON SCHEMAS TO {role}"
+    );
+    for table in tables {
+        let schema = quote_identifier(&table.name.schema);
+        grants += &format!("; GRANT USAGE ON SCHEMA {schema} TO {role}");
+    }
+    let granted = sql.batch_execute(&grants).await;
+    granted.unwrap_or_else(|error| panic!("{}", reason(&error)));
+    role
 }
 
 /// What a replica holds that is not true, or does not hold.
@@ -395,7 +569,9 @@ fn differs(replica: &Replica, truth: &BTreeMap<String, Rows>) -> Option<String> 
 /// The catalog as `rowtide setup` will leave it.
 fn once_set_up(mut catalog: Catalog) -> Catalog {
     for table in &mut catalog.tables {
-        table.replica_identity = rowtide_plan::catalog::ReplicaIdentity::Full;
+        if table.streaming.full_rejected.is_none() {
+            table.replica_identity = rowtide_plan::catalog::ReplicaIdentity::Full;
+        }
     }
     catalog
 }

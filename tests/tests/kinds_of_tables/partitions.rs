@@ -113,6 +113,46 @@ async fn a_partition_that_is_detached_while_no_server_runs_is_noticed() {
     stage.holds("event", ROWS).await;
 }
 
+/// Between two looks at the catalog nothing of it shows but who has written it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_is_written_while_it_is_detached_for_a_moment_is_loaded_again() {
+    let mut stage = Stage::new(RULE, TABLES).await;
+    stage.holds("event", ROWS).await;
+    for (root, partition, bounds) in [
+        ("event", "event_1", "FOR VALUES FROM (0) TO (10)"),
+        // And one of which only the partition above it is.
+        ("event_2", "event_2_odd", "FOR VALUES IN (1, 3, 5)"),
+        ("event", "event_2", "FOR VALUES FROM (10) TO (20)"),
+    ] {
+        stage
+            .events(&format!(
+                "BEGIN; ALTER TABLE {root} DETACH PARTITION {partition}; COMMIT; \
+                 UPDATE {partition} SET body = body || ' unseen', owner = 'ann'; \
+                 BEGIN; ALTER TABLE {root} ATTACH PARTITION {partition} {bounds}; COMMIT"
+            ))
+            .await;
+    }
+}
+
+/// What the root's identity is says nothing of what a partition's was.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_go_while_a_partition_has_a_smaller_identity_for_a_moment_are_gone() {
+    let mut stage = Stage::new(RULE, TABLES).await;
+    stage.holds("event", ROWS).await;
+    stage
+        .events(
+            "BEGIN; ALTER TABLE event_1 REPLICA IDENTITY DEFAULT; COMMIT; DELETE FROM event WHERE id = 1; \
+             BEGIN; ALTER TABLE event_1 REPLICA IDENTITY FULL; COMMIT",
+        )
+        .await;
+    stage
+        .events(
+            "BEGIN; ALTER TABLE event_2_odd REPLICA IDENTITY DEFAULT; UPDATE event SET at = 15 WHERE id = 3; \
+             ALTER TABLE event_2_odd REPLICA IDENTITY FULL; COMMIT",
+        )
+        .await;
+}
+
 /// What a walsender of version 14 has once found out of a table it keeps: that it was no partition when it came to the
 /// first row.
 #[tokio::test(flavor = "multi_thread")]

@@ -117,3 +117,21 @@ async fn a_database_in_another_encoding_is_not_served_and_not_changed() {
         admin.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await.unwrap();
     }
 }
+
+/// Postgres takes no `ON CONFLICT` for a table with rewrite rules, which is no reason not to read it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_with_rewrite_rules_is_served_and_so_is_everything_else() {
+    let rules = "[tables.a]\nvisible = 'true'\n[tables.b]\nvisible = 'true'\n\
+                 [tables.b.insert]\nallow = 'true'\n";
+    let tables = "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY, n int);
+                  CREATE RULE more AS ON UPDATE TO a DO ALSO INSERT INTO b VALUES (new.id, 0);
+                  INSERT INTO a VALUES (1)";
+    let mut stage = Stage::new(rules, tables).await;
+    stage.follows("a", "UPDATE a SET id = 2").await;
+    stage.holds_all("b").await;
+    // It begins to have one while it is served, and is looked at again.
+    stage.run("CREATE RULE more AS ON UPDATE TO b DO ALSO DELETE FROM a").await;
+    stage.follows("b", "ALTER TABLE b ADD more int; INSERT INTO b VALUES (7, 1, 2)").await;
+    stage.follows("b", "ALTER TABLE b RENAME n TO m; UPDATE b SET m = 3").await;
+    stage.holds_all("a").await;
+}

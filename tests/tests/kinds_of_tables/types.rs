@@ -51,3 +51,33 @@ async fn a_label_is_renamed_that_is_deep_in_a_type() {
         stage.holds("item", rows).await;
     }
 }
+
+/// Rows that are written in between are streamed with the name that the label had, and the catalog is as it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_label_is_renamed_and_renamed_back_around_a_write() {
+    let mut stage = Stage::new(RULE, TABLES).await;
+    stage.holds("item", ROWS).await;
+    let rename = |from: &str, to: &str| format!("ALTER TYPE mood RENAME VALUE '{from}' TO '{to}'");
+    let (there, back) = (rename("sad", "blue"), rename("blue", "sad"));
+    stage
+        .run(&format!(
+            "BEGIN; {there}; COMMIT; BEGIN; UPDATE item SET id = 2; COMMIT; BEGIN; {back}; COMMIT"
+        ))
+        .await;
+    stage.holds("item", ROWS).await;
+    stage.run(&format!("BEGIN; {there}; UPDATE item SET id = 3; {back}; COMMIT")).await;
+    stage.holds("item", ROWS).await;
+}
+
+/// The attribute looks the same, and all rows have lost it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attribute_is_dropped_and_added_again() {
+    let mut stage = Stage::new(RULE, TABLES).await;
+    stage.holds("item", ROWS).await;
+    stage
+        .run(
+            "BEGIN; ALTER TYPE pair DROP ATTRIBUTE mood; COMMIT; BEGIN; ALTER TYPE pair ADD ATTRIBUTE mood mood; COMMIT",
+        )
+        .await;
+    stage.holds("item", ROWS).await;
+}

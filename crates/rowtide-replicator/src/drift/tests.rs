@@ -55,7 +55,7 @@ fn observed() -> Observed {
         kind: "e".to_owned(),
         base: 0,
         element: 0,
-        labels: vec![(31, "sad".to_owned()), (32, "glad".to_owned())],
+        labels: vec![(31, "sad".to_owned(), 700), (32, "glad".to_owned(), 700)],
         attributes: Vec::new(),
     };
     Observed {
@@ -246,12 +246,19 @@ fn rows_that_are_others_and_look_the_same_are_loaded_again() {
 
 #[test]
 fn labels_that_are_added_change_no_row_and_those_that_are_renamed_do() {
-    let added = after(|o| o.types[0].labels.insert(1, (33, "so so".to_owned())));
+    let added = after(|o| o.types[0].labels.insert(1, (33, "so so".to_owned(), 701)));
     assert_eq!(added, (vec![CatalogChange::LabelAdded("so so".to_owned())], Follows::Recompile));
     let renamed = after(|o| o.types[0].labels[0].1 = "blue".to_owned());
     assert_eq!(renamed, (vec![CatalogChange::Labels], Follows::Reload));
-    let attributes = after(|o| o.types[0].attributes.push(("x".to_owned(), 23)));
+    let renamed_back = after(|o| o.types[0].labels[0].2 = 701);
+    assert_eq!(renamed_back, (vec![CatalogChange::Labels], Follows::Reload));
+    let attributes = after(|o| o.types[0].attributes.push(("x".to_owned(), 23, 1)));
     assert_eq!(attributes.1, Follows::Reload);
+    let mut before = observed();
+    before.types[0].attributes.push(("x".to_owned(), 23, 1));
+    let mut now = before.clone();
+    now.types[0].attributes[0].2 = 2;
+    assert_eq!(compare(&before, &now)[0].follows(), Follows::Reload, "it was added anew");
 }
 
 #[test]
@@ -277,6 +284,9 @@ fn what_comes_and_goes_with_a_partition_is_loaded_again_also_by_a_log() {
         file: oid,
         kind: "rp".to_owned(),
         identity: "f".to_owned(),
+        attached: "700".to_owned(),
+        version: 700,
+        incidental: String::new(),
     };
     let mut before = observed();
     before.tables[0].kind = "p".to_owned();
@@ -295,8 +305,21 @@ fn what_comes_and_goes_with_a_partition_is_loaded_again_also_by_a_log() {
     assert_eq!(changed(&|parts| drop(parts.pop())), others);
     // Emptied, or rewritten.
     assert_eq!(changed(&|parts| parts[1].file = 60), others);
+    // Written while it was none.
+    assert_eq!(changed(&|parts| parts[1].attached = "701".to_owned()), others);
+    // Its identity was smaller for a while, and what was deleted then was not streamed whole.
+    let undone = (vec![CatalogChange::Partitions], Follows::Reload, true);
+    assert_eq!(changed(&|parts| parts[1].version = 701), undone);
     let smaller = (vec![CatalogChange::PartitionIdentity], Follows::Recompile, true);
-    assert_eq!(changed(&|parts| parts[0].identity = "d".to_owned()), smaller);
+    let identity = |parts: &mut Vec<ObservedPartition>| {
+        (parts[0].identity, parts[0].version) = ("d".to_owned(), 701);
+    };
+    assert_eq!(changed(&identity), smaller);
+    let analyzed = (Vec::new(), Follows::Nothing, true);
+    let incidental = |parts: &mut Vec<ObservedPartition>| {
+        (parts[0].incidental, parts[0].version) = ("more".to_owned(), 701);
+    };
+    assert_eq!(changed(&incidental), analyzed);
 }
 
 #[test]
