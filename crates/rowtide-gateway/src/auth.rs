@@ -268,7 +268,7 @@ impl Auth {
             match error.kind() {
                 ErrorKind::InvalidSignature => NotTaken::Key(said),
                 // It was signed, so it is worth a look at what its issuer has written.
-                ErrorKind::Json(_) => NotTaken::Token(wrong_sub(token).unwrap_or(said)),
+                ErrorKind::Json(_) => NotTaken::Token(wrong_claim(token).unwrap_or(said)),
                 _ => NotTaken::Token(said),
             }
         })?;
@@ -322,10 +322,14 @@ fn user_id(sub: Option<Value>) -> Result<String, Unauthorized> {
     Err(Unauthorized::NotText(kind))
 }
 
-/// What is wrong with the `sub` of a token whose claims are none, if that is it.
-fn wrong_sub(token: &str) -> Option<Unauthorized> {
+/// What is wrong with the claims of a token that cannot be read as such, if it is one that has to be there.
+fn wrong_claim(token: &str) -> Option<Unauthorized> {
     let claims = insecure_decode::<Map<String, Value>>(token).ok()?.claims;
-    user_id(claims.get("sub").cloned()).err()
+    let no_time = |claim: &&str| claims.get(*claim).is_some_and(|value| !value.is_number());
+    let invalid =
+        |claim: &str| Unauthorized::Invalid(why(&ErrorKind::InvalidClaimFormat(claim.to_owned())));
+    let times = ["exp", "nbf"].into_iter().find(no_time).map(invalid);
+    user_id(claims.get("sub").cloned()).err().or(times)
 }
 
 /// Seconds since 1970, perhaps with a fraction (RFC 7519, 2), which is cut off; `None` of what is no such number.

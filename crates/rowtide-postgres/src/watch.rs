@@ -96,6 +96,9 @@ pub struct ObservedTable {
     pub partitions: Vec<ObservedPartition>,
     /// How it is published, if it is.
     pub membership: Option<ObservedMembership>,
+    /// How other publications publish it, or partitions of it, each as one text: by one that leaves out columns Postgres rejects
+    /// updates. Always empty where publications have no lists of columns.
+    pub other_publications: Vec<String>,
     /// In the order of their numbers.
     pub columns: Vec<ObservedColumn>,
 }
@@ -296,6 +299,17 @@ fn look_sql(version: i32) -> String {
         }
     };
     let (schema_oid, schema_version) = (schema("oid"), schema("xmin"));
+    let others = if version >= 150_000 {
+        "coalesce((SELECT json_agg(o.pubname || ' ' || concat_ws(' ', to_jsonb(o) ->> 'pubgencols', r.lists) ORDER BY o.oid)
+           FROM pg_publication o CROSS JOIN LATERAL (
+             SELECT count(*) > 0 AS named, string_agg(coalesce(r.prattrs::text, 'all'), ', ' ORDER BY r.prrelid) AS lists
+             FROM pg_publication_rel r WHERE r.prpubid = o.oid
+               AND (r.prrelid = c.rel OR r.prrelid IN (SELECT part.oid FROM part WHERE part.root = c.rel))) r
+           WHERE o.pubname <> $3 AND o.pubname NOT LIKE 'rowtide\\_%' AND (o.puballtables OR r.named
+             OR EXISTS (SELECT FROM pg_publication_namespace s WHERE s.pnpubid = o.oid AND s.pnnspid = c.relnamespace))), '[]')"
+    } else {
+        "'[]'::json"
+    };
     // As `pg_get_publication_tables` has it, which opens the tables: a partition is published with the table that it is a
     // partition of, and as that where the publication says so.
     let key = key_index("c.rel");
@@ -376,6 +390,7 @@ SELECT json_build_object(
         FROM part JOIN pg_class l ON l.oid = part.oid AND l.relkind <> 'p' WHERE part.root = c.rel), '[]'),
      'membership', (SELECT json_build_object('oid', m.oid::bigint, 'version', m.version, 'named', m.named,
         'filtered', m.filtered, 'listed', m.listed) FROM published m WHERE m.rel = c.rel),
+     'other_publications', {others},
      'columns', coalesce((SELECT json_agg(json_build_object(
         'number', a.attnum, 'name', a.attname, 'type', a.atttypid::bigint, 'modifier', a.atttypmod,
         'not_null', a.attnotnull, 'generated', a.attgenerated, 'numbered', a.attidentity,

@@ -70,6 +70,8 @@ pub enum CatalogChange {
     PublishedAgain,
     /// Other rows or columns are published.
     PublishedOtherwise,
+    /// Other publications publish it, or in another way.
+    PublishedByOthers,
     /// It is not a plain, permanent table any more, or is one now.
     Kind,
     /// The key is another.
@@ -227,6 +229,9 @@ impl fmt::Display for Drift {
             CatalogChange::PublishedAgain => f.write_str(" was not published for a while"),
             CatalogChange::PublishedOtherwise => {
                 f.write_str(" is published with other rows or columns")
+            }
+            CatalogChange::PublishedByOthers => {
+                f.write_str(" is published otherwise by other publications")
             }
             CatalogChange::Kind => f.write_str(" is of another kind"),
             CatalogChange::Key => f.write_str(" has another key"),
@@ -397,6 +402,9 @@ fn table(old: &ObservedTable, new: &ObservedTable, tell: &mut impl FnMut(Catalog
         (None, Some(_)) => tell(CatalogChange::Published),
         (Some(before), Some(after)) => membership(before, after, tell),
         (None, None) => {}
+    }
+    if old.other_publications != new.other_publications {
+        tell(CatalogChange::PublishedByOthers);
     }
     let mut explained = (old.file, &old.incidental) != (new.file, &new.incidental);
     let mut told = |differs: bool, change: CatalogChange| {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use miette::{Report, Result, miette};
-use rowtide_plan::check::Problem;
+use rowtide_plan::check::{Problem, rejected_writes};
 use rowtide_plan::definition::Definition;
 use rowtide_plan::plan::Plan;
 use rowtide_postgres::check::{Findings, check as check_database};
@@ -219,7 +219,11 @@ pub(crate) async fn set_up(
         tell!("everything was there");
     }
     done.iter().for_each(|step| tell!("{step}"));
-    Ok(ExitCode::SUCCESS)
+    // What others have made, and keeps the application from writing what is synced.
+    let in_the_way: Vec<Problem> =
+        plan.tables.iter().filter_map(|table| rejected_writes(&table.catalog)).collect();
+    print_problems(&in_the_way);
+    Ok(if in_the_way.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// `rowtide teardown`.

@@ -1,7 +1,7 @@
 //! Generated columns. Postgres publishes those that are stored since version 18, and takes no updates of a table with
 //! full replica identity that has one which is not published.
 
-use rowtide_tests::{Writer, insert, update};
+use rowtide_tests::{Running, Writer, eventually, insert, update};
 use serde_json::json;
 
 use crate::kit::{Operator, Stage};
@@ -174,6 +174,31 @@ async fn another_publication_with_which_full_identity_does_not_go_is_named_befor
     }
     operator.is_set_up().await;
     operator.sql.batch_execute("UPDATE note SET body = 'z'; DELETE FROM note").await.unwrap();
+}
+
+/// Somebody else's publication, which a server that runs has no part in, makes the application's statements fail.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_publication_with_which_full_identity_does_not_go_is_named_while_it_serves() {
+    let table = "CREATE TABLE note (id int PRIMARY KEY, owner text NOT NULL, body text NOT NULL);";
+    let operator = Operator::new(RULE, table).await;
+    operator.is_set_up().await;
+    if !operator.database.is_at_least(15, "publications with lists of columns").await {
+        return;
+    }
+    let mut server = Running::start(operator.command("serve", &operator.database.url().await));
+    server.line("ready http://").await;
+    for number in 1..3 {
+        let other = format!("other_{number}_{}", operator.database.name());
+        let create = format!("CREATE PUBLICATION {other} FOR TABLE note (id, body)");
+        operator.sql.batch_execute(&create).await.unwrap();
+        let named = format!("take \"public\".\"note\" out of publication {other}");
+        eventually("it is named", || async { server.said().contains(&named).then_some(()) }).await;
+        assert!(server.said().contains("Postgres rejects every update and delete of table"));
+        let said = operator.says("setup").await;
+        assert!(format!("{}{}", said.out, said.err).contains(&other), "{said:?}");
+        operator.sql.batch_execute(&format!("DROP PUBLICATION {other}")).await.unwrap();
+    }
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

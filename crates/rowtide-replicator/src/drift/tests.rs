@@ -34,6 +34,7 @@ fn observed() -> Observed {
         key: vec![1],
         row_security: false,
         row_security_forced: false,
+        other_publications: Vec::new(),
         row_security_concerns: true,
         row_security_active: false,
         readable: true,

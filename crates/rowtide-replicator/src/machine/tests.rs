@@ -44,6 +44,7 @@ fn own_table() -> ObservedTable {
         key: vec![1],
         row_security: false,
         row_security_forced: false,
+        other_publications: Vec::new(),
         row_security_concerns: false,
         row_security_active: false,
         readable: true,

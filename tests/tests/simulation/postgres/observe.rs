@@ -113,6 +113,7 @@ fn observed(catalog: &Catalog, relation: &Relation) -> ObservedTable {
         key: vec![1],
         row_security: relation.row_security,
         row_security_forced: false,
+        other_publications: Vec::new(),
         row_security_concerns: true,
         row_security_active: relation.row_security,
         readable: *granted,
