@@ -56,7 +56,11 @@ async fn what_is_exported_is_what_the_page_for_operators_tells_of() {
     // The parts of a histogram.
     let parts = ["_bucket", "_sum", "_count"];
     let whole = |name: &'_ str| parts.iter().all(|part| !name.ends_with(part));
-    let exported: BTreeSet<&str> =
-        names(&exported).into_iter().filter(|name| whole(name)).collect();
+    let text = exported;
+    let exported: BTreeSet<&str> = names(&text).into_iter().filter(|name| whole(name)).collect();
     assert_eq!(exported, told);
+    let lines = || text.lines().filter_map(|line| line.strip_prefix("# HELP "));
+    let explained: BTreeSet<&str> = lines().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(explained, told, "each says what it is");
+    assert!(lines().all(|line| line.len() > 30), "{:?}", lines().collect::<Vec<_>>());
 }

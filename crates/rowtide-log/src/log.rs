@@ -131,7 +131,9 @@ impl Log {
         let (writer, state) = match state {
             Some(state) => {
                 let writer = SegmentWriter::new(Arc::clone(state.newest()));
-                let writer = writer.map_err(|source| LogError::of(&options, source.into()))?;
+                let mut writer = writer.map_err(|source| LogError::of(&options, source.into()))?;
+                // Where there is no room for that now, it does not know.
+                drop(writer.learn_columns(&identity));
                 (writer, state)
             }
             None => begin(&options, &identity, None, next)?,

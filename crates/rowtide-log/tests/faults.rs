@@ -134,6 +134,37 @@ fn a_new_epoch_leaves_nothing_of_the_old_one_and_outlives_a_restart() {
     assert_eq!(lsns(&reader, Lsn(10)), lsns_of(&transactions));
 }
 
+/// A log that an earlier version has written does not say how many columns tables had, and says it once this one has it.
+#[test]
+fn a_log_learns_how_many_columns_tables_have() {
+    let dir = TestDir::new("columns");
+    let Opened { mut log, reader, .. } = kit::open(&dir.0);
+    append(&mut log, &reader, &some_transactions(1, Lsn(0), 5));
+    let epoch = log.epoch();
+    drop((log, reader));
+    let forget = || {
+        for entry in std::fs::read_dir(&dir.0).unwrap() {
+            let path = entry.unwrap().path();
+            if std::fs::read(&path).unwrap().starts_with(b"SQLite") {
+                let segment = rusqlite::Connection::open(path).unwrap();
+                segment.execute("DROP TABLE columns", []).unwrap();
+            }
+        }
+    };
+    let grown = LogIdentity { plan: [8; 32], columns: vec![4], ..identity() };
+    forget();
+    let Opened { log, .. } = Log::open(options(&dir.0), identity()).unwrap();
+    assert_eq!(log.epoch(), epoch);
+    drop(log);
+    let Opened { log, began, .. } = Log::open(options(&dir.0), grown.clone()).unwrap();
+    assert_eq!((began, log.epoch(), log.identity()), (Began::Continued, epoch, &identity()));
+    drop(log);
+    forget();
+    let Opened { log, began, .. } = Log::open(options(&dir.0), grown.clone()).unwrap();
+    assert!(matches!(began, Began::Replaced(_)), "{began:?}");
+    assert_eq!(log.identity(), &grown);
+}
+
 /// That nothing has begun is no position: nothing is appended to it, nothing is read of it, and so it is opened again.
 #[test]
 fn an_ended_log_has_no_position_until_it_begins_anew() {

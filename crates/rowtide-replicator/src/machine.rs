@@ -137,6 +137,8 @@ struct Serving {
     previous: Lsn,
     /// Everything up to here was handed on.
     handed_on: Lsn,
+    /// Who writes goes by a newer plan already.
+    written_by_newer: bool,
 }
 
 /// The replicator.
@@ -576,6 +578,8 @@ impl Core {
         }
         if let (Some(serving), Some(looked)) = (&self.serving, &self.looked)
             && Arc::ptr_eq(&serving.plan, &looked.plan)
+            // Columns that only those who write had heard of are gone again: they must hear of that, too.
+            && !serving.written_by_newer
         {
             return self.begin_to_stream(slot, continuity_of(read.expected, extent), Vec::new());
         }
@@ -691,7 +695,9 @@ impl Core {
         let Some(looked) = &self.looked else { return Vec::new() };
         let newest = before.is_some().then(|| Arc::clone(&looked.plan));
         let plan = before.unwrap_or_else(|| Arc::clone(&looked.plan));
-        let serving = Serving { plan: Arc::clone(&plan), previous, handed_on: position };
+        let written_by_newer = newest.is_some();
+        let serving =
+            Serving { plan: Arc::clone(&plan), previous, handed_on: position, written_by_newer };
         (self.serving, self.of_log) = (Some(serving), None);
         let generation = Generation { epoch, plan, position, recent };
         vec![Effect::Begin(generation, newest), Effect::Status(ReplicatorStatus::Starting)]
@@ -729,7 +735,8 @@ impl Core {
         let (previous, lsn) = (serving.previous, Lsn(serving.handed_on.0 + 1));
         let fingerprint = Fingerprint(plan.fingerprint());
         let event = Event::Reshaped { previous, lsn, plan: fingerprint, tables };
-        *serving = Serving { plan: Arc::clone(&plan), previous: lsn, handed_on: lsn };
+        let (of_now, written_by_newer) = (Arc::clone(&plan), false);
+        *serving = Serving { plan: of_now, previous: lsn, handed_on: lsn, written_by_newer };
         if let Some(log) = &mut self.log {
             log.of = of.clone();
         }

@@ -9,6 +9,7 @@ pub mod former_names;
 mod health;
 pub mod limits;
 pub mod log_filter;
+mod metric_help;
 mod mutate;
 mod operate;
 pub mod playground;

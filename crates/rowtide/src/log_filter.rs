@@ -26,8 +26,11 @@ pub fn read_filter(given: &str) -> Result<EnvFilter, String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let parts = || given.split(',').map(str::trim).filter(|part| !part.is_empty());
     let is_word = |part: &&str| part.chars().all(|c| c.is_ascii_alphanumeric());
+    let is_number = |word: &str| matches!(word, "0" | "1" | "2" | "3" | "4" | "5");
     let unknown = parts().filter(is_word).find(|word| {
-        !LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word)) && !word.starts_with("rowtide")
+        !is_number(word)
+            && !LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word))
+            && !word.starts_with("rowtide")
     });
     if let Some(word) = unknown {
         return Err(format!("`{word}` is no level (one of {})", LEVELS.join(", ")));

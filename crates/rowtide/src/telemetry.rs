@@ -23,6 +23,7 @@ use crate::health::Health;
 use crate::limits::{
     MUTATION_QUEUE_BYTES, RETAINED_WAL_ERROR_BYTES, RETAINED_WAL_WARNING_BYTES, SLOT_WATCH,
 };
+use crate::metric_help::describe;
 
 /// What is looked at.
 #[derive(Clone)]
@@ -76,6 +77,7 @@ pub(crate) fn install() -> PrometheusHandle {
             if metrics::set_global_recorder(recorder).is_err() {
                 tracing::warn!("metrics are taken by another recorder; /metrics shows none");
             }
+            describe();
             handle
         })
         .clone()

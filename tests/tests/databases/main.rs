@@ -25,7 +25,7 @@ use crate::seen::Seen;
 use crate::world::World;
 
 /// How many lives go on at once: they mostly wait.
-const AT_ONCE: u64 = 32;
+const AT_ONCE: u64 = 16;
 /// How many steps a life has.
 const STEPS: usize = 10;
 

@@ -137,6 +137,14 @@ impl SegmentWriter {
         Ok(())
     }
 
+    /// Has the segment say how many columns tables have, if an earlier version has written it.
+    pub(crate) fn learn_columns(&mut self, identity: &LogIdentity) -> Result<(), rusqlite::Error> {
+        if super::columns(&self.db)?.as_ref() == Some(&identity.columns) {
+            return Ok(());
+        }
+        super::set_columns(&self.db, identity)
+    }
+
     /// Appends an [`Event::Reshaped`], with which the log is of `identity` and ends at `end`, all or nothing and durably.
     pub(crate) fn reshape(
         &mut self,

@@ -770,6 +770,21 @@ fn columns_that_were_added_while_no_server_ran_end_no_epoch() {
     assert!(driven.effects.iter().any(switches), "{:?}", driven.effects);
     driven.tell(Input::Streamed(vec![transaction(40), Brought::Switched, transaction(70)], None));
     assert_eq!(driven.told(), [(40, vec![]), (41, vec![TableId(0)]), (70, vec![])]);
+    // They may be gone again before anyone was told; only who writes had heard of them.
+    let (mut driven, log) = opens(&of, &["id", "a", "b"]);
+    let streams = |driven: &mut Driven| {
+        driven.tell(Input::Connected(Ok(slot(20, 62))));
+        driven.tell(Input::LogOpened(Ok(log.clone())));
+        driven.tell(Input::LogRead(Ok(LogRead { expected: Vec::new(), recent: Vec::new() })));
+        driven.tell(unseen(None, Vec::new()));
+        assert!(matches!(driven.next, Next::Stream), "{:?}", driven.next);
+    };
+    streams(&mut driven);
+    driven.effects.clear();
+    driven.drifts(looked_at(&["id", "a"], 70));
+    streams(&mut driven);
+    let begins = driven.effects.iter().any(|effect| matches!(effect, Effect::Begin(_, None)));
+    assert!(begins, "{:?}", driven.effects);
     // A log of other columns is what it says, and no earlier one of these.
     let renamed = LogIdentity { plan: [9; 32], ..of.clone() };
     assert!(matches!(opens(&renamed, &["id", "a", "b"]).0.next, Next::EndLog(_)));
