@@ -415,6 +415,8 @@ async fn a_connection_says_who_it_is_and_holds_up_nobody() {
     for (name, value) in [
         ("application_name", "rowtide load"),
         ("lock_timeout", "10s"),
+        // Compiling the look at the catalog takes seconds, where it seems dear: with very many tables, or `enable_seqscan` off.
+        ("jit", "off"),
         ("idle_in_transaction_session_timeout", "1min"),
         ("statement_timeout", "7s"),
     ] {
