@@ -64,7 +64,7 @@ pub enum UnstreamedKind {
     Temporary,
     /// A table that the publication does not have.
     Unpublished,
-    /// A table of which the publication leaves out operations, rows or columns.
+    /// A table of which the publication leaves out operations, rows or columns, or streams partitions as tables by themselves.
     PublishedInPart,
     /// A table of which row-level security hides rows from the role that reads it, but not their changes.
     RowSecurity,

@@ -296,12 +296,14 @@ pub fn unfit(observed: &Observed, table: &ObservedTable) -> Option<UnstreamedKin
     let (Some(publication), Some(membership)) = (&observed.publication, &table.membership) else {
         return Some(UnstreamedKind::Unpublished);
     };
-    let ObservedPublication { insert, update, delete, truncate, .. } = publication;
+    let ObservedPublication { insert, update, delete, truncate, via_root, .. } = publication;
     let generated = |column: &ObservedColumn| column.generated == "s";
     // Before there was the option no table is expected to have these.
     let computed = publication.generated.as_deref().is_some_and(|which| which != "s")
         && table.columns.iter().any(generated);
-    let in_part = membership.filtered || membership.listed || computed;
+    // Its rows are streamed as those of tables of which nothing is known here.
+    let apart = table.kind == "p" && !via_root;
+    let in_part = membership.filtered || membership.listed || computed || apart;
     if !(*insert && *update && *delete && *truncate) || in_part {
         return Some(UnstreamedKind::PublishedInPart);
     }

@@ -482,7 +482,7 @@ impl World {
             .map(|column| format!("{}, {}", quote_literal(&column.name), expected(column)));
         let columns: Vec<String> = columns.collect();
         let visible = table.visible.replace("auth.user_id", "'ann'");
-        let only = if table.partitions.is_empty() { "ONLY " } else { "" };
+        let only = if found.streaming.partitioned { "" } else { "ONLY " };
         // As the server's own connections have it.
         let sql = format!(
             "SELECT json_build_object({})::text FROM {only}{} WHERE {visible}",

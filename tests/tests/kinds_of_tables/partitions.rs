@@ -1,8 +1,8 @@
 //! Partitioned tables are synced through their root. What comes and goes with a partition as a whole is not streamed,
 //! and is loaded again.
 
-use rowtide_tests::{Writer, delete, insert, update};
-use serde_json::json;
+use rowtide_tests::{Writer, delete, eventually, http_get, insert, update};
+use serde_json::{Value, json};
 
 use crate::kit::{Operator, Stage};
 
@@ -52,6 +52,34 @@ async fn rows_of_partitions_are_rows_of_their_table_wherever_they_move() {
     assert_eq!(stage.epochs().await, epochs);
     stage.events("TRUNCATE event").await;
     stage.events("INSERT INTO event VALUES (1, 1, 'ann', 'again')").await;
+}
+
+/// Then Postgres streams no row as one of the root: also to a server that starts so, nothing would say what has changed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_whose_partitions_are_streamed_as_tables_by_themselves_is_not_served() {
+    let mut stage = Stage::new(RULE, TABLES).await;
+    stage.holds("event", ROWS).await;
+    let publication = stage.app.database.names().publication;
+    let alter = |via_root: bool| {
+        format!("ALTER PUBLICATION {publication} SET (publish_via_partition_root = {via_root})")
+    };
+    stage.run(&alter(false)).await;
+    stage.rejects(&["event"]).await;
+    stage.follows("other", "INSERT INTO other VALUES (1)").await;
+    stage.run("UPDATE event SET owner = 'bob' WHERE at < 12").await;
+    stage.app.stop_server().await;
+    stage.app.start_server().await;
+    // One that has not had all of the definition yet does not take the place of another.
+    eventually("a server that starts says so", || async {
+        let health = http_get(&stage.app, "/health/ready").await;
+        let health: Value = serde_json::from_str(&health).ok()?;
+        (health["ready"] == false && health["refusedTables"] == json!(["event"])).then_some(())
+    })
+    .await;
+    stage.run(&alter(true)).await;
+    stage.rejects(&[]).await;
+    stage.holds("event", ROWS).await;
+    stage.events("UPDATE event SET body = 'again'").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

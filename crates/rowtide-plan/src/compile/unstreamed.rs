@@ -58,7 +58,7 @@ pub(super) fn unstreamed(relation: &Unstreamed, span: Span) -> DefinitionProblem
         }
         UnstreamedKind::PublishedInPart => (
             "published only in part",
-            "the publication leaves out operations, rows or columns of it",
+            "the publication leaves out operations, rows or columns of it, or streams its partitions as tables by themselves",
             "rowtide check".to_owned(),
         ),
         UnstreamedKind::RowSecurity => (

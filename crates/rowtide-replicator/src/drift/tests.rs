@@ -194,6 +194,8 @@ fn a_table_that_does_not_fit_is_rejected() {
         |o: &mut Observed| publication_of(o).truncate = false,
         |o: &mut Observed| membership_of(o).filtered = true,
         |o: &mut Observed| membership_of(o).listed = true,
+        // Of a publication that does not publish partitions as their root.
+        |o: &mut Observed| o.tables[0].kind = "p".to_owned(),
     ] {
         let mut now = observed();
         change(&mut now);
