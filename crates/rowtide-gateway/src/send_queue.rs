@@ -215,23 +215,29 @@ impl SendQueue {
             }
             self.bytes += message.size();
         }
-        let size = |item: &Item| match item {
+        self.items.push_back(item);
+        // Not more than all of it is behind what comes next.
+        if self.bytes > self.limit_bytes / 2 {
+            let behind = self.bytes_behind_next();
+            if behind > self.limit_bytes / 2 && self.warning == Warning::NotNear {
+                self.warning = Warning::Due;
+            }
+            if behind > self.limit_bytes {
+                self.items.clear();
+                let limit = self.limit_bytes;
+                let message = format!("more than {limit} bytes were waiting to be read");
+                return self.close(ErrorCode::SlowConsumer, &message);
+            }
+        }
+        was_empty
+    }
+
+    fn bytes_behind_next(&self) -> usize {
+        let next = self.items.iter().find_map(|item| match item {
             Item::Tx { message, .. } => Some(message.size()),
             _ => None,
-        };
-        let next = self.items.iter().find_map(size).or_else(|| size(&item)).unwrap_or(0);
-        let behind = self.bytes - next;
-        if behind > self.limit_bytes / 2 && self.warning == Warning::NotNear {
-            self.warning = Warning::Due;
-        }
-        if behind > self.limit_bytes {
-            self.items.clear();
-            let limit = self.limit_bytes;
-            let message = format!("more than {limit} bytes were waiting to be read");
-            return self.close(ErrorCode::SlowConsumer, &message);
-        }
-        self.items.push_back(item);
-        was_empty
+        });
+        self.bytes - next.unwrap_or(0)
     }
 
     /// Ends the session after what is queued already. Whether the session must be woken.

@@ -68,14 +68,17 @@ ORDER BY wanted.place"
 }
 
 /// For a `WITH RECURSIVE`: all partitions (`oid`) of the tables (`root`) whose oids the query `roots` has, at any depth, with
-/// those that have partitions themselves, and without those that are being detached.
+/// those that have partitions themselves, and without those that are being detached. Which transactions have attached each,
+/// and those above it, is one text (`attached`).
 pub(crate) fn parts_below(roots: &str) -> String {
     format!(
         "part AS (
-  SELECT h.inhparent AS root, h.inhrelid AS oid FROM pg_inherits h JOIN pg_class k ON k.oid = h.inhparent
+  SELECT h.inhparent AS root, h.inhrelid AS oid, h.xmin::text AS attached
+  FROM pg_inherits h JOIN pg_class k ON k.oid = h.inhparent
   WHERE h.inhparent IN ({roots}) AND k.relkind = 'p' AND NOT h.inhdetachpending
   UNION ALL
-  SELECT part.root, h.inhrelid FROM part JOIN pg_class k ON k.oid = part.oid AND k.relkind = 'p'
+  SELECT part.root, h.inhrelid, part.attached || ' ' || h.xmin::text
+  FROM part JOIN pg_class k ON k.oid = part.oid AND k.relkind = 'p'
   JOIN pg_inherits h ON h.inhparent = part.oid WHERE NOT h.inhdetachpending
 )"
     )

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use thiserror::Error;
 use tokio_postgres::Client;
 
-use crate::catalog::{key_index, server_version, tables_above};
+use crate::catalog::{key_index, parts_below, server_version, tables_above};
 use crate::connect::{Names, reason};
 use crate::sightings::Sightings;
 
@@ -313,7 +313,7 @@ fn look_sql(version: i32) -> String {
     // As `pg_get_publication_tables` has it, which opens the tables: a partition is published with the table that it is a
     // partition of, and as that where the publication says so.
     let key = key_index("c.rel");
-    let above = tables_above("SELECT rel FROM c");
+    let (above, part) = (tables_above("SELECT rel FROM c"), parts_below("SELECT rel FROM c"));
     format!(
         "
 WITH RECURSIVE p AS (
@@ -338,14 +338,7 @@ WITH RECURSIVE p AS (
     AND NOT (p.pubviaroot AND c.relispartition AND (p.puballtables OR EXISTS (SELECT FROM member a
       WHERE a.rel = c.rel AND NOT a.own AND a.oid IS NOT NULL)))
   ORDER BY c.rel, m.own DESC, m.named DESC, m.oid
-), part AS (
-  SELECT c.rel AS root, h.inhrelid AS oid, h.xmin::text AS attached FROM c JOIN pg_inherits h ON h.inhparent = c.rel
-  WHERE c.relkind = 'p' AND NOT h.inhdetachpending
-  UNION ALL
-  SELECT part.root, h.inhrelid, part.attached || ' ' || h.xmin::text
-  FROM part JOIN pg_class k ON k.oid = part.oid AND k.relkind = 'p'
-  JOIN pg_inherits h ON h.inhparent = part.oid WHERE NOT h.inhdetachpending
-), t AS (
+), {part}, t AS (
   SELECT a.atttypid AS oid FROM c JOIN pg_attribute a ON a.attrelid = c.rel AND a.attnum > 0
   WHERE NOT a.attisdropped
   UNION

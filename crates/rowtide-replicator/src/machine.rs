@@ -537,7 +537,7 @@ impl Core {
         let (plan, columns) = (log.of.plan, log.of.columns.clone());
         let of_serving = LogIdentity { plan, columns, ..identity.clone() };
         // The stream begins with the plan of before, which the log is of.
-        let evidence = match self.added() {
+        let evidence = match self.before_added() {
             Some(_) => Evidence { of_stream: &of_serving, ..evidence },
             None => evidence,
         };
@@ -583,7 +583,9 @@ impl Core {
         {
             return self.begin_to_stream(slot, continuity_of(read.expected, extent), Vec::new());
         }
-        if let (Some(_), Some(switch)) = (&self.serving, self.switch()) {
+        if let (Some(_), Some(looked)) = (&self.serving, &self.looked)
+            && let Some(switch) = self.switch(looked.wal_end)
+        {
             let continuity = continuity_of(read.expected, extent);
             return self.begin_to_stream(slot, continuity, vec![switch]);
         }
@@ -645,7 +647,10 @@ impl Core {
                     return self.look(vec![Effect::Disconnect]);
                 };
                 let previous = recent.last().map_or(extent.oldest, |last| last.lsn);
-                let (before, switch) = (self.before_added().cloned(), self.switch());
+                let before = self.before_added().cloned();
+                // Where all rows have the columns.
+                let wal_end = self.looked.as_ref().map(|looked| looked.wal_end);
+                let switch = wal_end.and_then(|at| self.switch(at));
                 let mut effects = self.begin(before, epoch, previous, extent.durable, recent);
                 effects.extend(switch);
                 self.begin_to_stream(slot, continuity_of(expected, extent), effects)
@@ -667,12 +672,8 @@ impl Core {
         let extent = Some(LogExtent { oldest: position, durable: position });
         self.log = Some(OpenLog { of, epoch, extent });
         self.broken = None;
-        let mut effects = Vec::new();
-        if let (Some(_), Some(looked)) = (self.added(), &self.looked) {
-            // The stream began with the plan of before, for an epoch that would have gone on.
-            let plan = Arc::clone(&looked.plan);
-            effects.push(Effect::Switch { at: slot.confirmed, plan });
-        }
+        // The stream began with the plan of before, for an epoch that would have gone on.
+        let mut effects = Vec::from_iter(self.switch(slot.confirmed));
         effects.push(Effect::EpochBegan { reason, position });
         effects.extend(self.begin(None, epoch, position, position, Vec::new()));
         let plan = self.looked.as_ref().map_or([0; 32], |looked| looked.plan.fingerprint());
@@ -710,25 +711,16 @@ impl Core {
         before.columns_added_by(&self.looked.as_ref()?.plan).map(|_| before)
     }
 
-    /// The tables that have more columns than in the plan of before, if that is all that is different.
-    fn added(&self) -> Option<Vec<TableId>> {
-        self.before_added()?.columns_added_by(&self.looked.as_ref()?.plan)
-    }
-
-    fn added_to(&self, serving: &Serving) -> Option<Vec<TableId>> {
-        serving.plan.columns_added_by(&self.looked.as_ref()?.plan)
-    }
-
-    /// Has a stream that begins with the plan of before bring rows of the last look's, where all of them are.
-    fn switch(&self) -> Option<Effect> {
+    /// Has a stream that begins with the plan of before bring rows of the last look's behind a position.
+    fn switch(&self, at: Lsn) -> Option<Effect> {
         let looked = self.looked.as_ref().filter(|_| self.before_added().is_some())?;
-        Some(Effect::Switch { at: looked.wal_end, plan: Arc::clone(&looked.plan) })
+        Some(Effect::Switch { at, plan: Arc::clone(&looked.plan) })
     }
 
     /// The stream is where rows are of the plan of the last look.
     fn reshape(&mut self, serving: &mut Serving) -> Option<Effect> {
-        let tables = self.added_to(serving)?;
         let looked = self.looked.as_ref()?;
+        let tables = serving.plan.columns_added_by(&looked.plan)?;
         let (plan, system) = (Arc::clone(&looked.plan), looked.system);
         let of = self.identity(system)?;
         // Behind every position that anyone was told, and before the next.
