@@ -280,15 +280,16 @@ DO $$ BEGIN
   EXECUTE format('ALTER DATABASE %I SET quote_all_identifiers = on', current_database());
   EXECUTE format('ALTER DATABASE %I SET DateStyle = %L', current_database(), 'SQL, DMY');
   IF current_setting('transaction_timeout', true) IS NOT NULL THEN
-    EXECUTE format('ALTER DATABASE %I SET transaction_timeout = 1', current_database());
+    EXECUTE format('ALTER DATABASE %I SET transaction_timeout = 50', current_database());
   END IF;
 END $$;";
 
 const CALENDAR: &str = "
 CREATE TABLE client (item text, tags text[], day date);
 CREATE TABLE item (id text PRIMARY KEY, owner text NOT NULL, tags text[], day date, back text);
+-- It takes longer than any time-out that is set.
 CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-  INSERT INTO client VALUES (NEW.id, NEW.tags, NEW.day); RETURN NEW;
+  PERFORM pg_sleep(0.1); INSERT INTO client VALUES (NEW.id, NEW.tags, NEW.day); RETURN NEW;
 END $$;
 CREATE TRIGGER note AFTER INSERT ON item FOR EACH ROW EXECUTE FUNCTION note();";
 

@@ -21,22 +21,36 @@ use crate::writes::Column;
 /// What is done to a database.
 pub(crate) struct Change {
     pub(crate) what: &'static str,
-    pub(crate) sql: String,
+    pub(crate) script: Script,
     /// What takes it back, for what keeps a table or everything from being served.
     pub(crate) mend: Option<String>,
 }
 
-fn change(what: &'static str, sql: String) -> Change {
-    Change { what, sql, mend: None }
+/// What is sent one after the other. As in a script of `psql`, what follows is done also where something before failed: what
+/// is taken away for a moment comes back.
+pub(crate) struct Script(pub(crate) Vec<String>);
+
+impl From<String> for Script {
+    fn from(sql: String) -> Self {
+        Self(vec![sql])
+    }
 }
 
-fn until_mended(what: &'static str, sql: String, mend: String) -> Change {
-    Change { what, sql, mend: Some(mend) }
+fn change(what: &'static str, script: impl Into<Script>) -> Change {
+    Change { what, script: script.into(), mend: None }
 }
 
-/// Some transactions, one after the other.
-fn transactions(all: &[String]) -> String {
-    all.iter().map(|sql| format!("BEGIN; {sql}; COMMIT; ")).collect()
+fn until_mended(what: &'static str, script: impl Into<Script>, mend: String) -> Change {
+    Change { what, script: script.into(), mend: Some(mend) }
+}
+
+/// Some transactions.
+fn transactions(all: &[String]) -> Script {
+    Script(all.iter().map(|sql| transaction(sql)).collect())
+}
+
+fn transaction(sql: &str) -> String {
+    format!("BEGIN; {sql}; COMMIT")
 }
 
 /// A table of the definition, and what there is to know about it when something is done to it.

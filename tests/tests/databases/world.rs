@@ -192,6 +192,18 @@ impl World {
         ran.is_ok()
     }
 
+    /// What is done of it is mended later. Whether all of it was taken.
+    async fn make(&mut self, change: Change) -> bool {
+        let mut taken = Vec::new();
+        for sql in &change.script.0 {
+            taken.push(self.run(sql).await);
+        }
+        self.mends.extend(change.mend.filter(|_| taken.contains(&true)));
+        let taken = !taken.contains(&false);
+        self.seen.note(change.what, taken);
+        taken
+    }
+
     /// Something happens.
     pub(crate) async fn step(&mut self) {
         match self.rng.random_range(0..24) {
@@ -227,13 +239,9 @@ impl World {
     }
 
     async fn change_something(&mut self) {
-        let Some(Change { what, sql, mend }) = self.change().await else { return };
-        let taken = self.run(&sql).await;
-        self.last = what;
-        self.seen.note(what, taken);
-        if let Some(mend) = mend.filter(|_| taken) {
-            self.mends.push(mend);
-        }
+        let Some(change) = self.change().await else { return };
+        self.last = change.what;
+        self.make(change).await;
     }
 
     /// Somebody's transaction is open while something is done to the database, and writes before and after it.
@@ -251,13 +259,13 @@ impl World {
         self.run("SET lock_timeout = '100ms'").await;
         let change = match self.rng.random_bool(0.7) {
             true => Some(self.addition().await),
-            false => self.change().await.filter(|change| !change.sql.contains("CONCURRENTLY")),
+            false => self
+                .change()
+                .await
+                .filter(|change| !change.script.0.iter().any(|sql| sql.contains("CONCURRENTLY"))),
         };
-        if let Some(Change { what, sql, mend }) = change {
-            let done = self.run(&sql).await;
-            self.seen.note(what, done);
-            self.mends.extend(mend.filter(|_| done));
-            taken &= done;
+        if let Some(change) = change {
+            taken &= self.make(change).await;
         }
         self.run("RESET lock_timeout").await;
         taken &= self.beside(&other).await;
@@ -273,8 +281,8 @@ impl World {
         self.story.say(&format!("-- another transaction: {end}: {ended:?}"));
         if prepared && ended.is_ok() {
             self.run("SET lock_timeout = '100ms'").await;
-            let Change { sql, .. } = self.addition().await;
-            self.run(&sql).await;
+            let addition = self.addition().await;
+            self.make(addition).await;
             self.run("RESET lock_timeout").await;
             // It fails where the transaction had, and was rolled back.
             self.run(&format!("COMMIT PREPARED '{name}'")).await;
@@ -294,7 +302,8 @@ impl World {
 
     /// A column is added by a transaction that is prepared, and committed or rolled back when others have written.
     async fn prepare_addition(&mut self) {
-        let Change { sql, .. } = self.addition().await;
+        let Change { script, .. } = self.addition().await;
+        let sql = script.0.join("; ");
         let table = self.rng.random_range(0..self.tables.len());
         let before = self.statement(table).await.map_or(String::new(), |(_, sql)| sql);
         self.prepared += 1;

@@ -5,7 +5,7 @@ use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rowtide_plan::sql::quote_literal;
 
-use super::{Change, Place, change as plain, transactions, until_mended};
+use super::{Change, Place, change as plain, transaction, transactions, until_mended};
 
 /// Takes the primary key away, whatever it is called, and does `then` in the same statement.
 fn without_key(name: &str, then: &str) -> String {
@@ -71,10 +71,10 @@ pub(super) fn change(at: &Place, rng: &mut SmallRng) -> Option<Change> {
             until_mended(
                 "temporal keys",
                 transactions(&[one]),
-                transactions(&[format!(
+                transaction(&format!(
                     "{}; {again}; ALTER TABLE {name} DROP {fresh}, DROP {fresh}t",
                     without_key(name, "")
-                )]),
+                )),
             )
         }
         6 => plain(

@@ -4,7 +4,7 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 use rowtide_plan::sql::{quote_identifier, quote_table};
 
-use super::{Change, Place, change as plain, transactions, until_mended};
+use super::{Change, Place, change as plain, transaction, transactions, until_mended};
 
 pub(super) fn change(at: &Place, rng: &mut SmallRng) -> Option<Change> {
     if !at.table.partitions.is_empty() && rng.random_bool(0.7) {
@@ -41,14 +41,13 @@ pub(super) fn change(at: &Place, rng: &mut SmallRng) -> Option<Change> {
         ),
         3 => {
             // And the first one comes back, with what was written meanwhile into the other one.
-            let first =
-                transactions(&[format!("{}; {full}; {published}", copy(&filled)), at.flip()]);
+            let there = format!("{}; {full}; {published}", copy(&filled));
             let gone = at.beside(&format!("{fresh}g"));
             let back = format!(
                 "ALTER TABLE {name} RENAME TO {fresh}g; ALTER TABLE {} RENAME TO {bare}; DROP TABLE {gone} CASCADE",
                 at.beside(fresh)
             );
-            plain("tables swapped and back", first + &transactions(&[back]))
+            plain("tables swapped and back", transactions(&[there, at.flip(), back]))
         }
         4 => {
             let (a, b) = (name, at.other.sql());
@@ -67,11 +66,7 @@ pub(super) fn change(at: &Place, rng: &mut SmallRng) -> Option<Change> {
                 )
             };
             let sql = swap((&schema, &bare), (&their_schema, &their_name));
-            until_mended(
-                "tables of the definition swapped",
-                transactions(std::slice::from_ref(&sql)),
-                transactions(&[sql]),
-            )
+            until_mended("tables of the definition swapped", transaction(&sql), transaction(&sql))
         }
         5 => {
             let there = format!("ALTER TABLE {name} RENAME TO {fresh}");
@@ -124,7 +119,7 @@ pub(super) fn change(at: &Place, rng: &mut SmallRng) -> Option<Change> {
                 "CREATE TABLE {} (LIKE {name} INCLUDING ALL)",
                 at.beside(&format!("{fresh}n"))
             );
-            until_mended("tables dropped", transactions(&[kept, one]), again)
+            until_mended("tables dropped", transaction(&format!("{kept}; {one}")), again)
         }
         10 => {
             let kid = format!("CREATE TABLE {} (LIKE {name})", at.beside(fresh));
