@@ -9,6 +9,7 @@
 
 mod identity;
 mod log;
+mod note;
 mod reader;
 pub mod rules;
 mod segment;

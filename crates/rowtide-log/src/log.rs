@@ -12,6 +12,7 @@ use rowtide_protocol::{Epoch, Lsn};
 use thiserror::Error;
 
 use crate::identity::LogIdentity;
+use crate::note;
 use crate::reader::LogReader;
 use crate::rules::{self, Began, Gap, LogEnd, LogOpening, OpeningVerdict};
 use crate::segment::{
@@ -48,6 +49,8 @@ pub struct Opened {
     pub reader: LogReader,
     /// What was found.
     pub began: Began,
+    /// What was noted last ([`Log::note`]), if that was in this epoch.
+    pub note: Option<String>,
 }
 
 /// Why the log could not be opened or written. What was appended before is not concerned.
@@ -143,10 +146,11 @@ impl Log {
         for number in numbers.into_iter().filter(|number| *number < oldest) {
             segment::remove(&dir, number).map_err(at)?;
         }
+        let note = note::read(&dir, state.epoch);
         let shared = Arc::new(Shared::new(state));
         let reader = LogReader::new(Arc::clone(&shared));
         let log = Log { options, identity, shared, writer, _lock: lock };
-        Ok(Opened { log, reader, began })
+        Ok(Opened { log, reader, began, note })
     }
 
     /// What it is of.
@@ -207,6 +211,15 @@ impl Log {
         self.identity = identity;
         self.shared.change(|state| state.end = Some(end));
         Ok(())
+    }
+
+    /// Keeps a note for whoever goes on with this epoch, in place of the last one; durable when it returns.
+    ///
+    /// # Errors
+    /// When it cannot be written: the last one is there then.
+    pub fn note(&mut self, text: &str) -> Result<(), LogError> {
+        let written = note::write(&self.options.dir, self.epoch(), text);
+        written.map_err(|source| LogError::io(&self.options, source))
     }
 
     /// Removes what is older than the retention, as of `now`, and what is beyond the size.

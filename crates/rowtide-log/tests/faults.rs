@@ -86,10 +86,31 @@ fn a_log_goes_on_where_it_ended_with_its_epoch() {
     append(&mut opened.log, &opened.reader, &transactions);
     let epoch = opened.log.epoch();
     drop(opened);
-    let Opened { log, reader, began } = kit::open(&dir.0);
+    let Opened { log, reader, began, .. } = kit::open(&dir.0);
     assert_eq!((began, log.epoch(), reader.epoch()), (Began::Continued, epoch, epoch));
     assert_eq!(end(&log), last_of(&transactions));
     assert_eq!(lsns(&reader, Lsn(0)), lsns_of(&transactions));
+}
+
+#[test]
+fn a_note_is_found_again_in_the_epoch_that_it_is_of() {
+    let dir = TestDir::new("note");
+    let mut opened = kit::open(&dir.0);
+    assert_eq!(opened.note, None);
+    opened.log.note("one\nof two lines").unwrap();
+    opened.log.note("another\n").unwrap();
+    drop(opened);
+    // What was left half-made is nothing.
+    std::fs::write(dir.0.join("note.new"), "half").unwrap();
+    let mut opened = kit::open(&dir.0);
+    assert_eq!(opened.note.as_deref(), Some("another\n"));
+    opened.log.begin_epoch(identity(), Lsn(10)).unwrap();
+    drop(opened);
+    let mut opened = kit::open(&dir.0);
+    assert_eq!(opened.note, None, "it is of another epoch");
+    opened.log.note("").unwrap();
+    drop(opened);
+    assert_eq!(kit::open(&dir.0).note.as_deref(), Some(""));
 }
 
 #[test]
@@ -129,7 +150,7 @@ fn a_new_epoch_leaves_nothing_of_the_old_one_and_outlives_a_restart() {
     let transactions = some_transactions(2, Lsn(10), 5);
     append(&mut log, &reader, &transactions);
     drop((log, reader));
-    let Opened { log, reader, began } = kit::open(&dir.0);
+    let Opened { log, reader, began, .. } = kit::open(&dir.0);
     assert_eq!((began, log.epoch(), oldest(&log)), (Began::Continued, epoch, Lsn(10)));
     assert_eq!(lsns(&reader, Lsn(10)), lsns_of(&transactions));
 }
@@ -187,7 +208,7 @@ fn an_ended_log_has_no_position_until_it_begins_anew() {
     };
     nothing(&mut log, &reader);
     drop((log, reader));
-    let Opened { mut log, reader, began } = Log::open(options(&dir.0), identity()).unwrap();
+    let Opened { mut log, reader, began, .. } = Log::open(options(&dir.0), identity()).unwrap();
     assert_eq!((began, log.epoch()), (Began::Continued, epoch));
     nothing(&mut log, &reader);
     log.begin_epoch(identity(), Lsn(10)).unwrap();
@@ -225,7 +246,7 @@ fn what_is_behind_damage_is_kept() {
     let groups = in_segments(&dir.0, 4);
     let damaged = &segments(&dir.0)[1];
     fs::write(damaged, [0x5a; 5_000]).unwrap();
-    let Opened { log, reader, began } = kit::open(&dir.0);
+    let Opened { log, reader, began, .. } = kit::open(&dir.0);
     assert!(matches!(began, Began::Shortened(_)), "{began:?}");
     let all: Vec<Lsn> = groups.iter().flat_map(|group| lsns_of(group)).collect();
     let kept = lsns(&reader, oldest(&log));
@@ -451,7 +472,7 @@ fn what_a_former_format_has_left_before_the_newest_segment_ends_the_log_there() 
     let dir = TestDir::new("format-1-older");
     let groups = in_segments(&dir.0, 2);
     fs::write(&segments(&dir.0)[0], FORMAT_1).unwrap();
-    let Opened { log, reader, began } = kit::open(&dir.0);
+    let Opened { log, reader, began, .. } = kit::open(&dir.0);
     assert_eq!(began, Began::Shortened("a part of it is of another version".into()));
     let all: Vec<Lsn> = groups.iter().flat_map(|group| lsns_of(group)).collect();
     assert!(all.ends_with(&lsns(&reader, oldest(&log))));

@@ -6,7 +6,7 @@
 //! not decided here.
 
 use rowtide_plan::catalog::TableName;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio_postgres::Client;
 
@@ -15,7 +15,7 @@ use crate::connect::{Names, reason};
 use crate::sightings::Sightings;
 
 /// What a plan relies on, at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Observed {
     /// The publication, if it is there.
     pub publication: Option<ObservedPublication>,
@@ -26,7 +26,7 @@ pub struct Observed {
 }
 
 /// A publication.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ObservedPublication {
     /// `pg_publication.oid`: another after it was dropped and made again.
     pub oid: u32,
@@ -47,7 +47,7 @@ pub struct ObservedPublication {
 }
 
 /// A relation.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ObservedTable {
     /// The schema, unquoted.
     pub schema: String,
@@ -104,7 +104,7 @@ pub struct ObservedTable {
 }
 
 /// A partition without partitions of its own.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ObservedPartition {
     /// `pg_class.oid`.
     pub oid: u32,
@@ -126,7 +126,7 @@ pub struct ObservedPartition {
 }
 
 /// What the role that asks may do to the rows of a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[expect(missing_docs, reason = "they are named as Postgres' privileges are")]
 pub struct ObservedRights {
     pub insert: bool,
@@ -135,7 +135,7 @@ pub struct ObservedRights {
 }
 
 /// That a table is in the publication.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ObservedMembership {
     /// The oid of what says so; another after the table, or its schema, was taken out and put in again. None if it is
     /// there because all tables are.
@@ -152,7 +152,7 @@ pub struct ObservedMembership {
 }
 
 /// A column that has not been dropped.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ObservedColumn {
     /// `attnum`, which stays with a column for good.
     pub number: i16,
@@ -182,7 +182,7 @@ pub struct ObservedColumn {
 }
 
 /// A type.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ObservedType {
     /// `pg_type.oid`.
     pub oid: u32,

@@ -314,8 +314,8 @@ pub fn unfit(observed: &Observed, table: &ObservedTable) -> Option<UnstreamedKin
 /// publication, and in the very same columns. A column that was dropped and added again has another number, and no
 /// change of its rows was streamed. It is kept with the log, so that such a change and its undoing are noticed that nobody
 /// was there to see. What rewrites rows and leaves no trace in these (the label of an enum that is renamed, `ALTER COLUMN …
-/// USING` that keeps the type) is noticed only by a server that runs. Tables of which nothing is told, and columns that
-/// are not streamed, are of no concern.
+/// USING` that keeps the type) is found by the look that is kept with the log. Tables of which nothing is told, and columns
+/// that are not streamed, are of no concern.
 pub fn continuity_digest(
     observed: &Observed,
     is_told: impl Fn(&ObservedTable) -> bool,

@@ -9,6 +9,7 @@ use std::time::{Instant, SystemTime};
 use rowtide_feed::{Event, LogExtent, Publisher, Transaction};
 use rowtide_log::{Began, Committed, HistoryError, Log, LogError, LogIdentity, LogOptions};
 use rowtide_log::{LogReader, Opened};
+use rowtide_postgres::watch::Observed;
 use rowtide_protocol::{Epoch, Lsn};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -23,6 +24,7 @@ use crate::telemetry;
 enum Task {
     Append(Arc<[Event]>),
     Reshape(LogIdentity, Event),
+    Note(Box<Observed>),
     /// A new epoch, at a position or, without one, with nothing that could go on.
     Begin(LogIdentity, Option<Lsn>, oneshot::Sender<Epoch>),
 }
@@ -58,7 +60,8 @@ pub(crate) struct LogThreads {
 pub(crate) struct LogEnded;
 
 impl LogThreads {
-    /// Opens the log and starts its writer. What it is of, and what was found, is told beside it.
+    /// Opens the log and starts its writer. What it is of, what was found, and which look was kept with it last is told
+    /// beside it.
     ///
     /// # Errors
     /// [`LogError::Locked`] when another server has it; others when it cannot be used now.
@@ -66,9 +69,11 @@ impl LogThreads {
         options: LogOptions,
         identity: LogIdentity,
         publisher: Arc<Publisher>,
-    ) -> Result<(LogThreads, LogIdentity, Began), LogError> {
+    ) -> Result<(LogThreads, LogIdentity, Began, Option<Observed>), LogError> {
         let dir = options.dir.clone();
-        let Opened { log, reader, began } = Log::open(options, identity)?;
+        let Opened { log, reader, began, note } = Log::open(options, identity)?;
+        // One that another version wrote may tell nothing.
+        let kept = note.and_then(|note| serde_json::from_str(&note).ok());
         let (tasks, received) = mpsc::channel(LOG_BATCHES);
         let of = log.identity().clone();
         let extent = log.extent();
@@ -86,7 +91,7 @@ impl LogThreads {
             drop(ends);
         });
         thread.map_err(|source| LogError::Io { dir, source })?;
-        Ok((LogThreads { tasks, status, reader, ended, handed }, of, began))
+        Ok((LogThreads { tasks, status, reader, ended, handed }, of, began, kept))
     }
 
     pub(crate) fn status(&self) -> LogStatus {
@@ -115,6 +120,11 @@ impl LogThreads {
         self.tasks.send(Task::Reshape(of, event)).await.map_err(|_| LogEnded)?;
         self.handed = self.handed.max(end);
         Ok(())
+    }
+
+    /// Queues what was seen of the database, to be kept with the log.
+    pub(crate) async fn keep(&mut self, observed: Box<Observed>) -> Result<(), LogEnded> {
+        self.tasks.send(Task::Note(observed)).await.map_err(|_| LogEnded)
     }
 
     /// Waits until everything that was queued is written.
@@ -193,6 +203,7 @@ impl Writer {
                     }
                     self.tell(event.lsn());
                 }
+                Task::Note(observed) => self.note(&observed),
                 Task::Append(events) => {
                     // One write for all that comes in a moment.
                     std::thread::sleep(LOG_COLLECT);
@@ -202,7 +213,7 @@ impl Writer {
                     {
                         match task {
                             Task::Append(more) => events.extend_from_slice(&more),
-                            other @ (Task::Begin(..) | Task::Reshape(..)) => {
+                            other @ (Task::Begin(..) | Task::Reshape(..) | Task::Note(_)) => {
                                 next = Some(other);
                                 break;
                             }
@@ -243,6 +254,14 @@ impl Writer {
         }
         self.tell(Some(covered));
         true
+    }
+
+    /// Nothing waits for it: what an older one tells is only that more may have changed.
+    fn note(&mut self, observed: &Observed) {
+        let noted = serde_json::to_string(observed).map(|text| self.log.note(&text));
+        if let Ok(Err(error)) = noted {
+            tracing::warn!(%error, "what the tables are like cannot be kept with the log: the next server may begin a new epoch");
+        }
     }
 
     /// Tries until it succeeds: what cannot be written now can be once there is room, and until then the

@@ -163,6 +163,8 @@ pub struct Core {
     broken: Option<EpochReason>,
     /// A change did not fit its table, which may fit again by now.
     unfit_change: bool,
+    /// Rows were changed without a trace in the stream while no server ran: the log does not tell what they are.
+    changed_unseen: bool,
     /// The slot has to be made before anything can be streamed.
     slot_action: SlotAction,
     pause: Duration,
@@ -185,6 +187,7 @@ impl Core {
             standing_by: false,
             broken: None,
             unfit_change: false,
+            changed_unseen: false,
             slot_action: SlotAction::Keep,
             pause: MIN_PAUSE,
             progress: true,
@@ -250,7 +253,7 @@ impl Core {
     pub fn stop(&mut self) -> Vec<Effect> {
         self.state = State::Idle;
         (self.serving, self.of_log) = (None, None);
-        self.log = None;
+        (self.log, self.changed_unseen) = (None, false);
         vec![Effect::Disconnect, Effect::EndGeneration, Effect::CloseLog]
     }
 
@@ -382,6 +385,16 @@ impl Core {
         follows
     }
 
+    /// Holds what the database was like when the log was written last against what it is. What was written meanwhile is
+    /// in the stream, with the names and types that it had then; what has changed rows in any other way is not.
+    fn unseen_drift(&mut self, seen: &Observed) -> Vec<Effect> {
+        let Some(looked) = &self.looked else { return Vec::new() };
+        let drifts = compare(seen, &looked.observed).into_iter();
+        let silent: Vec<_> = drifts.filter(|drift| drift.follows() == Follows::Reload).collect();
+        self.changed_unseen |= !silent.is_empty();
+        silent.iter().map(|drift| Effect::Warn(format!("while no server ran: {drift}"))).collect()
+    }
+
     fn looked(&mut self, mut looked: Looked) -> Step {
         let mut effects = vec![Effect::Rejected(looked.rejected.clone())];
         self.drifted(&looked.observed, &mut effects);
@@ -493,9 +506,17 @@ impl Core {
             Err(LogFailure::Taken(why)) => return self.stand_by(why),
             Err(LogFailure::Unusable(why)) => return self.wait(&why),
         };
-        let LogFound { of, epoch, extent, broken } = found;
+        let LogFound { of, epoch, extent, broken, seen } = found;
         self.broken = self.broken.or(broken);
+        let effects = seen.map_or(Vec::new(), |seen| self.unseen_drift(&seen));
         let held = self.log.replace(OpenLog { of: of.clone(), epoch, extent }).is_some();
+        let mut step = self.go_on(opening, of, held);
+        step.effects.splice(0..0, effects);
+        step
+    }
+
+    /// With what is behind opening the log, of which is known what it is of, and whether it was open already.
+    fn go_on(&mut self, opening: Opening, of: LogIdentity, held: bool) -> Step {
         match opening {
             // Another may have made it, and gone on, before the place was ours.
             Opening::Slot(_) if !held => {
@@ -543,6 +564,9 @@ impl Core {
         };
         match decide(&evidence) {
             Decision::Begin(reason) => self.end_log(slot, reason),
+            Decision::Continue if self.changed_unseen => {
+                self.end_log(slot, EpochReason::TableReplaced)
+            }
             Decision::Continue => {
                 let begins = log.extent.map(|extent| extent.oldest);
                 let behind = begins.map_or(slot.confirmed, |begins| begins.max(slot.confirmed));
@@ -671,7 +695,7 @@ impl Core {
         };
         let extent = Some(LogExtent { oldest: position, durable: position });
         self.log = Some(OpenLog { of, epoch, extent });
-        self.broken = None;
+        (self.broken, self.changed_unseen) = (None, false);
         // The stream began with the plan of before, for an epoch that would have gone on.
         let mut effects = Vec::from_iter(self.switch(slot.confirmed));
         effects.push(Effect::EpochBegan { reason, position });
@@ -787,6 +811,9 @@ impl Core {
         }
         let behind = self.serving.as_ref().map_or(continuity.end(), |serving| serving.handed_on);
         effects.push(Effect::Info(format!("streaming behind {behind}")));
+        if let Some(looked) = &self.looked {
+            effects.push(Effect::KeepLook(Box::new(looked.observed.clone())));
+        }
         // Until there nobody's cursor is too far ahead.
         effects.push(Effect::Publish([Event::StreamBegan { wal_end }].into()));
         self.state = State::Streaming(Streaming::new(continuity, wal_end));

@@ -161,6 +161,12 @@ impl Shell {
                         self.publisher.reshape(plan, event);
                     }
                 }
+                Effect::KeepLook(observed) => {
+                    if let Some(Log { threads: log, .. }) = &mut self.log {
+                        // If its writer has ended that is told by the next answer.
+                        drop(log.keep(observed).await);
+                    }
+                }
                 Effect::Publish(events) => self.publisher.publish(events),
                 Effect::Confirm(lsn) => {
                     if let Some(source) = &self.source {
@@ -294,16 +300,17 @@ impl Shell {
     }
 
     fn open_log(&mut self, identity: LogIdentity) -> Result<LogFound, LogFailure> {
-        let mut broken = None;
+        let (mut broken, mut seen) = (None, None);
         if self.log.is_none() {
             let options = self.options.log.clone();
             let opened = LogThreads::open(options, identity, Arc::clone(&self.publisher));
-            let (log, of, began) = opened.map_err(|error| match error {
+            let (log, of, began, kept) = opened.map_err(|error| match error {
                 LogError::Locked(dir) => {
                     LogFailure::Taken(format!("another server uses the log in `{}`", dir.display()))
                 }
                 error => LogFailure::Unusable(format!("cannot use the log: {error}")),
             })?;
+            seen = kept.map(Box::new);
             broken = said_of(began, log.status().extent);
             let open = OpenLog { reader: log.reader().clone(), status: log.watch() };
             *self.shared_log.write().unwrap_or_else(PoisonError::into_inner) = Some(open);
@@ -314,7 +321,7 @@ impl Shell {
             return Err(LogFailure::Unusable("the log is not open".to_owned()));
         };
         let LogStatus { epoch, extent, .. } = log.status();
-        Ok(LogFound { of: of.clone(), epoch, extent, broken })
+        Ok(LogFound { of: of.clone(), epoch, extent, broken, seen })
     }
 
     fn read_log(&self, behind: Lsn) -> Result<LogRead, String> {

@@ -327,7 +327,7 @@ impl World {
         self.story.say("-- the server stops");
         self.app.stop_server().await;
         self.write().await;
-        if self.rng.random_bool(0.3) {
+        if self.rng.random_bool(0.6) {
             self.change_something().await;
         }
         self.write().await;

@@ -179,6 +179,16 @@ async fn rows_that_go_while_a_partition_has_a_smaller_identity_for_a_moment_are_
              ALTER TABLE event_2_odd REPLICA IDENTITY FULL; COMMIT",
         )
         .await;
+    // Also while no server runs.
+    stage.app.stop_server().await;
+    stage
+        .run(
+            "BEGIN; ALTER TABLE event_2_rest REPLICA IDENTITY DEFAULT; COMMIT; DELETE FROM event WHERE id = 4; \
+             BEGIN; ALTER TABLE event_2_rest REPLICA IDENTITY FULL; COMMIT",
+        )
+        .await;
+    stage.app.start_server().await;
+    stage.holds("event", ROWS).await;
 }
 
 /// What a walsender of version 14 has once found out of a table it keeps: that it was no partition when it came to the

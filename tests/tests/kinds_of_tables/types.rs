@@ -1,6 +1,8 @@
 //! Types that change beneath rows that nobody writes: the rows are loaded again, however deep in a column's type the
 //! other type is.
 
+use rowtide_tests::{App, Raw};
+
 use crate::kit::Stage;
 
 const RULE: &str = "[tables.item]\nvisible = 'true'\n";
@@ -80,4 +82,65 @@ async fn an_attribute_is_dropped_and_added_again() {
         )
         .await;
     stage.holds("item", ROWS).await;
+}
+
+/// None of it is in the stream, and clients that come back have a cursor of before.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_rows_while_no_server_runs_is_noticed() {
+    for (what, sql) in [
+        ("renamed", "ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'"),
+        (
+            "renamed around a write, and back",
+            "ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'; BEGIN; UPDATE item SET id = 2; COMMIT; \
+             ALTER TYPE mood RENAME VALUE 'blue' TO 'sad'",
+        ),
+        ("added", "ALTER TYPE pair ADD ATTRIBUTE more text"),
+        (
+            "dropped and added",
+            "BEGIN; ALTER TYPE pair DROP ATTRIBUTE mood; COMMIT; BEGIN; ALTER TYPE pair ADD ATTRIBUTE mood mood; COMMIT",
+        ),
+        ("using", "ALTER TABLE item ALTER id TYPE int USING id + 1"),
+        ("of each row", "ALTER TABLE item ADD more int DEFAULT (random() * 1000)::int"),
+    ] {
+        let mut stage = Stage::new(RULE, TABLES).await;
+        stage.holds("item", ROWS).await;
+        stage.app.stop_server().await;
+        stage.run(sql).await;
+        stage.app.start_server().await;
+        let rows = match what {
+            "of each row" => ROWS.replace("'id', id,", "'id', id, 'more', more,"),
+            _ => ROWS.to_owned(),
+        };
+        stage.holds("item", &rows).await;
+    }
+}
+
+/// What concerns no row costs nobody a snapshot.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_no_row_while_no_server_runs_ends_no_epoch() {
+    let mut stage = Stage::new(RULE, TABLES).await;
+    stage.holds("item", ROWS).await;
+    let begun = epoch(&stage.app).await;
+    for sql in [
+        "ALTER TYPE mood ADD VALUE 'new'; ALTER TABLE item ADD varied varchar(3)",
+        "ALTER TABLE item ALTER varied TYPE varchar(5), ALTER varied SET DEFAULT 'x'; CREATE INDEX ON item (varied)",
+        "VACUUM FULL item; GRANT SELECT ON item TO PUBLIC; GRANT SELECT ON item TO PUBLIC; TRUNCATE item; ANALYZE item",
+    ] {
+        stage.app.stop_server().await;
+        for sql in sql.split("; ") {
+            stage.run(sql).await;
+        }
+        stage.app.start_server().await;
+        let rows = ROWS.replace("'id', id,", "'id', id, 'varied', varied,");
+        stage.holds("item", &rows).await;
+        assert_eq!(epoch(&stage.app).await, begun, "{sql}");
+    }
+}
+
+async fn epoch(app: &App) -> String {
+    let mut raw = Raw::open(app).await;
+    raw.say(&Raw::connect(&App::token("ann"))).await;
+    let cursor = raw.until("ready").await["cursor"].clone();
+    let cursor = cursor.as_str().expect("a cursor");
+    cursor.split('.').next().expect("an epoch").to_owned()
 }

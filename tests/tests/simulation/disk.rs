@@ -9,6 +9,7 @@ use rowtide_feed::codec::{decode, encode};
 use rowtide_feed::{Event, History, HistoryQuery, Transaction};
 use rowtide_log::rules::{LogEnd, Replay, Selection, bring_forward, to_append, to_reshape};
 use rowtide_log::{Committed, LogIdentity};
+use rowtide_postgres::watch::Observed;
 use rowtide_protocol::{Epoch, Lsn};
 
 use crate::log::Logged;
@@ -29,6 +30,8 @@ pub struct Disk {
     /// A message for each transaction, and for each time at which tables had more columns.
     messages: VecDeque<Vec<u8>>,
     epochs: u64,
+    /// What the database was like when it was noted last, and in which epoch.
+    note: Option<(Epoch, Box<Observed>)>,
 }
 
 impl Disk {
@@ -42,6 +45,7 @@ impl Disk {
             end: LogEnd::at(Lsn(0)),
             messages: VecDeque::new(),
             epochs: 0,
+            note: None,
         }
     }
 
@@ -71,6 +75,14 @@ impl Disk {
         Ok(self.epoch)
     }
 
+    /// What was noted last of the epoch that it is of.
+    pub fn seen(&self) -> Option<Box<Observed>> {
+        let of_this = |(epoch, observed): &(Epoch, Box<Observed>)| {
+            (*epoch == self.epoch).then(|| observed.clone())
+        };
+        self.note.as_ref().and_then(of_this)
+    }
+
     /// Makes what was queued durable.
     ///
     /// # Errors
@@ -79,6 +91,11 @@ impl Disk {
         match logged {
             Logged::Events(events) => self.append(events),
             Logged::Reshaped(of, event) => self.reshape(of.clone(), event),
+            Logged::Note(_) if self.full => Ok(()),
+            Logged::Note(observed) => {
+                self.note = Some((self.epoch, observed.clone()));
+                Ok(())
+            }
         }
     }
 

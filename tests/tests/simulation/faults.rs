@@ -101,7 +101,7 @@ impl World {
         let queue = std::mem::take(&mut self.servers[server].log_queue);
         let of = |logged: &Logged| match logged {
             Logged::Events(events) => events.len(),
-            Logged::Reshaped(..) => 1,
+            Logged::Reshaped(..) | Logged::Note(_) => 1,
         };
         let all: usize = queue.iter().map(of).sum();
         let mut written = self.rng.random_range(0..=all);
@@ -114,8 +114,8 @@ impl World {
             written -= some;
             drop(match logged {
                 Logged::Events(events) => self.disk.append(&events[..some]),
-                Logged::Reshaped(..) if some == 0 => Ok(()),
-                Logged::Reshaped(of, event) => self.disk.reshape(of, &event),
+                Logged::Reshaped(..) | Logged::Note(_) if some == 0 => Ok(()),
+                whole => self.disk.write(&whole),
             });
         }
         self.server_ends(server);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rand::Rng;
 use rowtide_feed::Event as FeedEvent;
 use rowtide_log::LogIdentity;
+use rowtide_postgres::watch::Observed;
 use rowtide_replicator::machine::Input;
 
 use crate::world::{At, Event, World};
@@ -15,6 +16,8 @@ pub enum Logged {
     Events(Arc<[FeedEvent]>),
     /// With what the log is of from there on.
     Reshaped(LogIdentity, FeedEvent),
+    /// What the database is like.
+    Note(Box<Observed>),
 }
 
 impl World {

@@ -326,7 +326,8 @@ impl World {
         let of = self.disk.identity.clone().unwrap_or(identity);
         let (epoch, oldest, durable) = (self.disk.epoch, self.disk.begins, self.disk.end());
         let extent = (durable > Lsn(0)).then_some(LogExtent { oldest, durable });
-        Ok(LogFound { of, epoch, extent, broken })
+        let seen = if opened { self.disk.seen() } else { None };
+        Ok(LogFound { of, epoch, extent, broken, seen })
     }
 
     pub fn perform(&mut self, at: At, effect: Effect) {
@@ -401,6 +402,10 @@ impl World {
                 for engine in 0..self.servers[at.server].engines.len() {
                     self.wake_engine(at, engine);
                 }
+            }
+            Effect::KeepLook(observed) => {
+                self.servers[at.server].log_queue.push_back(Logged::Note(observed));
+                self.write_later(at);
             }
             Effect::Publish(events) => self.publish(at, events),
             Effect::Confirm(lsn) => {

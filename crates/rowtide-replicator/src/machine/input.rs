@@ -131,6 +131,9 @@ pub struct LogFound {
     pub extent: Option<LogExtent>,
     /// Why nothing can be its continuation, if so.
     pub broken: Option<EpochReason>,
+    /// What the database was like when the log was written last ([`Effect::KeepLook`]), if it has just been opened and that
+    /// is known.
+    pub seen: Option<Box<Observed>>,
 }
 
 /// Why the log is not open.
@@ -245,6 +248,8 @@ pub enum Effect {
         /// What is told.
         event: Event,
     },
+    /// Keep with the log what the database is like, behind what it is told before.
+    KeepLook(Box<Observed>),
     /// Publish events that the log does not keep.
     Publish(Arc<[Event]>),
     /// Tell Postgres that everything up to here is not needed again.

@@ -95,6 +95,10 @@ impl Core {
                     effects.push(Effect::Status(ReplicatorStatus::Streaming));
                 }
                 let follows = self.drifted(&observed, &mut effects);
+                if follows < Follows::Recompile {
+                    // What of it matters is no reason to look again.
+                    effects.push(Effect::KeepLook(observed.clone()));
+                }
                 if let Some(looked) = &mut self.looked {
                     looked.observed = *observed;
                 }

@@ -7,7 +7,7 @@ use rowtide_plan::definition::Definition;
 use rowtide_plan::value::ColumnType;
 use rowtide_postgres::unseen::Unseen;
 use rowtide_postgres::watch::{
-    ObservedColumn, ObservedMembership, ObservedPublication, ObservedRights,
+    ObservedColumn, ObservedMembership, ObservedPublication, ObservedRights, ObservedType,
 };
 
 use super::*;
@@ -161,7 +161,7 @@ impl Driven {
         let Next::OpenLog(of) = self.next.clone() else { panic!("{:?}", self.next) };
         let (epoch, extent) = (Epoch(1), None);
         let broken = Some(EpochReason::NewLog);
-        self.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken })));
+        self.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken, seen: None })));
     }
 
     /// It is told that the slot is lost, and takes the log's place after a pause.
@@ -172,7 +172,7 @@ impl Driven {
         self.tell(Input::Looked(Ok(Box::new(looked()))));
         let Next::OpenLog(of) = self.next.clone() else { panic!("{:?}", self.next) };
         let (epoch, extent, broken) = (Epoch(1), extent(5, 30), None);
-        self.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken })));
+        self.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken, seen: None })));
     }
 
     fn handed_on(&self) -> Vec<u64> {
@@ -231,7 +231,7 @@ fn where_partitions_are_remembered_the_stream_begins_anew_at_the_epoch() {
     let Next::OpenLog(of) = driven.next.clone() else { panic!("{:?}", driven.next) };
     let extent = Some(LogExtent { oldest: Lsn(20), durable: Lsn(20) });
     let (epoch, broken) = (Epoch(7), None);
-    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken })));
+    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken, seen: None })));
     driven.tell(Input::LogRead(Ok(LogRead { expected: Vec::new(), recent: Vec::new() })));
     assert!(matches!(driven.next, Next::Stream));
     driven.tell(Input::Streamed(vec![transaction(25), transaction(30)], None));
@@ -326,6 +326,7 @@ fn a_connection_that_brings_nothing_does_not_shorten_the_pause() {
         epoch: Epoch(7),
         extent: extent(20, ends),
         broken: None,
+        seen: None,
     };
     let (log, later) = (log(20), log(30));
     let connect = |driven: &mut Driven, log: &LogFound| {
@@ -366,7 +367,7 @@ fn other_transactions_than_those_of_the_log_are_not_handed_on_and_end_the_epoch(
     driven.tell(Input::Connected(Ok(slot(20, 40))));
     let of = driven.core.log.clone().unwrap().of;
     let (epoch, extent, broken) = (Epoch(7), extent(20, 30), None);
-    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken })));
+    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken, seen: None })));
     let expected = vec![Committed { lsn: Lsn(30), xid: 30, commit_time_us: 0 }];
     driven.tell(Input::LogRead(Ok(LogRead { expected, recent: Vec::new() })));
     driven.tell(Input::Streamed(vec![transaction(29), transaction(41)], None));
@@ -419,7 +420,7 @@ fn a_slot_is_made_only_by_who_has_the_log_whose_epoch_is_over_then() {
     driven.tell(Input::Connected(Ok(slot(40, 40))));
     let Next::OpenLog(of) = driven.next.clone() else { panic!("{:?}", driven.next) };
     let (epoch, extent, broken) = (Epoch(2), None, None);
-    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken })));
+    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken, seen: None })));
     driven.tell(unseen(Some(41), Vec::new()));
     driven.tell(Input::EpochBegan(Some(Epoch(3))));
     let reason = driven.effects.iter().find_map(|effect| match effect {
@@ -437,8 +438,74 @@ fn a_slot_that_another_has_made_meanwhile_costs_no_epoch() {
     driven.tell(Input::Connected(Ok(slot(10, 30))));
     let Next::OpenLog(of) = driven.next.clone() else { panic!("{:?}", driven.next) };
     let (epoch, extent, broken) = (Epoch(1), extent(5, 30), None);
-    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken })));
+    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken, seen: None })));
     assert!(matches!(driven.next, Next::ReadLog { behind: Lsn(10) }), "{:?}", driven.next);
+}
+
+fn with_labels(labels: &[(u32, &str, u32)]) -> Looked {
+    let mut looked = looked();
+    let labels = labels.iter().map(|(oid, label, by)| (*oid, (*label).to_owned(), *by)).collect();
+    let (name, kind) = ("public.mood".to_owned(), "e".to_owned());
+    let attributes = Vec::new();
+    let mood = ObservedType { oid: 90, name, kind, base: 0, element: 0, labels, attributes };
+    looked.observed.types.push(mood);
+    looked
+}
+
+fn kept(effects: &[Effect]) -> Option<&Observed> {
+    effects.iter().rev().find_map(|effect| match effect {
+        Effect::KeepLook(observed) => Some(&**observed),
+        _ => None,
+    })
+}
+
+#[test]
+fn what_has_changed_rows_while_no_server_ran_is_told_by_the_look_that_is_kept_with_the_log() {
+    let before = with_labels(&[(1, "sad", 5)]).observed;
+    for (now, continues) in [
+        (with_labels(&[(1, "sad", 5)]), true),
+        (with_labels(&[(1, "sad", 5), (2, "glad", 6)]), true),
+        (with_labels(&[(1, "blue", 6)]), false),
+        (with_labels(&[(1, "sad", 7)]), false),
+    ] {
+        let mut driven = Driven::new();
+        let observed = now.observed.clone();
+        driven.tell(Input::Looked(Ok(Box::new(now))));
+        driven.tell(Input::Connected(Ok(slot(10, 30))));
+        let Next::OpenLog(of) = driven.next.clone() else { panic!("{:?}", driven.next) };
+        let (epoch, extent, broken) = (Epoch(1), extent(5, 30), None);
+        let seen = Some(Box::new(before.clone()));
+        driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken, seen })));
+        if continues {
+            driven.tell(Input::LogRead(Ok(LogRead { expected: Vec::new(), recent: Vec::new() })));
+            driven.tell(unseen(None, Vec::new()));
+        } else {
+            assert!(matches!(driven.next, Next::EndLog(_)), "{:?}", driven.next);
+            assert!(driven.effects.iter().any(|effect| matches!(effect, Effect::Warn(_))));
+            driven.tell(Input::EpochBegan(Some(Epoch(2))));
+            driven.tell(unseen(Some(31), Vec::new()));
+            driven.tell(Input::EpochBegan(Some(Epoch(3))));
+        }
+        assert!(matches!(driven.next, Next::Stream));
+        assert_eq!(kept(&driven.effects), Some(&observed));
+    }
+}
+
+/// Until its epoch has begun: who starts meanwhile must find it, too.
+#[test]
+fn a_look_at_what_ends_the_epoch_is_not_kept() {
+    let mut driven = Driven::new();
+    driven.begin_epoch(10, 20);
+    let begun = looked().observed;
+    assert_eq!(kept(&driven.effects), Some(&begun));
+    let mut incidental = begun.clone();
+    incidental.tables[0].incidental.push('x');
+    driven.tell(Input::Observed(Box::new(incidental.clone())));
+    assert_eq!(kept(&driven.effects), Some(&incidental));
+    let mut replaced = incidental;
+    replaced.tables[0].oid += 1;
+    driven.tell(Input::Observed(Box::new(replaced)));
+    assert_eq!(kept(&driven.effects), None);
 }
 
 #[test]
@@ -465,7 +532,7 @@ fn when_someone_cannot_follow_a_generation_begins_where_the_log_ends() {
     driven.tell(Input::Connected(Ok(slot(25, 40))));
     let Next::OpenLog(of) = driven.next.clone() else { panic!("{:?}", driven.next) };
     let (epoch, extent, broken) = (Epoch(7), extent(20, 30), None);
-    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken })));
+    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken, seen: None })));
     let (expected, recent) = (Vec::new(), Vec::new());
     driven.tell(Input::LogRead(Ok(LogRead { expected, recent })));
     driven.tell(unseen(None, Vec::new()));
@@ -513,7 +580,7 @@ fn who_stood_by_takes_the_place_as_it_finds_it() {
     driven.tell(Input::Connected(Ok(slot(20, 30))));
     let Next::OpenLog(of) = driven.next.clone() else { panic!("{:?}", driven.next) };
     let (epoch, extent, broken) = (Epoch(4), extent(5, 25), None);
-    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken })));
+    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken, seen: None })));
     assert!(matches!(driven.next, Next::ReadLog { behind: Lsn(20) }), "the other made the slot");
 }
 
@@ -665,7 +732,7 @@ impl Driven {
         let Next::OpenLog(_) = &self.next else { panic!("{:?}", self.next) };
         let of = self.core.log.as_ref().unwrap().of.clone();
         let (epoch, extent) = (Epoch(7), extent(20, ends));
-        self.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken: None })));
+        self.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken: None, seen: None })));
         let Next::ReadLog { .. } = &self.next else { panic!("{:?}", self.next) };
         let read = LogRead { expected: Vec::new(), recent: Vec::new() };
         self.tell(Input::LogRead(Ok(read)));
@@ -744,7 +811,7 @@ fn columns_that_were_added_while_no_server_ran_end_no_epoch() {
         driven.tell(Input::Looked(Ok(Box::new(looked_at(columns, 60)))));
         driven.tell(Input::Connected(Ok(slot(20, 62))));
         let (epoch, extent) = (Epoch(7), extent(20, 30));
-        let log = LogFound { of: of.clone(), epoch, extent, broken: None };
+        let log = LogFound { of: of.clone(), epoch, extent, broken: None, seen: None };
         driven.tell(Input::LogOpened(Ok(log.clone())));
         (driven, log)
     };
@@ -800,7 +867,7 @@ fn an_epoch_that_begins_all_the_same_has_rows_with_all_of_their_columns() {
     driven.tell(Input::Connected(Ok(slot(10, 40))));
     let of = driven.core.log.as_ref().unwrap().of.clone();
     let (epoch, extent) = (Epoch(7), extent(20, 20));
-    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken: None })));
+    driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken: None, seen: None })));
     driven.tell(Input::LogRead(Ok(LogRead { expected: Vec::new(), recent: Vec::new() })));
     driven.tell(Input::EpochBegan(Some(Epoch(8))));
     driven.tell(unseen(Some(45), Vec::new()));
@@ -848,7 +915,7 @@ fn what_is_more_than_columns_added_begins_an_epoch() {
         driven.tell(Input::Connected(Ok(slot(20, 30))));
         let of = driven.core.log.as_ref().unwrap().of.clone();
         let (epoch, extent) = (Epoch(7), extent(20, 20));
-        driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken: None })));
+        driven.tell(Input::LogOpened(Ok(LogFound { of, epoch, extent, broken: None, seen: None })));
         driven.tell(Input::EpochBegan(Some(Epoch(8))));
         driven.tell(unseen(Some(30), Vec::new()));
         driven.tell(Input::EpochBegan(Some(Epoch(9))));
