@@ -113,13 +113,24 @@ pub struct TableStreaming {
     pub left_out: Vec<LeftOutColumn>,
     /// Whether it has partitions, whose rows are streamed as its own.
     pub partitioned: bool,
-    /// The partitions that hold rows, quoted, with the replica identity of each.
-    pub partitions: Vec<(String, ReplicaIdentity)>,
+    /// The partitions that hold rows.
+    pub partitions: Vec<CatalogPartition>,
     /// Whether it has a primary key, which is `DEFERRABLE`: rows may have the same one within a transaction.
     pub deferrable_key: bool,
     /// Why Postgres rejects the application's own updates and deletes of the table while its replica identity is
     /// `FULL` and it is published, if it does.
     pub full_rejected: Option<FullRejected>,
+}
+
+/// A partition that holds rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CatalogPartition {
+    /// `pg_class.oid`.
+    pub oid: u32,
+    /// Its name, quoted, with its schema.
+    pub name: String,
+    /// Which columns of an old row of it the stream brings.
+    pub replica_identity: ReplicaIdentity,
 }
 
 /// A column that the stream does not bring.

@@ -32,7 +32,7 @@ pub fn plan_once_set_up(
     for table in set_up.tables.iter_mut().filter(|table| table.streaming.full_rejected.is_none()) {
         table.replica_identity = ReplicaIdentity::Full;
         let partitions = &mut table.streaming.partitions;
-        partitions.iter_mut().for_each(|(_, identity)| *identity = ReplicaIdentity::Full);
+        partitions.iter_mut().for_each(|part| part.replica_identity = ReplicaIdentity::Full);
     }
     let plan = compile(definition, &set_up)?;
     let problems = match compile(definition, catalog) {
@@ -94,7 +94,7 @@ pub fn check_plan(plan: &Plan) -> Vec<Problem> {
 /// That Postgres rejects the application's updates and deletes of a table as it is.
 pub fn rejected_writes(catalog: &CatalogTable) -> Option<Problem> {
     let rejected = catalog.streaming.full_rejected.as_ref()?;
-    let partitions = catalog.streaming.partitions.iter().map(|(_, identity)| identity);
+    let partitions = catalog.streaming.partitions.iter().map(|part| &part.replica_identity);
     let mut identities = partitions.chain([&catalog.replica_identity]);
     identities.any(|identity| *identity == ReplicaIdentity::Full).then_some(())?;
     let quoted = quote_table(&catalog.schema, &catalog.name);

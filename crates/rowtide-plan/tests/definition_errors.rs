@@ -6,7 +6,8 @@ mod catalogs;
 use miette::{GraphicalReportHandler, GraphicalTheme};
 use proptest::prelude::*;
 use rowtide_plan::catalog::{
-    Catalog, FullRejected, LeftOutColumn, ReplicaIdentity, Unstreamed, UnstreamedKind,
+    Catalog, CatalogPartition, FullRejected, LeftOutColumn, ReplicaIdentity, Unstreamed,
+    UnstreamedKind,
 };
 use rowtide_plan::compile::{compile, compile_partly};
 use rowtide_plan::definition::Definition;
@@ -311,9 +312,14 @@ fn tables_that_are_streamed_otherwise() {
     }
     let mut catalog = notes();
     catalog.tables[0].streaming.partitioned = true;
+    let part = |oid, name: &str, replica_identity| CatalogPartition {
+        oid,
+        name: name.to_owned(),
+        replica_identity,
+    };
     catalog.tables[0].streaming.partitions = vec![
-        ("\"public\".\"old\"".to_owned(), ReplicaIdentity::Full),
-        ("\"public\".\"new\"".to_owned(), ReplicaIdentity::Key),
+        part(50, "\"public\".\"old\"", ReplicaIdentity::Full),
+        part(51, "\"public\".\"new\"", ReplicaIdentity::Key),
     ];
     shown += &rejections(&catalog, &[rule]);
     catalog.tables[0].primary_key.clear();

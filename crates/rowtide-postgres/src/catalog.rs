@@ -4,8 +4,9 @@
 //! name it is read what it is.
 
 use rowtide_plan::catalog::{
-    Catalog, CatalogColumn, CatalogIndex, CatalogTable, ColumnInput, FullRejected, LeftOutColumn,
-    ReplicaIdentity, TableName, TableStreaming, Unstreamed, UnstreamedKind,
+    Catalog, CatalogColumn, CatalogIndex, CatalogPartition, CatalogTable, ColumnInput,
+    FullRejected, LeftOutColumn, ReplicaIdentity, TableName, TableStreaming, Unstreamed,
+    UnstreamedKind,
 };
 use rowtide_plan::sql::{quote_identifier, quote_table};
 use rowtide_plan::value::ColumnType;
@@ -359,8 +360,11 @@ fn identity(letter: &str, index: Vec<String>) -> ReplicaIdentity {
 fn table(row: &Row, partitions: &[Row]) -> CatalogTable {
     let oid: u32 = row.get(0);
     let partitions = partitions.iter().filter(|row| row.get::<_, u32>(0) == oid);
-    let partitions = partitions
-        .map(|row| (quote_table(row.get(2), row.get(3)), identity(row.get(6), Vec::new())));
+    let partitions = partitions.map(|row| CatalogPartition {
+        oid: row.get(1),
+        name: quote_table(row.get(2), row.get(3)),
+        replica_identity: identity(row.get(6), Vec::new()),
+    });
     let streaming = TableStreaming {
         partitioned: row.get::<_, &str>(7) == "p",
         partitions: partitions.collect(),

@@ -79,7 +79,9 @@ pub(crate) async fn wanted(
         (quote_table(&table.schema, &table.name), table.replica_identity.clone())
     };
     let all = catalog.tables.iter().filter(needs).flat_map(|table| {
-        std::iter::once(own(table)).chain(table.streaming.partitions.iter().cloned())
+        let parts = table.streaming.partitions.iter();
+        let parts = parts.map(|part| (part.name.clone(), part.replica_identity.clone()));
+        std::iter::once(own(table)).chain(parts)
     });
     let smaller = all.filter(|(_, identity)| *identity != ReplicaIdentity::Full);
     Ok(Wanted {

@@ -191,6 +191,57 @@ async fn rows_that_go_while_a_partition_has_a_smaller_identity_for_a_moment_are_
     stage.holds("event", ROWS).await;
 }
 
+/// No look at the catalog shows it, and that it went is not streamed.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_come_and_go_with_a_partition_between_two_looks_are_gone() {
+    const MADE: &str = "CREATE TABLE event_9 PARTITION OF event FOR VALUES FROM (90) TO (100); \
+        ALTER TABLE event_9 REPLICA IDENTITY FULL";
+    const ROWS: &str = "INSERT INTO event VALUES (91, 1, 'ann', 'x'), (92, 1, 'bob', 'y')";
+    let mut stage = Stage::new(RULE, TABLES).await;
+    stage.holds("event", self::ROWS).await;
+    for transactions in [
+        vec![MADE, ROWS, "DROP TABLE event_9"],
+        vec![
+            MADE,
+            ROWS,
+            "UPDATE event SET owner = 'ann' WHERE at = 92",
+            "ALTER TABLE event DETACH PARTITION event_9",
+        ],
+        vec![
+            "DROP TABLE IF EXISTS event_9; DELETE FROM event WHERE at = 8",
+            MADE,
+            ROWS,
+            "UPDATE event SET at = 8 WHERE at = 91",
+            "DROP TABLE event_9",
+        ],
+        vec![
+            "CREATE TABLE event_9 (LIKE event INCLUDING ALL); INSERT INTO event_9 VALUES (91, 1, 'ann', 'before')",
+            "ALTER TABLE event_9 REPLICA IDENTITY FULL; ALTER TABLE event ATTACH PARTITION event_9 FOR VALUES FROM (90) TO (100)",
+            "UPDATE event SET body = 'seen' WHERE at = 91",
+            "ALTER TABLE event DETACH PARTITION event_9",
+            "DROP TABLE event_9",
+        ],
+    ] {
+        let each: String =
+            transactions.iter().map(|sql| format!("BEGIN; {sql}; COMMIT; ")).collect();
+        stage.events(&each).await;
+        stage.run("DROP TABLE IF EXISTS event_9").await;
+        // And in one transaction.
+        stage.events(&format!("BEGIN; {}; COMMIT", transactions.join("; "))).await;
+    }
+    stage.run("DROP TABLE IF EXISTS event_9").await;
+    // What follows is as ever, and while no server runs it is the same.
+    stage.events("UPDATE event SET body = 'after'").await;
+    stage.app.stop_server().await;
+    stage
+        .run(&format!(
+            "BEGIN; {MADE}; COMMIT; BEGIN; {ROWS}; COMMIT; BEGIN; DROP TABLE event_9; COMMIT"
+        ))
+        .await;
+    stage.app.start_server().await;
+    stage.holds("event", self::ROWS).await;
+}
+
 /// What a walsender of version 14 has once found out of a table it keeps: that it was no partition when it came to the
 /// first row.
 #[tokio::test(flavor = "multi_thread")]

@@ -60,7 +60,7 @@ fn smaller_partition(catalog: &CatalogTable, span: Span) -> Option<DefinitionPro
         *identity == ReplicaIdentity::Full || *identity == catalog.replica_identity
     };
     let mut partitions = catalog.streaming.partitions.iter();
-    let (partition, _) = partitions.find(|(_, identity)| !fits(identity))?;
+    let partition = &partitions.find(|part| !fits(&part.replica_identity))?.name;
     let quoted = quote_table(&catalog.schema, &catalog.name);
     let problem = DefinitionProblem::of_table(
         span,
