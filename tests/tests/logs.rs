@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use rowtide::log_filter::{read_filter, without_values};
 use rowtide_tests::small::{FILES, SMALL_FILES, files_tables};
 use rowtide_tests::{
-    App, Database, Dir, Older, Raw, Running, SECRET, eventually, http_get, insert, rowtide, said,
+    App, Database, Dir, Older, Raw, Running, SECRET, Writer, eventually, http_get, insert, rowtide,
+    said,
 };
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -381,4 +382,66 @@ async fn outcome(raw: &mut Raw) -> String {
             return code;
         }
     }
+}
+
+/// Whoever runs the database is told which trigger it is, and with which statements it was met.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_trigger_is_one_error_with_its_statement_and_without_values() {
+    let log = Log::begin().await;
+    let tables = "
+        CREATE TABLE note (id text PRIMARY KEY, owner text NOT NULL, body text);
+        CREATE TABLE kept (body text);
+        CREATE FUNCTION keep_it() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            INSERT INTO kept (bodies) VALUES (NEW.body || 'x');
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER keep_it BEFORE INSERT ON note FOR EACH ROW EXECUTE FUNCTION keep_it();";
+    let app = App::with(DEFINITION, tables).await;
+    let mut writer = Writer::live(&app, "u1").await;
+    let note = |id: &str| json!([insert("note", json!({ "id": id, "owner": "u1", "body": MARK }))]);
+    writer.mutate(note("n1")).await.rejected("unknown_error", "function `keep_it()`");
+    let errors = || {
+        let lines = log.ours();
+        let lines = lines.lines().filter(|line| line.contains(" ERROR "));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let [told] = &errors()[..] else { panic!("{:?}", errors()) };
+    for part in [
+        "42703",
+        "keep_it()",
+        "line 3 at SQL statement",
+        "INSERT INTO \\\"public\\\".\\\"note\\\"",
+        "INSERT INTO kept (bodies)",
+        "column \\\"bodies\\\" of relation \\\"kept\\\" does not exist",
+    ] {
+        assert!(told.contains(part), "no `{part}` in {told}");
+    }
+    // What is put together when it runs, in whatever way, is not repeated; where that is done is.
+    for (n, body) in [
+        "EXECUTE format('INSERT INTO kept (bodies) VALUES (%L)', NEW.body)",
+        "EXECUTE format('SELECT nextval(%L)', NEW.body)",
+        "PERFORM NEW.body::regclass",
+        "NEW.body := query_to_xml('SELECT ' || NEW.body, true, true, '')",
+    ]
+    .iter()
+    .enumerate()
+    {
+        app.database
+            .run(&format!(
+                "CREATE OR REPLACE FUNCTION keep_it() RETURNS trigger LANGUAGE plpgsql AS $$
+                 BEGIN {body}; RETURN NEW; END $$"
+            ))
+            .await;
+        writer.mutate(note("n2")).await.rejected("unknown_error", "function `keep_it()`");
+        let errors = errors();
+        assert_eq!(errors.len(), n + 2, "{body}");
+        let told = errors.last().unwrap();
+        for part in ["keep_it()", " line 2 at ", "INSERT INTO \\\"public\\\".\\\"note\\\""] {
+            assert!(told.contains(part), "{body}: no `{part}` in {told}");
+        }
+    }
+    let lines = log.ours().to_lowercase();
+    let line = lines.lines().find(|line| line.contains(&MARK.to_lowercase()));
+    assert_eq!(line, None, "a value is logged");
 }
