@@ -445,3 +445,22 @@ async fn a_broken_trigger_is_one_error_with_its_statement_and_without_values() {
     let line = lines.lines().find(|line| line.contains(&MARK.to_lowercase()));
     assert_eq!(line, None, "a value is logged");
 }
+
+/// It is the client's version that is odd, so it is said once, and not with what may be anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_older_client_says_that_is_not_understood_is_one_warning_without_its_text() {
+    let log = Log::begin().await;
+    let app = App::small_files().await;
+    let (mut tab, _) = Older::live(&app, "owner").await;
+    tab.send(&json!({ "type": MARK, "body": MARK }).to_string()).await;
+    tab.send(&format!("{{{MARK}")).await;
+    tab.send_binary(MARK.into()).await;
+    tab.assert_alive().await;
+    let lines = log.ours();
+    let of = |level: &str| {
+        let ours = lines.lines().filter(|line| line.contains("a message of an older client"));
+        ours.filter(|line| line.contains(level)).count()
+    };
+    assert_eq!((of(" WARN "), of(" DEBUG ")), (1, 2), "{lines}");
+    assert!(!lines.contains(MARK), "{lines}");
+}
