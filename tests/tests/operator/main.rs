@@ -2,6 +2,7 @@
 
 mod check;
 mod setup;
+mod teardown;
 
 use rowtide_tests::{Database, Dir, Running, Said, eventually, rowtide, said};
 use tokio_postgres::Client;
@@ -98,6 +99,11 @@ impl Operator {
             gave_up += usize::from(written.is_err());
         }
         assert!(gave_up <= 1, "{gave_up} of {} writes had to wait longer than a turn", turns.len());
+    }
+
+    /// What a query for one text answers.
+    async fn one(&self, sql: &str) -> Option<String> {
+        self.database.connect().await.query_one(sql, &[]).await.unwrap().get(0)
     }
 
     /// How many connections of the command there are, of those that fit a condition.
