@@ -49,7 +49,7 @@ const TABLES: &str = "
         ELSIF said LIKE '%execute%' THEN
             EXECUTE 'SELECT ' || replace(said, '-', '_');
         ELSIF said LIKE '%sequence%' THEN
-            EXECUTE format('SELECT nextval(%L)', said);
+            EXECUTE format('SELECT nextval((%L::text)::regclass)', said);
         ELSIF said LIKE '%opened%' THEN
             DECLARE opened refcursor;
             BEGIN
@@ -420,7 +420,7 @@ async fn a_broken_trigger_is_one_error_with_its_statement_and_without_values() {
     // What is put together when it runs, in whatever way, is not repeated; where that is done is.
     for (n, body) in [
         "EXECUTE format('INSERT INTO kept (bodies) VALUES (%L)', NEW.body)",
-        "EXECUTE format('SELECT nextval(%L)', NEW.body)",
+        "EXECUTE format('SELECT nextval((%L::text)::regclass)', NEW.body)",
         "PERFORM NEW.body::regclass",
         "NEW.body := query_to_xml('SELECT ' || NEW.body, true, true, '')",
     ]
