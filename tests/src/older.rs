@@ -22,7 +22,15 @@ impl Older {
     /// # Panics
     /// When there is no answer.
     pub async fn open(app: &App, path_and_query: &str) -> Result<Older, http::StatusCode> {
-        let url = format!("ws://{}{path_and_query}", app.address());
+        Older::open_at(&app.address().to_string(), path_and_query).await
+    }
+
+    /// As [`Older::open`], of a server at this address.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub async fn open_at(address: &str, path_and_query: &str) -> Result<Older, http::StatusCode> {
+        let url = format!("ws://{address}{path_and_query}");
         match timeout(PATIENCE, connect_async(url)).await.expect("an answer in time") {
             Ok((socket, _)) => Ok(Older { socket }),
             Err(tungstenite::Error::Http(response)) => Err(response.status()),

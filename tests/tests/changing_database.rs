@@ -311,6 +311,53 @@ async fn what_is_set_for_a_role_or_a_database_changes_nothing() {
     assert_eq!(raw.until("snapshot").await["rows"][0]["tags"], json!(["a\\b", null]));
 }
 
+/// With the search path that Postgres begins with, `"$user"` is Rowtide's own schema for such a role, and in it is a table
+/// of the same name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_named_like_the_schema_writes_the_tables_of_the_application() {
+    let definition = &DEFINITION[..DEFINITION.find("[tables.judged]").unwrap()];
+    let mut app = App::with(definition, CALENDAR).await;
+    let role = app.database.names().schema;
+    app.database
+        .run(&format!(
+            "CREATE ROLE {role} LOGIN REPLICATION; GRANT ALL ON item, client TO {role};
+             GRANT USAGE ON SCHEMA {role} TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA {role} TO {role}"
+        ))
+        .await;
+    let url = app.database.url_as(&role).await;
+    let options = ConnectOptions::parse(&url).unwrap();
+    // As others connect, who set nothing.
+    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let sql = "SELECT current_setting('search_path'), relnamespace::regnamespace::text FROM pg_class \
+               WHERE oid = 'client'::regclass";
+    let row = client.query_one(sql, &[]).await.unwrap();
+    assert_eq!(row.get::<_, &str>(0), "\"$user\", public");
+    assert_eq!(row.get::<_, &str>(1), role, "there is something to be led astray by");
+    drop(client);
+    for mutations_apart in [false, true] {
+        app.stop_server().await;
+        app.options().gateway.database = options.clone();
+        app.options().gateway.mutation_database = mutations_apart.then(|| options.clone());
+        app.start_server().await;
+        let mut writer = Writer::live(&app, "u1").await;
+        let id = format!("i{mutations_apart}");
+        let item = json!({ "id": id, "owner": "u1", "day": "2026-02-01" });
+        writer.mutate(json!([insert("item", item)])).await.applied();
+        let rows = format!(
+            "SELECT count(*) FROM public.client WHERE item = '{id}' AND day = '2026-02-01'"
+        );
+        assert_eq!(app.one(&rows).await, "1");
+        let acked = format!(
+            "SELECT last_mutation FROM {role}.client WHERE client_id = '{}'",
+            writer.client_id
+        );
+        assert_eq!(app.one(&acked).await, "1");
+    }
+    app.stop_server().await;
+    app.database.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
+
 /// Mutations by a role of their own, to which row-level security applies, and for which everything is set otherwise.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_role_of_mutations_may_be_one_that_everything_is_set_for() {

@@ -222,8 +222,7 @@ impl Writer {
             }
             Note::TookTooLong(what) => {
                 telemetry::mutation_retried("conflict");
-                let user = &*job.user;
-                tracing::warn!(what, user, "a mutation took too long, and is tried again");
+                tracing::warn!(what, "a mutation took too long, and is tried again");
             }
         }
     }

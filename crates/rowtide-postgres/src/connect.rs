@@ -10,6 +10,7 @@ use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use crate::context::place;
 use crate::session::{Amiss, STARTUP};
 use crate::tls::{InvalidRoots, Trust};
 
@@ -188,14 +189,15 @@ pub fn reason_without_values(error: &tokio_postgres::Error) -> String {
     error.as_db_error().map_or_else(|| reason(error), message_without_values)
 }
 
-/// As [`reason_without_values`]. What a value is wrong with, which constraint it violates, and what functions of the
-/// application say, tells of rows; then it is the code, and the names that come with it.
+/// As [`reason_without_values`]. What a value is wrong with, which constraint it violates, and what is said within functions of
+/// the application, tells of rows; then it is the code, the names that come with it, and the place.
 pub fn message_without_values(error: &DbError) -> String {
     let code = error.code().code();
     let is_of_values =
         matches!(code.get(..2), Some("21" | "22" | "23" | "38" | "39" | "44" | "P0"));
     let is_raised = error.routine() == Some("exec_stmt_raise");
-    if !is_of_values && !is_raised {
+    let is_within = error.where_().is_some_and(|context| !context.is_empty());
+    if !is_of_values && !is_raised && !is_within {
         return error.message().to_owned();
     }
     let names = [
@@ -207,6 +209,9 @@ pub fn message_without_values(error: &DbError) -> String {
     let mut text = format!("SQLSTATE {code}");
     for (what, name) in names {
         name.iter().for_each(|name| text += &format!(", {what} `{name}`"));
+    }
+    if let Some(place) = error.where_().and_then(place) {
+        text += &format!(", {place}");
     }
     text
 }

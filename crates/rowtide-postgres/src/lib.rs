@@ -7,6 +7,7 @@ pub mod check;
 pub mod client_registry;
 pub mod cluster;
 pub mod connect;
+mod context;
 mod handshake;
 mod intake;
 pub mod load;

@@ -6,6 +6,7 @@
 
 mod found;
 mod print;
+mod psql;
 mod steps;
 mod teardown;
 mod turns;
@@ -25,7 +26,7 @@ pub use self::print::script;
 pub use self::steps::Right;
 use self::steps::{Action, Step};
 pub(crate) use self::steps::{foreign, later_columns, slot_is_ours};
-pub use self::teardown::{Torn, teardown, to_tear_down};
+pub use self::teardown::{Torn, teardown, teardown_script, to_tear_down};
 pub use self::turns::in_the_way;
 use self::turns::{SAY_AGAIN, Turns};
 use crate::catalog::{encoding_said, unserved_encoding};

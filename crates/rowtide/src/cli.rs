@@ -108,6 +108,9 @@ struct Teardown {
     /// Do not ask
     #[arg(long)]
     yes: bool,
+    /// Print the SQL instead, as a script for psql, in parts for those who must run them; nothing is changed
+    #[arg(long, conflicts_with = "yes")]
+    print: bool,
     #[command(flatten)]
     configured: Configured,
 }
@@ -235,6 +238,9 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Check(args) => operate::check(args.settings()?).await,
         Command::Setup(args) => {
             operate::set_up(args.configured.settings()?, args.print, args.server_role).await
+        }
+        Command::Teardown(Teardown { print: true, configured, .. }) => {
+            operate::print_teardown(configured.settings()?).await
         }
         Command::Teardown(args) => operate::tear_down(args.configured.settings()?, args.yes).await,
         Command::Explain(args) => {

@@ -13,7 +13,8 @@ use rowtide_plan::plan::Plan;
 use rowtide_postgres::check::{Findings, check as check_database};
 use rowtide_postgres::connect::{ConnectError, ConnectOptions, Names, connect, reason};
 use rowtide_postgres::setup::{
-    Attended, SetupError, Torn, in_the_way, script, setup_attended, teardown, to_tear_down,
+    Attended, SetupError, Torn, in_the_way, script, setup_attended, teardown, teardown_script,
+    to_tear_down,
 };
 use rowtide_postgres::trial::Trial;
 use tokio_postgres::Client;
@@ -132,8 +133,9 @@ fn not_torn_down(error: SetupError) -> Report {
     match error {
         SetupError::Connect(error) => unreachable(error),
         SetupError::NotAllowed { .. } => miette!(
-            help =
-                "run it with a `database_url` of a role that may do all of it, such as a superuser",
+            help = "run it with a `database_url` of a role that may do all of it, such as a superuser; \
+                    `rowtide teardown --print` prints the SQL, for the owner of Rowtide's tables, in parts for those who \
+                    must run them",
             "{error}"
         ),
         error => not_done(error),
@@ -248,6 +250,17 @@ pub(crate) async fn tear_down(settings: Settings, yes: bool) -> Result<ExitCode>
     }
     done.iter().for_each(|step| tell!("{step}"));
     left.iter().for_each(|what| tell!("left: {what}"));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `rowtide teardown --print`.
+///
+/// # Errors
+/// When the database cannot be asked, or does not tell all.
+pub(crate) async fn print_teardown(settings: Settings) -> Result<ExitCode> {
+    let (database, names) = settings.database()?;
+    let script = teardown_script(&database, &names).await.map_err(not_torn_down)?;
+    hand_out(&script)?;
     Ok(ExitCode::SUCCESS)
 }
 

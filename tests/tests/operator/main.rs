@@ -2,8 +2,9 @@
 
 mod check;
 mod setup;
+mod teardown;
 
-use rowtide_tests::{Database, Dir, Running, Said, rowtide, said};
+use rowtide_tests::{Database, Dir, Running, Said, eventually, rowtide, said};
 use tokio_postgres::Client;
 
 const TABLES: &str = "
@@ -76,6 +77,33 @@ impl Operator {
         let rows =
             client.query(sql, &[&names.schema, &names.publication, &names.slot]).await.unwrap();
         rows.iter().map(|row| row.get(0)).collect()
+    }
+
+    /// Writes at the beginning of one turn after the other, while somebody is in the way of all. Postgres ends a turn by its own
+    /// clock after a tenth of a second, and a write by the same clock after a whole one. One of the writes may be unlucky.
+    async fn write_in_turns(&self) {
+        let (looks, writer) = (self.database.connect().await, self.database.connect().await);
+        writer.batch_execute("SET lock_timeout = '1s'").await.unwrap();
+        let (looks, mut turns, mut gave_up) = (&looks, Vec::new(), 0);
+        while turns.len() < 4 {
+            let known = &turns;
+            let turn = eventually("it asks for its lock", || async move {
+                let sql = "SELECT waitstart::text FROM pg_locks WHERE relation = 'note'::regclass AND NOT granted \
+                       AND mode = 'AccessExclusiveLock' AND waitstart IS NOT NULL";
+                let row = looks.query_opt(sql, &[]).await.unwrap()?;
+                Some(row.get::<_, String>(0)).filter(|turn| !known.contains(turn))
+            });
+            let turn = turn.await;
+            turns.push(turn);
+            let written = writer.batch_execute("UPDATE note SET body = body || '.'").await;
+            gave_up += usize::from(written.is_err());
+        }
+        assert!(gave_up <= 1, "{gave_up} of {} writes had to wait longer than a turn", turns.len());
+    }
+
+    /// What a query for one text answers.
+    async fn one(&self, sql: &str) -> Option<String> {
+        self.database.connect().await.query_one(sql, &[]).await.unwrap().get(0)
     }
 
     /// How many connections of the command there are, of those that fit a condition.

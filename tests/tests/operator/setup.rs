@@ -1,5 +1,4 @@
-//! Set up behind open transactions, by roles that may do a part only, by hand with what `--print` gives; and take all of
-//! it out again.
+//! Set up behind open transactions, by roles that may do a part only, by hand with what `--print` gives.
 
 use rowtide_tests::{Running, eventually, rowtide, said};
 
@@ -29,6 +28,32 @@ async fn nobody_waits_behind_setup_while_it_waits_for_a_reader() {
     assert_eq!(operator.state().await, ["note f", "publication", "schema", "slot"]);
 }
 
+/// Of others' transactions a role without rights does not see how long they have been open, so that it asks for its lock turn
+/// after turn.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_writes_in_a_turn_of_setup_waits_for_that_turn_alone() {
+    let operator = Operator::new(TABLES, DEFINITION).await;
+    let owner = format!("{}_owner", operator.database.name());
+    operator
+        .database
+        .run(&format!(
+            "CREATE ROLE {owner} LOGIN REPLICATION; ALTER TABLE note OWNER TO {owner};
+             GRANT CREATE ON DATABASE {} TO {owner}",
+            operator.database.name()
+        ))
+        .await;
+    let reader = operator.database.connect().await;
+    reader.batch_execute("BEGIN; SELECT count(*) FROM note").await.unwrap();
+    let url = operator.database.url_as(&owner).await;
+    let mut setup = Running::start(operator.command_at(&url, &["setup"]));
+    operator.write_in_turns().await;
+    assert!(setup.runs());
+    reader.batch_execute("COMMIT").await.unwrap();
+    succeeded(&setup.ended().await);
+    assert_eq!(operator.state().await, ["note f", "publication", "schema", "slot"]);
+    operator.database.run(&format!("DROP OWNED BY {owner} CASCADE; DROP ROLE {owner}")).await;
+}
+
 /// What is printed waits as setup does.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_waits_behind_what_setup_prints() {
@@ -41,12 +66,8 @@ async fn nobody_waits_behind_what_setup_prints() {
     let mut script = Running::start(operator.psql_command(&url, &printed.out));
     script.line("psql:").await;
     assert!(script.said().contains("waiting for others who use"), "{}", script.said());
-    let writer = operator.database.connect().await;
-    writer.batch_execute("SET lock_timeout = '9s'").await.unwrap();
-    for _ in 0..50 {
-        writer.batch_execute("UPDATE note SET body = body || '.'").await.unwrap();
-        assert!(script.runs());
-    }
+    operator.write_in_turns().await;
+    assert!(script.runs());
     reader.batch_execute("COMMIT").await.unwrap();
     succeeded(&script.ended().await);
     assert_eq!(operator.state().await, ["note f", "publication", "schema", "slot"]);
@@ -235,71 +256,6 @@ async fn what_setup_prints_is_all_that_a_server_needs() {
             .run(&format!("DROP OWNED BY {server}, {owner}; DROP ROLE {server}, {owner}"))
             .await;
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn teardown_takes_out_what_setup_made_and_names_what_it_leaves() {
-    let operator = Operator::new(TABLES, DEFINITION).await;
-    operator
-        .database
-        .run(
-            "CREATE TABLE kept (id text PRIMARY KEY); ALTER TABLE kept REPLICA IDENTITY FULL;
-             CREATE TABLE by_index (id text PRIMARY KEY, other text NOT NULL UNIQUE);
-             ALTER TABLE by_index REPLICA IDENTITY USING INDEX by_index_other_key",
-        )
-        .await;
-    let all = format!(
-        "{DEFINITION}\n[tables.kept]\nvisible = 'true'\n[tables.by_index]\nvisible = 'true'\n"
-    );
-    operator.dir.write("rowtide.toml", &all);
-    let before = operator.state().await;
-    succeeded(&operator.says(&["setup"]).await);
-    let schema = operator.database.names().schema;
-    operator.database.run(&format!("CREATE TABLE {schema}.theirs (id int)")).await;
-    // It asks, and there is nobody to ask.
-    let asked = operator.says(&["teardown"]).await;
-    rejected(&asked, &["--yes", "nothing was done", "drop publication", "drop replication slot"]);
-    assert!(operator.state().await.contains(&"slot".to_owned()));
-    // What somebody has built upon it is told before anything is done.
-    operator.database.run(&format!("CREATE VIEW clients AS TABLE {schema}.client")).await;
-    rejected(&operator.says(&["teardown", "--yes"]).await, &["other objects depend on"]);
-    assert!(operator.state().await.contains(&"publication".to_owned()));
-    operator.database.run("DROP VIEW clients").await;
-
-    let torn = operator.says(&["teardown", "--yes"]).await;
-    succeeded(&torn);
-    for part in [
-        "left: the replica identity of \"public\".\"kept\" is FULL, and setup had not set it",
-        "left: it did not drop schema",
-    ] {
-        assert!(torn.out.contains(part), "no `{part}` in:\n{}", torn.out);
-    }
-    let mut after = operator.state().await;
-    after.retain(|what| what != "schema");
-    assert_eq!(after, before);
-    operator.database.run(&format!("DROP TABLE {schema}.theirs")).await;
-    succeeded(&operator.says(&["teardown", "--yes"]).await);
-    let nothing = operator.says(&["teardown", "--yes"]).await;
-    assert!(nothing.out.starts_with("nothing was there"), "{nothing:?}");
-    assert_eq!(operator.state().await, before);
-}
-
-/// Two environments over one database: the one that stays goes on.
-#[tokio::test(flavor = "multi_thread")]
-async fn teardown_leaves_another_environment_what_it_needs() {
-    let operator = Operator::new(TABLES, DEFINITION).await;
-    let second = format!("{}_b", operator.database.name());
-    succeeded(&operator.says(&["setup"]).await);
-    succeeded(&operator.says(&["setup", "--environment", &second]).await);
-    let torn = operator.says(&["teardown", "--yes"]).await;
-    succeeded(&torn);
-    assert!(
-        torn.out.contains(&format!("is FULL: publication \"rowtide_{second}\" needs it")),
-        "{}",
-        torn.out
-    );
-    succeeded(&operator.says(&["check", "--environment", &second]).await);
-    succeeded(&operator.says(&["teardown", "--yes", "--environment", &second]).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,7 +15,7 @@ use tokio_postgres::{Client, Row};
 
 use super::bound::{BoundStatement, Text, bind};
 use super::client_row::{ClientRowSql, rejections_json};
-use super::failure::{Failure, Sent};
+use super::failure::{BrokenTrigger, Failure, Sent};
 use super::statements::{ReadyStatement, StatementKey, Statements};
 use super::{Author, Number, Outcome, Ticket};
 use crate::catalog::read_catalog;
@@ -101,8 +101,7 @@ impl MutationConnection {
                 // A deferred constraint, which Postgres checks at the commit.
                 Err(Failure::Rejected(rejection)) => self.reject(ticket, &[rejection]).await,
                 Err(Failure::Broken(broken)) => {
-                    let rejection = self.if_it_fits(plan, writes, || broken.rejection()).await?;
-                    self.reject(ticket, &[rejection]).await
+                    self.reject_broken(plan, ticket, writes, &broken).await
                 }
                 Err(other) => Err(other),
             },
@@ -116,8 +115,7 @@ impl MutationConnection {
             }
             Err(Failure::Broken(broken)) => {
                 self.roll_back().await?;
-                let rejection = self.if_it_fits(plan, writes, || broken.rejection()).await?;
-                self.reject(ticket, &[rejection]).await
+                self.reject_broken(plan, ticket, writes, &broken).await
             }
             Ok(Attempt::LookAgain) => Err(Failure::Conflict("a row came and went".to_owned())),
             Err(other) => Err(other),
@@ -145,17 +143,36 @@ impl MutationConnection {
         }
     }
 
-    async fn if_it_fits(
+    /// Acknowledges the number with the rejection of what is broken in the database, if that is not because the tables have
+    /// changed.
+    async fn reject_broken(
         &mut self,
-        plan: &Plan,
+        plan: &Arc<Plan>,
+        ticket: &Ticket,
         writes: &[Write],
-        rejection: impl FnOnce() -> Rejection,
-    ) -> Result<Rejection, Failure> {
+        broken: &BrokenTrigger,
+    ) -> Result<Outcome, Failure> {
         let mut tables: Vec<TableId> = writes.iter().map(|write| write.table).collect();
         tables.sort_unstable();
         tables.dedup();
         self.fits(plan, &tables).await?;
-        Ok(rejection())
+        let source = match broken.function() {
+            Some(function) => self.source(function).await?,
+            None => None,
+        };
+        self.reject(ticket, &[broken.rejection(source.as_deref())]).await
+    }
+
+    /// The source of a function, if Postgres finds it by its name.
+    async fn source(&mut self, function: &str) -> Result<Option<String>, Failure> {
+        let sql =
+            "SELECT prosrc FROM pg_catalog.pg_proc WHERE oid = pg_catalog.to_regprocedure($1)";
+        self.round_trips += 1;
+        let params: [(&(dyn ToSql + Sync), Type); 1] = [(&function, Type::TEXT)];
+        let rows = self.in_time(self.client.query_typed(sql, &params)).await?;
+        // It is told with less then.
+        let rows = rows.unwrap_or_default();
+        Ok(rows.first().and_then(|row| row.try_get(0).ok()))
     }
 
     /// Looks whether tables are in the database as they are in the plan. Where they are not, the plan that serves is about

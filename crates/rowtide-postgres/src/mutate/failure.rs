@@ -13,6 +13,7 @@ use tokio_postgres::Error;
 use tokio_postgres::error::{DbError, ErrorPosition, SqlState};
 
 use crate::connect::{message_without_values, reason};
+use crate::context::{function, parameter, place, stands_in};
 
 /// Why a statement of a mutation failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,36 +35,54 @@ pub enum Failure {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokenTrigger {
     sqlstate: String,
-    /// The function that failed, if Postgres names one.
+    /// The function that failed, if Postgres names one, and the line of it.
     function: Option<String>,
-    /// What Postgres said, if that cannot hold a value of a row.
-    said: Option<String>,
-    /// Rowtide's statement, and the function's own, as far as it cannot hold a value.
+    place: Option<String>,
+    /// Rowtide's statement.
     statement: String,
-    inner: Option<String>,
+    /// What Postgres does not understand of a text of the function's.
+    misread: Option<Box<Misread>>,
+}
+
+/// A text that Postgres could not read as a statement, and what it says of it. It quotes that text alone, and what was
+/// put together when it ran may have values in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Misread {
+    text: String,
+    said: String,
 }
 
 impl fmt::Display for BrokenTrigger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SQLSTATE {}", self.sqlstate)?;
-        self.said.as_ref().map_or(Ok(()), |said| write!(f, ": {said}"))
+        self.place.as_ref().map_or(Ok(()), |place| write!(f, ", {place}"))
     }
 }
 
 impl BrokenTrigger {
-    /// The rejection of a mutation that meets it, and an error for whoever runs the database.
-    pub(super) fn rejection(&self) -> Rejection {
-        let BrokenTrigger { sqlstate, function, said, statement, inner } = self;
+    /// The function, as Postgres names it.
+    pub(super) fn function(&self) -> Option<&str> {
+        self.function.as_deref()
+    }
+
+    /// The rejection of a mutation that meets it, and an error for whoever runs the database. Of the function's own
+    /// statement is told what stands in its source.
+    pub(super) fn rejection(&self, source: Option<&str>) -> Rejection {
+        let BrokenTrigger { sqlstate, function, place, statement, misread } = self;
         let what = match function {
             Some(function) => format!("function `{function}` of the database fails"),
             None => "the database does not do it".to_owned(),
         };
+        let written =
+            |misread: &&Misread| source.is_some_and(|source| stands_in(&misread.text, source));
+        let misread = misread.as_deref().filter(written);
         tracing::error!(
             sqlstate,
             function,
-            said,
+            place,
             statement,
-            inner,
+            said = misread.map(|misread| &misread.said),
+            inner = misread.map(|misread| &misread.text),
             "a mutation was rejected because something in the database fails; no client has caused that"
         );
         Rejection::new(RejectCode::UnknownError, format!("{what} (SQLSTATE {sqlstate})"))
@@ -154,27 +173,6 @@ fn is_raised(error: &DbError) -> bool {
     error.routine() == Some("exec_stmt_raise") || *error.code() == SqlState::RAISE_EXCEPTION
 }
 
-/// The number of the parameter that a context names: `unnamed portal parameter $2`, in the language of the server, with or
-/// without the value behind it. A dollar of another context stands in a statement or in a function.
-fn parameter(place: &str) -> Option<usize> {
-    let (_, rest) = place.split_once('$')?;
-    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-    let behind = &rest[digits..];
-    let is_last = behind.is_empty() || behind.starts_with(" = ");
-    rest[..digits].parse().ok().filter(|_| is_last)
-}
-
-/// The function that a context names, in the language of the server. It ends with its arguments: `PL/pgSQL function stamp()
-/// line 3 at assignment`.
-fn function(place: &str) -> Option<String> {
-    let in_line = |line: &str| {
-        let (before, arguments) = line.split_once('(')?;
-        let name = before.rsplit(' ').next().filter(|name| !name.is_empty())?;
-        Some(format!("{name}({}", arguments.split_inclusive(')').next()?))
-    };
-    place.lines().find_map(in_line)
-}
-
 /// Whether Postgres was in a function, or in a statement of one.
 fn is_inside(error: &DbError) -> bool {
     let internal = matches!(error.position(), Some(ErrorPosition::Internal { .. }));
@@ -182,22 +180,18 @@ fn is_inside(error: &DbError) -> bool {
 }
 
 fn broken(error: &DbError, sent: Option<&Sent<'_>>) -> Failure {
-    let code = error.code().code();
-    // A statement that is put together when it runs may have values in it, and so may what is said of it.
-    let dynamic = error.where_().is_some_and(|place| place.contains("EXECUTE"));
-    let plain =
-        ["0A", "21", "2D", "2F", "3F", "42", "55"].iter().any(|class| code.starts_with(class));
-    let said = (plain && !dynamic).then(|| error.message().to_owned());
-    let inner = match error.position() {
-        Some(ErrorPosition::Internal { query, .. }) if !dynamic => Some(query.clone()),
+    let misread = match error.position() {
+        Some(ErrorPosition::Internal { query, .. }) => {
+            Some(Box::new(Misread { text: query.clone(), said: error.message().to_owned() }))
+        }
         _ => None,
     };
     Failure::Broken(BrokenTrigger {
-        sqlstate: code.to_owned(),
+        sqlstate: error.code().code().to_owned(),
         function: error.where_().and_then(function),
-        said,
+        place: error.where_().and_then(place).map(str::to_owned),
         statement: sent.map_or_else(String::new, |sent| sent.sql.to_owned()),
-        inner,
+        misread,
     })
 }
 
@@ -257,6 +251,12 @@ fn judge(error: &DbError, sent: Option<&Sent<'_>>) -> Failure {
         return Failure::Conflict(said());
     }
     if matches!(class, "42" | "3F" | "55") && !inside && !is(&SqlState::GENERATED_ALWAYS) {
+        // Values of some types are names of what is in the catalog: of tables, of types, of roles.
+        if let Some(sent) = sent
+            && sent.parameter(error).is_some()
+        {
+            return Failure::Rejected(sent.misfit(error));
+        }
         // The text of the statement: of an old plan, or of a rule that names what is not there any more.
         let of = sent.map_or_else(String::new, |sent| format!(" of table `{}`", sent.name));
         return Failure::Away(format!(
@@ -324,37 +324,4 @@ fn rejection(error: &DbError, sent: Option<&Sent<'_>>) -> Option<Rejection> {
 
 fn said_briefly(error: &DbError) -> String {
     error.message().chars().take(300).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_parameter_is_read_from_the_context() {
-        for (place, number) in [
-            ("unnamed portal parameter $2", Some(2)),
-            ("unnamed portal parameter $12 = '$5'", Some(12)),
-            ("unbenannter Portal-Parameter $3", Some(3)),
-            ("SQL statement \"UPDATE item SET n = $1\"", None),
-            ("PL/pgSQL function a$1() line 3 at assignment", None),
-            ("JSON data, line 1: {", None),
-            ("costs $", None),
-        ] {
-            assert_eq!(parameter(place), number, "{place}");
-        }
-    }
-
-    #[test]
-    fn the_function_is_read_from_the_context() {
-        let within = "SQL statement \"UPDATE t SET n = 1\"\nPL/pgSQL function app.stamp(integer,text) line 3 at SQL statement";
-        for (place, name) in [
-            ("PL/pgSQL function stamp() line 3 at assignment", Some("stamp()")),
-            ("PL/pgSQL-Funktion stamp() Zeile 3 bei Zuweisung", Some("stamp()")),
-            (within, Some("app.stamp(integer,text)")),
-            ("unnamed portal parameter $2", None),
-        ] {
-            assert_eq!(function(place).as_deref(), name, "{place}");
-        }
-    }
 }

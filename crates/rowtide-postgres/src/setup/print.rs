@@ -9,6 +9,7 @@ use rowtide_plan::plan::Plan;
 use rowtide_plan::sql::{quote_identifier, quote_literal, quote_table};
 
 use super::found::{FULL, Found, FoundTable};
+use super::psql::{HEAD, attempts, block, comment, guard, one_of, whose};
 use super::steps::{later_columns, slot_is_ours};
 use super::{OWN_TABLES, RECORD, RECORD_COLUMNS, SetupError, Writes, connections};
 use crate::connect::{ConnectOptions, Names};
@@ -51,20 +52,10 @@ impl Script<'_> {
     fn text(&self) -> String {
         let Script { found, names, server, .. } = self;
         let owner = self.owner();
-        let owners = self.owners();
-        let title = match &owner {
-            Some(owner) => format!("the owner of the tables, {}, or a superuser", comment(owner)),
-            None => {
-                let all: Vec<String> = owners.iter().map(|owner| comment(owner)).collect();
-                format!("a superuser: what it changes has several owners, {}", all.join(", "))
-            }
-        };
+        let title = whose(&self.owners());
         format!(
             "-- What Rowtide needs in database {database}, under the names {slot} and {schema}.\n\
-             -- Run it with psql, connected to that database, and not in one transaction (no -1). A superuser may\n\
-             -- run all of it as it stands; otherwise each part says who must run it, in this order. It can be run\n\
-             -- again at any time.\n\
-             \\set ON_ERROR_STOP on\n\
+             {HEAD}\
              {here}\
              \n-- Part 1 of 3, for an administrator: a superuser, or the role that a provider gives for that.\n\n\
              {administrator}\
@@ -76,21 +67,12 @@ impl Script<'_> {
             database = comment(&found.server.database),
             slot = comment(&names.slot),
             schema = comment(&names.schema),
-            here = self.guard(),
+            here = guard(&found.server.database),
             administrator = self.administrator(),
             part_two = self.of_owner(owner),
             server = comment(server),
             slot_sql = self.slot(),
         )
-    }
-
-    /// That it is the database that the script was written for.
-    fn guard(&self) -> String {
-        let database = quote_literal(&self.found.server.database);
-        block(&format!(
-            "IF current_database() <> {database} THEN\n    \
-             RAISE EXCEPTION 'this is for database %, and not for %', {database}, current_database();\n  END IF;"
-        ))
     }
 
     /// Who owns what the second part changes.
@@ -104,9 +86,7 @@ impl Script<'_> {
 
     /// Who can run the second part without being a superuser, if one role can.
     fn owner(&self) -> Option<String> {
-        let mut owners = self.owners().into_iter();
-        let one = owners.next()?.to_owned();
-        owners.next().is_none().then_some(one)
+        one_of(&self.owners()).map(str::to_owned)
     }
 
     fn administrator(&self) -> String {
@@ -225,8 +205,7 @@ impl Script<'_> {
         text
     }
 
-    /// Sets a replica identity in short attempts, as `turns.rs` does: nobody waits behind one for longer than a
-    /// tenth of a second.
+    /// Sets a replica identity, with a record of what it was.
     fn identity(&self, table: &FoundTable) -> String {
         let quoted = table.quoted();
         let oid = format!("{}::regclass", quote_literal(&quoted));
@@ -238,19 +217,15 @@ impl Script<'_> {
             quote_literal(&table.name.name),
         );
         let record = quote_table(&self.names.schema, RECORD);
-        block(&format!(
-            "FOR attempt IN 1..600 LOOP\n    \
-             EXIT WHEN EXISTS (SELECT FROM pg_class WHERE oid = {oid} AND relreplident = 'f');\n    \
-             BEGIN\n      SET LOCAL lock_timeout = '100ms';\n      \
-             LOCK TABLE ONLY {quoted} IN ACCESS EXCLUSIVE MODE;\n      \
-             INSERT INTO {record}\n        {was}\n        ON CONFLICT DO NOTHING;\n      \
-             ALTER TABLE {quoted} REPLICA IDENTITY FULL;\n    \
-             EXCEPTION WHEN lock_not_available THEN\n      \
-             IF attempt = 600 THEN RAISE; END IF;\n      \
-             IF attempt = 1 THEN RAISE NOTICE 'waiting for others who use %', {name}; END IF;\n      \
-             PERFORM pg_sleep(1);\n    END;\n  END LOOP;",
-            name = quote_literal(&quoted)
-        ))
+        attempts(
+            &quoted,
+            &format!("EXISTS (SELECT FROM pg_class WHERE oid = {oid} AND relreplident = 'f')"),
+            &format!(
+                "INSERT INTO {record}\n        {was}\n        ON CONFLICT DO NOTHING;\n      \
+                 ALTER TABLE {quoted} REPLICA IDENTITY FULL;"
+            ),
+            "",
+        )
     }
 
     fn publication(&self) -> String {
@@ -309,38 +284,8 @@ fn granted(has: &str, grant: &str) -> String {
     block(&format!("IF NOT ({has}) THEN\n    {grant};\n  END IF;"))
 }
 
-/// A statement of PL/pgSQL, in quotes that do not occur in it.
-fn block(body: &str) -> String {
-    let mut tag = "$rowtide$".to_owned();
-    while body.contains(&tag) {
-        tag.insert(1, '_');
-    }
-    format!("DO {tag}\nBEGIN\n  {body}\nEND\n{tag};\n")
-}
-
 /// Columns as they are shown in a script.
 fn lines(columns: &str) -> String {
     let lines = columns.lines().map(|line| format!("\n  {}", line.trim()));
     lines.collect::<String>() + "\n"
-}
-
-/// A name in a comment, which ends with the line.
-fn comment(name: &str) -> String {
-    let plain: String = name.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    quote_identifier(&plain)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_name_ends_a_quote_or_a_comment() {
-        assert_eq!(comment("a\nDROP TABLE b"), "\"a DROP TABLE b\"");
-        let quoted = block("SELECT '$rowtide$'");
-        assert!(
-            quoted.starts_with("DO $_rowtide$\n") && quoted.ends_with("\n$_rowtide$;\n"),
-            "{quoted}"
-        );
-    }
 }
