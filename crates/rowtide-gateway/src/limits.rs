@@ -167,6 +167,8 @@ pub struct ClientLimits {
     pub requests_per_minute: u32,
     /// After how long without a connect a client id is removed, give or take a week; `None`: never.
     pub unused_clients: Option<Duration>,
+    /// How often a number of these are removed.
+    pub removal_every: Duration,
     /// Whether a session of the older protocol, whose clients cannot send a new token, outlives the one it came with.
     pub older_sessions_outlive_tokens: bool,
 }
@@ -180,6 +182,7 @@ impl Default for ClientLimits {
             sessions_per_user: SESSIONS_PER_USER,
             requests_per_minute: REQUESTS_PER_MINUTE as u32,
             unused_clients: Some(Duration::from_secs(86_400 * UNUSED_CLIENT_DAYS as u64)),
+            removal_every: REMOVAL_EVERY,
             older_sessions_outlive_tokens: true,
         }
     }
