@@ -16,6 +16,8 @@ pub const MUTATION_CONNECTIONS: usize = 10;
 /// How long Postgres may take for one answer to a mutation before the connection is given up, in seconds.
 /// Longer than the statement's own time-out, which is 20 s.
 pub const MUTATION_ANSWER_SECONDS: usize = 30;
+/// How often it is looked, while no mutation is there, whether one could be applied: where they go a way of their own.
+pub const MUTATION_LOOK: Duration = Duration::from_secs(5);
 /// How many mutations of one client may wait; beyond it the client is sent away, to come back.
 pub const MUTATION_QUEUE: usize = 256;
 /// How many bytes of mutations may wait in all.
