@@ -367,7 +367,7 @@ async fn no_more_files_may_be_open_and_health_is_told_all_the_same() {
     assert!(limited_in(&metrics, "max_connections") >= 300.0, "{metrics}");
     let told = served.running.said();
     assert_eq!(told.matches("a limit of connections is reached").count(), 1, "{told}");
-    assert_eq!(times_told(&&told, "max_connections"), 1, "{told}");
+    assert_eq!(times_told(&told, "max_connections"), 1, "{told}");
     drop((silent, sessions));
     eventually("nobody is left but who asks", || async {
         (served.connections().await == 1.0).then_some(())
