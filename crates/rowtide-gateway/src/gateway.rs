@@ -50,6 +50,9 @@ pub struct GatewayOptions {
     pub prepared_statements: bool,
     /// How long Postgres may take for one answer on those.
     pub mutation_answer: Duration,
+    /// How often it is looked, while there is no mutation, whether one could be applied: where they have a database of
+    /// their own.
+    pub mutation_look: Duration,
 }
 
 /// What every connection shares.
@@ -132,7 +135,7 @@ impl Gateway {
         );
         // Of the stream's database it is known anyway whether it is there.
         if own_way {
-            writer.look_at_the_way(ends.clone());
+            writer.look_at_the_way(options.mutation_look, ends.clone());
         }
         let (database, names) = (options.database.clone(), options.names.clone());
         let outcomes = Outcomes::start(database, names, ends.clone());

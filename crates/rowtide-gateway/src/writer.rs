@@ -2,6 +2,7 @@
 //! it is time, and tells sessions whose mutations are not taken any further. While Postgres is away mutations wait.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rowtide_postgres::mutate::{MutateError, Mutator, Ticket};
 use rowtide_postgres::said_once::SaidOnce;
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::attempt::{self, Came, Note};
 use crate::conversation::Mutation;
 use crate::engines::Engines;
-use crate::limits::{MUTATION_LOOK, MUTATION_QUEUE, MUTATION_QUEUE_BYTES};
+use crate::limits::{MUTATION_QUEUE, MUTATION_QUEUE_BYTES};
 use crate::now::Clock;
 use crate::scheduler::{Broken, Ended, Full, Job, QueueId, Scheduler, SchedulerOptions};
 use crate::telemetry::{self, WaitingMutation};
@@ -135,11 +136,11 @@ impl Writer {
     }
 
     /// Looks now and then whether mutations could be applied, until `ends`: else nobody knows before one waits.
-    pub(crate) fn look_at_the_way(&self, ends: CancellationToken) {
+    pub(crate) fn look_at_the_way(&self, every: Duration, ends: CancellationToken) {
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
             let looks = async {
-                let mut times = interval(MUTATION_LOOK);
+                let mut times = interval(every);
                 times.set_missed_tick_behavior(MissedTickBehavior::Delay);
                 loop {
                     times.tick().await;
