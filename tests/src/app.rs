@@ -121,6 +121,7 @@ impl App {
                 mutation_connections: 4,
                 prepared_statements: true,
                 mutation_answer: Duration::from_secs(30),
+                mutation_look: Duration::from_secs(5),
             },
             listen: ([127, 0, 0, 1], 0).into(),
             connections: ConnectionLimits::default(),

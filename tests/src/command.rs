@@ -227,6 +227,11 @@ impl Running {
         self.out.text() + &self.err.text()
     }
 
+    /// The process's id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal, such as `TERM`.
     ///
     /// # Panics

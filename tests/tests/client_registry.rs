@@ -6,7 +6,7 @@ use rowtide_postgres::client_registry::{Claimed, Wanted, claim, outcomes, remove
 use rowtide_postgres::connect::Names;
 use rowtide_postgres::setup::setup;
 use rowtide_protocol::Lsn;
-use rowtide_tests::{Database, Dir, Node, eventually};
+use rowtide_tests::{App, Bystander, Database, Dir, Node, Raw, eventually};
 use tokio_postgres::Client;
 
 async fn database() -> Database {
@@ -232,4 +232,74 @@ async fn rows_that_nobody_uses_are_removed_and_those_who_come_back_are_told() {
     let mut told: Vec<String> = removed(&client, &names, &all).await.unwrap().into_iter().collect();
     told.sort();
     assert_eq!(told, ["heard", "old"]);
+}
+
+/// A server that removes what nobody has used for so long, as often as it can.
+async fn server(unused_for: Option<Duration>) -> App {
+    App::with_options(Bystander::DEFINITION, Bystander::TABLES, |options| {
+        options.gateway.client.unused_clients = unused_for;
+        options.gateway.client.removal_every = Duration::from_millis(1);
+    })
+    .await
+}
+
+/// Puts ids there of whom one was used a year ago and the other yesterday.
+async fn leave(client: &Client, schema: &str) {
+    let rows = format!(
+        "INSERT INTO {schema}.client (client_id, user_id, created_at) VALUES
+           ('old', 'ann', now() - interval '365 days'), ('new', 'ann', now() - interval '1 day');
+         INSERT INTO {schema}.refusal VALUES ('old', 1, 'x', 'x'), ('new', 1, 'x', 'x')"
+    );
+    client.batch_execute(&rows).await.unwrap();
+}
+
+/// Which of them are there still, with what is kept of them.
+async fn left(client: &Client, schema: &str) -> String {
+    let sql = format!(
+        "SELECT concat((SELECT string_agg(client_id, ' ' ORDER BY client_id)
+                        FROM {schema}.client WHERE client_id IN ('new', 'old')), '/',
+                       (SELECT string_agg(client_id, ' ' ORDER BY client_id) FROM {schema}.refusal))"
+    );
+    client.query_one(&sql, &[]).await.unwrap().get(0)
+}
+
+const MONTH: Duration = Duration::from_secs(30 * 86_400);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_removes_what_nobody_uses_also_where_nobody_ever_connects() {
+    let app = server(Some(MONTH)).await;
+    let (client, schema) = (app.database.connect().await, app.database.names().schema);
+    for _ in 0..2 {
+        leave(&client, &schema).await;
+        eventually("what nobody uses is removed", || async {
+            (left(&client, &schema).await == "new/new").then_some(())
+        })
+        .await;
+        // Another time, over another connection.
+        let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                   WHERE application_name = 'rowtide clients' AND datname = current_database()";
+        assert!(!client.query(sql, &[]).await.unwrap().is_empty());
+        let delete = format!("DELETE FROM {schema}.client; DELETE FROM {schema}.refusal");
+        client.batch_execute(&delete).await.unwrap();
+    }
+}
+
+/// Client ids are claimed some milliseconds after they have come, and a time to remove that lies before that is taken
+/// first. So of two who come, one after the other, the second knows that there was such a time after the first had come.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_uses_is_removed_only_where_that_is_wanted() {
+    for (unused_for, expected) in [
+        (Some(MONTH), "new/new"),
+        (Some(13 * MONTH), "new old/new old"),
+        // 0 days.
+        (None, "new old/new old"),
+    ] {
+        let app = server(unused_for).await;
+        let (client, schema) = (app.database.connect().await, app.database.names().schema);
+        leave(&client, &schema).await;
+        for _ in 0..2 {
+            Raw::live(&app, "u1").await.assert_alive().await;
+        }
+        assert_eq!(left(&client, &schema).await, expected, "{unused_for:?}");
+    }
 }

@@ -183,6 +183,27 @@ impl Served {
         raw
     }
 
+    /// It is ready, and says in its health and its metrics that mutations wait for this, or that none does.
+    async fn is_ready_and_mutations_wait_for(&self, part: Option<&str>) {
+        let gauge = format!("rowtide_mutations_failing {}", u8::from(part.is_some()));
+        let what = format!("it says that mutations wait for {part:?}");
+        eventually(&what, || async {
+            let (status, body) = self.get("/health/ready").await;
+            assert_eq!(status, 200, "{body}");
+            assert!(!body.contains("s3cret"), "{body}");
+            let health: Value = serde_json::from_str(&body).unwrap();
+            let detail = health["detail"].as_str().unwrap();
+            let says = match (part, &health["mutationsWaitFor"]) {
+                (None, Value::Null) => detail == "streaming",
+                (Some(part), Value::String(why)) => why.contains(part) && detail.contains(why),
+                _ => false,
+            };
+            let (_, metrics) = self.get("/metrics").await;
+            (says && metrics.lines().any(|line| line == gauge)).then_some(())
+        })
+        .await;
+    }
+
     /// How often a mutation was tried again because Postgres could not take it.
     async fn retries(&self) -> u64 {
         let (_, metrics) = self.get("/metrics").await;
@@ -406,6 +427,37 @@ async fn a_mutation_of_a_table_that_does_not_fit_waits_until_it_does() {
     site.mutation_waits(&mut raw).await;
     site.run("ALTER TABLE elsewhere RENAME TO other").await;
     site.mutation_is_applied().await;
+    served.heals(&ada()).await;
+}
+
+/// What is read is served meanwhile, and no load balancer sends clients elsewhere, where the way would be the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_way_of_mutations_alone_is_down_until_it_is_there_again() {
+    let definition = format!("{DEFINITION}[tables.other.insert]\nallow = 'true'\n");
+    let site = Site::with(&definition).await;
+    let way = Proxy::start(site.database.upstream().await).await;
+    let (address, name) = (way.address(), site.database.name());
+    let url = format!("postgres://postgres:s3cret@{address}/{name}?sslmode=disable");
+    let mut command = site.place.command("serve", &site.url().await);
+    command.env("ROWTIDE_MUTATION_DATABASE_URL", url);
+    let mut served = Served::start(command).await;
+    served.running.line("ready http://").await;
+    eventually("it has gone the way", || async { (way.connections() > 0).then_some(()) }).await;
+    served.is_ready_and_mutations_wait_for(None).await;
+    way.refuse(true);
+    way.cut();
+    let target = format!("cannot connect to database `{name}` at {address} as `postgres`");
+    // Nobody has sent a mutation.
+    served.is_ready_and_mutations_wait_for(Some(&target)).await;
+    assert!(served.running.said().contains("no mutation can be applied"));
+    let mut raw = served.serves(&ada()).await;
+    site.mutation_waits(&mut raw).await;
+    eventually("it is tried", || async { (served.retries().await > 0).then_some(()) }).await;
+    served.is_ready_and_mutations_wait_for(Some(&target)).await;
+    way.refuse(false);
+    site.mutation_is_applied().await;
+    while raw.hear().await.expect("it goes on")["ack"] != 1 {}
+    served.is_ready_and_mutations_wait_for(None).await;
     served.heals(&ada()).await;
 }
 

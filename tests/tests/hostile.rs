@@ -2,8 +2,10 @@
 //! small. While each is tried a bystander's session gets its changes, the server says that it is ready, and it is
 //! counted for the operator which limit was reached.
 
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use rowtide::limits::{ClientLimits, ConnectionLimits};
@@ -11,16 +13,58 @@ use rowtide::server::ServerOptions;
 use rowtide_tests::{
     App, Bystander, Database, Dir, Raw, Running, SECRET, eventually, http, http_get, rowtide, said,
 };
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
+use tracing_subscriber::filter::LevelFilter;
 
 /// How long the server may take to notice something.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What the servers of this process have warned of.
+#[derive(Clone, Default)]
+struct Warnings(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Warnings {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn warnings() -> &'static Warnings {
+    static WARNINGS: OnceLock<Warnings> = OnceLock::new();
+    WARNINGS.get_or_init(|| {
+        let warnings = Warnings::default();
+        let writer = warnings.clone();
+        let log = tracing_subscriber::fmt().with_ansi(false).with_max_level(LevelFilter::WARN);
+        log.with_writer(move || writer.clone()).init();
+        warnings
+    })
+}
+
+/// How often it is said in a log that this limit of connections is reached.
+fn times_told(log: &str, limit: &str) -> usize {
+    let limit = format!("limit=\"{limit}\"");
+    let tells = |line: &&str| line.contains("a limit of connections is reached");
+    log.lines().filter(tells).filter(|line| line.contains(&limit)).count()
+}
+
+/// Fails unless one of the servers of this process has said that this limit is reached.
+fn assert_told(limit: &str) {
+    let log = String::from_utf8(warnings().0.lock().unwrap().clone()).unwrap();
+    assert!(times_told(&log, limit) > 0, "{limit}: {log}");
+}
+
 async fn app(change: impl FnOnce(&mut ConnectionLimits, &mut ClientLimits)) -> App {
+    warnings();
     let change = |options: &mut ServerOptions| {
         change(&mut options.connections, &mut options.gateway.client);
     };
@@ -51,10 +95,17 @@ async fn assert_ended(what: &str, sockets: Vec<TcpStream>) {
 
 /// How often a limit was reached.
 async fn limited(app: &App, limit: &str) -> f64 {
-    let text = http_get(app, "/metrics").await;
-    let name = format!("rowtide_limited_total{{limit=\"{limit}\"}} ");
-    let value = text.lines().find_map(|line| line.strip_prefix(&name));
-    value.map_or(0.0, |value| value.parse().unwrap())
+    limited_in(&http_get(app, "/metrics").await, limit)
+}
+
+fn limited_in(metrics: &str, limit: &str) -> f64 {
+    value_in(metrics, &format!("rowtide_limited_total{{limit=\"{limit}\"}}"))
+}
+
+/// The value of a metric on a page of them.
+fn value_in(metrics: &str, name: &str) -> f64 {
+    let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
+    metrics.lines().find_map(value).unwrap_or_else(|| panic!("no {name}"))
 }
 
 const UPGRADE: &[u8] =
@@ -151,6 +202,7 @@ async fn a_limit_of_connections_leaves_room_for_health() {
     assert_eq!(http(&app, &get("/")).await, 503);
     assert_eq!(http(&app, UPGRADE).await, 503);
     assert!(limited(&app, "max_connections").await >= before + 200.0);
+    assert_told("max_connections");
     drop(silent);
     eventually("there is room again", || async {
         (http(&app, &get("/")).await == 200).then_some(())
@@ -164,6 +216,7 @@ async fn a_limit_of_connections_leaves_room_for_health() {
 async fn one_address_takes_no_place_of_another() {
     let app = app(|connections, _| connections.per_address = 5).await;
     let mut bystander = Bystander::of(&app).await;
+    let before = limited(&app, "connections_per_address").await;
     let greedy = Ipv4Addr::new(127, 0, 0, 77);
     let connect = async || {
         let socket = TcpSocket::new_v4().unwrap();
@@ -187,6 +240,8 @@ async fn one_address_takes_no_place_of_another() {
     })
     .await;
     assert_eq!(ask("/health/ready").await.as_deref(), Some("200"));
+    assert!(limited(&app, "connections_per_address").await >= before + 2.0);
+    assert_told("connections_per_address");
     bystander.assert_undisturbed(&app, "a greedy address").await;
     Raw::live(&app, "u1").await.assert_alive().await;
 }
@@ -223,40 +278,128 @@ async fn a_flood_of_tokens_and_of_pings_waits_with_its_sender() {
     assert!(limited(&app, "messages").await > messages);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn no_more_files_may_be_open_and_health_is_told_all_the_same() {
-    let dir = Dir::new();
-    let database = Database::with(Bystander::TABLES).await;
-    let definition = dir.write("rowtide.toml", Bystander::DEFINITION);
-    let (url, log_dir) = (database.url().await, dir.join("log"));
-    let settings = ["--definition", &definition, "--database-url", &url, "--environment"];
-    let mut set_up = rowtide(["setup"]);
-    set_up.args(settings).arg(database.name());
-    let set_up = said(set_up).await;
-    assert_eq!(set_up.code(), Some(0), "{set_up:?}");
-    let serve = rowtide(["serve", "--listen", "127.0.0.1:0", "--log-dir", &log_dir]);
-    let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -n 320 && exec \"$0\" \"$@\""]).arg(serve.get_program());
-    command.args(serve.get_args()).args(settings).arg(database.name());
-    // Variables of the test run are no settings of the server.
-    let variables = std::env::vars().map(|(name, _)| name);
-    for name in variables.filter(|name| name.starts_with("ROWTIDE_")) {
-        command.env_remove(name);
+/// A server that is a process of its own, and may have so many files open.
+struct Served {
+    running: Running,
+    address: SocketAddr,
+    _database: Database,
+    _dir: Dir,
+}
+
+impl Served {
+    async fn start(files: u32) -> Served {
+        let dir = Dir::new();
+        let database = Database::with(Bystander::TABLES).await;
+        let definition = dir.write("rowtide.toml", Bystander::DEFINITION);
+        let (url, log_dir) = (database.url().await, dir.join("log"));
+        let settings = ["--definition", &definition, "--database-url", &url, "--environment"];
+        let mut set_up = rowtide(["setup"]);
+        set_up.args(settings).arg(database.name());
+        let set_up = said(set_up).await;
+        assert_eq!(set_up.code(), Some(0), "{set_up:?}");
+        let serve = rowtide(["serve", "--listen", "127.0.0.1:0", "--log-dir", &log_dir]);
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(format!("ulimit -n {files} && exec \"$0\" \"$@\""));
+        command.arg(serve.get_program()).args(serve.get_args()).args(settings);
+        command.arg(database.name());
+        // Variables of the test run are no settings of the server.
+        let variables = std::env::vars().map(|(name, _)| name);
+        for name in variables.filter(|name| name.starts_with("ROWTIDE_")) {
+            command.env_remove(name);
+        }
+        command.env("ROWTIDE_TOKEN_SECRET", SECRET).current_dir("/");
+        let mut running = Running::start(command);
+        let address = running.line("ready http://").await.parse::<SocketAddr>().unwrap();
+        Served { running, address, _database: database, _dir: dir }
     }
-    command.env("ROWTIDE_TOKEN_SECRET", SECRET).current_dir("/");
-    let mut server = Running::start(command);
-    let address = server.line("ready http://").await.parse::<SocketAddr>().unwrap();
-    let silent = open(address, 400, b"").await;
-    for path in ["/health/ready", "/metrics", "/health/live"] {
-        let mut socket = TcpStream::connect(address).await.unwrap();
+
+    /// What it answers, which has to be 200, within a time.
+    async fn get(&self, path: &str) -> String {
+        let mut socket = TcpStream::connect(self.address).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
         socket.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = Vec::new();
-        timeout(PATIENCE, socket.read_to_end(&mut answer)).await.unwrap().unwrap();
-        assert!(answer.starts_with(b"HTTP/1.1 200"), "{path}: {}", server.said());
+        let mut answer = String::new();
+        timeout(PATIENCE, socket.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {}", self.running.said());
+        answer
     }
-    let told = server.said();
+
+    /// How many connections it says that there are, that which asks among them.
+    async fn connections(&self) -> f64 {
+        value_in(&self.get("/metrics").await, "rowtide_connections")
+    }
+
+    /// How many files it has open.
+    fn files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.running.id())).unwrap().count()
+    }
+
+    /// Lets it have so many files open from now on.
+    fn allow_files(&self, files: usize) {
+        let pid = i32::try_from(self.running.id()).ok().and_then(Pid::from_raw);
+        let limits = Rlimit { current: Some(files as u64), maximum: Some(files as u64) };
+        prlimit(pid, Resource::Nofile, limits).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_files_may_be_open_and_health_is_told_all_the_same() {
+    let served = Served::start(320).await;
+    let mut sessions = Vec::new();
+    for _ in 0..3 {
+        let url = format!("ws://{}/sync", served.address);
+        let mut session = Raw::open_url(&url, None).await;
+        session.say(&Raw::connect(&App::token("u1"))).await;
+        session.until("ready").await;
+        sessions.push(session);
+    }
+    eventually("they and who asks are counted", || async {
+        (served.connections().await == 4.0).then_some(())
+    })
+    .await;
+    let silent = open(served.address, 400, b"").await;
+    // 256 of 320 are left for others.
+    let metrics = served.get("/metrics").await;
+    for path in ["/health/ready", "/health/live"] {
+        served.get(path).await;
+    }
+    assert!(value_in(&metrics, "rowtide_connections") >= 64.0, "{metrics}");
+    assert!(limited_in(&metrics, "max_connections") >= 300.0, "{metrics}");
+    let told = served.running.said();
     assert_eq!(told.matches("a limit of connections is reached").count(), 1, "{told}");
+    assert_eq!(times_told(&told, "max_connections"), 1, "{told}");
+    drop((silent, sessions));
+    eventually("nobody is left but who asks", || async {
+        (served.connections().await == 1.0).then_some(())
+    })
+    .await;
+    drop(served.running.stop().await);
+}
+
+/// Whatever has them open: what was left for others was not enough.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_system_has_no_file_for_a_connection_and_health_is_told_all_the_same() {
+    let served = Served::start(1_024).await;
+    assert_eq!(limited_in(&served.get("/metrics").await, "open_files"), 0.0);
+    served.allow_files(served.files() + 20);
+    let silent = open(served.address, 100, b"").await;
+    for path in ["/health/ready", "/health/live"] {
+        served.get(path).await;
+    }
+    let metrics = served.get("/metrics").await;
+    assert!(limited_in(&metrics, "open_files") >= 1.0, "{metrics}");
+    assert_eq!(limited_in(&metrics, "max_connections"), 0.0, "{metrics}");
+    let told = served.running.said();
+    assert!(told.contains("connections cannot be accepted"), "{told}");
+    assert_eq!(times_told(&told, "open_files"), 1, "{told}");
     drop(silent);
-    drop(server.stop().await);
+    eventually("there is room again", || async {
+        let mut socket = TcpStream::connect(served.address).await.unwrap();
+        drop(socket.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await);
+        let mut answer = Vec::new();
+        drop(timeout(PATIENCE, socket.read_to_end(&mut answer)).await.unwrap());
+        answer.starts_with(b"HTTP/1.1 200").then_some(())
+    })
+    .await;
+    drop(served.running.stop().await);
 }

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rowtide_postgres::connect::ConnectOptions;
 use rowtide_tests::{App, Writer, cluster, delete, eventually, insert, update};
@@ -109,6 +110,8 @@ impl Pooler {
             options.gateway.mutation_database = Some(ConnectOptions::parse(&url).unwrap());
             options.gateway.mutation_connections = 1;
             options.gateway.prepared_statements = prepare;
+            // What is asked is counted.
+            options.gateway.mutation_look = Duration::from_secs(86_400);
         })
         .await
     }

@@ -28,6 +28,8 @@ struct Package {
     version: String,
     license: String,
     source: Option<String>,
+    /// The crates that name it among their dependencies, those of tests and build scripts included.
+    dependents: BTreeSet<String>,
 }
 
 /// Every crate that the workspace is built of, tests and build scripts included.
@@ -44,11 +46,21 @@ fn packages() -> Vec<Package> {
     let all = metadata["packages"].as_array().unwrap();
     let used = all.iter().filter(|package| used.contains(package["id"].as_str().unwrap()));
     let text = |package: &Value, name: &str| package[name].as_str().map(str::to_owned);
+    let names: BTreeMap<&str, String> =
+        all.iter().map(|it| (it["id"].as_str().unwrap(), text(it, "name").unwrap())).collect();
+    let mut dependents: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for node in nodes {
+        for dependency in node["dependencies"].as_array().unwrap() {
+            let of = dependents.entry(dependency.as_str().unwrap()).or_default();
+            of.insert(names[node["id"].as_str().unwrap()].clone());
+        }
+    }
     used.map(|package| Package {
         name: text(package, "name").unwrap(),
         version: text(package, "version").unwrap(),
         license: text(package, "license").unwrap_or_default(),
         source: text(package, "source"),
+        dependents: dependents.remove(package["id"].as_str().unwrap()).unwrap_or_default(),
     })
     .collect()
 }
@@ -99,12 +111,29 @@ fn every_licence_is_one_that_is_allowed() {
 fn no_crate_is_banned_or_there_twice_without_a_reason() {
     let deny = deny();
     let bans = &deny["bans"];
-    let banned: BTreeSet<&str> = list(&bans["deny"], "crate").into_iter().collect();
+    // With those that may name it among their dependencies all the same.
+    let mut banned: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for ban in bans["deny"].as_array().unwrap() {
+        assert!(ban["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{ban:?}");
+        let wrappers = ban.get("wrappers").map(|wrappers| list(wrappers, ""));
+        let wrappers = wrappers.unwrap_or_default().into_iter().collect();
+        assert!(banned.insert(ban["crate"].as_str().unwrap(), wrappers).is_none(), "{ban:?}");
+    }
+    let mut needless = banned.clone();
     let mut versions: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for Package { name, version, .. } in packages() {
-        assert!(!banned.contains(name.as_str()), "{name} is banned");
+    for Package { name, version, dependents, .. } in packages() {
+        if let Some(wrappers) = banned.get(name.as_str()) {
+            assert!(!wrappers.is_empty(), "{name} is banned");
+            for dependent in &dependents {
+                assert!(wrappers.contains(dependent.as_str()), "{name} is banned from {dependent}");
+            }
+            let needless = needless.get_mut(name.as_str()).unwrap();
+            needless.retain(|wrapper| !dependents.contains(*wrapper));
+        }
         versions.entry(name).or_default().insert(version);
     }
+    needless.retain(|_, wrappers| !wrappers.is_empty());
+    assert!(needless.is_empty(), "not needed any more: {needless:?}");
     let mut skips: BTreeSet<&str> = BTreeSet::new();
     for skip in bans["skip"].as_array().unwrap() {
         assert!(skip["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{skip:?}");

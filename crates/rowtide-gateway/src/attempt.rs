@@ -47,13 +47,16 @@ pub fn work(
     mutation: &Mutation,
     gives_up: Option<GivesUp>,
 ) -> Result<(Arc<Plan>, Work), Came> {
-    let waits = |note| Came { ended: Ended::Away, note };
-    let plan = plan.ok_or_else(|| waits(Note::Nothing))?;
+    let waits = |why: &str, note| Came { ended: Ended::Away(why.to_owned()), note };
+    let plan = plan.ok_or_else(|| waits("nothing is served yet", Note::Nothing))?;
     let work = match (gives_up, &mutation.asked) {
         (Some(why), _) => Work::Reject(vec![given_up(why)]),
         (None, Asked::Reject(rejection)) => Work::Reject(vec![rejection.clone()]),
         (None, Asked::Apply(ops)) => match plan.waits_for(ops) {
-            Some(table) => return Err(waits(Note::WaitsForTable(table.to_owned()))),
+            Some(table) => {
+                let why = format!("table `{table}` does not fit its rules now");
+                return Err(waits(&why, Note::WaitsForTable(table.to_owned())));
+            }
             None => read(&plan, ops, mutation.tolerance),
         },
     };
@@ -103,7 +106,7 @@ pub fn came(number: &Number, answer: Result<Outcome, MutateError>) -> Came {
         Ok(Outcome::NotTheirs) => broken(Broken::NotTheirs),
         Err(MutateError::Conflict(what)) => (Ended::Conflict, Note::InTheWay(what)),
         Err(MutateError::Slow(what)) => (Ended::Slow, Note::TookTooLong(what)),
-        Err(MutateError::Away(what)) => (Ended::Away, Note::WaitsForPostgres(what)),
+        Err(MutateError::Away(what)) => (Ended::Away(what.clone()), Note::WaitsForPostgres(what)),
     };
     Came { ended, note }
 }
@@ -148,14 +151,16 @@ mod tests {
 
     #[test]
     fn what_cannot_be_judged_now_waits_and_is_given_up_at_last() {
-        let nothing = Came { ended: Ended::Away, note: Note::Nothing };
-        assert_eq!(work(None, &insert("owner"), None).unwrap_err(), nothing);
+        let nothing = work(None, &insert("owner"), None).unwrap_err();
+        assert_eq!(nothing.note, Note::Nothing);
+        assert!(matches!(nothing.ended, Ended::Away(_)), "{nothing:?}");
         let mut unfit = Plan::clone(&plan());
         unfit.unfit.push("t".to_owned());
         let unfit = Arc::new(unfit);
         let waiting = work(Some(Arc::clone(&unfit)), &insert("owner"), None).unwrap_err();
         assert_eq!(waiting.note, Note::WaitsForTable("t".to_owned()));
-        assert_eq!(waiting.ended, Ended::Away);
+        let Ended::Away(why) = waiting.ended else { panic!("{waiting:?}") };
+        assert!(why.contains("`t`"), "{why}");
         let messages = [GivesUp::InTheWay, GivesUp::TookTooLong].map(|why| {
             match work(Some(Arc::clone(&unfit)), &insert("owner"), Some(why)) {
                 Ok((_, Work::Reject(rejections))) => rejections[0].message.clone(),
@@ -175,7 +180,7 @@ mod tests {
         assert_eq!(ended(&next, gap()), Ended::Broken(Broken::NotTheirs));
         assert_eq!(ended(&given, Ok(Outcome::NotTheirs)), Ended::Broken(Broken::NotTheirs));
         let what = || "what".to_owned();
-        assert_eq!(ended(&given, Err(MutateError::Away(what()))), Ended::Away);
+        assert_eq!(ended(&given, Err(MutateError::Away(what()))), Ended::Away(what()));
         assert_eq!(ended(&given, Err(MutateError::Conflict(what()))), Ended::Conflict);
         assert_eq!(ended(&given, Err(MutateError::Slow(what()))), Ended::Slow);
         let rejected = Outcome::Acked { rejected: Some("forbidden".to_owned()) };

@@ -11,14 +11,14 @@ use rowtide_postgres::client_registry::{
 use rowtide_postgres::connect::{ConnectOptions, Names, connect, reason};
 use rowtide_postgres::said_once::SaidOnce;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{interval, sleep_until, timeout};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::claiming::{self, Answer};
 use crate::conversation::{ClaimRequest, Known, NoClaim};
 use crate::engines::Engines;
-use crate::limits::{CLAIM_BATCH, CLAIM_COLLECT, CLAIM_TIMEOUT, ClientLimits, REMOVAL_EVERY};
+use crate::limits::{CLAIM_BATCH, CLAIM_COLLECT, CLAIM_TIMEOUT, ClientLimits};
 use crate::now::Clock;
 use crate::registry::{ClientClaim, ConnectionId, Registry, TooManySessions};
 use crate::writer::Writer;
@@ -98,18 +98,17 @@ impl Claims {
             answers: HashMap::new(),
         };
         let shared = Arc::new(Register { state: Mutex::new(state), asked: Notify::new(), clock });
-        let (client, said) = (None, SaidOnce::default());
-        let unused_for = limits.unused_clients;
-        let shared_with_task = Arc::clone(&shared);
         let task = Task {
-            shared: shared_with_task,
+            shared: Arc::clone(&shared),
             database,
             names,
             writer,
             engines,
-            client,
-            said,
-            unused_for,
+            client: None,
+            said: SaidOnce::default(),
+            said_of_removal: SaidOnce::default(),
+            unused_for: limits.unused_clients,
+            removal_every: limits.removal_every,
         };
         tokio::spawn(async move {
             stop.run_until_cancelled(task.run()).await;
@@ -152,47 +151,64 @@ struct Task {
     engines: Engines,
     client: Option<Client>,
     said: SaidOnce,
+    said_of_removal: SaidOnce,
     /// After how long client ids are removed that nobody uses; `None`: never.
     unused_for: Option<Duration>,
+    removal_every: Duration,
 }
 
 impl Task {
     async fn run(mut self) {
-        let mut removal = interval(REMOVAL_EVERY);
-        removal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut removal = interval(self.removal_every);
         loop {
             let due = self.shared.lock().registry.claims_at();
-            match due {
-                None => {
-                    let is_time = tokio::select! {
-                        () = self.shared.asked.notified() => false,
-                        _ = removal.tick() => true,
-                    };
-                    if is_time {
-                        self.remove_unused().await;
-                    }
+            let (shared, clock) = (&self.shared, self.shared.clock);
+            let claims = async {
+                match due {
+                    None => shared.asked.notified().await,
+                    Some(at) => sleep_until(clock.instant(at)).await,
                 }
-                Some(at) => {
-                    sleep_until(self.shared.clock.instant(at)).await;
-                    let now = self.shared.clock.time();
-                    let batch = self.shared.lock().registry.take_claims(now, CLAIM_BATCH);
-                    self.claim(batch).await;
+            };
+            // First what comes once in a while: where somebody connects all the time, it would never come.
+            tokio::select! {
+                biased;
+                _ = removal.tick() => {
+                    self.remove_unused().await;
+                    removal.reset();
+                }
+                () = claims => {
+                    if due.is_some() {
+                        let now = clock.time();
+                        let batch = self.shared.lock().registry.take_claims(now, CLAIM_BATCH);
+                        self.claim(batch).await;
+                    }
                 }
             }
         }
     }
 
-    /// A number of those that nobody has used for long. Who connects does not wait for all of them, nor for Postgres to
-    /// be there.
+    /// A number of those that nobody has used for long, so that who connects does not wait for all of them. It connects
+    /// by itself: there may be nobody who does, and clients of the older protocol claim nothing.
     async fn remove_unused(&mut self) {
-        let (Some(unused_for), Some(client)) = (self.unused_for, &self.client) else { return };
-        match remove_unused(client, &self.names, unused_for).await {
-            Ok(0) => {}
-            Ok(count) => tracing::info!(count, "client ids that nobody uses were removed"),
-            Err(error) => {
-                let error = reason(&error);
+        let Some(unused_for) = self.unused_for else { return };
+        let removed = match connected(&mut self.client, &self.database).await {
+            Ok(client) => {
+                let removed = remove_unused(client, &self.names, unused_for).await;
+                removed.map_err(|error| reason(&error))
+            }
+            Err(error) => Err(error),
+        };
+        match removed {
+            Ok(count) => {
+                self.said_of_removal.clear();
+                if count > 0 {
+                    tracing::info!(count, "client ids that nobody uses were removed");
+                }
+            }
+            Err(error) if self.said_of_removal.is_new(&error) => {
                 tracing::warn!(error, "cannot remove client ids that nobody uses");
             }
+            Err(_) => {}
         }
     }
 
@@ -245,16 +261,8 @@ impl Task {
         &mut self,
         claims: &claiming::ClaimBatch,
     ) -> Result<Vec<Option<Claimed>>, String> {
-        if self.client.as_ref().is_none_or(Client::is_closed) {
-            let connected = connect(&self.database, "clients").await;
-            self.client = Some(connected.map_err(|error| error.to_string())?);
-        }
-        let client = self.connected()?;
+        let client = connected(&mut self.client, &self.database).await?;
         claim(client, &self.names, claims.wanted()).await.map_err(|error| reason(&error))
-    }
-
-    fn connected(&self) -> Result<&Client, String> {
-        self.client.as_ref().ok_or_else(|| "not connected".to_owned())
     }
 
     /// Over the connection that has said whose they are: another may lead to a database that has gone back meanwhile.
@@ -262,7 +270,7 @@ impl Task {
         &self,
         claimed: &claiming::ClaimedIds,
     ) -> Result<(HashSet<String>, Outcomes), String> {
-        let client = self.connected()?;
+        let client = self.client.as_ref().ok_or_else(|| "not connected".to_owned())?;
         let removed = removed(client, &self.names, &claimed.unclaimed()).await;
         let removed = removed.map_err(|error| reason(&error))?;
         let behind = claimed.behind();
@@ -274,4 +282,16 @@ impl Task {
         };
         Ok((removed, told))
     }
+}
+
+/// The connection of the task; another, where it is lost.
+async fn connected<'a>(
+    client: &'a mut Option<Client>,
+    database: &ConnectOptions,
+) -> Result<&'a Client, String> {
+    let open = match client.take().filter(|client| !client.is_closed()) {
+        Some(open) => open,
+        None => connect(database, "clients").await.map_err(|error| error.to_string())?,
+    };
+    Ok(client.insert(open))
 }

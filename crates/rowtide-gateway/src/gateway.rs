@@ -50,6 +50,9 @@ pub struct GatewayOptions {
     pub prepared_statements: bool,
     /// How long Postgres may take for one answer on those.
     pub mutation_answer: Duration,
+    /// How often it is looked, while there is no mutation, whether one could be applied: where they have a database of
+    /// their own.
+    pub mutation_look: Duration,
 }
 
 /// What every connection shares.
@@ -114,6 +117,7 @@ impl Gateway {
             clock,
             ends.clone(),
         );
+        let own_way = options.mutation_database.is_some();
         let mutator = Mutator::new(
             options.mutation_database.unwrap_or_else(|| options.database.clone()),
             options.names.clone(),
@@ -129,6 +133,10 @@ impl Gateway {
             stop.clone(),
             ends.clone(),
         );
+        // Of the stream's database it is known anyway whether it is there.
+        if own_way {
+            writer.look_at_the_way(options.mutation_look, ends.clone());
+        }
         let (database, names) = (options.database.clone(), options.names.clone());
         let outcomes = Outcomes::start(database, names, ends.clone());
         let claims = Claims::start(
@@ -191,7 +199,13 @@ impl Gateway {
 
     /// Brings the gauges of `/metrics` up to date. Waits for nothing.
     pub fn update_metrics(&self) {
-        telemetry::gauges(&self.health(), self.shared.auth.age_of_keys());
+        let waits = self.mutations_wait_for().is_some();
+        telemetry::gauges(&self.health(), self.shared.auth.age_of_keys(), waits);
+    }
+
+    /// Why mutations cannot be applied and wait, `None` if they do not. Waits for nothing.
+    pub fn mutations_wait_for(&self) -> Option<String> {
+        self.shared.writer.waits_for()
     }
 
     /// How many bytes of mutations wait, of the [`crate::limits::MUTATION_QUEUE_BYTES`] that may.

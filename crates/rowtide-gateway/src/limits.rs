@@ -16,6 +16,8 @@ pub const MUTATION_CONNECTIONS: usize = 10;
 /// How long Postgres may take for one answer to a mutation before the connection is given up, in seconds.
 /// Longer than the statement's own time-out, which is 20 s.
 pub const MUTATION_ANSWER_SECONDS: usize = 30;
+/// How often it is looked, while no mutation is there, whether one could be applied: where they go a way of their own.
+pub const MUTATION_LOOK: Duration = Duration::from_secs(5);
 /// How many mutations of one client may wait; beyond it the client is sent away, to come back.
 pub const MUTATION_QUEUE: usize = 256;
 /// How many bytes of mutations may wait in all.
@@ -167,6 +169,8 @@ pub struct ClientLimits {
     pub requests_per_minute: u32,
     /// After how long without a connect a client id is removed, give or take a week; `None`: never.
     pub unused_clients: Option<Duration>,
+    /// How often a number of these are removed.
+    pub removal_every: Duration,
     /// Whether a session of the older protocol, whose clients cannot send a new token, outlives the one it came with.
     pub older_sessions_outlive_tokens: bool,
 }
@@ -180,6 +184,7 @@ impl Default for ClientLimits {
             sessions_per_user: SESSIONS_PER_USER,
             requests_per_minute: REQUESTS_PER_MINUTE as u32,
             unused_clients: Some(Duration::from_secs(86_400 * UNUSED_CLIENT_DAYS as u64)),
+            removal_every: REMOVAL_EVERY,
             older_sessions_outlive_tokens: true,
         }
     }

@@ -24,7 +24,7 @@
 //! alone. What another starts before has a tag of `V` or more, which grows with each by its operations, and no
 //! higher one than theirs.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,8 +91,8 @@ pub enum Ended {
     Conflict,
     /// A statement took longer than it may; it is tried again.
     Slow,
-    /// Postgres was not there; it is tried again.
-    Away,
+    /// Postgres was not there, or cannot take it now: why. It is tried again.
+    Away(String),
     /// Nothing of this queue can be acknowledged any more.
     Broken(Broken),
 }
@@ -188,6 +188,8 @@ pub struct Scheduler<M> {
     /// How many of `order` are there.
     present: usize,
     paused: BTreeSet<(Duration, QueueId)>,
+    /// Why queues wait whose first mutation found Postgres away when it was tried last.
+    away: BTreeMap<QueueId, String>,
     running: usize,
     waiting: usize,
     bytes: usize,
@@ -212,6 +214,7 @@ impl<M> Scheduler<M> {
             order: BTreeSet::new(),
             present: 0,
             paused: BTreeSet::new(),
+            away: BTreeMap::new(),
             running: 0,
             waiting: 0,
             bytes: 0,
@@ -392,19 +395,21 @@ impl<M> Scheduler<M> {
         let Some(queue) = self.queues.get_mut(&id) else { return };
         let user = Arc::clone(&queue.user);
         self.running -= 1;
-        let again = matches!(ended, Ended::Conflict | Ended::Slow | Ended::Away);
+        let again = matches!(ended, Ended::Conflict | Ended::Slow | Ended::Away(_));
         let superseded = std::mem::take(&mut queue.is_superseded) && again;
         let ended = if superseded { Ended::Broken(Broken::Superseded) } else { ended };
         // What is broken already is not tried again.
         let is_broken = queue.broken.is_some();
         let mut wait = None;
-        match ended {
+        self.away.remove(&id);
+        match &ended {
             Ended::Conflict | Ended::Slow if !is_broken => {
                 queue.is_slow = ended == Ended::Slow;
                 queue.conflicts += if ended == Ended::Slow { SLOW_COUNTS } else { 1 };
                 wait = Some(CONFLICT_PAUSE * queue.conflicts.min(20));
             }
-            Ended::Away if !(is_broken || self.stopping && queue.is_last_try) => {
+            Ended::Away(why) if !(is_broken || self.stopping && queue.is_last_try) => {
+                self.away.insert(id, why.clone());
                 queue.is_last_try = self.stopping;
                 queue.waited = true;
                 queue.pause = (queue.pause * 2).min(MAX_PAUSE);
@@ -425,7 +430,7 @@ impl<M> Scheduler<M> {
         }
         match ended {
             // The client sends it again.
-            Ended::Away => self.break_queue(id, Broken::Stopped),
+            Ended::Away(_) => self.break_queue(id, Broken::Stopped),
             Ended::Broken(broken) => self.break_queue(id, broken),
             Ended::Acknowledged | Ended::Conflict | Ended::Slow => {
                 if let Some(queue) = self.queues.get_mut(&id) {
@@ -490,6 +495,11 @@ impl<M> Scheduler<M> {
         self.waiting
     }
 
+    /// Why a mutation waits that Postgres could not take when it was tried last, if one does: that of the oldest queue.
+    pub fn away(&self) -> Option<&str> {
+        self.away.values().next().map(String::as_str)
+    }
+
     /// How many bytes of mutations wait or run.
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -520,6 +530,9 @@ impl<M> Scheduler<M> {
         if let Doing::Paused(at) = queue.state {
             self.paused.remove(&(at, id));
             queue.state = Doing::Ready;
+        }
+        if keeps == 0 {
+            self.away.remove(&id);
         }
         queue.broken.get_or_insert(why);
         self.change(&user, |user| user.ready.retain(|ready| *ready != id));

@@ -25,6 +25,8 @@ const MUTATIONS: &str = "rowtide_mutations_total";
 const MUTATION_SECONDS: &str = "rowtide_mutation_seconds";
 /// Mutations that wait or are being applied.
 const MUTATIONS_WAITING: &str = "rowtide_mutations_waiting";
+/// 1 while mutations cannot be applied and wait.
+const MUTATIONS_FAILING: &str = "rowtide_mutations_failing";
 /// Tries of mutations that came to nothing, by `reason`: `conflict`, `away`.
 const MUTATION_RETRIES: &str = "rowtide_mutation_retries_total";
 /// Bytes of frames sent to clients.
@@ -178,7 +180,8 @@ pub(crate) fn commit_sent(commit_time_us: i64) {
 }
 
 /// What is told when it is asked for.
-pub(crate) fn gauges(health: &EnginesHealth, age_of_keys: Option<Duration>) {
+pub(crate) fn gauges(health: &EnginesHealth, age_of_keys: Option<Duration>, mutations_wait: bool) {
+    gauge!(MUTATIONS_FAILING).set(if mutations_wait { 1.0 } else { 0.0 });
     gauge!(JWKS_AGE).set(age_of_keys.unwrap_or_default().as_secs_f64());
     // A limit that was never reached is told of, too: so it can be seen to be reached.
     for limit in Limit::ALL {

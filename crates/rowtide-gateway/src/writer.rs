@@ -2,11 +2,12 @@
 //! it is time, and tells sessions whose mutations are not taken any further. While Postgres is away mutations wait.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use rowtide_postgres::mutate::{Mutator, Ticket};
+use rowtide_postgres::mutate::{MutateError, Mutator, Ticket};
 use rowtide_postgres::said_once::SaidOnce;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::{self, Came, Note};
@@ -33,6 +34,8 @@ struct Works {
     changed: Notify,
     /// Why mutations wait for Postgres, as far as it was said since one that had waited was taken.
     said: Mutex<SaidOnce>,
+    /// Why there is no way for mutations, as was seen when none was there that could tell.
+    no_way: Mutex<Option<String>>,
     /// Grows with every queue that is broken.
     breaks: watch::Sender<u64>,
 }
@@ -41,6 +44,32 @@ impl Works {
     fn lock(&self) -> MutexGuard<'_, Scheduler<Queued>> {
         // Whole between any two statements that hold it.
         self.scheduler.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn said(&self) -> MutexGuard<'_, SaidOnce> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn no_way(&self) -> MutexGuard<'_, Option<String>> {
+        self.no_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn look(&self) {
+        let seen = self.mutator.look().await;
+        *self.no_way() = match seen {
+            Ok(()) => {
+                self.said().clear();
+                None
+            }
+            Err(
+                MutateError::Away(what) | MutateError::Conflict(what) | MutateError::Slow(what),
+            ) => {
+                if self.said().is_new(&what) {
+                    tracing::warn!(what, "no mutation can be applied");
+                }
+                Some(what)
+            }
+        };
     }
 }
 
@@ -77,6 +106,7 @@ impl Writer {
             clock,
             changed: Notify::new(),
             said: Mutex::default(),
+            no_way: Mutex::default(),
             breaks: watch::channel(0).0,
         });
         let writer = Writer { shared };
@@ -103,6 +133,31 @@ impl Writer {
         if !lost.is_empty() {
             self.broke();
         }
+    }
+
+    /// Looks now and then whether mutations could be applied, until `ends`: else nobody knows before one waits.
+    pub(crate) fn look_at_the_way(&self, every: Duration, ends: CancellationToken) {
+        let shared = Arc::clone(&self.shared);
+        tokio::spawn(async move {
+            let looks = async {
+                let mut times = interval(every);
+                times.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                loop {
+                    times.tick().await;
+                    // What is there tells by itself.
+                    if shared.lock().is_idle() {
+                        shared.look().await;
+                    }
+                }
+            };
+            ends.run_until_cancelled(looks).await;
+        });
+    }
+
+    /// Why mutations cannot be applied and wait, if so. Waits for nothing.
+    pub(crate) fn waits_for(&self) -> Option<String> {
+        let away = self.shared.lock().away().map(str::to_owned);
+        away.or_else(|| self.shared.no_way().clone())
     }
 
     /// How many bytes of mutations wait, of the [`MUTATION_QUEUE_BYTES`] that may.
@@ -195,14 +250,14 @@ impl Writer {
 
     /// Tells those who watch.
     fn note(&self, job: &Job<Queued>, note: Note) {
-        let said = || self.shared.said.lock().unwrap_or_else(PoisonError::into_inner);
         match note {
             Note::Nothing => {}
             Note::Acknowledged(outcome) => {
                 // What the others wait for may never have been in its way.
                 if job.waited {
-                    said().clear();
+                    self.shared.said().clear();
                 }
+                *self.shared.no_way() = None;
                 telemetry::mutation_acknowledged(&outcome, job.mutation.since);
             }
             Note::WaitsForTable(table) => {
@@ -212,7 +267,7 @@ impl Writer {
             }
             Note::WaitsForPostgres(what) => {
                 telemetry::mutation_retried("away");
-                if said().is_new(&what) {
+                if self.shared.said().is_new(&what) {
                     tracing::warn!(what, "a mutation waits for Postgres");
                 }
             }

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::time::timeout;
 use tokio_postgres::config::Host;
 use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::{Client, Config};
@@ -75,6 +76,14 @@ pub enum ConnectError {
         /// What Postgres or the system said.
         #[source]
         source: tokio_postgres::Error,
+    },
+    /// Whoever took the connection said nothing.
+    #[error("cannot connect to {target}: there was no answer within {} s", patience.as_secs_f64())]
+    Silent {
+        /// Whereto.
+        target: String,
+        /// How long it was waited for.
+        patience: Duration,
     },
     /// TLS cannot be set up.
     #[error("cannot connect to {target}: {source}")]
@@ -316,6 +325,14 @@ pub(crate) async fn connect_shared(
     options: &ConnectOptions,
     role: &str,
 ) -> Result<(Client, Amiss), ConnectError> {
+    connect_within(options, role, SILENCE).await
+}
+
+async fn connect_within(
+    options: &ConnectOptions,
+    role: &str,
+    patience: Duration,
+) -> Result<(Client, Amiss), ConnectError> {
     let mut config = options.config.clone();
     config
         .application_name(format!("rowtide {role}"))
@@ -330,19 +347,21 @@ pub(crate) async fn connect_shared(
     let target = || options.target();
     let tls = options.trust.client_config();
     let tls = tls.map_err(|source| ConnectError::Roots { target: target(), source })?;
-    let (client, connection) = config
-        .connect(MakeRustlsConnect::new(tls))
-        .await
-        .map_err(|source| ConnectError::Refused { target: target(), source })?;
     let role = role.to_owned();
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(role, error = reason(&error), "a connection to Postgres ended");
-        }
-    });
-    let amiss = Amiss::ask(&client).await;
-    let amiss = amiss.map_err(|source| ConnectError::Refused { target: target(), source })?;
-    Ok((client, amiss))
+    let connected = async {
+        let (client, connection) = config.connect(MakeRustlsConnect::new(tls)).await?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(role, error = reason(&error), "a connection to Postgres ended");
+            }
+        });
+        let amiss = Amiss::ask(&client).await?;
+        Ok((client, amiss))
+    };
+    // The driver bounds the time until somebody takes the connection, and not the time until they answer.
+    let connected = timeout(patience, connected).await;
+    let connected = connected.map_err(|_| ConnectError::Silent { target: target(), patience })?;
+    connected.map_err(|source| ConnectError::Refused { target: target(), source })
 }
 
 /// Takes out of a URL what the driver does not know of TLS.
@@ -479,5 +498,19 @@ mod tests {
         for wrong in ["", "Prod", "a-b", "a b", "ü", &"x".repeat(41)] {
             assert_eq!(Names::of(wrong), None, "{wrong:?}");
         }
+    }
+
+    /// As a pooler or a proxy does that takes connections and has stopped to work.
+    #[tokio::test]
+    async fn one_that_takes_connections_and_says_nothing_is_given_up() {
+        let silent = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let url = format!("postgres://ann:s3cret@{}/app", silent.local_addr().unwrap());
+        let options = ConnectOptions::parse(&url).unwrap();
+        let connected = connect_within(&options, "test", Duration::from_millis(500));
+        let connected = timeout(SILENCE, connected).await.expect("it is not waited for for ever");
+        let Err(error) = connected else { panic!("nobody has answered") };
+        let said = error.to_string();
+        assert!(said.contains("there was no answer within 0.5 s"), "{said}");
+        assert!(!said.contains("s3cret"), "{said}");
     }
 }

@@ -662,6 +662,7 @@ impl Settings {
                     0 => None,
                     days => Some(Duration::from_secs(86_400 * days as u64)),
                 },
+                removal_every: client.removal_every,
                 older_sessions_outlive_tokens: truth("older_sessions_outlive_tokens", outlive)?,
             },
             mutation_database: pooled.transpose()?,

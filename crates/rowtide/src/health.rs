@@ -31,6 +31,8 @@ pub struct Health {
     pub rejected_tables: Vec<String>,
     /// Tables that could not be read by the last load that wanted to; who sees their rows waits.
     pub unreadable_tables: Vec<String>,
+    /// Why mutations cannot be applied and wait, `None` if they do not. What is read is served all the same.
+    pub mutations_wait_for: Option<String>,
 }
 
 fn as_text<S: Serializer>(position: &Option<Lsn>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -56,7 +58,12 @@ impl Health {
         // What is missing may be why nothing is served.
         troubles.dedup();
         let ready = troubles.is_empty();
-        let detail = if ready { "streaming".to_owned() } else { troubles.join("; ") };
+        let mutations_wait_for = gateway.mutations_wait_for();
+        let detail = match &mutations_wait_for {
+            _ if !ready => troubles.join("; "),
+            None => "streaming".to_owned(),
+            Some(why) => format!("streaming; mutations wait: {why}"),
+        };
         Health {
             ready,
             detail,
@@ -67,6 +74,7 @@ impl Health {
             sessions: engines.sessions,
             rejected_tables: state.rejected_tables.into_iter().map(|(table, _)| table).collect(),
             unreadable_tables: engines.unreadable_tables,
+            mutations_wait_for,
         }
     }
 }

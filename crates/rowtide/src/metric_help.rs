@@ -3,7 +3,7 @@
 
 use metrics::describe_gauge;
 
-const HELP: [(&str, &str); 36] = [
+const HELP: [(&str, &str); 37] = [
     ("rowtide_ready", "1 if new sessions would be served with rows that are up to date"),
     ("rowtide_replication_lag_seconds", "how long ago WAL ended where the position is now"),
     ("rowtide_replication_lag_bytes", "how far the position is behind the end of WAL"),
@@ -33,6 +33,7 @@ const HELP: [(&str, &str); 36] = [
         "from a mutation's arrival until it is applied or rejected in Postgres",
     ),
     ("rowtide_mutations_waiting", "mutations that wait for their turn"),
+    ("rowtide_mutations_failing", "1 while mutations cannot be applied, and wait"),
     ("rowtide_mutation_retries_total", "tries of mutations that were made again, by reason"),
     (
         "rowtide_commit_to_send_seconds",

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use rowtide_gateway::auth::AuthError;
-use rowtide_gateway::limits::{ConnectionLimits, OTHER_FILES};
+use rowtide_gateway::limits::{ConnectionLimits, MUTATION_LOOK, OTHER_FILES};
 use rowtide_gateway::{Gateway, GatewayOptions};
 use rowtide_log::LogOptions;
 use rowtide_plan::definition::Definition;
@@ -65,6 +65,7 @@ impl ServerOptions {
             mutation_connections: config.mutation_connections,
             prepared_statements: config.prepared_statements,
             mutation_answer: config.mutation_answer,
+            mutation_look: MUTATION_LOOK,
         };
         ServerOptions {
             definition,

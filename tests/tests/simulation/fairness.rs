@@ -95,13 +95,13 @@ impl Fairness {
     pub fn end(&mut self, queue: QueueId, ended: &Ended) {
         let Some(line) = self.lines.get_mut(&queue) else { return };
         line.doing = match ended {
-            Ended::Conflict | Ended::Slow | Ended::Away => Doing::Paused,
+            Ended::Conflict | Ended::Slow | Ended::Away(_) => Doing::Paused,
             Ended::Acknowledged | Ended::Broken(_) => Doing::Ready,
         };
         match ended {
             Ended::Acknowledged => drop(line.waiting.pop_front()),
             Ended::Broken(_) => line.waiting.clear(),
-            Ended::Conflict | Ended::Slow | Ended::Away => {}
+            Ended::Conflict | Ended::Slow | Ended::Away(_) => {}
         }
         self.look();
     }

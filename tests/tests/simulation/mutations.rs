@@ -117,7 +117,8 @@ impl World {
             server.pending.remove(&tag_of(&job.mutation));
         }
         server.fairness.end(job.queue, &ended);
-        let (broken, away) = (matches!(ended, Ended::Broken(_)), stopping && ended == Ended::Away);
+        let (broken, away) =
+            (matches!(ended, Ended::Broken(_)), stopping && matches!(ended, Ended::Away(_)));
         server.scheduler.ended(job.queue, ended, now, jitter);
         let scheduler = &server.scheduler;
         let is_over = scheduler.broken(job.queue).is_some() || scheduler.is_empty(job.queue);

@@ -17,6 +17,10 @@ fn started(scheduler: &mut Scheduler<u64>) -> Vec<(QueueId, u64)> {
     std::iter::from_fn(|| scheduler.start(NOW)).map(|job| (job.queue, *job.mutation)).collect()
 }
 
+fn away() -> Ended {
+    Ended::Away("why".to_owned())
+}
+
 fn done(scheduler: &mut Scheduler<u64>, queue: QueueId) {
     scheduler.ended(queue, Ended::Acknowledged, NOW, 0.0);
 }
@@ -116,12 +120,12 @@ fn what_fails_is_tried_again_and_given_up_after_many_conflicts() {
     scheduler.ended(queue, Ended::Acknowledged, now, 1.0);
     push(&mut scheduler, queue, 2, 1);
     assert_eq!(scheduler.start(now).unwrap().gives_up, None);
-    scheduler.ended(queue, Ended::Away, now, 1.0);
+    scheduler.ended(queue, away(), now, 1.0);
     assert_eq!(scheduler.deadline(), Some(now + 2 * MIN_PAUSE));
     scheduler.stop();
     let job = scheduler.start(now).expect("once more, at once");
     assert!(job.waited && job.gives_up.is_none());
-    scheduler.ended(queue, Ended::Away, now, 1.0);
+    scheduler.ended(queue, away(), now, 1.0);
     assert_eq!(scheduler.broken(queue), Some(&Broken::Stopped));
     assert!(scheduler.is_idle() && scheduler.deadline().is_none());
 }
@@ -135,16 +139,16 @@ fn what_loses_its_connection_while_the_server_stops_is_tried_once_more() {
     scheduler.stop();
     let mut now = NOW;
     for number in [1, 2] {
-        scheduler.ended(queue, Ended::Away, now, 1.0);
+        scheduler.ended(queue, away(), now, 1.0);
         now = scheduler.deadline().unwrap();
         assert_eq!(scheduler.start(now).map(|job| *job.mutation), Some(number));
         scheduler.ended(queue, Ended::Acknowledged, now, 1.0);
         assert_eq!(scheduler.start(now).map(|job| *job.mutation), Some(number + 1));
     }
-    scheduler.ended(queue, Ended::Away, now, 1.0);
+    scheduler.ended(queue, away(), now, 1.0);
     now = scheduler.deadline().unwrap();
     scheduler.start(now).unwrap();
-    scheduler.ended(queue, Ended::Away, now, 1.0);
+    scheduler.ended(queue, away(), now, 1.0);
     assert_eq!(scheduler.broken(queue), Some(&Broken::Stopped), "it is away");
     assert!(scheduler.is_idle());
 }
@@ -170,7 +174,7 @@ fn a_newer_connection_lets_go_what_waits_of_older_ones() {
 
 #[test]
 fn what_runs_when_a_newer_connection_comes_is_not_tried_again() {
-    for ended in [Ended::Conflict, Ended::Away] {
+    for ended in [Ended::Conflict, away()] {
         let mut scheduler = scheduler(2);
         let old = scheduler.attach("c", "ann", false);
         push(&mut scheduler, old, 1, 1);
@@ -328,7 +332,7 @@ fn who_has_nothing_running_waits_for_at_most_one_mutation_of_each_other() {
                     let queue = running.swap_remove(rng.random_range(0..running.len()));
                     let how = match rng.random_range(0..8) {
                         0 => Ended::Conflict,
-                        1 => Ended::Away,
+                        1 => away(),
                         _ => Ended::Acknowledged,
                     };
                     if how != Ended::Acknowledged {
@@ -372,4 +376,51 @@ fn who_has_nothing_running_waits_for_at_most_one_mutation_of_each_other() {
     }
     assert!(watched_in_all > 10_000, "{watched_in_all} are not many");
     assert!(waited_in_all > 10_000, "{waited_in_all} are not many");
+}
+
+#[test]
+fn why_mutations_wait_is_known_as_long_as_they_do() {
+    let mut scheduler = scheduler(4);
+    let away = |why: &str| Ended::Away(why.to_owned());
+    let [ann, bob, eve] = ["ann", "bob", "eve"].map(|user| scheduler.attach(user, user, false));
+    for queue in [ann, bob, eve] {
+        push(&mut scheduler, queue, 1, 1);
+    }
+    let mut now = NOW;
+    assert_eq!(started(&mut scheduler).len(), 3);
+    assert_eq!(scheduler.away(), None);
+    scheduler.ended(bob, away("no right"), now, 1.0);
+    scheduler.ended(ann, away("no connection"), now, 1.0);
+    scheduler.ended(eve, Ended::Acknowledged, now, 1.0);
+    // While it is tried again nothing else is known.
+    now += MAX_PAUSE;
+    assert_eq!(std::iter::from_fn(|| scheduler.start(now)).count(), 2);
+    assert_eq!(scheduler.away(), Some("no connection"), "others pass, and theirs do not");
+    scheduler.ended(ann, Ended::Conflict, now, 1.0);
+    assert_eq!(scheduler.away(), Some("no right"));
+    scheduler.ended(bob, Ended::Acknowledged, now, 1.0);
+    assert_eq!(scheduler.away(), None);
+    // What is let go waits no more, whether it is tried just now or not.
+    push(&mut scheduler, bob, 2, 1);
+    assert_eq!(scheduler.start(now).map(|job| job.queue), Some(bob));
+    scheduler.ended(bob, away("no right"), now, 1.0);
+    scheduler.supersede("bob", "bob");
+    assert_eq!(scheduler.away(), None);
+    push(&mut scheduler, eve, 2, 1);
+    for _ in 0..2 {
+        now += MAX_PAUSE;
+        while let Some(job) = scheduler.start(now) {
+            if job.queue == ann {
+                scheduler.ended(ann, Ended::Acknowledged, now, 1.0);
+            } else {
+                scheduler.ended(eve, away("no connection"), now, 1.0);
+            }
+        }
+    }
+    assert_eq!(scheduler.away(), Some("no connection"));
+    now += MAX_PAUSE;
+    assert_eq!(scheduler.start(now).map(|job| job.queue), Some(eve));
+    scheduler.supersede("eve", "eve");
+    scheduler.ended(eve, away("no connection"), now, 1.0);
+    assert_eq!(scheduler.away(), None);
 }

@@ -72,20 +72,16 @@ pub(super) fn make_temporary_dir() -> Result<PathBuf, ClusterError> {
 /// The directory of the socket of a cluster in `dir`. It is in `dir`, unless that path is too long for a
 /// socket or has characters that need quotes. Then it is in the directory for temporary files, under a name
 /// made from the path.
-#[expect(
-    clippy::disallowed_types,
-    reason = "a path of this machine, whose name must stay the same"
-)]
 pub(super) fn socket_dir(dir: &Path) -> PathBuf {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-".contains(byte);
     let text = dir.as_os_str().as_encoded_bytes();
     if text.len() <= MAX_SOCKET_PATH && text.iter().all(plain) {
         return dir.join("socket");
     }
-    let mut hasher = rustc_hash::FxHasher::default();
-    std::hash::Hash::hash(dir, &mut hasher);
-    let name = format!("rowtide-{:016x}", std::hash::Hasher::finish(&hasher));
-    std::env::temp_dir().join(name)
+    // FNV-1a. It has to be the same each time, and the path is of this machine.
+    let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    let hash = text.iter().fold(0xcbf2_9ce4_8422_2325, mix);
+    std::env::temp_dir().join(format!("rowtide-{hash:016x}"))
 }
 
 pub(super) fn is_root() -> bool {

@@ -136,6 +136,12 @@ impl MutationConnection {
         self.reject(ticket, std::slice::from_ref(rejection)).await
     }
 
+    /// Begins a mutation's transaction, and does nothing in it.
+    pub(super) async fn look(&mut self) -> Result<(), Failure> {
+        self.begin().await?;
+        self.roll_back().await
+    }
+
     fn serve(&mut self, plan: &Arc<Plan>) {
         if !self.plan.as_ref().is_some_and(|known| Arc::ptr_eq(known, plan)) {
             self.ready.clear();

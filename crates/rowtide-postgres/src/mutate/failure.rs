@@ -12,6 +12,7 @@ use rowtide_protocol::RejectCode;
 use tokio_postgres::Error;
 use tokio_postgres::error::{DbError, ErrorPosition, SqlState};
 
+use super::MutateError;
 use crate::connect::{message_without_values, reason};
 use crate::context::{function, parameter, place, stands_in};
 
@@ -109,6 +110,17 @@ impl Failure {
         match error.as_db_error() {
             Some(database) => judge(database, sent),
             None => Failure::Away(reason(error)),
+        }
+    }
+
+    /// Why a mutation waits. What is rejected here is not the mutation, but what Rowtide does for it.
+    pub(super) fn waits(self) -> MutateError {
+        match self {
+            Failure::Conflict(what) => MutateError::Conflict(what),
+            Failure::Slow(what) => MutateError::Slow(what),
+            Failure::Away(what) => MutateError::Away(what),
+            Failure::Rejected(Rejection { message, .. }) => MutateError::Away(message),
+            Failure::Broken(broken) => MutateError::Away(broken.to_string()),
         }
     }
 

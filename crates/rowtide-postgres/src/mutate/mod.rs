@@ -174,16 +174,30 @@ impl Mutator {
         // After an error, and when this future is dropped, the connection is closed, because it may have an
         // open transaction.
         // What is rejected here is not the mutation, but Rowtide's own writing of the row in `client`.
-        match applied.map_err(Failure::of_ours) {
+        match applied {
             Ok(outcome) => {
                 self.lock().push(connection);
                 Ok(outcome)
             }
-            Err(Failure::Conflict(what)) => Err(MutateError::Conflict(what)),
-            Err(Failure::Slow(what)) => Err(MutateError::Slow(what)),
-            Err(Failure::Away(what)) => Err(MutateError::Away(what)),
-            Err(Failure::Rejected(Rejection { message, .. })) => Err(MutateError::Away(message)),
-            Err(Failure::Broken(broken)) => Err(MutateError::Away(broken.to_string())),
+            Err(failure) => Err(failure.waits()),
+        }
+    }
+
+    /// Goes the way of a mutation, without one: to a Postgres that would let a transaction write, and back. Waits for a
+    /// free connection.
+    ///
+    /// # Errors
+    /// When there is no such way now.
+    pub async fn look(&self) -> Result<(), MutateError> {
+        let permit = self.permits.acquire().await;
+        let _permit = permit.map_err(|closed| MutateError::Away(closed.to_string()))?;
+        let mut connection = self.take().await?;
+        match connection.look().await {
+            Ok(()) => {
+                self.lock().push(connection);
+                Ok(())
+            }
+            Err(failure) => Err(failure.waits()),
         }
     }
 

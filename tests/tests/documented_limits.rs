@@ -1,0 +1,146 @@
+//! The page of the configuration tells which limits hold where nothing is set, and which cannot be set. Each number of it
+//! that is a limit is held against what a server goes by with an empty configuration.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rowtide::config::{Config, Settings};
+use rowtide::limits::{
+    self, ACCEPT_BACKLOG, AUTH_PER_MINUTE, CONNECT_TIMEOUT, ClientLimits, ConnectionLimits,
+    FIRST_MESSAGE_BYTES, FULL_PATIENCE, HEAD_BYTES, HEALTH_CONNECTIONS, HEALTH_TIMEOUT,
+    MAX_TOKEN_BYTES, MAX_USER_ID_BYTES, MESSAGES_PER_SECOND, MUTATION_QUEUE, MUTATION_QUEUE_BYTES,
+    PING_AFTER, RATE_PATIENCE, SILENCE, WRITE_TIMEOUT,
+};
+
+const PAGE: &str = include_str!("../../docs/configuration.md");
+
+/// What is configured where nothing is set but what has no default.
+fn configured(change: impl FnOnce(&mut Settings)) -> Config {
+    let mut settings = Settings {
+        database_url: Some("postgres://ann@localhost/app".to_owned()),
+        token_secret: Some("a secret that is long enough for HS256".to_owned()),
+        ..Settings::default()
+    };
+    change(&mut settings);
+    settings.check().unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The rows of the page's tables, by their first cell, with the second.
+fn rows() -> BTreeMap<&'static str, &'static str> {
+    let cells = |line: &'static str| {
+        let mut cells = line.strip_prefix("| ")?.split(" | ");
+        Some((cells.next()?, cells.next()?.trim_end_matches(" |")))
+    };
+    PAGE.lines().filter_map(cells).collect()
+}
+
+#[test]
+fn an_empty_configuration_has_the_limits_that_the_page_tells_of() {
+    let config = configured(|_| ());
+    let Config { client, connections, .. } = &config;
+    let seconds = |duration: Duration| duration.as_secs();
+    let days = |duration: Duration| duration.as_secs() / 86_400;
+    let actual: BTreeMap<&str, u64> = BTreeMap::from([
+        ("`jwks_seconds`", seconds(config.auth.jwks_age)),
+        ("`send_queue_bytes`", config.send_queue_bytes as u64),
+        ("`row_bytes`", config.row_bytes as u64),
+        ("`log_seconds`", seconds(config.log.retention)),
+        ("`log_bytes`", config.log.max_bytes),
+        ("`load_connections`", config.load_connections as u64),
+        ("`max_message_bytes`", client.message_bytes as u64),
+        ("`max_mutation_bytes`", client.mutation_bytes as u64),
+        ("`ops_per_mutation`", client.ops_per_mutation as u64),
+        ("`requests_per_minute`", u64::from(client.requests_per_minute)),
+        ("`mutation_connections`", config.mutation_connections as u64),
+        ("`mutation_answer_seconds`", seconds(config.mutation_answer)),
+        ("`sessions_per_user`", client.sessions_per_user as u64),
+        ("`max_connections`", connections.connections as u64),
+        ("`connections_per_address`", connections.per_address as u64),
+        ("`unused_client_days`", client.unused_clients.map_or(0, days)),
+    ]);
+    let settings = rows().into_iter().filter(|(name, _)| name.starts_with('`'));
+    let told: BTreeMap<&str, u64> =
+        settings.filter_map(|(name, told)| Some((name, told.parse().ok()?))).collect();
+    assert_eq!(actual, told);
+    // The page itself is not to change by mistake.
+    let of = |name: &str| told[name];
+    assert_eq!(of("`jwks_seconds`"), 300);
+    assert_eq!((of("`max_connections`"), of("`connections_per_address`")), (100_000, 0));
+    assert_eq!((of("`sessions_per_user`"), of("`unused_client_days`")), (50, 400));
+    // A server for tests, which has no configuration, is not another.
+    assert_eq!((*client, *connections), (ClientLimits::default(), ConnectionLimits::default()));
+}
+
+#[test]
+fn zero_is_no_limit_where_the_page_says_so() {
+    let zero = || Some("0".to_owned());
+    let config = configured(|settings| {
+        settings.unused_client_days = zero();
+        settings.connections_per_address = zero();
+        settings.requests_per_minute = zero();
+    });
+    assert_eq!(config.client.unused_clients, None);
+    assert_eq!((config.connections.per_address, config.client.requests_per_minute), (0, 0));
+    let config = configured(|settings| settings.unused_client_days = Some("7".to_owned()));
+    assert_eq!(config.client.unused_clients, Some(Duration::from_secs(7 * 86_400)));
+}
+
+#[test]
+fn what_cannot_be_set_is_what_the_page_tells_of() {
+    let connections = configured(|_| ()).connections;
+    let s = |duration: Duration| format!("{} s", duration.as_secs());
+    let kib = |bytes: usize| format!("{} KiB", bytes >> 10);
+    // In thousands, as the page writes them.
+    let number = |number: u64| match number {
+        0..1_000 => number.to_string(),
+        _ => format!("{},{:03}", number / 1_000, number % 1_000),
+    };
+    let messages = number(u64::from(MESSAGES_PER_SECOND));
+    let waiting = MUTATION_QUEUE_BYTES >> 20;
+    let rows = rows();
+    for (limit, expected) in [
+        ("connections that wait to be accepted", number(u64::from(ACCEPT_BACKLOG))),
+        ("`connect` must come within", s(CONNECT_TIMEOUT)),
+        ("the first message, before `connect` is accepted", kib(FIRST_MESSAGE_BYTES)),
+        (
+            "messages of one connection, pings of WebSocket among them",
+            format!("{messages} at once, and {messages} a second"),
+        ),
+        (
+            "`auth` of one session",
+            format!("{AUTH_PER_MINUTE} at once, and {AUTH_PER_MINUTE} a minute"),
+        ),
+        (
+            "the head of a request: its time, its size, how many headers",
+            format!("{}, {}, 100", s(connections.head_timeout), kib(HEAD_BYTES)),
+        ),
+        ("a request and its answer in all", s(connections.http_timeout)),
+        (
+            "connections over `max_connections` or `connections_per_address` that are kept to be asked for health and \
+             metrics, and for how long",
+            format!(
+                "{HEALTH_CONNECTIONS}, of which the oldest goes for a new one; {}",
+                s(HEALTH_TIMEOUT)
+            ),
+        ),
+        ("silence before a ping, before the end", format!("{}, {}", s(PING_AFTER), s(SILENCE))),
+        ("one write to a client", s(WRITE_TIMEOUT)),
+        (
+            "waiting for the rate, for room in a full queue, before the client is sent away",
+            format!("{}, {}", s(RATE_PATIENCE), s(FULL_PATIENCE)),
+        ),
+        ("token", kib(MAX_TOKEN_BYTES)),
+        ("user id", format!("{} bytes", number(MAX_USER_ID_BYTES as u64))),
+        (
+            "mutations of one client that wait, and bytes of all that wait",
+            format!("{MUTATION_QUEUE}, {waiting} MiB"),
+        ),
+    ] {
+        let told = rows.get(limit).unwrap_or_else(|| panic!("the page does not tell of: {limit}"));
+        // Whole words: 10 s are no 10 seconds of something, and no 100.
+        let rest = told.strip_prefix(expected.as_str());
+        let rest = rest.unwrap_or_else(|| panic!("{limit}: {told}, and it is {expected}"));
+        assert!(!rest.starts_with(char::is_alphanumeric), "{limit}: {told}, and not {expected}");
+    }
+    assert_eq!((FIRST_MESSAGE_BYTES, limits::JWKS_MAX_AGE.as_secs()), (32 << 10, 300));
+}
