@@ -131,6 +131,9 @@ pub struct CatalogPartition {
     pub name: String,
     /// Which columns of an old row of it the stream brings.
     pub replica_identity: ReplicaIdentity,
+    /// Columns that come as null with an old row that was written before they were added: up to version 14 Postgres does not
+    /// give the default that such a row has of them when it streams it as one of the root.
+    pub null_in_old_rows: Vec<String>,
 }
 
 /// A column that the stream does not bring.

@@ -316,11 +316,17 @@ fn tables_that_are_streamed_otherwise() {
         oid,
         name: name.to_owned(),
         replica_identity,
+        null_in_old_rows: Vec::new(),
     };
     catalog.tables[0].streaming.partitions = vec![
         part(50, "\"public\".\"old\"", ReplicaIdentity::Full),
         part(51, "\"public\".\"new\"", ReplicaIdentity::Key),
     ];
+    shown += &rejections(&catalog, &[rule]);
+    let mut older = part(52, "\"public\".\"older\"", ReplicaIdentity::Full);
+    older.null_in_old_rows = vec!["added".to_owned(), "id".to_owned()];
+    catalog.tables[0].replica_identity = ReplicaIdentity::Full;
+    catalog.tables[0].streaming.partitions = vec![older];
     shown += &rejections(&catalog, &[rule]);
     catalog.tables[0].primary_key.clear();
     shown += &rejections(&catalog, &[rule]);

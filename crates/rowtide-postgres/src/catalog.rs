@@ -98,11 +98,15 @@ pub(crate) fn tables_above(tables: &str) -> String {
     )
 }
 
-/// The partitions of tables that have no partitions themselves.
-fn partitions_sql() -> String {
+/// The partitions of tables that have no partitions themselves. Up to version 14 `pgoutput` reads rows of a partition as the
+/// root's, which does not know what those have of a column that were there before it.
+fn partitions_sql(version: i32) -> String {
+    let missing = if version < 150_000 { "a.atthasmissing" } else { "false" };
     format!(
         "WITH RECURSIVE {}
-SELECT part.root, part.oid, n.nspname, c.relname, c.relkind::text, c.relpersistence::text, c.relreplident::text
+SELECT part.root, part.oid, n.nspname, c.relname, c.relkind::text, c.relpersistence::text, c.relreplident::text,
+  ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = part.oid AND a.attnum > 0 AND {missing}
+    ORDER BY a.attnum)
 FROM part JOIN pg_class c ON c.oid = part.oid AND c.relkind <> 'p' JOIN pg_namespace n ON n.oid = c.relnamespace
 ORDER BY part.root, n.nspname, c.relname",
         parts_below("SELECT unnest($1::oid[])")
@@ -230,7 +234,7 @@ async fn read_in_transaction(
     let version = server_version(client).await?;
     let found = client.query(&tables_sql(), &[&schemas, &tables]).await?;
     let oids: Vec<u32> = found.iter().map(|row| row.get(0)).collect();
-    let partitions = client.query(&partitions_sql(), &[&oids]).await?;
+    let partitions = client.query(&partitions_sql(version), &[&oids]).await?;
     let partition_of = client.query(&partition_of_sql(), &[&oids]).await?;
     let mut catalog = Catalog::default();
     for row in &found {
@@ -364,6 +368,7 @@ fn table(row: &Row, partitions: &[Row]) -> CatalogTable {
         oid: row.get(1),
         name: quote_table(row.get(2), row.get(3)),
         replica_identity: identity(row.get(6), Vec::new()),
+        null_in_old_rows: row.get(7),
     });
     let streaming = TableStreaming {
         partitioned: row.get::<_, &str>(7) == "p",

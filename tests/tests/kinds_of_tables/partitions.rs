@@ -365,3 +365,28 @@ async fn partitions_that_are_not_streamed_or_could_not_be_updated_are_rejected()
     let parts = ["table \"public\".\"event\" has no primary key"];
     operator.is_rejected(&parts, "UPDATE event SET owner = 'x'").await;
 }
+
+/// Up to version 14 Postgres streams what such a row was without the column, and with it who saw the row.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_partitions_that_are_older_than_a_column_of_a_rule_are_right_or_rejected() {
+    const RULE: &str =
+        "[tables.event]\nvisible = \"kind = 'shown'\"\n[tables.other]\nvisible = 'true'\n";
+    const ROWS: &str = "SELECT to_jsonb(event)::text FROM event WHERE kind = 'shown'";
+    let tables = format!("{TABLES} ALTER TABLE event ADD kind text DEFAULT 'shown';");
+    let mut stage = Stage::new(RULE, &tables).await;
+    let version = stage.sql.query_one("SELECT current_setting('server_version_num')::int", &[]);
+    if version.await.unwrap().get::<_, i32>(0) < 150_000 {
+        eventually("it is rejected from the beginning", || async {
+            let health = http_get(&stage.app, "/health/ready").await;
+            health.contains("\"refusedTables\":[\"event\"]").then_some(())
+        })
+        .await;
+        stage.run("VACUUM FULL event").await;
+        stage.rejects(&[]).await;
+    }
+    stage.holds("event", ROWS).await;
+    stage
+        .run("UPDATE event SET kind = 'hidden' WHERE id = 1; DELETE FROM event WHERE id = 3")
+        .await;
+    stage.holds("event", ROWS).await;
+}

@@ -21,6 +21,10 @@ pub(super) fn too_small_identity(
     if let Some(problem) = smaller_partition(catalog, span.clone()) {
         return Some(problem);
     }
+    let needed = needed(plan, id);
+    if let Some(problem) = older_rows(catalog, &needed, span.clone()) {
+        return Some(problem);
+    }
     let identity: Vec<usize> = match &catalog.replica_identity {
         ReplicaIdentity::Full => return None,
         ReplicaIdentity::Nothing => Vec::new(),
@@ -29,16 +33,6 @@ pub(super) fn too_small_identity(
             columns.iter().filter_map(|column| catalog.column(column)).collect()
         }
     };
-    let mut needed: Vec<usize> = table.key.clone();
-    needed.extend(&table.kept);
-    for branch in table.branches.iter().map(|branch| plan.branch(*branch)) {
-        needed.extend(branch.anchor);
-        branch.filter.0.operands(&mut |operand| {
-            if let Operand::Column(column) = operand {
-                needed.push(*column);
-            }
-        });
-    }
     let toasted = (0..catalog.columns.len()).filter(|column| catalog.columns[*column].toastable);
     let missing = needed.into_iter().chain(toasted).find(|column| !identity.contains(column))?;
     let quoted = quote_table(&catalog.schema, &catalog.name);
@@ -51,6 +45,38 @@ pub(super) fn too_small_identity(
     let full = || format!("ALTER TABLE {quoted} REPLICA IDENTITY FULL;");
     let rejected = catalog.streaming.full_rejected.as_ref();
     Some(problem.help(rejected.map_or_else(full, |rejected| instead_of_full(rejected, &quoted))))
+}
+
+/// The columns that tell which row it is, and who saw it.
+fn needed(plan: &Plan, id: TableId) -> Vec<usize> {
+    let table = plan.table(id);
+    let mut needed: Vec<usize> = table.key.clone();
+    needed.extend(&table.kept);
+    for branch in table.branches.iter().map(|branch| plan.branch(*branch)) {
+        needed.extend(branch.anchor);
+        branch.filter.0.operands(&mut |operand| {
+            if let Operand::Column(column) = operand {
+                needed.push(*column);
+            }
+        });
+    }
+    needed
+}
+
+/// Rows that were written before such a column was added come with null for it.
+fn older_rows(catalog: &CatalogTable, needed: &[usize], span: Span) -> Option<DefinitionProblem> {
+    let name = |column: &usize| &catalog.columns[*column].name;
+    let (partition, column) = catalog.streaming.partitions.iter().find_map(|partition| {
+        let column = needed.iter().map(name).find(|name| partition.null_in_old_rows.contains(name));
+        Some((&partition.name, column?))
+    })?;
+    let quoted = quote_table(&catalog.schema, &catalog.name);
+    let problem = DefinitionProblem::of_table(
+        span,
+        format!("rows of a partition of table {quoted} are older than its column \"{column}\""),
+        format!("this version of Postgres streams old values of rows in {partition} without it"),
+    );
+    Some(problem.help(format!("VACUUM FULL {partition}; writes them anew, with the column")))
 }
 
 /// Rows of a partition come with the old values that its own replica identity has; what else the table's would
