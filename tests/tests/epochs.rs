@@ -226,3 +226,23 @@ async fn a_promoted_standby_without_the_slot_that_lacks_the_last_commits() {
 async fn a_promoted_standby_with_the_slot_that_lacks_the_last_commits() {
     promoted(true, true).await;
 }
+
+/// Postgres stops when whoever streams has confirmed all of its WAL, also what concerns nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_that_is_stopped_in_order_does_not_wait_for_a_server() {
+    let mut site = Site::start().await;
+    let sql = site.node.connect(Fleet::DATABASE).await;
+    for round in 0..3 {
+        // A position behind a transaction that is told, and nothing that is told behind it.
+        sql.batch_execute("UPDATE marker SET value = value + 1").await.unwrap();
+        let expected = truth(&sql, Scribe::DEFINITION, "u1").await;
+        site.scribes[0].hold(&expected, soon()).await;
+        sql.batch_execute(&format!("CREATE TABLE nobody_{round} (id int)")).await.unwrap();
+    }
+    drop(sql);
+    site.node.stop();
+    let log = site.node.log();
+    assert!(!log.contains("immediate shutdown request"), "{log}");
+    site.node.start_again().await;
+    site.assert_whole().await;
+}

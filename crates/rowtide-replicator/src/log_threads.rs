@@ -4,7 +4,9 @@
 //! replicator needs of `rowtide-log` goes through here and `requests`.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use rowtide_feed::{Event, LogExtent, Publisher, Transaction};
 use rowtide_log::{Began, Committed, HistoryError, Log, LogError, LogIdentity, LogOptions};
@@ -83,8 +85,8 @@ impl LogThreads {
             LogStatus { epoch: log.epoch(), extent, covered: handed, bytes, failing: None };
         let (says, status) = watch::channel(status);
         let (ends, ended) = oneshot::channel();
-        let writer =
-            Writer { log, says, publisher, positioned: SystemTime::UNIX_EPOCH, measured: None };
+        let positioned = SystemTime::UNIX_EPOCH;
+        let writer = Writer { log, says, publisher, positioned, passed_over: None, measured: None };
         writer.publish_status();
         let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || {
             writer.run(received);
@@ -175,6 +177,8 @@ struct Writer {
     publisher: Arc<Publisher>,
     /// When a position without a transaction was last written.
     positioned: SystemTime,
+    /// The last one that was not worth a write, if nothing was written since.
+    passed_over: Option<Event>,
     /// When its size was looked at last.
     measured: Option<Instant>,
 }
@@ -186,6 +190,7 @@ impl Writer {
         while let Some(task) = next.take() {
             match task {
                 Task::Begin(identity, position, reply) => {
+                    self.passed_over = None;
                     let begun = self.until_done(&tasks, |log| match position {
                         Some(position) => log.begin_epoch(identity.clone(), position),
                         None => log.end_epoch(identity.clone()),
@@ -198,6 +203,7 @@ impl Writer {
                     let _gone = reply.send(self.log.epoch());
                 }
                 Task::Reshape(of, event) => {
+                    self.passed_over = None;
                     if !self.until_done(&tasks, |log| log.reshape(of.clone(), &event)) {
                         return;
                     }
@@ -233,9 +239,26 @@ impl Writer {
                 self.tell(None);
             }
             if next.is_none() {
-                next = tasks.blocking_recv();
+                next = self.next_task(&mut tasks);
             }
         }
+    }
+
+    /// A position that was passed over is written once nothing has come for a while: Postgres is told of it only then, and
+    /// where it is stopped in order it waits for that.
+    fn next_task(&mut self, tasks: &mut mpsc::Receiver<Task>) -> Option<Task> {
+        if let Some(event) = self.passed_over.clone() {
+            match receive_within(tasks, LOG_POSITION_EVERY) {
+                Ok(task) => return task,
+                Err(Late) => {
+                    self.positioned = SystemTime::UNIX_EPOCH;
+                    if !self.append(tasks, &[event]) {
+                        return None;
+                    }
+                }
+            }
+        }
+        tasks.blocking_recv()
     }
 
     /// Whether it was done; not if nobody waits for it any more.
@@ -250,7 +273,10 @@ impl Writer {
             if !self.until_done(tasks, |log| log.append(events)) {
                 return false;
             }
+            self.passed_over = None;
             telemetry::logged(begun.elapsed());
+        } else {
+            self.passed_over = events.last().cloned();
         }
         self.tell(Some(covered));
         true
@@ -311,5 +337,34 @@ impl Writer {
             (state.log, state.log_failing) = (log, failing);
             changed
         });
+    }
+}
+
+/// Nothing came in time.
+struct Late;
+
+/// The next task, or `None` if no more comes, for a thread that is no runtime's.
+fn receive_within(
+    tasks: &mut mpsc::Receiver<Task>,
+    patience: Duration,
+) -> Result<Option<Task>, Late> {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut context = Context::from_waker(&waker);
+    let until = Instant::now() + patience;
+    loop {
+        if let Poll::Ready(task) = tasks.poll_recv(&mut context) {
+            return Ok(task);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Late);
+        }
+        std::thread::park_timeout(left);
     }
 }
