@@ -161,6 +161,9 @@ async fn a_broken_trigger_is_told_as_one() {
         ("AFTER UPDATE", "PERFORM no_function(1)", "42883"),
         ("AFTER UPDATE", "EXECUTE 'SELEC 1'", "42601"),
         ("AFTER UPDATE", "SELECT 1 INTO STRICT NEW FROM item WHERE false", "P0002"),
+        ("BEFORE UPDATE", "NEW.n = 1 / (NEW.n - NEW.n)", "22012"),
+        ("AFTER UPDATE", "PERFORM (NEW.id || 'x')::int", "22P02"),
+        ("AFTER UPDATE", "TRUNCATE item", "55006"),
     ] {
         let deferred = "CREATE CONSTRAINT TRIGGER stamp AFTER UPDATE ON item \
                         DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION stamp()";
@@ -181,7 +184,10 @@ async fn a_broken_trigger_is_told_as_one() {
         }
     }
     // What one raises on purpose comes with its words, whatever its code.
-    for code in ["P0001", "42501", "23514", "45000", "57014", "42P01"] {
+    for code in [
+        "P0001", "42501", "23514", "45000", "57014", "42P01", "55P03", "25P02", "26000", "22012",
+        "53100",
+    ] {
         app.database
             .run(&format!(
                 "CREATE OR REPLACE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS $$

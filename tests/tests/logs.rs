@@ -84,7 +84,7 @@ const WRONG: [(&str, &str); 14] = [
     ("custom", "constraint"),
     ("raised", "constraint"),
     ("away", "constraint"),
-    ("cast", "bad_request"),
+    ("cast", "unknown_error"),
     ("\0", "bad_request"),
     ("again", "unknown_error"),
     ("slow", "unknown_error"),

@@ -161,7 +161,8 @@ pub async fn check_own_tables(
                (SELECT bool_and(has_table_privilege(c.oid, privilege)) FROM \
                 unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege), \
                c.relkind = 'r', ARRAY(SELECT a.attname::text FROM pg_attribute a \
-                WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) \
+                WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), \
+               row_security_active(c.oid) \
                FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                WHERE n.nspname = $1 AND c.relname = $2";
     let schema = quote_identifier(&names.schema);
@@ -184,6 +185,11 @@ pub async fn check_own_tables(
                  GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role};"
             );
             return Ok(vec![fatal(format!("role {role} may not write table {table}"), repair)]);
+        }
+        if row.get::<_, bool>(5) {
+            let what = format!("row-level security of table {table} applies to role {role}");
+            let repair = format!("ALTER TABLE {table} DISABLE ROW LEVEL SECURITY;");
+            return Ok(vec![fatal(what, repair)]);
         }
         if let Some((column, _)) = later_columns(name, &columns).next() {
             let what = format!("table {table} is of an earlier version: it has no column {column}");

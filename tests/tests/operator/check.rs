@@ -61,6 +61,18 @@ async fn what_a_role_lacks_or_begins_with_is_found() {
         }
         operator.database.run(&format!("ALTER ROLE {role} {undo}")).await;
     }
+    // As platforms do by themselves for every new table.
+    for table in ["client", "refusal", "named_mutation"] {
+        let table = format!("\"rowtide_{name}\".\"{table}\"");
+        operator.database.run(&format!("ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")).await;
+        let checked = operator.says_as(&role, &["check"]).await;
+        let disable = format!("ALTER TABLE {table} DISABLE ROW LEVEL SECURITY");
+        let found = format!(
+            "error: row-level security of table {table} applies to role {role}\n  {disable};"
+        );
+        assert!(checked.code() == Some(1) && checked.out.contains(&found), "{checked:?}");
+        operator.database.run(&disable).await;
+    }
     operator.database.run(&format!("ALTER DATABASE {name} CONNECTION LIMIT 3")).await;
     let checked = operator.says_as(&role, &["check"]).await;
     assert!(

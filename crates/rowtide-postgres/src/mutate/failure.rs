@@ -213,6 +213,12 @@ fn judge(error: &DbError, sent: Option<&Sent<'_>>) -> Failure {
     let said = || message_without_values(error);
     let is = |state: &SqlState| error.code() == state;
     let routine = error.routine().unwrap_or_default();
+    let inside = is_inside(error);
+    // Class 40 asks for another try, whoever says it.
+    if is_raised(error) && class != "40" {
+        // The application has written this message for its users.
+        return Failure::Rejected(Rejection::new(RejectCode::Constraint, said_briefly(error)));
+    }
     // A lock on a whole table, or of those who insert under one limit; whoever waits for a row alone is told of which in the
     // context.
     if is(&SqlState::LOCK_NOT_AVAILABLE) && error.where_().is_none() {
@@ -226,14 +232,10 @@ fn judge(error: &DbError, sent: Option<&Sent<'_>>) -> Failure {
         || is(&SqlState::IN_FAILED_SQL_TRANSACTION)
         || is(&SqlState::INVALID_SQL_STATEMENT_NAME)
         || is(&SqlState::DUPLICATE_PSTATEMENT)
-        || is(&SqlState::OBJECT_IN_USE)
+        || is(&SqlState::OBJECT_IN_USE) && !inside
         || is(&SqlState::FEATURE_NOT_SUPPORTED) && routine == "RevalidateCachedQuery";
     if conflict {
         return Failure::Conflict(said());
-    }
-    if is_raised(error) {
-        // The application has written this message for its users.
-        return Failure::Rejected(Rejection::new(RejectCode::Constraint, said_briefly(error)));
     }
     if is(&SqlState::QUERY_CANCELED) {
         return Failure::Slow(said());
@@ -257,7 +259,6 @@ fn judge(error: &DbError, sent: Option<&Sent<'_>>) -> Failure {
     if away {
         return Failure::Away(said());
     }
-    let inside = is_inside(error);
     if class == "XX" && !inside {
         // What another transaction changes meanwhile in the catalog shows itself so, too.
         return Failure::Conflict(said());
@@ -277,7 +278,10 @@ fn judge(error: &DbError, sent: Option<&Sent<'_>>) -> Failure {
         ));
     }
     if inside
-        && matches!(class, "42" | "3F" | "0A" | "55" | "54" | "XX" | "21" | "2D" | "2F" | "P0")
+        && matches!(
+            class,
+            "42" | "3F" | "0A" | "55" | "54" | "XX" | "21" | "22" | "2D" | "2F" | "P0"
+        )
     {
         return broken(error, sent);
     }
