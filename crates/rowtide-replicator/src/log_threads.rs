@@ -251,10 +251,10 @@ impl Writer {
             match receive_within(tasks, LOG_POSITION_EVERY) {
                 Ok(task) => return task,
                 Err(Late) => {
-                    self.positioned = SystemTime::UNIX_EPOCH;
-                    if !self.append(tasks, &[event]) {
+                    if !self.write(tasks, &[event]) {
                         return None;
                     }
+                    self.tell(None);
                 }
             }
         }
@@ -268,17 +268,24 @@ impl Writer {
         let now = SystemTime::now();
         let late = now.duration_since(self.positioned).map_or(true, |d| d >= LOG_POSITION_EVERY);
         if late || events.iter().any(|event| matches!(event, Event::Transaction { .. })) {
-            self.positioned = now;
-            let begun = Instant::now();
-            if !self.until_done(tasks, |log| log.append(events)) {
+            if !self.write(tasks, events) {
                 return false;
             }
-            self.passed_over = None;
-            telemetry::logged(begun.elapsed());
         } else {
             self.passed_over = events.last().cloned();
         }
         self.tell(Some(covered));
+        true
+    }
+
+    /// Whether it was done, as of [`Writer::append`].
+    fn write(&mut self, tasks: &mpsc::Receiver<Task>, events: &[Event]) -> bool {
+        (self.positioned, self.passed_over) = (SystemTime::now(), None);
+        let begun = Instant::now();
+        if !self.until_done(tasks, |log| log.append(events)) {
+            return false;
+        }
+        telemetry::logged(begun.elapsed());
         true
     }
 
