@@ -76,10 +76,8 @@ pub struct Assembler {
     /// The shapes of those that are tables of the plan, for another plan.
     shapes: IdMap<u32, Shape>,
     open: Option<Open>,
-    /// The root whose shape was told last, with nothing else since.
-    root: Option<u32>,
-    /// A partition that the plan does not know and whose shape was told last, behind that of its root.
-    unknown_partition: Option<UnknownPartition>,
+    /// What shapes say of partitions, until something else is told.
+    told: Told,
     /// The plan of what is committed behind a position.
     next: Option<(Lsn, Arc<Plan>)>,
     /// The plan is the next one, and it was not told yet.
@@ -107,12 +105,19 @@ enum Known {
     Clients(ClientColumns),
 }
 
-/// A partition that was made since the tables were looked at, or that is gone already: what came or went with it as a whole is
-/// not streamed.
-struct UnknownPartition {
-    root: u32,
-    oid: u32,
-    name: String,
+/// Before its first change of a partition Postgres tells the shape of the root, then the partition's own, which no change names,
+/// and then the change, which names the root (`maybe_send_schema` in `pgoutput.c`).
+enum Told {
+    Nothing,
+    /// The shape of a root.
+    Root(TableId, u32),
+    /// Behind it, that of a partition that was made since the tables were looked at, or that is gone already: what came or went
+    /// with it as a whole is not streamed.
+    UnknownPartition {
+        root: u32,
+        oid: u32,
+        name: String,
+    },
 }
 
 /// How a table differs from the plan.
@@ -170,8 +175,7 @@ impl Assembler {
             relations: IdMap::default(),
             shapes: IdMap::default(),
             open: None,
-            root: None,
-            unknown_partition: None,
+            told: Told::Nothing,
             next: None,
             switched: false,
         }
@@ -241,7 +245,7 @@ impl Assembler {
                 if self.open.is_some() {
                     return Err(AssembleError::NotEnded);
                 }
-                (self.root, self.unknown_partition) = (None, None);
+                self.told = Told::Nothing;
                 self.pass(Lsn(final_lsn));
                 self.open = Some(Open::new(Lsn(final_lsn), xid, commit_time_us));
             }
@@ -261,7 +265,7 @@ impl Assembler {
                 self.change(Kind::Delete, relation, Some(&old), None, events)?;
             }
             Message::Truncate { relations } => {
-                (self.root, self.unknown_partition) = (None, None);
+                self.told = Told::Nothing;
                 for relation in relations {
                     self.truncate(relation, events)?;
                 }
@@ -293,29 +297,26 @@ impl Assembler {
             };
             self.shapes.insert(relation.id, shape);
         }
-        self.take_note_of_partitions(relation, &known);
+        self.told = self.told_of_partitions(relation, &known);
         self.relations.insert(relation.id, known);
         Ok(())
     }
 
-    /// Before its first change of a partition Postgres tells the shape of the root, then the partition's own, which no change
-    /// names, and then the change, which names the root (`maybe_send_schema` in `pgoutput.c`).
-    fn take_note_of_partitions(&mut self, relation: &Relation<'_>, known: &Known) {
-        let root = self.root.take();
-        self.unknown_partition = None;
-        match (known, root) {
-            (Known::Table(..), _) => self.root = Some(relation.id),
-            (Known::Other, Some(root)) => {
-                let mut tables = self.plan.tables.iter().map(|table| &table.catalog);
-                let parts = tables.find(|table| table.oid == root).map(|of| &of.streaming);
-                let is_known = parts.is_none_or(|of| {
-                    !of.partitioned || of.partitions.iter().any(|part| part.oid == relation.id)
-                });
-                let (oid, name) = (relation.id, relation.name.to_owned());
-                self.unknown_partition =
-                    (!is_known).then_some(UnknownPartition { root, oid, name });
+    fn told_of_partitions(&self, relation: &Relation<'_>, known: &Known) -> Told {
+        let streaming = |table: TableId| &self.plan.table(table).catalog.streaming;
+        match (known, &self.told) {
+            (Known::Table(table, _), _) if streaming(*table).partitioned => {
+                Told::Root(*table, relation.id)
             }
-            _ => {}
+            (Known::Other, Told::Root(table, root)) => {
+                let mut known = streaming(*table).partitions.iter();
+                if known.any(|part| part.oid == relation.id) {
+                    return Told::Nothing;
+                }
+                let (oid, name) = (relation.id, relation.name.to_owned());
+                Told::UnknownPartition { root: *root, oid, name }
+            }
+            _ => Told::Nothing,
         }
     }
 
@@ -415,8 +416,7 @@ impl Assembler {
         events: &mut Vec<StreamEvent>,
     ) -> Result<(), AssembleError> {
         let max_bytes = self.max_bytes;
-        self.root = None;
-        let unknown_partition = self.unknown_partition.take();
+        let told = std::mem::replace(&mut self.told, Told::Nothing);
         let open = self.open.as_mut().ok_or(AssembleError::NoTransaction)?;
         let (table, encoder) = match self.relations.get(&relation) {
             None => return Err(AssembleError::UnknownRelation(relation)),
@@ -437,8 +437,8 @@ impl Assembler {
             open.let_go();
         }
         let catalog = &self.plan.table(table).catalog;
-        if let Some(UnknownPartition { oid, name, .. }) =
-            unknown_partition.filter(|part| part.root == relation)
+        if let Told::UnknownPartition { root, oid, name } = told
+            && root == relation
         {
             let what = format!("it has, or had for a moment, another partition `{name}`");
             open.tell(oid, &Unfit { table: catalog.name.clone(), what }, events);
