@@ -2,6 +2,7 @@
 //! each test, a server over it, and a way to wait for something without sleeping for a guess.
 
 mod app;
+mod captured;
 mod command;
 mod database;
 mod dir;
@@ -21,6 +22,7 @@ mod truth;
 mod writer;
 
 pub use app::{App, SECRET};
+pub use captured::Captured;
 pub use command::{Running, Said, rowtide, rowtide_bench, said};
 pub use database::{Database, cluster};
 pub use dir::Dir;

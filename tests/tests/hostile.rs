@@ -2,16 +2,16 @@
 //! small. While each is tried a bystander's session gets its changes, the server says that it is ready, and it is
 //! counted for the operator which limit was reached.
 
-use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rowtide::limits::{ClientLimits, ConnectionLimits};
 use rowtide::server::ServerOptions;
 use rowtide_tests::{
-    App, Bystander, Database, Dir, Raw, Running, SECRET, eventually, http, http_get, rowtide, said,
+    App, Bystander, Captured, Database, Dir, Raw, Running, SECRET, eventually, http, http_get,
+    rowtide, said,
 };
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::json;
@@ -25,24 +25,10 @@ use tracing_subscriber::filter::LevelFilter;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the servers of this process have warned of.
-#[derive(Clone, Default)]
-struct Warnings(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Warnings {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-fn warnings() -> &'static Warnings {
-    static WARNINGS: OnceLock<Warnings> = OnceLock::new();
+fn warnings() -> &'static Captured {
+    static WARNINGS: OnceLock<Captured> = OnceLock::new();
     WARNINGS.get_or_init(|| {
-        let warnings = Warnings::default();
+        let warnings = Captured::default();
         let writer = warnings.clone();
         let log = tracing_subscriber::fmt().with_ansi(false).with_max_level(LevelFilter::WARN);
         log.with_writer(move || writer.clone()).init();
@@ -59,7 +45,7 @@ fn times_told(log: &str, limit: &str) -> usize {
 
 /// Fails unless one of the servers of this process has said that this limit is reached.
 fn assert_told(limit: &str) {
-    let log = String::from_utf8(warnings().0.lock().unwrap().clone()).unwrap();
+    let log = warnings().text(0);
     assert!(times_told(&log, limit) > 0, "{limit}: {log}");
 }
 

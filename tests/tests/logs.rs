@@ -2,14 +2,13 @@
 //! log without our filter shows that what is looked for would have been there; and the binary is looked at as it is run. What must
 //! be in a log is there, once.
 
-use std::io::Write;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::OnceLock;
 
 use rowtide::log_filter::{read_filter, without_values};
 use rowtide_tests::small::{FILES, SMALL_FILES, files_tables};
 use rowtide_tests::{
-    App, Database, Dir, Older, Raw, Running, SECRET, Writer, eventually, http_get, insert, rowtide,
-    said,
+    App, Captured, Database, Dir, Older, Raw, Running, SECRET, Writer, eventually, http_get,
+    insert, rowtide, said,
 };
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -96,30 +95,6 @@ const WRONG: [(&str, &str); 14] = [
     ("fine", ""),
 ];
 
-#[derive(Clone, Default)]
-struct Captured(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Captured {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Captured {
-    fn text(&self, from: usize) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap()[from..]).into_owned()
-    }
-
-    fn len(&self) -> usize {
-        self.0.lock().unwrap().len()
-    }
-}
-
 /// What one test of this process has logged: the others wait.
 struct Log {
     from: (usize, usize),
@@ -131,7 +106,7 @@ impl Log {
         static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
         let alone = ALONE.lock().await;
         let (ours, all) = captured();
-        Log { from: (ours.len(), all.len()), _alone: alone }
+        Log { from: (ours.size(), all.size()), _alone: alone }
     }
 
     /// As it is written for an operator.
