@@ -14,7 +14,7 @@ use tokio_postgres::{Client, Row};
 
 /// All of it is of one moment. Types and defaults are printed with their schemas, so that they mean the same in every
 /// session, whatever its search path is.
-const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = ''; \
+pub(crate) const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = ''; \
     SET LOCAL quote_all_identifiers = off";
 
 /// Generated columns that are stored are published since this version; before it none is.
@@ -225,7 +225,8 @@ pub async fn read_catalog(
     ended.map(|()| catalog)
 }
 
-async fn read_in_transaction(
+/// As [`read_catalog`], in a transaction that [`BEGIN`] began.
+pub(crate) async fn read_in_transaction(
     client: &Client,
     names: &[TableName],
 ) -> Result<Catalog, tokio_postgres::Error> {

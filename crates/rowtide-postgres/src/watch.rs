@@ -5,12 +5,14 @@
 //! neither waits for a DDL statement that has locked one, and neither writes WAL. What follows from a difference is
 //! not decided here.
 
-use rowtide_plan::catalog::TableName;
+use rowtide_plan::catalog::{Catalog, TableName};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio_postgres::Client;
 
-use crate::catalog::{key_index, parts_below, server_version, tables_above};
+use crate::catalog::{
+    BEGIN, key_index, parts_below, read_in_transaction, server_version, tables_above,
+};
 use crate::connect::{Names, reason};
 use crate::sightings::Sightings;
 
@@ -277,6 +279,22 @@ impl Watcher {
         self.sightings.forget();
         // Without anything to compare with there is always an answer.
         self.look_again().await.map(Option::unwrap_or_default)
+    }
+
+    /// What is there, and what the catalog says of `tables`, both as of one moment. If they were not, a table could be judged
+    /// by what it was between two looks that see the same, and nothing would tell that it is to be judged again.
+    ///
+    /// # Errors
+    /// When Postgres does not answer, or something else. Then the connection is of no use any more.
+    pub async fn look_with_catalog(
+        &mut self,
+        tables: &[TableName],
+    ) -> Result<(Observed, Catalog), WatchError> {
+        self.client.batch_execute(BEGIN).await?;
+        let observed = self.look().await?;
+        let catalog = read_in_transaction(&self.client, tables).await?;
+        self.client.batch_execute("COMMIT").await?;
+        Ok((observed, catalog))
     }
 
     /// The connection, for whoever has more to ask.

@@ -8,7 +8,7 @@ use rowtide_plan::catalog::{Catalog, Unstreamed};
 use rowtide_plan::compile::compile_partly;
 use rowtide_plan::definition::Definition;
 use rowtide_plan::error::DefinitionProblem;
-use rowtide_postgres::catalog::{encoding_said, read_catalog, unserved_encoding};
+use rowtide_postgres::catalog::{encoding_said, unserved_encoding};
 use rowtide_postgres::check::check_own_tables;
 use rowtide_postgres::connect::{ConnectError, ConnectOptions, Names, connect, reason};
 use rowtide_postgres::rules::prepare_rules;
@@ -52,10 +52,9 @@ pub(crate) async fn look(
         return Err(LookError::Encoding(encoding));
     }
     let mut watcher = Watcher::new(client, names, &tables).await?;
-    let observed = watcher.look().await?;
+    let (observed, mut catalog) = watcher.look_with_catalog(&tables).await?;
     let client = watcher.client();
     let system = system_identity(client).await?;
-    let mut catalog = read_catalog(client, &tables).await?;
     leave_out_unfit(&observed, &mut catalog);
     let (mut plan, rejected) = compile_partly(definition, &catalog);
     let rejected: Vec<(String, String)> =

@@ -97,6 +97,31 @@ async fn a_look_waits_for_no_lock_of_a_table() {
     site.run("ROLLBACK").await;
 }
 
+/// A table may be rejected for what it is for a moment, and be again what it was when the next look comes: that look is
+/// news only if the one before saw what the table was rejected for.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_seen_and_what_tables_are_judged_by_are_of_one_moment() {
+    let site = Site::new().await;
+    let tables = [TableName { schema: "public".to_owned(), name: "note".to_owned() }];
+    let mut watcher =
+        Watcher::new(site.database.connect().await, &site.database.names(), &tables).await.unwrap();
+    let altering = tokio::spawn(async move {
+        loop {
+            site.run("CREATE TABLE kid () INHERITS (note)").await;
+            site.run("DROP TABLE kid").await;
+        }
+    });
+    let mut seen = [0, 0];
+    while seen.iter().any(|often| *often < 20) {
+        let looked = within("it looks", watcher.look_with_catalog(&tables)).await;
+        let (observed, catalog) = looked.unwrap();
+        let inherited = observed.table("public", "note").unwrap().children;
+        assert_eq!(inherited, !catalog.unstreamed.is_empty(), "{catalog:?}");
+        seen[usize::from(inherited)] += 1;
+    }
+    altering.abort();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_was_unlogged_for_a_moment_is_loaded_again_where_all_tables_are_published() {
     let site = Site::new().await;
