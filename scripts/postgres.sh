@@ -19,8 +19,8 @@ versions="
 
 # All that speaks to Postgres, but for what takes long or needs programs that come with a distribution's server alone.
 everything="catalog changing_database client_registry cluster command_line concurrent_writers degraded_start epochs exactly_once gateway \
-  column_added databases hidden_rows kinds_of_tables live migrate mutation_claims mutation_effects mutation_input mutation_values mutation_wire mutations \
-  older_clients replicator resume setup_and_check stream types values_against_postgres writing_by_command"
+  column_added databases hidden_rows kinds_of_tables live logs migrate mutation_claims mutation_effects mutation_input mutation_values mutation_wire mutations \
+  older_clients operator replicator resume setup_and_check stream types values_against_postgres writing_by_command"
 
 if [ "$(uname -sm)" != "Linux x86_64" ]; then
   echo "postgres: there are no servers for $(uname -sm) here: skipped" >&2

@@ -6,9 +6,10 @@ use rowtide_plan::check::{Problem, check_plan};
 use rowtide_plan::plan::Plan;
 use rowtide_plan::sql::{quote_identifier, quote_table};
 use tokio_postgres::Client;
+use tokio_postgres::types::Type;
 
 use crate::catalog::{encoding_said, unserved_encoding};
-use crate::connect::Names;
+use crate::connect::{APPLICATION, Names};
 use crate::published::{PublicationOption, missing_options};
 use crate::setup::{
     MAY_STREAM, OWN_TABLES, Writes, foreign, later_columns, slot as find_slot, slot_is_ours,
@@ -108,7 +109,7 @@ pub(crate) async fn check_tables(
                JOIN pg_class c ON c.oid = wanted.oid ORDER BY place";
     let oids: Vec<u32> = plan.tables.iter().map(|table| table.catalog.oid).collect();
     let mut problems = Vec::new();
-    for row in client.query(sql, &[&oids]).await? {
+    for row in client.query_typed(sql, &[(&oids, Type::OID_ARRAY)]).await? {
         let Some(of) = plan.tables.iter().find(|table| table.catalog.oid == row.get::<_, u32>(9))
         else {
             continue;
@@ -291,6 +292,13 @@ async fn check_slot(client: &Client, names: &Names) -> Result<Vec<Problem>, toki
     if found.lost {
         let what = format!("replication slot `{slot}` is lost: it was too far behind");
         return Ok(vec![fatal(what, SETUP)]);
+    }
+    if let Some((pid, by)) = found.active.filter(|(_, by)| !by.starts_with(APPLICATION)) {
+        let what = format!(
+            "replication slot `{slot}` is in use by process {pid} (`{by}`), which is no server of Rowtide's"
+        );
+        let repair = format!("end that, or SELECT pg_terminate_backend({pid});");
+        return Ok(vec![fatal(what, repair)]);
     }
     Ok(Vec::new())
 }

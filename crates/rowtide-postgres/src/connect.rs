@@ -307,6 +307,9 @@ impl ConnectOptions {
     }
 }
 
+/// How `application_name` begins of every connection of ours.
+pub(crate) const APPLICATION: &str = "rowtide ";
+
 /// Connects; `role` becomes part of `application_name`. The connection is driven by a task that ends
 /// with the client. What is set for the role or the database does not change what the session relies on.
 ///
@@ -335,7 +338,7 @@ async fn connect_within(
 ) -> Result<(Client, Amiss), ConnectError> {
     let mut config = options.config.clone();
     config
-        .application_name(format!("rowtide {role}"))
+        .application_name(format!("{APPLICATION}{role}"))
         .connect_timeout(CONNECT)
         .keepalives(true)
         .keepalives_idle(SILENCE)

@@ -16,6 +16,7 @@ pub mod mutate;
 pub mod named_outcomes;
 pub mod pgoutput;
 mod published;
+mod rights;
 pub mod rules;
 pub mod said_once;
 pub mod sample;

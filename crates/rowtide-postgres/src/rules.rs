@@ -4,7 +4,8 @@
 use rowtide_plan::error::DefinitionProblem;
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::value::ColumnType;
-use rowtide_plan::write::{limit_lock, lock, rule_statements, write};
+use rowtide_plan::write::{Statement, limit_lock, lock, rule_statements, write};
+use rowtide_plan::write_rules::WriteRule;
 use rowtide_protocol::OpKind;
 use tokio_postgres::error::{ErrorPosition, SqlState};
 use tokio_postgres::types::{Kind, Type};
@@ -113,35 +114,47 @@ async fn whole_statements(
     table: TableId,
     busy: Busy,
 ) -> Result<Option<DefinitionProblem>, Error> {
-    let all: Vec<usize> = (0..plan.table(table).catalog.columns.len()).collect();
-    let rules = &plan.table(table).write;
+    for (_, rule, statement) in mutation_statements(plan, table) {
+        match client.prepare(&statement.sql).await {
+            Ok(_) => {}
+            Err(error)
+                if busy == Busy::IsAnError
+                    && error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) =>
+            {
+                return Err(error);
+            }
+            Err(error) if error.as_db_error().is_some() => {
+                return Ok(Some(rule.problem(&reason(&error), None, |_| String::new())));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+/// The statements of every operation that a rule allows, with that rule.
+pub(crate) fn mutation_statements(
+    plan: &Plan,
+    table: TableId,
+) -> impl Iterator<Item = (OpKind, &WriteRule, Statement)> {
+    let of = plan.table(table);
+    let all: Vec<usize> = (0..of.catalog.columns.len()).collect();
+    let rules = &of.write;
     let allowed = [
         (OpKind::Insert, rules.insert.as_ref().map(|insert| &insert.allow)),
         (OpKind::Update, rules.updates.first().map(|update| &update.allow)),
         (OpKind::Delete, rules.delete.as_ref()),
     ];
-    for (kind, rule) in allowed {
-        let Some(rule) = rule else { continue };
-        for statement in [lock(plan, table, kind), write(plan, table, kind, &all)] {
-            match client.prepare(&statement.sql).await {
-                Ok(_) => {}
-                Err(error)
-                    if busy == Busy::IsAnError
-                        && error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) =>
-                {
-                    return Err(error);
-                }
-                Err(error) if error.as_db_error().is_some() => {
-                    return Ok(Some(rule.problem(&reason(&error), None, |_| String::new())));
-                }
-                Err(error) => return Err(error),
-            }
+    let allowed = allowed.into_iter().filter_map(|(kind, rule)| Some((kind, rule?)));
+    allowed.flat_map(move |(kind, rule)| {
+        let mut statements = vec![lock(plan, table, kind), write(plan, table, kind, &all)];
+        if kind == OpKind::Insert {
+            // With every default.
+            statements.push(write(plan, table, kind, &of.key));
+            statements.extend(limit_lock(plan, table));
         }
-    }
-    if let Some(lock) = limit_lock(plan, table) {
-        client.prepare(&lock.sql).await?;
-    }
-    Ok(None)
+        statements.into_iter().map(move |statement| (kind, rule, statement))
+    })
 }
 
 fn kind(of: &Type) -> (ColumnType, String) {

@@ -21,7 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 pub use crate::assemble::{AssembleError, SchemaChange, StreamEvent};
 use crate::assemble::{Assembler, US_1970_TO_2000};
 use crate::catalog::server_version;
-use crate::connect::{CONNECT, ConnectError, ConnectOptions, Names, connect, reason};
+use crate::connect::{APPLICATION, CONNECT, ConnectError, ConnectOptions, Names, connect, reason};
 use crate::handshake::{self, Failure, Request, Socket};
 pub use crate::intake::Batch;
 use crate::intake::{Intake, IntakeError};
@@ -230,15 +230,15 @@ impl Stream {
         max_transaction_bytes: usize,
     ) -> Result<(Stream, SlotPosition), StreamError> {
         let client = connect(options, "slot").await?;
-        let role = format!("stream {:08x}", instance.0);
-        let mut position = check_slot(&client, &names.slot, &role).await?;
+        let name = format!("{APPLICATION}stream {:08x}", instance.0);
+        let mut position = check_slot(&client, &names.slot, &name).await?;
         position.remembers_partitions = server_version(&client).await? < PARTITIONS_FOLLOWED
             && plan.tables.iter().any(|table| table.catalog.streaming.partitioned);
         let sql = "SELECT pg_catalog.current_setting('transaction_timeout', true) IS NOT NULL";
         let knows = client.query_typed(sql, &[]).await?;
         let has_transaction_timeout = knows.first().is_some_and(|row| row.get(0));
         let request = Request {
-            application_name: &format!("rowtide {role}"),
+            application_name: &name,
             settings: &options.stream_settings(has_transaction_timeout),
             slot: &names.slot,
             publication: &names.publication,
@@ -249,7 +249,7 @@ impl Stream {
             Ok(Ok(started)) => started,
             Ok(Err(Failure::Rejected(rejection))) if rejection.code == OBJECT_IN_USE => {
                 // Someone was faster; who it is can be seen now.
-                check_slot(&client, &names.slot, &role).await?;
+                check_slot(&client, &names.slot, &name).await?;
                 return Err(failed(rejection.message).into());
             }
             Ok(Err(Failure::Rejected(rejection))) => return Err(failed(rejection.message).into()),
@@ -439,14 +439,14 @@ fn now_us() -> i64 {
     i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX) - US_1970_TO_2000
 }
 
-/// Whether the slot can be used, and where it stands. A connection of this very server that still has it is
-/// ended.
-async fn check_slot(client: &Client, slot: &str, role: &str) -> Result<SlotPosition, StreamError> {
+/// Whether the slot can be used, and where it stands. A connection of this very server, which has this name, that still has
+/// it is ended.
+async fn check_slot(client: &Client, slot: &str, name: &str) -> Result<SlotPosition, StreamError> {
     let sql = "SELECT active_pid, wal_status, pg_current_wal_flush_lsn()::text, \
-               confirmed_flush_lsn::text, a.application_name = 'rowtide ' || $2 \
+               confirmed_flush_lsn::text, a.application_name = $2 \
                FROM pg_replication_slots LEFT JOIN pg_stat_activity a ON a.pid = active_pid \
                WHERE slot_name = $1";
-    let Some(row) = client.query_opt(sql, &[&slot, &role]).await? else {
+    let Some(row) = client.query_opt(sql, &[&slot, &name]).await? else {
         return Err(StreamError::SlotMissing(slot.to_owned()));
     };
     if row.get::<_, Option<&str>>(1) == Some("lost") {

@@ -17,6 +17,8 @@ use crate::connect::{
 };
 use crate::handshake::{self, Failure};
 use crate::mutate::{Author, MutateError, Mutator, Number, Outcome, Ticket, Work};
+use crate::rights::lacking;
+use crate::session::Amiss;
 use crate::slot::is_standby;
 use crate::stream::{Instance, Stream, StreamError};
 
@@ -161,8 +163,8 @@ impl Trial {
     ) -> Result<Vec<Problem>, Error> {
         let rules = plan.tables.iter().any(|table| table.write.rules().next().is_some());
         // It may be a pooler's: nothing is to be left behind in it.
-        let other = match connect_shared(&self.mutations, "mutate").await {
-            Ok((other, _)) => other,
+        let (other, amiss) = match connect_shared(&self.mutations, "mutate").await {
+            Ok(connected) => connected,
             Err(error) => {
                 let repair = pooler_advice(&error.to_string()).or(error.advice());
                 let what = format!("no mutation can be applied: {error}");
@@ -183,20 +185,9 @@ impl Trial {
                     let what = "mutation_database_url leads to another database than database_url";
                     return Ok(vec![fatal(what, repair)]);
                 }
-                if here.get::<_, &str>(2) != there.get::<_, &str>(2) && rules {
-                    match check_tables(&other, plan).await {
-                        Ok(found) => problems.extend(found),
-                        // As behind a pooler that does not know of prepared statements.
-                        Err(error) => problems.push(Problem {
-                            what: format!(
-                                "what role {} may do to tables cannot be seen: {}",
-                                there.get::<_, &str>(2),
-                                reason(&error)
-                            ),
-                            repair: None,
-                            fatal: false,
-                        }),
-                    }
+                if rules {
+                    let another = here.get::<_, &str>(2) != there.get::<_, &str>(2);
+                    problems.extend(rights(&other, &amiss, plan, another).await);
                 }
             }
             Ok(None) => {}
@@ -234,6 +225,25 @@ impl Trial {
         }
         Ok(problems)
     }
+}
+
+/// What the role of mutations may not do. What it may not do to the tables themselves is said only of another role than the
+/// one that loads and streams, of which it is said elsewhere.
+async fn rights(client: &Client, amiss: &Amiss, plan: &Plan, another: bool) -> Vec<Problem> {
+    let looked = async {
+        let of_tables = check_tables(client, plan).await?;
+        // Without these everything else fails.
+        match of_tables.is_empty() {
+            true => lacking(client, amiss, plan).await,
+            false if another => Ok(of_tables),
+            false => Ok(Vec::new()),
+        }
+    };
+    looked.await.unwrap_or_else(|error| {
+        // As behind a pooler that does not know of prepared statements.
+        let what = format!("what the role of mutations may do cannot be seen: {}", reason(&error));
+        vec![Problem { what, repair: None, fatal: false }]
+    })
 }
 
 /// Sends a mutation of a client that does not exist, which changes nothing.

@@ -1,9 +1,9 @@
 //! What passes `rowtide check` is served: it tries what the server is going to do, and names what is in the way.
 
 use rowtide_postgres::cluster::Cluster;
-use rowtide_tests::{Dir, Pooler, Running, rowtide, said};
+use rowtide_tests::{Dir, Pooler, Running, eventually, rowtide, said};
 
-use crate::{DEFINITION, Operator, SECRET, TABLES, rejected, succeeded};
+use crate::{DEFINITION, Operator, SECRET, TABLES, psql_url, rejected, succeeded};
 
 async fn set_up() -> Operator {
     let operator = Operator::new(TABLES, DEFINITION).await;
@@ -82,6 +82,112 @@ async fn what_a_role_lacks_or_begins_with_is_found() {
     operator.database.run(&format!("ALTER DATABASE {name} CONNECTION LIMIT -1")).await;
     succeeded(&operator.says_as(&role, &["check"]).await);
     operator.drop_role(&role).await;
+}
+
+/// What rules, defaults and constraints need shows in no list of tables, and would hold mutations for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_statements_of_mutations_need_is_found_before_one_waits_for_it() {
+    let tables = "CREATE SCHEMA apart;
+        CREATE FUNCTION apart.may(text) RETURNS bool LANGUAGE plpgsql STABLE AS 'BEGIN RETURN true; END';
+        CREATE FUNCTION apart.fits(text) RETURNS bool LANGUAGE sql IMMUTABLE AS $$SELECT $1 <> ''$$;
+        CREATE FUNCTION apart.made() RETURNS text LANGUAGE plpgsql AS $$BEGIN RETURN 'made'; END$$;
+        CREATE FUNCTION apart.on_write() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+        CREATE TABLE apart.member (who text PRIMARY KEY);
+        INSERT INTO apart.member VALUES ('ada');
+        CREATE DOMAIN apart.word AS text CHECK (apart.fits(value));
+        CREATE TABLE note (id text PRIMARY KEY, owner apart.word NOT NULL, body text DEFAULT apart.made(),
+          \"n o\" serial, own bigint GENERATED ALWAYS AS IDENTITY) PARTITION BY HASH (id);
+        CREATE TABLE note_0 PARTITION OF note FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+        ALTER TABLE note_0 ADD CHECK (apart.fits(body));
+        CREATE INDEX ON note (owner);
+        CREATE TRIGGER seen BEFORE INSERT ON note FOR EACH ROW EXECUTE FUNCTION apart.on_write();";
+    let definition = "[tables.note]\nvisible = 'owner = auth.user_id'\n\
+        [tables.note.insert]\nallow = 'new.owner = auth.user_id AND apart.may(new.id)'\n\
+        [[tables.note.update]]\nallow = 'auth.user_id IN (SELECT who FROM apart.member)'\n\
+        [tables.note.delete]\nallow = 'old.owner = auth.user_id'\n";
+    let operator = Operator::new(tables, definition).await;
+    succeeded(&operator.says(&["setup"]).await);
+    let role = operator.server_role("LOGIN REPLICATION").await;
+    let revoke = "REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA apart FROM public";
+    operator.database.run(&format!("GRANT USAGE ON SCHEMA apart TO {role}; {revoke}")).await;
+    let needed = [
+        (
+            "EXECUTE ON FUNCTION apart.may(text)",
+            "cannot insert into table \"public\".\"note\": permission denied for function may",
+        ),
+        (
+            "EXECUTE ON FUNCTION apart.made()",
+            "cannot insert into table \"public\".\"note\": permission denied for function made",
+        ),
+        (
+            "SELECT ON apart.member",
+            "cannot update table \"public\".\"note\": permission denied for table member",
+        ),
+        (
+            "USAGE ON SEQUENCE \"note_n o_seq\"",
+            "may not use sequence public.\"note_n o_seq\", which numbers rows of note",
+        ),
+        (
+            "EXECUTE ON FUNCTION apart.fits(text)",
+            "may not call apart.fits(text), which a constraint, an index or a column of note calls",
+        ),
+    ];
+    for (right, _) in needed {
+        operator.database.run(&format!("GRANT {right} TO {role}")).await;
+    }
+    let whole = operator.says_as(&role, &["check"]).await;
+    succeeded(&whole);
+    assert!(!whole.out.contains("error: ") && !whole.out.contains("note: "), "{}", whole.out);
+    let url = operator.database.url_as(&role).await;
+    let mut serving = Running::start(operator.command_at(&url, &["serve"]));
+    let address = serving.line("ready http://").await;
+    let socket = format!("ws://{address}/sync");
+    let token = rowtide::auth::sign(SECRET, "ada", std::time::Duration::from_secs(600)).unwrap();
+    for op in [
+        r#"{"op":"insert","table":"note","row":{"id":"n1","owner":"ada"}}"#,
+        r#"{"op":"update","table":"note","row":{"id":"n1","body":"y"}}"#,
+        r#"{"op":"delete","table":"note","row":{"id":"n1"}}"#,
+    ] {
+        succeeded(&said(rowtide(["mutate", "--token", &token, "--url", &socket, op])).await);
+    }
+    succeeded(&serving.stop().await);
+    for (right, found) in needed {
+        operator.database.run(&format!("REVOKE {right} FROM {role}")).await;
+        let checked = operator.says_as(&role, &["check"]).await;
+        rejected(&checked, &[&format!("error: role {role} {found}")]);
+        assert_eq!(checked.out.matches("error: ").count(), 1, "{right}: {checked:?}");
+        // The same is found where mutations alone come as that role.
+        let args = ["check", "--mutation-database-url", &url];
+        let checked = said(operator.command_at(&operator.database.url().await, &args)).await;
+        rejected(&checked, &[&format!("error: role {role} {found}")]);
+        operator.database.run(&format!("GRANT {right} TO {role}")).await;
+    }
+    operator.drop_role(&role).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_somebody_else_reads_is_found() {
+    let operator = set_up().await;
+    let slot = operator.database.names().slot;
+    let mut serving = operator.start(&["serve"]).await;
+    serving.line("ready http://").await;
+    succeeded(&operator.says(&["check"]).await);
+    succeeded(&serving.stop().await);
+    let mut reader = std::process::Command::new("pg_recvlogical");
+    let url = psql_url(&operator.database.url().await);
+    reader.args(["-d", &url, "-S", &slot, "--start", "-n", "-f", "-"]);
+    reader.args(["-o", "proto_version=1", "-o", &format!("publication_names={slot}")]);
+    let reading = Running::start(reader);
+    let client = operator.database.connect().await;
+    eventually("it reads", || async {
+        let sql = "SELECT 1 FROM pg_replication_slots WHERE slot_name = $1 AND active";
+        client.query_opt(sql, &[&slot]).await.unwrap()
+    })
+    .await;
+    let checked = operator.says(&["check"]).await;
+    let found = format!("error: replication slot `{slot}` is in use by process ");
+    rejected(&checked, &[&found, "(`pg_recvlogical`), which is no server of Rowtide's"]);
+    drop(reading);
 }
 
 /// What a role and a database set is overruled; what the URL sets is not, and the role is not blamed for it.
@@ -224,7 +330,7 @@ async fn what_a_server_does_not_have_is_found() {
     succeeded(&run("setup").await);
     let checked = run("check").await;
     let parts = [
-        "error: no connection can stream: number of requested standby connections exceeds max_wal_senders",
+        "error: no connection can stream: number of requested standby connections exceeds",
         "raise max_wal_senders",
     ];
     rejected(&checked, &parts);

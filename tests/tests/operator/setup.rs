@@ -193,7 +193,8 @@ async fn what_setup_prints_is_all_that_a_server_needs() {
         operator
             .database
             .run(&format!(
-                "CREATE ROLE {owner} LOGIN; ALTER TABLE note OWNER TO {owner}; REVOKE ALL ON SCHEMA public FROM public;
+                "ALTER TABLE note ADD number serial;
+                 CREATE ROLE {owner} LOGIN; ALTER TABLE note OWNER TO {owner}; REVOKE ALL ON SCHEMA public FROM public;
                  ALTER SCHEMA \"Odd Schema\" OWNER TO {owner}; GRANT USAGE, CREATE ON SCHEMA public TO {owner};
                  ALTER TABLE \"Odd Schema\".\"it's \"\"odd\"\" $rowtide$\" OWNER TO {owner}"
             ))
@@ -232,8 +233,12 @@ async fn what_setup_prints_is_all_that_a_server_needs() {
         let token =
             rowtide::auth::sign(SECRET, "ada", std::time::Duration::from_secs(600)).unwrap();
         let socket = format!("ws://{address}/sync");
-        let op = r#"{"op":"delete","table":"note","row":{"id":"n1"}}"#;
-        succeeded(&said(rowtide(["mutate", "--token", &token, "--url", &socket, op])).await);
+        for op in [
+            r#"{"op":"delete","table":"note","row":{"id":"n1"}}"#,
+            r#"{"op":"insert","table":"note","row":{"id":"n3","owner":"ada","body":"numbered"}}"#,
+        ] {
+            succeeded(&said(rowtide(["mutate", "--token", &token, "--url", &socket, op])).await);
+        }
         let owned: String = {
             let client = operator.database.connect().await;
             let sql = "SELECT DISTINCT pg_get_userbyid(relowner)::text FROM pg_class \

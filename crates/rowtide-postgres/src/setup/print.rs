@@ -13,6 +13,7 @@ use super::psql::{HEAD, attempts, block, comment, guard, one_of, whose};
 use super::steps::{later_columns, slot_is_ours};
 use super::{OWN_TABLES, RECORD, RECORD_COLUMNS, SetupError, Writes, connections};
 use crate::connect::{ConnectOptions, Names};
+use crate::rights::{Sequence, sequences};
 use crate::slot_making::FAILOVER_SLOTS;
 
 /// The script for the tables of a definition. `server` is the role that `rowtide serve` is going to connect as. It
@@ -37,7 +38,9 @@ pub async fn script(
         slot_is_ours(slot, &names.slot)?;
     }
     let writes = found.tables.iter().map(|table| Writes::of_name(plan, &table.name)).collect();
-    Ok(Script { found: &found, names, server, writes }.text())
+    let failed = |source| SetupError::Step { step: "look at the sequences".to_owned(), source };
+    let sequences = sequences(&client, plan).await.map_err(failed)?;
+    Ok(Script { found: &found, names, server, writes, sequences }.text())
 }
 
 struct Script<'a> {
@@ -46,6 +49,7 @@ struct Script<'a> {
     server: &'a str,
     /// For each of the tables that were found.
     writes: Vec<Writes>,
+    sequences: Vec<Sequence>,
 }
 
 impl Script<'_> {
@@ -146,7 +150,7 @@ impl Script<'_> {
     }
 
     fn of_owner(&self, owner: Option<String>) -> String {
-        let Script { found, names, server, writes } = self;
+        let Script { found, names, server, writes, sequences } = self;
         let (schema, role) = (quote_identifier(&names.schema), quote_literal(server));
         let quoted = quote_identifier(server);
         let mut text = String::new();
@@ -198,6 +202,19 @@ impl Script<'_> {
                 &has.collect::<Vec<_>>().join("\n    AND "),
                 &format!("GRANT {} ON {table} TO {quoted}", wanted.join(", ")),
             );
+        }
+        for Sequence { name, .. } in sequences {
+            text += &granted(
+                &format!(
+                    "has_sequence_privilege({role}, {}, 'USAGE, UPDATE')",
+                    quote_literal(name)
+                ),
+                &format!("GRANT USAGE ON SEQUENCE {name} TO {quoted}"),
+            );
+        }
+        if writes.iter().any(|writes| writes.insert || writes.update || writes.delete) {
+            text += "-- Rules may read other tables, and call functions that not everybody may call: `rowtide check`, as \
+                     the server's\n-- role, names what it may not.\n";
         }
         if acts.is_some() {
             text += "RESET ROLE;\n";
