@@ -148,7 +148,9 @@ pub(crate) fn mutation_statements(
     let allowed = allowed.into_iter().filter_map(|(kind, rule)| Some((kind, rule?)));
     allowed.flat_map(move |(kind, rule)| {
         let mut statements = vec![lock(plan, table, kind), write(plan, table, kind, &all)];
-        if kind == OpKind::Insert {
+        let column = |column: &usize| &of.catalog.columns[*column].input;
+        // Where Postgres alone makes the key nobody inserts: clients name it.
+        if kind == OpKind::Insert && !of.key.iter().any(|key| column(key).is_of_postgres_alone()) {
             // With every default.
             statements.push(write(plan, table, kind, &of.key));
             statements.extend(limit_lock(plan, table));
