@@ -165,6 +165,19 @@ pub enum FullRejected {
     },
 }
 
+impl TableStreaming {
+    /// Whether changes are streamed alike, but for columns that rows of partitions are older than: where rows are found by one of
+    /// these a table is not served.
+    pub fn is_like(&self, other: &TableStreaming) -> bool {
+        let without = |streaming: &TableStreaming| {
+            let mut streaming = streaming.clone();
+            streaming.partitions.iter_mut().for_each(|part| part.null_in_old_rows.clear());
+            streaming
+        };
+        without(self) == without(other)
+    }
+}
+
 impl CatalogTable {
     /// Whether what is written to `other` is read, judged and written as it is for this table: it is the same table, with the
     /// same key and columns, as they are named and with all that they accept.

@@ -40,9 +40,10 @@ impl Plan {
                 added.push(TableId(u16::try_from(index).ok()?));
                 new.columns.truncate(old.columns.len());
             }
-            let streaming = (&old.replica_identity, &old.primary_key, &old.streaming);
+            let told_apart = (&old.replica_identity, &old.primary_key);
+            let same = told_apart == (&new.replica_identity, &new.primary_key);
             // What else is different (indexes, defaults, labels) says how rows are found and written, and not what they are.
-            if streaming != (&new.replica_identity, &new.primary_key, &new.streaming) {
+            if !same || !old.streaming.is_like(&new.streaming) {
                 return None;
             }
         }
@@ -54,7 +55,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use crate::catalog::{
-        CatalogColumn, CatalogTable, ColumnInput, ReplicaIdentity, TableStreaming,
+        CatalogColumn, CatalogPartition, CatalogTable, ColumnInput, ReplicaIdentity, TableStreaming,
     };
     use crate::filter::{ClaimFilter, Filter, Predicate};
     use crate::plan::{Branch, BranchId, Plan, Source, Table, TableId};
@@ -129,6 +130,22 @@ mod tests {
         assert!(before(&newer, &[0, 2]).is_none(), "without its key it was another");
         newer.tables[0].kept.push(2);
         assert!(before(&newer, &[2, 1]).is_none(), "rules need the column");
+    }
+
+    #[test]
+    fn rows_of_partitions_may_be_older_than_the_column() {
+        let partition = |null_in_old_rows: &[&str]| CatalogPartition {
+            oid: 9,
+            name: "\"public\".\"part\"".into(),
+            replica_identity: ReplicaIdentity::Full,
+            null_in_old_rows: null_in_old_rows.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let (mut old, mut newer) = (plan(&[&["id"]]), plan(&[&["id", "a"]]));
+        old.tables[0].catalog.streaming.partitions = vec![partition(&[])];
+        newer.tables[0].catalog.streaming.partitions = vec![partition(&["a"])];
+        assert_eq!(old.columns_added_by(&newer), Some(vec![TableId(0)]));
+        newer.tables[0].catalog.streaming.partitions[0].oid = 10;
+        assert_eq!(old.columns_added_by(&newer), None, "another partition");
     }
 
     #[test]
