@@ -20,6 +20,7 @@ mod rights;
 pub mod rules;
 pub mod said_once;
 pub mod sample;
+mod sequences;
 mod session;
 pub mod setup;
 pub mod sightings;

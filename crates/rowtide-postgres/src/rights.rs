@@ -10,12 +10,13 @@ use rowtide_plan::write::Statement;
 use rowtide_protocol::OpKind;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Error, Row};
+use tokio_postgres::{Client, Error};
 
 use crate::catalog::parts_below;
 use crate::check::fatal;
 use crate::connect::reason;
 use crate::rules::mutation_statements;
+use crate::sequences::{Sequence, oids, sequences};
 use crate::session::Amiss;
 
 /// What a statement is explained under. It is gone when it was.
@@ -39,7 +40,9 @@ pub(crate) async fn lacking(
     let mut problems = Vec::new();
     let inserted = |table: &&Table| table.write.insert.is_some();
     let written = |table: &&Table| inserted(table) || !table.write.updates.is_empty();
-    for row in query(client, &functions_sql(), plan, written).await? {
+    for row in
+        client.query_typed(&functions_sql(), &[(&oids(plan, written), Type::OID_ARRAY)]).await?
+    {
         let (function, table): (&str, &str) = (row.get(0), row.get(1));
         let what = format!(
             "role {role} may not call {function}, which a constraint, an index or a column of {table} calls"
@@ -120,37 +123,6 @@ async fn explain(
     Ok(refused)
 }
 
-/// A sequence that the defaults of a table take numbers from.
-pub(crate) struct Sequence {
-    /// As SQL.
-    pub(crate) name: String,
-    /// As SQL.
-    pub(crate) table: String,
-    /// The role that asks may use it.
-    pub(crate) usable: bool,
-}
-
-/// The sequences of tables that may be inserted into. Of a column that is an identity nobody needs a right.
-///
-/// # Errors
-/// When Postgres does not answer.
-pub(crate) async fn sequences(client: &Client, plan: &Plan) -> Result<Vec<Sequence>, Error> {
-    let rows = query(client, SEQUENCES, plan, |table| table.write.insert.is_some()).await?;
-    let sequence = |row: &Row| Sequence { name: row.get(0), table: row.get(1), usable: row.get(2) };
-    Ok(rows.iter().map(sequence).collect())
-}
-
-/// What a query has for the tables that fit.
-async fn query(
-    client: &Client,
-    sql: &str,
-    plan: &Plan,
-    fits: impl Fn(&&Table) -> bool,
-) -> Result<Vec<Row>, Error> {
-    let oids: Vec<u32> = plan.tables.iter().filter(fits).map(|table| table.catalog.oid).collect();
-    client.query_typed(sql, &[(&oids, Type::OID_ARRAY)]).await
-}
-
 /// The functions that are called for each row that is written, and that the role that asks may not call. Those that
 /// triggers run need no right.
 fn functions_sql() -> String {
@@ -183,11 +155,3 @@ JOIN pg_namespace n ON n.oid = p.pronamespace
 WHERE NOT has_function_privilege(p.oid, 'EXECUTE') ORDER BY 1, 2"
     )
 }
-
-const SEQUENCES: &str = "SELECT DISTINCT format('%I.%I', n.nspname, s.relname), d.adrelid::regclass::text,
-  has_sequence_privilege(s.oid, 'USAGE, UPDATE')
-FROM pg_attrdef d
-JOIN pg_depend takes ON takes.classid = 'pg_attrdef'::regclass AND takes.objid = d.oid
-  AND takes.refclassid = 'pg_class'::regclass
-JOIN pg_class s ON s.oid = takes.refobjid JOIN pg_namespace n ON n.oid = s.relnamespace
-WHERE d.adrelid = ANY($1) AND EXISTS (SELECT FROM pg_sequence WHERE seqrelid = s.oid) ORDER BY 1, 2";

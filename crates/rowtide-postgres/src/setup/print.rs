@@ -13,7 +13,7 @@ use super::psql::{HEAD, attempts, block, comment, guard, one_of, whose};
 use super::steps::{later_columns, slot_is_ours};
 use super::{OWN_TABLES, RECORD, RECORD_COLUMNS, SetupError, Writes, connections};
 use crate::connect::{ConnectOptions, Names};
-use crate::rights::{Sequence, sequences};
+use crate::sequences::{Sequence, sequences};
 use crate::slot_making::FAILOVER_SLOTS;
 
 /// The script for the tables of a definition. `server` is the role that `rowtide serve` is going to connect as. It
