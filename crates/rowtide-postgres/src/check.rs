@@ -46,7 +46,7 @@ pub async fn check(
     plan: &Plan,
 ) -> Result<Findings, tokio_postgres::Error> {
     let (mut problems, may_stream) = check_server(client).await?;
-    problems.extend(check_tables(client, plan).await?);
+    problems.extend(check_tables(client, plan, RowSecurity::Hides).await?);
     let of_own_tables = check_own_tables(client, names).await?;
     let known = AlreadyKnown { may_stream, own_tables: of_own_tables.is_empty() };
     problems.extend(of_own_tables);
@@ -92,6 +92,15 @@ async fn check_server(client: &Client) -> Result<(Vec<Problem>, bool), tokio_pos
     Ok((problems, may_stream))
 }
 
+/// What row-level security is to a role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RowSecurity {
+    /// It hides rows whose changes are streamed.
+    Hides,
+    /// It judges what is written, as it does for any role of the application.
+    Judges,
+}
+
 /// Whether the role that asks has every right to the tables that serving the plan needs.
 ///
 /// # Errors
@@ -99,6 +108,7 @@ async fn check_server(client: &Client) -> Result<(Vec<Problem>, bool), tokio_pos
 pub(crate) async fn check_tables(
     client: &Client,
     plan: &Plan,
+    row_security: RowSecurity,
 ) -> Result<Vec<Problem>, tokio_postgres::Error> {
     let sql = "SELECT c.relnamespace::regnamespace::text, c.oid::regclass::text, \
                quote_ident(current_user), has_schema_privilege(c.relnamespace, 'USAGE'), \
@@ -139,7 +149,7 @@ pub(crate) async fn check_tables(
                 problems.push(fatal(what, format!("GRANT {privilege} ON {table} TO {role};")));
             }
         }
-        if row.get(5) {
+        if row_security == RowSecurity::Hides && row.get(5) {
             let what = format!(
                 "row-level security hides rows of table {table} from role {role}, but not their changes"
             );
@@ -169,7 +179,9 @@ pub async fn check_own_tables(
     let schema = quote_identifier(&names.schema);
     let (mut missing, mut earlier) = (None, None);
     for (name, _) in OWN_TABLES {
-        let Some(row) = client.query_opt(sql, &[&names.schema, &name]).await? else {
+        let named = [(&names.schema as _, Type::TEXT), (&name as _, Type::TEXT)];
+        let rows = client.query_typed(sql, &named).await?;
+        let Some(row) = rows.first() else {
             missing = missing.or(Some(name));
             continue;
         };

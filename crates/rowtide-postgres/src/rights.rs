@@ -7,10 +7,11 @@ use rowtide_plan::check::Problem;
 use rowtide_plan::plan::{Plan, Table, TableId};
 use rowtide_plan::sql::quote_table;
 use rowtide_plan::write::Statement;
+use rowtide_plan::write_rules::UpdateRule;
 use rowtide_protocol::OpKind;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Error};
+use tokio_postgres::{Client, Error, Row};
 
 use crate::catalog::parts_below;
 use crate::check::fatal;
@@ -38,18 +39,26 @@ pub(crate) async fn lacking(
     let rows = client.query_typed("SELECT quote_ident(current_user)", &[]).await?;
     let role: String = rows.first().map_or_else(String::new, |row| row.get(0));
     let mut problems = Vec::new();
-    let inserted = |table: &&Table| table.write.insert.is_some();
-    let written = |table: &&Table| inserted(table) || !table.write.updates.is_empty();
-    for row in
-        client.query_typed(&functions_sql(), &[(&oids(plan, written), Type::OID_ARRAY)]).await?
-    {
+    let written = |table: &&Table| !table.write.updates.is_empty() || table.write.insert.is_some();
+    let any = |table: &&Table| written(table) || table.write.delete.is_some();
+    let of = async |sql: &str, tables: Vec<u32>| {
+        client.query_typed(sql, &[(&tables, Type::OID_ARRAY)]).await
+    };
+    let mut called = of(&functions_sql(), oids(plan, written)).await?;
+    let conditions = of(&conditions_sql(), oids(plan, any)).await?;
+    called.extend(conditions.into_iter().filter(|trigger| fires(plan, trigger)));
+    for row in called {
         let (function, table): (&str, &str) = (row.get(0), row.get(1));
         let what = format!(
-            "role {role} may not call {function}, which a constraint, an index or a column of {table} calls"
+            "role {role} may not call {function}, which a constraint, an index, a column or a trigger's condition of \
+             {table} calls"
         );
-        problems.push(fatal(what, format!("GRANT EXECUTE ON FUNCTION {function} TO {role};")));
+        let problem = fatal(what, format!("GRANT EXECUTE ON FUNCTION {function} TO {role};"));
+        if !problems.contains(&problem) {
+            problems.push(problem);
+        }
     }
-    for Sequence { name, table, usable } in sequences(client, plan).await? {
+    for Sequence { name, table, usable, .. } in sequences(client, plan).await? {
         if !usable {
             let what =
                 format!("role {role} may not use sequence {name}, which numbers rows of {table}");
@@ -101,12 +110,16 @@ async fn explain(
     statement: &Statement,
 ) -> Result<Option<(SqlState, String)>, Error> {
     let Statement { sql, params } = statement;
-    let nulls = vec!["NULL"; params.len()].join(", ");
-    let arguments = if nulls.is_empty() { String::new() } else { format!(" ({nulls})") };
+    let list = |what: &str| match params.len() {
+        0 => String::new(),
+        count => format!(" ({})", vec![what; count].join(", ")),
+    };
+    // Each is cast where it stands, so it can come as a text: a domain may not take null.
+    let (types, arguments) = (list("text"), list("NULL"));
     // With values at hand Postgres would leave out what does not matter for these.
     let tried = format!(
         "{begin}; SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL lock_timeout = '{PATIENCE}'; \
-         PREPARE {NAME} AS {sql}; SAVEPOINT prepared; EXPLAIN EXECUTE {NAME}{arguments}"
+         PREPARE {NAME}{types} AS {sql}; SAVEPOINT prepared; EXPLAIN EXECUTE {NAME}{arguments}"
     );
     let refused = match client.batch_execute(&tried).await {
         Ok(()) => None,
@@ -123,35 +136,93 @@ async fn explain(
     Ok(refused)
 }
 
-/// The functions that are called for each row that is written, and that the role that asks may not call. Those that
-/// triggers run need no right.
-fn functions_sql() -> String {
+/// Whether a trigger fires for a write that a rule allows.
+fn fires(plan: &Plan, trigger: &Row) -> bool {
+    let (of, events): (u32, i32) = (trigger.get(2), trigger.get(3));
+    let columns: Vec<String> = trigger.get(4);
+    let Some(table) = plan.tables.iter().find(|table| table.catalog.oid == of) else {
+        return false;
+    };
+    let rules = &table.write;
+    let name = |column: &usize| &table.catalog.columns[*column].name;
+    let updates = |rule: &UpdateRule| {
+        let of_rule = rule.columns.as_ref();
+        columns.is_empty()
+            || of_rule.is_none_or(|of| of.iter().any(|at| columns.contains(name(at))))
+    };
+    (events & TRIGGER_INSERT != 0 && rules.insert.is_some())
+        || (events & TRIGGER_DELETE != 0 && rules.delete.is_some())
+        || (events & TRIGGER_UPDATE != 0 && rules.updates.iter().any(updates))
+}
+
+/// Of `pg_trigger.tgtype`.
+const TRIGGER_INSERT: i32 = 1 << 2;
+const TRIGGER_DELETE: i32 = 1 << 3;
+const TRIGGER_UPDATE: i32 = 1 << 4;
+
+/// The tables and the partitions that hold their rows.
+fn relations() -> String {
     let part = parts_below("SELECT unnest($1)");
     format!(
-        "WITH RECURSIVE {part}, rel AS (
+        "{part}, rel AS (
   SELECT oid AS root, oid FROM unnest($1) AS oid UNION SELECT root, oid FROM part
-), type AS (
-  SELECT rel.root, t.oid, t.typbasetype FROM rel JOIN pg_attribute a ON a.attrelid = rel.oid AND a.attnum > 0
-    JOIN pg_type t ON t.oid = a.atttypid WHERE NOT a.attisdropped
+)"
+    )
+}
+
+/// The functions that what is in `by` calls, also as operators, and that the role that asks may not call: with the table, and
+/// the other columns of `by`.
+fn lacking_of(others: &str) -> String {
+    format!(
+        "SELECT DISTINCT format('%I.%I(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid)),
+  by.root::regclass::text{others} FROM by
+JOIN pg_depend d ON d.classid = by.class AND d.objid = by.oid
+LEFT JOIN pg_operator o ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid
+JOIN pg_proc p ON p.prorettype <> 'trigger'::regtype
+  AND (p.oid = o.oprcode OR (d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid))
+JOIN pg_namespace n ON n.oid = p.pronamespace
+WHERE NOT has_function_privilege(p.oid, 'EXECUTE') ORDER BY 1, 2"
+    )
+}
+
+/// The functions that are called for each row that is inserted or updated.
+fn functions_sql() -> String {
+    let (relations, lacking) = (relations(), lacking_of(""));
+    format!(
+        "WITH RECURSIVE {relations}, type AS (
+  SELECT rel.root, a.atttypid AS oid FROM rel JOIN pg_attribute a ON a.attrelid = rel.oid AND a.attnum > 0
+  WHERE NOT a.attisdropped
   UNION
-  SELECT type.root, t.oid, t.typbasetype FROM type JOIN pg_type t ON t.oid = type.typbasetype
+  SELECT type.root, inner_one.oid FROM type JOIN pg_type t ON t.oid = type.oid
+  CROSS JOIN LATERAL (
+    SELECT t.typbasetype UNION ALL SELECT t.typelem
+    UNION ALL SELECT a.atttypid FROM pg_attribute a
+    WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+    UNION ALL SELECT r.rngsubtype FROM pg_range r WHERE t.oid IN (r.rngtypid, r.rngmultitypid)
+  ) AS inner_one(oid) WHERE inner_one.oid <> 0
 ), by AS (
   SELECT rel.root, 'pg_constraint'::regclass AS class, k.oid FROM rel JOIN pg_constraint k ON k.conrelid = rel.oid
+  WHERE coalesce(to_jsonb(k) ->> 'conenforced', 'true') = 'true'
   UNION ALL
   SELECT type.root, 'pg_constraint'::regclass, k.oid FROM type JOIN pg_constraint k ON k.contypid = type.oid
   UNION ALL
   SELECT rel.root, 'pg_class'::regclass, i.indexrelid FROM rel JOIN pg_index i ON i.indrelid = rel.oid
   UNION ALL
   SELECT rel.root, 'pg_attrdef'::regclass, d.oid FROM rel JOIN pg_attrdef d ON d.adrelid = rel.oid
-    JOIN pg_attribute a ON a.attrelid = rel.oid AND a.attnum = d.adnum AND a.attgenerated <> ''
-  UNION ALL
-  SELECT rel.root, 'pg_trigger'::regclass, g.oid FROM rel JOIN pg_trigger g ON g.tgrelid = rel.oid
-)
-SELECT DISTINCT format('%I.%I(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid)),
-  by.root::regclass::text FROM by
-JOIN pg_depend d ON d.classid = by.class AND d.objid = by.oid AND d.refclassid = 'pg_proc'::regclass
-JOIN pg_proc p ON p.oid = d.refobjid AND p.prorettype <> 'trigger'::regtype
-JOIN pg_namespace n ON n.oid = p.pronamespace
-WHERE NOT has_function_privilege(p.oid, 'EXECUTE') ORDER BY 1, 2"
+    JOIN pg_attribute a ON a.attrelid = rel.oid AND a.attnum = d.adnum AND a.attgenerated = 's'
+) {lacking}"
+    )
+}
+
+/// The functions that conditions of triggers call. What triggers run needs no right.
+fn conditions_sql() -> String {
+    let relations = relations();
+    let lacking = lacking_of(", by.root, by.events, by.columns");
+    format!(
+        "WITH RECURSIVE {relations}, by AS (
+  SELECT rel.root, 'pg_trigger'::regclass AS class, g.oid, g.tgtype::int AS events,
+    ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = g.tgrelid AND a.attnum = ANY (g.tgattr)) AS columns
+  FROM rel JOIN pg_trigger g ON g.tgrelid = rel.oid WHERE g.tgenabled IN ('O', 'A') AND g.tgqual IS NOT NULL
+) {lacking}"
     )
 }

@@ -5,7 +5,7 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Row};
 
 const SEQUENCES: &str = "SELECT DISTINCT format('%I.%I', n.nspname, s.relname), d.adrelid::regclass::text,
-  has_sequence_privilege(s.oid, 'USAGE, UPDATE')
+  has_sequence_privilege(s.oid, 'USAGE, UPDATE'), pg_get_userbyid(s.relowner)::text
 FROM pg_attrdef d
 JOIN pg_depend takes ON takes.classid = 'pg_attrdef'::regclass AND takes.objid = d.oid
   AND takes.refclassid = 'pg_class'::regclass
@@ -20,6 +20,8 @@ pub(crate) struct Sequence {
     pub(crate) table: String,
     /// The role that asks may use it.
     pub(crate) usable: bool,
+    /// Whose it is.
+    pub(crate) owner: String,
 }
 
 /// The sequences of tables that may be inserted into. Of a column that is an identity nobody needs a right.
@@ -29,7 +31,12 @@ pub(crate) struct Sequence {
 pub(crate) async fn sequences(client: &Client, plan: &Plan) -> Result<Vec<Sequence>, Error> {
     let inserted = oids(plan, |table| table.write.insert.is_some());
     let rows = client.query_typed(SEQUENCES, &[(&inserted, Type::OID_ARRAY)]).await?;
-    let sequence = |row: &Row| Sequence { name: row.get(0), table: row.get(1), usable: row.get(2) };
+    let sequence = |row: &Row| Sequence {
+        name: row.get(0),
+        table: row.get(1),
+        usable: row.get(2),
+        owner: row.get(3),
+    };
     Ok(rows.iter().map(sequence).collect())
 }
 

@@ -11,7 +11,7 @@ use rowtide_plan::plan::Plan;
 use tokio::time::timeout;
 use tokio_postgres::{Client, Error, Row};
 
-use crate::check::{AlreadyKnown, check_tables, fatal};
+use crate::check::{AlreadyKnown, RowSecurity, check_own_tables, check_tables, fatal};
 use crate::connect::{
     CONNECT, ConnectError, ConnectOptions, Names, connect, connect_shared, reason,
 };
@@ -185,9 +185,19 @@ impl Trial {
                     let what = "mutation_database_url leads to another database than database_url";
                     return Ok(vec![fatal(what, repair)]);
                 }
+                let another = here.get::<_, &str>(2) != there.get::<_, &str>(2);
                 if rules {
-                    let another = here.get::<_, &str>(2) != there.get::<_, &str>(2);
                     problems.extend(rights(&other, &amiss, plan, another).await);
+                }
+                if another
+                    && own_tables
+                    && let Ok(lacking) = check_own_tables(&other, names).await
+                {
+                    let lacks = !lacking.is_empty();
+                    problems.extend(lacking);
+                    if lacks {
+                        return Ok(problems);
+                    }
                 }
             }
             Ok(None) => {}
@@ -231,7 +241,7 @@ impl Trial {
 /// one that loads and streams, of which it is said elsewhere.
 async fn rights(client: &Client, amiss: &Amiss, plan: &Plan, another: bool) -> Vec<Problem> {
     let looked = async {
-        let of_tables = check_tables(client, plan).await?;
+        let of_tables = check_tables(client, plan, RowSecurity::Judges).await?;
         // Without these everything else fails.
         match of_tables.is_empty() {
             true => lacking(client, amiss, plan).await,

@@ -95,15 +95,30 @@ async fn what_statements_of_mutations_need_is_found_before_one_waits_for_it() {
         CREATE TABLE apart.member (who text PRIMARY KEY);
         INSERT INTO apart.member VALUES ('ada');
         CREATE DOMAIN apart.word AS text CHECK (apart.fits(value));
-        CREATE TABLE note (id text PRIMARY KEY, owner apart.word NOT NULL, body text DEFAULT apart.made(),
-          \"n o\" serial, own bigint GENERATED ALWAYS AS IDENTITY) PARTITION BY HASH (id);
+        CREATE FUNCTION apart.deep(int) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT $1 > 0';
+        CREATE FUNCTION apart.matches(text, text) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT $1 <> $2';
+        CREATE FUNCTION apart.fires(text) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT true';
+        CREATE FUNCTION apart.never(text) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT true';
+        CREATE OPERATOR apart.<<>> (FUNCTION = apart.matches, LEFTARG = text, RIGHTARG = text);
+        CREATE DOMAIN apart.above AS int CHECK (apart.deep(value));
+        CREATE TYPE apart.pair AS (a apart.above, b text);
+        CREATE DOMAIN apart.key AS text NOT NULL CHECK (value IS NOT NULL AND length(value) > 1);
+        CREATE TABLE note (id apart.key PRIMARY KEY, owner apart.word NOT NULL, body text DEFAULT apart.made(),
+          pairs apart.pair[], \"n o\" serial, own bigint GENERATED ALWAYS AS IDENTITY) PARTITION BY HASH (id);
         CREATE TABLE note_0 PARTITION OF note FOR VALUES WITH (MODULUS 1, REMAINDER 0);
-        ALTER TABLE note_0 ADD CHECK (apart.fits(body));
+        ALTER TABLE note_0 ADD CHECK (apart.fits(body)), ADD CHECK (body OPERATOR(apart.<<>>) 'none');
         CREATE INDEX ON note (owner);
-        CREATE TRIGGER seen BEFORE INSERT ON note FOR EACH ROW EXECUTE FUNCTION apart.on_write();";
+        CREATE TRIGGER seen BEFORE INSERT ON note FOR EACH ROW EXECUTE FUNCTION apart.on_write();
+        CREATE TRIGGER fires BEFORE UPDATE OF body ON note FOR EACH ROW WHEN (apart.fires(new.body))
+          EXECUTE FUNCTION apart.on_write();
+        CREATE TRIGGER never BEFORE UPDATE OF owner ON note FOR EACH ROW WHEN (apart.never(new.body))
+          EXECUTE FUNCTION apart.on_write();
+        CREATE TRIGGER off BEFORE INSERT ON note FOR EACH ROW WHEN (apart.never(new.body))
+          EXECUTE FUNCTION apart.on_write();
+        ALTER TABLE note DISABLE TRIGGER off;";
     let definition = "[tables.note]\nvisible = 'owner = auth.user_id'\n\
         [tables.note.insert]\nallow = 'new.owner = auth.user_id AND apart.may(new.id)'\n\
-        [[tables.note.update]]\nallow = 'auth.user_id IN (SELECT who FROM apart.member)'\n\
+        [[tables.note.update]]\ncolumns = ['body']\nallow = 'auth.user_id IN (SELECT who FROM apart.member)'\n\
         [tables.note.delete]\nallow = 'old.owner = auth.user_id'\n";
     let operator = Operator::new(tables, definition).await;
     succeeded(&operator.says(&["setup"]).await);
@@ -129,7 +144,19 @@ async fn what_statements_of_mutations_need_is_found_before_one_waits_for_it() {
         ),
         (
             "EXECUTE ON FUNCTION apart.fits(text)",
-            "may not call apart.fits(text), which a constraint, an index or a column of note calls",
+            "may not call apart.fits(text), which a constraint, an index, a column or a trigger's condition of note calls",
+        ),
+        (
+            "EXECUTE ON FUNCTION apart.deep(int)",
+            "may not call apart.deep(integer), which a constraint, an index, a column or a trigger's condition of note calls",
+        ),
+        (
+            "EXECUTE ON FUNCTION apart.matches(text, text)",
+            "may not call apart.matches(text, text), which a constraint, an index, a column or a trigger's condition of note calls",
+        ),
+        (
+            "EXECUTE ON FUNCTION apart.fires(text)",
+            "may not call apart.fires(text), which a constraint, an index, a column or a trigger's condition of note calls",
         ),
     ];
     for (right, _) in needed {
@@ -144,7 +171,7 @@ async fn what_statements_of_mutations_need_is_found_before_one_waits_for_it() {
     let socket = format!("ws://{address}/sync");
     let token = rowtide::auth::sign(SECRET, "ada", std::time::Duration::from_secs(600)).unwrap();
     for op in [
-        r#"{"op":"insert","table":"note","row":{"id":"n1","owner":"ada"}}"#,
+        r#"{"op":"insert","table":"note","row":{"id":"n1","owner":"ada","pairs":["(7,x)"]}}"#,
         r#"{"op":"update","table":"note","row":{"id":"n1","body":"y"}}"#,
         r#"{"op":"delete","table":"note","row":{"id":"n1"}}"#,
     ] {
@@ -269,7 +296,10 @@ async fn the_way_of_mutations_is_tried() {
     operator.database.run(&format!("GRANT INSERT, UPDATE, DELETE ON note TO {role}; REVOKE UPDATE ON {schema}.client FROM {role}")).await;
     rejected(
         &with(&operator.database.url_as(&role).await).await,
-        &["no mutation can be applied: permission denied"],
+        &[
+            &format!("may not write table \"{schema}\".\"client\""),
+            &format!("ON ALL TABLES IN SCHEMA \"{schema}\" TO {role};"),
+        ],
     );
     operator.database.run(&format!("GRANT UPDATE ON {schema}.client TO {role}")).await;
     succeeded(&with(&operator.database.url_as(&role).await).await);

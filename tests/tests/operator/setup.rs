@@ -193,7 +193,7 @@ async fn what_setup_prints_is_all_that_a_server_needs() {
         operator
             .database
             .run(&format!(
-                "ALTER TABLE note ADD number serial;
+                "CREATE SEQUENCE others; ALTER TABLE note ADD number serial, ADD n bigint DEFAULT nextval('others');
                  CREATE ROLE {owner} LOGIN; ALTER TABLE note OWNER TO {owner}; REVOKE ALL ON SCHEMA public FROM public;
                  ALTER SCHEMA \"Odd Schema\" OWNER TO {owner}; GRANT USAGE, CREATE ON SCHEMA public TO {owner};
                  ALTER TABLE \"Odd Schema\".\"it's \"\"odd\"\" $rowtide$\" OWNER TO {owner}"

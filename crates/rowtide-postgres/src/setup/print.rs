@@ -128,7 +128,24 @@ impl Script<'_> {
         }
         let owner = self.owner();
         text += &self.schemas(|schema_owner| Some(schema_owner) != owner.as_deref());
+        text += &self.sequences(|its_owner| owner.as_deref().is_some_and(|one| one != its_owner));
         text
+    }
+
+    /// Lets the server use the sequences of defaults, those whose owner fits.
+    fn sequences(&self, fits: impl Fn(&str) -> bool) -> String {
+        let (role, quoted) = (quote_literal(self.server), quote_identifier(self.server));
+        let sequences = self.sequences.iter().filter(|sequence| fits(&sequence.owner));
+        let grant = |Sequence { name, .. }: &Sequence| {
+            granted(
+                &format!(
+                    "has_sequence_privilege({role}, {}, 'USAGE, UPDATE')",
+                    quote_literal(name)
+                ),
+                &format!("GRANT USAGE ON SEQUENCE {name} TO {quoted}"),
+            )
+        };
+        sequences.map(grant).collect()
     }
 
     /// Lets the server use the schemas of tables, those whose owner fits.
@@ -150,7 +167,7 @@ impl Script<'_> {
     }
 
     fn of_owner(&self, owner: Option<String>) -> String {
-        let Script { found, names, server, writes, sequences } = self;
+        let Script { found, names, server, writes, .. } = self;
         let (schema, role) = (quote_identifier(&names.schema), quote_literal(server));
         let quoted = quote_identifier(server);
         let mut text = String::new();
@@ -203,15 +220,7 @@ impl Script<'_> {
                 &format!("GRANT {} ON {table} TO {quoted}", wanted.join(", ")),
             );
         }
-        for Sequence { name, .. } in sequences {
-            text += &granted(
-                &format!(
-                    "has_sequence_privilege({role}, {}, 'USAGE, UPDATE')",
-                    quote_literal(name)
-                ),
-                &format!("GRANT USAGE ON SEQUENCE {name} TO {quoted}"),
-            );
-        }
+        text += &self.sequences(|its_owner| owner.as_deref().is_none_or(|one| one == its_owner));
         if writes.iter().any(|writes| writes.insert || writes.update || writes.delete) {
             text += "-- Rules may read other tables, and call functions that not everybody may call: `rowtide check`, as \
                      the server's\n-- role, names what it may not.\n";
