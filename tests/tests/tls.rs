@@ -12,7 +12,7 @@ use rowtide_postgres::cluster::Cluster;
 use rowtide_postgres::connect::{ConnectOptions, Names, connect};
 use rowtide_postgres::setup::setup;
 use rowtide_postgres::stream::{Instance, Stream};
-use rowtide_tests::eventually;
+use rowtide_tests::{Dir, Running, eventually, rowtide, said};
 use tokio_postgres::Client;
 
 const AUTHORITY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls/authority.pem");
@@ -189,6 +189,14 @@ async fn a_certificate_for_an_address_is_verified_against_it() {
     let (names, plan) = prepared(&cluster).await;
     let authority = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls/address_authority.pem");
     let verified = format!("sslmode=verify-full&sslrootcert={}", authority.replace('/', "%2F"));
+    let dir = Dir::new();
+    dir.write("rowtide.toml", "[tables.t]\nvisible = 'true'\n");
+    let command = |url: &str, name: &str| {
+        let mut command = rowtide([name, "--database-url", url]);
+        command.current_dir(dir.path()).env("ROWTIDE_LISTEN", "127.0.0.1:0");
+        command.env("ROWTIDE_TOKEN_SECRET", "a secret of this test, long enough for HS256");
+        command
+    };
     for (host, accepted) in [("127.0.0.1", true), ("localhost", false)] {
         let url = format!("postgres://postgres@{host}:{port}/postgres?{verified}");
         let options = ConnectOptions::parse(&url).unwrap();
@@ -208,6 +216,16 @@ async fn a_certificate_for_an_address_is_verified_against_it() {
                 error.advice().is_some_and(|advice| advice.contains("another name")),
                 "{error}"
             );
+        }
+        // So do the commands: what `check` says is what becomes of `serve`.
+        let checked = said(command(&url, "check")).await;
+        assert_eq!(checked.code() == Some(0), accepted, "{checked:?}");
+        if accepted {
+            let mut serving = Running::start(command(&url, "serve"));
+            serving.line("ready http://").await;
+            assert_eq!(serving.stop().await.code(), Some(0));
+        } else {
+            assert!(checked.err.contains("another name"), "{checked:?}");
         }
     }
 }

@@ -11,6 +11,8 @@ use tokio_postgres::types::Type;
 use crate::catalog::{encoding_said, unserved_encoding};
 use crate::connect::{APPLICATION, Names};
 use crate::published::{PublicationOption, missing_options};
+use crate::schemas::{NamedSchema, schemas};
+use crate::sequences::oids;
 use crate::setup::{
     MAY_STREAM, OWN_TABLES, Writes, foreign, later_columns, slot as find_slot, slot_is_ours,
 };
@@ -92,6 +94,15 @@ async fn check_server(client: &Client) -> Result<(Vec<Problem>, bool), tokio_pos
     Ok((problems, may_stream))
 }
 
+/// The role that asks, as SQL.
+///
+/// # Errors
+/// When the query fails.
+pub(crate) async fn current_role(client: &Client) -> Result<String, tokio_postgres::Error> {
+    let rows = client.query_typed("SELECT quote_ident(current_user)", &[]).await?;
+    Ok(rows.first().map_or_else(String::new, |row| row.get(0)))
+}
+
 /// What row-level security is to a role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RowSecurity {
@@ -110,37 +121,34 @@ pub(crate) async fn check_tables(
     plan: &Plan,
     row_security: RowSecurity,
 ) -> Result<Vec<Problem>, tokio_postgres::Error> {
-    let sql = "SELECT c.relnamespace::regnamespace::text, c.oid::regclass::text, \
-               quote_ident(current_user), has_schema_privilege(c.relnamespace, 'USAGE'), \
+    let sql = "SELECT c.oid::regclass::text, \
                has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid), \
                has_table_privilege(c.oid, 'INSERT'), has_table_privilege(c.oid, 'UPDATE'), \
                has_table_privilege(c.oid, 'DELETE'), c.oid \
                FROM unnest($1::oid[]) WITH ORDINALITY AS wanted(oid, place) \
                JOIN pg_class c ON c.oid = wanted.oid ORDER BY place";
-    let oids: Vec<u32> = plan.tables.iter().map(|table| table.catalog.oid).collect();
+    let role = current_role(client).await?;
     let mut problems = Vec::new();
-    for row in client.query_typed(sql, &[(&oids, Type::OID_ARRAY)]).await? {
-        let Some(of) = plan.tables.iter().find(|table| table.catalog.oid == row.get::<_, u32>(9))
+    let unusable = schemas(client, plan).await?.into_iter().filter(|schema| !schema.usable);
+    for NamedSchema { quoted: schema, .. } in unusable {
+        let what = format!("role {role} may not use schema {schema}");
+        problems.push(fatal(what, format!("GRANT USAGE ON SCHEMA {schema} TO {role};")));
+    }
+    for row in client.query_typed(sql, &[(&oids(plan, |_| true), Type::OID_ARRAY)]).await? {
+        let Some(of) = plan.tables.iter().find(|table| table.catalog.oid == row.get::<_, u32>(6))
         else {
             continue;
         };
-        let (schema, table, role): (&str, &str, &str) = (row.get(0), row.get(1), row.get(2));
-        if !row.get::<_, bool>(3) {
-            let what = format!("role {role} may not use schema {schema}");
-            let problem = fatal(what, format!("GRANT USAGE ON SCHEMA {schema} TO {role};"));
-            if !problems.contains(&problem) {
-                problems.push(problem);
-            }
-        }
-        if !row.get::<_, bool>(4) {
+        let table: &str = row.get(0);
+        if !row.get::<_, bool>(1) {
             let what = format!("role {role} may not read table {table}");
             problems.push(fatal(what, format!("GRANT SELECT ON {table} TO {role};")));
         }
         let writes = Writes::of(of);
         let needed = [
-            ("INSERT", 6, writes.insert),
-            ("UPDATE", 7, writes.update),
-            ("DELETE", 8, writes.delete),
+            ("INSERT", 3, writes.insert),
+            ("UPDATE", 4, writes.update),
+            ("DELETE", 5, writes.delete),
         ];
         for (privilege, at, _) in needed.iter().filter(|(_, _, needed)| *needed) {
             if !row.get::<_, bool>(*at) {
@@ -149,7 +157,7 @@ pub(crate) async fn check_tables(
                 problems.push(fatal(what, format!("GRANT {privilege} ON {table} TO {role};")));
             }
         }
-        if row_security == RowSecurity::Hides && row.get(5) {
+        if row_security == RowSecurity::Hides && row.get(2) {
             let what = format!(
                 "row-level security hides rows of table {table} from role {role}, but not their changes"
             );
@@ -330,13 +338,11 @@ async fn check_limits(client: &Client) -> Result<Vec<Problem>, tokio_postgres::E
     Ok(full.iter().map(problem).collect())
 }
 
-/// Whether the role that asks may use the schemas of all tables, without which rules cannot be tried.
+/// Whether the role that asks may use the schemas of all tables, and of the types of those that are written, without which
+/// rules cannot be tried.
 ///
 /// # Errors
 /// When the query fails.
 pub async fn may_use_schemas(client: &Client, plan: &Plan) -> Result<bool, tokio_postgres::Error> {
-    let sql = "SELECT coalesce(bool_and(has_schema_privilege(relnamespace, 'USAGE')), true) \
-               FROM pg_class WHERE oid = ANY($1)";
-    let oids: Vec<u32> = plan.tables.iter().map(|table| table.catalog.oid).collect();
-    Ok(client.query_one(sql, &[&oids]).await?.get(0))
+    Ok(schemas(client, plan).await?.iter().all(|schema| schema.usable))
 }

@@ -14,8 +14,9 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Row};
 
 use crate::catalog::parts_below;
-use crate::check::fatal;
+use crate::check::{current_role, fatal};
 use crate::connect::reason;
+use crate::foreign_keys::{self, ENFORCED};
 use crate::rules::mutation_statements;
 use crate::sequences::{Sequence, oids, sequences};
 use crate::session::Amiss;
@@ -36,8 +37,7 @@ pub(crate) async fn lacking(
     plan: &Plan,
 ) -> Result<Vec<Problem>, Error> {
     let begin = format!("BEGIN{}", amiss.local());
-    let rows = client.query_typed("SELECT quote_ident(current_user)", &[]).await?;
-    let role: String = rows.first().map_or_else(String::new, |row| row.get(0));
+    let role = current_role(client).await?;
     let mut problems = Vec::new();
     let written = |table: &&Table| !table.write.updates.is_empty() || table.write.insert.is_some();
     let any = |table: &&Table| written(table) || table.write.delete.is_some();
@@ -65,6 +65,7 @@ pub(crate) async fn lacking(
             problems.push(fatal(what, format!("GRANT USAGE ON SEQUENCE {name} TO {role};")));
         }
     }
+    problems.extend(foreign_keys::in_the_way(client, plan).await?);
     if !problems.is_empty() {
         // Statements may fail for one of these.
         return Ok(problems);
@@ -160,7 +161,7 @@ const TRIGGER_INSERT: i32 = 1 << 2;
 const TRIGGER_DELETE: i32 = 1 << 3;
 const TRIGGER_UPDATE: i32 = 1 << 4;
 
-/// The tables and the partitions that hold their rows.
+/// For a `WITH RECURSIVE`: the tables `$1` (`root`), each with itself and its partitions (`oid`).
 fn relations() -> String {
     let part = parts_below("SELECT unnest($1)");
     format!(
@@ -202,7 +203,7 @@ fn functions_sql() -> String {
   ) AS inner_one(oid) WHERE inner_one.oid <> 0
 ), by AS (
   SELECT rel.root, 'pg_constraint'::regclass AS class, k.oid FROM rel JOIN pg_constraint k ON k.conrelid = rel.oid
-  WHERE coalesce(to_jsonb(k) ->> 'conenforced', 'true') = 'true'
+  WHERE {ENFORCED}
   UNION ALL
   SELECT type.root, 'pg_constraint'::regclass, k.oid FROM type JOIN pg_constraint k ON k.contypid = type.oid
   UNION ALL

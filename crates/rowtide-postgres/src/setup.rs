@@ -176,6 +176,11 @@ impl Writes {
         }
     }
 
+    /// Whether there are any.
+    pub fn any(self) -> bool {
+        self.insert || self.update || self.delete
+    }
+
     /// Those of a table of a plan, by its name; none if it is not there.
     fn of_name(plan: &Plan, name: &TableName) -> Writes {
         let table = plan

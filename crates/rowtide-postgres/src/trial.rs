@@ -6,12 +6,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rowtide_plan::catalog::TableName;
 use rowtide_plan::check::Problem;
-use rowtide_plan::plan::Plan;
+
+use rowtide_plan::plan::{BranchId, Plan, Table};
+use rowtide_plan::sql::{load_sql, quote_table};
 use tokio::time::timeout;
 use tokio_postgres::{Client, Error, Row};
 
-use crate::check::{AlreadyKnown, RowSecurity, check_own_tables, check_tables, fatal};
+use crate::check::{
+    AlreadyKnown, RowSecurity, check_own_tables, check_tables, fatal, may_use_schemas,
+};
 use crate::connect::{
     CONNECT, ConnectError, ConnectOptions, Names, connect, connect_shared, reason,
 };
@@ -21,6 +26,8 @@ use crate::rights::lacking;
 use crate::session::Amiss;
 use crate::slot::is_standby;
 use crate::stream::{Instance, Stream, StreamError};
+use crate::unseen::unseen_before_end;
+use crate::watch::Watcher;
 
 /// Connections of a server besides those for loads and mutations: the stream, what looks at the catalog, the slot and
 /// what is running, client ids, and what is asked for when an epoch begins.
@@ -70,6 +77,7 @@ impl Trial {
         if known.may_stream {
             problems.extend(self.stream(names, plan).await);
         }
+        problems.extend(self.look(names, plan).await);
         problems.extend(self.mutate(client, names, plan, known.own_tables).await?);
         Ok(problems)
     }
@@ -107,6 +115,46 @@ impl Trial {
         let repair = "raise max_connections and restart Postgres, or lower mutation_connections";
         check(row.get(5), "everybody together".to_owned(), repair.to_owned());
         Ok(problems)
+    }
+
+    /// Looks at what a server looks at as long as it serves, and has what it loads planned.
+    async fn look(&self, names: &Names, plan: &Plan) -> Vec<Problem> {
+        // That there is no connection is said elsewhere.
+        let Ok(client) = connect(&self.database, "check").await else { return Vec::new() };
+        let name = |table: &Table| TableName {
+            schema: table.catalog.schema.clone(),
+            name: table.catalog.name.clone(),
+        };
+        let tables: Vec<TableName> = plan.tables.iter().map(name).collect();
+        let mut watcher = match Watcher::new(client, names, &tables).await {
+            Ok(watcher) => watcher,
+            Err(error) => return vec![unseen_by_server(&error)],
+        };
+        if let Err(error) = watcher.look_with_catalog(&tables).await {
+            return vec![unseen_by_server(&error)];
+        }
+        let mut problems = Vec::new();
+        if let Err(error) = unseen_before_end(watcher.client()).await {
+            problems.push(unseen_by_server(&error));
+        }
+        // That it may not is said elsewhere.
+        if !may_use_schemas(watcher.client(), plan).await.unwrap_or_default() {
+            return problems;
+        }
+        for (index, branch) in plan.branches.iter().enumerate() {
+            let prepared = watcher.client().prepare(&load_sql(plan, BranchId(index as u16))).await;
+            if let Err(error) = prepared {
+                let of = &plan.table(branch.table).catalog;
+                let table = quote_table(&of.schema, &of.name);
+                let what = format!("rows of table {table} cannot be loaded: {}", reason(&error));
+                let problem =
+                    fatal(what, "let the role read the table, and use the types of its columns");
+                if !problems.contains(&problem) {
+                    problems.push(problem);
+                }
+            }
+        }
+        problems
     }
 
     /// Starts to stream, as far as nobody else does.
@@ -235,6 +283,14 @@ impl Trial {
         }
         Ok(problems)
     }
+}
+
+/// That a server could not see what it serves by.
+fn unseen_by_server(error: &dyn std::error::Error) -> Problem {
+    fatal(
+        error.to_string(),
+        "let the server's role read Postgres' catalogs and call its functions, as every role may by itself",
+    )
 }
 
 /// What the role of mutations may not do. What it may not do to the tables themselves is said only of another role than the

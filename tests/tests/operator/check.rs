@@ -260,6 +260,181 @@ async fn a_schema_that_may_not_be_used_is_named() {
     assert!(!checked.err.contains("does not take this rule"), "{checked:?}");
     operator.database.run(&format!("GRANT USAGE ON SCHEMA public TO {role}")).await;
     succeeded(&operator.says_as(&role, &["check"]).await);
+    // Values of mutations are cast to their types, which have schemas, too.
+    let typed = "CREATE SCHEMA kinds; CREATE TYPE kinds.mood AS ENUM ('glad');
+        CREATE DOMAIN kinds.word AS text; ALTER TABLE note ADD mood kinds.mood, ADD words kinds.word[]";
+    operator.database.run(typed).await;
+    let checked = operator.says_as(&role, &["check"]).await;
+    rejected(
+        &checked,
+        &[&format!(
+            "error: role {role} may not use schema kinds\n  GRANT USAGE ON SCHEMA kinds TO {role};"
+        )],
+    );
+    assert!(!checked.err.contains("does not take this rule"), "{checked:?}");
+    operator.database.run(&format!("GRANT USAGE ON SCHEMA kinds TO {role}")).await;
+    succeeded(&operator.says_as(&role, &["check"]).await);
+    operator.drop_role(&role).await;
+}
+
+/// Foreign keys have Postgres look at, delete and update rows of other tables, as the owners of these.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_foreign_keys_do_beside_a_mutation_is_tried() {
+    let tables = "CREATE SCHEMA apart;
+        CREATE TABLE apart.team (id text PRIMARY KEY, name text);
+        CREATE TABLE note (id text PRIMARY KEY, owner text NOT NULL, body text NOT NULL UNIQUE,
+          team text REFERENCES apart.team);
+        CREATE INDEX ON note (owner);
+        CREATE TABLE tag (note text REFERENCES note ON DELETE CASCADE, label int UNIQUE);
+        CREATE TABLE use_of_tag (label int REFERENCES tag (label) ON DELETE SET NULL, by text);
+        CREATE TABLE quote (body text REFERENCES note (body) ON UPDATE CASCADE);
+        CREATE TABLE answer (id int PRIMARY KEY, note text REFERENCES note);
+        INSERT INTO apart.team VALUES ('t', 'red')";
+    let rules = "[tables.note]\nvisible = 'owner = auth.user_id'\n\
+        [tables.note.insert]\nallow = 'new.owner = auth.user_id'\n\
+        [tables.note.delete]\nallow = 'old.owner = auth.user_id'\n";
+    let updates =
+        "[[tables.note.update]]\ncolumns = ['body']\nallow = 'old.owner = auth.user_id'\n";
+    let operator = Operator::new(tables, &format!("{rules}{updates}")).await;
+    let name = operator.database.name();
+    let (owner, others) = (format!("{name}_owner"), format!("\"{name} others\""));
+    let database = &operator.database;
+    database
+        .run(&format!(
+            "CREATE ROLE {owner}; CREATE ROLE {others}; GRANT USAGE ON SCHEMA apart TO {owner};
+             ALTER TABLE apart.team OWNER TO {owner}; ALTER TABLE answer OWNER TO {owner}; ALTER TABLE tag OWNER TO {others}"
+        ))
+        .await;
+    succeeded(&operator.says(&["setup"]).await);
+    let whole = operator.says(&["check"]).await;
+    succeeded(&whole);
+    let insert = "INSERT INTO note VALUES ('n1', 'ada', 'x', 't')";
+    let update = "UPDATE note SET body = 'y'";
+    let delete = "DELETE FROM note";
+    let at = |oid: &str| format!("a foreign key has Postgres use table {oid} as its owner, ");
+    let lost = |oid: &str, who: &str, rights: &str| {
+        format!("{}{who}, who has lost {rights} on it", at(oid))
+    };
+    let rows = "INSERT INTO note VALUES ('n1', 'ada', 'x', 't'); INSERT INTO tag VALUES ('n1', 1);
+        INSERT INTO use_of_tag VALUES (1, 'x')";
+    for (change, undo, op, found) in [
+        (
+            format!("REVOKE UPDATE ON apart.team FROM {owner}"),
+            format!("GRANT UPDATE ON apart.team TO {owner}"),
+            insert,
+            lost("apart.team", &owner, "UPDATE"),
+        ),
+        (
+            format!("REVOKE USAGE ON SCHEMA apart FROM {owner}"),
+            format!("GRANT USAGE ON SCHEMA apart TO {owner}"),
+            insert,
+            format!("{}{owner}, who may not use schema apart", at("apart.team")),
+        ),
+        (
+            format!("REVOKE ALL ON answer FROM {owner}"),
+            format!("GRANT ALL ON answer TO {owner}"),
+            delete,
+            lost("answer", &owner, "SELECT, UPDATE"),
+        ),
+        (
+            format!("REVOKE DELETE ON tag FROM {others}"),
+            format!("GRANT DELETE ON tag TO {others}"),
+            delete,
+            lost("tag", &others, "DELETE"),
+        ),
+        (
+            "CREATE PUBLICATION p FOR TABLE tag".to_owned(),
+            "DROP PUBLICATION p".to_owned(),
+            delete,
+            "rows of table tag are deleted by foreign keys, and cannot be: publication p publishes deletes, and the \
+             table's replica identity does not do for it\n  ALTER TABLE tag REPLICA IDENTITY FULL;"
+                .to_owned(),
+        ),
+        (
+            "CREATE PUBLICATION p FOR TABLE use_of_tag WITH (publish = 'update')".to_owned(),
+            "DROP PUBLICATION p".to_owned(),
+            delete,
+            "rows of table use_of_tag are updated by foreign keys, and cannot be: publication p publishes updates".to_owned(),
+        ),
+        (
+            "CREATE PUBLICATION p FOR TABLE quote WHERE (body <> '')".to_owned(),
+            "DROP PUBLICATION p".to_owned(),
+            update,
+            "rows of table quote are updated by foreign keys, and cannot be".to_owned(),
+        ),
+        (
+            "ALTER TABLE quote ADD at int NOT NULL DEFAULT 1, ADD UNIQUE (at); ALTER TABLE quote REPLICA IDENTITY USING \
+             INDEX quote_at_key; CREATE PUBLICATION p FOR TABLE quote WHERE (body <> '')"
+                .to_owned(),
+            "DROP PUBLICATION p; ALTER TABLE quote DROP at".to_owned(),
+            update,
+            "rows of table quote are updated by foreign keys, and cannot be".to_owned(),
+        ),
+        (
+            "CREATE PUBLICATION p FOR TABLE answer, tag WITH (publish = 'insert'); CREATE PUBLICATION q FOR TABLE note".to_owned(),
+            "DROP PUBLICATION p, q".to_owned(),
+            delete,
+            String::new(),
+        ),
+    ] {
+        if let Err(error) = database.connect().await.batch_execute(&change).await {
+            // Row filters came with version 15.
+            assert!(change.contains("WHERE") && error.to_string().contains("db error"), "{change}: {error}");
+            continue;
+        }
+        let checked = operator.says(&["check"]).await;
+        if found.is_empty() {
+            succeeded(&checked);
+        } else {
+            rejected(&checked, &[&format!("error: {found}")]);
+            assert_eq!(checked.out.matches("error: ").count(), 1, "{change}: {checked:?}");
+        }
+        // It is as it says, whoever writes.
+        if op != insert {
+            database.run(rows).await;
+        }
+        if op == update {
+            database.run("INSERT INTO quote VALUES ('x')").await;
+        }
+        let written = database.connect().await.batch_execute(op).await;
+        assert_eq!(written.is_ok(), found.is_empty(), "{change}: {written:?}");
+        database.run(&undo).await;
+        database.run("DELETE FROM tag; DELETE FROM quote; DELETE FROM use_of_tag; DELETE FROM note").await;
+    }
+    succeeded(&operator.says(&["check"]).await);
+    database
+        .run(&format!("DROP OWNED BY {owner}, {others} CASCADE; DROP ROLE {owner}, {others}"))
+        .await;
+}
+
+/// Databases that were hardened: what a server looks at all the time, and every role may look at by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_looks_at_while_it_serves_is_tried() {
+    let operator = set_up().await;
+    let role = operator.server_role("LOGIN REPLICATION").await;
+    let public = "public";
+    for (what, found) in [
+        (
+            "EXECUTE ON FUNCTION pg_current_snapshot()",
+            "error: cannot look at the tables: permission denied",
+        ),
+        (
+            "EXECUTE ON FUNCTION row_security_active(oid)",
+            "permission denied for function row_security_active",
+        ),
+        ("SELECT ON pg_locks", "error: cannot look at the running transactions: permission denied"),
+        (
+            "EXECUTE ON FUNCTION pg_current_wal_insert_lsn()",
+            "permission denied for function pg_current_wal_insert_lsn",
+        ),
+    ] {
+        operator.database.run(&format!("REVOKE {what} FROM {public}")).await;
+        let checked = operator.says_as(&role, &["check"]).await;
+        assert_eq!(checked.code(), Some(1), "{what}: {checked:?}");
+        assert!(format!("{}{}", checked.out, checked.err).contains(found), "{what}: {checked:?}");
+        operator.database.run(&format!("GRANT {what} TO {public}")).await;
+    }
+    succeeded(&operator.says_as(&role, &["check"]).await);
     operator.drop_role(&role).await;
 }
 

@@ -195,7 +195,8 @@ async fn what_setup_prints_is_all_that_a_server_needs() {
             .run(&format!(
                 "CREATE SEQUENCE others; ALTER TABLE note ADD number serial, ADD n bigint DEFAULT nextval('others');
                  CREATE ROLE {owner} LOGIN; ALTER TABLE note OWNER TO {owner}; REVOKE ALL ON SCHEMA public FROM public;
-                 ALTER SCHEMA \"Odd Schema\" OWNER TO {owner}; GRANT USAGE, CREATE ON SCHEMA public TO {owner};
+                 CREATE SCHEMA kinds; CREATE TYPE kinds.mood AS ENUM ('glad'); ALTER TABLE note ADD mood kinds.mood;
+                 ALTER SCHEMA \"Odd Schema\" OWNER TO {owner};
                  ALTER TABLE \"Odd Schema\".\"it's \"\"odd\"\" $rowtide$\" OWNER TO {owner}"
             ))
             .await;
@@ -235,7 +236,7 @@ async fn what_setup_prints_is_all_that_a_server_needs() {
         let socket = format!("ws://{address}/sync");
         for op in [
             r#"{"op":"delete","table":"note","row":{"id":"n1"}}"#,
-            r#"{"op":"insert","table":"note","row":{"id":"n3","owner":"ada","body":"numbered"}}"#,
+            r#"{"op":"insert","table":"note","row":{"id":"n3","owner":"ada","body":"numbered","mood":"glad"}}"#,
         ] {
             succeeded(&said(rowtide(["mutate", "--token", &token, "--url", &socket, op])).await);
         }
@@ -326,7 +327,7 @@ async fn a_publication_for_all_tables_will_do_and_one_of_another_role_is_named()
     operator.database.run(&format!("DROP OWNED BY {owner} CASCADE; DROP ROLE {owner}")).await;
 }
 
-/// Setup is not tried on a standby, nor is a table made half of what it needs where there can be no slot.
+/// No table is made half of what it needs where there can be no slot.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_there_can_be_no_slot_nothing_is_done() {
     let operator = Operator::new(TABLES, DEFINITION).await;

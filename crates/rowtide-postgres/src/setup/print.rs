@@ -13,6 +13,7 @@ use super::psql::{HEAD, attempts, block, comment, guard, one_of, whose};
 use super::steps::{later_columns, slot_is_ours};
 use super::{OWN_TABLES, RECORD, RECORD_COLUMNS, SetupError, Writes, connections};
 use crate::connect::{ConnectOptions, Names};
+use crate::schemas::{NamedSchema, schemas};
 use crate::sequences::{Sequence, sequences};
 use crate::slot_making::FAILOVER_SLOTS;
 
@@ -40,7 +41,9 @@ pub async fn script(
     let writes = found.tables.iter().map(|table| Writes::of_name(plan, &table.name)).collect();
     let failed = |source| SetupError::Step { step: "look at the sequences".to_owned(), source };
     let sequences = sequences(&client, plan).await.map_err(failed)?;
-    Ok(Script { found: &found, names, server, writes, sequences }.text())
+    let failed = |source| SetupError::Step { step: "look at the schemas".to_owned(), source };
+    let schemas = schemas(&client, plan).await.map_err(failed)?;
+    Ok(Script { found: &found, names, server, writes, sequences, schemas }.text())
 }
 
 struct Script<'a> {
@@ -50,6 +53,7 @@ struct Script<'a> {
     /// For each of the tables that were found.
     writes: Vec<Writes>,
     sequences: Vec<Sequence>,
+    schemas: Vec<NamedSchema>,
 }
 
 impl Script<'_> {
@@ -127,7 +131,11 @@ impl Script<'_> {
             ));
         }
         let owner = self.owner();
-        text += &self.schemas(|schema_owner| Some(schema_owner) != owner.as_deref());
+        if let Some(owner) = &owner {
+            // Otherwise the owner of the tables would not even find them.
+            text += &self.schemas(owner, |schema_owner| schema_owner != owner);
+        }
+        text += &self.schemas(server, |schema_owner| Some(schema_owner) != owner.as_deref());
         text += &self.sequences(|its_owner| owner.as_deref().is_some_and(|one| one != its_owner));
         text
     }
@@ -148,22 +156,33 @@ impl Script<'_> {
         sequences.map(grant).collect()
     }
 
-    /// Lets the server use the schemas of tables, those whose owner fits.
-    fn schemas(&self, fits: impl Fn(&str) -> bool) -> String {
-        let tables = self.found.tables.iter().filter(|table| fits(&table.schema_owner));
-        let schemas: BTreeSet<&str> = tables.map(|table| table.name.schema.as_str()).collect();
+    /// Lets a role use the schemas of tables and types, those whose owner fits.
+    fn schemas(&self, role: &str, fits: impl Fn(&str) -> bool) -> String {
+        let of_tables = self.found.tables.iter();
+        let of_tables =
+            of_tables.map(|table| (table.name.schema.as_str(), table.schema_owner.as_str()));
+        let of_plan =
+            self.schemas.iter().map(|schema| (schema.name.as_str(), schema.owner.as_str()));
+        let named: BTreeSet<&str> = of_tables
+            .chain(of_plan)
+            .filter(|(_, owner)| fits(owner))
+            .map(|(name, _)| name)
+            .collect();
         let grant = |schema: &&str| {
-            let (role, literal) = (quote_literal(self.server), quote_literal(schema));
             granted(
-                &format!("has_schema_privilege({role}, {literal}, 'USAGE')"),
+                &format!(
+                    "has_schema_privilege({}, {}, 'USAGE')",
+                    quote_literal(role),
+                    quote_literal(schema)
+                ),
                 &format!(
                     "GRANT USAGE ON SCHEMA {} TO {}",
                     quote_identifier(schema),
-                    quote_identifier(self.server)
+                    quote_identifier(role)
                 ),
             )
         };
-        schemas.iter().map(grant).collect()
+        named.iter().map(grant).collect()
     }
 
     fn of_owner(&self, owner: Option<String>) -> String {
@@ -196,7 +215,7 @@ impl Script<'_> {
             }
         }
         text += &self.publication();
-        text += &self.schemas(|schema_owner| Some(schema_owner) == owner.as_deref());
+        text += &self.schemas(server, |schema_owner| Some(schema_owner) == owner.as_deref());
         text += &format!("GRANT USAGE ON SCHEMA {schema} TO {quoted};\n");
         for (name, _) in OWN_TABLES {
             let table = quote_table(&names.schema, name);
@@ -221,7 +240,7 @@ impl Script<'_> {
             );
         }
         text += &self.sequences(|its_owner| owner.as_deref().is_none_or(|one| one == its_owner));
-        if writes.iter().any(|writes| writes.insert || writes.update || writes.delete) {
+        if writes.iter().any(|writes| writes.any()) {
             text += "-- Rules may read other tables, and call functions that not everybody may call: `rowtide check`, as \
                      the server's\n-- role, names what it may not.\n";
         }
