@@ -5,7 +5,6 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Row};
 
 use crate::sequences::oids;
-use crate::setup::Writes;
 
 const SCHEMAS: &str = "SELECT DISTINCT n.nspname::text, quote_ident(n.nspname), pg_get_userbyid(n.nspowner)::text, has_schema_privilege(n.oid, 'USAGE')
 FROM (
@@ -31,7 +30,8 @@ pub(crate) struct NamedSchema {
 /// # Errors
 /// When Postgres does not answer.
 pub(crate) async fn schemas(client: &Client, plan: &Plan) -> Result<Vec<NamedSchema>, Error> {
-    let (all, written) = (oids(plan, |_| true), oids(plan, |table| Writes::of(table).any()));
+    let (all, written) =
+        (oids(plan, |_| true), oids(plan, |table| table.write.rules().next().is_some()));
     let parameters = [(&all as _, Type::OID_ARRAY), (&written as _, Type::OID_ARRAY)];
     let rows = client.query_typed(SCHEMAS, &parameters).await?;
     let schema = |row: &Row| NamedSchema {
