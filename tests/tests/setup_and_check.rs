@@ -208,13 +208,13 @@ async fn what_check_advises_a_role_without_rights_mends_what_it_found() {
         what,
         [
             format!("role \"{role}\" may not stream"),
+            format!("role \"{role}\" may not use schema other"),
             format!("role \"{role}\" may not use schema public"),
             format!("role \"{role}\" may not read table public.note"),
             format!(
                 "row-level security hides rows of table public.note from role \"{role}\", but not \
                  their changes"
             ),
-            format!("role \"{role}\" may not use schema other"),
             format!("role \"{role}\" may not read table other.plan"),
             format!("role \"{role}\" may not read table public.member"),
             format!("role \"{role}\" may not write table \"{schema}\".\"client\""),

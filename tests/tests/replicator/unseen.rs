@@ -2,6 +2,7 @@
 //! neither, and whoever is waited for is named.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rowtide_feed::ReplicatorStatus;
 use rowtide_plan::definition::Definition;
@@ -43,6 +44,7 @@ impl Stalled {
     /// Runs a statement whose commit hangs until the standbys are back, and waits until it does.
     async fn hang(&self, sql: &'static str) -> tokio::task::JoinHandle<()> {
         self.node.set("synchronous_standby_names", "nobody").await;
+        self.commits_hang().await;
         let client = self.node.connect("app").await;
         let hanging = tokio::spawn(async move { client.batch_execute(sql).await.unwrap() });
         let waits = "SELECT count(*)::text FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
@@ -51,6 +53,28 @@ impl Stalled {
         })
         .await;
         hanging
+    }
+
+    /// Waits until a commit would hang: what was set holds for others before the process that tells them of standbys has read
+    /// it. A commit that is cancelled there has been made.
+    async fn commits_hang(&self) {
+        let client = self.node.connect("app").await;
+        let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+        let hung = Arc::new(AtomicBool::new(false));
+        let until = Arc::clone(&hung);
+        let committing = tokio::spawn(async move {
+            while !until.load(Ordering::Relaxed) {
+                client.batch_execute("SELECT pg_current_xact_id()").await.unwrap();
+            }
+        });
+        let waits = format!(
+            "SELECT count(*)::text FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND pid = {pid}"
+        );
+        eventually("commits hang", || async { (self.node.one(&waits).await != "0").then_some(()) })
+            .await;
+        hung.store(true, Ordering::Relaxed);
+        self.node.one(&format!("SELECT pg_cancel_backend({pid})::text")).await;
+        committing.await.unwrap();
     }
 
     /// Lets them be back.
