@@ -110,6 +110,11 @@ impl Plan {
         &self.branches[usize::from(id.0)]
     }
 
+    /// The kind of documents that the definition calls so, if it fits.
+    pub fn document_kind(&self, name: &str) -> Option<&DocumentKind> {
+        self.documents.iter().find(|kind| kind.name == name)
+    }
+
     /// Whether Postgres does not take a rule of this plan now.
     pub fn has_unjudged(&self) -> bool {
         !self.unjudged.is_empty() || !self.documents.iter().all(DocumentKind::is_judged)

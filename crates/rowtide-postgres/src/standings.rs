@@ -60,8 +60,8 @@ impl StandingError {
 /// Somebody and a document.
 #[derive(Clone, Debug)]
 pub struct StandingAsked {
-    /// The kind's place in the plan's list of documents.
-    pub kind: usize,
+    /// The kind, as the definition calls it.
+    pub kind: Arc<str>,
     /// The document's id, as Postgres prints it.
     pub id: Arc<str>,
     /// Who they are, if they have said so.
@@ -155,10 +155,10 @@ impl StandingAsker {
     pub async fn touch(
         &mut self,
         plan: &Plan,
-        kind: usize,
+        kind: &str,
         saved: &[(Arc<str>, i64)],
     ) -> Result<(), StandingError> {
-        let of = plan.documents.get(kind).ok_or(StandingError::Unfit)?;
+        let of = plan.document_kind(kind).ok_or(StandingError::Unfit)?;
         let Some(sql) = touch_sql(plan, of) else { return Ok(()) };
         let client = match self.client.take() {
             Some(client) if !client.is_closed() => client,
@@ -186,13 +186,13 @@ async fn run(
     for (name, value) in TEXT_SETTINGS {
         begin += &format!("; SET LOCAL {name} TO '{value}'");
     }
-    let mut by_kind: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    let mut by_kind: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (place, one) in asked.iter().enumerate() {
-        by_kind.entry(one.kind).or_default().push(place);
+        by_kind.entry(&one.kind).or_default().push(place);
     }
     client.batch_execute(&begin).await?;
     let head = client.query_typed("SELECT pg_current_snapshot()::text", &[]);
-    let bodies = by_kind.iter().map(|(kind, places)| of_kind(client, plan, *kind, asked, places));
+    let bodies = by_kind.iter().map(|(kind, places)| of_kind(client, plan, kind, asked, places));
     // The first poll sends them all; Postgres answers in order.
     let (head, bodies) = futures_util::try_join!(
         async { head.await.map_err(StandingError::from) },
@@ -216,11 +216,11 @@ async fn run(
 async fn of_kind(
     client: &Client,
     plan: &Plan,
-    kind: usize,
+    kind: &str,
     asked: &[StandingAsked],
     places: &[usize],
 ) -> Result<Vec<Row>, StandingError> {
-    let kind = plan.documents.get(kind).ok_or(StandingError::Unfit)?;
+    let kind = plan.document_kind(kind).ok_or(StandingError::Unfit)?;
     let query = standing_query(plan, kind, |number| format!("${number}"));
     let ids: Vec<Option<String>> =
         places.iter().map(|place| Some(asked[*place].id.to_string())).collect();
