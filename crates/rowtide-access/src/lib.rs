@@ -2,5 +2,9 @@
 //! the feed says when they are to be judged again. [`watching`] decides whose standing is asked for and who is told; the
 //! rest is a thin shell around it.
 
+mod doorkeeper;
 pub mod limits;
+mod telemetry;
 pub mod watching;
+
+pub use doorkeeper::{AtDoor, Doorkeeper, RowNews};

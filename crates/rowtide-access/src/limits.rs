@@ -22,3 +22,5 @@ pub const MOST_SEEN_ROWS: usize = 10_000;
 pub const MIN_PAUSE: Duration = Duration::from_millis(100);
 /// The longest such pause.
 pub const MAX_PAUSE: Duration = Duration::from_secs(2);
+/// Longer than any process lives.
+pub(crate) const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rowtide_engine::TransactionSnapshot;
 use rowtide_feed::{Changes, RowChange, Transaction};
-use rowtide_plan::documents::{DocumentKind, Standing};
+use rowtide_plan::documents::{PlannedKind, Standing};
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_postgres::mutate::Author;
 use rowtide_postgres::standings::StandingAnswer;
@@ -39,7 +39,7 @@ pub struct MemberId(pub u64);
 
 /// What somebody is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum MemberTold {
     /// What they may do from now on. Who may do nothing is forgotten with it.
     May(Standing),
     /// That it could not be known for too long. They are forgotten, and may come again.
@@ -61,7 +61,7 @@ pub enum WatchEffect {
     /// To ask all of this at once, and for the snapshot; it may be nothing. The answer comes before anything else is asked.
     Ask(Vec<Question>),
     /// To tell somebody.
-    Tell(MemberId, Told),
+    Tell(MemberId, MemberTold),
     /// To give a document the name of its row.
     Name(DocumentRef, String),
     /// The row is gone, and its document with it.
@@ -157,7 +157,7 @@ impl Watching {
         let mut seen = Seen { xid: transaction.xid, ..Seen::default() };
         let mut whole = |table: TableId| {
             let concerned =
-                |kind: &&DocumentKind| kind.table == table || kind.looks_into.contains(&table);
+                |kind: &&PlannedKind| kind.table == table || kind.looks_into.contains(&table);
             let kinds = plan.documents.iter().filter(concerned);
             seen.kinds.extend(kinds.map(|kind| Arc::from(kind.name.as_str())));
         };
@@ -222,6 +222,14 @@ impl Watching {
         want(&mut self.members, &mut self.wanted, all.iter(), now);
     }
 
+    /// Another server serves from now on: everybody is sent there.
+    pub fn send_away(&mut self) {
+        for member in self.members.keys().copied().collect::<Vec<_>>() {
+            self.effects.push(WatchEffect::Tell(member, MemberTold::Unknown));
+            self.leave(member);
+        }
+    }
+
     /// What was asked for is answered, in the order of the question; `None` where it could not be.
     pub fn answered(
         &mut self,
@@ -270,7 +278,7 @@ impl Watching {
         self.wanted.remove(&member);
         of.unknown_since = None;
         if of.told.replace(answer.standing) != Some(answer.standing) {
-            self.effects.push(WatchEffect::Tell(member, Told::May(answer.standing)));
+            self.effects.push(WatchEffect::Tell(member, MemberTold::May(answer.standing)));
         }
         if !matches!(answer.standing, Standing::Read | Standing::Edit) {
             return self.leave(member);
@@ -306,7 +314,7 @@ impl Watching {
             until.is_some_and(|until| until <= now)
         };
         for member in self.wanted.keys().filter(waiting).copied().collect::<Vec<_>>() {
-            self.effects.push(WatchEffect::Tell(member, Told::Unknown));
+            self.effects.push(WatchEffect::Tell(member, MemberTold::Unknown));
             self.leave(member);
         }
         if self.under_way.is_none() {

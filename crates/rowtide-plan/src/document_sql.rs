@@ -3,7 +3,7 @@
 //! depends on the plan alone.
 
 use crate::claims::{Claim, claim_text};
-use crate::documents::{DocumentKind, TouchedUnit};
+use crate::documents::{PlannedKind, TouchedUnit};
 use crate::judged_rule::{JudgedRule, RuleClaim};
 use crate::plan::Plan;
 use crate::sql::{compared, literal_type, quote_identifier, quote_table};
@@ -48,7 +48,7 @@ pub struct StandingQuery {
 /// The query for a kind of documents. `parameter` writes the array with this number, from 1.
 pub fn standing_query(
     plan: &Plan,
-    kind: &DocumentKind,
+    kind: &PlannedKind,
     parameter: impl Fn(usize) -> String,
 ) -> StandingQuery {
     let table = plan.table(kind.table);
@@ -99,7 +99,7 @@ fn asked(named: &RuleClaim, claims: &mut Vec<AskedClaim>) -> String {
 
 /// The write of a save: `$1` is the documents' ids as `text[]`, `$2` when each was saved, in milliseconds since 1970, as
 /// `int8[]`. A time that is there already is never put back. `None` if the kind has no column for it.
-pub fn touch_sql(plan: &Plan, kind: &DocumentKind) -> Option<String> {
+pub fn touch_sql(plan: &Plan, kind: &PlannedKind) -> Option<String> {
     let touched = kind.touched?;
     let catalog = &plan.table(kind.table).catalog;
     let (key, column) = (&catalog.columns[kind.key], &catalog.columns[touched.column]);

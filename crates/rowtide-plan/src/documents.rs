@@ -33,9 +33,9 @@ impl DocumentProtocol {
     }
 }
 
-/// A `[documents.…]` entry of the definition, held against the catalog.
+/// A kind of documents: a `[documents.…]` entry of the definition, held against the catalog.
 #[derive(Clone, Debug)]
-pub struct DocumentKind {
+pub struct PlannedKind {
     /// What the entry calls it.
     pub name: String,
     /// What its clients speak.
@@ -82,7 +82,7 @@ pub enum TouchedUnit {
 /// The longest id of a document, in bytes.
 pub const MAX_DOCUMENT_ID_BYTES: usize = 256;
 
-impl DocumentKind {
+impl PlannedKind {
     /// The id as Postgres prints it, so that one document has one id; `None` if no row can have it.
     pub fn document_id(&self, text: &str) -> Option<String> {
         if text.is_empty() || text.len() > MAX_DOCUMENT_ID_BYTES || text.contains('\0') {
@@ -111,7 +111,7 @@ impl DocumentKind {
         self.alive.iter().chain([&self.read, &self.edit])
     }
 
-    /// As [`DocumentKind::rules`], mutable.
+    /// As [`PlannedKind::rules`], mutable.
     pub fn rules_mut(&mut self) -> impl Iterator<Item = &mut JudgedRule> {
         self.alive.iter_mut().chain([&mut self.read, &mut self.edit])
     }

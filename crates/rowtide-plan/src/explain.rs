@@ -8,7 +8,7 @@ use rowtide_protocol::OpKind;
 use crate::check::anchor_index;
 use crate::claims::Claim;
 use crate::document_sql::{standing_query, touch_sql};
-use crate::documents::DocumentKind;
+use crate::documents::PlannedKind;
 use crate::filter::{Operand, Predicate};
 use crate::ids::{BranchId, TableId};
 use crate::plan::{Plan, Source, Table};
@@ -66,7 +66,7 @@ pub fn explain(plan: &Plan) -> String {
 }
 
 /// Where documents are served, what makes anybody's standing be asked for again, and how it is.
-fn document(plan: &Plan, kind: &DocumentKind, text: &mut String) {
+fn document(plan: &Plan, kind: &PlannedKind, text: &mut String) {
     let table = plan.table(kind.table);
     let key = quote_identifier(&table.catalog.columns[kind.key].name);
     let (name, path) = (&kind.name, kind.protocol.path(&kind.name));

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use crate::catalog::CatalogTable;
 use crate::claims::{Claim, ClaimUse};
-use crate::documents::DocumentKind;
+use crate::documents::PlannedKind;
 use crate::filter::{ClaimFilter, Filter};
 use crate::value::ColumnType;
 use crate::write_rules::WriteRules;
@@ -33,7 +33,7 @@ pub struct Plan {
     pub unjudged: Vec<String>,
     /// What live documents there are, in the order of the definition. They are not told apart by [`Plan::fingerprint`], but
     /// the tables that they need are.
-    pub documents: Vec<DocumentKind>,
+    pub documents: Vec<PlannedKind>,
 }
 
 /// A table that is synced, or that only decides who sees rows of another.
@@ -111,13 +111,13 @@ impl Plan {
     }
 
     /// The kind of documents that the definition calls so, if it fits.
-    pub fn document_kind(&self, name: &str) -> Option<&DocumentKind> {
+    pub fn document_kind(&self, name: &str) -> Option<&PlannedKind> {
         self.documents.iter().find(|kind| kind.name == name)
     }
 
     /// Whether Postgres does not take a rule of this plan now.
     pub fn has_unjudged(&self) -> bool {
-        !self.unjudged.is_empty() || !self.documents.iter().all(DocumentKind::is_judged)
+        !self.unjudged.is_empty() || !self.documents.iter().all(PlannedKind::is_judged)
     }
 
     /// Takes over from the plan that served `before` what Postgres said of rules that it does not take now. They are the
@@ -148,7 +148,7 @@ impl Plan {
     pub fn named_claims<'a>(&'a self) -> BTreeSet<&'a str> {
         let read = self.claims.iter().map(|wanted| &wanted.claim);
         let written = self.tables.iter().flat_map(|table| table.write.rules());
-        let written = written.chain(self.documents.iter().flat_map(DocumentKind::rules));
+        let written = written.chain(self.documents.iter().flat_map(PlannedKind::rules));
         let written = written.flat_map(|rule| rule.claims().iter().map(|named| &named.claim));
         let named = |claim: &'a Claim| match claim {
             Claim::Named(name) => Some(name.as_str()),

@@ -31,6 +31,7 @@ pub mod standings;
 pub mod stream;
 pub mod table_trouble;
 mod tls;
+pub mod touch;
 pub mod trial;
 pub mod unseen;
 pub mod wal;

@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use rowtide_plan::catalog::TableName;
-use rowtide_plan::documents::DocumentKind;
+use rowtide_plan::documents::PlannedKind;
 use rowtide_plan::plan::{Plan, Table};
 use thiserror::Error;
 use tokio_postgres::Client;
@@ -170,7 +170,7 @@ impl Writes {
     /// an insert becomes, and to lock a row before a delete.
     pub fn of(plan: &Plan, table: &Table) -> Writes {
         let rules = &table.write;
-        let touches = |kind: &DocumentKind| {
+        let touches = |kind: &PlannedKind| {
             kind.touched.is_some() && plan.table(kind.table).catalog.oid == table.catalog.oid
         };
         let touched = plan.documents.iter().any(touches);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use rowtide_engine::{InvalidSnapshot, TransactionSnapshot};
-use rowtide_plan::document_sql::{AskedClaim, standing_query, touch_sql};
+use rowtide_plan::document_sql::{AskedClaim, standing_query};
 use rowtide_plan::documents::{RowJudged, Standing};
 use rowtide_plan::plan::Plan;
 use thiserror::Error;
@@ -34,6 +34,9 @@ pub enum StandingError {
     /// Postgres' answer has another form than its documentation says.
     #[error("the rules of documents were answered in a form that is not known: {0}")]
     Answer(#[from] InvalidSnapshot),
+    /// The answer took too long.
+    #[error("the rules of documents were not answered within {} s", STANDING_TIMEOUT.as_secs() * 2)]
+    Silent,
     /// The plan has no such documents: the table or a rule does not fit the database now.
     #[error("the definition's documents do not fit the database now")]
     Unfit,
@@ -45,7 +48,7 @@ impl StandingError {
         match self {
             StandingError::Query(error) => error.code().and_then(TableTrouble::of_code).is_some(),
             StandingError::Unfit => true,
-            StandingError::Connect(_) | StandingError::Answer(_) => false,
+            StandingError::Connect(_) | StandingError::Answer(_) | StandingError::Silent => false,
         }
     }
 
@@ -146,29 +149,6 @@ impl StandingAsker {
             Ok(_) => self.client = Some(client),
         }
         answered
-    }
-
-    /// Writes when documents of a kind were saved, in milliseconds since 1970. Rows that are not there are passed over.
-    ///
-    /// # Errors
-    /// When Postgres does not do it.
-    pub async fn touch(
-        &mut self,
-        plan: &Plan,
-        kind: &str,
-        saved: &[(Arc<str>, i64)],
-    ) -> Result<(), StandingError> {
-        let of = plan.document_kind(kind).ok_or(StandingError::Unfit)?;
-        let Some(sql) = touch_sql(plan, of) else { return Ok(()) };
-        let client = match self.client.take() {
-            Some(client) if !client.is_closed() => client,
-            _ => connect(&self.options, "documents").await?,
-        };
-        let ids: Vec<&str> = saved.iter().map(|(id, _)| &**id).collect();
-        let times: Vec<i64> = saved.iter().map(|(_, at)| *at).collect();
-        client.execute_typed(&sql, &[(&ids, Type::TEXT_ARRAY), (&times, Type::INT8_ARRAY)]).await?;
-        self.client = Some(client);
-        Ok(())
     }
 }
 

@@ -180,8 +180,8 @@ impl World {
                     assert!(self.asked.is_none(), "one at a time");
                     self.asked = Some(asked);
                 }
-                WatchEffect::Tell(member, Told::Unknown) => drop(self.here.remove(&member)),
-                WatchEffect::Tell(member, Told::May(standing)) => {
+                WatchEffect::Tell(member, MemberTold::Unknown) => drop(self.here.remove(&member)),
+                WatchEffect::Tell(member, MemberTold::May(standing)) => {
                     let (document, told) = self.here.get_mut(&member).expect("they are there");
                     assert_ne!(*told, Some(standing), "it is news");
                     *told = Some(standing);
@@ -346,7 +346,7 @@ fn a_row_that_is_not_there_yet_is_looked_for_before_it_is_missing() {
         match watching.pass(now).first() {
             None => now = watching.deadline().expect("it is asked again"),
             Some(effect) => {
-                let told = Told::May(Standing::Missing);
+                let told = MemberTold::May(Standing::Missing);
                 assert_eq!(*effect, WatchEffect::Tell(MemberId(1), told));
                 break;
             }
@@ -363,7 +363,7 @@ fn who_is_there_stays_for_a_while_when_nobody_answers_and_who_comes_for_a_shorte
     watching.come(MemberId(1), World::document(0), None, now);
     watching.pass(now);
     watching.answered(&nothing_running(), vec![answer(Standing::Edit, None)], now);
-    let told = WatchEffect::Tell(MemberId(1), Told::May(Standing::Edit));
+    let told = WatchEffect::Tell(MemberId(1), MemberTold::May(Standing::Edit));
     assert_eq!(watching.pass(now), [told]);
     assert_eq!(watching.deadline(), None);
     let mut world = World::new();
@@ -376,7 +376,7 @@ fn who_is_there_stays_for_a_while_when_nobody_answers_and_who_comes_for_a_shorte
         for effect in watching.pass(now) {
             match effect {
                 WatchEffect::Ask(_) => watching.failed(Duration::from_secs(1), now),
-                WatchEffect::Tell(member, Told::Unknown) => gone.push((member, now)),
+                WatchEffect::Tell(member, MemberTold::Unknown) => gone.push((member, now)),
                 other => panic!("{other:?}"),
             }
         }

@@ -4,7 +4,7 @@
 
 use super::Compiler;
 use crate::definition::DocumentDefinition;
-use crate::documents::{DocumentKind, TouchedColumn, TouchedUnit};
+use crate::documents::{PlannedKind, TouchedColumn, TouchedUnit};
 use crate::error::DefinitionProblem;
 use crate::ids::TableId;
 use crate::rule::Name;
@@ -30,7 +30,7 @@ impl Compiler<'_> {
             }
         }
         let Some(key) = key.filter(|_| self.problems.len() == before) else { return };
-        self.plan.documents.push(DocumentKind {
+        self.plan.documents.push(PlannedKind {
             name: definition.name.clone(),
             protocol: definition.protocol,
             table,

@@ -13,7 +13,7 @@ use rowtide_protocol::OpKind;
 use super::params::{Params, Statement, key_is, name, quoted};
 use super::visible::visible;
 use crate::catalog::CatalogColumn;
-use crate::documents::DocumentKind;
+use crate::documents::PlannedKind;
 use crate::ids::TableId;
 use crate::judged_rule::JudgedRule;
 use crate::plan::{Plan, Table};
@@ -267,7 +267,7 @@ pub fn rule_statements(table: &Table) -> Vec<RuleStatement> {
 }
 
 /// As [`rule_statements`], for the rules of documents.
-pub fn document_rule_statements(plan: &Plan, kind: &DocumentKind) -> Vec<RuleStatement> {
+pub fn document_rule_statements(plan: &Plan, kind: &PlannedKind) -> Vec<RuleStatement> {
     let table = plan.table(kind.table);
     let rows = format!("{} AS {}", name(table), quote_identifier(&table.catalog.name));
     kind.rules().map(|rule| alone(rule, &rows)).collect()
