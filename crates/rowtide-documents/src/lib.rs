@@ -6,3 +6,4 @@
 //! every edit durable before its result is told, and stores the documents as objects.
 
 pub mod place;
+pub mod tlsync;
