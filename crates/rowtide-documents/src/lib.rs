@@ -7,3 +7,4 @@
 
 pub mod place;
 pub mod tlsync;
+pub mod yjs;
