@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::diff::{Flavour, ObjectDiff, RecordOp, RecordsDiff, ValueOp, apply, make};
 use super::json::{Json, Object};
 use super::limits::TlsyncLimits;
-use super::record::{InvalidRecord, Record, check, check_diff, type_name};
+use super::record::{InvalidRecord, Record, check, check_diff};
 use super::schema::Schema;
 use super::telling::{Became, Entries};
 
@@ -206,9 +206,6 @@ impl Document {
         let (Json::Object(own), Some(new)) = (record.value(), state.as_object()) else {
             return None;
         };
-        if type_name(own) != type_name(new) {
-            return None;
-        }
         let diff = make(own, new, Flavour::Eight);
         if diff.0.is_empty() {
             return None;

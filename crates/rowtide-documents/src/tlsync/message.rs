@@ -142,6 +142,10 @@ impl Heard {
                 protocol: Protocol::read(written.protocol_version.as_ref()),
                 schema: written.schema.and_then(Schema::read),
             })),
+            // What a session shows of itself is an object.
+            "push" if matches!(&written.presence, Some(RecordOp::Put(state)) if state.as_object().is_none()) => {
+                Err(Unreadable::NoMessage)
+            }
             "push" => Ok(Heard::Push(Push {
                 clock: written.client_clock.ok_or(Unreadable::NoMessage)?,
                 diff: written.diff,

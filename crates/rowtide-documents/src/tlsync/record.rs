@@ -5,7 +5,7 @@
 use serde_json::value::RawValue;
 
 use super::diff::{ObjectDiff, ValueOp};
-use super::json::{Json, Object};
+use super::json::Json;
 use super::schema::Schema;
 use super::surrogates;
 use super::survey::Survey;
@@ -88,15 +88,11 @@ impl Record {
     }
 }
 
-/// The type of a record.
-pub(super) fn type_name(record: &Object) -> Option<&str> {
-    record.get("typeName").and_then(Json::as_text)
-}
-
-/// Looks at a record that is put under an id into a document with a schema.
+/// Looks at a record that is put under an id into a document with a schema. Its id begins with its type, so that no
+/// record can become one of another type.
 pub(super) fn check(id: &str, state: &Json, schema: &Schema) -> Result<(), InvalidRecord> {
     let record = state.as_object().ok_or(InvalidRecord)?;
-    let type_name = type_name(record).ok_or(InvalidRecord)?;
+    let type_name = record.get("typeName").and_then(Json::as_text).ok_or(InvalidRecord)?;
     let of_type = id.strip_prefix(type_name).is_some_and(|rest| rest.starts_with(':'));
     let named = record.get("id").and_then(Json::as_text) == Some(id);
     let objects =
