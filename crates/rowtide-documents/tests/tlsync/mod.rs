@@ -1,0 +1,5 @@
+//! Clients of tlsync, and a world of them around a room.
+
+pub(crate) mod client;
+pub(crate) mod diff;
+pub(crate) mod world;
