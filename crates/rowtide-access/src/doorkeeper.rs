@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use rowtide_documents::host::DocumentId;
 use rowtide_feed::{
     Event, Feed, FeedState, FollowError, Generation, ReplicatorStatus, Subscription,
 };
@@ -23,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::limits::{MAX_PAUSE, MIN_PAUSE, NEVER};
 use crate::telemetry;
-use crate::watching::{DocumentRef, MemberId, MemberTold, Question, WatchEffect, Watching};
+use crate::watching::{MemberId, MemberTold, Question, WatchEffect, Watching};
 
 /// How many arrivals are taken before anything else is looked at again.
 const BATCH: usize = 256;
@@ -32,13 +33,13 @@ const BATCH: usize = 256;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RowNews {
     /// Its name.
-    Named(DocumentRef, String),
+    Named(DocumentId, String),
     /// The row is gone, and the document with it.
-    Deleted(DocumentRef),
+    Deleted(DocumentId),
 }
 
 enum Arrival {
-    Comes(MemberId, DocumentRef, Option<Arc<Author>>, watch::Sender<Option<MemberTold>>),
+    Comes(MemberId, DocumentId, Option<Arc<Author>>, watch::Sender<Option<MemberTold>>),
     Leaves(MemberId),
 }
 
@@ -84,7 +85,7 @@ impl Doorkeeper {
     }
 
     /// Somebody comes to a document.
-    pub fn come(&self, document: DocumentRef, who: Option<Arc<Author>>) -> AtDoor {
+    pub fn come(&self, document: DocumentId, who: Option<Arc<Author>>) -> AtDoor {
         let member = MemberId(self.next.fetch_add(1, Ordering::Relaxed));
         let (tells, told) = watch::channel(None);
         // Where nobody listens any more, the receiver hears of it.
@@ -262,9 +263,9 @@ impl DoorkeeperTask {
     }
 
     fn ask(&mut self, questions: &[Question]) {
-        let asks = |document: &DocumentRef, who: Option<&Arc<Author>>| StandingAsked {
-            kind: Arc::clone(&document.kind),
-            id: Arc::clone(&document.id),
+        let asks = |document: &DocumentId, who: Option<&Arc<Author>>| StandingAsked {
+            kind: document.kind().into(),
+            id: document.id().into(),
             who: who.cloned(),
         };
         let asked = questions.iter().filter_map(|question| match question {

@@ -24,3 +24,11 @@ pub const MIN_PAUSE: Duration = Duration::from_millis(100);
 pub const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// Longer than any process lives.
 pub(crate) const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+/// How many saves are written into rows at once.
+pub const TOUCHED_AT_ONCE: usize = 500;
+/// The longest name of a session, in bytes.
+pub const MAX_SESSION_ID_BYTES: usize = 200;
+/// The largest frame of a client of tlsync, in bytes: a longer message comes in several.
+pub const TLSYNC_FRAME_BYTES: usize = 1 << 20;
+/// The largest frame of a client of Yjs, in bytes.
+pub const YJS_FRAME_BYTES: usize = 16 << 20;

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rowtide_documents::host::DocumentId;
 use rowtide_engine::TransactionSnapshot;
 use rowtide_feed::{Changes, RowChange, Transaction};
 use rowtide_plan::documents::{PlannedKind, Standing};
@@ -23,15 +24,6 @@ use crate::limits::{
     ASK_AGAIN, ASKED_AT_ONCE, MISSING_FOR, MOST_SEEN_ROWS, SNAPSHOT_DUE, UNKNOWN_AT_CONNECT,
     UNKNOWN_WHILE_OPEN,
 };
-
-/// A document: its kind, as the definition calls it, and its id, as Postgres prints it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DocumentRef {
-    /// The kind.
-    pub kind: Arc<str>,
-    /// The id.
-    pub id: Arc<str>,
-}
 
 /// Somebody at a document; no number is given twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,7 +44,7 @@ pub enum Question {
     /// What somebody may do.
     Of(MemberId),
     /// Whether the row of a document, which was deleted, is there again.
-    IsGone(DocumentRef),
+    IsGone(DocumentId),
 }
 
 /// What is to be done, in order.
@@ -63,14 +55,14 @@ pub enum WatchEffect {
     /// To tell somebody.
     Tell(MemberId, MemberTold),
     /// To give a document the name of its row.
-    Name(DocumentRef, String),
+    Name(DocumentId, String),
     /// The row is gone, and its document with it.
-    Delete(DocumentRef),
+    Delete(DocumentId),
 }
 
 #[derive(Debug)]
 struct Member {
-    document: DocumentRef,
+    document: DocumentId,
     who: Option<Arc<Author>>,
     came: Duration,
     /// What they were told last.
@@ -89,20 +81,20 @@ struct OpenDocument {
 #[derive(Debug, Default)]
 struct Seen {
     xid: u32,
-    rows: BTreeSet<DocumentRef>,
+    rows: BTreeSet<DocumentId>,
     /// Kinds of which any document may be concerned.
     kinds: BTreeSet<Arc<str>>,
 }
 
 impl Seen {
-    fn concerns(&self, document: &DocumentRef) -> bool {
-        self.kinds.contains(&document.kind) || self.rows.contains(document)
+    fn concerns(&self, document: &DocumentId) -> bool {
+        self.kinds.contains(document.kind()) || self.rows.contains(document)
     }
 
     /// Remembers less: which kinds, and not which rows.
     fn forget_rows(&mut self) {
         let rows = std::mem::take(&mut self.rows);
-        self.kinds.extend(rows.into_iter().map(|document| document.kind));
+        self.kinds.extend(rows.iter().map(|document| Arc::from(document.kind())));
     }
 }
 
@@ -110,11 +102,11 @@ impl Seen {
 #[derive(Debug, Default)]
 pub struct Watching {
     members: BTreeMap<MemberId, Member>,
-    documents: BTreeMap<DocumentRef, OpenDocument>,
+    documents: BTreeMap<DocumentId, OpenDocument>,
     /// Whose standing is to be asked for, and not before when.
     wanted: BTreeMap<MemberId, Duration>,
     /// Documents whose rows were deleted: whether they are gone is to be asked for, and not before when.
-    gone: BTreeMap<DocumentRef, Duration>,
+    gone: BTreeMap<DocumentId, Duration>,
     under_way: Option<Vec<Question>>,
     /// In the order of the stream.
     seen: VecDeque<Seen>,
@@ -129,7 +121,7 @@ impl Watching {
     pub fn come(
         &mut self,
         member: MemberId,
-        document: DocumentRef,
+        document: DocumentId,
         who: Option<Arc<Author>>,
         now: Duration,
     ) {
@@ -173,9 +165,10 @@ impl Watching {
                         if kind.table != change.table {
                             continue;
                         }
-                        let Some(id) = kind.id_of_key(change.key()) else { continue };
-                        let document =
-                            DocumentRef { kind: kind.name.as_str().into(), id: id.into() };
+                        let id = kind.id_of_key(change.key());
+                        // What no document can be called nobody is in.
+                        let document = id.and_then(|id| DocumentId::new(&kind.name, &id).ok());
+                        let Some(document) = document else { continue };
                         if matches!(change.row, RowChange::Delete(_)) {
                             self.gone.insert(document.clone(), now);
                         }
@@ -192,8 +185,7 @@ impl Watching {
             want(&mut self.members, &mut self.wanted, members, now);
         }
         for kind in &seen.kinds {
-            let first = DocumentRef { kind: Arc::clone(kind), id: "".into() };
-            let of_kind = self.documents.range(first..).take_while(|(open, _)| open.kind == *kind);
+            let of_kind = self.documents.iter().filter(|(open, _)| open.kind() == &**kind);
             let members = of_kind.flat_map(|(_, open)| &open.members);
             want(&mut self.members, &mut self.wanted, members, now);
         }
@@ -258,7 +250,7 @@ impl Watching {
     }
 
     /// Whether a change of it may not have been visible to the last snapshot.
-    fn is_stale(&self, document: &DocumentRef) -> bool {
+    fn is_stale(&self, document: &DocumentId) -> bool {
         self.seen.iter().any(|seen| seen.concerns(document))
     }
 
@@ -341,7 +333,7 @@ impl Watching {
     }
 
     /// Where somebody is, and who they are.
-    pub fn member(&self, member: MemberId) -> Option<(&DocumentRef, Option<&Arc<Author>>)> {
+    pub fn member(&self, member: MemberId) -> Option<(&DocumentId, Option<&Arc<Author>>)> {
         self.members.get(&member).map(|of| (&of.document, of.who.as_ref()))
     }
 

@@ -140,6 +140,7 @@ fn a_whole_plan() {
     let file =
         [("id", "text"), ("ownerId", "text"), ("ownerName", "text"), ("ownerAvatar", "text")];
     let more = [("shared", "boolean"), ("isDeleted", "boolean"), ("createdAt", "bigint")];
+    let more = [&more[..], &[("name", "text"), ("sharedLinkType", "text")]].concat();
     let file = [&file[..], &more, &[("updatedAt", "bigint"), ("createSource", "text")]].concat();
     let state = [("userId", "text"), ("fileId", "text"), ("isFileOwner", "boolean")];
     let state = [&state[..], &[("firstVisitAt", "bigint")]].concat();

@@ -122,8 +122,8 @@ impl World {
         World { plan: plan(), watching, now, writes, asked, snapshot, next: 0, here, deleted }
     }
 
-    fn document(index: usize) -> DocumentRef {
-        DocumentRef { kind: "board".into(), id: format!("d{index}").into() }
+    fn document(index: usize) -> DocumentId {
+        DocumentId::new("board", &format!("d{index}")).unwrap()
     }
 
     fn truth(&self, document: usize, visible: &[bool]) -> Standing {
@@ -148,7 +148,7 @@ impl World {
         let key = |id: &str| format!("{{\"id\":\"{id}\"}}").into_bytes().into();
         let image = |key| Image { key, kept: [].into(), topics: [].into() };
         let (table, image) = match write.document {
-            Some(document) => (BOARD, image(key(&World::document(document).id))),
+            Some(document) => (BOARD, image(key(World::document(document).id()))),
             None => (MEMBER, image(key("m"))),
         };
         let row = if write.document.is_some() && write.state == 0 {
