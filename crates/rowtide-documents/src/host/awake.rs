@@ -91,6 +91,8 @@ enum End {
     Broken,
     /// The document is deleted.
     Forgotten(Done),
+    /// Everything is saved, and the host stops.
+    Stopped,
 }
 
 #[derive(Debug)]
@@ -213,8 +215,13 @@ impl AwakeTask {
             if let Some(end) = self.end.take() {
                 return self.end(end).await;
             }
-            if self.is_idle() && self.shared.retire(&self.document, &self.inbox) {
-                return;
+            if self.is_idle() {
+                if self.stopping {
+                    return self.end(End::Stopped).await;
+                }
+                if self.shared.retire(&self.document, &self.inbox) {
+                    return;
+                }
             }
             let event = self.next_event().await;
             match event {
@@ -600,7 +607,7 @@ impl AwakeTask {
 
     async fn end(mut self, end: End) {
         let closing = match &end {
-            End::Broken => Closing::ComeBack,
+            End::Broken | End::Stopped => Closing::ComeBack,
             End::Forgotten(_) => Closing::Final(Reason::NotFound),
         };
         while let Some((_, member)) = self.members.pop_first() {
