@@ -72,6 +72,15 @@ pub enum JournalError {
 #[error("the journal could not write it")]
 pub struct Refused;
 
+/// How the journal is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JournalState {
+    /// It can write. While it cannot, every edit is refused, and it tries by itself until it can.
+    pub writable: bool,
+    /// How often it has begun to refuse edits.
+    pub failures: u64,
+}
+
 /// Tells when an edit is durable, and its number.
 pub type Receipt = oneshot::Receiver<Result<u64, Refused>>;
 
@@ -81,7 +90,7 @@ pub struct Journal {
     index: Arc<Mutex<Index>>,
     commands: Option<mpsc::Sender<Command>>,
     queue: Arc<Semaphore>,
-    writable: watch::Receiver<bool>,
+    state: watch::Receiver<JournalState>,
     thread: Option<JoinHandle<()>>,
     /// Held for as long as the journal is open; the system lets go of it when the process ends.
     _lock: File,
@@ -103,8 +112,8 @@ impl Journal {
         let opened = reading::open(dir)?;
         let index = Arc::new(Mutex::new(opened.index));
         let (commands, inbox) = mpsc::channel();
-        let (set_writable, writable) = watch::channel(true);
-        let writer = Writer::new(dir, Arc::clone(&index), opened.end, inbox, set_writable)?;
+        let (set_state, state) = watch::channel(JournalState { writable: true, failures: 0 });
+        let writer = Writer::new(dir, Arc::clone(&index), opened.end, inbox, set_state)?;
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || writer.run())
@@ -113,21 +122,22 @@ impl Journal {
             index,
             commands: Some(commands),
             queue: Arc::new(Semaphore::new(QUEUE_BYTES / QUEUE_UNIT)),
-            writable,
+            state,
             thread: Some(thread),
             _lock: lock,
         })
     }
 
     /// Appends an edit of a document, after all that were appended before. Waits for its turn, and not for the disk:
-    /// the receipt does.
-    pub async fn append(&self, document: &Arc<str>, edit: Bytes) -> Receipt {
+    /// the receipt does. It is refused if the journal has refused any since it had `failures` of them: so no edit is
+    /// durable that follows on one which is not.
+    pub async fn append(&self, document: &Arc<str>, edit: Bytes, failures: u64) -> Receipt {
         let (done, receipt) = oneshot::channel();
         let units = (edit.len() / QUEUE_UNIT + 1).min(QUEUE_BYTES / QUEUE_UNIT) as u32;
         // Neither the semaphore nor the thread ends before the journal does.
         if let Ok(room) = Arc::clone(&self.queue).acquire_many_owned(units).await {
             let document = Arc::clone(document);
-            self.send(Command::Append { document, edit, done, _room: room });
+            self.send(Command::Append { document, edit, failures, done, _room: room });
         }
         receipt
     }
@@ -147,6 +157,13 @@ impl Journal {
         let document = Arc::clone(document);
         self.send(Command::Settle { document, number: u64::MAX, done: Some(done) });
         receipt.await.unwrap_or(Err(Refused)).map(drop)
+    }
+
+    /// Waits until everything that was appended before is durable or refused.
+    pub async fn catch_up(&self) {
+        let (done, reached) = oneshot::channel();
+        self.send(Command::Reach { done });
+        reached.await.ok();
     }
 
     /// The edits of a document that are durable and not settled, in order, and the last one's number. Waits for the
@@ -180,9 +197,9 @@ impl Journal {
         self.index().bytes()
     }
 
-    /// Whether it can write. While it cannot, every edit is refused, and it tries by itself until it can.
-    pub fn writable(&self) -> watch::Receiver<bool> {
-        self.writable.clone()
+    /// How it is, and when that changes.
+    pub fn state(&self) -> watch::Receiver<JournalState> {
+        self.state.clone()
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {

@@ -5,6 +5,7 @@
 //! the rooms of both protocols share. The host keeps rooms awake while somebody is in them, makes
 //! every edit durable before its result is told, and stores the documents as objects.
 
+pub mod host;
 pub mod journal;
 pub mod place;
 pub mod tlsync;

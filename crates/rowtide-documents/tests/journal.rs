@@ -73,7 +73,9 @@ fn append(
     edit: &[u8],
 ) -> Result<u64, Refused> {
     runtime.block_on(async {
-        let receipt = journal.append(&Arc::from(document), Bytes::copy_from_slice(edit)).await;
+        let failures = journal.state().borrow().failures;
+        let edit = Bytes::copy_from_slice(edit);
+        let receipt = journal.append(&Arc::from(document), edit, failures).await;
         receipt.await.expect("the thread is there")
     })
 }
@@ -306,7 +308,7 @@ fn full_disk() {
         durable += 1;
     }
     assert_eq!(durable, 10);
-    assert!(!*journal.writable().borrow());
+    assert!(!journal.state().borrow().writable);
     assert_eq!(append(&runtime, &journal, "b", b"small"), Err(Refused));
     assert_eq!(edits(&journal, "a").len(), durable);
     // A crash meanwhile loses nothing either.
@@ -316,9 +318,13 @@ fn full_disk() {
 
     let deadline = Instant::now() + Duration::from_secs(20);
     runtime.block_on(async {
-        let mut writable = journal.writable();
-        let waited = tokio::time::timeout_at(deadline.into(), writable.wait_for(|can| *can)).await;
+        let mut state = journal.state();
+        let waited =
+            tokio::time::timeout_at(deadline.into(), state.wait_for(|state| state.writable)).await;
         waited.expect("it can be written again").unwrap();
+        // What follows on an edit that was refused is refused, too.
+        let late = journal.append(&Arc::from("a"), Bytes::from_static(b"late"), 0).await;
+        assert_eq!(late.await.unwrap(), Err(Refused));
     });
     append(&runtime, &journal, "a", b"after").unwrap();
     drop(journal);

