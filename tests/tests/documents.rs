@@ -296,9 +296,10 @@ async fn who_may_not_come_is_told_why_and_nobody_else_is_disturbed() {
         let (code, _) = socket.end().await;
         assert!(code != 0, "it is told something");
     }
-    let texts = ["7_out of order", "no JSON", "{\"type\":\"push\"}", "[]", "\u{0}"];
-    for text in texts {
-        let mut drawer = Drawer::live(&at(&app), "/app/file/shared", Some(&good), text).await;
+    let texts = ["0_}", "no JSON", "{\"type\":\"push\"}", "[]", "\u{0}"];
+    for (nth, text) in texts.into_iter().enumerate() {
+        let session = format!("bad-{nth}");
+        let mut drawer = Drawer::live(&at(&app), "/app/file/shared", Some(&good), &session).await;
         drawer.at.say(text).await;
         let (code, _) = drawer.at.end().await;
         assert!(code != 0, "{text}: it is told something");
@@ -313,7 +314,8 @@ async fn a_row_that_comes_right_after_the_socket_is_found() {
     let sql = app.database.connect().await;
     let token = App::token("u1");
     // Navigation is faster than the row.
-    let opened = Drawer::open(&at(&app), "/app/file/late", Some(&token), "s");
+    let address = at(&app);
+    let opened = Drawer::open(&address, "/app/file/late", Some(&token), "s");
     let (mut drawer, ()) = tokio::join!(opened, make(&sql, "late", None));
     let connect = json!({
         "type": "connect", "connectRequestId": "c", "lastServerClock": -1,
@@ -361,7 +363,7 @@ async fn a_server_that_is_killed_loses_nothing_that_was_acknowledged() {
     setup(&sql, &database.names(), &parsed.tables()).await.unwrap();
     make(&sql, "d", Some("edit")).await;
     let definition = dir.write("rowtide.toml", &text);
-    let mut drawn = Vec::new();
+    let mut drawn: Vec<String> = Vec::new();
     let mut written = String::new();
     for round in 0..3 {
         let server = process(&database, &dir, &definition).await;

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::doorkeeper::{Doorkeeper, RowNews};
 use crate::limits::{MAX_PAUSE, MIN_PAUSE};
+use crate::telemetry;
 use crate::touching::touch_rows;
 
 /// Where documents are kept, and how.
@@ -84,6 +85,7 @@ impl Documents {
     ) -> Result<Documents, DocumentsError> {
         let kinds: Vec<(Arc<str>, DocumentProtocol)> =
             definition.documents().map(|(name, protocol)| (name.into(), protocol)).collect();
+        telemetry::begin();
         let dir = std::path::absolute(&options.dir).map_err(DocumentsError::Dir)?;
         let objects = dir.join("objects");
         let objects = objects.to_str().ok_or_else(|| DocumentsError::NotText(dir.clone()))?;
@@ -217,7 +219,7 @@ async fn follow_rows(
             RowNews::Named(document, name) => {
                 // One that cannot be opened takes its name when somebody comes to it again.
                 if let Err(error) = host.rename(&document, &name).await {
-                    tracing::debug!(%document, %error, "a document does not take its name");
+                    tracing::debug!(kind = document.kind(), %error, "a document does not take its name");
                 }
             }
             RowNews::Deleted(document) => {
@@ -225,7 +227,7 @@ async fn follow_rows(
                 lock().insert(document.clone());
                 let mut pause = MIN_PAUSE;
                 while let Err(error) = host.delete(&document).await {
-                    tracing::warn!(%document, %error, "a document cannot be deleted; it is tried again");
+                    tracing::warn!(kind = document.kind(), %error, "a document cannot be deleted; it is tried again");
                     sleep(pause).await;
                     pause = (pause * 2).min(MAX_PAUSE);
                 }

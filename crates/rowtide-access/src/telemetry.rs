@@ -6,10 +6,18 @@ use metrics::{counter, gauge};
 const ASKED: &str = "rowtide_document_standings_total";
 /// Questions for standings that were not answered.
 const FAILED: &str = "rowtide_document_standings_failed_total";
-/// Connects to documents, by `outcome`: `read`, `edit`, the reason that was told, or `come_back`.
+/// Connects to documents, by `outcome`: `OK`, the reason that was told, or `COME_BACK`.
 const CONNECTS: &str = "rowtide_document_connects_total";
 /// Sockets that are at a document.
 const SOCKETS: &str = "rowtide_document_sockets";
+
+/// Shows what has not happened yet, too.
+pub(crate) fn begin() {
+    counter!(ASKED).increment(0);
+    counter!(FAILED).increment(0);
+    counter!(CONNECTS, "outcome" => "OK").increment(0);
+    gauge!(SOCKETS).set(0.0);
+}
 
 pub(crate) fn standings_asked(count: usize) {
     counter!(ASKED).increment(count as u64);

@@ -71,7 +71,7 @@ async fn touch(
     for save in saves {
         match toucher.touch(&plan, kind, std::slice::from_ref(save)).await {
             Err(error) if error.is_of_rows() => {
-                tracing::warn!(kind, id = &*save.0, %error, "a row is not told that its document was saved");
+                tracing::warn!(kind, %error, "a row is not told that its document was saved");
             }
             other => other?,
         }

@@ -94,6 +94,7 @@ impl Host {
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
         let objects = Objects::new(store, &environment);
+        telemetry::begin();
         let shared = Arc::new(Shared::new(limits, kinds, objects, journal));
         let sweeper = tokio::spawn(sweep(Arc::clone(&shared))).abort_handle();
         Ok(Host { shared, sweeper })
@@ -260,7 +261,7 @@ impl Host {
 
     /// Sends everyone away, to come back, and saves everything. What cannot be saved in time is in the journal, and is
     /// saved after the next start. Returns how many documents that concerns.
-    pub async fn shutdown(self, deadline: Duration) -> usize {
+    pub async fn shutdown(&self, deadline: Duration) -> usize {
         let deadline = Instant::now() + deadline;
         self.sweeper.abort();
         let mailboxes: Vec<Mailbox> = {

@@ -33,10 +33,20 @@ const OPEN_SECONDS: &str = "rowtide_room_open_seconds";
 const OPEN_FAILURES: &str = "rowtide_room_open_failures_total";
 /// Sockets that the server closed, by `reason`.
 const CLOSED: &str = "rowtide_room_closed_total";
+/// The reason of a socket that is to come back.
+const COME_BACK: &str = "COME_BACK";
 /// The segments of the journal, in bytes.
 const JOURNAL_BYTES: &str = "rowtide_journal_bytes";
 /// 1 while the journal cannot be written, and documents can only be read.
 const JOURNAL_FAILING: &str = "rowtide_journal_failing";
+
+/// Shows what has not happened yet, too.
+pub(super) fn begin() {
+    for name in [PUSHES, REFUSED, SAVED_BYTES, SAVE_FAILURES, OPEN_FAILURES] {
+        counter!(name).increment(0);
+    }
+    counter!(CLOSED, "reason" => COME_BACK).increment(0);
+}
 
 /// An edit is durable, so long after it was heard.
 pub(super) fn pushed(after: Duration) {
@@ -74,7 +84,7 @@ pub(super) fn open_failed() {
 pub(super) fn closed(closing: Closing) {
     let reason = match closing {
         Closing::Final(reason) => Reason::code(reason),
-        Closing::ComeBack => "COME_BACK",
+        Closing::ComeBack => COME_BACK,
     };
     counter!(CLOSED, "reason" => reason).increment(1);
 }
