@@ -38,11 +38,6 @@ impl StateVector {
             put_number(out, *clock);
         }
     }
-
-    /// Nobody's elements are there.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
 }
 
 /// What an update brings that a document does not have.
@@ -117,7 +112,8 @@ impl Document {
         Ok(gaps)
     }
 
-    fn insert(&mut self, id: Id, part: Struct) -> bool {
+    /// Takes in elements, as far as they are not there. Tells whether others of their client are missing before them.
+    pub(crate) fn insert(&mut self, id: Id, part: Struct) -> bool {
         let elements = self.clients.entry(id.client).or_insert_with(|| Elements::new(id.client));
         self.struct_bytes -= elements.bytes();
         let gaps = elements.gaps(id.clock..id.clock + part.len);
@@ -147,7 +143,8 @@ impl Document {
         elements.has_gap()
     }
 
-    fn delete(&mut self, client: u64, range: Range<u64>) {
+    /// Takes in that elements are deleted, which may be still to come.
+    pub(crate) fn delete(&mut self, client: u64, range: Range<u64>) {
         for fresh in self.deleted.missing(client, range) {
             self.deleted.insert(client, fresh.clone());
             if let Some(elements) = self.clients.get_mut(&client) {
@@ -185,6 +182,11 @@ impl Document {
     /// The document as one update.
     pub(crate) fn to_update(&self) -> Vec<u8> {
         self.since(&StateVector::default())
+    }
+
+    /// The clients whose elements are there, in order.
+    pub(crate) fn clients(&self) -> impl DoubleEndedIterator<Item = u64> {
+        self.clients.keys().copied()
     }
 
     /// All structs, in the order of clients and clocks.

@@ -11,19 +11,24 @@ use std::time::Duration;
 use bytes::Bytes;
 use thiserror::Error;
 
+use super::arrangement::Tangled;
 use super::awareness::{Allowance, Awareness};
 use super::document::{Document, StateVector};
 use super::lib0::Malformed;
 use super::limits::{ASK_AGAIN, BYTES_PER_MESSAGE, QUIET, Rate, YjsLimits};
+use super::restoring::restoring;
 use super::wire::{self, Message};
 use crate::place::{Access, Closing, Effect, Frame, Reason, Socket};
 
-/// Why a document of Yjs cannot be read.
+/// Why a document of Yjs cannot be read, or not be brought back.
 #[derive(Debug, Error)]
-#[error("this is no document of Yjs: {source}")]
-pub struct YjsError {
-    #[from]
-    source: Malformed,
+pub enum YjsError {
+    /// It is none.
+    #[error("this is no document of Yjs: {0}")]
+    Malformed(#[from] Malformed),
+    /// Somebody made it up so that its elements cannot be put in order in time.
+    #[error("the document's elements cannot be put in order")]
+    Tangled,
 }
 
 /// The authoritative copy of a document of Yjs, and who is there.
@@ -200,12 +205,17 @@ impl YjsRoom {
         effects
     }
 
-    /// Makes the document what a snapshot says.
+    /// Makes the document what a snapshot says. That is an edit like others: nobody has to come back.
     ///
     /// # Errors
-    /// If it is no update of Yjs; nothing has happened then.
-    pub fn restore(&mut self, _now: Duration, _snapshot: &[u8]) -> Result<Vec<Effect>, YjsError> {
-        Ok(Vec::new())
+    /// If the snapshot is no update of Yjs, or cannot be put in order; nothing has happened then.
+    pub fn restore(&mut self, now: Duration, snapshot: &[u8]) -> Result<Vec<Effect>, YjsError> {
+        let mut earlier = Document::default();
+        earlier.apply(snapshot)?;
+        let update = restoring(&self.document, &earlier).map_err(|Tangled| YjsError::Tangled)?;
+        self.document.apply(&update)?;
+        self.clock += 1;
+        Ok(self.tell_edit(now, &update, None))
     }
 
     /// What is due at `now`.
@@ -284,13 +294,7 @@ impl YjsRoom {
         let gaps =
             self.document.apply(update).map_err(|_| Closing::Final(Reason::InvalidRecord))?;
         self.clock += 1;
-        let frame = wire::update(update);
-        let mut effects = vec![Effect::Edit(frame.slice(frame.len() - update.len()..))];
-        let others: Vec<Socket> =
-            self.members.keys().copied().filter(|other| *other != socket).collect();
-        for other in others {
-            effects.push(self.send(now, other, frame.clone()));
-        }
+        let mut effects = self.tell_edit(now, update, Some(socket));
         if gaps
             && let Some(member) = self.members.get_mut(&socket)
             && member.asked.is_none_or(|asked| asked + ASK_AGAIN <= now)
@@ -299,6 +303,18 @@ impl YjsRoom {
             effects.push(self.ask(now, socket));
         }
         Ok(effects)
+    }
+
+    /// An edit, and telling everyone of it but who made it.
+    fn tell_edit(&mut self, now: Duration, update: &[u8], by: Option<Socket>) -> Vec<Effect> {
+        let frame = wire::update(update);
+        let mut effects = vec![Effect::Edit(frame.slice(frame.len() - update.len()..))];
+        let others: Vec<Socket> =
+            self.members.keys().copied().filter(|other| Some(*other) != by).collect();
+        for other in others {
+            effects.push(self.send(now, other, frame.clone()));
+        }
+        effects
     }
 
     /// Counts a message, or an answer to one; a socket that is over its rate is closed.
