@@ -17,8 +17,9 @@ mod ranges;
 mod restoring;
 mod room;
 mod structs;
+mod update;
 mod wire;
 
-pub use lib0::Malformed;
+pub use lib0::MalformedYjs;
 pub use limits::YjsLimits;
 pub use room::{YjsError, YjsRoom};

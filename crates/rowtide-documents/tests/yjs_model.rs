@@ -1,6 +1,8 @@
 //! A room of Yjs against clients that are the library `yrs`: they edit what they like, go away, edit on, come back, and
 //! the server ends at any effect. In the end everyone has the same document, with all that was ever durable.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::document::Document;
-use super::structs::{Body, Content, Id, Parent, Struct};
+use super::structs::{Body, Content, Id, Parent, Single, Struct};
 
 /// So many comparisons are made in all, and a number for each run of elements.
 const COMPARISONS: usize = 20_000_000;
@@ -27,7 +27,6 @@ struct Run {
     id: Id,
     part: Struct,
     list: Option<usize>,
-    left: Option<usize>,
     right: Option<usize>,
     /// So many things it needs are not there yet.
     needs: usize,
@@ -143,7 +142,7 @@ impl Arrangement {
         if let Parent::Element(id) = place.parent {
             let parent = &self.runs[self.run_of(id)?];
             let Body::Item(item) = &parent.part.body else { return None };
-            if !matches!(item.content, Content::Single(super::structs::Single::Type, _)) {
+            if !matches!(item.content, Content::Single(Single::Type, _)) {
                 return None;
             }
         }
@@ -197,11 +196,8 @@ impl Arrangement {
             Some(left) => self.runs[left].right.replace(run),
             None => self.starts[list].replace(run),
         };
-        if let Some(right) = right {
-            self.runs[right].left = Some(run);
-        }
         let placed = &mut self.runs[run];
-        (placed.list, placed.left, placed.right) = (Some(list), left, right);
+        (placed.list, placed.right) = (Some(list), right);
         Ok(())
     }
 }
@@ -282,6 +278,6 @@ fn cut_runs(document: &Document) -> Vec<Run> {
 
 impl Run {
     fn new(id: Id, part: Struct) -> Run {
-        Run { id, part, list: None, left: None, right: None, needs: 0, needed_by: Vec::new() }
+        Run { id, part, list: None, right: None, needs: 0, needed_by: Vec::new() }
     }
 }

@@ -13,11 +13,11 @@ use thiserror::Error;
 
 use super::arrangement::Tangled;
 use super::awareness::{Allowance, Awareness};
-use super::document::{Document, StateVector};
-use super::lib0::Malformed;
+use super::document::Document;
+use super::lib0::MalformedYjs;
 use super::limits::{ASK_AGAIN, BYTES_PER_MESSAGE, QUIET, Rate, YjsLimits};
 use super::restoring::restoring;
-use super::wire::{self, Message};
+use super::wire::{self, Message, Messages};
 use crate::place::{Access, Closing, Effect, Frame, Reason, Socket};
 
 /// Why a document of Yjs cannot be read, or not be brought back.
@@ -25,7 +25,7 @@ use crate::place::{Access, Closing, Effect, Frame, Reason, Socket};
 pub enum YjsError {
     /// It is none.
     #[error("this is no document of Yjs: {0}")]
-    Malformed(#[from] Malformed),
+    Malformed(#[from] MalformedYjs),
     /// Somebody made it up so that its elements cannot be put in order in time.
     #[error("the document's elements cannot be put in order")]
     Tangled,
@@ -158,21 +158,22 @@ impl YjsRoom {
         if bytes.len() > self.limits.message_bytes {
             return self.close(now, socket, Closing::Final(Reason::UnknownError));
         }
-        let Ok(messages) = wire::read(bytes) else {
-            return self.close(now, socket, Closing::ComeBack);
-        };
+        let mut messages = Messages::new(bytes);
         let mut effects = Vec::new();
-        for message in messages {
-            let heard = self.heard_message(now, socket, message);
+        loop {
+            let heard = match messages.next() {
+                Ok(None) => return effects,
+                Ok(Some(message)) => self.heard_message(now, socket, message),
+                Err(_) => Err(Closing::ComeBack),
+            };
             match heard {
                 Ok(more) => effects.extend(more),
                 Err(closing) => {
                     effects.extend(self.close(now, socket, closing));
-                    break;
+                    return effects;
                 }
             }
         }
-        effects
     }
 
     /// A socket has gone.
@@ -247,7 +248,7 @@ impl YjsRoom {
         self.count(now, socket, 0)?;
         match message {
             Message::Step1(has) => {
-                let update = self.document.since(&has);
+                let update = self.document.since(has).map_err(|_| Closing::ComeBack)?;
                 self.count(now, socket, update.len())?;
                 Ok(vec![self.send(now, socket, wire::step_2(&update))])
             }
@@ -338,8 +339,8 @@ impl YjsRoom {
 
     /// Asks a socket for what the room lacks.
     fn ask(&mut self, now: Duration, socket: Socket) -> Effect {
-        let has: StateVector = self.document.state_vector();
-        self.send(now, socket, wire::step_1(&has))
+        let has = wire::step_1(&self.document.state_vector());
+        self.send(now, socket, has)
     }
 
     /// Tells everyone of changed states, whose they are too: to hear of it is how a client knows that it is connected.
