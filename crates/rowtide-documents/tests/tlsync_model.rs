@@ -11,6 +11,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use rowtide_documents::place::{Access, Closing, Reason};
 use serde_json::{Value, json};
+use tlsync::anything;
 use tlsync::diff::Records;
 use tlsync::world::World;
 
@@ -206,5 +207,26 @@ proptest! {
         steps in proptest::collection::vec(step(), 1..400)
     ) {
         play(&steps);
+    }
+
+    #[test]
+    fn whatever_somebody_says_hurts_nobody_else(
+        texts in proptest::collection::vec(anything::message(), 1..40)
+    ) {
+        let mut world = World::new(&[(8, Access::Edit), (7, Access::Edit), (6, Access::Read)]);
+        for who in 0..3 {
+            world.come(who);
+            world.hear(who, 1, 1);
+        }
+        for (n, text) in texts.iter().enumerate() {
+            world.members[n % 2].client.shown = Some(json!({"shown": [n]}));
+            do_edit(&mut world.members[n % 2].client.view, n % 4, &Edit::Move(n as u32));
+            world.members[n % 2].client.push();
+            world.hear(n % 2, 1, 1);
+            world.say_anything(text);
+            world.store(1);
+            world.deliver(n % 3, 2);
+        }
+        world.end();
     }
 }

@@ -57,6 +57,8 @@ pub(crate) struct World {
     past: BTreeMap<u64, Bytes>,
     /// Snapshots from before.
     older: Vec<Bytes>,
+    /// Somebody who says anything.
+    somebody: Option<Socket>,
 }
 
 pub(crate) fn records(snapshot: &[u8]) -> Records {
@@ -91,6 +93,7 @@ impl World {
             sockets: 0,
             held: VecDeque::new(),
             older: vec![snapshot.clone()],
+            somebody: None,
             snapshot,
             log: Vec::new(),
             durable: 0,
@@ -318,6 +321,25 @@ impl World {
         self.take(effects);
     }
 
+    /// Somebody who is there, or comes for it, says anything.
+    pub(crate) fn say_anything(&mut self, text: &str) {
+        let socket = self.somebody.unwrap_or_else(|| {
+            self.sockets += 1;
+            let socket = Socket(self.sockets);
+            let mut somebody = Client::new(8);
+            somebody.open(&schema(1));
+            let effects = self.room.join(self.now, socket, "somebody", Access::Edit, 7);
+            self.take(effects);
+            let effects = self.room.heard(self.now, socket, &somebody.outgoing[0]);
+            self.take(effects);
+            socket
+        });
+        let effects = self.room.heard(self.now, socket, text);
+        let ends = |effect: &Effect| matches!(effect, Effect::Close(at, _) if *at == socket);
+        self.somebody = Some(socket).filter(|_| !effects.iter().any(ends));
+        self.take(effects);
+    }
+
     /// Somebody of another release comes, and is sent away if the document has a schema.
     pub(crate) fn stranger(&mut self, newer: bool) {
         let snapshot: Value = serde_json::from_slice(&self.room.snapshot()).unwrap();
@@ -336,6 +358,10 @@ impl World {
 
     /// Everybody comes, and everything arrives. Then everybody sees the document, and everybody else.
     pub(crate) fn end(&mut self) {
+        if let Some(socket) = self.somebody.take() {
+            let effects = self.room.left(self.now, socket);
+            self.take(effects);
+        }
         for round in 0.. {
             assert!(round < 20, "it does not come to rest");
             for n in 0..self.members.len() {
