@@ -347,7 +347,12 @@ fn wake(shared: &Arc<Shared>, document: &DocumentId) -> Result<Mailbox, Document
     if let Some(room) = awake.filter(|room| !room.mailbox.requests.is_closed()) {
         return Ok(room.mailbox.clone());
     }
-    if awake.is_none() && registry.rooms.len() >= shared.limits.rooms_awake {
+    // A room that failed has gone without a word.
+    registry.rooms.remove(document);
+    if registry.rooms.len() >= shared.limits.rooms_awake {
+        registry.rooms.retain(|_, room| !room.mailbox.requests.is_closed());
+    }
+    if registry.rooms.len() >= shared.limits.rooms_awake {
         return Err(DocumentError::Full);
     }
     // Twice: those that a full room has closed are still there for a moment.

@@ -7,16 +7,19 @@
 //! into what is nested, so that one crafted update of some hundred kilobytes ends the process; tests hold this module
 //! against it.
 
+mod arrangement;
 mod awareness;
 mod document;
 mod elements;
 mod lib0;
 mod limits;
 mod ranges;
+mod restoring;
 mod room;
 mod structs;
+mod update;
 mod wire;
 
-pub use lib0::Malformed;
+pub use lib0::MalformedYjs;
 pub use limits::YjsLimits;
 pub use room::{YjsError, YjsRoom};

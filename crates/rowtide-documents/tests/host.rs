@@ -1,5 +1,7 @@
 //! The host on real files: whatever was told is there afterwards, and one document's trouble is no other's.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -1,5 +1,7 @@
 //! The journal: nothing that it said is durable is lost, whatever becomes of the process or of the end of a file.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use rowtide_documents::place::{Access, Closing, Reason};
 use serde_json::{Value, json};
+use tlsync::anything;
 use tlsync::diff::Records;
 use tlsync::world::World;
 
@@ -41,6 +42,7 @@ enum Step {
     Store { edits: usize },
     Save { keep_log: bool },
     Crash,
+    Lose { older: usize },
     Pass { ms: u64 },
     Rename { name: u32 },
     Restore { older: usize },
@@ -84,7 +86,7 @@ const WRONG: [(&str, Closing); 8] = [
 fn edit() -> impl Strategy<Value = Edit> {
     let piece = prop_oneof![Just("a"), Just("b😀"), Just("é"), Just("")];
     prop_oneof![
-        4 => Just(Edit::Remove),
+        6 => Just(Edit::Remove),
         3 => (0..4_u32).prop_map(Edit::Move),
         1 => piece.clone().prop_map(Edit::Write),
         4 => piece.prop_map(Edit::Type),
@@ -99,7 +101,7 @@ fn edit() -> impl Strategy<Value = Edit> {
 fn step() -> impl Strategy<Value = Step> {
     let who = 0..MEMBERS.len();
     prop_oneof![
-        80 => (who.clone(), 0..4_usize, edit()).prop_map(|(who, shape, edit)| Step::Edit { who, shape, edit }),
+        80 => (who.clone(), 0..8_usize, edit()).prop_map(|(who, shape, edit)| Step::Edit { who, shape, edit }),
         5 => (who.clone(), 0..9_u32).prop_map(|(who, at)| Step::Show { who, at }),
         50 => who.clone().prop_map(|who| Step::Push { who }),
         2 => who.clone().prop_map(|who| Step::Ping { who }),
@@ -111,6 +113,7 @@ fn step() -> impl Strategy<Value = Step> {
         30 => (1..5_usize).prop_map(|edits| Step::Store { edits }),
         2 => any::<bool>().prop_map(|keep_log| Step::Save { keep_log }),
         2 => Just(Step::Crash),
+        1 => (0..9_usize).prop_map(|older| Step::Lose { older }),
         10 => prop_oneof![0..30_u64, Just(5_000), Just(21_000)].prop_map(|ms| Step::Pass { ms }),
         1 => (0..3_u32).prop_map(|name| Step::Rename { name }),
         1 => (0..9_usize).prop_map(|older| Step::Restore { older }),
@@ -184,6 +187,7 @@ fn play(steps: &[Step]) {
             Step::Store { edits } => world.store(*edits),
             Step::Save { keep_log } => world.save(*keep_log),
             Step::Crash => world.crash(),
+            Step::Lose { older } => world.lose(*older),
             Step::Pass { ms } => world.pass(Duration::from_millis(*ms)),
             Step::Rename { name } => world.rename(&format!("name {name}")),
             Step::Restore { older } => world.restore(*older),
@@ -203,5 +207,26 @@ proptest! {
         steps in proptest::collection::vec(step(), 1..400)
     ) {
         play(&steps);
+    }
+
+    #[test]
+    fn whatever_somebody_says_hurts_nobody_else(
+        texts in proptest::collection::vec(anything::message(), 1..40)
+    ) {
+        let mut world = World::new(&[(8, Access::Edit), (7, Access::Edit), (6, Access::Read)]);
+        for who in 0..3 {
+            world.come(who);
+            world.hear(who, 1, 1);
+        }
+        for (n, text) in texts.iter().enumerate() {
+            world.members[n % 2].client.shown = Some(json!({"shown": [n]}));
+            do_edit(&mut world.members[n % 2].client.view, n % 4, &Edit::Move(n as u32));
+            world.members[n % 2].client.push();
+            world.hear(n % 2, 1, 1);
+            world.say_anything(text);
+            world.store(1);
+            world.deliver(n % 3, 2);
+        }
+        world.end();
     }
 }

@@ -1,6 +1,8 @@
 //! A room of Yjs against clients that are the library `yrs`: they edit what they like, go away, edit on, come back, and
 //! the server ends at any effect. In the end everyone has the same document, with all that was ever durable.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -480,6 +482,55 @@ proptest! {
         prop_assert_eq!(content(&stored(&room)), content(&whole));
     }
 
+    /// What a document was comes back, for those who are there, for those who come, and in one document for all who
+    /// edited meanwhile.
+    #[test]
+    fn an_earlier_state_comes_back(
+        before in proptest::collection::vec((0..2usize, change()), 1..30),
+        after in proptest::collection::vec((0..2usize, change()), 0..30),
+        late in proptest::collection::vec(change(), 0..5),
+        meet in 1..8usize,
+    ) {
+        let docs = [doc(1), doc(2)];
+        let offline = doc(3);
+        let mut room = YjsRoom::new(YjsLimits::default());
+        let mut earlier = None;
+        for (index, (who, change)) in before.iter().chain(&after).enumerate() {
+            if index == before.len() {
+                earlier = Some((room.snapshot(), content(&stored(&room))));
+                apply(&offline, &room.snapshot());
+            }
+            room.replay(&edit(&docs[*who], change)).unwrap();
+            if index % meet == 0 {
+                docs.iter().for_each(|doc| apply(doc, &room.snapshot()));
+            }
+        }
+        let (snapshot, says) = earlier.unwrap_or_else(|| (room.snapshot(), content(&stored(&room))));
+        docs.iter().for_each(|doc| apply(doc, &room.snapshot()));
+        room.join(Duration::ZERO, Socket(1), "s", Access::Read);
+        let effects = room.restore(Duration::ZERO, &snapshot).unwrap();
+        let [Effect::Edit(restoring), Effect::Send(Socket(1), _)] = &effects[..] else {
+            panic!("{effects:?}");
+        };
+        prop_assert_eq!(content(&stored(&room)), says.clone());
+        for doc in &docs {
+            apply(doc, restoring);
+            prop_assert_eq!(content(doc), says.clone());
+        }
+        for change in &late {
+            room.replay(&edit(&offline, change)).unwrap();
+        }
+        for doc in docs.iter().chain([&offline]) {
+            apply(doc, &room.snapshot());
+            prop_assert_eq!(content(doc), content(&stored(&room)));
+        }
+        // And again, to what it has become.
+        let says = content(&stored(&room));
+        let snapshot = room.snapshot();
+        room.restore(Duration::ZERO, &snapshot).unwrap();
+        prop_assert_eq!(content(&stored(&room)), says);
+    }
+
     /// Bytes that somebody made up, or changed, end nobody's stay but theirs.
     #[test]
     fn rubbish_ends_one_session(
@@ -516,8 +567,9 @@ proptest! {
         // What it has taken, it gives out again and reads again.
         let snapshot = room.snapshot();
         let again = YjsRoom::open(&snapshot, YjsLimits::default()).unwrap();
-        prop_assert_eq!(again.snapshot(), snapshot);
+        prop_assert_eq!(&again.snapshot(), &snapshot);
         prop_assert_eq!(again.document_bytes(), room.document_bytes());
+        room.restore(Duration::ZERO, &snapshot).unwrap();
         prop_assert_eq!(room.sessions(), if room.heard(Duration::ZERO, bad, &sync_message(0, &[0])).is_empty() { 1 } else { 2 });
     }
 }
@@ -740,5 +792,7 @@ fn crafted_updates_take_neither_memory_nor_the_stack() {
         assert_eq!(closed(&effects, 1), None);
     }
     assert_eq!(room.clock(), 2);
-    YjsRoom::open(&room.snapshot(), YjsLimits::default()).unwrap();
+    let snapshot = room.snapshot();
+    YjsRoom::open(&snapshot, YjsLimits::default()).unwrap();
+    room.restore(Duration::ZERO, &snapshot).unwrap();
 }

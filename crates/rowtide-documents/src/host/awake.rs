@@ -5,28 +5,31 @@
 //! the disk does: then everyone is sent away to come back, and the room is opened again from what is durable. While
 //! the journal cannot be written, or saves have failed for long, nobody may edit.
 
+mod carrying;
+mod storing;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
 
 use super::mailbox::{DocumentError, Done, Request};
 use super::naming::DocumentId;
-use super::objects::{StorageError, time_name};
 use super::opening::open;
 use super::outbox::{Outbox, frame_bytes};
 use super::room::Room;
 use super::saving::SavePlan;
 use super::shared::Shared;
 use super::telemetry;
-use crate::journal::{JournalState, Receipt, Refused};
-use crate::place::{Access, Closing, Effect, Frame, Reason, Socket};
+use crate::journal::{JournalState, Refused};
+use crate::place::{Access, Closing, Effect, Reason, Socket};
+use carrying::{Waiting, first_receipt};
+use storing::{Save, first_save};
 
 /// A message that is longer is read on a thread of its own, so that other rooms need not wait.
 const HEAVY_MESSAGE: usize = 64 << 10;
@@ -60,28 +63,6 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.0.sessions.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// What waits for an edit to be durable, or is one.
-#[derive(Debug)]
-enum Waiting {
-    Edit { receipt: Receipt, bytes: usize, since: Instant },
-    Send(Socket, Frame),
-    Close(Socket, Closing),
-    Done(Done),
-}
-
-/// A save that is under way.
-#[derive(Debug)]
-struct Save {
-    task: JoinHandle<Result<(), StorageError>>,
-    since: Instant,
-    clock: u64,
-    bytes: usize,
-    /// The last edit that is in it.
-    number: u64,
-    unsaved_bytes: usize,
-    asked: Vec<Done>,
 }
 
 /// Why a room ends.
@@ -384,78 +365,6 @@ impl AwakeTask {
         }
     }
 
-    /// Carries out effects, in order.
-    async fn take(&mut self, effects: Vec<Effect>) {
-        let mut effects = VecDeque::from(effects);
-        while let Some(effect) = effects.pop_front() {
-            match effect {
-                Effect::Edit(edit) => {
-                    let bytes = edit.len();
-                    let receipt = self.shared.journal.append(&self.key, edit, self.failures).await;
-                    self.waiting_bytes += bytes;
-                    self.waiting.push_back(Waiting::Edit { receipt, bytes, since: Instant::now() });
-                }
-                Effect::SendAtOnce(socket, frame) => effects.extend(self.send(socket, frame)),
-                Effect::Send(socket, frame) if self.waiting.is_empty() => {
-                    effects.extend(self.send(socket, frame));
-                }
-                Effect::Close(socket, closing) if self.waiting.is_empty() => {
-                    self.say_goodbye(socket, closing);
-                }
-                Effect::Send(socket, frame) => {
-                    self.waiting_bytes += frame_bytes(&frame);
-                    self.waiting.push_back(Waiting::Send(socket, frame));
-                }
-                Effect::Close(socket, closing) => {
-                    self.waiting.push_back(Waiting::Close(socket, closing));
-                }
-            }
-        }
-    }
-
-    /// Carries out what waits up to the next edit.
-    async fn release(&mut self) {
-        let mut effects = Vec::new();
-        while let Some(first) = self.waiting.pop_front() {
-            match first {
-                Waiting::Edit { .. } => {
-                    self.waiting.push_front(first);
-                    break;
-                }
-                Waiting::Send(socket, frame) => {
-                    self.waiting_bytes -= frame_bytes(&frame);
-                    effects.extend(self.send(socket, frame));
-                }
-                Waiting::Close(socket, closing) => self.say_goodbye(socket, closing),
-                Waiting::Done(done) => {
-                    done.send(Ok(())).ok();
-                }
-            }
-        }
-        self.take(effects).await;
-    }
-
-    /// Gives a frame to a socket. One that is too slow is gone, and what the room says to that is returned.
-    fn send(&mut self, socket: Socket, frame: Frame) -> Vec<Effect> {
-        let slow = self.members.get(&socket).is_some_and(|member| !member.outbox.push(frame));
-        if !slow {
-            return Vec::new();
-        }
-        if let Some(member) = self.members.remove(&socket) {
-            telemetry::slow();
-            member.outbox.give_up();
-        }
-        let now = self.now();
-        self.room.left(now, socket)
-    }
-
-    fn say_goodbye(&mut self, socket: Socket, closing: Closing) {
-        if let Some(member) = self.members.remove(&socket) {
-            telemetry::closed(closing);
-            member.outbox.close(closing);
-        }
-    }
-
     /// Has the room close a socket, or closes one that the room does not know.
     async fn close(&mut self, socket: Socket, closing: Closing) {
         let now = self.now();
@@ -465,34 +374,6 @@ impl AwakeTask {
             effects.push(Effect::Close(socket, closing));
         }
         self.take(effects).await;
-    }
-
-    async fn durable(&mut self, result: Result<u64, Refused>) {
-        let Some(Waiting::Edit { bytes, since, .. }) = self.waiting.pop_front() else { return };
-        self.waiting_bytes -= bytes;
-        match result {
-            Ok(number) => {
-                telemetry::pushed(since.elapsed());
-                self.number = number;
-                self.add_unsaved(bytes);
-                self.release().await;
-                self.refresh_refusing().await;
-            }
-            Err(Refused) => {
-                telemetry::refused();
-                self.end.get_or_insert(End::Broken);
-            }
-        }
-    }
-
-    fn add_unsaved(&mut self, bytes: usize) {
-        self.unsaved_bytes += bytes;
-        self.shared.unsaved_bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    fn remove_unsaved(&mut self, bytes: usize) {
-        self.unsaved_bytes -= bytes;
-        self.shared.unsaved_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     fn effective(&self, access: Access) -> Access {
@@ -515,94 +396,6 @@ impl AwakeTask {
             let effects = self.room.access_changed(now, socket, access);
             self.take(effects).await;
         }
-    }
-
-    fn plan_save(&mut self) {
-        let now = self.now();
-        if self.is_dirty() {
-            self.plan.changed(now);
-            if self.members.is_empty() {
-                self.plan.hurry(now);
-            }
-        }
-    }
-
-    async fn begin_save_if_due(&mut self) {
-        let due = self.plan.due().is_some_and(|due| due <= self.now());
-        // What is not durable is in no save: nobody may hear of it in the end.
-        if !due || self.save.is_some() || !self.waiting.is_empty() || self.end.is_some() {
-            return;
-        }
-        self.plan.begin();
-        if !self.is_dirty() && !self.for_history {
-            for done in self.asked.drain(..) {
-                done.send(Ok(())).ok();
-            }
-            return;
-        }
-        let heavy = self.room.document_bytes() > HEAVY_MESSAGE;
-        let Some(snapshot) = self.ask(heavy, |room| room.snapshot()).await else { return };
-        self.covered = self.room.clock();
-        self.save = Some(self.save_task(snapshot));
-    }
-
-    fn save_task(&mut self, snapshot: Bytes) -> Save {
-        let time = SystemTime::now();
-        let every = self.shared.limits.history_every;
-        let recent = |last: SystemTime| time.duration_since(last).is_ok_and(|since| since < every);
-        let for_history = std::mem::take(&mut self.for_history);
-        let time_name = if self.last_history.is_some_and(recent) && !for_history {
-            None
-        } else {
-            self.last_history = Some(time);
-            Some(time_name(time))
-        };
-        let bytes = snapshot.len();
-        let (objects, document) = (self.shared.objects.clone(), self.document.clone());
-        let task =
-            tokio::spawn(
-                async move { objects.save(&document, snapshot, time_name.as_deref()).await },
-            );
-        Save {
-            task,
-            since: Instant::now(),
-            clock: self.covered,
-            bytes,
-            number: self.number,
-            unsaved_bytes: self.unsaved_bytes,
-            asked: std::mem::take(&mut self.asked),
-        }
-    }
-
-    async fn saved(&mut self, result: Result<(), String>) {
-        let Some(save) = self.save.take() else { return };
-        match result {
-            Ok(()) => {
-                telemetry::saved(save.bytes, save.since.elapsed());
-                self.plan.succeeded();
-                self.shared.save_succeeded(&self.document);
-                self.shared.journal.settle(&self.key, save.number);
-                self.remove_unsaved(save.unsaved_bytes);
-                self.shared.tell_saved(&self.document, SystemTime::now());
-                for done in save.asked {
-                    done.send(Ok(())).ok();
-                }
-            }
-            Err(error) => {
-                tracing::error!(document = %self.document, error, "a document cannot be saved; it is tried again");
-                telemetry::save_failed();
-                self.shared.save_failed(&self.document, error);
-                // The clock goes up only, so this says that there is something to save.
-                self.covered = save.clock.wrapping_sub(1);
-                self.last_history = None;
-                let now = self.now();
-                self.plan.failed(now);
-                for done in save.asked {
-                    done.send(Err(DocumentError::Unsaved)).ok();
-                }
-            }
-        }
-        self.refresh_refusing().await;
     }
 
     async fn end(mut self, end: End) {
@@ -640,24 +433,6 @@ impl AwakeTask {
 impl Drop for AwakeTask {
     fn drop(&mut self) {
         self.remove_unsaved(self.unsaved_bytes);
-    }
-}
-
-async fn first_receipt(waiting: &mut VecDeque<Waiting>) -> Result<u64, Refused> {
-    match waiting.front_mut() {
-        // Without the journal's thread there is nobody to write it.
-        Some(Waiting::Edit { receipt, .. }) => receipt.await.unwrap_or(Err(Refused)),
-        _ => pending().await,
-    }
-}
-
-async fn first_save(save: &mut Option<Save>) -> Result<(), String> {
-    match save {
-        Some(save) => match (&mut save.task).await {
-            Ok(result) => result.map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        },
-        None => pending().await,
     }
 }
 

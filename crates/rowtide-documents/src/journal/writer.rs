@@ -248,11 +248,12 @@ impl Writer {
     /// Goes on in a new segment if it is time, and removes those that are of no use.
     fn tidy(&mut self) {
         let spent = self.end > SPENT_BYTES && self.index().is_spent(self.number);
-        if spent || self.end > SEGMENT_BYTES {
-            if let Err(error) = self.begin() {
-                self.fail(&error);
-                return;
-            }
+        let full = self.end > SEGMENT_BYTES;
+        if (spent || full)
+            && let Err(error) = self.begin()
+        {
+            self.fail(&error);
+            return;
         }
         self.remove_spent();
         if self.index().segments() > SEGMENTS {

@@ -93,6 +93,19 @@ impl ObjectDiff {
         self.0.iter().map(|(key, op)| key.len() + 8 + of_op(op)).sum()
     }
 
+    /// How deep what it puts is nested, with the objects and arrays that it is put into.
+    pub(super) fn depth(&self) -> usize {
+        let of_op = |op: &ValueOp| match op {
+            ValueOp::Put(value) => value.depth(),
+            ValueOp::Patch(inner) => inner.depth(),
+            ValueOp::AppendItems { items, .. } => {
+                1 + items.iter().map(Json::depth).max().unwrap_or(0)
+            }
+            ValueOp::AppendText { .. } | ValueOp::Delete => 0,
+        };
+        1 + self.0.iter().map(|(_, op)| of_op(op)).max().unwrap_or(0)
+    }
+
     /// Writes it for clients of a flavour; `after` is the value that it has led to.
     pub(super) fn write(&self, out: &mut Vec<u8>, after: &Json, flavour: Flavour) {
         out.push(b'{');

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::diff::{Flavour, ObjectDiff, RecordOp, RecordsDiff, ValueOp, apply, make};
-use super::json::{Json, Object};
+use super::json::{Json, MAX_DEPTH, Object};
 use super::limits::TlsyncLimits;
 use super::record::{InvalidRecord, Record, check, check_diff};
 use super::schema::Schema;
@@ -115,7 +115,7 @@ impl Document {
     ) -> Result<Change, InvalidRecord> {
         for (id, op) in &diff.0 {
             match op {
-                RecordOp::Put(state) => check(id, state, schema)?,
+                RecordOp::Put(state) => check(id, state, schema, limits)?,
                 RecordOp::Patch(diff) => {
                     if let Some(record) = self.records.get_mut(id) {
                         check_diff(record.value(), diff)?;
@@ -157,7 +157,12 @@ impl Document {
                 }
                 RecordOp::Remove => (0, 0),
             };
-            if growth > 0 && after > limits.record_bytes {
+            let depth = match op {
+                RecordOp::Put(state) => state.depth(),
+                RecordOp::Patch(diff) => diff.depth(),
+                RecordOp::Remove => 0,
+            };
+            if depth > MAX_DEPTH || (growth > 0 && after > limits.record_bytes) {
                 return false;
             }
             more += usize::from(before.is_none() && matches!(op, RecordOp::Put(_)));

@@ -17,6 +17,10 @@ pub(super) const VALUE_WEIGHT: usize = 8;
 /// What a key counts, beside its bytes.
 pub(super) const KEY_WEIGHT: usize = 4;
 
+/// How deep a record, or what is put into one, may be nested. All that is written of a record is read again, and is
+/// nested deeper there: [`serde_json`] reads up to 127 levels.
+pub(super) const MAX_DEPTH: usize = 100;
+
 /// A value.
 #[derive(Clone, Debug)]
 pub(super) enum Json {
@@ -60,6 +64,17 @@ impl Json {
                     object.iter().map(|(key, value)| entry_weight(key, value)).sum()
                 }
             }
+    }
+
+    /// How deep it is nested.
+    pub(super) fn depth(&self) -> usize {
+        match self {
+            Json::Null | Json::Bool(_) | Json::Number(_) | Json::Text(_) => 0,
+            Json::Array(items) => 1 + items.iter().map(Json::depth).max().unwrap_or(0),
+            Json::Object(object) => {
+                1 + object.iter().map(|(_, value)| value.depth()).max().unwrap_or(0)
+            }
+        }
     }
 
     /// Writes it as text.

@@ -9,6 +9,10 @@ pub struct TlsyncLimits {
     pub sessions: usize,
     /// The longest name that a client may have for its session, in bytes.
     pub session_name_bytes: usize,
+    /// How large a schema may be, in bytes of its JSON, about; a client with a larger one is refused.
+    pub schema_bytes: usize,
+    /// The longest id of a record, in bytes; a session that puts a longer one is ended with `INVALID_RECORD`.
+    pub id_bytes: usize,
     /// The largest message, put together, in bytes.
     pub message_bytes: usize,
     /// The most parts that a message may come in.
@@ -50,6 +54,8 @@ impl Default for TlsyncLimits {
         TlsyncLimits {
             sessions: 50,
             session_name_bytes: 256,
+            schema_bytes: 256 << 10,
+            id_bytes: 512,
             message_bytes: 8 << 20,
             message_parts: 64,
             records: 40_000,

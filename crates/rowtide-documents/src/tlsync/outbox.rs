@@ -13,8 +13,8 @@ use super::message::{Item, data};
 pub(super) struct Outbox {
     waiting: Vec<Bytes>,
     bytes: usize,
-    /// Until when what comes has to wait; `None` if nothing was sent lately.
-    until: Option<Duration>,
+    /// Until when what comes has to wait.
+    until: Duration,
 }
 
 impl Outbox {
@@ -25,28 +25,24 @@ impl Outbox {
         item: &Item,
         debounce: Duration,
     ) -> Option<Bytes> {
-        match self.until {
-            Some(until) if now < until || !self.waiting.is_empty() => {
-                let message = item.message();
-                self.bytes += message.len();
-                self.waiting.push(message);
-                self.due(now, debounce)
-            }
-            _ => {
-                self.until = Some(now + debounce);
-                Some(item.frame.clone())
-            }
+        if self.waiting.is_empty() && self.until <= now {
+            self.until = now + debounce;
+            return Some(item.frame.clone());
         }
+        let message = item.message();
+        self.bytes += message.len();
+        self.waiting.push(message);
+        self.due(now, debounce)
     }
 
     /// The frame whose time has come.
     pub(super) fn due(&mut self, now: Duration, debounce: Duration) -> Option<Bytes> {
-        if self.until.is_none_or(|until| now < until) {
+        if now < self.until {
             return None;
         }
-        let frame = self.flush();
-        self.until = frame.is_some().then(|| now + debounce);
-        frame
+        let frame = self.flush()?;
+        self.until = now + debounce;
+        Some(frame)
     }
 
     /// All that waits, at once.
@@ -56,9 +52,9 @@ impl Outbox {
         if waiting.is_empty() { None } else { Some(data(&waiting)) }
     }
 
-    /// When there is something to do next.
-    pub(super) fn until(&self) -> Option<Duration> {
-        self.until
+    /// When a frame is due, if something waits.
+    pub(super) fn next_due(&self) -> Option<Duration> {
+        if self.waiting.is_empty() { None } else { Some(self.until) }
     }
 
     /// How many bytes wait.

@@ -75,6 +75,11 @@ impl Schema {
         &self.written
     }
 
+    /// See [`Json::weight`].
+    pub(super) fn weight(&self) -> usize {
+        self.written.weight()
+    }
+
     /// Whether a client with another schema can be served by a room with this one: if every sequence is equal.
     pub(super) fn serves(&self, client: &Schema) -> Result<(), Mismatch> {
         let ahead = |a: &Schema, b: &Schema| {

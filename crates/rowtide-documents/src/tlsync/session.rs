@@ -93,7 +93,7 @@ impl Session {
                 Phase::Waiting { until } => *until,
                 Phase::Talking(talk) => {
                     let silent = talk.heard_at + limits.silence;
-                    talk.outbox.until().map_or(silent, |flush| flush.min(silent))
+                    talk.outbox.next_due().map_or(silent, |due| due.min(silent))
                 }
             },
         }
@@ -156,6 +156,18 @@ impl Here {
             Err(Unreadable::NoJson) => Err(Closing::ComeBack),
             Err(Unreadable::NoMessage) => Err(Closing::Final(Reason::UnknownError)),
         }
+    }
+}
+
+impl Here {
+    /// Whether it may be told as many bytes again as it was told when it connected.
+    pub(super) fn may_connect_again(
+        &mut self,
+        now: Duration,
+        bytes: usize,
+        limits: &TlsyncLimits,
+    ) -> bool {
+        self.talk().is_none() || self.pace.take(now, bytes, limits)
     }
 }
 

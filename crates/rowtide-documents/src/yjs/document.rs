@@ -9,41 +9,13 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::elements::{Elements, after, before};
-use super::lib0::{Malformed, Reader, put_number};
+use super::lib0::{MalformedYjs, Reader, put_number};
 use super::ranges::Ranges;
-use super::structs::{Id, Part, Struct, UpdateReader};
+use super::structs::{Id, Struct};
+use super::update::{Part, UpdateReader};
 
 /// What a range of deleted elements takes, about, in bytes.
 const RANGE_BYTES: usize = 48;
-
-/// How many elements of each client somebody has, from the first one on without a gap.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct StateVector(BTreeMap<u64, u64>);
-
-impl StateVector {
-    pub(crate) fn read(bytes: &[u8]) -> Result<StateVector, Malformed> {
-        let mut reader = Reader::new(bytes);
-        let mut clients = BTreeMap::new();
-        for _ in 0..reader.number()? {
-            clients.insert(reader.number()?, reader.number()?);
-        }
-        reader.end()?;
-        Ok(StateVector(clients))
-    }
-
-    pub(crate) fn write(&self, out: &mut Vec<u8>) {
-        put_number(out, self.0.len() as u64);
-        for (client, clock) in self.0.iter().rev() {
-            put_number(out, *client);
-            put_number(out, *clock);
-        }
-    }
-
-    /// Nobody's elements are there.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
 
 /// What an update brings that a document does not have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,7 +50,7 @@ impl Document {
     ///
     /// # Errors
     /// If it is no update.
-    pub(crate) fn news(&self, update: &[u8]) -> Result<News, Malformed> {
+    pub(crate) fn news(&self, update: &[u8]) -> Result<News, MalformedYjs> {
         let mut reader = UpdateReader::new(update)?;
         let mut news = News::default();
         while let Some(part) = reader.next()? {
@@ -105,7 +77,7 @@ impl Document {
     ///
     /// # Errors
     /// If it is no update; the document may have taken in the beginning of it.
-    pub(crate) fn apply(&mut self, update: &[u8]) -> Result<bool, Malformed> {
+    pub(crate) fn apply(&mut self, update: &[u8]) -> Result<bool, MalformedYjs> {
         let mut reader = UpdateReader::new(update)?;
         let mut gaps = false;
         while let Some(part) = reader.next()? {
@@ -117,7 +89,8 @@ impl Document {
         Ok(gaps)
     }
 
-    fn insert(&mut self, id: Id, part: Struct) -> bool {
+    /// Takes in elements, as far as they are not there. Tells whether others of their client are missing before them.
+    pub(crate) fn insert(&mut self, id: Id, part: Struct) -> bool {
         let elements = self.clients.entry(id.client).or_insert_with(|| Elements::new(id.client));
         self.struct_bytes -= elements.bytes();
         let gaps = elements.gaps(id.clock..id.clock + part.len);
@@ -147,7 +120,8 @@ impl Document {
         elements.has_gap()
     }
 
-    fn delete(&mut self, client: u64, range: Range<u64>) {
+    /// Takes in that elements are deleted, which may be still to come.
+    pub(crate) fn delete(&mut self, client: u64, range: Range<u64>) {
         for fresh in self.deleted.missing(client, range) {
             self.deleted.insert(client, fresh.clone());
             if let Some(elements) = self.clients.get_mut(&client) {
@@ -161,18 +135,49 @@ impl Document {
         }
     }
 
-    /// What is there.
-    pub(crate) fn state_vector(&self) -> StateVector {
-        let whole = self.clients.iter().map(|(client, elements)| (*client, elements.whole()));
-        StateVector(whole.filter(|(_, whole)| *whole > 0).collect())
+    /// How many elements of each client are there, from the first one on without a gap: a state vector, as Yjs writes
+    /// it.
+    pub(crate) fn state_vector(&self) -> Vec<u8> {
+        let whole = self.clients.iter().rev().map(|(client, elements)| (*client, elements.whole()));
+        let whole: Vec<_> = whole.filter(|(_, whole)| *whole > 0).collect();
+        let mut out = Vec::new();
+        put_number(&mut out, whole.len() as u64);
+        for (client, whole) in whole {
+            put_number(&mut out, client);
+            put_number(&mut out, whole);
+        }
+        out
     }
 
-    /// An update with all that somebody lacks who has `has`.
-    pub(crate) fn since(&self, has: &StateVector) -> Vec<u8> {
+    /// An update with all that somebody lacks who has the state vector `has`.
+    ///
+    /// # Errors
+    /// If that is no state vector.
+    pub(crate) fn since(&self, has: &[u8]) -> Result<Vec<u8>, MalformedYjs> {
+        let mut reader = Reader::new(has);
+        let mut clocks = BTreeMap::new();
+        for _ in 0..reader.number()? {
+            let (client, clock) = (reader.number()?, reader.number()?);
+            // Of others there is nothing to send.
+            if self.clients.contains_key(&client) {
+                clocks.insert(client, clock);
+            }
+        }
+        reader.end()?;
+        Ok(self.after(&clocks))
+    }
+
+    /// The document as one update.
+    pub(crate) fn to_update(&self) -> Vec<u8> {
+        self.after(&BTreeMap::new())
+    }
+
+    /// An update with the elements from these clocks on, and all deletions.
+    fn after(&self, clocks: &BTreeMap<u64, u64>) -> Vec<u8> {
         let mut clients = 0;
         let mut structs = Vec::new();
         for (client, elements) in self.clients.iter().rev() {
-            let from = has.0.get(client).copied().unwrap_or(0);
+            let from = clocks.get(client).copied().unwrap_or(0);
             clients += u64::from(elements.write(from, &mut structs));
         }
         let mut out = Vec::with_capacity(structs.len() + 16 + self.deleted.count() * 6);
@@ -182,9 +187,9 @@ impl Document {
         out
     }
 
-    /// The document as one update.
-    pub(crate) fn to_update(&self) -> Vec<u8> {
-        self.since(&StateVector::default())
+    /// The clients whose elements are there, in order.
+    pub(crate) fn clients(&self) -> impl DoubleEndedIterator<Item = u64> {
+        self.clients.keys().copied()
     }
 
     /// All structs, in the order of clients and clocks.

@@ -71,7 +71,8 @@ impl Ranges {
     }
 
     /// All ranges, clients in order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, Range<u64>)> + '_ {
+    #[cfg(test)]
+    fn iter(&self) -> impl Iterator<Item = (u64, Range<u64>)> + '_ {
         self.clients
             .iter()
             .flat_map(|(client, ranges)| ranges.iter().map(|(start, end)| (*client, *start..*end)))

@@ -11,19 +11,24 @@ use std::time::Duration;
 use bytes::Bytes;
 use thiserror::Error;
 
+use super::arrangement::Tangled;
 use super::awareness::{Allowance, Awareness};
-use super::document::{Document, StateVector};
-use super::lib0::Malformed;
+use super::document::Document;
+use super::lib0::MalformedYjs;
 use super::limits::{ASK_AGAIN, BYTES_PER_MESSAGE, QUIET, Rate, YjsLimits};
-use super::wire::{self, Message};
+use super::restoring::restoring;
+use super::wire::{self, Message, Messages};
 use crate::place::{Access, Closing, Effect, Frame, Reason, Socket};
 
-/// Why a document of Yjs cannot be read.
+/// Why a document of Yjs cannot be read, or not be brought back.
 #[derive(Debug, Error)]
-#[error("this is no document of Yjs: {source}")]
-pub struct YjsError {
-    #[from]
-    source: Malformed,
+pub enum YjsError {
+    /// It is none.
+    #[error("this is no document of Yjs: {0}")]
+    Malformed(#[from] MalformedYjs),
+    /// Somebody made it up so that its elements cannot be put in order in time.
+    #[error("the document's elements cannot be put in order")]
+    Tangled,
 }
 
 /// The authoritative copy of a document of Yjs, and who is there.
@@ -153,21 +158,22 @@ impl YjsRoom {
         if bytes.len() > self.limits.message_bytes {
             return self.close(now, socket, Closing::Final(Reason::UnknownError));
         }
-        let Ok(messages) = wire::read(bytes) else {
-            return self.close(now, socket, Closing::ComeBack);
-        };
+        let mut messages = Messages::new(bytes);
         let mut effects = Vec::new();
-        for message in messages {
-            let heard = self.heard_message(now, socket, message);
+        loop {
+            let heard = match messages.next() {
+                Ok(None) => return effects,
+                Ok(Some(message)) => self.heard_message(now, socket, message),
+                Err(_) => Err(Closing::ComeBack),
+            };
             match heard {
                 Ok(more) => effects.extend(more),
                 Err(closing) => {
                     effects.extend(self.close(now, socket, closing));
-                    break;
+                    return effects;
                 }
             }
         }
-        effects
     }
 
     /// A socket has gone.
@@ -200,12 +206,17 @@ impl YjsRoom {
         effects
     }
 
-    /// Makes the document what a snapshot says.
+    /// Makes the document what a snapshot says. That is an edit like others: nobody has to come back.
     ///
     /// # Errors
-    /// If it is no update of Yjs; nothing has happened then.
-    pub fn restore(&mut self, _now: Duration, _snapshot: &[u8]) -> Result<Vec<Effect>, YjsError> {
-        Ok(Vec::new())
+    /// If the snapshot is no update of Yjs, or cannot be put in order; nothing has happened then.
+    pub fn restore(&mut self, now: Duration, snapshot: &[u8]) -> Result<Vec<Effect>, YjsError> {
+        let mut earlier = Document::default();
+        earlier.apply(snapshot)?;
+        let update = restoring(&self.document, &earlier).map_err(|Tangled| YjsError::Tangled)?;
+        self.document.apply(&update)?;
+        self.clock += 1;
+        Ok(self.tell_edit(now, &update, None))
     }
 
     /// What is due at `now`.
@@ -237,7 +248,7 @@ impl YjsRoom {
         self.count(now, socket, 0)?;
         match message {
             Message::Step1(has) => {
-                let update = self.document.since(&has);
+                let update = self.document.since(has).map_err(|_| Closing::ComeBack)?;
                 self.count(now, socket, update.len())?;
                 Ok(vec![self.send(now, socket, wire::step_2(&update))])
             }
@@ -284,13 +295,7 @@ impl YjsRoom {
         let gaps =
             self.document.apply(update).map_err(|_| Closing::Final(Reason::InvalidRecord))?;
         self.clock += 1;
-        let frame = wire::update(update);
-        let mut effects = vec![Effect::Edit(frame.slice(frame.len() - update.len()..))];
-        let others: Vec<Socket> =
-            self.members.keys().copied().filter(|other| *other != socket).collect();
-        for other in others {
-            effects.push(self.send(now, other, frame.clone()));
-        }
+        let mut effects = self.tell_edit(now, update, Some(socket));
         if gaps
             && let Some(member) = self.members.get_mut(&socket)
             && member.asked.is_none_or(|asked| asked + ASK_AGAIN <= now)
@@ -299,6 +304,18 @@ impl YjsRoom {
             effects.push(self.ask(now, socket));
         }
         Ok(effects)
+    }
+
+    /// An edit, and telling everyone of it but who made it.
+    fn tell_edit(&mut self, now: Duration, update: &[u8], by: Option<Socket>) -> Vec<Effect> {
+        let frame = wire::update(update);
+        let mut effects = vec![Effect::Edit(frame.slice(frame.len() - update.len()..))];
+        let others: Vec<Socket> =
+            self.members.keys().copied().filter(|other| Some(*other) != by).collect();
+        for other in others {
+            effects.push(self.send(now, other, frame.clone()));
+        }
+        effects
     }
 
     /// Counts a message, or an answer to one; a socket that is over its rate is closed.
@@ -322,8 +339,8 @@ impl YjsRoom {
 
     /// Asks a socket for what the room lacks.
     fn ask(&mut self, now: Duration, socket: Socket) -> Effect {
-        let has: StateVector = self.document.state_vector();
-        self.send(now, socket, wire::step_1(&has))
+        let has = wire::step_1(&self.document.state_vector());
+        self.send(now, socket, has)
     }
 
     /// Tells everyone of changed states, whose they are too: to hear of it is how a client knows that it is connected.

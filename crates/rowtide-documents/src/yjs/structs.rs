@@ -1,41 +1,35 @@
-//! What an update of Yjs is made of: *structs*, runs of elements that one client inserted, and the elements that
-//! were deleted.
+//! What a document of Yjs is made of: *structs*, runs of elements that one client inserted.
 //!
 //! A struct says where its elements were inserted, by the ids of their neighbours then, and what they are. It can be
 //! cut anywhere between its elements, and a run that was typed on can be joined again: both say the same as before,
 //! because a cut names its left part as the neighbour of its right one. So updates can be merged and compared without
-//! ever ordering the elements. The format is version 1 of Yjs 13.
+//! ever ordering the elements.
 
-use std::ops::Range;
-
-use super::lib0::{MAX_NUMBER, Malformed, Reader, put_buffer, put_number};
+use super::lib0::{MalformedYjs, Reader, put_buffer, put_number};
 
 /// Texts and lists longer than this are cut when they are read, and not joined any further, so that a cut costs little.
-const RUN_BYTES: usize = 4 << 10;
+pub(super) const RUN_BYTES: usize = 4 << 10;
 
 /// What a struct takes beside its content, about, in bytes.
 const STRUCT_BYTES: usize = 128;
 
-const KIND: u8 = 0x1f;
-const HAS_KEY: u8 = 0x20;
-const HAS_RIGHT: u8 = 0x40;
-const HAS_LEFT: u8 = 0x80;
+/// The first byte of a struct: its kind, and what is said of its place.
+pub(super) const KIND: u8 = 0x1f;
+pub(super) const HAS_KEY: u8 = 0x20;
+pub(super) const HAS_RIGHT: u8 = 0x40;
+pub(super) const HAS_LEFT: u8 = 0x80;
 
-const GONE: u8 = 0;
-const DELETED: u8 = 1;
-const JSON: u8 = 2;
-const BINARY: u8 = 3;
-const TEXT: u8 = 4;
-const EMBED: u8 = 5;
-const FORMAT: u8 = 6;
-const TYPE: u8 = 7;
-const VALUES: u8 = 8;
-const DOCUMENT: u8 = 9;
-const SKIP: u8 = 10;
-
-const XML_ELEMENT: u64 = 3;
-const XML_HOOK: u64 = 5;
-const LAST_TYPE: u64 = 6;
+pub(super) const GONE: u8 = 0;
+pub(super) const DELETED: u8 = 1;
+pub(super) const JSON: u8 = 2;
+pub(super) const BINARY: u8 = 3;
+pub(super) const TEXT: u8 = 4;
+pub(super) const EMBED: u8 = 5;
+pub(super) const FORMAT: u8 = 6;
+pub(super) const TYPE: u8 = 7;
+pub(super) const VALUES: u8 = 8;
+pub(super) const DOCUMENT: u8 = 9;
+pub(super) const SKIP: u8 = 10;
 
 /// One element: the client that inserted it, and how many that client had inserted before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -135,7 +129,7 @@ impl Single {
 }
 
 /// The length of a text as Yjs counts it.
-fn utf16_len(text: &str) -> u64 {
+pub(super) fn utf16_len(text: &str) -> u64 {
     text.chars().map(|char| char.len_utf16() as u64).sum()
 }
 
@@ -167,7 +161,7 @@ fn values_len(list: List, bytes: &[u8], count: u64) -> usize {
     bytes.len() - reader.rest().len()
 }
 
-fn skip_value(list: List, reader: &mut Reader<'_>) -> Result<(), Malformed> {
+pub(super) fn skip_value(list: List, reader: &mut Reader<'_>) -> Result<(), MalformedYjs> {
     match list {
         List::Any => reader.skip_value(),
         List::Json => match reader.clone().text()? {
@@ -318,244 +312,4 @@ pub(crate) fn put_skip(out: &mut Vec<u8>, len: u64) {
 fn put_id(out: &mut Vec<u8>, id: Id) {
     put_number(out, id.client);
     put_number(out, id.clock);
-}
-
-/// What an update consists of.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Part {
-    /// Elements; the id is that of the first.
-    Struct(Id, Struct),
-    /// Elements of a client that were deleted.
-    Deleted(u64, Range<u64>),
-}
-
-/// Reads an update part by part, the structs first. Nothing of it is kept, so reading takes no memory whatever the
-/// update announces.
-#[derive(Clone, Debug)]
-pub(crate) struct UpdateReader<'a> {
-    reader: Reader<'a>,
-    state: State,
-    /// What is still to come of a long run.
-    run: Option<Run<'a>>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum State {
-    /// Clients still to come, structs of the present one, and the id of its next element.
-    Structs {
-        clients: u64,
-        structs: u64,
-        next: Id,
-    },
-    /// Clients still to come, ranges of the present one, and who that is.
-    Deleted {
-        clients: u64,
-        ranges: u64,
-        client: u64,
-    },
-    End,
-}
-
-/// Elements that are told of in parts.
-#[derive(Clone, Debug)]
-struct Run<'a> {
-    start: Id,
-    left: Option<Id>,
-    right: Option<Id>,
-    place: Option<Box<Place>>,
-    content: Elements<'a>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Elements<'a> {
-    Text(&'a str),
-    /// So many values.
-    Values(List, &'a [u8], u64),
-}
-
-impl Run<'_> {
-    /// The first part, and the rest if there is one.
-    fn part(self) -> (Id, Struct, Option<Self>) {
-        let Run { start, left, right, place, content } = self;
-        let (len, content, rest) = match content {
-            Elements::Text(text) => {
-                let (text, rest) = text.split_at(text.floor_char_boundary(RUN_BYTES));
-                let more = (!rest.is_empty()).then_some(Elements::Text(rest));
-                (utf16_len(text), Content::Text(text.to_owned()), more)
-            }
-            Elements::Values(list, bytes, count) => {
-                let mut reader = Reader::new(bytes);
-                let mut taken = 0;
-                while taken < count && bytes.len() - reader.rest().len() < RUN_BYTES {
-                    // They were read before.
-                    if skip_value(list, &mut reader).is_err() {
-                        break;
-                    }
-                    taken += 1;
-                }
-                let rest = reader.rest();
-                let values = &bytes[..bytes.len() - rest.len()];
-                let more = (taken < count).then_some(Elements::Values(list, rest, count - taken));
-                (taken, Content::Values(list, values.into()), more)
-            }
-        };
-        let next = Id { clock: start.clock + len, ..start };
-        let last = Id { clock: (start.clock + len).saturating_sub(1), ..start };
-        let rest =
-            rest.map(|content| Run { start: next, left: Some(last), right, place: None, content });
-        (start, Struct { len, body: Body::Item(Item { left, right, place, content }) }, rest)
-    }
-}
-
-impl<'a> UpdateReader<'a> {
-    pub(crate) fn new(update: &'a [u8]) -> Result<UpdateReader<'a>, Malformed> {
-        let mut reader = Reader::new(update);
-        let clients = reader.number()?;
-        let next = Id { client: 0, clock: 0 };
-        let state = State::Structs { clients, structs: 0, next };
-        Ok(UpdateReader { reader, state, run: None })
-    }
-
-    /// The next part; none at the end.
-    pub(crate) fn next(&mut self) -> Result<Option<Part>, Malformed> {
-        loop {
-            if let Some(run) = self.run.take() {
-                let (id, part, rest) = run.part();
-                self.run = rest;
-                // Early versions of Yjs wrote structs of no elements.
-                if part.len > 0 {
-                    return Ok(Some(Part::Struct(id, part)));
-                }
-                continue;
-            }
-            match &mut self.state {
-                State::Structs { structs: 0, clients: 0, .. } => {
-                    let clients = self.reader.number()?;
-                    self.state = State::Deleted { clients, ranges: 0, client: 0 };
-                }
-                State::Structs { structs: structs @ 0, clients, next } => {
-                    *clients -= 1;
-                    *structs = self.reader.number()?;
-                    *next = read_id(&mut self.reader)?;
-                }
-                State::Structs { structs, next, .. } => {
-                    *structs -= 1;
-                    let start = *next;
-                    let (len, read) = read_struct(&mut self.reader, start)?;
-                    next.clock = end_of(start.clock, len)?;
-                    match read {
-                        Read::Run(run) => self.run = Some(run),
-                        Read::Body(body) if len > 0 => {
-                            return Ok(Some(Part::Struct(start, Struct { len, body })));
-                        }
-                        Read::Body(_) | Read::Elsewhere => {}
-                    }
-                }
-                State::Deleted { ranges: 0, clients: 0, .. } => {
-                    self.reader.end()?;
-                    self.state = State::End;
-                }
-                State::Deleted { ranges: ranges @ 0, clients, client } => {
-                    *clients -= 1;
-                    *client = self.reader.number()?;
-                    *ranges = self.reader.number()?;
-                }
-                State::Deleted { ranges, client, .. } => {
-                    *ranges -= 1;
-                    let start = self.reader.number()?;
-                    let end = end_of(start, self.reader.number()?)?;
-                    return Ok(Some(Part::Deleted(*client, start..end)));
-                }
-                State::End => return Ok(None),
-            }
-        }
-    }
-}
-
-fn end_of(start: u64, len: u64) -> Result<u64, Malformed> {
-    start.checked_add(len).filter(|end| *end <= MAX_NUMBER).ok_or(Malformed::Number)
-}
-
-fn read_id(reader: &mut Reader<'_>) -> Result<Id, Malformed> {
-    Ok(Id { client: reader.number()?, clock: reader.number()? })
-}
-
-/// What was read of a struct.
-enum Read<'a> {
-    Run(Run<'a>),
-    Body(Body),
-    /// The elements are not in the update.
-    Elsewhere,
-}
-
-/// How many elements, and what they are.
-fn read_struct<'a>(reader: &mut Reader<'a>, start: Id) -> Result<(u64, Read<'a>), Malformed> {
-    let info = reader.byte()?;
-    let kind = info & KIND;
-    match kind {
-        SKIP => return Ok((reader.number()?, Read::Elsewhere)),
-        GONE => return Ok((reader.number()?, Read::Body(Body::Gone))),
-        _ => {}
-    }
-    let left = (info & HAS_LEFT != 0).then(|| read_id(reader)).transpose()?;
-    let right = (info & HAS_RIGHT != 0).then(|| read_id(reader)).transpose()?;
-    let place = if left.is_none() && right.is_none() {
-        let parent = match reader.number()? {
-            1 => Parent::Root(reader.text()?.into()),
-            _ => Parent::Element(read_id(reader)?),
-        };
-        let key = (info & HAS_KEY != 0).then(|| reader.text().map(Box::from)).transpose()?;
-        Some(Box::new(Place { parent, key }))
-    } else {
-        None
-    };
-    let (len, content) = match kind {
-        TEXT => {
-            let text = reader.text()?;
-            let content = Elements::Text(text);
-            return Ok((utf16_len(text), Read::Run(Run { start, left, right, place, content })));
-        }
-        JSON | VALUES => {
-            let list = if kind == JSON { List::Json } else { List::Any };
-            let len = reader.number()?;
-            let bytes =
-                reader.written(|reader| (0..len).try_for_each(|_| skip_value(list, reader)))?;
-            let content = Elements::Values(list, bytes, len);
-            return Ok((len, Read::Run(Run { start, left, right, place, content })));
-        }
-        DELETED => (reader.number()?, Content::Deleted),
-        _ => {
-            let single = match kind {
-                BINARY => Single::Binary,
-                EMBED => Single::Embed,
-                FORMAT => Single::Format,
-                TYPE => Single::Type,
-                DOCUMENT => Single::Document,
-                kind => return Err(Malformed::Kind(kind.into())),
-            };
-            let bytes = reader.written(|reader| skip_single(single, reader))?;
-            (1, Content::Single(single, bytes.into()))
-        }
-    };
-    Ok((len, Read::Body(Body::Item(Item { left, right, place, content }))))
-}
-
-fn skip_single(single: Single, reader: &mut Reader<'_>) -> Result<(), Malformed> {
-    match single {
-        Single::Binary => reader.buffer().map(drop),
-        Single::Embed => reader.json().map(drop),
-        Single::Format => {
-            reader.text()?;
-            reader.json().map(drop)
-        }
-        Single::Type => match reader.number()? {
-            XML_ELEMENT | XML_HOOK => reader.text().map(drop),
-            kind if kind <= LAST_TYPE => Ok(()),
-            kind => Err(Malformed::Kind(kind)),
-        },
-        Single::Document => {
-            reader.text()?;
-            reader.skip_value()
-        }
-    }
 }

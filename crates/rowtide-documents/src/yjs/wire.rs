@@ -1,12 +1,11 @@
 //! The messages of y-protocols, which clients of `y-websocket` and servers send each other in binary frames.
 //!
-//! Reading is strict: a frame is a row of whole messages, and what is none is [`Malformed`]. The updates in the
-//! messages are not looked into here, and those of awareness are ([`AwarenessEntry`]).
+//! Reading is strict: a frame is a row of whole messages, and what is none is [`MalformedYjs`]. The updates and state
+//! vectors in the messages are not looked into here, and what is said of awareness is ([`AwarenessEntry`]).
 
 use bytes::Bytes;
 
-use super::document::StateVector;
-use super::lib0::{Malformed, Reader, put_buffer, put_number};
+use super::lib0::{MalformedYjs, Reader, put_buffer, put_number};
 
 const SYNC: u64 = 0;
 const AWARENESS: u64 = 1;
@@ -18,6 +17,9 @@ const STEP_2: u64 = 1;
 const UPDATE: u64 = 2;
 
 const PERMISSION_DENIED: u64 = 0;
+
+/// One message tells of so many clients at the most.
+const MAX_ENTRIES: u64 = 10_000;
 
 /// What one client says of one client: who is there, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,37 +34,52 @@ pub(crate) struct AwarenessEntry<'a> {
 /// A message from a client.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Message<'a> {
-    /// What the client has; it wants the rest.
-    Step1(StateVector),
+    /// What the client has, as a state vector; it wants the rest.
+    Step1(&'a [u8]),
     /// What the client has and the server lacked, or an edit: an update either way.
     Update(&'a [u8]),
     Awareness(Vec<AwarenessEntry<'a>>),
     QueryAwareness,
 }
 
-/// The messages of a frame.
-pub(crate) fn read(frame: &[u8]) -> Result<Vec<Message<'_>>, Malformed> {
-    let mut reader = Reader::new(frame);
-    let mut messages = Vec::new();
-    while !reader.rest().is_empty() {
-        messages.push(match reader.number()? {
+/// The messages of a frame, one after the other.
+#[derive(Debug)]
+pub(crate) struct Messages<'a> {
+    reader: Reader<'a>,
+}
+
+impl<'a> Messages<'a> {
+    pub(crate) fn new(frame: &'a [u8]) -> Messages<'a> {
+        Messages { reader: Reader::new(frame) }
+    }
+
+    /// The next one; none at the end.
+    pub(crate) fn next(&mut self) -> Result<Option<Message<'a>>, MalformedYjs> {
+        let reader = &mut self.reader;
+        if reader.rest().is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(match reader.number()? {
             SYNC => match reader.number()? {
-                STEP_1 => Message::Step1(StateVector::read(reader.buffer()?)?),
+                STEP_1 => Message::Step1(reader.buffer()?),
                 STEP_2 | UPDATE => Message::Update(reader.buffer()?),
-                kind => return Err(Malformed::Kind(kind)),
+                kind => return Err(MalformedYjs::Kind(kind)),
             },
             AWARENESS => Message::Awareness(awareness_entries(reader.buffer()?)?),
             QUERY_AWARENESS => Message::QueryAwareness,
-            kind => return Err(Malformed::Kind(kind)),
-        });
+            kind => return Err(MalformedYjs::Kind(kind)),
+        }))
     }
-    Ok(messages)
 }
 
-fn awareness_entries(bytes: &[u8]) -> Result<Vec<AwarenessEntry<'_>>, Malformed> {
+fn awareness_entries(bytes: &[u8]) -> Result<Vec<AwarenessEntry<'_>>, MalformedYjs> {
     let mut reader = Reader::new(bytes);
+    let count = reader.number()?;
+    if count > MAX_ENTRIES {
+        return Err(MalformedYjs::Number);
+    }
     let mut entries = Vec::new();
-    for _ in 0..reader.number()? {
+    for _ in 0..count {
         entries.push(AwarenessEntry {
             client: reader.number()?,
             clock: reader.number()?,
@@ -74,10 +91,8 @@ fn awareness_entries(bytes: &[u8]) -> Result<Vec<AwarenessEntry<'_>>, Malformed>
 }
 
 /// Asks a client for what the server lacks.
-pub(crate) fn step_1(has: &StateVector) -> Bytes {
-    let mut vector = Vec::new();
-    has.write(&mut vector);
-    sync(STEP_1, &vector)
+pub(crate) fn step_1(state_vector: &[u8]) -> Bytes {
+    sync(STEP_1, state_vector)
 }
 
 /// Answers a client's step 1.

@@ -19,8 +19,8 @@ pub(crate) fn schema(version: u64) -> Value {
 pub(crate) fn limits() -> TlsyncLimits {
     TlsyncLimits {
         sessions: 8,
-        tombstones: 3,
-        tombstones_slack: 2,
+        tombstones: 1,
+        tombstones_slack: 1,
         messages_a_second: 1_000_000,
         messages_at_once: 1_000_000,
         ..TlsyncLimits::default()
@@ -53,14 +53,23 @@ pub(crate) struct World {
     /// The newest clock that a server that ends now would come back with.
     durable: u64,
     history: BTreeMap<u64, Records>,
+    /// The snapshots at the same clocks.
+    past: BTreeMap<u64, Bytes>,
     /// Snapshots from before.
     older: Vec<Bytes>,
+    /// Somebody who says anything.
+    somebody: Option<Socket>,
 }
 
 pub(crate) fn records(snapshot: &[u8]) -> Records {
     let snapshot: Value = serde_json::from_slice(snapshot).unwrap();
     let documents = snapshot["documents"].as_array().unwrap().iter();
     documents.map(|d| (d["state"]["id"].as_str().unwrap().to_owned(), d["state"].clone())).collect()
+}
+
+fn clock(snapshot: &[u8]) -> u64 {
+    let snapshot: Value = serde_json::from_slice(snapshot).unwrap();
+    snapshot["documentClock"].as_u64().unwrap()
 }
 
 impl World {
@@ -77,12 +86,14 @@ impl World {
         };
         World {
             history: BTreeMap::from([(0, records(&snapshot))]),
+            past: BTreeMap::from([(0, snapshot.clone())]),
             members: members.iter().enumerate().map(member).collect(),
             room,
             now: Duration::from_secs(1_000),
             sockets: 0,
             held: VecDeque::new(),
             older: vec![snapshot.clone()],
+            somebody: None,
             snapshot,
             log: Vec::new(),
             durable: 0,
@@ -92,7 +103,9 @@ impl World {
     /// Takes what the room wants, and remembers the document if it is another now.
     fn take(&mut self, effects: Vec<Effect>) {
         if self.room.clock() > *self.history.last_key_value().unwrap().0 {
-            self.history.insert(self.room.clock(), records(&self.room.snapshot()));
+            let snapshot = self.room.snapshot();
+            self.history.insert(self.room.clock(), records(&snapshot));
+            self.past.insert(self.room.clock(), snapshot);
         }
         for effect in effects {
             match effect {
@@ -158,14 +171,37 @@ impl World {
 
     /// The server ends and begins again: it has what was durable.
     pub(crate) fn crash(&mut self) {
+        for member in &self.members {
+            let told = member.client.server_clock;
+            assert!(told <= self.durable as i64, "{told} was told and is lost");
+        }
+        self.begin_again();
+    }
+
+    /// The server loses its disk and begins again with what was saved elsewhere some time ago. Everybody comes back
+    /// before anything else happens: later nobody could tell the new edits from those that are lost.
+    pub(crate) fn lose(&mut self, older: usize) {
+        self.snapshot = self.older[older % self.older.len()].clone();
+        self.log.clear();
+        self.durable = self.stored().clock();
+        // What was restored has become another past.
+        self.older.retain(|snapshot| clock(snapshot) <= self.durable);
+        self.begin_again();
+        for n in 0..self.members.len() {
+            self.come(n);
+            self.hear(n, 1, 1);
+            self.deliver(n, 1);
+        }
+    }
+
+    fn begin_again(&mut self) {
         self.held.clear();
         self.room = self.stored();
         assert_eq!(self.room.clock(), self.durable);
         self.history.split_off(&(self.durable + 1));
-        assert_eq!(records(&self.room.snapshot()), self.history[&self.durable]);
+        self.past.split_off(&(self.durable + 1));
+        assert_eq!(self.room.snapshot(), self.past[&self.durable]);
         for member in &mut self.members {
-            let told = member.client.server_clock;
-            assert!(told <= self.durable as i64, "{told} was told and is lost");
             member.socket = None;
             member.incoming.clear();
             member.client.closed();
@@ -285,6 +321,25 @@ impl World {
         self.take(effects);
     }
 
+    /// Somebody who is there, or comes for it, says anything.
+    pub(crate) fn say_anything(&mut self, text: &str) {
+        let socket = self.somebody.unwrap_or_else(|| {
+            self.sockets += 1;
+            let socket = Socket(self.sockets);
+            let mut somebody = Client::new(8);
+            somebody.open(&schema(1));
+            let effects = self.room.join(self.now, socket, "somebody", Access::Edit, 7);
+            self.take(effects);
+            let effects = self.room.heard(self.now, socket, &somebody.outgoing[0]);
+            self.take(effects);
+            socket
+        });
+        let effects = self.room.heard(self.now, socket, text);
+        let ends = |effect: &Effect| matches!(effect, Effect::Close(at, _) if *at == socket);
+        self.somebody = Some(socket).filter(|_| !effects.iter().any(ends));
+        self.take(effects);
+    }
+
     /// Somebody of another release comes, and is sent away if the document has a schema.
     pub(crate) fn stranger(&mut self, newer: bool) {
         let snapshot: Value = serde_json::from_slice(&self.room.snapshot()).unwrap();
@@ -303,6 +358,10 @@ impl World {
 
     /// Everybody comes, and everything arrives. Then everybody sees the document, and everybody else.
     pub(crate) fn end(&mut self) {
+        if let Some(socket) = self.somebody.take() {
+            let effects = self.room.left(self.now, socket);
+            self.take(effects);
+        }
         for round in 0.. {
             assert!(round < 20, "it does not come to rest");
             for n in 0..self.members.len() {

@@ -159,9 +159,13 @@ fn a_snapshot_is_read_as_it_was_written() {
     push(&mut document, &format!("{{{},{}}}", page("a", "é\\\""), page("b", "")), &limits).unwrap();
     push(&mut document, r#"{"page:b":["remove"]}"#, &limits).unwrap();
     document.adopt(schema());
+    document.history_start = 1;
     let written = snapshot::write(&document);
     let read = snapshot::read(&written).unwrap();
-    assert_eq!((read.clock, read.history_start, read.weight), (2, 0, document.weight));
+    assert_eq!((read.clock, read.history_start, read.weight), (2, 1, document.weight));
+    assert_eq!(read.tombstones, BTreeMap::from([("page:b".into(), 2)]));
+    assert_eq!(read.records["page:a"].changed_at, 1);
+    assert_eq!(read.schema.as_ref().unwrap().serves(&schema()), Ok(()));
     assert_eq!(snapshot::write(&read), written);
 }
 

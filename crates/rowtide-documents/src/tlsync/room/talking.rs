@@ -66,6 +66,11 @@ impl TlsyncRoom {
                 return self.refuse(now, id, connect.protocol.ok(), mismatch.into(), effects);
             }
         };
+        let bytes = self.document.weight();
+        let again = self.sessions.get_mut(id).and_then(Session::here);
+        if again.is_some_and(|here| !here.may_connect_again(now, bytes, &self.limits)) {
+            return self.end(now, id, Closing::Final(Reason::RateLimited), effects);
+        }
         let mut entries = Entries::default();
         let hydration = self.document.hydrate(connect.seen, &mut entries);
         for (other, session) in &self.sessions {
@@ -100,7 +105,8 @@ impl TlsyncRoom {
         schema: Option<Schema>,
     ) -> Result<(Protocol, Arc<Schema>), Mismatch> {
         let protocol = protocol?;
-        let schema = schema.ok_or(Mismatch::ClientTooOld)?;
+        let readable = schema.filter(|schema| schema.weight() <= self.limits.schema_bytes);
+        let schema = readable.ok_or(Mismatch::ClientTooOld)?;
         let of_others = || {
             let others = self.sessions.iter().filter(|(other, _)| *other != id);
             others.map(|(_, session)| session).find_map(Session::schema)
@@ -162,18 +168,33 @@ impl TlsyncRoom {
         }
         let asked = Asked { clock: push.clock, presence_alone, mended: push.mended, flavour };
         let result = self.result(&asked, &change, &entries);
-        if let Some(session) = self.sessions.get_mut(id) {
-            offer(session, now, &result, &self.limits, effects);
+        let session = self.sessions.get_mut(id);
+        let keeps_up =
+            session.is_none_or(|session| offer(session, now, &result, &self.limits, effects));
+        if !change.became.is_empty() || shown.is_some() {
+            self.tell_others(now, id, entries, &change, shown.as_ref(), effects);
         }
-        if change.became.is_empty() && shown.is_none() {
-            return;
+        if !keeps_up {
+            self.end(now, id, Closing::ComeBack, effects);
         }
-        let shown = shown.as_ref().zip(self.sessions.get(id)).map(|(became, session)| Shown {
+    }
+
+    /// Tells everybody else of a change, and of what a session shows of itself.
+    fn tell_others(
+        &mut self,
+        now: Duration,
+        id: &Arc<str>,
+        entries: Entries,
+        change: &Change,
+        shown: Option<&Became>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let shown = shown.zip(self.sessions.get(id)).map(|(became, session)| Shown {
             id: &session.presence.id,
             became,
             state: session.presence.state.as_ref(),
         });
-        let told = self.told(entries, &change, shown);
+        let told = self.told(entries, change, shown);
         self.tell(now, Some(id), &told, effects);
     }
 

@@ -164,6 +164,8 @@ fn data_is_sent_at_once_and_then_together() {
         (got.len(), data(got)),
         (1, (2..5).map(|n| result(1, n, n, &json!("commit"))).collect())
     );
+    // When nothing waits, there is nothing to wake up for but silence.
+    assert!(stage.room.next_tick().unwrap() > stage.now + ms(10_000));
     // As long as there is always something, it goes together.
     stage.now += ms(1);
     assert_eq!(frames(&stage.say(1, push(5)), 1), 0);
@@ -186,6 +188,16 @@ fn who_does_not_keep_up_comes_back() {
     assert_eq!(stage.say(1, push(2)), []);
     assert_eq!(stage.say(1, push(3)), [end(2, Closing::ComeBack)]);
     assert_eq!(stage.record("page:page").unwrap()["name"].as_str().unwrap().len(), 601);
+    // So does who is told too much of its own pushes, which are taken all the same.
+    let page = json!({"id": "page:page", "typeName": "page", "name": "x".repeat(900)});
+    assert_eq!(
+        stage.say(
+            1,
+            json!({"type": "push", "clientClock": 4, "diff": {"page:page": ["put", page]}})
+        ),
+        [end(1, Closing::ComeBack)]
+    );
+    assert_eq!(stage.record("page:page").unwrap()["name"].as_str().unwrap().len(), 900);
 }
 
 #[test]

@@ -191,6 +191,26 @@ fn who_says_too_much_is_sent_away() {
 }
 
 #[test]
+fn who_connects_again_and_again_is_sent_away() {
+    let limits = TlsyncLimits {
+        messages_a_second: 10,
+        messages_at_once: 20,
+        bytes_a_message: 20,
+        ..TlsyncLimits::default()
+    };
+    let mut stage = Stage::with(limits);
+    stage.enter(1, 8);
+    assert_eq!(stage.connect(1, 8, 0), [end(1, Closing::Final(Reason::RateLimited))]);
+}
+
+#[test]
+fn a_schema_that_is_too_large_is_none() {
+    let mut stage = Stage::with(TlsyncLimits { schema_bytes: 10, ..TlsyncLimits::default() });
+    stage.join(1, "a", ALL);
+    assert_eq!(stage.connect(1, 8, 0), [end(1, OLD)]);
+}
+
+#[test]
 fn what_is_no_message_ends_one_session() {
     const BACK: Closing = Closing::ComeBack;
     const WRONG: Closing = Closing::Final(Reason::UnknownError);

@@ -61,6 +61,41 @@ fn edits_that_do_not_follow_are_errors() {
 }
 
 #[test]
+fn records_that_are_nested_deep_are_read_again() {
+    let deep = |depth: usize, leaf: u64| {
+        let nested = format!("{}{leaf}{}", r#"{"a":"#.repeat(depth), "}".repeat(depth));
+        format!(
+            r#"{{"type":"push","clientClock":1,"diff":{{"shape:a":["put",
+                {{"id":"shape:a","typeName":"shape","props":{nested}}}]}}}}"#
+        )
+    };
+    let mut stage = Stage::new();
+    stage.enter(1, 8);
+    for leaf in 0..3 {
+        stage.hear(1, &deep(99, leaf));
+    }
+    assert_eq!(stage.room.clock(), 3);
+    let fresh = TlsyncRoom::new(TlsyncLimits::default()).snapshot();
+    assert_eq!(made(&fresh, &stage.edits).unwrap().snapshot(), stage.room.snapshot());
+    // What is deeper is discarded, by a patch too; what no message can hold is no message.
+    stage.hear(1, &deep(100, 7));
+    let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    let patch = |depth: usize| {
+        format!(
+            r#"{{"type":"push","clientClock":1,"diff":{{"shape:a":["patch",{{"b":["put",{}]}}]}}}}"#,
+            nested(depth)
+        )
+    };
+    stage.hear(1, &patch(100));
+    assert_eq!(stage.room.clock(), 3);
+    stage.hear(1, &patch(99));
+    assert_eq!(stage.room.clock(), 4);
+    assert_eq!(stage.hear(1, &patch(1_000)), [end(1, Closing::ComeBack)]);
+    assert_eq!(made(&fresh, &stage.edits).unwrap().snapshot(), stage.room.snapshot());
+    assert!(made(&stage.room.snapshot(), &[]).is_ok());
+}
+
+#[test]
 fn a_restored_document_is_the_newest_of_all() {
     let (mut stage, snapshots) = edited();
     stage.room.restore(stage.now, &snapshots[1]).unwrap();
