@@ -8,6 +8,7 @@ use rowtide::auth::{AuthOptions, sign};
 use rowtide::limits::{ClientLimits, ConnectionLimits};
 use rowtide::server::{Server, ServerOptions};
 use rowtide_client::{Client, ClientOptions};
+use rowtide_documents::host::HostLimits;
 use rowtide_gateway::GatewayOptions;
 use rowtide_log::LogOptions;
 use rowtide_plan::definition::Definition;
@@ -99,7 +100,7 @@ impl App {
         let mut options = ServerOptions {
             definition: Arc::clone(definition),
             log: LogOptions {
-                dir: log.path().to_owned(),
+                dir: log.path().join("log"),
                 retention: Duration::from_secs(600),
                 max_bytes: 1 << 30,
             },
@@ -122,6 +123,11 @@ impl App {
                 prepared_statements: true,
                 mutation_answer: Duration::from_secs(30),
                 mutation_look: Duration::from_secs(5),
+            },
+            documents_dir: log.path().join("documents"),
+            documents: HostLimits {
+                save_after: Duration::from_millis(200),
+                ..HostLimits::default()
             },
             listen: ([127, 0, 0, 1], 0).into(),
             connections: ConnectionLimits::default(),

@@ -2,6 +2,7 @@
 //! each test, a server over it, and a way to wait for something without sleeping for a guess.
 
 mod app;
+mod at_document;
 mod captured;
 mod command;
 mod database;
@@ -22,6 +23,7 @@ mod truth;
 mod writer;
 
 pub use app::{App, SECRET};
+pub use at_document::{AtDocument, Came, Drawer, Texter};
 pub use captured::Captured;
 pub use command::{Running, Said, rowtide, rowtide_bench, said};
 pub use database::{Database, cluster};

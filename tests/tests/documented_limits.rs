@@ -7,10 +7,15 @@ use std::time::Duration;
 use rowtide::config::{Config, Settings};
 use rowtide::limits::{
     self, ACCEPT_BACKLOG, AUTH_PER_MINUTE, CONNECT_TIMEOUT, ClientLimits, ConnectionLimits,
-    FIRST_MESSAGE_BYTES, FULL_PATIENCE, HEAD_BYTES, HEALTH_CONNECTIONS, HEALTH_TIMEOUT,
-    MAX_TOKEN_BYTES, MAX_USER_ID_BYTES, MESSAGES_PER_SECOND, MUTATION_QUEUE, MUTATION_QUEUE_BYTES,
-    PING_AFTER, RATE_PATIENCE, SILENCE, WRITE_TIMEOUT,
+    DRAIN_TIMEOUT, FIRST_MESSAGE_BYTES, FULL_PATIENCE, HEAD_BYTES, HEALTH_CONNECTIONS,
+    HEALTH_TIMEOUT, MAX_TOKEN_BYTES, MAX_USER_ID_BYTES, MESSAGES_PER_SECOND, MUTATION_QUEUE,
+    MUTATION_QUEUE_BYTES, PING_AFTER, RATE_PATIENCE, SAVE_TIMEOUT, SILENCE, STOP_PATIENCE,
+    WRITE_TIMEOUT, documents,
 };
+use rowtide_documents::host::HostLimits;
+use rowtide_documents::tlsync::TlsyncLimits;
+use rowtide_documents::yjs::YjsLimits;
+use rowtide_postgres::standings::STANDING_TIMEOUT;
 
 const PAGE: &str = include_str!("../../docs/configuration.md");
 
@@ -97,6 +102,11 @@ fn what_cannot_be_set_is_what_the_page_tells_of() {
     };
     let messages = number(u64::from(MESSAGES_PER_SECOND));
     let waiting = MUTATION_QUEUE_BYTES >> 20;
+    let mib = |bytes: usize| format!("{} MiB", bytes >> 20);
+    let (tlsync, yjs) = (TlsyncLimits::default(), YjsLimits::default());
+    let host = HostLimits::default();
+    // What one frame may be is what the message may be.
+    assert_eq!(documents::YJS_FRAME_BYTES, yjs.message_bytes);
     let rows = rows();
     for (limit, expected) in [
         ("connections that wait to be accepted", number(u64::from(ACCEPT_BACKLOG))),
@@ -128,6 +138,60 @@ fn what_cannot_be_set_is_what_the_page_tells_of() {
         (
             "waiting for the rate, for room in a full queue, before the client is sent away",
             format!("{}, {}", s(RATE_PATIENCE), s(FULL_PATIENCE)),
+        ),
+        (
+            "a document: sockets, of tlsync and of Yjs",
+            format!("{}, {}", tlsync.sessions, yjs.sessions),
+        ),
+        (
+            "a document: its size, of tlsync and of Yjs; records of tlsync",
+            format!(
+                "{}, {}; {}",
+                mib(tlsync.document_bytes),
+                mib(yjs.document_bytes),
+                number(tlsync.records as u64)
+            ),
+        ),
+        (
+            "a message to a document of tlsync, in all, and one frame of it; one of Yjs",
+            format!(
+                "{}, {}; {}",
+                mib(tlsync.message_bytes),
+                mib(documents::TLSYNC_FRAME_BYTES),
+                mib(yjs.message_bytes)
+            ),
+        ),
+        (
+            "messages of one socket of a document, of tlsync and of Yjs",
+            format!(
+                "{} a second and {} at once, {} a second",
+                tlsync.messages_a_second,
+                number(u64::from(tlsync.messages_at_once)),
+                yjs.messages_per_second
+            ),
+        ),
+        ("name of a session of a document", format!("{} bytes", documents::MAX_SESSION_ID_BYTES)),
+        (
+            "a document's row that is not there when somebody connects is looked for",
+            s(documents::MISSING_FOR),
+        ),
+        (
+            "what somebody may do with a document is not known: when they connect, while they are there",
+            format!("{}, {}", s(documents::UNKNOWN_AT_CONNECT), s(documents::UNKNOWN_WHILE_OPEN)),
+        ),
+        (
+            "one question of what people may do with documents",
+            format!("{}, {} people", s(STANDING_TIMEOUT), documents::ASKED_AT_ONCE),
+        ),
+        ("open documents", number(host.rooms_awake as u64)),
+        ("the first edit of a document that is not saved waits", s(host.save_after)),
+        (
+            "edits of one document that are not saved; beyond it the document can only be read",
+            mib(host.unsaved_bytes),
+        ),
+        (
+            "stopping: for what was sent to be acknowledged, for goodbyes and mutations in all, for documents to be saved",
+            format!("{}, {}, {}", s(STOP_PATIENCE), s(DRAIN_TIMEOUT), s(SAVE_TIMEOUT)),
         ),
         ("token", kib(MAX_TOKEN_BYTES)),
         ("user id", format!("{} bytes", number(MAX_USER_ID_BYTES as u64))),

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use rowtide_tests::{App, Raw, Writer, eventually, http_get};
+use rowtide_tests::{App, Drawer, Raw, Writer, eventually, http_get};
 use serde_json::json;
 
 /// The names that a text tells of, in the order of the alphabet.
@@ -46,6 +46,19 @@ async fn what_is_exported_is_what_the_page_for_operators_tells_of() {
     };
     let (outcome, ()) = tokio::join!(ann.mutate(rows), held);
     outcome.applied();
+    let row = sql.query_one(
+        "SELECT id FROM file WHERE \"ownerId\" = 'u1' AND NOT \"isDeleted\" LIMIT 1",
+        &[],
+    );
+    let path = format!("/app/file/{}", row.await.unwrap().get::<_, String>(0));
+    let address = app.address().to_string();
+    let mut drawer = Drawer::live(&address, &path, Some(&App::token("u1")), "s").await;
+    assert_eq!(drawer.draw("page").await, "commit");
+    let saved = || async {
+        let text = http_get(&app, "/metrics").await;
+        names(&text).contains("rowtide_room_save_seconds_count").then_some(())
+    };
+    eventually("the drawing is saved", saved).await;
     app.stop_server().await;
     app.start_server().await;
     let exported = eventually("the slot is looked at", || async {

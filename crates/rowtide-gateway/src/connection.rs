@@ -462,7 +462,7 @@ fn text(frame: Bytes) -> Message {
 }
 
 /// What to say of a frame that cannot be read; nothing if the connection is gone.
-fn unreadable(error: &Error) -> Option<String> {
+pub(crate) fn unreadable(error: &Error) -> Option<String> {
     if let Error::Io(error) = error
         && let Some(too_long) = error.get_ref().and_then(|error| error.downcast_ref::<TooLong>())
     {

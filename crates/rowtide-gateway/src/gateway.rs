@@ -182,6 +182,11 @@ impl Gateway {
         self.shared.take_rate(user, operations, Duration::ZERO) == Verdict::Now
     }
 
+    /// Cancelled when sessions are to say goodbye.
+    pub fn stopping(&self) -> CancellationToken {
+        self.shared.stop.clone()
+    }
+
     /// Counts a connect that was rejected before there was a conversation.
     pub fn count_rejected_connect(&self, code: ErrorCode) {
         telemetry::rejected(code);

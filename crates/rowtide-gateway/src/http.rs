@@ -14,22 +14,20 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use futures_util::{SinkExt, StreamExt};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use rowtide_protocol::SUBPROTOCOL;
-use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use crate::connection::{self, Saying};
 use crate::conversation::Conversation;
 use crate::gate::{Gate, Socket};
 use crate::gateway::Gateway;
+use crate::held_socket::{HeldSocket, goodbye};
 use crate::http_server::Seat;
-use crate::limits::{FIRST_MESSAGE_BYTES, GOODBYE_TIMEOUT, READ_BUFFER_BYTES};
+use crate::limits::{FIRST_MESSAGE_BYTES, READ_BUFFER_BYTES};
 use crate::session::Session;
 
 /// A request to become a WebSocket.
@@ -97,17 +95,7 @@ impl Upgrade {
 
     /// Answers, and closes the socket with this code and reason.
     pub fn turn_away(self, code: u16, reason: &'static str) -> Response {
-        self.answer(FIRST_MESSAGE_BYTES, async move |mut socket: Socket| {
-            let reason = Utf8Bytes::from_static(reason);
-            socket.get_mut().leave();
-            let goodbye = async {
-                let close = CloseFrame { code: code.into(), reason };
-                drop(socket.send(Message::Close(Some(close))).await);
-                while let Some(Ok(_)) = socket.next().await {}
-            };
-            // Whether the client hears it is up to the client.
-            drop(timeout(GOODBYE_TIMEOUT, goodbye).await);
-        })
+        self.answer(FIRST_MESSAGE_BYTES, move |socket| goodbye(socket, code, reason))
     }
 
     /// Answers, and does with the socket what `talk` does. Messages have at most `limit` bytes.
@@ -168,6 +156,23 @@ impl Gateway {
             let conversation = begin(&gateway);
             let shared = Arc::clone(&gateway.shared);
             tracker.track_future(connection::serve(socket, shared, conversation)).await;
+        })
+    }
+
+    /// Answers an upgrade, and hands its socket to `talk`. Messages have at most `limit` bytes. The server's stop waits for
+    /// it, so it ends soon after [`Gateway::stopping`].
+    pub fn hold<F>(
+        &self,
+        upgrade: Upgrade,
+        limit: usize,
+        talk: impl FnOnce(HeldSocket) -> F + Send + 'static,
+    ) -> Response
+    where
+        F: Future<Output = ()> + Send,
+    {
+        let (tracker, clock) = (self.shared.sessions.clone(), self.shared.clock);
+        upgrade.answer(limit, async move |socket| {
+            tracker.track_future(talk(HeldSocket::new(socket, clock))).await;
         })
     }
 }

@@ -3,6 +3,7 @@
 //! Branches that would hold the same topics for the same views are one branch, so that a path which
 //! several rules share is loaded, kept and followed once.
 
+mod documents;
 mod identity;
 mod names;
 mod predicate;
@@ -34,28 +35,30 @@ const MAX_BRANCHES: usize = 4_096;
 /// # Errors
 /// All that does not fit the catalog, each with its place in the definition.
 pub fn compile(definition: &Definition, catalog: &Catalog) -> Result<Plan, DefinitionError> {
-    let (plan, problems) = compile_tables(definition, catalog);
-    let problems: Vec<DefinitionProblem> =
-        problems.into_iter().flat_map(|(_, found)| found).collect();
+    let (plan, tables, documents) = compile_all(definition, catalog);
+    let problems = tables.into_iter().chain(documents);
+    let problems: Vec<DefinitionProblem> = problems.flat_map(|(_, found)| found).collect();
     if problems.is_empty() { Ok(plan) } else { Err(definition.error(problems)) }
 }
 
 /// Compiles what fits the catalog: tables whose rules do not fit any more have no branches, and are
-/// returned with the reason.
+/// returned with the reason; so are documents that do not fit, as `documents.NAME`.
 pub fn compile_partly(
     definition: &Definition,
     catalog: &Catalog,
 ) -> (Plan, Vec<(String, DefinitionError)>) {
-    let (mut plan, problems) = compile_tables(definition, catalog);
-    plan.unfit = problems.iter().map(|(table, _)| table.clone()).collect();
-    let rejected = problems.into_iter().map(|(table, found)| (table, definition.error(found)));
+    let (mut plan, tables, documents) = compile_all(definition, catalog);
+    plan.unfit = tables.iter().map(|(table, _)| table.clone()).collect();
+    let rejected = tables.into_iter().chain(documents);
+    let rejected = rejected.map(|(table, found)| (table, definition.error(found)));
     (plan, rejected.collect())
 }
 
-/// The problems of each table of the definition.
-type ByTable = Vec<(String, Vec<DefinitionProblem>)>;
+/// The problems of each entry of the definition.
+type ByEntry = Vec<(String, Vec<DefinitionProblem>)>;
 
-fn compile_tables(definition: &Definition, catalog: &Catalog) -> (Plan, ByTable) {
+/// What fits, and the problems of tables and of documents.
+fn compile_all(definition: &Definition, catalog: &Catalog) -> (Plan, ByEntry, ByEntry) {
     let mut rejected: BTreeMap<usize, Vec<DefinitionProblem>> = BTreeMap::new();
     loop {
         let mut compiler = Compiler::new(definition, catalog);
@@ -72,6 +75,16 @@ fn compile_tables(definition: &Definition, catalog: &Catalog) -> (Plan, ByTable)
                 rejected.insert(index, found);
             }
         }
+        let mut documents = Vec::new();
+        for document in &definition.documents {
+            let before = compiler.plan.clone();
+            compiler.document(document);
+            let found = std::mem::take(&mut compiler.problems);
+            if !found.is_empty() {
+                compiler.plan = before;
+                documents.push((format!("documents.{}", document.name), found));
+            }
+        }
         let plan = compiler.finish();
         // Only now it is known what a replica identity must hold. Each table that is rejected for that makes
         // it less for the others, so this is repeated.
@@ -86,7 +99,7 @@ fn compile_tables(definition: &Definition, catalog: &Catalog) -> (Plan, ByTable)
         if !more {
             let name = |index: usize| definition.tables[index].wire_name.clone();
             let by_table = rejected.into_iter().map(|(index, found)| (name(index), found));
-            return (plan, by_table.collect());
+            return (plan, by_table.collect(), documents);
         }
     }
 }

@@ -1,17 +1,23 @@
-//! `rowtide.toml` as a person writes it: tables, who sees which rows, who may write what. Reading it
+//! `rowtide.toml` as a person writes it: tables, who sees which rows, who may write what, live documents. Reading it
 //! checks its form and the language of its rules; whether tables and columns exist is checked when it
 //! is compiled against a catalog.
+
+mod documents;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use toml::Spanned;
 
+pub(crate) use self::documents::DocumentDefinition;
+use self::documents::{DocumentEntry, document};
 use crate::catalog::TableName;
+use crate::documents::DocumentProtocol;
 use crate::error::{DefinitionError, DefinitionProblem};
+use crate::judged_rule::{JudgedRule, Rows};
 use crate::rule::{Name, Rule, parse};
 use crate::sql_text::{Span, SqlText};
-use crate::write_rules::{InsertRule, RowLimit, WriteRule};
+use crate::write_rules::{InsertRule, RowLimit};
 
 /// A definition whose rules have been read.
 #[derive(Clone, Debug)]
@@ -19,6 +25,7 @@ pub struct Definition {
     pub(crate) file: String,
     pub(crate) text: String,
     pub(crate) tables: Vec<TableDefinition>,
+    pub(crate) documents: Vec<DocumentDefinition>,
     pub(crate) min_client: Option<i64>,
     older_clients: bool,
 }
@@ -35,8 +42,8 @@ pub(crate) struct TableDefinition {
     pub(crate) readonly: Vec<Name>,
     pub(crate) insert: Option<InsertRule>,
     /// The columns that each update is about, if it names them, and its rule.
-    pub(crate) updates: Vec<(Option<Vec<Name>>, WriteRule)>,
-    pub(crate) delete: Option<WriteRule>,
+    pub(crate) updates: Vec<(Option<Vec<Name>>, JudgedRule)>,
+    pub(crate) delete: Option<JudgedRule>,
 }
 
 #[derive(Deserialize)]
@@ -46,6 +53,8 @@ struct File {
     app: App,
     #[serde(default)]
     tables: BTreeMap<Spanned<String>, Entry>,
+    #[serde(default)]
+    documents: BTreeMap<Spanned<String>, DocumentEntry>,
 }
 
 #[derive(Default, Deserialize)]
@@ -125,7 +134,8 @@ impl Definition {
             let help = "a definition has [app] and [tables.NAME] with `visible`, and may have \
                         `immutable`, `readonly`, [tables.NAME.insert], [[tables.NAME.update]] and \
                         [tables.NAME.delete]; a table of another schema than public is \
-                        [tables.\"SCHEMA.NAME\"]";
+                        [tables.\"SCHEMA.NAME\"]. [documents.NAME] has `table`, `protocol`, `read` and \
+                        `edit`, and may have `alive`, `name` and `touched`";
             fail(vec![DefinitionProblem::new(place, message, "here").help(help)])
         })?;
         let mut problems = Vec::new();
@@ -136,6 +146,14 @@ impl Definition {
                 Err(found) => problems.extend(found),
             }
         }
+        let mut documents = Vec::new();
+        for (key, entry) in &read.documents {
+            match document(text, key, entry) {
+                Ok(document) => documents.push(document),
+                Err(found) => problems.extend(found),
+            }
+        }
+        documents.sort_by_key(|document: &DocumentDefinition| document.span.start);
         if problems.is_empty() && tables.is_empty() {
             let help = "write an entry for each table, such as\n[tables.note]\n\
                         visible = '\"ownerId\" = auth.user_id'";
@@ -166,7 +184,7 @@ impl Definition {
         let min_client = read.app.min_client;
         let older_clients = read.app.older_clients.is_some_and(Spanned::into_inner);
         let (file, text) = (file.to_owned(), text.to_owned());
-        Ok(Definition { file, text, tables, min_client, older_clients })
+        Ok(Definition { file, text, tables, documents, min_client, older_clients })
     }
 
     /// Whether clients of the older protocol are served, beside those of the present one.
@@ -174,8 +192,13 @@ impl Definition {
         self.older_clients
     }
 
+    /// The kinds of live documents: what each is called, and what its clients speak.
+    pub fn documents(&self) -> impl Iterator<Item = (&str, DocumentProtocol)> {
+        self.documents.iter().map(|document| (document.name.as_str(), document.protocol))
+    }
+
     /// Every table that the catalog must be read for: those with an entry, in the order of the file,
-    /// then those that only memberships name.
+    /// then those that only memberships name, then those of documents.
     pub fn tables(&self) -> Vec<TableName> {
         let mut names: Vec<TableName> =
             self.tables.iter().map(|table| table.name.clone()).collect();
@@ -186,6 +209,14 @@ impl Definition {
                     names.push(name);
                 }
             });
+        }
+        for document in &self.documents {
+            let looks_into = document.looks_into().map(|table| table.name());
+            for name in std::iter::once(document.table.clone()).chain(looks_into) {
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+            }
         }
         names
     }
@@ -217,7 +248,8 @@ fn table(
     let mut rules = Rules { text, problems };
     let insert = entry.insert.as_ref().and_then(|insert| rules.insert(insert));
     let updates = entry.update.iter().filter_map(|update| rules.update(update)).collect();
-    let delete = entry.delete.as_ref().and_then(|delete| rules.rule(&delete.allow));
+    let delete =
+        entry.delete.as_ref().and_then(|delete| rules.rule(&delete.allow, Rows::OldAndNew));
     if !rules.problems.is_empty() {
         return Err(rules.problems);
     }
@@ -249,13 +281,13 @@ struct Rules<'a> {
 }
 
 impl Rules<'_> {
-    fn rule(&mut self, written: &Spanned<String>) -> Option<WriteRule> {
-        let rule = WriteRule::read(sql_text(self.text, written));
+    fn rule(&mut self, written: &Spanned<String>, rows: Rows) -> Option<JudgedRule> {
+        let rule = JudgedRule::read(sql_text(self.text, written), rows);
         rule.map_err(|problem| self.problems.push(problem)).ok()
     }
 
     fn insert(&mut self, insert: &Insert) -> Option<InsertRule> {
-        let allow = self.rule(&insert.allow);
+        let allow = self.rule(&insert.allow, Rows::OldAndNew);
         let mut limits = Vec::new();
         for limit in &insert.limit {
             let max = *limit.max.get_ref();
@@ -270,21 +302,21 @@ impl Rules<'_> {
                 let message = "a code is 1 to 64 of a-z 0-9 _";
                 self.problems.push(DefinitionProblem::new(limit.code.span(), message, "here"));
             }
-            if let Some(counted) = self.rule(&limit.r#where) {
+            if let Some(counted) = self.rule(&limit.r#where, Rows::OfTable) {
                 limits.push(RowLimit { counted, max, code: code.clone() });
             }
         }
         Some(InsertRule { allow: allow?, limits })
     }
 
-    fn update(&mut self, update: &Update) -> Option<(Option<Vec<Name>>, WriteRule)> {
+    fn update(&mut self, update: &Update) -> Option<(Option<Vec<Name>>, JudgedRule)> {
         if update.columns.as_ref().is_some_and(Vec::is_empty) {
             let what = "a rule for no columns allows nothing";
             let problem = DefinitionProblem::new(update.allow.span(), what, "the rule");
             let help = "name columns, or leave `columns` out for all of them";
             self.problems.push(problem.help(help));
         }
-        Some((update.columns.as_deref().map(names), self.rule(&update.allow)?))
+        Some((update.columns.as_deref().map(names), self.rule(&update.allow, Rows::OldAndNew)?))
     }
 }
 

@@ -344,6 +344,7 @@ mod tests {
             min_client: None,
             unfit: Vec::new(),
             unjudged: Vec::new(),
+            documents: Vec::new(),
         }
     }
 

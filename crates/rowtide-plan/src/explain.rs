@@ -7,6 +7,8 @@ use rowtide_protocol::OpKind;
 
 use crate::check::anchor_index;
 use crate::claims::Claim;
+use crate::document_sql::{standing_query, touch_sql};
+use crate::documents::PlannedKind;
 use crate::filter::{Operand, Predicate};
 use crate::ids::{BranchId, TableId};
 use crate::plan::{Plan, Source, Table};
@@ -54,7 +56,28 @@ pub fn explain(plan: &Plan) -> String {
     for (index, table) in plan.tables.iter().enumerate().filter(|(_, table)| table.published) {
         writes(plan, TableId(index as u16), table, &mut text);
     }
+    if !plan.documents.is_empty() {
+        let _ = writeln!(text, "\ndocuments");
+    }
+    for kind in &plan.documents {
+        document(plan, kind, &mut text);
+    }
     text
+}
+
+/// Where documents are served, what makes anybody's standing be asked for again, and how it is.
+fn document(plan: &Plan, kind: &PlannedKind, text: &mut String) {
+    let table = plan.table(kind.table);
+    let key = quote_identifier(&table.catalog.columns[kind.key].name);
+    let (name, path) = (&kind.name, kind.protocol.path(&kind.name));
+    let _ = writeln!(text, "  {name} at {path}/ and the {key} of {}", table.name);
+    let mut asks = vec![format!("its row of {}", table.name)];
+    asks.extend(kind.looks_into.iter().map(|id| format!("any row of {}", plan.table(*id).name)));
+    let _ = writeln!(text, "    standings follow {}", asks.join(", "));
+    let query = standing_query(plan, kind, |number| format!("${number}::text[]"));
+    for line in query.sql.lines().chain(touch_sql(plan, kind).iter().flat_map(|sql| sql.lines())) {
+        let _ = writeln!(text, "    {line}");
+    }
 }
 
 /// What each kind of write becomes: first what it locks, then what judges and does it.

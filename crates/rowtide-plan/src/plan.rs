@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use crate::catalog::CatalogTable;
 use crate::claims::{Claim, ClaimUse};
+use crate::documents::PlannedKind;
 use crate::filter::{ClaimFilter, Filter};
 use crate::value::ColumnType;
 use crate::write_rules::WriteRules;
@@ -30,6 +31,9 @@ pub struct Plan {
     /// Tables that are served, and that nobody can write now, because Postgres does not take a rule for it; as clients know
     /// them.
     pub unjudged: Vec<String>,
+    /// What live documents there are, in the order of the definition. They are not told apart by [`Plan::fingerprint`], but
+    /// the tables that they need are.
+    pub documents: Vec<PlannedKind>,
 }
 
 /// A table that is synced, or that only decides who sees rows of another.
@@ -106,11 +110,28 @@ impl Plan {
         &self.branches[usize::from(id.0)]
     }
 
+    /// The kind of documents that the definition calls so, if it fits.
+    pub fn document_kind(&self, name: &str) -> Option<&PlannedKind> {
+        self.documents.iter().find(|kind| kind.name == name)
+    }
+
+    /// Whether Postgres does not take a rule of this plan now.
+    pub fn has_unjudged(&self) -> bool {
+        !self.unjudged.is_empty() || !self.documents.iter().all(PlannedKind::is_judged)
+    }
+
     /// Takes over from the plan that served `before` what Postgres said of rules that it does not take now. They are the
     /// same rules, and what is missing for them may come back any moment: mutations are tried, and wait as long as Postgres
     /// does not take them.
     pub fn judge_as(&mut self, before: &Plan) {
-        let Plan { tables, unjudged, .. } = self;
+        let Plan { tables, unjudged, documents, .. } = self;
+        for new in documents.iter_mut().filter(|kind| !kind.is_judged()) {
+            let old = before.documents.iter().find(|old| old.name == new.name);
+            let Some(old) = old else { continue };
+            for (new, old) in new.rules_mut().zip(old.rules()) {
+                new.set_types(old.claims().iter().filter_map(|claim| claim.kind.clone()));
+            }
+        }
         unjudged.retain(|name| {
             let is = |table: &&Table| table.published && table.name == *name;
             let old = before.tables.iter().find(is).filter(|_| !before.unjudged.contains(name));
@@ -127,6 +148,7 @@ impl Plan {
     pub fn named_claims<'a>(&'a self) -> BTreeSet<&'a str> {
         let read = self.claims.iter().map(|wanted| &wanted.claim);
         let written = self.tables.iter().flat_map(|table| table.write.rules());
+        let written = written.chain(self.documents.iter().flat_map(PlannedKind::rules));
         let written = written.flat_map(|rule| rule.claims().iter().map(|named| &named.claim));
         let named = |claim: &'a Claim| match claim {
             Claim::Named(name) => Some(name.as_str()),

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use sqlparser::ast::Expr;
+use sqlparser::ast::{Expr, Ident};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{
@@ -176,6 +176,11 @@ impl SqlText {
         };
         DefinitionProblem::new(place, "this is not SQL", message)
     }
+}
+
+/// An identifier as Postgres reads it: without quotes it is folded to lower case, but only in ASCII.
+pub(crate) fn fold(ident: &Ident) -> String {
+    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_ascii_lowercase() }
 }
 
 /// The byte of `written` at a line and column, which count from 1, columns in characters.

@@ -104,6 +104,35 @@ fn memberships() {
 }
 
 #[test]
+fn documents() {
+    let definition = r#"
+[tables.note]
+visible = 'true'
+
+[documents.board]
+table = "team"
+protocol = "tlsync"
+alive = "org <> 'none' -- for now"
+read = """
+  EXISTS (SELECT FROM member AS m JOIN public.share s ON s.person = m.person
+          WHERE m.team = team.id AND m.person = auth.user_id)
+  OR org IN (WITH mine AS (SELECT id FROM org WHERE person = auth.user_id) SELECT id FROM mine)
+"""
+edit = 'auth.claims.role = org AND org IN (SELECT unnest(ARRAY[auth.user_id]))'
+name = "org"
+
+[documents.text]
+table = "note"
+protocol = "yjs"
+read = 'shared OR "ownerId" = auth.user_id'
+edit = '"ownerId" = auth.user_id'
+touched = "seen"
+"#;
+    let text = explain(&plan(definition, &notes()));
+    kept("documents", text.split_once("\ndocuments\n").expect("there are some").1);
+}
+
+#[test]
 fn a_whole_plan() {
     let definition = include_str!("../../../examples/files/rowtide.toml");
     let user = [("id", "text"), ("name", "text"), ("email", "text"), ("avatar", "text")];
@@ -111,6 +140,7 @@ fn a_whole_plan() {
     let file =
         [("id", "text"), ("ownerId", "text"), ("ownerName", "text"), ("ownerAvatar", "text")];
     let more = [("shared", "boolean"), ("isDeleted", "boolean"), ("createdAt", "bigint")];
+    let more = [&more[..], &[("name", "text"), ("sharedLinkType", "text")]].concat();
     let file = [&file[..], &more, &[("updatedAt", "bigint"), ("createSource", "text")]].concat();
     let state = [("userId", "text"), ("fileId", "text"), ("isFileOwner", "boolean")];
     let state = [&state[..], &[("firstVisitAt", "bigint")]].concat();

@@ -467,6 +467,48 @@ const WORDS: [&str; 46] = [
     "\r\n",
 ];
 
+/// A definition of documents of `note`, with these lines in place of those that fit.
+fn with_documents(lines: &str) -> String {
+    let fitting = [
+        ("table", "table = \"team\""),
+        ("protocol", "protocol = \"tlsync\""),
+        ("read", "read = 'org = auth.user_id'"),
+        ("edit", "edit = 'false'"),
+    ];
+    let given = |name: &&str| lines.lines().any(|line| line.starts_with(&format!("{name} =")));
+    let fitting = fitting.iter().filter(|(name, _)| !given(name)).map(|(_, line)| *line);
+    let fitting = fitting.collect::<Vec<_>>().join("\n");
+    format!("[tables.note]\nvisible = 'true'\n\n[documents.board]\n{fitting}\n{lines}\n")
+}
+
+#[test]
+fn documents() {
+    let wrong = [
+        "protocol = \"tlsink\"",
+        "protocol = \"carrier pigeon\"",
+        "published = \"published\"",
+        "table = \".team\"",
+        "table = \"teams\"",
+        "table = \"member\"",
+        "table = \"log\"",
+        "read = 'org ='",
+        "read = 'auth.name = org'",
+        "read = 'id IN (SELECT team FROM members)'",
+        "read = 'id IN (SELECT team FROM Elsewhere.member)'",
+        "name = \"title\"",
+        "name = \"id\"",
+        "protocol = \"yjs\"\nname = \"org\"",
+        "touched = \"org\"",
+        "touched = \"id\"",
+        "table = \"note\"\nread = 'true'\ntouched = \"id\"",
+        "table = \"note\"\nread = 'true'\ntouched = \"stars\"",
+    ];
+    let definitions: Vec<String> = wrong.iter().map(|lines| with_documents(lines)).collect();
+    let named = |name: &str| with_documents("").replace("documents.board", name);
+    let names = ["documents.\"a/b\"", "documents.publish", "documents.\"\""].map(named);
+    kept("documents", &rejections(&notes(), &[&definitions[..], &names].concat()));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
@@ -514,7 +556,8 @@ fn a_rule_of_any_length_and_depth_is_read_or_rejected() {
         for times in [1, 10, 60, 100, 240, 490, 10_000] {
             let rule = format!("{}{middle}{}", before.repeat(times), after.repeat(times));
             let text = format!(
-                "[tables.note]\nvisible = '{rule}'\n\n[tables.note.delete]\nallow = '{rule}'\n"
+                "[tables.note]\nvisible = '{rule}'\n\n[tables.note.delete]\nallow = '{rule}'\n\n\
+                 [documents.note]\ntable = \"note\"\nprotocol = \"yjs\"\nread = '{rule}'\nedit = '{rule}'\n"
             );
             // Whether it is accepted is said elsewhere; here it must only come to an end.
             let _: Result<(), DefinitionError> = read(&text, &notes());

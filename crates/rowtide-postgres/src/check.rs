@@ -144,7 +144,7 @@ pub(crate) async fn check_tables(
             let what = format!("role {role} may not read table {table}");
             problems.push(fatal(what, format!("GRANT SELECT ON {table} TO {role};")));
         }
-        let writes = Writes::of(of);
+        let writes = Writes::of(plan, of);
         let needed = [
             ("INSERT", 3, writes.insert),
             ("UPDATE", 4, writes.update),

@@ -1,11 +1,13 @@
-//! Asks Postgres about the rules for writing: whether it takes each of them, and of which type each
+//! Asks Postgres about the rules for writing and those of documents: whether it takes each of them, and of which type each
 //! claim in them must be. A rule that it does not take is shown where it stands in the definition.
 
 use rowtide_plan::error::DefinitionProblem;
+use rowtide_plan::judged_rule::JudgedRule;
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::value::ColumnType;
-use rowtide_plan::write::{Statement, limit_lock, lock, rule_statements, write};
-use rowtide_plan::write_rules::WriteRule;
+use rowtide_plan::write::{
+    RuleStatement, Statement, document_rule_statements, limit_lock, lock, rule_statements, write,
+};
 use rowtide_protocol::OpKind;
 use tokio_postgres::error::{ErrorPosition, SqlState};
 use tokio_postgres::types::{Kind, Type};
@@ -14,10 +16,10 @@ use tokio_postgres::{Client, Error};
 use crate::connect::reason;
 use rowtide_plan::sql::quote_identifier;
 
-/// What Postgres does not take, by the table's name.
+/// What Postgres does not take, by the table's name, or as `documents.NAME`.
 pub type RuleProblems = Vec<(String, Vec<DefinitionProblem>)>;
 
-/// Prepares every rule, notes the types of its claims in the plan, and prepares the statements that
+/// Prepares every rule, of documents as well, notes the types of its claims in the plan, and prepares the statements that
 /// the rules become. Tables with a rule that Postgres does not take are returned, and cannot be
 /// written as long as this plan serves: mutations of them wait. So are tables that Postgres does not let be written so at
 /// all: mutations of them are tried, and rejected with what Postgres says.
@@ -65,6 +67,15 @@ async fn prepare(client: &Client, plan: &mut Plan, busy: Busy) -> Result<RulePro
             rejected.push((name, problems));
         }
     }
+    for index in 0..plan.documents.len() {
+        let statements = document_rule_statements(plan, &plan.documents[index]);
+        let kind = &mut plan.documents[index];
+        let name = format!("documents.{}", kind.name);
+        let problems = prepare_all(client, kind.rules_mut(), statements, busy).await?;
+        if !problems.is_empty() {
+            rejected.push((name, problems));
+        }
+    }
     Ok(rejected)
 }
 
@@ -75,8 +86,17 @@ async fn prepare_table(
     busy: Busy,
 ) -> Result<Vec<DefinitionProblem>, Error> {
     let statements = rule_statements(&plan.tables[index]);
+    prepare_all(client, plan.tables[index].write.rules_mut(), statements, busy).await
+}
+
+async fn prepare_all(
+    client: &Client,
+    rules: impl Iterator<Item = &mut JudgedRule>,
+    statements: Vec<RuleStatement>,
+    busy: Busy,
+) -> Result<Vec<DefinitionProblem>, Error> {
     let mut problems = Vec::new();
-    for (rule, statement) in plan.tables[index].write.rules_mut().zip(statements) {
+    for (rule, statement) in rules.zip(statements) {
         match client.prepare(&statement.sql).await {
             Ok(prepared) => rule.set_types(prepared.params().iter().map(kind)),
             Err(error)
@@ -136,7 +156,7 @@ async fn whole_statements(
 pub(crate) fn mutation_statements(
     plan: &Plan,
     table: TableId,
-) -> impl Iterator<Item = (OpKind, &WriteRule, Statement)> {
+) -> impl Iterator<Item = (OpKind, &JudgedRule, Statement)> {
     let of = plan.table(table);
     let all: Vec<usize> = (0..of.catalog.columns.len()).collect();
     let rules = &of.write;

@@ -15,6 +15,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use rowtide_plan::catalog::TableName;
+use rowtide_plan::documents::PlannedKind;
 use rowtide_plan::plan::{Plan, Table};
 use thiserror::Error;
 use tokio_postgres::Client;
@@ -165,13 +166,17 @@ pub struct Writes {
 }
 
 impl Writes {
-    /// Those that the rules of a table need. UPDATE is needed for updates, also for those that an insert becomes,
-    /// and to lock a row before a delete.
-    pub fn of(table: &Table) -> Writes {
+    /// Those that the rules of a table need, and saves of its documents. UPDATE is needed for updates, also for those that
+    /// an insert becomes, and to lock a row before a delete.
+    pub fn of(plan: &Plan, table: &Table) -> Writes {
         let rules = &table.write;
+        let touches = |kind: &PlannedKind| {
+            kind.touched.is_some() && plan.table(kind.table).catalog.oid == table.catalog.oid
+        };
+        let touched = plan.documents.iter().any(touches);
         Writes {
             insert: rules.insert.is_some(),
-            update: !rules.updates.is_empty() || rules.delete.is_some(),
+            update: touched || !rules.updates.is_empty() || rules.delete.is_some(),
             delete: rules.delete.is_some(),
         }
     }
@@ -187,7 +192,7 @@ impl Writes {
             .tables
             .iter()
             .find(|table| table.catalog.schema == name.schema && table.catalog.name == name.name);
-        table.map(Writes::of).unwrap_or_default()
+        table.map(|table| Writes::of(plan, table)).unwrap_or_default()
     }
 }
 

@@ -20,6 +20,7 @@ use crate::check::{
 use crate::connect::{
     CONNECT, ConnectError, ConnectOptions, Names, connect, connect_shared, reason,
 };
+use crate::document_rights::unanswerable;
 use crate::handshake::{self, Failure};
 use crate::mutate::{Author, MutateError, Mutator, Number, Outcome, Ticket, Work};
 use crate::rights::lacking;
@@ -32,6 +33,8 @@ use crate::watch::Watcher;
 /// Connections of a server besides those for loads and mutations: the stream, what looks at the catalog, the slot and
 /// what is running, client ids, and what is asked for when an epoch begins.
 const OTHER_CONNECTIONS: usize = 6;
+/// Those of a server that has documents: for their rules, and for when they were saved.
+const DOCUMENT_CONNECTIONS: usize = 2;
 /// How long a trial of a mutation may take.
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -70,7 +73,8 @@ impl Trial {
             return Ok(Vec::new());
         }
         let mut problems = session(client).await?;
-        problems.extend(self.limits(client).await?);
+        problems.extend(self.limits(client, plan).await?);
+        problems.extend(unanswerable(client, plan).await?);
         if let Some(pooled) = pooled(client, &self.database).await {
             problems.push(pooled);
         }
@@ -83,8 +87,10 @@ impl Trial {
     }
 
     /// Whether role, database and server let it have its connections.
-    async fn limits(&self, client: &Client) -> Result<Vec<Problem>, Error> {
-        let wanted = self.load_connections + self.mutation_connections + OTHER_CONNECTIONS;
+    async fn limits(&self, client: &Client, plan: &Plan) -> Result<Vec<Problem>, Error> {
+        let of_documents = if plan.documents.is_empty() { 0 } else { DOCUMENT_CONNECTIONS };
+        let wanted =
+            self.load_connections + self.mutation_connections + OTHER_CONNECTIONS + of_documents;
         let sql = "SELECT quote_ident(current_user), rolconnlimit, quote_ident(current_database()), datconnlimit, \
                    rolsuper, current_setting('max_connections')::int - (SELECT sum(setting::int)::int FROM pg_settings \
                      WHERE name IN ('superuser_reserved_connections', 'reserved_connections')) \

@@ -405,7 +405,7 @@ impl Core {
         }
         self.tell_peculiar(&looked.plan, &mut effects);
         if let Some(before) = &self.looked {
-            if !looked.plan.unjudged.is_empty() {
+            if looked.plan.has_unjudged() {
                 Arc::make_mut(&mut looked.plan).judge_as(&before.plan);
             }
             let shape = |plan: &Plan| -> Vec<_> {

@@ -41,6 +41,8 @@ pub struct Config {
     pub send_queue_bytes: usize,
     /// Where the log of changes is kept, and how much of it.
     pub log: LogOptions,
+    /// Where live documents are kept.
+    pub documents_dir: PathBuf,
     /// How many bytes of rows are held in memory.
     pub row_bytes: usize,
     /// How many connections to Postgres run loads.
@@ -108,6 +110,9 @@ pub struct Settings {
     /// How large that log may become; beyond it the oldest changes go first [default: 4294967296]
     #[arg(long, value_name = "BYTES")]
     pub log_bytes: Option<String>,
+    /// The directory of live documents [default: `documents` below the directory of the log]
+    #[arg(long, value_name = "DIR")]
+    pub documents_dir: Option<String>,
     /// How many connections to Postgres load rows, 1 to 64: no more loads run at a time, however many
     /// clients arrive together [default: 1]
     #[arg(long, value_name = "NUMBER")]
@@ -275,7 +280,7 @@ enum NotPut {
 
 impl Settings {
     /// Every setting by its name, in the order of `--help`.
-    fn fields(&mut self) -> [(&'static str, &mut Option<String>); 29] {
+    fn fields(&mut self) -> [(&'static str, &mut Option<String>); 30] {
         [
             ("database_url", &mut self.database_url),
             ("definition", &mut self.definition),
@@ -292,6 +297,7 @@ impl Settings {
             ("log_dir", &mut self.log_dir),
             ("log_seconds", &mut self.log_seconds),
             ("log_bytes", &mut self.log_bytes),
+            ("documents_dir", &mut self.documents_dir),
             ("load_connections", &mut self.load_connections),
             ("max_message_bytes", &mut self.max_message_bytes),
             ("max_mutation_bytes", &mut self.max_mutation_bytes),
@@ -454,8 +460,14 @@ impl Settings {
     /// data, nor tokens for anyone that the server takes. Returned with the names of what was set and does not count.
     #[must_use]
     pub fn of_dev(mut self, flags: &Settings) -> (Settings, Vec<&'static str>) {
-        const DEPLOYED: [&str; 5] =
-            ["database_url", "mutation_database_url", "environment", "log_dir", "token_secret"];
+        const DEPLOYED: [&str; 6] = [
+            "database_url",
+            "mutation_database_url",
+            "environment",
+            "log_dir",
+            "documents_dir",
+            "token_secret",
+        ];
         let mut flags = flags.clone();
         let mut ignored = Vec::new();
         for ((name, value), (_, flag)) in self.fields().into_iter().zip(flags.fields()) {
@@ -547,6 +559,11 @@ impl Settings {
             Some(dir) => Path::new(dir).join(&names.slot),
             None => log_dir(Path::new(""), "rowtide-log", "rowtide-history", Some(&names.slot)),
         };
+        // Beside the log's own directory and not in it: nothing but the log is there.
+        let documents_dir = match &self.documents_dir {
+            Some(dir) => Path::new(dir).join(&names.slot),
+            None => dir.parent().unwrap_or(Path::new("")).join("documents").join(&names.slot),
+        };
         let log = LogOptions {
             dir,
             retention: Duration::from_secs(retention as u64),
@@ -608,6 +625,7 @@ impl Settings {
                 1 << 32,
             )?,
             log,
+            documents_dir,
             row_bytes: number("row_bytes", &self.row_bytes, limits::ROW_BYTES, 0, 1 << 50)?,
             load_connections: number(
                 "load_connections",

@@ -1,5 +1,6 @@
 //! What `/health/ready` says: of the replicator's side by the feed, of the gateway by itself.
 
+use rowtide_access::Documents;
 use rowtide_feed::{Feed, ReplicatorStatus};
 use rowtide_gateway::Gateway;
 use rowtide_protocol::Lsn;
@@ -33,6 +34,8 @@ pub struct Health {
     pub unreadable_tables: Vec<String>,
     /// Why mutations cannot be applied and wait, `None` if they do not. What is read is served all the same.
     pub mutations_wait_for: Option<String>,
+    /// Why nobody can come to a live document, `None` if they can, or the definition has none. Rows are served all the same.
+    pub documents_wait_for: Option<String>,
 }
 
 fn as_text<S: Serializer>(position: &Option<Lsn>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -41,7 +44,7 @@ fn as_text<S: Serializer>(position: &Option<Lsn>, serializer: S) -> Result<S::Ok
 
 impl Health {
     /// Looks; waits for nothing.
-    pub(crate) fn of(feed: &Feed, gateway: &Gateway) -> Health {
+    pub(crate) fn of(feed: &Feed, gateway: &Gateway, documents: Option<&Documents>) -> Health {
         let (state, engines) = (feed.state(), gateway.health());
         let failing = state.log_failing.or(engines.trouble);
         let trouble = match (state.status, failing) {
@@ -59,10 +62,15 @@ impl Health {
         troubles.dedup();
         let ready = troubles.is_empty();
         let mutations_wait_for = gateway.mutations_wait_for();
-        let detail = match &mutations_wait_for {
-            _ if !ready => troubles.join("; "),
-            None => "streaming".to_owned(),
-            Some(why) => format!("streaming; mutations wait: {why}"),
+        let documents_wait_for = documents.and_then(Documents::missing);
+        let detail = if ready {
+            let of_mutations = mutations_wait_for.iter().map(|why| ("mutations", why));
+            let waiting =
+                of_mutations.chain(documents_wait_for.iter().map(|why| ("documents", why)));
+            let waiting = waiting.map(|(what, why)| format!("; {what} wait: {why}"));
+            format!("streaming{}", waiting.collect::<String>())
+        } else {
+            troubles.join("; ")
         };
         Health {
             ready,
@@ -75,6 +83,7 @@ impl Health {
             rejected_tables: state.rejected_tables.into_iter().map(|(table, _)| table).collect(),
             unreadable_tables: engines.unreadable_tables,
             mutations_wait_for,
+            documents_wait_for,
         }
     }
 }

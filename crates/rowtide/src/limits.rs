@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+pub use rowtide_access::limits as documents;
 pub use rowtide_gateway::limits::*;
 
 /// How often the slot and what fills are looked at: more often than the log is pruned, so that it is seen to fill.
@@ -20,6 +21,8 @@ pub const LOG_BYTES: u64 = 4 << 30;
 pub const ACCEPT_BACKLOG: u32 = 4_096;
 /// How many people the playground proposes to sign in.
 pub const PROPOSED_PEOPLE: i64 = 50;
+/// How long documents may take to be saved when the server stops; what is not saved is in the journal.
+pub const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the replicator and the HTTP server may take to end.
 pub const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a server that starts looks whether it is ready, once all that it waits for is there.

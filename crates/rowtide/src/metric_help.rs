@@ -3,7 +3,7 @@
 
 use metrics::describe_gauge;
 
-const HELP: [(&str, &str); 37] = [
+const HELP: [(&str, &str); 56] = [
     ("rowtide_ready", "1 if new sessions would be served with rows that are up to date"),
     ("rowtide_replication_lag_seconds", "how long ago WAL ended where the position is now"),
     ("rowtide_replication_lag_bytes", "how far the position is behind the end of WAL"),
@@ -47,6 +47,31 @@ const HELP: [(&str, &str); 37] = [
     ("rowtide_jwks_age_seconds", "how old the keys of the issuer are"),
     ("rowtide_refused_tables", "tables that do not fit their rules and are not served"),
     ("rowtide_unreadable_tables", "tables that loads cannot read"),
+    (
+        "rowtide_document_standings_total",
+        "what people may do with documents, as often as Postgres was asked",
+    ),
+    ("rowtide_document_standings_failed_total", "such questions that Postgres did not answer"),
+    ("rowtide_document_connects_total", "connects to documents, by the reason that was told"),
+    ("rowtide_document_sockets", "open sockets of documents"),
+    ("rowtide_rooms_awake", "documents that are open"),
+    ("rowtide_room_sessions", "sockets that are in documents"),
+    ("rowtide_room_pushes_total", "edits of documents that were made durable"),
+    ("rowtide_room_push_seconds", "from when an edit of a document is heard until it is durable"),
+    ("rowtide_room_refused_pushes_total", "edits of documents that could not be made durable"),
+    ("rowtide_room_unsaved_bytes", "edits that are in the journal and not in a saved document"),
+    ("rowtide_room_save_seconds", "how long saving a document takes"),
+    ("rowtide_room_saved_bytes_total", "bytes of documents that were saved"),
+    ("rowtide_room_save_failures_total", "saves of documents that failed"),
+    ("rowtide_room_saves_failing", "documents whose last save failed"),
+    ("rowtide_room_open_seconds", "how long a document takes until it is open"),
+    ("rowtide_room_open_failures_total", "documents that could not be opened"),
+    ("rowtide_room_closed_total", "sockets that documents closed, by reason"),
+    ("rowtide_journal_bytes", "the size of the journal of edits on disk"),
+    (
+        "rowtide_journal_failing",
+        "1 while the journal cannot be written, and documents can only be read",
+    ),
 ];
 
 /// Has the exporter say it. It keeps one text for a name, whatever kind of metric that is.

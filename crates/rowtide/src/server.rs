@@ -1,8 +1,9 @@
 //! The composition of a server: a replicator that reads Postgres, a gateway that serves clients from its feed, the
-//! adapter for older clients where the definition asks for it, health and metrics; and the life of all of it from
-//! start to drained.
+//! adapter for older clients and live documents where the definition asks for them, health and metrics; and the life of
+//! all of it from start to drained.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
+use rowtide_access::{Documents, DocumentsError, DocumentsOptions};
+use rowtide_documents::host::HostLimits;
 use rowtide_gateway::auth::AuthError;
 use rowtide_gateway::limits::{ConnectionLimits, MUTATION_LOOK, OTHER_FILES};
 use rowtide_gateway::{Gateway, GatewayOptions};
@@ -41,6 +44,10 @@ pub struct ServerOptions {
     pub log: LogOptions,
     /// The database and how clients are served. The replicator uses the same database under the same names.
     pub gateway: GatewayOptions,
+    /// Where live documents are kept.
+    pub documents_dir: PathBuf,
+    /// How much may go on in them.
+    pub documents: HostLimits,
     /// Where to listen; port 0 takes a free one.
     pub listen: SocketAddr,
     /// How many connections there may be; fewer where the system allows fewer open files.
@@ -71,6 +78,8 @@ impl ServerOptions {
             definition,
             log: config.log,
             gateway,
+            documents_dir: config.documents_dir,
+            documents: HostLimits::default(),
             listen: config.listen,
             connections: config.connections,
             playground: None,
@@ -84,6 +93,9 @@ pub enum ServerError {
     /// Tokens cannot be checked.
     #[error(transparent)]
     Auth(#[from] AuthError),
+    /// Live documents cannot be kept.
+    #[error(transparent)]
+    Documents(#[from] DocumentsError),
     /// The replicator does not start.
     #[error(transparent)]
     Replicator(#[from] StartError),
@@ -135,7 +147,7 @@ impl Server {
         let (stop, ends) = (CancellationToken::new(), CancellationToken::new());
         let (database, names) = (options.gateway.database.clone(), options.gateway.names.clone());
         let log_limit = options.log.max_bytes;
-        let older_clients = options.definition.older_clients();
+        let definition = Arc::clone(&options.definition);
         // What is started is ended, if something after it does not start.
         let ends_if_it_fails = ends.clone().drop_guard();
         let (feed, replicator) = rowtide_replicator::start(
@@ -149,7 +161,19 @@ impl Server {
             ends.clone(),
         )?;
         let gateway = Gateway::start(options.gateway, feed.clone(), stop.clone()).await?;
-        let watched = Watched { feed, gateway, replicator: replicator.clone(), log_limit };
+        let documents = if definition.documents().next().is_some() {
+            let of_documents = DocumentsOptions {
+                database: database.clone(),
+                dir: options.documents_dir,
+                environment: names.slot.clone(),
+                limits: options.documents,
+            };
+            Some(Documents::start(of_documents, &definition, &feed, &ends)?)
+        } else {
+            None
+        };
+        let watched =
+            Watched { feed, gateway, documents, replicator: replicator.clone(), log_limit };
         let slot = telemetry::watch(database.clone(), names, watched.clone(), stop.clone());
         tokio::spawn(slot);
         let gateway = &watched.gateway;
@@ -158,8 +182,11 @@ impl Server {
             None => Router::new().route("/", get(index)),
         };
         router = router.merge(gateway.router());
-        if older_clients {
+        if definition.older_clients() {
             router = router.merge(rowtide_legacy::router(gateway));
+        }
+        if let Some(documents) = &watched.documents {
+            router = router.merge(documents.router(gateway));
         }
         let state = Arc::new(Pages { watched, metrics, stop: stop.clone() });
         let router = router.route("/health/live", get(|| async { "live\n" })).merge(
@@ -182,7 +209,7 @@ impl Server {
 
     /// How it is doing.
     pub fn health(&self) -> Health {
-        Health::of(&self.state.watched.feed, &self.state.watched.gateway)
+        self.state.watched.health()
     }
 
     /// Waits until it is ready: it streams, tokens can be checked, and all of the definition has fitted once. Cancel safe.
@@ -201,8 +228,8 @@ impl Server {
         }
     }
 
-    /// Stops: no new connections; what has arrived is acknowledged; every session is told `restarting`; then engines
-    /// and stream end. See [`crate::stopping`].
+    /// Stops: no new connections; what has arrived is acknowledged; every session is told `restarting`; then documents
+    /// are saved, and engines and stream end. See [`crate::stopping`].
     pub async fn stop(mut self) {
         let began = Instant::now();
         let mut stop = ServerStop::new(Duration::ZERO);
@@ -218,6 +245,20 @@ impl Server {
                         );
                     }
                     drained.is_ok()
+                }
+                StopStage::Saves => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    let unsaved = match &self.state.watched.documents {
+                        Some(documents) => documents.save_all(left).await,
+                        None => 0,
+                    };
+                    if unsaved > 0 {
+                        tracing::warn!(
+                            unsaved,
+                            "documents are saved after the next start: their edits are in the journal"
+                        );
+                    }
+                    true
                 }
                 StopStage::Ends => {
                     self.state.watched.gateway.end();
@@ -277,7 +318,7 @@ async fn metrics_page(Extract(state): Extract<Arc<Pages>>) -> Response {
 }
 
 async fn ready(Extract(state): Extract<Arc<Pages>>) -> Response {
-    let health = Health::of(&state.watched.feed, &state.watched.gateway);
+    let health = state.watched.health();
     let status = if health.ready && !state.stop.is_cancelled() {
         StatusCode::OK
     } else {

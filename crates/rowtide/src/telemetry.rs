@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use metrics::gauge;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use rowtide_access::Documents;
 use rowtide_feed::Feed;
 use rowtide_gateway::Gateway;
 use rowtide_postgres::connect::{ConnectOptions, Names, connect};
@@ -30,9 +31,17 @@ use crate::metric_help::describe;
 pub(crate) struct Watched {
     pub(crate) feed: Feed,
     pub(crate) gateway: Gateway,
+    /// Live documents, if the definition has some.
+    pub(crate) documents: Option<Documents>,
     pub(crate) replicator: ReplicatorHandle,
     /// How large the log may become, in bytes.
     pub(crate) log_limit: u64,
+}
+
+impl Watched {
+    pub(crate) fn health(&self) -> Health {
+        Health::of(&self.feed, &self.gateway, self.documents.as_ref())
+    }
 }
 
 /// Upper bounds of the histograms' buckets, in seconds.
@@ -85,8 +94,9 @@ pub(crate) fn install() -> PrometheusHandle {
 
 /// What is read when it is asked for. Waits for no engine.
 pub(crate) fn render(handle: &PrometheusHandle, watched: &Watched) -> String {
-    let health = Health::of(&watched.feed, &watched.gateway);
+    let health = watched.health();
     watched.gateway.update_metrics();
+    watched.documents.iter().for_each(Documents::update_metrics);
     gauge!(READY).set(if health.ready { 1.0 } else { 0.0 });
     gauge!(STREAM_BYTES).set(watched.feed.volatile_bytes() as f64);
     if let Some(log) = watched.replicator.log_statistics() {

@@ -185,16 +185,18 @@ impl World {
         let Some(stop) = server.stop else { return };
         let is_done = match stop.stage() {
             StopStage::Drains => server.connections.is_empty() && server.scheduler.is_idle(),
+            // No documents are simulated.
+            StopStage::Saves => true,
             StopStage::Ends | StopStage::Over => server.has_ended,
         };
         let next = stop.go_on(is_done, self.time());
         self.servers[at.server].stop = Some(next);
         match next.stage() {
-            StopStage::Ends if stop.stage() == StopStage::Drains => {
-                match is_done {
-                    true => self.check_drained(at),
-                    false => self.seen.count("stops that took too long"),
-                }
+            StopStage::Saves if stop.stage() == StopStage::Drains => match is_done {
+                true => self.check_drained(at),
+                false => self.seen.count("stops that took too long"),
+            },
+            StopStage::Ends if stop.stage() == StopStage::Saves => {
                 self.end_engines(at);
                 self.stop_replicator(at);
             }
@@ -204,7 +206,7 @@ impl World {
                 }
                 return self.process_ends(at.server);
             }
-            StopStage::Drains | StopStage::Ends => {}
+            StopStage::Drains | StopStage::Saves | StopStage::Ends => {}
         }
         self.after(20, Event::Stopping(at));
     }

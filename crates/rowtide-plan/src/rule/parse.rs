@@ -10,7 +10,7 @@ use super::{Member, Name, Rule, TableReference, Term};
 use crate::claims::Claim;
 use crate::error::DefinitionProblem;
 use crate::filter::Comparison;
-use crate::sql_text::{Span, SqlText};
+use crate::sql_text::{Span, SqlText, fold};
 
 /// How deep memberships may be nested.
 const MAX_MEMBERSHIPS: usize = 8;
@@ -32,11 +32,6 @@ struct RuleReader<'a> {
     /// are being read.
     scopes: Vec<String>,
     problems: Vec<DefinitionProblem>,
-}
-
-/// An identifier as Postgres reads it: without quotes it is folded to lower case, but only in ASCII.
-fn fold(ident: &Ident) -> String {
-    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_ascii_lowercase() }
 }
 
 impl RuleReader<'_> {

@@ -14,5 +14,7 @@ mod visible;
 pub use op::{Tolerance, Unreadable, Write};
 pub use params::{Param, Statement};
 pub use rejection::{MAX_MESSAGE_CHARS, Rejection};
-pub use statement::{GO_ON, RuleStatement, limit_lock, lock, rule_statements, write};
+pub use statement::{
+    GO_ON, RuleStatement, document_rule_statements, limit_lock, lock, rule_statements, write,
+};
 pub use verdict::WriteVerdict;

@@ -4,10 +4,10 @@
 
 use crate::claims::Claim;
 use crate::ids::ClaimId;
+use crate::judged_rule::{JudgedRule, RuleClaim};
 use crate::plan::{Plan, Table};
 use crate::sql::{quote_identifier, quote_table};
 use crate::value::ColumnType;
-use crate::write_rules::{RuleClaim, WriteRule};
 
 /// What a parameter stands for.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,31 +50,12 @@ impl Params {
         self.typed(Param::Value(column), &table.catalog.columns[column].input.type_name)
     }
 
-    pub(super) fn rule(&mut self, rule: &WriteRule) -> String {
+    pub(super) fn rule(&mut self, rule: &JudgedRule) -> String {
         rule.sql(|claim| self.rule_claim(claim))
     }
 
     pub(super) fn rule_claim(&mut self, claim: &RuleClaim) -> String {
-        let (kind, type_name) = match &claim.kind {
-            Some((kind, type_name)) => (kind.clone(), type_name.as_str()),
-            None => (ColumnType::Text, "text"),
-        };
-        if kind == ColumnType::Int
-            && let Some(range) = integers(type_name)
-        {
-            // A claim need not be in the range of the type, and is null then.
-            let number = self.typed(Param::Claim(claim.claim.clone(), kind), "int8");
-            return format!("(CASE WHEN {number} BETWEEN {range} THEN {number} END)::{type_name}");
-        }
-        if kind == ColumnType::Enum {
-            // A claim need not be one of the labels, and is null then.
-            let text = self.typed(Param::Claim(claim.claim.clone(), kind), "text");
-            return format!(
-                "(SELECT label FROM unnest(enum_range(NULL::{type_name})) AS label \
-                 WHERE concat(label) = {text})"
-            );
-        }
-        self.typed(Param::Claim(claim.claim.clone(), kind), type_name)
+        claim.sql(|kind, type_name| self.typed(Param::Claim(claim.claim.clone(), kind), type_name))
     }
 
     pub(super) fn claim(&mut self, plan: &Plan, id: ClaimId, type_name: &str) -> String {
@@ -82,16 +63,6 @@ impl Params {
         let param = Param::Claim(wanted.claim.clone(), wanted.kind.clone());
         self.typed(param, type_name)
     }
-}
-
-/// The range of an integer type that is smaller than `int8`.
-fn integers(type_name: &str) -> Option<&'static str> {
-    Some(match type_name {
-        "\"pg_catalog\".\"int2\"" => "-32768 AND 32767",
-        "\"pg_catalog\".\"int4\"" => "-2147483648 AND 2147483647",
-        "\"pg_catalog\".\"oid\"" => "0 AND 4294967295",
-        _ => return None,
-    })
 }
 
 /// The table in SQL, with its schema.

@@ -13,10 +13,12 @@ use rowtide_protocol::OpKind;
 use super::params::{Params, Statement, key_is, name, quoted};
 use super::visible::visible;
 use crate::catalog::CatalogColumn;
+use crate::documents::PlannedKind;
 use crate::ids::TableId;
+use crate::judged_rule::JudgedRule;
 use crate::plan::{Plan, Table};
 use crate::sql::{quote_identifier, quote_literal};
-use crate::write_rules::{RowLimit, UpdateRule, WriteRule};
+use crate::write_rules::{RowLimit, UpdateRule};
 
 /// Names that no table has which a rule may speak of.
 const JUDGED: &str = "\"rowtide judged\"";
@@ -247,15 +249,7 @@ pub fn rule_statements(table: &Table) -> Vec<RuleStatement> {
     let alias = quote_identifier(&table.catalog.name);
     let (row, new) = (format!("(SELECT * FROM {from}) AS \"old\""), new_row(table));
     let mut statements = Vec::new();
-    let mut add = |rule: &WriteRule, rows: &str| {
-        let mut number = 0;
-        let sql = rule.sql(|_| {
-            number += 1;
-            format!("${number}")
-        });
-        let sql = format!("SELECT 1 FROM {rows} WHERE {sql}");
-        statements.push(RuleStatement { starts: sql.find(" WHERE (").unwrap_or(0) + 7, sql });
-    };
+    let mut add = |rule: &JudgedRule, rows: &str| statements.push(alone(rule, rows));
     let rules = &table.write;
     if let Some(insert) = &rules.insert {
         add(&insert.allow, &new);
@@ -270,6 +264,23 @@ pub fn rule_statements(table: &Table) -> Vec<RuleStatement> {
         add(rule, &row);
     }
     statements
+}
+
+/// As [`rule_statements`], for the rules of documents.
+pub fn document_rule_statements(plan: &Plan, kind: &PlannedKind) -> Vec<RuleStatement> {
+    let table = plan.table(kind.table);
+    let rows = format!("{} AS {}", name(table), quote_identifier(&table.catalog.name));
+    kind.rules().map(|rule| alone(rule, &rows)).collect()
+}
+
+fn alone(rule: &JudgedRule, rows: &str) -> RuleStatement {
+    let mut number = 0;
+    let sql = rule.sql(|_| {
+        number += 1;
+        format!("${number}")
+    });
+    let sql = format!("SELECT 1 FROM {rows} WHERE {sql}");
+    RuleStatement { starts: sql.find(" WHERE (").unwrap_or(0) + 7, sql }
 }
 
 /// A query for all of a row but its generated columns, with these: computed as Postgres will, so that rules may speak

@@ -16,17 +16,26 @@ pub(super) fn unservable(looked: &Looked) -> Option<String> {
     stops.then(|| incomplete(looked)).flatten()
 }
 
-/// The tables that nobody can write, because Postgres does not take a rule for that.
+/// How an entry for documents is named among those for tables.
+const DOCUMENTS: &str = "documents.";
+
+/// The tables that nobody can write, because Postgres does not take a rule for that, and the
+/// documents that nobody can open.
 pub(super) fn unwritable(looked: &Looked) -> impl Iterator<Item = String> {
-    let said =
-        |(table, why): &(String, String)| format!("table `{table}` cannot be written: {why}");
+    let said = |(name, why): &(String, String)| match name.strip_prefix(DOCUMENTS) {
+        Some(kind) => format!("documents `{kind}` cannot be opened: {why}"),
+        None => format!("table `{name}` cannot be written: {why}"),
+    };
     looked.unwritable.iter().map(said)
 }
 
 /// What of the definition does not fit, or cannot be read.
 pub(super) fn incomplete(looked: &Looked) -> Option<String> {
     let rejected = looked.rejected.iter();
-    let rejected = rejected.map(|(table, why)| format!("table `{table}` does not fit: {why}"));
+    let rejected = rejected.map(|(name, why)| match name.strip_prefix(DOCUMENTS) {
+        Some(kind) => format!("documents `{kind}` do not fit: {why}"),
+        None => format!("table `{name}` does not fit: {why}"),
+    });
     let unreadable = looked.plan.tables.iter().filter_map(|table| {
         let (schema, name) = (&table.catalog.schema, &table.catalog.name);
         let seen = looked.observed.table(schema, name).filter(|seen| !seen.readable)?;
@@ -35,7 +44,7 @@ pub(super) fn incomplete(looked: &Looked) -> Option<String> {
     });
     let ungranted = looked.plan.tables.iter().flat_map(|table| {
         let seen = looked.observed.table(&table.catalog.schema, &table.catalog.name);
-        seen.into_iter().flat_map(|seen| ungranted(Writes::of(table), seen))
+        seen.into_iter().flat_map(|seen| ungranted(Writes::of(&looked.plan, table), seen))
     });
     let own = looked.own.iter().cloned();
     let all: Vec<String> =

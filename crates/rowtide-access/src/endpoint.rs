@@ -1,0 +1,299 @@
+//! The way into a document: `/app/{kind}/{id}` for kinds of tlsync, `/doc/{kind}/{id}` for those of Yjs. The upgrade is
+//! accepted first, so that the reason can be said; then the token is checked, the row says what its bearer may do, and
+//! frames go between the socket and the room, for as long as the row says so.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use axum::extract::{Path, Query, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use axum::routing::get;
+use rowtide_documents::host::{DocumentId, Host, Joined, Outgoing};
+use rowtide_documents::place::{Access, Closing, FINAL, Frame, Reason};
+use rowtide_gateway::auth::{Identity, TokenError};
+use rowtide_gateway::limits::{FLUSH_BYTES, LONGEST_WAIT, PING_AFTER, SILENCE};
+use rowtide_gateway::{Gateway, HeldEnd, HeldFrame, HeldSocket, Upgrade, bearer};
+use rowtide_plan::documents::{DocumentProtocol, Standing};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use tokio::time::{Instant, sleep_until};
+
+use crate::documents::Documents;
+use crate::doorkeeper::AtDoor;
+use crate::limits::{MAX_SESSION_ID_BYTES, TLSYNC_FRAME_BYTES, YJS_FRAME_BYTES};
+use crate::telemetry::{self, SocketCounted};
+use crate::watching::MemberTold;
+
+/// The code of a close frame after which clients come back (RFC 6455's registry: service restart).
+const COME_BACK: (u16, &str) = (1012, "COME_BACK");
+
+/// What stands in the query.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Asks {
+    session_id: Option<String>,
+    /// What earlier clients call it.
+    session_key: Option<String>,
+    instance_id: Option<String>,
+    access_token: Option<String>,
+}
+
+/// One kind of documents, as a route has it.
+#[derive(Clone)]
+struct Entrance {
+    documents: Documents,
+    gateway: Gateway,
+    kind: Arc<str>,
+}
+
+/// Who asks for which document.
+struct Guest {
+    kind: Arc<str>,
+    id: String,
+    session: Option<String>,
+    token: Option<String>,
+}
+
+/// Somebody who was let in.
+struct LetIn {
+    document: DocumentId,
+    host: Arc<Host>,
+    door: AtDoor,
+    joined: Joined,
+    identity: Option<Identity>,
+}
+
+impl Documents {
+    /// The routes of all kinds.
+    pub fn router(&self, gateway: &Gateway) -> Router {
+        let mut router = Router::new();
+        for (kind, protocol) in &self.shared.kinds {
+            let limit = match protocol {
+                DocumentProtocol::Tlsync => TLSYNC_FRAME_BYTES,
+                DocumentProtocol::Yjs => YJS_FRAME_BYTES,
+            };
+            let entrance = Entrance {
+                documents: self.clone(),
+                gateway: gateway.clone(),
+                kind: Arc::clone(kind),
+            };
+            let connect = move |entrance, id, asks, headers, upgrade| {
+                connect(entrance, id, asks, headers, upgrade, limit)
+            };
+            let path = format!("{}/{{id}}", protocol.path(kind));
+            router = router.merge(Router::new().route(&path, get(connect)).with_state(entrance));
+        }
+        router
+    }
+
+    async fn serve(&self, gateway: &Gateway, guest: Guest, mut socket: HeldSocket) {
+        let _counted = SocketCounted::new();
+        let stop = gateway.stopping();
+        let let_in = stop.run_until_cancelled(self.let_in(gateway, guest)).await;
+        let closing = match let_in.unwrap_or(Err(Closing::ComeBack)) {
+            Err(closing) => {
+                telemetry::connect(code(closing).1);
+                Some(closing)
+            }
+            Ok(let_in) => {
+                telemetry::connect("OK");
+                socket.let_in();
+                let talk = stop.run_until_cancelled(talk(let_in, &mut socket));
+                talk.await.unwrap_or(Some(Closing::ComeBack))
+            }
+        };
+        if let Some(closing) = closing {
+            let (code, reason) = code(closing);
+            socket.close(code, reason).await;
+        }
+    }
+
+    async fn let_in(&self, gateway: &Gateway, guest: Guest) -> Result<LetIn, Closing> {
+        let identity = match guest.token.as_deref() {
+            None => None,
+            Some(token) => match gateway.auth().check(token).await {
+                Ok(identity) => Some(identity),
+                Err(TokenError::Unauthorized(_)) => {
+                    return Err(Closing::Final(Reason::NotAuthenticated));
+                }
+                Err(TokenError::NoKeysYet) => return Err(Closing::ComeBack),
+            },
+        };
+        let who = identity.as_ref().map(|identity| Arc::clone(&identity.author));
+        let user = who.as_ref().map_or("", |who| who.user_id.as_str());
+        if who.is_some() && !gateway.may_go_on(user, 1) {
+            return Err(Closing::ComeBack);
+        }
+        let session = session(guest.session, user)?;
+        let plan = gateway.plan().ok_or(Closing::ComeBack)?;
+        let kind = plan.document_kind(&guest.kind).ok_or(Closing::ComeBack)?;
+        let missing = Closing::Final(Reason::NotFound);
+        let id = kind.document_id(&guest.id).ok_or(missing)?;
+        let document = DocumentId::new(&guest.kind, &id).map_err(|_| missing)?;
+        let mut door = self.shared.doorkeeper.come(document.clone(), who);
+        let access = access(door.told().await)?;
+        let host = self.host().ok_or(Closing::ComeBack)?;
+        let joined = self.join(&host, &document, &session, access).await;
+        let joined = joined.map_err(|error| error.closing())?;
+        Ok(LetIn { document, host, door, joined, identity })
+    }
+}
+
+async fn connect(
+    State(entrance): State<Entrance>,
+    Path(id): Path<String>,
+    Query(asks): Query<Asks>,
+    headers: HeaderMap,
+    upgrade: Upgrade,
+    limit: usize,
+) -> Response {
+    let Entrance { documents, gateway, kind } = entrance;
+    let session = asks.session_id.or(asks.session_key).or(asks.instance_id);
+    let token = bearer(&headers).or(asks.access_token).filter(|token| !token.is_empty());
+    let guest = Guest { kind, id, session, token };
+    let of_socket = gateway.clone();
+    gateway.hold(upgrade, limit, async move |socket| {
+        documents.serve(&of_socket, guest, socket).await;
+    })
+}
+
+/// What a session is called in its room. Clients choose the name, so it counts for one user alone: nobody takes another's
+/// place by it.
+fn session(given: Option<String>, user: &str) -> Result<String, Closing> {
+    let given = given.filter(|given| !given.is_empty());
+    let given = given.unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()));
+    if given.len() > MAX_SESSION_ID_BYTES {
+        return Err(Closing::Final(Reason::UnknownError));
+    }
+    let mut digest = Sha256::new();
+    digest.update((user.len() as u64).to_be_bytes());
+    digest.update(user);
+    digest.update(given);
+    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// What somebody may do, or how their socket is closed.
+fn access(told: MemberTold) -> Result<Access, Closing> {
+    match told {
+        MemberTold::May(Standing::Edit) => Ok(Access::Edit),
+        MemberTold::May(Standing::Read) => Ok(Access::Read),
+        MemberTold::May(Standing::Missing | Standing::Gone) => {
+            Err(Closing::Final(Reason::NotFound))
+        }
+        MemberTold::May(Standing::Forbidden) => Err(Closing::Final(Reason::Forbidden)),
+        MemberTold::May(Standing::NotSignedIn) => Err(Closing::Final(Reason::NotAuthenticated)),
+        MemberTold::Unknown => Err(Closing::ComeBack),
+    }
+}
+
+fn code(closing: Closing) -> (u16, &'static str) {
+    match closing {
+        Closing::Final(reason) => (FINAL, reason.code()),
+        Closing::ComeBack => COME_BACK,
+    }
+}
+
+/// Carries frames until one side has enough, and says how the socket is to be closed; `None` if it is gone.
+async fn talk(let_in: LetIn, socket: &mut HeldSocket) -> Option<Closing> {
+    let LetIn { document, host, mut door, joined: Joined { seat, mut outgoing }, identity } =
+        let_in;
+    let (mut heard, mut pinged) = (Instant::now(), false);
+    loop {
+        let quiet = if pinged { heard + SILENCE } else { heard + PING_AFTER };
+        tokio::select! {
+            told = door.told() => match access(told) {
+                Ok(access) => host.set_access(&document, seat.socket(), access).await,
+                Err(closing) => return Some(closing),
+            },
+            next = outgoing.next() => {
+                let mut frames = Vec::new();
+                let mut bytes = 0;
+                let mut next = Some(next);
+                let mut closing = None;
+                while let Some(outgoing_now) = next {
+                    match outgoing_now {
+                        Outgoing::Frame(frame) => {
+                            let frame = held(frame);
+                            bytes += size(&frame);
+                            frames.push(frame);
+                        }
+                        Outgoing::Closed(how) => {
+                            closing = Some(how);
+                            break;
+                        }
+                    }
+                    next = (bytes < FLUSH_BYTES).then(|| outgoing.try_next()).flatten();
+                }
+                if socket.say(frames).await.is_err() {
+                    return None;
+                }
+                if closing.is_some() {
+                    return closing;
+                }
+            }
+            frame = socket.hear() => {
+                (heard, pinged) = (Instant::now(), false);
+                match frame {
+                    Ok(HeldFrame::Text(text)) => seat.heard(Frame::Text(text)).await,
+                    Ok(HeldFrame::Binary(bytes)) => seat.heard(Frame::Binary(bytes)).await,
+                    Ok(HeldFrame::Alive) => {}
+                    Err(HeldEnd::Gone) => return None,
+                    Err(HeldEnd::Unreadable) => return Some(Closing::ComeBack),
+                }
+            }
+            () = expired(identity.as_ref()) => return Some(Closing::ComeBack),
+            () = sleep_until(quiet) => {
+                if pinged || socket.say([HeldFrame::Alive]).await.is_err() {
+                    return None;
+                }
+                pinged = true;
+            }
+        }
+    }
+}
+
+/// Waits until a token has ended: its bearer comes back with another. Who has none may stay.
+async fn expired(identity: Option<&Identity>) {
+    let Some(identity) = identity else { return std::future::pending().await };
+    loop {
+        // The clock that tokens go by may be set.
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let remaining = identity.remaining(unix);
+        if remaining == Duration::ZERO {
+            return;
+        }
+        tokio::time::sleep(remaining.min(LONGEST_WAIT)).await;
+    }
+}
+
+fn held(frame: Frame) -> HeldFrame {
+    match frame {
+        Frame::Text(text) => HeldFrame::Text(text),
+        Frame::Binary(bytes) => HeldFrame::Binary(bytes),
+    }
+}
+
+fn size(frame: &HeldFrame) -> usize {
+    match frame {
+        HeldFrame::Text(bytes) | HeldFrame::Binary(bytes) => bytes.len(),
+        HeldFrame::Alive => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_of_a_session_counts_for_one_user_alone() {
+        let named = |user| session(Some("tab".to_owned()), user);
+        assert_eq!(named("ann"), named("ann"));
+        assert_ne!(named("ann"), named("bob"));
+        assert_ne!(session(Some("tab".to_owned()), "ann"), session(Some("b".to_owned()), "annta"));
+        assert_ne!(session(None, "ann"), session(None, "ann"));
+        let long = "x".repeat(MAX_SESSION_ID_BYTES + 1);
+        assert_eq!(session(Some(long), "ann"), Err(Closing::Final(Reason::UnknownError)));
+    }
+}

@@ -1,0 +1,383 @@
+//! Keeps rooms awake.
+//!
+//! A document sleeps in the storage until somebody comes to it, or something is asked of it; then its room is opened
+//! and a task of its own takes what comes ([`Host::join`]). An edit is durable in the journal before anybody hears of
+//! it, and the document is saved some seconds later; when everybody has gone and all is saved, the room sleeps again.
+//! After the end of the process, however it came, a document is what was saved and the edits that the journal has.
+
+mod awake;
+mod mailbox;
+mod naming;
+mod objects;
+mod opening;
+mod outbox;
+mod room;
+mod saving;
+mod settings;
+mod shared;
+mod telemetry;
+
+pub use mailbox::{DocumentError, Joined, Seat};
+pub use naming::{BadDocumentId, DocumentId};
+pub use objects::StorageError;
+pub use outbox::{Outgoing, OutgoingFrames};
+pub use room::UnreadableDocument;
+pub use settings::{DocumentKind, DocumentKinds, HostLimits, HostSettings};
+pub use shared::{HostHealth, SavedDocument};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use object_store::ObjectStore;
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, spawn_blocking};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::journal::{Journal, JournalError};
+use crate::place::{Access, Closing, Socket};
+use awake::keep_awake;
+use mailbox::{Done, Mailbox, Request};
+use objects::Objects;
+use outbox::outbox;
+use shared::{AwakeRoom, Shared};
+
+/// How often a request is brought to a room that has just gone to sleep.
+const TRIES: usize = 5;
+
+/// How often it is looked, when the host stops, whether all rooms sleep.
+const STOP_LOOK: Duration = Duration::from_millis(10);
+
+/// Why a host cannot start.
+#[derive(Debug, Error)]
+pub enum HostError {
+    /// The storage cannot be used.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The journal cannot be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+/// Keeps the rooms of all documents awake that somebody is in. There is one for a storage: the journal's lock sees to
+/// that on one machine.
+#[derive(Debug)]
+pub struct Host {
+    shared: Arc<Shared>,
+    sweeper: AbortHandle,
+}
+
+impl Host {
+    /// Starts a host, inside of a runtime. Documents with edits that were not saved when the last one ended are saved
+    /// at once.
+    ///
+    /// # Errors
+    /// If the storage or the journal cannot be opened.
+    pub async fn start(settings: HostSettings, kinds: DocumentKinds) -> Result<Host, HostError> {
+        let store = objects::open(&settings.storage)?;
+        Host::start_on(store, settings, kinds).await
+    }
+
+    /// Starts a host on a storage that is open.
+    ///
+    /// # Errors
+    /// If the journal cannot be opened.
+    pub async fn start_on(
+        store: Arc<dyn ObjectStore>,
+        settings: HostSettings,
+        kinds: DocumentKinds,
+    ) -> Result<Host, HostError> {
+        let HostSettings { environment, journal, limits, .. } = settings;
+        let journal = match spawn_blocking(move || Journal::open(&journal)).await {
+            Ok(journal) => journal?,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        let objects = Objects::new(store, &environment);
+        telemetry::begin();
+        let shared = Arc::new(Shared::new(limits, kinds, objects, journal));
+        let sweeper = tokio::spawn(sweep(Arc::clone(&shared))).abort_handle();
+        Ok(Host { shared, sweeper })
+    }
+
+    /// A socket comes to a document. `session` is what its client calls its stay, the same over reconnects.
+    ///
+    /// # Errors
+    /// If nobody can come to it: [`DocumentError::closing`] is how the socket is closed then.
+    pub async fn join(
+        &self,
+        document: &DocumentId,
+        session: &str,
+        access: Access,
+    ) -> Result<Joined, DocumentError> {
+        for _ in 0..TRIES {
+            let mailbox = self.mailbox(document)?;
+            let Ok(leaving) = mailbox.requests.clone().reserve_owned().await else { continue };
+            let socket = self.shared.new_socket();
+            let limits = &self.shared.limits;
+            let (outbox, outgoing) = outbox(limits.outbox_bytes, limits.outbox_frames);
+            let (done, answer) = oneshot::channel();
+            let session = session.into();
+            let join = Request::Join { socket, session, access, outbox, done };
+            let seat = Seat::new(socket, mailbox.clone(), leaving);
+            if mailbox.requests.send(join).await.is_err() {
+                continue;
+            }
+            match answer.await {
+                Ok(result) => return result.map(|()| Joined { seat, outgoing }),
+                // The room went without a word.
+                Err(_) => continue,
+            }
+        }
+        Err(DocumentError::Unopened)
+    }
+
+    /// What the person behind a socket may do has changed.
+    pub async fn set_access(&self, document: &DocumentId, socket: Socket, access: Access) {
+        self.tell(document, Request::SetAccess { socket, access }).await;
+    }
+
+    /// Closes a socket.
+    pub async fn close(&self, document: &DocumentId, socket: Socket, closing: Closing) {
+        self.close_where(document, move |other| (other == socket).then_some(closing)).await;
+    }
+
+    /// Closes the sockets in a document's room for which `judge` says how.
+    pub async fn close_where(
+        &self,
+        document: &DocumentId,
+        judge: impl Fn(Socket) -> Option<Closing> + Send + 'static,
+    ) {
+        self.tell(document, Request::Close { judge: Box::new(judge) }).await;
+    }
+
+    /// Gives a document another name, as an edit by nobody.
+    ///
+    /// # Errors
+    /// If the document cannot be opened.
+    pub async fn rename(&self, document: &DocumentId, name: &str) -> Result<(), DocumentError> {
+        for _ in 0..TRIES {
+            let mailbox = self.mailbox(document)?;
+            if mailbox.requests.send(Request::Rename { name: name.into() }).await.is_ok() {
+                return Ok(());
+            }
+        }
+        Err(DocumentError::Unopened)
+    }
+
+    /// Saves a document, if there is something to save. What was edited before the call is saved when it returns.
+    ///
+    /// # Errors
+    /// If it cannot be opened, or not be saved; it is tried again then.
+    pub async fn save(&self, document: &DocumentId) -> Result<(), DocumentError> {
+        self.request(document, |done| Request::Save { done, for_history: false }).await
+    }
+
+    /// A document as it is now, saved; none if nobody has ever edited it.
+    ///
+    /// # Errors
+    /// If it cannot be saved or read.
+    pub async fn snapshot(&self, document: &DocumentId) -> Result<Option<Bytes>, DocumentError> {
+        self.save(document).await?;
+        Ok(self.shared.objects.current(document).await?)
+    }
+
+    /// The times at which earlier states of a document were saved, the newest first.
+    ///
+    /// # Errors
+    /// If the storage fails.
+    pub async fn history(&self, document: &DocumentId) -> Result<Vec<String>, DocumentError> {
+        Ok(self.shared.objects.history(document).await?)
+    }
+
+    /// A document as it was saved at a time of its history.
+    ///
+    /// # Errors
+    /// If the storage fails.
+    pub async fn earlier(
+        &self,
+        document: &DocumentId,
+        time: &str,
+    ) -> Result<Option<Bytes>, DocumentError> {
+        Ok(self.shared.objects.earlier(document, time).await?)
+    }
+
+    /// Makes a document what it was at a time of its history; what it is now is kept in the history too. The change is
+    /// durable when this returns.
+    ///
+    /// # Errors
+    /// [`DocumentError::NotFound`] if there is no such time; others if the document cannot be opened, saved or
+    /// restored.
+    pub async fn restore(&self, document: &DocumentId, time: &str) -> Result<(), DocumentError> {
+        let earlier = self.shared.objects.earlier(document, time).await?;
+        let snapshot = earlier.ok_or(DocumentError::NotFound)?;
+        self.request(document, |done| Request::Save { done, for_history: true }).await?;
+        self.request(document, |done| Request::Restore { snapshot: snapshot.clone(), done }).await
+    }
+
+    /// Deletes a document: nobody can come any more, who is there goes, and then its edits and all its objects are
+    /// removed. It can be done again, and has to be if it failed.
+    ///
+    /// # Errors
+    /// If the journal or the storage fails.
+    pub async fn delete(&self, document: &DocumentId) -> Result<(), DocumentError> {
+        let awake = {
+            let mut registry = self.shared.registry();
+            registry.deleted.insert(document.clone());
+            registry.rooms.get(document).map(|room| room.mailbox.clone())
+        };
+        if let Some(mailbox) = awake {
+            let (done, forgotten) = oneshot::channel();
+            if mailbox.requests.send(Request::Forget { done }).await.is_ok() {
+                // A room that goes without a word has gone too.
+                forgotten.await.ok();
+            }
+        }
+        self.shared.journal.forget(&document.key()).await?;
+        self.shared.objects.delete(document).await?;
+        Ok(())
+    }
+
+    /// Lets people come again to a document that was deleted. It begins anew.
+    pub fn revive(&self, document: &DocumentId) {
+        self.shared.registry().deleted.remove(document);
+    }
+
+    /// The next document that was saved after somebody had edited it; of one that was saved several times meanwhile
+    /// only the last time is told. To be waited for by one task.
+    pub async fn next_saved(&self) -> SavedDocument {
+        self.shared.next_saved().await
+    }
+
+    /// How the host is.
+    pub fn health(&self) -> HostHealth {
+        self.shared.health()
+    }
+
+    /// Brings the gauges up to date, for whoever is about to read them.
+    pub fn update_gauges(&self) {
+        telemetry::gauges(&self.shared.health());
+    }
+
+    /// Sends everyone away, to come back, and saves everything. What cannot be saved in time is in the journal, and is
+    /// saved after the next start. Returns how many documents that concerns.
+    pub async fn shutdown(&self, deadline: Duration) -> usize {
+        let deadline = Instant::now() + deadline;
+        self.sweeper.abort();
+        let mailboxes: Vec<Mailbox> = {
+            let mut registry = self.shared.registry();
+            registry.stopping = true;
+            registry.rooms.values().map(|room| room.mailbox.clone()).collect()
+        };
+        for mailbox in mailboxes {
+            // One that has gone meanwhile needs not be told.
+            timeout_at(deadline, mailbox.requests.send(Request::Stop)).await.ok();
+        }
+        while !self.shared.registry().rooms.is_empty() && Instant::now() < deadline {
+            sleep(STOP_LOOK).await;
+        }
+        let rooms = std::mem::take(&mut self.shared.registry().rooms);
+        for room in rooms.values() {
+            room.abort.abort();
+        }
+        // The journal may have to wait for the disk.
+        let shared = Arc::clone(&self.shared);
+        drop(self);
+        spawn_blocking(move || drop(shared)).await.ok();
+        rooms.len()
+    }
+
+    fn mailbox(&self, document: &DocumentId) -> Result<Mailbox, DocumentError> {
+        wake(&self.shared, document)
+    }
+
+    /// Tells a room something, if it is awake.
+    async fn tell(&self, document: &DocumentId, request: Request) {
+        let awake = self.shared.registry().rooms.get(document).map(|room| room.mailbox.clone());
+        if let Some(mailbox) = awake {
+            mailbox.requests.send(request).await.ok();
+        }
+    }
+
+    async fn request(
+        &self,
+        document: &DocumentId,
+        request: impl Fn(Done) -> Request,
+    ) -> Result<(), DocumentError> {
+        ask(&self.shared, document, request).await
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.sweeper.abort();
+    }
+}
+
+/// Asks a room for something, which is woken for it.
+async fn ask(
+    shared: &Arc<Shared>,
+    document: &DocumentId,
+    request: impl Fn(Done) -> Request,
+) -> Result<(), DocumentError> {
+    for _ in 0..TRIES {
+        let mailbox = wake(shared, document)?;
+        let (done, answer) = oneshot::channel();
+        if mailbox.requests.send(request(done)).await.is_err() {
+            continue;
+        }
+        if let Ok(result) = answer.await {
+            return result;
+        }
+    }
+    Err(DocumentError::Unopened)
+}
+
+/// The way to a document's room, which is woken if it sleeps.
+fn wake(shared: &Arc<Shared>, document: &DocumentId) -> Result<Mailbox, DocumentError> {
+    let mut registry = shared.registry();
+    let kind = shared.kinds.get(document.kind()).ok_or(DocumentError::NotFound)?;
+    if registry.deleted.contains(document) {
+        return Err(DocumentError::NotFound);
+    }
+    if registry.stopping {
+        return Err(DocumentError::Stopping);
+    }
+    let awake = registry.rooms.get(document);
+    if let Some(room) = awake.filter(|room| !room.mailbox.requests.is_closed()) {
+        return Ok(room.mailbox.clone());
+    }
+    // A room that failed has gone without a word.
+    registry.rooms.remove(document);
+    if registry.rooms.len() >= shared.limits.rooms_awake {
+        registry.rooms.retain(|_, room| !room.mailbox.requests.is_closed());
+    }
+    if registry.rooms.len() >= shared.limits.rooms_awake {
+        return Err(DocumentError::Full);
+    }
+    // Twice: those that a full room has closed are still there for a moment.
+    let seats = kind.sessions().saturating_mul(2);
+    let (requests, inbox) = mpsc::channel(shared.limits.requests + seats);
+    let mailbox = Mailbox::new(requests, shared.limits.inbox_bytes);
+    let task = tokio::spawn(keep_awake(Arc::clone(shared), document.clone(), inbox));
+    let room = AwakeRoom { mailbox: mailbox.clone(), abort: task.abort_handle() };
+    registry.rooms.insert(document.clone(), room);
+    Ok(mailbox)
+}
+
+/// Saves documents that have edits in the journal and nobody who would save them.
+async fn sweep(shared: Arc<Shared>) {
+    loop {
+        for key in shared.journal.documents() {
+            let Some(document) = DocumentId::of_key(&key) else { continue };
+            if shared.registry().rooms.contains_key(&document) {
+                continue;
+            }
+            let save = |done| Request::Save { done, for_history: false };
+            if let Err(error) = ask(&shared, &document, save).await {
+                tracing::warn!(%document, %error, "edits of a document that was open are not saved yet");
+            }
+        }
+        sleep(shared.limits.sweep_every).await;
+    }
+}

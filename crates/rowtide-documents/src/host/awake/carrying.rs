@@ -1,0 +1,134 @@
+//! Carrying out what a room answers, in order: what follows an edit waits until the edit is durable.
+
+use std::collections::VecDeque;
+use std::future::pending;
+use std::sync::atomic::Ordering;
+
+use tokio::time::Instant;
+
+use super::super::mailbox::Done;
+use super::super::outbox::frame_bytes;
+use super::super::telemetry;
+use super::{AwakeTask, End};
+use crate::journal::{Receipt, Refused};
+use crate::place::{Closing, Effect, Frame, Socket};
+
+/// What waits for an edit to be durable, or is one.
+#[derive(Debug)]
+pub(super) enum Waiting {
+    Edit { receipt: Receipt, bytes: usize, since: Instant },
+    Send(Socket, Frame),
+    Close(Socket, Closing),
+    Done(Done),
+}
+
+impl AwakeTask {
+    /// Carries out effects, in order.
+    pub(super) async fn take(&mut self, effects: Vec<Effect>) {
+        let mut effects = VecDeque::from(effects);
+        while let Some(effect) = effects.pop_front() {
+            match effect {
+                Effect::Edit(edit) => {
+                    let bytes = edit.len();
+                    let receipt = self.shared.journal.append(&self.key, edit, self.failures).await;
+                    self.waiting_bytes += bytes;
+                    self.waiting.push_back(Waiting::Edit { receipt, bytes, since: Instant::now() });
+                }
+                Effect::SendAtOnce(socket, frame) => effects.extend(self.send(socket, frame)),
+                Effect::Send(socket, frame) if self.waiting.is_empty() => {
+                    effects.extend(self.send(socket, frame));
+                }
+                Effect::Close(socket, closing) if self.waiting.is_empty() => {
+                    self.say_goodbye(socket, closing);
+                }
+                Effect::Send(socket, frame) => {
+                    self.waiting_bytes += frame_bytes(&frame);
+                    self.waiting.push_back(Waiting::Send(socket, frame));
+                }
+                Effect::Close(socket, closing) => {
+                    self.waiting.push_back(Waiting::Close(socket, closing));
+                }
+            }
+        }
+    }
+
+    /// Carries out what waits up to the next edit.
+    pub(super) async fn release(&mut self) {
+        let mut effects = Vec::new();
+        while let Some(first) = self.waiting.pop_front() {
+            match first {
+                Waiting::Edit { .. } => {
+                    self.waiting.push_front(first);
+                    break;
+                }
+                Waiting::Send(socket, frame) => {
+                    self.waiting_bytes -= frame_bytes(&frame);
+                    effects.extend(self.send(socket, frame));
+                }
+                Waiting::Close(socket, closing) => self.say_goodbye(socket, closing),
+                Waiting::Done(done) => {
+                    done.send(Ok(())).ok();
+                }
+            }
+        }
+        self.take(effects).await;
+    }
+
+    /// Gives a frame to a socket. One that is too slow is gone, and what the room says to that is returned.
+    fn send(&mut self, socket: Socket, frame: Frame) -> Vec<Effect> {
+        let slow = self.members.get(&socket).is_some_and(|member| !member.outbox.push(frame));
+        if !slow {
+            return Vec::new();
+        }
+        if let Some(member) = self.members.remove(&socket) {
+            telemetry::slow();
+            member.outbox.give_up();
+        }
+        let now = self.now();
+        self.room.left(now, socket)
+    }
+
+    pub(super) fn say_goodbye(&mut self, socket: Socket, closing: Closing) {
+        if let Some(member) = self.members.remove(&socket) {
+            telemetry::closed(closing);
+            member.outbox.close(closing);
+        }
+    }
+
+    pub(super) async fn durable(&mut self, result: Result<u64, Refused>) {
+        let Some(Waiting::Edit { bytes, since, .. }) = self.waiting.pop_front() else { return };
+        self.waiting_bytes -= bytes;
+        match result {
+            Ok(number) => {
+                telemetry::pushed(since.elapsed());
+                self.number = number;
+                self.add_unsaved(bytes);
+                self.release().await;
+                self.refresh_refusing().await;
+            }
+            Err(Refused) => {
+                telemetry::refused();
+                self.end.get_or_insert(End::Broken);
+            }
+        }
+    }
+
+    pub(super) fn add_unsaved(&mut self, bytes: usize) {
+        self.unsaved_bytes += bytes;
+        self.shared.unsaved_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn remove_unsaved(&mut self, bytes: usize) {
+        self.unsaved_bytes -= bytes;
+        self.shared.unsaved_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// What becomes of the edit that everything else waits for.
+pub(super) async fn first_receipt(waiting: &mut VecDeque<Waiting>) -> Result<u64, Refused> {
+    match waiting.front_mut() {
+        // Without the journal's thread there is nobody to write it.
+        Some(Waiting::Edit { receipt, .. }) => receipt.await.unwrap_or(Err(Refused)),
+        _ => pending().await,
+    }
+}

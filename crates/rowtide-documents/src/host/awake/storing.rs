@@ -1,0 +1,127 @@
+//! Saving the document of a room: one save at a time, and none if nothing has changed.
+
+use std::future::pending;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::super::mailbox::{DocumentError, Done};
+use super::super::objects::{StorageError, time_name};
+use super::super::telemetry;
+use super::{AwakeTask, HEAVY_MESSAGE};
+
+/// A save that is under way.
+#[derive(Debug)]
+pub(super) struct Save {
+    task: JoinHandle<Result<(), StorageError>>,
+    since: Instant,
+    clock: u64,
+    bytes: usize,
+    /// The last edit that is in it.
+    number: u64,
+    unsaved_bytes: usize,
+    asked: Vec<Done>,
+}
+
+impl AwakeTask {
+    pub(super) fn plan_save(&mut self) {
+        let now = self.now();
+        if self.is_dirty() {
+            self.plan.changed(now);
+            if self.members.is_empty() {
+                self.plan.hurry(now);
+            }
+        }
+    }
+
+    pub(super) async fn begin_save_if_due(&mut self) {
+        let due = self.plan.due().is_some_and(|due| due <= self.now());
+        // What is not durable is in no save: nobody may hear of it in the end.
+        if !due || self.save.is_some() || !self.waiting.is_empty() || self.end.is_some() {
+            return;
+        }
+        self.plan.begin();
+        if !self.is_dirty() && !self.for_history {
+            for done in self.asked.drain(..) {
+                done.send(Ok(())).ok();
+            }
+            return;
+        }
+        let heavy = self.room.document_bytes() > HEAVY_MESSAGE;
+        let Some(snapshot) = self.ask(heavy, |room| room.snapshot()).await else { return };
+        self.covered = self.room.clock();
+        self.save = Some(self.save_task(snapshot));
+    }
+
+    fn save_task(&mut self, snapshot: Bytes) -> Save {
+        let time = SystemTime::now();
+        let every = self.shared.limits.history_every;
+        let recent = |last: SystemTime| time.duration_since(last).is_ok_and(|since| since < every);
+        let for_history = std::mem::take(&mut self.for_history);
+        let time_name = if self.last_history.is_some_and(recent) && !for_history {
+            None
+        } else {
+            self.last_history = Some(time);
+            Some(time_name(time))
+        };
+        let bytes = snapshot.len();
+        let (objects, document) = (self.shared.objects.clone(), self.document.clone());
+        let task =
+            tokio::spawn(
+                async move { objects.save(&document, snapshot, time_name.as_deref()).await },
+            );
+        Save {
+            task,
+            since: Instant::now(),
+            clock: self.covered,
+            bytes,
+            number: self.number,
+            unsaved_bytes: self.unsaved_bytes,
+            asked: std::mem::take(&mut self.asked),
+        }
+    }
+
+    pub(super) async fn saved(&mut self, result: Result<(), String>) {
+        let Some(save) = self.save.take() else { return };
+        match result {
+            Ok(()) => {
+                telemetry::saved(save.bytes, save.since.elapsed());
+                self.plan.succeeded();
+                self.shared.save_succeeded(&self.document);
+                self.shared.journal.settle(&self.key, save.number);
+                self.remove_unsaved(save.unsaved_bytes);
+                self.shared.tell_saved(&self.document, SystemTime::now());
+                for done in save.asked {
+                    done.send(Ok(())).ok();
+                }
+            }
+            Err(error) => {
+                tracing::error!(document = %self.document, error, "a document cannot be saved; it is tried again");
+                telemetry::save_failed();
+                self.shared.save_failed(&self.document, error);
+                // The clock goes up only, so this says that there is something to save.
+                self.covered = save.clock.wrapping_sub(1);
+                self.last_history = None;
+                let now = self.now();
+                self.plan.failed(now);
+                for done in save.asked {
+                    done.send(Err(DocumentError::Unsaved)).ok();
+                }
+            }
+        }
+        self.refresh_refusing().await;
+    }
+}
+
+/// What becomes of the save that is under way.
+pub(super) async fn first_save(save: &mut Option<Save>) -> Result<(), String> {
+    match save {
+        Some(save) => match (&mut save.task).await {
+            Ok(result) => result.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        },
+        None => pending().await,
+    }
+}

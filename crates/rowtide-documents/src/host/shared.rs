@@ -1,0 +1,217 @@
+//! What the rooms of a host share: which of them are awake, where documents are stored, and what goes wrong.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{Notify, mpsc};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::mailbox::{Mailbox, Request};
+use super::naming::DocumentId;
+use super::objects::Objects;
+use super::settings::{DocumentKinds, HostLimits};
+use crate::journal::Journal;
+use crate::place::Socket;
+
+/// How a host is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostHealth {
+    /// Rooms that are awake.
+    pub rooms_awake: usize,
+    /// Sockets in them.
+    pub sessions: usize,
+    /// Bytes of edits that are in the journal alone.
+    pub unsaved_bytes: usize,
+    /// Documents whose last save failed, with what was said.
+    pub saves_failing: BTreeMap<DocumentId, String>,
+    /// Documents that could not be opened when they were wanted last, with what was said.
+    pub unopened: BTreeMap<DocumentId, String>,
+    /// The journal's segments, in bytes.
+    pub journal_bytes: u64,
+    /// The journal cannot be written: documents can only be read.
+    pub journal_failing: bool,
+}
+
+/// A document was saved after somebody had edited it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SavedDocument {
+    /// Which.
+    pub document: DocumentId,
+    /// When.
+    pub at: SystemTime,
+}
+
+/// A room that is awake, or about to be.
+#[derive(Debug)]
+pub(super) struct AwakeRoom {
+    pub(super) mailbox: Mailbox,
+    pub(super) abort: AbortHandle,
+}
+
+/// Which rooms are awake, and which documents are deleted.
+#[derive(Debug, Default)]
+pub(super) struct Registry {
+    pub(super) rooms: BTreeMap<DocumentId, AwakeRoom>,
+    /// Until they are brought back. Whoever serves them knows of older ones by their rows.
+    pub(super) deleted: BTreeSet<DocumentId>,
+    pub(super) stopping: bool,
+}
+
+/// Documents that were saved and not told of yet: of each the last time alone, so they are not more than there are
+/// documents.
+#[derive(Debug, Default)]
+struct SavedDocuments {
+    row: VecDeque<DocumentId>,
+    times: BTreeMap<DocumentId, SystemTime>,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) limits: HostLimits,
+    pub(super) kinds: DocumentKinds,
+    pub(super) objects: Objects,
+    pub(super) journal: Journal,
+    registry: Mutex<Registry>,
+    failing: Mutex<Failing>,
+    saved: Mutex<SavedDocuments>,
+    news_of_saved: Notify,
+    started: Instant,
+    sockets: AtomicU64,
+    pub(super) sessions: AtomicUsize,
+    pub(super) unsaved_bytes: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Failing {
+    saves: BTreeMap<DocumentId, String>,
+    unopened: BTreeMap<DocumentId, String>,
+}
+
+/// So many documents that cannot be opened are remembered.
+const UNOPENED: usize = 1_000;
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub(super) fn new(
+        limits: HostLimits,
+        kinds: DocumentKinds,
+        objects: Objects,
+        journal: Journal,
+    ) -> Shared {
+        Shared {
+            limits,
+            kinds,
+            objects,
+            journal,
+            registry: Mutex::default(),
+            failing: Mutex::default(),
+            saved: Mutex::default(),
+            news_of_saved: Notify::new(),
+            started: Instant::now(),
+            sockets: AtomicU64::new(1),
+            sessions: AtomicUsize::new(0),
+            unsaved_bytes: AtomicUsize::new(0),
+        }
+    }
+
+    /// The time, as rooms are told it.
+    pub(super) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The moment of a time that a room has named.
+    pub(super) fn instant(&self, at: Duration) -> Instant {
+        self.started + at
+    }
+
+    pub(super) fn new_socket(&self) -> Socket {
+        Socket(self.sockets.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(super) fn registry(&self) -> MutexGuard<'_, Registry> {
+        locked(&self.registry)
+    }
+
+    /// Lets a room sleep, if it was asked for nothing and nobody is about to ask.
+    pub(super) fn retire(&self, document: &DocumentId, inbox: &mpsc::Receiver<Request>) -> bool {
+        let mut registry = self.registry();
+        let awaited = |room: &AwakeRoom| room.mailbox.requests.strong_count() > 1;
+        let unused = inbox.is_empty() && !registry.rooms.get(document).is_some_and(awaited);
+        if unused {
+            registry.rooms.remove(document);
+        }
+        unused
+    }
+
+    /// A room is no more, whoever is about to ask it.
+    pub(super) fn gone(&self, document: &DocumentId) {
+        self.registry().rooms.remove(document);
+    }
+
+    pub(super) fn save_failed(&self, document: &DocumentId, error: String) {
+        locked(&self.failing).saves.insert(document.clone(), error);
+    }
+
+    /// The document is saved, or there is nothing to be saved any more.
+    pub(super) fn save_succeeded(&self, document: &DocumentId) {
+        locked(&self.failing).saves.remove(document);
+    }
+
+    pub(super) fn open_failed(&self, document: &DocumentId, error: String) {
+        let unopened = &mut locked(&self.failing).unopened;
+        if unopened.len() < UNOPENED || unopened.contains_key(document) {
+            unopened.insert(document.clone(), error);
+        }
+    }
+
+    pub(super) fn open_succeeded(&self, document: &DocumentId) {
+        locked(&self.failing).unopened.remove(document);
+    }
+
+    pub(super) fn tell_saved(&self, document: &DocumentId, at: SystemTime) {
+        let mut saved = locked(&self.saved);
+        if saved.times.insert(document.clone(), at).is_none() {
+            saved.row.push_back(document.clone());
+        }
+        drop(saved);
+        self.news_of_saved.notify_one();
+    }
+
+    /// The next document that was saved.
+    pub(super) async fn next_saved(&self) -> SavedDocument {
+        loop {
+            let news = self.news_of_saved.notified();
+            {
+                let mut saved = locked(&self.saved);
+                if let Some(document) = saved.row.pop_front()
+                    && let Some(at) = saved.times.remove(&document)
+                {
+                    return SavedDocument { document, at };
+                }
+            }
+            news.await;
+        }
+    }
+
+    pub(super) fn health(&self) -> HostHealth {
+        let (saves_failing, unopened) = {
+            let failing = locked(&self.failing);
+            (failing.saves.clone(), failing.unopened.clone())
+        };
+        HostHealth {
+            rooms_awake: self.registry().rooms.len(),
+            sessions: self.sessions.load(Ordering::Relaxed),
+            unsaved_bytes: self.unsaved_bytes.load(Ordering::Relaxed),
+            saves_failing,
+            unopened,
+            journal_bytes: self.journal.bytes(),
+            journal_failing: !self.journal.state().borrow().writable,
+        }
+    }
+}

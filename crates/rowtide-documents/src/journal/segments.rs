@@ -1,0 +1,94 @@
+//! The files of segments. Each is named by the segment's number and gets its name when its first group is durable, so
+//! a file with such a name is never half-made. A journal holds what people write, so only the server's own user may
+//! read it.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::format::{Group, Record};
+
+const EXTENSION: &str = "edits";
+const UNFINISHED: &str = "new";
+
+/// Of the directory.
+const OWN_DIR: u32 = 0o700;
+/// Of each file.
+const OWN_FILE: u32 = 0o600;
+
+/// So many bytes must fit on the disk for a new segment to begin.
+const SPACE: usize = 1 << 20;
+
+/// Makes the directory, and sees to it that nobody else may read what is in it, also if it was there before. What
+/// belongs to another user is theirs to protect.
+pub(super) fn make_private(dir: &Path) -> io::Result<()> {
+    if let Some(parent) = dir.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match DirBuilder::new().mode(OWN_DIR).create(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    match fs::set_permissions(dir, Permissions::from_mode(OWN_DIR)) {
+        Err(error) if error.kind() != io::ErrorKind::PermissionDenied => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Opens a file, or makes one that nobody else may read.
+pub(super) fn private_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(OWN_FILE).open(path)
+}
+
+pub(super) fn path_of(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number:020}.{EXTENSION}"))
+}
+
+/// The numbers of the segments in `dir`, in order. What was left half-made is removed.
+pub(super) fn list(dir: &Path) -> io::Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some(EXTENSION) => {
+                let number = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
+                numbers.extend(number);
+            }
+            Some(UNFINISHED) => fs::remove_file(&path)?,
+            _ => {}
+        }
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Makes a segment, with its first group. Its length is returned too.
+pub(super) fn create(
+    dir: &Path,
+    number: u64,
+    next: u64,
+    previous_end: u64,
+) -> io::Result<(File, PathBuf, u64)> {
+    let path = path_of(dir, number);
+    let unfinished = path.with_extension(UNFINISHED);
+    let file = private_file(&unfinished)?;
+    let mut group = Group::new();
+    group.push(&Record::Begin { next, previous_end });
+    let group = group.finish();
+    file.set_len(0)?;
+    // Where there is no space for more than that, a segment would only begin for the next one to fail.
+    file.write_all_at(&vec![0; SPACE], group.len() as u64)?;
+    file.sync_all()?;
+    file.set_len(0)?;
+    file.write_all_at(&group, 0)?;
+    file.sync_all()?;
+    fs::rename(&unfinished, &path)?;
+    sync_dir(dir)?;
+    Ok((file, path, group.len() as u64))
+}
+
+/// Makes durable which files there are.
+pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}

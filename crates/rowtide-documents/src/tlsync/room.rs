@@ -1,0 +1,318 @@
+//! A room of tldraw's clients: the authoritative copy of one document, and who is in it. Clients push changes and
+//! are told what became of them, in the order in which they pushed; everybody else is told the same change. A
+//! change is an edit to be made durable first. What a client says that is wrong ends its own session and nothing
+//! else. There is no I/O, no clock and no randomness in here.
+
+mod talking;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::diff::Flavour;
+use super::document::{Change, Document};
+use super::limits::TlsyncLimits;
+use super::message::{Heard, Protocol, incompatibility, pong};
+use super::session::{Here, PRESENCE_TYPE, Phase, Presence, Session, Stay};
+use super::snapshot::{self, ReplayError, SnapshotError};
+use super::telling::Entries;
+use crate::place::{Access, Closing, Effect, Frame, Reason, Socket};
+
+/// A room. All times are since the same moment, whichever that is.
+#[derive(Debug)]
+pub struct TlsyncRoom {
+    limits: TlsyncLimits,
+    document: Document,
+    /// By the names that clients have given them.
+    sessions: BTreeMap<Arc<str>, Session>,
+    sockets: BTreeMap<Socket, Arc<str>>,
+}
+
+impl TlsyncRoom {
+    /// A room with a new document.
+    pub fn new(limits: TlsyncLimits) -> TlsyncRoom {
+        TlsyncRoom::of(Document::new(), limits)
+    }
+
+    /// A room with a document that was stored.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn open(snapshot: &[u8], limits: TlsyncLimits) -> Result<TlsyncRoom, SnapshotError> {
+        Ok(TlsyncRoom::of(snapshot::read(snapshot)?, limits))
+    }
+
+    fn of(document: Document, limits: TlsyncLimits) -> TlsyncRoom {
+        TlsyncRoom { limits, document, sessions: BTreeMap::new(), sockets: BTreeMap::new() }
+    }
+
+    /// Does an edit again that came after the snapshot; one that the snapshot has already is passed over. Edits
+    /// are replayed in their order, before anybody is in the room.
+    ///
+    /// # Errors
+    /// If it cannot be read, or does not follow. The room is of no use then.
+    pub fn replay(&mut self, edit: &[u8]) -> Result<(), ReplayError> {
+        snapshot::replay(&mut self.document, edit, &self.limits)
+    }
+
+    /// The document as it is stored. It has what every edit until now has led to, durable or not.
+    pub fn snapshot(&self) -> Bytes {
+        snapshot::write(&self.document)
+    }
+
+    /// The document's clock: it goes up with every edit.
+    pub fn clock(&self) -> u64 {
+        self.document.clock
+    }
+
+    /// About how many bytes of JSON the document is.
+    pub fn document_bytes(&self) -> usize {
+        self.document.weight()
+    }
+
+    /// Whether there is no session at all, not even one that is only shown yet.
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    /// How many sessions have a socket.
+    pub fn sessions(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// A socket has come, for the session that its client calls `session`. One that had another socket until now
+    /// goes on with this one. `chance` is any number that nobody else could know.
+    pub fn join(
+        &mut self,
+        now: Duration,
+        socket: Socket,
+        session: &str,
+        access: Access,
+        chance: u64,
+    ) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if session.len() > self.limits.session_name_bytes {
+            effects.push(Effect::Close(socket, Closing::Final(Reason::UnknownError)));
+            return effects;
+        }
+        if let Some(known) = self.sessions.get_mut(session) {
+            let here = Here::new(now, socket, access, &self.limits);
+            let before = std::mem::replace(&mut known.stay, Stay::Here(Box::new(here)));
+            if let Stay::Here(before) = before {
+                self.sockets.remove(&before.socket);
+                effects.push(Effect::Close(before.socket, Closing::ComeBack));
+            }
+            self.sockets.insert(socket, session.into());
+            return effects;
+        }
+        if self.sockets.len() >= self.limits.sessions {
+            effects.push(Effect::Close(socket, Closing::Final(Reason::RoomFull)));
+            return effects;
+        }
+        if self.sessions.len() >= self.limits.sessions {
+            self.let_the_longest_gone_go(now, &mut effects);
+        }
+        let presence = Presence { id: self.new_presence_id(chance), state: None };
+        let here = Here::new(now, socket, access, &self.limits);
+        let id: Arc<str> = session.into();
+        self.sessions.insert(id.clone(), Session { presence, stay: Stay::Here(Box::new(here)) });
+        self.sockets.insert(socket, id);
+        effects
+    }
+
+    /// A socket has said something.
+    pub fn heard(&mut self, now: Duration, socket: Socket, text: &str) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let Some(id) = self.sockets.get(&socket).cloned() else { return effects };
+        let Some(here) = self.sessions.get_mut(&id).and_then(Session::here) else { return effects };
+        match here.hear(now, text, &self.limits) {
+            Ok(Some(Heard::Connect(connect))) => self.connect(now, &id, connect, &mut effects),
+            Ok(Some(Heard::Push(push))) => self.push(now, &id, push, &mut effects),
+            Ok(Some(Heard::Ping)) => {
+                if here.talk().is_some() {
+                    effects.push(Effect::SendAtOnce(socket, Frame::Text(pong())));
+                }
+            }
+            Ok(None) => {}
+            Err(closing) => self.end(now, &id, closing, &mut effects),
+        }
+        effects
+    }
+
+    /// A socket has gone.
+    pub fn left(&mut self, now: Duration, socket: Socket) -> Vec<Effect> {
+        if let Some(id) = self.sockets.remove(&socket) {
+            self.lose_socket(now, &id);
+        }
+        Vec::new()
+    }
+
+    /// The person behind a socket may do something else now: if that is no news, nothing happens.
+    pub fn access_changed(&mut self, now: Duration, socket: Socket, access: Access) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if let Some(id) = self.sockets.get(&socket).cloned()
+            && let Some(here) = self.sessions.get_mut(&id).and_then(Session::here)
+            && here.access != access
+        {
+            self.end(now, &id, Closing::ComeBack, &mut effects);
+        }
+        effects
+    }
+
+    /// Closes a socket.
+    pub fn close(&mut self, now: Duration, socket: Socket, closing: Closing) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if let Some(id) = self.sockets.get(&socket).cloned() {
+            self.end(now, &id, closing, &mut effects);
+        }
+        effects
+    }
+
+    /// Gives the document another name.
+    pub fn rename(&mut self, now: Duration, name: &str) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let change = self.document.rename(name, &self.limits);
+        if !change.became.is_empty() {
+            let entries = self.document.tell(&change, Flavour::Eight);
+            let edit = snapshot::write_edit(self.document.clock, &entries, None);
+            effects.push(Effect::Edit(edit));
+            let told = self.told(entries, &change, None);
+            self.tell(now, None, &told, &mut effects);
+        }
+        effects
+    }
+
+    /// Makes the document what a snapshot says, as the newest edit of all. Everybody has to come back.
+    ///
+    /// # Errors
+    /// If the snapshot cannot be read; nothing has happened then.
+    pub fn restore(
+        &mut self,
+        _now: Duration,
+        snapshot: &[u8],
+    ) -> Result<Vec<Effect>, SnapshotError> {
+        let restored = snapshot::read(snapshot)?;
+        let edit = snapshot::write_restored(self.document.clock + 1, &restored);
+        self.document = self.document.restored(restored, &self.limits);
+        let sockets = std::mem::take(&mut self.sockets).into_keys();
+        self.sessions.clear();
+        let closed = sockets.map(|socket| Effect::Close(socket, Closing::ComeBack));
+        Ok([Effect::Edit(edit)].into_iter().chain(closed).collect())
+    }
+
+    /// Time has passed: what has waited goes, and who was waited for in vain.
+    pub fn tick(&mut self, now: Duration) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let (mut late, mut gone) = (Vec::new(), Vec::new());
+        for (id, session) in &mut self.sessions {
+            match &mut session.stay {
+                Stay::Gone { until } if *until <= now => gone.push(id.clone()),
+                Stay::Gone { .. } => {}
+                Stay::Here(here) => match &mut here.phase {
+                    Phase::Waiting { until } if *until <= now => late.push(id.clone()),
+                    Phase::Waiting { .. } => {}
+                    Phase::Talking(talk) if talk.heard_at + self.limits.silence <= now => {
+                        late.push(id.clone());
+                    }
+                    Phase::Talking(talk) => {
+                        if let Some(frame) = talk.outbox.due(now, self.limits.debounce) {
+                            effects.push(Effect::Send(here.socket, Frame::Text(frame)));
+                        }
+                    }
+                },
+            }
+        }
+        for id in late {
+            self.end(now, &id, Closing::ComeBack, &mut effects);
+        }
+        for id in gone {
+            self.forget(now, &id, &mut effects);
+        }
+        effects
+    }
+
+    /// When [`TlsyncRoom::tick`] has something to do next; `None` as long as nobody is there.
+    pub fn next_tick(&self) -> Option<Duration> {
+        self.sessions.values().map(|session| session.next_tick(&self.limits)).min()
+    }
+
+    /// Ends the stay of a session that has a socket. One that may come back is still shown for a while.
+    fn end(&mut self, now: Duration, id: &Arc<str>, closing: Closing, effects: &mut Vec<Effect>) {
+        let Some(here) = self.sessions.get_mut(id).and_then(Session::here) else { return };
+        let socket = here.socket;
+        self.sockets.remove(&socket);
+        match closing {
+            Closing::ComeBack => {
+                effects.push(Effect::Close(socket, closing));
+                self.lose_socket(now, id);
+            }
+            Closing::Final(reason) => {
+                let protocol = here.talk().map(|talk| talk.protocol);
+                send_away(socket, protocol, reason, effects);
+                self.forget(now, id, effects);
+            }
+        }
+    }
+
+    fn lose_socket(&mut self, now: Duration, id: &Arc<str>) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if session.presence.state.is_some() {
+            session.stay = Stay::Gone { until: now + self.limits.presence_stays };
+        } else {
+            self.sessions.remove(id);
+        }
+    }
+
+    /// Forgets a session; whoever was shown it is told.
+    fn forget(&mut self, now: Duration, id: &Arc<str>, effects: &mut Vec<Effect>) {
+        let Some(Session { presence, .. }) = self.sessions.remove(id) else { return };
+        if presence.state.is_some() {
+            let mut entries = Entries::default();
+            entries.tell_removed(&presence.id);
+            let told = self.told(entries, &Change::none(), None);
+            self.tell(now, None, &told, effects);
+        }
+    }
+
+    fn let_the_longest_gone_go(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        let gone = self.sessions.iter().filter_map(|(id, session)| match &session.stay {
+            Stay::Gone { until } => Some((*until, id)),
+            Stay::Here(_) => None,
+        });
+        if let Some((_, id)) = gone.min() {
+            let id = id.clone();
+            self.forget(now, &id, effects);
+        }
+    }
+
+    fn new_presence_id(&self, chance: u64) -> Box<str> {
+        let mut number = chance;
+        loop {
+            let id = format!("{PRESENCE_TYPE}:{number:016x}");
+            if self.sessions.values().all(|session| *session.presence.id != *id) {
+                return id.into();
+            }
+            number = number.wrapping_add(1);
+        }
+    }
+}
+
+/// Sends somebody away for good, in the way that clients of its protocol understand.
+fn send_away(
+    socket: Socket,
+    protocol: Option<Protocol>,
+    reason: Reason,
+    effects: &mut Vec<Effect>,
+) {
+    if protocol.is_some_and(Protocol::is_told_reasons) {
+        effects.push(Effect::Send(socket, Frame::Text(incompatibility(reason))));
+        effects.push(Effect::Close(socket, Closing::ComeBack));
+    } else {
+        effects.push(Effect::Close(socket, Closing::Final(reason)));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,197 @@
+//! What is stored of a document: a snapshot of the whole, and the edits that came after it, both JSON. Snapshots of
+//! other servers are read too; they say less. An edit says which clock it leads to, so that one that a snapshot has
+//! already is passed over, and one that is missing is noticed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use thiserror::Error;
+
+use super::diff::{Flavour, RecordsDiff};
+use super::document::Document;
+use super::json::{Json, write_value};
+use super::limits::TlsyncLimits;
+use super::record::Record;
+use super::schema::Schema;
+use super::telling::Entries;
+
+/// The largest clock: a number that clients can count to and beyond.
+const MAX_CLOCK: u64 = 1 << 52;
+
+/// Why something is no snapshot of a document.
+#[derive(Debug, Error)]
+pub enum SnapshotError {
+    /// It is no JSON, or something in it is not what it should be.
+    #[error("it cannot be read as a snapshot: {0}")]
+    Unreadable(#[from] serde_json::Error),
+    /// It says no clock, or one that is too large.
+    #[error("it has no clock")]
+    NoClock,
+    /// Its schema is of a form that is not known.
+    #[error("its schema cannot be read")]
+    Schema,
+}
+
+/// Why an edit does not follow on a document. The document is of no use then.
+#[derive(Debug, Error)]
+pub enum ReplayError {
+    /// It is no JSON, or something in it is not what it should be.
+    #[error("it cannot be read as an edit: {0}")]
+    Unreadable(#[from] serde_json::Error),
+    /// What it restores is no snapshot.
+    #[error("what it restores: {0}")]
+    Snapshot(#[from] SnapshotError),
+    /// Edits are missing before it.
+    #[error("the document is at clock {at}, and the edit leads to {to}")]
+    Gap {
+        /// The clock of the document.
+        at: u64,
+        /// The clock that the edit leads to.
+        to: u64,
+    },
+    /// It was made of another document.
+    #[error("the edit that leads to clock {to} does not fit the document")]
+    Misfit {
+        /// The clock that the edit leads to.
+        to: u64,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Stored<'a> {
+    document_clock: Option<u64>,
+    /// What older servers call it.
+    clock: Option<u64>,
+    tombstone_history_starts_at_clock: Option<u64>,
+    #[serde(borrow)]
+    documents: Vec<StoredRecord<'a>>,
+    #[serde(default)]
+    tombstones: BTreeMap<Box<str>, u64>,
+    /// `null` if nobody has edited the document yet.
+    #[serde(default = "earliest")]
+    schema: Option<Json>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct StoredRecord<'a> {
+    #[serde(borrow)]
+    state: &'a RawValue,
+    last_changed_clock: u64,
+}
+
+#[derive(Deserialize)]
+struct Edit<'a> {
+    clock: u64,
+    #[serde(default)]
+    diff: RecordsDiff,
+    schema: Option<Json>,
+    #[serde(borrow)]
+    restored: Option<&'a RawValue>,
+}
+
+fn earliest() -> Option<Json> {
+    Some(Schema::earliest().written().clone())
+}
+
+/// Reads a snapshot.
+pub(super) fn read(snapshot: &[u8]) -> Result<Document, SnapshotError> {
+    let stored: Stored<'_> = serde_json::from_slice(snapshot)?;
+    let clock = stored.document_clock.or(stored.clock);
+    let clock = clock.filter(|clock| *clock <= MAX_CLOCK).ok_or(SnapshotError::NoClock)?;
+    let read = |schema| Schema::read(schema).map(Arc::new).ok_or(SnapshotError::Schema);
+    let schema = stored.schema.map(read).transpose()?;
+    let mut records = BTreeMap::new();
+    for StoredRecord { state, last_changed_clock } in stored.documents {
+        let (id, record) = Record::load(state, last_changed_clock.min(clock))?;
+        records.insert(id, record);
+    }
+    let mut tombstones = stored.tombstones;
+    tombstones.retain(|id, _| !records.contains_key(id));
+    tombstones.values_mut().for_each(|removed_at| *removed_at = clock.min(*removed_at));
+    let history_start = stored.tombstone_history_starts_at_clock.unwrap_or(clock).min(clock);
+    Ok(Document::of(clock, history_start, records, tombstones, schema))
+}
+
+/// Writes a snapshot.
+pub(super) fn write(document: &Document) -> Bytes {
+    let mut out = Vec::new();
+    out.extend_from_slice(br#"{"documentClock":"#);
+    write_value(&mut out, &document.clock);
+    out.extend_from_slice(br#","clock":"#);
+    write_value(&mut out, &document.clock);
+    out.extend_from_slice(br#","tombstoneHistoryStartsAtClock":"#);
+    write_value(&mut out, &document.history_start);
+    out.extend_from_slice(br#","schema":"#);
+    write_value(&mut out, &document.schema.as_ref().map(|schema| schema.written()));
+    out.extend_from_slice(br#","tombstones":"#);
+    write_value(&mut out, &document.tombstones);
+    out.extend_from_slice(br#","documents":["#);
+    for (n, record) in document.records.values().enumerate() {
+        out.extend_from_slice(if n == 0 { br#"{"state":"# } else { br#",{"state":"# });
+        record.write(&mut out);
+        out.extend_from_slice(br#","lastChangedClock":"#);
+        write_value(&mut out, &record.changed_at);
+        out.push(b'}');
+    }
+    out.extend_from_slice(b"]}");
+    out.into()
+}
+
+/// Writes the edit that has led to a clock, with the schema if it is new.
+pub(super) fn write_edit(clock: u64, diff: &Entries, schema: Option<&Schema>) -> Bytes {
+    let mut out = Vec::with_capacity(diff.as_bytes().len() + 64);
+    out.extend_from_slice(br#"{"clock":"#);
+    write_value(&mut out, &clock);
+    if let Some(schema) = schema {
+        out.extend_from_slice(br#","schema":"#);
+        schema.written().write(&mut out);
+    }
+    out.extend_from_slice(br#","diff":{"#);
+    out.extend_from_slice(diff.as_bytes());
+    out.extend_from_slice(b"}}");
+    out.into()
+}
+
+/// Writes the edit that has led to a clock by restoring a snapshot.
+pub(super) fn write_restored(clock: u64, snapshot: &Document) -> Bytes {
+    let mut out = Vec::new();
+    out.extend_from_slice(br#"{"clock":"#);
+    write_value(&mut out, &clock);
+    out.extend_from_slice(br#","restored":"#);
+    out.extend_from_slice(&write(snapshot));
+    out.push(b'}');
+    out.into()
+}
+
+/// Does again what an edit did, unless it is done.
+pub(super) fn replay(
+    document: &mut Document,
+    edit: &[u8],
+    limits: &TlsyncLimits,
+) -> Result<(), ReplayError> {
+    let edit: Edit<'_> = serde_json::from_slice(edit)?;
+    if edit.clock <= document.clock {
+        return Ok(());
+    }
+    if edit.clock != document.clock + 1 {
+        return Err(ReplayError::Gap { at: document.clock, to: edit.clock });
+    }
+    if let Some(restored) = edit.restored {
+        *document = document.restored(read(restored.get().as_bytes())?, limits);
+        return Ok(());
+    }
+    if let Some(schema) = edit.schema {
+        document.schema = Some(Schema::read(schema).map(Arc::new).ok_or(SnapshotError::Schema)?);
+    }
+    let change = document.change(edit.diff, Flavour::Eight, limits);
+    if change.exact && document.clock == edit.clock {
+        Ok(())
+    } else {
+        Err(ReplayError::Misfit { to: edit.clock })
+    }
+}

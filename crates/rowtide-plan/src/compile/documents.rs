@@ -1,0 +1,124 @@
+//! Live documents, held against the catalog: the table with a key that can be an id, the columns that follow the
+//! document or are followed by it, and the tables that its rules look into, whose changes must be streamed for
+//! anybody to notice them.
+
+use super::Compiler;
+use crate::definition::DocumentDefinition;
+use crate::documents::{PlannedKind, TouchedColumn, TouchedUnit};
+use crate::error::DefinitionProblem;
+use crate::ids::TableId;
+use crate::rule::Name;
+use crate::sql::quote_identifier;
+use crate::value::ColumnType;
+
+impl Compiler<'_> {
+    /// Adds a kind of documents to the plan, if all of it fits.
+    pub(super) fn document(&mut self, definition: &DocumentDefinition) {
+        let before = self.problems.len();
+        let Ok(table) = self.synced_table(&definition.table, &definition.table_span) else {
+            return;
+        };
+        let key = self.document_key(table, definition);
+        let title = definition.title.as_ref().and_then(|name| self.title(table, name));
+        let touched = definition.touched.as_ref().and_then(|name| self.touched(table, name));
+        let mut looks_into = Vec::new();
+        for reference in definition.looks_into() {
+            if let Ok(id) = self.table(&reference.name(), &reference.span)
+                && !looks_into.contains(&id)
+            {
+                looks_into.push(id);
+            }
+        }
+        let Some(key) = key.filter(|_| self.problems.len() == before) else { return };
+        self.plan.documents.push(PlannedKind {
+            name: definition.name.clone(),
+            protocol: definition.protocol,
+            table,
+            key,
+            key_type: self.of(table, key).kind.clone(),
+            read: definition.read.clone(),
+            edit: definition.edit.clone(),
+            alive: definition.alive.clone(),
+            title,
+            touched,
+            looks_into,
+        });
+    }
+
+    fn document_key(&mut self, table: TableId, definition: &DocumentDefinition) -> Option<usize> {
+        let of = self.plan.table(table);
+        let [key] = of.key[..] else {
+            let columns = of.key.iter().map(|key| of.catalog.columns[*key].name.as_str());
+            let columns: Vec<String> = columns.map(quote_identifier).collect();
+            let what = format!(
+                "documents need a key of one column, and `{}` has ({})",
+                of.catalog.name,
+                columns.join(", ")
+            );
+            let span = definition.table_span.clone();
+            let problem = DefinitionProblem::new(span, what, "its key is the document's id");
+            self.problem(problem.help("use a table whose key is one text or uuid column"));
+            return None;
+        };
+        let column = self.of(table, key);
+        if matches!(column.kind, ColumnType::Text | ColumnType::Uuid | ColumnType::Int) {
+            return Some(key);
+        }
+        let what = format!(
+            "a key of type {} cannot be the id of a document: {}",
+            column.type_name,
+            quote_identifier(&column.name)
+        );
+        let problem = DefinitionProblem::new(definition.table_span.clone(), what, "its key");
+        self.problem(problem.help("the key must be text, varchar, uuid or an integer"));
+        None
+    }
+
+    /// The column that a document's own name follows.
+    fn title(&mut self, table: TableId, name: &Name) -> Option<usize> {
+        let index = self.column(table, name).ok()?;
+        let column = self.of(table, index);
+        if column.kind == ColumnType::Text {
+            return Some(index);
+        }
+        let what = format!("a name cannot be of type {}", column.type_name);
+        let problem = DefinitionProblem::new(name.span.clone(), what, "not a text");
+        self.problem(problem.help("use a column of type text or varchar"));
+        None
+    }
+
+    /// The column that is set when a document is saved.
+    fn touched(&mut self, table: TableId, name: &Name) -> Option<TouchedColumn> {
+        let index = self.column(table, name).ok()?;
+        let of = self.plan.table(table);
+        let column = &of.catalog.columns[index];
+        let unit = match column.kind {
+            ColumnType::Int if column.type_name == "bigint" => Some(TouchedUnit::Milliseconds),
+            ColumnType::TimestampTz => Some(TouchedUnit::Timestamp),
+            _ => None,
+        };
+        let problem = |what: String, label: &str, help: &str| {
+            DefinitionProblem::new(name.span.clone(), what, label).help(help)
+        };
+        let problem = match unit {
+            _ if of.key.contains(&index) => problem(
+                "the key cannot say when a document was saved".to_owned(),
+                "the key",
+                "use another column",
+            ),
+            None => problem(
+                format!("the time of a save cannot be written as {}", column.type_name),
+                "not a time",
+                "use a bigint, for milliseconds since 1970, or a timestamptz",
+            ),
+            Some(_) if column.input.is_of_postgres_alone() => problem(
+                format!("Postgres alone writes column {}", quote_identifier(&column.name)),
+                "generated",
+                "use a plain column",
+            ),
+            Some(unit) => return Some(TouchedColumn { column: index, unit }),
+        };
+        self.problem(problem);
+        None
+    }
+}

@@ -1,0 +1,117 @@
+//! The SQL of live documents: one query for what the rules say to many people of many rows, and the write of a save.
+//! Each person is a row of parameters, one array for each place that names a claim, so that the text of the query
+//! depends on the plan alone.
+
+use crate::claims::{Claim, claim_text};
+use crate::documents::{PlannedKind, TouchedUnit};
+use crate::judged_rule::{JudgedRule, RuleClaim};
+use crate::plan::Plan;
+use crate::sql::{compared, literal_type, quote_identifier, quote_table};
+use crate::value::ColumnType;
+
+/// Names that no table has which a rule may speak of.
+const ASKED: &str = "\"rowtide asked\"";
+const ROW: &str = "\"rowtide row\"";
+const KEY: &str = "\"rowtide key\"";
+const PLACE: &str = "\"rowtide place\"";
+
+/// A claim as a `text[]` parameter: one entry for each person.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AskedClaim {
+    claim: Claim,
+    kind: ColumnType,
+}
+
+impl AskedClaim {
+    /// The entry of a person; `None` (null) where they have no such claim, or none that fits.
+    pub fn text(
+        &self,
+        user_id: &str,
+        claims: &serde_json::Map<String, serde_json::Value>,
+    ) -> Option<String> {
+        claim_text(&self.claim, &self.kind, user_id, claims)
+    }
+}
+
+/// A query for what many people may do with documents of one kind.
+///
+/// It has a row for each of them: their place, from 1; whether there is a row (null if not), whether it is alive, may be
+/// read, may be edited; and its name, null where names are not followed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StandingQuery {
+    /// The text. `$1` is the documents' ids, `$2` and so on are [`StandingQuery::claims`].
+    pub sql: String,
+    /// The claims that the rules name.
+    pub claims: Vec<AskedClaim>,
+}
+
+/// The query for a kind of documents. `parameter` writes the array with this number, from 1.
+pub fn standing_query(
+    plan: &Plan,
+    kind: &PlannedKind,
+    parameter: impl Fn(usize) -> String,
+) -> StandingQuery {
+    let table = plan.table(kind.table);
+    let catalog = &table.catalog;
+    let from = quote_table(&catalog.schema, &catalog.name);
+    let alias = quote_identifier(&catalog.name);
+    let mut claims = Vec::new();
+    let mut rule = |rule: &JudgedRule| rule.sql(|claim| asked(claim, &mut claims));
+    let alive = kind.alive.as_ref().map_or_else(|| "true".to_owned(), &mut rule);
+    let (read, edit) = (rule(&kind.read), rule(&kind.edit));
+    let name = match kind.title {
+        Some(column) => format!("{}::text", quote_identifier(&catalog.columns[column].name)),
+        None => "NULL::text".to_owned(),
+    };
+    let key = &catalog.columns[kind.key];
+    let is_key = format!("{} = {ASKED}.{KEY}::{}", compared(key), literal_type(key));
+    let arrays: Vec<String> = (0..=claims.len()).map(|index| parameter(index + 1)).collect();
+    let numbers = (1..=claims.len()).map(of_person);
+    let columns: Vec<String> =
+        std::iter::once(KEY.to_owned()).chain(numbers).chain([PLACE.to_owned()]).collect();
+    let (arrays, columns) = (arrays.join(", "), columns.join(", "));
+    let sql = format!(
+        "SELECT {ASKED}.{PLACE}, {ROW}.*\n\
+         FROM unnest({arrays}) WITH ORDINALITY AS {ASKED} ({columns})\n\
+         LEFT JOIN LATERAL (SELECT true AS \"rowtide there\", {alive} IS TRUE AS \"rowtide alive\", \
+         {read} IS TRUE AS \"rowtide read\", {edit} IS TRUE AS \"rowtide edit\", {name} AS \"rowtide name\"\n\
+         FROM {from} AS {alias} WHERE {is_key}) AS {ROW} ON true"
+    );
+    StandingQuery { sql, claims }
+}
+
+/// The name of a person's claim with this number, from 1.
+fn of_person(number: usize) -> String {
+    format!("\"rowtide claim {number}\"")
+}
+
+/// A claim in a rule; what is the same is one array.
+fn asked(named: &RuleClaim, claims: &mut Vec<AskedClaim>) -> String {
+    named.sql(|kind, type_name| {
+        let wanted = AskedClaim { claim: named.claim.clone(), kind };
+        let at = claims.iter().position(|other| *other == wanted).unwrap_or_else(|| {
+            claims.push(wanted);
+            claims.len() - 1
+        });
+        format!("{ASKED}.{}::{type_name}", of_person(at + 1))
+    })
+}
+
+/// The write of a save: `$1` is the documents' ids as `text[]`, `$2` when each was saved, in milliseconds since 1970, as
+/// `int8[]`. A time that is there already is never put back. `None` if the kind has no column for it.
+pub fn touch_sql(plan: &Plan, kind: &PlannedKind) -> Option<String> {
+    let touched = kind.touched?;
+    let catalog = &plan.table(kind.table).catalog;
+    let (key, column) = (&catalog.columns[kind.key], &catalog.columns[touched.column]);
+    let column = quote_identifier(&column.name);
+    let saved = match touched.unit {
+        TouchedUnit::Milliseconds => "s.at".to_owned(),
+        TouchedUnit::Timestamp => "pg_catalog.to_timestamp(s.at / 1000.0)".to_owned(),
+    };
+    let from = quote_table(&catalog.schema, &catalog.name);
+    let (name, key_type) = (quote_identifier(&key.name), literal_type(key));
+    Some(format!(
+        "UPDATE {from} AS target SET {column} = {saved} FROM unnest($1, $2) AS s (id, at) \
+         WHERE target.{name} = s.id::{key_type} AND (target.{column} < {saved} OR target.{column} IS NULL)"
+    ))
+}
