@@ -32,6 +32,7 @@ test-js:
 	cargo build --quiet --locked -p rowtide
 	cd clients/js && npm run --silent check && npm test --silent
 	cd examples/files/web && npm run --silent check && npm test --silent
+	cd examples/notes/web && npm test --silent
 
 # What of it runs is in the script; `make test` runs a part on the oldest and the newest.
 test-postgres:

@@ -57,7 +57,7 @@ if ! [ -x "${ROWTIDE_CHROMIUM:-/usr/bin/chromium}" ] && ! install Chromium chrom
 fi
 
 # The application links to the client's packages, and those to what they were tested with.
-for dir in clients/js examples/files/web; do
+for dir in clients/js examples/files/web examples/notes/web; do
   if ! [ "$dir/node_modules/.package-lock.json" -nt "$dir/package-lock.json" ]; then
     npm ci --prefix "$dir" --no-audit --no-fund --loglevel=error
   fi
