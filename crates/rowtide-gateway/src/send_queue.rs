@@ -25,14 +25,14 @@ pub enum Delivery {
     /// Send `connected`, in this mode. Comes first.
     Begin(Mode),
     /// Send a frame.
-    Frame(Frame),
+    Frame(SessionFrame),
     /// Send this error and close. Nothing comes after it.
     Closed(ErrorCode, String),
 }
 
 /// A text frame.
 #[derive(Debug)]
-pub struct Frame {
+pub struct SessionFrame {
     /// Its text, valid UTF-8.
     pub text: Bytes,
     /// How many rows of a snapshot it holds.
@@ -43,10 +43,10 @@ pub struct Frame {
     pub acknowledges: Option<u64>,
 }
 
-impl Frame {
+impl SessionFrame {
     /// One that has only text.
-    fn of(text: Bytes) -> Frame {
-        Frame { text, rows: 0, commit_time_us: None, acknowledges: None }
+    fn of(text: Bytes) -> SessionFrame {
+        SessionFrame { text, rows: 0, commit_time_us: None, acknowledges: None }
     }
 }
 
@@ -124,7 +124,7 @@ pub enum Dequeued {
         acknowledgements: Vec<Arc<Acknowledgement>>,
     },
     /// A frame that was made already.
-    Frame(Frame),
+    Frame(SessionFrame),
     /// Nothing comes any more.
     Closed(ErrorCode, String),
 }
@@ -146,7 +146,7 @@ pub enum Then {
     /// The snapshot goes on there, or has ended.
     WentOn(Option<Place>),
     /// These frames come first.
-    Frames(VecDeque<Frame>),
+    Frames(VecDeque<SessionFrame>),
 }
 
 /// The send queue of one session.
@@ -157,7 +157,7 @@ pub struct SendQueue {
     /// Of the transactions in `items`.
     bytes: usize,
     /// Frames that are made already and come first.
-    frames: VecDeque<Frame>,
+    frames: VecDeque<SessionFrame>,
     closed: Option<(ErrorCode, String)>,
     warning: Warning,
     /// Of a client that numbers its mutations: up to which number it has been told every outcome.
@@ -340,11 +340,13 @@ impl Dequeued {
             Dequeued::Begin(mode) => Made::of(Delivery::Begin(mode)),
             Dequeued::Frame(frame) => Made::of(Delivery::Frame(frame)),
             Dequeued::Closed(code, message) => Made::of(Delivery::Closed(code, message)),
-            Dequeued::Ready(cursor) => Made::of(Delivery::Frame(Frame::of(ready_frame(cursor)))),
+            Dequeued::Ready(cursor) => {
+                Made::of(Delivery::Frame(SessionFrame::of(ready_frame(cursor))))
+            }
             Dequeued::Snapshot { frames, at } => match frames.frame(plan, at) {
                 None => Made { said: None, then: Then::WentOn(None) },
                 Some(SnapshotFrame { frame, rows, next }) => {
-                    let frame = Frame { rows, ..Frame::of(frame) };
+                    let frame = SessionFrame { rows, ..SessionFrame::of(frame) };
                     Made { said: Some(Delivery::Frame(frame)), then: Then::WentOn(Some(next)) }
                 }
             },
@@ -386,20 +388,20 @@ impl Dequeued {
 fn frames_of(
     messages: &[Arc<ViewMessage>],
     acknowledgements: &[Arc<Acknowledgement>],
-) -> VecDeque<Frame> {
+) -> VecDeque<SessionFrame> {
     let Some(last) = messages.last() else { return VecDeque::new() };
     let commit_time_us = messages.iter().rev().find_map(|message| message.commit_time_us);
     if let ([message], []) = (messages, acknowledgements) {
-        return [Frame { commit_time_us, ..Frame::of(message.frame()) }].into();
+        return [SessionFrame { commit_time_us, ..SessionFrame::of(message.frame()) }].into();
     }
     let acknowledges = acknowledgements.iter().map(|of| of.last_mutation).max();
     let rejected = acknowledgements.iter().flat_map(|of| &of.rejected);
-    let mut frames: VecDeque<Frame> =
-        rejected.map(|r| Frame::of(reject_frame(r.id, &r.code, &r.message))).collect();
+    let mut frames: VecDeque<SessionFrame> =
+        rejected.map(|r| SessionFrame::of(reject_frame(r.id, &r.code, &r.message))).collect();
     let time = commit_time_us.map(rfc3339);
     let bodies = messages.iter().map(|message| &message.changes()[..]);
     let text = tx_frame(last.cursor, bodies, acknowledges, time.as_deref());
-    frames.push_back(Frame { commit_time_us, acknowledges, ..Frame::of(text) });
+    frames.push_back(SessionFrame { commit_time_us, acknowledges, ..SessionFrame::of(text) });
     frames
 }
 

@@ -8,7 +8,7 @@ use rowtide_protocol::{Epoch, Lsn};
 
 use crate::conversation::NoClaim;
 use crate::opening::{Entrance, Until, look};
-use crate::send_queue::Frame;
+use crate::send_queue::SessionFrame;
 
 /// A session, what time it is, and what it has said.
 struct Run {
@@ -105,8 +105,12 @@ impl Run {
     }
 
     fn ack(&mut self, number: u64) -> String {
-        let frame =
-            Frame { text: pong_frame(), rows: 0, commit_time_us: None, acknowledges: Some(number) };
+        let frame = SessionFrame {
+            text: pong_frame(),
+            rows: 0,
+            commit_time_us: None,
+            acknowledges: Some(number),
+        };
         self.step(Input::Said(Delivery::Frame(frame)))
     }
 }
