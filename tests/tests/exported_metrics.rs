@@ -53,7 +53,7 @@ async fn what_is_exported_is_what_the_page_for_operators_tells_of() {
     let path = format!("/app/file/{}", row.await.unwrap().get::<_, String>(0));
     let address = app.address().to_string();
     let mut drawer = Drawer::live(&address, &path, Some(&App::token("u1")), "s").await;
-    assert_eq!(drawer.draw("page").await, "commit");
+    assert_eq!(drawer.draw("more").await, "commit");
     let saved = || async {
         let text = http_get(&app, "/metrics").await;
         names(&text).contains("rowtide_room_save_seconds_count").then_some(())

@@ -259,9 +259,9 @@ impl Host {
         telemetry::gauges(&self.shared.health());
     }
 
-    /// Sends everyone away, to come back, and saves everything. What cannot be saved in time is in the journal, and is
-    /// saved after the next start. Returns how many documents that concerns.
-    pub async fn shutdown(&self, deadline: Duration) -> usize {
+    /// Sends everyone away, to come back, and saves everything; nobody comes any more. What cannot be saved in time is in
+    /// the journal, and is saved after the next start. Returns how many documents that concerns.
+    pub async fn put_to_sleep(&self, deadline: Duration) -> usize {
         let deadline = Instant::now() + deadline;
         self.sweeper.abort();
         let mailboxes: Vec<Mailbox> = {
@@ -280,11 +280,17 @@ impl Host {
         for room in rooms.values() {
             room.abort.abort();
         }
+        rooms.len()
+    }
+
+    /// As [`Host::put_to_sleep`], and gives storage and journal back.
+    pub async fn shutdown(self, deadline: Duration) -> usize {
+        let unsaved = self.put_to_sleep(deadline).await;
         // The journal may have to wait for the disk.
         let shared = Arc::clone(&self.shared);
         drop(self);
         spawn_blocking(move || drop(shared)).await.ok();
-        rooms.len()
+        unsaved
     }
 
     fn mailbox(&self, document: &DocumentId) -> Result<Mailbox, DocumentError> {
