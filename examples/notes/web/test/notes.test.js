@@ -18,7 +18,7 @@ before(async () => {
   const example = ['--definition', `${EXAMPLE}rowtide.toml`, '--migrations', `${EXAMPLE}migrations`];
   [browser, server] = await Promise.all([launch(), Server.start(...example), build({ root: ROOT, logLevel: 'error' })]);
   process.env.SYNC_SERVER = server.url;
-  const served = await preview({ root: ROOT, logLevel: 'error', preview: { host: '127.0.0.1', port: 0 } });
+  const served = await preview({ root: ROOT, logLevel: 'silent', preview: { host: '127.0.0.1', port: 0 } });
   app = served.resolvedUrls.local[0];
   running.push(() => browser.close(), () => served.close(), () => server.end());
 });
@@ -40,7 +40,14 @@ async function open(t, who, title) {
   await page.getByRole('button', { name: title, exact: true }).click();
   const text = page.getByLabel('Text of the note');
   const status = page.getByRole('status');
-  const says = (words) => eventually(`${who} reads: ${words}`, async () => (await text.innerText()).includes(words));
+  // Without the cursors of others, which have their names on them.
+  const written = () =>
+    text.evaluate((node) => {
+      const copy = node.cloneNode(true);
+      copy.querySelectorAll('.cm-ySelectionCaret').forEach((caret) => caret.remove());
+      return copy.textContent;
+    });
+  const says = (words) => eventually(`${who} reads: ${words}`, async () => (await written()).includes(words));
   const told = (words) => eventually(`${who} is told: ${words}`, async () => (await status.innerText()).includes(words));
   const write = async (words) => {
     await text.click();
