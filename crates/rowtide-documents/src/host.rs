@@ -234,6 +234,7 @@ impl Host {
         }
         self.shared.journal.forget(&document.key()).await?;
         self.shared.objects.delete(document).await?;
+        self.shared.open_succeeded(document);
         Ok(())
     }
 

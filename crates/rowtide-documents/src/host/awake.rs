@@ -156,9 +156,10 @@ pub(super) async fn keep_awake(
             task.live().await;
         }
         Err(error) => {
-            tracing::error!(%document, %error, "a document cannot be opened");
             telemetry::open_failed();
-            shared.open_failed(&document, error.to_string());
+            if shared.open_failed(&document, error.to_string()) {
+                tracing::error!(%document, %error, "a document cannot be opened");
+            }
             shared.gone(&document);
             turn_away(inbox).await;
         }
@@ -323,7 +324,9 @@ impl AwakeTask {
                     Some(Err(error)) => {
                         done.send(Err(error.into())).ok();
                     }
-                    None => {}
+                    None => {
+                        done.send(Err(DocumentError::Unopened)).ok();
+                    }
                 }
             }
             Request::Forget { done } => self.end = Some(End::Forgotten(done)),
