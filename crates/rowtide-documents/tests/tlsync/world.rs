@@ -263,6 +263,11 @@ impl World {
         }
     }
 
+    /// Lets time pass, in which the server is too busy to do what is due.
+    pub(crate) fn pass_busy(&mut self, time: Duration) {
+        self.now += time;
+    }
+
     /// Lets time pass.
     pub(crate) fn pass(&mut self, time: Duration) {
         let until = self.now + time;
