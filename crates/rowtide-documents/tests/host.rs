@@ -491,6 +491,38 @@ async fn a_document_of_yjs_is_restored_for_those_who_are_there() {
 }
 
 #[tokio::test]
+async fn a_document_can_begin_as_another_and_be_published() {
+    let dir = Dir::new();
+    let host = start(&dir, never_saving()).await;
+    let writer = Peer::join(&host, &note("a"), Access::Edit).await;
+    writer.write("first").await;
+    let snapshot = host.snapshot(&note("a")).await.unwrap().unwrap();
+    host.begin_from(&note("b"), snapshot.clone()).await.unwrap();
+    text_of(&host, &note("b"), "first").await;
+    let again = host.begin_from(&note("b"), snapshot.clone()).await;
+    assert!(matches!(again, Err(DocumentError::Begun)));
+    assert!(matches!(host.begin_from(&note("a"), snapshot).await, Err(DocumentError::Begun)));
+    let rubbish = host.begin_from(&note("c"), Bytes::from_static(b"rubbish")).await;
+    assert!(matches!(rubbish, Err(DocumentError::Unrestorable(_))));
+    let after_crash = dir.crash();
+    text_of(&start(&after_crash, never_saving()).await, &note("b"), "first").await;
+
+    host.publish(&note("a"), "s/lug").await.unwrap();
+    let published = host.published(&note("a"), "s/lug").await.unwrap();
+    writer.write(" and second").await;
+    host.save(&note("a")).await.unwrap();
+    assert_eq!(host.published(&note("a"), "s/lug").await.unwrap(), published);
+    host.publish(&note("a"), "s/lug").await.unwrap();
+    assert_ne!(host.published(&note("a"), "s/lug").await.unwrap(), published);
+    host.unpublish(&note("a"), "s/lug").await.unwrap();
+    host.unpublish(&note("a"), "s/lug").await.unwrap();
+    assert_eq!(host.published(&note("a"), "s/lug").await.unwrap(), None);
+    host.publish(&note("a"), "s/lug").await.unwrap();
+    host.delete(&note("a")).await.unwrap();
+    assert_eq!(host.published(&note("a"), "s/lug").await.unwrap(), None);
+}
+
+#[tokio::test]
 async fn a_full_host_and_a_full_room_send_away() {
     let dir = Dir::new();
     let limits = HostLimits { rooms_awake: 2, ..quick() };
