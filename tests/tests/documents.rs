@@ -341,16 +341,7 @@ async fn process(database: &Database, dir: &Dir, definition: &str) -> Process {
     command.args(["--log-dir", &dir.join("log"), "--requests-per-minute", "0"]);
     command.env("ROWTIDE_TOKEN_SECRET", SECRET);
     let mut running = Running::start(command);
-    let address = loop {
-        let said = running.said();
-        let at = said.find("127.0.0.1:").map(|at| said[at..].to_owned());
-        let end = at.as_deref().and_then(|at| at.find(|c: char| c.is_whitespace() || c == '\x1b'));
-        if let (Some(at), Some(end)) = (at, end) {
-            break at[..end].trim_end_matches('/').to_owned();
-        }
-        assert!(running.runs(), "{said}");
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    };
+    let address = running.line("listening http://").await;
     Process { running, address }
 }
 

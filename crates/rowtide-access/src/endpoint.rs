@@ -2,6 +2,7 @@
 //! accepted first, so that the reason can be said; then the token is checked, the row says what its bearer may do, and
 //! frames go between the socket and the room, for as long as the row says so.
 
+use std::future::ready;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -80,7 +81,7 @@ impl Documents {
                 kind: Arc::clone(kind),
             };
             let connect = move |entrance, id, asks, headers, upgrade| {
-                connect(entrance, id, asks, headers, upgrade, limit)
+                ready(connect(entrance, id, asks, headers, upgrade, limit))
             };
             let path = format!("{}/{{id}}", protocol.path(kind));
             router = router.merge(Router::new().route(&path, get(connect)).with_state(entrance));
@@ -141,7 +142,7 @@ impl Documents {
     }
 }
 
-async fn connect(
+fn connect(
     State(entrance): State<Entrance>,
     Path(id): Path<String>,
     Query(asks): Query<Asks>,

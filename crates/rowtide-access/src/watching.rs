@@ -260,7 +260,8 @@ impl Watching {
         let is_early = of.told.is_none() && now < of.came + MISSING_FOR;
         let is_stale = self.seen.iter().any(|seen| seen.concerns(&document));
         let counts = |answer: &StandingAnswer| {
-            !is_stale && !(is_early && answer.standing == Standing::Missing)
+            let may_come_yet = is_early && answer.standing == Standing::Missing;
+            !is_stale && !may_come_yet
         };
         let Some(answer) = answer.filter(counts) else {
             of.unknown_since.get_or_insert(now);

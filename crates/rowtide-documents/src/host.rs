@@ -212,7 +212,55 @@ impl Host {
         let earlier = self.shared.objects.earlier(document, time).await?;
         let snapshot = earlier.ok_or(DocumentError::NotFound)?;
         self.request(document, |done| Request::Save { done, for_history: true }).await?;
-        self.request(document, |done| Request::Restore { snapshot: snapshot.clone(), done }).await
+        let restore = |done| Request::Restore { snapshot: snapshot.clone(), begins: false, done };
+        self.request(document, restore).await
+    }
+
+    /// Begins a document with what another one, or the same kind of document elsewhere, was. That is durable when this
+    /// returns.
+    ///
+    /// # Errors
+    /// [`DocumentError::Begun`] if the document has begun already; others if it cannot be opened, or `snapshot` is no
+    /// document of its kind.
+    pub async fn begin_from(
+        &self,
+        document: &DocumentId,
+        snapshot: Bytes,
+    ) -> Result<(), DocumentError> {
+        let restore = |done| Request::Restore { snapshot: snapshot.clone(), begins: true, done };
+        self.request(document, restore).await
+    }
+
+    /// Publishes a document as it is now: a copy that stays as it is until it is published again.
+    ///
+    /// # Errors
+    /// If it cannot be saved or copied; one that nobody has ever edited has nothing to publish.
+    pub async fn publish(&self, document: &DocumentId, slug: &str) -> Result<(), DocumentError> {
+        if slug.is_empty() {
+            return Err(DocumentError::NotFound);
+        }
+        self.save(document).await?;
+        Ok(self.shared.objects.publish(document, slug).await?)
+    }
+
+    /// The copy of a document that was published under `slug`.
+    ///
+    /// # Errors
+    /// If the storage fails.
+    pub async fn published(
+        &self,
+        document: &DocumentId,
+        slug: &str,
+    ) -> Result<Option<Bytes>, DocumentError> {
+        Ok(self.shared.objects.published(document, slug).await?)
+    }
+
+    /// Removes the copy of a document that was published under `slug`, if there is one.
+    ///
+    /// # Errors
+    /// If the storage fails.
+    pub async fn unpublish(&self, document: &DocumentId, slug: &str) -> Result<(), DocumentError> {
+        Ok(self.shared.objects.unpublish(document, slug).await?)
     }
 
     /// Deletes a document: nobody can come any more, who is there goes, and then its edits and all its objects are
@@ -235,6 +283,7 @@ impl Host {
         }
         self.shared.journal.forget(&document.key()).await?;
         self.shared.objects.delete(document).await?;
+        self.shared.open_succeeded(document);
         Ok(())
     }
 

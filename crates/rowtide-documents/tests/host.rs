@@ -457,6 +457,72 @@ async fn a_deleted_document_is_gone_for_good() {
 }
 
 #[tokio::test]
+async fn who_leaves_at_once_has_said_what_it_said() {
+    let dir = Dir::new();
+    let host = start(&dir, quick()).await;
+    for id in 0..20 {
+        let peer = Peer::join(&host, &note(&id.to_string()), Access::Edit).await;
+        peer.write("last words").await;
+        drop(peer);
+    }
+    for id in 0..20 {
+        text_of(&host, &note(&id.to_string()), "last words").await;
+    }
+}
+
+#[tokio::test]
+async fn a_document_of_yjs_is_restored_for_those_who_are_there() {
+    let dir = Dir::new();
+    let host = start(&dir, quick()).await;
+    let mut writer = Peer::join(&host, &note("a"), Access::Edit).await;
+    writer.write("first").await;
+    host.save(&note("a")).await.unwrap();
+    let times = host.history(&note("a")).await.unwrap();
+    writer.write(" and second").await;
+    let mut reader = Peer::join(&host, &note("a"), Access::Read).await;
+    reader.hear_text("first and second").await;
+    host.restore(&note("a"), &times[0]).await.unwrap();
+    reader.hear_text("first").await;
+    writer.hear_text("first").await;
+    writer.write("!").await;
+    reader.hear_text("first!").await;
+    let after_crash = dir.crash();
+    text_of(&start(&after_crash, never_saving()).await, &note("a"), "first!").await;
+}
+
+#[tokio::test]
+async fn a_document_can_begin_as_another_and_be_published() {
+    let dir = Dir::new();
+    let host = start(&dir, never_saving()).await;
+    let writer = Peer::join(&host, &note("a"), Access::Edit).await;
+    writer.write("first").await;
+    let snapshot = host.snapshot(&note("a")).await.unwrap().unwrap();
+    host.begin_from(&note("b"), snapshot.clone()).await.unwrap();
+    text_of(&host, &note("b"), "first").await;
+    let again = host.begin_from(&note("b"), snapshot.clone()).await;
+    assert!(matches!(again, Err(DocumentError::Begun)));
+    assert!(matches!(host.begin_from(&note("a"), snapshot).await, Err(DocumentError::Begun)));
+    let rubbish = host.begin_from(&note("c"), Bytes::from_static(b"rubbish")).await;
+    assert!(matches!(rubbish, Err(DocumentError::Unrestorable(_))));
+    let after_crash = dir.crash();
+    text_of(&start(&after_crash, never_saving()).await, &note("b"), "first").await;
+
+    host.publish(&note("a"), "s/lug").await.unwrap();
+    let published = host.published(&note("a"), "s/lug").await.unwrap();
+    writer.write(" and second").await;
+    host.save(&note("a")).await.unwrap();
+    assert_eq!(host.published(&note("a"), "s/lug").await.unwrap(), published);
+    host.publish(&note("a"), "s/lug").await.unwrap();
+    assert_ne!(host.published(&note("a"), "s/lug").await.unwrap(), published);
+    host.unpublish(&note("a"), "s/lug").await.unwrap();
+    host.unpublish(&note("a"), "s/lug").await.unwrap();
+    assert_eq!(host.published(&note("a"), "s/lug").await.unwrap(), None);
+    host.publish(&note("a"), "s/lug").await.unwrap();
+    host.delete(&note("a")).await.unwrap();
+    assert_eq!(host.published(&note("a"), "s/lug").await.unwrap(), None);
+}
+
+#[tokio::test]
 async fn a_full_host_and_a_full_room_send_away() {
     let dir = Dir::new();
     let limits = HostLimits { rooms_awake: 2, ..quick() };
@@ -593,6 +659,16 @@ async fn a_damaged_document_is_told_of_and_no_other_is_concerned() {
     assert!(host.health().unopened.is_empty());
 }
 
+/// The segment of the journal that is written.
+fn segment(dir: &Dir) -> PathBuf {
+    fs::read_dir(dir.0.join("journal"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "edits"))
+        .max()
+        .unwrap()
+}
+
 #[tokio::test]
 async fn what_was_torn_off_the_journal_was_told_to_nobody() {
     let dir = Dir::new();
@@ -601,23 +677,14 @@ async fn what_was_torn_off_the_journal_was_told_to_nobody() {
     let mut reader = Peer::join(&host, &note("a"), Access::Read).await;
     writer.write("one ").await;
     reader.hear_text("one ").await;
-    let segment = |dir: &Dir| {
-        let segments = fs::read_dir(dir.0.join("journal")).unwrap();
-        segments.map(|entry| entry.unwrap().path()).max().unwrap()
-    };
     let heard = fs::metadata(segment(&dir)).unwrap().len();
     writer.write("two").await;
     reader.hear_text("one two").await;
     let whole = fs::read(segment(&dir)).unwrap();
+    assert!(heard < whole.len() as u64);
     for len in (heard..whole.len() as u64).step_by(7) {
         let torn = dir.crash();
-        let path = fs::read_dir(torn.0.join("journal"))
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .filter(|path| path.extension().is_some_and(|extension| extension == "edits"))
-            .max()
-            .unwrap();
-        fs::write(path, &whole[..len as usize]).unwrap();
+        fs::write(segment(&torn), &whole[..len as usize]).unwrap();
         let host = start(&torn, never_saving()).await;
         text_of(&host, &note("a"), "one ").await;
     }

@@ -44,6 +44,7 @@ enum Step {
     Crash,
     Lose { older: usize },
     Pass { ms: u64 },
+    PassBusy { ms: u64 },
     Rename { name: u32 },
     Restore { older: usize },
     ChangeAccess { who: usize },
@@ -114,6 +115,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<bool>().prop_map(|keep_log| Step::Save { keep_log }),
         2 => Just(Step::Crash),
         1 => (0..9_usize).prop_map(|older| Step::Lose { older }),
+        5 => (0..40_u64).prop_map(|ms| Step::PassBusy { ms }),
         10 => prop_oneof![0..30_u64, Just(5_000), Just(21_000)].prop_map(|ms| Step::Pass { ms }),
         1 => (0..3_u32).prop_map(|name| Step::Rename { name }),
         1 => (0..9_usize).prop_map(|older| Step::Restore { older }),
@@ -176,7 +178,8 @@ fn play(steps: &[Step]) {
                 do_edit(&mut world.members[*who].client.view, *shape, edit);
             }
             Step::Show { who, at } => {
-                world.members[*who].client.shown = Some(json!({"shown": [who, at]}));
+                world.members[*who].client.shown =
+                    Some(json!({"id": "instance_presence:mine", "shown": [who, at]}));
             }
             Step::Push { who } => world.members[*who].client.push(),
             Step::Ping { who } => world.members[*who].client.ping(),
@@ -189,6 +192,7 @@ fn play(steps: &[Step]) {
             Step::Crash => world.crash(),
             Step::Lose { older } => world.lose(*older),
             Step::Pass { ms } => world.pass(Duration::from_millis(*ms)),
+            Step::PassBusy { ms } => world.pass_busy(Duration::from_millis(*ms)),
             Step::Rename { name } => world.rename(&format!("name {name}")),
             Step::Restore { older } => world.restore(*older),
             Step::ChangeAccess { who } => world.change_access(*who),
@@ -200,7 +204,7 @@ fn play(steps: &[Step]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn everybody_sees_the_room_and_nothing_that_was_told_is_lost(

@@ -100,6 +100,8 @@ struct AwakeTask {
     /// Who waits for a save that has not begun.
     asked: Vec<Done>,
     last_history: Option<SystemTime>,
+    /// Nobody has ever edited it.
+    is_new: bool,
     /// The next save is for the history too.
     for_history: bool,
     /// Nobody may edit now.
@@ -145,6 +147,7 @@ pub(super) async fn keep_awake(
                 unsaved_bytes: 0,
                 asked: Vec::new(),
                 last_history: None,
+                is_new: opened.is_new,
                 for_history: false,
                 refusing: false,
                 stopping: false,
@@ -156,9 +159,10 @@ pub(super) async fn keep_awake(
             task.live().await;
         }
         Err(error) => {
-            tracing::error!(%document, %error, "a document cannot be opened");
             telemetry::open_failed();
-            shared.open_failed(&document, error.to_string());
+            if shared.open_failed(&document, error.to_string()) {
+                tracing::error!(%document, %error, "a document cannot be opened");
+            }
             shared.gone(&document);
             turn_away(inbox).await;
         }
@@ -312,7 +316,10 @@ impl AwakeTask {
                 self.asked.push(done);
                 self.plan.insist(now);
             }
-            Request::Restore { snapshot, done } => {
+            Request::Restore { begins: true, done, .. } if !self.is_new => {
+                done.send(Err(DocumentError::Begun)).ok();
+            }
+            Request::Restore { snapshot, done, .. } => {
                 match self.ask(true, move |room| room.restore(now, &snapshot)).await {
                     Some(Ok(effects)) => {
                         self.take(effects).await;
@@ -323,7 +330,9 @@ impl AwakeTask {
                     Some(Err(error)) => {
                         done.send(Err(error.into())).ok();
                     }
-                    None => {}
+                    None => {
+                        done.send(Err(DocumentError::Unopened)).ok();
+                    }
                 }
             }
             Request::Forget { done } => self.end = Some(End::Forgotten(done)),

@@ -29,6 +29,9 @@ pub enum DocumentError {
     /// It is there and cannot be opened, for a reason that the log tells.
     #[error("the document cannot be opened now")]
     Unopened,
+    /// It has begun already, and cannot begin with something else.
+    #[error("the document has begun already")]
+    Begun,
     /// It could not be saved.
     #[error("the document could not be saved")]
     Unsaved,
@@ -90,8 +93,10 @@ pub(super) enum Request {
         done: Done,
         for_history: bool,
     },
+    /// Makes the document what a snapshot says; only one that has not begun yet, if it `begins` so.
     Restore {
         snapshot: Bytes,
+        begins: bool,
         done: Done,
     },
     /// The document is deleted: everyone goes, and nothing is saved any more.

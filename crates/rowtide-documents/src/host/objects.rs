@@ -1,7 +1,8 @@
-//! Documents as objects: the present state of each, and earlier ones by the time at which they were saved.
+//! Documents as objects: the present state of each, earlier ones by the time at which they were saved, and copies that
+//! were published.
 //!
-//! Keys are `<environment>/documents/<kind>/<id>/current` and `…/history/<time>`; what a key cannot have in it is
-//! percent-encoded. An object is written whole and takes the place of the one before at once, and is durable then.
+//! Keys are `<environment>/documents/<kind>/<id>/current`, `…/history/<time>` and `…/published/<slug>`; what a key
+//! cannot have in it is percent-encoded. An object is written whole and takes the place of the one before at once, and is durable then.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
@@ -125,6 +126,41 @@ impl Objects {
         Ok(())
     }
 
+    /// Puts a copy of the document as it was saved last where it is found by `slug`.
+    pub(super) async fn publish(
+        &self,
+        document: &DocumentId,
+        slug: &str,
+    ) -> Result<(), StorageError> {
+        let published = self.key(document, &["published", slug]);
+        Ok(self.store.copy(&self.key(document, &["current"]), &published).await?)
+    }
+
+    /// The copy that is found by `slug`.
+    pub(super) async fn published(
+        &self,
+        document: &DocumentId,
+        slug: &str,
+    ) -> Result<Option<Bytes>, StorageError> {
+        self.get(&self.key(document, &["published", slug])).await
+    }
+
+    /// Removes the copy that is found by `slug`, if there is one.
+    pub(super) async fn unpublish(
+        &self,
+        document: &DocumentId,
+        slug: &str,
+    ) -> Result<(), StorageError> {
+        self.remove(&self.key(document, &["published", slug])).await
+    }
+
+    async fn remove(&self, key: &Path) -> Result<(), StorageError> {
+        match self.store.delete(key).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Deletes all objects of the document. It can be done again, whatever of it was done.
     pub(super) async fn delete(&self, document: &DocumentId) -> Result<(), StorageError> {
         let prefix = self.key(document, &[]);
@@ -140,10 +176,7 @@ impl Objects {
                 return Ok(());
             }
             for key in page {
-                match self.store.delete(&key).await {
-                    Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                    Err(error) => return Err(error.into()),
-                }
+                self.remove(&key).await?;
             }
         }
     }

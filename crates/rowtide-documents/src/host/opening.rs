@@ -40,6 +40,8 @@ pub(super) struct OpenedDocument {
     pub(super) edit_bytes: usize,
     /// How often the journal had failed before.
     pub(super) failures: u64,
+    /// Nobody has ever edited it.
+    pub(super) is_new: bool,
 }
 
 pub(super) async fn open(
@@ -69,7 +71,8 @@ pub(super) async fn open(
             shared.journal.settle(&key, number);
             edit_bytes = 0;
         }
-        Ok(OpenedDocument { room, saved_clock, number, edit_bytes, failures })
+        let is_new = object.is_none() && edits.is_empty();
+        Ok(OpenedDocument { room, saved_clock, number, edit_bytes, failures, is_new })
     });
     opening.await?
 }

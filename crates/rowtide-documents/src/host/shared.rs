@@ -163,11 +163,16 @@ impl Shared {
         locked(&self.failing).saves.remove(document);
     }
 
-    pub(super) fn open_failed(&self, document: &DocumentId, error: String) {
+    /// A document cannot be opened. Tells whether that is news: whoever wants it comes again and again.
+    pub(super) fn open_failed(&self, document: &DocumentId, error: String) -> bool {
         let unopened = &mut locked(&self.failing).unopened;
-        if unopened.len() < UNOPENED || unopened.contains_key(document) {
-            unopened.insert(document.clone(), error);
+        let known = unopened.get(document);
+        if known.is_none() && unopened.len() >= UNOPENED {
+            return false;
         }
+        let news = known != Some(&error);
+        unopened.insert(document.clone(), error);
+        news
     }
 
     pub(super) fn open_succeeded(&self, document: &DocumentId) {

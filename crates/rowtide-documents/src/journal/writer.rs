@@ -9,12 +9,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use metrics::histogram;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::format::{Group, Record};
 use super::index::{Index, Place, Segment};
 use super::reading::End;
 use super::{JournalError, JournalState, Refused, segments};
+
+/// How long a durable write takes, of all edits that have come meanwhile.
+const WRITE_SECONDS: &str = "rowtide_journal_write_seconds";
 
 /// A group is not made longer than this, but for one edit that is.
 const GROUP_BYTES: usize = 8 << 20;
@@ -184,9 +188,11 @@ impl Writer {
 
     /// Appends a group, durably.
     fn append(&mut self, group: Group) -> io::Result<()> {
+        let since = Instant::now();
         let bytes = group.finish();
         self.segment.file.write_all_at(&bytes, self.end)?;
         self.segment.file.sync_data()?;
+        histogram!(WRITE_SECONDS).record(since.elapsed().as_secs_f64());
         self.end += bytes.len() as u64;
         self.index().set_bytes(self.number, self.end);
         Ok(())

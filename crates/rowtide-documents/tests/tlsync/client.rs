@@ -205,6 +205,7 @@ impl Client {
 
     fn take_diff(&mut self, diff: &Value, fit: Fit) {
         for (id, op) in diff.as_object().unwrap() {
+            assert!(op[0] != "put" || op[1]["id"] == **id, "{op} under {id}");
             let records = if id.starts_with(PRESENCE) { &mut self.others } else { &mut self.base };
             apply(records, &json!({id: op}), self.version, fit);
         }

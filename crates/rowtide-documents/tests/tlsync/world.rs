@@ -241,6 +241,8 @@ impl World {
             let Some(text) = member.client.outgoing.pop_front() else { return };
             for frame in split(&text, parts) {
                 let effects = self.room.heard(self.now, socket, &frame);
+                let ends = |effect: &Effect| matches!(effect, Effect::Close(_, _));
+                assert!(!effects.iter().any(ends), "{text} ends a session");
                 self.take(effects);
             }
         }
@@ -261,6 +263,11 @@ impl World {
                 None => return,
             }
         }
+    }
+
+    /// Lets time pass, in which the server is too busy to do what is due.
+    pub(crate) fn pass_busy(&mut self, time: Duration) {
+        self.now += time;
     }
 
     /// Lets time pass.

@@ -29,6 +29,7 @@ impl AwakeTask {
         while let Some(effect) = effects.pop_front() {
             match effect {
                 Effect::Edit(edit) => {
+                    self.is_new = false;
                     let bytes = edit.len();
                     let receipt = self.shared.journal.append(&self.key, edit, self.failures).await;
                     self.waiting_bytes += bytes;

@@ -22,6 +22,8 @@ pub(super) struct Save {
     /// The last edit that is in it.
     number: u64,
     unsaved_bytes: usize,
+    /// It is not for the history alone.
+    changed: bool,
     asked: Vec<Done>,
 }
 
@@ -51,11 +53,12 @@ impl AwakeTask {
         }
         let heavy = self.room.document_bytes() > HEAVY_MESSAGE;
         let Some(snapshot) = self.ask(heavy, |room| room.snapshot()).await else { return };
+        let changed = self.is_dirty();
         self.covered = self.room.clock();
-        self.save = Some(self.save_task(snapshot));
+        self.save = Some(self.save_task(snapshot, changed));
     }
 
-    fn save_task(&mut self, snapshot: Bytes) -> Save {
+    fn save_task(&mut self, snapshot: Bytes, changed: bool) -> Save {
         let time = SystemTime::now();
         let every = self.shared.limits.history_every;
         let recent = |last: SystemTime| time.duration_since(last).is_ok_and(|since| since < every);
@@ -79,6 +82,7 @@ impl AwakeTask {
             bytes,
             number: self.number,
             unsaved_bytes: self.unsaved_bytes,
+            changed,
             asked: std::mem::take(&mut self.asked),
         }
     }
@@ -92,7 +96,9 @@ impl AwakeTask {
                 self.shared.save_succeeded(&self.document);
                 self.shared.journal.settle(&self.key, save.number);
                 self.remove_unsaved(save.unsaved_bytes);
-                self.shared.tell_saved(&self.document, SystemTime::now());
+                if save.changed {
+                    self.shared.tell_saved(&self.document, SystemTime::now());
+                }
                 for done in save.asked {
                     done.send(Ok(())).ok();
                 }

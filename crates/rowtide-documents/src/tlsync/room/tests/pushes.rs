@@ -175,6 +175,24 @@ fn data_is_sent_at_once_and_then_together() {
 }
 
 #[test]
+fn what_waits_keeps_its_place_where_nobody_looked_in_time() {
+    let mut stage = Stage::new();
+    stage.enter(1, 8);
+    for n in 1..=3 {
+        let push = json!({"type": "push", "clientClock": n,
+            "diff": {"page:page": ["patch", {"name": ["put", n]}]}});
+        let got = data(stage.say(1, push));
+        let expected = match n {
+            1 => vec![result(1, 1, 1, &json!("commit"))],
+            2 => vec![],
+            _ => vec![result(1, 2, 2, &json!("commit")), result(1, 3, 3, &json!("commit"))],
+        };
+        assert_eq!(got, expected);
+        stage.now += ms(10);
+    }
+}
+
+#[test]
 fn who_does_not_keep_up_comes_back() {
     let mut stage = Stage::with(TlsyncLimits { waiting_bytes: 1_000, ..TlsyncLimits::default() });
     stage.enter(1, 8);
