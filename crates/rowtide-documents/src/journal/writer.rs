@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
-use super::format::{Group, Record};
+use super::format::{Group, Mark, Record};
 use super::index::{Index, Place, Segment};
 use super::reading::End;
-use super::{JournalError, JournalState, Refused, segments};
+use super::segments::{self, Created};
+use super::{JournalError, JournalState, Refused};
 
 /// A group is not made longer than this, but for one edit that is.
 const GROUP_BYTES: usize = 8 << 20;
@@ -61,6 +62,8 @@ pub(super) struct Writer {
     state: watch::Sender<JournalState>,
     segment: Arc<Segment>,
     number: u64,
+    /// What its groups begin with.
+    mark: Mark,
     /// So long is the segment, as far as it is durable.
     end: u64,
     /// The number of the next edit.
@@ -80,7 +83,7 @@ impl Writer {
     ) -> Result<Writer, JournalError> {
         let (number, previous_end) = end.newest.map_or((1, 0), |(newest, end)| (newest + 1, end));
         let at = |source| JournalError::Io { path: dir.to_owned(), source };
-        let (file, path, len) =
+        let Created { file, path, len, mark } =
             segments::create(dir, number, end.next, previous_end).map_err(at)?;
         let segment = Arc::new(Segment { path, file });
         let mut writer = Writer {
@@ -90,6 +93,7 @@ impl Writer {
             state,
             segment,
             number,
+            mark,
             end: len,
             next: end.next,
             retry: None,
@@ -134,7 +138,7 @@ impl Writer {
 
     /// Writes a command and those that have come meanwhile.
     fn write(&mut self, first: Command) {
-        let mut group = Group::new();
+        let mut group = Group::new(self.mark);
         let mut written = Vec::new();
         let mut next = self.next;
         let mut command = Some(first);
@@ -237,9 +241,11 @@ impl Writer {
 
     fn begin(&mut self) -> io::Result<()> {
         let number = self.number + 1;
-        let (file, path, len) = segments::create(&self.dir, number, self.next, self.end)?;
+        let Created { file, path, len, mark } =
+            segments::create(&self.dir, number, self.next, self.end)?;
         self.segment = Arc::new(Segment { path, file });
         self.number = number;
+        self.mark = mark;
         self.end = len;
         self.begun();
         Ok(())
@@ -288,7 +294,7 @@ impl Writer {
         let Some((number, segment)) = oldest else { return Ok(()) };
         let edits = self.index().edits_of(number);
         let mut copied = Vec::new();
-        let mut group = Group::new();
+        let mut group = Group::new(self.mark);
         for (document, place) in edits {
             let mut edit = vec![0; place.len as usize];
             segment.file.read_exact_at(&mut edit, place.offset)?;
@@ -296,7 +302,7 @@ impl Writer {
             let offset = self.end + group.push(&record) as u64;
             copied.push((document, Place { segment: self.number, offset, ..place }));
             if group.len() >= GROUP_BYTES {
-                self.copied(std::mem::replace(&mut group, Group::new()), &mut copied)?;
+                self.copied(std::mem::replace(&mut group, Group::new(self.mark)), &mut copied)?;
             }
         }
         if !group.is_empty() {
