@@ -16,16 +16,6 @@ pub enum DocumentKind {
     Yjs(YjsLimits),
 }
 
-impl DocumentKind {
-    /// How many sessions a room has at the most.
-    pub(super) fn sessions(&self) -> usize {
-        match self {
-            DocumentKind::Tlsync(limits) => limits.sessions,
-            DocumentKind::Yjs(limits) => limits.sessions,
-        }
-    }
-}
-
 /// The kinds of documents, by name.
 pub type DocumentKinds = BTreeMap<String, DocumentKind>;
 
@@ -47,7 +37,7 @@ pub struct HostSettings {
 pub struct HostLimits {
     /// How many rooms may be awake at a time; who comes to another one is sent away, to come back.
     pub rooms_awake: usize,
-    /// How many requests may wait for one room, beside one for each socket's leaving.
+    /// How many requests may wait for one room, beside one for each socket's leaving; who has another one waits.
     pub requests: usize,
     /// How many bytes of messages from clients may wait for one room; who sends more waits.
     pub inbox_bytes: usize,

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::mailbox::{Mailbox, Request};
+use super::mailbox::{Inbox, Mailbox};
 use super::naming::DocumentId;
 use super::objects::Objects;
 use super::settings::{DocumentKinds, HostLimits};
@@ -139,9 +139,9 @@ impl Shared {
     }
 
     /// Lets a room sleep, if it was asked for nothing and nobody is about to ask.
-    pub(super) fn retire(&self, document: &DocumentId, inbox: &mpsc::Receiver<Request>) -> bool {
+    pub(super) fn retire(&self, document: &DocumentId, inbox: &Inbox) -> bool {
         let mut registry = self.registry();
-        let awaited = |room: &AwakeRoom| room.mailbox.requests.strong_count() > 1;
+        let awaited = |room: &AwakeRoom| room.mailbox.is_shared();
         let unused = inbox.is_empty() && !registry.rooms.get(document).is_some_and(awaited);
         if unused {
             registry.rooms.remove(document);
