@@ -875,7 +875,7 @@ fn of_clients(clients: u64, deletes: bool) -> Vec<u8> {
 #[test]
 fn a_client_counts_what_it_takes() {
     // A map of structs has room for eleven, of more than a hundred bytes each; one of ranges, of sixteen.
-    for (deletes, each) in [(false, 1_300), (true, 250)] {
+    for (deletes, each) in [(false, 1_500), (true, 250)] {
         let mut room = YjsRoom::new(YjsLimits::default());
         room.replay(&of_clients(1_000, deletes)).unwrap();
         assert!(room.document_bytes() > 1_000 * each, "{}", room.document_bytes());

@@ -17,7 +17,7 @@ use super::update::{Part, UpdateReader};
 /// What the first struct of a client takes beside itself, about, in bytes: the map of its structs, which has room for
 /// eleven, and its place in the map of clients.
 const CLIENT_BYTES: usize =
-    9 * (size_of::<u64>() + size_of::<Struct>()) + 2 * size_of::<(u64, Elements)>();
+    11 * (size_of::<u64>() + size_of::<Struct>()) + 2 * size_of::<(u64, Elements)>();
 
 /// What a range of deleted elements takes, about, in bytes.
 const RANGE_BYTES: usize = 48;
