@@ -6,6 +6,7 @@
 //! After the end of the process, however it came, a document is what was saved and the edits that the journal has.
 
 mod awake;
+mod history;
 mod mailbox;
 mod naming;
 mod objects;
@@ -229,6 +230,7 @@ impl Host {
                 forgotten.await.ok();
             }
         }
+        self.shared.save_is_over(document).await;
         self.shared.journal.forget(&document.key()).await?;
         self.shared.objects.delete(document).await?;
         Ok(())

@@ -140,7 +140,7 @@ pub(super) async fn keep_awake(shared: Arc<Shared>, document: DocumentId, mut in
                 number: opened.number,
                 unsaved_bytes: 0,
                 asked: Vec::new(),
-                last_history: None,
+                last_history: opened.last_history,
                 for_history: false,
                 refusing: false,
                 stopping: false,

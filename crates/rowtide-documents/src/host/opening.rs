@@ -1,6 +1,7 @@
 //! Opening a document: the object that was saved last, and then the edits that the journal has.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use thiserror::Error;
 use tokio::task::{JoinError, spawn_blocking};
@@ -40,6 +41,8 @@ pub(super) struct OpenedDocument {
     pub(super) edit_bytes: usize,
     /// How often the journal had failed before.
     pub(super) failures: u64,
+    /// When it was saved for its history last.
+    pub(super) last_history: Option<SystemTime>,
 }
 
 pub(super) async fn open(
@@ -49,6 +52,9 @@ pub(super) async fn open(
     let failures = shared.journal.state().borrow().failures;
     // A room that went without a word may have left edits to it.
     shared.journal.catch_up().await;
+    // It may have left a save, too, after which the object is another one.
+    shared.save_is_over(document).await;
+    let last_history = shared.objects.last_history(document).await?;
     let object = shared.objects.current(document).await?;
     let (shared, document) = (Arc::clone(shared), document.clone());
     let opening = spawn_blocking(move || {
@@ -69,7 +75,47 @@ pub(super) async fn open(
             shared.journal.settle(&key, number);
             edit_bytes = 0;
         }
-        Ok(OpenedDocument { room, saved_clock, number, edit_bytes, failures })
+        Ok(OpenedDocument { room, saved_clock, number, edit_bytes, failures, last_history })
     });
     opening.await?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use object_store::memory::InMemory;
+
+    use super::super::objects::Objects;
+    use super::super::settings::{DocumentKind, HostLimits};
+    use super::*;
+    use crate::journal::Journal;
+    use crate::yjs::YjsLimits;
+
+    #[tokio::test]
+    async fn a_document_is_opened_after_a_save_that_its_room_has_left() {
+        let name = format!("rowtide-opening-{}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        let journal = Journal::open(&dir).expect("a journal");
+        let kinds = BTreeMap::from([("note".to_owned(), DocumentKind::Yjs(YjsLimits::default()))]);
+        let objects = Objects::new(Arc::new(InMemory::new()), "test");
+        let shared = Arc::new(Shared::new(HostLimits::default(), kinds, objects, journal));
+        let document = DocumentId::new("note", "a").expect("a name");
+        let under_way = shared.begin_save(&document).expect("the journal is open");
+        shared.objects.save(&document, b"rubbish"[..].into(), None).await.expect("saved");
+        let saving = async {
+            // Until here an opening that does not wait has read what is there.
+            for _ in 0..10 {
+                shared.journal.catch_up().await;
+                tokio::task::yield_now().await;
+            }
+            shared.objects.save(&document, [0, 0][..].to_vec().into(), None).await.expect("saved");
+            drop(under_way);
+        };
+        let (opened, ()) = tokio::join!(open(&shared, &document), saving);
+        opened.expect("it has what was saved at last");
+        shared.journal.close();
+        assert!(shared.begin_save(&document).is_none(), "another host may save now");
+        std::fs::remove_dir_all(&dir).ok();
+    }
 }

@@ -56,7 +56,7 @@ pub struct HostLimits {
     /// How many bytes of edits one document may have that are durable and not saved; beyond it the document can only be
     /// read until it is saved.
     pub unsaved_bytes: usize,
-    /// Earlier states of a document are kept this far apart, at least.
+    /// Earlier states of a document are kept this far apart, at least; those older than an hour are thinned.
     pub history_every: Duration,
     /// How often it is looked for documents that have edits in the journal and no room that would save them.
     pub sweep_every: Duration,
