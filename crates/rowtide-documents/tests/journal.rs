@@ -320,6 +320,33 @@ fn segments_go_when_what_is_in_them_is_saved() {
     assert_eq!(segments(&dir.journal()).len(), 1);
 }
 
+#[test]
+fn what_is_not_saved_is_not_written_again_and_again() {
+    let runtime = runtime();
+    let dir = Dir::new();
+    let large = vec![7; 5 << 20];
+    for _ in 0..10 {
+        let journal = Journal::open(&dir.journal()).unwrap();
+        append(&runtime, &journal, "unsaved", &large).unwrap();
+    }
+    let before = segments(&dir.journal());
+    let journal = Journal::open(&dir.journal()).unwrap();
+    for _ in 0..10 {
+        append(&runtime, &journal, "other", b"small").unwrap();
+    }
+    assert!(segments(&dir.journal()).starts_with(&before));
+    // When most of it is saved, the rest of an old segment is.
+    let number = journal.edits("unsaved").unwrap().1;
+    append(&runtime, &journal, "unsaved", b"last").unwrap();
+    journal.settle(&Arc::from("unsaved"), number);
+    flush(&runtime, &journal);
+    assert!(journal.bytes() < 1 << 20, "{}", journal.bytes());
+    drop(journal);
+    let journal = Journal::open(&dir.journal()).unwrap();
+    assert_eq!(edits(&journal, "unsaved"), [b"last".to_vec()]);
+    assert_eq!(edits(&journal, "other").len(), 10);
+}
+
 /// Runs a test of this file in a process of its own, in which a file that grows too large is an error and no signal.
 fn in_a_process_with_small_files(test: &str) {
     let status = std::process::Command::new("sh")

@@ -46,6 +46,11 @@ pub(super) enum Record<'a> {
     },
 }
 
+/// So many bytes an edit takes in a group.
+pub(super) fn edit_bytes(document: &str, edit: u32) -> u64 {
+    (1 + 8 + 4 + document.len() + 4) as u64 + u64::from(edit)
+}
+
 /// A group that is being put together.
 #[derive(Debug)]
 pub(super) struct Group {

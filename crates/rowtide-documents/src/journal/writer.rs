@@ -26,8 +26,16 @@ const SEGMENT_BYTES: u64 = 64 << 20;
 /// A segment with nothing of use in it is given up for a new one when it is longer than this.
 const SPENT_BYTES: u64 = 4 << 20;
 
-/// If there are more segments, what is of use in the oldest is written again, so that it can go.
+/// If there are more segments, what is of use in the oldest may be written again, so that it can go.
 const SEGMENTS: usize = 8;
+
+/// It is if less than one in so many bytes of all segments is of use: so no more is written again than is won by it,
+/// also when nothing at all can be saved.
+const WORTH_COPYING: u64 = 4;
+
+/// The most bytes that all segments may have. Beyond it edits are refused until documents have been saved; that is
+/// when a quarter of it, at the least, is edits that are not.
+const JOURNAL_BYTES: u64 = 8 << 30;
 
 /// How often writing is tried again while it fails.
 const RETRY: Duration = Duration::from_millis(500);
@@ -230,13 +238,44 @@ impl Writer {
         // It makes room for the new one; if it fails, what is there too much does not count.
         drop(self.segment.file.set_len(self.end));
         self.remove_spent();
-        if self.begin().is_ok() {
+        // A segment that begins only for the journal to be full still would be one more each time.
+        let hopeless = self.is_full() && !self.is_worth_copying();
+        if !hopeless
+            && self.begin().is_ok()
+            && self.copy_what_is_worth_it().is_ok()
+            && !self.is_full()
+        {
             tracing::info!("the journal can be written again");
             self.retry = None;
             self.state.send_modify(|state| state.writable = true);
         } else {
             self.retry = Some(Instant::now() + RETRY);
         }
+    }
+
+    fn is_full(&self) -> bool {
+        self.index().bytes() > JOURNAL_BYTES
+    }
+
+    /// Whether what is of use in the oldest segment is to be written again. A small one always is: there is no more
+    /// than one for each time that the journal was opened or failed.
+    fn is_worth_copying(&self) -> bool {
+        let index = self.index();
+        let mostly_spent = index.live().saturating_mul(WORTH_COPYING) < index.bytes();
+        index.segments() > SEGMENTS && (mostly_spent || index.oldest_bytes() <= SPENT_BYTES)
+    }
+
+    /// Makes the journal smaller for as long as that is worth it.
+    fn copy_what_is_worth_it(&mut self) -> io::Result<()> {
+        while self.is_full() && self.is_worth_copying() {
+            self.copy_oldest()?;
+            let before = self.index().segments();
+            self.remove_spent();
+            if self.index().segments() == before {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn begin(&mut self) -> io::Result<()> {
@@ -262,12 +301,15 @@ impl Writer {
             return;
         }
         self.remove_spent();
-        if self.index().segments() > SEGMENTS {
+        if self.is_worth_copying() {
             if let Err(error) = self.copy_oldest() {
                 self.fail(&error);
                 return;
             }
             self.remove_spent();
+        }
+        if self.is_full() {
+            self.fail(&io::Error::other("it has as many bytes as it may"));
         }
     }
 
