@@ -76,6 +76,8 @@ pub(super) struct Writer {
     end: u64,
     /// The number of the next edit.
     next: u64,
+    /// So many bytes all segments may have.
+    most_bytes: u64,
     /// When it is tried again whether it can write, if it cannot.
     retry: Option<Instant>,
 }
@@ -104,6 +106,7 @@ impl Writer {
             mark,
             end: len,
             next: end.next,
+            most_bytes: JOURNAL_BYTES,
             retry: None,
         };
         writer.begun();
@@ -239,12 +242,8 @@ impl Writer {
         drop(self.segment.file.set_len(self.end));
         self.remove_spent();
         // A segment that begins only for the journal to be full still would be one more each time.
-        let hopeless = self.is_full() && !self.is_worth_copying();
-        if !hopeless
-            && self.begin().is_ok()
-            && self.copy_what_is_worth_it().is_ok()
-            && !self.is_full()
-        {
+        let hopeless = self.is_full() && !self.is_mostly_spent();
+        if !hopeless && self.begin().is_ok() && self.make_space().is_ok() && !self.is_full() {
             tracing::info!("the journal can be written again");
             self.retry = None;
             self.state.send_modify(|state| state.writable = true);
@@ -254,22 +253,27 @@ impl Writer {
     }
 
     fn is_full(&self) -> bool {
-        self.index().bytes() > JOURNAL_BYTES
+        self.index().bytes() > self.most_bytes
+    }
+
+    fn is_mostly_spent(&self) -> bool {
+        let index = self.index();
+        index.live().saturating_mul(WORTH_COPYING) < index.bytes()
     }
 
     /// Whether what is of use in the oldest segment is to be written again. A small one always is: there is no more
     /// than one for each time that the journal was opened or failed.
     fn is_worth_copying(&self) -> bool {
-        let index = self.index();
-        let mostly_spent = index.live().saturating_mul(WORTH_COPYING) < index.bytes();
-        index.segments() > SEGMENTS && (mostly_spent || index.oldest_bytes() <= SPENT_BYTES)
+        let small = self.index().oldest_bytes() <= SPENT_BYTES;
+        self.index().segments() > SEGMENTS && (small || self.is_mostly_spent())
     }
 
-    /// Makes the journal smaller for as long as that is worth it.
-    fn copy_what_is_worth_it(&mut self) -> io::Result<()> {
-        while self.is_full() && self.is_worth_copying() {
-            self.copy_oldest()?;
+    /// Removes and copies segments until the journal is not full, or no more is won by it.
+    fn make_space(&mut self) -> io::Result<()> {
+        self.remove_spent();
+        while self.is_full() && self.is_mostly_spent() {
             let before = self.index().segments();
+            self.copy_oldest()?;
             self.remove_spent();
             if self.index().segments() == before {
                 break;
@@ -359,5 +363,51 @@ impl Writer {
             self.index().insert(&document, place);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    #[test]
+    fn a_full_journal_refuses_edits_until_some_are_settled() {
+        let name = format!("rowtide-full-journal-{}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        segments::make_private(&dir).expect("a directory");
+        let index = Arc::new(Mutex::new(Index::default()));
+        let (_commands, inbox) = std::sync::mpsc::channel();
+        let (set_state, state) = watch::channel(JournalState { writable: true, failures: 0 });
+        let end = End { next: 1, newest: None };
+        let mut writer =
+            Writer::new(&dir, Arc::clone(&index), end, inbox, set_state).expect("a writer");
+        writer.most_bytes = 10_000;
+        let append = |failures| {
+            let room = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a permit");
+            let (done, receipt) = oneshot::channel();
+            let edit = Bytes::from(vec![7; 6_000]);
+            let document = Arc::from("a");
+            (Command::Append { document, edit, failures, done, _room: room }, receipt)
+        };
+        for number in 1..=2 {
+            let (command, mut receipt) = append(0);
+            writer.write(command);
+            assert_eq!(receipt.try_recv(), Ok(Ok(number)));
+        }
+        assert!(!state.borrow().writable);
+        for _ in 0..3 {
+            writer.try_again();
+        }
+        assert!(!state.borrow().writable);
+        assert_eq!(writer.index().segments(), 1, "trying takes no space");
+        writer.refuse(Command::Settle { document: Arc::from("a"), number: 2, done: None });
+        writer.try_again();
+        assert!(state.borrow().writable);
+        let (command, mut receipt) = append(1);
+        writer.write(command);
+        assert_eq!(receipt.try_recv(), Ok(Ok(3)));
+        fs::remove_dir_all(&dir).ok();
     }
 }
