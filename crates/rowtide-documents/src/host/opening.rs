@@ -1,7 +1,7 @@
 //! Opening a document: the object that was saved last, and then the edits that the journal has.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 use tokio::task::{JoinError, spawn_blocking};
@@ -64,7 +64,12 @@ pub(super) async fn open(
             .ok_or_else(|| OpenError::Kind(document.kind().to_owned()))?;
         let key = document.key();
         let (edits, number) = shared.journal.edits(&key)?;
-        let mut room = Room::open(kind, object.as_deref()).map_err(OpenError::Object)?;
+        // The time in milliseconds is beyond every clock of a document of this name that was deleted. Where there are
+        // edits, the first of them says where the document began.
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let begins_at = if edits.is_empty() { since.as_millis() as u64 } else { 0 };
+        let opened = Room::open(kind, object.as_deref(), begins_at);
+        let mut room = opened.map_err(OpenError::Object)?;
         let saved_clock = room.clock();
         for edit in &edits {
             room.replay(edit).map_err(OpenError::Edit)?;
@@ -90,6 +95,7 @@ mod tests {
     use super::super::settings::{DocumentKind, HostLimits};
     use super::*;
     use crate::journal::Journal;
+    use crate::tlsync::TlsyncLimits;
     use crate::yjs::YjsLimits;
 
     #[tokio::test]
@@ -97,7 +103,10 @@ mod tests {
         let name = format!("rowtide-opening-{}", std::process::id());
         let dir = std::env::temp_dir().join(name);
         let journal = Journal::open(&dir).expect("a journal");
-        let kinds = BTreeMap::from([("note".to_owned(), DocumentKind::Yjs(YjsLimits::default()))]);
+        let kinds = BTreeMap::from([
+            ("note".to_owned(), DocumentKind::Yjs(YjsLimits::default())),
+            ("file".to_owned(), DocumentKind::Tlsync(TlsyncLimits::default())),
+        ]);
         let objects = Objects::new(Arc::new(InMemory::new()), "test");
         let shared = Arc::new(Shared::new(HostLimits::default(), kinds, objects, journal));
         let document = DocumentId::new("note", "a").expect("a name");
@@ -114,6 +123,11 @@ mod tests {
         };
         let (opened, ()) = tokio::join!(open(&shared, &document), saving);
         opened.expect("it has what was saved at last");
+        let drawing = DocumentId::new("file", "a").expect("a name");
+        let before = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time").as_millis();
+        let opened = open(&shared, &drawing).await.expect("a new document");
+        assert!(u128::from(opened.room.clock()) >= before, "clocks of one before are not repeated");
+        assert_eq!(opened.saved_clock, opened.room.clock(), "there is nothing to save");
         shared.journal.close();
         assert!(shared.begin_save(&document).is_none(), "another host may save now");
         std::fs::remove_dir_all(&dir).ok();
