@@ -140,7 +140,7 @@ impl Documents {
     pub async fn save_all(&self, within: Duration) -> usize {
         let host = self.shared.host.borrow().clone();
         match host {
-            Some(host) => host.put_to_sleep(within).await,
+            Some(host) => host.shutdown(within).await,
             None => 0,
         }
     }

@@ -6,6 +6,7 @@
 //! After the end of the process, however it came, a document is what was saved and the edits that the journal has.
 
 mod awake;
+mod history;
 mod mailbox;
 mod naming;
 mod objects;
@@ -31,14 +32,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use object_store::ObjectStore;
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, spawn_blocking};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 
 use crate::journal::{Journal, JournalError};
 use crate::place::{Access, Closing, Socket};
 use awake::keep_awake;
-use mailbox::{Done, Mailbox, Request};
+use mailbox::{Done, Mailbox, Request, mailbox};
 use objects::Objects;
 use outbox::outbox;
 use shared::{AwakeRoom, Shared};
@@ -112,17 +113,13 @@ impl Host {
     ) -> Result<Joined, DocumentError> {
         for _ in 0..TRIES {
             let mailbox = self.mailbox(document)?;
-            let Ok(leaving) = mailbox.requests.clone().reserve_owned().await else { continue };
             let socket = self.shared.new_socket();
             let limits = &self.shared.limits;
             let (outbox, outgoing) = outbox(limits.outbox_bytes, limits.outbox_frames);
             let (done, answer) = oneshot::channel();
             let session = session.into();
             let join = Request::Join { socket, session, access, outbox, done };
-            let seat = Seat::new(socket, mailbox.clone(), leaving);
-            if mailbox.requests.send(join).await.is_err() {
-                continue;
-            }
+            let Ok(seat) = mailbox.join(socket, join).await else { continue };
             match answer.await {
                 Ok(result) => return result.map(|()| Joined { seat, outgoing }),
                 // The room went without a word.
@@ -158,7 +155,7 @@ impl Host {
     pub async fn rename(&self, document: &DocumentId, name: &str) -> Result<(), DocumentError> {
         for _ in 0..TRIES {
             let mailbox = self.mailbox(document)?;
-            if mailbox.requests.send(Request::Rename { name: name.into() }).await.is_ok() {
+            if mailbox.send(Request::Rename { name: name.into() }).await.is_ok() {
                 return Ok(());
             }
         }
@@ -276,11 +273,12 @@ impl Host {
         };
         if let Some(mailbox) = awake {
             let (done, forgotten) = oneshot::channel();
-            if mailbox.requests.send(Request::Forget { done }).await.is_ok() {
+            if mailbox.send(Request::Forget { done }).await.is_ok() {
                 // A room that goes without a word has gone too.
                 forgotten.await.ok();
             }
         }
+        self.shared.save_is_over(document).await;
         self.shared.journal.forget(&document.key()).await?;
         self.shared.objects.delete(document).await?;
         self.shared.open_succeeded(document);
@@ -308,9 +306,9 @@ impl Host {
         telemetry::gauges(&self.shared.health());
     }
 
-    /// Sends everyone away, to come back, and saves everything; nobody comes any more. What cannot be saved in time is in
-    /// the journal, and is saved after the next start. Returns how many documents that concerns.
-    pub async fn put_to_sleep(&self, deadline: Duration) -> usize {
+    /// Sends everyone away, to come back, saves everything and closes the journal. What cannot be saved in time is in the journal, and is
+    /// saved after the next start. Returns how many documents that concerns.
+    pub async fn shutdown(&self, deadline: Duration) -> usize {
         let deadline = Instant::now() + deadline;
         self.sweeper.abort();
         let mailboxes: Vec<Mailbox> = {
@@ -320,7 +318,7 @@ impl Host {
         };
         for mailbox in mailboxes {
             // One that has gone meanwhile needs not be told.
-            timeout_at(deadline, mailbox.requests.send(Request::Stop)).await.ok();
+            mailbox.stop().ok();
         }
         while !self.shared.registry().rooms.is_empty() && Instant::now() < deadline {
             sleep(STOP_LOOK).await;
@@ -329,17 +327,10 @@ impl Host {
         for room in rooms.values() {
             room.abort.abort();
         }
-        rooms.len()
-    }
-
-    /// As [`Host::put_to_sleep`], and gives storage and journal back.
-    pub async fn shutdown(self, deadline: Duration) -> usize {
-        let unsaved = self.put_to_sleep(deadline).await;
-        // The journal may have to wait for the disk.
+        // Whoever still has the host, the next one can have the journal.
         let shared = Arc::clone(&self.shared);
-        drop(self);
-        spawn_blocking(move || drop(shared)).await.ok();
-        unsaved
+        spawn_blocking(move || shared.journal.close()).await.ok();
+        rooms.len()
     }
 
     fn mailbox(&self, document: &DocumentId) -> Result<Mailbox, DocumentError> {
@@ -350,7 +341,7 @@ impl Host {
     async fn tell(&self, document: &DocumentId, request: Request) {
         let awake = self.shared.registry().rooms.get(document).map(|room| room.mailbox.clone());
         if let Some(mailbox) = awake {
-            mailbox.requests.send(request).await.ok();
+            mailbox.send(request).await.ok();
         }
     }
 
@@ -378,7 +369,7 @@ async fn ask(
     for _ in 0..TRIES {
         let mailbox = wake(shared, document)?;
         let (done, answer) = oneshot::channel();
-        if mailbox.requests.send(request(done)).await.is_err() {
+        if mailbox.send(request(done)).await.is_err() {
             continue;
         }
         if let Ok(result) = answer.await {
@@ -391,29 +382,25 @@ async fn ask(
 /// The way to a document's room, which is woken if it sleeps.
 fn wake(shared: &Arc<Shared>, document: &DocumentId) -> Result<Mailbox, DocumentError> {
     let mut registry = shared.registry();
-    let kind = shared.kinds.get(document.kind()).ok_or(DocumentError::NotFound)?;
-    if registry.deleted.contains(document) {
+    if !shared.kinds.contains_key(document.kind()) || registry.deleted.contains(document) {
         return Err(DocumentError::NotFound);
     }
     if registry.stopping {
         return Err(DocumentError::Stopping);
     }
     let awake = registry.rooms.get(document);
-    if let Some(room) = awake.filter(|room| !room.mailbox.requests.is_closed()) {
+    if let Some(room) = awake.filter(|room| !room.mailbox.is_closed()) {
         return Ok(room.mailbox.clone());
     }
     // A room that failed has gone without a word.
     registry.rooms.remove(document);
     if registry.rooms.len() >= shared.limits.rooms_awake {
-        registry.rooms.retain(|_, room| !room.mailbox.requests.is_closed());
+        registry.rooms.retain(|_, room| !room.mailbox.is_closed());
     }
     if registry.rooms.len() >= shared.limits.rooms_awake {
         return Err(DocumentError::Full);
     }
-    // Twice: those that a full room has closed are still there for a moment.
-    let seats = kind.sessions().saturating_mul(2);
-    let (requests, inbox) = mpsc::channel(shared.limits.requests + seats);
-    let mailbox = Mailbox::new(requests, shared.limits.inbox_bytes);
+    let (mailbox, inbox) = mailbox(shared.limits.requests, shared.limits.inbox_bytes);
     let task = tokio::spawn(keep_awake(Arc::clone(shared), document.clone(), inbox));
     let room = AwakeRoom { mailbox: mailbox.clone(), abort: task.abort_handle() };
     registry.rooms.insert(document.clone(), room);

@@ -88,12 +88,24 @@ pub type Receipt = oneshot::Receiver<Result<u64, Refused>>;
 #[derive(Debug)]
 pub struct Journal {
     index: Arc<Mutex<Index>>,
-    commands: Option<mpsc::Sender<Command>>,
     queue: Arc<Semaphore>,
     state: watch::Receiver<JournalState>,
-    thread: Option<JoinHandle<()>>,
-    /// Held for as long as the journal is open; the system lets go of it when the process ends.
-    _lock: File,
+    writing: Mutex<Option<Writing>>,
+}
+
+/// What there is for as long as the journal is not closed.
+#[derive(Debug)]
+struct Writing {
+    commands: mpsc::Sender<Command>,
+    thread: JoinHandle<()>,
+    lock: Arc<JournalLock>,
+}
+
+/// Keeps others from opening the journal for as long as somebody has it; the system lets go of it when the process
+/// ends.
+#[derive(Debug)]
+pub struct JournalLock {
+    _file: File,
 }
 
 impl Journal {
@@ -120,11 +132,9 @@ impl Journal {
             .map_err(at(dir))?;
         Ok(Journal {
             index,
-            commands: Some(commands),
             queue: Arc::new(Semaphore::new(QUEUE_BYTES / QUEUE_UNIT)),
             state,
-            thread: Some(thread),
-            _lock: lock,
+            writing: Mutex::new(Some(Writing { commands, thread, lock: Arc::new(lock) })),
         })
     }
 
@@ -197,6 +207,22 @@ impl Journal {
         self.index().bytes()
     }
 
+    /// What keeps others from opening the journal, for what must be over before they do; none if it is closed.
+    pub fn lock(&self) -> Option<Arc<JournalLock>> {
+        self.writing().as_ref().map(|writing| Arc::clone(&writing.lock))
+    }
+
+    /// Writes what was appended, and lets others open the journal. Whatever is appended later is refused. Waits for the
+    /// disk.
+    pub fn close(&self) {
+        let writing = self.writing().take();
+        if let Some(Writing { commands, thread, lock }) = writing {
+            drop(commands);
+            drop(thread.join());
+            drop(lock);
+        }
+    }
+
     /// How it is, and when that changes.
     pub fn state(&self) -> watch::Receiver<JournalState> {
         self.state.clone()
@@ -206,32 +232,32 @@ impl Journal {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn writing(&self) -> MutexGuard<'_, Option<Writing>> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn send(&self, command: Command) {
-        if let Some(commands) = &self.commands {
-            // Without the thread, which ends with the journal, the receipt says that the edit was refused.
-            drop(commands.send(command));
+        if let Some(writing) = self.writing().as_ref() {
+            // Without the thread, which ends when the journal is closed, the receipt says that the edit was refused.
+            drop(writing.commands.send(command));
         }
     }
 }
 
 impl Drop for Journal {
-    /// Waits until what was appended is written.
     fn drop(&mut self) {
-        self.commands = None;
-        if let Some(thread) = self.thread.take() {
-            drop(thread.join());
-        }
+        self.close();
     }
 }
 
-fn lock(dir: &Path) -> Result<File, JournalError> {
+fn lock(dir: &Path) -> Result<JournalLock, JournalError> {
     let path = dir.join("lock");
     let at = |source| JournalError::Io { path: path.clone(), source };
     let lock = segments::private_file(&path).map_err(at)?;
     let asked = Instant::now();
     loop {
         match lock.try_lock() {
-            Ok(()) => return Ok(lock),
+            Ok(()) => return Ok(JournalLock { _file: lock }),
             Err(TryLockError::Error(source)) => return Err(at(source)),
             Err(TryLockError::WouldBlock) if asked.elapsed() > LOCK_PATIENCE => {
                 return Err(JournalError::Locked(dir.to_owned()));

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::join_all;
 use rowtide_documents::host::{
     DocumentError, DocumentId, DocumentKind, DocumentKinds, Host, HostLimits, HostSettings, Joined,
     Outgoing, OutgoingFrames, Seat,
@@ -544,6 +546,51 @@ async fn a_full_host_and_a_full_room_send_away() {
 }
 
 #[tokio::test]
+async fn who_comes_and_goes_makes_no_more_history_and_what_is_old_in_it_is_thinned() {
+    let dir = Dir::new();
+    let old = dir.objects().join("test/documents/note/a/history");
+    fs::create_dir_all(&old).unwrap();
+    for time in ["2020-01-01T00:00:00.000Z", "2020-01-01T00:01:00.000Z"] {
+        fs::write(old.join(time), [0, 0]).unwrap();
+    }
+    let limits = HostLimits { history_every: Duration::from_secs(3_600), ..quick() };
+    let host = start(&dir, limits).await;
+    for edit in ["one", "two", "three"] {
+        let writer = Peer::join(&host, &note("a"), Access::Edit).await;
+        writer.write(edit).await;
+        drop(writer);
+        until("sleep", async || host.health().rooms_awake == 0).await;
+    }
+    let times = host.history(&note("a")).await.unwrap();
+    assert!(times.len() == 1 && !times[0].starts_with("2020"), "{times:?}");
+}
+
+#[tokio::test]
+async fn a_crowd_at_one_document_is_let_in_or_sent_away() {
+    let dir = Dir::new();
+    let rooms = kinds(YjsLimits { sessions: 4, ..YjsLimits::default() });
+    let limits = HostLimits { requests: 4, ..quick() };
+    let host = Host::start(settings(&dir, limits), rooms).await.unwrap();
+    let document = note("a");
+    // Nobody leaves before all have been answered.
+    let coming = (0..200).map(|_| Peer::join(&host, &document, Access::Edit));
+    let all = tokio::time::timeout(DEADLINE, join_all(coming)).await;
+    let mut peers = all.expect("everybody is answered");
+    for sent_away in &mut peers[4..] {
+        assert_eq!(sent_away.hear_closing().await, Closing::Final(Reason::RoomFull));
+    }
+    // Who gives up while it waits takes no place either.
+    let mut giving_up: Vec<_> =
+        (0..200).map(|_| Box::pin(Peer::join(&host, &document, Access::Edit))).collect();
+    for coming in &mut giving_up {
+        assert!(coming.now_or_never().is_none());
+    }
+    drop((giving_up, peers));
+    until("sleep", async || host.health().rooms_awake == 0).await;
+    assert_eq!(host.health().sessions, 0);
+}
+
+#[tokio::test]
 async fn a_slow_socket_is_sent_away_and_holds_nobody_up() {
     let dir = Dir::new();
     let limits = HostLimits { outbox_bytes: 2_000, ..quick() };
@@ -626,7 +673,10 @@ async fn a_shutdown_saves_everything() {
     for id in 0..20 {
         assert!(dir.objects().join(format!("test/documents/note/{id}/current")).exists());
     }
-    let host = start(&dir, quick()).await;
+    // Storage and journal are free for the next one, whoever still has this one.
+    let second = start(&dir, quick()).await;
+    assert!(matches!(host.save(&note("7")).await, Err(DocumentError::Stopping)));
+    let host = second;
     text_of(&host, &note("7"), "kept").await;
     // A storage that is away does not hold it up.
     let peer = Peer::join(&host, &note("7"), Access::Edit).await;
@@ -637,6 +687,44 @@ async fn a_shutdown_saves_everything() {
     let host = start(&dir, quick()).await;
     let mut reader = Peer::join(&host, &note("7"), Access::Read).await;
     reader.hear_until("both", |reader| reader.text().contains('!')).await;
+}
+
+/// Has reading a document take as long as the pipe that stands in its place is not written.
+fn stall_document(dir: &Dir, id: &str) -> PathBuf {
+    let folder = dir.objects().join("test/documents/note").join(id);
+    fs::create_dir_all(&folder).unwrap();
+    let pipe = folder.join("current");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    pipe
+}
+
+#[tokio::test]
+async fn a_room_that_is_stuck_keeps_no_other_from_being_saved_at_the_stop() {
+    let dir = Dir::new();
+    let pipe = stall_document(&dir, "a");
+    let limits = HostLimits { requests: 1, ..never_saving() };
+    let rooms = kinds(YjsLimits { sessions: 2, ..YjsLimits::default() });
+    let host = Host::start(settings(&dir, limits), rooms).await.unwrap();
+    let stuck = note("a");
+    let mut coming: Vec<_> =
+        (0..20).map(|_| Box::pin(host.join(&stuck, "s", Access::Edit))).collect();
+    for joining in &mut coming {
+        assert!(joining.now_or_never().is_none());
+    }
+    for id in ["b", "c"] {
+        let writer = Peer::join(&host, &note(id), Access::Edit).await;
+        let mut reader = Peer::join(&host, &note(id), Access::Read).await;
+        writer.write("kept").await;
+        reader.hear_text("kept").await;
+        std::mem::forget((writer, reader));
+    }
+    let unsaved = host.shutdown(Duration::from_secs(1)).await;
+    // Without it the test could not end.
+    fs::write(pipe, "").unwrap();
+    assert_eq!(unsaved, 1);
+    for id in ["b", "c"] {
+        assert!(dir.objects().join(format!("test/documents/note/{id}/current")).exists());
+    }
 }
 
 #[tokio::test]

@@ -196,6 +196,51 @@ fn a_tail_that_is_torn_at_any_byte_is_cut_off() {
 }
 
 #[test]
+fn what_an_edit_says_makes_no_torn_tail_a_damage() {
+    let runtime = runtime();
+    // Whole groups, as another journal writes them.
+    let other = Dir::new();
+    let journal = Journal::open(&other.journal()).unwrap();
+    append(&runtime, &journal, "a", b"other").unwrap();
+    let forged = fs::read(newest(&other.journal())).unwrap();
+    let dir = Dir::new();
+    let journal = Journal::open(&dir.journal()).unwrap();
+    append(&runtime, &journal, "a", b"first").unwrap();
+    append(&runtime, &journal, "a", &forged).unwrap();
+    let all = fs::read(newest(&dir.journal())).unwrap();
+    drop(journal);
+    let torn = Dir::new();
+    fs::create_dir(torn.journal()).unwrap();
+    let name = segments(&dir.journal()).remove(0);
+    let name = name.file_name().unwrap();
+    fs::write(torn.journal().join(name), &all[..all.len() - 1]).unwrap();
+    let journal = Journal::open(&torn.journal()).unwrap();
+    assert_eq!(edits(&journal, "a"), [b"first".to_vec()]);
+}
+
+#[test]
+fn one_that_is_closed_refuses_and_another_may_be_opened() {
+    let runtime = runtime();
+    let dir = Dir::new();
+    let journal = Journal::open(&dir.journal()).unwrap();
+    append(&runtime, &journal, "a", b"kept").unwrap();
+    let lock = journal.lock();
+    journal.close();
+    // What must be over first is not over yet.
+    assert!(matches!(Journal::open(&dir.journal()), Err(JournalError::Locked(_))));
+    drop(lock);
+    let next = Journal::open(&dir.journal()).unwrap();
+    assert_eq!(edits(&next, "a"), [b"kept".to_vec()]);
+    runtime.block_on(async {
+        let late = journal.append(&Arc::from("a"), Bytes::from_static(b"late"), 0).await;
+        assert!(!matches!(late.await, Ok(Ok(_))));
+        assert_eq!(journal.forget(&Arc::from("a")).await, Err(Refused));
+        journal.catch_up().await;
+    });
+    assert!(journal.lock().is_none());
+}
+
+#[test]
 fn damage_before_the_end_is_an_error_that_says_where() {
     let runtime = runtime();
     let dir = Dir::new();
@@ -273,6 +318,33 @@ fn segments_go_when_what_is_in_them_is_saved() {
     runtime.block_on(journal.forget(&Arc::from("other"))).unwrap();
     append(&runtime, &journal, "last", &large).unwrap();
     assert_eq!(segments(&dir.journal()).len(), 1);
+}
+
+#[test]
+fn what_is_not_saved_is_not_written_again_and_again() {
+    let runtime = runtime();
+    let dir = Dir::new();
+    let large = vec![7; 5 << 20];
+    for _ in 0..10 {
+        let journal = Journal::open(&dir.journal()).unwrap();
+        append(&runtime, &journal, "unsaved", &large).unwrap();
+    }
+    let before = segments(&dir.journal());
+    let journal = Journal::open(&dir.journal()).unwrap();
+    for _ in 0..10 {
+        append(&runtime, &journal, "other", b"small").unwrap();
+    }
+    assert!(segments(&dir.journal()).starts_with(&before));
+    // When most of it is saved, the rest of an old segment is.
+    let number = journal.edits("unsaved").unwrap().1;
+    append(&runtime, &journal, "unsaved", b"last").unwrap();
+    journal.settle(&Arc::from("unsaved"), number);
+    flush(&runtime, &journal);
+    assert!(journal.bytes() < 1 << 20, "{}", journal.bytes());
+    drop(journal);
+    let journal = Journal::open(&dir.journal()).unwrap();
+    assert_eq!(edits(&journal, "unsaved"), [b"last".to_vec()]);
+    assert_eq!(edits(&journal, "other").len(), 10);
 }
 
 /// Runs a test of this file in a process of its own, in which a file that grows too large is an error and no signal.

@@ -668,15 +668,15 @@ fn limits_end_the_session_that_is_over_them() {
 
 #[test]
 fn a_full_document_can_be_made_smaller() {
-    let limits = YjsLimits { document_bytes: 3_000, ..YjsLimits::default() };
+    let limits = YjsLimits { document_bytes: 6_000, ..YjsLimits::default() };
     let mut room = room_of(limits, &[(1, Access::Edit)]);
     let source = doc(7);
-    let full = edit(&source, &Change::Type(0, "x".repeat(2_800)));
+    let full = edit(&source, &Change::Type(0, "x".repeat(4_000)));
     assert_eq!(closed(&room.heard(Duration::ZERO, Socket(1), &sync_message(2, &full)), 1), None);
     let before = room.document_bytes();
     {
         let text = source.get_or_insert_text("text");
-        text.remove_range(&mut source.transact_mut(), 100, 2_000);
+        text.remove_range(&mut source.transact_mut(), 100, 3_000);
     }
     let erased = source.transact().encode_diff_v1(&source.transact().state_vector());
     assert_eq!(closed(&room.heard(Duration::ZERO, Socket(1), &sync_message(2, &erased)), 1), None);
@@ -795,4 +795,155 @@ fn crafted_updates_take_neither_memory_nor_the_stack() {
     let snapshot = room.snapshot();
     YjsRoom::open(&snapshot, YjsLimits::default()).unwrap();
     room.restore(Duration::ZERO, &snapshot).unwrap();
+}
+
+#[test]
+fn a_message_that_names_a_client_again_and_again_is_told_on_once() {
+    let mut room = room_of(YjsLimits::default(), &[(1, Access::Edit)]);
+    let state = format!("\"{}\"", "x".repeat(1_000));
+    let entries: Vec<_> = (1..=1_000).map(|clock| (11, clock, state.as_str())).collect();
+    let effects = room.heard(Duration::ZERO, Socket(1), &awareness_message(&entries));
+    assert_eq!(effects, [Effect::Send(Socket(1), awareness_message(&[(11, 1_000, &state)]))]);
+}
+
+#[test]
+fn a_message_that_tells_of_more_clients_than_there_can_be_is_none() {
+    let limits = YjsLimits { sessions: 2, clients_per_session: 3, ..YjsLimits::default() };
+    let entries: Vec<_> = (1..=7).map(|client| (client, 1, "{}")).collect();
+    let mut room = room_of(limits, &[(1, Access::Edit)]);
+    let effects = room.heard(Duration::ZERO, Socket(1), &awareness_message(&entries[..6]));
+    assert_eq!(effects, [Effect::Send(Socket(1), awareness_message(&entries[..3]))]);
+    let effects = room.heard(Duration::ZERO, Socket(1), &awareness_message(&entries));
+    assert_eq!(effects, [Effect::Close(Socket(1), Closing::ComeBack)]);
+}
+
+#[test]
+fn each_message_of_a_frame_counts_before_the_next_is_read() {
+    let limits = YjsLimits { messages_per_second: 10, ..YjsLimits::default() };
+    let mut room = room_of(limits, &[(1, Access::Edit)]);
+    room.heard(Duration::ZERO, Socket(1), &awareness_message(&[(11, 1, "{}")]));
+    // After what is too much comes what cannot be read.
+    let frame = [vec![3; 1_000_000], vec![0xff]].concat();
+    let effects = room.heard(Duration::ZERO, Socket(1), &Frame::Binary(frame.into()));
+    assert_eq!(effects.len(), 9 + 1);
+    assert_eq!(closed(&effects, 1), Some(Closing::Final(Reason::RateLimited)));
+}
+
+#[test]
+fn a_document_of_any_size_can_be_opened() {
+    let second = Duration::from_secs;
+    let limits = YjsLimits { messages_per_second: 10, ..YjsLimits::default() };
+    let source = doc(7);
+    edit(&source, &Change::Type(0, "x".repeat(1 << 20)));
+    let whole = source.transact().encode_diff_v1(&StateVector::default());
+    let mut room = YjsRoom::open(&whole, limits).unwrap();
+    room.join(Duration::ZERO, Socket(1), "s1", Access::Edit);
+    let all = sync_message(0, &[0]);
+    assert_eq!(room.heard(second(1), Socket(1), &awareness_message(&[(11, 1, "{}")])).len(), 1);
+    let effects = room.heard(second(1), Socket(1), &all);
+    assert_eq!(effects, [Effect::Send(Socket(1), sync_message(1, &room.snapshot()))]);
+    // Its client goes on, and may have it again after a second; at once is too much.
+    assert_eq!(room.heard(second(1), Socket(1), &sync_message(1, &[0, 0])), []);
+    assert_eq!(room.heard(second(2), Socket(1), &all).len(), 1);
+    let effects = room.heard(second(2), Socket(1), &all);
+    assert_eq!(closed(&effects, 1), Some(Closing::Final(Reason::RateLimited)));
+}
+
+/// An update that inserts one element for each of some clients, or deletes one of each.
+fn of_clients(clients: u64, deletes: bool) -> Vec<u8> {
+    let mut update = Vec::new();
+    if deletes {
+        update.push(0);
+    }
+    number(&mut update, clients);
+    for client in 1..=clients {
+        if deletes {
+            number(&mut update, client);
+            update.extend([1, 0, 1]);
+        } else {
+            update.push(1);
+            number(&mut update, client);
+            update.extend([0, 1, 1, 1, b'a', 1]);
+        }
+    }
+    if !deletes {
+        update.push(0);
+    }
+    update
+}
+
+#[test]
+fn a_client_counts_what_it_takes() {
+    // A map of structs has room for eleven, of more than a hundred bytes each; one of ranges, of sixteen.
+    for (deletes, each) in [(false, 1_500), (true, 250)] {
+        let mut room = YjsRoom::new(YjsLimits::default());
+        room.replay(&of_clients(1_000, deletes)).unwrap();
+        assert!(room.document_bytes() > 1_000 * each, "{}", room.document_bytes());
+        let limits = YjsLimits { document_bytes: 1_000 * each / 2, ..YjsLimits::default() };
+        let mut room = room_of(limits, &[(1, Access::Edit)]);
+        let update = sync_message(2, &of_clients(1_000, deletes));
+        let effects = room.heard(Duration::ZERO, Socket(1), &update);
+        assert_eq!(closed(&effects, 1), Some(Closing::Final(Reason::UnknownError)));
+        assert_eq!(room.document_bytes(), 0);
+    }
+}
+
+#[test]
+fn names_and_cuts_count_what_they_take() {
+    let mut room = YjsRoom::new(YjsLimits::default());
+    let source = doc(7);
+    let long = "k".repeat(100_000);
+    {
+        let map = source.get_or_insert_map("map");
+        map.insert(&mut source.transact_mut(), long.as_str(), 1);
+    }
+    room.replay(&source.transact().encode_diff_v1(&StateVector::default())).unwrap();
+    assert!(room.document_bytes() > 100_000);
+
+    // Every second letter of a text: each range that is deleted leaves two runs more.
+    let source = doc(8);
+    room.replay(&edit(&source, &Change::Type(0, "x".repeat(4_000)))).unwrap();
+    let limit = room.document_bytes() + 100_000;
+    let limits = YjsLimits { document_bytes: limit, ..YjsLimits::default() };
+    let mut room = YjsRoom::open(&room.snapshot(), limits).unwrap();
+    room.join(Duration::ZERO, Socket(1), "s1", Access::Edit);
+    let mut holes = vec![0, 1, 8];
+    number(&mut holes, 2_000);
+    for at in 0..2_000 {
+        number(&mut holes, 2 * at);
+        holes.push(1);
+    }
+    let effects = room.heard(Duration::ZERO, Socket(1), &sync_message(2, &holes));
+    assert_eq!(closed(&effects, 1), Some(Closing::Final(Reason::UnknownError)));
+}
+
+#[test]
+fn an_update_is_not_read_beyond_what_a_document_may_take() {
+    let limits = YjsLimits { document_bytes: 100_000, ..YjsLimits::default() };
+    // The same range over holes again and again, and then what cannot be read.
+    let mut holes = vec![0, 1, 7];
+    number(&mut holes, 500);
+    for at in 0..500 {
+        number(&mut holes, 2 * at);
+        holes.push(1);
+    }
+    let mut again = vec![0, 1, 7];
+    number(&mut again, 1_000);
+    for _ in 0..10 {
+        again.push(0);
+        number(&mut again, 1 << 50);
+    }
+    let mut room = room_of(limits, &[(1, Access::Edit)]);
+    assert_eq!(closed(&room.heard(Duration::ZERO, Socket(1), &sync_message(2, &holes)), 1), None);
+    let effects = room.heard(Duration::ZERO, Socket(1), &sync_message(2, &again));
+    assert_eq!(closed(&effects, 1), Some(Closing::Final(Reason::UnknownError)));
+}
+
+#[test]
+fn an_update_of_a_reader_is_not_read() {
+    let mut room = room_of(YjsLimits::default(), &[(1, Access::Read)]);
+    let cut_off = [1, 2, 7, 0, 0, 5];
+    let effects = room.heard(Duration::ZERO, Socket(1), &sync_message(2, &cut_off));
+    assert!(matches!(&effects[..], [Effect::Send(Socket(1), _)]), "{effects:?}");
+    assert_eq!(room.heard(Duration::ZERO, Socket(1), &sync_message(2, &[])), []);
 }

@@ -14,11 +14,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
 
-use super::mailbox::{DocumentError, Done, Request};
+use super::mailbox::{DocumentError, Done, Inbox, Request};
 use super::naming::DocumentId;
 use super::opening::open;
 use super::outbox::{Outbox, frame_bytes};
@@ -83,7 +83,7 @@ struct AwakeTask {
     /// Its name in the journal.
     key: Arc<str>,
     room: Room,
-    inbox: mpsc::Receiver<Request>,
+    inbox: Inbox,
     journal: watch::Receiver<JournalState>,
     /// How often the journal had failed when the room was opened: what follows on a lost edit is not written.
     failures: u64,
@@ -119,11 +119,7 @@ enum Event {
 }
 
 /// Keeps a room awake for as long as it is of use.
-pub(super) async fn keep_awake(
-    shared: Arc<Shared>,
-    document: DocumentId,
-    inbox: mpsc::Receiver<Request>,
-) {
+pub(super) async fn keep_awake(shared: Arc<Shared>, document: DocumentId, mut inbox: Inbox) {
     let since = Instant::now();
     match open(&shared, &document).await {
         Ok(opened) => {
@@ -146,8 +142,8 @@ pub(super) async fn keep_awake(
                 number: opened.number,
                 unsaved_bytes: 0,
                 asked: Vec::new(),
-                last_history: None,
                 is_new: opened.is_new,
+                last_history: opened.last_history,
                 for_history: false,
                 refusing: false,
                 stopping: false,
@@ -164,15 +160,15 @@ pub(super) async fn keep_awake(
                 tracing::error!(%document, %error, "a document cannot be opened");
             }
             shared.gone(&document);
-            turn_away(inbox).await;
+            turn_away(&mut inbox).await;
         }
     }
 }
 
 /// Answers what was still asked of a room that is no more.
-async fn turn_away(mut inbox: mpsc::Receiver<Request>) {
+async fn turn_away(inbox: &mut Inbox) {
     inbox.close();
-    while let Some(request) = inbox.recv().await {
+    while let Some(request) = inbox.next().await {
         match request {
             Request::Join { done, .. }
             | Request::Save { done, .. }
@@ -240,7 +236,7 @@ impl AwakeTask {
             result = first_save(&mut self.save) => Event::Saved(result),
             Ok(()) = self.journal.changed() => Event::Journal,
             () = wait_until(due) => Event::Due,
-            request = self.inbox.recv(), if !holding => Event::Asked(request),
+            request = self.inbox.next(), if !holding => Event::Asked(request),
         }
     }
 
@@ -434,8 +430,7 @@ impl AwakeTask {
             self.shared.save_succeeded(&self.document);
             done.send(Ok(())).ok();
         }
-        let (_, nothing) = mpsc::channel(1);
-        turn_away(std::mem::replace(&mut self.inbox, nothing)).await;
+        turn_away(&mut self.inbox).await;
     }
 }
 

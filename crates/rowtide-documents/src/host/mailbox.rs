@@ -113,19 +113,92 @@ impl fmt::Debug for Request {
     }
 }
 
+/// A request in the row, with the place that it takes there until the room has it.
+#[derive(Debug)]
+struct Waiting {
+    request: Request,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
 /// The way to a room that is awake.
 #[derive(Clone, Debug)]
 pub(super) struct Mailbox {
-    pub(super) requests: mpsc::Sender<Request>,
+    row: mpsc::UnboundedSender<Waiting>,
+    /// Places in the row. Only what stands in it has one, so the room is all that is needed for the next to come.
+    places: Arc<Semaphore>,
     /// For the bytes of messages.
     bytes: Arc<Semaphore>,
     units: usize,
 }
 
+/// The room's end of it.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    row: mpsc::UnboundedReceiver<Waiting>,
+}
+
+/// A room has gone, and was not told.
+#[derive(Debug)]
+pub(super) struct Gone;
+
+/// Makes one in which so many requests may wait, and so many bytes of messages.
+pub(super) fn mailbox(requests: usize, bytes: usize) -> (Mailbox, Inbox) {
+    let (row, inbox) = mpsc::unbounded_channel();
+    let units = bytes / UNIT + 1;
+    let places = Arc::new(Semaphore::new(requests.max(1)));
+    (Mailbox { row, places, bytes: Arc::new(Semaphore::new(units)), units }, Inbox { row: inbox })
+}
+
 impl Mailbox {
-    pub(super) fn new(requests: mpsc::Sender<Request>, bytes: usize) -> Mailbox {
-        let units = bytes / UNIT + 1;
-        Mailbox { requests, bytes: Arc::new(Semaphore::new(units)), units }
+    /// Asks the room for something, once there is a place for it.
+    pub(super) async fn send(&self, request: Request) -> Result<(), Gone> {
+        let place = self.place().await?;
+        self.put(request, Some(place))
+    }
+
+    /// Has a socket join. Its seat is there if and only if the room is told of it, whoever gives up waiting.
+    pub(super) async fn join(&self, socket: Socket, join: Request) -> Result<Seat, Gone> {
+        let place = self.place().await?;
+        self.put(join, Some(place))?;
+        Ok(Seat { socket, mailbox: self.clone() })
+    }
+
+    /// Tells the room that the host stops, which needs no place: it is told once.
+    pub(super) fn stop(&self) -> Result<(), Gone> {
+        self.put(Request::Stop, None)
+    }
+
+    async fn place(&self) -> Result<OwnedSemaphorePermit, Gone> {
+        Arc::clone(&self.places).acquire_owned().await.map_err(|_| Gone)
+    }
+
+    fn put(&self, request: Request, place: Option<OwnedSemaphorePermit>) -> Result<(), Gone> {
+        self.row.send(Waiting { request, _place: place }).map_err(|_| Gone)
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.row.is_closed()
+    }
+
+    /// Whether anybody but its keeper can ask the room for something.
+    pub(super) fn is_shared(&self) -> bool {
+        self.row.strong_count() > 1
+    }
+}
+
+impl Inbox {
+    /// The next request; none once nobody can ask.
+    pub(super) async fn next(&mut self) -> Option<Request> {
+        self.row.recv().await.map(|waiting| waiting.request)
+    }
+
+    /// Nothing more is taken in; what is there is still to be answered.
+    pub(super) fn close(&mut self) {
+        self.row.close();
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.row.is_empty()
     }
 }
 
@@ -134,19 +207,9 @@ impl Mailbox {
 pub struct Seat {
     socket: Socket,
     mailbox: Mailbox,
-    /// A place in the row of requests for its leaving, which so comes after all that it sent.
-    leaving: Option<mpsc::OwnedPermit<Request>>,
 }
 
 impl Seat {
-    pub(super) fn new(
-        socket: Socket,
-        mailbox: Mailbox,
-        leaving: mpsc::OwnedPermit<Request>,
-    ) -> Seat {
-        Seat { socket, mailbox, leaving: Some(leaving) }
-    }
-
     /// The socket's number.
     pub fn socket(&self) -> Socket {
         self.socket
@@ -160,15 +223,14 @@ impl Seat {
             return;
         };
         let heard = Request::Heard { socket: self.socket, frame, _room: room };
-        self.mailbox.requests.send(heard).await.ok();
+        self.mailbox.send(heard).await.ok();
     }
 }
 
 impl Drop for Seat {
+    /// It leaves after all that it sent, and without waiting for a place: no more sockets leave than have come.
     fn drop(&mut self) {
-        if let Some(leaving) = self.leaving.take() {
-            leaving.send(Request::Left { socket: self.socket });
-        }
+        self.mailbox.put(Request::Left { socket: self.socket }, None).ok();
     }
 }
 

@@ -18,6 +18,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use thiserror::Error;
 
+use super::history::outdated;
 use super::naming::DocumentId;
 
 /// So many objects are deleted before the next ones are listed.
@@ -53,8 +54,13 @@ pub(super) fn open(url: &str) -> Result<Arc<dyn ObjectStore>, StorageError> {
 }
 
 /// When a document was saved, as its history names it: in UTC, with milliseconds.
-pub(super) fn time_name(time: SystemTime) -> String {
+fn time_name(time: SystemTime) -> String {
     DateTime::<Utc>::from(time).to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+/// The time that is named so.
+fn time_of(name: &str) -> Option<SystemTime> {
+    DateTime::parse_from_rfc3339(name).ok().map(SystemTime::from)
 }
 
 /// The objects of documents.
@@ -111,18 +117,49 @@ impl Objects {
         Ok(times)
     }
 
-    /// Saves the document, for its history too if a time is given.
+    /// When the newest of the earlier states was saved.
+    pub(super) async fn last_history(
+        &self,
+        document: &DocumentId,
+    ) -> Result<Option<SystemTime>, StorageError> {
+        Ok(self.history(document).await?.iter().find_map(|name| time_of(name)))
+    }
+
+    /// Deletes the earlier states that are kept no longer.
+    async fn thin_history(
+        &self,
+        document: &DocumentId,
+        now: SystemTime,
+    ) -> Result<(), StorageError> {
+        let names = self.history(document).await?;
+        let times: Vec<_> = names.iter().filter_map(|name| time_of(name)).collect();
+        for time in outdated(&times, now) {
+            let key = self.key(document, &["history", &time_name(time)]);
+            match self.store.delete(&key).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Saves the document, for its history too if a time is given; then what is too old in its history goes. What is
+    /// not saved leaves nothing in the history, so that a save which fails again and again does not fill it.
     pub(super) async fn save(
         &self,
         document: &DocumentId,
         snapshot: Bytes,
-        time: Option<&str>,
+        time: Option<SystemTime>,
     ) -> Result<(), StorageError> {
+        let current = self.key(document, &["current"]);
+        self.store.put(&current, snapshot.clone().into()).await?;
         if let Some(time) = time {
-            let key = self.key(document, &["history", time]);
-            self.store.put(&key, snapshot.clone().into()).await?;
+            let key = self.key(document, &["history", &time_name(time)]);
+            self.store.put(&key, snapshot.into()).await?;
+            if let Err(error) = self.thin_history(document, time).await {
+                tracing::warn!(%document, %error, "the history of a document cannot be thinned");
+            }
         }
-        self.store.put(&self.key(document, &["current"]), snapshot.into()).await?;
         Ok(())
     }
 

@@ -32,14 +32,16 @@ pub enum UnreadableDocument {
 }
 
 impl Room {
-    /// A room with the document that was saved, or a new one.
+    /// A room with the document that was saved, or a new one, which begins at a clock if its protocol has clocks that
+    /// clients know.
     pub(super) fn open(
         kind: &DocumentKind,
         snapshot: Option<&[u8]>,
+        begins_at: u64,
     ) -> Result<Room, UnreadableDocument> {
         Ok(match (kind, snapshot) {
             (DocumentKind::Tlsync(limits), None) => {
-                Room::Tlsync(Box::new(TlsyncRoom::new(limits.clone())))
+                Room::Tlsync(Box::new(TlsyncRoom::begin(begins_at, limits.clone())))
             }
             (DocumentKind::Tlsync(limits), Some(snapshot)) => {
                 Room::Tlsync(Box::new(TlsyncRoom::open(snapshot, limits.clone())?))

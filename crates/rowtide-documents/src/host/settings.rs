@@ -16,16 +16,6 @@ pub enum DocumentKind {
     Yjs(YjsLimits),
 }
 
-impl DocumentKind {
-    /// How many sessions a room has at the most.
-    pub(super) fn sessions(&self) -> usize {
-        match self {
-            DocumentKind::Tlsync(limits) => limits.sessions,
-            DocumentKind::Yjs(limits) => limits.sessions,
-        }
-    }
-}
-
 /// The kinds of documents, by name.
 pub type DocumentKinds = BTreeMap<String, DocumentKind>;
 
@@ -47,7 +37,7 @@ pub struct HostSettings {
 pub struct HostLimits {
     /// How many rooms may be awake at a time; who comes to another one is sent away, to come back.
     pub rooms_awake: usize,
-    /// How many requests may wait for one room, beside one for each socket's leaving.
+    /// How many requests may wait for one room, beside one for each socket's leaving; who has another one waits.
     pub requests: usize,
     /// How many bytes of messages from clients may wait for one room; who sends more waits.
     pub inbox_bytes: usize,
@@ -66,7 +56,7 @@ pub struct HostLimits {
     /// How many bytes of edits one document may have that are durable and not saved; beyond it the document can only be
     /// read until it is saved.
     pub unsaved_bytes: usize,
-    /// Earlier states of a document are kept this far apart, at least.
+    /// Earlier states of a document are kept this far apart, at least; those older than an hour are thinned.
     pub history_every: Duration,
     /// How often it is looked for documents that have edits in the journal and no room that would save them.
     pub sweep_every: Duration,

@@ -2,18 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::mailbox::{Mailbox, Request};
+use super::mailbox::{Inbox, Mailbox};
 use super::naming::DocumentId;
 use super::objects::Objects;
 use super::settings::{DocumentKinds, HostLimits};
-use crate::journal::Journal;
+use crate::journal::{Journal, JournalLock};
 use crate::place::Socket;
 
 /// How a host is.
@@ -76,12 +76,29 @@ pub(super) struct Shared {
     pub(super) journal: Journal,
     registry: Mutex<Registry>,
     failing: Mutex<Failing>,
+    saves: Mutex<BTreeMap<DocumentId, watch::Receiver<()>>>,
     saved: Mutex<SavedDocuments>,
     news_of_saved: Notify,
     started: Instant,
     sockets: AtomicU64,
     pub(super) sessions: AtomicUsize,
     pub(super) unsaved_bytes: AtomicUsize,
+}
+
+/// A save that is under way, also if its room has gone: until this is dropped nobody reads the document's object, and
+/// no other host opens the journal.
+#[derive(Debug)]
+pub(super) struct SaveUnderWay {
+    shared: Arc<Shared>,
+    document: DocumentId,
+    _over: watch::Sender<()>,
+    _lock: Arc<JournalLock>,
+}
+
+impl Drop for SaveUnderWay {
+    fn drop(&mut self) {
+        locked(&self.shared.saves).remove(&self.document);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -111,6 +128,7 @@ impl Shared {
             journal,
             registry: Mutex::default(),
             failing: Mutex::default(),
+            saves: Mutex::default(),
             saved: Mutex::default(),
             news_of_saved: Notify::new(),
             started: Instant::now(),
@@ -139,9 +157,9 @@ impl Shared {
     }
 
     /// Lets a room sleep, if it was asked for nothing and nobody is about to ask.
-    pub(super) fn retire(&self, document: &DocumentId, inbox: &mpsc::Receiver<Request>) -> bool {
+    pub(super) fn retire(&self, document: &DocumentId, inbox: &Inbox) -> bool {
         let mut registry = self.registry();
-        let awaited = |room: &AwakeRoom| room.mailbox.requests.strong_count() > 1;
+        let awaited = |room: &AwakeRoom| room.mailbox.is_shared();
         let unused = inbox.is_empty() && !registry.rooms.get(document).is_some_and(awaited);
         if unused {
             registry.rooms.remove(document);
@@ -152,6 +170,23 @@ impl Shared {
     /// A room is no more, whoever is about to ask it.
     pub(super) fn gone(&self, document: &DocumentId) {
         self.registry().rooms.remove(document);
+    }
+
+    /// A document is about to be saved; none if the host has ended.
+    pub(super) fn begin_save(self: &Arc<Shared>, document: &DocumentId) -> Option<SaveUnderWay> {
+        let lock = self.journal.lock()?;
+        let (over, is_over) = watch::channel(());
+        locked(&self.saves).insert(document.clone(), is_over);
+        let (shared, document) = (Arc::clone(self), document.clone());
+        Some(SaveUnderWay { shared, document, _over: over, _lock: lock })
+    }
+
+    /// Waits until no save of a document is under way.
+    pub(super) async fn save_is_over(&self, document: &DocumentId) {
+        let under_way = locked(&self.saves).get(document).cloned();
+        if let Some(mut under_way) = under_way {
+            while under_way.changed().await.is_ok() {}
+        }
     }
 
     pub(super) fn save_failed(&self, document: &DocumentId, error: String) {

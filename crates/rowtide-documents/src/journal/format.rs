@@ -5,11 +5,18 @@
 
 use std::ops::Range;
 
-/// Where a group begins. It tells groups that follow a damage from a tail that was never durable.
-const MAGIC: [u8; 4] = *b"RtE1";
+/// What a group begins with. It tells groups that follow a damage from a tail that was never durable, so nobody who
+/// has a say in what an edit is may know it: each segment has one of its own, by chance, which its first group names.
+pub(super) type Mark = [u8; 8];
+
+/// What the first group of a segment begins with.
+pub(super) const FIRST: Mark = *b"RtEdits2";
+
+/// Bytes before the length of the records in a group.
+const MARK: usize = 8;
 
 /// Bytes before the records of a group: the mark, the length of the records, and a CRC-32 of both.
-const HEAD: usize = 12;
+const HEAD: usize = MARK + 8;
 
 const BEGIN: u8 = 0;
 const EDIT: u8 = 1;
@@ -24,6 +31,8 @@ pub(super) enum Record<'a> {
         next: u64,
         /// So many bytes of the segment before it count.
         previous_end: u64,
+        /// What all groups of the segment begin with but for the first.
+        mark: Mark,
     },
     Edit {
         number: u64,
@@ -37,6 +46,11 @@ pub(super) enum Record<'a> {
     },
 }
 
+/// So many bytes an edit takes in a group.
+pub(super) fn edit_bytes(document: &str, edit: u32) -> u64 {
+    (1 + 8 + 4 + document.len() + 4) as u64 + u64::from(edit)
+}
+
 /// A group that is being put together.
 #[derive(Debug)]
 pub(super) struct Group {
@@ -44,8 +58,8 @@ pub(super) struct Group {
 }
 
 impl Group {
-    pub(super) fn new() -> Group {
-        let mut bytes = MAGIC.to_vec();
+    pub(super) fn new(mark: Mark) -> Group {
+        let mut bytes = mark.to_vec();
         bytes.resize(HEAD, 0);
         Group { bytes }
     }
@@ -61,10 +75,11 @@ impl Group {
     /// Adds a record. Where the bytes of an edit begin in the group is returned; for another record, its end.
     pub(super) fn push(&mut self, record: &Record<'_>) -> usize {
         match *record {
-            Record::Begin { next, previous_end } => {
+            Record::Begin { next, previous_end, mark } => {
                 self.bytes.push(BEGIN);
                 self.number(next);
                 self.number(previous_end);
+                self.bytes.extend_from_slice(&mark);
                 self.bytes.len()
             }
             Record::Edit { number, document, edit } => {
@@ -86,9 +101,9 @@ impl Group {
     /// The group as it is written.
     pub(super) fn finish(mut self) -> Vec<u8> {
         let len = ((self.bytes.len() - HEAD) as u32).to_le_bytes();
-        self.bytes[4..8].copy_from_slice(&len);
+        self.bytes[MARK..MARK + 4].copy_from_slice(&len);
         let crc = checksum(&len, &self.bytes[HEAD..]);
-        self.bytes[8..HEAD].copy_from_slice(&crc.to_le_bytes());
+        self.bytes[MARK + 4..HEAD].copy_from_slice(&crc.to_le_bytes());
         self.bytes
     }
 
@@ -110,20 +125,22 @@ fn checksum(len: &[u8], records: &[u8]) -> u32 {
 }
 
 /// Where the records are of the group that begins at `at`, if a whole one does.
-pub(super) fn group_at(segment: &[u8], at: usize) -> Option<Range<usize>> {
+pub(super) fn group_at(segment: &[u8], at: usize, mark: Mark) -> Option<Range<usize>> {
     let head = segment.get(at..at.checked_add(HEAD)?)?;
     let word = |at: usize| <[u8; 4]>::try_from(&head[at..at + 4]).ok();
-    let len = word(4)?;
+    let len = word(MARK)?;
     let start = at + HEAD;
     let end = start.checked_add(u32::from_le_bytes(len) as usize)?;
     let records = segment.get(start..end)?;
-    let whole = head[..4] == MAGIC && checksum(&len, records).to_le_bytes() == word(8)?;
+    let whole = head[..MARK] == mark && checksum(&len, records).to_le_bytes() == word(MARK + 4)?;
     whole.then_some(start..end)
 }
 
-/// Whether a whole group begins anywhere after `at`.
-pub(super) fn group_after(segment: &[u8], at: usize) -> bool {
-    (at + 1..segment.len()).any(|at| segment[at] == MAGIC[0] && group_at(segment, at).is_some())
+/// Whether a whole group begins anywhere after `at`. Only what was written as a group has the mark, so each byte is
+/// looked at about twice.
+pub(super) fn group_after(segment: &[u8], at: usize, mark: Mark) -> bool {
+    let starts_here = |at: &usize| segment.get(*at..*at + MARK).is_some_and(|head| head == mark);
+    (at + 1..segment.len()).filter(starts_here).any(|at| group_at(segment, at, mark).is_some())
 }
 
 /// Reads the records of a group, with where the bytes of each edit begin in the segment.
@@ -160,7 +177,8 @@ impl<'a> Records<'a> {
         let record = match kind {
             BEGIN => {
                 let previous_end = u64::from_le_bytes(self.take(8)?.try_into().ok()?);
-                Record::Begin { next: number, previous_end }
+                let mark = self.take(MARK)?.try_into().ok()?;
+                Record::Begin { next: number, previous_end, mark }
             }
             EDIT => {
                 let document = self.document()?;

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::format::edit_bytes;
+
 /// A segment's file.
 #[derive(Debug)]
 pub(super) struct Segment {
@@ -27,6 +29,8 @@ struct Tally {
     segment: Arc<Segment>,
     bytes: u64,
     edits: usize,
+    /// So many bytes edits take that are of use.
+    live: u64,
 }
 
 /// What a journal has.
@@ -39,7 +43,7 @@ pub(super) struct Index {
 impl Index {
     /// There is one more segment.
     pub(super) fn begin(&mut self, number: u64, segment: Arc<Segment>) {
-        self.segments.insert(number, Tally { segment, bytes: 0, edits: 0 });
+        self.segments.insert(number, Tally { segment, bytes: 0, edits: 0, live: 0 });
     }
 
     /// A segment has grown, or was found, up to here.
@@ -57,9 +61,12 @@ impl Index {
         let before =
             self.documents.get_mut(document).and_then(|edits| edits.insert(place.number, place));
         if let Some(before) = before {
-            self.count(before.segment, -1);
+            self.uncount(document, &before);
         }
-        self.count(place.segment, 1);
+        if let Some(tally) = self.segments.get_mut(&place.segment) {
+            tally.edits += 1;
+            tally.live += edit_bytes(document, place.len);
+        }
     }
 
     /// The edits of a document up to `number` are of no use any more.
@@ -71,13 +78,14 @@ impl Index {
             self.documents.remove(document);
         }
         for place in settled.values() {
-            self.count(place.segment, -1);
+            self.uncount(document, place);
         }
     }
 
-    fn count(&mut self, segment: u64, by: isize) {
-        if let Some(tally) = self.segments.get_mut(&segment) {
-            tally.edits = tally.edits.saturating_add_signed(by);
+    fn uncount(&mut self, document: &str, place: &Place) {
+        if let Some(tally) = self.segments.get_mut(&place.segment) {
+            tally.edits = tally.edits.saturating_sub(1);
+            tally.live = tally.live.saturating_sub(edit_bytes(document, place.len));
         }
     }
 
@@ -98,6 +106,16 @@ impl Index {
 
     pub(super) fn bytes(&self) -> u64 {
         self.segments.values().map(|tally| tally.bytes).sum()
+    }
+
+    /// How many bytes edits take that are of use.
+    pub(super) fn live(&self) -> u64 {
+        self.segments.values().map(|tally| tally.live).sum()
+    }
+
+    /// How many bytes the oldest segment has.
+    pub(super) fn oldest_bytes(&self) -> u64 {
+        self.segments.first_key_value().map_or(0, |(_, tally)| tally.bytes)
     }
 
     /// How many segments there are.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::JournalError;
-use super::format::{Record, Records, group_after, group_at};
+use super::format::{FIRST, Mark, Record, Records, group_after, group_at};
 use super::index::{Index, Place, Segment};
 use super::segments;
 
@@ -31,6 +31,7 @@ struct Found {
     number: u64,
     bytes: Vec<u8>,
     previous_end: u64,
+    mark: Mark,
 }
 
 /// Reads all segments. What follows the last whole group of the newest is cut off, if it was never durable.
@@ -55,10 +56,10 @@ fn read(dir: &Path, number: u64) -> Result<Found, JournalError> {
     let at = |source| JournalError::Io { path: path.clone(), source };
     let file = segments::private_file(&path).map_err(at)?;
     let bytes = fs::read(&path).map_err(at)?;
-    let first = group_at(&bytes, 0).map(|group| Records::new(&bytes, group).next());
+    let first = group_at(&bytes, 0, FIRST).map(|group| Records::new(&bytes, group).next());
     match first {
-        Some(Ok(Some((Record::Begin { previous_end, .. }, _)))) => {
-            Ok(Found { segment: Segment { path, file }, number, bytes, previous_end })
+        Some(Ok(Some((Record::Begin { previous_end, mark, .. }, _)))) => {
+            Ok(Found { segment: Segment { path, file }, number, bytes, previous_end, mark })
         }
         _ => Err(JournalError::Damaged { path, offset: 0 }),
     }
@@ -71,7 +72,7 @@ fn take(
     found: Found,
     expected: Option<u64>,
 ) -> Result<(), JournalError> {
-    let Found { segment, number, bytes, .. } = found;
+    let Found { segment, number, bytes, mark, .. } = found;
     let segment = Arc::new(segment);
     let damaged =
         |at: usize| JournalError::Damaged { path: segment.path.clone(), offset: at as u64 };
@@ -79,7 +80,8 @@ fn take(
     index.begin(number, Arc::clone(&segment));
     let mut at = 0;
     while expected.is_none_or(|end| at < end) {
-        let Some(group) = group_at(&bytes, at) else { break };
+        let mark = if at == 0 { FIRST } else { mark };
+        let Some(group) = group_at(&bytes, at, mark) else { break };
         let next = group.end;
         let mut records = Records::new(&bytes, group);
         while let Some((record, offset)) = records.next().map_err(|()| damaged(records.at()))? {
@@ -102,7 +104,7 @@ fn take(
     }
     match expected {
         Some(end) if at == end => {}
-        None if !group_after(&bytes, at) => {
+        None if !group_after(&bytes, at, mark) => {
             if at < bytes.len() {
                 let cut = segment.file.set_len(at as u64).and_then(|()| segment.file.sync_all());
                 cut.map_err(|source| JournalError::Io { path: segment.path.clone(), source })?;

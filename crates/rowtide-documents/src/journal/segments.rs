@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::format::{Group, Record};
+use super::format::{FIRST, Group, Mark, Record};
 
 const EXTENSION: &str = "edits";
 const UNFINISHED: &str = "new";
@@ -63,18 +63,25 @@ pub(super) fn list(dir: &Path) -> io::Result<Vec<u64>> {
     Ok(numbers)
 }
 
-/// Makes a segment, with its first group. Its length is returned too.
-pub(super) fn create(
-    dir: &Path,
-    number: u64,
-    next: u64,
-    previous_end: u64,
-) -> io::Result<(File, PathBuf, u64)> {
+/// A segment that was made, with its first group.
+#[derive(Debug)]
+pub(super) struct Created {
+    pub(super) file: File,
+    pub(super) path: PathBuf,
+    /// So long is the first group.
+    pub(super) len: u64,
+    /// What the next groups begin with.
+    pub(super) mark: Mark,
+}
+
+/// Makes a segment.
+pub(super) fn create(dir: &Path, number: u64, next: u64, previous_end: u64) -> io::Result<Created> {
     let path = path_of(dir, number);
     let unfinished = path.with_extension(UNFINISHED);
     let file = private_file(&unfinished)?;
-    let mut group = Group::new();
-    group.push(&Record::Begin { next, previous_end });
+    let mark = rand::random();
+    let mut group = Group::new(FIRST);
+    group.push(&Record::Begin { next, previous_end, mark });
     let group = group.finish();
     file.set_len(0)?;
     // Where there is no space for more than that, a segment would only begin for the next one to fail.
@@ -85,7 +92,7 @@ pub(super) fn create(
     file.sync_all()?;
     fs::rename(&unfinished, &path)?;
     sync_dir(dir)?;
-    Ok((file, path, group.len() as u64))
+    Ok(Created { file, path, len: group.len() as u64, mark })
 }
 
 /// Makes durable which files there are.

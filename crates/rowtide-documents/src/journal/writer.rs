@@ -12,10 +12,11 @@ use bytes::Bytes;
 use metrics::histogram;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
-use super::format::{Group, Record};
+use super::format::{Group, Mark, Record};
 use super::index::{Index, Place, Segment};
 use super::reading::End;
-use super::{JournalError, JournalState, Refused, segments};
+use super::segments::{self, Created};
+use super::{JournalError, JournalState, Refused};
 
 /// How long a durable write takes, of all edits that have come meanwhile.
 const WRITE_SECONDS: &str = "rowtide_journal_write_seconds";
@@ -29,8 +30,16 @@ const SEGMENT_BYTES: u64 = 64 << 20;
 /// A segment with nothing of use in it is given up for a new one when it is longer than this.
 const SPENT_BYTES: u64 = 4 << 20;
 
-/// If there are more segments, what is of use in the oldest is written again, so that it can go.
+/// If there are more segments, what is of use in the oldest may be written again, so that it can go.
 const SEGMENTS: usize = 8;
+
+/// It is if less than one in so many bytes of all segments is of use: so no more is written again than is won by it,
+/// also when nothing at all can be saved.
+const WORTH_COPYING: u64 = 4;
+
+/// The most bytes that all segments may have. Beyond it edits are refused until documents have been saved; that is
+/// when a quarter of it, at the least, is edits that are not.
+const JOURNAL_BYTES: u64 = 8 << 30;
 
 /// How often writing is tried again while it fails.
 const RETRY: Duration = Duration::from_millis(500);
@@ -65,10 +74,14 @@ pub(super) struct Writer {
     state: watch::Sender<JournalState>,
     segment: Arc<Segment>,
     number: u64,
+    /// What its groups begin with.
+    mark: Mark,
     /// So long is the segment, as far as it is durable.
     end: u64,
     /// The number of the next edit.
     next: u64,
+    /// So many bytes all segments may have.
+    most_bytes: u64,
     /// When it is tried again whether it can write, if it cannot.
     retry: Option<Instant>,
 }
@@ -84,7 +97,7 @@ impl Writer {
     ) -> Result<Writer, JournalError> {
         let (number, previous_end) = end.newest.map_or((1, 0), |(newest, end)| (newest + 1, end));
         let at = |source| JournalError::Io { path: dir.to_owned(), source };
-        let (file, path, len) =
+        let Created { file, path, len, mark } =
             segments::create(dir, number, end.next, previous_end).map_err(at)?;
         let segment = Arc::new(Segment { path, file });
         let mut writer = Writer {
@@ -94,8 +107,10 @@ impl Writer {
             state,
             segment,
             number,
+            mark,
             end: len,
             next: end.next,
+            most_bytes: JOURNAL_BYTES,
             retry: None,
         };
         writer.begun();
@@ -138,7 +153,7 @@ impl Writer {
 
     /// Writes a command and those that have come meanwhile.
     fn write(&mut self, first: Command) {
-        let mut group = Group::new();
+        let mut group = Group::new(self.mark);
         let mut written = Vec::new();
         let mut next = self.next;
         let mut command = Some(first);
@@ -232,7 +247,9 @@ impl Writer {
         // It makes room for the new one; if it fails, what is there too much does not count.
         drop(self.segment.file.set_len(self.end));
         self.remove_spent();
-        if self.begin().is_ok() {
+        // A segment that begins only for the journal to be full still would be one more each time.
+        let hopeless = self.is_full() && !self.is_mostly_spent();
+        if !hopeless && self.begin().is_ok() && self.make_space().is_ok() && !self.is_full() {
             tracing::info!("the journal can be written again");
             self.retry = None;
             self.state.send_modify(|state| state.writable = true);
@@ -241,11 +258,43 @@ impl Writer {
         }
     }
 
+    fn is_full(&self) -> bool {
+        self.index().bytes() > self.most_bytes
+    }
+
+    fn is_mostly_spent(&self) -> bool {
+        let index = self.index();
+        index.live().saturating_mul(WORTH_COPYING) < index.bytes()
+    }
+
+    /// Whether what is of use in the oldest segment is to be written again. A small one always is: there is no more
+    /// than one for each time that the journal was opened or failed.
+    fn is_worth_copying(&self) -> bool {
+        let small = self.index().oldest_bytes() <= SPENT_BYTES;
+        self.index().segments() > SEGMENTS && (small || self.is_mostly_spent())
+    }
+
+    /// Removes and copies segments until the journal is not full, or no more is won by it.
+    fn make_space(&mut self) -> io::Result<()> {
+        self.remove_spent();
+        while self.is_full() && self.is_mostly_spent() {
+            let before = self.index().segments();
+            self.copy_oldest()?;
+            self.remove_spent();
+            if self.index().segments() == before {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     fn begin(&mut self) -> io::Result<()> {
         let number = self.number + 1;
-        let (file, path, len) = segments::create(&self.dir, number, self.next, self.end)?;
+        let Created { file, path, len, mark } =
+            segments::create(&self.dir, number, self.next, self.end)?;
         self.segment = Arc::new(Segment { path, file });
         self.number = number;
+        self.mark = mark;
         self.end = len;
         self.begun();
         Ok(())
@@ -262,12 +311,15 @@ impl Writer {
             return;
         }
         self.remove_spent();
-        if self.index().segments() > SEGMENTS {
+        if self.is_worth_copying() {
             if let Err(error) = self.copy_oldest() {
                 self.fail(&error);
                 return;
             }
             self.remove_spent();
+        }
+        if self.is_full() {
+            self.fail(&io::Error::other("it has as many bytes as it may"));
         }
     }
 
@@ -294,7 +346,7 @@ impl Writer {
         let Some((number, segment)) = oldest else { return Ok(()) };
         let edits = self.index().edits_of(number);
         let mut copied = Vec::new();
-        let mut group = Group::new();
+        let mut group = Group::new(self.mark);
         for (document, place) in edits {
             let mut edit = vec![0; place.len as usize];
             segment.file.read_exact_at(&mut edit, place.offset)?;
@@ -302,7 +354,7 @@ impl Writer {
             let offset = self.end + group.push(&record) as u64;
             copied.push((document, Place { segment: self.number, offset, ..place }));
             if group.len() >= GROUP_BYTES {
-                self.copied(std::mem::replace(&mut group, Group::new()), &mut copied)?;
+                self.copied(std::mem::replace(&mut group, Group::new(self.mark)), &mut copied)?;
             }
         }
         if !group.is_empty() {
@@ -317,5 +369,51 @@ impl Writer {
             self.index().insert(&document, place);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    #[test]
+    fn a_full_journal_refuses_edits_until_some_are_settled() {
+        let name = format!("rowtide-full-journal-{}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        segments::make_private(&dir).expect("a directory");
+        let index = Arc::new(Mutex::new(Index::default()));
+        let (_commands, inbox) = std::sync::mpsc::channel();
+        let (set_state, state) = watch::channel(JournalState { writable: true, failures: 0 });
+        let end = End { next: 1, newest: None };
+        let mut writer =
+            Writer::new(&dir, Arc::clone(&index), end, inbox, set_state).expect("a writer");
+        writer.most_bytes = 10_000;
+        let append = |failures| {
+            let room = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a permit");
+            let (done, receipt) = oneshot::channel();
+            let edit = Bytes::from(vec![7; 6_000]);
+            let document = Arc::from("a");
+            (Command::Append { document, edit, failures, done, _room: room }, receipt)
+        };
+        for number in 1..=2 {
+            let (command, mut receipt) = append(0);
+            writer.write(command);
+            assert_eq!(receipt.try_recv(), Ok(Ok(number)));
+        }
+        assert!(!state.borrow().writable);
+        for _ in 0..3 {
+            writer.try_again();
+        }
+        assert!(!state.borrow().writable);
+        assert_eq!(writer.index().segments(), 1, "trying takes no space");
+        writer.refuse(Command::Settle { document: Arc::from("a"), number: 2, done: None });
+        writer.try_again();
+        assert!(state.borrow().writable);
+        let (command, mut receipt) = append(1);
+        writer.write(command);
+        assert_eq!(receipt.try_recv(), Ok(Ok(3)));
+        fs::remove_dir_all(&dir).ok();
     }
 }

@@ -13,6 +13,9 @@ use super::record::{InvalidRecord, Record, check, check_diff};
 use super::schema::Schema;
 use super::telling::{Became, Entries};
 
+/// The largest clock that a document begins or is stored with: a number that clients can count to and beyond.
+pub(super) const MAX_CLOCK: u64 = 1 << 52;
+
 /// The record of a document that has its name.
 const DOCUMENT_ID: &str = "document:document";
 
@@ -20,6 +23,8 @@ const DOCUMENT_ID: &str = "document:document";
 #[derive(Debug)]
 pub(super) struct Document {
     pub(super) clock: u64,
+    /// The clock that it began at, as long as nobody has edited it.
+    pub(super) begun: Option<u64>,
     /// What was removed after this clock is known.
     pub(super) history_start: u64,
     pub(super) records: BTreeMap<Box<str>, Record>,
@@ -62,8 +67,9 @@ impl Change {
 }
 
 impl Document {
-    /// A document that nobody has edited.
-    pub(super) fn new() -> Document {
+    /// A document that nobody has edited, and that nobody has seen before `clock`.
+    pub(super) fn begin(clock: u64) -> Document {
+        let clock = clock.min(MAX_CLOCK);
         let text = |text| Json::text(text);
         let empty = || Json::Object(Object::default());
         let document = [
@@ -82,10 +88,11 @@ impl Document {
         ];
         let record = |entries: [(&str, Json); 5]| {
             let entries = entries.map(|(key, value)| (key.into(), value));
-            Record::new(Json::Object(Object::of(entries.into())), 0)
+            Record::new(Json::Object(Object::of(entries.into())), clock)
         };
         let records = [(DOCUMENT_ID.into(), record(document)), ("page:page".into(), record(page))];
-        Document::of(0, 0, records.into(), BTreeMap::new(), None)
+        let document = Document::of(clock, clock, records.into(), BTreeMap::new(), None);
+        Document { begun: Some(clock), ..document }
     }
 
     /// A document of its parts.
@@ -97,7 +104,7 @@ impl Document {
         schema: Option<Arc<Schema>>,
     ) -> Document {
         let weight = records.values().map(|record| record.weight).sum();
-        Document { clock, history_start, records, tombstones, schema, weight }
+        Document { clock, begun: None, history_start, records, tombstones, schema, weight }
     }
 
     /// What the records weigh together.

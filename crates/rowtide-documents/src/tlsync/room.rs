@@ -33,7 +33,14 @@ pub struct TlsyncRoom {
 impl TlsyncRoom {
     /// A room with a new document.
     pub fn new(limits: TlsyncLimits) -> TlsyncRoom {
-        TlsyncRoom::of(Document::new(), limits)
+        TlsyncRoom::begin(0, limits)
+    }
+
+    /// A room with a new document whose clock begins at `clock`. Where a document was deleted and is begun anew, that
+    /// is a clock that the one before cannot have reached: then its clients, which may still have it, are sent
+    /// everything. A room to replay edits in may begin at any clock; the first edit says which one it was.
+    pub fn begin(clock: u64, limits: TlsyncLimits) -> TlsyncRoom {
+        TlsyncRoom::of(Document::begin(clock), limits)
     }
 
     /// A room with a document that was stored.
@@ -176,7 +183,8 @@ impl TlsyncRoom {
         let change = self.document.rename(name, &self.limits);
         if !change.became.is_empty() {
             let entries = self.document.tell(&change, Flavour::Eight);
-            let edit = snapshot::write_edit(self.document.clock, &entries, None);
+            let begun = self.document.begun.take();
+            let edit = snapshot::write_edit(self.document.clock, begun, &entries, None);
             effects.push(Effect::Edit(edit));
             let told = self.told(entries, &change, None);
             self.tell(now, None, &told, &mut effects);
@@ -194,7 +202,8 @@ impl TlsyncRoom {
         snapshot: &[u8],
     ) -> Result<Vec<Effect>, SnapshotError> {
         let restored = snapshot::read(snapshot)?;
-        let edit = snapshot::write_restored(self.document.clock + 1, &restored);
+        let edit =
+            snapshot::write_restored(self.document.clock + 1, self.document.begun, &restored);
         self.document = self.document.restored(restored, &self.limits);
         let sockets = std::mem::take(&mut self.sockets).into_keys();
         self.sessions.clear();

@@ -49,7 +49,10 @@ pub(super) struct Here {
     pub(super) access: Access,
     pub(super) phase: Phase,
     parts: Parts,
+    /// What it says.
     pace: Pace,
+    /// What it is told because it asked for it again.
+    answers: Pace,
 }
 
 /// How far a session with a socket has come.
@@ -124,7 +127,8 @@ impl Here {
         limits: &TlsyncLimits,
     ) -> Here {
         let phase = Phase::Waiting { until: now + limits.connect_within };
-        Here { socket, access, phase, parts: Parts::default(), pace: Pace::default() }
+        let (pace, answers) = (Pace::default(), Pace::default());
+        Here { socket, access, phase, parts: Parts::default(), pace, answers }
     }
 
     /// The session, if it has connected.
@@ -167,7 +171,7 @@ impl Here {
         bytes: usize,
         limits: &TlsyncLimits,
     ) -> bool {
-        self.talk().is_none() || self.pace.take(now, bytes, limits)
+        self.talk().is_none() || self.answers.take(now, bytes, limits)
     }
 }
 

@@ -11,15 +11,12 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 
 use super::diff::{Flavour, RecordsDiff};
-use super::document::Document;
+use super::document::{Document, MAX_CLOCK};
 use super::json::{Json, write_value};
 use super::limits::TlsyncLimits;
 use super::record::Record;
 use super::schema::Schema;
 use super::telling::Entries;
-
-/// The largest clock: a number that clients can count to and beyond.
-const MAX_CLOCK: u64 = 1 << 52;
 
 /// Why something is no snapshot of a document.
 #[derive(Debug, Error)]
@@ -87,6 +84,9 @@ struct StoredRecord<'a> {
 #[derive(Deserialize)]
 struct Edit<'a> {
     clock: u64,
+    /// Said by the first edit of all: at which clock the document began, if not at 0.
+    #[serde(default)]
+    begun: u64,
     #[serde(default)]
     diff: RecordsDiff,
     schema: Option<Json>,
@@ -142,11 +142,16 @@ pub(super) fn write(document: &Document) -> Bytes {
     out.into()
 }
 
-/// Writes the edit that has led to a clock, with the schema if it is new.
-pub(super) fn write_edit(clock: u64, diff: &Entries, schema: Option<&Schema>) -> Bytes {
+/// Writes the edit that has led to a clock, with where the document began if it is the first one, and with the schema if
+/// it is new.
+pub(super) fn write_edit(
+    clock: u64,
+    begun: Option<u64>,
+    diff: &Entries,
+    schema: Option<&Schema>,
+) -> Bytes {
     let mut out = Vec::with_capacity(diff.as_bytes().len() + 64);
-    out.extend_from_slice(br#"{"clock":"#);
-    write_value(&mut out, &clock);
+    write_clock(&mut out, clock, begun);
     if let Some(schema) = schema {
         out.extend_from_slice(br#","schema":"#);
         schema.written().write(&mut out);
@@ -158,14 +163,22 @@ pub(super) fn write_edit(clock: u64, diff: &Entries, schema: Option<&Schema>) ->
 }
 
 /// Writes the edit that has led to a clock by restoring a snapshot.
-pub(super) fn write_restored(clock: u64, snapshot: &Document) -> Bytes {
+pub(super) fn write_restored(clock: u64, begun: Option<u64>, snapshot: &Document) -> Bytes {
     let mut out = Vec::new();
-    out.extend_from_slice(br#"{"clock":"#);
-    write_value(&mut out, &clock);
+    write_clock(&mut out, clock, begun);
     out.extend_from_slice(br#","restored":"#);
     out.extend_from_slice(&write(snapshot));
     out.push(b'}');
     out.into()
+}
+
+fn write_clock(out: &mut Vec<u8>, clock: u64, begun: Option<u64>) {
+    out.extend_from_slice(br#"{"clock":"#);
+    write_value(out, &clock);
+    if let Some(begun) = begun.filter(|begun| *begun > 0) {
+        out.extend_from_slice(br#","begun":"#);
+        write_value(out, &begun);
+    }
 }
 
 /// Does again what an edit did, unless it is done.
@@ -175,6 +188,9 @@ pub(super) fn replay(
     limits: &TlsyncLimits,
 ) -> Result<(), ReplayError> {
     let edit: Edit<'_> = serde_json::from_slice(edit)?;
+    if document.begun.is_some() {
+        *document = Document::begin(edit.begun);
+    }
     if edit.clock <= document.clock {
         return Ok(());
     }
@@ -190,6 +206,7 @@ pub(super) fn replay(
     }
     let change = document.change(edit.diff, Flavour::Eight, limits);
     if change.exact && document.clock == edit.clock {
+        document.begun = None;
         Ok(())
     } else {
         Err(ReplayError::Misfit { to: edit.clock })

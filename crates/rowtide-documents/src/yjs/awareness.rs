@@ -4,7 +4,7 @@
 //! `y-websocket` pass on what they hear of others, so a state that comes from somebody else is passed over in silence,
 //! and one that comes late, from before its client left, does not bring that client back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::wire::AwarenessEntry;
@@ -57,9 +57,10 @@ impl Awareness {
         joined: Duration,
         entries: &[AwarenessEntry<'_>],
         allowance: Allowance,
-    ) -> Vec<u64> {
+    ) -> BTreeSet<u64> {
         let mut own = self.present.values().filter(|presence| presence.socket == socket).count();
-        let mut changed = Vec::new();
+        // A message may name a client any number of times.
+        let mut changed = BTreeSet::new();
         for entry in entries {
             let leaves = entry.state.trim() == NOBODY;
             let news = match self.present.get(&entry.client) {
@@ -92,18 +93,18 @@ impl Awareness {
                 self.gone.remove(&entry.client);
                 own += usize::from(self.present.insert(entry.client, presence).is_none());
             }
-            changed.push(entry.client);
+            changed.insert(entry.client);
         }
         changed
     }
 
     /// Removes the states of a socket; the clients are returned.
-    pub(crate) fn leave(&mut self, now: Duration, socket: Socket) -> Vec<u64> {
+    pub(crate) fn leave(&mut self, now: Duration, socket: Socket) -> BTreeSet<u64> {
         self.remove(now, |presence| presence.socket == socket)
     }
 
     /// Removes the states that were not renewed; the clients are returned.
-    pub(crate) fn expire(&mut self, now: Duration) -> Vec<u64> {
+    pub(crate) fn expire(&mut self, now: Duration) -> BTreeSet<u64> {
         self.gone.retain(|_, gone| gone.at + LIFETIME > now);
         self.remove(now, |presence| presence.renewed + LIFETIME <= now)
     }
@@ -114,12 +115,12 @@ impl Awareness {
     }
 
     /// The clients that are there.
-    pub(crate) fn clients(&self) -> Vec<u64> {
+    pub(crate) fn clients(&self) -> BTreeSet<u64> {
         self.present.keys().copied().collect()
     }
 
     /// What there is to say of clients.
-    pub(crate) fn entries<'a>(&'a self, clients: &'a [u64]) -> Vec<AwarenessEntry<'a>> {
+    pub(crate) fn entries<'a>(&'a self, clients: &'a BTreeSet<u64>) -> Vec<AwarenessEntry<'a>> {
         let entry = |client: &u64| {
             let present =
                 self.present.get(client).map(|presence| (presence.clock, &*presence.state));
@@ -130,7 +131,7 @@ impl Awareness {
         clients.iter().filter_map(entry).collect()
     }
 
-    fn remove(&mut self, now: Duration, which: impl Fn(&Presence) -> bool) -> Vec<u64> {
+    fn remove(&mut self, now: Duration, which: impl Fn(&Presence) -> bool) -> BTreeSet<u64> {
         let removed: Vec<_> = self.present.extract_if(.., |_, presence| which(presence)).collect();
         for (client, presence) in &removed {
             self.remember(*client, Gone { clock: presence.clock, at: now });

@@ -11,11 +11,19 @@ use std::ops::Range;
 use super::elements::{Elements, after, before};
 use super::lib0::{MalformedYjs, Reader, put_number};
 use super::ranges::Ranges;
-use super::structs::{Id, Struct};
+use super::structs::{Id, STRUCT_BYTES, Struct};
 use super::update::{Part, UpdateReader};
+
+/// What the first struct of a client takes beside itself, about, in bytes: the map of its structs, which has room for
+/// eleven, and its place in the map of clients.
+const CLIENT_BYTES: usize =
+    11 * (size_of::<u64>() + size_of::<Struct>()) + 2 * size_of::<(u64, Elements)>();
 
 /// What a range of deleted elements takes, about, in bytes.
 const RANGE_BYTES: usize = 48;
+
+/// What the first range of a client takes beside itself, about, in bytes.
+const CLIENT_RANGES_BYTES: usize = 256;
 
 /// What an update brings that a document does not have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,7 +36,12 @@ pub(crate) struct News {
 
 impl News {
     pub(crate) fn is_nothing(self) -> bool {
-        self.structs == 0 && self.deletions == 0
+        self.bytes() == 0
+    }
+
+    /// Bytes that all of it would take, about.
+    pub(crate) fn bytes(self) -> usize {
+        self.structs.saturating_add(self.deletions)
     }
 }
 
@@ -43,33 +56,62 @@ pub(crate) struct Document {
 impl Document {
     /// The bytes that it takes in memory, about.
     pub(crate) fn bytes(&self) -> usize {
-        self.struct_bytes + self.deleted.count() * RANGE_BYTES
+        self.struct_bytes
+            + self.clients.len() * CLIENT_BYTES
+            + self.deleted.count() * RANGE_BYTES
+            + self.deleted.clients() * CLIENT_RANGES_BYTES
     }
 
-    /// What `update` would bring.
+    /// What `update` would bring; once that is over `most` bytes, the rest of it is not looked at. An update may say one
+    /// thing any number of times, so only what is new may take time.
     ///
     /// # Errors
     /// If it is no update.
-    pub(crate) fn news(&self, update: &[u8]) -> Result<News, MalformedYjs> {
+    pub(crate) fn news(&self, update: &[u8], most: usize) -> Result<News, MalformedYjs> {
         let mut reader = UpdateReader::new(update)?;
         let mut news = News::default();
-        while let Some(part) = reader.next()? {
+        let (mut new_client, mut newly_deleted) = (None, None);
+        while news.bytes() <= most
+            && let Some(part) = reader.next()?
+        {
             match part {
                 Part::Struct(id, part) => {
-                    let gaps = self
-                        .clients
-                        .get(&id.client)
-                        .map_or(1, |elements| elements.gaps(id.clock..id.clock + part.len).len());
-                    if gaps > 0 {
-                        news.structs += part.bytes();
+                    let structs = self.news_of(id, &part);
+                    let is_new = structs > 0 && !self.clients.contains_key(&id.client);
+                    if is_new && new_client.replace(id.client) != Some(id.client) {
+                        news.structs += CLIENT_BYTES;
                     }
+                    news.structs += structs;
                 }
                 Part::Deleted(client, range) => {
-                    news.deletions += self.deleted.missing(client, range).len() * RANGE_BYTES;
+                    let missing = self.deleted.missing(client, range);
+                    let is_new = !missing.is_empty() && !self.deleted.has(client);
+                    if is_new && newly_deleted.replace(client) != Some(client) {
+                        news.deletions += CLIENT_RANGES_BYTES;
+                    }
+                    let elements = self.clients.get(&client);
+                    let cuts = |range| elements.map_or(0, |elements| elements.cuts(range));
+                    let cuts: usize = missing.iter().map(cuts).sum();
+                    news.deletions += missing.len() * RANGE_BYTES + cuts * STRUCT_BYTES;
                 }
             }
         }
         Ok(news)
+    }
+
+    /// The bytes that a struct would take. It is cut where some of its elements are there, or deleted, already.
+    fn news_of(&self, id: Id, part: &Struct) -> usize {
+        let range = id.clock..id.clock + part.len;
+        let gaps = match self.clients.get(&id.client) {
+            Some(elements) => elements.gaps(range),
+            None => vec![range],
+        };
+        if gaps.is_empty() {
+            return 0;
+        }
+        let cuts_of = |gap: &Range<u64>| 2 * self.deleted.within(id.client, gap.clone()).len();
+        let cuts = gaps.len() - 1 + gaps.iter().map(cuts_of).sum::<usize>();
+        part.bytes() + cuts * STRUCT_BYTES
     }
 
     /// Takes an update in. It may be one that was taken in before, and one that others must come before. Tells whether

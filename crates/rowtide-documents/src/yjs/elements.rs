@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::lib0::put_number;
+use super::ranges::Spans;
 use super::structs::{Id, Struct, put_skip};
 
 /// Structs of one client.
@@ -17,6 +18,8 @@ pub(crate) struct Elements {
     structs: BTreeMap<u64, Struct>,
     /// Up to here there is no gap.
     whole: u64,
+    /// What is there after that, however many structs it takes: what a client sends again costs no walk through them.
+    islands: Spans,
     bytes: usize,
 }
 
@@ -40,7 +43,7 @@ pub(crate) fn before(start: Id, mut part: Struct, clock: u64) -> (Struct, Option
 
 impl Elements {
     pub(crate) fn new(client: u64) -> Elements {
-        Elements { client, structs: BTreeMap::new(), whole: 0, bytes: 0 }
+        Elements { client, structs: BTreeMap::new(), whole: 0, islands: Spans::default(), bytes: 0 }
     }
 
     /// The bytes that they take in memory, about.
@@ -55,7 +58,7 @@ impl Elements {
 
     /// Whether elements follow a gap.
     pub(crate) fn has_gap(&self) -> bool {
-        self.whole < self.end()
+        self.islands.count() > 0
     }
 
     fn end(&self) -> u64 {
@@ -80,18 +83,12 @@ impl Elements {
 
     /// The parts of `range` that are not there, in order.
     pub(crate) fn gaps(&self, range: Range<u64>) -> Vec<Range<u64>> {
-        let mut gaps = Vec::new();
-        let mut from = range.start;
-        for (start, part) in self.structs.range(self.first(range.start)..range.end) {
-            if from < *start {
-                gaps.push(from..*start);
-            }
-            from = start + part.len;
-        }
-        if from < range.end {
-            gaps.push(from..range.end);
-        }
-        gaps
+        self.islands.missing(range.start.max(self.whole)..range.end)
+    }
+
+    /// How many ends of `range` are in the middle of a struct, which is cut there when the range is taken out.
+    pub(crate) fn cuts(&self, range: &Range<u64>) -> usize {
+        [range.start, range.end].into_iter().filter(|clock| self.first(*clock) < *clock).count()
     }
 
     /// Puts a struct into a gap.
@@ -105,10 +102,9 @@ impl Elements {
                 self.structs.insert(end, next);
             }
         }
-        while let Some((start, part)) = self.structs.range(..=self.whole).next_back()
-            && start + part.len > self.whole
-        {
-            self.whole = start + part.len;
+        if end > self.whole {
+            self.islands.insert(clock.max(self.whole)..end);
+            self.whole = self.islands.take_at(self.whole).unwrap_or(self.whole);
         }
     }
 
@@ -193,5 +189,67 @@ impl Elements {
         put_number(out, count);
         out.extend_from_slice(&written);
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::structs::{Body, Content, Item, Single};
+    use super::*;
+
+    /// Elements that are joined with no others.
+    fn alone(len: u64) -> Struct {
+        let content = Content::Single(Single::Type, Box::new([0]));
+        Struct { len, body: Body::Item(Item { left: None, right: None, place: None, content }) }
+    }
+
+    #[test]
+    fn what_is_there_is_one_range_however_many_structs_it_takes() {
+        let mut elements = Elements::new(7);
+        for clock in 10..1_010 {
+            elements.put(clock, alone(1));
+        }
+        assert_eq!((elements.structs.len(), elements.islands.count()), (1_000, 1));
+        assert_eq!(elements.gaps(0..1 << 50), [0..10, 1_010..1 << 50]);
+        assert_eq!((elements.whole(), elements.has_gap()), (0, true));
+        elements.put(0, alone(10));
+        assert_eq!(elements.islands.count(), 0);
+        assert_eq!((elements.whole(), elements.has_gap()), (1_010, false));
+    }
+
+    proptest! {
+        #[test]
+        fn gaps_are_filled_and_ranges_taken_out_and_put_back(
+            steps in proptest::collection::vec((0u64..40, 1u64..12, any::<bool>()), 0..30),
+            asked in (0u64..50, 0u64..20),
+        ) {
+            let mut elements = Elements::new(7);
+            let mut there = std::collections::BTreeSet::new();
+            for (start, len, deleted) in steps {
+                let range = start..start + len;
+                if deleted {
+                    let cuts = elements.cuts(&range);
+                    let before = elements.structs.len();
+                    let taken = elements.take(range);
+                    prop_assert_eq!(elements.structs.len() + taken.len(), before + cuts);
+                    taken.into_iter().for_each(|(clock, part)| elements.put(clock, part));
+                } else {
+                    for gap in elements.gaps(range.clone()) {
+                        elements.put(gap.start, alone(gap.end - gap.start));
+                    }
+                    there.extend(range);
+                }
+            }
+            let whole = (0..).find(|clock| !there.contains(clock)).unwrap_or(0);
+            prop_assert_eq!(elements.whole(), whole);
+            prop_assert_eq!(elements.has_gap(), there.last().is_some_and(|last| *last > whole));
+            let (start, len) = asked;
+            let gaps: Vec<u64> = elements.gaps(start..start + len).into_iter().flatten().collect();
+            let missing: Vec<u64> =
+                (start..start + len).filter(|clock| !there.contains(clock)).collect();
+            prop_assert_eq!(gaps, missing);
+        }
     }
 }

@@ -19,14 +19,16 @@ pub struct YjsLimits {
     pub sessions: usize,
     /// The largest message, in bytes.
     pub message_bytes: usize,
-    /// How much memory the document may take, in bytes; about the size of what it says, and 128 bytes for each run of
-    /// elements. Deletions may take a quarter more, so that a full document can be made smaller.
+    /// How much memory the document may take, in bytes; about the size of what it says, some 250 bytes for each run of
+    /// elements, and 1.5 KB for each client that ever edited it. Deletions may take a quarter more, so that a full
+    /// document can be made smaller.
     pub document_bytes: usize,
     /// The longest state of a client's awareness, in bytes.
     pub awareness_bytes: usize,
     /// For how many clients one session may speak.
     pub clients_per_session: usize,
-    /// How many messages one session may send at once, and in each second from then on.
+    /// How many messages one session may send at once, and in each second from then on; and how much it may ask for,
+    /// of which 64 KB count as much as a message.
     pub messages_per_second: u32,
 }
 
@@ -50,8 +52,10 @@ pub(crate) struct Rate {
 }
 
 impl Rate {
-    /// Counts messages; whether they are within the rate.
+    /// Counts messages; whether they are within the rate. More than may be sent at once counts as that: nothing is too
+    /// much for ever.
     pub(crate) fn take(&mut self, now: Duration, messages: u32, per_second: u32) -> bool {
+        let messages = messages.min(per_second.max(1));
         let each = Duration::from_secs(1) / per_second.max(1);
         self.due = self.due.max(now) + each.saturating_mul(messages);
         self.due <= now + Duration::from_secs(1)

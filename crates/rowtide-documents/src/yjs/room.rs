@@ -5,7 +5,7 @@
 //! rest, and is asked for what it has and the room lacks. Whatever one client sends that makes no sense ends that
 //! client's stay and touches nobody else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use super::document::Document;
 use super::lib0::MalformedYjs;
 use super::limits::{ASK_AGAIN, BYTES_PER_MESSAGE, QUIET, Rate, YjsLimits};
 use super::restoring::restoring;
+use super::update::UpdateReader;
 use super::wire::{self, Message, Messages};
 use crate::place::{Access, Closing, Effect, Frame, Reason, Socket};
 
@@ -46,7 +47,10 @@ struct Member {
     session: Box<str>,
     access: Access,
     joined: Duration,
+    /// What it says.
     rate: Rate,
+    /// What it is told because it asked.
+    answers: Rate,
     /// When something was sent last.
     told: Duration,
     told_to_read: bool,
@@ -81,7 +85,7 @@ impl YjsRoom {
     /// # Errors
     /// If it is no update of Yjs.
     pub fn replay(&mut self, edit: &[u8]) -> Result<(), YjsError> {
-        if !self.document.news(edit)?.is_nothing() {
+        if !self.document.news(edit, 0)?.is_nothing() {
             self.document.apply(edit)?;
             self.clock += 1;
         }
@@ -135,6 +139,7 @@ impl YjsRoom {
             access,
             joined: now,
             rate: Rate::default(),
+            answers: Rate::default(),
             told: now,
             told_to_read: false,
             asked: None,
@@ -158,7 +163,9 @@ impl YjsRoom {
         if bytes.len() > self.limits.message_bytes {
             return self.close(now, socket, Closing::Final(Reason::UnknownError));
         }
-        let mut messages = Messages::new(bytes);
+        // Clients pass on what they hear of others.
+        let most_entries = self.limits.sessions.saturating_mul(self.limits.clients_per_session);
+        let mut messages = Messages::new(bytes, most_entries);
         let mut effects = Vec::new();
         loop {
             let heard = match messages.next() {
@@ -245,11 +252,11 @@ impl YjsRoom {
         socket: Socket,
         message: Message<'_>,
     ) -> Result<Vec<Effect>, Closing> {
-        self.count(now, socket, 0)?;
+        self.count_message(now, socket)?;
         match message {
             Message::Step1(has) => {
                 let update = self.document.since(has).map_err(|_| Closing::ComeBack)?;
-                self.count(now, socket, update.len())?;
+                self.count_answer(now, socket, update.len())?;
                 Ok(vec![self.send(now, socket, wire::step_2(&update))])
             }
             Message::Update(update) => self.heard_update(now, socket, update),
@@ -264,7 +271,7 @@ impl YjsRoom {
             }
             Message::QueryAwareness => {
                 let bytes = self.awareness_bytes();
-                self.count(now, socket, bytes)?;
+                self.count_answer(now, socket, bytes)?;
                 Ok(self.tell_awareness(now, socket).into_iter().collect())
             }
         }
@@ -276,24 +283,28 @@ impl YjsRoom {
         socket: Socket,
         update: &[u8],
     ) -> Result<Vec<Effect>, Closing> {
-        let news = self.document.news(update).map_err(|_| Closing::Final(Reason::InvalidRecord))?;
-        let Some(member) = self.members.get_mut(&socket).filter(|_| !news.is_nothing()) else {
-            return Ok(Vec::new());
-        };
+        let invalid = |_| Closing::Final(Reason::InvalidRecord);
+        let Some(member) = self.members.get_mut(&socket) else { return Ok(Vec::new()) };
         if member.access == Access::Read {
-            if std::mem::replace(&mut member.told_to_read, true) {
+            // Clients say also that they have nothing.
+            if member.told_to_read || UpdateReader::is_empty(update).map_err(invalid)? {
                 return Ok(Vec::new());
             }
+            member.told_to_read = true;
             let denied = wire::permission_denied("This document may only be read.");
             return Ok(vec![self.send(now, socket, denied)]);
         }
         let limit = self.limits.document_bytes;
-        let most = if news.structs > 0 { limit } else { limit.saturating_add(limit / 4) };
-        if self.document.bytes() + news.structs + news.deletions > most {
+        let left = |limit: usize| limit.saturating_sub(self.document.bytes());
+        let most = left(limit.saturating_add(limit / 4));
+        let news = self.document.news(update, most).map_err(invalid)?;
+        if news.is_nothing() {
+            return Ok(Vec::new());
+        }
+        if news.bytes() > if news.structs > 0 { left(limit) } else { most } {
             return Err(Closing::Final(Reason::UnknownError));
         }
-        let gaps =
-            self.document.apply(update).map_err(|_| Closing::Final(Reason::InvalidRecord))?;
+        let gaps = self.document.apply(update).map_err(invalid)?;
         self.clock += 1;
         let mut effects = self.tell_edit(now, update, Some(socket));
         if gaps
@@ -318,16 +329,20 @@ impl YjsRoom {
         effects
     }
 
-    /// Counts a message, or an answer to one; a socket that is over its rate is closed.
-    fn count(&mut self, now: Duration, socket: Socket, answer: usize) -> Result<(), Closing> {
+    /// Counts a message; a socket that is over its rate is closed.
+    fn count_message(&mut self, now: Duration, socket: Socket) -> Result<(), Closing> {
         let per_second = self.limits.messages_per_second;
-        let messages = if answer == 0 { 1 } else { (answer / BYTES_PER_MESSAGE) as u32 };
         let member = self.members.get_mut(&socket);
-        if member.is_none_or(|member| member.rate.take(now, messages, per_second)) {
-            Ok(())
-        } else {
-            Err(Closing::Final(Reason::RateLimited))
-        }
+        within_rate(member.is_none_or(|member| member.rate.take(now, 1, per_second)))
+    }
+
+    /// Counts an answer of so many bytes, apart from messages: the whole document may be more than a rate allows for,
+    /// and whoever is sent it has something to say after that.
+    fn count_answer(&mut self, now: Duration, socket: Socket, bytes: usize) -> Result<(), Closing> {
+        let per_second = self.limits.messages_per_second;
+        let messages = u32::try_from(bytes / BYTES_PER_MESSAGE).unwrap_or(u32::MAX);
+        let member = self.members.get_mut(&socket);
+        within_rate(member.is_none_or(|member| member.answers.take(now, messages, per_second)))
     }
 
     fn send(&mut self, now: Duration, socket: Socket, bytes: Bytes) -> Effect {
@@ -344,7 +359,7 @@ impl YjsRoom {
     }
 
     /// Tells everyone of changed states, whose they are too: to hear of it is how a client knows that it is connected.
-    fn tell_of(&mut self, now: Duration, clients: &[u64]) -> Vec<Effect> {
+    fn tell_of(&mut self, now: Duration, clients: &BTreeSet<u64>) -> Vec<Effect> {
         let entries = self.awareness.entries(clients);
         if entries.is_empty() {
             return Vec::new();
@@ -370,4 +385,8 @@ impl YjsRoom {
         let clients = self.awareness.clients();
         self.awareness.entries(&clients).iter().map(|entry| entry.state.len()).sum()
     }
+}
+
+fn within_rate(within: bool) -> Result<(), Closing> {
+    if within { Ok(()) } else { Err(Closing::Final(Reason::RateLimited)) }
 }

@@ -10,8 +10,11 @@ use super::lib0::{MalformedYjs, Reader, put_buffer, put_number};
 /// Texts and lists longer than this are cut when they are read, and not joined any further, so that a cut costs little.
 pub(super) const RUN_BYTES: usize = 4 << 10;
 
-/// What a struct takes beside its content, about, in bytes.
-const STRUCT_BYTES: usize = 128;
+/// What a struct takes beside its content, about, in bytes, in a map that may be half full.
+pub(super) const STRUCT_BYTES: usize = 2 * (size_of::<u64>() + size_of::<Struct>());
+
+/// What is allocated by itself takes so many bytes more, about.
+const ALLOCATION_BYTES: usize = 24;
 
 /// The first byte of a struct: its kind, and what is said of its place.
 pub(super) const KIND: u8 = 0x1f;
@@ -116,6 +119,18 @@ pub(crate) enum Single {
     Document,
 }
 
+impl Place {
+    /// The bytes that it takes, about.
+    fn bytes(&self) -> usize {
+        let name = match &self.parent {
+            Parent::Root(name) => ALLOCATION_BYTES + name.len(),
+            Parent::Element(_) => 0,
+        };
+        let key = self.key.as_deref().map_or(0, |key| ALLOCATION_BYTES + key.len());
+        ALLOCATION_BYTES + size_of::<Place>() + name + key
+    }
+}
+
 impl Single {
     fn kind(self) -> u8 {
         match self {
@@ -175,13 +190,13 @@ pub(super) fn skip_value(list: List, reader: &mut Reader<'_>) -> Result<(), Malf
 impl Struct {
     /// The bytes that it takes, about.
     pub(crate) fn bytes(&self) -> usize {
-        STRUCT_BYTES
-            + match &self.body {
-                Body::Gone | Body::Item(Item { content: Content::Deleted, .. }) => 0,
-                Body::Item(Item { content: Content::Text(text), .. }) => text.len(),
-                Body::Item(Item { content: Content::Values(_, bytes), .. })
-                | Body::Item(Item { content: Content::Single(_, bytes), .. }) => bytes.len(),
-            }
+        let Body::Item(item) = &self.body else { return STRUCT_BYTES };
+        let content = match &item.content {
+            Content::Deleted => 0,
+            Content::Text(text) => ALLOCATION_BYTES + text.len(),
+            Content::Values(_, bytes) | Content::Single(_, bytes) => ALLOCATION_BYTES + bytes.len(),
+        };
+        STRUCT_BYTES + content + item.place.as_deref().map_or(0, Place::bytes)
     }
 
     /// Cuts it before its element `at`, which is not the first; the right part is returned. `start` is the id of the

@@ -111,6 +111,11 @@ impl<'a> UpdateReader<'a> {
         Ok(UpdateReader { reader, state, run: None })
     }
 
+    /// Whether it brings nothing at all, as far as its beginning tells.
+    pub(crate) fn is_empty(update: &[u8]) -> Result<bool, MalformedYjs> {
+        Ok(UpdateReader::new(update)?.next()?.is_none())
+    }
+
     /// The next part; none at the end.
     pub(crate) fn next(&mut self) -> Result<Option<Part>, MalformedYjs> {
         loop {

@@ -18,9 +18,6 @@ const UPDATE: u64 = 2;
 
 const PERMISSION_DENIED: u64 = 0;
 
-/// One message tells of so many clients at the most.
-const MAX_ENTRIES: u64 = 10_000;
-
 /// What one client says of one client: who is there, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AwarenessEntry<'a> {
@@ -46,11 +43,13 @@ pub(crate) enum Message<'a> {
 #[derive(Debug)]
 pub(crate) struct Messages<'a> {
     reader: Reader<'a>,
+    most_entries: usize,
 }
 
 impl<'a> Messages<'a> {
-    pub(crate) fn new(frame: &'a [u8]) -> Messages<'a> {
-        Messages { reader: Reader::new(frame) }
+    /// A message of awareness may have `most_entries` at the most.
+    pub(crate) fn new(frame: &'a [u8], most_entries: usize) -> Messages<'a> {
+        Messages { reader: Reader::new(frame), most_entries }
     }
 
     /// The next one; none at the end.
@@ -65,17 +64,19 @@ impl<'a> Messages<'a> {
                 STEP_2 | UPDATE => Message::Update(reader.buffer()?),
                 kind => return Err(MalformedYjs::Kind(kind)),
             },
-            AWARENESS => Message::Awareness(awareness_entries(reader.buffer()?)?),
+            AWARENESS => {
+                Message::Awareness(awareness_entries(reader.buffer()?, self.most_entries)?)
+            }
             QUERY_AWARENESS => Message::QueryAwareness,
             kind => return Err(MalformedYjs::Kind(kind)),
         }))
     }
 }
 
-fn awareness_entries(bytes: &[u8]) -> Result<Vec<AwarenessEntry<'_>>, MalformedYjs> {
+fn awareness_entries(bytes: &[u8], most: usize) -> Result<Vec<AwarenessEntry<'_>>, MalformedYjs> {
     let mut reader = Reader::new(bytes);
     let count = reader.number()?;
-    if count > MAX_ENTRIES {
+    if count > most as u64 {
         return Err(MalformedYjs::Number);
     }
     let mut entries = Vec::new();

@@ -8,7 +8,8 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::super::mailbox::{DocumentError, Done};
-use super::super::objects::{StorageError, time_name};
+use super::super::objects::StorageError;
+use super::super::shared::SaveUnderWay;
 use super::super::telemetry;
 use super::{AwakeTask, HEAVY_MESSAGE};
 
@@ -24,6 +25,8 @@ pub(super) struct Save {
     unsaved_bytes: usize,
     /// It is not for the history alone.
     changed: bool,
+    /// When the document had been saved for its history before.
+    last_history: Option<SystemTime>,
     asked: Vec<Done>,
 }
 
@@ -53,28 +56,29 @@ impl AwakeTask {
         }
         let heavy = self.room.document_bytes() > HEAVY_MESSAGE;
         let Some(snapshot) = self.ask(heavy, |room| room.snapshot()).await else { return };
+        let Some(under_way) = self.shared.begin_save(&self.document) else { return };
         let changed = self.is_dirty();
         self.covered = self.room.clock();
-        self.save = Some(self.save_task(snapshot, changed));
+        self.save = Some(self.save_task(snapshot, changed, under_way));
     }
 
-    fn save_task(&mut self, snapshot: Bytes, changed: bool) -> Save {
+    fn save_task(&mut self, snapshot: Bytes, changed: bool, under_way: SaveUnderWay) -> Save {
         let time = SystemTime::now();
         let every = self.shared.limits.history_every;
         let recent = |last: SystemTime| time.duration_since(last).is_ok_and(|since| since < every);
         let for_history = std::mem::take(&mut self.for_history);
-        let time_name = if self.last_history.is_some_and(recent) && !for_history {
-            None
-        } else {
+        let last_history = self.last_history;
+        let history_due = for_history || !last_history.is_some_and(recent);
+        if history_due {
             self.last_history = Some(time);
-            Some(time_name(time))
-        };
+        }
         let bytes = snapshot.len();
         let (objects, document) = (self.shared.objects.clone(), self.document.clone());
-        let task =
-            tokio::spawn(
-                async move { objects.save(&document, snapshot, time_name.as_deref()).await },
-            );
+        let task = tokio::spawn(async move {
+            let saved = objects.save(&document, snapshot, history_due.then_some(time)).await;
+            drop(under_way);
+            saved
+        });
         Save {
             task,
             since: Instant::now(),
@@ -83,6 +87,7 @@ impl AwakeTask {
             number: self.number,
             unsaved_bytes: self.unsaved_bytes,
             changed,
+            last_history,
             asked: std::mem::take(&mut self.asked),
         }
     }
@@ -109,7 +114,7 @@ impl AwakeTask {
                 self.shared.save_failed(&self.document, error);
                 // The clock goes up only, so this says that there is something to save.
                 self.covered = save.clock.wrapping_sub(1);
-                self.last_history = None;
+                self.last_history = save.last_history;
                 let now = self.now();
                 self.plan.failed(now);
                 for done in save.asked {

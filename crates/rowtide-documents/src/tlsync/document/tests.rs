@@ -43,7 +43,7 @@ fn told(document: &Document, seen: i64) -> (Hydration, Vec<String>, Vec<String>)
 
 #[test]
 fn a_new_document_is_told_whole_to_somebody_who_has_seen_nothing() {
-    let document = Document::new();
+    let document = Document::begin(0);
     let all = vec!["document:document".to_owned(), "page:page".to_owned()];
     assert_eq!(told(&document, 0), (Hydration::WipePresence, all.clone(), vec![]));
     assert_eq!(told(&document, -1), (Hydration::WipeAll, all.clone(), vec![]));
@@ -52,7 +52,7 @@ fn a_new_document_is_told_whole_to_somebody_who_has_seen_nothing() {
 
 #[test]
 fn somebody_who_was_away_is_told_what_changed_and_what_was_removed() {
-    let (mut document, limits) = (Document::new(), TlsyncLimits::default());
+    let (mut document, limits) = (Document::begin(0), TlsyncLimits::default());
     assert_eq!(
         push(&mut document, &format!("{{{},{}}}", page("a", ""), page("b", "")), &limits),
         Ok(true)
@@ -78,7 +78,7 @@ fn somebody_who_was_away_is_told_what_changed_and_what_was_removed() {
 
 #[test]
 fn a_push_is_done_whole_or_not_at_all() {
-    let (mut document, limits) = (Document::new(), TlsyncLimits::default());
+    let (mut document, limits) = (Document::begin(0), TlsyncLimits::default());
     let before = snapshot::write(&document);
     for wrong in [
         r#""page:z":["put",{"id":"page:z","typeName":"shape"}]"#,
@@ -93,7 +93,7 @@ fn a_push_is_done_whole_or_not_at_all() {
 
 #[test]
 fn what_has_no_effect_moves_no_clock() {
-    let (mut document, limits) = (Document::new(), TlsyncLimits::default());
+    let (mut document, limits) = (Document::begin(0), TlsyncLimits::default());
     for nothing in [
         "{}",
         r#"{"page:x":["remove"],"page:y":["patch",{"a":["put",1]}]}"#,
@@ -108,7 +108,7 @@ fn what_has_no_effect_moves_no_clock() {
 #[test]
 fn removals_are_forgotten_by_whole_clocks_and_history_begins_behind_them() {
     let limits = TlsyncLimits { tombstones: 3, tombstones_slack: 2, ..TlsyncLimits::default() };
-    let mut document = Document::new();
+    let mut document = Document::begin(0);
     let ids = ["a", "b", "c", "d", "e", "f"];
     let all: Vec<_> = ids.iter().map(|id| page(id, "")).collect();
     push(&mut document, &format!("{{{}}}", all.join(",")), &limits).unwrap();
@@ -127,7 +127,7 @@ fn removals_are_forgotten_by_whole_clocks_and_history_begins_behind_them() {
 #[test]
 fn a_document_does_not_grow_beyond_its_limits_but_shrinks() {
     let roomy = TlsyncLimits::default();
-    let mut document = Document::new();
+    let mut document = Document::begin(0);
     push(&mut document, &format!("{{{}}}", page("a", &"x".repeat(1_000))), &roomy).unwrap();
     let (records, weight) = (document.records.len(), document.weight);
     for tight in [
@@ -152,7 +152,7 @@ fn a_document_does_not_grow_beyond_its_limits_but_shrinks() {
 
 #[test]
 fn a_snapshot_is_read_as_it_was_written() {
-    let (mut document, limits) = (Document::new(), TlsyncLimits::default());
+    let (mut document, limits) = (Document::begin(0), TlsyncLimits::default());
     let fresh = snapshot::write(&document);
     assert_eq!(snapshot::write(&snapshot::read(&fresh).unwrap()), fresh);
     assert!(snapshot::read(&fresh).unwrap().schema.is_none());

@@ -66,7 +66,8 @@ impl TlsyncRoom {
                 return self.refuse(now, id, connect.protocol.ok(), mismatch.into(), effects);
             }
         };
-        let bytes = self.document.weight();
+        let shown = self.sessions.values().filter_map(|session| session.presence.state.as_ref());
+        let bytes = self.document.weight() + shown.map(Json::weight).sum::<usize>();
         let again = self.sessions.get_mut(id).and_then(Session::here);
         if again.is_some_and(|here| !here.may_connect_again(now, bytes, &self.limits)) {
             return self.end(now, id, Closing::Final(Reason::RateLimited), effects);
@@ -162,8 +163,9 @@ impl TlsyncRoom {
         let entries = self.document.tell(&change, Flavour::Eight);
         if !change.became.is_empty() {
             let clock = self.document.clock;
+            let begun = self.document.begun.take();
             let new_schema = self.document.adopt(schema);
-            let edit = snapshot::write_edit(clock, &entries, new_schema);
+            let edit = snapshot::write_edit(clock, begun, &entries, new_schema);
             effects.push(Effect::Edit(edit));
         }
         let asked = Asked { clock: push.clock, presence_alone, mended: push.mended, flavour };

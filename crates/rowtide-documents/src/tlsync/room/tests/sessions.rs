@@ -195,11 +195,27 @@ fn who_connects_again_and_again_is_sent_away() {
     let limits = TlsyncLimits {
         messages_a_second: 10,
         messages_at_once: 20,
-        bytes_a_message: 20,
+        bytes_a_message: 5,
         ..TlsyncLimits::default()
     };
+    let mut stage = Stage::with(limits.clone());
+    stage.enter(1, 8);
+    // The whole document is more than may be asked for at once, and still is not too much for ever.
+    for _ in 0..2 {
+        stage.pass(ms(2_000));
+        assert!(matches!(&stage.connect(1, 8, -1)[..], [(1, Got::Message(_))]));
+    }
+    assert_eq!(stage.connect(1, 8, 0), [end(1, Closing::Final(Reason::RateLimited))]);
+
+    // What the others show counts too.
+    let limits = TlsyncLimits { bytes_a_message: 1_000, ..limits };
     let mut stage = Stage::with(limits);
     stage.enter(1, 8);
+    stage.enter(2, 8);
+    let shown = json!({"x": "x".repeat(15_000)});
+    stage.say(2, json!({"type": "push", "clientClock": 1, "presence": ["put", shown]}));
+    stage.pass(ms(2_000));
+    assert!(matches!(&stage.connect(1, 8, -1).last(), Some((1, Got::Message(_)))));
     assert_eq!(stage.connect(1, 8, 0), [end(1, Closing::Final(Reason::RateLimited))]);
 }
 

@@ -96,6 +96,59 @@ fn records_that_are_nested_deep_are_read_again() {
 }
 
 #[test]
+fn lists_that_are_nested_deep_are_read_again() {
+    let mut stage = Stage::new();
+    stage.enter(1, 8);
+    for leaf in 0..3 {
+        let nested = format!("{}{leaf}{}", "[".repeat(98), "]".repeat(98));
+        let text = format!(
+            r#"{{"type":"push","clientClock":1,"diff":{{"shape:a":["put",
+                {{"id":"shape:a","typeName":"shape","props":{{"a":{nested}}}}}]}}}}"#
+        );
+        stage.hear(1, &text);
+    }
+    assert_eq!(stage.room.clock(), 3);
+    let fresh = TlsyncRoom::new(TlsyncLimits::default()).snapshot();
+    assert_eq!(made(&fresh, &stage.edits).unwrap().snapshot(), stage.room.snapshot());
+}
+
+#[test]
+fn a_document_that_is_begun_anew_does_not_go_on_from_the_one_before() {
+    let limits = TlsyncLimits::default;
+    let mut stage = Stage::new();
+    stage.room = TlsyncRoom::begin(1_000, limits());
+    for (socket, seen, hydration) in
+        [(1, 0, "wipe_all"), (2, 999, "wipe_all"), (3, 1_000, "wipe_presence")]
+    {
+        stage.join(socket, &format!("s{socket}"), ALL);
+        let got = stage.connect(socket, 8, seen);
+        let [(_, Got::Message(message))] = &got[..] else { panic!("{got:?}") };
+        assert_eq!(message["hydrationType"], hydration);
+        assert_eq!(message["serverClock"], 1_000);
+    }
+    stage.push(1, 1, json!({"shape:a": ["put", shape("shape:a", 1)]}));
+    stage.push(1, 2, json!({"shape:a": ["remove"]}));
+    // The first edit says where the document began, so that it does again what it did, whenever that is.
+    for clock in [0, 1_001, 5_000] {
+        let mut room = TlsyncRoom::begin(clock, limits());
+        for edit in &stage.edits {
+            room.replay(edit.to_string().as_bytes()).unwrap();
+        }
+        assert_eq!(room.snapshot(), stage.room.snapshot());
+        assert!(room.replay(br#"{"clock":1004,"diff":{"shape:b":["remove"]}}"#).is_err());
+    }
+    let begun = TlsyncRoom::begin(1_000, limits()).snapshot();
+    assert_eq!(made(&begun, &stage.edits).unwrap().snapshot(), stage.room.snapshot());
+    // So does whatever comes first.
+    let mut room = TlsyncRoom::begin(1_000, limits());
+    let effects = room.restore(stage.now, &begun).unwrap();
+    let [Effect::Edit(edit)] = &effects[..] else { panic!("{effects:?}") };
+    let mut again = TlsyncRoom::begin(9_000, limits());
+    again.replay(edit).unwrap();
+    assert_eq!(again.snapshot(), room.snapshot());
+}
+
+#[test]
 fn a_restored_document_is_the_newest_of_all() {
     let (mut stage, snapshots) = edited();
     stage.room.restore(stage.now, &snapshots[1]).unwrap();
