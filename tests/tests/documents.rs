@@ -74,6 +74,8 @@ const NOT_FOUND: (u16, &str) = (4099, "NOT_FOUND");
 const FORBIDDEN: (u16, &str) = (4099, "FORBIDDEN");
 const NOT_AUTHENTICATED: (u16, &str) = (4099, "NOT_AUTHENTICATED");
 const COME_BACK: (u16, &str) = (1012, "COME_BACK");
+/// As clients of Yjs take it for final.
+const YJS_FORBIDDEN: (u16, &str) = (4403, "FORBIDDEN");
 
 #[track_caller]
 fn assert_end((code, reason): (u16, String), expected: (u16, &str)) {
@@ -133,7 +135,7 @@ async fn what_a_row_says_is_true_for_those_who_are_there() {
     // What is not shared is not for guests.
     run("shared = false").await;
     assert_end(guest.at.end().await, FORBIDDEN);
-    assert_end(writer.at.end().await, FORBIDDEN);
+    assert_end(writer.at.end().await, YJS_FORBIDDEN);
     assert_eq!(owner.draw("of-the-owner-alone").await, "commit");
     let token = App::token("u2");
     let mut again = Drawer::open(&at(&app), "/app/file/d", Some(&token), "x").await;
@@ -275,9 +277,9 @@ async fn who_may_not_come_is_told_why_and_nobody_else_is_disturbed() {
         (of("/app/file/%2e%2e%2fetc", &good), NOT_FOUND),
         (of(&format!("/app/file/{}", "x".repeat(2_000)), &good), NOT_FOUND),
         (of("/app/file/a%00b", &good), NOT_FOUND),
-        (of("/doc/note/own", &good), FORBIDDEN),
-        ("/doc/note/own".to_owned(), NOT_AUTHENTICATED),
-        (of("/doc/note/nowhere", &good), NOT_FOUND),
+        (of("/doc/note/own", &good), YJS_FORBIDDEN),
+        ("/doc/note/own".to_owned(), (4401, "NOT_AUTHENTICATED")),
+        (of("/doc/note/nowhere", &good), (4404, "NOT_FOUND")),
         (format!("/app/file/shared?sessionId={}", "x".repeat(201)), (4099, "UNKNOWN_ERROR")),
     ];
     for (path, expected) in cases {

@@ -44,7 +44,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// The reason as clients of tlsync read it, in the close frame.
+    /// The reason as it stands in the close frame, whatever the protocol.
     pub fn code(self) -> &'static str {
         match self {
             Self::NotFound => "NOT_FOUND",
@@ -56,6 +56,22 @@ impl Reason {
             Self::InvalidRecord => "INVALID_RECORD",
             Self::RateLimited => "RATE_LIMITED",
             Self::RoomFull => "ROOM_FULL",
+        }
+    }
+
+    /// The code of the close frame that clients of Yjs take as final: y-websocket since 3.1 takes those from 4400 to 4499,
+    /// which stand for the statuses of HTTP with the same last two digits.
+    pub fn yjs_code(self) -> u16 {
+        match self {
+            Self::NotFound => 4404,
+            Self::Forbidden => 4403,
+            Self::NotAuthenticated => 4401,
+            Self::RoomFull => 4409,
+            Self::RateLimited => 4429,
+            Self::UnknownError
+            | Self::ClientTooOld
+            | Self::ServerTooOld
+            | Self::InvalidRecord => 4400,
         }
     }
 }

@@ -7,9 +7,7 @@ import { WebsocketProvider } from 'y-websocket';
 import * as Y from 'yjs';
 import { colour, person, token } from './people.js';
 
-/** A close frame with this code is final, and its reason says why; after any other the provider comes back. */
-const FINAL = 4099;
-
+/** Why a note is closed for good; after anything else the provider comes back. */
 const REASONS = {
   NOT_FOUND: 'This note is not there any more.',
   FORBIDDEN: 'You may not read this note any more.',
@@ -41,16 +39,15 @@ export async function openText(note, { parent, mayEdit, onChange }) {
     if (synced) status = mayEdit ? 'Everyone sees what you write.' : 'You may read this note.';
     tell();
   });
-  provider.on('connection-close', async (event) => {
-    if (event?.code === FINAL) {
-      provider.disconnect();
-      status = REASONS[event.reason] ?? `This note was closed: ${event.reason}`;
-    } else {
-      status = 'Offline: what you write is kept here, and sent later.';
-      // The one before may have expired.
-      provider.params.accessToken = await token().catch(() => provider.params.accessToken);
-    }
+  provider.on('closed', ({ reason }) => {
+    status = REASONS[reason] ?? `This note was closed: ${reason}`;
     tell();
+  });
+  provider.on('connection-close', async () => {
+    status = 'Offline: what you write is kept here, and sent later.';
+    tell();
+    // The one before may have expired.
+    provider.params.accessToken = await token().catch(() => provider.params.accessToken);
   });
   const view = new EditorView({
     parent,
