@@ -13,6 +13,8 @@ pub const ASK_AGAIN: Duration = Duration::from_millis(50);
 pub const UNKNOWN_AT_CONNECT: Duration = Duration::from_secs(8);
 /// For how long it may be unknown, after a change, what somebody may do who is there.
 pub const UNKNOWN_WHILE_OPEN: Duration = Duration::from_secs(30);
+/// How often all standings are asked for while the stream is interrupted.
+pub const ASK_WITHOUT_STREAM: Duration = Duration::from_secs(5);
 /// After what time a change that no snapshot has proved visible makes one be taken.
 pub const SNAPSHOT_DUE: Duration = Duration::from_secs(1);
 /// How many changed rows are remembered one by one until a snapshot has proved them visible; beyond that, of which
