@@ -24,6 +24,12 @@ pub const MOST_SEEN_ROWS: usize = 10_000;
 pub const MIN_PAUSE: Duration = Duration::from_millis(100);
 /// The longest such pause.
 pub const MAX_PAUSE: Duration = Duration::from_secs(2);
+/// How many documents are deleted or take a name at once.
+pub const CHORES_AT_ONCE: usize = 64;
+/// How often it is tried that a document takes its name. One that cannot be opened takes it when somebody comes again.
+pub const NAME_TRIES: u32 = 12;
+/// How long a server that has to stand by saves documents before it leaves the rest to the journal.
+pub const STANDBY_SAVES: Duration = Duration::from_secs(5);
 /// Longer than any process lives.
 pub(crate) const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// How many saves are written into rows at once.
