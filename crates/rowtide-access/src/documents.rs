@@ -237,7 +237,7 @@ impl Serving {
     async fn run(mut self) {
         let mut states = self.states.clone();
         // Once the publisher's side has gone, nothing is served any more.
-        while states.wait_for(|state| state.generation.is_some()).await.is_ok() {
+        while states.wait_for(has_stream).await.is_ok() {
             let started = tokio::select! {
                 host = start_host(&self.settings, &self.kinds, &self.says_missing) => Some(host),
                 () = stands_by(&mut states) => None,
@@ -259,9 +259,16 @@ impl Serving {
     }
 }
 
+fn is_away(state: &FeedState) -> bool {
+    matches!(state.status, ReplicatorStatus::Standby(_))
+}
+
+fn has_stream(state: &FeedState) -> bool {
+    state.generation.is_some() && !is_away(state)
+}
+
 /// Waits until another server has the stream. Cancel safe.
 async fn stands_by(states: &mut watch::Receiver<FeedState>) {
-    let is_away = |state: &FeedState| matches!(state.status, ReplicatorStatus::Standby(_));
     if states.wait_for(is_away).await.is_err() {
         // Without a publisher's side the server ends.
         std::future::pending().await
