@@ -2,11 +2,12 @@
 //! goes between them and the rows. A document takes its name from its row and is deleted with it, and its row is told
 //! when it was saved.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use rowtide_documents::host::{
     DocumentError, DocumentId, DocumentKind, DocumentKinds, Host, HostError, HostHealth,
     HostLimits, HostSettings, Joined,
@@ -15,20 +16,21 @@ use rowtide_documents::journal::JournalError;
 use rowtide_documents::place::Access;
 use rowtide_documents::tlsync::TlsyncLimits;
 use rowtide_documents::yjs::YjsLimits;
-use rowtide_feed::Feed;
+use rowtide_feed::{Feed, FeedState, ReplicatorStatus};
 use rowtide_plan::definition::Definition;
 use rowtide_plan::documents::DocumentProtocol;
 use rowtide_postgres::connect::ConnectOptions;
 use rowtide_postgres::said_once::SaidOnce;
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use crate::chores::{Chore, Chores};
 use crate::doorkeeper::{Doorkeeper, RowNews};
-use crate::limits::{MAX_PAUSE, MIN_PAUSE};
+use crate::limits::{MAX_PAUSE, MIN_PAUSE, NEVER, STANDBY_SAVES};
 use crate::telemetry;
-use crate::touching::touch_rows;
+use crate::touching::{WhenTold, touch_rows};
 
 /// Where documents are kept, and how.
 #[derive(Clone, Debug)]
@@ -67,8 +69,34 @@ pub(crate) struct Shared {
     host: watch::Receiver<Option<Arc<Host>>>,
     /// Why there is none.
     missing: watch::Receiver<Option<String>>,
-    /// Documents whose rows are gone, and that are being deleted.
-    deleting: Arc<Mutex<BTreeSet<DocumentId>>>,
+    chores: Arc<ChoreList>,
+    /// Who waits for rows to be told.
+    when_told: mpsc::UnboundedSender<WhenTold>,
+}
+
+/// What rows say of documents, for who carries it out.
+struct ChoreList {
+    chores: Mutex<Chores>,
+    came: Notify,
+    began: Instant,
+}
+
+impl ChoreList {
+    fn lock(&self) -> MutexGuard<'_, Chores> {
+        self.chores.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    fn take(&self, news: RowNews) {
+        match news {
+            RowNews::Named(document, name) => self.lock().named(document, name, self.now()),
+            RowNews::Deleted(document) => self.lock().deleted(document, self.now()),
+        }
+        self.came.notify_one();
+    }
 }
 
 impl Documents {
@@ -97,24 +125,31 @@ impl Documents {
         };
         let (says_host, host) = watch::channel(None);
         let (says_missing, missing) = watch::channel(None);
-        let (tells, news) = mpsc::unbounded_channel();
-        let deleting = Arc::default();
+        let (when_told, waiting) = mpsc::unbounded_channel();
         let of_kinds: DocumentKinds =
             kinds.iter().map(|(name, protocol)| (name.to_string(), kind(*protocol))).collect();
-        let tell = move |of_row| drop(tells.send(of_row));
+        let chores = Arc::new(ChoreList {
+            chores: Mutex::default(),
+            came: Notify::new(),
+            began: Instant::now(),
+        });
+        let tells = Arc::clone(&chores);
+        let tell = move |of_row| tells.take(of_row);
         let database = options.database;
         let doorkeeper = Doorkeeper::start(database.clone(), feed.clone(), tell, stop.clone());
-        let (rows, states, ends) = (Arc::clone(&deleting), feed.watch(), stop.clone());
-        tokio::spawn(async move {
-            let started = ends.run_until_cancelled(start_host(settings, of_kinds, &says_missing));
-            let Some(host) = started.await.map(Arc::new) else { return };
-            says_host.send_replace(Some(Arc::clone(&host)));
-            let touches = touch_rows(Arc::clone(&host), database, states);
-            let follows = follow_rows(host, news, &rows);
-            let both = async { tokio::join!(touches, follows) };
-            ends.run_until_cancelled(both).await;
-        });
-        let shared = Shared { kinds, doorkeeper, host, missing, deleting };
+        let serving = Serving {
+            settings,
+            kinds: of_kinds,
+            database,
+            states: feed.watch(),
+            chores: Arc::clone(&chores),
+            waiting,
+            says_host,
+            says_missing,
+        };
+        let ends = stop.clone();
+        tokio::spawn(async move { ends.run_until_cancelled(serving.run()).await });
+        let shared = Shared { kinds, doorkeeper, host, missing, chores, when_told };
         Ok(Documents { shared: Arc::new(shared) })
     }
 
@@ -135,14 +170,18 @@ impl Documents {
         }
     }
 
-    /// After `stop`, and once sockets have gone: saves what is not saved yet. What cannot be in time is in the journal, and
-    /// is saved after the next start. Returns of how many documents.
+    /// Before `stop`, and once sockets have gone: saves what is not saved yet, and tells the rows. What cannot be saved in
+    /// time is in the journal, and is saved after the next start. Returns of how many documents.
     pub async fn save_all(&self, within: Duration) -> usize {
         let host = self.shared.host.borrow().clone();
-        match host {
-            Some(host) => host.shutdown(within).await,
-            None => 0,
-        }
+        let Some(host) = host else { return 0 };
+        let until = Instant::now() + within;
+        let unsaved = host.shutdown(within).await;
+        let (waits, told) = oneshot::channel();
+        // Where nobody tells rows any more, there is nothing to wait for.
+        drop(self.shared.when_told.send(waits));
+        timeout_at(until, told).await.ok();
+        unsaved
     }
 
     pub(crate) fn host(&self) -> Option<Arc<Host>> {
@@ -157,13 +196,16 @@ impl Documents {
         session: &str,
         access: Access,
     ) -> Result<Joined, DocumentError> {
+        if self.shared.chores.lock().is_deleting(document) {
+            return Err(DocumentError::Unopened);
+        }
         match host.join(document, session, access).await {
             Err(DocumentError::NotFound) => {}
             other => return other,
         }
         {
-            let deleting = self.shared.deleting.lock().unwrap_or_else(PoisonError::into_inner);
-            if deleting.contains(document) {
+            let chores = self.shared.chores.lock();
+            if chores.is_deleting(document) {
                 return Err(DocumentError::Unopened);
             }
             host.revive(document);
@@ -179,10 +221,65 @@ fn kind(protocol: DocumentProtocol) -> DocumentKind {
     }
 }
 
-/// Tries until there is a host: a server that is about to end may have the journal.
-async fn start_host(
+/// Keeps a host for as long as this server has the stream: another one that serves has the documents, too.
+struct Serving {
     settings: HostSettings,
     kinds: DocumentKinds,
+    database: ConnectOptions,
+    states: watch::Receiver<FeedState>,
+    chores: Arc<ChoreList>,
+    waiting: mpsc::UnboundedReceiver<WhenTold>,
+    says_host: watch::Sender<Option<Arc<Host>>>,
+    says_missing: watch::Sender<Option<String>>,
+}
+
+impl Serving {
+    async fn run(mut self) {
+        let mut states = self.states.clone();
+        // Once the publisher's side has gone, nothing is served any more.
+        while states.wait_for(has_stream).await.is_ok() {
+            let started = tokio::select! {
+                host = start_host(&self.settings, &self.kinds, &self.says_missing) => Some(host),
+                () = stands_by(&mut states) => None,
+            };
+            self.says_missing.send_replace(None);
+            let Some(host) = started.map(Arc::new) else { continue };
+            self.says_host.send_replace(Some(Arc::clone(&host)));
+            tokio::select! {
+                () = touch_rows(&host, self.database.clone(), self.states.clone(), &mut self.waiting) => {}
+                () = do_chores(&host, &self.chores) => {}
+                () = stands_by(&mut states) => {}
+            }
+            self.says_host.send_replace(None);
+            // What rows say by then, when this server has the documents again, nobody knows now.
+            *self.chores.lock() = Chores::default();
+            tracing::info!("documents are given back: another server serves");
+            // Whoever still has the host, the journal is another's then.
+            host.shutdown(STANDBY_SAVES).await;
+        }
+    }
+}
+
+fn is_away(state: &FeedState) -> bool {
+    matches!(state.status, ReplicatorStatus::Standby(_))
+}
+
+fn has_stream(state: &FeedState) -> bool {
+    state.generation.is_some() && !is_away(state)
+}
+
+/// Waits until another server has the stream. Cancel safe.
+async fn stands_by(states: &mut watch::Receiver<FeedState>) {
+    if states.wait_for(is_away).await.is_err() {
+        // Without a publisher's side the server ends.
+        std::future::pending().await
+    }
+}
+
+/// Tries until there is a host: a server that is about to end may have the journal.
+async fn start_host(
+    settings: &HostSettings,
+    kinds: &DocumentKinds,
     missing: &watch::Sender<Option<String>>,
 ) -> Host {
     let (mut pause, mut said) = (MIN_PAUSE, SaidOnce::default());
@@ -208,31 +305,45 @@ async fn start_host(
     }
 }
 
-/// Carries what rows say of their documents, one after the other.
-async fn follow_rows(
-    host: Arc<Host>,
-    mut news: mpsc::UnboundedReceiver<RowNews>,
-    deleting: &Mutex<BTreeSet<DocumentId>>,
-) {
-    while let Some(news) = news.recv().await {
-        match news {
-            RowNews::Named(document, name) => {
-                // One that cannot be opened takes its name when somebody comes to it again.
-                if let Err(error) = host.rename(&document, &name).await {
-                    tracing::debug!(kind = document.kind(), %error, "a document does not take its name");
-                }
+/// Carries out what rows say of their documents, until it is dropped.
+async fn do_chores(host: &Host, list: &ChoreList) {
+    let mut under_way = FuturesUnordered::new();
+    loop {
+        let begun = list.lock().begin(list.now());
+        for (document, chore) in begun {
+            under_way.push(async move {
+                let is_done = carry_out(host, &document, chore).await;
+                (document, is_done)
+            });
+        }
+        let deadline = list.lock().deadline().unwrap_or(NEVER);
+        tokio::select! {
+            () = list.came.notified() => {}
+            Some((document, is_done)) = under_way.next() => {
+                list.lock().ended(&document, is_done, list.now());
             }
-            RowNews::Deleted(document) => {
-                let lock = || deleting.lock().unwrap_or_else(PoisonError::into_inner);
-                lock().insert(document.clone());
-                let mut pause = MIN_PAUSE;
-                while let Err(error) = host.delete(&document).await {
-                    tracing::warn!(kind = document.kind(), %error, "a document cannot be deleted; it is tried again");
-                    sleep(pause).await;
-                    pause = (pause * 2).min(MAX_PAUSE);
-                }
-                lock().remove(&document);
-            }
+            () = sleep_until(list.began + deadline) => {}
+        }
+    }
+}
+
+/// Whether it was done.
+async fn carry_out(host: &Host, document: &DocumentId, chore: Chore) -> bool {
+    let kind = document.kind();
+    match chore {
+        Chore::Delete => {
+            let done = host.delete(document).await;
+            done.inspect_err(|error| {
+                tracing::warn!(kind, %error, "a document cannot be deleted; it is tried again");
+            })
+            .is_ok()
+        }
+        Chore::Rename(name) => {
+            let done = host.rename(document, &name).await;
+            done.inspect_err(|error| {
+                tracing::debug!(kind, %error, "a document does not take its name");
+            })
+            .is_ok()
         }
     }
 }

@@ -142,18 +142,19 @@ impl DoorkeeperTask {
         let mut subscription: Option<Subscription> = None;
         let mut batch = Vec::with_capacity(BATCH);
         loop {
+            let (generation, status) = {
+                let state = self.states.borrow_and_update();
+                (state.generation.clone(), state.status.clone())
+            };
             if subscription.is_none() {
-                let (generation, stands_by) = {
-                    let state = self.states.borrow();
-                    let stands_by = matches!(state.status, ReplicatorStatus::Standby(_));
-                    (state.generation.clone(), stands_by)
-                };
                 subscription = generation.and_then(|generation| self.begin(&generation));
-                if stands_by {
-                    self.watching.send_away();
-                    self.pass();
-                }
             }
+            if matches!(status, ReplicatorStatus::Standby(_)) {
+                self.watching.send_away();
+            }
+            let streams = status == ReplicatorStatus::Streaming && subscription.is_some();
+            self.watching.streams(streams, self.now());
+            self.pass();
             let deadline = self.watching.deadline().map_or(NEVER, |at| at.min(NEVER));
             // A generation that could not be followed is about to be another.
             let again = if subscription.is_none() { self.now() + MIN_PAUSE } else { NEVER };
@@ -176,6 +177,8 @@ impl DoorkeeperTask {
                     self.asker = Some(asker);
                     self.answered(answered);
                 }
+                // Without the publisher's side nothing streams, as its last state says or its subscription.
+                Ok(()) = self.states.changed() => {}
                 () = sleep_until(self.began + deadline.min(again)) => {}
             }
             self.pass();

@@ -3,6 +3,7 @@
 //! frames go between the socket and the room, for as long as the row says so.
 
 use std::future::ready;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,8 +12,8 @@ use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::routing::get;
-use rowtide_documents::host::{DocumentId, Host, Joined, Outgoing};
-use rowtide_documents::place::{Access, Closing, FINAL, Frame, Reason};
+use rowtide_documents::host::{DocumentId, Host, Joined, Outgoing, OutgoingFrames, Seat};
+use rowtide_documents::place::{Access, Closing, FINAL, Frame, Reason, Socket};
 use rowtide_gateway::auth::{Identity, TokenError};
 use rowtide_gateway::limits::{FLUSH_BYTES, LONGEST_WAIT, PING_AFTER, SILENCE};
 use rowtide_gateway::{Gateway, HeldEnd, HeldFrame, HeldSocket, Upgrade, bearer};
@@ -47,11 +48,13 @@ struct Entrance {
     documents: Documents,
     gateway: Gateway,
     kind: Arc<str>,
+    protocol: DocumentProtocol,
 }
 
 /// Who asks for which document.
 struct Guest {
     kind: Arc<str>,
+    protocol: DocumentProtocol,
     id: String,
     session: Option<String>,
     token: Option<String>,
@@ -63,6 +66,8 @@ struct LetIn {
     host: Arc<Host>,
     door: AtDoor,
     joined: Joined,
+    /// What they may do by now, if it is not what they joined with.
+    other_access: Option<Access>,
     identity: Option<Identity>,
 }
 
@@ -79,6 +84,7 @@ impl Documents {
                 documents: self.clone(),
                 gateway: gateway.clone(),
                 kind: Arc::clone(kind),
+                protocol: *protocol,
             };
             let connect = move |entrance, id, asks, headers, upgrade| {
                 ready(connect(entrance, id, asks, headers, upgrade, limit))
@@ -91,11 +97,12 @@ impl Documents {
 
     async fn serve(&self, gateway: &Gateway, guest: Guest, mut socket: HeldSocket) {
         let _counted = SocketCounted::new();
+        let protocol = guest.protocol;
         let stop = gateway.stopping();
         let let_in = stop.run_until_cancelled(self.let_in(gateway, guest)).await;
         let closing = match let_in.unwrap_or(Err(Closing::ComeBack)) {
             Err(closing) => {
-                telemetry::connect(code(closing).1);
+                telemetry::connect(code(protocol, closing).1);
                 Some(closing)
             }
             Ok(let_in) => {
@@ -106,7 +113,7 @@ impl Documents {
             }
         };
         if let Some(closing) = closing {
-            let (code, reason) = code(closing);
+            let (code, reason) = code(protocol, closing);
             socket.close(code, reason).await;
         }
     }
@@ -136,9 +143,19 @@ impl Documents {
         let mut door = self.shared.doorkeeper.come(document.clone(), who);
         let access = access(door.told().await)?;
         let host = self.host().ok_or(Closing::ComeBack)?;
-        let joined = self.join(&host, &document, &session, access).await;
+        let (joined, other_access) = {
+            let mut joins = pin!(self.join(&host, &document, &session, access));
+            let mut other_access = None;
+            loop {
+                tokio::select! {
+                    biased;
+                    told = door.told() => other_access = Some(self::access(told)?),
+                    joined = &mut joins => break (joined, other_access),
+                }
+            }
+        };
         let joined = joined.map_err(|error| error.closing())?;
-        Ok(LetIn { document, host, door, joined, identity })
+        Ok(LetIn { document, host, door, joined, other_access, identity })
     }
 }
 
@@ -150,10 +167,10 @@ fn connect(
     upgrade: Upgrade,
     limit: usize,
 ) -> Response {
-    let Entrance { documents, gateway, kind } = entrance;
+    let Entrance { documents, gateway, kind, protocol } = entrance;
     let session = asks.session_id.or(asks.session_key).or(asks.instance_id);
     let token = bearer(&headers).or(asks.access_token).filter(|token| !token.is_empty());
-    let guest = Guest { kind, id, session, token };
+    let guest = Guest { kind, protocol, id, session, token };
     let of_socket = gateway.clone();
     gateway.hold(upgrade, limit, async move |socket| {
         documents.serve(&of_socket, guest, socket).await;
@@ -189,25 +206,52 @@ fn access(told: MemberTold) -> Result<Access, Closing> {
     }
 }
 
-fn code(closing: Closing) -> (u16, &'static str) {
-    match closing {
-        Closing::Final(reason) => (FINAL, reason.code()),
-        Closing::ComeBack => COME_BACK,
+fn code(protocol: DocumentProtocol, closing: Closing) -> (u16, &'static str) {
+    match (closing, protocol) {
+        (Closing::Final(reason), DocumentProtocol::Tlsync) => (FINAL, reason.code()),
+        (Closing::Final(reason), DocumentProtocol::Yjs) => (reason.yjs_code(), reason.code()),
+        (Closing::ComeBack, _) => COME_BACK,
     }
 }
 
-/// Carries frames until one side has enough, and says how the socket is to be closed; `None` if it is gone.
+/// Lets somebody be there until one side has enough, or they may not any more, and says how the socket is to be closed;
+/// `None` if it is gone. What they may do is heard first, whatever is waited for meanwhile.
 async fn talk(let_in: LetIn, socket: &mut HeldSocket) -> Option<Closing> {
-    let LetIn { document, host, mut door, joined: Joined { seat, mut outgoing }, identity } =
-        let_in;
+    let LetIn { document, host, mut door, joined, mut other_access, identity } = let_in;
+    let Joined { seat, outgoing } = joined;
+    let mut carries = pin!(carry(&seat, outgoing, socket, identity.as_ref()));
+    loop {
+        tokio::select! {
+            biased;
+            told = door.told() => match access(told) {
+                Ok(access) => other_access = Some(access),
+                Err(closing) => return Some(closing),
+            },
+            () = set_access(&host, &document, seat.socket(), other_access), if other_access.is_some() => {
+                other_access = None;
+            }
+            closing = &mut carries => return closing,
+        }
+    }
+}
+
+async fn set_access(host: &Host, document: &DocumentId, socket: Socket, access: Option<Access>) {
+    if let Some(access) = access {
+        host.set_access(document, socket, access).await;
+    }
+}
+
+/// Carries frames until one side has enough.
+async fn carry(
+    seat: &Seat,
+    mut outgoing: OutgoingFrames,
+    socket: &mut HeldSocket,
+    identity: Option<&Identity>,
+) -> Option<Closing> {
     let (mut heard, mut pinged) = (Instant::now(), false);
     loop {
         let quiet = if pinged { heard + SILENCE } else { heard + PING_AFTER };
         tokio::select! {
-            told = door.told() => match access(told) {
-                Ok(access) => host.set_access(&document, seat.socket(), access).await,
-                Err(closing) => return Some(closing),
-            },
             next = outgoing.next() => {
                 let mut frames = Vec::new();
                 let mut bytes = 0;
@@ -244,7 +288,7 @@ async fn talk(let_in: LetIn, socket: &mut HeldSocket) -> Option<Closing> {
                     Err(HeldEnd::Unreadable) => return Some(Closing::ComeBack),
                 }
             }
-            () = expired(identity.as_ref()) => return Some(Closing::ComeBack),
+            () = expired(identity) => return Some(Closing::ComeBack),
             () = sleep_until(quiet) => {
                 if pinged || socket.say([HeldFrame::Alive]).await.is_err() {
                     return None;

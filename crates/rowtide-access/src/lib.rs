@@ -2,6 +2,7 @@
 //! the feed says when they are to be judged again. [`watching`] decides whose standing is asked for and who is told; the
 //! rest is a thin shell around it.
 
+mod chores;
 mod documents;
 mod doorkeeper;
 mod endpoint;

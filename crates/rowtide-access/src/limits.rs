@@ -13,6 +13,8 @@ pub const ASK_AGAIN: Duration = Duration::from_millis(50);
 pub const UNKNOWN_AT_CONNECT: Duration = Duration::from_secs(8);
 /// For how long it may be unknown, after a change, what somebody may do who is there.
 pub const UNKNOWN_WHILE_OPEN: Duration = Duration::from_secs(30);
+/// How often all standings are asked for while the stream is interrupted.
+pub const ASK_WITHOUT_STREAM: Duration = Duration::from_secs(5);
 /// After what time a change that no snapshot has proved visible makes one be taken.
 pub const SNAPSHOT_DUE: Duration = Duration::from_secs(1);
 /// How many changed rows are remembered one by one until a snapshot has proved them visible; beyond that, of which
@@ -22,6 +24,12 @@ pub const MOST_SEEN_ROWS: usize = 10_000;
 pub const MIN_PAUSE: Duration = Duration::from_millis(100);
 /// The longest such pause.
 pub const MAX_PAUSE: Duration = Duration::from_secs(2);
+/// How many documents are deleted or take a name at once.
+pub const CHORES_AT_ONCE: usize = 64;
+/// How often it is tried that a document takes its name. One that cannot be opened takes it when somebody comes again.
+pub const NAME_TRIES: u32 = 12;
+/// How long a server that has to stand by saves documents before it leaves the rest to the journal.
+pub const STANDBY_SAVES: Duration = Duration::from_secs(5);
 /// Longer than any process lives.
 pub(crate) const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// How many saves are written into rows at once.

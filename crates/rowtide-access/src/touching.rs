@@ -12,7 +12,7 @@ use rowtide_plan::plan::Plan;
 use rowtide_postgres::connect::ConnectOptions;
 use rowtide_postgres::said_once::SaidOnce;
 use rowtide_postgres::touch::{RowToucher, TouchError};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 
 use crate::limits::{MAX_PAUSE, MIN_PAUSE, TOUCHED_AT_ONCE};
@@ -20,16 +20,28 @@ use crate::limits::{MAX_PAUSE, MIN_PAUSE, TOUCHED_AT_ONCE};
 /// Saves of one kind.
 type Saves = Vec<(Arc<str>, i64)>;
 
+/// Who waits until the rows of all documents that were saved before are told.
+pub(crate) type WhenTold = oneshot::Sender<()>;
+
 /// Runs until it is dropped.
 pub(crate) async fn touch_rows(
-    host: Arc<Host>,
+    host: &Host,
     database: ConnectOptions,
     states: watch::Receiver<FeedState>,
+    waiting: &mut mpsc::UnboundedReceiver<WhenTold>,
 ) {
     let (mut toucher, mut said) = (RowToucher::new(database), SaidOnce::default());
     loop {
         let mut by_kind: BTreeMap<Arc<str>, BTreeMap<Arc<str>, i64>> = BTreeMap::new();
-        let mut next = Some(host.next_saved().await);
+        let mut next = tokio::select! {
+            biased;
+            saved = host.next_saved() => Some(saved),
+            // All that was saved is told by now.
+            Some(waits) = waiting.recv() => {
+                waits.send(()).ok();
+                continue;
+            }
+        };
         let mut count = 0;
         while let Some(SavedDocument { document, at }) = next {
             let saves = by_kind.entry(document.kind().into()).or_default();

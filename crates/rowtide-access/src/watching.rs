@@ -4,9 +4,10 @@
 //! is asked for together, one question at a time. Pure: told what happens and what time it is, it answers what is to be
 //! asked and said.
 //!
-//! An answer counts only if its snapshot has seen every streamed change that it may depend on. A commit is streamed
-//! before it is visible to queries, so changes are remembered until a snapshot has proved them visible; whoever comes
-//! after one is held to it as those who were there.
+//! An answer counts only if its snapshot has seen every change that it may depend on and that was streamed before it was
+//! asked for; later ones leave the standing wanted. A commit is streamed before it is visible to queries, so changes are
+//! remembered until a snapshot has proved them visible; whoever comes after one is held to it as those who were there.
+//! While the stream is interrupted, all standings are wanted from time to time.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -21,8 +22,8 @@ use rowtide_postgres::mutate::Author;
 use rowtide_postgres::standings::StandingAnswer;
 
 use crate::limits::{
-    ASK_AGAIN, ASKED_AT_ONCE, MISSING_FOR, MOST_SEEN_ROWS, SNAPSHOT_DUE, UNKNOWN_AT_CONNECT,
-    UNKNOWN_WHILE_OPEN,
+    ASK_AGAIN, ASK_WITHOUT_STREAM, ASKED_AT_ONCE, MISSING_FOR, MOST_SEEN_ROWS, SNAPSHOT_DUE,
+    UNKNOWN_AT_CONNECT, UNKNOWN_WHILE_OPEN,
 };
 
 /// Somebody at a document; no number is given twice.
@@ -81,6 +82,10 @@ struct OpenDocument {
 #[derive(Debug, Default)]
 struct Seen {
     xid: u32,
+    /// Which of all those it is, in the order of the stream.
+    number: u64,
+    /// When it was streamed.
+    at: Duration,
     rows: BTreeSet<DocumentId>,
     /// Kinds of which any document may be concerned.
     kinds: BTreeSet<Arc<str>>,
@@ -98,6 +103,15 @@ impl Seen {
     }
 }
 
+#[derive(Debug)]
+struct UnderWay {
+    questions: Vec<Question>,
+    /// The answers have to have seen what is numbered below.
+    seen_before: u64,
+    /// The stream began anew since: what happened in between nobody knows.
+    is_overtaken: bool,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Watching {
@@ -107,12 +121,16 @@ pub struct Watching {
     wanted: BTreeMap<MemberId, Duration>,
     /// Documents whose rows were deleted: whether they are gone is to be asked for, and not before when.
     gone: BTreeMap<DocumentId, Duration>,
-    under_way: Option<Vec<Question>>,
+    under_way: Option<UnderWay>,
     /// In the order of the stream.
     seen: VecDeque<Seen>,
+    /// How many there have been.
+    seen_count: u64,
     seen_rows: usize,
     /// By when a snapshot is asked for, also if nobody is.
     snapshot_due: Option<Duration>,
+    /// While the stream is interrupted: when all standings are wanted next.
+    all_due: Option<Duration>,
     effects: Vec<WatchEffect>,
 }
 
@@ -146,7 +164,8 @@ impl Watching {
 
     /// The stream has brought a transaction.
     pub fn follow(&mut self, plan: &Plan, transaction: &Transaction, now: Duration) {
-        let mut seen = Seen { xid: transaction.xid, ..Seen::default() };
+        let (xid, number) = (transaction.xid, self.seen_count);
+        let mut seen = Seen { xid, number, at: now, ..Seen::default() };
         let mut whole = |table: TableId| {
             let concerned =
                 |kind: &&PlannedKind| kind.table == table || kind.looks_into.contains(&table);
@@ -170,7 +189,7 @@ impl Watching {
                         let document = id.and_then(|id| DocumentId::new(&kind.name, &id).ok());
                         let Some(document) = document else { continue };
                         if matches!(change.row, RowChange::Delete(_)) {
-                            self.gone.insert(document.clone(), now);
+                            self.gone.entry(document.clone()).or_insert(now);
                         }
                         seen.rows.insert(document);
                     }
@@ -189,6 +208,7 @@ impl Watching {
             let members = of_kind.flat_map(|(_, open)| &open.members);
             want(&mut self.members, &mut self.wanted, members, now);
         }
+        self.seen_count += 1;
         self.seen_rows += seen.rows.len();
         self.seen.push_back(seen);
         // The oldest remember less first.
@@ -210,6 +230,19 @@ impl Watching {
         for transaction in recent {
             self.follow(plan, transaction, now);
         }
+        if let Some(under_way) = &mut self.under_way {
+            under_way.is_overtaken = true;
+        }
+        self.want_all(now);
+    }
+
+    /// Whether the stream brings what is committed. While it does not, changes are looked for by asking.
+    pub fn streams(&mut self, does: bool, now: Duration) {
+        let due = self.all_due.unwrap_or(now + ASK_WITHOUT_STREAM);
+        self.all_due = (!does).then_some(due);
+    }
+
+    fn want_all(&mut self, now: Duration) {
         let all: Vec<MemberId> = self.members.keys().copied().collect();
         want(&mut self.members, &mut self.wanted, all.iter(), now);
     }
@@ -229,52 +262,78 @@ impl Watching {
         answers: Vec<Option<StandingAnswer>>,
         now: Duration,
     ) {
-        let asked = self.under_way.take().unwrap_or_default();
+        let Some(under_way) = self.under_way.take() else { return };
         self.seen.retain(|seen| !snapshot.contains(seen.xid));
         self.seen_rows = self.seen.iter().map(|seen| seen.rows.len()).sum();
         self.snapshot_due = (!self.seen.is_empty()).then_some(now + SNAPSHOT_DUE);
-        for (question, answer) in asked.into_iter().zip(answers) {
+        for (question, answer) in under_way.questions.into_iter().zip(answers) {
+            let answer = answer.filter(|_| !under_way.is_overtaken);
             match question {
-                Question::Of(member) => self.answered_of(member, answer, now),
-                Question::IsGone(document) => match answer.filter(|_| !self.is_stale(&document)) {
-                    None => drop(self.gone.insert(document, now + ASK_AGAIN)),
-                    Some(answer) => {
-                        self.gone.remove(&document);
-                        if answer.standing == Standing::Missing {
-                            self.effects.push(WatchEffect::Delete(document));
-                        }
-                    }
-                },
+                Question::Of(member) => {
+                    self.answered_of(member, answer, under_way.seen_before, now);
+                }
+                Question::IsGone(document) => {
+                    self.answered_is_gone(document, answer, under_way.seen_before, now);
+                }
             }
         }
     }
 
-    /// Whether a change of it may not have been visible to the last snapshot.
-    fn is_stale(&self, document: &DocumentId) -> bool {
-        self.seen.iter().any(|seen| seen.concerns(document))
+    /// The first change that concerns it, and that the last snapshot may not have seen.
+    fn unseen(&self, document: &DocumentId) -> Option<&Seen> {
+        self.seen.iter().find(|seen| seen.concerns(document))
     }
 
-    fn answered_of(&mut self, member: MemberId, answer: Option<StandingAnswer>, now: Duration) {
-        let Some(of) = self.members.get_mut(&member) else { return };
+    fn answered_is_gone(
+        &mut self,
+        document: DocumentId,
+        answer: Option<StandingAnswer>,
+        seen_before: u64,
+        now: Duration,
+    ) {
+        let unseen = self.unseen(&document).map(|seen| seen.number);
+        match answer.filter(|_| unseen.is_none_or(|number| number >= seen_before)) {
+            // Nobody can have been told of a row that came after it.
+            Some(answer) if answer.standing == Standing::Missing => {
+                self.gone.remove(&document);
+                self.effects.push(WatchEffect::Delete(document));
+            }
+            Some(_) if unseen.is_none() => drop(self.gone.remove(&document)),
+            _ => drop(self.gone.insert(document, now + ASK_AGAIN)),
+        }
+    }
+
+    fn answered_of(
+        &mut self,
+        member: MemberId,
+        answer: Option<StandingAnswer>,
+        seen_before: u64,
+        now: Duration,
+    ) {
+        let Some(of) = self.members.get(&member) else { return };
         let document = of.document.clone();
+        let unseen = self.unseen(&document).map(|seen| (seen.number, seen.at));
+        let Some(of) = self.members.get_mut(&member) else { return };
         let is_early = of.told.is_none() && now < of.came + MISSING_FOR;
-        let is_stale = self.seen.iter().any(|seen| seen.concerns(&document));
         let counts = |answer: &StandingAnswer| {
             let may_come_yet = is_early && answer.standing == Standing::Missing;
-            !is_stale && !may_come_yet
+            unseen.is_none_or(|(number, _)| number >= seen_before) && !may_come_yet
         };
         let Some(answer) = answer.filter(counts) else {
             of.unknown_since.get_or_insert(now);
             self.wanted.insert(member, now + ASK_AGAIN);
             return;
         };
-        self.wanted.remove(&member);
-        of.unknown_since = None;
+        of.unknown_since = unseen.map(|(_, at)| at);
         if of.told.replace(answer.standing) != Some(answer.standing) {
             self.effects.push(WatchEffect::Tell(member, MemberTold::May(answer.standing)));
         }
         if !matches!(answer.standing, Standing::Read | Standing::Edit) {
             return self.leave(member);
+        }
+        match unseen {
+            Some(_) => drop(self.wanted.insert(member, now + ASK_AGAIN)),
+            None => drop(self.wanted.remove(&member)),
         }
         let open = self.documents.entry(document.clone()).or_default();
         if let Some(name) = answer.name.filter(|name| open.name.as_ref() != Some(name)) {
@@ -285,7 +344,8 @@ impl Watching {
 
     /// What was asked for could not be answered, and is asked for again after a pause.
     pub fn failed(&mut self, pause: Duration, now: Duration) {
-        for question in self.under_way.take().unwrap_or_default() {
+        let under_way = self.under_way.take();
+        for question in under_way.into_iter().flat_map(|under_way| under_way.questions) {
             match question {
                 Question::IsGone(document) => drop(self.gone.insert(document, now + pause)),
                 Question::Of(member) => {
@@ -301,6 +361,10 @@ impl Watching {
 
     /// What is to be done now.
     pub fn pass(&mut self, now: Duration) -> Vec<WatchEffect> {
+        if self.all_due.is_some_and(|due| due <= now) {
+            self.all_due = Some(now + ASK_WITHOUT_STREAM);
+            self.want_all(now);
+        }
         // Whoever waits is wanted.
         let waiting = |member: &&MemberId| {
             let until = self.members.get(member).and_then(Member::unknown_until);
@@ -311,14 +375,20 @@ impl Watching {
             self.leave(member);
         }
         if self.under_way.is_none() {
-            let members = self.wanted.iter().filter(|(_, not_before)| **not_before <= now);
-            let members = members.map(|(member, _)| Question::Of(*member));
-            let gone = self.gone.iter().filter(|(_, not_before)| **not_before <= now);
-            let gone = gone.map(|(document, _)| Question::IsGone(document.clone()));
-            let asked: Vec<Question> = members.chain(gone).take(ASKED_AT_ONCE).collect();
+            let members = self.wanted.iter();
+            let members = members.map(|(member, since)| (*since, Question::Of(*member)));
+            let gone = self.gone.iter();
+            let gone = gone.map(|(document, since)| (*since, Question::IsGone(document.clone())));
+            let due = members.chain(gone).filter(|(since, _)| *since <= now);
+            let mut due: Vec<(Duration, Question)> = due.collect();
+            // Who has waited longest is asked for first, so that nobody waits for ever.
+            due.sort_by_key(|(since, _)| *since);
+            let asked = due.into_iter().take(ASKED_AT_ONCE).map(|(_, question)| question);
+            let asked: Vec<Question> = asked.collect();
             if !asked.is_empty() || self.snapshot_due.is_some_and(|due| due <= now) {
                 self.effects.push(WatchEffect::Ask(asked.clone()));
-                self.under_way = Some(asked);
+                let (seen_before, is_overtaken) = (self.seen_count, false);
+                self.under_way = Some(UnderWay { questions: asked, seen_before, is_overtaken });
             }
         }
         std::mem::take(&mut self.effects)
@@ -330,7 +400,8 @@ impl Watching {
         let unknown = members.filter_map(Member::unknown_until).min();
         let asks = self.wanted.values().chain(self.gone.values()).copied();
         let asks = asks.chain(self.snapshot_due).min().filter(|_| self.under_way.is_none());
-        [unknown, asks].into_iter().flatten().min()
+        let all = self.all_due.filter(|_| !self.members.is_empty());
+        [unknown, asks, all].into_iter().flatten().min()
     }
 
     /// Where somebody is, and who they are.
@@ -362,7 +433,8 @@ fn want<'a>(
     for member in of {
         if let Some(known) = members.get_mut(member) {
             known.unknown_since.get_or_insert(now);
-            wanted.insert(*member, now);
+            // Changes that keep coming do not put off whose turn it is, nor hurry a database that does not answer.
+            wanted.entry(*member).or_insert(now);
         }
     }
 }

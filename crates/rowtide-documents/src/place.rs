@@ -68,21 +68,20 @@ impl Reason {
             Self::NotAuthenticated => 4401,
             Self::RoomFull => 4409,
             Self::RateLimited => 4429,
-            Self::UnknownError
-            | Self::ClientTooOld
-            | Self::ServerTooOld
-            | Self::InvalidRecord => 4400,
+            Self::UnknownError | Self::ClientTooOld | Self::ServerTooOld | Self::InvalidRecord => {
+                4400
+            }
         }
     }
 }
 
-/// The code of a close frame that is final: a client of tlsync comes back after any other.
+/// The code of a close frame that is final for clients of tlsync: they come back after any other.
 pub const FINAL: u16 = 4099;
 
 /// How a socket is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closing {
-    /// With [`FINAL`] and the reason.
+    /// With the reason, and a code that clients of the protocol take as final: [`FINAL`] or [`Reason::yjs_code`].
     Final(Reason),
     /// So that the client comes back, and finds things as they are then.
     ComeBack,

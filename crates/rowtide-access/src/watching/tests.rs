@@ -107,6 +107,8 @@ struct World {
     /// The first have the ids 1, 2, and so on.
     writes: Vec<Write>,
     asked: Option<Vec<Question>>,
+    /// How many had been streamed then.
+    streamed: usize,
     /// Up to where writes were made, and which of them were visible.
     snapshot: Option<Vec<bool>>,
     next: u64,
@@ -119,7 +121,8 @@ impl World {
         let (watching, now) = (Watching::default(), Duration::from_secs(100));
         let (asked, snapshot, deleted) = (None, None, Vec::new());
         let (writes, here) = (Vec::new(), BTreeMap::new());
-        World { plan: plan(), watching, now, writes, asked, snapshot, next: 0, here, deleted }
+        let (plan, streamed, next) = (plan(), 0, 0);
+        World { plan, watching, now, writes, asked, streamed, snapshot, next, here, deleted }
     }
 
     fn document(index: usize) -> DocumentId {
@@ -172,13 +175,16 @@ impl World {
         self.watching.follow(&self.plan, &self.transaction(index), self.now);
     }
 
-    /// The standing that is told is true of a moment that is not before what was streamed of it.
+    /// The standing that is told is true of a moment that is not before what was streamed of it when it was asked for.
     fn carry(&mut self) {
         for effect in self.watching.pass(self.now) {
             match effect {
                 WatchEffect::Ask(asked) => {
                     assert!(self.asked.is_none(), "one at a time");
                     self.asked = Some(asked);
+                    let is_not = |write: &Write| !write.is_streamed;
+                    self.streamed =
+                        self.writes.iter().position(is_not).unwrap_or(self.writes.len());
                 }
                 WatchEffect::Tell(member, MemberTold::Unknown) => drop(self.here.remove(&member)),
                 WatchEffect::Tell(member, MemberTold::May(standing)) => {
@@ -205,9 +211,8 @@ impl World {
     fn holds(&self, document: usize, standing: Standing) {
         let snapshot = self.snapshot.as_ref().expect("it was just answered");
         assert_eq!(self.truth(document, snapshot), standing);
-        for (index, write) in self.writes.iter().enumerate() {
-            let concerns = write.document.is_none_or(|of| of == document);
-            if concerns && write.is_streamed {
+        for (index, write) in self.writes[..self.streamed].iter().enumerate() {
+            if write.document.is_none_or(|of| of == document) {
                 assert!(snapshot.get(index) == Some(&true), "a streamed change was not seen");
             }
         }
@@ -407,4 +412,98 @@ fn a_document_is_told_the_name_of_its_row_once_for_each_name() {
     let (same, other) = (answer(Standing::Edit, Some("a")), answer(Standing::Edit, Some("b")));
     watching.answered(&nothing_running(), vec![same, other], now);
     assert_eq!(names(watching.pass(now)), ["b"]);
+}
+
+/// Somebody who may edit, and was told so.
+fn one_who_edits() -> Watching {
+    let mut watching = Watching::default();
+    watching.come(MemberId(1), World::document(0), None, Duration::ZERO);
+    watching.pass(Duration::ZERO);
+    let edit = answer(Standing::Edit, None);
+    watching.answered(&nothing_running(), vec![edit], Duration::ZERO);
+    let told = WatchEffect::Tell(MemberId(1), MemberTold::May(Standing::Edit));
+    assert_eq!(watching.pass(Duration::ZERO), [told]);
+    watching
+}
+
+#[test]
+fn while_the_stream_is_interrupted_everybody_is_asked_for_again_and_again() {
+    let (mut watching, mut now) = (one_who_edits(), Duration::ZERO);
+    assert_eq!(watching.deadline(), None);
+    watching.streams(false, now);
+    for _ in 0..3 {
+        now = watching.deadline().expect("they are asked for");
+        watching.streams(false, now);
+        let ask = WatchEffect::Ask(vec![Question::Of(MemberId(1))]);
+        assert_eq!(watching.pass(now), [ask]);
+        watching.answered(&nothing_running(), vec![answer(Standing::Edit, None)], now);
+        assert_eq!(watching.pass(now), []);
+    }
+    assert_eq!(now, 3 * ASK_WITHOUT_STREAM);
+    // Where Postgres does not answer either, nobody stays for long.
+    let told = loop {
+        now = watching.deadline().expect("they are asked for").max(now);
+        match watching.pass(now).pop() {
+            Some(WatchEffect::Ask(_)) => watching.failed(Duration::from_secs(1), now),
+            Some(told) => break told,
+            None => {}
+        }
+    };
+    assert_eq!(told, WatchEffect::Tell(MemberId(1), MemberTold::Unknown));
+    assert_eq!(now, 4 * ASK_WITHOUT_STREAM + UNKNOWN_WHILE_OPEN);
+    let mut watching = one_who_edits();
+    watching.streams(false, now);
+    watching.streams(true, now);
+    assert_eq!(watching.deadline(), None);
+}
+
+#[test]
+fn a_table_that_changes_all_the_time_keeps_nobody_out_and_nobody_unasked() {
+    let mut world = World::new();
+    let count = 2 * ASKED_AT_ONCE as u64 + 7;
+    for member in 1..=count {
+        world.watching.come(MemberId(member), World::document(0), None, world.now);
+    }
+    let mut told = BTreeSet::new();
+    let began = world.now;
+    let mut is_answered = true;
+    while world.now < began + UNKNOWN_AT_CONNECT / 2 {
+        // Each answer has seen all but the change that came while it was under way.
+        world.now += ASK_AGAIN;
+        for effect in world.watching.pass(world.now) {
+            match effect {
+                WatchEffect::Ask(asked) => (world.asked, is_answered) = (Some(asked), false),
+                WatchEffect::Tell(member, MemberTold::May(Standing::Read)) => {
+                    assert!(told.insert(member));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let (is_visible, is_streamed) = (true, false);
+        world.writes.push(Write { document: None, state: 1, is_visible, is_streamed });
+        world.stream();
+        if !is_answered {
+            is_answered = true;
+            let asked = world.asked.take().expect("it was asked");
+            let answers = asked.iter().map(|_| answer(Standing::Read, None)).collect();
+            let last = world.writes.len() as u64;
+            let snapshot = TransactionSnapshot::new(last, Vec::new());
+            world.watching.answered(&snapshot, answers, world.now);
+        }
+    }
+    assert_eq!(told.len() as u64, count);
+    assert_eq!(world.watching.members() as u64, count);
+    assert!(world.watching.deadline().is_some(), "the last change is to be asked for");
+}
+
+#[test]
+fn an_answer_that_the_stream_has_overtaken_by_beginning_anew_does_not_count() {
+    let (mut watching, now) = (Watching::default(), Duration::ZERO);
+    watching.come(MemberId(1), World::document(0), None, now);
+    let ask = WatchEffect::Ask(vec![Question::Of(MemberId(1))]);
+    assert_eq!(watching.pass(now), std::slice::from_ref(&ask));
+    watching.begin(&plan(), &[], now);
+    watching.answered(&nothing_running(), vec![answer(Standing::Edit, None)], now);
+    assert_eq!(watching.pass(now), []);
+    assert_eq!(watching.pass(now + ASK_AGAIN), [ask]);
 }
