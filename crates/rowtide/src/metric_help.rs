@@ -3,7 +3,7 @@
 
 use metrics::describe_gauge;
 
-const HELP: [(&str, &str); 56] = [
+const HELP: [(&str, &str); 57] = [
     ("rowtide_ready", "1 if new sessions would be served with rows that are up to date"),
     ("rowtide_replication_lag_seconds", "how long ago WAL ended where the position is now"),
     ("rowtide_replication_lag_bytes", "how far the position is behind the end of WAL"),
@@ -68,6 +68,10 @@ const HELP: [(&str, &str); 56] = [
     ("rowtide_room_open_failures_total", "documents that could not be opened"),
     ("rowtide_room_closed_total", "sockets that documents closed, by reason"),
     ("rowtide_journal_bytes", "the size of the journal of edits on disk"),
+    (
+        "rowtide_journal_write_seconds",
+        "how long a group of edits takes until it is durable in the journal",
+    ),
     (
         "rowtide_journal_failing",
         "1 while the journal cannot be written, and documents can only be read",
