@@ -22,14 +22,15 @@ test:
 	scripts/circles.sh
 	scripts/names.sh
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo build --workspace --all-targets --locked
 	ROWTIDE_FUZZ_SECONDS=$${ROWTIDE_FUZZ_SECONDS:-60} cargo test --workspace --locked
 	ROWTIDE_PG_TESTS="catalog column_added kinds_of_tables setup_and_check stream" scripts/postgres.sh 14 18
-	scripts/smoke.sh
-	$(MAKE) --no-print-directory test-js
+	ROWTIDE_BUILT=yes scripts/smoke.sh
+	$(MAKE) --no-print-directory test-js ROWTIDE_BUILT=yes
 
 test-js:
 	@scripts/prepare.sh js
-	cargo build --quiet --locked -p rowtide
+	[ -n "$(ROWTIDE_BUILT)" ] || cargo build --quiet --locked -p rowtide
 	cd clients/js && npm run --silent check && npm test --silent
 	cd examples/files/web && npm run --silent check && npm test --silent
 	cd examples/notes/web && npm test --silent

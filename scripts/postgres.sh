@@ -71,7 +71,8 @@ fetch() {
   echo "$dir/native/bin"
 }
 
-cargo build --quiet --workspace --locked --bin rowtide
+# As the tests are built: another choice of targets is another choice of features, and builds everything again.
+cargo build --quiet --workspace --all-targets --locked
 tests=()
 for name in ${ROWTIDE_PG_TESTS:-$everything}; do tests+=(--test "$name"); done
 

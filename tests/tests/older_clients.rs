@@ -256,8 +256,12 @@ async fn mutations_of_a_user_are_applied_in_the_order_in_which_they_came() {
     let schema = app.database.names().schema;
     let order =
         format!("SELECT string_agg(name, ' ' ORDER BY number) FROM {schema}.named_mutation");
+    // A commit is streamed before others see it.
+    eventually("the last one is seen", || async {
+        (app.one("SELECT name FROM file WHERE id = 'edit'").await == "4").then_some(())
+    })
+    .await;
     assert_eq!(app.one(&order).await, "m1 m2 m3 m4");
-    assert_eq!(app.one("SELECT name FROM file WHERE id = 'edit'").await, "4");
 }
 
 #[tokio::test(flavor = "multi_thread")]
