@@ -23,7 +23,7 @@ test:
 	scripts/names.sh
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo build --workspace --all-targets --locked
-	ROWTIDE_FUZZ_SECONDS=$${ROWTIDE_FUZZ_SECONDS:-60} cargo test --workspace --locked
+	scripts/test.sh
 	ROWTIDE_PG_TESTS="catalog column_added kinds_of_tables setup_and_check stream" scripts/postgres.sh 14 18
 	ROWTIDE_BUILT=yes scripts/smoke.sh
 	$(MAKE) --no-print-directory test-js ROWTIDE_BUILT=yes
