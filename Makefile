@@ -29,12 +29,12 @@ test:
 	scripts/postgres.sh 14 & oldest=$$!; \
 	scripts/postgres.sh 18; newest=$$?; \
 	wait $$oldest && exit $$newest
-	ROWTIDE_BUILT=yes scripts/smoke.sh
-	$(MAKE) --no-print-directory test-js ROWTIDE_BUILT=yes
+	BUILT=yes scripts/smoke.sh
+	$(MAKE) --no-print-directory test-js BUILT=yes
 
 test-js:
 	@scripts/prepare.sh js
-	[ -n "$(ROWTIDE_BUILT)" ] || cargo build --quiet --locked -p rowtide
+	[ -n "$(BUILT)" ] || cargo build --quiet --locked -p rowtide
 	cd clients/js && npm run --silent check && npm test --silent
 	cd examples/files/web && npm run --silent check && npm test --silent
 	cd examples/notes/web && npm test --silent

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 dir=$(mktemp -d /tmp/rowtide-smoke.XXXXXX)
 chmod 755 "$dir"
-[ -n "${ROWTIDE_BUILT:-}" ] || cargo build --quiet -p rowtide
+[ -n "${BUILT:-}" ] || cargo build --quiet -p rowtide
 rowtide="${CARGO_TARGET_DIR:-target}/debug/rowtide"
 
 pids=()
