@@ -44,10 +44,14 @@ impl Dir {
         self.0.join("objects")
     }
 
-    /// What is on the disk now, as a crash would leave it.
+    /// What is on the disk now, as a crash would leave it: the journal first, because an object that is newer than the
+    /// journal is one that was saved before the crash, and an older one has lost edits.
     fn crash(&self) -> Dir {
         let copy = Dir::new();
-        copy_dir(&self.0, &copy.0);
+        for dir in ["journal", "objects"] {
+            fs::create_dir(copy.0.join(dir)).unwrap();
+            copy_dir(&self.0.join(dir), &copy.0.join(dir));
+        }
         copy
     }
 }
@@ -60,7 +64,11 @@ fn copy_dir(from: &Path, to: &Path) {
             fs::create_dir(&to).unwrap();
             copy_dir(&entry.path(), &to);
         } else {
-            fs::copy(entry.path(), &to).unwrap();
+            match fs::copy(entry.path(), &to) {
+                // An object that was being written has its own name meanwhile.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                copied => drop(copied.unwrap()),
+            }
         }
     }
 }
