@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod yjs;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -20,6 +22,7 @@ use rowtide_documents::host::{
 use rowtide_documents::place::{Access, Closing, Frame, Reason, Socket};
 use rowtide_documents::tlsync::TlsyncLimits;
 use rowtide_documents::yjs::YjsLimits;
+use yjs::{read_number, sync_message};
 use yrs::block::ClientID;
 use yrs::updates::decoder::Decode;
 use yrs::updates::encoder::Encode;
@@ -134,34 +137,6 @@ async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
     waited.await.unwrap_or_else(|_| panic!("{what} never comes"));
 }
 
-fn number(out: &mut Vec<u8>, mut number: u64) {
-    while number > 0x7f {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
-fn read_number(bytes: &mut &[u8]) -> u64 {
-    let mut number = 0;
-    for shift in (0..).step_by(7) {
-        let byte = bytes[0];
-        *bytes = &bytes[1..];
-        number |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            break;
-        }
-    }
-    number
-}
-
-fn sync_message(kind: u8, content: &[u8]) -> Frame {
-    let mut out = vec![0, kind];
-    number(&mut out, content.len() as u64);
-    out.extend_from_slice(content);
-    Frame::Binary(out.into())
-}
-
 fn new_doc() -> Doc {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let client = u64::from(std::process::id()) << 16 | NEXT.fetch_add(1, Ordering::Relaxed);
@@ -244,6 +219,19 @@ impl Peer {
 
     async fn hear_text(&mut self, text: &str) {
         self.hear_until(text, |peer| peer.text() == text).await;
+    }
+
+    /// As [`Peer::hear_text`], while another one listens and answers.
+    async fn hear_text_while(&mut self, text: &str, other: &mut Peer) {
+        let listening = async {
+            loop {
+                other.hear().await;
+            }
+        };
+        tokio::select! {
+            () = listening => {}
+            () = self.hear_text(text) => {}
+        }
     }
 
     async fn hear_closing(&mut self) -> Closing {
@@ -416,17 +404,7 @@ async fn a_document_with_too_much_that_is_not_saved_can_only_be_read() {
     mend_storage(&dir);
     // What was written meanwhile is asked for, and nothing is lost.
     let all = writer.text();
-    let doc = writer.doc.clone();
-    let listening = async {
-        loop {
-            writer.hear().await;
-        }
-    };
-    tokio::select! {
-        () = listening => {}
-        () = reader.hear_text(&all) => {}
-    }
-    drop(doc);
+    reader.hear_text_while(&all, &mut writer).await;
 }
 
 #[tokio::test]
@@ -630,15 +608,7 @@ async fn access_changes_and_sockets_are_closed_while_they_are_there() {
     host.set_access(&note("a"), guest.seat.socket(), Access::Edit).await;
     guest.write("three ").await;
     let (everything, socket) = (guest.text(), guest.seat.socket());
-    let listening = async {
-        loop {
-            guest.hear().await;
-        }
-    };
-    tokio::select! {
-        () = listening => {}
-        () = owner.hear_text(&everything) => {}
-    }
+    owner.hear_text_while(&everything, &mut guest).await;
     let forbidden = Closing::Final(Reason::Forbidden);
     host.close_where(&note("a"), move |other: Socket| (other == socket).then_some(forbidden)).await;
     assert_eq!(guest.hear_closing().await, forbidden);
@@ -876,14 +846,6 @@ async fn full_disk() {
     // When there is space, what was written meanwhile comes.
     limit(None);
     let all = writer.text();
-    let listening = async {
-        loop {
-            writer.hear().await;
-        }
-    };
-    tokio::select! {
-        () = listening => {}
-        () = reader.hear_text(&all) => {}
-    }
+    reader.hear_text_while(&all, &mut writer).await;
     assert!(!host.health().journal_failing);
 }

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod yjs;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use rowtide_documents::place::{Access, Closing, Effect, Frame, Reason, Socket};
 use rowtide_documents::yjs::{YjsLimits, YjsRoom};
+use yjs::{SYNC, number, read_number, sync_message};
 use yrs::block::ClientID;
 use yrs::updates::decoder::Decode;
 use yrs::updates::encoder::Encode;
@@ -18,7 +21,6 @@ use yrs::{
     StateVector, Text, Transact, Update, XmlElementPrelim, XmlFragment, XmlTextPrelim,
 };
 
-const SYNC: u8 = 0;
 const AUTH: u8 = 2;
 
 fn doc(client: u64) -> Doc {
@@ -27,35 +29,6 @@ fn doc(client: u64) -> Doc {
     // What is cleaned up depends on how updates were grouped when they came.
     options.cleanup_formatting = false;
     Doc::with_options(options)
-}
-
-/// A number as lib0 writes it.
-fn number(out: &mut Vec<u8>, mut number: u64) {
-    while number > 0x7f {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
-fn read_number(bytes: &mut &[u8]) -> u64 {
-    let mut number = 0;
-    for shift in (0..).step_by(7) {
-        let byte = bytes[0];
-        *bytes = &bytes[1..];
-        number |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            break;
-        }
-    }
-    number
-}
-
-fn sync_message(kind: u8, content: &[u8]) -> Frame {
-    let mut out = vec![SYNC, kind];
-    number(&mut out, content.len() as u64);
-    out.extend_from_slice(content);
-    Frame::Binary(out.into())
 }
 
 fn apply(doc: &Doc, update: &[u8]) {

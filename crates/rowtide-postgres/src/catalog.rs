@@ -85,6 +85,17 @@ pub(crate) fn parts_below(roots: &str) -> String {
     )
 }
 
+/// For a `WITH RECURSIVE`: the tables (`root`) whose oids are in the array `tables`, each with itself and with its partitions at
+/// any depth (`oid`).
+pub(crate) fn whole_tables(tables: &str) -> String {
+    let part = parts_below(&format!("SELECT unnest({tables})"));
+    format!(
+        "{part}, rel AS (
+  SELECT oid AS root, oid FROM unnest({tables}) AS oid UNION SELECT root, oid FROM part
+)"
+    )
+}
+
 /// For a `WITH RECURSIVE`: the tables (`rel`) whose oids the query `tables` has, each with itself and with all that it is a
 /// partition of (`oid`, `relnamespace`).
 pub(crate) fn tables_above(tables: &str) -> String {
@@ -286,7 +297,8 @@ pub(crate) async fn read_in_transaction(
 /// The server's version, such as 180004.
 pub(crate) async fn server_version(client: &Client) -> Result<i32, tokio_postgres::Error> {
     let sql = "SELECT current_setting('server_version_num')::int";
-    Ok(client.query_one(sql, &[]).await?.get(0))
+    // As a pooler's connection answers it, too, which prepares nothing.
+    Ok(client.query_typed(sql, &[]).await?.first().map_or(0, |row| row.get(0)))
 }
 
 /// The encoding of the database, if it is one that cannot be served. What a database in another encoding than UTF-8

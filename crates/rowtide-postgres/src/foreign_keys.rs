@@ -8,7 +8,7 @@ use rowtide_plan::plan::{Plan, Table};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Row};
 
-use crate::catalog::parts_below;
+use crate::catalog::{server_version, tables_above, whole_tables};
 use crate::check::fatal;
 use crate::sequences::oids;
 
@@ -33,10 +33,7 @@ pub(crate) async fn in_the_way(client: &Client, plan: &Plan) -> Result<Vec<Probl
     ];
     let mut problems: Vec<Problem> =
         client.query_typed(&rights_sql(), &sets[..4]).await?.iter().map(right).collect();
-    // As by a pooler's connection, which prepares nothing.
-    let version = "SELECT current_setting('server_version_num')::int";
-    let version = client.query_typed(version, &[]).await?.first().map_or(0, |row| row.get(0));
-    let sql = unpublishable_sql(version);
+    let sql = unpublishable_sql(server_version(client).await?);
     problems.extend(client.query_typed(&sql, &sets).await?.iter().map(identity));
     Ok(problems)
 }
@@ -89,13 +86,11 @@ fn named(relation: &str, numbers: &str) -> String {
 /// For a `WITH RECURSIVE`: the tables (`oid`) of which rows may be deleted (`event` is `d`) or updated (`u`, of which columns)
 /// by mutations, or because of these by foreign keys.
 fn reached() -> String {
-    let part = parts_below("SELECT unnest($1 || $2 || $3)");
+    let relations = whole_tables("$1 || $2 || $3");
     let (referred, referring) =
         (named("k.confrelid", "k.confkey"), named("k.conrelid", "k.conkey"));
     format!(
-        "{part}, rel AS (
-  SELECT oid AS root, oid FROM unnest($1 || $2 || $3) AS oid UNION SELECT root, oid FROM part
-), changed AS (
+        "{relations}, changed AS (
   SELECT oid, array_agg(name COLLATE \"C\") AS columns FROM unnest($3, $4) AS u(oid, name) GROUP BY oid
 ), reached AS (
   SELECT rel.oid, 'd' AS event, NULL::text[] COLLATE \"C\" AS columns FROM rel WHERE rel.root = ANY ($2)
@@ -147,12 +142,12 @@ ORDER BY 1"
 /// The tables that are not served (`$5` are) and of which foreign keys delete or update rows, with a publication that streams
 /// these and cannot: Postgres wants to tell the row by its replica identity, and a filter to know it by that.
 fn unpublishable_sql(version: i32) -> String {
-    let reached = reached();
+    let (reached, above) = (reached(), tables_above("SELECT oid FROM reached"));
     // A schema can be published since 15.
     let in_schema = match version >= 150_000 {
         true => {
-            "OR EXISTS (SELECT FROM above JOIN pg_class k ON k.oid = above.oid
-      JOIN pg_publication_namespace s ON s.pnnspid = k.relnamespace WHERE above.rel = c.oid AND s.pnpubid = p.oid)"
+            "OR EXISTS (SELECT FROM above JOIN pg_publication_namespace s ON s.pnnspid = above.relnamespace
+      WHERE above.rel = c.oid AND s.pnpubid = p.oid)"
         }
         false => "",
     };
@@ -162,11 +157,7 @@ fn unpublishable_sql(version: i32) -> String {
       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
         AND (c.relreplident = 'f' OR a.attnum = ANY (i.indkey))";
     format!(
-        "WITH RECURSIVE {reached}, above AS (
-  SELECT oid AS rel, oid FROM reached UNION
-  SELECT above.rel, h.inhparent FROM above JOIN pg_class k ON k.oid = above.oid AND k.relispartition
-  JOIN pg_inherits h ON h.inhrelid = above.oid
-)
+        "WITH RECURSIVE {reached}, {above}
 SELECT DISTINCT c.oid::regclass::text, quote_ident(p.pubname), reached.event
 FROM reached JOIN pg_class c ON c.oid = reached.oid AND c.relkind = 'r' AND c.relpersistence = 'p'
 JOIN pg_publication p ON CASE reached.event WHEN 'd' THEN p.pubdelete ELSE p.pubupdate END

@@ -13,7 +13,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Row};
 
-use crate::catalog::parts_below;
+use crate::catalog::whole_tables;
 use crate::check::{current_role, fatal};
 use crate::connect::reason;
 use crate::foreign_keys::{self, ENFORCED};
@@ -161,16 +161,6 @@ const TRIGGER_INSERT: i32 = 1 << 2;
 const TRIGGER_DELETE: i32 = 1 << 3;
 const TRIGGER_UPDATE: i32 = 1 << 4;
 
-/// For a `WITH RECURSIVE`: the tables `$1` (`root`), each with itself and its partitions (`oid`).
-fn relations() -> String {
-    let part = parts_below("SELECT unnest($1)");
-    format!(
-        "{part}, rel AS (
-  SELECT oid AS root, oid FROM unnest($1) AS oid UNION SELECT root, oid FROM part
-)"
-    )
-}
-
 /// The functions that what is in `by` calls, also as operators, and that the role that asks may not call: with the table, and
 /// the other columns of `by`.
 fn lacking_of(others: &str) -> String {
@@ -188,7 +178,7 @@ WHERE NOT has_function_privilege(p.oid, 'EXECUTE') ORDER BY 1, 2"
 
 /// The functions that are called for each row that is inserted or updated.
 fn functions_sql() -> String {
-    let (relations, lacking) = (relations(), lacking_of(""));
+    let (relations, lacking) = (whole_tables("$1"), lacking_of(""));
     format!(
         "WITH RECURSIVE {relations}, type AS (
   SELECT rel.root, a.atttypid AS oid FROM rel JOIN pg_attribute a ON a.attrelid = rel.oid AND a.attnum > 0
@@ -217,7 +207,7 @@ fn functions_sql() -> String {
 
 /// The functions that conditions of triggers call. What triggers run needs no right.
 fn conditions_sql() -> String {
-    let relations = relations();
+    let relations = whole_tables("$1");
     let lacking = lacking_of(", by.root, by.events, by.columns");
     format!(
         "WITH RECURSIVE {relations}, by AS (

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use rowtide_plan::catalog::TableName;
 use rowtide_plan::check::Problem;
-
 use rowtide_plan::plan::{BranchId, Plan, Table};
 use rowtide_plan::sql::{load_sql, quote_table};
 use tokio::time::timeout;
