@@ -111,12 +111,11 @@ enum Told {
     Nothing,
     /// The shape of a root.
     Root(TableId, u32),
-    /// Behind it, that of a partition that was made since the tables were looked at, or that is gone already: what came or went
-    /// with it as a whole is not streamed.
-    UnknownPartition {
+    /// Behind it, that of a partition of which not all is streamed.
+    Partition {
         root: u32,
         oid: u32,
-        name: String,
+        what: String,
     },
 }
 
@@ -309,12 +308,23 @@ impl Assembler {
                 Told::Root(*table, relation.id)
             }
             (Known::Other, Told::Root(table, root)) => {
-                let mut known = streaming(*table).partitions.iter();
-                if known.any(|part| part.oid == relation.id) {
-                    return Told::Nothing;
-                }
-                let (oid, name) = (relation.id, relation.name.to_owned());
-                Told::UnknownPartition { root: *root, oid, name }
+                let is_known =
+                    streaming(*table).partitions.iter().any(|part| part.oid == relation.id);
+                let whole =
+                    self.plan.table(*table).catalog.replica_identity == ReplicaIdentity::Full;
+                let name = relation.name;
+                let what = match is_known {
+                    // It was made since the tables were looked at, or is gone already.
+                    false => format!("it has, or had for a moment, another partition `{name}`"),
+                    // Changes of it will have the root's identity, and not say how much of the old row they bring.
+                    true if whole && relation.replica_identity != b'f' => {
+                        format!(
+                            "its partition `{name}` has, or had for a moment, a smaller replica identity"
+                        )
+                    }
+                    true => return Told::Nothing,
+                };
+                Told::Partition { root: *root, oid: relation.id, what }
             }
             _ => Told::Nothing,
         }
@@ -437,10 +447,9 @@ impl Assembler {
             open.let_go();
         }
         let catalog = &self.plan.table(table).catalog;
-        if let Told::UnknownPartition { root, oid, name } = told
+        if let Told::Partition { root, oid, what } = told
             && root == relation
         {
-            let what = format!("it has, or had for a moment, another partition `{name}`");
             open.tell(oid, &Unfit { table: catalog.name.clone(), what }, events);
             return Ok(());
         }

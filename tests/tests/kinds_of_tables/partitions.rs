@@ -179,12 +179,30 @@ async fn rows_that_go_while_a_partition_has_a_smaller_identity_for_a_moment_are_
              ALTER TABLE event_2_odd REPLICA IDENTITY FULL; COMMIT",
         )
         .await;
+    // Another change of the partition keeps who looks from seeing it. What is inserted is whole, what is deleted is not.
+    stage.events("INSERT INTO event VALUES (14, 3, 'ann', 'e'), (16, 6, 'ann', 'f')").await;
+    stage
+        .events(
+            "BEGIN; ALTER TABLE event_2_odd REPLICA IDENTITY DEFAULT; COMMIT; INSERT INTO event VALUES (13, 5, 'bob', 'g'); \
+             DELETE FROM event WHERE at = 14; BEGIN; ALTER TABLE event_2_odd REPLICA IDENTITY FULL; COMMIT; \
+             ALTER TABLE event ADD COLUMN more int",
+        )
+        .await;
     // Also while no server runs.
     stage.app.stop_server().await;
     stage
         .run(
             "BEGIN; ALTER TABLE event_2_rest REPLICA IDENTITY DEFAULT; COMMIT; DELETE FROM event WHERE id = 4; \
              BEGIN; ALTER TABLE event_2_rest REPLICA IDENTITY FULL; COMMIT",
+        )
+        .await;
+    stage.app.start_server().await;
+    stage.holds("event", ROWS).await;
+    stage.app.stop_server().await;
+    stage
+        .run(
+            "BEGIN; ALTER TABLE event_2_rest REPLICA IDENTITY DEFAULT; COMMIT; DELETE FROM event WHERE id = 6; \
+             BEGIN; ALTER TABLE event_2_rest REPLICA IDENTITY FULL; COMMIT; ALTER TABLE event ADD COLUMN most int",
         )
         .await;
     stage.app.start_server().await;
