@@ -23,6 +23,7 @@ use crate::event::{ConnectionError, Event};
 use crate::journal::Journal;
 use crate::optimistic::ApplyError;
 use crate::options::ClientOptions;
+use crate::received;
 use crate::shared::SharedState;
 use crate::storage::{Storage, StorageError};
 
@@ -158,7 +159,7 @@ async fn connection(
                 continue;
             }
         };
-        let message = match ServerMessage::parse(&text) {
+        let message = match received::read(&text) {
             Ok(message) => message,
             Err(error) => break again(format!("the server sent what cannot be read: {error}")),
         };

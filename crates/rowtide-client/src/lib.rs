@@ -41,6 +41,7 @@ mod optimistic;
 mod options;
 mod overlay;
 mod queue;
+mod received;
 mod replica;
 mod row;
 mod shared;
