@@ -7,10 +7,10 @@ use std::time::Duration;
 use rowtide::config::{Config, Settings};
 use rowtide::limits::{
     self, ACCEPT_BACKLOG, AUTH_PER_MINUTE, CONNECT_TIMEOUT, ClientLimits, ConnectionLimits,
-    DRAIN_TIMEOUT, FIRST_MESSAGE_BYTES, FULL_PATIENCE, HEAD_BYTES, HEALTH_CONNECTIONS,
-    HEALTH_TIMEOUT, MAX_TOKEN_BYTES, MAX_USER_ID_BYTES, MESSAGES_PER_SECOND, MUTATION_QUEUE,
-    MUTATION_QUEUE_BYTES, PING_AFTER, RATE_PATIENCE, SAVE_TIMEOUT, SILENCE, STOP_PATIENCE,
-    WRITE_TIMEOUT, documents,
+    DRAIN_TIMEOUT, FIRST_MESSAGE_BYTES, FULL_PATIENCE, GOODBYE_MESSAGES, GOODBYE_TIMEOUT,
+    HEAD_BYTES, HEALTH_CONNECTIONS, HEALTH_TIMEOUT, MAX_TOKEN_BYTES, MAX_USER_ID_BYTES,
+    MESSAGES_PER_SECOND, MUTATION_QUEUE, MUTATION_QUEUE_BYTES, PING_AFTER, RATE_PATIENCE,
+    SAVE_TIMEOUT, SILENCE, STOP_PATIENCE, WRITE_TIMEOUT, documents,
 };
 use rowtide_documents::host::HostLimits;
 use rowtide_documents::tlsync::TlsyncLimits;
@@ -188,6 +188,10 @@ fn what_cannot_be_set_is_what_the_page_tells_of() {
         (
             "edits of one document that are not saved; beyond it the document can only be read",
             mib(host.unsaved_bytes),
+        ),
+        (
+            "a client that the server closes the connection of is still read for",
+            format!("{}, {} messages", s(GOODBYE_TIMEOUT), number(GOODBYE_MESSAGES as u64)),
         ),
         (
             "stopping: for what was sent to be acknowledged, for goodbyes and mutations in all, for documents to be saved",

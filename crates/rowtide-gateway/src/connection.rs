@@ -21,7 +21,9 @@ use crate::conversation::{ClaimRequest, Conversation, Effect, Ending, Input, Kno
 use crate::engines::EngineSession;
 use crate::gate::{Socket, TooLong};
 use crate::gateway::Services;
-use crate::limits::{FLUSH_BYTES, LONGEST_WAIT, MESSAGES_PER_SECOND, WRITE_TIMEOUT};
+use crate::limits::{
+    FLUSH_BYTES, GOODBYE_MESSAGES, LONGEST_WAIT, MESSAGES_PER_SECOND, WRITE_TIMEOUT,
+};
 use crate::listening::Listening;
 use crate::opening::NotServing;
 use crate::outlet::Outlet;
@@ -412,7 +414,8 @@ where
         let until = clock.instant(self.listening.say_goodbye(clock.time()));
         let goodbye = async {
             self.socket.send(Message::Close(Some(close))).await?;
-            while let Some(Ok(message)) = self.socket.next().await {
+            for _ in 0..GOODBYE_MESSAGES {
+                let Some(Ok(message)) = self.socket.next().await else { break };
                 if let Message::Text(text) = message {
                     // It is over already.
                     drop(self.step(Input::Text(&text)).await);

@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use crate::connection::unreadable;
 use crate::gate::Socket;
-use crate::limits::{GOODBYE_TIMEOUT, MESSAGES_PER_SECOND, WRITE_TIMEOUT};
+use crate::limits::{GOODBYE_MESSAGES, GOODBYE_TIMEOUT, MESSAGES_PER_SECOND, WRITE_TIMEOUT};
 use crate::now::Clock;
 use crate::pace::Pace;
 use crate::telemetry::{self, Limit};
@@ -126,7 +126,10 @@ pub(crate) async fn goodbye(mut socket: Socket, code: u16, reason: &'static str)
     let close = CloseFrame { code: code.into(), reason: Utf8Bytes::from_static(reason) };
     let said = async {
         drop(socket.send(Message::Close(Some(close))).await);
-        while let Some(Ok(_)) = socket.next().await {}
+        // Without an end there is no pace, either.
+        for _ in 0..GOODBYE_MESSAGES {
+            let Some(Ok(_)) = socket.next().await else { break };
+        }
     };
     // Whether the client hears it is up to the client.
     drop(timeout(GOODBYE_TIMEOUT, said).await);

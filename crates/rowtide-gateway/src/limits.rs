@@ -58,6 +58,8 @@ pub const FLUSH_BYTES: usize = 256 << 10;
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client may take to hear that the server closes its connection.
 pub const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How many messages are still read of a client that was told goodbye: those that were on their way.
+pub const GOODBYE_MESSAGES: usize = 10_000;
 /// After this long at the latest a token is looked at again: an `Instant` cannot be as far away as a
 /// token may end, and the clock that tokens go by may be set.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);

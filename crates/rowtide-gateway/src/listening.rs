@@ -1,9 +1,9 @@
 //! What is read of a client, from its first message to its last. As a rule that is up to its conversation. When the
 //! server stops, what has arrived already comes first: it is read before the conversation hears of the stop, as far
 //! as the conversation reads, and so many messages at the most, so that one who sends without an end does not keep
-//! the server. After the goodbye everything is read, until the client has gone or has had its time: what it had sent
-//! before it heard of the end may be of use, and dropping the socket with something unread may take the goodbye
-//! back. Pure.
+//! the server. After the goodbye everything is read, until the client has gone or has had its time and its share
+//! (`GOODBYE_MESSAGES`): what it had sent before it heard of the end may be of use, and dropping the socket with
+//! something unread may take the goodbye back. Pure.
 
 use std::time::Duration;
 
