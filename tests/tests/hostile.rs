@@ -3,6 +3,7 @@
 //! counted for the operator which limit was reached.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -166,6 +167,11 @@ async fn halves_of_requests_are_given_up() {
     };
     timeout(PATIENCE, dripped).await.expect("a head that drips is given up");
     bystander.assert_undisturbed(&app, "slow ones").await;
+    eventually("the bystander and who asks are left", || async {
+        let metrics = http_get(&app, "/metrics").await;
+        (value_in(&metrics, "rowtide_connections") == 2.0).then_some(())
+    })
+    .await;
     drop(slow);
 }
 
@@ -264,12 +270,34 @@ async fn a_flood_of_tokens_and_of_pings_waits_with_its_sender() {
     assert!(limited(&app, "messages").await > messages);
 }
 
+/// Of who was told to go what was on its way is still read, and no more: there is no pace then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_a_stranger_who_was_sent_away_is_not_read() {
+    /// As many as the buffers of sockets may hold beside those that are read.
+    const IN_BUFFERS: usize = 100_000;
+    let app = app(|_, _| ()).await;
+    let mut bystander = Bystander::of(&app).await;
+    let ping = [&[0x89, 0xfd, 0, 0, 0, 0][..], &[b'x'; 125]].concat();
+    let pings = ping.repeat(500);
+    let mut stranger = open(app.address(), 1, UPGRADE).await.remove(0);
+    stranger.write_all(&[0x81, 0x81, 0, 0, 0, 0, b'x']).await.unwrap();
+    let mut sent = 0;
+    let flood = async {
+        while stranger.write_all(&pings).await.is_ok() {
+            sent += 500;
+        }
+    };
+    timeout(PATIENCE, flood).await.expect("the connection ends");
+    assert!(sent <= rowtide::limits::GOODBYE_MESSAGES + IN_BUFFERS, "{sent} were taken");
+    bystander.assert_undisturbed(&app, "pings of a stranger").await;
+}
+
 /// A server that is a process of its own, and may have so many files open.
 struct Served {
     running: Running,
     address: SocketAddr,
     _database: Database,
-    _dir: Dir,
+    dir: Dir,
 }
 
 impl Served {
@@ -285,7 +313,8 @@ impl Served {
         assert_eq!(set_up.code(), Some(0), "{set_up:?}");
         let serve = rowtide(["serve", "--listen", "127.0.0.1:0", "--log-dir", &log_dir]);
         let mut command = Command::new("sh");
-        command.arg("-c").arg(format!("ulimit -n {files} && exec \"$0\" \"$@\""));
+        // As some containers have it.
+        command.arg("-c").arg(format!("umask 000; ulimit -n {files} && exec \"$0\" \"$@\""));
         command.arg(serve.get_program()).args(serve.get_args()).args(settings);
         command.arg(database.name());
         // Variables of the test run are no settings of the server.
@@ -296,7 +325,7 @@ impl Served {
         command.env("ROWTIDE_TOKEN_SECRET", SECRET).current_dir("/");
         let mut running = Running::start(command);
         let address = running.line("ready http://").await.parse::<SocketAddr>().unwrap();
-        Served { running, address, _database: database, _dir: dir }
+        Served { running, address, _database: database, dir }
     }
 
     /// What it answers, which has to be 200, within a time.
@@ -359,6 +388,16 @@ async fn no_more_files_may_be_open_and_health_is_told_all_the_same() {
         (served.connections().await == 1.0).then_some(())
     })
     .await;
+    // Nor may others read what it has written, whatever its umask is.
+    let mut ways = vec![served.dir.path().join("log")];
+    while let Some(way) = ways.pop() {
+        let metadata = std::fs::metadata(&way).unwrap();
+        let mode = metadata.permissions().mode() & 0o777;
+        assert_eq!(mode, if metadata.is_dir() { 0o700 } else { 0o600 }, "{}", way.display());
+        if metadata.is_dir() {
+            ways.extend(std::fs::read_dir(&way).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
     drop(served.running.stop().await);
 }
 

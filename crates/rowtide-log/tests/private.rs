@@ -27,7 +27,8 @@ fn rights(dir: &Path) -> Vec<(String, u32)> {
 #[track_caller]
 fn assert_private(dir: &Path) {
     for (name, mode) in rights(dir) {
-        assert_eq!(mode & 0o077, 0, "{name} has {mode:o}");
+        let only = if name == "." { 0o700 } else { 0o600 };
+        assert_eq!(mode, only, "{name} has {mode:o}");
     }
 }
 
@@ -41,6 +42,8 @@ fn only_the_owner_may_read_it_from_the_beginning_and_after_it_was_opened_again()
     kit::append(&mut opened.log, &opened.reader, &[first]);
     assert!(rights(&log).len() > 3, "a database, what is beside it, the lock");
     assert_private(&log);
+    // Nor put another in its place.
+    assert_eq!(rights(log.parent().unwrap())[0].1, 0o700);
     drop(opened);
     // As an earlier version, or a copy, has left it.
     for (name, _) in rights(&log) {

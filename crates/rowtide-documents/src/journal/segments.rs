@@ -24,7 +24,8 @@ const SPACE: usize = 1 << 20;
 /// belongs to another user is theirs to protect.
 pub(super) fn make_private(dir: &Path) -> io::Result<()> {
     if let Some(parent) = dir.parent() {
-        fs::create_dir_all(parent)?;
+        // Who may write in it could put another in its place.
+        DirBuilder::new().recursive(true).mode(OWN_DIR).create(parent)?;
     }
     match DirBuilder::new().mode(OWN_DIR).create(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
