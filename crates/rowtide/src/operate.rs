@@ -51,7 +51,7 @@ impl Against {
     /// What is wrong with the database as it is, and what shows when a server's way is tried.
     async fn problems(self, trial: &Trial) -> Result<Vec<Problem>> {
         let Against { client, names, plan, not_set_up: mut problems } = self;
-        let failed = |error| said(reason(&error));
+        let failed = |error| not_asked(&error);
         let Findings { problems: found, known } =
             check_database(&client, &names, &plan).await.map_err(failed)?;
         problems.extend(found);
@@ -78,20 +78,21 @@ async fn fit_unlocked(
     definition: &Definition,
     attempts: Option<usize>,
 ) -> Result<(Plan, Vec<Problem>)> {
-    client.batch_execute(ATTEMPT).await.map_err(|error| said(reason(&error)))?;
+    client.batch_execute(ATTEMPT).await.map_err(|error| not_asked(&error))?;
     let mut attempt = 1;
     loop {
         let error = match fit(client, definition).await {
             Ok(fitted) => {
                 let reset = client.batch_execute("RESET lock_timeout").await;
-                reset.map_err(|error| said(reason(&error)))?;
+                reset.map_err(|error| not_asked(&error))?;
                 return Ok(fitted);
             }
             Err(ApplicationError::Postgres(error)) if is_locked(&error) => error,
+            Err(ApplicationError::Postgres(error)) => return Err(not_asked(&error)),
             Err(error) => return Err(error.into()),
         };
         let who = in_the_way(client, &definition.tables()).await;
-        let who = who.map_err(|error| said(reason(&error)))?;
+        let who = who.map_err(|error| not_asked(&error))?;
         if attempts == Some(attempt) {
             let who = who.map_or_else(|| reason(&error), |who| format!("locked by {who}"));
             return Err(miette!("the tables cannot be looked at: {who}"));
@@ -108,6 +109,18 @@ async fn fit_unlocked(
 
 fn is_locked(error: &tokio_postgres::Error) -> bool {
     error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
+}
+
+/// A question that Postgres does not answer. Where the role may not ask it, the database was hardened.
+fn not_asked(error: &tokio_postgres::Error) -> Report {
+    let why = format!("Postgres cannot be asked about the database: {}", reason(error));
+    match error.code() {
+        Some(&SqlState::INSUFFICIENT_PRIVILEGE) => miette!(
+            help = "let the role read Postgres' catalogs and call its functions, as every role may by itself",
+            "{why}"
+        ),
+        _ => said(why),
+    }
 }
 
 /// A database that cannot be reached, with what may help.
