@@ -2,16 +2,17 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use rowtide::auth::{Auth, AuthOptions};
-use rowtide_tests::{App, Bystander, Ending, Raw, SECRET, eventually};
+use rowtide_tests::{App, Bystander, Captured, Ending, Raw, SECRET, eventually};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::filter::LevelFilter;
 
 // Made for these tests with openssl; they open nothing.
 const RSA: &str = include_str!("auth/rsa.pem");
@@ -26,6 +27,18 @@ const JWKS_NEXT: &str = include_str!("auth/jwks_next.json");
 const HEADER_NONE: &str = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0";
 /// How far clocks may be apart, in seconds; see docs/configuration.md.
 const LEEWAY: u64 = 5;
+
+/// What is warned of in this process.
+fn warnings() -> &'static Captured {
+    static WARNINGS: OnceLock<Captured> = OnceLock::new();
+    WARNINGS.get_or_init(|| {
+        let warnings = Captured::default();
+        let writer = warnings.clone();
+        let log = tracing_subscriber::fmt().with_ansi(false).with_max_level(LevelFilter::WARN);
+        log.with_writer(move || writer.clone()).init();
+        warnings
+    })
+}
 
 async fn app(auth: AuthOptions) -> App {
     let change = |options: &mut rowtide::server::ServerOptions| options.gateway.auth = auth;
@@ -614,7 +627,10 @@ async fn weak_keys_and_keys_for_something_else_are_passed_over() {
         });
         digits.collect::<String>()
     };
-    for (name, n) in [("1,024 bits", short(128, 0xff)), ("2,041 bits", short(256, 1))] {
+    warnings();
+    for (name, n, bits) in
+        [("1,024 bits", short(128, 0xff), 1_024), ("2,041 bits", short(256, 1), 2_041)]
+    {
         let weak = jwks(|key| {
             if key["kty"] == "RSA" {
                 key["n"] = json!(n);
@@ -631,6 +647,13 @@ async fn weak_keys_and_keys_for_something_else_are_passed_over() {
         let refused = auth.check(&of_issuer(Algorithm::RS256, Some("rsa"), RSA)).await;
         let refused = refused.unwrap_err().to_string();
         assert!(refused.contains("its key is not known"), "{name}: {refused}");
+        // The operator hears which it is.
+        let said = warnings().text(0);
+        let weak = |line: &str| {
+            line.contains("an RSA key of the issuer is not taken: it has fewer than 2048 bits")
+                && line.contains(&format!("bits={bits}"))
+        };
+        assert!(said.lines().any(weak), "{name}: {said}");
     }
     for (name, field, value) in [
         ("for signing", "key_ops", json!(["sign"])),

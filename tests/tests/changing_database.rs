@@ -24,11 +24,12 @@ allow = 'old.owner IN (SELECT who FROM member)'
 
 const TABLES: &str = "
 CREATE TYPE mood AS ENUM ('calm');
-CREATE TABLE item (id text PRIMARY KEY, owner text NOT NULL, n int, name varchar(5), mood mood, spare text, gone text);
+CREATE TABLE item (id text PRIMARY KEY, owner text NOT NULL, n int, name varchar(5), mood mood, spare text, gone text,
+  must text NOT NULL);
 CREATE TABLE judged (id text PRIMARY KEY, owner text NOT NULL, n int);
 CREATE TABLE member (who text);
 INSERT INTO member VALUES ('u1');
-INSERT INTO item (id, owner) VALUES ('i1', 'u1');
+INSERT INTO item (id, owner, must) VALUES ('i1', 'u1', '');
 INSERT INTO judged VALUES ('j1', 'u1', 0);";
 
 /// A client that comes back when its session ends, as clients do.
@@ -117,6 +118,20 @@ async fn no_mutation_is_rejected_because_the_server_knows_the_table_of_before() 
         let is = app.one(&format!("SELECT to_jsonb({column}) FROM item WHERE id = 'i1'")).await;
         assert_eq!(is, value.to_string(), "{sql}");
     }
+    // What had to be given need not be, and may be null.
+    let new = |id: &str| json!([insert("item", json!({ "id": id, "owner": "u1" }))]);
+    let missing = steady.mutate(new("i2")).await;
+    assert!(missing.is_some_and(|(code, _)| code == "constraint"));
+    for (sql, id) in [
+        ("ALTER TABLE item ALTER COLUMN must SET DEFAULT 'given'", "i2"),
+        ("ALTER TABLE item ALTER COLUMN must DROP DEFAULT, ALTER COLUMN must DROP NOT NULL", "i3"),
+    ] {
+        app.database.run(sql).await;
+        assert_eq!(steady.mutate(new(id)).await, None, "{sql}");
+    }
+    assert_eq!(steady.mutate(set("must", Value::Null)).await, None);
+    let is = "SELECT string_agg(coalesce(must, '-'), ' ' ORDER BY id) FROM item";
+    assert_eq!(app.one(is).await, "- given -");
     // What is wrong by the table of now is rejected.
     let rejected = steady.mutate(set("mood", json!("odd"))).await.unwrap();
     assert!(rejected.0 == "bad_request" && rejected.1.contains("calm, wild"), "{rejected:?}");
@@ -427,38 +442,42 @@ async fn the_stream_goes_on_whatever_is_set_for_the_servers_role() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_of_one_name_in_two_schemas_are_two_tables() {
-    let rules = |owner: &str| {
+    // The last has a dot in its own name.
+    const TABLES: [(&str, &str); 3] =
+        [("users", "users"), ("auth.users", "auth.users"), ("public.auth.users", "\"auth.users\"")];
+    let entry = |name: &str| {
         format!(
-            "visible = '{owner} = auth.user_id'\nupdate = [{{ allow = 'old.{owner} = auth.user_id' }}]\n"
+            "[tables.\"{name}\"]\nvisible = 'id = auth.user_id'\nupdate = [{{ allow = 'old.id = auth.user_id' }}]\n"
         )
     };
-    let definition =
-        format!("[tables.users]\n{}[tables.\"auth.users\"]\n{}", rules("id"), rules("id"));
-    let app = App::with(
-        &definition,
-        "CREATE SCHEMA auth;
-         CREATE TABLE users (id text PRIMARY KEY, name text);
-         CREATE TABLE auth.users (id text PRIMARY KEY, name text);
-         INSERT INTO users VALUES ('u1', 'public'); INSERT INTO auth.users VALUES ('u1', 'auth')",
-    )
-    .await;
+    let made = |(name, sql): (&str, &str)| {
+        format!(
+            "CREATE TABLE {sql} (id text PRIMARY KEY, name text); INSERT INTO {sql} VALUES ('u1', 'in {name}');"
+        )
+    };
+    let definition: String = TABLES.iter().map(|(name, _)| entry(name)).collect();
+    let app =
+        App::with(&definition, &format!("CREATE SCHEMA auth; {}", TABLES.map(made).concat())).await;
     let mut raw = Raw::open(&app).await;
     raw.say(&Raw::connect(&App::token("u1"))).await;
     let keys = raw.until("connected").await["tables"].clone();
-    assert_eq!(keys, json!({ "users": { "key": ["id"] }, "auth.users": { "key": ["id"] } }));
-    for _ in 0..2 {
+    for (name, _) in TABLES {
+        assert_eq!(keys[name], json!({ "key": ["id"] }));
+    }
+    for _ in TABLES {
         let snapshot = raw.until("snapshot").await;
-        let schema = if snapshot["table"] == "users" { "public" } else { "auth" };
-        assert_eq!(snapshot["rows"], json!([{ "id": "u1", "name": schema }]), "{snapshot}");
+        let name = format!("in {}", snapshot["table"].as_str().unwrap());
+        assert_eq!(snapshot["rows"], json!([{ "id": "u1", "name": name }]), "{snapshot}");
     }
     let mut writer = Writer::live(&app, "u1").await;
-    for table in ["users", "auth.users"] {
+    for (table, _) in TABLES {
         let row = json!({ "id": "u1", "name": format!("new in {table}") });
         let changes = writer.mutate(json!([update(table, row.clone())])).await.applied();
         assert_eq!(changes, [json!({ "op": "put", "table": table, "row": row })]);
     }
-    assert_eq!(app.one("SELECT name FROM auth.users").await, "new in auth.users");
-    assert_eq!(app.one("SELECT name FROM users").await, "new in users");
+    for (name, sql) in TABLES {
+        assert_eq!(app.one(&format!("SELECT name FROM {sql}")).await, format!("new in {name}"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

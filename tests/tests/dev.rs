@@ -190,9 +190,10 @@ async fn another_application_is_served_from_its_definition_and_migrations() {
     drop((client, dev));
     assert_eq!(dir.cluster("dev"), None);
 
-    // A mistake in a migration is told with its file, and undone.
-    dir.write("migrations/3_more.sql", "ALTER TABLE note ADD COLUMN text text; SELECT nothing");
-    refused_in_a_line(&said(self::dev(&dir, &args)).await, "3_more.sql");
+    // A mistake in a migration is told with its file and line, and undone.
+    dir.write("migrations/3_more.sql", "ALTER TABLE note\n  ADD text text;\nSELECT nothing");
+    let refused = said(self::dev(&dir, &args)).await;
+    refused_in_a_line(&refused, "migration `3_more.sql` failed at line 3");
     assert_eq!(dir.cluster("dev"), None);
 
     // One in the definition with its place.
@@ -330,7 +331,7 @@ async fn what_is_exported_for_a_server_that_is_deployed_is_left_alone() {
     assert_eq!(tables, ["theirs"]);
 }
 
-/// As golang-migrate and Prisma lay them out.
+/// As golang-migrate, Prisma and Diesel lay them out.
 #[tokio::test(flavor = "multi_thread")]
 async fn migrations_of_other_tools_are_applied_as_they_are() {
     for files in [
@@ -346,6 +347,11 @@ async fn migrations_of_other_tools_are_applied_as_they_are() {
                 "20240101000000_note/migration.sql",
                 "CREATE TABLE note (id int PRIMARY KEY, owner text)",
             ),
+        ],
+        [
+            ("2024-01-02-000000_index/up.sql", "CREATE INDEX CONCURRENTLY ON note (owner)"),
+            ("2024-01-01-000000_note/down.sql", "DROP TABLE note"),
+            ("2024-01-01-000000_note/up.sql", "CREATE TABLE note (id int PRIMARY KEY, owner text)"),
         ],
     ] {
         let dir = Dir::new();

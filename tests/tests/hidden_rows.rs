@@ -66,7 +66,33 @@ async fn a_row_that_one_may_not_see_is_neither_waited_for_nor_locked() {
     }
     let over = insert("item", json!({ "id": "hidden", "owner": "eve" }));
     at_once("an insert", eve.mutate(json!([over]))).await.rejected("forbidden", "key is taken");
+    // Nor by a foreign key, where the rule looks whether the writer sees what is referred to.
+    let part = insert("part", json!({ "id": "p", "owner": "eve", "item": "hidden" }));
+    at_once("a reference", eve.mutate(json!([part]))).await.rejected("forbidden", "");
     owner.batch_execute("COMMIT").await.unwrap();
+}
+
+/// Each has locked a row of their own when it comes to the other's hidden one: there a deadlock would begin.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_who_mean_to_deadlock_over_hidden_rows_hold_up_nobody() {
+    let app = App::with(DEFINITION, TABLES).await;
+    let (mut eve, mut ann) = (Writer::live(&app, "eve").await, Writer::live(&app, "ann").await);
+    let sql = app.database.connect().await;
+    let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+    sql.batch_execute("INSERT INTO item VALUES ('own', 'eve', false)").await.unwrap();
+    for _ in 0..20 {
+        let one = eve.send(json!([set("own"), set("hidden")])).await;
+        let other = ann.send(json!([set("hidden"), set("own")])).await;
+        let owner = sql.batch_execute("UPDATE item SET n = 2 WHERE id IN ('own', 'hidden')");
+        at_once("who owns them", owner).await.unwrap();
+        for outcome in
+            [at_once("the one", eve.outcome(one)), at_once("the other", ann.outcome(other))]
+        {
+            let (code, message) = outcome.await.rejected.unwrap();
+            assert!(code == "not_found" && message.contains("ops[1]"), "{code}: {message}");
+        }
+    }
+    assert_eq!(sql.query_one(deadlocks, &[]).await.unwrap().get::<_, i64>(0), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,8 +7,8 @@ use std::sync::OnceLock;
 use rowtide::log_filter::{read_filter, without_values};
 use rowtide_tests::small::{FILES, SMALL_FILES, files_tables};
 use rowtide_tests::{
-    App, Captured, Database, Dir, Older, Raw, Running, SECRET, Writer, eventually, http_get,
-    insert, rowtide, said,
+    App, AtDocument, Came, Captured, Database, Dir, Older, Raw, Running, SECRET, Writer,
+    eventually, http_get, insert, rowtide, said,
 };
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -319,14 +319,35 @@ async fn binary_says_no_value(level: &str) {
         stream.write_all(request.as_bytes()).await.unwrap();
         drop(stream.read(&mut [0; 1024]).await);
     }
+    // A live document, to which one comes with a token in the path.
+    let query = format!("?sessionId={MARK}-s&storeId={MARK}");
+    for (path, is_let_in) in [
+        (format!("/app/file/{MARK}-fine{query}&accessToken={token}"), true),
+        (format!("/app/file/{MARK}-fine{query}&accessToken={token}x"), false),
+        (format!("/app/file/{MARK}-nowhere{query}&accessToken={token}"), false),
+    ] {
+        let mut at = AtDocument::open(&address, &path).await;
+        at.say(&connect_to_document(MARK)).await;
+        assert_eq!(matches!(at.next().await, Came::Text(_)), is_let_in, "{path}");
+        at.say(&format!("{MARK} {token}")).await;
+        at.end().await;
+    }
     let insert = format!("INSERT INTO note VALUES ('{MARK}-9', '{user}', '{MARK}-sql')");
     sql.batch_execute(&insert).await.unwrap();
     raw.until("tx").await;
+    // What they print for their user is rows; what they log is beside it.
+    let url = ["--token", &token, "--url", &socket, "--log-level", level];
+    let op = json!({ "op": "insert", "table": "note", "row": row("by-command") }).to_string();
+    let mutated = said(command(&[&["mutate"], &url[..], &[&op]].concat())).await;
+    assert_eq!(mutated.code(), Some(0), "{mutated:?}");
+    let mut watch = Running::start(command(&[&["watch"], &url[..]].concat()));
+    watch.line("live").await;
+    let watched = watch.stop().await;
     let said = server.stop().await;
     assert_eq!(said.code(), Some(0), "{said:?}");
 
     let parts: Vec<&str> = token.split('.').collect();
-    let all = (said.out + &said.err).to_lowercase();
+    let all = (said.out + &said.err + &mutated.err + &watched.err).to_lowercase();
     for mark in [MARK, parts[1], parts[2], SECRET] {
         let line = all.lines().find(|line| line.contains(&mark.to_lowercase()));
         assert_eq!(line, None, "at {level}");
@@ -343,6 +364,15 @@ async fn binary_says_no_value(level: &str) {
     ] {
         assert!(all.contains(part), "no `{part}` at {level} in:\n{all}");
     }
+}
+
+/// What a client of a drawing says first.
+fn connect_to_document(id: &str) -> String {
+    let schema = json!({ "schemaVersion": 2, "sequences": {} });
+    json!({
+        "type": "connect", "connectRequestId": id, "lastServerClock": -1, "protocolVersion": 8, "schema": schema,
+    })
+    .to_string()
 }
 
 /// The code of the next acknowledgement's rejection; empty if it was applied.

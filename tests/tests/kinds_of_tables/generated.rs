@@ -144,8 +144,17 @@ async fn a_virtual_column_that_is_added_to_a_synced_table_is_named_with_what_men
     if !operator.database.is_at_least(18, "virtual generated columns").await {
         return;
     }
+    let mut server = Running::start(operator.command("serve", &operator.database.url().await));
+    server.line("ready http://").await;
     let add = "ALTER TABLE note ADD COLUMN shouted text GENERATED ALWAYS AS (upper(body)) VIRTUAL";
     operator.sql.batch_execute(add).await.unwrap();
+    eventually("the server names it", || async {
+        let said = server.said();
+        let named = said.contains("Postgres rejects every update and delete of table");
+        (named && said.contains("make column \"shouted\" STORED")).then_some(())
+    })
+    .await;
+    server.stop().await;
     let said = operator.says("check").await;
     assert_eq!(said.code(), Some(1), "{said:?}");
     let text = "Postgres rejects every update and delete of table \"public\".\"note\"";

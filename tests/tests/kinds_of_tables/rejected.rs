@@ -1,7 +1,7 @@
 //! What is not served, and is said to be: tables that others inherit from, what is no table, databases in another
 //! encoding than UTF-8.
 
-use rowtide_tests::{Running, eventually};
+use rowtide_tests::{Running, eventually, http_get};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -42,6 +42,40 @@ async fn a_table_that_others_begin_to_inherit_from_is_not_served_until_they_ceas
     stage.run("ALTER TABLE kid NO INHERIT mother").await;
     stage.rejects(&[]).await;
     stage.follows("mother", "UPDATE mother SET body = 'again'").await;
+}
+
+/// Rows of those who inherit from it would be members in snapshots, and not when they change.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_memberships_look_into_may_not_be_inherited_from_either() {
+    let rule = "[tables.mother]\nvisible = 'id IN (SELECT id FROM other WHERE body = auth.user_id)'\n\
+                [tables.kept]\nvisible = 'true'\n";
+    let kept = "CREATE TABLE kept (id int PRIMARY KEY);";
+    let kid = "CREATE TABLE kid () INHERITS (other); INSERT INTO kid VALUES (2, 'ann')";
+    let operator = Operator::new(rule, &format!("{MOTHER} {kept} {kid}")).await;
+    let parts = ["\"public\".\"other\" is a table that others inherit from and cannot be synced"];
+    operator.is_rejected(&parts, "UPDATE kid SET body = 'x'; DELETE FROM kid").await;
+
+    let tables = format!("{MOTHER} {kept} UPDATE other SET body = 'ann'");
+    let mut stage = Stage::new(rule, &tables).await;
+    stage.holds_all("mother").await;
+    stage.run(kid).await;
+    stage.rejects(&["mother"]).await;
+    stage.run("UPDATE kid SET body = 'x'; DROP TABLE kid").await;
+    stage.rejects(&[]).await;
+    stage.follows("mother", "UPDATE mother SET body = 'again'").await;
+    // Also where it began while no server ran.
+    stage.app.stop_server().await;
+    stage.run(kid).await;
+    stage.app.start_server().await;
+    // One that has never fitted is not ready, whatever else it serves.
+    eventually("it is named", || async {
+        let health = http_get(&stage.app, "/health/ready").await;
+        health.contains(r#""refusedTables":["mother"]"#).then_some(())
+    })
+    .await;
+    stage.run("UPDATE kid SET body = 'x'; DROP TABLE kid").await;
+    stage.rejects(&[]).await;
+    stage.follows("mother", "UPDATE mother SET body = 'and again'").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,9 +4,9 @@
 use rand::Rng;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
-use rowtide_plan::sql::quote_identifier;
+use rowtide_plan::sql::{quote_identifier, quote_literal};
 
-use super::{Change, Place, change as plain, transactions, until_mended};
+use super::{Change, Place, Script, change as plain, transactions, until_mended};
 
 /// Settings that change what a value looks like, what a name means, and how long something may take.
 pub(super) const SETTINGS: &[&str] = &[
@@ -62,7 +62,7 @@ fn ended(at: &Place) -> String {
 pub(super) fn change(at: &Place, rng: &mut SmallRng) -> Option<Change> {
     let Place { name, owner, fresh, publication, role, database, .. } = at;
     let set = *SETTINGS.choose(rng).expect("one");
-    Some(match rng.random_range(0..30) {
+    Some(match rng.random_range(0..35) {
         0..4 => plain(
             "settings of the database",
             format!("ALTER DATABASE {database} SET {set}; {}", ended(at)),
@@ -219,6 +219,44 @@ pub(super) fn change(at: &Place, rng: &mut SmallRng) -> Option<Change> {
                 String::new(),
             )
         }
+        29 => {
+            // Whoever streams comes back at once.
+            let slot = quote_literal(&at.slot);
+            let one = format!(
+                "DO $do$ BEGIN FOR turn IN 1..100 LOOP BEGIN \
+                 PERFORM pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = {slot} AND active; \
+                 PERFORM pg_drop_replication_slot({slot}); EXIT; \
+                 EXCEPTION WHEN object_in_use THEN PERFORM pg_sleep(0.01); END; END LOOP; END $do$"
+            );
+            plain("slots dropped", Script(vec![at.flip(), one, at.flip()]))
+        }
+        30 if at.limited => until_mended(
+            "the right to stream taken away",
+            format!("ALTER ROLE {role} NOREPLICATION; {}", ended(at)),
+            format!("ALTER ROLE {role} REPLICATION"),
+        ),
+        30 | 31 => plain(
+            "other owners",
+            format!(
+                "ALTER TABLE {name} OWNER TO pg_monitor; ALTER PUBLICATION {publication} OWNER TO pg_monitor"
+            ),
+        ),
+        32 => {
+            let flip = at.flip().replace('\'', "''");
+            let many = format!(
+                "DO $do$ BEGIN FOR turn IN 1..90 LOOP BEGIN EXECUTE '{flip}'; IF turn % 7 = 0 THEN RAISE 'none'; END IF; \
+                 EXCEPTION WHEN raise_exception THEN NULL; END; END LOOP; END $do$"
+            );
+            plain("transactions of many others", many)
+        }
+        33 => plain(
+            "WAL that is nobody's",
+            format!(
+                "SELECT pg_logical_emit_message(true, 'rowtide', '{fresh}'); SELECT pg_switch_wal(); {}; \
+                 SELECT pg_logical_emit_message(false, 'rowtide', '{fresh}')",
+                at.flip()
+            ),
+        ),
         _ => plain(
             "the end of what was set",
             format!(
