@@ -55,3 +55,24 @@ if grep -q 'smoke one' "$dir/u2.log"; then
   exit 1
 fi
 echo "smoke: an edit with psql arrived at the right person, and at no other"
+
+# The JavaScript client stays connected while a column is added, and has it.
+command -v node >/dev/null || { echo "smoke: there is no node: the JavaScript client is left out" >&2; exit 0; }
+token=$(sed -n 's|^token u1 ||p' "$dir/dev.log")
+node --experimental-websocket --no-warnings --input-type=module - "$address" "$token" >"$dir/js.log" 2>&1 <<'JS' &
+import { createClient } from './clients/js/client/src/index.js';
+const [address, token] = process.argv.slice(2);
+const client = createClient({ url: `ws://${address}/sync`, token: () => token });
+client.status.subscribe(({ connection }) => console.log('status', connection));
+const file = client.table('file').where({ id: 'f1' });
+file.subscribe(() => console.log('file', JSON.stringify(file.all()[0])));
+JS
+pids+=($!)
+until_there "$dir/js.log" '^status live'
+psql -qX "$database" -c "ALTER TABLE file ADD COLUMN stars int DEFAULT 3" -c "UPDATE file SET stars = 4 WHERE id = 'f1'"
+until_there "$dir/js.log" '^file .*"stars":4'
+if sed '1,/^status live/d' "$dir/js.log" | grep '^status' | grep -qv live; then
+  echo "smoke: the JavaScript client lost its connection when a column was added" >&2
+  exit 1
+fi
+echo "smoke: a column that is added is told to the JavaScript client, which stays connected"
