@@ -64,6 +64,15 @@ impl TlsyncRoom {
         snapshot::replay(&mut self.document, edit, &self.limits)
     }
 
+    /// Does what an edit did on a document that somebody else has changed since, as far as it fits: whether all of it did.
+    /// Edits are merged in their order, before anybody is in the room.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn merge(&mut self, edit: &[u8]) -> Result<bool, ReplayError> {
+        snapshot::merge(&mut self.document, edit, &self.limits)
+    }
+
     /// The document as it is stored. It has what every edit until now has led to, durable or not.
     pub fn snapshot(&self) -> Bytes {
         snapshot::write(&self.document)
