@@ -15,8 +15,8 @@ mod yjs;
 use std::time::Duration;
 
 use rowtide_documents::host::{
-    DocumentError, DocumentId, Host, HostLimits, HostSettings, StorageSettings, StorageUrl,
-    try_storage,
+    DocumentError, DocumentId, Host, HostLimits, HostSettings, Outgoing, StorageSettings,
+    StorageUrl, try_storage,
 };
 use rowtide_documents::place::{Access, Closing};
 use rowtide_documents::yjs::YjsLimits;
@@ -57,7 +57,7 @@ async fn edits_go_on_whatever_the_storage_does_and_are_saved_when_it_is_back() {
         (Fault::Unsaid, "http://"),
     ] {
         let dir = Dir::new().await;
-        let host = start(&dir, impatient()).await;
+        let host = start(&dir, if fault == Fault::Silent { impatient() } else { quick() }).await;
         let writer = Peer::join(&host, &note("a"), Access::Edit).await;
         let mut reader = Peer::join(&host, &note("a"), Access::Read).await;
         writer.write("one ").await;
@@ -88,14 +88,14 @@ async fn edits_go_on_whatever_the_storage_does_and_are_saved_when_it_is_back() {
 #[tokio::test]
 async fn half_an_object_is_no_document_and_a_bucket_that_is_missing_is_not_an_empty_one() {
     let dir = Dir::new().await;
-    let host = start(&dir, impatient()).await;
+    let host = start(&dir, quick()).await;
     let writer = Peer::join(&host, &note("a"), Access::Edit).await;
     writer.write(&"kept ".repeat(100)).await;
     host.save(&note("a")).await.unwrap();
     host.shutdown(DEADLINE).await;
     drop(writer);
     dir.objects.0.set_fault(Some(Fault::Half));
-    let host = start(&dir, impatient()).await;
+    let host = start(&dir, quick()).await;
     let error = host.join(&note("a"), "s", Access::Edit).await.unwrap_err();
     assert_eq!(error.closing(), Closing::ComeBack, "{error}");
     assert!(host.health().unopened.contains_key(&note("a")));
@@ -106,7 +106,7 @@ async fn half_an_object_is_no_document_and_a_bucket_that_is_missing_is_not_an_em
     let url: StorageUrl = "s3://another-bucket/x".parse().unwrap();
     let variables = dir.objects.0.variables().map(|(name, value)| (name.into(), value.into()));
     let storage = StorageSettings::read(&url, variables).unwrap();
-    let settings = HostSettings { storage, ..settings(&dir, impatient()) };
+    let settings = HostSettings { storage, ..settings(&dir, quick()) };
     let host = Host::start(settings, kinds(YjsLimits::default())).await.unwrap();
     let error = host.join(&note("a"), "s", Access::Edit).await.unwrap_err();
     assert!(matches!(error, DocumentError::Unopened), "{error}");
@@ -195,7 +195,9 @@ async fn edits_of_a_drawing_that_another_server_has_written_are_made_again_on_to
         (start(&dir, never_saving()).await, beside(&dir, &own, never_saving()).await);
     first.rename(&file("f"), "Begun").await.unwrap();
     first.save(&file("f")).await.unwrap();
-    let begun = first.history(&file("f")).await.unwrap();
+    // As long as somebody is there, nothing is saved.
+    let _at_first = first.join(&file("f"), "tab", Access::Edit).await.unwrap();
+    let mut at_second = second.join(&file("f"), "tab", Access::Edit).await.unwrap();
     second.rename(&file("f"), "By the second").await.unwrap();
     for name in ["One", "Two", "By the first"] {
         first.rename(&file("f"), name).await.unwrap();
@@ -203,7 +205,8 @@ async fn edits_of_a_drawing_that_another_server_has_written_are_made_again_on_to
     first.save(&file("f")).await.unwrap();
     assert!(second.save(&file("f")).await.is_err());
     assert_eq!(second.health().superseded, 1);
-    // What the second one had is made again, and what it had before that is in the history.
+    assert_eq!(at_second.outgoing.next().await, Outgoing::Closed(Closing::ComeBack));
+    // What the second one had is made again, and what both had is in the history.
     until("what both have", async || second.save(&file("f")).await.is_ok()).await;
     assert!(records(&second, &file("f")).await.contains("By the second"));
     let mut kept = Vec::new();
@@ -212,13 +215,30 @@ async fn edits_of_a_drawing_that_another_server_has_written_are_made_again_on_to
         kept.push(String::from_utf8_lossy(&earlier).into_owned());
     }
     assert!(kept.iter().any(|kept| kept.contains("By the first")), "{kept:?}");
-    // What was restored is not restored over what others have made: it is kept aside.
-    second.restore(&file("f"), begun.last().unwrap()).await.unwrap();
-    first.rename(&file("f"), "Later").await.unwrap();
-    until("a save of the first", async || first.save(&file("f")).await.is_ok()).await;
-    until("a save of the second", async || second.save(&file("f")).await.is_ok()).await;
-    assert!(records(&second, &file("f")).await.contains("Later"));
-    assert!(dir.objects.has("test/documents/file/f/unmerged/"));
+    assert!(kept.iter().any(|kept| kept.contains("By the second")), "{kept:?}");
+    assert!(!dir.objects.has("test/documents/file/f/unmerged/"), "all of it fitted");
+}
+
+#[tokio::test]
+async fn what_cannot_be_made_again_is_kept_aside() {
+    let (dir, own) = (Dir::new().await, Dir::new().await);
+    let first = start(&dir, never_saving()).await;
+    first.rename(&file("f"), "Copied").await.unwrap();
+    let snapshot = first.snapshot(&file("f")).await.unwrap().unwrap();
+    let _here = first.join(&file("g"), "tab", Access::Edit).await.unwrap();
+    dir.objects.fail();
+    first.begin_from(&file("g"), snapshot).await.unwrap();
+    assert_eq!(first.shutdown(Duration::from_millis(100)).await, 1);
+    dir.objects.heal();
+    // Another server begins it in another way.
+    let second = beside(&dir, &own, never_saving()).await;
+    second.rename(&file("g"), "Begun otherwise").await.unwrap();
+    second.save(&file("g")).await.unwrap();
+    let first = start(&dir, never_saving()).await;
+    assert!(records(&first, &file("g")).await.contains("Begun otherwise"));
+    assert!(dir.objects.has("test/documents/file/g/unmerged/"));
+    until("sleep", async || first.health().rooms_awake == 0).await;
+    assert_eq!(first.health().unsaved_bytes, 0);
 }
 
 #[tokio::test]

@@ -309,6 +309,16 @@ impl Objects {
         ObjectVersion { version, writer }
     }
 
+    /// Keeps a state in the history that another one is going to take the place of.
+    pub(super) async fn keep_earlier(
+        &self,
+        document: &DocumentId,
+        snapshot: Bytes,
+    ) -> Result<(), StorageError> {
+        let key = self.key(document, &["history", &time_name(SystemTime::now())]);
+        self.call(self.store.put(&key, snapshot.into())).await.map(drop)
+    }
+
     /// Keeps edits aside that do not fit what another server has written, for a person to look at.
     pub(super) async fn set_aside(
         &self,

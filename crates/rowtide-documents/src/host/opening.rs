@@ -2,7 +2,7 @@
 //!
 //! The edits follow on the object, or are in it already, if it was a host with this journal that has put it. If another
 //! server has, they were made of an older state: then they are merged into the newer one, as their authors would now make
-//! them, and what of them does not fit is kept aside.
+//! them. What the other server has written is kept in the history before, and what does not fit is kept aside.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -70,10 +70,12 @@ pub(super) async fn open(
     let (snapshot, version) = object.map(|object| (object.snapshot, object.version)).unzip();
     let written_by = version.as_ref().map(ObjectVersion::writer);
     let (opens, of) = (Arc::clone(shared), document.clone());
-    let opening = spawn_blocking(move || restored(&opens, &of, snapshot.as_deref(), written_by));
+    let stored = snapshot.clone();
+    let opening = spawn_blocking(move || restored(&opens, &of, stored.as_deref(), written_by));
     let restored = opening.await??;
-    if let Some(unmerged) = &restored.merged {
+    if let (Some(unmerged), Some(snapshot)) = (&restored.merged, snapshot) {
         telemetry::merged();
+        shared.objects.keep_earlier(document, snapshot).await?;
         let unmerged_edits = unmerged.len();
         tracing::warn!(%document, unmerged_edits, "another server has written a document; edits of this one were merged");
         if !unmerged.is_empty() {

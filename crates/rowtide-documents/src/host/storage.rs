@@ -126,7 +126,10 @@ impl FromStr for StorageUrl {
         if !(3..=63).contains(&bucket.len()) || !bucket.bytes().all(plain) {
             return Err(BadStorageUrl::Bucket);
         }
-        let prefix = prefix.trim_end_matches('/');
+        let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
+        if prefix.starts_with('/') || prefix.ends_with('/') {
+            return Err(BadStorageUrl::Prefix);
+        }
         Path::parse(prefix).map_err(|_| BadStorageUrl::Prefix)?;
         Ok(StorageUrl::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
     }

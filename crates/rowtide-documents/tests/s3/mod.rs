@@ -253,6 +253,7 @@ impl Bucket {
     }
 
     fn list(&self, query: &str) -> Response {
+        let query = query.replace('+', " ");
         let of = |name: &str| {
             query
                 .split('&')
