@@ -7,6 +7,7 @@
 
 mod awake;
 mod failure;
+mod health;
 mod history;
 mod mailbox;
 mod naming;
@@ -23,13 +24,14 @@ mod telemetry;
 mod transport;
 
 pub use failure::{FailureKind, StorageError};
+pub use health::HostHealth;
 pub use mailbox::{DocumentError, Joined, Seat};
 pub use naming::{BadDocumentId, DocumentId};
 pub use outbox::{Outgoing, OutgoingFrames};
 pub use probe::try_storage;
 pub use room::UnreadableDocument;
 pub use settings::{DocumentKind, DocumentKinds, HostLimits, HostSettings};
-pub use shared::{HostHealth, SavedDocument};
+pub use shared::SavedDocument;
 pub use storage::{BadStorageUrl, BadStorageVariable, StorageSettings, StorageUrl};
 
 use std::sync::Arc;

@@ -9,33 +9,13 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::health::HostHealth;
 use super::mailbox::{Inbox, Mailbox};
 use super::naming::DocumentId;
 use super::objects::Objects;
 use super::settings::{DocumentKinds, HostLimits};
 use crate::journal::{Journal, JournalLock};
 use crate::place::Socket;
-
-/// How a host is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HostHealth {
-    /// Rooms that are awake.
-    pub rooms_awake: usize,
-    /// Sockets in them.
-    pub sessions: usize,
-    /// Bytes of edits that are in the journal alone.
-    pub unsaved_bytes: usize,
-    /// Documents whose last save failed, with what was said.
-    pub saves_failing: BTreeMap<DocumentId, String>,
-    /// How often a document was not saved because another server had written it.
-    pub superseded: u64,
-    /// Documents that could not be opened when they were wanted last, with what was said.
-    pub unopened: BTreeMap<DocumentId, String>,
-    /// The journal's segments, in bytes.
-    pub journal_bytes: u64,
-    /// The journal cannot be written: documents can only be read.
-    pub journal_failing: bool,
-}
 
 /// A document was saved after somebody had edited it.
 #[derive(Clone, Debug, PartialEq, Eq)]

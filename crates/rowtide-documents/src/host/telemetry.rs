@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use metrics::{counter, gauge, histogram};
 
-use super::shared::HostHealth;
+use super::health::HostHealth;
 use crate::place::{Closing, Reason};
 
 /// Rooms that are awake.

@@ -217,13 +217,15 @@ impl Bucket {
             },
             ("PUT", key) => {
                 let there = self.objects.get(key).map(|object| object.etag.as_str());
-                let is_first = said("if-none-match") != Some("*") || there.is_none();
-                let follows = said("if-match").is_none_or(|etag| there == Some(etag));
-                if !self.careless && said("if-match").is_some() && there.is_none() {
-                    return error(StatusCode::NOT_FOUND, "NoSuchKey");
-                }
-                if !self.careless && !(is_first && follows) {
-                    return error(StatusCode::PRECONDITION_FAILED, "PreconditionFailed");
+                if !self.careless {
+                    let is_first = said("if-none-match") != Some("*") || there.is_none();
+                    let follows = said("if-match").is_none_or(|etag| there == Some(etag));
+                    if said("if-match").is_some() && there.is_none() {
+                        return error(StatusCode::NOT_FOUND, "NoSuchKey");
+                    }
+                    if !is_first || !follows {
+                        return error(StatusCode::PRECONDITION_FAILED, "PreconditionFailed");
+                    }
                 }
                 if let Some(source) = said("x-amz-copy-source") {
                     let source = decoded(source);
