@@ -40,6 +40,12 @@ async fn beside(dir: &Dir, own: &Dir, limits: HostLimits) -> Host {
     Host::start(settings, kinds(YjsLimits::default())).await.unwrap()
 }
 
+/// A number at the beginning of a snapshot.
+fn number(snapshot: &str, name: &str) -> u64 {
+    let (_, rest) = snapshot.split_once(&format!("\"{name}\":")).unwrap();
+    rest.split(',').next().unwrap().parse().unwrap()
+}
+
 async fn stored_text(host: &Host, document: &DocumentId) -> String {
     let stored = host.snapshot(document).await.unwrap().unwrap();
     let doc = new_doc();
@@ -203,12 +209,19 @@ async fn edits_of_a_drawing_that_another_server_has_written_are_made_again_on_to
         first.rename(&file("f"), name).await.unwrap();
     }
     first.save(&file("f")).await.unwrap();
+    let by_first = dir.objects.get("test/documents/file/f/current").unwrap();
     assert!(second.save(&file("f")).await.is_err());
     assert_eq!(second.health().superseded, 1);
     assert_eq!(at_second.outgoing.next().await, Outgoing::Closed(Closing::ComeBack));
     // What the second one had is made again, and what both had is in the history.
     until("what both have", async || second.save(&file("f")).await.is_ok()).await;
-    assert!(records(&second, &file("f")).await.contains("By the second"));
+    let both = records(&second, &file("f")).await;
+    assert!(both.contains("By the second"));
+    // Clocks that clients have seen say nothing of what both have: they are sent all of it.
+    let by_first = String::from_utf8(by_first).unwrap();
+    let (seen, told_from) =
+        (number(&by_first, "documentClock"), number(&both, "tombstoneHistoryStartsAtClock"));
+    assert!(told_from > seen, "{told_from} {seen}");
     let mut kept = Vec::new();
     for time in second.history(&file("f")).await.unwrap() {
         let earlier = second.earlier(&file("f"), &time).await.unwrap().unwrap();

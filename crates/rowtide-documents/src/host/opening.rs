@@ -121,10 +121,11 @@ fn restored(
     // The time in milliseconds is beyond every clock of a document of this name that was deleted. Where there are edits,
     // the first of them says where the document began.
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let begins_at = if edits.is_empty() { since.as_millis() as u64 } else { 0 };
+    let since = since.as_millis() as u64;
+    let begins_at = if edits.is_empty() { since } else { 0 };
     let open = || Room::open(kind, object, begins_at).map_err(OpenError::Object);
     let mut room = open()?;
-    let saved_clock = room.clock();
+    let mut saved_clock = room.clock();
     let mut merges = written_by == Some(Writer::Other) && !edits.is_empty();
     if !merges {
         for edit in &edits {
@@ -148,7 +149,12 @@ fn restored(
                 unmerged.push(edit.clone());
             }
         }
+        // It is to be saved, also if the object had all of it: then it is this host's.
+        room.renumber(since);
         merged = Some(unmerged);
+    } else if written_by == Some(Writer::Other) {
+        room.renumber(since);
+        saved_clock = room.clock();
     }
     let mut edit_bytes = edits.iter().map(|edit| edit.len()).sum();
     if room.clock() == saved_clock && object.is_some() && !edits.is_empty() {

@@ -85,6 +85,13 @@ impl Room {
         }
     }
 
+    /// Counts anew beyond a clock, if its protocol has clocks that clients know: what they have seen was of another server.
+    pub(super) fn renumber(&mut self, clock: u64) {
+        if let Room::Tlsync(room) = self {
+            room.renumber(clock);
+        }
+    }
+
     pub(super) fn snapshot(&self) -> Bytes {
         match self {
             Room::Tlsync(room) => room.snapshot(),

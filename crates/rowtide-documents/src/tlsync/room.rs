@@ -73,6 +73,12 @@ impl TlsyncRoom {
         snapshot::merge(&mut self.document, edit, &self.limits)
     }
 
+    /// Begins to count anew, beyond `clock`: what clients have seen under clocks until now was not always this document, so
+    /// everybody is sent all of it. That is for a document that others have changed elsewhere, before anybody is in the room.
+    pub fn renumber(&mut self, clock: u64) {
+        self.document.renumber(clock);
+    }
+
     /// The document as it is stored. It has what every edit until now has led to, durable or not.
     pub fn snapshot(&self) -> Bytes {
         snapshot::write(&self.document)

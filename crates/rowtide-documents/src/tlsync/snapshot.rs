@@ -221,6 +221,8 @@ pub(super) fn merge(
     limits: &TlsyncLimits,
 ) -> Result<bool, ReplayError> {
     let edit: Edit<'_> = serde_json::from_slice(edit)?;
+    // Once it is stored, the document has this edit, whatever of it had an effect.
+    document.clock = document.clock.max(edit.clock);
     if edit.restored.is_some() {
         return Ok(false);
     }
