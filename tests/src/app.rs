@@ -125,6 +125,7 @@ impl App {
                 mutation_look: Duration::from_secs(5),
             },
             documents_dir: log.path().join("documents"),
+            storage: None,
             documents: HostLimits {
                 save_after: Duration::from_millis(200),
                 ..HostLimits::default()

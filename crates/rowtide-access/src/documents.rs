@@ -2,15 +2,15 @@
 //! goes between them and the rows. A document takes its name from its row and is deleted with it, and its row is told
 //! when it was saved.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use rowtide_documents::host::{
-    DocumentError, DocumentId, DocumentKind, DocumentKinds, Host, HostError, HostHealth,
-    HostLimits, HostSettings, Joined,
+    BadStorageVariable, DocumentError, DocumentId, DocumentKind, DocumentKinds, Host, HostError,
+    HostHealth, HostLimits, HostSettings, Joined, StorageError, StorageSettings, StorageUrl,
 };
 use rowtide_documents::journal::JournalError;
 use rowtide_documents::place::Access;
@@ -37,8 +37,10 @@ use crate::touching::{WhenTold, touch_rows};
 pub struct DocumentsOptions {
     /// The database of their rows.
     pub database: ConnectOptions,
-    /// The directory of objects and journal.
+    /// The directory of the journal, and of objects where no other storage is named.
     pub dir: PathBuf,
+    /// Where objects are, if not in that directory.
+    pub storage: Option<StorageUrl>,
     /// What the keys of objects begin with.
     pub environment: String,
     /// How much may go on.
@@ -51,9 +53,9 @@ pub enum DocumentsError {
     /// The directory cannot be named.
     #[error("the directory of documents cannot be used: {0}")]
     Dir(#[source] std::io::Error),
-    /// The directory's name is no text.
-    #[error("the directory of documents `{}` is not UTF-8", .0.display())]
-    NotText(PathBuf),
+    /// What the environment says of the storage does not fit.
+    #[error(transparent)]
+    Storage(#[from] BadStorageVariable),
 }
 
 /// Live documents of a server. Cheap to clone.
@@ -115,11 +117,9 @@ impl Documents {
             definition.documents().map(|(name, protocol)| (name.into(), protocol)).collect();
         telemetry::begin();
         let dir = std::path::absolute(&options.dir).map_err(DocumentsError::Dir)?;
-        let objects = dir.join("objects");
-        let objects = objects.to_str().ok_or_else(|| DocumentsError::NotText(dir.clone()))?;
         let settings = HostSettings {
             environment: options.environment,
-            storage: format!("file://{objects}"),
+            storage: storage_of(&dir, options.storage.as_ref())?,
             journal: dir.join("journal"),
             limits: options.limits,
         };
@@ -156,6 +156,17 @@ impl Documents {
     /// Why documents are not served now; `None` if they are.
     pub fn missing(&self) -> Option<String> {
         self.shared.missing.borrow().clone()
+    }
+
+    /// What of documents is not saved now, and why; `None` if all can be.
+    pub fn unsaved(&self) -> Option<String> {
+        let health = self.health()?;
+        let (document, why) = health.saves_failing.first_key_value()?;
+        let more = match health.saves_failing.len() - 1 {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        Some(format!("{document}{more}: {why}"))
     }
 
     /// How the host is, if there is one.
@@ -211,6 +222,20 @@ impl Documents {
             host.revive(document);
         }
         host.join(document, session, access).await
+    }
+}
+
+/// The storage that was named, with what the environment says of it, or the one below the directory of documents.
+///
+/// # Errors
+/// If a variable of the environment does not fit.
+pub fn storage_of(
+    dir: &Path,
+    url: Option<&StorageUrl>,
+) -> Result<StorageSettings, BadStorageVariable> {
+    match url {
+        Some(url) => StorageSettings::read(url, std::env::vars_os()),
+        None => Ok(StorageSettings::files(dir.join("objects"))),
     }
 }
 
@@ -293,7 +318,8 @@ async fn start_host(
         };
         if said.is_new(&error.to_string()) {
             match &error {
-                HostError::Journal(JournalError::Locked(_)) => {
+                HostError::Journal(JournalError::Locked(_))
+                | HostError::Storage(StorageError::Locked(_)) => {
                     tracing::info!(%error, "documents wait for another server to end");
                 }
                 _ => tracing::error!(%error, "documents cannot be served; it is tried again"),

@@ -11,5 +11,5 @@ mod telemetry;
 mod touching;
 pub mod watching;
 
-pub use documents::{Documents, DocumentsError, DocumentsOptions};
+pub use documents::{Documents, DocumentsError, DocumentsOptions, storage_of};
 pub use doorkeeper::{AtDoor, Doorkeeper, RowNews};

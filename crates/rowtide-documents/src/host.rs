@@ -6,31 +6,38 @@
 //! After the end of the process, however it came, a document is what was saved and the edits that the journal has.
 
 mod awake;
+mod failure;
+mod health;
 mod history;
 mod mailbox;
 mod naming;
 mod objects;
 mod opening;
 mod outbox;
+mod probe;
 mod room;
 mod saving;
 mod settings;
 mod shared;
+mod storage;
 mod telemetry;
+mod transport;
 
+pub use failure::{FailureKind, StorageError};
+pub use health::HostHealth;
 pub use mailbox::{DocumentError, Joined, Seat};
 pub use naming::{BadDocumentId, DocumentId};
-pub use objects::StorageError;
 pub use outbox::{Outgoing, OutgoingFrames};
+pub use probe::try_storage;
 pub use room::UnreadableDocument;
 pub use settings::{DocumentKind, DocumentKinds, HostLimits, HostSettings};
-pub use shared::{HostHealth, SavedDocument};
+pub use shared::SavedDocument;
+pub use storage::{BadStorageUrl, BadStorageVariable, StorageSettings, StorageUrl};
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use object_store::ObjectStore;
 use thiserror::Error;
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, spawn_blocking};
@@ -61,8 +68,8 @@ pub enum HostError {
     Journal(#[from] JournalError),
 }
 
-/// Keeps the rooms of all documents awake that somebody is in. There is one for a storage: the journal's lock sees to
-/// that on one machine.
+/// Keeps the rooms of all documents awake that somebody is in. There is one for a journal, and for a directory of objects,
+/// which their locks see to. Where several have one bucket, none overwrites what another has written.
 #[derive(Debug)]
 pub struct Host {
     shared: Arc<Shared>,
@@ -76,27 +83,18 @@ impl Host {
     /// # Errors
     /// If the storage or the journal cannot be opened.
     pub async fn start(settings: HostSettings, kinds: DocumentKinds) -> Result<Host, HostError> {
-        let store = objects::open(&settings.storage)?;
-        Host::start_on(store, settings, kinds).await
-    }
-
-    /// Starts a host on a storage that is open.
-    ///
-    /// # Errors
-    /// If the journal cannot be opened.
-    pub async fn start_on(
-        store: Arc<dyn ObjectStore>,
-        settings: HostSettings,
-        kinds: DocumentKinds,
-    ) -> Result<Host, HostError> {
-        let HostSettings { environment, journal, limits, .. } = settings;
-        let journal = match spawn_blocking(move || Journal::open(&journal)).await {
-            Ok(journal) => journal?,
+        let HostSettings { environment, storage, journal, limits } = settings;
+        let opening = spawn_blocking(move || {
+            let mut storage = storage.open(&environment)?;
+            let journal = Journal::open_with(&journal, storage.lock.take())?;
+            let objects = Objects::new(storage, &environment, journal.id(), limits.storage_call);
+            Ok::<_, HostError>(Shared::new(limits, kinds, objects, journal))
+        });
+        let shared = match opening.await {
+            Ok(opened) => Arc::new(opened?),
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
-        let objects = Objects::new(store, &environment);
         telemetry::begin();
-        let shared = Arc::new(Shared::new(limits, kinds, objects, journal));
         let sweeper = tokio::spawn(sweep(Arc::clone(&shared))).abort_handle();
         Ok(Host { shared, sweeper })
     }
@@ -176,7 +174,7 @@ impl Host {
     /// If it cannot be saved or read.
     pub async fn snapshot(&self, document: &DocumentId) -> Result<Option<Bytes>, DocumentError> {
         self.save(document).await?;
-        Ok(self.shared.objects.current(document).await?)
+        Ok(self.shared.objects.current(document).await?.map(|object| object.snapshot))
     }
 
     /// The times at which earlier states of a document were saved, the newest first.

@@ -39,6 +39,9 @@ const QUEUE_BYTES: usize = 64 << 20;
 /// So many bytes of them count as one: a semaphore counts no further than 32 bits on some machines.
 const QUEUE_UNIT: usize = 1 << 10;
 
+/// The file in the directory whose lock says that the journal is open.
+const LOCK: &str = "lock";
+
 /// How long a lock may be someone else's before the journal is. A child that this process is about to start holds what
 /// the process had open for a moment, also if it was closed meanwhile.
 const LOCK_PATIENCE: Duration = Duration::from_millis(100);
@@ -91,6 +94,7 @@ pub struct Journal {
     queue: Arc<Semaphore>,
     state: watch::Receiver<JournalState>,
     writing: Mutex<Option<Writing>>,
+    id: Box<str>,
 }
 
 /// What there is for as long as the journal is not closed.
@@ -105,6 +109,13 @@ struct Writing {
 /// ends.
 #[derive(Debug)]
 pub struct JournalLock {
+    _own: HeldLock,
+    _other: Option<HeldLock>,
+}
+
+/// A file whose lock this process has.
+#[derive(Debug)]
+pub(crate) struct HeldLock {
     _file: File,
 }
 
@@ -115,12 +126,21 @@ impl Journal {
     /// [`JournalError::Locked`] if it is open already; [`JournalError::Damaged`] if something is missing or wrong that
     /// was durable, which nothing is done about.
     pub fn open(dir: &Path) -> Result<Journal, JournalError> {
+        Journal::open_with(dir, None)
+    }
+
+    /// As [`Journal::open`], with a lock that others may have when they may have the journal.
+    pub(crate) fn open_with(dir: &Path, other: Option<HeldLock>) -> Result<Journal, JournalError> {
         let at = |path: &Path| {
             let path = path.to_owned();
             move |source| JournalError::Io { path, source }
         };
         segments::make_private(dir).map_err(at(dir))?;
-        let lock = lock(dir)?;
+        let path = dir.join(LOCK);
+        let lock = hold_lock(&path).map_err(at(&path))?;
+        let own = lock.ok_or_else(|| JournalError::Locked(dir.to_owned()))?;
+        let lock = Arc::new(JournalLock { _own: own, _other: other });
+        let id = segments::id(dir).map_err(at(dir))?;
         let opened = reading::open(dir)?;
         let index = Arc::new(Mutex::new(opened.index));
         let (commands, inbox) = mpsc::channel();
@@ -134,8 +154,14 @@ impl Journal {
             index,
             queue: Arc::new(Semaphore::new(QUEUE_BYTES / QUEUE_UNIT)),
             state,
-            writing: Mutex::new(Some(Writing { commands, thread, lock: Arc::new(lock) })),
+            writing: Mutex::new(Some(Writing { commands, thread, lock })),
+            id,
         })
+    }
+
+    /// What this journal is called, as long as its directory is there: no other one is called so, unless it is a copy.
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// Appends an edit of a document, after all that were appended before. Waits for its turn, and not for the disk:
@@ -250,18 +276,15 @@ impl Drop for Journal {
     }
 }
 
-fn lock(dir: &Path) -> Result<JournalLock, JournalError> {
-    let path = dir.join("lock");
-    let at = |source| JournalError::Io { path: path.clone(), source };
-    let lock = segments::private_file(&path).map_err(at)?;
+/// Takes the lock of a file, which is made if it is not there; none if another process has it.
+pub(crate) fn hold_lock(path: &Path) -> io::Result<Option<HeldLock>> {
+    let file = segments::private_file(path)?;
     let asked = Instant::now();
     loop {
-        match lock.try_lock() {
-            Ok(()) => return Ok(JournalLock { _file: lock }),
-            Err(TryLockError::Error(source)) => return Err(at(source)),
-            Err(TryLockError::WouldBlock) if asked.elapsed() > LOCK_PATIENCE => {
-                return Err(JournalError::Locked(dir.to_owned()));
-            }
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(HeldLock { _file: file })),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if asked.elapsed() > LOCK_PATIENCE => return Ok(None),
             Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PATIENCE / 20),
         }
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use miette::{Diagnostic, NamedSource, SourceSpan};
+use rowtide_documents::host::{BadStorageUrl, StorageUrl};
 use rowtide_log::LogOptions;
 use rowtide_postgres::connect::{ConnectOptions, InvalidUrl, Names};
 use rowtide_postgres::trial::Trial;
@@ -43,6 +44,8 @@ pub struct Config {
     pub log: LogOptions,
     /// Where live documents are kept.
     pub documents_dir: PathBuf,
+    /// Where their objects are, if not there.
+    pub storage: Option<StorageUrl>,
     /// How many bytes of rows are held in memory.
     pub row_bytes: usize,
     /// How many connections to Postgres run loads.
@@ -113,6 +116,10 @@ pub struct Settings {
     /// The directory of live documents [default: `documents` below the directory of the log]
     #[arg(long, value_name = "DIR")]
     pub documents_dir: Option<String>,
+    /// Where live documents are stored, as s3://bucket/prefix or file:///directory; their edits since are in the directory
+    /// of live documents [default: `objects` in that directory]
+    #[arg(long, value_name = "URL")]
+    pub storage_url: Option<String>,
     /// How many connections to Postgres load rows, 1 to 64: no more loads run at a time, however many
     /// clients arrive together [default: 1]
     #[arg(long, value_name = "NUMBER")]
@@ -162,6 +169,15 @@ pub struct Settings {
     /// Whether sessions of the older protocol outlive the tokens that they came with, true or false [default: true]
     #[arg(long, value_name = "BOOL")]
     pub older_sessions_outlive_tokens: Option<String>,
+}
+
+/// Where documents are going to be stored.
+#[derive(Clone, Debug)]
+pub struct StorageTrial {
+    /// The directory of documents.
+    pub dir: PathBuf,
+    /// Another storage, if there is one.
+    pub url: Option<StorageUrl>,
 }
 
 /// Why the configuration cannot be used.
@@ -280,7 +296,7 @@ enum NotPut {
 
 impl Settings {
     /// Every setting by its name, in the order of `--help`.
-    fn fields(&mut self) -> [(&'static str, &mut Option<String>); 30] {
+    fn fields(&mut self) -> [(&'static str, &mut Option<String>); 31] {
         [
             ("database_url", &mut self.database_url),
             ("definition", &mut self.definition),
@@ -298,6 +314,7 @@ impl Settings {
             ("log_seconds", &mut self.log_seconds),
             ("log_bytes", &mut self.log_bytes),
             ("documents_dir", &mut self.documents_dir),
+            ("storage_url", &mut self.storage_url),
             ("load_connections", &mut self.load_connections),
             ("max_message_bytes", &mut self.max_message_bytes),
             ("max_mutation_bytes", &mut self.max_mutation_bytes),
@@ -382,6 +399,13 @@ impl Settings {
                 Ok(Scalar::Number(number)) => number.to_string(),
                 Err(_) => return Err(fail("a setting is text or a number".to_owned(), place)),
             };
+            // Told here, where it can be shown, unless there is a secret in it.
+            if name.get_ref() == "storage_url"
+                && !value.contains('@')
+                && let Err(error) = value.parse::<StorageUrl>()
+            {
+                return Err(fail(error.to_string(), place));
+            }
             settings.put(name.get_ref(), value, str::to_owned).map_err(|not_put| {
                 let message = match not_put {
                     NotPut::Unknown => format!("`{}` is not a setting", name.get_ref()),
@@ -460,12 +484,13 @@ impl Settings {
     /// data, nor tokens for anyone that the server takes. Returned with the names of what was set and does not count.
     #[must_use]
     pub fn of_dev(mut self, flags: &Settings) -> (Settings, Vec<&'static str>) {
-        const DEPLOYED: [&str; 6] = [
+        const DEPLOYED: [&str; 7] = [
             "database_url",
             "mutation_database_url",
             "environment",
             "log_dir",
             "documents_dir",
+            "storage_url",
             "token_secret",
         ];
         let mut flags = flags.clone();
@@ -503,21 +528,34 @@ impl Settings {
         Ok((ConnectOptions::parse(url)?, names))
     }
 
-    /// What a server is going to do with the database, for trying it.
+    /// Where documents are stored, if that is not the directory of documents.
+    fn storage(&self) -> Result<Option<StorageUrl>, ConfigError> {
+        let Some(text) = &self.storage_url else { return Ok(None) };
+        text.parse().map(Some).map_err(|error: BadStorageUrl| ConfigError::Value {
+            name: "storage_url",
+            // What stands before an @ is a secret that does not belong here.
+            value: text.rsplit_once('@').map_or(text.clone(), |(_, place)| format!("…@{place}")),
+            expected: error.to_string(),
+        })
+    }
+
+    /// What a server is going to do with the database, for trying it, and where it is going to store documents.
     ///
     /// # Errors
     /// When one of the settings of that does not fit.
-    pub fn trial(&self) -> Result<Trial, ConfigError> {
+    pub fn trial(&self) -> Result<(Trial, StorageTrial), ConfigError> {
         // How tokens are checked has no part in it, and need not be set where it is tried.
         let token_secret = self.token_secret.clone().or(Some(String::new()));
         let config = Settings { token_secret, ..self.clone() }.check()?;
-        Ok(Trial {
+        let storage = StorageTrial { dir: config.documents_dir, url: config.storage };
+        let trial = Trial {
             mutations: config.mutation_database.unwrap_or_else(|| config.database.clone()),
             database: config.database,
             prepared_statements: config.prepared_statements,
             load_connections: config.load_connections,
             mutation_connections: config.mutation_connections,
-        })
+        };
+        Ok((trial, storage))
     }
 
     /// Checks every setting.
@@ -564,6 +602,7 @@ impl Settings {
             Some(dir) => Path::new(dir).join(&names.slot),
             None => dir.parent().unwrap_or(Path::new("")).join("documents").join(&names.slot),
         };
+        let storage = self.storage()?;
         let log = LogOptions {
             dir,
             retention: Duration::from_secs(retention as u64),
@@ -626,6 +665,7 @@ impl Settings {
             )?,
             log,
             documents_dir,
+            storage,
             row_bytes: number("row_bytes", &self.row_bytes, limits::ROW_BYTES, 0, 1 << 50)?,
             load_connections: number(
                 "load_connections",
@@ -766,6 +806,17 @@ mod tests {
     }
 
     #[test]
+    fn a_storage_that_is_none_is_shown_in_the_file() {
+        let text = "listen = '1.1.1.1:1'\nstorage_url = 'ftp://bucket'";
+        let ConfigError::File { message, place, .. } = file(text).unwrap_err() else {
+            panic!("it is not shown");
+        };
+        assert_eq!(message, "expected file:///directory or s3://bucket/prefix");
+        assert_eq!(&text[place.offset()..][..place.len()], "'ftp://bucket'");
+        assert!(file("storage_url = 's3://bucket/prefix'").is_ok());
+    }
+
+    #[test]
     fn dev_takes_what_leads_to_a_database_from_flags_alone() {
         let variables = [
             ("DATABASE_URL", "postgres://me@db/app"),
@@ -804,6 +855,8 @@ mod tests {
         assert!(check(|s| s.engines = Some("0".to_owned())).starts_with("`engines` is `0`"));
         assert!(check(|s| s.listen = Some("here".to_owned())).starts_with("`listen` is `here`"));
         assert!(check(|s| s.environment = Some("Über".to_owned())).starts_with("`environment`"));
+        let secret = check(|s| s.storage_url = Some("s3://key:secret@bucket".to_owned()));
+        assert!(secret.starts_with("`storage_url` is `…@bucket`: expected s3://"), "{secret}");
         assert!(check(|s| s.token_secret = None).contains("`token_secret` or `jwks` is not set"));
         assert!(check(|s| s.database_url = None).contains("`database_url` is not set"));
         assert!(check(|s| s.database_url = Some("postgres://h/db".to_owned())).contains("no user"));

@@ -36,6 +36,9 @@ pub struct Health {
     pub mutations_wait_for: Option<String>,
     /// Why nobody can come to a live document, `None` if they can, or the definition has none. Rows are served all the same.
     pub documents_wait_for: Option<String>,
+    /// Which live documents cannot be saved to their storage, and why, `None` if all can. Their edits are in the journal, and
+    /// they are edited all the same.
+    pub unsaved_documents: Option<String>,
 }
 
 fn as_text<S: Serializer>(position: &Option<Lsn>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -63,12 +66,15 @@ impl Health {
         let ready = troubles.is_empty();
         let mutations_wait_for = gateway.mutations_wait_for();
         let documents_wait_for = documents.and_then(Documents::missing);
+        let unsaved_documents = documents.and_then(Documents::unsaved);
         let detail = if ready {
             let of_mutations = mutations_wait_for.iter().map(|why| ("mutations", why));
             let waiting =
                 of_mutations.chain(documents_wait_for.iter().map(|why| ("documents", why)));
             let waiting = waiting.map(|(what, why)| format!("; {what} wait: {why}"));
-            format!("streaming{}", waiting.collect::<String>())
+            let unsaved =
+                unsaved_documents.iter().map(|why| format!("; documents are not saved: {why}"));
+            format!("streaming{}", waiting.chain(unsaved).collect::<String>())
         } else {
             troubles.join("; ")
         };
@@ -84,6 +90,7 @@ impl Health {
             unreadable_tables: engines.unreadable_tables,
             mutations_wait_for,
             documents_wait_for,
+            unsaved_documents,
         }
     }
 }

@@ -64,6 +64,15 @@ const HELP: [(&str, &str); 57] = [
     ("rowtide_room_saved_bytes_total", "bytes of documents that were saved"),
     ("rowtide_room_save_failures_total", "saves of documents that failed"),
     ("rowtide_room_saves_failing", "documents whose last save failed"),
+    (
+        "rowtide_room_superseded_total",
+        "documents that were not saved because another server had written them",
+    ),
+    (
+        "rowtide_room_merged_total",
+        "documents that were opened with edits of this server and what another one had written",
+    ),
+    ("rowtide_storage_failures_total", "calls of the storage of documents that failed, by reason"),
     ("rowtide_room_open_seconds", "how long a document takes until it is open"),
     ("rowtide_room_open_failures_total", "documents that could not be opened"),
     ("rowtide_room_closed_total", "sockets that documents closed, by reason"),

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use miette::{Report, Result, miette};
+use rowtide_access::storage_of;
+use rowtide_documents::host::try_storage;
 use rowtide_plan::check::{Problem, rejected_writes};
 use rowtide_plan::definition::Definition;
 use rowtide_plan::plan::Plan;
@@ -22,7 +24,7 @@ use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 
 use crate::application::{ApplicationError, fit, read_definition};
-use crate::config::Settings;
+use crate::config::{Settings, StorageTrial};
 use crate::dev::interrupted;
 use crate::said::said;
 use crate::terminal::{hand_out, note, tell};
@@ -167,14 +169,36 @@ fn not_done(error: SetupError) -> Report {
 /// # Errors
 /// When it cannot be checked.
 pub(crate) async fn check(settings: Settings) -> Result<ExitCode> {
-    let trial = settings.trial()?;
-    let problems = Against::connect(&settings).await?.problems(&trial).await?;
+    let (trial, storage) = settings.trial()?;
+    let against = Against::connect(&settings).await?;
+    let environment = against.names.slot.clone();
+    let mut problems = against.problems(&trial).await?;
+    if read_definition(&settings.definition_path())?.documents().next().is_some() {
+        problems.extend(storage_problems(&storage, &environment).await);
+    }
     print_problems(&problems);
     if problems.iter().any(|problem| problem.fatal) {
         return Ok(ExitCode::FAILURE);
     }
     tell!("the definition fits the database");
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is wrong with the storage of documents.
+async fn storage_problems(storage: &StorageTrial, environment: &str) -> Vec<Problem> {
+    let problem = |what| Problem { what, repair: None, fatal: true };
+    // A directory that is not there yet is made when the server starts, as the user that it runs as.
+    let Some(url) = &storage.url else { return Vec::new() };
+    match storage_of(&storage.dir, Some(url)) {
+        Ok(settings) => {
+            let found = try_storage(&settings, environment).await;
+            found
+                .into_iter()
+                .map(|what| problem(format!("the storage of documents: {what}")))
+                .collect()
+        }
+        Err(error) => vec![problem(error.to_string())],
+    }
 }
 
 fn print_problems(problems: &[Problem]) {

@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use rowtide_access::{Documents, DocumentsError, DocumentsOptions};
-use rowtide_documents::host::HostLimits;
+use rowtide_documents::host::{HostLimits, StorageUrl};
 use rowtide_gateway::auth::AuthError;
 use rowtide_gateway::limits::{ConnectionLimits, MUTATION_LOOK, OTHER_FILES};
 use rowtide_gateway::{Gateway, GatewayOptions};
@@ -46,6 +46,8 @@ pub struct ServerOptions {
     pub gateway: GatewayOptions,
     /// Where live documents are kept.
     pub documents_dir: PathBuf,
+    /// Where their objects are, if not there.
+    pub storage: Option<StorageUrl>,
     /// How much may go on in them.
     pub documents: HostLimits,
     /// Where to listen; port 0 takes a free one.
@@ -79,6 +81,7 @@ impl ServerOptions {
             log: config.log,
             gateway,
             documents_dir: config.documents_dir,
+            storage: config.storage,
             documents: HostLimits::default(),
             listen: config.listen,
             connections: config.connections,
@@ -165,6 +168,7 @@ impl Server {
             let of_documents = DocumentsOptions {
                 database: database.clone(),
                 dir: options.documents_dir,
+                storage: options.storage,
                 environment: names.slot.clone(),
                 limits: options.documents,
             };

@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::mailbox::{DocumentError, Done, Inbox, Request};
 use super::naming::DocumentId;
+use super::objects::{ObjectVersion, SaveError};
 use super::opening::open;
 use super::outbox::{Outbox, frame_bytes};
 use super::room::Room;
@@ -70,6 +71,8 @@ impl Drop for Counted {
 enum End {
     /// It knows of edits that are not durable.
     Broken,
+    /// Another server has written the document, which is to be opened with what that one has made of it.
+    Superseded,
     /// The document is deleted.
     Forgotten(Done),
     /// Everything is saved, and the host stops.
@@ -92,6 +95,8 @@ struct AwakeTask {
     waiting_bytes: usize,
     plan: SavePlan,
     save: Option<Save>,
+    /// The object that the next save follows on, if there is one.
+    version: Option<ObjectVersion>,
     /// The clock up to which the document is saved, or being saved.
     covered: u64,
     /// The last edit that is durable.
@@ -112,7 +117,7 @@ struct AwakeTask {
 
 enum Event {
     Durable(Result<u64, Refused>),
-    Saved(Result<(), String>),
+    Saved(Result<ObjectVersion, SaveError>),
     Asked(Option<Request>),
     Journal,
     Due,
@@ -138,6 +143,7 @@ pub(super) async fn keep_awake(shared: Arc<Shared>, document: DocumentId, mut in
                 waiting_bytes: 0,
                 plan,
                 save: None,
+                version: opened.version,
                 covered: opened.saved_clock,
                 number: opened.number,
                 unsaved_bytes: 0,
@@ -405,7 +411,7 @@ impl AwakeTask {
 
     async fn end(mut self, end: End) {
         let closing = match &end {
-            End::Broken | End::Stopped => Closing::ComeBack,
+            End::Broken | End::Superseded | End::Stopped => Closing::ComeBack,
             End::Forgotten(_) => Closing::Final(Reason::NotFound),
         };
         while let Some((_, member)) = self.members.pop_first() {

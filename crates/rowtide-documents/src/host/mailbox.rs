@@ -40,7 +40,7 @@ pub enum DocumentError {
     Unrestorable(#[from] UnreadableDocument),
     /// The storage failed.
     #[error(transparent)]
-    Storage(#[from] super::objects::StorageError),
+    Storage(#[from] super::failure::StorageError),
     /// The journal cannot be written.
     #[error(transparent)]
     Journal(#[from] crate::journal::Refused),

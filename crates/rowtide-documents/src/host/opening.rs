@@ -1,15 +1,22 @@
 //! Opening a document: the object that was saved last, and then the edits that the journal has.
+//!
+//! The edits follow on the object, or are in it already, if it was a host with this journal that has put it. If another
+//! server has, they were made of an older state: then they are merged into the newer one, as their authors would now make
+//! them. What the other server has written is kept in the history before, and what does not fit is kept aside.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use thiserror::Error;
 use tokio::task::{JoinError, spawn_blocking};
 
+use super::failure::StorageError;
 use super::naming::DocumentId;
-use super::objects::StorageError;
+use super::objects::{ObjectVersion, Writer};
 use super::room::{Room, UnreadableDocument};
 use super::shared::Shared;
+use super::telemetry;
 use crate::journal::JournalError;
 
 /// Why a document cannot be opened.
@@ -35,6 +42,8 @@ pub(super) struct OpenedDocument {
     pub(super) room: Room,
     /// The clock of the object.
     pub(super) saved_clock: u64,
+    /// Which object that was, if there is one.
+    pub(super) version: Option<ObjectVersion>,
     /// The last edit that the journal has of it.
     pub(super) number: u64,
     /// The edits in the journal.
@@ -58,44 +67,116 @@ pub(super) async fn open(
     shared.save_is_over(document).await;
     let last_history = shared.objects.last_history(document).await?;
     let object = shared.objects.current(document).await?;
-    let (shared, document) = (Arc::clone(shared), document.clone());
-    let opening = spawn_blocking(move || {
-        let kind = shared
-            .kinds
-            .get(document.kind())
-            .ok_or_else(|| OpenError::Kind(document.kind().to_owned()))?;
-        let key = document.key();
-        let (edits, number) = shared.journal.edits(&key)?;
-        // The time in milliseconds is beyond every clock of a document of this name that was deleted. Where there are
-        // edits, the first of them says where the document began.
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let begins_at = if edits.is_empty() { since.as_millis() as u64 } else { 0 };
-        let opened = Room::open(kind, object.as_deref(), begins_at);
-        let mut room = opened.map_err(OpenError::Object)?;
-        let saved_clock = room.clock();
+    let (snapshot, version) = object.map(|object| (object.snapshot, object.version)).unzip();
+    let written_by = version.as_ref().map(ObjectVersion::writer);
+    let (opens, of) = (Arc::clone(shared), document.clone());
+    let stored = snapshot.clone();
+    let opening = spawn_blocking(move || restored(&opens, &of, stored.as_deref(), written_by));
+    let restored = opening.await??;
+    if let (Some(unmerged), Some(snapshot)) = (&restored.merged, snapshot) {
+        telemetry::merged();
+        shared.objects.keep_earlier(document, snapshot).await?;
+        let unmerged_edits = unmerged.len();
+        tracing::warn!(%document, unmerged_edits, "another server has written a document; edits of this one were merged");
+        if !unmerged.is_empty() {
+            shared.objects.set_aside(document, unmerged).await?;
+        }
+    }
+    let Restored { room, saved_clock, number, edit_bytes, is_new, .. } = restored;
+    Ok(OpenedDocument {
+        room,
+        saved_clock,
+        version,
+        number,
+        edit_bytes,
+        failures,
+        is_new,
+        last_history,
+    })
+}
+
+/// What an object and the journal make together.
+struct Restored {
+    room: Room,
+    saved_clock: u64,
+    number: u64,
+    edit_bytes: usize,
+    is_new: bool,
+    /// If edits were merged into what another server has written: those that did not fit.
+    merged: Option<Vec<Bytes>>,
+}
+
+fn restored(
+    shared: &Shared,
+    document: &DocumentId,
+    object: Option<&[u8]>,
+    written_by: Option<Writer>,
+) -> Result<Restored, OpenError> {
+    let kind = shared
+        .kinds
+        .get(document.kind())
+        .ok_or_else(|| OpenError::Kind(document.kind().to_owned()))?;
+    let key = document.key();
+    let (edits, number) = shared.journal.edits(&key)?;
+    // The time in milliseconds is beyond every clock of a document of this name that was deleted. Where there are edits,
+    // the first of them says where the document began.
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = since.as_millis() as u64;
+    let begins_at = if edits.is_empty() { since } else { 0 };
+    let open = || Room::open(kind, object, begins_at).map_err(OpenError::Object);
+    let mut room = open()?;
+    let mut saved_clock = room.clock();
+    let mut merges = written_by == Some(Writer::Other) && !edits.is_empty();
+    if !merges {
         for edit in &edits {
-            room.replay(edit).map_err(OpenError::Edit)?;
+            match room.replay(edit) {
+                Ok(()) => {}
+                // An object was put there by nobody knows whom, or in the moment before what was merged was settled.
+                Err(error) if error.is_misfit() && object.is_some() => {
+                    merges = true;
+                    room = open()?;
+                    break;
+                }
+                Err(error) => return Err(OpenError::Edit(error)),
+            }
         }
-        let mut edit_bytes = edits.iter().map(|edit| edit.len()).sum();
-        if room.clock() == saved_clock && object.is_some() && !edits.is_empty() {
-            // The object has all of them already.
-            shared.journal.settle(&key, number);
-            edit_bytes = 0;
+    }
+    let mut merged = None;
+    if merges {
+        let mut unmerged = Vec::new();
+        for edit in &edits {
+            if !room.merge(edit).map_err(OpenError::Edit)? {
+                unmerged.push(edit.clone());
+            }
         }
-        let is_new = object.is_none() && edits.is_empty();
-        Ok(OpenedDocument { room, saved_clock, number, edit_bytes, failures, is_new, last_history })
-    });
-    opening.await?
+        // It is to be saved, also if the object had all of it: then it is this host's.
+        room.renumber(since);
+        merged = Some(unmerged);
+    } else if written_by == Some(Writer::Other) {
+        room.renumber(since);
+        saved_clock = room.clock();
+    }
+    let mut edit_bytes = edits.iter().map(|edit| edit.len()).sum();
+    if room.clock() == saved_clock && object.is_some() && !edits.is_empty() {
+        // The object has all of them already.
+        shared.journal.settle(&key, number);
+        edit_bytes = 0;
+    }
+    let is_new = object.is_none() && edits.is_empty();
+    Ok(Restored { room, saved_clock, number, edit_bytes, is_new, merged })
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::time::Duration;
 
     use object_store::memory::InMemory;
+    use object_store::path::Path;
 
     use super::super::objects::Objects;
     use super::super::settings::{DocumentKind, HostLimits};
+    use super::super::storage::Storage;
     use super::*;
     use crate::journal::Journal;
     use crate::tlsync::TlsyncLimits;
@@ -110,18 +191,24 @@ mod tests {
             ("note".to_owned(), DocumentKind::Yjs(YjsLimits::default())),
             ("file".to_owned(), DocumentKind::Tlsync(TlsyncLimits::default())),
         ]);
-        let objects = Objects::new(Arc::new(InMemory::new()), "test");
+        let (store, root, lock) = (Arc::new(InMemory::new()), Path::default(), None);
+        let storage = Storage { store, root, conditional: false, lock };
+        let objects = Objects::new(storage, "test", journal.id(), Duration::from_secs(60));
         let shared = Arc::new(Shared::new(HostLimits::default(), kinds, objects, journal));
         let document = DocumentId::new("note", "a").expect("a name");
         let under_way = shared.begin_save(&document).expect("the journal is open");
-        shared.objects.save(&document, b"rubbish"[..].into(), None).await.expect("saved");
+        let save = async |snapshot: &'static [u8]| {
+            let (objects, now) = (&shared.objects, SystemTime::now());
+            objects.save(&document, snapshot.into(), None, now, false).await.expect("saved")
+        };
+        save(b"rubbish").await;
         let saving = async {
             // Until here an opening that does not wait has read what is there.
             for _ in 0..10 {
                 shared.journal.catch_up().await;
                 tokio::task::yield_now().await;
             }
-            shared.objects.save(&document, [0, 0][..].to_vec().into(), None).await.expect("saved");
+            save(&[0, 0]).await;
             drop(under_way);
         };
         let (opened, ()) = tokio::join!(open(&shared, &document), saving);

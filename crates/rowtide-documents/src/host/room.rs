@@ -31,6 +31,17 @@ pub enum UnreadableDocument {
     Edit(#[from] ReplayError),
 }
 
+impl UnreadableDocument {
+    /// An edit can be read, but does not follow on the document.
+    pub(super) fn is_misfit(&self) -> bool {
+        let edit = match self {
+            UnreadableDocument::Edit(error) => error,
+            _ => return false,
+        };
+        matches!(edit, ReplayError::Gap { .. } | ReplayError::Misfit { .. })
+    }
+}
+
 impl Room {
     /// A room with the document that was saved, or a new one, which begins at a clock if its protocol has clocks that
     /// clients know.
@@ -63,6 +74,21 @@ impl Room {
         match self {
             Room::Tlsync(room) => Ok(room.replay(edit)?),
             Room::Yjs(room) => Ok(room.replay(edit)?),
+        }
+    }
+
+    /// Takes in an edit that was made of another state of the document: whether all of it fits. Those of Yjs always do.
+    pub(super) fn merge(&mut self, edit: &[u8]) -> Result<bool, UnreadableDocument> {
+        match self {
+            Room::Tlsync(room) => Ok(room.merge(edit)?),
+            Room::Yjs(room) => Ok(room.replay(edit).map(|()| true)?),
+        }
+    }
+
+    /// Counts anew beyond a clock, if its protocol has clocks that clients know: what they have seen was of another server.
+    pub(super) fn renumber(&mut self, clock: u64) {
+        if let Room::Tlsync(room) = self {
+            room.renumber(clock);
         }
     }
 

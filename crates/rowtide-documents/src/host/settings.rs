@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::storage::StorageSettings;
 use crate::tlsync::TlsyncLimits;
 use crate::yjs::YjsLimits;
 
@@ -24,8 +25,8 @@ pub type DocumentKinds = BTreeMap<String, DocumentKind>;
 pub struct HostSettings {
     /// What the keys of all objects begin with, so that several deployments can share a storage.
     pub environment: String,
-    /// Where objects are: `file:///…`.
-    pub storage: String,
+    /// Where objects are.
+    pub storage: StorageSettings,
     /// The directory of the journal; nothing else may be in it.
     pub journal: PathBuf,
     /// How much may go on.
@@ -53,6 +54,8 @@ pub struct HostLimits {
     pub save_retry: Duration,
     /// The longest such pause.
     pub save_retry_max: Duration,
+    /// How long one call of the storage may take, with its retries.
+    pub storage_call: Duration,
     /// How many bytes of edits one document may have that are durable and not saved; beyond it the document can only be
     /// read until it is saved.
     pub unsaved_bytes: usize,
@@ -74,6 +77,7 @@ impl Default for HostLimits {
             save_after: Duration::from_secs(8),
             save_retry: Duration::from_secs(1),
             save_retry_max: Duration::from_secs(60),
+            storage_call: Duration::from_secs(60),
             unsaved_bytes: 64 << 20,
             history_every: Duration::from_secs(60),
             sweep_every: Duration::from_secs(60),

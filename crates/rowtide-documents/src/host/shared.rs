@@ -9,31 +9,13 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::health::HostHealth;
 use super::mailbox::{Inbox, Mailbox};
 use super::naming::DocumentId;
 use super::objects::Objects;
 use super::settings::{DocumentKinds, HostLimits};
 use crate::journal::{Journal, JournalLock};
 use crate::place::Socket;
-
-/// How a host is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HostHealth {
-    /// Rooms that are awake.
-    pub rooms_awake: usize,
-    /// Sockets in them.
-    pub sessions: usize,
-    /// Bytes of edits that are in the journal alone.
-    pub unsaved_bytes: usize,
-    /// Documents whose last save failed, with what was said.
-    pub saves_failing: BTreeMap<DocumentId, String>,
-    /// Documents that could not be opened when they were wanted last, with what was said.
-    pub unopened: BTreeMap<DocumentId, String>,
-    /// The journal's segments, in bytes.
-    pub journal_bytes: u64,
-    /// The journal cannot be written: documents can only be read.
-    pub journal_failing: bool,
-}
 
 /// A document was saved after somebody had edited it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +65,7 @@ pub(super) struct Shared {
     sockets: AtomicU64,
     pub(super) sessions: AtomicUsize,
     pub(super) unsaved_bytes: AtomicUsize,
+    pub(super) superseded: AtomicU64,
 }
 
 /// A save that is under way, also if its room has gone: until this is dropped nobody reads the document's object, and
@@ -135,6 +118,7 @@ impl Shared {
             sockets: AtomicU64::new(1),
             sessions: AtomicUsize::new(0),
             unsaved_bytes: AtomicUsize::new(0),
+            superseded: AtomicU64::new(0),
         }
     }
 
@@ -189,8 +173,10 @@ impl Shared {
         }
     }
 
-    pub(super) fn save_failed(&self, document: &DocumentId, error: String) {
-        locked(&self.failing).saves.insert(document.clone(), error);
+    /// A document cannot be saved. Tells whether that is news: it is tried again and again.
+    pub(super) fn save_failed(&self, document: &DocumentId, error: String) -> bool {
+        let news = locked(&self.failing).saves.insert(document.clone(), error.clone());
+        news.is_none_or(|known| known != error)
     }
 
     /// The document is saved, or there is nothing to be saved any more.
@@ -249,6 +235,7 @@ impl Shared {
             sessions: self.sessions.load(Ordering::Relaxed),
             unsaved_bytes: self.unsaved_bytes.load(Ordering::Relaxed),
             saves_failing,
+            superseded: self.superseded.load(Ordering::Relaxed),
             unopened,
             journal_bytes: self.journal.bytes(),
             journal_failing: !self.journal.state().borrow().writable,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use metrics::{counter, gauge, histogram};
 
-use super::shared::HostHealth;
+use super::health::HostHealth;
 use crate::place::{Closing, Reason};
 
 /// Rooms that are awake.
@@ -25,6 +25,14 @@ const SAVE_SECONDS: &str = "rowtide_room_save_seconds";
 const SAVED_BYTES: &str = "rowtide_room_saved_bytes_total";
 /// Saves that failed.
 const SAVE_FAILURES: &str = "rowtide_room_save_failures_total";
+/// Calls of the storage that failed, by `reason`.
+const STORAGE_FAILURES: &str = "rowtide_storage_failures_total";
+/// Every reason.
+const STORAGE_REASONS: [&str; 5] = ["denied", "overloaded", "unreachable", "slow", "other"];
+/// Documents that another server had written, so that they were not saved over it.
+const SUPERSEDED: &str = "rowtide_room_superseded_total";
+/// Documents that were opened with edits of this server and what another one had written.
+const MERGED: &str = "rowtide_room_merged_total";
 /// Documents whose last save failed.
 const SAVES_FAILING: &str = "rowtide_room_saves_failing";
 /// How long a document takes until its room is awake.
@@ -42,8 +50,12 @@ const JOURNAL_FAILING: &str = "rowtide_journal_failing";
 
 /// Shows what has not happened yet, too.
 pub(super) fn begin() {
-    for name in [PUSHES, REFUSED, SAVED_BYTES, SAVE_FAILURES, OPEN_FAILURES] {
+    let names = [PUSHES, REFUSED, SAVED_BYTES, SAVE_FAILURES, OPEN_FAILURES, SUPERSEDED, MERGED];
+    for name in names {
         counter!(name).increment(0);
+    }
+    for reason in STORAGE_REASONS {
+        counter!(STORAGE_FAILURES, "reason" => reason).increment(0);
     }
     counter!(CLOSED, "reason" => COME_BACK).increment(0);
 }
@@ -68,6 +80,21 @@ pub(super) fn saved(bytes: usize, took: Duration) {
 /// A save failed.
 pub(super) fn save_failed() {
     counter!(SAVE_FAILURES).increment(1);
+}
+
+/// A call of the storage failed.
+pub(super) fn storage_failed(reason: &'static str) {
+    counter!(STORAGE_FAILURES, "reason" => reason).increment(1);
+}
+
+/// Another server has written a document that is open here.
+pub(super) fn superseded() {
+    counter!(SUPERSEDED).increment(1);
+}
+
+/// Edits of this server were merged with what another one has written.
+pub(super) fn merged() {
+    counter!(MERGED).increment(1);
 }
 
 /// A room is awake.

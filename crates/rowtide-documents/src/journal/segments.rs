@@ -11,6 +11,7 @@ use super::format::{FIRST, Group, Mark, Record};
 
 const EXTENSION: &str = "edits";
 const UNFINISHED: &str = "new";
+const ID: &str = "id";
 
 /// Of the directory.
 const OWN_DIR: u32 = 0o700;
@@ -94,6 +95,26 @@ pub(super) fn create(dir: &Path, number: u64, next: u64, previous_end: u64) -> i
     fs::rename(&unfinished, &path)?;
     sync_dir(dir)?;
     Ok(Created { file, path, len: group.len() as u64, mark })
+}
+
+/// What the journal in `dir` is called: what its file says, or a new name if it says nothing that can be one.
+pub(super) fn id(dir: &Path) -> io::Result<Box<str>> {
+    let path = dir.join(ID);
+    let is_id = |text: &str| text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match fs::read_to_string(&path) {
+        Ok(text) if is_id(&text) => return Ok(text.into()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let id = format!("{:032x}", rand::random::<u128>());
+    let unfinished = path.with_extension(UNFINISHED);
+    let file = private_file(&unfinished)?;
+    file.set_len(0)?;
+    file.write_all_at(id.as_bytes(), 0)?;
+    file.sync_all()?;
+    fs::rename(&unfinished, &path)?;
+    sync_dir(dir)?;
+    Ok(id.into())
 }
 
 /// Makes durable which files there are.

@@ -302,6 +302,13 @@ impl Document {
         Hydration::WipePresence
     }
 
+    /// Goes beyond a clock, and forgets what was removed before: nobody from before is told of single changes any more.
+    pub(super) fn renumber(&mut self, beyond: u64) {
+        self.clock = self.clock.max(beyond.min(MAX_CLOCK)) + 1;
+        self.history_start = self.clock;
+        self.tombstones.clear();
+    }
+
     /// This document with what another one holds: as if somebody had made it so now.
     pub(super) fn restored(&self, other: Document, limits: &TlsyncLimits) -> Document {
         let clock = self.clock + 1;

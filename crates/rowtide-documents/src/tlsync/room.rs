@@ -64,6 +64,21 @@ impl TlsyncRoom {
         snapshot::replay(&mut self.document, edit, &self.limits)
     }
 
+    /// Does what an edit did on a document that somebody else has changed since, as far as it fits: whether all of it did.
+    /// Edits are merged in their order, before anybody is in the room.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn merge(&mut self, edit: &[u8]) -> Result<bool, ReplayError> {
+        snapshot::merge(&mut self.document, edit, &self.limits)
+    }
+
+    /// Begins to count anew, beyond `clock`: what clients have seen under clocks until now was not always this document, so
+    /// everybody is sent all of it. That is for a document that others have changed elsewhere, before anybody is in the room.
+    pub fn renumber(&mut self, clock: u64) {
+        self.document.renumber(clock);
+    }
+
     /// The document as it is stored. It has what every edit until now has led to, durable or not.
     pub fn snapshot(&self) -> Bytes {
         snapshot::write(&self.document)

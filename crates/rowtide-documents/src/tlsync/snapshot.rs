@@ -212,3 +212,32 @@ pub(super) fn replay(
         Err(ReplayError::Misfit { to: edit.clock })
     }
 }
+
+/// Does what an edit did, as a client would ask for it, on a document that others have changed since: whether all of it had
+/// an effect. What was restored is not restored again over what others have made of the document.
+pub(super) fn merge(
+    document: &mut Document,
+    edit: &[u8],
+    limits: &TlsyncLimits,
+) -> Result<bool, ReplayError> {
+    let edit: Edit<'_> = serde_json::from_slice(edit)?;
+    // Once it is stored, the document has this edit, whatever of it had an effect.
+    document.clock = document.clock.max(edit.clock);
+    if edit.restored.is_some() {
+        return Ok(false);
+    }
+    let own = edit.schema.map(|schema| Schema::read(schema).ok_or(SnapshotError::Schema));
+    let own = own.transpose()?.map(Arc::new);
+    let there = document.schema.clone();
+    let schema = match (own, there) {
+        (Some(own), Some(there)) if there.serves(&own).is_err() => return Ok(false),
+        (own, there) => there.or(own),
+    };
+    let Some(schema) = schema else {
+        return Ok(document.change(edit.diff, Flavour::Eight, limits).exact);
+    };
+    // Records that the document cannot take are nobody's any more.
+    let merged = document.push(edit.diff, Flavour::Eight, &schema, limits);
+    document.adopt(schema);
+    Ok(merged.is_ok_and(|change| change.exact))
+}

@@ -1,22 +1,25 @@
-//! Saving the document of a room: one save at a time, and none if nothing has changed.
+//! Saving the document of a room: one save at a time, and none if nothing has changed. A room whose document another
+//! server has written ends, and is opened again with both.
 
 use std::future::pending;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::super::failure::StorageError;
 use super::super::mailbox::{DocumentError, Done};
-use super::super::objects::StorageError;
+use super::super::objects::{ObjectVersion, SaveError};
 use super::super::shared::SaveUnderWay;
 use super::super::telemetry;
-use super::{AwakeTask, HEAVY_MESSAGE};
+use super::{AwakeTask, End, HEAVY_MESSAGE};
 
 /// A save that is under way.
 #[derive(Debug)]
 pub(super) struct Save {
-    task: JoinHandle<Result<(), StorageError>>,
+    task: JoinHandle<Result<ObjectVersion, SaveError>>,
     since: Instant,
     clock: u64,
     bytes: usize,
@@ -74,8 +77,9 @@ impl AwakeTask {
         }
         let bytes = snapshot.len();
         let (objects, document) = (self.shared.objects.clone(), self.document.clone());
+        let follows = self.version.clone();
         let task = tokio::spawn(async move {
-            let saved = objects.save(&document, snapshot, history_due.then_some(time)).await;
+            let saved = objects.save(&document, snapshot, follows, time, history_due).await;
             drop(under_way);
             saved
         });
@@ -92,11 +96,12 @@ impl AwakeTask {
         }
     }
 
-    pub(super) async fn saved(&mut self, result: Result<(), String>) {
+    pub(super) async fn saved(&mut self, result: Result<ObjectVersion, SaveError>) {
         let Some(save) = self.save.take() else { return };
         match result {
-            Ok(()) => {
+            Ok(version) => {
                 telemetry::saved(save.bytes, save.since.elapsed());
+                self.version = Some(version);
                 self.plan.succeeded();
                 self.shared.save_succeeded(&self.document);
                 self.shared.journal.settle(&self.key, save.number);
@@ -108,30 +113,45 @@ impl AwakeTask {
                     done.send(Ok(())).ok();
                 }
             }
-            Err(error) => {
-                tracing::error!(document = %self.document, error, "a document cannot be saved; it is tried again");
-                telemetry::save_failed();
-                self.shared.save_failed(&self.document, error);
-                // The clock goes up only, so this says that there is something to save.
-                self.covered = save.clock.wrapping_sub(1);
-                self.last_history = save.last_history;
-                let now = self.now();
-                self.plan.failed(now);
+            Err(SaveError::Superseded) => {
+                tracing::error!(
+                    document = %self.document,
+                    "another server has written a document that is open here; it is opened again with what both have"
+                );
+                telemetry::superseded();
+                self.shared.superseded.fetch_add(1, Ordering::Relaxed);
+                self.end.get_or_insert(End::Superseded);
                 for done in save.asked {
                     done.send(Err(DocumentError::Unsaved)).ok();
                 }
             }
+            Err(SaveError::Storage(error)) => self.save_failed(save, error.to_string()),
         }
         self.refresh_refusing().await;
     }
+
+    fn save_failed(&mut self, save: Save, error: String) {
+        telemetry::save_failed();
+        if self.shared.save_failed(&self.document, error.clone()) {
+            tracing::error!(document = %self.document, error, "a document cannot be saved; it is tried again");
+        }
+        // The clock goes up only, so this says that there is something to save.
+        self.covered = save.clock.wrapping_sub(1);
+        self.last_history = save.last_history;
+        let now = self.now();
+        self.plan.failed(now);
+        for done in save.asked {
+            done.send(Err(DocumentError::Unsaved)).ok();
+        }
+    }
 }
 
-/// What becomes of the save that is under way.
-pub(super) async fn first_save(save: &mut Option<Save>) -> Result<(), String> {
+/// What becomes of the save that is under way. A save that panicked has not been one.
+pub(super) async fn first_save(save: &mut Option<Save>) -> Result<ObjectVersion, SaveError> {
     match save {
         Some(save) => match (&mut save.task).await {
-            Ok(result) => result.map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
+            Ok(result) => result,
+            Err(error) => Err(SaveError::Storage(StorageError::Broken(error))),
         },
         None => pending().await,
     }
