@@ -15,6 +15,7 @@ import type { Route } from './route';
 import type { Schema } from './schema';
 import { SignIn } from './SignIn';
 import { Toasts } from './toasts';
+import { useVisits } from './visits';
 
 export function App() {
   const [user, setUser] = useState(signedIn);
@@ -63,8 +64,9 @@ function SignedIn({ user, route, onSignOut }: Props) {
 function Pages({ user, route, onSignOut }: Props) {
   // A deletion can be undone wherever one has gone meanwhile.
   const deletions = useDeletions();
+  const visit = useVisits(user);
   const visited = useRef<string | null>(null);
   if (route.page === 'file') visited.current = route.id;
-  if (route.page === 'file') return <Board user={user} id={route.id} />;
+  if (route.page === 'file') return <Board user={user} id={route.id} onOpened={visit} />;
   return <Files user={user} deletions={deletions} visited={visited.current} onSignOut={onSignOut} />;
 }

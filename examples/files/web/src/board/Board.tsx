@@ -1,7 +1,7 @@
 // The page of a file: its drawing, who else is there, and what its owner may do with it. The row says whose it is and
 // what it is called; the document says whether one may draw, and why it is closed.
 
-import { useClient, useRow, useStatus } from '@rowtide/react';
+import { useRow } from '@rowtide/react';
 import { useEffect, useRef, useState, useSyncExternalStore } from 'react';
 import { useWrite } from '../data';
 import * as files from '../files';
@@ -28,7 +28,7 @@ const CLOSED: Record<Reason, [string, string]> = {
   NOT_FOUND: ['This file is gone', 'It was deleted, or it never was there.'],
   FORBIDDEN: ['This file is not shared with you', 'Ask its owner to share it, and come again.'],
   NOT_AUTHENTICATED: ['Please sign in again', 'The server no longer knows who you are.'],
-  CLIENT_TOO_OLD: ['Please reload', 'This drawing was made with a newer version of this page, or with another program.'],
+  CLIENT_TOO_OLD: ['Please reload', 'This drawing was made with a newer version of this page.'],
   SERVER_TOO_OLD: ['This drawing is of another program', 'It was made with something that this page cannot draw.'],
   INVALID_RECORD: ['Something here was not accepted', 'The server did not take your last change. Open the file again.'],
   RATE_LIMITED: ['That was a little fast', 'Wait a moment, and open the file again.'],
@@ -38,13 +38,17 @@ const CLOSED: Record<Reason, [string, string]> = {
 
 /** How long something may take before it is said, in milliseconds. */
 const PATIENCE = 600;
+/** How long a file may take to open before it is said that the server does not answer, in milliseconds. */
+const LONG = 5_000;
 
 interface Props {
   user: string;
   id: string;
+  /** Called when the drawing of a file is there. */
+  onOpened: (id: string) => void;
 }
 
-export function Board({ user, id }: Props) {
+export function Board({ user, id, onOpened }: Props) {
   const me = useRow('user', user);
   // Whoever tries again begins anew.
   const [attempt, setAttempt] = useState(0);
@@ -57,9 +61,11 @@ export function Board({ user, id }: Props) {
     return () => document.close();
   }, [user, id, attempt]);
   useEffect(() => editor?.introduce(name), [editor, name]);
-  useVisit(user, id);
   if (!editor) return null;
-  return <Opened key={`${attempt} ${id}`} editor={editor} user={user} me={name} id={id} onRetry={() => setAttempt(attempt + 1)} />;
+  const retry = () => setAttempt(attempt + 1);
+  return (
+    <Opened key={`${attempt} ${id}`} editor={editor} user={user} me={name} id={id} onOpened={onOpened} onRetry={retry} />
+  );
 }
 
 interface OpenedProps extends Props {
@@ -69,7 +75,7 @@ interface OpenedProps extends Props {
   onRetry: () => void;
 }
 
-function Opened({ editor, user, me, id, onRetry }: OpenedProps) {
+function Opened({ editor, user, me, id, onOpened, onRetry }: OpenedProps) {
   useSyncExternalStore(editor.subscribe, editor.version);
   const file = useRow('file', id);
   const write = useWrite();
@@ -81,16 +87,22 @@ function Opened({ editor, user, me, id, onRetry }: OpenedProps) {
   const { status } = document;
   const isOwner = file?.ownerId === user;
   const isOpening = useLasting(status.is === 'connecting', PATIENCE);
+  const isUnanswered = useLasting(status.is === 'connecting', LONG);
   const isSlow = useLasting(!document.isSaved, PATIENCE);
   useKeys(editor, view);
   useFitting(editor, view.fit);
   useLeaving(document);
   useDropped(document);
-  const isNoLongerEmpty = isOwner && file.isEmpty && editor.shapes.length > 0 && status.is === 'live';
+  const isOpen = status.is === 'live';
+  useEffect(() => {
+    if (isOpen) onOpened(id);
+  }, [isOpen, onOpened, id]);
+  const isNoLongerEmpty = isOwner && file.isEmpty && editor.shapes.length > 0 && isOpen;
   useEffect(() => {
     if (isNoLongerEmpty) write((tx) => tx.file.update({ id, isEmpty: false }));
   }, [isNoLongerEmpty, id, write]);
   const name = file?.name ?? nameOf(document.records) ?? '';
+  const showAll = () => view.fit(boxAround(editor.shapes.map(boxOf)));
   const closeDialog = () => setDialog(null);
   return (
     <div className="board">
@@ -103,7 +115,15 @@ function Opened({ editor, user, me, id, onRetry }: OpenedProps) {
         {isRenamed && file ? (
           <Rename file={file} onRenamed={() => setRenamed(false)} />
         ) : (
-          <h1>{isOwner ? <button type="button" title="Rename" onClick={() => setRenamed(true)}>{name}</button> : name}</h1>
+          <h1>
+            {isOwner ? (
+              <button type="button" title="Rename" onClick={() => setRenamed(true)}>
+                {name}
+              </button>
+            ) : (
+              name
+            )}
+          </h1>
         )}
         <span className="saving" role="status">
           {status.is === 'live' && isSlow && 'Saving …'}
@@ -139,16 +159,20 @@ function Opened({ editor, user, me, id, onRetry }: OpenedProps) {
           {editor.canEdit && <Toolbar editor={editor} />}
           {isOpening && (
             <p className="hint" role="status">
-              Opening …
+              {isUnanswered ? 'The server does not answer. Trying again …' : 'Opening …'}
             </p>
           )}
-          {status.is === 'live' && status.isReadonly && <p className="hint">You can look, but not draw. The others see where you point.</p>}
-          {editor.canEdit && editor.shapes.length === 0 && <p className="hint">Take a tool, and draw. Others see it at once.</p>}
+          {status.is === 'live' && status.isReadonly && (
+            <p className="hint">You can look, but not draw. The others see where you point.</p>
+          )}
+          {editor.canEdit && editor.shapes.length === 0 && (
+            <p className="hint">Take a tool, and draw. Others see it at once.</p>
+          )}
           <div className="zoom" role="group" aria-label="Zoom">
             <button type="button" aria-label="Zoom out" onClick={() => view.zoom(0.8)}>
               −
             </button>
-            <button type="button" aria-label="Show everything" title="Show everything (0)" onClick={() => view.fit(boxAround(editor.shapes.map(boxOf)))}>
+            <button type="button" aria-label="Show everything" title="Show everything (0)" onClick={showAll}>
               {Math.round(view.camera.zoom * 100)}%
             </button>
             <button type="button" aria-label="Zoom in" onClick={() => view.zoom(1.25)}>
@@ -238,21 +262,7 @@ function useDropped(document: OpenDocument): void {
   const toast = useToast();
   const { dropped } = document;
   useEffect(() => {
-    if (dropped > 0) toast({ text: 'You may only look at this file now. What you drew last was not kept.', kind: 'rejection' });
+    const text = 'You may only look at this file now. What you drew last was not kept.';
+    if (dropped > 0) toast({ text, kind: 'rejection' });
   }, [dropped, toast]);
-}
-
-/** Whoever opens a file of somebody else has it in their list from then on. */
-function useVisit(user: string, id: string): void {
-  const client = useClient();
-  const isLive = useStatus((status) => status.connection === 'live');
-  const written = useRef<string | null>(null);
-  useEffect(() => {
-    // Only with up-to-date rows it is known whether the file is in the list already.
-    if (!isLive || written.current === id) return;
-    written.current = id;
-    if (client.table('file_state').get({ userId: user, fileId: id })) return;
-    // Of a file that is not shared the board says so.
-    client.mutate((tx) => files.visit(tx, user, id)).confirmed.catch(() => undefined);
-  }, [id, isLive, client, user]);
 }

@@ -1,7 +1,7 @@
 // The surface that one draws on: the shapes, what is selected, where the others point, and the text that is being
 // written.
 
-import { useEffect, useRef, useSyncExternalStore } from 'react';
+import { memo, useEffect, useRef, useSyncExternalStore } from 'react';
 import type { PointerEvent } from 'react';
 import type { View } from './camera';
 import { peersOf } from './editor';
@@ -40,21 +40,14 @@ export function Canvas({ editor, view, surface }: Props) {
         {...handlers}
       >
         <g transform={`translate(${camera.x} ${camera.y}) scale(${camera.zoom})`}>
-          {shapes.map((shape) => (
-            <ShapeView key={shape.id} shape={shape} isWritten={shape === written} isReachable={editor.canEdit} />
-          ))}
+          <Shapes shapes={shapes} written={editor.writing} isReachable={editor.canEdit} />
         </g>
-        {peers.flatMap((peer) =>
-          shapes
-            .filter((shape) => peer.selected.includes(shape.id))
-            .map((shape) => (
-              <rect
-                key={`${peer.id} ${shape.id}`}
-                className="selected-by-peer"
-                stroke={peer.color}
-                {...onScreen(camera, boxOf(shape), 4)}
-              />
-            )),
+        {peers.map((peer) =>
+          peer.selected.map((id) => {
+            const shape = editor.shape(id);
+            const place = shape && onScreen(camera, boxOf(shape), 4);
+            return place && <rect key={`${peer.id} ${id}`} className="selected-by-peer" stroke={peer.color} {...place} />;
+          }),
         )}
         {isMany &&
           selected.map((shape) => <rect key={shape.id} className="selected" {...onScreen(camera, boxOf(shape), 3)} />)}
@@ -66,6 +59,19 @@ export function Canvas({ editor, view, surface }: Props) {
     </div>
   );
 }
+
+interface ShapesProps {
+  shapes: readonly Shape[];
+  written: string | null;
+  isReachable: boolean;
+}
+
+/** All shapes, which need not be looked through because somebody points elsewhere. */
+const Shapes = memo(function Shapes({ shapes, written, isReachable }: ShapesProps) {
+  return shapes.map((shape) => (
+    <ShapeView key={shape.id} shape={shape} isWritten={shape.id === written} isReachable={isReachable} />
+  ));
+});
 
 /** Dots that move with the page, closer together or further apart with the zoom, but never a grey mass. */
 function gridOf({ x, y, zoom }: Camera): React.CSSProperties {
@@ -150,9 +156,7 @@ function Writing({ editor, shape, camera }: { editor: Editor; shape: Shape; came
   useEffect(() => {
     field.current?.focus({ preventScroll: true });
     field.current?.select();
-    // Others may take the shape away, or the right to write.
-    return () => editor.written();
-  }, [editor]);
+  }, []);
   if (shape.type !== 'text' && shape.type !== 'rectangle') return null;
   const { x, y, zoom } = camera;
   const isText = shape.type === 'text';

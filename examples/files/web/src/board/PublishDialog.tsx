@@ -20,6 +20,8 @@ export function PublishDialog({ file, onClose }: { file: File; onClose: () => vo
     dialog.current?.showModal();
   }, []);
   const link = linkToPublished(file.publishedSlug);
+  const publish = () => write((tx) => files.publish(tx, file));
+  const unpublish = () => write((tx) => files.unpublish(tx, file.id));
   const copy = async () => {
     await navigator.clipboard.writeText(link);
     setCopied(true);
@@ -44,7 +46,7 @@ export function PublishDialog({ file, onClose }: { file: File; onClose: () => vo
         {PROGRESS[progress]}
         {progress === 'public' && (
           <>
-            {' '}
+            {` Published last at ${TIME.format(file.lastPublished)}. `}
             <a href={link} target="_blank" rel="noreferrer">
               Open the public page
             </a>
@@ -53,11 +55,11 @@ export function PublishDialog({ file, onClose }: { file: File; onClose: () => vo
       </p>
       <div className="actions">
         {file.published && (
-          <button type="button" className="plain dangerous" onClick={() => write((tx) => files.unpublish(tx, file.id))}>
+          <button type="button" className="plain dangerous" onClick={unpublish}>
             Unpublish
           </button>
         )}
-        <button type="button" className={file.published ? 'plain' : 'primary'} onClick={() => write((tx) => files.publish(tx, file))}>
+        <button type="button" className={file.published ? 'plain' : 'primary'} onClick={publish}>
           {file.published ? 'Publish again' : 'Publish'}
         </button>
         <form method="dialog">
@@ -69,6 +71,8 @@ export function PublishDialog({ file, onClose }: { file: File; onClose: () => vo
     </dialog>
   );
 }
+
+const TIME = new Intl.DateTimeFormat('en', { timeStyle: 'medium' });
 
 type Progress = 'private' | 'publishing' | 'public' | 'unpublishing' | 'late';
 

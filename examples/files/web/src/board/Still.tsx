@@ -20,7 +20,7 @@ export function Still({ records, label }: { records: readonly Rec[]; label: stri
     <div className="surface">
       <svg
         ref={surface}
-        className="using-nothing"
+        className="using-nothing still"
         role="group"
         aria-label={label}
         onPointerDown={(event) => {

@@ -2,6 +2,10 @@ import type { Editor, Tool } from './editor';
 import { COLOURS } from './shapes';
 import type { Colour } from './shapes';
 
+const UNDO = 'M7 4L3.500 7.500 7 11M3.500 7.500H12a4.500 4.500 0 0 1 0 9H8';
+const REDO = 'M13 4l3.500 3.500L13 11M16.500 7.500H8a4.500 4.500 0 0 0 0 9h4';
+const DELETE = 'M4 5.500h12M8 5V3.500h4V5M5.500 5.500l.700 11h7.600l.700-11M8.500 8.500v5M11.500 8.500v5';
+
 /** The tools, their keys, and their faces. */
 const TOOLS: [Tool, string, string, string][] = [
   ['select', 'Select', 'V', 'M5 3l10.500 6-4.700 1.500L8.500 15z'],
@@ -52,9 +56,9 @@ export function Toolbar({ editor }: { editor: Editor }) {
         ))}
       </div>
       <span className="rule" />
-      <Command name="Undo" keys="Ctrl+Z" isPossible={editor.canUndo} run={() => editor.undo()} face="M7 4L3.500 7.500 7 11M3.500 7.500H12a4.500 4.500 0 0 1 0 9H8" />
-      <Command name="Redo" keys="Ctrl+Shift+Z" isPossible={editor.canRedo} run={() => editor.redo()} face="M13 4l3.500 3.500L13 11M16.500 7.500H8a4.500 4.500 0 0 0 0 9h4" />
-      <Command name="Delete" keys="Del" isPossible={only !== undefined} run={() => editor.remove()} face="M4 5.500h12M8 5V3.500h4V5M5.500 5.500l.700 11h7.600l.700-11M8.500 8.500v5M11.500 8.500v5" />
+      <Command name="Undo" keys="Ctrl+Z" face={UNDO} isPossible={editor.canUndo} run={() => editor.undo()} />
+      <Command name="Redo" keys="Ctrl+Shift+Z" face={REDO} isPossible={editor.canRedo} run={() => editor.redo()} />
+      <Command name="Delete" keys="Del" face={DELETE} isPossible={only !== undefined} run={() => editor.remove()} />
     </div>
   );
 }
@@ -69,7 +73,14 @@ interface CommandProps {
 
 function Command({ name, keys, face, isPossible, run }: CommandProps) {
   return (
-    <button type="button" className="icon" aria-label={name} title={`${name} (${keys})`} disabled={!isPossible} onClick={run}>
+    <button
+      type="button"
+      className="icon"
+      aria-label={name}
+      title={`${name} (${keys})`}
+      disabled={!isPossible}
+      onClick={run}
+    >
       <Face path={face} />
     </button>
   );

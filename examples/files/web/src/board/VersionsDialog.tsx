@@ -65,7 +65,9 @@ export function VersionsDialog({ user, file, onClose }: Props) {
           {problem}
         </p>
       )}
-      {times?.length === 0 && <p>There are none yet. A version is kept when a drawing is saved, a few seconds after a change.</p>}
+      {times?.length === 0 && (
+        <p>There are none yet. A version is kept when a drawing is saved, a few seconds after a change.</p>
+      )}
       {times !== null && times.length > 0 && (
         <div className="choice">
           <ul aria-label="Versions">
@@ -77,12 +79,19 @@ export function VersionsDialog({ user, file, onClose }: Props) {
               </li>
             ))}
           </ul>
-          <div className="preview">{records ? <Still records={records} label="The version" /> : <p className="nothing">Loading …</p>}</div>
+          <div className="preview">
+            {records ? <Still records={records} label="The version" /> : <p className="nothing">Loading …</p>}
+          </div>
         </div>
       )}
       <div className="actions">
         {chosen !== null && (
-          <button type="button" className="primary" disabled={!records || isRestoring} onClick={() => void restoreChosen(chosen)}>
+          <button
+            type="button"
+            className="primary"
+            disabled={!records || isRestoring}
+            onClick={() => void restoreChosen(chosen)}
+          >
             Restore this version
           </button>
         )}
@@ -96,7 +105,7 @@ export function VersionsDialog({ user, file, onClose }: Props) {
   );
 }
 
-const FORMAT = new Intl.DateTimeFormat('en', { day: 'numeric', month: 'short', hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' });
+const FORMAT = new Intl.DateTimeFormat('en', { dateStyle: 'medium', timeStyle: 'medium', hourCycle: 'h23' });
 
 /** A time as a person reads it, where they are. */
 function when(time: string): string {

@@ -71,6 +71,11 @@ export class OpenDocument {
     return this.#replica.records;
   }
 
+  /** Goes up whenever the records are others. */
+  get revision(): number {
+    return this.#replica.revision;
+  }
+
   get others(): ReadonlyMap<string, Rec> {
     return this.#replica.others;
   }

@@ -51,6 +51,10 @@ export function isEqual(one: Json | undefined, other: Json | undefined): boolean
   );
 }
 
+/** Whether a list goes on where another one ends. */
+const begins = (list: readonly Json[], other: readonly Json[]): boolean =>
+  other.length < list.length && other.every((item, at) => isEqual(item, list[at]));
+
 /** A record after an operation; `undefined` if there is none. The same object if there was no effect. */
 export function after(record: Rec | undefined, op: RecordOp): Rec | undefined {
   switch (op[0]) {
@@ -116,7 +120,7 @@ function objectDifference(before: JsonObject, next: JsonObject, enters: (key: st
     if (isObject(own) && isObject(value) && enters(key)) {
       const inner = objectDifference(own, value, () => true);
       if (inner) diff[key] = ['patch', inner];
-    } else if (isArray(own) && isArray(value) && own.length < value.length && own.every((item, at) => isEqual(item, value[at]))) {
+    } else if (isArray(own) && isArray(value) && begins(value, own)) {
       diff[key] = ['append', value.slice(own.length), own.length];
     } else {
       // A text too: of two who write in one text the later has it, and neither writes in vain.

@@ -26,14 +26,19 @@ export class Editor {
   readonly #listeners = new Set<() => void>();
   #selection: ReadonlySet<string> = new Set();
   #cursor: Point | null = null;
-  #shapes: { of: number; shapes: readonly Shape[] } = { of: -1, shapes: [] };
+  /** The shapes of a revision of the document. */
+  #known = { revision: -1, shapes: [] as readonly Shape[], byId: new Map<string, Shape>() };
   #version = 0;
 
   constructor(document: OpenDocument, user: string) {
     this.document = document;
     this.#user = user;
     this.#name = user;
-    document.subscribe(() => this.#tell());
+    document.subscribe(() => {
+      // Others may take the shape away, or the right to write.
+      if (this.writing !== null && !(this.canEdit && this.shape(this.writing))) this.writing = null;
+      this.#tell();
+    });
     this.#present();
   }
 
@@ -47,9 +52,7 @@ export class Editor {
 
   /** From the lowest to the highest. */
   get shapes(): readonly Shape[] {
-    const { version } = this.document;
-    if (this.#shapes.of !== version) this.#shapes = { of: version, shapes: shapesOf(this.document.records.values()) };
-    return this.#shapes.shapes;
+    return this.#shapes().shapes;
   }
 
   get selected(): readonly Shape[] {
@@ -73,7 +76,7 @@ export class Editor {
   }
 
   shape(id: string): Shape | undefined {
-    return this.shapes.find((shape) => shape.id === id);
+    return this.#shapes().byId.get(id);
   }
 
   select(ids: Iterable<string>): void {
@@ -154,11 +157,11 @@ export class Editor {
   }
 
   undo(): void {
-    if (this.canEdit) this.#redo(this.#undoing.undo());
+    if (this.canEdit) this.#turn(this.#undoing.undo());
   }
 
   redo(): void {
-    if (this.canEdit) this.#redo(this.#undoing.redo());
+    if (this.canEdit) this.#turn(this.#undoing.redo());
   }
 
   /** Tells the others one's name. */
@@ -173,7 +176,16 @@ export class Editor {
     this.#present();
   }
 
-  #redo(diff: Diff | null): void {
+  #shapes() {
+    const { revision, records } = this.document;
+    if (this.#known.revision !== revision) {
+      const shapes = shapesOf(records.values());
+      this.#known = { revision, shapes, byId: new Map(shapes.map((shape) => [shape.id, shape])) };
+    }
+    return this.#known;
+  }
+
+  #turn(diff: Diff | null): void {
     if (diff) this.document.change(diff);
     this.#tell();
   }

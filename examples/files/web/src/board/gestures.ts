@@ -17,13 +17,16 @@ export const CORNERS = [
   { name: 'se', right: 1, bottom: 1 },
 ] as const;
 
+type Corner = (typeof CORNERS)[number];
+type Arrow = Shape & { type: 'arrow' };
+
 type Gesture =
   | { readonly is: 'panning'; readonly began: Point }
   | { readonly is: 'selecting'; readonly from: Point; readonly had: readonly string[] }
   | { readonly is: 'moving'; readonly from: Point; readonly shapes: readonly Shape[] }
-  | { readonly is: 'resizing'; readonly shapes: readonly Shape[]; readonly around: Box; readonly corner: (typeof CORNERS)[number] }
-  | { readonly is: 'bending'; readonly shape: Shape & { type: 'arrow' }; readonly end: 'start' | 'end' }
-  | { readonly is: 'framing'; readonly shape: Shape & { type: 'rectangle' }; readonly from: Point }
+  | { readonly is: 'resizing'; readonly shapes: readonly Shape[]; readonly around: Box; readonly corner: Corner }
+  | { readonly is: 'bending'; readonly shape: Arrow; readonly end: 'start' | 'end' }
+  | { readonly is: 'framing'; readonly shape: Shape; readonly from: Point }
   | { readonly is: 'drawing'; readonly id: string; readonly from: Point }
   | { readonly is: 'placing'; readonly from: Point };
 
@@ -64,7 +67,7 @@ export function useGestures(editor: Editor, view: View) {
     const from = view.at(event);
     const target = event.target as Element;
     const handle = target.closest<SVGElement>('[data-handle]')?.dataset.handle;
-    const id = target.closest<SVGElement>('[data-shape]')?.dataset.shape;
+    const id = shapeUnder(editor, event)?.id;
     editor.mark();
     if (handle !== undefined) gesture.current = bending(editor, handle) ?? resizing(editor, handle);
     else if (id !== undefined) {
@@ -108,7 +111,8 @@ export function useGestures(editor: Editor, view: View) {
         break;
       }
       case 'resizing': {
-        const to = dragged(now.around, now.corner, at, event.shiftKey || now.shapes.every((shape) => shape.type === 'text'));
+        const isAlike = event.shiftKey || now.shapes.every((shape) => shape.type === 'text');
+        const to = dragged(now.around, now.corner, at, isAlike);
         put(now.shapes, (shape) => resized(shape, now.around, to));
         break;
       }
@@ -214,9 +218,7 @@ export function useGestures(editor: Editor, view: View) {
 
   const writeAt = (event: MouseEvent) => {
     if (!editor.canEdit || editor.tool !== 'select') return;
-    // The press has captured the pointer, so that the event does not say what is under it.
-    const under = document.elementFromPoint(event.clientX, event.clientY)?.closest<SVGElement>('[data-shape]');
-    const shape = under?.dataset.shape === undefined ? undefined : editor.shape(under.dataset.shape);
+    const shape = shapeUnder(editor, event);
     editor.mark();
     if (shape?.type === 'text' || shape?.type === 'rectangle') editor.write(shape.id);
     else if (!shape) {
@@ -260,6 +262,19 @@ export function useGestures(editor: Editor, view: View) {
   };
 }
 
+/** The smallest shape under a pointer: what a larger one encloses can be taken too. */
+function shapeUnder(editor: Editor, { clientX, clientY }: { clientX: number; clientY: number }): Shape | undefined {
+  const shapes = document.elementsFromPoint(clientX, clientY).flatMap((element) => {
+    const id = element.closest<SVGElement>('[data-shape]')?.dataset.shape;
+    return (id !== undefined && editor.shape(id)) || [];
+  });
+  const area = ({ w, h }: Box) => Math.max(w, 1) * Math.max(h, 1);
+  return shapes.reduce<Shape | undefined>(
+    (least, shape) => (least && area(boxOf(least)) <= area(boxOf(shape)) ? least : shape),
+    undefined,
+  );
+}
+
 function resizing(editor: Editor, handle: string): Gesture | null {
   const corner = CORNERS.find(({ name }) => name === handle);
   const shapes = editor.selected;
@@ -274,7 +289,7 @@ function bending(editor: Editor, handle: string): Gesture | null {
 }
 
 /** A box whose corner was dragged to a point; the opposite corner stays. */
-function dragged(box: Box, corner: (typeof CORNERS)[number], to: Point, isAlike: boolean): Box {
+function dragged(box: Box, corner: Corner, to: Point, isAlike: boolean): Box {
   let w = Math.max(LEAST, corner.right ? to.x - box.x : box.x + box.w - to.x);
   let h = Math.max(LEAST, corner.bottom ? to.y - box.y : box.y + box.h - to.y);
   if (isAlike && box.w > 0 && box.h > 0) {
@@ -296,7 +311,7 @@ function framed(shape: Shape, from: Point, to: Point, isSquare: boolean): Shape 
   return withProps({ ...shape, x: round(x), y: round(y) }, size);
 }
 
-function arrowed(shape: Shape & { type: 'arrow' }, from: Point, to: Point): Shape {
+function arrowed(shape: Arrow, from: Point, to: Point): Shape {
   const at = { x: round(from.x), y: round(from.y) };
   return { ...shape, ...at, props: { ...shape.props, dx: round(to.x - at.x), dy: round(to.y - at.y) } };
 }

@@ -16,8 +16,8 @@ const ARROWS: Record<string, [number, number]> = {
 export function useKeys(editor: Editor, view: View): void {
   useEffect(() => {
     const onKey = (event: KeyboardEvent) => {
-      const isElsewhere = event.target instanceof Element && event.target.closest('input, textarea, dialog, [role="menu"]');
-      if (isElsewhere || event.altKey) return;
+      const field = event.target instanceof Element && event.target.closest('input, textarea, dialog, [role="menu"]');
+      if (field || event.altKey) return;
       const isDone = event.ctrlKey || event.metaKey ? withControl(editor, event) : alone(editor, view, event);
       if (isDone) event.preventDefault();
     };

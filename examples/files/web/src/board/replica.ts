@@ -63,6 +63,8 @@ export class Replica {
   readonly records = new Map<string, Rec>();
   /** What others show of themselves. */
   readonly others = new Map<string, Rec>();
+  /** Goes up whenever one sees another document. */
+  revision = 0;
   /** Whether one may only look, as the server has said last. */
   isReadonly = false;
   /** How often changes of one's own were dropped because one may only look by now. */
@@ -90,11 +92,11 @@ export class Replica {
     return this.#connection.is === 'live';
   }
 
-  /** Changes the document, at once for oneself and with the next [flush] for others. Whoever may only look changes nothing. */
+  /** Changes the document, at once for oneself and with the next `flush` for others; not if one may only look. */
   change(diff: Diff): void {
     if (this.isReadonly) return;
     this.#unsent = composed(this.#unsent, diff);
-    for (const [id, op] of Object.entries(diff)) set(this.records, id, after(this.records.get(id), op));
+    for (const [id, op] of Object.entries(diff)) this.#see(id, after(this.records.get(id), op));
   }
 
   /** Shows something of oneself to the others. */
@@ -200,8 +202,14 @@ export class Replica {
       const seen = this.records.get(id);
       // One that is as before stays the same object.
       if (record && seen && difference(seen, record) === null) continue;
-      set(this.records, id, record);
+      this.#see(id, record);
     }
+  }
+
+  #see(id: string, record: Rec | undefined): void {
+    if (this.records.get(id) === record) return;
+    set(this.records, id, record);
+    this.revision += 1;
   }
 
   #presenceToTell(): readonly ['put', Rec] | readonly ['patch', ObjectDiff] | null {

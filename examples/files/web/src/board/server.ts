@@ -55,7 +55,7 @@ export async function versions(user: string, file: string): Promise<string[]> {
   return (await response.json()) as string[];
 }
 
-/** The records of a file's document as they were at a time of [versions]. */
+/** The records of a file's document as they were at a time of `versions`. */
 export async function version(user: string, file: string, time: string): Promise<Rec[]> {
   const response = await askAs(user, `${pathOf(file)}/history/${encodeURIComponent(time)}`);
   const snapshot = (await response.json()) as { documents: { state: Rec }[] };

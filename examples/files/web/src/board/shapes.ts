@@ -53,10 +53,19 @@ export function shapesOf(records: Iterable<Rec>): Shape[] {
   return shapes.sort((a, b) => (a.index < b.index ? -1 : a.index > b.index ? 1 : a.id < b.id ? -1 : 1));
 }
 
+/** Whether records can be drawn, which never changes. */
+const drawable = new WeakMap<Rec, boolean>();
+
+function isShape(record: Rec): record is Shape {
+  const known = drawable.get(record) ?? isDrawable(record);
+  drawable.set(record, known);
+  return known;
+}
+
 const isNumber = (value: unknown): value is number => typeof value === 'number' && Number.isFinite(value);
 
 /** Whether a record is a shape that can be drawn here: anybody may have written it. */
-function isShape(record: Rec): record is Shape {
+function isDrawable(record: Rec): boolean {
   const { typeName, type, props } = record;
   if (typeName !== 'shape' || !KINDS.includes(type as string) || typeof record.index !== 'string') return false;
   if (!isNumber(record.x) || !isNumber(record.y) || typeof props !== 'object' || props === null) return false;
@@ -64,11 +73,11 @@ function isShape(record: Rec): record is Shape {
   if (!COLOURS.includes(color as Colour)) return false;
   switch (type as Kind) {
     case 'rectangle':
-      return isNumber(w) && isNumber(h) && typeof text === 'string';
+      return isNumber(w) && isNumber(h) && w >= 0 && h >= 0 && typeof text === 'string';
     case 'arrow':
       return isNumber(dx) && isNumber(dy);
     case 'text':
-      return isNumber(size) && typeof text === 'string';
+      return isNumber(size) && size > 0 && typeof text === 'string';
     case 'draw':
       return Array.isArray(points) && points.length >= 2 && points.every(isNumber);
   }
@@ -144,6 +153,7 @@ export const round = (value: number): number => Math.round(value * 10) / 10;
 export const LINE_HEIGHT = 1.3;
 /** The size of a text, and of what is written in a rectangle. */
 export const TEXT_SIZE = 20;
+const LEAST_TEXT = 6;
 const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif';
 let context: CanvasRenderingContext2D | null | undefined;
 
@@ -191,6 +201,7 @@ export function boxOf(shape: Shape): Box {
     case 'draw': {
       const { points } = shape.props;
       const [xs, ys] = [0, 1].map((axis) => points.filter((_, at) => at % 2 === axis)) as [number[], number[]];
+      // There may be more than a function takes.
       const [left, top] = [xs, ys].map((all) => all.reduce((a, b) => Math.min(a, b), Infinity)) as [number, number];
       const [right, bottom] = [xs, ys].map((all) => all.reduce((a, b) => Math.max(a, b), -Infinity)) as [number, number];
       return { x: x + left, y: y + top, w: right - left, h: bottom - top };
@@ -229,17 +240,15 @@ export function moved(shape: Shape, dx: number, dy: number): Shape {
 export function resized(shape: Shape, from: Box, to: Box): Shape {
   const sx = from.w > 0 ? to.w / from.w : 1;
   const sy = from.h > 0 ? to.h / from.h : 1;
-  const place = { x: round(to.x + (shape.x - from.x) * sx), y: round(to.y + (shape.y - from.y) * sy) };
+  const there = { ...shape, x: round(to.x + (shape.x - from.x) * sx), y: round(to.y + (shape.y - from.y) * sy) };
   switch (shape.type) {
     case 'rectangle':
-      return { ...shape, ...place, props: { ...shape.props, w: round(shape.props.w * sx), h: round(shape.props.h * sy) } };
+      return withProps(there, { w: round(shape.props.w * sx), h: round(shape.props.h * sy) });
     case 'arrow':
-      return { ...shape, ...place, props: { ...shape.props, dx: round(shape.props.dx * sx), dy: round(shape.props.dy * sy) } };
+      return withProps(there, { dx: round(shape.props.dx * sx), dy: round(shape.props.dy * sy) });
     case 'text':
-      return { ...shape, ...place, props: { ...shape.props, size: Math.max(6, round(shape.props.size * Math.min(sx, sy))) } };
-    case 'draw': {
-      const points = shape.props.points.map((value, at) => round(value * (at % 2 === 0 ? sx : sy)));
-      return { ...shape, ...place, props: { ...shape.props, points } };
-    }
+      return withProps(there, { size: Math.max(LEAST_TEXT, round(shape.props.size * Math.min(sx, sy))) });
+    case 'draw':
+      return withProps(there, { points: shape.props.points.map((value, at) => round(value * (at % 2 === 0 ? sx : sy))) });
   }
 }
