@@ -2,11 +2,13 @@
 
 import { useClient, useStatus } from '@rowtide/react';
 import { useCallback, useEffect, useState } from 'react';
+import { useWrite } from './data';
 import * as files from './files';
 
 /** Takes down that a file was opened, as soon as that is possible. */
 export function useVisits(user: string): (id: string) => void {
   const client = useClient();
+  const write = useWrite();
   const isLive = useStatus((status) => status.connection === 'live');
   const [opened, setOpened] = useState<readonly string[]>([]);
   useEffect(() => {
@@ -15,9 +17,8 @@ export function useVisits(user: string): (id: string) => void {
     setOpened([]);
     for (const id of opened) {
       if (client.table('file_state').get({ userId: user, fileId: id })) continue;
-      // If it is not shared any more, the board says so.
-      client.mutate((tx) => files.visit(tx, user, id)).confirmed.catch(() => undefined);
+      write((tx) => files.visit(tx, user, id), 'This file is not in your list: it is no longer shared.');
     }
-  }, [opened, isLive, client, user]);
+  }, [opened, isLive, client, user, write]);
   return useCallback((id) => setOpened((others) => [...others, id]), []);
 }

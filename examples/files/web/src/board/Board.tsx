@@ -102,6 +102,7 @@ function Opened({ editor, user, me, id, onOpened, onRetry }: OpenedProps) {
     if (isNoLongerEmpty) write((tx) => tx.file.update({ id, isEmpty: false }));
   }, [isNoLongerEmpty, id, write]);
   const name = file?.name ?? nameOf(document.records) ?? '';
+  useTitle(name);
   const showAll = () => view.fit(boxAround(editor.shapes.map(boxOf)));
   const closeDialog = () => setDialog(null);
   return (
@@ -244,6 +245,17 @@ function useFitting(editor: Editor, fit: (box: ReturnType<typeof boxAround>) => 
   useEffect(() => {
     fit(boxAround(editor.shapes.map(boxOf)));
   }, [isLoaded, editor, fit]);
+}
+
+/** Names the window. */
+function useTitle(name: string): void {
+  useEffect(() => {
+    const before = document.title;
+    if (name !== '') document.title = name;
+    return () => {
+      document.title = before;
+    };
+  }, [name]);
 }
 
 /** Asks whoever leaves the page whether they want to lose what the server has not got. */

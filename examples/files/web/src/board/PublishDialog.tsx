@@ -27,7 +27,7 @@ export function PublishDialog({ file, onClose }: { file: File; onClose: () => vo
     setCopied(true);
   };
   return (
-    <dialog ref={dialog} aria-labelledby="publish-title" onClose={onClose}>
+    <dialog ref={dialog} className="publish" aria-labelledby="publish-title" onClose={onClose}>
       <h2 id="publish-title">Publish “{file.name}”</h2>
       <p>
         {file.published

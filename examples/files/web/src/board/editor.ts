@@ -223,7 +223,7 @@ export class Editor {
 export function colourOf(who: string): string {
   let hue = 0;
   for (const letter of who) hue = (hue * 137 + (letter.codePointAt(0) ?? 0) * 47) % 360;
-  return `hsl(${hue} 62% 42%)`;
+  return `hsl(${hue} 62% 36%)`;
 }
 
 /** Somebody else who has the document open. */

@@ -23,7 +23,7 @@ type Arrow = Shape & { type: 'arrow' };
 type Gesture =
   | { readonly is: 'panning'; readonly began: Point }
   | { readonly is: 'selecting'; readonly from: Point; readonly had: readonly string[] }
-  | { readonly is: 'moving'; readonly from: Point; readonly shapes: readonly Shape[] }
+  | { readonly is: 'moving'; readonly from: Point; readonly shapes: readonly Shape[]; isBegun: boolean }
   | { readonly is: 'resizing'; readonly shapes: readonly Shape[]; readonly around: Box; readonly corner: Corner }
   | { readonly is: 'bending'; readonly shape: Arrow; readonly end: 'start' | 'end' }
   | { readonly is: 'framing'; readonly shape: Shape; readonly from: Point }
@@ -75,7 +75,7 @@ export function useGestures(editor: Editor, view: View) {
       const others = editor.selected.map((shape) => shape.id).filter((other) => other !== id);
       if (event.shiftKey) editor.select(isSelected ? others : [...others, id]);
       else if (!isSelected) editor.select([id]);
-      gesture.current = { is: 'moving', from, shapes: editor.selected };
+      gesture.current = { is: 'moving', from, shapes: editor.selected, isBegun: false };
     } else if (event.pointerType === 'touch') pan(event);
     else {
       gesture.current = { is: 'selecting', from, had: event.shiftKey ? editor.selected.map((shape) => shape.id) : [] };
@@ -107,6 +107,8 @@ export function useGestures(editor: Editor, view: View) {
       }
       case 'moving': {
         const [dx, dy] = [at.x - now.from.x, at.y - now.from.y];
+        if (!now.isBegun && Math.hypot(dx, dy) * view.camera.zoom < TAP) break;
+        now.isBegun = true;
         put(now.shapes, (shape) => moved(shape, dx, dy));
         break;
       }
@@ -125,10 +127,12 @@ export function useGestures(editor: Editor, view: View) {
       case 'framing':
         put([now.shape], (shape) => framed(shape, now.from, at, event.shiftKey));
         break;
-      case 'drawing':
-        // All that the pen has passed since the last frame.
-        stroke(now.id, event.nativeEvent.getCoalescedEvents?.().map(view.at) ?? [at], now.from);
+      case 'drawing': {
+        // All that the pen has passed since the last frame, where the browser tells.
+        const passed = event.nativeEvent.getCoalescedEvents?.().map(view.at) ?? [];
+        stroke(now.id, passed.length > 0 ? passed : [at], now.from);
         break;
+      }
       case 'placing': {
         if (Math.hypot(at.x - now.from.x, at.y - now.from.y) * view.camera.zoom < TAP || editor.tool === 'text') break;
         place(now.from, at, event.shiftKey);
@@ -164,7 +168,7 @@ export function useGestures(editor: Editor, view: View) {
 
   const stroke = (id: string, through: readonly Point[], from: Point) => {
     const shape = editor.shape(id);
-    if (shape?.type !== 'draw' || through.length === 0) return;
+    if (shape?.type !== 'draw') return;
     const more = through.flatMap(({ x, y }) => [round(x - from.x), round(y - from.y)]);
     editor.replace([shape], [withProps(shape, { points: [...shape.props.points, ...more] })]);
   };
@@ -208,10 +212,9 @@ export function useGestures(editor: Editor, view: View) {
   /** A second finger has come: what the first has begun was no drawing. */
   const giveUp = () => {
     const now = gesture.current;
-    if (now?.is === 'drawing') {
-      const shape = editor.shape(now.id);
-      if (shape) editor.replace([shape], []);
-    }
+    const begun = now?.is === 'drawing' ? now.id : now?.is === 'framing' ? now.shape.id : null;
+    const shape = begun !== null && editor.shape(begun);
+    if (shape) editor.replace([shape], []);
     gesture.current = null;
     setMarquee(null);
   };
