@@ -116,6 +116,60 @@ try {
     await page.keyboard.press('Enter');
     await page.getByText('1 change is kept').waitFor();
   });
+  // Two people draw: the one of the picture, and one whose cursor is in it.
+  await picture('board', files, { ...WIDE, colorScheme: 'light' }, async (page) => {
+    await signIn(page, 'u2');
+    await page.getByRole('link', { name: 'Map 30', exact: true }).click();
+    await page.getByRole('toolbar').waitFor();
+    const drag = async (where, tool, from, to) => {
+      await where.getByRole('toolbar').getByRole('button', { name: tool, exact: true }).click();
+      await where.mouse.move(...from);
+      await where.mouse.down();
+      await where.mouse.move((from[0] + to[0]) / 2, (from[1] + to[1]) / 2);
+      await where.mouse.move(...to);
+      await where.mouse.up();
+    };
+    const write = async (text) => {
+      await page.keyboard.press('Enter');
+      await page.keyboard.type(text);
+      await page.keyboard.press('Escape');
+    };
+    const paint = (color) => page.getByRole('button', { name: color, exact: true }).click();
+    await paint('Blue');
+    for (const [x, text] of [[190, 'Postgres'], [560, 'Rowtide'], [930, 'Everyone who has it open']]) {
+      await drag(page, 'Rectangle', [x, 300], [x + 190, 400]);
+      await page.getByRole('application').focus();
+      await write(text);
+    }
+    await page.keyboard.press('Escape');
+    await paint('Ink');
+    await drag(page, 'Arrow', [392, 350], [548, 350]);
+    await drag(page, 'Arrow', [762, 350], [918, 350]);
+    await page.getByRole('button', { name: 'Text', exact: true }).click();
+    await page.mouse.click(190, 210);
+    await page.keyboard.type('How a change comes to everyone');
+    await page.keyboard.press('Escape');
+    await page.keyboard.press('Escape');
+    const context = await browser.newContext(WIDE);
+    const guest = await context.newPage();
+    await guest.goto(`${files}#/file/f30`);
+    await guest.getByLabel('The id of a user').fill('u16');
+    await guest.getByRole('button', { name: 'Sign in' }).click();
+    await guest.getByRole('toolbar').waitFor();
+    await guest.locator('.shape.text').waitFor();
+    await guest.getByRole('toolbar').getByRole('button', { name: 'Violet', exact: true }).click();
+    await guest.getByRole('toolbar').getByRole('button', { name: 'Draw', exact: true }).click();
+    const box = await guest.locator('.shape.rectangle').nth(1).boundingBox();
+    const [x, y] = [box.x + 20, box.y + 140];
+    await guest.mouse.move(x, y);
+    await guest.mouse.down();
+    for (let step = 1; step <= 50; step += 1) await guest.mouse.move(x + step * 3, y - Math.sin(step / 4) * 14);
+    await guest.mouse.up();
+    await page.locator('.shape.draw').waitFor();
+    await page.locator('.cursor').waitFor();
+    await guest.mouse.move(x + 170, y + 20);
+    await page.evaluate(() => new Promise((resolve) => setTimeout(resolve, 500)));
+  });
 } finally {
   await browser.close();
   await app.close();

@@ -6,6 +6,7 @@ const server = process.env.SYNC_SERVER ?? 'http://127.0.0.1:4400';
 
 const proxy = {
   '/sync': { target: server, ws: true },
+  '/app': { target: server, ws: true },
   '/playground': { target: server },
 };
 

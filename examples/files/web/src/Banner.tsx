@@ -1,7 +1,7 @@
 // What one has to know of the connection: nothing, as long as it holds.
 
 import type { Status } from '@rowtide/client';
-import { useEffect, useState } from 'react';
+import { useLasting } from './lasting';
 
 /** How long a connection may be away before it is said, in milliseconds: a page that loads is not offline. */
 const PATIENCE = 1_500;
@@ -35,18 +35,4 @@ export function Banner({ status }: { status: Status }) {
         : 'You can go on; changes are sent when you are back.'}
     </p>
   );
-}
-
-/** Whether `is` has been true for `patience` milliseconds. */
-function useLasting(is: boolean, patience: number): boolean {
-  const [isLasting, setLasting] = useState(false);
-  useEffect(() => {
-    if (!is) {
-      setLasting(false);
-      return undefined;
-    }
-    const timer = setTimeout(() => setLasting(true), patience);
-    return () => clearTimeout(timer);
-  }, [is, patience]);
-  return is && isLasting;
 }

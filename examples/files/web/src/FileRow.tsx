@@ -3,6 +3,8 @@ import { useWrite } from './data';
 import type { File, FileState } from './data';
 import * as files from './files';
 import { Menu } from './Menu';
+import { Rename } from './Rename';
+import { hashOf } from './route';
 import { Thumbnail } from './Thumbnail';
 
 interface Props {
@@ -10,7 +12,7 @@ interface Props {
   state: FileState | undefined;
   user: string;
   isRenamed: boolean;
-  /** Whether a link has just led to it. */
+  /** Whether one comes back from it. */
   isVisited: boolean;
   onRename: (id: string) => void;
   onRenamed: () => void;
@@ -43,9 +45,9 @@ export const FileRow = memo(function FileRow(props: Props) {
         {isRenamed ? (
           <Rename file={file} onRenamed={onRenamed} />
         ) : (
-          <span className="name" onDoubleClick={isOwner ? () => onRename(file.id) : undefined}>
+          <a className="name" href={hashOf(file.id)}>
             {file.name}
-          </span>
+          </a>
         )}
         <span className="details">
           <span>
@@ -83,37 +85,6 @@ export const FileRow = memo(function FileRow(props: Props) {
     </li>
   );
 });
-
-function Rename({ file, onRenamed }: { file: File; onRenamed: () => void }) {
-  const write = useWrite();
-  const field = useRef<HTMLInputElement>(null);
-  const isDone = useRef(false);
-  useEffect(() => {
-    field.current?.select();
-  }, []);
-  const end = (isKept: boolean) => {
-    if (isDone.current) return;
-    isDone.current = true;
-    const name = field.current?.value.trim() ?? '';
-    if (isKept && name !== '' && name !== file.name) write((tx) => files.rename(tx, file.id, name));
-    onRenamed();
-  };
-  return (
-    <input
-      ref={field}
-      className="rename"
-      defaultValue={file.name}
-      aria-label={`New name of ${file.name}`}
-      autoFocus
-      maxLength={200}
-      onBlur={() => end(true)}
-      onKeyDown={(event) => {
-        if (event.key === 'Enter') end(true);
-        if (event.key === 'Escape') end(false);
-      }}
-    />
-  );
-}
 
 const UNITS: [Intl.RelativeTimeFormatUnit, number][] = [
   ['year', 31_536_000],

@@ -5,14 +5,13 @@ import { useStatus } from '@rowtide/react';
 import { useCallback, useDeferredValue, useEffect, useRef, useState } from 'react';
 import { Banner } from './Banner';
 import { useWrite } from './data';
-import { useDeletions } from './deletions';
+import type { Deletions } from './deletions';
 import { FileRow } from './FileRow';
 import * as files from './files';
 import { useListed } from './listed';
 import type { Filter } from './listed';
 import { Menu } from './Menu';
 import { ShareDialog } from './ShareDialog';
-import { useVisit } from './visit';
 
 const FILTERS: [Filter, string][] = [
   ['all', 'All'],
@@ -21,14 +20,21 @@ const FILTERS: [Filter, string][] = [
   ['pinned', 'Pinned'],
 ];
 
-export function Files({ user, onSignOut }: { user: string; onSignOut: () => void }) {
+interface Props {
+  user: string;
+  deletions: Deletions;
+  /** The file that one comes back from. */
+  visited: string | null;
+  onSignOut: () => void;
+}
+
+export function Files({ user, deletions, visited, onSignOut }: Props) {
   const [search, setSearch] = useState('');
   const [filter, setFilter] = useState<Filter>('all');
   const [shared, setShared] = useState<string | null>(null);
   const [renamed, setRenamed] = useState<string | null>(null);
-  const { hidden, remove, finishAll } = useDeletions();
+  const { hidden, remove, finishAll } = deletions;
   const { listed, counts, me, isLoading } = useListed(user, filter, useDeferredValue(search), hidden);
-  const visited = useVisit(user);
   const write = useWrite();
   const status = useStatus();
   const field = useSearchKey();

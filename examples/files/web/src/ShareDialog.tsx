@@ -3,7 +3,7 @@ import { useEffect, useRef, useState } from 'react';
 import { useWrite } from './data';
 import * as files from './files';
 import type { Sharing } from './files';
-import { linkTo } from './visit';
+import { linkTo } from './route';
 
 const CHOICES: [Sharing, string, string][] = [
   ['private', 'Only you', 'Whoever had it in their list loses it.'],

@@ -7,6 +7,8 @@ import type { File } from './data';
 import * as files from './files';
 import { useToast } from './toasts';
 
+export type Deletions = ReturnType<typeof useDeletions>;
+
 export function useDeletions() {
   const [hidden, setHidden] = useState<ReadonlySet<string>>(new Set());
   const waiting = useRef(new Set<string>());

@@ -41,6 +41,16 @@ export function share(tx: Transaction, id: string, sharing: Sharing): void {
   else tx.file.update({ id, shared: true, sharedLinkType: sharing });
 }
 
+/** Publishes a file, or what has become of it since: the server makes a copy for everybody with the link. */
+export function publish(tx: Transaction, { id, publishedSlug }: File): void {
+  tx.file.update({ id, published: true, publishedSlug, lastPublished: Date.now() });
+}
+
+/** Takes the public copy of a file back. */
+export function unpublish(tx: Transaction, id: string): void {
+  tx.file.update({ id, published: false });
+}
+
 /** Pins a file, or removes the pin. Each user has their own pins, also on the files of others. */
 export function pin(tx: Transaction, user: string, fileId: string, state: FileState | undefined): void {
   if (state) tx.file_state.update({ userId: user, fileId, isPinned: !state.isPinned });
