@@ -9,8 +9,11 @@ use tokio::task::{JoinError, spawn_blocking};
 use super::naming::DocumentId;
 use super::objects::StorageError;
 use super::room::{Room, UnreadableDocument};
+use super::settings::DocumentKind;
 use super::shared::Shared;
 use crate::journal::JournalError;
+use crate::place::Effect;
+use crate::tlsync::NewerSchema;
 
 /// Why a document cannot be opened.
 #[derive(Debug, Error)]
@@ -25,6 +28,10 @@ pub(super) enum OpenError {
     Object(UnreadableDocument),
     #[error("an edit in the journal cannot be read: {0}")]
     Edit(UnreadableDocument),
+    #[error("{0}: it is left as it is, and nobody can come to it")]
+    Newer(#[from] NewerSchema),
+    #[error("{0}")]
+    Migration(UnreadableDocument),
     #[error("opening it failed: {0}")]
     Failed(#[from] JoinError),
 }
@@ -45,6 +52,8 @@ pub(super) struct OpenedDocument {
     pub(super) is_new: bool,
     /// When it was saved for its history last.
     pub(super) last_history: Option<SystemTime>,
+    /// What is to be done first: the edit that has brought it up to the application's schema.
+    pub(super) effects: Vec<Effect>,
 }
 
 pub(super) async fn open(
@@ -58,6 +67,10 @@ pub(super) async fn open(
     shared.save_is_over(document).await;
     let last_history = shared.objects.last_history(document).await?;
     let object = shared.objects.current(document).await?;
+    let now = shared.now();
+    let application =
+        shared.kinds.get(document.kind()).and_then(DocumentKind::application).cloned();
+    let of_opening = application.clone();
     let (shared, document) = (Arc::clone(shared), document.clone());
     let opening = spawn_blocking(move || {
         let kind = shared
@@ -83,9 +96,34 @@ pub(super) async fn open(
             edit_bytes = 0;
         }
         let is_new = object.is_none() && edits.is_empty();
-        Ok(OpenedDocument { room, saved_clock, number, edit_bytes, failures, is_new, last_history })
+        let effects = room.adopt(of_opening.as_ref())?;
+        Ok::<_, OpenError>(OpenedDocument {
+            room,
+            saved_clock,
+            number,
+            edit_bytes,
+            failures,
+            is_new,
+            last_history,
+            effects,
+        })
     });
-    opening.await?
+    let mut opened = opening.await??;
+    if let Some(application) = application {
+        while let Some(Effect::Ask(question)) = opened.effects.pop_if(is_question) {
+            let answer = application.pool.ask(question).await;
+            let answering = spawn_blocking(move || {
+                opened.effects = opened.room.answered(now, answer).map_err(OpenError::Migration)?;
+                Ok::<_, OpenError>(opened)
+            });
+            opened = answering.await??;
+        }
+    }
+    Ok(opened)
+}
+
+fn is_question(effect: &mut Effect) -> bool {
+    matches!(effect, Effect::Ask(_))
 }
 
 #[cfg(test)]
@@ -95,7 +133,7 @@ mod tests {
     use object_store::memory::InMemory;
 
     use super::super::objects::Objects;
-    use super::super::settings::{DocumentKind, HostLimits};
+    use super::super::settings::HostLimits;
     use super::*;
     use crate::journal::Journal;
     use crate::tlsync::TlsyncLimits;

@@ -35,6 +35,10 @@ const OPEN_FAILURES: &str = "rowtide_room_open_failures_total";
 const CLOSED: &str = "rowtide_room_closed_total";
 /// The reason of a socket that is to come back.
 const COME_BACK: &str = "COME_BACK";
+/// How long a room waits for the application's schema.
+const SCHEMA_SECONDS: &str = "rowtide_room_schema_seconds";
+/// Questions that the application's schema did not answer.
+const SCHEMA_FAILURES: &str = "rowtide_room_schema_failures_total";
 /// The segments of the journal, in bytes.
 const JOURNAL_BYTES: &str = "rowtide_journal_bytes";
 /// 1 while the journal cannot be written, and documents can only be read.
@@ -42,7 +46,7 @@ const JOURNAL_FAILING: &str = "rowtide_journal_failing";
 
 /// Shows what has not happened yet, too.
 pub(super) fn begin() {
-    for name in [PUSHES, REFUSED, SAVED_BYTES, SAVE_FAILURES, OPEN_FAILURES] {
+    for name in [PUSHES, REFUSED, SAVED_BYTES, SAVE_FAILURES, OPEN_FAILURES, SCHEMA_FAILURES] {
         counter!(name).increment(0);
     }
     counter!(CLOSED, "reason" => COME_BACK).increment(0);
@@ -63,6 +67,12 @@ pub(super) fn refused() {
 pub(super) fn saved(bytes: usize, took: Duration) {
     counter!(SAVED_BYTES).increment(bytes as u64);
     histogram!(SAVE_SECONDS).record(took.as_secs_f64());
+}
+
+/// The application's schema was asked, and answered or not.
+pub(super) fn asked(took: Duration, answered: bool) {
+    histogram!(SCHEMA_SECONDS).record(took.as_secs_f64());
+    counter!(SCHEMA_FAILURES).increment(u64::from(!answered));
 }
 
 /// A save failed.
