@@ -19,6 +19,7 @@ use crate::question::Unanswered;
 type Language =
     (Date, Eval, RegExpCompiler, RegExp, Json, Proxy, MapSet, TypedArrays, Promise, WeakRef);
 
+const STAND_INS: &str = include_str!("stand_ins.js");
 const GLUE: &str = include_str!("glue.js");
 
 /// What a bundle is called in what is said of it.
@@ -119,6 +120,7 @@ impl Deadline {
 
 /// Runs a bundle and connects it to what asks it.
 fn connect<'js>(ctx: &Ctx<'js>, source: &str) -> rquickjs::Result<Object<'js>> {
+    ctx.eval::<(), _>(STAND_INS)?;
     let glue: Function<'js> = ctx.eval(GLUE)?;
     let module = Module::declare(ctx.clone(), NAME, source)?;
     let (module, evaluated) = module.eval()?;

@@ -118,6 +118,33 @@ async fn records_are_validated_and_brought_up_and_down() {
     assert_eq!(ask(&pool, edition(1)).await, Ok(json!({"records": [older(1)]})));
 }
 
+#[test]
+fn what_schemas_use_besides_the_language_is_there() {
+    let checks = r#"
+        const same = (a, b) => { if (a !== b) throw new Error(`${a} is not ${b}`); };
+        const url = new URL(" HTTPS://me@Example.com:8080/a/b?x=1&y=a%20b#c");
+        same(`${url.protocol} ${url.hostname} ${url.port} ${url.pathname}`, "https: example.com 8080 /a/b");
+        same(url.searchParams.get("y"), "a b");
+        url.searchParams.delete("x");
+        same(url.href, "https://me@example.com:8080/a/b?y=a%20b#c");
+        same(new URL("java\nscript:alert(1)").protocol, "javascript:");
+        same(new URL("./c", "http://example.com/a/b").pathname, "/a/./c");
+        same(new URL("data:text/plain,x").pathname, "text/plain,x");
+        for (const wrong of ["", "x", "//a", "http://", "https:///a"]) {
+            let thrown = false;
+            try { new URL(wrong); } catch { thrown = true; }
+            if (!thrown) throw new Error(`${wrong} is an address`);
+        }
+        same(crypto.getRandomValues(new Uint8Array(4)).length, 4);
+        const given = { a: [1] };
+        same(structuredClone(given).a !== given.a, true);
+        for (const name of ["process", "require", "fetch", "std", "os", "Deno", "window", "document"]) {
+            same(typeof globalThis[name], "undefined");
+        }
+    "#;
+    Bundle::load(format!("{DRAWING}{checks}"), &limits()).unwrap();
+}
+
 #[tokio::test]
 async fn what_cannot_be_brought_down_is_refused() {
     let pool = pool(&DRAWING.replace("VERSION = 3", "VERSION = 4"));
