@@ -6,7 +6,7 @@
 //! saved, while the room itself knows no disk.
 
 use bytes::Bytes;
-use rowtide_schema::Question;
+use rowtide_schema::SchemaQuestion;
 
 /// One socket's stay in a room. The host numbers sockets, and never gives a number twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,7 +105,7 @@ pub enum Effect {
     Edit(Bytes),
     /// A question to the application's schema, the last of what a room asks for at a time: it is given the answer before
     /// anything else happens in it.
-    Ask(Question),
+    Ask(SchemaQuestion),
     /// A frame for a socket, when every edit before it is durable.
     Send(Socket, Frame),
     /// A frame for a socket that says nothing of the document (`pong`): it waits for no disk.

@@ -451,6 +451,19 @@ fn a_document_is_brought_up_when_it_is_opened_and_one_that_is_newer_is_left_alon
     again.replay(edit).unwrap();
     assert_eq!(again.adopt(third.schema.clone()), Ok(Vec::new()));
     assert_eq!(again.snapshot(), newer);
+    // So is one whose records are the same in both.
+    let mut world = World::new(&second, &[]);
+    let page = r#"{"page:a":["put",{"id":"page:a","typeName":"page"}]}"#;
+    assert_eq!(world.says(2, &push(page)), []);
+    let mut same = open(&world.room.snapshot());
+    let mut world = World::new(&third, &[]);
+    world.room = open(&same.snapshot());
+    let effects = world.room.adopt(third.schema.clone()).unwrap();
+    let effects = world.answered(effects);
+    let [Effect::Edit(edit)] = &effects[..] else { panic!("{effects:?}") };
+    same.replay(edit).unwrap();
+    assert_eq!(same.snapshot(), world.room.snapshot());
+    assert_eq!(same.adopt(third.schema.clone()), Ok(Vec::new()));
     // What was saved earlier is brought up when it is restored.
     let effects = again.restore(NOW, &older).unwrap();
     world.room = again;

@@ -15,4 +15,4 @@ mod question;
 pub use bundle::{Bundle, BundleError};
 pub use limits::SchemaLimits;
 pub use pool::SchemaPool;
-pub use question::{Question, Scale, Unanswered};
+pub use question::{Scale, SchemaQuestion, Unanswered};

@@ -10,12 +10,12 @@ use tokio::sync::{mpsc, oneshot};
 use crate::bundle::{Bundle, spawn};
 use crate::context::BundleContext;
 use crate::limits::SchemaLimits;
-use crate::question::{Question, Scale, Unanswered};
+use crate::question::{Scale, SchemaQuestion, Unanswered};
 
 type Answer = Result<Bytes, Unanswered>;
 
 struct Asked {
-    question: Question,
+    question: SchemaQuestion,
     done: oneshot::Sender<Answer>,
 }
 
@@ -54,7 +54,7 @@ impl SchemaPool {
     ///
     /// # Errors
     /// If it has no answer within its limits.
-    pub async fn ask(&self, question: Question) -> Result<Bytes, Unanswered> {
+    pub async fn ask(&self, question: SchemaQuestion) -> Result<Bytes, Unanswered> {
         let (done, answer) = oneshot::channel();
         let asked = Asked { question, done };
         self.row.send(asked).await.map_err(|_| Unanswered::Ended)?;
@@ -91,7 +91,7 @@ impl Worker {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv()
     }
 
-    fn answer(&self, question: &Question, context: &mut Option<BundleContext>) -> Answer {
+    fn answer(&self, question: &SchemaQuestion, context: &mut Option<BundleContext>) -> Answer {
         let text = std::str::from_utf8(&question.text)
             .map_err(|error| Unanswered::Failed(error.to_string()))?;
         let context = match context {

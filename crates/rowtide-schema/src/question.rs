@@ -16,7 +16,7 @@ use thiserror::Error;
 
 /// A question to a bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Question {
+pub struct SchemaQuestion {
     /// The question, as JSON.
     pub text: Bytes,
     /// How much it is about.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use rowtide_schema::{Bundle, Question, Scale, SchemaLimits, SchemaPool, Unanswered};
+use rowtide_schema::{Bundle, Scale, SchemaLimits, SchemaPool, SchemaQuestion, Unanswered};
 use serde_json::{Value, json};
 
 const DRAWING: &str = include_str!("drawing.js");
@@ -33,7 +33,7 @@ fn schema(version: u64) -> Value {
 
 async fn ask(pool: &SchemaPool, question: Value) -> Result<Value, Unanswered> {
     let scale = if question["ask"] == "push" { Scale::Push } else { Scale::Document };
-    let answer = pool.ask(Question { text: question.to_string().into(), scale }).await?;
+    let answer = pool.ask(SchemaQuestion { text: question.to_string().into(), scale }).await?;
     Ok(serde_json::from_slice(&answer).unwrap())
 }
 
@@ -172,7 +172,7 @@ async fn whatever_is_too_much_the_next_question_has_its_answer() {
     assert_eq!(thrown, Ok(json!({"invalid": "anything"})));
     let huge = "x".repeat(32 << 20);
     assert!(matches!(validate(&pool, shape(&huge)).await, Err(Unanswered::Failed(_))));
-    let rubbish = Question { text: "[".into(), scale: Scale::Push };
+    let rubbish = SchemaQuestion { text: "[".into(), scale: Scale::Push };
     assert!(matches!(pool.ask(rubbish).await, Err(Unanswered::Failed(_))));
     assert!(validate(&pool, shape("a")).await.is_ok());
 }

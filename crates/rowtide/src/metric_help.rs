@@ -66,6 +66,11 @@ const HELP: [(&str, &str); 57] = [
     ("rowtide_room_saves_failing", "documents whose last save failed"),
     ("rowtide_room_open_seconds", "how long a document takes until it is open"),
     ("rowtide_room_open_failures_total", "documents that could not be opened"),
+    ("rowtide_room_schema_questions_total", "questions to the application's schema of documents"),
+    (
+        "rowtide_room_schema_failures_total",
+        "questions to the application's schema of documents that had no answer within its limits",
+    ),
     ("rowtide_room_closed_total", "sockets that documents closed, by reason"),
     ("rowtide_journal_bytes", "the size of the journal of edits on disk"),
     (

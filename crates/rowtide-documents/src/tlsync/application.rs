@@ -1,10 +1,10 @@
 //! What an application's schema says of itself: its version, the types of its records, and the records of a new
-//! document. It is data; what the schema does with records, the room asks for with a [`Question`].
+//! document. It is data; what the schema does with records, the room asks for with a [`SchemaQuestion`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rowtide_schema::{Question, Scale};
+use rowtide_schema::{Scale, SchemaQuestion};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -144,7 +144,7 @@ pub(super) fn ask_of_push(
     records: &[Pushed<'_>],
     from: Option<&Schema>,
     to: &[&Schema],
-) -> Question {
+) -> SchemaQuestion {
     let mut out = br#"{"ask":"push","records":["#.to_vec();
     for (n, Pushed { record, before, own }) in records.iter().enumerate() {
         if n > 0 {
@@ -167,24 +167,28 @@ pub(super) fn ask_of_push(
     out.extend_from_slice(br#","to":"#);
     write_value(&mut out, &to.iter().map(|schema| schema.written()).collect::<Vec<_>>());
     out.push(b'}');
-    Question { text: out.into(), scale: Scale::Push }
+    SchemaQuestion { text: out.into(), scale: Scale::Push }
 }
 
 /// Asks what records, which `write` writes with commas between them, are for clients of a schema.
-pub(super) fn ask_for_edition(schema: &Schema, write: impl FnOnce(&mut Vec<u8>)) -> Question {
+pub(super) fn ask_for_edition(schema: &Schema, write: impl FnOnce(&mut Vec<u8>)) -> SchemaQuestion {
     ask_of_document(br#"{"ask":"edition","schema":"#, schema, write)
 }
 
 /// Asks what records of an older schema are now.
-pub(super) fn ask_to_bring_up(from: &Schema, write: impl FnOnce(&mut Vec<u8>)) -> Question {
+pub(super) fn ask_to_bring_up(from: &Schema, write: impl FnOnce(&mut Vec<u8>)) -> SchemaQuestion {
     ask_of_document(br#"{"ask":"document","from":"#, from, write)
 }
 
-fn ask_of_document(asked: &[u8], schema: &Schema, write: impl FnOnce(&mut Vec<u8>)) -> Question {
+fn ask_of_document(
+    asked: &[u8],
+    schema: &Schema,
+    write: impl FnOnce(&mut Vec<u8>),
+) -> SchemaQuestion {
     let mut out = asked.to_vec();
     schema.written().write(&mut out);
     out.extend_from_slice(br#","records":["#);
     write(&mut out);
     out.extend_from_slice(b"]}");
-    Question { text: out.into(), scale: Scale::Document }
+    SchemaQuestion { text: out.into(), scale: Scale::Document }
 }

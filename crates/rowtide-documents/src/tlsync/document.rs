@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::diff::{Flavour, ObjectDiff, RecordOp, RecordsDiff, ValueOp, apply, make};
-use super::edition::Edition;
 use super::json::{Json, MAX_DEPTH, Object};
 use super::limits::TlsyncLimits;
 use super::record::{InvalidRecord, Record, check, check_diff};
@@ -297,11 +296,12 @@ impl Document {
         entries
     }
 
-    /// Tells all that a client does not know that has seen the document, or an edition of it, at some clock, as it says.
+    /// Tells all that a client does not know that has seen the document, or an edition of it with these records, at some
+    /// clock, as it says.
     pub(super) fn hydrate(
         &self,
         seen: i64,
-        edition: Option<&Edition>,
+        edition: Option<&BTreeMap<Box<str>, Json>>,
         entries: &mut Entries,
     ) -> Hydration {
         let known = u64::try_from(seen)
@@ -314,7 +314,7 @@ impl Document {
             if !tell_all && record.changed_at <= seen {
                 continue;
             }
-            match edition.map(|edition| edition.records.get(id)) {
+            match edition.map(|records| records.get(id)) {
                 None => entries.tell_put(id, |out| record.write(out)),
                 Some(Some(theirs)) => entries.tell_put(id, |out| theirs.write(out)),
                 Some(None) => {}

@@ -5,6 +5,7 @@
 
 mod judging;
 mod migrating;
+mod outcome;
 mod talking;
 
 pub use migrating::SchemaFailure;
@@ -16,15 +17,17 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::application::TlsyncSchema;
+use super::diff::RecordsDiff;
 use super::document::{Change, Document};
-use super::edition::Editions;
+use super::edition::{EditionId, Editions};
 use super::limits::TlsyncLimits;
 use super::message::{Heard, Protocol, incompatibility, pong};
 use super::session::{Here, PRESENCE_TYPE, Phase, Presence, Session, Stay};
 use super::snapshot::{self, Begun, ReplayError, SnapshotError};
 use super::telling::{Became, Entries};
 use crate::place::{Access, Closing, Effect, Frame, Reason, Socket};
-use migrating::Awaited;
+use judging::JudgedPush;
+use migrating::Coming;
 
 /// A room. All times are since the same moment, whichever that is.
 #[derive(Debug)]
@@ -40,6 +43,19 @@ pub struct TlsyncRoom {
     editions: Editions,
     /// What goes on when the application's schema has answered.
     awaited: Option<Box<Awaited>>,
+}
+
+/// What a room goes on with once it has an answer.
+#[derive(Debug)]
+enum Awaited {
+    /// The document that was opened.
+    Migration,
+    /// A document to restore.
+    Restore(Box<Document>),
+    /// Another name, and the editions that it was asked for in.
+    Rename(RecordsDiff, Vec<EditionId>),
+    Edition(Coming),
+    Push(JudgedPush),
 }
 
 impl TlsyncRoom {

@@ -228,10 +228,15 @@ pub(super) fn replay(
         *document = document.restored(read(restored.get().as_bytes())?, limits);
         return Ok(());
     }
+    let is_schema_alone = edit.schema.is_some() && edit.diff.0.is_empty();
     if let Some(schema) = edit.schema {
         document.schema = Some(Schema::read(schema).map(Arc::new).ok_or(SnapshotError::Schema)?);
     }
     let change = document.change(edit.diff, Flavour::Eight, limits);
+    if is_schema_alone {
+        // No record is another in it.
+        document.clock = edit.clock;
+    }
     if change.exact && document.clock == edit.clock {
         document.begun = None;
         Ok(())

@@ -49,9 +49,8 @@ impl AwakeTask {
                 self.shared.kinds.get(self.document.kind()).and_then(DocumentKind::application);
             let answer = match application.cloned() {
                 Some(application) => {
-                    let since = Instant::now();
                     let answer = application.pool.ask(question).await;
-                    telemetry::asked(since.elapsed(), answer.is_ok());
+                    telemetry::asked(answer.is_ok());
                     answer
                 }
                 None => Err(Unanswered::Ended),

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rowtide_schema::Question;
+use rowtide_schema::SchemaQuestion;
 
 use super::super::application::{Judged, Pushed, TlsyncSchema, ask_of_push};
 use super::super::diff::{Flavour, RecordOp, RecordsDiff, apply};
@@ -19,9 +19,8 @@ use super::super::record::{InvalidRecord, check, check_diff};
 use super::super::schema::Schema;
 use super::super::session::{Phase, Presence, Stay};
 use super::super::telling::Became;
-use super::TlsyncRoom;
-use super::migrating::Awaited;
-use super::talking::Asked;
+use super::outcome::{Asked, Outcome};
+use super::{Awaited, TlsyncRoom};
 use crate::place::{Access, Closing, Effect, Reason, Socket};
 
 /// A push whose records the schema is asked about.
@@ -49,15 +48,6 @@ struct Wanted {
     removed: Vec<Box<str>>,
     /// Whether everything that was asked for has an effect in the client's version.
     exact: bool,
-}
-
-/// What became of the document, and of each edition.
-#[derive(Debug)]
-pub(super) struct Outcome {
-    pub(super) change: Change,
-    pub(super) editions: BTreeMap<EditionId, Change>,
-    /// Editions that could not follow.
-    lost: Vec<EditionId>,
 }
 
 impl TlsyncRoom {
@@ -195,7 +185,7 @@ impl TlsyncRoom {
         presence.would_show(before, op?, type_name, flavour, &self.limits)
     }
 
-    fn question(&mut self, judged: &JudgedPush) -> Question {
+    fn question(&mut self, judged: &JudgedPush) -> SchemaQuestion {
         let edition = judged.edition.and_then(|edition| self.editions.get(edition));
         let presence = self.sessions.get(&judged.session).map(|session| &session.presence);
         // What was loaded as text is read here.
@@ -278,8 +268,8 @@ impl TlsyncRoom {
         self.write_change(&outcome.change, &entries, None, effects);
         let result = self.result_in(edition, &asked, exact, &outcome, &entries);
         let shown = if shows { own.last() } else { None };
-        let shown = shown.and_then(|state| self.show(&id, state, &editions, &to, &mut outcome));
-        self.tell_result(now, &id, &result, entries, &outcome, shown.as_ref(), effects);
+        outcome.shown = shown.and_then(|state| self.show(&id, state, &editions, &to, &mut outcome));
+        self.tell_result(now, &id, &result, entries, &outcome, effects);
         for edition in outcome.lost {
             self.lose_edition(now, edition, effects);
         }
@@ -312,7 +302,7 @@ impl TlsyncRoom {
             }
             changes.insert(*id, of_edition);
         }
-        Outcome { change, editions: changes, lost }
+        Outcome { change, editions: changes, lost, shown: None }
     }
 
     /// Shows what a session shows of itself, which is `state` in the application's schema; what became of it.
@@ -355,12 +345,5 @@ impl TlsyncRoom {
 impl JudgedPush {
     pub(super) fn session(&self) -> (&Arc<str>, Socket) {
         (&self.session, self.socket)
-    }
-}
-
-impl Outcome {
-    /// Nothing but the document has changed.
-    pub(super) fn of(change: Change) -> Outcome {
-        Outcome { change, editions: BTreeMap::new(), lost: Vec::new() }
     }
 }

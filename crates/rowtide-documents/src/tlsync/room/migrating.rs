@@ -23,22 +23,9 @@ use super::super::record::Record;
 use super::super::schema::{Mismatch, Schema};
 use super::super::session::Session;
 use super::super::snapshot::{self, SnapshotError};
-use super::judging::JudgedPush;
-use super::{TlsyncRoom, talking};
+use super::outcome::Accepted;
+use super::{Awaited, TlsyncRoom};
 use crate::place::{Closing, Effect, Reason, Socket};
-
-/// What a room goes on with once it has an answer.
-#[derive(Debug)]
-pub(super) enum Awaited {
-    /// The document that was opened.
-    Migration,
-    /// A document to restore.
-    Restore(Box<Document>),
-    /// Another name, and the editions that it was asked for in.
-    Rename(RecordsDiff, Vec<EditionId>),
-    Edition(Coming),
-    Push(JudgedPush),
-}
 
 /// A client of an older schema that wants to be told of the document.
 #[derive(Debug)]
@@ -175,8 +162,7 @@ impl TlsyncRoom {
         effects: &mut Vec<Effect>,
     ) {
         if let Some((id, edition)) = self.editions.of(&schema) {
-            let accepted =
-                talking::Accepted { protocol, schema: edition.schema.clone(), edition: Some(id) };
+            let accepted = Accepted { protocol, schema: edition.schema.clone(), edition: Some(id) };
             return self.let_in(now, session, accepted, &connect, effects);
         }
         self.let_unused_editions_go();
@@ -290,7 +276,7 @@ impl TlsyncRoom {
         let records = records.into_iter().filter_map(with_id).collect();
         let edition = Edition { schema: schema.clone(), records };
         let edition = Some(self.editions.add(edition));
-        let accepted = talking::Accepted { protocol, schema, edition };
+        let accepted = Accepted { protocol, schema, edition };
         self.let_in(now, &session, accepted, &connect, effects);
     }
 
@@ -316,7 +302,7 @@ impl TlsyncRoom {
     }
 }
 
-fn bring_up(document: &Document) -> rowtide_schema::Question {
+fn bring_up(document: &Document) -> rowtide_schema::SchemaQuestion {
     let earliest = Schema::earliest();
     let from = document.schema.as_deref().unwrap_or(&earliest);
     ask_to_bring_up(from, |out| write_records(document, out))

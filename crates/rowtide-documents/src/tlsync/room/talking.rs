@@ -5,8 +5,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Number;
-
 use super::super::diff::Flavour;
 use super::super::document::Change;
 use super::super::edition::EditionId;
@@ -19,7 +17,7 @@ use super::super::schema::{Mismatch, Schema};
 use super::super::session::{Phase, Session, Stay, Talk};
 use super::super::snapshot;
 use super::super::telling::{Became, Entries};
-use super::judging::Outcome;
+use super::outcome::{Accepted, Asked, Outcome};
 use super::{TlsyncRoom, send_away};
 use crate::place::{Access, Closing, Effect, Frame, Reason};
 
@@ -44,35 +42,11 @@ pub(super) struct Shown<'a> {
     state: Option<&'a Json>,
 }
 
-/// A push, as far as its answer depends on it.
-#[derive(Debug)]
-pub(super) struct Asked {
-    pub(super) clock: Number,
-    pub(super) presence_alone: bool,
-    pub(super) mended: bool,
-    pub(super) flavour: Flavour,
-}
-
-/// What a client that is let in speaks, and what it has of the document.
-pub(super) struct Accepted {
-    pub(super) protocol: Protocol,
-    /// Its schema, or an equal one.
-    pub(super) schema: Arc<Schema>,
-    pub(super) edition: Option<EditionId>,
-}
-
 /// Whether a client has the document itself.
 enum Served {
     Equal(Accepted),
     /// It would have an edition.
     Older(Protocol, Arc<Schema>),
-}
-
-impl Asked {
-    /// Whether a change is just what was asked for.
-    pub(super) fn is_exact(&self, change: &Change) -> bool {
-        change.exact && !self.mended
-    }
 }
 
 impl From<Mismatch> for Reason {
@@ -124,7 +98,10 @@ impl TlsyncRoom {
         }
         let mut entries = Entries::default();
         let of_edition = edition.and_then(|edition| self.editions.get(edition));
-        let hydration = self.document.hydrate(connect.seen, of_edition, &mut entries);
+        let hydration = {
+            let records = of_edition.map(|edition| &edition.records);
+            self.document.hydrate(connect.seen, records, &mut entries)
+        };
         for (other, Session { presence, .. }) in &self.sessions {
             let state = match of_edition {
                 None => presence.state.as_ref(),
@@ -230,9 +207,9 @@ impl TlsyncRoom {
         self.write_change(&change, &entries, Some(schema), effects);
         let asked = Asked { clock: push.clock, presence_alone, mended: push.mended, flavour };
         let exact = asked.is_exact(&change);
-        let outcome = Outcome::of(change);
+        let outcome = Outcome { shown, ..Outcome::of(change) };
         let result = self.result_in(None, &asked, exact, &outcome, &entries);
-        self.tell_result(now, id, &result, entries, &outcome, shown.as_ref(), effects);
+        self.tell_result(now, id, &result, entries, &outcome, effects);
     }
 
     /// Tells a session what became of its push, and everybody else what happened.
@@ -243,18 +220,18 @@ impl TlsyncRoom {
         result: &Item,
         entries: Entries,
         outcome: &Outcome,
-        shown: Option<&Became>,
         effects: &mut Vec<Effect>,
     ) {
         let session = self.sessions.get_mut(id);
         let keeps_up =
             session.is_none_or(|session| offer(session, now, result, &self.limits, effects));
-        if !outcome.change.became.is_empty() || shown.is_some() {
-            let shown = shown.zip(self.sessions.get(id)).map(|(became, session)| Shown {
-                id: &session.presence.id,
-                became,
-                state: session.presence.state.as_ref(),
-            });
+        if !outcome.change.became.is_empty() || outcome.shown.is_some() {
+            let shown =
+                outcome.shown.as_ref().zip(self.sessions.get(id)).map(|(became, session)| Shown {
+                    id: &session.presence.id,
+                    became,
+                    state: session.presence.state.as_ref(),
+                });
             let told = self.told(entries, &outcome.change, shown, &outcome.editions);
             self.tell(now, Some(id), &told, effects);
         }
