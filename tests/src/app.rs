@@ -99,6 +99,7 @@ impl App {
         let log = Dir::new();
         let mut options = ServerOptions {
             definition: Arc::clone(definition),
+            schemas: std::collections::BTreeMap::new(),
             log: LogOptions {
                 dir: log.path().join("log"),
                 retention: Duration::from_secs(600),

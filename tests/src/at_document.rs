@@ -110,19 +110,29 @@ impl Drawer {
     /// When it is sent away.
     pub async fn live(address: &str, path: &str, token: Option<&str>, session: &str) -> Drawer {
         let mut drawer = Drawer::open(address, path, token, session).await;
+        let connected = drawer.connect(&json!({ "schemaVersion": 2, "sequences": {} })).await;
+        connected.unwrap_or_else(|(code, reason)| panic!("sent away: {code} {reason}"));
+        drawer
+    }
+
+    /// Connects as a client of a schema, and is told the document; or how it was sent away.
+    ///
+    /// # Errors
+    /// When it is sent away.
+    pub async fn connect(&mut self, schema: &Value) -> Result<(), (u16, String)> {
         let connect = json!({
             "type": "connect", "connectRequestId": "c", "lastServerClock": -1,
-            "protocolVersion": 8, "schema": { "schemaVersion": 2, "sequences": {} },
+            "protocolVersion": 8, "schema": schema,
         });
-        drawer.at.say(&connect.to_string()).await;
+        self.at.say(&connect.to_string()).await;
         loop {
-            match drawer.at.next().await {
+            match self.at.next().await {
                 Came::Text(message) if message["type"] == "connect" => {
-                    drawer.is_readonly = message["isReadonly"] == true;
-                    drawer.take_diff(&message["diff"]);
-                    return drawer;
+                    self.is_readonly = message["isReadonly"] == true;
+                    self.take_diff(&message["diff"]);
+                    return Ok(());
                 }
-                Came::End(code, reason) => panic!("sent away: {code} {reason}"),
+                Came::End(code, reason) => return Err((code, reason)),
                 _ => {}
             }
         }

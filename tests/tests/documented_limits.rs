@@ -15,6 +15,7 @@ use rowtide::limits::{
 use rowtide_documents::host::HostLimits;
 use rowtide_documents::tlsync::TlsyncLimits;
 use rowtide_documents::yjs::YjsLimits;
+use rowtide_schema::SchemaLimits;
 use rowtide_postgres::standings::STANDING_TIMEOUT;
 
 const PAGE: &str = include_str!("../../docs/configuration.md");
@@ -104,7 +105,7 @@ fn what_cannot_be_set_is_what_the_page_tells_of() {
     let waiting = MUTATION_QUEUE_BYTES >> 20;
     let mib = |bytes: usize| format!("{} MiB", bytes >> 20);
     let (tlsync, yjs) = (TlsyncLimits::default(), YjsLimits::default());
-    let host = HostLimits::default();
+    let (host, schema) = (HostLimits::default(), SchemaLimits::default());
     // What one frame may be is what the message may be.
     assert_eq!(documents::YJS_FRAME_BYTES, yjs.message_bytes);
     let rows = rows();
@@ -169,6 +170,24 @@ fn what_cannot_be_set_is_what_the_page_tells_of() {
                 number(u64::from(tlsync.messages_at_once)),
                 yjs.messages_per_second
             ),
+        ),
+        (
+            "an application's schema: its file; loading it",
+            format!("{}; {}", mib(schema.bundle_bytes), s(schema.load)),
+        ),
+        (
+            "one question to it, about a push and about a whole document; its memory, its stack",
+            format!(
+                "{}, {}; {}, {}",
+                s(schema.push),
+                s(schema.document),
+                mib(schema.memory_bytes),
+                mib(schema.stack_bytes)
+            ),
+        ),
+        (
+            "threads for one schema; older schemas that one document is served in at a time",
+            format!("{}; {}", schema.threads, tlsync.editions),
         ),
         ("name of a session of a document", format!("{} bytes", documents::MAX_SESSION_ID_BYTES)),
         (

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use rowtide::application::Application;
+use rowtide::application::{Application, ApplicationError, read_schemas};
 use rowtide_plan::definition::Definition;
 use rowtide_postgres::migrate::migrate;
 use rowtide_postgres::setup::setup;
@@ -406,4 +406,103 @@ async fn a_server_that_is_killed_loses_nothing_that_was_acknowledged() {
     let mut carl = Texter::open(&server.address, "/doc/note/d", Some(&token)).await;
     carl.until(&written).await;
     server.running.stop().await;
+}
+
+/// The application's schema, of a release.
+fn schema_of(version: u64) -> String {
+    let drawing = include_str!("../../crates/rowtide-schema/tests/drawing.js");
+    drawing.replace("VERSION = 3", &format!("VERSION = {version}"))
+}
+
+/// The files example, whose drawings have the application's own schema.
+fn definition_with_schema() -> String {
+    let protocol = "protocol = \"tlsync\"";
+    let files = include_str!("../../examples/files/rowtide.toml");
+    files.replacen(protocol, &format!("{protocol}\nschema = \"drawing.js\""), 1)
+}
+
+/// Somebody who draws with a release of the application.
+async fn of_release(server: &Process, version: u64) -> Result<Drawer, (u16, String)> {
+    let sequences = json!({ "com.example.store": 1, "com.example.shape": version });
+    let (token, session) = (App::token("u1"), format!("tab-{version}"));
+    let mut drawer = Drawer::open(&server.address, "/app/file/d", Some(&token), &session).await;
+    let schema = json!({ "schemaVersion": 2, "sequences": sequences });
+    drawer.connect(&schema).await.map(|()| drawer)
+}
+
+/// As [`of_release`], once the server serves.
+async fn once_served(server: &Process, version: u64) -> Drawer {
+    eventually("the server serves", || async {
+        let came = of_release(server, version).await;
+        came.map_err(|(code, reason)| assert_end((code, reason), COME_BACK)).ok()
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn releases_of_an_application_share_a_drawing() {
+    let (database, dir) = (database().await, Dir::new());
+    let text = definition_with_schema();
+    let definition = dir.write("rowtide.toml", &text);
+    dir.write("drawing.js", &schema_of(2));
+    let sql = database.connect().await;
+    let parsed = Definition::parse("rowtide.toml", &text).unwrap();
+    setup(&sql, &database.names(), &parsed.tables()).await.unwrap();
+    make(&sql, "d", Some("edit")).await;
+    let server = process(&database, &dir, &definition).await;
+    let mut second = once_served(&server, 2).await;
+    let shape = json!({ "id": "shape:a", "typeName": "shape", "x": 1, "meta": {},
+        "props": { "text": "", "points": [], "color": "red" } });
+    assert_eq!(second.push(json!({ "shape:a": ["put", shape] })).await, "commit");
+    let mut first = of_release(&server, 1).await.unwrap();
+    assert!(first.records["shape:a"]["props"].get("color").is_none());
+    assert_eq!(first.push(json!({ "shape:a": ["patch", { "x": ["put", 5] }] })).await, "commit");
+    second.until(|records| records["shape:a"]["x"] == 5).await;
+    assert_eq!(second.records["shape:a"]["props"]["color"], "red");
+    let wrong = json!({ "type": "push", "clientClock": 9, "diff": { "shape:a": ["patch", { "x": ["put", -1] }] } });
+    second.at.say(&wrong.to_string()).await;
+    assert_end(second.at.end().await, (4099, "INVALID_RECORD"));
+    assert_end(of_release(&server, 3).await.err().unwrap(), (4099, "SERVER_TOO_OLD"));
+    drop((first, second));
+    server.running.stop().await;
+    // The next release brings the document up, and the one before leaves it alone from then on.
+    dir.write("drawing.js", &schema_of(3));
+    let server = process(&database, &dir, &definition).await;
+    let third = once_served(&server, 3).await;
+    assert_eq!(third.records["shape:a"]["position"], json!({ "x": 5 }));
+    let first = of_release(&server, 1).await.unwrap();
+    assert_eq!(first.records["shape:a"]["x"], 5);
+    drop((first, third));
+    server.running.stop().await;
+    dir.write("drawing.js", &schema_of(2));
+    let server = process(&database, &dir, &definition).await;
+    let refused = eventually("the server serves", || async {
+        let end = of_release(&server, 2).await.err()?;
+        (end.1 != COME_BACK.1).then_some(end)
+    })
+    .await;
+    assert_end(refused, (4099, "SERVER_TOO_OLD"));
+    server.running.stop().await;
+}
+
+#[test]
+fn a_schema_that_cannot_be_used_is_pointed_at() {
+    let dir = Dir::new();
+    let path = dir.write("rowtide.toml", &definition_with_schema());
+    let definition = Definition::parse(&path, &definition_with_schema()).unwrap();
+    let why = || match read_schemas(path.as_ref(), &definition) {
+        Err(ApplicationError::Definition(error)) => error.problems[0].message.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert!(why().contains("`drawing.js` cannot be used: it cannot be read"), "{}", why());
+    for (text, expected) in [
+        ("const", "bundle:1"),
+        ("export const serialize = 1;", "function `serialize`"),
+        ("for (;;);", "more time than it may"),
+    ] {
+        dir.write("drawing.js", text);
+        assert!(why().contains(expected), "{}", why());
+    }
+    dir.write("drawing.js", &schema_of(3));
+    assert_eq!(read_schemas(path.as_ref(), &definition).unwrap().len(), 1);
 }

@@ -2,6 +2,7 @@
 //! goes between them and the rows. A document takes its name from its row and is deleted with it, and its row is told
 //! when it was saved.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,8 +10,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use rowtide_documents::host::{
-    BadStorageVariable, DocumentError, DocumentId, DocumentKind, DocumentKinds, Host, HostError,
-    HostHealth, HostLimits, HostSettings, Joined, StorageError, StorageSettings, StorageUrl,
+    ApplicationUnusable, BadStorageVariable, DocumentApplication, DocumentError, DocumentId,
+    DocumentKind, DocumentKinds, Host, HostError, HostHealth, HostLimits, HostSettings, Joined,
+    StorageError, StorageSettings, StorageUrl,
 };
 use rowtide_documents::journal::JournalError;
 use rowtide_documents::place::Access;
@@ -21,6 +23,7 @@ use rowtide_plan::definition::Definition;
 use rowtide_plan::documents::DocumentProtocol;
 use rowtide_postgres::connect::ConnectOptions;
 use rowtide_postgres::said_once::SaidOnce;
+use rowtide_schema::{Bundle, SchemaLimits};
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
@@ -45,6 +48,8 @@ pub struct DocumentsOptions {
     pub environment: String,
     /// How much may go on.
     pub limits: HostLimits,
+    /// The application's own schemas, by the kind of documents.
+    pub schemas: BTreeMap<String, Bundle>,
 }
 
 /// Why documents cannot be served, before anybody asks for one.
@@ -56,6 +61,9 @@ pub enum DocumentsError {
     /// What the environment says of the storage does not fit.
     #[error(transparent)]
     Storage(#[from] BadStorageVariable),
+    /// The application's own schema of a kind of documents cannot be asked.
+    #[error("the schema of `{0}` cannot be used: {1}")]
+    Schema(String, #[source] ApplicationUnusable),
 }
 
 /// Live documents of a server. Cheap to clone.
@@ -126,8 +134,12 @@ impl Documents {
         let (says_host, host) = watch::channel(None);
         let (says_missing, missing) = watch::channel(None);
         let (when_told, waiting) = mpsc::unbounded_channel();
-        let of_kinds: DocumentKinds =
-            kinds.iter().map(|(name, protocol)| (name.to_string(), kind(*protocol))).collect();
+        let mut of_kinds = DocumentKinds::new();
+        for (name, protocol) in &kinds {
+            let of_kind = kind(*protocol, options.schemas.get(&**name).cloned());
+            let of_kind = of_kind.map_err(|why| DocumentsError::Schema(name.to_string(), why))?;
+            of_kinds.insert(name.to_string(), of_kind);
+        }
         let chores = Arc::new(ChoreList {
             chores: Mutex::default(),
             came: Notify::new(),
@@ -239,11 +251,18 @@ pub fn storage_of(
     }
 }
 
-fn kind(protocol: DocumentProtocol) -> DocumentKind {
-    match protocol {
-        DocumentProtocol::Tlsync => DocumentKind::Tlsync(TlsyncLimits::default()),
-        DocumentProtocol::Yjs => DocumentKind::Yjs(YjsLimits::default()),
-    }
+fn kind(
+    protocol: DocumentProtocol,
+    schema: Option<Bundle>,
+) -> Result<DocumentKind, ApplicationUnusable> {
+    Ok(match (protocol, schema) {
+        (DocumentProtocol::Tlsync, None) => DocumentKind::Tlsync(TlsyncLimits::default()),
+        (DocumentProtocol::Tlsync, Some(bundle)) => {
+            let application = DocumentApplication::start(bundle, &SchemaLimits::default())?;
+            DocumentKind::TlsyncOf(TlsyncLimits::default(), application)
+        }
+        (DocumentProtocol::Yjs, _) => DocumentKind::Yjs(YjsLimits::default()),
+    })
 }
 
 /// Keeps a host for as long as this server has the stream: another one that serves has the documents, too.

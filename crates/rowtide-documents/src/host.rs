@@ -5,6 +5,7 @@
 //! it, and the document is saved some seconds later; when everybody has gone and all is saved, the room sleeps again.
 //! After the end of the process, however it came, a document is what was saved and the edits that the journal has.
 
+mod application;
 mod awake;
 mod failure;
 mod health;
@@ -25,6 +26,7 @@ mod transport;
 
 pub use failure::{FailureKind, StorageError};
 pub use health::HostHealth;
+pub use application::{ApplicationUnusable, DocumentApplication};
 pub use mailbox::{DocumentError, Joined, Seat};
 pub use naming::{BadDocumentId, DocumentId};
 pub use outbox::{Outgoing, OutgoingFrames};

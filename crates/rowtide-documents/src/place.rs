@@ -6,6 +6,7 @@
 //! saved, while the room itself knows no disk.
 
 use bytes::Bytes;
+use rowtide_schema::SchemaQuestion;
 
 /// One socket's stay in a room. The host numbers sockets, and never gives a number twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -102,6 +103,9 @@ pub enum Effect {
     /// An edit to make durable. Given back to a room made from the same snapshot, in the order of
     /// the log, edits lead to the same document.
     Edit(Bytes),
+    /// A question to the application's schema, the last of what a room asks for at a time: it is given the answer before
+    /// anything else happens in it.
+    Ask(SchemaQuestion),
     /// A frame for a socket, when every edit before it is durable.
     Send(Socket, Frame),
     /// A frame for a socket that says nothing of the document (`pong`): it waits for no disk.

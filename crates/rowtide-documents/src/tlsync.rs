@@ -4,8 +4,10 @@
 //! [`TlsyncRoom`] puts the pushes of all in one order, tells each client what became of its own, and everybody else what
 //! happened. A client that was away says the last clock that it knows, and is told what has changed since.
 
+mod application;
 mod diff;
 mod document;
+mod edition;
 mod json;
 mod limits;
 mod message;
@@ -20,6 +22,7 @@ mod surrogates;
 mod survey;
 mod telling;
 
+pub use application::{NewerSchema, TlsyncSchema, TlsyncSchemaError};
 pub use limits::TlsyncLimits;
-pub use room::TlsyncRoom;
+pub use room::{SchemaFailure, TlsyncRoom};
 pub use snapshot::{ReplayError, SnapshotError};

@@ -247,6 +247,7 @@ impl World {
                     }
                 }
                 Effect::Close(socket, closing) => panic!("{socket:?} is closed: {closing:?}"),
+                Effect::Ask(_) => panic!("a text has no schema to ask"),
             }
             self.waiting.remove(0);
         }

@@ -135,7 +135,7 @@ impl Definition {
                         `immutable`, `readonly`, [tables.NAME.insert], [[tables.NAME.update]] and \
                         [tables.NAME.delete]; a table of another schema than public is \
                         [tables.\"SCHEMA.NAME\"]. [documents.NAME] has `table`, `protocol`, `read` and \
-                        `edit`, and may have `alive`, `name` and `touched`";
+                        `edit`, and may have `alive`, `schema`, `name` and `touched`";
             fail(vec![DefinitionProblem::new(place, message, "here").help(help)])
         })?;
         let mut problems = Vec::new();
@@ -195,6 +195,26 @@ impl Definition {
     /// The kinds of live documents: what each is called, and what its clients speak.
     pub fn documents(&self) -> impl Iterator<Item = (&str, DocumentProtocol)> {
         self.documents.iter().map(|document| (document.name.as_str(), document.protocol))
+    }
+
+    /// The files of the application's own schemas: the kind of documents that each is for, and its path, which is relative
+    /// to the definition's file.
+    pub fn schemas(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.documents
+            .iter()
+            .filter_map(|document| Some((&*document.name, &*document.schema.as_ref()?.text)))
+    }
+
+    /// A problem of the schema of a kind of documents, at its place; none if the kind has none.
+    pub fn schema_problem(&self, kind: &str, why: &str) -> Option<DefinitionProblem> {
+        let document = self.documents.iter().find(|document| document.name == kind)?;
+        let schema = document.schema.as_ref()?;
+        let what = format!("the schema `{}` cannot be used: {why}", schema.text);
+        let problem = DefinitionProblem::new(schema.span.clone(), what, "this file");
+        Some(problem.help(
+            "`rowtide-schema-bundle MODULE -o FILE.js` makes one of the application's package; the path is \
+             relative to this file",
+        ))
     }
 
     /// Every table that the catalog must be read for: those with an entry, in the order of the file,

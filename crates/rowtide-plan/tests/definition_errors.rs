@@ -498,6 +498,7 @@ fn documents() {
         "name = \"title\"",
         "name = \"id\"",
         "protocol = \"yjs\"\nname = \"org\"",
+        "protocol = \"yjs\"\nschema = \"schema.js\"",
         "touched = \"org\"",
         "touched = \"id\"",
         "table = \"note\"\nread = 'true'\ntouched = \"id\"",

@@ -1,10 +1,12 @@
 //! An application to serve: its definition, and for development its migrations and sample data. Two
 //! come with the binary.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use miette::Diagnostic;
+use rowtide_documents::tlsync::TlsyncSchema;
 use rowtide_plan::check::{Problem, plan_once_set_up};
 use rowtide_plan::definition::Definition;
 use rowtide_plan::error::DefinitionError;
@@ -13,6 +15,7 @@ use rowtide_postgres::catalog::read_catalog;
 use rowtide_postgres::check::may_use_schemas;
 use rowtide_postgres::migrate::{Chosen, Migration, choose};
 use rowtide_postgres::rules::prepare_rules_unlocked;
+use rowtide_schema::{Bundle, SchemaLimits};
 use thiserror::Error;
 use tokio_postgres::Client;
 
@@ -54,6 +57,8 @@ pub struct Application {
     pub name: String,
     /// What to sync.
     pub definition: Arc<Definition>,
+    /// The application's own schemas of documents, by the kind of documents.
+    pub schemas: BTreeMap<String, Bundle>,
     /// Its tables, and then its sample data.
     pub migrations: Vec<Migration>,
 }
@@ -112,6 +117,7 @@ impl Application {
         Ok(Application {
             name: name.to_owned(),
             definition: Arc::new(Definition::parse(&file, example.definition)?),
+            schemas: BTreeMap::new(),
             migrations: example.migrations.iter().map(migration).collect(),
         })
     }
@@ -133,9 +139,11 @@ impl Application {
         }
         let file = |name: String| Ok(Migration { sql: read(&migrations.join(&name))?, name });
         let files = names.into_iter().map(file).collect::<Result<_, ApplicationError>>()?;
-        let definition = Arc::new(read_definition(definition)?);
+        let path = definition;
+        let definition = Arc::new(read_definition(path)?);
+        let schemas = read_schemas(path, &definition)?;
         let name = "application".to_owned();
-        Ok((Application { name, definition, migrations: files }, unknown))
+        Ok((Application { name, definition, schemas, migrations: files }, unknown))
     }
 }
 
@@ -188,6 +196,31 @@ pub async fn fit(
 /// When it cannot be read, or is wrong.
 pub fn read_definition(path: &Path) -> Result<Definition, ApplicationError> {
     Ok(Definition::parse(&path.display().to_string(), &read(path)?)?)
+}
+
+/// Reads the application's own schemas of documents, and tries each on an empty document. `path` is that of the
+/// definition's file.
+///
+/// # Errors
+/// With what is wrong with each, at its place in the definition.
+pub fn read_schemas(
+    path: &Path,
+    definition: &Definition,
+) -> Result<BTreeMap<String, Bundle>, ApplicationError> {
+    let dir = path.parent().unwrap_or(Path::new(""));
+    let (mut schemas, mut problems) = (BTreeMap::new(), Vec::new());
+    for (kind, file) in definition.schemas() {
+        let read = Bundle::read(&dir.join(file), &SchemaLimits::default());
+        let understood = read.map_err(|error| error.to_string()).and_then(|bundle| {
+            let schema = TlsyncSchema::read(bundle.description());
+            schema.map(|_| bundle).map_err(|error| error.to_string())
+        });
+        match understood {
+            Ok(bundle) => drop(schemas.insert(kind.to_owned(), bundle)),
+            Err(why) => problems.extend(definition.schema_problem(kind, &why)),
+        }
+    }
+    if problems.is_empty() { Ok(schemas) } else { Err(definition.error(problems).into()) }
 }
 
 fn read(path: &Path) -> Result<String, ApplicationError> {

@@ -14,7 +14,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::application::{Application, read_definition};
+use crate::application::{Application, read_definition, read_schemas};
 use crate::config::{ConfigError, Settings, as_text};
 use crate::dev::{self, DevOptions, interrupted};
 use crate::former_names::{FormerFlags, warn_of_former_name};
@@ -298,9 +298,10 @@ async fn dev(args: Dev) -> Result<()> {
 async fn serve(args: Configured) -> Result<()> {
     let config = args.settings()?.check()?;
     let definition = Arc::new(read_definition(&config.definition)?);
+    let schemas = read_schemas(&config.definition, &definition)?;
     // One listener from the start to the end: a signal that comes between two of them is heard by neither.
     let mut stop = pin!(interrupted());
-    let options = ServerOptions::new(config, definition);
+    let options = ServerOptions { schemas, ..ServerOptions::new(config, definition) };
     let server = tokio::select! {
         // Polled first, so that a signal counts from the beginning.
         biased;

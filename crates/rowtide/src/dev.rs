@@ -159,6 +159,7 @@ async fn start(
     }
     drop(client);
     let mut options = ServerOptions::new(config, application.definition.clone());
+    options.schemas.clone_from(&application.schemas);
     // Whoever opens it can be anyone, so it is not for others to reach.
     options.playground = options.listen.ip().is_loopback().then(|| PlaygroundOptions {
         application: application.name.clone(),

@@ -3,7 +3,7 @@
 
 use metrics::describe_gauge;
 
-const HELP: [(&str, &str); 57] = [
+const HELP: [(&str, &str); 62] = [
     ("rowtide_ready", "1 if new sessions would be served with rows that are up to date"),
     ("rowtide_replication_lag_seconds", "how long ago WAL ended where the position is now"),
     ("rowtide_replication_lag_bytes", "how far the position is behind the end of WAL"),
@@ -75,6 +75,11 @@ const HELP: [(&str, &str); 57] = [
     ("rowtide_storage_failures_total", "calls of the storage of documents that failed, by reason"),
     ("rowtide_room_open_seconds", "how long a document takes until it is open"),
     ("rowtide_room_open_failures_total", "documents that could not be opened"),
+    ("rowtide_room_schema_questions_total", "questions to the application's schema of documents"),
+    (
+        "rowtide_room_schema_failures_total",
+        "questions to the application's schema of documents that had no answer within its limits",
+    ),
     ("rowtide_room_closed_total", "sockets that documents closed, by reason"),
     ("rowtide_journal_bytes", "the size of the journal of edits on disk"),
     (

@@ -23,7 +23,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 
-use crate::application::{ApplicationError, fit, read_definition};
+use crate::application::{ApplicationError, fit, read_definition, read_schemas};
 use crate::config::{Settings, StorageTrial};
 use crate::dev::interrupted;
 use crate::said::said;
@@ -43,7 +43,9 @@ impl Against {
     /// # Errors
     /// When the database cannot be reached, or the definition does not fit it.
     pub(crate) async fn connect(settings: &Settings) -> Result<Against> {
-        let definition = read_definition(&settings.definition_path())?;
+        let path = settings.definition_path();
+        let definition = read_definition(&path)?;
+        read_schemas(&path, &definition)?;
         let (database, names) = settings.database()?;
         let client = connect(&database, "check").await.map_err(unreachable)?;
         let (plan, not_set_up) = fit_unlocked(&client, &definition, Some(ATTEMPTS)).await?;

@@ -2,6 +2,7 @@
 //! adapter for older clients and live documents where the definition asks for them, health and metrics; and the life of
 //! all of it from start to drained.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use rowtide_log::LogOptions;
 use rowtide_plan::definition::Definition;
 use rowtide_replicator::limits::RING_BYTES;
 use rowtide_replicator::{ReplicatorHandle, ReplicatorOptions, StartError};
+use rowtide_schema::Bundle;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
@@ -40,6 +42,8 @@ use crate::telemetry::{self, Watched};
 pub struct ServerOptions {
     /// What to sync.
     pub definition: Arc<Definition>,
+    /// The application's own schemas of documents, by the kind of documents.
+    pub schemas: BTreeMap<String, Bundle>,
     /// Where the log is kept, and how much of it.
     pub log: LogOptions,
     /// The database and how clients are served. The replicator uses the same database under the same names.
@@ -78,6 +82,7 @@ impl ServerOptions {
         };
         ServerOptions {
             definition,
+            schemas: BTreeMap::new(),
             log: config.log,
             gateway,
             documents_dir: config.documents_dir,
@@ -171,6 +176,7 @@ impl Server {
                 storage: options.storage,
                 environment: names.slot.clone(),
                 limits: options.documents,
+                schemas: options.schemas,
             };
             Some(Documents::start(of_documents, &definition, &feed, &ends)?)
         } else {

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep_until};
 use super::mailbox::{DocumentError, Done, Inbox, Request};
 use super::naming::DocumentId;
 use super::objects::{ObjectVersion, SaveError};
-use super::opening::open;
+use super::opening::{OpenError, open};
 use super::outbox::{Outbox, frame_bytes};
 use super::room::Room;
 use super::saving::SavePlan;
@@ -158,6 +158,7 @@ pub(super) async fn keep_awake(shared: Arc<Shared>, document: DocumentId, mut in
                 shared,
             };
             task.add_unsaved(opened.edit_bytes);
+            task.take(opened.effects).await;
             task.live().await;
         }
         Err(error) => {
@@ -166,20 +167,22 @@ pub(super) async fn keep_awake(shared: Arc<Shared>, document: DocumentId, mut in
                 tracing::error!(%document, %error, "a document cannot be opened");
             }
             shared.gone(&document);
-            turn_away(&mut inbox).await;
+            let newer = matches!(error, OpenError::Newer(_));
+            let why = || if newer { DocumentError::Newer } else { DocumentError::Unopened };
+            turn_away(&mut inbox, why).await;
         }
     }
 }
 
 /// Answers what was still asked of a room that is no more.
-async fn turn_away(inbox: &mut Inbox) {
+async fn turn_away(inbox: &mut Inbox, why: impl Fn() -> DocumentError) {
     inbox.close();
     while let Some(request) = inbox.next().await {
         match request {
             Request::Join { done, .. }
             | Request::Save { done, .. }
             | Request::Restore { done, .. } => {
-                done.send(Err(DocumentError::Unopened)).ok();
+                done.send(Err(why())).ok();
             }
             Request::Forget { done } => {
                 done.send(Ok(())).ok();
@@ -322,7 +325,12 @@ impl AwakeTask {
                 done.send(Err(DocumentError::Begun)).ok();
             }
             Request::Restore { snapshot, done, .. } => {
-                match self.ask(true, move |room| room.restore(now, &snapshot)).await {
+                let restored = self.ask(true, move |room| room.restore(now, &snapshot)).await;
+                let restored = match restored {
+                    Some(Ok(effects)) => Some(self.answered(effects).await),
+                    other => other,
+                };
+                match restored {
                     Some(Ok(effects)) => {
                         self.take(effects).await;
                         self.waiting.push_back(Waiting::Done(done));
@@ -436,7 +444,7 @@ impl AwakeTask {
             self.shared.save_succeeded(&self.document);
             done.send(Ok(())).ok();
         }
-        turn_away(&mut self.inbox).await;
+        turn_away(&mut self.inbox, || DocumentError::Unopened).await;
     }
 }
 

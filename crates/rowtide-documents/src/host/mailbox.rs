@@ -29,6 +29,9 @@ pub enum DocumentError {
     /// It is there and cannot be opened, for a reason that the log tells.
     #[error("the document cannot be opened now")]
     Unopened,
+    /// It was edited with a newer schema than this server's, and is left as it is.
+    #[error("the document is of a newer schema than the server's")]
+    Newer,
     /// It has begun already, and cannot begin with something else.
     #[error("the document has begun already")]
     Begun,
@@ -51,6 +54,7 @@ impl DocumentError {
     pub fn closing(&self) -> Closing {
         match self {
             DocumentError::NotFound => Closing::Final(Reason::NotFound),
+            DocumentError::Newer => Closing::Final(Reason::ServerTooOld),
             _ => Closing::ComeBack,
         }
     }

@@ -15,9 +15,12 @@ use super::failure::StorageError;
 use super::naming::DocumentId;
 use super::objects::{ObjectVersion, Writer};
 use super::room::{Room, UnreadableDocument};
+use super::settings::DocumentKind;
 use super::shared::Shared;
 use super::telemetry;
 use crate::journal::JournalError;
+use crate::place::Effect;
+use crate::tlsync::NewerSchema;
 
 /// Why a document cannot be opened.
 #[derive(Debug, Error)]
@@ -32,6 +35,10 @@ pub(super) enum OpenError {
     Object(UnreadableDocument),
     #[error("an edit in the journal cannot be read: {0}")]
     Edit(UnreadableDocument),
+    #[error("{0}: it is left as it is, and nobody can come to it")]
+    Newer(#[from] NewerSchema),
+    #[error("{0}")]
+    Migration(UnreadableDocument),
     #[error("opening it failed: {0}")]
     Failed(#[from] JoinError),
 }
@@ -54,6 +61,8 @@ pub(super) struct OpenedDocument {
     pub(super) is_new: bool,
     /// When it was saved for its history last.
     pub(super) last_history: Option<SystemTime>,
+    /// What is to be done first: the edit that has brought it up to the application's schema.
+    pub(super) effects: Vec<Effect>,
 }
 
 pub(super) async fn open(
@@ -69,6 +78,9 @@ pub(super) async fn open(
     let object = shared.objects.current(document).await?;
     let (snapshot, version) = object.map(|object| (object.snapshot, object.version)).unzip();
     let written_by = version.as_ref().map(ObjectVersion::writer);
+    let now = shared.now();
+    let application =
+        shared.kinds.get(document.kind()).and_then(DocumentKind::application).cloned();
     let (opens, of) = (Arc::clone(shared), document.clone());
     let stored = snapshot.clone();
     let opening = spawn_blocking(move || restored(&opens, &of, stored.as_deref(), written_by));
@@ -82,7 +94,18 @@ pub(super) async fn open(
             shared.objects.set_aside(document, unmerged).await?;
         }
     }
-    let Restored { room, saved_clock, number, edit_bytes, is_new, .. } = restored;
+    let Restored { mut room, saved_clock, number, edit_bytes, is_new, .. } = restored;
+    let mut effects = room.adopt(application.as_ref())?;
+    if let Some(application) = application {
+        while let Some(Effect::Ask(question)) = effects.pop_if(is_question) {
+            let answer = application.pool.ask(question).await;
+            let answering = spawn_blocking(move || {
+                let effects = room.answered(now, answer).map_err(OpenError::Migration)?;
+                Ok::<_, OpenError>((room, effects))
+            });
+            (room, effects) = answering.await??;
+        }
+    }
     Ok(OpenedDocument {
         room,
         saved_clock,
@@ -92,7 +115,12 @@ pub(super) async fn open(
         failures,
         is_new,
         last_history,
+        effects,
     })
+}
+
+fn is_question(effect: &mut Effect) -> bool {
+    matches!(effect, Effect::Ask(_))
 }
 
 /// What an object and the journal make together.
@@ -175,7 +203,7 @@ mod tests {
     use object_store::path::Path;
 
     use super::super::objects::Objects;
-    use super::super::settings::{DocumentKind, HostLimits};
+    use super::super::settings::HostLimits;
     use super::super::storage::Storage;
     use super::*;
     use crate::journal::Journal;

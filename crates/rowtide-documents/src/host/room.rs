@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use rowtide_schema::Unanswered;
 use thiserror::Error;
 
+use super::application::DocumentApplication;
 use super::settings::DocumentKind;
 use crate::place::{Access, Closing, Effect, Frame, Socket};
-use crate::tlsync::{ReplayError, SnapshotError, TlsyncRoom};
+use crate::tlsync::{NewerSchema, ReplayError, SchemaFailure, SnapshotError, TlsyncRoom};
 use crate::yjs::{YjsError, YjsLimits, YjsRoom};
 
 /// A room.
@@ -29,6 +31,9 @@ pub enum UnreadableDocument {
     /// An edit of one of tlsync.
     #[error(transparent)]
     Edit(#[from] ReplayError),
+    /// One of tlsync, of an older schema than the application's.
+    #[error(transparent)]
+    Schema(#[from] SchemaFailure),
 }
 
 impl UnreadableDocument {
@@ -51,10 +56,10 @@ impl Room {
         begins_at: u64,
     ) -> Result<Room, UnreadableDocument> {
         Ok(match (kind, snapshot) {
-            (DocumentKind::Tlsync(limits), None) => {
+            (DocumentKind::Tlsync(limits) | DocumentKind::TlsyncOf(limits, _), None) => {
                 Room::Tlsync(Box::new(TlsyncRoom::begin(begins_at, limits.clone())))
             }
-            (DocumentKind::Tlsync(limits), Some(snapshot)) => {
+            (DocumentKind::Tlsync(limits) | DocumentKind::TlsyncOf(limits, _), Some(snapshot)) => {
                 Room::Tlsync(Box::new(TlsyncRoom::open(snapshot, limits.clone())?))
             }
             (DocumentKind::Yjs(limits), None) => Room::Yjs(Box::new(YjsRoom::new(*limits))),
@@ -89,6 +94,29 @@ impl Room {
     pub(super) fn renumber(&mut self, clock: u64) {
         if let Room::Tlsync(room) = self {
             room.renumber(clock);
+        }
+    }
+
+    /// Takes the application's schema for the document that was opened, if it has one; see [`TlsyncRoom::adopt`].
+    pub(super) fn adopt(
+        &mut self,
+        application: Option<&DocumentApplication>,
+    ) -> Result<Vec<Effect>, NewerSchema> {
+        match (self, application) {
+            (Room::Tlsync(room), Some(application)) => room.adopt(application.schema.clone()),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// The application's schema has answered.
+    pub(super) fn answered(
+        &mut self,
+        now: Duration,
+        answer: Result<Bytes, Unanswered>,
+    ) -> Result<Vec<Effect>, UnreadableDocument> {
+        match self {
+            Room::Tlsync(room) => Ok(room.answered(now, answer)?),
+            Room::Yjs(_) => Ok(Vec::new()),
         }
     }
 

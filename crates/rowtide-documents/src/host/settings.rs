@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::storage::StorageSettings;
+use super::application::DocumentApplication;
 use crate::tlsync::TlsyncLimits;
 use crate::yjs::YjsLimits;
 
@@ -13,12 +14,21 @@ use crate::yjs::YjsLimits;
 pub enum DocumentKind {
     /// By tldraw's clients.
     Tlsync(TlsyncLimits),
+    /// By tldraw's clients, with the application's own schema.
+    TlsyncOf(TlsyncLimits, DocumentApplication),
     /// By clients of Yjs.
     Yjs(YjsLimits),
 }
 
 /// The kinds of documents, by name.
 pub type DocumentKinds = BTreeMap<String, DocumentKind>;
+
+impl DocumentKind {
+    /// The application's schema, if it has one.
+    pub(super) fn application(&self) -> Option<&DocumentApplication> {
+        if let DocumentKind::TlsyncOf(_, application) = self { Some(application) } else { None }
+    }
+}
 
 /// Where documents are.
 #[derive(Clone, Debug)]

@@ -43,6 +43,10 @@ const OPEN_FAILURES: &str = "rowtide_room_open_failures_total";
 const CLOSED: &str = "rowtide_room_closed_total";
 /// The reason of a socket that is to come back.
 const COME_BACK: &str = "COME_BACK";
+/// Questions to the application's schema.
+const SCHEMA_QUESTIONS: &str = "rowtide_room_schema_questions_total";
+/// Questions that the application's schema did not answer.
+const SCHEMA_FAILURES: &str = "rowtide_room_schema_failures_total";
 /// The segments of the journal, in bytes.
 const JOURNAL_BYTES: &str = "rowtide_journal_bytes";
 /// 1 while the journal cannot be written, and documents can only be read.
@@ -50,8 +54,17 @@ const JOURNAL_FAILING: &str = "rowtide_journal_failing";
 
 /// Shows what has not happened yet, too.
 pub(super) fn begin() {
-    let names = [PUSHES, REFUSED, SAVED_BYTES, SAVE_FAILURES, OPEN_FAILURES, SUPERSEDED, MERGED];
-    for name in names {
+    for name in [
+        PUSHES,
+        REFUSED,
+        SAVED_BYTES,
+        SAVE_FAILURES,
+        OPEN_FAILURES,
+        SCHEMA_QUESTIONS,
+        SCHEMA_FAILURES,
+        SUPERSEDED,
+        MERGED,
+    ] {
         counter!(name).increment(0);
     }
     for reason in STORAGE_REASONS {
@@ -75,6 +88,12 @@ pub(super) fn refused() {
 pub(super) fn saved(bytes: usize, took: Duration) {
     counter!(SAVED_BYTES).increment(bytes as u64);
     histogram!(SAVE_SECONDS).record(took.as_secs_f64());
+}
+
+/// The application's schema was asked, and answered or not.
+pub(super) fn asked(answered: bool) {
+    counter!(SCHEMA_QUESTIONS).increment(1);
+    counter!(SCHEMA_FAILURES).increment(u64::from(!answered));
 }
 
 /// A save failed.

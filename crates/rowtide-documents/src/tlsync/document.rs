@@ -17,7 +17,7 @@ use super::telling::{Became, Entries};
 pub(super) const MAX_CLOCK: u64 = 1 << 52;
 
 /// The record of a document that has its name.
-const DOCUMENT_ID: &str = "document:document";
+pub(super) const DOCUMENT_ID: &str = "document:document";
 
 /// A document.
 #[derive(Debug)]
@@ -91,7 +91,19 @@ impl Document {
             Record::new(Json::Object(Object::of(entries.into())), clock)
         };
         let records = [(DOCUMENT_ID.into(), record(document)), ("page:page".into(), record(page))];
-        let document = Document::of(clock, clock, records.into(), BTreeMap::new(), None);
+        Document::new(clock, records.into())
+    }
+
+    /// As [`Document::begin`], with the records that a new document has for the application.
+    pub(super) fn begin_with(clock: u64, initial: &[(Box<str>, Json)]) -> Document {
+        let clock = clock.min(MAX_CLOCK);
+        let record =
+            |(id, state): &(Box<str>, Json)| (id.clone(), Record::new(state.clone(), clock));
+        Document::new(clock, initial.iter().map(record).collect())
+    }
+
+    fn new(clock: u64, records: BTreeMap<Box<str>, Record>) -> Document {
+        let document = Document::of(clock, clock, records, BTreeMap::new(), None);
         Document { begun: Some(clock), ..document }
     }
 
@@ -120,9 +132,24 @@ impl Document {
         schema: &Schema,
         limits: &TlsyncLimits,
     ) -> Result<Change, InvalidRecord> {
+        self.check(&diff, |type_name| schema.stores(type_name), limits)?;
+        if !self.would_fit(&diff, limits) {
+            return Ok(Change::none());
+        }
+        Ok(self.change(diff, flavour, limits))
+    }
+
+    /// Looks at what a client asks for, as far as one can know without the application's schema; `stores` says which
+    /// types are stored.
+    pub(super) fn check(
+        &mut self,
+        diff: &RecordsDiff,
+        stores: impl Fn(&str) -> bool,
+        limits: &TlsyncLimits,
+    ) -> Result<(), InvalidRecord> {
         for (id, op) in &diff.0 {
             match op {
-                RecordOp::Put(state) => check(id, state, schema, limits)?,
+                RecordOp::Put(state) => check(id, state, &stores, limits)?,
                 RecordOp::Patch(diff) => {
                     if let Some(record) = self.records.get_mut(id) {
                         check_diff(record.value(), diff)?;
@@ -131,26 +158,17 @@ impl Document {
                 RecordOp::Remove => {}
             }
         }
-        if !self.would_fit(&diff, limits) {
-            return Ok(Change::none());
-        }
-        Ok(self.change(diff, flavour, limits))
+        Ok(())
     }
 
-    /// Gives the document another name.
-    pub(super) fn rename(&mut self, name: &str, limits: &TlsyncLimits) -> Change {
+    /// What gives a document another name.
+    pub(super) fn renaming(name: &str) -> RecordsDiff {
         let name = ObjectDiff(vec![("name".into(), ValueOp::Put(Json::text(name)))]);
-        let diff = RecordsDiff(vec![(DOCUMENT_ID.into(), RecordOp::Patch(name))]);
-        self.change(diff, Flavour::Eight, limits)
-    }
-
-    /// Takes the schema of whoever has edited it first; that schema, if this is the first edit.
-    pub(super) fn adopt(&mut self, schema: Arc<Schema>) -> Option<&Schema> {
-        if self.schema.is_some() { None } else { Some(self.schema.insert(schema)) }
+        RecordsDiff(vec![(DOCUMENT_ID.into(), RecordOp::Patch(name))])
     }
 
     /// Whether a document is within its limits after a diff, as far as it grows by it.
-    fn would_fit(&self, diff: &RecordsDiff, limits: &TlsyncLimits) -> bool {
+    pub(super) fn would_fit(&self, diff: &RecordsDiff, limits: &TlsyncLimits) -> bool {
         let (mut more, mut weight) = (0_usize, self.weight);
         for (id, op) in &diff.0 {
             let before = self.records.get(id).map(|record| record.weight);
@@ -278,8 +296,14 @@ impl Document {
         entries
     }
 
-    /// Tells all that a client does not know that has seen the document at some clock, as it says.
-    pub(super) fn hydrate(&self, seen: i64, entries: &mut Entries) -> Hydration {
+    /// Tells all that a client does not know that has seen the document, or an edition of it with these records, at some
+    /// clock, as it says.
+    pub(super) fn hydrate(
+        &self,
+        seen: i64,
+        edition: Option<&BTreeMap<Box<str>, Json>>,
+        entries: &mut Entries,
+    ) -> Hydration {
         let known = u64::try_from(seen)
             .ok()
             .filter(|seen| (self.history_start..=self.clock).contains(seen));
@@ -287,8 +311,13 @@ impl Document {
         let tell_all = known.is_none_or(|seen| seen == 0);
         let seen = known.unwrap_or(0);
         for (id, record) in &self.records {
-            if tell_all || record.changed_at > seen {
-                entries.tell_put(id, |out| record.write(out));
+            if !tell_all && record.changed_at <= seen {
+                continue;
+            }
+            match edition.map(|records| records.get(id)) {
+                None => entries.tell_put(id, |out| record.write(out)),
+                Some(Some(theirs)) => entries.tell_put(id, |out| theirs.write(out)),
+                Some(None) => {}
             }
         }
         if known.is_none() {

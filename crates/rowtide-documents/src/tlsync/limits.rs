@@ -26,6 +26,8 @@ pub struct TlsyncLimits {
     /// How large what a session shows of itself may be, in bytes of its JSON, about; what would lead beyond it
     /// has no effect.
     pub presence_bytes: usize,
+    /// How many older schemas a room may serve at a time; a client of another one is refused with `CLIENT_TOO_OLD`.
+    pub editions: usize,
     /// How many bytes of messages may wait in the room for one session, before its socket is closed.
     pub waiting_bytes: usize,
     /// How many messages a session may send a second, for long; beyond it is ended with `RATE_LIMITED`. A long
@@ -62,6 +64,7 @@ impl Default for TlsyncLimits {
             document_bytes: 64 << 20,
             record_bytes: 16 << 20,
             presence_bytes: 1 << 20,
+            editions: 4,
             waiting_bytes: 16 << 20,
             messages_a_second: 200,
             messages_at_once: 1_000,

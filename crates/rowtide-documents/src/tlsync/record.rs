@@ -7,7 +7,6 @@ use serde_json::value::RawValue;
 use super::diff::{ObjectDiff, ValueOp};
 use super::json::Json;
 use super::limits::TlsyncLimits;
-use super::schema::Schema;
 use super::surrogates;
 use super::survey::Survey;
 
@@ -89,12 +88,12 @@ impl Record {
     }
 }
 
-/// Looks at a record that is put under an id into a document with a schema. Its id begins with its type, so that no
+/// Looks at a record that is put under an id into a document; `stores` says which types are stored. Its id begins with its type, so that no
 /// record can become one of another type.
 pub(super) fn check(
     id: &str,
     state: &Json,
-    schema: &Schema,
+    stores: impl Fn(&str) -> bool,
     limits: &TlsyncLimits,
 ) -> Result<(), InvalidRecord> {
     if id.len() > limits.id_bytes {
@@ -106,11 +105,7 @@ pub(super) fn check(
     let named = record.get("id").and_then(Json::as_text) == Some(id);
     let objects =
         OBJECTS.iter().all(|key| record.get(key).is_none_or(|value| value.as_object().is_some()));
-    if named && of_type && objects && schema.stores(type_name) {
-        Ok(())
-    } else {
-        Err(InvalidRecord)
-    }
+    if named && of_type && objects && stores(type_name) { Ok(()) } else { Err(InvalidRecord) }
 }
 
 /// Looks at a diff that is to be laid over a record: it may leave no other record behind, and no worse one.
@@ -133,6 +128,7 @@ pub(super) fn check_diff(record: &Json, diff: &ObjectDiff) -> Result<(), Invalid
 
 #[cfg(test)]
 mod tests {
+    use super::super::schema::Schema;
     use super::*;
 
     fn json(text: &str) -> Json {
@@ -150,7 +146,8 @@ mod tests {
     #[test]
     fn a_record_is_named_as_its_id_says_and_is_of_a_type_that_is_stored() {
         let limits = TlsyncLimits { id_bytes: 10, ..TlsyncLimits::default() };
-        let check = |id: &str, text: &str| check(id, &json(text), &schema(), &limits);
+        let check =
+            |id: &str, text: &str| check(id, &json(text), |name| schema().stores(name), &limits);
         let fine = r#"{"id":"shape:a","typeName":"shape","props":{},"meta":{}}"#;
         assert_eq!(check("shape:a", fine), Ok(()));
         assert_eq!(check("shape:a", r#"{"id":"shape:a","typeName":"shape"}"#), Ok(()));

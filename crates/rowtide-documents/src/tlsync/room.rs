@@ -3,7 +3,12 @@
 //! change is an edit to be made durable first. What a client says that is wrong ends its own session and nothing
 //! else. There is no I/O, no clock and no randomness in here.
 
+mod judging;
+mod migrating;
+mod outcome;
 mod talking;
+
+pub use migrating::SchemaFailure;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,14 +16,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::diff::Flavour;
+use super::application::TlsyncSchema;
+use super::diff::RecordsDiff;
 use super::document::{Change, Document};
+use super::edition::{EditionId, Editions};
 use super::limits::TlsyncLimits;
 use super::message::{Heard, Protocol, incompatibility, pong};
 use super::session::{Here, PRESENCE_TYPE, Phase, Presence, Session, Stay};
-use super::snapshot::{self, ReplayError, SnapshotError};
-use super::telling::Entries;
+use super::snapshot::{self, Begun, ReplayError, SnapshotError};
+use super::telling::{Became, Entries};
 use crate::place::{Access, Closing, Effect, Frame, Reason, Socket};
+use judging::JudgedPush;
+use migrating::Coming;
 
 /// A room. All times are since the same moment, whichever that is.
 #[derive(Debug)]
@@ -28,6 +37,25 @@ pub struct TlsyncRoom {
     /// By the names that clients have given them.
     sessions: BTreeMap<Arc<str>, Session>,
     sockets: BTreeMap<Socket, Arc<str>>,
+    /// What the records are, if the application says so.
+    application: Option<Arc<TlsyncSchema>>,
+    /// The document for clients of older schemas.
+    editions: Editions,
+    /// What goes on when the application's schema has answered.
+    awaited: Option<Box<Awaited>>,
+}
+
+/// What a room goes on with once it has an answer.
+#[derive(Debug)]
+enum Awaited {
+    /// The document that was opened.
+    Migration,
+    /// A document to restore.
+    Restore(Box<Document>),
+    /// Another name, and the editions that it was asked for in.
+    Rename(RecordsDiff, Vec<EditionId>),
+    Edition(Coming),
+    Push(JudgedPush),
 }
 
 impl TlsyncRoom {
@@ -52,7 +80,15 @@ impl TlsyncRoom {
     }
 
     fn of(document: Document, limits: TlsyncLimits) -> TlsyncRoom {
-        TlsyncRoom { limits, document, sessions: BTreeMap::new(), sockets: BTreeMap::new() }
+        TlsyncRoom {
+            limits,
+            document,
+            sessions: BTreeMap::new(),
+            sockets: BTreeMap::new(),
+            application: None,
+            editions: Editions::default(),
+            awaited: None,
+        }
     }
 
     /// Does an edit again that came after the snapshot; one that the snapshot has already is passed over. Edits
@@ -192,40 +228,6 @@ impl TlsyncRoom {
         effects
     }
 
-    /// Gives the document another name.
-    pub fn rename(&mut self, now: Duration, name: &str) -> Vec<Effect> {
-        let mut effects = Vec::new();
-        let change = self.document.rename(name, &self.limits);
-        if !change.became.is_empty() {
-            let entries = self.document.tell(&change, Flavour::Eight);
-            let begun = self.document.begun.take();
-            let edit = snapshot::write_edit(self.document.clock, begun, &entries, None);
-            effects.push(Effect::Edit(edit));
-            let told = self.told(entries, &change, None);
-            self.tell(now, None, &told, &mut effects);
-        }
-        effects
-    }
-
-    /// Makes the document what a snapshot says, as the newest edit of all. Everybody has to come back.
-    ///
-    /// # Errors
-    /// If the snapshot cannot be read; nothing has happened then.
-    pub fn restore(
-        &mut self,
-        _now: Duration,
-        snapshot: &[u8],
-    ) -> Result<Vec<Effect>, SnapshotError> {
-        let restored = snapshot::read(snapshot)?;
-        let edit =
-            snapshot::write_restored(self.document.clock + 1, self.document.begun, &restored);
-        self.document = self.document.restored(restored, &self.limits);
-        let sockets = std::mem::take(&mut self.sockets).into_keys();
-        self.sessions.clear();
-        let closed = sockets.map(|socket| Effect::Close(socket, Closing::ComeBack));
-        Ok([Effect::Edit(edit)].into_iter().chain(closed).collect())
-    }
-
     /// Time has passed: what has waited goes, and who was waited for in vain.
     pub fn tick(&mut self, now: Duration) -> Vec<Effect> {
         let mut effects = Vec::new();
@@ -295,9 +297,21 @@ impl TlsyncRoom {
         if presence.state.is_some() {
             let mut entries = Entries::default();
             entries.tell_removed(&presence.id);
-            let told = self.told(entries, &Change::none(), None);
+            let removed = |id| {
+                let became = vec![(presence.id.clone(), Became::Removed)];
+                (id, Change { became, exact: false })
+            };
+            let editions = self.editions.iter().map(|(id, _)| removed(id)).collect();
+            let told = self.told(entries, &Change::none(), None, &editions);
+            self.editions.forget(&presence.id);
             self.tell(now, None, &told, effects);
         }
+    }
+
+    /// How the document began, if nobody has edited it yet.
+    fn begun(&self) -> Option<Begun<'_>> {
+        let initial = self.application.as_ref().map(|application| &*application.initial);
+        self.document.begun.map(|at| Begun { at, initial })
     }
 
     fn let_the_longest_gone_go(&mut self, now: Duration, effects: &mut Vec<Effect>) {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::diff::{Flavour, ObjectDiff, RecordOp, apply, make};
-use super::json::Json;
+use super::edition::EditionId;
+use super::json::{Json, MAX_DEPTH};
 use super::limits::TlsyncLimits;
 use super::message::{Heard, Protocol, Unreadable};
 use super::outbox::Outbox;
@@ -71,6 +72,8 @@ pub(super) enum Phase {
 pub(super) struct Talk {
     pub(super) protocol: Protocol,
     pub(super) schema: Arc<Schema>,
+    /// The edition of the document that it has; none if it has the document itself.
+    pub(super) edition: Option<EditionId>,
     pub(super) outbox: Outbox,
     pub(super) heard_at: Duration,
 }
@@ -110,6 +113,11 @@ impl Session {
     /// The flavour of what it is told, if it has connected.
     pub(super) fn flavour(&self) -> Option<Flavour> {
         self.talks().map(|talk| talk.protocol.flavour())
+    }
+
+    /// The edition that it has, if it has connected and has one.
+    pub(super) fn edition(&self) -> Option<EditionId> {
+        self.talks().and_then(|talk| talk.edition)
     }
 
     fn talks(&self) -> Option<&Talk> {
@@ -226,6 +234,48 @@ impl Presence {
             }
             RecordOp::Put(_) | RecordOp::Remove => None,
         }
+    }
+}
+
+impl Presence {
+    /// What a session would show of itself, which has shown `before`, under the room's id for it.
+    pub(super) fn would_show(
+        &self,
+        before: Option<&Json>,
+        op: RecordOp,
+        type_name: &str,
+        flavour: Flavour,
+        limits: &TlsyncLimits,
+    ) -> Option<Json> {
+        let mut state = match op {
+            RecordOp::Put(state) => state,
+            RecordOp::Patch(mut diff) => {
+                let mut state = before?.clone();
+                if diff.depth() > MAX_DEPTH
+                    || state.weight() + diff.weight() > limits.presence_bytes
+                {
+                    return None;
+                }
+                apply(&mut diff, &mut state, flavour);
+                state
+            }
+            RecordOp::Remove => return None,
+        };
+        let Json::Object(object) = &mut state else { return None };
+        object.set("id", Json::text(&self.id));
+        object.set("typeName", Json::text(type_name));
+        let fits = state.weight() <= limits.presence_bytes && state.depth() <= MAX_DEPTH;
+        (fits && before != Some(&state)).then_some(state)
+    }
+
+    /// Shows a state; what became of it for others.
+    pub(super) fn replace(&mut self, state: Json) -> Option<Became> {
+        let became = match self.state.as_ref().and_then(Json::as_object).zip(state.as_object()) {
+            Some((before, after)) => patched(make(before, after, Flavour::Eight)),
+            None => Some(Became::Put),
+        };
+        self.state = Some(state);
+        became
     }
 }
 

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
+use super::application::{NewerSchema, named};
 use super::diff::{Flavour, RecordsDiff};
 use super::document::{Document, MAX_CLOCK};
 use super::json::{Json, write_value};
@@ -30,6 +31,9 @@ pub enum SnapshotError {
     /// Its schema is of a form that is not known.
     #[error("its schema cannot be read")]
     Schema,
+    /// It is of a newer schema than the application's.
+    #[error(transparent)]
+    Newer(#[from] NewerSchema),
 }
 
 /// Why an edit does not follow on a document. The document is of no use then.
@@ -87,11 +91,22 @@ struct Edit<'a> {
     /// Said by the first edit of all: at which clock the document began, if not at 0.
     #[serde(default)]
     begun: u64,
+    /// Said with it: the records that a new document had for the application, if it has a schema of its own.
+    initial: Option<Vec<Json>>,
     #[serde(default)]
     diff: RecordsDiff,
     schema: Option<Json>,
     #[serde(borrow)]
     restored: Option<&'a RawValue>,
+}
+
+/// How a document began, which its first edit says.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begun<'a> {
+    /// At which clock.
+    pub(super) at: u64,
+    /// With which records, if the application has a schema of its own.
+    pub(super) initial: Option<&'a [(Box<str>, Json)]>,
 }
 
 fn earliest() -> Option<Json> {
@@ -146,7 +161,7 @@ pub(super) fn write(document: &Document) -> Bytes {
 /// it is new.
 pub(super) fn write_edit(
     clock: u64,
-    begun: Option<u64>,
+    begun: Option<Begun<'_>>,
     diff: &Entries,
     schema: Option<&Schema>,
 ) -> Bytes {
@@ -163,7 +178,7 @@ pub(super) fn write_edit(
 }
 
 /// Writes the edit that has led to a clock by restoring a snapshot.
-pub(super) fn write_restored(clock: u64, begun: Option<u64>, snapshot: &Document) -> Bytes {
+pub(super) fn write_restored(clock: u64, begun: Option<Begun<'_>>, snapshot: &Document) -> Bytes {
     let mut out = Vec::new();
     write_clock(&mut out, clock, begun);
     out.extend_from_slice(br#","restored":"#);
@@ -172,12 +187,17 @@ pub(super) fn write_restored(clock: u64, begun: Option<u64>, snapshot: &Document
     out.into()
 }
 
-fn write_clock(out: &mut Vec<u8>, clock: u64, begun: Option<u64>) {
+fn write_clock(out: &mut Vec<u8>, clock: u64, begun: Option<Begun<'_>>) {
     out.extend_from_slice(br#"{"clock":"#);
     write_value(out, &clock);
-    if let Some(begun) = begun.filter(|begun| *begun > 0) {
+    let Some(Begun { at, initial }) = begun else { return };
+    if at > 0 {
         out.extend_from_slice(br#","begun":"#);
-        write_value(out, &begun);
+        write_value(out, &at);
+    }
+    if let Some(initial) = initial {
+        out.extend_from_slice(br#","initial":"#);
+        write_value(out, &initial.iter().map(|(_, state)| state).collect::<Vec<_>>());
     }
 }
 
@@ -189,7 +209,14 @@ pub(super) fn replay(
 ) -> Result<(), ReplayError> {
     let edit: Edit<'_> = serde_json::from_slice(edit)?;
     if document.begun.is_some() {
-        *document = Document::begin(edit.begun);
+        *document = match edit.initial {
+            None => Document::begin(edit.begun),
+            Some(initial) => {
+                let with_id = |state: Json| Some((named(&state)?.0.into(), state));
+                let initial: Vec<_> = initial.into_iter().filter_map(with_id).collect();
+                Document::begin_with(edit.begun, &initial)
+            }
+        };
     }
     if edit.clock <= document.clock {
         return Ok(());
@@ -201,10 +228,15 @@ pub(super) fn replay(
         *document = document.restored(read(restored.get().as_bytes())?, limits);
         return Ok(());
     }
+    let is_schema_alone = edit.schema.is_some() && edit.diff.0.is_empty();
     if let Some(schema) = edit.schema {
         document.schema = Some(Schema::read(schema).map(Arc::new).ok_or(SnapshotError::Schema)?);
     }
     let change = document.change(edit.diff, Flavour::Eight, limits);
+    if is_schema_alone {
+        // No record is another in it.
+        document.clock = edit.clock;
+    }
     if change.exact && document.clock == edit.clock {
         document.begun = None;
         Ok(())
@@ -237,7 +269,9 @@ pub(super) fn merge(
         return Ok(document.change(edit.diff, Flavour::Eight, limits).exact);
     };
     // Records that the document cannot take are nobody's any more.
-    let merged = document.push(edit.diff, Flavour::Eight, &schema, limits);
-    document.adopt(schema);
-    Ok(merged.is_ok_and(|change| change.exact))
+    document.schema = Some(schema);
+    // Which types are stored was looked at when the edit was taken.
+    let fits = document.check(&edit.diff, |_| true, limits).is_ok()
+        && document.would_fit(&edit.diff, limits);
+    Ok(fits && document.change(edit.diff, Flavour::Eight, limits).exact)
 }

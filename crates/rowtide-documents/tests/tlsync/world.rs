@@ -321,7 +321,7 @@ impl World {
         }
         let at = |effect: &Effect| match effect {
             Effect::Send(at, _) | Effect::SendAtOnce(at, _) | Effect::Close(at, _) => *at == socket,
-            Effect::Edit(_) => false,
+            Effect::Edit(_) | Effect::Ask(_) => false,
         };
         assert!(effects.iter().all(at), "{effects:?}");
         assert_eq!(self.room.heard(self.now, socket, wrong), []);

@@ -21,6 +21,8 @@ pub(crate) struct DocumentDefinition {
     pub(crate) read: JudgedRule,
     pub(crate) edit: JudgedRule,
     pub(crate) alive: Option<JudgedRule>,
+    /// The file of the application's own schema, as it is written.
+    pub(crate) schema: Option<Name>,
     /// The column that the document's own name follows.
     pub(crate) title: Option<Name>,
     /// The column that says when it was saved.
@@ -43,6 +45,7 @@ pub(super) struct DocumentEntry {
     read: Spanned<String>,
     edit: Spanned<String>,
     alive: Option<Spanned<String>>,
+    schema: Option<Spanned<String>>,
     name: Option<Spanned<String>>,
     touched: Option<Spanned<String>>,
 }
@@ -94,6 +97,11 @@ pub(super) fn document(
         let problem = DefinitionProblem::new(title.span(), what, "for tlsync alone");
         problems.push(problem.help("leave `name` out; clients read it from the row"));
     }
+    if let (Some(DocumentProtocol::Yjs), Some(schema)) = (protocol, &entry.schema) {
+        let what = "documents of Yjs have no schema";
+        let problem = DefinitionProblem::new(schema.span(), what, "for tlsync alone");
+        problems.push(problem.help("leave `schema` out"));
+    }
     let mut rule = |written: &Spanned<String>| {
         let sql = SqlText::new(text, written.span(), written.get_ref());
         let rule = JudgedRule::read(sql, Rows::OfTable);
@@ -117,6 +125,7 @@ pub(super) fn document(
         read,
         edit,
         alive,
+        schema: entry.schema.as_ref().map(column),
         title: entry.name.as_ref().map(column),
         touched: entry.touched.as_ref().map(column),
     })

@@ -4,12 +4,15 @@ use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::atomic::Ordering;
 
+use rowtide_schema::Unanswered;
 use tokio::time::Instant;
 
 use super::super::mailbox::Done;
 use super::super::outbox::frame_bytes;
+use super::super::room::UnreadableDocument;
+use super::super::settings::DocumentKind;
 use super::super::telemetry;
-use super::{AwakeTask, End};
+use super::{AwakeTask, End, HEAVY_MESSAGE};
 use crate::journal::{Receipt, Refused};
 use crate::place::{Closing, Effect, Frame, Socket};
 
@@ -25,6 +28,45 @@ pub(super) enum Waiting {
 impl AwakeTask {
     /// Carries out effects, in order.
     pub(super) async fn take(&mut self, effects: Vec<Effect>) {
+        match self.answered(effects).await {
+            Ok(effects) => self.carry_out(effects).await,
+            Err(error) => {
+                tracing::error!(document = %self.document, %error, "a room waits for nothing more");
+                self.end.get_or_insert(End::Broken);
+            }
+        }
+    }
+
+    /// Asks the application's schema what a room asks it. Nothing else happens in the room until it has the answer, so
+    /// that pushes keep their order.
+    pub(super) async fn answered(
+        &mut self,
+        mut effects: Vec<Effect>,
+    ) -> Result<Vec<Effect>, UnreadableDocument> {
+        while let Some(effect) = effects.pop_if(|effect| matches!(effect, Effect::Ask(_))) {
+            let Effect::Ask(question) = effect else { break };
+            let application =
+                self.shared.kinds.get(self.document.kind()).and_then(DocumentKind::application);
+            let answer = match application.cloned() {
+                Some(application) => {
+                    let answer = application.pool.ask(question).await;
+                    telemetry::asked(answer.is_ok());
+                    answer
+                }
+                None => Err(Unanswered::Ended),
+            };
+            if let Err(error) = &answer {
+                tracing::warn!(document = %self.document, %error, "the application's schema did not answer");
+            }
+            let heavy = answer.as_ref().is_ok_and(|answer| answer.len() > HEAVY_MESSAGE);
+            let now = self.now();
+            let more = self.ask(heavy, move |room| room.answered(now, answer)).await;
+            effects.extend(more.unwrap_or_else(|| Ok(Vec::new()))?);
+        }
+        Ok(effects)
+    }
+
+    async fn carry_out(&mut self, effects: Vec<Effect>) {
         let mut effects = VecDeque::from(effects);
         while let Some(effect) = effects.pop_front() {
             match effect {
@@ -35,6 +77,8 @@ impl AwakeTask {
                     self.waiting_bytes += bytes;
                     self.waiting.push_back(Waiting::Edit { receipt, bytes, since: Instant::now() });
                 }
+                // The room was given its answer.
+                Effect::Ask(_) => {}
                 Effect::SendAtOnce(socket, frame) => effects.extend(self.send(socket, frame)),
                 Effect::Send(socket, frame) if self.waiting.is_empty() => {
                     effects.extend(self.send(socket, frame));
@@ -72,7 +116,7 @@ impl AwakeTask {
                 }
             }
         }
-        self.take(effects).await;
+        self.carry_out(effects).await;
     }
 
     /// Gives a frame to a socket. One that is too slow is gone, and what the room says to that is returned.

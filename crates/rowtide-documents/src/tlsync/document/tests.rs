@@ -27,7 +27,7 @@ fn page(id: &str, name: &str) -> String {
 /// What somebody is told who has seen some clock: how, and ids of what is there and what is not.
 fn told(document: &Document, seen: i64) -> (Hydration, Vec<String>, Vec<String>) {
     let mut entries = Entries::default();
-    let hydration = document.hydrate(seen, &mut entries);
+    let hydration = document.hydrate(seen, None, &mut entries);
     let text = format!("{{{}}}", std::str::from_utf8(entries.as_bytes()).unwrap());
     let diff: RecordsDiff = serde_json::from_str(&text).unwrap();
     let (mut put, mut removed) = (Vec::new(), Vec::new());
@@ -158,7 +158,7 @@ fn a_snapshot_is_read_as_it_was_written() {
     assert!(snapshot::read(&fresh).unwrap().schema.is_none());
     push(&mut document, &format!("{{{},{}}}", page("a", "é\\\""), page("b", "")), &limits).unwrap();
     push(&mut document, r#"{"page:b":["remove"]}"#, &limits).unwrap();
-    document.adopt(schema());
+    document.schema = Some(schema());
     document.history_start = 1;
     let written = snapshot::write(&document);
     let read = snapshot::read(&written).unwrap();

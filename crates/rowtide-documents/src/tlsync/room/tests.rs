@@ -56,6 +56,7 @@ impl Stage {
                     assert!(got.is_empty(), "told before it is durable");
                     self.edits.push(serde_json::from_slice(&edit).unwrap());
                 }
+                Effect::Ask(_) => panic!("there is no schema to ask"),
                 Effect::Send(socket, frame) => got.push((socket.0, Got::Message(message(&frame)))),
                 Effect::SendAtOnce(socket, frame) => {
                     assert_eq!(message(&frame), json!({"type": "pong"}));
