@@ -24,9 +24,9 @@ mod storage;
 mod telemetry;
 mod transport;
 
+pub use application::{ApplicationUnusable, DocumentApplication};
 pub use failure::{FailureKind, StorageError};
 pub use health::HostHealth;
-pub use application::{ApplicationUnusable, DocumentApplication};
 pub use mailbox::{DocumentError, Joined, Seat};
 pub use naming::{BadDocumentId, DocumentId};
 pub use outbox::{Outgoing, OutgoingFrames};

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::storage::StorageSettings;
 use super::application::DocumentApplication;
+use super::storage::StorageSettings;
 use crate::tlsync::TlsyncLimits;
 use crate::yjs::YjsLimits;
 
