@@ -224,8 +224,9 @@ impl World {
             }
             10..13 => self.overlap().await,
             13 => self.prepare_addition().await,
-            14 | 15 => {
-                for _ in 0..3 {
+            // One may hide another from who looks now and then.
+            14..18 => {
+                for _ in 0..self.rng.random_range(2..=5) {
                     self.change_something().await;
                     self.write().await;
                 }
