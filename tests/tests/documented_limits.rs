@@ -15,8 +15,8 @@ use rowtide::limits::{
 use rowtide_documents::host::HostLimits;
 use rowtide_documents::tlsync::TlsyncLimits;
 use rowtide_documents::yjs::YjsLimits;
-use rowtide_schema::SchemaLimits;
 use rowtide_postgres::standings::STANDING_TIMEOUT;
+use rowtide_schema::SchemaLimits;
 
 const PAGE: &str = include_str!("../../docs/configuration.md");
 
