@@ -3,7 +3,7 @@
 
 use metrics::describe_gauge;
 
-const HELP: [(&str, &str); 57] = [
+const HELP: [(&str, &str); 59] = [
     ("rowtide_ready", "1 if new sessions would be served with rows that are up to date"),
     ("rowtide_replication_lag_seconds", "how long ago WAL ended where the position is now"),
     ("rowtide_replication_lag_bytes", "how far the position is behind the end of WAL"),
