@@ -29,7 +29,8 @@
   const copy = (value) => parse(stringify(value));
   const why = (thrown) => {
     // What has run out is no fault of what was asked.
-    if (thrown instanceof Internal || thrown instanceof TooDeep) throw thrown;
+    // Without any memory left there is not even an error to throw, but null.
+    if (thrown === null || thrown instanceof Internal || thrown instanceof TooDeep) throw thrown;
     return `${isObject(thrown) && "message" in thrown ? thrown.message : thrown}`;
   };
 
