@@ -4,6 +4,8 @@
 //! Keys are `<environment>/documents/<kind>/<id>/current`, `…/history/<time>` and `…/published/<slug>`; what a key
 //! cannot have in it is percent-encoded. An object is written whole and takes the place of the one before at once, and is durable then.
 
+mod publications;
+
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
