@@ -120,8 +120,7 @@ impl Documents {
             Source::Document(id) => {
                 let id = kind.document_id(id).ok_or(NOT_FOUND)?;
                 let source = DocumentId::new(&kind.name, &id).map_err(|_| NOT_FOUND)?;
-                let mut door =
-                    self.shared.doorkeeper.come(source.clone(), opening.who.cloned());
+                let mut door = self.shared.doorkeeper.come(source.clone(), opening.who.cloned());
                 access(door.told().await)?;
                 self.begin_within(opening, &source, sources).await?;
                 self.revive(opening.host, &source).map_err(|error| error.closing())?;

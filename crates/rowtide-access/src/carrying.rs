@@ -10,8 +10,10 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use rowtide_documents::host::{DocumentError, DocumentId, Host, PublishError};
-use rowtide_feed::{Event, Feed, FeedState, FollowError, Generation, ReplicatorStatus, Subscription};
+use rowtide_documents::host::{DocumentId, Host};
+use rowtide_feed::{
+    Event, Feed, FeedState, FollowError, Generation, ReplicatorStatus, Subscription,
+};
 use rowtide_plan::documents::PlannedKind;
 use rowtide_plan::plan::Plan;
 use rowtide_postgres::said_once::SaidOnce;
@@ -21,19 +23,16 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, interval, sleep, sleep_until};
 
+use crate::closed::EffectsShared;
 use crate::desk::Desk;
-use crate::effects::{
-    DocumentEffects, EffectStep, Kept, Mark, PendingEffect, Work, WorkFailure,
-};
+use crate::effects::{DocumentEffects, EffectStep, Kept, Mark, PendingEffect, Work, WorkFailure};
 use crate::ledger::{EffectLedger, Followed, LedgerError, LedgerWrite};
-use crate::limits::{
-    CURSOR_EVERY, MAX_PAUSE, MIN_PAUSE, NEVER, RECONCILED_AT_ONCE, REPEATS_EVERY,
-};
+use crate::limits::{CURSOR_EVERY, MAX_PAUSE, MIN_PAUSE, NEVER, RECONCILED_AT_ONCE, REPEATS_EVERY};
 use crate::marks::StreamMarks;
 use crate::reconciling::{Page, Reconciling};
 use crate::saying::PublishErrors;
-use crate::closed::EffectsShared;
 use crate::telemetry;
+use crate::working::{carry_out, words};
 
 /// So many works that have ended are taken together.
 const ENDED_AT_ONCE: usize = 64;
@@ -310,7 +309,9 @@ impl EffectsTask<'_> {
         for (document, work, reason) in failed {
             let kind = document.kind();
             tracing::error!(
-                kind, id = document.id(), reason,
+                kind,
+                id = document.id(),
+                reason,
                 "a document cannot be {}; `rowtide effects` shows it, and has it tried again",
                 words(&work)
             );
@@ -426,15 +427,6 @@ impl EffectsTask<'_> {
     }
 }
 
-/// What it is called that could not be done.
-fn words(work: &Work) -> &'static str {
-    match work {
-        Work::Delete => "deleted",
-        Work::Publish { .. } => "published",
-        Work::Unpublish => "unpublished",
-    }
-}
-
 /// The kinds of documents that can be seen to, and by which columns.
 fn kinds(plan: &Plan) -> String {
     let of = |kind: &PlannedKind| {
@@ -442,49 +434,6 @@ fn kinds(plan: &Plan) -> String {
         format!("{} {}.{} {:?}", kind.name, table.schema, table.name, kind.publishing)
     };
     plan.documents.iter().map(of).collect::<Vec<_>>().join("\n")
-}
-
-async fn carry_out(
-    host: &Host,
-    errors: &PublishErrors,
-    document: &DocumentId,
-    work: &Work,
-) -> Result<(), WorkFailure> {
-    let again = |reason: String| WorkFailure { reason, is_final: false };
-    match work {
-        Work::Delete => {
-            host.delete(document).await.map_err(|error| again(error.to_string()))
-        }
-        // The row says that it is tried, so that it shows when it fails once more.
-        Work::Unpublish => {
-            tried(errors, document).await?;
-            host.unpublish(document).await.map_err(|error| again(error.to_string()))
-        }
-        Work::Publish { slug, edition, has_source } => {
-            tried(errors, document).await?;
-            // One that was deleted before is, and there is a row again.
-            host.revive(document);
-            let begun = || host.has_begun(document);
-            if *has_source && !begun().await.map_err(|error| again(error.to_string()))? {
-                let reason = "nobody has opened it yet, and it begins as another one".to_owned();
-                return Err(WorkFailure { reason, is_final: true });
-            }
-            host.publish(document, slug, edition).await.map_err(|error| WorkFailure {
-                reason: error.to_string(),
-                is_final: match error {
-                    PublishError::Slug | PublishError::Taken => true,
-                    PublishError::Document(DocumentError::NotFound) => true,
-                    PublishError::Document(_) | PublishError::Storage(_) => false,
-                },
-            })
-        }
-    }
-}
-
-/// Nothing has failed yet, says the row.
-async fn tried(errors: &PublishErrors, document: &DocumentId) -> Result<(), WorkFailure> {
-    let said = errors.say(document, None).await;
-    said.map_err(|error| WorkFailure { reason: error.to_string(), is_final: false })
 }
 
 async fn next(subscription: Option<&mut Subscription>) -> Result<Arc<[Event]>, FollowError> {

@@ -23,14 +23,15 @@ use rowtide_postgres::connect::ConnectOptions;
 use rowtide_postgres::said_once::SaidOnce;
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::carrying::{EffectsNeed, carry_out_effects};
 use crate::closed::EffectsShared;
 use crate::desk::Desk;
 use crate::doorkeeper::Doorkeeper;
-use crate::limits::{MAX_PAUSE, MIN_PAUSE, NEVER, STANDBY_SAVES};
+use crate::limits::{MAX_PAUSE, MIN_PAUSE, NEVER, STANDBY_SAVES, UNKNOWN_AT_CONNECT};
 use crate::names::DocumentNames;
 use crate::saying::PublishErrors;
 use crate::telemetry;
@@ -167,8 +168,7 @@ impl Documents {
         };
         let ends = stop.clone();
         tokio::spawn(async move { ends.run_until_cancelled(serving.run()).await });
-        let shared =
-            Shared { kinds, doorkeeper, host, missing, names, effects, desk, when_told };
+        let shared = Shared { kinds, doorkeeper, host, missing, names, effects, desk, when_told };
         Ok(Documents { shared: Arc::new(shared) })
     }
 
@@ -228,6 +228,14 @@ impl Documents {
             true => Err(DocumentError::Unopened),
             false => Ok(()),
         }
+    }
+
+    /// Waits until it is known which documents nobody may come to.
+    ///
+    /// # Errors
+    /// If that takes longer than those who come wait.
+    pub(crate) async fn when_caught_up(&self) -> Result<(), Elapsed> {
+        timeout(UNKNOWN_AT_CONNECT, self.shared.effects.when_caught_up()).await
     }
 
     /// It is known by now that a document has begun: it takes the name that waits for that.

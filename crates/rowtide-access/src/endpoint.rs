@@ -20,14 +20,12 @@ use rowtide_gateway::{Gateway, HeldEnd, HeldFrame, HeldSocket, Upgrade, bearer};
 use rowtide_plan::documents::DocumentProtocol;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use crate::beginning::Opening;
 use crate::documents::Documents;
 use crate::doorkeeper::{AtDoor, access};
-use crate::limits::{
-    MAX_SESSION_ID_BYTES, TLSYNC_FRAME_BYTES, UNKNOWN_AT_CONNECT, YJS_FRAME_BYTES,
-};
+use crate::limits::{MAX_SESSION_ID_BYTES, TLSYNC_FRAME_BYTES, YJS_FRAME_BYTES};
 use crate::telemetry::{self, SocketCounted};
 
 /// The code of a close frame after which clients come back (RFC 6455's registry: service restart).
@@ -144,8 +142,7 @@ impl Documents {
         let document = DocumentId::new(&guest.kind, &id).map_err(|_| missing)?;
         let mut door = self.shared.doorkeeper.come(document.clone(), who.clone());
         let access = access(door.told().await)?;
-        let caught_up = self.shared.effects.when_caught_up();
-        timeout(UNKNOWN_AT_CONNECT, caught_up).await.map_err(|_| Closing::ComeBack)?;
+        self.when_caught_up().await.map_err(|_| Closing::ComeBack)?;
         let host = self.host().ok_or(Closing::ComeBack)?;
         let (joined, other_access) = {
             let opening = Opening { plan: &plan, host: &host, who: who.as_ref() };

@@ -21,6 +21,7 @@ mod saying;
 mod telemetry;
 mod touching;
 pub mod watching;
+mod working;
 
 pub use documents::{Documents, DocumentsError, DocumentsOptions};
 pub use doorkeeper::{AtDoor, Doorkeeper};

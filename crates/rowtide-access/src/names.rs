@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rowtide_documents::host::DocumentId;
 
-use crate::limits::{NAMED_AT_ONCE, MAX_PAUSE, MIN_PAUSE, NAME_TRIES};
+use crate::limits::{MAX_PAUSE, MIN_PAUSE, NAME_TRIES, NAMED_AT_ONCE};
 
 #[derive(Debug, Default)]
 struct OfDocument {

@@ -145,6 +145,7 @@ impl Documents {
         host: &Host,
         slug: &str,
     ) -> Result<Option<Published>, NotKnown> {
+        self.when_caught_up().await.map_err(|_| NotKnown)?;
         let document = host.published_at(slug).await.map_err(|_| NotKnown)?;
         let Some(document) = document else { return Ok(None) };
         let protocol = self.shared.kinds.iter().find(|(kind, _)| **kind == *document.kind());
@@ -290,6 +291,7 @@ impl Page {
         if !self.gateway.may_go_on(&who.user_id, 1) {
             return Err(Refusal::RateLimited);
         }
+        self.documents.when_caught_up().await.map_err(|_| Refusal::Unavailable)?;
         let plan = self.gateway.plan().ok_or(Refusal::Unavailable)?;
         let kind = plan.document_kind(&self.kind).ok_or(Refusal::Unavailable)?;
         let id = kind.document_id(id).ok_or(Refusal::NotFound)?;
@@ -371,7 +373,8 @@ mod tests {
 
     #[test]
     fn what_is_published_has_records_and_schema_as_they_are_stored() {
-        let stored = br#"{"clock":1e2,"documents":[{"state":{"id":"a","x":-0},"lastChangedClock":1},
+        let stored =
+            br#"{"clock":1e2,"documents":[{"state":{"id":"a","x":-0},"lastChangedClock":1},
             {"state":{"id":"b"},"lastChangedClock":2}],"schema":{"schemaVersion":2}}"#;
         let expected = r#"{"records":[{"id":"a","x":-0},{"id":"b"}],"schema":{"schemaVersion":2},"error":false}"#;
         assert_eq!(records(stored).as_deref(), Some(expected.as_bytes()));

@@ -329,7 +329,8 @@ impl Watching {
         }
         if self.under_way.is_none() {
             let due = self.wanted.iter().map(|(member, since)| (*since, *member));
-            let mut due: Vec<(Duration, MemberId)> = due.filter(|(since, _)| *since <= now).collect();
+            let mut due: Vec<(Duration, MemberId)> =
+                due.filter(|(since, _)| *since <= now).collect();
             // Who has waited longest is asked for first, so that nobody waits for ever.
             due.sort_by_key(|(since, _)| *since);
             let asked = due.into_iter().take(ASKED_AT_ONCE).map(|(_, member)| member);

@@ -77,7 +77,9 @@ fn document(plan: &Plan, kind: &PlannedKind, text: &mut String) {
     let query = standing_query(plan, kind, |number| format!("${number}::text[]"));
     let published = published_ids_sql(plan, kind, true);
     let others = [touch_sql(plan, kind), published, publish_error_sql(plan, kind)];
-    for line in std::iter::once(&query.sql).chain(others.iter().flatten()).flat_map(|sql| sql.lines()) {
+    for line in
+        std::iter::once(&query.sql).chain(others.iter().flatten()).flat_map(|sql| sql.lines())
+    {
         let _ = writeln!(text, "    {line}");
     }
 }

@@ -146,8 +146,22 @@ fn a_whole_plan() {
     let file =
         [("id", "text"), ("ownerId", "text"), ("ownerName", "text"), ("ownerAvatar", "text")];
     let more = [("shared", "boolean"), ("isDeleted", "boolean"), ("createdAt", "bigint")];
-    let more = [&more[..], &[("name", "text"), ("sharedLinkType", "text"), ("published", "boolean"), ("lastPublished", "bigint")]].concat();
-    let file = [&file[..], &more, &[("updatedAt", "bigint"), ("createSource", "text"), ("publishedSlug", "text")]].concat();
+    let more = [
+        &more[..],
+        &[
+            ("name", "text"),
+            ("sharedLinkType", "text"),
+            ("published", "boolean"),
+            ("lastPublished", "bigint"),
+        ],
+    ]
+    .concat();
+    let file = [
+        &file[..],
+        &more,
+        &[("updatedAt", "bigint"), ("createSource", "text"), ("publishedSlug", "text")],
+    ]
+    .concat();
     let state = [("userId", "text"), ("fileId", "text"), ("isFileOwner", "boolean")];
     let state = [&state[..], &[("firstVisitAt", "bigint")]].concat();
     let mut catalog = Catalog {

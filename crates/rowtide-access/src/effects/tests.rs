@@ -106,7 +106,8 @@ impl World {
     fn write(&mut self, document: usize, row: Option<Row>) {
         // Whoever writes a row waits until the write before is visible.
         let waits = |write: &Write| write.document == document && !write.is_visible;
-        if !self.writes.iter().any(waits) && (row.is_some() || self.last(document, false).is_some()) {
+        if !self.writes.iter().any(waits) && (row.is_some() || self.last(document, false).is_some())
+        {
             self.writes.push(Write { document, row, is_visible: false });
         }
     }
@@ -122,7 +123,7 @@ impl World {
             }
         }
         self.ledger_followed = self.followed;
-        kept.opened.iter().for_each(|document| drop(self.closed.remove(document)));
+        self.closed.retain(|closed| !kept.opened.contains(closed));
         for step in self.effects.pass(self.now) {
             match step {
                 EffectStep::Ask(asked) => {
@@ -139,7 +140,7 @@ impl World {
     }
 
     fn follow(&mut self, most: usize) {
-        for number in self.followed..self.writes.len().min(self.followed + most) {
+        for number in self.followed..self.writes.len().min(self.followed.saturating_add(most)) {
             let write = self.writes[number];
             let mark = match write.row {
                 Some(_) => Mark::Changed(Some(number as u32 + 1)),
@@ -179,7 +180,8 @@ impl World {
                     };
                     let last = self.writes.iter().rposition(is_there).expect("it had a row");
                     let mut later = self.writes[last..].iter();
-                    let is_over = later.any(|write| write.document == document && write.row.is_none());
+                    let is_over =
+                        later.any(|write| write.document == document && write.row.is_none());
                     assert!(is_over, "it is of a row that is there");
                 }
                 true
@@ -328,7 +330,11 @@ impl World {
                 self.go_on();
             }
         }
-        assert_eq!((self.asked.is_none(), self.under_way.len()), (true, 0), "nothing is left to do");
+        assert_eq!(
+            (self.asked.is_none(), self.under_way.len()),
+            (true, 0),
+            "nothing is left to do"
+        );
         for index in 0..3 {
             let failed = self.ledger.get(&document(index));
             let has_failed = failed.is_some_and(|kept| kept.failure.is_some());

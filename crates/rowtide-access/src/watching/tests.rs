@@ -2,7 +2,7 @@
 //! visible.
 
 use proptest::prelude::*;
-use rowtide_feed::Change;
+use rowtide_feed::{Change, RowChange};
 use rowtide_plan::catalog::{
     Catalog, CatalogColumn, CatalogTable, ColumnInput, ReplicaIdentity, TableStreaming,
 };

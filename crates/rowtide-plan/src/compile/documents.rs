@@ -105,7 +105,8 @@ impl Compiler<'_> {
             let column = self.of(table, *index);
             let fits = column.kind == ColumnType::Bool;
             if !fits {
-                let what = format!("whether it is published cannot be said in {}", column.type_name);
+                let what =
+                    format!("whether it is published cannot be said in {}", column.type_name);
                 let span = definition.published.span.clone();
                 let problem = DefinitionProblem::new(span, what, "not a boolean");
                 self.problem(problem.help("use a column of type boolean"));

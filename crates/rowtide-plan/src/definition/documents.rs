@@ -163,7 +163,9 @@ fn publishing(entry: &DocumentEntry) -> Result<Option<PublishingDefinition>, Def
     if let Some(published) = published {
         let what = "what is published needs an address";
         let problem = DefinitionProblem::new(published.span(), what, "without `slug`");
-        return Err(problem.help("write `slug = \"COLUMN\"`, a text column with the address of each"));
+        return Err(
+            problem.help("write `slug = \"COLUMN\"`, a text column with the address of each")
+        );
     }
     let keys = [
         ("slug", slug),
