@@ -94,6 +94,8 @@ struct World {
     asked: Option<Vec<DocumentId>>,
     under_way: Vec<(DocumentId, Work)>,
     stored: BTreeMap<usize, Stored>,
+    /// What happened to their rows nobody has told: a row that is there when it is asked for counts as the same.
+    untold: BTreeSet<usize>,
 }
 
 impl World {
@@ -151,8 +153,20 @@ impl World {
         }
     }
 
+    /// A row that is there counts as the one that was, where nobody has told what happened.
+    fn take_for_the_same(&mut self, document: usize) {
+        let row = self.last(document, true);
+        if let Some(row) = row
+            && self.untold.remove(&document)
+            && let Some(stored) = self.stored.get_mut(&document)
+        {
+            stored.life = stored.life.map(|_| row.life);
+        }
+    }
+
     fn answer(&mut self) {
         let Some(asked) = self.asked.take() else { return };
+        asked.iter().for_each(|asked| self.take_for_the_same(index(asked)));
         let running = self.writes.iter().enumerate().filter(|(_, write)| !write.is_visible);
         let running = running.map(|(number, _)| number as u64 + 1).collect();
         let snapshot = TransactionSnapshot::new(self.writes.len() as u64 + 1, running);
@@ -270,10 +284,15 @@ impl World {
                 let behind = self.writes[self.followed..].iter();
                 let mut behind = behind.filter(|write| write.document == document);
                 let is_behind = behind.any(|write| write.row.is_none());
+                // Whoever comes is held to what was streamed before.
+                let mut streamed = self.writes[..self.followed].iter();
+                let is_behind = is_behind
+                    || streamed.any(|write| write.document == document && !write.is_visible);
                 let row = self.last(document, true).filter(|_| !is_behind);
                 if let Some(row) = row
                     && !self.closed.contains(&self::document(document))
                 {
+                    self.take_for_the_same(document);
                     let stored = self.stored.entry(document);
                     let stored = stored.or_insert(Stored { life: None, published: None });
                     let life = *stored.life.get_or_insert(row.life);
@@ -292,12 +311,11 @@ impl World {
             Step::Forget => {
                 // Those who begin anew see all that is committed by then.
                 self.writes.iter_mut().for_each(|write| write.is_visible = true);
-                // What was deleted meanwhile, and came back, is taken for the same.
-                let lives: Vec<_> = (0..3).map(|document| self.last(document, true)).collect();
-                for (index, stored) in &mut self.stored {
-                    let is_deleting = self.under_way.contains(&(document(*index), Work::Delete));
-                    if let Some(row) = lives[*index].filter(|_| !is_deleting) {
-                        stored.life = stored.life.map(|_| row.life);
+                for index in 0..3 {
+                    // What is being deleted is deleted.
+                    let is_deleting = self.under_way.contains(&(document(index), Work::Delete));
+                    if !is_deleting {
+                        self.untold.insert(index);
                     }
                 }
                 self.followed = self.writes.len();
