@@ -298,7 +298,7 @@ impl EffectsTask<'_> {
     /// Writes what is to be kept, as often as it takes, and then says what follows. How far the stream was followed alone
     /// is written if it is `due`.
     async fn keep(&mut self, due: bool) {
-        let Kept { closed, entries, opened, failed } = self.effects.to_keep();
+        let Kept { closed, entries, opened, failed } = self.effects.take_kept();
         self.need.shared.close(closed);
         if !entries.is_empty() || (due && self.is_unwritten) {
             let followed = self.followed.clone();

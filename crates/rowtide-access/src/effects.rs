@@ -301,8 +301,8 @@ impl DocumentEffects {
         self.kept.entries.insert(document, kept);
     }
 
-    /// What is to be kept since this was asked last. To be asked before [`DocumentEffects::pass`].
-    pub(crate) fn to_keep(&mut self) -> Kept {
+    /// What is to be kept, and what follows from that, since this was asked last. To be asked before [`DocumentEffects::pass`].
+    pub(crate) fn take_kept(&mut self) -> Kept {
         std::mem::take(&mut self.kept)
     }
 

@@ -116,7 +116,7 @@ impl World {
 
     /// What follows from what has happened, in the order of the shell.
     fn go_on(&mut self) {
-        let kept = self.effects.to_keep();
+        let kept = self.effects.take_kept();
         self.closed.extend(kept.closed);
         for (document, entry) in kept.entries {
             match entry {
@@ -414,7 +414,7 @@ fn what_fails_is_tried_ten_times_later_and_later_and_then_not_before_somebody_wa
         now = deadline;
     }
     assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256]);
-    let kept = effects.to_keep();
+    let kept = effects.take_kept();
     assert_eq!(kept.failed, [(document(0), Work::Delete, "no disk".to_owned())]);
     let entry = kept.entries[&document(0)].clone().expect("it is kept");
     assert_eq!(effects.counts(), (0, 1));
@@ -424,7 +424,7 @@ fn what_fails_is_tried_ten_times_later_and_later_and_then_not_before_somebody_wa
     // A start tries it once.
     let mut effects = DocumentEffects::default();
     effects.resume([(document(0), entry)].into(), now);
-    assert_eq!(effects.to_keep().closed, [document(0)], "nobody comes to it before");
+    assert_eq!(effects.take_kept().closed, [document(0)], "nobody comes to it before");
     assert_eq!(effects.pass(now).len(), 1);
     let failure = WorkFailure { reason: "no disk".to_owned(), is_final: false };
     effects.ended(&document(0), Err(failure), now);
@@ -439,7 +439,7 @@ fn one_that_fails_holds_up_no_other() {
     let failure = WorkFailure { reason: "why".to_owned(), is_final: false };
     effects.ended(&document(0), Err(failure), NOW);
     effects.ended(&document(1), Ok(()), NOW);
-    let kept = effects.to_keep();
+    let kept = effects.take_kept();
     assert_eq!((kept.entries.get(&document(1)), kept.opened), (Some(&None), vec![document(1)]));
     assert_eq!(effects.counts(), (2, 0));
 }
@@ -451,10 +451,10 @@ fn a_row_that_is_not_there_is_looked_for_again_once_nobody_can_come() {
     let ask = EffectStep::Ask(vec![document(0)]);
     assert_eq!(effects.pass(NOW), std::slice::from_ref(&ask));
     effects.answered(&snapshot(), vec![(document(0), Some(None))], |_| true, NOW);
-    assert_eq!(effects.to_keep().closed, [document(0)]);
+    assert_eq!(effects.take_kept().closed, [document(0)]);
     assert_eq!(effects.pass(NOW), [ask]);
     let row = Some(Some(DocumentRow::default()));
     effects.answered(&snapshot(), vec![(document(0), row)], |_| false, NOW);
-    let kept = effects.to_keep();
+    let kept = effects.take_kept();
     assert_eq!((kept.opened, kept.entries[&document(0)].as_ref()), (vec![document(0)], None));
 }
