@@ -202,6 +202,25 @@ fn what_cannot_be_set_is_what_the_page_tells_of() {
             "one question of what people may do with documents",
             format!("{}, {} people", s(STANDING_TIMEOUT), documents::ASKED_AT_ONCE),
         ),
+        (
+            "deleting, publishing or unpublishing a document: at once, tries, pauses between them",
+            format!(
+                "{} documents, {}, {} to {}",
+                documents::EFFECTS_AT_ONCE,
+                documents::EFFECT_TRIES,
+                s(documents::MIN_EFFECT_PAUSE),
+                s(documents::MAX_EFFECT_PAUSE)
+            ),
+        ),
+        ("what a document begins as: sources of sources", documents::MAX_SOURCES.to_string()),
+        (
+            "requests for what is published and for histories at once; the body of one",
+            format!(
+                "{}, then 503; {}",
+                documents::REQUESTS_AT_ONCE,
+                kib(documents::MAX_REQUEST_BYTES)
+            ),
+        ),
         ("open documents", number(host.rooms_awake as u64)),
         ("the first edit of a document that is not saved waits", s(host.save_after)),
         ("one call of the storage of documents, with its retries", s(host.storage_call)),

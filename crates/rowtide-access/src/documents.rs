@@ -1,6 +1,6 @@
 //! Live documents of a server: the host that keeps their rooms, the doorkeeper who knows who may be in them, and what
-//! goes between them and the rows. A document takes its name from its row and is deleted with it, and its row is told
-//! when it was saved.
+//! goes between them and the rows. A document takes its name from its row, is published and deleted as that says, and its
+//! row is told when it was saved.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,12 +26,17 @@ use rowtide_postgres::said_once::SaidOnce;
 use rowtide_schema::{Bundle, SchemaLimits};
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::chores::{Chore, Chores};
-use crate::doorkeeper::{Doorkeeper, RowNews};
-use crate::limits::{MAX_PAUSE, MIN_PAUSE, NEVER, STANDBY_SAVES};
+use crate::carrying::{EffectsNeed, carry_out_effects};
+use crate::closed::EffectsShared;
+use crate::desk::Desk;
+use crate::doorkeeper::Doorkeeper;
+use crate::limits::{MAX_PAUSE, MIN_PAUSE, NEVER, STANDBY_SAVES, UNKNOWN_AT_CONNECT};
+use crate::names::DocumentNames;
+use crate::saying::PublishErrors;
 use crate::telemetry;
 use crate::touching::{WhenTold, touch_rows};
 
@@ -79,32 +84,31 @@ pub(crate) struct Shared {
     host: watch::Receiver<Option<Arc<Host>>>,
     /// Why there is none.
     missing: watch::Receiver<Option<String>>,
-    chores: Arc<ChoreList>,
+    names: Arc<NameList>,
+    pub(crate) effects: Arc<EffectsShared>,
+    pub(crate) desk: Desk,
     /// Who waits for rows to be told.
     when_told: mpsc::UnboundedSender<WhenTold>,
 }
 
-/// What rows say of documents, for who carries it out.
-struct ChoreList {
-    chores: Mutex<Chores>,
+/// What rows call documents, for who carries it out.
+struct NameList {
+    names: Mutex<DocumentNames>,
     came: Notify,
     began: Instant,
 }
 
-impl ChoreList {
-    fn lock(&self) -> MutexGuard<'_, Chores> {
-        self.chores.lock().unwrap_or_else(PoisonError::into_inner)
+impl NameList {
+    fn lock(&self) -> MutexGuard<'_, DocumentNames> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now(&self) -> Duration {
         self.began.elapsed()
     }
 
-    fn take(&self, news: RowNews) {
-        match news {
-            RowNews::Named(document, name) => self.lock().named(document, name, self.now()),
-            RowNews::Deleted(document) => self.lock().deleted(document, self.now()),
-        }
+    fn named(&self, document: DocumentId, name: String) {
+        self.lock().named(document, name, self.now());
         self.came.notify_one();
     }
 }
@@ -140,28 +144,43 @@ impl Documents {
             let of_kind = of_kind.map_err(|why| DocumentsError::Schema(name.to_string(), why))?;
             of_kinds.insert(name.to_string(), of_kind);
         }
-        let chores = Arc::new(ChoreList {
-            chores: Mutex::default(),
+        let names = Arc::new(NameList {
+            names: Mutex::default(),
             came: Notify::new(),
             began: Instant::now(),
         });
-        let tells = Arc::clone(&chores);
-        let tell = move |of_row| tells.take(of_row);
+        let effects = Arc::new(EffectsShared::new());
+        let (named, waits, states) = (Arc::clone(&names), Arc::clone(&effects), feed.watch());
+        let tell = move |document: DocumentId, name| {
+            // What begins as a copy takes its name when it has begun.
+            let name = match may_begin_as_another(&states, &document) {
+                true => waits.named(&document, name),
+                false => Some(name),
+            };
+            if let Some(name) = name {
+                named.named(document, name);
+            }
+        };
         let database = options.database;
+        let desk = Desk::start(database.clone(), feed.clone(), stop.clone());
         let doorkeeper = Doorkeeper::start(database.clone(), feed.clone(), tell, stop.clone());
         let serving = Serving {
             settings,
             kinds: of_kinds,
             database,
             states: feed.watch(),
-            chores: Arc::clone(&chores),
+            feed: feed.clone(),
+            dir,
+            names: Arc::clone(&names),
+            effects: Arc::clone(&effects),
+            desk: desk.clone(),
             waiting,
             says_host,
             says_missing,
         };
         let ends = stop.clone();
         tokio::spawn(async move { ends.run_until_cancelled(serving.run()).await });
-        let shared = Shared { kinds, doorkeeper, host, missing, chores, when_told };
+        let shared = Shared { kinds, doorkeeper, host, missing, names, effects, desk, when_told };
         Ok(Documents { shared: Arc::new(shared) })
     }
 
@@ -211,7 +230,7 @@ impl Documents {
         self.shared.host.borrow().clone()
     }
 
-    /// Somebody who may comes to a document. One that was deleted with its row begins anew, if there is a row again.
+    /// Somebody who may comes to a document.
     pub(crate) async fn join(
         &self,
         host: &Host,
@@ -219,22 +238,42 @@ impl Documents {
         session: &str,
         access: Access,
     ) -> Result<Joined, DocumentError> {
-        if self.shared.chores.lock().is_deleting(document) {
-            return Err(DocumentError::Unopened);
-        }
-        match host.join(document, session, access).await {
-            Err(DocumentError::NotFound) => {}
-            other => return other,
-        }
-        {
-            let chores = self.shared.chores.lock();
-            if chores.is_deleting(document) {
-                return Err(DocumentError::Unopened);
-            }
-            host.revive(document);
-        }
+        self.revive(host, document)?;
         host.join(document, session, access).await
     }
+
+    /// Lets a document begin anew that was deleted with its row, because there is a row again.
+    ///
+    /// # Errors
+    /// While it is not deleted yet, or seems to have to be.
+    pub(crate) fn revive(&self, host: &Host, document: &DocumentId) -> Result<(), DocumentError> {
+        match self.shared.effects.is_closed(document, || host.revive(document)) {
+            true => Err(DocumentError::Unopened),
+            false => Ok(()),
+        }
+    }
+
+    /// Waits until it is known which documents nobody may come to.
+    ///
+    /// # Errors
+    /// If that takes longer than those who come wait.
+    pub(crate) async fn when_caught_up(&self) -> Result<(), Elapsed> {
+        timeout(UNKNOWN_AT_CONNECT, self.shared.effects.when_caught_up()).await
+    }
+
+    /// It is known by now that a document has begun: it takes the name that waits for that.
+    pub(crate) fn has_begun_by_now(&self, document: &DocumentId) {
+        if let Some(name) = self.shared.effects.begun(document) {
+            self.shared.names.named(document.clone(), name);
+        }
+    }
+}
+
+/// Whether the row of a document may say what it begins as.
+fn may_begin_as_another(states: &watch::Receiver<FeedState>, document: &DocumentId) -> bool {
+    let state = states.borrow();
+    let kind = state.plan.as_ref().and_then(|plan| plan.document_kind(document.kind()));
+    kind.is_some_and(|kind| kind.source.is_some())
 }
 
 /// The storage that was named, with what the environment says of it, or the one below the directory of documents.
@@ -271,7 +310,11 @@ struct Serving {
     kinds: DocumentKinds,
     database: ConnectOptions,
     states: watch::Receiver<FeedState>,
-    chores: Arc<ChoreList>,
+    feed: Feed,
+    dir: PathBuf,
+    names: Arc<NameList>,
+    effects: Arc<EffectsShared>,
+    desk: Desk,
     waiting: mpsc::UnboundedReceiver<WhenTold>,
     says_host: watch::Sender<Option<Arc<Host>>>,
     says_missing: watch::Sender<Option<String>>,
@@ -289,14 +332,24 @@ impl Serving {
             self.says_missing.send_replace(None);
             let Some(host) = started.map(Arc::new) else { continue };
             self.says_host.send_replace(Some(Arc::clone(&host)));
+            let effects = EffectsNeed {
+                host: &host,
+                dir: &self.dir,
+                feed: &self.feed,
+                desk: &self.desk,
+                errors: PublishErrors::start(self.database.clone(), self.states.clone()),
+                shared: &self.effects,
+            };
             tokio::select! {
                 () = touch_rows(&host, self.database.clone(), self.states.clone(), &mut self.waiting) => {}
-                () = do_chores(&host, &self.chores) => {}
+                () = give_names(&host, &self.names) => {}
+                () = carry_out_effects(effects) => {}
                 () = stands_by(&mut states) => {}
             }
             self.says_host.send_replace(None);
             // What rows say by then, when this server has the documents again, nobody knows now.
-            *self.chores.lock() = Chores::default();
+            *self.names.lock() = DocumentNames::default();
+            self.effects.end();
             tracing::info!("documents are given back: another server serves");
             // Whoever still has the host, the journal is another's then.
             host.shutdown(STANDBY_SAVES).await;
@@ -350,15 +403,18 @@ async fn start_host(
     }
 }
 
-/// Carries out what rows say of their documents, until it is dropped.
-async fn do_chores(host: &Host, list: &ChoreList) {
+/// Gives documents the names of their rows, until it is dropped.
+async fn give_names(host: &Host, list: &NameList) {
     let mut under_way = FuturesUnordered::new();
     loop {
         let begun = list.lock().begin(list.now());
-        for (document, chore) in begun {
+        for (document, name) in begun {
             under_way.push(async move {
-                let is_done = carry_out(host, &document, chore).await;
-                (document, is_done)
+                let done = host.rename(&document, &name).await;
+                let done = done.inspect_err(|error| {
+                    tracing::debug!(kind = document.kind(), %error, "a document does not take its name");
+                });
+                (document, done.is_ok())
             });
         }
         let deadline = list.lock().deadline().unwrap_or(NEVER);
@@ -368,27 +424,6 @@ async fn do_chores(host: &Host, list: &ChoreList) {
                 list.lock().ended(&document, is_done, list.now());
             }
             () = sleep_until(list.began + deadline) => {}
-        }
-    }
-}
-
-/// Whether it was done.
-async fn carry_out(host: &Host, document: &DocumentId, chore: Chore) -> bool {
-    let kind = document.kind();
-    match chore {
-        Chore::Delete => {
-            let done = host.delete(document).await;
-            done.inspect_err(|error| {
-                tracing::warn!(kind, %error, "a document cannot be deleted; it is tried again");
-            })
-            .is_ok()
-        }
-        Chore::Rename(name) => {
-            let done = host.rename(document, &name).await;
-            done.inspect_err(|error| {
-                tracing::debug!(kind, %error, "a document does not take its name");
-            })
-            .is_ok()
         }
     }
 }

@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rowtide_documents::host::DocumentId;
+use rowtide_documents::place::{Access, Closing, Reason};
 use rowtide_feed::{
     Event, Feed, FeedState, FollowError, Generation, ReplicatorStatus, Subscription,
 };
+use rowtide_plan::documents::Standing;
 use rowtide_plan::plan::Plan;
 use rowtide_postgres::connect::ConnectOptions;
 use rowtide_postgres::mutate::Author;
@@ -24,19 +26,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::limits::{MAX_PAUSE, MIN_PAUSE, NEVER};
 use crate::telemetry;
-use crate::watching::{MemberId, MemberTold, Question, WatchEffect, Watching};
+use crate::watching::{MemberId, MemberTold, WatchEffect, Watching};
 
 /// How many arrivals are taken before anything else is looked at again.
 const BATCH: usize = 256;
-
-/// What a row says of its document, whoever is there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RowNews {
-    /// Its name.
-    Named(DocumentId, String),
-    /// The row is gone, and the document with it.
-    Deleted(DocumentId),
-}
 
 enum Arrival {
     Comes(MemberId, DocumentId, Option<Arc<Author>>, watch::Sender<Option<MemberTold>>),
@@ -59,12 +52,12 @@ pub struct AtDoor {
 }
 
 impl Doorkeeper {
-    /// Starts to follow the feed, until `stop`. `news` is called for what concerns a document and not somebody in it, and
-    /// must not wait.
+    /// Starts to follow the feed, until `stop`. `named` is called with what the row calls a document that somebody is in,
+    /// and must not wait.
     pub fn start(
         database: ConnectOptions,
         feed: Feed,
-        news: impl FnMut(RowNews) + Send + 'static,
+        named: impl FnMut(DocumentId, String) + Send + 'static,
         stop: CancellationToken,
     ) -> Doorkeeper {
         let (inbox, arrivals) = mpsc::unbounded_channel();
@@ -78,7 +71,7 @@ impl Doorkeeper {
             answer: None,
             pause: MIN_PAUSE,
             said: SaidOnce::default(),
-            news: Box::new(news),
+            named: Box::new(named),
         };
         tokio::spawn(async move { stop.run_until_cancelled(task.run(arrivals)).await });
         Doorkeeper { inbox, next: Arc::default() }
@@ -120,6 +113,20 @@ impl Drop for AtDoor {
     }
 }
 
+/// What somebody may do, or how their socket is closed.
+pub(crate) fn access(told: MemberTold) -> Result<Access, Closing> {
+    match told {
+        MemberTold::May(Standing::Edit) => Ok(Access::Edit),
+        MemberTold::May(Standing::Read) => Ok(Access::Read),
+        MemberTold::May(Standing::Missing | Standing::Gone) => {
+            Err(Closing::Final(Reason::NotFound))
+        }
+        MemberTold::May(Standing::Forbidden) => Err(Closing::Final(Reason::Forbidden)),
+        MemberTold::May(Standing::NotSignedIn) => Err(Closing::Final(Reason::NotAuthenticated)),
+        MemberTold::Unknown => Err(Closing::ComeBack),
+    }
+}
+
 /// What was asked, and who asked it.
 type Answered = (StandingAsker, Result<Standings, StandingError>);
 
@@ -134,7 +141,7 @@ struct DoorkeeperTask {
     answer: Option<Pin<Box<dyn Future<Output = Answered> + Send>>>,
     pause: Duration,
     said: SaidOnce,
-    news: Box<dyn FnMut(RowNews) + Send>,
+    named: Box<dyn FnMut(DocumentId, String) + Send>,
 }
 
 impl DoorkeeperTask {
@@ -253,32 +260,24 @@ impl DoorkeeperTask {
     fn pass(&mut self) {
         for effect in self.watching.pass(self.now()) {
             match effect {
-                WatchEffect::Ask(questions) => self.ask(&questions),
+                WatchEffect::Ask(members) => self.ask(&members),
                 WatchEffect::Tell(member, told) => {
                     if let Some(tells) = self.tells.get(&member) {
                         tells.send_replace(Some(told));
                     }
                 }
-                WatchEffect::Name(document, name) => (self.news)(RowNews::Named(document, name)),
-                WatchEffect::Delete(document) => (self.news)(RowNews::Deleted(document)),
+                WatchEffect::Name(document, name) => (self.named)(document, name),
             }
         }
     }
 
-    fn ask(&mut self, questions: &[Question]) {
-        let asks = |document: &DocumentId, who: Option<&Arc<Author>>| StandingAsked {
-            kind: document.kind().into(),
-            id: document.id().into(),
-            who: who.cloned(),
-        };
-        let asked = questions.iter().filter_map(|question| match question {
-            Question::Of(member) => {
-                let (document, who) = self.watching.member(*member)?;
-                Some(asks(document, who))
-            }
-            Question::IsGone(document) => Some(asks(document, None)),
+    fn ask(&mut self, members: &[MemberId]) {
+        let asks = members.iter().filter_map(|member| {
+            let (document, who) = self.watching.member(*member)?;
+            let (kind, id) = (document.kind().into(), document.id().into());
+            Some(StandingAsked { kind, id, who: who.cloned() })
         });
-        let asked: Vec<StandingAsked> = asked.collect();
+        let asked: Vec<StandingAsked> = asks.collect();
         // Before there is a plan there is nothing to ask by.
         let ready = self.plan().and_then(|plan| Some((self.asker.take()?, plan)));
         let Some((mut asker, plan)) = ready else {

@@ -17,16 +17,16 @@ use rowtide_documents::place::{Access, Closing, FINAL, Frame, Reason, Socket};
 use rowtide_gateway::auth::{Identity, TokenError};
 use rowtide_gateway::limits::{FLUSH_BYTES, LONGEST_WAIT, PING_AFTER, SILENCE};
 use rowtide_gateway::{Gateway, HeldEnd, HeldFrame, HeldSocket, Upgrade, bearer};
-use rowtide_plan::documents::{DocumentProtocol, Standing};
+use rowtide_plan::documents::DocumentProtocol;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, sleep_until};
 
+use crate::beginning::Opening;
 use crate::documents::Documents;
-use crate::doorkeeper::AtDoor;
+use crate::doorkeeper::{AtDoor, access};
 use crate::limits::{MAX_SESSION_ID_BYTES, TLSYNC_FRAME_BYTES, YJS_FRAME_BYTES};
 use crate::telemetry::{self, SocketCounted};
-use crate::watching::MemberTold;
 
 /// The code of a close frame after which clients come back (RFC 6455's registry: service restart).
 const COME_BACK: (u16, &str) = (1012, "COME_BACK");
@@ -92,7 +92,7 @@ impl Documents {
             let path = format!("{}/{{id}}", protocol.path(kind));
             router = router.merge(Router::new().route(&path, get(connect)).with_state(entrance));
         }
-        router
+        router.merge(self.pages(gateway))
     }
 
     async fn serve(&self, gateway: &Gateway, guest: Guest, mut socket: HeldSocket) {
@@ -140,11 +140,17 @@ impl Documents {
         let missing = Closing::Final(Reason::NotFound);
         let id = kind.document_id(&guest.id).ok_or(missing)?;
         let document = DocumentId::new(&guest.kind, &id).map_err(|_| missing)?;
-        let mut door = self.shared.doorkeeper.come(document.clone(), who);
+        let mut door = self.shared.doorkeeper.come(document.clone(), who.clone());
         let access = access(door.told().await)?;
+        self.when_caught_up().await.map_err(|_| Closing::ComeBack)?;
         let host = self.host().ok_or(Closing::ComeBack)?;
         let (joined, other_access) = {
-            let mut joins = pin!(self.join(&host, &document, &session, access));
+            let opening = Opening { plan: &plan, host: &host, who: who.as_ref() };
+            let mut joins = pin!(async {
+                self.begin(&opening, &document).await?;
+                let joined = self.join(&host, &document, &session, access).await;
+                joined.map_err(|error| error.closing())
+            });
             let mut other_access = None;
             loop {
                 tokio::select! {
@@ -154,7 +160,7 @@ impl Documents {
                 }
             }
         };
-        let joined = joined.map_err(|error| error.closing())?;
+        let joined = joined?;
         Ok(LetIn { document, host, door, joined, other_access, identity })
     }
 }
@@ -190,20 +196,6 @@ fn session(given: Option<String>, user: &str) -> Result<String, Closing> {
     digest.update(user);
     digest.update(given);
     Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-/// What somebody may do, or how their socket is closed.
-fn access(told: MemberTold) -> Result<Access, Closing> {
-    match told {
-        MemberTold::May(Standing::Edit) => Ok(Access::Edit),
-        MemberTold::May(Standing::Read) => Ok(Access::Read),
-        MemberTold::May(Standing::Missing | Standing::Gone) => {
-            Err(Closing::Final(Reason::NotFound))
-        }
-        MemberTold::May(Standing::Forbidden) => Err(Closing::Final(Reason::Forbidden)),
-        MemberTold::May(Standing::NotSignedIn) => Err(Closing::Final(Reason::NotAuthenticated)),
-        MemberTold::Unknown => Err(Closing::ComeBack),
-    }
 }
 
 fn code(protocol: DocumentProtocol, closing: Closing) -> (u16, &'static str) {

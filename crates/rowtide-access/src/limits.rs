@@ -24,8 +24,30 @@ pub const MOST_SEEN_ROWS: usize = 10_000;
 pub const MIN_PAUSE: Duration = Duration::from_millis(100);
 /// The longest such pause.
 pub const MAX_PAUSE: Duration = Duration::from_secs(2);
-/// How many documents are deleted or take a name at once.
-pub const CHORES_AT_ONCE: usize = 64;
+/// How many documents take a name at once.
+pub const NAMED_AT_ONCE: usize = 64;
+/// How many documents are deleted, published or unpublished at once.
+pub const EFFECTS_AT_ONCE: usize = 32;
+/// How often it is tried to delete, publish or unpublish a document; then an operator has it tried again, or the next start.
+pub const EFFECT_TRIES: u32 = 10;
+/// The pause after such a try that failed; it doubles with each.
+pub const MIN_EFFECT_PAUSE: Duration = Duration::from_secs(1);
+/// The longest such pause.
+pub const MAX_EFFECT_PAUSE: Duration = Duration::from_secs(300);
+/// After what time it is kept how far the stream was followed, where nothing is to be done.
+pub const CURSOR_EVERY: Duration = Duration::from_secs(5);
+/// How often it is looked whether an operator wants something repeated.
+pub const REPEATS_EVERY: Duration = Duration::from_secs(1);
+/// How many documents are held against their rows at once, where it is not known what happened.
+pub const RECONCILED_AT_ONCE: usize = 500;
+/// The most bytes of a request to the endpoints of history and publication.
+pub const MAX_REQUEST_BYTES: usize = 4 << 10;
+/// How many requests to these endpoints are answered at once.
+pub const REQUESTS_AT_ONCE: usize = 64;
+/// How many sources of sources a document may begin from.
+pub const MAX_SOURCES: usize = 8;
+/// How many addresses are remembered in what the stream said of them last.
+pub const MOST_KNOWN_ROWS: usize = 50_000;
 /// How often it is tried that a document takes its name. One that cannot be opened takes it when somebody comes again.
 pub const NAME_TRIES: u32 = 12;
 /// How long a server that has to stand by saves documents before it leaves the rest to the journal.

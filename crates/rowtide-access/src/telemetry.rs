@@ -11,12 +11,37 @@ const CONNECTS: &str = "rowtide_document_connects_total";
 /// Sockets that are at a document.
 const SOCKETS: &str = "rowtide_document_sockets";
 
+/// Documents that are to be deleted, published or unpublished, or looked at.
+const WAITING: &str = "rowtide_document_effects_waiting";
+/// Documents of which that has failed, and is not tried any more.
+const GIVEN_UP: &str = "rowtide_document_effects_failed";
+/// What was done with documents because of their rows.
+const DONE: &str = "rowtide_document_effects_total";
+/// What was tried and is tried again.
+const TRIED: &str = "rowtide_document_effect_retries_total";
+
 /// Shows what has not happened yet, too.
 pub(crate) fn begin() {
     counter!(ASKED).increment(0);
     counter!(FAILED).increment(0);
     counter!(CONNECTS, "outcome" => "OK").increment(0);
     gauge!(SOCKETS).set(0.0);
+    counter!(DONE).increment(0);
+    counter!(TRIED).increment(0);
+    effects(0, 0);
+}
+
+pub(crate) fn effects(waiting: usize, failed: usize) {
+    gauge!(WAITING).set(waiting as f64);
+    gauge!(GIVEN_UP).set(failed as f64);
+}
+
+pub(crate) fn effect_done() {
+    counter!(DONE).increment(1);
+}
+
+pub(crate) fn effect_tried() {
+    counter!(TRIED).increment(1);
 }
 
 pub(crate) fn standings_asked(count: usize) {

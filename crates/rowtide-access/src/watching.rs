@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use rowtide_documents::host::DocumentId;
 use rowtide_engine::TransactionSnapshot;
-use rowtide_feed::{Changes, RowChange, Transaction};
+use rowtide_feed::{Changes, Transaction};
 use rowtide_plan::documents::{PlannedKind, Standing};
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_postgres::mutate::Author;
@@ -39,26 +39,15 @@ pub enum MemberTold {
     Unknown,
 }
 
-/// What is asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Question {
-    /// What somebody may do.
-    Of(MemberId),
-    /// Whether the row of a document, which was deleted, is there again.
-    IsGone(DocumentId),
-}
-
 /// What is to be done, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WatchEffect {
-    /// To ask all of this at once, and for the snapshot; it may be nothing. The answer comes before anything else is asked.
-    Ask(Vec<Question>),
+    /// To ask what all of these may do, and for the snapshot; it may be nobody. The answer comes before anything else is asked.
+    Ask(Vec<MemberId>),
     /// To tell somebody.
     Tell(MemberId, MemberTold),
     /// To give a document the name of its row.
     Name(DocumentId, String),
-    /// The row is gone, and its document with it.
-    Delete(DocumentId),
 }
 
 #[derive(Debug)]
@@ -105,7 +94,7 @@ impl Seen {
 
 #[derive(Debug)]
 struct UnderWay {
-    questions: Vec<Question>,
+    asked: Vec<MemberId>,
     /// The answers have to have seen what is numbered below.
     seen_before: u64,
     /// The stream began anew since: what happened in between nobody knows.
@@ -119,8 +108,6 @@ pub struct Watching {
     documents: BTreeMap<DocumentId, OpenDocument>,
     /// Whose standing is to be asked for, and not before when.
     wanted: BTreeMap<MemberId, Duration>,
-    /// Documents whose rows were deleted: whether they are gone is to be asked for, and not before when.
-    gone: BTreeMap<DocumentId, Duration>,
     under_way: Option<UnderWay>,
     /// In the order of the stream.
     seen: VecDeque<Seen>,
@@ -188,9 +175,6 @@ impl Watching {
                         // What no document can be called nobody is in.
                         let document = id.and_then(|id| DocumentId::new(&kind.name, &id).ok());
                         let Some(document) = document else { continue };
-                        if matches!(change.row, RowChange::Delete(_)) {
-                            self.gone.entry(document.clone()).or_insert(now);
-                        }
                         seen.rows.insert(document);
                     }
                 }
@@ -266,41 +250,15 @@ impl Watching {
         self.seen.retain(|seen| !snapshot.contains(seen.xid));
         self.seen_rows = self.seen.iter().map(|seen| seen.rows.len()).sum();
         self.snapshot_due = (!self.seen.is_empty()).then_some(now + SNAPSHOT_DUE);
-        for (question, answer) in under_way.questions.into_iter().zip(answers) {
+        for (member, answer) in under_way.asked.into_iter().zip(answers) {
             let answer = answer.filter(|_| !under_way.is_overtaken);
-            match question {
-                Question::Of(member) => {
-                    self.answered_of(member, answer, under_way.seen_before, now);
-                }
-                Question::IsGone(document) => {
-                    self.answered_is_gone(document, answer, under_way.seen_before, now);
-                }
-            }
+            self.answered_of(member, answer, under_way.seen_before, now);
         }
     }
 
     /// The first change that concerns it, and that the last snapshot may not have seen.
     fn unseen(&self, document: &DocumentId) -> Option<&Seen> {
         self.seen.iter().find(|seen| seen.concerns(document))
-    }
-
-    fn answered_is_gone(
-        &mut self,
-        document: DocumentId,
-        answer: Option<StandingAnswer>,
-        seen_before: u64,
-        now: Duration,
-    ) {
-        let unseen = self.unseen(&document).map(|seen| seen.number);
-        match answer.filter(|_| unseen.is_none_or(|number| number >= seen_before)) {
-            // Nobody can have been told of a row that came after it.
-            Some(answer) if answer.standing == Standing::Missing => {
-                self.gone.remove(&document);
-                self.effects.push(WatchEffect::Delete(document));
-            }
-            Some(_) if unseen.is_none() => drop(self.gone.remove(&document)),
-            _ => drop(self.gone.insert(document, now + ASK_AGAIN)),
-        }
     }
 
     fn answered_of(
@@ -345,15 +303,10 @@ impl Watching {
     /// What was asked for could not be answered, and is asked for again after a pause.
     pub fn failed(&mut self, pause: Duration, now: Duration) {
         let under_way = self.under_way.take();
-        for question in under_way.into_iter().flat_map(|under_way| under_way.questions) {
-            match question {
-                Question::IsGone(document) => drop(self.gone.insert(document, now + pause)),
-                Question::Of(member) => {
-                    if let Some(of) = self.members.get_mut(&member) {
-                        of.unknown_since.get_or_insert(now);
-                        self.wanted.insert(member, now + pause);
-                    }
-                }
+        for member in under_way.into_iter().flat_map(|under_way| under_way.asked) {
+            if let Some(of) = self.members.get_mut(&member) {
+                of.unknown_since.get_or_insert(now);
+                self.wanted.insert(member, now + pause);
             }
         }
         self.snapshot_due = self.snapshot_due.map(|due| due.max(now + pause));
@@ -375,20 +328,17 @@ impl Watching {
             self.leave(member);
         }
         if self.under_way.is_none() {
-            let members = self.wanted.iter();
-            let members = members.map(|(member, since)| (*since, Question::Of(*member)));
-            let gone = self.gone.iter();
-            let gone = gone.map(|(document, since)| (*since, Question::IsGone(document.clone())));
-            let due = members.chain(gone).filter(|(since, _)| *since <= now);
-            let mut due: Vec<(Duration, Question)> = due.collect();
+            let due = self.wanted.iter().map(|(member, since)| (*since, *member));
+            let mut due: Vec<(Duration, MemberId)> =
+                due.filter(|(since, _)| *since <= now).collect();
             // Who has waited longest is asked for first, so that nobody waits for ever.
             due.sort_by_key(|(since, _)| *since);
-            let asked = due.into_iter().take(ASKED_AT_ONCE).map(|(_, question)| question);
-            let asked: Vec<Question> = asked.collect();
+            let asked = due.into_iter().take(ASKED_AT_ONCE).map(|(_, member)| member);
+            let asked: Vec<MemberId> = asked.collect();
             if !asked.is_empty() || self.snapshot_due.is_some_and(|due| due <= now) {
                 self.effects.push(WatchEffect::Ask(asked.clone()));
                 let (seen_before, is_overtaken) = (self.seen_count, false);
-                self.under_way = Some(UnderWay { questions: asked, seen_before, is_overtaken });
+                self.under_way = Some(UnderWay { asked, seen_before, is_overtaken });
             }
         }
         std::mem::take(&mut self.effects)
@@ -398,7 +348,7 @@ impl Watching {
     pub fn deadline(&self) -> Option<Duration> {
         let members = self.wanted.keys().filter_map(|member| self.members.get(member));
         let unknown = members.filter_map(Member::unknown_until).min();
-        let asks = self.wanted.values().chain(self.gone.values()).copied();
+        let asks = self.wanted.values().copied();
         let asks = asks.chain(self.snapshot_due).min().filter(|_| self.under_way.is_none());
         let all = self.all_due.filter(|_| !self.members.is_empty());
         [unknown, asks, all].into_iter().flatten().min()

@@ -27,7 +27,7 @@ mod transport;
 pub use application::{ApplicationUnusable, DocumentApplication};
 pub use failure::{FailureKind, StorageError};
 pub use health::HostHealth;
-pub use mailbox::{DocumentError, Joined, Seat};
+pub use mailbox::{DocumentError, Joined, PublishError, Seat};
 pub use naming::{BadDocumentId, DocumentId};
 pub use outbox::{Outgoing, OutgoingFrames};
 pub use probe::try_storage;
@@ -228,16 +228,72 @@ impl Host {
         self.request(document, restore).await
     }
 
-    /// Publishes a document as it is now: a copy that stays as it is until it is published again.
+    /// Whether a document has begun: somebody has edited it, or it was saved.
     ///
     /// # Errors
-    /// If it cannot be saved or copied; one that nobody has ever edited has nothing to publish.
-    pub async fn publish(&self, document: &DocumentId, slug: &str) -> Result<(), DocumentError> {
-        if slug.is_empty() {
-            return Err(DocumentError::NotFound);
+    /// If it cannot be opened.
+    pub async fn has_begun(&self, document: &DocumentId) -> Result<bool, DocumentError> {
+        for _ in 0..TRIES {
+            let mailbox = self.mailbox(document)?;
+            let (answer, has_begun) = oneshot::channel();
+            if mailbox.send(Request::HasBegun { answer }).await.is_err() {
+                continue;
+            }
+            if let Ok(has_begun) = has_begun.await {
+                return Ok(has_begun);
+            }
+        }
+        Err(DocumentError::Unopened)
+    }
+
+    /// Begins a document with nothing, if it has not begun: it is there from then on.
+    ///
+    /// # Errors
+    /// If it cannot be opened or saved.
+    pub async fn begin_empty(&self, document: &DocumentId) -> Result<(), DocumentError> {
+        self.request(document, |done| Request::Save { done, for_history: true }).await
+    }
+
+    /// Publishes a document as it is now under `slug`, and nowhere else: a copy that stays as it is until another edition
+    /// is published. One that is published so already is left alone. No two documents may be published under one address
+    /// at a time.
+    ///
+    /// # Errors
+    /// [`PublishError::Slug`] and [`PublishError::Taken`] if it cannot have the address; others if it cannot be saved or
+    /// copied, and then it is to be done again.
+    pub async fn publish(
+        &self,
+        document: &DocumentId,
+        slug: &str,
+        edition: &str,
+    ) -> Result<(), PublishError> {
+        if !naming::is_part(slug) {
+            return Err(PublishError::Slug);
+        }
+        let objects = &self.shared.objects;
+        if objects.is_published(document, slug, edition).await? {
+            return Ok(());
         }
         self.save(document).await?;
-        Ok(self.shared.objects.publish(document, slug).await?)
+        if objects.current(document).await?.is_none() {
+            // Nobody has ever edited it.
+            self.begin_empty(document).await?;
+        }
+        match objects.publish_at(document, slug, edition).await? {
+            true => Ok(()),
+            false => Err(PublishError::Taken),
+        }
+    }
+
+    /// Which document was published under `slug`; [`Host::published`] is what of it.
+    ///
+    /// # Errors
+    /// If the storage fails.
+    pub async fn published_at(&self, slug: &str) -> Result<Option<DocumentId>, StorageError> {
+        if !naming::is_part(slug) {
+            return Ok(None);
+        }
+        self.shared.objects.owner_of(slug).await
     }
 
     /// The copy of a document that was published under `slug`.
@@ -248,16 +304,28 @@ impl Host {
         &self,
         document: &DocumentId,
         slug: &str,
-    ) -> Result<Option<Bytes>, DocumentError> {
-        Ok(self.shared.objects.published(document, slug).await?)
+    ) -> Result<Option<Bytes>, StorageError> {
+        self.shared.objects.published(document, slug).await
     }
 
-    /// Removes the copy of a document that was published under `slug`, if there is one.
+    /// Takes back what is published of a document, if something is.
+    ///
+    /// # Errors
+    /// If the storage fails; it is to be done again then.
+    pub async fn unpublish(&self, document: &DocumentId) -> Result<(), StorageError> {
+        self.shared.objects.withdraw(document).await
+    }
+
+    /// All documents of a kind of which something is kept, in no order.
     ///
     /// # Errors
     /// If the storage fails.
-    pub async fn unpublish(&self, document: &DocumentId, slug: &str) -> Result<(), DocumentError> {
-        Ok(self.shared.objects.unpublish(document, slug).await?)
+    pub async fn stored(&self, kind: &str) -> Result<Vec<DocumentId>, StorageError> {
+        let ids = self.shared.objects.stored(kind).await?;
+        let stored = ids.iter().filter_map(|id| DocumentId::new(kind, id).ok());
+        let journal = self.shared.journal.documents();
+        let edited = journal.iter().filter_map(|key| DocumentId::of_key(key));
+        Ok(stored.chain(edited.filter(|document| document.kind() == kind)).collect())
     }
 
     /// Deletes a document: nobody can come any more, who is there goes, and then its edits and all its objects are
@@ -280,6 +348,7 @@ impl Host {
         }
         self.shared.save_is_over(document).await;
         self.shared.journal.forget(&document.key()).await?;
+        self.shared.objects.withdraw(document).await?;
         self.shared.objects.delete(document).await?;
         self.shared.open_succeeded(document);
         Ok(())

@@ -6,6 +6,7 @@
 mod frames;
 mod heard;
 mod missed;
+mod publications;
 mod session;
 mod translate;
 

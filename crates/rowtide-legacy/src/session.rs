@@ -27,6 +27,7 @@ use serde_json::value::RawValue;
 use crate::frames::{Frame, Frames};
 use crate::heard::Heard;
 use crate::missed::Missed;
+use crate::publications::Publications;
 use crate::translate::{Held, Update, applied, commit, mutation, outcomes, reject, tolerance};
 
 /// The longest name of a mutation, in bytes.
@@ -52,6 +53,7 @@ pub struct OlderSession {
     /// The mutations that it has sent and not heard of.
     sent: HashSet<String>,
     missed: Missed,
+    publications: Publications,
     heard: Heard,
     /// Whether it was said that something is not understood.
     said: bool,
@@ -101,6 +103,7 @@ impl OlderSession {
             session: session.into(),
             sent: HashSet::new(),
             missed: Missed::default(),
+            publications: Publications::default(),
             heard: Heard::default(),
             said: false,
             pulse: None,
@@ -270,6 +273,9 @@ impl OlderSession {
                 for message in &messages {
                     let updates = self.held.updates(plan, message.changes());
                     updates.into_iter().for_each(|update| say(update, out));
+                    for (name, code) in self.publications.changed(plan, message.changes()) {
+                        say(reject(&name, code), out);
+                    }
                 }
                 for acknowledgement in &acknowledgements {
                     let missed = self.missed.acknowledged(acknowledgement);
@@ -320,6 +326,7 @@ impl OlderSession {
             reject_at_once(&name, RejectCode::BadRequest, out);
             return Ok(());
         }
+        self.publications.asks(plan, &name, updates);
         let mutation = self.read(&name, updates, text.len(), plan);
         // As large as one of today's at the most, it is one request.
         let requests = mutation.operations.div_ceil(MAX_OPS);

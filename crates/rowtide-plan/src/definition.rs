@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 use toml::Spanned;
 
-pub(crate) use self::documents::DocumentDefinition;
+pub(crate) use self::documents::{DocumentDefinition, PublishingDefinition};
 use self::documents::{DocumentEntry, document};
 use crate::catalog::TableName;
 use crate::documents::DocumentProtocol;
@@ -135,7 +135,8 @@ impl Definition {
                         `immutable`, `readonly`, [tables.NAME.insert], [[tables.NAME.update]] and \
                         [tables.NAME.delete]; a table of another schema than public is \
                         [tables.\"SCHEMA.NAME\"]. [documents.NAME] has `table`, `protocol`, `read` and \
-                        `edit`, and may have `alive`, `schema`, `name` and `touched`";
+                        `edit`, and may have `alive`, `schema`, `name`, `touched`, `restore`, `source`, \
+                        and `published` with `slug`, `republish` and `publish_error`";
             fail(vec![DefinitionProblem::new(place, message, "here").help(help)])
         })?;
         let mut problems = Vec::new();

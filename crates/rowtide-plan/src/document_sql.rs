@@ -1,4 +1,5 @@
-//! The SQL of live documents: one query for what the rules say to many people of many rows, and the write of a save.
+//! The SQL of live documents: one query for what the rules and rows say to many people of many documents, and the writes
+//! of a save and of a publication that failed.
 //! Each person is a row of parameters, one array for each place that names a claim, so that the text of the query
 //! depends on the plan alone.
 
@@ -36,7 +37,8 @@ impl AskedClaim {
 /// A query for what many people may do with documents of one kind.
 ///
 /// It has a row for each of them: their place, from 1; whether there is a row (null if not), whether it is alive, may be
-/// read, may be edited; and its name, null where names are not followed.
+/// read, may be edited, may be brought back to an earlier state, and is published; then its name, address, edition and
+/// source as text, null where the definition has no such column.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StandingQuery {
     /// The text. `$1` is the documents' ids, `$2` and so on are [`StandingQuery::claims`].
@@ -59,10 +61,16 @@ pub fn standing_query(
     let mut rule = |rule: &JudgedRule| rule.sql(|claim| asked(claim, &mut claims));
     let alive = kind.alive.as_ref().map_or_else(|| "true".to_owned(), &mut rule);
     let (read, edit) = (rule(&kind.read), rule(&kind.edit));
-    let name = match kind.title {
-        Some(column) => format!("{}::text", quote_identifier(&catalog.columns[column].name)),
-        None => "NULL::text".to_owned(),
+    let restore = kind.restore.as_ref().map_or_else(|| "false".to_owned(), rule);
+    let column = |column: usize| quote_identifier(&catalog.columns[column].name);
+    let text = |of: Option<usize>| {
+        of.map_or_else(|| "NULL::text".to_owned(), |of| format!("{}::text", column(of)))
     };
+    let publishing = kind.publishing;
+    let published = publishing.map_or_else(|| "false".to_owned(), |of| column(of.published));
+    let (name, source) = (text(kind.title), text(kind.source));
+    let slug = text(publishing.map(|of| of.slug));
+    let edition = text(publishing.and_then(|of| of.edition));
     let key = &catalog.columns[kind.key];
     let is_key = format!("{} = {ASKED}.{KEY}::{}", compared(key), literal_type(key));
     let arrays: Vec<String> = (0..=claims.len()).map(|index| parameter(index + 1)).collect();
@@ -74,7 +82,10 @@ pub fn standing_query(
         "SELECT {ASKED}.{PLACE}, {ROW}.*\n\
          FROM unnest({arrays}) WITH ORDINALITY AS {ASKED} ({columns})\n\
          LEFT JOIN LATERAL (SELECT true AS \"rowtide there\", {alive} IS TRUE AS \"rowtide alive\", \
-         {read} IS TRUE AS \"rowtide read\", {edit} IS TRUE AS \"rowtide edit\", {name} AS \"rowtide name\"\n\
+         {read} IS TRUE AS \"rowtide read\", {edit} IS TRUE AS \"rowtide edit\", {restore} IS TRUE AS \"rowtide restore\", \
+         {published} IS TRUE AS \"rowtide published\",\n\
+         {name} AS \"rowtide name\", {slug} AS \"rowtide slug\", {edition} AS \"rowtide edition\", \
+         {source} AS \"rowtide source\"\n\
          FROM {from} AS {alias} WHERE {is_key}) AS {ROW} ON true"
     );
     StandingQuery { sql, claims }
@@ -113,5 +124,32 @@ pub fn touch_sql(plan: &Plan, kind: &PlannedKind) -> Option<String> {
     Some(format!(
         "UPDATE {from} AS target SET {column} = {saved} FROM unnest($1, $2) AS s (id, at) \
          WHERE target.{name} = s.id::{key_type} AND (target.{column} < {saved} OR target.{column} IS NULL)"
+    ))
+}
+
+/// The write of why a document is not published: `$1` is its id as `text`, `$2` the reason as `text`, null if it is well.
+/// A row that says so already is left alone. `None` if the kind has no column for it.
+pub fn publish_error_sql(plan: &Plan, kind: &PlannedKind) -> Option<String> {
+    let catalog = &plan.table(kind.table).catalog;
+    let key = &catalog.columns[kind.key];
+    let column = quote_identifier(&catalog.columns[kind.publishing?.error?].name);
+    let from = quote_table(&catalog.schema, &catalog.name);
+    let (name, key_type) = (quote_identifier(&key.name), literal_type(key));
+    Some(format!(
+        "UPDATE {from} SET {column} = $2 WHERE {name} = $1::{key_type} AND {column} IS DISTINCT FROM $2"
+    ))
+}
+
+/// The ids of rows that say that their documents are published, as text and in the order of the key: `$1` is how many at
+/// the most, as `int8`, and `$2` behind which it goes on, as `text`, if it `goes_on`. `None` if none ever is.
+pub fn published_ids_sql(plan: &Plan, kind: &PlannedKind, goes_on: bool) -> Option<String> {
+    let catalog = &plan.table(kind.table).catalog;
+    let key = &catalog.columns[kind.key];
+    let published = quote_identifier(&catalog.columns[kind.publishing?.published].name);
+    let from = quote_table(&catalog.schema, &catalog.name);
+    let (name, key_type) = (quote_identifier(&key.name), literal_type(key));
+    let behind = if goes_on { format!(" AND {name} > $2::{key_type}") } else { String::new() };
+    Some(format!(
+        "SELECT {name}::text FROM {from} WHERE {published}{behind} ORDER BY {name} LIMIT $1"
     ))
 }

@@ -56,9 +56,28 @@ pub struct PlannedKind {
     pub title: Option<usize>,
     /// A column that says when the document was saved last.
     pub touched: Option<TouchedColumn>,
+    /// Who sees its history and goes back in it; `None`: nobody.
+    pub restore: Option<JudgedRule>,
+    /// The columns that say whether and how it is published; `None`: it never is.
+    pub publishing: Option<PublishingColumns>,
+    /// A text column that says what a document begins as.
+    pub source: Option<usize>,
     /// The tables that its rules look into, besides its own row: a change in one of them may change who may do what
     /// with any document.
     pub looks_into: Vec<TableId>,
+}
+
+/// The columns that say whether and how a document is published, by their places in the catalog's columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublishingColumns {
+    /// A boolean: whether it is.
+    pub published: usize,
+    /// A text: its address.
+    pub slug: usize,
+    /// What is another value each time that it is published anew.
+    pub edition: Option<usize>,
+    /// A text that says why it is not published; the server writes it.
+    pub error: Option<usize>,
 }
 
 /// A column that is set to the time of a save.
@@ -108,12 +127,12 @@ impl PlannedKind {
 
     /// Its rules, those that say whether there is a document first.
     pub fn rules(&self) -> impl Iterator<Item = &JudgedRule> {
-        self.alive.iter().chain([&self.read, &self.edit])
+        self.alive.iter().chain([&self.read, &self.edit]).chain(&self.restore)
     }
 
     /// As [`PlannedKind::rules`], mutable.
     pub fn rules_mut(&mut self) -> impl Iterator<Item = &mut JudgedRule> {
-        self.alive.iter_mut().chain([&mut self.read, &mut self.edit])
+        self.alive.iter_mut().chain([&mut self.read, &mut self.edit]).chain(&mut self.restore)
     }
 }
 

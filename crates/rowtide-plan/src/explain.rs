@@ -7,7 +7,7 @@ use rowtide_protocol::OpKind;
 
 use crate::check::anchor_index;
 use crate::claims::Claim;
-use crate::document_sql::{standing_query, touch_sql};
+use crate::document_sql::{publish_error_sql, published_ids_sql, standing_query, touch_sql};
 use crate::documents::PlannedKind;
 use crate::filter::{Operand, Predicate};
 use crate::ids::{BranchId, TableId};
@@ -75,7 +75,11 @@ fn document(plan: &Plan, kind: &PlannedKind, text: &mut String) {
     asks.extend(kind.looks_into.iter().map(|id| format!("any row of {}", plan.table(*id).name)));
     let _ = writeln!(text, "    standings follow {}", asks.join(", "));
     let query = standing_query(plan, kind, |number| format!("${number}::text[]"));
-    for line in query.sql.lines().chain(touch_sql(plan, kind).iter().flat_map(|sql| sql.lines())) {
+    let published = published_ids_sql(plan, kind, true);
+    let others = [touch_sql(plan, kind), published, publish_error_sql(plan, kind)];
+    for line in
+        std::iter::once(&query.sql).chain(others.iter().flatten()).flat_map(|sql| sql.lines())
+    {
         let _ = writeln!(text, "    {line}");
     }
 }

@@ -127,6 +127,12 @@ protocol = "yjs"
 read = 'shared OR "ownerId" = auth.user_id'
 edit = '"ownerId" = auth.user_id'
 touched = "seen"
+restore = '"ownerId" = auth.user_id'
+published = "shared"
+slug = "ownerId"
+republish = "seen"
+publish_error = "title"
+source = "title"
 "#;
     let text = explain(&plan(definition, &notes()));
     kept("documents", text.split_once("\ndocuments\n").expect("there are some").1);
@@ -140,8 +146,22 @@ fn a_whole_plan() {
     let file =
         [("id", "text"), ("ownerId", "text"), ("ownerName", "text"), ("ownerAvatar", "text")];
     let more = [("shared", "boolean"), ("isDeleted", "boolean"), ("createdAt", "bigint")];
-    let more = [&more[..], &[("name", "text"), ("sharedLinkType", "text")]].concat();
-    let file = [&file[..], &more, &[("updatedAt", "bigint"), ("createSource", "text")]].concat();
+    let more = [
+        &more[..],
+        &[
+            ("name", "text"),
+            ("sharedLinkType", "text"),
+            ("published", "boolean"),
+            ("lastPublished", "bigint"),
+        ],
+    ]
+    .concat();
+    let file = [
+        &file[..],
+        &more,
+        &[("updatedAt", "bigint"), ("createSource", "text"), ("publishedSlug", "text")],
+    ]
+    .concat();
     let state = [("userId", "text"), ("fileId", "text"), ("isFileOwner", "boolean")];
     let state = [&state[..], &[("firstVisitAt", "bigint")]].concat();
     let mut catalog = Catalog {

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use rowtide_engine::{InvalidSnapshot, TransactionSnapshot};
-use rowtide_plan::document_sql::{AskedClaim, standing_query};
+use rowtide_plan::document_sql::{AskedClaim, published_ids_sql, standing_query};
 use rowtide_plan::documents::{RowJudged, Standing};
 use rowtide_plan::plan::Plan;
 use thiserror::Error;
+use tokio::time::timeout;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
@@ -78,6 +79,23 @@ pub struct StandingAnswer {
     pub standing: Standing,
     /// The name that the row gives the document, where the kind follows one.
     pub name: Option<String>,
+    /// Whether they may see its history and go back in it.
+    pub may_restore: bool,
+    /// What the row says of publishing and beginning, whoever asks; none if there is no row.
+    pub row: Option<DocumentRow>,
+}
+
+/// What a row says of its document, whoever asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DocumentRow {
+    /// Whether it is published.
+    pub published: bool,
+    /// Its address.
+    pub slug: Option<String>,
+    /// What is another value each time that it is published anew.
+    pub edition: Option<String>,
+    /// What it begins as.
+    pub source: Option<String>,
 }
 
 /// Answers, and what they had seen.
@@ -126,6 +144,35 @@ impl StandingAsker {
             }
         }
         Ok(Standings { snapshot, answers })
+    }
+
+    /// The ids of rows that say that their documents are published, in the order of the key and behind one of them; so
+    /// many at the most. None if the kind is never published.
+    ///
+    /// # Errors
+    /// When Postgres does not answer.
+    pub async fn published_ids(
+        &mut self,
+        plan: &Plan,
+        kind: &str,
+        after: Option<&str>,
+        most: i64,
+    ) -> Result<Vec<String>, StandingError> {
+        let of = plan.document_kind(kind).ok_or(StandingError::Unfit)?;
+        let Some(sql) = published_ids_sql(plan, of, after.is_some()) else {
+            return Ok(Vec::new());
+        };
+        let client = match self.client.take() {
+            Some(client) if !client.is_closed() => client,
+            _ => connect(&self.options, "documents").await?,
+        };
+        let most: (&(dyn ToSql + Sync), Type) = (&most, Type::INT8);
+        let after = after.as_ref().map(|after| (after as &(dyn ToSql + Sync), Type::TEXT));
+        let parameters: Vec<_> = std::iter::once(most).chain(after).collect();
+        let rows = timeout(STANDING_TIMEOUT, client.query_typed(&sql, &parameters)).await;
+        let rows = rows.map_err(|_| StandingError::Silent)??;
+        self.client = Some(client);
+        Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
     async fn try_ask(
@@ -222,8 +269,16 @@ fn answer(asked: &StandingAsked, row: Option<&Row>) -> StandingAnswer {
     let there = row.filter(|row| row.get::<_, Option<bool>>(1) == Some(true));
     let judged =
         there.map(|row| RowJudged { alive: row.get(2), read: row.get(3), edit: row.get(4) });
+    let says = |row: &Row| DocumentRow {
+        published: row.get(6),
+        slug: row.get(8),
+        edition: row.get(9),
+        source: row.get(10),
+    };
     StandingAnswer {
         standing: Standing::of(judged, asked.who.is_some()),
-        name: there.and_then(|row| row.get(5)),
+        name: there.and_then(|row| row.get(7)),
+        may_restore: there.is_some_and(|row| row.get(5)),
+        row: there.map(says),
     }
 }

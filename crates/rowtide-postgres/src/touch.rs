@@ -1,10 +1,10 @@
-//! Writes into rows when their documents were saved. It is no mutation: nobody is told of it but by the stream, as of
+//! Writes into rows when their documents were saved, and why they are not published. It is no mutation: nobody is told of it but by the stream, as of
 //! any other change.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use rowtide_plan::document_sql::touch_sql;
+use rowtide_plan::document_sql::{publish_error_sql, touch_sql};
 use rowtide_plan::plan::Plan;
 use thiserror::Error;
 use tokio::time::timeout;
@@ -77,6 +77,33 @@ impl RowToucher {
         let times: Vec<i64> = saved.iter().map(|(_, at)| *at).collect();
         let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
             [(&ids, Type::TEXT_ARRAY), (&times, Type::INT8_ARRAY)];
+        let written = timeout(ANSWER, client.execute_typed(&sql, &parameters)).await;
+        let written = written.map_err(|_| TouchError::Silent)?;
+        self.client = Some(client);
+        written?;
+        Ok(())
+    }
+
+    /// Writes why a document is not published, or that it is well; nothing if the kind has no column for it, or the row
+    /// says so already.
+    ///
+    /// # Errors
+    /// When Postgres does not do it.
+    pub async fn say_publish_error(
+        &mut self,
+        plan: &Plan,
+        kind: &str,
+        id: &str,
+        reason: Option<&str>,
+    ) -> Result<(), TouchError> {
+        let of = plan.document_kind(kind).ok_or(TouchError::Unfit)?;
+        let Some(sql) = publish_error_sql(plan, of) else { return Ok(()) };
+        let client = match self.client.take() {
+            Some(client) if !client.is_closed() => client,
+            _ => connect(&self.options, "touch").await?,
+        };
+        let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
+            [(&id, Type::TEXT), (&reason, Type::TEXT)];
         let written = timeout(ANSWER, client.execute_typed(&sql, &parameters)).await;
         let written = written.map_err(|_| TouchError::Silent)?;
         self.client = Some(client);

@@ -32,8 +32,9 @@ use crate::watch::Watcher;
 /// Connections of a server besides those for loads and mutations: the stream, what looks at the catalog, the slot and
 /// what is running, client ids, and what is asked for when an epoch begins.
 const OTHER_CONNECTIONS: usize = 6;
-/// Those of a server that has documents: for their rules, and for when they were saved.
-const DOCUMENT_CONNECTIONS: usize = 2;
+/// Those of a server that has documents: for their rules, for what rows say, for when they were saved, and for why they are
+/// not published.
+const DOCUMENT_CONNECTIONS: usize = 4;
 /// How long a trial of a mutation may take.
 const ANSWER: Duration = Duration::from_secs(10);
 

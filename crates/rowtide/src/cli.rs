@@ -70,6 +70,8 @@ enum Command {
     Teardown(Teardown),
     /// Show what the definition is compiled to
     Explain(Configured),
+    /// Show which documents cannot be deleted or published as their rows say, or have it tried again
+    Effects(Effects),
     /// Write the tables as TypeScript, for the JavaScript client
     Types(Types),
     /// Print a token for a user of `rowtide dev`
@@ -111,6 +113,18 @@ struct Teardown {
     /// Print the SQL instead, as a script for psql, in parts for those who must run them; nothing is changed
     #[arg(long, conflicts_with = "yes")]
     print: bool,
+    #[command(flatten)]
+    configured: Configured,
+}
+
+#[derive(Args)]
+struct Effects {
+    /// Have it tried again: of one document, or of all
+    #[arg(long)]
+    repeat: bool,
+    /// The document, with --repeat
+    #[arg(value_name = "NAME/ID", requires = "repeat")]
+    document: Option<String>,
     #[command(flatten)]
     configured: Configured,
 }
@@ -246,6 +260,9 @@ async fn execute(command: Command) -> Result<ExitCode> {
         Command::Explain(args) => {
             let against = Against::connect(&args.settings()?).await?;
             hand_out(&explain(&against.plan).to_string()).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Effects(Effects { repeat, document, configured }) => {
+            operate::effects(configured.settings()?, repeat, document.as_deref())
         }
         Command::Types(args) => write_types(args).await.map(|()| ExitCode::SUCCESS),
         Command::Token(args) => {

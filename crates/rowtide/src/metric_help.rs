@@ -54,6 +54,13 @@ const HELP: &[(&str, &str)] = &[
     ("rowtide_document_standings_failed_total", "such questions that Postgres did not answer"),
     ("rowtide_document_connects_total", "connects to documents, by the reason that was told"),
     ("rowtide_document_sockets", "open sockets of documents"),
+    (
+        "rowtide_document_effects_waiting",
+        "documents that are to be held against their rows, deleted or published",
+    ),
+    ("rowtide_document_effects_failed", "documents of which that failed and is not tried any more"),
+    ("rowtide_document_effects_total", "documents that were deleted, published or unpublished"),
+    ("rowtide_document_effect_retries_total", "such tries that failed"),
     ("rowtide_rooms_awake", "documents that are open"),
     ("rowtide_room_sessions", "sockets that are in documents"),
     ("rowtide_room_pushes_total", "edits of documents that were made durable"),
@@ -94,7 +101,7 @@ const HELP: &[(&str, &str)] = &[
 
 /// Has the exporter say it. It keeps one text for a name, whatever kind of metric that is.
 pub(crate) fn describe() {
-    for (name, help) in HELP {
+    for &(name, help) in HELP {
         describe_gauge!(name, help);
     }
 }

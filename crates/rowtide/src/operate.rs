@@ -1,4 +1,4 @@
-//! What an operator does with a database: `rowtide check`, `setup` and `teardown`. What they find, do and want is
+//! What an operator does with a database: `rowtide check`, `setup` and `teardown`, and with documents: `rowtide effects`. What they find, do and want is
 //! decided in `rowtide-postgres`; here it is said to a person.
 
 use std::io::{BufRead, IsTerminal};
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use miette::{Report, Result, miette};
-use rowtide_access::storage_of;
+use rowtide_access::{failed_effects, repeat_effects, storage_of};
 use rowtide_documents::host::try_storage;
 use rowtide_plan::check::{Problem, rejected_writes};
 use rowtide_plan::definition::Definition;
@@ -316,4 +316,29 @@ fn agreed(database: &ConnectOptions) -> Result<bool> {
     let mut line = String::new();
     stdin.lock().read_line(&mut line).map_err(said)?;
     Ok(line.trim() == database.database())
+}
+
+/// `rowtide effects`: what cannot be done with documents because of their rows. The server may be running or not; it is on
+/// the machine that has the documents.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn effects(
+    settings: Settings,
+    repeat: bool,
+    document: Option<&str>,
+) -> Result<ExitCode> {
+    let dir = settings.check()?.documents_dir;
+    if repeat {
+        let count = repeat_effects(&dir, document).map_err(said)?;
+        tell!("{count} will be tried again");
+        let is_found = count > 0 || document.is_none();
+        return Ok(if is_found { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    let failed = failed_effects(&dir).map_err(said)?;
+    if failed.is_empty() {
+        tell!("nothing has failed");
+    }
+    failed.iter().for_each(|one| tell!("{}: {}", one.document, one.reason));
+    Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,7 @@
 //! visible.
 
 use proptest::prelude::*;
-use rowtide_feed::Change;
+use rowtide_feed::{Change, RowChange};
 use rowtide_plan::catalog::{
     Catalog, CatalogColumn, CatalogTable, ColumnInput, ReplicaIdentity, TableStreaming,
 };
@@ -106,23 +106,22 @@ struct World {
     now: Duration,
     /// The first have the ids 1, 2, and so on.
     writes: Vec<Write>,
-    asked: Option<Vec<Question>>,
+    asked: Option<Vec<MemberId>>,
     /// How many had been streamed then.
     streamed: usize,
     /// Up to where writes were made, and which of them were visible.
     snapshot: Option<Vec<bool>>,
     next: u64,
     here: BTreeMap<MemberId, (usize, Option<Standing>)>,
-    deleted: Vec<usize>,
 }
 
 impl World {
     fn new() -> World {
         let (watching, now) = (Watching::default(), Duration::from_secs(100));
-        let (asked, snapshot, deleted) = (None, None, Vec::new());
+        let (asked, snapshot) = (None, None);
         let (writes, here) = (Vec::new(), BTreeMap::new());
         let (plan, streamed, next) = (plan(), 0, 0);
-        World { plan, watching, now, writes, asked, streamed, snapshot, next, here, deleted }
+        World { plan, watching, now, writes, asked, streamed, snapshot, next, here }
     }
 
     fn document(index: usize) -> DocumentId {
@@ -198,12 +197,6 @@ impl World {
                     }
                 }
                 WatchEffect::Name(..) => {}
-                WatchEffect::Delete(document) => {
-                    let is = |index: &usize| World::document(*index) == document;
-                    let index = (0..3).find(is).expect("it is one of them");
-                    self.holds(index, Standing::Missing);
-                    self.deleted.push(index);
-                }
             }
         }
     }
@@ -224,15 +217,12 @@ impl World {
         let running = visible.iter().enumerate().filter(|(_, visible)| !**visible);
         let running = running.map(|(index, _)| index as u64 + 1).collect();
         let snapshot = TransactionSnapshot::new(visible.len() as u64 + 1, running);
-        let answer = |question: &Question| {
-            let document = match question {
-                Question::Of(member) => self.watching.member(*member)?.0.clone(),
-                Question::IsGone(document) => document.clone(),
-            };
+        let answered = |member: &MemberId| {
+            let document = self.watching.member(*member)?.0.clone();
             let index = (0..3).find(|index| World::document(*index) == document)?;
-            Some(StandingAnswer { standing: self.truth(index, &visible), name: None })
+            answer(self.truth(index, &visible), None)
         };
-        let answers = asked.iter().map(answer).collect();
+        let answers = asked.iter().map(answered).collect();
         // Those that were streamed since it was taken are not in it.
         self.snapshot = Some(visible);
         self.watching.answered(&snapshot, answers, self.now);
@@ -329,7 +319,8 @@ proptest! {
 }
 
 fn answer(standing: Standing, name: Option<&str>) -> Option<StandingAnswer> {
-    Some(StandingAnswer { standing, name: name.map(str::to_owned) })
+    let name = name.map(str::to_owned);
+    Some(StandingAnswer { standing, name, may_restore: false, row: None })
 }
 
 const NOTHING: (u64, Vec<u64>) = (1, Vec::new());
@@ -342,7 +333,7 @@ fn nothing_running() -> TransactionSnapshot {
 fn a_row_that_is_not_there_yet_is_looked_for_before_it_is_missing() {
     let (mut watching, mut now) = (Watching::default(), Duration::ZERO);
     watching.come(MemberId(1), World::document(0), None, now);
-    let ask = WatchEffect::Ask(vec![Question::Of(MemberId(1))]);
+    let ask = WatchEffect::Ask(vec![MemberId(1)]);
     let mut asked = 0;
     loop {
         assert_eq!(watching.pass(now), std::slice::from_ref(&ask));
@@ -434,7 +425,7 @@ fn while_the_stream_is_interrupted_everybody_is_asked_for_again_and_again() {
     for _ in 0..3 {
         now = watching.deadline().expect("they are asked for");
         watching.streams(false, now);
-        let ask = WatchEffect::Ask(vec![Question::Of(MemberId(1))]);
+        let ask = WatchEffect::Ask(vec![MemberId(1)]);
         assert_eq!(watching.pass(now), [ask]);
         watching.answered(&nothing_running(), vec![answer(Standing::Edit, None)], now);
         assert_eq!(watching.pass(now), []);
@@ -500,7 +491,7 @@ fn a_table_that_changes_all_the_time_keeps_nobody_out_and_nobody_unasked() {
 fn an_answer_that_the_stream_has_overtaken_by_beginning_anew_does_not_count() {
     let (mut watching, now) = (Watching::default(), Duration::ZERO);
     watching.come(MemberId(1), World::document(0), None, now);
-    let ask = WatchEffect::Ask(vec![Question::Of(MemberId(1))]);
+    let ask = WatchEffect::Ask(vec![MemberId(1)]);
     assert_eq!(watching.pass(now), std::slice::from_ref(&ask));
     watching.begin(&plan(), &[], now);
     watching.answered(&nothing_running(), vec![answer(Standing::Edit, None)], now);

@@ -345,6 +345,7 @@ impl AwakeTask {
                     }
                 }
             }
+            Request::HasBegun { answer } => drop(answer.send(!self.is_new)),
             Request::Forget { done } => self.end = Some(End::Forgotten(done)),
             Request::Stop => {
                 self.stopping = true;

@@ -49,6 +49,23 @@ pub enum DocumentError {
     Journal(#[from] crate::journal::Refused),
 }
 
+/// Why a document is not published.
+#[derive(Debug, Error)]
+pub enum PublishError {
+    /// It has no address, or one that nothing can have.
+    #[error("its address is missing, or too long")]
+    Slug,
+    /// Another document has the address.
+    #[error("another document is published under its address")]
+    Taken,
+    /// It cannot be opened or saved.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    /// The storage failed.
+    #[error(transparent)]
+    Storage(#[from] super::failure::StorageError),
+}
+
 impl DocumentError {
     /// How a socket is closed that cannot come to the document.
     pub fn closing(&self) -> Closing {
@@ -102,6 +119,10 @@ pub(super) enum Request {
         snapshot: Bytes,
         begins: bool,
         done: Done,
+    },
+    /// Whether somebody has edited the document, or it was saved.
+    HasBegun {
+        answer: oneshot::Sender<bool>,
     },
     /// The document is deleted: everyone goes, and nothing is saved any more.
     Forget {

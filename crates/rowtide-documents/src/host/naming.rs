@@ -36,12 +36,10 @@ impl DocumentId {
     /// # Errors
     /// If no document can be called so.
     pub fn new(kind: &str, id: &str) -> Result<DocumentId, BadDocumentId> {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
         if kind.is_empty() || kind.len() > KIND_BYTES || !kind.bytes().all(plain) {
             return Err(BadDocumentId::Kind);
         }
-        let encoded: usize = id.bytes().map(|byte| if plain(byte) { 1 } else { 3 }).sum();
-        if id.is_empty() || encoded > ID_BYTES {
+        if !is_part(id) {
             return Err(BadDocumentId::Id);
         }
         Ok(DocumentId { kind: kind.into(), id: id.into() })
@@ -67,6 +65,16 @@ impl DocumentId {
         let (kind, id) = key.split_once('/')?;
         DocumentId::new(kind, id).ok()
     }
+}
+
+fn plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-'
+}
+
+/// Whether an id, or an address, can be a part of the key of an object.
+pub(super) fn is_part(text: &str) -> bool {
+    let encoded: usize = text.bytes().map(|byte| if plain(byte) { 1 } else { 3 }).sum();
+    !text.is_empty() && encoded <= ID_BYTES
 }
 
 impl fmt::Display for DocumentId {

@@ -6,6 +6,8 @@
 //! durable then. In a storage that others may write to, too, it takes the place of that one alone on which it follows:
 //! whoever finds another there has not written.
 
+mod publications;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 

@@ -3,8 +3,8 @@
 //! anybody to notice them.
 
 use super::Compiler;
-use crate::definition::DocumentDefinition;
-use crate::documents::{PlannedKind, TouchedColumn, TouchedUnit};
+use crate::definition::{DocumentDefinition, PublishingDefinition};
+use crate::documents::{PlannedKind, PublishingColumns, TouchedColumn, TouchedUnit};
 use crate::error::DefinitionProblem;
 use crate::ids::TableId;
 use crate::rule::Name;
@@ -19,8 +19,12 @@ impl Compiler<'_> {
             return;
         };
         let key = self.document_key(table, definition);
-        let title = definition.title.as_ref().and_then(|name| self.title(table, name));
+        let title = definition.title.as_ref();
+        let title = title.and_then(|name| self.text(table, name, "a name"));
         let touched = definition.touched.as_ref().and_then(|name| self.touched(table, name));
+        let publishing = definition.publishing.as_ref().map(|of| self.publishing(table, of));
+        let source = definition.source.as_ref();
+        let source = source.and_then(|name| self.text(table, name, "a source"));
         let mut looks_into = Vec::new();
         for reference in definition.looks_into() {
             if let Ok(id) = self.table(&reference.name(), &reference.span)
@@ -41,6 +45,9 @@ impl Compiler<'_> {
             alive: definition.alive.clone(),
             title,
             touched,
+            restore: definition.restore.clone(),
+            publishing: publishing.flatten(),
+            source,
             looks_into,
         });
     }
@@ -74,16 +81,71 @@ impl Compiler<'_> {
         None
     }
 
-    /// The column that a document's own name follows.
-    fn title(&mut self, table: TableId, name: &Name) -> Option<usize> {
+    /// A column of text, for what is said so.
+    fn text(&mut self, table: TableId, name: &Name, of: &str) -> Option<usize> {
         let index = self.column(table, name).ok()?;
         let column = self.of(table, index);
         if column.kind == ColumnType::Text {
             return Some(index);
         }
-        let what = format!("a name cannot be of type {}", column.type_name);
+        let what = format!("{of} cannot be of type {}", column.type_name);
         let problem = DefinitionProblem::new(name.span.clone(), what, "not a text");
         self.problem(problem.help("use a column of type text or varchar"));
+        None
+    }
+
+    /// The columns that say whether and how a document is published; all that is wrong with them is told.
+    fn publishing(
+        &mut self,
+        table: TableId,
+        definition: &PublishingDefinition,
+    ) -> Option<PublishingColumns> {
+        let published = self.column(table, &definition.published).ok();
+        let published = published.filter(|index| {
+            let column = self.of(table, *index);
+            let fits = column.kind == ColumnType::Bool;
+            if !fits {
+                let what =
+                    format!("whether it is published cannot be said in {}", column.type_name);
+                let span = definition.published.span.clone();
+                let problem = DefinitionProblem::new(span, what, "not a boolean");
+                self.problem(problem.help("use a column of type boolean"));
+            }
+            fits
+        });
+        let slug = self.text(table, &definition.slug, "an address");
+        let republish = definition.republish.as_ref();
+        let edition = republish.map(|name| self.column(table, name).ok());
+        let error = definition.error.as_ref().map(|name| self.publish_error(table, name));
+        Some(PublishingColumns {
+            published: published?,
+            slug: slug?,
+            edition: match edition {
+                Some(edition) => Some(edition?),
+                None => None,
+            },
+            error: match error {
+                Some(error) => Some(error?),
+                None => None,
+            },
+        })
+    }
+
+    /// The column that says why a document is not published.
+    fn publish_error(&mut self, table: TableId, name: &Name) -> Option<usize> {
+        let index = self.text(table, name, "a reason")?;
+        let of = self.plan.table(table);
+        let column = &of.catalog.columns[index];
+        let (what, label) = if of.key.contains(&index) {
+            ("the key cannot say why a document is not published".to_owned(), "the key")
+        } else if column.input.is_of_postgres_alone() {
+            let column = quote_identifier(&column.name);
+            (format!("Postgres alone writes column {column}"), "generated")
+        } else {
+            return Some(index);
+        };
+        let problem = DefinitionProblem::new(name.span.clone(), what, label);
+        self.problem(problem.help("use another column, which may be null"));
         None
     }
 

@@ -27,12 +27,26 @@ pub(crate) struct DocumentDefinition {
     pub(crate) title: Option<Name>,
     /// The column that says when it was saved.
     pub(crate) touched: Option<Name>,
+    /// Who sees its history and goes back in it.
+    pub(crate) restore: Option<JudgedRule>,
+    pub(crate) publishing: Option<PublishingDefinition>,
+    /// The column that says what it begins as.
+    pub(crate) source: Option<Name>,
+}
+
+/// The columns that say whether and how a document is published.
+#[derive(Clone, Debug)]
+pub(crate) struct PublishingDefinition {
+    pub(crate) published: Name,
+    pub(crate) slug: Name,
+    pub(crate) republish: Option<Name>,
+    pub(crate) error: Option<Name>,
 }
 
 impl DocumentDefinition {
     /// The tables that its rules look into.
     pub(crate) fn looks_into(&self) -> impl Iterator<Item = &crate::rule::TableReference> {
-        let rules = self.alive.iter().chain([&self.read, &self.edit]);
+        let rules = self.alive.iter().chain([&self.read, &self.edit]).chain(&self.restore);
         rules.flat_map(JudgedRule::tables)
     }
 }
@@ -48,6 +62,12 @@ pub(super) struct DocumentEntry {
     schema: Option<Spanned<String>>,
     name: Option<Spanned<String>>,
     touched: Option<Spanned<String>>,
+    restore: Option<Spanned<String>>,
+    published: Option<Spanned<String>>,
+    slug: Option<Spanned<String>>,
+    republish: Option<Spanned<String>>,
+    publish_error: Option<Spanned<String>>,
+    source: Option<Spanned<String>>,
 }
 
 const PROTOCOLS: [DocumentProtocol; 2] = [DocumentProtocol::Tlsync, DocumentProtocol::Yjs];
@@ -102,20 +122,20 @@ pub(super) fn document(
         let problem = DefinitionProblem::new(schema.span(), what, "for tlsync alone");
         problems.push(problem.help("leave `schema` out"));
     }
+    let published = publishing(entry).map_err(|problem| problems.push(problem)).ok().flatten();
     let mut rule = |written: &Spanned<String>| {
         let sql = SqlText::new(text, written.span(), written.get_ref());
         let rule = JudgedRule::read(sql, Rows::OfTable);
         rule.map_err(|problem| problems.push(problem)).ok()
     };
     let (read, edit) = (rule(&entry.read), rule(&entry.edit));
-    let alive = entry.alive.as_ref().and_then(rule);
+    let alive = entry.alive.as_ref().and_then(&mut rule);
+    let restore = entry.restore.as_ref().and_then(rule);
     let (Some(protocol), Some(read), Some(edit), true) =
         (protocol, read, edit, problems.is_empty())
     else {
         return Err(problems);
     };
-    let column =
-        |column: &Spanned<String>| Name { text: column.get_ref().clone(), span: column.span() };
     Ok(DocumentDefinition {
         name: name.clone(),
         span: key.span(),
@@ -128,5 +148,43 @@ pub(super) fn document(
         schema: entry.schema.as_ref().map(column),
         title: entry.name.as_ref().map(column),
         touched: entry.touched.as_ref().map(column),
+        restore,
+        publishing: published,
+        source: entry.source.as_ref().map(column),
     })
+}
+
+fn column(written: &Spanned<String>) -> Name {
+    Name { text: written.get_ref().clone(), span: written.span() }
+}
+
+/// The columns of publishing, which need each other: nothing is published without an address, nor one given for nothing.
+fn publishing(entry: &DocumentEntry) -> Result<Option<PublishingDefinition>, DefinitionProblem> {
+    let (published, slug) = (entry.published.as_ref(), entry.slug.as_ref());
+    if let (Some(published), Some(slug)) = (published, slug) {
+        return Ok(Some(PublishingDefinition {
+            published: column(published),
+            slug: column(slug),
+            republish: entry.republish.as_ref().map(column),
+            error: entry.publish_error.as_ref().map(column),
+        }));
+    }
+    if let Some(published) = published {
+        let what = "what is published needs an address";
+        let problem = DefinitionProblem::new(published.span(), what, "without `slug`");
+        return Err(
+            problem.help("write `slug = \"COLUMN\"`, a text column with the address of each")
+        );
+    }
+    let keys = [
+        ("slug", slug),
+        ("republish", entry.republish.as_ref()),
+        ("publish_error", entry.publish_error.as_ref()),
+    ];
+    let Some((key, written)) = keys.into_iter().find_map(|(key, of)| Some((key, of?))) else {
+        return Ok(None);
+    };
+    let what = format!("`{key}` says nothing without `published`");
+    let problem = DefinitionProblem::new(written.span(), what, "nothing is published");
+    Err(problem.help("write `published = \"COLUMN\"`, a boolean column, or leave it out"))
 }

@@ -103,6 +103,7 @@ impl AwakeTask {
                 telemetry::saved(save.bytes, save.since.elapsed());
                 self.version = Some(version);
                 self.plan.succeeded();
+                self.is_new = false;
                 self.shared.save_succeeded(&self.document);
                 self.shared.journal.settle(&self.key, save.number);
                 self.remove_unsaved(save.unsaved_bytes);

@@ -1,0 +1,207 @@
+//! What is published, as objects: of each document a record of its publication beside it, and for each address an object
+//! that says whose it is, `<environment>/published/<slug>`.
+//!
+//! The record says all addresses that may be the document's, before anything is done with them, and of which edition it
+//! is once all is done. So whatever was interrupted is done again from the record, and done twice it is done once.
+
+use object_store::ObjectStoreExt;
+use serde::{Deserialize, Serialize};
+
+use super::super::naming::DocumentId;
+use super::{Objects, Path, StorageError};
+
+/// What is known of the publication of a document.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct PublicationRecord {
+    /// The addresses that it has, or may have.
+    slugs: Vec<String>,
+    /// What is published; none while it is not known whether all was done.
+    edition: Option<String>,
+}
+
+impl Objects {
+    fn record_key(&self, document: &DocumentId) -> Path {
+        self.key(document, &["publication"])
+    }
+
+    fn slug_key(&self, slug: &str) -> Path {
+        Path::from_iter([&*self.environment, "published", slug])
+    }
+
+    async fn record(
+        &self,
+        document: &DocumentId,
+    ) -> Result<Option<PublicationRecord>, StorageError> {
+        let object = self.get(&self.record_key(document)).await?;
+        // One that cannot be read says nothing of what was done, and is written anew.
+        Ok(object.map(|object| serde_json::from_slice(&object).unwrap_or_default()))
+    }
+
+    async fn put_record(
+        &self,
+        document: &DocumentId,
+        record: &PublicationRecord,
+    ) -> Result<(), StorageError> {
+        let json = serde_json::to_vec(record).unwrap_or_default();
+        self.store.put(&self.record_key(document), json.into()).await?;
+        Ok(())
+    }
+
+    /// Whose address it is, whether that is published still or not.
+    pub(in super::super) async fn owner_of(
+        &self,
+        slug: &str,
+    ) -> Result<Option<DocumentId>, StorageError> {
+        let owner = self.get(&self.slug_key(slug)).await?;
+        Ok(owner.and_then(|owner| DocumentId::of_key(std::str::from_utf8(&owner).ok()?)))
+    }
+
+    /// Whether this edition of the document is published under `slug`, and nothing of it elsewhere.
+    pub(in super::super) async fn is_published(
+        &self,
+        document: &DocumentId,
+        slug: &str,
+        edition: &str,
+    ) -> Result<bool, StorageError> {
+        let record = self.record(document).await?.unwrap_or_default();
+        Ok(record.slugs == [slug] && record.edition.as_deref() == Some(edition))
+    }
+
+    /// Publishes the document as it was saved last, under `slug` and nowhere else. Tells whether it was done: not where
+    /// the address is another document's. No other document may be published under `slug` meanwhile.
+    pub(in super::super) async fn publish_at(
+        &self,
+        document: &DocumentId,
+        slug: &str,
+        edition: &str,
+    ) -> Result<bool, StorageError> {
+        if let Some(owner) = self.owner_of(slug).await?.filter(|owner| owner != document) {
+            let record = self.record(&owner).await?.unwrap_or_default();
+            if record.slugs.iter().any(|other| other == slug) {
+                return Ok(false);
+            }
+        }
+        let mut record = self.record(document).await?.unwrap_or_default();
+        record.slugs.retain(|other| other != slug);
+        let others = record.slugs.clone();
+        record.slugs.push(slug.to_owned());
+        self.put_record(document, &PublicationRecord { edition: None, ..record }).await?;
+        self.publish(document, slug).await?;
+        self.store.put(&self.slug_key(slug), document.key().as_bytes().to_vec().into()).await?;
+        for other in &others {
+            self.withdraw_from(document, other).await?;
+        }
+        let (slugs, edition) = (vec![slug.to_owned()], Some(edition.to_owned()));
+        self.put_record(document, &PublicationRecord { slugs, edition }).await?;
+        Ok(true)
+    }
+
+    /// Takes back everything that is published of a document.
+    pub(in super::super) async fn withdraw(
+        &self,
+        document: &DocumentId,
+    ) -> Result<(), StorageError> {
+        let Some(record) = self.record(document).await? else { return Ok(()) };
+        for slug in &record.slugs {
+            self.withdraw_from(document, slug).await?;
+        }
+        self.remove(&self.record_key(document)).await
+    }
+
+    /// The address goes first, so that nothing is found which is only half there.
+    async fn withdraw_from(&self, document: &DocumentId, slug: &str) -> Result<(), StorageError> {
+        if self.owner_of(slug).await?.as_ref() == Some(document) {
+            self.remove(&self.slug_key(slug)).await?;
+        }
+        self.unpublish(document, slug).await
+    }
+
+    /// The ids of all documents of a kind that have objects, in no order.
+    pub(in super::super) async fn stored(&self, kind: &str) -> Result<Vec<String>, StorageError> {
+        let prefix = Path::from_iter([&*self.environment, "documents", kind]);
+        let listed = self.store.list_with_delimiter(Some(&prefix)).await?;
+        let ids = listed.common_prefixes.iter().filter_map(|path| path.filename());
+        Ok(ids.filter_map(decoded).collect())
+    }
+}
+
+/// A part of a key, without what was percent-encoded in it.
+fn decoded(part: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(part.len());
+    let mut rest = part.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let mut digit = || char::from(rest.next()?).to_digit(16);
+        let value = digit()? * 16 + digit()?;
+        bytes.push(u8::try_from(value).ok()?);
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    fn document(id: &str) -> DocumentId {
+        DocumentId::new("note", id).expect("a name")
+    }
+
+    async fn with_saved(ids: &[&str]) -> Objects {
+        let objects = Objects::new(Arc::new(InMemory::new()), "test");
+        for id in ids {
+            objects.save(&document(id), id.as_bytes().to_vec().into(), None).await.expect("saved");
+        }
+        objects
+    }
+
+    #[tokio::test]
+    async fn an_address_is_the_first_ones_for_as_long_as_that_is_published() {
+        let objects = with_saved(&["a", "b"]).await;
+        let (a, b) = (document("a"), document("b"));
+        assert!(objects.publish_at(&a, "s", "1").await.expect("published"));
+        assert!(!objects.publish_at(&b, "s", "1").await.expect("it is asked"));
+        assert_eq!(objects.owner_of("s").await.expect("an answer"), Some(a.clone()));
+        assert!(objects.publish_at(&a, "t", "1").await.expect("published"));
+        assert_eq!(objects.owner_of("s").await.expect("an answer"), None);
+        assert!(objects.published(&a, "s").await.expect("an answer").is_none());
+        assert!(objects.publish_at(&b, "s", "1").await.expect("published"));
+        objects.withdraw(&a).await.expect("withdrawn");
+        objects.withdraw(&a).await.expect("and again");
+        assert_eq!(objects.owner_of("t").await.expect("an answer"), None);
+        assert_eq!(objects.owner_of("s").await.expect("an answer"), Some(b));
+    }
+
+    #[tokio::test]
+    async fn what_was_interrupted_is_withdrawn_as_well() {
+        let objects = with_saved(&["a"]).await;
+        let a = document("a");
+        assert!(objects.publish_at(&a, "s", "1").await.expect("published"));
+        // As if the end had come right after the record was written.
+        let slugs = vec!["s".to_owned(), "t".to_owned()];
+        let begun = PublicationRecord { slugs, edition: None };
+        objects.put_record(&a, &begun).await.expect("written");
+        assert!(!objects.is_published(&a, "s", "1").await.expect("an answer"));
+        objects.withdraw(&a).await.expect("withdrawn");
+        assert_eq!(objects.owner_of("s").await.expect("an answer"), None);
+        assert!(objects.published(&a, "s").await.expect("an answer").is_none());
+    }
+
+    #[tokio::test]
+    async fn stored_documents_are_listed_by_their_own_ids() {
+        let ids = ["a", "ä/%", "..", "x y", "%41"];
+        let objects = with_saved(&ids).await;
+        let mut stored = objects.stored("note").await.expect("a list");
+        stored.sort_unstable();
+        let mut ids = ids.map(str::to_owned);
+        ids.sort_unstable();
+        assert_eq!(stored, ids);
+        assert_eq!(decoded("%4"), None);
+    }
+}
