@@ -1,12 +1,13 @@
 # `make dev` and `make test` do their own set-up; see scripts/prepare.sh.
 
-.PHONY: help dev test test-js test-postgres torture fuzz supply bench
+.PHONY: help dev test test-js test-postgres test-documents-clients torture fuzz supply bench
 
 help:
 	@echo "make dev      run the files example with a private PostgreSQL"
 	@echo "make test     format check, lints, every test, and a smoke run"
 	@echo "make test-js  the tests of what runs in a browser alone"
 	@echo "make test-postgres  the end-to-end tests on PostgreSQL 14, 15, 16, 17 and 18"
+	@echo "make test-documents-clients  documents with the clients of tldraw and Yjs, which it installs"
 	@echo "make torture  kill, cut and stall everything for an hour, and look whether anything is lost"
 	@echo "make fuzz     give everything that reads bytes from outside what it does not expect, for an hour"
 	@echo "make supply   what the server is built of: licences, bans, duplicates, and advisories with cargo-deny"
@@ -44,6 +45,11 @@ test-postgres:
 	@scripts/prepare.sh
 	scripts/postgres.sh
 
+# tldraw's packages are not open source: whoever runs this looks at their licence.
+test-documents-clients:
+	@scripts/prepare.sh
+	scripts/real-clients.sh
+
 # For as long as ROWTIDE_TORTURE_SECONDS says; ROWTIDE_SEED does again what a run did.
 torture:
 	@scripts/prepare.sh
@@ -67,5 +73,6 @@ bench:
 	for scenario in fanout drain "drain --sessions 1" pipeline connect column idle mutate resume restart burst snapshots; do \
 	  "$${CARGO_TARGET_DIR:-target}"/release/rowtide-bench $$scenario || exit 1; \
 	done
+	"$${CARGO_TARGET_DIR:-target}"/release/rowtide-bench rooms $$(scripts/peers.sh)
 	dir=$$(mktemp -d) && cargo run --release --locked --quiet -p rowtide-log --example append "$$dir" && rm -r "$$dir"
 	node clients/js/bench/bench.js

@@ -230,10 +230,10 @@ impl Drawer {
     }
 }
 
-const SYNC: u8 = 0;
-const STEP_1: u8 = 0;
-const STEP_2: u8 = 1;
-const UPDATE: u8 = 2;
+pub(crate) const SYNC: u8 = 0;
+pub(crate) const STEP_1: u8 = 0;
+pub(crate) const STEP_2: u8 = 1;
+pub(crate) const UPDATE: u8 = 2;
 const AWARENESS: u8 = 1;
 
 /// A client of Yjs, which writes one text.
@@ -311,7 +311,7 @@ impl Texter {
     }
 }
 
-fn sync(step: u8, content: &[u8]) -> Vec<u8> {
+pub(crate) fn sync(step: u8, content: &[u8]) -> Vec<u8> {
     let mut out = vec![SYNC, step];
     let mut length = content.len();
     while length > 0x7f {
@@ -323,7 +323,7 @@ fn sync(step: u8, content: &[u8]) -> Vec<u8> {
     out
 }
 
-fn buffer<'a>(bytes: &mut &'a [u8]) -> &'a [u8] {
+pub(crate) fn buffer<'a>(bytes: &mut &'a [u8]) -> &'a [u8] {
     let (mut length, mut shift) = (0, 0);
     loop {
         let byte = bytes[0];

@@ -2,8 +2,15 @@
 //! while networks fail, servers and Postgres are killed, frozen and started again. Then everything
 //! heals, and what was promised is held against what is there: every mutation that a client holds as
 //! confirmed was applied exactly once and every rejected one not at all, every replica is what SQL says,
-//! and nobody is stuck. That makes a round; rounds follow until the time is over. What is done is
+//! and nobody is stuck. Documents of rows are edited at the same time, and have what they were said to have, for those
+//! alone who may be there. That makes a round; rounds follow until the time is over. What is done is
 //! decided by a seed, when it happens is up to the machine.
+
+mod desk;
+mod editors;
+mod papers;
+mod real_clients;
+mod view;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,6 +25,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
+use self::papers::Papers;
+pub use self::real_clients::with_clients;
 use crate::proxy::{Direction, Flow, Proxy};
 use crate::{Dir, Fleet, Node, Scribe, truth};
 
@@ -49,6 +58,8 @@ pub struct Report {
     /// How many connects were answered, by mode, or refused, by code; as far as the servers lived long
     /// enough to be asked.
     pub connects: BTreeMap<String, u64>,
+    /// What happened to documents, and how often.
+    pub documents: BTreeMap<&'static str, u64>,
     /// How often clients were closed and opened again.
     pub reopened: u64,
     /// How often everything was healed and looked at.
@@ -65,6 +76,8 @@ impl fmt::Display for Report {
         self.outcomes.iter().try_for_each(|(outcome, count)| write!(f, " {outcome} {count}"))?;
         write!(f, "; connects:")?;
         self.connects.iter().try_for_each(|(result, count)| write!(f, " {result} {count}"))?;
+        write!(f, "; documents:")?;
+        self.documents.iter().try_for_each(|(what, count)| write!(f, " {what} {count},"))?;
         write!(f, "; reopened {}; findings {}", self.reopened, self.findings.len())
     }
 }
@@ -134,7 +147,7 @@ impl Fault {
 pub async fn torture(seed: u64, time: Duration) -> Report {
     let dir = Dir::new();
     let node = Node::start(&dir, "postgres").await;
-    let mut fleet = Fleet::prepare(&dir, &node, Scribe::DEFINITION, Scribe::TABLES).await;
+    let mut fleet = Fleet::prepare(&dir, &node, &definition(), &tables()).await;
     for _ in 0..SERVERS {
         fleet.add();
     }
@@ -144,10 +157,11 @@ pub async fn torture(seed: u64, time: Duration) -> Report {
         let queue = (number % 2 == 0).then(|| dir.join(&format!("queue-{number}")).into());
         scribes.push(Scribe::start(fleet.url(), &user, queue).await);
     }
+    let papers = Papers::new(fleet.front.address().to_string());
     let report = Arc::new(Mutex::new(Report::default()));
     let teller = tokio::spawn(tell(Arc::clone(&report)));
     let rng = StdRng::seed_from_u64(seed);
-    let mut ordeal = Ordeal { rng, node, fleet, report: Arc::clone(&report) };
+    let mut ordeal = Ordeal { rng, node, fleet, papers, report: Arc::clone(&report) };
     let until = Instant::now() + time;
     while Instant::now() < until && locked(&report).findings.len() < ENOUGH {
         scribes = ordeal.storm(scribes).await;
@@ -158,6 +172,14 @@ pub async fn torture(seed: u64, time: Duration) -> Report {
     let report = locked(&report).clone();
     println!("done: {report}");
     report
+}
+
+fn definition() -> String {
+    format!("{}{}", Scribe::DEFINITION, papers::DEFINITION)
+}
+
+fn tables() -> String {
+    format!("{}{}", Scribe::TABLES, papers::TABLES)
 }
 
 /// Says every few seconds how it goes.
@@ -178,6 +200,7 @@ struct Ordeal {
     rng: StdRng,
     node: Node,
     fleet: Fleet,
+    papers: Papers,
     report: Arc<Mutex<Report>>,
 }
 
@@ -194,6 +217,7 @@ impl Ordeal {
             }));
         }
         let url = self.node.cluster().url(Fleet::DATABASE);
+        let documents = self.papers.begin(&mut self.rng, url.clone(), &stop);
         let mut meddling = Vec::new();
         for _ in 0..MEDDLERS {
             meddling.push(tokio::spawn(meddle(url.clone(), self.rng.random(), stop.clone())));
@@ -217,6 +241,7 @@ impl Ordeal {
         for task in meddling {
             task.await.expect("meddling does not fail");
         }
+        self.papers.end(documents).await;
         let mut scribes = Vec::new();
         for task in writing {
             scribes.push(task.await.expect("a scribe does not fail"));
@@ -331,15 +356,17 @@ impl Ordeal {
         // Who holds this is not stuck.
         let sql = format!("UPDATE marker SET value = {round}");
         client.batch_execute(&sql).await.expect("a marker can be set");
+        let definition = definition();
         let mut rows = BTreeMap::new();
         for scribe in scribes.iter() {
-            let held = truth(&client, Scribe::DEFINITION, &scribe.user).await;
+            let held = truth(&client, &definition, &scribe.user).await;
             rows.insert(scribe.user.clone(), held);
         }
         let until = Instant::now() + HEALING;
         let holding = scribes.iter_mut().map(|scribe| scribe.hold(&rows[&scribe.user], until));
         futures_util::future::join_all(holding).await;
         let mut findings = audit(&client, scribes).await;
+        self.papers.look(&client, Instant::now() + HEALING).await;
         for place in 0..self.fleet.members.len() {
             self.count_connects(place).await;
         }
@@ -366,6 +393,11 @@ impl Ordeal {
             report.reopened += tally.reopened;
             findings.extend(tally.findings);
         }
+        let (counts, found) = self.papers.take_books();
+        counts
+            .into_iter()
+            .for_each(|(what, count)| *report.documents.entry(what).or_default() += count);
+        findings.extend(found);
         report.rounds += 1;
         findings
     }

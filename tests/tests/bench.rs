@@ -30,6 +30,24 @@ async fn every_scenario_comes_to_its_result() {
             &["snapshots", "--thousand-rows", "1", "--connects", "3", "--seconds", "1"][..],
             "3 connects at once",
         ),
+        (
+            &[
+                "rooms",
+                "--people",
+                "3",
+                "--rooms",
+                "4",
+                "--in-each",
+                "2",
+                "--seconds",
+                "1",
+                "--rate",
+                "20",
+                "--shapes",
+                "50",
+            ][..],
+            "documents of 50 shapes, Tlsync",
+        ),
     ] {
         let mut command = rowtide_bench(["--dir", &dir.join("bench")]);
         command.args(args);

@@ -17,6 +17,7 @@ mod postgres_tools;
 mod process;
 mod restart;
 mod resume;
+mod rooms;
 mod site;
 mod snapshots;
 
@@ -66,6 +67,8 @@ enum Scenario {
     Snapshots(snapshots::SnapshotsArgs),
     /// Sessions at which nothing happens: memory of the server
     Idle(idle::IdleArgs),
+    /// People who edit documents together: pushes a second, latency, memory, and how long one takes to open
+    Rooms(rooms::RoomsArgs),
 }
 
 fn main() -> ExitCode {
@@ -109,6 +112,7 @@ async fn run(cli: Cli) -> Result<()> {
         Scenario::Burst(args) => burst::run(&ground, &args).await,
         Scenario::Snapshots(args) => snapshots::run(&ground, &args).await,
         Scenario::Idle(args) => idle::run(&ground, &args).await,
+        Scenario::Rooms(args) => rooms::run(&ground, &args).await,
     }
 }
 

@@ -69,6 +69,15 @@ impl Population {
     }
 }
 
+/// What a scenario needs beside items and members of rooms.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Annex<'a> {
+    /// SQL that makes and fills it.
+    pub(crate) tables: &'a str,
+    /// What the definition says more.
+    pub(crate) definition: &'a str,
+}
+
 /// What every scenario is given.
 #[derive(Clone, Debug)]
 pub(crate) struct Ground {
@@ -108,6 +117,15 @@ pub(crate) struct Health {
 
 impl Site {
     pub(crate) async fn prepare(ground: &Ground, population: Population) -> Result<Site> {
+        Site::prepare_with(ground, population, Annex::default()).await
+    }
+
+    /// As [`Site::prepare`], with an annex.
+    pub(crate) async fn prepare_with(
+        ground: &Ground,
+        population: Population,
+        annex: Annex<'_>,
+    ) -> Result<Site> {
         let dir = ground.dir.as_path();
         let secret = dev::secret(dir)?;
         let cluster = Cluster::start(dir, progress).await.into_diagnostic()?;
@@ -133,17 +151,20 @@ impl Site {
              INSERT INTO member SELECT (n - 1) / {viewers} + 1, 'p' || n FROM generate_series(1, {people}) n;
              INSERT INTO item (id, room, title, author)
                SELECT (room - 1) * {rows} + n, room, 'Item ' || n || ' of room ' || room, 'p' || room
-               FROM generate_series(1, {rooms}) room, generate_series(1, {rows}) n;"
+               FROM generate_series(1, {rooms}) room, generate_series(1, {rows}) n;
+             {}",
+            annex.tables
         );
+        let definition = format!("{DEFINITION}{}", annex.definition);
         client.batch_execute(&fill).await.into_diagnostic()?;
         client.batch_execute("VACUUM ANALYZE").await.into_diagnostic()?;
         // Held up on purpose, a stream would be ended for its silence.
         let patient = format!("ALTER DATABASE {DATABASE} SET wal_sender_timeout = 0");
         client.batch_execute(&patient).await.into_diagnostic()?;
-        let definition = Definition::parse("bench.toml", DEFINITION)?;
-        setup(&client, &names, &definition.tables()).await.into_diagnostic()?;
+        let parsed = Definition::parse("bench.toml", &definition)?;
+        setup(&client, &names, &parsed.tables()).await.into_diagnostic()?;
         client.batch_execute("CHECKPOINT").await.into_diagnostic()?;
-        fs::write(dir.join("bench.toml"), DEFINITION)
+        fs::write(dir.join("bench.toml"), definition)
             .into_diagnostic()
             .wrap_err("cannot write the definition")?;
         let script = script(dir, "update.sql", UPDATE)?;
@@ -271,6 +292,16 @@ impl Site {
             Some(Health { position, load_queries, loaded_rows, sessions: number("sessions")? })
         };
         read().ok_or_else(|| miette!("the server's health is not understood: {health}"))
+    }
+
+    /// What `/metrics` says under a name without labels.
+    pub(crate) async fn metric(&self, name: &str) -> Result<f64> {
+        let url = format!("http://{}/metrics", self.address()?);
+        let text =
+            self.http.get(url).send().await.into_diagnostic()?.text().await.into_diagnostic()?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value = value.ok_or_else(|| miette!("the server says nothing of {name}"))?;
+        value.trim().parse().into_diagnostic()
     }
 
     /// Where the WAL ends.

@@ -4,6 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
+use crate::documents::Papers;
 use crate::world::World;
 
 /// A mistake.
@@ -50,6 +51,16 @@ pub enum Break {
     PlanIsTrusted,
     /// Who connects is told its last number, and its first rows do not wait for the effects.
     FirstRowsAtOnce,
+    /// Everybody is told of an edit of a document before it is flushed.
+    ToldBeforeFlushed,
+    /// The edits of a document go from the journal when a save of it begins, and not when it has ended.
+    SettledBeforeSaved,
+    /// The document of another row of the same id begins at a clock that the one before it had.
+    ClocksBeginAgain,
+    /// What Postgres answers of somebody at a document counts, whether it has seen the change or not.
+    AnswersCountAtOnce,
+    /// What somebody may do who comes to a document changes while it is opened, and the room is not told.
+    AccessOvertaken,
 }
 
 impl Break {
@@ -57,12 +68,24 @@ impl Break {
     fn beside(self) -> Option<Break> {
         (self == Break::SwallowedChange).then_some(Break::NoWatch)
     }
+
+    /// Whether it is one of documents, which have deployments of their own.
+    fn is_of_documents(self) -> bool {
+        matches!(
+            self,
+            Break::ToldBeforeFlushed
+                | Break::SettledBeforeSaved
+                | Break::ClocksBeginAgain
+                | Break::AnswersCountAtOnce
+                | Break::AccessOvertaken
+        )
+    }
 }
 
 /// Each with a deployment that was seen to find it and is tried first, with the number of deployments of which one must
 /// find it otherwise, and with what these must fail of: a mistake that is found by something else is not found. Whatever
 /// changes the course of deployments makes the first useless; the test prints by which each is found now.
-const BREAKS: [(Break, u64, u64, &str); 20] = [
+const BREAKS: [(Break, u64, u64, &str); 25] = [
     (Break::GoingBeforeComing, 8, 300, "nobody is there"),
     (Break::EpochAtConfirmed, 234, 4_000, "should be"),
     (Break::NoWatch, 37, 200, "are not served"),
@@ -83,6 +106,11 @@ const BREAKS: [(Break, u64, u64, &str); 20] = [
     (Break::OutcomesAskedOnce, 12, 1_000, "was never told of"),
     (Break::PlanIsTrusted, 59, 2_000, "that the tables fit"),
     (Break::FirstRowsAtOnce, 796, 4_000, "was told that it is applied"),
+    (Break::ToldBeforeFlushed, 21, 2_000, "was saved and is lost"),
+    (Break::SettledBeforeSaved, 109, 2_000, "was saved and is lost"),
+    (Break::ClocksBeginAgain, 24, 2_000, "has another document"),
+    (Break::AnswersCountAtOnce, 194, 2_000, "may not be there"),
+    (Break::AccessOvertaken, 78, 2_000, "m-of-reader"),
 ];
 
 const THREAD: &str = "with a mistake";
@@ -101,8 +129,11 @@ fn be_silent() {
 }
 
 /// What a deployment fails of, if it does.
-fn failure(seed: u64, broken: Option<Break>) -> Option<String> {
-    let run = || World::with(seed, false, broken).run();
+fn failure(seed: u64, of_documents: bool, broken: Option<Break>) -> Option<String> {
+    let run = || match of_documents {
+        true => Papers::new(seed, false, broken).run(),
+        false => World::with(seed, false, broken).run(),
+    };
     let panic = catch_unwind(AssertUnwindSafe(run)).err()?;
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
@@ -110,9 +141,11 @@ fn failure(seed: u64, broken: Option<Break>) -> Option<String> {
 
 /// The deployment that finds a mistake, and what it fails of; it does not fail without the mistake.
 fn finds(broken: Break, first: u64, within: u64, by: &str) -> Option<(u64, String)> {
+    let of_documents = broken.is_of_documents();
     let found = |seed| {
-        let failure = failure(seed, Some(broken)).filter(|failure| failure.contains(by))?;
-        self::failure(seed, broken.beside()).is_none().then_some((seed, failure))
+        let failure = failure(seed, of_documents, Some(broken));
+        let failure = failure.filter(|failure| failure.contains(by))?;
+        self::failure(seed, of_documents, broken.beside()).is_none().then_some((seed, failure))
     };
     std::iter::once(first).chain(0..within).find_map(found)
 }
