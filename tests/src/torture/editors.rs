@@ -150,7 +150,7 @@ impl Editor {
         desk: &Desk,
         document: &str,
         until: Instant,
-        mut edits: Option<&mut StdRng>,
+        edits: Option<&mut StdRng>,
         stop: &CancellationToken,
     ) -> End {
         self.here.store(false, Ordering::Relaxed);
@@ -169,7 +169,7 @@ impl Editor {
         let (pushed, clock) = (BTreeMap::new(), 0);
         let mut visit = Visit { socket, document, begun, welcome: false, clock, pushed };
         let end = tokio::select! {
-            end = self.talk(&mut visit, desk, edits.as_deref_mut()) => end,
+            end = self.talk(&mut visit, desk, edits) => end,
             () = sleep_until(until) => End::Left,
             () = stop.cancelled() => End::Left,
         };

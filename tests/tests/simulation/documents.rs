@@ -106,7 +106,7 @@ pub struct Papers {
 
 impl Papers {
     pub fn new(seed: u64, told: bool, broken: Option<Break>) -> Papers {
-        let is_drawing = seed % 2 == 0;
+        let is_drawing = seed.is_multiple_of(2);
         let kind = if is_drawing { "drawing" } else { "note" };
         let person = |number: usize| Person::new(is_drawing, number < 2, number == 0);
         Papers {

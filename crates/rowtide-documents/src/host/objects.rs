@@ -128,9 +128,14 @@ impl Objects {
     }
 
     fn key(&self, document: &DocumentId, rest: &[&str]) -> Path {
-        let parts = [&*self.environment, "documents", document.kind(), document.id()];
-        let parts = parts.iter().chain(rest).map(|part| PathPart::from(*part));
-        Path::from_iter(self.root.parts().chain(parts))
+        self.path(&[&["documents", document.kind(), document.id()], rest].concat())
+    }
+
+    /// A path of the environment.
+    fn path(&self, parts: &[&str]) -> Path {
+        let environment = PathPart::from(&*self.environment);
+        let parts = parts.iter().map(|part| PathPart::from(*part));
+        Path::from_iter(self.root.parts().chain([environment]).chain(parts))
     }
 
     /// Has a call end in time; a failure is counted.

@@ -25,7 +25,7 @@ impl Objects {
     }
 
     fn slug_key(&self, slug: &str) -> Path {
-        Path::from_iter([&*self.environment, "published", slug])
+        self.path(&["published", slug])
     }
 
     async fn record(
@@ -43,8 +43,8 @@ impl Objects {
         record: &PublicationRecord,
     ) -> Result<(), StorageError> {
         let json = serde_json::to_vec(record).unwrap_or_default();
-        self.store.put(&self.record_key(document), json.into()).await?;
-        Ok(())
+        let key = self.record_key(document);
+        self.call(self.store.put(&key, json.into())).await.map(drop)
     }
 
     /// Whose address it is, whether that is published still or not.
@@ -87,7 +87,8 @@ impl Objects {
         record.slugs.push(slug.to_owned());
         self.put_record(document, &PublicationRecord { edition: None, ..record }).await?;
         self.publish(document, slug).await?;
-        self.store.put(&self.slug_key(slug), document.key().as_bytes().to_vec().into()).await?;
+        let owner = document.key().as_bytes().to_vec();
+        self.call(self.store.put(&self.slug_key(slug), owner.into())).await?;
         for other in &others {
             self.withdraw_from(document, other).await?;
         }
@@ -118,8 +119,8 @@ impl Objects {
 
     /// The ids of all documents of a kind that have objects, in no order.
     pub(in super::super) async fn stored(&self, kind: &str) -> Result<Vec<String>, StorageError> {
-        let prefix = Path::from_iter([&*self.environment, "documents", kind]);
-        let listed = self.store.list_with_delimiter(Some(&prefix)).await?;
+        let prefix = self.path(&["documents", kind]);
+        let listed = self.call(self.store.list_with_delimiter(Some(&prefix))).await?;
         let ids = listed.common_prefixes.iter().filter_map(|path| path.filename());
         Ok(ids.filter_map(decoded).collect())
     }
@@ -144,9 +145,11 @@ fn decoded(part: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::{Duration, SystemTime};
 
     use object_store::memory::InMemory;
 
+    use super::super::super::storage::Storage;
     use super::*;
 
     fn document(id: &str) -> DocumentId {
@@ -154,9 +157,13 @@ mod tests {
     }
 
     async fn with_saved(ids: &[&str]) -> Objects {
-        let objects = Objects::new(Arc::new(InMemory::new()), "test");
+        let (store, root) = (Arc::new(InMemory::new()), Path::from("of/rowtide"));
+        let storage = Storage { store, root, conditional: false, lock: None };
+        let objects = Objects::new(storage, "test", "journal", Duration::from_secs(60));
         for id in ids {
-            objects.save(&document(id), id.as_bytes().to_vec().into(), None).await.expect("saved");
+            let (snapshot, now) = (id.as_bytes().to_vec(), SystemTime::now());
+            let saved = objects.save(&document(id), snapshot.into(), None, now, false).await;
+            assert!(saved.is_ok());
         }
         objects
     }
