@@ -25,11 +25,6 @@ test:
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo build --workspace --all-targets --locked
 	scripts/test.sh
-	# Side by side: they mostly wait.
-	export ROWTIDE_PG_TESTS="$${ROWTIDE_PG_TESTS:-catalog column_added kinds_of_tables setup_and_check stream}"; \
-	scripts/postgres.sh 14 & oldest=$$!; \
-	scripts/postgres.sh 18; newest=$$?; \
-	wait $$oldest && exit $$newest
 	BUILT=yes scripts/smoke.sh
 	$(MAKE) --no-print-directory test-js BUILT=yes
 

@@ -33,7 +33,7 @@ struct Release {
 
 fn release(version: u64) -> Release {
     let limits = SchemaLimits {
-        push: Duration::from_millis(200),
+        push: Duration::from_millis(800),
         memory_bytes: 12 << 20,
         stack_bytes: 256 << 10,
         threads: 1,

@@ -263,25 +263,36 @@ impl Bucket {
         };
         let prefix = of("prefix").unwrap_or_default();
         let after = of("continuation-token").or(of("start-after")).unwrap_or_default();
-        let mut keys =
-            self.objects.iter().filter(|(key, _)| key.starts_with(&prefix) && **key > after);
-        let page: Vec<_> = keys.by_ref().take(PAGE).collect();
-        let next = keys.next().and(page.last());
-        let contents: String = page
-            .iter()
-            .map(|(key, object)| {
-                let (etag, size) = (&object.etag, object.content.len());
-                format!(
-                    "<Contents><Key>{}</Key><LastModified>2026-11-01T00:00:00.000Z</LastModified><ETag>{etag}</ETag>\
-                     <Size>{size}</Size></Contents>",
-                    escaped(key)
-                )
-            })
-            .collect();
-        let next = next.map_or(String::new(), |(key, _)| {
-            format!("<NextContinuationToken>{}</NextContinuationToken>", escaped(key))
-        });
-        format!("<ListBucketResult>{contents}{next}</ListBucketResult>").into_response()
+        let delimiter = of("delimiter");
+        let mut entries = BTreeMap::new();
+        for (key, object) in self.objects.range(after..) {
+            let Some(rest) = key.strip_prefix(&prefix) else { continue };
+            let folder = delimiter.as_ref().and_then(|by| rest.split_once(&**by));
+            match folder {
+                None => drop(entries.insert(key.clone(), Some(object))),
+                // All that is in a folder is one entry.
+                Some((name, _)) => drop(entries.insert(format!("{prefix}{name}/"), None)),
+            }
+        }
+        let mut said = String::new();
+        for (key, object) in entries.iter().take(PAGE) {
+            let key = escaped(key);
+            said += &match object {
+                None => format!("<CommonPrefixes><Prefix>{key}</Prefix></CommonPrefixes>"),
+                Some(object) => format!(
+                    "<Contents><Key>{key}</Key><LastModified>2026-11-01T00:00:00.000Z</LastModified><ETag>{}</ETag>\
+                     <Size>{}</Size></Contents>",
+                    object.etag,
+                    object.content.len()
+                ),
+            };
+        }
+        if entries.len() > PAGE {
+            // What comes next, as the place at which the next page begins.
+            let next = entries.keys().nth(PAGE).map(|key| escaped(key)).unwrap_or_default();
+            said += &format!("<NextContinuationToken>{next}</NextContinuationToken>");
+        }
+        format!("<ListBucketResult>{said}</ListBucketResult>").into_response()
     }
 }
 
