@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every test in Rust, and a part of them on the oldest and the newest Postgres. Three streams of them run side by side: most tests wait
-# for processes and disks; what computes for minutes gives way to the others.
+# for processes and disks; what computes or is many at once gives way to them.
 # With jobs of their own, so that a stream ends with all that it has begun.
 set -meuo pipefail
 cd "$(dirname "$0")/.."
@@ -17,8 +17,8 @@ export ROWTIDE_PG_TESTS=${ROWTIDE_PG_TESTS:-catalog column_added kinds_of_tables
 compute() { nice -n 19 cargo test --workspace --locked --test simulation --test fuzz -- "${computing[@]}"; }
 
 on_others() {
-  cargo test --workspace --locked --test databases
-  scripts/postgres.sh 14 18
+  nice -n 10 cargo test --workspace --locked --test databases
+  nice -n 10 scripts/postgres.sh 14 18
 }
 
 dir=$(mktemp -d)

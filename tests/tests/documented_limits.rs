@@ -223,7 +223,7 @@ fn what_cannot_be_set_is_what_the_page_tells_of() {
         ),
         ("open documents", number(host.rooms_awake as u64)),
         ("the first edit of a document that is not saved waits", s(host.save_after)),
-        ("one call of the storage of documents, with its retries", s(host.storage_call)),
+        ("one call of a storage of documents on S3, with its retries", s(host.storage_call)),
         (
             "edits of one document that are not saved; beyond it the document can only be read",
             mib(host.unsaved_bytes),

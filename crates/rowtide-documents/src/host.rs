@@ -328,6 +328,21 @@ impl Host {
         Ok(stored.chain(edited.filter(|document| document.kind() == kind)).collect())
     }
 
+    /// Keeps what a document is now aside, where nobody finds it by its id, before it is deleted: what was edited before the
+    /// call is in it. Nothing is kept of one that nobody has ever edited, or that is being deleted already.
+    ///
+    /// # Errors
+    /// If it cannot be saved, read or kept; it is not to be deleted then.
+    pub async fn keep_removed(&self, document: &DocumentId) -> Result<(), DocumentError> {
+        if self.shared.registry().deleted.contains(document) {
+            return Ok(());
+        }
+        match self.snapshot(document).await? {
+            Some(snapshot) => Ok(self.shared.objects.keep_removed(document, snapshot).await?),
+            None => Ok(()),
+        }
+    }
+
     /// Deletes a document: nobody can come any more, who is there goes, and then its edits and all its objects are
     /// removed. It can be done again, and has to be if it failed.
     ///

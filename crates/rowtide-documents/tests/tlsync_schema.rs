@@ -390,6 +390,34 @@ fn an_older_client_takes_away_nothing_that_it_does_not_know() {
 }
 
 #[test]
+fn edits_of_another_release_are_not_merged_into_a_document() {
+    let release = release(3);
+    let drawn = |shape| {
+        let mut world = World::new(&release, &[(3, 8)]);
+        world.come(0);
+        for step in [Step::Paint(0, shape, "red"), Step::Type(0, shape, "a")] {
+            world.step(&step);
+            world.step(&Step::Push(0));
+        }
+        (world.room.snapshot(), world.log)
+    };
+    let ((here, _), (_, edits)) = (drawn(1), drawn(2));
+    assert!(edits.len() > 1);
+    // As another release has left it there.
+    let mut older: Value = serde_json::from_slice(&here).unwrap();
+    older["schema"] = schema(2);
+    let older = serde_json::to_vec(&older).unwrap();
+    let mut room = TlsyncRoom::open(&older, TlsyncLimits::default()).unwrap();
+    assert_eq!(room.merge(&edits).unwrap(), edits);
+    assert_eq!(records(&room.snapshot()), records(&here));
+    // As the same release has.
+    let mut room = TlsyncRoom::open(&here, TlsyncLimits::default()).unwrap();
+    assert_eq!(room.merge(&edits).unwrap(), Vec::<Bytes>::new());
+    let merged = records(&room.snapshot());
+    assert!(merged.contains_key("shape:1") && merged.contains_key("shape:2"));
+}
+
+#[test]
 fn only_who_can_be_served_is_let_in() {
     let (third, fourth) = (release(3), release(4));
     let mut world = World::new(&third, &[]);

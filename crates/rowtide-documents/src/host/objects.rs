@@ -103,8 +103,9 @@ pub(super) struct Objects {
     owner: Arc<str>,
     /// The journal, and this opening of it: a copy of its directory is another writer.
     writer: Arc<str>,
-    /// How long one call may take.
-    within: Duration,
+    /// How long one call may take. Files have no such limit: what was begun there is done whoever waits for it, and after a
+    /// newer write it would take that one's place.
+    within: Option<Duration>,
 }
 
 impl Objects {
@@ -123,7 +124,7 @@ impl Objects {
             environment: environment.into(),
             owner: owner.into(),
             writer: writer.into(),
-            within,
+            within: storage.conditional.then_some(within),
         }
     }
 
@@ -143,10 +144,16 @@ impl Objects {
         &self,
         call: impl Future<Output = object_store::Result<T>>,
     ) -> Result<T, StorageError> {
-        let failed = match timeout(self.within, call).await {
-            Ok(Ok(done)) => return Ok(done),
-            Ok(Err(error)) => StorageError::from(error),
-            Err(_) => StorageError::Slow(self.within),
+        let called = match self.within {
+            None => call.await.map_err(StorageError::from),
+            Some(within) => match timeout(within, call).await {
+                Ok(called) => called.map_err(StorageError::from),
+                Err(_) => Err(StorageError::Slow(within)),
+            },
+        };
+        let failed = match called {
+            Ok(done) => return Ok(done),
+            Err(failed) => failed,
         };
         if !failed.is_an_answer() {
             telemetry::storage_failed(failed.label());

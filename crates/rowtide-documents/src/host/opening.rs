@@ -85,16 +85,7 @@ pub(super) async fn open(
     let stored = snapshot.clone();
     let opening = spawn_blocking(move || restored(&opens, &of, stored.as_deref(), written_by));
     let restored = opening.await??;
-    if let (Some(unmerged), Some(snapshot)) = (&restored.merged, snapshot) {
-        telemetry::merged();
-        shared.objects.keep_earlier(document, snapshot).await?;
-        let unmerged_edits = unmerged.len();
-        tracing::warn!(%document, unmerged_edits, "another server has written a document; edits of this one were merged");
-        if !unmerged.is_empty() {
-            shared.objects.set_aside(document, unmerged).await?;
-        }
-    }
-    let Restored { mut room, saved_clock, number, edit_bytes, is_new, .. } = restored;
+    let Restored { mut room, saved_clock, number, edit_bytes, is_new, merged } = restored;
     let mut effects = room.adopt(application.as_ref())?;
     if let Some(application) = application {
         while let Some(Effect::Ask(question)) = effects.pop_if(is_question) {
@@ -104,6 +95,16 @@ pub(super) async fn open(
                 Ok::<_, OpenError>((room, effects))
             });
             (room, effects) = answering.await??;
+        }
+    }
+    // Only now that it can be opened: whoever tries again and again would write this again and again.
+    if let (Some(unmerged), Some(snapshot)) = (merged, snapshot) {
+        telemetry::merged();
+        shared.objects.keep_earlier(document, snapshot).await?;
+        let unmerged_edits = unmerged.len();
+        tracing::warn!(%document, unmerged_edits, "another server has written a document; edits of this one were merged");
+        if !unmerged.is_empty() {
+            shared.objects.set_aside(document, &unmerged).await?;
         }
     }
     Ok(OpenedDocument {
@@ -171,12 +172,7 @@ fn restored(
     }
     let mut merged = None;
     if merges {
-        let mut unmerged = Vec::new();
-        for edit in &edits {
-            if !room.merge(edit).map_err(OpenError::Edit)? {
-                unmerged.push(edit.clone());
-            }
-        }
+        let unmerged = room.merge(&edits).map_err(OpenError::Edit)?;
         // It is to be saved, also if the object had all of it: then it is this host's.
         room.renumber(since);
         merged = Some(unmerged);

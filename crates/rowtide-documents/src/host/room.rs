@@ -82,11 +82,14 @@ impl Room {
         }
     }
 
-    /// Takes in an edit that was made of another state of the document: whether all of it fits. Those of Yjs always do.
-    pub(super) fn merge(&mut self, edit: &[u8]) -> Result<bool, UnreadableDocument> {
+    /// Takes in edits that were made of another state of the document: those of which not all fits. Those of Yjs always do.
+    pub(super) fn merge(&mut self, edits: &[Bytes]) -> Result<Vec<Bytes>, UnreadableDocument> {
         match self {
-            Room::Tlsync(room) => Ok(room.merge(edit)?),
-            Room::Yjs(room) => Ok(room.replay(edit).map(|()| true)?),
+            Room::Tlsync(room) => Ok(room.merge(edits)?),
+            Room::Yjs(room) => {
+                edits.iter().try_for_each(|edit| room.replay(edit))?;
+                Ok(Vec::new())
+            }
         }
     }
 

@@ -255,7 +255,9 @@ impl StorageSettings {
         let (store, root, conditional): (Arc<dyn ObjectStore>, Path, bool) = match &self.0 {
             Place::Files(dir) => {
                 make_dir(dir)?;
-                let files = LocalFileSystem::new_with_prefix(dir)?.with_fsync(true);
+                let files = LocalFileSystem::new_with_prefix(dir)?;
+                // A directory without objects would look like a document.
+                let files = files.with_fsync(true).with_automatic_cleanup(true);
                 (Arc::new(files), Path::default(), false)
             }
             Place::S3 { builder, prefix } => {

@@ -41,6 +41,8 @@ pub struct TlsyncRoom {
     application: Option<Arc<TlsyncSchema>>,
     /// The document for clients of older schemas.
     editions: Editions,
+    /// Whether an edit since the room was opened, or restored, has said what schema it is in.
+    has_said_schema: bool,
     /// What goes on when the application's schema has answered.
     awaited: Option<Box<Awaited>>,
 }
@@ -87,6 +89,7 @@ impl TlsyncRoom {
             sockets: BTreeMap::new(),
             application: None,
             editions: Editions::default(),
+            has_said_schema: false,
             awaited: None,
         }
     }
@@ -100,13 +103,19 @@ impl TlsyncRoom {
         snapshot::replay(&mut self.document, edit, &self.limits)
     }
 
-    /// Does what an edit did on a document that somebody else has changed since, as far as it fits: whether all of it did.
-    /// Edits are merged in their order, before anybody is in the room.
+    /// Does what edits did on a document that somebody else has changed since, as far as they fit: those that did not fit
+    /// whole. They are merged in their order, before anybody is in the room.
     ///
     /// # Errors
     /// If it cannot be read.
-    pub fn merge(&mut self, edit: &[u8]) -> Result<bool, ReplayError> {
-        snapshot::merge(&mut self.document, edit, &self.limits)
+    pub fn merge(&mut self, edits: &[Bytes]) -> Result<Vec<Bytes>, ReplayError> {
+        let (mut said_in, mut unmerged) = (None, Vec::new());
+        for edit in edits {
+            if !snapshot::merge(&mut self.document, edit, &mut said_in, &self.limits)? {
+                unmerged.push(edit.clone());
+            }
+        }
+        Ok(unmerged)
     }
 
     /// Begins to count anew, beyond `clock`: what clients have seen under clocks until now was not always this document, so
@@ -117,7 +126,8 @@ impl TlsyncRoom {
 
     /// The document as it is stored. It has what every edit until now has led to, durable or not.
     pub fn snapshot(&self) -> Bytes {
-        snapshot::write(&self.document)
+        let otherwise = self.application.as_ref().map(|application| &*application.schema);
+        snapshot::write(&self.document, otherwise)
     }
 
     /// The document's clock: it goes up with every edit.

@@ -132,8 +132,8 @@ pub(super) fn read(snapshot: &[u8]) -> Result<Document, SnapshotError> {
     Ok(Document::of(clock, history_start, records, tombstones, schema))
 }
 
-/// Writes a snapshot.
-pub(super) fn write(document: &Document) -> Bytes {
+/// Writes a snapshot, of a schema where the document has none yet.
+pub(super) fn write(document: &Document, otherwise: Option<&Schema>) -> Bytes {
     let mut out = Vec::new();
     out.extend_from_slice(br#"{"documentClock":"#);
     write_value(&mut out, &document.clock);
@@ -142,7 +142,8 @@ pub(super) fn write(document: &Document) -> Bytes {
     out.extend_from_slice(br#","tombstoneHistoryStartsAtClock":"#);
     write_value(&mut out, &document.history_start);
     out.extend_from_slice(br#","schema":"#);
-    write_value(&mut out, &document.schema.as_ref().map(|schema| schema.written()));
+    let schema = document.schema.as_deref().or(otherwise);
+    write_value(&mut out, &schema.map(Schema::written));
     out.extend_from_slice(br#","tombstones":"#);
     write_value(&mut out, &document.tombstones);
     out.extend_from_slice(br#","documents":["#);
@@ -158,7 +159,7 @@ pub(super) fn write(document: &Document) -> Bytes {
 }
 
 /// Writes the edit that has led to a clock, with where the document began if it is the first one, and with the schema if
-/// it is new.
+/// nobody who reads the edits could know it.
 pub(super) fn write_edit(
     clock: u64,
     begun: Option<Begun<'_>>,
@@ -182,7 +183,7 @@ pub(super) fn write_restored(clock: u64, begun: Option<Begun<'_>>, snapshot: &Do
     let mut out = Vec::new();
     write_clock(&mut out, clock, begun);
     out.extend_from_slice(br#","restored":"#);
-    out.extend_from_slice(&write(snapshot));
+    out.extend_from_slice(&write(snapshot, None));
     out.push(b'}');
     out.into()
 }
@@ -246,10 +247,13 @@ pub(super) fn replay(
 }
 
 /// Does what an edit did, as a client would ask for it, on a document that others have changed since: whether all of it had
-/// an effect. What was restored is not restored again over what others have made of the document.
+/// an effect. What was restored is not restored again over what others have made of the document, and what was said in
+/// another schema than the document's is no change of it. `said_in` is the schema of edits that do not say theirs: that of the
+/// edit before.
 pub(super) fn merge(
     document: &mut Document,
     edit: &[u8],
+    said_in: &mut Option<Arc<Schema>>,
     limits: &TlsyncLimits,
 ) -> Result<bool, ReplayError> {
     let edit: Edit<'_> = serde_json::from_slice(edit)?;
@@ -258,10 +262,10 @@ pub(super) fn merge(
     if edit.restored.is_some() {
         return Ok(false);
     }
-    let own = edit.schema.map(|schema| Schema::read(schema).ok_or(SnapshotError::Schema));
-    let own = own.transpose()?.map(Arc::new);
-    let there = document.schema.clone();
-    let schema = match (own, there) {
+    if let Some(schema) = edit.schema {
+        *said_in = Some(Schema::read(schema).map(Arc::new).ok_or(SnapshotError::Schema)?);
+    }
+    let schema = match (said_in.clone(), document.schema.clone()) {
         (Some(own), Some(there)) if there.serves(&own).is_err() => return Ok(false),
         (own, there) => there.or(own),
     };

@@ -4,11 +4,14 @@
 //! The record says all addresses that may be the document's, before anything is done with them, and of which edition it
 //! is once all is done. So whatever was interrupted is done again from the record, and done twice it is done once.
 
+use std::time::SystemTime;
+
+use bytes::Bytes;
 use object_store::ObjectStoreExt;
 use serde::{Deserialize, Serialize};
 
 use super::super::naming::DocumentId;
-use super::{Objects, Path, StorageError};
+use super::{Objects, Path, StorageError, time_name};
 
 /// What is known of the publication of a document.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,6 +126,17 @@ impl Objects {
         let listed = self.call(self.store.list_with_delimiter(Some(&prefix))).await?;
         let ids = listed.common_prefixes.iter().filter_map(|path| path.filename());
         Ok(ids.filter_map(decoded).collect())
+    }
+
+    /// Keeps what a document was aside, whose own objects are going to be deleted.
+    pub(in super::super) async fn keep_removed(
+        &self,
+        document: &DocumentId,
+        snapshot: Bytes,
+    ) -> Result<(), StorageError> {
+        let time = time_name(SystemTime::now());
+        let key = self.path(&["removed", document.kind(), document.id(), &time]);
+        self.call(self.store.put(&key, snapshot.into())).await.map(drop)
     }
 }
 

@@ -79,7 +79,7 @@ fn somebody_who_was_away_is_told_what_changed_and_what_was_removed() {
 #[test]
 fn a_push_is_done_whole_or_not_at_all() {
     let (mut document, limits) = (Document::begin(0), TlsyncLimits::default());
-    let before = snapshot::write(&document);
+    let before = snapshot::write(&document, None);
     for wrong in [
         r#""page:z":["put",{"id":"page:z","typeName":"shape"}]"#,
         r#""instance_presence:z":["put",{"id":"instance_presence:z","typeName":"instance_presence"}]"#,
@@ -87,7 +87,7 @@ fn a_push_is_done_whole_or_not_at_all() {
     ] {
         let diff = format!("{{{},{wrong}}}", page("a", ""));
         assert_eq!(push(&mut document, &diff, &limits), Err(InvalidRecord), "{wrong}");
-        assert_eq!(snapshot::write(&document), before);
+        assert_eq!(snapshot::write(&document, None), before);
     }
 }
 
@@ -153,20 +153,20 @@ fn a_document_does_not_grow_beyond_its_limits_but_shrinks() {
 #[test]
 fn a_snapshot_is_read_as_it_was_written() {
     let (mut document, limits) = (Document::begin(0), TlsyncLimits::default());
-    let fresh = snapshot::write(&document);
-    assert_eq!(snapshot::write(&snapshot::read(&fresh).unwrap()), fresh);
+    let fresh = snapshot::write(&document, None);
+    assert_eq!(snapshot::write(&snapshot::read(&fresh).unwrap(), None), fresh);
     assert!(snapshot::read(&fresh).unwrap().schema.is_none());
     push(&mut document, &format!("{{{},{}}}", page("a", "é\\\""), page("b", "")), &limits).unwrap();
     push(&mut document, r#"{"page:b":["remove"]}"#, &limits).unwrap();
     document.schema = Some(schema());
     document.history_start = 1;
-    let written = snapshot::write(&document);
+    let written = snapshot::write(&document, None);
     let read = snapshot::read(&written).unwrap();
     assert_eq!((read.clock, read.history_start, read.weight), (2, 1, document.weight));
     assert_eq!(read.tombstones, BTreeMap::from([("page:b".into(), 2)]));
     assert_eq!(read.records["page:a"].changed_at, 1);
     assert_eq!(read.schema.as_ref().unwrap().serves(&schema()), Ok(()));
-    assert_eq!(snapshot::write(&read), written);
+    assert_eq!(snapshot::write(&read, None), written);
 }
 
 #[test]

@@ -100,6 +100,7 @@ impl TlsyncRoom {
         let clock = self.document.clock + 1;
         let edit = snapshot::write_restored(clock, self.begun(), &restored);
         self.document = self.document.restored(restored, &self.limits);
+        self.has_said_schema = false;
         let sockets = std::mem::take(&mut self.sockets).into_keys();
         self.sessions.clear();
         self.editions.clear();
@@ -167,7 +168,8 @@ impl TlsyncRoom {
         }
         self.let_unused_editions_go();
         if self.editions.len() >= self.limits.editions {
-            return self.refuse(now, session, Some(protocol), Reason::ClientTooOld, effects);
+            // There is room again when one of them has gone.
+            return self.end(now, session, Closing::ComeBack, effects);
         }
         let Some(here) = self.sessions.get_mut(session).and_then(Session::here) else { return };
         let socket = here.socket;

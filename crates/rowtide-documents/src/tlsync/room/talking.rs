@@ -253,8 +253,9 @@ impl TlsyncRoom {
         }
     }
 
-    /// Makes durable what has led to the document's clock, with the schema if the document has none yet: the
-    /// application's, or the one of whoever has edited it.
+    /// Makes durable what has led to the document's clock. If the document has no schema yet, it is the application's, or the
+    /// one of whoever has edited it. The first edit says it: a server that finds it and another document knows then whether
+    /// they go together.
     pub(super) fn write_edit(
         &mut self,
         entries: &Entries,
@@ -262,13 +263,14 @@ impl TlsyncRoom {
         effects: &mut Vec<Effect>,
     ) {
         let of_application = self.application.as_ref().map(|of| of.schema.clone());
-        let schema = of_application.or(schema).filter(|_| self.document.schema.is_none());
-        let clock = self.document.clock;
-        let edit = snapshot::write_edit(clock, self.begun(), entries, schema.as_deref());
-        self.document.begun = None;
-        if schema.is_some() {
-            self.document.schema = schema;
+        if self.document.schema.is_none() {
+            self.document.schema = of_application.or(schema);
+            self.has_said_schema = false;
         }
+        let schema = self.document.schema.as_deref().filter(|_| !self.has_said_schema);
+        let edit = snapshot::write_edit(self.document.clock, self.begun(), entries, schema);
+        self.has_said_schema = self.document.schema.is_some();
+        self.document.begun = None;
         effects.push(Effect::Edit(edit));
     }
 
