@@ -325,6 +325,13 @@ async fn what_became_of_rows_while_no_server_ran_is_seen_to() {
         left.iter().all(|stored| !stored.exists()).then_some(())
     })
     .await;
+    // Nobody has told of their deletion, so they can be brought back; of the others somebody has.
+    let removed = dir.join("objects").join(&environment).join("removed/file");
+    let kept = |id: &str| std::fs::read_dir(removed.join(id)).map_or(0, Iterator::count);
+    assert_eq!((kept("out"), kept("stays"), kept("gone")), (1, 1, 0));
+    let kept = std::fs::read_dir(removed.join("stays")).unwrap().next().unwrap().unwrap();
+    let text = std::fs::read_to_string(kept.path()).unwrap();
+    assert!(text.contains("page:drawn"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -484,6 +491,17 @@ async fn a_document_begins_as_what_its_row_says_for_whom_may_read_that() {
     assert_eq!(end("stolen", "u2").await, final_end("FORBIDDEN"));
     run(&sql, "first", "shared = true").await;
     assert!(drawer(&at, "stolen", "u2").await.has("two"), "they may by now");
+    // Nobody copies their own into somebody else's by coming to it, not even when they may edit that.
+    make(&sql, "mine", "u1", None).await;
+    assert_eq!(drawer(&at, "mine", "u1").await.draw("secret").await, "commit");
+    make(&sql, "trap", "u2", Some("f/mine")).await;
+    run(&sql, "trap", "shared = true, \"sharedLinkType\" = 'edit'").await;
+    assert_eq!(end("trap", "u1").await, final_end("FORBIDDEN"));
+    make(&sql, "lure", "u1", Some("f/trap")).await;
+    assert_eq!(end("lure", "u1").await, final_end("FORBIDDEN"), "nor on the way to another one");
+    assert_eq!(end("trap", "u2").await, final_end("FORBIDDEN"));
+    let mut nobody = Drawer::open(&at, "/app/file/trap", None, "x").await;
+    assert_eq!(nobody.at.end().await, final_end("NOT_AUTHENTICATED"));
     make(&sql, "of-nothing", "u1", Some("f/nowhere")).await;
     assert_eq!(end("of-nothing", "u1").await, final_end("NOT_FOUND"));
     make(&sql, "a", "u1", Some("f/b")).await;

@@ -1,6 +1,7 @@
 //! What a document begins as that nobody has opened yet: a copy of another one, of what is published, or nothing, as its
 //! row's source says. Whoever opens it must be allowed to read what it is copied from, by the same rules as if they came
-//! there. The copy is one edit, so it is there whole or not at all, and whoever opens the document at the same time finds
+//! there. Whoever wrote the row has not copied anything yet, and what is copied is there for all who may read the new document:
+//! so nobody begins it with what is not published for somebody else, by coming to look at it. The copy is one edit, so it is there whole or not at all, and whoever opens the document at the same time finds
 //! the same one.
 
 use std::pin::Pin;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rowtide_documents::host::{DocumentError, DocumentId, Host};
 use rowtide_documents::place::{Closing, Reason};
-use rowtide_plan::documents::PlannedKind;
+use rowtide_plan::documents::{PlannedKind, Standing};
 use rowtide_plan::plan::Plan;
 use rowtide_postgres::mutate::Author;
 use rowtide_postgres::standings::StandingAsked;
@@ -52,7 +53,7 @@ impl Documents {
     /// once.
     ///
     /// # Errors
-    /// How the socket is closed, if they may not read the source, or it is not there or cannot be read now.
+    /// How the socket is closed, if they may not copy the source, or it is not there or cannot be read now.
     pub(crate) async fn begin(
         &self,
         opening: &Opening<'_>,
@@ -82,9 +83,20 @@ impl Documents {
             let standings =
                 self.shared.desk.ask(vec![asked]).await.map_err(|_| Closing::ComeBack)?;
             let answer = standings.answers.into_iter().next().and_then(Result::ok);
-            let row = answer.ok_or(Closing::ComeBack)?.row.ok_or(Closing::ComeBack)?;
+            let answer = answer.ok_or(Closing::ComeBack)?;
+            let may_copy = match kind.restore {
+                Some(_) => answer.may_restore,
+                None => answer.standing == Standing::Edit,
+            };
+            let row = answer.row.ok_or(Closing::ComeBack)?;
             let source = Source::read(row.source.as_deref().unwrap_or_default());
             if source != Source::Nothing && !self.has_begun(opening.host, document).await? {
+                if matches!(source, Source::Document(_)) && !may_copy {
+                    return Err(Closing::Final(match opening.who {
+                        Some(_) => Reason::Forbidden,
+                        None => Reason::NotAuthenticated,
+                    }));
+                }
                 let sources = sources.checked_sub(1).ok_or(NOT_FOUND)?;
                 let snapshot = self.source(opening, kind, source, sources).await?;
                 let begun = match snapshot {

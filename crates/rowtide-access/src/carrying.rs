@@ -2,7 +2,7 @@
 //! do it. One task. It goes on where the one before has ended, in the log's history; where that does not go back so far,
 //! all documents are held against their rows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +14,7 @@ use rowtide_documents::host::{DocumentId, Host};
 use rowtide_feed::{
     Event, Feed, FeedState, FollowError, Generation, ReplicatorStatus, Subscription,
 };
-use rowtide_plan::documents::PlannedKind;
 use rowtide_plan::plan::Plan;
-use rowtide_postgres::said_once::SaidOnce;
 use rowtide_postgres::standings::{StandingAsked, StandingError, Standings};
 use rowtide_protocol::Lsn;
 use tokio::sync::watch;
@@ -25,11 +23,15 @@ use tokio::time::{Instant, interval, sleep, sleep_until};
 
 use crate::closed::EffectsShared;
 use crate::desk::Desk;
-use crate::effects::{DocumentEffects, EffectStep, Kept, Mark, PendingEffect, Work, WorkFailure};
+use crate::effects::{
+    DocumentEffects, EffectStep, Gone, Kept, Mark, PendingEffect, Work, WorkFailure,
+};
 use crate::ledger::{EffectLedger, Followed, LedgerError, LedgerWrite};
-use crate::limits::{CURSOR_EVERY, MAX_PAUSE, MIN_PAUSE, NEVER, RECONCILED_AT_ONCE, REPEATS_EVERY};
+use crate::limits::{
+    CURSOR_EVERY, MAX_PAUSE, MIN_PAUSE, NEVER, RECONCILED_AT_ONCE, REPEATS_EVERY, SAID_AGAIN_AFTER,
+};
 use crate::marks::StreamMarks;
-use crate::reconciling::{Page, Reconciling};
+use crate::reconciling::{Page, Reconciling, is_possible, kinds};
 use crate::saying::PublishErrors;
 use crate::telemetry;
 use crate::working::{carry_out, words};
@@ -45,6 +47,19 @@ pub(crate) struct EffectsNeed<'a> {
     pub(crate) desk: &'a Desk,
     pub(crate) errors: PublishErrors,
     pub(crate) shared: &'a EffectsShared,
+    /// Why nobody can open documents, if so.
+    pub(crate) missing: &'a watch::Sender<Option<String>>,
+}
+
+impl EffectsNeed<'_> {
+    /// What is kept cannot be read or written: nobody comes to a document before it can.
+    fn cannot_keep(&self, error: &LedgerError, said: &mut Option<Instant>) {
+        self.missing.send_replace(Some(error.to_string()));
+        if said.is_none_or(|said| said.elapsed() >= SAID_AGAIN_AFTER) {
+            *said = Some(Instant::now());
+            tracing::error!(%error, "nothing is done because of rows, and nobody may be able to open documents; it is tried again");
+        }
+    }
 }
 
 type Asked = BoxFuture<'static, (Vec<DocumentId>, Result<Standings, StandingError>)>;
@@ -52,18 +67,16 @@ type Ended = BoxFuture<'static, (DocumentId, Result<(), WorkFailure>)>;
 
 /// Carries out effects until it is dropped.
 pub(crate) async fn carry_out_effects(need: EffectsNeed<'_>) {
-    let (mut pause, mut said) = (MIN_PAUSE, SaidOnce::default());
+    let (mut pause, mut said) = (MIN_PAUSE, None);
     let (ledger, followed, pending) = loop {
         match open(need.dir).await {
             Ok(opened) => break opened,
-            Err(error) if said.is_new(&error.to_string()) => {
-                tracing::error!(%error, "nothing is done because of rows; it is tried again");
-            }
-            Err(_) => {}
+            Err(error) => need.cannot_keep(&error, &mut said),
         }
         sleep(pause).await;
         pause = (pause * 2).min(MAX_PAUSE);
     };
+    need.missing.send_replace(None);
     let mut effects = DocumentEffects::default();
     effects.resume(pending, Duration::ZERO);
     let task = EffectsTask {
@@ -79,7 +92,9 @@ pub(crate) async fn carry_out_effects(need: EffectsNeed<'_>) {
         asked: None,
         under_way: FuturesUnordered::new(),
         began: Instant::now(),
+        end: None,
         is_caught_up: false,
+        kept_aside: 0,
     };
     task.run().await;
 }
@@ -112,7 +127,11 @@ struct EffectsTask<'a> {
     asked: Option<Asked>,
     under_way: FuturesUnordered<Ended>,
     began: Instant,
+    /// How far the stream had come when it was first seen to go on.
+    end: Option<Lsn>,
     is_caught_up: bool,
+    /// So many documents were kept aside since it was said last.
+    kept_aside: usize,
 }
 
 impl EffectsTask<'_> {
@@ -161,7 +180,10 @@ impl EffectsTask<'_> {
                 page = page(self.reconciling.as_mut()), if has_room => self.take_page(page),
                 Ok(()) = self.states.changed() => {}
                 _ = repeats.tick() => self.take_repeats().await,
-                _ = writes.tick() => self.keep(true).await,
+                _ = writes.tick() => {
+                    self.keep(true).await;
+                    self.say_kept_aside();
+                }
                 () = sleep_until(self.began + deadline.min(again)) => {}
             }
         }
@@ -185,6 +207,11 @@ impl EffectsTask<'_> {
         let begins = generation.position.max(oldest);
         let from = known.map_or(begins, |known| known.lsn.min(generation.position));
         let subscription = self.need.feed.subscribe(generation, from).ok()?;
+        self.end = None;
+        // Of a table that is not there now nothing can be asked, and an answer for what no row can have never comes.
+        let of_plan: BTreeSet<String> =
+            generation.plan.documents.iter().map(|kind| kind.name.clone()).collect();
+        self.effects.know(of_plan, |document| is_possible(&generation.plan, document));
         let why = match (&self.followed, known) {
             (None, _) => Some("they were never held against each other"),
             (Some(_), None) => Some("the stream has begun anew"),
@@ -195,6 +222,7 @@ impl EffectsTask<'_> {
             _ => None,
         };
         if known.is_none() {
+            self.behind = None;
             self.marks = StreamMarks::default();
             self.effects.interrupted(now);
             for transaction in &generation.recent {
@@ -216,11 +244,10 @@ impl EffectsTask<'_> {
     }
 
     /// All documents are held against their rows.
-    fn reconcile(&mut self, plan: &Plan, why: &str) {
+    fn reconcile(&mut self, plan: &Arc<Plan>, why: &str) {
         tracing::info!("all documents are held against their rows: {why}");
-        let kinds = plan.documents.iter().map(|kind| kind.name.as_str().into()).collect();
         let (host, desk) = (Arc::clone(self.need.host), self.need.desk.clone());
-        self.reconciling = Some(Reconciling::begin(host, desk, kinds));
+        self.reconciling = Some(Reconciling::begin(host, desk, Arc::clone(plan)));
         if let Some(followed) = &mut self.followed {
             followed.is_reconciled = false;
         }
@@ -233,13 +260,20 @@ impl EffectsTask<'_> {
         self.followed = None;
     }
 
-    /// Takes what the stream has ready, until there is nothing more.
+    /// Takes what the stream has ready, until there is nothing more; says so once that is all that there was when it began
+    /// to go on.
     async fn catch_up(&mut self, subscription: Option<&mut Subscription>) {
         let Some(subscription) = subscription else { return };
-        while let Some(Ok(events)) = subscription.next().now_or_never() {
-            self.follow(&events);
+        let newest = subscription.newest().max(subscription.generation().position);
+        let end = *self.end.get_or_insert(newest);
+        while subscription.position() < end {
+            match subscription.next().now_or_never() {
+                Some(Ok(events)) => self.follow(&events),
+                // Whoever waits for the next hears of it too.
+                Some(Err(_)) | None => return,
+            }
         }
-        if subscription.position() >= subscription.generation().position {
+        if subscription.position() >= end {
             // Marks are to be there before anybody comes.
             self.keep(false).await;
             self.is_caught_up = true;
@@ -315,7 +349,7 @@ impl EffectsTask<'_> {
                 "a document cannot be {}; `rowtide effects` shows it, and has it tried again",
                 words(&work)
             );
-            if work != Work::Delete {
+            if !matches!(work, Work::Delete(_)) {
                 let errors = self.need.errors.clone();
                 tokio::spawn(async move {
                     if let Err(error) = errors.say(&document, Some(reason)).await {
@@ -328,7 +362,7 @@ impl EffectsTask<'_> {
     }
 
     async fn write(&mut self, write: LedgerWrite) {
-        let (mut pause, mut said) = (MIN_PAUSE, SaidOnce::default());
+        let (mut pause, mut said) = (MIN_PAUSE, None);
         let mut write = write;
         loop {
             let Some(mut ledger) = self.ledger.take() else { return };
@@ -342,10 +376,13 @@ impl EffectsTask<'_> {
             };
             self.ledger = Some(ledger);
             write = back;
-            let Err(error) = written else { return };
-            if said.is_new(&error.to_string()) {
-                tracing::error!(%error, "nothing is done because of rows until it can be kept");
-            }
+            let Err(error) = written else {
+                if said.is_some() {
+                    self.need.missing.send_replace(None);
+                }
+                return;
+            };
+            self.need.cannot_keep(&error, &mut said);
             sleep(pause).await;
             pause = (pause * 2).min(MAX_PAUSE);
         }
@@ -368,6 +405,17 @@ impl EffectsTask<'_> {
         }
     }
 
+    /// Whoever has the wrong database before them is to notice.
+    fn say_kept_aside(&mut self) {
+        let documents = std::mem::take(&mut self.kept_aside);
+        if documents > 0 {
+            tracing::warn!(
+                documents,
+                "documents have no rows, and nobody told of their deletion: they are deleted, and kept below `removed/`"
+            );
+        }
+    }
+
     fn pass(&mut self) {
         for step in self.effects.pass(self.now()) {
             match step {
@@ -384,6 +432,7 @@ impl EffectsTask<'_> {
                     }));
                 }
                 EffectStep::Do(document, work) => {
+                    self.kept_aside += usize::from(work == Work::Delete(Gone::Missing));
                     let host = Arc::clone(self.need.host);
                     let errors = self.need.errors.clone();
                     self.under_way.push(Box::pin(async move {
@@ -425,15 +474,6 @@ impl EffectsTask<'_> {
         }
         self.effects.ended(document, done, now);
     }
-}
-
-/// The kinds of documents that can be seen to, and by which columns.
-fn kinds(plan: &Plan) -> String {
-    let of = |kind: &PlannedKind| {
-        let table = &plan.table(kind.table).catalog;
-        format!("{} {}.{} {:?}", kind.name, table.schema, table.name, kind.publishing)
-    };
-    plan.documents.iter().map(of).collect::<Vec<_>>().join("\n")
 }
 
 async fn next(subscription: Option<&mut Subscription>) -> Result<Arc<[Event]>, FollowError> {

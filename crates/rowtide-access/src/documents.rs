@@ -339,6 +339,7 @@ impl Serving {
                 desk: &self.desk,
                 errors: PublishErrors::start(self.database.clone(), self.states.clone()),
                 shared: &self.effects,
+                missing: &self.says_missing,
             };
             tokio::select! {
                 () = touch_rows(&host, self.database.clone(), self.states.clone(), &mut self.waiting) => {}
@@ -347,6 +348,7 @@ impl Serving {
                 () = stands_by(&mut states) => {}
             }
             self.says_host.send_replace(None);
+            self.says_missing.send_replace(None);
             // What rows say by then, when this server has the documents again, nobody knows now.
             *self.names.lock() = DocumentNames::default();
             self.effects.end();

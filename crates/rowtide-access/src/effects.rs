@@ -8,7 +8,8 @@
 //!
 //! A row that was deleted ends its document, also if there is a row of that id again: it is another one's. Where it is not
 //! known what happened (`Mark::Changed`), a document goes if there is no row. It is looked for twice, with nobody let in
-//! from before the second time on, so that nothing of a row that has just come goes with it.
+//! from before the second time on, so that nothing of a row that has just come goes with it; and what it was is kept aside,
+//! since rows can be missing that nobody has deleted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -31,11 +32,20 @@ pub(crate) enum Mark {
     Deleted,
 }
 
+/// How it is known that the row of a document is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gone {
+    /// The stream has told of its deletion.
+    Deleted,
+    /// It was not there when it was looked for.
+    Missing,
+}
+
 /// What is kept of a document while something is to be done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PendingEffect {
-    /// Its row was deleted: what is stored goes, whatever row there is by now.
-    pub(crate) is_gone: bool,
+    /// What is stored goes, whatever row there is by now.
+    pub(crate) gone: Option<Gone>,
     /// What its row says is to be seen to.
     pub(crate) is_changed: bool,
     /// Who looks has to have seen this transaction.
@@ -47,8 +57,8 @@ pub(crate) struct PendingEffect {
 /// What is done with a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
-    /// It is deleted, with all that is kept of it.
-    Delete,
+    /// It is deleted, with all that is kept of it; of one whose row is but missing, what it was is kept aside.
+    Delete(Gone),
     /// It is published at an address, as this edition.
     Publish {
         /// The address.
@@ -67,8 +77,19 @@ pub(crate) enum Work {
 pub(crate) struct WorkFailure {
     /// For a person.
     pub(crate) reason: String,
-    /// Whether trying again would come to the same.
-    pub(crate) is_final: bool,
+    /// When trying again could come to something else.
+    pub(crate) retry: Retry,
+}
+
+/// When something that was not done is tried again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Retry {
+    /// After a pause.
+    Later,
+    /// When something has been done with this document, which has the address.
+    After(DocumentId),
+    /// When somebody wants it.
+    Never,
 }
 
 /// What is to be done, in order.
@@ -110,6 +131,10 @@ struct OfDocument {
     doing: Doing,
     /// It was marked since it was asked.
     is_marked: bool,
+    /// Has the address at which it is to be published.
+    waits_for: Option<DocumentId>,
+    /// An address may have come free since it was begun to publish it.
+    may_be_free: bool,
     tries: u32,
     not_before: Duration,
 }
@@ -118,6 +143,8 @@ struct OfDocument {
 #[derive(Debug, Default)]
 pub(crate) struct DocumentEffects {
     documents: BTreeMap<DocumentId, OfDocument>,
+    /// Those of which something can be asked and done; all, as long as nobody has said.
+    kinds: Option<BTreeSet<String>>,
     is_asking: bool,
     ask_pause: Duration,
     kept: Kept,
@@ -128,7 +155,7 @@ impl DocumentEffects {
     pub(crate) fn resume(&mut self, kept: BTreeMap<DocumentId, PendingEffect>, now: Duration) {
         for (document, mut kept) in kept {
             let tries = if kept.failure.take().is_some() { EFFECT_TRIES - 1 } else { 0 };
-            let is_closed = kept.is_gone;
+            let is_closed = kept.gone.is_some();
             if is_closed {
                 self.kept.closed.push(document.clone());
             }
@@ -137,15 +164,17 @@ impl DocumentEffects {
         }
     }
 
-    /// What happened in between nobody knows: whether a row that was deleted was the last one is to be asked.
+    /// What happened in between nobody knows: whether a row that was missing still is, is to be asked. What was deleted stays
+    /// so. Transactions that were to be seen are of another history.
     pub(crate) fn interrupted(&mut self, now: Duration) {
         let documents: Vec<DocumentId> = self.documents.keys().cloned().collect();
         for document in documents {
             let Some(of) = self.documents.get_mut(&document) else { continue };
             // What is being deleted is deleted.
-            if of.kept.is_gone && of.doing != Doing::Works(Work::Delete) {
-                of.kept.is_gone = false;
+            if of.kept.gone == Some(Gone::Missing) && !matches!(of.doing, Doing::Works(_)) {
+                of.kept.gone = None;
             }
+            of.kept.xid = None;
             self.mark(document, Mark::Changed(None), now);
         }
     }
@@ -153,7 +182,7 @@ impl DocumentEffects {
     /// The row of a document has changed.
     pub(crate) fn mark(&mut self, document: DocumentId, mark: Mark, now: Duration) {
         let of = self.documents.entry(document.clone()).or_insert_with(|| OfDocument::new(now));
-        (of.is_marked, of.wants) = (true, None);
+        (of.is_marked, of.wants, of.waits_for) = (true, None, None);
         match mark {
             Mark::Changed(xid) => {
                 of.kept.is_changed = true;
@@ -161,7 +190,8 @@ impl DocumentEffects {
             }
             Mark::Deleted => {
                 // Nothing that its row said before counts any more.
-                (of.kept.is_gone, of.kept.is_changed, of.kept.xid) = (true, false, None);
+                let gone = Some(Gone::Deleted);
+                (of.kept.gone, of.kept.is_changed, of.kept.xid) = (gone, false, None);
             }
         }
         let is_waiting = of.kept.failure.is_none() && of.tries > 0;
@@ -169,7 +199,7 @@ impl DocumentEffects {
             (of.tries, of.not_before) = (0, now);
         }
         of.kept.failure = None;
-        if of.kept.is_gone && !std::mem::replace(&mut of.is_closed, true) {
+        if of.kept.gone.is_some() && !std::mem::replace(&mut of.is_closed, true) {
             self.kept.closed.push(document.clone());
         }
         self.keep(document);
@@ -181,7 +211,7 @@ impl DocumentEffects {
         if of.kept.failure.take().is_none() {
             return false;
         }
-        (of.tries, of.not_before, of.wants) = (0, now, None);
+        (of.tries, of.not_before, of.wants, of.waits_for) = (0, now, None, None);
         self.keep(document.clone());
         true
     }
@@ -211,7 +241,7 @@ impl DocumentEffects {
             };
             match row {
                 None if of.is_closed => {
-                    (of.kept.is_gone, of.kept.is_changed) = (true, false);
+                    (of.kept.gone, of.kept.is_changed) = (Some(Gone::Missing), false);
                     self.keep(document);
                 }
                 None => {
@@ -253,11 +283,14 @@ impl DocumentEffects {
     ) {
         let Some(of) = self.documents.get_mut(document) else { return };
         let Doing::Works(work) = std::mem::replace(&mut of.doing, Doing::Nothing) else { return };
+        let is_delete = matches!(work, Work::Delete(_));
         match done {
             Ok(()) => {
                 (of.tries, of.not_before) = (0, now);
-                if work == Work::Delete {
-                    of.kept.is_gone = false;
+                self.may_have_freed(document, now);
+                let Some(of) = self.documents.get_mut(document) else { return };
+                if is_delete {
+                    of.kept.gone = None;
                     if of.kept.is_changed {
                         // There may be a row that came after it.
                         of.is_closed = false;
@@ -271,11 +304,21 @@ impl DocumentEffects {
             }
             Err(failure) => {
                 // What it is marked for since may be another thing.
-                if of.is_marked && work != Work::Delete {
+                if of.is_marked && !is_delete {
                     return;
                 }
                 of.tries += 1;
-                if failure.is_final || of.tries >= EFFECT_TRIES {
+                let (tries, may_be_free) = (of.tries, of.may_be_free);
+                let is_final = match &failure.retry {
+                    Retry::Later => false,
+                    Retry::After(owner) => !may_be_free && !self.is_to_be_seen_to(owner),
+                    Retry::Never => true,
+                };
+                let Some(of) = self.documents.get_mut(document) else { return };
+                if let Retry::After(owner) = failure.retry {
+                    of.waits_for = Some(owner);
+                }
+                if is_final || tries >= EFFECT_TRIES {
                     of.kept.failure = Some(failure.reason.clone());
                     self.kept.failed.push((document.clone(), work, failure.reason));
                     return self.keep(document.clone());
@@ -284,6 +327,41 @@ impl DocumentEffects {
                 of.not_before = now + pause.min(MAX_EFFECT_PAUSE);
             }
         }
+    }
+
+    /// Something was done with a document: whoever waits for its address may have it by now.
+    fn may_have_freed(&mut self, owner: &DocumentId, now: Duration) {
+        let mut waiting = Vec::new();
+        for (document, of) in &mut self.documents {
+            of.may_be_free = true;
+            if of.waits_for.as_ref() == Some(owner) && of.doing == Doing::Nothing {
+                of.waits_for = None;
+                (of.tries, of.not_before, of.wants, of.kept.failure) = (0, now, None, None);
+                waiting.push(document.clone());
+            }
+        }
+        waiting.into_iter().for_each(|document| self.keep(document));
+    }
+
+    /// Whether something is going to be done with a document.
+    fn is_to_be_seen_to(&self, document: &DocumentId) -> bool {
+        self.documents.get(document).is_some_and(|of| of.kept.failure.is_none())
+    }
+
+    /// What is no document of a kind that there is, nothing can be asked about: it is forgotten, where `is_possible` says
+    /// that no row can have it. Kinds that are not among `kinds` wait until they are.
+    pub(crate) fn know(
+        &mut self,
+        kinds: BTreeSet<String>,
+        is_possible: impl Fn(&DocumentId) -> bool,
+    ) {
+        let idle = |of: &OfDocument| of.doing == Doing::Nothing && of.kept.gone.is_none();
+        let known = self.documents.iter().filter(|(document, _)| kinds.contains(document.kind()));
+        let impossible = known.filter(|(document, of)| idle(of) && !is_possible(document));
+        let impossible: Vec<DocumentId> =
+            impossible.map(|(document, _)| document.clone()).collect();
+        impossible.into_iter().for_each(|document| self.settled(document));
+        self.kinds = Some(kinds);
     }
 
     /// All that it was marked for is done.
@@ -323,15 +401,16 @@ impl DocumentEffects {
             return steps;
         }
         let ready = self.documents.iter_mut();
-        let ready = ready.filter(|(_, of)| {
-            of.doing == Doing::Nothing && of.kept.failure.is_none() && of.not_before <= now
+        let ready = ready.filter(|(document, of)| {
+            let waits = of.doing == Doing::Nothing && of.kept.failure.is_none();
+            waits && of.not_before <= now && is_known(&self.kinds, document)
         });
         let mut ready: Vec<_> = ready.collect();
         // Who has waited longest is first, so that nobody waits for ever.
         ready.sort_by_key(|(_, of)| of.not_before);
         let mut asked = Vec::new();
         for (document, of) in ready {
-            let work = if of.kept.is_gone { Some(Work::Delete) } else { of.wants.clone() };
+            let work = of.kept.gone.map(Work::Delete).or_else(|| of.wants.clone());
             let Some(work) = work else {
                 if !self.is_asking && asked.len() < ASKED_AT_ONCE {
                     (of.doing, of.is_marked) = (Doing::Asked, false);
@@ -348,6 +427,7 @@ impl DocumentEffects {
                 continue;
             }
             free -= 1;
+            (of.waits_for, of.may_be_free) = (None, false);
             of.doing = Doing::Works(work.clone());
             steps.push(EffectStep::Do(document.clone(), work));
         }
@@ -361,16 +441,26 @@ impl DocumentEffects {
     /// When there is something to begin after this moment, if nothing happens before. What could be begun already waits for
     /// an answer, or for something else to end.
     pub(crate) fn deadline(&self, now: Duration) -> Option<Duration> {
-        let waits = |of: &&OfDocument| of.doing == Doing::Nothing && of.kept.failure.is_none();
-        let waiting = self.documents.values().filter(waits).map(|of| of.not_before);
+        let waits = |of: &OfDocument| of.doing == Doing::Nothing && of.kept.failure.is_none();
+        let waiting = self.documents.iter();
+        let waiting = waiting.filter(|(document, of)| waits(of) && is_known(&self.kinds, document));
+        let waiting = waiting.map(|(_, of)| of.not_before);
         waiting.filter(|not_before| *not_before > now).min()
     }
 
     /// How many documents are to be seen to, and of how many nothing is tried any more.
     pub(crate) fn counts(&self) -> (usize, usize) {
-        let failed = self.documents.values().filter(|of| of.kept.failure.is_some()).count();
-        (self.documents.len() - failed, failed)
+        let known = self.documents.iter();
+        let known = known.filter(|(document, _)| is_known(&self.kinds, document));
+        known.fold((0, 0), |(waiting, failed), (_, of)| match of.kept.failure {
+            None => (waiting + 1, failed),
+            Some(_) => (waiting, failed + 1),
+        })
     }
+}
+
+fn is_known(kinds: &Option<BTreeSet<String>>, document: &DocumentId) -> bool {
+    kinds.as_ref().is_none_or(|kinds| kinds.contains(document.kind()))
 }
 
 impl OfDocument {
@@ -381,6 +471,8 @@ impl OfDocument {
             wants: None,
             doing: Doing::Nothing,
             is_marked: false,
+            waits_for: None,
+            may_be_free: false,
             tries: 0,
             not_before: now,
         }

@@ -12,10 +12,13 @@ use rowtide_protocol::{Epoch, Lsn};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use thiserror::Error;
 
-use crate::effects::PendingEffect;
+use crate::effects::{Gone, PendingEffect};
 
 /// The form of the database (`user_version`).
 const FORMAT: i64 = 1;
+
+/// What `is_gone` is of one whose row is but missing.
+const MISSING: i64 = 2;
 
 /// How long one who writes waits for another.
 const BUSY: Duration = Duration::from_secs(5);
@@ -103,7 +106,11 @@ fn path_of(dir: &Path) -> PathBuf {
 fn read_entry(row: &rusqlite::Row<'_>) -> rusqlite::Result<(String, String, PendingEffect)> {
     let xid: Option<i64> = row.get(4)?;
     let kept = PendingEffect {
-        is_gone: row.get(2)?,
+        gone: match row.get::<_, i64>(2)? {
+            0 => None,
+            MISSING => Some(Gone::Missing),
+            _ => Some(Gone::Deleted),
+        },
         is_changed: row.get(3)?,
         xid: xid.and_then(|xid| u32::try_from(xid).ok()),
         failure: row.get(5)?,
@@ -194,7 +201,12 @@ impl EffectLedger {
                 };
                 let sql = "INSERT OR REPLACE INTO pending VALUES (?, ?, ?, ?, ?, ?)";
                 let (xid, failure) = (kept.xid.map(i64::from), &kept.failure);
-                let values = params![kind, id, kept.is_gone, kept.is_changed, xid, failure];
+                let gone = match kept.gone {
+                    None => 0,
+                    Some(Gone::Deleted) => 1,
+                    Some(Gone::Missing) => MISSING,
+                };
+                let values = params![kind, id, gone, kept.is_changed, xid, failure];
                 transaction.prepare_cached(sql)?.execute(values)?;
             }
             if let Some(Followed { epoch, lsn, kinds, is_reconciled }) = &write.followed {
@@ -285,14 +297,16 @@ mod tests {
             is_reconciled: true,
         };
         let failed = PendingEffect {
-            is_gone: true,
+            gone: Some(Gone::Deleted),
             xid: Some(u32::MAX),
             failure: Some("why".to_owned()),
             ..PendingEffect::default()
         };
-        let changed = PendingEffect { is_changed: true, ..PendingEffect::default() };
+        let gone = Some(Gone::Missing);
+        let changed = PendingEffect { is_changed: true, gone, ..PendingEffect::default() };
         let entries: BTreeMap<_, _> =
-            [(document("a"), Some(failed.clone())), (document("b/c"), Some(changed))].into();
+            [(document("a"), Some(failed.clone())), (document("b/c"), Some(changed.clone()))]
+                .into();
         assert_eq!(failed_effects(&dir).expect("an answer"), []);
         let mut ledger = EffectLedger::open(&dir).expect("a ledger");
         assert_eq!(ledger.followed().expect("an answer"), None);
@@ -301,7 +315,8 @@ mod tests {
         drop(ledger);
         let mut ledger = EffectLedger::open(&dir).expect("a ledger");
         assert_eq!(ledger.followed().expect("an answer"), Some(followed));
-        assert_eq!(ledger.pending().expect("an answer").len(), 2);
+        let kept = [(document("a"), failed), (document("b/c"), changed)].into();
+        assert_eq!(ledger.pending().expect("an answer"), kept);
         let told = failed_effects(&dir).expect("an answer");
         assert_eq!(told, [FailedEffect { document: "file/a".into(), reason: "why".into() }]);
         assert_eq!(repeat_effects(&dir, Some("file/b/c")).expect("an answer"), 0);

@@ -38,6 +38,8 @@ pub const MAX_EFFECT_PAUSE: Duration = Duration::from_secs(300);
 pub const CURSOR_EVERY: Duration = Duration::from_secs(5);
 /// How often it is looked whether an operator wants something repeated.
 pub const REPEATS_EVERY: Duration = Duration::from_secs(1);
+/// After what time it is said again that what is to be done with documents cannot be kept.
+pub const SAID_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// How many documents are held against their rows at once, where it is not known what happened.
 pub const RECONCILED_AT_ONCE: usize = 500;
 /// The most bytes of a request to the endpoints of history and publication.

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rowtide_documents::host::{DocumentId, Host};
+use rowtide_plan::documents::PlannedKind;
+use rowtide_plan::plan::Plan;
 use rowtide_postgres::said_once::SaidOnce;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -33,9 +35,9 @@ pub(crate) enum Page {
 
 impl Reconciling {
     /// Begins with the first.
-    pub(crate) fn begin(host: Arc<Host>, desk: Desk, kinds: Vec<Arc<str>>) -> Reconciling {
+    pub(crate) fn begin(host: Arc<Host>, desk: Desk, plan: Arc<Plan>) -> Reconciling {
         let (sends, pages) = mpsc::channel(1);
-        let task = AbortOnDropHandle::new(tokio::spawn(send(host, desk, kinds, sends)));
+        let task = AbortOnDropHandle::new(tokio::spawn(send(host, desk, plan, sends)));
         Reconciling { pages, _task: task, seen: 0 }
     }
 
@@ -58,9 +60,35 @@ impl Reconciling {
     }
 }
 
-async fn send(host: Arc<Host>, desk: Desk, kinds: Vec<Arc<str>>, pages: mpsc::Sender<Page>) {
-    for kind in &kinds {
+/// The kinds of documents that can be seen to, and by which columns.
+pub(crate) fn kinds(plan: &Plan) -> String {
+    let of = |kind: &PlannedKind| {
+        let table = &plan.table(kind.table).catalog;
+        format!("{} {}.{} {:?}", kind.name, table.schema, table.name, kind.publishing)
+    };
+    plan.documents.iter().map(of).collect::<Vec<_>>().join("\n")
+}
+
+/// Whether a row can have a document's id, as far as the plan says: of what none can have there is nothing to ask.
+pub(crate) fn is_possible(plan: &Plan, document: &DocumentId) -> bool {
+    let kind = plan.document_kind(document.kind());
+    kind.is_none_or(|kind| kind.document_id(document.id()).as_deref() == Some(document.id()))
+}
+
+async fn send(host: Arc<Host>, desk: Desk, plan: Arc<Plan>, pages: mpsc::Sender<Page>) {
+    for planned in &plan.documents {
+        let kind: &Arc<str> = &planned.name.as_str().into();
         let stored = until_done("stored documents", || host.stored(kind)).await;
+        let is_possible = |document: &DocumentId| is_possible(&plan, document);
+        let (stored, others): (Vec<_>, Vec<_>) = stored.into_iter().partition(is_possible);
+        if !others.is_empty() {
+            let documents = others.len();
+            tracing::warn!(
+                documents,
+                kind = &**kind,
+                "stored documents have ids that no row can have; they stay"
+            );
+        }
         for page in stored.chunks(RECONCILED_AT_ONCE) {
             if pages.send(Page::Some(page.to_vec())).await.is_err() {
                 return;
@@ -74,7 +102,8 @@ async fn send(host: Arc<Host>, desk: Desk, kinds: Vec<Arc<str>>, pages: mpsc::Se
             after = ids.last().cloned();
             let documents = ids.iter().filter_map(|id| DocumentId::new(kind, id).ok());
             let is_last = ids.len() < RECONCILED_AT_ONCE;
-            if pages.send(Page::Some(documents.collect())).await.is_err() {
+            let documents = documents.filter(is_possible).collect();
+            if pages.send(Page::Some(documents)).await.is_err() {
                 return;
             }
             if is_last {

@@ -3,13 +3,13 @@
 
 use rowtide_documents::host::{DocumentError, DocumentId, Host, PublishError};
 
-use crate::effects::{Work, WorkFailure};
+use crate::effects::{Gone, Retry, Work, WorkFailure};
 use crate::saying::PublishErrors;
 
 /// What it is called that could not be done.
 pub(crate) fn words(work: &Work) -> &'static str {
     match work {
-        Work::Delete => "deleted",
+        Work::Delete(_) => "deleted",
         Work::Publish { .. } => "published",
         Work::Unpublish => "unpublished",
     }
@@ -25,9 +25,17 @@ pub(crate) async fn carry_out(
     document: &DocumentId,
     work: &Work,
 ) -> Result<(), WorkFailure> {
-    let again = |reason: String| WorkFailure { reason, is_final: false };
+    let again = |reason: String| WorkFailure { reason, retry: Retry::Later };
     match work {
-        Work::Delete => host.delete(document).await.map_err(|error| again(error.to_string())),
+        Work::Delete(gone) => {
+            let delete = async {
+                if *gone == Gone::Missing {
+                    host.keep_removed(document).await?;
+                }
+                host.delete(document).await
+            };
+            delete.await.map_err(|error| again(error.to_string()))
+        }
         // The row says that it is tried, so that it shows when it fails once more.
         Work::Unpublish => {
             tried(errors, document).await?;
@@ -40,16 +48,21 @@ pub(crate) async fn carry_out(
             let begun = || host.has_begun(document);
             if *has_source && !begun().await.map_err(|error| again(error.to_string()))? {
                 let reason = "nobody has opened it yet, and it begins as another one".to_owned();
-                return Err(WorkFailure { reason, is_final: true });
+                return Err(WorkFailure { reason, retry: Retry::Never });
             }
-            host.publish(document, slug, edition).await.map_err(|error| WorkFailure {
-                reason: error.to_string(),
-                is_final: match error {
-                    PublishError::Slug | PublishError::Taken => true,
-                    PublishError::Document(DocumentError::NotFound) => true,
-                    PublishError::Document(_) | PublishError::Storage(_) => false,
+            let Err(error) = host.publish(document, slug, edition).await else { return Ok(()) };
+            let retry = match error {
+                PublishError::Slug | PublishError::Document(DocumentError::NotFound) => {
+                    Retry::Never
+                }
+                // Whoever had it may have given it back meanwhile.
+                PublishError::Taken => match host.published_at(slug).await {
+                    Ok(Some(owner)) if owner != *document => Retry::After(owner),
+                    Ok(_) | Err(_) => Retry::Later,
                 },
-            })
+                PublishError::Document(_) | PublishError::Storage(_) => Retry::Later,
+            };
+            Err(WorkFailure { reason: error.to_string(), retry })
         }
     }
 }
@@ -57,5 +70,5 @@ pub(crate) async fn carry_out(
 /// Nothing has failed yet, says the row.
 async fn tried(errors: &PublishErrors, document: &DocumentId) -> Result<(), WorkFailure> {
     let said = errors.say(document, None).await;
-    said.map_err(|error| WorkFailure { reason: error.to_string(), is_final: false })
+    said.map_err(|error| WorkFailure { reason: error.to_string(), retry: Retry::Later })
 }

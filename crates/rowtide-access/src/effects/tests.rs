@@ -62,7 +62,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (1usize..4).prop_map(Step::Follow),
         4 => Just(Step::Answer),
         1 => Just(Step::AnswerFails),
-        4 => (0usize..3, 0u8..4).prop_map(|(nth, how)| Step::End(nth, how)),
+        4 => (0usize..3, 0u8..5).prop_map(|(nth, how)| Step::End(nth, how)),
         3 => (0usize..3).prop_map(Step::Edit),
         2 => (1u64..400_000).prop_map(Step::Wait),
         1 => any::<bool>().prop_map(Step::Kill),
@@ -93,9 +93,13 @@ struct World {
     closed: BTreeSet<DocumentId>,
     asked: Option<Vec<DocumentId>>,
     under_way: Vec<(DocumentId, Work)>,
+    /// What was under way and has ended because the address was another's, which nobody has heard of yet.
+    late: Vec<(DocumentId, DocumentId)>,
     stored: BTreeMap<usize, Stored>,
     /// What happened to their rows nobody has told: a row that is there when it is asked for counts as the same.
     untold: BTreeSet<usize>,
+    /// The stream has told of the deletion of the row that they were edited for.
+    told_deleted: BTreeSet<usize>,
 }
 
 impl World {
@@ -148,6 +152,9 @@ impl World {
                 Some(_) => Mark::Changed(Some(number as u32 + 1)),
                 None => Mark::Deleted,
             };
+            if mark == Mark::Deleted {
+                self.told_deleted.insert(write.document);
+            }
             self.effects.mark(document(write.document), mark, self.now);
             self.followed = number + 1;
         }
@@ -183,11 +190,17 @@ impl World {
         self.effects.answered(&snapshot, answers, |_| true, self.now);
     }
 
-    /// What the host does. Tells whether it could.
-    fn carry_out(&mut self, of: &DocumentId, work: &Work) -> bool {
+    /// What the host does.
+    ///
+    /// # Errors
+    /// Whose the address is.
+    fn carry_out(&mut self, of: &DocumentId, work: &Work) -> Result<(), DocumentId> {
         let document = index(of);
         match work {
-            Work::Delete => {
+            Work::Delete(gone) => {
+                // What goes for good goes because somebody has deleted its row.
+                let is_told = self.told_deleted.contains(&document);
+                assert!(*gone == Gone::Missing || is_told, "it is kept aside");
                 if let Some(life) = self.stored.remove(&document).and_then(|stored| stored.life) {
                     let is_there = |write: &Write| {
                         write.document == document && write.row.is_some_and(|row| row.life == life)
@@ -198,27 +211,34 @@ impl World {
                         later.any(|write| write.document == document && write.row.is_none());
                     assert!(is_over, "it is of a row that is there");
                 }
-                true
+                Ok(())
             }
             Work::Unpublish => {
                 if let Some(stored) = self.stored.get_mut(&document) {
                     stored.published = None;
                 }
-                true
+                Ok(())
             }
             Work::Publish { slug, edition, .. } => {
                 let has = |stored: &Stored| {
                     stored.published.as_ref().is_some_and(|(other, _)| other == slug)
                 };
                 let mut others = self.stored.iter().filter(|(other, _)| **other != document);
-                if others.any(|(_, stored)| has(stored)) {
-                    return false;
+                if let Some((owner, _)) = others.find(|(_, stored)| has(stored)) {
+                    return Err(self::document(*owner));
                 }
                 let stored = self.stored.entry(document);
                 let stored = stored.or_insert(Stored { life: None, published: None });
                 stored.published = Some((slug.clone(), edition.clone()));
-                true
+                Ok(())
             }
+        }
+    }
+
+    fn hear(&mut self) {
+        for (document, owner) in std::mem::take(&mut self.late) {
+            let failure = WorkFailure { reason: TAKEN.to_owned(), retry: Retry::After(owner) };
+            self.effects.ended(&document, Err(failure), self.now);
         }
     }
 
@@ -227,16 +247,25 @@ impl World {
             return;
         }
         let (document, work) = self.under_way.remove(nth % self.under_way.len());
-        let failure = |is_final| WorkFailure { reason: "why".to_owned(), is_final };
+        let failure = |reason: &str, retry| WorkFailure { reason: reason.to_owned(), retry };
         let done = match how {
-            0 => Err(failure(false)),
+            0 => Err(failure("why", Retry::Later)),
             // It was done, and nobody heard of it.
             1 => {
-                self.carry_out(&document, &work);
-                Err(failure(false))
+                self.carry_out(&document, &work).ok();
+                Err(failure("why", Retry::Later))
             }
-            _ if self.carry_out(&document, &work) => Ok(()),
-            _ => Err(failure(true)),
+            // The answer comes later than what it tells of.
+            4 => match self.carry_out(&document, &work) {
+                Err(owner) => {
+                    self.late.push((document, owner));
+                    return;
+                }
+                Ok(()) => Ok(()),
+            },
+            _ => self
+                .carry_out(&document, &work)
+                .map_err(|owner| failure(TAKEN, Retry::After(owner))),
         };
         self.effects.ended(&document, done, self.now);
     }
@@ -244,6 +273,7 @@ impl World {
     fn start(&mut self) {
         (self.followed, self.asked) = (self.ledger_followed, None);
         self.closed.clear();
+        self.late.clear();
         self.effects = DocumentEffects::default();
         self.effects.resume(self.ledger.clone(), self.now);
     }
@@ -272,7 +302,10 @@ impl World {
                 }
             }
             Step::Follow(most) => self.follow(most),
-            Step::Answer => self.answer(),
+            Step::Answer => {
+                self.hear();
+                self.answer();
+            }
             Step::AnswerFails => {
                 if self.asked.take().is_some() {
                     self.effects.not_answered(self.now);
@@ -303,7 +336,7 @@ impl World {
             Step::Kill(is_done) => {
                 for (document, work) in std::mem::take(&mut self.under_way) {
                     if is_done {
-                        self.carry_out(&document, &work);
+                        self.carry_out(&document, &work).ok();
                     }
                 }
                 self.start();
@@ -312,9 +345,14 @@ impl World {
                 // Those who begin anew see all that is committed by then.
                 self.writes.iter_mut().for_each(|write| write.is_visible = true);
                 for index in 0..3 {
-                    // What is being deleted is deleted.
-                    let is_deleting = self.under_way.contains(&(document(index), Work::Delete));
-                    if !is_deleting {
+                    // What is being deleted is deleted, and what is to be because its row was.
+                    let is_delete = |(other, work): &(DocumentId, Work)| {
+                        *other == document(index) && matches!(work, Work::Delete(_))
+                    };
+                    let is_deleting = self.under_way.iter().any(is_delete);
+                    let of = self.effects.documents.get(&document(index));
+                    let was_deleted = of.is_some_and(|of| of.kept.gone == Some(Gone::Deleted));
+                    if !is_deleting && !was_deleted {
                         self.untold.insert(index);
                     }
                 }
@@ -339,6 +377,7 @@ impl World {
         self.go_on();
         for _ in 0..200 {
             self.answer();
+            self.hear();
             while !self.under_way.is_empty() {
                 self.end(0, 3);
             }
@@ -355,7 +394,16 @@ impl World {
         );
         for index in 0..3 {
             let failed = self.ledger.get(&document(index));
-            let has_failed = failed.is_some_and(|kept| kept.failure.is_some());
+            let failure = failed.and_then(|kept| kept.failure.as_deref());
+            let has_failed = failure.is_some();
+            if failure == Some(TAKEN) {
+                let wanted = self.last(index, true).map(slug);
+                let has = |stored: &Stored| {
+                    stored.published.as_ref().map(|(slug, _)| slug) == wanted.as_ref()
+                };
+                let mut others = self.stored.iter().filter(|(other, _)| **other != index);
+                assert!(others.any(|(_, stored)| has(stored)), "nobody has the address");
+            }
             assert!(has_failed || failed.is_none(), "nothing is left to do: {failed:?}");
             assert!(has_failed || !self.closed.contains(&document(index)));
             let stored = self.stored.get(&index);
@@ -377,6 +425,8 @@ impl World {
         }
     }
 }
+
+const TAKEN: &str = "another one has it";
 
 fn slug(row: Row) -> String {
     format!("s{}", row.slug)
@@ -405,9 +455,9 @@ fn what_fails_is_tried_ten_times_later_and_later_and_then_not_before_somebody_wa
     effects.mark(document(0), Mark::Deleted, now);
     let mut pauses = Vec::new();
     loop {
-        let delete = EffectStep::Do(document(0), Work::Delete);
+        let delete = EffectStep::Do(document(0), Work::Delete(Gone::Deleted));
         assert_eq!(effects.pass(now), [delete]);
-        let failure = WorkFailure { reason: "no disk".to_owned(), is_final: false };
+        let failure = WorkFailure { reason: "no disk".to_owned(), retry: Retry::Later };
         effects.ended(&document(0), Err(failure), now);
         let Some(deadline) = effects.deadline(now) else { break };
         pauses.push((deadline - now).as_secs());
@@ -415,7 +465,7 @@ fn what_fails_is_tried_ten_times_later_and_later_and_then_not_before_somebody_wa
     }
     assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256]);
     let kept = effects.take_kept();
-    assert_eq!(kept.failed, [(document(0), Work::Delete, "no disk".to_owned())]);
+    assert_eq!(kept.failed, [(document(0), Work::Delete(Gone::Deleted), "no disk".to_owned())]);
     let entry = kept.entries[&document(0)].clone().expect("it is kept");
     assert_eq!(effects.counts(), (0, 1));
     assert_eq!(effects.pass(now), []);
@@ -426,7 +476,7 @@ fn what_fails_is_tried_ten_times_later_and_later_and_then_not_before_somebody_wa
     effects.resume([(document(0), entry)].into(), now);
     assert_eq!(effects.take_kept().closed, [document(0)], "nobody comes to it before");
     assert_eq!(effects.pass(now).len(), 1);
-    let failure = WorkFailure { reason: "no disk".to_owned(), is_final: false };
+    let failure = WorkFailure { reason: "no disk".to_owned(), retry: Retry::Later };
     effects.ended(&document(0), Err(failure), now);
     assert_eq!((effects.deadline(now), effects.counts()), (None, (0, 1)));
 }
@@ -436,7 +486,7 @@ fn one_that_fails_holds_up_no_other() {
     let mut effects = DocumentEffects::default();
     (0..3).for_each(|index| effects.mark(document(index), Mark::Deleted, NOW));
     assert_eq!(effects.pass(NOW).len(), 3);
-    let failure = WorkFailure { reason: "why".to_owned(), is_final: false };
+    let failure = WorkFailure { reason: "why".to_owned(), retry: Retry::Later };
     effects.ended(&document(0), Err(failure), NOW);
     effects.ended(&document(1), Ok(()), NOW);
     let kept = effects.take_kept();
@@ -457,4 +507,70 @@ fn a_row_that_is_not_there_is_looked_for_again_once_nobody_can_come() {
     effects.answered(&snapshot(), vec![(document(0), row)], |_| false, NOW);
     let kept = effects.take_kept();
     assert_eq!((kept.opened, kept.entries[&document(0)].as_ref()), (vec![document(0)], None));
+}
+
+#[test]
+fn what_waits_for_an_address_has_it_as_soon_as_it_is_free() {
+    let row = |slug: &str, published| {
+        let slug = Some(slug.to_owned());
+        Some(Some(DocumentRow { published, slug, ..DocumentRow::default() }))
+    };
+    let taken = || Err(WorkFailure { reason: TAKEN.to_owned(), retry: Retry::After(document(0)) });
+    let wants = |effects: &mut DocumentEffects, index, row| {
+        effects.mark(document(index), Mark::Changed(None), NOW);
+        assert_eq!(effects.pass(NOW), [EffectStep::Ask(vec![document(index)])]);
+        effects.answered(&snapshot(), vec![(document(index), row)], |_| true, NOW);
+        assert_eq!(effects.pass(NOW).len(), 1);
+    };
+    let mut effects = DocumentEffects::default();
+    wants(&mut effects, 1, row("s", true));
+    effects.ended(&document(1), taken(), NOW);
+    assert_eq!((effects.counts(), effects.deadline(NOW)), ((0, 1), None), "it is the other's");
+    wants(&mut effects, 0, row("s", false));
+    effects.ended(&document(0), Ok(()), NOW);
+    assert_eq!(effects.pass(NOW), [EffectStep::Ask(vec![document(1)])], "it is free now");
+    // The one that has it is going to be seen to.
+    effects.answered(&snapshot(), vec![(document(1), row("s", true))], |_| true, NOW);
+    assert_eq!(effects.pass(NOW).len(), 1);
+    wants(&mut effects, 0, row("s", false));
+    effects.ended(&document(1), taken(), NOW);
+    assert_eq!(effects.counts(), (2, 0), "nothing is given up");
+}
+
+#[test]
+fn a_row_that_was_deleted_stays_so_and_one_that_was_missing_is_looked_for_again() {
+    let mut effects = DocumentEffects::default();
+    let gone = |gone| PendingEffect { gone: Some(gone), ..PendingEffect::default() };
+    let changed =
+        PendingEffect { is_changed: true, xid: Some(u32::MAX), ..PendingEffect::default() };
+    let kept = [
+        (document(0), gone(Gone::Deleted)),
+        (document(1), gone(Gone::Missing)),
+        (document(2), changed),
+    ];
+    effects.resume(kept.into(), NOW);
+    effects.interrupted(NOW);
+    let steps = [
+        EffectStep::Do(document(0), Work::Delete(Gone::Deleted)),
+        EffectStep::Ask(vec![document(1), document(2)]),
+    ];
+    assert_eq!(effects.pass(NOW), steps);
+    // What another history had called a transaction nobody has to see.
+    let row = || Some(Some(DocumentRow::default()));
+    let answers = vec![(document(1), row()), (document(2), row())];
+    effects.answered(&snapshot(), answers, |_| false, NOW);
+    assert_eq!(effects.counts(), (1, 0));
+}
+
+#[test]
+fn what_no_row_can_have_is_forgotten_and_a_kind_that_is_not_there_waits() {
+    let mut effects = DocumentEffects::default();
+    let note = DocumentId::new("note", "1").expect("a name");
+    effects.mark(document(0), Mark::Changed(None), NOW);
+    effects.mark(note.clone(), Mark::Deleted, NOW);
+    effects.know(["file".to_owned()].into(), |other| *other != document(0));
+    assert_eq!((effects.pass(NOW), effects.counts()), (vec![], (0, 0)));
+    assert_eq!(effects.take_kept().entries[&document(0)], None);
+    effects.know(["file".to_owned(), "note".to_owned()].into(), |_| true);
+    assert_eq!(effects.pass(NOW), [EffectStep::Do(note, Work::Delete(Gone::Deleted))]);
 }
