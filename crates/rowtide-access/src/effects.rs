@@ -133,8 +133,8 @@ struct OfDocument {
     is_marked: bool,
     /// Has the address at which it is to be published.
     waits_for: Option<DocumentId>,
-    /// An address may have come free since it was begun to publish it.
-    may_be_free: bool,
+    /// So much was done with documents when this was begun.
+    begun_at: u64,
     tries: u32,
     not_before: Duration,
 }
@@ -145,6 +145,10 @@ pub(crate) struct DocumentEffects {
     documents: BTreeMap<DocumentId, OfDocument>,
     /// Those of which something can be asked and done; all, as long as nobody has said.
     kinds: Option<BTreeSet<String>>,
+    /// Which documents wait for the address of each, unless they wait no more.
+    waiting: BTreeMap<DocumentId, BTreeSet<DocumentId>>,
+    /// So much was done with documents: each may have freed an address.
+    done: u64,
     is_asking: bool,
     ask_pause: Duration,
     kept: Kept,
@@ -308,7 +312,7 @@ impl DocumentEffects {
                     return;
                 }
                 of.tries += 1;
-                let (tries, may_be_free) = (of.tries, of.may_be_free);
+                let (tries, may_be_free) = (of.tries, of.begun_at != self.done);
                 let is_final = match &failure.retry {
                     Retry::Later => false,
                     Retry::After(owner) => !may_be_free && !self.is_to_be_seen_to(owner),
@@ -316,6 +320,8 @@ impl DocumentEffects {
                 };
                 let Some(of) = self.documents.get_mut(document) else { return };
                 if let Retry::After(owner) = failure.retry {
+                    let waiting = self.waiting.entry(owner.clone()).or_default();
+                    waiting.insert(document.clone());
                     of.waits_for = Some(owner);
                 }
                 if is_final || tries >= EFFECT_TRIES {
@@ -331,16 +337,15 @@ impl DocumentEffects {
 
     /// Something was done with a document: whoever waits for its address may have it by now.
     fn may_have_freed(&mut self, owner: &DocumentId, now: Duration) {
-        let mut waiting = Vec::new();
-        for (document, of) in &mut self.documents {
-            of.may_be_free = true;
+        self.done += 1;
+        for document in self.waiting.remove(owner).unwrap_or_default() {
+            let Some(of) = self.documents.get_mut(&document) else { continue };
             if of.waits_for.as_ref() == Some(owner) && of.doing == Doing::Nothing {
                 of.waits_for = None;
                 (of.tries, of.not_before, of.wants, of.kept.failure) = (0, now, None, None);
-                waiting.push(document.clone());
+                self.keep(document);
             }
         }
-        waiting.into_iter().for_each(|document| self.keep(document));
     }
 
     /// Whether something is going to be done with a document.
@@ -427,7 +432,7 @@ impl DocumentEffects {
                 continue;
             }
             free -= 1;
-            (of.waits_for, of.may_be_free) = (None, false);
+            (of.waits_for, of.begun_at) = (None, self.done);
             of.doing = Doing::Works(work.clone());
             steps.push(EffectStep::Do(document.clone(), work));
         }
@@ -472,7 +477,7 @@ impl OfDocument {
             doing: Doing::Nothing,
             is_marked: false,
             waits_for: None,
-            may_be_free: false,
+            begun_at: 0,
             tries: 0,
             not_before: now,
         }

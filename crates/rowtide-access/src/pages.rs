@@ -79,6 +79,8 @@ impl From<DocumentError> for Refusal {
     fn from(error: DocumentError) -> Refusal {
         match error {
             DocumentError::NotFound => Refusal::NotFound,
+            // Of a state that no document can be, asking again makes no other.
+            DocumentError::Unrestorable(_) => Refusal::BadRequest,
             _ => Refusal::Unavailable,
         }
     }
