@@ -329,8 +329,8 @@ async fn what_became_of_rows_while_no_server_ran_is_seen_to() {
     let removed = dir.join("objects").join(&environment).join("removed/file");
     let kept = |id: &str| std::fs::read_dir(removed.join(id)).map_or(0, Iterator::count);
     assert_eq!((kept("out"), kept("stays"), kept("gone")), (1, 1, 0));
-    let kept = std::fs::read_dir(removed.join("stays")).unwrap().next().unwrap().unwrap();
-    let text = std::fs::read_to_string(kept.path()).unwrap();
+    let object = std::fs::read_dir(removed.join("stays")).unwrap().next().unwrap().unwrap();
+    let text = std::fs::read_to_string(object.path()).unwrap();
     assert!(text.contains("page:drawn"));
 }
 
