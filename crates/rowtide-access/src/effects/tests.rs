@@ -154,14 +154,19 @@ impl World {
             };
             if mark == Mark::Deleted {
                 self.told_deleted.insert(write.document);
+                self.untold.remove(&write.document);
             }
             self.effects.mark(document(write.document), mark, self.now);
             self.followed = number + 1;
         }
     }
 
-    /// A row that is there counts as the one that was, where nobody has told what happened.
+    /// A row that is there counts as the one that was, where nobody has told what happened, nor is going to.
     fn take_for_the_same(&mut self, document: usize) {
+        let mut behind = self.writes[self.followed..].iter();
+        if behind.any(|write| write.document == document && write.row.is_none()) {
+            return;
+        }
         let row = self.last(document, true);
         if let Some(row) = row
             && self.untold.remove(&document)
