@@ -92,7 +92,6 @@ pub(crate) async fn carry_out_effects(need: EffectsNeed<'_>) {
         asked: None,
         under_way: FuturesUnordered::new(),
         began: Instant::now(),
-        end: None,
         is_caught_up: false,
         kept_aside: 0,
     };
@@ -127,8 +126,6 @@ struct EffectsTask<'a> {
     asked: Option<Asked>,
     under_way: FuturesUnordered<Ended>,
     began: Instant,
-    /// How far the stream had come when it was first seen to go on.
-    end: Option<Lsn>,
     is_caught_up: bool,
     /// So many documents were kept aside since it was said last.
     kept_aside: usize,
@@ -207,7 +204,6 @@ impl EffectsTask<'_> {
         let begins = generation.position.max(oldest);
         let from = known.map_or(begins, |known| known.lsn.min(generation.position));
         let subscription = self.need.feed.subscribe(generation, from).ok()?;
-        self.end = None;
         // Of a table that is not there now nothing can be asked, and an answer for what no row can have never comes.
         let of_plan: BTreeSet<String> =
             generation.plan.documents.iter().map(|kind| kind.name.clone()).collect();
@@ -260,20 +256,13 @@ impl EffectsTask<'_> {
         self.followed = None;
     }
 
-    /// Takes what the stream has ready, until there is nothing more; says so once that is all that there was when it began
-    /// to go on.
+    /// Takes what the stream has ready, until there is nothing more.
     async fn catch_up(&mut self, subscription: Option<&mut Subscription>) {
         let Some(subscription) = subscription else { return };
-        let newest = subscription.newest().max(subscription.generation().position);
-        let end = *self.end.get_or_insert(newest);
-        while subscription.position() < end {
-            match subscription.next().now_or_never() {
-                Some(Ok(events)) => self.follow(&events),
-                // Whoever waits for the next hears of it too.
-                Some(Err(_)) | None => return,
-            }
+        while let Some(Ok(events)) = subscription.next().now_or_never() {
+            self.follow(&events);
         }
-        if subscription.position() >= end {
+        if subscription.position() >= subscription.generation().position {
             // Marks are to be there before anybody comes.
             self.keep(false).await;
             self.is_caught_up = true;

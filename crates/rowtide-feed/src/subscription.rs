@@ -337,11 +337,6 @@ impl Subscription {
         self.follower.position()
     }
 
-    /// Everything that was published of the generation is up to here.
-    pub fn newest(&self) -> Lsn {
-        self.shared.lock().1.end()
-    }
-
     /// The next batch: every transaction behind the position once and in order, and no position twice. Of what was
     /// replayed only the last position comes. Events without a position may come again, or be missing where they
     /// were evicted; the last [`Event::StreamBegan`] never is. Cancel safe.
