@@ -172,6 +172,14 @@ fn what_cannot_be_set_is_what_the_page_tells_of() {
             ),
         ),
         (
+            "frames to a socket of a document that come shortly after others wait, to go together, of tlsync and of Yjs",
+            format!(
+                "{:.1} ms, {} ms",
+                tlsync.debounce.as_secs_f64() * 1e3,
+                documents::GATHER_FRAMES.as_millis()
+            ),
+        ),
+        (
             "an application's schema: its file; loading it",
             format!("{}; {}", mib(schema.bundle_bytes), s(schema.load)),
         ),

@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::beginning::Opening;
 use crate::documents::Documents;
 use crate::doorkeeper::{AtDoor, access};
-use crate::limits::{MAX_SESSION_ID_BYTES, TLSYNC_FRAME_BYTES, YJS_FRAME_BYTES};
+use crate::limits::{GATHER_FRAMES, MAX_SESSION_ID_BYTES, TLSYNC_FRAME_BYTES, YJS_FRAME_BYTES};
 use crate::telemetry::{self, SocketCounted};
 
 /// The code of a close frame after which clients come back (RFC 6455's registry: service restart).
@@ -108,7 +108,8 @@ impl Documents {
             Ok(let_in) => {
                 telemetry::connect("OK");
                 socket.let_in();
-                let talk = stop.run_until_cancelled(talk(let_in, &mut socket));
+                let gather = gather(protocol);
+                let talk = stop.run_until_cancelled(talk(let_in, &mut socket, gather));
                 talk.await.unwrap_or(Some(Closing::ComeBack))
             }
         };
@@ -208,10 +209,10 @@ fn code(protocol: DocumentProtocol, closing: Closing) -> (u16, &'static str) {
 
 /// Lets somebody be there until one side has enough, or they may not any more, and says how the socket is to be closed;
 /// `None` if it is gone. What they may do is heard first, whatever is waited for meanwhile.
-async fn talk(let_in: LetIn, socket: &mut HeldSocket) -> Option<Closing> {
+async fn talk(let_in: LetIn, socket: &mut HeldSocket, gather: Duration) -> Option<Closing> {
     let LetIn { document, host, mut door, joined, mut other_access, identity } = let_in;
     let Joined { seat, outgoing } = joined;
-    let mut carries = pin!(carry(&seat, outgoing, socket, identity.as_ref()));
+    let mut carries = pin!(carry(&seat, outgoing, socket, gather, identity.as_ref()));
     loop {
         tokio::select! {
             biased;
@@ -233,18 +234,32 @@ async fn set_access(host: &Host, document: &DocumentId, socket: Socket, access: 
     }
 }
 
-/// Carries frames until one side has enough.
+/// For how long after frames were sent those that come next are gathered. A room of tlsync gathers by itself what may wait.
+fn gather(protocol: DocumentProtocol) -> Duration {
+    match protocol {
+        DocumentProtocol::Tlsync => Duration::ZERO,
+        DocumentProtocol::Yjs => GATHER_FRAMES,
+    }
+}
+
+/// Carries frames until one side has enough. The first frame goes at once, and those that come within `gather` of it
+/// together: in a room full of people who type each of them would otherwise be woken and written to for each letter.
 async fn carry(
     seat: &Seat,
     mut outgoing: OutgoingFrames,
     socket: &mut HeldSocket,
+    gather: Duration,
     identity: Option<&Identity>,
 ) -> Option<Closing> {
     let (mut heard, mut pinged) = (Instant::now(), false);
+    // Until when frames are gathered.
+    let mut gathers = None;
+    // Both are made once: with each frame they would cost more than the frame.
+    let mut quiet = pin!(sleep_until(heard + PING_AFTER));
+    let mut expired = pin!(expired(identity));
     loop {
-        let quiet = if pinged { heard + SILENCE } else { heard + PING_AFTER };
         tokio::select! {
-            next = outgoing.next() => {
+            next = outgoing.next(), if gathers.is_none() => {
                 let mut frames = Vec::new();
                 let mut bytes = 0;
                 let mut next = Some(next);
@@ -263,6 +278,9 @@ async fn carry(
                     }
                     next = (bytes < FLUSH_BYTES).then(|| outgoing.try_next()).flatten();
                 }
+                if bytes < FLUSH_BYTES && !gather.is_zero() {
+                    gathers = Some(Instant::now() + gather);
+                }
                 if socket.say(frames).await.is_err() {
                     return None;
                 }
@@ -271,7 +289,10 @@ async fn carry(
                 }
             }
             frame = socket.hear() => {
-                (heard, pinged) = (Instant::now(), false);
+                heard = Instant::now();
+                if std::mem::take(&mut pinged) {
+                    quiet.as_mut().reset(heard + PING_AFTER);
+                }
                 match frame {
                     Ok(HeldFrame::Text(text)) => seat.heard(Frame::Text(text)).await,
                     Ok(HeldFrame::Binary(bytes)) => seat.heard(Frame::Binary(bytes)).await,
@@ -280,14 +301,26 @@ async fn carry(
                     Err(HeldEnd::Unreadable) => return Some(Closing::ComeBack),
                 }
             }
-            () = expired(identity) => return Some(Closing::ComeBack),
-            () = sleep_until(quiet) => {
+            () = until(gathers), if gathers.is_some() => gathers = None,
+            () = &mut expired => return Some(Closing::ComeBack),
+            () = &mut quiet => {
+                if heard + PING_AFTER > Instant::now() {
+                    quiet.as_mut().reset(heard + PING_AFTER);
+                    continue;
+                }
                 if pinged || socket.say([HeldFrame::Alive]).await.is_err() {
                     return None;
                 }
                 pinged = true;
+                quiet.as_mut().reset(heard + SILENCE);
             }
         }
+    }
+}
+
+async fn until(time: Option<Instant>) {
+    if let Some(time) = time {
+        sleep_until(time).await;
     }
 }
 

@@ -62,5 +62,7 @@ pub const TOUCHED_AT_ONCE: usize = 500;
 pub const MAX_SESSION_ID_BYTES: usize = 200;
 /// The largest frame of a client of tlsync, in bytes: a longer message comes in several.
 pub const TLSYNC_FRAME_BYTES: usize = 1 << 20;
+/// For how long after frames were sent to a client of Yjs those that come next wait, to go together.
+pub const GATHER_FRAMES: Duration = Duration::from_millis(10);
 /// The largest frame of a client of Yjs, in bytes.
 pub const YJS_FRAME_BYTES: usize = 16 << 20;
