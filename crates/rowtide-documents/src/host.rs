@@ -7,6 +7,7 @@
 
 mod application;
 mod awake;
+mod directory;
 mod failure;
 mod health;
 mod history;
@@ -87,7 +88,7 @@ impl Host {
     pub async fn start(settings: HostSettings, kinds: DocumentKinds) -> Result<Host, HostError> {
         let HostSettings { environment, storage, journal, limits } = settings;
         let opening = spawn_blocking(move || {
-            let mut storage = storage.open(&environment)?;
+            let mut storage = storage.open(&environment, &journal)?;
             let journal = Journal::open_with(&journal, storage.lock.take())?;
             let objects = Objects::new(storage, &environment, journal.id(), limits.storage_call);
             Ok::<_, HostError>(Shared::new(limits, kinds, objects, journal))

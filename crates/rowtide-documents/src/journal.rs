@@ -30,6 +30,8 @@ use bytes::Bytes;
 use thiserror::Error;
 use tokio::sync::{Semaphore, oneshot, watch};
 
+pub(crate) use segments::{ID, id as id_of, make_private, write_whole};
+
 use index::Index;
 use writer::{Command, Writer};
 

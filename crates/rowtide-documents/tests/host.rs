@@ -21,7 +21,7 @@ use rowtide_documents::host::{Host, HostError, HostLimits, HostSettings, Storage
 use rowtide_documents::place::{Access, Closing};
 use rowtide_documents::yjs::YjsLimits;
 
-use kit::{Dir, Peer, kinds, never_saving, note, quick, settings, start, text_of};
+use kit::{Dir, Peer, kinds, never_saving, note, quick, settings, start, text_of, until};
 use objects::Objects;
 
 /// Writes to a document in a process of its own and tells what it heard, until it is killed.
@@ -208,4 +208,45 @@ async fn a_directory_of_objects_is_one_hosts_at_a_time_and_knows_whose_it_was() 
     drop(writer);
     host.shutdown(kit::DEADLINE).await;
     text_of(&start().await.unwrap(), &note("a"), "one ").await;
+}
+
+/// A disk that is unmounted leaves a directory in its place, which may be written.
+#[tokio::test]
+async fn in_another_directory_than_its_own_nothing_is_looked_for_and_nothing_written() {
+    let dir = Dir::new().await;
+    let host = start(&dir, never_saving()).await;
+    let writer = Peer::join(&host, &note("a"), Access::Edit).await;
+    writer.write("one ").await;
+    host.save(&note("a")).await.unwrap();
+    let awake = Peer::join(&host, &note("awake"), Access::Edit).await;
+    awake.write("here ").await;
+    drop(writer);
+    until("a is asleep", async || host.health().rooms_awake == 1).await;
+    let objects = dir.path.join("objects");
+    let away = objects.with_extension("away");
+    fs::rename(&objects, &away).unwrap();
+    for is_there in [false, true] {
+        if is_there {
+            fs::create_dir_all(objects.join(".locks/test")).unwrap();
+        }
+        let opened = host.join(&note("a"), "tab", Access::Read).await;
+        assert!(opened.is_err(), "it is not what is there that is served");
+        assert!(host.save(&note("awake")).await.is_err());
+        assert!(host.publish(&note("awake"), "slug", "").await.is_err());
+        assert!(!objects.join("test").exists(), "nothing is written");
+    }
+    fs::remove_dir_all(&objects).unwrap();
+    fs::rename(&away, &objects).unwrap();
+    until("it heals", async || host.save(&note("awake")).await.is_ok()).await;
+    text_of(&host, &note("a"), "one ").await;
+    drop(awake);
+    host.shutdown(kit::DEADLINE).await;
+    // Nor does a server start with it.
+    fs::rename(&objects, &away).unwrap();
+    let refused = Host::start(settings(&dir, quick()), kinds(YjsLimits::default())).await;
+    let error = refused.unwrap_err();
+    assert!(matches!(error, HostError::Storage(StorageError::Another { .. })), "{error}");
+    fs::remove_dir_all(&objects).unwrap();
+    fs::rename(&away, &objects).unwrap();
+    text_of(&start(&dir, quick()).await, &note("awake"), "here ").await;
 }

@@ -110,12 +110,13 @@ impl PlannedKind {
         Value::parse(&self.key_type, text).ok()?.to_text(&self.key_type)
     }
 
-    /// The id of a row, given its key as rows carry it ([`crate::row::Image::key`]).
+    /// The id of a row, given its key as rows carry it ([`crate::row::Image::key`]): the one by which
+    /// [`PlannedKind::document_id`] finds it, however it is written.
     pub fn id_of_key(&self, key: &[u8]) -> Option<String> {
         let key: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(key).ok()?;
         match key.into_iter().next()? {
-            (_, serde_json::Value::String(text)) => Some(text),
-            (_, number @ serde_json::Value::Number(_)) => Some(number.to_string()),
+            (_, serde_json::Value::String(text)) => self.document_id(&text),
+            (_, number @ serde_json::Value::Number(_)) => self.document_id(&number.to_string()),
             _ => None,
         }
     }

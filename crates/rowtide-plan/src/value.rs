@@ -277,7 +277,8 @@ impl Value {
         })
     }
 
-    /// Text that Postgres reads back as this value; `None` for null. `kind` tells times apart.
+    /// Text that Postgres reads back as this value; `None` for null. Uuids and integers are as Postgres prints them. `kind` tells
+    /// times apart.
     pub fn to_text(&self, kind: &ColumnType) -> Option<String> {
         Some(match self {
             Value::Null => return None,
@@ -295,7 +296,7 @@ impl Value {
             }
             Value::Numeric(number) => number.to_string(),
             Value::Text(text) => text.to_string(),
-            Value::Uuid(bytes) => encode_hex(&bytes[..]),
+            Value::Uuid(bytes) => encode_uuid(bytes),
             Value::Bytea(bytes) => format!("\\x{}", encode_hex(bytes)),
             Value::Time(instant) => instant.to_text(kind),
         })
@@ -329,6 +330,15 @@ fn hex_digit(byte: u8) -> Option<u8> {
 pub(crate) fn decode_hex(text: &str) -> Option<Vec<u8>> {
     let pairs = text.as_bytes().chunks(2);
     pairs.map(|pair| Some(hex_digit(pair[0])? << 4 | hex_digit(*pair.get(1)?)?)).collect()
+}
+
+/// With hyphens between groups of 8, 4, 4, 4 and 12 digits (RFC 9562, 4), as Postgres prints it.
+fn encode_uuid(bytes: &[u8; 16]) -> String {
+    let (a, rest) = bytes.split_at(4);
+    let (b, rest) = rest.split_at(2);
+    let (c, rest) = rest.split_at(2);
+    let (d, e) = rest.split_at(2);
+    [a, b, c, d, e].map(encode_hex).join("-")
 }
 
 fn encode_hex(bytes: &[u8]) -> String {

@@ -23,6 +23,20 @@ pub enum StorageError {
     /// Another process has its directory.
     #[error("the storage in `{0}` is in use by another process")]
     Locked(PathBuf),
+    /// Its directory is not the one in which its documents were when the journal was open last.
+    #[error(
+        "`{dir}` is not the directory that documents were kept in until now: is its disk mounted? If it is to be used all the \
+         same, copy the objects into it with `.locks`, or remove `{note}`"
+    )]
+    Another {
+        /// The directory.
+        dir: PathBuf,
+        /// Where it stands which one it was.
+        note: PathBuf,
+    },
+    /// There is another directory in place of its own, or none.
+    #[error("`{0}` is not there any more, or is another directory: is its disk mounted?")]
+    Gone(PathBuf),
     /// Something it was asked for failed.
     #[error("the storage failed: {said}")]
     Failed {
@@ -93,6 +107,7 @@ impl StorageError {
             StorageError::Failed { kind: FailureKind::Overloaded, .. } => "overloaded",
             StorageError::Failed { kind: FailureKind::Unreachable, .. } => "unreachable",
             StorageError::Slow(_) => "slow",
+            StorageError::Gone(_) => "unreachable",
             _ => "other",
         }
     }

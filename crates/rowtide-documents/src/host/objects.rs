@@ -22,6 +22,7 @@ use object_store::{
 use thiserror::Error;
 use tokio::time::timeout;
 
+use super::directory::Directory;
 use super::failure::StorageError;
 use super::history::outdated;
 use super::naming::DocumentId;
@@ -98,6 +99,7 @@ pub(super) struct Objects {
     store: Arc<dyn ObjectStore>,
     root: Path,
     conditional: bool,
+    directory: Option<Directory>,
     environment: Arc<str>,
     /// The journal.
     owner: Arc<str>,
@@ -121,6 +123,7 @@ impl Objects {
             store: storage.store,
             root: storage.root,
             conditional: storage.conditional,
+            directory: storage.directory,
             environment: environment.into(),
             owner: owner.into(),
             writer: writer.into(),
@@ -144,9 +147,10 @@ impl Objects {
         &self,
         call: impl Future<Output = object_store::Result<T>>,
     ) -> Result<T, StorageError> {
-        let called = match self.within {
-            None => call.await.map_err(StorageError::from),
-            Some(within) => match timeout(within, call).await {
+        let called = match (&self.directory, self.within) {
+            (Some(directory), _) => directory.has(call).await,
+            (None, None) => call.await.map_err(StorageError::from),
+            (None, Some(within)) => match timeout(within, call).await {
                 Ok(called) => called.map_err(StorageError::from),
                 Err(_) => Err(StorageError::Slow(within)),
             },

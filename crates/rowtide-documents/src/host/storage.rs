@@ -19,6 +19,7 @@ use object_store::path::Path;
 use object_store::{BackoffConfig, ObjectStore, RetryConfig};
 use thiserror::Error;
 
+use super::directory::Directory;
 use super::failure::StorageError;
 use super::transport::Transport;
 use crate::journal::{HeldLock, hold_lock};
@@ -238,8 +239,13 @@ impl StorageSettings {
         Ok(StorageSettings(Place::S3 { builder: Box::new(builder), prefix }))
     }
 
-    /// Opens the storage for an environment, and takes its lock if it has one.
-    pub(super) fn open(&self, environment: &str) -> Result<Storage, StorageError> {
+    /// Opens the storage for an environment, and takes its lock if it has one. It is the one that documents of the
+    /// journal in `journal` were kept in before, if there were any.
+    pub(super) fn open(
+        &self,
+        environment: &str,
+        journal: &std::path::Path,
+    ) -> Result<Storage, StorageError> {
         let storage = self.connect()?;
         let Place::Files(dir) = &self.0 else { return Ok(storage) };
         let locks = dir.join(LOCKS).join(environment);
@@ -247,7 +253,8 @@ impl StorageSettings {
         let path = locks.join("lock");
         let lock = hold_lock(&path).map_err(|source| StorageError::Dir { dir: path, source })?;
         let lock = Some(lock.ok_or_else(|| StorageError::Locked(dir.clone()))?);
-        Ok(Storage { lock, ..storage })
+        let directory = Some(Directory::open(dir, &locks, journal)?);
+        Ok(Storage { lock, directory, ..storage })
     }
 
     /// As [`StorageSettings::open`], beside whoever has it.
@@ -264,7 +271,7 @@ impl StorageSettings {
                 (Arc::new(builder.as_ref().clone().build()?), prefix.clone(), true)
             }
         };
-        Ok(Storage { store, root, conditional, lock: None })
+        Ok(Storage { store, root, conditional, directory: None, lock: None })
     }
 }
 
@@ -276,6 +283,8 @@ pub(super) struct Storage {
     pub(super) root: Path,
     /// It can put an object only if the one before is a certain one, and keeps with it who has put it.
     pub(super) conditional: bool,
+    /// Says whether it is still there, if it is a directory that a host has.
+    pub(super) directory: Option<Directory>,
     /// Keeps others out, where the storage itself does not tell who was faster.
     pub(super) lock: Option<HeldLock>,
 }

@@ -11,7 +11,8 @@ use super::format::{FIRST, Group, Mark, Record};
 
 const EXTENSION: &str = "edits";
 const UNFINISHED: &str = "new";
-const ID: &str = "id";
+/// The file in a directory that says what the directory is called.
+pub(crate) const ID: &str = "id";
 
 /// Of the directory.
 const OWN_DIR: u32 = 0o700;
@@ -23,7 +24,7 @@ const SPACE: usize = 1 << 20;
 
 /// Makes the directory, and sees to it that nobody else may read what is in it, also if it was there before. What
 /// belongs to another user is theirs to protect.
-pub(super) fn make_private(dir: &Path) -> io::Result<()> {
+pub(crate) fn make_private(dir: &Path) -> io::Result<()> {
     if let Some(parent) = dir.parent() {
         // Who may write in it could put another in its place.
         DirBuilder::new().recursive(true).mode(OWN_DIR).create(parent)?;
@@ -97,8 +98,8 @@ pub(super) fn create(dir: &Path, number: u64, next: u64, previous_end: u64) -> i
     Ok(Created { file, path, len: group.len() as u64, mark })
 }
 
-/// What the journal in `dir` is called: what its file says, or a new name if it says nothing that can be one.
-pub(super) fn id(dir: &Path) -> io::Result<Box<str>> {
+/// What `dir` is called, as long as it is there: what its file says, or a new name if it says nothing that can be one.
+pub(crate) fn id(dir: &Path) -> io::Result<Box<str>> {
     let path = dir.join(ID);
     let is_id = |text: &str| text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     match fs::read_to_string(&path) {
@@ -107,14 +108,20 @@ pub(super) fn id(dir: &Path) -> io::Result<Box<str>> {
         _ => {}
     }
     let id = format!("{:032x}", rand::random::<u128>());
+    write_whole(dir, ID, &id)?;
+    Ok(id.into())
+}
+
+/// Writes a small file in `dir` that is there with all of `text` or not at all, durable.
+pub(crate) fn write_whole(dir: &Path, name: &str, text: &str) -> io::Result<()> {
+    let path = dir.join(name);
     let unfinished = path.with_extension(UNFINISHED);
     let file = private_file(&unfinished)?;
     file.set_len(0)?;
-    file.write_all_at(id.as_bytes(), 0)?;
+    file.write_all_at(text.as_bytes(), 0)?;
     file.sync_all()?;
     fs::rename(&unfinished, &path)?;
-    sync_dir(dir)?;
-    Ok(id.into())
+    sync_dir(dir)
 }
 
 /// Makes durable which files there are.

@@ -1,6 +1,8 @@
 //! Live documents of rows, end to end: real sockets, a real Postgres, and a server that is killed. A drawing and a text
 //! belong to each file of the files example.
 
+mod ids;
+
 use std::sync::Arc;
 
 use rowtide::application::{Application, ApplicationError, read_schemas};
@@ -16,7 +18,7 @@ use tokio_postgres::Client;
 
 /// The drawing of a file, and as much again for a text.
 fn definition() -> String {
-    let files = include_str!("../../examples/files/rowtide.toml");
+    let files = include_str!("../../../examples/files/rowtide.toml");
     let text = r#"
 [documents.note]
 table = "file"
@@ -410,14 +412,14 @@ async fn a_server_that_is_killed_loses_nothing_that_was_acknowledged() {
 
 /// The application's schema, of a release.
 fn schema_of(version: u64) -> String {
-    let drawing = include_str!("../../crates/rowtide-schema/tests/drawing.js");
+    let drawing = include_str!("../../../crates/rowtide-schema/tests/drawing.js");
     drawing.replace("VERSION = 3", &format!("VERSION = {version}"))
 }
 
 /// The files example, whose drawings have the application's own schema.
 fn definition_with_schema() -> String {
     let protocol = "protocol = \"tlsync\"";
-    let files = include_str!("../../examples/files/rowtide.toml");
+    let files = include_str!("../../../examples/files/rowtide.toml");
     files.replacen(protocol, &format!("{protocol}\nschema = \"drawing.js\""), 1)
 }
 
