@@ -771,6 +771,41 @@ fn crafted_updates_take_neither_memory_nor_the_stack() {
     room.restore(Duration::ZERO, &snapshot).unwrap();
 }
 
+/// Yjs' own clients do not look whether what they are told can be, and break: one that is told of such elements does not come
+/// to the document any more.
+#[test]
+fn what_would_break_clients_is_told_to_none() {
+    let of = |clock: u8, info: u8, rest: &[u8]| [&[1, 1, 5, clock, info], rest, &[0]].concat();
+    let text = [1, b'x'];
+    let root = [1, 1, b't'];
+    let mut broken = vec![
+        of(1, 0x84, &[&[5, 1][..], &text].concat()),
+        of(1, 0x84, &[&[5, 9][..], &text].concat()),
+        of(1, 0x44, &[&[5, 1][..], &text].concat()),
+        of(1, 0xc4, &[&[5, 0, 5, 2][..], &text].concat()),
+        of(1, 0x04, &[&[0, 5, 1][..], &text].concat()),
+        // Options of a document that are none, and an integer that cannot be counted.
+        of(0, 0x09, &[&root[..], &[1, b'd', 126]].concat()),
+    ];
+    let large = [&root[..], &[1, 125, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]].concat();
+    broken.push(of(0, 0x08, &large));
+    for update in broken {
+        let mut room = room_of(YjsLimits::default(), &[(1, Access::Edit), (2, Access::Edit)]);
+        let effects = room.heard(Duration::ZERO, Socket(1), &sync_message(2, &update));
+        let invalid = Effect::Close(Socket(1), Closing::Final(Reason::InvalidRecord));
+        assert_eq!(effects, [invalid], "{update:?}");
+    }
+    for update in [
+        of(1, 0x84, &[&[5, 0][..], &text].concat()),
+        of(1, 0x84, &[&[6, 9][..], &text].concat()),
+        of(0, 0x09, &[&root[..], &[1, b'd', 118, 0]].concat()),
+    ] {
+        let mut room = room_of(YjsLimits::default(), &[(1, Access::Edit), (2, Access::Edit)]);
+        let effects = room.heard(Duration::ZERO, Socket(1), &sync_message(2, &update));
+        assert_eq!(closed(&effects, 1), None, "{update:?}");
+    }
+}
+
 #[test]
 fn a_message_that_names_a_client_again_and_again_is_told_on_once() {
     let mut room = room_of(YjsLimits::default(), &[(1, Access::Edit)]);

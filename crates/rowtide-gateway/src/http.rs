@@ -27,7 +27,7 @@ use crate::gate::{Gate, Socket};
 use crate::gateway::Gateway;
 use crate::held_socket::{HeldSocket, goodbye};
 use crate::http_server::Seat;
-use crate::limits::{FIRST_MESSAGE_BYTES, READ_BUFFER_BYTES};
+use crate::limits::{FIRST_MESSAGE_BYTES, READ_BUFFER_BYTES, WRITE_BUFFER_BYTES};
 use crate::session::Session;
 
 /// A request to become a WebSocket.
@@ -106,8 +106,7 @@ impl Upgrade {
         let Upgrade { on_upgrade, accept, protocol, seat, .. } = self;
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
-            // Frames are written out with every flush; a buffer would only be kept for nothing.
-            .write_buffer_size(0)
+            .write_buffer_size(WRITE_BUFFER_BYTES)
             .max_write_buffer_size(usize::MAX)
             .max_message_size(Some(limit))
             .max_frame_size(Some(limit));

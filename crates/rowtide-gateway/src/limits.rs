@@ -67,6 +67,8 @@ pub const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// The read buffer of a socket, in bytes; the default of the library is sixteen times as much.
 pub const READ_BUFFER_BYTES: usize = 4 << 10;
+/// How many bytes of frames to a socket are written at once, when several wait: each write is a call of the system.
+pub const WRITE_BUFFER_BYTES: usize = 8 << 10;
 /// The longest token, in bytes.
 pub const MAX_TOKEN_BYTES: usize = 16 << 10;
 /// The longest user id, in bytes.

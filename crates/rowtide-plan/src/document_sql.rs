@@ -109,7 +109,8 @@ fn asked(named: &RuleClaim, claims: &mut Vec<AskedClaim>) -> String {
 }
 
 /// The write of a save: `$1` is the documents' ids as `text[]`, `$2` when each was saved, in milliseconds since 1970, as
-/// `int8[]`. A time that is there already is never put back. `None` if the kind has no column for it.
+/// `int8[]`. A time that is there already is never put back. It waits for nobody who has locked a row: it returns the ids whose
+/// rows it has not written because of that. `None` if the kind has no column for it.
 pub fn touch_sql(plan: &Plan, kind: &PlannedKind) -> Option<String> {
     let touched = kind.touched?;
     let catalog = &plan.table(kind.table).catalog;
@@ -122,8 +123,13 @@ pub fn touch_sql(plan: &Plan, kind: &PlannedKind) -> Option<String> {
     let from = quote_table(&catalog.schema, &catalog.name);
     let (name, key_type) = (quote_identifier(&key.name), literal_type(key));
     Some(format!(
-        "UPDATE {from} AS target SET {column} = {saved} FROM unnest($1, $2) AS s (id, at) \
-         WHERE target.{name} = s.id::{key_type} AND (target.{column} < {saved} OR target.{column} IS NULL)"
+        "WITH s AS (SELECT * FROM unnest($1, $2) AS s (id, at)), \
+         free AS (SELECT target.{name} AS key FROM {from} AS target JOIN s ON target.{name} = s.id::{key_type} \
+         FOR NO KEY UPDATE OF target SKIP LOCKED), \
+         written AS (UPDATE {from} AS target SET {column} = {saved} FROM s JOIN free ON free.key = s.id::{key_type} \
+         WHERE target.{name} = free.key AND (target.{column} < {saved} OR target.{column} IS NULL)) \
+         SELECT s.id FROM {from} AS target JOIN s ON target.{name} = s.id::{key_type} \
+         WHERE NOT EXISTS (SELECT FROM free WHERE free.key = target.{name})"
     ))
 }
 

@@ -9,6 +9,7 @@ use rowtide_plan::plan::Plan;
 use thiserror::Error;
 use tokio::time::timeout;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
 use crate::connect::{ConnectError, ConnectOptions, connect, reason_without_values};
@@ -35,6 +36,11 @@ pub enum TouchError {
 }
 
 impl TouchError {
+    /// Whether somebody has locked the table.
+    pub fn is_of_a_lock(&self) -> bool {
+        matches!(self, TouchError::Query(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE))
+    }
+
     /// Whether it is of these rows, and others may be written all the same; otherwise Postgres is away.
     pub fn is_of_rows(&self) -> bool {
         match self {
@@ -57,7 +63,8 @@ impl RowToucher {
     }
 
     /// Writes when documents of a kind were saved, each once, in milliseconds since 1970. Rows that are not there are
-    /// passed over; so is everything if the kind has no column for it.
+    /// passed over; so is everything if the kind has no column for it. Returns the documents whose rows somebody else has
+    /// locked: those are to be written later.
     ///
     /// # Errors
     /// When Postgres does not do it; then it has done nothing of it.
@@ -66,9 +73,9 @@ impl RowToucher {
         plan: &Plan,
         kind: &str,
         saved: &[(Arc<str>, i64)],
-    ) -> Result<(), TouchError> {
+    ) -> Result<Vec<String>, TouchError> {
         let of = plan.document_kind(kind).ok_or(TouchError::Unfit)?;
-        let Some(sql) = touch_sql(plan, of) else { return Ok(()) };
+        let Some(sql) = touch_sql(plan, of) else { return Ok(Vec::new()) };
         let client = match self.client.take() {
             Some(client) if !client.is_closed() => client,
             _ => connect(&self.options, "touch").await?,
@@ -77,11 +84,10 @@ impl RowToucher {
         let times: Vec<i64> = saved.iter().map(|(_, at)| *at).collect();
         let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
             [(&ids, Type::TEXT_ARRAY), (&times, Type::INT8_ARRAY)];
-        let written = timeout(ANSWER, client.execute_typed(&sql, &parameters)).await;
+        let written = timeout(ANSWER, client.query_typed(&sql, &parameters)).await;
         let written = written.map_err(|_| TouchError::Silent)?;
         self.client = Some(client);
-        written?;
-        Ok(())
+        written?.iter().map(|row| row.try_get(0).map_err(TouchError::Query)).collect()
     }
 
     /// Writes why a document is not published, or that it is well; nothing if the kind has no column for it, or the row

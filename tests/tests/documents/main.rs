@@ -262,6 +262,29 @@ async fn a_row_is_told_of_a_save_once_and_that_wakes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_is_locked_is_told_later_and_keeps_no_other_waiting() {
+    let app = app().await;
+    let sql = app.database.connect().await;
+    for id in ["locked", "free"] {
+        make(&sql, id, None).await;
+    }
+    let told = async |id: &str| -> Option<()> {
+        let sql = "SELECT \"updatedAt\" > 1 FROM file WHERE id = $1";
+        let told = app.database.connect().await.query_one(sql, &[&id]).await.unwrap();
+        told.get::<_, bool>(0).then_some(())
+    };
+    sql.batch_execute("BEGIN; SELECT FROM file WHERE id = 'locked' FOR UPDATE").await.unwrap();
+    for id in ["locked", "free"] {
+        let mut owner = drawer(&app, id, "u1").await;
+        assert_eq!(owner.draw("one").await, "commit");
+    }
+    eventually("the other row is told", || told("free")).await;
+    assert_eq!(told("locked").await, None);
+    sql.batch_execute("ROLLBACK").await.unwrap();
+    eventually("the row that was locked is told", || told("locked")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_may_not_come_is_told_why_and_nobody_else_is_disturbed() {
     let app = app().await;
     let sql = app.database.connect().await;

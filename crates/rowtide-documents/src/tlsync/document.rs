@@ -169,7 +169,7 @@ impl Document {
 
     /// Whether a document is within its limits after a diff, as far as it grows by it.
     pub(super) fn would_fit(&self, diff: &RecordsDiff, limits: &TlsyncLimits) -> bool {
-        let (mut more, mut weight) = (0_usize, self.weight);
+        let (mut more, mut less, mut weight) = (0_usize, 0_usize, self.weight);
         for (id, op) in &diff.0 {
             let before = self.records.get(id).map(|record| record.weight);
             let (growth, after) = match op {
@@ -192,9 +192,13 @@ impl Document {
             }
             more += usize::from(before.is_none() && matches!(op, RecordOp::Put(_)));
             weight += growth;
+            if let (RecordOp::Remove, Some(before)) = (op, before) {
+                less += 1;
+                weight -= before;
+            }
         }
-        (more == 0 || self.records.len() + more <= limits.records)
-            && (weight == self.weight || weight <= limits.document_bytes)
+        (more <= less || self.records.len() + more - less <= limits.records)
+            && (weight <= self.weight || weight <= limits.document_bytes)
     }
 
     /// Does what a diff says, as far as it has an effect.

@@ -60,6 +60,23 @@ pub(super) enum Unreadable {
     NoJson,
     /// It is JSON and says nothing that a client can say.
     NoMessage,
+    /// It is JSON and has a value that no record has: one that is nested too deep, or a number beyond all numbers. It would
+    /// be the same when it came again.
+    NoRecord,
+}
+
+impl Unreadable {
+    /// Why a text was not read. The parser tells these reasons apart in words alone.
+    fn of(error: &serde_json::Error) -> Unreadable {
+        let said = error.to_string();
+        if said.starts_with("recursion limit exceeded") || said.starts_with("number out of range") {
+            Unreadable::NoRecord
+        } else if error.classify() == Category::Data {
+            Unreadable::NoMessage
+        } else {
+            Unreadable::NoJson
+        }
+    }
 }
 
 /// What became of a push, as its client is told.
@@ -121,12 +138,14 @@ impl Heard {
     pub(super) fn read(text: &str) -> Result<Heard, Unreadable> {
         match serde_json::from_str::<Written>(text) {
             Ok(written) => Heard::of(written, false),
-            Err(error) if error.classify() == Category::Data => Err(Unreadable::NoMessage),
-            Err(_) => {
-                let mended = surrogates::mend(text).ok_or(Unreadable::NoJson)?;
-                let written = serde_json::from_str(&mended).map_err(|_| Unreadable::NoJson)?;
-                Heard::of(written, true)
-            }
+            Err(error) => match Unreadable::of(&error) {
+                Unreadable::NoJson => {
+                    let mended = surrogates::mend(text).ok_or(Unreadable::NoJson)?;
+                    let written = serde_json::from_str(&mended);
+                    Heard::of(written.map_err(|error| Unreadable::of(&error))?, true)
+                }
+                other => Err(other),
+            },
         }
     }
 

@@ -167,6 +167,7 @@ impl Here {
             Ok(heard) => Ok(Some(heard)),
             Err(Unreadable::NoJson) => Err(Closing::ComeBack),
             Err(Unreadable::NoMessage) => Err(Closing::Final(Reason::UnknownError)),
+            Err(Unreadable::NoRecord) => Err(Closing::Final(Reason::InvalidRecord)),
         }
     }
 }

@@ -36,6 +36,9 @@ pub enum MalformedYjs {
     /// There is no such kind of thing.
     #[error("there is no kind {0}")]
     Kind(u64),
+    /// Elements say that they are beside or in one that their client has inserted after them, which cannot be.
+    #[error("elements are where elements are that came after them")]
+    Later,
 }
 
 /// Reads bytes from the front.
@@ -115,15 +118,7 @@ impl<'a> Reader<'a> {
         match self.byte()? {
             // undefined, null, false, true
             127 | 126 | 121 | 120 => Ok(()),
-            // An integer, whose first byte has a sign instead of the seventh bit.
-            125 => {
-                for _ in 0..10 {
-                    if self.byte()? < 0x80 {
-                        return Ok(());
-                    }
-                }
-                Err(MalformedYjs::Number)
-            }
+            125 => self.skip_integer(),
             // A float of 32 bits, one of 64, and an integer of 64.
             124 => self.take(4).map(drop),
             123 | 122 => self.take(8).map(drop),
@@ -141,6 +136,19 @@ impl<'a> Reader<'a> {
             116 => self.buffer().map(drop),
             kind => Err(MalformedYjs::Kind(kind.into())),
         }
+    }
+
+    /// An integer, whose first byte has a sign instead of the seventh bit. One that is larger than JavaScript counts no
+    /// client can read.
+    fn skip_integer(&mut self) -> Result<(), MalformedYjs> {
+        let first = self.byte()?;
+        if first < 0x80 {
+            return Ok(());
+        }
+        let rest = self.number()?;
+        let low = u64::from(first & 0x3f);
+        let is_counted = rest.checked_mul(64).is_some_and(|high| high + low <= MAX_NUMBER);
+        if is_counted { Ok(()) } else { Err(MalformedYjs::Number) }
     }
 
     /// What `read` passes over, as it was written.
@@ -196,5 +204,16 @@ mod tests {
         assert_eq!(Reader::new(&[1, b'{']).json(), Err(MalformedYjs::Json));
         assert_eq!(Reader::new(&[117, 1].repeat(200_000)).skip_value(), Err(MalformedYjs::Deep));
         assert_eq!(Reader::new(&[0]).skip_value(), Err(MalformedYjs::Kind(0)));
+        for (integer, read) in [
+            (&[125, 0x3f][..], Ok(())),
+            (&[125, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f], Ok(())),
+            (&[125, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f], Err(MalformedYjs::Number)),
+            (
+                &[125, 0x80, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f],
+                Err(MalformedYjs::Number),
+            ),
+        ] {
+            assert_eq!(Reader::new(integer).skip_value(), read, "{integer:?}");
+        }
     }
 }

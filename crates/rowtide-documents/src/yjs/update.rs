@@ -15,6 +15,8 @@ use super::structs::{
 const XML_ELEMENT: u64 = 3;
 const XML_HOOK: u64 = 5;
 const LAST_TYPE: u64 = 6;
+/// A value of lib0 that is one.
+const OBJECT: u8 = 118;
 
 /// What an update consists of.
 #[derive(Debug, PartialEq, Eq)]
@@ -209,6 +211,15 @@ fn read_struct<'a>(reader: &mut Reader<'a>, start: Id) -> Result<(u64, Read<'a>)
     } else {
         None
     };
+    // A client knows the elements that it inserted before, and of its own no others. Clients do not look, and break.
+    let parent = place.as_deref().and_then(|place| match &place.parent {
+        Parent::Element(id) => Some(id),
+        Parent::Root(_) => None,
+    });
+    let is_later = |id: &Id| id.client == start.client && id.clock >= start.clock;
+    if left.iter().chain(&right).chain(parent).any(is_later) {
+        return Err(MalformedYjs::Later);
+    }
     let (len, content) = match kind {
         TEXT => {
             let text = reader.text()?;
@@ -255,7 +266,11 @@ fn skip_single(single: Single, reader: &mut Reader<'_>) -> Result<(), MalformedY
         },
         Single::Document => {
             reader.text()?;
-            reader.skip_value()
+            // Clients take its options for an object without looking.
+            match reader.clone().byte()? {
+                OBJECT => reader.skip_value(),
+                kind => Err(MalformedYjs::Kind(kind.into())),
+            }
         }
     }
 }

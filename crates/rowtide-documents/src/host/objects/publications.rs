@@ -172,7 +172,7 @@ mod tests {
 
     async fn with_saved(ids: &[&str]) -> Objects {
         let (store, root) = (Arc::new(InMemory::new()), Path::from("of/rowtide"));
-        let storage = Storage { store, root, conditional: false, lock: None };
+        let storage = Storage { store, root, conditional: false, directory: None, lock: None };
         let objects = Objects::new(storage, "test", "journal", Duration::from_secs(60));
         for id in ids {
             let (snapshot, now) = (id.as_bytes().to_vec(), SystemTime::now());

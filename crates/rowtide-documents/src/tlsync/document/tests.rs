@@ -138,6 +138,12 @@ fn a_document_does_not_grow_beyond_its_limits_but_shrinks() {
         assert_eq!(push(&mut document, &format!("{{{}}}", page("b", "")), &tight), Ok(false));
         assert_eq!(push(&mut document, r#"{"page:b":["remove"]}"#, &tight), Ok(false));
     }
+    // One may come where another goes.
+    let tight = TlsyncLimits { records, document_bytes: weight, ..roomy.clone() };
+    let instead = format!(r#"{{"page:a":["remove"],{}}}"#, page("b", &"x".repeat(1_000)));
+    assert_eq!(push(&mut document, &instead, &tight), Ok(true));
+    let instead = format!(r#"{{"page:b":["remove"],{}}}"#, page("a", &"x".repeat(1_000)));
+    assert_eq!(push(&mut document, &instead, &tight), Ok(true));
     let tight = TlsyncLimits { document_bytes: weight, ..roomy };
     assert_eq!(
         push(&mut document, r#"{"page:a":["patch",{"name":["append","x",1000]}]}"#, &tight),

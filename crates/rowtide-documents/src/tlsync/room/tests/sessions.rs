@@ -230,6 +230,7 @@ fn a_schema_that_is_too_large_is_none() {
 fn what_is_no_message_ends_one_session() {
     const BACK: Closing = Closing::ComeBack;
     const WRONG: Closing = Closing::Final(Reason::UnknownError);
+    const INVALID: Closing = Closing::Final(Reason::InvalidRecord);
     let mut stage = Stage::with(TlsyncLimits { message_bytes: 2_000, ..TlsyncLimits::default() });
     stage.enter(1, 8);
     let deep = format!("{{\"type\":\"ping\",\"schema\":{}", "[".repeat(1_500));
@@ -241,7 +242,8 @@ fn what_is_no_message_ends_one_session() {
         ("{", BACK),
         ("0_", BACK),
         ("0_{\"type\":", BACK),
-        (&deep, BACK),
+        (&deep, INVALID),
+        ("{\"type\":\"push\",\"clientClock\":1,\"diff\":{\"a\":[\"put\",1e999]}}", INVALID),
         ("{}", WRONG),
         ("{\"type\":\"dance\"}", WRONG),
         ("{\"type\":1}", WRONG),

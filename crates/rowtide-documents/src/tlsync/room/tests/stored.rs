@@ -77,7 +77,7 @@ fn records_that_are_nested_deep_are_read_again() {
     assert_eq!(stage.room.clock(), 3);
     let fresh = TlsyncRoom::new(TlsyncLimits::default()).snapshot();
     assert_eq!(made(&fresh, &stage.edits).unwrap().snapshot(), stage.room.snapshot());
-    // What is deeper is discarded, by a patch too; what no message can hold is no message.
+    // What is deeper is discarded, by a patch too; what no message can hold is no record.
     stage.hear(1, &deep(100, 7));
     let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
     let patch = |depth: usize| {
@@ -90,7 +90,8 @@ fn records_that_are_nested_deep_are_read_again() {
     assert_eq!(stage.room.clock(), 3);
     stage.hear(1, &patch(99));
     assert_eq!(stage.room.clock(), 4);
-    assert_eq!(stage.hear(1, &patch(1_000)), [end(1, Closing::ComeBack)]);
+    let invalid = Closing::Final(Reason::InvalidRecord);
+    assert_eq!(stage.hear(1, &patch(1_000)), [end(1, invalid)]);
     assert_eq!(made(&fresh, &stage.edits).unwrap().snapshot(), stage.room.snapshot());
     assert!(made(&stage.room.snapshot(), &[]).is_ok());
 }
