@@ -109,13 +109,10 @@ impl FromStr for StorageUrl {
     type Err = BadStorageUrl;
 
     fn from_str(url: &str) -> Result<StorageUrl, BadStorageUrl> {
-        if let Some(path) = url.strip_prefix("file://") {
-            let is_dir = path.starts_with('/') && path.len() > 1;
-            return if is_dir {
-                Ok(StorageUrl::Files(path.into()))
-            } else {
-                Err(BadStorageUrl::Directory)
-            };
+        if let Some(path) = url.strip_prefix("file:") {
+            let path = path.strip_prefix("//").filter(|path| path.starts_with('/'));
+            let dir = path.filter(|path| path.len() > 1).ok_or(BadStorageUrl::Directory)?;
+            return Ok(StorageUrl::Files(dir.into()));
         }
         let place = url.strip_prefix("s3://").ok_or(BadStorageUrl::Scheme)?;
         if place.contains(['@', '?', '#', ':']) {
@@ -340,6 +337,8 @@ mod tests {
     #[test]
     fn a_variable_that_does_not_fit_is_named_and_its_value_is_not() {
         let read = |given: &[(&str, &str)]| {
+            ("file:objects", BadStorageUrl::Directory),
+            ("file:/var/objects", BadStorageUrl::Directory),
             let url = StorageUrl::from_str("s3://bucket/prefix").expect("a URL");
             let given = given.iter().map(|(name, value)| (name.into(), value.into()));
             StorageSettings::read(&url, given.collect::<Vec<_>>())
