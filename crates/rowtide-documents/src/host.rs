@@ -29,6 +29,7 @@ pub use failure::{FailureKind, StorageError};
 pub use health::HostHealth;
 pub use mailbox::{DocumentError, Joined, PublishError, Seat};
 pub use naming::{BadDocumentId, DocumentId};
+pub use objects::PublishedCopy;
 pub use outbox::{Outgoing, OutgoingFrames};
 pub use probe::try_storage;
 pub use room::UnreadableDocument;
@@ -304,8 +305,20 @@ impl Host {
         &self,
         document: &DocumentId,
         slug: &str,
-    ) -> Result<Option<Bytes>, StorageError> {
+    ) -> Result<Option<PublishedCopy>, StorageError> {
         self.shared.objects.published(document, slug).await
+    }
+
+    /// Which copy it is that [`Host::published`] would read.
+    ///
+    /// # Errors
+    /// If the storage fails.
+    pub async fn published_version(
+        &self,
+        document: &DocumentId,
+        slug: &str,
+    ) -> Result<Option<String>, StorageError> {
+        self.shared.objects.published_version(document, slug).await
     }
 
     /// Takes back what is published of a document, if something is.

@@ -82,6 +82,23 @@ pub(super) struct CurrentObject {
     pub(super) version: ObjectVersion,
 }
 
+/// A copy of a document that was published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishedCopy {
+    /// Which copy of this document it is: another one has another version.
+    pub version: String,
+    /// The document as it was then.
+    pub snapshot: Bytes,
+}
+
+/// What the storage tells one state of an object from another by.
+fn version_text(meta: &ObjectMeta) -> String {
+    match &meta.e_tag {
+        Some(e_tag) => e_tag.clone(),
+        None => format!("{} {}", meta.last_modified.timestamp_micros(), meta.size),
+    }
+}
+
 /// Why a document was not saved.
 #[derive(Debug, Error)]
 pub(super) enum SaveError {
@@ -358,8 +375,25 @@ impl Objects {
         &self,
         document: &DocumentId,
         slug: &str,
-    ) -> Result<Option<Bytes>, StorageError> {
-        self.get(&self.key(document, &["published", slug])).await
+    ) -> Result<Option<PublishedCopy>, StorageError> {
+        let key = self.key(document, &["published", slug]);
+        let got = self.call(async {
+            let object = self.store.get(&key).await?;
+            let version = version_text(&object.meta);
+            Ok(PublishedCopy { version, snapshot: object.bytes().await? })
+        });
+        got.await.map(Some).or_else(StorageError::unless_missing)
+    }
+
+    /// Which copy is found by `slug`, without reading it.
+    pub(super) async fn published_version(
+        &self,
+        document: &DocumentId,
+        slug: &str,
+    ) -> Result<Option<String>, StorageError> {
+        let key = self.key(document, &["published", slug]);
+        let head = self.call(self.store.head(&key)).await.map(|meta| version_text(&meta));
+        head.map(Some).or_else(StorageError::unless_missing)
     }
 
     /// Removes the copy that is found by `slug`, if there is one.
