@@ -150,6 +150,39 @@ async fn an_object_that_somebody_takes_away_is_put_again_by_who_has_it_open() {
 }
 
 #[tokio::test]
+async fn an_older_object_that_somebody_brings_back_is_not_taken_for_the_last_put() {
+    let dir = Dir::new().await;
+    let host = start(&dir, never_saving()).await;
+    let key = dir.objects.key("test/documents/note/a/current");
+    let mut writer = Peer::join(&host, &note("a"), Access::Edit).await;
+    writer.write("one ").await;
+    host.save(&note("a")).await.unwrap();
+    let backup = dir.objects.0.back_up(&key).unwrap();
+    writer.write("two ").await;
+    host.save(&note("a")).await.unwrap();
+    dir.objects.0.bring_back(&key, &backup);
+    let brought_back = dir.objects.0.get(&key);
+    writer.write("three").await;
+    let error = host.save(&note("a")).await.unwrap_err();
+    assert!(matches!(error, DocumentError::Unsaved), "{error}");
+    assert_eq!(dir.objects.0.get(&key), brought_back, "it is not overwritten");
+    assert_eq!(host.health().superseded, 1);
+    assert_eq!(writer.hear_closing().await, Closing::ComeBack);
+    // What was there instead is a state of the history.
+    let times = host.history(&note("a")).await.unwrap();
+    let before = host.earlier(&note("a"), &times[0]).await.unwrap().unwrap();
+    let doc = new_doc();
+    doc.transact_mut().apply_update(Update::decode_v1(&before).unwrap()).unwrap();
+    let text = doc.get_or_insert_text("text").get_string(&doc.transact());
+    assert_eq!(text, "one two three");
+    // Whoever has all of it brings it back.
+    let writer = Peer::join_with(&host, &note("a"), Access::Edit, writer.doc.clone()).await;
+    writer.write("!").await;
+    until("a save", async || host.save(&note("a")).await.is_ok()).await;
+    assert_eq!(host.health().superseded, 1);
+}
+
+#[tokio::test]
 async fn two_servers_with_one_bucket_overwrite_nothing_and_lose_nothing_of_a_text() {
     let (dir, own) = (Dir::new().await, Dir::new().await);
     let (first, second) =

@@ -7,6 +7,7 @@
 //! whoever finds another there has not written.
 
 mod publications;
+mod puts;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -27,6 +28,7 @@ use super::history::outdated;
 use super::naming::DocumentId;
 use super::storage::Storage;
 use super::telemetry;
+use puts::OwnPuts;
 
 /// So many objects are deleted before the next ones are listed.
 const PAGE: usize = 1_000;
@@ -39,6 +41,9 @@ const PUTS: usize = 4;
 
 /// Who has put an object: the journal that has the edits which follow, and this opening of it.
 const WRITER: Attribute = Attribute::Metadata(std::borrow::Cow::Borrowed("rowtide-writer"));
+
+/// Which put of theirs it was.
+const PUT: Attribute = Attribute::Metadata(std::borrow::Cow::Borrowed("rowtide-put"));
 
 /// When a document was saved, as its history names it: in UTC, with milliseconds.
 fn time_name(time: SystemTime) -> String {
@@ -120,6 +125,7 @@ pub(super) struct Objects {
     owner: Arc<str>,
     /// The journal, and this opening of it: a copy of its directory is another writer.
     writer: Arc<str>,
+    puts: Arc<OwnPuts>,
     /// How long one call may take. Files have no such limit: what was begun there is done whoever waits for it, and after a
     /// newer write it would take that one's place.
     within: Option<Duration>,
@@ -141,6 +147,7 @@ impl Objects {
             environment: environment.into(),
             owner: owner.into(),
             writer: writer.into(),
+            puts: Arc::default(),
             within: storage.conditional.then_some(within),
         }
     }
@@ -299,10 +306,15 @@ impl Objects {
         let mut follows = follows.map(|before| before.version);
         for _ in 0..PUTS {
             let mode = follows.map_or(PutMode::Create, PutMode::Update);
-            let attributes = Attributes::from_iter([(WRITER, self.writer.to_string())]);
+            let number = self.puts.begin(document);
+            let attributes = [(WRITER, self.writer.to_string()), (PUT, number.to_string())];
+            let attributes = Attributes::from_iter(attributes);
             let options = PutOptions { mode, attributes, ..PutOptions::default() };
             match self.call(self.store.put_opts(&key, snapshot.clone().into(), options)).await {
-                Ok(put) => return Ok(ObjectVersion { version: put.into(), writer: Writer::Own }),
+                Ok(put) => {
+                    self.puts.known(document);
+                    return Ok(ObjectVersion { version: put.into(), writer: Writer::Own });
+                }
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(error.into()),
             }
@@ -310,10 +322,13 @@ impl Objects {
             let head = GetOptions { head: true, ..GetOptions::default() };
             let head = self.call(self.store.get_opts(&key, head)).await;
             follows = match head.map(Some).or_else(StorageError::unless_missing)? {
-                Some(there) if self.wrote(&there.attributes) => {
+                Some(there) if self.wrote(document, &there.attributes) => {
                     Some(self.version_of(&there.meta, &there.attributes).version)
                 }
-                Some(_) => return Err(SaveError::Superseded),
+                Some(_) => {
+                    self.puts.known(document);
+                    return Err(SaveError::Superseded);
+                }
                 // Somebody has taken it away. The room has all of it, so it comes back.
                 None => {
                     tracing::warn!(%document, "the object of a document that is open has gone; it is put again");
@@ -324,9 +339,11 @@ impl Objects {
         Err(SaveError::Superseded)
     }
 
-    /// Whether it was this host that has put an object, since it started.
-    fn wrote(&self, attributes: &Attributes) -> bool {
-        attributes.get(&WRITER).is_some_and(|writer| **writer == *self.writer)
+    /// Whether an object is one that this host has put, since it started, without hearing of it.
+    fn wrote(&self, document: &DocumentId, attributes: &Attributes) -> bool {
+        let is_own = attributes.get(&WRITER).is_some_and(|writer| **writer == *self.writer);
+        let number = attributes.get(&PUT).and_then(|number| number.parse().ok());
+        is_own && number.is_some_and(|number| self.puts.is_unanswered(document, number))
     }
 
     fn version_of(&self, meta: &ObjectMeta, attributes: &Attributes) -> ObjectVersion {
@@ -417,6 +434,7 @@ impl Objects {
             let page = self.store.list(Some(&prefix)).take(PAGE);
             let page: Vec<_> = self.call(page.try_collect()).await?;
             if page.is_empty() {
+                self.puts.known(document);
                 return Ok(());
             }
             let removals = page.iter().map(|object| self.remove(&object.location));
