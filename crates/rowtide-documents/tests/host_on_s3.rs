@@ -339,6 +339,17 @@ async fn a_storage_is_tried_before_it_is_needed() {
     assert_eq!(problems.len(), 1);
     assert!(problems[0].contains("cannot be put") && problems[0].contains("AccessDenied"));
     assert!(!problems[0].contains(ACCESS_KEY), "{problems:?}");
+    let steps = [
+        (Fault::Forgetful, "an object does not keep its metadata"),
+        (Fault::NoCopies, "an object cannot be copied: "),
+    ];
+    for (fault, expected) in steps {
+        dir.objects.0.set_fault(Some(fault));
+        let problems = try_storage(&settings, "test").await;
+        assert_eq!(problems.len(), 1, "{fault:?}: {problems:?}");
+        assert!(problems[0].starts_with(expected), "{fault:?}: {problems:?}");
+        assert!(!dir.objects.has(""), "nothing is left of it");
+    }
     dir.objects.0.set_fault(None);
     dir.objects.0.be_careless();
     let problems = try_storage(&settings, "test").await;

@@ -40,7 +40,8 @@ const DELETES: usize = 16;
 const PUTS: usize = 4;
 
 /// Who has put an object: the journal that has the edits which follow, and this opening of it.
-const WRITER: Attribute = Attribute::Metadata(std::borrow::Cow::Borrowed("rowtide-writer"));
+pub(super) const WRITER: Attribute =
+    Attribute::Metadata(std::borrow::Cow::Borrowed("rowtide-writer"));
 
 /// Which put of theirs it was.
 const PUT: Attribute = Attribute::Metadata(std::borrow::Cow::Borrowed("rowtide-put"));
