@@ -183,6 +183,23 @@ async fn an_older_object_that_somebody_brings_back_is_not_taken_for_the_last_put
 }
 
 #[tokio::test]
+async fn a_list_of_many_documents_comes_to_its_end_however_long_all_of_its_pages_take() {
+    let dir = Dir::new().await;
+    let limits = HostLimits { storage_call: Duration::from_millis(1_500), ..never_saving() };
+    let host = start(&dir, limits).await;
+    let ids: Vec<String> = (0..24).map(|number| format!("n{number:02}")).collect();
+    for id in &ids {
+        dir.objects.put(&format!("test/documents/note/{id}/current"), &[0, 0]);
+        dir.objects.put(&format!("test/documents/note/{id}/history/2026"), &[0, 0]);
+    }
+    // Eight pages.
+    dir.objects.0.set_fault(Some(Fault::Late(Duration::from_millis(220))));
+    let mut stored = host.stored("note").await.unwrap();
+    stored.sort_unstable();
+    assert_eq!(stored, ids.iter().map(|id| note(id)).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn two_servers_with_one_bucket_overwrite_nothing_and_lose_nothing_of_a_text() {
     let (dir, own) = (Dir::new().await, Dir::new().await);
     let (first, second) =

@@ -26,7 +26,7 @@ use tokio::time::timeout;
 use super::failure::StorageError;
 use super::history::outdated;
 use super::naming::DocumentId;
-use super::storage::Storage;
+use super::storage::{Pages, Storage};
 use super::telemetry;
 use puts::OwnPuts;
 
@@ -119,6 +119,7 @@ pub(super) enum SaveError {
 #[derive(Clone, Debug)]
 pub(super) struct Objects {
     store: Arc<dyn ObjectStore>,
+    pages: Option<Pages>,
     root: Path,
     conditional: bool,
     environment: Arc<str>,
@@ -143,6 +144,7 @@ impl Objects {
         let writer = format!("{owner}.{:016x}", rand::random::<u64>());
         Objects {
             store: storage.store,
+            pages: storage.pages,
             root: storage.root,
             conditional: storage.conditional,
             environment: environment.into(),

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
+use object_store::list::PaginatedListStore;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{BackoffConfig, ObjectStore, RetryConfig};
@@ -249,19 +250,31 @@ impl StorageSettings {
 
     /// As [`StorageSettings::open`], beside whoever has it.
     pub(super) fn connect(&self) -> Result<Storage, StorageError> {
-        let (store, root, conditional): (Arc<dyn ObjectStore>, Path, bool) = match &self.0 {
+        match &self.0 {
             Place::Files(dir) => {
                 make_dir(dir)?;
                 let files = LocalFileSystem::new_with_prefix(dir)?;
                 // A directory without objects would look like a document.
                 let files = files.with_fsync(true).with_automatic_cleanup(true);
-                (Arc::new(files), Path::default(), false)
+                let (store, root) = (Arc::new(files), Path::default());
+                Ok(Storage { store, pages: None, root, conditional: false, lock: None })
             }
             Place::S3 { builder, prefix } => {
-                (Arc::new(builder.as_ref().clone().build()?), prefix.clone(), true)
+                let (store, root) = (Arc::new(builder.as_ref().clone().build()?), prefix.clone());
+                let pages = Some(Pages(Arc::clone(&store) as _));
+                Ok(Storage { store, pages, root, conditional: true, lock: None })
             }
-        };
-        Ok(Storage { store, root, conditional, lock: None })
+        }
+    }
+}
+
+/// A storage that lists in pages of which each is an answer of its own.
+#[derive(Clone)]
+pub(super) struct Pages(pub(super) Arc<dyn PaginatedListStore>);
+
+impl fmt::Debug for Pages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pages")
     }
 }
 
@@ -269,6 +282,8 @@ impl StorageSettings {
 #[derive(Debug)]
 pub(super) struct Storage {
     pub(super) store: Arc<dyn ObjectStore>,
+    /// The same, if it is one of these.
+    pub(super) pages: Option<Pages>,
     /// What all keys begin with.
     pub(super) root: Path,
     /// It can put an object only if the one before is a certain one, and keeps with it who has put it.
@@ -322,6 +337,8 @@ mod tests {
             ("https://my-bucket", BadStorageUrl::Scheme),
             ("file://objects", BadStorageUrl::Directory),
             ("file:///", BadStorageUrl::Directory),
+            ("file:objects", BadStorageUrl::Directory),
+            ("file:/var/objects", BadStorageUrl::Directory),
             ("s3://", BadStorageUrl::Bucket),
             ("s3://ab", BadStorageUrl::Bucket),
             ("s3://my bucket", BadStorageUrl::Bucket),
@@ -337,8 +354,6 @@ mod tests {
     #[test]
     fn a_variable_that_does_not_fit_is_named_and_its_value_is_not() {
         let read = |given: &[(&str, &str)]| {
-            ("file:objects", BadStorageUrl::Directory),
-            ("file:/var/objects", BadStorageUrl::Directory),
             let url = StorageUrl::from_str("s3://bucket/prefix").expect("a URL");
             let given = given.iter().map(|(name, value)| (name.into(), value.into()));
             StorageSettings::read(&url, given.collect::<Vec<_>>())
