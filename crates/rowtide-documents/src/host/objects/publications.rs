@@ -72,7 +72,7 @@ impl Objects {
     }
 
     /// Publishes the document as it was saved last, under `slug` and nowhere else. Tells whether it was done: not where
-    /// the address is another document's; No other document may be published under `slug` meanwhile.
+    /// the address is another document's; nothing is published then. No other document may be published under `slug` meanwhile.
     pub(in super::super) async fn publish_at(
         &self,
         document: &DocumentId,
@@ -82,6 +82,8 @@ impl Objects {
         if let Some(owner) = self.owner_of(slug).await?.filter(|owner| owner != document) {
             let record = self.record(&owner).await?.unwrap_or_default();
             if record.slugs.iter().any(|other| other == slug) {
+                // Its own address is not wanted any more: that one may wait for it.
+                self.withdraw(document).await?;
                 return Ok(false);
             }
         }
@@ -215,6 +217,24 @@ mod tests {
         objects.withdraw(&a).await.expect("and again");
         assert_eq!(objects.owner_of("t").await.expect("an answer"), None);
         assert_eq!(objects.owner_of("s").await.expect("an answer"), Some(b));
+    }
+
+    #[tokio::test]
+    async fn two_documents_can_change_places() {
+        let objects = with_saved(&["a", "b"]).await;
+        let (a, b) = (document("a"), document("b"));
+        assert!(objects.publish_at(&a, "s", "1").await.expect("published"));
+        assert!(objects.publish_at(&b, "t", "1").await.expect("published"));
+        assert!(!objects.publish_at(&a, "t", "1").await.expect("it is asked"));
+        assert!(objects.publish_at(&b, "s", "1").await.expect("published"));
+        assert!(objects.publish_at(&a, "t", "1").await.expect("published"));
+        for (slug, owner) in [("s", &b), ("t", &a)] {
+            assert_eq!(objects.owner_of(slug).await.expect("an answer").as_ref(), Some(owner));
+            assert!(objects.published(owner, slug).await.expect("an answer").is_some());
+        }
+        for (slug, other) in [("s", &a), ("t", &b)] {
+            assert!(objects.published(other, slug).await.expect("an answer").is_none());
+        }
     }
 
     #[tokio::test]
