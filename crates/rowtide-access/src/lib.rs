@@ -11,6 +11,7 @@ mod documents;
 mod doorkeeper;
 mod effects;
 mod endpoint;
+mod last_words;
 mod ledger;
 pub mod limits;
 mod marks;
