@@ -237,7 +237,8 @@ async fn the_definition_says_where_objects_are_unless_the_server_is_told_otherwi
         for command in ["check", "serve"] {
             let checked = said(deployment.command(command, "first").await).await;
             assert_eq!(checked.code(), Some(1), "{url}");
-            let err = checked.err.split_whitespace().collect::<Vec<_>>().join(" ");
+            let words = checked.err.split_whitespace().filter(|word| *word != "│");
+            let err = words.collect::<Vec<_>>().join(" ");
             assert!(err.contains("stored.toml:") && err.contains(expected), "{}", checked.err);
             assert!(!err.contains("secret"), "{}", checked.err);
         }
