@@ -57,6 +57,7 @@ fn an_empty_configuration_has_the_limits_that_the_page_tells_of() {
         ("`max_mutation_bytes`", client.mutation_bytes as u64),
         ("`ops_per_mutation`", client.ops_per_mutation as u64),
         ("`requests_per_minute`", u64::from(client.requests_per_minute)),
+        ("`requests_per_address`", u64::from(client.requests_per_address)),
         ("`mutation_connections`", config.mutation_connections as u64),
         ("`mutation_answer_seconds`", seconds(config.mutation_answer)),
         ("`sessions_per_user`", client.sessions_per_user as u64),
@@ -84,9 +85,11 @@ fn zero_is_no_limit_where_the_page_says_so() {
         settings.unused_client_days = zero();
         settings.connections_per_address = zero();
         settings.requests_per_minute = zero();
+        settings.requests_per_address = zero();
     });
     assert_eq!(config.client.unused_clients, None);
     assert_eq!((config.connections.per_address, config.client.requests_per_minute), (0, 0));
+    assert_eq!(config.client.requests_per_address, 0);
     let config = configured(|settings| settings.unused_client_days = Some("7".to_owned()));
     assert_eq!(config.client.unused_clients, Some(Duration::from_secs(7 * 86_400)));
 }
@@ -228,6 +231,10 @@ fn what_cannot_be_set_is_what_the_page_tells_of() {
                 documents::REQUESTS_AT_ONCE,
                 kib(documents::MAX_REQUEST_BYTES)
             ),
+        ),
+        (
+            "publications that are held as they are answered; read at once",
+            format!("{}; {}", mib(documents::RENDERED_BYTES), documents::RENDERED_AT_ONCE),
         ),
         ("open documents", number(host.rooms_awake as u64)),
         ("the first edit of a document that is not saved waits", s(host.save_after)),

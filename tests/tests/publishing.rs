@@ -574,3 +574,107 @@ async fn the_history_of_a_document_and_the_way_back_are_for_whom_the_rule_allows
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_documents_change_places_in_one_transaction() {
+    let app = app().await;
+    let (at, sql) = (app.address().to_string(), app.database.connect().await);
+    for id in ["x", "y"] {
+        make(&sql, id, "u1", None).await;
+        let mut ann = drawer(&at, id, "u1").await;
+        assert_eq!(ann.draw(&format!("of {id}")).await, "commit");
+        run(&sql, id, "published = true").await;
+        until_published(&at, &format!("slug-{id}"), Some(&[&format!("of {id}")])).await;
+    }
+    // Addresses are unique in the table, so one of them waits elsewhere, which nobody sees.
+    let address = |id: &str, slug: &str| {
+        format!("UPDATE file SET \"publishedSlug\" = '{slug}' WHERE id = '{id}'; ")
+    };
+    let swap = [address("x", "between"), address("y", "slug-x"), address("x", "slug-y")].concat();
+    sql.batch_execute(&format!("BEGIN; {swap}COMMIT")).await.unwrap();
+    until_published(&at, "slug-x", Some(&["of y"])).await;
+    until_published(&at, "slug-y", Some(&["of x"])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_a_document_is_not_published_is_said_also_if_its_row_does_not_take_it_at_first() {
+    let app = app().await;
+    let sql = app.database.connect().await;
+    // A sequence counts what is taken back, too.
+    let refuses = "CREATE TABLE refuses (); INSERT INTO refuses DEFAULT VALUES; CREATE SEQUENCE refused; \
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+          IF NEW.trouble IS NOT NULL AND EXISTS (SELECT FROM refuses) THEN \
+            PERFORM nextval('refused'); RAISE EXCEPTION 'not now'; \
+          END IF; RETURN NEW; END $$; \
+        CREATE TRIGGER refuse BEFORE UPDATE ON page FOR EACH ROW EXECUTE FUNCTION refuse(); \
+        INSERT INTO page (id, owner) VALUES (1, 'u1'); UPDATE page SET is_public = true";
+    sql.batch_execute(refuses).await.unwrap();
+    eventually("it is refused", || async {
+        let row = sql.query_one("SELECT is_called FROM refused", &[]).await.unwrap();
+        row.get::<_, bool>(0).then_some(())
+    })
+    .await;
+    sql.batch_execute("DELETE FROM refuses").await.unwrap();
+    eventually("the row says why", || async {
+        let row = sql.query_one("SELECT trouble FROM page", &[]).await.unwrap();
+        row.get::<_, Option<String>>(0)
+    })
+    .await;
+    sql.batch_execute("UPDATE page SET address = 'here'").await.unwrap();
+    eventually("the row says that it is well", || async {
+        let row = sql.query_one("SELECT trouble FROM page", &[]).await.unwrap();
+        row.get::<_, Option<String>>(0).is_none().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_of_the_network_has_its_rate_of_requests_without_a_token() {
+    let definition = Arc::new(Definition::parse("rowtide.toml", &definition()).unwrap());
+    let app = App::over(database().await, &definition, |options| {
+        options.gateway.client.requests_per_address = 3;
+    })
+    .await;
+    let at = app.address().to_string();
+    make(&app.database.connect().await, "r", "u1", None).await;
+    let stranger = async || Drawer::open(&at, "/app/file/r", None, "tab").await.at.next().await;
+    let closed = |code: u16, reason: &str| Came::End(code, reason.to_owned());
+    assert_eq!(stranger().await, closed(4099, "NOT_AUTHENTICATED"));
+    for _ in 0..2 {
+        assert_eq!(published(&at, "nowhere").await.status, 404);
+    }
+    let answer = published(&at, "nowhere").await;
+    assert_eq!((answer.status, answer.json()["reason"].as_str()), (429, Some("RATE_LIMITED")));
+    let seconds: u64 = answer.header("retry-after").expect("when").parse().unwrap();
+    assert!((1..=21).contains(&seconds), "{seconds}");
+    assert_eq!(stranger().await, closed(1012, "COME_BACK"));
+    // Whoever has a token has a rate of their own.
+    drawer(&at, "r", "u1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_says_that_rows_cannot_be_told_of_their_documents() {
+    let (database, dir) = (database().await, Dir::new());
+    let definition = dir.write("rowtide.toml", &definition());
+    let role = format!("teller_{}", database.name());
+    database.run(&format!("CREATE ROLE {role} LOGIN; GRANT SELECT ON page, file TO {role}")).await;
+    let url = database.url_as(&role).await;
+    let check = async || {
+        let mut command = rowtide(["check", "--database-url", &url, "--definition", &definition]);
+        command.args(["--environment", database.name(), "--log-dir", &dir.join("log")]);
+        said(command).await.out
+    };
+    let checked = check().await;
+    let lacks = |checked: &str, of: &str| {
+        checked.contains(&format!("role {role} cannot tell rows of documents.{of}"))
+    };
+    for of in ["file `touched`", "file `publish_error`", "note `publish_error`"] {
+        assert!(lacks(&checked, of), "{of}: {checked}");
+    }
+    let columns = r#"UPDATE ("updatedAt", "publishError") ON file"#;
+    let grant = format!("GRANT {columns} TO {role}; GRANT UPDATE (trouble) ON page TO {role}");
+    database.run(&grant).await;
+    let checked = check().await;
+    assert!(!lacks(&checked, ""), "{checked}");
+    database.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}

@@ -28,6 +28,8 @@ table = "page"
 protocol = "tlsync"
 read = 'owner = auth.user_id'
 edit = 'owner = auth.user_id'
+published = "is_public"
+slug = "address"
 "#;
 
 struct Deployment {
@@ -39,7 +41,8 @@ struct Deployment {
 
 impl Deployment {
     async fn new() -> Deployment {
-        let table = "CREATE TABLE page (id text PRIMARY KEY, owner text NOT NULL); INSERT INTO page VALUES ('p', 'u1')";
+        let table = "CREATE TABLE page (id text PRIMARY KEY, owner text NOT NULL, is_public boolean, address text); \
+                     INSERT INTO page VALUES ('p', 'u1')";
         let (database, dir) = (Database::with(table).await, Dir::new());
         let parsed = Definition::parse("rowtide.toml", DEFINITION).unwrap();
         let sql = database.connect().await;
@@ -100,8 +103,13 @@ impl Process {
 }
 
 async fn get(address: &str, path: &str) -> String {
+    get_with(address, path, "").await
+}
+
+async fn get_with(address: &str, path: &str, headers: &str) -> String {
     let mut socket = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}\r\n");
     socket.write_all(request.as_bytes()).await.unwrap();
     let mut said = String::new();
     socket.read_to_string(&mut said).await.unwrap();
@@ -180,4 +188,116 @@ async fn check_tries_the_storage_and_says_what_is_wrong_with_it() {
     command.env("ROWTIDE_STORAGE_URL", "s3://key:secret@bucket");
     let checked = said(command).await;
     assert!(checked.err.contains("storage_url") && !checked.err.contains("key:secret"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_definition_says_where_objects_are_unless_the_server_is_told_otherwise() {
+    let mut deployment = Deployment::new().await;
+    let stored = |url: &str| format!("{DEFINITION}\n[storage]\nurl = \"{url}\"\n");
+    let of_definition = stored(&format!("s3://{BUCKET}/of-the-definition"));
+    deployment.definition = deployment.dir.write("stored.toml", &of_definition);
+    let places = || {
+        let asked = deployment.s3.take_asked();
+        let is = |place: &str| asked.iter().any(|asked| asked.contains(place));
+        (is("of-the-definition/"), is("documents/rowtide"))
+    };
+    let mut command = deployment.command("check", "first").await;
+    command.env_remove("ROWTIDE_STORAGE_URL");
+    let checked = said(command).await;
+    assert_eq!(checked.code(), Some(0), "{}{}", checked.out, checked.err);
+    assert_eq!(places(), (true, false));
+    let checked = said(deployment.command("check", "first").await).await;
+    assert_eq!(checked.code(), Some(0), "{}{}", checked.out, checked.err);
+    assert_eq!(places(), (false, true));
+    // A server has them where it was checked.
+    let mut command = deployment.command("serve", "first").await;
+    command.env_remove("ROWTIDE_STORAGE_URL").args(["--listen", "127.0.0.1:0"]);
+    let mut running = Running::start(command);
+    let address = running.line("listening http://").await;
+    let token = App::token("u1");
+    let mut drawer = eventually("documents are served", || async {
+        let ready = get(&address, "/health/ready").await;
+        let is_served = ready.contains(r#""documentsWaitFor":null"#) && ready.contains(" 200 ");
+        is_served.then_some(())?;
+        Some(Drawer::live(&address, "/app/drawing/p", Some(&token), "s").await)
+    })
+    .await;
+    assert_eq!(drawer.draw("one").await, "commit");
+    drop(drawer);
+    running.stop().await;
+    let kept = deployment.s3.keys("of-the-definition/");
+    assert!(kept.iter().any(|key| key.ends_with("/documents/drawing/p/current")), "{kept:?}");
+    // What is no storage is shown in the definition, also to one who is told another.
+    for (url, expected) in [
+        ("file:objects", "the path of a directory from the root on"),
+        ("https://bucket", "expected file:///directory or s3://bucket/prefix"),
+        ("s3://key:secret@bucket", "credentials, region and endpoint are variables"),
+    ] {
+        deployment.definition = deployment.dir.write("stored.toml", &stored(url));
+        for command in ["check", "serve"] {
+            let checked = said(deployment.command(command, "first").await).await;
+            assert_eq!(checked.code(), Some(1), "{url}");
+            let words = checked.err.split_whitespace().filter(|word| *word != "│");
+            let err = words.collect::<Vec<_>>().join(" ");
+            assert!(err.contains("stored.toml:") && err.contains(expected), "{}", checked.err);
+            assert!(!err.contains("secret"), "{}", checked.err);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_published_is_read_once_for_all_who_ask() {
+    let deployment = Deployment::new().await;
+    let mut server = deployment.serve("first").await;
+    server.edit("one").await;
+    let publish = "UPDATE page SET is_public = true, address = 'here'";
+    deployment.database.run(publish).await;
+    let answer = eventually("it is published", || async {
+        let answer = get(&server.address, "/app/publish/here").await;
+        answer.contains(" 200 ").then_some(answer)
+    })
+    .await;
+    let tag = answer.lines().find_map(|line| line.strip_prefix("etag: ")).expect("a tag");
+    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
+    let reads = || {
+        let asked = deployment.s3.take_asked();
+        let is_read = |asked: &&String| {
+            asked.starts_with("GET ") && asked.contains("/drawing/p/published/here")
+        };
+        asked.iter().filter(is_read).count()
+    };
+    assert_eq!(reads(), 1);
+    for _ in 0..3 {
+        let again = get(&server.address, "/app/publish/here").await;
+        assert_eq!(again.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()), body);
+        let known = format!("If-None-Match: {tag}\r\n");
+        let known = get_with(&server.address, "/app/publish/here", &known).await;
+        assert!(known.contains(" 304 "), "{known}");
+    }
+    assert_eq!(reads(), 0, "it is held");
+    // Another copy is read, once.
+    server.edit("two").await;
+    deployment.database.run("UPDATE page SET is_public = false").await;
+    eventually("it is not published", || async {
+        get(&server.address, "/app/publish/here").await.contains(" 404 ").then_some(())
+    })
+    .await;
+    deployment.database.run(publish).await;
+    eventually("it is published anew", || async {
+        let known = format!("If-None-Match: {tag}\r\n");
+        let answer = get_with(&server.address, "/app/publish/here", &known).await;
+        (answer.contains(" 200 ") && answer.contains("two")).then_some(())
+    })
+    .await;
+    assert_eq!(reads(), 1);
+    // Who has it already is told so by a server that has read nothing of it.
+    let answer = get(&server.address, "/app/publish/here").await;
+    let tag = answer.lines().find_map(|line| line.strip_prefix("etag: ")).expect("a tag");
+    server.running.stop().await;
+    let server = deployment.serve("first").await;
+    reads();
+    let known = format!("If-None-Match: {tag}\r\n");
+    let known = get_with(&server.address, "/app/publish/here", &known).await;
+    assert!(known.contains(" 304 "), "{known}");
+    assert_eq!(reads(), 0);
 }

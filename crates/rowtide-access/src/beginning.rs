@@ -144,7 +144,9 @@ impl Documents {
                 if published.protocol != kind.protocol {
                     return Err(NOT_FOUND);
                 }
-                Ok(Some(published.snapshot))
+                let copy = opening.host.published(&published.document, slug).await;
+                let copy = copy.map_err(|_| Closing::ComeBack)?.ok_or(NOT_FOUND)?;
+                Ok(Some(copy.snapshot))
             }
         }
     }

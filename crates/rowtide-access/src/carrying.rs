@@ -339,12 +339,7 @@ impl EffectsTask<'_> {
                 words(&work)
             );
             if !matches!(work, Work::Delete(_)) {
-                let errors = self.need.errors.clone();
-                tokio::spawn(async move {
-                    if let Err(error) = errors.say(&document, Some(reason)).await {
-                        tracing::warn!(%error, "a row is not told why its document is not published");
-                    }
-                });
+                self.need.errors.failed(&document, reason);
             }
         }
         self.need.shared.set_counts(self.effects.counts());

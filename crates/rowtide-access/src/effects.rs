@@ -11,6 +11,9 @@
 //! from before the second time on, so that nothing of a row that has just come goes with it; and what it was is kept aside,
 //! since rows can be missing that nobody has deleted.
 
+mod schedule;
+mod work;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -18,138 +21,26 @@ use rowtide_documents::host::DocumentId;
 use rowtide_engine::TransactionSnapshot;
 use rowtide_postgres::standings::DocumentRow;
 
-use crate::limits::{
-    ASK_AGAIN, ASKED_AT_ONCE, EFFECT_TRIES, EFFECTS_AT_ONCE, MAX_EFFECT_PAUSE, MAX_PAUSE,
-    MIN_EFFECT_PAUSE, MIN_PAUSE,
+use self::schedule::{Answered, Doing, OfDocument, Schedule};
+use self::work::wanted;
+pub(crate) use self::work::{
+    EffectStep, Gone, Kept, Mark, PendingEffect, Retry, Work, WorkFailure,
 };
-
-/// What is known of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mark {
-    /// It is another one, or may be gone; whoever looks has to have seen this transaction.
-    Changed(Option<u32>),
-    /// It was deleted.
-    Deleted,
-}
-
-/// How it is known that the row of a document is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Gone {
-    /// The stream has told of its deletion.
-    Deleted,
-    /// It was not there when it was looked for.
-    Missing,
-}
-
-/// What is kept of a document while something is to be done.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct PendingEffect {
-    /// What is stored goes, whatever row there is by now.
-    pub(crate) gone: Option<Gone>,
-    /// What its row says is to be seen to.
-    pub(crate) is_changed: bool,
-    /// Who looks has to have seen this transaction.
-    pub(crate) xid: Option<u32>,
-    /// Why nothing more is tried.
-    pub(crate) failure: Option<String>,
-}
-
-/// What is done with a document.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Work {
-    /// It is deleted, with all that is kept of it; of one whose row is but missing, what it was is kept aside.
-    Delete(Gone),
-    /// It is published at an address, as this edition.
-    Publish {
-        /// The address.
-        slug: String,
-        /// What is another value each time that it is published anew.
-        edition: String,
-        /// Whether it begins as something else, once somebody opens it.
-        has_source: bool,
-    },
-    /// Nothing of it is published any more.
-    Unpublish,
-}
-
-/// Why it was not done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct WorkFailure {
-    /// For a person.
-    pub(crate) reason: String,
-    /// When trying again could come to something else.
-    pub(crate) retry: Retry,
-}
-
-/// When something that was not done is tried again.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Retry {
-    /// After a pause.
-    Later,
-    /// When something has been done with this document, which has the address.
-    After(DocumentId),
-    /// When somebody wants it.
-    Never,
-}
-
-/// What is to be done, in order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum EffectStep {
-    /// To ask what the rows of these documents say; the answer comes before anything else is asked.
-    Ask(Vec<DocumentId>),
-    /// To do something, and to say what became of it.
-    Do(DocumentId, Work),
-}
-
-/// What follows at once, and what follows when all is durable.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Kept {
-    /// To let nobody come to these from now on.
-    pub(crate) closed: Vec<DocumentId>,
-    /// What is to be kept of each; `None`: nothing any more.
-    pub(crate) entries: BTreeMap<DocumentId, Option<PendingEffect>>,
-    /// To let people come to these again, once that is durable.
-    pub(crate) opened: Vec<DocumentId>,
-    /// What failed and is not tried again, with what was to be done.
-    pub(crate) failed: Vec<(DocumentId, Work, String)>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Doing {
-    Nothing,
-    Asked,
-    Works(Work),
-}
-
-#[derive(Debug)]
-struct OfDocument {
-    kept: PendingEffect,
-    /// Nobody may come, because it is gone or seems to be.
-    is_closed: bool,
-    /// The row says this, of all that it was marked for.
-    wants: Option<Work>,
-    doing: Doing,
-    /// It was marked since it was asked.
-    is_marked: bool,
-    /// Has the address at which it is to be published.
-    waits_for: Option<DocumentId>,
-    /// So much was done with documents when this was begun.
-    begun_at: u64,
-    tries: u32,
-    not_before: Duration,
-}
+use crate::limits::{
+    ASKED_AT_ONCE, EFFECT_TRIES, EFFECTS_AT_ONCE, MAX_EFFECT_PAUSE, MAX_PAUSE, MIN_EFFECT_PAUSE,
+    MIN_PAUSE,
+};
 
 /// See the module. Has one entry for each document at most for which something is to be done.
 #[derive(Debug, Default)]
 pub(crate) struct DocumentEffects {
-    documents: BTreeMap<DocumentId, OfDocument>,
-    /// Those of which something can be asked and done; all, as long as nobody has said.
-    kinds: Option<BTreeSet<String>>,
+    documents: Schedule,
     /// Which documents wait for the address of each, unless they wait no more.
     waiting: BTreeMap<DocumentId, BTreeSet<DocumentId>>,
     /// So much was done with documents: each may have freed an address.
     done: u64,
-    is_asking: bool,
+    /// What the rows say of these is being asked.
+    asked: Vec<DocumentId>,
     ask_pause: Duration,
     kept: Kept,
 }
@@ -171,39 +62,45 @@ impl DocumentEffects {
     /// What happened in between nobody knows: whether a row that was missing still is, is to be asked. What was deleted stays
     /// so. Transactions that were to be seen are of another history.
     pub(crate) fn interrupted(&mut self, now: Duration) {
-        let documents: Vec<DocumentId> = self.documents.keys().cloned().collect();
+        let documents: Vec<DocumentId> = self.documents.all().map(|(of, _)| of.clone()).collect();
         for document in documents {
-            let Some(of) = self.documents.get_mut(&document) else { continue };
-            // What is being deleted is deleted.
-            if of.kept.gone == Some(Gone::Missing) && !matches!(of.doing, Doing::Works(_)) {
-                of.kept.gone = None;
-            }
-            of.kept.xid = None;
+            self.documents.change(&document, |of| {
+                // What is being deleted is deleted.
+                if of.kept.gone == Some(Gone::Missing) && !matches!(of.doing, Doing::Works(_)) {
+                    of.kept.gone = None;
+                }
+                of.kept.xid = None;
+            });
             self.mark(document, Mark::Changed(None), now);
         }
     }
 
     /// The row of a document has changed.
     pub(crate) fn mark(&mut self, document: DocumentId, mark: Mark, now: Duration) {
-        let of = self.documents.entry(document.clone()).or_insert_with(|| OfDocument::new(now));
-        (of.is_marked, of.wants, of.waits_for) = (true, None, None);
-        match mark {
-            Mark::Changed(xid) => {
-                of.kept.is_changed = true;
-                of.kept.xid = xid.or(of.kept.xid);
-            }
-            Mark::Deleted => {
-                // Nothing that its row said before counts any more.
-                let gone = Some(Gone::Deleted);
-                (of.kept.gone, of.kept.is_changed, of.kept.xid) = (gone, false, None);
-            }
+        if self.documents.get(&document).is_none() {
+            self.documents.insert(document.clone(), OfDocument::new(now));
         }
-        let is_waiting = of.kept.failure.is_none() && of.tries > 0;
-        if !is_waiting || mark == Mark::Deleted {
-            (of.tries, of.not_before) = (0, now);
-        }
-        of.kept.failure = None;
-        if of.kept.gone.is_some() && !std::mem::replace(&mut of.is_closed, true) {
+        let closes = self.documents.change(&document, |of| {
+            (of.is_marked, of.wants, of.waits_for) = (true, None, None);
+            match mark {
+                Mark::Changed(xid) => {
+                    of.kept.is_changed = true;
+                    of.kept.xid = xid.or(of.kept.xid);
+                }
+                Mark::Deleted => {
+                    // Nothing that its row said before counts any more.
+                    let gone = Some(Gone::Deleted);
+                    (of.kept.gone, of.kept.is_changed, of.kept.xid) = (gone, false, None);
+                }
+            }
+            let is_waiting = of.kept.failure.is_none() && of.tries > 0;
+            if !is_waiting || mark == Mark::Deleted {
+                (of.tries, of.not_before) = (0, now);
+            }
+            of.kept.failure = None;
+            of.kept.gone.is_some() && !std::mem::replace(&mut of.is_closed, true)
+        });
+        if closes == Some(true) {
             self.kept.closed.push(document.clone());
         }
         self.keep(document);
@@ -211,13 +108,17 @@ impl DocumentEffects {
 
     /// Something that failed is tried again, as if it never had been. Tells whether it had.
     pub(crate) fn repeat(&mut self, document: &DocumentId, now: Duration) -> bool {
-        let Some(of) = self.documents.get_mut(document) else { return false };
-        if of.kept.failure.take().is_none() {
-            return false;
+        let had_failed = self.documents.change(document, |of| {
+            let had_failed = of.kept.failure.take().is_some();
+            if had_failed {
+                (of.tries, of.not_before, of.wants, of.waits_for) = (0, now, None, None);
+            }
+            had_failed
+        });
+        if had_failed == Some(true) {
+            self.keep(document.clone());
         }
-        (of.tries, of.not_before, of.wants, of.waits_for) = (0, now, None, None);
-        self.keep(document.clone());
-        true
+        had_failed == Some(true)
     }
 
     /// What the rows say that were asked for; `None`: it could not be told of this one.
@@ -228,38 +129,22 @@ impl DocumentEffects {
         publishes: impl Fn(&DocumentId) -> bool,
         now: Duration,
     ) {
-        self.is_asking = false;
+        self.asked.clear();
         self.ask_pause = Duration::ZERO;
         for (document, answer) in answers {
-            let Some(of) = self.documents.get_mut(&document) else { continue };
-            if of.doing != Doing::Asked {
-                continue;
-            }
-            of.doing = Doing::Nothing;
-            let is_told = answer.is_some();
-            // Whoever asks may ask too early: the stream is ahead of what can be seen.
-            let has_seen = of.kept.xid.is_none_or(|xid| snapshot.contains(xid));
-            let Some(row) = answer.filter(|_| has_seen && !of.is_marked) else {
-                of.not_before = now + if is_told { ASK_AGAIN } else { MAX_PAUSE };
-                continue;
-            };
-            match row {
-                None if of.is_closed => {
-                    (of.kept.gone, of.kept.is_changed) = (Some(Gone::Missing), false);
-                    self.keep(document);
-                }
-                None => {
-                    of.is_closed = true;
-                    self.kept.closed.push(document);
-                }
-                Some(row) => {
-                    let wants = publishes(&document).then(|| wanted(row));
-                    of.wants = wants;
-                    if of.is_closed {
-                        of.is_closed = false;
+            let wants = |row| publishes(&document).then(|| wanted(row));
+            let answered = self.documents.change(&document, |of| {
+                (of.doing == Doing::Asked).then(|| of.answered(snapshot, answer, wants, now))
+            });
+            match answered.flatten() {
+                None | Some(Answered::AskedAgain) => {}
+                Some(Answered::IsMissing) => self.keep(document),
+                Some(Answered::SeemsMissing) => self.kept.closed.push(document),
+                Some(Answered::Says { has_opened, is_settled }) => {
+                    if has_opened {
                         self.kept.opened.push(document.clone());
                     }
-                    if of.wants.is_none() {
+                    if is_settled {
                         self.settled(document);
                     }
                 }
@@ -269,12 +154,14 @@ impl DocumentEffects {
 
     /// What was asked could not be answered at all.
     pub(crate) fn not_answered(&mut self, now: Duration) {
-        self.is_asking = false;
         self.ask_pause = (self.ask_pause * 2).clamp(MIN_PAUSE, MAX_PAUSE);
-        let asked = self.documents.values_mut().filter(|of| of.doing == Doing::Asked);
-        for of in asked {
-            of.doing = Doing::Nothing;
-            of.not_before = now + self.ask_pause;
+        let again = now + self.ask_pause;
+        for document in std::mem::take(&mut self.asked) {
+            self.documents.change(&document, |of| {
+                if of.doing == Doing::Asked {
+                    (of.doing, of.not_before) = (Doing::Nothing, again);
+                }
+            });
         }
     }
 
@@ -285,53 +172,69 @@ impl DocumentEffects {
         done: Result<(), WorkFailure>,
         now: Duration,
     ) {
-        let Some(of) = self.documents.get_mut(document) else { return };
-        let Doing::Works(work) = std::mem::replace(&mut of.doing, Doing::Nothing) else { return };
+        let ended = self.documents.change(document, |of| match &of.doing {
+            Doing::Works(_) => {
+                let doing = std::mem::replace(&mut of.doing, Doing::Nothing);
+                if let Doing::Works(work) = doing { Some((work, of.is_marked)) } else { None }
+            }
+            Doing::Nothing | Doing::Asked => None,
+        });
+        let Some(Some((work, is_marked))) = ended else { return };
         let is_delete = matches!(work, Work::Delete(_));
         match done {
             Ok(()) => {
-                (of.tries, of.not_before) = (0, now);
+                self.documents.change(document, |of| (of.tries, of.not_before) = (0, now));
                 self.may_have_freed(document, now);
-                let Some(of) = self.documents.get_mut(document) else { return };
                 if is_delete {
-                    of.kept.gone = None;
-                    if of.kept.is_changed {
-                        // There may be a row that came after it.
-                        of.is_closed = false;
+                    // There may be a row that came after it.
+                    let is_changed = self.documents.change(document, |of| {
+                        of.kept.gone = None;
+                        of.is_closed = of.is_closed && !of.kept.is_changed;
+                        of.kept.is_changed
+                    });
+                    if is_changed == Some(true) {
                         self.kept.opened.push(document.clone());
                         return self.keep(document.clone());
                     }
-                } else if of.is_marked {
+                } else if is_marked {
                     return;
                 }
                 self.settled(document.clone());
             }
-            Err(failure) => {
-                // What it is marked for since may be another thing.
-                if of.is_marked && !is_delete {
-                    return;
-                }
-                of.tries += 1;
-                let (tries, may_be_free) = (of.tries, of.begun_at != self.done);
-                let is_final = match &failure.retry {
-                    Retry::Later => false,
-                    Retry::After(owner) => !may_be_free && !self.is_to_be_seen_to(owner),
-                    Retry::Never => true,
-                };
-                let Some(of) = self.documents.get_mut(document) else { return };
-                if let Retry::After(owner) = failure.retry {
-                    let waiting = self.waiting.entry(owner.clone()).or_default();
-                    waiting.insert(document.clone());
-                    of.waits_for = Some(owner);
-                }
-                if is_final || tries >= EFFECT_TRIES {
-                    of.kept.failure = Some(failure.reason.clone());
-                    self.kept.failed.push((document.clone(), work, failure.reason));
-                    return self.keep(document.clone());
-                }
+            // What it is marked for since may be another thing.
+            Err(_) if is_marked && !is_delete => {}
+            Err(failure) => self.failed(document, work, failure, now),
+        }
+    }
+
+    fn failed(&mut self, document: &DocumentId, work: Work, failure: WorkFailure, now: Duration) {
+        let WorkFailure { reason, retry } = failure;
+        let Some(begun_at) = self.documents.get(document).map(|of| of.begun_at) else { return };
+        let may_be_free = begun_at != self.done;
+        let is_final = match &retry {
+            Retry::Later => false,
+            Retry::After(owner) => !may_be_free && !self.is_to_be_seen_to(owner),
+            Retry::Never => true,
+        };
+        let waits_for = if let Retry::After(owner) = retry { Some(owner) } else { None };
+        if let Some(owner) = &waits_for {
+            self.waiting.entry(owner.clone()).or_default().insert(document.clone());
+        }
+        let gives_up = self.documents.change(document, |of| {
+            of.tries += 1;
+            of.waits_for = waits_for.or(of.waits_for.take());
+            let gives_up = is_final || of.tries >= EFFECT_TRIES;
+            if gives_up {
+                of.kept.failure = Some(reason.clone());
+            } else {
                 let pause = MIN_EFFECT_PAUSE.saturating_mul(1 << (of.tries - 1).min(16));
                 of.not_before = now + pause.min(MAX_EFFECT_PAUSE);
             }
+            gives_up
+        });
+        if gives_up == Some(true) {
+            self.kept.failed.push((document.clone(), work, reason));
+            self.keep(document.clone());
         }
     }
 
@@ -339,10 +242,15 @@ impl DocumentEffects {
     fn may_have_freed(&mut self, owner: &DocumentId, now: Duration) {
         self.done += 1;
         for document in self.waiting.remove(owner).unwrap_or_default() {
-            let Some(of) = self.documents.get_mut(&document) else { continue };
-            if of.waits_for.as_ref() == Some(owner) && of.doing == Doing::Nothing {
-                of.waits_for = None;
-                (of.tries, of.not_before, of.wants, of.kept.failure) = (0, now, None, None);
+            let is_free = self.documents.change(&document, |of| {
+                let is_free = of.waits_for.as_ref() == Some(owner) && of.doing == Doing::Nothing;
+                if is_free {
+                    of.waits_for = None;
+                    (of.tries, of.not_before, of.wants, of.kept.failure) = (0, now, None, None);
+                }
+                is_free
+            });
+            if is_free == Some(true) {
                 self.keep(document);
             }
         }
@@ -361,12 +269,12 @@ impl DocumentEffects {
         is_possible: impl Fn(&DocumentId) -> bool,
     ) {
         let idle = |of: &OfDocument| of.doing == Doing::Nothing && of.kept.gone.is_none();
-        let known = self.documents.iter().filter(|(document, _)| kinds.contains(document.kind()));
+        let known = self.documents.all().filter(|(document, _)| kinds.contains(document.kind()));
         let impossible = known.filter(|(document, of)| idle(of) && !is_possible(document));
         let impossible: Vec<DocumentId> =
             impossible.map(|(document, _)| document.clone()).collect();
         impossible.into_iter().for_each(|document| self.settled(document));
-        self.kinds = Some(kinds);
+        self.documents.know(kinds);
     }
 
     /// All that it was marked for is done.
@@ -389,56 +297,44 @@ impl DocumentEffects {
         std::mem::take(&mut self.kept)
     }
 
-    /// What is to be begun now.
+    /// What is to be begun now: with who has waited longest first, so that nobody waits for ever.
     pub(crate) fn pass(&mut self, now: Duration) -> Vec<EffectStep> {
-        let mut steps = Vec::new();
-        let works = |of: &OfDocument| matches!(of.doing, Doing::Works(_));
-        let mut free =
-            EFFECTS_AT_ONCE.saturating_sub(self.documents.values().filter(|of| works(of)).count());
         // No two at a time want one address, so that it is clear whose it is.
-        let mut slugs: BTreeSet<String> = BTreeSet::new();
-        for of in self.documents.values() {
-            if let Doing::Works(Work::Publish { slug, .. }) = &of.doing {
-                slugs.insert(slug.clone());
-            }
-        }
-        if free == 0 && self.is_asking {
-            return steps;
-        }
-        let ready = self.documents.iter_mut();
-        let ready = ready.filter(|(document, of)| {
-            let waits = of.doing == Doing::Nothing && of.kept.failure.is_none();
-            waits && of.not_before <= now && is_known(&self.kinds, document)
-        });
-        let mut ready: Vec<_> = ready.collect();
-        // Who has waited longest is first, so that nobody waits for ever.
-        ready.sort_by_key(|(_, of)| of.not_before);
-        let mut asked = Vec::new();
-        for (document, of) in ready {
-            let work = of.kept.gone.map(Work::Delete).or_else(|| of.wants.clone());
-            let Some(work) = work else {
-                if !self.is_asking && asked.len() < ASKED_AT_ONCE {
-                    (of.doing, of.is_marked) = (Doing::Asked, false);
-                    asked.push(document.clone());
+        let slug = |work: &Work| {
+            if let Work::Publish { slug, .. } = work { Some(slug.clone()) } else { None }
+        };
+        let mut slugs: BTreeSet<String> = self.documents.works().filter_map(slug).collect();
+        let free = EFFECTS_AT_ONCE.saturating_sub(self.documents.works().count());
+        let mut begun = Vec::new();
+        if free > 0 {
+            for (document, of) in self.documents.ready(now) {
+                let Some(work) = of.work() else { continue };
+                if slug(&work).is_none_or(|slug| slugs.insert(slug)) {
+                    begun.push((document.clone(), work));
                 }
-                continue;
-            };
-            if free == 0 {
-                continue;
+                if begun.len() == free {
+                    break;
+                }
             }
-            if let Work::Publish { slug, .. } = &work
-                && !slugs.insert(slug.clone())
-            {
-                continue;
-            }
-            free -= 1;
-            (of.waits_for, of.begun_at) = (None, self.done);
-            of.doing = Doing::Works(work.clone());
-            steps.push(EffectStep::Do(document.clone(), work));
         }
-        if !asked.is_empty() {
-            self.is_asking = true;
-            steps.push(EffectStep::Ask(asked));
+        let mut steps = Vec::new();
+        for (document, work) in begun {
+            self.documents.change(&document, |of| {
+                (of.waits_for, of.begun_at) = (None, self.done);
+                of.doing = Doing::Works(work.clone());
+            });
+            steps.push(EffectStep::Do(document, work));
+        }
+        if self.asked.is_empty() {
+            self.asked = self.documents.to_ask(now).take(ASKED_AT_ONCE).cloned().collect();
+            for document in &self.asked {
+                self.documents.change(document, |of| {
+                    (of.doing, of.is_marked) = (Doing::Asked, false);
+                });
+            }
+            if !self.asked.is_empty() {
+                steps.push(EffectStep::Ask(self.asked.clone()));
+            }
         }
         steps
     }
@@ -446,55 +342,16 @@ impl DocumentEffects {
     /// When there is something to begin after this moment, if nothing happens before. What could be begun already waits for
     /// an answer, or for something else to end.
     pub(crate) fn deadline(&self, now: Duration) -> Option<Duration> {
-        let waits = |of: &OfDocument| of.doing == Doing::Nothing && of.kept.failure.is_none();
-        let waiting = self.documents.iter();
-        let waiting = waiting.filter(|(document, of)| waits(of) && is_known(&self.kinds, document));
-        let waiting = waiting.map(|(_, of)| of.not_before);
-        waiting.filter(|not_before| *not_before > now).min()
+        self.documents.after(now)
     }
 
     /// How many documents are to be seen to, and of how many nothing is tried any more.
     pub(crate) fn counts(&self) -> (usize, usize) {
-        let known = self.documents.iter();
-        let known = known.filter(|(document, _)| is_known(&self.kinds, document));
-        known.fold((0, 0), |(waiting, failed), (_, of)| match of.kept.failure {
-            None => (waiting + 1, failed),
-            Some(_) => (waiting, failed + 1),
-        })
+        self.documents.counts()
     }
 }
 
-fn is_known(kinds: &Option<BTreeSet<String>>, document: &DocumentId) -> bool {
-    kinds.as_ref().is_none_or(|kinds| kinds.contains(document.kind()))
-}
-
-impl OfDocument {
-    fn new(now: Duration) -> OfDocument {
-        OfDocument {
-            kept: PendingEffect::default(),
-            is_closed: false,
-            wants: None,
-            doing: Doing::Nothing,
-            is_marked: false,
-            waits_for: None,
-            begun_at: 0,
-            tries: 0,
-            not_before: now,
-        }
-    }
-}
-
-/// What follows from what a row says.
-fn wanted(row: DocumentRow) -> Work {
-    match row.published {
-        true => Work::Publish {
-            slug: row.slug.unwrap_or_default(),
-            edition: row.edition.unwrap_or_default(),
-            has_source: row.source.is_some_and(|source| !source.is_empty()),
-        },
-        false => Work::Unpublish,
-    }
-}
-
+#[cfg(test)]
+mod many;
 #[cfg(test)]
 mod tests;

@@ -16,7 +16,7 @@ use rowtide_documents::host::{DocumentId, Host, Joined, Outgoing, OutgoingFrames
 use rowtide_documents::place::{Access, Closing, FINAL, Frame, Reason, Socket};
 use rowtide_gateway::auth::{Identity, TokenError};
 use rowtide_gateway::limits::{FLUSH_BYTES, LONGEST_WAIT, PING_AFTER, SILENCE};
-use rowtide_gateway::{Gateway, HeldEnd, HeldFrame, HeldSocket, Upgrade, bearer};
+use rowtide_gateway::{ClientOrigin, Gateway, HeldEnd, HeldFrame, HeldSocket, Upgrade, bearer};
 use rowtide_plan::documents::DocumentProtocol;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -58,6 +58,7 @@ struct Guest {
     id: String,
     session: Option<String>,
     token: Option<String>,
+    from: ClientOrigin,
 }
 
 /// Somebody who was let in.
@@ -86,8 +87,8 @@ impl Documents {
                 kind: Arc::clone(kind),
                 protocol: *protocol,
             };
-            let connect = move |entrance, id, asks, headers, upgrade| {
-                ready(connect(entrance, id, asks, headers, upgrade, limit))
+            let connect = move |entrance, id, asks, asked, upgrade| {
+                ready(connect(entrance, id, asks, asked, upgrade, limit))
             };
             let path = format!("{}/{{id}}", protocol.path(kind));
             router = router.merge(Router::new().route(&path, get(connect)).with_state(entrance));
@@ -121,7 +122,10 @@ impl Documents {
 
     async fn let_in(&self, gateway: &Gateway, guest: Guest) -> Result<LetIn, Closing> {
         let identity = match guest.token.as_deref() {
-            None => None,
+            None => {
+                gateway.take_of_origin(guest.from).map_err(|_| Closing::ComeBack)?;
+                None
+            }
             Some(token) => match gateway.auth().check(token).await {
                 Ok(identity) => Some(identity),
                 Err(TokenError::Unauthorized(_)) => {
@@ -170,14 +174,14 @@ fn connect(
     State(entrance): State<Entrance>,
     Path(id): Path<String>,
     Query(asks): Query<Asks>,
-    headers: HeaderMap,
+    (headers, from): (HeaderMap, ClientOrigin),
     upgrade: Upgrade,
     limit: usize,
 ) -> Response {
     let Entrance { documents, gateway, kind, protocol } = entrance;
     let session = asks.session_id.or(asks.session_key).or(asks.instance_id);
     let token = bearer(&headers).or(asks.access_token).filter(|token| !token.is_empty());
-    let guest = Guest { kind, protocol, id, session, token };
+    let guest = Guest { kind, protocol, id, session, token, from };
     let of_socket = gateway.clone();
     gateway.hold(upgrade, limit, async move |socket| {
         documents.serve(&of_socket, guest, socket).await;

@@ -46,6 +46,10 @@ pub const RECONCILED_AT_ONCE: usize = 500;
 pub const MAX_REQUEST_BYTES: usize = 4 << 10;
 /// How many requests to these endpoints are answered at once.
 pub const REQUESTS_AT_ONCE: usize = 64;
+/// How many bytes of publications are held as they were rendered, to be sent to whoever asks next.
+pub const RENDERED_BYTES: usize = 64 << 20;
+/// How many publications are read and rendered at once; who asks for another one waits.
+pub const RENDERED_AT_ONCE: usize = 4;
 /// How many sources of sources a document may begin from.
 pub const MAX_SOURCES: usize = 8;
 /// How many addresses are remembered in what the stream said of them last.

@@ -1,7 +1,9 @@
-//! What is answered over plain HTTP: what is published, to everybody; the history of a document, and going back in it, to
-//! whom the rule `restore` allows it. Reasons are JSON. As much is answered at once as may be, and no more.
+//! What is answered over plain HTTP: the history of a document, and going back in it, to whom the rule `restore` allows it; and
+//! what is published, to everybody ([`crate::publications`]). Reasons are JSON. As much is answered at once as may be, and no
+//! more.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes as RequestBytes};
@@ -10,15 +12,12 @@ use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use bytes::Bytes;
 use rowtide_documents::host::{DocumentError, DocumentId, Host};
 use rowtide_gateway::auth::TokenError;
 use rowtide_gateway::{Gateway, bearer};
 use rowtide_plan::documents::{DocumentProtocol, Standing};
 use rowtide_postgres::standings::StandingAsked;
 use serde::Deserialize;
-use serde_json::value::RawValue;
-use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
 use crate::documents::Documents;
@@ -27,23 +26,18 @@ use crate::limits::{MAX_REQUEST_BYTES, REQUESTS_AT_ONCE};
 /// The longest time that a history has a name for, in bytes.
 const MAX_TIME_BYTES: usize = 40;
 
-const JSON: &str = "application/json";
-const BYTES: &str = "application/octet-stream";
-
-/// What is published at an address.
-pub(crate) struct Published {
-    pub(crate) protocol: DocumentProtocol,
-    pub(crate) snapshot: Bytes,
-}
+pub(crate) const JSON: &str = "application/json";
+pub(crate) const BYTES: &str = "application/octet-stream";
 
 /// Why a request is not answered with what it asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refusal {
+pub(crate) enum Refusal {
     BadRequest,
     NotAuthenticated,
     Forbidden,
     NotFound,
-    RateLimited,
+    /// Until this time has passed.
+    RateLimited(Duration),
     /// It cannot be known or done now.
     Unavailable,
 }
@@ -55,7 +49,7 @@ impl Refusal {
             Refusal::NotAuthenticated => (StatusCode::UNAUTHORIZED, "NOT_AUTHENTICATED"),
             Refusal::Forbidden => (StatusCode::FORBIDDEN, "FORBIDDEN"),
             Refusal::NotFound => (StatusCode::NOT_FOUND, "NOT_FOUND"),
-            Refusal::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED"),
+            Refusal::RateLimited(_) => (StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED"),
             Refusal::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
         }
     }
@@ -68,8 +62,13 @@ impl IntoResponse for Refusal {
         let mut response = answer(status, JSON, body);
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if self == Refusal::Unavailable {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        let comes_back = match self {
+            Refusal::Unavailable => Some(1),
+            Refusal::RateLimited(wait) => Some(wait.as_secs() + 1),
+            _ => None,
+        };
+        if let Some(seconds) = comes_back {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }
@@ -135,46 +134,14 @@ impl Documents {
                 .with_state(page);
             router = router.merge(of_kind);
         }
-        let publications = Router::new()
-            .route("/app/publish/{slug}", from_anywhere(get(published)))
-            .with_state((self.clone(), places));
-        router.merge(publications)
-    }
-
-    /// What is published at an address: as the copy was made, if its row says by now that it is there, and published there.
-    pub(crate) async fn published(
-        &self,
-        host: &Host,
-        slug: &str,
-    ) -> Result<Option<Published>, NotKnown> {
-        self.when_caught_up().await.map_err(|_| NotKnown)?;
-        let document = host.published_at(slug).await.map_err(|_| NotKnown)?;
-        let Some(document) = document else { return Ok(None) };
-        let protocol = self.shared.kinds.iter().find(|(kind, _)| **kind == *document.kind());
-        let Some((_, protocol)) = protocol else { return Ok(None) };
-        if self.shared.effects.is_closed(&document, || ()) {
-            return Ok(None);
-        }
-        let (kind, id) = (document.kind().into(), document.id().into());
-        let asked = vec![StandingAsked { kind, id, who: None }];
-        let standings = self.shared.desk.ask(asked).await.map_err(|_| NotKnown)?;
-        let answer = standings.answers.into_iter().next().and_then(Result::ok).ok_or(NotKnown)?;
-        let is_there = !matches!(answer.standing, Standing::Missing | Standing::Gone);
-        let says = answer.row.is_some_and(|row| row.published && row.slug.as_deref() == Some(slug));
-        if !is_there || !says {
-            return Ok(None);
-        }
-        let snapshot = host.published(&document, slug).await.map_err(|_| NotKnown)?;
-        Ok(snapshot.map(|snapshot| Published { protocol: *protocol, snapshot }))
+        router.merge(self.publications(gateway, places))
     }
 }
 
-/// It cannot be known now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NotKnown;
-
 /// Pages of other origins may ask: who asks is told by the token alone, and never by cookies.
-fn from_anywhere<S: Clone + Send + Sync + 'static>(methods: MethodRouter<S>) -> MethodRouter<S> {
+pub(crate) fn from_anywhere<S: Clone + Send + Sync + 'static>(
+    methods: MethodRouter<S>,
+) -> MethodRouter<S> {
     methods.options(|| async {
         let mut response = answer(StatusCode::NO_CONTENT, JSON, Body::empty());
         let headers = response.headers_mut();
@@ -187,7 +154,7 @@ fn from_anywhere<S: Clone + Send + Sync + 'static>(methods: MethodRouter<S>) -> 
     })
 }
 
-fn answer(status: StatusCode, kind: &'static str, body: impl Into<Body>) -> Response {
+pub(crate) fn answer(status: StatusCode, kind: &'static str, body: impl Into<Body>) -> Response {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
     let all: [(HeaderName, &'static str); 4] = [
@@ -210,71 +177,6 @@ fn private(kind: &'static str, body: impl Into<Body>) -> Response {
     response
 }
 
-async fn published(
-    State((documents, places)): State<(Documents, Arc<Semaphore>)>,
-    Path(slug): Path<String>,
-    headers: HeaderMap,
-) -> Result<Response, Refusal> {
-    let _place = places.try_acquire().map_err(|_| Refusal::Unavailable)?;
-    let host = documents.host().ok_or(Refusal::Unavailable)?;
-    let published = documents.published(&host, &slug).await;
-    let published = published.map_err(|NotKnown| Refusal::Unavailable)?;
-    let Published { protocol, snapshot } = published.ok_or(Refusal::NotFound)?;
-    let (kind, body) = match protocol {
-        DocumentProtocol::Yjs => (BYTES, snapshot),
-        DocumentProtocol::Tlsync => (JSON, records(&snapshot).ok_or(Refusal::Unavailable)?),
-    };
-    let digest = Sha256::digest(&body);
-    let tag: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    let tag = format!("\"{tag}\"");
-    let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
-    let is_known = known.is_some_and(|known| {
-        known.split(',').any(|one| one.trim().trim_start_matches("W/") == tag)
-    });
-    let mut response = match is_known {
-        true => answer(StatusCode::NOT_MODIFIED, kind, Body::empty()),
-        false => answer(StatusCode::OK, kind, body),
-    };
-    let headers = response.headers_mut();
-    // It may be another one, or none, at any time: whoever has it asks whether it is the same.
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, no-cache"));
-    if let Ok(tag) = HeaderValue::try_from(tag) {
-        headers.insert(header::ETAG, tag);
-    }
-    Ok(response)
-}
-
-#[derive(Deserialize)]
-struct StoredSnapshot<'a> {
-    #[serde(borrow)]
-    documents: Vec<StoredRecord<'a>>,
-    #[serde(borrow)]
-    schema: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct StoredRecord<'a> {
-    #[serde(borrow)]
-    state: &'a RawValue,
-}
-
-/// A snapshot as it is published: records and schema alone.
-fn records(snapshot: &[u8]) -> Option<Bytes> {
-    let stored: StoredSnapshot<'_> = serde_json::from_slice(snapshot).ok()?;
-    let mut text = String::with_capacity(snapshot.len());
-    text.push_str("{\"records\":[");
-    for (nth, record) in stored.documents.iter().enumerate() {
-        if nth > 0 {
-            text.push(',');
-        }
-        text.push_str(record.state.get());
-    }
-    text.push_str("],\"schema\":");
-    text.push_str(stored.schema.map_or("null", RawValue::get));
-    text.push_str(",\"error\":false}");
-    Some(text.into())
-}
-
 impl Page {
     /// Who asks, and whether they may.
     async fn allow(&self, id: &str, asks: Asks, headers: &HeaderMap) -> Result<Allowed, Refusal> {
@@ -291,7 +193,7 @@ impl Page {
         // A history is for people who have signed in, whatever the rule says of others.
         let who = who.ok_or(Refusal::NotAuthenticated)?;
         if !self.gateway.may_go_on(&who.user_id, 1) {
-            return Err(Refusal::RateLimited);
+            return Err(Refusal::RateLimited(Duration::ZERO));
         }
         self.documents.when_caught_up().await.map_err(|_| Refusal::Unavailable)?;
         let plan = self.gateway.plan().ok_or(Refusal::Unavailable)?;
@@ -367,19 +269,4 @@ async fn restore(
 fn is_time(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-:.+".contains(&byte);
     !text.is_empty() && text.len() <= MAX_TIME_BYTES && text.bytes().all(plain)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_published_has_records_and_schema_as_they_are_stored() {
-        let stored =
-            br#"{"clock":1e2,"documents":[{"state":{"id":"a","x":-0},"lastChangedClock":1},
-            {"state":{"id":"b"},"lastChangedClock":2}],"schema":{"schemaVersion":2}}"#;
-        let expected = r#"{"records":[{"id":"a","x":-0},{"id":"b"}],"schema":{"schemaVersion":2},"error":false}"#;
-        assert_eq!(records(stored).as_deref(), Some(expected.as_bytes()));
-        assert_eq!(records(b"rubbish"), None);
-    }
 }

@@ -69,6 +69,6 @@ pub(crate) async fn carry_out(
 
 /// Nothing has failed yet, says the row.
 async fn tried(errors: &PublishErrors, document: &DocumentId) -> Result<(), WorkFailure> {
-    let said = errors.say(document, None).await;
+    let said = errors.well(document).await;
     said.map_err(|error| WorkFailure { reason: error.to_string(), retry: Retry::Later })
 }

@@ -150,6 +150,56 @@ async fn an_object_that_somebody_takes_away_is_put_again_by_who_has_it_open() {
 }
 
 #[tokio::test]
+async fn an_older_object_that_somebody_brings_back_is_not_taken_for_the_last_put() {
+    let dir = Dir::new().await;
+    let host = start(&dir, never_saving()).await;
+    let key = dir.objects.key("test/documents/note/a/current");
+    let mut writer = Peer::join(&host, &note("a"), Access::Edit).await;
+    writer.write("one ").await;
+    host.save(&note("a")).await.unwrap();
+    let backup = dir.objects.0.back_up(&key).unwrap();
+    writer.write("two ").await;
+    host.save(&note("a")).await.unwrap();
+    dir.objects.0.bring_back(&key, &backup);
+    let brought_back = dir.objects.0.get(&key);
+    writer.write("three").await;
+    let error = host.save(&note("a")).await.unwrap_err();
+    assert!(matches!(error, DocumentError::Unsaved), "{error}");
+    assert_eq!(dir.objects.0.get(&key), brought_back, "it is not overwritten");
+    assert_eq!(host.health().superseded, 1);
+    assert_eq!(writer.hear_closing().await, Closing::ComeBack);
+    // What was there instead is a state of the history.
+    let times = host.history(&note("a")).await.unwrap();
+    let before = host.earlier(&note("a"), &times[0]).await.unwrap().unwrap();
+    let doc = new_doc();
+    doc.transact_mut().apply_update(Update::decode_v1(&before).unwrap()).unwrap();
+    let text = doc.get_or_insert_text("text").get_string(&doc.transact());
+    assert_eq!(text, "one two three");
+    // Whoever has all of it brings it back.
+    let writer = Peer::join_with(&host, &note("a"), Access::Edit, writer.doc.clone()).await;
+    writer.write("!").await;
+    until("a save", async || host.save(&note("a")).await.is_ok()).await;
+    assert_eq!(host.health().superseded, 1);
+}
+
+#[tokio::test]
+async fn a_list_of_many_documents_comes_to_its_end_however_long_all_of_its_pages_take() {
+    let dir = Dir::new().await;
+    let limits = HostLimits { storage_call: Duration::from_millis(1_500), ..never_saving() };
+    let host = start(&dir, limits).await;
+    let ids: Vec<String> = (0..24).map(|number| format!("n{number:02}")).collect();
+    for id in &ids {
+        dir.objects.put(&format!("test/documents/note/{id}/current"), &[0, 0]);
+        dir.objects.put(&format!("test/documents/note/{id}/history/2026"), &[0, 0]);
+    }
+    // Eight pages.
+    dir.objects.0.set_fault(Some(Fault::Late(Duration::from_millis(220))));
+    let mut stored = host.stored("note").await.unwrap();
+    stored.sort_unstable();
+    assert_eq!(stored, ids.iter().map(|id| note(id)).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn two_servers_with_one_bucket_overwrite_nothing_and_lose_nothing_of_a_text() {
     let (dir, own) = (Dir::new().await, Dir::new().await);
     let (first, second) =
@@ -306,6 +356,17 @@ async fn a_storage_is_tried_before_it_is_needed() {
     assert_eq!(problems.len(), 1);
     assert!(problems[0].contains("cannot be put") && problems[0].contains("AccessDenied"));
     assert!(!problems[0].contains(ACCESS_KEY), "{problems:?}");
+    let steps = [
+        (Fault::Forgetful, "an object does not keep its metadata"),
+        (Fault::NoCopies, "an object cannot be copied: "),
+    ];
+    for (fault, expected) in steps {
+        dir.objects.0.set_fault(Some(fault));
+        let problems = try_storage(&settings, "test").await;
+        assert_eq!(problems.len(), 1, "{fault:?}: {problems:?}");
+        assert!(problems[0].starts_with(expected), "{fault:?}: {problems:?}");
+        assert!(!dir.objects.has(""), "nothing is left of it");
+    }
     dir.objects.0.set_fault(None);
     dir.objects.0.be_careless();
     let problems = try_storage(&settings, "test").await;

@@ -50,13 +50,16 @@ pub struct Admission {
 
 /// From where a connection comes: its address, of IPv6 the part that is given to one customer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Origin {
+pub enum Origin {
+    /// An address.
     V4([u8; 4]),
+    /// The first half of one.
     V6([u8; 8]),
 }
 
 impl Origin {
-    fn of(address: IpAddr) -> Origin {
+    /// That of an address.
+    pub fn of(address: IpAddr) -> Origin {
         match address.to_canonical() {
             IpAddr::V4(address) => Origin::V4(address.octets()),
             IpAddr::V6(address) => {

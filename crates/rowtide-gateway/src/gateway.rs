@@ -67,6 +67,8 @@ pub(crate) struct Services {
     pub(crate) limits: ClientLimits,
     pub(crate) sessions: TaskTracker,
     rate: Mutex<Rate>,
+    /// Of those who have no token, by where they come from.
+    rate_of_origins: Mutex<Rate>,
     feed: Feed,
     /// Ends what outlives the sessions: the engines, and the mutations that wait.
     ends: CancellationToken,
@@ -76,6 +78,14 @@ impl Services {
     pub(crate) fn take_rate(&self, user: &str, operations: usize, longest: Duration) -> Verdict {
         let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
         rate.take(user, operations, self.clock.time(), longest)
+    }
+
+    pub(crate) fn take_of_origin(&self, origin: &str) -> Result<(), Duration> {
+        let mut rate = self.rate_of_origins.lock().unwrap_or_else(PoisonError::into_inner);
+        match rate.take(origin, 1, self.clock.time(), Duration::ZERO) {
+            Verdict::Now => Ok(()),
+            Verdict::After(wait) | Verdict::TooLong(wait) => Err(wait),
+        }
     }
 }
 
@@ -149,6 +159,7 @@ impl Gateway {
             stop.clone(),
         );
         let rate = Mutex::new(Rate::new(options.client.requests_per_minute));
+        let rate_of_origins = Mutex::new(Rate::new(options.client.requests_per_address));
         let (limits, sessions) = (options.client, TaskTracker::new());
         let shared = Services {
             engines,
@@ -161,6 +172,7 @@ impl Gateway {
             limits,
             sessions,
             rate,
+            rate_of_origins,
             feed,
             ends,
         };

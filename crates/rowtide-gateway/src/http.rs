@@ -1,7 +1,9 @@
 //! The way in: the upgrade of `/sync`, and of any other path where a conversation is to be held. The handshake is
 //! done here (RFC 6455, 4.2) because the socket is read through a [`Gate`](crate::gate) until its client is let in.
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -21,6 +23,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
+use crate::admission::Origin;
 use crate::connection::{self, Saying};
 use crate::conversation::Conversation;
 use crate::gate::{Gate, Socket};
@@ -29,6 +32,7 @@ use crate::held_socket::{HeldSocket, goodbye};
 use crate::http_server::Seat;
 use crate::limits::{FIRST_MESSAGE_BYTES, READ_BUFFER_BYTES, WRITE_BUFFER_BYTES};
 use crate::session::Session;
+use crate::telemetry::{self, Limit};
 
 /// A request to become a WebSocket.
 pub struct Upgrade {
@@ -39,6 +43,19 @@ pub struct Upgrade {
     protocol: Option<&'static str>,
     /// The connection's place, if the server counts them.
     seat: Option<Arc<Seat>>,
+}
+
+/// From where a request comes: the other end of its connection, which behind a proxy is the proxy's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientOrigin(Option<Origin>);
+
+impl<S: Send + Sync> FromRequestParts<S> for ClientOrigin {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<ClientOrigin, Infallible> {
+        let seat = parts.extensions.get::<Arc<Seat>>();
+        Ok(ClientOrigin(seat.map(|seat| seat.origin)))
+    }
 }
 
 /// A request is none to become a WebSocket.
@@ -134,6 +151,16 @@ impl Upgrade {
 }
 
 impl Gateway {
+    /// Takes a request without a token from the rate of where it comes from.
+    ///
+    /// # Errors
+    /// After what time there is something to take again, if there is nothing now.
+    pub fn take_of_origin(&self, from: ClientOrigin) -> Result<(), Duration> {
+        let Some(origin) = from.0 else { return Ok(()) };
+        let taken = self.shared.take_of_origin(&format!("{origin:?}"));
+        taken.inspect_err(|_| telemetry::limited(Limit::RequestsPerAddress))
+    }
+
     /// The route `/sync`.
     pub fn router(&self) -> Router {
         Router::new().route("/sync", get(sync)).with_state(self.clone())

@@ -25,7 +25,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admission::{Admission, Admitted, PlaceId};
+use crate::admission::{Admission, Admitted, Origin, PlaceId};
 use crate::limits::{
     ACCEPT_PAUSE, ConnectionLimits, GOODBYE_TIMEOUT, HEAD_BYTES, HEALTH_TIMEOUT, LIMIT_LOG,
 };
@@ -55,6 +55,7 @@ pub(crate) struct Seat {
     door: Arc<Door>,
     place: PlaceId,
     admitted: Admitted,
+    pub(crate) origin: Origin,
     go: CancellationToken,
 }
 
@@ -131,7 +132,8 @@ impl Door {
             evicted.cancel();
         }
         telemetry::connections(state.admission.open());
-        Seat { door: Arc::clone(self), place: arrival.place, admitted: arrival.admitted, go }
+        let (place, admitted, origin) = (arrival.place, arrival.admitted, Origin::of(address));
+        Seat { door: Arc::clone(self), place, admitted, origin, go }
     }
 
     fn evict_one(&self) {

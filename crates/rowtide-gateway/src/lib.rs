@@ -47,7 +47,7 @@ pub use connection::Saying;
 pub use gateway::{Gateway, GatewayOptions};
 pub use health::EnginesHealth;
 pub use held_socket::{HeldEnd, HeldFrame, HeldSocket};
-pub use http::{NoUpgrade, Upgrade, bearer};
+pub use http::{ClientOrigin, NoUpgrade, Upgrade, bearer};
 pub use http_server::serve;
 pub use now::Now;
 pub use opening::{NotServing, OpenRequest};

@@ -171,6 +171,9 @@ pub struct ClientLimits {
     pub sessions_per_user: usize,
     /// How many connects and operations of mutations one user may have in a minute; 0: any number. What is more waits.
     pub requests_per_minute: u32,
+    /// How many requests without a token one address may have in a minute: for what is published, and to come to
+    /// documents; 0: any number.
+    pub requests_per_address: u32,
     /// After how long without a connect a client id is removed, give or take a week; `None`: never.
     pub unused_clients: Option<Duration>,
     /// How often a number of these are removed.
@@ -187,6 +190,7 @@ impl Default for ClientLimits {
             ops_per_mutation: OPS_PER_MUTATION,
             sessions_per_user: SESSIONS_PER_USER,
             requests_per_minute: REQUESTS_PER_MINUTE as u32,
+            requests_per_address: 0,
             unused_clients: Some(Duration::from_secs(86_400 * UNUSED_CLIENT_DAYS as u64)),
             removal_every: REMOVAL_EVERY,
             older_sessions_outlive_tokens: true,

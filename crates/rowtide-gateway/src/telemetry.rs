@@ -63,6 +63,8 @@ pub enum Limit {
     Connections,
     /// Connections from one address.
     ConnectionsPerAddress,
+    /// Requests without a token from one address.
+    RequestsPerAddress,
     /// Files that may be open.
     OpenFiles,
     /// The time of a request and its answer.
@@ -77,9 +79,10 @@ pub enum Limit {
 
 impl Limit {
     /// All of them.
-    const ALL: [Limit; 7] = [
+    const ALL: [Limit; 8] = [
         Limit::Connections,
         Limit::ConnectionsPerAddress,
+        Limit::RequestsPerAddress,
         Limit::OpenFiles,
         Limit::HttpTime,
         Limit::FirstMessage,
@@ -92,6 +95,7 @@ impl Limit {
         match self {
             Limit::Connections => "max_connections",
             Limit::ConnectionsPerAddress => "connections_per_address",
+            Limit::RequestsPerAddress => "requests_per_address",
             Limit::OpenFiles => "open_files",
             Limit::HttpTime => "http_time",
             Limit::FirstMessage => "first_message",

@@ -3,6 +3,7 @@
 //! is compiled against a catalog.
 
 mod documents;
+mod storage;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,6 +12,7 @@ use toml::Spanned;
 
 pub(crate) use self::documents::{DocumentDefinition, PublishingDefinition};
 use self::documents::{DocumentEntry, document};
+use self::storage::StorageEntry;
 use crate::catalog::TableName;
 use crate::documents::DocumentProtocol;
 use crate::error::{DefinitionError, DefinitionProblem};
@@ -26,6 +28,8 @@ pub struct Definition {
     pub(crate) text: String,
     pub(crate) tables: Vec<TableDefinition>,
     pub(crate) documents: Vec<DocumentDefinition>,
+    /// The URL of their storage, as it is written.
+    storage: Option<Name>,
     pub(crate) min_client: Option<i64>,
     older_clients: bool,
 }
@@ -55,6 +59,7 @@ struct File {
     tables: BTreeMap<Spanned<String>, Entry>,
     #[serde(default)]
     documents: BTreeMap<Spanned<String>, DocumentEntry>,
+    storage: Option<StorageEntry>,
 }
 
 #[derive(Default, Deserialize)]
@@ -136,9 +141,12 @@ impl Definition {
                         [tables.NAME.delete]; a table of another schema than public is \
                         [tables.\"SCHEMA.NAME\"]. [documents.NAME] has `table`, `protocol`, `read` and \
                         `edit`, and may have `alive`, `schema`, `name`, `touched`, `restore`, `source`, \
-                        and `published` with `slug`, `republish` and `publish_error`";
+                        and `published` with `slug`, `republish` and `publish_error`. [storage] has `url`";
             fail(vec![DefinitionProblem::new(place, message, "here").help(help)])
         })?;
+        let storage = read.storage.as_ref().map(StorageEntry::url);
+        let shown = read.storage.as_ref().map_or_else(|| text.to_owned(), |of| of.shown(text));
+        let fail = |problems| DefinitionError::new(file, &shown, problems);
         let mut problems = Vec::new();
         let mut tables = Vec::new();
         for (key, entry) in read.tables {
@@ -184,8 +192,8 @@ impl Definition {
         }
         let min_client = read.app.min_client;
         let older_clients = read.app.older_clients.is_some_and(Spanned::into_inner);
-        let (file, text) = (file.to_owned(), text.to_owned());
-        Ok(Definition { file, text, tables, documents, min_client, older_clients })
+        let file = file.to_owned();
+        Ok(Definition { file, text: shown, tables, documents, storage, min_client, older_clients })
     }
 
     /// Whether clients of the older protocol are served, beside those of the present one.

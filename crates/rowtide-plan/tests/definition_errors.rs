@@ -74,6 +74,7 @@ fn the_form_of_the_file() {
                 "[tables.\".note\"]\nvisible = 'true'\n",
                 "[tables.note]\nvisible = 'true'\n\n[tables.\"public.note\"]\nvisible = 'true'\n",
                 "[app]\nmin_client = \"3\"\n\n[tables.note]\nvisible = 'true'\n",
+                "[storage]\nbucket = \"b\"\n\n[tables.note]\nvisible = 'true'\n",
             ],
         ),
     );
@@ -516,6 +517,19 @@ fn documents() {
     let named = |name: &str| with_documents("").replace("documents.board", name);
     let names = ["documents.\"a/b\"", "documents.publish", "documents.\"\""].map(named);
     kept("documents", &rejections(&notes(), &[&definitions[..], &names].concat()));
+}
+
+#[test]
+fn where_objects_are_does_not_matter_to_rows() {
+    let plan = |text: &str| {
+        let definition = Definition::parse("rowtide.toml", text).expect("it is a definition");
+        (definition.storage_url().map(str::to_owned), compile(&definition, &notes()).expect("fits"))
+    };
+    let (none, without) = plan("[tables.note]\nvisible = 'shared'\n");
+    let (some, with) =
+        plan("[storage]\nurl = 's3://bucket/a'\n[tables.note]\nvisible = 'shared'\n");
+    assert_eq!((none, some.as_deref()), (None, Some("s3://bucket/a")));
+    assert_eq!(with.fingerprint(), without.fingerprint());
 }
 
 proptest! {

@@ -6,7 +6,6 @@
 use rowtide_plan::check::Problem;
 use rowtide_plan::plan::{Plan, Table, TableId};
 use rowtide_plan::sql::quote_table;
-use rowtide_plan::write::Statement;
 use rowtide_plan::write_rules::UpdateRule;
 use rowtide_protocol::OpKind;
 use tokio_postgres::error::SqlState;
@@ -77,7 +76,8 @@ pub(crate) async fn lacking(
             if fails == Some(kind) {
                 continue;
             }
-            if let Some((code, why)) = explain(client, &begin, &statement).await? {
+            let types = vec!["text"; statement.params.len()];
+            if let Some((code, why)) = explain(client, &begin, &statement.sql, &types).await? {
                 fails = Some(kind);
                 let what = format!("role {role} cannot {} {why}", to(kind, table));
                 let repair = match code {
@@ -104,19 +104,22 @@ fn to(kind: OpKind, table: &Table) -> String {
     }
 }
 
-/// Why Postgres would not begin to carry a statement out; `None` if it would.
-async fn explain(
+/// Why Postgres would not begin to carry a statement out, whose parameters come as these types; `None` if it would.
+///
+/// # Errors
+/// When Postgres does not answer.
+pub(crate) async fn explain(
     client: &Client,
     begin: &str,
-    statement: &Statement,
+    sql: &str,
+    types: &[&str],
 ) -> Result<Option<(SqlState, String)>, Error> {
-    let Statement { sql, params } = statement;
-    let list = |what: &str| match params.len() {
-        0 => String::new(),
-        count => format!(" ({})", vec![what; count].join(", ")),
+    let list = |of: &[&str]| match of.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", of.join(", ")),
     };
     // Each is cast where it stands, so it can come as a text: a domain may not take null.
-    let (types, arguments) = (list("text"), list("NULL"));
+    let (arguments, types) = (list(&vec!["NULL"; types.len()]), list(types));
     // With values at hand Postgres would leave out what does not matter for these.
     let tried = format!(
         "{begin}; SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL lock_timeout = '{PATIENCE}'; \

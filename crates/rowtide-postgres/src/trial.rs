@@ -19,7 +19,7 @@ use crate::check::{
 use crate::connect::{
     CONNECT, ConnectError, ConnectOptions, Names, connect, connect_shared, reason,
 };
-use crate::document_rights::unanswerable;
+use crate::document_rights::{unanswerable, unwritable};
 use crate::handshake::{self, Failure};
 use crate::mutate::{Author, MutateError, Mutator, Number, Outcome, Ticket, Work};
 use crate::rights::lacking;
@@ -75,6 +75,7 @@ impl Trial {
         let mut problems = session(client).await?;
         problems.extend(self.limits(client, plan).await?);
         problems.extend(unanswerable(client, plan).await?);
+        problems.extend(unwritable(client, plan).await?);
         if let Some(pooled) = pooled(client, &self.database).await {
             problems.push(pooled);
         }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use miette::Diagnostic;
+use rowtide_documents::host::{BadStorageUrl, StorageUrl};
 use rowtide_documents::tlsync::TlsyncSchema;
 use rowtide_plan::check::{Problem, plan_once_set_up};
 use rowtide_plan::definition::Definition;
@@ -142,6 +143,8 @@ impl Application {
         let path = definition;
         let definition = Arc::new(read_definition(path)?);
         let schemas = read_schemas(path, &definition)?;
+        // It is checked alone: what is served for development is kept beside its private database.
+        read_storage(&definition)?;
         let name = "application".to_owned();
         Ok((Application { name, definition, schemas, migrations: files }, unknown))
     }
@@ -223,7 +226,77 @@ pub fn read_schemas(
     if problems.is_empty() { Ok(schemas) } else { Err(definition.error(problems).into()) }
 }
 
+/// Where the definition says that objects of documents are, if it does. The server's setting comes before it.
+///
+/// # Errors
+/// When that is no storage, at its place in the definition.
+pub fn read_storage(definition: &Definition) -> Result<Option<StorageUrl>, ApplicationError> {
+    let url = definition.storage_url().map(str::parse).transpose();
+    url.map_err(|why: BadStorageUrl| {
+        let problem = definition.storage_problem(&why.to_string());
+        definition.error(problem.into_iter().collect()).into()
+    })
+}
+
 fn read(path: &Path) -> Result<String, ApplicationError> {
     std::fs::read_to_string(path)
         .map_err(|source| ApplicationError::Unreadable { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn storage(url: &str) -> Result<Option<StorageUrl>, (String, String)> {
+        let text = format!("[storage]\nurl = {url}\n\n[tables.note]\nvisible = 'true'\n");
+        let definition = Definition::parse("rowtide.toml", &text).expect("it is a definition");
+        read_storage(&definition).map_err(|error| {
+            let report = format!("{:?}", miette::Report::new(error));
+            let place = report.lines().find(|line| line.contains("url = ")).unwrap_or_default();
+            (words(&report), place.to_owned())
+        })
+    }
+
+    /// What a report says, however its lines are broken.
+    fn words(report: &str) -> String {
+        report.split_whitespace().filter(|word| *word != "│").collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn a_definition_says_where_objects_are_and_is_shown_what_is_wrong_with_it() {
+        let s3 = StorageUrl::S3 { bucket: "bucket".to_owned(), prefix: "prefix".to_owned() };
+        assert_eq!(storage("'s3://bucket/prefix'"), Ok(Some(s3)));
+        let files = StorageUrl::Files("/objects".into());
+        assert_eq!(storage("'file:///objects'"), Ok(Some(files)));
+        for (url, expected) in [
+            ("'file:objects'", "the path of a directory from the root on"),
+            ("'file://objects'", "the path of a directory from the root on"),
+            ("'https://bucket'", "expected file:///directory or s3://bucket/prefix"),
+            ("''", "expected file:///directory or s3://bucket/prefix"),
+        ] {
+            let (report, place) = storage(url).expect_err(url);
+            assert!(report.contains("rowtide.toml:2:7"), "{report}");
+            assert!(place.contains(url), "{report}");
+            assert!(report.contains(expected), "{report}");
+        }
+    }
+
+    #[test]
+    fn a_secret_in_the_storage_of_a_definition_is_shown_to_nobody() {
+        let secrets = [
+            "'s3://key:SECRET@bucket'",
+            r#""s3://key:SECRET\u0040bucket""#,
+            "\"\"\"\ns3://käy:SECRET@bucket\"\"\"",
+        ];
+        for url in secrets {
+            let (report, _) = storage(url).expect_err(url);
+            assert!(report.contains("credentials, region and endpoint are variables"), "{report}");
+            assert!(!report.contains("SECRET"), "{report}");
+        }
+        // Nor where something else is wrong beside it.
+        let text = "[storage]\nurl = 's3://key:SECRET@bucket'\n[tables.note]\nvisible = 'a +'\n";
+        let error = Definition::parse("rowtide.toml", text).expect_err("no rule");
+        let report = format!("{:?}", miette::Report::new(error));
+        assert!(report.contains("visible") && !report.contains("SECRET"), "{report}");
+    }
 }

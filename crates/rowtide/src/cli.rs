@@ -14,8 +14,8 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::application::{Application, read_definition, read_schemas};
-use crate::config::{ConfigError, Settings, as_text};
+use crate::application::{Application, read_definition, read_schemas, read_storage};
+use crate::config::{Config, ConfigError, Settings, as_text};
 use crate::dev::{self, DevOptions, interrupted};
 use crate::former_names::{FormerFlags, warn_of_former_name};
 use crate::log_filter::{read_filter, without_values};
@@ -316,6 +316,8 @@ async fn serve(args: Configured) -> Result<()> {
     let config = args.settings()?.check()?;
     let definition = Arc::new(read_definition(&config.definition)?);
     let schemas = read_schemas(&config.definition, &definition)?;
+    let of_definition = read_storage(&definition)?;
+    let config = Config { storage: config.storage.or(of_definition), ..config };
     // One listener from the start to the end: a signal that comes between two of them is heard by neither.
     let mut stop = pin!(interrupted());
     let options = ServerOptions { schemas, ..ServerOptions::new(config, definition) };

@@ -137,6 +137,10 @@ pub struct Settings {
     /// waits [default: 600]
     #[arg(long, value_name = "NUMBER")]
     pub requests_per_minute: Option<String>,
+    /// How many requests without a token one address may have in a minute, for what is published and to come to documents,
+    /// 0 for any number: behind a proxy all have one [default: 0]
+    #[arg(long, value_name = "NUMBER")]
+    pub requests_per_address: Option<String>,
     /// The same database behind a transaction pooler, for mutations alone [default: the database's URL]
     #[arg(long, value_name = "URL")]
     pub mutation_database_url: Option<String>,
@@ -296,7 +300,7 @@ enum NotPut {
 
 impl Settings {
     /// Every setting by its name, in the order of `--help`.
-    fn fields(&mut self) -> [(&'static str, &mut Option<String>); 31] {
+    fn fields(&mut self) -> [(&'static str, &mut Option<String>); 32] {
         [
             ("database_url", &mut self.database_url),
             ("definition", &mut self.definition),
@@ -320,6 +324,7 @@ impl Settings {
             ("max_mutation_bytes", &mut self.max_mutation_bytes),
             ("ops_per_mutation", &mut self.ops_per_mutation),
             ("requests_per_minute", &mut self.requests_per_minute),
+            ("requests_per_address", &mut self.requests_per_address),
             ("mutation_database_url", &mut self.mutation_database_url),
             ("mutation_connections", &mut self.mutation_connections),
             ("prepared_statements", &mut self.prepared_statements),
@@ -707,6 +712,13 @@ impl Settings {
                     "requests_per_minute",
                     &self.requests_per_minute,
                     limits::REQUESTS_PER_MINUTE,
+                    0,
+                    1_000_000_000,
+                )? as u32,
+                requests_per_address: number(
+                    "requests_per_address",
+                    &self.requests_per_address,
+                    0,
                     0,
                     1_000_000_000,
                 )? as u32,

@@ -23,7 +23,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 
-use crate::application::{ApplicationError, fit, read_definition, read_schemas};
+use crate::application::{ApplicationError, fit, read_definition, read_schemas, read_storage};
 use crate::config::{Settings, StorageTrial};
 use crate::dev::interrupted;
 use crate::said::said;
@@ -46,6 +46,7 @@ impl Against {
         let path = settings.definition_path();
         let definition = read_definition(&path)?;
         read_schemas(&path, &definition)?;
+        read_storage(&definition)?;
         let (database, names) = settings.database()?;
         let client = connect(&database, "check").await.map_err(unreachable)?;
         let (plan, not_set_up) = fit_unlocked(&client, &definition, Some(ATTEMPTS)).await?;
@@ -171,11 +172,13 @@ fn not_done(error: SetupError) -> Report {
 /// # Errors
 /// When it cannot be checked.
 pub(crate) async fn check(settings: Settings) -> Result<ExitCode> {
-    let (trial, storage) = settings.trial()?;
+    let (trial, mut storage) = settings.trial()?;
     let against = Against::connect(&settings).await?;
     let environment = against.names.slot.clone();
     let mut problems = against.problems(&trial).await?;
-    if read_definition(&settings.definition_path())?.documents().next().is_some() {
+    let definition = read_definition(&settings.definition_path())?;
+    if definition.documents().next().is_some() {
+        storage.url = storage.url.or(read_storage(&definition)?);
         problems.extend(storage_problems(&storage, &environment).await);
     }
     print_problems(&problems);

@@ -230,7 +230,12 @@ impl World {
                 };
                 let mut others = self.stored.iter().filter(|(other, _)| **other != document);
                 if let Some((owner, _)) = others.find(|(_, stored)| has(stored)) {
-                    return Err(self::document(*owner));
+                    let owner = self::document(*owner);
+                    // It gives back what it had: its row says another address.
+                    if let Some(stored) = self.stored.get_mut(&document) {
+                        stored.published = None;
+                    }
+                    return Err(owner);
                 }
                 let stored = self.stored.entry(document);
                 let stored = stored.or_insert(Stored { life: None, published: None });

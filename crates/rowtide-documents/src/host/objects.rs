@@ -7,6 +7,7 @@
 //! whoever finds another there has not written.
 
 mod publications;
+mod puts;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -26,8 +27,9 @@ use super::directory::Directory;
 use super::failure::StorageError;
 use super::history::outdated;
 use super::naming::DocumentId;
-use super::storage::Storage;
+use super::storage::{Pages, Storage};
 use super::telemetry;
+use puts::OwnPuts;
 
 /// So many objects are deleted before the next ones are listed.
 const PAGE: usize = 1_000;
@@ -39,7 +41,11 @@ const DELETES: usize = 16;
 const PUTS: usize = 4;
 
 /// Who has put an object: the journal that has the edits which follow, and this opening of it.
-const WRITER: Attribute = Attribute::Metadata(std::borrow::Cow::Borrowed("rowtide-writer"));
+pub(super) const WRITER: Attribute =
+    Attribute::Metadata(std::borrow::Cow::Borrowed("rowtide-writer"));
+
+/// Which put of theirs it was.
+const PUT: Attribute = Attribute::Metadata(std::borrow::Cow::Borrowed("rowtide-put"));
 
 /// When a document was saved, as its history names it: in UTC, with milliseconds.
 fn time_name(time: SystemTime) -> String {
@@ -83,6 +89,23 @@ pub(super) struct CurrentObject {
     pub(super) version: ObjectVersion,
 }
 
+/// A copy of a document that was published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishedCopy {
+    /// Which copy of this document it is: another one has another version.
+    pub version: String,
+    /// The document as it was then.
+    pub snapshot: Bytes,
+}
+
+/// What the storage tells one state of an object from another by.
+fn version_text(meta: &ObjectMeta) -> String {
+    match &meta.e_tag {
+        Some(e_tag) => e_tag.clone(),
+        None => format!("{} {}", meta.last_modified.timestamp_micros(), meta.size),
+    }
+}
+
 /// Why a document was not saved.
 #[derive(Debug, Error)]
 pub(super) enum SaveError {
@@ -97,6 +120,7 @@ pub(super) enum SaveError {
 #[derive(Clone, Debug)]
 pub(super) struct Objects {
     store: Arc<dyn ObjectStore>,
+    pages: Option<Pages>,
     root: Path,
     conditional: bool,
     directory: Option<Directory>,
@@ -105,6 +129,7 @@ pub(super) struct Objects {
     owner: Arc<str>,
     /// The journal, and this opening of it: a copy of its directory is another writer.
     writer: Arc<str>,
+    puts: Arc<OwnPuts>,
     /// How long one call may take. Files have no such limit: what was begun there is done whoever waits for it, and after a
     /// newer write it would take that one's place.
     within: Option<Duration>,
@@ -121,12 +146,14 @@ impl Objects {
         let writer = format!("{owner}.{:016x}", rand::random::<u64>());
         Objects {
             store: storage.store,
+            pages: storage.pages,
             root: storage.root,
             conditional: storage.conditional,
             directory: storage.directory,
             environment: environment.into(),
             owner: owner.into(),
             writer: writer.into(),
+            puts: Arc::default(),
             within: storage.conditional.then_some(within),
         }
     }
@@ -286,10 +313,15 @@ impl Objects {
         let mut follows = follows.map(|before| before.version);
         for _ in 0..PUTS {
             let mode = follows.map_or(PutMode::Create, PutMode::Update);
-            let attributes = Attributes::from_iter([(WRITER, self.writer.to_string())]);
+            let number = self.puts.begin(document);
+            let attributes = [(WRITER, self.writer.to_string()), (PUT, number.to_string())];
+            let attributes = Attributes::from_iter(attributes);
             let options = PutOptions { mode, attributes, ..PutOptions::default() };
             match self.call(self.store.put_opts(&key, snapshot.clone().into(), options)).await {
-                Ok(put) => return Ok(ObjectVersion { version: put.into(), writer: Writer::Own }),
+                Ok(put) => {
+                    self.puts.known(document);
+                    return Ok(ObjectVersion { version: put.into(), writer: Writer::Own });
+                }
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(error.into()),
             }
@@ -297,10 +329,13 @@ impl Objects {
             let head = GetOptions { head: true, ..GetOptions::default() };
             let head = self.call(self.store.get_opts(&key, head)).await;
             follows = match head.map(Some).or_else(StorageError::unless_missing)? {
-                Some(there) if self.wrote(&there.attributes) => {
+                Some(there) if self.wrote(document, &there.attributes) => {
                     Some(self.version_of(&there.meta, &there.attributes).version)
                 }
-                Some(_) => return Err(SaveError::Superseded),
+                Some(_) => {
+                    self.puts.known(document);
+                    return Err(SaveError::Superseded);
+                }
                 // Somebody has taken it away. The room has all of it, so it comes back.
                 None => {
                     tracing::warn!(%document, "the object of a document that is open has gone; it is put again");
@@ -311,9 +346,11 @@ impl Objects {
         Err(SaveError::Superseded)
     }
 
-    /// Whether it was this host that has put an object, since it started.
-    fn wrote(&self, attributes: &Attributes) -> bool {
-        attributes.get(&WRITER).is_some_and(|writer| **writer == *self.writer)
+    /// Whether an object is one that this host has put, since it started, without hearing of it.
+    fn wrote(&self, document: &DocumentId, attributes: &Attributes) -> bool {
+        let is_own = attributes.get(&WRITER).is_some_and(|writer| **writer == *self.writer);
+        let number = attributes.get(&PUT).and_then(|number| number.parse().ok());
+        is_own && number.is_some_and(|number| self.puts.is_unanswered(document, number))
     }
 
     fn version_of(&self, meta: &ObjectMeta, attributes: &Attributes) -> ObjectVersion {
@@ -362,8 +399,25 @@ impl Objects {
         &self,
         document: &DocumentId,
         slug: &str,
-    ) -> Result<Option<Bytes>, StorageError> {
-        self.get(&self.key(document, &["published", slug])).await
+    ) -> Result<Option<PublishedCopy>, StorageError> {
+        let key = self.key(document, &["published", slug]);
+        let got = self.call(async {
+            let object = self.store.get(&key).await?;
+            let version = version_text(&object.meta);
+            Ok(PublishedCopy { version, snapshot: object.bytes().await? })
+        });
+        got.await.map(Some).or_else(StorageError::unless_missing)
+    }
+
+    /// Which copy is found by `slug`, without reading it.
+    pub(super) async fn published_version(
+        &self,
+        document: &DocumentId,
+        slug: &str,
+    ) -> Result<Option<String>, StorageError> {
+        let key = self.key(document, &["published", slug]);
+        let head = self.call(self.store.head(&key)).await.map(|meta| version_text(&meta));
+        head.map(Some).or_else(StorageError::unless_missing)
     }
 
     /// Removes the copy that is found by `slug`, if there is one.
@@ -387,6 +441,7 @@ impl Objects {
             let page = self.store.list(Some(&prefix)).take(PAGE);
             let page: Vec<_> = self.call(page.try_collect()).await?;
             if page.is_empty() {
+                self.puts.known(document);
                 return Ok(());
             }
             let removals = page.iter().map(|object| self.remove(&object.location));

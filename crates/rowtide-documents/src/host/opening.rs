@@ -216,7 +216,8 @@ mod tests {
             ("file".to_owned(), DocumentKind::Tlsync(TlsyncLimits::default())),
         ]);
         let (store, root, lock) = (Arc::new(InMemory::new()), Path::default(), None);
-        let storage = Storage { store, root, conditional: false, directory: None, lock };
+        let storage =
+            Storage { store, pages: None, root, conditional: false, directory: None, lock };
         let objects = Objects::new(storage, "test", journal.id(), Duration::from_secs(60));
         let shared = Arc::new(Shared::new(HostLimits::default(), kinds, objects, journal));
         let document = DocumentId::new("note", "a").expect("a name");

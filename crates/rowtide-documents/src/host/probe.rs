@@ -1,5 +1,5 @@
-//! Trying a storage before documents need it: an object is put, put again where that must be refused, read, listed and
-//! deleted. Each step tells what is refused; a storage that takes a put which it had to refuse would let two servers
+//! Trying a storage before documents need it: an object is put, put again where that must be refused, read, copied, listed
+//! and deleted. Each step tells what is refused; a storage that takes a put which it had to refuse would let two servers
 //! overwrite each other.
 
 use std::time::Duration;
@@ -7,10 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use object_store::path::{Path, PathPart};
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, UpdateVersion};
+use object_store::{
+    Attributes, GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, UpdateVersion,
+};
 use tokio::time::timeout;
 
 use super::failure::StorageError;
+use super::objects::WRITER;
 use super::storage::{Storage, StorageSettings};
 
 /// How long one step may take.
@@ -34,6 +37,7 @@ pub async fn try_storage(settings: &StorageSettings, environment: &str) -> Vec<S
         return problems;
     }
     problems.extend(probe.read().await.err());
+    problems.extend(probe.copy().await.err());
     problems.extend(probe.list().await.err());
     problems.extend(probe.delete().await.err());
     problems
@@ -46,6 +50,8 @@ struct Probe {
 
 const FIRST: Bytes = Bytes::from_static(b"first");
 const SECOND: Bytes = Bytes::from_static(b"second");
+/// Who puts objects here.
+const PROBER: &str = "probe";
 
 impl Probe {
     async fn put_as(
@@ -53,7 +59,10 @@ impl Probe {
         content: &Bytes,
         mode: PutMode,
     ) -> Result<Option<UpdateVersion>, StorageError> {
-        let options = PutOptions { mode, ..PutOptions::default() };
+        // What has no conditions keeps nothing beside an object, and is not asked to.
+        let says = self.storage.conditional.then_some((WRITER, PROBER));
+        let attributes = Attributes::from_iter(says);
+        let options = PutOptions { mode, attributes, ..PutOptions::default() };
         let put = self.storage.store.put_opts(&self.key, content.clone().into(), options);
         match within(put).await {
             Ok(put) => Ok(Some(put.into())),
@@ -90,12 +99,44 @@ impl Probe {
     }
 
     async fn read(&self) -> Result<(), String> {
-        let read = within(async { self.storage.store.get(&self.key).await?.bytes().await }).await;
-        match read {
-            Ok(content) if content == SECOND => Ok(()),
-            Ok(_) => Err("an object that was put is read as another one".to_owned()),
-            Err(error) => Err(format!("an object cannot be read: {error}")),
+        for head in [false, true] {
+            let asked = GetOptions { head, ..GetOptions::default() };
+            let read = within(async {
+                let object = self.storage.store.get_opts(&self.key, asked).await?;
+                Ok((object.attributes.clone(), object.bytes().await?))
+            });
+            let read = read.await.map_err(|error| format!("an object cannot be read: {error}"));
+            let (attributes, content) = read?;
+            if !head && content != SECOND {
+                return Err("an object that was put is read as another one".to_owned());
+            }
+            let says = attributes.get(&WRITER).map(|writer| &**writer);
+            if self.storage.conditional && says != Some(PROBER) {
+                return Err("an object does not keep its metadata: no server could tell what it has written itself; \
+                            such a storage cannot be used"
+                    .to_owned());
+            }
         }
+        Ok(())
+    }
+
+    /// As what is published is copied.
+    async fn copy(&self) -> Result<(), String> {
+        let name = format!("{}-copy", self.key.filename().unwrap_or_default());
+        let mut parts: Vec<_> = self.key.parts().collect();
+        parts.pop();
+        let copy = Path::from_iter(parts.into_iter().chain([PathPart::from(name)]));
+        let store = &self.storage.store;
+        let copied = within(store.copy(&self.key, &copy)).await;
+        copied.map_err(|error| format!("an object cannot be copied: {error}"))?;
+        let read = within(async { store.get(&copy).await?.bytes().await }).await;
+        let deleted = within(store.delete(&copy)).await;
+        match read {
+            Ok(content) if content == SECOND => {}
+            Ok(_) => return Err("a copy of an object is another one".to_owned()),
+            Err(error) => return Err(format!("a copy of an object cannot be read: {error}")),
+        }
+        deleted.map_err(|error| format!("a copy of an object cannot be deleted: {error}"))
     }
 
     async fn list(&self) -> Result<(), String> {

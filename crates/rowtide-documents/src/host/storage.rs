@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
+use object_store::list::PaginatedListStore;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{BackoffConfig, ObjectStore, RetryConfig};
@@ -110,13 +111,10 @@ impl FromStr for StorageUrl {
     type Err = BadStorageUrl;
 
     fn from_str(url: &str) -> Result<StorageUrl, BadStorageUrl> {
-        if let Some(path) = url.strip_prefix("file://") {
-            let is_dir = path.starts_with('/') && path.len() > 1;
-            return if is_dir {
-                Ok(StorageUrl::Files(path.into()))
-            } else {
-                Err(BadStorageUrl::Directory)
-            };
+        if let Some(path) = url.strip_prefix("file:") {
+            let path = path.strip_prefix("//").filter(|path| path.starts_with('/'));
+            let dir = path.filter(|path| path.len() > 1).ok_or(BadStorageUrl::Directory)?;
+            return Ok(StorageUrl::Files(dir.into()));
         }
         let place = url.strip_prefix("s3://").ok_or(BadStorageUrl::Scheme)?;
         if place.contains(['@', '?', '#', ':']) {
@@ -259,19 +257,38 @@ impl StorageSettings {
 
     /// As [`StorageSettings::open`], beside whoever has it.
     pub(super) fn connect(&self) -> Result<Storage, StorageError> {
-        let (store, root, conditional): (Arc<dyn ObjectStore>, Path, bool) = match &self.0 {
+        match &self.0 {
             Place::Files(dir) => {
                 make_dir(dir)?;
                 let files = LocalFileSystem::new_with_prefix(dir)?;
                 // A directory without objects would look like a document.
                 let files = files.with_fsync(true).with_automatic_cleanup(true);
-                (Arc::new(files), Path::default(), false)
+                let (store, root) = (Arc::new(files), Path::default());
+                Ok(Storage {
+                    store,
+                    pages: None,
+                    root,
+                    conditional: false,
+                    directory: None,
+                    lock: None,
+                })
             }
             Place::S3 { builder, prefix } => {
-                (Arc::new(builder.as_ref().clone().build()?), prefix.clone(), true)
+                let (store, root) = (Arc::new(builder.as_ref().clone().build()?), prefix.clone());
+                let pages = Some(Pages(Arc::clone(&store) as _));
+                Ok(Storage { store, pages, root, conditional: true, directory: None, lock: None })
             }
-        };
-        Ok(Storage { store, root, conditional, directory: None, lock: None })
+        }
+    }
+}
+
+/// A storage that lists in pages of which each is an answer of its own.
+#[derive(Clone)]
+pub(super) struct Pages(pub(super) Arc<dyn PaginatedListStore>);
+
+impl fmt::Debug for Pages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pages")
     }
 }
 
@@ -279,6 +296,8 @@ impl StorageSettings {
 #[derive(Debug)]
 pub(super) struct Storage {
     pub(super) store: Arc<dyn ObjectStore>,
+    /// The same, if it is one of these.
+    pub(super) pages: Option<Pages>,
     /// What all keys begin with.
     pub(super) root: Path,
     /// It can put an object only if the one before is a certain one, and keeps with it who has put it.
@@ -334,6 +353,8 @@ mod tests {
             ("https://my-bucket", BadStorageUrl::Scheme),
             ("file://objects", BadStorageUrl::Directory),
             ("file:///", BadStorageUrl::Directory),
+            ("file:objects", BadStorageUrl::Directory),
+            ("file:/var/objects", BadStorageUrl::Directory),
             ("s3://", BadStorageUrl::Bucket),
             ("s3://ab", BadStorageUrl::Bucket),
             ("s3://my bucket", BadStorageUrl::Bucket),

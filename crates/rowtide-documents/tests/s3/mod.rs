@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
@@ -44,10 +45,17 @@ pub(crate) enum Fault {
     Half,
     /// It is done, and then the connection ends without an answer.
     Unsaid,
+    /// It is done, and the answer takes so long.
+    Late(Duration),
+    /// Objects are put without what is said of them.
+    Forgetful,
+    /// 403 for copies, and all else is done.
+    NoCopies,
 }
 
+/// An object with all that is kept of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Object {
+pub(crate) struct Object {
     content: Bytes,
     etag: String,
     metadata: Vec<(String, String)>,
@@ -141,6 +149,16 @@ impl S3 {
         self.bucket().put(key, content.into(), Vec::new());
     }
 
+    /// An object as a backup has it.
+    pub(crate) fn back_up(&self, key: &str) -> Option<Object> {
+        self.bucket().objects.get(key).cloned()
+    }
+
+    /// Puts an object again as a backup has it, as a tool does that keeps metadata.
+    pub(crate) fn bring_back(&self, key: &str, object: &Object) {
+        self.bucket().put(key, object.content.clone(), object.metadata.clone());
+    }
+
     /// Takes an object away.
     pub(crate) fn remove(&self, key: &str) {
         self.bucket().objects.remove(key);
@@ -174,7 +192,11 @@ async fn answer(State(bucket): Buckets, request: Request) -> Response {
         Some(Fault::Away) => return cut(),
         Some(Fault::Denied) => return error(StatusCode::FORBIDDEN, "AccessDenied"),
         Some(Fault::Throttled) => return error(StatusCode::SERVICE_UNAVAILABLE, "SlowDown"),
-        Some(Fault::Half | Fault::Unsaid) | None => {}
+        Some(Fault::NoCopies) if head.headers.contains_key("x-amz-copy-source") => {
+            return error(StatusCode::FORBIDDEN, "AccessDenied");
+        }
+        Some(Fault::Half | Fault::Unsaid | Fault::NoCopies | Fault::Forgetful) | None => {}
+        Some(Fault::Late(by)) => tokio::time::sleep(by).await,
     }
     let signed = head.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let credential = format!("AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/");
@@ -243,7 +265,11 @@ impl Bucket {
                     let name = name.as_str().strip_prefix("x-amz-meta-")?;
                     Some((name.to_owned(), value.to_str().ok()?.to_owned()))
                 });
-                let etag = self.put(key, content, metadata.collect());
+                let metadata = match self.fault {
+                    Some(Fault::Forgetful) => Vec::new(),
+                    _ => metadata.collect(),
+                };
+                let etag = self.put(key, content, metadata);
                 ([(header::ETAG, etag)], "").into_response()
             }
             ("DELETE", key) => {

@@ -7,7 +7,8 @@
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use object_store::ObjectStoreExt;
+use object_store::list::PaginatedListOptions;
+use object_store::{ListResult, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
 
 use super::super::naming::DocumentId;
@@ -71,7 +72,7 @@ impl Objects {
     }
 
     /// Publishes the document as it was saved last, under `slug` and nowhere else. Tells whether it was done: not where
-    /// the address is another document's. No other document may be published under `slug` meanwhile.
+    /// the address is another document's; nothing is published then. No other document may be published under `slug` meanwhile.
     pub(in super::super) async fn publish_at(
         &self,
         document: &DocumentId,
@@ -81,6 +82,8 @@ impl Objects {
         if let Some(owner) = self.owner_of(slug).await?.filter(|owner| owner != document) {
             let record = self.record(&owner).await?.unwrap_or_default();
             if record.slugs.iter().any(|other| other == slug) {
+                // Its own address is not wanted any more: that one may wait for it.
+                self.withdraw(document).await?;
                 return Ok(false);
             }
         }
@@ -123,9 +126,26 @@ impl Objects {
     /// The ids of all documents of a kind that have objects, in no order.
     pub(in super::super) async fn stored(&self, kind: &str) -> Result<Vec<String>, StorageError> {
         let prefix = self.path(&["documents", kind]);
-        let listed = self.call(self.store.list_with_delimiter(Some(&prefix))).await?;
-        let ids = listed.common_prefixes.iter().filter_map(|path| path.filename());
-        Ok(ids.filter_map(decoded).collect())
+        let ids = |listed: &ListResult| -> Vec<String> {
+            let folders = listed.common_prefixes.iter().filter_map(|path| path.filename());
+            folders.filter_map(decoded).collect()
+        };
+        let Some(pages) = &self.pages else {
+            return Ok(ids(&self.call(self.store.list_with_delimiter(Some(&prefix))).await?));
+        };
+        // Each page is a call with its own time: however many there are, the list comes to its end.
+        let (prefix, mut stored) = (format!("{prefix}/"), Vec::new());
+        let (delimiter, mut page_token) = (Some("/".into()), None);
+        loop {
+            let delimiter = delimiter.clone();
+            let asked = PaginatedListOptions { delimiter, page_token, ..Default::default() };
+            let page = self.call(pages.0.list_paginated(Some(&prefix), asked)).await?;
+            stored.extend(ids(&page.result));
+            page_token = page.page_token;
+            if page_token.is_none() {
+                return Ok(stored);
+            }
+        }
     }
 
     /// Keeps what a document was aside, whose own objects are going to be deleted.
@@ -172,7 +192,8 @@ mod tests {
 
     async fn with_saved(ids: &[&str]) -> Objects {
         let (store, root) = (Arc::new(InMemory::new()), Path::from("of/rowtide"));
-        let storage = Storage { store, root, conditional: false, directory: None, lock: None };
+        let storage =
+            Storage { store, pages: None, root, conditional: false, directory: None, lock: None };
         let objects = Objects::new(storage, "test", "journal", Duration::from_secs(60));
         for id in ids {
             let (snapshot, now) = (id.as_bytes().to_vec(), SystemTime::now());
@@ -197,6 +218,24 @@ mod tests {
         objects.withdraw(&a).await.expect("and again");
         assert_eq!(objects.owner_of("t").await.expect("an answer"), None);
         assert_eq!(objects.owner_of("s").await.expect("an answer"), Some(b));
+    }
+
+    #[tokio::test]
+    async fn two_documents_can_change_places() {
+        let objects = with_saved(&["a", "b"]).await;
+        let (a, b) = (document("a"), document("b"));
+        assert!(objects.publish_at(&a, "s", "1").await.expect("published"));
+        assert!(objects.publish_at(&b, "t", "1").await.expect("published"));
+        assert!(!objects.publish_at(&a, "t", "1").await.expect("it is asked"));
+        assert!(objects.publish_at(&b, "s", "1").await.expect("published"));
+        assert!(objects.publish_at(&a, "t", "1").await.expect("published"));
+        for (slug, owner) in [("s", &b), ("t", &a)] {
+            assert_eq!(objects.owner_of(slug).await.expect("an answer").as_ref(), Some(owner));
+            assert!(objects.published(owner, slug).await.expect("an answer").is_some());
+        }
+        for (slug, other) in [("s", &a), ("t", &b)] {
+            assert!(objects.published(other, slug).await.expect("an answer").is_none());
+        }
     }
 
     #[tokio::test]
