@@ -189,6 +189,10 @@ fn what_cannot_be_set_is_what_the_page_tells_of() {
             "threads for one schema; older schemas that one document is served in at a time",
             format!("{}; {}", schema.threads, tlsync.editions),
         ),
+        (
+            "what a schema has said of others, whether clients of them can be served, is kept",
+            mib(schema.kept_bytes),
+        ),
         ("name of a session of a document", format!("{} bytes", documents::MAX_SESSION_ID_BYTES)),
         (
             "a document's row that is not there when somebody connects is looked for",

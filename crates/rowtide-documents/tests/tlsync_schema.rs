@@ -7,6 +7,9 @@
 #[allow(dead_code, reason = "what others need of it")]
 mod tlsync;
 
+#[path = "tlsync_schema/asking.rs"]
+mod asking;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -15,7 +18,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use rowtide_documents::place::{Access, Closing, Effect, Frame, Reason, Socket};
 use rowtide_documents::tlsync::{TlsyncLimits, TlsyncRoom, TlsyncSchema};
-use rowtide_schema::{Bundle, SchemaLimits, SchemaPool};
+use rowtide_schema::{Bundle, SchemaLimits, SchemaPool, SchemaQuestion, Unanswered};
 use serde_json::{Value, json};
 use tlsync::client::Client;
 use tlsync::diff::Records;
@@ -99,7 +102,11 @@ struct World<'a> {
 
 impl<'a> World<'a> {
     fn new(release: &'a Release, members: &[(u64, u8)]) -> World<'a> {
-        let mut room = TlsyncRoom::new(TlsyncLimits::default());
+        World::with(release, members, TlsyncLimits::default())
+    }
+
+    fn with(release: &'a Release, members: &[(u64, u8)], limits: TlsyncLimits) -> World<'a> {
+        let mut room = TlsyncRoom::new(limits);
         assert_eq!(room.adopt(release.schema.clone()), Ok(Vec::new()));
         let member = |(version, protocol): &(u64, u8)| Member {
             version: *version,
@@ -133,11 +140,15 @@ impl<'a> World<'a> {
         while let Some(Effect::Ask(question)) =
             effects.pop_if(|effect| matches!(effect, Effect::Ask(_)))
         {
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            let answer = runtime.block_on(self.release.pool.ask(question));
+            let answer = self.asked(question);
             effects.extend(self.room.answered(NOW, answer).unwrap());
         }
         effects
+    }
+
+    fn asked(&self, question: SchemaQuestion) -> Result<Bytes, Unanswered> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(self.release.pool.ask(&"a document".into(), question))
     }
 
     fn take(&mut self, effects: Vec<Effect>) -> Vec<(Socket, Closing)> {
@@ -415,17 +426,6 @@ fn edits_of_another_release_are_not_merged_into_a_document() {
     assert_eq!(room.merge(&edits).unwrap(), Vec::<Bytes>::new());
     let merged = records(&room.snapshot());
     assert!(merged.contains_key("shape:1") && merged.contains_key("shape:2"));
-}
-
-#[test]
-fn only_who_can_be_served_is_let_in() {
-    let (third, fourth) = (release(3), release(4));
-    let mut world = World::new(&third, &[]);
-    assert_eq!(world.says(4, "{}"), [Closing::Final(Reason::ServerTooOld)]);
-    assert_eq!(world.says(1, r#"{"type":"ping"}"#), []);
-    let mut world = World::new(&fourth, &[]);
-    assert_eq!(world.says(3, "{}"), [Closing::Final(Reason::ClientTooOld)]);
-    assert_eq!(world.says(4, r#"{"type":"ping"}"#), []);
 }
 
 #[test]

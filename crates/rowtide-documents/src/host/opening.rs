@@ -89,7 +89,7 @@ pub(super) async fn open(
     let mut effects = room.adopt(application.as_ref())?;
     if let Some(application) = application {
         while let Some(Effect::Ask(question)) = effects.pop_if(is_question) {
-            let answer = application.pool.ask(question).await;
+            let answer = application.pool.ask(&document.key(), question).await;
             let answering = spawn_blocking(move || {
                 let effects = room.answered(now, answer).map_err(OpenError::Migration)?;
                 Ok::<_, OpenError>((room, effects))

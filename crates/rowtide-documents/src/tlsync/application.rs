@@ -170,6 +170,20 @@ pub(super) fn ask_of_push(
     SchemaQuestion { text: out.into(), scale: Scale::Push }
 }
 
+/// What a bundle says of a schema.
+#[derive(Debug, Deserialize)]
+pub(super) struct Served {
+    pub(super) serves: bool,
+}
+
+/// Asks whether clients of a schema can be served.
+pub(super) fn ask_whether_served(schema: &Schema) -> SchemaQuestion {
+    let mut out = br#"{"ask":"serves","schema":"#.to_vec();
+    schema.written().write(&mut out);
+    out.push(b'}');
+    SchemaQuestion { text: out.into(), scale: Scale::Schema }
+}
+
 /// Asks what records, which `write` writes with commas between them, are for clients of a schema.
 pub(super) fn ask_for_edition(schema: &Schema, write: impl FnOnce(&mut Vec<u8>)) -> SchemaQuestion {
     ask_of_document(br#"{"ask":"edition","schema":"#, schema, write)

@@ -56,6 +56,8 @@ enum Awaited {
     Restore(Box<Document>),
     /// Another name, and the editions that it was asked for in.
     Rename(RecordsDiff, Vec<EditionId>),
+    /// Whether the schema of somebody who comes can be served.
+    Served(Coming),
     Edition(Coming),
     Push(JudgedPush),
 }

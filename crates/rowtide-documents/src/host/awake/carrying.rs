@@ -49,7 +49,7 @@ impl AwakeTask {
                 self.shared.kinds.get(self.document.kind()).and_then(DocumentKind::application);
             let answer = match application.cloned() {
                 Some(application) => {
-                    let answer = application.pool.ask(question).await;
+                    let answer = application.pool.ask(&self.key, question).await;
                     telemetry::asked(answer.is_ok());
                     answer
                 }

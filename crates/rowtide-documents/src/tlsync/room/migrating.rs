@@ -11,8 +11,8 @@ use rowtide_schema::Unanswered;
 use thiserror::Error;
 
 use super::super::application::{
-    Brought, Judged, NewerSchema, Pushed, TlsyncSchema, ask_for_edition, ask_of_push,
-    ask_to_bring_up, named,
+    Brought, Judged, NewerSchema, Pushed, Served, TlsyncSchema, ask_for_edition, ask_of_push,
+    ask_to_bring_up, ask_whether_served, named,
 };
 use super::super::diff::{Flavour, RecordOp, RecordsDiff, apply};
 use super::super::document::{DOCUMENT_ID, Document};
@@ -152,7 +152,8 @@ impl TlsyncRoom {
         self.tell(now, None, &told, effects);
     }
 
-    /// A client of an older schema comes: it has an edition of the document, if the application can make it.
+    /// A client of an older schema comes: it has an edition of the document, if the application can make it. Whether it can
+    /// is asked about the schema alone, before anything is made.
     pub(super) fn come_older(
         &mut self,
         now: Duration,
@@ -166,14 +167,45 @@ impl TlsyncRoom {
             let accepted = Accepted { protocol, schema: edition.schema.clone(), edition: Some(id) };
             return self.let_in(now, session, accepted, &connect, effects);
         }
+        let Some(here) = self.sessions.get_mut(session).and_then(Session::here) else { return };
+        let socket = here.socket;
+        let question = ask_whether_served(&schema);
+        let session = session.clone();
+        let coming = Coming { session, socket, protocol, schema, connect };
+        self.awaited = Some(Box::new(Awaited::Served(coming)));
+        effects.push(Effect::Ask(question));
+    }
+
+    /// A client comes whose schema can be served, or not.
+    fn come_served(
+        &mut self,
+        now: Duration,
+        coming: Coming,
+        answer: Result<Bytes, Unanswered>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Coming { session, socket, protocol, schema, .. } = &coming;
+        if self.sockets.get(socket) != Some(session) {
+            return;
+        }
+        let refused = match read(answer) {
+            Some(Served { serves: true }) => None,
+            Some(Served { serves: false }) => Some(Reason::ClientTooOld),
+            None => Some(Reason::UnknownError),
+        };
+        if let Some(reason) = refused {
+            return self.refuse(now, session, Some(*protocol), reason, effects);
+        }
         self.let_unused_editions_go();
         if self.editions.len() >= self.limits.editions {
             // There is room again when one of them has gone.
             return self.end(now, session, Closing::ComeBack, effects);
         }
         let Some(here) = self.sessions.get_mut(session).and_then(Session::here) else { return };
-        let socket = here.socket;
-        let question = ask_for_edition(&schema, |out| {
+        if !here.may_have_edition(now, &self.limits) {
+            return self.end(now, session, Closing::Final(Reason::RateLimited), effects);
+        }
+        let question = ask_for_edition(schema, |out| {
             write_records(&self.document, out);
             for state in self.sessions.values().filter_map(|other| other.presence.state.as_ref()) {
                 if out.last() != Some(&b'[') {
@@ -182,8 +214,6 @@ impl TlsyncRoom {
                 state.write(out);
             }
         });
-        let session = session.clone();
-        let coming = Coming { session, socket, protocol, schema, connect };
         self.awaited = Some(Box::new(Awaited::Edition(coming)));
         effects.push(Effect::Ask(question));
     }
@@ -233,6 +263,7 @@ impl TlsyncRoom {
                     self.renamed(now, diff, to, &said, &mut effects);
                 }
             }
+            Some(Awaited::Served(coming)) => self.come_served(now, coming, answer, &mut effects),
             Some(Awaited::Edition(coming)) => self.come_with(now, coming, answer, &mut effects),
             Some(Awaited::Push(judged)) => {
                 let (session, socket) = judged.session();
