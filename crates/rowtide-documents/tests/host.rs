@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "host/drawings.rs"]
+mod drawings;
 #[path = "host/kit.rs"]
 mod kit;
 #[path = "host/objects_in_files.rs"]

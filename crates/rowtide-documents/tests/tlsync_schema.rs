@@ -9,6 +9,8 @@ mod tlsync;
 
 #[path = "tlsync_schema/asking.rs"]
 mod asking;
+#[path = "tlsync_schema/merging.rs"]
+mod merging;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, LazyLock};
@@ -398,34 +400,6 @@ fn an_older_client_takes_away_nothing_that_it_does_not_know() {
     let painted = &records(&world.room.snapshot())["shape:1"];
     assert_eq!((&painted["props"]["color"], &painted["position"]["x"]), (&json!("red"), &json!(7)));
     world.end();
-}
-
-#[test]
-fn edits_of_another_release_are_not_merged_into_a_document() {
-    let release = release(3);
-    let drawn = |shape| {
-        let mut world = World::new(&release, &[(3, 8)]);
-        world.come(0);
-        for step in [Step::Paint(0, shape, "red"), Step::Type(0, shape, "a")] {
-            world.step(&step);
-            world.step(&Step::Push(0));
-        }
-        (world.room.snapshot(), world.log)
-    };
-    let ((here, _), (_, edits)) = (drawn(1), drawn(2));
-    assert!(edits.len() > 1);
-    // As another release has left it there.
-    let mut older: Value = serde_json::from_slice(&here).unwrap();
-    older["schema"] = schema(2);
-    let older = serde_json::to_vec(&older).unwrap();
-    let mut room = TlsyncRoom::open(&older, TlsyncLimits::default()).unwrap();
-    assert_eq!(room.merge(&edits).unwrap(), edits);
-    assert_eq!(records(&room.snapshot()), records(&here));
-    // As the same release has.
-    let mut room = TlsyncRoom::open(&here, TlsyncLimits::default()).unwrap();
-    assert_eq!(room.merge(&edits).unwrap(), Vec::<Bytes>::new());
-    let merged = records(&room.snapshot());
-    assert!(merged.contains_key("shape:1") && merged.contains_key("shape:2"));
 }
 
 #[test]

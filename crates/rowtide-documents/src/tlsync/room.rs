@@ -10,7 +10,7 @@ mod talking;
 
 pub use migrating::SchemaFailure;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +45,15 @@ pub struct TlsyncRoom {
     has_said_schema: bool,
     /// What goes on when the application's schema has answered.
     awaited: Option<Box<Awaited>>,
+}
+
+/// What became of edits that were merged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MergedEdits {
+    /// Those that did not fit whole.
+    pub unmerged: Vec<Bytes>,
+    /// The ids of records that they changed. What such a record has become nobody has validated.
+    pub changed: BTreeSet<Box<str>>,
 }
 
 /// What a room goes on with once it has an answer.
@@ -105,19 +114,25 @@ impl TlsyncRoom {
         snapshot::replay(&mut self.document, edit, &self.limits)
     }
 
-    /// Does what edits did on a document that somebody else has changed since, as far as they fit: those that did not fit
-    /// whole. They are merged in their order, before anybody is in the room.
+    /// Does what edits did on a document that somebody else has changed since, as far as they fit, and to no record that is
+    /// `left_out`. They are merged in their order, before anybody is in the room.
     ///
     /// # Errors
     /// If it cannot be read.
-    pub fn merge(&mut self, edits: &[Bytes]) -> Result<Vec<Bytes>, ReplayError> {
-        let (mut said_in, mut unmerged) = (None, Vec::new());
+    pub fn merge(
+        &mut self,
+        edits: &[Bytes],
+        left_out: impl Fn(&str) -> bool,
+    ) -> Result<MergedEdits, ReplayError> {
+        let (mut said_in, mut merged) = (None, MergedEdits::default());
+        let MergedEdits { unmerged, changed } = &mut merged;
         for edit in edits {
-            if !snapshot::merge(&mut self.document, edit, &mut said_in, &self.limits)? {
+            let document = &mut self.document;
+            if !snapshot::merge(document, edit, &mut said_in, &left_out, changed, &self.limits)? {
                 unmerged.push(edit.clone());
             }
         }
-        Ok(unmerged)
+        Ok(merged)
     }
 
     /// Begins to count anew, beyond `clock`: what clients have seen under clocks until now was not always this document, so

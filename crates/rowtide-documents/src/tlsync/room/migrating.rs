@@ -2,17 +2,17 @@
 //! restored, and brought down to an edition when a client of an older one comes. Each is a question; what was begun with
 //! it goes on with the answer. If there is no answer, whoever has asked has to go, and nobody else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rowtide_schema::Unanswered;
+use rowtide_schema::{SchemaQuestion, Unanswered};
 use thiserror::Error;
 
 use super::super::application::{
-    Brought, Judged, NewerSchema, Pushed, Served, TlsyncSchema, ask_for_edition, ask_of_push,
-    ask_to_bring_up, ask_whether_served, named,
+    Brought, Judged, NewerSchema, Pushed, Served, TlsyncSchema, Validated, ask_for_edition,
+    ask_of_push, ask_to_bring_up, ask_whether_served, ask_which_are_valid, named,
 };
 use super::super::diff::{Flavour, RecordOp, RecordsDiff, apply};
 use super::super::document::{DOCUMENT_ID, Document};
@@ -49,6 +49,9 @@ pub enum SchemaFailure {
     /// Its answer is no list of records that can be stored.
     #[error("the application's schema made something that cannot be stored of it")]
     Unstorable,
+    /// Its answer is none to what it was asked.
+    #[error("the application's schema answered something else than it was asked")]
+    Unreadable,
 }
 
 impl TlsyncRoom {
@@ -72,6 +75,25 @@ impl TlsyncRoom {
                 Ok(effects)
             }
         }
+    }
+
+    /// Asks which of some records of the document are not valid, if there is a schema to ask and something to ask about. The
+    /// answer is for [`TlsyncRoom::invalid`].
+    pub fn ask_of_records(&self, ids: &BTreeSet<Box<str>>) -> Option<SchemaQuestion> {
+        self.application.as_ref()?;
+        let mut records = ids.iter().filter_map(|id| self.document.records.get(id)).peekable();
+        records.peek()?;
+        Some(ask_which_are_valid(|out| write_all(records, out)))
+    }
+
+    /// The ids of records that are not valid, as the application's schema has answered.
+    ///
+    /// # Errors
+    /// If the answer cannot be read.
+    pub fn invalid(answer: &[u8]) -> Result<BTreeSet<Box<str>>, SchemaFailure> {
+        let Validated { invalid } =
+            serde_json::from_slice(answer).map_err(|_| SchemaFailure::Unreadable)?;
+        Ok(invalid)
     }
 
     /// Makes the document what a snapshot says, as the newest edit of all. Everybody has to come back.
@@ -335,7 +357,7 @@ impl TlsyncRoom {
     }
 }
 
-fn bring_up(document: &Document) -> rowtide_schema::SchemaQuestion {
+fn bring_up(document: &Document) -> SchemaQuestion {
     let earliest = Schema::earliest();
     let from = document.schema.as_deref().unwrap_or(&earliest);
     ask_to_bring_up(from, |out| write_records(document, out))
@@ -343,7 +365,11 @@ fn bring_up(document: &Document) -> rowtide_schema::SchemaQuestion {
 
 /// Writes the records of a document, with commas between them.
 fn write_records(document: &Document, out: &mut Vec<u8>) {
-    for (n, record) in document.records.values().enumerate() {
+    write_all(document.records.values(), out);
+}
+
+fn write_all<'a>(records: impl Iterator<Item = &'a Record>, out: &mut Vec<u8>) {
+    for (n, record) in records.enumerate() {
         if n > 0 {
             out.push(b',');
         }
