@@ -1,11 +1,12 @@
-//! Drawings whose records an application's schema knows, in a host: what is merged into a document is validated.
+//! Drawings whose records an application's schema knows, in a host: what is merged into a document is validated, and a name
+//! that the schema says nothing of is not lost without a word.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
 use rowtide_documents::host::{
-    DocumentApplication, DocumentKind, Host, Joined, Outgoing, OutgoingFrames, Seat,
+    DocumentApplication, DocumentError, DocumentKind, Host, Joined, Outgoing, OutgoingFrames, Seat,
 };
 use rowtide_documents::place::{Access, Frame};
 use rowtide_documents::tlsync::TlsyncLimits;
@@ -130,4 +131,16 @@ async fn what_cannot_be_looked_at_is_not_merged_and_keeps_nobody_out() {
     assert_eq!((&props["text"], &props["color"]), (&json!("quiet"), &json!("black")));
     assert_eq!(records["shape:2"]["position"]["x"], 0);
     assert!(kept.contains("red") && kept.contains("position"), "{kept}");
+}
+
+#[tokio::test]
+async fn whoever_names_a_document_is_told_if_the_schema_does_not_answer() {
+    let dir = Dir::new().await;
+    let host = start(&dir, ";").await;
+    let older = Tab::come(&host, 2).await;
+    let unnamed = host.rename(&file("a"), "endless").await.unwrap_err();
+    assert!(matches!(unnamed, DocumentError::Unnamed(_)), "{unnamed}");
+    host.rename(&file("a"), "fine").await.unwrap();
+    assert!(records(&host, &file("a")).await.contains("fine"));
+    drop(older);
 }

@@ -37,6 +37,13 @@ impl AwakeTask {
         }
     }
 
+    /// Carries out effects, and tells that it is done once they are durable.
+    pub(super) async fn take_and_tell(&mut self, effects: Vec<Effect>, done: Done) {
+        self.take(effects).await;
+        self.waiting.push_back(Waiting::Done(done));
+        self.release().await;
+    }
+
     /// Asks the application's schema what a room asks it. Nothing else happens in the room until it has the answer, so
     /// that pushes keep their order.
     pub(super) async fn answered(

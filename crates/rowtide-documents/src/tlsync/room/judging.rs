@@ -337,7 +337,12 @@ impl TlsyncRoom {
     }
 
     /// The schema could not say what a document is for some clients, who have to go.
-    fn lose_edition(&mut self, now: Duration, edition: EditionId, effects: &mut Vec<Effect>) {
+    pub(super) fn lose_edition(
+        &mut self,
+        now: Duration,
+        edition: EditionId,
+        effects: &mut Vec<Effect>,
+    ) {
         let theirs = self.sessions.iter().filter(|(_, other)| other.edition() == Some(edition));
         let theirs: Vec<Arc<str>> = theirs.map(|(id, _)| id.clone()).collect();
         for id in theirs {

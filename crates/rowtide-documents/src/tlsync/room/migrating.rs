@@ -172,6 +172,9 @@ impl TlsyncRoom {
         self.write_change(&outcome.change, &entries, None, effects);
         let told = self.told(entries, &outcome.change, None, &outcome.editions);
         self.tell(now, None, &told, effects);
+        for edition in outcome.lost {
+            self.lose_edition(now, edition, effects);
+        }
     }
 
     /// A client of an older schema comes: it has an edition of the document, if the application can make it. Whether it can
@@ -243,8 +246,8 @@ impl TlsyncRoom {
     /// The application's schema has answered, or it could not.
     ///
     /// # Errors
-    /// If a document cannot be brought up: one that is to be opened is of no use then, and one that was to be restored
-    /// is not.
+    /// If a document cannot be brought up, or there is no answer about its name. One that is to be opened is of no use then;
+    /// one that was to be restored, or to have another name, is as it was.
     pub fn answered(
         &mut self,
         now: Duration,
@@ -281,7 +284,7 @@ impl TlsyncRoom {
             }
             Some(Awaited::Rename(diff, to)) => {
                 // A name that no client could read is none.
-                if let Some(Judged::Valid { to: said, .. }) = read(answer) {
+                if let Some(Judged::Valid { to: said, .. }) = read(Ok(answer?)) {
                     self.renamed(now, diff, to, &said, &mut effects);
                 }
             }
