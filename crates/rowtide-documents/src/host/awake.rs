@@ -313,6 +313,10 @@ impl AwakeTask {
                     self.close(socket, closing).await;
                 }
             }
+            // It would only end the room, as often as it is tried again.
+            Request::Rename { done, .. } if !self.journal.borrow().writable => {
+                done.send(Err(Refused.into())).ok();
+            }
             Request::Rename { name, done } => {
                 let effects = self.room.rename(now, &name);
                 match self.answered(effects).await {
