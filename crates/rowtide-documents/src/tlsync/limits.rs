@@ -29,6 +29,11 @@ pub struct TlsyncLimits {
     /// How many older schemas a room may serve at a time; a client of another one that could be served is sent away to come
     /// back, until nobody of one of them is there any more.
     pub editions: usize,
+    /// How often a room may be brought down to older schemas at once; a client that would need it once more is sent away to
+    /// come back. Everybody in the room waits meanwhile, whoever it is that comes.
+    pub editions_at_once: u32,
+    /// After how long it may be once more.
+    pub edition_every: Duration,
     /// How many bytes of messages may wait in the room for one session, before its socket is closed.
     pub waiting_bytes: usize,
     /// How many messages a session may send a second, for long; beyond it is ended with `RATE_LIMITED`. A long
@@ -67,6 +72,8 @@ impl Default for TlsyncLimits {
             record_bytes: 16 << 20,
             presence_bytes: 1 << 20,
             editions: 4,
+            editions_at_once: 20,
+            edition_every: Duration::from_secs(5),
             waiting_bytes: 16 << 20,
             messages_a_second: 200,
             messages_at_once: 1_000,

@@ -22,7 +22,7 @@ use super::document::{Change, Document};
 use super::edition::{EditionId, Editions};
 use super::limits::TlsyncLimits;
 use super::message::{Heard, Protocol, incompatibility, pong};
-use super::session::{Here, PRESENCE_TYPE, Phase, Presence, Session, Stay};
+use super::session::{Here, PRESENCE_TYPE, Pace, Phase, Presence, Session, Stay};
 use super::snapshot::{self, Begun, ReplayError, SnapshotError};
 use super::telling::{Became, Entries};
 use crate::place::{Access, Closing, Effect, Frame, Reason, Socket};
@@ -41,6 +41,8 @@ pub struct TlsyncRoom {
     application: Option<Arc<TlsyncSchema>>,
     /// The document for clients of older schemas.
     editions: Editions,
+    /// How often the document was brought down for somebody.
+    brought_down: Pace,
     /// Whether an edit since the room was opened, or restored, has said what schema it is in.
     has_said_schema: bool,
     /// What goes on when the application's schema has answered.
@@ -100,6 +102,7 @@ impl TlsyncRoom {
             sockets: BTreeMap::new(),
             application: None,
             editions: Editions::default(),
+            brought_down: Pace::default(),
             has_said_schema: false,
             awaited: None,
         }

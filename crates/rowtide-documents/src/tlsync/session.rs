@@ -80,9 +80,9 @@ pub(super) struct Talk {
     pub(super) heard_at: Duration,
 }
 
-/// How many messages were sent lately: a bucket that fills with time.
+/// How much of something there was lately, such as messages: a bucket that fills with time.
 #[derive(Debug, Default)]
-struct Pace {
+pub(super) struct Pace {
     /// When it would be full again.
     full_at: Duration,
 }
@@ -208,10 +208,14 @@ impl Pace {
         let messages = u32::try_from(more.saturating_add(1)).unwrap_or(u32::MAX);
         // More than a whole bucket costs a whole bucket: nothing is too much for ever.
         let messages = messages.min(limits.messages_at_once);
-        let time =
-            |messages: u32| Duration::from_secs(messages.into()) / limits.messages_a_second.max(1);
-        let full_at = self.full_at.max(now) + time(messages);
-        let within = full_at <= now + time(limits.messages_at_once);
+        let each = Duration::from_secs(1) / limits.messages_a_second.max(1);
+        self.takes(now, messages, limits.messages_at_once, each)
+    }
+
+    /// Whether so many more are within what there may be at once, where there may be one more after `each`.
+    pub(super) fn takes(&mut self, now: Duration, more: u32, at_once: u32, each: Duration) -> bool {
+        let full_at = self.full_at.max(now) + each * more;
+        let within = full_at <= now + each * at_once;
         if within {
             self.full_at = full_at;
         }

@@ -94,3 +94,23 @@ fn who_needs_one_more_older_schema_comes_back_until_there_is_room() {
     world.cut(0);
     assert_eq!(world.says(2, ping), []);
 }
+
+#[test]
+fn a_document_is_brought_down_only_so_often_whoever_comes() {
+    let third = release(3);
+    let limits = TlsyncLimits { editions_at_once: 2, ..TlsyncLimits::default() };
+    let every = limits.edition_every;
+    let mut world = World::with(&third, &[], limits);
+    let ping = r#"{"type":"ping"}"#;
+    assert_eq!((world.says(1, ping), world.says(2, ping)), (vec![], vec![]));
+    assert_eq!(world.says(1, ping), [Closing::ComeBack]);
+    assert_eq!(world.says(3, ping), [], "of the document's own schema");
+    let socket = world.join("somebody");
+    let mut client = Client::new(8);
+    client.open(&schema(1));
+    let effects = world.room.heard(NOW + every, socket, &client.outgoing[0]);
+    let Some(Effect::Ask(question)) = effects.into_iter().next() else { panic!("no question") };
+    let answer = world.asked(question);
+    let effects = world.room.answered(NOW + every, answer).unwrap();
+    assert_eq!(asks(&effects), Some(Scale::Document));
+}

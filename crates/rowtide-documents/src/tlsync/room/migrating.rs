@@ -18,6 +18,7 @@ use super::super::diff::{Flavour, RecordOp, RecordsDiff, apply};
 use super::super::document::{DOCUMENT_ID, Document};
 use super::super::edition::{Edition, EditionId};
 use super::super::json::{Json, MAX_DEPTH};
+use super::super::limits::TlsyncLimits;
 use super::super::message::{Connect, Protocol};
 use super::super::record::Record;
 use super::super::schema::{Mismatch, Schema};
@@ -229,6 +230,10 @@ impl TlsyncRoom {
         let Some(here) = self.sessions.get_mut(session).and_then(Session::here) else { return };
         if !here.may_have_edition(now, &self.limits) {
             return self.end(now, session, Closing::Final(Reason::RateLimited), effects);
+        }
+        let TlsyncLimits { editions_at_once, edition_every, .. } = self.limits;
+        if !self.brought_down.takes(now, 1, editions_at_once, edition_every) {
+            return self.end(now, session, Closing::ComeBack, effects);
         }
         let question = ask_for_edition(schema, |out| {
             write_records(&self.document, out);
