@@ -200,6 +200,18 @@ fn what_cannot_be_set_is_what_the_page_tells_of() {
             "threads for one schema; older schemas that one document is served in at a time",
             format!("{}; {}", schema.threads, tlsync.editions),
         ),
+        (
+            "one document is brought down to older schemas for those who come",
+            format!(
+                "{} times at once, and once every {}",
+                tlsync.editions_at_once,
+                s(tlsync.edition_every)
+            ),
+        ),
+        (
+            "what a schema has said of others, whether clients of them can be served, is kept",
+            mib(schema.kept_bytes),
+        ),
         ("name of a session of a document", format!("{} bytes", documents::MAX_SESSION_ID_BYTES)),
         (
             "a document's row that is not there when somebody connects is looked for",

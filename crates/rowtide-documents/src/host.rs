@@ -25,6 +25,7 @@ mod shared;
 mod storage;
 mod telemetry;
 mod transport;
+mod waking;
 
 pub use application::{ApplicationUnusable, DocumentApplication};
 pub use failure::{FailureKind, StorageError};
@@ -50,14 +51,11 @@ use tokio::time::{Instant, sleep};
 
 use crate::journal::{Journal, JournalError};
 use crate::place::{Access, Closing, Socket};
-use awake::keep_awake;
-use mailbox::{Done, Mailbox, Request, mailbox};
+use mailbox::{Done, Mailbox, Request};
 use objects::Objects;
 use outbox::outbox;
-use shared::{AwakeRoom, Shared};
-
-/// How often a request is brought to a room that has just gone to sleep.
-const TRIES: usize = 5;
+use shared::Shared;
+use waking::{TRIES, ask, sweep, wake};
 
 /// How often it is looked, when the host stops, whether all rooms sleep.
 const STOP_LOOK: Duration = Duration::from_millis(10);
@@ -151,18 +149,13 @@ impl Host {
         self.tell(document, Request::Close { judge: Box::new(judge) }).await;
     }
 
-    /// Gives a document another name, as an edit by nobody.
+    /// Gives a document another name, as an edit by nobody, which is durable when this returns.
     ///
     /// # Errors
-    /// If the document cannot be opened.
+    /// If the document cannot be opened, or the application's schema does not say what its name is for clients of older
+    /// ones. It has the name that it had then, and the other one is to be given again.
     pub async fn rename(&self, document: &DocumentId, name: &str) -> Result<(), DocumentError> {
-        for _ in 0..TRIES {
-            let mailbox = self.mailbox(document)?;
-            if mailbox.send(Request::Rename { name: name.into() }).await.is_ok() {
-                return Ok(());
-            }
-        }
-        Err(DocumentError::Unopened)
+        self.request(document, |done| Request::Rename { name: name.into(), done }).await
     }
 
     /// Saves a document, if there is something to save. What was edited before the call is saved when it returns.
@@ -382,69 +375,5 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         self.sweeper.abort();
-    }
-}
-
-/// Asks a room for something, which is woken for it.
-async fn ask(
-    shared: &Arc<Shared>,
-    document: &DocumentId,
-    request: impl Fn(Done) -> Request,
-) -> Result<(), DocumentError> {
-    for _ in 0..TRIES {
-        let mailbox = wake(shared, document)?;
-        let (done, answer) = oneshot::channel();
-        if mailbox.send(request(done)).await.is_err() {
-            continue;
-        }
-        if let Ok(result) = answer.await {
-            return result;
-        }
-    }
-    Err(DocumentError::Unopened)
-}
-
-/// The way to a document's room, which is woken if it sleeps.
-fn wake(shared: &Arc<Shared>, document: &DocumentId) -> Result<Mailbox, DocumentError> {
-    let mut registry = shared.registry();
-    if !shared.kinds.contains_key(document.kind()) || registry.deleted.contains(document) {
-        return Err(DocumentError::NotFound);
-    }
-    if registry.stopping {
-        return Err(DocumentError::Stopping);
-    }
-    let awake = registry.rooms.get(document);
-    if let Some(room) = awake.filter(|room| !room.mailbox.is_closed()) {
-        return Ok(room.mailbox.clone());
-    }
-    // A room that failed has gone without a word.
-    registry.rooms.remove(document);
-    if registry.rooms.len() >= shared.limits.rooms_awake {
-        registry.rooms.retain(|_, room| !room.mailbox.is_closed());
-    }
-    if registry.rooms.len() >= shared.limits.rooms_awake {
-        return Err(DocumentError::Full);
-    }
-    let (mailbox, inbox) = mailbox(shared.limits.requests, shared.limits.inbox_bytes);
-    let task = tokio::spawn(keep_awake(Arc::clone(shared), document.clone(), inbox));
-    let room = AwakeRoom { mailbox: mailbox.clone(), abort: task.abort_handle() };
-    registry.rooms.insert(document.clone(), room);
-    Ok(mailbox)
-}
-
-/// Saves documents that have edits in the journal and nobody who would save them.
-async fn sweep(shared: Arc<Shared>) {
-    loop {
-        for key in shared.journal.documents() {
-            let Some(document) = DocumentId::of_key(&key) else { continue };
-            if shared.registry().rooms.contains_key(&document) {
-                continue;
-            }
-            let save = |done| Request::Save { done, for_history: false };
-            if let Err(error) = ask(&shared, &document, save).await {
-                tracing::warn!(%document, %error, "edits of a document that was open are not saved yet");
-            }
-        }
-        sleep(shared.limits.sweep_every).await;
     }
 }

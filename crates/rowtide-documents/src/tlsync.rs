@@ -24,5 +24,5 @@ mod telling;
 
 pub use application::{NewerSchema, TlsyncSchema, TlsyncSchemaError};
 pub use limits::TlsyncLimits;
-pub use room::{SchemaFailure, TlsyncRoom};
+pub use room::{MergedEdits, SchemaFailure, TlsyncRoom};
 pub use snapshot::{ReplayError, SnapshotError};

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "host/drawings.rs"]
+mod drawings;
 #[path = "host/kit.rs"]
 mod kit;
 #[path = "host/objects_in_files.rs"]
@@ -17,7 +19,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use rowtide_documents::host::{Host, HostError, HostLimits, HostSettings, StorageError};
+use rowtide_documents::host::{
+    DocumentError, Host, HostError, HostLimits, HostSettings, Joined, StorageError,
+};
 use rowtide_documents::place::{Access, Closing};
 use rowtide_documents::yjs::YjsLimits;
 
@@ -182,6 +186,13 @@ async fn full_disk() {
     // While there is no space it can be read.
     let mut reader = Peer::join(&host, &note("a"), Access::Read).await;
     reader.hear_text(&heard).await;
+    // A name waits, and sends nobody away.
+    let named = kit::file("f");
+    let Joined { seat: _seat, mut outgoing } =
+        host.join(&named, "tab", Access::Read).await.unwrap();
+    let unnamed = host.rename(&named, "Name").await.unwrap_err();
+    assert!(matches!(unnamed, DocumentError::Journal(_)), "{unnamed}");
+    assert!(outgoing.next().now_or_never().is_none());
     let mut writer = Peer::join_with(&host, &note("a"), Access::Edit, writer.doc.clone()).await;
     writer.write("!").await;
     writer.hear_until("a refusal", |writer| writer.denied).await;
@@ -190,6 +201,7 @@ async fn full_disk() {
     let all = writer.text();
     reader.hear_text_while(&all, &mut writer).await;
     assert!(!host.health().journal_failing);
+    host.rename(&named, "Name").await.unwrap();
 }
 
 #[tokio::test]

@@ -89,6 +89,14 @@
         }
         return { records: from === null ? null : own, to: to.map((schema) => down(own, schema)) };
       },
+      serves({ schema }) {
+        try {
+          return { serves: serves(schema) === true };
+        } catch (thrown) {
+          why(thrown);
+          return { serves: false };
+        }
+      },
       edition({ schema, records }) {
         const own = serves(copy(schema)) === true ? down(records, schema) : null;
         return own === null ? { refused: true } : { records: own };
@@ -103,6 +111,19 @@
         } catch (thrown) {
           return { failed: why(thrown) };
         }
+      },
+      valid({ records }) {
+        const invalid = [];
+        for (const record of records) {
+          const { id } = record;
+          try {
+            validate(record);
+          } catch (thrown) {
+            why(thrown);
+            invalid.push(id);
+          }
+        }
+        return { invalid };
       },
     };
 

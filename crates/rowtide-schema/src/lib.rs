@@ -8,9 +8,11 @@
 
 mod bundle;
 mod context;
+mod kept;
 mod limits;
 mod pool;
 mod question;
+mod queue;
 
 pub use bundle::{Bundle, BundleError};
 pub use limits::SchemaLimits;

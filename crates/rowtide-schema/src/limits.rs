@@ -9,7 +9,7 @@ pub struct SchemaLimits {
     pub bundle_bytes: usize,
     /// How long a bundle may take to load, and then to describe itself.
     pub load: Duration,
-    /// How long a question about the records of one push may take.
+    /// How long a question about the records of one push, or about a schema alone, may take.
     pub push: Duration,
     /// How long a question about a whole document may take.
     pub document: Duration,
@@ -17,10 +17,13 @@ pub struct SchemaLimits {
     pub memory_bytes: usize,
     /// How much stack a call may use, in bytes.
     pub stack_bytes: usize,
-    /// How many threads answer, each with a context of its own.
+    /// How many threads answer, each with a context of its own. One of several is kept for questions that are not about a
+    /// whole document.
     pub threads: usize,
     /// How many questions may wait for a thread; who has another one waits to ask it.
     pub questions: usize,
+    /// How many bytes of questions about schemas alone are kept, with their answers.
+    pub kept_bytes: usize,
 }
 
 impl Default for SchemaLimits {
@@ -34,6 +37,7 @@ impl Default for SchemaLimits {
             stack_bytes: 1 << 20,
             threads: 2,
             questions: 1_024,
+            kept_bytes: 1 << 20,
         }
     }
 }

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rowtide_schema::{Bundle, Scale, SchemaLimits, SchemaPool, SchemaQuestion, Unanswered};
@@ -32,8 +34,17 @@ fn schema(version: u64) -> Value {
 }
 
 async fn ask(pool: &SchemaPool, question: Value) -> Result<Value, Unanswered> {
-    let scale = if question["ask"] == "push" { Scale::Push } else { Scale::Document };
-    let answer = pool.ask(SchemaQuestion { text: question.to_string().into(), scale }).await?;
+    ask_for(pool, "a document", question).await
+}
+
+async fn ask_for(pool: &SchemaPool, asker: &str, question: Value) -> Result<Value, Unanswered> {
+    let scale = match question["ask"].as_str() {
+        Some("serves") => Scale::Schema,
+        Some("push") => Scale::Push,
+        _ => Scale::Document,
+    };
+    let question = SchemaQuestion { text: question.to_string().into(), scale };
+    let answer = pool.ask(&asker.into(), question).await?;
     Ok(serde_json::from_slice(&answer).unwrap())
 }
 
@@ -152,6 +163,8 @@ async fn what_cannot_be_brought_down_is_refused() {
         let question = json!({"ask": "edition", "schema": schema(version), "records": []});
         let answer = ask(&pool, question).await.unwrap();
         assert_eq!(answer["refused"] == true, refused, "{version}");
+        let answer = ask(&pool, json!({"ask": "serves", "schema": schema(version)})).await;
+        assert_eq!(answer, Ok(json!({"serves": !refused})), "{version}");
     }
     let to = [schema(3)];
     let question = json!({"ask": "push", "records": [shape("a")], "from": null, "to": to});
@@ -173,7 +186,7 @@ async fn whatever_is_too_much_the_next_question_has_its_answer() {
     let huge = "x".repeat(32 << 20);
     assert!(matches!(validate(&pool, shape(&huge)).await, Err(Unanswered::Failed(_))));
     let rubbish = SchemaQuestion { text: "[".into(), scale: Scale::Push };
-    assert!(matches!(pool.ask(rubbish).await, Err(Unanswered::Failed(_))));
+    assert!(matches!(pool.ask(&"a document".into(), rubbish).await, Err(Unanswered::Failed(_))));
     assert!(validate(&pool, shape("a")).await.is_ok());
 }
 
@@ -206,4 +219,74 @@ async fn migrations_that_give_junk_are_told_from_those_that_fail() {
     let source = DRAWING.replace("export const migrateDocument = (records, schema) =>", "export const migrateDocument = (records, schema) => schema.sequences['com.example.shape'] < VERSION ? 5 :");
     let question = json!({"ask": "document", "from": schema(1), "records": []});
     assert!(ask(&pool(&source), question).await.unwrap()["failed"].is_string());
+}
+
+#[tokio::test]
+async fn records_that_are_not_valid_are_named() {
+    let pool = pool(DRAWING);
+    let wrong = json!({"id": "shape:w", "typeName": "shape", "props": {"text": 1}});
+    let question = json!({"ask": "valid", "records": [shape("a"), wrong, shape("b")]});
+    assert_eq!(ask(&pool, question).await, Ok(json!({"invalid": ["shape:w"]})));
+}
+
+#[tokio::test]
+async fn whether_a_schema_is_served_is_asked_once() {
+    // It says so of the first schema that a context is asked about, and of no other.
+    let once =
+        "let times = 0; export const serves = () => times++ === 0; const other = (schema) => {";
+    let pool = pool(&DRAWING.replace("export const serves = (schema) => {", once));
+    let serves = async |version| {
+        ask(&pool, json!({"ask": "serves", "schema": schema(version)})).await.unwrap()["serves"]
+            == true
+    };
+    assert!(serves(1).await && !serves(2).await);
+    assert!(serves(1).await, "the answer is kept");
+    let throws = DRAWING.replace("for (let n = versionOf(schema) + 1; n <= VERSION; n++) if", "if (versionOf(schema) === 2) throw 0; for (let n = versionOf(schema) + 1; n <= VERSION; n++) if");
+    let question = json!({"ask": "serves", "schema": schema(2)});
+    assert_eq!(ask(&self::pool(&throws), question).await, Ok(json!({"serves": false})));
+}
+
+/// Has a task ask, and lets it come as far as the queue.
+async fn begin(
+    pool: &SchemaPool,
+    asker: &'static str,
+    question: Value,
+    answered: &Arc<AtomicUsize>,
+) {
+    let (pool, answered) = (pool.clone(), Arc::clone(answered));
+    tokio::spawn(async move {
+        ask_for(&pool, asker, question).await.ok();
+        answered.fetch_add(1, Ordering::Relaxed);
+    });
+    tokio::task::yield_now().await;
+}
+
+fn push(text: &str) -> Value {
+    json!({"ask": "push", "records": [shape(text)], "from": null, "to": []})
+}
+
+#[tokio::test]
+async fn a_document_that_asks_much_holds_up_no_other() {
+    let (pool, answered) = (pool(DRAWING), Arc::default());
+    for _ in 0..20 {
+        begin(&pool, "busy", push("slow"), &answered).await;
+    }
+    let bystander = ask_for(&pool, "bystander", push("a")).await;
+    assert_eq!(bystander, Ok(json!({"records": null, "to": []})));
+    // What a busy thread of the test may let pass is a part of them.
+    assert!(answered.load(Ordering::Relaxed) < 15, "it has waited for all of them");
+}
+
+#[tokio::test]
+async fn questions_about_whole_documents_leave_a_thread_for_pushes() {
+    let limits = SchemaLimits { threads: 2, document: Duration::from_secs(2), ..limits() };
+    let pool = SchemaPool::start(Bundle::load(DRAWING, &limits).unwrap(), &limits).unwrap();
+    let answered = Arc::default();
+    for asker in ["one", "another"] {
+        let question = json!({"ask": "valid", "records": [shape("endless")]});
+        begin(&pool, asker, question, &answered).await;
+    }
+    let bystander = ask_for(&pool, "bystander", push("a")).await;
+    assert_eq!(bystander, Ok(json!({"records": null, "to": []})));
+    assert_eq!(answered.load(Ordering::Relaxed), 0, "it has waited for one of them");
 }

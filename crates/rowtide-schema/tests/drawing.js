@@ -74,6 +74,11 @@ export const validate = (record) => {
       const deeper = (n) => deeper(n + 1) + 1;
       return deeper(0);
     }
+    case "slow": {
+      const until = Date.now() + 30;
+      while (Date.now() < until);
+      break;
+    }
     case "throws": throw { message: "anything" };
     case "pollutes": Object.prototype.polluted = true;
   }

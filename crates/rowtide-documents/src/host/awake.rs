@@ -180,6 +180,7 @@ async fn turn_away(inbox: &mut Inbox, why: impl Fn() -> DocumentError) {
     while let Some(request) = inbox.next().await {
         match request {
             Request::Join { done, .. }
+            | Request::Rename { done, .. }
             | Request::Save { done, .. }
             | Request::Restore { done, .. } => {
                 done.send(Err(why())).ok();
@@ -312,9 +313,16 @@ impl AwakeTask {
                     self.close(socket, closing).await;
                 }
             }
-            Request::Rename { name } => {
+            // It would only end the room, as often as it is tried again.
+            Request::Rename { done, .. } if !self.journal.borrow().writable => {
+                done.send(Err(Refused.into())).ok();
+            }
+            Request::Rename { name, done } => {
                 let effects = self.room.rename(now, &name);
-                self.take(effects).await;
+                match self.answered(effects).await {
+                    Ok(effects) => self.take_and_tell(effects, done).await,
+                    Err(error) => drop(done.send(Err(DocumentError::Unnamed(error)))),
+                }
             }
             Request::Save { done, for_history } => {
                 self.for_history |= for_history;
@@ -332,9 +340,7 @@ impl AwakeTask {
                 };
                 match restored {
                     Some(Ok(effects)) => {
-                        self.take(effects).await;
-                        self.waiting.push_back(Waiting::Done(done));
-                        self.release().await;
+                        self.take_and_tell(effects, done).await;
                         self.plan.insist(now);
                     }
                     Some(Err(error)) => {

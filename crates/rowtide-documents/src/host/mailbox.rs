@@ -41,6 +41,9 @@ pub enum DocumentError {
     /// It cannot be restored to this.
     #[error("the document cannot be restored: {0}")]
     Unrestorable(#[from] UnreadableDocument),
+    /// It cannot be given this name now.
+    #[error("the document cannot be given another name: {0}")]
+    Unnamed(#[source] UnreadableDocument),
     /// The storage failed.
     #[error(transparent)]
     Storage(#[from] super::failure::StorageError),
@@ -108,6 +111,7 @@ pub(super) enum Request {
     },
     Rename {
         name: Box<str>,
+        done: Done,
     },
     /// Saves what is there; for the history too, if that is wanted.
     Save {

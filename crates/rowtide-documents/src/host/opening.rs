@@ -2,15 +2,18 @@
 //!
 //! The edits follow on the object, or are in it already, if it was a host with this journal that has put it. If another
 //! server has, they were made of an older state: then they are merged into the newer one, as their authors would now make
-//! them. What the other server has written is kept in the history before, and what does not fit is kept aside.
+//! them. What the other server has written is kept in the history before, and what does not fit is kept aside. So is what
+//! leads to records that are not valid for the application's schema: such a record stays as the other server has left it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
+use rowtide_schema::Unanswered;
 use thiserror::Error;
 use tokio::task::{JoinError, spawn_blocking};
 
+use super::application::DocumentApplication;
 use super::failure::StorageError;
 use super::naming::DocumentId;
 use super::objects::{ObjectVersion, Writer};
@@ -20,7 +23,7 @@ use super::shared::Shared;
 use super::telemetry;
 use crate::journal::JournalError;
 use crate::place::Effect;
-use crate::tlsync::NewerSchema;
+use crate::tlsync::{MergedEdits, NewerSchema, SchemaFailure, TlsyncRoom};
 
 /// Why a document cannot be opened.
 #[derive(Debug, Error)]
@@ -81,22 +84,24 @@ pub(super) async fn open(
     let now = shared.now();
     let application =
         shared.kinds.get(document.kind()).and_then(DocumentKind::application).cloned();
-    let (opens, of) = (Arc::clone(shared), document.clone());
-    let stored = snapshot.clone();
-    let opening = spawn_blocking(move || restored(&opens, &of, stored.as_deref(), written_by));
-    let restored = opening.await??;
-    let Restored { mut room, saved_clock, number, edit_bytes, is_new, merged } = restored;
-    let mut effects = room.adopt(application.as_ref())?;
-    if let Some(application) = application {
-        while let Some(Effect::Ask(question)) = effects.pop_if(is_question) {
-            let answer = application.pool.ask(question).await;
-            let answering = spawn_blocking(move || {
-                let effects = room.answered(now, answer).map_err(OpenError::Migration)?;
-                Ok::<_, OpenError>((room, effects))
-            });
-            (room, effects) = answering.await??;
+    let (mut left_out, mut times) = (LeftOut::default(), 0);
+    let (restored, effects) = loop {
+        let (opens, of) = (Arc::clone(shared), document.clone());
+        let (stored, without) = (snapshot.clone(), left_out.clone());
+        let opening =
+            spawn_blocking(move || restored(&opens, &of, stored.as_deref(), written_by, &without));
+        let restored = opening.await??;
+        let Some(application) = &application else { break (restored, Vec::new()) };
+        match adopted(restored, application, &document.key(), now, &left_out).await? {
+            Adopted::Whole(restored, effects) => break (*restored, effects),
+            Adopted::Without(more) => {
+                times += 1;
+                left_out = if times < MERGES { more } else { LeftOut::All };
+            }
         }
-    }
+    };
+    let Restored { room, saved_clock, number, edit_bytes, is_new, merged } = restored;
+    let merged = merged.map(|merged| merged.unmerged);
     // Only now that it can be opened: whoever tries again and again would write this again and again.
     if let (Some(unmerged), Some(snapshot)) = (merged, snapshot) {
         telemetry::merged();
@@ -131,8 +136,92 @@ struct Restored {
     number: u64,
     edit_bytes: usize,
     is_new: bool,
-    /// If edits were merged into what another server has written: those that did not fit.
-    merged: Option<Vec<Bytes>>,
+    /// If edits were merged into what another server has written: what became of them.
+    merged: Option<MergedEdits>,
+}
+
+/// How often edits are merged with more of them left out, before all are.
+const MERGES: u32 = 4;
+
+/// What of the edits in the journal does not go into what another server has written, since it would make records that are
+/// not valid.
+#[derive(Clone, Debug)]
+enum LeftOut {
+    /// What they do to these records.
+    Of(BTreeSet<Box<str>>),
+    All,
+}
+
+impl Default for LeftOut {
+    fn default() -> LeftOut {
+        LeftOut::Of(BTreeSet::new())
+    }
+}
+
+impl LeftOut {
+    fn has(&self, id: &str) -> bool {
+        match self {
+            LeftOut::Of(ids) => ids.contains(id),
+            LeftOut::All => true,
+        }
+    }
+
+    /// That and what is done to more records. Where they are all left out already, it is not known what is to blame.
+    fn and(&self, more: BTreeSet<Box<str>>) -> LeftOut {
+        match self {
+            LeftOut::Of(ids) if more.iter().any(|id| !ids.contains(id)) => {
+                LeftOut::Of(ids.union(&more).cloned().collect())
+            }
+            _ => LeftOut::All,
+        }
+    }
+}
+
+/// What the application's schema makes of a document that was restored.
+enum Adopted {
+    Whole(Box<Restored>, Vec<Effect>),
+    /// It is to be restored with this left out.
+    Without(LeftOut),
+}
+
+/// Brings a document up to the application's schema, and has what was merged into it validated.
+async fn adopted(
+    restored: Restored,
+    application: &DocumentApplication,
+    asker: &Arc<str>,
+    now: Duration,
+    left_out: &LeftOut,
+) -> Result<Adopted, OpenError> {
+    let Restored { mut room, saved_clock, number, edit_bytes, is_new, merged } = restored;
+    let may_leave_out = merged.is_some() && !matches!(left_out, LeftOut::All);
+    let mut effects = room.adopt(Some(application))?;
+    while let Some(Effect::Ask(question)) = effects.pop_if(is_question) {
+        let answer = application.pool.ask(asker, question).await;
+        let is_over = answer == Err(Unanswered::Ended);
+        let answering =
+            spawn_blocking(move || room.answered(now, answer).map(|effects| (room, effects)));
+        match answering.await? {
+            Ok(brought_up) => (room, effects) = brought_up,
+            // It may be what was merged that cannot be brought up.
+            Err(_) if may_leave_out && !is_over => return Ok(Adopted::Without(LeftOut::All)),
+            Err(error) => return Err(OpenError::Migration(error)),
+        }
+    }
+    let changed = merged.as_ref().map(|merged| &merged.changed);
+    if let Some(question) = changed.and_then(|changed| room.ask_of_records(changed)) {
+        let invalid = match application.pool.ask(asker, question).await {
+            Err(Unanswered::Ended) => Err(SchemaFailure::Unanswered(Unanswered::Ended)),
+            // What it cannot look at is not known to be valid.
+            Err(_) => return Ok(Adopted::Without(LeftOut::All)),
+            Ok(answer) => TlsyncRoom::invalid(&answer),
+        };
+        let invalid = invalid.map_err(|error| OpenError::Migration(error.into()))?;
+        if !invalid.is_empty() {
+            return Ok(Adopted::Without(left_out.and(invalid)));
+        }
+    }
+    let restored = Restored { room, saved_clock, number, edit_bytes, is_new, merged };
+    Ok(Adopted::Whole(Box::new(restored), effects))
 }
 
 fn restored(
@@ -140,6 +229,7 @@ fn restored(
     document: &DocumentId,
     object: Option<&[u8]>,
     written_by: Option<Writer>,
+    left_out: &LeftOut,
 ) -> Result<Restored, OpenError> {
     let kind = shared
         .kinds
@@ -172,10 +262,10 @@ fn restored(
     }
     let mut merged = None;
     if merges {
-        let unmerged = room.merge(&edits).map_err(OpenError::Edit)?;
+        let of_edits = room.merge(&edits, |id| left_out.has(id)).map_err(OpenError::Edit)?;
         // It is to be saved, also if the object had all of it: then it is this host's.
         room.renumber(since);
-        merged = Some(unmerged);
+        merged = Some(of_edits);
     } else if written_by == Some(Writer::Other) {
         room.renumber(since);
         saved_clock = room.clock();
@@ -193,7 +283,6 @@ fn restored(
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::time::Duration;
 
     use object_store::memory::InMemory;
     use object_store::path::Path;

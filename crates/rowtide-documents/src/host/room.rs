@@ -1,15 +1,18 @@
 //! A room of either protocol, as the host sees it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rowtide_schema::Unanswered;
+use rowtide_schema::{SchemaQuestion, Unanswered};
 use thiserror::Error;
 
 use super::application::DocumentApplication;
 use super::settings::DocumentKind;
 use crate::place::{Access, Closing, Effect, Frame, Socket};
-use crate::tlsync::{NewerSchema, ReplayError, SchemaFailure, SnapshotError, TlsyncRoom};
+use crate::tlsync::{
+    MergedEdits, NewerSchema, ReplayError, SchemaFailure, SnapshotError, TlsyncRoom,
+};
 use crate::yjs::{YjsError, YjsLimits, YjsRoom};
 
 /// A room.
@@ -82,14 +85,27 @@ impl Room {
         }
     }
 
-    /// Takes in edits that were made of another state of the document: those of which not all fits. Those of Yjs always do.
-    pub(super) fn merge(&mut self, edits: &[Bytes]) -> Result<Vec<Bytes>, UnreadableDocument> {
+    /// Takes in edits that were made of another state of the document, but what they do to records that are `left_out`. Those
+    /// of Yjs always fit.
+    pub(super) fn merge(
+        &mut self,
+        edits: &[Bytes],
+        left_out: impl Fn(&str) -> bool,
+    ) -> Result<MergedEdits, UnreadableDocument> {
         match self {
-            Room::Tlsync(room) => Ok(room.merge(edits)?),
+            Room::Tlsync(room) => Ok(room.merge(edits, left_out)?),
             Room::Yjs(room) => {
                 edits.iter().try_for_each(|edit| room.replay(edit))?;
-                Ok(Vec::new())
+                Ok(MergedEdits::default())
             }
+        }
+    }
+
+    /// Asks which of some records are not valid, if that can be asked; see [`TlsyncRoom::ask_of_records`].
+    pub(super) fn ask_of_records(&self, ids: &BTreeSet<Box<str>>) -> Option<SchemaQuestion> {
+        match self {
+            Room::Tlsync(room) => room.ask_of_records(ids),
+            Room::Yjs(_) => None,
         }
     }
 

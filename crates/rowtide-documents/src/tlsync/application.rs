@@ -1,7 +1,7 @@
 //! What an application's schema says of itself: its version, the types of its records, and the records of a new
 //! document. It is data; what the schema does with records, the room asks for with a [`SchemaQuestion`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rowtide_schema::{Scale, SchemaQuestion};
@@ -168,6 +168,34 @@ pub(super) fn ask_of_push(
     write_value(&mut out, &to.iter().map(|schema| schema.written()).collect::<Vec<_>>());
     out.push(b'}');
     SchemaQuestion { text: out.into(), scale: Scale::Push }
+}
+
+/// Which records are not valid.
+#[derive(Debug, Deserialize)]
+pub(super) struct Validated {
+    pub(super) invalid: BTreeSet<Box<str>>,
+}
+
+/// Asks which of the records that `write` writes, with commas between them, are not valid.
+pub(super) fn ask_which_are_valid(write: impl FnOnce(&mut Vec<u8>)) -> SchemaQuestion {
+    let mut out = br#"{"ask":"valid","records":["#.to_vec();
+    write(&mut out);
+    out.extend_from_slice(b"]}");
+    SchemaQuestion { text: out.into(), scale: Scale::Document }
+}
+
+/// What a bundle says of a schema.
+#[derive(Debug, Deserialize)]
+pub(super) struct Served {
+    pub(super) serves: bool,
+}
+
+/// Asks whether clients of a schema can be served.
+pub(super) fn ask_whether_served(schema: &Schema) -> SchemaQuestion {
+    let mut out = br#"{"ask":"serves","schema":"#.to_vec();
+    schema.written().write(&mut out);
+    out.push(b'}');
+    SchemaQuestion { text: out.into(), scale: Scale::Schema }
 }
 
 /// Asks what records, which `write` writes with commas between them, are for clients of a schema.

@@ -26,8 +26,14 @@ pub struct TlsyncLimits {
     /// How large what a session shows of itself may be, in bytes of its JSON, about; what would lead beyond it
     /// has no effect.
     pub presence_bytes: usize,
-    /// How many older schemas a room may serve at a time; a client of another one is refused with `CLIENT_TOO_OLD`.
+    /// How many older schemas a room may serve at a time; a client of another one that could be served is sent away to come
+    /// back, until nobody of one of them is there any more.
     pub editions: usize,
+    /// How often a room may be brought down to older schemas at once; a client that would need it once more is sent away to
+    /// come back. Everybody in the room waits meanwhile, whoever it is that comes.
+    pub editions_at_once: u32,
+    /// After how long it may be once more.
+    pub edition_every: Duration,
     /// How many bytes of messages may wait in the room for one session, before its socket is closed.
     pub waiting_bytes: usize,
     /// How many messages a session may send a second, for long; beyond it is ended with `RATE_LIMITED`. A long
@@ -35,7 +41,8 @@ pub struct TlsyncLimits {
     pub messages_a_second: u32,
     /// How many messages a session may send at once.
     pub messages_at_once: u32,
-    /// How many bytes of a message count as one message.
+    /// How many bytes of a message count as one message. What the application's schema is asked because of a session's
+    /// messages has a rate of its own, as large as theirs: the bytes of a question, once for each schema that it is about.
     pub bytes_a_message: usize,
     /// How many ids of records that were removed are kept: a client that was away longer is sent everything.
     pub tombstones: usize,
@@ -65,6 +72,8 @@ impl Default for TlsyncLimits {
             record_bytes: 16 << 20,
             presence_bytes: 1 << 20,
             editions: 4,
+            editions_at_once: 20,
+            edition_every: Duration::from_secs(5),
             waiting_bytes: 16 << 20,
             messages_a_second: 200,
             messages_at_once: 1_000,

@@ -10,7 +10,7 @@ mod talking;
 
 pub use migrating::SchemaFailure;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use super::document::{Change, Document};
 use super::edition::{EditionId, Editions};
 use super::limits::TlsyncLimits;
 use super::message::{Heard, Protocol, incompatibility, pong};
-use super::session::{Here, PRESENCE_TYPE, Phase, Presence, Session, Stay};
+use super::session::{Here, PRESENCE_TYPE, Pace, Phase, Presence, Session, Stay};
 use super::snapshot::{self, Begun, ReplayError, SnapshotError};
 use super::telling::{Became, Entries};
 use crate::place::{Access, Closing, Effect, Frame, Reason, Socket};
@@ -41,10 +41,21 @@ pub struct TlsyncRoom {
     application: Option<Arc<TlsyncSchema>>,
     /// The document for clients of older schemas.
     editions: Editions,
+    /// How often the document was brought down for somebody.
+    brought_down: Pace,
     /// Whether an edit since the room was opened, or restored, has said what schema it is in.
     has_said_schema: bool,
     /// What goes on when the application's schema has answered.
     awaited: Option<Box<Awaited>>,
+}
+
+/// What became of edits that were merged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MergedEdits {
+    /// Those that did not fit whole.
+    pub unmerged: Vec<Bytes>,
+    /// The ids of records that they changed. What such a record has become nobody has validated.
+    pub changed: BTreeSet<Box<str>>,
 }
 
 /// What a room goes on with once it has an answer.
@@ -56,6 +67,8 @@ enum Awaited {
     Restore(Box<Document>),
     /// Another name, and the editions that it was asked for in.
     Rename(RecordsDiff, Vec<EditionId>),
+    /// Whether the schema of somebody who comes can be served.
+    Served(Coming),
     Edition(Coming),
     Push(JudgedPush),
 }
@@ -89,6 +102,7 @@ impl TlsyncRoom {
             sockets: BTreeMap::new(),
             application: None,
             editions: Editions::default(),
+            brought_down: Pace::default(),
             has_said_schema: false,
             awaited: None,
         }
@@ -103,19 +117,25 @@ impl TlsyncRoom {
         snapshot::replay(&mut self.document, edit, &self.limits)
     }
 
-    /// Does what edits did on a document that somebody else has changed since, as far as they fit: those that did not fit
-    /// whole. They are merged in their order, before anybody is in the room.
+    /// Does what edits did on a document that somebody else has changed since, as far as they fit, and to no record that is
+    /// `left_out`. They are merged in their order, before anybody is in the room.
     ///
     /// # Errors
     /// If it cannot be read.
-    pub fn merge(&mut self, edits: &[Bytes]) -> Result<Vec<Bytes>, ReplayError> {
-        let (mut said_in, mut unmerged) = (None, Vec::new());
+    pub fn merge(
+        &mut self,
+        edits: &[Bytes],
+        left_out: impl Fn(&str) -> bool,
+    ) -> Result<MergedEdits, ReplayError> {
+        let (mut said_in, mut merged) = (None, MergedEdits::default());
+        let MergedEdits { unmerged, changed } = &mut merged;
         for edit in edits {
-            if !snapshot::merge(&mut self.document, edit, &mut said_in, &self.limits)? {
+            let document = &mut self.document;
+            if !snapshot::merge(document, edit, &mut said_in, &left_out, changed, &self.limits)? {
                 unmerged.push(edit.clone());
             }
         }
-        Ok(unmerged)
+        Ok(merged)
     }
 
     /// Begins to count anew, beyond `clock`: what clients have seen under clocks until now was not always this document, so

@@ -52,8 +52,10 @@ pub(super) struct Here {
     parts: Parts,
     /// What it says.
     pace: Pace,
-    /// What it is told because it asked for it again.
+    /// What it is told because it asked for it again, or what has to be made for it alone.
     answers: Pace,
+    /// What the application's schema is asked because of what it says.
+    questions: Pace,
 }
 
 /// How far a session with a socket has come.
@@ -78,9 +80,9 @@ pub(super) struct Talk {
     pub(super) heard_at: Duration,
 }
 
-/// How many messages were sent lately: a bucket that fills with time.
+/// How much of something there was lately, such as messages: a bucket that fills with time.
 #[derive(Debug, Default)]
-struct Pace {
+pub(super) struct Pace {
     /// When it would be full again.
     full_at: Duration,
 }
@@ -135,8 +137,8 @@ impl Here {
         limits: &TlsyncLimits,
     ) -> Here {
         let phase = Phase::Waiting { until: now + limits.connect_within };
-        let (pace, answers) = (Pace::default(), Pace::default());
-        Here { socket, access, phase, parts: Parts::default(), pace, answers }
+        let (pace, answers, questions) = <(Pace, Pace, Pace)>::default();
+        Here { socket, access, phase, parts: Parts::default(), pace, answers, questions }
     }
 
     /// The session, if it has connected.
@@ -182,18 +184,39 @@ impl Here {
     ) -> bool {
         self.talk().is_none() || self.answers.take(now, bytes, limits)
     }
+
+    /// Whether the application's schema may be asked about as many bytes because of what it says.
+    pub(super) fn may_have_asked(
+        &mut self,
+        now: Duration,
+        bytes: usize,
+        limits: &TlsyncLimits,
+    ) -> bool {
+        self.questions.take(now, bytes, limits)
+    }
+
+    /// Whether the whole document may be brought down for it. That costs all that it may be told at once: a client has one
+    /// schema, and so does it once.
+    pub(super) fn may_have_edition(&mut self, now: Duration, limits: &TlsyncLimits) -> bool {
+        self.answers.take(now, usize::MAX, limits)
+    }
 }
 
 impl Pace {
     /// Whether a message of some bytes is within the rate.
     fn take(&mut self, now: Duration, bytes: usize, limits: &TlsyncLimits) -> bool {
-        let messages = u32::try_from(1 + bytes / limits.bytes_a_message.max(1)).unwrap_or(u32::MAX);
+        let more = bytes / limits.bytes_a_message.max(1);
+        let messages = u32::try_from(more.saturating_add(1)).unwrap_or(u32::MAX);
         // More than a whole bucket costs a whole bucket: nothing is too much for ever.
         let messages = messages.min(limits.messages_at_once);
-        let time =
-            |messages: u32| Duration::from_secs(messages.into()) / limits.messages_a_second.max(1);
-        let full_at = self.full_at.max(now) + time(messages);
-        let within = full_at <= now + time(limits.messages_at_once);
+        let each = Duration::from_secs(1) / limits.messages_a_second.max(1);
+        self.takes(now, messages, limits.messages_at_once, each)
+    }
+
+    /// Whether so many more are within what there may be at once, where there may be one more after `each`.
+    pub(super) fn takes(&mut self, now: Duration, more: u32, at_once: u32, each: Duration) -> bool {
+        let full_at = self.full_at.max(now) + each * more;
+        let within = full_at <= now + each * at_once;
         if within {
             self.full_at = full_at;
         }

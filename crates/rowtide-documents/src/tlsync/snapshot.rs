@@ -2,7 +2,7 @@
 //! other servers are read too; they say less. An edit says which clock it leads to, so that one that a snapshot has
 //! already is passed over, and one that is missing is noticed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -248,15 +248,17 @@ pub(super) fn replay(
 
 /// Does what an edit did, as a client would ask for it, on a document that others have changed since: whether all of it had
 /// an effect. What was restored is not restored again over what others have made of the document, and what was said in
-/// another schema than the document's is no change of it. `said_in` is the schema of edits that do not say theirs: that of the
-/// edit before.
+/// another schema than the document's is no change of it. Records that are `left_out` stay as they are. `said_in` is the schema
+/// of edits that do not say theirs: that of the edit before. The ids of records that are changed go to `changed`.
 pub(super) fn merge(
     document: &mut Document,
     edit: &[u8],
     said_in: &mut Option<Arc<Schema>>,
+    left_out: &impl Fn(&str) -> bool,
+    changed: &mut BTreeSet<Box<str>>,
     limits: &TlsyncLimits,
 ) -> Result<bool, ReplayError> {
-    let edit: Edit<'_> = serde_json::from_slice(edit)?;
+    let mut edit: Edit<'_> = serde_json::from_slice(edit)?;
     // Once it is stored, the document has this edit, whatever of it had an effect.
     document.clock = document.clock.max(edit.clock);
     if edit.restored.is_some() {
@@ -269,13 +271,21 @@ pub(super) fn merge(
         (Some(own), Some(there)) if there.serves(&own).is_err() => return Ok(false),
         (own, there) => there.or(own),
     };
+    let records = edit.diff.0.len();
+    edit.diff.0.retain(|(id, _)| !left_out(id));
+    let is_whole = edit.diff.0.len() == records;
+    let mut do_it = |document: &mut Document, diff| {
+        let change = document.change(diff, Flavour::Eight, limits);
+        changed.extend(change.became.into_iter().map(|(id, _)| id));
+        is_whole && change.exact
+    };
     let Some(schema) = schema else {
-        return Ok(document.change(edit.diff, Flavour::Eight, limits).exact);
+        return Ok(do_it(document, edit.diff));
     };
     // Records that the document cannot take are nobody's any more.
     document.schema = Some(schema);
     // Which types are stored was looked at when the edit was taken.
     let fits = document.check(&edit.diff, |_| true, limits).is_ok()
         && document.would_fit(&edit.diff, limits);
-    Ok(fits && document.change(edit.diff, Flavour::Eight, limits).exact)
+    Ok(fits && do_it(document, edit.diff))
 }

@@ -37,6 +37,13 @@ impl AwakeTask {
         }
     }
 
+    /// Carries out effects, and tells that it is done once they are durable.
+    pub(super) async fn take_and_tell(&mut self, effects: Vec<Effect>, done: Done) {
+        self.take(effects).await;
+        self.waiting.push_back(Waiting::Done(done));
+        self.release().await;
+    }
+
     /// Asks the application's schema what a room asks it. Nothing else happens in the room until it has the answer, so
     /// that pushes keep their order.
     pub(super) async fn answered(
@@ -49,7 +56,7 @@ impl AwakeTask {
                 self.shared.kinds.get(self.document.kind()).and_then(DocumentKind::application);
             let answer = match application.cloned() {
                 Some(application) => {
-                    let answer = application.pool.ask(question).await;
+                    let answer = application.pool.ask(&self.key, question).await;
                     telemetry::asked(answer.is_ok());
                     answer
                 }

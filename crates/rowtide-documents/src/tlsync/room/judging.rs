@@ -17,7 +17,7 @@ use super::super::json::{Json, MAX_DEPTH};
 use super::super::message::Push;
 use super::super::record::{InvalidRecord, check, check_diff};
 use super::super::schema::Schema;
-use super::super::session::{Phase, Presence, Stay};
+use super::super::session::{Phase, Presence, Session, Stay};
 use super::super::telling::Became;
 use super::outcome::{Asked, Outcome};
 use super::{Awaited, TlsyncRoom};
@@ -88,6 +88,11 @@ impl TlsyncRoom {
             return self.judged(now, judged, Judged::Valid { records, to }, effects);
         }
         let question = self.question(&judged);
+        let bytes = question.text.len().saturating_mul(1 + judged.to.len());
+        let here = self.sessions.get_mut(id).and_then(Session::here);
+        if !here.is_some_and(|here| here.may_have_asked(now, bytes, &self.limits)) {
+            return self.end(now, id, Closing::Final(Reason::RateLimited), effects);
+        }
         self.awaited = Some(Box::new(Awaited::Push(judged)));
         effects.push(Effect::Ask(question));
     }
@@ -332,7 +337,12 @@ impl TlsyncRoom {
     }
 
     /// The schema could not say what a document is for some clients, who have to go.
-    fn lose_edition(&mut self, now: Duration, edition: EditionId, effects: &mut Vec<Effect>) {
+    pub(super) fn lose_edition(
+        &mut self,
+        now: Duration,
+        edition: EditionId,
+        effects: &mut Vec<Effect>,
+    ) {
         let theirs = self.sessions.iter().filter(|(_, other)| other.edition() == Some(edition));
         let theirs: Vec<Arc<str>> = theirs.map(|(id, _)| id.clone()).collect();
         for id in theirs {

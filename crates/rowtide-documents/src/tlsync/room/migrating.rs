@@ -2,22 +2,23 @@
 //! restored, and brought down to an edition when a client of an older one comes. Each is a question; what was begun with
 //! it goes on with the answer. If there is no answer, whoever has asked has to go, and nobody else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rowtide_schema::Unanswered;
+use rowtide_schema::{SchemaQuestion, Unanswered};
 use thiserror::Error;
 
 use super::super::application::{
-    Brought, Judged, NewerSchema, Pushed, TlsyncSchema, ask_for_edition, ask_of_push,
-    ask_to_bring_up, named,
+    Brought, Judged, NewerSchema, Pushed, Served, TlsyncSchema, Validated, ask_for_edition,
+    ask_of_push, ask_to_bring_up, ask_whether_served, ask_which_are_valid, named,
 };
 use super::super::diff::{Flavour, RecordOp, RecordsDiff, apply};
 use super::super::document::{DOCUMENT_ID, Document};
 use super::super::edition::{Edition, EditionId};
 use super::super::json::{Json, MAX_DEPTH};
+use super::super::limits::TlsyncLimits;
 use super::super::message::{Connect, Protocol};
 use super::super::record::Record;
 use super::super::schema::{Mismatch, Schema};
@@ -49,6 +50,9 @@ pub enum SchemaFailure {
     /// Its answer is no list of records that can be stored.
     #[error("the application's schema made something that cannot be stored of it")]
     Unstorable,
+    /// Its answer is none to what it was asked.
+    #[error("the application's schema answered something else than it was asked")]
+    Unreadable,
 }
 
 impl TlsyncRoom {
@@ -72,6 +76,25 @@ impl TlsyncRoom {
                 Ok(effects)
             }
         }
+    }
+
+    /// Asks which of some records of the document are not valid, if there is a schema to ask and something to ask about. The
+    /// answer is for [`TlsyncRoom::invalid`].
+    pub fn ask_of_records(&self, ids: &BTreeSet<Box<str>>) -> Option<SchemaQuestion> {
+        self.application.as_ref()?;
+        let mut records = ids.iter().filter_map(|id| self.document.records.get(id)).peekable();
+        records.peek()?;
+        Some(ask_which_are_valid(|out| write_all(records, out)))
+    }
+
+    /// The ids of records that are not valid, as the application's schema has answered.
+    ///
+    /// # Errors
+    /// If the answer cannot be read.
+    pub fn invalid(answer: &[u8]) -> Result<BTreeSet<Box<str>>, SchemaFailure> {
+        let Validated { invalid } =
+            serde_json::from_slice(answer).map_err(|_| SchemaFailure::Unreadable)?;
+        Ok(invalid)
     }
 
     /// Makes the document what a snapshot says, as the newest edit of all. Everybody has to come back.
@@ -150,9 +173,13 @@ impl TlsyncRoom {
         self.write_change(&outcome.change, &entries, None, effects);
         let told = self.told(entries, &outcome.change, None, &outcome.editions);
         self.tell(now, None, &told, effects);
+        for edition in outcome.lost {
+            self.lose_edition(now, edition, effects);
+        }
     }
 
-    /// A client of an older schema comes: it has an edition of the document, if the application can make it.
+    /// A client of an older schema comes: it has an edition of the document, if the application can make it. Whether it can
+    /// is asked about the schema alone, before anything is made.
     pub(super) fn come_older(
         &mut self,
         now: Duration,
@@ -166,14 +193,49 @@ impl TlsyncRoom {
             let accepted = Accepted { protocol, schema: edition.schema.clone(), edition: Some(id) };
             return self.let_in(now, session, accepted, &connect, effects);
         }
+        let Some(here) = self.sessions.get_mut(session).and_then(Session::here) else { return };
+        let socket = here.socket;
+        let question = ask_whether_served(&schema);
+        let session = session.clone();
+        let coming = Coming { session, socket, protocol, schema, connect };
+        self.awaited = Some(Box::new(Awaited::Served(coming)));
+        effects.push(Effect::Ask(question));
+    }
+
+    /// A client comes whose schema can be served, or not.
+    fn come_served(
+        &mut self,
+        now: Duration,
+        coming: Coming,
+        answer: Result<Bytes, Unanswered>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Coming { session, socket, protocol, schema, .. } = &coming;
+        if self.sockets.get(socket) != Some(session) {
+            return;
+        }
+        let refused = match read(answer) {
+            Some(Served { serves: true }) => None,
+            Some(Served { serves: false }) => Some(Reason::ClientTooOld),
+            None => Some(Reason::UnknownError),
+        };
+        if let Some(reason) = refused {
+            return self.refuse(now, session, Some(*protocol), reason, effects);
+        }
         self.let_unused_editions_go();
         if self.editions.len() >= self.limits.editions {
             // There is room again when one of them has gone.
             return self.end(now, session, Closing::ComeBack, effects);
         }
         let Some(here) = self.sessions.get_mut(session).and_then(Session::here) else { return };
-        let socket = here.socket;
-        let question = ask_for_edition(&schema, |out| {
+        if !here.may_have_edition(now, &self.limits) {
+            return self.end(now, session, Closing::Final(Reason::RateLimited), effects);
+        }
+        let TlsyncLimits { editions_at_once, edition_every, .. } = self.limits;
+        if !self.brought_down.takes(now, 1, editions_at_once, edition_every) {
+            return self.end(now, session, Closing::ComeBack, effects);
+        }
+        let question = ask_for_edition(schema, |out| {
             write_records(&self.document, out);
             for state in self.sessions.values().filter_map(|other| other.presence.state.as_ref()) {
                 if out.last() != Some(&b'[') {
@@ -182,8 +244,6 @@ impl TlsyncRoom {
                 state.write(out);
             }
         });
-        let session = session.clone();
-        let coming = Coming { session, socket, protocol, schema, connect };
         self.awaited = Some(Box::new(Awaited::Edition(coming)));
         effects.push(Effect::Ask(question));
     }
@@ -191,8 +251,8 @@ impl TlsyncRoom {
     /// The application's schema has answered, or it could not.
     ///
     /// # Errors
-    /// If a document cannot be brought up: one that is to be opened is of no use then, and one that was to be restored
-    /// is not.
+    /// If a document cannot be brought up, or there is no answer about its name. One that is to be opened is of no use then;
+    /// one that was to be restored, or to have another name, is as it was.
     pub fn answered(
         &mut self,
         now: Duration,
@@ -229,10 +289,11 @@ impl TlsyncRoom {
             }
             Some(Awaited::Rename(diff, to)) => {
                 // A name that no client could read is none.
-                if let Some(Judged::Valid { to: said, .. }) = read(answer) {
+                if let Some(Judged::Valid { to: said, .. }) = read(Ok(answer?)) {
                     self.renamed(now, diff, to, &said, &mut effects);
                 }
             }
+            Some(Awaited::Served(coming)) => self.come_served(now, coming, answer, &mut effects),
             Some(Awaited::Edition(coming)) => self.come_with(now, coming, answer, &mut effects),
             Some(Awaited::Push(judged)) => {
                 let (session, socket) = judged.session();
@@ -304,7 +365,7 @@ impl TlsyncRoom {
     }
 }
 
-fn bring_up(document: &Document) -> rowtide_schema::SchemaQuestion {
+fn bring_up(document: &Document) -> SchemaQuestion {
     let earliest = Schema::earliest();
     let from = document.schema.as_deref().unwrap_or(&earliest);
     ask_to_bring_up(from, |out| write_records(document, out))
@@ -312,7 +373,11 @@ fn bring_up(document: &Document) -> rowtide_schema::SchemaQuestion {
 
 /// Writes the records of a document, with commas between them.
 fn write_records(document: &Document, out: &mut Vec<u8>) {
-    for (n, record) in document.records.values().enumerate() {
+    write_all(document.records.values(), out);
+}
+
+fn write_all<'a>(records: impl Iterator<Item = &'a Record>, out: &mut Vec<u8>) {
+    for (n, record) in records.enumerate() {
         if n > 0 {
             out.push(b',');
         }
