@@ -18,6 +18,7 @@ mod opening;
 mod outbox;
 mod probe;
 mod publishing;
+mod putting_back;
 mod room;
 mod saving;
 mod settings;
@@ -195,16 +196,22 @@ impl Host {
         Ok(self.shared.objects.earlier(document, time).await?)
     }
 
-    /// Makes a document what it was at a time of its history; what it is now is kept in the history too. The change is
-    /// durable when this returns.
+    /// Makes a document what it was at a time of its history; what it is now is kept in the history too, also if it cannot
+    /// be opened. The change is durable when this returns.
     ///
     /// # Errors
-    /// [`DocumentError::NotFound`] if there is no such time; others if the document cannot be opened, saved or
-    /// restored.
+    /// [`DocumentError::NotFound`] if there is no such time; others if the document cannot be opened because of the storage or
+    /// the journal, saved or restored.
     pub async fn restore(&self, document: &DocumentId, time: &str) -> Result<(), DocumentError> {
         let earlier = self.shared.objects.earlier(document, time).await?;
         let snapshot = earlier.ok_or(DocumentError::NotFound)?;
-        self.request(document, |done| Request::Save { done, for_history: true }).await?;
+        match self.request(document, |done| Request::Save { done, for_history: true }).await {
+            Err(DocumentError::Unopened | DocumentError::Newer) => {
+                let put_back = |done| Request::PutBack { snapshot: snapshot.clone(), done };
+                return self.request(document, put_back).await;
+            }
+            saved => saved?,
+        }
         let restore = |done| Request::Restore { snapshot: snapshot.clone(), begins: false, done };
         self.request(document, restore).await
     }

@@ -63,7 +63,10 @@ pub enum JournalError {
         source: io::Error,
     },
     /// What was durable is not what was written.
-    #[error("the journal is damaged: `{path}` at byte {offset}")]
+    #[error(
+        "the journal is damaged: `{path}` at byte {offset}. Bring the file back as it was; or move it away, and with it all edits in \
+         it that are not saved yet"
+    )]
     Damaged {
         /// The segment.
         path: PathBuf,

@@ -262,3 +262,19 @@ async fn in_another_directory_than_its_own_nothing_is_looked_for_and_nothing_wri
     fs::rename(&away, &objects).unwrap();
     text_of(&start(&dir, quick()).await, &note("awake"), "here ").await;
 }
+
+#[tokio::test]
+async fn what_a_write_has_left_that_was_cut_off_is_removed() {
+    let dir = Dir::new().await;
+    let of = |id: &str| dir.path.join("objects/test/documents/note").join(id);
+    let left = [of("gone").join("history/time#1"), of("a").join("current#12")];
+    for path in &left {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "half").unwrap();
+    }
+    fs::write(of("a").join("current"), [0, 0]).unwrap();
+    let _host = start(&dir, quick()).await;
+    until("it is removed", async || !left.iter().any(|path| path.exists())).await;
+    until("no document is left", async || !of("gone").exists()).await;
+    assert!(of("a").join("current").exists());
+}

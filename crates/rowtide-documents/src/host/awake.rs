@@ -23,6 +23,7 @@ use super::naming::DocumentId;
 use super::objects::{ObjectVersion, SaveError};
 use super::opening::{OpenError, open};
 use super::outbox::{Outbox, frame_bytes};
+use super::putting_back::put_back;
 use super::room::Room;
 use super::saving::SavePlan;
 use super::shared::Shared;
@@ -166,9 +167,20 @@ pub(super) async fn keep_awake(shared: Arc<Shared>, document: DocumentId, mut in
             if shared.open_failed(&document, error.to_string()) {
                 tracing::error!(%document, %error, "a document cannot be opened");
             }
-            shared.gone(&document);
             let newer = matches!(error, OpenError::Newer(_));
             let why = || if newer { DocumentError::Newer } else { DocumentError::Unopened };
+            // As long as it has the mailbox nobody else opens the document, or writes it.
+            while !inbox.is_empty()
+                && let Some(request) = inbox.next().await
+            {
+                match request {
+                    Request::PutBack { snapshot, done } if error.is_of_the_document() => {
+                        done.send(put_back(&shared, &document, snapshot).await).ok();
+                    }
+                    other => refuse(other, &why),
+                }
+            }
+            shared.gone(&document);
             turn_away(&mut inbox, why).await;
         }
     }
@@ -178,18 +190,23 @@ pub(super) async fn keep_awake(shared: Arc<Shared>, document: DocumentId, mut in
 async fn turn_away(inbox: &mut Inbox, why: impl Fn() -> DocumentError) {
     inbox.close();
     while let Some(request) = inbox.next().await {
-        match request {
-            Request::Join { done, .. }
-            | Request::Rename { done, .. }
-            | Request::Save { done, .. }
-            | Request::Restore { done, .. } => {
-                done.send(Err(why())).ok();
-            }
-            Request::Forget { done } => {
-                done.send(Ok(())).ok();
-            }
-            _ => {}
+        refuse(request, &why);
+    }
+}
+
+fn refuse(request: Request, why: impl Fn() -> DocumentError) {
+    match request {
+        Request::Join { done, .. }
+        | Request::Rename { done, .. }
+        | Request::Save { done, .. }
+        | Request::Restore { done, .. }
+        | Request::PutBack { done, .. } => {
+            done.send(Err(why())).ok();
         }
+        Request::Forget { done } => {
+            done.send(Ok(())).ok();
+        }
+        _ => {}
     }
 }
 
@@ -351,6 +368,8 @@ impl AwakeTask {
                     }
                 }
             }
+            // It can be opened after all, and is restored as others are.
+            Request::PutBack { done, .. } => drop(done.send(Err(DocumentError::Unsaved))),
             Request::HasBegun { answer } => drop(answer.send(!self.is_new)),
             Request::Forget { done } => self.end = Some(End::Forgotten(done)),
             Request::Stop => {

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::failure::StorageError;
 use crate::journal::{ID, id_of, make_private, write_whole};
@@ -79,4 +80,36 @@ impl Directory {
             _ => Err(StorageError::Gone(self.dir.clone())),
         }
     }
+}
+
+/// Removes what writes have left in `root` that were cut off before `began`. The store writes an object beside its place at
+/// first, under its name with `#` and a number, which no key has in it. What cannot be read or removed is in nobody's way.
+pub(super) fn remove_unfinished(root: &Path, began: SystemTime) {
+    let mut dirs = vec![root.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        let Ok(entries) = std::fs::read_dir(&dir) else { continue };
+        let mut has_removed = false;
+        for entry in entries.flatten() {
+            let Ok(metadata) = entry.metadata() else { continue };
+            if metadata.is_dir() {
+                dirs.push(entry.path());
+            } else if is_unfinished(&entry.file_name().to_string_lossy())
+                && metadata.modified().is_ok_and(|at| at < began)
+            {
+                has_removed |= std::fs::remove_file(entry.path()).is_ok();
+            }
+        }
+        // A directory without objects would look like a document.
+        let mut empty = has_removed.then_some(dir.as_path());
+        while let Some(dir) = empty.filter(|dir| *dir != root) {
+            empty = std::fs::remove_dir(dir).ok().and_then(|()| dir.parent());
+        }
+    }
+}
+
+fn is_unfinished(name: &str) -> bool {
+    let number = name.rsplit_once('#').map(|(_, number)| number);
+    number.is_some_and(|number| {
+        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    })
 }

@@ -124,6 +124,11 @@ pub(super) enum Request {
         begins: bool,
         done: Done,
     },
+    /// Puts a snapshot in place of the document, which cannot be opened.
+    PutBack {
+        snapshot: Bytes,
+        done: Done,
+    },
     /// Whether somebody has edited the document, or it was saved.
     HasBegun {
         answer: oneshot::Sender<bool>,

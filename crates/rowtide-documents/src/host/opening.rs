@@ -46,6 +46,22 @@ pub(super) enum OpenError {
     Failed(#[from] JoinError),
 }
 
+impl OpenError {
+    /// Whether it is what is stored that is not to be opened; otherwise it may be opened later.
+    pub(super) fn is_of_the_document(&self) -> bool {
+        match self {
+            OpenError::Object(_)
+            | OpenError::Edit(_)
+            | OpenError::Newer(_)
+            | OpenError::Migration(_) => true,
+            OpenError::Kind(_)
+            | OpenError::Storage(_)
+            | OpenError::Journal(_)
+            | OpenError::Failed(_) => false,
+        }
+    }
+}
+
 /// A document that was opened.
 #[derive(Debug)]
 pub(super) struct OpenedDocument {

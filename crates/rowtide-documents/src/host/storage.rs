@@ -11,7 +11,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 use object_store::list::PaginatedListStore;
@@ -20,7 +20,7 @@ use object_store::path::Path;
 use object_store::{BackoffConfig, ObjectStore, RetryConfig};
 use thiserror::Error;
 
-use super::directory::Directory;
+use super::directory::{Directory, remove_unfinished};
 use super::failure::StorageError;
 use super::transport::Transport;
 use crate::journal::{HeldLock, hold_lock};
@@ -252,6 +252,10 @@ impl StorageSettings {
         let lock = hold_lock(&path).map_err(|source| StorageError::Dir { dir: path, source })?;
         let lock = Some(lock.ok_or_else(|| StorageError::Locked(dir.clone()))?);
         let directory = Some(Directory::open(dir, &locks, journal)?);
+        let (root, began) = (dir.clone(), SystemTime::now());
+        // Nobody waits for it, and a stop does not, either.
+        let sweep = std::thread::Builder::new().name("sweep".to_owned());
+        drop(sweep.spawn(move || remove_unfinished(&root, began)));
         Ok(Storage { lock, directory, ..storage })
     }
 

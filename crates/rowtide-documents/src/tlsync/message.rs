@@ -57,12 +57,12 @@ pub(super) struct Push {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unreadable {
     /// It is no JSON: something happened to it on the way.
-    NoJson,
+    Text,
     /// It is JSON and says nothing that a client can say.
-    NoMessage,
+    Message,
     /// It is JSON and has a value that no record has: one that is nested too deep, or a number beyond all numbers. It would
     /// be the same when it came again.
-    NoRecord,
+    Record,
 }
 
 impl Unreadable {
@@ -70,11 +70,11 @@ impl Unreadable {
     fn of(error: &serde_json::Error) -> Unreadable {
         let said = error.to_string();
         if said.starts_with("recursion limit exceeded") || said.starts_with("number out of range") {
-            Unreadable::NoRecord
+            Unreadable::Record
         } else if error.classify() == Category::Data {
-            Unreadable::NoMessage
+            Unreadable::Message
         } else {
-            Unreadable::NoJson
+            Unreadable::Text
         }
     }
 }
@@ -139,8 +139,8 @@ impl Heard {
         match serde_json::from_str::<Written>(text) {
             Ok(written) => Heard::of(written, false),
             Err(error) => match Unreadable::of(&error) {
-                Unreadable::NoJson => {
-                    let mended = surrogates::mend(text).ok_or(Unreadable::NoJson)?;
+                Unreadable::Text => {
+                    let mended = surrogates::mend(text).ok_or(Unreadable::Text)?;
                     let written = serde_json::from_str(&mended);
                     Heard::of(written.map_err(|error| Unreadable::of(&error))?, true)
                 }
@@ -152,7 +152,7 @@ impl Heard {
     fn of(written: Written, mended: bool) -> Result<Heard, Unreadable> {
         match &*written.kind {
             "connect" => Ok(Heard::Connect(Connect {
-                request: written.connect_request_id.ok_or(Unreadable::NoMessage)?,
+                request: written.connect_request_id.ok_or(Unreadable::Message)?,
                 // A number that is none was never a clock here; one beyond all clocks is as good as the last.
                 seen: written
                     .last_server_clock
@@ -163,16 +163,16 @@ impl Heard {
             })),
             // What a session shows of itself is an object.
             "push" if matches!(&written.presence, Some(RecordOp::Put(state)) if state.as_object().is_none()) => {
-                Err(Unreadable::NoMessage)
+                Err(Unreadable::Message)
             }
             "push" => Ok(Heard::Push(Push {
-                clock: written.client_clock.ok_or(Unreadable::NoMessage)?,
+                clock: written.client_clock.ok_or(Unreadable::Message)?,
                 diff: written.diff,
                 presence: written.presence,
                 mended,
             })),
             "ping" => Ok(Heard::Ping),
-            _ => Err(Unreadable::NoMessage),
+            _ => Err(Unreadable::Message),
         }
     }
 }

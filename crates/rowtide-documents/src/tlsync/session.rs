@@ -167,9 +167,9 @@ impl Here {
         }
         match Heard::read(&text) {
             Ok(heard) => Ok(Some(heard)),
-            Err(Unreadable::NoJson) => Err(Closing::ComeBack),
-            Err(Unreadable::NoMessage) => Err(Closing::Final(Reason::UnknownError)),
-            Err(Unreadable::NoRecord) => Err(Closing::Final(Reason::InvalidRecord)),
+            Err(Unreadable::Text) => Err(Closing::ComeBack),
+            Err(Unreadable::Message) => Err(Closing::Final(Reason::UnknownError)),
+            Err(Unreadable::Record) => Err(Closing::Final(Reason::InvalidRecord)),
         }
     }
 }

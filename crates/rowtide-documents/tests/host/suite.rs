@@ -67,6 +67,38 @@ async fn a_room_sleeps_when_it_is_empty_and_saved() {
 }
 
 #[tokio::test]
+async fn an_earlier_state_is_put_in_place_of_what_cannot_be_opened() {
+    let dir = Dir::new().await;
+    let host = start(&dir, quick()).await;
+    for (document, good) in [(note("a"), "good "), (file("f"), "page:page")] {
+        let peer = Peer::join(&host, &note("a"), Access::Edit).await;
+        peer.write("good ").await;
+        drop(peer);
+        host.rename(&document, "good").await.ok();
+        host.begin_empty(&document).await.unwrap();
+        until("sleep", async || host.health().rooms_awake == 0).await;
+        let times = host.history(&document).await.unwrap();
+        let key = format!("test/documents/{}/{}/current", document.kind(), document.id());
+        dir.objects.put(&key, b"rubbish");
+        let opened = host.join(&document, "tab", Access::Read).await;
+        assert!(matches!(opened, Err(DocumentError::Unopened)));
+        host.restore(&document, &times[0]).await.unwrap();
+        assert!(host.health().unopened.is_empty());
+        let snapshot = host.snapshot(&document).await.unwrap().unwrap();
+        assert!(String::from_utf8_lossy(&snapshot).contains(good.trim()));
+        // What it was is kept, and cannot be gone back to.
+        let times = host.history(&document).await.unwrap();
+        let mut rubbish = None;
+        for time in &times {
+            let earlier = host.earlier(&document, time).await.unwrap();
+            rubbish = rubbish.or(earlier.filter(|state| &**state == b"rubbish").map(|_| time));
+        }
+        let error = host.restore(&document, rubbish.unwrap()).await.unwrap_err();
+        assert!(matches!(error, DocumentError::Unrestorable(_)), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn edits_go_on_while_the_storage_fails_and_are_saved_when_it_is_back() {
     let dir = Dir::new().await;
     let host = start(&dir, quick()).await;
