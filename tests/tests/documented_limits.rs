@@ -237,10 +237,11 @@ fn what_cannot_be_set_is_what_the_page_tells_of() {
         ),
         ("what a document begins as: sources of sources", documents::MAX_SOURCES.to_string()),
         (
-            "requests for what is published and for histories at once; the body of one",
+            "requests for what is published and for histories at once; the time of one; its body",
             format!(
-                "{}, then 503; {}",
+                "{}, then 503; {}, then 503; {}",
                 documents::REQUESTS_AT_ONCE,
+                s(documents::REQUEST_WITHIN),
                 kib(documents::MAX_REQUEST_BYTES)
             ),
         ),

@@ -44,6 +44,8 @@ pub const SAID_AGAIN_AFTER: Duration = Duration::from_secs(60);
 pub const RECONCILED_AT_ONCE: usize = 500;
 /// The most bytes of a request to the endpoints of history and publication.
 pub const MAX_REQUEST_BYTES: usize = 4 << 10;
+/// How long they may take; less than a connection may do nothing.
+pub const REQUEST_WITHIN: Duration = Duration::from_secs(20);
 /// How many requests to these endpoints are answered at once.
 pub const REQUESTS_AT_ONCE: usize = 64;
 /// How many bytes of publications are held as they were rendered, to be sent to whoever asks next.

@@ -19,9 +19,10 @@ use rowtide_plan::documents::{DocumentProtocol, Standing};
 use rowtide_postgres::standings::StandingAsked;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::documents::Documents;
-use crate::limits::{MAX_REQUEST_BYTES, REQUESTS_AT_ONCE};
+use crate::limits::{MAX_REQUEST_BYTES, REQUEST_WITHIN, REQUESTS_AT_ONCE};
 
 /// The longest time that a history has a name for, in bytes.
 const MAX_TIME_BYTES: usize = 40;
@@ -138,6 +139,14 @@ impl Documents {
     }
 }
 
+/// What a request is answered with, or that it cannot be known now: a storage that says nothing is not waited for longer than
+/// clients wait.
+pub(crate) async fn in_time<T>(
+    answers: impl Future<Output = Result<T, Refusal>>,
+) -> Result<T, Refusal> {
+    timeout(REQUEST_WITHIN, answers).await.unwrap_or(Err(Refusal::Unavailable))
+}
+
 /// Pages of other origins may ask: who asks is told by the token alone, and never by cookies.
 pub(crate) fn from_anywhere<S: Clone + Send + Sync + 'static>(
     methods: MethodRouter<S>,
@@ -224,9 +233,12 @@ async fn history(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let _place = page.places.try_acquire().map_err(|_| Refusal::Unavailable)?;
-    let Allowed { host, document } = page.allow(&id, asks, &headers).await?;
-    let times = host.history(&document).await?;
-    Ok(private(JSON, serde_json::to_string(&times).unwrap_or_default()))
+    in_time(async {
+        let Allowed { host, document } = page.allow(&id, asks, &headers).await?;
+        let times = host.history(&document).await?;
+        Ok(private(JSON, serde_json::to_string(&times).unwrap_or_default()))
+    })
+    .await
 }
 
 async fn earlier(
@@ -236,14 +248,17 @@ async fn earlier(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let _place = page.places.try_acquire().map_err(|_| Refusal::Unavailable)?;
-    let Allowed { host, document } = page.allow(&id, asks, &headers).await?;
-    let time = is_time(&time).then_some(time).ok_or(Refusal::NotFound)?;
-    let snapshot = host.earlier(&document, &time).await?.ok_or(Refusal::NotFound)?;
     let kind = match page.protocol {
         DocumentProtocol::Tlsync => JSON,
         DocumentProtocol::Yjs => BYTES,
     };
-    Ok(private(kind, snapshot))
+    in_time(async {
+        let Allowed { host, document } = page.allow(&id, asks, &headers).await?;
+        let time = is_time(&time).then_some(time).ok_or(Refusal::NotFound)?;
+        let snapshot = host.earlier(&document, &time).await?.ok_or(Refusal::NotFound)?;
+        Ok(private(kind, snapshot))
+    })
+    .await
 }
 
 async fn restore(
@@ -254,15 +269,19 @@ async fn restore(
     body: Result<RequestBytes, BytesRejection>,
 ) -> Result<Response, Refusal> {
     let _place = page.places.try_acquire().map_err(|_| Refusal::Unavailable)?;
-    let Allowed { host, document } = page.allow(&id, asks, &headers).await?;
-    let request: RestoreRequest = serde_json::from_slice(&body.map_err(|_| Refusal::BadRequest)?)
-        .map_err(|_| Refusal::BadRequest)?;
-    let time = request.timestamp;
-    if !is_time(&time) {
-        return Err(Refusal::NotFound);
-    }
-    host.restore(&document, &time).await?;
-    Ok(private(JSON, "{\"error\":false}\n"))
+    in_time(async {
+        let Allowed { host, document } = page.allow(&id, asks, &headers).await?;
+        let request: RestoreRequest =
+            serde_json::from_slice(&body.map_err(|_| Refusal::BadRequest)?)
+                .map_err(|_| Refusal::BadRequest)?;
+        let time = request.timestamp;
+        if !is_time(&time) {
+            return Err(Refusal::NotFound);
+        }
+        host.restore(&document, &time).await?;
+        Ok(private(JSON, "{\"error\":false}\n"))
+    })
+    .await
 }
 
 /// Whether a history may have something by this name.

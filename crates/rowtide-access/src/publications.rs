@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
@@ -23,7 +24,7 @@ use tokio::task::spawn_blocking;
 
 use crate::documents::Documents;
 use crate::limits::{RENDERED_AT_ONCE, RENDERED_BYTES};
-use crate::pages::{BYTES, JSON, Refusal, answer, from_anywhere};
+use crate::pages::{BYTES, JSON, Refusal, answer, from_anywhere, in_time};
 use crate::rendered::{RenderedBodies, RenderedKey};
 
 /// The form in which a copy is answered: another one makes other tags.
@@ -94,6 +95,33 @@ impl Publications {
         self.rendered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    async fn answer(&self, slug: String, headers: &HeaderMap) -> Result<Response, Refusal> {
+        let host = self.documents.host().ok_or(Refusal::Unavailable)?;
+        let published = self.documents.published(&host, &slug).await;
+        let published = published.map_err(|NotKnown| Refusal::Unavailable)?;
+        let Published { document, protocol } = published.ok_or(Refusal::NotFound)?;
+        let version = host.published_version(&document, &slug).await;
+        let version = version.map_err(|_| Refusal::Unavailable)?.ok_or(Refusal::NotFound)?;
+        let key = RenderedKey { document, slug, version };
+        let kind = match protocol {
+            DocumentProtocol::Yjs => BYTES,
+            DocumentProtocol::Tlsync => JSON,
+        };
+        let (tag, mut response) = if is_known(headers, &tag(&key)) {
+            (tag(&key), answer(StatusCode::NOT_MODIFIED, kind, Body::empty()))
+        } else {
+            let (key, body) = self.body(&host, key, protocol).await?;
+            (tag(&key), answer(StatusCode::OK, kind, body))
+        };
+        let headers = response.headers_mut();
+        // It may be another one, or none, at any time: whoever has it asks whether it is the same.
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, no-cache"));
+        if let Ok(tag) = HeaderValue::try_from(tag) {
+            headers.insert(header::ETAG, tag);
+        }
+        Ok(response)
+    }
+
     /// A copy as it is answered, and which it is: the one that was asked for, or one that is newer.
     async fn body(
         &self,
@@ -128,36 +156,15 @@ impl Publications {
 
 async fn published(
     State(page): State<Publications>,
-    Path(slug): Path<String>,
+    slug: Result<Path<String>, PathRejection>,
     from: ClientOrigin,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     page.gateway.take_of_origin(from).map_err(Refusal::RateLimited)?;
     let _place = page.places.try_acquire().map_err(|_| Refusal::Unavailable)?;
-    let host = page.documents.host().ok_or(Refusal::Unavailable)?;
-    let published = page.documents.published(&host, &slug).await;
-    let published = published.map_err(|NotKnown| Refusal::Unavailable)?;
-    let Published { document, protocol } = published.ok_or(Refusal::NotFound)?;
-    let version = host.published_version(&document, &slug).await;
-    let version = version.map_err(|_| Refusal::Unavailable)?.ok_or(Refusal::NotFound)?;
-    let key = RenderedKey { document, slug, version };
-    let kind = match protocol {
-        DocumentProtocol::Yjs => BYTES,
-        DocumentProtocol::Tlsync => JSON,
-    };
-    let (tag, mut response) = if is_known(&headers, &tag(&key)) {
-        (tag(&key), answer(StatusCode::NOT_MODIFIED, kind, Body::empty()))
-    } else {
-        let (key, body) = page.body(&host, key, protocol).await?;
-        (tag(&key), answer(StatusCode::OK, kind, body))
-    };
-    let headers = response.headers_mut();
-    // It may be another one, or none, at any time: whoever has it asks whether it is the same.
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, no-cache"));
-    if let Ok(tag) = HeaderValue::try_from(tag) {
-        headers.insert(header::ETAG, tag);
-    }
-    Ok(response)
+    // What is no text is no address.
+    let Path(slug) = slug.map_err(|_| Refusal::NotFound)?;
+    in_time(page.answer(slug, &headers)).await
 }
 
 /// What clients tell a copy from others by.
@@ -174,8 +181,8 @@ fn tag(key: &RenderedKey) -> String {
 
 fn is_known(headers: &HeaderMap, tag: &str) -> bool {
     let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
-    known
-        .is_some_and(|known| known.split(',').any(|one| one.trim().trim_start_matches("W/") == tag))
+    let is_this = |one: &str| one.trim() == "*" || one.trim().trim_start_matches("W/") == tag;
+    known.is_some_and(|known| known.split(',').any(is_this))
 }
 
 #[derive(Deserialize)]
@@ -240,6 +247,7 @@ mod tests {
         };
         let tag = tag(&key("a", "1"));
         assert!(is_known(&headers(&format!("\"x\", W/{tag}")), &tag));
+        assert!(is_known(&headers("*"), &tag), "it has some copy, whichever (RFC 9110, 13.1.2)");
         assert!(!is_known(&headers("\"x\""), &tag) && !is_known(&HeaderMap::new(), &tag));
     }
 }

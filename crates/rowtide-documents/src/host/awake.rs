@@ -177,7 +177,7 @@ pub(super) async fn keep_awake(shared: Arc<Shared>, document: DocumentId, mut in
                     Request::PutBack { snapshot, done } if error.is_of_the_document() => {
                         done.send(put_back(&shared, &document, snapshot).await).ok();
                     }
-                    other => refuse(other, &why),
+                    other => refuse(other, why),
                 }
             }
             shared.gone(&document);

@@ -56,7 +56,7 @@ pub enum DocumentError {
 #[derive(Debug, Error)]
 pub enum PublishError {
     /// It has no address, or one that nothing can have.
-    #[error("its address is missing, or too long")]
+    #[error("its address is missing, too long, or one that no client asks for")]
     Slug,
     /// Another document has the address.
     #[error("another document is published under its address")]

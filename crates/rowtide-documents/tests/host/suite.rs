@@ -235,14 +235,14 @@ async fn a_document_can_begin_as_another_and_be_published() {
     let after_crash = dir.crash().await;
     text_of(&start(&after_crash, never_saving()).await, &note("b"), "first").await;
 
-    host.publish(&note("a"), "s/lug", "1").await.unwrap();
+    host.publish(&note("a"), "s/lug", "1", None).await.unwrap();
     let published = host.published(&note("a"), "s/lug").await.unwrap();
     writer.write(" and second").await;
     host.save(&note("a")).await.unwrap();
     assert_eq!(host.published(&note("a"), "s/lug").await.unwrap(), published);
-    host.publish(&note("a"), "s/lug", "1").await.unwrap();
+    host.publish(&note("a"), "s/lug", "1", None).await.unwrap();
     assert_eq!(host.published(&note("a"), "s/lug").await.unwrap(), published, "the same edition");
-    host.publish(&note("a"), "s/lug", "2").await.unwrap();
+    host.publish(&note("a"), "s/lug", "2", None).await.unwrap();
     assert_ne!(host.published(&note("a"), "s/lug").await.unwrap(), published);
     host.unpublish(&note("a")).await.unwrap();
     host.unpublish(&note("a")).await.unwrap();
@@ -250,14 +250,14 @@ async fn a_document_can_begin_as_another_and_be_published() {
     assert_eq!(host.published_at("s/lug").await.unwrap(), None);
     // What nobody has edited is published as it is.
     assert!(!host.has_begun(&note("d")).await.unwrap());
-    host.publish(&note("d"), "other", "1").await.unwrap();
+    host.publish(&note("d"), "other", "1", None).await.unwrap();
     assert!(host.has_begun(&note("d")).await.unwrap());
     assert!(host.published(&note("d"), "other").await.unwrap().is_some());
-    let taken = host.publish(&note("a"), "other", "1").await;
+    let taken = host.publish(&note("a"), "other", "1", None).await;
     assert!(matches!(taken, Err(PublishError::Taken)));
-    let nowhere = host.publish(&note("a"), "", "1").await;
+    let nowhere = host.publish(&note("a"), "", "1", None).await;
     assert!(matches!(nowhere, Err(PublishError::Slug)));
-    host.publish(&note("a"), "s/lug", "3").await.unwrap();
+    host.publish(&note("a"), "s/lug", "3", None).await.unwrap();
     let stored: Vec<String> =
         host.stored("note").await.unwrap().iter().map(|stored| stored.id().to_owned()).collect();
     assert!(stored.contains(&"a".to_owned()) && stored.contains(&"d".to_owned()));
