@@ -1,7 +1,9 @@
 //! What the servers of a process log, for a test that reads it.
 
 use std::io::Write;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use tracing_subscriber::filter::LevelFilter;
 
 /// A place that a subscriber writes to. Cheap to clone; all clones are one.
 #[derive(Clone, Default)]
@@ -32,4 +34,16 @@ impl Write for Captured {
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
+}
+
+/// What is warned of in this process, from the first call on.
+pub fn warnings() -> &'static Captured {
+    static WARNINGS: OnceLock<Captured> = OnceLock::new();
+    WARNINGS.get_or_init(|| {
+        let warnings = Captured::default();
+        let writer = warnings.clone();
+        let log = tracing_subscriber::fmt().with_ansi(false).with_max_level(LevelFilter::WARN);
+        log.with_writer(move || writer.clone()).init();
+        warnings
+    })
 }

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::{Database, Dir, SECRET};
+
 /// How long a step of a process may take: the longest makes a cluster and its sample data.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// How often a process is looked at.
@@ -115,6 +117,21 @@ impl Said {
 /// When it cannot be run or does not end.
 pub async fn said(command: Command) -> Said {
     Running::start(command).ended().await
+}
+
+/// A server that is a process, without a rate for its users, and where it listens. It need not be ready.
+///
+/// # Panics
+/// When it ends before.
+pub async fn serve(database: &Database, dir: &Dir, definition: &str) -> (Running, String) {
+    let mut command = rowtide(["serve", "--listen", "127.0.0.1:0"]);
+    command.args(["--database-url", &database.url().await]);
+    command.args(["--definition", definition, "--environment", database.name()]);
+    command.args(["--log-dir", &dir.join("log"), "--requests-per-minute", "0"]);
+    command.env("ROWTIDE_TOKEN_SECRET", SECRET);
+    let mut running = Running::start(command);
+    let address = running.line("listening http://").await;
+    (running, address)
 }
 
 /// A process that runs.

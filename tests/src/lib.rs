@@ -24,8 +24,8 @@ mod writer;
 
 pub use app::{App, SECRET};
 pub use at_document::{AtDocument, Came, Drawer, Texter};
-pub use captured::Captured;
-pub use command::{Running, Said, rowtide, rowtide_bench, said};
+pub use captured::{Captured, warnings};
+pub use command::{Running, Said, rowtide, rowtide_bench, said, serve};
 pub use database::{Database, cluster};
 pub use dir::Dir;
 pub use eventually::eventually;

@@ -2,17 +2,16 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use rowtide::auth::{Auth, AuthOptions};
-use rowtide_tests::{App, Bystander, Captured, Ending, Raw, SECRET, eventually};
+use rowtide_tests::{App, Bystander, Ending, Raw, SECRET, eventually, warnings};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::filter::LevelFilter;
 
 // Made for these tests with openssl; they open nothing.
 const RSA: &str = include_str!("auth/rsa.pem");
@@ -27,18 +26,6 @@ const JWKS_NEXT: &str = include_str!("auth/jwks_next.json");
 const HEADER_NONE: &str = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0";
 /// How far clocks may be apart, in seconds; see docs/configuration.md.
 const LEEWAY: u64 = 5;
-
-/// What is warned of in this process.
-fn warnings() -> &'static Captured {
-    static WARNINGS: OnceLock<Captured> = OnceLock::new();
-    WARNINGS.get_or_init(|| {
-        let warnings = Captured::default();
-        let writer = warnings.clone();
-        let log = tracing_subscriber::fmt().with_ansi(false).with_max_level(LevelFilter::WARN);
-        log.with_writer(move || writer.clone()).init();
-        warnings
-    })
-}
 
 async fn app(auth: AuthOptions) -> App {
     let change = |options: &mut rowtide::server::ServerOptions| options.gateway.auth = auth;

@@ -5,14 +5,13 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rowtide::limits::{ClientLimits, ConnectionLimits};
 use rowtide::server::ServerOptions;
 use rowtide_tests::{
-    App, Bystander, Captured, Database, Dir, Raw, Running, SECRET, eventually, http, http_get,
-    rowtide, said,
+    App, Bystander, Database, Dir, Raw, Running, SECRET, eventually, http, http_get, rowtide, said,
+    warnings,
 };
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::json;
@@ -20,22 +19,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
-use tracing_subscriber::filter::LevelFilter;
 
 /// How long the server may take to notice something.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// What the servers of this process have warned of.
-fn warnings() -> &'static Captured {
-    static WARNINGS: OnceLock<Captured> = OnceLock::new();
-    WARNINGS.get_or_init(|| {
-        let warnings = Captured::default();
-        let writer = warnings.clone();
-        let log = tracing_subscriber::fmt().with_ansi(false).with_max_level(LevelFilter::WARN);
-        log.with_writer(move || writer.clone()).init();
-        warnings
-    })
-}
 
 /// How often it is said in a log that this limit of connections is reached.
 fn times_told(log: &str, limit: &str) -> usize {

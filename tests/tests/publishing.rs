@@ -14,6 +14,7 @@ use rowtide_postgres::migrate::migrate;
 use rowtide_postgres::setup::setup;
 use rowtide_tests::{
     App, Came, Database, Dir, Drawer, Older, Running, SECRET, Texter, eventually, rowtide, said,
+    serve,
 };
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -397,13 +398,7 @@ async fn an_older_client_is_told_what_it_could_not_publish() {
 
 /// A server that is a process, and where it listens.
 async fn process(database: &Database, dir: &Dir, definition: &str) -> (Running, String) {
-    let mut command = rowtide(["serve", "--listen", "127.0.0.1:0"]);
-    command.args(["--database-url", &database.url().await]);
-    command.args(["--definition", definition, "--environment", database.name()]);
-    command.args(["--log-dir", &dir.join("log"), "--requests-per-minute", "0"]);
-    command.env("ROWTIDE_TOKEN_SECRET", SECRET);
-    let mut running = Running::start(command);
-    let address = running.line("listening http://").await;
+    let (mut running, address) = serve(database, dir, definition).await;
     running.line("ready http://").await;
     (running, address)
 }

@@ -10,8 +10,7 @@ use rowtide_plan::definition::Definition;
 use rowtide_postgres::migrate::migrate;
 use rowtide_postgres::setup::setup;
 use rowtide_tests::{
-    App, AtDocument, Came, Database, Dir, Drawer, Running, SECRET, Texter, eventually, http_get,
-    rowtide,
+    App, AtDocument, Came, Database, Dir, Drawer, Running, Texter, eventually, http_get, serve,
 };
 use serde_json::json;
 use tokio_postgres::Client;
@@ -362,13 +361,7 @@ struct Process {
 }
 
 async fn process(database: &Database, dir: &Dir, definition: &str) -> Process {
-    let mut command = rowtide(["serve", "--listen", "127.0.0.1:0"]);
-    command.args(["--database-url", &database.url().await]);
-    command.args(["--definition", definition, "--environment", database.name()]);
-    command.args(["--log-dir", &dir.join("log"), "--requests-per-minute", "0"]);
-    command.env("ROWTIDE_TOKEN_SECRET", SECRET);
-    let mut running = Running::start(command);
-    let address = running.line("listening http://").await;
+    let (running, address) = serve(database, dir, definition).await;
     Process { running, address }
 }
 
