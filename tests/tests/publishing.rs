@@ -197,15 +197,6 @@ async fn a_row_publishes_its_document_and_takes_it_back() {
     assert_eq!(published(&at, "%C3%A4%2Fb").await.status, 404, "no later than anybody is told");
     run(&sql, "d", "published = true, \"publishedSlug\" = 'slug-d'").await;
     until_published(&at, "slug-d", Some(&["one", "two"])).await;
-    // What nobody has open has the name that its row says by now.
-    drop(ann);
-    run(&sql, "d", "name = 'last', \"lastPublished\" = 2").await;
-    eventually("the copy has the name", || async {
-        let records = published(&at, "slug-d").await.json()["records"].clone();
-        let named = |record: &Value| record["name"] == "last";
-        records.as_array()?.iter().any(named).then_some(())
-    })
-    .await;
     sql.batch_execute("DELETE FROM file WHERE id = 'd'").await.unwrap();
     assert_eq!(published(&at, "slug-d").await.status, 404);
     let stored = objects(&dir, &environment, "d").join("current");

@@ -76,7 +76,8 @@ impl PublishErrors {
 
     /// Says why a document is not published, until its row does.
     pub(crate) fn failed(&self, document: &DocumentId, reason: String) {
-        if self.has_column(document) {
+        // Without a plan it is not known whether there is one.
+        if self.states.borrow().plan.is_none() || self.has_column(document) {
             self.reasons.lock().say(document, reason, self.reasons.now());
             self.reasons.came.notify_one();
         }

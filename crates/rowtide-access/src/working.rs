@@ -41,7 +41,7 @@ pub(crate) async fn carry_out(
             tried(errors, document).await?;
             host.unpublish(document).await.map_err(|error| again(error.to_string()))
         }
-        Work::Publish { slug, edition, has_source, name } => {
+        Work::Publish { slug, edition, has_source } => {
             tried(errors, document).await?;
             // One that was deleted before is, and there is a row again.
             host.revive(document);
@@ -50,8 +50,7 @@ pub(crate) async fn carry_out(
                 let reason = "nobody has opened it yet, and it begins as another one".to_owned();
                 return Err(WorkFailure { reason, retry: Retry::Never });
             }
-            let published = host.publish(document, slug, edition, name.as_deref()).await;
-            let Err(error) = published else { return Ok(()) };
+            let Err(error) = host.publish(document, slug, edition).await else { return Ok(()) };
             let retry = match error {
                 PublishError::Slug | PublishError::Document(DocumentError::NotFound) => {
                     Retry::Never

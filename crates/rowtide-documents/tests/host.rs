@@ -244,7 +244,7 @@ async fn in_another_directory_than_its_own_nothing_is_looked_for_and_nothing_wri
         let opened = host.join(&note("a"), "tab", Access::Read).await;
         assert!(opened.is_err(), "it is not what is there that is served");
         assert!(host.save(&note("awake")).await.is_err());
-        assert!(host.publish(&note("awake"), "slug", "", None).await.is_err());
+        assert!(host.publish(&note("awake"), "slug", "").await.is_err());
         assert!(!objects.join("test").exists(), "nothing is written");
     }
     fs::remove_dir_all(&objects).unwrap();

@@ -96,8 +96,6 @@ pub struct DocumentRow {
     pub edition: Option<String>,
     /// What it begins as.
     pub source: Option<String>,
-    /// What it is called, where the kind follows a name.
-    pub name: Option<String>,
 }
 
 /// Answers, and what they had seen.
@@ -276,7 +274,6 @@ fn answer(asked: &StandingAsked, row: Option<&Row>) -> StandingAnswer {
         slug: row.get(8),
         edition: row.get(9),
         source: row.get(10),
-        name: row.get(7),
     };
     StandingAnswer {
         standing: Standing::of(judged, asked.who.is_some()),

@@ -188,7 +188,6 @@ impl World {
                 slug: Some(slug(row)),
                 edition: Some(row.edition.to_string()),
                 source: None,
-                name: None,
             });
             (asked, Some(row))
         });

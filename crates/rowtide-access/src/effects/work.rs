@@ -49,8 +49,6 @@ pub(crate) enum Work {
         edition: String,
         /// Whether it begins as something else, once somebody opens it.
         has_source: bool,
-        /// What it is called by its row.
-        name: Option<String>,
     },
     /// Nothing of it is published any more.
     Unpublish,
@@ -105,7 +103,6 @@ pub(super) fn wanted(row: DocumentRow) -> Work {
             slug: row.slug.unwrap_or_default(),
             edition: row.edition.unwrap_or_default(),
             has_source: row.source.is_some_and(|source| !source.is_empty()),
-            name: row.name,
         },
         false => Work::Unpublish,
     }

@@ -167,21 +167,29 @@ pub(super) async fn keep_awake(shared: Arc<Shared>, document: DocumentId, mut in
             if shared.open_failed(&document, error.to_string()) {
                 tracing::error!(%document, %error, "a document cannot be opened");
             }
-            let newer = matches!(error, OpenError::Newer(_));
-            let why = || if newer { DocumentError::Newer } else { DocumentError::Unopened };
+            let mut newer = matches!(error, OpenError::Newer(_));
+            let why = |newer| if newer { DocumentError::Newer } else { DocumentError::Unopened };
             // As long as it has the mailbox nobody else opens the document, or writes it.
             while !inbox.is_empty()
                 && let Some(request) = inbox.next().await
             {
                 match request {
                     Request::PutBack { snapshot, done } if error.is_of_the_document() => {
-                        done.send(put_back(&shared, &document, snapshot).await).ok();
+                        let is_back = put_back(&shared, &document, snapshot).await;
+                        // Whoever comes back can come to it then.
+                        newer &= is_back.is_err();
+                        done.send(is_back).ok();
                     }
-                    other => refuse(other, why),
+                    // Of what is being deleted nothing is written any more.
+                    Request::Forget { done } => {
+                        done.send(Ok(())).ok();
+                        break;
+                    }
+                    other => refuse(other, why(newer)),
                 }
             }
             shared.gone(&document);
-            turn_away(&mut inbox, why).await;
+            turn_away(&mut inbox, || why(newer)).await;
         }
     }
 }
@@ -190,18 +198,18 @@ pub(super) async fn keep_awake(shared: Arc<Shared>, document: DocumentId, mut in
 async fn turn_away(inbox: &mut Inbox, why: impl Fn() -> DocumentError) {
     inbox.close();
     while let Some(request) = inbox.next().await {
-        refuse(request, &why);
+        refuse(request, why());
     }
 }
 
-fn refuse(request: Request, why: impl Fn() -> DocumentError) {
+fn refuse(request: Request, why: DocumentError) {
     match request {
         Request::Join { done, .. }
         | Request::Rename { done, .. }
         | Request::Save { done, .. }
         | Request::Restore { done, .. }
         | Request::PutBack { done, .. } => {
-            done.send(Err(why())).ok();
+            done.send(Err(why)).ok();
         }
         Request::Forget { done } => {
             done.send(Ok(())).ok();

@@ -47,18 +47,10 @@ pub(super) enum OpenError {
 }
 
 impl OpenError {
-    /// Whether it is what is stored that is not to be opened; otherwise it may be opened later.
+    /// Whether it is what is stored that is not to be opened; otherwise it may be opened later, as when the application's
+    /// schema did not answer.
     pub(super) fn is_of_the_document(&self) -> bool {
-        match self {
-            OpenError::Object(_)
-            | OpenError::Edit(_)
-            | OpenError::Newer(_)
-            | OpenError::Migration(_) => true,
-            OpenError::Kind(_)
-            | OpenError::Storage(_)
-            | OpenError::Journal(_)
-            | OpenError::Failed(_) => false,
-        }
+        matches!(self, OpenError::Object(_) | OpenError::Edit(_) | OpenError::Newer(_))
     }
 }
 

@@ -7,8 +7,8 @@ use super::{Host, StorageError};
 
 impl Host {
     /// Publishes a document as it is now under `slug`, and nowhere else: a copy that stays as it is until another edition
-    /// is published. One that is published so already is left alone; another one takes its `name` first, which may have been
-    /// given while nobody had it open. No two documents may be published under one address at a time.
+    /// is published. One that is published so already is left alone. No two documents may be published under one address
+    /// at a time.
     ///
     /// # Errors
     /// [`PublishError::Slug`] and [`PublishError::Taken`] if it cannot have the address; others if it cannot be saved or
@@ -18,7 +18,6 @@ impl Host {
         document: &DocumentId,
         slug: &str,
         edition: &str,
-        name: Option<&str>,
     ) -> Result<(), PublishError> {
         // Clients leave out of an address what means a directory.
         if !is_part(slug) || matches!(slug, "." | "..") {
@@ -27,9 +26,6 @@ impl Host {
         let objects = &self.shared.objects;
         if objects.is_published(document, slug, edition).await? {
             return Ok(());
-        }
-        if let Some(name) = name {
-            self.rename(document, name).await?;
         }
         self.save(document).await?;
         if objects.current(document).await?.is_none() {

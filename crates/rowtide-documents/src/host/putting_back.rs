@@ -27,9 +27,15 @@ pub(super) async fn put_back(
     let reading = spawn_blocking(move || {
         let mut room = Room::open(&kind, Some(&snapshot), clock)?;
         room.renumber(clock);
-        Ok::<_, UnreadableDocument>(room.snapshot())
+        let snapshot = room.snapshot();
+        // What is of a newer schema could not be opened then, either.
+        let is_newer = room.adopt(kind.application()).is_err();
+        Ok::<_, UnreadableDocument>((snapshot, is_newer))
     });
-    let snapshot = reading.await.map_err(|_| DocumentError::Unopened)??;
+    let (snapshot, is_newer) = reading.await.map_err(|_| DocumentError::Unopened)??;
+    if is_newer {
+        return Err(DocumentError::Newer);
+    }
     shared.journal.catch_up().await;
     shared.save_is_over(document).await;
     let key = document.key();
@@ -51,13 +57,21 @@ pub(super) async fn put_back(
         shared.objects.keep_earlier(document, object.snapshot).await?;
         follows = Some(object.version);
     }
-    // Before the earlier state is there, to which they do not belong.
-    shared.journal.forget(&key).await?;
-    match shared.objects.save(document, snapshot, follows, now, false).await {
-        Ok(_) => {}
-        Err(SaveError::Storage(error)) => return Err(error.into()),
-        Err(SaveError::Superseded) => return Err(DocumentError::Unsaved),
+    // As every save: the next server waits for it, also if this task ends before.
+    let under_way = shared.begin_save(document).ok_or(DocumentError::Stopping)?;
+    let (objects, of) = (shared.objects.clone(), document.clone());
+    let saving = tokio::spawn(async move {
+        let saved = objects.save(&of, snapshot, follows, now, false).await;
+        drop(under_way);
+        saved
+    });
+    match saving.await {
+        Ok(Ok(_)) => {}
+        Ok(Err(SaveError::Storage(error))) => return Err(error.into()),
+        Ok(Err(SaveError::Superseded)) | Err(_) => return Err(DocumentError::Unsaved),
     }
+    // Only now: until it is saved nothing has happened.
+    shared.journal.forget(&key).await?;
     tracing::warn!(%document, "a document that could not be opened is an earlier state of itself again");
     shared.open_succeeded(document);
     Ok(())

@@ -252,7 +252,8 @@ impl StorageSettings {
         let lock = hold_lock(&path).map_err(|source| StorageError::Dir { dir: path, source })?;
         let lock = Some(lock.ok_or_else(|| StorageError::Locked(dir.clone()))?);
         let directory = Some(Directory::open(dir, &locks, journal)?);
-        let (root, began) = (dir.clone(), SystemTime::now());
+        // Whatever else is in the directory is not the host's.
+        let (root, began) = (dir.join(environment), SystemTime::now());
         // Nobody waits for it, and a stop does not, either.
         let sweep = std::thread::Builder::new().name("sweep".to_owned());
         drop(sweep.spawn(move || remove_unfinished(&root, began)));

@@ -99,6 +99,32 @@ async fn an_earlier_state_is_put_in_place_of_what_cannot_be_opened() {
 }
 
 #[tokio::test]
+async fn edits_of_what_cannot_be_opened_are_kept_aside_when_it_is_put_back() {
+    let dir = Dir::new().await;
+    let host = start(&dir, quick()).await;
+    let peer = Peer::join(&host, &note("a"), Access::Edit).await;
+    peer.write("good ").await;
+    host.save(&note("a")).await.unwrap();
+    drop(peer);
+    host.shutdown(DEADLINE).await;
+    let host = start(&dir, never_saving()).await;
+    let mut peer = Peer::join(&host, &note("a"), Access::Edit).await;
+    peer.hear_text("good ").await;
+    peer.write("more ").await;
+    let mut reader = Peer::join(&host, &note("a"), Access::Read).await;
+    reader.hear_text("good more ").await;
+    let after_crash = dir.crash().await;
+    after_crash.objects.put("test/documents/note/a/current", b"rubbish");
+    let host = start(&after_crash, quick()).await;
+    let times = host.history(&note("a")).await.unwrap();
+    host.restore(&note("a"), &times[0]).await.unwrap();
+    assert!(after_crash.objects.has("test/documents/note/a/unmerged"));
+    text_of(&host, &note("a"), "good ").await;
+    host.shutdown(DEADLINE).await;
+    text_of(&start(&after_crash, quick()).await, &note("a"), "good ").await;
+}
+
+#[tokio::test]
 async fn edits_go_on_while_the_storage_fails_and_are_saved_when_it_is_back() {
     let dir = Dir::new().await;
     let host = start(&dir, quick()).await;
@@ -235,14 +261,14 @@ async fn a_document_can_begin_as_another_and_be_published() {
     let after_crash = dir.crash().await;
     text_of(&start(&after_crash, never_saving()).await, &note("b"), "first").await;
 
-    host.publish(&note("a"), "s/lug", "1", None).await.unwrap();
+    host.publish(&note("a"), "s/lug", "1").await.unwrap();
     let published = host.published(&note("a"), "s/lug").await.unwrap();
     writer.write(" and second").await;
     host.save(&note("a")).await.unwrap();
     assert_eq!(host.published(&note("a"), "s/lug").await.unwrap(), published);
-    host.publish(&note("a"), "s/lug", "1", None).await.unwrap();
+    host.publish(&note("a"), "s/lug", "1").await.unwrap();
     assert_eq!(host.published(&note("a"), "s/lug").await.unwrap(), published, "the same edition");
-    host.publish(&note("a"), "s/lug", "2", None).await.unwrap();
+    host.publish(&note("a"), "s/lug", "2").await.unwrap();
     assert_ne!(host.published(&note("a"), "s/lug").await.unwrap(), published);
     host.unpublish(&note("a")).await.unwrap();
     host.unpublish(&note("a")).await.unwrap();
@@ -250,14 +276,14 @@ async fn a_document_can_begin_as_another_and_be_published() {
     assert_eq!(host.published_at("s/lug").await.unwrap(), None);
     // What nobody has edited is published as it is.
     assert!(!host.has_begun(&note("d")).await.unwrap());
-    host.publish(&note("d"), "other", "1", None).await.unwrap();
+    host.publish(&note("d"), "other", "1").await.unwrap();
     assert!(host.has_begun(&note("d")).await.unwrap());
     assert!(host.published(&note("d"), "other").await.unwrap().is_some());
-    let taken = host.publish(&note("a"), "other", "1", None).await;
+    let taken = host.publish(&note("a"), "other", "1").await;
     assert!(matches!(taken, Err(PublishError::Taken)));
-    let nowhere = host.publish(&note("a"), "", "1", None).await;
+    let nowhere = host.publish(&note("a"), "", "1").await;
     assert!(matches!(nowhere, Err(PublishError::Slug)));
-    host.publish(&note("a"), "s/lug", "3", None).await.unwrap();
+    host.publish(&note("a"), "s/lug", "3").await.unwrap();
     let stored: Vec<String> =
         host.stored("note").await.unwrap().iter().map(|stored| stored.id().to_owned()).collect();
     assert!(stored.contains(&"a".to_owned()) && stored.contains(&"d".to_owned()));

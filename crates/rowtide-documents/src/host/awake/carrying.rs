@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use rowtide_schema::Unanswered;
 use tokio::time::Instant;
 
-use super::super::mailbox::Done;
+use super::super::mailbox::{DocumentError, Done};
 use super::super::outbox::frame_bytes;
 use super::super::room::UnreadableDocument;
 use super::super::settings::DocumentKind;
@@ -40,6 +40,11 @@ impl AwakeTask {
     /// Carries out effects, and tells that it is done once they are durable.
     pub(super) async fn take_and_tell(&mut self, effects: Vec<Effect>, done: Done) {
         self.take(effects).await;
+        if self.end.is_some() {
+            // Not all of it was carried out.
+            done.send(Err(DocumentError::Unsaved)).ok();
+            return;
+        }
         self.waiting.push_back(Waiting::Done(done));
         self.release().await;
     }
