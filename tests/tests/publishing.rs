@@ -469,7 +469,9 @@ async fn a_document_begins_as_what_its_row_says_for_whom_may_read_that() {
     make(&sql, "copy", "u1", Some("f/first")).await;
     make(&sql, "of-copy", "u1", Some("f/copy")).await;
     // Two who open it at once, and the second copy before the first.
-    let (one, two) = tokio::join!(drawer(&at, "of-copy", "u1"), drawer(&at, "of-copy", "u1"));
+    let token = App::token("u1");
+    let other = Drawer::live(&at, "/app/file/of-copy", Some(&token), "another-tab");
+    let (one, two) = tokio::join!(drawer(&at, "of-copy", "u1"), other);
     assert!(one.has("one") && two.has("one"));
     assert_eq!(ann.draw("two").await, "commit");
     let mut copy = drawer(&at, "copy", "u1").await;

@@ -6,6 +6,8 @@ use rowtide_client::{Client, Event, Status};
 use rowtide_tests::{App, Database, Dir, SECRET, Said, eventually, held, http_get, rowtide, said};
 use serde_json::{Value, json};
 
+/// After what time it is looked again whether a query sees what a client holds.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// How long something that must happen may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -34,10 +36,9 @@ impl Stage {
     /// The client that was there all the time and one that comes anew hold in `table` what `rows`, a query for JSON,
     /// selects.
     pub(crate) async fn holds(&mut self, table: &str, rows: &str) {
-        let expected = self.rows(rows).await;
-        holds(&mut self.client, table, &expected).await;
+        holds(&mut self.client, table, &self.sql, rows).await;
         let mut anew = self.app.client("ann");
-        holds(&mut anew, table, &expected).await;
+        holds(&mut anew, table, &self.sql, rows).await;
     }
 
     /// As [`Stage::holds`], of all rows and columns.
@@ -49,18 +50,6 @@ impl Stage {
     pub(crate) async fn follows(&mut self, table: &str, statement: &str) {
         self.run(statement).await;
         self.holds_all(table).await;
-    }
-
-    async fn rows(&self, query: &str) -> Vec<String> {
-        let rows = self.sql.query(query, &[]).await;
-        let rows = rows.unwrap_or_else(|error| panic!("{error:?}\nin: {query}"));
-        let json = |row: &tokio_postgres::Row| -> String {
-            let json: Value = serde_json::from_str(row.get(0)).expect("it is JSON");
-            json.to_string()
-        };
-        let mut rows: Vec<String> = rows.iter().map(json).collect();
-        rows.sort();
-        rows
     }
 
     /// The server serves all but these tables.
@@ -89,21 +78,37 @@ async fn live(client: &mut Client) {
     while client.next().await != Some(Event::Status(Status::Live)) {}
 }
 
-async fn holds(client: &mut Client, table: &str, expected: &[String]) {
+/// What was streamed a query may see a moment later, so it is asked again.
+async fn holds(client: &mut Client, table: &str, sql: &tokio_postgres::Client, query: &str) {
+    let mut expected = Vec::new();
     let wait = async {
         loop {
+            expected = rows(sql, query).await;
             let now: Option<Vec<String>> =
                 held(&client.replica()).remove(table).map(|rows| rows.into_iter().collect());
-            if now.as_deref() == Some(expected) {
+            if now.as_ref() == Some(&expected) {
                 return;
             }
-            let event = client.next().await;
-            assert!(!matches!(event, None | Some(Event::Stopped(_))), "{event:?}");
+            if let Ok(event) = tokio::time::timeout(ASK_AGAIN, client.next()).await {
+                assert!(!matches!(event, None | Some(Event::Stopped(_))), "{event:?}");
+            }
         }
     };
     if tokio::time::timeout(PATIENCE, wait).await.is_err() {
         panic!("{table} holds {:?} and not {expected:?}", held(&client.replica()).get(table));
     }
+}
+
+async fn rows(sql: &tokio_postgres::Client, query: &str) -> Vec<String> {
+    let rows = sql.query(query, &[]).await;
+    let rows = rows.unwrap_or_else(|error| panic!("{error:?}\nin: {query}"));
+    let json = |row: &tokio_postgres::Row| -> String {
+        let json: Value = serde_json::from_str(row.get(0)).expect("it is JSON");
+        json.to_string()
+    };
+    let mut rows: Vec<String> = rows.iter().map(json).collect();
+    rows.sort();
+    rows
 }
 
 /// `rowtide`'s commands, over a database with some tables.
