@@ -637,6 +637,8 @@ async fn an_address_of_the_network_has_its_rate_of_requests_without_a_token() {
     .await;
     let at = app.address().to_string();
     make(&app.database.connect().await, "r", "u1", None).await;
+    // Whoever has a token has a rate of their own; before documents are served nobody is told anything.
+    drawer_at_last(&at, "r", "u1").await;
     let stranger = async || Drawer::open(&at, "/app/file/r", None, "tab").await.at.next().await;
     let closed = |code: u16, reason: &str| Came::End(code, reason.to_owned());
     assert_eq!(stranger().await, closed(4099, "NOT_AUTHENTICATED"));
@@ -648,7 +650,6 @@ async fn an_address_of_the_network_has_its_rate_of_requests_without_a_token() {
     let seconds: u64 = answer.header("retry-after").expect("when").parse().unwrap();
     assert!((1..=21).contains(&seconds), "{seconds}");
     assert_eq!(stranger().await, closed(1012, "COME_BACK"));
-    // Whoever has a token has a rate of their own.
     drawer(&at, "r", "u1").await;
 }
 
