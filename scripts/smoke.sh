@@ -4,6 +4,8 @@
 # deadline.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# What is set for tests is no setting of the server, which refuses it.
+for name in "${!ROWTIDE_@}"; do [ "$name" = ROWTIDE_PG_BIN ] || unset "$name"; done
 
 dir=$(mktemp -d /tmp/rowtide-smoke.XXXXXX)
 chmod 755 "$dir"
