@@ -195,12 +195,19 @@ fn chat_statement(rng: &mut StdRng) -> String {
         1 => ("banned", format!("'{person}'")),
         2..5 => ("block", format!("'{person}', nullif('{other}', 'u7')")),
         5..8 => ("member", format!("'{person}', {}", rng.random_range(1..9))),
-        8 => return format!("UPDATE channel SET archived = NOT archived WHERE id = {}", rng.random_range(1..9)),
+        8 => {
+            return format!(
+                "UPDATE channel SET archived = NOT archived WHERE id = {}",
+                rng.random_range(1..9)
+            );
+        }
         _ => ("message", format!("{}, nullif('{person}', 'u8')", rng.random_range(1..9))),
     };
     match rng.random_bool(0.5) {
         true => format!("INSERT INTO {table} VALUES ({value})"),
-        false => format!("DELETE FROM {table} WHERE ctid IN (SELECT ctid FROM {table} ORDER BY random() LIMIT 1)"),
+        false => format!(
+            "DELETE FROM {table} WHERE ctid IN (SELECT ctid FROM {table} ORDER BY random() LIMIT 1)"
+        ),
     }
 }
 

@@ -226,7 +226,8 @@ impl Compiler<'_> {
                 Err(Rejected) => rejected = true,
                 Ok(reached) => {
                     let first = |columns: &Vec<usize>| columns.first().copied();
-                    named_by = reached.inner.iter().map(|(from, kept)| (*from, first(kept))).collect();
+                    named_by =
+                        reached.inner.iter().map(|(from, kept)| (*from, first(kept))).collect();
                     anchor = Some((first(&reached.outer), Source::Links));
                     // One column finds the rows, and all of them say whether they are in.
                     whole = (reached.outer.len() > 1).then(|| self.in_set(member, &reached));

@@ -83,8 +83,7 @@ fn sets(plan: &Plan, text: &mut String) {
 /// What a membership takes of the rows of a branch.
 fn selected(plan: &Plan, from: &Branch, columns: &[usize]) -> String {
     let table = plan.table(from.table);
-    let name =
-        |column: &usize| quote_identifier(&table.catalog.columns[table.kept[*column]].name);
+    let name = |column: &usize| quote_identifier(&table.catalog.columns[table.kept[*column]].name);
     match columns {
         [] => "any row".to_owned(),
         [one] => name(one),

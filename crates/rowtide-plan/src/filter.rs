@@ -166,9 +166,7 @@ impl Predicate {
                     Some(false)
                 }
             }
-            Predicate::Not(inner) => {
-                inner.judge_with(columns, claims, sets).map(|answer| !answer)
-            },
+            Predicate::Not(inner) => inner.judge_with(columns, claims, sets).map(|answer| !answer),
             Predicate::And(all) => {
                 let mut result = Some(true);
                 for predicate in all {

@@ -171,7 +171,7 @@ pub(crate) fn predicate_with_claims(
         },
         Predicate::Not(inner) => {
             format!("NOT ({})", predicate_with_claims(table, inner, claim, set))
-        },
+        }
         Predicate::InSet(test) => set(test),
         Predicate::And(parts) => joined(parts, " AND ", "true"),
         Predicate::Or(parts) => joined(parts, " OR ", "false"),

@@ -239,8 +239,7 @@ impl Engine {
                 return false;
             };
             let row = self.topics[key].rows().get(&image.key);
-            branch.published
-                && row.is_some_and(|row| view.saw(branch, &row.image.kept))
+            branch.published && row.is_some_and(|row| view.saw(branch, &row.image.kept))
         })
     }
 }

@@ -64,7 +64,8 @@ impl Engine {
             since: Vec::new(),
             since_bytes: 0,
         };
-        let key = self.views.add(opening.claims, ViewPhase::Resuming(Box::new(resume)), self.plan.sets);
+        let key =
+            self.views.add(opening.claims, ViewPhase::Resuming(Box::new(resume)), self.plan.sets);
         self.sessions.enter(opening.session, key, opening.client);
         reached.into_iter().for_each(|topic| self.reach(key, topic));
         // Nothing is said before the stream is where the client is already.

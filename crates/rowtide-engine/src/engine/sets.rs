@@ -21,8 +21,7 @@ impl Engine {
         }
         let marked = self.views.marked().to_vec();
         for key in marked {
-            let has_changed =
-                |view: &View| view.is_dirty && view.sets.any_differ(Moment::Followed);
+            let has_changed = |view: &View| view.is_dirty && view.sets.any_differ(Moment::Followed);
             if self.views.get(key).is_some_and(has_changed) {
                 self.follow_sets_of(key);
             }
@@ -42,8 +41,7 @@ impl Engine {
             let topics: Vec<TopicKey> = view.reach.keys().copied().filter(of_branch).collect();
             for key in topics {
                 let View { sets, claims, .. } = &self.views[view_key];
-                let passes =
-                    |moment, row: &Row| sets.pass(moment, branch, &row.image.kept, claims);
+                let passes = |moment, row: &Row| sets.pass(moment, branch, &row.image.kept, claims);
                 let rows = self.topics[key].rows().iter();
                 let rows = rows
                     .filter(|row| sets.may_differ(Moment::Followed, branch, &row.image.kept))
@@ -94,8 +92,7 @@ impl Engine {
                 .collect();
             let view = &mut self.views[view_key];
             for (row, saw) in changed {
-                let touched =
-                    view.touched.row(branch.table, &row.image.key, saw, self.position);
+                let touched = view.touched.row(branch.table, &row.image.key, saw, self.position);
                 touched.was_held(&row);
             }
         }

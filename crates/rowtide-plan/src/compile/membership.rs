@@ -105,10 +105,7 @@ impl Compiler<'_> {
     }
 
     /// The inner table of a membership, the columns that it selects, and the branches of its rule.
-    fn inner(
-        &mut self,
-        member: &Member,
-    ) -> Result<(TableId, Vec<usize>, Vec<BranchId>), Rejected> {
+    fn inner(&mut self, member: &Member) -> Result<(TableId, Vec<usize>, Vec<BranchId>), Rejected> {
         let table = self.table(&member.table.name(), &member.table.span)?;
         let selected = self.comparables(table, &member.selected);
         let problems = self.problems.len();
@@ -135,8 +132,7 @@ impl Compiler<'_> {
                     "a column of type {} cannot be looked for among values of type {}",
                     a.type_name, b.type_name
                 );
-                let problem =
-                    DefinitionProblem::new(member.span.clone(), what, "the types differ");
+                let problem = DefinitionProblem::new(member.span.clone(), what, "the types differ");
                 return Err(
                     self.problem(problem.help("both columns must have the same kind of type"))
                 );

@@ -71,7 +71,14 @@ fn linked(plan: &Plan, id: BranchId, params: &mut Params) -> String {
         for link in from.links.iter().filter(|link| link.target == id) {
             let from = BranchId(index as u16);
             let inner = link.column.as_slice();
-            memberships.push(membership(plan, plan.table(branch.table), &outer, from, inner, params));
+            memberships.push(membership(
+                plan,
+                plan.table(branch.table),
+                &outer,
+                from,
+                inner,
+                params,
+            ));
         }
     }
     any(&memberships)

@@ -133,7 +133,10 @@ impl RuleReader<'_> {
 
     /// What a membership selects.
     fn selected(&mut self, item: &SelectItem) -> Option<Name> {
-        let SelectItem::UnnamedExpr(expr) = item else { return None };
+        let SelectItem::UnnamedExpr(expr) = item else {
+            self.reject(item, "a membership selects a column", "not a column", IN_HELP);
+            return None;
+        };
         match self.term(expr)? {
             Term::Column(name) => Some(name),
             _ => {
@@ -177,7 +180,7 @@ impl RuleReader<'_> {
             _ => columns,
         };
         if selects != columns && plain(query, selects).is_some() {
-            let what = format!("{columns} columns are looked for, and {selects} selected");
+            let what = format!("columns looked for: {columns}; columns selected: {selects}");
             self.reject(query, &what, "another number of columns", "select as many columns");
         } else {
             let what = "this SELECT is more than a membership";
@@ -235,9 +238,9 @@ impl RuleReader<'_> {
         let inner = self.scopes.last().map_or("t", String::as_str);
         let outer = self.scopes.iter().nth_back(1).map_or("outer", String::as_str);
         let help = format!(
-            "write `EXISTS (SELECT 1 FROM {inner} WHERE {inner}.a = {outer}.b AND …)`: columns of the row \
-             right around it, compared with =, beside the other conditions; what else is asked of that \
-             row goes beside the membership"
+            "write `EXISTS (SELECT 1 FROM … AS {inner} WHERE {inner}.a = {outer}.b AND …)`: columns of the \
+             row right around it, compared with =, beside the other conditions; what else is asked of \
+             that row goes beside the membership"
         );
         let what = "a membership cannot look at the outer row in this way";
         self.reject(whole, what, "a column of an outer table", &help);
