@@ -12,6 +12,8 @@ use rowtide_tests::{App, Raw, Rows, eventually, held, truth};
 
 const FILES: &str = include_str!("../../examples/files/rowtide.toml");
 const TRACKER: &str = include_str!("../../examples/tracker/rowtide.toml");
+const CHAT: &str = include_str!("live/chat.toml");
+const CHAT_TABLES: &str = include_str!("live/chat.sql");
 
 /// Takes events in until `done` says so of the replica.
 async fn until(client: &mut Client, what: &str, done: impl Fn(&Rows) -> bool) {
@@ -185,6 +187,30 @@ fn tracker_statement(rng: &mut StdRng) -> String {
     }
 }
 
+/// One random statement on the tables of the chat.
+fn chat_statement(rng: &mut StdRng) -> String {
+    let [person, other] = [(); 2].map(|()| format!("u{}", rng.random_range(1..30)));
+    let (table, value) = match rng.random_range(0..12) {
+        0 => ("admin", format!("'{person}'")),
+        1 => ("banned", format!("'{person}'")),
+        2..5 => ("block", format!("'{person}', nullif('{other}', 'u7')")),
+        5..8 => ("member", format!("'{person}', {}", rng.random_range(1..9))),
+        8 => {
+            return format!(
+                "UPDATE channel SET archived = NOT archived WHERE id = {}",
+                rng.random_range(1..9)
+            );
+        }
+        _ => ("message", format!("{}, nullif('{person}', 'u8')", rng.random_range(1..9))),
+    };
+    match rng.random_bool(0.5) {
+        true => format!("INSERT INTO {table} VALUES ({value})"),
+        false => format!(
+            "DELETE FROM {table} WHERE ctid IN (SELECT ctid FROM {table} ORDER BY random() LIMIT 1)"
+        ),
+    }
+}
+
 /// Writers write at once, each in transactions of a few statements; clients come, go and stay; in the
 /// end everyone who stayed holds what SQL says.
 async fn everyone_ends_with_what_sql_says(
@@ -245,6 +271,12 @@ async fn everyone_ends_with_what_sql_says_of_files() {
 async fn everyone_ends_with_what_sql_says_of_the_tracker() {
     everyone_ends_with_what_sql_says(App::example("tracker").await, TRACKER, tracker_statement)
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everyone_ends_with_what_sql_says_of_blocks_bans_and_admins() {
+    let app = App::with(CHAT, CHAT_TABLES).await;
+    everyone_ends_with_what_sql_says(app, CHAT, chat_statement).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

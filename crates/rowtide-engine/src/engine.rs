@@ -8,6 +8,7 @@ mod loading;
 mod message;
 mod reach;
 mod resuming;
+mod sets;
 mod transaction;
 mod waiting;
 
@@ -259,7 +260,7 @@ impl Engine {
             Some(key) => key,
             None => {
                 let reached = self.plan.reached(&claims);
-                let key = self.views.add(claims, ViewPhase::Shared);
+                let key = self.views.add(claims, ViewPhase::Shared, self.plan.sets);
                 reached.into_iter().for_each(|topic| self.reach(key, topic));
                 key
             }
@@ -309,7 +310,7 @@ impl Engine {
         }
     }
 
-    /// Bounds the memory that rows take. A topic may be evicted if it names no others, and nobody waits for
+    /// Bounds the memory that rows take. A topic may be evicted if it names no others and fills no set, and nobody waits for
     /// anything of it: all who reach it hold its rows.
     fn evict_rows(&mut self) {
         let (plan, views, position) = (&self.plan, &self.views, self.position);
@@ -319,7 +320,7 @@ impl Engine {
                 view.is_whole(position) && view.is_silent() && view.is_at_rest()
             };
             matches!(state.phase(), Phase::Loaded { ahead: None, .. })
-                && plan.branch(state.id().branch).links.is_empty()
+                && !plan.branch(state.id().branch).names_others()
                 && state.views().iter().all(rests)
         });
     }

@@ -1,7 +1,11 @@
 //! What must hold after every step, recomputed from scratch.
 
-use rowtide_plan::map::{IdMap, IdSet};
+use std::collections::BTreeSet;
 
+use rowtide_plan::map::IdMap;
+use rowtide_plan::row::Topic;
+
+use crate::sets::{Moment, ViewSets};
 use crate::topic::{Phase, TopicKey};
 use crate::view::Joining;
 use crate::{Engine, SessionId};
@@ -17,8 +21,8 @@ impl Engine {
             }
             if let Phase::Unread = state.phase() {
                 assert!(state.rows().is_empty());
-                let links = &self.plan.branch(state.id().branch).links;
-                assert!(links.is_empty(), "what names other topics is read");
+                let names_others = self.plan.branch(state.id().branch).names_others();
+                assert!(!names_others, "what names other topics is read");
             }
             for row in state.rows().iter() {
                 assert!(row.image.topics.contains(state.id()), "a row lies in its own topics");
@@ -74,34 +78,28 @@ impl Engine {
     fn check_reach(&self, view_key: usize) {
         let view = &self.views[view_key];
         let mut counts: IdMap<TopicKey, u32> = IdMap::default();
-        let mut open: Vec<TopicKey> = Vec::new();
-        let mut seen: IdSet<TopicKey> = IdSet::default();
+        let mut sets = ViewSets::new(self.plan.sets);
         let from_claims = self.plan.reached(&view.claims);
-        let mut name = |topic, open: &mut Vec<TopicKey>| {
+        let mut open: BTreeSet<Topic> = BTreeSet::new();
+        let mut name = |topic: Topic, open: &mut BTreeSet<Topic>| {
             let key = self.topics.find(&topic).expect("what is named is in use");
             *counts.entry(key).or_insert(0) += 1;
-            if seen.insert(key) {
-                open.push(key);
-            }
+            open.insert(topic);
         };
         from_claims.into_iter().for_each(|topic| name(topic, &mut open));
-        while let Some(key) = open.pop() {
-            let state = &self.topics[key];
+        // What fills a set comes before what asks it.
+        while let Some(topic) = open.pop_first() {
+            let state = &self.topics[self.topics.find(&topic).expect("it was named")];
             assert!(state.views().contains(&view_key), "a topic knows who reaches it");
-            let branch = self.plan.branch(state.id().branch);
+            let branch = self.plan.branch(topic.branch);
             for row in state.rows().iter() {
-                if !branch.claim_filter.passes(&row.image.kept, &view.claims) {
-                    continue;
-                }
-                for link in &branch.links {
-                    let value = &row.image.kept[link.column];
-                    if !value.is_null() {
-                        let anchor = Some(value.clone());
-                        name(rowtide_plan::row::Topic { branch: link.target, anchor }, &mut open);
-                    }
+                if sets.pass(Moment::Now, branch, &row.image.kept, &view.claims) {
+                    branch.named(&row.image.kept).for_each(|topic| name(topic, &mut open));
+                    branch.filled(&row.image.kept).for_each(|(set, of)| sets.add(set, of));
                 }
             }
         }
         assert_eq!(counts, view.reach);
+        view.sets.check(&sets);
     }
 }

@@ -10,10 +10,13 @@ use std::sync::{Arc, Weak};
 use rowtide_feed::Acknowledgement;
 use rowtide_plan::claims::Claims;
 use rowtide_plan::map::{IdMap, IdSet};
+use rowtide_plan::plan::Branch;
+use rowtide_plan::value::Value;
 use rowtide_protocol::{Cursor, Epoch, Lsn, ViewId};
 
 use crate::resume::Resume;
 use crate::sessions::SessionId;
+use crate::sets::{Moment, ViewSets};
 use crate::topic::TopicKey;
 use crate::touched::{Touched, TouchedRow};
 use crate::view_rows::ViewRows;
@@ -44,6 +47,8 @@ pub(crate) struct View {
     /// Where the stream must be before the next message, if that was ever ahead of it.
     release_at: Option<Lsn>,
     pub(crate) touched: Touched,
+    /// What else decides which rows it sees.
+    pub(crate) sets: ViewSets,
     /// What was frozen last, if nothing has changed since and somebody has it still.
     frozen: Weak<ViewRows>,
     /// The position of the last message.
@@ -84,7 +89,7 @@ pub(crate) struct Joining {
 }
 
 impl View {
-    pub(super) fn new(claims: Claims, phase: ViewPhase) -> View {
+    pub(super) fn new(claims: Claims, phase: ViewPhase, sets: usize) -> View {
         View {
             id: claims.view_id(),
             claims,
@@ -99,6 +104,7 @@ impl View {
             waiting: 0,
             release_at: None,
             touched: Touched::default(),
+            sets: ViewSets::new(sets),
             frozen: Weak::new(),
             sent: None,
             is_dirty: false,
@@ -137,6 +143,16 @@ impl View {
         }
     }
 
+    /// Whether it sees a row with these kept columns, where it reaches a topic of the branch that has it.
+    pub(crate) fn sees(&self, branch: &Branch, kept: &[Value]) -> bool {
+        self.sets.pass(Moment::Now, branch, kept, &self.claims)
+    }
+
+    /// Whether it saw it at its last message.
+    pub(crate) fn saw(&self, branch: &Branch, kept: &[Value]) -> bool {
+        self.sets.pass(Moment::Told, branch, kept, &self.claims)
+    }
+
     /// Whether the last message was made with this topic in reach.
     pub(crate) fn had(&self, topic: TopicKey) -> bool {
         (self.reach.contains_key(&topic) && !self.gained.contains(&topic))
@@ -155,6 +171,7 @@ impl View {
             && self.retold.is_empty()
             && self.leaving.is_empty()
             && self.acknowledgements.is_empty()
+            && !self.sets.any_differ(Moment::Told)
     }
 
     /// Whether nobody waits for a first message.

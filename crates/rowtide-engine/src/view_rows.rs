@@ -11,12 +11,14 @@ use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::row::{Row, Topic};
 
 use crate::rows::{FrozenRows, TopicRows};
+use crate::sets::FrozenSets;
 
 /// The rows of a view as of one commit, each once.
 #[derive(Debug)]
 pub struct ViewRows {
     plan: Arc<Plan>,
     claims: Claims,
+    sets: FrozenSets,
     /// By table and topic; none is empty.
     parts: Vec<Part>,
 }
@@ -52,10 +54,11 @@ pub struct Slice<'a> {
 }
 
 impl ViewRows {
-    /// Freezes the rows of topics of published branches that a view with these claims reaches.
+    /// Freezes the rows of topics of published branches that a view with these claims and sets reaches.
     pub fn freeze<'a>(
         plan: &Arc<Plan>,
         claims: &Claims,
+        sets: FrozenSets,
         topics: impl Iterator<Item = (&'a Topic, &'a TopicRows)>,
     ) -> ViewRows {
         let part = |(topic, rows): (&Topic, &TopicRows)| Part {
@@ -72,7 +75,7 @@ impl ViewRows {
             let repeats = before.may_repeat || before.topic.branch != part.topic.branch;
             parts[at].may_repeat = same_table && repeats;
         }
-        ViewRows { plan: Arc::clone(plan), claims: claims.clone(), parts }
+        ViewRows { plan: Arc::clone(plan), claims: claims.clone(), sets, parts }
     }
 
     /// The plan of its tables.
@@ -121,7 +124,7 @@ impl ViewRows {
     /// Whether the view sees the row, and by this part first.
     fn says(&self, part: &Part, row: &Row) -> bool {
         let passes = |topic: &Topic| {
-            self.plan.branch(topic.branch).claim_filter.passes(&row.image.kept, &self.claims)
+            self.sets.pass(self.plan.branch(topic.branch), &row.image.kept, &self.claims)
         };
         let says = |topic: &Topic| {
             topic.branch < part.topic.branch

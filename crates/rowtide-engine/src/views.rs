@@ -71,9 +71,9 @@ impl Views {
         !self.apart.is_empty()
     }
 
-    /// A new view.
-    pub(crate) fn add(&mut self, claims: Claims, phase: ViewPhase) -> ViewKey {
-        let key = self.views.insert(View::new(claims, phase));
+    /// A new view, that has so many sets.
+    pub(crate) fn add(&mut self, claims: Claims, phase: ViewPhase, sets: usize) -> ViewKey {
+        let key = self.views.insert(View::new(claims, phase, sets));
         self.enter_phase(key);
         key
     }
@@ -123,6 +123,11 @@ impl Views {
             self.dirty.push(key);
         }
         view
+    }
+
+    /// Those that were marked, in that order.
+    pub(crate) fn marked(&self) -> &[ViewKey] {
+        &self.dirty
     }
 
     /// Those to look at, in the order in which they were marked.

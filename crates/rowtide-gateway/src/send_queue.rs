@@ -407,7 +407,7 @@ fn frames_of(
 
 #[cfg(test)]
 mod tests {
-    use rowtide_engine::{TopicRows, ViewRows};
+    use rowtide_engine::{FrozenSets, TopicRows, ViewRows};
     use rowtide_plan::catalog::{
         Catalog, CatalogColumn, CatalogIndex, CatalogTable, ColumnInput, ReplicaIdentity,
         TableStreaming,
@@ -463,7 +463,8 @@ mod tests {
         };
         let held: TopicRows = (0..rows).map(row).collect();
         let claims = Claims(Box::default());
-        let rows = ViewRows::freeze(plan, &claims, [(&topic, &held)].into_iter());
+        let rows =
+            ViewRows::freeze(plan, &claims, FrozenSets::default(), [(&topic, &held)].into_iter());
         Arc::new(SnapshotFrames::new(Arc::new(rows), Garbage::in_place()))
     }
 

@@ -4,7 +4,7 @@ use crate::catalog::{Catalog, CatalogTable, ReplicaIdentity};
 use crate::compile::{compile, instead_of_full};
 use crate::definition::Definition;
 use crate::error::DefinitionError;
-use crate::plan::{Plan, Table};
+use crate::plan::{Branch, Plan, Source, Table};
 use crate::sql::{quote_identifier, quote_table};
 use crate::value::ColumnType;
 
@@ -78,6 +78,12 @@ pub fn check_plan(plan: &Plan) -> Vec<Problem> {
                 problems.push(note(what, Some(repair)));
             }
         }
+        if table.branches.iter().any(|branch| is_held_whole(plan.branch(*branch))) {
+            let what = format!(
+                "no column finds the rows of {quoted} that its rule asks other tables for: all of it is held in memory"
+            );
+            problems.push(note(what, None));
+        }
         for key in &table.key {
             let column = &catalog.columns[*key];
             if column.kind == ColumnType::Int && column.type_name == "bigint" && table.published {
@@ -141,6 +147,12 @@ pub fn not_streamed(table: &Table) -> impl Iterator<Item = String> {
         };
         format!("column {name} of {quoted} {why}: clients do not get it")
     })
+}
+
+/// Whether the rows of a branch are decided by other tables, and all of them are loaded to decide it.
+fn is_held_whole(branch: &Branch) -> bool {
+    let asks = branch.source == Source::Links || branch.claim_filter.0.asks_sets();
+    branch.anchor.is_none() && asks
 }
 
 /// The index that finds rows by `column`.

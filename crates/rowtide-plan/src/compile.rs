@@ -1,19 +1,22 @@
 //! From definition and catalog to the plan. Every alternative of a rule becomes a branch; a
-//! membership's inner alternatives become branches of the inner table, linked to the outer one.
+//! membership's inner alternatives become branches of the inner table, linked to the outer one where the
+//! membership finds its rows, and otherwise the fillers of a set that it asks.
 //! Branches that would hold the same topics for the same views are one branch, so that a path which
 //! several rules share is loaded, kept and followed once.
 
 mod documents;
 mod identity;
+mod membership;
 mod names;
 mod predicate;
 mod unstreamed;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 pub(crate) use self::identity::instead_of_full;
 use self::identity::too_small_identity;
-use self::predicate::same_family;
+use self::membership::{Reached, anchor_membership};
 use crate::catalog::{Catalog, CatalogColumn, TableName};
 use crate::claims::{Claim, ClaimUse};
 use crate::definition::{Definition, TableDefinition};
@@ -123,12 +126,8 @@ struct Compiler<'a> {
     /// The tables whose rows the membership being compiled is about, outermost first.
     outer: Vec<TableId>,
     /// The memberships of this table's rule: one that stands in several alternatives is compiled once.
-    members: HashMap<*const Member, Result<Reached, Rejected>>,
+    members: HashMap<*const Member, Result<Arc<Reached>, Rejected>>,
 }
-
-/// The anchor column of a membership, and the branches that name its values, each with the place of
-/// the value among the kept columns.
-type Reached = (usize, Vec<(BranchId, usize)>);
 
 /// A part of a rule that was rejected. Its problem is in the list already.
 #[derive(Clone, Copy)]
@@ -217,41 +216,35 @@ impl Compiler<'_> {
     }
 
     fn alternative(&mut self, table: TableId, parts: &[Part<'_>]) -> Result<BranchId, Rejected> {
-        let mut members = parts.iter().filter_map(|part| match part {
-            Part::Member(member) => Some(*member),
-            _ => None,
-        });
-        let member = members.next();
-        if let (Some(_), Some(second)) = (member, members.next()) {
-            let problem = DefinitionProblem::new(
-                second.span.clone(),
-                "an alternative can have only one membership",
-                "a second membership that must hold at the same time",
-            );
-            return Err(self.problem(problem.help(
-                "join memberships with OR, nest one in the other, or keep a column on the row that \
-                 says one of them",
-            )));
-        }
+        let membership = anchor_membership(parts);
         let mut anchor = None;
         let mut named_by = Vec::new();
         let mut rejected = false;
-        match member.map(|member| self.member(table, member)) {
-            None => {}
-            Some(Err(Rejected)) => rejected = true,
-            Some(Ok((column, inner))) => {
-                anchor = Some((column, Source::Links));
-                named_by = inner;
+        let mut whole = None;
+        if let Some(member) = membership {
+            match self.member(table, member) {
+                Err(Rejected) => rejected = true,
+                Ok(reached) => {
+                    let first = |columns: &Vec<usize>| columns.first().copied();
+                    named_by =
+                        reached.inner.iter().map(|(from, kept)| (*from, first(kept))).collect();
+                    anchor = Some((first(&reached.outer), Source::Links));
+                    // One column finds the rows, and all of them say whether they are in.
+                    whole = (reached.outer.len() > 1).then(|| self.in_set(member, &reached));
+                }
             }
         }
         let (mut row_parts, mut claim_parts) = (Vec::new(), Vec::new());
         for part in parts {
             let rule = match part {
-                Part::Member(_) => continue,
+                Part::Member(member) if membership.is_some_and(|of| Arc::ptr_eq(of, member)) => {
+                    continue;
+                }
+                Part::Member(member) => &Rule::Member(Arc::clone(member)),
                 Part::ClaimEqual(rule) if anchor.is_none() => {
                     match self.claim_anchor(table, rule) {
-                        Ok(found) => {
-                            anchor = Some(found);
+                        Ok((column, source)) => {
+                            anchor = Some((Some(column), source));
                             continue;
                         }
                         Err(Rejected) => {
@@ -273,6 +266,7 @@ impl Compiler<'_> {
         if rejected {
             return Err(Rejected);
         }
+        claim_parts.extend(whole);
         let claim_filter = conjunction(claim_parts);
         // Judged over the kept columns, so those are numbered first.
         let mut columns = Vec::new();
@@ -288,22 +282,23 @@ impl Compiler<'_> {
         let number = |column| kept.iter().position(|other| *other == column).unwrap_or_default();
         let branch = Branch {
             table,
-            anchor: anchor.map(|(column, _)| column),
+            anchor: anchor.and_then(|(column, _)| column),
             source: anchor.map_or(Source::Everyone, |(_, source)| source),
             filter: Filter(conjunction(row_parts)),
             claim_filter: ClaimFilter(claim_filter.with_columns(&number)),
             published: false,
             links: Vec::new(),
+            fills: Vec::new(),
         };
         Ok(self.branch(branch, &named_by))
     }
 
     /// The branch, or one that is the same in all that decides its topics and who reaches them.
-    fn branch(&mut self, branch: Branch, named_by: &[(BranchId, usize)]) -> BranchId {
+    fn branch(&mut self, branch: Branch, named_by: &[(BranchId, Option<usize>)]) -> BranchId {
         let same = |index: &usize| {
             let other = &self.plan.branches[*index];
             let id = BranchId(*index as u16);
-            let names = |(from, column): &(BranchId, usize)| {
+            let names = |(from, column): &(BranchId, Option<usize>)| {
                 let link = Link { target: id, column: *column };
                 self.plan.branch(*from).links.contains(&link)
             };
@@ -327,54 +322,6 @@ impl Compiler<'_> {
             self.plan.branches[usize::from(from.0)].links.push(link);
         }
         id
-    }
-
-    fn member(&mut self, table: TableId, member: &Member) -> Result<Reached, Rejected> {
-        let key = std::ptr::from_ref(member);
-        if let Some(known) = self.members.get(&key) {
-            return known.clone();
-        }
-        let outer = self.comparable(table, &member.column);
-        self.outer.push(table);
-        let inner = self.inner(member);
-        self.outer.pop();
-        let reached = self.joined(table, member, outer, inner);
-        self.members.insert(key, reached.clone());
-        reached
-    }
-
-    /// The inner table of a membership, the column that it selects, and the branches of its rule.
-    fn inner(&mut self, member: &Member) -> Result<(TableId, usize, Vec<BranchId>), Rejected> {
-        let table = self.table(&member.table.name(), &member.table.span)?;
-        let selected = self.comparable(table, &member.selected);
-        let problems = self.problems.len();
-        let branches = self.rule(table, &member.rule, &member.span);
-        if self.problems.len() > problems {
-            Err(Rejected)
-        } else {
-            Ok((table, selected?, branches))
-        }
-    }
-
-    fn joined(
-        &mut self,
-        table: TableId,
-        member: &Member,
-        outer: Result<usize, Rejected>,
-        inner: Result<(TableId, usize, Vec<BranchId>), Rejected>,
-    ) -> Result<Reached, Rejected> {
-        let (outer, (inner_table, inner, branches)) = (outer?, inner?);
-        let (a, b) = (self.of(table, outer), self.of(inner_table, inner));
-        if !same_family(a, b) {
-            let what = format!(
-                "a column of type {} cannot be looked for among values of type {}",
-                a.type_name, b.type_name
-            );
-            let problem = DefinitionProblem::new(member.span.clone(), what, "the types differ");
-            return Err(self.problem(problem.help("both columns must have the same kind of type")));
-        }
-        let kept = self.keep(inner_table, inner);
-        Ok((outer, branches.into_iter().map(|branch| (branch, kept)).collect()))
     }
 
     fn claim_anchor(&mut self, table: TableId, rule: &Rule) -> Result<(usize, Source), Rejected> {
@@ -407,11 +354,11 @@ impl Compiler<'_> {
     }
 }
 
-/// Puts a condition to those of the row alone, or to those that ask for claims.
+/// Puts a condition to those of the row alone, or to those that ask for claims or sets.
 fn sort(part: Predicate, row_parts: &mut Vec<Predicate>, claim_parts: &mut Vec<Predicate>) {
-    let mut claims = false;
-    part.operands(&mut |operand| claims |= matches!(operand, Operand::Claim(_)));
-    if claims { claim_parts.push(part) } else { row_parts.push(part) }
+    let mut of_view = part.asks_sets();
+    part.operands(&mut |operand| of_view |= matches!(operand, Operand::Claim(_)));
+    if of_view { claim_parts.push(part) } else { row_parts.push(part) }
 }
 
 fn conjunction(mut parts: Vec<Predicate>) -> Predicate {

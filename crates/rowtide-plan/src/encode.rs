@@ -318,6 +318,7 @@ mod tests {
             claim_filter: ClaimFilter(Predicate::Literal(Some(true))),
             published: true,
             links: Vec::new(),
+            fills: Vec::new(),
         };
         let visible = Predicate::Not(Box::new(Predicate::Bare(Operand::Column(3))));
         let small = Predicate::Compare(
@@ -340,6 +341,7 @@ mod tests {
                 branch(Some(2), Source::Claim(ClaimId(0)), visible),
                 branch(None, Source::Everyone, small),
             ],
+            sets: 0,
             claims: Vec::new(),
             min_client: None,
             unfit: Vec::new(),

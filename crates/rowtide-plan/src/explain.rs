@@ -9,9 +9,9 @@ use crate::check::anchor_index;
 use crate::claims::Claim;
 use crate::document_sql::{publish_error_sql, published_ids_sql, standing_query, touch_sql};
 use crate::documents::PlannedKind;
-use crate::filter::{Operand, Predicate};
-use crate::ids::{BranchId, TableId};
-use crate::plan::{Plan, Source, Table};
+use crate::filter::{InSet, Operand, Predicate};
+use crate::ids::{BranchId, SetId, TableId};
+use crate::plan::{Branch, Plan, Source, Table};
 use crate::sql::{literal_sql, load_sql, quote_identifier};
 use crate::write::{self, Param};
 
@@ -32,6 +32,7 @@ pub fn explain(plan: &Plan) -> String {
         }
         let _ = writeln!(text);
     }
+    sets(plan, &mut text);
     let _ = writeln!(text, "loads");
     for index in 0..plan.branches.len() {
         let id = BranchId(index as u16);
@@ -63,6 +64,31 @@ pub fn explain(plan: &Plan) -> String {
         document(plan, kind, &mut text);
     }
     text
+}
+
+/// The sets that rules ask, and the rows that fill those of a view.
+fn sets(plan: &Plan, text: &mut String) {
+    for set in (0..plan.sets).map(|index| SetId(index as u16)) {
+        let _ = writeln!(text, "set {} of each view, filled by", set.0 + 1);
+        for (index, from) in plan.branches.iter().enumerate() {
+            for fill in from.fills.iter().filter(|fill| fill.set == set) {
+                let _ = write!(text, "  {} of ", selected(plan, from, &fill.columns));
+                draw(plan, BranchId(index as u16), 1, text);
+            }
+        }
+        let _ = writeln!(text);
+    }
+}
+
+/// What a membership takes of the rows of a branch.
+fn selected(plan: &Plan, from: &Branch, columns: &[usize]) -> String {
+    let table = plan.table(from.table);
+    let name = |column: &usize| quote_identifier(&table.catalog.columns[table.kept[*column]].name);
+    match columns {
+        [] => "any row".to_owned(),
+        [one] => name(one),
+        several => format!("({})", several.iter().map(name).collect::<Vec<_>>().join(", ")),
+    }
 }
 
 /// Where documents are served, what makes anybody's standing be asked for again, and how it is.
@@ -170,9 +196,8 @@ fn draw(plan: &Plan, id: BranchId, depth: usize, text: &mut String) {
     let mut namers = Vec::new();
     for (index, from) in plan.branches.iter().enumerate() {
         for link in from.links.iter().filter(|link| link.target == id) {
-            let from_table = plan.table(from.table);
-            let column = &from_table.catalog.columns[from_table.kept[link.column]].name;
-            namers.push((BranchId(index as u16), quote_identifier(column)));
+            let column = selected(plan, from, link.column.as_slice());
+            namers.push((BranchId(index as u16), column));
         }
     }
     let named = match branch.source {
@@ -191,6 +216,21 @@ fn claim_text(claim: &Claim) -> String {
     match claim {
         Claim::UserId => "auth.user_id".to_owned(),
         Claim::Named(name) => format!("auth.claims.{name}"),
+    }
+}
+
+/// Whether a row is in a set, or is not.
+fn in_set(test: &InSet, not: &str, operand: &impl Fn(&Operand) -> String) -> String {
+    let set = test.set.0 + 1;
+    let parts: Vec<String> = test.columns.iter().map(operand).collect();
+    let value = match parts.as_slice() {
+        [] => return format!("{not}EXISTS in set {set}"),
+        [one] => one.clone(),
+        several => format!("({})", several.join(", ")),
+    };
+    match test.exists {
+        true => format!("{value} {not}EXISTS in set {set}"),
+        false => format!("{value} {not}IN set {set}"),
     }
 }
 
@@ -216,7 +256,9 @@ fn predicate(
         Predicate::Literal(Some(answer)) => answer.to_string(),
         Predicate::Bare(inner) => operand(inner),
         Predicate::IsNull(inner) => format!("{} IS NULL", operand(inner)),
+        Predicate::InSet(test) => in_set(test, "", &operand),
         Predicate::Not(inner) => match inner.as_ref() {
+            Predicate::InSet(test) => in_set(test, "NOT ", &operand),
             Predicate::IsNull(inner) => format!("{} IS NOT NULL", operand(inner)),
             inner => format!("NOT {}", predicate(plan, table, inner, column)),
         },

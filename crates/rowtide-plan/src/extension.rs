@@ -111,6 +111,7 @@ mod tests {
             claim_filter: ClaimFilter(Predicate::Literal(Some(true))),
             published: true,
             links: Vec::new(),
+            fills: Vec::new(),
         };
         Plan { tables, branches: vec![branch], ..Plan::default() }
     }

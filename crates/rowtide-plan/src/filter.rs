@@ -6,7 +6,7 @@
 use std::cmp::Ordering;
 
 use crate::claims::Claims;
-use crate::ids::ClaimId;
+use crate::ids::{ClaimId, SetId};
 use crate::value::Value;
 
 /// A boolean expression over one row.
@@ -22,6 +22,8 @@ pub enum Predicate {
     IsNull(Operand),
     /// `IN (literals)`, not empty; may hold null.
     In(Operand, Vec<Value>),
+    /// `IN (SELECT …)` or `EXISTS (SELECT …)`; only in a [`ClaimFilter`].
+    InSet(InSet),
     /// `NOT`.
     Not(Box<Predicate>),
     /// All of them.
@@ -29,6 +31,20 @@ pub enum Predicate {
     /// Any of them.
     Or(Vec<Predicate>),
 }
+
+/// Whether a row's values are in a set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InSet {
+    /// The row's values, as many as a value of the set has parts.
+    pub columns: Vec<Operand>,
+    /// The set.
+    pub set: SetId,
+    /// `EXISTS`: what is null is not found, and the answer is never null.
+    pub exists: bool,
+}
+
+/// What the sets say of an [`InSet`] over these columns.
+pub type AskSet<'a> = &'a dyn Fn(&InSet, &[Value]) -> Option<bool>;
 
 /// `=`, `<>`, `<`, `<=`, `>`, `>=`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +78,7 @@ pub enum Operand {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Filter(pub Predicate);
 
-/// What also depends on the view's claims; columns are indexes into [`crate::row::Image::kept`].
+/// What also depends on the view's claims and sets; columns are indexes into [`crate::row::Image::kept`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClaimFilter(pub Predicate);
 
@@ -114,9 +130,20 @@ impl Operand {
 }
 
 impl Predicate {
-    /// SQL's answer: true, false or null.
+    /// SQL's answer: true, false or null. For what asks no set.
     pub fn judge(&self, columns: &[Value], claims: &[Value]) -> Option<bool> {
+        self.judge_with(columns, claims, &|_, _| None)
+    }
+
+    /// SQL's answer: true, false or null.
+    pub fn judge_with(
+        &self,
+        columns: &[Value],
+        claims: &[Value],
+        sets: AskSet<'_>,
+    ) -> Option<bool> {
         match self {
+            Predicate::InSet(test) => sets(test, columns),
             Predicate::Literal(answer) => *answer,
             Predicate::Bare(operand) => match operand.value(columns, claims) {
                 Value::Bool(value) => Some(*value),
@@ -139,11 +166,11 @@ impl Predicate {
                     Some(false)
                 }
             }
-            Predicate::Not(inner) => inner.judge(columns, claims).map(|answer| !answer),
+            Predicate::Not(inner) => inner.judge_with(columns, claims, sets).map(|answer| !answer),
             Predicate::And(all) => {
                 let mut result = Some(true);
                 for predicate in all {
-                    match predicate.judge(columns, claims) {
+                    match predicate.judge_with(columns, claims, sets) {
                         Some(false) => return Some(false),
                         None => result = None,
                         Some(true) => {}
@@ -154,7 +181,7 @@ impl Predicate {
             Predicate::Or(any) => {
                 let mut result = Some(false);
                 for predicate in any {
-                    match predicate.judge(columns, claims) {
+                    match predicate.judge_with(columns, claims, sets) {
                         Some(true) => return Some(true),
                         None => result = None,
                         Some(false) => {}
@@ -176,11 +203,31 @@ impl Predicate {
                 visit(left);
                 visit(right);
             }
+            Predicate::InSet(test) => test.columns.iter().for_each(visit),
             Predicate::Not(inner) => inner.operands(visit),
             Predicate::And(parts) | Predicate::Or(parts) => {
                 parts.iter().for_each(|part| part.operands(visit));
             }
         }
+    }
+
+    /// Calls `visit` with all that asks a set.
+    pub fn set_tests<'a>(&'a self, visit: &mut impl FnMut(&'a InSet)) {
+        match self {
+            Predicate::InSet(test) => visit(test),
+            Predicate::Not(inner) => inner.set_tests(visit),
+            Predicate::And(parts) | Predicate::Or(parts) => {
+                parts.iter().for_each(|part| part.set_tests(visit));
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether it asks a set.
+    pub fn asks_sets(&self) -> bool {
+        let mut asks = false;
+        self.set_tests(&mut |_| asks = true);
+        asks
     }
 
     /// The same predicate over columns that are numbered anew.
@@ -198,6 +245,10 @@ impl Predicate {
             Predicate::Compare(comparison, left, right) => {
                 Predicate::Compare(*comparison, operand(left), operand(right))
             }
+            Predicate::InSet(test) => {
+                let columns = test.columns.iter().map(operand).collect();
+                Predicate::InSet(InSet { columns, ..*test })
+            }
             Predicate::Not(inner) => Predicate::Not(Box::new(inner.with_columns(number))),
             Predicate::And(parts) => Predicate::And(each(parts)),
             Predicate::Or(parts) => Predicate::Or(each(parts)),
@@ -213,9 +264,9 @@ impl Filter {
 }
 
 impl ClaimFilter {
-    /// Whether a view with these claims sees the row with these kept columns.
-    pub fn passes(&self, kept: &[Value], claims: &Claims) -> bool {
-        self.0.judge(kept, &claims.0) == Some(true)
+    /// Whether a view with these claims and sets sees the row with these kept columns.
+    pub fn passes(&self, kept: &[Value], claims: &Claims, sets: AskSet<'_>) -> bool {
+        self.0.judge_with(kept, &claims.0, sets) == Some(true)
     }
 }
 
@@ -265,9 +316,9 @@ mod tests {
             Operand::Column(0),
         ));
         let level = |level: Value| Claims([Value::Null, level].into());
-        assert!(filter.passes(&[Value::Int(3)], &level(Value::Int(3))));
-        assert!(!filter.passes(&[Value::Int(3)], &level(Value::Int(2))));
-        assert!(!filter.passes(&[Value::Int(3)], &level(Value::Null)));
-        assert!(!filter.passes(&[Value::Null], &level(Value::Int(3))));
+        assert!(filter.passes(&[Value::Int(3)], &level(Value::Int(3)), &|_, _| None));
+        assert!(!filter.passes(&[Value::Int(3)], &level(Value::Int(2)), &|_, _| None));
+        assert!(!filter.passes(&[Value::Int(3)], &level(Value::Null), &|_, _| None));
+        assert!(!filter.passes(&[Value::Null], &level(Value::Int(3)), &|_, _| None));
     }
 }

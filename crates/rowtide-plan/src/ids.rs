@@ -12,3 +12,7 @@ pub struct BranchId(pub u16);
 /// Index into [`Plan::claims`](crate::plan::Plan::claims).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClaimId(pub u16);
+
+/// One of the [`Plan::sets`](crate::plan::Plan::sets).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SetId(pub u16);

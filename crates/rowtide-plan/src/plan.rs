@@ -1,6 +1,7 @@
 //! The plan: definition and catalog, compiled into what the server does with each row. Branches
 //! find rows by one anchor column; links lead from the rows of one branch to topics of another; a
-//! view is what can be reached from a user's claims. The plan is immutable while it serves, and
+//! view is what can be reached from a user's claims. What else a rule asks of other tables is asked
+//! of sets: each view has its own values of a set, which rows of branches fill. The plan is immutable while it serves, and
 //! every part of the server reads it: routing, loads, the engine and `rowtide explain`.
 
 use std::collections::BTreeSet;
@@ -9,18 +10,22 @@ use crate::catalog::CatalogTable;
 use crate::claims::{Claim, ClaimUse};
 use crate::documents::PlannedKind;
 use crate::filter::{ClaimFilter, Filter};
-use crate::value::ColumnType;
+use crate::row::Topic;
+use crate::value::{ColumnType, Value};
 use crate::write_rules::WriteRules;
 
-pub use crate::ids::{BranchId, ClaimId, TableId};
+pub use crate::ids::{BranchId, ClaimId, SetId, TableId};
 
 /// Definition and catalog, compiled.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     /// The tables of the definition and of its memberships, in that order.
     pub tables: Vec<Table>,
-    /// All branches. A link leads from a lower index to a higher one, so there are no cycles.
+    /// All branches. A link leads from a lower index to a higher one, and so does a set from the branches that fill it to
+    /// those that ask it; so there are no cycles.
     pub branches: Vec<Branch>,
+    /// How many sets the branches fill and ask.
+    pub sets: usize,
     /// The claims that the rules name, once for each type that one is compared as.
     pub claims: Vec<ClaimUse>,
     /// Sessions with a lower `appVersion`, or none, are told `client_too_old`.
@@ -64,19 +69,21 @@ pub struct Table {
 pub struct Branch {
     /// The table of the rows.
     pub table: TableId,
-    /// The anchor column (index into the catalog's columns); `None`: the same rows for all.
+    /// The anchor column (index into the catalog's columns); `None`: one topic for all who reach it.
     pub anchor: Option<usize>,
     /// Where the values of the anchor come from.
     pub source: Source,
     /// Which rows of the table are in: decided by the row alone.
     pub filter: Filter,
-    /// Which of those a view sees: what also depends on its claims. Judged over
+    /// Which of those a view sees: what also depends on its claims and its sets. Judged over
     /// [`crate::row::Image::kept`].
     pub claim_filter: ClaimFilter,
-    /// Whether its rows are sent to clients; otherwise they only name topics of other branches.
+    /// Whether its rows are sent to clients; otherwise they only name topics of other branches, and fill sets.
     pub published: bool,
     /// The topics that rows of this branch name.
     pub links: Vec<Link>,
+    /// The sets that rows of this branch fill.
+    pub fills: Vec<Fill>,
 }
 
 /// How a view reaches topics of a branch.
@@ -95,8 +102,19 @@ pub enum Source {
 pub struct Link {
     /// The branch whose topics are named.
     pub target: BranchId,
-    /// Where the topic's anchor value is found in [`crate::row::Image::kept`].
-    pub column: usize,
+    /// Where the topic's anchor value is found in [`crate::row::Image::kept`]; `None`: any row names the one topic of a
+    /// branch without an anchor.
+    pub column: Option<usize>,
+}
+
+/// Rows of one branch are the values of a set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fill {
+    /// The set.
+    pub set: SetId,
+    /// Where the parts of the value are found in [`crate::row::Image::kept`]; none where it only matters whether there is a
+    /// row.
+    pub columns: Vec<usize>,
 }
 
 impl Plan {
@@ -183,6 +201,26 @@ impl Table {
 }
 
 impl Branch {
+    /// Whether its rows name topics or fill sets, and so decide what is seen of other tables.
+    pub fn names_others(&self) -> bool {
+        !self.links.is_empty() || !self.fills.is_empty()
+    }
+
+    /// The topics that a row with these kept columns names.
+    pub fn named(&self, kept: &[Value]) -> impl Iterator<Item = Topic> {
+        self.links.iter().filter_map(|link| {
+            let anchor = link.column.map(|column| kept[column].clone());
+            let is_null = anchor.as_ref().is_some_and(Value::is_null);
+            (!is_null).then_some(Topic { branch: link.target, anchor })
+        })
+    }
+
+    /// The values that a row with these kept columns puts into sets.
+    pub fn filled(&self, kept: &[Value]) -> impl Iterator<Item = (SetId, Box<[Value]>)> {
+        let value = |fill: &Fill| fill.columns.iter().map(|column| kept[*column].clone()).collect();
+        self.fills.iter().map(move |fill| (fill.set, value(fill)))
+    }
+
     /// The type of the anchor column.
     pub fn anchor_type<'a>(&self, plan: &'a Plan) -> Option<&'a ColumnType> {
         let columns = &plan.table(self.table).catalog.columns;

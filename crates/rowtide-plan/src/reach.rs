@@ -36,7 +36,7 @@ impl Plan {
             };
             // What no row can change is decided here, so that nothing is loaded in vain.
             let open = conjuncts(&branch.claim_filter.0)
-                .filter(|part| !names_columns(part))
+                .filter(|part| !names_columns(part) && !part.asks_sets())
                 .all(|part| part.judge(&[], &claims.0) == Some(true));
             open.then_some(Topic { branch: BranchId(index as u16), anchor })
         };
@@ -77,6 +77,7 @@ mod tests {
             claim_filter: ClaimFilter(claims),
             published: true,
             links: Vec::new(),
+            fills: Vec::new(),
         };
         let all = || Predicate::Literal(Some(true));
         let admin = Predicate::Compare(
@@ -99,6 +100,7 @@ mod tests {
                 named("workspace", ColumnType::Int),
                 named("role", ColumnType::Text),
             ],
+            sets: 0,
             min_client: None,
             unfit: Vec::new(),
             unjudged: Vec::new(),

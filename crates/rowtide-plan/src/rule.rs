@@ -7,6 +7,8 @@
 pub(crate) mod normal;
 mod parse;
 
+use std::sync::Arc;
+
 use crate::catalog::TableName;
 use crate::claims::Claim;
 use crate::filter::Comparison;
@@ -28,16 +30,20 @@ pub(crate) enum Rule {
     IsNull(Term),
     /// `IN (literals)`.
     In(Term, Vec<Term>),
-    /// `column IN (SELECT …)`.
-    Member(Box<Member>),
+    /// `column IN (SELECT …)`, or `EXISTS (SELECT …)`. Shared by the alternatives that it stands in.
+    Member(Arc<Member>),
 }
 
-/// `column IN (SELECT selected FROM table WHERE rule)`.
+/// `(columns) IN (SELECT selected FROM table WHERE rule)`.
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
-    pub(crate) column: Name,
+    /// None where it only matters whether there is a row.
+    pub(crate) columns: Vec<Name>,
     pub(crate) table: TableReference,
-    pub(crate) selected: Name,
+    /// As many as `columns`.
+    pub(crate) selected: Vec<Name>,
+    /// Written as `EXISTS`: what is null is not found, and the answer is never null.
+    pub(crate) exists: bool,
     pub(crate) rule: Rule,
     pub(crate) span: Span,
 }

@@ -3,7 +3,7 @@
 //! come from the catalog and literals are quoted; nothing of a client's is ever part of it.
 
 use crate::catalog::CatalogColumn;
-use crate::filter::{Operand, Predicate};
+use crate::filter::{InSet, Operand, Predicate};
 use crate::ids::{BranchId, ClaimId};
 use crate::plan::{Plan, Table};
 use crate::value::{ColumnType, Family, Value};
@@ -128,15 +128,17 @@ pub(crate) fn compared(column: &CatalogColumn) -> String {
 pub fn predicate_sql(table: &Table, predicate: &Predicate) -> String {
     let no_claims =
         |_: ClaimId, _: Option<&CatalogColumn>| unreachable!("a row filter holds no claims");
-    predicate_with_claims(table, predicate, &no_claims)
+    let no_sets = |_: &InSet| unreachable!("a row filter asks no set");
+    predicate_with_claims(table, predicate, &no_claims, &no_sets)
 }
 
-/// As [`predicate_sql`], for predicates that hold claims as well: `claim` writes one that is compared
-/// with a column, or with a literal.
+/// As [`predicate_sql`], for predicates that hold claims and ask sets as well: `claim` writes one that is compared
+/// with a column, or with a literal, and `set` writes who is in one.
 pub(crate) fn predicate_with_claims(
     table: &Table,
     predicate: &Predicate,
     claim: &dyn Fn(ClaimId, Option<&CatalogColumn>) -> String,
+    set: &dyn Fn(&InSet) -> String,
 ) -> String {
     let column = |operand: &Operand| match operand {
         Operand::Column(index) => Some(&table.catalog.columns[*index]),
@@ -147,7 +149,7 @@ pub(crate) fn predicate_with_claims(
             return of_none.to_owned();
         }
         let parts: Vec<String> =
-            parts.iter().map(|part| predicate_with_claims(table, part, claim)).collect();
+            parts.iter().map(|part| predicate_with_claims(table, part, claim, set)).collect();
         format!("({})", parts.join(word))
     };
     // A literal takes the type of the column that it is compared with.
@@ -167,7 +169,10 @@ pub(crate) fn predicate_with_claims(
             }
             _ => format!("{} IS NULL", operand(inner, None)),
         },
-        Predicate::Not(inner) => format!("NOT ({})", predicate_with_claims(table, inner, claim)),
+        Predicate::Not(inner) => {
+            format!("NOT ({})", predicate_with_claims(table, inner, claim, set))
+        }
+        Predicate::InSet(test) => set(test),
         Predicate::And(parts) => joined(parts, " AND ", "true"),
         Predicate::Or(parts) => joined(parts, " OR ", "false"),
         Predicate::Compare(comparison, left, right) => {

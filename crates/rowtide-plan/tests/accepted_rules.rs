@@ -104,6 +104,41 @@ fn memberships() {
 }
 
 #[test]
+fn sets() {
+    kept(
+        "sets",
+        &drawn(&[
+            "id IN (SELECT note FROM share WHERE person = auth.user_id) AND team IN (SELECT team FROM member WHERE person = auth.user_id)",
+            "(\"ownerId\" = auth.user_id OR id IN (SELECT note FROM share WHERE person = auth.user_id)) AND team IN (SELECT team FROM member WHERE person = auth.user_id)",
+            "team IN (SELECT team FROM member WHERE person = auth.user_id) AND (shared OR id IN (SELECT note FROM share WHERE person = auth.user_id))",
+            "team IN (SELECT team FROM member WHERE person = auth.user_id) AND \"ownerId\" NOT IN (SELECT person FROM share)",
+            "\"ownerId\" = auth.user_id AND NOT (id IN (SELECT note FROM share) AND team IN (SELECT team FROM member))",
+            "NOT (shared OR id IN (SELECT note FROM share WHERE person = auth.user_id))",
+            "EXISTS (SELECT 1 FROM share AS s WHERE s.note = note.id AND (note.\"ownerId\" = s.person AND person <> 'x'))",
+            "(id, \"ownerId\") IN (SELECT note, person FROM share)",
+            "shared AND NOT EXISTS (SELECT * FROM share WHERE note.id = share.note AND person = auth.user_id)",
+            "\"ownerId\" = auth.user_id OR EXISTS (SELECT FROM member WHERE person = auth.user_id AND role = 'admin')",
+            "\"ownerId\" = auth.claims.owner AND EXISTS (SELECT FROM member WHERE person = auth.user_id)",
+            "NOT EXISTS (SELECT person FROM member WHERE person = auth.user_id)",
+            "team IN (SELECT team FROM member WHERE person = auth.user_id AND person NOT IN (SELECT person FROM share))",
+            "id NOT IN (SELECT note FROM share WHERE false)",
+        ]),
+    );
+}
+
+#[test]
+fn a_table_that_is_held_whole_because_of_others_is_named() {
+    let held = |rule: &str| {
+        let plan = plan(&format!("[tables.note]\nvisible = '''{rule}'''"), &notes());
+        check_plan(&plan).iter().filter(|problem| problem.what.contains("held in memory")).count()
+    };
+    assert_eq!(held("EXISTS (SELECT 1 FROM member WHERE person = auth.user_id)"), 1);
+    assert_eq!(held("id NOT IN (SELECT note FROM share WHERE person = auth.user_id)"), 1);
+    assert_eq!(held("\"ownerId\" = auth.user_id AND id NOT IN (SELECT note FROM share)"), 0);
+    assert_eq!(held("shared"), 0);
+}
+
+#[test]
 fn documents() {
     let definition = r#"
 [tables.note]

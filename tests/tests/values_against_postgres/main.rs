@@ -79,11 +79,13 @@ impl World {
             claim_filter: ClaimFilter(Predicate::Literal(Some(true))),
             published: true,
             links: Vec::new(),
+            fills: Vec::new(),
         };
         let branches = branches.into_iter().map(branch).collect();
         Plan {
             tables: vec![table],
             branches,
+            sets: 0,
             claims: Vec::new(),
             min_client: None,
             ..Plan::default()

@@ -13,6 +13,7 @@ use rowtide_protocol::Lsn;
 
 use super::Engine;
 use crate::rows::Replaced;
+use crate::sets::Moment;
 use crate::topic::{Ahead, Pending, TopicKey, Unfit, ViewKey};
 use crate::topics::Topics;
 use crate::view::View;
@@ -146,7 +147,7 @@ impl Engine {
         let branch_id = state.id().branch;
         let plan = Arc::clone(&self.plan);
         let branch = plan.branch(branch_id);
-        let (has_links, published) = (!branch.links.is_empty(), branch.published);
+        let (has_links, published) = (branch.names_others(), branch.published);
         // Views that have sent the topic's rows before; none when it is loaded for the first time.
         let informed =
             was_read && published && state.views().iter().any(|view| self.views[*view].had(key));
@@ -195,7 +196,7 @@ impl Engine {
         let branch = self.plan.branch(state.id().branch);
         let saw_here = |view: &View, row_key: &Bytes| {
             let old = old_rows.get(row_key);
-            old.is_some_and(|old| branch.claim_filter.passes(&old.image.kept, &view.claims))
+            old.is_some_and(|old| view.saw(branch, &old.image.kept))
         };
         let view = &self.views[view_key];
         let saw: Vec<bool> = changed
@@ -208,11 +209,11 @@ impl Engine {
             .collect();
         let view = self.views.mark(view_key);
         // Changes that were not kept may have moved a touched row out, and in again.
-        let claims = &view.claims;
+        let (sets, claims) = (&view.sets, &view.claims);
         for touched in view.touched.of_table(branch.table) {
             let old = old_rows.get(&touched.key).filter(|_| state.is_touched_late(touched.first));
             touched.was_visible |=
-                old.is_some_and(|old| branch.claim_filter.passes(&old.image.kept, claims));
+                old.is_some_and(|old| sets.pass(Moment::Told, branch, &old.image.kept, claims));
             if let Some(row) = state.rows().get(&touched.key) {
                 touched.was_loaded(row, state.ahead());
             }
@@ -238,8 +239,7 @@ impl Engine {
                 return false;
             };
             let row = self.topics[key].rows().get(&image.key);
-            branch.published
-                && row.is_some_and(|row| branch.claim_filter.passes(&row.image.kept, &view.claims))
+            branch.published && row.is_some_and(|row| view.saw(branch, &row.image.kept))
         })
     }
 }

@@ -23,12 +23,14 @@ impl Engine {
     pub(super) fn speak(&mut self, out: &mut Vec<Output>) {
         self.topics.pass(self.position);
         self.views.pass(self.position);
+        self.follow_sets();
         let mut shared = None;
         let mut dirty = self.views.take_dirty();
         for key in dirty.drain(..) {
             if self.views[key].resume().is_some() {
                 self.advance_resume(key);
             }
+            self.need_rows_of_sets(key);
             // What has changed for someone who comes back may have to be loaded, or be known already.
             let view = &self.views[key];
             if view.is_whole(self.position) && view.resume().is_none() {
@@ -43,8 +45,10 @@ impl Engine {
 
     /// Brings the sessions of a whole view to the present.
     fn flush(&mut self, key: ViewKey, shared: &mut Option<SharedBody>, out: &mut Vec<Output>) {
+        self.touch_by_sets(key);
         self.detach_leaving(key);
         let view = &mut self.views[key];
+        view.sets.were_told();
         let (touched, gained) = view.take_news();
         let mut acknowledgements = std::mem::take(&mut view.acknowledgements);
         let view = &self.views[key];
@@ -147,9 +151,7 @@ impl Engine {
             let key = self.topics.find(topic).filter(|key| view.reach.contains_key(key))?;
             let state = &self.topics[key];
             let row = if state.was_read() { state.rows().get(&touched.key)? } else { latest };
-            let sees =
-                branch.published && branch.claim_filter.passes(&row.image.kept, &view.claims);
-            sees.then_some(row)
+            (branch.published && view.sees(branch, &row.image.kept)).then_some(row)
         })
     }
 
@@ -216,7 +218,7 @@ impl Engine {
         let topics = topics.map(|key| &self.topics[*key]);
         let published = topics.filter(|state| self.plan.branch(state.id().branch).published);
         let rows = published.map(|state| (state.id(), state.rows()));
-        ViewRows::freeze(&self.plan, &view.claims, rows)
+        ViewRows::freeze(&self.plan, &view.claims, view.sets.freeze(), rows)
     }
 }
 

@@ -8,14 +8,16 @@ use rowtide_plan::plan::BranchId;
 use rowtide_plan::row::{Image, Row, Topic};
 
 use super::Engine;
+use crate::sets::Moment;
 use crate::topic::{TopicKey, ViewKey};
+use crate::view::View;
 
 /// Which topics a view needs the rows of.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Rows {
     /// Of each.
     All,
-    /// Of those only whose rows name other topics.
+    /// Of those only whose rows name other topics, or fill sets.
     IfItNames,
 }
 
@@ -34,29 +36,34 @@ impl Engine {
         {
             return;
         }
-        for topic in after.map_or_else(Vec::new, |row| self.named(view, branch, &row.image)) {
-            self.reach(view, topic);
-        }
-        for topic in before.map_or_else(Vec::new, |row| self.named(view, branch, &row.image)) {
-            if let Some(key) = self.topics.find(&topic) {
-                self.unreach(view, key);
+        for (row, counts) in [(after, true), (before, false)] {
+            let Some(row) = row else { continue };
+            let View { sets, claims, .. } = &self.views[view];
+            if sets.pass(Moment::Followed, self.plan.branch(branch), &row.image.kept, claims) {
+                self.count(view, branch, &row.image, counts);
             }
         }
     }
 
-    /// The topics that a row of `branch` names for `view`.
-    fn named(&self, view: ViewKey, branch: BranchId, image: &Image) -> Vec<Topic> {
-        let branch = self.plan.branch(branch);
-        if branch.links.is_empty()
-            || !branch.claim_filter.passes(&image.kept, &self.views[view].claims)
-        {
-            return Vec::new();
+    /// A row that `view` sees counts from now on, or does not any more: for the topics that it names, and in the sets that
+    /// it fills.
+    pub(super) fn count(&mut self, view: ViewKey, branch: BranchId, image: &Image, counts: bool) {
+        let plan = Arc::clone(&self.plan);
+        let branch = plan.branch(branch);
+        for (set, member) in branch.filled(&image.kept) {
+            let sets = &mut self.views.mark(view).sets;
+            match counts {
+                true => sets.add(set, member),
+                false => sets.remove(set, member),
+            }
         }
-        let named = branch.links.iter().map(|link| (link.target, &image.kept[link.column]));
-        named
-            .filter(|(_, value)| !value.is_null())
-            .map(|(branch, value)| Topic { branch, anchor: Some(value.clone()) })
-            .collect()
+        for topic in branch.named(&image.kept) {
+            if counts {
+                self.reach(view, topic);
+            } else if let Some(key) = self.topics.find(&topic) {
+                self.unreach(view, key);
+            }
+        }
     }
 
     /// One more reason for `view` to reach `topic`.
@@ -81,7 +88,7 @@ impl Engine {
         if !was_leaving {
             self.attach(view_key, key);
         }
-        if !self.plan.branch(branch).links.is_empty() {
+        if self.plan.branch(branch).names_others() {
             for row in self.rows_of(key) {
                 self.follow(view_key, branch, None, Some(&row));
             }
@@ -90,7 +97,7 @@ impl Engine {
 
     /// The topic, in use from now on; its rows are loaded if they have to be.
     fn topic(&mut self, topic: Topic, rows: Rows) -> TopicKey {
-        let needed = rows == Rows::All || !self.plan.branch(topic.branch).links.is_empty();
+        let needed = rows == Rows::All || self.plan.branch(topic.branch).names_others();
         let key = self.topics.enter(topic);
         if needed {
             self.need_rows(key);
@@ -113,7 +120,7 @@ impl Engine {
             let (view, state) = (&mut self.views[view_key], &self.topics[key]);
             let branch = self.plan.branch(state.id().branch);
             for row in state.rows().iter().filter(|_| branch.published) {
-                if branch.claim_filter.passes(&row.image.kept, &view.claims) {
+                if view.saw(branch, &row.image.kept) {
                     let touched =
                         view.touched.row(branch.table, &row.image.key, true, self.position);
                     touched.was_held(row);
@@ -141,7 +148,7 @@ impl Engine {
         let tells_what_was = state.tells_what_was(self.position);
         if branch.published && had && tells_what_was {
             for row in state.rows().iter() {
-                if branch.claim_filter.passes(&row.image.kept, &view.claims) {
+                if view.saw(branch, &row.image.kept) {
                     let touched =
                         view.touched.row(branch.table, &row.image.key, true, self.position);
                     // A topic that waits to be loaded again still has the rows of before, and changes that
@@ -160,7 +167,7 @@ impl Engine {
         } else {
             self.detach(view_key, key);
         }
-        if !branch.links.is_empty() {
+        if branch.names_others() {
             for row in self.rows_of(key) {
                 self.follow(view_key, branch_id, Some(&row), None);
             }

@@ -6,6 +6,7 @@
 //! message was made at the cursor: topics that it has gained, topics that are leaving, rows that were
 //! touched. Everything behind that is the ordinary way of a view to its next message.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rowtide_feed::{Changes, History, Transaction};
@@ -17,6 +18,7 @@ use rowtide_protocol::Lsn;
 use super::{Engine, Output, Progress};
 use crate::resume::{HistoryId, MAX_RESUME_BYTES, MAX_RESUME_TICKS, Resume, STILL_TICKS};
 use crate::sessions::Opening;
+use crate::sets::{Moment, ViewSets};
 use crate::topic::{TopicKey, ViewKey};
 use crate::touched::Touched;
 use crate::view::{View, ViewPhase};
@@ -62,7 +64,8 @@ impl Engine {
             since: Vec::new(),
             since_bytes: 0,
         };
-        let key = self.views.add(opening.claims, ViewPhase::Resuming(Box::new(resume)));
+        let key =
+            self.views.add(opening.claims, ViewPhase::Resuming(Box::new(resume)), self.plan.sets);
         self.sessions.enter(opening.session, key, opening.client);
         reached.into_iter().for_each(|topic| self.reach(key, topic));
         // Nothing is said before the stream is where the client is already.
@@ -103,8 +106,10 @@ impl Engine {
         let Some(resume) = view.resume() else { return };
         let mut then = TopicsThen::default();
         let (mut unknown, mut unread) = (Vec::new(), Vec::new());
-        let mut open = self.plan.reached(&view.claims);
-        while let Some(topic) = open.pop() {
+        // In the order of branches: what fills a set comes before what asks it.
+        let mut open: BTreeSet<Topic> = self.plan.reached(&view.claims).into_iter().collect();
+        let mut sets = ViewSets::new(self.plan.sets);
+        while let Some(topic) = open.pop_first() {
             if !then.insert(&topic) {
                 continue;
             }
@@ -113,7 +118,8 @@ impl Engine {
                 unknown.push(topic);
                 continue;
             }
-            if branch.links.is_empty() {
+            let is_unknown = !unknown.is_empty() || !unread.is_empty();
+            if !branch.names_others() || (is_unknown && branch.claim_filter.0.asks_sets()) {
                 continue;
             }
             let Some(key) = self.topics.find(&topic).filter(|key| view.looks_at(*key)) else {
@@ -121,14 +127,10 @@ impl Engine {
                 continue;
             };
             for image in resume.images_then(&topic, self.topics[key].rows()) {
-                if !branch.claim_filter.passes(&image.kept, &view.claims) {
-                    continue;
+                if sets.pass(Moment::Now, branch, &image.kept, &view.claims) {
+                    open.extend(branch.named(&image.kept));
+                    branch.filled(&image.kept).for_each(|(set, member)| sets.add(set, member));
                 }
-                let named = branch.links.iter().map(|link| (link.target, &image.kept[link.column]));
-                let named = named.filter(|(_, value)| !value.is_null());
-                open.extend(
-                    named.map(|(branch, value)| Topic { branch, anchor: Some(value.clone()) }),
-                );
             }
         }
         let reached = view.reach.keys().map(|key| self.topics[*key].id());
@@ -136,7 +138,7 @@ impl Engine {
             reached.filter(|topic| !resume.known.contains(topic) && !then.contains(topic)).cloned(),
         );
         if unknown.is_empty() && unread.is_empty() {
-            return self.complete_resume(key, &then);
+            return self.complete_resume(key, &then, &sets);
         }
         if !unknown.is_empty() {
             self.ask_history(key, unknown);
@@ -173,8 +175,8 @@ impl Engine {
     }
 
     /// Puts the view into the state of one whose last message was made at the cursor, when it reached
-    /// the topics `then`.
-    fn complete_resume(&mut self, key: ViewKey, then: &TopicsThen) {
+    /// the topics `then` and its sets had what is in `sets`.
+    fn complete_resume(&mut self, key: ViewKey, then: &TopicsThen, sets: &ViewSets) {
         let Some(session) = self.views[key].resume().map(|resume| resume.opening.session) else {
             return;
         };
@@ -183,8 +185,9 @@ impl Engine {
             return;
         };
         let view = &mut self.views[key];
+        view.sets.were_told_by(sets);
         let (topics, plan) = (&self.topics, &self.plan);
-        let (reach, claims) = (&view.reach, &view.claims);
+        let (reach, sets, claims) = (&view.reach, &view.sets, &view.claims);
         view.gained.retain(|key| !then.contains(topics[*key].id()));
         view.touched = Touched::default();
         for change in resume.changes() {
@@ -197,7 +200,9 @@ impl Engine {
             }
             let saw = |topic: &Topic, kept: &[_]| {
                 let branch = plan.branch(topic.branch);
-                branch.published && then.contains(topic) && branch.claim_filter.passes(kept, claims)
+                branch.published
+                    && then.contains(topic)
+                    && sets.pass(Moment::Told, branch, kept, claims)
             };
             let was_visible =
                 old.is_some_and(|old| old.topics.iter().any(|topic| saw(topic, &old.kept)));

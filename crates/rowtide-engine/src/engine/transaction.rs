@@ -62,8 +62,7 @@ impl Engine {
                 for view_key in state.views() {
                     if before {
                         let view = &self.views[*view_key];
-                        if !view.had(key) || !branch.claim_filter.passes(&image.kept, &view.claims)
-                        {
+                        if !view.had(key) || !view.saw(branch, &image.kept) {
                             continue;
                         }
                         let view = self.views.mark(*view_key);
@@ -102,7 +101,7 @@ impl Engine {
             }
             let before = self.topics.change_row(key, change);
             let branch = topic.branch;
-            if !self.plan.branch(branch).links.is_empty() {
+            if self.plan.branch(branch).names_others() {
                 let after = self.topics[key].row_after(change).cloned();
                 for view in self.reached_by(key) {
                     self.follow(view, branch, before.as_ref(), after.as_ref());

@@ -25,28 +25,35 @@ impl User {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-pub(super) enum IntColumn {
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Column {
     Id,
     X,
+    Y,
 }
 
 #[derive(Clone, Debug)]
 pub(super) enum Rule {
     And(Vec<Rule>),
     Or(Vec<Rule>),
+    Not(Box<Rule>),
     Filter(Filter),
     /// `y = auth.user_id`
     OwnedByUser,
     /// `x = auth.claims.level`
     AtLevel,
-    /// `column IN (SELECT selected FROM table WHERE rule)`
-    Member {
-        column: IntColumn,
-        selected: IntColumn,
-        table: usize,
-        rule: Box<Rule>,
-    },
+    Member(Member),
+}
+
+/// `(columns) IN (SELECT selected FROM table WHERE rule)`, or an `EXISTS` with these equalities.
+#[derive(Clone, Debug)]
+pub(super) struct Member {
+    exists: bool,
+    /// None only with `exists`.
+    columns: Vec<Column>,
+    selected: Vec<Column>,
+    table: usize,
+    rule: Box<Rule>,
 }
 
 #[derive(Clone, Debug)]
@@ -64,8 +71,11 @@ pub(super) enum Filter {
 }
 
 impl Rule {
-    /// A rule that the language accepts: no alternative has two memberships.
+    /// A rule of the language.
     pub(super) fn random(rng: &mut SmallRng, depth: u32) -> Rule {
+        if rng.random_bool(0.6) {
+            return Rule::expression(rng, depth, depth.max(1));
+        }
         let alternatives = rng.random_range(1..4);
         let mut any: Vec<Rule> = (0..alternatives).map(|_| Rule::alternative(rng, depth)).collect();
         let rule = if any.len() == 1 { any.remove(0) } else { Rule::Or(any) };
@@ -73,18 +83,29 @@ impl Rule {
         if rng.random_bool(0.3) { Rule::And(vec![rule, Filter::random(rng)]) } else { rule }
     }
 
+    /// Anything, of so many levels.
+    fn expression(rng: &mut SmallRng, depth: u32, levels: u32) -> Rule {
+        let parts = |rng: &mut SmallRng| {
+            (0..rng.random_range(2..4)).map(|_| Rule::expression(rng, depth, levels - 1)).collect()
+        };
+        match rng.random_range(0..10) {
+            0..3 if levels > 0 => Rule::And(parts(rng)),
+            3..5 if levels > 0 => Rule::Or(parts(rng)),
+            5 => Rule::Not(Box::new(Rule::expression(rng, depth, levels.saturating_sub(1)))),
+            6 => Rule::OwnedByUser,
+            7 if rng.random_bool(0.5) => Rule::AtLevel,
+            7 => Filter::random(rng),
+            _ if depth > 0 => Rule::Member(Member::random(rng, depth)),
+            _ => Filter::random(rng),
+        }
+    }
+
     fn alternative(rng: &mut SmallRng, depth: u32) -> Rule {
         let mut all = match rng.random_range(0..10) {
             0..3 => vec![Rule::OwnedByUser],
             3..5 => vec![Rule::AtLevel],
             5..9 if depth > 0 => {
-                let column = |rng: &mut SmallRng| {
-                    if rng.random_bool(0.5) { IntColumn::Id } else { IntColumn::X }
-                };
-                let (column, selected) = (column(rng), column(rng));
-                let table = rng.random_range(0..TABLES.len());
-                let rule = Box::new(Rule::random(rng, depth - 1));
-                vec![Rule::Member { column, selected, table, rule }]
+                vec![Rule::Member(Member::random(rng, depth))]
             }
             5..9 => vec![Rule::OwnedByUser, Rule::AtLevel],
             _ => vec![Rule::Filter(Filter::XLess(2))],
@@ -95,23 +116,23 @@ impl Rule {
         if all.len() == 1 { all.remove(0) } else { Rule::And(all) }
     }
 
-    pub(super) fn sql(&self) -> String {
+    /// As SQL where the table is called `outer`.
+    pub(super) fn sql(&self, outer: &str) -> String {
         let joined = |rules: &[Rule], word: &str| {
-            let parts: Vec<String> = rules.iter().map(|rule| format!("({})", rule.sql())).collect();
+            let parts: Vec<String> =
+                rules.iter().map(|rule| format!("({})", rule.sql(outer))).collect();
             parts.join(word)
         };
         match self {
             Rule::And(rules) => joined(rules, " AND "),
             Rule::Or(rules) => joined(rules, " OR "),
+            Rule::Not(rule) => match rule.as_ref() {
+                Rule::Member(member) => member.sql(outer, "NOT "),
+                rule => format!("NOT ({})", rule.sql(outer)),
+            },
             Rule::OwnedByUser => "y = auth.user_id".to_owned(),
             Rule::AtLevel => "auth.claims.level = x".to_owned(),
-            Rule::Member { column, selected, table, rule } => format!(
-                "{} IN (SELECT {} FROM {} WHERE {})",
-                column.name(),
-                selected.name(),
-                TABLES[*table],
-                rule.sql()
-            ),
+            Rule::Member(member) => member.sql(outer, ""),
             Rule::Filter(filter) => match filter {
                 Filter::Flag => "flag".to_owned(),
                 Filter::NotFlag => "NOT flag".to_owned(),
@@ -134,15 +155,10 @@ impl Rule {
             Rule::Or(rules) => {
                 all(rules.iter().map(|rule| not(rule.judge(row, user, data)))).map(|all| !all)
             }
+            Rule::Not(rule) => not(rule.judge(row, user, data)),
             Rule::OwnedByUser => row.y.map(|y| y == user.id),
             Rule::AtLevel => equal(row.x, user.level),
-            Rule::Member { column, selected, table, rule } => {
-                let of = data[*table].values();
-                let chosen = of.filter(|inner| rule.judge(inner, user, data) == Some(true));
-                let values: Vec<Option<i64>> = chosen.map(|inner| selected.of(inner)).collect();
-                let here = column.of(row);
-                not(all(values.into_iter().map(|value| not(equal(here, value)))))
-            }
+            Rule::Member(member) => member.judge(row, user, data),
             Rule::Filter(filter) => match filter {
                 Filter::Flag => row.flag,
                 Filter::NotFlag => not(row.flag),
@@ -177,18 +193,77 @@ impl Filter {
     }
 }
 
-impl IntColumn {
+impl Member {
+    fn random(rng: &mut SmallRng, depth: u32) -> Member {
+        let exists = rng.random_bool(0.3);
+        let most = if rng.random_bool(0.8) { 1 } else { 2 };
+        let least = usize::from(!exists || rng.random_bool(0.6));
+        let pairs: Vec<(Column, Column)> = (0..rng.random_range(least..=most.max(least)))
+            .map(|_| {
+                if rng.random_bool(0.2) {
+                    return (Column::Y, Column::Y);
+                }
+                let mut column = || [Column::Id, Column::X][rng.random_range(0..2)];
+                (column(), column())
+            })
+            .collect();
+        let (columns, selected) = pairs.into_iter().unzip();
+        let table = rng.random_range(0..TABLES.len());
+        let rule = Box::new(Rule::random(rng, depth - 1));
+        Member { exists, columns, selected, table, rule }
+    }
+
+    fn sql(&self, outer: &str, not: &str) -> String {
+        let names = |columns: &[Column], of: &str| -> Vec<String> {
+            columns.iter().map(|column| format!("{of}{}", column.name())).collect()
+        };
+        let alias = format!("{outer}_{}", TABLES[self.table]);
+        let table = TABLES[self.table];
+        let rule = self.rule.sql(&alias);
+        if self.exists {
+            let inner = names(&self.selected, &format!("{alias}."));
+            let outer = names(&self.columns, &format!("{outer}."));
+            let equal = inner.iter().zip(&outer).map(|(a, b)| format!("{a} = {b} AND "));
+            let equal: String = equal.collect();
+            return format!("{not}EXISTS (SELECT 1 FROM {table} AS {alias} WHERE {equal}({rule}))");
+        }
+        let columns = match names(&self.columns, "") {
+            one if one.len() == 1 => one.join(""),
+            several => format!("({})", several.join(", ")),
+        };
+        let selected = names(&self.selected, "").join(", ");
+        format!("{columns} {not}IN (SELECT {selected} FROM {table} AS {alias} WHERE {rule})")
+    }
+
+    fn judge(&self, row: &DataRow, user: &User, data: &Data) -> Option<bool> {
+        let of = data[self.table].values();
+        let chosen = of.filter(|inner| self.rule.judge(inner, user, data) == Some(true));
+        let same = |inner: &DataRow| {
+            let pairs = self.columns.iter().zip(&self.selected);
+            all(pairs.map(|(column, selected)| Some(column.of(row)? == selected.of(inner)?)))
+        };
+        let answers: Vec<Option<bool>> = chosen.map(same).collect();
+        if self.exists {
+            return Some(answers.contains(&Some(true)));
+        }
+        not(all(answers.into_iter().map(not)))
+    }
+}
+
+impl Column {
     fn name(self) -> &'static str {
         match self {
-            IntColumn::Id => "id",
-            IntColumn::X => "x",
+            Column::Id => "id",
+            Column::X => "x",
+            Column::Y => "y",
         }
     }
 
-    fn of(self, row: &DataRow) -> Option<i64> {
+    fn of(self, row: &DataRow) -> Option<String> {
         match self {
-            IntColumn::Id => Some(row.id),
-            IntColumn::X => row.x,
+            Column::Id => Some(row.id.to_string()),
+            Column::X => row.x.map(|x| x.to_string()),
+            Column::Y => row.y.map(str::to_owned),
         }
     }
 }

@@ -121,9 +121,11 @@ impl Compiler<'_> {
         let help = match outer {
             // Postgres would take it from there.
             Some(outer) => Some(format!(
-                "`{}` has it, but a membership cannot look at the outer row: compare that beside the \
-                 membership, with AND",
-                outer.name
+                "`{outer}` has it: write `{outer}.{column}`, which can be compared with = in an EXISTS: \
+                 `EXISTS (SELECT 1 FROM {inner} WHERE {inner}.a = {outer}.{column} AND …)`",
+                outer = quote_if_needed(&outer.name),
+                column = quote_if_needed(&name.text),
+                inner = quote_if_needed(&catalog.name),
             )),
             None => meant(&name.text, names.clone()),
         };
@@ -170,6 +172,12 @@ fn meant<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Option<St
     } else {
         format!("did you mean \"{close}\"?")
     })
+}
+
+/// A name as it is written in a rule.
+fn quote_if_needed(name: &str) -> String {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if name.chars().all(plain) { name.to_owned() } else { quote_identifier(name) }
 }
 
 /// The first of these names, for people.

@@ -75,7 +75,7 @@ impl Compiler<'_> {
             Rule::Compare(comparison, left, right, span) => {
                 self.comparison(table, *comparison, left, right, span)?
             }
-            Rule::Member(_) => unreachable!("the normal form keeps memberships out of filters"),
+            Rule::Member(member) => self.member_predicate(table, member)?,
         })
     }
 

@@ -1,6 +1,10 @@
 //! A rule as alternatives. Negation is pushed down to the leaves, and `AND` is distributed over those
 //! `OR`s that hold an anchor, so that each alternative can be found by one column; an `OR` of mere
-//! filters stays a filter. Both steps keep SQL's answer for every row, null included.
+//! filters stays a filter. Where several conditions ask other tables, the first that finds every row that is
+//! in is the anchor, and the others are filters as they stand. All of this keeps SQL's answer for every row,
+//! null included.
+
+use std::sync::Arc;
 
 use super::{Member, Rule, Term};
 use crate::error::DefinitionProblem;
@@ -16,11 +20,11 @@ pub(crate) type Alternative<'a> = Vec<Part<'a>>;
 /// One condition of an alternative.
 #[derive(Clone, Debug)]
 pub(crate) enum Part<'a> {
-    /// A membership: the anchor.
-    Member(&'a Member),
+    /// A membership: an anchor, or a filter beside one.
+    Member(&'a Arc<Member>),
     /// `column = claim`: an anchor, or a filter beside one.
     ClaimEqual(Rule),
-    /// Decided by the row, and perhaps claims. Holds no membership.
+    /// Decided by the row, and perhaps claims and sets.
     Filter(Rule),
 }
 
@@ -41,7 +45,7 @@ impl Part<'_> {
 /// The alternatives of `rule`.
 ///
 /// # Errors
-/// A negated membership, or too many alternatives.
+/// Too many alternatives.
 pub(crate) fn alternatives(
     rule: &Rule,
     whole: Span,
@@ -62,13 +66,61 @@ fn has_anchor(rule: &Rule, negated: bool) -> bool {
     match rule {
         Rule::And(parts) | Rule::Or(parts) => parts.iter().any(|part| has_anchor(part, negated)),
         Rule::Not(inner) => has_anchor(inner, !negated),
-        Rule::Member(_) => true,
+        Rule::Member(_) => !negated,
         Rule::Compare(comparison, left, right, span) => {
             let comparison = if negated { comparison.negated() } else { *comparison };
             is_claim_equal(&Rule::Compare(comparison, left.clone(), right.clone(), span.clone()))
         }
         _ => false,
     }
+}
+
+/// How well a condition finds rows by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Finds {
+    /// Rows that it does not name may be in.
+    Not,
+    /// It says whether the whole table is in.
+    All,
+    /// Every row that is in is found by a column.
+    ByColumn,
+}
+
+fn finds(rule: &Rule, negated: bool) -> Finds {
+    match (rule, negated) {
+        (Rule::Not(inner), _) => finds(inner, !negated),
+        (Rule::And(parts), false) | (Rule::Or(parts), true) => {
+            parts.iter().map(|part| finds(part, negated)).max().unwrap_or(Finds::Not)
+        }
+        (Rule::Or(parts), false) | (Rule::And(parts), true) => {
+            parts.iter().map(|part| finds(part, negated)).min().unwrap_or(Finds::Not)
+        }
+        (Rule::Member(member), false) if member.columns.is_empty() => Finds::All,
+        (rule, negated) if has_anchor(rule, negated) => Finds::ByColumn,
+        _ => Finds::Not,
+    }
+}
+
+/// Whether the rule, or its negation, may find rows by a membership.
+fn has_membership(rule: &Rule, negated: bool) -> bool {
+    match rule {
+        Rule::And(parts) | Rule::Or(parts) => {
+            parts.iter().any(|part| has_membership(part, negated))
+        }
+        Rule::Not(inner) => has_membership(inner, !negated),
+        Rule::Member(_) => !negated,
+        _ => false,
+    }
+}
+
+/// Where several of the conditions that must hold ask other tables: the one that finds the rows, so that the others can
+/// be filters as they stand.
+fn finder(parts: &[Rule], negated: bool) -> Option<usize> {
+    if parts.iter().filter(|part| has_membership(part, negated)).count() < 2 {
+        return None;
+    }
+    let best = parts.iter().map(|part| finds(part, negated)).max().filter(|f| *f != Finds::Not)?;
+    parts.iter().position(|part| finds(part, negated) == best)
 }
 
 fn distribute<'a>(
@@ -86,16 +138,16 @@ fn distribute<'a>(
     match (rule, negated) {
         (Rule::Not(inner), _) => distribute(inner, !negated, whole),
         (Rule::Member(member), false) => Ok(vec![vec![Part::Member(member)]]),
-        (Rule::Member(member), true) => Err(DefinitionProblem::new(
-            member.span.clone(),
-            "NOT over a membership is not supported in a read rule",
-            "a row would become visible by what is not there",
-        )
-        .help("keep a column on the row that says it, and test that column")),
         (Rule::And(parts), false) | (Rule::Or(parts), true) => {
             let mut product: Vec<Alternative<'a>> = vec![Vec::new()];
-            for part in parts {
-                let factor = distribute(part, negated, whole)?;
+            let finder = finder(parts, negated);
+            for (at, part) in parts.iter().enumerate() {
+                let is_filter = finder.is_some_and(|finder| finder != at);
+                let factor = if is_filter && has_membership(part, negated) {
+                    vec![vec![Part::Filter(push_down(part, negated))]]
+                } else {
+                    distribute(part, negated, whole)?
+                };
                 let both = |left: &Alternative<'a>| {
                     let left = left.clone();
                     factor.iter().map(move |right| [left.as_slice(), right].concat())
@@ -129,7 +181,7 @@ fn limit(alternatives: usize, whole: &Span) -> Result<(), DefinitionProblem> {
     .help("every OR beside an anchor doubles them: move what is common out of the OR"))
 }
 
-/// The rule without memberships, negated or not, with `NOT` only over what cannot be turned round.
+/// The rule, negated or not, with `NOT` only over what cannot be turned round.
 fn push_down(rule: &Rule, negated: bool) -> Rule {
     let each = |parts: &[Rule]| parts.iter().map(|part| push_down(part, negated)).collect();
     match (rule, negated) {
@@ -154,13 +206,14 @@ mod tests {
     use crate::rule::{Name, TableReference};
 
     const COLUMNS: [&str; 3] = ["a", "b", "c"];
+    const MEMBERS: [&str; 3] = ["first", "second", "third"];
 
     /// What the columns, the claim and the memberships are, for one row and one view.
     #[derive(Clone, Copy, Debug)]
     struct World {
         columns: [Option<i8>; 3],
         claim: Option<i8>,
-        member: [Option<bool>; 2],
+        member: [Option<bool>; 3],
     }
 
     impl World {
@@ -217,13 +270,15 @@ mod tests {
                         Some(false)
                     }
                 }
-                Rule::Member(member) => self.member[usize::from(member.table.name == "second")],
+                Rule::Member(member) => {
+                    self.member[MEMBERS.iter().position(|name| *name == member.table.name).unwrap()]
+                }
             }
         }
 
         fn judge_part(&self, part: &Part<'_>) -> Option<bool> {
             match part {
-                Part::Member(member) => self.judge(&Rule::Member(Box::new((*member).clone()))),
+                Part::Member(member) => self.judge(&Rule::Member(Arc::clone(member))),
                 Part::ClaimEqual(rule) | Part::Filter(rule) => self.judge(rule),
             }
         }
@@ -239,13 +294,15 @@ mod tests {
         proptest::sample::select(&[Equal, NotEqual, Less, LessOrEqual, Greater, GreaterOrEqual][..])
     }
 
-    fn member(second: bool) -> Rule {
-        let name = if second { "second" } else { "first" };
+    /// The third does not look at the row.
+    fn member(name: &str) -> Rule {
         let named = |text: &str| Name { text: text.to_owned(), span: 0..0 };
         let table = TableReference { schema: String::new(), name: name.to_owned(), span: 0..0 };
         let rule = Rule::Constant(Some(true));
-        let (column, selected) = (named("a"), named("a"));
-        Rule::Member(Box::new(Member { column, table, selected, rule, span: 0..0 }))
+        let exists = name == MEMBERS[2];
+        let columns = if exists { Vec::new() } else { vec![named("a")] };
+        let selected = columns.clone();
+        Rule::Member(Arc::new(Member { columns, table, selected, exists, rule, span: 0..0 }))
     }
 
     fn rule() -> impl Strategy<Value = Rule> {
@@ -263,7 +320,7 @@ mod tests {
             (column(), comparison()).prop_map(|(column, comparison)| {
                 Rule::Compare(comparison, Term::Claim(Claim::UserId, 0..0), column, 0..0)
             }),
-            any::<bool>().prop_map(member),
+            proptest::sample::select(&MEMBERS[..]).prop_map(member),
         ];
         leaf.prop_recursive(4, 24, 4, |inner| {
             prop_oneof![
@@ -276,7 +333,7 @@ mod tests {
 
     fn world() -> impl Strategy<Value = World> {
         let value = || prop_oneof![Just(None), (-1..2i8).prop_map(Some)];
-        (value(), value(), value(), value(), any::<[Option<bool>; 2]>())
+        (value(), value(), value(), value(), any::<[Option<bool>; 3]>())
             .prop_map(|(a, b, c, claim, member)| World { columns: [a, b, c], claim, member })
     }
 
@@ -300,11 +357,21 @@ mod tests {
 
         #[test]
         fn no_anchor_hides_in_a_filter(rule in rule()) {
-            for part in alternatives(&rule, 0..0).unwrap_or_default().iter().flatten() {
-                match part {
-                    Part::Filter(rule) => prop_assert!(!has_anchor(rule, false)),
-                    Part::ClaimEqual(rule) => prop_assert!(is_claim_equal(rule)),
-                    Part::Member(_) => {}
+            for alternative in alternatives(&rule, 0..0).unwrap_or_default() {
+                let by_column = |part: &Part<'_>| match part {
+                    Part::Member(member) => !member.columns.is_empty(),
+                    Part::ClaimEqual(_) => true,
+                    Part::Filter(_) => false,
+                };
+                let is_found = alternative.iter().any(by_column);
+                for part in &alternative {
+                    match part {
+                        Part::Filter(rule) => {
+                            prop_assert!(is_found || finds(rule, false) != Finds::ByColumn);
+                        }
+                        Part::ClaimEqual(rule) => prop_assert!(is_claim_equal(rule)),
+                        Part::Member(_) => {}
+                    }
                 }
             }
         }

@@ -1,19 +1,17 @@
 //! From SQL text to a [`Rule`]. The text is parsed as Postgres' SQL, and then taken apart with one
 //! arm for each supported form. Everything else is rejected, with its name.
 
+mod membership;
+
 use sqlparser::ast::{
-    BinaryOperator, Expr, Ident, InTarget, ObjectNamePart, Query, SelectItem, SetExpr, Spanned,
-    TableFactor, UnaryOperator, Value as SqlValue,
+    BinaryOperator, Expr, Ident, InTarget, Spanned, UnaryOperator, Value as SqlValue,
 };
 
-use super::{Member, Name, Rule, TableReference, Term};
+use super::{Name, Rule, Term};
 use crate::claims::Claim;
 use crate::error::DefinitionProblem;
 use crate::filter::Comparison;
 use crate::sql_text::{Span, SqlText, fold};
-
-/// How deep memberships may be nested.
-const MAX_MEMBERSHIPS: usize = 8;
 
 /// Reads a read rule.
 ///
@@ -68,7 +66,12 @@ impl RuleReader<'_> {
                 self.in_list(expr, list, *negated)
             }
             Expr::In { expr, target: InTarget::Subquery(query), negated, global: false } => {
-                self.member(expression, expr, query, *negated, depth)
+                let rule = self.member(expression, expr, query, depth);
+                if *negated { Rule::Not(Box::new(rule)) } else { rule }
+            }
+            Expr::Exists { subquery, negated } => {
+                let rule = self.exists(expression, subquery, depth);
+                if *negated { Rule::Not(Box::new(rule)) } else { rule }
             }
             Expr::Value(value) => match &value.value {
                 SqlValue::Boolean(answer) => Rule::Constant(Some(*answer)),
@@ -161,123 +164,6 @@ impl RuleReader<'_> {
         if negated { Rule::Not(Box::new(rule)) } else { rule }
     }
 
-    fn member(
-        &mut self,
-        whole: &Expr,
-        expr: &Expr,
-        query: &Query,
-        negated: bool,
-        depth: usize,
-    ) -> Rule {
-        if negated {
-            self.reject(
-                whole,
-                "NOT IN (SELECT …) is not supported in a read rule",
-                "a row would become visible by what is not there",
-                "keep a column on the row that says it, and test that column",
-            );
-            return Self::REJECTED;
-        }
-        if depth >= MAX_MEMBERSHIPS {
-            let label = format!("more than {MAX_MEMBERSHIPS} levels");
-            self.reject(whole, "memberships are nested too deeply", &label, "shorten the path");
-            return Self::REJECTED;
-        }
-        let column = match self.term(expr) {
-            Some(Term::Column(name)) => name,
-            Some(_) => {
-                self.reject(
-                    expr,
-                    "only a column can be looked for in a SELECT",
-                    "not a column of this row",
-                    "write `column IN (SELECT …)`; a claim is compared inside the SELECT",
-                );
-                return Self::REJECTED;
-            }
-            None => return Self::REJECTED,
-        };
-        match self.select(query, depth) {
-            Some((table, selected, rule)) => {
-                let span = self.sql.place(whole.span());
-                Rule::Member(Box::new(Member { column, table, selected, rule, span }))
-            }
-            None => Self::REJECTED,
-        }
-    }
-
-    /// `SELECT column FROM table [alias] [WHERE rule]` and nothing more.
-    fn select(&mut self, query: &Query, depth: usize) -> Option<(TableReference, Name, Rule)> {
-        let help = "write `SELECT column FROM table WHERE …`: one column, one table, no join, no \
-                    WITH, no DISTINCT, GROUP BY, ORDER BY or LIMIT";
-        let simple = || {
-            let SetExpr::Select(select) = query.body.as_ref() else { return None };
-            let ([SelectItem::UnnamedExpr(item)], [from]) =
-                (select.projection.as_slice(), select.from.as_slice())
-            else {
-                return None;
-            };
-            let TableFactor::Table { name, alias, .. } = &from.relation else { return None };
-            if alias.as_ref().is_some_and(|alias| !alias.columns.is_empty() || alias.at.is_some()) {
-                return None;
-            }
-            // Written out again, nothing else may have been there.
-            let mut plain = format!("SELECT {item} FROM {name}");
-            if let Some(alias) = alias {
-                plain += &format!(" {alias}");
-            }
-            if let Some(condition) = &select.selection {
-                plain += &format!(" WHERE {condition}");
-            }
-            let said = query.to_string();
-            (said == plain).then_some((item, name, alias, &select.selection))
-        };
-        let Some((item, name, alias, condition)) = simple() else {
-            let recursive = query.with.as_ref().is_some_and(|with| with.recursive);
-            let what = if recursive {
-                "recursion is not supported in a read rule"
-            } else {
-                "this SELECT is more than a membership"
-            };
-            self.reject(query, what, "not supported", help);
-            return None;
-        };
-        let parts: Option<Vec<&Ident>> = name
-            .0
-            .iter()
-            .map(|part| match part {
-                ObjectNamePart::Identifier(ident) => Some(ident),
-                ObjectNamePart::Function(_) => None,
-            })
-            .collect();
-        let (schema, table) = match parts.as_deref() {
-            Some([table]) => ("public".to_owned(), fold(table)),
-            Some([schema, table]) => (fold(schema), fold(table)),
-            _ => {
-                self.reject(name, "this is not a table", "not supported", help);
-                return None;
-            }
-        };
-        let span = self.sql.place(name.span());
-        let qualifier = alias.as_ref().map_or_else(|| table.clone(), |alias| fold(&alias.name));
-        self.scopes.push(qualifier);
-        let selected = self.term(item);
-        let rule = match condition {
-            Some(condition) => self.rule(condition, depth + 1),
-            None => Rule::Constant(Some(true)),
-        };
-        self.scopes.pop();
-        match selected {
-            Some(Term::Column(selected)) => {
-                Some((TableReference { schema, name: table, span }, selected, rule))
-            }
-            Some(_) => {
-                self.reject(item, "a membership selects a column", "not a column", help);
-                None
-            }
-            None => None,
-        }
-    }
-
     fn term(&mut self, expression: &Expr) -> Option<Term> {
         let span = self.sql.place(expression.span());
         match expression {
@@ -334,12 +220,7 @@ impl RuleReader<'_> {
                     return Some(Term::Column(Name { text: fold(column), span }));
                 }
                 if scopes.any(|scope| *scope == table) {
-                    self.reject(
-                        whole,
-                        "a membership cannot look at the outer row",
-                        "a column of the outer table",
-                        "compare the outer row beside the membership, with AND",
-                    );
+                    self.reject_outer(whole);
                 } else {
                     let what = format!("there is no table `{table}` here");
                     let here = self.scopes.last().map_or("", String::as_str);
@@ -368,10 +249,6 @@ impl RuleReader<'_> {
             Expr::Between { .. } => {
                 ("BETWEEN is not supported in a read rule".to_owned(), "write `a >= x AND a <= y`")
             }
-            Expr::Exists { .. } => (
-                "EXISTS is not supported in a read rule".to_owned(),
-                "write `column IN (SELECT column FROM table WHERE …)`",
-            ),
             Expr::Subquery(_) => (
                 "a SELECT can only stand after IN".to_owned(),
                 "write `column IN (SELECT column FROM table WHERE …)`",

@@ -4,9 +4,10 @@
 use std::cell::RefCell;
 
 use super::params::{Params, name};
-use crate::filter::Predicate;
-use crate::ids::{BranchId, TableId};
-use crate::plan::{Plan, Source};
+use crate::catalog::CatalogColumn;
+use crate::filter::{InSet, Operand, Predicate};
+use crate::ids::{BranchId, ClaimId, TableId};
+use crate::plan::{Plan, Source, Table};
 use crate::sql::{
     anchor_condition, compared, literal_type, predicate_sql, predicate_with_claims,
     quote_identifier, type_of_kind,
@@ -37,8 +38,8 @@ fn branch_sql(plan: &Plan, id: BranchId, params: &mut Params) -> String {
             let column = &table.catalog.columns[anchor];
             conditions.push(anchor_condition(column, &format!("ARRAY[{value}]")));
         }
-        (Source::Links, Some(anchor)) => conditions.push(linked(plan, id, anchor, params)),
-        (Source::Everyone, _) | (_, None) => {}
+        (Source::Links, _) => conditions.push(linked(plan, id, params)),
+        (Source::Everyone, _) | (Source::Claim(_), None) => {}
     }
     if branch.filter.0 != Predicate::Literal(Some(true)) {
         conditions.push(predicate_sql(table, &branch.filter.0));
@@ -46,11 +47,13 @@ fn branch_sql(plan: &Plan, id: BranchId, params: &mut Params) -> String {
     if branch.claim_filter.0 != Predicate::Literal(Some(true)) {
         let predicate = branch.claim_filter.0.with_columns(&|kept| table.kept[kept]);
         let params = RefCell::new(&mut *params);
-        conditions.push(predicate_with_claims(table, &predicate, &|claim, beside| {
+        let claim = |claim: ClaimId, beside: Option<&CatalogColumn>| {
             let kind = &plan.claims[usize::from(claim.0)].kind;
             let type_name = beside.map(literal_type).or(type_of_kind(kind)).unwrap_or("text");
             params.borrow_mut().claim(plan, claim, type_name)
-        }));
+        };
+        let set = |test: &InSet| in_set(plan, table, test, &mut params.borrow_mut());
+        conditions.push(predicate_with_claims(table, &predicate, &claim, &set));
     }
     if conditions.is_empty() {
         "true".to_owned()
@@ -59,31 +62,87 @@ fn branch_sql(plan: &Plan, id: BranchId, params: &mut Params) -> String {
     }
 }
 
-/// The rows that name topics of a branch, as memberships.
-fn linked(plan: &Plan, id: BranchId, anchor: usize, params: &mut Params) -> String {
-    let outer = &plan.table(plan.branch(id).table).catalog.columns[anchor];
+/// Whether a row names this topic of a branch.
+fn linked(plan: &Plan, id: BranchId, params: &mut Params) -> String {
+    let branch = plan.branch(id);
+    let outer: Vec<usize> = branch.anchor.into_iter().collect();
     let mut memberships = Vec::new();
     for (index, from) in plan.branches.iter().enumerate() {
         for link in from.links.iter().filter(|link| link.target == id) {
-            let inner_table = plan.table(from.table);
-            let inner = &inner_table.catalog.columns[inner_table.kept[link.column]];
-            let condition = branch_sql(plan, BranchId(index as u16), params);
-            let both = [outer, inner];
-            let text = outer.kind != inner.kind && outer.kind.family() == Some(Family::Text);
-            let [outer, inner] = both.map(|column| {
-                if text {
-                    format!("{}::text", quote_identifier(&column.name))
-                } else {
-                    compared(column)
-                }
-            });
-            let name = name(inner_table);
-            memberships.push(format!("{outer} IN (SELECT {inner} FROM {name} WHERE {condition})"));
+            let from = BranchId(index as u16);
+            let inner = link.column.as_slice();
+            memberships.push(membership(
+                plan,
+                plan.table(branch.table),
+                &outer,
+                from,
+                inner,
+                params,
+            ));
         }
     }
+    any(&memberships)
+}
+
+/// Whether a row is in a set, null included.
+fn in_set(plan: &Plan, table: &Table, test: &InSet, params: &mut Params) -> String {
+    let column = |operand: &Operand| match operand {
+        Operand::Column(column) => Some(*column),
+        _ => None,
+    };
+    let outer: Vec<usize> = test.columns.iter().filter_map(column).collect();
+    let mut memberships = Vec::new();
+    for (index, from) in plan.branches.iter().enumerate() {
+        for fill in from.fills.iter().filter(|fill| fill.set == test.set) {
+            let from = BranchId(index as u16);
+            memberships.push(membership(plan, table, &outer, from, &fill.columns, params));
+        }
+    }
+    let found = any(&memberships);
+    if test.exists { format!("coalesce({found}, false)") } else { found }
+}
+
+fn any(memberships: &[String]) -> String {
     if memberships.is_empty() {
         "false".to_owned()
     } else {
         format!("({})", memberships.join(" OR "))
     }
+}
+
+/// Whether columns of a table have the values of kept columns of a row of a branch.
+fn membership(
+    plan: &Plan,
+    outer_table: &Table,
+    outer: &[usize],
+    from: BranchId,
+    inner: &[usize],
+    params: &mut Params,
+) -> String {
+    let inner_table = plan.table(plan.branch(from).table);
+    let condition = branch_sql(plan, from, params);
+    let name = name(inner_table);
+    if outer.is_empty() {
+        return format!("EXISTS (SELECT 1 FROM {name} WHERE {condition})");
+    }
+    let pair = |(outer, inner): (&usize, &usize)| {
+        let outer = &outer_table.catalog.columns[*outer];
+        let inner = &inner_table.catalog.columns[inner_table.kept[*inner]];
+        let text = outer.kind != inner.kind && outer.kind.family() == Some(Family::Text);
+        [outer, inner].map(|column| {
+            if text {
+                format!("{}::text", quote_identifier(&column.name))
+            } else {
+                compared(column)
+            }
+        })
+    };
+    let (outer, inner): (Vec<String>, Vec<String>) =
+        outer.iter().zip(inner).map(pair).map(|[outer, inner]| (outer, inner)).unzip();
+    let inner = inner.join(", ");
+    let outer = match outer.as_slice() {
+        [one] => one.clone(),
+        several => format!("({})", several.join(", ")),
+    };
+    format!("{outer} IN (SELECT {inner} FROM {name} WHERE {condition})")
 }

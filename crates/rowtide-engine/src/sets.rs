@@ -1,0 +1,278 @@
+//! The sets of one view: the values that its rows of some branches have. A value is in a set as often as rows
+//! put it there. Three moments are told apart: what is in a set now; what was when the view's link rows were
+//! last followed, because rows that a set lets in or shuts out may name topics and fill sets themselves; and
+//! what was at the view's last message, by which it is judged what its clients saw. Each past moment is kept as
+//! the difference to now, so that it costs what has changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use rowtide_plan::claims::Claims;
+use rowtide_plan::filter::{InSet, Operand};
+use rowtide_plan::plan::{Branch, SetId};
+use rowtide_plan::value::Value;
+use smallvec::SmallVec;
+
+/// A value of a set, with as many parts as columns are compared with it.
+pub(crate) type Member = Box<[Value]>;
+
+/// When it is asked what is in a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// Now.
+    Now,
+    /// When link rows were last followed.
+    Followed,
+    /// At the last message.
+    Told,
+}
+
+/// All sets of one view.
+#[derive(Debug, Default)]
+pub(crate) struct ViewSets(Box<[ViewSet]>);
+
+#[derive(Debug, Default)]
+struct ViewSet {
+    now: Arc<Members>,
+    followed: Past,
+    told: Past,
+}
+
+/// What is in a set.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Members {
+    /// How many rows put each there; never none.
+    counts: BTreeMap<Member, u32>,
+    /// How many of them have a null.
+    with_null: usize,
+}
+
+/// What was in a set.
+#[derive(Debug, Default)]
+struct Past {
+    /// What was in it and is not now, or the other way round.
+    flipped: BTreeSet<Member>,
+    /// How many of these have a null.
+    flipped_with_null: usize,
+    len: usize,
+    with_null: usize,
+}
+
+/// The sets of a view as they were at one moment: nothing that happens to them changes these. The default is that of a plan
+/// without any.
+#[derive(Clone, Debug, Default)]
+pub struct FrozenSets(Box<[Arc<Members>]>);
+
+impl ViewSets {
+    /// So many, which are empty.
+    pub(crate) fn new(sets: usize) -> ViewSets {
+        ViewSets((0..sets).map(|_| ViewSet::default()).collect())
+    }
+
+    /// One more row puts this there.
+    pub(crate) fn add(&mut self, set: SetId, member: Member) {
+        let set = &mut self.0[usize::from(set.0)];
+        let now = Arc::make_mut(&mut set.now);
+        if let Some(count) = now.counts.get_mut(&member) {
+            *count += 1;
+            return;
+        }
+        now.with_null += usize::from(has_null(&member));
+        now.counts.insert(member.clone(), 1);
+        set.flip(member);
+    }
+
+    /// One row less does.
+    pub(crate) fn remove(&mut self, set: SetId, member: Member) {
+        let set = &mut self.0[usize::from(set.0)];
+        let now = Arc::make_mut(&mut set.now);
+        let Some(count) = now.counts.get_mut(&member) else { return };
+        *count -= 1;
+        if *count > 0 {
+            return;
+        }
+        now.counts.remove(&member);
+        now.with_null -= usize::from(has_null(&member));
+        set.flip(member);
+    }
+
+    /// Whether a row with these kept columns is one of those that a view with these claims sees, by what was in its sets
+    /// at that moment.
+    pub(crate) fn pass(
+        &self,
+        moment: Moment,
+        branch: &Branch,
+        kept: &[Value],
+        claims: &Claims,
+    ) -> bool {
+        let ask = |test: &InSet, kept: &[Value]| {
+            let now = &self.0[usize::from(test.set.0)].now;
+            answer(now, self.past(moment, test.set), test, kept)
+        };
+        branch.claim_filter.passes(kept, claims, &ask)
+    }
+
+    /// Whether a set that the branch asks is not what it was at that moment.
+    pub(crate) fn differ(&self, moment: Moment, branch: &Branch) -> bool {
+        let mut differ = false;
+        branch.claim_filter.0.set_tests(&mut |test| {
+            differ |= self.past(moment, test.set).is_some_and(Past::differs);
+        });
+        differ
+    }
+
+    /// Whether any set is not what it was at that moment.
+    pub(crate) fn any_differ(&self, moment: Moment) -> bool {
+        let past = |set: usize| self.past(moment, SetId(set as u16));
+        (0..self.0.len()).any(|set| past(set).is_some_and(Past::differs))
+    }
+
+    /// Whether what has changed in the branch's sets since that moment may be what a row with these kept columns is judged
+    /// by.
+    pub(crate) fn may_differ(&self, moment: Moment, branch: &Branch, kept: &[Value]) -> bool {
+        let mut differ = false;
+        branch.claim_filter.0.set_tests(&mut |test| {
+            differ |= self.past(moment, test.set).is_some_and(|past| past.may_differ(test, kept));
+        });
+        differ
+    }
+
+    fn past(&self, moment: Moment, set: SetId) -> Option<&Past> {
+        let set = &self.0[usize::from(set.0)];
+        match moment {
+            Moment::Now => None,
+            Moment::Followed => Some(&set.followed),
+            Moment::Told => Some(&set.told),
+        }
+    }
+
+    /// The link rows were followed by what is in the sets now.
+    pub(crate) fn were_followed(&mut self) {
+        self.0.iter_mut().for_each(|set| set.followed = Past::of(&set.now));
+    }
+
+    /// A message was made by what is in the sets now.
+    pub(crate) fn were_told(&mut self) {
+        let of_now = |set: &mut ViewSet| {
+            if set.told.differs() {
+                set.told = Past::of(&set.now);
+            }
+        };
+        self.0.iter_mut().for_each(of_now);
+    }
+
+    /// The last message was made by what is in `then` now.
+    pub(crate) fn were_told_by(&mut self, then: &ViewSets) {
+        for (set, then) in self.0.iter_mut().zip(&then.0) {
+            let (now, then) = (&set.now.counts, &then.now);
+            let gone = then.counts.keys().filter(|member| !now.contains_key(*member));
+            let new = now.keys().filter(|member| !then.counts.contains_key(*member));
+            let flipped: BTreeSet<Member> = gone.chain(new).cloned().collect();
+            let flipped_with_null = flipped.iter().filter(|member| has_null(member)).count();
+            set.told = Past { flipped, flipped_with_null, ..Past::of(then) };
+        }
+    }
+
+    /// As they are now.
+    pub(crate) fn freeze(&self) -> FrozenSets {
+        FrozenSets(self.0.iter().map(|set| Arc::clone(&set.now)).collect())
+    }
+
+    /// Panics if what is in the sets now is not what is in `others`, or link rows are to be followed still.
+    #[cfg(test)]
+    pub(crate) fn check(&self, others: &ViewSets) {
+        for (set, other) in self.0.iter().zip(&others.0) {
+            assert_eq!(set.now, other.now, "a set has what its rows put there");
+            assert!(!set.followed.differs(), "a step ends with link rows followed");
+        }
+    }
+}
+
+impl ViewSet {
+    /// What is in the set now has become the other of what it was.
+    fn flip(&mut self, member: Member) {
+        for past in [&mut self.followed, &mut self.told] {
+            let with_null = usize::from(has_null(&member));
+            if past.flipped.remove(&member) {
+                past.flipped_with_null -= with_null;
+            } else {
+                past.flipped.insert(member.clone());
+                past.flipped_with_null += with_null;
+            }
+        }
+    }
+}
+
+impl Past {
+    fn of(now: &Members) -> Past {
+        let (len, with_null) = (now.counts.len(), now.with_null);
+        Past { flipped: BTreeSet::new(), flipped_with_null: 0, len, with_null }
+    }
+
+    fn differs(&self) -> bool {
+        !self.flipped.is_empty()
+    }
+
+    /// Whether the answer for a row with these kept columns may be another one than now.
+    fn may_differ(&self, test: &InSet, kept: &[Value]) -> bool {
+        let asked = asked(test, kept);
+        let with_null = self.flipped_with_null > 0 || has_null(&asked);
+        self.flipped.contains(&*asked)
+            || (with_null
+                && !test.exists
+                && self.flipped.iter().any(|member| may_be(member, &asked)))
+    }
+}
+
+impl FrozenSets {
+    /// Whether a row with these kept columns is one of those that a view with these claims sees.
+    pub(crate) fn pass(&self, branch: &Branch, kept: &[Value], claims: &Claims) -> bool {
+        let ask = |test: &InSet, kept: &[Value]| {
+            answer(self.0.get(usize::from(test.set.0))?, None, test, kept)
+        };
+        branch.claim_filter.passes(kept, claims, &ask)
+    }
+}
+
+/// SQL's answer whether the row's values are in a set as it is now, or as it was.
+fn answer(now: &Members, past: Option<&Past>, test: &InSet, kept: &[Value]) -> Option<bool> {
+    let asked = asked(test, kept);
+    let len = past.map_or(now.counts.len(), |past| past.len);
+    let has_flipped = |member: &[Value]| past.is_some_and(|past| past.flipped.contains(member));
+    let asks_null = has_null(&asked);
+    if !asks_null && now.counts.contains_key(&*asked) != has_flipped(&asked) {
+        return Some(true);
+    }
+    // Without a null on either side nothing is unknown.
+    let with_null = past.map_or(now.with_null, |past| past.with_null);
+    if test.exists || len == 0 || (!asks_null && with_null == 0) {
+        return Some(false);
+    }
+    if asked.len() == 1 {
+        return None;
+    }
+    let mut still = now.counts.keys().filter(|member| !has_flipped(member));
+    let mut gone = past.into_iter().flat_map(|past| &past.flipped);
+    let may_be_there = still.any(|member| may_be(member, &asked))
+        || gone.any(|member| !now.counts.contains_key(member) && may_be(member, &asked));
+    if may_be_there { None } else { Some(false) }
+}
+
+/// What a row looks for.
+fn asked(test: &InSet, kept: &[Value]) -> SmallVec<[Value; 1]> {
+    let value = |operand: &Operand| match operand {
+        Operand::Column(column) => kept[*column].clone(),
+        Operand::Literal(value) => value.clone(),
+        Operand::Claim(_) => Value::Null,
+    };
+    test.columns.iter().map(value).collect()
+}
+
+fn has_null(values: &[Value]) -> bool {
+    values.iter().any(Value::is_null)
+}
+
+/// Whether two values are the same, or may be, where one of them is null.
+fn may_be(member: &[Value], asked: &[Value]) -> bool {
+    member.iter().zip(asked).all(|(a, b)| a == b || a.is_null() || b.is_null())
+}
