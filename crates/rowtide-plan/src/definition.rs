@@ -4,6 +4,7 @@
 
 mod documents;
 mod storage;
+mod writes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,6 +14,7 @@ use toml::Spanned;
 pub(crate) use self::documents::{DocumentDefinition, PublishingDefinition};
 use self::documents::{DocumentEntry, document};
 use self::storage::StorageEntry;
+use self::writes::WritesEntry;
 use crate::catalog::TableName;
 use crate::documents::DocumentProtocol;
 use crate::error::{DefinitionError, DefinitionProblem};
@@ -32,6 +34,8 @@ pub struct Definition {
     storage: Option<Name>,
     pub(crate) min_client: Option<i64>,
     older_clients: bool,
+    /// The role of the database that operations are done as, if they are done as one of their own.
+    pub(crate) writes_as: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -60,6 +64,7 @@ struct File {
     #[serde(default)]
     documents: BTreeMap<Spanned<String>, DocumentEntry>,
     storage: Option<StorageEntry>,
+    writes: Option<WritesEntry>,
 }
 
 #[derive(Default, Deserialize)]
@@ -141,7 +146,8 @@ impl Definition {
                         [tables.NAME.delete]; a table of another schema than public is \
                         [tables.\"SCHEMA.NAME\"]. [documents.NAME] has `table`, `protocol`, `read` and \
                         `edit`, and may have `alive`, `schema`, `name`, `touched`, `restore`, `source`, \
-                        and `published` with `slug`, `republish` and `publish_error`. [storage] has `url`";
+                        and `published` with `slug`, `republish` and `publish_error`. [storage] has `url`, and \
+                        [writes] has `role`";
             fail(vec![DefinitionProblem::new(place, message, "here").help(help)])
         })?;
         let storage = read.storage.as_ref().map(StorageEntry::url);
@@ -162,6 +168,11 @@ impl Definition {
                 Err(found) => problems.extend(found),
             }
         }
+        let writes_as = read.writes.map(WritesEntry::role).transpose();
+        let writes_as = writes_as.unwrap_or_else(|problem| {
+            problems.push(problem);
+            None
+        });
         documents.sort_by_key(|document: &DocumentDefinition| document.span.start);
         if problems.is_empty() && tables.is_empty() {
             let help = "write an entry for each table, such as\n[tables.note]\n\
@@ -193,7 +204,16 @@ impl Definition {
         let min_client = read.app.min_client;
         let older_clients = read.app.older_clients.is_some_and(Spanned::into_inner);
         let file = file.to_owned();
-        Ok(Definition { file, text: shown, tables, documents, storage, min_client, older_clients })
+        Ok(Definition {
+            file,
+            text: shown,
+            tables,
+            documents,
+            storage,
+            min_client,
+            older_clients,
+            writes_as,
+        })
     }
 
     /// Whether clients of the older protocol are served, beside those of the present one.

@@ -20,6 +20,7 @@ mod json;
 pub mod judged_rule;
 pub mod map;
 pub mod plan;
+mod prefixed;
 mod reach;
 pub mod row;
 mod rule;

@@ -31,6 +31,8 @@ pub struct Plan {
     /// Tables that are served, and that nobody can write now, because Postgres does not take a rule for it; as clients know
     /// them.
     pub unjudged: Vec<String>,
+    /// The role of the database that operations are done as; `None`: the server's own. [`Plan::fingerprint`] leaves it out.
+    pub writes_as: Option<String>,
     /// What live documents there are, in the order of the definition. They are not told apart by [`Plan::fingerprint`], but
     /// the tables that they need are.
     pub documents: Vec<PlannedKind>,
@@ -129,7 +131,7 @@ impl Plan {
             let old = before.documents.iter().find(|old| old.name == new.name);
             let Some(old) = old else { continue };
             for (new, old) in new.rules_mut().zip(old.rules()) {
-                new.set_types(old.claims().iter().filter_map(|claim| claim.kind.clone()));
+                new.judge_as(old);
             }
         }
         unjudged.retain(|name| {
@@ -138,7 +140,7 @@ impl Plan {
             let new = tables.iter_mut().find(|table| table.published && table.name == *name);
             let (Some(old), Some(new)) = (old, new) else { return true };
             for (new, old) in new.write.rules_mut().zip(old.write.rules()) {
-                new.set_types(old.claims().iter().filter_map(|claim| claim.kind.clone()));
+                new.judge_as(old);
             }
             false
         });

@@ -71,7 +71,7 @@ pub(crate) async fn lacking(
     }
     for (index, table) in plan.tables.iter().enumerate() {
         let mut fails = None;
-        for (kind, _, statement) in mutation_statements(plan, TableId(index as u16)) {
+        for (kind, _, statement) in mutation_statements(plan, TableId(index as u16), false) {
             // What else is of this kind fails for the same reason.
             if fails == Some(kind) {
                 continue;

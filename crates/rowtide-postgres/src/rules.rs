@@ -7,6 +7,7 @@ use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::value::ColumnType;
 use rowtide_plan::write::{
     RuleStatement, Statement, document_rule_statements, limit_lock, lock, rule_statements, write,
+    write_as_role,
 };
 use rowtide_protocol::OpKind;
 use tokio_postgres::error::{ErrorPosition, SqlState};
@@ -97,7 +98,19 @@ async fn prepare_all(
 ) -> Result<Vec<DefinitionProblem>, Error> {
     let mut problems = Vec::new();
     for (rule, statement) in rules.zip(statements) {
-        match client.prepare(&statement.sql).await {
+        let mut answer = client.prepare(&statement.sql).await;
+        let mut asked = &statement;
+        // A column that has no prefix is of two rows, or a table is named as such: then it is of each row in turn.
+        if let (Err(error), Some(bare)) = (&answer, statement.bare.as_deref())
+            && let Some(&SqlState::AMBIGUOUS_COLUMN | &SqlState::UNDEFINED_TABLE) = error.code()
+        {
+            answer = client.prepare(&bare.sql).await;
+            asked = bare;
+            if answer.is_ok() {
+                rule.set_bare();
+            }
+        }
+        match answer {
             Ok(prepared) => rule.set_types(prepared.params().iter().map(kind)),
             Err(error)
                 if busy == Busy::IsAnError
@@ -106,8 +119,7 @@ async fn prepare_all(
                 return Err(error);
             }
             Err(error) if error.as_db_error().is_some() => {
-                let at = position(&error, &statement.sql)
-                    .and_then(|at| at.checked_sub(statement.starts));
+                let at = position(&error, &asked.sql).and_then(|at| at.checked_sub(asked.starts));
                 let mut number = 0;
                 let parameter = |_: &_| {
                     number += 1;
@@ -134,7 +146,7 @@ async fn whole_statements(
     table: TableId,
     busy: Busy,
 ) -> Result<Option<DefinitionProblem>, Error> {
-    for (_, rule, statement) in mutation_statements(plan, table) {
+    for (_, rule, statement) in mutation_statements(plan, table, true) {
         match client.prepare(&statement.sql).await {
             Ok(_) => {}
             Err(error)
@@ -152,10 +164,12 @@ async fn whole_statements(
     Ok(None)
 }
 
-/// The statements of every operation that a rule allows, with that rule.
+/// The statements of every operation that a rule allows, with that rule: of the server's own role, and of the one that
+/// writes, if that is asked for.
 pub(crate) fn mutation_statements(
     plan: &Plan,
     table: TableId,
+    with_role: bool,
 ) -> impl Iterator<Item = (OpKind, &JudgedRule, Statement)> {
     let of = plan.table(table);
     let all: Vec<usize> = (0..of.catalog.columns.len()).collect();
@@ -175,6 +189,8 @@ pub(crate) fn mutation_statements(
             statements.push(write(plan, table, kind, &of.key));
             statements.extend(limit_lock(plan, table));
         }
+        let by_role = plan.writes_as.is_some() && with_role;
+        statements.extend(by_role.then(|| write_as_role(plan, table, kind, &all)));
         statements.into_iter().map(move |statement| (kind, rule, statement))
     })
 }

@@ -28,6 +28,7 @@ use crate::slot::is_standby;
 use crate::stream::{Instance, Stream, StreamError};
 use crate::unseen::unseen_before_end;
 use crate::watch::Watcher;
+use crate::writing_role::unfit;
 
 /// Connections of a server besides those for loads and mutations: the stream, what looks at the catalog, the slot and
 /// what is running, client ids, and what is asked for when an epoch begins.
@@ -243,6 +244,7 @@ impl Trial {
                 let another = here.get::<_, &str>(2) != there.get::<_, &str>(2);
                 if rules {
                     problems.extend(rights(&other, &amiss, plan, another).await);
+                    problems.extend(unfit(&other, plan).await?);
                 }
                 if another
                     && own_tables

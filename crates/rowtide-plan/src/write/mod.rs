@@ -3,6 +3,7 @@
 //! becomes SQL. Everything here is pure. `rowtide-postgres` runs the statements in one transaction and passes
 //! the answers back.
 
+mod as_role;
 mod input;
 mod op;
 mod params;
@@ -11,6 +12,7 @@ mod statement;
 mod verdict;
 mod visible;
 
+pub use as_role::write_as_role;
 pub use op::{Tolerance, Unreadable, Write};
 pub use params::{Param, Statement};
 pub use rejection::{MAX_MESSAGE_CHARS, Rejection};

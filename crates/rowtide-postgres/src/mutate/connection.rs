@@ -1,25 +1,26 @@
 //! One connection that applies mutations, with its prepared statements.
 
-use std::future::{Future, poll_fn};
-use std::sync::Arc;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::maybe_done;
 use rowtide_plan::catalog::TableName;
 use rowtide_plan::plan::{Plan, TableId};
-use rowtide_plan::write::{self, Param, Rejection, Write, WriteVerdict};
+use rowtide_plan::write::{self, Rejection, Write, WriteVerdict};
 use rowtide_protocol::{OpKind, RejectCode, Rejected};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
-use super::bound::{BoundStatement, Text, bind};
+use super::bound::{BoundStatement, bind};
 use super::client_row::{ClientRowSql, rejections_json};
-use super::failure::{BrokenTrigger, Failure, Sent};
+use super::failure::{BrokenTrigger, Failure};
 use super::statements::{ReadyStatement, StatementKey, Statements};
 use super::{Author, Number, Outcome, Ticket};
 use crate::catalog::read_catalog;
 use crate::connect::{ConnectError, ConnectOptions, Names, connect_shared, reason};
+use crate::said_once::SaidOnce;
 
 /// The most writes that are sent together: what waits to be answered is held in memory. Older clients may send more.
 const MAX_AT_ONCE: usize = rowtide_protocol::MAX_OPS;
@@ -32,19 +33,27 @@ pub const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LO
     SET LOCAL statement_timeout = '20s'; SET LOCAL idle_in_transaction_session_timeout = '10s'; \
     SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO,YMD'";
 
+/// `$1` all claims as JSON, `$2` the user: settings of the transaction, under the names that PostgREST gives them and one of
+/// our own, for triggers, defaults and policies.
+const WHO_WRITES: &str = "SELECT pg_catalog.set_config('request.jwt.claims', $1::text, true), \
+    pg_catalog.set_config('request.jwt.claim.sub', $2::text, true), \
+    pg_catalog.set_config('rowtide.user_id', $2::text, true)";
+
 pub(super) struct MutationConnection {
-    client: Client,
+    pub(super) client: Client,
     row: ClientRowSql,
     /// [`BEGIN`], and what else must be set here.
-    begin: String,
+    pub(super) begin: String,
     /// A transaction is open, or about to be.
-    in_transaction: bool,
-    prepare: bool,
-    answer_within: Duration,
+    pub(super) in_transaction: bool,
+    pub(super) prepare: bool,
+    pub(super) answer_within: Duration,
     /// The plan that the prepared statements are for.
-    plan: Option<Arc<Plan>>,
-    ready: Statements<ReadyStatement>,
-    round_trips: u64,
+    pub(super) plan: Option<Arc<Plan>>,
+    pub(super) ready: Statements<ReadyStatement>,
+    pub(super) round_trips: u64,
+    /// What the role that writes may not do, as far as it was said.
+    pub(super) said: Arc<Mutex<SaidOnce>>,
 }
 
 impl MutationConnection {
@@ -53,6 +62,7 @@ impl MutationConnection {
         names: &Names,
         prepare: bool,
         answer_within: Duration,
+        said: Arc<Mutex<SaidOnce>>,
     ) -> Result<MutationConnection, ConnectError> {
         let (client, amiss) = connect_shared(options, "mutate").await?;
         let row = ClientRowSql::new(names);
@@ -68,6 +78,7 @@ impl MutationConnection {
             plan: None,
             ready,
             round_trips: 0,
+            said,
         })
     }
 
@@ -271,14 +282,21 @@ impl MutationConnection {
     ) -> Result<Attempt, Failure> {
         let mut statements = Vec::new();
         if let Some(ticket) = ticket {
+            statements.push(self.who_writes(author).await?);
             statements.push(self.advance(ticket).await?);
         }
-        // For each write the index of the statement that returns its verdict.
+        // For each write the index of the statement that returns its verdict, and of what the role does.
         let mut verdicts = Vec::with_capacity(writes.len());
-        for write in writes {
+        for (index, write) in writes.iter().enumerate() {
+            if plan.writes_as.is_some() && (index > 0 || ticket.is_none()) {
+                statements.push(self.as_server().await?);
+            }
             statements.extend(self.before(plan, author, write).await?);
-            verdicts.push(statements.len());
+            let verdict = statements.len();
             statements.push(self.write(plan, author, write).await?);
+            let by_role = self.by_role(plan, author, write).await?;
+            verdicts.push((verdict, by_role.as_ref().map(|_| statements.len() + 1)));
+            statements.extend(by_role.into_iter().flatten());
         }
         self.round_trips += 1;
         if ticket.is_some() {
@@ -319,19 +337,27 @@ impl MutationConnection {
         };
         let mut next = 0;
         if ticket.is_some() {
-            if answer(0)?.is_empty() {
+            answer(0)?;
+            if answer(1)?.is_empty() {
                 return Ok(Attempt::OutOfOrder);
             }
-            next = 1;
+            next = 2;
         }
-        for (index, (write, at)) in (offset..).zip(writes.iter().zip(verdicts)) {
+        for (index, (write, (at, by_role))) in (offset..).zip(writes.iter().zip(verdicts)) {
             // The first error causes those behind it.
             for locked in next..at {
                 answer(locked).map_err(|failure| of_op(index, failure))?;
             }
-            next = at + 1;
             let rows = answer(at).map_err(|failure| of_op(index, failure))?;
-            match verdict(plan, write, &rows)? {
+            let mut verdict = verdict(plan, write, &rows)?;
+            next = at + 1;
+            if let (WriteVerdict::Written, Some(by_role)) = (&verdict, by_role) {
+                answer(next).map_err(|failure| of_op(index, failure))?;
+                let rows = answer(by_role).map_err(|failure| of_op(index, failure))?;
+                verdict = verdict_of_role(plan, write, &rows)?;
+                next = by_role + 1;
+            }
+            match verdict {
                 WriteVerdict::Written => {}
                 WriteVerdict::Exists(_) => return Ok(Attempt::LookAgain),
                 WriteVerdict::Rejected(rejection) if rejection.code == RejectCode::NotFound => {
@@ -355,6 +381,8 @@ impl MutationConnection {
         writes: &[Write],
     ) -> Result<Attempt, Failure> {
         self.begin().await?;
+        let who = self.who_writes(author).await?;
+        self.query(who).await?;
         let advance = self.advance(ticket).await?;
         if self.query(advance).await?.is_empty() {
             return Ok(Attempt::OutOfOrder);
@@ -427,12 +455,50 @@ impl MutationConnection {
         author: &Author,
         write: &Write,
     ) -> Result<WriteVerdict, Failure> {
+        if plan.writes_as.is_some() {
+            let back = self.as_server().await?;
+            self.query(back).await?;
+        }
         if let Some(before) = self.before(plan, author, write).await? {
             self.query(before).await?;
         }
         let statement = self.write(plan, author, write).await?;
+        let by_role = self.by_role(plan, author, write).await?;
         let rows = self.query(statement).await?;
-        verdict(plan, write, &rows)
+        match (verdict(plan, write, &rows)?, by_role) {
+            (WriteVerdict::Written, Some([becomes, writes])) => {
+                self.query(becomes).await?;
+                let rows = self.query(writes).await?;
+                verdict_of_role(plan, write, &rows)
+            }
+            (verdict, _) => Ok(verdict),
+        }
+    }
+
+    /// Makes the transaction the server's own again.
+    async fn as_server(&mut self) -> Result<BoundStatement, Failure> {
+        self.own("as server", "RESET ROLE", Vec::new()).await
+    }
+
+    /// What does a write that was judged, if a role does it: the statement that makes the transaction the role's, and the write.
+    /// It stays the role's until the next write or the end, because triggers that are deferred are the role's, too.
+    async fn by_role(
+        &mut self,
+        plan: &Arc<Plan>,
+        author: &Author,
+        write: &Write,
+    ) -> Result<Option<[BoundStatement; 2]>, Failure> {
+        let Some(role) = &plan.writes_as else { return Ok(None) };
+        let columns: Vec<usize> = write.values.iter().map(|(column, _)| *column).collect();
+        let key = StatementKey::AsRole(write.table, write.kind, columns.clone());
+        let make = || {
+            let statement = write::write_as_role(plan, write.table, write.kind, &columns);
+            (statement.sql, statement.params)
+        };
+        let ready = self.ready(key, make).await?;
+        let sql = "SELECT pg_catalog.set_config('role', $1::text, true)";
+        let becomes = self.own("as role", sql, vec![Some(role.clone())]).await?;
+        Ok(Some([becomes, bind(ready, write, author)]))
     }
 
     /// Handles a number that does not follow the last one: a repeat, or a gap.
@@ -488,6 +554,12 @@ impl MutationConnection {
         }
     }
 
+    /// The statement that tells the database who writes.
+    async fn who_writes(&mut self, author: &Author) -> Result<BoundStatement, Failure> {
+        let values = vec![Some(author.claims_text()), Some(author.user_id.clone())];
+        self.own("who writes", WHO_WRITES, values).await
+    }
+
     async fn advance(&mut self, ticket: &Ticket) -> Result<BoundStatement, Failure> {
         let mut values = ticket.parameters();
         let (key, sql) = match &ticket.number {
@@ -535,110 +607,6 @@ impl MutationConnection {
         };
         Ok(bind(self.ready(key, make).await?, write, author))
     }
-
-    async fn own(
-        &mut self,
-        key: &'static str,
-        sql: &str,
-        values: Vec<Option<String>>,
-    ) -> Result<BoundStatement, Failure> {
-        let ready = self.ready(StatementKey::Own(key), || (sql.to_owned(), Vec::new())).await?;
-        Ok(BoundStatement { ready, values: values.into_iter().map(Text).collect() })
-    }
-
-    async fn ready(
-        &mut self,
-        key: StatementKey,
-        make: impl FnOnce() -> (String, Vec<Param>),
-    ) -> Result<ReadyStatement, Failure> {
-        if let Some(ready) = self.ready.get(&key) {
-            return Ok(ready);
-        }
-        let (sql, params) = make();
-        let table = key.table();
-        let (sql, params): (Arc<str>, Arc<[Param]>) = (sql.into(), params.into());
-        let mut ready = ReadyStatement { statement: None, sql, params, table };
-        let is_kept = self.ready.is_worth_it(&key);
-        if is_kept && self.prepare {
-            // It is planned under the settings of then, some of which Postgres does not take for another's.
-            let is_set = self.in_transaction || self.begin == BEGIN;
-            if !is_set {
-                self.begin().await?;
-            }
-            let prepared = self.in_time(self.client.prepare(&ready.sql)).await?;
-            if !is_set {
-                self.roll_back().await?;
-            }
-            let prepared = prepared.map_err(|error| self.failure(&error, &ready))?;
-            ready.statement = Some(prepared);
-        }
-        if is_kept {
-            self.ready.keep(key, ready.clone());
-        }
-        Ok(ready)
-    }
-
-    async fn send(&self, bound: &BoundStatement) -> Result<Vec<Row>, Failure> {
-        let answer = match &bound.ready.statement {
-            Some(statement) => {
-                let values: Vec<&(dyn ToSql + Sync)> =
-                    bound.values.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
-                self.client.query(statement, &values).await
-            }
-            None => {
-                // The SQL casts each parameter, so Postgres knows its type.
-                let values: Vec<(&(dyn ToSql + Sync), Type)> = (bound.values.iter())
-                    .map(|value| (value as &(dyn ToSql + Sync), Type::UNKNOWN))
-                    .collect();
-                self.client.query_typed(&bound.ready.sql, &values).await
-            }
-        };
-        answer.map_err(|error| self.failure(&error, &bound.ready))
-    }
-
-    fn failure(&self, error: &tokio_postgres::Error, ready: &ReadyStatement) -> Failure {
-        let of = ready.table.zip(self.plan.as_deref()).map(|(table, plan)| plan.table(table));
-        let sent = of.map(|table| Sent {
-            table: &table.catalog,
-            name: &table.name,
-            sql: &ready.sql,
-            params: &ready.params,
-        });
-        Failure::of(error, sent.as_ref())
-    }
-
-    async fn query(&mut self, bound: BoundStatement) -> Result<Vec<Row>, Failure> {
-        self.round_trips += 1;
-        self.in_time(self.send(&bound)).await?
-    }
-
-    async fn begin(&mut self) -> Result<(), Failure> {
-        let begin = self.begin.clone();
-        self.in_transaction = true;
-        self.run(&begin).await.map_err(Failure::of_ours)
-    }
-
-    async fn commit(&mut self) -> Result<(), Failure> {
-        self.in_transaction = false;
-        self.run("COMMIT").await
-    }
-
-    async fn roll_back(&mut self) -> Result<(), Failure> {
-        self.in_transaction = false;
-        self.run("ROLLBACK").await
-    }
-
-    async fn run(&mut self, sql: &str) -> Result<(), Failure> {
-        self.round_trips += 1;
-        Ok(self.in_time(self.client.batch_execute(sql)).await??)
-    }
-
-    /// Waits for an answer, but not for ever. Postgres would have ended the statement long before, so a late
-    /// answer means that the connection is broken.
-    async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Result<T, Failure> {
-        let late = |_| Failure::Away("Postgres does not answer".to_owned());
-        tokio::time::timeout(self.answer_within, answer).await.map_err(late)
-    }
 }
 
 enum Attempt {
@@ -657,6 +625,11 @@ fn verdict(plan: &Plan, write: &Write, rows: &[Row]) -> Result<WriteVerdict, Fai
         None => None,
     };
     Ok(WriteVerdict::of(plan, write, answer))
+}
+
+fn verdict_of_role(plan: &Plan, write: &Write, rows: &[Row]) -> Result<WriteVerdict, Failure> {
+    let written = rows.first().map(|row| row.try_get(0)).transpose()?;
+    Ok(WriteVerdict::of_role(plan, write, written.unwrap_or(false)))
 }
 
 /// Whether the write's client expects that it does nothing.

@@ -107,7 +107,17 @@ impl From<Error> for Failure {
 
 impl Failure {
     pub(super) fn of(error: &Error, sent: Option<&Sent<'_>>) -> Failure {
+        Failure::of_whom(error, sent, None)
+    }
+
+    /// As [`Failure::of`], of what was done as this role: its rights are those of the client.
+    pub(super) fn of_whom(error: &Error, sent: Option<&Sent<'_>>, role: Option<&str>) -> Failure {
         match error.as_db_error() {
+            Some(database) if role.is_some() && is_no_right(database) => {
+                let of = sent.map_or_else(String::new, |sent| format!(" of table `{}`", sent.name));
+                let what = format!("the rights of your role in the database do not allow this{of}");
+                Failure::Rejected(Rejection::new(RejectCode::Forbidden, what))
+            }
             Some(database) => judge(database, sent),
             None => Failure::Away(reason(error)),
         }
@@ -183,6 +193,13 @@ impl Sent<'_> {
 /// Whether a function raised the error on purpose: `RAISE` of PL/pgSQL, with whatever SQLSTATE.
 fn is_raised(error: &DbError) -> bool {
     error.routine() == Some("exec_stmt_raise") || *error.code() == SqlState::RAISE_EXCEPTION
+}
+
+/// Whether the role that asked has not been granted something. What row-level security says no to is another matter, and
+/// so is what is raised on purpose.
+pub(super) fn is_no_right(error: &DbError) -> bool {
+    let of_row = error.routine() == Some("ExecWithCheckOptions");
+    *error.code() == SqlState::INSUFFICIENT_PRIVILEGE && !of_row && !is_raised(error)
 }
 
 /// Whether Postgres was in a function, or in a statement of one.

@@ -24,6 +24,8 @@ pub(super) enum StatementKey {
     Lock(TableId, bool),
     LimitLock(TableId),
     Write(TableId, OpKind, Vec<usize>),
+    /// What the role that writes does.
+    AsRole(TableId, OpKind, Vec<usize>),
 }
 
 impl StatementKey {
@@ -33,7 +35,8 @@ impl StatementKey {
             StatementKey::Own(_) => None,
             StatementKey::Lock(table, _)
             | StatementKey::LimitLock(table)
-            | StatementKey::Write(table, ..) => Some(*table),
+            | StatementKey::Write(table, ..)
+            | StatementKey::AsRole(table, ..) => Some(*table),
         }
     }
 }
@@ -46,6 +49,8 @@ pub(super) struct ReadyStatement {
     pub(super) params: Arc<[Param]>,
     /// For a write: the table whose columns the parameters are.
     pub(super) table: Option<TableId>,
+    /// Whether the role that writes does it, and not the server's own.
+    pub(super) as_role: bool,
 }
 
 /// The statements by what they are for; `S` is [`ReadyStatement`] but in tests. One that is dropped here, and is not
@@ -74,7 +79,8 @@ impl<S: Clone> Statements<S> {
 
     /// Whether to prepare one that is not there.
     pub(super) fn is_worth_it(&mut self, key: &StatementKey) -> bool {
-        if self.ready.len() < ROOM_FOR_ANY || !matches!(key, StatementKey::Write(..)) {
+        let of_columns = matches!(key, StatementKey::Write(..) | StatementKey::AsRole(..));
+        if self.ready.len() < ROOM_FOR_ANY || !of_columns {
             return true;
         }
         if let Some(at) = self.once.iter().position(|other| other == key) {
