@@ -3,6 +3,7 @@
 //! is compiled against a catalog.
 
 mod documents;
+mod mutations;
 mod storage;
 mod writes;
 
@@ -13,8 +14,10 @@ use toml::Spanned;
 
 pub(crate) use self::documents::{DocumentDefinition, PublishingDefinition};
 use self::documents::{DocumentEntry, document};
+use self::mutations::{MutationEntry, call};
 use self::storage::StorageEntry;
 use self::writes::WritesEntry;
+use crate::calls::PlannedCall;
 use crate::catalog::TableName;
 use crate::documents::DocumentProtocol;
 use crate::error::{DefinitionError, DefinitionProblem};
@@ -36,6 +39,8 @@ pub struct Definition {
     older_clients: bool,
     /// The role of the database that operations are done as, if they are done as one of their own.
     pub(crate) writes_as: Option<String>,
+    /// The mutations that have names.
+    pub(crate) calls: Vec<PlannedCall>,
 }
 
 #[derive(Clone, Debug)]
@@ -65,6 +70,8 @@ struct File {
     documents: BTreeMap<Spanned<String>, DocumentEntry>,
     storage: Option<StorageEntry>,
     writes: Option<WritesEntry>,
+    #[serde(default)]
+    mutations: BTreeMap<Spanned<String>, MutationEntry>,
 }
 
 #[derive(Default, Deserialize)]
@@ -146,8 +153,8 @@ impl Definition {
                         [tables.NAME.delete]; a table of another schema than public is \
                         [tables.\"SCHEMA.NAME\"]. [documents.NAME] has `table`, `protocol`, `read` and \
                         `edit`, and may have `alive`, `schema`, `name`, `touched`, `restore`, `source`, \
-                        and `published` with `slug`, `republish` and `publish_error`. [storage] has `url`, and \
-                        [writes] has `role`";
+                        and `published` with `slug`, `republish` and `publish_error`. [storage] has `url`, \
+                        [writes] has `role`, and [mutations.NAME] has `run` and may have `params`";
             fail(vec![DefinitionProblem::new(place, message, "here").help(help)])
         })?;
         let storage = read.storage.as_ref().map(StorageEntry::url);
@@ -165,6 +172,13 @@ impl Definition {
         for (key, entry) in &read.documents {
             match document(text, key, entry) {
                 Ok(document) => documents.push(document),
+                Err(found) => problems.extend(found),
+            }
+        }
+        let mut calls = Vec::new();
+        for (key, entry) in &read.mutations {
+            match call(text, key, entry) {
+                Ok(call) => calls.push(call),
                 Err(found) => problems.extend(found),
             }
         }
@@ -213,6 +227,7 @@ impl Definition {
             min_client,
             older_clients,
             writes_as,
+            calls,
         })
     }
 

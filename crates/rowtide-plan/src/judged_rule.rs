@@ -227,14 +227,14 @@ impl JudgedRule {
     }
 }
 
-struct Named {
-    claim: Claim,
+pub(crate) struct Named {
+    pub(crate) claim: Claim,
     /// How many words and signs name it.
-    words: usize,
+    pub(crate) words: usize,
 }
 
 /// `auth.user_id` or `auth.claims.name`, if one begins at `at`.
-fn named_claim(
+pub(crate) fn named_claim(
     text: &SqlText,
     words: &[(Token, Span)],
     at: usize,

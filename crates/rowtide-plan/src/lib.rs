@@ -2,6 +2,7 @@
 //! crate compiles it into a plan, which says what the server does with each row. The caller passes the
 //! catalog: nothing here does I/O.
 
+pub mod calls;
 pub mod catalog;
 pub mod check;
 pub mod claims;

@@ -1,6 +1,7 @@
 //! Asks Postgres about the rules for writing and those of documents: whether it takes each of them, and of which type each
 //! claim in them must be. A rule that it does not take is shown where it stands in the definition.
 
+use rowtide_plan::calls::{ParamKind, PlannedCall};
 use rowtide_plan::error::DefinitionProblem;
 use rowtide_plan::judged_rule::JudgedRule;
 use rowtide_plan::plan::{Plan, TableId};
@@ -15,7 +16,7 @@ use tokio_postgres::types::{Kind, Type};
 use tokio_postgres::{Client, Error};
 
 use crate::connect::reason;
-use rowtide_plan::sql::quote_identifier;
+use rowtide_plan::sql::{quote_identifier, quote_literal};
 
 /// What Postgres does not take, by the table's name, or as `documents.NAME`.
 pub type RuleProblems = Vec<(String, Vec<DefinitionProblem>)>;
@@ -66,6 +67,12 @@ async fn prepare(client: &Client, plan: &mut Plan, busy: Busy) -> Result<RulePro
         }
         if !problems.is_empty() {
             rejected.push((name, problems));
+        }
+    }
+    for call in &mut plan.calls {
+        let problems = prepare_call(client, call, busy).await?;
+        if !problems.is_empty() {
+            rejected.push((format!("mutations.{}", call.name), problems));
         }
     }
     for index in 0..plan.documents.len() {
@@ -136,6 +143,60 @@ async fn prepare_all(
         }
     }
     Ok(problems)
+}
+
+/// Asks about the statement of a named mutation, and about the defaults of its parameters.
+async fn prepare_call(
+    client: &Client,
+    call: &mut PlannedCall,
+    busy: Busy,
+) -> Result<Vec<DefinitionProblem>, Error> {
+    let is_locked = |error: &Error| {
+        busy == Busy::IsAnError && error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
+    };
+    let sql = call.ask();
+    let prepared = match client.prepare(&sql).await {
+        Ok(prepared) => prepared,
+        Err(error) if error.as_db_error().is_none() || is_locked(&error) => return Err(error),
+        Err(error) => {
+            let at = position(&error, &sql);
+            let said = match error.code() {
+                Some(&SqlState::INDETERMINATE_DATATYPE) => {
+                    "the type of a claim cannot be told; write auth.claims.NAME::text".to_owned()
+                }
+                _ => reason(&error),
+            };
+            return Ok(vec![call.problem(&said, at)]);
+        }
+    };
+    let mut problems = Vec::new();
+    for (text, type_name, problem) in call.defaults() {
+        let sql = format!("SELECT {}::{type_name}", quote_literal(text));
+        match client.prepare(&sql).await {
+            Ok(_) => {}
+            Err(error) if error.as_db_error().is_none() => return Err(error),
+            Err(_) => problems.push(problem),
+        }
+    }
+    if problems.is_empty() {
+        let (params, claims) = prepared.params().split_at(call.params.len());
+        let (params, claims): (Vec<ParamKind>, Vec<(ColumnType, String)>) =
+            (params.iter().map(param_kind).collect(), claims.iter().map(kind).collect());
+        call.set_types(params, claims);
+    }
+    Ok(problems)
+}
+
+fn param_kind(of: &Type) -> ParamKind {
+    let labels = match of.kind() {
+        Kind::Enum(labels) => labels.clone(),
+        Kind::Array(element) => match element.kind() {
+            Kind::Enum(labels) => labels.clone(),
+            _ => Vec::new(),
+        },
+        _ => Vec::new(),
+    };
+    ParamKind { kind: kind(of).0, name: of.name().to_owned(), labels }
 }
 
 /// The rules fit; then so do the statements that are made of them, or the table cannot be written so: it has rewrite

@@ -217,7 +217,8 @@ impl Trial {
         plan: &Arc<Plan>,
         own_tables: bool,
     ) -> Result<Vec<Problem>, Error> {
-        let rules = plan.tables.iter().any(|table| table.write.rules().next().is_some());
+        let rules = plan.tables.iter().any(|table| table.write.rules().next().is_some())
+            || !plan.calls.is_empty();
         // It may be a pooler's: nothing is to be left behind in it.
         let (other, amiss) = match connect_shared(&self.mutations, "mutate").await {
             Ok(connected) => connected,

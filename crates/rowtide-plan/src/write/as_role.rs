@@ -5,8 +5,9 @@
 
 use rowtide_protocol::OpKind;
 
+use super::columns::{Origin, origin, written};
 use super::params::{Params, Statement, key_is, name, quoted};
-use super::statement::{NEXT, Origin, WRITTEN, origin, step, written};
+use super::steps::{NEXT, WRITTEN, step};
 use crate::ids::TableId;
 use crate::plan::{Plan, Table};
 use crate::sql::quote_identifier;

@@ -12,7 +12,7 @@ use crate::value::ColumnType;
 /// What a parameter stands for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Param {
-    /// The write's value of a column.
+    /// The write's value of a column, or that of a call's parameter.
     Value(usize),
     /// A claim as a type; null if it does not fit.
     Claim(Claim, ColumnType),
@@ -48,6 +48,10 @@ impl Params {
 
     pub(super) fn value(&mut self, table: &Table, column: usize) -> String {
         self.typed(Param::Value(column), &table.catalog.columns[column].input.type_name)
+    }
+
+    pub(super) fn argument(&mut self, index: usize, type_name: &str) -> String {
+        self.typed(Param::Value(index), type_name)
     }
 
     pub(super) fn rule(&mut self, rule: &JudgedRule) -> String {

@@ -12,7 +12,9 @@ use std::collections::BTreeSet;
 use rowtide_protocol::OpKind;
 
 use super::as_role::{defaults, hand_over};
+use super::columns::{Origin, coverage, immutable, origin, written};
 use super::params::{Params, Statement, key_is, name, of_row, quoted};
+use super::steps::{HAS_LOCK, NEXT, WRITTEN, step};
 use super::visible::visible;
 use crate::catalog::CatalogColumn;
 use crate::documents::PlannedKind;
@@ -20,26 +22,12 @@ use crate::ids::TableId;
 use crate::judged_rule::JudgedRule;
 use crate::plan::{Plan, Table};
 use crate::sql::{quote_identifier, quote_literal};
-use crate::write_rules::{RowLimit, UpdateRule};
+use crate::write_rules::RowLimit;
 
 /// Names that no table has which a rule may speak of.
 const JUDGED: &str = "\"rowtide judged\"";
-pub(super) const WRITTEN: &str = "\"rowtide written\"";
 
 const LOCKED: &str = "\"rowtide locked\"";
-
-/// What lets the next write of a transaction begin, as an expression.
-pub const GO_ON: &str = "pg_catalog.set_config('rowtide.step', 'next', true)";
-pub(super) const NEXT: &str = "pg_catalog.current_setting('rowtide.step', true) = 'next'";
-/// The row of an update or a delete is locked.
-const HAS_LOCK: &str = "pg_catalog.current_setting('rowtide.step', true) = 'locked'";
-
-/// Goes on to `step` where the condition holds, and otherwise does nothing more.
-pub(super) fn step(condition: &str, step: &str) -> String {
-    format!(
-        "pg_catalog.set_config('rowtide.step', CASE WHEN {condition} THEN '{step}' ELSE 'stop' END, true)"
-    )
-}
 
 /// A rule by itself, to ask Postgres whether it accepts it.
 #[derive(Clone, Debug)]
@@ -171,28 +159,6 @@ fn insert(plan: &Plan, id: TableId, columns: &[usize]) -> Statement {
          SELECT there, ARRAY[allowed, {is_written}], reached, {go_on} FROM {JUDGED}"
     );
     Statement { sql, params: params.list }
-}
-
-/// Where an insert of these columns has the value of a column from.
-pub(super) enum Origin<'a> {
-    /// The client gives it.
-    Client,
-    /// This expression of the table's.
-    Default(&'a str),
-    /// It is null, or Postgres numbers it.
-    Nothing,
-    /// Postgres computes it.
-    Generated,
-}
-
-pub(super) fn origin<'a>(table: &'a Table, columns: &[usize], index: usize) -> Origin<'a> {
-    let input = &table.catalog.columns[index].input;
-    match &input.default {
-        _ if input.generated.is_some() => Origin::Generated,
-        _ if columns.contains(&index) && !input.is_of_postgres_alone() => Origin::Client,
-        Some(default) => Origin::Default(default),
-        None => Origin::Nothing,
-    }
 }
 
 /// Answers `(true, [each rule], [each immutable column is the same])`.
@@ -359,37 +325,4 @@ fn new_row(table: &Table) -> String {
     let columns: Vec<String> =
         table.catalog.columns.iter().map(|column| quote_identifier(&column.name)).collect();
     format!("(SELECT {} FROM {}) AS \"new\"", columns.join(", "), name(table))
-}
-
-/// Those of the columns that an update would set.
-pub(super) fn written<'a>(
-    table: &'a Table,
-    columns: &'a [usize],
-) -> impl Iterator<Item = usize> + 'a {
-    columns.iter().copied().filter(|column| {
-        let numbered = table.catalog.columns[*column].input.is_of_postgres_alone();
-        !numbered && !table.key.contains(column) && !table.write.immutable.contains(column)
-    })
-}
-
-/// Those that only an insert writes, and that must be as they are.
-pub(super) fn immutable<'a>(
-    table: &'a Table,
-    columns: &'a [usize],
-) -> impl Iterator<Item = usize> + 'a {
-    columns
-        .iter()
-        .copied()
-        .filter(|column| !table.key.contains(column) && table.write.immutable.contains(column))
-}
-
-/// For each column that is written, the rules of which one must hold.
-pub(super) fn coverage(table: &Table, columns: &[usize]) -> Vec<Vec<usize>> {
-    let covering = |column: usize| {
-        let names = |(index, rule): (usize, &UpdateRule)| {
-            rule.columns.as_ref().is_none_or(|columns| columns.contains(&column)).then_some(index)
-        };
-        table.write.updates.iter().enumerate().filter_map(names).collect()
-    };
-    written(table, columns).map(covering).collect()
 }

@@ -3,9 +3,10 @@
 
 use rowtide_protocol::{OpKind, RejectCode};
 
+use super::columns::{coverage, immutable, written};
 use super::op::Write;
 use super::rejection::Rejection;
-use super::statement::{coverage, immutable, written};
+
 use crate::plan::Plan;
 use crate::write_rules::RowLimit;
 

@@ -8,15 +8,14 @@ use std::time::Duration;
 use futures_util::future::maybe_done;
 use rowtide_plan::catalog::TableName;
 use rowtide_plan::plan::{Plan, TableId};
-use rowtide_plan::write::{self, Rejection, Write, WriteVerdict};
+use rowtide_plan::write::{self, Call, Operation, Rejection, Write, WriteVerdict};
 use rowtide_protocol::{OpKind, RejectCode, Rejected};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
-use super::bound::{BoundStatement, bind};
 use super::client_row::{ClientRowSql, rejections_json};
 use super::failure::{BrokenTrigger, Failure};
-use super::statements::{ReadyStatement, StatementKey, Statements};
+use super::statements::{ReadyStatement, Statements};
 use super::{Author, Number, Outcome, Ticket};
 use crate::catalog::read_catalog;
 use crate::connect::{ConnectError, ConnectOptions, Names, connect_shared, reason};
@@ -33,15 +32,9 @@ pub const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LO
     SET LOCAL statement_timeout = '20s'; SET LOCAL idle_in_transaction_session_timeout = '10s'; \
     SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO,YMD'";
 
-/// `$1` all claims as JSON, `$2` the user: settings of the transaction, under the names that PostgREST gives them and one of
-/// our own, for triggers, defaults and policies.
-const WHO_WRITES: &str = "SELECT pg_catalog.set_config('request.jwt.claims', $1::text, true), \
-    pg_catalog.set_config('request.jwt.claim.sub', $2::text, true), \
-    pg_catalog.set_config('rowtide.user_id', $2::text, true)";
-
 pub(super) struct MutationConnection {
     pub(super) client: Client,
-    row: ClientRowSql,
+    pub(super) row: ClientRowSql,
     /// [`BEGIN`], and what else must be set here.
     pub(super) begin: String,
     /// A transaction is open, or about to be.
@@ -90,19 +83,19 @@ impl MutationConnection {
         std::mem::take(&mut self.round_trips)
     }
 
-    /// Applies all writes, or acknowledges the number with the rejection of the first write that fails.
+    /// Applies all operations, or acknowledges the number with the rejection of the first one that fails.
     pub(super) async fn apply(
         &mut self,
         plan: &Arc<Plan>,
         ticket: &Ticket,
         author: &Author,
-        writes: &[Write],
+        operations: &[Operation],
     ) -> Result<Outcome, Failure> {
         self.serve(plan);
-        let attempt = match self.at_once(plan, ticket, author, writes).await {
+        let attempt = match self.at_once(plan, ticket, author, operations).await {
             Ok(Attempt::LookAgain) => {
                 self.roll_back().await?;
-                self.step_by_step(plan, ticket, author, writes).await
+                self.step_by_step(plan, ticket, author, operations).await
             }
             other => other,
         };
@@ -112,7 +105,7 @@ impl MutationConnection {
                 // A deferred constraint, which Postgres checks at the commit.
                 Err(Failure::Rejected(rejection)) => self.reject(ticket, &[rejection]).await,
                 Err(Failure::Broken(broken)) => {
-                    self.reject_broken(plan, ticket, writes, &broken).await
+                    self.reject_broken(plan, ticket, operations, &broken).await
                 }
                 Err(other) => Err(other),
             },
@@ -126,7 +119,7 @@ impl MutationConnection {
             }
             Err(Failure::Broken(broken)) => {
                 self.roll_back().await?;
-                self.reject_broken(plan, ticket, writes, &broken).await
+                self.reject_broken(plan, ticket, operations, &broken).await
             }
             Ok(Attempt::LookAgain) => Err(Failure::Conflict("a row came and went".to_owned())),
             Err(other) => Err(other),
@@ -166,10 +159,14 @@ impl MutationConnection {
         &mut self,
         plan: &Arc<Plan>,
         ticket: &Ticket,
-        writes: &[Write],
+        operations: &[Operation],
         broken: &BrokenTrigger,
     ) -> Result<Outcome, Failure> {
-        let mut tables: Vec<TableId> = writes.iter().map(|write| write.table).collect();
+        let table = |operation: &Operation| match operation {
+            Operation::Write(write) => Some(write.table),
+            Operation::Call(_) => None,
+        };
+        let mut tables: Vec<TableId> = operations.iter().filter_map(table).collect();
         tables.sort_unstable();
         tables.dedup();
         self.fits(plan, &tables).await?;
@@ -257,15 +254,15 @@ impl MutationConnection {
         plan: &Arc<Plan>,
         ticket: &Ticket,
         author: &Author,
-        writes: &[Write],
+        operations: &[Operation],
     ) -> Result<Attempt, Failure> {
-        let (first, rest) = writes.split_at(writes.len().min(MAX_AT_ONCE));
+        let (first, rest) = operations.split_at(operations.len().min(MAX_AT_ONCE));
         let mut attempt = self.together(plan, Some(ticket), author, first, 0).await?;
-        for (number, writes) in (1..).zip(rest.chunks(MAX_AT_ONCE)) {
+        for (number, operations) in (1..).zip(rest.chunks(MAX_AT_ONCE)) {
             if !matches!(attempt, Attempt::Written) {
                 break;
             }
-            attempt = self.together(plan, None, author, writes, number * MAX_AT_ONCE).await?;
+            attempt = self.together(plan, None, author, operations, number * MAX_AT_ONCE).await?;
         }
         Ok(attempt)
     }
@@ -277,7 +274,7 @@ impl MutationConnection {
         plan: &Arc<Plan>,
         ticket: Option<&Ticket>,
         author: &Author,
-        writes: &[Write],
+        operations: &[Operation],
         offset: usize,
     ) -> Result<Attempt, Failure> {
         let mut statements = Vec::new();
@@ -285,18 +282,26 @@ impl MutationConnection {
             statements.push(self.who_writes(author).await?);
             statements.push(self.advance(ticket).await?);
         }
-        // For each write the index of the statement that returns its verdict, and of what the role does.
-        let mut verdicts = Vec::with_capacity(writes.len());
-        for (index, write) in writes.iter().enumerate() {
+        // For each operation the index of the statement that returns its verdict, and of what the role does.
+        let mut verdicts = Vec::with_capacity(operations.len());
+        for (index, operation) in operations.iter().enumerate() {
             if plan.writes_as.is_some() && (index > 0 || ticket.is_none()) {
                 statements.push(self.as_server().await?);
             }
-            statements.extend(self.before(plan, author, write).await?);
-            let verdict = statements.len();
-            statements.push(self.write(plan, author, write).await?);
-            let by_role = self.by_role(plan, author, write).await?;
-            verdicts.push((verdict, by_role.as_ref().map(|_| statements.len() + 1)));
-            statements.extend(by_role.into_iter().flatten());
+            match operation {
+                Operation::Write(write) => {
+                    statements.extend(self.before(plan, author, write).await?);
+                    let verdict = statements.len();
+                    statements.push(self.write(plan, author, write).await?);
+                    let by_role = self.by_role(plan, author, write).await?;
+                    verdicts.push((verdict, by_role.as_ref().map(|_| statements.len() + 1)));
+                    statements.extend(by_role.into_iter().flatten());
+                }
+                Operation::Call(call) => {
+                    statements.extend(self.call(plan, author, call).await?);
+                    verdicts.push((statements.len() - 1, None));
+                }
+            }
         }
         self.round_trips += 1;
         if ticket.is_some() {
@@ -343,14 +348,15 @@ impl MutationConnection {
             }
             next = 2;
         }
-        for (index, (write, (at, by_role))) in (offset..).zip(writes.iter().zip(verdicts)) {
+        for (index, (operation, (at, by_role))) in (offset..).zip(operations.iter().zip(verdicts)) {
             // The first error causes those behind it.
             for locked in next..at {
                 answer(locked).map_err(|failure| of_op(index, failure))?;
             }
             let rows = answer(at).map_err(|failure| of_op(index, failure))?;
-            let mut verdict = verdict(plan, write, &rows)?;
             next = at + 1;
+            let Operation::Write(write) = operation else { continue };
+            let mut verdict = verdict(plan, write, &rows)?;
             if let (WriteVerdict::Written, Some(by_role)) = (&verdict, by_role) {
                 answer(next).map_err(|failure| of_op(index, failure))?;
                 let rows = answer(by_role).map_err(|failure| of_op(index, failure))?;
@@ -378,7 +384,7 @@ impl MutationConnection {
         plan: &Arc<Plan>,
         ticket: &Ticket,
         author: &Author,
-        writes: &[Write],
+        operations: &[Operation],
     ) -> Result<Attempt, Failure> {
         self.begin().await?;
         let who = self.who_writes(author).await?;
@@ -387,7 +393,15 @@ impl MutationConnection {
         if self.query(advance).await?.is_empty() {
             return Ok(Attempt::OutOfOrder);
         }
-        for (index, write) in writes.iter().enumerate() {
+        for (index, operation) in operations.iter().enumerate() {
+            let write = match operation {
+                Operation::Write(write) => write,
+                Operation::Call(call) => {
+                    let called = self.call_now(plan, author, call).await;
+                    called.map_err(|failure| of_op(index, failure))?;
+                    continue;
+                }
+            };
             let mut verdict = self.step(plan, author, write).await;
             if let Ok(WriteVerdict::Exists(_)) = verdict {
                 verdict = self.over_a_row(plan, author, write).await;
@@ -475,30 +489,21 @@ impl MutationConnection {
         }
     }
 
-    /// Makes the transaction the server's own again.
-    async fn as_server(&mut self) -> Result<BoundStatement, Failure> {
-        self.own("as server", "RESET ROLE", Vec::new()).await
-    }
-
-    /// What does a write that was judged, if a role does it: the statement that makes the transaction the role's, and the write.
-    /// It stays the role's until the next write or the end, because triggers that are deferred are the role's, too.
-    async fn by_role(
+    /// Runs a named mutation, after what came before in the transaction.
+    async fn call_now(
         &mut self,
         plan: &Arc<Plan>,
         author: &Author,
-        write: &Write,
-    ) -> Result<Option<[BoundStatement; 2]>, Failure> {
-        let Some(role) = &plan.writes_as else { return Ok(None) };
-        let columns: Vec<usize> = write.values.iter().map(|(column, _)| *column).collect();
-        let key = StatementKey::AsRole(write.table, write.kind, columns.clone());
-        let make = || {
-            let statement = write::write_as_role(plan, write.table, write.kind, &columns);
-            (statement.sql, statement.params)
-        };
-        let ready = self.ready(key, make).await?;
-        let sql = "SELECT pg_catalog.set_config('role', $1::text, true)";
-        let becomes = self.own("as role", sql, vec![Some(role.clone())]).await?;
-        Ok(Some([becomes, bind(ready, write, author)]))
+        call: &Call,
+    ) -> Result<(), Failure> {
+        if plan.writes_as.is_some() {
+            let back = self.as_server().await?;
+            self.query(back).await?;
+        }
+        for statement in self.call(plan, author, call).await? {
+            self.query(statement).await?;
+        }
+        Ok(())
     }
 
     /// Handles a number that does not follow the last one: a repeat, or a gap.
@@ -552,60 +557,6 @@ impl MutationConnection {
                 Ok(Outcome::Repeated)
             }
         }
-    }
-
-    /// The statement that tells the database who writes.
-    async fn who_writes(&mut self, author: &Author) -> Result<BoundStatement, Failure> {
-        let values = vec![Some(author.claims_text()), Some(author.user_id.clone())];
-        self.own("who writes", WHO_WRITES, values).await
-    }
-
-    async fn advance(&mut self, ticket: &Ticket) -> Result<BoundStatement, Failure> {
-        let mut values = ticket.parameters();
-        let (key, sql) = match &ticket.number {
-            Number::Given(_) => ("advance given", self.row.advance_given.clone()),
-            Number::Next { session, .. } => {
-                values.extend([None, Some(session.to_string())]);
-                ("advance next", self.row.advance_next.clone())
-            }
-        };
-        self.own(key, &sql, values).await
-    }
-
-    /// The statement that locks what a write is checked against; `None` if it needs no lock.
-    async fn before(
-        &mut self,
-        plan: &Arc<Plan>,
-        author: &Author,
-        write: &Write,
-    ) -> Result<Option<BoundStatement>, Failure> {
-        let table = write.table;
-        let (key, statement) = if write.kind == OpKind::Insert {
-            match write::limit_lock(plan, table) {
-                Some(statement) => (StatementKey::LimitLock(table), statement),
-                None => return Ok(None),
-            }
-        } else {
-            let key = StatementKey::Lock(table, write.kind == OpKind::Delete);
-            (key, write::lock(plan, table, write.kind))
-        };
-        let ready = self.ready(key, || (statement.sql, statement.params)).await?;
-        Ok(Some(bind(ready, write, author)))
-    }
-
-    async fn write(
-        &mut self,
-        plan: &Arc<Plan>,
-        author: &Author,
-        write: &Write,
-    ) -> Result<BoundStatement, Failure> {
-        let columns: Vec<usize> = write.values.iter().map(|(column, _)| *column).collect();
-        let key = StatementKey::Write(write.table, write.kind, columns.clone());
-        let make = || {
-            let statement = write::write(plan, write.table, write.kind, &columns);
-            (statement.sql, statement.params)
-        };
-        Ok(bind(self.ready(key, make).await?, write, author))
     }
 }
 

@@ -7,7 +7,8 @@
 use std::fmt;
 
 use rowtide_plan::catalog::CatalogTable;
-use rowtide_plan::write::{Param, Rejection};
+use rowtide_plan::plan::Plan;
+use rowtide_plan::write::{Param, Rejection, misfit};
 use rowtide_protocol::RejectCode;
 use tokio_postgres::Error;
 use tokio_postgres::error::{DbError, ErrorPosition, SqlState};
@@ -123,6 +124,31 @@ impl Failure {
         }
     }
 
+    /// As [`Failure::of_whom`], of the statement of a named mutation. What is raised on purpose there is for the caller, who is
+    /// told the code that the application has put into the hint.
+    pub(super) fn of_call(
+        error: &Error,
+        plan: &Plan,
+        call: usize,
+        params: &[Param],
+        role: Option<&str>,
+    ) -> Failure {
+        let Some(database) = error.as_db_error() else { return Failure::of(error, None) };
+        let code = database.code().code();
+        if is_raised(database) && !code.starts_with("40") {
+            let code = database.hint().filter(|hint| is_code(hint)).unwrap_or("rejected");
+            let code = RejectCode::Application(code.to_owned());
+            return Failure::Rejected(Rejection::new(code, database.message()));
+        }
+        let param = database.where_().and_then(parameter);
+        let param = param.and_then(|number| params.get(number.checked_sub(1)?));
+        let of_value = code.starts_with("22") && !is_inside(database);
+        match misfit(plan, call, param, code).filter(|_| of_value) {
+            Some(rejection) => Failure::Rejected(rejection),
+            None => Failure::of_whom(error, None, role),
+        }
+    }
+
     /// Why a mutation waits. What is rejected here is not the mutation, but what Rowtide does for it.
     pub(super) fn waits(self) -> MutateError {
         match self {
@@ -195,6 +221,14 @@ fn is_raised(error: &DbError) -> bool {
     error.routine() == Some("exec_stmt_raise") || *error.code() == SqlState::RAISE_EXCEPTION
 }
 
+/// Whether a text can be the code of a rejection.
+fn is_code(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    text.len() <= 64
+        && text.bytes().all(plain)
+        && text.bytes().next().is_some_and(|first| first.is_ascii_lowercase())
+}
+
 /// Whether the role that asked has not been granted something. What row-level security says no to is another matter, and
 /// so is what is raised on purpose.
 pub(super) fn is_no_right(error: &DbError) -> bool {
@@ -261,8 +295,9 @@ fn judge(error: &DbError, sent: Option<&Sent<'_>>) -> Failure {
     // and means the row.
     if is(&SqlState::INSUFFICIENT_PRIVILEGE) {
         return match (routine, sent) {
-            ("ExecWithCheckOptions", Some(sent)) => {
-                let what = format!("row-level security of table `{}` says no", sent.name);
+            ("ExecWithCheckOptions", sent) => {
+                let of = sent.map_or_else(String::new, |sent| format!(" of table `{}`", sent.name));
+                let what = format!("row-level security{of} says no");
                 Failure::Rejected(Rejection::new(RejectCode::Forbidden, what))
             }
             _ => Failure::Away(said()),

@@ -8,6 +8,7 @@ mod bound;
 mod client_row;
 mod connection;
 mod failure;
+mod operations;
 mod sending;
 mod statements;
 
@@ -17,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rowtide_plan::plan::{Plan, TableId};
-use rowtide_plan::write::{Rejection, Write};
+use rowtide_plan::write::{Operation, Rejection};
 use serde_json::{Map, Value};
 use thiserror::Error;
 use tokio::sync::Semaphore;
@@ -76,8 +77,8 @@ impl Author {
 /// What to do under a number.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Work {
-    /// All of the writes, or none.
-    Apply(Vec<Write>),
+    /// All of the operations, or none.
+    Apply(Vec<Operation>),
     /// Acknowledge rejections: the first is of this number, the others of the numbers behind it.
     Reject(Vec<Rejection>),
     /// Acknowledge a rejection that follows from what the plan says of a table, if that is still so.
@@ -181,7 +182,7 @@ impl Mutator {
         let _permit = permit.map_err(|closed| MutateError::Away(closed.to_string()))?;
         let mut connection = self.take().await?;
         let applied = match work {
-            Work::Apply(writes) => connection.apply(plan, ticket, author, writes).await,
+            Work::Apply(operations) => connection.apply(plan, ticket, author, operations).await,
             Work::Reject(rejections) => connection.reject(ticket, rejections).await,
             Work::RejectIfItFits { table, rejection } => {
                 connection.reject_if_it_fits(plan, ticket, *table, rejection).await

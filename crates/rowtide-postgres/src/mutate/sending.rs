@@ -11,7 +11,7 @@ use tokio_postgres::types::{ToSql, Type};
 use super::bound::{BoundStatement, Text};
 use super::connection::{BEGIN, MutationConnection};
 use super::failure::{Failure, Sent, is_no_right};
-use super::statements::{ReadyStatement, StatementKey};
+use super::statements::{ReadyStatement, StatementKey, StatementOf};
 use crate::connect::message_without_values;
 
 impl MutationConnection {
@@ -34,9 +34,9 @@ impl MutationConnection {
             return Ok(ready);
         }
         let (sql, params) = make();
-        let (table, as_role) = (key.table(), matches!(key, StatementKey::AsRole(..)));
+        let (of, as_role) = (key.of(), key.is_of_role());
         let (sql, params): (Arc<str>, Arc<[Param]>) = (sql.into(), params.into());
-        let mut ready = ReadyStatement { statement: None, sql, params, table, as_role };
+        let mut ready = ReadyStatement { statement: None, sql, params, of, as_role };
         let is_kept = self.ready.is_worth_it(&key);
         if is_kept && self.prepare {
             // It is planned under the settings of then, some of which Postgres does not take for another's.
@@ -76,20 +76,27 @@ impl MutationConnection {
     }
 
     fn failure(&self, error: &tokio_postgres::Error, ready: &ReadyStatement) -> Failure {
-        let of = ready.table.zip(self.plan.as_deref()).map(|(table, plan)| plan.table(table));
-        let sent = of.map(|table| Sent {
-            table: &table.catalog,
-            name: &table.name,
-            sql: &ready.sql,
-            params: &ready.params,
-        });
         let role = ready.as_role.then(|| self.role()).flatten();
         if let Some(role) = role {
             self.say_what_is_not_granted(role, error);
         }
-        let failure = Failure::of_whom(error, sent.as_ref(), role);
-        // No client asks for it.
-        if ready.table.is_none() { failure.of_ours() } else { failure }
+        let plan = self.plan.as_deref();
+        match (ready.of, plan) {
+            (StatementOf::Table(table), Some(plan)) => {
+                let table = plan.table(table);
+                let sent = Sent {
+                    table: &table.catalog,
+                    name: &table.name,
+                    sql: &ready.sql,
+                    params: &ready.params,
+                };
+                Failure::of_whom(error, Some(&sent), role)
+            }
+            (StatementOf::Call(call), Some(plan)) => {
+                Failure::of_call(error, plan, call, &ready.params, role)
+            }
+            _ => Failure::of(error, None).of_ours(),
+        }
     }
 
     /// The role that writes, if it is one of its own.
