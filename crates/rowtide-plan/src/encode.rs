@@ -341,10 +341,7 @@ mod tests {
                 branch(None, Source::Everyone, small),
             ],
             claims: Vec::new(),
-            min_client: None,
-            unfit: Vec::new(),
-            unjudged: Vec::new(),
-            documents: Vec::new(),
+            ..Plan::default()
         }
     }
 

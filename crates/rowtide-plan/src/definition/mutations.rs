@@ -106,7 +106,6 @@ fn literal(written: &str) -> Option<Option<String>> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::definition::Definition;
 
     /// What is wrong with these entries: the messages, in the order of the file.
