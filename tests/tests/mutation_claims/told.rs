@@ -1,6 +1,7 @@
 //! What the database is told of who writes: settings of the mutation's transaction, for triggers, defaults and policies.
 
-use rowtide_tests::{App, Writer, insert, update};
+use rowtide_tests::small::{FILES, SMALL_FILES, files_tables};
+use rowtide_tests::{App, Older, Writer, insert, update};
 use serde_json::{Value, json};
 
 use crate::token;
@@ -84,4 +85,27 @@ async fn triggers_and_defaults_know_who_writes() {
     let row = self::row(&changes, "b");
     assert_eq!((&row["author"], &row["changed_by"]), (&json!("u1"), &json!("bob")));
     assert_eq!(row["claims"]["team"], Value::Null);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_database_knows_older_clients_too() {
+    let tables = format!(
+        "{}\n{SMALL_FILES};
+        CREATE TABLE told (who text, claims jsonb);
+        CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+            INSERT INTO told VALUES (current_setting('rowtide.user_id'), current_setting('request.jwt.claims')::jsonb);
+            RETURN new;
+        END$$;
+        CREATE TRIGGER tell BEFORE UPDATE ON file FOR EACH ROW EXECUTE FUNCTION tell();",
+        files_tables()
+    );
+    let app = App::with(FILES, &tables).await;
+    let (mut owner, _) = Older::live(&app, "owner").await;
+    let named =
+        json!({ "table": "file", "event": "update", "row": { "id": "edit", "name": "New" } });
+    owner.mutate("m1", json!([named])).await;
+    assert_eq!(owner.until("m1").await.last().unwrap()["type"], "commit");
+    let sql = "SELECT who, claims ->> 'sub', count(*) FROM told GROUP BY 1, 2";
+    let told = app.database.connect().await.query_one(sql, &[]).await.unwrap();
+    assert_eq!((told.get(0), told.get(1), told.get(2)), ("owner", "owner", 1_i64));
 }

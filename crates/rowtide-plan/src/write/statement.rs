@@ -258,7 +258,8 @@ fn delete(plan: &Plan, id: TableId) -> Statement {
 pub fn rule_statements(table: &Table) -> Vec<RuleStatement> {
     let from = name(table);
     let alias = quote_identifier(&table.catalog.name);
-    let (row, new) = (format!("(SELECT * FROM {from}) AS \"old\""), new_row(table));
+    let (old, new) = (known_row(table, "old"), known_row(table, "new"));
+    let row = format!("(SELECT * FROM {from}) AS \"old\"");
     let mut statements = Vec::new();
     let mut add = |rule: &JudgedRule, rows: &str, bare: Option<&str>| {
         let mut statement = alone(rule, rows, "", "");
@@ -277,7 +278,8 @@ pub fn rule_statements(table: &Table) -> Vec<RuleStatement> {
         }
     }
     for rule in &rules.updates {
-        add(&rule.allow, &format!("{row}, {new}"), Some("\"old\""));
+        // Both have the same columns, so that one without a prefix is never of one of them alone.
+        add(&rule.allow, &format!("{old}, {new}"), Some("\"old\""));
     }
     if let Some(rule) = &rules.delete {
         add(rule, &row, Some("\"old\""));
@@ -321,8 +323,9 @@ fn with_generated(table: &Table, query: String) -> String {
     format!("SELECT *, {} FROM ({query}) AS {alias}", computed.join(", "))
 }
 
-fn new_row(table: &Table) -> String {
+/// The columns that the plan knows: Postgres may have others, which it computes and does not publish.
+fn known_row(table: &Table, row: &str) -> String {
     let columns: Vec<String> =
         table.catalog.columns.iter().map(|column| quote_identifier(&column.name)).collect();
-    format!("(SELECT {} FROM {}) AS \"new\"", columns.join(", "), name(table))
+    format!("(SELECT {} FROM {}) AS \"{row}\"", columns.join(", "), name(table))
 }
