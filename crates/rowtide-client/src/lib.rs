@@ -50,7 +50,7 @@ mod storage;
 pub use client::{Base, Client, Shown};
 pub use event::{ClientStatus, ConnectionError, Event, Status};
 pub use file_storage::FileStorage;
-pub use op::{Op, OpKind};
+pub use op::{CallOp, Op, OpKind, RowOp};
 pub use optimistic::{Acked, ApplyError, MutateError, Optimistic, Outcome, Outgoing, Step};
 pub use options::{ClientOptions, TokenSource};
 pub use queue::{CorruptQueue, Record};

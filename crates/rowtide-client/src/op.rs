@@ -1,16 +1,38 @@
-//! The operations of a mutation, in the form of the protocol. Each is on one row. The client applies them
-//! to its own rows, to show at once what the server will do; it does not know the server's rules and
-//! triggers. An insert of a row that is there updates it, an update of a row that is not there does
+//! The operations of a mutation, in the form of the protocol. Each is on one row, or calls what the server has under a
+//! name. The client applies those on rows to its own rows, to show at once what the server will do; it does not know the
+//! server's rules and triggers, nor what a call does. An insert of a row that is there updates it, an update of a row that is not there does
 //! nothing.
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::row::Row;
 
 /// One operation of a mutation.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Op {
+    /// On one row.
+    Row(RowOp),
+    /// What the server has under a name.
+    Call(CallOp),
+}
+
+/// A call of what the server has under a name. Nothing of it is shown before it is applied.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Op {
+#[serde(tag = "op", rename = "call")]
+pub struct CallOp {
+    /// The name.
+    pub name: String,
+    /// The arguments, by the names of the parameters.
+    #[serde(default)]
+    pub args: Row,
+}
+
+/// An operation on one row.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RowOp {
     /// What is done.
     #[serde(rename = "op")]
     pub kind: OpKind,
@@ -35,19 +57,45 @@ pub enum OpKind {
 impl Op {
     /// A new row.
     pub fn insert(table: impl Into<String>, row: Row) -> Op {
-        Op { kind: OpKind::Insert, table: table.into(), row }
+        Op::Row(RowOp { kind: OpKind::Insert, table: table.into(), row })
     }
 
     /// New values of a row; `row` holds its key and the columns that change.
     pub fn update(table: impl Into<String>, row: Row) -> Op {
-        Op { kind: OpKind::Update, table: table.into(), row }
+        Op::Row(RowOp { kind: OpKind::Update, table: table.into(), row })
     }
 
     /// Removes a row; `key` holds the columns of its key.
     pub fn delete(table: impl Into<String>, key: Row) -> Op {
-        Op { kind: OpKind::Delete, table: table.into(), row: key }
+        Op::Row(RowOp { kind: OpKind::Delete, table: table.into(), row: key })
     }
 
+    /// A call of what the server has under a name.
+    pub fn call(name: impl Into<String>, args: Row) -> Op {
+        Op::Call(CallOp { name: name.into(), args })
+    }
+
+    /// The operation, if it is on a row.
+    pub fn on_row(&self) -> Option<&RowOp> {
+        match self {
+            Op::Row(op) => Some(op),
+            Op::Call(_) => None,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Op {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Op, D::Error> {
+        let value = Value::deserialize(from)?;
+        let read = match value.get("op").and_then(Value::as_str) {
+            Some("call") => serde_json::from_value(value).map(Op::Call),
+            _ => serde_json::from_value(value).map(Op::Row),
+        };
+        read.map_err(Error::custom)
+    }
+}
+
+impl RowOp {
     /// The row after this operation; `None` if there is no row.
     pub(crate) fn apply(&self, row: Option<Row>) -> Option<Row> {
         match (self.kind, row) {
@@ -93,19 +141,27 @@ mod tests {
         let text = r#"{"op":"update","table":"file","row":{"id":"f1","name":"Plan B"}}"#;
         assert_eq!(serde_json::to_string(&op).unwrap(), text);
         assert_eq!(serde_json::from_str::<Op>(text).unwrap(), op);
+        let op = Op::call("accept", row(json!({"token": "t"})));
+        let text = r#"{"op":"call","name":"accept","args":{"token":"t"}}"#;
+        assert_eq!(serde_json::to_string(&op).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Op>(text).unwrap(), op);
+        let without = r#"{"op":"call","name":"accept"}"#;
+        assert_eq!(serde_json::from_str::<Op>(without).unwrap(), Op::call("accept", Row::new()));
     }
 
     #[test]
     fn an_insert_over_a_row_updates_it_and_an_update_of_no_row_does_nothing() {
+        let on_row = |op: Op| op.on_row().unwrap().clone();
         let insert = Op::insert("t", row(json!({"id": 1, "a": 1})));
         let update = Op::update("t", row(json!({"id": 1, "b": 2})));
         let delete = Op::delete("t", row(json!({"id": 1})));
+        let [insert, update, delete] = [insert, update, delete].map(on_row);
         assert_eq!(update.apply(None), None);
         let shown = insert.apply(None);
         assert_eq!(shown, Some(row(json!({"id": 1, "a": 1}))));
         let shown = update.apply(shown);
         assert_eq!(shown, Some(row(json!({"id": 1, "a": 1, "b": 2}))));
-        let again = Op::insert("t", row(json!({"id": 1, "a": 3}))).apply(shown);
+        let again = on_row(Op::insert("t", row(json!({"id": 1, "a": 3})))).apply(shown);
         assert_eq!(again, Some(row(json!({"id": 1, "a": 3, "b": 2}))));
         assert_eq!(delete.apply(again), None);
     }

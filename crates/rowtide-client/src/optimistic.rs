@@ -180,6 +180,17 @@ impl Optimistic {
             return Err(MutateError::Ops { count: ops.len(), max: MAX_OPS });
         }
         for op in ops {
+            let op = match op {
+                Op::Row(op) => op,
+                Op::Call(op) => {
+                    let deep = op.args.iter().find(|(_, value)| !within_depth(value, MAX_DEPTH));
+                    if let Some((argument, _)) = deep {
+                        let (call, argument) = (op.name.clone(), argument.clone());
+                        return Err(MutateError::ArgumentDepth { call, argument, max: MAX_DEPTH });
+                    }
+                    continue;
+                }
+            };
             if let Some((column, _)) =
                 op.row.iter().find(|(_, value)| !within_depth(value, MAX_DEPTH))
             {
@@ -455,6 +466,7 @@ impl Optimistic {
     /// Applies a mutation on top of all others.
     fn push(&mut self, id: u64, ops: &Arc<[Op]>, dirty: &mut Dirty) {
         for (index, op) in ops.iter().enumerate() {
+            let Some(op) = op.on_row() else { continue };
             // Without the table's key its rows cannot be found.
             let Ok(key) = self.base.key(&op.table, &op.row) else { continue };
             dirty.note(&op.table, &key, || self.shown(&op.table, &key).cloned());
@@ -465,7 +477,7 @@ impl Optimistic {
 
     /// Takes the effects of a mutation away.
     fn release(&mut self, id: u64, ops: &[Op], dirty: &mut Dirty) {
-        for op in ops {
+        for op in ops.iter().filter_map(Op::on_row) {
             let Ok(key) = self.base.key(&op.table, &op.row) else { continue };
             dirty.note(&op.table, &key, || self.shown(&op.table, &key).cloned());
             self.overlay.remove(&op.table, &key, id);

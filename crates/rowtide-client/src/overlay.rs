@@ -49,7 +49,7 @@ impl Overlay {
         self.tables.clear();
     }
 
-    /// Applies the operation `ops[index]` on top; `base` is the row below all operations.
+    /// Applies the operation `ops[index]` on top, if it is on a row; `base` is the row below all operations.
     pub(crate) fn push(
         &mut self,
         key: Key,
@@ -58,7 +58,7 @@ impl Overlay {
         index: usize,
         base: Option<&Row>,
     ) {
-        let op = &ops[index];
+        let Some(op) = ops[index].on_row() else { return };
         let rows = self.tables.entry(op.table.clone()).or_default();
         let layer =
             rows.entry(key).or_insert_with(|| Layer { row: base.cloned(), ..Layer::default() });
@@ -85,6 +85,7 @@ impl Overlay {
         let Some(layer) = self.tables.get_mut(table).and_then(|rows| rows.get_mut(key)) else {
             return;
         };
-        layer.row = layer.ops.iter().fold(base.cloned(), |row, op| op.ops[op.index].apply(row));
+        let on_rows = layer.ops.iter().filter_map(|op| op.ops[op.index].on_row());
+        layer.row = on_rows.fold(base.cloned(), |row, op| op.apply(row));
     }
 }

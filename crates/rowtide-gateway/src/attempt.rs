@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use rowtide_plan::plan::Plan;
-use rowtide_plan::write::{Rejection, Tolerance, Unreadable, Write};
+use rowtide_plan::write::{Operation, Rejection, Tolerance, Unreadable, Write};
 use rowtide_postgres::mutate::{MutateError, Number, Outcome, Work};
 use rowtide_protocol::{Op, RejectCode};
 
@@ -28,7 +28,7 @@ pub enum Note {
     Nothing,
     /// It is acknowledged: `applied`, `repeated`, or the code of the rejection.
     Acknowledged(String),
-    /// It waits for this table, which does not fit its rules now.
+    /// It waits for this table, which does not fit its rules now, or this named mutation, which does not fit the database.
     WaitsForTable(String),
     /// It waits for Postgres: why.
     WaitsForPostgres(String),
@@ -54,7 +54,7 @@ pub fn work(
         (None, Asked::Reject(rejection)) => Work::Reject(vec![rejection.clone()]),
         (None, Asked::Apply(ops)) => match plan.waits_for(ops) {
             Some(table) => {
-                let why = format!("table `{table}` does not fit its rules now");
+                let why = format!("`{table}` does not fit the database now");
                 return Err(waits(&why, Note::WaitsForTable(table.to_owned())));
             }
             None => read(&plan, ops, mutation.tolerance),
@@ -77,14 +77,14 @@ fn read(plan: &Plan, ops: &[Op], tolerance: Option<fn(&Plan, &Write) -> Toleranc
             let message = format!("ops[{index}]: {}", rejection.message);
             (Rejection { message, ..rejection }, table)
         });
-        let mut write = read?;
-        if let Some(tolerance) = tolerance {
-            write.tolerance = tolerance(plan, &write);
+        let mut operation = read?;
+        if let (Some(tolerance), Operation::Write(write)) = (tolerance, &mut operation) {
+            write.tolerance = tolerance(plan, write);
         }
-        Ok(write)
+        Ok(operation)
     };
     match ops.iter().enumerate().map(read).collect() {
-        Ok(writes) => Work::Apply(writes),
+        Ok(operations) => Work::Apply(operations),
         Err((rejection, Some(table))) => Work::RejectIfItFits { table, rejection },
         Err((rejection, None)) => Work::Reject(vec![rejection]),
     }

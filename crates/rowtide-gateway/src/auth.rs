@@ -274,7 +274,9 @@ impl Auth {
         })?;
         let Payload { sub, exp, mut rest } = data.claims;
         let sub = user_id(sub).map_err(NotTaken::Token)?;
+        // The database is told all of them.
         rest.insert("sub".to_owned(), sub.clone().into());
+        rest.extend(exp.map(|exp| ("exp".to_owned(), exp.into())));
         let author = Arc::new(Author { user_id: sub, claims: rest });
         // It was checked, so it is there.
         let missing =

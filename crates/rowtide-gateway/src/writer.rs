@@ -262,7 +262,7 @@ impl Writer {
             }
             Note::WaitsForTable(table) => {
                 telemetry::mutation_retried("away");
-                let what = "a mutation waits for a table that does not fit its rules now";
+                let what = "a mutation waits for a table, or a named mutation, that does not fit the database now";
                 tracing::debug!(table, "{what}");
             }
             Note::WaitsForPostgres(what) => {

@@ -11,7 +11,7 @@ use rowtide_plan::plan::{Plan, Table};
 use rowtide_plan::row::Row;
 use rowtide_plan::write::{Tolerance, Write};
 use rowtide_postgres::named_outcomes::NamedOutcome;
-use rowtide_protocol::{Lsn, Op, OpKind};
+use rowtide_protocol::{Lsn, Op, OpKind, RowOp};
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -71,7 +71,8 @@ impl Update {
             });
             empty = self.event == OpKind::Update && self.row.keys().all(key);
         }
-        (!empty).then_some(Op { kind: self.event, table: self.table, row: self.row })
+        let op = RowOp { kind: self.event, table: self.table, row: self.row };
+        (!empty).then_some(Op::Row(op))
     }
 }
 

@@ -4,6 +4,7 @@ use crate::catalog::{Catalog, CatalogTable, ReplicaIdentity};
 use crate::compile::{compile, instead_of_full};
 use crate::definition::Definition;
 use crate::error::DefinitionError;
+use crate::filter::Operand;
 use crate::plan::{Branch, Plan, Source, Table};
 use crate::sql::{quote_identifier, quote_table};
 use crate::value::ColumnType;
@@ -56,6 +57,7 @@ pub fn check_plan(plan: &Plan) -> Vec<Problem> {
     for table in &plan.tables {
         problems.extend(rejected_writes(&table.catalog));
         problems.extend(inserts_of_nobody(table));
+        problems.extend(given_away(plan, table));
         let left_out = not_streamed(table).map(|what| Problem { what, repair: None, fatal: false });
         problems.extend(left_out);
     }
@@ -131,6 +133,58 @@ fn inserts_of_nobody(table: &Table) -> Option<Problem> {
         "nobody can insert into {quoted}: clients name the key of a new row, and Postgres alone {does} {name}"
     );
     Some(Problem { what, repair: Some(repair), fatal: true })
+}
+
+/// That a rule for updates asks whose a row was, and not whose it will be.
+fn given_away(plan: &Plan, table: &Table) -> Vec<Problem> {
+    let catalog = &table.catalog;
+    let quoted = quote_table(&catalog.schema, &catalog.name);
+    let mut problems = Vec::new();
+    for rule in &table.write.updates {
+        let named = rule.allow.prefixed();
+        let is_of_old_alone =
+            !named.old.is_empty() && named.new.is_empty() && !rule.allow.is_bare();
+        let decides = |column: usize| {
+            let name = &catalog.columns[column].name;
+            named.compared.contains(name) && !named.new.contains(name)
+                || is_of_old_alone && decides_who_sees(plan, table, column)
+        };
+        let all: Vec<usize> = (0..catalog.columns.len()).collect();
+        let written = rule.columns.as_deref().unwrap_or(&all);
+        let written = written.iter().copied().filter(|column| {
+            let fixed = [&table.key, &table.write.immutable, &table.write.readonly];
+            !fixed.iter().any(|columns| columns.contains(column))
+                && !catalog.columns[*column].input.is_of_postgres_alone()
+        });
+        let names: Vec<String> = written
+            .filter(|column| decides(*column))
+            .map(|column| quote_identifier(&catalog.columns[column].name))
+            .collect();
+        if names.is_empty() {
+            continue;
+        }
+        let what = format!(
+            "whoever may update a row of {quoted} may hand it to somebody else: the rule names `old` alone, and {} \
+             may be written, which says whose it is",
+            names.join(", ")
+        );
+        let repair = "leave `old.` out, so that the rule must hold of the row as it will be, too; or make the column \
+                      immutable";
+        problems.push(Problem { what, repair: Some(repair.to_owned()), fatal: false });
+    }
+    problems
+}
+
+/// Whether `visible` compares a column with a claim, or finds it by a membership.
+fn decides_who_sees(plan: &Plan, table: &Table, column: usize) -> bool {
+    table.branches.iter().map(|branch| plan.branch(*branch)).any(|branch| {
+        let mut is_compared = branch.published && branch.anchor == Some(column);
+        branch.claim_filter.0.operands(&mut |operand| {
+            is_compared |=
+                matches!(operand, Operand::Column(kept) if table.kept.get(*kept) == Some(&column));
+        });
+        is_compared
+    })
 }
 
 /// The columns of a table that clients are sent without, a sentence for each.

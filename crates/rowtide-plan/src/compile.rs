@@ -135,7 +135,9 @@ struct Rejected;
 
 impl Compiler<'_> {
     fn new<'a>(definition: &Definition, catalog: &'a Catalog) -> Compiler<'a> {
-        let plan = Plan { min_client: definition.min_client, ..Plan::default() };
+        let (min_client, writes_as) = (definition.min_client, definition.writes_as.clone());
+        let calls = definition.calls.clone();
+        let plan = Plan { min_client, writes_as, calls, ..Plan::default() };
         let (problems, outer, members) = (Vec::new(), Vec::new(), HashMap::new());
         Compiler { catalog, plan, problems, outer, members }
     }

@@ -3,7 +3,9 @@
 //! is compiled against a catalog.
 
 mod documents;
+mod mutations;
 mod storage;
+mod writes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +14,10 @@ use toml::Spanned;
 
 pub(crate) use self::documents::{DocumentDefinition, PublishingDefinition};
 use self::documents::{DocumentEntry, document};
+use self::mutations::{MutationEntry, call};
 use self::storage::StorageEntry;
+use self::writes::WritesEntry;
+use crate::calls::PlannedCall;
 use crate::catalog::TableName;
 use crate::documents::DocumentProtocol;
 use crate::error::{DefinitionError, DefinitionProblem};
@@ -32,6 +37,10 @@ pub struct Definition {
     storage: Option<Name>,
     pub(crate) min_client: Option<i64>,
     older_clients: bool,
+    /// The role of the database that operations are done as, if they are done as one of their own.
+    pub(crate) writes_as: Option<String>,
+    /// The mutations that have names.
+    pub(crate) calls: Vec<PlannedCall>,
 }
 
 #[derive(Clone, Debug)]
@@ -60,6 +69,9 @@ struct File {
     #[serde(default)]
     documents: BTreeMap<Spanned<String>, DocumentEntry>,
     storage: Option<StorageEntry>,
+    writes: Option<WritesEntry>,
+    #[serde(default)]
+    mutations: BTreeMap<Spanned<String>, MutationEntry>,
 }
 
 #[derive(Default, Deserialize)]
@@ -141,7 +153,8 @@ impl Definition {
                         [tables.NAME.delete]; a table of another schema than public is \
                         [tables.\"SCHEMA.NAME\"]. [documents.NAME] has `table`, `protocol`, `read` and \
                         `edit`, and may have `alive`, `schema`, `name`, `touched`, `restore`, `source`, \
-                        and `published` with `slug`, `republish` and `publish_error`. [storage] has `url`";
+                        and `published` with `slug`, `republish` and `publish_error`. [storage] has `url`, \
+                        [writes] has `role`, and [mutations.NAME] has `run` and may have `params`";
             fail(vec![DefinitionProblem::new(place, message, "here").help(help)])
         })?;
         let storage = read.storage.as_ref().map(StorageEntry::url);
@@ -162,6 +175,18 @@ impl Definition {
                 Err(found) => problems.extend(found),
             }
         }
+        let mut calls = Vec::new();
+        for (key, entry) in &read.mutations {
+            match call(text, key, entry) {
+                Ok(call) => calls.push(call),
+                Err(found) => problems.extend(found),
+            }
+        }
+        let writes_as = read.writes.map(WritesEntry::role).transpose();
+        let writes_as = writes_as.unwrap_or_else(|problem| {
+            problems.push(problem);
+            None
+        });
         documents.sort_by_key(|document: &DocumentDefinition| document.span.start);
         if problems.is_empty() && tables.is_empty() {
             let help = "write an entry for each table, such as\n[tables.note]\n\
@@ -193,7 +218,17 @@ impl Definition {
         let min_client = read.app.min_client;
         let older_clients = read.app.older_clients.is_some_and(Spanned::into_inner);
         let file = file.to_owned();
-        Ok(Definition { file, text: shown, tables, documents, storage, min_client, older_clients })
+        Ok(Definition {
+            file,
+            text: shown,
+            tables,
+            documents,
+            storage,
+            min_client,
+            older_clients,
+            writes_as,
+            calls,
+        })
     }
 
     /// Whether clients of the older protocol are served, beside those of the present one.

@@ -343,10 +343,7 @@ mod tests {
             ],
             sets: 0,
             claims: Vec::new(),
-            min_client: None,
-            unfit: Vec::new(),
-            unjudged: Vec::new(),
-            documents: Vec::new(),
+            ..Plan::default()
         }
     }
 

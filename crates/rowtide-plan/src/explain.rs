@@ -57,6 +57,12 @@ pub fn explain(plan: &Plan) -> String {
     for (index, table) in plan.tables.iter().enumerate().filter(|(_, table)| table.published) {
         writes(plan, TableId(index as u16), table, &mut text);
     }
+    for (index, call) in plan.calls.iter().enumerate() {
+        let _ = writeln!(text, "  mutation {}", call.name);
+        for line in write::run(plan, index).sql.lines() {
+            let _ = writeln!(text, "    {line}");
+        }
+    }
     if !plan.documents.is_empty() {
         let _ = writeln!(text, "\ndocuments");
     }
@@ -110,7 +116,7 @@ fn document(plan: &Plan, kind: &PlannedKind, text: &mut String) {
     }
 }
 
-/// What each kind of write becomes: first what it locks, then what judges and does it.
+/// What each kind of write becomes: first what it locks, then what judges and does it, or judges it for the role that does.
 fn writes(plan: &Plan, id: TableId, table: &Table, text: &mut String) {
     let columns = |kind| -> Vec<usize> {
         let rules = &table.write;
@@ -140,6 +146,14 @@ fn writes(plan: &Plan, id: TableId, table: &Table, text: &mut String) {
         };
         let statement = write::write(plan, id, kind, &columns(kind));
         for statement in before.into_iter().chain([statement]) {
+            for line in statement.sql.lines() {
+                let _ = writeln!(text, "    {line}");
+            }
+            let _ = writeln!(text, "    -- {}", parameters(table, &statement.params));
+        }
+        if let Some(role) = &plan.writes_as {
+            let statement = write::write_as_role(plan, id, kind, &columns(kind));
+            let _ = writeln!(text, "    -- and as role {}", quote_identifier(role));
             for line in statement.sql.lines() {
                 let _ = writeln!(text, "    {line}");
             }

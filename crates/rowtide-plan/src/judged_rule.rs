@@ -11,6 +11,7 @@ use sqlparser::tokenizer::Token;
 
 use crate::claims::Claim;
 use crate::error::DefinitionProblem;
+use crate::prefixed::Prefixed;
 use crate::rule::TableReference;
 use crate::sql_text::{Span, SqlText, fold};
 use crate::value::ColumnType;
@@ -24,6 +25,9 @@ pub struct JudgedRule {
     claims: Vec<RuleClaim>,
     /// The tables that it reads besides.
     tables: Vec<TableReference>,
+    /// Whether Postgres has found columns in it that belong to neither `old` nor `new`.
+    bare: bool,
+    prefixed: Prefixed,
 }
 
 /// Under which names a rule finds rows.
@@ -40,8 +44,8 @@ impl Rows {
     fn help(self) -> &'static str {
         match self {
             Rows::OldAndNew => {
-                "`old` is the row as it was, `new` as it will be, `auth.user_id` and \
-                 `auth.claims.NAME` who writes; columns with capitals need double quotes"
+                "`old` is the row as it was, `new` as it will be, a column without either is meant of both, \
+                 `auth.user_id` and `auth.claims.NAME` are who writes; columns with capitals need double quotes"
             }
             Rows::OfTable => {
                 "columns of the row have no prefix, `auth.user_id` and `auth.claims.NAME` are who \
@@ -105,7 +109,8 @@ fn integers(type_name: &str) -> Option<&'static str> {
 
 impl JudgedRule {
     pub(crate) fn read(text: SqlText, rows: Rows) -> Result<JudgedRule, DefinitionProblem> {
-        let tables = tables(&text, &text.expression()?);
+        let expression = text.expression()?;
+        let (tables, prefixed) = (tables(&text, &expression), Prefixed::of(&expression));
         let mut words = text.words()?;
         words.retain(|(token, _)| !matches!(token, Token::Whitespace(_)));
         let mut pieces = Vec::new();
@@ -125,7 +130,7 @@ impl JudgedRule {
             at += named.words;
         }
         pieces.push(Piece::Text(written..text.text().len()));
-        Ok(JudgedRule { text, rows, pieces, claims, tables })
+        Ok(JudgedRule { text, rows, pieces, claims, tables, bare: false, prefixed })
     }
 
     /// The tables in its subqueries, each place that names one; those without a schema are of `public`.
@@ -143,6 +148,27 @@ impl JudgedRule {
         for (claim, kind) in self.claims.iter_mut().zip(types) {
             claim.kind = Some(kind);
         }
+    }
+
+    /// Notes that columns in it have no prefix: it must hold of each row that there is.
+    pub fn set_bare(&mut self) {
+        self.bare = true;
+    }
+
+    /// Whether columns in it have no prefix, once Postgres has been asked.
+    pub(crate) fn is_bare(&self) -> bool {
+        self.bare
+    }
+
+    /// Takes over what Postgres said of the same rule before.
+    pub(crate) fn judge_as(&mut self, before: &JudgedRule) {
+        self.set_types(before.claims.iter().filter_map(|claim| claim.kind.clone()));
+        self.bare = before.bare;
+    }
+
+    /// The columns that it names as of `old` or of `new`.
+    pub(crate) fn prefixed(&self) -> &Prefixed {
+        &self.prefixed
     }
 
     /// The expression in parentheses; `parameter` writes each claim.
@@ -201,14 +227,14 @@ impl JudgedRule {
     }
 }
 
-struct Named {
-    claim: Claim,
+pub(crate) struct Named {
+    pub(crate) claim: Claim,
     /// How many words and signs name it.
-    words: usize,
+    pub(crate) words: usize,
 }
 
 /// `auth.user_id` or `auth.claims.name`, if one begins at `at`.
-fn named_claim(
+pub(crate) fn named_claim(
     text: &SqlText,
     words: &[(Token, Span)],
     at: usize,

@@ -2,6 +2,7 @@
 //! crate compiles it into a plan, which says what the server does with each row. The caller passes the
 //! catalog: nothing here does I/O.
 
+pub mod calls;
 pub mod catalog;
 pub mod check;
 pub mod claims;
@@ -20,6 +21,7 @@ mod json;
 pub mod judged_rule;
 pub mod map;
 pub mod plan;
+mod prefixed;
 mod reach;
 pub mod row;
 mod rule;

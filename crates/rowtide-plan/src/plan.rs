@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::calls::PlannedCall;
 use crate::catalog::CatalogTable;
 use crate::claims::{Claim, ClaimUse};
 use crate::documents::PlannedKind;
@@ -36,6 +37,10 @@ pub struct Plan {
     /// Tables that are served, and that nobody can write now, because Postgres does not take a rule for it; as clients know
     /// them.
     pub unjudged: Vec<String>,
+    /// The role of the database that operations are done as; `None`: the server's own. [`Plan::fingerprint`] leaves it out.
+    pub writes_as: Option<String>,
+    /// The mutations that have names. [`Plan::fingerprint`] leaves them out.
+    pub calls: Vec<PlannedCall>,
     /// What live documents there are, in the order of the definition. They are not told apart by [`Plan::fingerprint`], but
     /// the tables that they need are.
     pub documents: Vec<PlannedKind>,
@@ -135,19 +140,26 @@ impl Plan {
 
     /// Whether Postgres does not take a rule of this plan now.
     pub fn has_unjudged(&self) -> bool {
-        !self.unjudged.is_empty() || !self.documents.iter().all(PlannedKind::is_judged)
+        !self.unjudged.is_empty()
+            || !self.documents.iter().all(PlannedKind::is_judged)
+            || !self.calls.iter().all(PlannedCall::is_judged)
     }
 
     /// Takes over from the plan that served `before` what Postgres said of rules that it does not take now. They are the
     /// same rules, and what is missing for them may come back any moment: mutations are tried, and wait as long as Postgres
     /// does not take them.
     pub fn judge_as(&mut self, before: &Plan) {
-        let Plan { tables, unjudged, documents, .. } = self;
+        let Plan { tables, unjudged, documents, calls, .. } = self;
+        for new in calls.iter_mut().filter(|call| !call.is_judged()) {
+            if let Some(old) = before.calls.iter().find(|old| old.name == new.name) {
+                new.judge_as(old);
+            }
+        }
         for new in documents.iter_mut().filter(|kind| !kind.is_judged()) {
             let old = before.documents.iter().find(|old| old.name == new.name);
             let Some(old) = old else { continue };
             for (new, old) in new.rules_mut().zip(old.rules()) {
-                new.set_types(old.claims().iter().filter_map(|claim| claim.kind.clone()));
+                new.judge_as(old);
             }
         }
         unjudged.retain(|name| {
@@ -156,7 +168,7 @@ impl Plan {
             let new = tables.iter_mut().find(|table| table.published && table.name == *name);
             let (Some(old), Some(new)) = (old, new) else { return true };
             for (new, old) in new.write.rules_mut().zip(old.write.rules()) {
-                new.set_types(old.claims().iter().filter_map(|claim| claim.kind.clone()));
+                new.judge_as(old);
             }
             false
         });
@@ -167,7 +179,9 @@ impl Plan {
         let read = self.claims.iter().map(|wanted| &wanted.claim);
         let written = self.tables.iter().flat_map(|table| table.write.rules());
         let written = written.chain(self.documents.iter().flat_map(PlannedKind::rules));
-        let written = written.flat_map(|rule| rule.claims().iter().map(|named| &named.claim));
+        let written = written.flat_map(|rule| rule.claims());
+        let written = written.chain(self.calls.iter().flat_map(PlannedCall::claims));
+        let written = written.map(|named| &named.claim);
         let named = |claim: &'a Claim| match claim {
             Claim::Named(name) => Some(name.as_str()),
             Claim::UserId => None,

@@ -100,11 +100,7 @@ mod tests {
                 named("workspace", ColumnType::Int),
                 named("role", ColumnType::Text),
             ],
-            sets: 0,
-            min_client: None,
-            unfit: Vec::new(),
-            unjudged: Vec::new(),
-            documents: Vec::new(),
+            ..Plan::default()
         }
     }
 

@@ -39,3 +39,4 @@ pub mod unseen;
 pub mod wal;
 mod walsender;
 pub mod watch;
+mod writing_role;

@@ -5,7 +5,8 @@
 
 use rowtide_plan::check::Problem;
 use rowtide_plan::plan::{Plan, Table, TableId};
-use rowtide_plan::sql::quote_table;
+use rowtide_plan::sql::{quote_identifier, quote_table};
+use rowtide_plan::write::run;
 use rowtide_plan::write_rules::UpdateRule;
 use rowtide_protocol::OpKind;
 use tokio_postgres::error::SqlState;
@@ -69,9 +70,32 @@ pub(crate) async fn lacking(
         // Statements may fail for one of these.
         return Ok(problems);
     }
+    for (index, call) in plan.calls.iter().enumerate().filter(|(_, call)| call.is_judged()) {
+        let (as_role, who) = match &plan.writes_as {
+            None => (begin.clone(), role.clone()),
+            Some(other) => {
+                let other = quote_identifier(other);
+                (format!("{begin}; SET LOCAL ROLE {other}"), other)
+            }
+        };
+        let statement = run(plan, index);
+        let types = vec!["text"; statement.params.len()];
+        if let Some((code, why)) = explain(client, &as_role, &statement.sql, &types).await? {
+            // That the role is not there, or not to be had, is said elsewhere.
+            if code == SqlState::INVALID_PARAMETER_VALUE {
+                continue;
+            }
+            let what = format!("role {who} cannot run mutation {}: {why}", call.name);
+            let repair = match code {
+                SqlState::INSUFFICIENT_PRIVILEGE => format!("grant role {who} that"),
+                _ => "correct `run`, or what it names".to_owned(),
+            };
+            problems.push(fatal(what, repair));
+        }
+    }
     for (index, table) in plan.tables.iter().enumerate() {
         let mut fails = None;
-        for (kind, _, statement) in mutation_statements(plan, TableId(index as u16)) {
+        for (kind, _, statement) in mutation_statements(plan, TableId(index as u16), false) {
             // What else is of this kind fails for the same reason.
             if fails == Some(kind) {
                 continue;

@@ -1,12 +1,14 @@
 //! Asks Postgres about the rules for writing and those of documents: whether it takes each of them, and of which type each
 //! claim in them must be. A rule that it does not take is shown where it stands in the definition.
 
+use rowtide_plan::calls::{ParamKind, PlannedCall};
 use rowtide_plan::error::DefinitionProblem;
 use rowtide_plan::judged_rule::JudgedRule;
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::value::ColumnType;
 use rowtide_plan::write::{
     RuleStatement, Statement, document_rule_statements, limit_lock, lock, rule_statements, write,
+    write_as_role,
 };
 use rowtide_protocol::OpKind;
 use tokio_postgres::error::{ErrorPosition, SqlState};
@@ -14,7 +16,7 @@ use tokio_postgres::types::{Kind, Type};
 use tokio_postgres::{Client, Error};
 
 use crate::connect::reason;
-use rowtide_plan::sql::quote_identifier;
+use rowtide_plan::sql::{quote_identifier, quote_literal};
 
 /// What Postgres does not take, by the table's name, or as `documents.NAME`.
 pub type RuleProblems = Vec<(String, Vec<DefinitionProblem>)>;
@@ -67,6 +69,12 @@ async fn prepare(client: &Client, plan: &mut Plan, busy: Busy) -> Result<RulePro
             rejected.push((name, problems));
         }
     }
+    for call in &mut plan.calls {
+        let problems = prepare_call(client, call, busy).await?;
+        if !problems.is_empty() {
+            rejected.push((format!("mutations.{}", call.name), problems));
+        }
+    }
     for index in 0..plan.documents.len() {
         let statements = document_rule_statements(plan, &plan.documents[index]);
         let kind = &mut plan.documents[index];
@@ -97,7 +105,19 @@ async fn prepare_all(
 ) -> Result<Vec<DefinitionProblem>, Error> {
     let mut problems = Vec::new();
     for (rule, statement) in rules.zip(statements) {
-        match client.prepare(&statement.sql).await {
+        let mut answer = client.prepare(&statement.sql).await;
+        let mut asked = &statement;
+        // A column that has no prefix is of two rows, or a table is named as such: then it is of each row in turn.
+        if let (Err(error), Some(bare)) = (&answer, statement.bare.as_deref())
+            && let Some(&SqlState::AMBIGUOUS_COLUMN | &SqlState::UNDEFINED_TABLE) = error.code()
+        {
+            answer = client.prepare(&bare.sql).await;
+            asked = bare;
+            if answer.is_ok() {
+                rule.set_bare();
+            }
+        }
+        match answer {
             Ok(prepared) => rule.set_types(prepared.params().iter().map(kind)),
             Err(error)
                 if busy == Busy::IsAnError
@@ -106,8 +126,7 @@ async fn prepare_all(
                 return Err(error);
             }
             Err(error) if error.as_db_error().is_some() => {
-                let at = position(&error, &statement.sql)
-                    .and_then(|at| at.checked_sub(statement.starts));
+                let at = position(&error, &asked.sql).and_then(|at| at.checked_sub(asked.starts));
                 let mut number = 0;
                 let parameter = |_: &_| {
                     number += 1;
@@ -126,6 +145,60 @@ async fn prepare_all(
     Ok(problems)
 }
 
+/// Asks about the statement of a named mutation, and about the defaults of its parameters.
+async fn prepare_call(
+    client: &Client,
+    call: &mut PlannedCall,
+    busy: Busy,
+) -> Result<Vec<DefinitionProblem>, Error> {
+    let is_locked = |error: &Error| {
+        busy == Busy::IsAnError && error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
+    };
+    let sql = call.ask();
+    let prepared = match client.prepare(&sql).await {
+        Ok(prepared) => prepared,
+        Err(error) if error.as_db_error().is_none() || is_locked(&error) => return Err(error),
+        Err(error) => {
+            let at = position(&error, &sql);
+            let said = match error.code() {
+                Some(&SqlState::INDETERMINATE_DATATYPE) => {
+                    "the type of a claim cannot be told; write auth.claims.NAME::text".to_owned()
+                }
+                _ => reason(&error),
+            };
+            return Ok(vec![call.problem(&said, at)]);
+        }
+    };
+    let mut problems = Vec::new();
+    for (text, type_name, problem) in call.defaults() {
+        let sql = format!("SELECT {}::{type_name}", quote_literal(text));
+        match client.prepare(&sql).await {
+            Ok(_) => {}
+            Err(error) if error.as_db_error().is_none() => return Err(error),
+            Err(_) => problems.push(problem),
+        }
+    }
+    if problems.is_empty() {
+        let (params, claims) = prepared.params().split_at(call.params.len());
+        let (params, claims): (Vec<ParamKind>, Vec<(ColumnType, String)>) =
+            (params.iter().map(param_kind).collect(), claims.iter().map(kind).collect());
+        call.set_types(params, claims);
+    }
+    Ok(problems)
+}
+
+fn param_kind(of: &Type) -> ParamKind {
+    let labels = match of.kind() {
+        Kind::Enum(labels) => labels.clone(),
+        Kind::Array(element) => match element.kind() {
+            Kind::Enum(labels) => labels.clone(),
+            _ => Vec::new(),
+        },
+        _ => Vec::new(),
+    };
+    ParamKind { kind: kind(of).0, name: of.name().to_owned(), labels }
+}
+
 /// The rules fit; then so do the statements that are made of them, or the table cannot be written so: it has rewrite
 /// rules of its own (`CREATE RULE`). What no rule allows nobody writes.
 async fn whole_statements(
@@ -134,7 +207,7 @@ async fn whole_statements(
     table: TableId,
     busy: Busy,
 ) -> Result<Option<DefinitionProblem>, Error> {
-    for (_, rule, statement) in mutation_statements(plan, table) {
+    for (_, rule, statement) in mutation_statements(plan, table, true) {
         match client.prepare(&statement.sql).await {
             Ok(_) => {}
             Err(error)
@@ -152,10 +225,12 @@ async fn whole_statements(
     Ok(None)
 }
 
-/// The statements of every operation that a rule allows, with that rule.
+/// The statements of every operation that a rule allows, with that rule: of the server's own role, and of the one that
+/// writes, if that is asked for.
 pub(crate) fn mutation_statements(
     plan: &Plan,
     table: TableId,
+    with_role: bool,
 ) -> impl Iterator<Item = (OpKind, &JudgedRule, Statement)> {
     let of = plan.table(table);
     let all: Vec<usize> = (0..of.catalog.columns.len()).collect();
@@ -175,6 +250,8 @@ pub(crate) fn mutation_statements(
             statements.push(write(plan, table, kind, &of.key));
             statements.extend(limit_lock(plan, table));
         }
+        let by_role = plan.writes_as.is_some() && with_role;
+        statements.extend(by_role.then(|| write_as_role(plan, table, kind, &all)));
         statements.into_iter().map(move |statement| (kind, rule, statement))
     })
 }

@@ -174,10 +174,12 @@ impl Writes {
             kind.touched.is_some() && plan.table(kind.table).catalog.oid == table.catalog.oid
         };
         let touched = plan.documents.iter().any(touches);
+        // Where another role writes, the server's own only judges and locks.
+        let itself = plan.writes_as.is_none();
         Writes {
-            insert: rules.insert.is_some(),
+            insert: itself && rules.insert.is_some(),
             update: touched || !rules.updates.is_empty() || rules.delete.is_some(),
-            delete: rules.delete.is_some(),
+            delete: itself && rules.delete.is_some(),
         }
     }
 

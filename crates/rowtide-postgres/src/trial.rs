@@ -28,6 +28,7 @@ use crate::slot::is_standby;
 use crate::stream::{Instance, Stream, StreamError};
 use crate::unseen::unseen_before_end;
 use crate::watch::Watcher;
+use crate::writing_role::unfit;
 
 /// Connections of a server besides those for loads and mutations: the stream, what looks at the catalog, the slot and
 /// what is running, client ids, and what is asked for when an epoch begins.
@@ -216,7 +217,8 @@ impl Trial {
         plan: &Arc<Plan>,
         own_tables: bool,
     ) -> Result<Vec<Problem>, Error> {
-        let rules = plan.tables.iter().any(|table| table.write.rules().next().is_some());
+        let rules = plan.tables.iter().any(|table| table.write.rules().next().is_some())
+            || !plan.calls.is_empty();
         // It may be a pooler's: nothing is to be left behind in it.
         let (other, amiss) = match connect_shared(&self.mutations, "mutate").await {
             Ok(connected) => connected,
@@ -243,6 +245,7 @@ impl Trial {
                 let another = here.get::<_, &str>(2) != there.get::<_, &str>(2);
                 if rules {
                     problems.extend(rights(&other, &amiss, plan, another).await);
+                    problems.extend(unfit(&other, plan).await?);
                 }
                 if another
                     && own_tables

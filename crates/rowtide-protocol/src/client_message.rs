@@ -78,8 +78,17 @@ pub struct Mutate {
 }
 
 /// One operation of a mutation.
+#[derive(Debug)]
+pub enum Op {
+    /// Writes one row.
+    Row(RowOp),
+    /// Runs what the definition calls so.
+    Call(CallOp),
+}
+
+/// An operation on one row.
 #[derive(Debug, Deserialize)]
-pub struct Op {
+pub struct RowOp {
     /// What to do.
     #[serde(rename = "op")]
     pub kind: OpKind,
@@ -89,7 +98,17 @@ pub struct Op {
     pub row: BTreeMap<String, Box<RawValue>>,
 }
 
-/// What an operation does.
+/// A mutation that has a name.
+#[derive(Debug, Deserialize)]
+pub struct CallOp {
+    /// What the definition calls it, unchecked.
+    pub name: String,
+    /// What it is called with; each value as it was written.
+    #[serde(default)]
+    pub args: BTreeMap<String, Box<RawValue>>,
+}
+
+/// What an operation on a row does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OpKind {
@@ -113,6 +132,13 @@ pub struct BadMessage(pub String);
 struct Envelope<'a> {
     #[serde(rename = "type", borrow)]
     kind: std::borrow::Cow<'a, str>,
+}
+
+/// What is looked at first of an operation.
+#[derive(Deserialize)]
+struct OpEnvelope<'a> {
+    #[serde(borrow)]
+    op: Option<std::borrow::Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
@@ -159,9 +185,17 @@ fn read_ops(ops: Option<&RawValue>) -> Result<Vec<Op>, BadMessage> {
         )));
     }
     let read = |(index, op): (usize, &&RawValue)| {
-        object(op.get()).map_err(|e| BadMessage(format!("`mutate`: `ops[{index}]`: {e}")))
+        read_op(op.get()).map_err(|e| BadMessage(format!("`mutate`: `ops[{index}]`: {e}")))
     };
     ops.iter().enumerate().map(read).collect()
+}
+
+fn read_op(text: &str) -> serde_json::Result<Op> {
+    let OpEnvelope { op } = object(text)?;
+    match op.as_deref() {
+        Some("call") => Ok(Op::Call(object(text)?)),
+        _ => Ok(Op::Row(object(text)?)),
+    }
 }
 
 impl ClientMessage {
@@ -261,6 +295,14 @@ mod tests {
         assert!(
             rejected(r#"{"type":"mutate","id":9223372036854775808,"ops":[]}"#).contains("`id`")
         );
+        for args in ["[]", "null", "1"] {
+            let op = format!(r#"{{"op":"call","name":"f","args":{args}}}"#);
+            let ops = rejected_ops(&format!(r#"{{"type":"mutate","id":1,"ops":[{op}]}}"#));
+            assert!(ops.contains("ops[0]"), "{args}: {ops}");
+        }
+        let op = r#"{"op":"call","args":{}}"#;
+        let ops = rejected_ops(&format!(r#"{{"type":"mutate","id":1,"ops":[{op}]}}"#));
+        assert!(ops.contains("`name`"), "{ops}");
         let array = r#"["insert","t",{}]"#;
         let message = rejected_ops(&format!(r#"{{"type":"mutate","id":1,"ops":[{array}]}}"#));
         assert!(message.contains("ops[0]") && message.contains("an array"), "{message}");

@@ -74,6 +74,9 @@ fn join<'a>(frame: &mut Vec<u8>, parts: impl IntoIterator<Item = &'a [u8]>) {
     }
 }
 
+/// What this server has beyond the first version of the protocol.
+const FEATURES: [&str; 1] = ["calls"];
+
 /// A `connected` frame. `tables_json` is an object of each table's `{"key":[…]}`.
 pub fn connected_frame(
     user_id: &str,
@@ -93,11 +96,14 @@ pub fn connected_frame(
         #[serde(rename = "refused")]
         rejected: &'a [Rejected],
         tables: Option<&'a serde_json::value::RawValue>,
+        features: &'a [&'a str],
     }
     let protocol = crate::PROTOCOL_VERSION;
     let tables = serde_json::from_str(tables_json).ok();
     let (r#type, mode) = ("connected", mode.as_str());
-    json(Frame { r#type, protocol, user_id, mode, last_mutation, rejected, tables }).into()
+    let features = &FEATURES;
+    json(Frame { r#type, protocol, user_id, mode, last_mutation, rejected, tables, features })
+        .into()
 }
 
 /// A `ready` frame.

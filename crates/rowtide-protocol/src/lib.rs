@@ -10,7 +10,7 @@ mod frame;
 mod server_message;
 
 pub use client_message::{
-    BadMessage, ClientId, ClientMessage, Connect, MAX_OPS, Mutate, Op, OpKind,
+    BadMessage, CallOp, ClientId, ClientMessage, Connect, MAX_OPS, Mutate, Op, OpKind, RowOp,
 };
 pub use code::{ErrorCode, RejectCode};
 pub use cursor::{Cursor, Epoch, InvalidCursor, InvalidLsn, Lsn, ViewId};

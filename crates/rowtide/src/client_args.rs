@@ -83,7 +83,7 @@ pub(crate) fn read_ops(text: &str) -> Result<Vec<Op>> {
     };
     ops.map_err(|error| {
         miette!(
-            help = r#"write {"op":"update","table":"file","row":{"id":"f1","name":"Plan B"}}, or an array of such; `op` is insert, update or delete"#,
+            help = r#"write {"op":"update","table":"file","row":{"id":"f1","name":"Plan B"}}, or an array of such; `op` is insert, update or delete, or call: {"op":"call","name":"accept","args":{}}"#,
             "not an operation: {error}"
         )
     })

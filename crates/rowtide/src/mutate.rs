@@ -91,6 +91,10 @@ async fn unacknowledged(client: Client, kept: bool) -> ExitCode {
 
 /// What the server has of the row that an operation was about.
 fn confirmed(client: &Client, op: &Op) -> String {
+    let op = match op {
+        Op::Row(op) => op,
+        Op::Call(op) => return format!("{} called", op.name),
+    };
     let replica = client.replica();
     match replica.get(&op.table, &op.row) {
         Some(row) => format!("{} put {}", op.table, serde_json::Value::from(row.clone())),

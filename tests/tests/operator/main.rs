@@ -3,6 +3,7 @@
 mod check;
 mod setup;
 mod teardown;
+mod writes;
 
 use rowtide_tests::{Database, Dir, Running, Said, eventually, rowtide, said};
 use tokio_postgres::Client;

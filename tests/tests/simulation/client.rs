@@ -236,7 +236,9 @@ impl World {
         let user = self.clients[client].user;
         let ops = random_ops(&mut self.rng, tag, user, more);
         self.say(|| format!("client {client} makes mutation {tag}: {ops:?}"));
-        let of_table = |op: &Op| TABLES.iter().position(|table| *table == op.table);
+        let of_table = |op: &Op| {
+            TABLES.iter().position(|table| op.on_row().is_some_and(|op| *table == op.table))
+        };
         self.ledger.tables.insert(tag, ops.iter().filter_map(of_table).collect());
         let state = &mut self.clients[client];
         let (id, _) = state.optimistic.mutate(ops).expect("there is room for it");

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use rowtide_plan::plan::Plan;
-use rowtide_protocol::OpKind;
+use rowtide_protocol::{OpKind, RowOp};
 
 use crate::data::{COMMENT, MEMBER, NOTE, Row, Stored, TABLES};
 use crate::postgres::catalog::{Catalog, Field, Relation, usual_name};
@@ -26,12 +26,10 @@ pub struct Op {
 impl Op {
     /// Reads what came over the network.
     pub fn read(op: &rowtide_protocol::Op) -> Op {
-        fn column<T: serde::de::DeserializeOwned>(
-            op: &rowtide_protocol::Op,
-            name: &str,
-        ) -> Option<T> {
+        fn column<T: serde::de::DeserializeOwned>(op: &RowOp, name: &str) -> Option<T> {
             op.row.get(name).map(|value| serde_json::from_str(value.get()).unwrap())
         }
+        let rowtide_protocol::Op::Row(op) = op else { panic!("nobody calls anything here") };
         Op {
             kind: op.kind,
             table: TABLES.iter().position(|table| *table == op.table).unwrap(),

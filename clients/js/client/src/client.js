@@ -124,7 +124,7 @@ export class Client {
   }
 
   /**
-   * @param {(tx: any) => void} write
+   * @param {(tx: any, call: (name: string, args?: Record<string, any>) => void) => void} write
    * @returns {{ id: string, confirmed: Promise<void> }}
    */
   mutate(write) {
@@ -133,7 +133,10 @@ export class Client {
     if (error?.code === 'storage') throw new RowtideError('storage', error.message);
     /** @type {Op[]} */
     const ops = [];
-    const done = /** @type {any} */ (write(this.#writer(ops)));
+    const call = (/** @type {string} */ name, /** @type {Record<string, any>} */ args = {}) => {
+      ops.push({ op: 'call', name, args: JSON.parse(JSON.stringify(args)) });
+    };
+    const done = /** @type {any} */ (write(this.#writer(ops), call));
     if (typeof done?.then === 'function') throw new TypeError('the function given to `mutate` must not be async');
     const id = randomId();
     const step = this.#optimistic.mutate(id, ops);
@@ -151,7 +154,7 @@ export class Client {
 
   /** @param {Op[]} ops */
   #writer(ops) {
-    const add = (/** @type {Op['op']} */ op, /** @type {string} */ table, /** @type {any} */ row) => {
+    const add = (/** @type {import('./op.js').RowOp['op']} */ op, /** @type {string} */ table, /** @type {any} */ row) => {
       // A copy in the form that is sent: the caller may change its object later.
       ops.push({ op, table, row: JSON.parse(JSON.stringify(row)) });
     };

@@ -71,11 +71,20 @@ export interface TableWriter<S, T extends keyof S> {
 
 export type Transaction<S> = { readonly [T in Names<S>]: TableWriter<S, T> };
 
-export interface Op {
+export interface RowOp {
   op: 'insert' | 'update' | 'delete';
   table: string;
   row: Record<string, any>;
 }
+
+/** What the server has under a name (`[mutations.NAME]` of its definition). Nothing of it is shown before it is applied. */
+export interface CallOp {
+  op: 'call';
+  name: string;
+  args: Record<string, any>;
+}
+
+export type Op = RowOp | CallOp;
 
 /** The outcome of a mutation: applied, or rejected with a code of the protocol. */
 export interface Acked {
@@ -119,8 +128,11 @@ export interface Client<S = Untyped> {
    * the server acknowledges it. `confirmed` resolves when the mutation has been applied and its effects are
    * in the rows. It rejects with a `RowtideError` when the server rejects the mutation; its effects are no
    * longer shown then. `mutate` itself throws if the server could not accept the mutation.
+   * `call` runs what the server has under a name, in the same transaction; nothing of that shows before it is applied.
    */
-  mutate(write: (tx: Transaction<S>) => void): { id: string; confirmed: Promise<void> };
+  mutate(
+    write: (tx: Transaction<S>, call: (name: string, args?: Record<string, any>) => void) => void,
+  ): { id: string; confirmed: Promise<void> };
   /** The mutations that are not acknowledged yet, in order. */
   pending(): { id: string; ops: readonly Op[] }[];
   readonly status: Observable<Status>;

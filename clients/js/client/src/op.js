@@ -1,7 +1,7 @@
 /**
- * The operations of a mutation, in the form of the protocol. Each is on one row. The client applies them
- * to its own rows, to show at once what the server will do; it does not know the server's rules and
- * triggers.
+ * The operations of a mutation, in the form of the protocol. Each is on one row, or calls what the server has
+ * under a name. The client applies those on rows to its own rows, to show at once what the server will do; it does not know
+ * the server's rules and triggers, nor what a call does.
  */
 import { RowtideError } from './error.js';
 
@@ -14,7 +14,9 @@ const MAX_DEPTH = 100;
 
 /**
  * @typedef {Record<string, any>} Row
- * @typedef {{ op: 'insert' | 'update' | 'delete', table: string, row: Row }} Op
+ * @typedef {{ op: 'insert' | 'update' | 'delete', table: string, row: Row }} RowOp
+ * @typedef {{ op: 'call', name: string, args: Record<string, any> }} CallOp
+ * @typedef {RowOp | CallOp} Op
  */
 
 /**
@@ -46,7 +48,7 @@ function within(value, levels) {
  * The row after an operation. An insert of a row that is there updates it; an update of a row that is not
  * there does nothing.
  * @param {Row | undefined} row
- * @param {Op} op
+ * @param {RowOp} op
  */
 export function applied(row, op) {
   if (op.op === 'delete' || (op.op === 'update' && !row)) return undefined;
@@ -71,7 +73,14 @@ export function check(ops, keyOf) {
   if (ops.length < 1 || ops.length > MAX_OPS) {
     reject('too_large', `a mutation has 1 to ${MAX_OPS} operations, not ${ops.length}`);
   }
-  for (const { table, row } of ops) {
+  for (const op of ops) {
+    if (op.op === 'call') {
+      if (!within(op.args, MAX_DEPTH + 1)) {
+        reject('bad_request', `an argument of \`${op.name}\` is nested more than ${MAX_DEPTH} levels deep`);
+      }
+      continue;
+    }
+    const { table, row } = op;
     // The server checks the tables that are not known here.
     const column = keyOf(table)?.find((column) => row[column] === undefined);
     if (column) reject('bad_request', `an operation on table \`${table}\` needs the key column \`${column}\``);

@@ -17,6 +17,7 @@ const MAX_PENDING = 10_000;
 /**
  * @typedef {import('./op.js').Row} Row
  * @typedef {import('./op.js').Op} Op
+ * @typedef {import('./op.js').RowOp} RowOp
  * @typedef {Record<string, string[]>} Keys the columns of each table's primary key
  * @typedef {{ table: string, key: string, row?: Row, before?: Row }} Change how a row is shown now
  *   and how it was shown before; without `row` it is gone
@@ -29,7 +30,7 @@ const MAX_PENDING = 10_000;
  * @typedef {{ keys?: Keys, rows: [string, string, Row | undefined][], entries: QueueEntry[], gone: string[],
  *   settled: Acked[] }} StepRecord what a step did, for the storage and for other tabs
  * @typedef {{ changes: Change[], acked: Acked[], record: StepRecord }} Step
- * @typedef {{ base: Row | undefined, ops: { entry: QueueEntry, op: Op }[], stale: boolean }} Layer the
+ * @typedef {{ base: Row | undefined, ops: { entry: QueueEntry, op: RowOp }[], stale: boolean }} Layer the
  *   pending operations on a row; `stale` if the row must be computed from them again
  * @typedef {{ keys?: Keys, cursor?: string, last?: number, settled?: number }} Meta
  * @typedef {{ meta: Meta, rows: [string, string, Row][], entries: QueueEntry[] }} StoredCopy
@@ -503,6 +504,7 @@ export class Optimistic {
   #push(entry, dirty) {
     if (entry.state === 'refused') return;
     for (const op of entry.ops) {
+      if (op.op === 'call') continue;
       const table = this.tables.get(op.table);
       const key = table && this.keyOf(table, op.row);
       // Without the table's key its rows cannot be found.
@@ -537,6 +539,7 @@ export class Optimistic {
    */
   #touched(entry, visit) {
     for (const op of entry.ops) {
+      if (op.op === 'call') continue;
       const table = this.tables.get(op.table);
       const key = table && this.keyOf(table, op.row);
       const layer = key === undefined ? undefined : table?.layers.get(key);

@@ -46,6 +46,31 @@ test('it connects as the protocol says, shows a snapshot, and then each step', a
   assert.deepEqual(steps, [1, 2, 1]);
 });
 
+test('a call is sent with the operations beside it, and shows nothing by itself', async () => {
+  const db = server.client();
+  const connection = await server.accept();
+  await connection.welcome({ rows: [{ id: 1, text: 'a' }] });
+  await live(db);
+  const { confirmed } = db.mutate((tx, call) => {
+    call('accept', { token: 't', at: new Date(0) });
+    tx.note.update({ id: 1, text: 'mine' });
+    call('leave');
+  });
+  assert.equal(db.table('note').get(1).text, 'mine');
+  const { ops } = await connection.next('mutate');
+  assert.deepEqual(ops, [
+    { op: 'call', name: 'accept', args: { token: 't', at: '1970-01-01T00:00:00.000Z' } },
+    { op: 'update', table: 'note', row: { id: 1, text: 'mine' } },
+    { op: 'call', name: 'leave', args: {} },
+  ]);
+  let deep = {};
+  for (let level = 0; level < 200; level += 1) deep = { deep };
+  assert.throws(() => db.mutate((_, call) => call('accept', deep)), { code: 'bad_request' });
+  connection.say({ type: 'tx', cursor: '2', changes: [put(2, 'b')], ack: 1 });
+  await confirmed;
+  assert.equal(db.table('note').get(1).text, 'a');
+});
+
 test('a rejected mutation is no longer shown, and its promise says why', async () => {
   const db = server.client();
   const connection = await server.accept();

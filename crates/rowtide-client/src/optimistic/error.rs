@@ -23,6 +23,16 @@ pub enum MutateError {
         /// The column.
         column: String,
     },
+    /// An argument of a call is nested too deeply.
+    #[error("argument `{argument}` of `{call}` is nested more than {max} levels deep")]
+    ArgumentDepth {
+        /// The name of what is called.
+        call: String,
+        /// The argument.
+        argument: String,
+        /// The most levels.
+        max: usize,
+    },
     /// A value that is nested too deep.
     #[error("the value of `{column}` in table `{table}` is nested more than {max} levels deep")]
     Depth {

@@ -229,12 +229,26 @@ fn a_mutation_that_the_server_could_not_accept_is_an_error() {
     let large = note(1, &"x".repeat(1 << 20));
     assert!(matches!(client.mutate(large), Err(MutateError::Size { .. })));
     let deep = (0..101).fold(json!(1), |value, _| json!([value]));
+    let call = Op::call("accept", row(json!({"token": deep})));
+    assert!(matches!(client.mutate(vec![call]), Err(MutateError::ArgumentDepth { .. })));
     let deep = Op::update("note", row(json!({"id": 1, "text": deep})));
     assert!(matches!(client.mutate(vec![deep]), Err(MutateError::Depth { .. })));
     assert_eq!(client.records(), before);
     let part = note(1, &"x".repeat(1 << 19));
     let error = (0..1_000).find_map(|_| client.mutate(part.clone()).err());
     assert!(matches!(error, Some(MutateError::QueueFull { .. })), "{error:?}");
+}
+
+#[test]
+fn a_call_waits_in_the_queue_and_shows_nothing_by_itself() {
+    let mut client = live();
+    let before = client.records().len();
+    let (id, changes) =
+        client.mutate(vec![Op::call("accept", row(json!({"token": "t"})))]).unwrap();
+    assert!(changes.is_empty() && client.records().len() == before + 1);
+    let beside = vec![Op::call("leave", Row::new()), note(7, "a").remove(0)];
+    let (next, changes) = client.mutate(beside).unwrap();
+    assert_eq!((next, changes.len()), (id + 1, 1));
 }
 
 #[test]

@@ -389,6 +389,7 @@ impl ModelRun {
             return rows;
         }
         for op in self.made.iter().filter(|made| made.shown).flat_map(|made| &made.ops) {
+            let op = op.on_row().unwrap();
             let key = key(&op.table, &op.row);
             match op.kind {
                 OpKind::Insert => rows.entry(key).or_default().extend(op.row.clone()),
@@ -415,7 +416,7 @@ impl ModelRun {
             assert_eq!(self.client.count(table), counts.get(table).copied().unwrap_or(0));
         }
         for made in self.made.iter().filter(|made| made.shown && self.keys_known) {
-            for op in &made.ops {
+            for op in made.ops.iter().filter_map(Op::on_row) {
                 assert!(self.client.is_pending(&op.table, &op.row));
             }
         }

@@ -111,6 +111,7 @@ impl ModelServer {
     /// One operation; whether there was a row for it.
     fn write(&mut self, rows: &mut RowMap, op: &Op, upsert: bool) -> bool {
         self.writes += 1;
+        let op = op.on_row().expect("nobody calls anything here");
         let key = key(&op.table, &op.row);
         let there = rows.contains_key(&key);
         if op.kind == OpKind::Delete {

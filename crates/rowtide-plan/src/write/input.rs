@@ -4,6 +4,7 @@
 
 use serde_json::value::RawValue;
 
+use crate::calls::ParamKind;
 use crate::catalog::CatalogColumn;
 use crate::json::MAX_DIMENSIONS;
 use crate::value::{ColumnType, Value};
@@ -25,6 +26,17 @@ pub(super) fn text_of(column: &CatalogColumn, json: &RawValue) -> Result<Option<
         return Err(format!("text of at most {max} characters"));
     }
     Ok(text)
+}
+
+/// As [`text_of`], for a parameter.
+pub(super) fn text_of_param(param: &ParamKind, json: &RawValue) -> Result<Option<String>, String> {
+    // Columns have the names of types that SQL has.
+    let type_name = match param.name.trim_start_matches('_') {
+        "int2" => "smallint",
+        "int4" => "integer",
+        other => other,
+    };
+    text_of_kind(&param.kind, type_name, &param.labels, json.get().trim())
 }
 
 fn text_of_kind(

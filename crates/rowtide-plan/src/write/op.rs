@@ -1,15 +1,25 @@
 //! Turns an operation of a client into a write of the plan: finds its table and columns, and reads its
 //! values. An operation that the rules can never allow, whatever the rows are, is rejected at once.
 
-use rowtide_protocol::{Op, OpKind, RejectCode};
+use rowtide_protocol::{Op, OpKind, RejectCode, RowOp};
 
+use super::call::Call;
 use super::input;
-use super::rejection::Rejection;
-use crate::error::did_you_mean;
+use super::rejection::{Rejection, Unreadable, meant, shown};
+use crate::calls::PlannedCall;
 use crate::ids::TableId;
 use crate::plan::{Plan, Table};
 
 /// One operation in terms of the plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Writes a row.
+    Write(Write),
+    /// Runs a named mutation.
+    Call(Call),
+}
+
+/// A write of one row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
     /// The table.
@@ -39,36 +49,46 @@ impl Write {
     }
 }
 
-/// Why an operation cannot be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unreadable {
-    /// Why it is rejected, if the table is as the plan says.
-    pub rejection: Rejection,
-    /// The table whose columns the plan was asked for; `None` if none was.
-    pub table: Option<TableId>,
-}
-
 impl Plan {
-    /// A table of the operations that the definition has and the database does not fit now, itself or the rules for writing
-    /// it. What they ask for can be told when it fits again, and not before.
+    /// A table, or a named mutation, of the operations that the definition has and the database does not fit now, itself or
+    /// the rules for writing it. What they ask for can be told when it fits again, and not before.
     pub fn waits_for<'a>(&self, ops: &'a [Op]) -> Option<&'a str> {
-        let unfit = |op: &&Op| self.unfit.contains(&op.table) || self.unjudged.contains(&op.table);
-        ops.iter().find(unfit).map(|op| op.table.as_str())
+        ops.iter().find_map(|op| match op {
+            Op::Row(op) => {
+                let unfit = self.unfit.contains(&op.table) || self.unjudged.contains(&op.table);
+                unfit.then_some(op.table.as_str())
+            }
+            Op::Call(op) => {
+                let is = |call: &&PlannedCall| call.name == op.name && !call.is_judged();
+                self.calls.iter().find(is).map(|_| op.name.as_str())
+            }
+        })
     }
 
     /// Reads an operation.
     ///
     /// # Errors
+    /// As [`Plan::read_row_op`] and [`Plan::read_call`].
+    pub fn read_op(&self, op: &Op) -> Result<Operation, Unreadable> {
+        match op {
+            Op::Row(op) => self.read_row_op(op).map(Operation::Write),
+            Op::Call(op) => self.read_call(op).map(Operation::Call),
+        }
+    }
+
+    /// Reads an operation on a row.
+    ///
+    /// # Errors
     /// `bad_request` where it does not fit the table; `forbidden` where no rule could ever allow it.
     /// The message names the column.
-    pub fn read_op(&self, op: &Op) -> Result<Write, Unreadable> {
+    pub fn read_row_op(&self, op: &RowOp) -> Result<Write, Unreadable> {
         let table = self.table_of(op).map_err(|rejection| Unreadable { rejection, table: None })?;
         let read = self.read_op_of(table, op);
         read.map_err(|rejection| Unreadable { rejection, table: Some(table) })
     }
 
     /// The table that an operation names. Which there are the definition says, and not the database.
-    fn table_of(&self, op: &Op) -> Result<TableId, Rejection> {
+    fn table_of(&self, op: &RowOp) -> Result<TableId, Rejection> {
         let bad = |message: String| Rejection::new(RejectCode::BadRequest, message);
         let published = || self.tables.iter().filter(|table| table.published);
         let found = self.tables.iter().position(|t| t.published && t.name == op.table);
@@ -78,7 +98,7 @@ impl Plan {
         })
     }
 
-    fn read_op_of(&self, id: TableId, op: &Op) -> Result<Write, Rejection> {
+    fn read_op_of(&self, id: TableId, op: &RowOp) -> Result<Write, Rejection> {
         let bad = |message: String| Rejection::new(RejectCode::BadRequest, message);
         let table = self.table(id);
         let name = &table.name;
@@ -157,16 +177,4 @@ fn never_allowed(table: &Table, write: &Write) -> Result<(), Rejection> {
         }
     }
     Ok(())
-}
-
-/// At most so much of a client's text is said back.
-fn shown(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(60).collect()
-}
-
-fn meant<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> String {
-    match did_you_mean(&shown(wrong), names) {
-        Some(close) => format!("; did you mean `{close}`?"),
-        None => String::new(),
-    }
 }

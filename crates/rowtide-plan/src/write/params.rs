@@ -12,7 +12,7 @@ use crate::value::ColumnType;
 /// What a parameter stands for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Param {
-    /// The write's value of a column.
+    /// The write's value of a column, or that of a call's parameter.
     Value(usize),
     /// A claim as a type; null if it does not fit.
     Claim(Claim, ColumnType),
@@ -50,8 +50,23 @@ impl Params {
         self.typed(Param::Value(column), &table.catalog.columns[column].input.type_name)
     }
 
+    pub(super) fn argument(&mut self, index: usize, type_name: &str) -> String {
+        self.typed(Param::Value(index), type_name)
+    }
+
     pub(super) fn rule(&mut self, rule: &JudgedRule) -> String {
         rule.sql(|claim| self.rule_claim(claim))
+    }
+
+    /// A rule that judges these rows, which are there under their names. Where columns have no prefix they are those of each of
+    /// the rows in turn, found as Postgres finds columns: the nearest row that has one by that name.
+    pub(super) fn allow(&mut self, table: &Table, rule: &JudgedRule, rows: &[&str]) -> String {
+        if !rule.is_bare() {
+            return self.rule(rule);
+        }
+        let rule = self.rule(rule);
+        let holds: Vec<String> = rows.iter().map(|row| of_row(table, row, &rule)).collect();
+        format!("({})", holds.join(" AND "))
     }
 
     pub(super) fn rule_claim(&mut self, claim: &RuleClaim) -> String {
@@ -68,6 +83,16 @@ impl Params {
 /// The table in SQL, with its schema.
 pub(super) fn name(table: &Table) -> String {
     quote_table(&table.catalog.schema, &table.catalog.name)
+}
+
+/// An expression over the plain columns of a row, which also have the table's name.
+pub(super) fn of_row(table: &Table, row: &str, expression: &str) -> String {
+    let alias = match table.catalog.name.as_str() {
+        // In the expression these are the rows themselves.
+        "old" | "new" => "\"rowtide row\"".to_owned(),
+        name => quote_identifier(name),
+    };
+    format!("(SELECT {expression} FROM (SELECT {row}.*) AS {alias})")
 }
 
 /// A column in SQL.

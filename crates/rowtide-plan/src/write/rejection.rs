@@ -3,6 +3,9 @@
 
 use rowtide_protocol::RejectCode;
 
+use crate::error::did_you_mean;
+use crate::ids::TableId;
+
 /// The longest message of a rejection, in characters; what is beyond is left out.
 pub const MAX_MESSAGE_CHARS: usize = 400;
 
@@ -26,5 +29,26 @@ impl Rejection {
             code,
             message: message.as_ref().chars().take(MAX_MESSAGE_CHARS).map(plain).collect(),
         }
+    }
+}
+
+/// Why an operation cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Why it is rejected, if the table is as the plan says.
+    pub rejection: Rejection,
+    /// The table whose columns the plan was asked for; `None` if none was.
+    pub table: Option<TableId>,
+}
+
+/// At most so much of a client's text is said back.
+pub(super) fn shown(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(60).collect()
+}
+
+pub(super) fn meant<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> String {
+    match did_you_mean(&shown(wrong), names) {
+        Some(close) => format!("; did you mean `{close}`?"),
+        None => String::new(),
     }
 }

@@ -4,13 +4,17 @@
 //! sees only what was committed before it began, and not what was committed while it waited for a lock. It locks
 //! no row that the writer may not see: nobody is held up by those who may not see his rows. All statements of a mutation are
 //! sent together, so each passes on in a setting of the transaction whether the next one is to do anything: behind
-//! a write that is rejected nothing is locked or written. What the answer means is in [`super::verdict`].
+//! a write that is rejected nothing is locked or written. Where another role does the write, the statement only judges, and
+//! [`super::as_role`] has the one that writes. What the answer means is in [`super::verdict`].
 
 use std::collections::BTreeSet;
 
 use rowtide_protocol::OpKind;
 
-use super::params::{Params, Statement, key_is, name, quoted};
+use super::as_role::{defaults, hand_over};
+use super::columns::{Origin, coverage, immutable, origin, written};
+use super::params::{Params, Statement, key_is, name, of_row, quoted};
+use super::steps::{HAS_LOCK, NEXT, WRITTEN, step};
 use super::visible::visible;
 use crate::catalog::CatalogColumn;
 use crate::documents::PlannedKind;
@@ -18,26 +22,12 @@ use crate::ids::TableId;
 use crate::judged_rule::JudgedRule;
 use crate::plan::{Plan, Table};
 use crate::sql::{quote_identifier, quote_literal};
-use crate::write_rules::{RowLimit, UpdateRule};
+use crate::write_rules::RowLimit;
 
 /// Names that no table has which a rule may speak of.
 const JUDGED: &str = "\"rowtide judged\"";
-const WRITTEN: &str = "\"rowtide written\"";
 
 const LOCKED: &str = "\"rowtide locked\"";
-
-/// What lets the next write of a transaction begin, as an expression.
-pub const GO_ON: &str = "pg_catalog.set_config('rowtide.step', 'next', true)";
-const NEXT: &str = "pg_catalog.current_setting('rowtide.step', true) = 'next'";
-/// The row of an update or a delete is locked.
-const HAS_LOCK: &str = "pg_catalog.current_setting('rowtide.step', true) = 'locked'";
-
-/// Goes on to `step` where the condition holds, and otherwise does nothing more.
-fn step(condition: &str, step: &str) -> String {
-    format!(
-        "pg_catalog.set_config('rowtide.step', CASE WHEN {condition} THEN '{step}' ELSE 'stop' END, true)"
-    )
-}
 
 /// A rule by itself, to ask Postgres whether it accepts it.
 #[derive(Clone, Debug)]
@@ -46,6 +36,8 @@ pub struct RuleStatement {
     pub sql: String,
     /// Where the rule begins in it, in bytes.
     pub starts: usize,
+    /// The same for a rule whose columns may have no prefix, where this one is not accepted for that.
+    pub bare: Option<Box<RuleStatement>>,
 }
 
 /// Locks the row with the write's key, if the writer may see it.
@@ -88,7 +80,8 @@ pub fn limit_lock(plan: &Plan, table: TableId) -> Option<Statement> {
     Some(Statement { sql, params: params.list })
 }
 
-/// The statement of a write that begins with these columns: the key's, and those to write.
+/// The statement of a write that begins with these columns: the key's, and those to write. It judges the write, and does it
+/// unless a role of its own does.
 pub fn write(plan: &Plan, table: TableId, kind: OpKind, columns: &[usize]) -> Statement {
     match kind {
         OpKind::Insert => insert(plan, table, columns),
@@ -104,19 +97,14 @@ fn insert(plan: &Plan, id: TableId, columns: &[usize]) -> Statement {
     let mut params = Params::default();
     let (mut values, mut written) = (Vec::new(), Vec::new());
     for (index, column) in table.catalog.columns.iter().enumerate() {
-        if column.input.generated.is_some() {
-            continue;
-        }
         let quoted = quote_identifier(&column.name);
-        let type_name = &column.input.type_name;
-        let value = match &column.input.default {
-            _ if columns.contains(&index) && !column.input.is_of_postgres_alone() => {
-                params.value(table, index)
-            }
+        let value = match origin(table, columns, index) {
+            Origin::Generated => continue,
+            Origin::Client => params.value(table, index),
             // Evaluated once, so that what is judged is what is written.
-            Some(default) => format!("({default})::{type_name}"),
-            _ => {
-                values.push(format!("NULL::{type_name} AS {quoted}"));
+            Origin::Default(default) => format!("({default})::{}", column.input.type_name),
+            Origin::Nothing => {
+                values.push(format!("NULL::{} AS {quoted}", column.input.type_name));
                 continue;
             }
         };
@@ -124,7 +112,10 @@ fn insert(plan: &Plan, id: TableId, columns: &[usize]) -> Statement {
         written.push(quoted);
     }
     let rules = table.write.insert.as_ref();
-    let allowed = rules.map_or_else(|| "false".to_owned(), |insert| params.rule(&insert.allow));
+    let allowed = rules.map_or_else(
+        || "false".to_owned(),
+        |insert| params.allow(table, &insert.allow, &["\"new\""]),
+    );
     let limits = rules.map_or(&[][..], |insert| &insert.limits);
     let alias = quote_identifier(&table.catalog.name);
     let reached: Vec<String> = limits
@@ -144,16 +135,28 @@ fn insert(plan: &Plan, id: TableId, columns: &[usize]) -> Statement {
     let (key, reached) = (key_is(table, "", &mut params), reached.join(", "));
     let conflict: Vec<String> = table.key.iter().map(|column| quoted(table, *column)).collect();
     let conflict = conflict.join(", ");
-    let go_on = step(&format!("EXISTS (SELECT FROM {WRITTEN})"), "next");
+    let holds = "allowed AND NOT there AND NOT true = ANY (reached)";
+    let (write, is_written) = match plan.writes_as {
+        Some(_) => (String::new(), holds.to_owned()),
+        None => {
+            let write = format!(
+                ",\n{WRITTEN} AS (INSERT INTO {from} ({list}) SELECT {selected} FROM \"new\", {JUDGED} AS j \
+                 WHERE j.allowed AND NOT j.there AND NOT true = ANY (j.reached) \
+                 ON CONFLICT ({conflict}) DO NOTHING RETURNING 1)"
+            );
+            (write, format!("EXISTS (SELECT FROM {WRITTEN})"))
+        }
+    };
+    let mut go_on = step(&is_written, "next");
+    if plan.writes_as.is_some() && defaults(table, columns).next().is_some() {
+        go_on += &format!(", {}", hand_over(table, columns, holds));
+    }
     let sql = format!(
         "WITH \"new\" AS MATERIALIZED ({values}),\n\
          {JUDGED} AS MATERIALIZED (SELECT {allowed} IS TRUE AS allowed, \
          ARRAY[{reached}]::boolean[] AS reached, \
-         EXISTS (SELECT FROM {from} WHERE {key}) AS there FROM \"new\"),\n\
-         {WRITTEN} AS (INSERT INTO {from} ({list}) SELECT {selected} FROM \"new\", {JUDGED} AS j \
-         WHERE j.allowed AND NOT j.there AND NOT true = ANY (j.reached) \
-         ON CONFLICT ({conflict}) DO NOTHING RETURNING 1)\n\
-         SELECT there, ARRAY[allowed, EXISTS (SELECT FROM {WRITTEN})], reached, {go_on} FROM {JUDGED}"
+         EXISTS (SELECT FROM {from} WHERE {key}) AS there FROM \"new\"){write}\n\
+         SELECT there, ARRAY[allowed, {is_written}], reached, {go_on} FROM {JUDGED}"
     );
     Statement { sql, params: params.list }
 }
@@ -176,7 +179,10 @@ fn update(plan: &Plan, id: TableId, columns: &[usize]) -> Statement {
         })
         .collect();
     let rules: Vec<String> = (table.write.updates.iter())
-        .map(|rule| format!("{} IS TRUE", params.rule(&rule.allow)))
+        .map(|rule| {
+            let holds = params.allow(table, &rule.allow, &["\"old\"", "\"new\""]);
+            format!("{holds} IS TRUE")
+        })
         .collect();
     let same: Vec<String> = immutable(table, columns)
         .map(|column| {
@@ -202,7 +208,7 @@ fn update(plan: &Plan, id: TableId, columns: &[usize]) -> Statement {
     let key = key_is(table, "", &mut params);
     let holds = format!("{covered} AND true = ANY (j.rules) AND NOT false = ANY (j.same)");
     let go_on = step(&holds, "next");
-    let update = if sets.is_empty() {
+    let update = if sets.is_empty() || plan.writes_as.is_some() {
         String::new()
     } else {
         let key = key_is(table, "target.", &mut params);
@@ -228,16 +234,21 @@ fn delete(plan: &Plan, id: TableId) -> Statement {
     let from = name(table);
     let mut params = Params::default();
     let rule = table.write.delete.as_ref();
-    let allowed = rule.map_or_else(|| "false".to_owned(), |rule| params.rule(rule));
+    let allowed =
+        rule.map_or_else(|| "false".to_owned(), |rule| params.allow(table, rule, &["\"old\""]));
     let visible = visible(plan, id, &mut params);
     let key = key_is(table, "", &mut params);
-    let target = key_is(table, "target.", &mut params);
     let go_on = step("allowed", "next");
+    let delete = match plan.writes_as {
+        Some(_) => String::new(),
+        None => format!(
+            ",\n{WRITTEN} AS (DELETE FROM {from} AS target USING {JUDGED} AS j WHERE {} AND j.allowed)",
+            key_is(table, "target.", &mut params)
+        ),
+    };
     let sql = format!(
         "WITH \"old\" AS MATERIALIZED (SELECT * FROM {from} WHERE {HAS_LOCK} AND {key} AND {visible}),\n\
-         {JUDGED} AS MATERIALIZED (SELECT {allowed} IS TRUE AS allowed FROM \"old\"),\n\
-         {WRITTEN} AS (DELETE FROM {from} AS target USING {JUDGED} AS j \
-         WHERE {target} AND j.allowed)\n\
+         {JUDGED} AS MATERIALIZED (SELECT {allowed} IS TRUE AS allowed FROM \"old\"){delete}\n\
          SELECT true, ARRAY[allowed], ARRAY[]::boolean[], {go_on} FROM {JUDGED}"
     );
     Statement { sql, params: params.list }
@@ -247,21 +258,31 @@ fn delete(plan: &Plan, id: TableId) -> Statement {
 pub fn rule_statements(table: &Table) -> Vec<RuleStatement> {
     let from = name(table);
     let alias = quote_identifier(&table.catalog.name);
-    let (row, new) = (format!("(SELECT * FROM {from}) AS \"old\""), new_row(table));
+    let (old, new) = (known_row(table, "old"), known_row(table, "new"));
+    let row = format!("(SELECT * FROM {from}) AS \"old\"");
     let mut statements = Vec::new();
-    let mut add = |rule: &JudgedRule, rows: &str| statements.push(alone(rule, rows));
+    let mut add = |rule: &JudgedRule, rows: &str, bare: Option<&str>| {
+        let mut statement = alone(rule, rows, "", "");
+        statement.bare = bare.map(|row| {
+            let around = of_row(table, row, HERE);
+            let (before, behind) = around.split_once(HERE).unwrap_or_default();
+            Box::new(alone(rule, rows, before, behind))
+        });
+        statements.push(statement);
+    };
     let rules = &table.write;
     if let Some(insert) = &rules.insert {
-        add(&insert.allow, &new);
+        add(&insert.allow, &new, Some("\"new\""));
         for limit in &insert.limits {
-            add(&limit.counted, &format!("{from} AS {alias}"));
+            add(&limit.counted, &format!("{from} AS {alias}"), None);
         }
     }
     for rule in &rules.updates {
-        add(&rule.allow, &format!("{row}, {new}"));
+        // Both have the same columns, so that one without a prefix is never of one of them alone.
+        add(&rule.allow, &format!("{old}, {new}"), Some("\"old\""));
     }
     if let Some(rule) = &rules.delete {
-        add(rule, &row);
+        add(rule, &row, Some("\"old\""));
     }
     statements
 }
@@ -270,17 +291,20 @@ pub fn rule_statements(table: &Table) -> Vec<RuleStatement> {
 pub fn document_rule_statements(plan: &Plan, kind: &PlannedKind) -> Vec<RuleStatement> {
     let table = plan.table(kind.table);
     let rows = format!("{} AS {}", name(table), quote_identifier(&table.catalog.name));
-    kind.rules().map(|rule| alone(rule, &rows)).collect()
+    kind.rules().map(|rule| alone(rule, &rows, "", "")).collect()
 }
 
-fn alone(rule: &JudgedRule, rows: &str) -> RuleStatement {
+/// Stands for a rule in what is put around it.
+const HERE: &str = "\0";
+
+fn alone(rule: &JudgedRule, rows: &str, before: &str, behind: &str) -> RuleStatement {
     let mut number = 0;
     let sql = rule.sql(|_| {
         number += 1;
         format!("${number}")
     });
-    let sql = format!("SELECT 1 FROM {rows} WHERE {sql}");
-    RuleStatement { starts: sql.find(" WHERE (").unwrap_or(0) + 7, sql }
+    let head = format!("SELECT 1 FROM {rows} WHERE {before}");
+    RuleStatement { starts: head.len(), sql: format!("{head}{sql}{behind}"), bare: None }
 }
 
 /// A query for all of a row but its generated columns, with these: computed as Postgres will, so that rules may speak
@@ -299,41 +323,9 @@ fn with_generated(table: &Table, query: String) -> String {
     format!("SELECT *, {} FROM ({query}) AS {alias}", computed.join(", "))
 }
 
-fn new_row(table: &Table) -> String {
+/// The columns that the plan knows: Postgres may have others, which it computes and does not publish.
+fn known_row(table: &Table, row: &str) -> String {
     let columns: Vec<String> =
         table.catalog.columns.iter().map(|column| quote_identifier(&column.name)).collect();
-    format!("(SELECT {} FROM {}) AS \"new\"", columns.join(", "), name(table))
-}
-
-/// Those of the columns that an update would set.
-pub(super) fn written<'a>(
-    table: &'a Table,
-    columns: &'a [usize],
-) -> impl Iterator<Item = usize> + 'a {
-    columns.iter().copied().filter(|column| {
-        let numbered = table.catalog.columns[*column].input.is_of_postgres_alone();
-        !numbered && !table.key.contains(column) && !table.write.immutable.contains(column)
-    })
-}
-
-/// Those that only an insert writes, and that must be as they are.
-pub(super) fn immutable<'a>(
-    table: &'a Table,
-    columns: &'a [usize],
-) -> impl Iterator<Item = usize> + 'a {
-    columns
-        .iter()
-        .copied()
-        .filter(|column| !table.key.contains(column) && table.write.immutable.contains(column))
-}
-
-/// For each column that is written, the rules of which one must hold.
-pub(super) fn coverage(table: &Table, columns: &[usize]) -> Vec<Vec<usize>> {
-    let covering = |column: usize| {
-        let names = |(index, rule): (usize, &UpdateRule)| {
-            rule.columns.as_ref().is_none_or(|columns| columns.contains(&column)).then_some(index)
-        };
-        table.write.updates.iter().enumerate().filter_map(names).collect()
-    };
-    written(table, columns).map(covering).collect()
+    format!("(SELECT {} FROM {}) AS \"{row}\"", columns.join(", "), name(table))
 }

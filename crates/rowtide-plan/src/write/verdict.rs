@@ -3,9 +3,10 @@
 
 use rowtide_protocol::{OpKind, RejectCode};
 
+use super::columns::{coverage, immutable, written};
 use super::op::Write;
 use super::rejection::Rejection;
-use super::statement::{coverage, immutable, written};
+
 use crate::plan::Plan;
 use crate::write_rules::RowLimit;
 
@@ -25,6 +26,18 @@ pub enum WriteVerdict {
 }
 
 impl WriteVerdict {
+    /// What it means whether the role that does a write has written a row.
+    pub fn of_role(plan: &Plan, write: &Write, written: bool) -> WriteVerdict {
+        if written {
+            return WriteVerdict::Written;
+        }
+        let what = format!(
+            "the database lets nobody in your place write this row of table `{}`",
+            plan.table(write.table).name
+        );
+        WriteVerdict::Rejected(Rejection::new(RejectCode::Forbidden, what))
+    }
+
     /// What an answer means; `None` if there was no row.
     pub fn of(
         plan: &Plan,

@@ -5,7 +5,7 @@ use std::error::Error as StdError;
 
 use bytes::BytesMut;
 use rowtide_plan::claims::claim_text;
-use rowtide_plan::write::{Param, Write};
+use rowtide_plan::write::{Call, Param, Write};
 use tokio_postgres::types::{Format, IsNull, ToSql, Type};
 
 use super::Author;
@@ -49,9 +49,22 @@ pub(super) struct BoundStatement {
 
 /// The statement with a write's values and its author's claims.
 pub(super) fn bind(ready: ReadyStatement, write: &Write, author: &Author) -> BoundStatement {
+    bound(ready, |column| write.value(column), author)
+}
+
+/// The statement with a call's values and its author's claims.
+pub(super) fn bind_call(ready: ReadyStatement, call: &Call, author: &Author) -> BoundStatement {
+    bound(ready, |param| call.value(param), author)
+}
+
+fn bound<'a>(
+    ready: ReadyStatement,
+    value: impl Fn(usize) -> Option<&'a str>,
+    author: &Author,
+) -> BoundStatement {
     let value = |param: &Param| {
         Text(match param {
-            Param::Value(column) => write.value(*column).map(str::to_owned),
+            Param::Value(at) => value(*at).map(str::to_owned),
             Param::Claim(claim, kind) => claim_text(claim, kind, &author.user_id, &author.claims),
         })
     };

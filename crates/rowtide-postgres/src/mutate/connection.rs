@@ -1,25 +1,25 @@
 //! One connection that applies mutations, with its prepared statements.
 
-use std::future::{Future, poll_fn};
-use std::sync::Arc;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::maybe_done;
 use rowtide_plan::catalog::TableName;
 use rowtide_plan::plan::{Plan, TableId};
-use rowtide_plan::write::{self, Param, Rejection, Write, WriteVerdict};
+use rowtide_plan::write::{self, Call, Operation, Rejection, Write, WriteVerdict};
 use rowtide_protocol::{OpKind, RejectCode, Rejected};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
-use super::bound::{BoundStatement, Text, bind};
 use super::client_row::{ClientRowSql, rejections_json};
-use super::failure::{BrokenTrigger, Failure, Sent};
-use super::statements::{ReadyStatement, StatementKey, Statements};
+use super::failure::{BrokenTrigger, Failure};
+use super::statements::{ReadyStatement, Statements};
 use super::{Author, Number, Outcome, Ticket};
 use crate::catalog::read_catalog;
 use crate::connect::{ConnectError, ConnectOptions, Names, connect_shared, reason};
+use crate::said_once::SaidOnce;
 
 /// The most writes that are sent together: what waits to be answered is held in memory. Older clients may send more.
 const MAX_AT_ONCE: usize = rowtide_protocol::MAX_OPS;
@@ -33,18 +33,20 @@ pub const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LO
     SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO,YMD'";
 
 pub(super) struct MutationConnection {
-    client: Client,
-    row: ClientRowSql,
+    pub(super) client: Client,
+    pub(super) row: ClientRowSql,
     /// [`BEGIN`], and what else must be set here.
-    begin: String,
+    pub(super) begin: String,
     /// A transaction is open, or about to be.
-    in_transaction: bool,
-    prepare: bool,
-    answer_within: Duration,
+    pub(super) in_transaction: bool,
+    pub(super) prepare: bool,
+    pub(super) answer_within: Duration,
     /// The plan that the prepared statements are for.
-    plan: Option<Arc<Plan>>,
-    ready: Statements<ReadyStatement>,
-    round_trips: u64,
+    pub(super) plan: Option<Arc<Plan>>,
+    pub(super) ready: Statements<ReadyStatement>,
+    pub(super) round_trips: u64,
+    /// What the role that writes may not do, as far as it was said.
+    pub(super) said: Arc<Mutex<SaidOnce>>,
 }
 
 impl MutationConnection {
@@ -53,6 +55,7 @@ impl MutationConnection {
         names: &Names,
         prepare: bool,
         answer_within: Duration,
+        said: Arc<Mutex<SaidOnce>>,
     ) -> Result<MutationConnection, ConnectError> {
         let (client, amiss) = connect_shared(options, "mutate").await?;
         let row = ClientRowSql::new(names);
@@ -68,6 +71,7 @@ impl MutationConnection {
             plan: None,
             ready,
             round_trips: 0,
+            said,
         })
     }
 
@@ -79,19 +83,19 @@ impl MutationConnection {
         std::mem::take(&mut self.round_trips)
     }
 
-    /// Applies all writes, or acknowledges the number with the rejection of the first write that fails.
+    /// Applies all operations, or acknowledges the number with the rejection of the first one that fails.
     pub(super) async fn apply(
         &mut self,
         plan: &Arc<Plan>,
         ticket: &Ticket,
         author: &Author,
-        writes: &[Write],
+        operations: &[Operation],
     ) -> Result<Outcome, Failure> {
         self.serve(plan);
-        let attempt = match self.at_once(plan, ticket, author, writes).await {
+        let attempt = match self.at_once(plan, ticket, author, operations).await {
             Ok(Attempt::LookAgain) => {
                 self.roll_back().await?;
-                self.step_by_step(plan, ticket, author, writes).await
+                self.step_by_step(plan, ticket, author, operations).await
             }
             other => other,
         };
@@ -101,7 +105,7 @@ impl MutationConnection {
                 // A deferred constraint, which Postgres checks at the commit.
                 Err(Failure::Rejected(rejection)) => self.reject(ticket, &[rejection]).await,
                 Err(Failure::Broken(broken)) => {
-                    self.reject_broken(plan, ticket, writes, &broken).await
+                    self.reject_broken(plan, ticket, operations, &broken).await
                 }
                 Err(other) => Err(other),
             },
@@ -115,7 +119,7 @@ impl MutationConnection {
             }
             Err(Failure::Broken(broken)) => {
                 self.roll_back().await?;
-                self.reject_broken(plan, ticket, writes, &broken).await
+                self.reject_broken(plan, ticket, operations, &broken).await
             }
             Ok(Attempt::LookAgain) => Err(Failure::Conflict("a row came and went".to_owned())),
             Err(other) => Err(other),
@@ -155,10 +159,14 @@ impl MutationConnection {
         &mut self,
         plan: &Arc<Plan>,
         ticket: &Ticket,
-        writes: &[Write],
+        operations: &[Operation],
         broken: &BrokenTrigger,
     ) -> Result<Outcome, Failure> {
-        let mut tables: Vec<TableId> = writes.iter().map(|write| write.table).collect();
+        let table = |operation: &Operation| match operation {
+            Operation::Write(write) => Some(write.table),
+            Operation::Call(_) => None,
+        };
+        let mut tables: Vec<TableId> = operations.iter().filter_map(table).collect();
         tables.sort_unstable();
         tables.dedup();
         self.fits(plan, &tables).await?;
@@ -246,15 +254,15 @@ impl MutationConnection {
         plan: &Arc<Plan>,
         ticket: &Ticket,
         author: &Author,
-        writes: &[Write],
+        operations: &[Operation],
     ) -> Result<Attempt, Failure> {
-        let (first, rest) = writes.split_at(writes.len().min(MAX_AT_ONCE));
+        let (first, rest) = operations.split_at(operations.len().min(MAX_AT_ONCE));
         let mut attempt = self.together(plan, Some(ticket), author, first, 0).await?;
-        for (number, writes) in (1..).zip(rest.chunks(MAX_AT_ONCE)) {
+        for (number, operations) in (1..).zip(rest.chunks(MAX_AT_ONCE)) {
             if !matches!(attempt, Attempt::Written) {
                 break;
             }
-            attempt = self.together(plan, None, author, writes, number * MAX_AT_ONCE).await?;
+            attempt = self.together(plan, None, author, operations, number * MAX_AT_ONCE).await?;
         }
         Ok(attempt)
     }
@@ -266,19 +274,34 @@ impl MutationConnection {
         plan: &Arc<Plan>,
         ticket: Option<&Ticket>,
         author: &Author,
-        writes: &[Write],
+        operations: &[Operation],
         offset: usize,
     ) -> Result<Attempt, Failure> {
         let mut statements = Vec::new();
         if let Some(ticket) = ticket {
+            statements.push(self.who_writes(author).await?);
             statements.push(self.advance(ticket).await?);
         }
-        // For each write the index of the statement that returns its verdict.
-        let mut verdicts = Vec::with_capacity(writes.len());
-        for write in writes {
-            statements.extend(self.before(plan, author, write).await?);
-            verdicts.push(statements.len());
-            statements.push(self.write(plan, author, write).await?);
+        // For each operation the index of the statement that returns its verdict, and of what the role does.
+        let mut verdicts = Vec::with_capacity(operations.len());
+        for (index, operation) in operations.iter().enumerate() {
+            if plan.writes_as.is_some() && (index > 0 || ticket.is_none()) {
+                statements.push(self.as_server().await?);
+            }
+            match operation {
+                Operation::Write(write) => {
+                    statements.extend(self.before(plan, author, write).await?);
+                    let verdict = statements.len();
+                    statements.push(self.write(plan, author, write).await?);
+                    let by_role = self.by_role(plan, author, write).await?;
+                    verdicts.push((verdict, by_role.as_ref().map(|_| statements.len() + 1)));
+                    statements.extend(by_role.into_iter().flatten());
+                }
+                Operation::Call(call) => {
+                    statements.extend(self.call(plan, author, call).await?);
+                    verdicts.push((statements.len() - 1, None));
+                }
+            }
         }
         self.round_trips += 1;
         if ticket.is_some() {
@@ -319,19 +342,28 @@ impl MutationConnection {
         };
         let mut next = 0;
         if ticket.is_some() {
-            if answer(0)?.is_empty() {
+            answer(0)?;
+            if answer(1)?.is_empty() {
                 return Ok(Attempt::OutOfOrder);
             }
-            next = 1;
+            next = 2;
         }
-        for (index, (write, at)) in (offset..).zip(writes.iter().zip(verdicts)) {
+        for (index, (operation, (at, by_role))) in (offset..).zip(operations.iter().zip(verdicts)) {
             // The first error causes those behind it.
             for locked in next..at {
                 answer(locked).map_err(|failure| of_op(index, failure))?;
             }
-            next = at + 1;
             let rows = answer(at).map_err(|failure| of_op(index, failure))?;
-            match verdict(plan, write, &rows)? {
+            next = at + 1;
+            let Operation::Write(write) = operation else { continue };
+            let mut verdict = verdict(plan, write, &rows)?;
+            if let (WriteVerdict::Written, Some(by_role)) = (&verdict, by_role) {
+                answer(next).map_err(|failure| of_op(index, failure))?;
+                let rows = answer(by_role).map_err(|failure| of_op(index, failure))?;
+                verdict = verdict_of_role(plan, write, &rows)?;
+                next = by_role + 1;
+            }
+            match verdict {
                 WriteVerdict::Written => {}
                 WriteVerdict::Exists(_) => return Ok(Attempt::LookAgain),
                 WriteVerdict::Rejected(rejection) if rejection.code == RejectCode::NotFound => {
@@ -352,14 +384,24 @@ impl MutationConnection {
         plan: &Arc<Plan>,
         ticket: &Ticket,
         author: &Author,
-        writes: &[Write],
+        operations: &[Operation],
     ) -> Result<Attempt, Failure> {
         self.begin().await?;
+        let who = self.who_writes(author).await?;
+        self.query(who).await?;
         let advance = self.advance(ticket).await?;
         if self.query(advance).await?.is_empty() {
             return Ok(Attempt::OutOfOrder);
         }
-        for (index, write) in writes.iter().enumerate() {
+        for (index, operation) in operations.iter().enumerate() {
+            let write = match operation {
+                Operation::Write(write) => write,
+                Operation::Call(call) => {
+                    let called = self.call_now(plan, author, call).await;
+                    called.map_err(|failure| of_op(index, failure))?;
+                    continue;
+                }
+            };
             let mut verdict = self.step(plan, author, write).await;
             if let Ok(WriteVerdict::Exists(_)) = verdict {
                 verdict = self.over_a_row(plan, author, write).await;
@@ -427,12 +469,41 @@ impl MutationConnection {
         author: &Author,
         write: &Write,
     ) -> Result<WriteVerdict, Failure> {
+        if plan.writes_as.is_some() {
+            let back = self.as_server().await?;
+            self.query(back).await?;
+        }
         if let Some(before) = self.before(plan, author, write).await? {
             self.query(before).await?;
         }
         let statement = self.write(plan, author, write).await?;
+        let by_role = self.by_role(plan, author, write).await?;
         let rows = self.query(statement).await?;
-        verdict(plan, write, &rows)
+        match (verdict(plan, write, &rows)?, by_role) {
+            (WriteVerdict::Written, Some([becomes, writes])) => {
+                self.query(becomes).await?;
+                let rows = self.query(writes).await?;
+                verdict_of_role(plan, write, &rows)
+            }
+            (verdict, _) => Ok(verdict),
+        }
+    }
+
+    /// Runs a named mutation, after what came before in the transaction.
+    async fn call_now(
+        &mut self,
+        plan: &Arc<Plan>,
+        author: &Author,
+        call: &Call,
+    ) -> Result<(), Failure> {
+        if plan.writes_as.is_some() {
+            let back = self.as_server().await?;
+            self.query(back).await?;
+        }
+        for statement in self.call(plan, author, call).await? {
+            self.query(statement).await?;
+        }
+        Ok(())
     }
 
     /// Handles a number that does not follow the last one: a repeat, or a gap.
@@ -487,158 +558,6 @@ impl MutationConnection {
             }
         }
     }
-
-    async fn advance(&mut self, ticket: &Ticket) -> Result<BoundStatement, Failure> {
-        let mut values = ticket.parameters();
-        let (key, sql) = match &ticket.number {
-            Number::Given(_) => ("advance given", self.row.advance_given.clone()),
-            Number::Next { session, .. } => {
-                values.extend([None, Some(session.to_string())]);
-                ("advance next", self.row.advance_next.clone())
-            }
-        };
-        self.own(key, &sql, values).await
-    }
-
-    /// The statement that locks what a write is checked against; `None` if it needs no lock.
-    async fn before(
-        &mut self,
-        plan: &Arc<Plan>,
-        author: &Author,
-        write: &Write,
-    ) -> Result<Option<BoundStatement>, Failure> {
-        let table = write.table;
-        let (key, statement) = if write.kind == OpKind::Insert {
-            match write::limit_lock(plan, table) {
-                Some(statement) => (StatementKey::LimitLock(table), statement),
-                None => return Ok(None),
-            }
-        } else {
-            let key = StatementKey::Lock(table, write.kind == OpKind::Delete);
-            (key, write::lock(plan, table, write.kind))
-        };
-        let ready = self.ready(key, || (statement.sql, statement.params)).await?;
-        Ok(Some(bind(ready, write, author)))
-    }
-
-    async fn write(
-        &mut self,
-        plan: &Arc<Plan>,
-        author: &Author,
-        write: &Write,
-    ) -> Result<BoundStatement, Failure> {
-        let columns: Vec<usize> = write.values.iter().map(|(column, _)| *column).collect();
-        let key = StatementKey::Write(write.table, write.kind, columns.clone());
-        let make = || {
-            let statement = write::write(plan, write.table, write.kind, &columns);
-            (statement.sql, statement.params)
-        };
-        Ok(bind(self.ready(key, make).await?, write, author))
-    }
-
-    async fn own(
-        &mut self,
-        key: &'static str,
-        sql: &str,
-        values: Vec<Option<String>>,
-    ) -> Result<BoundStatement, Failure> {
-        let ready = self.ready(StatementKey::Own(key), || (sql.to_owned(), Vec::new())).await?;
-        Ok(BoundStatement { ready, values: values.into_iter().map(Text).collect() })
-    }
-
-    async fn ready(
-        &mut self,
-        key: StatementKey,
-        make: impl FnOnce() -> (String, Vec<Param>),
-    ) -> Result<ReadyStatement, Failure> {
-        if let Some(ready) = self.ready.get(&key) {
-            return Ok(ready);
-        }
-        let (sql, params) = make();
-        let table = key.table();
-        let (sql, params): (Arc<str>, Arc<[Param]>) = (sql.into(), params.into());
-        let mut ready = ReadyStatement { statement: None, sql, params, table };
-        let is_kept = self.ready.is_worth_it(&key);
-        if is_kept && self.prepare {
-            // It is planned under the settings of then, some of which Postgres does not take for another's.
-            let is_set = self.in_transaction || self.begin == BEGIN;
-            if !is_set {
-                self.begin().await?;
-            }
-            let prepared = self.in_time(self.client.prepare(&ready.sql)).await?;
-            if !is_set {
-                self.roll_back().await?;
-            }
-            let prepared = prepared.map_err(|error| self.failure(&error, &ready))?;
-            ready.statement = Some(prepared);
-        }
-        if is_kept {
-            self.ready.keep(key, ready.clone());
-        }
-        Ok(ready)
-    }
-
-    async fn send(&self, bound: &BoundStatement) -> Result<Vec<Row>, Failure> {
-        let answer = match &bound.ready.statement {
-            Some(statement) => {
-                let values: Vec<&(dyn ToSql + Sync)> =
-                    bound.values.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
-                self.client.query(statement, &values).await
-            }
-            None => {
-                // The SQL casts each parameter, so Postgres knows its type.
-                let values: Vec<(&(dyn ToSql + Sync), Type)> = (bound.values.iter())
-                    .map(|value| (value as &(dyn ToSql + Sync), Type::UNKNOWN))
-                    .collect();
-                self.client.query_typed(&bound.ready.sql, &values).await
-            }
-        };
-        answer.map_err(|error| self.failure(&error, &bound.ready))
-    }
-
-    fn failure(&self, error: &tokio_postgres::Error, ready: &ReadyStatement) -> Failure {
-        let of = ready.table.zip(self.plan.as_deref()).map(|(table, plan)| plan.table(table));
-        let sent = of.map(|table| Sent {
-            table: &table.catalog,
-            name: &table.name,
-            sql: &ready.sql,
-            params: &ready.params,
-        });
-        Failure::of(error, sent.as_ref())
-    }
-
-    async fn query(&mut self, bound: BoundStatement) -> Result<Vec<Row>, Failure> {
-        self.round_trips += 1;
-        self.in_time(self.send(&bound)).await?
-    }
-
-    async fn begin(&mut self) -> Result<(), Failure> {
-        let begin = self.begin.clone();
-        self.in_transaction = true;
-        self.run(&begin).await.map_err(Failure::of_ours)
-    }
-
-    async fn commit(&mut self) -> Result<(), Failure> {
-        self.in_transaction = false;
-        self.run("COMMIT").await
-    }
-
-    async fn roll_back(&mut self) -> Result<(), Failure> {
-        self.in_transaction = false;
-        self.run("ROLLBACK").await
-    }
-
-    async fn run(&mut self, sql: &str) -> Result<(), Failure> {
-        self.round_trips += 1;
-        Ok(self.in_time(self.client.batch_execute(sql)).await??)
-    }
-
-    /// Waits for an answer, but not for ever. Postgres would have ended the statement long before, so a late
-    /// answer means that the connection is broken.
-    async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Result<T, Failure> {
-        let late = |_| Failure::Away("Postgres does not answer".to_owned());
-        tokio::time::timeout(self.answer_within, answer).await.map_err(late)
-    }
 }
 
 enum Attempt {
@@ -657,6 +576,11 @@ fn verdict(plan: &Plan, write: &Write, rows: &[Row]) -> Result<WriteVerdict, Fai
         None => None,
     };
     Ok(WriteVerdict::of(plan, write, answer))
+}
+
+fn verdict_of_role(plan: &Plan, write: &Write, rows: &[Row]) -> Result<WriteVerdict, Failure> {
+    let written = rows.first().map(|row| row.try_get(0)).transpose()?;
+    Ok(WriteVerdict::of_role(plan, write, written.unwrap_or(false)))
 }
 
 /// Whether the write's client expects that it does nothing.

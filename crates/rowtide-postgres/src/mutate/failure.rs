@@ -7,7 +7,8 @@
 use std::fmt;
 
 use rowtide_plan::catalog::CatalogTable;
-use rowtide_plan::write::{Param, Rejection};
+use rowtide_plan::plan::Plan;
+use rowtide_plan::write::{Param, Rejection, misfit};
 use rowtide_protocol::RejectCode;
 use tokio_postgres::Error;
 use tokio_postgres::error::{DbError, ErrorPosition, SqlState};
@@ -107,9 +108,44 @@ impl From<Error> for Failure {
 
 impl Failure {
     pub(super) fn of(error: &Error, sent: Option<&Sent<'_>>) -> Failure {
+        Failure::of_whom(error, sent, None)
+    }
+
+    /// As [`Failure::of`], of what was done as this role: its rights are those of the client.
+    pub(super) fn of_whom(error: &Error, sent: Option<&Sent<'_>>, role: Option<&str>) -> Failure {
         match error.as_db_error() {
+            Some(database) if role.is_some() && is_no_right(database) => {
+                let of = sent.map_or_else(String::new, |sent| format!(" of table `{}`", sent.name));
+                let what = format!("the rights of your role in the database do not allow this{of}");
+                Failure::Rejected(Rejection::new(RejectCode::Forbidden, what))
+            }
             Some(database) => judge(database, sent),
             None => Failure::Away(reason(error)),
+        }
+    }
+
+    /// As [`Failure::of_whom`], of the statement of a named mutation. What is raised on purpose there is for the caller, who is
+    /// told the code that the application has put into the hint.
+    pub(super) fn of_call(
+        error: &Error,
+        plan: &Plan,
+        call: usize,
+        params: &[Param],
+        role: Option<&str>,
+    ) -> Failure {
+        let Some(database) = error.as_db_error() else { return Failure::of(error, None) };
+        let code = database.code().code();
+        if is_raised(database) && !code.starts_with("40") {
+            let code = database.hint().filter(|hint| is_code(hint)).unwrap_or("rejected");
+            let code = RejectCode::Application(code.to_owned());
+            return Failure::Rejected(Rejection::new(code, database.message()));
+        }
+        let param = database.where_().and_then(parameter);
+        let param = param.and_then(|number| params.get(number.checked_sub(1)?));
+        let of_value = code.starts_with("22") && !is_inside(database);
+        match misfit(plan, call, param, code).filter(|_| of_value) {
+            Some(rejection) => Failure::Rejected(rejection),
+            None => Failure::of_whom(error, None, role),
         }
     }
 
@@ -185,6 +221,21 @@ fn is_raised(error: &DbError) -> bool {
     error.routine() == Some("exec_stmt_raise") || *error.code() == SqlState::RAISE_EXCEPTION
 }
 
+/// Whether a text can be the code of a rejection.
+fn is_code(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    text.len() <= 64
+        && text.bytes().all(plain)
+        && text.bytes().next().is_some_and(|first| first.is_ascii_lowercase())
+}
+
+/// Whether the role that asked has not been granted something. What row-level security says no to is another matter, and
+/// so is what is raised on purpose.
+pub(super) fn is_no_right(error: &DbError) -> bool {
+    let of_row = error.routine() == Some("ExecWithCheckOptions");
+    *error.code() == SqlState::INSUFFICIENT_PRIVILEGE && !of_row && !is_raised(error)
+}
+
 /// Whether Postgres was in a function, or in a statement of one.
 fn is_inside(error: &DbError) -> bool {
     let internal = matches!(error.position(), Some(ErrorPosition::Internal { .. }));
@@ -244,8 +295,9 @@ fn judge(error: &DbError, sent: Option<&Sent<'_>>) -> Failure {
     // and means the row.
     if is(&SqlState::INSUFFICIENT_PRIVILEGE) {
         return match (routine, sent) {
-            ("ExecWithCheckOptions", Some(sent)) => {
-                let what = format!("row-level security of table `{}` says no", sent.name);
+            ("ExecWithCheckOptions", sent) => {
+                let of = sent.map_or_else(String::new, |sent| format!(" of table `{}`", sent.name));
+                let what = format!("row-level security{of} says no");
                 Failure::Rejected(Rejection::new(RejectCode::Forbidden, what))
             }
             _ => Failure::Away(said()),

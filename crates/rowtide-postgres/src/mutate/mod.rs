@@ -8,14 +8,17 @@ mod bound;
 mod client_row;
 mod connection;
 mod failure;
+mod operations;
+mod sending;
 mod statements;
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rowtide_plan::plan::{Plan, TableId};
-use rowtide_plan::write::{Rejection, Write};
+use rowtide_plan::write::{Operation, Rejection};
 use serde_json::{Map, Value};
 use thiserror::Error;
 use tokio::sync::Semaphore;
@@ -24,6 +27,7 @@ pub use self::connection::BEGIN;
 use self::connection::MutationConnection;
 pub use self::failure::Failure;
 use crate::connect::{ConnectOptions, Names};
+use crate::said_once::SaidOnce;
 
 /// The sender and the number of a mutation.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,15 +59,26 @@ pub enum Number {
 pub struct Author {
     /// The token's `sub`.
     pub user_id: String,
-    /// Its other claims.
+    /// All its claims, `sub` among them.
     pub claims: Map<String, Value>,
+}
+
+impl Author {
+    /// The claims as JSON, as the database is told them. No setting holds NUL, and no JSON does unescaped.
+    fn claims_text(&self) -> String {
+        let mut claims = Cow::Borrowed(&self.claims);
+        if !claims.contains_key("sub") {
+            claims.to_mut().insert("sub".to_owned(), self.user_id.clone().into());
+        }
+        serde_json::to_string(&*claims).unwrap_or_default()
+    }
 }
 
 /// What to do under a number.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Work {
-    /// All of the writes, or none.
-    Apply(Vec<Write>),
+    /// All of the operations, or none.
+    Apply(Vec<Operation>),
     /// Acknowledge rejections: the first is of this number, the others of the numbers behind it.
     Reject(Vec<Rejection>),
     /// Acknowledge a rejection that follows from what the plan says of a table, if that is still so.
@@ -120,6 +135,8 @@ pub struct Mutator {
     idle: Mutex<Vec<MutationConnection>>,
     permits: Semaphore,
     round_trips: AtomicU64,
+    /// What the role that writes may not do, as far as it was said.
+    said: Arc<Mutex<SaidOnce>>,
 }
 
 impl Mutator {
@@ -141,6 +158,7 @@ impl Mutator {
             idle: Mutex::default(),
             permits: Semaphore::new(connections.max(1)),
             round_trips: AtomicU64::new(0),
+            said: Arc::default(),
         }
     }
 
@@ -164,7 +182,7 @@ impl Mutator {
         let _permit = permit.map_err(|closed| MutateError::Away(closed.to_string()))?;
         let mut connection = self.take().await?;
         let applied = match work {
-            Work::Apply(writes) => connection.apply(plan, ticket, author, writes).await,
+            Work::Apply(operations) => connection.apply(plan, ticket, author, operations).await,
             Work::Reject(rejections) => connection.reject(ticket, rejections).await,
             Work::RejectIfItFits { table, rejection } => {
                 connection.reject_if_it_fits(plan, ticket, *table, rejection).await
@@ -211,7 +229,8 @@ impl Mutator {
                 return Ok(connection);
             }
         }
-        MutationConnection::open(&self.options, &self.names, self.prepare, self.answer_within)
+        let Mutator { options, names, prepare, answer_within, said, .. } = self;
+        MutationConnection::open(options, names, *prepare, *answer_within, Arc::clone(said))
             .await
             .map_err(|error| MutateError::Away(error.to_string()))
     }

@@ -24,17 +24,38 @@ pub(super) enum StatementKey {
     Lock(TableId, bool),
     LimitLock(TableId),
     Write(TableId, OpKind, Vec<usize>),
+    /// What the role that writes does.
+    AsRole(TableId, OpKind, Vec<usize>),
+    /// What a named mutation does, by its index; as the role that writes, if there is one.
+    Call(usize),
+}
+
+/// What the parameters of a statement are of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StatementOf {
+    /// Rowtide itself: no client has asked for it.
+    Server,
+    /// A table.
+    Table(TableId),
+    /// A named mutation.
+    Call(usize),
 }
 
 impl StatementKey {
-    /// The table whose columns the parameters are.
-    pub(super) fn table(&self) -> Option<TableId> {
+    pub(super) fn of(&self) -> StatementOf {
         match self {
-            StatementKey::Own(_) => None,
+            StatementKey::Own(_) => StatementOf::Server,
             StatementKey::Lock(table, _)
             | StatementKey::LimitLock(table)
-            | StatementKey::Write(table, ..) => Some(*table),
+            | StatementKey::Write(table, ..)
+            | StatementKey::AsRole(table, ..) => StatementOf::Table(*table),
+            StatementKey::Call(call) => StatementOf::Call(*call),
         }
+    }
+
+    /// Whether the role that writes does it, if there is one.
+    pub(super) fn is_of_role(&self) -> bool {
+        matches!(self, StatementKey::AsRole(..) | StatementKey::Call(_))
     }
 }
 
@@ -44,8 +65,9 @@ pub(super) struct ReadyStatement {
     pub(super) statement: Option<tokio_postgres::Statement>,
     pub(super) sql: Arc<str>,
     pub(super) params: Arc<[Param]>,
-    /// For a write: the table whose columns the parameters are.
-    pub(super) table: Option<TableId>,
+    pub(super) of: StatementOf,
+    /// Whether the role that writes does it, and not the server's own.
+    pub(super) as_role: bool,
 }
 
 /// The statements by what they are for; `S` is [`ReadyStatement`] but in tests. One that is dropped here, and is not
@@ -74,7 +96,8 @@ impl<S: Clone> Statements<S> {
 
     /// Whether to prepare one that is not there.
     pub(super) fn is_worth_it(&mut self, key: &StatementKey) -> bool {
-        if self.ready.len() < ROOM_FOR_ANY || !matches!(key, StatementKey::Write(..)) {
+        let of_columns = matches!(key, StatementKey::Write(..) | StatementKey::AsRole(..));
+        if self.ready.len() < ROOM_FOR_ANY || !of_columns {
             return true;
         }
         if let Some(at) = self.once.iter().position(|other| other == key) {

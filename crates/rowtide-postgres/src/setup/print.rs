@@ -43,7 +43,8 @@ pub async fn script(
     let sequences = sequences(&client, plan).await.map_err(failed)?;
     let failed = |source| SetupError::Step { step: "look at the schemas".to_owned(), source };
     let schemas = schemas(&client, plan).await.map_err(failed)?;
-    Ok(Script { found: &found, names, server, writes, sequences, schemas }.text())
+    let writes_as = plan.writes_as.as_deref();
+    Ok(Script { found: &found, names, server, writes, writes_as, sequences, schemas }.text())
 }
 
 struct Script<'a> {
@@ -52,6 +53,8 @@ struct Script<'a> {
     server: &'a str,
     /// For each of the tables that were found.
     writes: Vec<Writes>,
+    /// The role that operations are done as, if it is another.
+    writes_as: Option<&'a str>,
     sequences: Vec<Sequence>,
     schemas: Vec<NamedSchema>,
 }
@@ -121,6 +124,15 @@ impl Script<'_> {
             text += &block(&format!(
                 "IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {role} AND (rolbypassrls OR rolsuper)) THEN\n    \
                  ALTER ROLE {quoted} BYPASSRLS;\n  END IF;"
+            ));
+        }
+        if let Some(writes_as) = self.writes_as {
+            let (name, becomes) = (quote_literal(writes_as), quote_identifier(writes_as));
+            text += &block(&format!(
+                "IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {name}) THEN\n    \
+                 CREATE ROLE {becomes} NOLOGIN;  -- policies and grants for it are the application's\n  END IF;\n  \
+                 IF NOT pg_has_role({role}, {name}, 'MEMBER') THEN\n    \
+                 GRANT {becomes} TO {quoted};\n  END IF;"
             ));
         }
         if let Some(owner) = self.owner() {

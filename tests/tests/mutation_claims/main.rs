@@ -1,5 +1,12 @@
 //! Claims of the token in the rules for writing: each takes the type that the rule compares it with.
-//! One that is missing, or does not fit, is null, and null allows nothing; it is never an error.
+//! One that is missing, or does not fit, is null, and null allows nothing; it is never an error. Beside it: what the database
+//! itself is told of who writes, the role that may write in the server's place, columns that are meant of both rows, and
+//! mutations that have names.
+
+mod as_role;
+mod both_rows;
+mod calls;
+mod told;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
