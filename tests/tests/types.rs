@@ -15,7 +15,8 @@ CREATE TABLE task (
   \"due at\" timestamptz,
   done boolean NOT NULL,
   size int NOT NULL GENERATED ALWAYS AS (1) STORED,
-  changes int NOT NULL DEFAULT 0);
+  changes int NOT NULL DEFAULT 0,
+  secret jsonb NOT NULL);
 CREATE TABLE mark (task uuid, person text, PRIMARY KEY (task, person));
 CREATE INDEX ON task (owner);
 CREATE INDEX ON mark (person);
@@ -27,6 +28,7 @@ const DEFINITION: &str = "
 visible = 'owner = auth.user_id'
 immutable = ['owner']
 readonly = ['changes']
+hidden = ['secret']
 [tables.task.insert]
 allow = 'new.owner = auth.user_id'
 [[tables.task.update]]

@@ -3,6 +3,7 @@
 //! is compiled against a catalog.
 
 mod documents;
+mod sent;
 mod storage;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,7 @@ use toml::Spanned;
 
 pub(crate) use self::documents::{DocumentDefinition, PublishingDefinition};
 use self::documents::{DocumentEntry, document};
+pub(crate) use self::sent::SentColumns;
 use self::storage::StorageEntry;
 use crate::catalog::TableName;
 use crate::documents::DocumentProtocol;
@@ -42,6 +44,7 @@ pub(crate) struct TableDefinition {
     pub(crate) span: Span,
     pub(crate) visible: Rule,
     pub(crate) visible_span: Span,
+    pub(crate) sent: SentColumns,
     pub(crate) immutable: Vec<Name>,
     pub(crate) readonly: Vec<Name>,
     pub(crate) insert: Option<InsertRule>,
@@ -73,6 +76,8 @@ struct App {
 #[serde(deny_unknown_fields)]
 struct Entry {
     visible: Spanned<String>,
+    columns: sent::List,
+    hidden: sent::List,
     #[serde(default)]
     immutable: Vec<Spanned<String>>,
     #[serde(default)]
@@ -137,7 +142,7 @@ impl Definition {
             }
             let message = error.message().to_owned();
             let help = "a definition has [app] and [tables.NAME] with `visible`, and may have \
-                        `immutable`, `readonly`, [tables.NAME.insert], [[tables.NAME.update]] and \
+                        `columns` or `hidden`, `immutable`, `readonly`, [tables.NAME.insert], [[tables.NAME.update]] and \
                         [tables.NAME.delete]; a table of another schema than public is \
                         [tables.\"SCHEMA.NAME\"]. [documents.NAME] has `table`, `protocol`, `read` and \
                         `edit`, and may have `alive`, `schema`, `name`, `touched`, `restore`, `source`, \
@@ -274,6 +279,10 @@ fn table(
         problems.extend(found);
         Rule::Constant(None)
     });
+    let sent = SentColumns::read(&entry.columns, &entry.hidden).unwrap_or_else(|problem| {
+        problems.push(problem);
+        SentColumns::All
+    });
     let mut rules = Rules { text, problems };
     let insert = entry.insert.as_ref().and_then(|insert| rules.insert(insert));
     let updates = entry.update.iter().filter_map(|update| rules.update(update)).collect();
@@ -288,6 +297,7 @@ fn table(
         span: key.span(),
         visible: rule,
         visible_span: visible.span(),
+        sent,
         immutable: names(&entry.immutable),
         readonly: names(&entry.readonly),
         insert,

@@ -5,6 +5,7 @@
 pub mod catalog;
 pub mod check;
 pub mod claims;
+mod columns;
 pub mod compile;
 pub mod definition;
 pub mod document_sql;
@@ -23,6 +24,7 @@ pub mod plan;
 mod reach;
 pub mod row;
 mod rule;
+pub mod secrets;
 pub mod sql;
 mod sql_text;
 pub mod value;

@@ -51,6 +51,9 @@ pub struct Table {
     /// The columns that tell rows apart, as indexes into the catalog's columns: all of them where the table has no key,
     /// and then rows that are the same are one.
     pub key: Vec<usize>,
+    /// The columns that clients are not sent and may not name, as indexes into the catalog's columns, in their order. Rules
+    /// may use them.
+    pub hidden: Vec<usize>,
     /// The columns of [`crate::row::Image::kept`], as indexes into the catalog's columns.
     pub kept: Vec<usize>,
     /// The branches of this table.

@@ -181,7 +181,7 @@ fn table_info<'a>(plan: &'a Plan, index: usize, table: &'a Table) -> TableInfo<'
     TableInfo {
         name: &table.name,
         key: &table.catalog.primary_key,
-        columns: table.catalog.columns.iter().enumerate().map(column).collect(),
+        columns: table.sent_columns().map(column).collect(),
     }
 }
 

@@ -15,7 +15,7 @@ const HEADER: &str =
 pub(crate) fn types(plan: &Plan) -> String {
     let tables: Vec<&Table> = plan.tables.iter().filter(|table| table.published).collect();
     let kinds =
-        || tables.iter().flat_map(|table| &table.catalog.columns).map(|column| &column.kind);
+        || tables.iter().flat_map(|table| table.sent_columns()).map(|(_, column)| &column.kind);
     let mut text = HEADER.to_owned();
     if kinds().any(|kind| *element(kind) == ColumnType::Json) {
         text.push_str("import type { Json } from '@rowtide/client';\n\n");
@@ -26,7 +26,7 @@ pub(crate) fn types(plan: &Plan) -> String {
     text.push_str("export interface Schema {\n");
     for table in &tables {
         push(&mut text, format_args!("  {}: {{\n", property(&table.name)));
-        object(&mut text, "row", table.catalog.columns.iter().map(|column| (column, false)));
+        object(&mut text, "row", table.sent_columns().map(|(_, column)| (column, false)));
         insert(&mut text, table);
         update(&mut text, table);
         let key = table.catalog.primary_key.iter().map(|column| quoted(column));
@@ -48,7 +48,7 @@ fn insert(text: &mut String, table: &Table) {
     if table.write.insert.is_none() {
         return text.push_str("    insert: never;\n");
     }
-    let written = columns(table).filter(|(index, _)| !table.write.readonly.contains(index));
+    let written = table.sent_columns().filter(|(index, _)| !table.write.readonly.contains(index));
     let written = written.filter(|(_, column)| !column.input.is_of_postgres_alone());
     object(
         text,
@@ -75,12 +75,8 @@ fn update(text: &mut String, table: &Table) {
             && !table.key.contains(&index)
             && rules.updates.iter().any(|rule| named(&rule.columns))
     };
-    let written = columns(table).filter(|(index, _)| may(*index));
+    let written = table.sent_columns().filter(|(index, _)| may(*index));
     object(text, "update", written.map(|(_, column)| (column, true)));
-}
-
-fn columns(table: &Table) -> impl Iterator<Item = (usize, &CatalogColumn)> {
-    table.catalog.columns.iter().enumerate()
 }
 
 fn object<'a>(

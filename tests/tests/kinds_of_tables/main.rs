@@ -4,6 +4,7 @@
 //! writes never fails for it.
 
 mod generated;
+mod hidden;
 mod keys;
 mod kit;
 mod partitions;

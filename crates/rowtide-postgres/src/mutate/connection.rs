@@ -600,6 +600,7 @@ impl MutationConnection {
         let of = ready.table.zip(self.plan.as_deref()).map(|(table, plan)| plan.table(table));
         let sent = of.map(|table| Sent {
             table: &table.catalog,
+            hidden: &table.hidden,
             name: &table.name,
             sql: &ready.sql,
             params: &ready.params,
