@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use crate::catalog::CatalogColumn;
 use crate::filter::Operand;
 use crate::plan::{Plan, Table, TableId};
+use crate::value::Int8Form;
 
 impl Table {
     /// Whether clients are sent the column, and may name it in what they write.
@@ -26,6 +27,11 @@ impl Table {
 }
 
 impl Plan {
+    /// How the integers of a column are written in the rows that clients are sent.
+    pub fn form_of(&self, column: &CatalogColumn) -> Int8Form {
+        if column.input.is_int8 { self.int8 } else { Int8Form::Number }
+    }
+
     /// The columns of a table that clients are sent, or that rules for reading need, by their places in the catalog's
     /// columns.
     pub fn read_columns(&self, id: TableId) -> BTreeSet<usize> {

@@ -138,7 +138,8 @@ struct Rejected;
 
 impl Compiler<'_> {
     fn new<'a>(definition: &Definition, catalog: &'a Catalog) -> Compiler<'a> {
-        let plan = Plan { min_client: definition.min_client, ..Plan::default() };
+        let Definition { min_client, int8, .. } = *definition;
+        let plan = Plan { min_client, int8, ..Plan::default() };
         let (problems, outer, members) = (Vec::new(), Vec::new(), HashMap::new());
         let older_clients = definition.older_clients();
         Compiler { catalog, older_clients, plan, problems, outer, members }

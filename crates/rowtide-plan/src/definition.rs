@@ -21,6 +21,7 @@ use crate::error::{DefinitionError, DefinitionProblem};
 use crate::judged_rule::{JudgedRule, Rows};
 use crate::rule::{Name, Rule, parse};
 use crate::sql_text::{Span, SqlText};
+use crate::value::Int8Form;
 use crate::write_rules::{InsertRule, RowLimit};
 
 /// A definition whose rules have been read.
@@ -33,6 +34,7 @@ pub struct Definition {
     /// The URL of their storage, as it is written.
     storage: Option<Name>,
     pub(crate) min_client: Option<i64>,
+    pub(crate) int8: Int8Form,
     older_clients: bool,
 }
 
@@ -70,6 +72,7 @@ struct File {
 struct App {
     min_client: Option<i64>,
     older_clients: Option<Spanned<bool>>,
+    int8: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -192,13 +195,26 @@ impl Definition {
                 problems.push(problem.help(format!("write [tables.{missing}], or leave this out")));
             }
         }
+        let int8 = int8_form(&read.app).unwrap_or_else(|problem| {
+            problems.push(problem);
+            Int8Form::Number
+        });
         if !problems.is_empty() {
             return Err(fail(problems));
         }
         let min_client = read.app.min_client;
         let older_clients = read.app.older_clients.is_some_and(Spanned::into_inner);
         let file = file.to_owned();
-        Ok(Definition { file, text: shown, tables, documents, storage, min_client, older_clients })
+        Ok(Definition {
+            file,
+            text: shown,
+            tables,
+            documents,
+            storage,
+            min_client,
+            int8,
+            older_clients,
+        })
     }
 
     /// Whether clients of the older protocol are served, beside those of the present one.
@@ -258,6 +274,24 @@ impl Definition {
     /// Problems of this definition, to be shown in its file.
     pub fn error(&self, problems: Vec<DefinitionProblem>) -> DefinitionError {
         DefinitionError::new(&self.file, &self.text, problems)
+    }
+}
+
+/// How `int8` of rows are written.
+fn int8_form(app: &App) -> Result<Int8Form, DefinitionProblem> {
+    let Some(written) = &app.int8 else { return Ok(Int8Form::Number) };
+    let problem = |what: &str, label: &str| DefinitionProblem::new(written.span(), what, label);
+    match written.get_ref().as_str() {
+        "number" => Ok(Int8Form::Number),
+        "string" if app.older_clients.as_ref().is_some_and(|asked| *asked.get_ref()) => {
+            let problem = problem("older clients take an `int8` as a number", "a string");
+            Err(problem.help("leave it out, or take `older_clients` out of [app]"))
+        }
+        "string" => Ok(Int8Form::String),
+        _ => {
+            let problem = problem("an `int8` is written in one of two forms", "neither");
+            Err(problem.help("write \"number\" or \"string\""))
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::ids::{BranchId, TableId};
 use crate::json::{UnexpectedText, push_string, push_value};
 use crate::plan::{Branch, Plan};
 use crate::row::{Image, Row, Topic};
-use crate::value::{ColumnType, InvalidValue, Value};
+use crate::value::{ColumnType, Int8Form, InvalidValue, Value};
 
 /// One column of a row on its way in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +79,7 @@ struct Column {
     /// Where its value is found among the datums; of a column that is not read it need not be there.
     source: Option<usize>,
     kind: ColumnType,
+    form: Int8Form,
     /// `,"name":`, without the comma for the first.
     prefix: Vec<u8>,
     /// `"name":`
@@ -119,8 +120,9 @@ impl RowEncoder {
             let mut prefix = if Some(index) == first_sent { Vec::new() } else { vec![b','] };
             prefix.extend_from_slice(&key_prefix);
             let (name, kind) = (column.name.clone(), column.kind.clone());
+            let form = plan.form_of(column);
             let (sent, needed) = (planned.is_sent(index), needed.contains(&index));
-            Ok(Column { name, source, kind, prefix, key_prefix, sent, needed })
+            Ok(Column { name, source, kind, form, prefix, key_prefix, sent, needed })
         };
         let columns = planned.catalog.columns.iter().enumerate();
         let columns = columns.map(column).collect::<Result<Vec<Column>, _>>()?;
@@ -261,7 +263,7 @@ impl RowEncoder {
     ) -> Result<(), EncodeError> {
         match self.text(column, datums)? {
             None => into.extend_from_slice(b"null"),
-            Some(text) => push_value(into, &column.kind, text)
+            Some(text) => push_value(into, &column.kind, column.form, text)
                 .map_err(|UnexpectedText| self.unexpected(column))?,
         }
         Ok(())

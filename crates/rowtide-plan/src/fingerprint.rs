@@ -7,6 +7,7 @@ use std::fmt::Debug;
 use sha2::{Digest, Sha256};
 
 use crate::plan::{Plan, TableId};
+use crate::value::Int8Form;
 
 impl Plan {
     /// Equal for two plans with the same rows, topics and views, ids included.
@@ -43,6 +44,9 @@ impl Plan {
             }
         }
         add(&self.branches);
+        if self.int8 == Int8Form::String {
+            add(&self.int8);
+        }
         add(&self.claims);
         digest.finalize().into()
     }

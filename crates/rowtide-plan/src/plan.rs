@@ -9,7 +9,7 @@ use crate::catalog::CatalogTable;
 use crate::claims::{Claim, ClaimUse};
 use crate::documents::PlannedKind;
 use crate::filter::{ClaimFilter, Filter};
-use crate::value::ColumnType;
+use crate::value::{ColumnType, Int8Form};
 use crate::write_rules::WriteRules;
 
 pub use crate::ids::{BranchId, ClaimId, TableId};
@@ -25,6 +25,8 @@ pub struct Plan {
     pub claims: Vec<ClaimUse>,
     /// Sessions with a lower `appVersion`, or none, are told `client_too_old`.
     pub min_client: Option<i64>,
+    /// How an `int8` is written in the rows that clients are sent.
+    pub int8: Int8Form,
     /// Tables of the definition that are not in the plan, because the database does not fit them now, as clients know
     /// them. They are not told apart by [`Plan::fingerprint`]: nothing is streamed of them.
     pub unfit: Vec<String>,

@@ -99,10 +99,7 @@ mod tests {
                 named("workspace", ColumnType::Int),
                 named("role", ColumnType::Text),
             ],
-            min_client: None,
-            unfit: Vec::new(),
-            unjudged: Vec::new(),
-            documents: Vec::new(),
+            ..Plan::default()
         }
     }
 

@@ -183,6 +183,21 @@ fn what_looks_like_a_secret_is_told_with_what_hides_it() {
 }
 
 #[test]
+fn what_an_insert_needs_and_no_client_can_give_is_told() {
+    let mut catalog = notes();
+    let price = catalog.tables[0].column("price").expect("the column is there");
+    let told = |catalog: &Catalog| {
+        let problems = check_plan(&plan(HIDING, catalog));
+        problems.iter().any(|problem| problem.what.contains("needs a value of \"price\""))
+    };
+    assert!(!told(&catalog), "it may be null");
+    catalog.tables[0].columns[price].not_null = true;
+    assert!(told(&catalog));
+    catalog.tables[0].columns[price].input.default = Some("1".to_owned());
+    assert!(!told(&catalog));
+}
+
+#[test]
 fn documents() {
     let definition = r#"
 [tables.note]

@@ -74,6 +74,8 @@ fn the_form_of_the_file() {
                 "[tables.\".note\"]\nvisible = 'true'\n",
                 "[tables.note]\nvisible = 'true'\n\n[tables.\"public.note\"]\nvisible = 'true'\n",
                 "[app]\nmin_client = \"3\"\n\n[tables.note]\nvisible = 'true'\n",
+                "[app]\nint8 = \"text\"\n\n[tables.note]\nvisible = 'true'\n",
+                "[app]\nint8 = true\n\n[tables.note]\nvisible = 'true'\n",
                 "[storage]\nbucket = \"b\"\n\n[tables.note]\nvisible = 'true'\n",
             ],
         ),
@@ -174,6 +176,9 @@ fn columns_that_older_clients_need() {
         definition("hidden = ['published', 'error']", documents),
     ];
     kept("columns_that_older_clients_need", &rejections(&catalog, &rejected));
+    let strings = "int8 = 'string'\n[tables.user]";
+    let int8 = definition("", "").replace("[tables.user]", strings);
+    kept("int8_of_older_clients", &rejections(&catalog, &[int8]));
     let accepted =
         [definition("hidden = ['name']", ""), definition("hidden = ['name']", documents)];
     for text in accepted {

@@ -5,6 +5,7 @@
 
 mod generated;
 mod hidden;
+mod int8;
 mod keys;
 mod kit;
 mod partitions;

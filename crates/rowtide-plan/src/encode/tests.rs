@@ -65,11 +65,7 @@ fn plan() -> Plan {
             branch(Some(2), Source::Claim(ClaimId(0)), visible),
             branch(None, Source::Everyone, small),
         ],
-        claims: Vec::new(),
-        min_client: None,
-        unfit: Vec::new(),
-        unjudged: Vec::new(),
-        documents: Vec::new(),
+        ..Plan::default()
     }
 }
 
@@ -235,6 +231,21 @@ fn plans_are_told_apart_by_what_clients_get_and_not_by_what_nobody_reads() {
     let mut needed = plan.clone();
     retyped(&mut needed, 3);
     assert_ne!(needed.fingerprint(), plan.fingerprint());
+}
+
+#[test]
+fn int8_are_strings_where_the_plan_says_so_and_keys_with_them() {
+    let mut plan = plan();
+    plan.int8 = Int8Form::String;
+    assert_ne!(plan.fingerprint(), self::plan().fingerprint(), "rows look otherwise");
+    let datums = [text("7"), Datum::Null, text("u1"), text("f"), Datum::Null, Datum::Null];
+    let row = |plan: &Plan| RowEncoder::new(plan, TableId(0), &COLUMNS).unwrap().row(&datums);
+    assert_eq!(row(&plan).unwrap().image.key, r#"{"id":7}"#, "an int4");
+    plan.tables[0].catalog.columns[0].input.is_int8 = true;
+    let row = row(&plan).unwrap();
+    assert_eq!(row.image.key, r#"{"id":"7"}"#);
+    assert!(row.json.starts_with(br#"{"id":"7","#), "{row:?}");
+    assert_eq!(*row.image.topics, [owned_by("u1"), EVERYONES], "rules compare numbers");
 }
 
 #[test]
