@@ -46,7 +46,7 @@ const DEFINITION: &str = "
 const TRUTH: &str = "
     SELECT 'team', id, to_jsonb(t)::text FROM team t
       WHERE id IN (SELECT team FROM member WHERE person = $1)
-    UNION ALL SELECT 'note', id, to_jsonb(t)::text FROM note t
+    UNION ALL SELECT 'note', id, (to_jsonb(t) - 'secret' - 'more secrets')::text FROM note t
       WHERE owner = $1 OR team IN (SELECT team FROM member WHERE person = $1)
     UNION ALL SELECT 'diary', id, to_jsonb(t)::text FROM diary t WHERE owner = $1
     UNION ALL SELECT 'news', id, to_jsonb(t)::text FROM news t";
@@ -226,6 +226,43 @@ async fn connections_stay_and_only_rows_of_the_table_are_told() {
     for peer in [ann, bob, eve] {
         assert_eq!(peer.epoch(), epoch);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_clients_do_not_get_costs_them_nothing() {
+    let named = "[tables.note]\n    columns = ['id', 'team', 'owner', 'text']\n";
+    let mut app = App::with(&DEFINITION.replace("[tables.note]\n", named), TABLES).await;
+    let (mut ann, mut bob) = (Peer::new(&app, "ann").await, Peer::new(&app, "bob").await);
+    bob.comes_back(&app).await;
+    assert!(bob.resumed);
+    let epoch = ann.epoch();
+    let add = "ALTER TABLE note ADD COLUMN secret text DEFAULT 's3cret';
+               UPDATE note SET text = 'new', secret = 'other' WHERE id = 6";
+    run(&app, add).await;
+    for peer in [&mut ann, &mut bob] {
+        peer.comes_to_the_truth(&app).await;
+        assert_eq!(peer.told, ["put note 6"]);
+    }
+    // Where the column of the other table is told of, this one is known.
+    run(&app, "ALTER TABLE team ADD COLUMN color text DEFAULT 'red'").await;
+    run(&app, "UPDATE note SET secret = 'x'; UPDATE note SET text = 'newer' WHERE id = 6").await;
+    for peer in [&mut ann, &mut bob] {
+        peer.comes_to_the_truth(&app).await;
+        let notes: Vec<&String> = peer.told.iter().filter(|told| told.contains("note")).collect();
+        assert_eq!(notes, ["put note 6", "put note 6"]);
+    }
+    app.stop_server().await;
+    let add = "ALTER TABLE note ADD COLUMN \"more secrets\" int; UPDATE note SET secret = 'y'";
+    run(&app, add).await;
+    app.start_server().await;
+    streamed(&app).await;
+    for peer in [&mut ann, &mut bob] {
+        peer.comes_back(&app).await;
+        assert!(peer.resumed && peer.told.is_empty(), "{:?}", peer.told);
+        peer.holds_the_truth(&app).await;
+        assert_eq!(peer.epoch(), epoch);
+    }
+    Peer::new(&app, "ann").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

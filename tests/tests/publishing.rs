@@ -29,6 +29,7 @@ publish_error = "publishError"
 
 [tables.page]
 visible = 'owner = auth.user_id'
+columns = ["id", "owner"]
 
 [documents.note]
 table = "page"

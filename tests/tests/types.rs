@@ -15,7 +15,10 @@ CREATE TABLE task (
   \"due at\" timestamptz,
   done boolean NOT NULL,
   size int NOT NULL GENERATED ALWAYS AS (1) STORED,
-  changes int NOT NULL DEFAULT 0);
+  changes int NOT NULL DEFAULT 0,
+  secret jsonb NOT NULL,
+  views bigint,
+  viewers bigint[] NOT NULL DEFAULT '{}');
 CREATE TABLE mark (task uuid, person text, PRIMARY KEY (task, person));
 CREATE INDEX ON task (owner);
 CREATE INDEX ON mark (person);
@@ -26,7 +29,8 @@ const DEFINITION: &str = "
 [tables.task]
 visible = 'owner = auth.user_id'
 immutable = ['owner']
-readonly = ['changes']
+readonly = ['changes', 'views', 'viewers']
+hidden = ['secret']
 [tables.task.insert]
 allow = 'new.owner = auth.user_id'
 [[tables.task.update]]
@@ -53,6 +57,9 @@ const SCHEMA: &str = "export interface Schema {
       'due at': string | null;
       done: boolean;
       changes: number;
+      views: number | null;
+      /** bigint[] */
+      viewers: (number | null)[];
     };
     insert: {
       /** uuid */
@@ -118,6 +125,12 @@ async fn rows_and_what_may_be_written_come_from_the_catalog_and_the_definition()
     assert_eq!((written.code(), &*written.out), (Some(0), ""), "{written:?}");
     let file = std::fs::read_to_string(dir.path().join("schema.ts")).unwrap();
     assert_eq!(file, printed.out);
+    dir.write("rowtide.toml", &format!("[app]\nint8 = 'string'\n{DEFINITION}"));
+    let strings = says(&["types"]).await.out;
+    for part in ["/** bigint */\n      views: string | null;", "viewers: (string | null)[];"] {
+        assert!(strings.contains(part), "{strings}");
+    }
+    assert!(strings.contains("      changes: number;"), "{strings}");
     let nowhere = says(&["types", "--out", "nowhere/schema.ts"]).await;
     assert_eq!(nowhere.code(), Some(1));
     assert!(nowhere.err.contains("cannot write `nowhere/schema.ts`"), "{}", nowhere.err);

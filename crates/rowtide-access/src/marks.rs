@@ -96,11 +96,22 @@ impl StreamMarks {
 }
 
 fn says(plan: &Plan, kind: &PlannedKind, columns: PublishingColumns, row: &Row) -> Says {
-    let catalog = &plan.table(kind.table).catalog;
+    let table = plan.table(kind.table);
     let read: BTreeMap<Cow<'_, str>, &RawValue> =
         serde_json::from_slice(&row.json).unwrap_or_default();
     let says = |column: usize| {
-        let value = read.get(catalog.columns[column].name.as_str());
+        let of = &table.catalog.columns[column];
+        if let Some(kept) = table.kept.iter().position(|kept| *kept == column)
+            && !table.is_sent(column)
+        {
+            return row
+                .image
+                .kept
+                .get(kept)
+                .and_then(|value| value.to_text(&of.kind))
+                .unwrap_or_default();
+        }
+        let value = read.get(of.name.as_str());
         value.map_or_else(String::new, |value| value.get().to_owned())
     };
     let edition = columns.edition.map_or_else(String::new, says);

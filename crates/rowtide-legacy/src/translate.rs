@@ -55,7 +55,7 @@ impl Update {
         let found = plan.tables.iter().find(|t| t.published && t.name == self.table);
         let mut empty = false;
         if let Some(table) = found {
-            let is = |column: &String| table.catalog.column(column);
+            let is = |column: &String| table.sent_column(column);
             let key = |column: &String| is(column).is_some_and(|at| table.key.contains(&at));
             let rules = &table.write;
             self.row.retain(|column, _| {

@@ -232,6 +232,8 @@ pub struct ColumnInput {
     /// The type without its modifier, with its schema, for casts: one to `varchar(10)` would cut a longer text,
     /// where an assignment rejects it.
     pub type_name: String,
+    /// Whether it is an `int8`, an array of them, or a domain over one of these.
+    pub is_int8: bool,
     /// The most characters, for `varchar(n)` and `char(n)`.
     pub max_chars: Option<u32>,
     /// The expression for a value that an insert leaves out, as Postgres prints it; `None` for null.

@@ -1,13 +1,13 @@
 //! Checks the tables of a plan. A finding is a problem or a possible improvement, with the SQL for it.
 
-use crate::catalog::{Catalog, CatalogTable, ReplicaIdentity};
+use crate::catalog::{Catalog, CatalogColumn, CatalogTable, ReplicaIdentity};
 use crate::compile::{compile, instead_of_full};
 use crate::definition::Definition;
 use crate::error::DefinitionError;
 use crate::filter::Operand;
 use crate::plan::{Branch, Plan, Source, Table};
 use crate::sql::{quote_identifier, quote_table};
-use crate::value::ColumnType;
+use crate::value::{ColumnType, Int8Form};
 
 /// One finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +58,7 @@ pub fn check_plan(plan: &Plan) -> Vec<Problem> {
         problems.extend(rejected_writes(&table.catalog));
         problems.extend(inserts_of_nobody(table));
         problems.extend(given_away(plan, table));
+        problems.extend(needed_and_hidden(table));
         let left_out = not_streamed(table).map(|what| Problem { what, repair: None, fatal: false });
         problems.extend(left_out);
     }
@@ -88,12 +89,15 @@ pub fn check_plan(plan: &Plan) -> Vec<Problem> {
         }
         for key in &table.key {
             let column = &catalog.columns[*key];
-            if column.kind == ColumnType::Int && column.type_name == "bigint" && table.published {
+            let is_number = plan.form_of(column) == Int8Form::Number;
+            let is_int8 = column.kind == ColumnType::Int && column.input.is_int8;
+            if is_int8 && is_number && table.published {
                 let name = quote_identifier(&column.name);
                 let what = format!(
                     "the key {name} of {quoted} is a bigint: JavaScript clients lose digits beyond 2^53"
                 );
-                problems.push(note(what, None));
+                let repair = "int8 = \"string\" in [app], where no older clients are served";
+                problems.push(note(what, Some(repair.to_owned())));
             }
         }
     }
@@ -185,6 +189,25 @@ fn decides_who_sees(plan: &Plan, table: &Table, column: usize) -> bool {
         });
         is_compared
     })
+}
+
+/// That a rule allows inserts, and Postgres needs a value that no client can give. A trigger may give it.
+fn needed_and_hidden(table: &Table) -> Option<Problem> {
+    table.write.insert.as_ref()?;
+    let catalog = &table.catalog;
+    let is_needed = |column: &&CatalogColumn| {
+        let input = &column.input;
+        column.not_null && input.default.is_none() && !input.is_of_postgres_alone()
+    };
+    let hidden = table.hidden.iter().map(|column| &catalog.columns[*column]);
+    let column = hidden.into_iter().find(is_needed)?;
+    let (name, quoted) =
+        (quote_identifier(&column.name), quote_table(&catalog.schema, &catalog.name));
+    let what = format!(
+        "an insert into {quoted} needs a value of {name}, which clients do not get and cannot give"
+    );
+    let repair = format!("ALTER TABLE {quoted} ALTER COLUMN {name} SET DEFAULT …; or a trigger");
+    Some(Problem { what, repair: Some(repair), fatal: false })
 }
 
 /// The columns of a table that clients are sent without, a sentence for each.

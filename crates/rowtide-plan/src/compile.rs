@@ -9,6 +9,7 @@ mod identity;
 mod membership;
 mod names;
 mod predicate;
+mod sent;
 mod unstreamed;
 
 use std::collections::{BTreeMap, HashMap};
@@ -121,6 +122,7 @@ fn too_small_identities(plan: &Plan, table: &TableDefinition) -> Vec<DefinitionP
 
 struct Compiler<'a> {
     catalog: &'a Catalog,
+    older_clients: bool,
     plan: Plan,
     problems: Vec<DefinitionProblem>,
     /// The tables whose rows the membership being compiled is about, outermost first.
@@ -135,11 +137,12 @@ struct Rejected;
 
 impl Compiler<'_> {
     fn new<'a>(definition: &Definition, catalog: &'a Catalog) -> Compiler<'a> {
-        let (min_client, writes_as) = (definition.min_client, definition.writes_as.clone());
-        let calls = definition.calls.clone();
-        let plan = Plan { min_client, writes_as, calls, ..Plan::default() };
+        let Definition { min_client, int8, .. } = *definition;
+        let (writes_as, calls) = (definition.writes_as.clone(), definition.calls.clone());
+        let plan = Plan { min_client, int8, writes_as, calls, ..Plan::default() };
         let (problems, outer, members) = (Vec::new(), Vec::new(), HashMap::new());
-        Compiler { catalog, plan, problems, outer, members }
+        let older_clients = definition.older_clients();
+        Compiler { catalog, older_clients, plan, problems, outer, members }
     }
 
     fn finish(mut self) -> Plan {
@@ -162,13 +165,15 @@ impl Compiler<'_> {
         table.published = true;
         table.name_json = serde_json::Value::from(definition.wire_name.clone()).to_string();
         table.name = definition.wire_name.clone();
+        let hidden = self.hidden_columns(id, &definition.sent);
+        self.plan.tables[usize::from(id.0)].hidden = hidden;
         let write = WriteRules {
-            immutable: self.columns(id, &definition.immutable),
-            readonly: self.columns(id, &definition.readonly),
+            immutable: self.written_columns(id, &definition.immutable),
+            readonly: self.written_columns(id, &definition.readonly),
             insert: definition.insert.clone(),
             updates: (definition.updates.iter())
                 .map(|(columns, allow)| UpdateRule {
-                    columns: columns.as_ref().map(|columns| self.columns(id, columns)),
+                    columns: columns.as_ref().map(|columns| self.written_columns(id, columns)),
                     allow: allow.clone(),
                 })
                 .collect(),

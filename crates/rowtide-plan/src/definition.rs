@@ -4,6 +4,7 @@
 
 mod documents;
 mod mutations;
+mod sent;
 mod storage;
 mod writes;
 
@@ -15,6 +16,7 @@ use toml::Spanned;
 pub(crate) use self::documents::{DocumentDefinition, PublishingDefinition};
 use self::documents::{DocumentEntry, document};
 use self::mutations::{MutationEntry, call};
+pub(crate) use self::sent::SentColumns;
 use self::storage::StorageEntry;
 use self::writes::WritesEntry;
 use crate::calls::PlannedCall;
@@ -24,6 +26,7 @@ use crate::error::{DefinitionError, DefinitionProblem};
 use crate::judged_rule::{JudgedRule, Rows};
 use crate::rule::{Name, Rule, parse};
 use crate::sql_text::{Span, SqlText};
+use crate::value::Int8Form;
 use crate::write_rules::{InsertRule, RowLimit};
 
 /// A definition whose rules have been read.
@@ -36,6 +39,7 @@ pub struct Definition {
     /// The URL of their storage, as it is written.
     storage: Option<Name>,
     pub(crate) min_client: Option<i64>,
+    pub(crate) int8: Int8Form,
     older_clients: bool,
     /// The role of the database that operations are done as, if they are done as one of their own.
     pub(crate) writes_as: Option<String>,
@@ -51,6 +55,7 @@ pub(crate) struct TableDefinition {
     pub(crate) span: Span,
     pub(crate) visible: Rule,
     pub(crate) visible_span: Span,
+    pub(crate) sent: SentColumns,
     pub(crate) immutable: Vec<Name>,
     pub(crate) readonly: Vec<Name>,
     pub(crate) insert: Option<InsertRule>,
@@ -79,12 +84,15 @@ struct File {
 struct App {
     min_client: Option<i64>,
     older_clients: Option<Spanned<bool>>,
+    int8: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
     visible: Spanned<String>,
+    columns: sent::List,
+    hidden: sent::List,
     #[serde(default)]
     immutable: Vec<Spanned<String>>,
     #[serde(default)]
@@ -149,7 +157,7 @@ impl Definition {
             }
             let message = error.message().to_owned();
             let help = "a definition has [app] and [tables.NAME] with `visible`, and may have \
-                        `immutable`, `readonly`, [tables.NAME.insert], [[tables.NAME.update]] and \
+                        `columns` or `hidden`, `immutable`, `readonly`, [tables.NAME.insert], [[tables.NAME.update]] and \
                         [tables.NAME.delete]; a table of another schema than public is \
                         [tables.\"SCHEMA.NAME\"]. [documents.NAME] has `table`, `protocol`, `read` and \
                         `edit`, and may have `alive`, `schema`, `name`, `touched`, `restore`, `source`, \
@@ -212,6 +220,10 @@ impl Definition {
                 problems.push(problem.help(format!("write [tables.{missing}], or leave this out")));
             }
         }
+        let int8 = int8_form(&read.app).unwrap_or_else(|problem| {
+            problems.push(problem);
+            Int8Form::Number
+        });
         if !problems.is_empty() {
             return Err(fail(problems));
         }
@@ -225,6 +237,7 @@ impl Definition {
             documents,
             storage,
             min_client,
+            int8,
             older_clients,
             writes_as,
             calls,
@@ -291,6 +304,24 @@ impl Definition {
     }
 }
 
+/// How `int8` of rows are written.
+fn int8_form(app: &App) -> Result<Int8Form, DefinitionProblem> {
+    let Some(written) = &app.int8 else { return Ok(Int8Form::Number) };
+    let problem = |what: &str, label: &str| DefinitionProblem::new(written.span(), what, label);
+    match written.get_ref().as_str() {
+        "number" => Ok(Int8Form::Number),
+        "string" if app.older_clients.as_ref().is_some_and(|asked| *asked.get_ref()) => {
+            let problem = problem("older clients take an `int8` as a number", "a string");
+            Err(problem.help("leave it out, or take `older_clients` out of [app]"))
+        }
+        "string" => Ok(Int8Form::String),
+        _ => {
+            let problem = problem("an `int8` is written in one of two forms", "neither");
+            Err(problem.help("write \"number\" or \"string\""))
+        }
+    }
+}
+
 fn table(
     text: &str,
     key: &Spanned<String>,
@@ -309,6 +340,10 @@ fn table(
         problems.extend(found);
         Rule::Constant(None)
     });
+    let sent = SentColumns::read(&entry.columns, &entry.hidden).unwrap_or_else(|problem| {
+        problems.push(problem);
+        SentColumns::All
+    });
     let mut rules = Rules { text, problems };
     let insert = entry.insert.as_ref().and_then(|insert| rules.insert(insert));
     let updates = entry.update.iter().filter_map(|update| rules.update(update)).collect();
@@ -323,6 +358,7 @@ fn table(
         span: key.span(),
         visible: rule,
         visible_span: visible.span(),
+        sent,
         immutable: names(&entry.immutable),
         readonly: names(&entry.readonly),
         insert,

@@ -30,6 +30,11 @@ pub fn explain(plan: &Plan) -> String {
             text.push_str("  ");
             draw(plan, id, 1, &mut text);
         }
+        if !table.hidden.is_empty() {
+            let hidden = table.hidden.iter().map(|column| &table.catalog.columns[*column].name);
+            let hidden: Vec<String> = hidden.map(|name| quote_identifier(name)).collect();
+            let _ = writeln!(text, "  is sent without {}", hidden.join(", "));
+        }
         let _ = writeln!(text);
     }
     sets(plan, &mut text);
@@ -126,7 +131,7 @@ fn writes(plan: &Plan, id: TableId, table: &Table, text: &mut String) {
             table.key.contains(column)
                 || (writable && !table.catalog.columns[*column].input.is_of_postgres_alone())
         };
-        (0..table.catalog.columns.len()).filter(takes).collect()
+        table.sent_columns().map(|(column, _)| column).filter(takes).collect()
     };
     let name = &table.name;
     let kinds = [

@@ -22,24 +22,30 @@ impl Plan {
             // What rows are found by was there.
             let known = table.key.iter().chain(&table.kept).all(|column| *column < count);
             (known && count <= columns.len()).then(|| columns.truncate(count))?;
+            table.hidden.retain(|column| *column < count);
         }
         before.columns_added_by(self).map(|_| before)
     }
 
-    /// The tables that have more columns in `newer`, behind the ones that they have here, if that is all by which rows,
-    /// topics and views of the two differ. `None` if it is not, or if there are none.
+    /// The tables whose rows have more columns in `newer`, behind the ones that they have here, if tables that have more are
+    /// all by which rows, topics and views of the two differ. A column that clients are not sent is none of a row's. `None` if
+    /// there is another difference, or if no table has more columns.
     pub fn columns_added_by(&self, newer: &Plan) -> Option<Vec<TableId>> {
         if self.tables.len() != newer.tables.len() || self.unfit != newer.unfit {
             return None;
         }
         let mut known = newer.clone();
-        let mut added = Vec::new();
+        let (mut is_extended, mut added) = (false, Vec::new());
         for (index, (old, new)) in self.tables.iter().zip(&mut known.tables).enumerate() {
-            let (old, new) = (&old.catalog, &mut new.catalog);
-            if new.columns.len() > old.columns.len() {
-                added.push(TableId(u16::try_from(index).ok()?));
-                new.columns.truncate(old.columns.len());
+            let count = old.catalog.columns.len();
+            if new.catalog.columns.len() > count {
+                is_extended = true;
+                let is_sent = (count..new.catalog.columns.len()).any(|column| new.is_sent(column));
+                added.extend(is_sent.then_some(TableId(u16::try_from(index).ok()?)));
+                new.catalog.columns.truncate(count);
+                new.hidden.retain(|column| *column < count);
             }
+            let (old, new) = (&old.catalog, &new.catalog);
             let told_apart = (&old.replica_identity, &old.primary_key);
             let same = told_apart == (&new.replica_identity, &new.primary_key);
             // What else is different (indexes, defaults, labels) says how rows are found and written, and not what they are.
@@ -48,7 +54,7 @@ impl Plan {
             }
         }
         let same = self.min_client == newer.min_client && self.fingerprint() == known.fingerprint();
-        (same && !added.is_empty()).then_some(added)
+        (same && is_extended).then_some(added)
     }
 }
 
@@ -94,6 +100,7 @@ mod tests {
             catalog,
             published: true,
             key: vec![0],
+            hidden: Vec::new(),
             kept: Vec::new(),
             branches: vec![BranchId(0)],
             write: WriteRules::default(),
@@ -131,6 +138,23 @@ mod tests {
         assert!(before(&newer, &[0, 2]).is_none(), "without its key it was another");
         newer.tables[0].kept.push(2);
         assert!(before(&newer, &[2, 1]).is_none(), "rules need the column");
+    }
+
+    #[test]
+    fn a_column_that_clients_do_not_get_is_none_of_their_rows() {
+        let old = plan(&[&["id", "a"], &["id"]]);
+        let mut newer = plan(&[&["id", "a", "b"], &["id"]]);
+        newer.tables[0].hidden = vec![2];
+        assert_eq!(newer.fingerprint(), old.fingerprint());
+        assert_eq!(old.columns_added_by(&newer), Some(Vec::new()), "its rows are as they were");
+        let before = newer.before_columns_were_added(&old.column_counts()).unwrap();
+        assert!(before.tables[0].hidden.is_empty());
+        assert_eq!(before.columns_added_by(&newer), Some(Vec::new()));
+        let mut both = plan(&[&["id", "a", "b", "c"], &["id"]]);
+        both.tables[0].hidden = vec![2];
+        assert_eq!(old.columns_added_by(&both), Some(vec![TableId(0)]), "one of them is sent");
+        newer.tables[0].hidden = vec![1, 2];
+        assert_eq!(old.columns_added_by(&newer), None, "another column is gone from rows");
     }
 
     #[test]

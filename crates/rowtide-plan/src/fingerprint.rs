@@ -1,12 +1,13 @@
 //! The fingerprint of a plan. Two plans with one fingerprint can read each other's log. It covers everything
 //! that decides how a row looks, which topics it is in and who sees it. It covers nothing else, so that the
-//! log stays readable after a change of write rules, indexes or defaults.
+//! log stays readable after a change of write rules, indexes, defaults, or of columns that nobody outside of Postgres knows of.
 
 use std::fmt::Debug;
 
 use sha2::{Digest, Sha256};
 
-use crate::plan::Plan;
+use crate::plan::{Plan, TableId};
+use crate::value::Int8Form;
 
 impl Plan {
     /// Equal for two plans with the same rows, topics and views, ids included.
@@ -19,7 +20,7 @@ impl Plan {
             digest.update([0]);
         };
         add(&self.tables.len());
-        for table in &self.tables {
+        for (index, table) in self.tables.iter().enumerate() {
             let catalog = &table.catalog;
             add(&(catalog.oid, &catalog.schema, &catalog.name, table.published));
             // Clients hold its rows under it.
@@ -27,8 +28,15 @@ impl Plan {
                 add(&table.name);
             }
             add(&(&table.key, &table.kept, &table.branches));
-            add(&catalog.columns.len());
-            for column in &catalog.columns {
+            let read = self.read_columns(TableId(index as u16));
+            add(&read.len());
+            for column in read {
+                // Where it is in the catalog decides nothing; where rules look for it is said above.
+                if !table.is_sent(column) {
+                    add(&"hidden");
+                }
+                // A plan that is cut to fewer columns may need others.
+                let Some(column) = catalog.columns.get(column) else { continue };
                 // How long a text may be decides nothing about one that is there.
                 let varchar = column.input.type_name == "character varying";
                 let of = if varchar { &column.input.type_name } else { &column.type_name };
@@ -36,6 +44,9 @@ impl Plan {
             }
         }
         add(&self.branches);
+        if self.int8 == Int8Form::String {
+            add(&self.int8);
+        }
         add(&self.claims);
         digest.finalize().into()
     }

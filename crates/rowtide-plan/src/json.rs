@@ -6,20 +6,21 @@ use std::io::Write;
 
 use thiserror::Error;
 
-use crate::value::{ColumnType, decode_hex, split_date};
+use crate::value::{ColumnType, Int8Form, decode_hex, split_date};
 
 /// Text that Postgres would not have printed for the type.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("Postgres sent text that is not of the column's type")]
 pub(crate) struct UnexpectedText;
 
-/// Appends the JSON of one value.
+/// Appends the JSON of one value; `form` is that of its integers.
 ///
 /// # Errors
 /// When the text is not what Postgres prints for `kind`; `into` may then hold a part.
 pub(crate) fn push_value(
     into: &mut Vec<u8>,
     kind: &ColumnType,
+    form: Int8Form,
     text: &str,
 ) -> Result<(), UnexpectedText> {
     match kind {
@@ -34,7 +35,10 @@ pub(crate) fn push_value(
             if digits.is_empty() || padded || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
                 return Err(UnexpectedText);
             }
-            into.extend_from_slice(text.as_bytes());
+            match form {
+                Int8Form::Number => into.extend_from_slice(text.as_bytes()),
+                Int8Form::String => push_plain(into, text),
+            }
         }
         ColumnType::Float4 | ColumnType::Float8 => match text {
             "NaN" | "Infinity" | "-Infinity" => push_plain(into, text),
@@ -56,7 +60,7 @@ pub(crate) fn push_value(
         ColumnType::TimestampTz | ColumnType::Timestamp | ColumnType::Date => {
             push_date(into, kind, text)?;
         }
-        ColumnType::Array(element) => push_array(into, element, text)?,
+        ColumnType::Array(element) => push_array(into, element, form, text)?,
         ColumnType::Numeric
         | ColumnType::Text
         | ColumnType::Char
@@ -148,7 +152,12 @@ fn push_date(into: &mut Vec<u8>, kind: &ColumnType, text: &str) -> Result<(), Un
 pub(crate) const MAX_DIMENSIONS: usize = 6;
 
 /// `{1,NULL,"a,b"}`, `{{1,2},{3,4}}`, `[0:1]={1,2}`: bounds are left out.
-fn push_array(into: &mut Vec<u8>, element: &ColumnType, text: &str) -> Result<(), UnexpectedText> {
+fn push_array(
+    into: &mut Vec<u8>,
+    element: &ColumnType,
+    form: Int8Form,
+    text: &str,
+) -> Result<(), UnexpectedText> {
     let body = match text.strip_prefix('[') {
         Some(bounds) => bounds.split_once('=').ok_or(UnexpectedText)?.1,
         None => text,
@@ -182,7 +191,7 @@ fn push_array(into: &mut Vec<u8>, element: &ColumnType, text: &str) -> Result<()
                         other => value.push(other),
                     }
                 }
-                push_value(into, element, &value)?;
+                push_value(into, element, form, &value)?;
             }
             _ => {
                 let mut end = start + c.len_utf8();
@@ -194,7 +203,7 @@ fn push_array(into: &mut Vec<u8>, element: &ColumnType, text: &str) -> Result<()
                 }
                 match &body[start..end] {
                     "NULL" => into.extend_from_slice(b"null"),
-                    value => push_value(into, element, value)?,
+                    value => push_value(into, element, form, value)?,
                 }
             }
         }
@@ -223,7 +232,7 @@ mod tests {
     #[track_caller]
     fn check(kind: ColumnType, text: &str, json: &str) {
         let mut bytes = Vec::new();
-        push_value(&mut bytes, &kind, text).unwrap();
+        push_value(&mut bytes, &kind, Int8Form::Number, text).unwrap();
         assert_eq!(String::from_utf8(bytes).unwrap(), json);
     }
 
@@ -249,6 +258,19 @@ mod tests {
         check(ColumnType::Date, "infinity", r#""infinity""#);
         check(ColumnType::Time, "24:00:00", r#""24:00:00""#);
         check(ColumnType::Other, "1 day \"x\"\n", r#""1 day \"x\"\n""#);
+    }
+
+    #[test]
+    fn integers_may_be_strings() {
+        let strings = |kind, text: &str| {
+            let mut bytes = Vec::new();
+            push_value(&mut bytes, &kind, Int8Form::String, text).unwrap();
+            String::from_utf8(bytes).unwrap()
+        };
+        assert_eq!(strings(ColumnType::Int, "-9223372036854775808"), r#""-9223372036854775808""#);
+        let array = ColumnType::Array(Box::new(ColumnType::Int));
+        assert_eq!(strings(array, "{{1,NULL},{3,4}}"), r#"[["1",null],["3","4"]]"#);
+        assert_eq!(strings(ColumnType::Float8, "1.5"), "1.5", "no integer");
     }
 
     #[test]
@@ -295,7 +317,7 @@ mod tests {
             (array(ColumnType::Text), ""),
         ];
         for (kind, text) in rejected {
-            let answer = push_value(&mut Vec::new(), &kind, text);
+            let answer = push_value(&mut Vec::new(), &kind, Int8Form::String, text);
             assert_eq!(answer, Err(UnexpectedText), "{kind:?} {text:?}");
         }
     }
@@ -304,14 +326,15 @@ mod tests {
         #![proptest_config(proptest::prelude::ProptestConfig::with_cases(4_000))]
 
         #[test]
-        fn whatever_is_accepted_is_json(text in "[{}\\[\\]\",\\\\a01:=N +.-]{0,24}", kind in 0usize..9) {
+        fn whatever_is_accepted_is_json(text in "[{}\\[\\]\",\\\\a01:=N +.-]{0,24}", kind in 0usize..9, strings: bool) {
             use ColumnType::*;
+            let form = if strings { Int8Form::String } else { Int8Form::Number };
             let kinds = [
                 Bool, Int, Float8, Json, Bytea, TimestampTz, Date, Array(Box::new(Int)),
                 Array(Box::new(Other)),
             ];
             let mut bytes = Vec::new();
-            if push_value(&mut bytes, &kinds[kind], &text).is_ok() {
+            if push_value(&mut bytes, &kinds[kind], form, &text).is_ok() {
                 serde_json::from_slice::<serde_json::Value>(&bytes).unwrap();
             }
         }

@@ -12,7 +12,7 @@ use crate::claims::{Claim, ClaimUse};
 use crate::documents::PlannedKind;
 use crate::filter::{ClaimFilter, Filter};
 use crate::row::Topic;
-use crate::value::{ColumnType, Value};
+use crate::value::{ColumnType, Int8Form, Value};
 use crate::write_rules::WriteRules;
 
 pub use crate::ids::{BranchId, ClaimId, SetId, TableId};
@@ -31,6 +31,8 @@ pub struct Plan {
     pub claims: Vec<ClaimUse>,
     /// Sessions with a lower `appVersion`, or none, are told `client_too_old`.
     pub min_client: Option<i64>,
+    /// How an `int8` is written in the rows that clients are sent.
+    pub int8: Int8Form,
     /// Tables of the definition that are not in the plan, because the database does not fit them now, as clients know
     /// them. They are not told apart by [`Plan::fingerprint`]: nothing is streamed of them.
     pub unfit: Vec<String>,
@@ -61,6 +63,9 @@ pub struct Table {
     /// The columns that tell rows apart, as indexes into the catalog's columns: all of them where the table has no key,
     /// and then rows that are the same are one.
     pub key: Vec<usize>,
+    /// The columns that clients are not sent and may not name, as indexes into the catalog's columns, in their order. Rules
+    /// may use them.
+    pub hidden: Vec<usize>,
     /// The columns of [`crate::row::Image::kept`], as indexes into the catalog's columns.
     pub kept: Vec<usize>,
     /// The branches of this table.

@@ -33,6 +33,6 @@ pub struct Image {
 pub struct Row {
     /// Identity, kept columns and topics.
     pub image: Image,
-    /// The whole row as a JSON object, columns in the order of `attnum`.
+    /// The row as clients are sent it: a JSON object of the columns that the definition lets out, in the order of `attnum`.
     pub json: Bytes,
 }

@@ -28,12 +28,13 @@ pub fn quote_table(schema: &str, name: &str) -> String {
     format!("{}.{}", quote_identifier(schema), quote_identifier(name))
 }
 
-/// The query for rows of a branch: all columns of the table as text, in the catalog's order. `$1` is
-/// a `text[]` of anchor values; there is none if the branch has no anchor.
+/// The query for rows of a branch: the columns that are read of its table ([`Plan::read_columns`]) as text, in the catalog's
+/// order. `$1` is a `text[]` of anchor values; there is none if the branch has no anchor.
 pub fn load_sql(plan: &Plan, branch: BranchId) -> String {
     let branch = plan.branch(branch);
     let table = plan.table(branch.table);
-    let columns: Vec<String> = table.catalog.columns.iter().map(text_of).collect();
+    let columns = plan.read_columns(branch.table).into_iter();
+    let columns: Vec<String> = columns.map(|at| text_of(&table.catalog.columns[at])).collect();
     let from = quote_table(&table.catalog.schema, &table.catalog.name);
     let mut conditions = Vec::new();
     if let Some(anchor) = branch.anchor {

@@ -58,6 +58,16 @@ pub enum ColumnType {
     Other,
 }
 
+/// How the `int8` of rows are written in JSON. Who writes may use either.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Int8Form {
+    /// A number with all of its digits, of which a reader with doubles loses some beyond 2^53.
+    #[default]
+    Number,
+    /// A string of digits.
+    String,
+}
+
 /// Types whose values can be compared with each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Family {

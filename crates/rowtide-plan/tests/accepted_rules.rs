@@ -5,12 +5,14 @@ mod catalogs;
 
 use std::fmt::Write;
 
+use rowtide_protocol::Op;
 use rowtide_plan::catalog::Catalog;
 use rowtide_plan::check::check_plan;
 use rowtide_plan::compile::compile;
 use rowtide_plan::definition::Definition;
 use rowtide_plan::explain::explain;
 use rowtide_plan::plan::Plan;
+use rowtide_plan::secrets::sent_secrets;
 
 use catalogs::{notes, table};
 
@@ -101,6 +103,99 @@ fn memberships() {
             "NOT NOT (team IN (SELECT team FROM member WHERE NOT (person <> auth.user_id)))",
         ]),
     );
+}
+
+const HIDING: &str = r#"
+[tables.note]
+visible = """status = 'open' AND "ownerId" = auth.user_id"""
+hidden = ["ownerId", "price", "extra", "status", "shared"]
+[tables.note.insert]
+allow = 'new.price > 0'
+[[tables.note.update]]
+allow = 'old.shared'
+"#;
+
+#[test]
+fn hidden_columns_are_loaded_where_rules_need_them() {
+    let drawing = explain(&plan(HIDING, &notes()));
+    assert!(
+        drawing
+            .contains("is sent without \"ownerId\", \"shared\", \"status\", \"price\", \"extra\"")
+    );
+    let (loads, writes) = drawing.split_once("\nwrites").expect("there are writes");
+    let (_, loads) = loads.split_once("\nloads").expect("there are loads");
+    for (column, is_loaded) in
+        [("ownerId", true), ("status", true), ("title", true), ("price", false), ("extra", false)]
+    {
+        assert_eq!(loads.contains(column), is_loaded, "{column}: {loads}");
+    }
+    for parameters in writes.lines().filter(|line| line.trim_start().starts_with("-- ")) {
+        assert!(!parameters.contains("price") && parameters.contains("\"id\""), "{parameters}");
+    }
+}
+
+#[test]
+fn a_hidden_column_is_none_to_who_writes() {
+    let plan = plan(HIDING, &notes());
+    let answer = |kind: &str, row: &str| {
+        let op = format!(r#"{{"op":"{kind}","table":"note","row":{row}}}"#);
+        let op = Op::Row(serde_json::from_str(&op).expect("it is an operation"));
+        plan.read_op(&op).map(drop).map_err(|unreadable| unreadable.rejection)
+    };
+    for kind in ["insert", "update", "delete"] {
+        let hidden = answer(kind, r#"{"id":1,"extra":1}"#).expect_err("it is hidden");
+        let missing = answer(kind, r#"{"id":1,"other":1}"#).expect_err("there is none");
+        assert_eq!(hidden.code, missing.code);
+        assert_eq!(hidden.message, missing.message.replace("other", "extra"));
+    }
+    // Nor is it told to who means another one.
+    let close = answer("update", r#"{"id":1,"pric":"1"}"#).expect_err("there is none");
+    assert!(!close.message.contains("price"), "{}", close.message);
+    assert_eq!(answer("insert", r#"{"id":1,"title":"t"}"#), Ok(()));
+}
+
+#[test]
+fn what_looks_like_a_secret_is_told_with_what_hides_it() {
+    let columns = [
+        ("id", "text"),
+        ("password_hash", "text"),
+        ("token_count", "integer"),
+        ("email", "text"),
+        ("totpSecret", "bytea"),
+    ];
+    let catalog =
+        Catalog { tables: vec![table("account", &columns, &["id"], &[])], ..Catalog::default() };
+    let told = |lines: &str| {
+        let text = format!("[tables.account]\nvisible = 'true'\n{lines}");
+        let definition = Definition::parse("rowtide.toml", &text).expect("it is a definition");
+        let plan = compile(&definition, &catalog).expect("it fits");
+        sent_secrets(&definition, &plan)
+    };
+    let [problem] = &told("hidden = ['email']")[..] else { panic!("one table has some") };
+    assert_eq!(
+        problem.what,
+        r#"columns "password_hash", "totpSecret" look like secrets, and whoever sees a row of "public"."account" gets it"#
+    );
+    let repair = problem.repair.as_deref().expect("there is advice");
+    let (list, place) = repair.split_once(" in ").expect("it says where");
+    assert!(place.starts_with("[tables.account];"), "{place}");
+    assert!(told(list).is_empty(), "what is advised is accepted, and enough: {list}");
+    assert!(told("columns = ['id', 'totpSecret']").is_empty(), "somebody wants that");
+}
+
+#[test]
+fn what_an_insert_needs_and_no_client_can_give_is_told() {
+    let mut catalog = notes();
+    let price = catalog.tables[0].column("price").expect("the column is there");
+    let told = |catalog: &Catalog| {
+        let problems = check_plan(&plan(HIDING, catalog));
+        problems.iter().any(|problem| problem.what.contains("needs a value of \"price\""))
+    };
+    assert!(!told(&catalog), "it may be null");
+    catalog.tables[0].columns[price].not_null = true;
+    assert!(told(&catalog));
+    catalog.tables[0].columns[price].input.default = Some("1".to_owned());
+    assert!(!told(&catalog));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use rowtide_plan::compile::{compile, compile_partly};
 use rowtide_plan::definition::Definition;
 use rowtide_plan::error::DefinitionError;
 
-use catalogs::notes;
+use catalogs::{notes, table};
 
 fn read(text: &str, catalog: &Catalog) -> Result<(), DefinitionError> {
     compile(&Definition::parse("rowtide.toml", text)?, catalog).map(drop)
@@ -74,6 +74,8 @@ fn the_form_of_the_file() {
                 "[tables.\".note\"]\nvisible = 'true'\n",
                 "[tables.note]\nvisible = 'true'\n\n[tables.\"public.note\"]\nvisible = 'true'\n",
                 "[app]\nmin_client = \"3\"\n\n[tables.note]\nvisible = 'true'\n",
+                "[app]\nint8 = \"text\"\n\n[tables.note]\nvisible = 'true'\n",
+                "[app]\nint8 = true\n\n[tables.note]\nvisible = 'true'\n",
                 "[storage]\nbucket = \"b\"\n\n[tables.note]\nvisible = 'true'\n",
             ],
         ),
@@ -111,6 +113,77 @@ allow = 'old."ownerId'
 "#],
         ),
     );
+}
+
+/// A definition of `note` with these lines besides its rule.
+fn with_lines(lines: &str) -> String {
+    format!("[tables.note]\nvisible = 'true'\n{lines}\n")
+}
+
+#[test]
+fn columns_that_clients_get() {
+    let mut catalog = notes();
+    catalog.tables[0].streaming.left_out =
+        vec![LeftOutColumn { name: "stored".to_owned(), is_virtual: false }];
+    let rejected = [
+        "columns = ['id', 'title']\nhidden = ['price']",
+        "hidden = ['price']\ncolumns = ['id', 'title']",
+        "hidden = ['title', 'id']",
+        "hidden = ['titel']",
+        "hidden = 'title'",
+        "columns = ['title', 'price']",
+        "columns = []",
+        "columns = ['id', 'titel']",
+        "columns = ['id', 'stored']",
+        "hidden = ['price']\nreadonly = ['price']\nimmutable = ['id', 'price']",
+        "columns = ['id', 'title']\n[[tables.note.update]]\ncolumns = ['title', 'price']\nallow = 'true'",
+    ];
+    kept("columns_that_clients_get", &rejections(&catalog, &rejected.map(with_lines)));
+    for accepted in [
+        "hidden = []",
+        "hidden = ['stored', 'title', 'title']",
+        "columns = ['id']",
+        "columns = ['id', 'title']\nreadonly = ['id', 'title']",
+        "hidden = ['ownerId']\n[tables.note.insert]\nallow = 'new.\"ownerId\" IS NULL'",
+    ] {
+        read(&with_lines(accepted), &catalog).unwrap_or_else(|error| panic!("{}", shown(&error)));
+    }
+}
+
+#[test]
+fn columns_that_older_clients_need() {
+    let mut catalog = notes();
+    for name in ["user", "file", "file_state"] {
+        let columns = [
+            ("id", "text"),
+            ("ownerId", "text"),
+            ("name", "text"),
+            ("published", "boolean"),
+            ("slug", "text"),
+            ("error", "text"),
+        ];
+        catalog.tables.push(table(name, &columns, &["id"], &[]));
+    }
+    let definition = |of_file: &str, documents: &str| {
+        let older = "[app]\nolder_clients = true\n[tables.user]\nvisible = 'true'\n[tables.file_state]\nvisible = 'true'\n";
+        format!("{older}[tables.file]\nvisible = 'true'\n{of_file}\n{documents}")
+    };
+    let documents = "[documents.file]\ntable = 'file'\nprotocol = 'tlsync'\nread = 'true'\nedit = 'true'\n\
+                     published = 'published'\nslug = 'slug'\npublish_error = 'error'\n";
+    let rejected = [
+        definition("hidden = ['ownerId']", ""),
+        definition("columns = ['id', 'name']", ""),
+        definition("hidden = ['published', 'error']", documents),
+    ];
+    kept("columns_that_older_clients_need", &rejections(&catalog, &rejected));
+    let strings = "int8 = 'string'\n[tables.user]";
+    let int8 = definition("", "").replace("[tables.user]", strings);
+    kept("int8_of_older_clients", &rejections(&catalog, &[int8]));
+    let accepted =
+        [definition("hidden = ['name']", ""), definition("hidden = ['name']", documents)];
+    for text in accepted {
+        read(&text, &catalog).unwrap_or_else(|error| panic!("{}", shown(&error)));
+    }
 }
 
 #[test]

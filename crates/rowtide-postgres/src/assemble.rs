@@ -467,6 +467,11 @@ impl Assembler {
             return Ok(());
         }
         let new = new.map(|new| datums(new, old));
+        if let (Kind::Update, Some(old), Some(new)) = (change, old, &new)
+            && !encoder.is_news(&datums(old, None), new)
+        {
+            return Ok(());
+        }
         let new_row = new.as_ref().map(|new| encoder.row(new)).transpose()?.map(Arc::new);
         let old_image = match (change, old, &new_row, &new) {
             (_, Some(old), Some(row), Some(new)) => {

@@ -402,6 +402,13 @@ fn table(row: &Row, partitions: &[Row]) -> CatalogTable {
     }
 }
 
+fn holds_integers(kind: &ColumnType) -> bool {
+    match kind {
+        ColumnType::Array(element) => holds_integers(element),
+        kind => *kind == ColumnType::Int,
+    }
+}
+
 fn column(row: &Row) -> CatalogColumn {
     let kind_of = |name: usize| {
         let typtype = row.get::<_, Option<&str>>(name + 1).and_then(|text| text.chars().next());
@@ -415,6 +422,8 @@ fn column(row: &Row) -> CatalogColumn {
         ColumnType::Enum if row.get::<_, bool>(15) => ColumnType::Other,
         kind => kind,
     };
+    let integer: Option<&str> = row.get(if is_array { 11 } else { 7 });
+    let is_int8 = integer == Some("int8") && holds_integers(&kind);
     // What Postgres computes a generated column with is kept where a default is.
     let expression: Option<String> = row.get(18);
     let (default, generated) = if row.get(20) { (None, expression) } else { (expression, None) };
@@ -430,6 +439,7 @@ fn column(row: &Row) -> CatalogColumn {
         labels: row.get(14),
         input: ColumnInput {
             type_name: row.get(16),
+            is_int8,
             max_chars: row.get::<_, Option<i32>>(17).and_then(|chars| u32::try_from(chars).ok()),
             default,
             always_identity: row.get(19),

@@ -40,7 +40,7 @@ pub(crate) async fn in_the_way(client: &Client, plan: &Plan) -> Result<Vec<Probl
 
 /// The columns that updates may change, each with its table.
 fn updates(table: &Table) -> impl Iterator<Item = (u32, &str)> {
-    let columns = table.catalog.columns.iter().enumerate();
+    let columns = table.sent_columns();
     let updates = &table.write.updates;
     let may = |at: &usize| {
         updates.iter().any(|rule| rule.columns.as_ref().is_none_or(|columns| columns.contains(at)))

@@ -304,7 +304,8 @@ async fn load_branch(
 ) -> Result<IdMap<usize, TopicRows>, LoadError> {
     let table = plan.branch(branch).table;
     let columns = &plan.table(table).catalog.columns;
-    let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+    let read = plan.read_columns(table).into_iter();
+    let names: Vec<&str> = read.map(|column| columns[column].name.as_str()).collect();
     let encoder = RowEncoder::new(plan, table, &names)?;
     let by_topic: SeededMap<&Topic, usize> =
         places.iter().map(|place| (&topics[*place], *place)).collect();
@@ -320,8 +321,8 @@ async fn load_branch(
     while let Some(row) = stream.try_next().await? {
         // Rows that are there already do not make it wait, and others share the thread.
         tokio::task::coop::consume_budget().await;
-        let mut datums = Vec::with_capacity(columns.len());
-        for column in 0..columns.len() {
+        let mut datums = Vec::with_capacity(names.len());
+        for column in 0..names.len() {
             let text: Option<&str> = row.try_get(column)?;
             datums.push(text.map_or(Datum::Null, |text| Datum::Text(text.as_bytes())));
         }

@@ -233,7 +233,7 @@ pub(crate) fn mutation_statements(
     with_role: bool,
 ) -> impl Iterator<Item = (OpKind, &JudgedRule, Statement)> {
     let of = plan.table(table);
-    let all: Vec<usize> = (0..of.catalog.columns.len()).collect();
+    let all: Vec<usize> = of.sent_columns().map(|(column, _)| column).collect();
     let rules = &of.write;
     let allowed = [
         (OpKind::Insert, rules.insert.as_ref().map(|insert| &insert.allow)),

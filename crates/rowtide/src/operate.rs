@@ -12,6 +12,7 @@ use rowtide_documents::host::try_storage;
 use rowtide_plan::check::{Problem, rejected_writes};
 use rowtide_plan::definition::Definition;
 use rowtide_plan::plan::Plan;
+use rowtide_plan::secrets::sent_secrets;
 use rowtide_postgres::check::{Findings, check as check_database};
 use rowtide_postgres::connect::{ConnectError, ConnectOptions, Names, connect, reason};
 use rowtide_postgres::setup::{
@@ -175,8 +176,10 @@ pub(crate) async fn check(settings: Settings) -> Result<ExitCode> {
     let (trial, mut storage) = settings.trial()?;
     let against = Against::connect(&settings).await?;
     let environment = against.names.slot.clone();
-    let mut problems = against.problems(&trial).await?;
     let definition = read_definition(&settings.definition_path())?;
+    let secrets = sent_secrets(&definition, &against.plan);
+    let mut problems = against.problems(&trial).await?;
+    problems.extend(secrets);
     if definition.documents().next().is_some() {
         storage.url = storage.url.or(read_storage(&definition)?);
         problems.extend(storage_problems(&storage, &environment).await);

@@ -18,7 +18,7 @@ use axum::routing::{get, post};
 use include_dir::{Dir, include_dir};
 use rowtide_plan::catalog::CatalogColumn;
 use rowtide_plan::plan::{Plan, Table, TableId};
-use rowtide_plan::value::ColumnType;
+use rowtide_plan::value::{ColumnType, Int8Form};
 use rowtide_postgres::connect::{ConnectOptions, connect, reason};
 use rowtide_postgres::sample::sample_column;
 use serde::{Deserialize, Serialize};
@@ -170,7 +170,7 @@ fn table_info<'a>(plan: &'a Plan, index: usize, table: &'a Table) -> TableInfo<'
     let column = |(place, column): (usize, &'a CatalogColumn)| ColumnInfo {
         name: &column.name,
         r#type: &column.type_name,
-        kind: kind(&column.kind),
+        kind: kind(&column.kind, plan.form_of(column)),
         not_null: column.not_null,
         has_default: column.input.default.is_some() || column.input.is_of_postgres_alone(),
         labels: &column.labels,
@@ -181,13 +181,14 @@ fn table_info<'a>(plan: &'a Plan, index: usize, table: &'a Table) -> TableInfo<'
     TableInfo {
         name: &table.name,
         key: &table.catalog.primary_key,
-        columns: table.catalog.columns.iter().enumerate().map(column).collect(),
+        columns: table.sent_columns().map(column).collect(),
     }
 }
 
-fn kind(kind: &ColumnType) -> &'static str {
+fn kind(kind: &ColumnType, form: Int8Form) -> &'static str {
     match kind {
         ColumnType::Bool => "boolean",
+        ColumnType::Int if form == Int8Form::String => "text",
         ColumnType::Int => "integer",
         ColumnType::Float4 | ColumnType::Float8 => "float",
         ColumnType::Json => "json",

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use rowtide_plan::catalog::CatalogColumn;
 use rowtide_plan::plan::{Plan, Table};
-use rowtide_plan::value::ColumnType;
+use rowtide_plan::value::{ColumnType, Int8Form};
 
 const HEADER: &str =
     "// Written by `rowtide types`: run it again when the tables or the definition change.\n\n";
@@ -15,7 +15,7 @@ const HEADER: &str =
 pub(crate) fn types(plan: &Plan) -> String {
     let tables: Vec<&Table> = plan.tables.iter().filter(|table| table.published).collect();
     let kinds =
-        || tables.iter().flat_map(|table| &table.catalog.columns).map(|column| &column.kind);
+        || tables.iter().flat_map(|table| table.sent_columns()).map(|(_, column)| &column.kind);
     let mut text = HEADER.to_owned();
     if kinds().any(|kind| *element(kind) == ColumnType::Json) {
         text.push_str("import type { Json } from '@rowtide/client';\n\n");
@@ -26,9 +26,9 @@ pub(crate) fn types(plan: &Plan) -> String {
     text.push_str("export interface Schema {\n");
     for table in &tables {
         push(&mut text, format_args!("  {}: {{\n", property(&table.name)));
-        object(&mut text, "row", table.catalog.columns.iter().map(|column| (column, false)));
-        insert(&mut text, table);
-        update(&mut text, table);
+        object(&mut text, plan, "row", table.sent_columns().map(|(_, column)| (column, false)));
+        insert(&mut text, plan, table);
+        update(&mut text, plan, table);
         let key = table.catalog.primary_key.iter().map(|column| quoted(column));
         push(&mut text, format_args!("    key: {};\n  }};\n", key.collect::<Vec<_>>().join(" | ")));
     }
@@ -44,14 +44,15 @@ pub(crate) fn types(plan: &Plan) -> String {
 }
 
 /// What an insert takes: a column may be left out if Postgres has a value for it.
-fn insert(text: &mut String, table: &Table) {
+fn insert(text: &mut String, plan: &Plan, table: &Table) {
     if table.write.insert.is_none() {
         return text.push_str("    insert: never;\n");
     }
-    let written = columns(table).filter(|(index, _)| !table.write.readonly.contains(index));
+    let written = table.sent_columns().filter(|(index, _)| !table.write.readonly.contains(index));
     let written = written.filter(|(_, column)| !column.input.is_of_postgres_alone());
     object(
         text,
+        plan,
         "insert",
         written.map(|(index, column)| {
             let optional = !column.not_null || column.input.default.is_some();
@@ -61,7 +62,7 @@ fn insert(text: &mut String, table: &Table) {
 }
 
 /// What an update may name beside the key: all of it may be left out.
-fn update(text: &mut String, table: &Table) {
+fn update(text: &mut String, plan: &Plan, table: &Table) {
     let rules = &table.write;
     if rules.updates.is_empty() {
         return text.push_str("    update: never;\n");
@@ -75,33 +76,34 @@ fn update(text: &mut String, table: &Table) {
             && !table.key.contains(&index)
             && rules.updates.iter().any(|rule| named(&rule.columns))
     };
-    let written = columns(table).filter(|(index, _)| may(*index));
-    object(text, "update", written.map(|(_, column)| (column, true)));
-}
-
-fn columns(table: &Table) -> impl Iterator<Item = (usize, &CatalogColumn)> {
-    table.catalog.columns.iter().enumerate()
+    let written = table.sent_columns().filter(|(index, _)| may(*index));
+    object(text, plan, "update", written.map(|(_, column)| (column, true)));
 }
 
 fn object<'a>(
     text: &mut String,
+    plan: &Plan,
     name: &str,
     columns: impl Iterator<Item = (&'a CatalogColumn, bool)>,
 ) {
     push(text, format_args!("    {name}: {{\n"));
     for (column, optional) in columns {
-        if let Some(told) = told(column) {
+        let form = plan.form_of(column);
+        if let Some(told) = told(column, form) {
             push(text, format_args!("      /** {told} */\n"));
         }
         let (name, mark) = (property(&column.name), if optional { "?" } else { "" });
         let null = if column.not_null { "" } else { " | null" };
-        push(text, format_args!("      {name}{mark}: {}{null};\n", value(column, &column.kind)));
+        push(
+            text,
+            format_args!("      {name}{mark}: {}{null};\n", value(column, &column.kind, form)),
+        );
     }
     text.push_str("    };\n");
 }
 
 /// The type in Postgres, where that in TypeScript does not say it.
-fn told(column: &CatalogColumn) -> Option<String> {
+fn told(column: &CatalogColumn, form: Int8Form) -> Option<String> {
     let plain = matches!(
         column.kind,
         ColumnType::Bool
@@ -112,19 +114,21 @@ fn told(column: &CatalogColumn) -> Option<String> {
             | ColumnType::Enum
             | ColumnType::Json
     );
-    (!plain).then(|| column.type_name.replace("*/", "* /"))
+    let is_string = column.kind == ColumnType::Int && form == Int8Form::String;
+    (!plain || is_string).then(|| column.type_name.replace("*/", "* /"))
 }
 
-fn value(column: &CatalogColumn, kind: &ColumnType) -> String {
+fn value(column: &CatalogColumn, kind: &ColumnType, form: Int8Form) -> String {
     match kind {
         ColumnType::Bool => "boolean".to_owned(),
+        ColumnType::Int if form == Int8Form::String => "string".to_owned(),
         ColumnType::Int => "number".to_owned(),
         ColumnType::Float4 | ColumnType::Float8 => "Float".to_owned(),
         ColumnType::Json => "Json".to_owned(),
         ColumnType::Enum if !column.labels.is_empty() => {
             column.labels.iter().map(|label| quoted(label)).collect::<Vec<_>>().join(" | ")
         }
-        ColumnType::Array(of) => format!("({} | null)[]", value(column, of)),
+        ColumnType::Array(of) => format!("({} | null)[]", value(column, of, form)),
         _ => "string".to_owned(),
     }
 }

@@ -4,6 +4,8 @@
 //! writes never fails for it.
 
 mod generated;
+mod hidden;
+mod int8;
 mod keys;
 mod kit;
 mod partitions;

@@ -67,6 +67,7 @@ impl World {
             name_json: "\"everything\"".into(),
             published: true,
             key: vec![0],
+            hidden: Vec::new(),
             kept: (0..self.table.columns.len()).collect(),
             branches: (0..branches.len()).map(|index| BranchId(index as u16)).collect(),
             write: WriteRules::default(),

@@ -117,6 +117,18 @@ impl Compiler<'_> {
         let republish = definition.republish.as_ref();
         let edition = republish.map(|name| self.column(table, name).ok());
         let error = definition.error.as_ref().map(|name| self.publish_error(table, name));
+        for (column, name) in [
+            (published, Some(&definition.published)),
+            (slug, Some(&definition.slug)),
+            (edition.flatten(), republish),
+        ] {
+            if let (Some(column), Some(name)) = (column, name) {
+                self.read_though_hidden(table, column, name);
+            }
+        }
+        if let Some((Some(column), name)) = error.zip(definition.error.as_ref()) {
+            self.known_to_older_clients(table, column, name);
+        }
         Some(PublishingColumns {
             published: published?,
             slug: slug?,
@@ -129,6 +141,37 @@ impl Compiler<'_> {
                 None => None,
             },
         })
+    }
+
+    /// What a row says of publishing is found in what clients are sent, and beside it where they are not sent it.
+    fn read_though_hidden(&mut self, table: TableId, column: usize, name: &Name) {
+        if self.plan.table(table).is_sent(column) {
+            return;
+        }
+        self.known_to_older_clients(table, column, name);
+        let of = self.of(table, column);
+        if of.kind.family().is_some() {
+            self.keep(table, column);
+            return;
+        }
+        let what = format!("a hidden column of type {} cannot say what is published", of.type_name);
+        let problem = DefinitionProblem::new(name.span.clone(), what, "rules cannot compare it");
+        self.problem(problem.help("use a number or a time, or let clients have the column"));
+    }
+
+    /// Older clients are told by these columns what became of what they asked for.
+    fn known_to_older_clients(&mut self, table: TableId, column: usize, name: &Name) {
+        let of = self.plan.table(table);
+        if self.older_clients && of.published && !of.is_sent(column) {
+            let what = format!(
+                "column {} is hidden, and older clients need it",
+                quote_identifier(&name.text)
+            );
+            let why = "they are told by it what is published";
+            let problem = DefinitionProblem::new(name.span.clone(), what, why);
+            let help = "let clients have it, or take `older_clients` out of [app]";
+            self.problem(problem.help(help));
+        }
     }
 
     /// The column that says why a document is not published.

@@ -78,6 +78,7 @@ impl Compiler<'_> {
             name_json,
             published: false,
             key,
+            hidden: Vec::new(),
             kept: Vec::new(),
             branches: Vec::new(),
             write: WriteRules::default(),

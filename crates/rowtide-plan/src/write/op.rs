@@ -104,8 +104,8 @@ impl Plan {
         let name = &table.name;
         let mut values = Vec::with_capacity(op.row.len());
         for (column, json) in &op.row {
-            let Some(at) = table.catalog.column(column) else {
-                let names = table.catalog.columns.iter().map(|column| column.name.as_str());
+            let Some(at) = table.sent_column(column) else {
+                let names = table.sent_columns().map(|(_, column)| column.name.as_str());
                 let meant = meant(column, names);
                 let column = shown(column);
                 return Err(bad(format!("table `{name}` has no column `{column}`{meant}")));

@@ -57,7 +57,11 @@ fn column(name: &str, type_name: &str, not_null: bool) -> CatalogColumn {
         not_null,
         deterministic: !name.ends_with("_ci"),
         labels,
-        input: ColumnInput { type_name: type_name.to_lowercase(), ..ColumnInput::default() },
+        input: ColumnInput {
+            type_name: type_name.to_lowercase(),
+            is_int8: type_name == "bigint",
+            ..ColumnInput::default()
+        },
     }
 }
 

@@ -94,6 +94,8 @@ impl BrokenTrigger {
 /// The table, the text and the parameters of a statement, to find what an error is about.
 pub(super) struct Sent<'a> {
     pub(super) table: &'a CatalogTable,
+    /// The columns that clients are not told of.
+    pub(super) hidden: &'a [usize],
     /// The table's name on the wire.
     pub(super) name: &'a str,
     pub(super) sql: &'a str,
@@ -171,6 +173,13 @@ impl Failure {
 }
 
 impl Sent<'_> {
+    /// Whether the error names a column that clients are not told of.
+    fn is_of_hidden(&self, error: &DbError) -> bool {
+        let named = error.column().filter(|_| error.table() == Some(&self.table.name));
+        let column = named.and_then(|name| self.table.column(name));
+        column.is_some_and(|column| self.hidden.contains(&column))
+    }
+
     /// The parameter that Postgres could not read, if the error names it.
     fn parameter(&self, error: &DbError) -> Option<&Param> {
         self.params.get(parameter(error.where_()?)?.checked_sub(1)?)
@@ -356,7 +365,11 @@ fn rejection(error: &DbError, sent: Option<&Sent<'_>>) -> Option<Rejection> {
     let constraint = |message| Rejection::new(RejectCode::Constraint, message);
     Some(match (error.code(), error.constraint(), error.column()) {
         (code, _, Some(column)) if *code == SqlState::NOT_NULL_VIOLATION => {
-            constraint(format!("column `{column}`{of_table} must not be null"))
+            constraint(if sent.is_some_and(|sent| sent.is_of_hidden(error)) {
+                format!("a column{of_table} that clients do not write must not be null")
+            } else {
+                format!("column `{column}`{of_table} must not be null")
+            })
         }
         (code, Some(name), _) if code.code().starts_with("23") => {
             let what = match code.code() {

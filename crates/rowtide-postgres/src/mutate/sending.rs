@@ -86,6 +86,7 @@ impl MutationConnection {
                 let table = plan.table(table);
                 let sent = Sent {
                     table: &table.catalog,
+                    hidden: &table.hidden,
                     name: &table.name,
                     sql: &ready.sql,
                     params: &ready.params,
