@@ -31,6 +31,17 @@ pub(crate) enum Moment {
 #[derive(Debug, Default)]
 pub(crate) struct ViewSets(Box<[ViewSet]>);
 
+/// Rows that are asked for what has entered or left a set.
+#[derive(Debug)]
+pub(crate) struct Flips<'a> {
+    /// What they are asked by, as indexes into their kept columns.
+    pub(crate) columns: Vec<usize>,
+    /// Those with one of these values; `None`: any.
+    pub(crate) members: Option<&'a BTreeSet<Member>>,
+    /// Also those with a null.
+    pub(crate) with_null: bool,
+}
+
 #[derive(Debug, Default)]
 struct ViewSet {
     now: Arc<Members>,
@@ -127,14 +138,14 @@ impl ViewSets {
         (0..self.0.len()).any(|set| past(set).is_some_and(Past::differs))
     }
 
-    /// Whether what has changed in the branch's sets since that moment may be what a row with these kept columns is judged
-    /// by.
-    pub(crate) fn may_differ(&self, moment: Moment, branch: &Branch, kept: &[Value]) -> bool {
-        let mut differ = false;
+    /// Which rows of the branch may be judged otherwise than at that moment.
+    pub(crate) fn flips(&self, moment: Moment, branch: &Branch) -> Vec<Flips<'_>> {
+        let mut flips = Vec::new();
         branch.claim_filter.0.set_tests(&mut |test| {
-            differ |= self.past(moment, test.set).is_some_and(|past| past.may_differ(test, kept));
+            let past = self.past(moment, test.set).filter(|past| past.differs());
+            flips.extend(past.map(|past| past.flips(test)));
         });
-        differ
+        flips
     }
 
     fn past(&self, moment: Moment, set: SetId) -> Option<&Past> {
@@ -213,14 +224,16 @@ impl Past {
         !self.flipped.is_empty()
     }
 
-    /// Whether the answer for a row with these kept columns may be another one than now.
-    fn may_differ(&self, test: &InSet, kept: &[Value]) -> bool {
-        let asked = asked(test, kept);
-        let with_null = self.flipped_with_null > 0 || has_null(&asked);
-        self.flipped.contains(&*asked)
-            || (with_null
-                && !test.exists
-                && self.flipped.iter().any(|member| may_be(member, &asked)))
+    /// Which rows may have another answer than now.
+    fn flips(&self, test: &InSet) -> Flips<'_> {
+        let column = |operand: &Operand| match operand {
+            Operand::Column(column) => Some(*column),
+            Operand::Literal(_) | Operand::Claim(_) => None,
+        };
+        let columns: Vec<usize> = test.columns.iter().filter_map(column).collect();
+        // A null in the set makes unknown what is not there, and a set of rows as such is asked by all.
+        let all = columns.is_empty() || (!test.exists && self.flipped_with_null > 0);
+        Flips { columns, members: (!all).then_some(&self.flipped), with_null: !test.exists }
     }
 }
 
