@@ -289,3 +289,74 @@ fn has_null(values: &[Value]) -> bool {
 fn may_be(member: &[Value], asked: &[Value]) -> bool {
     member.iter().zip(asked).all(|(a, b)| a == b || a.is_null() || b.is_null())
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::SmallRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+
+    const SET: SetId = SetId(0);
+
+    fn value(rng: &mut SmallRng) -> Value {
+        match rng.random_range(0..4) {
+            0 => Value::Null,
+            number => Value::Int(number),
+        }
+    }
+
+    /// SQL's answer, by the book.
+    fn by_the_book(members: &[Member], asked: &[Value], exists: bool) -> Option<bool> {
+        let same = |member: &Member| {
+            let pairs = || member.iter().zip(asked);
+            let is_null = |(a, b): &(&Value, &Value)| a.is_null() || b.is_null();
+            if pairs().any(|pair| !is_null(&pair) && pair.0 != pair.1) {
+                Some(false)
+            } else {
+                (!pairs().any(|pair| is_null(&pair))).then_some(true)
+            }
+        };
+        let answers: Vec<Option<bool>> = members.iter().map(same).collect();
+        if answers.contains(&Some(true)) {
+            Some(true)
+        } else if exists || !answers.contains(&None) {
+            Some(false)
+        } else {
+            None
+        }
+    }
+
+    #[test]
+    fn a_set_answers_as_sql_does_at_each_moment() {
+        let mut rng = SmallRng::seed_from_u64(3);
+        for round in 0..600 {
+            let parts = round % 3;
+            let mut sets = ViewSets::new(1);
+            let (mut now, mut told): (Vec<Member>, Vec<Member>) = (Vec::new(), Vec::new());
+            for _ in 0..40 {
+                if now.is_empty() || rng.random_bool(0.5) {
+                    let member: Member = (0..parts).map(|_| value(&mut rng)).collect();
+                    now.push(member.clone());
+                    sets.add(SET, member);
+                } else {
+                    let gone = now.swap_remove(rng.random_range(0..now.len()));
+                    sets.remove(SET, gone);
+                }
+                if rng.random_bool(0.2) {
+                    told = now.clone();
+                    sets.were_told();
+                }
+                let kept: Vec<Value> = (0..parts).map(|_| value(&mut rng)).collect();
+                let columns = (0..parts).map(Operand::Column).collect();
+                let test = InSet { columns, set: SET, exists: parts == 0 || rng.random_bool(0.5) };
+                for (moment, members) in [(Moment::Now, &now), (Moment::Told, &told)] {
+                    let past = sets.past(moment, SET);
+                    let found = answer(&sets.0[0].now, past, &test, &kept);
+                    let expected = by_the_book(members, &kept, test.exists);
+                    assert_eq!(found, expected, "{moment:?}: {kept:?} in {members:?}, {test:?}");
+                }
+            }
+        }
+    }
+}
