@@ -82,9 +82,15 @@ impl Deployment {
 
     /// The view gains the rows with `x = 1`.
     fn link(&mut self) -> (Vec<Output>, usize) {
+        self.insert_beside(1)
+    }
+
+    /// The other table gets a row of this id and `x = 1`.
+    fn insert_beside(&mut self, id: usize) -> (Vec<Output>, usize) {
         let table = self.plan.table_id("public", "b").unwrap();
         let encoder = RowEncoder::new(&self.plan, table, &["id", "x", "y", "flag"]).unwrap();
-        let datums = ["1", "1", "p", "t"].map(|text| Datum::Text(text.as_bytes()));
+        let id = id.to_string();
+        let datums = [&id, "1", "p", "t"].map(|text| Datum::Text(text.as_bytes()));
         let row = Arc::new(encoder.row(&datums).unwrap());
         self.commit(vec![Change { table, row: RowChange::Insert(row) }])
     }
@@ -193,4 +199,26 @@ fn rows_that_are_evicted_are_handed_out_and_stay_in_what_was_frozen() {
     // Who comes now has them loaded again.
     deployment.open(2);
     assert_eq!(read(&snapshot(&deployment.load().0)).0, ROWS);
+}
+
+#[test]
+fn a_value_that_enters_a_set_looks_at_its_rows_alone() {
+    let mut deployment = Deployment::of(
+        "[tables.b]
+         visible = 'false'
+         [tables.a]
+         visible = 'y = auth.user_id AND id NOT IN (SELECT id FROM b WHERE y = auth.user_id)'",
+        usize::MAX,
+    );
+    deployment.open(1);
+    assert_eq!(deployment.load().1, 0, "nothing is indexed before a set changes");
+    // Once, to find the rows by their values.
+    assert_eq!(deployment.insert_beside(7).1, ROWS);
+    let (outputs, looked_at) = deployment.insert_beside(9);
+    assert_eq!(looked_at, 0);
+    let [Output::Tx { message, .. }] = outputs.as_slice() else { panic!("{outputs:?}") };
+    assert_eq!(
+        (message.rows, &message.changes()[..]),
+        (1, br#"{"op":"delete","table":"a","row":{"id":9}}"#.as_slice())
+    );
 }

@@ -11,6 +11,7 @@ mod message;
 mod recent;
 mod resume;
 mod rows;
+mod rows_by_value;
 mod sessions;
 mod sets;
 mod topic;

@@ -66,6 +66,14 @@ impl RowsByValue {
         self.with_null.iter()
     }
 
+    /// Panics if it is not the index of these rows.
+    #[cfg(test)]
+    pub(crate) fn check(&self, rows: &TopicRows) {
+        let anew = RowsByValue::new(&self.columns, rows);
+        assert_eq!(self.with_null, anew.with_null);
+        assert_eq!(self.keys.sorted(), anew.keys.sorted());
+    }
+
     fn member(&self, row: &Row) -> Member {
         self.columns.iter().map(|column| row.image.kept[*column].clone()).collect()
     }

@@ -31,6 +31,17 @@ pub(crate) enum Moment {
 #[derive(Debug, Default)]
 pub(crate) struct ViewSets(Box<[ViewSet]>);
 
+/// Rows that are asked for what has entered or left a set.
+#[derive(Debug)]
+pub(crate) struct Flips<'a> {
+    /// What they are asked by, as indexes into their kept columns.
+    pub(crate) columns: Vec<usize>,
+    /// Those with one of these values; `None`: any.
+    pub(crate) members: Option<&'a BTreeSet<Member>>,
+    /// Also those with a null.
+    pub(crate) with_null: bool,
+}
+
 #[derive(Debug, Default)]
 struct ViewSet {
     now: Arc<Members>,
@@ -127,14 +138,14 @@ impl ViewSets {
         (0..self.0.len()).any(|set| past(set).is_some_and(Past::differs))
     }
 
-    /// Whether what has changed in the branch's sets since that moment may be what a row with these kept columns is judged
-    /// by.
-    pub(crate) fn may_differ(&self, moment: Moment, branch: &Branch, kept: &[Value]) -> bool {
-        let mut differ = false;
+    /// Which rows of the branch may be judged otherwise than at that moment.
+    pub(crate) fn flips(&self, moment: Moment, branch: &Branch) -> Vec<Flips<'_>> {
+        let mut flips = Vec::new();
         branch.claim_filter.0.set_tests(&mut |test| {
-            differ |= self.past(moment, test.set).is_some_and(|past| past.may_differ(test, kept));
+            let past = self.past(moment, test.set).filter(|past| past.differs());
+            flips.extend(past.map(|past| past.flips(test)));
         });
-        differ
+        flips
     }
 
     fn past(&self, moment: Moment, set: SetId) -> Option<&Past> {
@@ -213,14 +224,16 @@ impl Past {
         !self.flipped.is_empty()
     }
 
-    /// Whether the answer for a row with these kept columns may be another one than now.
-    fn may_differ(&self, test: &InSet, kept: &[Value]) -> bool {
-        let asked = asked(test, kept);
-        let with_null = self.flipped_with_null > 0 || has_null(&asked);
-        self.flipped.contains(&*asked)
-            || (with_null
-                && !test.exists
-                && self.flipped.iter().any(|member| may_be(member, &asked)))
+    /// Which rows may have another answer than now.
+    fn flips(&self, test: &InSet) -> Flips<'_> {
+        let column = |operand: &Operand| match operand {
+            Operand::Column(column) => Some(*column),
+            Operand::Literal(_) | Operand::Claim(_) => None,
+        };
+        let columns: Vec<usize> = test.columns.iter().filter_map(column).collect();
+        // A null in the set makes unknown what is not there, and a set of rows as such is asked by all.
+        let all = columns.is_empty() || (!test.exists && self.flipped_with_null > 0);
+        Flips { columns, members: (!all).then_some(&self.flipped), with_null: !test.exists }
     }
 }
 
@@ -275,4 +288,75 @@ fn has_null(values: &[Value]) -> bool {
 /// Whether two values are the same, or may be, where one of them is null.
 fn may_be(member: &[Value], asked: &[Value]) -> bool {
     member.iter().zip(asked).all(|(a, b)| a == b || a.is_null() || b.is_null())
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::SmallRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+
+    const SET: SetId = SetId(0);
+
+    fn value(rng: &mut SmallRng) -> Value {
+        match rng.random_range(0..4) {
+            0 => Value::Null,
+            number => Value::Int(number),
+        }
+    }
+
+    /// SQL's answer, by the book.
+    fn by_the_book(members: &[Member], asked: &[Value], exists: bool) -> Option<bool> {
+        let same = |member: &Member| {
+            let pairs = || member.iter().zip(asked);
+            let is_null = |(a, b): &(&Value, &Value)| a.is_null() || b.is_null();
+            if pairs().any(|pair| !is_null(&pair) && pair.0 != pair.1) {
+                Some(false)
+            } else {
+                (!pairs().any(|pair| is_null(&pair))).then_some(true)
+            }
+        };
+        let answers: Vec<Option<bool>> = members.iter().map(same).collect();
+        if answers.contains(&Some(true)) {
+            Some(true)
+        } else if exists || !answers.contains(&None) {
+            Some(false)
+        } else {
+            None
+        }
+    }
+
+    #[test]
+    fn a_set_answers_as_sql_does_at_each_moment() {
+        let mut rng = SmallRng::seed_from_u64(3);
+        for round in 0..600 {
+            let parts = round % 3;
+            let mut sets = ViewSets::new(1);
+            let (mut now, mut told): (Vec<Member>, Vec<Member>) = (Vec::new(), Vec::new());
+            for _ in 0..40 {
+                if now.is_empty() || rng.random_bool(0.5) {
+                    let member: Member = (0..parts).map(|_| value(&mut rng)).collect();
+                    now.push(member.clone());
+                    sets.add(SET, member);
+                } else {
+                    let gone = now.swap_remove(rng.random_range(0..now.len()));
+                    sets.remove(SET, gone);
+                }
+                if rng.random_bool(0.2) {
+                    told = now.clone();
+                    sets.were_told();
+                }
+                let kept: Vec<Value> = (0..parts).map(|_| value(&mut rng)).collect();
+                let columns = (0..parts).map(Operand::Column).collect();
+                let test = InSet { columns, set: SET, exists: parts == 0 || rng.random_bool(0.5) };
+                for (moment, members) in [(Moment::Now, &now), (Moment::Told, &told)] {
+                    let past = sets.past(moment, SET);
+                    let found = answer(&sets.0[0].now, past, &test, &kept);
+                    let expected = by_the_book(members, &kept, test.exists);
+                    assert_eq!(found, expected, "{moment:?}: {kept:?} in {members:?}, {test:?}");
+                }
+            }
+        }
+    }
 }

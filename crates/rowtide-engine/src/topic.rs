@@ -12,6 +12,7 @@ use rowtide_plan::map::IdSet;
 use rowtide_plan::row::{Row, Topic};
 use rowtide_protocol::Lsn;
 
+use crate::rows_by_value::RowsByValue;
 use crate::{LoadId, Loaded, TopicRows, TransactionSnapshot};
 
 /// Index of a view in the engine.
@@ -28,6 +29,8 @@ pub(crate) struct TopicState {
     /// The rows of its last load, brought forward; while it is loaded again, those of before. Only
     /// [`Topics`](crate::topics::Topics) changes them, which counts their bytes.
     pub(super) rows: TopicRows,
+    /// Its rows by what they are asked for in sets, for as long as these are its rows.
+    pub(super) by_value: Vec<RowsByValue>,
     phase: Phase,
     /// Its rows were read first by a load that ran ahead of the stream, up to here. Until then they are not the ones that
     /// those have who were told of them before, while nobody had read them.
@@ -94,7 +97,14 @@ pub(crate) struct Unfit;
 impl TopicState {
     pub(super) fn new(id: Topic) -> TopicState {
         let (views, rows) = (IdSet::default(), TopicRows::default());
-        TopicState { id, views, rows, phase: Phase::Unread, read_ahead_until: None }
+        TopicState {
+            id,
+            views,
+            rows,
+            by_value: Vec::new(),
+            phase: Phase::Unread,
+            read_ahead_until: None,
+        }
     }
 
     pub(crate) fn id(&self) -> &Topic {

@@ -15,6 +15,7 @@ use rowtide_protocol::Lsn;
 use slab::Slab;
 
 use crate::TopicRows;
+use crate::rows_by_value::RowsByValue;
 use crate::topic::{TopicKey, TopicState};
 
 /// How many topics are looked at in one step at the most, when rows must be evicted.
@@ -112,10 +113,15 @@ impl Topics {
     pub(crate) fn change_row(&mut self, key: TopicKey, change: &Change) -> Option<Arc<Row>> {
         let state = &mut self.states[key];
         self.row_bytes -= state.rows.bytes();
-        let before = match state.row_after(change).cloned() {
+        let after = state.row_after(change).cloned();
+        let before = match after.clone() {
             Some(row) => state.rows.insert(row),
             None => state.rows.remove(change.key()),
         };
+        for index in &mut state.by_value {
+            before.iter().for_each(|row| index.remove(row));
+            after.iter().for_each(|row| index.insert(row));
+        }
         self.row_bytes += state.rows.bytes();
         before
     }
@@ -128,7 +134,18 @@ impl Topics {
         }
         self.row_bytes += rows.bytes();
         self.row_bytes -= state.rows.bytes();
+        state.by_value.clear();
         std::mem::replace(&mut state.rows, rows)
+    }
+
+    /// The rows of a topic by the values of these of their kept columns.
+    pub(crate) fn by_value(&mut self, key: TopicKey, columns: &[usize]) -> &RowsByValue {
+        let TopicState { by_value, rows, .. } = &mut self.states[key];
+        let at = by_value.iter().position(|index| index.is_by(columns)).unwrap_or_else(|| {
+            by_value.push(RowsByValue::new(columns, rows));
+            by_value.len() - 1
+        });
+        &by_value[at]
     }
 
     /// Lets rows go; many are given to the caller of the step, because to drop them takes time.
@@ -191,6 +208,9 @@ impl Topics {
             assert_eq!(self.index.get(state.id()), Some(&key), "the index knows every topic");
         }
         assert_eq!(self.index.len(), self.states.len());
+        for (_, state) in &self.states {
+            state.by_value.iter().for_each(|index| index.check(&state.rows));
+        }
         let rows = self.states.iter().flat_map(|(_, state)| state.rows.iter());
         assert_eq!(self.row_bytes, rows.map(|row| row.json.len()).sum::<usize>());
     }

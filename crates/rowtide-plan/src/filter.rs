@@ -219,7 +219,11 @@ impl Predicate {
             Predicate::And(parts) | Predicate::Or(parts) => {
                 parts.iter().for_each(|part| part.set_tests(visit));
             }
-            _ => {}
+            Predicate::Literal(_)
+            | Predicate::Bare(_)
+            | Predicate::Compare(..)
+            | Predicate::IsNull(_)
+            | Predicate::In(..) => {}
         }
     }
 

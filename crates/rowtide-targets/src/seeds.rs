@@ -150,6 +150,7 @@ pub(crate) fn definition() -> Vec<Vec<u8>> {
         "[tables.note]\nvisible = 'owner = auth.user_id'\n",
         "[tables.note]\nvisible = 'true'\n[tables.note.insert]\nallow = 'new.size < 5 AND new.owner = auth.claims.x'\n[[tables.note.insert.limit]]\nwhere = 'owner = auth.user_id'\nmax = 5\n",
         "[tables.note]\nvisible = 'person IN (SELECT owner FROM member WHERE team IN (SELECT team FROM note WHERE owner = auth.user_id))'",
+        "[tables.note]\nvisible = '(owner, person) NOT IN (SELECT owner, person FROM member) OR owner = auth.user_id AND NOT EXISTS (SELECT 1 FROM member AS m WHERE m.owner = note.owner AND m.team IS NULL)'",
         "[tables.\"public.note\"]\nvisible = '''done AND NOT (size > 1.5 OR at IS NULL) AND owner = auth.user_id'''",
     ])
 }

@@ -3,8 +3,10 @@
 //! next message is made: then it is known what a set has become, whatever it was in between. Topics whose rows
 //! were not read are loaded for that.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rowtide_plan::plan::BranchId;
 use rowtide_plan::row::{Image, Row};
 
@@ -40,15 +42,14 @@ impl Engine {
             let of_branch = |key: &TopicKey| self.topics[*key].id().branch == id;
             let topics: Vec<TopicKey> = view.reach.keys().copied().filter(of_branch).collect();
             for key in topics {
+                let rows = self.rows_by_sets(view_key, key, Moment::Followed);
                 let View { sets, claims, .. } = &self.views[view_key];
                 let passes = |moment, row: &Row| sets.pass(moment, branch, &row.image.kept, claims);
-                let rows = self.topics[key].rows().iter();
-                let rows = rows
-                    .filter(|row| sets.may_differ(Moment::Followed, branch, &row.image.kept))
-                    .map(|row| (row, passes(Moment::Now, row)))
-                    .filter(|(row, counts)| *counts != passes(Moment::Followed, row));
-                let changed: Vec<(Arc<Row>, bool)> =
-                    rows.map(|(row, counts)| (Arc::clone(row), counts)).collect();
+                let changed: Vec<(Arc<Row>, bool)> = (rows.into_iter())
+                    .map(|row| (passes(Moment::Now, &row), row))
+                    .filter(|(counts, row)| *counts != passes(Moment::Followed, row))
+                    .map(|(counts, row)| (row, counts))
+                    .collect();
                 // All that is gained before anything is lost.
                 for now_counts in [true, false] {
                     for (row, _) in changed.iter().filter(|(_, counts)| *counts == now_counts) {
@@ -78,17 +79,13 @@ impl Engine {
             return;
         }
         for key in self.topics_by_sets(view_key) {
-            let state = &self.topics[key];
-            let branch = self.plan.branch(state.id().branch);
+            let rows = self.rows_by_sets(view_key, key, Moment::Told);
+            let branch = self.plan.branch(self.topics[key].id().branch);
             let view = &self.views[view_key];
-            let differs = |row: &&Arc<Row>| {
-                view.sets.may_differ(Moment::Told, branch, &row.image.kept)
-                    && view.saw(branch, &row.image.kept) != view.sees(branch, &row.image.kept)
-            };
-            let changed: Vec<(Arc<Row>, bool)> = (state.rows().iter().filter(differs))
-                .map(|row| (row, self.saw_row(view, &row.image)))
-                .filter(|(row, saw)| *saw != self.sees_row(view, &row.image))
-                .map(|(row, saw)| (Arc::clone(row), saw))
+            let changed: Vec<(Arc<Row>, bool)> = (rows.into_iter())
+                .map(|row| (self.saw_row(view, &row.image), row))
+                .filter(|(saw, row)| *saw != self.sees_row(view, &row.image))
+                .map(|(saw, row)| (row, saw))
                 .collect();
             let view = &mut self.views[view_key];
             for (row, saw) in changed {
@@ -109,6 +106,26 @@ impl Engine {
             branch.published && view.had(*key) && view.sets.differ(Moment::Told, branch)
         };
         view.reach.keys().copied().filter(differs).collect()
+    }
+
+    /// The rows of a topic that may be judged otherwise than at that moment, because of what is in the view's sets.
+    fn rows_by_sets(&mut self, view_key: ViewKey, key: TopicKey, moment: Moment) -> Vec<Arc<Row>> {
+        let branch = self.plan.branch(self.topics[key].id().branch);
+        let flips = self.views[view_key].sets.flips(moment, branch);
+        let len = self.topics[key].rows().len();
+        let mut keys: BTreeSet<Bytes> = BTreeSet::new();
+        for flip in flips {
+            let Some(members) = flip.members.filter(|members| members.len() < len) else {
+                return self.topics[key].rows().iter().cloned().collect();
+            };
+            let rows = self.topics.by_value(key, &flip.columns);
+            keys.extend(members.iter().flat_map(|member| rows.with(member)).cloned());
+            if flip.with_null {
+                keys.extend(rows.with_null().cloned());
+            }
+        }
+        let rows = self.topics[key].rows();
+        keys.iter().filter_map(|key| rows.get(key)).cloned().collect()
     }
 
     /// Whether the view saw a row at its last message, that has not been touched since.

@@ -21,7 +21,6 @@ use rand::{Rng, SeedableRng};
 use rowtide_plan::claims::Claims;
 use rowtide_plan::compile::compile;
 use rowtide_plan::definition::Definition;
-use rowtide_plan::error::DefinitionProblem;
 use rowtide_plan::plan::Plan;
 use rowtide_protocol::{ChangedRow, Cursor, Epoch, Lsn, Mode, ServerMessage, ViewId};
 
@@ -97,7 +96,7 @@ struct Resumed {
 impl History {
     fn new(seed: u64) -> History {
         let mut rng = SmallRng::seed_from_u64(seed);
-        let (rules, definition, plan) = definition(&mut rng);
+        let (rules, definition, plan) = rule::definition(&mut rng);
         let plan = Arc::new(plan);
         let postgres = Postgres::new(&plan, &mut rng);
         let row_budget = [0, 200, usize::MAX][rng.random_range(0..3)];
@@ -493,28 +492,6 @@ impl History {
     }
 }
 
-/// A rule for each table, and what becomes of them.
-fn definition(rng: &mut SmallRng) -> (Vec<Rule>, Definition, Plan) {
-    loop {
-        let rules: Vec<Rule> = (0..TABLES.len()).map(|_| Rule::random(rng, 2)).collect();
-        let mut text = String::new();
-        for (table, rule) in TABLES.iter().zip(&rules) {
-            text += &format!("[tables.{table}]\nvisible = '''{}'''\n", rule.sql(table));
-        }
-        let compiled = Definition::parse("rowtide.toml", &text)
-            .and_then(|definition| Ok((compile(&definition, &postgres::catalog())?, definition)));
-        match compiled {
-            Ok((plan, definition)) => return (rules, definition, plan),
-            Err(error) => {
-                let is_too_much = |problem: &DefinitionProblem| {
-                    problem.message.contains("too many") || problem.message.contains("too long")
-                };
-                assert!(error.problems.iter().all(is_too_much), "{text}\n{error:?}");
-            }
-        }
-    }
-}
-
 /// The rules, evaluated naively on all of the data.
 fn expected(rules: &[Rule], user: &User, data: &Data, added: Added) -> Replica {
     let mut replica = Replica::new();
@@ -533,7 +510,7 @@ fn every_client_holds_what_its_rules_select_after_every_message() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let seeds = match number("ROWTIDE_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("ROWTIDE_HISTORIES").unwrap_or(10_000),
+        None => 0..number("ROWTIDE_HISTORIES").unwrap_or(7_000),
     };
     let (mut resumed, all) = (Resumed::default(), seeds.clone().count());
     for seed in seeds {

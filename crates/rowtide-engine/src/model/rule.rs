@@ -3,8 +3,34 @@
 
 use rand::Rng;
 use rand::rngs::SmallRng;
+use rowtide_plan::compile::compile;
+use rowtide_plan::definition::Definition;
+use rowtide_plan::error::DefinitionProblem;
+use rowtide_plan::plan::Plan;
 
-use super::postgres::{Data, DataRow, TABLES};
+use super::postgres::{Data, DataRow, TABLES, catalog};
+
+/// A rule for each table, and what becomes of them.
+pub(super) fn definition(rng: &mut SmallRng) -> (Vec<Rule>, Definition, Plan) {
+    loop {
+        let rules: Vec<Rule> = (0..TABLES.len()).map(|_| Rule::random(rng, 2)).collect();
+        let mut text = String::new();
+        for (table, rule) in TABLES.iter().zip(&rules) {
+            text += &format!("[tables.{table}]\nvisible = '''{}'''\n", rule.sql(table));
+        }
+        let compiled = Definition::parse("rowtide.toml", &text)
+            .and_then(|definition| Ok((compile(&definition, &catalog())?, definition)));
+        match compiled {
+            Ok((plan, definition)) => return (rules, definition, plan),
+            Err(error) => {
+                let is_too_much = |problem: &DefinitionProblem| {
+                    problem.message.contains("too many") || problem.message.contains("too long")
+                };
+                assert!(error.problems.iter().all(is_too_much), "{text}\n{error:?}");
+            }
+        }
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct User {

@@ -12,6 +12,9 @@ use crate::plan::Fill;
 use crate::rule::normal::Part;
 use crate::rule::{Member, Name};
 
+/// The most sets of a definition.
+const MAX_SETS: usize = 4_096;
+
 /// What a membership compares, and with what.
 #[derive(Debug)]
 pub(super) struct Reached {
@@ -68,6 +71,13 @@ impl Compiler<'_> {
     pub(super) fn in_set(&mut self, member: &Member, reached: &Reached) -> Predicate {
         if reached.inner.is_empty() {
             return Predicate::Literal(Some(false));
+        }
+        if self.plan.sets >= MAX_SETS {
+            let label = format!("more than {MAX_SETS} in the definition");
+            let what = "there are too many memberships";
+            let problem = DefinitionProblem::new(member.span.clone(), what, label);
+            self.problem(problem.help("write fewer memberships beside those that find rows"));
+            return Predicate::Literal(None);
         }
         let set = self.set(&reached.inner);
         let columns = reached.outer.iter().map(|column| Operand::Column(*column)).collect();

@@ -109,7 +109,9 @@ fn has_membership(rule: &Rule, negated: bool) -> bool {
         }
         Rule::Not(inner) => has_membership(inner, !negated),
         Rule::Member(_) => !negated,
-        _ => false,
+        Rule::Constant(_) | Rule::Bare(_) | Rule::Compare(..) | Rule::IsNull(_) | Rule::In(..) => {
+            false
+        }
     }
 }
 
