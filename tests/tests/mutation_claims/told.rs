@@ -32,8 +32,9 @@ const DEFINITION: &str = "
     allow = 'true'";
 
 fn row<'a>(changes: &'a [Value], id: &str) -> &'a Value {
+    // What others have written before may come first.
     let is = |change: &&Value| change["row"]["id"] == id;
-    &changes.iter().find(is).expect("the row was written")["row"]
+    &changes.iter().rev().find(is).expect("the row was written")["row"]
 }
 
 /// Claims that are nothing but text to whoever is told them.
