@@ -188,15 +188,14 @@ async fn prepare_call(
 }
 
 fn param_kind(of: &Type) -> ParamKind {
-    let labels = match of.kind() {
-        Kind::Enum(labels) => labels.clone(),
-        Kind::Array(element) => match element.kind() {
-            Kind::Enum(labels) => labels.clone(),
-            _ => Vec::new(),
-        },
-        _ => Vec::new(),
+    let (of_element, element) = match of.kind() {
+        Kind::Array(element) => (true, element),
+        _ => (false, of),
     };
-    ParamKind { kind: kind(of).0, name: of.name().to_owned(), labels }
+    let labels = if let Kind::Enum(labels) = element.kind() { labels.clone() } else { Vec::new() };
+    let (kind, _) = kind(element);
+    let kind = if of_element { ColumnType::Array(Box::new(kind)) } else { kind };
+    ParamKind { kind, name: of.name().to_owned(), labels }
 }
 
 /// The rules fit; then so do the statements that are made of them, or the table cannot be written so: it has rewrite
