@@ -245,6 +245,10 @@ async fn a_column_that_clients_do_not_get_costs_them_nothing() {
     }
     // Where the column of the other table is told of, this one is known.
     run(&app, "ALTER TABLE team ADD COLUMN color text DEFAULT 'red'").await;
+    for peer in [&mut ann, &mut bob] {
+        peer.comes_to_the_truth(&app).await;
+        assert!(peer.told.iter().any(|told| told.starts_with("put team")), "{:?}", peer.told);
+    }
     run(&app, "UPDATE note SET secret = 'x'; UPDATE note SET text = 'newer' WHERE id = 6").await;
     for peer in [&mut ann, &mut bob] {
         peer.comes_to_the_truth(&app).await;

@@ -3,7 +3,7 @@
 //! anybody to notice them.
 
 use super::Compiler;
-use crate::definition::{DocumentDefinition, PublishingDefinition};
+use crate::definition::{DocumentDefinition, OLDER_TABLES, PublishingDefinition};
 use crate::documents::{PlannedKind, PublishingColumns, TouchedColumn, TouchedUnit};
 use crate::error::DefinitionProblem;
 use crate::ids::TableId;
@@ -162,7 +162,8 @@ impl Compiler<'_> {
     /// Older clients are told by these columns what became of what they asked for.
     fn known_to_older_clients(&mut self, table: TableId, column: usize, name: &Name) {
         let of = self.plan.table(table);
-        if self.older_clients && of.published && !of.is_sent(column) {
+        let is_theirs = of.published && OLDER_TABLES.contains(&of.name.as_str());
+        if self.older_clients && is_theirs && !of.is_sent(column) {
             let what = format!(
                 "column {} is hidden, and older clients need it",
                 quote_identifier(&name.text)

@@ -804,6 +804,21 @@ fn columns_that_are_added_end_no_epoch() {
 }
 
 #[test]
+fn a_column_that_clients_do_not_get_is_told_as_a_plan_of_the_same_rows() {
+    let mut driven = Driven::of_columns();
+    let before = Arc::clone(&driven.core.serving.as_ref().unwrap().plan);
+    let mut looked = looked_at(&["id", "a", "b"], 40);
+    Arc::make_mut(&mut looked.plan).tables[0].hidden = vec![2];
+    driven.drifts(looked);
+    let (_, switch) = driven.streams_again(20, 42);
+    let (at, newer) = switch.unwrap();
+    assert_eq!((at, newer.fingerprint()), (Lsn(40), before.fingerprint()));
+    driven.tell(Input::Streamed(vec![transaction(40), Brought::Switched, transaction(50)], None));
+    assert_eq!(driven.told(), [(40, vec![]), (41, vec![]), (50, vec![])], "no rows are others");
+    assert!(Arc::ptr_eq(&driven.core.serving.as_ref().unwrap().plan, &newer));
+}
+
+#[test]
 fn columns_that_were_added_while_no_server_ran_end_no_epoch() {
     let of = Driven::of_columns().core.log.unwrap().of;
     let opens = |of: &LogIdentity, columns: &[&str]| {
