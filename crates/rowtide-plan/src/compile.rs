@@ -136,7 +136,8 @@ struct Rejected;
 
 impl Compiler<'_> {
     fn new<'a>(definition: &Definition, catalog: &'a Catalog) -> Compiler<'a> {
-        let plan = Plan { min_client: definition.min_client, ..Plan::default() };
+        let (min_client, anonymous) = (definition.min_client, definition.anonymous);
+        let plan = Plan { min_client, anonymous, ..Plan::default() };
         let (problems, outer, members) = (Vec::new(), Vec::new(), HashMap::new());
         Compiler { catalog, plan, problems, outer, members }
     }

@@ -31,6 +31,7 @@ pub struct Definition {
     /// The URL of their storage, as it is written.
     storage: Option<Name>,
     pub(crate) min_client: Option<i64>,
+    pub(crate) anonymous: bool,
     older_clients: bool,
 }
 
@@ -56,10 +57,19 @@ struct File {
     #[serde(default)]
     app: App,
     #[serde(default)]
+    auth: AuthEntry,
+    #[serde(default)]
     tables: BTreeMap<Spanned<String>, Entry>,
     #[serde(default)]
     documents: BTreeMap<Spanned<String>, DocumentEntry>,
     storage: Option<StorageEntry>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AuthEntry {
+    #[serde(default)]
+    anonymous: bool,
 }
 
 #[derive(Default, Deserialize)]
@@ -190,10 +200,20 @@ impl Definition {
         if !problems.is_empty() {
             return Err(fail(problems));
         }
-        let min_client = read.app.min_client;
+        let (min_client, anonymous) = (read.app.min_client, read.auth.anonymous);
         let older_clients = read.app.older_clients.is_some_and(Spanned::into_inner);
         let file = file.to_owned();
-        Ok(Definition { file, text: shown, tables, documents, storage, min_client, older_clients })
+        let text = shown;
+        Ok(Definition {
+            file,
+            text,
+            tables,
+            documents,
+            storage,
+            min_client,
+            anonymous,
+            older_clients,
+        })
     }
 
     /// Whether clients of the older protocol are served, beside those of the present one.

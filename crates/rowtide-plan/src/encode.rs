@@ -342,6 +342,7 @@ mod tests {
             ],
             claims: Vec::new(),
             min_client: None,
+            anonymous: false,
             unfit: Vec::new(),
             unjudged: Vec::new(),
             documents: Vec::new(),

@@ -25,6 +25,8 @@ pub struct Plan {
     pub claims: Vec<ClaimUse>,
     /// Sessions with a lower `appVersion`, or none, are told `client_too_old`.
     pub min_client: Option<i64>,
+    /// Whether those who have no token are let in: they read what the rules give to null, and write nothing.
+    pub anonymous: bool,
     /// Tables of the definition that are not in the plan, because the database does not fit them now, as clients know
     /// them. They are not told apart by [`Plan::fingerprint`]: nothing is streamed of them.
     pub unfit: Vec<String>,
