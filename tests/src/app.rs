@@ -190,7 +190,7 @@ impl App {
         let user = user.to_owned();
         Client::start(ClientOptions {
             url: self.url(),
-            token: Arc::new(move || App::token(&user)),
+            token: Arc::new(move || Some(App::token(&user))),
             client_id: format!("test-{:016x}", rand::random::<u64>()),
             app_version: None,
         })

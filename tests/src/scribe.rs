@@ -142,7 +142,7 @@ allow = 'old.owner = auth.user_id'
         let of = user.to_owned();
         let options = ClientOptions {
             url,
-            token: Arc::new(move || App::token(&of)),
+            token: Arc::new(move || Some(App::token(&of))),
             client_id: new_client_id(),
             app_version: None,
         };

@@ -13,6 +13,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+#[path = "auth/anonymous.rs"]
+mod anonymous;
+
 // Made for these tests with openssl; they open nothing.
 const RSA: &str = include_str!("auth/rsa.pem");
 const RSA_PUBLIC: &str = include_str!("auth/rsa_public.pem");

@@ -8,6 +8,9 @@ use std::process::Stdio;
 use rowtide_tests::{Database, Dir, Running, Said, eventually, rowtide, said};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+#[path = "command_line/init.rs"]
+mod init;
+
 const TABLES: &str = "
 CREATE TABLE note (id text PRIMARY KEY, owner text NOT NULL, body text NOT NULL);
 CREATE INDEX ON note (owner);
@@ -304,7 +307,9 @@ async fn a_log_in_the_former_directory_is_gone_on_with() {
 async fn help_names_every_command() {
     let help = said(rowtide(["--help"])).await;
     assert_eq!(help.code(), Some(0));
-    for command in ["dev", "serve", "check", "setup", "teardown", "explain", "token", "watch"] {
+    for command in
+        ["dev", "init", "serve", "check", "setup", "teardown", "explain", "token", "watch"]
+    {
         assert!(help.out.contains(&format!("\n  {command} ")), "no `{command}`:\n{}", help.out);
         let of_command = said(rowtide([command, "--help"])).await;
         assert_eq!(of_command.code(), Some(0), "{command}");

@@ -288,7 +288,7 @@ async fn keep(url: String, user: String, make: Make, mut rng: StdRng) -> Done {
     let token = user.clone();
     let mut client = Client::start(ClientOptions {
         url,
-        token: Arc::new(move || App::token(&token)),
+        token: Arc::new(move || Some(App::token(&token))),
         client_id: client_id.clone(),
         app_version: None,
     });

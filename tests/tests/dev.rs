@@ -50,7 +50,7 @@ impl Dev {
         let token = token.to_owned();
         let mut client = Client::start(ClientOptions {
             url: format!("ws://{}/sync", self.address),
-            token: Arc::new(move || token.clone()),
+            token: Arc::new(move || Some(token.clone())),
             client_id: format!("test-{:016x}", rand::random::<u64>()),
             app_version: None,
         });

@@ -118,7 +118,7 @@ async fn anyone_can_be_signed_in_with_any_claims() {
     let token = signed["token"].as_str().unwrap().to_owned();
     let mut client = Client::start(ClientOptions {
         url: format!("ws://{}/sync", app.address()),
-        token: Arc::new(move || token.clone()),
+        token: Arc::new(move || Some(token.clone())),
         client_id: "test-playground".to_owned(),
         app_version: Some(7),
     });

@@ -244,8 +244,10 @@ async fn open(options: &ClientOptions, shared: &SharedState) -> Result<Socket, C
     let mut connect = serde_json::json!({
         "type": "connect",
         "protocol": PROTOCOL_VERSION,
-        "token": (options.token)(),
     });
+    if let Some(token) = (options.token)() {
+        connect["token"] = token.into();
+    }
     if let Some(version) = options.app_version {
         connect["appVersion"] = version.into();
     }

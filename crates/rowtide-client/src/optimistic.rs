@@ -253,7 +253,7 @@ impl Optimistic {
         message: &ServerMessage,
     ) -> Result<Step, ApplyError> {
         let user_id = &connected.user_id;
-        if self.queue.user_id.as_ref().is_some_and(|known| known != user_id) {
+        if self.queue.user_id.is_some() && self.queue.user_id != *user_id {
             return Err(ApplyError::OtherUser { user_id: user_id.clone() });
         }
         let keys = self.base.keys().clone();
@@ -274,8 +274,8 @@ impl Optimistic {
         if offset != self.queue.offset {
             self.record(Record::Offset { offset });
         }
-        if self.queue.user_id.is_none() {
-            self.record(Record::User { user_id: user_id.clone() });
+        if let (None, Some(user_id)) = (&self.queue.user_id, user_id.clone()) {
+            self.record(Record::User { user_id });
         }
         self.sending = Some(self.queue.acked);
         Ok(Step { changes: self.rebuilt(dirty), acked })

@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
-/// Returns a token. The client calls it for each connect.
-pub type TokenSource = Arc<dyn Fn() -> String + Send + Sync>;
+/// Returns a token, or `None` where nobody is signed in: the client then connects without one, which the server lets in
+/// if the definition does, to read what everyone sees. The client calls it for each connect.
+pub type TokenSource = Arc<dyn Fn() -> Option<String> + Send + Sync>;
 
 /// The settings of a client.
 #[derive(Clone)]

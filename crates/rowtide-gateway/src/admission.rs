@@ -70,6 +70,17 @@ impl Origin {
     }
 }
 
+/// From where a request comes: the other end of its connection, which behind a proxy is the proxy's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientOrigin(pub(crate) Option<Origin>);
+
+impl ClientOrigin {
+    /// Names it among others; `None` if the server does not know it.
+    pub(crate) fn name(self) -> Option<String> {
+        self.0.map(|origin| format!("{origin:?}"))
+    }
+}
+
 impl Admission {
     /// Nobody is there.
     pub fn new(limits: ConnectionLimits) -> Admission {

@@ -15,6 +15,7 @@ use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
+use crate::admission::ClientOrigin;
 use crate::auth::{Identity, TokenError};
 use crate::claims::Entry;
 use crate::conversation::{ClaimRequest, Conversation, Effect, Ending, Input, Known, NoClaim};
@@ -28,6 +29,7 @@ use crate::listening::Listening;
 use crate::opening::NotServing;
 use crate::outlet::Outlet;
 use crate::pace::Pace;
+use crate::rate::Verdict;
 use crate::registry::Sharing;
 use crate::scheduler::Broken;
 use crate::send_queue::{Delivery, SessionStep};
@@ -115,6 +117,7 @@ struct Connection<C: Conversation> {
     /// Whether the client was let in.
     let_in: bool,
     shared: Arc<Services>,
+    from: ClientOrigin,
     conversation: C,
     effects: Vec<Effect>,
     /// What effects came to at once.
@@ -145,8 +148,12 @@ enum Event {
 }
 
 /// Carries a conversation over a socket until it ends.
-pub(crate) async fn serve<C>(socket: Socket, shared: Arc<Services>, conversation: C)
-where
+pub(crate) async fn serve<C>(
+    socket: Socket,
+    shared: Arc<Services>,
+    from: ClientOrigin,
+    conversation: C,
+) where
     C: Conversation,
     C::Said: Saying,
 {
@@ -155,6 +162,7 @@ where
         pace: Pace::new(MESSAGES_PER_SECOND, Duration::from_secs(1)),
         let_in: false,
         shared,
+        from,
         conversation,
         effects: Vec::new(),
         inputs: VecDeque::from([Input::Begin]),
@@ -357,6 +365,11 @@ where
             Effect::Heard => self.entry.iter().for_each(Entry::heard),
             Effect::Rate(author, operations, longest) => {
                 let verdict = self.shared.take_rate(&author.user_id, operations, longest);
+                self.inputs.push_back(Input::Rated(verdict));
+            }
+            Effect::RateOfOrigin => {
+                let taken = self.shared.take_of_origin(self.from);
+                let verdict = taken.err().map_or(Verdict::Now, Verdict::TooLong);
                 self.inputs.push_back(Input::Rated(verdict));
             }
             Effect::Push(mutation) => {

@@ -41,7 +41,7 @@ pub enum Input<'a, S> {
     Claimed(Result<Known, NoClaim>),
     /// The answer to [`Effect::Open`]: the plan of what is to be said.
     Opened(Result<Arc<Plan>, NotServing>),
-    /// The answer to [`Effect::Rate`].
+    /// The answer to [`Effect::Rate`] or [`Effect::RateOfOrigin`].
     Rated(Verdict),
     /// The answer to [`Effect::AskOutcomes`], in the order of the numbers.
     Outcomes(Vec<NamedOutcome>),
@@ -76,6 +76,8 @@ pub enum Effect {
     Heard,
     /// Take so many operations of the user's rate, if that is a wait of at most so long.
     Rate(Arc<Author>, usize, Duration),
+    /// Take a request without a token of the rate of where the client comes from. It is answered as [`Effect::Rate`] is.
+    RateOfOrigin,
     /// Put a mutation into the client's queue.
     Push(Box<Mutation>),
     /// This limit holds the client up.

@@ -12,6 +12,7 @@ use rowtide_protocol::ErrorCode;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admission::ClientOrigin;
 use crate::auth::{Auth, AuthError, AuthOptions};
 use crate::claims::Claims;
 use crate::engines::{Engines, EnginesOptions};
@@ -20,7 +21,7 @@ use crate::limits::ClientLimits;
 use crate::now::Clock;
 use crate::outcomes::Outcomes;
 use crate::rate::{Rate, Verdict};
-use crate::telemetry;
+use crate::telemetry::{self, Limit};
 use crate::writer::Writer;
 
 /// What a gateway needs.
@@ -80,11 +81,16 @@ impl Services {
         rate.take(user, operations, self.clock.time(), longest)
     }
 
-    pub(crate) fn take_of_origin(&self, origin: &str) -> Result<(), Duration> {
+    /// Takes a request without a token from the rate of where it comes from, or says after what time there is one.
+    pub(crate) fn take_of_origin(&self, from: ClientOrigin) -> Result<(), Duration> {
+        let Some(origin) = from.name() else { return Ok(()) };
         let mut rate = self.rate_of_origins.lock().unwrap_or_else(PoisonError::into_inner);
-        match rate.take(origin, 1, self.clock.time(), Duration::ZERO) {
+        match rate.take(&origin, 1, self.clock.time(), Duration::ZERO) {
             Verdict::Now => Ok(()),
-            Verdict::After(wait) | Verdict::TooLong(wait) => Err(wait),
+            Verdict::After(wait) | Verdict::TooLong(wait) => {
+                telemetry::limited(Limit::RequestsPerAddress);
+                Err(wait)
+            }
         }
     }
 }

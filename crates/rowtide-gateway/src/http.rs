@@ -23,7 +23,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
-use crate::admission::Origin;
+use crate::admission::ClientOrigin;
 use crate::connection::{self, Saying};
 use crate::conversation::Conversation;
 use crate::gate::{Gate, Socket};
@@ -32,7 +32,6 @@ use crate::held_socket::{HeldSocket, goodbye};
 use crate::http_server::Seat;
 use crate::limits::{FIRST_MESSAGE_BYTES, READ_BUFFER_BYTES, WRITE_BUFFER_BYTES};
 use crate::session::Session;
-use crate::telemetry::{self, Limit};
 
 /// A request to become a WebSocket.
 pub struct Upgrade {
@@ -44,10 +43,6 @@ pub struct Upgrade {
     /// The connection's place, if the server counts them.
     seat: Option<Arc<Seat>>,
 }
-
-/// From where a request comes: the other end of its connection, which behind a proxy is the proxy's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClientOrigin(Option<Origin>);
 
 impl<S: Send + Sync> FromRequestParts<S> for ClientOrigin {
     type Rejection = Infallible;
@@ -156,9 +151,7 @@ impl Gateway {
     /// # Errors
     /// After what time there is something to take again, if there is nothing now.
     pub fn take_of_origin(&self, from: ClientOrigin) -> Result<(), Duration> {
-        let Some(origin) = from.0 else { return Ok(()) };
-        let taken = self.shared.take_of_origin(&format!("{origin:?}"));
-        taken.inspect_err(|_| telemetry::limited(Limit::RequestsPerAddress))
+        self.shared.take_of_origin(from)
     }
 
     /// The route `/sync`.
@@ -178,10 +171,11 @@ impl Gateway {
     {
         let gateway = self.clone();
         let tracker = self.shared.sessions.clone();
+        let from = ClientOrigin(upgrade.seat.as_ref().map(|seat| seat.origin));
         upgrade.answer(self.shared.limits.message_bytes, async move |socket| {
             let conversation = begin(&gateway);
             let shared = Arc::clone(&gateway.shared);
-            tracker.track_future(connection::serve(socket, shared, conversation)).await;
+            tracker.track_future(connection::serve(socket, shared, from, conversation)).await;
         })
     }
 
@@ -203,12 +197,13 @@ impl Gateway {
     }
 }
 
-/// The token of an `Authorization` header.
+/// The token of an `Authorization` header; an empty one where the header has none behind its scheme: whoever means to
+/// be somebody must not be taken for nobody.
 pub fn bearer(headers: &HeaderMap) -> Option<String> {
     headers
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split_once(' '))
+        .map(|value| value.split_once(' ').unwrap_or((value, "")))
         // Schemes have no case (RFC 9110, 11.1).
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, token)| token.trim().to_owned())

@@ -40,14 +40,16 @@ pub mod session;
 mod telemetry;
 #[cfg(test)]
 mod testing;
+mod visitor;
 pub mod worker;
 mod writer;
 
+pub use admission::ClientOrigin;
 pub use connection::Saying;
 pub use gateway::{Gateway, GatewayOptions};
 pub use health::EnginesHealth;
 pub use held_socket::{HeldEnd, HeldFrame, HeldSocket};
-pub use http::{ClientOrigin, NoUpgrade, Upgrade, bearer};
+pub use http::{NoUpgrade, Upgrade, bearer};
 pub use http_server::serve;
 pub use now::Now;
 pub use opening::{NotServing, OpenRequest};

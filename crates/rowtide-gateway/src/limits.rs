@@ -171,8 +171,8 @@ pub struct ClientLimits {
     pub sessions_per_user: usize,
     /// How many connects and operations of mutations one user may have in a minute; 0: any number. What is more waits.
     pub requests_per_minute: u32,
-    /// How many requests without a token one address may have in a minute: for what is published, and to come to
-    /// documents; 0: any number.
+    /// How many requests without a token one address may have in a minute: for what is published, to come to documents
+    /// and to connect; 0: any number.
     pub requests_per_address: u32,
     /// After how long without a connect a client id is removed, give or take a week; `None`: never.
     pub unused_clients: Option<Duration>,

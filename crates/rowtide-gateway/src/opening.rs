@@ -43,10 +43,10 @@ pub struct Until {
 /// What a session that comes wants.
 #[derive(Clone, Debug)]
 pub struct OpenRequest {
-    /// What it sees is decided by these.
-    pub author: Arc<Author>,
-    /// Whose acknowledgements it is told.
-    pub client: Box<str>,
+    /// What it sees is decided by these; `None` of somebody without a token.
+    pub author: Option<Arc<Author>>,
+    /// Whose acknowledgements it is told, if those of a client.
+    pub client: Option<Box<str>>,
     /// The mutation up to which the client knows every outcome; `None` for one that does not number them.
     pub told: Option<u64>,
     /// Its first rows must not be older.
@@ -117,9 +117,12 @@ impl OpenRequest {
         session: SessionId,
         not_before: Option<Lsn>,
     ) -> (usize, Opening) {
-        let claims = plan.resolve_claims(&self.author.user_id, &self.author.claims);
+        let claims = match &self.author {
+            Some(author) => plan.resolve_claims(&author.user_id, &author.claims),
+            None => plan.claims_of_nobody(),
+        };
         let engine = engine_of(&claims, engines);
-        let (client, cursor) = (Some(self.client.clone()), self.cursor);
+        let (client, cursor) = (self.client.clone(), self.cursor);
         (engine, Opening { session, claims, client, not_before, cursor })
     }
 }
@@ -141,8 +144,8 @@ mod tests {
     const EPOCH: Epoch = Epoch(7);
 
     fn request(user: &str, not_before: Option<Until>) -> OpenRequest {
-        let author = Arc::new(Author { user_id: user.to_owned(), claims: Map::new() });
-        OpenRequest { author, client: "c".into(), told: None, not_before, cursor: None }
+        let author = Some(Arc::new(Author { user_id: user.to_owned(), claims: Map::new() }));
+        OpenRequest { author, client: Some("c".into()), told: None, not_before, cursor: None }
     }
 
     fn every_status() -> [ReplicatorStatus; 4] {

@@ -41,12 +41,14 @@ pub struct SessionFrame {
     pub commit_time_us: Option<i64>,
     /// Every mutation of the client up to this number is acknowledged by it.
     pub acknowledges: Option<u64>,
+    /// Where the client stands after it, if it says so.
+    pub cursor: Option<Cursor>,
 }
 
 impl SessionFrame {
     /// One that has only text.
     fn of(text: Bytes) -> SessionFrame {
-        SessionFrame { text, rows: 0, commit_time_us: None, acknowledges: None }
+        SessionFrame { text, rows: 0, commit_time_us: None, acknowledges: None, cursor: None }
     }
 }
 
@@ -341,7 +343,8 @@ impl Dequeued {
             Dequeued::Frame(frame) => Made::of(Delivery::Frame(frame)),
             Dequeued::Closed(code, message) => Made::of(Delivery::Closed(code, message)),
             Dequeued::Ready(cursor) => {
-                Made::of(Delivery::Frame(SessionFrame::of(ready_frame(cursor))))
+                let of = SessionFrame::of(ready_frame(cursor));
+                Made::of(Delivery::Frame(SessionFrame { cursor: Some(cursor), ..of }))
             }
             Dequeued::Snapshot { frames, at } => match frames.frame(plan, at) {
                 None => Made { said: None, then: Then::WentOn(None) },
@@ -391,8 +394,10 @@ fn frames_of(
 ) -> VecDeque<SessionFrame> {
     let Some(last) = messages.last() else { return VecDeque::new() };
     let commit_time_us = messages.iter().rev().find_map(|message| message.commit_time_us);
+    let cursor = Some(last.cursor);
     if let ([message], []) = (messages, acknowledgements) {
-        return [SessionFrame { commit_time_us, ..SessionFrame::of(message.frame()) }].into();
+        return [SessionFrame { commit_time_us, cursor, ..SessionFrame::of(message.frame()) }]
+            .into();
     }
     let acknowledges = acknowledgements.iter().map(|of| of.last_mutation).max();
     let rejected = acknowledgements.iter().flat_map(|of| &of.rejected);
@@ -401,7 +406,12 @@ fn frames_of(
     let time = commit_time_us.map(rfc3339);
     let bodies = messages.iter().map(|message| &message.changes()[..]);
     let text = tx_frame(last.cursor, bodies, acknowledges, time.as_deref());
-    frames.push_back(SessionFrame { commit_time_us, acknowledges, ..SessionFrame::of(text) });
+    frames.push_back(SessionFrame {
+        commit_time_us,
+        acknowledges,
+        cursor,
+        ..SessionFrame::of(text)
+    });
     frames
 }
 

@@ -13,14 +13,14 @@ use rowtide_protocol::{
     connected_frame, error_frame, pong_frame,
 };
 
-use crate::auth::{Identity, Unauthorized};
+use crate::auth::Unauthorized;
 use crate::conversation::{
     Asked, Beat, ClaimRequest, Conversation, Effect, Ending, Input, Known, Mutation, Pulse,
     Stopping,
 };
 use crate::limits::{
     AUTH_PER_MINUTE, CONNECT_TIMEOUT, ClientLimits, FULL_PATIENCE, FULL_RETRY, LONGEST_WAIT,
-    RATE_PATIENCE,
+    MUTATION_QUEUE, RATE_PATIENCE,
 };
 use crate::now::Now;
 use crate::opening::{NotServing, OpenRequest};
@@ -30,6 +30,7 @@ use crate::registry::{KnownNumbers, Sharing};
 use crate::scheduler::Broken;
 use crate::send_queue::Delivery;
 use crate::telemetry::Limit;
+use crate::visitor::{Visitor, known_of_nobody, turn_down};
 
 /// A session. See the module.
 #[derive(Debug)]
@@ -49,12 +50,12 @@ enum Phase {
     Waiting { until: Duration },
     /// The token is being checked.
     Checking(Box<Connect>),
-    /// The user's rate is asked.
-    Rating(Box<Connect>, Identity),
+    /// The rate of the user is asked, or of where somebody without a token comes from.
+    Rating(Box<Connect>, Visitor),
     /// The client id is being claimed.
-    Claiming(Box<Connect>, Identity),
+    Claiming(Box<Connect>, Visitor),
     /// The engine's session is being opened.
-    Opening(Box<Connect>, Identity, Known),
+    Opening(Box<Connect>, Visitor, Known),
     /// All is there.
     Live(Box<Live>),
     /// It is over.
@@ -64,7 +65,7 @@ enum Phase {
 #[derive(Debug)]
 struct Live {
     plan: Arc<Plan>,
-    identity: Identity,
+    visitor: Visitor,
     known: Known,
     heard: bool,
     /// The number that follows all that the client was told and has sent.
@@ -73,6 +74,8 @@ struct Live {
     left_out: bool,
     /// Every mutation up to this number was acknowledged.
     acked: u64,
+    /// Where the client stands, once it does.
+    cursor: Option<Cursor>,
     reading: Reading,
     /// How often it may bring a token.
     tokens: Pace,
@@ -133,10 +136,10 @@ impl Session {
             Phase::Ended => Ok(()),
             Phase::Waiting { until } => self.wait(until, input, now, out),
             Phase::Checking(connect) => self.check(connect, input, out),
-            Phase::Rating(connect, identity) => self.rate(connect, identity, input, out),
-            Phase::Claiming(connect, identity) => self.claim(connect, identity, input, out),
-            Phase::Opening(connect, identity, known) => {
-                self.open(connect, identity, known, input, out)
+            Phase::Rating(connect, visitor) => self.rate(connect, visitor, input, out),
+            Phase::Claiming(connect, visitor) => self.claim(connect, visitor, input, out),
+            Phase::Opening(connect, visitor, known) => {
+                self.open(connect, visitor, known, input, out)
             }
             Phase::Live(mut live) => {
                 live.act(&self.limits, &mut self.pulse, input, now, out)?;
@@ -177,9 +180,17 @@ impl Session {
             check_version(plan, &connect)?;
         }
         let token = self.header_token.take().or_else(|| connect.token.clone());
-        let Some(token) = token else { return end(Unauthorized::Missing.into()) };
-        out.push(Effect::CheckToken(token));
-        self.phase = Phase::Checking(Box::new(connect));
+        let connect = Box::new(connect);
+        if let Some(token) = token {
+            out.push(Effect::CheckToken(token));
+            self.phase = Phase::Checking(connect);
+            return Ok(());
+        }
+        if let Some(plan) = &self.plan {
+            check_visitor(plan, &Visitor::Anonymous)?;
+        }
+        out.push(Effect::RateOfOrigin);
+        self.phase = Phase::Rating(connect, Visitor::Anonymous);
         Ok(())
     }
 
@@ -196,97 +207,121 @@ impl Session {
         let identity = checked.map_err(|error| Some(error.into()))?;
         // A connect waits for nothing: the client does.
         out.push(Effect::Rate(Arc::clone(&identity.author), 1, Duration::ZERO));
-        self.phase = Phase::Rating(connect, identity);
+        self.phase = Phase::Rating(connect, Visitor::User(identity));
         Ok(())
     }
 
     fn rate(
         &mut self,
         connect: Box<Connect>,
-        identity: Identity,
+        visitor: Visitor,
         input: Input<'_, Delivery>,
         out: &mut Vec<Effect>,
     ) -> Outcome {
         match input {
             Input::Rated(Verdict::Now) => {}
             Input::Rated(Verdict::After(wait) | Verdict::TooLong(wait)) => {
-                return end(Ending::too_fast(self.limits.requests_per_minute, wait));
+                let per_minute = match visitor {
+                    Visitor::User(_) => self.limits.requests_per_minute,
+                    Visitor::Anonymous => self.limits.requests_per_address,
+                };
+                return end(Ending::too_fast(per_minute, wait));
             }
             _ => {
-                self.phase = Phase::Rating(connect, identity);
+                self.phase = Phase::Rating(connect, visitor);
                 return Ok(());
             }
         }
-        self.ask_claim(connect, identity, out);
+        self.enter(connect, visitor, out);
         Ok(())
     }
 
-    fn ask_claim(&mut self, connect: Box<Connect>, identity: Identity, out: &mut Vec<Effect>) {
+    /// Claims the client id for its user. One of nobody belongs to nobody.
+    fn enter(&mut self, connect: Box<Connect>, visitor: Visitor, out: &mut Vec<Effect>) {
+        let Some(user) = visitor.user_id() else {
+            let known = known_of_nobody(&connect);
+            self.ask_open(connect, visitor, known, out);
+            return;
+        };
         out.push(Effect::Claim(ClaimRequest {
             client: connect.client_id.as_str().into(),
-            user: identity.author.user_id.as_str().into(),
+            user: user.into(),
             known: Some(KnownNumbers {
                 outcomes: connect.outcomes_known.unwrap_or(0),
                 acked: connect.acked.unwrap_or(0),
             }),
             sharing: Sharing::NewestWins,
         }));
-        self.phase = Phase::Claiming(connect, identity);
+        self.phase = Phase::Claiming(connect, visitor);
     }
 
     fn claim(
         &mut self,
         connect: Box<Connect>,
-        identity: Identity,
+        visitor: Visitor,
         input: Input<'_, Delivery>,
         out: &mut Vec<Effect>,
     ) -> Outcome {
         let Input::Claimed(claimed) = input else {
-            self.phase = Phase::Claiming(connect, identity);
+            self.phase = Phase::Claiming(connect, visitor);
             return Ok(());
         };
         let known = claimed.map_err(|error| Some(error.into()))?;
+        self.ask_open(connect, visitor, known, out);
+        Ok(())
+    }
+
+    fn ask_open(
+        &mut self,
+        connect: Box<Connect>,
+        visitor: Visitor,
+        known: Known,
+        out: &mut Vec<Effect>,
+    ) {
+        let author = visitor.author().map(Arc::clone);
         out.push(Effect::Open(OpenRequest {
-            author: Arc::clone(&identity.author),
-            client: connect.client_id.as_str().into(),
+            // What is acknowledged to the id's owner is no affair of somebody who only says it.
+            client: author.as_ref().map(|_| connect.client_id.as_str().into()),
+            author,
             told: Some(known.last_mutation),
             not_before: known.until,
             // One that cannot be read is of another server.
             cursor: connect.cursor.as_ref().and_then(|cursor| cursor.parse::<Cursor>().ok()),
         }));
-        self.phase = Phase::Opening(connect, identity, known);
-        Ok(())
+        self.phase = Phase::Opening(connect, visitor, known);
     }
 
     fn open(
         &mut self,
         connect: Box<Connect>,
-        identity: Identity,
+        visitor: Visitor,
         known: Known,
         input: Input<'_, Delivery>,
         out: &mut Vec<Effect>,
     ) -> Outcome {
         let Input::Opened(opened) = input else {
-            self.phase = Phase::Opening(connect, identity, known);
+            self.phase = Phase::Opening(connect, visitor, known);
             return Ok(());
         };
         let plan = match opened {
             // The client has been told nothing yet.
             Err(NotServing::Outdated) => {
-                self.ask_claim(connect, identity, out);
+                self.enter(connect, visitor, out);
                 return Ok(());
             }
             opened => opened.map_err(|error| Some(error.into()))?,
         };
         // It may be another one than when the socket was opened.
         check_version(&plan, &connect)?;
+        check_visitor(&plan, &visitor)?;
         self.phase = Phase::Live(Box::new(Live {
             plan,
-            identity,
+            visitor,
             heard: false,
             next: known.last_mutation + 1,
             left_out: false,
             acked: known.last_mutation,
+            cursor: None,
             known,
             reading: Reading::Open,
             tokens: Pace::new(AUTH_PER_MINUTE, Duration::from_secs(60)),
@@ -345,7 +380,7 @@ impl Live {
         out: &mut Vec<Effect>,
     ) -> Outcome {
         // Here and not only when it falls silent: a client may see to it that it never does.
-        if self.identity.remaining(now.unix).is_zero() {
+        if self.visitor.remaining(now.unix).is_zero() {
             return end(Ending::new(ErrorCode::Unauthorized, "the token has expired"));
         }
         let is_of_client = matches!(input, Input::Text(_) | Input::Binary | Input::Heard);
@@ -356,7 +391,9 @@ impl Live {
             Input::Text(text) => self.answer(text, limits, now, out)?,
             Input::Binary => return bad("messages are text frames, not binary ones"),
             Input::Said(delivery) => self.say(delivery, out)?,
-            Input::Token(checked) => self.renew(checked.map_err(|error| Some(error.into()))?)?,
+            Input::Token(checked) => {
+                self.renew(Visitor::User(checked.map_err(|error| Some(error.into()))?))?
+            }
             Input::Rated(verdict) => self.rated(verdict, limits, now, out)?,
             Input::Full(mutation) => self.full(mutation, now)?,
             Input::Broken(broken) => return end(self.broken_off(broken)),
@@ -386,7 +423,7 @@ impl Live {
 
     /// When there is something to do next.
     fn next_deadline(&self, pulse: &Pulse, now: &Now) -> Duration {
-        let expires = now.time + self.identity.remaining(now.unix).min(LONGEST_WAIT);
+        let expires = now.time + self.visitor.remaining(now.unix).min(LONGEST_WAIT);
         let mut deadline = match &self.reading {
             Reading::Open => pulse.deadline(),
             Reading::Paused(_, until) | Reading::TokenLater(_, until) => *until,
@@ -441,7 +478,9 @@ impl Live {
             }
             Delivery::Frame(frame) => {
                 self.acked = self.acked.max(frame.acknowledges.unwrap_or(0));
+                self.cursor = frame.cursor.or(self.cursor);
                 out.push(Effect::Send(frame.text));
+                self.turn_down(out);
             }
             Delivery::Closed(code, message) => return end(Ending::new(code, message)),
         }
@@ -452,7 +491,7 @@ impl Live {
     fn connected(&self, mode: Mode) -> bytes::Bytes {
         let Known { last_mutation, rejected, .. } = &self.known;
         let tables = tables_json(&self.plan);
-        connected_frame(&self.identity.author.user_id, mode, *last_mutation, rejected, &tables)
+        connected_frame(self.visitor.user_id(), mode, *last_mutation, rejected, &tables)
     }
 
     fn answer(
@@ -473,8 +512,11 @@ impl Live {
                 None => self.check(token, now.time, out),
             },
             ClientMessage::Mutate(mutate) => {
-                let mutation = self.read(mutate, text.len(), limits);
-                let (author, operations) = (Arc::clone(&mutation.author), mutation.operations);
+                let Some(author) = self.visitor.author().map(Arc::clone) else {
+                    return self.take_of_nobody(mutate.id, out);
+                };
+                let mutation = self.read(mutate, Arc::clone(&author), text.len(), limits);
+                let operations = mutation.operations;
                 out.push(Effect::Rate(author, operations, RATE_PATIENCE));
                 self.reading = Reading::Rate(Box::new(mutation));
             }
@@ -490,25 +532,73 @@ impl Live {
     }
 
     /// Takes a new token.
-    fn renew(&mut self, identity: Identity) -> Outcome {
+    fn renew(&mut self, visitor: Visitor) -> Outcome {
         self.reading = Reading::Open;
-        if identity.author.user_id != self.identity.author.user_id {
-            let message = "`auth` must bring a token of the same user";
+        if visitor.user_id() != self.visitor.user_id() {
+            let message = match self.visitor {
+                Visitor::User(_) => "`auth` must bring a token of the same user",
+                Visitor::Anonymous => "this session began without a token: connect again with it",
+            };
             return end(Ending::new(ErrorCode::Unauthorized, message));
         }
-        let resolve = |author: &Author| self.plan.resolve_claims(&author.user_id, &author.claims);
-        if resolve(&identity.author) != resolve(&self.identity.author) {
+        let resolve = |visitor: &Visitor| {
+            let resolve = |of: &Arc<Author>| self.plan.resolve_claims(&of.user_id, &of.claims);
+            visitor.author().map(resolve)
+        };
+        if resolve(&visitor) != resolve(&self.visitor) {
             // Other claims see other rows, and a new replica begins with `connected`.
             let message = "the token's claims are others: connect again";
             return end(Ending::new(ErrorCode::Restarting, message));
         }
-        self.identity = identity;
+        self.visitor = visitor;
         Ok(())
+    }
+
+    /// Takes the number of a mutation of somebody without a token. It is rejected once the client stands somewhere; nobody
+    /// else will ever know of it.
+    fn take_of_nobody(&mut self, id: u64, out: &mut Vec<Effect>) -> Outcome {
+        if id > self.next {
+            return bad(format!("mutation {id} does not follow {}, the last one", self.next - 1));
+        }
+        if id < self.next {
+            // It is told again, if it was told on this connection.
+            if let Some(cursor) = self.cursor.filter(|_| id > self.known.last_mutation) {
+                out.extend(turn_down(id, id, self.acked, cursor).map(Effect::Send));
+            }
+            return Ok(());
+        }
+        if self.next - self.acked > MUTATION_QUEUE as u64 {
+            return end(Ending::new(
+                ErrorCode::Unavailable,
+                "too many mutations wait for the first rows; come back and send them again",
+            ));
+        }
+        out.push(Effect::CountRejection(RejectCode::Forbidden));
+        self.next = id.saturating_add(1);
+        self.turn_down(out);
+        Ok(())
+    }
+
+    /// Rejects what somebody without a token has sent, if something was sent and there is a position to say it at.
+    fn turn_down(&mut self, out: &mut Vec<Effect>) {
+        let (first, last) = (self.acked + 1, self.next - 1);
+        if let (Visitor::Anonymous, Some(cursor)) = (&self.visitor, self.cursor)
+            && first <= last
+        {
+            out.extend(turn_down(first, last, last, cursor).map(Effect::Send));
+            self.acked = last;
+        }
     }
 
     /// Reads a mutation. What becomes of it comes with the stream, also if it is rejected here: its number must be
     /// acknowledged, so that those behind it can follow.
-    fn read(&mut self, mutate: Mutate, bytes: usize, limits: &ClientLimits) -> Mutation {
+    fn read(
+        &self,
+        mutate: Mutate,
+        author: Arc<Author>,
+        bytes: usize,
+        limits: &ClientLimits,
+    ) -> Mutation {
         let reject = |code, message: String| Asked::Reject(Rejection::new(code, message));
         let asked = if bytes > limits.mutation_bytes {
             let message = format!("{bytes} bytes, more than {}", limits.mutation_bytes);
@@ -530,7 +620,6 @@ impl Live {
             Asked::Reject(_) => (1, 0),
         };
         let number = Number::Given(mutate.id);
-        let author = Arc::clone(&self.identity.author);
         Mutation { number, author, asked, tolerance: None, operations, bytes }
     }
 
@@ -610,6 +699,14 @@ fn bad_request(message: impl Into<String>) -> Option<Ending> {
 
 fn bad(message: impl Into<String>) -> Outcome {
     Err(bad_request(message))
+}
+
+/// Whether the definition lets them in.
+fn check_visitor(plan: &Plan, visitor: &Visitor) -> Outcome {
+    match visitor {
+        Visitor::Anonymous if !plan.anonymous => end(Unauthorized::Missing.into()),
+        _ => Ok(()),
+    }
 }
 
 fn check_version(plan: &Plan, connect: &Connect) -> Outcome {

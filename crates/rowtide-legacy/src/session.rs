@@ -134,8 +134,8 @@ impl OlderSession {
             Input::Claimed(claimed) => {
                 claimed.map_err(|error| Some(error.into()))?;
                 out.push(Effect::Open(OpenRequest {
-                    author: Arc::clone(&self.author),
-                    client: client_of(&self.identity.author.user_id),
+                    author: Some(Arc::clone(&self.author)),
+                    client: Some(client_of(&self.identity.author.user_id)),
                     told: None,
                     not_before: None,
                     cursor: None,

@@ -137,9 +137,9 @@ struct Rejected;
 
 impl Compiler<'_> {
     fn new<'a>(definition: &Definition, catalog: &'a Catalog) -> Compiler<'a> {
-        let Definition { min_client, int8, .. } = *definition;
+        let Definition { min_client, int8, anonymous, .. } = *definition;
         let (writes_as, calls) = (definition.writes_as.clone(), definition.calls.clone());
-        let plan = Plan { min_client, int8, writes_as, calls, ..Plan::default() };
+        let plan = Plan { min_client, int8, anonymous, writes_as, calls, ..Plan::default() };
         let (problems, outer, members) = (Vec::new(), Vec::new(), HashMap::new());
         let older_clients = definition.older_clients();
         Compiler { catalog, older_clients, plan, problems, outer, members }

@@ -40,6 +40,7 @@ pub struct Definition {
     storage: Option<Name>,
     pub(crate) min_client: Option<i64>,
     pub(crate) int8: Int8Form,
+    pub(crate) anonymous: bool,
     older_clients: bool,
     /// The role of the database that operations are done as, if they are done as one of their own.
     pub(crate) writes_as: Option<String>,
@@ -70,6 +71,8 @@ struct File {
     #[serde(default)]
     app: App,
     #[serde(default)]
+    auth: AuthEntry,
+    #[serde(default)]
     tables: BTreeMap<Spanned<String>, Entry>,
     #[serde(default)]
     documents: BTreeMap<Spanned<String>, DocumentEntry>,
@@ -77,6 +80,13 @@ struct File {
     writes: Option<WritesEntry>,
     #[serde(default)]
     mutations: BTreeMap<Spanned<String>, MutationEntry>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AuthEntry {
+    #[serde(default)]
+    anonymous: bool,
 }
 
 #[derive(Default, Deserialize)]
@@ -227,7 +237,7 @@ impl Definition {
         if !problems.is_empty() {
             return Err(fail(problems));
         }
-        let min_client = read.app.min_client;
+        let (min_client, anonymous) = (read.app.min_client, read.auth.anonymous);
         let older_clients = read.app.older_clients.is_some_and(Spanned::into_inner);
         let file = file.to_owned();
         Ok(Definition {
@@ -237,6 +247,7 @@ impl Definition {
             documents,
             storage,
             min_client,
+            anonymous,
             int8,
             older_clients,
             writes_as,

@@ -53,7 +53,8 @@ impl Plan {
                 return None;
             }
         }
-        let same = self.min_client == newer.min_client && self.fingerprint() == known.fingerprint();
+        let who = |plan: &Plan| (plan.min_client, plan.anonymous);
+        let same = who(self) == who(newer) && self.fingerprint() == known.fingerprint();
         (same && is_extended).then_some(added)
     }
 }
@@ -198,6 +199,7 @@ mod tests {
         assert_eq!(changed(|newer| newer.branches[0].anchor = Some(2)), None);
         assert_eq!(changed(|newer| newer.unfit.push("t3".to_owned())), None);
         assert_eq!(changed(|newer| newer.min_client = Some(2)), None);
+        assert_eq!(changed(|newer| newer.anonymous = true), None);
         let other_type = |newer: &mut Plan| newer.tables[0].catalog.columns[1].type_oid = 20;
         assert_eq!(changed(other_type), None);
         let identity = |newer: &mut Plan| {

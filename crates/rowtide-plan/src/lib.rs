@@ -11,6 +11,7 @@ pub mod compile;
 pub mod definition;
 pub mod document_sql;
 pub mod documents;
+pub mod draft;
 pub mod encode;
 pub mod error;
 pub mod explain;

@@ -33,6 +33,8 @@ pub struct Plan {
     pub min_client: Option<i64>,
     /// How an `int8` is written in the rows that clients are sent.
     pub int8: Int8Form,
+    /// Whether those who have no token are let in: they read what the rules give to null, and write nothing.
+    pub anonymous: bool,
     /// Tables of the definition that are not in the plan, because the database does not fit them now, as clients know
     /// them. They are not told apart by [`Plan::fingerprint`]: nothing is streamed of them.
     pub unfit: Vec<String>,

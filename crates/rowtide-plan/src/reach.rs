@@ -23,6 +23,11 @@ impl Plan {
         Claims(self.claims.iter().map(resolve).collect())
     }
 
+    /// The claims of those who have no token: null, each of them.
+    pub fn claims_of_nobody(&self) -> Claims {
+        Claims(self.claims.iter().map(|_| Value::Null).collect())
+    }
+
     /// The topics that a view with these claims reaches without a link.
     pub fn reached(&self, claims: &Claims) -> Vec<Topic> {
         let reached = |(index, branch): (usize, &Branch)| {
@@ -106,6 +111,15 @@ mod tests {
 
     fn resolve(user_id: &str, claims: serde_json::Value) -> Claims {
         plan().resolve_claims(user_id, claims.as_object().unwrap())
+    }
+
+    #[test]
+    fn nobody_reaches_what_everyone_sees() {
+        let nobody = plan().claims_of_nobody();
+        assert_eq!(reached(&nobody), [2]);
+        // Whoever has a token that says nothing of what the rules ask for sees the same.
+        let without = plan().resolve_claims("", &Map::new());
+        assert_ne!(without, nobody, "text may be empty, and is not null");
     }
 
     fn reached(claims: &Claims) -> Vec<u16> {

@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod connect;
 mod context;
 mod document_rights;
+pub mod draft;
 mod foreign_keys;
 mod handshake;
 mod intake;

@@ -77,9 +77,9 @@ fn join<'a>(frame: &mut Vec<u8>, parts: impl IntoIterator<Item = &'a [u8]>) {
 /// What this server has beyond the first version of the protocol.
 const FEATURES: [&str; 1] = ["calls"];
 
-/// A `connected` frame. `tables_json` is an object of each table's `{"key":[…]}`.
+/// A `connected` frame; `user_id` is `None` of somebody without a token. `tables_json` is an object of each table's `{"key":[…]}`.
 pub fn connected_frame(
-    user_id: &str,
+    user_id: Option<&str>,
     mode: Mode,
     last_mutation: u64,
     rejected: &[Rejected],
@@ -90,7 +90,7 @@ pub fn connected_frame(
     struct Frame<'a> {
         r#type: &'a str,
         protocol: u64,
-        user_id: &'a str,
+        user_id: Option<&'a str>,
         mode: &'a str,
         last_mutation: u64,
         #[serde(rename = "refused")]

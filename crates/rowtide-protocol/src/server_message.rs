@@ -61,8 +61,8 @@ pub enum ServerMessage {
 pub struct Connected {
     /// The version that the server speaks.
     pub protocol: u64,
-    /// The token's user.
-    pub user_id: String,
+    /// The token's user; `None` of a client that has no token.
+    pub user_id: Option<String>,
     /// What comes next.
     pub mode: Mode,
     /// Every mutation up to this id is acknowledged.

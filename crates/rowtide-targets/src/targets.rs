@@ -280,7 +280,7 @@ fn converse<'a, C: Conversation>(
                 Effect::Claim(_) => ('c', Some(Input::Claimed(Ok(Known::default())))),
                 Effect::Open(_) => ('o', Some(Input::Opened(Ok(plan())))),
                 Effect::Heard => ('h', None),
-                Effect::Rate(..) => ('r', Some(Input::Rated(Verdict::Now))),
+                Effect::Rate(..) | Effect::RateOfOrigin => ('r', Some(Input::Rated(Verdict::Now))),
                 Effect::Push(_) => ('m', None),
                 Effect::Limited(_) => ('l', None),
                 Effect::AskOutcomes(_) => ('a', Some(Input::Outcomes(Vec::new()))),

@@ -143,7 +143,7 @@ function summary(message) {
     case 'connect':
       return `${message.clientId}${message.cursor ? ` from ${message.cursor}` : ''}`;
     case 'connected':
-      return `${message.userId}, ${message.mode}, ${Object.keys(message.tables ?? {}).length} tables`;
+      return `${message.userId ?? 'nobody'}, ${message.mode}, ${Object.keys(message.tables ?? {}).length} tables`;
     case 'snapshot':
       return `${message.table}, ${plural(message.rows.length, 'row')}`;
     case 'ready':

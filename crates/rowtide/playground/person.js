@@ -8,6 +8,7 @@ import { Changes, Messages } from './logs.js';
 import { Session } from './session.js';
 
 const SOMEONE_ELSE = ' else';
+const NOBODY = ' nobody';
 
 const CONNECTIONS = {
   connecting: 'Connecting …',
@@ -85,6 +86,7 @@ export class Person {
 
   #userField(id) {
     const options = this.#info.users.map((user) => element('option', { value: user, textContent: user }));
+    if (this.#info.anonymous) options.push(element('option', { value: NOBODY, textContent: 'Nobody, without a token' }));
     options.push(element('option', { value: SOMEONE_ELSE, textContent: 'Someone else …' }));
     const list = element('select', { id: `${id}-user` }, ...options);
     const field = element('input', {
@@ -173,7 +175,7 @@ export class Person {
   #signIn(user) {
     if (!user) return;
     this.userId = user;
-    const isListed = this.#info.users.includes(user);
+    const isListed = user === NOBODY || this.#info.users.includes(user);
     this.list.value = isListed ? user : SOMEONE_ELSE;
     this.field.hidden = isListed;
     if (!isListed) this.field.value = user;
@@ -182,7 +184,7 @@ export class Person {
     this.messages.clear();
     this.notice.hidden = true;
     const session = new Session({
-      user,
+      user: user === NOBODY ? null : user,
       claims: this.#claims(),
       // Whatever the application asks of its own pages.
       appVersion: this.#info.minClient ?? undefined,

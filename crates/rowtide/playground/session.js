@@ -28,8 +28,9 @@ export class Session {
     this.#onAcked = onAcked;
     this.#db = createClient({
       url: `${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/sync`,
-      token: () => token(user, claims),
-      user,
+      // Nobody has no token.
+      token: () => user && token(user, claims),
+      user: user ?? undefined,
       appVersion,
       storage: memoryStorage(),
       trace: (direction, message) => this.#isClosed || onMessage(direction, message),

@@ -18,6 +18,7 @@ use crate::application::{Application, read_definition, read_schemas, read_storag
 use crate::config::{Config, ConfigError, Settings, as_text};
 use crate::dev::{self, DevOptions, interrupted};
 use crate::former_names::{FormerFlags, warn_of_former_name};
+use crate::init::{InitArgs, init};
 use crate::log_filter::{read_filter, without_values};
 use crate::mutate;
 use crate::operate::{self, Against};
@@ -60,6 +61,8 @@ enum LogFormat {
 enum Command {
     /// Run an example, or your application, with a private PostgreSQL. DATABASE_URL is never read
     Dev(Dev),
+    /// Write a draft of a definition, from the tables of an existing database
+    Init(Init),
     /// Serve an existing database
     Serve(Configured),
     /// Hold the definition against the database and say what is wrong
@@ -91,6 +94,14 @@ struct Configured {
     settings: Settings,
     #[command(flatten)]
     former: FormerFlags,
+}
+
+#[derive(Args)]
+struct Init {
+    #[command(flatten)]
+    draft: InitArgs,
+    #[command(flatten)]
+    configured: Configured,
 }
 
 #[derive(Args)]
@@ -248,6 +259,9 @@ fn log(cli: &Cli) -> Result<(), ConfigError> {
 async fn execute(command: Command) -> Result<ExitCode> {
     match command {
         Command::Dev(args) => dev(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Init(Init { draft, configured }) => {
+            init(draft, &configured.settings()?).await.map(|()| ExitCode::SUCCESS)
+        }
         Command::Serve(args) => serve(args).await.map(|()| ExitCode::SUCCESS),
         Command::Check(args) => operate::check(args.settings()?).await,
         Command::Setup(args) => {

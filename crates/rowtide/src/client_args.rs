@@ -15,11 +15,14 @@ use crate::said::said;
 #[derive(Args, Debug)]
 pub(crate) struct ClientArgs {
     /// The user, with the secret of `rowtide dev`
-    #[arg(long, value_name = "ID", required_unless_present = "token")]
+    #[arg(long, value_name = "ID", required_unless_present_any = ["token", "anonymous"])]
     user: Option<String>,
     /// A token
     #[arg(long, value_name = "TOKEN", conflicts_with = "user")]
     token: Option<String>,
+    /// Nobody: without a token, where the definition lets such clients in
+    #[arg(long, conflicts_with_all = ["user", "token"])]
+    anonymous: bool,
     /// The directory of `rowtide dev`
     #[arg(long, default_value = ".rowtide", value_name = "DIR")]
     dir: PathBuf,
@@ -46,14 +49,17 @@ impl ClientArgs {
     /// When there is no token, or the queue cannot be used.
     pub(crate) async fn connect(self, command: &str) -> Result<Client> {
         let token: TokenSource = match (self.token, self.user) {
-            (Some(token), _) => Arc::new(move || token.clone()),
+            (Some(token), _) => Arc::new(move || Some(token.clone())),
             (None, Some(user)) => {
                 let dir = self.dir;
                 // Once now, so that a mistake is told at once.
                 let first = dev::token(&dir, &user)?;
-                Arc::new(move || dev::token(&dir, &user).unwrap_or_else(|_| first.clone()))
+                Arc::new(move || Some(dev::token(&dir, &user).unwrap_or_else(|_| first.clone())))
             }
-            (None, None) => return Err(miette!("say who you are: --user ID or --token TOKEN")),
+            (None, None) if self.anonymous => Arc::new(|| None),
+            (None, None) => {
+                return Err(miette!("say who you are: --user ID, --token TOKEN or --anonymous"));
+            }
         };
         let options = ClientOptions {
             url: self.url,

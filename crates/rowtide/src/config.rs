@@ -137,8 +137,8 @@ pub struct Settings {
     /// waits [default: 600]
     #[arg(long, value_name = "NUMBER")]
     pub requests_per_minute: Option<String>,
-    /// How many requests without a token one address may have in a minute, for what is published and to come to documents,
-    /// 0 for any number: behind a proxy all have one [default: 0]
+    /// How many requests without a token one address may have in a minute: for what is published, to come to documents and to
+    /// connect; 0 for any number: behind a proxy all have one [default: 0]
     #[arg(long, value_name = "NUMBER")]
     pub requests_per_address: Option<String>,
     /// The same database behind a transaction pooler, for mutations alone [default: the database's URL]

@@ -7,6 +7,7 @@ pub mod config;
 pub mod dev;
 pub mod former_names;
 mod health;
+mod init;
 pub mod limits;
 pub mod log_filter;
 mod metric_help;

@@ -118,7 +118,7 @@ fn is_locked(error: &tokio_postgres::Error) -> bool {
 }
 
 /// A question that Postgres does not answer. Where the role may not ask it, the database was hardened.
-fn not_asked(error: &tokio_postgres::Error) -> Report {
+pub(crate) fn not_asked(error: &tokio_postgres::Error) -> Report {
     let why = format!("Postgres cannot be asked about the database: {}", reason(error));
     match error.code() {
         Some(&SqlState::INSUFFICIENT_PRIVILEGE) => miette!(

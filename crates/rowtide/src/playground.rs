@@ -108,6 +108,8 @@ struct Info<'a> {
     users: Vec<String>,
     /// The claims that the rules ask for, beside the user's id.
     claims: Vec<&'a str>,
+    /// Whether those are let in who have no token.
+    anonymous: bool,
     /// The `appVersion` that the application asks for.
     min_client: Option<i64>,
 }
@@ -160,6 +162,7 @@ async fn info(State(playground): State<Arc<Playground>>) -> Response {
         tables: published.map(|(index, table)| table_info(&plan, index, table)).collect(),
         users,
         claims: plan.named_claims().into_iter().collect(),
+        anonymous: plan.anonymous,
         min_client: plan.min_client,
     };
     json(&info)

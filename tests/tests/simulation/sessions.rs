@@ -262,6 +262,7 @@ impl World {
                 let delay = self.rng.random_range(1..20);
                 self.after(delay, Event::Told(at, told));
             }
+            Effect::RateOfOrigin => panic!("everybody has a token here"),
             Effect::CountRejection(_) => {}
             Effect::End(ending) => {
                 // What ends for another reason than the stop may leave what had arrived: its client comes back and

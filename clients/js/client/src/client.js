@@ -18,8 +18,8 @@ import { claims } from './token.js';
  *
  * @typedef {object} Options
  * @property {string} url
- * @property {(why: { rejected: boolean, refused: boolean }) => string | Promise<string>} token `refused`
- *   is the deprecated name of `rejected`
+ * @property {(why: { rejected: boolean, refused: boolean }) => string | null | Promise<string | null>} token
+ *   `null`: nobody is signed in; `refused` is the deprecated name of `rejected`
  * @property {Record<string, { key: readonly string[] }>} [tables]
  * @property {import('./storage.js').Storage} [storage]
  * @property {string} [user]
@@ -53,7 +53,7 @@ export class Client {
   #onAcked = new Set();
   #stopped = false;
   #connected;
-  /** The token that told who the user is. The first connection uses it. @type {string | undefined} */
+  /** The token that told who the user is. The first connection uses it. @type {string | null | undefined} */
   #token;
   #unlisten = () => {};
 
@@ -230,7 +230,7 @@ export class Client {
     return this.#options.token({ rejected, refused: rejected });
   }
 
-  /** The user that the token names, or, if no token can be had, the last user of this browser. */
+  /** The user that the token names (nobody is the empty one), or, if no token can be had, the last user of this browser. */
   async #findUser() {
     for (let failures = 0; ; failures++) {
       try {
@@ -284,7 +284,7 @@ export class Client {
       },
     });
     this.#tab = tab;
-    this.status.set({ ...this.status.get(), user });
+    this.status.set({ ...this.status.get(), user: user || undefined });
     return tab.open();
   }
 

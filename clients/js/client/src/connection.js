@@ -64,7 +64,8 @@ export function wait(failures, atMost) {
  *
  * @typedef {object} ConnectionOptions
  * @property {string} url
- * @property {(rejected: boolean) => string | Promise<string>} token `rejected`: the last token is of no use
+ * @property {(rejected: boolean) => string | null | Promise<string | null>} token `null`: nobody is signed in;
+ *   `rejected`: the last token is of no use
  * @property {any} WebSocket
  * @property {number} [appVersion]
  * @property {(direction: 'sent' | 'received', message: any) => void} [trace]
@@ -124,14 +125,14 @@ export class Connection {
     for (let next = this.#owner.next(WINDOW); next; next = this.#owner.next(WINDOW)) this.#send(next);
   }
 
-  /** @param {string} token */
+  /** @param {string | null} token */
   #open(token) {
     const socket = (this.#socket = new this.#options.WebSocket(this.#options.url, 'rowtide.v1'));
     /** The server's `error`. @type {any} */
     let said;
     socket.onopen = () => {
       const { appVersion } = this.#options;
-      this.#send({ type: 'connect', protocol: PROTOCOL, token, appVersion, ...this.#owner.hello() });
+      this.#send({ type: 'connect', protocol: PROTOCOL, token: token ?? undefined, appVersion, ...this.#owner.hello() });
       this.#renew(token);
     };
     socket.onmessage = (/** @type {MessageEvent} */ event) => {
@@ -175,7 +176,7 @@ export class Connection {
     });
   }
 
-  /** Gets another token before this one expires. @param {string} token */
+  /** Gets another token before this one expires. @param {string | null} token */
   #renew(token) {
     const left = (claims(token).exp ?? Infinity) * 1000 - Date.now();
     if (left > LONGEST_TIMER_MS) return;

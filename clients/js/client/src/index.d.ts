@@ -107,7 +107,7 @@ export interface Status {
   pending: number;
   /** Why the connection is not live, or why nothing can be stored. */
   error?: { code: string; message: string };
-  /** Whose rows are shown. */
+  /** Whose rows are shown; `undefined` also where nobody is signed in. */
   user?: string;
   /** Whether this tab has the connection. */
   leads: boolean;
@@ -167,9 +167,11 @@ export interface ClientOptions {
   url: string;
   /**
    * Returns a token (a JWT). The client calls it to connect, and before a token expires. With `rejected`
-   * the last token is of no use any more: the server has rejected it, or it is about to expire.
+   * the last token is of no use any more: the server has rejected it, or it is about to expire. `null` where
+   * nobody is signed in: the client then has what everyone may read, where the application lets such clients
+   * in. After signing in, `disconnect` and `connect` have the client ask again.
    */
-  token: (why: TokenRequest) => string | Promise<string>;
+  token: (why: TokenRequest) => string | null | Promise<string | null>;
   /** The tables with their keys, so that writes show before the first connect. `rowtide types` writes it. */
   tables?: { readonly [table: string]: { readonly key: readonly string[] } };
   /** Where the copy is stored. Default: in a browser IndexedDB, shared by its tabs; elsewhere memory. */

@@ -278,6 +278,39 @@ test('another user sees nothing of the former one, whose mutations are rejected'
   assert.equal((await live(db)).user, 'bob');
 });
 
+test('nobody is signed in: it connects without a token, and whoever signs in has a copy of their own', async () => {
+  let user = null;
+  const db = server.client({ token: () => user && token(user), tables: { note: { key: ['id'] } } });
+  let connection = await server.accept();
+  let connect = await connection.welcome({ user: null, rows: [{ id: 1, text: 'public' }] });
+  assert.ok(!('token' in connect));
+  assert.equal((await live(db)).user, undefined);
+  const { confirmed } = db.mutate((tx) => tx.note.insert({ id: 2, text: 'mine' }));
+  await connection.next('mutate');
+  connection.say({ type: 'reject', id: 1, code: 'forbidden', message: 'no token' });
+  connection.say({ type: 'tx', cursor: '2', changes: [], ack: 1 });
+  await assert.rejects(confirmed, { code: 'forbidden' });
+  assert.deepEqual(db.table('note').all().map(({ id }) => id), [1]);
+  user = 'ann';
+  db.disconnect();
+  db.connect();
+  connection = await server.accept();
+  connect = await connection.welcome();
+  assert.deepEqual([connect.token, connect.cursor], [token('ann'), undefined]);
+  assert.equal((await live(db)).user, 'ann');
+  user = null;
+  connection.end(4401, 'unauthorized');
+  connection = await server.accept();
+  connect = await connection.next('connect');
+  assert.ok(!('token' in connect));
+});
+
+test('a token of nobody is none', async () => {
+  const db = server.client({ token: () => token('') });
+  const { error } = await until(db.status, ({ connection }) => connection === 'offline');
+  assert.equal(error.code, 'token');
+});
+
 test('a client that is disconnected sends nothing until `connect`', async () => {
   const db = server.client({ connect: false, tables: { note: { key: ['id'] } } });
   await until(db.status, ({ connection }) => connection === 'offline');

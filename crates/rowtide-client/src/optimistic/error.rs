@@ -73,9 +73,9 @@ pub enum ApplyError {
     Replica(#[from] ReplicaError),
     /// The signed-in user is not the one whom the queue belongs to; see
     /// [`crate::Optimistic::abandon`].
-    #[error("`{user_id}` is signed in, but the pending mutations belong to another user")]
+    #[error("{} is signed in, but the pending mutations belong to another user", user_id.as_deref().map_or_else(|| "nobody".to_owned(), |id| format!("`{id}`")))]
     OtherUser {
-        /// Who is signed in.
-        user_id: String,
+        /// Who is signed in, if somebody is.
+        user_id: Option<String>,
     },
 }

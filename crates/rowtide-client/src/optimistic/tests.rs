@@ -15,7 +15,7 @@ fn say(client: &mut Optimistic, message: Value) -> Step {
     client.apply(&ServerMessage::parse(&message.to_string()).unwrap()).unwrap()
 }
 
-fn connected(user: &str, last: u64, rejected: Value) -> Value {
+fn connected(user: impl serde::Serialize, last: u64, rejected: Value) -> Value {
     json!({"type": "connected", "protocol": 1, "userId": user, "mode": "snapshot",
         "lastMutation": last, "refused": rejected, "tables": {"note": {"key": ["id"]}}})
 }
@@ -194,7 +194,7 @@ fn another_user_gets_nothing_of_the_former_one() {
     client.disconnected();
     let message = connected("bob", 0, json!([])).to_string();
     let error = client.apply(&ServerMessage::parse(&message).unwrap()).unwrap_err();
-    assert_eq!(error, ApplyError::OtherUser { user_id: "bob".to_owned() });
+    assert_eq!(error, ApplyError::OtherUser { user_id: Some("bob".to_owned()) });
     let step = client.abandon("client-2".to_owned());
     assert_eq!((step.changes.len(), step.acked.len()), (2, 2));
     assert_eq!((texts(&client), client.cursor(), client.acked()), (vec![], None, None));
@@ -202,6 +202,29 @@ fn another_user_gets_nothing_of_the_former_one() {
     assert_eq!(id, 3, "ids go on, numbers begin anew");
     say(&mut client, connected("bob", 0, json!([])));
     assert_eq!(numbers(&mut client), [1]);
+}
+
+#[test]
+fn nobody_gets_nothing_of_a_user_and_a_user_goes_on_where_nobody_was() {
+    let nobody = || connected(Value::Null, 0, json!([]));
+    let mut client = live();
+    client.mutate(note(1, "of ann")).unwrap();
+    client.disconnected();
+    let message = ServerMessage::parse(&nobody().to_string()).unwrap();
+    let error = client.apply(&message).unwrap_err();
+    assert_eq!(error, ApplyError::OtherUser { user_id: None });
+    client.abandon("client-2".to_owned());
+    say(&mut client, nobody());
+    say(
+        &mut client,
+        json!({"type": "snapshot", "table": "note", "rows": [{"id": 9, "text": "public"}]}),
+    );
+    say(&mut client, ready("1"));
+    assert_eq!((texts(&client), client.user_id()), (vec!["public".to_owned()], None));
+    // Whoever signs in then has what everyone sees until the first rows come.
+    client.disconnected();
+    say(&mut client, connected("bob", 0, json!([])));
+    assert_eq!((texts(&client), client.user_id()), (vec!["public".to_owned()], Some("bob")));
 }
 
 #[test]

@@ -42,7 +42,7 @@ impl PlayedServer {
     pub fn options(&self) -> ClientOptions {
         ClientOptions {
             url: format!("ws://{}/sync", self.listener.local_addr().unwrap()),
-            token: Arc::new(|| "a token".to_owned()),
+            token: Arc::new(|| Some("a token".to_owned())),
             client_id: "client-of-the-test".to_owned(),
             app_version: None,
         }

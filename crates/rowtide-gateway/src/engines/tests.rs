@@ -45,8 +45,8 @@ impl Run {
     async fn open(&self, user: &str) -> Result<EngineSession, NotServing> {
         let author = Author { user_id: user.to_owned(), claims: Map::new() };
         let request = OpenRequest {
-            author: Arc::new(author),
-            client: "client".into(),
+            author: Some(Arc::new(author)),
+            client: Some("client".into()),
             told: None,
             not_before: None,
             cursor: None,

@@ -6,6 +6,7 @@ use super::*;
 use rowtide_feed::ReplicatorStatus;
 use rowtide_protocol::{Epoch, Lsn};
 
+use crate::auth::{Identity, TokenError};
 use crate::conversation::NoClaim;
 use crate::opening::{Entrance, Until, look};
 use crate::send_queue::SessionFrame;
@@ -34,10 +35,10 @@ fn brief(effects: &[Effect]) -> String {
             Effect::Open(_) => brief += "OPEN",
             Effect::Heard => brief += "HEARD",
             Effect::Rate(_, operations, _) => write!(brief, "RATE({operations})").unwrap(),
+            Effect::RateOfOrigin => brief += "RATE(origin)",
             Effect::Push(mutation) => write!(brief, "PUSH({:?})", mutation.number).unwrap(),
-            Effect::AskOutcomes(_) | Effect::NoteTold(_) | Effect::CountRejection(_) => {
-                panic!("of older clients alone")
-            }
+            Effect::AskOutcomes(_) | Effect::NoteTold(_) => panic!("of older clients alone"),
+            Effect::CountRejection(code) => write!(brief, "COUNT({})", code.as_str()).unwrap(),
             Effect::End(None) => brief += "END",
             Effect::Limited(limit) => write!(brief, "LIMITED({})", limit.as_str()).unwrap(),
             Effect::End(Some(ending)) => write!(brief, "END({})", ending.code.as_str()).unwrap(),
@@ -110,6 +111,7 @@ impl Run {
             rows: 0,
             commit_time_us: None,
             acknowledges: Some(number),
+            cursor: None,
         };
         self.step(Input::Said(Delivery::Frame(frame)))
     }
@@ -325,4 +327,116 @@ fn a_stranger_is_let_in_once_all_is_there() {
     assert!(!run.session.has_let_in() && !run.session.reads());
     run.step(Input::Opened(Ok(plan())));
     assert!(run.session.has_let_in() && run.session.reads());
+}
+
+/// A session of somebody without a token, under a definition that lets such clients in, or under none yet.
+fn without_token(plan: Option<Plan>) -> Run {
+    let now = Now { time: Duration::from_secs(5), unix: Duration::from_secs(1_000) };
+    Run { session: Session::new(ClientLimits::default(), None, plan.map(Arc::new), &now), now }
+}
+
+fn lets_in() -> Plan {
+    Plan { anonymous: true, ..Plan::default() }
+}
+
+/// Says what the client has, and returns what is asked of the engines.
+fn open_without_token(run: &mut Run, acked: u64) -> OpenRequest {
+    let connect =
+        json!({ "type": "connect", "protocol": 1, "clientId": "client-1", "acked": acked });
+    assert_eq!(run.text(&connect), "RATE(origin)");
+    let mut effects = Vec::new();
+    run.session.step(Input::Rated(Verdict::Now), &run.now, &mut effects);
+    let Some(Effect::Open(request)) = effects.pop() else { panic!("{effects:?}") };
+    assert!(effects.is_empty(), "nobody is asked whose the client id is: {effects:?}");
+    request
+}
+
+fn at(lsn: u64) -> Delivery {
+    let cursor = Cursor { epoch: Epoch(1), view: rowtide_protocol::ViewId(1), lsn: Lsn(lsn) };
+    let text = rowtide_protocol::ready_frame(cursor);
+    Delivery::Frame(SessionFrame {
+        text,
+        rows: 0,
+        commit_time_us: None,
+        acknowledges: None,
+        cursor: Some(cursor),
+    })
+}
+
+#[test]
+fn who_has_no_token_is_let_in_where_the_definition_says_so_and_is_nobody() {
+    let connect = json!({ "type": "connect", "protocol": 1, "clientId": "client-1" });
+    let refused = "error END(unauthorized)";
+    assert_eq!(without_token(Some(Plan::default())).text(&connect), refused);
+    // What serves in the end decides, where nothing did when the socket was opened.
+    let mut late = without_token(None);
+    open_without_token(&mut late, 0);
+    assert_eq!(late.step(Input::Opened(Ok(Arc::new(Plan::default())))), refused);
+    let mut run = without_token(Some(lets_in()));
+    let request = open_without_token(&mut run, 0);
+    assert!(request.author.is_none() && request.client.is_none(), "{request:?}");
+    run.step(Input::Opened(Ok(Arc::new(lets_in()))));
+    let mut effects = Vec::new();
+    run.session.step(Input::Said(Delivery::Begin(Mode::Snapshot)), &run.now, &mut effects);
+    let [Effect::Ping, Effect::Send(connected)] = &effects[..] else { panic!("{effects:?}") };
+    let connected: Value = serde_json::from_slice(connected).unwrap();
+    assert_eq!((&connected["userId"], &connected["lastMutation"]), (&Value::Null, &json!(0)));
+    // There is no token that could end.
+    let year = 365 * 86_400 * SECOND;
+    assert_eq!(run.pass(year), "PING");
+}
+
+#[test]
+fn a_token_that_is_there_and_no_good_makes_nobody_of_nobody() {
+    for token in ["", "null", "bad"] {
+        let mut run = without_token(Some(lets_in()));
+        let connect =
+            json!({ "type": "connect", "protocol": 1, "clientId": "client-1", "token": token });
+        assert_eq!(run.text(&connect), format!("CHECK({token})"));
+        let bad = Err(TokenError::Unauthorized(Unauthorized::Missing));
+        assert_eq!(run.step(Input::Token(bad)), "error END(unauthorized)");
+    }
+}
+
+#[test]
+fn a_place_that_has_sent_too_many_without_a_token_is_told_when_to_come_back() {
+    let mut run = without_token(Some(lets_in()));
+    run.text(&json!({ "type": "connect", "protocol": 1, "clientId": "client-1" }));
+    let later = Input::Rated(Verdict::TooLong(SECOND));
+    assert_eq!(run.step(later), "error END(rate_limit_exceeded)");
+}
+
+#[test]
+fn mutations_of_nobody_are_rejected_in_order_once_there_is_a_position_and_never_reach_the_queue() {
+    let mut run = without_token(Some(lets_in()));
+    open_without_token(&mut run, 7);
+    run.step(Input::Opened(Ok(Arc::new(lets_in()))));
+    assert_eq!(run.mutate(8), "HEARD COUNT(forbidden)", "its rows are not there yet");
+    assert_eq!(run.step(Input::Said(Delivery::Begin(Mode::Snapshot))), "PING connected");
+    assert_eq!(run.mutate(9), "COUNT(forbidden)");
+    assert_eq!(run.step(Input::Said(at(1))), "ready reject reject tx");
+    assert_eq!(run.mutate(10), "COUNT(forbidden) reject tx");
+    assert_eq!(run.mutate(9), "reject tx", "it is told again");
+    assert_eq!(run.mutate(7), "", "of that one nothing is known");
+    assert_eq!(run.mutate(12), "error END(bad_request)");
+}
+
+#[test]
+fn mutations_of_nobody_wait_for_a_position_up_to_a_number() {
+    let mut run = without_token(Some(lets_in()));
+    open_without_token(&mut run, u64::MAX);
+    let mut run = without_token(Some(lets_in()));
+    open_without_token(&mut run, 0);
+    run.step(Input::Opened(Ok(Arc::new(lets_in()))));
+    let ended = (1..1_000).find(|id| run.mutate(*id).ends_with("END(unavailable)"));
+    assert_eq!(ended, Some(MUTATION_QUEUE as u64 + 1));
+}
+
+#[test]
+fn whoever_signs_in_connects_anew() {
+    let mut run = without_token(Some(lets_in()));
+    open_without_token(&mut run, 0);
+    run.step(Input::Opened(Ok(Arc::new(lets_in()))));
+    run.text(&json!({ "type": "auth", "token": "t" }));
+    assert_eq!(run.step(Input::Token(Ok(identity("ann", 2_000)))), "error END(unauthorized)");
 }
