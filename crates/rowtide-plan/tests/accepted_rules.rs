@@ -5,7 +5,6 @@ mod catalogs;
 
 use std::fmt::Write;
 
-use rowtide_protocol::Op;
 use rowtide_plan::catalog::Catalog;
 use rowtide_plan::check::check_plan;
 use rowtide_plan::compile::compile;
@@ -13,6 +12,7 @@ use rowtide_plan::definition::Definition;
 use rowtide_plan::explain::explain;
 use rowtide_plan::plan::Plan;
 use rowtide_plan::secrets::sent_secrets;
+use rowtide_protocol::Op;
 
 use catalogs::{notes, table};
 

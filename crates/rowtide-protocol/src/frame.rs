@@ -156,8 +156,8 @@ mod tests {
         assert_eq!(commit_time.as_deref(), Some("2026-01-01T00:00:00Z"));
         assert!(matches!(&changes[0], ChangedRow::Put { table, .. } if table == "a\"b"));
         assert!(
-            matches!(read(&connected_frame("u\"1", Mode::Snapshot, 0, &[], r#"{"t":{"key":["id"]}}"#)),
-            ServerMessage::Connected(c) if c.user_id == "u\"1" && c.tables["t"].key == ["id"])
+            matches!(read(&connected_frame(Some("u\"1"), Mode::Snapshot, 0, &[], r#"{"t":{"key":["id"]}}"#)),
+            ServerMessage::Connected(c) if c.user_id.as_deref() == Some("u\"1") && c.tables["t"].key == ["id"])
         );
         assert!(matches!(
             read(&error_frame(ErrorCode::Restarting, "x", Some(5))),

@@ -161,7 +161,7 @@ impl ModelServer {
         });
         self.sent.push_back(ServerMessage::Connected(Connected {
             protocol: 1,
-            user_id: user.to_owned(),
+            user_id: Some(user.to_owned()),
             mode: if resumed.is_some() { Mode::Resume } else { Mode::Snapshot },
             last_mutation: last,
             rejected: rejections,
