@@ -179,7 +179,9 @@ async fn prepare_call(
         }
     }
     if problems.is_empty() {
-        let (params, claims) = prepared.params().split_at(call.params.len());
+        let Some((params, claims)) = prepared.params().split_at_checked(call.params.len()) else {
+            return Ok(vec![call.problem("it reads a parameter as a part of a comment", None)]);
+        };
         let (params, claims): (Vec<ParamKind>, Vec<(ColumnType, String)>) =
             (params.iter().map(param_kind).collect(), claims.iter().map(kind).collect());
         call.set_types(params, claims);
@@ -188,15 +190,11 @@ async fn prepare_call(
 }
 
 fn param_kind(of: &Type) -> ParamKind {
-    let labels = match of.kind() {
-        Kind::Enum(labels) => labels.clone(),
-        Kind::Array(element) => match element.kind() {
-            Kind::Enum(labels) => labels.clone(),
-            _ => Vec::new(),
-        },
-        _ => Vec::new(),
-    };
-    ParamKind { kind: kind(of).0, name: of.name().to_owned(), labels }
+    match of.kind() {
+        // Its checks are Postgres' to make.
+        Kind::Domain(inner) => param_kind(inner),
+        _ => ParamKind { kind: kind(of).0, name: of.name().to_owned() },
+    }
 }
 
 /// The rules fit; then so do the statements that are made of them, or the table cannot be written so: it has rewrite
