@@ -2,7 +2,7 @@
 //! definition, which the server's own role judges.
 
 use rowtide_tests::captured::warnings;
-use rowtide_tests::{App, Writer, delete, insert, update};
+use rowtide_tests::{App, Writer, delete, eventually, insert, update};
 use serde_json::{Value, json};
 
 use crate::token;
@@ -117,9 +117,13 @@ async fn policies_and_rules_both_judge_what_is_written() {
     assert_eq!(row["mark"].as_str().map(str::len), Some(36), "{row}");
     // The rule says no, then the policy, then the limit, which counts what the role may not see, too.
     stranger.mutate(json!([note("b", json!({}))])).await.rejected("forbidden", "rule");
-    two.mutate(json!([note("b", json!({ "owner": "u1" }))]))
-        .await
-        .rejected("forbidden", "row-level");
+    let refused = |id: &str| json!([note(id, json!({ "owner": "u1" }))]);
+    let said = two.mutate(refused("b")).await.rejected.unwrap();
+    assert_eq!(said.0, "forbidden");
+    // In the same words where there is a row that the writer may not see.
+    let hidden = "INSERT INTO note (id, team, owner) VALUES ('hidden', 'blue', 'u9')";
+    stage.app.database.run(hidden).await;
+    assert_eq!(two.mutate(refused("hidden")).await.rejected, Some(said));
     two.mutate(json!([note("b", json!({ "title": null }))])).await.applied();
     two.mutate(json!([note("c", json!({}))])).await.rejected("full", "`note`");
     // Rows that a policy hides from an update or a delete.
@@ -164,5 +168,20 @@ async fn what_was_not_granted_is_forbidden_and_said_once() {
     writer.mutate(json!([insert("plain", json!({ "id": "a" }))])).await.applied();
     let again = json!([insert("note", json!({ "id": "a", "team": "red" }))]);
     writer.mutate(again).await.applied();
+    // A row with the same key that comes to be meanwhile is updated.
+    let other = stage.app.database.connect().await;
+    let same = "BEGIN; INSERT INTO note (id, team, owner) VALUES ('b', 'red', 'u1')";
+    other.batch_execute(same).await.unwrap();
+    let row = json!({ "id": "b", "team": "red", "title": "over" });
+    let id = writer.send(json!([insert("note", row)])).await;
+    eventually("the insert waits", || async {
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+                       AND datname = current_database() AND application_name = 'rowtide mutate'";
+        (stage.app.one(waiting).await == "1").then_some(())
+    })
+    .await;
+    other.batch_execute("COMMIT").await.unwrap();
+    let changes = writer.outcome(id).await.applied();
+    assert!(changes.iter().any(|change| change["row"]["title"] == "over"), "{changes:?}");
     stage.end().await;
 }
