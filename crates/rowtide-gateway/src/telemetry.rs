@@ -146,10 +146,21 @@ impl Drop for WaitingMutation {
     }
 }
 
-/// A mutation was acknowledged, `since` its arrival.
-pub(crate) fn mutation_acknowledged(outcome: &str, since: Instant) {
-    counter!(MUTATIONS, "outcome" => outcome.to_owned()).increment(1);
+/// A mutation was acknowledged, `since` its arrival; `codes` are those that the definition gives.
+pub(crate) fn mutation_acknowledged<'a>(
+    outcome: &'a str,
+    codes: impl Iterator<Item = &'a str>,
+    since: Instant,
+) {
+    counter!(MUTATIONS, "outcome" => label(outcome, codes).to_owned()).increment(1);
     histogram!(MUTATION_SECONDS).record(since.elapsed().as_secs_f64());
+}
+
+/// The outcome as a label. Functions of the database may raise as many codes as they like, and there are to be few labels.
+fn label<'a>(outcome: &'a str, mut codes: impl Iterator<Item = &'a str>) -> &'a str {
+    let is_ours = matches!(outcome, "applied" | "repeated")
+        || RejectCode::OURS.iter().any(|code| code.as_str() == outcome);
+    if is_ours || codes.any(|code| code == outcome) { outcome } else { "rejected" }
 }
 
 /// A mutation was rejected without being put into a queue.
@@ -201,4 +212,18 @@ pub(crate) fn gauges(health: &EnginesHealth, age_of_keys: Option<Duration>, muta
     counter!(LOADED_ROWS).absolute(health.loaded_rows);
     gauge!(POSITION).set(health.position.map_or(0.0, |Lsn(lsn)| lsn as f64));
     gauge!(UNREADABLE_TABLES).set(health.unreadable_tables.len() as f64);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_that_functions_raise_are_one_label() {
+        let of = |outcome| label(outcome, ["full"].into_iter()).to_owned();
+        for outcome in ["applied", "repeated", "forbidden", "unknown_error", "full"] {
+            assert_eq!(of(outcome), outcome);
+        }
+        assert_eq!((of("gone"), of("gone_2")), ("rejected".to_owned(), "rejected".to_owned()));
+    }
 }

@@ -258,7 +258,12 @@ impl Writer {
                     self.shared.said().clear();
                 }
                 *self.shared.no_way() = None;
-                telemetry::mutation_acknowledged(&outcome, job.mutation.since);
+                let plan = self.shared.engines.plan();
+                let tables = plan.iter().flat_map(|plan| &plan.tables);
+                let limits =
+                    tables.flat_map(|table| &table.write.insert).flat_map(|insert| &insert.limits);
+                let codes = limits.map(|limit| limit.code.as_str());
+                telemetry::mutation_acknowledged(&outcome, codes, job.mutation.since);
             }
             Note::WaitsForTable(table) => {
                 telemetry::mutation_retried("away");

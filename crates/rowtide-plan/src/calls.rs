@@ -46,14 +46,12 @@ pub struct ParamKind {
     pub kind: ColumnType,
     /// Its name in `pg_type`.
     pub name: String,
-    /// The labels of an enum, in their order.
-    pub labels: Vec<String>,
 }
 
 impl ParamKind {
     /// Of a type that Postgres has not been asked about.
     pub(crate) const UNKNOWN: ParamKind =
-        ParamKind { kind: ColumnType::Other, name: String::new(), labels: Vec::new() };
+        ParamKind { kind: ColumnType::Other, name: String::new() };
 }
 
 #[derive(Clone, Debug)]
@@ -242,7 +240,7 @@ impl PlannedCall {
 
 fn asked(value: CallValue<'_>, claim: &mut usize) -> String {
     match value {
-        CallValue::Param(index, param) => format!("${}::{}", index + 1, param.type_name),
+        CallValue::Param(index, param) => format!("(${}::{})", index + 1, param.type_name),
         CallValue::Claim(_) => {
             *claim += 1;
             format!("${claim}")

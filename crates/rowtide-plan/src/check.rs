@@ -59,6 +59,7 @@ pub fn check_plan(plan: &Plan) -> Vec<Problem> {
         problems.extend(inserts_of_nobody(table));
         problems.extend(given_away(plan, table));
         problems.extend(needed_and_hidden(table));
+        problems.extend(compared_with_itself(table));
         let left_out = not_streamed(table).map(|what| Problem { what, repair: None, fatal: false });
         problems.extend(left_out);
     }
@@ -172,9 +173,37 @@ fn given_away(plan: &Plan, table: &Table) -> Vec<Problem> {
              may be written, which says whose it is",
             names.join(", ")
         );
-        let repair = "leave `old.` out, so that the rule must hold of the row as it will be, too; or make the column \
-                      immutable";
-        problems.push(Problem { what, repair: Some(repair.to_owned()), fatal: false });
+        // What has no prefix is in a subquery of the subquery's own tables first.
+        let instead = match rule.allow.tables() {
+            [] => "leave `old.` out".to_owned(),
+            _ => format!("write `{}.` in place of `old.`", quote_identifier(&catalog.name)),
+        };
+        let repair = format!(
+            "{instead}, so that the rule must hold of the row as it will be, too; or make the column immutable"
+        );
+        problems.push(Problem { what, repair: Some(repair), fatal: false });
+    }
+    problems
+}
+
+/// That a rule compares a column of a subquery with itself, because the row's has no prefix.
+fn compared_with_itself(table: &Table) -> Vec<Problem> {
+    let catalog = &table.catalog;
+    let quoted = quote_table(&catalog.schema, &catalog.name);
+    let rows = ["old", "new", catalog.name.as_str()];
+    let mut problems = Vec::new();
+    for rule in table.write.rules().filter(|rule| !rule.tables().is_empty()) {
+        let same = rule.prefixed().same.iter();
+        for (prefix, column) in same.filter(|(prefix, _)| !rows.contains(&prefix.as_str())) {
+            let (prefix, column) = (quote_identifier(prefix), quote_identifier(column));
+            let what = format!(
+                "a rule for {quoted} compares {prefix}.{column} with {column}: where {prefix} is of a subquery, that is the \
+                 same column, and not the row's"
+            );
+            let repair =
+                format!("write {}.{column} for that of the row", quote_identifier(&catalog.name));
+            problems.push(Problem { what, repair: Some(repair), fatal: false });
+        }
     }
     problems
 }

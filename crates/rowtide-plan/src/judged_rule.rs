@@ -263,7 +263,10 @@ pub(crate) fn named_claim(
     let place = words[at].1.start..words.get(at + 2).map_or(words[at].1.end, |(_, span)| span.end);
     let problem =
         DefinitionProblem::new(text.place_of_bytes(place), "`auth` has no such field", "here");
-    Err(problem.help("write auth.user_id, or auth.claims.NAME for another claim of the token"))
+    Err(problem.help(
+        "write auth.user_id, or auth.claims.NAME for another claim of the token; a schema of this name takes double \
+         quotes: \"auth\".uid()",
+    ))
 }
 
 /// Finds the tables of subqueries; names that a `WITH` introduces are none.

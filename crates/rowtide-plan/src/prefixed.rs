@@ -18,6 +18,9 @@ pub(crate) struct Prefixed {
     pub(crate) new: BTreeSet<String>,
     /// Those of `old` that are compared with something that may be another for another user.
     pub(crate) compared: BTreeSet<String>,
+    /// Those without a prefix that are compared with the same column of something else, and the prefix of that: where it is of
+    /// a subquery, both are that subquery's.
+    pub(crate) same: BTreeSet<(String, String)>,
 }
 
 impl Prefixed {
@@ -68,6 +71,13 @@ impl Visitor for Prefixed {
         }
         match expression {
             Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => {
+                for (one, other) in [(left, right), (right, left)] {
+                    if let (Some((prefix, column)), Expr::Identifier(bare)) = (named(one), &**other)
+                        && fold(bare) == column
+                    {
+                        self.same.insert((prefix, column));
+                    }
+                }
                 if !is_literal(right) {
                     self.compare(left);
                 }

@@ -93,7 +93,20 @@ impl SqlText {
             let start = offset(&self.text, token.span.start)?;
             Some((token.token, start..offset(&self.text, token.span.end)?))
         };
-        Ok(tokens.into_iter().filter_map(bytes).collect())
+        let words: Vec<(Token, Span)> = tokens.into_iter().filter_map(bytes).collect();
+        // To Postgres a comment begins also within what is one operator here.
+        let has_comment = |(token, place): &&(Token, Span)| {
+            let sign = &self.text[place.clone()];
+            let begins = |word: &str| sign.find(word).is_some_and(|at| at > 0);
+            matches!(token, Token::CustomBinaryOperator(_)) && (begins("--") || begins("/*"))
+        };
+        if let Some((_, place)) = words.iter().find(has_comment) {
+            let place = self.place_of_bytes(place.clone());
+            let problem =
+                DefinitionProblem::new(place, "Postgres reads this as a comment", "from here");
+            return Err(problem.help("put a space behind the operator"));
+        }
+        Ok(words)
     }
 
     /// The one expression that the text is.

@@ -70,21 +70,21 @@ pub(crate) async fn lacking(
         // Statements may fail for one of these.
         return Ok(problems);
     }
-    for (index, call) in plan.calls.iter().enumerate().filter(|(_, call)| call.is_judged()) {
-        let (as_role, who) = match &plan.writes_as {
-            None => (begin.clone(), role.clone()),
-            Some(other) => {
-                let other = quote_identifier(other);
-                (format!("{begin}; SET LOCAL ROLE {other}"), other)
-            }
-        };
+    let (as_role, who) = match &plan.writes_as {
+        None => (begin.clone(), role.clone()),
+        Some(other) => {
+            let other = quote_identifier(other);
+            (format!("{begin}; SET LOCAL ROLE {other}"), other)
+        }
+    };
+    // That the role is not there, or not to be had, is said elsewhere.
+    let is_to_be_had =
+        !plan.calls.is_empty() && explain(client, &as_role, "SELECT 1", &[]).await?.is_none();
+    let calls = plan.calls.iter().enumerate();
+    for (index, call) in calls.filter(|(_, call)| is_to_be_had && call.is_judged()) {
         let statement = run(plan, index);
         let types = vec!["text"; statement.params.len()];
         if let Some((code, why)) = explain(client, &as_role, &statement.sql, &types).await? {
-            // That the role is not there, or not to be had, is said elsewhere.
-            if code == SqlState::INVALID_PARAMETER_VALUE {
-                continue;
-            }
             let what = format!("role {who} cannot run mutation {}: {why}", call.name);
             let repair = match code {
                 SqlState::INSUFFICIENT_PRIVILEGE => format!("grant role {who} that"),
@@ -147,7 +147,7 @@ pub(crate) async fn explain(
     // With values at hand Postgres would leave out what does not matter for these.
     let tried = format!(
         "{begin}; SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL lock_timeout = '{PATIENCE}'; \
-         PREPARE {NAME}{types} AS {sql}; SAVEPOINT prepared; EXPLAIN EXECUTE {NAME}{arguments}"
+         PREPARE {NAME}{types} AS {sql}\n; SAVEPOINT prepared; EXPLAIN EXECUTE {NAME}{arguments}"
     );
     let refused = match client.batch_execute(&tried).await {
         Ok(()) => None,
@@ -160,6 +160,8 @@ pub(crate) async fn explain(
     let end = format!("ROLLBACK TO prepared; DEALLOCATE {NAME}; COMMIT");
     if client.batch_execute(&end).await.is_err() {
         client.batch_execute("ROLLBACK").await?;
+        // It is there if it was prepared, and not known to have been.
+        drop(client.batch_execute(&format!("DEALLOCATE {NAME}")).await);
     }
     Ok(refused)
 }

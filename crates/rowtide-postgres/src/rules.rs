@@ -179,7 +179,9 @@ async fn prepare_call(
         }
     }
     if problems.is_empty() {
-        let (params, claims) = prepared.params().split_at(call.params.len());
+        let Some((params, claims)) = prepared.params().split_at_checked(call.params.len()) else {
+            return Ok(vec![call.problem("it reads a parameter as a part of a comment", None)]);
+        };
         let (params, claims): (Vec<ParamKind>, Vec<(ColumnType, String)>) =
             (params.iter().map(param_kind).collect(), claims.iter().map(kind).collect());
         call.set_types(params, claims);
@@ -188,14 +190,13 @@ async fn prepare_call(
 }
 
 fn param_kind(of: &Type) -> ParamKind {
-    let (of_element, element) = match of.kind() {
-        Kind::Array(element) => (true, element),
-        _ => (false, of),
-    };
-    let labels = if let Kind::Enum(labels) = element.kind() { labels.clone() } else { Vec::new() };
-    let (kind, _) = kind(element);
-    let kind = if of_element { ColumnType::Array(Box::new(kind)) } else { kind };
-    ParamKind { kind, name: of.name().to_owned(), labels }
+    let named = |kind| ParamKind { kind, name: of.name().to_owned() };
+    match of.kind() {
+        // Its checks are Postgres' to make.
+        Kind::Domain(inner) => param_kind(inner),
+        Kind::Array(element) => named(ColumnType::Array(Box::new(param_kind(element).kind))),
+        _ => named(kind(of).0),
+    }
 }
 
 /// The rules fit; then so do the statements that are made of them, or the table cannot be written so: it has rewrite

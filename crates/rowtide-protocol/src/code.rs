@@ -84,6 +84,17 @@ pub enum RejectCode {
 }
 
 impl RejectCode {
+    /// All but those of applications.
+    pub const OURS: [RejectCode; 7] = [
+        RejectCode::BadRequest,
+        RejectCode::Forbidden,
+        RejectCode::NotFound,
+        RejectCode::Constraint,
+        RejectCode::TooLarge,
+        RejectCode::RateLimitExceeded,
+        RejectCode::UnknownError,
+    ];
+
     /// The word on the wire.
     pub fn as_str(&self) -> &str {
         match self {

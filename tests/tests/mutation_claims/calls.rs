@@ -24,6 +24,12 @@ const TABLES: &str = "
         INSERT INTO member VALUES (found_one.team, current_setting('request.jwt.claim.sub'));
         DELETE FROM invitation WHERE token = of;
     END $$;
+    CREATE TYPE degree AS ENUM ('low');
+    CREATE DOMAIN amount AS int4 CHECK (value > 0);
+    CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS
+        $$BEGIN RAISE EXCEPTION 'at the end' USING HINT = 'too_late'; END$$;
+    CREATE CONSTRAINT TRIGGER late AFTER INSERT ON note DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+        WHEN (new.id = 'late') EXECUTE FUNCTION late();
     CREATE FUNCTION fails() RETURNS int LANGUAGE plpgsql AS $$BEGIN RETURN 'x'::text::int; END$$;";
 
 const DEFINITION: &str = r#"
@@ -40,6 +46,15 @@ const DEFINITION: &str = r#"
     run = 'SELECT accept_invitation(params.token);'
     [mutations.fails]
     run = 'SELECT fails()'
+    [mutations.second]
+    params = { id = "text", of = "int4[]", more = "amount = 1" }
+    run = 'INSERT INTO note (id, n) VALUES (params.id, params.of[2] + params.more)'
+    [mutations.rate]
+    params = { degree = "degree" }
+    run = 'SELECT params.degree'
+    [mutations.of_table]
+    params = { table = "regclass", as_text = "text" }
+    run = 'SELECT params.table, params.as_text::regclass'
     [mutations.note.params]
     id = "text"
     n = "int4 = 5"
@@ -138,7 +153,11 @@ async fn arguments_are_held_against_their_types() {
         (note(json!({ "id": "x", "n": true })), "argument `n`"),
         (note(json!({ "id": "x", "n": 3_000_000_000_u64 })), "argument `n`"),
         (note(json!({ "id": "x", "at": "soon" })), "argument `at`"),
-        (note(json!({ "id": "x", "mood": "glad" })), "sad, happy"),
+        (note(json!({ "id": "x", "mood": "glad" })), "argument `mood`"),
+        // What Postgres alone can say: checks of domains, and names of what is in the database.
+        (call("second", json!({ "id": "x", "of": [1, 2], "more": -1 })), "argument `more`"),
+        (call("second", json!({ "id": "x", "of": [1, 2], "more": "1" })), "argument `more`"),
+        (call("of_table", json!({ "table": "nosuch", "as_text": "note" })), "argument `table`"),
         (note(json!({ "id": "x", "tags": "x" })), "argument `tags`"),
         (json!({ "op": "call", "name": "note", "args": [] }), "ops[0]"),
         (json!({ "op": "call", "name": "note", "args": null }), "ops[0]"),
@@ -148,6 +167,18 @@ async fn arguments_are_held_against_their_types() {
     }
     let none = call("accept_invitation", json!({ "token": null }));
     writer.mutate(json!([none])).await.rejected("unknown_invitation", "");
+    // It would fail again and again, and nothing waits for that.
+    let nowhere = call("of_table", json!({ "table": "note", "as_text": "nosuch" }));
+    writer.mutate(json!([nowhere])).await.rejected("unknown_error", "42P01");
+    writer.mutate(json!([note(json!({ "id": "late" }))])).await.rejected("too_late", "at the end");
+    let second = call("second", json!({ "id": "second", "of": [1, 20], "more": 5 }));
+    let changes = writer.mutate(json!([second])).await.applied();
+    assert_eq!(changes[0]["row"]["n"], 25);
+    // The newest labels of an enum are taken.
+    let high = || json!([call("rate", json!({ "degree": "high" }))]);
+    writer.mutate(high()).await.rejected("bad_request", "argument `degree`");
+    app.database.run("ALTER TYPE degree ADD VALUE 'high'").await;
+    writer.mutate(high()).await.applied();
 }
 
 #[tokio::test(flavor = "multi_thread")]

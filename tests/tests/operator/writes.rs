@@ -73,6 +73,11 @@ async fn a_rule_that_lets_a_row_be_handed_away_is_warned_of() {
             Some("team"),
         ),
         ("allow = '''old.body = 'mine' '''", Some("team")),
+        // As it is advised to write it.
+        (
+            "allow = 'EXISTS (SELECT FROM member m WHERE m.team = note.team AND m.person = auth.user_id)'",
+            None,
+        ),
     ] {
         let definition =
             format!("[tables.note]\nvisible = '{visible}'\n[[tables.note.update]]\n{update}\n");
@@ -88,6 +93,28 @@ async fn a_rule_that_lets_a_row_be_handed_away_is_warned_of() {
             "{update}: {checked:?}"
         );
         assert!(checked.out.contains(&said), "{update}: {checked:?}");
+        let by_name = checked.out.contains("write `note.` in place of `old.`");
+        assert_eq!(by_name, named.is_some() && update.contains("EXISTS"), "{update}: {checked:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_a_subquery_takes_for_its_own_is_warned_of() {
+    let tables = "CREATE TABLE member (team text, person text, PRIMARY KEY (team, person));
+        CREATE TABLE note (id text PRIMARY KEY, team text);";
+    for (column, is_warned) in [("team", true), ("note.team", false)] {
+        let rule = format!(
+            "EXISTS (SELECT FROM member m WHERE m.team = {column} AND m.person = auth.user_id)"
+        );
+        let definition = format!(
+            "[tables.note]\nvisible = 'true'\n[tables.note.insert]\nallow = '{rule}'\n\
+             [[tables.note.update]]\nallow = '{rule}'\n[tables.note.delete]\nallow = '{rule}'\n"
+        );
+        let operator = Operator::new(tables, &definition).await;
+        let checked = operator.says(&["check"]).await;
+        let said = "compares m.team with team: where m is of a subquery";
+        let count = if is_warned { 3 } else { 0 };
+        assert_eq!(checked.out.matches(said).count(), count, "{checked:?}");
     }
 }
 
@@ -102,6 +129,7 @@ async fn a_mutation_that_postgres_does_not_take_is_shown_at_its_place() {
         ("a = \"int4 = 'x'\"", "SELECT params.a", &["`x` is no int4"]),
         ("", "SELECT auth.claims.x IS NULL", &["write auth.claims.NAME::text"]),
         ("", "SELECT 1; SELECT 2", &["a mutation runs one statement"]),
+        ("a = 'int4'", "SELECT 1 +--params.a", &["Postgres reads this as a comment"]),
     ] {
         let definition = format!(
             "[tables.note]\nvisible = 'owner = auth.user_id'\n[mutations.m]\nparams = {{ {params} }}\nrun = '{run}'\n"
@@ -111,7 +139,7 @@ async fn a_mutation_that_postgres_does_not_take_is_shown_at_its_place() {
     }
     // What the role may not call, which shows when it is explained.
     let definition = "[tables.note]\nvisible = 'owner = auth.user_id'\n\
-        [mutations.m]\nparams = { a = 'text' }\nrun = 'SELECT f(params.a)'\n";
+        [mutations.m]\nparams = { a = 'text' }\nrun = 'SELECT f(params.a) -- and why'\n";
     let operator = Operator::new(tables, definition).await;
     succeeded(&operator.says(&["setup"]).await);
     let server = operator.database.stranger("server", "LOGIN REPLICATION", "note").await;

@@ -33,10 +33,14 @@ pub(super) fn call(
     let mut name = |name: &Spanned<String>, of: &str| {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
         let text = name.get_ref();
-        if text.is_empty() || text.len() > MAX_NAME_BYTES || !text.bytes().all(plain) {
+        let is_number = of == "parameter" && text.starts_with(|c: char| c.is_ascii_digit());
+        if text.is_empty() || text.len() > MAX_NAME_BYTES || !text.bytes().all(plain) || is_number {
             let what = format!("this cannot be the name of a {of}");
             let problem = DefinitionProblem::new(name.span(), what, "this name");
-            problems.push(problem.help(format!("write 1 to {MAX_NAME_BYTES} of a-z A-Z 0-9 _")));
+            let most = MAX_NAME_BYTES;
+            let help =
+                format!("write 1 to {most} of a-z A-Z 0-9 _; a parameter begins with no digit");
+            problems.push(problem.help(help));
         }
     };
     name(key, "mutation");
@@ -75,6 +79,13 @@ fn param(
             "write a type of Postgres, such as \"text\" or \"int4 = 5\"",
         );
     }
+    if cuts(type_name) {
+        return problem(
+            "values would be cut to this type",
+            "write the type without a length, as \"text\", \"numeric\", \"varbit\" or \"interval\", and check the value in \
+             `run`",
+        );
+    }
     let Some(default) = default.map(literal).map_or(Some(None), |read| read.map(Some)) else {
         return problem(
             "this is no default",
@@ -88,6 +99,21 @@ fn param(
         default,
         kind: None,
     })
+}
+
+/// Whether Postgres cuts a value, or rounds it, to make it one of the type, and says nothing: it does where a length is written,
+/// and where a name stands for a length of 1.
+fn cuts(type_name: &str) -> bool {
+    let name = type_name.to_ascii_lowercase();
+    let mut words =
+        name.split(|c: char| c.is_whitespace() || c == '[').filter(|word| !word.is_empty());
+    let is_one = match words.next() {
+        Some("char" | "character" | "nchar" | "bit") => words.next() != Some("varying"),
+        Some("national") => true,
+        Some("interval") => words.next().is_some_and(|field| !field.ends_with(']')),
+        _ => false,
+    };
+    is_one || name.contains('(') && !name.contains('"')
 }
 
 /// The text of a literal; the inner `None` for null.
@@ -142,6 +168,18 @@ mod tests {
             ("a = \"text = 'it's'\"", "SELECT params.a", "this is no default"),
             ("a = 'int4 = nan'", "SELECT params.a", "this is no default"),
             ("'a-b' = 'text'", "SELECT 1", "this cannot be the name of a parameter"),
+            ("1a = 'text'", "SELECT 1", "this cannot be the name of a parameter"),
+            ("a = 'varchar(3)'", "SELECT params.a", "values would be cut to this type"),
+            ("a = 'numeric (4,1)[]'", "SELECT params.a", "values would be cut to this type"),
+            (
+                "a = 'timestamp(0) with time zone'",
+                "SELECT params.a",
+                "values would be cut to this type",
+            ),
+            ("a = 'char'", "SELECT params.a", "values would be cut to this type"),
+            ("a = 'Character[]'", "SELECT params.a", "values would be cut to this type"),
+            ("a = 'interval year'", "SELECT params.a", "values would be cut to this type"),
+            ("a = 'int4'", "SELECT 'a' ||--params.a\n 'b'", "Postgres reads this as a comment"),
         ] {
             assert_eq!(wrong(&mutation(params, run)), [said], "{params} {run}");
         }
@@ -149,6 +187,17 @@ mod tests {
             wrong("[mutations.'a b']\nrun = 'SELECT 1'"),
             ["this cannot be the name of a mutation"]
         );
+    }
+
+    #[test]
+    fn types_that_cut_no_value_are_taken() {
+        for type_name in
+            ["character varying", "interval[]", "bit varying[]", "bpchar", "\"a (b)\"", "text[]"]
+        {
+            let text =
+                mutation(&format!("a = '{type_name}'"), "SELECT params.a -- why\n+ /* b */ 1");
+            assert_eq!(wrong(&text), [""; 0], "{type_name}");
+        }
     }
 
     #[test]
@@ -160,8 +209,7 @@ mod tests {
         let text = format!("[tables.note]\nvisible = 'true'\n{text}\n");
         let definition = Definition::parse("rowtide.toml", &text).expect("it is one");
         let call = &definition.calls[0];
-        let sql =
-            "SELECT f($2::int4, /* params.x */ $4, $1::text, $2::int4 + 1, $3::text) -- auth.x\n";
+        let sql = "SELECT f(($2::int4), /* params.x */ $4, ($1::text), ($2::int4) + 1, ($3::text)) -- auth.x\n";
         assert_eq!(call.ask(), sql);
         let defaults: Vec<(&str, &str)> =
             call.defaults().map(|(text, type_name, _)| (text, type_name)).collect();

@@ -88,16 +88,18 @@ impl Call {
     }
 }
 
-/// What is wrong with an argument that Postgres cannot read, and Rowtide could not tell: the value that
-/// [`Param::Value`] stands for.
+/// What is wrong with an argument that Postgres cannot read, and Rowtide could not tell, or with a claim.
 pub fn misfit(
     plan: &Plan,
     call: usize,
     param: Option<&Param>,
     sqlstate: &str,
 ) -> Option<Rejection> {
-    let Param::Value(index) = param? else { return None };
     let planned = plan.calls.get(call)?;
+    let Param::Value(index) = param? else {
+        let what = format!("a claim of the token does not fit mutation `{}`", planned.name);
+        return Some(Rejection::new(RejectCode::Forbidden, what));
+    };
     let name = &planned.params.get(*index)?.name;
     let what = format!(
         "argument `{name}` of mutation `{}` does not take this value (SQLSTATE {sqlstate})",

@@ -24,4 +24,4 @@ pub use statement::{
     RuleStatement, document_rule_statements, limit_lock, lock, rule_statements, write,
 };
 pub use steps::GO_ON;
-pub use verdict::WriteVerdict;
+pub use verdict::{WriteVerdict, insert_refused};

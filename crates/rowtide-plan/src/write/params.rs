@@ -50,8 +50,9 @@ impl Params {
         self.typed(Param::Value(column), &table.catalog.columns[column].input.type_name)
     }
 
+    /// In parentheses, so that what stands behind it is of the value, as the `[1]` of `params.ids[1]`.
     pub(super) fn argument(&mut self, index: usize, type_name: &str) -> String {
-        self.typed(Param::Value(index), type_name)
+        format!("({})", self.typed(Param::Value(index), type_name))
     }
 
     pub(super) fn rule(&mut self, rule: &JudgedRule) -> String {

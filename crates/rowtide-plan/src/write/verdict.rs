@@ -7,6 +7,7 @@ use super::columns::{coverage, immutable, written};
 use super::op::Write;
 use super::rejection::Rejection;
 
+use crate::ids::TableId;
 use crate::plan::Plan;
 use crate::write_rules::RowLimit;
 
@@ -25,11 +26,23 @@ pub enum WriteVerdict {
     Rejected(Rejection),
 }
 
+/// That an insert is not done: in the same words whether rules or policies say no, or a row is there that the writer may not see.
+pub fn insert_refused(plan: &Plan, table: TableId) -> Rejection {
+    let name = &plan.table(table).name;
+    let or_policy = if plan.writes_as.is_some() { ", or the database does," } else { "," };
+    let what =
+        format!("the rule for inserts into table `{name}` says no{or_policy} or the key is taken");
+    Rejection::new(RejectCode::Forbidden, what)
+}
+
 impl WriteVerdict {
     /// What it means whether the role that does a write has written a row.
     pub fn of_role(plan: &Plan, write: &Write, written: bool) -> WriteVerdict {
         if written {
             return WriteVerdict::Written;
+        }
+        if write.kind == OpKind::Insert {
+            return WriteVerdict::Rejected(insert_refused(plan, write.table));
         }
         let what = format!(
             "the database lets nobody in your place write this row of table `{}`",
@@ -71,12 +84,7 @@ impl WriteVerdict {
                     // Beyond a limit nothing is told of the row, either.
                     (_, true, true, Some(limit)) => WriteVerdict::Exists(too_many(limit)),
                     // The rule says no, or the row was there, or came to be while the statement ran.
-                    _ => WriteVerdict::Exists(Rejection::new(
-                        RejectCode::Forbidden,
-                        format!(
-                            "the rule for inserts into table `{name}` says no, or the key is taken"
-                        ),
-                    )),
+                    _ => WriteVerdict::Exists(insert_refused(plan, write.table)),
                 }
             }
             OpKind::Update if !first => not_found(),

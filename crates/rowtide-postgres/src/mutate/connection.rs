@@ -100,7 +100,7 @@ impl MutationConnection {
             other => other,
         };
         match attempt {
-            Ok(Attempt::Written) => match self.commit().await {
+            Ok(Attempt::Written) => match self.commit(operations.iter().any(is_call)).await {
                 Ok(()) => Ok(Outcome::Acked { rejected: None }),
                 // A deferred constraint, which Postgres checks at the commit.
                 Err(Failure::Rejected(rejection)) => self.reject(ticket, &[rejection]).await,
@@ -242,7 +242,7 @@ impl MutationConnection {
             self.roll_back().await?;
             return self.out_of_order(ticket).await;
         }
-        self.commit().await?;
+        self.commit(false).await?;
         let rejected = numbered.first().map(|rejection| rejection.code.clone());
         Ok(Outcome::Acked { rejected })
     }
@@ -303,14 +303,19 @@ impl MutationConnection {
                 }
             }
         }
+        // What a call runs is the definition's, and does not ask whether there is a transaction.
+        let begins_first = ticket.is_some() && operations.iter().any(is_call);
+        if begins_first {
+            self.begin().await?;
+        }
         self.round_trips += 1;
         if ticket.is_some() {
             self.in_transaction = true;
         }
         let begin = async {
             match ticket {
-                Some(_) => self.client.batch_execute(&self.begin).await,
-                None => Ok(()),
+                Some(_) if !begins_first => self.client.batch_execute(&self.begin).await,
+                _ => Ok(()),
             }
         };
         let mut begin = Box::pin(maybe_done(begin));
@@ -359,7 +364,16 @@ impl MutationConnection {
             let mut verdict = verdict(plan, write, &rows)?;
             if let (WriteVerdict::Written, Some(by_role)) = (&verdict, by_role) {
                 answer(next).map_err(|failure| of_op(index, failure))?;
-                let rows = answer(by_role).map_err(|failure| of_op(index, failure))?;
+                let rows = match answer(by_role) {
+                    // A row with its key may have come to be since it was judged: the next look meets it.
+                    Err(Failure::Rejected(rejection))
+                        if write.kind == OpKind::Insert
+                            && rejection.code == RejectCode::Constraint =>
+                    {
+                        return Ok(Attempt::LookAgain);
+                    }
+                    answered => answered.map_err(|failure| of_op(index, failure))?,
+                };
                 verdict = verdict_of_role(plan, write, &rows)?;
                 next = by_role + 1;
             }
@@ -416,6 +430,11 @@ impl MutationConnection {
                     return Ok(Attempt::Rejected(with_op(index, rejection)));
                 }
             }
+        }
+        // What is deferred is the role's, also behind an operation that did nothing.
+        if let Some(role) = &plan.writes_as {
+            let becomes = self.becomes(role).await?;
+            self.query(becomes).await?;
         }
         Ok(Attempt::Written)
     }
@@ -531,7 +550,7 @@ impl MutationConnection {
                     return Ok(Outcome::Gap { last });
                 }
                 self.query(touch).await?;
-                self.commit().await?;
+                self.commit(false).await?;
                 Ok(Outcome::Repeated)
             }
             Number::Next { name, .. } => {
@@ -553,7 +572,7 @@ impl MutationConnection {
                 let touch = self.own("touch name", &sql, values).await?;
                 self.begin().await?;
                 self.query(touch).await?;
-                self.commit().await?;
+                self.commit(false).await?;
                 Ok(Outcome::Repeated)
             }
         }
@@ -581,6 +600,10 @@ fn verdict(plan: &Plan, write: &Write, rows: &[Row]) -> Result<WriteVerdict, Fai
 fn verdict_of_role(plan: &Plan, write: &Write, rows: &[Row]) -> Result<WriteVerdict, Failure> {
     let written = rows.first().map(|row| row.try_get(0)).transpose()?;
     Ok(WriteVerdict::of_role(plan, write, written.unwrap_or(false)))
+}
+
+fn is_call(operation: &Operation) -> bool {
+    matches!(operation, Operation::Call(_))
 }
 
 /// Whether the write's client expects that it does nothing.

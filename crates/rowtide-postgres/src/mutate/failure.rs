@@ -7,8 +7,8 @@
 use std::fmt;
 
 use rowtide_plan::catalog::CatalogTable;
-use rowtide_plan::plan::Plan;
-use rowtide_plan::write::{Param, Rejection, misfit};
+use rowtide_plan::plan::{Plan, TableId};
+use rowtide_plan::write::{Param, Rejection, insert_refused, misfit};
 use rowtide_protocol::RejectCode;
 use tokio_postgres::Error;
 use tokio_postgres::error::{DbError, ErrorPosition, SqlState};
@@ -137,17 +137,48 @@ impl Failure {
     ) -> Failure {
         let Some(database) = error.as_db_error() else { return Failure::of(error, None) };
         let code = database.code().code();
-        if is_raised(database) && !code.starts_with("40") {
-            let code = database.hint().filter(|hint| is_code(hint)).unwrap_or("rejected");
-            let code = RejectCode::Application(code.to_owned());
-            return Failure::Rejected(Rejection::new(code, database.message()));
+        if let Some(rejection) = raised_by_call(database) {
+            return Failure::Rejected(rejection);
         }
         let param = database.where_().and_then(parameter);
         let param = param.and_then(|number| params.get(number.checked_sub(1)?));
-        let of_value = code.starts_with("22") && !is_inside(database);
-        match misfit(plan, call, param, code).filter(|_| of_value) {
+        let class = code.get(..2).unwrap_or_default();
+        // Values of some types are names of what is in the catalog, and a domain has constraints.
+        let of_value = matches!(class, "22" | "23" | "3F" | "42" | "55") && !is_inside(database);
+        if let Some(rejection) = misfit(plan, call, param, code).filter(|_| of_value) {
+            return Failure::Rejected(rejection);
+        }
+        match Failure::of_whom(error, None, role) {
+            // Of the text of the statement Postgres says where in it something is amiss, and that may be mended. What it says of
+            // no place it met as it ran, and would meet again: `params.name::regclass` of a table that is not there.
+            Failure::Away(_)
+                if matches!(class, "3F" | "42" | "55")
+                    && database.position().is_none()
+                    && *database.code() != SqlState::INSUFFICIENT_PRIVILEGE
+                    && *database.code() != SqlState::LOCK_NOT_AVAILABLE =>
+            {
+                broken(database, None)
+            }
+            other => other,
+        }
+    }
+
+    /// Of a commit: of a mutation that calls what has a name, or of another.
+    pub(super) fn of_commit(error: &Error, has_call: bool, role: Option<&str>) -> Failure {
+        match error.as_db_error().filter(|_| has_call).and_then(raised_by_call) {
             Some(rejection) => Failure::Rejected(rejection),
             None => Failure::of_whom(error, None, role),
+        }
+    }
+
+    /// Of an insert that the role does, and that was allowed as the server saw it. That it is refused is told in the words
+    /// in which a row is kept secret that is there.
+    pub(super) fn of_insert_by_role(self, plan: &Plan, table: TableId) -> Failure {
+        match self {
+            Failure::Rejected(rejection) if rejection.code == RejectCode::Forbidden => {
+                Failure::Rejected(insert_refused(plan, table))
+            }
+            other => other,
         }
     }
 
@@ -230,6 +261,16 @@ fn is_raised(error: &DbError) -> bool {
     error.routine() == Some("exec_stmt_raise") || *error.code() == SqlState::RAISE_EXCEPTION
 }
 
+/// The rejection that a call has raised on purpose, with the code that the application has put into the hint. Class 40 asks for
+/// another try, whoever says it.
+fn raised_by_call(error: &DbError) -> Option<Rejection> {
+    if !is_raised(error) || error.code().code().starts_with("40") {
+        return None;
+    }
+    let code = error.hint().filter(|hint| is_code(hint)).unwrap_or("rejected");
+    Some(Rejection::new(RejectCode::Application(code.to_owned()), error.message()))
+}
+
 /// Whether a text can be the code of a rejection.
 fn is_code(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
@@ -281,7 +322,10 @@ fn judge(error: &DbError, sent: Option<&Sent<'_>>) -> Failure {
     }
     // A lock on a whole table, or of those who insert under one limit; whoever waits for a row alone is told of which in the
     // context.
-    if is(&SqlState::LOCK_NOT_AVAILABLE) && error.where_().is_none() {
+    if is(&SqlState::LOCK_NOT_AVAILABLE)
+        && error.where_().is_none()
+        && routine == "ProcessInterrupts"
+    {
         let of = sent.map_or_else(String::new, |sent| format!(" of table `{}`", sent.name));
         return Failure::Away(format!("a write{of} does not get a lock: {}", said()));
     }

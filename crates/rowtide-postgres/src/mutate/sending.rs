@@ -93,6 +93,17 @@ impl MutationConnection {
                 };
                 Failure::of_whom(error, Some(&sent), role)
             }
+            (StatementOf::InsertByRole(id), Some(plan)) => {
+                let table = plan.table(id);
+                let sent = Sent {
+                    table: &table.catalog,
+                    name: &table.name,
+                    sql: &ready.sql,
+                    params: &ready.params,
+                };
+                let failure = Failure::of_whom(error, Some(&sent), role);
+                failure.of_insert_by_role(plan, id)
+            }
             (StatementOf::Call(call), Some(plan)) => {
                 Failure::of_call(error, plan, call, &ready.params, role)
             }
@@ -129,7 +140,8 @@ impl MutationConnection {
         self.run(&begin).await.map_err(Failure::of_ours)
     }
 
-    pub(super) async fn commit(&mut self) -> Result<(), Failure> {
+    /// Commits; with `has_call` what a mutation that calls something with a name has done.
+    pub(super) async fn commit(&mut self, has_call: bool) -> Result<(), Failure> {
         self.in_transaction = false;
         self.round_trips += 1;
         let committed = self.in_time(self.client.batch_execute("COMMIT")).await?;
@@ -139,7 +151,7 @@ impl MutationConnection {
             if let Some(role) = role {
                 self.say_what_is_not_granted(role, &error);
             }
-            Failure::of_whom(&error, None, role)
+            Failure::of_commit(&error, has_call, role)
         })
     }
 

@@ -37,6 +37,8 @@ pub(super) enum StatementOf {
     Server,
     /// A table.
     Table(TableId),
+    /// A table, of an insert that the role does that writes.
+    InsertByRole(TableId),
     /// A named mutation.
     Call(usize),
 }
@@ -45,6 +47,7 @@ impl StatementKey {
     pub(super) fn of(&self) -> StatementOf {
         match self {
             StatementKey::Own(_) => StatementOf::Server,
+            StatementKey::AsRole(table, OpKind::Insert, _) => StatementOf::InsertByRole(*table),
             StatementKey::Lock(table, _)
             | StatementKey::LimitLock(table)
             | StatementKey::Write(table, ..)
