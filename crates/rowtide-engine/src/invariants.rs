@@ -63,7 +63,8 @@ impl Engine {
             } else if view.is_whole(self.position) {
                 let silent =
                     view.gained.is_empty() && view.touched.is_empty() && view.leaving.is_empty();
-                let silent = silent && view.retold.is_empty();
+                let silent =
+                    silent && view.retold.is_empty() && !view.sets.any_differ(Moment::Told);
                 assert!(silent && view.returning().is_none(), "a whole view has spoken");
                 let early = |joining: &Joining| joining.not_before > Some(self.position);
                 assert!(view.joining.iter().all(early), "a whole view keeps nobody waiting");

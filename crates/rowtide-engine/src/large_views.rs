@@ -222,3 +222,26 @@ fn a_value_that_enters_a_set_looks_at_its_rows_alone() {
         (1, br#"{"op":"delete","table":"a","row":{"id":9}}"#.as_slice())
     );
 }
+
+#[test]
+fn a_value_that_enters_a_set_loads_no_evicted_topic_of_another_value() {
+    let mut deployment = Deployment::of(
+        "[tables.b]
+         visible = 'false'
+         [tables.a]
+         visible = '''
+           x IN (SELECT x FROM b WHERE id = 7)
+           AND x NOT IN (SELECT id FROM b WHERE y = auth.user_id)
+         '''",
+        0,
+    );
+    deployment.open(1);
+    deployment.load();
+    deployment.insert_beside(7);
+    // The rows with `x = 1`, which are evicted at once.
+    deployment.load();
+    deployment.insert_beside(9);
+    assert!(!deployment.engine.wants_load());
+    deployment.insert_beside(1);
+    assert!(deployment.engine.wants_load(), "it is their own value");
+}

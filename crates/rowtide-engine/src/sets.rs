@@ -123,11 +123,18 @@ impl ViewSets {
         branch.claim_filter.passes(kept, claims, &ask)
     }
 
-    /// Whether a set that the branch asks is not what it was at that moment.
-    pub(crate) fn differ(&self, moment: Moment, branch: &Branch) -> bool {
+    /// Whether rows of the branch may be judged otherwise than at that moment, if all of them have this value in this
+    /// kept column.
+    pub(crate) fn differ(
+        &self,
+        moment: Moment,
+        branch: &Branch,
+        common: Option<(usize, &Value)>,
+    ) -> bool {
         let mut differ = false;
         branch.claim_filter.0.set_tests(&mut |test| {
-            differ |= self.past(moment, test.set).is_some_and(Past::differs);
+            let past = self.past(moment, test.set).filter(|past| past.differs());
+            differ |= past.is_some_and(|past| past.may_concern(test, common));
         });
         differ
     }
@@ -222,6 +229,15 @@ impl Past {
 
     fn differs(&self) -> bool {
         !self.flipped.is_empty()
+    }
+
+    /// Whether rows may have another answer than now, if all of them have this value, which is not null, in this column.
+    fn may_concern(&self, test: &InSet, common: Option<(usize, &Value)>) -> bool {
+        let is_asked = |(column, _): &(usize, _)| test.columns == [Operand::Column(*column)];
+        common.filter(is_asked).is_none_or(|(_, value)| {
+            let becomes_unknown = !test.exists && self.flipped_with_null > 0;
+            becomes_unknown || self.flipped.contains(std::slice::from_ref(value))
+        })
     }
 
     /// Which rows may have another answer than now.

@@ -1,5 +1,7 @@
 //! Checks the tables of a plan. A finding is a problem or a possible improvement, with the SQL for it.
 
+use std::collections::BTreeSet;
+
 use crate::catalog::{Catalog, CatalogColumn, CatalogTable, ReplicaIdentity};
 use crate::compile::{compile, instead_of_full};
 use crate::definition::Definition;
@@ -51,7 +53,8 @@ pub fn plan_once_set_up(
 }
 
 /// Looks at the tables of a plan: an index for every anchor, keys that JavaScript can hold, columns that are not
-/// streamed, rules that allow what can never be, and what makes Postgres reject the application's own writes.
+/// streamed, values that every view keeps, rules that allow what can never be, and what makes Postgres reject the
+/// application's own writes.
 pub fn check_plan(plan: &Plan) -> Vec<Problem> {
     let mut problems = Vec::new();
     for table in &plan.tables {
@@ -87,6 +90,14 @@ pub fn check_plan(plan: &Plan) -> Vec<Problem> {
                 "no column finds the rows of {quoted} that its rule asks other tables for: all of it is held in memory"
             );
             problems.push(note(what, None));
+        }
+        for column in copied(plan, table) {
+            let name = quote_identifier(&catalog.columns[column].name);
+            let what = format!(
+                "a rule asks for all values of {name} of {quoted}, whoever the user is: each view keeps all of them"
+            );
+            let repair = "nest it in the membership that finds the rows: `a IN (SELECT … WHERE … AND b IN (SELECT …))`";
+            problems.push(note(what, Some(repair.to_owned())));
         }
         for key in &table.key {
             let column = &catalog.columns[*key];
@@ -259,6 +270,21 @@ pub fn not_streamed(table: &Table) -> impl Iterator<Item = String> {
 fn is_held_whole(branch: &Branch) -> bool {
     let asks = branch.source == Source::Links || branch.claim_filter.0.asks_sets();
     branch.anchor.is_none() && asks
+}
+
+/// The columns of a table whose values are in sets of every view, and no claim says which: as indexes into the catalog's
+/// columns.
+fn copied(plan: &Plan, table: &Table) -> BTreeSet<usize> {
+    let branches = table.branches.iter().map(|branch| plan.branch(*branch));
+    let of_all = branches.filter(|branch| {
+        let mut names_claim = false;
+        branch.claim_filter.0.operands(&mut |operand| {
+            names_claim |= matches!(operand, Operand::Claim(_));
+        });
+        branch.source == Source::Everyone && !names_claim
+    });
+    let fills = of_all.flat_map(|branch| &branch.fills);
+    fills.flat_map(|fill| &fill.columns).map(|column| table.kept[*column]).collect()
 }
 
 /// The index that finds rows by `column`.

@@ -114,4 +114,17 @@ impl Rule {
             | Rule::In(..) => {}
         }
     }
+
+    /// Whether it names a claim, or a membership in it does.
+    pub(crate) fn names_claim(&self) -> bool {
+        let is_claim = |term: &Term| matches!(term, Term::Claim(..));
+        match self {
+            Rule::And(parts) | Rule::Or(parts) => parts.iter().any(Rule::names_claim),
+            Rule::Not(inner) => inner.names_claim(),
+            Rule::Member(member) => member.rule.names_claim(),
+            Rule::Compare(_, left, right, _) => is_claim(left) || is_claim(right),
+            Rule::Bare(term) | Rule::IsNull(term) | Rule::In(term, _) => is_claim(term),
+            Rule::Constant(_) => false,
+        }
+    }
 }

@@ -10,7 +10,7 @@ use rowtide_plan::check::check_plan;
 use rowtide_plan::compile::compile;
 use rowtide_plan::definition::Definition;
 use rowtide_plan::explain::explain;
-use rowtide_plan::plan::Plan;
+use rowtide_plan::plan::{Branch, Plan, Source};
 use rowtide_plan::secrets::sent_secrets;
 use rowtide_protocol::Op;
 
@@ -222,6 +222,18 @@ fn sets() {
 }
 
 #[test]
+fn auth_is_a_claim_whatever_tables_are_called() {
+    let branches = |name: &str| {
+        let rule = format!(
+            "id IN (SELECT note FROM share AS {name} WHERE EXISTS (SELECT 1 FROM member WHERE member.person = auth.user_id))"
+        );
+        let drawn = drawn(&[&rule]);
+        drawn.split_once("\n\n").expect("a rule comes before its branches").1.to_owned()
+    };
+    assert_eq!(branches("auth"), branches("s"));
+}
+
+#[test]
 fn a_table_that_is_held_whole_because_of_others_is_named() {
     let held = |rule: &str| {
         let plan = plan(&format!("[tables.note]\nvisible = '''{rule}'''"), &notes());
@@ -231,6 +243,53 @@ fn a_table_that_is_held_whole_because_of_others_is_named() {
     assert_eq!(held("id NOT IN (SELECT note FROM share WHERE person = auth.user_id)"), 1);
     assert_eq!(held("\"ownerId\" = auth.user_id AND id NOT IN (SELECT note FROM share)"), 0);
     assert_eq!(held("shared"), 0);
+}
+
+#[test]
+fn values_that_every_view_keeps_are_named() {
+    let kept = |rule: &str| {
+        let plan = plan(&format!("[tables.note]\nvisible = '''{rule}'''"), &notes());
+        check_plan(&plan).iter().filter(|problem| problem.what.contains("each view keeps")).count()
+    };
+    let mine = "SELECT team FROM member WHERE person = auth.user_id";
+    assert_eq!(
+        kept(&format!("team IN ({mine}) AND team IN (SELECT id FROM team WHERE org = 'a')")),
+        1
+    );
+    assert_eq!(
+        kept(&format!("team IN (SELECT id FROM team WHERE org = 'a' AND id IN ({mine}))")),
+        0
+    );
+    assert_eq!(kept(&format!("\"ownerId\" = auth.user_id AND team NOT IN ({mine})")), 0);
+    assert_eq!(kept("shared AND EXISTS (SELECT 1 FROM team)"), 0, "it is one value");
+}
+
+#[test]
+fn whatever_the_order_a_condition_that_names_a_claim_finds_the_rows() {
+    let is_found_by_claim = |rule: &str| {
+        let plan = plan(&format!("[tables.note]\nvisible = '''{rule}'''"), &notes());
+        let published = plan.branches.iter().find(|branch| branch.published);
+        let source = published.expect("the rule has a branch").source;
+        let names_it =
+            |branch: &&Branch| branch.links.iter().any(|link| plan.branch(link.target).published);
+        matches!(source, Source::Claim(_))
+            || plan.branches.iter().filter(names_it).all(|branch| branch.source != Source::Everyone)
+    };
+    let (mine, all) = (
+        "team IN (SELECT team FROM member WHERE person = auth.user_id)",
+        "team IN (SELECT id FROM team)",
+    );
+    let own = "\"ownerId\" = auth.user_id";
+    let notes = "id IN (SELECT note FROM share)";
+    for parts in
+        [[mine, all, "shared"], [own, all, "shared"], [own, all, notes], [mine, all, notes]]
+    {
+        for order in [[0, 1, 2], [1, 0, 2], [2, 1, 0], [1, 2, 0]] {
+            let rule = order.map(|part| parts[part]).join(" AND ");
+            assert!(is_found_by_claim(&rule), "{rule}");
+        }
+    }
+    assert!(!is_found_by_claim(all));
 }
 
 #[test]

@@ -248,6 +248,7 @@ fn memberships_that_are_not_supported() {
             "EXISTS (SELECT 1 FROM share AS s WHERE s.note = note.id OR s.person = auth.user_id)",
             "EXISTS (SELECT 1 FROM share AS s WHERE note.shared AND s.note = note.id)",
             "EXISTS (SELECT 1 FROM share AS s WHERE EXISTS (SELECT 1 FROM member AS m WHERE m.person = note.\"ownerId\"))",
+            "EXISTS (SELECT 1 FROM share AS s WHERE EXISTS (SELECT 1 FROM member AS m WHERE m.person = title))",
             "EXISTS (SELECT count(*) FROM share)",
             "EXISTS (SELECT 1 FROM share LIMIT 1)",
             "EXISTS (VALUES (1))",

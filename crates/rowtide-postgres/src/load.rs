@@ -328,8 +328,8 @@ async fn load_branch(
         }
         let row = encoder.row(&datums)?;
         let place = row.image.topics.iter().find_map(|topic| by_topic.get(topic)).copied();
-        // Postgres and the filter in memory judge alike; if they ever did not, the row would not be
-        // seen rather than be seen by the wrong user.
+        // Postgres and the filter in memory judge alike; if they ever did not, the row would not count: it
+        // would not be seen, and not keep others from being seen where a rule asks that it is not there.
         if let Some(place) = place {
             rows.entry(place).or_default().insert(Arc::new(row));
         }

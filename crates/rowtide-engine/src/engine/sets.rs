@@ -36,11 +36,14 @@ impl Engine {
         for (index, branch) in plan.branches.iter().enumerate() {
             let id = BranchId(index as u16);
             let view = &self.views[view_key];
-            if !branch.names_others() || !view.sets.differ(Moment::Followed, branch) {
+            if !branch.names_others() || !view.sets.differ(Moment::Followed, branch, None) {
                 continue;
             }
-            let of_branch = |key: &TopicKey| self.topics[*key].id().branch == id;
-            let topics: Vec<TopicKey> = view.reach.keys().copied().filter(of_branch).collect();
+            let may_differ = |key: &TopicKey| {
+                let is_of_branch = self.topics[*key].id().branch == id;
+                is_of_branch && self.may_differ(view, *key, Moment::Followed)
+            };
+            let topics: Vec<TopicKey> = view.reach.keys().copied().filter(may_differ).collect();
             for key in topics {
                 let rows = self.rows_by_sets(view_key, key, Moment::Followed);
                 let View { sets, claims, .. } = &self.views[view_key];
@@ -103,9 +106,19 @@ impl Engine {
         }
         let differs = |key: &TopicKey| {
             let branch = self.plan.branch(self.topics[*key].id().branch);
-            branch.published && view.had(*key) && view.sets.differ(Moment::Told, branch)
+            branch.published && view.had(*key) && self.may_differ(view, *key, Moment::Told)
         };
         view.reach.keys().copied().filter(differs).collect()
+    }
+
+    /// Whether rows of a topic may be judged otherwise than at that moment: those of a topic whose own anchor is asked for
+    /// are not, when other values come and go.
+    fn may_differ(&self, view: &View, key: TopicKey, moment: Moment) -> bool {
+        let topic = self.topics[key].id();
+        let branch = self.plan.branch(topic.branch);
+        let mut kept = self.plan.table(branch.table).kept.iter();
+        let anchor = kept.position(|column| Some(*column) == branch.anchor);
+        view.sets.differ(moment, branch, anchor.zip(topic.anchor.as_ref()))
     }
 
     /// The rows of a topic that may be judged otherwise than at that moment, because of what is in the view's sets.

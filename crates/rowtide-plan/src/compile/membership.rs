@@ -24,8 +24,8 @@ pub(super) struct Reached {
     pub(super) inner: Vec<(BranchId, Vec<usize>)>,
 }
 
-/// The membership that finds the rows of an alternative: the first that looks at them; without one, and without a claim
-/// to find them by, one that says whether the whole table is in.
+/// The membership that finds the rows of an alternative: the first that looks at them and names a claim. Without one, and
+/// without a claim to find them by, the first that looks at them, or one that says whether the whole table is in.
 pub(super) fn anchor_membership<'a>(parts: &[Part<'a>]) -> Option<&'a Arc<Member>> {
     let members = || {
         parts.iter().filter_map(|part| match part {
@@ -34,9 +34,10 @@ pub(super) fn anchor_membership<'a>(parts: &[Part<'a>]) -> Option<&'a Arc<Member
         })
     };
     let by_claim = parts.iter().any(|part| matches!(part, Part::ClaimEqual(_)));
-    members()
-        .find(|member| !member.columns.is_empty())
-        .or_else(|| members().next().filter(|_| !by_claim))
+    let of_rows = || members().filter(|member| !member.columns.is_empty());
+    of_rows()
+        .find(|member| member.rule.names_claim())
+        .or_else(|| of_rows().chain(members()).next().filter(|_| !by_claim))
 }
 
 impl Compiler<'_> {
@@ -72,21 +73,22 @@ impl Compiler<'_> {
         if reached.inner.is_empty() {
             return Predicate::Literal(Some(false));
         }
-        if self.plan.sets >= MAX_SETS {
+        let set = self.known_set(&reached.inner);
+        if set.is_none() && self.plan.sets >= MAX_SETS {
             let label = format!("more than {MAX_SETS} in the definition");
             let what = "there are too many memberships";
             let problem = DefinitionProblem::new(member.span.clone(), what, label);
             self.problem(problem.help("write fewer memberships beside those that find rows"));
             return Predicate::Literal(None);
         }
-        let set = self.set(&reached.inner);
+        let set = set.unwrap_or_else(|| self.new_set(&reached.inner));
         let columns = reached.outer.iter().map(|column| Operand::Column(*column)).collect();
         Predicate::InSet(InSet { columns, set, exists: member.exists })
     }
 
     /// The set that these branches fill, with these of their kept columns.
-    fn set(&mut self, filled_by: &[(BranchId, Vec<usize>)]) -> SetId {
-        let plan = &mut self.plan;
+    fn known_set(&self, filled_by: &[(BranchId, Vec<usize>)]) -> Option<SetId> {
+        let plan = &self.plan;
         let same = |set: &SetId| {
             let fills = || plan.branches.iter().flat_map(|branch| &branch.fills);
             fills().filter(|fill| fill.set == *set).count() == filled_by.len()
@@ -95,9 +97,11 @@ impl Compiler<'_> {
                     of_branch.any(|fill| fill.set == *set && fill.columns == *columns)
                 })
         };
-        if let Some(set) = (0..plan.sets).map(|index| SetId(index as u16)).find(same) {
-            return set;
-        }
+        (0..plan.sets).map(|index| SetId(index as u16)).find(same)
+    }
+
+    fn new_set(&mut self, filled_by: &[(BranchId, Vec<usize>)]) -> SetId {
+        let plan = &mut self.plan;
         let set = SetId(plan.sets as u16);
         plan.sets += 1;
         for (branch, columns) in filled_by {

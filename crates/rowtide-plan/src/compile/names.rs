@@ -117,13 +117,13 @@ impl Compiler<'_> {
         }
         let catalog = &self.plan.table(table).catalog;
         let names = catalog.columns.iter().map(|column| column.name.as_str());
-        let outer = self.outer.iter().rev().map(|outer| &self.plan.table(*outer).catalog);
-        let outer = outer.into_iter().find(|outer| outer.column(&name.text).is_some());
+        let outer = self.outer.last().map(|outer| &self.plan.table(*outer).catalog);
+        let outer = outer.filter(|outer| outer.column(&name.text).is_some());
         let help = match outer {
             // Postgres would take it from there.
             Some(outer) => Some(format!(
-                "`{outer}` has it: write `{outer}.{column}`, which can be compared with = in an EXISTS: \
-                 `EXISTS (SELECT 1 FROM {inner} WHERE {inner}.a = {outer}.{column} AND …)`",
+                "`{outer}` has it: write `{outer}.{column}`, or an alias of `{outer}` in its place, and compare it with = in an \
+                 EXISTS: `EXISTS (SELECT 1 FROM {inner} WHERE {inner}.a = {outer}.{column} AND …)`",
                 outer = quote_if_needed(&outer.name),
                 column = quote_if_needed(&name.text),
                 inner = quote_if_needed(&catalog.name),

@@ -1,7 +1,7 @@
 //! A rule as alternatives. Negation is pushed down to the leaves, and `AND` is distributed over those
 //! `OR`s that hold an anchor, so that each alternative can be found by one column; an `OR` of mere
-//! filters stays a filter. Where several conditions ask other tables, the first that finds every row that is
-//! in is the anchor, and the others are filters as they stand. All of this keeps SQL's answer for every row,
+//! filters stays a filter. Where several conditions ask other tables, one that finds every row that is in is
+//! the anchor, and the others are filters as they stand. All of this keeps SQL's answer for every row,
 //! null included.
 
 use std::sync::Arc;
@@ -84,6 +84,8 @@ enum Finds {
     All,
     /// Every row that is in is found by a column.
     ByColumn,
+    /// Every row that is in is found by a column, and a claim says by which values: they are not all that there are.
+    ByClaim,
 }
 
 fn finds(rule: &Rule, negated: bool) -> Finds {
@@ -96,7 +98,8 @@ fn finds(rule: &Rule, negated: bool) -> Finds {
             parts.iter().map(|part| finds(part, negated)).min().unwrap_or(Finds::Not)
         }
         (Rule::Member(member), false) if member.columns.is_empty() => Finds::All,
-        (rule, negated) if has_anchor(rule, negated) => Finds::ByColumn,
+        (Rule::Member(member), false) if !member.rule.names_claim() => Finds::ByColumn,
+        (rule, negated) if has_anchor(rule, negated) => Finds::ByClaim,
         _ => Finds::Not,
     }
 }
@@ -122,7 +125,9 @@ fn finder(parts: &[Rule], negated: bool) -> Option<usize> {
         return None;
     }
     let best = parts.iter().map(|part| finds(part, negated)).max().filter(|f| *f != Finds::Not)?;
-    parts.iter().position(|part| finds(part, negated) == best)
+    let is_best = |part: &Rule| finds(part, negated) == best;
+    let membership = parts.iter().position(|part| is_best(part) && has_membership(part, negated));
+    membership.or_else(|| parts.iter().position(is_best))
 }
 
 fn distribute<'a>(

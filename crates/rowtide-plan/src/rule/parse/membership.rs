@@ -209,14 +209,15 @@ impl RuleReader<'_> {
         }
     }
 
-    /// A column of the row around the membership that is being read.
+    /// A column of the row around the membership that is being read. `auth.` is a claim, whatever tables are called.
     fn outer_column(&self, expr: &Expr) -> Option<Name> {
         let Expr::CompoundIdentifier(parts) = unnested(expr) else { return None };
         let [table, column] = parts.as_slice() else { return None };
         let [.., outer, inner] = self.scopes.as_slice() else { return None };
         let table = fold(table);
         let span = self.sql.place(expr.span());
-        (table == *outer && table != *inner).then(|| Name { text: fold(column), span })
+        (table == *outer && table != *inner && table != "auth")
+            .then(|| Name { text: fold(column), span })
     }
 
     fn inner_column(&self, expr: &Expr) -> Option<Name> {
@@ -224,6 +225,7 @@ impl RuleReader<'_> {
         match unnested(expr) {
             Expr::Identifier(column) => Some(Name { text: fold(column), span }),
             Expr::CompoundIdentifier(parts) => match parts.as_slice() {
+                [table, _] if fold(table) == "auth" => None,
                 [table, column] if Some(&fold(table)) == self.scopes.last() => {
                     Some(Name { text: fold(column), span })
                 }
