@@ -97,6 +97,7 @@ impl MutationConnection {
                 let table = plan.table(id);
                 let sent = Sent {
                     table: &table.catalog,
+                    hidden: &table.hidden,
                     name: &table.name,
                     sql: &ready.sql,
                     params: &ready.params,
