@@ -190,11 +190,15 @@ async fn prepare_call(
 }
 
 fn param_kind(of: &Type) -> ParamKind {
-    match of.kind() {
+    let (of_element, element) = match of.kind() {
         // Its checks are Postgres' to make.
-        Kind::Domain(inner) => param_kind(inner),
-        _ => ParamKind { kind: kind(of).0, name: of.name().to_owned() },
-    }
+        Kind::Domain(inner) => return param_kind(inner),
+        Kind::Array(element) => (true, element),
+        _ => (false, of),
+    };
+    let (kind, _) = kind(element);
+    let kind = if of_element { ColumnType::Array(Box::new(kind)) } else { kind };
+    ParamKind { kind, name: of.name().to_owned() }
 }
 
 /// The rules fit; then so do the statements that are made of them, or the table cannot be written so: it has rewrite

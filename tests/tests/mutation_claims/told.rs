@@ -32,8 +32,9 @@ const DEFINITION: &str = "
     allow = 'true'";
 
 fn row<'a>(changes: &'a [Value], id: &str) -> &'a Value {
+    // What others have written before may come first.
     let is = |change: &&Value| change["row"]["id"] == id;
-    &changes.iter().find(is).expect("the row was written")["row"]
+    &changes.iter().rev().find(is).expect("the row was written")["row"]
 }
 
 /// Claims that are nothing but text to whoever is told them.
@@ -79,7 +80,8 @@ async fn triggers_and_defaults_know_who_writes() {
     // What was told of one is not what the next one meets, however the one ended.
     let wrong =
         json!([insert("note", json!({ "id": "c" })), insert("note", json!({ "nothing": 1 }))]);
-    strange.mutate(wrong).await.rejected("bad_request", "nothing");
+    let rejected = strange.mutate(wrong).await.rejected.expect("it is rejected");
+    assert_eq!(rejected.0, "bad_request", "{}", rejected.1);
     let changes = bob.mutate(json!([update("note", json!({ "id": "b", "title": "x" }))])).await;
     let changes = changes.applied();
     let row = self::row(&changes, "b");
