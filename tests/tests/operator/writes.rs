@@ -84,7 +84,11 @@ async fn a_rule_that_lets_a_row_be_handed_away_is_warned_of() {
         let operator = Operator::new(tables, &definition).await;
         let checked = operator.says(&["check"]).await;
         let said = match named {
-            Some(named) => format!("the rule names `old` alone, and {named} may be written"),
+            Some(named) => {
+                let named: Vec<String> =
+                    named.split(", ").map(|name| format!("\"{name}\"")).collect();
+                format!("the rule names `old` alone, and {} may be written", named.join(", "))
+            }
             None => String::new(),
         };
         assert_eq!(
@@ -93,7 +97,7 @@ async fn a_rule_that_lets_a_row_be_handed_away_is_warned_of() {
             "{update}: {checked:?}"
         );
         assert!(checked.out.contains(&said), "{update}: {checked:?}");
-        let by_name = checked.out.contains("write `note.` in place of `old.`");
+        let by_name = checked.out.contains("write `\"note\".` in place of `old.`");
         assert_eq!(by_name, named.is_some() && update.contains("EXISTS"), "{update}: {checked:?}");
     }
 }
@@ -112,7 +116,7 @@ async fn a_column_that_a_subquery_takes_for_its_own_is_warned_of() {
         );
         let operator = Operator::new(tables, &definition).await;
         let checked = operator.says(&["check"]).await;
-        let said = "compares m.team with team: where m is of a subquery";
+        let said = r#"compares "m"."team" with "team": where "m" is of a subquery"#;
         let count = if is_warned { 3 } else { 0 };
         assert_eq!(checked.out.matches(said).count(), count, "{checked:?}");
     }
@@ -129,7 +133,7 @@ async fn a_mutation_that_postgres_does_not_take_is_shown_at_its_place() {
         ("a = \"int4 = 'x'\"", "SELECT params.a", &["`x` is no int4"]),
         ("", "SELECT auth.claims.x IS NULL", &["write auth.claims.NAME::text"]),
         ("", "SELECT 1; SELECT 2", &["a mutation runs one statement"]),
-        ("a = 'int4'", "SELECT 1 +--params.a", &["Postgres reads this as a comment"]),
+        ("a = 'int4'", "SELECT 1 +--params.a", &["`run` does not use the parameter `a`"]),
     ] {
         let definition = format!(
             "[tables.note]\nvisible = 'owner = auth.user_id'\n[mutations.m]\nparams = {{ {params} }}\nrun = '{run}'\n"
