@@ -158,10 +158,15 @@ fn tools_and_platforms_keep_their_tables() {
     let is = |schema: &str, table: &str, asked: &[&str]| {
         let asked: Vec<String> = asked.iter().map(|of| (*of).to_owned()).collect();
         let name = TableName { schema: schema.to_owned(), name: table.to_owned() };
-        is_of_application(&name, &asked, "rowtide")
+        is_of_application(&name, &asked)
     };
     assert!(is("public", "note", &[]) && is("app", "note", &[]));
-    for (schema, table) in [("auth", "users"), ("rowtide", "client"), ("public", "SequelizeMeta")] {
+    for (schema, table) in [
+        ("auth", "users"),
+        ("rowtide", "client"),
+        ("rowtide_staging", "client"),
+        ("public", "SequelizeMeta"),
+    ] {
         assert!(!is(schema, table, &[]), "{schema}.{table}");
     }
     assert!(is("auth", "users", &["auth"]) && !is("public", "note", &["auth"]));
