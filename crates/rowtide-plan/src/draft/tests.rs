@@ -145,6 +145,11 @@ fn what_has_no_words_is_told_with_the_part_that_stands_in_the_way() {
         ),
         ("(a IN ( SELECT x.a FROM public.x LIMIT 1))", "SELECT x.a FROM public.x LIMIT 1"),
         ("(CASE WHEN a THEN b ELSE c END)", "CASE WHEN a THEN b ELSE c END"),
+        // Postgres shows nothing of it to somebody without an id, and `NOT IN` over the other column would.
+        (
+            "(NOT (auth.uid() IN ( SELECT b.blocker FROM public.block b WHERE (b.blocked = posts.author))))",
+            "SELECT b.blocker FROM public.block b WHERE (b.blocked = posts.author)",
+        ),
         ("((", "(("),
     ] {
         let why = read(policy).unwrap_err();
