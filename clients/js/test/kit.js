@@ -178,6 +178,7 @@ export async function launch() {
   const { chromium } = await import('playwright-core');
   return chromium.launch({
     executablePath: process.env.ROWTIDE_CHROMIUM ?? '/usr/bin/chromium',
+    timeout: PATIENCE,
     args: [
       '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
       '--disable-component-update', '--disable-sync',
@@ -209,8 +210,8 @@ export async function wire(page) {
   };
 }
 
-/** How long `eventually` waits, in milliseconds. */
-const PATIENCE = 60_000;
+/** How long something that must happen may take, in milliseconds, also on a machine that is busy. */
+export const PATIENCE = 120_000;
 
 /** Waits until `look` finds something true, which it returns. */
 export async function eventually(what, look) {

@@ -5,7 +5,7 @@ import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, beforeEach, test } from 'node:test';
-import { Server, eventually, launch } from './kit.js';
+import { PATIENCE, Server, eventually, launch } from './kit.js';
 
 const NOTES = `
 [app]
@@ -105,6 +105,7 @@ beforeEach(() => errors.splice(0));
 /** Opens the page for two users, and fails with whatever the browser complains of. */
 async function open(t, site, { users = ['u1', 'u2'], table, ...more } = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...more });
+  context.setDefaultTimeout(PATIENCE);
   const page = await context.newPage();
   page.on('pageerror', (error) => errors.push(error.stack));
   page.on('console', (message) => {

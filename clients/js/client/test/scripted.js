@@ -13,7 +13,7 @@ export function token(sub, exp = 4e9) {
 export function soon(promise, what) {
   let timer;
   const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`it did not come: ${what}`)), 20_000);
+    timer = setTimeout(() => reject(new Error(`it did not come: ${what}`)), 60_000);
   });
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }

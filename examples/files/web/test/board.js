@@ -76,9 +76,13 @@ describe('the board', { concurrency: 2 }, () => {
     await ben.sees('rectangle', 1);
     // Both change one shape: one moves it while the other paints it.
     await ada.use('Select');
+    const drawn = await ada.place('rectangle');
     await ada.drag([280, 150], [290, 250]);
     await ben.use('Select');
-    await eventually('it was moved', async () => (await ben.place('rectangle')) === (await ada.place('rectangle')));
+    await eventually('it was moved', async () => {
+      const [here, there] = [await ada.place('rectangle'), await ben.place('rectangle')];
+      return here === there && here !== drawn;
+    });
     await ben.surface.click({ position: await middleOf(ben, 'rectangle') });
     await ben.use('Red');
     await eventually('it is red', async () => (await ada.shapes('rectangle').getAttribute('style')).includes('red'));
@@ -194,6 +198,9 @@ describe('the board', { concurrency: 2 }, () => {
     await page.getByRole('button', { name: 'Publish', exact: true }).click();
     await page.getByText('It is public.').waitFor();
     const link = await page.getByLabel('Link to the public page').inputValue();
+    // The page says so before there is a copy, and whoever comes looks for that a few times.
+    const status = async () => (await fetch(`${server.url}/app/publish/${one(`SELECT "publishedSlug" FROM file WHERE id = 'f521'`)}`)).status;
+    await eventually('there is a copy', async () => (await status()) === 200);
     // Nobody is signed in there.
     const visitor = await open(t, new URL(link).hash);
     const still = visitor.page.getByRole('group', { name: 'Published drawing' });
@@ -201,6 +208,7 @@ describe('the board', { concurrency: 2 }, () => {
     assert.equal(await visitor.page.getByRole('toolbar').count(), 0);
     await page.getByRole('button', { name: 'Unpublish' }).click();
     await page.getByRole('button', { name: 'Publish', exact: true }).waitFor();
+    await eventually('it is taken back', async () => (await status()) === 404);
     await visitor.page.reload();
     await visitor.page.getByText('Nothing is published here').waitFor();
   });
@@ -213,12 +221,17 @@ describe('the board', { concurrency: 2 }, () => {
     await owner.isReady();
     await owner.draw('Rectangle', [200, 100], [360, 200]);
     await guest.sees('rectangle', 1);
-    const isSaved = async () => {
+    const ask = async (path) => {
       const authorization = `Bearer ${server.token('u28')}`;
-      const response = await fetch(`${server.url}/app/file/f550/history`, { headers: { authorization } });
-      return (await response.json()).length > 0;
+      const response = await fetch(`${server.url}/app/file/f550/history${path}`, { headers: { authorization } });
+      return response.text();
     };
-    await eventually('a version is kept', isSaved);
+    // Where one was kept before the rectangle came all the same, the next one has it.
+    const isKept = async () => {
+      const [newest] = JSON.parse(await ask(''));
+      return newest !== undefined && (await ask(`/${newest}`)).includes('"rectangle"');
+    };
+    await eventually('a version of the rectangle is kept', isKept);
     await owner.draw('Arrow', [400, 150], [600, 150]);
     await guest.sees('arrow', 1);
     await owner.page.getByRole('button', { name: 'More' }).click();

@@ -8,11 +8,26 @@ import { test } from 'node:test';
 import { Server, eventually } from '../../../../clients/js/test/kit.js';
 import { ROOT, one, running, serve, signIn } from './site.js';
 
+/** The mutations in the browser's copies, as text. */
+function storedMutations(page) {
+  return page.evaluate(async () => {
+    const answer = (request) => new Promise((resolve) => (request.onsuccess = () => resolve(request.result)));
+    const found = [];
+    for (const { name } of await indexedDB.databases()) {
+      const database = await answer(indexedDB.open(name));
+      if (database.objectStoreNames.contains('entries')) {
+        found.push(await answer(database.transaction('entries').objectStore('entries').getAll()));
+      }
+      database.close();
+    }
+    return JSON.stringify(found);
+  });
+}
+
 test('one finds one’s files, by name and by whose they are', async (t) => {
   const { page, list, row } = await signIn(t, 'u1');
   await row('Sketch 1').waitFor();
-  const all = await list.getByRole('listitem').count();
-  assert.ok(all > 20, `${all} files, also those of others`);
+  await eventually('more than twenty files, also those of others', async () => (await list.getByRole('listitem').count()) > 20);
   await page.keyboard.press('/');
   await page.keyboard.type('sketch 1');
   await row('Map 2').waitFor({ state: 'detached' });
@@ -55,9 +70,14 @@ test('a file that is shared is there for whoever follows its link, until it is n
   await dialog.getByLabel('Anyone with the link can view').check();
   await dialog.getByLabel('Anyone with the link can edit').check();
   await dialog.getByRole('button', { name: 'Copy link' }).click();
-  const link = await owner.page.evaluate(() => navigator.clipboard.readText());
+  const link = await eventually('the link is copied', async () => {
+    const text = await owner.page.evaluate(() => navigator.clipboard.readText());
+    return text.includes('#') && text;
+  });
   await dialog.getByRole('button', { name: 'Done' }).click();
   await owner.row(name).getByText('Can edit').waitFor();
+  // The owner sees it before the server knows of it.
+  await eventually('it is shared', () => one(`SELECT shared AND "sharedLinkType" = 'edit' FROM file WHERE id = 'f82'`) === 't');
 
   // The link leads to the drawing, and from then on the file is in the list.
   const guest = await signIn(t, 'u500', { to: new URL(link).hash });
@@ -131,6 +151,11 @@ test('offline one goes on, also over a reload, and it arrives once one is back',
   await page.getByLabel('New name of Untitled').fill('Made offline');
   await page.keyboard.press('Enter');
   await page.getByText('3 changes are kept').waitFor();
+  // They are counted before they are stored.
+  await eventually('all of it is stored', async () => {
+    const stored = await storedMutations(page);
+    return ['Written offline', 'Made offline'].every((name) => stored.includes(name));
+  });
   await page.reload();
   await row('Written offline').waitFor();
   await row('Made offline').waitFor();

@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { after, before } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { build, preview } from 'vite';
-import { Server, launch, wire } from '../../../../clients/js/test/kit.js';
+import { PATIENCE, Server, launch, wire } from '../../../../clients/js/test/kit.js';
 
 export const ROOT = fileURLToPath(new URL('..', import.meta.url));
 
@@ -38,6 +38,7 @@ export const one = (sql) => server.sql(sql);
 /** A window of its own. */
 export async function open(t, to = '', { url = app, ...options } = {}) {
   const context = await browser.newContext({ permissions: ['clipboard-read', 'clipboard-write'], ...options });
+  context.setDefaultTimeout(PATIENCE);
   const page = await context.newPage();
   const errors = [];
   page.on('pageerror', (error) => errors.push(error.stack));

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { build, preview } from 'vite';
-import { Server, eventually, launch } from '../../../../clients/js/test/kit.js';
+import { PATIENCE, Server, eventually, launch } from '../../../../clients/js/test/kit.js';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const EXAMPLE = fileURLToPath(new URL('../..', import.meta.url));
@@ -28,6 +28,7 @@ after(() => Promise.all(running.map((stop) => stop())));
 /** A window of its own in which `who` has a note open. */
 async function open(t, who, title) {
   const context = await browser.newContext();
+  context.setDefaultTimeout(PATIENCE);
   const page = await context.newPage();
   const errors = [];
   page.on('pageerror', (error) => errors.push(error.stack));
