@@ -23,9 +23,9 @@ finish() {
 }
 trap finish EXIT
 
-# until_there FILE PATTERN: waits for a line, for at most 60 seconds.
+# until_there FILE PATTERN: waits for a line, for at most three minutes.
 until_there() {
-  local deadline=$((SECONDS + 60))
+  local deadline=$((SECONDS + 180))
   until grep -qE -- "$2" "$1" 2>/dev/null; do
     if [ "$SECONDS" -ge "$deadline" ]; then
       echo "smoke: no line like '$2' in $(basename "$1")" >&2

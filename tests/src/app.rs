@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rowtide::application::Application;
 use rowtide::auth::{AuthOptions, sign};
-use rowtide::limits::{ClientLimits, ConnectionLimits};
+use rowtide::limits::{ClientLimits, ConnectionLimits, HEALTH_TIMEOUT};
 use rowtide::server::{Server, ServerOptions};
 use rowtide_client::{Client, ClientOptions};
 use rowtide_documents::host::HostLimits;
@@ -14,8 +14,9 @@ use rowtide_log::LogOptions;
 use rowtide_plan::definition::Definition;
 use rowtide_postgres::migrate::{Migration, migrate};
 use rowtide_postgres::setup::setup;
+use rowtide_protocol::Lsn;
 
-use crate::{Database, Dir};
+use crate::{Database, Dir, PATIENCE, eventually};
 
 /// The secret of every test's tokens.
 pub const SECRET: &str = "a secret of the tests, long enough for HS256";
@@ -146,17 +147,26 @@ impl App {
         &mut self.options
     }
 
-    /// Starts the server again.
+    /// Starts the server again, and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it does not start, or is not ready in time.
+    pub async fn start_server(&mut self) {
+        self.begin_server().await;
+        let Some(server) = &self.server else { return };
+        let ready = tokio::time::timeout(PATIENCE, server.wait_until_ready()).await;
+        assert!(ready.is_ok(), "not ready within {PATIENCE:?}: {}", server.health().detail);
+    }
+
+    /// Starts the server again, which may have to wait for something that is missing.
     ///
     /// # Panics
     /// When it does not start.
-    pub async fn start_server(&mut self) {
+    pub async fn begin_server(&mut self) {
         let server = Server::start(self.options.clone()).await;
         let server = server.unwrap_or_else(|error| panic!("{error}"));
         // Where clients know it to be, also after a restart.
         self.options.listen = server.address();
-        // It has looked at the tables then; one that stands by never is.
-        drop(tokio::time::timeout(Duration::from_secs(10), server.wait_until_ready()).await);
         self.server = Some(server);
     }
 
@@ -167,6 +177,21 @@ impl App {
         }
     }
 
+    /// Waits until the server has all that is committed.
+    ///
+    /// # Panics
+    /// When that does not come, or no server runs.
+    pub async fn streamed(&self) {
+        let sql = "SELECT pg_current_wal_flush_lsn()::text";
+        let end = self.database.connect().await.query_one(sql, &[]).await.expect("a position");
+        let end: Lsn = end.get::<_, &str>(0).parse().expect("it is an LSN");
+        let server = self.server.as_ref().expect("a server runs");
+        eventually("the stream is there", || async {
+            (server.health().position >= Some(end)).then_some(())
+        })
+        .await;
+    }
+
     /// Where clients connect.
     pub fn url(&self) -> String {
         format!("ws://{}/sync", self.options.listen)
@@ -175,6 +200,11 @@ impl App {
     /// Where HTTP is spoken.
     pub fn address(&self) -> std::net::SocketAddr {
         self.options.listen
+    }
+
+    /// So little time the server may give a request to come, whatever limits are reached.
+    pub fn time_for_a_request(&self) -> Duration {
+        self.options.connections.head_timeout.min(HEALTH_TIMEOUT)
     }
 
     /// A good token.

@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::{Database, Dir, SECRET};
+use crate::{Database, Dir, SECRET, eventually};
 
 /// How long a step of a process may take: the longest makes a cluster and its sample data.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(180);
 /// How often a process is looked at.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -242,6 +242,16 @@ impl Running {
     /// What it has printed until now.
     pub fn said(&self) -> String {
         self.out.text() + &self.err.text()
+    }
+
+    /// Waits until it has printed this. What has happened may be told by other ways before what it says of it has been
+    /// read.
+    ///
+    /// # Panics
+    /// When it does not come in time.
+    pub async fn says(&self, part: &str) -> String {
+        let what = format!("it says `{part}`");
+        eventually(&what, || async { Some(self.said()).filter(|said| said.contains(part)) }).await
     }
 
     /// The process's id.

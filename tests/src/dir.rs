@@ -1,6 +1,7 @@
 //! A directory of one test.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,10 +20,17 @@ impl Dir {
     #[expect(clippy::new_without_default, reason = "it makes something on disk")]
     pub fn new() -> Dir {
         static COUNT: AtomicU32 = AtomicU32::new(1);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("rowtide-test-{}-{count}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).expect("a temporary directory can be made");
+        let path = loop {
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            let name = format!("rowtide-test-{}-{count}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            match fs::create_dir(&path) {
+                Ok(()) => break path,
+                // Left by a process of this id that was killed, or made by one that has it elsewhere.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => panic!("{}: {error}", path.display()),
+            }
+        };
         // As root the server is another user, who must be able to get there.
         let mode = fs::Permissions::from_mode(0o755);
         fs::set_permissions(&path, mode).expect("its mode can be set");

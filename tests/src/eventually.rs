@@ -3,13 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-/// How long something that must happen may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// How long something that must happen may take: nobody waits so long for what happens, also where a machine is busy
+/// with other things.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Asks until the answer is `Some`, and returns what is in it.
 ///
 /// # Panics
-/// When there is none within 20 seconds; `what` is then in the message.
+/// When there is none within [`PATIENCE`]; `what` is then in the message.
 #[track_caller]
 pub fn eventually<T, F>(what: &str, ask: impl FnMut() -> F) -> impl Future<Output = T>
 where

@@ -261,10 +261,16 @@ async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     timeout(ANSWER, asked).await.ok().flatten()
 }
 
-/// An address that nobody listens on.
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("there is a free port");
-    listener.local_addr().expect("it has an address")
+/// An address that nobody listens on, with a port that the system gives to nobody who leaves the choice to it: those of
+/// Linux begin above.
+///
+/// # Panics
+/// When there is none.
+pub fn free_address() -> SocketAddr {
+    let ports = std::iter::repeat_with(|| rand::random_range(10_000..32_000_u16)).take(1_000);
+    let mut addresses = ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    let is_free = |address: &SocketAddr| TcpListener::bind(address).is_ok();
+    addresses.find(is_free).expect("there is a free port")
 }
 
 fn locked(addresses: &Mutex<Vec<SocketAddr>>) -> MutexGuard<'_, Vec<SocketAddr>> {

@@ -14,7 +14,7 @@ use crate::proxy::Upstream;
 use crate::{Dir, eventually};
 
 /// How long Postgres may take to start; others build and test on the same machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// One Postgres, which runs or not.
 pub struct Node {

@@ -14,6 +14,8 @@ use crate::eventually::PATIENCE;
 /// One connection of such a client.
 pub struct Older {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    /// Code and reason with which the server has closed, if that was heard while something else was waited for.
+    goodbye: Option<(u16, String)>,
 }
 
 impl Older {
@@ -32,7 +34,7 @@ impl Older {
     pub async fn open_at(address: &str, path_and_query: &str) -> Result<Older, http::StatusCode> {
         let url = format!("ws://{address}{path_and_query}");
         match timeout(PATIENCE, connect_async(url)).await.expect("an answer in time") {
-            Ok((socket, _)) => Ok(Older { socket }),
+            Ok((socket, _)) => Ok(Older { socket, goodbye: None }),
             Err(tungstenite::Error::Http(response)) => Err(response.status()),
             Err(error) => panic!("{error}"),
         }
@@ -146,11 +148,41 @@ impl Older {
         }
     }
 
+    /// Whether the `commit` or the `reject` of a mutation comes before the server closes.
+    ///
+    /// # Panics
+    /// When neither comes in time.
+    pub async fn hears_of_before_the_end(&mut self, name: &str) -> bool {
+        loop {
+            let next = timeout(PATIENCE, self.socket.next()).await.expect("a message in time");
+            match next {
+                Some(Ok(Message::Text(text))) => {
+                    let message: Value = serde_json::from_str(&text).expect("it is JSON");
+                    let names = message["mutationIds"].as_array();
+                    let is_of_it = message["mutationId"] == name
+                        || names.is_some_and(|names| names.contains(&json!(name)));
+                    if is_of_it {
+                        return true;
+                    }
+                }
+                Some(Ok(Message::Close(frame))) => {
+                    self.goodbye = frame.map(|frame| (frame.code.into(), frame.reason.to_string()));
+                    return false;
+                }
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                other => panic!("{other:?} instead of a message"),
+            }
+        }
+    }
+
     /// Code and reason with which the server closes.
     ///
     /// # Panics
     /// When it does not.
     pub async fn closed(&mut self) -> (u16, String) {
+        if let Some(goodbye) = self.goodbye.take() {
+            return goodbye;
+        }
         loop {
             match timeout(PATIENCE, self.socket.next()).await.expect("an end in time") {
                 Some(Ok(Message::Close(Some(frame)))) => {

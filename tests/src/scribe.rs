@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::{App, Rows, held};
+use crate::{App, PATIENCE, Rows, held};
 
 /// How many mutations may wait before a scribe writes no more.
 const MAX_PENDING: usize = 40;
@@ -387,7 +387,7 @@ fn new_client_id() -> String {
 }
 
 async fn open(options: &ClientOptions, path: &PathBuf) -> Client {
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + PATIENCE;
     loop {
         match FileStorage::open(path) {
             Ok(storage) => {

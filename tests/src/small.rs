@@ -2,8 +2,9 @@
 //! only some may read holds the word `secret`, which nobody else may ever be told.
 
 use serde_json::{Value, json};
+use tokio_postgres::Client;
 
-use crate::App;
+use crate::{App, eventually};
 
 /// The definition of the files example.
 pub const FILES: &str = include_str!("../../examples/files/rowtide.toml");
@@ -36,12 +37,28 @@ impl App {
         App::with(TRACKER, &format!("{TRACKER_TABLES}\n{SMALL_TRACKER}")).await
     }
 
-    /// What a query for one value answers, as text; `null` for null.
+    /// Waits until queries see what was acknowledged: Postgres streams a commit a moment before others see it.
+    ///
+    /// # Panics
+    /// When a commit takes too long that waits for no lock.
+    pub async fn commits_are_seen(&self, client: &Client) {
+        let committing = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                          AND application_name = 'rowtide mutate' AND state = 'active' \
+                          AND query = 'COMMIT' AND wait_event_type IS DISTINCT FROM 'Lock'";
+        eventually("commits are seen", || async {
+            let count: i64 = client.query_one(committing, &[]).await.expect("a count").get(0);
+            (count == 0).then_some(())
+        })
+        .await;
+    }
+
+    /// What a query for one value answers, as text; `null` for null. It sees what was acknowledged.
     ///
     /// # Panics
     /// When it does not answer with one row.
     pub async fn one(&self, sql: &str) -> String {
         let client = self.database.connect().await;
+        self.commits_are_seen(&client).await;
         let row = client.query_one(&format!("SELECT ({sql})::text"), &[]).await;
         let row = row.unwrap_or_else(|error| panic!("{error:?}\nin: {sql}"));
         row.get::<_, Option<String>>(0).unwrap_or_else(|| "null".to_owned())

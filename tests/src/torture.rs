@@ -42,7 +42,7 @@ const MEDDLERS: u64 = 2;
 const STORM: Duration = Duration::from_secs(12);
 /// How long everyone has to be whole again. The longest wait of a client before it tries again is half
 /// of it.
-const HEALING: Duration = Duration::from_secs(60);
+const HEALING: Duration = Duration::from_secs(180);
 /// How often it is said how things stand.
 const SAY: Duration = Duration::from_secs(5);
 /// With this many findings there is no use in going on.

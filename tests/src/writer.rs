@@ -124,7 +124,7 @@ impl Writer {
     /// When the connection ends first.
     pub async fn hears(&mut self) -> Vec<Value> {
         loop {
-            let tx = self.raw.until("tx").await;
+            let tx = self.raw.tx().await;
             let changes = tx["changes"].as_array().expect("a list");
             if !changes.is_empty() {
                 return changes.clone();

@@ -6,7 +6,7 @@ use rowtide_postgres::client_registry::{Claimed, Wanted, claim, outcomes, remove
 use rowtide_postgres::connect::Names;
 use rowtide_postgres::setup::setup;
 use rowtide_protocol::Lsn;
-use rowtide_tests::{App, Bystander, Database, Dir, Node, Raw, eventually};
+use rowtide_tests::{App, Bystander, Database, Dir, Node, PATIENCE, Raw, eventually};
 use tokio_postgres::Client;
 
 async fn database() -> Database {
@@ -183,7 +183,7 @@ async fn a_standby_that_stalls_holds_up_nobody_who_connects() {
             assert_eq!(claimed, [Some(Claimed { user_id, last_mutation, is_unused_for_long })]);
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), claims).await.expect("it waits for no standby");
+    tokio::time::timeout(PATIENCE, claims).await.expect("it waits for no standby");
     node.stop();
 }
 

@@ -2,10 +2,8 @@
 //! table are told, and everybody holds what SQL says, with the column. What does more than add columns ends as it did.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
-use rowtide_protocol::Lsn;
-use rowtide_tests::{App, Raw, eventually};
+use rowtide_tests::{App, PATIENCE, Raw, eventually};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -155,7 +153,7 @@ impl Peer {
                 self.apply(&message);
             }
         };
-        let waited = timeout(Duration::from_secs(60), hears).await;
+        let waited = timeout(PATIENCE, hears).await;
         assert!(waited.is_ok(), "{user} holds {:?} and not {truth:?}", self.rows);
     }
 
@@ -172,18 +170,6 @@ impl Peer {
 async fn run(app: &App, sql: &str) {
     let client = app.database.connect().await;
     client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{error:?}"));
-}
-
-/// Waits until the server has all that is committed.
-async fn streamed(app: &App) {
-    let sql = app.database.connect().await;
-    let end = sql.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await.unwrap();
-    let end: Lsn = end.get::<_, &str>(0).parse().unwrap();
-    eventually("the stream is there", || async {
-        let position = app.server.as_ref().unwrap().health().position;
-        (position >= Some(end)).then_some(())
-    })
-    .await;
 }
 
 async fn app() -> App {
@@ -256,7 +242,7 @@ async fn a_column_that_clients_do_not_get_costs_them_nothing() {
     let add = "ALTER TABLE note ADD COLUMN \"more secrets\" int; UPDATE note SET secret = 'y'";
     run(&app, add).await;
     app.start_server().await;
-    streamed(&app).await;
+    app.streamed().await;
     for peer in [&mut ann, &mut bob] {
         peer.comes_back(&app).await;
         assert!(peer.resumed && peer.told.is_empty(), "{:?}", peer.told);
@@ -347,7 +333,7 @@ async fn whoever_comes_and_goes_meanwhile_ends_with_it() {
     app.stop_server().await;
     run(&app, "UPDATE note SET stars = 4 WHERE id = 18").await;
     app.start_server().await;
-    streamed(&app).await;
+    app.streamed().await;
     ann.comes_back(&app).await;
     assert!(ann.resumed);
     assert_eq!(ann.told, ["put note 18"]);
@@ -375,7 +361,7 @@ async fn a_column_that_was_added_while_no_server_ran_ends_no_epoch() {
         app.stop_server().await;
         run(&app, add).await;
         app.start_server().await;
-        streamed(&app).await;
+        app.streamed().await;
         ann.comes_back(&app).await;
         assert!(ann.resumed, "{add}");
         ann.comes_to_the_truth(&app).await;

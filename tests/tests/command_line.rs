@@ -369,10 +369,8 @@ async fn what_nobody_reads_ends_nothing() {
         [(Stdio::from(full()), Stdio::from(full())), (Stdio::from(closed()), Stdio::from(closed()))]
     {
         let mut serve = operator.command(&["serve"]).await;
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = free.local_addr().unwrap();
+        let address = rowtide_tests::free_address();
         serve.env("ROWTIDE_LISTEN", address.to_string());
-        drop(free);
         let mut server = serve.stdout(said).stderr(told).spawn().unwrap();
         drop(serve);
         eventually("it is ready", || async {

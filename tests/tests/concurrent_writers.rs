@@ -14,7 +14,7 @@ use futures_util::future::join_all;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rowtide_client::{Client, ClientOptions, Event, Op, Outcome};
-use rowtide_tests::{App, Writer, delete, eventually, held, insert, truth, update};
+use rowtide_tests::{App, PATIENCE, Writer, delete, eventually, held, insert, truth, update};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -439,7 +439,7 @@ async fn everyone_writes(definition: &str, tables: &str, rows: &str, of: &[&str]
                 assert!(!matches!(event, None | Some(Event::Stopped(_))), "{event:?}");
             }
         };
-        let waited = tokio::time::timeout(std::time::Duration::from_secs(30), wait).await;
+        let waited = tokio::time::timeout(PATIENCE, wait).await;
         assert!(waited.is_ok(), "not in time: {what}: {:?}", held(&client.replica()));
     }
 }

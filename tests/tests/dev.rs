@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rowtide_client::{Client, ClientOptions, Event, Status};
 use rowtide_postgres::connect::{ConnectOptions, connect};
-use rowtide_tests::{Database, Dir, Running, Said, eventually, rowtide, said};
+use rowtide_tests::{Database, Dir, PATIENCE, Running, Said, eventually, rowtide, said};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -63,7 +63,7 @@ impl Dev {
                 }
             }
         };
-        tokio::time::timeout(std::time::Duration::from_secs(30), live).await.expect("live in time");
+        tokio::time::timeout(PATIENCE, live).await.expect("live in time");
         client
     }
 }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 /// How long everyone has to be whole again.
 fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(60)
+    Instant::now() + Duration::from_secs(180)
 }
 
 /// A Postgres and a server, and clients of several users that have written. Ends in this order.

@@ -571,7 +571,7 @@ async fn mutations_wait_while_postgres_is_away() {
     }
     // The session stays, and is told nothing of them.
     writer.raw.say(&json!({ "type": "ping" })).await;
-    assert_eq!(writer.raw.hear().await.unwrap()["type"], "pong");
+    assert_eq!(writer.raw.hear_news().await.unwrap()["type"], "pong");
     let mut newcomer = Raw::open(&app).await;
     newcomer.say(&Raw::connect(&App::token("u1"))).await;
     newcomer.ending().await.assert("a newcomer", "unavailable");

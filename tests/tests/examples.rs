@@ -6,7 +6,7 @@ use rand::{Rng, SeedableRng};
 use rowtide::application::Application;
 use rowtide_client::{Client as Watcher, Event};
 use rowtide_postgres::migrate::migrate;
-use rowtide_tests::{App, Database, Rows, held, truth};
+use rowtide_tests::{App, Database, PATIENCE, Rows, held, truth};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
@@ -181,7 +181,7 @@ async fn holds(watcher: &mut Watcher, expected: &Rows, after: &str) {
             assert!(!matches!(event, None | Some(Event::Stopped(_))), "{event:?} after {after}");
         }
     };
-    let waited = tokio::time::timeout(std::time::Duration::from_secs(30), wait).await;
+    let waited = tokio::time::timeout(PATIENCE, wait).await;
     assert!(waited.is_ok(), "not in time after {after}: {:?}", held(&watcher.replica()));
 }
 

@@ -32,7 +32,7 @@ fn of_change(change: &Value) -> String {
 /// Sends a mutation; the changes of the one `tx` that acknowledges it.
 async fn write(writer: &mut Writer, ops: Value) -> Vec<Value> {
     let id = writer.send(ops).await;
-    let tx = writer.raw.until("tx").await;
+    let tx = writer.raw.tx().await;
     assert_eq!(tx["ack"], id, "{tx}");
     tx["changes"].as_array().unwrap().clone()
 }
@@ -125,17 +125,17 @@ async fn all_sessions_of_a_user_hear_it_and_one_is_told_that_it_is_its_own() {
     let rename = |name: &str| json!([update("file", json!({ "id": "edit", "name": name }))]);
     for (name, other) in [("A", "B"), ("C", "D")] {
         write(&mut here, rename(name)).await;
-        let tx = there.raw.until("tx").await;
+        let tx = there.raw.tx().await;
         assert_eq!((&tx["changes"][0]["row"]["name"], &tx["ack"]), (&json!(name), &Value::Null));
         write(&mut there, rename(other)).await;
-        let tx = here.raw.until("tx").await;
+        let tx = here.raw.tx().await;
         assert_eq!((&tx["changes"][0]["row"]["name"], &tx["ack"]), (&json!(other), &Value::Null));
     }
     // A rejection is for who sent it alone: the other hears of what comes after, and of nothing else.
     let rejected = json!([update("file", json!({ "id": "edit", "ownerName": "x" }))]);
     here.mutate(rejected).await.rejected("forbidden", "`ownerName`");
     write(&mut here, rename("E")).await;
-    let message = there.raw.hear().await.unwrap();
+    let message = there.raw.hear_news().await.unwrap();
     assert_eq!(message["changes"][0]["row"]["name"], "E", "{message}");
 }
 

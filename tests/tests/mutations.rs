@@ -61,7 +61,7 @@ impl Stage {
         self.sql.batch_execute(&sql).await.unwrap();
     }
 
-    async fn play(mut self, lines: Vec<Line<'_>>) {
+    async fn play(mut self, app: &App, lines: Vec<Line<'_>>) {
         let mut wrong = Vec::new();
         let mut writers = std::mem::take(&mut self.writers);
         let mut before = self.all().await;
@@ -69,6 +69,7 @@ impl Stage {
             for ((role, writer), expected) in writers.iter_mut().zip(expected) {
                 let ops = serde_json::from_str(&ops.to_string().replace("$me", role)).unwrap();
                 let rejected = writer.mutate(ops).await.rejected;
+                app.commits_are_seen(&self.sql).await;
                 let (code, said) = expected.split_once(' ').unwrap_or((expected, ""));
                 let (is, message) = rejected.unwrap_or_else(|| (OK.to_owned(), said.to_owned()));
                 if is != code || !message.contains(said) || message.contains("secret") {
@@ -232,7 +233,7 @@ async fn what_a_person_may_do_with_files() {
         };
         lines.push((column, ops.clone(), expected));
     }
-    stage.play(lines).await;
+    stage.play(&app, lines).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -251,7 +252,7 @@ async fn what_a_person_may_do_with_issues() {
     let no: &str = NEVER;
     let nf: &str = NOT_FOUND;
     #[rustfmt::skip]
-    stage.play(vec![
+    stage.play(&app, vec![
         // person
         ("oneself again", json!([insert("person", json!({ "id": "$me", "name": "New" }))]), [OK; 5]),
         ("somebody", json!([insert("person", json!({ "id": "new", "name": "New" }))]), ["forbidden `person`"; 5]),

@@ -98,9 +98,8 @@ async fn a_client_begins_with_its_rows_and_hears_of_what_it_writes() {
     ann.mutate("m4", json!([update("file", "delete", json!({ "id": "n1" }))])).await;
     assert_eq!(rows(&ann.until("m4").await), ["delete file n1", "delete file_state n1"]);
     let schema = app.database.names().schema;
-    let client = app.database.connect().await;
     let numbers = format!("SELECT last_mutation FROM {schema}.client WHERE client_id = 'app/u1'");
-    assert_eq!(client.query_one(&numbers, &[]).await.unwrap().get::<_, i64>(0), 4);
+    assert_eq!(app.one(&numbers).await, "4");
     // The other tab has heard of all of it.
     tab.until("m4").await;
 }
@@ -391,6 +390,12 @@ async fn clients_that_come_back_together_share_their_loads() {
     let release = async {
         eventually("all have come", || async {
             (health().sessions as usize == CLIENTS).then_some(())
+        })
+        .await;
+        // A session is counted before its rows are asked for.
+        eventually("all wait for their rows", || async {
+            let views = format!("rowtide_views {CLIENTS}");
+            http_get(&app, "/metrics").await.lines().any(|line| line == views).then_some(())
         })
         .await;
         let sql = "SELECT count(*), count(*) FILTER (WHERE wait_event_type = 'Lock') \

@@ -3,7 +3,7 @@
 use rowtide::playground::PlaygroundOptions;
 use rowtide::server::ServerOptions;
 use rowtide_client::{Client, ClientOptions, Event, Status};
-use rowtide_tests::{App, SECRET};
+use rowtide_tests::{App, PATIENCE, SECRET};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -131,7 +131,7 @@ async fn anyone_can_be_signed_in_with_any_claims() {
             }
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(30), live).await.expect("live in time");
+    tokio::time::timeout(PATIENCE, live).await.expect("live in time");
     // Their own, and that of their team.
     let mut authors: Vec<String> =
         client.replica().rows("note").map(|row| row["author"].to_string()).collect();

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use rowtide_tests::eventually;
 use rowtide_tests::proxy::{Direction, Flow, Proxy, Upstream};
+use rowtide_tests::{PATIENCE, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
@@ -35,7 +35,7 @@ async fn connect(proxy: &Proxy) -> TcpStream {
 /// What comes back for one byte; `None` if nothing does, or the connection is gone.
 async fn ask(stream: &mut TcpStream, byte: u8) -> Option<u8> {
     stream.write_u8(byte).await.ok()?;
-    timeout(Duration::from_secs(20), stream.read_u8()).await.expect("an answer or an end").ok()
+    timeout(PATIENCE, stream.read_u8()).await.expect("an answer or an end").ok()
 }
 
 async fn nothing_comes(stream: &mut TcpStream) {

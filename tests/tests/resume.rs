@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rowtide_plan::definition::Definition;
-use rowtide_tests::{App, Raw, eventually};
+use rowtide_tests::{App, Raw};
 use serde_json::{Value, json};
 
 const TABLES: &str = "
@@ -152,26 +152,13 @@ async fn run(app: &App, sql: &str) {
     let client = app.database.connect().await;
     client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{error:?}"));
     if app.server.is_some() {
-        streamed(app).await;
+        app.streamed().await;
     }
 }
 
 /// The rows that loads have read.
 fn loaded(app: &App) -> u64 {
     app.server.as_ref().unwrap().health().loaded_rows
-}
-
-/// Waits until the server has all that is committed.
-async fn streamed(app: &App) {
-    let sql = app.database.connect().await;
-    let end: String =
-        sql.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await.unwrap().get(0);
-    let end: rowtide_protocol::Lsn = end.parse().unwrap();
-    eventually("the stream is there", || async {
-        let position = app.server.as_ref().unwrap().health().position;
-        (position >= Some(end)).then_some(())
-    })
-    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -287,7 +274,7 @@ async fn who_came_back_hears_what_happens_next_and_loses_what_a_link_takes_away(
         "UPDATE note SET hidden = NOT hidden WHERE team = 1",
     ] {
         run(&app, sql).await;
-        let tx = raw.until("tx").await;
+        let tx = raw.tx().await;
         ann.apply(&tx);
         ann.holds_the_truth(&app).await;
     }
@@ -295,8 +282,8 @@ async fn who_came_back_hears_what_happens_next_and_loses_what_a_link_takes_away(
     let mut other = Away::new("ann");
     let (_, mut of_other) = other.comes_back(&app).await;
     run(&app, "UPDATE note SET text = 'for both' WHERE team = 1").await;
-    ann.apply(&raw.until("tx").await);
-    other.apply(&of_other.until("tx").await);
+    ann.apply(&raw.tx().await);
+    other.apply(&of_other.tx().await);
     assert_eq!(ann.rows, other.rows);
     ann.holds_the_truth(&app).await;
 }
@@ -330,7 +317,7 @@ async fn what_was_written_while_a_table_had_another_shape_for_a_while_is_not_mis
     run(&app, "ALTER TABLE note DROP COLUMN stars").await;
     app.start_server().await;
     // The catalog is as it was, so only the stream can tell.
-    streamed(&app).await;
+    app.streamed().await;
     ann.returns(&app).await;
     // What was passed over is not looked at again and again.
     run(&app, "UPDATE note SET text = 'later' WHERE id = 3").await;
@@ -388,7 +375,7 @@ async fn what_cannot_be_said_by_changes_is_sent_whole() {
     let (back, mut raw) = ann.comes_back(&app).await;
     assert_eq!(back, resumed(&[]));
     run(&app, "INSERT INTO note VALUES (1, 1, 'ann', false, 'x')").await;
-    ann.apply(&raw.until("tx").await);
+    ann.apply(&raw.tx().await);
     run(&app, "TRUNCATE note").await;
     raw.ending().await.assert("who cannot be told", "restarting");
     assert_eq!(ann.returns(&app).await.mode, "snapshot");
@@ -399,7 +386,7 @@ async fn what_cannot_be_said_by_changes_is_sent_whole() {
                   INSERT INTO note VALUES (2, 1, 'ann', false, 'x', 5)";
     sql.batch_execute(change).await.unwrap();
     raw.ending().await.assert("whose table has another shape", "restarting");
-    streamed(&app).await;
+    app.streamed().await;
     assert_eq!(ann.returns(&app).await.mode, "snapshot");
     assert_eq!(ann.rows[&("note".to_owned(), 2)]["stars"], json!(5));
 }

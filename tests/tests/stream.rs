@@ -19,8 +19,8 @@ use rowtide_postgres::stream::{
 };
 use rowtide_postgres::wal::end_of_wal;
 use rowtide_protocol::Lsn;
-use rowtide_tests::Database;
 use rowtide_tests::proxy::Proxy;
+use rowtide_tests::{Database, PATIENCE};
 use tokio_postgres::Client;
 
 const DEFINITION: &str = "[tables.note]\nvisible = 'owner = auth.user_id'\n\
@@ -155,7 +155,7 @@ async fn plan(client: &Client, definition: &Definition) -> Plan {
 }
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), future).await.expect("in time")
+    tokio::time::timeout(PATIENCE, future).await.expect("in time")
 }
 
 #[tokio::test]

@@ -1,7 +1,6 @@
 //! How Postgres is entered: what each `sslmode` accepts, and every kind of password, for queries and for the
 //! stream. The certificate in `tls/` is for `localhost`, and of an authority that nobody else trusts.
 
-use std::net::TcpListener;
 use std::sync::Arc;
 
 use rowtide_plan::compile::compile;
@@ -12,7 +11,7 @@ use rowtide_postgres::cluster::Cluster;
 use rowtide_postgres::connect::{ConnectOptions, Names, connect};
 use rowtide_postgres::setup::setup;
 use rowtide_postgres::stream::{Instance, Stream};
-use rowtide_tests::{Dir, Running, eventually, rowtide, said};
+use rowtide_tests::{Dir, Running, eventually, free_address, rowtide, said};
 use tokio_postgres::Client;
 
 const AUTHORITY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls/authority.pem");
@@ -24,7 +23,7 @@ async fn cluster() -> (Cluster, u16) {
 
 /// As [`cluster`], with another certificate.
 async fn cluster_with(certificate: &str, key: &str) -> (Cluster, u16) {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let free = free_address().port();
     let settings = [("listen_addresses", "127.0.0.1"), ("port", &free.to_string()[..])];
     let cluster = Cluster::start_temporary(&settings).await.unwrap();
     let client = cluster.connect("postgres").await.unwrap();

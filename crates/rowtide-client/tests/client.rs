@@ -24,7 +24,7 @@ async fn event<T>(client: &mut Client, mut wanted: impl FnMut(Event) -> Option<T
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), wait).await.expect("in time")
+    tokio::time::timeout(Duration::from_secs(60), wait).await.expect("in time")
 }
 
 async fn acked(client: &mut Client) -> Acked {
@@ -307,7 +307,7 @@ async fn an_owner_that_receives_no_events_can_still_close() {
         session.say(json!({"type": "tx", "cursor": "2", "changes": [change]})).await;
     }
     client.mutate(note(1, "b")).unwrap();
-    let closed = tokio::time::timeout(Duration::from_secs(20), client.close());
+    let closed = tokio::time::timeout(Duration::from_secs(60), client.close());
     closed.await.expect("in time").unwrap();
     let stored = FileStorage::open(dir.queue()).unwrap().load().unwrap();
     assert!(stored.iter().any(|record| matches!(record, Record::Mutation { id: 1, .. })));

@@ -332,7 +332,7 @@ impl World {
             self.change_something().await;
         }
         self.write().await;
-        self.app.start_server().await;
+        self.app.begin_server().await;
         self.story.say("-- the server starts");
         self.last = "restarts";
         self.seen.note(self.last, true);

@@ -78,7 +78,7 @@ impl Running {
 }
 
 /// How long something that must happen may take.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     let within = tokio::time::timeout(PATIENCE, future).await;

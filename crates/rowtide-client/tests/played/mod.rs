@@ -14,7 +14,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 
-const IN_TIME: Duration = Duration::from_secs(20);
+const IN_TIME: Duration = Duration::from_secs(60);
 
 pub fn note(id: u64, text: &str) -> Vec<Op> {
     vec![Op::insert("note", row_of(&json!({"id": id, "text": text})).unwrap())]
