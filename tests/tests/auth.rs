@@ -152,13 +152,21 @@ async fn claims_must_say_who_and_until_when() {
         ("it ends after all clocks", json!({ "exp": u64::MAX })),
         ("it ends long after all clocks", json!({ "exp": 1e19 })),
         ("the end has a fraction", json!({ "exp": now() as f64 + 600.5 })),
-        ("the end is within the leeway", json!({ "exp": now() - 1 })),
         ("the begin is past", json!({ "nbf": now() - 1 })),
         ("the begin is within the leeway", json!({ "nbf": now() + 1 })),
         ("the begin has a fraction", json!({ "nbf": now() as f64 - 0.5 })),
         ("an issuer that is not asked for", json!({ "iss": "someone", "aud": ["something"] })),
     ] {
         assert_user(name, &try_token(&app, &hs256(changes)).await);
+    }
+    loop {
+        let since = now();
+        let answer = try_token(&app, &hs256(json!({ "exp": since - 1 }))).await;
+        // Where it was not judged within the leeway there is nothing to say of it.
+        if answer.is_ok() || now() < since + LEEWAY - 1 {
+            assert_user("the end is within the leeway", &answer);
+            break;
+        }
     }
     for (name, changes) in [
         ("expired", json!({ "exp": now() - LEEWAY - 1 })),
@@ -429,16 +437,30 @@ async fn the_header_counts_more_than_the_message() {
     raw.ending().await.assert("a token in the URL", "unauthorized");
 }
 
-/// Ends about two seconds from now.
-fn short(user: &str) -> String {
-    hs256(json!({ "sub": user, "exp": now() + 2 - LEEWAY }))
+/// A session whose token ends so many seconds after it was made, or later: it lasts until the session is there. And in how
+/// many it was.
+async fn live_for(app: &App, mut seconds: u64) -> (Raw, u64) {
+    loop {
+        let mut raw = Raw::open(app).await;
+        let token = hs256(json!({ "exp": now() + seconds - LEEWAY }));
+        raw.say(&Raw::connect(&token)).await;
+        loop {
+            match raw.hear().await {
+                Ok(message) if message["type"] == "ready" => return (raw, seconds),
+                Ok(_) => {}
+                Err(ending) => break ending.assert("its time was over", "unauthorized"),
+            }
+        }
+        assert!(seconds < 120, "a token of {seconds} s is over at once");
+        seconds *= 2;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_ends_with_its_token() {
     let app = with_secret().await;
     let mut bystander = Bystander::of(&app).await;
-    let mut raw = Raw::live_with(&app, &short("u1")).await;
+    let (mut raw, _) = live_for(&app, 2).await;
     raw.ending().await.assert("expired", "unauthorized");
     bystander.assert_undisturbed(&app, "another's end").await;
 }
@@ -446,7 +468,7 @@ async fn a_session_ends_with_its_token() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_never_falls_silent_ends_with_its_token_too() {
     let app = with_secret().await;
-    let mut raw = Raw::live_with(&app, &short("u1")).await;
+    let (mut raw, _) = live_for(&app, 2).await;
     // Faster than it is answered: there is always something left to read.
     let ending = loop {
         for _ in 0..1_000 {
@@ -466,10 +488,24 @@ async fn a_session_that_never_falls_silent_ends_with_its_token_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_token_of_the_same_user_extends_a_session() {
     let app = with_secret().await;
-    let mut extended = Raw::live_with(&app, &short("u1")).await;
-    extended.say(&json!({ "type": "auth", "token": hs256(json!({})) })).await;
+    let mut seconds = 2;
+    let mut extended = loop {
+        let (mut raw, enough) = live_for(&app, seconds).await;
+        raw.say(&json!({ "type": "auth", "token": hs256(json!({})) })).await;
+        raw.say(&json!({ "type": "ping" })).await;
+        seconds = enough;
+        match raw.hear_news().await {
+            Ok(message) => {
+                assert_eq!(message["type"], "pong");
+                break raw;
+            }
+            // The first token was over before the second had come.
+            Err(ending) => ending.assert("its time was over", "unauthorized"),
+        }
+        seconds *= 2;
+    };
     // A session that ends no sooner than the first token shows that its time is over.
-    let mut other = Raw::live_with(&app, &short("u1")).await;
+    let (mut other, _) = live_for(&app, seconds).await;
     other.ending().await.assert("expired", "unauthorized");
     extended.assert_alive().await;
 }

@@ -6,7 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
-use rowtide_tests::{App, Dir, Raw, eventually};
+use rowtide_protocol::Lsn;
+use rowtide_tests::{App, Dir, PATIENCE, Raw, eventually};
 
 const TABLES: &str =
     "CREATE TABLE note (id int PRIMARY KEY, owner text NOT NULL, text text NOT NULL)";
@@ -53,7 +54,8 @@ async fn app(disk: &SmallDisk) -> App {
     App::with_options(DEFINITION, TABLES, change).await
 }
 
-/// Writes until the server says that nothing more of it fits, and returns how often.
+/// Writes until the server says that nothing more of it fits, and returns how often: each time once it has what was
+/// written before.
 async fn fill(app: &App, disk: &SmallDisk, sql: &tokio_postgres::Client) -> i32 {
     fs::write(disk.path().join("filler"), vec![0; 18 << 20]).unwrap();
     let health = || app.server.as_ref().unwrap().health();
@@ -61,6 +63,14 @@ async fn fill(app: &App, disk: &SmallDisk, sql: &tokio_postgres::Client) -> i32 
     while health().ready {
         written += 1;
         sql.batch_execute(&write(written)).await.unwrap();
+        let end = "SELECT pg_current_wal_flush_lsn()::text";
+        let end = sql.query_one(end, &[]).await.unwrap();
+        let end: Lsn = end.get::<_, &str>(0).parse().unwrap();
+        eventually("it has what was written, or no room for it", || async {
+            let health = health();
+            (!health.ready || health.position >= Some(end)).then_some(())
+        })
+        .await;
         assert!(written < 500, "the disk was never full");
     }
     assert!(health().detail.contains("no room"), "{}", health().detail);
@@ -105,7 +115,7 @@ async fn a_server_with_a_full_disk_stops_and_goes_on_when_there_is_room() {
     let mut raw = Raw::live(&app, "ann").await;
     let sql = app.database.connect().await;
     let written = fill(&app, &disk, &sql).await;
-    let stopped = tokio::time::timeout(std::time::Duration::from_secs(15), app.stop_server());
+    let stopped = tokio::time::timeout(PATIENCE, app.stop_server());
     assert!(stopped.await.is_ok(), "it does not wait for room");
     raw.ending().await.assert("its client", "restarting");
     fs::remove_file(disk.path().join("filler")).unwrap();

@@ -1,9 +1,7 @@
 //! Rows that a writer may not see: no mutation holds up those who may, and no answer tells of them more than the
 //! constraints of the database do.
 
-use std::time::Duration;
-
-use rowtide_tests::{App, Writer, delete, eventually, insert, update};
+use rowtide_tests::{App, PATIENCE, Writer, delete, eventually, insert, update};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -42,9 +40,10 @@ fn set(id: &str) -> Value {
     update("item", json!({ "id": id, "n": 1 }))
 }
 
-/// Long enough for whatever waits for nothing, and shorter than the five seconds after which a lock is given up.
+/// Whoever waits for a lock of these tests waits for as long as they run: it is given up after five seconds, and asked for
+/// again.
 async fn at_once<T>(what: &str, wait: impl Future<Output = T>) -> T {
-    let waited = timeout(Duration::from_secs(4), wait).await;
+    let waited = timeout(PATIENCE, wait).await;
     waited.unwrap_or_else(|_| panic!("{what} waits"))
 }
 
