@@ -4,12 +4,14 @@
 
 use std::net::SocketAddr;
 use std::process::Command;
-use std::time::Duration;
 
 use rowtide_postgres::connect::Names;
 use rowtide_protocol::Lsn;
 use rowtide_tests::proxy::{Proxy, Upstream};
-use rowtide_tests::{App, Database, Dir, Node, Raw, Running, SECRET, eventually, rowtide, said};
+use rowtide_tests::{
+    App, Database, Dir, Node, PATIENCE, Raw, Running, SECRET, eventually, free_address, rowtide,
+    said,
+};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -138,7 +140,7 @@ impl Served {
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         let read = stream.read_to_string(&mut answer);
-        let read = tokio::time::timeout(Duration::from_secs(10), read).await;
+        let read = tokio::time::timeout(PATIENCE, read).await;
         read.expect("health is answered at once").unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
         (head[9..12].parse().unwrap(), body.to_owned())
@@ -449,7 +451,7 @@ async fn the_way_of_mutations_alone_is_down_until_it_is_there_again() {
     let target = format!("cannot connect to database `{name}` at {address} as `postgres`");
     // Nobody has sent a mutation.
     served.is_ready_and_mutations_wait_for(Some(&target)).await;
-    assert!(served.running.said().contains("no mutation can be applied"));
+    served.running.says("no mutation can be applied").await;
     let mut raw = served.serves(&ada()).await;
     site.mutation_waits(&mut raw).await;
     eventually("it is tried", || async { (served.retries().await > 0).then_some(()) }).await;
@@ -540,9 +542,11 @@ async fn a_column_of_a_rule_is_missing_until_it_is_added() {
     let checked = said(site.place.command("check", &site.url().await)).await;
     assert_eq!(checked.code(), Some(1), "{checked:?}");
     assert!(checked.err.contains(sentence), "{checked:?}");
-    let log = served.running.said();
-    let error = log.lines().find(|line| line.contains("ERROR") && line.contains(sentence));
-    assert!(error.is_some(), "no error says it:\n{log}");
+    let says = |line: &str| line.contains("ERROR") && line.contains(sentence);
+    eventually("an error says it", || async {
+        served.running.said().lines().any(says).then_some(())
+    })
+    .await;
     site.run("ALTER TABLE note ADD COLUMN team text").await;
     served.heals(&ada()).await;
 }
@@ -619,9 +623,7 @@ async fn issuer(listener: TcpListener, status: &'static str, body: &'static str)
 #[tokio::test(flavor = "multi_thread")]
 async fn the_issuer_of_keys_is_started_only_after_the_server() {
     let site = Site::new().await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    let address = free_address();
     let mut command = site.place.command("serve", &site.url().await);
     command.args(["--jwks", &format!("http://{address}/keys?key=s3cret")]);
     command.env_remove("ROWTIDE_TOKEN_SECRET");

@@ -59,15 +59,17 @@ async fn what_is_exported_is_what_the_page_for_operators_tells_of() {
     eventually("the drawing is saved", saved).await;
     app.stop_server().await;
     app.start_server().await;
-    let exported = eventually("the slot is looked at", || async {
-        let text = http_get(&app, "/metrics").await;
-        names(&text).contains("rowtide_replication_lag_seconds").then_some(text)
-    })
-    .await;
+    // Each comes when it is due: the slot is looked at now and then.
+    for name in &told {
+        eventually(&format!("{name} is exported"), || async {
+            http_get(&app, "/metrics").await.contains(&format!("# HELP {name} ")).then_some(())
+        })
+        .await;
+    }
     // The parts of a histogram.
     let parts = ["_bucket", "_sum", "_count"];
     let whole = |name: &'_ str| parts.iter().all(|part| !name.ends_with(part));
-    let text = exported;
+    let text = http_get(&app, "/metrics").await;
     let exported: BTreeSet<&str> = names(&text).into_iter().filter(|name| whole(name)).collect();
     assert_eq!(exported, told);
     let lines = || text.lines().filter_map(|line| line.strip_prefix("# HELP "));

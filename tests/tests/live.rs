@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rowtide_client::{Client, Event, Status};
 use rowtide_postgres::connect::ConnectOptions;
-use rowtide_tests::{App, Raw, Rows, eventually, held, truth};
+use rowtide_tests::{App, PATIENCE, Raw, Rows, eventually, held, truth};
 
 const FILES: &str = include_str!("../../examples/files/rowtide.toml");
 const TRACKER: &str = include_str!("../../examples/tracker/rowtide.toml");
@@ -23,7 +23,7 @@ async fn until(client: &mut Client, what: &str, done: impl Fn(&Rows) -> bool) {
             assert!(!matches!(event, None | Some(Event::Stopped(_))), "{event:?}");
         }
     };
-    let waited = tokio::time::timeout(Duration::from_secs(30), wait).await;
+    let waited = tokio::time::timeout(PATIENCE, wait).await;
     assert!(waited.is_ok(), "not in time: {what}; holds {:?}", held(&client.replica()));
 }
 
@@ -419,8 +419,10 @@ async fn a_table_that_changes_its_shape_is_served_in_the_new_one_and_others_go_o
         rows.get("file").is_none_or(|files| files.is_empty()) && has(rows, "user", "plaid")
     })
     .await;
-    let health = app.server.as_ref().unwrap().health();
-    assert_eq!(health.rejected_tables, ["file"]);
+    eventually("it is said which table is not served", || async {
+        (app.server.as_ref()?.health().rejected_tables == ["file"]).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -481,7 +483,7 @@ async fn a_table_that_cannot_be_read_keeps_only_those_waiting_who_see_it() {
     // Nobody else waits, neither now nor later.
     for user in ["bob", "cleo"] {
         let mut client = app.client(user);
-        let waited = tokio::time::timeout(Duration::from_secs(30), live(&mut client)).await;
+        let waited = tokio::time::timeout(PATIENCE, live(&mut client)).await;
         assert!(waited.is_ok(), "{user} waits");
     }
     assert_eq!(unreadable(), ["list"]);
@@ -490,5 +492,5 @@ async fn a_table_that_cannot_be_read_keeps_only_those_waiting_who_see_it() {
         rows.contains_key("list") && has(rows, "list", "groceries")
     })
     .await;
-    assert_eq!(unreadable(), Vec::<String>::new());
+    eventually("nothing more is told", || async { unreadable().is_empty().then_some(()) }).await;
 }

@@ -411,6 +411,7 @@ async fn a_broken_trigger_is_one_error_with_its_statement_and_without_values() {
         let lines = lines.lines().filter(|line| line.contains(" ERROR "));
         lines.map(str::to_owned).collect::<Vec<_>>()
     };
+    eventually("it is told", || async { (!errors().is_empty()).then_some(()) }).await;
     let [told] = &errors()[..] else { panic!("{:?}", errors()) };
     for part in [
         "42703",
@@ -439,6 +440,7 @@ async fn a_broken_trigger_is_one_error_with_its_statement_and_without_values() {
             ))
             .await;
         writer.mutate(note("n2")).await.rejected("unknown_error", "function `keep_it()`");
+        eventually("it is told", || async { (errors().len() >= n + 2).then_some(()) }).await;
         let errors = errors();
         assert_eq!(errors.len(), n + 2, "{body}");
         let told = errors.last().unwrap();

@@ -282,6 +282,12 @@ async fn what_is_published_is_read_once_for_all_who_ask() {
         get(&server.address, "/app/publish/here").await.contains(" 404 ").then_some(())
     })
     .await;
+    // The row says so at once; the copy is there until it was taken back.
+    eventually("the copy is taken back", || async {
+        let keys = deployment.s3.keys("documents/");
+        (!keys.iter().any(|key| key.contains("/drawing/p/published/here"))).then_some(())
+    })
+    .await;
     deployment.database.run(publish).await;
     eventually("it is published anew", || async {
         let known = format!("If-None-Match: {tag}\r\n");

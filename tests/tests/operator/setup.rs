@@ -64,8 +64,7 @@ async fn nobody_waits_behind_what_setup_prints() {
     reader.batch_execute("BEGIN; SELECT count(*) FROM note").await.unwrap();
     let url = operator.database.url().await;
     let mut script = Running::start(operator.psql_command(&url, &printed.out));
-    script.line("psql:").await;
-    assert!(script.said().contains("waiting for others who use"), "{}", script.said());
+    script.says("waiting for others who use").await;
     operator.write_in_turns().await;
     assert!(script.runs());
     reader.batch_execute("COMMIT").await.unwrap();
