@@ -103,7 +103,7 @@ async fn a_room_that_is_stuck_keeps_no_other_from_being_saved_at_the_stop() {
         reader.hear_text("kept").await;
         std::mem::forget((writer, reader));
     }
-    let unsaved = host.shutdown(Duration::from_secs(1)).await;
+    let unsaved = host.shutdown(Duration::from_secs(5)).await;
     // Without it the test could not end.
     fs::write(pipe, "").unwrap();
     assert_eq!(unsaved, 1);

@@ -23,7 +23,7 @@ use crate::objects::Objects;
 use crate::yjs::{read_number, sync_message};
 
 /// Whatever is waited for comes much sooner.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A directory that goes when it is dropped, with a journal in it, and a storage.
 pub(crate) struct Dir {

@@ -431,13 +431,16 @@ async fn a_shutdown_saves_everything() {
         assert!(dir.objects.has(&format!("test/documents/note/{id}/current")));
     }
     // Storage and journal are free for the next one, whoever still has this one.
-    let second = start(&dir, quick()).await;
+    let second = start(&dir, never_saving()).await;
     assert!(matches!(host.save(&note("7")).await, Err(DocumentError::Stopping)));
     let host = second;
     text_of(&host, &note("7"), "kept").await;
     // A storage that is away does not hold it up.
-    let peer = Peer::join(&host, &note("7"), Access::Edit).await;
+    let mut peer = Peer::join(&host, &note("7"), Access::Edit).await;
+    peer.hear_text("kept").await;
     peer.write("!").await;
+    // What somebody has heard of is in the journal.
+    text_of(&host, &note("7"), "kept!").await;
     dir.objects.fail();
     assert_eq!(host.shutdown(Duration::from_millis(200)).await, 1);
     dir.objects.heal();
