@@ -16,7 +16,7 @@ use rowtide_postgres::migrate::{Migration, migrate};
 use rowtide_postgres::setup::setup;
 use rowtide_protocol::Lsn;
 
-use crate::{Database, Dir, PATIENCE, eventually};
+use crate::{Database, Dir, eventually};
 
 /// The secret of every test's tokens.
 pub const SECRET: &str = "a secret of the tests, long enough for HS256";
@@ -147,15 +147,20 @@ impl App {
         &mut self.options
     }
 
-    /// Starts the server again, and waits until it is ready.
+    /// Starts the server again, and waits until it is ready, or has looked at the tables and waits for some of them to fit.
     ///
     /// # Panics
-    /// When it does not start, or is not ready in time.
+    /// When it does not start, or comes to neither in time.
     pub async fn start_server(&mut self) {
         self.begin_server().await;
         let Some(server) = &self.server else { return };
-        let ready = tokio::time::timeout(PATIENCE, server.wait_until_ready()).await;
-        assert!(ready.is_ok(), "not ready within {PATIENCE:?}: {}", server.health().detail);
+        let waits = eventually("it is ready, or says which tables do not fit", || async {
+            (!server.health().rejected_tables.is_empty()).then_some(())
+        });
+        tokio::select! {
+            () = server.wait_until_ready() => {}
+            () = waits => {}
+        }
     }
 
     /// Starts the server again, which may have to wait for something that is missing.
