@@ -99,9 +99,7 @@ impl RowEncoder {
         for (_, branch) in &branches {
             branch.anchor.iter().for_each(|column| needed[*column] = true);
             branch.filter.0.operands(&mut |operand| {
-                if let crate::filter::Operand::Column(column) = operand {
-                    needed[*column] = true;
-                }
+                operand.column().iter().for_each(|column| needed[*column] = true);
             });
         }
         planned.kept.iter().for_each(|column| needed[*column] = true);

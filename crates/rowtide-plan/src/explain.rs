@@ -12,7 +12,7 @@ use crate::documents::PlannedKind;
 use crate::filter::{Operand, Predicate};
 use crate::ids::{BranchId, TableId};
 use crate::plan::{Plan, Source, Table};
-use crate::sql::{literal_sql, load_sql, quote_identifier};
+use crate::sql::{literal_sql, load_sql, quote_identifier, truth, type_of_kind};
 use crate::write::{self, Param};
 
 /// Draws a plan.
@@ -190,7 +190,14 @@ fn draw(plan: &Plan, id: BranchId, depth: usize, text: &mut String) {
 fn claim_text(claim: &Claim) -> String {
     match claim {
         Claim::UserId => "auth.user_id".to_owned(),
-        Claim::Named(name) => format!("auth.claims.{name}"),
+        Claim::Named(path) => {
+            let is_plain = |name: &str| name.chars().all(|c| c.is_alphanumeric() || c == '_');
+            let names = path.iter().map(|name| match is_plain(name) {
+                true => name.clone(),
+                false => quote_identifier(name),
+            });
+            format!("auth.claims.{}", names.collect::<Vec<_>>().join("."))
+        }
     }
 }
 
@@ -203,6 +210,10 @@ fn predicate(
 ) -> String {
     let operand = |operand: &Operand| match operand {
         Operand::Column(index) => quote_identifier(&table.catalog.columns[column(*index)].name),
+        Operand::Cast(index, kind) => {
+            let name = quote_identifier(&table.catalog.columns[column(*index)].name);
+            format!("{name}::{}", type_of_kind(kind).unwrap_or("text"))
+        }
         Operand::Claim(id) => claim_text(&plan.claims[usize::from(id.0)].claim),
         Operand::Literal(value) => literal_sql(value),
     };
@@ -220,6 +231,9 @@ fn predicate(
             Predicate::IsNull(inner) => format!("{} IS NOT NULL", operand(inner)),
             inner => format!("NOT {}", predicate(plan, table, inner, column)),
         },
+        Predicate::Is(inner, answer) => {
+            format!("({}) IS {}", predicate(plan, table, inner, column), truth(*answer))
+        }
         Predicate::And(parts) => joined(parts, " AND "),
         Predicate::Or(parts) => joined(parts, " OR "),
         Predicate::Compare(comparison, left, right) => {

@@ -3,11 +3,12 @@
 //! same expression over generated values, so that a row in memory and a row of a load are judged
 //! alike.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use crate::claims::Claims;
 use crate::ids::ClaimId;
-use crate::value::Value;
+use crate::value::{ColumnType, Value};
 
 /// A boolean expression over one row.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +23,8 @@ pub enum Predicate {
     IsNull(Operand),
     /// `IN (literals)`, not empty; may hold null.
     In(Operand, Vec<Value>),
+    /// `IS TRUE`, `IS FALSE` or `IS UNKNOWN`: whether that is the answer.
+    Is(Box<Predicate>, Option<bool>),
     /// `NOT`.
     Not(Box<Predicate>),
     /// All of them.
@@ -52,6 +55,8 @@ pub enum Comparison {
 pub enum Operand {
     /// A column: an index into the values that the filter is judged over.
     Column(usize),
+    /// A column as another type, which each of its values can be: `column::text`.
+    Cast(usize, ColumnType),
     /// A literal, already of the type that it is compared with.
     Literal(Value),
     /// A claim of the view; only in a [`ClaimFilter`].
@@ -104,11 +109,20 @@ impl Comparison {
 }
 
 impl Operand {
-    fn value<'a>(&'a self, columns: &'a [Value], claims: &'a [Value]) -> &'a Value {
+    /// The column that it is, or is made of.
+    pub fn column(&self) -> Option<usize> {
         match self {
-            Operand::Column(index) => &columns[*index],
-            Operand::Claim(ClaimId(index)) => &claims[usize::from(*index)],
-            Operand::Literal(value) => value,
+            Operand::Column(index) | Operand::Cast(index, _) => Some(*index),
+            Operand::Literal(_) | Operand::Claim(_) => None,
+        }
+    }
+
+    fn value<'a>(&'a self, columns: &'a [Value], claims: &'a [Value]) -> Cow<'a, Value> {
+        match self {
+            Operand::Column(index) => Cow::Borrowed(&columns[*index]),
+            Operand::Cast(index, kind) => columns[*index].cast(kind),
+            Operand::Claim(ClaimId(index)) => Cow::Borrowed(&claims[usize::from(*index)]),
+            Operand::Literal(value) => Cow::Borrowed(value),
         }
     }
 }
@@ -118,12 +132,12 @@ impl Predicate {
     pub fn judge(&self, columns: &[Value], claims: &[Value]) -> Option<bool> {
         match self {
             Predicate::Literal(answer) => *answer,
-            Predicate::Bare(operand) => match operand.value(columns, claims) {
-                Value::Bool(value) => Some(*value),
+            Predicate::Bare(operand) => match *operand.value(columns, claims) {
+                Value::Bool(value) => Some(value),
                 _ => None,
             },
             Predicate::Compare(comparison, left, right) => {
-                let order = left.value(columns, claims).compare(right.value(columns, claims))?;
+                let order = left.value(columns, claims).compare(&right.value(columns, claims))?;
                 Some(comparison.holds(order))
             }
             Predicate::IsNull(operand) => Some(operand.value(columns, claims).is_null()),
@@ -131,7 +145,7 @@ impl Predicate {
                 let value = operand.value(columns, claims);
                 if value.is_null() {
                     None
-                } else if values.contains(value) {
+                } else if values.contains(&value) {
                     Some(true)
                 } else if values.contains(&Value::Null) {
                     None
@@ -139,6 +153,7 @@ impl Predicate {
                     Some(false)
                 }
             }
+            Predicate::Is(inner, answer) => Some(inner.judge(columns, claims) == *answer),
             Predicate::Not(inner) => inner.judge(columns, claims).map(|answer| !answer),
             Predicate::And(all) => {
                 let mut result = Some(true);
@@ -176,7 +191,7 @@ impl Predicate {
                 visit(left);
                 visit(right);
             }
-            Predicate::Not(inner) => inner.operands(visit),
+            Predicate::Is(inner, _) | Predicate::Not(inner) => inner.operands(visit),
             Predicate::And(parts) | Predicate::Or(parts) => {
                 parts.iter().for_each(|part| part.operands(visit));
             }
@@ -187,6 +202,7 @@ impl Predicate {
     pub fn with_columns(&self, number: &impl Fn(usize) -> usize) -> Predicate {
         let operand = |operand: &Operand| match operand {
             Operand::Column(index) => Operand::Column(number(*index)),
+            Operand::Cast(index, kind) => Operand::Cast(number(*index), kind.clone()),
             other => other.clone(),
         };
         let each = |parts: &[Predicate]| parts.iter().map(|p| p.with_columns(number)).collect();
@@ -197,6 +213,9 @@ impl Predicate {
             Predicate::In(inner, values) => Predicate::In(operand(inner), values.clone()),
             Predicate::Compare(comparison, left, right) => {
                 Predicate::Compare(*comparison, operand(left), operand(right))
+            }
+            Predicate::Is(inner, answer) => {
+                Predicate::Is(Box::new(inner.with_columns(number)), *answer)
             }
             Predicate::Not(inner) => Predicate::Not(Box::new(inner.with_columns(number))),
             Predicate::And(parts) => Predicate::And(each(parts)),

@@ -232,7 +232,13 @@ fn named_claim(
         && dot(at + 3)
         && let Some(name) = word(at + 4)
     {
-        return Ok(Some(Named { claim: Claim::Named(name.value.clone()), words: 5 }));
+        let mut path = vec![name.value.clone()];
+        while let (true, Some(step)) = (dot(at + 3 + 2 * path.len()), word(at + 4 + 2 * path.len()))
+        {
+            path.push(step.value.clone());
+        }
+        let words = 3 + 2 * path.len();
+        return Ok(Some(Named { claim: Claim::Named(path.into()), words }));
     }
     let place = words[at].1.start..words.get(at + 2).map_or(words[at].1.end, |(_, span)| span.end);
     let problem =

@@ -151,7 +151,7 @@ impl Plan {
         let written = written.chain(self.documents.iter().flat_map(PlannedKind::rules));
         let written = written.flat_map(|rule| rule.claims().iter().map(|named| &named.claim));
         let named = |claim: &'a Claim| match claim {
-            Claim::Named(name) => Some(name.as_str()),
+            Claim::Named(path) => path.first().map(String::as_str),
             Claim::UserId => None,
         };
         read.chain(written).filter_map(named).collect()

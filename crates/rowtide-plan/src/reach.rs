@@ -4,8 +4,8 @@
 
 use serde_json::Map;
 
-use crate::claims::{Claim, ClaimUse, Claims};
-use crate::filter::{Operand, Predicate};
+use crate::claims::{ClaimUse, Claims};
+use crate::filter::Predicate;
 use crate::ids::BranchId;
 use crate::plan::{Branch, Plan, Source};
 use crate::row::Topic;
@@ -14,12 +14,7 @@ use crate::value::Value;
 impl Plan {
     /// The claims of a token that the rules ask for.
     pub fn resolve_claims(&self, user_id: &str, claims: &Map<String, serde_json::Value>) -> Claims {
-        let resolve = |wanted: &ClaimUse| match &wanted.claim {
-            Claim::UserId => Value::parse(&wanted.kind, user_id).unwrap_or(Value::Null),
-            Claim::Named(name) => {
-                claims.get(name).map_or(Value::Null, |claim| Value::from_claim(&wanted.kind, claim))
-            }
-        };
+        let resolve = |wanted: &ClaimUse| wanted.resolve(user_id, claims);
         Claims(self.claims.iter().map(resolve).collect())
     }
 
@@ -54,7 +49,7 @@ fn conjuncts(predicate: &Predicate) -> impl Iterator<Item = &Predicate> {
 fn names_columns(predicate: &Predicate) -> bool {
     let mut found = false;
     predicate.operands(&mut |operand| {
-        found |= matches!(operand, Operand::Column(_));
+        found |= operand.column().is_some();
     });
     found
 }
@@ -62,13 +57,15 @@ fn names_columns(predicate: &Predicate) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::filter::{ClaimFilter, Comparison, Filter};
+    use crate::claims::Claim;
+    use crate::filter::{ClaimFilter, Comparison, Filter, Operand};
     use crate::ids::{ClaimId, TableId};
     use crate::value::ColumnType;
 
     /// Branches: by the user's id; by a workspace if the role is `admin`; for everyone; by links.
     fn plan() -> Plan {
-        let named = |name: &str, kind| ClaimUse { claim: Claim::Named(name.into()), kind };
+        let named =
+            |name: &str, kind| ClaimUse { claim: Claim::Named([name.to_owned()].into()), kind };
         let branch = |anchor, source, claims| Branch {
             table: TableId(0),
             anchor,

@@ -4,6 +4,7 @@
 //! [`normal`], and branches in [`crate::compile`]. Names are looked up later, because only the
 //! catalog knows them.
 
+mod cast;
 pub(crate) mod normal;
 mod parse;
 
@@ -12,6 +13,7 @@ use crate::claims::Claim;
 use crate::filter::Comparison;
 use crate::sql_text::Span;
 
+pub(crate) use cast::CastType;
 pub(crate) use parse::parse;
 
 /// A rule, or a part of one.
@@ -26,6 +28,10 @@ pub(crate) enum Rule {
     Bare(Term),
     Compare(Comparison, Term, Term, Span),
     IsNull(Term),
+    /// `IS NOT DISTINCT FROM`.
+    Same(Term, Term, Span),
+    /// `IS TRUE`, `IS FALSE` or `IS UNKNOWN`.
+    Is(Box<Rule>, Option<bool>),
     /// `IN (literals)`.
     In(Term, Vec<Term>),
     /// `column IN (SELECT …)`.
@@ -51,6 +57,8 @@ pub(crate) enum Term {
     Text(String, Span),
     Bool(bool, Span),
     Null(Span),
+    /// One of the others, as another type.
+    Cast(Box<Term>, CastType, Span),
 }
 
 /// A column's name, folded as Postgres folds it.
@@ -84,7 +92,21 @@ impl Term {
             | Term::Number(_, span)
             | Term::Text(_, span)
             | Term::Bool(_, span)
-            | Term::Null(span) => span.clone(),
+            | Term::Null(span)
+            | Term::Cast(_, _, span) => span.clone(),
+        }
+    }
+
+    /// Whether it names neither a column nor a claim.
+    pub(crate) fn is_literal(&self) -> bool {
+        !matches!(self.uncast(), Term::Column(_) | Term::Claim(..))
+    }
+
+    /// What is cast, if it is; else itself.
+    pub(crate) fn uncast(&self) -> &Term {
+        match self {
+            Term::Cast(inner, ..) => inner.uncast(),
+            term => term,
         }
     }
 }
@@ -96,7 +118,7 @@ impl Rule {
             Rule::And(parts) | Rule::Or(parts) => {
                 parts.iter().for_each(|part| part.members(visit));
             }
-            Rule::Not(inner) => inner.members(visit),
+            Rule::Not(inner) | Rule::Is(inner, _) => inner.members(visit),
             Rule::Member(member) => {
                 visit(member);
                 member.rule.members(visit);
@@ -105,6 +127,7 @@ impl Rule {
             | Rule::Bare(_)
             | Rule::Compare(..)
             | Rule::IsNull(_)
+            | Rule::Same(..)
             | Rule::In(..) => {}
         }
     }

@@ -3,6 +3,7 @@
 //! come from the catalog and literals are quoted; nothing of a client's is ever part of it.
 
 use crate::catalog::CatalogColumn;
+use crate::claims::ClaimUse;
 use crate::filter::{Operand, Predicate};
 use crate::ids::{BranchId, ClaimId};
 use crate::plan::{Plan, Table};
@@ -73,7 +74,7 @@ fn cast_prints_the_same(kind: &ColumnType) -> bool {
 
 /// The column is one of `values`, an array of text.
 pub(crate) fn anchor_condition(column: &CatalogColumn, values: &str) -> String {
-    let (name, element) = (compared(column), literal_type(column));
+    let (name, element) = (compared(column), comparison_type(column));
     if column.kind == ColumnType::Enum {
         // A claim need not be one of the labels, and then must not fail the load of all others.
         return format!(
@@ -88,6 +89,12 @@ pub(crate) fn anchor_condition(column: &CatalogColumn, values: &str) -> String {
 /// range, is cut or rounded, or is rejected by a domain, and the same index serves.
 pub(crate) fn literal_type(column: &CatalogColumn) -> &str {
     type_of_kind(&column.kind).unwrap_or(&column.input.type_name)
+}
+
+/// The type of what a column is compared with in a rule. A `float4` is compared as the `float8` that it is, since a number
+/// without quotes, which is no `float4`, may stand beside it.
+fn comparison_type(column: &CatalogColumn) -> &str {
+    if column.kind == ColumnType::Float4 { "float8" } else { literal_type(column) }
 }
 
 /// As [`literal_type`], where there is one for the kind alone.
@@ -126,69 +133,124 @@ pub(crate) fn compared(column: &CatalogColumn) -> String {
 /// A row filter as SQL over the table's columns; its answer for every row is that of
 /// [`Predicate::judge`].
 pub fn predicate_sql(table: &Table, predicate: &Predicate) -> String {
-    let no_claims =
-        |_: ClaimId, _: Option<&CatalogColumn>| unreachable!("a row filter holds no claims");
-    predicate_with_claims(table, predicate, &no_claims)
+    let no_claims = |_: ClaimId, _: &str| unreachable!("a row filter holds no claims");
+    predicate_with_claims(table, predicate, &ClaimsSql { uses: &[], write: &no_claims })
 }
 
-/// As [`predicate_sql`], for predicates that hold claims as well: `claim` writes one that is compared
-/// with a column, or with a literal.
+/// How claims are written in SQL.
+pub(crate) struct ClaimsSql<'a> {
+    /// [`crate::plan::Plan::claims`].
+    pub(crate) uses: &'a [ClaimUse],
+    /// Writes a claim as a type.
+    pub(crate) write: &'a dyn Fn(ClaimId, &str) -> String,
+}
+
+/// As [`predicate_sql`], for predicates that hold claims as well.
 pub(crate) fn predicate_with_claims(
     table: &Table,
     predicate: &Predicate,
-    claim: &dyn Fn(ClaimId, Option<&CatalogColumn>) -> String,
+    claims: &ClaimsSql<'_>,
 ) -> String {
-    let column = |operand: &Operand| match operand {
-        Operand::Column(index) => Some(&table.catalog.columns[*index]),
-        _ => None,
-    };
+    let column = |index: usize| &table.catalog.columns[index];
     let joined = |parts: &[Predicate], word: &str, of_none: &str| {
         if parts.is_empty() {
             return of_none.to_owned();
         }
         let parts: Vec<String> =
-            parts.iter().map(|part| predicate_with_claims(table, part, claim)).collect();
+            parts.iter().map(|part| predicate_with_claims(table, part, claims)).collect();
         format!("({})", parts.join(word))
     };
-    // A literal takes the type of the column that it is compared with.
-    let operand = |operand: &Operand, beside: Option<&CatalogColumn>| match operand {
-        Operand::Column(index) => compared(&table.catalog.columns[*index]),
-        Operand::Literal(value) => literal(value, beside),
-        Operand::Claim(id) => claim(*id, beside),
+    let claim_kind = |id: ClaimId| claims.uses.get(usize::from(id.0)).map(|claim| &claim.kind);
+    // What a literal beside it is, and the name of that type.
+    let type_beside = |operand: &Operand| match operand {
+        Operand::Column(index) => {
+            Some((column(*index).kind.clone(), comparison_type(column(*index))))
+        }
+        Operand::Cast(_, kind) => Some((kind.clone(), type_of_kind(kind)?)),
+        Operand::Claim(id) => {
+            claim_kind(*id).and_then(|kind| Some((kind.clone(), type_of_kind(kind)?)))
+        }
+        Operand::Literal(_) => None,
+    };
+    let operand = |operand: &Operand, beside: Option<&Operand>| match operand {
+        Operand::Column(index) => compared(column(*index)),
+        Operand::Cast(index, kind) => cast(column(*index), kind),
+        Operand::Literal(value) => literal(value, beside.and_then(type_beside)),
+        // A column has more to say about its type: a label is compared with one of its enum.
+        Operand::Claim(id) => {
+            let of_column = beside.filter(|beside| beside.column().is_some());
+            let as_type = of_column.and_then(type_beside).or_else(|| type_beside(operand));
+            (claims.write)(*id, as_type.map_or("text", |(_, name)| name))
+        }
     };
     match predicate {
         Predicate::Literal(None) => "NULL::bool".to_owned(),
         Predicate::Literal(Some(answer)) => answer.to_string(),
         Predicate::Bare(inner) => operand(inner, None),
-        Predicate::IsNull(inner) => match column(inner) {
+        Predicate::IsNull(inner) => match inner.column().map(column) {
             // The value itself, and not the fields of a composite one.
             Some(column) if column.kind == ColumnType::Other => {
                 format!("num_nulls({}) = 1", quote_identifier(&column.name))
             }
             _ => format!("{} IS NULL", operand(inner, None)),
         },
-        Predicate::Not(inner) => format!("NOT ({})", predicate_with_claims(table, inner, claim)),
+        Predicate::Is(inner, answer) => {
+            let inner = predicate_with_claims(table, inner, claims);
+            format!("(({inner}) IS {})", truth(*answer))
+        }
+        Predicate::Not(inner) => format!("NOT ({})", predicate_with_claims(table, inner, claims)),
         Predicate::And(parts) => joined(parts, " AND ", "true"),
         Predicate::Or(parts) => joined(parts, " OR ", "false"),
         Predicate::Compare(comparison, left, right) => {
-            let sides = match (column(left), column(right)) {
+            let kind = |operand: &Operand| match operand {
+                Operand::Column(index) => Some(column(*index).kind.clone()),
+                Operand::Cast(_, kind) => Some(kind.clone()),
+                Operand::Literal(_) | Operand::Claim(_) => None,
+            };
+            let sides = match (kind(left), kind(right)) {
+                // A claim need not be one of the labels, and is none of them then.
+                (Some(ColumnType::Enum), None) | (None, Some(ColumnType::Enum))
+                    if [left, right].iter().any(|side| matches!(side, Operand::Claim(_))) =>
+                {
+                    [left, right].map(|side| match side {
+                        Operand::Column(index) => cast(column(*index), &ColumnType::Text),
+                        side => operand(side, None),
+                    })
+                }
                 // Between `varchar` and `char(n)` Postgres would not count trailing blanks, between
                 // `text` and `char(n)` it does.
-                (Some(a), Some(b)) if a.kind != b.kind && a.kind.family() == Some(Family::Text) => {
-                    [a, b].map(|column| format!("{}::text", quote_identifier(&column.name)))
+                (Some(a), Some(b)) if a != b && a.family() == Some(Family::Text) => {
+                    [left, right].map(|side| format!("{}::text", operand(side, None)))
                 }
-                (a, b) => {
-                    let beside = a.or(b);
-                    [operand(left, beside), operand(right, beside)]
-                }
+                _ => [operand(left, Some(right)), operand(right, Some(left))],
             };
             sides.join(&format!(" {} ", comparison.sql()))
         }
         Predicate::In(inner, values) => {
-            let beside = column(inner);
-            let values: Vec<String> = values.iter().map(|value| literal(value, beside)).collect();
+            let of = |value: &Value| literal(value, type_beside(inner));
+            let values: Vec<String> = values.iter().map(of).collect();
             format!("{} IN ({})", operand(inner, None), values.join(", "))
         }
+    }
+}
+
+/// A column as a type that each of its values can be.
+fn cast(column: &CatalogColumn, kind: &ColumnType) -> String {
+    let (name, to) = (quote_identifier(&column.name), type_of_kind(kind).unwrap_or("text"));
+    // The application may have a cast of its own.
+    if column.kind == ColumnType::Enum {
+        format!("enum_out({name})::{to}")
+    } else {
+        format!("{name}::{to}")
+    }
+}
+
+/// What stands behind `IS`.
+pub(crate) fn truth(answer: Option<bool>) -> &'static str {
+    match answer {
+        Some(true) => "TRUE",
+        Some(false) => "FALSE",
+        None => "UNKNOWN",
     }
 }
 
@@ -202,11 +264,11 @@ pub(crate) fn literal_sql(value: &Value) -> String {
     }
 }
 
-fn literal(value: &Value, beside: Option<&CatalogColumn>) -> String {
-    let kind = beside.map_or(ColumnType::Text, |column| column.kind.clone());
-    match (value.to_text(&kind), beside) {
+fn literal(value: &Value, beside: Option<(ColumnType, &str)>) -> String {
+    let (kind, type_name) = beside.unzip();
+    match (value.to_text(&kind.unwrap_or(ColumnType::Text)), type_name) {
         (None, _) => "NULL".to_owned(),
-        (Some(text), Some(column)) => format!("{}::{}", quote_literal(&text), literal_type(column)),
+        (Some(text), Some(type_name)) => format!("{}::{type_name}", quote_literal(&text)),
         (Some(text), None) => quote_literal(&text),
     }
 }

@@ -5,6 +5,7 @@
 
 mod bytes;
 mod calendar;
+mod cast;
 mod numeric;
 mod parts;
 

@@ -64,6 +64,41 @@ fn filters() {
 }
 
 #[test]
+fn filters_of_other_words() {
+    kept(
+        "filters_of_other_words",
+        &drawn(&[
+            "stars BETWEEN 1 AND 3 AND made NOT BETWEEN seen AND '2026-01-31 12:00:00+00'",
+            "shared IS TRUE AND archived IS NOT FALSE AND (stars > 3) IS NOT UNKNOWN",
+            "NOT (shared IS NOT TRUE OR (stars = 1 AND shared) IS FALSE)",
+            "coalesce(shared, false) AND NOT Coalesce(stars > 3, true)",
+            "title IS DISTINCT FROM 'a' AND stars IS NOT DISTINCT FROM 3 AND seen IS NOT DISTINCT FROM NULL",
+            "(\"ownerId\" = auth.user_id) IS TRUE OR (\"ownerId\" <> auth.user_id OR NOT shared) IS FALSE",
+            "(\"ownerId\" = auth.user_id) IS NOT TRUE",
+            "id IN (SELECT note FROM share WHERE person = auth.user_id) IS TRUE AND coalesce(shared, false)",
+        ]),
+    );
+}
+
+#[test]
+fn casts() {
+    kept(
+        "casts",
+        &drawn(&[
+            "made > '2024-01-01'::timestamptz AND due = DATE '2026-01-31' AND team = CAST('a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11' AS uuid)",
+            "stars::int8 = 5::int8 AND stars::numeric > 1.5 AND stars::double precision < 2e9 AND stars::text <> '7'",
+            "(title)::varchar::text = 'a'::character varying AND country::text = 'CH' AND status = 'open'::status AND status::text = title",
+            "team::text = title AND shared::text = 'true' AND (stars::numeric) IS NOT NULL",
+            "team = auth.user_id::uuid",
+            "auth.user_id = team::text AND shared",
+            "stars::numeric = auth.claims.level",
+            "title = auth.claims.a::text AND (auth.claims.admin::boolean OR auth.claims.until::timestamptz > made)",
+            "auth.claims.until::timestamptz > '2026-01-01'::timestamptz AND auth.claims.level::int IN (1, 2)",
+        ]),
+    );
+}
+
+#[test]
 fn anchors() {
     kept(
         "anchors",
@@ -77,6 +112,7 @@ fn anchors() {
             "\"ownerId\" = auth.user_id AND auth.claims.admin AND auth.claims.role IN ('a', 'b')",
             "auth.claims.admin OR auth.claims.level > 3 AND auth.claims.org IS NOT NULL",
             "auth.claims.level IN (1, 2) AND auth.user_id <> 'guest' AND auth.user_id = auth.claims.a",
+            "team = auth.claims.app_metadata.team AND auth.claims.\"https://x/role\" = 'admin' AND auth.claims.a.\"B\".c",
             "\"ownerId\" = auth.user_id OR \"ownerId\" = auth.user_id",
             "(shared AND false) OR (\"ownerId\" = auth.user_id AND true)",
             "NULL AND (\"ownerId\" = auth.user_id OR id IN (SELECT note FROM share))",

@@ -50,10 +50,10 @@ pub(crate) fn alternatives(
 }
 
 fn is_claim_equal(rule: &Rule) -> bool {
+    let Rule::Compare(Comparison::Equal, left, right, _) = rule else { return false };
     matches!(
-        rule,
-        Rule::Compare(Comparison::Equal, Term::Column(_), Term::Claim(..), _)
-            | Rule::Compare(Comparison::Equal, Term::Claim(..), Term::Column(_), _)
+        (left.uncast(), right.uncast()),
+        (Term::Column(_), Term::Claim(..)) | (Term::Claim(..), Term::Column(_))
     )
 }
 
@@ -62,6 +62,13 @@ fn has_anchor(rule: &Rule, negated: bool) -> bool {
     match rule {
         Rule::And(parts) | Rule::Or(parts) => parts.iter().any(|part| has_anchor(part, negated)),
         Rule::Not(inner) => has_anchor(inner, !negated),
+        Rule::Is(inner, Some(answer)) if !negated => has_anchor(inner, !answer),
+        // What is true where the inner rule is not true is found by no anchor of it.
+        Rule::Is(inner, _) => {
+            let mut found = false;
+            inner.members(&mut |_| found = true);
+            found
+        }
         Rule::Member(_) => true,
         Rule::Compare(comparison, left, right, span) => {
             let comparison = if negated { comparison.negated() } else { *comparison };
@@ -85,13 +92,14 @@ fn distribute<'a>(
     }
     match (rule, negated) {
         (Rule::Not(inner), _) => distribute(inner, !negated, whole),
+        (Rule::Is(inner, Some(answer)), false) => distribute(inner, !answer, whole),
+        (Rule::Is(inner, _), _) => {
+            let mut place = whole.clone();
+            inner.members(&mut |member| place = member.span.clone());
+            Err(by_what_is_not_there(place))
+        }
         (Rule::Member(member), false) => Ok(vec![vec![Part::Member(member)]]),
-        (Rule::Member(member), true) => Err(DefinitionProblem::new(
-            member.span.clone(),
-            "NOT over a membership is not supported in a read rule",
-            "a row would become visible by what is not there",
-        )
-        .help("keep a column on the row that says it, and test that column")),
+        (Rule::Member(member), true) => Err(by_what_is_not_there(member.span.clone())),
         (Rule::And(parts), false) | (Rule::Or(parts), true) => {
             let mut product: Vec<Alternative<'a>> = vec![Vec::new()];
             for part in parts {
@@ -115,6 +123,15 @@ fn distribute<'a>(
         }
         _ => Ok(vec![vec![Part::ClaimEqual(push_down(rule, negated))]]),
     }
+}
+
+fn by_what_is_not_there(member: Span) -> DefinitionProblem {
+    DefinitionProblem::new(
+        member,
+        "NOT over a membership is not supported in a read rule",
+        "a row would become visible by what is not there",
+    )
+    .help("keep a column on the row that says it, and test that column")
 }
 
 fn limit(alternatives: usize, whole: &Span) -> Result<(), DefinitionProblem> {
@@ -206,6 +223,8 @@ mod tests {
                     })
                 }
                 Rule::IsNull(term) => Some(self.term(term).is_none()),
+                Rule::Same(left, right, _) => Some(self.term(left) == self.term(right)),
+                Rule::Is(inner, answer) => Some(self.judge(inner) == *answer),
                 Rule::In(term, values) => {
                     let value = self.term(term)?;
                     let values: Vec<Option<i8>> = values.iter().map(|v| self.term(v)).collect();
@@ -263,13 +282,17 @@ mod tests {
             (column(), comparison()).prop_map(|(column, comparison)| {
                 Rule::Compare(comparison, Term::Claim(Claim::UserId, 0..0), column, 0..0)
             }),
+            column()
+                .prop_map(|column| { Rule::Same(column, Term::Claim(Claim::UserId, 0..0), 0..0) }),
             any::<bool>().prop_map(member),
         ];
         leaf.prop_recursive(4, 24, 4, |inner| {
             prop_oneof![
                 proptest::collection::vec(inner.clone(), 1..4).prop_map(Rule::And),
                 proptest::collection::vec(inner.clone(), 1..4).prop_map(Rule::Or),
-                inner.prop_map(|rule| Rule::Not(Box::new(rule))),
+                inner.clone().prop_map(|rule| Rule::Not(Box::new(rule))),
+                (inner, any::<Option<bool>>())
+                    .prop_map(|(rule, answer)| Rule::Is(Box::new(rule), answer)),
             ]
         })
     }

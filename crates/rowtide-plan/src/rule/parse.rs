@@ -1,11 +1,14 @@
 //! From SQL text to a [`Rule`]. The text is parsed as Postgres' SQL, and then taken apart with one
 //! arm for each supported form. Everything else is rejected, with its name.
 
+mod scalar;
+
 use sqlparser::ast::{
     BinaryOperator, Expr, Ident, InTarget, ObjectNamePart, Query, SelectItem, SetExpr, Spanned,
     TableFactor, UnaryOperator, Value as SqlValue,
 };
 
+use self::scalar::is_coalesce;
 use super::{Member, Name, Rule, TableReference, Term};
 use crate::claims::Claim;
 use crate::error::DefinitionProblem;
@@ -24,6 +27,10 @@ pub(crate) fn parse(sql: &SqlText, table: &str) -> Result<Rule, Vec<DefinitionPr
     let mut reader = RuleReader { sql, scopes: vec![table.to_owned()], problems: Vec::new() };
     let rule = reader.rule(&expression, 0);
     if reader.problems.is_empty() { Ok(rule) } else { Err(reader.problems) }
+}
+
+fn not_if(negated: bool, rule: Rule) -> Rule {
+    if negated { Rule::Not(Box::new(rule)) } else { rule }
 }
 
 struct RuleReader<'a> {
@@ -64,6 +71,16 @@ impl RuleReader<'_> {
                 Some(term) => Rule::Not(Box::new(Rule::IsNull(term))),
                 None => Self::REJECTED,
             },
+            Expr::IsTrue(inner) => self.is(inner, Some(true), false, depth),
+            Expr::IsNotTrue(inner) => self.is(inner, Some(true), true, depth),
+            Expr::IsFalse(inner) => self.is(inner, Some(false), false, depth),
+            Expr::IsNotFalse(inner) => self.is(inner, Some(false), true, depth),
+            Expr::IsUnknown(inner) => self.is(inner, None, false, depth),
+            Expr::IsNotUnknown(inner) => self.is(inner, None, true, depth),
+            Expr::IsDistinctFrom(left, right) => self.same(expression, left, right, true),
+            Expr::IsNotDistinctFrom(left, right) => self.same(expression, left, right, false),
+            Expr::Between { .. } => self.between(expression),
+            Expr::Function(function) if is_coalesce(function) => self.coalesce(function, depth),
             Expr::In { expr, target: InTarget::List(list), negated, global: false } => {
                 self.in_list(expr, list, *negated)
             }
@@ -83,10 +100,12 @@ impl RuleReader<'_> {
                     Self::REJECTED
                 }
             },
-            Expr::Identifier(_) | Expr::CompoundIdentifier(_) => match self.term(expression) {
-                Some(term) => Rule::Bare(term),
-                None => Self::REJECTED,
-            },
+            Expr::Identifier(_) | Expr::CompoundIdentifier(_) | Expr::Cast { .. } => {
+                match self.term(expression) {
+                    Some(term) => Rule::Bare(term),
+                    None => Self::REJECTED,
+                }
+            }
             other => {
                 self.unsupported(other);
                 Self::REJECTED
@@ -146,7 +165,7 @@ impl RuleReader<'_> {
         let mut values = Vec::new();
         for item in list {
             match self.term(item) {
-                Some(Term::Column(_) | Term::Claim(..)) => self.reject(
+                Some(term) if !term.is_literal() => self.reject(
                     item,
                     "IN takes literals",
                     "not a literal",
@@ -157,8 +176,7 @@ impl RuleReader<'_> {
             }
         }
         let Some(term) = term else { return Self::REJECTED };
-        let rule = Rule::In(term, values);
-        if negated { Rule::Not(Box::new(rule)) } else { rule }
+        not_if(negated, Rule::In(term, values))
     }
 
     fn member(
@@ -306,6 +324,7 @@ impl RuleReader<'_> {
                     None
                 }
             },
+            Expr::Cast { .. } | Expr::TypedString(_) => self.cast(expression, span),
             other => {
                 self.unsupported(other);
                 None
@@ -314,13 +333,15 @@ impl RuleReader<'_> {
     }
 
     fn compound(&mut self, whole: &Expr, parts: &[Ident], span: Span) -> Option<Term> {
-        let claim_help = "the claims are `auth.user_id` and `auth.claims.<name>`";
+        let claim_help = "the claims are `auth.user_id`, `auth.claims.<name>` and, into an object, \
+                          `auth.claims.<name>.<name>`";
         match parts {
             [auth, rest @ ..] if fold(auth) == "auth" => match rest {
                 [user] if fold(user) == "user_id" => Some(Term::Claim(Claim::UserId, span)),
                 // A token's claims are JSON: their case is kept.
-                [claims, name] if fold(claims) == "claims" => {
-                    Some(Term::Claim(Claim::Named(name.value.clone()), span))
+                [claims, path @ ..] if fold(claims) == "claims" && !path.is_empty() => {
+                    let path = path.iter().map(|name| name.value.clone()).collect();
+                    Some(Term::Claim(Claim::Named(path), span))
                 }
                 _ => {
                     self.reject(whole, "this is not a claim", "unknown", claim_help);
@@ -365,9 +386,6 @@ impl RuleReader<'_> {
             Expr::Like { .. } | Expr::ILike { .. } | Expr::SimilarTo { .. } => {
                 ("LIKE is not supported in a read rule".to_owned(), store)
             }
-            Expr::Between { .. } => {
-                ("BETWEEN is not supported in a read rule".to_owned(), "write `a >= x AND a <= y`")
-            }
             Expr::Exists { .. } => (
                 "EXISTS is not supported in a read rule".to_owned(),
                 "write `column IN (SELECT column FROM table WHERE …)`",
@@ -385,21 +403,8 @@ impl RuleReader<'_> {
                 "compare column by column, joined with AND",
             ),
             Expr::Cast { .. } | Expr::TypedString { .. } => (
-                "casts are not supported in a read rule".to_owned(),
+                "this cast is not supported in a read rule".to_owned(),
                 "leave the cast out: literals and claims take the type of the column",
-            ),
-            Expr::IsTrue(_)
-            | Expr::IsNotFalse(_)
-            | Expr::IsFalse(_)
-            | Expr::IsNotTrue(_)
-            | Expr::IsUnknown(_)
-            | Expr::IsNotUnknown(_) => (
-                "IS TRUE, IS FALSE and IS UNKNOWN are not supported in a read rule".to_owned(),
-                "write the column by itself, NOT and the column, or IS NULL",
-            ),
-            Expr::IsDistinctFrom(..) | Expr::IsNotDistinctFrom(..) => (
-                "IS DISTINCT FROM is not supported in a read rule".to_owned(),
-                "write `a <> b OR a IS NULL`",
             ),
             Expr::BinaryOp {
                 op:
@@ -416,6 +421,15 @@ impl RuleReader<'_> {
             | Expr::UnaryOp { op: UnaryOperator::Not, .. }
             | Expr::IsNull(_)
             | Expr::IsNotNull(_)
+            | Expr::IsTrue(_)
+            | Expr::IsNotFalse(_)
+            | Expr::IsFalse(_)
+            | Expr::IsNotTrue(_)
+            | Expr::IsUnknown(_)
+            | Expr::IsNotUnknown(_)
+            | Expr::IsDistinctFrom(..)
+            | Expr::IsNotDistinctFrom(..)
+            | Expr::Between { .. }
             | Expr::In { .. } => (
                 "a condition cannot be compared in a read rule".to_owned(),
                 "join conditions with AND, OR and NOT; compare columns, literals and claims",

@@ -8,8 +8,7 @@ use crate::filter::Predicate;
 use crate::ids::{BranchId, TableId};
 use crate::plan::{Plan, Source};
 use crate::sql::{
-    anchor_condition, compared, literal_type, predicate_sql, predicate_with_claims,
-    quote_identifier, type_of_kind,
+    ClaimsSql, anchor_condition, compared, predicate_sql, predicate_with_claims, quote_identifier,
 };
 use crate::value::Family;
 
@@ -46,11 +45,9 @@ fn branch_sql(plan: &Plan, id: BranchId, params: &mut Params) -> String {
     if branch.claim_filter.0 != Predicate::Literal(Some(true)) {
         let predicate = branch.claim_filter.0.with_columns(&|kept| table.kept[kept]);
         let params = RefCell::new(&mut *params);
-        conditions.push(predicate_with_claims(table, &predicate, &|claim, beside| {
-            let kind = &plan.claims[usize::from(claim.0)].kind;
-            let type_name = beside.map(literal_type).or(type_of_kind(kind)).unwrap_or("text");
-            params.borrow_mut().claim(plan, claim, type_name)
-        }));
+        let write = |claim, type_name: &str| params.borrow_mut().claim(plan, claim, type_name);
+        let claims = ClaimsSql { uses: &plan.claims, write: &write };
+        conditions.push(predicate_with_claims(table, &predicate, &claims));
     }
     if conditions.is_empty() {
         "true".to_owned()
