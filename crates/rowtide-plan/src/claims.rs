@@ -78,7 +78,7 @@ pub fn claim_text(
     claims: &Map<String, serde_json::Value>,
 ) -> Option<String> {
     let json = claim.of_token(user_id, claims).filter(|json| !json.is_null())?;
-    if kind.family().is_some() {
+    if kind.family().is_some() || kind.element().is_some() {
         return Value::from_claim(kind, &json).to_text(kind);
     }
     let text = match (&*json, kind) {

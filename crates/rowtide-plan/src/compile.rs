@@ -7,6 +7,7 @@ mod documents;
 mod identity;
 mod names;
 mod predicate;
+mod types;
 mod unstreamed;
 
 use std::collections::{BTreeMap, HashMap};
@@ -374,7 +375,9 @@ impl Compiler<'_> {
         table: TableId,
         equal: &Predicate,
     ) -> Option<((usize, Source), Predicate)> {
-        let Predicate::Compare(_, left, right) = equal else { return None };
+        let (Predicate::Compare(_, left, right) | Predicate::Any(left, right)) = equal else {
+            return None;
+        };
         let (column, claim) = match (left, right) {
             (column, Operand::Claim(claim)) | (Operand::Claim(claim), column) => (column, *claim),
             _ => return None,
@@ -386,7 +389,12 @@ impl Compiler<'_> {
             // A claim that is the text of a value fits its type, so these are all rows, and perhaps more.
             Operand::Cast(column, ColumnType::Text) => {
                 let kind = self.of(table, *column).kind.clone();
-                let claim = self.plan.claims[usize::from(claim.0)].claim.clone();
+                let ClaimUse { claim, kind: of_claim } = &self.plan.claims[usize::from(claim.0)];
+                let kind = match of_claim {
+                    ColumnType::Array(_) => ColumnType::Array(Box::new(kind)),
+                    _ => kind,
+                };
+                let claim = claim.clone();
                 Some(((*column, Source::Claim(self.claim(&claim, kind))), equal.clone()))
             }
             _ => None,

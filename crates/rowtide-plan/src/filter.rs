@@ -23,6 +23,8 @@ pub enum Predicate {
     IsNull(Operand),
     /// `IN (literals)`, not empty; may hold null.
     In(Operand, Vec<Value>),
+    /// `= ANY (array)`; with `<> ALL (array)` under [`Predicate::Not`].
+    Any(Operand, Operand),
     /// `IS TRUE`, `IS FALSE` or `IS UNKNOWN`: whether that is the answer.
     Is(Box<Predicate>, Option<bool>),
     /// `NOT`.
@@ -153,6 +155,21 @@ impl Predicate {
                     Some(false)
                 }
             }
+            Predicate::Any(item, array) => {
+                let (item, array) = (item.value(columns, claims), array.value(columns, claims));
+                let Value::Array(elements) = &*array else { return None };
+                // Nothing is in an empty array, not even null.
+                if elements.is_empty() {
+                    Some(false)
+                } else if item.is_null() {
+                    None
+                } else if elements.binary_search(&item).is_ok() {
+                    Some(true)
+                } else {
+                    // Null comes first.
+                    elements.first().filter(|first| !first.is_null()).map(|_| false)
+                }
+            }
             Predicate::Is(inner, answer) => Some(inner.judge(columns, claims) == *answer),
             Predicate::Not(inner) => inner.judge(columns, claims).map(|answer| !answer),
             Predicate::And(all) => {
@@ -187,7 +204,7 @@ impl Predicate {
             Predicate::Bare(operand) | Predicate::IsNull(operand) | Predicate::In(operand, _) => {
                 visit(operand);
             }
-            Predicate::Compare(_, left, right) => {
+            Predicate::Compare(_, left, right) | Predicate::Any(left, right) => {
                 visit(left);
                 visit(right);
             }
@@ -214,6 +231,7 @@ impl Predicate {
             Predicate::Compare(comparison, left, right) => {
                 Predicate::Compare(*comparison, operand(left), operand(right))
             }
+            Predicate::Any(item, array) => Predicate::Any(operand(item), operand(array)),
             Predicate::Is(inner, answer) => {
                 Predicate::Is(Box::new(inner.with_columns(number)), *answer)
             }

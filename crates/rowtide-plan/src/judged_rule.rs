@@ -70,7 +70,7 @@ pub struct RuleClaim {
 
 impl RuleClaim {
     /// The claim as SQL of the type that is expected here. `typed` writes it as a type that it always fits: what is out of
-    /// the range of a smaller integer, or none of an enum's labels, is null.
+    /// the range of a smaller integer, or none of an enum's labels, is null, and of an array is left out.
     pub(crate) fn sql(&self, typed: impl FnOnce(ColumnType, &str) -> String) -> String {
         let (kind, type_name) = match &self.kind {
             Some((kind, type_name)) => (kind.clone(), type_name.as_str()),
@@ -81,6 +81,22 @@ impl RuleClaim {
         {
             let number = typed(kind, "int8");
             return format!("(CASE WHEN {number} BETWEEN {range} THEN {number} END)::{type_name}");
+        }
+        if let (Some(element), Some(name)) = (kind.element(), type_name.strip_suffix("[]")) {
+            if let Some(range) = integers(name) {
+                let numbers = typed(kind, "int8[]");
+                return format!(
+                    "(CASE WHEN {numbers} IS NOT NULL THEN ARRAY(SELECT number FROM unnest({numbers}) AS number \
+                     WHERE number BETWEEN {range} OR number IS NULL) END)::{type_name}"
+                );
+            }
+            if *element == ColumnType::Enum {
+                let texts = typed(kind, "text[]");
+                return format!(
+                    "(CASE WHEN {texts} IS NOT NULL THEN ARRAY(SELECT label \
+                     FROM unnest(enum_range(NULL::{name})) AS label WHERE concat(label) = ANY({texts})) END)"
+                );
+            }
         }
         if kind == ColumnType::Enum {
             let text = typed(kind, "text");

@@ -18,24 +18,26 @@ impl Plan {
         Claims(self.claims.iter().map(resolve).collect())
     }
 
-    /// The topics that a view with these claims reaches without a link.
+    /// The topics that a view with these claims reaches without a link, each once. Of one branch these are several where its
+    /// claim is an array.
     pub fn reached(&self, claims: &Claims) -> Vec<Topic> {
         let reached = |(index, branch): (usize, &Branch)| {
-            let anchor = match branch.source {
-                Source::Links => return None,
-                Source::Everyone => None,
-                Source::Claim(claim) => match &claims.0[usize::from(claim.0)] {
-                    Value::Null => return None,
-                    value => Some(value.clone()),
-                },
+            let anchors: Vec<Option<Value>> = match branch.source {
+                Source::Links => Vec::new(),
+                Source::Everyone => vec![None],
+                Source::Claim(claim) => {
+                    let value = &claims.0[usize::from(claim.0)];
+                    value.anchors().cloned().map(Some).collect()
+                }
             };
             // What no row can change is decided here, so that nothing is loaded in vain.
             let open = conjuncts(&branch.claim_filter.0)
                 .filter(|part| !names_columns(part))
                 .all(|part| part.judge(&[], &claims.0) == Some(true));
-            open.then_some(Topic { branch: BranchId(index as u16), anchor })
+            let topic = move |anchor| Topic { branch: BranchId(index as u16), anchor };
+            anchors.into_iter().filter(move |_| open).map(topic)
         };
-        self.branches.iter().enumerate().filter_map(reached).collect()
+        self.branches.iter().enumerate().flat_map(reached).collect()
     }
 }
 
@@ -128,6 +130,24 @@ mod tests {
         assert_eq!(anchors, [Some(Value::Text("u1".into())), Some(Value::Int(7)), None]);
         let no_one = resolve("\0", serde_json::json!({}));
         assert_eq!(reached(&no_one), [2]);
+    }
+
+    #[test]
+    fn a_claim_that_is_an_array_reaches_a_topic_for_each_element() {
+        let mut plan = plan();
+        plan.claims[1].kind = ColumnType::Array(Box::new(ColumnType::Int));
+        let reached = |workspace: serde_json::Value| {
+            let claims = serde_json::json!({ "role": "admin", "workspace": workspace });
+            let claims = plan.resolve_claims("\0", claims.as_object().unwrap());
+            plan.reached(&claims)
+                .into_iter()
+                .map(|topic| (topic.branch.0, topic.anchor))
+                .collect::<Vec<_>>()
+        };
+        let [seven, nine] = [7, 9].map(|number| (1, Some(Value::Int(number))));
+        assert_eq!(reached(serde_json::json!([9, "7", null, 9, "x"])), [seven, nine, (2, None)]);
+        assert_eq!(reached(serde_json::json!([])), [(2, None)]);
+        assert_eq!(reached(serde_json::json!(7)), [(2, None)]);
     }
 
     #[test]

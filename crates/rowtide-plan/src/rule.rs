@@ -32,6 +32,8 @@ pub(crate) enum Rule {
     Same(Term, Term, Span),
     /// `IS TRUE`, `IS FALSE` or `IS UNKNOWN`.
     Is(Box<Rule>, Option<bool>),
+    /// `= ANY (array)`.
+    Any(Term, Term, Span),
     /// `IN (literals)`.
     In(Term, Vec<Term>),
     /// `column IN (SELECT …)`.
@@ -128,6 +130,7 @@ impl Rule {
             | Rule::Compare(..)
             | Rule::IsNull(_)
             | Rule::Same(..)
+            | Rule::Any(..)
             | Rule::In(..) => {}
         }
     }

@@ -74,6 +74,9 @@ fn cast_prints_the_same(kind: &ColumnType) -> bool {
 
 /// The column is one of `values`, an array of text.
 pub(crate) fn anchor_condition(column: &CatalogColumn, values: &str) -> String {
+    if column.kind.element().is_some() {
+        return overlaps(column, values);
+    }
     let (name, element) = (compared(column), comparison_type(column));
     if column.kind == ColumnType::Enum {
         // A claim need not be one of the labels, and then must not fail the load of all others.
@@ -83,6 +86,25 @@ pub(crate) fn anchor_condition(column: &CatalogColumn, values: &str) -> String {
         );
     }
     format!("{name} = ANY({values}::text[]::{element}[])")
+}
+
+/// The column, an array, has one of `values`, an array of text. They are brought to the column's own type, which its index is
+/// for: without numbers that no element can be.
+fn overlaps(column: &CatalogColumn, values: &str) -> String {
+    let (name, array) = (quote_identifier(&column.name), column.input.type_name.as_str());
+    let (element, range) = match array {
+        "smallint[]" => ("int2", "-32768 AND 32767"),
+        "integer[]" => ("int4", "-2147483648 AND 2147483647"),
+        // What is compared is not always one of these.
+        "real[]" => return format!("{name}::float8[] && {values}::text[]::float8[]"),
+        "oid[]" => return format!("{name}::int8[] && {values}::text[]::int8[]"),
+        "name[]" => return format!("{name}::text[] && {values}::text[]"),
+        _ => return format!("{name} && {values}::text[]::{array}"),
+    };
+    format!(
+        "{name} && ARRAY(SELECT value::{element} FROM unnest({values}::text[]::int8[]) AS value \
+         WHERE value BETWEEN {range})"
+    )
 }
 
 /// The type of values that a column is compared with: the widest of its kind, so that none is out of
@@ -194,6 +216,36 @@ pub(crate) fn predicate_with_claims(
             }
             _ => format!("{} IS NULL", operand(inner, None)),
         },
+        Predicate::Any(item, array) => {
+            let kind = match array {
+                Operand::Column(index) => column(*index).kind.element(),
+                Operand::Claim(id) => claim_kind(*id).and_then(ColumnType::element),
+                Operand::Cast(..) | Operand::Literal(_) => None,
+            };
+            let kind = kind.cloned().unwrap_or(ColumnType::Text);
+            // A claim need not be one of the labels, and is none of them then.
+            let as_text = kind == ColumnType::Enum;
+            let name = match kind {
+                ColumnType::Float4 => "float8",
+                _ => type_of_kind(&kind).unwrap_or("text"),
+            };
+            let item = match item {
+                Operand::Column(index) if as_text => cast(column(*index), &ColumnType::Text),
+                Operand::Literal(value) => literal(value, Some((kind.clone(), name))),
+                Operand::Claim(id) => (claims.write)(*id, name),
+                item => operand(item, None),
+            };
+            let array = match array {
+                Operand::Column(index) => {
+                    let array = quote_identifier(&column(*index).name);
+                    let is_oid = kind == ColumnType::Int && column(*index).type_name == "oid[]";
+                    if is_oid { format!("{array}::{name}[]") } else { array }
+                }
+                Operand::Claim(id) => (claims.write)(*id, &format!("{name}[]")),
+                other => operand(other, None),
+            };
+            format!("{item} = ANY({array})")
+        }
         Predicate::Is(inner, answer) => {
             let inner = predicate_with_claims(table, inner, claims);
             format!("(({inner}) IS {})", truth(*answer))
@@ -255,12 +307,12 @@ pub(crate) fn truth(answer: Option<bool>) -> &'static str {
 }
 
 /// A literal for people, without its type.
-pub(crate) fn literal_sql(value: &Value) -> String {
+pub(crate) fn literal_sql(value: &Value, kind: &ColumnType) -> String {
     match value {
         Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Numeric(_) => {
             value.to_text(&ColumnType::Text).unwrap_or_default()
         }
-        other => literal(other, None),
+        other => other.to_text(kind).map_or_else(|| "NULL".to_owned(), |text| quote_literal(&text)),
     }
 }
 

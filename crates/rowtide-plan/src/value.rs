@@ -3,6 +3,8 @@
 //! for the type: `1.0` and `1.00` are one numeric, `char(n)` has no trailing blanks, all `NaN` are
 //! equal. Parsing is total.
 
+mod array;
+mod array_text;
 mod bytes;
 mod calendar;
 mod cast;
@@ -14,6 +16,8 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
+pub use array::MAX_CLAIM_ELEMENTS;
+pub(crate) use array_text::{ArrayPart, MAX_DIMENSIONS, array_parts};
 pub(crate) use calendar::split_date;
 pub use calendar::{Instant, rfc3339};
 use calendar::{parse_date, parse_time, parse_timestamp};
@@ -163,6 +167,8 @@ pub enum Value {
     Bytea(Box<[u8]>),
     /// `timestamptz`, `timestamp`, `date` and `time`: microseconds (days for `date`).
     Time(Instant),
+    /// The elements of an array, each once, in the order of maps; null may be one, an array is none.
+    Array(Box<[Value]>),
 }
 
 /// The text is not a value of the type.
@@ -188,6 +194,9 @@ impl Value {
     /// When the text is not such a value, is out of the type's range, or rules cannot compare the
     /// type.
     pub fn parse(kind: &ColumnType, text: &str) -> Result<Value, InvalidValue> {
+        if let Some(element) = kind.element() {
+            return Value::parse_array(element, text);
+        }
         let read = || {
             Some(match kind {
                 ColumnType::Bool => match text {
@@ -225,6 +234,9 @@ impl Value {
         use serde_json::Value as Json;
         if claim.is_null() {
             return Value::Null;
+        }
+        if let Some(element) = kind.element() {
+            return Value::array_of_claim(element, claim);
         }
         let parsed = match (claim, kind) {
             _ if kind.family().is_none() => return Value::Bool(true),
@@ -300,6 +312,7 @@ impl Value {
             Value::Uuid(bytes) => encode_uuid(bytes),
             Value::Bytea(bytes) => format!("\\x{}", encode_hex(bytes)),
             Value::Time(instant) => instant.to_text(kind),
+            Value::Array(elements) => array::to_text(elements, kind),
         })
     }
 }

@@ -121,6 +121,24 @@ fn anchors() {
 }
 
 #[test]
+fn arrays() {
+    kept(
+        "arrays",
+        &drawn(&[
+            "team = ANY (auth.claims.app.teams) AND NOT archived",
+            "\"ownerId\" = auth.user_id OR shared AND 'admin' = ANY (auth.claims.roles)",
+            "\"ownerId\" = auth.user_id AND stars <> ALL (auth.claims.levels) AND 5 = ANY ((auth.claims.levels)::int8[])",
+            "auth.user_id = ANY (editors) OR auth.claims.name = ANY (tags)",
+            "'open' = ANY (tags) AND title = ANY (tags) AND 3 <> ALL (levels)",
+            "stars = ANY (ARRAY[1, 2]) AND (title)::text = ANY ((ARRAY['a'::character varying, 'b'::character varying])::text[])",
+            "auth.user_id = ANY (ARRAY[\"ownerId\", title])",
+            "team::text = ANY (auth.claims.teams) AND status = ANY (auth.claims.s) AND country = ANY (auth.claims.c)",
+            "team IN (SELECT id FROM team WHERE org = ANY (auth.claims.orgs))",
+        ]),
+    );
+}
+
+#[test]
 fn memberships() {
     kept(
         "memberships",

@@ -61,7 +61,8 @@ async fn a_rule_shows_the_rows_that_postgres_would_show() {
         let sql = format!("SELECT {} FROM everything ORDER BY id", answers.join(",\n"));
         let answers = rows(&world.client, &sql).await;
         for (at, said) in rules.iter().enumerate() {
-            let visible = toml::Value::String(said.rule.clone());
+            // What JSON leaves as it is, and TOML does not.
+            let visible = Json::from(said.rule.as_str()).to_string().replace('\u{7f}', "\\u007f");
             let text = format!("[tables.everything]\nvisible = {visible}\n");
             let definition = Definition::parse("rowtide.toml", &text)
                 .unwrap_or_else(|error| panic!("{}\n{error:?}", said.rule));
@@ -115,11 +116,26 @@ fn claims(world: &mut World) -> Map<String, Json> {
                 serde_json::from_str(text).unwrap_or_else(|_| Json::from(text))
             }
             _ => {
-                let column = any(&mut world.rng, &world.comparable());
+                let all = world.comparable();
+                let column = any(&mut world.rng, &all);
                 let row = world.rng.random_range(0..ROWS);
                 world.texts[row][column].clone().into()
             }
         };
+        claims.insert(name.to_owned(), claim);
+    }
+    for name in ARRAY_NAMES {
+        let all = world.comparable();
+        let column = any(&mut world.rng, &all);
+        let count = world.rng.random_range(0..6);
+        let mut elements: Vec<Json> = (0..count)
+            .map(|_| world.texts[world.rng.random_range(0..ROWS)][column].clone().into())
+            .collect();
+        if world.rng.random_bool(0.3) {
+            elements.push(Json::from(7));
+            elements.retain(|element| !element.is_null());
+        }
+        let claim = if world.rng.random_bool(0.1) { "none".into() } else { elements.into() };
         claims.insert(name.to_owned(), claim);
     }
     claims
@@ -127,9 +143,12 @@ fn claims(world: &mut World) -> Map<String, Json> {
 
 const CLAIM_NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
+/// Claims that are arrays, mostly.
+const ARRAY_NAMES: [&str; 2] = ["e", "f"];
+
 /// A condition, in parentheses where it is not one word.
 fn condition(world: &mut World, claims: &Map<String, Json>, depth: u32) -> Said {
-    let kinds = if depth == 0 { 10 } else { 16 };
+    let kinds = if depth == 0 { 12 } else { 18 };
     let mut inner = |world: &mut World| condition(world, claims, depth.saturating_sub(1));
     match world.rng.random_range(0..kinds) {
         0 => Said::alike(any(&mut world.rng, &["a_bool", "true", "false", "NULL"]).to_owned()),
@@ -147,17 +166,19 @@ fn condition(world: &mut World, claims: &Map<String, Json>, depth: u32) -> Said 
             compared(world, claims, &[word], false)
         }
         6..10 => compared(world, claims, &["=", "<>", "<", "<=", ">", ">="], true),
-        10 => inner(world).within(|text| format!("(NOT {text})")),
-        11 => {
+        10 => among_claims(world, claims),
+        11 => among_elements(world, claims),
+        12 => inner(world).within(|text| format!("(NOT {text})")),
+        13 => {
             let answers = ["TRUE", "NOT TRUE", "FALSE", "NOT FALSE", "UNKNOWN", "NOT UNKNOWN"];
             let answer = any(&mut world.rng, &answers);
             inner(world).within(|text| format!("({text} IS {answer})"))
         }
-        12 => {
+        14 => {
             let default = any(&mut world.rng, &["true", "false"]);
             inner(world).within(|text| format!("coalesce({text}, {default})"))
         }
-        13 => joined(&[inner(world), inner(world), inner(world)], " OR "),
+        15 => joined(&[inner(world), inner(world), inner(world)], " OR "),
         _ => joined(&[inner(world), inner(world)], " AND "),
     }
 }
@@ -168,7 +189,8 @@ fn joined(parts: &[Said], word: &str) -> Said {
 
 /// A column, perhaps as another type.
 fn term(world: &mut World) -> Typed {
-    let column = any(&mut world.rng, &world.comparable());
+    let all = world.comparable();
+    let column = any(&mut world.rng, &all);
     let column = world.table.columns[column].clone();
     cast(world, &column)
 }
@@ -313,6 +335,45 @@ fn beside(world: &mut World, claims: &Map<String, Json>, typed: &Typed) -> Said 
         1 => literal(world, typed),
         _ => claim(world, claims, typed),
     }
+}
+
+/// `item = ANY (array)`, or that it is no element.
+fn among(world: &mut World, item: Said, array: Said) -> Said {
+    let word = any(&mut world.rng, &["= ANY", "= SOME", "<> ALL"]);
+    joined(&[item, array.within(|text| format!("({text})"))], &format!(" {word} "))
+}
+
+/// A column, or a literal, is among the elements of a claim.
+fn among_claims(world: &mut World, claims: &Map<String, Json>) -> Said {
+    let mut typed = term(world);
+    let name = any(&mut world.rng, &ARRAY_NAMES);
+    let array = ColumnType::Array(Box::new(typed.kind.clone()));
+    // No label need be among them.
+    let mut of_type = sql_type(&typed.kind, &typed.type_name);
+    if typed.kind == ColumnType::Enum {
+        typed.said.sql = format!("enum_out({})::text", typed.said.sql);
+        of_type = "text".to_owned();
+    }
+    let value = Value::from_claim(&array, &claims[name]);
+    let sql = value.to_text(&array).map_or("NULL".to_owned(), |text| quote_literal(&text));
+    let rule = format!("auth.claims.{name}");
+    among(world, typed.said, Said { rule, sql: format!("{sql}::{of_type}[]") })
+}
+
+/// A column, a literal or a claim is among the elements of a column.
+fn among_elements(world: &mut World, claims: &Map<String, Json>) -> Said {
+    let has_elements = |column: &&CatalogColumn| {
+        column.kind.element().is_some_and(|element| *element != ColumnType::Enum)
+    };
+    let columns: Vec<CatalogColumn> =
+        world.table.columns.iter().filter(has_elements).cloned().collect();
+    let array = any(&mut world.rng, &columns);
+    let kind = array.kind.element().unwrap().clone();
+    let type_name = array.type_name.trim_end_matches("[]").to_owned();
+    let name = Said::alike(quote_identifier(&array.name));
+    let element = Typed { said: name.clone(), kind, type_name };
+    let item = beside(world, claims, &element);
+    among(world, item, name)
 }
 
 fn compared(

@@ -10,6 +10,9 @@ use super::postgres::{Data, DataRow, TABLES};
 pub(super) struct User {
     pub(super) id: &'static str,
     level: Option<i64>,
+    /// `auth.claims.app.levels`, within an object.
+    levels: Option<&'static [i64]>,
+    roles: Option<&'static [&'static str]>,
 }
 
 impl User {
@@ -17,11 +20,17 @@ impl User {
         User {
             id: ["p", "q"][rng.random_range(0..2)],
             level: [None, Some(1), Some(2)][rng.random_range(0..3)],
+            levels: [None, Some(&[][..]), Some(&[1]), Some(&[2, 3, 2])][rng.random_range(0..4)],
+            roles: [None, Some(&["admin", "other"][..]), Some(&["other"])][rng.random_range(0..3)],
         }
     }
 
     pub(super) fn claims(&self) -> serde_json::Map<String, serde_json::Value> {
-        self.level.map(|level| ("level".to_owned(), level.into())).into_iter().collect()
+        let level = self.level.map(|level| ("level", level.into()));
+        let levels = self.levels.map(|levels| ("app", serde_json::json!({ "levels": levels })));
+        let roles = self.roles.map(|roles| ("roles", roles.into()));
+        let all = level.into_iter().chain(levels).chain(roles);
+        all.map(|(name, claim)| (name.to_owned(), claim)).collect()
     }
 }
 
@@ -40,6 +49,10 @@ pub(super) enum Rule {
     OwnedByUser,
     /// `x = auth.claims.level`
     AtLevel,
+    /// `x = ANY (auth.claims.app.levels)`
+    AtAnyLevel,
+    /// `auth.user_id = ANY (m)`
+    InMembers,
     /// `column IN (SELECT selected FROM table WHERE rule)`
     Member {
         column: IntColumn,
@@ -60,6 +73,16 @@ pub(super) enum Filter {
     YIn(&'static str),
     AboveLevel,
     NotBoth(i64),
+    /// `x <> ALL (auth.claims.app.levels)`
+    AtNoLevel,
+    /// `'admin' = ANY (auth.claims.roles)`
+    IsAdmin,
+    /// `auth.user_id <> ALL (m)`
+    NotInMembers,
+    /// `y = ANY (m)`
+    YInMembers,
+    /// `(flag AND x = …) IS NOT FALSE`
+    MayBeBoth(i64),
     Always,
 }
 
@@ -75,8 +98,10 @@ impl Rule {
 
     fn alternative(rng: &mut SmallRng, depth: u32) -> Rule {
         let mut all = match rng.random_range(0..10) {
-            0..3 => vec![Rule::OwnedByUser],
-            3..5 => vec![Rule::AtLevel],
+            0..2 => vec![Rule::OwnedByUser],
+            2..3 => vec![Rule::InMembers],
+            3..4 => vec![Rule::AtLevel],
+            4..5 => vec![Rule::AtAnyLevel],
             5..9 if depth > 0 => {
                 let column = |rng: &mut SmallRng| {
                     if rng.random_bool(0.5) { IntColumn::Id } else { IntColumn::X }
@@ -86,7 +111,8 @@ impl Rule {
                 let rule = Box::new(Rule::random(rng, depth - 1));
                 vec![Rule::Member { column, selected, table, rule }]
             }
-            5..9 => vec![Rule::OwnedByUser, Rule::AtLevel],
+            5..7 => vec![Rule::OwnedByUser, Rule::AtLevel],
+            7..9 => vec![Rule::AtAnyLevel, Rule::InMembers],
             _ => vec![Rule::Filter(Filter::XLess(2))],
         };
         for _ in 0..rng.random_range(0..2) {
@@ -105,6 +131,8 @@ impl Rule {
             Rule::Or(rules) => joined(rules, " OR "),
             Rule::OwnedByUser => "y = auth.user_id".to_owned(),
             Rule::AtLevel => "auth.claims.level = x".to_owned(),
+            Rule::AtAnyLevel => "x = ANY (auth.claims.app.levels)".to_owned(),
+            Rule::InMembers => "auth.user_id = ANY (m)".to_owned(),
             Rule::Member { column, selected, table, rule } => format!(
                 "{} IN (SELECT {} FROM {} WHERE {})",
                 column.name(),
@@ -122,6 +150,11 @@ impl Rule {
                 Filter::YIn(y) => format!("y IN ('{y}', 'other')"),
                 Filter::AboveLevel => "x >= auth.claims.level".to_owned(),
                 Filter::NotBoth(n) => format!("NOT (flag AND x = {n})"),
+                Filter::AtNoLevel => "x <> ALL (auth.claims.app.levels)".to_owned(),
+                Filter::IsAdmin => "'admin' = ANY (auth.claims.roles)".to_owned(),
+                Filter::NotInMembers => "auth.user_id <> ALL (m)".to_owned(),
+                Filter::YInMembers => "y = ANY (m)".to_owned(),
+                Filter::MayBeBoth(n) => format!("(flag AND x = {n}) IS NOT FALSE"),
                 Filter::Always => "true".to_owned(),
             },
         }
@@ -129,6 +162,8 @@ impl Rule {
 
     pub(super) fn judge(&self, row: &DataRow, user: &User, data: &Data) -> Option<bool> {
         let equal = |a: Option<i64>, b: Option<i64>| Some(a? == b?);
+        let at_any_level = || any_of(row.x, user.levels?.iter().copied().map(Some));
+        let in_members = |who: Option<&'static str>| any_of(who, row.m?.iter().copied());
         match self {
             Rule::And(rules) => all(rules.iter().map(|rule| rule.judge(row, user, data))),
             Rule::Or(rules) => {
@@ -136,6 +171,8 @@ impl Rule {
             }
             Rule::OwnedByUser => row.y.map(|y| y == user.id),
             Rule::AtLevel => equal(row.x, user.level),
+            Rule::AtAnyLevel => at_any_level(),
+            Rule::InMembers => in_members(Some(user.id)),
             Rule::Member { column, selected, table, rule } => {
                 let of = data[*table].values();
                 let chosen = of.filter(|inner| rule.judge(inner, user, data) == Some(true));
@@ -153,6 +190,14 @@ impl Rule {
                 Filter::YIn(y) => row.y.map(|value| value == *y),
                 Filter::AboveLevel => Some(row.x? >= user.level?),
                 Filter::NotBoth(n) => not(all([row.flag, equal(row.x, Some(*n))].into_iter())),
+                Filter::AtNoLevel => not(at_any_level()),
+                Filter::IsAdmin => any_of(Some("admin"), user.roles?.iter().copied().map(Some)),
+                Filter::NotInMembers => not(in_members(Some(user.id))),
+                Filter::YInMembers => in_members(row.y),
+                Filter::MayBeBoth(n) => {
+                    let both = all([row.flag, equal(row.x, Some(*n))].into_iter());
+                    Some(both != Some(false))
+                }
                 Filter::Always => Some(true),
             },
         }
@@ -162,7 +207,7 @@ impl Rule {
 impl Filter {
     fn random(rng: &mut SmallRng) -> Rule {
         let n = rng.random_range(1..4);
-        Rule::Filter(match rng.random_range(0..10) {
+        Rule::Filter(match rng.random_range(0..15) {
             0 => Filter::Flag,
             1 => Filter::NotFlag,
             2 => Filter::XNull,
@@ -172,6 +217,11 @@ impl Filter {
             6 => Filter::YIn("p"),
             7 => Filter::AboveLevel,
             8 => Filter::NotBoth(n),
+            9 => Filter::AtNoLevel,
+            10 => Filter::IsAdmin,
+            11 => Filter::NotInMembers,
+            12 => Filter::YInMembers,
+            13 => Filter::MayBeBoth(n),
             _ => Filter::Always,
         })
     }
@@ -195,6 +245,15 @@ impl IntColumn {
 
 fn not(answer: Option<bool>) -> Option<bool> {
     answer.map(|answer| !answer)
+}
+
+/// SQL's `= ANY`: what is in the array is equal to one of its elements, null unless one is, or none can be.
+fn any_of<T: PartialEq>(
+    item: Option<T>,
+    elements: impl Iterator<Item = Option<T>>,
+) -> Option<bool> {
+    let equal = |element: Option<T>| Some(*item.as_ref()? == element?);
+    not(all(elements.map(|element| not(equal(element)))))
 }
 
 /// SQL's `AND`: false wins over null, null over true.

@@ -1,6 +1,7 @@
 //! Conditions, held against the types of the columns that they name. A literal or a claim takes the type
 //! of the column beside it. A comparison that Postgres would decide differently is rejected.
 
+use super::types::{Beside, element_of, example};
 use super::{Compiler, Rejected};
 use crate::catalog::CatalogColumn;
 use crate::claims::Claim;
@@ -8,7 +9,6 @@ use crate::error::{DefinitionProblem, did_you_mean};
 use crate::filter::{Comparison, Operand, Predicate};
 use crate::ids::TableId;
 use crate::rule::{CastType, Name, Rule, Term};
-use crate::sql::quote_literal;
 use crate::sql_text::Span;
 use crate::value::{ColumnType, Family, Value};
 
@@ -24,10 +24,13 @@ impl Compiler<'_> {
                 format!("a read rule cannot compare values of type {type_name}"),
                 format!("of type {type_name}"),
             );
-            return Err(self.problem(problem.help(
+            let is_array = element_of(self.of(table, index)).is_some();
+            return Err(self.problem(problem.help(if is_array {
+                "write `x = ANY (column)`, or test it with IS NULL"
+            } else {
                 "such a column can only be tested with IS NULL; keep what you compare in a column \
-                 of a plain type",
-            )));
+                 of a plain type"
+            })));
         }
         if !deterministic {
             let problem = DefinitionProblem::new(
@@ -96,6 +99,7 @@ impl Compiler<'_> {
             Rule::Compare(comparison, left, right, span) => {
                 self.comparison(table, *comparison, left, right, span)?
             }
+            Rule::Any(item, array, span) => self.any(table, item, array, span)?,
             Rule::Member(_) => unreachable!("the normal form keeps memberships out of filters"),
         })
     }
@@ -170,7 +174,12 @@ impl Compiler<'_> {
                         _ => "these have different types",
                     };
                     let problem = DefinitionProblem::new(span.clone(), what, label);
-                    let help = "compare columns of the same kind of type";
+                    let help = match (left, right) {
+                        (Term::Column(_), Term::Column(_)) => {
+                            "compare columns of the same kind of type".to_owned()
+                        }
+                        _ => format!("compare it with what is of type {}", a.type_name),
+                    };
                     return Err(self.problem(problem.help(help)));
                 }
                 a.clone()
@@ -208,6 +217,65 @@ impl Compiler<'_> {
         });
         let [left, right] = sides;
         Ok(Predicate::Compare(comparison, left?, right?))
+    }
+
+    /// `item = ANY (array)`.
+    fn any(
+        &mut self,
+        table: TableId,
+        item: &Term,
+        array: &Term,
+        span: &Span,
+    ) -> Result<Predicate, Rejected> {
+        let own = self.own_type(table, item)?;
+        let (element, array) = match (array, array.uncast()) {
+            (Term::Column(name), _) => {
+                let (index, element) = self.array_column(table, name)?;
+                (element, Operand::Column(index))
+            }
+            (array, Term::Claim(claim @ Claim::Named(_), _)) => {
+                let element = match (array, &own) {
+                    (Term::Cast(_, to, span), _) => self.cast_type(to, span)?,
+                    (_, Some(own)) => own.clone(),
+                    (_, None) => Beside::of_literals(std::slice::from_ref(item)),
+                };
+                let kind = ColumnType::Array(Box::new(element.kind.clone()));
+                let claim = Operand::Claim(self.claim(claim, kind));
+                (element, claim)
+            }
+            (other, _) => {
+                let problem = DefinitionProblem::new(other.span(), "this is no array", "no array");
+                let help = "write `= ANY (column)` or `= ANY (auth.claims.NAME)`";
+                return Err(self.problem(problem.help(help)));
+            }
+        };
+        if let Some(own) = &own {
+            let is_char = |of: &Beside| of.kind == ColumnType::Char;
+            if !own.same_family(&element) || is_char(own) != is_char(&element) {
+                let label = format!("{} and an array of {}", own.type_name, element.type_name);
+                let what = "these have different types";
+                let problem = DefinitionProblem::new(span.clone(), what, label);
+                let help = "compare it with elements of the same kind of type";
+                return Err(self.problem(problem.help(help)));
+            }
+        }
+        let item = self.operand(table, item, own.as_ref().unwrap_or(&element))?;
+        Ok(Predicate::Any(item, array))
+    }
+
+    /// A column that is an array whose elements can be compared, and what these are.
+    fn array_column(&mut self, table: TableId, name: &Name) -> Result<(usize, Beside), Rejected> {
+        let index = self.column(table, name)?;
+        let column = self.of(table, index);
+        if let Some(element) = element_of(column) {
+            return Ok((index, element));
+        }
+        let what = format!("a read rule cannot look into values of type {}", column.type_name);
+        let label = format!("of type {}", column.type_name);
+        let problem = DefinitionProblem::new(name.span.clone(), what, label);
+        Err(self.problem(problem.help(
+            "ANY takes columns that are arrays of numbers, texts, times, booleans and uuids",
+        )))
     }
 
     /// What the literals of a list are beside a column or a claim that is `beside`.
@@ -360,82 +428,6 @@ impl Compiler<'_> {
         };
         self.problem(problem.help(help))
     }
-}
-
-/// What a literal or a claim is compared with.
-#[derive(Clone)]
-struct Beside {
-    kind: ColumnType,
-    labels: Vec<String>,
-    type_name: String,
-    /// Of an enum, its type.
-    type_oid: Option<u32>,
-    /// Whether the literal is one of several in a list.
-    one_of_several: bool,
-}
-
-impl Beside {
-    fn of_column(column: &CatalogColumn) -> Beside {
-        Beside {
-            kind: column.kind.clone(),
-            labels: column.labels.clone(),
-            type_name: column.type_name.clone(),
-            type_oid: (column.kind == ColumnType::Enum).then_some(column.type_oid),
-            one_of_several: false,
-        }
-    }
-
-    fn of_kind(kind: ColumnType, type_name: &str) -> Beside {
-        let type_name = type_name.to_owned();
-        Beside { kind, labels: Vec::new(), type_name, type_oid: None, one_of_several: false }
-    }
-
-    fn same_family(&self, other: &Beside) -> bool {
-        self.kind.family() == other.kind.family() && self.type_oid == other.type_oid
-    }
-
-    /// What a claim is, to judge by the literals that it is compared with.
-    fn of_literals(literals: &[Term]) -> Beside {
-        let integer = |term: &Term| match term {
-            Term::Number(text, _) => text.parse::<i64>().is_ok(),
-            term => matches!(term, Term::Null(_)),
-        };
-        let number = |term: &Term| matches!(term, Term::Number(..) | Term::Null(_));
-        let boolean = |term: &Term| matches!(term, Term::Bool(..) | Term::Null(_));
-        let (kind, type_name) = if literals.iter().all(|term| matches!(term, Term::Null(_))) {
-            (ColumnType::Text, "text")
-        } else if literals.iter().all(integer) {
-            (ColumnType::Int, "integer")
-        } else if literals.iter().all(number) {
-            (ColumnType::Numeric, "numeric")
-        } else if literals.iter().all(boolean) {
-            (ColumnType::Bool, "boolean")
-        } else {
-            (ColumnType::Text, "text")
-        };
-        Beside::of_kind(kind, type_name)
-    }
-}
-
-/// How a literal of the type is written.
-fn example(beside: &Beside) -> String {
-    let labels = || beside.labels.iter().map(|label| quote_literal(label)).collect::<Vec<_>>();
-    let example = match beside.kind {
-        ColumnType::Bool => "true or false",
-        ColumnType::Int => "a whole number, such as 42",
-        ColumnType::Float4 | ColumnType::Float8 | ColumnType::Numeric => "a number, such as 4.2",
-        ColumnType::Enum if beside.labels.len() <= 8 => {
-            return format!("one of {}", labels().join(", "));
-        }
-        ColumnType::Uuid => "'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', for example",
-        ColumnType::Bytea => "'\\xc0ffee', for example",
-        ColumnType::TimestampTz => "'2026-01-31 12:00:00+00', for example",
-        ColumnType::Timestamp => "'2026-01-31 12:00:00', for example",
-        ColumnType::Date => "'2026-01-31', for example",
-        ColumnType::Time => "'12:00:00', for example",
-        _ => "'text' in single quotes",
-    };
-    example.to_owned()
 }
 
 /// Whether values of two columns can be compared; enums only with their own kind.

@@ -60,6 +60,7 @@ impl CastType {
                 let parts = name.0.iter().map(|part| part.as_ident().map(crate::sql_text::fold));
                 let parts: Vec<String> = parts.collect::<Option<_>>()?;
                 match &parts[..] {
+                    [name] if name == "bpchar" => Kind::Builtin(ColumnType::Char),
                     [schema, name] if schema == "public" => Kind::Named(name.clone()),
                     _ => Kind::Named(parts.join(".")),
                 }

@@ -18,7 +18,7 @@ pub(crate) type Alternative<'a> = Vec<Part<'a>>;
 pub(crate) enum Part<'a> {
     /// A membership: the anchor.
     Member(&'a Member),
-    /// `column = claim`: an anchor, or a filter beside one.
+    /// `column = claim`, or one is among the elements of the other: an anchor, or a filter beside one.
     ClaimEqual(Rule),
     /// Decided by the row, and perhaps claims. Holds no membership.
     Filter(Rule),
@@ -50,7 +50,10 @@ pub(crate) fn alternatives(
 }
 
 fn is_claim_equal(rule: &Rule) -> bool {
-    let Rule::Compare(Comparison::Equal, left, right, _) = rule else { return false };
+    let (Rule::Compare(Comparison::Equal, left, right, _) | Rule::Any(left, right, _)) = rule
+    else {
+        return false;
+    };
     matches!(
         (left.uncast(), right.uncast()),
         (Term::Column(_), Term::Claim(..)) | (Term::Claim(..), Term::Column(_))
@@ -69,6 +72,7 @@ fn has_anchor(rule: &Rule, negated: bool) -> bool {
             inner.members(&mut |_| found = true);
             found
         }
+        Rule::Any(..) => !negated && is_claim_equal(rule),
         Rule::Member(_) => true,
         Rule::Compare(comparison, left, right, span) => {
             let comparison = if negated { comparison.negated() } else { *comparison };
@@ -225,6 +229,8 @@ mod tests {
                 Rule::IsNull(term) => Some(self.term(term).is_none()),
                 Rule::Same(left, right, _) => Some(self.term(left) == self.term(right)),
                 Rule::Is(inner, answer) => Some(self.judge(inner) == *answer),
+                // Arrays of one element.
+                Rule::Any(item, array, _) => Some(self.term(item)? == self.term(array)?),
                 Rule::In(term, values) => {
                     let value = self.term(term)?;
                     let values: Vec<Option<i8>> = values.iter().map(|v| self.term(v)).collect();
@@ -284,6 +290,7 @@ mod tests {
             }),
             column()
                 .prop_map(|column| { Rule::Same(column, Term::Claim(Claim::UserId, 0..0), 0..0) }),
+            column().prop_map(|column| Rule::Any(column, Term::Claim(Claim::UserId, 0..0), 0..0)),
             any::<bool>().prop_map(member),
         ];
         leaf.prop_recursive(4, 24, 4, |inner| {

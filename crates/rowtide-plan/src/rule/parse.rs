@@ -81,6 +81,16 @@ impl RuleReader<'_> {
             Expr::IsNotDistinctFrom(left, right) => self.same(expression, left, right, false),
             Expr::Between { .. } => self.between(expression),
             Expr::Function(function) if is_coalesce(function) => self.coalesce(function, depth),
+            Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. }
+                if !matches!(right.as_ref(), Expr::Subquery(_)) =>
+            {
+                self.any(expression, left, right, false)
+            }
+            Expr::AllOp { left, compare_op: BinaryOperator::NotEq, right }
+                if !matches!(right.as_ref(), Expr::Subquery(_)) =>
+            {
+                self.any(expression, left, right, true)
+            }
             Expr::In { expr, target: InTarget::List(list), negated, global: false } => {
                 self.in_list(expr, list, *negated)
             }
@@ -380,6 +390,10 @@ impl RuleReader<'_> {
     fn unsupported(&mut self, expression: &Expr) {
         let store = "keep what you need in a column of the row, by a trigger or as a stored value";
         let (what, help) = match expression {
+            Expr::Function(function) if is_coalesce(function) => (
+                "coalesce is supported in a read rule for conditions only".to_owned(),
+                "write `a = x OR a IS NULL`",
+            ),
             Expr::Function(function) => {
                 (format!("the function `{}` is not supported in a read rule", function.name), store)
             }
@@ -394,10 +408,14 @@ impl RuleReader<'_> {
                 "a SELECT can only stand after IN".to_owned(),
                 "write `column IN (SELECT column FROM table WHERE …)`",
             ),
-            Expr::AnyOp { .. } | Expr::AllOp { .. } => (
-                "ANY and ALL are not supported in a read rule".to_owned(),
-                "write `column IN (…)` with literals, or with a SELECT",
-            ),
+            Expr::AnyOp { right, .. } | Expr::AllOp { right, .. }
+                if matches!(right.as_ref(), Expr::Subquery(_)) =>
+            {
+                (
+                    "ANY and ALL of a SELECT are not supported in a read rule".to_owned(),
+                    "write `column IN (SELECT …)`",
+                )
+            }
             Expr::Tuple(_) => (
                 "rows of several values are not supported in a read rule".to_owned(),
                 "compare column by column, joined with AND",
@@ -430,9 +448,15 @@ impl RuleReader<'_> {
             | Expr::IsDistinctFrom(..)
             | Expr::IsNotDistinctFrom(..)
             | Expr::Between { .. }
+            | Expr::AnyOp { compare_op: BinaryOperator::Eq, .. }
+            | Expr::AllOp { compare_op: BinaryOperator::NotEq, .. }
             | Expr::In { .. } => (
                 "a condition cannot be compared in a read rule".to_owned(),
                 "join conditions with AND, OR and NOT; compare columns, literals and claims",
+            ),
+            Expr::AnyOp { .. } | Expr::AllOp { .. } => (
+                "of ANY and ALL a read rule supports `= ANY` and `<> ALL`".to_owned(),
+                "write `x = ANY (array)` or `x <> ALL (array)`",
             ),
             Expr::BinaryOp { op, .. } => {
                 (format!("the operator `{op}` is not supported in a read rule"), store)

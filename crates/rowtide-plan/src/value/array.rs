@@ -3,8 +3,8 @@
 
 use serde_json::Value as Json;
 
+use super::array_text::{ArrayPart, array_parts};
 use super::{ColumnType, InvalidValue, Value};
-use crate::json::push_value;
 
 /// The most elements of a claim that is an array; one with more is null.
 pub const MAX_CLAIM_ELEMENTS: usize = 1_000;
@@ -29,19 +29,17 @@ impl Value {
 
     /// What Postgres prints for an array, of any dimensions.
     pub(super) fn parse_array(element: &ColumnType, text: &str) -> Result<Value, InvalidValue> {
-        let invalid = || InvalidValue::new(text);
-        let mut json = Vec::new();
-        let strings = ColumnType::Array(Box::new(ColumnType::Other));
-        push_value(&mut json, &strings, text).map_err(|_| invalid())?;
-        let mut open = vec![serde_json::from_slice(&json).map_err(|_| invalid())?];
-        let mut elements = Vec::new();
-        while let Some(next) = open.pop() {
-            match next {
-                Json::Array(inner) => open.extend(inner),
-                Json::String(text) => elements.push(Value::parse(element, &text)?),
-                _ => elements.push(Value::Null),
+        let (mut is_open, mut elements) = (false, Vec::new());
+        let take = |part: ArrayPart<'_>| {
+            match part {
+                ArrayPart::Open => is_open = true,
+                ArrayPart::Close | ArrayPart::Comma => {}
+                ArrayPart::Null => elements.push(Value::Null),
+                ArrayPart::Element(text) => elements.push(Value::parse(element, &text).ok()?),
             }
-        }
+            is_open.then_some(())
+        };
+        array_parts(text, take).ok_or_else(|| InvalidValue::new(text))?;
         Ok(Value::array(elements))
     }
 
@@ -107,7 +105,8 @@ mod tests {
             set(&[Value::Null, Value::Int(1), Value::Int(3)])
         );
         assert_eq!(ints(serde_json::json!([])), set(&[]));
-        for none in [serde_json::json!(3), serde_json::json!("{3}"), serde_json::json!({ "a": 3 })] {
+        for none in [serde_json::json!(3), serde_json::json!("{3}"), serde_json::json!({ "a": 3 })]
+        {
             assert_eq!(ints(none), Value::Null);
         }
         let many = |count: usize| serde_json::Value::from(vec![1; count]);

@@ -32,9 +32,12 @@ fn branch_sql(plan: &Plan, id: BranchId, params: &mut Params) -> String {
     let mut conditions = Vec::new();
     match (branch.source, branch.anchor) {
         (Source::Claim(claim), Some(anchor)) => {
-            let value = params.claim(plan, claim, "text");
-            let column = &table.catalog.columns[anchor];
-            conditions.push(anchor_condition(column, &format!("ARRAY[{value}]")));
+            let is_array = plan.claims[usize::from(claim.0)].kind.element().is_some();
+            let values = match is_array {
+                true => params.claim(plan, claim, "text[]"),
+                false => format!("ARRAY[{}]", params.claim(plan, claim, "text")),
+            };
+            conditions.push(anchor_condition(&table.catalog.columns[anchor], &values));
         }
         (Source::Links, Some(anchor)) => conditions.push(linked(plan, id, anchor, params)),
         (Source::Everyone, _) | (_, None) => {}

@@ -1,9 +1,9 @@
-//! What says in other words what conditions say, and casts: `BETWEEN`, `IS TRUE`, `coalesce`, `IS DISTINCT FROM`,
-//! `x::type`.
+//! What says in other words what conditions say, arrays and casts: `BETWEEN`, `IS TRUE`, `coalesce`,
+//! `IS DISTINCT FROM`, `= ANY (…)`, `x::type`.
 
 use sqlparser::ast::{
-    CastKind, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Spanned,
-    TypedString, Value as SqlValue,
+    ArrayElemTypeDef, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArguments, Spanned, TypedString, Value as SqlValue,
 };
 
 use super::{RuleReader, not_if};
@@ -71,6 +71,55 @@ impl RuleReader<'_> {
              `a = x OR a IS NULL`",
         );
         Self::REJECTED
+    }
+
+    /// `item = ANY (array)`, or `item <> ALL (array)`.
+    pub(super) fn any(&mut self, whole: &Expr, item: &Expr, array: &Expr, negated: bool) -> Rule {
+        let mut array = array;
+        let mut to = None;
+        loop {
+            match array {
+                Expr::Nested(inner) => array = inner,
+                Expr::Cast {
+                    kind: CastKind::Cast | CastKind::DoubleColon,
+                    expr,
+                    data_type: DataType::Array(ArrayElemTypeDef::SquareBracket(element, None)),
+                    format: None,
+                } if to.is_none() => {
+                    let Some(element) = CastType::read(element) else { break };
+                    to = Some(element);
+                    array = expr;
+                }
+                _ => break,
+            }
+        }
+        let span = self.sql.place(whole.span());
+        let as_element = |term: Term| match &to {
+            Some(to) => {
+                let span = term.span();
+                Term::Cast(Box::new(term), to.clone(), span)
+            }
+            None => term,
+        };
+        let Expr::Array(written) = array else {
+            let (Some(item), Some(array)) = (self.term(item), self.term(array)) else {
+                return Self::REJECTED;
+            };
+            return not_if(negated, Rule::Any(item, as_element(array), span));
+        };
+        if written.elem.is_empty() {
+            self.reject(array, "this array is empty", "without elements", "write false");
+            return Self::REJECTED;
+        }
+        let Some(item) = self.term(item) else { return Self::REJECTED };
+        let is = |element: &Expr| {
+            let element = as_element(self.term(element)?);
+            Some(Rule::Compare(Comparison::Equal, item.clone(), element, span.clone()))
+        };
+        match written.elem.iter().map(is).collect() {
+            Some(any) => not_if(negated, Rule::Or(any)),
+            None => Self::REJECTED,
+        }
     }
 
     pub(super) fn cast(&mut self, expression: &Expr, span: Span) -> Option<Term> {
