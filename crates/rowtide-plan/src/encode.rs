@@ -227,13 +227,7 @@ impl RowEncoder {
             match self.text(column, datums)? {
                 None => Ok(Value::Null),
                 // Of a type that cannot be compared a rule asks no more than whether it is null.
-                Some(_)
-                    if column
-                        .kind
-                        .family()
-                        .or(column.kind.element().and_then(ColumnType::family))
-                        .is_none() =>
-                {
+                Some(_) if column.kind.family().is_none() && column.kind.element().is_none() => {
                     Ok(Value::Bool(true))
                 }
                 Some(text) => Value::parse(&column.kind, text)
