@@ -170,6 +170,7 @@ impl Relation {
             indexes: vec![CatalogIndex {
                 name: format!("{}_pkey", self.name),
                 columns: vec!["id".to_owned()],
+                of_elements: false,
             }],
             replica_identity: match self.identity {
                 Identity::Full => ReplicaIdentity::Full,
