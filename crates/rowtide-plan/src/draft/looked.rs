@@ -9,7 +9,8 @@ use sqlparser::ast::{
     SelectItem, SetExpr, TableFactor, TableWithJoins,
 };
 
-use super::policy::{Obstacle, Reader, Reading, Reads, Scope, fold, found};
+use super::expr::fold;
+use super::policy::{Obstacle, Reader, Reading, Reads, Scope, found};
 use super::said::{Looked, Owner, Said};
 use crate::catalog::TableName;
 

@@ -4,13 +4,13 @@
 //! is then accepted is not decided here.
 
 use sqlparser::ast::{
-    Array, BinaryOperator, DataType, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArguments, Ident, InTarget, ObjectNamePart, Query, SelectItem, SetExpr, UnaryOperator,
+    BinaryOperator, DataType, Expr, Function, Ident, InTarget, Query, UnaryOperator,
     Value as SqlValue,
 };
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 
+use super::expr::{alone, arguments, claim, elements, fold, inner, names, text, unnested};
 use super::said::{Looked, Owner, Said};
 use crate::catalog::TableName;
 
@@ -99,6 +99,8 @@ impl Reader<'_> {
             Expr::IsNotTrue(of) => self.test(of, "IS NOT TRUE"),
             Expr::IsFalse(of) => self.test(of, "IS FALSE"),
             Expr::IsNotFalse(of) => self.test(of, "IS NOT FALSE"),
+            Expr::IsUnknown(of) => self.test(of, "IS UNKNOWN"),
+            Expr::IsNotUnknown(of) => self.test(of, "IS NOT UNKNOWN"),
             Expr::IsDistinctFrom(left, right) => self.compare(left, "IS DISTINCT FROM", right),
             Expr::IsNotDistinctFrom(left, right) => {
                 self.compare(left, "IS NOT DISTINCT FROM", right)
@@ -121,14 +123,20 @@ impl Reader<'_> {
             }
             Expr::AnyOp { left, compare_op, right, .. } => self.any(expr, left, compare_op, right),
             Expr::AllOp { left, compare_op: BinaryOperator::NotEq, right } => {
-                match elements(right) {
-                    Some(list) => {
-                        let value = Box::new(self.read_uncast(left)?);
-                        let list = list.iter().map(|one| self.read(one)).collect::<Reading<_>>()?;
-                        Ok(Said::Among { value, negated: true, list })
-                    }
-                    None => Err(Obstacle::new(expr, "rules have no ALL over an array")),
+                if let Expr::Subquery(_) = inner(right) {
+                    return Err(Obstacle::new(expr, "rules have no ALL over a SELECT"));
                 }
+                let value = Box::new(self.read_uncast(left)?);
+                Ok(match elements(right) {
+                    Some(list) => {
+                        let list = list.iter().map(|one| self.read(one)).collect::<Reading<_>>()?;
+                        Said::Among { value, negated: true, list }
+                    }
+                    None => {
+                        let array = Box::new(self.read(right)?);
+                        Said::Not(Box::new(Said::OfArray(value, "=".to_owned(), array)))
+                    }
+                })
             }
             Expr::Cast { expr: of, data_type, .. } => Ok(match (self.read(of)?, data_type) {
                 (Said::Literal(text), DataType::Interval { .. }) => {
@@ -234,7 +242,9 @@ impl Reader<'_> {
     }
 
     fn test(&mut self, of: &Expr, test: &'static str) -> Reading<Said> {
-        Ok(Said::Test(Box::new(self.read(of)?), test))
+        let said = self.read(of)?;
+        known(of, &said)?;
+        Ok(Said::Test(Box::new(said), test))
     }
 
     /// `auth.role() = 'authenticated'`.
@@ -319,7 +329,9 @@ impl Reader<'_> {
         let unsaid = || Obstacle::new(whole, "there are no words for this in a rule");
         let plain = function.over.is_none() && function.filter.is_none();
         let arguments = arguments(function).filter(|_| plain).ok_or_else(unsaid)?;
-        let arguments = arguments.into_iter().map(|one| self.read(one)).collect::<Reading<_>>()?;
+        let arguments =
+            arguments.into_iter().map(|one| self.read(one)).collect::<Reading<Vec<_>>>()?;
+        arguments.iter().try_for_each(|said| known(whole, said))?;
         Ok(Said::Call(name, arguments))
     }
 
@@ -355,138 +367,12 @@ impl Reader<'_> {
     }
 }
 
-/// A name as Postgres has it.
-pub(super) fn fold(name: &Ident) -> String {
-    if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() }
-}
-
-/// Without parentheses, casts, and a SELECT around it that looks nowhere.
-fn inner(expr: &Expr) -> &Expr {
-    match expr {
-        Expr::Nested(of) => inner(of),
-        Expr::Cast { expr: of, .. } => inner(of),
-        Expr::Subquery(query) => alone(query).map_or(expr, inner),
-        other => other,
-    }
-}
-
-/// The expression of a SELECT that has nothing else.
-fn alone(query: &Query) -> Option<&Expr> {
-    let SetExpr::Select(select) = query.body.as_ref() else { return None };
-    let bare = select.from.is_empty() && select.selection.is_none() && query.with.is_none();
-    match select.projection.as_slice() {
-        [SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }] if bare => {
-            Some(expr)
-        }
-        _ => None,
-    }
-}
-
-/// The array whose elements a SELECT is.
-fn unnested(query: &Query) -> Option<&Expr> {
-    let Expr::Function(function) = inner(alone(query)?) else { return None };
-    let unnests = ["jsonb_array_elements_text", "json_array_elements_text", "unnest"];
-    let of = arguments(function)?;
-    (unnests.contains(&names(function).concat().as_str()) && of.len() == 1).then(|| inner(of[0]))
-}
-
-/// The elements of an array that is written out.
-fn elements(expr: &Expr) -> Option<&[Expr]> {
-    match inner(expr) {
-        Expr::Array(Array { elem, .. }) => Some(elem),
-        _ => None,
-    }
-}
-
-fn names(function: &Function) -> Vec<String> {
-    let part = |part: &ObjectNamePart| match part {
-        ObjectNamePart::Identifier(ident) => fold(ident),
-        ObjectNamePart::Function(_) => String::new(),
-    };
-    function.name.0.iter().map(part).collect()
-}
-
-fn arguments(function: &Function) -> Option<Vec<&Expr>> {
-    let FunctionArguments::List(list) = &function.args else {
-        return matches!(function.args, FunctionArguments::None).then(Vec::new);
-    };
-    if !list.clauses.is_empty() {
-        return None;
-    }
-    let argument = |argument| match argument {
-        &FunctionArg::Unnamed(FunctionArgExpr::Expr(ref expr)) => Some(expr),
-        _ => None,
-    };
-    list.args.iter().map(argument).collect()
-}
-
-/// A literal's text, whatever it is cast to.
-fn text(expr: &Expr) -> Option<String> {
-    match inner(expr) {
-        Expr::Value(value) => match &value.value {
-            SqlValue::SingleQuotedString(text) => Some(text.clone()),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-/// The path into the claims that an expression is; empty for the user's id.
-fn claim(expr: &Expr) -> Option<Vec<String>> {
-    let path = match inner(expr) {
-        Expr::Function(function) => {
-            let names = names(function);
-            match names.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-                ["auth", "uid"] => Vec::new(),
-                ["auth", "email"] => vec!["email".to_owned()],
-                ["current_setting"] => {
-                    let setting = text(arguments(function)?.first()?)?;
-                    vec![setting.strip_prefix("request.jwt.claim.")?.to_owned()]
-                }
-                ["nullif" | "coalesce"] if is_of_setting(function) => {
-                    claim(arguments(function)?.first()?)?
-                }
-                _ => return None,
-            }
-        }
-        Expr::BinaryOp { left, op, right } => {
-            let mut path = if is_claims(left) { Vec::new() } else { claim(left)? };
-            match op {
-                BinaryOperator::Arrow | BinaryOperator::LongArrow => path.push(text(right)?),
-                BinaryOperator::HashArrow | BinaryOperator::HashLongArrow => {
-                    let text = text(right)?;
-                    let parts = text.trim_matches(['{', '}']).split(',');
-                    path.extend(parts.map(|part| part.trim_matches('"').to_owned()));
-                }
-                _ => return None,
-            }
-            path
-        }
-        _ => return None,
-    };
-    Some(if path == ["sub"] { Vec::new() } else { path })
-}
-
-/// Whether `NULLIF` or `COALESCE` only makes null of a setting that is empty.
-fn is_of_setting(function: &Function) -> bool {
-    arguments(function)
-        .is_some_and(|of| of.len() == 2 && text(of[1]).is_some_and(|text| text.is_empty()))
-}
-
-/// Whether an expression is all claims.
-fn is_claims(expr: &Expr) -> bool {
-    let Expr::Function(function) = inner(expr) else { return false };
-    let names = names(function);
-    match names.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        ["auth", "jwt"] => true,
-        ["current_setting"] => {
-            let first = arguments(function).and_then(|of| text(of.first()?));
-            first.as_deref() == Some("request.jwt.claims")
-        }
-        ["nullif" | "coalesce"] => {
-            arguments(function).is_some_and(|of| of.first().is_some_and(|of| is_claims(of)))
-        }
-        _ => false,
+/// What is looked for in other tables is said so that it holds where it held: whether it is false or null where it does not
+/// may be another than it was, and so may what depends on that.
+fn known(whole: &Expr, said: &Said) -> Reading<()> {
+    match said.looks() {
+        true => Err(Obstacle::new(whole, "it tells false from null of what it looks up")),
+        false => Ok(()),
     }
 }
 

@@ -49,6 +49,7 @@ fn who_asks_is_said_as_a_claim() {
             "team_id = ANY (auth.claims.teams)",
         ),
         ("(auth.uid() = ANY (members))", "auth.user_id = ANY (members)"),
+        ("(auth.uid() <> ALL (banned))", "NOT auth.user_id = ANY (banned)"),
     ] {
         assert_eq!(said(policy), rule, "{policy}");
     }
@@ -145,6 +146,11 @@ fn what_has_no_words_is_told_with_the_part_that_stands_in_the_way() {
         ),
         ("(a IN ( SELECT x.a FROM public.x LIMIT 1))", "SELECT x.a FROM public.x LIMIT 1"),
         ("(CASE WHEN a THEN b ELSE c END)", "CASE WHEN a THEN b ELSE c END"),
+        ("((a IN ( SELECT x.a FROM public.x)) IS NOT FALSE)", "(a IN (SELECT x.a FROM public.x))"),
+        (
+            "COALESCE((a IN ( SELECT x.a FROM public.x)), true)",
+            "COALESCE((a IN (SELECT x.a FROM public.x)), true)",
+        ),
         ("((", "(("),
     ] {
         let why = read(policy).unwrap_err();
