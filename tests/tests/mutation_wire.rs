@@ -289,14 +289,14 @@ async fn a_mutation_of_one_row_takes_two_round_trips() {
             pooler.seen().asked.clear();
             pooler.holds.send_replace(true);
             let id = writer.send(ops).await;
-            // The beginning, the client's number, a lock, the write: all before there is any answer.
-            let first = pooler.was_asked(4).await;
+            // The beginning, the client's number, who writes, a lock, the write: all before there is any answer.
+            let first = pooler.was_asked(5).await;
             assert!(first[0].starts_with("BEGIN"), "{name}: {first:?}");
             pooler.holds.send_replace(false);
             writer.outcome(id).await.applied();
             // And the second is the commit.
             let all = pooler.seen().asked.clone();
-            assert_eq!((all.len(), all[4].as_str()), (5, "COMMIT"), "{name}: {all:?}");
+            assert_eq!((all.len(), all[5].as_str()), (6, "COMMIT"), "{name}: {all:?}");
         }
     }
 }
