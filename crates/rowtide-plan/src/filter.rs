@@ -373,7 +373,8 @@ mod tests {
         for (asked, said) in answers.iter().flat_map(|a| answers.iter().map(move |b| (*a, *b))) {
             let is = Predicate::Is(Box::new(Predicate::InSet(test.clone())), asked);
             assert!(is.asks_sets());
-            let passes = ClaimFilter(is).passes(&[Value::Int(3)], &Claims([].into()), &|_, _| said);
+            let passes =
+                ClaimFilter(is).passes(&[Value::Int(3)], &Claims(Box::default()), &|_, _| said);
             assert_eq!(passes, asked == said, "{said:?} IS {asked:?}");
         }
     }

@@ -160,6 +160,8 @@ mod tests {
         assert_eq!(reached(serde_json::json!([9, "7", null, 9, "x"])), [seven, nine, (2, None)]);
         assert_eq!(reached(serde_json::json!([])), [(2, None)]);
         assert_eq!(reached(serde_json::json!(7)), [(2, None)]);
+        let nobody = plan.reached(&plan.claims_of_nobody());
+        assert_eq!(nobody, [Topic { branch: BranchId(2), anchor: None }]);
     }
 
     #[test]
