@@ -3,7 +3,6 @@
 //! has no claims: there stands the value that the claim is.
 
 use rand::Rng;
-use rand::rngs::SmallRng;
 use rowtide_plan::catalog::{Catalog, CatalogColumn, ReplicaIdentity};
 use rowtide_plan::compile::compile;
 use rowtide_plan::definition::Definition;
@@ -150,7 +149,7 @@ const ARRAY_NAMES: [&str; 2] = ["e", "f"];
 /// A condition, in parentheses where it is not one word.
 fn condition(world: &mut World, claims: &Map<String, Json>, depth: u32) -> Said {
     let kinds = if depth == 0 { 12 } else { 18 };
-    let mut inner = |world: &mut World| condition(world, claims, depth.saturating_sub(1));
+    let inner = |world: &mut World| condition(world, claims, depth.saturating_sub(1));
     match world.rng.random_range(0..kinds) {
         0 => Said::alike(any(&mut world.rng, &["a_bool", "true", "false", "NULL"]).to_owned()),
         1 => {

@@ -49,7 +49,7 @@ fn who_asks_is_said_as_a_claim() {
             "team_id = ANY (auth.claims.teams)",
         ),
         ("(auth.uid() = ANY (members))", "auth.user_id = ANY (members)"),
-        ("(auth.uid() <> ALL (banned))", "NOT auth.user_id = ANY (banned)"),
+        ("(auth.uid() <> ALL (banned))", "NOT (auth.user_id = ANY (banned))"),
     ] {
         assert_eq!(said(policy), rule, "{policy}");
     }
