@@ -131,6 +131,15 @@ impl Raw {
         json!({ "type": "connect", "protocol": 1, "clientId": client_id, "token": token })
     }
 
+    /// As [`Raw::connect`], of a client that comes back with a cursor, if it has one.
+    pub fn connect_from(token: &str, cursor: Option<&str>) -> Value {
+        let mut connect = Raw::connect(token);
+        if let Some(cursor) = cursor {
+            connect["cursor"] = cursor.into();
+        }
+        connect
+    }
+
     /// Says a message.
     pub async fn say(&mut self, message: &Value) {
         self.send(Message::text(message.to_string())).await;

@@ -88,10 +88,7 @@ impl Peer {
 
     async fn connect(&mut self) {
         self.told.clear();
-        let mut connect = Raw::connect(&App::token(self.user));
-        if let Some(cursor) = &self.cursor {
-            connect["cursor"] = cursor.clone().into();
-        }
+        let connect = Raw::connect_from(&App::token(self.user), self.cursor.as_deref());
         self.raw.say(&connect).await;
         loop {
             let message = self.raw.hear().await.expect("it is brought up to date");

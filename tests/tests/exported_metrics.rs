@@ -27,10 +27,8 @@ async fn what_is_exported_is_what_the_page_for_operators_tells_of() {
     let cursor = raw.until("ready").await["cursor"].clone();
     sql.batch_execute("UPDATE file SET name = 'streamed' WHERE \"ownerId\" = 'u1'").await.unwrap();
     raw.until("tx").await;
-    let mut connect = Raw::connect(&App::token("u1"));
-    connect["cursor"] = cursor;
     let mut back = Raw::open(&app).await;
-    back.say(&connect).await;
+    back.say(&Raw::connect_from(&App::token("u1"), cursor.as_str())).await;
     assert_eq!(back.until("connected").await["mode"], "resume");
     let mut ann = Writer::live(&app, "u2").await;
     let rows = json!([{ "op": "update", "table": "user", "row": { "id": "u2", "name": "Ann" } }]);

@@ -73,11 +73,7 @@ impl Away {
     /// Connects, is brought up to date, and keeps the connection.
     async fn comes_back(&mut self, app: &App) -> (Return, Raw) {
         let mut raw = Raw::open(app).await;
-        let mut connect = Raw::connect(&App::token(self.user));
-        if let Some(cursor) = &self.cursor {
-            connect["cursor"] = cursor.clone().into();
-        }
-        raw.say(&connect).await;
+        raw.say(&Raw::connect_from(&App::token(self.user), self.cursor.as_deref())).await;
         let connected = raw.hear().await.expect("it is let in");
         assert_eq!(connected["type"], "connected", "{connected}");
         let mode = connected["mode"].as_str().expect("a mode").to_owned();

@@ -166,7 +166,7 @@ impl Definition {
                 place.start = text.floor_char_boundary(place.start.saturating_sub(1));
             }
             let message = error.message().to_owned();
-            let help = "a definition has [app] and [tables.NAME] with `visible`, and may have \
+            let help = "a definition has [app], [auth] with `anonymous`, and [tables.NAME] with `visible`, and may have \
                         `columns` or `hidden`, `immutable`, `readonly`, [tables.NAME.insert], [[tables.NAME.update]] and \
                         [tables.NAME.delete]; a table of another schema than public is \
                         [tables.\"SCHEMA.NAME\"]. [documents.NAME] has `table`, `protocol`, `read` and \
@@ -434,4 +434,19 @@ impl Rules<'_> {
 /// A TOML string with its place, so that places in the SQL can be shown in the file.
 fn sql_text(file: &str, value: &Spanned<String>) -> SqlText {
     SqlText::new(file, value.span(), value.get_ref())
+}
+
+/// What an entry is called in a header of the file: `[tables.KEY]`.
+pub(crate) fn toml_key(name: &str) -> String {
+    let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    match !name.is_empty() && name.bytes().all(is_bare) {
+        true => name.to_owned(),
+        false => toml_string(name),
+    }
+}
+
+/// A basic string of TOML.
+pub(crate) fn toml_string(text: &str) -> String {
+    // JSON's escapes are TOML's, but for one character.
+    serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }

@@ -148,15 +148,17 @@ const MIGRATIONS: [&str; 19] = [
 ];
 
 /// Whether a table is the application's, and not one of its tools. `schemas` are those that were asked for; if there are
-/// none, all are that belong to nobody else. `own` is Rowtide's.
-pub fn is_of_application(table: &TableName, schemas: &[String], own: &str) -> bool {
+/// none, all are that belong to nobody else.
+pub fn is_of_application(table: &TableName, schemas: &[String]) -> bool {
     let schema = table.schema.as_str();
     let wanted = match schemas {
         [] => !SCHEMAS_OF_OTHERS.contains(&schema) && !schema.starts_with("pg_"),
         asked => asked.iter().any(|asked| asked == schema),
     };
     let name = table.name.to_lowercase();
-    wanted && schema != own && !MIGRATIONS.contains(&name.as_str())
+    // Each environment has a schema of its own.
+    let is_rowtides = schema == "rowtide" || schema.starts_with("rowtide_");
+    wanted && !is_rowtides && !MIGRATIONS.contains(&name.as_str())
 }
 
 /// The tables that the draft is about: those of the facts that the catalog has with a key.

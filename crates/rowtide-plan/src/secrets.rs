@@ -1,9 +1,8 @@
 //! Columns that look like secrets, by their names, and that clients are sent because nobody has said otherwise. Who names a
 //! column in `columns` has decided that it is sent, so there nothing is said.
 
-use crate::catalog::CatalogColumn;
 use crate::check::Problem;
-use crate::definition::{Definition, SentColumns, TableDefinition};
+use crate::definition::{Definition, SentColumns, TableDefinition, toml_key, toml_string};
 use crate::plan::{Plan, Table};
 use crate::sql::{quote_identifier, quote_table};
 use crate::value::ColumnType;
@@ -20,7 +19,9 @@ pub fn sent_secrets(definition: &Definition, plan: &Plan) -> Vec<Problem> {
 
 fn told(table: &Table) -> Option<Problem> {
     let is_key = |column: &usize| table.key.contains(column);
-    let found = table.sent_columns().filter(|(at, column)| !is_key(at) && is_secret(column));
+    let found = table
+        .sent_columns()
+        .filter(|(at, column)| !is_key(at) && is_secret(&column.name, &column.kind));
     let found: Vec<usize> = found.map(|(column, _)| column).collect();
     let names = |columns: &[usize], quoted: fn(&str) -> String| {
         let name = |column: &usize| quoted(&table.catalog.columns[*column].name);
@@ -35,19 +36,11 @@ fn told(table: &Table) -> Option<Problem> {
     let what = format!("{looks}, and whoever sees a row of {quoted} gets it");
     let mut hidden = [&table.hidden[..], &found].concat();
     hidden.sort_unstable();
-    let hidden = names(&hidden, |name| serde_json::Value::from(name).to_string());
+    let hidden = names(&hidden, toml_string);
     let header = toml_key(&table.name);
     let repair =
         format!("hidden = [{hidden}] in [tables.{header}]; or name in `columns` what clients get");
     Some(Problem { what, repair: Some(repair), fatal: false })
-}
-
-fn toml_key(name: &str) -> String {
-    let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-    match !name.is_empty() && name.bytes().all(is_bare) {
-        true => name.to_owned(),
-        false => serde_json::Value::from(name).to_string(),
-    }
 }
 
 /// A word of a name that says so by itself.
@@ -105,8 +98,8 @@ const ABOUT: [&str; 23] = [
 const ASKING: [&str; 6] = ["has", "is", "needs", "requires", "must", "can"];
 
 /// Whether a column holds a secret, to judge by its name and what it can hold.
-fn is_secret(column: &CatalogColumn) -> bool {
-    let can_hold = match &column.kind {
+fn is_secret(name: &str, kind: &ColumnType) -> bool {
+    let can_hold = match kind {
         ColumnType::Bool
         | ColumnType::TimestampTz
         | ColumnType::Timestamp
@@ -115,11 +108,11 @@ fn is_secret(column: &CatalogColumn) -> bool {
         | ColumnType::Enum => false,
         // A number of them, as a rule; of a token of digits it is not known.
         ColumnType::Int | ColumnType::Float4 | ColumnType::Float8 | ColumnType::Numeric => {
-            return matches!(words(&column.name).join(" ").as_str(), "ssn" | "otp" | "cvv" | "cvc");
+            return matches!(words(name).join(" ").as_str(), "ssn" | "otp" | "cvv" | "cvc");
         }
         _ => true,
     };
-    let words = words(&column.name);
+    let words = words(name);
     let (Some(first), Some(last)) = (words.first(), words.last()) else { return false };
     if !can_hold || ABOUT.contains(&last.as_str()) || ASKING.contains(&first.as_str()) {
         return false;
@@ -155,20 +148,9 @@ fn words(name: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::ColumnInput;
 
     fn looks(name: &str, kind: ColumnType) -> bool {
-        is_secret(&CatalogColumn {
-            name: name.to_owned(),
-            kind,
-            type_oid: 0,
-            type_name: String::new(),
-            not_null: false,
-            toastable: false,
-            deterministic: true,
-            labels: Vec::new(),
-            input: ColumnInput::default(),
-        })
+        is_secret(name, &kind)
     }
 
     #[test]

@@ -11,12 +11,12 @@ use tokio_postgres::{Client, Error, Row};
 
 use crate::catalog::{BEGIN, read_in_transaction};
 
-/// The tables that may be synced, and whether row-level security applies to them. `$1` is Rowtide's own schema.
+/// The tables that may be synced, and whether row-level security applies to them.
 const TABLES: &str = "
 SELECT n.nspname::text, c.relname::text, c.relrowsecurity, c.oid
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence = 'p' AND c.oid >= 16384
-  AND n.nspname <> $1 AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'
+  AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'
   AND NOT EXISTS (SELECT FROM pg_depend d
     WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.objsubid = 0 AND d.deptype = 'e')
 ORDER BY n.nspname <> 'public', n.nspname COLLATE \"C\", c.relname COLLATE \"C\"";
@@ -43,29 +43,24 @@ WHERE k.contype = 'f' AND k.conparentid = 0 AND k.conrelid = ANY ($1)
 ORDER BY k.conkey, k.conname COLLATE \"C\"";
 
 /// Reads the facts of a draft and the catalog of all tables, of one moment. `schemas` are those that are asked for; if
-/// there are none, it is those of the application. `own` is Rowtide's schema.
+/// there are none, it is those of the application.
 ///
 /// # Errors
 /// When Postgres does not answer.
 pub async fn draft_facts(
     client: &Client,
     schemas: &[String],
-    own: &str,
 ) -> Result<(DraftFacts, Catalog), Error> {
     client.batch_execute(BEGIN).await?;
-    let read = read(client, schemas, own).await;
+    let read = read(client, schemas).await;
     // After an error there is nothing to keep.
     let ended = client.batch_execute("COMMIT").await;
     let read = read?;
     ended.map(|()| read)
 }
 
-async fn read(
-    client: &Client,
-    schemas: &[String],
-    own: &str,
-) -> Result<(DraftFacts, Catalog), Error> {
-    let found = client.query(TABLES, &[&own]).await?;
+async fn read(client: &Client, schemas: &[String]) -> Result<(DraftFacts, Catalog), Error> {
+    let found = client.query(TABLES, &[]).await?;
     let oids: Vec<u32> = found.iter().map(|row| row.get(3)).collect();
     let policies = client.query(POLICIES, &[&oids]).await?;
     let foreign_keys = client.query(FOREIGN_KEYS, &[&oids]).await?;
@@ -79,7 +74,7 @@ async fn read(
             policies: policies.iter().filter(here).map(policy).collect(),
             foreign_keys: foreign_keys.iter().filter(here).map(foreign_key).collect(),
         };
-        match is_of_application(&table.name, schemas, own) {
+        match is_of_application(&table.name, schemas) {
             true => facts.tables.push(table),
             false => facts.others.push(table),
         }

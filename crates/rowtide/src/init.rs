@@ -44,9 +44,9 @@ pub(crate) async fn init(args: InitArgs, settings: &Settings) -> Result<()> {
     if to_file && !args.overwrite && args.output.exists() {
         return Err(is_there(&args.output));
     }
-    let (database, names) = settings.database()?;
+    let (database, _) = settings.database()?;
     let client = connect(&database, "init").await.map_err(unreachable)?;
-    let read = draft_facts(&client, &args.schema, &names.schema).await;
+    let read = draft_facts(&client, &args.schema).await;
     let (facts, catalog) = read.map_err(|error| not_asked(&error))?;
     let source = format!("the database {}", database.database());
     if facts.tables.is_empty() {

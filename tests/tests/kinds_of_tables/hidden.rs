@@ -58,11 +58,7 @@ fn holds(bytes: &[u8], text: &str) -> bool {
 /// Everything that one is told up to `ready`, the cursor of it among that.
 async fn told(app: &App, cursor: Option<&Value>) -> (Vec<Value>, Value) {
     let mut raw = Raw::open(app).await;
-    let mut connect = Raw::connect(&App::token("ann"));
-    if let Some(cursor) = cursor {
-        connect["cursor"] = cursor.clone();
-    }
-    raw.say(&connect).await;
+    raw.say(&Raw::connect_from(&App::token("ann"), cursor.and_then(Value::as_str))).await;
     let mut messages = Vec::new();
     loop {
         let text = raw.hear_text().await.expect("it is brought up to date");

@@ -35,11 +35,7 @@ fn put(row: &Value) -> Vec<Value> {
 /// A client that comes with a cursor or without: how it is brought up to date, its rows, and its cursor.
 async fn comes(app: &App, cursor: Option<&Value>) -> (Value, Vec<Value>, Value) {
     let mut raw = Raw::open(app).await;
-    let mut connect = Raw::connect(&App::token("ann"));
-    if let Some(cursor) = cursor {
-        connect["cursor"] = cursor.clone();
-    }
-    raw.say(&connect).await;
+    raw.say(&Raw::connect_from(&App::token("ann"), cursor.and_then(Value::as_str))).await;
     let mode = raw.until("connected").await["mode"].clone();
     let mut rows = Vec::new();
     loop {

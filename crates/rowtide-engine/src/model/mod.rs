@@ -510,7 +510,7 @@ fn every_client_holds_what_its_rules_select_after_every_message() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let seeds = match number("ROWTIDE_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("ROWTIDE_HISTORIES").unwrap_or(7_000),
+        None => 0..number("ROWTIDE_HISTORIES").unwrap_or(10_000),
     };
     let (mut resumed, all) = (Resumed::default(), seeds.clone().count());
     for seed in seeds {

@@ -174,7 +174,7 @@ impl Postgres {
         Postgres {
             plan: Arc::clone(plan),
             reshaped: Vec::new(),
-            is_calm: rng.random_bool(0.75),
+            is_calm: rng.random_bool(0.6),
             states: BTreeMap::from([(Lsn(0), data)]),
             log: Vec::new(),
             // Close to where 32 bits end, so that histories cross it.

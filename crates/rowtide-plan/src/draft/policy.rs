@@ -296,6 +296,10 @@ impl Reader<'_> {
             return Ok(if negated { Said::Not(Box::new(said)) } else { said });
         }
         let value = self.read_uncast(value)?;
+        if self.negated != negated && !matches!(value, Said::Column(..)) {
+            let why = "under NOT it matters whether one of its values is null, and what is no column of the row is looked for among the others";
+            return Err(Obstacle::new(query, why));
+        }
         self.negated ^= negated;
         let found = self.look(query, Reads::Value(value));
         self.negated ^= negated;

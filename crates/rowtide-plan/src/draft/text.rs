@@ -9,7 +9,7 @@ use super::suggest::{Suggestion, Suggestions};
 use super::{Draft, DraftFacts, DraftTable, PolicyCommand, RefusedWrites, RowPolicy, told_apart};
 use crate::catalog::{Catalog, TableName};
 use crate::check::plan_once_set_up;
-use crate::definition::Definition;
+use crate::definition::{Definition, toml_key, toml_string};
 
 /// How long a line of a rule becomes before each alternative has its own.
 const LINE: usize = 100;
@@ -118,13 +118,9 @@ fn entry(name: &TableName, visible: &Said) -> String {
 
 /// What the entry of a table is called.
 fn key(name: &TableName) -> String {
-    let bare = |text: &str| {
-        !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
-    };
     match name.schema.as_str() {
-        "public" if bare(&name.name) => name.name.clone(),
-        "public" if !name.name.contains('.') => basic(&name.name),
-        schema => basic(&format!("{schema}.{}", name.name)),
+        "public" if !name.name.contains('.') => toml_key(&name.name),
+        schema => toml_key(&format!("{schema}.{}", name.name)),
     }
 }
 
@@ -152,15 +148,9 @@ fn rule(said: &Said, voice: Voice<'_>) -> String {
     let lines = parts.join("\n  ");
     let plain = |c: char| c == '\n' || !c.is_control();
     if lines.contains("'''") || !lines.chars().all(plain) {
-        return basic(&line);
+        return toml_string(&line);
     }
     format!("'''\n  {lines}\n'''")
-}
-
-/// A basic string of TOML.
-fn basic(text: &str) -> String {
-    // JSON's escapes are TOML's, but for one character.
-    serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }
 
 /// An entry of what foreign keys suggest.
@@ -273,7 +263,7 @@ fn both(old: &Said, new: &Said) -> String {
     }
     let plain = |c: char| !c.is_control();
     match line.contains("'''") || !line.chars().all(plain) {
-        true => basic(&line),
+        true => toml_string(&line),
         false => format!("'''\n  {line}\n'''"),
     }
 }

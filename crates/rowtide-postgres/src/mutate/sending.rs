@@ -82,18 +82,7 @@ impl MutationConnection {
         }
         let plan = self.plan.as_deref();
         match (ready.of, plan) {
-            (StatementOf::Table(table), Some(plan)) => {
-                let table = plan.table(table);
-                let sent = Sent {
-                    table: &table.catalog,
-                    hidden: &table.hidden,
-                    name: &table.name,
-                    sql: &ready.sql,
-                    params: &ready.params,
-                };
-                Failure::of_whom(error, Some(&sent), role)
-            }
-            (StatementOf::InsertByRole(id), Some(plan)) => {
+            (StatementOf::Table(id) | StatementOf::InsertByRole(id), Some(plan)) => {
                 let table = plan.table(id);
                 let sent = Sent {
                     table: &table.catalog,
@@ -103,7 +92,10 @@ impl MutationConnection {
                     params: &ready.params,
                 };
                 let failure = Failure::of_whom(error, Some(&sent), role);
-                failure.of_insert_by_role(plan, id)
+                match ready.of {
+                    StatementOf::InsertByRole(_) => failure.of_insert_by_role(plan, id),
+                    _ => failure,
+                }
             }
             (StatementOf::Call(call), Some(plan)) => {
                 Failure::of_call(error, plan, call, &ready.params, role)
