@@ -2,8 +2,8 @@
 //! into the token that Supabase and PostgREST have functions and settings for.
 
 use sqlparser::ast::{
-    Array, BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident,
-    ObjectNamePart, Query, SelectItem, SetExpr, Value as SqlValue,
+    Array, BinaryOperator, DataType, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArguments, Ident, ObjectNamePart, Query, SelectItem, SetExpr, Value as SqlValue,
 };
 
 /// A name as Postgres has it.
@@ -31,6 +31,21 @@ pub(super) fn alone(query: &Query) -> Option<&Expr> {
         }
         _ => None,
     }
+}
+
+/// What the value of a SELECT is cast to.
+pub(super) fn cast_of_select(expr: &Expr) -> Option<&DataType> {
+    match expr {
+        Expr::Nested(of) => cast_of_select(of),
+        Expr::Cast { data_type, .. } => Some(data_type),
+        _ => None,
+    }
+}
+
+/// The name of a type, as Postgres has it.
+pub(super) fn type_text(of: &DataType) -> String {
+    let text = of.to_string();
+    if text.contains('"') { text } else { text.to_lowercase() }
 }
 
 /// The array whose elements a SELECT is.

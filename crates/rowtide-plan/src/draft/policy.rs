@@ -10,9 +10,13 @@ use sqlparser::ast::{
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 
-use super::expr::{alone, arguments, claim, elements, fold, inner, names, text, unnested};
+use super::expr::{
+    alone, arguments, cast_of_select, claim, elements, fold, inner, names, text, type_text,
+    unnested,
+};
 use super::said::{Looked, Owner, Said};
 use crate::catalog::TableName;
+use crate::value::ColumnType;
 
 /// How deep expressions may be nested.
 const MAX_DEPTH: usize = 48;
@@ -39,8 +43,8 @@ pub(super) type Scope = Vec<(String, TableName, usize)>;
 
 /// What a SELECT is read for.
 pub(super) enum Reads {
-    /// Whether it has this value.
-    Value(Said),
+    /// Whether it has this value, once what it has is cast to this type.
+    Value(Said, Option<DataType>),
     /// Whether it has a row; equality with a row outside may become a membership.
     Whether,
     /// The same, and it stays as it was written.
@@ -52,6 +56,8 @@ pub(super) struct Reader<'a> {
     pub(super) table: &'a TableName,
     /// What its own policies let those see who look into a table; `None` if it has none.
     pub(super) hides: &'a mut dyn FnMut(&TableName) -> Reading<Option<Said>>,
+    /// The type of a column, if its table is known.
+    pub(super) kind: &'a dyn Fn(&TableName, &str) -> Option<ColumnType>,
     /// The SELECTs around, the innermost last.
     pub(super) scopes: Vec<Scope>,
     /// How many tables were looked into.
@@ -106,12 +112,10 @@ impl Reader<'_> {
                 self.compare(left, "IS NOT DISTINCT FROM", right)
             }
             Expr::In { expr, target: InTarget::List(list), negated, global: false } => {
-                let value = Box::new(self.read_uncast(expr)?);
-                let list = list.iter().map(|one| self.read(one)).collect::<Reading<_>>()?;
-                Ok(Said::Among { value, negated: *negated, list })
+                self.among(expr, *negated, list)
             }
             Expr::In { expr, target: InTarget::Subquery(query), negated, global: false } => {
-                self.member(expr, query, *negated)
+                self.member(expr, query, None, *negated)
             }
             Expr::Exists { subquery, negated } => {
                 let turn = |of: &mut Self| of.negated ^= *negated;
@@ -126,17 +130,10 @@ impl Reader<'_> {
                 if let Expr::Subquery(_) = inner(right) {
                     return Err(Obstacle::new(expr, "rules have no ALL over a SELECT"));
                 }
-                let value = Box::new(self.read_uncast(left)?);
-                Ok(match elements(right) {
-                    Some(list) => {
-                        let list = list.iter().map(|one| self.read(one)).collect::<Reading<_>>()?;
-                        Said::Among { value, negated: true, list }
-                    }
-                    None => {
-                        let array = Box::new(self.read(right)?);
-                        Said::Not(Box::new(Said::OfArray(value, "=".to_owned(), array)))
-                    }
-                })
+                match elements(right) {
+                    Some(list) => self.among(left, true, list),
+                    None => Ok(Said::Not(Box::new(self.of_array(left, "=", right)?))),
+                }
             }
             Expr::Cast { expr: of, data_type, .. } => Ok(match (self.read(of)?, data_type) {
                 (Said::Literal(text), DataType::Interval { .. }) => {
@@ -144,7 +141,7 @@ impl Reader<'_> {
                 }
                 // They take the type of what they are compared with.
                 (said @ (Said::Literal(_) | Said::Claim(_)), _) => said,
-                (said, kind) => Said::Cast(Box::new(said), kind.to_string()),
+                (said, kind) => Said::Cast(Box::new(said), type_text(kind)),
             }),
             Expr::Value(value) => match &value.value {
                 SqlValue::Boolean(true) => Ok(Said::always()),
@@ -179,22 +176,26 @@ impl Reader<'_> {
             BinaryOperator::And => return Ok(Said::all([self.read(left)?, self.read(right)?])),
             BinaryOperator::Or => return Ok(Said::any([self.read(left)?, self.read(right)?])),
             BinaryOperator::Question => {
-                let (array, value) = (self.read(left)?, self.read_uncast(right)?);
-                if !matches!(array, Said::Claim(_)) {
+                if !matches!(self.read(left)?, Said::Claim(_)) {
                     return Err(Obstacle::new(whole, "rules do not look into JSON of a column"));
                 }
-                return Ok(Said::OfArray(Box::new(value), "=".to_owned(), Box::new(array)));
+                return self.of_array(right, "=", left);
             }
             BinaryOperator::Eq => {
                 if let Some(said) = self.role(left, right).or_else(|| self.role(right, left)) {
                     return Ok(said);
                 }
                 for (value, query) in [(left, right), (right, left)] {
-                    if let Expr::Subquery(query) = inner(query)
-                        && alone(query).is_none()
-                    {
-                        return self.member(value, query, false);
+                    let Expr::Subquery(select) = inner(query) else { continue };
+                    if alone(select).is_some() {
+                        continue;
                     }
+                    // Without a row it is null, and then NOT of it is.
+                    if self.negated {
+                        let why = "under NOT it matters whether the SELECT has a row, which IN does not tell";
+                        return Err(Obstacle::new(whole, why));
+                    }
+                    return self.member(value, select, cast_of_select(query), false);
                 }
                 "=".to_owned()
             }
@@ -212,10 +213,10 @@ impl Reader<'_> {
 
     fn compare(&mut self, left: &Expr, operator: &str, right: &Expr) -> Reading<Said> {
         let equality = ["=", "<>", "IS DISTINCT FROM", "IS NOT DISTINCT FROM"];
-        let (left, right) = match equality.contains(&operator) {
-            true => (self.read_uncast(left)?, self.read_uncast(right)?),
-            false => (self.read(left)?, self.read(right)?),
-        };
+        let (mut left, mut right) = (self.value(left)?, self.value(right)?);
+        if equality.contains(&operator) {
+            (left, right) = (self.uncast(&left, [&right]), self.uncast(&right, [&left]));
+        }
         // One way of writing it, so that the same condition is the same.
         let turns = operator == "=" && matches!(right, Said::Column(..));
         let (left, right) = match turns && !matches!(left, Said::Column(..)) {
@@ -225,20 +226,64 @@ impl Reader<'_> {
         Ok(Said::Binary(Box::new(left), operator.to_owned(), Box::new(right)))
     }
 
-    /// A value where it is compared for being the same: a column that was cast to text is the column itself.
-    pub(super) fn read_uncast(&mut self, expr: &Expr) -> Reading<Said> {
-        Ok(match self.read(expr)? {
-            Said::Cast(of, kind)
-                if matches!(*of, Said::Column(..))
-                    && matches!(
-                        kind.to_lowercase().as_str(),
-                        "text" | "character varying" | "varchar"
-                    ) =>
-            {
-                *of
+    /// `value [NOT] IN (…)`.
+    fn among(&mut self, value: &Expr, negated: bool, list: &[Expr]) -> Reading<Said> {
+        let value = self.value(value)?;
+        let list = list.iter().map(|one| self.value(one)).collect::<Reading<Vec<_>>>()?;
+        let value = Box::new(self.uncast(&value, &list));
+        Ok(Said::Among { value, negated, list })
+    }
+
+    /// `value = ANY (array)`, or with another operator.
+    fn of_array(&mut self, value: &Expr, operator: &str, array: &Expr) -> Reading<Said> {
+        let (value, array) = (self.value(value)?, self.value(array)?);
+        let value = match operator {
+            "=" => self.uncast(&value, [&array]),
+            _ => value,
+        };
+        Ok(Said::OfArray(Box::new(value), operator.to_owned(), Box::new(array)))
+    }
+
+    /// What is compared with something, or looked for.
+    pub(super) fn value(&mut self, expr: &Expr) -> Reading<Said> {
+        let said = self.read(expr)?;
+        known(expr, &said)?;
+        Ok(said)
+    }
+
+    /// A value that is compared with others for being the same: a column that was cast to text is the column itself where
+    /// that is the same for each of them. A literal is read as one of the column's type, which may be written in several
+    /// ways; a claim is whatever it is of.
+    pub(super) fn uncast<'s>(
+        &self,
+        value: &Said,
+        beside: impl IntoIterator<Item = &'s Said>,
+    ) -> Said {
+        use ColumnType::{Bool, Enum, Int, Text, Uuid};
+        let Said::Cast(column, to) = value else { return value.clone() };
+        let is_text = ["text", "character varying", "varchar"].contains(&to.as_str());
+        let kind = self.kind_of(column).filter(|_| is_text);
+        let stays = |other: &Said| match (&kind, other) {
+            (Some(Text), _) => false,
+            (Some(Bool | Enum | Int | Uuid), Said::Claim(_)) => false,
+            (Some(Bool | Enum | Int | Uuid), Said::Cast(other, _)) => self.kind_of(other) != kind,
+            (Some(Bool | Enum | Int | Uuid), other) => self.kind_of(other) != kind,
+            _ => true,
+        };
+        if beside.into_iter().any(stays) { value.clone() } else { (**column).clone() }
+    }
+
+    /// The type of a column that is known.
+    fn kind_of(&self, column: &Said) -> Option<ColumnType> {
+        let Said::Column(owner, name) = column else { return None };
+        let table = match owner {
+            Owner::Row => self.table,
+            Owner::Looked(number) => {
+                let mut scopes = self.scopes.iter().flatten();
+                &scopes.find(|(.., of)| of == number)?.1
             }
-            said => said,
-        })
+        };
+        (self.kind)(table, name)
     }
 
     fn test(&mut self, of: &Expr, test: &'static str) -> Reading<Said> {
@@ -269,39 +314,45 @@ impl Reader<'_> {
         right: &Expr,
     ) -> Reading<Said> {
         if let Some(list) = elements(right).filter(|_| *operator == BinaryOperator::Eq) {
-            let value = Box::new(self.read_uncast(left)?);
-            let list = list.iter().map(|one| self.read(one)).collect::<Reading<_>>()?;
-            return Ok(Said::Among { value, negated: false, list });
+            return self.among(left, false, list);
         }
         if let Expr::Subquery(query) = inner(right)
             && alone(query).is_none()
         {
             return match operator {
-                BinaryOperator::Eq => self.member(left, query, false),
+                BinaryOperator::Eq => self.member(left, query, cast_of_select(right), false),
                 _ => Err(Obstacle::new(whole, "only = goes with ANY over a SELECT")),
             };
         }
-        let (left, right) = (self.read_uncast(left)?, self.read(right)?);
-        Ok(Said::OfArray(Box::new(left), operator.to_string(), Box::new(right)))
+        self.of_array(left, &operator.to_string(), right)
     }
 
-    /// `value IN (SELECT …)`.
-    fn member(&mut self, value: &Expr, query: &Query, negated: bool) -> Reading<Said> {
+    /// `value IN (SELECT …)`; what the SELECT has may be cast.
+    fn member(
+        &mut self,
+        value: &Expr,
+        query: &Query,
+        cast: Option<&DataType>,
+        negated: bool,
+    ) -> Reading<Said> {
         if let Some(array) = unnested(query) {
-            let Some(path) = claim(array) else {
+            if claim(array).is_none() {
                 return Err(Obstacle::new(query, "rules unnest no arrays but those of claims"));
-            };
-            let value = Box::new(self.read_uncast(value)?);
-            let said = Said::OfArray(value, "=".to_owned(), Box::new(Said::Claim(path)));
+            }
+            let said = self.of_array(value, "=", array)?;
             return Ok(if negated { Said::Not(Box::new(said)) } else { said });
         }
-        let value = self.read_uncast(value)?;
-        if self.negated != negated && !matches!(value, Said::Column(..)) {
+        let value = self.value(value)?;
+        let is_column = match &value {
+            Said::Cast(of, _) => matches!(**of, Said::Column(..)),
+            value => matches!(value, Said::Column(..)),
+        };
+        if self.negated != negated && !is_column {
             let why = "under NOT it matters whether one of its values is null, and what is no column of the row is looked for among the others";
             return Err(Obstacle::new(query, why));
         }
         self.negated ^= negated;
-        let found = self.look(query, Reads::Value(value));
+        let found = self.look(query, Reads::Value(value, cast.cloned()));
         self.negated ^= negated;
         Ok(match found? {
             Said::Member { row, of, .. } => Said::Member { row, negated, of },
