@@ -343,7 +343,12 @@ impl Catalog {
         let notes = |table: usize| self.kind(table, Field::Parent);
         let shown = || self.kind(NOTE, Field::Hidden) == Some(Kind::Boolean);
         match table {
-            TEAM => self.brings_all(TEAM, true) && members && teams == Some(Kind::Bigint),
+            TEAM => {
+                self.brings_all(TEAM, true)
+                    && members
+                    && teams == Some(Kind::Bigint)
+                    && self.kind(MEMBER, Field::Hidden) == Some(Kind::Boolean)
+            }
             MEMBER => members,
             NOTE => {
                 self.brings_all(NOTE, false)
