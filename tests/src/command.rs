@@ -65,7 +65,8 @@ fn built(name: &str) -> PathBuf {
         return binary;
     }
     let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    build.args(["build", "--quiet", "-p", name, "--bin", name]).current_dir(root);
+    // With the features that the tests are built with, so that it builds little anew; aloud, because it may take minutes.
+    build.args(["build", "--workspace", "--bin", name]).current_dir(root);
     if profile.ends_with("release") {
         build.arg("--release");
     }

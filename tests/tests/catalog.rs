@@ -143,14 +143,16 @@ async fn keys_are_in_their_own_order_without_what_their_index_carries_along() {
 #[tokio::test]
 async fn only_indexes_that_can_find_any_value_count() {
     let table = table(
-        "CREATE TABLE t (a text, b text, tags text[]);
+        "CREATE TABLE t (a text, b text, tags text[], made jsonb);
          CREATE INDEX tree ON t (a, b); CREATE INDEX hashed ON t USING hash (b);
          CREATE INDEX part ON t (a) WHERE b IS NULL; CREATE INDEX lowered ON t (lower(a));
-         CREATE INDEX inverted ON t USING gin (tags)",
+         CREATE INDEX inverted ON t USING gin (tags);
+         CREATE INDEX documents ON t USING gin (made)",
     )
     .await;
-    let names: Vec<&str> = table.indexes.iter().map(|index| index.name.as_str()).collect();
-    assert_eq!(names, ["hashed", "tree"]);
+    let indexes = table.indexes.iter().map(|index| (index.name.as_str(), index.of_elements));
+    let indexes: Vec<(&str, bool)> = indexes.collect();
+    assert_eq!(indexes, [("hashed", false), ("inverted", true), ("tree", false)]);
     assert_eq!(table.primary_key, [""; 0]);
 }
 

@@ -267,6 +267,10 @@ fn what_cannot_be_set_is_what_the_page_tells_of() {
         ("token", kib(MAX_TOKEN_BYTES)),
         ("user id", format!("{} bytes", number(MAX_USER_ID_BYTES as u64))),
         (
+            "elements of a claim that is an array; one with more is null",
+            number(rowtide_plan::value::MAX_CLAIM_ELEMENTS as u64),
+        ),
+        (
             "mutations of one client that wait, and bytes of all that wait",
             format!("{MUTATION_QUEUE}, {waiting} MiB"),
         ),

@@ -1,7 +1,8 @@
 //! Rows that a writer may not see: no mutation holds up those who may, and no answer tells of them more than the
 //! constraints of the database do.
 
-use rowtide_tests::{App, PATIENCE, Writer, delete, eventually, insert, update};
+use rowtide_client::{Event, Status};
+use rowtide_tests::{App, PATIENCE, Writer, delete, eventually, held, insert, truth, update};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -191,5 +192,62 @@ async fn a_row_that_was_replaced_meanwhile_is_found() {
             (app.one(&format!("({n})")).await == left).then_some(())
         })
         .await;
+    }
+}
+
+/// Rules that ask sets, arrays and what is not known, of a table `T`.
+const ASKING: [&str; 13] = [
+    "y NOT IN (SELECT y FROM pair WHERE person = auth.user_id)",
+    "NOT EXISTS (SELECT 1 FROM pair AS p WHERE p.y = T.y AND person = auth.user_id)",
+    "(x, y) IN (SELECT x, y FROM pair WHERE person = auth.user_id)",
+    "(x, y) NOT IN (SELECT x, y FROM pair WHERE person = auth.user_id)",
+    "EXISTS (SELECT 1 FROM pair WHERE person = auth.user_id AND x = 3)",
+    "x IN (SELECT x FROM pair) AND x IN (SELECT x FROM pair WHERE person = auth.user_id)",
+    "NOT (x IN (SELECT x FROM pair WHERE person = auth.user_id) OR y IS NULL)",
+    "(x IN (SELECT x FROM pair WHERE person = auth.user_id)) IS NOT TRUE",
+    "(y NOT IN (SELECT y FROM pair WHERE person = auth.user_id)) IS NOT FALSE",
+    "coalesce(x IN (SELECT x FROM pair WHERE person = auth.user_id), true)",
+    "auth.user_id = ANY (people) OR x BETWEEN 2 AND 3 AND y IS DISTINCT FROM 'c'",
+    "NOT (auth.user_id = ANY (people))",
+    "x::text IN ('1', '03') AND x NOT IN (SELECT x FROM pair WHERE auth.user_id = ANY (people))",
+];
+
+/// What a client is sent, what SQL says of the rule, and what an update finds is one and the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_may_write_all_writes_those_rows_that_sql_shows_them() {
+    let mut definition = "[tables.pair]\nvisible = 'true'\n".to_owned();
+    let mut tables = "
+        CREATE TABLE pair (person text, x int, y text, people text[], id serial PRIMARY KEY);
+        INSERT INTO pair VALUES ('u1', 1, 'a', '{u1}'), ('u1', NULL, 'b', '{}'), ('u2', 2, NULL, '{u3,NULL}'),
+          ('u3', 3, 'c', NULL);"
+        .to_owned();
+    for (index, rule) in ASKING.iter().enumerate() {
+        let rule = rule.replace("T.", &format!("t{index}."));
+        definition += &format!(
+            "[tables.t{index}]\nvisible = \"{rule}\"\n[[tables.t{index}.update]]\nallow = 'true'\n"
+        );
+        tables += &format!(
+            "CREATE TABLE t{index} (id int PRIMARY KEY, x int, y text, n int, people text[]);
+             INSERT INTO t{index} VALUES (1, 1, 'a', 0, '{{u1}}'), (2, 1, NULL, 0, '{{u2,u3}}'), (3, 2, 'b', 0, NULL),
+               (4, NULL, 'a', 0, '{{}}'), (5, NULL, NULL, 0, '{{u1,NULL}}'), (6, 3, 'c', 0, '{{NULL}}');"
+        );
+    }
+    let app = App::with(&definition, &tables).await;
+    let sql = app.database.connect().await;
+    for user in ["u1", "u2", "u3"] {
+        let shown = truth(&sql, &definition, user).await;
+        let mut client = app.client(user);
+        while client.next().await != Some(Event::Status(Status::Live)) {}
+        assert_eq!(held(&client.replica()), shown, "{user}");
+        let mut writer = Writer::live(&app, user).await;
+        for (index, rule) in ASKING.iter().enumerate() {
+            let (table, rows) = (format!("t{index}"), &shown[&format!("t{index}")]);
+            for id in 1..7 {
+                let set = json!([update(&table, json!({ "id": id, "n": 0 }))]);
+                let applied = writer.mutate(set).await.rejected.is_none();
+                let is_shown = rows.iter().any(|row| row.contains(&format!("\"id\":{id},")));
+                assert_eq!(applied, is_shown, "{user}: {id} of {rule}, which shows {rows:?}");
+            }
+        }
     }
 }

@@ -10,6 +10,7 @@ use rowtide_plan::compile::compile;
 use rowtide_plan::definition::Definition;
 use rowtide_plan::plan::{BranchId, Plan};
 use rowtide_plan::row::Topic;
+use rowtide_plan::value::Value;
 use rowtide_postgres::catalog::read_catalog;
 use rowtide_postgres::connect::ConnectOptions;
 use rowtide_postgres::load::Loader;
@@ -399,6 +400,40 @@ async fn a_load_takes_no_column_for_another_that_has_its_name_for_a_while() {
         assert_eq!(loaded.topics.rows[0].is_some(), good, "{:?}", loaded.failed);
         client.batch_execute(swap).await.expect("they are exchanged");
     }
+}
+
+#[tokio::test]
+async fn a_load_brings_a_row_for_each_element_of_its_array() {
+    let database = Database::with(
+        "CREATE TABLE list (id int PRIMARY KEY, members text[], ranks int2[]);
+         CREATE INDEX ON list USING gin (members);
+         INSERT INTO list VALUES (1, '{ann,bob,ann,NULL}', '{1,2}'), (2, '{bob}', NULL), (3, '{}', '{}')",
+    )
+    .await;
+    let client = database.connect().await;
+    let visible = "auth.user_id = ANY (members) OR auth.claims.rank = ANY (ranks)";
+    let text = format!("[tables.list]\nvisible = '{visible}'\n");
+    let definition = Definition::parse("rowtide.toml", &text).expect("it is right");
+    setup(&client, &database.names(), &definition.tables()).await.expect("it can be set up");
+    let plan = plan(&client, &definition).await;
+    let problems = rowtide_plan::check::check_plan(&plan);
+    let repairs: Vec<_> = problems.iter().filter_map(|problem| problem.repair.as_deref()).collect();
+    let index = r#"CREATE INDEX CONCURRENTLY ON "public"."list" USING gin ("ranks");"#;
+    assert_eq!(repairs, [index], "the other has one");
+    let topic = |branch, anchor| Topic { branch: BranchId(branch), anchor: Some(anchor) };
+    let topics = [
+        topic(0, Value::Text("ann".into())),
+        topic(0, Value::Text("bob".into())),
+        topic(0, Value::Text("".into())),
+        topic(1, Value::Int(2)),
+        topic(1, Value::Int(1 << 40)),
+    ];
+    let mut loader = Loader::new(database.options().await);
+    let loaded = loader.load(&plan, &topics, &[]).await.expect("it answers");
+    assert!(loaded.failed.is_empty(), "{:?}", loaded.failed);
+    let counts: Vec<usize> =
+        loaded.topics.rows.iter().flatten().map(|rows| rows.iter().count()).collect();
+    assert_eq!(counts, [1, 2, 0, 1, 0]);
 }
 
 /// A table whose rows are hidden from the server's role is not taken for an empty one.

@@ -40,9 +40,9 @@ impl Deployment {
 
     fn row(&self, id: usize, flag: &str) -> Arc<Row> {
         let table = self.plan.table_id("public", "a").unwrap();
-        let encoder = RowEncoder::new(&self.plan, table, &["id", "x", "y", "flag"]).unwrap();
+        let encoder = RowEncoder::new(&self.plan, table, &["id", "x", "y", "flag", "m"]).unwrap();
         let (id, x) = (id.to_string(), (id % 2).to_string());
-        let datums = [&id, &x, "p", flag].map(|text| Datum::Text(text.as_bytes()));
+        let datums = [&id, &x, "p", flag, "{}"].map(|text| Datum::Text(text.as_bytes()));
         Arc::new(encoder.row(&datums).unwrap())
     }
 
@@ -88,9 +88,9 @@ impl Deployment {
     /// The other table gets a row of this id and `x = 1`.
     fn insert_beside(&mut self, id: usize) -> (Vec<Output>, usize) {
         let table = self.plan.table_id("public", "b").unwrap();
-        let encoder = RowEncoder::new(&self.plan, table, &["id", "x", "y", "flag"]).unwrap();
+        let encoder = RowEncoder::new(&self.plan, table, &["id", "x", "y", "flag", "m"]).unwrap();
         let id = id.to_string();
-        let datums = [&id, "1", "p", "t"].map(|text| Datum::Text(text.as_bytes()));
+        let datums = [&id, "1", "p", "t", "{}"].map(|text| Datum::Text(text.as_bytes()));
         let row = Arc::new(encoder.row(&datums).unwrap());
         self.commit(vec![Change { table, row: RowChange::Insert(row) }])
     }

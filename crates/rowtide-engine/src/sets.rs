@@ -244,7 +244,7 @@ impl Past {
     fn flips(&self, test: &InSet) -> Flips<'_> {
         let column = |operand: &Operand| match operand {
             Operand::Column(column) => Some(*column),
-            Operand::Literal(_) | Operand::Claim(_) => None,
+            Operand::Cast(..) | Operand::Literal(_) | Operand::Claim(_) => None,
         };
         let columns: Vec<usize> = test.columns.iter().filter_map(column).collect();
         // A null in the set makes unknown what is not there, and a set of rows as such is asked by all.
@@ -291,6 +291,7 @@ fn answer(now: &Members, past: Option<&Past>, test: &InSet, kept: &[Value]) -> O
 fn asked(test: &InSet, kept: &[Value]) -> SmallVec<[Value; 1]> {
     let value = |operand: &Operand| match operand {
         Operand::Column(column) => kept[*column].clone(),
+        Operand::Cast(column, kind) => kept[*column].cast(kind).into_owned(),
         Operand::Literal(value) => value.clone(),
         Operand::Claim(_) => Value::Null,
     };

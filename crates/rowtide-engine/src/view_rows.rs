@@ -1,7 +1,8 @@
 //! What a view sees at one commit, frozen, to be said slice by slice whenever somebody has room for it. It
 //! shares the chunks of the topics that it was made from, so to make it costs as many steps as there are
 //! chunks, and nothing that happens in the engine afterwards changes it. Where several topics hold a row, the
-//! one of the lowest branch says it: a row is in one topic of a branch at the most.
+//! one of the lowest branch says it: of the topics of one branch that a view reaches a row is in one at the most,
+//! because rules look for one value in an array, and for one of several only in what is none.
 
 use std::sync::Arc;
 

@@ -452,7 +452,11 @@ mod tests {
             name: "t".into(),
             columns: vec![column],
             primary_key: vec!["id".into()],
-            indexes: vec![CatalogIndex { name: "t_pkey".into(), columns: vec!["id".into()] }],
+            indexes: vec![CatalogIndex {
+                name: "t_pkey".into(),
+                columns: vec!["id".into()],
+                of_elements: false,
+            }],
             replica_identity: ReplicaIdentity::Full,
             row_security: false,
             streaming: TableStreaming::default(),

@@ -34,8 +34,12 @@ pub(crate) fn plan() -> Arc<Plan> {
         columns: vec![column("id"), column("owner")],
         primary_key: vec!["id".into()],
         indexes: vec![
-            CatalogIndex { name: "t_pkey".into(), columns: vec!["id".into()] },
-            CatalogIndex { name: "t_owner".into(), columns: vec!["owner".into()] },
+            CatalogIndex { name: "t_pkey".into(), columns: vec!["id".into()], of_elements: false },
+            CatalogIndex {
+                name: "t_owner".into(),
+                columns: vec!["owner".into()],
+                of_elements: false,
+            },
         ],
         replica_identity: ReplicaIdentity::Full,
         row_security: false,

@@ -96,7 +96,7 @@ pub struct CatalogTable {
     /// The names of the columns that tell rows apart, in key order: those of the primary key, or else of a unique
     /// index over columns that are `NOT NULL`. Empty if there is neither.
     pub primary_key: Vec<String>,
-    /// Valid, non-partial b-tree or hash indexes on plain columns: the columns of each, in order.
+    /// Valid, non-partial b-tree, hash or GIN indexes on plain columns: the columns of each, in order.
     pub indexes: Vec<CatalogIndex>,
     /// Which columns of the old row the stream brings.
     pub replica_identity: ReplicaIdentity,
@@ -201,6 +201,8 @@ pub struct CatalogIndex {
     pub name: String,
     /// The columns, first the leading one.
     pub columns: Vec<String>,
+    /// Whether it finds arrays by their elements (GIN), by any of its columns.
+    pub of_elements: bool,
 }
 
 /// A column as Postgres describes it.

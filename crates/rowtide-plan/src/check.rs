@@ -78,7 +78,10 @@ pub fn check_plan(plan: &Plan) -> Vec<Problem> {
             let column = &catalog.columns[anchor].name;
             if anchor_index(catalog, column).is_none() {
                 let name = quote_identifier(column);
-                let repair = format!("CREATE INDEX CONCURRENTLY ON {quoted} ({name});");
+                let is_array = catalog.columns[anchor].kind.element().is_some();
+                let of_elements = if is_array { "USING gin " } else { "" };
+                let repair =
+                    format!("CREATE INDEX CONCURRENTLY ON {quoted} {of_elements}({name});");
                 let what = format!(
                     "no index serves the anchor {name} of {quoted}: every load reads the whole table"
                 );
@@ -224,8 +227,8 @@ fn decides_who_sees(plan: &Plan, table: &Table, column: usize) -> bool {
     table.branches.iter().map(|branch| plan.branch(*branch)).any(|branch| {
         let mut is_compared = branch.published && branch.anchor == Some(column);
         branch.claim_filter.0.operands(&mut |operand| {
-            is_compared |=
-                matches!(operand, Operand::Column(kept) if table.kept.get(*kept) == Some(&column));
+            let of = operand.column().and_then(|kept| table.kept.get(kept));
+            is_compared |= of == Some(&column);
         });
         is_compared
     })
@@ -287,13 +290,17 @@ fn copied(plan: &Plan, table: &Table) -> BTreeSet<usize> {
     fills.flat_map(|fill| &fill.columns).map(|column| table.kept[*column]).collect()
 }
 
-/// The index that finds rows by `column`.
+/// The index that finds rows by `column`, or by the elements of the array that it is.
 pub(crate) fn anchor_index<'a>(
     catalog: &'a crate::catalog::CatalogTable,
     column: &str,
 ) -> Option<&'a str> {
-    let leads = |index: &&crate::catalog::CatalogIndex| {
-        index.columns.first().is_some_and(|first| first == column)
+    let is_array =
+        catalog.column(column).is_some_and(|at| catalog.columns[at].kind.element().is_some());
+    let serves = |index: &&crate::catalog::CatalogIndex| match (is_array, index.of_elements) {
+        (true, true) => index.columns.iter().any(|of| of == column),
+        (false, false) => index.columns.first().is_some_and(|first| first == column),
+        _ => false,
     };
-    catalog.indexes.iter().find(leads).map(|index| index.name.as_str())
+    catalog.indexes.iter().find(serves).map(|index| index.name.as_str())
 }

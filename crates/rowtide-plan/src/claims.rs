@@ -1,6 +1,8 @@
 //! Claims: which ones the rules name, and those of a session, brought to the types that the rules compare them
 //! as. They are the whole identity of a view: who has the same claims sees the same rows.
 
+use std::borrow::Cow;
+
 use rowtide_protocol::ViewId;
 use serde_json::Map;
 use sha2::{Digest, Sha256};
@@ -12,8 +14,26 @@ use crate::value::{ColumnType, Value};
 pub enum Claim {
     /// `auth.user_id`: the token's `sub`.
     UserId,
-    /// `auth.claims.<name>`.
-    Named(String),
+    /// `auth.claims.<name>`, or a path into it, a name for each object: `auth.claims.app_metadata.role`. Never empty.
+    Named(Box<[String]>),
+}
+
+impl Claim {
+    /// What a token has there; `None` where it has nothing, or a step of the path is into something that is no object.
+    fn of_token<'a>(
+        &self,
+        user_id: &str,
+        claims: &'a Map<String, serde_json::Value>,
+    ) -> Option<Cow<'a, serde_json::Value>> {
+        match self {
+            Claim::UserId => Some(Cow::Owned(user_id.into())),
+            Claim::Named(path) => {
+                let (first, steps) = path.split_first()?;
+                let found = steps.iter().try_fold(claims.get(first)?, |json, step| json.get(step));
+                found.map(Cow::Borrowed)
+            }
+        }
+    }
 }
 
 /// A claim, as the type of what it is compared with: a session's claims are brought to these types
@@ -24,6 +44,14 @@ pub struct ClaimUse {
     pub claim: Claim,
     /// The type that it is compared as.
     pub kind: ColumnType,
+}
+
+impl ClaimUse {
+    /// The claim of a token, brought to the type.
+    pub(crate) fn resolve(&self, user_id: &str, claims: &Map<String, serde_json::Value>) -> Value {
+        let json = self.claim.of_token(user_id, claims);
+        json.map_or(Value::Null, |json| Value::from_claim(&self.kind, &json))
+    }
 }
 
 /// One value for each of [`Plan::claims`](crate::plan::Plan::claims); null where the token has none that fits.
@@ -49,15 +77,11 @@ pub fn claim_text(
     user_id: &str,
     claims: &Map<String, serde_json::Value>,
 ) -> Option<String> {
-    let of_user = serde_json::Value::from(user_id);
-    let json = match claim {
-        Claim::UserId => &of_user,
-        Claim::Named(name) => claims.get(name).filter(|claim| !claim.is_null())?,
-    };
-    if kind.family().is_some() {
-        return Value::from_claim(kind, json).to_text(kind);
+    let json = claim.of_token(user_id, claims).filter(|json| !json.is_null())?;
+    if kind.family().is_some() || kind.element().is_some() {
+        return Value::from_claim(kind, &json).to_text(kind);
     }
-    let text = match (json, kind) {
+    let text = match (&*json, kind) {
         (serde_json::Value::String(text), ColumnType::Other) => text.clone(),
         (json, _) => json.to_string(),
     };
@@ -67,6 +91,32 @@ pub fn claim_text(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_leads_through_objects_alone() {
+        let claims =
+            serde_json::json!({ "app": { "role": "admin", "no": null }, "list": [{ "role": 1 }] });
+        let claims = claims.as_object().unwrap();
+        let text = |path: &[&str]| {
+            let path = path.iter().map(|step| (*step).to_owned()).collect();
+            claim_text(&Claim::Named(path), &ColumnType::Text, "ann", claims)
+        };
+        assert_eq!(text(&["app", "role"]).as_deref(), Some("admin"));
+        assert_eq!(text(&["app"]).as_deref(), Some(r#"{"no":null,"role":"admin"}"#));
+        for path in [
+            &["app", "other"][..],
+            &["app", "no"],
+            &["app", "role", "x"],
+            &["list", "role"],
+            &["x", "y"],
+        ] {
+            assert_eq!(text(path), None, "{path:?}");
+        }
+        assert_eq!(
+            claim_text(&Claim::UserId, &ColumnType::Text, "ann", claims).as_deref(),
+            Some("ann")
+        );
+    }
 
     #[test]
     fn the_id_of_a_view_is_the_one_that_clients_have_kept() {

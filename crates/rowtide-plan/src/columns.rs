@@ -5,7 +5,6 @@
 use std::collections::BTreeSet;
 
 use crate::catalog::CatalogColumn;
-use crate::filter::Operand;
 use crate::plan::{Plan, Table, TableId};
 use crate::value::Int8Form;
 
@@ -53,11 +52,7 @@ impl Plan {
         let mut needed: BTreeSet<usize> = table.kept.iter().copied().collect();
         for branch in table.branches.iter().map(|id| self.branch(*id)) {
             needed.extend(branch.anchor);
-            branch.filter.0.operands(&mut |operand| {
-                if let Operand::Column(column) = operand {
-                    needed.insert(*column);
-                }
-            });
+            branch.filter.0.operands(&mut |operand| needed.extend(operand.column()));
         }
         needed
     }

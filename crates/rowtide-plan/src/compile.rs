@@ -10,6 +10,7 @@ mod membership;
 mod names;
 mod predicate;
 mod sent;
+mod types;
 mod unstreamed;
 
 use std::collections::{BTreeMap, HashMap};
@@ -26,7 +27,7 @@ use crate::filter::{ClaimFilter, Filter, Operand, Predicate};
 use crate::ids::{BranchId, ClaimId, TableId};
 use crate::plan::{Branch, Link, Plan, Source};
 use crate::rule::normal::{Part, alternatives};
-use crate::rule::{Member, Rule, Term};
+use crate::rule::{Member, Rule};
 use crate::sql_text::Span;
 use crate::value::ColumnType;
 use crate::write_rules::{UpdateRule, WriteRules};
@@ -248,22 +249,18 @@ impl Compiler<'_> {
                     continue;
                 }
                 Part::Member(member) => &Rule::Member(Arc::clone(member)),
-                Part::ClaimEqual(rule) if anchor.is_none() => {
-                    match self.claim_anchor(table, rule) {
-                        Ok((column, source)) => {
-                            anchor = Some((Some(column), source));
-                            continue;
-                        }
-                        Err(Rejected) => {
-                            rejected = true;
-                            continue;
-                        }
-                    }
-                }
                 Part::ClaimEqual(rule) | Part::Filter(rule) => rule,
             };
-            match self.predicate(table, rule) {
+            let mut predicate = self.predicate(table, rule);
+            if let (Part::ClaimEqual(_), None, Ok(equal)) = (part, anchor, &predicate)
+                && let Some((found, rest)) = self.claim_anchor(table, equal)
+            {
+                let (column, source) = found;
+                (anchor, predicate) = (Some((Some(column), source)), Ok(rest));
+            }
+            match predicate {
                 Err(Rejected) => rejected = true,
+                Ok(Predicate::Literal(Some(true))) => {}
                 Ok(Predicate::And(parts)) => {
                     parts.into_iter().for_each(|part| sort(part, &mut row_parts, &mut claim_parts));
                 }
@@ -277,11 +274,7 @@ impl Compiler<'_> {
         let claim_filter = conjunction(claim_parts);
         // Judged over the kept columns, so those are numbered first.
         let mut columns = Vec::new();
-        claim_filter.operands(&mut |operand| {
-            if let Operand::Column(column) = operand {
-                columns.push(*column);
-            }
-        });
+        claim_filter.operands(&mut |operand| columns.extend(operand.column()));
         for column in columns {
             self.keep(table, column);
         }
@@ -331,15 +324,36 @@ impl Compiler<'_> {
         id
     }
 
-    fn claim_anchor(&mut self, table: TableId, rule: &Rule) -> Result<(usize, Source), Rejected> {
-        let (Rule::Compare(_, Term::Column(name), Term::Claim(claim, _), _)
-        | Rule::Compare(_, Term::Claim(claim, _), Term::Column(name), _)) = rule
-        else {
-            unreachable!("the normal form gives `column = claim` here")
+    /// The anchor that an equality with a claim is, and what must hold besides.
+    fn claim_anchor(
+        &mut self,
+        table: TableId,
+        equal: &Predicate,
+    ) -> Option<((usize, Source), Predicate)> {
+        let (Predicate::Compare(_, left, right) | Predicate::Any(left, right)) = equal else {
+            return None;
         };
-        let column = self.comparable(table, name)?;
-        let kind = self.of(table, column).kind.clone();
-        Ok((column, Source::Claim(self.claim(claim, kind))))
+        let (column, claim) = match (left, right) {
+            (column, Operand::Claim(claim)) | (Operand::Claim(claim), column) => (column, *claim),
+            _ => return None,
+        };
+        match column {
+            Operand::Column(column) => {
+                Some(((*column, Source::Claim(claim)), Predicate::Literal(Some(true))))
+            }
+            // A claim that is the text of a value fits its type, so these are all rows, and perhaps more.
+            Operand::Cast(column, ColumnType::Text) => {
+                let kind = self.of(table, *column).kind.clone();
+                let ClaimUse { claim, kind: of_claim } = &self.plan.claims[usize::from(claim.0)];
+                let kind = match of_claim {
+                    ColumnType::Array(_) => ColumnType::Array(Box::new(kind)),
+                    _ => kind,
+                };
+                let claim = claim.clone();
+                Some(((*column, Source::Claim(self.claim(&claim, kind))), equal.clone()))
+            }
+            _ => None,
+        }
     }
 
     fn claim(&mut self, claim: &Claim, kind: ColumnType) -> ClaimId {

@@ -3,6 +3,7 @@
 //! suggest who may read. Whether a rule can be said is decided by compiling it, and nothing else: what is refused is
 //! `false`, with the reason beside it. A draft never shows more than the policies do. Pure: facts in, text out.
 
+mod expr;
 mod looked;
 mod policy;
 mod rules;

@@ -216,13 +216,18 @@ impl RowEncoder {
         let mut values = self.values(datums)?;
         let mut topics: SmallVec<[Topic; 4]> = SmallVec::new();
         for (id, branch) in &self.branches {
-            let anchor = match branch.anchor {
-                None => None,
-                Some(column) if values[column].is_null() => continue,
-                Some(column) => Some(&values[column]),
-            };
-            if branch.filter.passes(&values) {
-                topics.push(Topic { branch: *id, anchor: anchor.cloned() });
+            if branch.anchor.is_some_and(|column| values[column].is_null())
+                || !branch.filter.passes(&values)
+            {
+                continue;
+            }
+            match branch.anchor {
+                None => topics.push(Topic { branch: *id, anchor: None }),
+                Some(column) => {
+                    let topic =
+                        |anchor: &Value| Topic { branch: *id, anchor: Some(anchor.clone()) };
+                    topics.extend(values[column].anchors().map(topic));
+                }
             }
         }
         let kept = self.kept.iter();
@@ -247,7 +252,9 @@ impl RowEncoder {
             match self.text(column, datums)? {
                 None => Ok(Value::Null),
                 // Of a type that cannot be compared a rule asks no more than whether it is null.
-                Some(_) if column.kind.family().is_none() => Ok(Value::Bool(true)),
+                Some(_) if column.kind.family().is_none() && column.kind.element().is_none() => {
+                    Ok(Value::Bool(true))
+                }
                 Some(text) => Value::parse(&column.kind, text)
                     .map_err(|InvalidValue { .. }| self.unexpected(column)),
             }

@@ -6,13 +6,14 @@ use std::fmt::Write;
 use rowtide_protocol::OpKind;
 
 use crate::check::anchor_index;
-use crate::claims::Claim;
+use crate::claims::{Claim, ClaimUse};
 use crate::document_sql::{publish_error_sql, published_ids_sql, standing_query, touch_sql};
 use crate::documents::PlannedKind;
 use crate::filter::{InSet, Operand, Predicate};
 use crate::ids::{BranchId, SetId, TableId};
 use crate::plan::{Branch, Plan, Source, Table};
-use crate::sql::{literal_sql, load_sql, quote_identifier};
+use crate::sql::{literal_sql, load_sql, quote_identifier, truth, type_of_kind};
+use crate::value::ColumnType;
 use crate::write::{self, Param};
 
 /// Draws a plan.
@@ -183,7 +184,9 @@ fn topic(plan: &Plan, id: BranchId) -> String {
     let table = plan.table(branch.table);
     match branch.anchor {
         Some(anchor) => {
-            format!("{} by {}", table.name, quote_identifier(&table.catalog.columns[anchor].name))
+            let column = &table.catalog.columns[anchor];
+            let any_of = if column.kind.element().is_some() { "any of " } else { "" };
+            format!("{} by {any_of}{}", table.name, quote_identifier(&column.name))
         }
         None => format!("all of {}", table.name),
     }
@@ -196,7 +199,9 @@ fn draw(plan: &Plan, id: BranchId, depth: usize, text: &mut String) {
     let source = match branch.source {
         Source::Everyone => " for everyone".to_owned(),
         Source::Claim(claim) => {
-            format!(" = {}", claim_text(&plan.claims[usize::from(claim.0)].claim))
+            let ClaimUse { claim, kind } = &plan.claims[usize::from(claim.0)];
+            let is_any = if kind.element().is_some() { "any of " } else { "" };
+            format!(" = {is_any}{}", claim_text(claim))
         }
         Source::Links => String::new(),
     };
@@ -234,7 +239,14 @@ fn draw(plan: &Plan, id: BranchId, depth: usize, text: &mut String) {
 fn claim_text(claim: &Claim) -> String {
     match claim {
         Claim::UserId => "auth.user_id".to_owned(),
-        Claim::Named(name) => format!("auth.claims.{name}"),
+        Claim::Named(path) => {
+            let is_plain = |name: &str| name.chars().all(|c| c.is_alphanumeric() || c == '_');
+            let names = path.iter().map(|name| match is_plain(name) {
+                true => name.clone(),
+                false => quote_identifier(name),
+            });
+            format!("auth.claims.{}", names.collect::<Vec<_>>().join("."))
+        }
     }
 }
 
@@ -262,8 +274,19 @@ fn predicate(
 ) -> String {
     let operand = |operand: &Operand| match operand {
         Operand::Column(index) => quote_identifier(&table.catalog.columns[column(*index)].name),
+        Operand::Cast(index, kind) => {
+            let name = quote_identifier(&table.catalog.columns[column(*index)].name);
+            format!("{name}::{}", type_of_kind(kind).unwrap_or("text"))
+        }
         Operand::Claim(id) => claim_text(&plan.claims[usize::from(id.0)].claim),
-        Operand::Literal(value) => literal_sql(value),
+        Operand::Literal(value) => literal_sql(value, &ColumnType::Text),
+    };
+    // A date and a time of day are told from other times by what they are compared with.
+    let beside = |side: &Operand, other: &Operand| match (side, other) {
+        (Operand::Literal(value), Operand::Column(index)) => {
+            literal_sql(value, &table.catalog.columns[column(*index)].kind)
+        }
+        _ => operand(side),
     };
     let joined = |parts: &[Predicate], word: &str| {
         let parts: Vec<String> =
@@ -281,13 +304,19 @@ fn predicate(
             Predicate::IsNull(inner) => format!("{} IS NOT NULL", operand(inner)),
             inner => format!("NOT {}", predicate(plan, table, inner, column)),
         },
+        Predicate::Any(item, array) => format!("{} = ANY ({})", operand(item), operand(array)),
+        Predicate::Is(inner, answer) => {
+            format!("({}) IS {}", predicate(plan, table, inner, column), truth(*answer))
+        }
         Predicate::And(parts) => joined(parts, " AND "),
         Predicate::Or(parts) => joined(parts, " OR "),
         Predicate::Compare(comparison, left, right) => {
-            format!("{} {} {}", operand(left), comparison.sql(), operand(right))
+            let (left, right) = (beside(left, right), beside(right, left));
+            format!("{left} {} {right}", comparison.sql())
         }
         Predicate::In(inner, values) => {
-            let values: Vec<String> = values.iter().map(literal_sql).collect();
+            let literals = values.iter().map(|value| Operand::Literal(value.clone()));
+            let values: Vec<String> = literals.map(|value| beside(&value, inner)).collect();
             format!("{} IN ({})", operand(inner), values.join(", "))
         }
     }

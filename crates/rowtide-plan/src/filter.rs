@@ -3,11 +3,12 @@
 //! same expression over generated values, so that a row in memory and a row of a load are judged
 //! alike.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use crate::claims::Claims;
 use crate::ids::{ClaimId, SetId};
-use crate::value::Value;
+use crate::value::{ColumnType, Value};
 
 /// A boolean expression over one row.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +23,10 @@ pub enum Predicate {
     IsNull(Operand),
     /// `IN (literals)`, not empty; may hold null.
     In(Operand, Vec<Value>),
+    /// `= ANY (array)`; with `<> ALL (array)` under [`Predicate::Not`].
+    Any(Operand, Operand),
+    /// `IS TRUE`, `IS FALSE` or `IS UNKNOWN`: whether that is the answer.
+    Is(Box<Predicate>, Option<bool>),
     /// `IN (SELECT …)` or `EXISTS (SELECT …)`; only in a [`ClaimFilter`].
     InSet(InSet),
     /// `NOT`.
@@ -68,6 +73,8 @@ pub enum Comparison {
 pub enum Operand {
     /// A column: an index into the values that the filter is judged over.
     Column(usize),
+    /// A column as another type, which each of its values can be: `column::text`.
+    Cast(usize, ColumnType),
     /// A literal, already of the type that it is compared with.
     Literal(Value),
     /// A claim of the view; only in a [`ClaimFilter`].
@@ -120,11 +127,20 @@ impl Comparison {
 }
 
 impl Operand {
-    fn value<'a>(&'a self, columns: &'a [Value], claims: &'a [Value]) -> &'a Value {
+    /// The column that it is, or is made of.
+    pub fn column(&self) -> Option<usize> {
         match self {
-            Operand::Column(index) => &columns[*index],
-            Operand::Claim(ClaimId(index)) => &claims[usize::from(*index)],
-            Operand::Literal(value) => value,
+            Operand::Column(index) | Operand::Cast(index, _) => Some(*index),
+            Operand::Literal(_) | Operand::Claim(_) => None,
+        }
+    }
+
+    fn value<'a>(&'a self, columns: &'a [Value], claims: &'a [Value]) -> Cow<'a, Value> {
+        match self {
+            Operand::Column(index) => Cow::Borrowed(&columns[*index]),
+            Operand::Cast(index, kind) => columns[*index].cast(kind),
+            Operand::Claim(ClaimId(index)) => Cow::Borrowed(&claims[usize::from(*index)]),
+            Operand::Literal(value) => Cow::Borrowed(value),
         }
     }
 }
@@ -145,12 +161,12 @@ impl Predicate {
         match self {
             Predicate::InSet(test) => sets(test, columns),
             Predicate::Literal(answer) => *answer,
-            Predicate::Bare(operand) => match operand.value(columns, claims) {
-                Value::Bool(value) => Some(*value),
+            Predicate::Bare(operand) => match *operand.value(columns, claims) {
+                Value::Bool(value) => Some(value),
                 _ => None,
             },
             Predicate::Compare(comparison, left, right) => {
-                let order = left.value(columns, claims).compare(right.value(columns, claims))?;
+                let order = left.value(columns, claims).compare(&right.value(columns, claims))?;
                 Some(comparison.holds(order))
             }
             Predicate::IsNull(operand) => Some(operand.value(columns, claims).is_null()),
@@ -158,13 +174,31 @@ impl Predicate {
                 let value = operand.value(columns, claims);
                 if value.is_null() {
                     None
-                } else if values.contains(value) {
+                } else if values.contains(&value) {
                     Some(true)
                 } else if values.contains(&Value::Null) {
                     None
                 } else {
                     Some(false)
                 }
+            }
+            Predicate::Any(item, array) => {
+                let (item, array) = (item.value(columns, claims), array.value(columns, claims));
+                let Value::Array(elements) = &*array else { return None };
+                // Nothing is in an empty array, not even null.
+                if elements.is_empty() {
+                    Some(false)
+                } else if item.is_null() {
+                    None
+                } else if elements.binary_search(&item).is_ok() {
+                    Some(true)
+                } else {
+                    // Null comes first.
+                    elements.first().filter(|first| !first.is_null()).map(|_| false)
+                }
+            }
+            Predicate::Is(inner, answer) => {
+                Some(inner.judge_with(columns, claims, sets) == *answer)
             }
             Predicate::Not(inner) => inner.judge_with(columns, claims, sets).map(|answer| !answer),
             Predicate::And(all) => {
@@ -199,12 +233,12 @@ impl Predicate {
             Predicate::Bare(operand) | Predicate::IsNull(operand) | Predicate::In(operand, _) => {
                 visit(operand);
             }
-            Predicate::Compare(_, left, right) => {
+            Predicate::Compare(_, left, right) | Predicate::Any(left, right) => {
                 visit(left);
                 visit(right);
             }
             Predicate::InSet(test) => test.columns.iter().for_each(visit),
-            Predicate::Not(inner) => inner.operands(visit),
+            Predicate::Is(inner, _) | Predicate::Not(inner) => inner.operands(visit),
             Predicate::And(parts) | Predicate::Or(parts) => {
                 parts.iter().for_each(|part| part.operands(visit));
             }
@@ -215,7 +249,7 @@ impl Predicate {
     pub fn set_tests<'a>(&'a self, visit: &mut impl FnMut(&'a InSet)) {
         match self {
             Predicate::InSet(test) => visit(test),
-            Predicate::Not(inner) => inner.set_tests(visit),
+            Predicate::Is(inner, _) | Predicate::Not(inner) => inner.set_tests(visit),
             Predicate::And(parts) | Predicate::Or(parts) => {
                 parts.iter().for_each(|part| part.set_tests(visit));
             }
@@ -223,6 +257,7 @@ impl Predicate {
             | Predicate::Bare(_)
             | Predicate::Compare(..)
             | Predicate::IsNull(_)
+            | Predicate::Any(..)
             | Predicate::In(..) => {}
         }
     }
@@ -238,6 +273,7 @@ impl Predicate {
     pub fn with_columns(&self, number: &impl Fn(usize) -> usize) -> Predicate {
         let operand = |operand: &Operand| match operand {
             Operand::Column(index) => Operand::Column(number(*index)),
+            Operand::Cast(index, kind) => Operand::Cast(number(*index), kind.clone()),
             other => other.clone(),
         };
         let each = |parts: &[Predicate]| parts.iter().map(|p| p.with_columns(number)).collect();
@@ -249,9 +285,13 @@ impl Predicate {
             Predicate::Compare(comparison, left, right) => {
                 Predicate::Compare(*comparison, operand(left), operand(right))
             }
+            Predicate::Any(item, array) => Predicate::Any(operand(item), operand(array)),
             Predicate::InSet(test) => {
                 let columns = test.columns.iter().map(operand).collect();
                 Predicate::InSet(InSet { columns, ..*test })
+            }
+            Predicate::Is(inner, answer) => {
+                Predicate::Is(Box::new(inner.with_columns(number)), *answer)
             }
             Predicate::Not(inner) => Predicate::Not(Box::new(inner.with_columns(number))),
             Predicate::And(parts) => Predicate::And(each(parts)),
@@ -324,5 +364,18 @@ mod tests {
         assert!(!filter.passes(&[Value::Int(3)], &level(Value::Int(2)), &|_, _| None));
         assert!(!filter.passes(&[Value::Int(3)], &level(Value::Null), &|_, _| None));
         assert!(!filter.passes(&[Value::Null], &level(Value::Int(3)), &|_, _| None));
+    }
+
+    #[test]
+    fn what_is_asked_of_an_answer_asks_the_sets() {
+        let test = InSet { columns: vec![Operand::Column(0)], set: SetId(0), exists: false };
+        let answers = [Some(true), Some(false), None];
+        for (asked, said) in answers.iter().flat_map(|a| answers.iter().map(move |b| (*a, *b))) {
+            let is = Predicate::Is(Box::new(Predicate::InSet(test.clone())), asked);
+            assert!(is.asks_sets());
+            let passes =
+                ClaimFilter(is).passes(&[Value::Int(3)], &Claims(Box::default()), &|_, _| said);
+            assert_eq!(passes, asked == said, "{said:?} IS {asked:?}");
+        }
     }
 }

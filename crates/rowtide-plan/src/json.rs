@@ -6,7 +6,7 @@ use std::io::Write;
 
 use thiserror::Error;
 
-use crate::value::{ColumnType, Int8Form, decode_hex, split_date};
+use crate::value::{ArrayPart, ColumnType, Int8Form, array_parts, decode_hex, split_date};
 
 /// Text that Postgres would not have printed for the type.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -148,9 +148,6 @@ fn push_date(into: &mut Vec<u8>, kind: &ColumnType, text: &str) -> Result<(), Un
     Ok(())
 }
 
-/// How many dimensions an array of Postgres' may have.
-pub(crate) const MAX_DIMENSIONS: usize = 6;
-
 /// `{1,NULL,"a,b"}`, `{{1,2},{3,4}}`, `[0:1]={1,2}`: bounds are left out.
 fn push_array(
     into: &mut Vec<u8>,
@@ -158,71 +155,17 @@ fn push_array(
     form: Int8Form,
     text: &str,
 ) -> Result<(), UnexpectedText> {
-    let body = match text.strip_prefix('[') {
-        Some(bounds) => bounds.split_once('=').ok_or(UnexpectedText)?.1,
-        None => text,
+    let push = |part: ArrayPart<'_>| {
+        match part {
+            ArrayPart::Open => into.push(b'['),
+            ArrayPart::Close => into.push(b']'),
+            ArrayPart::Comma => into.push(b','),
+            ArrayPart::Null => into.extend_from_slice(b"null"),
+            ArrayPart::Element(text) => push_value(into, element, form, &text).ok()?,
+        }
+        Some(())
     };
-    let mut chars = body.char_indices().peekable();
-    let mut depth = 0;
-    loop {
-        let (start, c) = chars.next().ok_or(UnexpectedText)?;
-        match c {
-            '{' => {
-                depth += 1;
-                into.push(b'[');
-                if depth > MAX_DIMENSIONS {
-                    return Err(UnexpectedText);
-                }
-                continue;
-            }
-            '}' => {
-                if depth == 0 {
-                    return Err(UnexpectedText);
-                }
-                depth -= 1;
-                into.push(b']');
-            }
-            '"' => {
-                let mut value = String::new();
-                loop {
-                    match chars.next().ok_or(UnexpectedText)?.1 {
-                        '"' => break,
-                        '\\' => value.push(chars.next().ok_or(UnexpectedText)?.1),
-                        other => value.push(other),
-                    }
-                }
-                push_value(into, element, form, &value)?;
-            }
-            _ => {
-                let mut end = start + c.len_utf8();
-                while let Some((at, next)) = chars.peek()
-                    && !matches!(next, ',' | '}')
-                {
-                    end = at + next.len_utf8();
-                    chars.next();
-                }
-                match &body[start..end] {
-                    "NULL" => into.extend_from_slice(b"null"),
-                    value => push_value(into, element, form, value)?,
-                }
-            }
-        }
-        if depth == 0 {
-            return if chars.next().is_none() { Ok(()) } else { Err(UnexpectedText) };
-        }
-        match chars.peek() {
-            Some((_, ',')) => {
-                chars.next();
-                // Nothing may end right after a comma.
-                if chars.peek().is_none_or(|(_, next)| matches!(next, ',' | '}')) {
-                    return Err(UnexpectedText);
-                }
-                into.push(b',');
-            }
-            Some((_, '}')) => {}
-            _ => return Err(UnexpectedText),
-        }
-    }
+    array_parts(text, push).ok_or(UnexpectedText)
 }
 
 #[cfg(test)]

@@ -74,7 +74,7 @@ pub struct RuleClaim {
 
 impl RuleClaim {
     /// The claim as SQL of the type that is expected here. `typed` writes it as a type that it always fits: what is out of
-    /// the range of a smaller integer, or none of an enum's labels, is null.
+    /// the range of a smaller integer, or none of an enum's labels, is null, and of an array is left out.
     pub(crate) fn sql(&self, typed: impl FnOnce(ColumnType, &str) -> String) -> String {
         let (kind, type_name) = match &self.kind {
             Some((kind, type_name)) => (kind.clone(), type_name.as_str()),
@@ -85,6 +85,22 @@ impl RuleClaim {
         {
             let number = typed(kind, "int8");
             return format!("(CASE WHEN {number} BETWEEN {range} THEN {number} END)::{type_name}");
+        }
+        if let (Some(element), Some(name)) = (kind.element(), type_name.strip_suffix("[]")) {
+            if let Some(range) = integers(name) {
+                let numbers = typed(kind, "int8[]");
+                return format!(
+                    "(CASE WHEN {numbers} IS NOT NULL THEN ARRAY(SELECT number FROM unnest({numbers}) AS number \
+                     WHERE number BETWEEN {range} OR number IS NULL) END)::{type_name}"
+                );
+            }
+            if *element == ColumnType::Enum {
+                let texts = typed(kind, "text[]");
+                return format!(
+                    "(CASE WHEN {texts} IS NOT NULL THEN ARRAY(SELECT label \
+                     FROM unnest(enum_range(NULL::{name})) AS label WHERE concat(label) = ANY({texts})) END)"
+                );
+            }
         }
         if kind == ColumnType::Enum {
             let text = typed(kind, "text");
@@ -258,7 +274,13 @@ pub(crate) fn named_claim(
         && dot(at + 3)
         && let Some(name) = word(at + 4)
     {
-        return Ok(Some(Named { claim: Claim::Named(name.value.clone()), words: 5 }));
+        let mut path = vec![name.value.clone()];
+        while let (true, Some(step)) = (dot(at + 3 + 2 * path.len()), word(at + 4 + 2 * path.len()))
+        {
+            path.push(step.value.clone());
+        }
+        let words = 3 + 2 * path.len();
+        return Ok(Some(Named { claim: Claim::Named(path.into()), words }));
     }
     let place = words[at].1.start..words.get(at + 2).map_or(words[at].1.end, |(_, span)| span.end);
     let problem =

@@ -103,7 +103,8 @@ pub struct Branch {
 pub enum Source {
     /// The branch has no anchor: every view reaches its one topic.
     Everyone,
-    /// The value of a claim, as the anchor's type; none if the claim is missing or does not fit.
+    /// The value of a claim, as the anchor's type; none if the claim is missing or does not fit. Of a claim that is an array,
+    /// each element; of an anchor that is one, the rows whose array has the value.
     Claim(ClaimId),
     /// Rows of other branches, those with a [`Link`] to this one.
     Links,
@@ -190,7 +191,7 @@ impl Plan {
         let written = written.chain(self.calls.iter().flat_map(PlannedCall::claims));
         let written = written.map(|named| &named.claim);
         let named = |claim: &'a Claim| match claim {
-            Claim::Named(name) => Some(name.as_str()),
+            Claim::Named(path) => path.first().map(String::as_str),
             Claim::UserId => None,
         };
         read.chain(written).filter_map(named).collect()
@@ -203,7 +204,11 @@ impl Plan {
             Source::Everyone | Source::Links => false,
         };
         let branches = self.table(table).branches.iter().map(|&branch| self.branch(branch));
-        branches.filter(of_user).filter_map(|branch| branch.anchor)
+        let anchors = branches.filter(of_user).filter_map(|branch| branch.anchor);
+        let is_array = move |column: &usize| {
+            self.table(table).catalog.columns[*column].kind.element().is_some()
+        };
+        anchors.filter(move |column| !is_array(column))
     }
 
     /// The id of the table that the catalog knows as `schema.name`.
@@ -242,9 +247,9 @@ impl Branch {
         self.fills.iter().map(move |fill| (fill.set, value(fill)))
     }
 
-    /// The type of the anchor column.
+    /// The type of what topics are made of: the anchor column's, or of an array its elements'.
     pub fn anchor_type<'a>(&self, plan: &'a Plan) -> Option<&'a ColumnType> {
         let columns = &plan.table(self.table).catalog.columns;
-        self.anchor.map(|column| &columns[column].kind)
+        self.anchor.map(|column| &columns[column].kind).map(|kind| kind.element().unwrap_or(kind))
     }
 }

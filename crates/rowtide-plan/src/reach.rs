@@ -4,8 +4,8 @@
 
 use serde_json::Map;
 
-use crate::claims::{Claim, ClaimUse, Claims};
-use crate::filter::{Operand, Predicate};
+use crate::claims::{ClaimUse, Claims};
+use crate::filter::Predicate;
 use crate::ids::BranchId;
 use crate::plan::{Branch, Plan, Source};
 use crate::row::Topic;
@@ -14,12 +14,7 @@ use crate::value::Value;
 impl Plan {
     /// The claims of a token that the rules ask for.
     pub fn resolve_claims(&self, user_id: &str, claims: &Map<String, serde_json::Value>) -> Claims {
-        let resolve = |wanted: &ClaimUse| match &wanted.claim {
-            Claim::UserId => Value::parse(&wanted.kind, user_id).unwrap_or(Value::Null),
-            Claim::Named(name) => {
-                claims.get(name).map_or(Value::Null, |claim| Value::from_claim(&wanted.kind, claim))
-            }
-        };
+        let resolve = |wanted: &ClaimUse| wanted.resolve(user_id, claims);
         Claims(self.claims.iter().map(resolve).collect())
     }
 
@@ -28,24 +23,26 @@ impl Plan {
         Claims(self.claims.iter().map(|_| Value::Null).collect())
     }
 
-    /// The topics that a view with these claims reaches without a link.
+    /// The topics that a view with these claims reaches without a link, each once. Of one branch these are several where its
+    /// claim is an array.
     pub fn reached(&self, claims: &Claims) -> Vec<Topic> {
         let reached = |(index, branch): (usize, &Branch)| {
-            let anchor = match branch.source {
-                Source::Links => return None,
-                Source::Everyone => None,
-                Source::Claim(claim) => match &claims.0[usize::from(claim.0)] {
-                    Value::Null => return None,
-                    value => Some(value.clone()),
-                },
+            let anchors: Vec<Option<Value>> = match branch.source {
+                Source::Links => Vec::new(),
+                Source::Everyone => vec![None],
+                Source::Claim(claim) => {
+                    let value = &claims.0[usize::from(claim.0)];
+                    value.anchors().cloned().map(Some).collect()
+                }
             };
             // What no row can change is decided here, so that nothing is loaded in vain.
             let open = conjuncts(&branch.claim_filter.0)
                 .filter(|part| !names_columns(part) && !part.asks_sets())
                 .all(|part| part.judge(&[], &claims.0) == Some(true));
-            open.then_some(Topic { branch: BranchId(index as u16), anchor })
+            let topic = move |anchor| Topic { branch: BranchId(index as u16), anchor };
+            anchors.into_iter().filter(move |_| open).map(topic)
         };
-        self.branches.iter().enumerate().filter_map(reached).collect()
+        self.branches.iter().enumerate().flat_map(reached).collect()
     }
 }
 
@@ -59,7 +56,7 @@ fn conjuncts(predicate: &Predicate) -> impl Iterator<Item = &Predicate> {
 fn names_columns(predicate: &Predicate) -> bool {
     let mut found = false;
     predicate.operands(&mut |operand| {
-        found |= matches!(operand, Operand::Column(_));
+        found |= operand.column().is_some();
     });
     found
 }
@@ -67,13 +64,15 @@ fn names_columns(predicate: &Predicate) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::filter::{ClaimFilter, Comparison, Filter};
+    use crate::claims::Claim;
+    use crate::filter::{ClaimFilter, Comparison, Filter, Operand};
     use crate::ids::{ClaimId, TableId};
     use crate::value::ColumnType;
 
     /// Branches: by the user's id; by a workspace if the role is `admin`; for everyone; by links.
     fn plan() -> Plan {
-        let named = |name: &str, kind| ClaimUse { claim: Claim::Named(name.into()), kind };
+        let named =
+            |name: &str, kind| ClaimUse { claim: Claim::Named([name.to_owned()].into()), kind };
         let branch = |anchor, source, claims| Branch {
             table: TableId(0),
             anchor,
@@ -143,6 +142,26 @@ mod tests {
         assert_eq!(anchors, [Some(Value::Text("u1".into())), Some(Value::Int(7)), None]);
         let no_one = resolve("\0", serde_json::json!({}));
         assert_eq!(reached(&no_one), [2]);
+    }
+
+    #[test]
+    fn a_claim_that_is_an_array_reaches_a_topic_for_each_element() {
+        let mut plan = plan();
+        plan.claims[1].kind = ColumnType::Array(Box::new(ColumnType::Int));
+        let reached = |workspace: serde_json::Value| {
+            let claims = serde_json::json!({ "role": "admin", "workspace": workspace });
+            let claims = plan.resolve_claims("\0", claims.as_object().unwrap());
+            plan.reached(&claims)
+                .into_iter()
+                .map(|topic| (topic.branch.0, topic.anchor))
+                .collect::<Vec<_>>()
+        };
+        let [seven, nine] = [7, 9].map(|number| (1, Some(Value::Int(number))));
+        assert_eq!(reached(serde_json::json!([9, "7", null, 9, "x"])), [seven, nine, (2, None)]);
+        assert_eq!(reached(serde_json::json!([])), [(2, None)]);
+        assert_eq!(reached(serde_json::json!(7)), [(2, None)]);
+        let nobody = plan.reached(&plan.claims_of_nobody());
+        assert_eq!(nobody, [Topic { branch: BranchId(2), anchor: None }]);
     }
 
     #[test]

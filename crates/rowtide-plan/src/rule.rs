@@ -4,6 +4,7 @@
 //! [`normal`], and branches in [`crate::compile`]. Names are looked up later, because only the
 //! catalog knows them.
 
+mod cast;
 pub(crate) mod normal;
 mod parse;
 
@@ -14,6 +15,7 @@ use crate::claims::Claim;
 use crate::filter::Comparison;
 use crate::sql_text::Span;
 
+pub(crate) use cast::CastType;
 pub(crate) use parse::parse;
 
 /// A rule, or a part of one.
@@ -28,6 +30,12 @@ pub(crate) enum Rule {
     Bare(Term),
     Compare(Comparison, Term, Term, Span),
     IsNull(Term),
+    /// `IS NOT DISTINCT FROM`.
+    Same(Term, Term, Span),
+    /// `IS TRUE`, `IS FALSE` or `IS UNKNOWN`.
+    Is(Box<Rule>, Option<bool>),
+    /// `= ANY (array)`.
+    Any(Term, Term, Span),
     /// `IN (literals)`.
     In(Term, Vec<Term>),
     /// `column IN (SELECT …)`, or `EXISTS (SELECT …)`. Shared by the alternatives that it stands in.
@@ -57,6 +65,8 @@ pub(crate) enum Term {
     Text(String, Span),
     Bool(bool, Span),
     Null(Span),
+    /// One of the others, as another type.
+    Cast(Box<Term>, CastType, Span),
 }
 
 /// A column's name, folded as Postgres folds it.
@@ -90,7 +100,21 @@ impl Term {
             | Term::Number(_, span)
             | Term::Text(_, span)
             | Term::Bool(_, span)
-            | Term::Null(span) => span.clone(),
+            | Term::Null(span)
+            | Term::Cast(_, _, span) => span.clone(),
+        }
+    }
+
+    /// Whether it names neither a column nor a claim.
+    pub(crate) fn is_literal(&self) -> bool {
+        !matches!(self.uncast(), Term::Column(_) | Term::Claim(..))
+    }
+
+    /// What is cast, if it is; else itself.
+    pub(crate) fn uncast(&self) -> &Term {
+        match self {
+            Term::Cast(inner, ..) => inner.uncast(),
+            term => term,
         }
     }
 }
@@ -102,7 +126,7 @@ impl Rule {
             Rule::And(parts) | Rule::Or(parts) => {
                 parts.iter().for_each(|part| part.members(visit));
             }
-            Rule::Not(inner) => inner.members(visit),
+            Rule::Not(inner) | Rule::Is(inner, _) => inner.members(visit),
             Rule::Member(member) => {
                 visit(member);
                 member.rule.members(visit);
@@ -111,18 +135,22 @@ impl Rule {
             | Rule::Bare(_)
             | Rule::Compare(..)
             | Rule::IsNull(_)
+            | Rule::Same(..)
+            | Rule::Any(..)
             | Rule::In(..) => {}
         }
     }
 
     /// Whether it names a claim, or a membership in it does.
     pub(crate) fn names_claim(&self) -> bool {
-        let is_claim = |term: &Term| matches!(term, Term::Claim(..));
+        let is_claim = |term: &Term| matches!(term.uncast(), Term::Claim(..));
         match self {
             Rule::And(parts) | Rule::Or(parts) => parts.iter().any(Rule::names_claim),
-            Rule::Not(inner) => inner.names_claim(),
+            Rule::Not(inner) | Rule::Is(inner, _) => inner.names_claim(),
             Rule::Member(member) => member.rule.names_claim(),
-            Rule::Compare(_, left, right, _) => is_claim(left) || is_claim(right),
+            Rule::Compare(_, left, right, _)
+            | Rule::Same(left, right, _)
+            | Rule::Any(left, right, _) => is_claim(left) || is_claim(right),
             Rule::Bare(term) | Rule::IsNull(term) | Rule::In(term, _) => is_claim(term),
             Rule::Constant(_) => false,
         }

@@ -3,6 +3,7 @@
 //! come from the catalog and literals are quoted; nothing of a client's is ever part of it.
 
 use crate::catalog::CatalogColumn;
+use crate::claims::ClaimUse;
 use crate::filter::{InSet, Operand, Predicate};
 use crate::ids::{BranchId, ClaimId};
 use crate::plan::{Plan, Table};
@@ -74,7 +75,10 @@ fn cast_prints_the_same(kind: &ColumnType) -> bool {
 
 /// The column is one of `values`, an array of text.
 pub(crate) fn anchor_condition(column: &CatalogColumn, values: &str) -> String {
-    let (name, element) = (compared(column), literal_type(column));
+    if column.kind.element().is_some() {
+        return overlaps(column, values);
+    }
+    let (name, element) = (compared(column), comparison_type(column));
     if column.kind == ColumnType::Enum {
         // A claim need not be one of the labels, and then must not fail the load of all others.
         return format!(
@@ -85,10 +89,35 @@ pub(crate) fn anchor_condition(column: &CatalogColumn, values: &str) -> String {
     format!("{name} = ANY({values}::text[]::{element}[])")
 }
 
+/// The column, an array, has one of `values`, an array of text. They are brought to the column's own type, which its index is
+/// for: without numbers that no element can be.
+fn overlaps(column: &CatalogColumn, values: &str) -> String {
+    let (name, array) = (quote_identifier(&column.name), column.input.type_name.as_str());
+    let (element, range) = match array {
+        "smallint[]" => ("int2", "-32768 AND 32767"),
+        "integer[]" => ("int4", "-2147483648 AND 2147483647"),
+        // What is compared is not always one of these.
+        "real[]" => return format!("{name}::float8[] && {values}::text[]::float8[]"),
+        "oid[]" => return format!("{name}::int8[] && {values}::text[]::int8[]"),
+        "name[]" => return format!("{name}::text[] && {values}::text[]"),
+        _ => return format!("{name} && {values}::text[]::{array}"),
+    };
+    format!(
+        "{name} && ARRAY(SELECT value::{element} FROM unnest({values}::text[]::int8[]) AS value \
+         WHERE value BETWEEN {range})"
+    )
+}
+
 /// The type of values that a column is compared with: the widest of its kind, so that none is out of
 /// range, is cut or rounded, or is rejected by a domain, and the same index serves.
 pub(crate) fn literal_type(column: &CatalogColumn) -> &str {
     type_of_kind(&column.kind).unwrap_or(&column.input.type_name)
+}
+
+/// The type of what a column is compared with in a rule. A `float4` is compared as the `float8` that it is, since a number
+/// without quotes, which is no `float4`, may stand beside it.
+fn comparison_type(column: &CatalogColumn) -> &str {
+    if column.kind == ColumnType::Float4 { "float8" } else { literal_type(column) }
 }
 
 /// As [`literal_type`], where there is one for the kind alone.
@@ -127,92 +156,175 @@ pub(crate) fn compared(column: &CatalogColumn) -> String {
 /// A row filter as SQL over the table's columns; its answer for every row is that of
 /// [`Predicate::judge`].
 pub fn predicate_sql(table: &Table, predicate: &Predicate) -> String {
-    let no_claims =
-        |_: ClaimId, _: Option<&CatalogColumn>| unreachable!("a row filter holds no claims");
+    let no_claims = |_: ClaimId, _: &str| unreachable!("a row filter holds no claims");
     let no_sets = |_: &InSet| unreachable!("a row filter asks no set");
-    predicate_with_claims(table, predicate, &no_claims, &no_sets)
+    predicate_of_view(table, predicate, &ViewSql { uses: &[], claim: &no_claims, set: &no_sets })
 }
 
-/// As [`predicate_sql`], for predicates that hold claims and ask sets as well: `claim` writes one that is compared
-/// with a column, or with a literal, and `set` writes who is in one.
-pub(crate) fn predicate_with_claims(
+/// How what a view decides is written in SQL.
+pub(crate) struct ViewSql<'a> {
+    /// [`crate::plan::Plan::claims`].
+    pub(crate) uses: &'a [ClaimUse],
+    /// Writes a claim as a type.
+    pub(crate) claim: &'a dyn Fn(ClaimId, &str) -> String,
+    /// Writes who is in a set.
+    pub(crate) set: &'a dyn Fn(&InSet) -> String,
+}
+
+/// As [`predicate_sql`], for predicates that hold claims and ask sets as well.
+pub(crate) fn predicate_of_view(
     table: &Table,
     predicate: &Predicate,
-    claim: &dyn Fn(ClaimId, Option<&CatalogColumn>) -> String,
-    set: &dyn Fn(&InSet) -> String,
+    view: &ViewSql<'_>,
 ) -> String {
-    let column = |operand: &Operand| match operand {
-        Operand::Column(index) => Some(&table.catalog.columns[*index]),
-        _ => None,
-    };
+    let column = |index: usize| &table.catalog.columns[index];
     let joined = |parts: &[Predicate], word: &str, of_none: &str| {
         if parts.is_empty() {
             return of_none.to_owned();
         }
         let parts: Vec<String> =
-            parts.iter().map(|part| predicate_with_claims(table, part, claim, set)).collect();
+            parts.iter().map(|part| predicate_of_view(table, part, view)).collect();
         format!("({})", parts.join(word))
     };
-    // A literal takes the type of the column that it is compared with.
-    let operand = |operand: &Operand, beside: Option<&CatalogColumn>| match operand {
-        Operand::Column(index) => compared(&table.catalog.columns[*index]),
-        Operand::Literal(value) => literal(value, beside),
-        Operand::Claim(id) => claim(*id, beside),
+    let claim_kind = |id: ClaimId| view.uses.get(usize::from(id.0)).map(|claim| &claim.kind);
+    // What a literal beside it is, and the name of that type.
+    let type_beside = |operand: &Operand| match operand {
+        Operand::Column(index) => {
+            Some((column(*index).kind.clone(), comparison_type(column(*index))))
+        }
+        Operand::Cast(_, kind) => Some((kind.clone(), type_of_kind(kind)?)),
+        Operand::Claim(id) => {
+            claim_kind(*id).and_then(|kind| Some((kind.clone(), type_of_kind(kind)?)))
+        }
+        Operand::Literal(_) => None,
+    };
+    let operand = |operand: &Operand, beside: Option<&Operand>| match operand {
+        Operand::Column(index) => compared(column(*index)),
+        Operand::Cast(index, kind) => cast(column(*index), kind),
+        Operand::Literal(value) => literal(value, beside.and_then(type_beside)),
+        // A column has more to say about its type: a label is compared with one of its enum.
+        Operand::Claim(id) => {
+            let of_column = beside.filter(|beside| beside.column().is_some());
+            let as_type = of_column.and_then(type_beside).or_else(|| type_beside(operand));
+            (view.claim)(*id, as_type.map_or("text", |(_, name)| name))
+        }
     };
     match predicate {
         Predicate::Literal(None) => "NULL::bool".to_owned(),
         Predicate::Literal(Some(answer)) => answer.to_string(),
         Predicate::Bare(inner) => operand(inner, None),
-        Predicate::IsNull(inner) => match column(inner) {
+        Predicate::IsNull(inner) => match inner.column().map(column) {
             // The value itself, and not the fields of a composite one.
             Some(column) if column.kind == ColumnType::Other => {
                 format!("num_nulls({}) = 1", quote_identifier(&column.name))
             }
             _ => format!("{} IS NULL", operand(inner, None)),
         },
-        Predicate::Not(inner) => {
-            format!("NOT ({})", predicate_with_claims(table, inner, claim, set))
+        Predicate::InSet(test) => (view.set)(test),
+        Predicate::Any(item, array) => {
+            let kind = match array {
+                Operand::Column(index) => column(*index).kind.element(),
+                Operand::Claim(id) => claim_kind(*id).and_then(ColumnType::element),
+                Operand::Cast(..) | Operand::Literal(_) => None,
+            };
+            let kind = kind.cloned().unwrap_or(ColumnType::Text);
+            // A claim need not be one of the labels, and is none of them then.
+            let as_text = kind == ColumnType::Enum;
+            let name = match kind {
+                ColumnType::Float4 => "float8",
+                _ => type_of_kind(&kind).unwrap_or("text"),
+            };
+            let item = match item {
+                Operand::Column(index) if as_text => cast(column(*index), &ColumnType::Text),
+                Operand::Literal(value) => literal(value, Some((kind.clone(), name))),
+                Operand::Claim(id) => (view.claim)(*id, name),
+                item => operand(item, None),
+            };
+            let array = match array {
+                Operand::Column(index) => {
+                    let array = quote_identifier(&column(*index).name);
+                    let is_oid = kind == ColumnType::Int && column(*index).type_name == "oid[]";
+                    if is_oid { format!("{array}::{name}[]") } else { array }
+                }
+                Operand::Claim(id) => (view.claim)(*id, &format!("{name}[]")),
+                other => operand(other, None),
+            };
+            format!("{item} = ANY({array})")
         }
-        Predicate::InSet(test) => set(test),
+        Predicate::Is(inner, answer) => {
+            format!("(({}) IS {})", predicate_of_view(table, inner, view), truth(*answer))
+        }
+        Predicate::Not(inner) => format!("NOT ({})", predicate_of_view(table, inner, view)),
         Predicate::And(parts) => joined(parts, " AND ", "true"),
         Predicate::Or(parts) => joined(parts, " OR ", "false"),
         Predicate::Compare(comparison, left, right) => {
-            let sides = match (column(left), column(right)) {
+            let kind = |operand: &Operand| match operand {
+                Operand::Column(index) => Some(column(*index).kind.clone()),
+                Operand::Cast(_, kind) => Some(kind.clone()),
+                Operand::Literal(_) | Operand::Claim(_) => None,
+            };
+            let sides = match (kind(left), kind(right)) {
+                // A claim need not be one of the labels, and is none of them then.
+                (Some(ColumnType::Enum), None) | (None, Some(ColumnType::Enum))
+                    if [left, right].iter().any(|side| matches!(side, Operand::Claim(_))) =>
+                {
+                    [left, right].map(|side| match side {
+                        Operand::Column(index) => cast(column(*index), &ColumnType::Text),
+                        side => operand(side, None),
+                    })
+                }
                 // Between `varchar` and `char(n)` Postgres would not count trailing blanks, between
                 // `text` and `char(n)` it does.
-                (Some(a), Some(b)) if a.kind != b.kind && a.kind.family() == Some(Family::Text) => {
-                    [a, b].map(|column| format!("{}::text", quote_identifier(&column.name)))
+                (Some(a), Some(b)) if a != b && a.family() == Some(Family::Text) => {
+                    [left, right].map(|side| format!("{}::text", operand(side, None)))
                 }
-                (a, b) => {
-                    let beside = a.or(b);
-                    [operand(left, beside), operand(right, beside)]
-                }
+                _ => [operand(left, Some(right)), operand(right, Some(left))],
             };
             sides.join(&format!(" {} ", comparison.sql()))
         }
         Predicate::In(inner, values) => {
-            let beside = column(inner);
-            let values: Vec<String> = values.iter().map(|value| literal(value, beside)).collect();
+            let of = |value: &Value| literal(value, type_beside(inner));
+            let values: Vec<String> = values.iter().map(of).collect();
             format!("{} IN ({})", operand(inner, None), values.join(", "))
         }
     }
 }
 
+/// A column as a type that each of its values can be.
+fn cast(column: &CatalogColumn, kind: &ColumnType) -> String {
+    let (name, to) = (quote_identifier(&column.name), type_of_kind(kind).unwrap_or("text"));
+    // The application may have a cast of its own.
+    if column.kind == ColumnType::Enum {
+        format!("enum_out({name})::{to}")
+    } else {
+        format!("{name}::{to}")
+    }
+}
+
+/// What stands behind `IS`.
+pub(crate) fn truth(answer: Option<bool>) -> &'static str {
+    match answer {
+        Some(true) => "TRUE",
+        Some(false) => "FALSE",
+        None => "UNKNOWN",
+    }
+}
+
 /// A literal for people, without its type.
-pub(crate) fn literal_sql(value: &Value) -> String {
+pub(crate) fn literal_sql(value: &Value, kind: &ColumnType) -> String {
     match value {
         Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Numeric(_) => {
             value.to_text(&ColumnType::Text).unwrap_or_default()
         }
-        other => literal(other, None),
+        other => other.to_text(kind).map_or_else(|| "NULL".to_owned(), |text| quote_literal(&text)),
     }
 }
 
-fn literal(value: &Value, beside: Option<&CatalogColumn>) -> String {
-    let kind = beside.map_or(ColumnType::Text, |column| column.kind.clone());
-    match (value.to_text(&kind), beside) {
+fn literal(value: &Value, beside: Option<(ColumnType, &str)>) -> String {
+    let (kind, type_name) = beside.unzip();
+    match (value.to_text(&kind.unwrap_or(ColumnType::Text)), type_name) {
         (None, _) => "NULL".to_owned(),
-        (Some(text), Some(column)) => format!("{}::{}", quote_literal(&text), literal_type(column)),
+        (Some(text), Some(type_name)) => format!("{}::{type_name}", quote_literal(&text)),
         (Some(text), None) => quote_literal(&text),
     }
 }

@@ -3,8 +3,12 @@
 //! for the type: `1.0` and `1.00` are one numeric, `char(n)` has no trailing blanks, all `NaN` are
 //! equal. Parsing is total.
 
+mod array;
+mod array_text;
 mod bytes;
 mod calendar;
+mod cast;
+mod family;
 mod numeric;
 mod parts;
 
@@ -13,9 +17,12 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
+pub use array::MAX_CLAIM_ELEMENTS;
+pub(crate) use array_text::{ArrayPart, MAX_DIMENSIONS, array_parts};
 pub(crate) use calendar::split_date;
 pub use calendar::{Instant, rfc3339};
 use calendar::{parse_date, parse_time, parse_timestamp};
+pub use family::Family;
 pub use numeric::Numeric;
 
 /// What a column's type means to Rowtide: how its text becomes JSON, and whether rules can compare
@@ -68,35 +75,6 @@ pub enum Int8Form {
     String,
 }
 
-/// Types whose values can be compared with each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Family {
-    /// Booleans.
-    Bool,
-    /// Integers of any width.
-    Int,
-    /// Floating point numbers of any width.
-    Float,
-    /// `numeric`.
-    Numeric,
-    /// Text of any kind.
-    Text,
-    /// Labels of an enum.
-    Enum,
-    /// `uuid`.
-    Uuid,
-    /// `bytea`.
-    Bytea,
-    /// `timestamptz`.
-    TimestampTz,
-    /// `timestamp`.
-    Timestamp,
-    /// `date`.
-    Date,
-    /// `time`.
-    Time,
-}
-
 impl ColumnType {
     /// The type of a column whose base type is `pg_catalog.<name>`; `typtype` is
     /// `pg_type.typtype`. Types of other schemas are [`ColumnType::Enum`] or [`ColumnType::Other`].
@@ -120,33 +98,6 @@ impl ColumnType {
             (_, "time") => ColumnType::Time,
             _ => ColumnType::Other,
         }
-    }
-
-    /// The family in which its values can be compared; `None` if rules can only ask for null.
-    pub fn family(&self) -> Option<Family> {
-        Some(match self {
-            ColumnType::Bool => Family::Bool,
-            ColumnType::Int => Family::Int,
-            ColumnType::Float4 | ColumnType::Float8 => Family::Float,
-            ColumnType::Numeric => Family::Numeric,
-            ColumnType::Text | ColumnType::Char => Family::Text,
-            ColumnType::Enum => Family::Enum,
-            ColumnType::Uuid => Family::Uuid,
-            ColumnType::Bytea => Family::Bytea,
-            ColumnType::TimestampTz => Family::TimestampTz,
-            ColumnType::Timestamp => Family::Timestamp,
-            ColumnType::Date => Family::Date,
-            ColumnType::Time => Family::Time,
-            ColumnType::Json | ColumnType::Array(_) | ColumnType::Other => return None,
-        })
-    }
-}
-
-impl Family {
-    /// Whether `<` means the same here and in Postgres: numbers and times, not text.
-    pub fn is_ordered(self) -> bool {
-        use Family::{Date, Float, Int, Numeric, Time, Timestamp, TimestampTz};
-        matches!(self, Int | Float | Numeric | TimestampTz | Timestamp | Date | Time)
     }
 }
 
@@ -172,6 +123,8 @@ pub enum Value {
     Bytea(Box<[u8]>),
     /// `timestamptz`, `timestamp`, `date` and `time`: microseconds (days for `date`).
     Time(Instant),
+    /// The elements of an array, each once, in the order of maps; null may be one, an array is none.
+    Array(Box<[Value]>),
 }
 
 /// The text is not a value of the type.
@@ -197,6 +150,9 @@ impl Value {
     /// When the text is not such a value, is out of the type's range, or rules cannot compare the
     /// type.
     pub fn parse(kind: &ColumnType, text: &str) -> Result<Value, InvalidValue> {
+        if let Some(element) = kind.element() {
+            return Value::parse_array(element, text);
+        }
         let read = || {
             Some(match kind {
                 ColumnType::Bool => match text {
@@ -234,6 +190,9 @@ impl Value {
         use serde_json::Value as Json;
         if claim.is_null() {
             return Value::Null;
+        }
+        if let Some(element) = kind.element() {
+            return Value::array_of_claim(element, claim);
         }
         let parsed = match (claim, kind) {
             _ if kind.family().is_none() => return Value::Bool(true),
@@ -309,6 +268,7 @@ impl Value {
             Value::Uuid(bytes) => encode_uuid(bytes),
             Value::Bytea(bytes) => format!("\\x{}", encode_hex(bytes)),
             Value::Time(instant) => instant.to_text(kind),
+            Value::Array(elements) => array::to_text(elements, kind),
         })
     }
 }

@@ -66,6 +66,41 @@ fn filters() {
 }
 
 #[test]
+fn filters_of_other_words() {
+    kept(
+        "filters_of_other_words",
+        &drawn(&[
+            "stars BETWEEN 1 AND 3 AND made NOT BETWEEN seen AND '2026-01-31 12:00:00+00'",
+            "shared IS TRUE AND archived IS NOT FALSE AND (stars > 3) IS NOT UNKNOWN",
+            "NOT (shared IS NOT TRUE OR (stars = 1 AND shared) IS FALSE)",
+            "coalesce(shared, false) AND NOT Coalesce(stars > 3, true)",
+            "title IS DISTINCT FROM 'a' AND stars IS NOT DISTINCT FROM 3 AND seen IS NOT DISTINCT FROM NULL",
+            "(\"ownerId\" = auth.user_id) IS TRUE OR (\"ownerId\" <> auth.user_id OR NOT shared) IS FALSE",
+            "(\"ownerId\" = auth.user_id) IS NOT TRUE",
+            "id IN (SELECT note FROM share WHERE person = auth.user_id) IS TRUE AND coalesce(shared, false)",
+        ]),
+    );
+}
+
+#[test]
+fn casts() {
+    kept(
+        "casts",
+        &drawn(&[
+            "made > '2024-01-01'::timestamptz AND due = DATE '2026-01-31' AND team = CAST('a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11' AS uuid)",
+            "stars::int8 = 5::int8 AND stars::numeric > 1.5 AND stars::double precision < 2e9 AND stars::text <> '7'",
+            "(title)::varchar::text = 'a'::character varying AND country::text = 'CH' AND status = 'open'::status AND status::text = title",
+            "team::text = title AND shared::text = 'true' AND (stars::numeric) IS NOT NULL",
+            "team = auth.user_id::uuid",
+            "auth.user_id = team::text AND shared",
+            "stars::numeric = auth.claims.level",
+            "title = auth.claims.a::text AND (auth.claims.admin::boolean OR auth.claims.until::timestamptz > made)",
+            "auth.claims.until::timestamptz > '2026-01-01'::timestamptz AND auth.claims.level::int IN (1, 2)",
+        ]),
+    );
+}
+
+#[test]
 fn anchors() {
     kept(
         "anchors",
@@ -79,9 +114,28 @@ fn anchors() {
             "\"ownerId\" = auth.user_id AND auth.claims.admin AND auth.claims.role IN ('a', 'b')",
             "auth.claims.admin OR auth.claims.level > 3 AND auth.claims.org IS NOT NULL",
             "auth.claims.level IN (1, 2) AND auth.user_id <> 'guest' AND auth.user_id = auth.claims.a",
+            "team = auth.claims.app_metadata.team AND auth.claims.\"https://x/role\" = 'admin' AND auth.claims.a.\"B\".c",
             "\"ownerId\" = auth.user_id OR \"ownerId\" = auth.user_id",
             "(shared AND false) OR (\"ownerId\" = auth.user_id AND true)",
             "NULL AND (\"ownerId\" = auth.user_id OR id IN (SELECT note FROM share))",
+        ]),
+    );
+}
+
+#[test]
+fn arrays() {
+    kept(
+        "arrays",
+        &drawn(&[
+            "team = ANY (auth.claims.app.teams) AND NOT archived",
+            "\"ownerId\" = auth.user_id OR shared AND 'admin' = ANY (auth.claims.roles)",
+            "\"ownerId\" = auth.user_id AND stars <> ALL (auth.claims.levels) AND 5 = ANY ((auth.claims.levels)::int8[])",
+            "auth.user_id = ANY (editors) OR auth.claims.name = ANY (tags)",
+            "'open' = ANY (tags) AND title = ANY (tags) AND 3 <> ALL (levels)",
+            "stars = ANY (ARRAY[1, 2]) AND (title)::text = ANY ((ARRAY['a'::character varying, 'b'::character varying])::text[])",
+            "auth.user_id = ANY (ARRAY[\"ownerId\", title])",
+            "team::text = ANY (auth.claims.teams) AND status = ANY (auth.claims.s) AND country = ANY (auth.claims.c)",
+            "team IN (SELECT id FROM team WHERE org = ANY (auth.claims.orgs))",
         ]),
     );
 }
@@ -217,6 +271,12 @@ fn sets() {
             "NOT EXISTS (SELECT person FROM member WHERE person = auth.user_id)",
             "team IN (SELECT team FROM member WHERE person = auth.user_id AND person NOT IN (SELECT person FROM share))",
             "id NOT IN (SELECT note FROM share WHERE false)",
+            "(id IN (SELECT note FROM share WHERE person = auth.user_id)) IS NOT TRUE",
+            "coalesce(id IN (SELECT note FROM share), true)",
+            "\"ownerId\" = auth.user_id AND (id IN (SELECT note FROM share) AND shared) IS UNKNOWN",
+            "(team IN (SELECT team FROM member WHERE person = auth.user_id) AND id NOT IN (SELECT note FROM share)) IS TRUE",
+            "team = ANY (auth.claims.teams) AND id IN (SELECT note FROM share WHERE person = ANY (auth.claims.app.people))",
+            "stars::numeric = auth.claims.level AND id IN (SELECT note FROM share)",
         ]),
     );
 }
@@ -280,10 +340,20 @@ fn whatever_the_order_a_condition_that_names_a_claim_finds_the_rows() {
         "team IN (SELECT id FROM team)",
     );
     let own = "\"ownerId\" = auth.user_id";
+    let teams = "team = ANY (auth.claims.teams)";
     let notes = "id IN (SELECT note FROM share)";
-    for parts in
-        [[mine, all, "shared"], [own, all, "shared"], [own, all, notes], [mine, all, notes]]
-    {
+    for parts in [
+        [mine, all, "shared"],
+        [own, all, "shared"],
+        [own, all, notes],
+        [mine, all, notes],
+        [teams, all, notes],
+        [
+            notes,
+            all,
+            "\"ownerId\" IN (SELECT person FROM share WHERE person = ANY (auth.claims.a))",
+        ],
+    ] {
         for order in [[0, 1, 2], [1, 0, 2], [2, 1, 0], [1, 2, 0]] {
             let rule = order.map(|part| parts[part]).join(" AND ");
             assert!(is_found_by_claim(&rule), "{rule}");

@@ -213,10 +213,12 @@ SELECT i.indrelid, c.relname,
        (SELECT array_agg(a.attname::text ORDER BY k.place)
         FROM unnest(i.indkey) WITH ORDINALITY k(attnum, place)
         JOIN pg_attribute a ON a.attnum = k.attnum AND a.attrelid = i.indrelid
-        WHERE k.place <= i.indnkeyatts)
+        WHERE k.place <= i.indnkeyatts),
+       m.amname = 'gin'
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
 WHERE i.indrelid = ANY($1) AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
-  AND m.amname IN ('btree', 'hash')
+  AND (m.amname IN ('btree', 'hash') OR m.amname = 'gin' AND NOT EXISTS
+    (SELECT FROM unnest(i.indclass) AS class JOIN pg_opclass c ON c.oid = class WHERE c.opcname <> 'array_ops'))
 ORDER BY i.indisprimary DESC, c.relname";
 
 /// Reads what Postgres says of `names`. What is not there is left out; what is there and cannot be streamed (views,
@@ -270,7 +272,11 @@ pub(crate) async fn read_in_transaction(
         table.indexes = indexes
             .iter()
             .filter(here)
-            .map(|row| CatalogIndex { name: row.get(1), columns: row.get(2) })
+            .map(|row| CatalogIndex {
+                name: row.get(1),
+                columns: row.get(2),
+                of_elements: row.get(3),
+            })
             .collect();
         let left_out = generated.iter().filter(here).map(|row| LeftOutColumn {
             name: row.get(1),

@@ -326,12 +326,11 @@ async fn load_branch(
             let text: Option<&str> = row.try_get(column)?;
             datums.push(text.map_or(Datum::Null, |text| Datum::Text(text.as_bytes())));
         }
-        let row = encoder.row(&datums)?;
-        let place = row.image.topics.iter().find_map(|topic| by_topic.get(topic)).copied();
+        let row = Arc::new(encoder.row(&datums)?);
         // Postgres and the filter in memory judge alike; if they ever did not, the row would not count: it
         // would not be seen, and not keep others from being seen where a rule asks that it is not there.
-        if let Some(place) = place {
-            rows.entry(place).or_default().insert(Arc::new(row));
+        for place in row.image.topics.iter().filter_map(|topic| by_topic.get(topic)) {
+            rows.entry(*place).or_default().insert(Arc::clone(&row));
         }
     }
     Ok(rows)

@@ -257,6 +257,10 @@ pub(crate) fn mutation_statements(
 }
 
 fn kind(of: &Type) -> (ColumnType, String) {
+    if let Kind::Array(element) = of.kind() {
+        let (element, name) = kind(element);
+        return (ColumnType::Array(Box::new(element)), format!("{name}[]"));
+    }
     let typtype = if matches!(of.kind(), Kind::Enum(_)) { 'e' } else { 'b' };
     let kind = ColumnType::of(of.name(), typtype, of.schema() == "pg_catalog");
     (kind, format!("{}.{}", quote_identifier(of.schema()), quote_identifier(of.name())))

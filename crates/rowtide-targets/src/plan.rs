@@ -68,7 +68,11 @@ pub(crate) fn catalog() -> Catalog {
         labels: Vec::new(),
         input: ColumnInput::default(),
     };
-    let index = |name: &str| CatalogIndex { name: name.to_owned(), columns: vec![name.to_owned()] };
+    let index = |name: &str| CatalogIndex {
+        name: name.to_owned(),
+        columns: vec![name.to_owned()],
+        of_elements: false,
+    };
     let table = |(oid, name): (u32, &str)| CatalogTable {
         oid,
         schema: "public".to_owned(),

@@ -55,6 +55,9 @@ async fn policies_of_supabase_become_rules_where_they_can_be_said() {
         "[tables.documents]\nvisible = 'owner = auth.user_id OR published'",
         "# NOT SAID for reading: \"Members of the team\", because of `private.is_member(",
         "[tables.reports]\nvisible = 'false'",
+        "[tables.rooms]\nvisible = 'auth.user_id = ANY (members)'",
+        "auth.claims.app_metadata.role = 'admin' AND auth.user_id IS NOT NULL",
+        "[tables.drafts]\nvisible = '''\n  id::text = '07'\n",
         "# - events",
     ] {
         assert!(draft.contains(part), "no `{part}` in:\n{draft}");

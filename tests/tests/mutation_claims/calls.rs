@@ -65,7 +65,7 @@ const DEFINITION: &str = r#"
     run = '''
       WITH seen AS (SELECT count(*)::int4 AS notes FROM note)
       INSERT INTO note SELECT params.id, params.n, params.at, params.mood, params.tags,
-        auth.user_id || auth.claims.suffix, notes FROM seen -- params.nothing
+        auth.user_id || auth.claims.app.suffix, notes FROM seen -- params.nothing
     '''
 "#;
 
@@ -74,7 +74,7 @@ fn call(name: &str, args: Value) -> Value {
 }
 
 async fn writer(app: &App) -> Writer {
-    Writer::live_with(app, &token(json!({ "suffix": "!" }))).await
+    Writer::live_with(app, &token(json!({ "app": { "suffix": "!" } }))).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -104,6 +104,58 @@ async fn a_claim_takes_the_type_that_it_is_compared_with() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_claim_may_be_an_array_and_lie_within_objects() {
+    let tables = "
+        CREATE TYPE mood AS ENUM ('sad', 'happy');
+        CREATE TABLE t (id text PRIMARY KEY, number int, mood mood, org uuid);
+        CREATE INDEX ON t (org);
+        CREATE TABLE n (id text PRIMARY KEY, editors text[], name text);
+        CREATE INDEX ON n USING gin (editors)";
+    let definition = r#"
+        [tables.t]
+        visible = 'org = ANY (auth.claims.app.orgs)'
+        [tables.t.insert]
+        allow = '''auth.claims.app.role = 'writer' AND new.number = ANY (auth.claims.numbers)
+                   AND new.mood = ANY (auth.claims.moods)'''
+        [tables.n]
+        visible = 'auth.user_id = ANY (editors)'
+        [[tables.n.update]]
+        allow = "'admin' = ANY (auth.claims.app.roles)"
+    "#;
+    let app = App::with(definition, tables).await;
+    let new = |id: &str, number: i64, mood: &str| {
+        let org = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11";
+        json!([insert("t", json!({ "id": id, "number": number, "mood": mood, "org": org }))])
+    };
+    // What does not fit is left out, and what is no array is null.
+    let claims = json!({
+        "app": { "role": "writer", "roles": ["admin"] },
+        "numbers": [5, "6", 1_u64 << 40, "x", null],
+        "moods": ["happy", "angry", 1],
+    });
+    let mut writer = Writer::live_with(&app, &token(claims.clone())).await;
+    writer.mutate(new("a", 5, "happy")).await.applied();
+    writer.mutate(new("b", 6, "happy")).await.applied();
+    writer.mutate(new("c", 7, "happy")).await.rejected("forbidden", "`t`");
+    writer.mutate(new("d", 5, "sad")).await.rejected("forbidden", "`t`");
+    for (name, other) in
+        [("numbers", json!(5)), ("moods", json!("happy")), ("app", json!(["writer"]))]
+    {
+        let mut claims = claims.clone();
+        claims[name] = other;
+        let mut writer = Writer::live_with(&app, &token(claims)).await;
+        writer.mutate(new("e", 5, "happy")).await.rejected("forbidden", "`t`");
+    }
+    // A row that the array in it shows can be written, until the array shows it no more.
+    app.database.run("INSERT INTO n VALUES ('n', '{u1,u2,u1,NULL}', 'one')").await;
+    let rename =
+        |editors: serde_json::Value| json!([update("n", json!({ "id": "n", "editors": editors }))]);
+    writer.mutate(rename(json!(["u2", "u1"]))).await.applied();
+    writer.mutate(rename(json!(["u2"]))).await.applied();
+    assert!(writer.mutate(rename(json!(["u1"]))).await.rejected.is_some(), "it is not seen");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_claim_has_as_many_types_as_places_and_limits_know_claims_too() {
     let tables = "CREATE TABLE t (id text PRIMARY KEY, number int, name text);";
     let definition = r#"

@@ -12,11 +12,14 @@ pub const MEMBER: usize = 1;
 pub const NOTE: usize = 2;
 pub const COMMENT: usize = 3;
 
-/// A comment is two links away from who may read it: over its note's team and their membership.
+/// A comment is two links away from who may read it: over its note's team and their membership. A team is shown to
+/// its members, unless a membership of theirs is hidden, and to those whose token names it.
 /// Who may write is judged by the simulated Postgres alone.
 const DEFINITION: &str = "
     [tables.team]
-    visible = 'id IN (SELECT parent FROM member WHERE person = auth.user_id)'
+    visible = '''id = ANY (auth.claims.open)
+                 OR id IN (SELECT parent FROM member WHERE person = auth.user_id)
+                 AND id NOT IN (SELECT parent FROM member WHERE person = auth.user_id AND hidden)'''
 
     [tables.member]
     visible = 'person = auth.user_id'
@@ -47,6 +50,22 @@ const DEFINITION: &str = "
     [tables.comment.delete]
     allow = 'true'
 ";
+
+/// The teams that the token of a user names.
+pub fn open_teams(user: &str) -> &'static [i64] {
+    match user {
+        "ann" => &[0, 2],
+        "bob" => &[2, 3],
+        _ => &[],
+    }
+}
+
+/// The claims of a user's token; some have none.
+pub fn claims_of(user: &str) -> Map<String, Value> {
+    let open = open_teams(user);
+    let claim = (!open.is_empty()).then(|| ("open".to_owned(), open.into()));
+    claim.into_iter().collect()
+}
 
 pub fn definition() -> Definition {
     Definition::parse("rowtide.toml", DEFINITION).unwrap()

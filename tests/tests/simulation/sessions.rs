@@ -23,9 +23,9 @@ use rowtide_legacy::OlderSession;
 use rowtide_postgres::client_registry::{Claimed, Outcomes, Wanted};
 use rowtide_postgres::mutate::Author;
 use rowtide_protocol::Lsn;
-use serde_json::Map;
 
 use crate::breaks::Break;
+use crate::data::claims_of;
 use crate::network::{Parcel, Side};
 use crate::postgres::{Claim, refusal};
 use crate::speaker::{Said, Speaker};
@@ -66,7 +66,8 @@ impl Connection {
 }
 
 fn identity_of(user_id: String) -> Identity {
-    let author = Arc::new(Author { user_id, claims: Map::new() });
+    let claims = claims_of(&user_id);
+    let author = Arc::new(Author { user_id, claims });
     Identity { author, expires_at_s: 1 << 40 }
 }
 

@@ -5,6 +5,8 @@
 //!
 //! `ROWTIDE_SEED` runs the rows of one seed again; a failure prints it.
 
+mod rules;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use rand::rngs::SmallRng;

@@ -30,7 +30,17 @@ pub(super) struct DataRow {
     pub(super) x: Option<i64>,
     pub(super) y: Option<&'static str>,
     pub(super) flag: Option<bool>,
+    pub(super) m: Option<&'static [Option<&'static str>]>,
 }
+
+/// What `m` may be.
+const ARRAYS: [Option<&[Option<&str>]>; 5] = [
+    None,
+    Some(&[]),
+    Some(&[Some("p"), Some("p")]),
+    Some(&[Some("q"), None]),
+    Some(&[Some("p"), Some("q")]),
+];
 
 /// The rows of each table by id.
 pub(super) type Data = [BTreeMap<i64, DataRow>; 3];
@@ -42,13 +52,13 @@ impl DataRow {
             x: [None, Some(1), Some(2), Some(3)][rng.random_range(0..4)],
             y: [None, Some("p"), Some("q")][rng.random_range(0..3)],
             flag: [None, Some(true), Some(false)][rng.random_range(0..3)],
+            m: ARRAYS[rng.random_range(0..ARRAYS.len())],
         }
     }
 
     /// With so many columns that were added since.
     pub(super) fn json(&self, added: usize) -> serde_json::Value {
-        let mut json =
-            serde_json::json!({ "id": self.id, "x": self.x, "y": self.y, "flag": self.flag });
+        let mut json = serde_json::json!({ "id": self.id, "x": self.x, "y": self.y, "flag": self.flag, "m": self.m });
         for number in 0..added {
             json[added_column(number)] = "z".into();
         }
@@ -77,7 +87,7 @@ pub(super) fn catalog_with(added: Added) -> Catalog {
         not_null: name == "id",
         deterministic: true,
         labels: Vec::new(),
-        input: ColumnInput::default(),
+        input: ColumnInput { type_name: type_name.to_owned(), ..ColumnInput::default() },
     };
     let added = |oid: usize| {
         (0..added[oid])
@@ -89,6 +99,7 @@ pub(super) fn catalog_with(added: Added) -> Catalog {
             column("id", ColumnType::Int, 20, "bigint"),
             column("x", ColumnType::Int, 20, "bigint"),
             column("y", ColumnType::Text, 25, "text"),
+            column("m", ColumnType::Array(Box::new(ColumnType::Text)), 1009, "text[]"),
             column("flag", ColumnType::Bool, 16, "boolean"),
         ]
     };
@@ -101,6 +112,7 @@ pub(super) fn catalog_with(added: Added) -> Catalog {
         indexes: vec![CatalogIndex {
             name: format!("{name}_pkey"),
             columns: vec!["id".to_owned()],
+            of_elements: false,
         }],
         replica_identity: ReplicaIdentity::Full,
         row_security: false,
@@ -473,7 +485,11 @@ fn encode(plan: &Plan, table: usize, row: &DataRow) -> Row {
     let table = table_id(plan, table);
     let columns: Vec<&str> =
         plan.table(table).catalog.columns.iter().map(|column| column.name.as_str()).collect();
-    let mut datums = vec![Datum::Text(id.as_bytes()), x, datum(row.y), datum(flag)];
+    let elements =
+        |of: &[Option<&'static str>]| of.iter().map(|e| e.unwrap_or("NULL")).collect::<Vec<_>>();
+    let m = row.m.map(|of| format!("{{{}}}", elements(of).join(",")));
+    let m = m.as_ref().map_or(Datum::Null, |m| Datum::Text(m.as_bytes()));
+    let mut datums = vec![Datum::Text(id.as_bytes()), x, datum(row.y), m, datum(flag)];
     datums.resize(columns.len(), Datum::Text(b"z"));
     let encoder = RowEncoder::new(plan, table, &columns).expect("the columns are all there");
     encoder.row(&datums).expect("the row can be encoded")

@@ -36,6 +36,9 @@ pub(super) fn definition(rng: &mut SmallRng) -> (Vec<Rule>, Definition, Plan) {
 pub(super) struct User {
     pub(super) id: &'static str,
     level: Option<i64>,
+    /// `auth.claims.app.levels`, within an object.
+    levels: Option<&'static [i64]>,
+    roles: Option<&'static [&'static str]>,
 }
 
 impl User {
@@ -43,11 +46,17 @@ impl User {
         User {
             id: ["p", "q"][rng.random_range(0..2)],
             level: [None, Some(1), Some(2)][rng.random_range(0..3)],
+            levels: [None, Some(&[][..]), Some(&[1]), Some(&[2, 3, 2])][rng.random_range(0..4)],
+            roles: [None, Some(&["admin", "other"][..]), Some(&["other"])][rng.random_range(0..3)],
         }
     }
 
     pub(super) fn claims(&self) -> serde_json::Map<String, serde_json::Value> {
-        self.level.map(|level| ("level".to_owned(), level.into())).into_iter().collect()
+        let level = self.level.map(|level| ("level", level.into()));
+        let levels = self.levels.map(|levels| ("app", serde_json::json!({ "levels": levels })));
+        let roles = self.roles.map(|roles| ("roles", roles.into()));
+        let all = level.into_iter().chain(levels).chain(roles);
+        all.map(|(name, claim)| (name.to_owned(), claim)).collect()
     }
 }
 
@@ -63,11 +72,17 @@ pub(super) enum Rule {
     And(Vec<Rule>),
     Or(Vec<Rule>),
     Not(Box<Rule>),
+    /// `IS TRUE`, `IS FALSE` or `IS UNKNOWN`.
+    Is(Box<Rule>, Option<bool>),
     Filter(Filter),
     /// `y = auth.user_id`
     OwnedByUser,
     /// `x = auth.claims.level`
     AtLevel,
+    /// `x = ANY (auth.claims.app.levels)`
+    AtAnyLevel,
+    /// `auth.user_id = ANY (m)`
+    InMembers,
     Member(Member),
 }
 
@@ -93,6 +108,16 @@ pub(super) enum Filter {
     YIn(&'static str),
     AboveLevel,
     NotBoth(i64),
+    /// `x <> ALL (auth.claims.app.levels)`
+    AtNoLevel,
+    /// `'admin' = ANY (auth.claims.roles)`
+    IsAdmin,
+    /// `auth.user_id <> ALL (m)`
+    NotInMembers,
+    /// `y = ANY (m)`
+    YInMembers,
+    /// `(flag AND x = …) IS NOT FALSE`
+    MayBeBoth(i64),
     Always,
 }
 
@@ -114,13 +139,19 @@ impl Rule {
         let parts = |rng: &mut SmallRng| {
             (0..rng.random_range(2..4)).map(|_| Rule::expression(rng, depth, levels - 1)).collect()
         };
-        match rng.random_range(0..10) {
+        let inner =
+            |rng: &mut SmallRng| Box::new(Rule::expression(rng, depth, levels.saturating_sub(1)));
+        match rng.random_range(0..12) {
             0..3 if levels > 0 => Rule::And(parts(rng)),
             3..5 if levels > 0 => Rule::Or(parts(rng)),
-            5 => Rule::Not(Box::new(Rule::expression(rng, depth, levels.saturating_sub(1)))),
-            6 => Rule::OwnedByUser,
-            7 if rng.random_bool(0.5) => Rule::AtLevel,
-            7 => Filter::random(rng),
+            5 => Rule::Not(inner(rng)),
+            6 => {
+                let answer = [Some(true), Some(false), None][rng.random_range(0..3)];
+                Rule::Is(inner(rng), answer)
+            }
+            7 => [Rule::OwnedByUser, Rule::InMembers][rng.random_range(0..2)].clone(),
+            8 => [Rule::AtLevel, Rule::AtAnyLevel][rng.random_range(0..2)].clone(),
+            9 => Filter::random(rng),
             _ if depth > 0 => Rule::Member(Member::random(rng, depth)),
             _ => Filter::random(rng),
         }
@@ -128,12 +159,15 @@ impl Rule {
 
     fn alternative(rng: &mut SmallRng, depth: u32) -> Rule {
         let mut all = match rng.random_range(0..10) {
-            0..3 => vec![Rule::OwnedByUser],
-            3..5 => vec![Rule::AtLevel],
+            0..2 => vec![Rule::OwnedByUser],
+            2..3 => vec![Rule::InMembers],
+            3..4 => vec![Rule::AtLevel],
+            4..5 => vec![Rule::AtAnyLevel],
             5..9 if depth > 0 => {
                 vec![Rule::Member(Member::random(rng, depth))]
             }
-            5..9 => vec![Rule::OwnedByUser, Rule::AtLevel],
+            5..7 => vec![Rule::OwnedByUser, Rule::AtLevel],
+            7..9 => vec![Rule::AtAnyLevel, Rule::InMembers],
             _ => vec![Rule::Filter(Filter::XLess(2))],
         };
         for _ in 0..rng.random_range(0..2) {
@@ -156,8 +190,14 @@ impl Rule {
                 Rule::Member(member) => member.sql(outer, "NOT "),
                 rule => format!("NOT ({})", rule.sql(outer)),
             },
+            Rule::Is(rule, answer) => {
+                let answer = answer.map_or("UNKNOWN".to_owned(), |answer| answer.to_string());
+                format!("({}) IS {answer}", rule.sql(outer))
+            }
             Rule::OwnedByUser => "y = auth.user_id".to_owned(),
             Rule::AtLevel => "auth.claims.level = x".to_owned(),
+            Rule::AtAnyLevel => "x = ANY (auth.claims.app.levels)".to_owned(),
+            Rule::InMembers => "auth.user_id = ANY (m)".to_owned(),
             Rule::Member(member) => member.sql(outer, ""),
             Rule::Filter(filter) => match filter {
                 Filter::Flag => "flag".to_owned(),
@@ -169,6 +209,11 @@ impl Rule {
                 Filter::YIn(y) => format!("y IN ('{y}', 'other')"),
                 Filter::AboveLevel => "x >= auth.claims.level".to_owned(),
                 Filter::NotBoth(n) => format!("NOT (flag AND x = {n})"),
+                Filter::AtNoLevel => "x <> ALL (auth.claims.app.levels)".to_owned(),
+                Filter::IsAdmin => "'admin' = ANY (auth.claims.roles)".to_owned(),
+                Filter::NotInMembers => "auth.user_id <> ALL (m)".to_owned(),
+                Filter::YInMembers => "y = ANY (m)".to_owned(),
+                Filter::MayBeBoth(n) => format!("(flag AND x = {n}) IS NOT FALSE"),
                 Filter::Always => "true".to_owned(),
             },
         }
@@ -176,14 +221,19 @@ impl Rule {
 
     pub(super) fn judge(&self, row: &DataRow, user: &User, data: &Data) -> Option<bool> {
         let equal = |a: Option<i64>, b: Option<i64>| Some(a? == b?);
+        let at_any_level = || any_of(row.x, user.levels?.iter().copied().map(Some));
+        let in_members = |who: Option<&'static str>| any_of(who, row.m?.iter().copied());
         match self {
             Rule::And(rules) => all(rules.iter().map(|rule| rule.judge(row, user, data))),
             Rule::Or(rules) => {
                 all(rules.iter().map(|rule| not(rule.judge(row, user, data)))).map(|all| !all)
             }
             Rule::Not(rule) => not(rule.judge(row, user, data)),
+            Rule::Is(rule, answer) => Some(rule.judge(row, user, data) == *answer),
             Rule::OwnedByUser => row.y.map(|y| y == user.id),
             Rule::AtLevel => equal(row.x, user.level),
+            Rule::AtAnyLevel => at_any_level(),
+            Rule::InMembers => in_members(Some(user.id)),
             Rule::Member(member) => member.judge(row, user, data),
             Rule::Filter(filter) => match filter {
                 Filter::Flag => row.flag,
@@ -195,6 +245,14 @@ impl Rule {
                 Filter::YIn(y) => row.y.map(|value| value == *y),
                 Filter::AboveLevel => Some(row.x? >= user.level?),
                 Filter::NotBoth(n) => not(all([row.flag, equal(row.x, Some(*n))].into_iter())),
+                Filter::AtNoLevel => not(at_any_level()),
+                Filter::IsAdmin => any_of(Some("admin"), user.roles?.iter().copied().map(Some)),
+                Filter::NotInMembers => not(in_members(Some(user.id))),
+                Filter::YInMembers => in_members(row.y),
+                Filter::MayBeBoth(n) => {
+                    let both = all([row.flag, equal(row.x, Some(*n))].into_iter());
+                    Some(both != Some(false))
+                }
                 Filter::Always => Some(true),
             },
         }
@@ -204,7 +262,7 @@ impl Rule {
 impl Filter {
     fn random(rng: &mut SmallRng) -> Rule {
         let n = rng.random_range(1..4);
-        Rule::Filter(match rng.random_range(0..10) {
+        Rule::Filter(match rng.random_range(0..15) {
             0 => Filter::Flag,
             1 => Filter::NotFlag,
             2 => Filter::XNull,
@@ -214,6 +272,11 @@ impl Filter {
             6 => Filter::YIn("p"),
             7 => Filter::AboveLevel,
             8 => Filter::NotBoth(n),
+            9 => Filter::AtNoLevel,
+            10 => Filter::IsAdmin,
+            11 => Filter::NotInMembers,
+            12 => Filter::YInMembers,
+            13 => Filter::MayBeBoth(n),
             _ => Filter::Always,
         })
     }
@@ -296,6 +359,15 @@ impl Column {
 
 fn not(answer: Option<bool>) -> Option<bool> {
     answer.map(|answer| !answer)
+}
+
+/// SQL's `= ANY`: what is in the array is equal to one of its elements, null unless one is, or none can be.
+fn any_of<T: PartialEq>(
+    item: Option<T>,
+    elements: impl Iterator<Item = Option<T>>,
+) -> Option<bool> {
+    let equal = |element: Option<T>| Some(*item.as_ref()? == element?);
+    not(all(elements.map(|element| not(equal(element)))))
 }
 
 /// SQL's `AND`: false wins over null, null over true.

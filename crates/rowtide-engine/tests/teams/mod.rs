@@ -39,7 +39,11 @@ pub(crate) fn plan(definition: &str, of_ids: Kind) -> Arc<Plan> {
         ],
         primary_key: vec!["id".to_owned()],
         indexes: ["id", "team", "person"]
-            .map(|name| CatalogIndex { name: name.to_owned(), columns: vec![name.to_owned()] })
+            .map(|name| CatalogIndex {
+                name: name.to_owned(),
+                columns: vec![name.to_owned()],
+                of_elements: false,
+            })
             .into(),
         replica_identity: ReplicaIdentity::Full,
         row_security: false,

@@ -24,6 +24,11 @@ pub(crate) fn value() -> impl Strategy<Value = Value> {
         "\\PC{0,20}".prop_map(|text| Value::Text(text.into())),
         any::<[u8; 16]>().prop_map(Value::Uuid),
         vec(any::<u8>(), 0..20).prop_map(|bytes| Value::Bytea(bytes.into())),
+        vec(any::<i64>(), 0..4).prop_map(|numbers| {
+            let elements: std::collections::BTreeSet<Value> =
+                numbers.into_iter().map(Value::Int).collect();
+            Value::Array(elements.into_iter().collect())
+        }),
         "-?[0-9]{1,30}\\.[0-9]{1,20}".prop_map(move |text| parsed(ColumnType::Numeric, &text)),
         "20[0-9]{2}-0[1-9]-[12][0-8] 1[0-9]:00:00\\+00"
             .prop_map(move |text| parsed(ColumnType::TimestampTz, &text)),

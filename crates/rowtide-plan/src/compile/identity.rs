@@ -3,7 +3,6 @@
 
 use crate::catalog::{CatalogTable, FullRejected, ReplicaIdentity};
 use crate::error::DefinitionProblem;
-use crate::filter::Operand;
 use crate::ids::TableId;
 use crate::plan::Plan;
 use crate::sql::quote_table;
@@ -54,11 +53,7 @@ fn needed(plan: &Plan, id: TableId) -> Vec<usize> {
     needed.extend(&table.kept);
     for branch in table.branches.iter().map(|branch| plan.branch(*branch)) {
         needed.extend(branch.anchor);
-        branch.filter.0.operands(&mut |operand| {
-            if let Operand::Column(column) = operand {
-                needed.push(*column);
-            }
-        });
+        branch.filter.0.operands(&mut |operand| needed.extend(operand.column()));
     }
     needed
 }

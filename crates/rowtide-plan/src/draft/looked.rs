@@ -9,7 +9,8 @@ use sqlparser::ast::{
     SelectItem, SetExpr, TableFactor, TableWithJoins,
 };
 
-use super::policy::{Obstacle, Reader, Reading, Reads, Scope, fold, found};
+use super::expr::{fold, type_text};
+use super::policy::{Obstacle, Reader, Reading, Reads, Scope, found};
 use super::said::{Looked, Owner, Said};
 use crate::catalog::TableName;
 
@@ -160,14 +161,18 @@ impl Reader<'_> {
         for condition in conditions {
             said.extend(self.read(condition)?.conjuncts().to_vec());
         }
-        if let Reads::Value(value) = reads {
+        if let Reads::Value(value, cast) = reads {
             let item = match select.projection.as_slice() {
                 [SelectItem::UnnamedExpr(item) | SelectItem::ExprWithAlias { expr: item, .. }] => {
-                    self.read_uncast(item)?
+                    self.value(item)?
                 }
                 _ => return Err(Obstacle::new(query, "it has several columns")),
             };
-            said.push(Said::equal(item, value));
+            let item = match cast {
+                Some(to) => Said::Cast(Box::new(item), type_text(&to)),
+                None => item,
+            };
+            said.push(Said::equal(self.uncast(&item, [&value]), self.uncast(&value, [&item])));
         }
         for part in said {
             parts.put(part, may_correlate).map_err(|why| Obstacle::new(query, why))?;

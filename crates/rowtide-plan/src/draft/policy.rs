@@ -4,15 +4,19 @@
 //! is then accepted is not decided here.
 
 use sqlparser::ast::{
-    Array, BinaryOperator, DataType, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArguments, Ident, InTarget, ObjectNamePart, Query, SelectItem, SetExpr, UnaryOperator,
+    BinaryOperator, DataType, Expr, Function, Ident, InTarget, Query, UnaryOperator,
     Value as SqlValue,
 };
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 
+use super::expr::{
+    alone, arguments, cast_of_select, claim, elements, fold, inner, names, text, type_text,
+    unnested,
+};
 use super::said::{Looked, Owner, Said};
 use crate::catalog::TableName;
+use crate::value::ColumnType;
 
 /// How deep expressions may be nested.
 const MAX_DEPTH: usize = 48;
@@ -39,8 +43,8 @@ pub(super) type Scope = Vec<(String, TableName, usize)>;
 
 /// What a SELECT is read for.
 pub(super) enum Reads {
-    /// Whether it has this value.
-    Value(Said),
+    /// Whether it has this value, once what it has is cast to this type.
+    Value(Said, Option<DataType>),
     /// Whether it has a row; equality with a row outside may become a membership.
     Whether,
     /// The same, and it stays as it was written.
@@ -52,6 +56,8 @@ pub(super) struct Reader<'a> {
     pub(super) table: &'a TableName,
     /// What its own policies let those see who look into a table; `None` if it has none.
     pub(super) hides: &'a mut dyn FnMut(&TableName) -> Reading<Option<Said>>,
+    /// The type of a column, if its table is known.
+    pub(super) kind: &'a dyn Fn(&TableName, &str) -> Option<ColumnType>,
     /// The SELECTs around, the innermost last.
     pub(super) scopes: Vec<Scope>,
     /// How many tables were looked into.
@@ -99,17 +105,17 @@ impl Reader<'_> {
             Expr::IsNotTrue(of) => self.test(of, "IS NOT TRUE"),
             Expr::IsFalse(of) => self.test(of, "IS FALSE"),
             Expr::IsNotFalse(of) => self.test(of, "IS NOT FALSE"),
+            Expr::IsUnknown(of) => self.test(of, "IS UNKNOWN"),
+            Expr::IsNotUnknown(of) => self.test(of, "IS NOT UNKNOWN"),
             Expr::IsDistinctFrom(left, right) => self.compare(left, "IS DISTINCT FROM", right),
             Expr::IsNotDistinctFrom(left, right) => {
                 self.compare(left, "IS NOT DISTINCT FROM", right)
             }
             Expr::In { expr, target: InTarget::List(list), negated, global: false } => {
-                let value = Box::new(self.read_uncast(expr)?);
-                let list = list.iter().map(|one| self.read(one)).collect::<Reading<_>>()?;
-                Ok(Said::Among { value, negated: *negated, list })
+                self.among(expr, *negated, list)
             }
             Expr::In { expr, target: InTarget::Subquery(query), negated, global: false } => {
-                self.member(expr, query, *negated)
+                self.member(expr, query, None, *negated)
             }
             Expr::Exists { subquery, negated } => {
                 let turn = |of: &mut Self| of.negated ^= *negated;
@@ -121,13 +127,12 @@ impl Reader<'_> {
             }
             Expr::AnyOp { left, compare_op, right, .. } => self.any(expr, left, compare_op, right),
             Expr::AllOp { left, compare_op: BinaryOperator::NotEq, right } => {
+                if let Expr::Subquery(_) = inner(right) {
+                    return Err(Obstacle::new(expr, "rules have no ALL over a SELECT"));
+                }
                 match elements(right) {
-                    Some(list) => {
-                        let value = Box::new(self.read_uncast(left)?);
-                        let list = list.iter().map(|one| self.read(one)).collect::<Reading<_>>()?;
-                        Ok(Said::Among { value, negated: true, list })
-                    }
-                    None => Err(Obstacle::new(expr, "rules have no ALL over an array")),
+                    Some(list) => self.among(left, true, list),
+                    None => Ok(Said::Not(Box::new(self.of_array(left, "=", right)?))),
                 }
             }
             Expr::Cast { expr: of, data_type, .. } => Ok(match (self.read(of)?, data_type) {
@@ -136,7 +141,7 @@ impl Reader<'_> {
                 }
                 // They take the type of what they are compared with.
                 (said @ (Said::Literal(_) | Said::Claim(_)), _) => said,
-                (said, kind) => Said::Cast(Box::new(said), kind.to_string()),
+                (said, kind) => Said::Cast(Box::new(said), type_text(kind)),
             }),
             Expr::Value(value) => match &value.value {
                 SqlValue::Boolean(true) => Ok(Said::always()),
@@ -171,22 +176,26 @@ impl Reader<'_> {
             BinaryOperator::And => return Ok(Said::all([self.read(left)?, self.read(right)?])),
             BinaryOperator::Or => return Ok(Said::any([self.read(left)?, self.read(right)?])),
             BinaryOperator::Question => {
-                let (array, value) = (self.read(left)?, self.read_uncast(right)?);
-                if !matches!(array, Said::Claim(_)) {
+                if !matches!(self.read(left)?, Said::Claim(_)) {
                     return Err(Obstacle::new(whole, "rules do not look into JSON of a column"));
                 }
-                return Ok(Said::OfArray(Box::new(value), "=".to_owned(), Box::new(array)));
+                return self.of_array(right, "=", left);
             }
             BinaryOperator::Eq => {
                 if let Some(said) = self.role(left, right).or_else(|| self.role(right, left)) {
                     return Ok(said);
                 }
                 for (value, query) in [(left, right), (right, left)] {
-                    if let Expr::Subquery(query) = inner(query)
-                        && alone(query).is_none()
-                    {
-                        return self.member(value, query, false);
+                    let Expr::Subquery(select) = inner(query) else { continue };
+                    if alone(select).is_some() {
+                        continue;
                     }
+                    // Without a row it is null, and then NOT of it is.
+                    if self.negated {
+                        let why = "under NOT it matters whether the SELECT has a row, which IN does not tell";
+                        return Err(Obstacle::new(whole, why));
+                    }
+                    return self.member(value, select, cast_of_select(query), false);
                 }
                 "=".to_owned()
             }
@@ -204,10 +213,10 @@ impl Reader<'_> {
 
     fn compare(&mut self, left: &Expr, operator: &str, right: &Expr) -> Reading<Said> {
         let equality = ["=", "<>", "IS DISTINCT FROM", "IS NOT DISTINCT FROM"];
-        let (left, right) = match equality.contains(&operator) {
-            true => (self.read_uncast(left)?, self.read_uncast(right)?),
-            false => (self.read(left)?, self.read(right)?),
-        };
+        let (mut left, mut right) = (self.value(left)?, self.value(right)?);
+        if equality.contains(&operator) {
+            (left, right) = (self.uncast(&left, [&right]), self.uncast(&right, [&left]));
+        }
         // One way of writing it, so that the same condition is the same.
         let turns = operator == "=" && matches!(right, Said::Column(..));
         let (left, right) = match turns && !matches!(left, Said::Column(..)) {
@@ -217,24 +226,70 @@ impl Reader<'_> {
         Ok(Said::Binary(Box::new(left), operator.to_owned(), Box::new(right)))
     }
 
-    /// A value where it is compared for being the same: a column that was cast to text is the column itself.
-    pub(super) fn read_uncast(&mut self, expr: &Expr) -> Reading<Said> {
-        Ok(match self.read(expr)? {
-            Said::Cast(of, kind)
-                if matches!(*of, Said::Column(..))
-                    && matches!(
-                        kind.to_lowercase().as_str(),
-                        "text" | "character varying" | "varchar"
-                    ) =>
-            {
-                *of
+    /// `value [NOT] IN (…)`.
+    fn among(&mut self, value: &Expr, negated: bool, list: &[Expr]) -> Reading<Said> {
+        let value = self.value(value)?;
+        let list = list.iter().map(|one| self.value(one)).collect::<Reading<Vec<_>>>()?;
+        let value = Box::new(self.uncast(&value, &list));
+        Ok(Said::Among { value, negated, list })
+    }
+
+    /// `value = ANY (array)`, or with another operator.
+    fn of_array(&mut self, value: &Expr, operator: &str, array: &Expr) -> Reading<Said> {
+        let (value, array) = (self.value(value)?, self.value(array)?);
+        let value = match operator {
+            "=" => self.uncast(&value, [&array]),
+            _ => value,
+        };
+        Ok(Said::OfArray(Box::new(value), operator.to_owned(), Box::new(array)))
+    }
+
+    /// What is compared with something, or looked for.
+    pub(super) fn value(&mut self, expr: &Expr) -> Reading<Said> {
+        let said = self.read(expr)?;
+        known(expr, &said)?;
+        Ok(said)
+    }
+
+    /// A value that is compared with others for being the same: a column that was cast to text is the column itself where
+    /// that is the same for each of them. A literal is read as one of the column's type, which may be written in several
+    /// ways; a claim is whatever it is of.
+    pub(super) fn uncast<'s>(
+        &self,
+        value: &Said,
+        beside: impl IntoIterator<Item = &'s Said>,
+    ) -> Said {
+        use ColumnType::{Bool, Enum, Int, Text, Uuid};
+        let Said::Cast(column, to) = value else { return value.clone() };
+        let is_text = ["text", "character varying", "varchar"].contains(&to.as_str());
+        let kind = self.kind_of(column).filter(|_| is_text);
+        let stays = |other: &Said| match (&kind, other) {
+            (Some(Text), _) => false,
+            (Some(Bool | Enum | Int | Uuid), Said::Claim(_)) => false,
+            (Some(Bool | Enum | Int | Uuid), Said::Cast(other, _)) => self.kind_of(other) != kind,
+            (Some(Bool | Enum | Int | Uuid), other) => self.kind_of(other) != kind,
+            _ => true,
+        };
+        if beside.into_iter().any(stays) { value.clone() } else { (**column).clone() }
+    }
+
+    /// The type of a column that is known.
+    fn kind_of(&self, column: &Said) -> Option<ColumnType> {
+        let Said::Column(owner, name) = column else { return None };
+        let table = match owner {
+            Owner::Row => self.table,
+            Owner::Looked(number) => {
+                let mut scopes = self.scopes.iter().flatten();
+                &scopes.find(|(.., of)| of == number)?.1
             }
-            said => said,
-        })
+        };
+        (self.kind)(table, name)
     }
 
     fn test(&mut self, of: &Expr, test: &'static str) -> Reading<Said> {
-        Ok(Said::Test(Box::new(self.read(of)?), test))
+        let said = self.read(of)?;
+        known(of, &said)?;
+        Ok(Said::Test(Box::new(said), test))
     }
 
     /// `auth.role() = 'authenticated'`.
@@ -259,39 +314,45 @@ impl Reader<'_> {
         right: &Expr,
     ) -> Reading<Said> {
         if let Some(list) = elements(right).filter(|_| *operator == BinaryOperator::Eq) {
-            let value = Box::new(self.read_uncast(left)?);
-            let list = list.iter().map(|one| self.read(one)).collect::<Reading<_>>()?;
-            return Ok(Said::Among { value, negated: false, list });
+            return self.among(left, false, list);
         }
         if let Expr::Subquery(query) = inner(right)
             && alone(query).is_none()
         {
             return match operator {
-                BinaryOperator::Eq => self.member(left, query, false),
+                BinaryOperator::Eq => self.member(left, query, cast_of_select(right), false),
                 _ => Err(Obstacle::new(whole, "only = goes with ANY over a SELECT")),
             };
         }
-        let (left, right) = (self.read_uncast(left)?, self.read(right)?);
-        Ok(Said::OfArray(Box::new(left), operator.to_string(), Box::new(right)))
+        self.of_array(left, &operator.to_string(), right)
     }
 
-    /// `value IN (SELECT …)`.
-    fn member(&mut self, value: &Expr, query: &Query, negated: bool) -> Reading<Said> {
+    /// `value IN (SELECT …)`; what the SELECT has may be cast.
+    fn member(
+        &mut self,
+        value: &Expr,
+        query: &Query,
+        cast: Option<&DataType>,
+        negated: bool,
+    ) -> Reading<Said> {
         if let Some(array) = unnested(query) {
-            let Some(path) = claim(array) else {
+            if claim(array).is_none() {
                 return Err(Obstacle::new(query, "rules unnest no arrays but those of claims"));
-            };
-            let value = Box::new(self.read_uncast(value)?);
-            let said = Said::OfArray(value, "=".to_owned(), Box::new(Said::Claim(path)));
+            }
+            let said = self.of_array(value, "=", array)?;
             return Ok(if negated { Said::Not(Box::new(said)) } else { said });
         }
-        let value = self.read_uncast(value)?;
-        if self.negated != negated && !matches!(value, Said::Column(..)) {
+        let value = self.value(value)?;
+        let is_column = match &value {
+            Said::Cast(of, _) => matches!(**of, Said::Column(..)),
+            value => matches!(value, Said::Column(..)),
+        };
+        if self.negated != negated && !is_column {
             let why = "under NOT it matters whether one of its values is null, and what is no column of the row is looked for among the others";
             return Err(Obstacle::new(query, why));
         }
         self.negated ^= negated;
-        let found = self.look(query, Reads::Value(value));
+        let found = self.look(query, Reads::Value(value, cast.cloned()));
         self.negated ^= negated;
         Ok(match found? {
             Said::Member { row, of, .. } => Said::Member { row, negated, of },
@@ -323,7 +384,9 @@ impl Reader<'_> {
         let unsaid = || Obstacle::new(whole, "there are no words for this in a rule");
         let plain = function.over.is_none() && function.filter.is_none();
         let arguments = arguments(function).filter(|_| plain).ok_or_else(unsaid)?;
-        let arguments = arguments.into_iter().map(|one| self.read(one)).collect::<Reading<_>>()?;
+        let arguments =
+            arguments.into_iter().map(|one| self.read(one)).collect::<Reading<Vec<_>>>()?;
+        arguments.iter().try_for_each(|said| known(whole, said))?;
         Ok(Said::Call(name, arguments))
     }
 
@@ -359,138 +422,12 @@ impl Reader<'_> {
     }
 }
 
-/// A name as Postgres has it.
-pub(super) fn fold(name: &Ident) -> String {
-    if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() }
-}
-
-/// Without parentheses, casts, and a SELECT around it that looks nowhere.
-fn inner(expr: &Expr) -> &Expr {
-    match expr {
-        Expr::Nested(of) => inner(of),
-        Expr::Cast { expr: of, .. } => inner(of),
-        Expr::Subquery(query) => alone(query).map_or(expr, inner),
-        other => other,
-    }
-}
-
-/// The expression of a SELECT that has nothing else.
-fn alone(query: &Query) -> Option<&Expr> {
-    let SetExpr::Select(select) = query.body.as_ref() else { return None };
-    let bare = select.from.is_empty() && select.selection.is_none() && query.with.is_none();
-    match select.projection.as_slice() {
-        [SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }] if bare => {
-            Some(expr)
-        }
-        _ => None,
-    }
-}
-
-/// The array whose elements a SELECT is.
-fn unnested(query: &Query) -> Option<&Expr> {
-    let Expr::Function(function) = inner(alone(query)?) else { return None };
-    let unnests = ["jsonb_array_elements_text", "json_array_elements_text", "unnest"];
-    let of = arguments(function)?;
-    (unnests.contains(&names(function).concat().as_str()) && of.len() == 1).then(|| inner(of[0]))
-}
-
-/// The elements of an array that is written out.
-fn elements(expr: &Expr) -> Option<&[Expr]> {
-    match inner(expr) {
-        Expr::Array(Array { elem, .. }) => Some(elem),
-        _ => None,
-    }
-}
-
-fn names(function: &Function) -> Vec<String> {
-    let part = |part: &ObjectNamePart| match part {
-        ObjectNamePart::Identifier(ident) => fold(ident),
-        ObjectNamePart::Function(_) => String::new(),
-    };
-    function.name.0.iter().map(part).collect()
-}
-
-fn arguments(function: &Function) -> Option<Vec<&Expr>> {
-    let FunctionArguments::List(list) = &function.args else {
-        return matches!(function.args, FunctionArguments::None).then(Vec::new);
-    };
-    if !list.clauses.is_empty() {
-        return None;
-    }
-    let argument = |argument| match argument {
-        &FunctionArg::Unnamed(FunctionArgExpr::Expr(ref expr)) => Some(expr),
-        _ => None,
-    };
-    list.args.iter().map(argument).collect()
-}
-
-/// A literal's text, whatever it is cast to.
-fn text(expr: &Expr) -> Option<String> {
-    match inner(expr) {
-        Expr::Value(value) => match &value.value {
-            SqlValue::SingleQuotedString(text) => Some(text.clone()),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-/// The path into the claims that an expression is; empty for the user's id.
-fn claim(expr: &Expr) -> Option<Vec<String>> {
-    let path = match inner(expr) {
-        Expr::Function(function) => {
-            let names = names(function);
-            match names.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-                ["auth", "uid"] => Vec::new(),
-                ["auth", "email"] => vec!["email".to_owned()],
-                ["current_setting"] => {
-                    let setting = text(arguments(function)?.first()?)?;
-                    vec![setting.strip_prefix("request.jwt.claim.")?.to_owned()]
-                }
-                ["nullif" | "coalesce"] if is_of_setting(function) => {
-                    claim(arguments(function)?.first()?)?
-                }
-                _ => return None,
-            }
-        }
-        Expr::BinaryOp { left, op, right } => {
-            let mut path = if is_claims(left) { Vec::new() } else { claim(left)? };
-            match op {
-                BinaryOperator::Arrow | BinaryOperator::LongArrow => path.push(text(right)?),
-                BinaryOperator::HashArrow | BinaryOperator::HashLongArrow => {
-                    let text = text(right)?;
-                    let parts = text.trim_matches(['{', '}']).split(',');
-                    path.extend(parts.map(|part| part.trim_matches('"').to_owned()));
-                }
-                _ => return None,
-            }
-            path
-        }
-        _ => return None,
-    };
-    Some(if path == ["sub"] { Vec::new() } else { path })
-}
-
-/// Whether `NULLIF` or `COALESCE` only makes null of a setting that is empty.
-fn is_of_setting(function: &Function) -> bool {
-    arguments(function)
-        .is_some_and(|of| of.len() == 2 && text(of[1]).is_some_and(|text| text.is_empty()))
-}
-
-/// Whether an expression is all claims.
-fn is_claims(expr: &Expr) -> bool {
-    let Expr::Function(function) = inner(expr) else { return false };
-    let names = names(function);
-    match names.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        ["auth", "jwt"] => true,
-        ["current_setting"] => {
-            let first = arguments(function).and_then(|of| text(of.first()?));
-            first.as_deref() == Some("request.jwt.claims")
-        }
-        ["nullif" | "coalesce"] => {
-            arguments(function).is_some_and(|of| of.first().is_some_and(|of| is_claims(of)))
-        }
-        _ => false,
+/// What is looked for in other tables is said so that it holds where it held: whether it is false or null where it does not
+/// may be another than it was, and so may what depends on that.
+fn known(whole: &Expr, said: &Said) -> Reading<()> {
+    match said.looks() {
+        true => Err(Obstacle::new(whole, "it tells false from null of what it looks up")),
+        false => Ok(()),
     }
 }
 

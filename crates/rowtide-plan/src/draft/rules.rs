@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use super::policy::{Obstacle, Reader, Reading, parse};
 use super::said::Said;
 use super::{DraftFacts, DraftTable, PolicyCommand, RowPolicy};
-use crate::catalog::TableName;
+use crate::catalog::{Catalog, TableName};
 
 /// Which row of a write a policy's expression is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +36,7 @@ pub(super) struct Come {
 pub(super) struct Policies<'a> {
     pub(super) facts: &'a DraftFacts,
     pub(super) accepts: &'a dyn Fn(&TableName, &Said) -> Result<(), String>,
+    catalog: &'a Catalog,
     known: BTreeMap<TableName, Come>,
     /// Those whose rules are being read.
     under_way: Vec<TableName>,
@@ -47,9 +48,10 @@ const OF_SERVERS: [&str; 4] = ["service_role", "postgres", "supabase_admin", "au
 impl<'a> Policies<'a> {
     pub(super) fn new(
         facts: &'a DraftFacts,
+        catalog: &'a Catalog,
         accepts: &'a dyn Fn(&TableName, &Said) -> Result<(), String>,
     ) -> Policies<'a> {
-        Policies { facts, accepts, known: BTreeMap::new(), under_way: Vec::new() }
+        Policies { facts, accepts, catalog, known: BTreeMap::new(), under_way: Vec::new() }
     }
 
     /// The rule for reading a table that has row-level security.
@@ -179,10 +181,16 @@ impl<'a> Policies<'a> {
 
     fn read(&mut self, table: &TableName, text: &str) -> Reading<Said> {
         let expr = parse(text)?;
+        let catalog = self.catalog;
+        let kind = |table: &TableName, column: &str| {
+            let mut all = catalog.tables.iter();
+            let table = all.find(|of| of.schema == table.schema && of.name == table.name)?;
+            table.columns.iter().find(|of| of.name == column).map(|of| of.kind.clone())
+        };
         let mut hides = |of: &TableName| self.hidden(of);
-        let mut reader =
-            Reader { table, hides: &mut hides, scopes: Vec::new(), numbers: 0, negated: false };
-        reader.read(&expr)
+        let (hides, kind) = (&mut hides as &mut _, &kind as &_);
+        let (scopes, numbers, negated) = (Vec::new(), 0, false);
+        Reader { table, hides, kind, scopes, numbers, negated }.read(&expr)
     }
 
     /// What a table's own policies let those see who look into it.

@@ -173,6 +173,22 @@ impl Said {
         }
     }
 
+    /// Whether it looks into other tables.
+    pub(super) fn looks(&self) -> bool {
+        match self {
+            Said::Member { .. } | Said::Exists(_) => true,
+            Said::All(parts) | Said::Any(parts) | Said::Call(_, parts) => {
+                parts.iter().any(Said::looks)
+            }
+            Said::Not(of) | Said::Test(of, _) | Said::Cast(of, _) => of.looks(),
+            Said::Binary(left, _, right) | Said::OfArray(left, _, right) => {
+                left.looks() || right.looks()
+            }
+            Said::Among { value, list, .. } => value.looks() || list.iter().any(Said::looks),
+            Said::Column(..) | Said::Claim(_) | Said::Literal(_) => false,
+        }
+    }
+
     /// Every column in it, also within SELECTs.
     pub(super) fn each_column(&self, see: &mut impl FnMut(Owner, &str)) {
         match self {

@@ -1,20 +1,30 @@
 use super::policy::{Obstacle, Reader, parse};
 use super::said::{Said, Voice};
 use super::*;
+use crate::value::ColumnType;
 
 fn name(name: &str) -> TableName {
     TableName { schema: "public".to_owned(), name: name.to_owned() }
 }
 
-/// What a policy of `posts` says, where rows of `secret` are hidden but from their owner.
+/// What a policy of `posts` says, where rows of `secret` are hidden but from their owner, and columns are text but these.
 fn read(text: &str) -> Result<Said, Obstacle> {
     let table = name("posts");
     let mut hides = |of: &TableName| {
         let own = || Said::equal(Said::row("owner"), Said::user());
         Ok((of.name == "secret").then(own))
     };
+    let kind = |_: &TableName, column: &str| {
+        Some(match column {
+            "n" | "m" => ColumnType::Int,
+            "price" => ColumnType::Numeric,
+            "owner" | "user_id" => ColumnType::Uuid,
+            _ => ColumnType::Text,
+        })
+    };
     let (scopes, numbers, negated) = (Vec::new(), 0, false);
-    Reader { table: &table, hides: &mut hides, scopes, numbers, negated }.read(&parse(text)?)
+    let (hides, kind) = (&mut hides as &mut _, &kind as &_);
+    Reader { table: &table, hides, kind, scopes, numbers, negated }.read(&parse(text)?)
 }
 
 #[track_caller]
@@ -49,6 +59,7 @@ fn who_asks_is_said_as_a_claim() {
             "team_id = ANY (auth.claims.teams)",
         ),
         ("(auth.uid() = ANY (members))", "auth.user_id = ANY (members)"),
+        ("(auth.uid() <> ALL (banned))", "NOT (auth.user_id = ANY (banned))"),
     ] {
         assert_eq!(said(policy), rule, "{policy}");
     }
@@ -70,6 +81,36 @@ fn what_postgres_adds_when_it_prints_goes() {
         ("(body ~~ 'a%'::text)", "body LIKE 'a%'"),
         ("(\"Case\" IS NOT TRUE)", "\"Case\" IS NOT TRUE"),
         ("true", "true"),
+    ] {
+        assert_eq!(said(policy), rule, "{policy}");
+    }
+}
+
+/// A number of which `7` is one text, and `07` none.
+#[test]
+fn a_cast_to_text_stays_where_it_says_something() {
+    for (policy, rule) in [
+        ("((n)::text = '07'::text)", "n::text = '07'"),
+        ("('07'::text = (n)::text)", "'07' = n::text"),
+        ("((n)::text <> '07'::text)", "n::text <> '07'"),
+        ("((n)::text = ANY (ARRAY['07'::text, '8'::text]))", "n::text IN ('07', '8')"),
+        ("((n)::text = (m)::text)", "n = m"),
+        ("((n)::text = (auth.jwt() ->> 'n'::text))", "n = auth.claims.n"),
+        ("((n)::text = (status)::text)", "status = n::text"),
+        ("((price)::text = (price)::text)", "price::text = price::text"),
+        ("((status)::text = '07'::text)", "status = '07'"),
+        (
+            "((( SELECT p.n FROM public.profile p WHERE (p.id = auth.uid())))::text = '07'::text)",
+            "EXISTS (SELECT 1 FROM profile WHERE id = auth.user_id AND n::text = '07')",
+        ),
+        (
+            "((( SELECT p.role FROM public.profile p WHERE (p.id = auth.uid())))::text = 'x'::text)",
+            "EXISTS (SELECT 1 FROM profile WHERE id = auth.user_id AND role = 'x')",
+        ),
+        (
+            "((owner)::text IN ( SELECT (m.user_id)::text FROM public.member m))",
+            "owner IN (SELECT user_id FROM member)",
+        ),
     ] {
         assert_eq!(said(policy), rule, "{policy}");
     }
@@ -145,6 +186,17 @@ fn what_has_no_words_is_told_with_the_part_that_stands_in_the_way() {
         ),
         ("(a IN ( SELECT x.a FROM public.x LIMIT 1))", "SELECT x.a FROM public.x LIMIT 1"),
         ("(CASE WHEN a THEN b ELSE c END)", "CASE WHEN a THEN b ELSE c END"),
+        ("((a IN ( SELECT x.a FROM public.x)) IS NOT FALSE)", "(a IN (SELECT x.a FROM public.x))"),
+        (
+            "COALESCE((a IN ( SELECT x.a FROM public.x)), true)",
+            "COALESCE((a IN (SELECT x.a FROM public.x)), true)",
+        ),
+        (
+            "((a IN ( SELECT x.a FROM public.x)) IS DISTINCT FROM true)",
+            "(a IN (SELECT x.a FROM public.x))",
+        ),
+        // Without a row it is null, and NOT IN would be true.
+        ("(NOT (a = ( SELECT x.a FROM public.x)))", "a = (SELECT x.a FROM public.x)"),
         // Postgres shows nothing of it to somebody without an id, and `NOT IN` over the other column would.
         (
             "(NOT (auth.uid() IN ( SELECT b.blocker FROM public.block b WHERE (b.blocked = posts.author))))",

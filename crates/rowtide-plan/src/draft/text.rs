@@ -30,7 +30,7 @@ pub fn draft(
                  # [auth]\n# anonymous = true\n";
     }
     let accepts = |name: &TableName, said: &Said| compiles("", name, said, catalog);
-    let mut policies = Policies::new(facts, &accepts);
+    let mut policies = Policies::new(facts, catalog, &accepts);
     let mut suggestions = Suggestions::new(facts, catalog);
     let mut unsaid = Vec::new();
     // Alone, the entries are what the rules of further tables are tried with.

@@ -40,6 +40,8 @@ fn named(name: &str) -> TableName {
 fn described((name, columns, row_security, _): (&str, &str, bool, &str)) -> CatalogTable {
     let column = |(at, text): (usize, &str)| {
         let (name, kind) = text.split_once(' ').unwrap();
+        let type_name = if kind == "uuids" { "uuid[]" } else { "" };
+        let input = ColumnInput { type_name: type_name.to_owned(), ..ColumnInput::default() };
         let kind = match kind {
             "uuid" => ColumnType::Uuid,
             "int" => ColumnType::Int,
@@ -57,7 +59,7 @@ fn described((name, columns, row_security, _): (&str, &str, bool, &str)) -> Cata
             toastable: false,
             deterministic: true,
             labels: Vec::new(),
-            input: ColumnInput::default(),
+            input,
         }
     };
     let columns: Vec<CatalogColumn> = columns.split(", ").enumerate().map(column).collect();

@@ -10,6 +10,7 @@ use super::{Member, Rule, Term};
 use crate::error::DefinitionProblem;
 use crate::filter::Comparison;
 use crate::sql_text::Span;
+use crate::value::ColumnType;
 
 /// The most alternatives of one rule.
 pub(crate) const MAX_ALTERNATIVES: usize = 32;
@@ -22,7 +23,7 @@ pub(crate) type Alternative<'a> = Vec<Part<'a>>;
 pub(crate) enum Part<'a> {
     /// A membership: an anchor, or a filter beside one.
     Member(&'a Arc<Member>),
-    /// `column = claim`: an anchor, or a filter beside one.
+    /// `column = claim`, or one is among the elements of the other: an anchor, or a filter beside one.
     ClaimEqual(Rule),
     /// Decided by the row, and perhaps claims and sets.
     Filter(Rule),
@@ -54,11 +55,24 @@ pub(crate) fn alternatives(
 }
 
 fn is_claim_equal(rule: &Rule) -> bool {
-    matches!(
-        rule,
-        Rule::Compare(Comparison::Equal, Term::Column(_), Term::Claim(..), _)
-            | Rule::Compare(Comparison::Equal, Term::Claim(..), Term::Column(_), _)
-    )
+    let (Rule::Compare(Comparison::Equal, left, right, _) | Rule::Any(left, right, _)) = rule
+    else {
+        return false;
+    };
+    let is_claim = |term: &Term| matches!(term.uncast(), Term::Claim(..));
+    (finds_rows(left) && is_claim(right)) || (is_claim(left) && finds_rows(right))
+}
+
+/// Whether it is a column, or one as a type whose values say which ones the column has: numbers of another kind do not.
+fn finds_rows(term: &Term) -> bool {
+    match term {
+        Term::Column(_) => true,
+        Term::Cast(inner, to, _) => {
+            let is_number = matches!(to.kind(), Some(ColumnType::Numeric | ColumnType::Float8));
+            !is_number && finds_rows(inner)
+        }
+        _ => false,
+    }
 }
 
 /// Whether the rule, or its negation, holds an anchor.
@@ -66,6 +80,8 @@ fn has_anchor(rule: &Rule, negated: bool) -> bool {
     match rule {
         Rule::And(parts) | Rule::Or(parts) => parts.iter().any(|part| has_anchor(part, negated)),
         Rule::Not(inner) => has_anchor(inner, !negated),
+        Rule::Is(inner, Some(answer)) if !negated => has_anchor(inner, !answer),
+        Rule::Any(..) => !negated && is_claim_equal(rule),
         Rule::Member(_) => !negated,
         Rule::Compare(comparison, left, right, span) => {
             let comparison = if negated { comparison.negated() } else { *comparison };
@@ -91,6 +107,7 @@ enum Finds {
 fn finds(rule: &Rule, negated: bool) -> Finds {
     match (rule, negated) {
         (Rule::Not(inner), _) => finds(inner, !negated),
+        (Rule::Is(inner, Some(answer)), false) => finds(inner, !answer),
         (Rule::And(parts), false) | (Rule::Or(parts), true) => {
             parts.iter().map(|part| finds(part, negated)).max().unwrap_or(Finds::Not)
         }
@@ -111,10 +128,17 @@ fn has_membership(rule: &Rule, negated: bool) -> bool {
             parts.iter().any(|part| has_membership(part, negated))
         }
         Rule::Not(inner) => has_membership(inner, !negated),
+        Rule::Is(inner, Some(answer)) if !negated => has_membership(inner, !answer),
         Rule::Member(_) => !negated,
-        Rule::Constant(_) | Rule::Bare(_) | Rule::Compare(..) | Rule::IsNull(_) | Rule::In(..) => {
-            false
-        }
+        // What is true where the inner rule is not true, or is null, is found by nothing in it.
+        Rule::Is(..)
+        | Rule::Constant(_)
+        | Rule::Bare(_)
+        | Rule::Compare(..)
+        | Rule::IsNull(_)
+        | Rule::Same(..)
+        | Rule::Any(..)
+        | Rule::In(..) => false,
     }
 }
 
@@ -144,6 +168,7 @@ fn distribute<'a>(
     }
     match (rule, negated) {
         (Rule::Not(inner), _) => distribute(inner, !negated, whole),
+        (Rule::Is(inner, Some(answer)), false) => distribute(inner, !answer, whole),
         (Rule::Member(member), false) => Ok(vec![vec![Part::Member(member)]]),
         (Rule::And(parts), false) | (Rule::Or(parts), true) => {
             let mut product: Vec<Alternative<'a>> = vec![Vec::new()];
@@ -266,6 +291,10 @@ mod tests {
                     })
                 }
                 Rule::IsNull(term) => Some(self.term(term).is_none()),
+                Rule::Same(left, right, _) => Some(self.term(left) == self.term(right)),
+                Rule::Is(inner, answer) => Some(self.judge(inner) == *answer),
+                // Arrays of one element.
+                Rule::Any(item, array, _) => Some(self.term(item)? == self.term(array)?),
                 Rule::In(term, values) => {
                     let value = self.term(term)?;
                     let values: Vec<Option<i8>> = values.iter().map(|v| self.term(v)).collect();
@@ -327,13 +356,18 @@ mod tests {
             (column(), comparison()).prop_map(|(column, comparison)| {
                 Rule::Compare(comparison, Term::Claim(Claim::UserId, 0..0), column, 0..0)
             }),
+            column()
+                .prop_map(|column| { Rule::Same(column, Term::Claim(Claim::UserId, 0..0), 0..0) }),
+            column().prop_map(|column| Rule::Any(column, Term::Claim(Claim::UserId, 0..0), 0..0)),
             proptest::sample::select(&MEMBERS[..]).prop_map(member),
         ];
         leaf.prop_recursive(4, 24, 4, |inner| {
             prop_oneof![
                 proptest::collection::vec(inner.clone(), 1..4).prop_map(Rule::And),
                 proptest::collection::vec(inner.clone(), 1..4).prop_map(Rule::Or),
-                inner.prop_map(|rule| Rule::Not(Box::new(rule))),
+                inner.clone().prop_map(|rule| Rule::Not(Box::new(rule))),
+                (inner, any::<Option<bool>>())
+                    .prop_map(|(rule, answer)| Rule::Is(Box::new(rule), answer)),
             ]
         })
     }

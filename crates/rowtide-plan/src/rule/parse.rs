@@ -2,11 +2,13 @@
 //! arm for each supported form. Everything else is rejected, with its name.
 
 mod membership;
+mod scalar;
 
 use sqlparser::ast::{
     BinaryOperator, Expr, Ident, InTarget, Spanned, UnaryOperator, Value as SqlValue,
 };
 
+use self::scalar::is_coalesce;
 use super::{Name, Rule, Term};
 use crate::claims::Claim;
 use crate::error::DefinitionProblem;
@@ -22,6 +24,10 @@ pub(crate) fn parse(sql: &SqlText, table: &str) -> Result<Rule, Vec<DefinitionPr
     let mut reader = RuleReader { sql, scopes: vec![table.to_owned()], problems: Vec::new() };
     let rule = reader.rule(&expression, 0);
     if reader.problems.is_empty() { Ok(rule) } else { Err(reader.problems) }
+}
+
+fn not_if(negated: bool, rule: Rule) -> Rule {
+    if negated { Rule::Not(Box::new(rule)) } else { rule }
 }
 
 struct RuleReader<'a> {
@@ -62,6 +68,26 @@ impl RuleReader<'_> {
                 Some(term) => Rule::Not(Box::new(Rule::IsNull(term))),
                 None => Self::REJECTED,
             },
+            Expr::IsTrue(inner) => self.is(inner, Some(true), false, depth),
+            Expr::IsNotTrue(inner) => self.is(inner, Some(true), true, depth),
+            Expr::IsFalse(inner) => self.is(inner, Some(false), false, depth),
+            Expr::IsNotFalse(inner) => self.is(inner, Some(false), true, depth),
+            Expr::IsUnknown(inner) => self.is(inner, None, false, depth),
+            Expr::IsNotUnknown(inner) => self.is(inner, None, true, depth),
+            Expr::IsDistinctFrom(left, right) => self.same(expression, left, right, true),
+            Expr::IsNotDistinctFrom(left, right) => self.same(expression, left, right, false),
+            Expr::Between { .. } => self.between(expression),
+            Expr::Function(function) if is_coalesce(function) => self.coalesce(function, depth),
+            Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. }
+                if !matches!(right.as_ref(), Expr::Subquery(_)) =>
+            {
+                self.any(expression, left, right, false)
+            }
+            Expr::AllOp { left, compare_op: BinaryOperator::NotEq, right }
+                if !matches!(right.as_ref(), Expr::Subquery(_)) =>
+            {
+                self.any(expression, left, right, true)
+            }
             Expr::In { expr, target: InTarget::List(list), negated, global: false } => {
                 self.in_list(expr, list, *negated)
             }
@@ -86,10 +112,12 @@ impl RuleReader<'_> {
                     Self::REJECTED
                 }
             },
-            Expr::Identifier(_) | Expr::CompoundIdentifier(_) => match self.term(expression) {
-                Some(term) => Rule::Bare(term),
-                None => Self::REJECTED,
-            },
+            Expr::Identifier(_) | Expr::CompoundIdentifier(_) | Expr::Cast { .. } => {
+                match self.term(expression) {
+                    Some(term) => Rule::Bare(term),
+                    None => Self::REJECTED,
+                }
+            }
             other => {
                 self.unsupported(other);
                 Self::REJECTED
@@ -149,7 +177,7 @@ impl RuleReader<'_> {
         let mut values = Vec::new();
         for item in list {
             match self.term(item) {
-                Some(Term::Column(_) | Term::Claim(..)) => self.reject(
+                Some(term) if !term.is_literal() => self.reject(
                     item,
                     "IN takes literals",
                     "not a literal",
@@ -160,8 +188,7 @@ impl RuleReader<'_> {
             }
         }
         let Some(term) = term else { return Self::REJECTED };
-        let rule = Rule::In(term, values);
-        if negated { Rule::Not(Box::new(rule)) } else { rule }
+        not_if(negated, Rule::In(term, values))
     }
 
     fn term(&mut self, expression: &Expr) -> Option<Term> {
@@ -192,6 +219,7 @@ impl RuleReader<'_> {
                     None
                 }
             },
+            Expr::Cast { .. } | Expr::TypedString(_) => self.cast(expression, span),
             other => {
                 self.unsupported(other);
                 None
@@ -200,13 +228,15 @@ impl RuleReader<'_> {
     }
 
     fn compound(&mut self, whole: &Expr, parts: &[Ident], span: Span) -> Option<Term> {
-        let claim_help = "the claims are `auth.user_id` and `auth.claims.<name>`";
+        let claim_help = "the claims are `auth.user_id`, `auth.claims.<name>` and, into an object, \
+                          `auth.claims.<name>.<name>`";
         match parts {
             [auth, rest @ ..] if fold(auth) == "auth" => match rest {
                 [user] if fold(user) == "user_id" => Some(Term::Claim(Claim::UserId, span)),
                 // A token's claims are JSON: their case is kept.
-                [claims, name] if fold(claims) == "claims" => {
-                    Some(Term::Claim(Claim::Named(name.value.clone()), span))
+                [claims, path @ ..] if fold(claims) == "claims" && !path.is_empty() => {
+                    let path = path.iter().map(|name| name.value.clone()).collect();
+                    Some(Term::Claim(Claim::Named(path), span))
                 }
                 _ => {
                     self.reject(whole, "this is not a claim", "unknown", claim_help);
@@ -240,43 +270,35 @@ impl RuleReader<'_> {
     fn unsupported(&mut self, expression: &Expr) {
         let store = "keep what you need in a column of the row, by a trigger or as a stored value";
         let (what, help) = match expression {
+            Expr::Function(function) if is_coalesce(function) => (
+                "coalesce is supported in a read rule for conditions only".to_owned(),
+                "write `a = x OR a IS NULL`",
+            ),
             Expr::Function(function) => {
                 (format!("the function `{}` is not supported in a read rule", function.name), store)
             }
             Expr::Like { .. } | Expr::ILike { .. } | Expr::SimilarTo { .. } => {
                 ("LIKE is not supported in a read rule".to_owned(), store)
             }
-            Expr::Between { .. } => {
-                ("BETWEEN is not supported in a read rule".to_owned(), "write `a >= x AND a <= y`")
-            }
             Expr::Subquery(_) => (
                 "a SELECT can only stand after IN".to_owned(),
                 "write `column IN (SELECT column FROM table WHERE …)`",
             ),
-            Expr::AnyOp { .. } | Expr::AllOp { .. } => (
-                "ANY and ALL are not supported in a read rule".to_owned(),
-                "write `column IN (…)` with literals, or with a SELECT",
-            ),
+            Expr::AnyOp { right, .. } | Expr::AllOp { right, .. }
+                if matches!(right.as_ref(), Expr::Subquery(_)) =>
+            {
+                (
+                    "ANY and ALL of a SELECT are not supported in a read rule".to_owned(),
+                    "write `column IN (SELECT …)`",
+                )
+            }
             Expr::Tuple(_) => (
                 "rows of several values are not supported in a read rule".to_owned(),
                 "compare column by column, joined with AND",
             ),
             Expr::Cast { .. } | Expr::TypedString { .. } => (
-                "casts are not supported in a read rule".to_owned(),
+                "this cast is not supported in a read rule".to_owned(),
                 "leave the cast out: literals and claims take the type of the column",
-            ),
-            Expr::IsTrue(_)
-            | Expr::IsNotFalse(_)
-            | Expr::IsFalse(_)
-            | Expr::IsNotTrue(_)
-            | Expr::IsUnknown(_)
-            | Expr::IsNotUnknown(_) => (
-                "IS TRUE, IS FALSE and IS UNKNOWN are not supported in a read rule".to_owned(),
-                "write the column by itself, NOT and the column, or IS NULL",
-            ),
-            Expr::IsDistinctFrom(..) | Expr::IsNotDistinctFrom(..) => (
-                "IS DISTINCT FROM is not supported in a read rule".to_owned(),
-                "write `a <> b OR a IS NULL`",
             ),
             Expr::BinaryOp {
                 op:
@@ -293,9 +315,24 @@ impl RuleReader<'_> {
             | Expr::UnaryOp { op: UnaryOperator::Not, .. }
             | Expr::IsNull(_)
             | Expr::IsNotNull(_)
+            | Expr::IsTrue(_)
+            | Expr::IsNotFalse(_)
+            | Expr::IsFalse(_)
+            | Expr::IsNotTrue(_)
+            | Expr::IsUnknown(_)
+            | Expr::IsNotUnknown(_)
+            | Expr::IsDistinctFrom(..)
+            | Expr::IsNotDistinctFrom(..)
+            | Expr::Between { .. }
+            | Expr::AnyOp { compare_op: BinaryOperator::Eq, .. }
+            | Expr::AllOp { compare_op: BinaryOperator::NotEq, .. }
             | Expr::In { .. } => (
                 "a condition cannot be compared in a read rule".to_owned(),
                 "join conditions with AND, OR and NOT; compare columns, literals and claims",
+            ),
+            Expr::AnyOp { .. } | Expr::AllOp { .. } => (
+                "of ANY and ALL a read rule supports `= ANY` and `<> ALL`".to_owned(),
+                "write `x = ANY (array)` or `x <> ALL (array)`",
             ),
             Expr::BinaryOp { op, .. } => {
                 (format!("the operator `{op}` is not supported in a read rule"), store)

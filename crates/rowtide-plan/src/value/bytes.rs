@@ -15,6 +15,7 @@ const TEXT: u8 = 6;
 const UUID: u8 = 7;
 const BYTEA: u8 = 8;
 const TIME: u8 = 9;
+const ARRAY: u8 = 10;
 
 impl Value {
     /// Appends the value's bytes.
@@ -46,6 +47,11 @@ impl Value {
                 into.push(BYTEA);
                 write_slice(into, bytes);
             }
+            Value::Array(elements) => {
+                into.push(ARRAY);
+                into.extend_from_slice(&(elements.len() as u32).to_le_bytes());
+                elements.iter().for_each(|element| element.write(into));
+            }
         }
     }
 
@@ -64,9 +70,26 @@ impl Value {
             TEXT => Value::Text(std::str::from_utf8(read_slice(from)?).ok()?.into()),
             UUID => Value::Uuid(read_array(from)?),
             BYTEA => Value::Bytea(read_slice(from)?.into()),
+            ARRAY => Value::Array(read_elements(from)?.into()),
             _ => return None,
         })
     }
+}
+
+/// The elements of an array, if each is there once and in order.
+fn read_elements(from: &mut &[u8]) -> Option<Vec<Value>> {
+    let mut elements: Vec<Value> = Vec::new();
+    for _ in 0..u32::from_le_bytes(read_array(from)?) {
+        if from.first() == Some(&ARRAY) {
+            return None;
+        }
+        let element = Value::read(from)?;
+        if elements.last().is_some_and(|last| *last >= element) {
+            return None;
+        }
+        elements.push(element);
+    }
+    Some(elements)
 }
 
 #[cfg(test)]
@@ -104,6 +127,8 @@ mod tests {
             (ColumnType::Date, "4714-11-24 BC"),
         ];
         read_back(&Value::Null);
+        read_back(&Value::Array([].into()));
+        read_back(&Value::Array([Value::Null, Value::Int(-1), Value::Text("a".into())].into()));
         for (kind, text) in values {
             read_back(&Value::parse(&kind, text).unwrap());
         }

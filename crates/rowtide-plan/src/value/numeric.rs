@@ -86,6 +86,15 @@ impl Numeric {
     }
 }
 
+impl From<i64> for Numeric {
+    fn from(number: i64) -> Numeric {
+        let text = number.unsigned_abs().to_string();
+        let digits = text.trim_end_matches('0').bytes().map(|byte| byte - b'0');
+        let exponent = if number == 0 { 0 } else { text.len() as i64 };
+        Numeric { class: number.signum() as i8, exponent, digits: digits.collect() }
+    }
+}
+
 impl Ord for Numeric {
     fn cmp(&self, other: &Numeric) -> Ordering {
         let magnitude =

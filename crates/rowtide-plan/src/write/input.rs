@@ -6,8 +6,7 @@ use serde_json::value::RawValue;
 
 use crate::calls::ParamKind;
 use crate::catalog::CatalogColumn;
-use crate::json::MAX_DIMENSIONS;
-use crate::value::{ColumnType, Value};
+use crate::value::{ColumnType, MAX_DIMENSIONS, Value};
 
 /// How deep a value of a JSON column may be. Clients read rows with parsers that have a limit, of which
 /// 128 levels is a common one, and a row is some levels deep in its message.

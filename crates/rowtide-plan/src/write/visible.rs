@@ -4,13 +4,11 @@
 use std::cell::RefCell;
 
 use super::params::{Params, name};
-use crate::catalog::CatalogColumn;
 use crate::filter::{InSet, Operand, Predicate};
-use crate::ids::{BranchId, ClaimId, TableId};
+use crate::ids::{BranchId, TableId};
 use crate::plan::{Plan, Source, Table};
 use crate::sql::{
-    anchor_condition, compared, literal_type, predicate_sql, predicate_with_claims,
-    quote_identifier, type_of_kind,
+    ViewSql, anchor_condition, compared, predicate_of_view, predicate_sql, quote_identifier,
 };
 use crate::value::Family;
 
@@ -34,9 +32,12 @@ fn branch_sql(plan: &Plan, id: BranchId, params: &mut Params) -> String {
     let mut conditions = Vec::new();
     match (branch.source, branch.anchor) {
         (Source::Claim(claim), Some(anchor)) => {
-            let value = params.claim(plan, claim, "text");
-            let column = &table.catalog.columns[anchor];
-            conditions.push(anchor_condition(column, &format!("ARRAY[{value}]")));
+            let is_array = plan.claims[usize::from(claim.0)].kind.element().is_some();
+            let values = match is_array {
+                true => params.claim(plan, claim, "text[]"),
+                false => format!("ARRAY[{}]", params.claim(plan, claim, "text")),
+            };
+            conditions.push(anchor_condition(&table.catalog.columns[anchor], &values));
         }
         (Source::Links, _) => conditions.push(linked(plan, id, params)),
         (Source::Everyone, _) | (Source::Claim(_), None) => {}
@@ -47,13 +48,10 @@ fn branch_sql(plan: &Plan, id: BranchId, params: &mut Params) -> String {
     if branch.claim_filter.0 != Predicate::Literal(Some(true)) {
         let predicate = branch.claim_filter.0.with_columns(&|kept| table.kept[kept]);
         let params = RefCell::new(&mut *params);
-        let claim = |claim: ClaimId, beside: Option<&CatalogColumn>| {
-            let kind = &plan.claims[usize::from(claim.0)].kind;
-            let type_name = beside.map(literal_type).or(type_of_kind(kind)).unwrap_or("text");
-            params.borrow_mut().claim(plan, claim, type_name)
-        };
+        let claim = |id, type_name: &str| params.borrow_mut().claim(plan, id, type_name);
         let set = |test: &InSet| in_set(plan, table, test, &mut params.borrow_mut());
-        conditions.push(predicate_with_claims(table, &predicate, &claim, &set));
+        let view = ViewSql { uses: &plan.claims, claim: &claim, set: &set };
+        conditions.push(predicate_of_view(table, &predicate, &view));
     }
     if conditions.is_empty() {
         "true".to_owned()

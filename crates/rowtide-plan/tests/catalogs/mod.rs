@@ -15,10 +15,15 @@ pub(crate) fn table(
     indexed: &[&str],
 ) -> CatalogTable {
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-    let mut indexes = vec![CatalogIndex { name: format!("{name}_pkey"), columns: names(key) }];
+    let mut indexes = vec![CatalogIndex {
+        name: format!("{name}_pkey"),
+        columns: names(key),
+        of_elements: false,
+    }];
     indexes.extend(indexed.iter().map(|column| CatalogIndex {
         name: format!("{name}_{column}"),
         columns: names(&[column]),
+        of_elements: false,
     }));
     CatalogTable {
         oid: 1,
@@ -42,7 +47,10 @@ fn column(name: &str, type_name: &str, not_null: bool) -> CatalogColumn {
         "boolean" => ColumnType::Bool,
         "integer" | "bigint" => ColumnType::Int,
         "double precision" => ColumnType::Float8,
-        "text[]" => ColumnType::Array(Box::new(ColumnType::Text)),
+        array if array.ends_with("[]") => {
+            let element = column(name, array.trim_end_matches("[]"), not_null);
+            ColumnType::Array(Box::new(element.kind))
+        }
         "character(3)" => ColumnType::Char,
         _ if is_enum => ColumnType::Enum,
         plain => ColumnType::of(plain, 'b', true),
@@ -86,6 +94,9 @@ pub(crate) fn notes() -> Catalog {
         ("seen", "timestamptz"),
         ("extra", "jsonb"),
         ("tags", "text[]"),
+        ("editors", "uuid[]"),
+        ("levels", "integer[]"),
+        ("moods", "MOOD[]"),
         ("place", "point"),
     ];
     let mut note = table("note", &note, &["id"], &["ownerId", "team"]);

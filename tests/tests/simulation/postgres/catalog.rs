@@ -170,6 +170,7 @@ impl Relation {
             indexes: vec![CatalogIndex {
                 name: format!("{}_pkey", self.name),
                 columns: vec!["id".to_owned()],
+                of_elements: false,
             }],
             replica_identity: match self.identity {
                 Identity::Full => ReplicaIdentity::Full,
@@ -342,7 +343,12 @@ impl Catalog {
         let notes = |table: usize| self.kind(table, Field::Parent);
         let shown = || self.kind(NOTE, Field::Hidden) == Some(Kind::Boolean);
         match table {
-            TEAM => self.brings_all(TEAM, true) && members && teams == Some(Kind::Bigint),
+            TEAM => {
+                self.brings_all(TEAM, true)
+                    && members
+                    && teams == Some(Kind::Bigint)
+                    && self.kind(MEMBER, Field::Hidden) == Some(Kind::Boolean)
+            }
             MEMBER => members,
             NOTE => {
                 self.brings_all(NOTE, false)

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::catalog::{Catalog, Identity, Oid, Relation, needs};
 use super::ddl::Ddl;
-use crate::data::{COMMENT, MEMBER, NOTE, Row, Stored, TABLES, TEAM};
+use crate::data::{COMMENT, MEMBER, NOTE, Row, Stored, TABLES, TEAM, open_teams};
 
 /// What is known of a client id.
 #[derive(Clone, Debug, Default)]
@@ -119,22 +119,27 @@ impl Database {
         self.rows.get(&(oid, id)).map(|stored| &stored.row)
     }
 
-    fn teams(&self, user: &str) -> BTreeSet<i64> {
-        let theirs = self.of(MEMBER).filter(|row| row.row.person.as_deref() == Some(user));
-        theirs.filter_map(|row| row.row.parent).collect()
+    fn memberships(&self, user: &str) -> impl Iterator<Item = &Row> {
+        self.of(MEMBER).map(|row| &row.row).filter(move |row| row.person.as_deref() == Some(user))
     }
 
     /// The rows that the rules select for `user`, by table and id, evaluated naively on whole tables: no
     /// branches, no topics, no links.
     pub fn visible(&self, user: &str) -> BTreeMap<(usize, i64), &Map<String, Value>> {
-        let teams = self.teams(user);
+        let teams: BTreeSet<i64> = self.memberships(user).filter_map(|row| row.parent).collect();
+        let hidden: Vec<Option<i64>> =
+            self.memberships(user).filter(|row| row.hidden).map(|row| row.parent).collect();
+        // As SQL has it, where one of them names no team nothing is known to be none of theirs.
+        let is_hidden = |team| hidden.iter().any(|of| of.is_none_or(|of| of == team));
         let of_teams = |parent: Option<i64>| parent.is_some_and(|parent| teams.contains(&parent));
         let theirs = |row: &Row| row.person.as_deref() == Some(user);
         let readable = self.of(NOTE).map(|row| &row.row);
         let readable = readable.filter(|note| !note.hidden && of_teams(note.parent));
         let notes: BTreeSet<i64> = readable.map(|note| note.id).collect();
         let selects = |table: usize, row: &Row| match table {
-            TEAM => teams.contains(&row.id),
+            TEAM => {
+                open_teams(user).contains(&row.id) || teams.contains(&row.id) && !is_hidden(row.id)
+            }
             MEMBER => theirs(row),
             NOTE => !row.hidden && (theirs(row) || of_teams(row.parent)),
             COMMENT => row.parent.is_some_and(|note| notes.contains(&note)),
