@@ -30,6 +30,8 @@ use crate::seen::Seen;
 
 /// How long it may take until everyone holds what SQL says. Many lives share two cores.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// How long a server that starts is waited for, which may have something to wait for itself.
+const STARTS: Duration = Duration::from_secs(10);
 /// How long nothing is served before what keeps it from that is mended.
 const STALLED: Duration = Duration::from_secs(2);
 /// Those who come back with a cursor, by how often they do: one of them was away for long.
@@ -333,6 +335,9 @@ impl World {
         }
         self.write().await;
         self.app.begin_server().await;
+        // What was altered meanwhile may keep it from being ready.
+        let ready = self.app.server.as_ref().expect("it runs").wait_until_ready();
+        drop(timeout(STARTS, ready).await);
         self.story.say("-- the server starts");
         self.last = "restarts";
         self.seen.note(self.last, true);
