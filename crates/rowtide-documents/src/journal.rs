@@ -46,7 +46,7 @@ const LOCK: &str = "lock";
 
 /// How long a lock may be someone else's before the journal is. A child that this process is about to start holds what
 /// the process had open for a moment, also if it was closed meanwhile.
-const LOCK_PATIENCE: Duration = Duration::from_millis(100);
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why the journal cannot be opened or read.
 #[derive(Debug, Error)]
@@ -290,7 +290,7 @@ pub(crate) fn hold_lock(path: &Path) -> io::Result<Option<HeldLock>> {
             Ok(()) => return Ok(Some(HeldLock { _file: file })),
             Err(TryLockError::Error(error)) => return Err(error),
             Err(TryLockError::WouldBlock) if asked.elapsed() > LOCK_PATIENCE => return Ok(None),
-            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PATIENCE / 20),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PATIENCE / 100),
         }
     }
 }

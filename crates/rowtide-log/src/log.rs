@@ -26,7 +26,7 @@ const SEGMENTS: u32 = 8;
 
 /// How long a lock may be someone else's before the log is. A child that this process is about to start holds
 /// what the process had open for a moment, also if it was closed meanwhile.
-const LOCK_PATIENCE: Duration = Duration::from_millis(100);
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where a log is and how much it keeps.
 #[derive(Clone, Debug)]
@@ -125,7 +125,7 @@ impl Log {
                 TryLockError::WouldBlock if asked.elapsed() > LOCK_PATIENCE => {
                     return Err(LogError::Locked(dir));
                 }
-                TryLockError::WouldBlock => std::thread::sleep(LOCK_PATIENCE / 20),
+                TryLockError::WouldBlock => std::thread::sleep(LOCK_PATIENCE / 100),
             }
         }
         let numbers = segment::list(&dir).map_err(at)?;
