@@ -32,6 +32,7 @@ pub(crate) fn table(
         indexes,
         replica_identity: ReplicaIdentity::Full,
         row_security: false,
+        insert_trigger: false,
         streaming: TableStreaming::default(),
     }
 }
