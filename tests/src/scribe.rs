@@ -296,7 +296,7 @@ allow = 'old.owner = auth.user_id'
         }
     }
 
-    fn book(&mut self, Acked { id, outcome }: Acked) {
+    fn book(&mut self, Acked { id, outcome, .. }: Acked) {
         let confirmed = outcome == Outcome::Applied;
         let Some(marks) = self.made.remove(&id) else {
             // It may be told again after a restart, but not otherwise.

@@ -17,6 +17,9 @@ use tokio::sync::watch;
 use tokio_postgres::Client;
 use tokio_postgres::config::{Config, Host};
 
+#[path = "exactly_once/keys.rs"]
+mod keys;
+
 const TABLES: &str = "
     CREATE TABLE item (id text PRIMARY KEY, owner text NOT NULL, n int NOT NULL CHECK (n >= 0));
     CREATE TABLE applied (place serial, id text, n int);
@@ -126,7 +129,17 @@ impl Between {
 
     /// A server that knows of no other way to Postgres.
     async fn app(&self, change: impl FnOnce(&mut ServerOptions)) -> App {
-        App::with_options(DEFINITION, TABLES, |options| {
+        self.app_of(DEFINITION, TABLES, change).await
+    }
+
+    /// The same for another definition, with its tables.
+    async fn app_of(
+        &self,
+        definition: &str,
+        tables: &str,
+        change: impl FnOnce(&mut ServerOptions),
+    ) -> App {
+        App::with_options(definition, tables, |options| {
             let database = options.gateway.database.database();
             let port = self.port;
             let url = format!("postgres://postgres@127.0.0.1:{port}/{database}?sslmode=disable");

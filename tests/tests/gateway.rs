@@ -195,7 +195,7 @@ async fn two_thousand_edits_that_were_made_offline_are_delayed_by_a_rate_and_non
     let hears = async {
         while !waiting.is_empty() {
             match client.next().await.expect("it runs until it is closed") {
-                Event::Acked(Acked { id, outcome }) => {
+                Event::Acked(Acked { id, outcome, .. }) => {
                     assert_eq!(outcome, Outcome::Applied, "mutation {id}");
                     assert!(waiting.remove(&id) && told.insert(id), "{id} is told twice");
                 }

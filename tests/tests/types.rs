@@ -131,6 +131,18 @@ async fn rows_and_what_may_be_written_come_from_the_catalog_and_the_definition()
         assert!(strings.contains(part), "{strings}");
     }
     assert!(strings.contains("      changes: number;"), "{strings}");
+    // A key that is made may be left out.
+    for made in [
+        "ALTER TABLE task ALTER id SET DEFAULT gen_random_uuid()",
+        "ALTER TABLE task ALTER id DROP DEFAULT;
+         CREATE FUNCTION made() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';
+         CREATE TRIGGER made BEFORE INSERT ON task FOR EACH ROW EXECUTE FUNCTION made()",
+    ] {
+        database.run(made).await;
+        let with_made = says(&["types"]).await.out;
+        let optional = "insert: {\n      /** uuid */\n      id?: string;";
+        assert!(with_made.contains(optional), "{made}: {with_made}");
+    }
     let nowhere = says(&["types", "--out", "nowhere/schema.ts"]).await;
     assert_eq!(nowhere.code(), Some(1));
     assert!(nowhere.err.contains("cannot write `nowhere/schema.ts`"), "{}", nowhere.err);

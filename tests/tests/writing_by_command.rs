@@ -5,6 +5,7 @@ use rowtide_tests::{App, Dir, Running, rowtide, said};
 
 const TABLES: &str = "
     CREATE TABLE note (id text PRIMARY KEY, owner text NOT NULL, body text NOT NULL DEFAULT 'empty');
+    CREATE TABLE part (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, owner text NOT NULL, of int REFERENCES part);
     INSERT INTO note VALUES ('n1', 'ada', 'hello'), ('n2', 'bob', 'secret');";
 const DEFINITION: &str = r#"
     [tables.note]
@@ -13,6 +14,9 @@ const DEFINITION: &str = r#"
     insert.allow = 'new.owner = auth.user_id'
     update = [{ allow = 'old.owner = auth.user_id' }]
     delete.allow = 'old.owner = auth.user_id'
+    [tables.part]
+    visible = 'owner = auth.user_id'
+    insert.allow = 'new.owner = auth.user_id'
 "#;
 
 fn command(app: &App, command: &str, more: &[&str]) -> std::process::Command {
@@ -37,6 +41,12 @@ async fn a_mutation_is_confirmed_with_its_rows_or_rejected_with_its_code() {
             r#"[{"op":"insert","table":"note","row":{"id":"n3","owner":"ada"}},
                 {"op":"delete","table":"note","row":{"id":"n1"}}]"#,
             "note put {\"body\":\"empty\",\"id\":\"n3\",\"owner\":\"ada\"}\nnote delete {\"id\":\"n1\"}\n",
+        ),
+        // A row whose key the server makes is found by it, and another operation refers to it.
+        (
+            r#"[{"op":"insert","table":"part","row":{"owner":"ada"}},
+                {"op":"insert","table":"part","row":{"owner":"ada","of":{"$key":[1,0,"id"]}}}]"#,
+            "part put {\"id\":1,\"of\":null,\"owner\":\"ada\"}\npart put {\"id\":2,\"of\":1,\"owner\":\"ada\"}\n",
         ),
     ] {
         let said = said(command(&app, "mutate", &[ops])).await;

@@ -1,11 +1,15 @@
 //! The operations of a mutation, in the form of the protocol. Each is on one row, or calls what the server has under a
 //! name. The client applies those on rows to its own rows, to show at once what the server will do; it does not know the
-//! server's rules and triggers, nor what a call does. An insert of a row that is there updates it, an update of a row that is not there does
+//! server's rules and triggers, nor what a call does. An insert that leaves its key out, and whatever refers to the key that is made
+//! for it (`{"$key": [ID, PLACE, COLUMN]}`, with the id of the mutation and the place of the insert in it), shows once it is acknowledged. An insert of a row that is there updates it, an update of a row that is not there does
 //! nothing.
 
+use std::sync::Arc;
+
+use rowtide_protocol::KeyReference;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::row::Row;
 
@@ -111,6 +115,45 @@ impl RowOp {
     }
 }
 
+/// Whether a value stands for a key that the server makes.
+pub(crate) fn is_reference(value: &Value) -> bool {
+    reference(value).is_some()
+}
+
+fn reference(value: &Value) -> Option<KeyReference> {
+    value.get("$key")?;
+    KeyReference::read(&value.to_string())
+}
+
+/// The operations with references by the numbers that the server knows mutations by, and not by their ids.
+pub(crate) fn with_numbers(ops: Arc<[Op]>, number: impl Fn(u64) -> u64) -> Arc<[Op]> {
+    if !ops.iter().any(|op| values_of(op).any(is_reference)) {
+        return ops;
+    }
+    let numbered = |value: &Value| match reference(value) {
+        Some(KeyReference { id, op, column }) => json!({ "$key": [number(id), op, column] }),
+        None => value.clone(),
+    };
+    let one = |op: &Op| {
+        let values = |row: &Row| -> Row {
+            row.iter().map(|(name, value)| (name.clone(), numbered(value))).collect()
+        };
+        match op {
+            Op::Row(op) => Op::Row(RowOp { row: values(&op.row), ..op.clone() }),
+            Op::Call(op) => Op::Call(CallOp { args: values(&op.args), ..op.clone() }),
+        }
+    };
+    ops.iter().map(one).collect()
+}
+
+/// The values of an operation.
+fn values_of(op: &Op) -> impl Iterator<Item = &Value> {
+    match op {
+        Op::Row(op) => op.row.values(),
+        Op::Call(op) => op.args.values(),
+    }
+}
+
 /// Whether arrays and objects are nested at most `levels` deep.
 pub(crate) fn within_depth(value: &Value, levels: usize) -> bool {
     match value {
@@ -164,6 +207,19 @@ mod tests {
         let again = on_row(Op::insert("t", row(json!({"id": 1, "a": 3})))).apply(shown);
         assert_eq!(again, Some(row(json!({"id": 1, "a": 3, "b": 2}))));
         assert_eq!(delete.apply(again), None);
+    }
+
+    #[test]
+    fn a_reference_is_sent_with_the_number_that_the_server_knows() {
+        let ops: Arc<[Op]> = [
+            Op::insert("t", row(json!({"id": 1, "of": {"$key": [3, 0, "id"]}}))),
+            Op::call("f", row(json!({"note": {"$key": [3, 1, "id"]}, "x": {"$key": 1}}))),
+        ]
+        .into();
+        let sent = with_numbers(ops, |id| id + 10);
+        assert_eq!(sent[0], Op::insert("t", row(json!({"id": 1, "of": {"$key": [13, 0, "id"]}}))));
+        let args = json!({"note": {"$key": [13, 1, "id"]}, "x": {"$key": 1}});
+        assert_eq!(sent[1], Op::call("f", row(args)));
     }
 
     #[test]

@@ -13,11 +13,11 @@ mod tests;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use rowtide_protocol::{Connected, Rejected, ServerMessage};
+use rowtide_protocol::{Connected, MadeKey, Rejected, ServerMessage};
 use serde::Serialize;
 
 pub use self::error::{ApplyError, MutateError};
-use crate::op::{Op, within_depth};
+use crate::op::{Op, OpKind, is_reference, with_numbers, within_depth};
 use crate::overlay::Overlay;
 use crate::queue::{CorruptQueue, MutationQueue, Record, shared, size};
 use crate::replica::{Replica, RowChange};
@@ -51,6 +51,9 @@ pub struct Acked {
     pub id: u64,
     /// Whether it was applied.
     pub outcome: Outcome,
+    /// The keys that the server made for inserts which left theirs out, by the place of the operation. They are of rows that
+    /// are shown from now on; nothing was shown of them before. Empty also where they are not known any more.
+    pub keys: BTreeMap<usize, Row>,
 }
 
 /// Whether a mutation was applied.
@@ -197,7 +200,10 @@ impl Optimistic {
                 let (table, column) = (op.table.clone(), column.clone());
                 return Err(MutateError::Depth { table, column, max: MAX_DEPTH });
             }
-            // The server checks the tables that are not known here.
+            // The server checks the tables that are not known here, and makes what an insert leaves out of the key.
+            if op.kind == OpKind::Insert {
+                continue;
+            }
             let missing = |column: &&String| !op.row.contains_key(*column);
             let known = self.base.keys().get(&op.table).into_iter().flatten();
             if let Some(column) = known.into_iter().find(missing) {
@@ -223,10 +229,10 @@ impl Optimistic {
     pub fn apply(&mut self, message: &ServerMessage) -> Result<Step, ApplyError> {
         match message {
             ServerMessage::Connected(connected) => self.connected(connected, message),
-            ServerMessage::Tx { ack, .. } => {
+            ServerMessage::Tx { ack, keys, .. } => {
                 let mut dirty = self.take(message)?;
                 let acked = match ack {
-                    Some(ack) => self.acknowledged(*ack, &mut dirty),
+                    Some(ack) => self.acknowledged(*ack, keys, &mut dirty),
                     None => Vec::new(),
                 };
                 Ok(Step { changes: self.rebuilt(dirty), acked })
@@ -267,7 +273,8 @@ impl Optimistic {
         let rejections =
             rejections.map(|rejection| (self.queue.id(rejection.id), rejection)).collect();
         let last = connected.last_mutation;
-        let acked = self.acknowledge(self.queue.id(last), &rejections, true, &mut dirty);
+        let keys = &connected.keys;
+        let acked = self.acknowledge(self.queue.id(last), &rejections, keys, true, &mut dirty);
         // The mutations that are left get the numbers after the server's last one. The server may know
         // of more than was ever sent (another client had this id), or of less (its database was restored).
         let offset = MutationQueue::offset_for(self.queue.acked, last);
@@ -281,10 +288,10 @@ impl Optimistic {
         Ok(Step { changes: self.rebuilt(dirty), acked })
     }
 
-    fn acknowledged(&mut self, ack: u64, dirty: &mut Dirty) -> Vec<Acked> {
+    fn acknowledged(&mut self, ack: u64, keys: &[MadeKey], dirty: &mut Dirty) -> Vec<Acked> {
         let id = self.queue.id(ack);
         self.release_held_up_to(id, dirty);
-        self.acknowledge(id, &BTreeMap::new(), false, dirty)
+        self.acknowledge(id, &BTreeMap::new(), keys, false, dirty)
     }
 
     /// The server has acknowledged all mutations up to `id`. With `hold` the applied ones stay visible,
@@ -293,6 +300,7 @@ impl Optimistic {
         &mut self,
         id: u64,
         rejections: &BTreeMap<u64, &Rejected>,
+        keys: &[MadeKey],
         hold: bool,
         dirty: &mut Dirty,
     ) -> Vec<Acked> {
@@ -310,7 +318,9 @@ impl Optimistic {
             } else {
                 self.release(id, &ops, dirty);
             }
-            acked.push(Acked { id, outcome });
+            let made = keys.iter().filter(|made| self.queue.id(made.id) == id);
+            let made = made.map(|made| (made.op as usize, made.key.clone()));
+            acked.push(Acked { id, outcome, keys: made.collect() });
         }
         if upto > self.queue.acked {
             self.record(Record::Acked { id: upto });
@@ -329,7 +339,10 @@ impl Optimistic {
         let mut dirty = Dirty::default();
         self.release(id, &ops, &mut dirty);
         let outcome = rejected_with(&rejection.code, &rejection.message);
-        Step { changes: self.rebuilt(dirty), acked: vec![Acked { id, outcome }] }
+        Step {
+            changes: self.rebuilt(dirty),
+            acked: vec![Acked { id, outcome, keys: BTreeMap::new() }],
+        }
     }
 
     /// The connection has ended.
@@ -365,7 +378,8 @@ impl Optimistic {
             let message = "the mutation was made by a user who is no longer signed in";
             let pending = self.queue.entries().filter(|(_, entry)| !entry.rejected);
             let outcome = || rejected_with("forbidden", message);
-            step.acked = pending.map(|(id, _)| Acked { id, outcome: outcome() }).collect();
+            let ended = |id| Acked { id, outcome: outcome(), keys: BTreeMap::new() };
+            step.acked = pending.map(|(id, _)| ended(id)).collect();
             let mut dirty = Dirty::default();
             for (table, key) in self.overlay.keys() {
                 dirty.note(table, key, || self.shown(table, key).cloned());
@@ -395,6 +409,7 @@ impl Optimistic {
         let ops = Arc::clone(&self.queue.get(id)?.ops);
         self.sending = Some(id);
         self.sent = self.sent.max(id);
+        let ops = with_numbers(ops, |id| self.queue.number(id));
         Some(Outgoing { number: self.queue.number(id), ops })
     }
 
@@ -466,7 +481,10 @@ impl Optimistic {
     /// Applies a mutation on top of all others.
     fn push(&mut self, id: u64, ops: &Arc<[Op]>, dirty: &mut Dirty) {
         for (index, op) in ops.iter().enumerate() {
-            let Some(op) = op.on_row() else { continue };
+            // What has a key that is to be made shows when it is there.
+            let Some(op) = op.on_row().filter(|op| !op.row.values().any(is_reference)) else {
+                continue;
+            };
             // Without the table's key its rows cannot be found.
             let Ok(key) = self.base.key(&op.table, &op.row) else { continue };
             dirty.note(&op.table, &key, || self.shown(&op.table, &key).cloned());

@@ -40,11 +40,12 @@ async fn live(client: &mut Client) {
 }
 
 fn applied(id: u64) -> Acked {
-    Acked { id, outcome: Outcome::Applied }
+    Acked { id, outcome: Outcome::Applied, keys: BTreeMap::new() }
 }
 
 fn rejected(id: u64, code: &str) -> Acked {
-    Acked { id, outcome: Outcome::Rejected { code: code.to_owned(), message: "no".to_owned() } }
+    let outcome = Outcome::Rejected { code: code.to_owned(), message: "no".to_owned() };
+    Acked { id, outcome, keys: BTreeMap::new() }
 }
 
 fn texts(client: &Client) -> Vec<String> {
@@ -192,7 +193,7 @@ async fn a_client_id_that_was_removed_takes_no_mutation_with_it() {
     session.say(ready("3")).await;
     assert_eq!(session.mutation().await, 1);
     session.say(json!({"type": "tx", "cursor": "4", "changes": [], "ack": 1})).await;
-    assert!(matches!(acked(&mut client).await, Acked { id: 2, outcome: Outcome::Applied }));
+    assert!(matches!(acked(&mut client).await, Acked { id: 2, outcome: Outcome::Applied, .. }));
 }
 
 #[tokio::test]
@@ -211,7 +212,7 @@ async fn another_user_begins_anew_under_another_client_id() {
     session.say(connected("bob", 0, json!([]))).await;
     drop(session);
     let outcome = acked(&mut client).await;
-    assert!(matches!(outcome, Acked { id: 1, outcome: Outcome::Rejected { .. } }));
+    assert!(matches!(outcome, Acked { id: 1, outcome: Outcome::Rejected { .. }, .. }));
     assert!(texts(&client).is_empty());
     client.mutate(note(2, "bob's")).unwrap();
     let (mut session, again) = server.session().await;

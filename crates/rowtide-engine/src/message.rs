@@ -91,7 +91,7 @@ impl ViewMessage {
     pub fn frame(&self) -> Bytes {
         let make = || {
             let time = self.commit_time_us.map(rfc3339);
-            tx_frame(self.cursor, [&self.changes()[..]], None, time.as_deref())
+            tx_frame(self.cursor, [&self.changes()[..]], None, &[], time.as_deref())
         };
         self.frame.get_or_init(make).clone()
     }

@@ -153,6 +153,7 @@ impl Deployment {
                 last_mutation: 1,
                 rejected: Vec::new(),
                 name: None,
+                keys: Vec::new(),
             })
         });
         self.step(Input::Transaction(Arc::new(Transaction {

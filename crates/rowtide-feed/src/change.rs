@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rowtide_plan::plan::TableId;
 use rowtide_plan::row::{Image, Row, Topic};
-use rowtide_protocol::{Lsn, Rejected};
+use rowtide_protocol::{Lsn, MadeKey, Rejected};
 
 /// What a transaction did to one row of one table.
 ///
@@ -120,6 +120,8 @@ pub struct Acknowledgement {
     pub last_mutation: u64,
     /// Those that this transaction rejected, or of which it tells again.
     pub rejected: Vec<Rejected>,
+    /// The keys that this transaction made, or of which it tells again.
+    pub keys: Vec<MadeKey>,
     /// The name of the one that it acknowledges, for clients that name their mutations.
     pub name: Option<Box<str>>,
 }
@@ -142,6 +144,11 @@ pub struct Transaction {
 }
 
 impl Transaction {
+    /// Whether an acknowledgement has keys that were made.
+    pub(crate) fn tells_of_keys(&self) -> bool {
+        self.acknowledgements.iter().any(|acknowledgement| !acknowledgement.keys.is_empty())
+    }
+
     /// About how much memory it takes, in bytes.
     pub fn bytes(&self) -> usize {
         let changes = match &self.changes {

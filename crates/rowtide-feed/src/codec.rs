@@ -18,8 +18,8 @@ use crate::{Acknowledgement, Change, Changes, Event, Transaction};
 use read::Reader;
 
 /// The newest version that is written. Every version from 1 on is read. What version 1 can say is written as that, so
-/// that older readers understand it: version 2 has one kind more, and nothing else is different.
-pub const VERSION: u8 = 2;
+/// that older readers understand it: later versions have kinds more, and nothing else is different.
+pub const VERSION: u8 = 3;
 
 /// Bytes before a message's version: its length.
 const LENGTH: usize = 4;
@@ -37,8 +37,12 @@ mod kind {
     pub(super) const TABLE_CHANGED: u8 = 5;
     /// Since version 2.
     pub(super) const RESHAPED: u8 = 6;
+    /// Since version 3: a transaction that tells of keys that were made.
+    pub(super) const TRANSACTION_WITH_KEYS: u8 = 7;
     pub(super) const COMMIT: u8 = 16;
     pub(super) const CHANGE: u8 = 17;
+    /// Since version 3.
+    pub(super) const COMMIT_WITH_KEYS: u8 = 18;
 }
 
 /// Why bytes are not what they should be. Places are counted in bytes from the beginning of the message or record.
@@ -152,7 +156,10 @@ pub fn encode(event: &Event, into: &mut Vec<u8>) {
     let kind = match event {
         Event::EpochBegan { .. } => kind::EPOCH_BEGAN,
         Event::StreamBegan { .. } => kind::STREAM_BEGAN,
-        Event::Transaction { .. } => kind::TRANSACTION,
+        Event::Transaction { transaction, .. } => match transaction.tells_of_keys() {
+            true => kind::TRANSACTION_WITH_KEYS,
+            false => kind::TRANSACTION,
+        },
         Event::Position { .. } => kind::POSITION,
         Event::TableChanged { .. } => kind::TABLE_CHANGED,
         Event::Reshaped { .. } => kind::RESHAPED,
@@ -192,7 +199,11 @@ pub fn decode(from: &mut &[u8]) -> Result<Event, DecodeError> {
 /// Appends the record of a transaction without the changes of its rows.
 pub fn encode_commit(previous: Lsn, transaction: &Transaction, into: &mut Vec<u8>) {
     let start = into.len();
-    into.extend_from_slice(&[version_of(kind::COMMIT), kind::COMMIT]);
+    let kind = match transaction.tells_of_keys() {
+        true => kind::COMMIT_WITH_KEYS,
+        false => kind::COMMIT,
+    };
+    into.extend_from_slice(&[version_of(kind), kind]);
     v1::write_commit(into, previous, transaction);
     let checksum = checksum(Some(transaction.lsn), &into[start..]);
     into.extend_from_slice(&checksum);
@@ -203,8 +214,14 @@ pub fn encode_commit(previous: Lsn, transaction: &Transaction, into: &mut Vec<u8
 /// # Errors
 /// When it is not what was written for this position.
 pub fn decode_commit(lsn: Lsn, record: &[u8]) -> Result<Commit, DecodeError> {
-    let mut reader = reader(lsn, record, kind::COMMIT)?;
-    let commit = v1::read_commit(&mut reader, lsn)?;
+    let (kind, body) = open(Some(lsn), record)?;
+    let keys = match kind {
+        kind::COMMIT => v1::Keys::NotTold,
+        kind::COMMIT_WITH_KEYS => v1::Keys::Told,
+        other => return Err(DecodeError::Kind(other)),
+    };
+    let mut reader = Reader::new(body, 2);
+    let commit = v1::read_commit(&mut reader, lsn, keys)?;
     reader.end()?;
     Ok(commit)
 }
@@ -223,7 +240,11 @@ pub fn encode_change(lsn: Lsn, change: &Change, into: &mut Vec<u8>) {
 /// # Errors
 /// When it is not what was written for a transaction at this position.
 pub fn decode_change(lsn: Lsn, record: &[u8]) -> Result<Change, DecodeError> {
-    let mut reader = reader(lsn, record, kind::CHANGE)?;
+    let (kind, body) = open(Some(lsn), record)?;
+    if kind != kind::CHANGE {
+        return Err(DecodeError::Kind(kind));
+    }
+    let mut reader = Reader::new(body, 2);
     let change = v1::read_change(&mut reader)?;
     reader.end()?;
     Ok(change)
@@ -236,14 +257,6 @@ pub fn topic_hash(topic: &Topic) -> u64 {
     v1::write_topic(&mut bytes, topic);
     let [a, b, c, d, e, f, g, h, ..] = <[u8; 32]>::from(Sha256::digest(&bytes));
     u64::from_le_bytes([a, b, c, d, e, f, g, h])
-}
-
-fn reader(lsn: Lsn, record: &[u8], expected: u8) -> Result<Reader<'_>, DecodeError> {
-    let (kind, body) = open(Some(lsn), record)?;
-    if kind != expected {
-        return Err(DecodeError::Kind(kind));
-    }
-    Ok(Reader::new(body, 2))
 }
 
 /// The kind and the body of what is between a length and its end. The version comes first, because all the rest is
@@ -267,7 +280,11 @@ fn open(lsn: Option<Lsn>, record: &[u8]) -> Result<(u8, &[u8]), DecodeError> {
 
 /// The version that a kind came with, and is written as: what is equal has equal bytes.
 fn version_of(kind: u8) -> u8 {
-    if kind == kind::RESHAPED { 2 } else { 1 }
+    match kind {
+        kind::RESHAPED => 2,
+        kind::TRANSACTION_WITH_KEYS | kind::COMMIT_WITH_KEYS => 3,
+        _ => 1,
+    }
 }
 
 /// CRC-32 (IEEE). Of a record the position is in it, so that it is not taken for one of another transaction.

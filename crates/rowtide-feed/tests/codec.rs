@@ -22,7 +22,11 @@ fn message(event: &Event) -> Vec<u8> {
 
 /// A message with any body: the length and the checksum fit.
 fn sealed(kind: u8, body: &[u8]) -> Vec<u8> {
-    let version = if kind == 6 { 2 } else { 1 };
+    let version = match kind {
+        6 => 2,
+        7 | 18 => 3,
+        _ => 1,
+    };
     let record = [&[version, kind], body].concat();
     let length = (record.len() as u32 + 4).to_le_bytes();
     let checksum = crc32fast::hash(&record).to_le_bytes();

@@ -19,7 +19,7 @@ use rowtide_feed::{
 use rowtide_plan::plan::{BranchId, TableId};
 use rowtide_plan::row::{Image, Row, Topic};
 use rowtide_plan::value::{ColumnType, Value};
-use rowtide_protocol::{Epoch, Lsn, Rejected};
+use rowtide_protocol::{Epoch, Lsn, MadeKey, Rejected};
 
 const DIR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
 
@@ -97,12 +97,14 @@ fn transactions() -> Vec<(&'static str, Transaction)> {
             Rejected { id: 9, code: "max_files_reached".into(), message: String::new() },
         ],
         name: Some("m-9".into()),
+        keys: Vec::new(),
     };
     let plain = Acknowledgement {
         client: "ä".into(),
         last_mutation: u64::MAX,
         rejected: vec![],
         name: None,
+        keys: Vec::new(),
     };
     let rows = changes().into_iter().map(|(_, change)| change).collect();
     let acknowledgements = vec![Arc::new(named), Arc::new(plain)];
@@ -248,6 +250,40 @@ fn version_2_is_what_it_was() {
         tables: vec![TableId(2), TableId(0x0405)],
     };
     are_all(2, &[hold_event(2, "reshaped", &event)].into());
+}
+
+#[test]
+fn version_3_is_what_it_was() {
+    let made = |id, op, key: &str| MadeKey { id, op, key: serde_json::from_str(key).unwrap() };
+    let of = |client: &str, keys| {
+        Arc::new(Acknowledgement {
+            client: client.into(),
+            last_mutation: 9,
+            rejected: vec![],
+            keys,
+            name: None,
+        })
+    };
+    let keys = vec![made(8, 0, r#"{"id":4711}"#), made(9, 499, r#"{"number":"12","org":"ä"}"#)];
+    let transaction = Transaction {
+        lsn: Lsn(0x16_b374_d848),
+        xid: 0x0102_0304,
+        commit_time_us: 1_700_000_000_000_001,
+        truncated: vec![],
+        changes: Changes::Rows(changes().into_iter().map(|(_, change)| change).take(1).collect()),
+        acknowledgements: vec![of("client-1", keys), of("client-2", vec![])],
+    };
+    let mut bytes = Vec::new();
+    encode_commit(PREVIOUS, &transaction, &mut bytes);
+    let record = hold(3, "record_commit_with_keys", &transaction, &bytes, |golden| {
+        let commit = decode_commit(transaction.lsn, golden).unwrap();
+        let Changes::Rows(rows) = transaction.changes.clone() else { unreachable!() };
+        commit.with_changes(rows).unwrap()
+    });
+    let event =
+        Event::Transaction { previous: PREVIOUS, transaction: Arc::new(transaction.clone()) };
+    let message = hold_event(3, "transaction_with_keys", &event);
+    are_all(3, &[record, message].into());
 }
 
 /// The numbers were computed by another program from the description of the bytes.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rowtide_plan::plan::Plan;
 use rowtide_plan::write::{Operation, Rejection, Tolerance, Unreadable, Write};
 use rowtide_postgres::mutate::{MutateError, Number, Outcome, Work};
-use rowtide_protocol::{Op, RejectCode};
+use rowtide_protocol::{KeyReference, Op, RejectCode};
 
 use crate::conversation::{Asked, Mutation};
 use crate::scheduler::{Broken, Ended, GivesUp};
@@ -57,7 +57,7 @@ pub fn work(
                 let why = format!("`{table}` does not fit the database now");
                 return Err(waits(&why, Note::WaitsForTable(table.to_owned())));
             }
-            None => read(&plan, ops, mutation.tolerance),
+            None => read(&plan, ops, &mutation.number, mutation.tolerance),
         },
     };
     Ok((plan, work))
@@ -71,13 +71,22 @@ fn given_up(why: GivesUp) -> Rejection {
     Rejection::new(RejectCode::UnknownError, message)
 }
 
-fn read(plan: &Plan, ops: &[Op], tolerance: Option<fn(&Plan, &Write) -> Tolerance>) -> Work {
+fn read(
+    plan: &Plan,
+    ops: &[Op],
+    number: &Number,
+    tolerance: Option<fn(&Plan, &Write) -> Tolerance>,
+) -> Work {
     let read = |(index, op): (usize, &Op)| {
         let read = plan.read_op(op).map_err(|Unreadable { rejection, table }| {
             let message = format!("ops[{index}]: {}", rejection.message);
             (Rejection { message, ..rejection }, table)
         });
         let mut operation = read?;
+        if let Some(reference) = refers_ahead(&operation, number, index) {
+            let message = format!("ops[{index}]: {reference}: that is not before it");
+            return Err((Rejection::new(RejectCode::BadRequest, message), None));
+        }
         if let (Some(tolerance), Operation::Write(write)) = (tolerance, &mut operation) {
             write.tolerance = tolerance(plan, write);
         }
@@ -88,6 +97,17 @@ fn read(plan: &Plan, ops: &[Op], tolerance: Option<fn(&Plan, &Write) -> Toleranc
         Err((rejection, Some(table))) => Work::RejectIfItFits { table, rejection },
         Err((rejection, None)) => Work::Reject(vec![rejection]),
     }
+}
+
+/// A reference of the operation at `index` to a key of what does not come before it.
+fn refers_ahead<'a>(
+    operation: &'a Operation,
+    number: &Number,
+    index: usize,
+) -> Option<&'a KeyReference> {
+    let Number::Given(number) = number else { return None };
+    let mut references = operation.references().iter().map(|(_, reference)| reference);
+    references.find(|to| (to.id, to.op as usize) >= (*number, index))
 }
 
 /// What the answer of Postgres means for the mutation of this number.

@@ -136,9 +136,11 @@ fn answer(
     // Of the same id, another claim may know less; and what was rejected since is told by the stream.
     let known = claim.known.outcomes;
     rejected.retain(|rejection| (known + 1..=claimed.last_mutation).contains(&rejection.id));
+    let mut keys = told.keys.get(&*claim.client).cloned().unwrap_or_default();
+    keys.retain(|made| (known + 1..=claimed.last_mutation).contains(&made.id));
     let until = Until { lsn: told.until, epoch: served };
     let until = is_behind(claim, &claimed).then_some(until);
-    Ok(Known { last_mutation: claimed.last_mutation, rejected, until })
+    Ok(Known { last_mutation: claimed.last_mutation, rejected, keys, until })
 }
 
 #[cfg(test)]
@@ -146,7 +148,7 @@ mod tests {
     use std::collections::HashMap;
     use std::time::Duration;
 
-    use rowtide_protocol::{Lsn, Rejected};
+    use rowtide_protocol::{Lsn, MadeKey, Rejected};
 
     use super::*;
     use crate::registry::{Registry, Sharing};
@@ -186,11 +188,15 @@ mod tests {
             ("behind".to_owned(), vec![rejected(3), rejected(5)]),
             ("twice".to_owned(), vec![rejected(2), rejected(4)]),
         ]);
-        let told = Outcomes { rejections, until: Lsn(7) };
+        let made = |id| MadeKey { id, op: 0, key: serde_json::Map::new() };
+        let keys = HashMap::from([("behind".to_owned(), vec![made(2), made(3), made(4), made(5)])]);
+        let told = Outcomes { rejections, keys, until: Lsn(7) };
         let answers = claimed.answers(&HashSet::new(), &told);
         let answers: Vec<Answer> = answers.into_iter().map(|(_, answer)| answer).collect();
-        let known = |rejected, until| Ok(Known { last_mutation: 4, rejected, until });
-        assert_eq!(answers[0], known(vec![rejected(3)], Some(UNTIL)), "5 is told by the stream");
+        let known =
+            |rejected, until| Ok(Known { last_mutation: 4, rejected, keys: Vec::new(), until });
+        let with_keys = |keys| known(vec![rejected(3)], Some(UNTIL)).map(|of| Known { keys, ..of });
+        assert_eq!(answers[0], with_keys(vec![made(3), made(4)]), "5 is told by the stream");
         assert_eq!(answers[1], known(vec![], None));
         assert_eq!(answers[2], Err(NoClaim::OtherUser));
         assert_eq!(answers[3], known(vec![rejected(2), rejected(4)], Some(UNTIL)));

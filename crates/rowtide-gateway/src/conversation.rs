@@ -11,7 +11,7 @@ use rowtide_plan::plan::Plan;
 use rowtide_plan::write::{Rejection, Tolerance, Write};
 use rowtide_postgres::mutate::{Author, Number};
 use rowtide_postgres::named_outcomes::{NamedOutcome, Tab, Told};
-use rowtide_protocol::{ErrorCode, Op, RejectCode, Rejected};
+use rowtide_protocol::{ErrorCode, MadeKey, Op, RejectCode, Rejected};
 
 use crate::auth::{Identity, TokenError, Unauthorized};
 use crate::limits::{PING_AFTER, SILENCE, STOP_LISTEN, STOP_PATIENCE};
@@ -112,6 +112,8 @@ pub struct Known {
     pub last_mutation: u64,
     /// What was rejected of those that the client does not know the outcome of.
     pub rejected: Vec<Rejected>,
+    /// The keys that were made by mutations that it does not know the outcome of.
+    pub keys: Vec<MadeKey>,
     /// Rows that are not older have the effects of all of them; any have them if there is none.
     pub until: Option<Until>,
 }

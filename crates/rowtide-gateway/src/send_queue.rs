@@ -14,7 +14,7 @@ use rowtide_feed::Acknowledgement;
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::row::Row;
 use rowtide_plan::value::rfc3339;
-use rowtide_protocol::{Cursor, ErrorCode, Mode, ready_frame, reject_frame, tx_frame};
+use rowtide_protocol::{Cursor, ErrorCode, MadeKey, Mode, ready_frame, reject_frame, tx_frame};
 use smallvec::SmallVec;
 
 use crate::frames::{FRAME_BYTES, SnapshotFrame, SnapshotFrames};
@@ -405,7 +405,11 @@ fn frames_of(
         rejected.map(|r| SessionFrame::of(reject_frame(r.id, &r.code, &r.message))).collect();
     let time = commit_time_us.map(rfc3339);
     let bodies = messages.iter().map(|message| &message.changes()[..]);
-    let text = tx_frame(last.cursor, bodies, acknowledges, time.as_deref());
+    let mut keys: Vec<&MadeKey> = acknowledgements.iter().flat_map(|of| &of.keys).collect();
+    // A repeat may come together with what it repeats.
+    keys.sort_by_key(|made| (made.id, made.op));
+    keys.dedup();
+    let text = tx_frame(last.cursor, bodies, acknowledges, &keys, time.as_deref());
     frames.push_back(SessionFrame {
         commit_time_us,
         acknowledges,
@@ -459,6 +463,7 @@ mod tests {
             }],
             replica_identity: ReplicaIdentity::Full,
             row_security: false,
+            insert_trigger: false,
             streaming: TableStreaming::default(),
         };
         let definition = Definition::parse("rowtide.toml", "[tables.t]\nvisible = 'true'").unwrap();
@@ -589,6 +594,7 @@ mod tests {
                 last_mutation: number,
                 rejected: code.map(rejection).into_iter().collect(),
                 name: None,
+                keys: Vec::new(),
             };
             let Item::Tx { message, .. } = tx(lsn, "") else { unreachable!("a tx was made") };
             Item::Tx { message, acknowledgements: vec![Arc::new(acknowledgement)] }

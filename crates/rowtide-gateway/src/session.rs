@@ -489,9 +489,9 @@ impl Live {
 
     /// The answer to `connect`, once it is known how the replica is brought up to date.
     fn connected(&self, mode: Mode) -> bytes::Bytes {
-        let Known { last_mutation, rejected, .. } = &self.known;
+        let Known { last_mutation, rejected, keys, .. } = &self.known;
         let tables = tables_json(&self.plan);
-        connected_frame(self.visitor.user_id(), mode, *last_mutation, rejected, &tables)
+        connected_frame(self.visitor.user_id(), mode, *last_mutation, rejected, keys, &tables)
     }
 
     fn answer(

@@ -43,6 +43,7 @@ pub(crate) fn plan() -> Arc<Plan> {
         ],
         replica_identity: ReplicaIdentity::Full,
         row_security: false,
+        insert_trigger: false,
         streaming: TableStreaming::default(),
     };
     let definition = "[tables.t]\nvisible = 'owner = auth.user_id'";

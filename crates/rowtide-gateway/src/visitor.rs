@@ -63,5 +63,5 @@ pub(crate) fn turn_down(
     let code = RejectCode::Forbidden;
     let message = "whoever has no token writes nothing: connect with one";
     let rejected = (first..=last).map(move |id| reject_frame(id, code.as_str(), message));
-    rejected.chain([tx_frame(cursor, [], Some(acked), None)])
+    rejected.chain([tx_frame(cursor, [], Some(acked), &[], None)])
 }

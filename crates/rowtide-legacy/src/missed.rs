@@ -160,7 +160,13 @@ mod tests {
 
     fn acknowledgement(last: u64, name: Option<&str>) -> Acknowledgement {
         let name = name.map(Into::into);
-        Acknowledgement { client: "app/u".into(), last_mutation: last, rejected: Vec::new(), name }
+        Acknowledgement {
+            client: "app/u".into(),
+            last_mutation: last,
+            rejected: Vec::new(),
+            keys: Vec::new(),
+            name,
+        }
     }
 
     fn numbers(told: &[NamedOutcome]) -> Vec<u64> {

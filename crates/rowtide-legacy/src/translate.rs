@@ -11,7 +11,7 @@ use rowtide_plan::plan::{Plan, Table};
 use rowtide_plan::row::Row;
 use rowtide_plan::write::{Tolerance, Write};
 use rowtide_postgres::named_outcomes::NamedOutcome;
-use rowtide_protocol::{Lsn, Op, OpKind, RowOp};
+use rowtide_protocol::{Lsn, Op, OpKind, OpValue, RowOp};
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -71,7 +71,8 @@ impl Update {
             });
             empty = self.event == OpKind::Update && self.row.keys().all(key);
         }
-        let op = RowOp { kind: self.event, table: self.table, row: self.row };
+        let row = self.row.into_iter().map(|(column, json)| (column, OpValue::Json(json)));
+        let op = RowOp { kind: self.event, table: self.table, row: row.collect() };
         (!empty).then_some(Op::Row(op))
     }
 }

@@ -102,6 +102,8 @@ pub struct CatalogTable {
     pub replica_identity: ReplicaIdentity,
     /// Whether row-level security applies to the table (`relrowsecurity`).
     pub row_security: bool,
+    /// Whether a trigger of the application runs before each row of an insert: it may give the row its key.
+    pub insert_trigger: bool,
     /// What is peculiar about its changes in the stream.
     pub streaming: TableStreaming,
 }
@@ -242,6 +244,8 @@ pub struct ColumnInput {
     pub default: Option<String>,
     /// Whether Postgres numbers the rows and accepts no value (`GENERATED ALWAYS AS IDENTITY`).
     pub always_identity: bool,
+    /// Whether Postgres numbers the rows that come without a value (`GENERATED … AS IDENTITY`).
+    pub identity: bool,
     /// The expression that Postgres computes the value with, accepting none, for a generated column.
     pub generated: Option<String>,
 }

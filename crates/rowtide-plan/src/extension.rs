@@ -93,6 +93,7 @@ mod tests {
             indexes: Vec::new(),
             replica_identity: ReplicaIdentity::Full,
             row_security: false,
+            insert_trigger: false,
             streaming: TableStreaming::default(),
         };
         Table {

@@ -224,6 +224,16 @@ impl Table {
     pub fn is_keyless(&self) -> bool {
         self.catalog.primary_key.is_empty()
     }
+
+    /// Whether an insert may leave a column of the key out: a default, Postgres or a trigger gives it a value.
+    pub fn makes_key(&self, column: usize) -> bool {
+        let input = &self.catalog.columns[column].input;
+        !self.is_keyless()
+            && (input.default.is_some()
+                || input.identity
+                || input.is_of_postgres_alone()
+                || self.catalog.insert_trigger)
+    }
 }
 
 impl Branch {

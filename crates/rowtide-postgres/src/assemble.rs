@@ -13,7 +13,8 @@ use rowtide_plan::encode::{Datum, EncodeError, RowEncoder};
 use rowtide_plan::map::{IdMap, SeededMap};
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::row::{Image, Row};
-use rowtide_protocol::{Lsn, Rejected};
+use rowtide_protocol::{Lsn, MadeKey, Rejected};
+use serde::de::DeserializeOwned;
 use smallvec::SmallVec;
 use thiserror::Error;
 
@@ -131,6 +132,7 @@ struct ClientColumns {
     client: usize,
     last_mutation: usize,
     rejected: Option<usize>,
+    keys: Option<usize>,
     name: Option<usize>,
 }
 
@@ -436,8 +438,11 @@ impl Assembler {
                 return Ok(());
             }
             Some(Known::Clients(columns)) => {
-                let acknowledgement = new.and_then(|new| columns.acknowledgement(new));
-                open.acknowledgements.extend(acknowledgement.map(Arc::new));
+                if let Some(new) = new.and_then(|new| columns.acknowledgement(new)) {
+                    // A mutation that makes keys writes the row twice: what is said last is all.
+                    open.acknowledgements.retain(|earlier| earlier.client != new.client);
+                    open.acknowledgements.push(Arc::new(new));
+                }
                 return Ok(());
             }
             Some(Known::Table(table, encoder)) => (*table, encoder),
@@ -499,6 +504,7 @@ impl ClientColumns {
             client: place("client_id").ok_or("column `client_id` is gone")?,
             last_mutation: place("last_mutation").ok_or("column `last_mutation` is gone")?,
             rejected: place("refused"),
+            keys: place("keys"),
             name: place("name"),
         })
     }
@@ -512,20 +518,22 @@ impl ClientColumns {
         };
         let client = text(self.client)?;
         let last_mutation: u64 = text(self.last_mutation)?.parse().ok().filter(|last| *last > 0)?;
-        let rejected: Vec<Rejected> = match self.rejected.and_then(text) {
-            None => Vec::new(),
-            Some(json) => match serde_json::from_str(json) {
-                Ok(rejected) => rejected,
-                Err(error) => {
-                    let kind = error.classify();
-                    tracing::error!(client, ?kind, "the row of a client cannot be read");
-                    return None;
-                }
-            },
-        };
+        let rejected: Vec<Rejected> = list(client, self.rejected.and_then(text))?;
+        let keys: Vec<MadeKey> = list(client, self.keys.and_then(text))?;
         let name = self.name.and_then(text).map(Into::into);
-        Some(Acknowledgement { client: client.into(), last_mutation, rejected, name })
+        Some(Acknowledgement { client: client.into(), last_mutation, rejected, keys, name })
     }
+}
+
+/// What a column of a client's row holds in JSON, if anything; `None` if that is something else.
+fn list<T: DeserializeOwned>(client: &str, json: Option<&str>) -> Option<Vec<T>> {
+    let Some(json) = json else { return Some(Vec::new()) };
+    let read = serde_json::from_str(json);
+    if let Err(error) = &read {
+        let kind = error.classify();
+        tracing::error!(client, ?kind, "the row of a client cannot be read");
+    }
+    read.ok()
 }
 
 /// What a message does to one row.

@@ -41,6 +41,9 @@ pub(crate) fn key_index(relation: &str) -> String {
 const NEVER_NULL: &str = "(a.attnotnull AND NOT EXISTS (SELECT FROM pg_constraint v \
     WHERE v.conrelid = a.attrelid AND v.contype = 'n' AND v.conkey = ARRAY[a.attnum] AND NOT v.convalidated))";
 
+/// The bits of `pg_trigger.tgtype` of a trigger that runs before each row of an insert.
+const BEFORE_EACH_INSERT: i16 = 1 | 2 | 4;
+
 /// All relations of those names, with what is in the way of streaming them.
 fn tables_sql() -> String {
     let columns = |condition: &str| {
@@ -60,7 +63,9 @@ SELECT c.oid, n.nspname, c.relname, c.relreplident::text, c.relrowsecurity, {key
        (SELECT format('%I.%I', kn.nspname, k.relname) FROM pg_inherits h
         JOIN pg_class k ON k.oid = h.inhrelid JOIN pg_namespace kn ON kn.oid = k.relnamespace
         WHERE h.inhparent = c.oid AND NOT k.relispartition ORDER BY 1 LIMIT 1),
-       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND NOT i.indimmediate)
+       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND NOT i.indimmediate),
+       EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal
+         AND g.tgenabled IN ('O', 'A') AND g.tgtype & {BEFORE_EACH_INSERT} = {BEFORE_EACH_INSERT})
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted(schema, name, place)
   ON n.nspname = wanted.schema AND c.relname = wanted.name
@@ -196,7 +201,7 @@ SELECT a.attrelid, a.attname, a.atttypid, format_type(a.atttypid, a.atttypmod), 
        CASE WHEN a.atttypid IN ('varchar'::regtype, 'bpchar'::regtype) AND a.atttypmod >= 4
             THEN a.atttypmod - 4 END,
        pg_get_expr(d.adbin, d.adrelid),
-       a.attidentity::text = 'a', a.attgenerated <> ''
+       a.attidentity::text = 'a', a.attgenerated <> '', a.attidentity <> ''
 FROM pg_attribute a
 JOIN base ON base.type = a.atttypid AND base.typtype <> 'd'
 JOIN pg_type b ON b.oid = base.oid
@@ -404,6 +409,7 @@ fn table(row: &Row, partitions: &[Row]) -> CatalogTable {
         indexes: Vec::new(),
         replica_identity: identity(row.get(3), row.get(6)),
         row_security: row.get(4),
+        insert_trigger: row.get(12),
         streaming,
     }
 }
@@ -449,6 +455,7 @@ fn column(row: &Row) -> CatalogColumn {
             max_chars: row.get::<_, Option<i32>>(17).and_then(|chars| u32::try_from(chars).ok()),
             default,
             always_identity: row.get(19),
+            identity: row.get(21),
             generated,
         },
     }

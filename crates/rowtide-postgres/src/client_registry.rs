@@ -18,7 +18,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use rowtide_plan::sql::quote_identifier;
-use rowtide_protocol::{Lsn, Rejected};
+use rowtide_protocol::{Lsn, MadeKey, Rejected};
 use tokio_postgres::Client;
 
 use crate::connect::Names;
@@ -125,7 +125,7 @@ pub async fn removed(
     Ok(client.query(&sql, &[&ids]).await?.iter().map(|row| row.get(0)).collect())
 }
 
-/// Removes rows of clients that nobody has used for so long, with what is kept of their rejections and names, a number
+/// Removes rows of clients that nobody has used for so long, with what is kept of their rejections, keys and names, a number
 /// of them. Returns how many, 0 if there are no more.
 ///
 /// # Errors
@@ -144,6 +144,8 @@ pub async fn remove_unused(
            LIMIT {REMOVED_AT_ONCE} FOR UPDATE SKIP LOCKED
          ), rejections AS (
            DELETE FROM {schema}.refusal r USING unused WHERE r.client_id = unused.client_id
+         ), keys AS (
+           DELETE FROM {schema}.made_key k USING unused WHERE k.client_id = unused.client_id
          ), named AS (
            DELETE FROM {schema}.named_mutation n USING unused WHERE n.client_id = unused.client_id
          ), noted AS (
@@ -173,12 +175,12 @@ async fn note_use(
         return Ok(());
     }
     let schema = quote_identifier(&names.schema);
-    // The stream brings the row: it must not tell once more what was rejected.
+    // The stream brings the row: it must not tell once more what was rejected or made.
     let sql = format!(
         "WITH free AS (
            SELECT client_id FROM {schema}.client WHERE client_id = ANY($1) FOR UPDATE SKIP LOCKED
          )
-         UPDATE {schema}.client c SET created_at = now(),
+         UPDATE {schema}.client c SET created_at = now(), keys = NULL,
            refused = CASE WHEN c.name IS NOT NULL THEN c.refused END
          FROM free WHERE c.client_id = free.client_id RETURNING {LOCAL}"
     );
@@ -216,7 +218,7 @@ async fn raise(
            FOR UPDATE OF c SKIP LOCKED
          )
          UPDATE {schema}.client c
-         SET last_mutation = greatest(c.last_mutation, free.known), refused = NULL, name = NULL
+         SET last_mutation = greatest(c.last_mutation, free.known), refused = NULL, keys = NULL, name = NULL
          FROM free WHERE c.client_id = free.client_id
          RETURNING c.client_id, c.user_id, c.last_mutation, {STALE}, {LOCAL}"
     );
@@ -228,11 +230,16 @@ async fn raise(
 pub struct Outcomes {
     /// The rejections behind the last mutation that each client knows of, by client id, in order.
     pub rejections: HashMap<String, Vec<Rejected>>,
+    /// The keys that mutations behind it made, by client id, in order.
+    pub keys: HashMap<String, Vec<MadeKey>>,
     /// Everything that was acknowledged until now was acknowledged by commits up to here.
     pub until: Lsn,
 }
 
-/// The rejections for each `(client id, the highest mutation whose outcome the client knows)`.
+/// How many mutations of a client that made keys are told of when it comes back.
+pub(crate) const TOLD_MUTATIONS: u64 = 100;
+
+/// The rejections and the keys for each `(client id, the highest mutation whose outcome the client knows)`.
 ///
 /// # Errors
 /// When a statement fails.
@@ -255,6 +262,23 @@ pub async fn outcomes(
         let id = u64::try_from(row.get::<_, i64>(1)).unwrap_or(0);
         let rejection = Rejected { id, code: row.get(2), message: row.get(3) };
         outcomes.rejections.entry(row.get(0)).or_default().push(rejection);
+    }
+    let sql = format!(
+        "SELECT k.client_id, k.id, k.op, k.key::text
+         FROM unnest($1::text[], $2::bigint[]) AS known(client_id, id)
+         CROSS JOIN LATERAL (SELECT DISTINCT m.id FROM {schema}.made_key m
+           WHERE m.client_id = known.client_id AND m.id > known.id
+           ORDER BY m.id DESC LIMIT {TOLD_MUTATIONS}) AS told
+         JOIN {schema}.made_key k ON k.client_id = known.client_id AND k.id = told.id
+         ORDER BY k.client_id, k.id, k.op"
+    );
+    for row in client.query(&sql, &[&ids, &numbers]).await? {
+        let id = u64::try_from(row.get::<_, i64>(1)).unwrap_or(0);
+        let op = u32::try_from(row.get::<_, i32>(2)).unwrap_or(0);
+        // What somebody else has spoiled is not told.
+        if let Ok(key) = serde_json::from_str(row.get(3)) {
+            outcomes.keys.entry(row.get(0)).or_default().push(MadeKey { id, op, key });
+        }
     }
     flush(client, outcomes.until).await?;
     Ok(outcomes)

@@ -243,14 +243,17 @@ pub(crate) fn mutation_statements(
     let allowed = allowed.into_iter().filter_map(|(kind, rule)| Some((kind, rule?)));
     allowed.flat_map(move |(kind, rule)| {
         let mut statements = vec![lock(plan, table, kind), write(plan, table, kind, &all)];
-        let column = |column: &usize| &of.catalog.columns[*column].input;
-        // Where Postgres alone makes the key nobody inserts: clients name it.
-        if kind == OpKind::Insert && !of.key.iter().any(|key| column(key).is_of_postgres_alone()) {
-            // With every default.
+        let by_role = plan.writes_as.is_some() && with_role;
+        if kind == OpKind::Insert {
+            // With every default, and with the key as it must be given.
+            let given = of.key.iter().copied().filter(|key| !of.makes_key(*key));
+            let given: Vec<usize> = given.collect();
             statements.push(write(plan, table, kind, &of.key));
+            if given != of.key {
+                statements.push(write(plan, table, kind, &given));
+            }
             statements.extend(limit_lock(plan, table));
         }
-        let by_role = plan.writes_as.is_some() && with_role;
         statements.extend(by_role.then(|| write_as_role(plan, table, kind, &all)));
         statements.into_iter().map(move |statement| (kind, rule, statement))
     })

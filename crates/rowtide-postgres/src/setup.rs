@@ -256,15 +256,17 @@ async fn connections(options: &ConnectOptions) -> Result<(Client, Client), Setup
 
 /// Rowtide's own tables. `client` counts the mutations of each client. It is in the publication: its row in
 /// the stream is the acknowledgement. The row has the last rejection, and `refusal` has the earlier ones.
+/// `keys` are those that the last mutation made, or of which is told again, and `made_key` has the earlier ones.
 /// `named_mutation` has the mutations of clients that do not number them. `created_at` is when the client was last known to
 /// be in use, within a week; it has its name from the time when no row was ever removed.
-pub(crate) const OWN_TABLES: [(&str, &str); 3] = [
+pub(crate) const OWN_TABLES: [(&str, &str); 4] = [
     (
         "client",
         "client_id text PRIMARY KEY,
          user_id text NOT NULL,
          last_mutation bigint NOT NULL DEFAULT 0,
          refused jsonb,
+         keys json,
          name text,
          created_at timestamptz NOT NULL DEFAULT now()",
     ),
@@ -275,6 +277,14 @@ pub(crate) const OWN_TABLES: [(&str, &str); 3] = [
          code text NOT NULL,
          message text NOT NULL,
          PRIMARY KEY (client_id, id)",
+    ),
+    (
+        "made_key",
+        "client_id text NOT NULL,
+         id bigint NOT NULL,
+         op integer NOT NULL,
+         key json NOT NULL,
+         PRIMARY KEY (client_id, id, op)",
     ),
     (
         "named_mutation",
@@ -289,7 +299,8 @@ pub(crate) const OWN_TABLES: [(&str, &str); 3] = [
 ];
 
 /// Columns that earlier versions of Rowtide made these tables without: table, column, type.
-const LATER_COLUMNS: [(&str, &str, &str); 2] = [
+const LATER_COLUMNS: [(&str, &str, &str); 3] = [
+    ("client", "keys", "json"),
     ("named_mutation", "session_id", "text"),
     ("named_mutation", "told", "boolean NOT NULL DEFAULT false"),
 ];

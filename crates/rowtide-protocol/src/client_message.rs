@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use thiserror::Error;
+
+use crate::KeyReference;
 
 /// The name of one durable queue of mutations: 8 to 64 of `A-Z a-z 0-9 _ -`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -94,8 +96,8 @@ pub struct RowOp {
     pub kind: OpKind,
     /// The table, unchecked.
     pub table: String,
-    /// The whole primary key, and the columns to write; each value as it was written.
-    pub row: BTreeMap<String, Box<RawValue>>,
+    /// The primary key, and the columns to write.
+    pub row: BTreeMap<String, OpValue>,
 }
 
 /// A mutation that has a name.
@@ -103,9 +105,25 @@ pub struct RowOp {
 pub struct CallOp {
     /// What the definition calls it, unchecked.
     pub name: String,
-    /// What it is called with; each value as it was written.
+    /// What it is called with.
     #[serde(default)]
-    pub args: BTreeMap<String, Box<RawValue>>,
+    pub args: BTreeMap<String, OpValue>,
+}
+
+/// A value of an operation.
+#[derive(Debug)]
+pub enum OpValue {
+    /// As it was written.
+    Json(Box<RawValue>),
+    /// A part of the key that the server makes for an earlier insert.
+    Key(KeyReference),
+}
+
+impl<'de> Deserialize<'de> for OpValue {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<OpValue, D::Error> {
+        let json = Box::<RawValue>::deserialize(from)?;
+        Ok(KeyReference::read(json.get()).map_or(OpValue::Json(json), OpValue::Key))
+    }
 }
 
 /// What an operation on a row does.

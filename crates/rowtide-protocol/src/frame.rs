@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::{Cursor, ErrorCode, Mode, Rejected};
+use crate::{Cursor, ErrorCode, MadeKey, Mode, Rejected};
 
 fn json(value: impl Serialize) -> String {
     serde_json::to_string(&value).expect("strings and numbers always have a JSON form")
@@ -31,17 +31,21 @@ fn change(into: &mut Vec<u8>, head: &[u8], table_json: &str, row: &[u8]) {
 }
 
 /// A `tx` frame. Each of `bodies` is a comma-separated list of changes, or empty; together they are
-/// the changes in order. `commit_time` is RFC 3339.
+/// the changes in order. `keys` were made by what `ack` acknowledges; `commit_time` is RFC 3339.
 pub fn tx_frame<'a>(
     cursor: Cursor,
     bodies: impl IntoIterator<Item = &'a [u8]>,
     ack: Option<u64>,
+    keys: &[&MadeKey],
     commit_time: Option<&str>,
 ) -> Bytes {
     let mut frame = Vec::with_capacity(256);
     frame.extend_from_slice(format!(r#"{{"type":"tx","cursor":"{cursor}""#).as_bytes());
     if let Some(ack) = ack {
         frame.extend_from_slice(format!(r#","ack":{ack}"#).as_bytes());
+    }
+    if !keys.is_empty() {
+        frame.extend_from_slice(format!(r#","keys":{}"#, json(keys)).as_bytes());
     }
     if let Some(time) = commit_time {
         frame.extend_from_slice(format!(r#","commitTime":{}"#, json(time)).as_bytes());
@@ -75,7 +79,7 @@ fn join<'a>(frame: &mut Vec<u8>, parts: impl IntoIterator<Item = &'a [u8]>) {
 }
 
 /// What this server has beyond the first version of the protocol.
-const FEATURES: [&str; 1] = ["calls"];
+const FEATURES: [&str; 2] = ["calls", "keys"];
 
 /// A `connected` frame; `user_id` is `None` of somebody without a token. `tables_json` is an object of each table's `{"key":[…]}`.
 pub fn connected_frame(
@@ -83,6 +87,7 @@ pub fn connected_frame(
     mode: Mode,
     last_mutation: u64,
     rejected: &[Rejected],
+    keys: &[MadeKey],
     tables_json: &str,
 ) -> Bytes {
     #[derive(Serialize)]
@@ -95,6 +100,8 @@ pub fn connected_frame(
         last_mutation: u64,
         #[serde(rename = "refused")]
         rejected: &'a [Rejected],
+        #[serde(skip_serializing_if = "<[MadeKey]>::is_empty")]
+        keys: &'a [MadeKey],
         tables: Option<&'a serde_json::value::RawValue>,
         features: &'a [&'a str],
     }
@@ -102,7 +109,7 @@ pub fn connected_frame(
     let tables = serde_json::from_str(tables_json).ok();
     let (r#type, mode) = ("connected", mode.as_str());
     let features = &FEATURES;
-    json(Frame { r#type, protocol, user_id, mode, last_mutation, rejected, tables, features })
+    json(Frame { r#type, protocol, user_id, mode, last_mutation, rejected, keys, tables, features })
         .into()
 }
 
@@ -147,17 +154,21 @@ mod tests {
         body.push(b',');
         delete_change(&mut body, "\"t\"", br#"{"id":2}"#);
         let parts: [&[u8]; 3] = [b"", &body, b""];
-        let ServerMessage::Tx { changes, ack, cursor: sent, commit_time } =
-            read(&tx_frame(cursor, parts, Some(7), Some("2026-01-01T00:00:00Z")))
+        let key = serde_json::from_str(r#"{"id":4711,"at":"a\"b"}"#).unwrap();
+        let made = MadeKey { id: 7, op: 1, key };
+        let ServerMessage::Tx { changes, ack, cursor: sent, keys, commit_time } =
+            read(&tx_frame(cursor, parts, Some(7), &[&made], Some("2026-01-01T00:00:00Z")))
         else {
             panic!("not a tx");
         };
+        assert_eq!(keys, [made.clone()]);
         assert_eq!((ack, sent, changes.len()), (Some(7), cursor.to_string(), 2));
         assert_eq!(commit_time.as_deref(), Some("2026-01-01T00:00:00Z"));
         assert!(matches!(&changes[0], ChangedRow::Put { table, .. } if table == "a\"b"));
         assert!(
-            matches!(read(&connected_frame(Some("u\"1"), Mode::Snapshot, 0, &[], r#"{"t":{"key":["id"]}}"#)),
-            ServerMessage::Connected(c) if c.user_id.as_deref() == Some("u\"1") && c.tables["t"].key == ["id"])
+            matches!(read(&connected_frame(Some("u\"1"), Mode::Snapshot, 9, &[], &[made], r#"{"t":{"key":["id"]}}"#)),
+            ServerMessage::Connected(c) if c.user_id.as_deref() == Some("u\"1") && c.tables["t"].key == ["id"]
+                && c.keys.len() == 1)
         );
         assert!(matches!(
             read(&error_frame(ErrorCode::Restarting, "x", Some(5))),

@@ -7,10 +7,12 @@ mod client_message;
 mod code;
 mod cursor;
 mod frame;
+mod made_key;
 mod server_message;
 
 pub use client_message::{
-    BadMessage, CallOp, ClientId, ClientMessage, Connect, MAX_OPS, Mutate, Op, OpKind, RowOp,
+    BadMessage, CallOp, ClientId, ClientMessage, Connect, MAX_OPS, Mutate, Op, OpKind, OpValue,
+    RowOp,
 };
 pub use code::{ErrorCode, RejectCode};
 pub use cursor::{Cursor, Epoch, InvalidCursor, InvalidLsn, Lsn, ViewId};
@@ -18,6 +20,7 @@ pub use frame::{
     connected_frame, delete_change, error_frame, pong_frame, put_change, ready_frame, reject_frame,
     snapshot_frame, tx_frame,
 };
+pub use made_key::{KeyReference, MadeKey};
 pub use server_message::{ChangedRow, Connected, Mode, Rejected, ServerMessage, TableKey};
 
 /// The version of the protocol that this crate speaks.

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::MadeKey;
+
 /// A message from the server.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase")]
@@ -33,6 +35,9 @@ pub enum ServerMessage {
         changes: Vec<ChangedRow>,
         /// Every mutation up to this id is acknowledged, and its effects are in the rows.
         ack: Option<u64>,
+        /// The keys that were made for inserts of the mutations that it acknowledges.
+        #[serde(default)]
+        keys: Vec<MadeKey>,
         /// When the commit happened, RFC 3339.
         commit_time: Option<String>,
     },
@@ -70,6 +75,9 @@ pub struct Connected {
     /// The rejected mutations that the client has not been told of.
     #[serde(default, rename = "refused")]
     pub rejected: Vec<Rejected>,
+    /// The keys that were made for inserts of mutations that the client has not been told of.
+    #[serde(default)]
+    pub keys: Vec<MadeKey>,
     /// The tables whose rows are sent.
     #[serde(default)]
     pub tables: BTreeMap<String, TableKey>,

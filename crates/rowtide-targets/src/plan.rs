@@ -82,6 +82,7 @@ pub(crate) fn catalog() -> Catalog {
         indexes: ["id", "owner", "person", "team"].map(index).into(),
         replica_identity: ReplicaIdentity::Full,
         row_security: false,
+        insert_trigger: false,
         streaming: TableStreaming::default(),
     };
     Catalog { tables: [(1, "member"), (2, "note")].map(table).into(), ..Catalog::default() }

@@ -245,6 +245,7 @@ pub(crate) fn feed_event() -> Vec<Vec<u8>> {
         last_mutation: 7,
         rejected: vec![Rejected { id: 6, code: "forbidden".to_owned(), message: "no".to_owned() }],
         name: Some("m1".into()),
+        keys: Vec::new(),
     };
     let transaction = |changes| {
         let transaction = Arc::new(Transaction {

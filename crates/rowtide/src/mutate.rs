@@ -1,12 +1,13 @@
 //! `rowtide mutate`: one mutation from the command line, and what became of it. What is confirmed is
 //! printed as the server has it; a rejection is an error with its code.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use miette::{Result, miette};
-use rowtide_client::{Client, Event, Op, Outcome, Status};
+use rowtide_client::{Client, Event, Op, Outcome, Row, Status};
 
 use crate::client_args::{ClientArgs, read_ops};
 use crate::dev::interrupted;
@@ -42,14 +43,14 @@ pub(crate) async fn run(args: MutateArgs) -> Result<ExitCode> {
     };
     let Ok(outcome) = outcome else { return Ok(unacknowledged(client, kept).await) };
     match outcome? {
-        Outcome::Applied => {
-            for op in &ops {
-                tell!("{}", confirmed(&client, op));
+        (Outcome::Applied, keys) => {
+            for (place, op) in ops.iter().enumerate() {
+                tell!("{}", confirmed(&client, op, keys.get(&place)));
             }
             client.close().await.map_err(said)?;
             Ok(ExitCode::SUCCESS)
         }
-        Outcome::Rejected { code, message } => {
+        (Outcome::Rejected { code, message }, _) => {
             note!("rejected ({code}): {message}");
             client.close().await.map_err(said)?;
             Ok(ExitCode::FAILURE)
@@ -57,11 +58,11 @@ pub(crate) async fn run(args: MutateArgs) -> Result<ExitCode> {
     }
 }
 
-/// Waits for the outcome of a mutation, and tells of the others that the queue still had.
-async fn outcome(client: &mut Client, id: u64) -> Result<Outcome> {
+/// Waits for the outcome of a mutation, with the keys that were made for it, and tells of the others that the queue still had.
+async fn outcome(client: &mut Client, id: u64) -> Result<(Outcome, BTreeMap<usize, Row>)> {
     while let Some(event) = client.next().await {
         match event {
-            Event::Acked(acked) if acked.id == id => return Ok(acked.outcome),
+            Event::Acked(acked) if acked.id == id => return Ok((acked.outcome, acked.keys)),
             Event::Acked(acked) => match acked.outcome {
                 Outcome::Applied => note!("an earlier mutation was confirmed"),
                 Outcome::Rejected { code, message } => {
@@ -89,15 +90,19 @@ async fn unacknowledged(client: Client, kept: bool) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// What the server has of the row that an operation was about.
-fn confirmed(client: &Client, op: &Op) -> String {
+/// What the server has of the row that an operation was about, or the key that it made for it.
+fn confirmed(client: &Client, op: &Op, made: Option<&Row>) -> String {
     let op = match op {
         Op::Row(op) => op,
         Op::Call(op) => return format!("{} called", op.name),
     };
     let replica = client.replica();
-    match replica.get(&op.table, &op.row) {
+    match replica.get(&op.table, made.unwrap_or(&op.row)) {
         Some(row) => format!("{} put {}", op.table, serde_json::Value::from(row.clone())),
+        None if made.is_some() || op.row.values().any(|value| value.get("$key").is_some()) => {
+            let row = made.unwrap_or(&op.row).clone();
+            format!("{} key {}", op.table, serde_json::Value::from(row))
+        }
         None => {
             let keys = replica.key_columns(&op.table);
             let mut key = op.row.clone();

@@ -56,7 +56,10 @@ fn insert(text: &mut String, plan: &Plan, table: &Table) {
         "insert",
         written.map(|(index, column)| {
             let optional = !column.not_null || column.input.default.is_some();
-            (column, optional && !table.key.contains(&index))
+            match table.key.contains(&index) {
+                true => (column, table.makes_key(index)),
+                false => (column, optional),
+            }
         }),
     );
 }

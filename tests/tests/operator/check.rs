@@ -62,7 +62,7 @@ async fn what_a_role_lacks_or_begins_with_is_found() {
         operator.database.run(&format!("ALTER ROLE {role} {undo}")).await;
     }
     // As platforms do by themselves for every new table.
-    for table in ["client", "refusal", "named_mutation"] {
+    for table in ["client", "refusal", "made_key", "named_mutation"] {
         let table = format!("\"rowtide_{name}\".\"{table}\"");
         operator.database.run(&format!("ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")).await;
         let checked = operator.says_as(&role, &["check"]).await;

@@ -167,7 +167,7 @@ impl World {
         }
         let step = self.clients[client].optimistic.apply(&message);
         let Step { acked, .. } = step.expect("a server's messages can be applied");
-        for Acked { id, outcome } in acked {
+        for Acked { id, outcome, .. } in acked {
             let tag = self.clients[client].tags[&id];
             self.ledger.tell(tag, client, outcome == Outcome::Applied, self.postgres.now());
         }

@@ -254,7 +254,7 @@ impl World {
             let cursor = client.and_then(|client| client.optimistic.cursor());
             let Some(cursor) = cursor.and_then(|cursor| cursor.parse().ok()) else { continue };
             let none: [&[u8]; 0] = [];
-            let frame = rowtide_protocol::tx_frame(cursor, none, Some(number), None);
+            let frame = rowtide_protocol::tx_frame(cursor, none, Some(number), &[], None);
             self.send(id, Side::Client, frame.to_vec());
         }
     }

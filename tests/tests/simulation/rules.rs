@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use rowtide_plan::plan::Plan;
-use rowtide_protocol::{OpKind, RowOp};
+use rowtide_protocol::{OpKind, OpValue, RowOp};
 
 use crate::data::{COMMENT, MEMBER, NOTE, Row, Stored, TABLES};
 use crate::postgres::catalog::{Catalog, Field, Relation, usual_name};
@@ -27,7 +27,10 @@ impl Op {
     /// Reads what came over the network.
     pub fn read(op: &rowtide_protocol::Op) -> Op {
         fn column<T: serde::de::DeserializeOwned>(op: &RowOp, name: &str) -> Option<T> {
-            op.row.get(name).map(|value| serde_json::from_str(value.get()).unwrap())
+            op.row.get(name).map(|value| match value {
+                OpValue::Json(value) => serde_json::from_str(value.get()).unwrap(),
+                OpValue::Key(_) => panic!("keys are given here"),
+            })
         }
         let rowtide_protocol::Op::Row(op) = op else { panic!("nobody calls anything here") };
         Op {

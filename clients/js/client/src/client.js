@@ -3,6 +3,7 @@
  * which user is signed in, and shows only that user's copy.
  */
 import { RowtideError } from './error.js';
+import { temporary } from './op.js';
 import { Optimistic } from './optimistic.js';
 import { Observed, Shown, TableQuery, keyRow, subscribed } from './query.js';
 import { indexedDBStorage, memoryStorage } from './storage.js';
@@ -136,9 +137,9 @@ export class Client {
     const call = (/** @type {string} */ name, /** @type {Record<string, any>} */ args = {}) => {
       ops.push({ op: 'call', name, args: JSON.parse(JSON.stringify(args)) });
     };
-    const done = /** @type {any} */ (write(this.#writer(ops), call));
-    if (typeof done?.then === 'function') throw new TypeError('the function given to `mutate` must not be async');
     const id = randomId();
+    const done = /** @type {any} */ (write(this.#writer(id, ops), call));
+    if (typeof done?.then === 'function') throw new TypeError('the function given to `mutate` must not be async');
     const step = this.#optimistic.mutate(id, ops);
     const confirmed = new Promise((resolve, reject) => {
       this.#unconfirmed.set(id, { resolve: () => resolve(undefined), reject });
@@ -152,8 +153,11 @@ export class Client {
     return { id, confirmed: /** @type {Promise<void>} */ (confirmed) };
   }
 
-  /** @param {Op[]} ops */
-  #writer(ops) {
+  /**
+   * @param {string} id of the mutation
+   * @param {Op[]} ops
+   */
+  #writer(id, ops) {
     const add = (/** @type {import('./op.js').RowOp['op']} */ op, /** @type {string} */ table, /** @type {any} */ row) => {
       // A copy in the form that is sent: the caller may change its object later.
       ops.push({ op, table, row: JSON.parse(JSON.stringify(row)) });
@@ -162,7 +166,15 @@ export class Client {
       get: (_, name) => {
         const table = String(name);
         return {
-          insert: (/** @type {any} */ row) => add('insert', table, row),
+          insert: (/** @type {any} */ row) => {
+            const keyed = { ...row };
+            // The server makes what is missing of the key, or rejects the insert.
+            for (const column of this.#optimistic.tables.get(table)?.key ?? []) {
+              keyed[column] ??= temporary(id, ops.length, column);
+            }
+            add('insert', table, keyed);
+            return keyed;
+          },
           update: (/** @type {any} */ row) => add('update', table, row),
           delete: (/** @type {any} */ key) => {
             const known = this.#optimistic.tables.get(table);

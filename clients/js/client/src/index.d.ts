@@ -62,8 +62,12 @@ export interface Table<S, T extends keyof S> extends Query<RowOf<S, T>> {
 }
 
 export interface TableWriter<S, T extends keyof S> {
-  /** Inserts a row; if there is one with this key, updates that. */
-  insert(row: InsertOf<S, T>): void;
+  /**
+   * Inserts a row; if there is one with this key, updates that. Where the server makes the key (`rowtide types`: it is optional), it may be
+   * left out. The row that is returned has a temporary one, a string: it stands for the key wherever a value may stand, also in later
+   * mutations, and the row takes its real key in the step in which the server has made it.
+   */
+  insert(row: InsertOf<S, T>): InsertOf<S, T> & KeyRow<S, T>;
   /** Updates a row: give its key and the columns that change. */
   update(row: UpdateOf<S, T>): void;
   delete(key: KeyOf<S, T>): void;

@@ -56,6 +56,41 @@ export function applied(row, op) {
 }
 
 /**
+ * What stands for a column of a key that the server makes, until it has: which insert it is of, by the id of its mutation
+ * and its place in it.
+ * @param {string} id
+ * @param {number} at
+ * @param {string} column
+ */
+export const temporary = (id, at, column) => `$new:${id}:${at}:${column}`;
+
+/**
+ * The insert and the column that a temporary key is of.
+ * @param {any} value
+ * @returns {[id: string, at: number, column: string] | undefined} nothing if the value is none
+ */
+export function insertOf(value) {
+  if (typeof value !== 'string' || !value.startsWith('$new:')) return undefined;
+  const [, id, at, ...column] = value.split(':');
+  return [id, Number(at), column.join(':')];
+}
+
+/**
+ * The operation with other values: `undefined` leaves one out.
+ * @template {Op} T
+ * @param {T} op
+ * @param {(value: any, column: string) => any} other
+ * @returns {T} the same object if no value is another
+ */
+export function withValues(op, other) {
+  const values = op.op === 'call' ? op.args : op.row;
+  const others = Object.entries(values).map(([name, value]) => [name, other(value, name)]);
+  if (others.every(([name, value]) => value === values[name])) return op;
+  const kept = Object.fromEntries(others.filter(([, value]) => value !== undefined));
+  return op.op === 'call' ? { ...op, args: kept } : { ...op, row: kept };
+}
+
+/**
  * @param {string} code
  * @param {string} message
  * @returns {never}

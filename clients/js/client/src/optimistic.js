@@ -10,7 +10,7 @@
  * `QueueEntry` and `Meta`: there an acknowledgement is `settled` and a rejection `refused`.
  */
 import { RowtideError } from './error.js';
-import { applied, check, same } from './op.js';
+import { applied, check, insertOf, same, temporary, withValues } from './op.js';
 
 /** The most mutations that may wait for their acknowledgement. */
 const MAX_PENDING = 10_000;
@@ -28,7 +28,7 @@ const MAX_PENDING = 10_000;
  *   acknowledges that
  * @typedef {{ id: string, ops: Op[], number?: number, state: QueueState }} QueueEntry a mutation in the queue
  * @typedef {{ keys?: Keys, rows: [string, string, Row | undefined][], entries: QueueEntry[], gone: string[],
- *   settled: Acked[] }} StepRecord what a step did, for the storage and for other tabs
+ *   settled: Acked[], made?: [string, any][] }} StepRecord what a step did, for the storage and for other tabs
  * @typedef {{ changes: Change[], acked: Acked[], record: StepRecord }} Step
  * @typedef {{ base: Row | undefined, ops: { entry: QueueEntry, op: RowOp }[], stale: boolean }} Layer the
  *   pending operations on a row; `stale` if the row must be computed from them again
@@ -78,6 +78,8 @@ export class Optimistic {
   sent = 0;
   /** The highest number sent on this connection. @type {number | undefined} */
   #sending;
+  /** What became of temporary keys. @type {Map<string, any>} */
+  #made = new Map();
 
   /** @param {Keys} [keys] the keys of the tables, as far as they are known before the first `connected` */
   constructor(keys = {}) {
@@ -112,8 +114,13 @@ export class Optimistic {
    * @returns {string | undefined} nothing if a column is missing
    */
   keyOf(table, row) {
-    const values = table.key.map((column) => row[column]);
+    const values = table.key.map((column) => this.#known(row[column]));
     return values.includes(undefined) ? undefined : JSON.stringify(values);
+  }
+
+  /** The key that was made, for a temporary one. @param {any} value */
+  #known(value) {
+    return this.#made.size && this.#made.has(value) ? this.#made.get(value) : value;
   }
 
   /**
@@ -124,6 +131,7 @@ export class Optimistic {
    * @throws {RowtideError} when the server could not accept it; nothing is changed then
    */
   mutate(id, ops) {
+    ops = ops.map((op) => withValues(op, (value) => this.#known(value)));
     check(ops, (table) => this.tables.get(table)?.key);
     if (this.queue.length >= MAX_PENDING) {
       throw new RowtideError('queue_full', `${this.queue.length} mutations wait for the server; no more can be kept`);
@@ -223,7 +231,7 @@ export class Optimistic {
     this.#arriving = message.mode === 'snapshot' ? new Map() : undefined;
     const last = message.lastMutation;
     const rejections = new Map(message.refused.map((/** @type {any} */ rejection) => [rejection.id, rejection]));
-    this.#acknowledge(last, rejections, true, dirty, record);
+    this.#acknowledge(last, rejections, message.keys, true, dirty, record);
     // The mutations that are left get the numbers after the server's last one. The server may know of
     // more than was ever sent (another client had this id), or of less (its database was restored).
     this.acked = this.#sending = this.last = last;
@@ -241,7 +249,7 @@ export class Optimistic {
    * @param {Dirty} dirty
    * @param {StepRecord} record
    */
-  #transaction({ cursor, changes, ack }, dirty, record) {
+  #transaction({ cursor, changes, ack, keys }, dirty, record) {
     const keyed = changes.map((/** @type {any} */ change) => {
       const table = this.#tableNamed(change.table);
       return [table, this.#keyIn(table, change.row), change.op === 'put' ? change.row : undefined];
@@ -250,7 +258,7 @@ export class Optimistic {
     this.cursor = cursor;
     if (ack === undefined || ack === null) return;
     this.#releaseHeld(ack, dirty, record);
-    this.#acknowledge(ack, new Map(), false, dirty, record);
+    this.#acknowledge(ack, new Map(), keys, false, dirty, record);
   }
 
   /**
@@ -272,15 +280,17 @@ export class Optimistic {
    * The server has acknowledged all mutations up to a number.
    * @param {number} last
    * @param {Map<number, any>} rejections by number
+   * @param {{ id: number, op: number, key: Row }[] | undefined} keys that were made
    * @param {boolean} hold whether the applied ones stay visible, because their effects are still to come
    * @param {Dirty} dirty
    * @param {StepRecord} record
    */
-  #acknowledge(last, rejections, hold, dirty, record) {
+  #acknowledge(last, rejections, keys, hold, dirty, record) {
     const upto = Math.min(last, this.sent);
     this.acked = Math.max(this.acked, upto);
     // The queue is in the order of numbers, so this keeps their order.
     const due = this.queue.filter((entry) => (entry.number ?? Infinity) <= upto && entry.state !== 'held');
+    this.#name(temporaries(due, keys), dirty, record);
     for (const entry of due) {
       const rejection = rejections.get(entry.number ?? 0);
       if (entry.state === 'pending' && rejection) this.#reject(entry, rejection, dirty, record);
@@ -291,6 +301,25 @@ export class Optimistic {
       } else {
         this.#remove(entry, dirty, record);
       }
+    }
+  }
+
+  /**
+   * Puts what became of temporary keys in their place, so that rows keep what is not acknowledged yet.
+   * @param {[string, any][]} made
+   * @param {Dirty} dirty
+   * @param {StepRecord} record
+   */
+  #name(made, dirty, record) {
+    if (!made.length) return;
+    record.made = made;
+    for (const entry of this.queue) this.#release(entry, dirty);
+    for (const [key, value] of made) this.#made.set(key, value);
+    for (const entry of this.queue) {
+      const ops = entry.ops.map((op) => withValues(op, (value) => this.#known(value)));
+      if (entry.number !== undefined && ops.some((op, at) => op !== entry.ops[at])) record.entries.push(entry);
+      entry.ops = ops;
+      this.#push(entry, dirty);
     }
   }
 
@@ -362,7 +391,23 @@ export class Optimistic {
     if (!entry || !durable(entry)) return undefined;
     this.#sending = number;
     this.sent = Math.max(this.sent, number);
-    return { type: 'mutate', id: number, ops: entry.ops };
+    return { type: 'mutate', id: number, ops: entry.ops.map((op, at) => this.#sent(entry, op, at)) };
+  }
+
+  /**
+   * An operation as it is sent: an insert without the key that is to be made, and what refers to that by its number.
+   * @param {QueueEntry} entry
+   * @param {Op} op
+   * @param {number} at
+   */
+  #sent(entry, op, at) {
+    return withValues(op, (value, column) => {
+      const of = insertOf(value);
+      if (!of) return value;
+      if (op.op === 'insert' && value === temporary(entry.id, at, column)) return undefined;
+      // The server rejects what refers to a mutation that is not there.
+      return { $key: [this.#byId.get(of[0])?.number ?? Number.MAX_SAFE_INTEGER, of[1], of[2]] };
+    });
   }
 
   /**
@@ -377,6 +422,7 @@ export class Optimistic {
         const table = this.tables.get(name);
         if (table) this.#setBase(table, key, row, dirty, record);
       }
+      this.#name(led.made ?? [], dirty, record);
       for (const entry of led.entries) this.#update(entry, dirty, record);
       for (const id of led.gone) {
         const entry = this.#byId.get(id);
@@ -573,6 +619,24 @@ export class Optimistic {
     }
     return { changes, acked: record.settled, record };
   }
+}
+
+/**
+ * The temporary keys of inserts that are acknowledged, each with what was made for it: the key, or, where nobody has said
+ * that, what the server knows it by.
+ * @param {QueueEntry[]} entries
+ * @param {{ id: number, op: number, key: Row }[]} [keys]
+ * @returns {[string, any][]}
+ */
+function temporaries(entries, keys = []) {
+  return entries.flatMap(({ id, number, ops }) =>
+    ops.flatMap((op, at) => {
+      if (op.op !== 'insert') return [];
+      const made = keys.find((made) => made.id === number && made.op === at)?.key;
+      const columns = Object.keys(op.row).filter((column) => op.row[column] === temporary(id, at, column));
+      return columns.map((column) => /** @type {[string, any]} */ ([op.row[column], made?.[column] ?? { $key: [number, at, column] }]));
+    }),
+  );
 }
 
 /**

@@ -37,6 +37,7 @@ fn table(oid: u32, name: &str, column: &str) -> CatalogTable {
         indexes: Vec::new(),
         replica_identity: ReplicaIdentity::Full,
         row_security: false,
+        insert_trigger: false,
         streaming: TableStreaming::default(),
     }
 }

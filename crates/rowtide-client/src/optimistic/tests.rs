@@ -52,11 +52,11 @@ fn texts(client: &Optimistic) -> Vec<String> {
 }
 
 fn rejected(id: u64, code: &str) -> Acked {
-    Acked { id, outcome: rejected_with(code, "no") }
+    Acked { id, outcome: rejected_with(code, "no"), keys: BTreeMap::new() }
 }
 
 fn applied(id: u64) -> Acked {
-    Acked { id, outcome: Outcome::Applied }
+    Acked { id, outcome: Outcome::Applied, keys: BTreeMap::new() }
 }
 
 #[test]

@@ -322,7 +322,7 @@ impl ModelRun {
     }
 
     fn stepped(&mut self, step: Step) {
-        for Acked { id, outcome } in step.acked {
+        for Acked { id, outcome, .. } in step.acked {
             let made = self.made.iter_mut().find(|made| made.id == id).unwrap();
             assert!(!made.reported_in_this_life, "{id} is acknowledged twice");
             if let Some(reported) = &made.reported

@@ -116,6 +116,7 @@ pub(super) fn catalog_with(added: Added) -> Catalog {
         }],
         replica_identity: ReplicaIdentity::Full,
         row_security: false,
+        insert_trigger: false,
         streaming: TableStreaming::default(),
     };
     let tables = TABLES.iter().enumerate().map(table).collect();
@@ -293,6 +294,7 @@ impl Postgres {
                 last_mutation: self.acked[client],
                 rejected: Vec::new(),
                 name: None,
+                keys: Vec::new(),
             }));
         }
         let streamed = Arc::new(streamed);

@@ -47,6 +47,7 @@ pub(crate) fn plan(definition: &str, of_ids: Kind) -> Arc<Plan> {
             .into(),
         replica_identity: ReplicaIdentity::Full,
         row_security: false,
+        insert_trigger: false,
         streaming: TableStreaming::default(),
     };
     let tables = [(1, "member"), (2, "note")].map(table).into();

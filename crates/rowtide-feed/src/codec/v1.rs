@@ -1,5 +1,5 @@
-//! Versions 1 and 2 of what is inside messages and records: `docs/feed.md` describes it byte by byte, and the golden
-//! files of the tests hold it. Version 2 has one kind more. Numbers are little-endian, and everything of no fixed size has its length or its
+//! Versions 1 to 3 of what is inside messages and records: `docs/feed.md` describes it byte by byte, and the golden
+//! files of the tests hold it. Version 2 has one kind more, version 3 two. Numbers are little-endian, and everything of no fixed size has its length or its
 //! number before it. Nothing in here may change; what is to be otherwise is another version.
 
 use std::sync::Arc;
@@ -7,7 +7,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rowtide_plan::plan::{BranchId, TableId};
 use rowtide_plan::row::{Image, Row, Topic};
-use rowtide_protocol::{Epoch, Lsn, Rejected};
+use rowtide_protocol::{Epoch, Lsn, MadeKey, Rejected};
+use serde_json::Map;
 
 use super::read::Reader;
 use super::{Commit, Content, DecodeError, kind};
@@ -39,6 +40,14 @@ impl Shape {
 enum ContentTag {
     Rows = 0,
     TooLarge = 1,
+}
+
+/// Whether acknowledgements have keys that were made.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Keys {
+    /// No transaction did before version 3, and of most there are none.
+    NotTold,
+    Told,
 }
 
 /// The numbers of the reasons.
@@ -112,9 +121,10 @@ pub(super) fn read_event(from: &mut Reader<'_>, kind: u8) -> Result<Event, Decod
             })?,
         },
         kind::STREAM_BEGAN => Event::StreamBegan { wal_end: Lsn(from.u64("end of WAL")?) },
-        kind::TRANSACTION => {
+        kind::TRANSACTION | kind::TRANSACTION_WITH_KEYS => {
             let lsn = Lsn(from.u64("position")?);
-            let commit = read_commit(from, lsn)?;
+            let keys = if kind == kind::TRANSACTION { Keys::NotTold } else { Keys::Told };
+            let commit = read_commit(from, lsn, keys)?;
             let count = match commit.content {
                 Content::Rows(count) => count,
                 Content::TooLarge(_) => 0,
@@ -158,12 +168,20 @@ pub(super) fn write_commit(into: &mut Vec<u8>, previous: Lsn, transaction: &Tran
         }
     }
     into.extend_from_slice(&length(transaction.acknowledgements.len()).to_le_bytes());
+    let keys = if transaction.tells_of_keys() { Keys::Told } else { Keys::NotTold };
     for acknowledgement in &transaction.acknowledgements {
         write_acknowledgement(into, acknowledgement);
+        if keys == Keys::Told {
+            write_keys(into, &acknowledgement.keys);
+        }
     }
 }
 
-pub(super) fn read_commit(from: &mut Reader<'_>, lsn: Lsn) -> Result<Commit, DecodeError> {
+pub(super) fn read_commit(
+    from: &mut Reader<'_>,
+    lsn: Lsn,
+    keys: Keys,
+) -> Result<Commit, DecodeError> {
     let previous = Lsn(from.u64("previous position")?);
     let xid = from.u32("transaction id")?;
     let commit_time_us = from.i64("commit time")?;
@@ -177,8 +195,17 @@ pub(super) fn read_commit(from: &mut Reader<'_>, lsn: Lsn) -> Result<Commit, Dec
         ContentTag::Rows => Content::Rows(from.u32("number of changes")?),
         ContentTag::TooLarge => Content::TooLarge(read_tables(from)?),
     };
-    let acknowledgements =
-        from.list("acknowledgements", |from| read_acknowledgement(from).map(Arc::new))?;
+    let acknowledgements: Vec<Arc<Acknowledgement>> = from.list("acknowledgements", |from| {
+        let mut acknowledgement = read_acknowledgement(from)?;
+        if keys == Keys::Told {
+            acknowledgement.keys = read_keys(from)?;
+        }
+        Ok(Arc::new(acknowledgement))
+    })?;
+    let none = acknowledgements.iter().all(|of| of.keys.is_empty());
+    if keys == Keys::Told && none {
+        return Err(from.invalid("key that was made"));
+    }
     Ok(Commit { previous, lsn, xid, commit_time_us, truncated, content, acknowledgements })
 }
 
@@ -209,7 +236,32 @@ fn read_acknowledgement(from: &mut Reader<'_>) -> Result<Acknowledgement, Decode
             })
         })?,
         name: from.option("name", |from| Ok(from.text("name")?.into()))?,
+        keys: Vec::new(),
     })
+}
+
+fn write_keys(into: &mut Vec<u8>, keys: &[MadeKey]) {
+    into.extend_from_slice(&length(keys.len()).to_le_bytes());
+    for made in keys {
+        into.extend_from_slice(&made.id.to_le_bytes());
+        into.extend_from_slice(&made.op.to_le_bytes());
+        write_slice(into, json_of(&made.key).as_bytes());
+    }
+}
+
+fn read_keys(from: &mut Reader<'_>) -> Result<Vec<MadeKey>, DecodeError> {
+    from.list("keys", |from| {
+        let (id, op) = (from.u64("mutation")?, from.u32("operation")?);
+        let invalid = from.invalid("key");
+        let text = from.text("key")?;
+        let key = serde_json::from_str(text).ok().filter(|key| json_of(key) == text);
+        Ok(MadeKey { id, op, key: key.ok_or(invalid)? })
+    })
+}
+
+/// The one form in which a key is written.
+fn json_of(key: &Map<String, serde_json::Value>) -> String {
+    serde_json::to_string(key).unwrap_or_default()
 }
 
 pub(super) fn write_change(into: &mut Vec<u8>, change: &Change) {

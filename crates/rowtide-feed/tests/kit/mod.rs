@@ -12,7 +12,7 @@ use rowtide_feed::{
 use rowtide_plan::plan::{BranchId, TableId};
 use rowtide_plan::row::{Image, Row, Topic};
 use rowtide_plan::value::{ColumnType, Value};
-use rowtide_protocol::{Epoch, Lsn, Rejected};
+use rowtide_protocol::{Epoch, Lsn, MadeKey, Rejected};
 
 pub(crate) fn value() -> impl Strategy<Value = Value> {
     let parsed = |kind, text: &str| Value::parse(&kind, text).unwrap();
@@ -65,10 +65,19 @@ fn acknowledgement() -> impl Strategy<Value = Arc<Acknowledgement>> {
     let rejected = vec((any::<u64>(), text(), text()), 0..3).prop_map(|rejected| {
         rejected.into_iter().map(|(id, code, message)| Rejected { id, code, message }).collect()
     });
-    (text(), any::<u64>(), rejected, option::of(text())).prop_map(
-        |(client, last_mutation, rejected, name)| {
+    let made = (any::<u64>(), any::<u32>(), text(), any::<i64>());
+    let keys = vec(made, 0..3).prop_map(|keys| {
+        let made = |(id, op, column, value): (u64, u32, String, i64)| MadeKey {
+            id,
+            op,
+            key: [(column, value.into())].into_iter().collect(),
+        };
+        keys.into_iter().map(made).collect()
+    });
+    (text(), any::<u64>(), rejected, keys, option::of(text())).prop_map(
+        |(client, last_mutation, rejected, keys, name)| {
             let (client, name) = (client.into(), name.map(String::into));
-            Arc::new(Acknowledgement { client, last_mutation, rejected, name })
+            Arc::new(Acknowledgement { client, last_mutation, rejected, keys, name })
         },
     )
 }

@@ -14,7 +14,7 @@ use rowtide_log::{HistoryError, Log, LogIdentity, LogOptions, LogReader, Opened}
 use rowtide_plan::plan::{BranchId, TableId};
 use rowtide_plan::row::{Image, Row, Topic};
 use rowtide_plan::value::Value;
-use rowtide_protocol::{Lsn, Rejected};
+use rowtide_protocol::{Lsn, MadeKey, Rejected};
 
 /// Removed when it is dropped.
 pub(crate) struct TestDir(pub(crate) PathBuf);
@@ -166,7 +166,15 @@ fn acknowledgement(random: &mut SmallRng) -> Acknowledgement {
         last_mutation,
         rejected,
         name: random.random_ratio(1, 3).then(|| "name".into()),
+        keys: (0..random.random_range(0..3_u32).saturating_sub(1))
+            .map(|op| made(random, op))
+            .collect(),
     }
+}
+
+fn made(random: &mut SmallRng, op: u32) -> MadeKey {
+    let key = [("id".to_owned(), random.random::<i64>().into())];
+    MadeKey { id: random.random(), op, key: key.into_iter().collect() }
 }
 
 /// The transactions as the feed carries them, behind a transaction that ended at `previous`.

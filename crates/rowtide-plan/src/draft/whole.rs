@@ -73,6 +73,7 @@ fn described((name, columns, row_security, _): (&str, &str, bool, &str)) -> Cata
         indexes: Vec::new(),
         replica_identity: ReplicaIdentity::Full,
         row_security,
+        insert_trigger: false,
         streaming: TableStreaming::default(),
     }
 }

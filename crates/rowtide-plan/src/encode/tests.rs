@@ -35,6 +35,7 @@ fn plan() -> Plan {
         indexes: Vec::new(),
         replica_identity: ReplicaIdentity::Full,
         row_security: false,
+        insert_trigger: false,
         streaming: TableStreaming::default(),
     };
     let branch = |anchor, source, filter| Branch {

@@ -5,8 +5,8 @@
 
 use rowtide_protocol::OpKind;
 
-use super::columns::{Origin, origin, written};
-use super::params::{Params, Statement, key_is, name, quoted};
+use super::columns::{Origin, any, leaves_key, origin, written};
+use super::params::{Params, Statement, key_is, key_made, key_returned, name, quoted};
 use super::steps::{NEXT, WRITTEN, step};
 use crate::ids::TableId;
 use crate::plan::{Plan, Table};
@@ -36,7 +36,7 @@ pub(super) fn hand_over(table: &Table, columns: &[usize], holds: &str) -> String
 }
 
 /// The statement with which the role does a write that was allowed. Answers whether a row was written: policies hide rows from
-/// updates and deletes.
+/// updates and deletes; and the key if that is made, for which the role must be able to read it.
 pub fn write_as_role(plan: &Plan, id: TableId, kind: OpKind, columns: &[usize]) -> Statement {
     let table = plan.table(id);
     let into = name(table);
@@ -60,10 +60,15 @@ pub fn write_as_role(plan: &Plan, id: TableId, kind: OpKind, columns: &[usize]) 
             format!("DELETE FROM {into} AS target WHERE {NEXT} AND {key}")
         }
     };
-    // No column is returned: the role may be one that cannot read what it writes.
-    let go_on = step(&format!("EXISTS (SELECT FROM {WRITTEN})"), "next");
+    // No other column is returned: the role may be one that cannot read what it writes.
+    let makes_key = kind == OpKind::Insert && leaves_key(table, columns);
+    let returned = key_returned(table, makes_key);
+    let mut go_on = step(&format!("EXISTS (SELECT FROM {WRITTEN})"), "next");
+    if makes_key {
+        go_on += &format!(", {}", key_made(table));
+    }
     let sql = format!(
-        "WITH {WRITTEN} AS ({write} RETURNING 1)\nSELECT EXISTS (SELECT FROM {WRITTEN}), {go_on}"
+        "WITH {WRITTEN} AS ({write} RETURNING {returned})\nSELECT EXISTS (SELECT FROM {WRITTEN}), {go_on}"
     );
     Statement { sql, params: params.list }
 }
@@ -83,6 +88,12 @@ fn insert(table: &Table, columns: &[usize], params: &mut Params) -> String {
         list.push(quote_identifier(&column.name));
         values.push(value);
     }
+    let mut overriding = "";
+    if list.is_empty() {
+        list.extend(any(table).map(|column| quoted(table, column)));
+        values.push("NULL".to_owned());
+        overriding = "OVERRIDING USER VALUE ";
+    }
     let (into, list, values) = (name(table), list.join(", "), values.join(", "));
     let handed = match handed {
         0 => String::new(),
@@ -91,5 +102,5 @@ fn insert(table: &Table, columns: &[usize], params: &mut Params) -> String {
              AS defaults) AS handed"
         ),
     };
-    format!("INSERT INTO {into} ({list}) SELECT {values}{handed} WHERE {NEXT}")
+    format!("INSERT INTO {into} ({list}) {overriding}SELECT {values}{handed} WHERE {NEXT}")
 }

@@ -2,13 +2,14 @@
 //! The statement is the definition's, so it does nothing only if it is not begun: another one stands before it, which fails
 //! if what came before in the transaction has not been done.
 
-use rowtide_protocol::{CallOp, RejectCode};
+use rowtide_protocol::{CallOp, KeyReference, OpValue, RejectCode};
+use serde_json::value::RawValue;
 
 use super::input;
 use super::params::{Param, Params, Statement};
 use super::rejection::{Rejection, Unreadable, meant, shown};
 use super::steps::NEXT;
-use crate::calls::{CallParam, CallValue, ParamKind};
+use crate::calls::{CallParam, CallValue, ParamKind, PlannedCall};
 use crate::plan::Plan;
 
 /// A call in terms of the plan.
@@ -18,6 +19,8 @@ pub struct Call {
     pub call: usize,
     /// A value for each parameter: the text that Postgres reads.
     pub values: Vec<Option<String>>,
+    /// The parameters whose values are keys that are made first; [`Plan::with_keys`] puts them among the values.
+    pub references: Vec<(usize, KeyReference)>,
 }
 
 /// Fails unless the next write of the transaction may begin. Where it fails nobody sees it: an answer before it says why.
@@ -60,19 +63,40 @@ impl Plan {
             let unknown = shown(unknown);
             return Err(format!("mutation `{}` has no argument `{unknown}`{meant}", planned.name));
         }
-        let value = |param: &CallParam| {
-            let of = || format!("argument `{}` of mutation `{}`", param.name, planned.name);
-            match (op.args.get(&param.name), &param.default) {
-                (Some(json), _) => input::text_of_param(kind(param), json)
-                    .map_err(|wanted| format!("{} takes {wanted}", of())),
-                (None, Some(default)) => Ok(default.clone()),
-                (None, None) => Err(format!("{} is missing", of())),
+        let mut references = Vec::new();
+        let value = |(index, param): (usize, &CallParam)| match (
+            op.args.get(&param.name),
+            &param.default,
+        ) {
+            (Some(OpValue::Json(json)), _) => text_of_argument(planned, param, json),
+            (Some(OpValue::Key(reference)), _) => {
+                references.push((index, reference.clone()));
+                Ok(None)
             }
+            (None, Some(default)) => Ok(default.clone()),
+            (None, None) => Err(format!("{} is missing", argument(planned, param))),
         };
         let values: Result<Vec<Option<String>>, String> =
-            planned.params.iter().map(value).collect();
-        Ok(Call { call, values: values? })
+            planned.params.iter().enumerate().map(value).collect();
+        Ok(Call { call, values: values?, references })
     }
+}
+
+fn argument(call: &PlannedCall, param: &CallParam) -> String {
+    format!("argument `{}` of mutation `{}`", param.name, call.name)
+}
+
+/// The text of a value for a parameter.
+///
+/// # Errors
+/// What is wrong, with the names.
+pub(super) fn text_of_argument(
+    call: &PlannedCall,
+    param: &CallParam,
+    json: &RawValue,
+) -> Result<Option<String>, String> {
+    input::text_of_param(kind(param), json)
+        .map_err(|wanted| format!("{} takes {wanted}", argument(call, param)))
 }
 
 /// The type, of which Postgres has been asked before anything is read.

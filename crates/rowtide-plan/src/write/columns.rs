@@ -25,6 +25,18 @@ pub(super) fn origin<'a>(table: &'a Table, columns: &[usize], index: usize) -> O
     }
 }
 
+/// A column for an insert that has none, as Postgres wants one: null, as if it were left out, for which it stands behind
+/// `OVERRIDING USER VALUE`.
+pub(super) fn any(table: &Table) -> Option<usize> {
+    table.catalog.columns.iter().position(|column| column.input.generated.is_none())
+}
+
+/// Whether an insert of these columns leaves the key, or a part of it, to be made.
+pub(super) fn leaves_key(table: &Table, columns: &[usize]) -> bool {
+    !table.is_keyless()
+        && table.key.iter().any(|column| !matches!(origin(table, columns, *column), Origin::Client))
+}
+
 /// Those of the columns that an update would set.
 pub(super) fn written<'a>(
     table: &'a Table,

@@ -7,6 +7,7 @@ mod as_role;
 mod call;
 mod columns;
 mod input;
+mod made;
 mod op;
 mod params;
 mod rejection;
@@ -17,6 +18,7 @@ mod visible;
 
 pub use as_role::write_as_role;
 pub use call::{Call, go_on_or_fail, misfit, run};
+pub use made::{KnownKeys, REFERABLE_MUTATIONS};
 pub use op::{Operation, Tolerance, Write};
 pub use params::{Param, Statement};
 pub use rejection::{MAX_MESSAGE_CHARS, Rejection, Unreadable};

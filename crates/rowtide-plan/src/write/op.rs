@@ -1,9 +1,11 @@
 //! Turns an operation of a client into a write of the plan: finds its table and columns, and reads its
 //! values. An operation that the rules can never allow, whatever the rows are, is rejected at once.
 
-use rowtide_protocol::{Op, OpKind, RejectCode, RowOp};
+use rowtide_protocol::{KeyReference, Op, OpKind, OpValue, RejectCode, RowOp};
+use serde_json::value::RawValue;
 
 use super::call::Call;
+use super::columns::leaves_key;
 use super::input;
 use super::rejection::{Rejection, Unreadable, meant, shown};
 use crate::calls::PlannedCall;
@@ -19,6 +21,16 @@ pub enum Operation {
     Call(Call),
 }
 
+impl Operation {
+    /// The places of values that are keys which are to be made by what comes before it: columns, or parameters.
+    pub fn references(&self) -> &[(usize, KeyReference)] {
+        match self {
+            Operation::Write(write) => &write.references,
+            Operation::Call(call) => &call.references,
+        }
+    }
+}
+
 /// A write of one row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
@@ -29,6 +41,8 @@ pub struct Write {
     /// The columns of the key, and those to write, in the catalog's order: each with the text that
     /// Postgres reads.
     pub values: Vec<(usize, Option<String>)>,
+    /// The columns whose values are keys that are made first; [`Plan::with_keys`] puts them among the values.
+    pub references: Vec<(usize, KeyReference)>,
     /// What its client expects of it beyond the protocol of today.
     pub tolerance: Tolerance,
 }
@@ -47,6 +61,32 @@ impl Write {
     pub fn value(&self, column: usize) -> Option<&str> {
         self.values.iter().find(|(other, _)| *other == column)?.1.as_deref()
     }
+
+    /// Whether it is an insert whose key, or a part of it, is to be made.
+    pub fn makes_key(&self, plan: &Plan) -> bool {
+        let columns: Vec<usize> = self.columns().collect();
+        self.kind == OpKind::Insert && leaves_key(plan.table(self.table), &columns)
+    }
+
+    /// The columns that it names.
+    fn columns(&self) -> impl Iterator<Item = usize> {
+        let referring = self.references.iter().map(|(column, _)| *column);
+        self.values.iter().map(|(column, _)| *column).chain(referring)
+    }
+}
+
+/// The text of a value for a column.
+///
+/// # Errors
+/// What is wrong, with the names.
+pub(super) fn text_of_column(
+    table: &Table,
+    column: usize,
+    json: &RawValue,
+) -> Result<Option<String>, String> {
+    let of = &table.catalog.columns[column];
+    input::text_of(of, json)
+        .map_err(|wanted| format!("column `{}` of table `{}` takes {wanted}", of.name, table.name))
 }
 
 impl Plan {
@@ -103,7 +143,8 @@ impl Plan {
         let table = self.table(id);
         let name = &table.name;
         let mut values = Vec::with_capacity(op.row.len());
-        for (column, json) in &op.row {
+        let mut references = Vec::new();
+        for (column, value) in &op.row {
             let Some(at) = table.sent_column(column) else {
                 let names = table.sent_columns().map(|(_, column)| column.name.as_str());
                 let meant = meant(column, names);
@@ -114,16 +155,22 @@ impl Plan {
                 let what = "a delete takes the columns of the primary key alone";
                 return Err(bad(format!("{what}: `{column}` of table `{name}` is not one")));
             }
-            let text = input::text_of(&table.catalog.columns[at], json).map_err(|wanted| {
-                bad(format!("column `{column}` of table `{name}` takes {wanted}"))
-            })?;
-            values.push((at, text));
+            match value {
+                OpValue::Json(json) => {
+                    values.push((at, text_of_column(table, at, json).map_err(bad)?));
+                }
+                OpValue::Key(reference) => references.push((at, reference.clone())),
+            }
         }
         values.sort_by_key(|(column, _)| *column);
         let tolerance = Tolerance::default();
-        let write = Write { table: id, kind: op.kind, values, tolerance };
+        let write = Write { table: id, kind: op.kind, values, references, tolerance };
         for column in &table.key {
-            if write.value(*column).is_none() {
+            let is_made = op.kind == OpKind::Insert
+                && table.makes_key(*column)
+                && !write.columns().any(|named| named == *column);
+            let is_referred = write.references.iter().any(|(of, _)| of == column);
+            if write.value(*column).is_none() && !is_made && !is_referred {
                 let column = &table.catalog.columns[*column].name;
                 return Err(bad(format!("the key column `{column}` of table `{name}` is missing")));
             }
@@ -154,7 +201,7 @@ fn never_allowed(table: &Table, write: &Write) -> Result<(), Rejection> {
     if write.kind == OpKind::Delete {
         return Ok(());
     }
-    for (column, _) in &write.values {
+    for column in &write.columns().collect::<Vec<usize>>() {
         let column_name = &table.catalog.columns[*column].name;
         let is_key = table.key.contains(column);
         let input = &table.catalog.columns[*column].input;

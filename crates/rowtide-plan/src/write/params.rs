@@ -2,6 +2,7 @@
 //! order in which they are first named, each with the type that Postgres is to read it as. So no value is ever
 //! a part of the text.
 
+use super::steps::WRITTEN;
 use crate::claims::Claim;
 use crate::ids::ClaimId;
 use crate::judged_rule::{JudgedRule, RuleClaim};
@@ -99,6 +100,22 @@ pub(super) fn of_row(table: &Table, row: &str, expression: &str) -> String {
 /// A column in SQL.
 pub(super) fn quoted(table: &Table, column: usize) -> String {
     quote_identifier(&table.catalog.columns[column].name)
+}
+
+/// What an insert returns: its key, if that is made.
+pub(super) fn key_returned(table: &Table, makes_key: bool) -> String {
+    if !makes_key {
+        return "1".to_owned();
+    }
+    let key: Vec<String> = table.key.iter().map(|column| quoted(table, *column)).collect();
+    key.join(", ")
+}
+
+/// The key that was returned, as Postgres prints each of its columns.
+pub(super) fn key_made(table: &Table) -> String {
+    let printed = |column: &usize| format!("pg_catalog.format('%s', {})", quoted(table, *column));
+    let key: Vec<String> = table.key.iter().map(printed).collect();
+    format!("(SELECT ARRAY[{}] FROM {WRITTEN}) AS made", key.join(", "))
 }
 
 /// The row is the one with the write's key; `prefix` stands before the columns.

@@ -12,8 +12,8 @@ use std::collections::BTreeSet;
 use rowtide_protocol::OpKind;
 
 use super::as_role::{defaults, hand_over};
-use super::columns::{Origin, coverage, immutable, origin, written};
-use super::params::{Params, Statement, key_is, name, of_row, quoted};
+use super::columns::{Origin, any, coverage, immutable, leaves_key, origin, written};
+use super::params::{Params, Statement, key_is, key_made, key_returned, name, of_row, quoted};
 use super::steps::{HAS_LOCK, NEXT, WRITTEN, step};
 use super::visible::visible;
 use crate::catalog::CatalogColumn;
@@ -90,7 +90,8 @@ pub fn write(plan: &Plan, table: TableId, kind: OpKind, columns: &[usize]) -> St
     }
 }
 
-/// Answers `(exists or written, [allowed, written], [limit reached, …])`.
+/// Answers `(exists or written, [allowed, written], [limit reached, …])`, and the key if that is made: such an insert meets no
+/// row that is there, and one that has its key all the same is an error.
 fn insert(plan: &Plan, id: TableId, columns: &[usize]) -> Statement {
     let table = plan.table(id);
     let from = name(table);
@@ -110,6 +111,11 @@ fn insert(plan: &Plan, id: TableId, columns: &[usize]) -> Statement {
         };
         values.push(format!("{value} AS {quoted}"));
         written.push(quoted);
+    }
+    let mut overriding = "";
+    if written.is_empty() {
+        written.extend(any(table).map(|column| quoted(table, column)));
+        overriding = "OVERRIDING USER VALUE ";
     }
     let rules = table.write.insert.as_ref();
     let allowed = rules.map_or_else(
@@ -132,17 +138,31 @@ fn insert(plan: &Plan, id: TableId, columns: &[usize]) -> Statement {
     let selected: Vec<String> = written.iter().map(|column| format!("\"new\".{column}")).collect();
     let values = with_generated(table, format!("SELECT {} WHERE {NEXT}", values.join(", ")));
     let (list, selected) = (written.join(", "), selected.join(", "));
-    let (key, reached) = (key_is(table, "", &mut params), reached.join(", "));
-    let conflict: Vec<String> = table.key.iter().map(|column| quoted(table, *column)).collect();
-    let conflict = conflict.join(", ");
+    let reached = reached.join(", ");
+    let makes_key = leaves_key(table, columns);
+    let there = match makes_key {
+        true => "false".to_owned(),
+        false => {
+            let key = key_is(table, "", &mut params);
+            format!("EXISTS (SELECT FROM {from} WHERE {key})")
+        }
+    };
+    let conflict = match makes_key {
+        true => String::new(),
+        false => {
+            let key: Vec<String> = table.key.iter().map(|column| quoted(table, *column)).collect();
+            format!("ON CONFLICT ({}) DO NOTHING ", key.join(", "))
+        }
+    };
+    let returned = key_returned(table, makes_key);
     let holds = "allowed AND NOT there AND NOT true = ANY (reached)";
     let (write, is_written) = match plan.writes_as {
         Some(_) => (String::new(), holds.to_owned()),
         None => {
             let write = format!(
-                ",\n{WRITTEN} AS (INSERT INTO {from} ({list}) SELECT {selected} FROM \"new\", {JUDGED} AS j \
+                ",\n{WRITTEN} AS (INSERT INTO {from} ({list}) {overriding}SELECT {selected} FROM \"new\", {JUDGED} AS j \
                  WHERE j.allowed AND NOT j.there AND NOT true = ANY (j.reached) \
-                 ON CONFLICT ({conflict}) DO NOTHING RETURNING 1)"
+                 {conflict}RETURNING {returned})"
             );
             (write, format!("EXISTS (SELECT FROM {WRITTEN})"))
         }
@@ -151,11 +171,13 @@ fn insert(plan: &Plan, id: TableId, columns: &[usize]) -> Statement {
     if plan.writes_as.is_some() && defaults(table, columns).next().is_some() {
         go_on += &format!(", {}", hand_over(table, columns, holds));
     }
+    if makes_key && plan.writes_as.is_none() {
+        go_on += &format!(", {}", key_made(table));
+    }
     let sql = format!(
         "WITH \"new\" AS MATERIALIZED ({values}),\n\
          {JUDGED} AS MATERIALIZED (SELECT {allowed} IS TRUE AS allowed, \
-         ARRAY[{reached}]::boolean[] AS reached, \
-         EXISTS (SELECT FROM {from} WHERE {key}) AS there FROM \"new\"){write}\n\
+         ARRAY[{reached}]::boolean[] AS reached, {there} AS there FROM \"new\"){write}\n\
          SELECT there, ARRAY[allowed, {is_written}], reached, {go_on} FROM {JUDGED}"
     );
     Statement { sql, params: params.list }

@@ -6,6 +6,7 @@ use rowtide_protocol::{OpKind, RejectCode};
 use super::columns::{coverage, immutable, written};
 use super::op::Write;
 use super::rejection::Rejection;
+use serde_json::{Map, Value};
 
 use crate::ids::TableId;
 use crate::plan::Plan;
@@ -16,8 +17,8 @@ use crate::write_rules::RowLimit;
 /// answer nor the time that it takes reveals anything about that row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteVerdict {
-    /// The write was done.
-    Written,
+    /// The write was done. The key, of an insert that left it, or a part of it, out.
+    Written(Option<Map<String, Value>>),
     /// An insert met a row, or is not allowed. The caller repeats it as an update of the row with its key. If
     /// the update finds no row, the rejection stands. The rejection and the way to it are the same whether
     /// there is a row that the writer may not see, or none and the rules say no.
@@ -36,10 +37,15 @@ pub fn insert_refused(plan: &Plan, table: TableId) -> Rejection {
 }
 
 impl WriteVerdict {
-    /// What it means whether the role that does a write has written a row.
-    pub fn of_role(plan: &Plan, write: &Write, written: bool) -> WriteVerdict {
+    /// What it means whether the role that does a write has written a row; `key` as in [`WriteVerdict::of`].
+    pub fn of_role(
+        plan: &Plan,
+        write: &Write,
+        written: bool,
+        key: Option<&[String]>,
+    ) -> WriteVerdict {
         if written {
-            return WriteVerdict::Written;
+            return WriteVerdict::Written(key.map(|texts| plan.key_of(write.table, texts)));
         }
         if write.kind == OpKind::Insert {
             return WriteVerdict::Rejected(insert_refused(plan, write.table));
@@ -51,11 +57,12 @@ impl WriteVerdict {
         WriteVerdict::Rejected(Rejection::new(RejectCode::Forbidden, what))
     }
 
-    /// What an answer means; `None` if there was no row.
+    /// What an answer means; `None` if there was no row. `key` is what Postgres prints of the columns of a key that was made.
     pub fn of(
         plan: &Plan,
         write: &Write,
         answer: Option<(bool, Vec<bool>, Vec<bool>)>,
+        key: Option<&[String]>,
     ) -> WriteVerdict {
         let table = plan.table(write.table);
         let name = &table.name;
@@ -79,10 +86,16 @@ impl WriteVerdict {
                     Rejection::new(RejectCode::Application(limit.code.clone()), message)
                 };
                 match (written, first, allowed, reached) {
-                    (true, ..) => WriteVerdict::Written,
+                    (true, ..) => {
+                        WriteVerdict::Written(key.map(|texts| plan.key_of(write.table, texts)))
+                    }
                     (_, false, true, Some(limit)) => WriteVerdict::Rejected(too_many(limit)),
                     // Beyond a limit nothing is told of the row, either.
                     (_, true, true, Some(limit)) => WriteVerdict::Exists(too_many(limit)),
+                    // There is no row that it could have met.
+                    _ if write.makes_key(plan) => {
+                        WriteVerdict::Rejected(insert_refused(plan, write.table))
+                    }
                     // The rule says no, or the row was there, or came to be while the statement ran.
                     _ => WriteVerdict::Exists(insert_refused(plan, write.table)),
                 }
@@ -102,7 +115,7 @@ impl WriteVerdict {
                     !covering.iter().any(|rule| rules.get(*rule) == Some(&true))
                 });
                 match uncovered {
-                    None if rules.contains(&true) => WriteVerdict::Written,
+                    None if rules.contains(&true) => WriteVerdict::Written(None),
                     None => {
                         let what = format!("the rules for updates of table `{name}` say no");
                         reject(RejectCode::Forbidden, what)
@@ -117,7 +130,7 @@ impl WriteVerdict {
                 }
             }
             OpKind::Delete if !first => not_found(),
-            OpKind::Delete if rules.first() == Some(&true) => WriteVerdict::Written,
+            OpKind::Delete if rules.first() == Some(&true) => WriteVerdict::Written(None),
             OpKind::Delete => {
                 let what = format!("the rule for deletes from table `{name}` says no");
                 reject(RejectCode::Forbidden, what)

@@ -37,6 +37,7 @@ pub(crate) fn table(
         indexes,
         replica_identity: ReplicaIdentity::Full,
         row_security: false,
+        insert_trigger: false,
         streaming: TableStreaming::default(),
     }
 }

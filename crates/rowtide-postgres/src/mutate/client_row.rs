@@ -3,10 +3,11 @@
 //! writes the row, so the stream has the acknowledgement in the same transaction as the effects.
 
 use rowtide_plan::sql::quote_identifier;
-use rowtide_plan::write::GO_ON;
+use rowtide_plan::write::{GO_ON, REFERABLE_MUTATIONS};
 use rowtide_protocol::Rejected;
 
 use super::{Number, Ticket};
+use crate::client_registry::TOLD_MUTATIONS;
 use crate::connect::Names;
 
 /// How many rejections of a client are stored, for a client that comes back.
@@ -28,11 +29,19 @@ pub(super) struct ClientRowSql {
     /// `$1` client, `$2` user, `$3` number, `$4` rejections, `$5` the last number of these: as
     /// `advance_given`, and stores the rejections.
     pub(super) reject_given: String,
+    /// Nothing of what later versions have added to the tables.
+    pub(super) look_at_all: String,
     /// `$1` client: the row's user and last number. Locks the row until the transaction ends.
     pub(super) look: String,
     /// `$1` client, `$2` name: the row's user, the rejection under the name, and whether the name is known.
     pub(super) look_name: String,
-    /// `$1` client, `$2` number: writes the row again, with all rejections from this number on. So the stream
+    /// `$1` client, `$2` number, `$3` keys: writes the keys that the mutation of this number made into the row, which is at
+    /// this number, and keeps them.
+    pub(super) keep_keys: String,
+    /// `$1` client, `$2` numbers: of each, an operation and a key that it made, or nulls if there are none; and whether it
+    /// was rejected.
+    pub(super) look_keys: String,
+    /// `$1` client, `$2` number: writes the row again, with all rejections and keys from this number on. So the stream
     /// repeats the outcome of every number from this one to the last.
     pub(super) touch: String,
     /// `$1` client, `$2` name, `$3` rejections or null: writes the row again for a name.
@@ -44,10 +53,11 @@ impl ClientRowSql {
         let schema = quote_identifier(&names.schema);
         let client = format!("{schema}.client");
         let (rejections, named) = (format!("{schema}.refusal"), format!("{schema}.named_mutation"));
+        let made = format!("{schema}.made_key");
         let theirs = "client_id = $1::text AND user_id = $2::text";
         ClientRowSql {
             advance_given: format!(
-                "UPDATE {client} SET last_mutation = $3::bigint, refused = NULL, name = NULL \
+                "UPDATE {client} SET last_mutation = $3::bigint, refused = NULL, keys = NULL, name = NULL \
                  WHERE {theirs} AND last_mutation = $3::bigint - 1 RETURNING last_mutation, {GO_ON}"
             ),
             advance_next: format!(
@@ -56,7 +66,7 @@ impl ClientRowSql {
                  SELECT $1::text, $2::text, 1, $4::jsonb, $3::text WHERE NOT EXISTS (SELECT FROM \
                  {named} WHERE client_id = $1::text AND name = $3::text) \
                  ON CONFLICT (client_id) DO UPDATE SET last_mutation = c.last_mutation + 1, \
-                 refused = excluded.refused, name = excluded.name, created_at = now() \
+                 refused = excluded.refused, keys = NULL, name = excluded.name, created_at = now() \
                  WHERE c.user_id = excluded.user_id RETURNING c.last_mutation), \
                  kept AS (INSERT INTO {named} (client_id, name, number, refused, session_id) \
                  SELECT $1::text, $3::text, last_mutation, $4::jsonb, $5::text FROM moved), \
@@ -67,7 +77,7 @@ impl ClientRowSql {
             ),
             reject_given: format!(
                 "WITH moved AS (UPDATE {client} SET last_mutation = $5::bigint, \
-                 refused = $4::jsonb, name = NULL WHERE {theirs} \
+                 refused = $4::jsonb, keys = NULL, name = NULL WHERE {theirs} \
                  AND last_mutation = $3::bigint - 1 RETURNING last_mutation), \
                  kept AS (INSERT INTO {rejections} (client_id, id, code, message) \
                  SELECT $1::text, id, code, message FROM moved, \
@@ -77,6 +87,7 @@ impl ClientRowSql {
                  ORDER BY id DESC OFFSET {KEPT_REJECTIONS} - 1 LIMIT 1)) \
                  SELECT last_mutation FROM moved"
             ),
+            look_at_all: format!("SELECT c.keys, m.key FROM {client} AS c, {made} AS m LIMIT 0"),
             look: format!(
                 "SELECT user_id, last_mutation FROM {client} WHERE client_id = $1::text FOR UPDATE"
             ),
@@ -85,13 +96,33 @@ impl ClientRowSql {
                  LEFT JOIN {named} AS n ON n.client_id = c.client_id AND n.name = $2::text \
                  WHERE c.client_id = $1::text"
             ),
+            keep_keys: format!(
+                "WITH kept AS (INSERT INTO {made} (client_id, id, op, key) \
+                 SELECT $1::text, id, op, key FROM \
+                 json_to_recordset($3::json) AS k(id bigint, op integer, key json) \
+                 ON CONFLICT (client_id, id, op) DO UPDATE SET key = excluded.key), \
+                 evicted AS (DELETE FROM {made} WHERE client_id = $1::text \
+                 AND id <= $2::bigint - {REFERABLE_MUTATIONS}) \
+                 UPDATE {client} SET keys = $3::json WHERE client_id = $1::text"
+            ),
+            look_keys: format!(
+                "SELECT n.id, m.op, m.key::text, EXISTS (SELECT FROM {rejections} AS r \
+                 WHERE r.client_id = $1::text AND r.id = n.id) \
+                 FROM unnest($2::bigint[]) AS n(id) \
+                 LEFT JOIN {made} AS m ON m.client_id = $1::text AND m.id = n.id"
+            ),
             touch: format!(
                 "UPDATE {client} SET name = NULL, refused = (SELECT jsonb_agg(jsonb_build_object(\
                  'id', id, 'code', code, 'message', message) ORDER BY id) FROM {rejections} \
-                 WHERE client_id = $1::text AND id >= $2::bigint) WHERE client_id = $1::text"
+                 WHERE client_id = $1::text AND id >= $2::bigint), \
+                 keys = (SELECT json_agg(json_build_object('id', k.id, 'op', k.op, 'key', k.key) \
+                 ORDER BY k.id, k.op) FROM {made} AS k WHERE k.client_id = $1::text AND k.id IN \
+                 (SELECT DISTINCT m.id FROM {made} AS m WHERE m.client_id = $1::text \
+                 AND m.id >= $2::bigint ORDER BY m.id DESC LIMIT {TOLD_MUTATIONS})) \
+                 WHERE client_id = $1::text"
             ),
             touch_name: format!(
-                "UPDATE {client} SET name = $2::text, refused = $3::jsonb \
+                "UPDATE {client} SET name = $2::text, refused = $3::jsonb, keys = NULL \
                  WHERE client_id = $1::text"
             ),
         }

@@ -8,11 +8,14 @@ use std::time::Duration;
 use futures_util::future::maybe_done;
 use rowtide_plan::catalog::TableName;
 use rowtide_plan::plan::{Plan, TableId};
-use rowtide_plan::write::{self, Call, Operation, Rejection, Write, WriteVerdict};
+use rowtide_plan::write::{self, Call, KnownKeys, Operation, Rejection, Write, WriteVerdict};
 use rowtide_protocol::{OpKind, RejectCode, Rejected};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
+use super::answers::{
+    is_call, made, of_op, tolerates, verdict, verdict_of_role, with_keys, with_number, with_op,
+};
 use super::client_row::{ClientRowSql, rejections_json};
 use super::failure::{BrokenTrigger, Failure};
 use super::statements::{ReadyStatement, Statements};
@@ -100,15 +103,18 @@ impl MutationConnection {
             other => other,
         };
         match attempt {
-            Ok(Attempt::Written) => match self.commit(operations.iter().any(is_call)).await {
-                Ok(()) => Ok(Outcome::Acked { rejected: None }),
-                // A deferred constraint, which Postgres checks at the commit.
-                Err(Failure::Rejected(rejection)) => self.reject(ticket, &[rejection]).await,
-                Err(Failure::Broken(broken)) => {
-                    self.reject_broken(plan, ticket, operations, &broken).await
+            Ok(Attempt::Written(known)) => {
+                let has_call = operations.iter().any(is_call);
+                match self.commit_with_keys(plan, ticket, &known, has_call).await {
+                    Ok(()) => Ok(Outcome::Acked { rejected: None }),
+                    // A deferred constraint, which Postgres checks at the commit.
+                    Err(Failure::Rejected(rejection)) => self.reject(ticket, &[rejection]).await,
+                    Err(Failure::Broken(broken)) => {
+                        self.reject_broken(plan, ticket, operations, &broken).await
+                    }
+                    Err(other) => Err(other),
                 }
-                Err(other) => Err(other),
-            },
+            }
             Ok(Attempt::OutOfOrder) => {
                 self.roll_back().await?;
                 self.out_of_order(ticket).await
@@ -140,9 +146,13 @@ impl MutationConnection {
         self.reject(ticket, std::slice::from_ref(rejection)).await
     }
 
-    /// Begins a mutation's transaction, and does nothing in it.
+    /// Begins a mutation's transaction, looks whether Rowtide's own tables are there as they must be, and does nothing in it.
     pub(super) async fn look(&mut self) -> Result<(), Failure> {
-        self.begin().await?;
+        let sql = format!("{}; {}", self.begin, self.row.look_at_all);
+        self.in_transaction = true;
+        self.round_trips += 1;
+        let begun = self.in_time(self.client.batch_execute(&sql)).await?;
+        begun.map_err(|error| Failure::of_own(&error))?;
         self.roll_back().await
     }
 
@@ -247,8 +257,9 @@ impl MutationConnection {
         Ok(Outcome::Acked { rejected })
     }
 
-    /// Does everything up to the commit, in one round trip for each [`MAX_AT_ONCE`] writes. Stops at an insert that meets a
-    /// row, and at a row that is not there: it may have been replaced while it was waited for.
+    /// Does everything up to the commit, in one round trip for each [`MAX_AT_ONCE`] writes, and one more where operations refer
+    /// to keys: for those that earlier mutations made, and before each that refers to one of this round trip. Stops at an
+    /// insert that meets a row, and at a row that is not there: it may have been replaced while it was waited for.
     async fn at_once(
         &mut self,
         plan: &Arc<Plan>,
@@ -256,36 +267,59 @@ impl MutationConnection {
         author: &Author,
         operations: &[Operation],
     ) -> Result<Attempt, Failure> {
-        let (first, rest) = operations.split_at(operations.len().min(MAX_AT_ONCE));
-        let mut attempt = self.together(plan, Some(ticket), author, first, 0).await?;
-        for (number, operations) in (1..).zip(rest.chunks(MAX_AT_ONCE)) {
-            if !matches!(attempt, Attempt::Written) {
-                break;
+        let mut known = KnownKeys::default();
+        let mut begins = Some(ticket);
+        let earlier = ticket.earlier(operations);
+        if !earlier.is_empty() {
+            let begun = self.together(plan, begins.take(), author, Part::NONE, ticket, &mut known);
+            if let Some(attempt) = begun.await? {
+                return Ok(attempt);
             }
-            attempt = self.together(plan, None, author, operations, number * MAX_AT_ONCE).await?;
+            self.look_up(ticket, &earlier, &mut known).await?;
         }
-        Ok(attempt)
+        let (number, mut done) = (ticket.number.given(), 0);
+        while done < operations.len() {
+            let rest = &operations[done..];
+            let refers = |operation: &Operation| {
+                let mut references = operation.references().iter();
+                references.any(|(_, to)| to.id == number && to.op as usize >= done)
+            };
+            // One that refers to what does not come before it was rejected when it was read.
+            let until = rest.iter().position(refers).unwrap_or(rest.len()).clamp(1, MAX_AT_ONCE);
+            let operations = match with_keys(plan, &rest[..until], &known, done) {
+                Ok(operations) => operations,
+                Err(rejection) => return Ok(Attempt::Rejected(rejection)),
+            };
+            let part = Part { operations: &operations, offset: done };
+            done += until;
+            let did = self.together(plan, begins.take(), author, part, ticket, &mut known);
+            if let Some(attempt) = did.await? {
+                return Ok(attempt);
+            }
+        }
+        Ok(Attempt::Written(known))
     }
 
-    /// Does writes in one round trip, the first of which is the mutation's at `offset`. Begins with the begin and the
-    /// client's row if there is a ticket.
+    /// Does writes in one round trip, and notes the keys that they make. Begins with the begin and the client's row if `begins`
+    /// has the ticket. `None`: all was done.
     async fn together(
         &mut self,
         plan: &Arc<Plan>,
-        ticket: Option<&Ticket>,
+        begins: Option<&Ticket>,
         author: &Author,
-        operations: &[Operation],
-        offset: usize,
-    ) -> Result<Attempt, Failure> {
+        Part { operations, offset }: Part<'_>,
+        ticket: &Ticket,
+        known: &mut KnownKeys,
+    ) -> Result<Option<Attempt>, Failure> {
         let mut statements = Vec::new();
-        if let Some(ticket) = ticket {
+        if let Some(ticket) = begins {
             statements.push(self.who_writes(author).await?);
             statements.push(self.advance(ticket).await?);
         }
         // For each operation the index of the statement that returns its verdict, and of what the role does.
         let mut verdicts = Vec::with_capacity(operations.len());
         for (index, operation) in operations.iter().enumerate() {
-            if plan.writes_as.is_some() && (index > 0 || ticket.is_none()) {
+            if plan.writes_as.is_some() && (index > 0 || begins.is_none()) {
                 statements.push(self.as_server().await?);
             }
             match operation {
@@ -304,16 +338,16 @@ impl MutationConnection {
             }
         }
         // What a call runs is the definition's, and does not ask whether there is a transaction.
-        let begins_first = ticket.is_some() && operations.iter().any(is_call);
+        let begins_first = begins.is_some() && operations.iter().any(is_call);
         if begins_first {
             self.begin().await?;
         }
         self.round_trips += 1;
-        if ticket.is_some() {
+        if begins.is_some() {
             self.in_transaction = true;
         }
         let begin = async {
-            match ticket {
+            match begins {
                 Some(_) if !begins_first => self.client.batch_execute(&self.begin).await,
                 _ => Ok(()),
             }
@@ -346,10 +380,10 @@ impl MutationConnection {
             }
         };
         let mut next = 0;
-        if ticket.is_some() {
+        if begins.is_some() {
             answer(0)?;
             if answer(1)?.is_empty() {
-                return Ok(Attempt::OutOfOrder);
+                return Ok(Some(Attempt::OutOfOrder));
             }
             next = 2;
         }
@@ -362,7 +396,7 @@ impl MutationConnection {
             next = at + 1;
             let Operation::Write(write) = operation else { continue };
             let mut verdict = verdict(plan, write, &rows)?;
-            if let (WriteVerdict::Written, Some(by_role)) = (&verdict, by_role) {
+            if let (WriteVerdict::Written(_), Some(by_role)) = (&verdict, by_role) {
                 answer(next).map_err(|failure| of_op(index, failure))?;
                 let rows = match answer(by_role) {
                     // A row with its key may have come to be since it was judged: the next look meets it.
@@ -370,7 +404,7 @@ impl MutationConnection {
                         if write.kind == OpKind::Insert
                             && rejection.code == RejectCode::Constraint =>
                     {
-                        return Ok(Attempt::LookAgain);
+                        return Ok(Some(Attempt::LookAgain));
                     }
                     answered => answered.map_err(|failure| of_op(index, failure))?,
                 };
@@ -378,17 +412,17 @@ impl MutationConnection {
                 next = by_role + 1;
             }
             match verdict {
-                WriteVerdict::Written => {}
-                WriteVerdict::Exists(_) => return Ok(Attempt::LookAgain),
+                WriteVerdict::Written(key) => known.made.extend(made(ticket, index, key)),
+                WriteVerdict::Exists(_) => return Ok(Some(Attempt::LookAgain)),
                 WriteVerdict::Rejected(rejection) if rejection.code == RejectCode::NotFound => {
-                    return Ok(Attempt::LookAgain);
+                    return Ok(Some(Attempt::LookAgain));
                 }
                 WriteVerdict::Rejected(rejection) => {
-                    return Ok(Attempt::Rejected(with_op(index, rejection)));
+                    return Ok(Some(Attempt::Rejected(with_op(index, rejection))));
                 }
             }
         }
-        Ok(Attempt::Written)
+        Ok(None)
     }
 
     /// Does one write after the other. An insert that meets a row becomes an update of it; what tolerates that its row is
@@ -407,8 +441,14 @@ impl MutationConnection {
         if self.query(advance).await?.is_empty() {
             return Ok(Attempt::OutOfOrder);
         }
+        let mut known = KnownKeys::default();
+        self.look_up(ticket, &ticket.earlier(operations), &mut known).await?;
         for (index, operation) in operations.iter().enumerate() {
-            let write = match operation {
+            let operation = match plan.with_keys(operation, &known) {
+                Ok(operation) => operation,
+                Err(rejection) => return Ok(Attempt::Rejected(with_op(index, rejection))),
+            };
+            let write = match &*operation {
                 Operation::Write(write) => write,
                 Operation::Call(call) => {
                     let called = self.call_now(plan, author, call).await;
@@ -421,7 +461,7 @@ impl MutationConnection {
                 verdict = self.over_a_row(plan, author, write).await;
             }
             match verdict.map_err(|failure| of_op(index, failure))? {
-                WriteVerdict::Written => {}
+                WriteVerdict::Written(key) => known.made.extend(made(ticket, index, key)),
                 // There is nothing to do, and what comes behind is done all the same.
                 WriteVerdict::Rejected(rejection) if tolerates(write, &rejection) => {
                     self.go_on().await?
@@ -436,7 +476,7 @@ impl MutationConnection {
             let becomes = self.becomes(role).await?;
             self.query(becomes).await?;
         }
-        Ok(Attempt::Written)
+        Ok(Attempt::Written(known))
     }
 
     /// Does an insert as an update of the row that it met. If the update finds no row that the writer may see,
@@ -499,7 +539,7 @@ impl MutationConnection {
         let by_role = self.by_role(plan, author, write).await?;
         let rows = self.query(statement).await?;
         match (verdict(plan, write, &rows)?, by_role) {
-            (WriteVerdict::Written, Some([becomes, writes])) => {
+            (WriteVerdict::Written(_), Some([becomes, writes])) => {
                 self.query(becomes).await?;
                 let rows = self.query(writes).await?;
                 verdict_of_role(plan, write, &rows)
@@ -579,50 +619,23 @@ impl MutationConnection {
     }
 }
 
+/// Operations of a mutation that are done together, the first of which is its operation at `offset`.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    operations: &'a [Operation],
+    offset: usize,
+}
+
+impl Part<'_> {
+    const NONE: Part<'static> = Part { operations: &[], offset: 0 };
+}
+
 enum Attempt {
-    /// Everything but the commit is done.
-    Written,
+    /// Everything but the commit is done, with these keys.
+    Written(KnownKeys),
     /// The client's row is not at the number before.
     OutOfOrder,
     /// An insert met a row, or a row is not there: only a later statement can tell.
     LookAgain,
     Rejected(Rejection),
-}
-
-fn verdict(plan: &Plan, write: &Write, rows: &[Row]) -> Result<WriteVerdict, Failure> {
-    let answer = match rows.first() {
-        Some(row) => Some((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)),
-        None => None,
-    };
-    Ok(WriteVerdict::of(plan, write, answer))
-}
-
-fn verdict_of_role(plan: &Plan, write: &Write, rows: &[Row]) -> Result<WriteVerdict, Failure> {
-    let written = rows.first().map(|row| row.try_get(0)).transpose()?;
-    Ok(WriteVerdict::of_role(plan, write, written.unwrap_or(false)))
-}
-
-fn is_call(operation: &Operation) -> bool {
-    matches!(operation, Operation::Call(_))
-}
-
-/// Whether the write's client expects that it does nothing.
-fn tolerates(write: &Write, rejection: &Rejection) -> bool {
-    write.tolerance.missing && rejection.code == RejectCode::NotFound
-}
-
-/// The rejection of the mutation with this number.
-fn with_number(id: u64, rejection: &Rejection) -> Rejected {
-    Rejected { id, code: rejection.code.as_str().to_owned(), message: rejection.message.clone() }
-}
-
-fn with_op(index: usize, rejection: Rejection) -> Rejection {
-    Rejection { message: format!("ops[{index}]: {}", rejection.message), ..rejection }
-}
-
-fn of_op(index: usize, failure: Failure) -> Failure {
-    match failure {
-        Failure::Rejected(rejection) => Failure::Rejected(with_op(index, rejection)),
-        other => other,
-    }
 }

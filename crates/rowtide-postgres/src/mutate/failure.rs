@@ -193,6 +193,19 @@ impl Failure {
         }
     }
 
+    /// The failure of a statement of Rowtide's own. Its tables may be those of an earlier version.
+    pub(super) fn of_own(error: &Error) -> Failure {
+        match error.code() {
+            Some(&(SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_COLUMN)) => {
+                let said = reason(error);
+                Failure::Away(format!(
+                    "run `rowtide setup` with this version of the server: {said}"
+                ))
+            }
+            _ => Failure::of(error, None).of_ours(),
+        }
+    }
+
     /// The failure of what no client asks for: it is not rejected, but waits.
     pub(super) fn of_ours(self) -> Failure {
         match self {

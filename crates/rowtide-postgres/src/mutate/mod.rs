@@ -4,10 +4,12 @@
 //! and another statement acknowledges its number. The session keeps no state, so a pooler may be between
 //! server and Postgres.
 
+mod answers;
 mod bound;
 mod client_row;
 mod connection;
 mod failure;
+mod made_keys;
 mod operations;
 mod sending;
 mod statements;

@@ -100,7 +100,7 @@ impl MutationConnection {
             (StatementOf::Call(call), Some(plan)) => {
                 Failure::of_call(error, plan, call, &ready.params, role)
             }
-            _ => Failure::of(error, None).of_ours(),
+            _ => Failure::of_own(error),
         }
     }
 
@@ -138,8 +138,17 @@ impl MutationConnection {
         self.in_transaction = false;
         self.round_trips += 1;
         let committed = self.in_time(self.client.batch_execute("COMMIT")).await?;
+        self.committed(committed, has_call)
+    }
+
+    /// What the answer to a commit means.
+    pub(super) fn committed(
+        &self,
+        answer: Result<(), tokio_postgres::Error>,
+        has_call: bool,
+    ) -> Result<(), Failure> {
         // What is deferred runs now, and as the role that wrote.
-        committed.map_err(|error| {
+        answer.map_err(|error| {
             let role = self.role();
             if let Some(role) = role {
                 self.say_what_is_not_granted(role, &error);

@@ -668,6 +668,7 @@ fn plan_of(columns: &[&str]) -> Arc<Plan> {
         indexes: Vec::new(),
         replica_identity: ReplicaIdentity::Full,
         row_security: false,
+        insert_trigger: false,
         streaming: TableStreaming::default(),
     };
     let definition = Definition::parse("rowtide.toml", "[tables.note]\nvisible = 'true'").unwrap();

@@ -179,6 +179,7 @@ edit = 'true'
         indexes: Vec::new(),
         replica_identity: ReplicaIdentity::Full,
         row_security: false,
+        insert_trigger: false,
         streaming: TableStreaming::default(),
     };
     let catalog = Catalog { tables: vec![table], ..Catalog::default() };

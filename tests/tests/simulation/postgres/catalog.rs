@@ -178,6 +178,7 @@ impl Relation {
                 Identity::Nothing => ReplicaIdentity::Nothing,
             },
             row_security: self.row_security,
+            insert_trigger: false,
             streaming: TableStreaming::default(),
         }
     }

@@ -258,6 +258,7 @@ impl Postgres {
             last_mutation: known,
             rejected: Vec::new(),
             name: None,
+            keys: Vec::new(),
         });
         let client = Some((client.to_owned(), Arc::clone(&row)));
         let work = Work { client, acknowledgement, ..Work::default() };

@@ -145,6 +145,7 @@ impl Postgres {
             last_mutation: row.last,
             rejected: rejected.collect(),
             name: name.map(|name| name.as_ref().into()),
+            keys: Vec::new(),
         });
         work.client = Some((client.to_owned(), Arc::new(row)));
         if self.must_wait(&work) {
@@ -185,8 +186,9 @@ impl Postgres {
         found.sort_by_key(|outcome| outcome.number);
         if !found.is_empty() {
             let (client, last_mutation) = (client.as_str().into(), row.last);
-            let (rejected, name) = (Vec::new(), None);
-            work.acknowledgement = Some(Acknowledgement { client, last_mutation, rejected, name });
+            let (rejected, keys, name) = (Vec::new(), Vec::new(), None);
+            work.acknowledgement =
+                Some(Acknowledgement { client, last_mutation, rejected, keys, name });
             let xid = self.begin();
             let lsn = self.commit(xid, work, now_ms);
             self.show(lsn);
