@@ -161,7 +161,7 @@ mod tests {
         else {
             panic!("not a tx");
         };
-        assert_eq!(keys, [made.clone()]);
+        assert_eq!(keys, std::slice::from_ref(&made));
         assert_eq!((ack, sent, changes.len()), (Some(7), cursor.to_string(), 2));
         assert_eq!(commit_time.as_deref(), Some("2026-01-01T00:00:00Z"));
         assert!(matches!(&changes[0], ChangedRow::Put { table, .. } if table == "a\"b"));

@@ -166,6 +166,7 @@ impl ModelServer {
             last_mutation: last,
             rejected: rejections,
             tables: tables.collect(),
+            keys: Vec::new(),
         }));
         self.session = Some(ModelSession {
             client_id: client_id.to_owned(),
@@ -305,6 +306,7 @@ impl ModelServer {
         let session = self.session.as_mut().unwrap();
         session.at = to;
         session.acked = session.acked.max(last);
-        self.sent.push_back(ServerMessage::Tx { cursor, changes, ack, commit_time: None });
+        let (commit_time, keys) = (None, Vec::new());
+        self.sent.push_back(ServerMessage::Tx { cursor, changes, ack, commit_time, keys });
     }
 }
