@@ -85,6 +85,7 @@ async fn setup_makes_all_that_check_misses_and_a_second_one_does_nothing() {
             format!("create schema \"{schema}\""),
             format!("create table \"{schema}\".\"client\""),
             format!("create table \"{schema}\".\"refusal\""),
+            format!("create table \"{schema}\".\"made_key\""),
             format!("create table \"{schema}\".\"named_mutation\""),
             format!(
                 "create publication \"{publication}\" for \"public\".\"note\", \"other\".\"plan\", \
@@ -161,7 +162,7 @@ async fn setup_waits_for_older_transactions_before_it_makes_the_slot() {
     })
     .await;
     older.batch_execute("COMMIT").await.unwrap();
-    assert_eq!(task.await.unwrap().len(), 6);
+    assert_eq!(task.await.unwrap().len(), 7);
 }
 
 #[tokio::test]
