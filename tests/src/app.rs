@@ -21,6 +21,16 @@ use crate::{Database, Dir, eventually};
 /// The secret of every test's tokens.
 pub const SECRET: &str = "a secret of the tests, long enough for HS256";
 
+/// Up to where Postgres has flushed: all that is committed.
+///
+/// # Panics
+/// When it does not answer.
+pub async fn flushed(client: &tokio_postgres::Client) -> Lsn {
+    let sql = "SELECT pg_current_wal_flush_lsn()::text";
+    let end = client.query_one(sql, &[]).await.expect("a position");
+    end.get::<_, &str>(0).parse().expect("it is an LSN")
+}
+
 /// A database and a server for it.
 pub struct App {
     /// The database.
@@ -187,9 +197,7 @@ impl App {
     /// # Panics
     /// When that does not come, or no server runs.
     pub async fn streamed(&self) {
-        let sql = "SELECT pg_current_wal_flush_lsn()::text";
-        let end = self.database.connect().await.query_one(sql, &[]).await.expect("a position");
-        let end: Lsn = end.get::<_, &str>(0).parse().expect("it is an LSN");
+        let end = flushed(&self.database.connect().await).await;
         let server = self.server.as_ref().expect("a server runs");
         eventually("the stream is there", || async {
             (server.health().position >= Some(end)).then_some(())

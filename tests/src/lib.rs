@@ -22,7 +22,7 @@ pub mod torture;
 mod truth;
 mod writer;
 
-pub use app::{App, SECRET};
+pub use app::{App, SECRET, flushed};
 pub use at_document::{AtDocument, Came, Drawer, Texter};
 pub use captured::{Captured, warnings};
 pub use command::{Running, Said, rowtide, rowtide_bench, said, serve};

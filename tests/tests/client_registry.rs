@@ -5,8 +5,7 @@ use std::time::Duration;
 use rowtide_postgres::client_registry::{Claimed, Wanted, claim, outcomes, remove_unused, removed};
 use rowtide_postgres::connect::Names;
 use rowtide_postgres::setup::setup;
-use rowtide_protocol::Lsn;
-use rowtide_tests::{App, Bystander, Database, Dir, Node, PATIENCE, Raw, eventually};
+use rowtide_tests::{App, Bystander, Database, Dir, Node, PATIENCE, Raw, eventually, flushed};
 use tokio_postgres::Client;
 
 async fn database() -> Database {
@@ -118,9 +117,7 @@ async fn what_is_acknowledged_is_flushed_also_while_a_transaction_that_wrote_is_
     for round in 0..20 {
         open.batch_execute(&format!("INSERT INTO later VALUES ({round})")).await.unwrap();
         let until = outcomes(&client, &database.names(), &[]).await.unwrap().until;
-        let flushed = "SELECT pg_current_wal_flush_lsn()::text";
-        let flushed: String = client.query_one(flushed, &[]).await.unwrap().get(0);
-        let flushed: Lsn = flushed.parse().unwrap();
+        let flushed = flushed(&client).await;
         assert!(until <= flushed, "round {round}: {flushed} is before {until}");
     }
 }

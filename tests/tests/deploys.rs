@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use rowtide::limits::DRAIN_TIMEOUT;
 use rowtide_tests::torture::audit;
-use rowtide_tests::{App, Dir, Fleet, Node, Raw, Scribe, Writer, eventually, insert, truth};
+use rowtide_tests::{
+    App, Dir, Fleet, Node, Raw, Scribe, Writer, eventually, flushed, insert, truth,
+};
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_postgres::Client;
@@ -246,8 +248,7 @@ async fn a_server_that_gets_the_slot_back_has_missed_nothing() {
     // What the other has taken in and confirmed is not streamed again.
     let update = "UPDATE task SET title = 'streamed to the other', mark = NULL";
     deployment.sql.batch_execute(update).await.unwrap();
-    let end = "SELECT pg_current_wal_flush_lsn()::text";
-    let end: String = deployment.sql.query_one(end, &[]).await.unwrap().get(0);
+    let end = flushed(&deployment.sql).await;
     let confirmed = format!("SELECT confirmed_flush_lsn >= '{end}' FROM pg_replication_slots");
     eventually("the other has confirmed it", || async {
         deployment.sql.query_one(&confirmed, &[]).await.ok()?.get::<_, bool>(0).then_some(())

@@ -6,8 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
-use rowtide_protocol::Lsn;
-use rowtide_tests::{App, Dir, PATIENCE, Raw, eventually};
+use rowtide_tests::{App, Dir, PATIENCE, Raw, eventually, flushed};
 
 const TABLES: &str =
     "CREATE TABLE note (id int PRIMARY KEY, owner text NOT NULL, text text NOT NULL)";
@@ -63,9 +62,7 @@ async fn fill(app: &App, disk: &SmallDisk, sql: &tokio_postgres::Client) -> i32 
     while health().ready {
         written += 1;
         sql.batch_execute(&write(written)).await.unwrap();
-        let end = "SELECT pg_current_wal_flush_lsn()::text";
-        let end = sql.query_one(end, &[]).await.unwrap();
-        let end: Lsn = end.get::<_, &str>(0).parse().unwrap();
+        let end = flushed(sql).await;
         eventually("it has what was written, or no room for it", || async {
             let health = health();
             (!health.ready || health.position >= Some(end)).then_some(())

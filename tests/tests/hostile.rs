@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use rowtide::limits::{ClientLimits, ConnectionLimits, HEALTH_TIMEOUT};
 use rowtide::server::ServerOptions;
 use rowtide_tests::{
-    App, Bystander, Database, Dir, Raw, Running, SECRET, asked, eventually, http, http_get,
-    rowtide, said, warnings,
+    App, Bystander, Database, Dir, PATIENCE, Raw, Running, SECRET, asked, eventually, http,
+    http_get, rowtide, said, warnings,
 };
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::json;
@@ -20,8 +20,6 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
-/// How long the server may take to notice something.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Longer than a test takes.
 const FOR_GOOD: Duration = Duration::from_secs(3_600);
 

@@ -21,7 +21,7 @@ use rowtide_postgres::stream::{
 use rowtide_postgres::wal::end_of_wal;
 use rowtide_protocol::Lsn;
 use rowtide_tests::proxy::Proxy;
-use rowtide_tests::{Database, PATIENCE};
+use rowtide_tests::{Database, PATIENCE, flushed};
 use tokio_postgres::Client;
 
 const DEFINITION: &str = "[tables.note]\nvisible = 'owner = auth.user_id'\n\
@@ -475,9 +475,7 @@ async fn the_position_of_a_load_is_flushed_also_while_a_transaction_that_wrote_i
         open.batch_execute(&write).await.expect("it writes");
         let position =
             loader.load(&fixture.plan, &[], &[]).await.expect("it loads").topics.position;
-        let flushed = "SELECT pg_current_wal_flush_lsn()::text";
-        let flushed = fixture.client.query_one(flushed, &[]).await.expect("it answers");
-        let flushed: Lsn = flushed.get::<_, &str>(0).parse().expect("an LSN");
+        let flushed = flushed(&fixture.client).await;
         assert!(position <= flushed, "round {round}: {flushed} is before {position}");
     }
 }

@@ -79,6 +79,11 @@ impl Catalog {
     pub fn table(&self, name: &str) -> Option<&CatalogTable> {
         self.tables.iter().find(|table| table.name == name)
     }
+
+    /// The table with this name in this schema.
+    pub(crate) fn table_of(&self, name: &TableName) -> Option<&CatalogTable> {
+        self.tables.iter().find(|table| table.schema == name.schema && table.name == name.name)
+    }
 }
 
 /// A table as Postgres describes it.

@@ -167,9 +167,7 @@ fn told_apart<'a>(
     catalog: &Catalog,
 ) -> (Vec<&'a DraftTable>, Vec<&'a DraftTable>) {
     let has_key = |table: &&DraftTable| {
-        let of = catalog.tables.iter();
-        of.filter(|known| known.schema == table.name.schema && known.name == table.name.name)
-            .any(|known| !known.primary_key.is_empty())
+        catalog.table_of(&table.name).is_some_and(|known| !known.primary_key.is_empty())
     };
     facts.tables.iter().partition(has_key)
 }

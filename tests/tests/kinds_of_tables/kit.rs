@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use rowtide_client::{Client, Event, Status};
-use rowtide_tests::{App, Database, Dir, SECRET, Said, eventually, held, http_get, rowtide, said};
+use rowtide_tests::{
+    App, Database, Dir, PATIENCE, SECRET, Said, eventually, held, http_get, rowtide, said,
+};
 use serde_json::{Value, json};
 
 /// After what time it is looked again whether a query sees what a client holds.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
-/// How long something that must happen may take.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server, a client of the user `ann`, and a connection of the application.
 pub(crate) struct Stage {

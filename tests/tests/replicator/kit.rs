@@ -14,7 +14,7 @@ use rowtide_plan::plan::TableId;
 use rowtide_postgres::connect::{ConnectOptions, Names};
 use rowtide_postgres::setup::setup;
 use rowtide_replicator::{ReplicatorHandle, ReplicatorOptions, start};
-use rowtide_tests::{Database, Dir, eventually};
+use rowtide_tests::{Database, Dir, PATIENCE, eventually};
 use serde_json::Value;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
@@ -76,9 +76,6 @@ impl Running {
         .await
     }
 }
-
-/// How long something that must happen may take.
-pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     let within = tokio::time::timeout(PATIENCE, future).await;

@@ -35,8 +35,7 @@ impl Compiler<'_> {
         if let Some(id) = self.plan.table_id(&name.schema, &name.name) {
             return Ok(id);
         }
-        let fits = |table: &&CatalogTable| table.schema == name.schema && table.name == name.name;
-        let Some(catalog) = self.catalog.tables.iter().find(fits) else {
+        let Some(catalog) = self.catalog.table_of(name) else {
             let mut others = self.catalog.unstreamed.iter();
             if let Some(other) = others.find(|o| o.schema == name.schema && o.name == name.name) {
                 return Err(self.problem(unstreamed(other, span.clone())));

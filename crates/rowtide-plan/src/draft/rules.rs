@@ -183,9 +183,8 @@ impl<'a> Policies<'a> {
         let expr = parse(text)?;
         let catalog = self.catalog;
         let kind = |table: &TableName, column: &str| {
-            let mut all = catalog.tables.iter();
-            let table = all.find(|of| of.schema == table.schema && of.name == table.name)?;
-            table.columns.iter().find(|of| of.name == column).map(|of| of.kind.clone())
+            let table = catalog.table_of(table)?;
+            Some(table.columns[table.column(column)?].kind.clone())
         };
         let mut hides = |of: &TableName| self.hidden(of);
         let (hides, kind) = (&mut hides as &mut _, &kind as &_);

@@ -4,7 +4,7 @@
 
 use super::said::{Looked, Said};
 use super::{DraftFacts, DraftTable, ForeignKey};
-use crate::catalog::{Catalog, CatalogTable, TableName};
+use crate::catalog::{Catalog, TableName};
 use crate::value::ColumnType;
 
 /// How far a chain of foreign keys is followed.
@@ -63,11 +63,6 @@ impl<'a> Suggestions<'a> {
         self.chain(table, &mut Vec::new())
     }
 
-    fn described(&self, table: &TableName) -> Option<&'a CatalogTable> {
-        let of = |known: &&CatalogTable| known.schema == table.schema && known.name == table.name;
-        self.catalog.tables.iter().find(of)
-    }
-
     fn table(&self, name: &TableName) -> Option<&'a DraftTable> {
         self.facts.tables.iter().find(|table| table.name == *name)
     }
@@ -78,7 +73,7 @@ impl<'a> Suggestions<'a> {
             return true;
         }
         let Some(table) = self.table(name) else { return false };
-        let one = self.described(name).is_some_and(|of| of.primary_key.len() == 1);
+        let one = self.catalog.table_of(name).is_some_and(|of| of.primary_key.len() == 1);
         let names = PEOPLE.contains(&folded(&name.name).as_str());
         // A table of members that names a group is a table of memberships.
         one && names && table.foreign_keys.iter().all(|key| self.leads_to_person_by_key(table, key))
@@ -86,13 +81,13 @@ impl<'a> Suggestions<'a> {
 
     /// Whether a foreign key makes the rows one with those of people, as a profile's key does.
     fn leads_to_person_by_key(&self, table: &DraftTable, key: &ForeignKey) -> bool {
-        let key_of = self.described(&table.name).map(|of| of.primary_key.as_slice());
+        let key_of = self.catalog.table_of(&table.name).map(|of| of.primary_key.as_slice());
         key_of == Some(key.columns.as_slice()) && key.table != table.name
     }
 
     /// The columns that name a user, the surest first.
     fn owners(&self, table: &DraftTable) -> Vec<String> {
-        let Some(described) = self.described(&table.name) else { return Vec::new() };
+        let Some(described) = self.catalog.table_of(&table.name) else { return Vec::new() };
         if self.is_of_people(&table.name) {
             return described.primary_key.clone();
         }
@@ -128,7 +123,7 @@ impl<'a> Suggestions<'a> {
                 key.table == *group && key.columns.len() == 1 && table.name != *group
             })?;
             let person = self.owners(table).into_iter().find(|name| *name != key.columns[0])?;
-            let described = self.described(&table.name)?;
+            let described = self.catalog.table_of(&table.name)?;
             // Of each user and group there is one row, or it says what it is.
             let both = [&key.columns[0], &person];
             let pair = both.iter().all(|name| described.primary_key.contains(name));
