@@ -65,7 +65,7 @@ mod tests {
         CatalogColumn, CatalogPartition, CatalogTable, ColumnInput, ReplicaIdentity, TableStreaming,
     };
     use crate::filter::{ClaimFilter, Filter, Predicate};
-    use crate::plan::{Branch, BranchId, Plan, Source, Table, TableId};
+    use crate::plan::{Branch, BranchId, Plan, Selection, Source, Table, TableId};
     use crate::value::ColumnType;
     use crate::write_rules::WriteRules;
 
@@ -99,6 +99,7 @@ mod tests {
             name: catalog.name.clone(),
             name_json: format!("\"{}\"", catalog.name),
             catalog,
+            selection: Selection::Always,
             published: true,
             key: vec![0],
             hidden: Vec::new(),
@@ -117,6 +118,7 @@ mod tests {
             source: Source::Everyone,
             filter: Filter(Predicate::Literal(Some(true))),
             claim_filter: ClaimFilter(Predicate::Literal(Some(true))),
+            selection: Selection::Always,
             published: true,
             links: Vec::new(),
             fills: Vec::new(),

@@ -2,7 +2,7 @@ use super::*;
 use crate::catalog::{CatalogColumn, CatalogTable, ColumnInput, ReplicaIdentity, TableStreaming};
 use crate::filter::{ClaimFilter, Comparison, Filter, Operand, Predicate};
 use crate::ids::ClaimId;
-use crate::plan::{Source, Table};
+use crate::plan::{Selection, Source, Table};
 use crate::write_rules::WriteRules;
 
 /// `item (id int8 PRIMARY KEY, name text, owner text, hidden bool, at timestamptz, tags text[])`,
@@ -43,6 +43,7 @@ fn plan() -> Plan {
         source,
         filter: Filter(filter),
         claim_filter: ClaimFilter(Predicate::Literal(Some(true))),
+        selection: Selection::Always,
         published: true,
         links: Vec::new(),
         fills: Vec::new(),
@@ -55,6 +56,7 @@ fn plan() -> Plan {
             catalog,
             name: "item".into(),
             name_json: "\"item\"".into(),
+            selection: Selection::Always,
             published: true,
             key: vec![0],
             hidden: Vec::new(),
