@@ -11,7 +11,7 @@ use rowtide_plan::map::SeededSet;
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::row::Row;
 use rowtide_plan::value::rfc3339;
-use rowtide_protocol::{Cursor, Lsn, delete_change, put_change, tx_frame};
+use rowtide_protocol::{Cursor, Lsn, TxParts, delete_change, put_change, tx_frame};
 
 use crate::view_rows::{Place, ViewRows};
 
@@ -225,7 +225,8 @@ impl ViewMessage {
     pub fn frame(&self) -> Bytes {
         let make = || {
             let time = self.commit_time_us.map(rfc3339);
-            tx_frame(self.cursor, [&self.changes()[..]], None, time.as_deref())
+            let parts = TxParts { commit_time: time.as_deref(), ..TxParts::default() };
+            tx_frame(self.cursor, [&self.changes()[..]], parts)
         };
         self.frame.get_or_init(make).clone()
     }

@@ -305,6 +305,9 @@ impl ModelServer {
         let session = self.session.as_mut().unwrap();
         session.at = to;
         session.acked = session.acked.max(last);
-        self.sent.push_back(ServerMessage::Tx { cursor, changes, ack, commit_time: None });
+        let (subscribed, unsubscribed) = (Vec::new(), Vec::new());
+        let commit_time = None;
+        let tx = ServerMessage::Tx { cursor, changes, ack, commit_time, subscribed, unsubscribed };
+        self.sent.push_back(tx);
     }
 }
