@@ -10,6 +10,9 @@ use rowtide_client::{Client, Event, Status};
 use rowtide_postgres::connect::ConnectOptions;
 use rowtide_tests::{App, PATIENCE, Raw, Rows, eventually, held, truth};
 
+#[path = "live/subscriptions.rs"]
+mod subscriptions;
+
 const FILES: &str = include_str!("../../examples/files/rowtide.toml");
 const TRACKER: &str = include_str!("../../examples/tracker/rowtide.toml");
 const CHAT: &str = include_str!("live/chat.toml");

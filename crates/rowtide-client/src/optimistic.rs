@@ -244,6 +244,7 @@ impl Optimistic {
             }
             ServerMessage::Reject(rejection) => Ok(self.rejected(rejection)),
             ServerMessage::Snapshot { .. }
+            | ServerMessage::SubscriptionError { .. }
             | ServerMessage::Pong
             | ServerMessage::Error { .. }
             | ServerMessage::Unknown => {

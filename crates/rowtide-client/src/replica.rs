@@ -227,6 +227,7 @@ impl Replica {
                 Ok(touched)
             }
             ServerMessage::Reject(_)
+            | ServerMessage::SubscriptionError { .. }
             | ServerMessage::Pong
             | ServerMessage::Error { .. }
             | ServerMessage::Unknown => Ok(Vec::new()),

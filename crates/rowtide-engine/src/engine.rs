@@ -4,6 +4,7 @@
 //! views gain and lose topics. Only then is the difference made, so it is between the state of one
 //! commit and the state of the next, whatever the order of changes within.
 
+mod composing;
 mod loading;
 mod message;
 mod reach;
@@ -16,12 +17,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rowtide_feed::{Acknowledgement, History, Transaction};
-use rowtide_plan::plan::{Plan, TableId};
+use rowtide_plan::claims::Claims;
+use rowtide_plan::plan::{Plan, Selection, TableId};
 use rowtide_protocol::{Cursor, Epoch, Lsn, Mode};
+use smallvec::smallvec;
 
 use crate::loads::Loads;
 use crate::resume::{HistoryId, HistoryRequest};
-use crate::sessions::{Opening, SessionId, Sessions};
+use crate::sessions::{
+    Held, HeldState, Opening, SessionId, Sessions, Subscribing, SubscriptionId, Way,
+};
 use crate::topic::{Phase, TopicKey, ViewKey};
 use crate::topics::Topics;
 use crate::view::{Joining, ViewPhase};
@@ -58,6 +63,10 @@ pub enum Input {
     Open(Opening),
     /// A session went.
     Close(SessionId),
+    /// A session asks for more. It is told when it has the rows.
+    Subscribe(SessionId, Subscribing),
+    /// A session asks for less. It is told when it has no rows any more that only this subscription selects.
+    Unsubscribe(SessionId, SubscriptionId),
     /// Time passes: a counter that grows by one about every second. Once in
     /// [`Engine::IDLE_TICKS`] of them each idle view's cursor is moved on.
     Tick(u64),
@@ -73,7 +82,8 @@ pub enum Output {
         /// With [`Mode::Resume`] at most one [`Output::Tx`] comes before [`Output::Ready`].
         mode: Mode,
     },
-    /// The rows of a new replica, all of them; shared by the sessions that are sent the same.
+    /// The rows of a new replica, all of them, or with others that follow at once; shared by the sessions that are sent the
+    /// same.
     Snapshot {
         /// To whom.
         session: SessionId,
@@ -95,6 +105,8 @@ pub enum Output {
         message: Arc<ViewMessage>,
         /// The mutations of the session's client that these commits acknowledge, in order.
         acknowledgements: Vec<Arc<Acknowledgement>>,
+        /// Whose rows it has now, and whose no longer.
+        subscriptions: Subscriptions,
     },
     /// What has changed cannot be said; the session is no longer known, and must come back for all of its rows.
     Reset {
@@ -105,12 +117,21 @@ pub enum Output {
     Discarded(TopicRows),
 }
 
+/// What becomes of subscriptions with a step forward.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subscriptions {
+    /// The session has their rows from now on.
+    pub subscribed: Vec<SubscriptionId>,
+    /// It has no rows any more that only these select.
+    pub unsubscribed: Vec<SubscriptionId>,
+}
+
 /// How much an engine holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Open sessions.
     pub sessions: usize,
-    /// Different sets of claims among them.
+    /// Different sets of claims among them, and different subscriptions.
     pub views: usize,
     /// Topics in use.
     pub topics: usize,
@@ -127,6 +148,8 @@ pub struct Engine {
     epoch: Epoch,
     /// Everything up to here has been taken in.
     pub(crate) position: Lsn,
+    /// The commit that is being taken in.
+    taking: Option<Lsn>,
     commit_time_us: Option<i64>,
     progress: Progress,
     pub(crate) topics: Topics,
@@ -144,6 +167,18 @@ struct Progress {
     heard: u64,
     /// Where WAL ended when the stream began, once one has.
     wal_end: Option<Lsn>,
+}
+
+impl Output {
+    /// A step forward that is none for subscriptions.
+    fn tx(
+        session: SessionId,
+        message: Arc<ViewMessage>,
+        acknowledgements: Vec<Arc<Acknowledgement>>,
+    ) -> Output {
+        let subscriptions = Subscriptions::default();
+        Output::Tx { session, message, acknowledgements, subscriptions }
+    }
 }
 
 impl Engine {
@@ -164,6 +199,7 @@ impl Engine {
             plan,
             epoch,
             position,
+            taking: None,
             commit_time_us: None,
             progress: Progress::default(),
             topics: Topics::new(row_budget),
@@ -200,6 +236,8 @@ impl Engine {
             Input::History(id, history) => self.history(id, history, out),
             Input::Open(opening) => self.open(opening, out),
             Input::Close(session) => self.close(session),
+            Input::Subscribe(session, subscribing) => self.subscribe(session, subscribing),
+            Input::Unsubscribe(session, subscription) => self.unsubscribe(session, subscription),
             Input::Tick(tick) => self.tick(tick, out),
         }
         self.speak(out);
@@ -254,29 +292,46 @@ impl Engine {
         {
             return self.open_resuming(opening, cursor.lsn);
         }
-        let Opening { session, claims, client, not_before, cursor: _ } = opening;
-        out.push(Output::Begin { session, mode: Mode::Snapshot });
-        let view_key = match self.views.shared(&claims) {
-            Some(key) => key,
-            None => {
-                let reached = self.plan.reached(&claims);
-                let key = self.views.add(claims, ViewPhase::Shared, self.plan.sets);
-                reached.into_iter().for_each(|topic| self.reach(key, topic));
-                key
-            }
-        };
-        self.sessions.enter(session, view_key, client);
-        let unread: Vec<TopicKey> = self.views[view_key].reach.keys().copied().collect();
+        out.push(Output::Begin { session: opening.session, mode: Mode::Snapshot });
+        let Opening { session, claims, client, not_before, cursor: _, subscriptions } = opening;
+        if !subscriptions.is_empty() {
+            return self.open_composed(session, claims, client, not_before, subscriptions);
+        }
+        let view = self.shared_view(Selection::Always, claims);
+        let held = Held { view, subscription: None, state: HeldState::First };
+        self.sessions.enter(session, Way::Direct { ready: false }, smallvec![held], client);
+        self.need_all_rows(view);
+        self.views.mark(view).joining.push(Joining { session, not_before });
+    }
+
+    /// The view that those share who come for it.
+    fn shared_view(&mut self, selection: Selection, claims: Claims) -> ViewKey {
+        if let Some(key) = self.views.shared(selection, &claims) {
+            return key;
+        }
+        let reached = self.plan.reached(selection, &claims);
+        let key = self.views.add(selection, claims, ViewPhase::Shared, self.plan.sets);
+        reached.into_iter().for_each(|topic| self.reach(key, topic));
+        key
+    }
+
+    /// Somebody has to be sent all that a view sees.
+    fn need_all_rows(&mut self, view: ViewKey) {
+        let unread: Vec<TopicKey> = self.views[view].reach.keys().copied().collect();
         unread.into_iter().for_each(|key| self.need_rows(key));
-        self.views.mark(view_key).joining.push(Joining { session, not_before });
     }
 
     fn close(&mut self, session: SessionId) {
-        if let Some(view_key) = self.sessions.leave(session)
-            && self.views[view_key].leave(session)
-        {
-            self.drop_view(view_key);
+        for view_key in self.sessions.leave(session) {
+            if self.views[view_key].leave(session) {
+                self.drop_view(view_key);
+            }
         }
+    }
+
+    /// As of which commit what the engine holds is being brought.
+    fn stands_at(&self) -> Lsn {
+        self.taking.unwrap_or(self.position)
     }
 
     fn drop_view(&mut self, view_key: ViewKey) {
@@ -301,11 +356,15 @@ impl Engine {
             if due && is_behind && view.is_silent() && view.is_whole(position) {
                 view.sent = Some(position);
                 let message = ViewMessage::new(view.cursor(epoch, position), Bytes::new(), 0, None);
-                out.extend(view.live.iter().map(|session| Output::Tx {
-                    session: *session,
-                    message: Arc::clone(&message),
-                    acknowledgements: Vec::new(),
-                }));
+                let is_own = view.selection == Selection::Always;
+                for session in view.live.iter().copied() {
+                    let message = Arc::clone(&message);
+                    if !self.sessions.is_composed(session) {
+                        out.push(Output::tx(session, message, Vec::new()));
+                    } else if is_own && let Some(of) = self.sessions.list(session) {
+                        of.kept.push(message);
+                    }
+                }
             }
         }
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use rowtide_plan::map::IdMap;
 use rowtide_plan::row::Topic;
 
+use crate::sessions::{HeldState, Way};
 use crate::sets::{Moment, ViewSets};
 use crate::topic::{Phase, TopicKey};
 use crate::view::Joining;
@@ -39,14 +40,17 @@ impl Engine {
         }
         self.topics.check();
         self.views.check();
+        self.check_sessions();
         for (view_key, view) in self.views.iter() {
             let resume = view.resume();
             let joining = view.joining.iter().map(|joining| &joining.session);
             let alone = resume.map(|resume| resume.opening.session).or(view.returning());
-            let sessions: Vec<_> = view.live.iter().chain(joining).chain(&alone).collect();
+            let sessions = view.live.iter().chain(joining).chain(&alone).chain(&view.awaited_by);
+            let sessions: Vec<_> = sessions.collect();
             assert!(!sessions.is_empty(), "a view without sessions is dropped");
             for session in sessions {
-                assert_eq!(self.sessions.view_of(*session), Some(view_key));
+                let holds = self.sessions.get(*session).is_some_and(|of| of.holds(view_key));
+                assert!(holds, "a session of a view holds it");
             }
             let waiting = |key: &&TopicKey| self.topics[**key].is_waiting();
             let topics = view.reach.keys().chain(&view.leaving);
@@ -71,7 +75,63 @@ impl Engine {
                 let owed = |id: &SessionId| view.acknowledgements.iter().any(|(of, _)| of == id);
                 assert!(!view.live.iter().any(owed), "who is ready is told at once");
             }
+            for session in &view.awaited_by {
+                let awaits = self.sessions.get(*session).is_some_and(|of| of.awaits(view_key));
+                assert!(awaits, "whoever is there does not wait");
+            }
+            let mut live = view.live.clone();
+            live.sort_unstable();
+            live.dedup();
+            assert_eq!(live.len(), view.live.len(), "a session is in a view once");
             self.check_reach(view_key);
+        }
+    }
+
+    /// Sessions that are told of several views wait only for one that is not whole, or for the stream.
+    fn check_sessions(&self) {
+        for (id, session) in self.sessions.iter() {
+            assert!(!session.held.is_empty() && session.held[0].subscription.is_none());
+            let whole = |view: &TopicKey| {
+                let view = &self.views[*view];
+                view.is_whole(self.position) && view.resume().is_none()
+            };
+            for held in &session.held {
+                let view = &self.views[held.view];
+                let is_live = session.is_simple() || view.live.contains(&id);
+                assert!(is_live || !held.state.has_rows(), "it is told of what it has");
+                let waits = !session.is_simple() && held.state != HeldState::Live;
+                let returns = view.resume().is_some() || view.returning().is_some();
+                let awaits = view.awaited_by.contains(&id) || returns;
+                assert!(
+                    awaits
+                        || !waits
+                        || session.way == Way::Direct { ready: false }
+                            && held.subscription.is_none()
+                );
+            }
+            match session.way {
+                Way::Direct { ready: false } => assert!(session.kept.is_empty()),
+                Way::Direct { ready: true } | Way::Composed => {
+                    assert!(session.unwanted.is_empty());
+                    if session.live().iter().all(whole) {
+                        assert!(session.kept.is_empty(), "what all have seen is told");
+                        assert!(session.acknowledgements.is_empty());
+                        let joins = session.views_in(HeldState::Joining);
+                        assert!(
+                            !joins.iter().any(|view| whole(view)),
+                            "{id:?} joins a whole view: {session:?}"
+                        );
+                    }
+                }
+                Way::Opening(at) => {
+                    let all = session.views_in(HeldState::First).iter().all(whole);
+                    assert!(!all || at > Some(self.position), "it is sent its first rows");
+                }
+                Way::Returning => {
+                    let all = session.views_in(HeldState::First).is_empty();
+                    assert!(!all || !session.live().iter().all(whole), "it is told what it missed");
+                }
+            }
         }
     }
 
@@ -80,7 +140,7 @@ impl Engine {
         let view = &self.views[view_key];
         let mut counts: IdMap<TopicKey, u32> = IdMap::default();
         let mut sets = ViewSets::new(self.plan.sets);
-        let from_claims = self.plan.reached(&view.claims);
+        let from_claims = self.plan.reached(view.selection, &view.claims);
         let mut open: BTreeSet<Topic> = BTreeSet::new();
         let mut name = |topic: Topic, open: &mut BTreeSet<Topic>| {
             let key = self.topics.find(&topic).expect("what is named is in use");

@@ -57,7 +57,14 @@ impl Deployment {
     fn open(&mut self, session: u64) -> (Vec<Output>, usize) {
         let claims = self.plan.resolve_claims("p", &serde_json::Map::new());
         let (session, client) = (SessionId(session), None);
-        let opening = Opening { session, claims, client, not_before: None, cursor: None };
+        let opening = Opening {
+            session,
+            claims,
+            client,
+            not_before: None,
+            cursor: None,
+            subscriptions: Vec::new(),
+        };
         self.step(Input::Open(opening))
     }
 

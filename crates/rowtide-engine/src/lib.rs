@@ -29,13 +29,13 @@ mod large_views;
 #[cfg(test)]
 mod model;
 
-pub use engine::{Counts, Engine, Input, Output};
+pub use engine::{Counts, Engine, Input, Output, Subscriptions};
 pub use load::{Load, LoadId, Loaded};
 pub use message::ViewMessage;
 pub use recent::MAX_RECENT_BYTES;
 pub use resume::{HistoryId, HistoryRequest, MAX_RESUME_BYTES, MAX_RESUME_TICKS};
 pub use rows::TopicRows;
-pub use sessions::{Opening, SessionId};
+pub use sessions::{Opening, SessionId, Subscribing, SubscriptionId};
 pub use sets::FrozenSets;
 pub use transaction_snapshot::{InvalidSnapshot, TransactionSnapshot};
 pub use view_rows::{Place, Slice, ViewRows};

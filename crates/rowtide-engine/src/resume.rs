@@ -74,13 +74,16 @@ pub(crate) struct Resume {
 }
 
 impl Resume {
-    /// Every change behind the cursor that is known, in commit order.
-    pub(crate) fn changes(&self) -> impl Iterator<Item = &Change> {
-        let since = self.since.iter().flat_map(|transaction| match &transaction.changes {
-            Changes::Rows(changes) => changes.as_slice(),
-            Changes::TooLarge(_) => &[],
+    /// Every change behind the cursor that is known, in commit order, with its commit.
+    pub(crate) fn changes(&self) -> impl Iterator<Item = (Lsn, &Change)> {
+        let since = self.since.iter().flat_map(|transaction| {
+            let changes = match &transaction.changes {
+                Changes::Rows(changes) => changes.as_slice(),
+                Changes::TooLarge(_) => &[],
+            };
+            changes.iter().map(|change| (transaction.lsn, change))
         });
-        self.past.values().chain(since)
+        self.past.iter().map(|((lsn, ..), change)| (*lsn, change)).chain(since)
     }
 
     /// The rows of a topic at the cursor, from its rows now: the first change of a row since then says how
@@ -88,7 +91,7 @@ impl Resume {
     pub(crate) fn images_then<'a>(&'a self, topic: &Topic, now: &'a TopicRows) -> Vec<&'a Image> {
         let mut changed: SeededSet<&Bytes> = SeededSet::default();
         let mut then: Vec<&Image> = Vec::new();
-        for change in self.changes() {
+        for (_, change) in self.changes() {
             let old = change.before().filter(|old| old.topics.contains(topic));
             let new = change.after().filter(|new| new.image.topics.contains(topic));
             if (old.is_some() || new.is_some()) && changed.insert(change.key()) {

@@ -26,36 +26,41 @@ pub(crate) struct TouchedRow {
     pub(crate) latest: Option<Arc<Row>>,
     /// Whether the latest that is known is that it was deleted, so that no state from before may stand in.
     is_deleted: bool,
+    /// As of this commit it is known what it is.
+    pub(crate) at: Lsn,
     /// What the load that `latest` comes from had seen, if it ran ahead of the stream.
     ahead: Option<Arc<TransactionSnapshot>>,
 }
 
 impl TouchedRow {
-    /// The stream brings the row's state after `xid`.
-    pub(crate) fn was_streamed(&mut self, row: Option<&Arc<Row>>, xid: u32) {
+    /// The stream brings the row's state after `xid`, which committed `at` this position.
+    pub(crate) fn was_streamed(&mut self, row: Option<&Arc<Row>>, xid: u32, at: Lsn) {
         if !self.ahead.as_ref().is_some_and(|snapshot| snapshot.contains(xid)) {
-            self.is_now(row);
+            self.is_now(row, at);
         }
     }
 
     /// Nothing later is known than that this is the row.
-    pub(crate) fn is_now(&mut self, row: Option<&Arc<Row>>) {
+    pub(crate) fn is_now(&mut self, row: Option<&Arc<Row>>, at: Lsn) {
+        self.at = at;
         self.latest = row.cloned();
         self.is_deleted = row.is_none();
         self.ahead = None;
     }
 
-    /// A load brought the row's state.
-    pub(crate) fn was_loaded(&mut self, row: &Arc<Row>, ahead: Option<&Ahead>) {
+    /// A load brought the row's state, while the stream is `at` this position.
+    pub(crate) fn was_loaded(&mut self, row: &Arc<Row>, ahead: Option<&Ahead>, at: Lsn) {
+        self.at = at;
         self.latest = Some(Arc::clone(row));
         self.is_deleted = false;
         self.ahead = ahead.map(|ahead| Arc::clone(&ahead.snapshot));
     }
 
-    /// A topic that the view has no more had the row: of use if nothing later is known.
-    pub(crate) fn was_held(&mut self, row: &Arc<Row>) {
-        if !self.is_deleted {
-            self.latest.get_or_insert_with(|| Arc::clone(row));
+    /// A topic that the view has no more had the row `at` this position: of use if nothing later is known.
+    pub(crate) fn was_held(&mut self, row: &Arc<Row>, at: Lsn) {
+        if !self.is_deleted && self.latest.is_none() {
+            self.latest = Some(Arc::clone(row));
+            self.at = at;
         }
     }
 }
@@ -92,6 +97,7 @@ impl Touched {
                 first: now,
                 latest: None,
                 is_deleted: false,
+                at: now,
                 ahead: None,
             });
             if let Some(index) = &mut self.index {

@@ -1,4 +1,4 @@
-//! What one set of claims sees, and what its sessions have been sent of it. A view counts how often
+//! What one set of claims sees of what is synced always, or of what a query selects, and what its sessions have been sent of it. A view counts how often
 //! it reaches each topic: once from its claims, and once for every link row that names it. Between
 //! two messages it collects the rows that were touched, with whether they were visible at the last
 //! message; a message is then the difference to what is visible now. Holding a view back is nothing
@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 use rowtide_feed::Acknowledgement;
 use rowtide_plan::claims::Claims;
 use rowtide_plan::map::{IdMap, IdSet};
-use rowtide_plan::plan::Branch;
+use rowtide_plan::plan::{Branch, Selection};
 use rowtide_plan::value::Value;
 use rowtide_protocol::{Cursor, Epoch, Lsn, ViewId};
 
@@ -23,6 +23,8 @@ use crate::view_rows::ViewRows;
 
 #[derive(Debug)]
 pub(crate) struct View {
+    /// What it is of all that its claims may see.
+    pub(crate) selection: Selection,
     pub(crate) claims: Claims,
     pub(crate) id: ViewId,
     phase: ViewPhase,
@@ -30,6 +32,9 @@ pub(crate) struct View {
     pub(crate) live: Vec<SessionId>,
     /// Sessions that wait for their first rows.
     pub(crate) joining: Vec<Joining>,
+    /// Sessions that are told of several views, and wait for the rows of this one, or to be told that they have them no
+    /// longer.
+    pub(crate) awaited_by: Vec<SessionId>,
     /// What the next message acknowledges to some of its sessions.
     pub(crate) acknowledgements: Vec<(SessionId, Arc<Acknowledgement>)>,
     /// How often each topic is named; never zero.
@@ -60,7 +65,7 @@ pub(crate) struct View {
 /// Whose view it is.
 #[derive(Debug)]
 pub(crate) enum ViewPhase {
-    /// The view of its claims: whoever comes with them and without a cursor joins it.
+    /// The view of its claims and selection: whoever comes for it and without a cursor joins it.
     ///
     /// Ends with its last session.
     Shared,
@@ -89,13 +94,15 @@ pub(crate) struct Joining {
 }
 
 impl View {
-    pub(super) fn new(claims: Claims, phase: ViewPhase, sets: usize) -> View {
+    pub(super) fn new(selection: Selection, claims: Claims, phase: ViewPhase, sets: usize) -> View {
         View {
+            selection,
             id: claims.view_id(),
             claims,
             phase,
             live: Vec::new(),
             joining: Vec::new(),
+            awaited_by: Vec::new(),
             acknowledgements: Vec::new(),
             reach: IdMap::default(),
             gained: IdSet::default(),
@@ -176,18 +183,23 @@ impl View {
 
     /// Whether nobody waits for a first message.
     pub(crate) fn is_at_rest(&self) -> bool {
-        self.joining.is_empty() && matches!(self.phase, ViewPhase::Shared | ViewPhase::Apart)
+        self.joining.is_empty()
+            && self.awaited_by.is_empty()
+            && matches!(self.phase, ViewPhase::Shared | ViewPhase::Apart)
     }
 
     /// A session goes. Whether nobody is left.
     pub(crate) fn leave(&mut self, session: SessionId) -> bool {
         self.live.retain(|other| *other != session);
         self.joining.retain(|joining| joining.session != session);
+        self.awaited_by.retain(|other| *other != session);
         self.acknowledgements.retain(|(other, _)| *other != session);
         match &self.phase {
             ViewPhase::Resuming(resume) => resume.opening.session == session,
             ViewPhase::Returning(returning) => *returning == session,
-            ViewPhase::Shared | ViewPhase::Apart => self.live.is_empty() && self.joining.is_empty(),
+            ViewPhase::Shared | ViewPhase::Apart => {
+                self.live.is_empty() && self.joining.is_empty() && self.awaited_by.is_empty()
+            }
         }
     }
 

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rowtide_plan::claims::Claims;
 use rowtide_plan::map::Id;
 use rowtide_plan::plan::{Plan, TableId};
@@ -120,6 +121,14 @@ impl ViewRows {
             next = Place { part: next.part + 1, row: 0 };
         }
         table.filter(|_| !rows.is_empty()).map(|table| Slice { table, rows, next })
+    }
+
+    /// Which rows are in it.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = (TableId, Bytes)> {
+        self.parts.iter().flat_map(|part| {
+            let rows = part.rows.starting_at(0).filter(|row| self.says(part, row));
+            rows.map(|row| (part.table, row.image.key.clone()))
+        })
     }
 
     /// Whether the view sees the row, and by this part first.

@@ -7,6 +7,7 @@ use std::ops::{Index, IndexMut};
 
 use rowtide_plan::claims::Claims;
 use rowtide_plan::map::SeededMap;
+use rowtide_plan::plan::Selection;
 use rowtide_protocol::Lsn;
 use slab::Slab;
 
@@ -19,7 +20,7 @@ use crate::view::{View, ViewPhase};
 pub(crate) struct Views {
     views: Slab<View>,
     /// Those in [`ViewPhase::Shared`].
-    shared: SeededMap<Claims, ViewKey>,
+    shared: SeededMap<(Selection, Claims), ViewKey>,
     /// Those in [`ViewPhase::Resuming`].
     resuming: BTreeSet<ViewKey>,
     /// Those in [`ViewPhase::Returning`] and [`ViewPhase::Apart`].
@@ -43,9 +44,9 @@ impl Views {
         self.views.get(key)
     }
 
-    /// The view of these claims.
-    pub(crate) fn shared(&self, claims: &Claims) -> Option<ViewKey> {
-        self.shared.get(claims).copied()
+    /// The view of these claims and this selection.
+    pub(crate) fn shared(&self, selection: Selection, claims: &Claims) -> Option<ViewKey> {
+        self.shared.get(&(selection, claims.clone())).copied()
     }
 
     /// Those whose sessions wait to be told what has changed.
@@ -72,8 +73,14 @@ impl Views {
     }
 
     /// A new view, that has so many sets.
-    pub(crate) fn add(&mut self, claims: Claims, phase: ViewPhase, sets: usize) -> ViewKey {
-        let key = self.views.insert(View::new(claims, phase, sets));
+    pub(crate) fn add(
+        &mut self,
+        selection: Selection,
+        claims: Claims,
+        phase: ViewPhase,
+        sets: usize,
+    ) -> ViewKey {
+        let key = self.views.insert(View::new(selection, claims, phase, sets));
         self.enter_phase(key);
         key
     }
@@ -100,7 +107,9 @@ impl Views {
     fn enter_phase(&mut self, key: ViewKey) {
         let view = &self.views[key];
         match view.phase() {
-            ViewPhase::Shared => drop(self.shared.insert(view.claims.clone(), key)),
+            ViewPhase::Shared => {
+                self.shared.insert((view.selection, view.claims.clone()), key);
+            }
             ViewPhase::Resuming(_) => drop(self.resuming.insert(key)),
             ViewPhase::Returning(_) | ViewPhase::Apart => drop(self.apart.insert(key)),
         }
@@ -109,7 +118,9 @@ impl Views {
     fn leave_phase(&mut self, key: ViewKey) {
         let view = &self.views[key];
         match view.phase() {
-            ViewPhase::Shared => drop(self.shared.remove(&view.claims)),
+            ViewPhase::Shared => {
+                self.shared.remove(&(view.selection, view.claims.clone()));
+            }
             ViewPhase::Resuming(_) => drop(self.resuming.remove(&key)),
             ViewPhase::Returning(_) | ViewPhase::Apart => drop(self.apart.remove(&key)),
         }
@@ -172,7 +183,10 @@ impl Views {
         for (key, view) in &self.views {
             assert!(!view.is_dirty, "a step ends with every view looked at");
             assert!(match view.phase() {
-                ViewPhase::Shared => self.shared.get(&view.claims) == Some(&key),
+                ViewPhase::Shared => {
+                    let of = (view.selection, view.claims.clone());
+                    self.shared.get(&of) == Some(&key)
+                }
                 ViewPhase::Resuming(_) => self.resuming.contains(&key),
                 ViewPhase::Returning(_) | ViewPhase::Apart => self.apart.contains(&key),
             });

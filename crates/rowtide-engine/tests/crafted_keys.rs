@@ -142,7 +142,14 @@ impl Deployment {
         let claims = self.plan.resolve_claims(user, &serde_json::Map::new());
         let client = Some(user.into());
         let session = SessionId(session);
-        self.step(Input::Open(Opening { session, claims, client, not_before: None, cursor }))
+        self.step(Input::Open(Opening {
+            session,
+            claims,
+            client,
+            not_before: None,
+            cursor,
+            subscriptions: Vec::new(),
+        }))
     }
 
     fn commit(&mut self, changes: Vec<Change>, clients: &[String]) -> Vec<Output> {

@@ -78,7 +78,14 @@ impl Deployment {
     fn open(&mut self, session: u64, user: &str, cursor: Option<Cursor>) -> Vec<Output> {
         let claims = self.plan.resolve_claims(user, &serde_json::Map::new());
         let (session, not_before) = (SessionId(session), None);
-        self.step(Input::Open(Opening { session, claims, client: None, not_before, cursor }))
+        self.step(Input::Open(Opening {
+            session,
+            claims,
+            client: None,
+            not_before,
+            cursor,
+            subscriptions: Vec::new(),
+        }))
     }
 
     /// One transaction deletes these rows, in this order.
@@ -132,7 +139,14 @@ fn a_row_that_is_deleted_after_the_link_to_it_is_taken_from_who_came_back_though
     (deployment.deleted, deployment.wal_end) = (true, Lsn(1_100));
     let claims = deployment.plan.resolve_claims("ann", &serde_json::Map::new());
     let (session, client) = (SessionId(3), None);
-    let opening = Opening { session, claims, client, not_before: Some(Lsn(1_000)), cursor: None };
+    let opening = Opening {
+        session,
+        claims,
+        client,
+        not_before: Some(Lsn(1_000)),
+        cursor: None,
+        subscriptions: Vec::new(),
+    };
     deployment.step(Input::Open(opening));
     assert_eq!(changes(&deployment.delete(10, &[0]), 2), None, "it waits for what was read");
     let told = deployment.delete(11, &[1]);

@@ -362,6 +362,12 @@ where
                 let open = async move { Answer::Opened(engines.open(request).await) };
                 self.answer = Some(Box::pin(open));
             }
+            Effect::Subscribe(subscribing) => {
+                self.session.iter().for_each(|session| session.subscribe(subscribing.clone()));
+            }
+            Effect::Unsubscribe(id) => {
+                self.session.iter().for_each(|session| session.unsubscribe(id));
+            }
             Effect::Heard => self.entry.iter().for_each(Entry::heard),
             Effect::Rate(author, operations, longest) => {
                 let verdict = self.shared.take_rate(&author.user_id, operations, longest);

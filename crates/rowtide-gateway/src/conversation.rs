@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rowtide_engine::{Subscribing, SubscriptionId};
 use rowtide_plan::plan::Plan;
 use rowtide_plan::write::{Rejection, Tolerance, Write};
 use rowtide_postgres::mutate::{Author, Number};
@@ -72,6 +73,10 @@ pub enum Effect {
     Claim(ClaimRequest),
     /// Open a session of an engine.
     Open(OpenRequest),
+    /// Ask the engine for more.
+    Subscribe(Subscribing),
+    /// Ask the engine for less.
+    Unsubscribe(SubscriptionId),
     /// The client was heard on this connection: older ones of it are to go.
     Heard,
     /// Take so many operations of the user's rate, if that is a wait of at most so long.

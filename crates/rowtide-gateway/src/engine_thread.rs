@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use rowtide_engine::{Engine, Loaded, Opening, SessionId};
+use rowtide_engine::{Engine, Loaded, Opening, SessionId, Subscribing, SubscriptionId};
 use rowtide_feed::{Feed, FollowError, HistoryQuery, Subscription};
 use rowtide_protocol::Epoch;
 use tokio::sync::mpsc;
@@ -24,7 +24,8 @@ const BATCH: usize = 64;
 /// The front of an engine thread. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct EngineHandle {
-    /// Two entries at most for each session, and one for each load and question under way: so it is bounded by them.
+    /// Two entries at most for each session, one for each load and question under way, and those of subscriptions, which come
+    /// at a pace and of which each session has only so many: so it is bounded by them.
     inbox: mpsc::UnboundedSender<EngineArrival<Outlet>>,
     progress: ProgressCell,
 }
@@ -80,6 +81,16 @@ impl EngineHandle {
     pub(crate) fn close(&self, session: SessionId) {
         // An engine that has ended has no sessions.
         drop(self.inbox.send(EngineArrival::Close(session)));
+    }
+
+    /// A session asks for more. Reaches the engine after its coming.
+    pub(crate) fn subscribe(&self, session: SessionId, subscribing: Subscribing) {
+        drop(self.inbox.send(EngineArrival::Subscribe(session, subscribing)));
+    }
+
+    /// A session asks for less.
+    pub(crate) fn unsubscribe(&self, session: SessionId, subscription: SubscriptionId) {
+        drop(self.inbox.send(EngineArrival::Unsubscribe(session, subscription)));
     }
 
     /// What it published last.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rowtide_engine::{Engine, SessionId};
+use rowtide_engine::{Engine, SessionId, Subscribing, SubscriptionId};
 use rowtide_feed::{Feed, FeedEnded, FollowError, Generation};
 use rowtide_plan::plan::Plan;
 use rowtide_postgres::connect::ConnectOptions;
@@ -56,6 +56,18 @@ impl EngineSession {
     /// Where it takes what there is to say to it.
     pub(crate) fn outlet(&self) -> &Outlet {
         &self.outlet
+    }
+}
+
+impl EngineSession {
+    /// Asks for more.
+    pub(crate) fn subscribe(&self, subscribing: Subscribing) {
+        self.engine.subscribe(self.session, subscribing);
+    }
+
+    /// Asks for less.
+    pub(crate) fn unsubscribe(&self, subscription: SubscriptionId) {
+        self.engine.unsubscribe(self.session, subscription);
     }
 }
 

@@ -103,6 +103,11 @@ pub const FIRST_MESSAGE_BYTES: usize = 32 << 10;
 /// How many messages of any kind, pings of WebSocket among them, one connection may send at once, and in each
 /// second from then on; what is more is read later.
 pub const MESSAGES_PER_SECOND: u32 = 2_000;
+/// How many subscriptions one session may have.
+pub const SUBSCRIPTIONS_PER_SESSION: usize = 100;
+/// How many `subscribe` and `unsubscribe` one session may send at once, and in each second from then on; what is more is
+/// looked at later.
+pub const SUBSCRIBES_PER_SECOND: u32 = 100;
 /// How many `auth` one session may send at once, and in each minute from then on; what is more is looked at later.
 pub const AUTH_PER_MINUTE: u32 = 10;
 /// How many connections there may be, if as many files may be open.

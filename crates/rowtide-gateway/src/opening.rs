@@ -5,13 +5,16 @@
 
 use std::sync::Arc;
 
-use rowtide_engine::{Opening, SessionId};
+use rowtide_engine::{Opening, SessionId, Subscribing, SubscriptionId};
 use rowtide_feed::ReplicatorStatus;
 use rowtide_plan::claims::Claims;
 use rowtide_plan::plan::Plan;
+use rowtide_plan::queries::BadParams;
 use rowtide_postgres::mutate::Author;
-use rowtide_protocol::{Cursor, Epoch, Lsn};
+use rowtide_protocol::{Cursor, Epoch, Lsn, Subscribe, SubscriptionCode};
 use thiserror::Error;
+
+use crate::limits::SUBSCRIPTIONS_PER_SESSION;
 
 /// Why a session gets no place.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -53,6 +56,8 @@ pub struct OpenRequest {
     pub not_before: Option<Until>,
     /// What the client has from before.
     pub cursor: Option<Cursor>,
+    /// What it is subscribed to. Those that are refused are for the session to tell.
+    pub subscriptions: Vec<Subscribe>,
 }
 
 /// What a look at the server comes to for a session that wants a place. `S` is what serves.
@@ -117,13 +122,67 @@ impl OpenRequest {
         session: SessionId,
         not_before: Option<Lsn>,
     ) -> (usize, Opening) {
-        let claims = match &self.author {
-            Some(author) => plan.resolve_claims(&author.user_id, &author.claims),
-            None => plan.claims_of_nobody(),
-        };
+        let claims = claims_of(plan, self.author.as_deref());
+        let (subscriptions, refused) = subscribing(plan, &claims, &self.subscriptions);
         let engine = engine_of(&claims, engines);
-        let (client, cursor) = (self.client.clone(), self.cursor);
-        (engine, Opening { session, claims, client, not_before, cursor })
+        // Which rows the client has for what is refused is not known, so that it begins anew.
+        let cursor = self.cursor.filter(|_| refused.is_empty());
+        let client = self.client.clone();
+        (engine, Opening { session, claims, client, not_before, cursor, subscriptions })
+    }
+}
+
+/// The claims of somebody, as a plan asks for them.
+pub(crate) fn claims_of(plan: &Plan, author: Option<&Author>) -> Claims {
+    match author {
+        Some(author) => plan.resolve_claims(&author.user_id, &author.claims),
+        None => plan.claims_of_nobody(),
+    }
+}
+
+/// A subscription that is refused: its id, and why.
+pub(crate) type Refused = (u64, SubscriptionCode, String);
+
+/// What somebody with these claims asks for, as far as they may, and what is refused.
+pub(crate) fn subscribing(
+    plan: &Plan,
+    claims: &Claims,
+    asked: &[Subscribe],
+) -> (Vec<Subscribing>, Vec<Refused>) {
+    let (mut taken, mut refused) = (Vec::new(), Vec::new());
+    for subscribe in asked {
+        match subscribing_one(plan, claims, subscribe, taken.len()) {
+            Ok(subscribing) => taken.push(subscribing),
+            Err(why) => refused.push(why),
+        }
+    }
+    (taken, refused)
+}
+
+/// What somebody who has so many `others` asks for.
+///
+/// # Errors
+/// When they may not have it.
+pub(crate) fn subscribing_one(
+    plan: &Plan,
+    claims: &Claims,
+    asked: &Subscribe,
+    others: usize,
+) -> Result<Subscribing, Refused> {
+    let id = asked.id;
+    if others >= SUBSCRIPTIONS_PER_SESSION {
+        let message = format!("a session has at most {SUBSCRIPTIONS_PER_SESSION} subscriptions");
+        return Err((id, SubscriptionCode::TooMany, message));
+    }
+    match plan.select(claims, &asked.query, &asked.params) {
+        Ok((query, claims)) => Ok(Subscribing { id: SubscriptionId(id), query, claims }),
+        Err(why) => {
+            let code = match why {
+                BadParams::Unfit { .. } => SubscriptionCode::Unavailable,
+                _ => SubscriptionCode::BadRequest,
+            };
+            Err((id, code, why.to_string()))
+        }
     }
 }
 
@@ -145,7 +204,8 @@ mod tests {
 
     fn request(user: &str, not_before: Option<Until>) -> OpenRequest {
         let author = Some(Arc::new(Author { user_id: user.to_owned(), claims: Map::new() }));
-        OpenRequest { author, client: Some("c".into()), told: None, not_before, cursor: None }
+        let (client, subscriptions) = (Some("c".into()), Vec::new());
+        OpenRequest { author, client, told: None, not_before, cursor: None, subscriptions }
     }
 
     fn every_status() -> [ReplicatorStatus; 4] {

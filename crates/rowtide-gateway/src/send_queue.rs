@@ -9,12 +9,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rowtide_engine::{Place, Slice, ViewMessage};
+use rowtide_engine::{Place, Slice, SubscriptionId, Subscriptions, ViewMessage};
 use rowtide_feed::Acknowledgement;
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::row::Row;
 use rowtide_plan::value::rfc3339;
-use rowtide_protocol::{Cursor, ErrorCode, MadeKey, Mode, ready_frame, reject_frame, tx_frame};
+use rowtide_protocol::{
+    Cursor, ErrorCode, MadeKey, Mode, TxParts, ready_frame, reject_frame, tx_frame,
+};
 use smallvec::SmallVec;
 
 use crate::frames::{FRAME_BYTES, SnapshotFrame, SnapshotFrames};
@@ -43,12 +45,16 @@ pub struct SessionFrame {
     pub acknowledges: Option<u64>,
     /// Where the client stands after it, if it says so.
     pub cursor: Option<Cursor>,
+    /// Subscriptions that are over with it.
+    pub unsubscribed: Vec<SubscriptionId>,
 }
 
 impl SessionFrame {
     /// One that has only text.
     fn of(text: Bytes) -> SessionFrame {
-        SessionFrame { text, rows: 0, commit_time_us: None, acknowledges: None, cursor: None }
+        let (acknowledges, cursor) = (None, None);
+        let unsubscribed = Vec::new();
+        SessionFrame { text, rows: 0, commit_time_us: None, acknowledges, cursor, unsubscribed }
     }
 }
 
@@ -72,6 +78,8 @@ pub enum Item {
         message: Arc<ViewMessage>,
         /// The mutations of the session's client that it acknowledges, in order.
         acknowledgements: Vec<Arc<Acknowledgement>>,
+        /// What becomes of subscriptions with it.
+        subscriptions: Subscriptions,
     },
 }
 
@@ -124,6 +132,8 @@ pub enum Dequeued {
         messages: Messages,
         /// What they acknowledge.
         acknowledgements: Vec<Arc<Acknowledgement>>,
+        /// What becomes of subscriptions with them.
+        subscriptions: Subscriptions,
     },
     /// A frame that was made already.
     Frame(SessionFrame),
@@ -210,7 +220,7 @@ impl SendQueue {
             return false;
         }
         let was_empty = self.items.is_empty();
-        if let Item::Tx { message, acknowledgements } = &item {
+        if let Item::Tx { message, acknowledgements, .. } = &item {
             if !acknowledgements.iter().all(|acknowledgement| self.tell(acknowledgement)) {
                 let message = "mutations were acknowledged while this connection was made";
                 return self.close(ErrorCode::Restarting, message);
@@ -276,21 +286,23 @@ impl SendQueue {
             Item::Begin(mode) => Dequeued::Begin(mode),
             Item::Ready(cursor) => Dequeued::Ready(cursor),
             Item::Snapshot { frames, at } => Dequeued::Snapshot { frames, at },
-            Item::Tx { message, mut acknowledgements } => {
+            Item::Tx { message, mut acknowledgements, mut subscriptions } => {
                 let mut bytes = message.size();
                 self.bytes -= message.size();
                 let mut messages = Messages::from_elem(message, 1);
                 while bytes < FRAME_BYTES
                     && let Some(Item::Tx { .. }) = self.items.front()
-                    && let Some(Item::Tx { message, acknowledgements: more }) =
+                    && let Some(Item::Tx { message, acknowledgements: more, subscriptions: then }) =
                         self.items.pop_front()
                 {
                     acknowledgements.extend(more);
+                    subscriptions.subscribed.extend(then.subscribed);
+                    subscriptions.unsubscribed.extend(then.unsubscribed);
                     bytes += message.size();
                     self.bytes -= message.size();
                     messages.push(message);
                 }
-                Dequeued::Tx { messages, acknowledgements }
+                Dequeued::Tx { messages, acknowledgements, subscriptions }
             }
         })
     }
@@ -353,8 +365,8 @@ impl Dequeued {
                     Made { said: Some(Delivery::Frame(frame)), then: Then::WentOn(Some(next)) }
                 }
             },
-            Dequeued::Tx { messages, acknowledgements } => {
-                let mut frames = frames_of(&messages, &acknowledgements);
+            Dequeued::Tx { messages, acknowledgements, subscriptions } => {
+                let mut frames = frames_of(&messages, &acknowledgements, subscriptions);
                 let first = frames.pop_front().map(Delivery::Frame);
                 let then = if frames.is_empty() { Then::Nothing } else { Then::Frames(frames) };
                 Made { said: first, then }
@@ -367,7 +379,8 @@ impl Dequeued {
         match self {
             Dequeued::Begin(mode) => Made::of(SessionStep::Begin(mode)),
             Dequeued::Ready(cursor) => Made::of(SessionStep::Ready(cursor)),
-            Dequeued::Tx { messages, acknowledgements } => {
+            // Nobody subscribes who does not speak in frames.
+            Dequeued::Tx { messages, acknowledgements, subscriptions: _ } => {
                 Made::of(SessionStep::Tx { messages, acknowledgements })
             }
             Dequeued::Closed(code, message) => Made::of(SessionStep::Closed(code, message)),
@@ -391,11 +404,14 @@ impl Dequeued {
 fn frames_of(
     messages: &[Arc<ViewMessage>],
     acknowledgements: &[Arc<Acknowledgement>],
+    subscriptions: Subscriptions,
 ) -> VecDeque<SessionFrame> {
     let Some(last) = messages.last() else { return VecDeque::new() };
     let commit_time_us = messages.iter().rev().find_map(|message| message.commit_time_us);
     let cursor = Some(last.cursor);
-    if let ([message], []) = (messages, acknowledgements) {
+    if let ([message], [], true) =
+        (messages, acknowledgements, subscriptions == Subscriptions::default())
+    {
         return [SessionFrame { commit_time_us, cursor, ..SessionFrame::of(message.frame()) }]
             .into();
     }
@@ -409,11 +425,21 @@ fn frames_of(
     // A repeat may come together with what it repeats.
     keys.sort_by_key(|made| (made.id, made.op));
     keys.dedup();
-    let text = tx_frame(last.cursor, bodies, acknowledges, &keys, time.as_deref());
+    let Subscriptions { subscribed, unsubscribed } = subscriptions;
+    let ids = |of: &[SubscriptionId]| of.iter().map(|id| id.0).collect::<Vec<u64>>();
+    let parts = TxParts {
+        ack: acknowledges,
+        keys: &keys,
+        commit_time: time.as_deref(),
+        subscribed: &ids(&subscribed),
+        unsubscribed: &ids(&unsubscribed),
+    };
+    let text = tx_frame(last.cursor, bodies, parts);
     frames.push_back(SessionFrame {
         commit_time_us,
         acknowledges,
         cursor,
+        unsubscribed,
         ..SessionFrame::of(text)
     });
     frames
@@ -545,7 +571,11 @@ mod tests {
         let Item::Tx { message, .. } = tx(1, "") else { unreachable!("a tx was made") };
         for sends in &mut queues {
             let message = Arc::clone(&message);
-            let _told = sends.push(Item::Tx { message, acknowledgements: Vec::new() });
+            let _told = sends.push(Item::Tx {
+                message,
+                acknowledgements: Vec::new(),
+                subscriptions: Subscriptions::default(),
+            });
         }
         let plan = empty();
         let [first, second] = queues.each_mut().map(|queue| frame(queue, &plan));
@@ -563,7 +593,7 @@ mod tests {
     fn tx(lsn: u64, changes: &'static str) -> Item {
         let cursor = Cursor { epoch: Epoch(1), view: ViewId(1), lsn: Lsn(lsn) };
         let message = ViewMessage::new(cursor, changes.into(), 1, Some(0));
-        Item::Tx { message, acknowledgements: Vec::new() }
+        Item::Tx { message, acknowledgements: Vec::new(), subscriptions: Subscriptions::default() }
     }
 
     #[test]
@@ -597,7 +627,8 @@ mod tests {
                 keys: Vec::new(),
             };
             let Item::Tx { message, .. } = tx(lsn, "") else { unreachable!("a tx was made") };
-            Item::Tx { message, acknowledgements: vec![Arc::new(acknowledgement)] }
+            let acknowledgements = vec![Arc::new(acknowledgement)];
+            Item::Tx { message, acknowledgements, subscriptions: Subscriptions::default() }
         };
         for (lsn, number, code) in [(1, 1, None), (2, 2, Some("forbidden")), (3, 3, Some("x"))] {
             let _told = sends.push(acked(lsn, number, code));

@@ -2,15 +2,18 @@
 //! view of its user, and from then on says what it is given and answers the client's own messages, until one side
 //! ends it. What it tells a client is the documented code for each case. Pure: see [`crate::conversation`].
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rowtide_engine::SubscriptionId;
 use rowtide_plan::plan::{Plan, Table};
 use rowtide_plan::write::Rejection;
 use rowtide_postgres::mutate::{Author, Number};
 use rowtide_protocol::{
     ClientMessage, Connect, Cursor, ErrorCode, Mode, Mutate, PROTOCOL_VERSION, RejectCode,
-    connected_frame, error_frame, pong_frame,
+    Subscribe, SubscriptionCode, connected_frame, error_frame, pong_frame,
+    subscription_error_frame,
 };
 
 use crate::auth::Unauthorized;
@@ -20,10 +23,10 @@ use crate::conversation::{
 };
 use crate::limits::{
     AUTH_PER_MINUTE, CONNECT_TIMEOUT, ClientLimits, FULL_PATIENCE, FULL_RETRY, LONGEST_WAIT,
-    MUTATION_QUEUE, RATE_PATIENCE,
+    MUTATION_QUEUE, RATE_PATIENCE, SUBSCRIBES_PER_SECOND,
 };
 use crate::now::Now;
-use crate::opening::{NotServing, OpenRequest};
+use crate::opening::{NotServing, OpenRequest, Refused, claims_of, subscribing, subscribing_one};
 use crate::pace::Pace;
 use crate::rate::Verdict;
 use crate::registry::{KnownNumbers, Sharing};
@@ -79,6 +82,12 @@ struct Live {
     reading: Reading,
     /// How often it may bring a token.
     tokens: Pace,
+    /// The subscriptions that are there, or asked for, or on their way out.
+    subscriptions: BTreeSet<SubscriptionId>,
+    /// Those of `connect` that are refused, until it is told.
+    refused: Vec<Refused>,
+    /// How often it may ask for subscriptions.
+    subscribes: Pace,
     /// When what was handed to the queue last was first.
     pushed_at: Duration,
     stopping: Option<Stopping>,
@@ -94,6 +103,8 @@ enum Reading {
     Token,
     /// There were so many that this one is checked then.
     TokenLater(String, Duration),
+    /// There were so many changes of subscriptions that this one is looked at then.
+    SubscribeLater(Subscription, Duration),
     /// The user's rate is asked for a mutation.
     Rate(Box<Mutation>),
     /// A mutation is over the rate until then.
@@ -104,6 +115,13 @@ enum Reading {
         since: Duration,
         again_at: Duration,
     },
+}
+
+/// What is asked about a subscription.
+#[derive(Debug)]
+enum Subscription {
+    Wanted(Subscribe),
+    NotWanted(u64),
 }
 
 /// What a step comes to.
@@ -287,6 +305,7 @@ impl Session {
             not_before: known.until,
             // One that cannot be read is of another server.
             cursor: connect.cursor.as_ref().and_then(|cursor| cursor.parse::<Cursor>().ok()),
+            subscriptions: connect.subscriptions.clone(),
         }));
         self.phase = Phase::Opening(connect, visitor, known);
     }
@@ -314,8 +333,12 @@ impl Session {
         // It may be another one than when the socket was opened.
         check_version(&plan, &connect)?;
         check_visitor(&plan, &visitor)?;
+        let claims = claims_of(&plan, visitor.author().map(|author| &**author));
+        let (taken, refused) = subscribing(&plan, &claims, &connect.subscriptions);
         self.phase = Phase::Live(Box::new(Live {
             plan,
+            subscriptions: taken.iter().map(|subscribing| subscribing.id).collect(),
+            refused,
             visitor,
             heard: false,
             next: known.last_mutation + 1,
@@ -325,6 +348,7 @@ impl Session {
             known,
             reading: Reading::Open,
             tokens: Pace::new(AUTH_PER_MINUTE, Duration::from_secs(60)),
+            subscribes: Pace::new(SUBSCRIBES_PER_SECOND, Duration::from_secs(1)),
             pushed_at: Duration::ZERO,
             stopping: None,
             // At once, so that the next one is found.
@@ -426,7 +450,9 @@ impl Live {
         let expires = now.time + self.visitor.remaining(now.unix).min(LONGEST_WAIT);
         let mut deadline = match &self.reading {
             Reading::Open => pulse.deadline(),
-            Reading::Paused(_, until) | Reading::TokenLater(_, until) => *until,
+            Reading::Paused(_, until)
+            | Reading::TokenLater(_, until)
+            | Reading::SubscribeLater(_, until) => *until,
             Reading::Full { again_at, .. } => *again_at,
             Reading::Token | Reading::Rate(_) => expires,
         };
@@ -447,6 +473,10 @@ impl Live {
             Reading::TokenLater(token, until) if now.time >= until => {
                 pulse.heard(now.time);
                 self.check(token, now.time, out);
+            }
+            Reading::SubscribeLater(subscription, until) if now.time >= until => {
+                pulse.heard(now.time);
+                self.change_subscription(subscription, now.time, out)?;
             }
             Reading::Full { mutation, since, again_at } if now.time >= again_at => {
                 pulse.heard(now.time);
@@ -475,10 +505,16 @@ impl Live {
                 // Whoever answers is there, and takes over from older connections of the client.
                 out.push(Effect::Ping);
                 out.push(Effect::Send(self.connected(mode)));
+                for (id, code, message) in std::mem::take(&mut self.refused) {
+                    out.push(Effect::Send(subscription_error_frame(id, code, &message)));
+                }
             }
             Delivery::Frame(frame) => {
                 self.acked = self.acked.max(frame.acknowledges.unwrap_or(0));
                 self.cursor = frame.cursor.or(self.cursor);
+                for id in &frame.unsubscribed {
+                    self.subscriptions.remove(id);
+                }
                 out.push(Effect::Send(frame.text));
                 self.turn_down(out);
             }
@@ -511,6 +547,12 @@ impl Live {
                 }
                 None => self.check(token, now.time, out),
             },
+            ClientMessage::Subscribe(subscribe) => {
+                self.take_subscription(Subscription::Wanted(subscribe), now.time, out)?;
+            }
+            ClientMessage::Unsubscribe { id } => {
+                self.take_subscription(Subscription::NotWanted(id), now.time, out)?;
+            }
             ClientMessage::Mutate(mutate) => {
                 let Some(author) = self.visitor.author().map(Arc::clone) else {
                     return self.take_of_nobody(mutate.id, out);
@@ -519,6 +561,60 @@ impl Live {
                 let operations = mutation.operations;
                 out.push(Effect::Rate(author, operations, RATE_PATIENCE));
                 self.reading = Reading::Rate(Box::new(mutation));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what is asked about a subscription, now or when its time has come.
+    fn take_subscription(
+        &mut self,
+        subscription: Subscription,
+        now: Duration,
+        out: &mut Vec<Effect>,
+    ) -> Outcome {
+        match self.subscribes.rests_until(now) {
+            Some(until) => {
+                out.push(Effect::Limited(Limit::Subscribes));
+                self.reading = Reading::SubscribeLater(subscription, until);
+                Ok(())
+            }
+            None => self.change_subscription(subscription, now, out),
+        }
+    }
+
+    fn change_subscription(
+        &mut self,
+        subscription: Subscription,
+        now: Duration,
+        out: &mut Vec<Effect>,
+    ) -> Outcome {
+        self.subscribes.take(now);
+        match subscription {
+            Subscription::Wanted(subscribe) => {
+                let id = SubscriptionId(subscribe.id);
+                if self.subscriptions.contains(&id) {
+                    return bad(format!("the subscription {} is in use", subscribe.id));
+                }
+                let author = self.visitor.author().map(|author| &**author);
+                let claims = claims_of(&self.plan, author);
+                let others = self.subscriptions.len();
+                match subscribing_one(&self.plan, &claims, &subscribe, others) {
+                    Ok(subscribing) => {
+                        self.subscriptions.insert(id);
+                        out.push(Effect::Subscribe(subscribing));
+                    }
+                    Err((id, code, message)) => {
+                        out.push(Effect::Send(subscription_error_frame(id, code, &message)));
+                    }
+                }
+            }
+            Subscription::NotWanted(id) if self.subscriptions.contains(&SubscriptionId(id)) => {
+                out.push(Effect::Unsubscribe(SubscriptionId(id)));
+            }
+            Subscription::NotWanted(id) => {
+                let (code, why) = (SubscriptionCode::BadRequest, "there is no such subscription");
+                out.push(Effect::Send(subscription_error_frame(id, code, why)));
             }
         }
         Ok(())

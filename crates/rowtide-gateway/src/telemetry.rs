@@ -75,11 +75,13 @@ pub enum Limit {
     Messages,
     /// `auth` of one session in a minute.
     Auth,
+    /// Changes of subscriptions of one session in a second.
+    Subscribes,
 }
 
 impl Limit {
     /// All of them.
-    const ALL: [Limit; 8] = [
+    const ALL: [Limit; 9] = [
         Limit::Connections,
         Limit::ConnectionsPerAddress,
         Limit::RequestsPerAddress,
@@ -88,6 +90,7 @@ impl Limit {
         Limit::FirstMessage,
         Limit::Messages,
         Limit::Auth,
+        Limit::Subscribes,
     ];
 
     /// Its name in metrics and in the log.
@@ -101,6 +104,7 @@ impl Limit {
             Limit::FirstMessage => "first_message",
             Limit::Messages => "messages",
             Limit::Auth => "auth",
+            Limit::Subscribes => "subscribes",
         }
     }
 }

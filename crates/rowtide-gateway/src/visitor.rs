@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rowtide_postgres::mutate::Author;
-use rowtide_protocol::{Connect, Cursor, RejectCode, reject_frame, tx_frame};
+use rowtide_protocol::{Connect, Cursor, RejectCode, TxParts, reject_frame, tx_frame};
 
 use crate::auth::Identity;
 use crate::conversation::Known;
@@ -63,5 +63,5 @@ pub(crate) fn turn_down(
     let code = RejectCode::Forbidden;
     let message = "whoever has no token writes nothing: connect with one";
     let rejected = (first..=last).map(move |id| reject_frame(id, code.as_str(), message));
-    rejected.chain([tx_frame(cursor, [], Some(acked), &[], None)])
+    rejected.chain([tx_frame(cursor, [], TxParts { ack: Some(acked), ..TxParts::default() })])
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rowtide_engine::{
     Counts, Engine, HistoryId, HistoryRequest, Input, Load, LoadId, Loaded, Opening, Output, Place,
-    SessionId, ViewRows,
+    SessionId, Subscribing, SubscriptionId, ViewRows,
 };
 use rowtide_feed::{Event, Fingerprint, History};
 use rowtide_plan::map::IdMap;
@@ -74,6 +74,10 @@ pub enum EngineArrival<S> {
     Open(Opening, S),
     /// A session went.
     Close(SessionId),
+    /// A session asks for more.
+    Subscribe(SessionId, Subscribing),
+    /// A session asks for less.
+    Unsubscribe(SessionId, SubscriptionId),
     /// A load arrived; `None` if it will not.
     Loaded(LoadId, Option<Loaded>),
     /// What was asked of the log; `None` if it cannot say.
@@ -187,6 +191,12 @@ impl<S: Sink> Worker<S> {
                 self.sinks.remove(&session);
                 self.step(Input::Close(session));
             }
+            EngineArrival::Subscribe(session, subscribing) => {
+                self.step(Input::Subscribe(session, subscribing));
+            }
+            EngineArrival::Unsubscribe(session, id) => {
+                self.step(Input::Unsubscribe(session, id));
+            }
             EngineArrival::Loaded(id, loaded) => {
                 if let Loading::Asked(asked, since) = self.loading
                     && asked == id
@@ -294,9 +304,9 @@ impl<S: Sink> Worker<S> {
                 }
                 Output::Ready { session, cursor } => (session, Item::Ready(cursor)),
                 Output::Begin { session, mode } => (session, Item::Begin(mode)),
-                Output::Tx { session, message, acknowledgements } => {
+                Output::Tx { session, message, acknowledgements, subscriptions } => {
                     self.sent_rows += message.rows as u64;
-                    (session, Item::Tx { message, acknowledgements })
+                    (session, Item::Tx { message, acknowledgements, subscriptions })
                 }
                 Output::Reset { session } => {
                     if let Some(mut sink) = self.sinks.remove(&session) {

@@ -139,6 +139,7 @@ impl OlderSession {
                     told: None,
                     not_before: None,
                     cursor: None,
+                    subscriptions: Vec::new(),
                 }));
             }
             Input::Opened(Ok(plan)) => self.phase = Phase::Live(plan, None),

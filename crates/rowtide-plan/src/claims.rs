@@ -16,6 +16,13 @@ pub enum Claim {
     UserId,
     /// `auth.claims.<name>`, or a path into it, a name for each object: `auth.claims.app_metadata.role`. Never empty.
     Named(Box<[String]>),
+    /// `params.<name>` of a query: what a subscription says of it. No token has it.
+    Param {
+        /// The query.
+        query: Box<str>,
+        /// The parameter.
+        name: Box<str>,
+    },
 }
 
 impl Claim {
@@ -32,6 +39,7 @@ impl Claim {
                 let found = steps.iter().try_fold(claims.get(first)?, |json, step| json.get(step));
                 found.map(Cow::Borrowed)
             }
+            Claim::Param { .. } => None,
         }
     }
 }

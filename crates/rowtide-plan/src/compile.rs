@@ -9,6 +9,7 @@ mod identity;
 mod membership;
 mod names;
 mod predicate;
+mod queries;
 mod sent;
 mod types;
 mod unstreamed;
@@ -21,11 +22,11 @@ use self::identity::too_small_identity;
 use self::membership::{Reached, anchor_membership};
 use crate::catalog::{Catalog, CatalogColumn, TableName};
 use crate::claims::{Claim, ClaimUse};
-use crate::definition::{Definition, TableDefinition};
+use crate::definition::{Definition, SelectDefinition, Sync, TableDefinition};
 use crate::error::{DefinitionError, DefinitionProblem};
 use crate::filter::{ClaimFilter, Filter, Operand, Predicate};
 use crate::ids::{BranchId, ClaimId, TableId};
-use crate::plan::{Branch, Link, Plan, Source};
+use crate::plan::{Branch, Link, Plan, Selection, Source};
 use crate::rule::normal::{Part, alternatives};
 use crate::rule::{Member, Rule};
 use crate::sql_text::Span;
@@ -47,7 +48,7 @@ pub fn compile(definition: &Definition, catalog: &Catalog) -> Result<Plan, Defin
 }
 
 /// Compiles what fits the catalog: tables whose rules do not fit any more have no branches, and are
-/// returned with the reason; so are documents that do not fit, as `documents.NAME`.
+/// returned with the reason; so are queries and documents that do not fit, as `queries.NAME` and `documents.NAME`.
 pub fn compile_partly(
     definition: &Definition,
     catalog: &Catalog,
@@ -62,9 +63,10 @@ pub fn compile_partly(
 /// The problems of each entry of the definition.
 type ByEntry = Vec<(String, Vec<DefinitionProblem>)>;
 
-/// What fits, and the problems of tables and of documents.
+/// What fits, and the problems of tables, and of queries and documents.
 fn compile_all(definition: &Definition, catalog: &Catalog) -> (Plan, ByEntry, ByEntry) {
     let mut rejected: BTreeMap<usize, Vec<DefinitionProblem>> = BTreeMap::new();
+    let mut rejected_queries: BTreeMap<usize, Vec<DefinitionProblem>> = BTreeMap::new();
     loop {
         let mut compiler = Compiler::new(definition, catalog);
         for (index, table) in definition.tables.iter().enumerate() {
@@ -80,6 +82,21 @@ fn compile_all(definition: &Definition, catalog: &Catalog) -> (Plan, ByEntry, By
                 rejected.insert(index, found);
             }
         }
+        for (index, query) in definition.queries.iter().enumerate() {
+            if rejected_queries.contains_key(&index) {
+                compiler.plan.unfit_queries.push(query.name.clone());
+                continue;
+            }
+            let before = compiler.plan.clone();
+            compiler.query(definition, query);
+            let found = std::mem::take(&mut compiler.problems);
+            if !found.is_empty() {
+                compiler.plan = before;
+                compiler.plan.unfit_queries.push(query.name.clone());
+                rejected_queries.insert(index, found);
+            }
+        }
+        compiler.selection = Selection::Always;
         let mut documents = Vec::new();
         for document in &definition.documents {
             let before = compiler.plan.clone();
@@ -95,24 +112,39 @@ fn compile_all(definition: &Definition, catalog: &Catalog) -> (Plan, ByEntry, By
         // it less for the others, so this is repeated.
         let mut more = false;
         for (index, table) in definition.tables.iter().enumerate() {
-            let found = too_small_identities(&plan, table);
+            let of = (table.name.clone(), table.span.clone());
+            let found = too_small_identities(&plan, Some(of), &table.visible);
             if !found.is_empty() && !rejected.contains_key(&index) {
                 rejected.insert(index, found);
+                more = true;
+            }
+        }
+        for (index, query) in definition.queries.iter().enumerate() {
+            let of = |select: &SelectDefinition| too_small_identities(&plan, None, &select.rule);
+            let found: Vec<DefinitionProblem> = query.selects.iter().flat_map(of).collect();
+            if !found.is_empty() && !rejected_queries.contains_key(&index) {
+                rejected_queries.insert(index, found);
                 more = true;
             }
         }
         if !more {
             let name = |index: usize| definition.tables[index].wire_name.clone();
             let by_table = rejected.into_iter().map(|(index, found)| (name(index), found));
-            return (plan, by_table.collect(), documents);
+            let query = |index: usize| format!("queries.{}", definition.queries[index].name);
+            let by_query = rejected_queries.into_iter().map(|(index, found)| (query(index), found));
+            return (plan, by_table.collect(), by_query.chain(documents).collect());
         }
     }
 }
 
-/// What is wrong with the replica identities of a table and of those that its rule looks into.
-fn too_small_identities(plan: &Plan, table: &TableDefinition) -> Vec<DefinitionProblem> {
-    let mut names = vec![(table.name.clone(), table.span.clone())];
-    table.visible.members(&mut |member| {
+/// What is wrong with the replica identities of a table and of those that a rule looks into.
+fn too_small_identities(
+    plan: &Plan,
+    table: Option<(TableName, Span)>,
+    rule: &Rule,
+) -> Vec<DefinitionProblem> {
+    let mut names: Vec<(TableName, Span)> = table.into_iter().collect();
+    rule.members(&mut |member| {
         names.push((member.table.name(), member.table.span.clone()));
     });
     let of = |(name, span): (TableName, Span)| {
@@ -126,6 +158,8 @@ struct Compiler<'a> {
     older_clients: bool,
     plan: Plan,
     problems: Vec<DefinitionProblem>,
+    /// Which views the branches being compiled are for.
+    selection: Selection,
     /// The tables whose rows the membership being compiled is about, outermost first.
     outer: Vec<TableId>,
     /// The memberships of this table's rule: one that stands in several alternatives is compiled once.
@@ -143,10 +177,12 @@ impl Compiler<'_> {
         let plan = Plan { min_client, int8, anonymous, writes_as, calls, ..Plan::default() };
         let (problems, outer, members) = (Vec::new(), Vec::new(), HashMap::new());
         let older_clients = definition.older_clients();
-        Compiler { catalog, older_clients, plan, problems, outer, members }
+        let selection = Selection::Always;
+        Compiler { catalog, older_clients, plan, problems, selection, outer, members }
     }
 
     fn finish(mut self) -> Plan {
+        self.note_claims_of_queries();
         for (index, branch) in self.plan.branches.iter().enumerate() {
             let table = &mut self.plan.tables[usize::from(branch.table.0)];
             table.branches.push(BranchId(index as u16));
@@ -181,6 +217,10 @@ impl Compiler<'_> {
             delete: definition.delete.clone(),
         };
         self.plan.tables[usize::from(id.0)].write = write;
+        self.selection = match definition.sync {
+            Sync::Always => Selection::Always,
+            Sync::OnDemand => Selection::Never,
+        };
         for branch in self.rule(id, &definition.visible, &definition.visible_span) {
             self.plan.branches[usize::from(branch.0)].published = true;
         }
@@ -225,6 +265,7 @@ impl Compiler<'_> {
 
     fn alternative(&mut self, table: TableId, parts: &[Part<'_>]) -> Result<BranchId, Rejected> {
         let membership = anchor_membership(parts);
+        let by_param = parts.iter().any(Part::is_param_equal);
         let mut anchor = None;
         let mut named_by = Vec::new();
         let mut rejected = false;
@@ -252,7 +293,8 @@ impl Compiler<'_> {
                 Part::ClaimEqual(rule) | Part::Filter(rule) => rule,
             };
             let mut predicate = self.predicate(table, rule);
-            if let (Part::ClaimEqual(_), None, Ok(equal)) = (part, anchor, &predicate)
+            if let (Part::ClaimEqual(of), None, Ok(equal)) = (part, anchor, &predicate)
+                && (!by_param || of.names_param())
                 && let Some((found, rest)) = self.claim_anchor(table, equal)
             {
                 let (column, source) = found;
@@ -286,6 +328,7 @@ impl Compiler<'_> {
             source: anchor.map_or(Source::Everyone, |(_, source)| source),
             filter: Filter(conjunction(row_parts)),
             claim_filter: ClaimFilter(claim_filter.with_columns(&number)),
+            selection: self.selection,
             published: false,
             links: Vec::new(),
             fills: Vec::new(),
@@ -304,7 +347,8 @@ impl Compiler<'_> {
             };
             let named = || self.plan.branches.iter().flat_map(|from| &from.links);
             let count = || named().filter(|link| link.target == id).count();
-            other.table == branch.table
+            other.selection == branch.selection
+                && other.table == branch.table
                 && other.anchor == branch.anchor
                 && other.source == branch.source
                 && other.filter == branch.filter

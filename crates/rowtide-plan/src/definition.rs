@@ -4,6 +4,7 @@
 
 mod documents;
 mod mutations;
+mod queries;
 mod sent;
 mod storage;
 mod writes;
@@ -16,6 +17,8 @@ use toml::Spanned;
 pub(crate) use self::documents::{DocumentDefinition, PublishingDefinition};
 use self::documents::{DocumentEntry, document};
 use self::mutations::{MutationEntry, call};
+pub(crate) use self::queries::{QueryDefinition, SelectDefinition};
+use self::queries::{QueryEntry, query};
 pub(crate) use self::sent::SentColumns;
 use self::storage::StorageEntry;
 use self::writes::WritesEntry;
@@ -46,6 +49,8 @@ pub struct Definition {
     pub(crate) writes_as: Option<String>,
     /// The mutations that have names.
     pub(crate) calls: Vec<PlannedCall>,
+    /// What clients may subscribe to.
+    pub(crate) queries: Vec<QueryDefinition>,
 }
 
 #[derive(Clone, Debug)]
@@ -56,6 +61,7 @@ pub(crate) struct TableDefinition {
     pub(crate) span: Span,
     pub(crate) visible: Rule,
     pub(crate) visible_span: Span,
+    pub(crate) sync: Sync,
     pub(crate) sent: SentColumns,
     pub(crate) immutable: Vec<Name>,
     pub(crate) readonly: Vec<Name>,
@@ -63,6 +69,15 @@ pub(crate) struct TableDefinition {
     /// The columns that each update is about, if it names them, and its rule.
     pub(crate) updates: Vec<(Option<Vec<Name>>, JudgedRule)>,
     pub(crate) delete: Option<JudgedRule>,
+}
+
+/// Who is sent the rows of a table that they may see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sync {
+    /// Everybody.
+    Always,
+    /// Who has subscribed to a query that selects them.
+    OnDemand,
 }
 
 #[derive(Deserialize)]
@@ -80,6 +95,8 @@ struct File {
     writes: Option<WritesEntry>,
     #[serde(default)]
     mutations: BTreeMap<Spanned<String>, MutationEntry>,
+    #[serde(default)]
+    queries: BTreeMap<Spanned<String>, QueryEntry>,
 }
 
 #[derive(Default, Deserialize)]
@@ -101,6 +118,7 @@ struct App {
 #[serde(deny_unknown_fields)]
 struct Entry {
     visible: Spanned<String>,
+    sync: Option<Spanned<String>>,
     columns: sent::List,
     hidden: sent::List,
     #[serde(default)]
@@ -167,12 +185,13 @@ impl Definition {
             }
             let message = error.message().to_owned();
             let help = "a definition has [app], [auth] with `anonymous`, and [tables.NAME] with `visible`, and may have \
-                        `columns` or `hidden`, `immutable`, `readonly`, [tables.NAME.insert], [[tables.NAME.update]] and \
+                        `columns` or `hidden`, `sync`, `immutable`, `readonly`, [tables.NAME.insert], [[tables.NAME.update]] and \
                         [tables.NAME.delete]; a table of another schema than public is \
                         [tables.\"SCHEMA.NAME\"]. [documents.NAME] has `table`, `protocol`, `read` and \
                         `edit`, and may have `alive`, `schema`, `name`, `touched`, `restore`, `source`, \
                         and `published` with `slug`, `republish` and `publish_error`. [storage] has `url`, \
-                        [writes] has `role`, and [mutations.NAME] has `run` and may have `params`";
+                        [writes] has `role`, [mutations.NAME] has `run` and may have `params`, and [queries.NAME] has \
+                        [queries.NAME.select], where each TABLE has `where`, and may have `params`";
             fail(vec![DefinitionProblem::new(place, message, "here").help(help)])
         })?;
         let storage = read.storage.as_ref().map(StorageEntry::url);
@@ -200,6 +219,13 @@ impl Definition {
                 Err(found) => problems.extend(found),
             }
         }
+        let mut queries = Vec::new();
+        for (key, entry) in &read.queries {
+            match query(text, key, entry) {
+                Ok(query) => queries.push(query),
+                Err(found) => problems.extend(found),
+            }
+        }
         let writes_as = read.writes.map(WritesEntry::role).transpose();
         let writes_as = writes_as.unwrap_or_else(|problem| {
             problems.push(problem);
@@ -223,6 +249,14 @@ impl Definition {
         }
         if let Some(asked) = read.app.older_clients.as_ref().filter(|asked| *asked.get_ref()) {
             let there = |name: &&&str| tables.iter().any(|table| table.wire_name == **name);
+            let on_demand = |table: &&TableDefinition| {
+                table.sync == Sync::OnDemand && OLDER_TABLES.contains(&&*table.wire_name)
+            };
+            if let Some(table) = tables.iter().find(on_demand) {
+                let what = format!("older clients need all of `{}`", table.wire_name);
+                let problem = DefinitionProblem::new(table.span.clone(), what, "synced on demand");
+                problems.push(problem.help("take `sync` out, or `older_clients` out of [app]"));
+            }
             let missing = OLDER_TABLES.iter().find(|name| !there(name));
             if let Some(missing) = missing {
                 let what = format!("older clients know a table `{missing}`, which has no entry");
@@ -252,6 +286,7 @@ impl Definition {
             older_clients,
             writes_as,
             calls,
+            queries,
         })
     }
 
@@ -292,6 +327,14 @@ impl Definition {
             self.tables.iter().map(|table| table.name.clone()).collect();
         for table in &self.tables {
             table.visible.members(&mut |member| {
+                let name = member.table.name();
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+            });
+        }
+        for select in self.queries.iter().flat_map(|query| &query.selects) {
+            select.rule.members(&mut |member| {
                 let name = member.table.name();
                 if !names.contains(&name) {
                     names.push(name);
@@ -351,6 +394,10 @@ fn table(
         problems.extend(found);
         Rule::Constant(None)
     });
+    let sync = sync(entry.sync.as_ref()).unwrap_or_else(|problem| {
+        problems.push(problem);
+        Sync::Always
+    });
     let sent = SentColumns::read(&entry.columns, &entry.hidden).unwrap_or_else(|problem| {
         problems.push(problem);
         SentColumns::All
@@ -369,6 +416,7 @@ fn table(
         span: key.span(),
         visible: rule,
         visible_span: visible.span(),
+        sync,
         sent,
         immutable: names(&entry.immutable),
         readonly: names(&entry.readonly),
@@ -376,6 +424,19 @@ fn table(
         updates,
         delete,
     })
+}
+
+fn sync(written: Option<&Spanned<String>>) -> Result<Sync, DefinitionProblem> {
+    let Some(written) = written else { return Ok(Sync::Always) };
+    match written.get_ref().as_str() {
+        "always" => Ok(Sync::Always),
+        "on_demand" => Ok(Sync::OnDemand),
+        _ => {
+            let what = "a table is synced in one of two ways";
+            let problem = DefinitionProblem::new(written.span(), what, "neither");
+            Err(problem.help("write \"always\" or \"on_demand\""))
+        }
+    }
 }
 
 fn names(columns: &[Spanned<String>]) -> Vec<Name> {

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::ids::{BranchId, TableId};
 use crate::json::{UnexpectedText, push_string, push_value};
-use crate::plan::{Branch, Plan};
+use crate::plan::{Branch, Plan, Selection};
 use crate::row::{Image, Row, Topic};
 use crate::value::{ColumnType, Int8Form, InvalidValue, Value};
 
@@ -105,7 +105,9 @@ impl RowEncoder {
     pub fn new(plan: &Plan, table: TableId, columns: &[&str]) -> Result<RowEncoder, EncodeError> {
         let planned = plan.table(table);
         let branches: Vec<(BranchId, Branch)> =
-            planned.branches.iter().map(|id| (*id, plan.branch(*id).clone())).collect();
+            (planned.branches.iter().map(|id| (*id, plan.branch(*id).clone())))
+                .filter(|(_, branch)| branch.selection != Selection::Never)
+                .collect();
         let (needed, read) = (plan.needed_columns(table), plan.read_columns(table));
         let first_sent = planned.sent_columns().next().map(|(index, _)| index);
         let column = |(index, column): (usize, &crate::catalog::CatalogColumn)| {

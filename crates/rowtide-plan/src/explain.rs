@@ -247,6 +247,7 @@ fn claim_text(claim: &Claim) -> String {
             });
             format!("auth.claims.{}", names.collect::<Vec<_>>().join("."))
         }
+        Claim::Param { name, .. } => format!("params.{name}"),
     }
 }
 

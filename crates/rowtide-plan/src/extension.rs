@@ -65,7 +65,7 @@ mod tests {
         CatalogColumn, CatalogPartition, CatalogTable, ColumnInput, ReplicaIdentity, TableStreaming,
     };
     use crate::filter::{ClaimFilter, Filter, Predicate};
-    use crate::plan::{Branch, BranchId, Plan, Source, Table, TableId};
+    use crate::plan::{Branch, BranchId, Plan, Selection, Source, Table, TableId};
     use crate::value::ColumnType;
     use crate::write_rules::WriteRules;
 
@@ -113,6 +113,7 @@ mod tests {
         let tables: Vec<Table> =
             tables.iter().zip(1..).map(|(columns, oid)| table(oid, columns)).collect();
         let branch = Branch {
+            selection: Selection::Always,
             table: TableId(0),
             anchor: None,
             source: Source::Everyone,

@@ -13,6 +13,10 @@ pub struct BranchId(pub u16);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClaimId(pub u16);
 
+/// Index into [`Plan::queries`](crate::plan::Plan::queries).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct QueryId(pub u16);
+
 /// One of the [`Plan::sets`](crate::plan::Plan::sets).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SetId(pub u16);

@@ -11,11 +11,12 @@ use crate::catalog::CatalogTable;
 use crate::claims::{Claim, ClaimUse};
 use crate::documents::PlannedKind;
 use crate::filter::{ClaimFilter, Filter};
+use crate::queries::PlannedQuery;
 use crate::row::Topic;
 use crate::value::{ColumnType, Int8Form, Value};
 use crate::write_rules::WriteRules;
 
-pub use crate::ids::{BranchId, ClaimId, SetId, TableId};
+pub use crate::ids::{BranchId, ClaimId, QueryId, SetId, TableId};
 
 /// Definition and catalog, compiled.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +46,10 @@ pub struct Plan {
     pub writes_as: Option<String>,
     /// The mutations that have names. [`Plan::fingerprint`] leaves them out.
     pub calls: Vec<PlannedCall>,
+    /// What clients may subscribe to. [`Plan::fingerprint`] has what it selects, by its branches.
+    pub queries: Vec<PlannedQuery>,
+    /// Queries of the definition that are not among these, because the database does not fit them now.
+    pub unfit_queries: Vec<String>,
     /// What live documents there are, in the order of the definition. They are not told apart by [`Plan::fingerprint`], but
     /// the tables that they need are.
     pub documents: Vec<PlannedKind>,
@@ -90,12 +95,25 @@ pub struct Branch {
     /// Which of those a view sees: what also depends on its claims and its sets. Judged over
     /// [`crate::row::Image::kept`].
     pub claim_filter: ClaimFilter,
+    /// Which views reach its topics.
+    pub selection: Selection,
     /// Whether its rows are sent to clients; otherwise they only name topics of other branches, and fill sets.
     pub published: bool,
     /// The topics that rows of this branch name.
     pub links: Vec<Link>,
     /// The sets that rows of this branch fill.
     pub fills: Vec<Fill>,
+}
+
+/// Which views reach topics of a branch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Selection {
+    /// The view of every session: what is synced always.
+    Always,
+    /// Those of subscriptions to a query.
+    Query(QueryId),
+    /// None. It says what may be seen of a table that is synced on demand, for mutations.
+    Never,
 }
 
 /// How a view reaches topics of a branch.
@@ -192,7 +210,7 @@ impl Plan {
         let written = written.map(|named| &named.claim);
         let named = |claim: &'a Claim| match claim {
             Claim::Named(path) => path.first().map(String::as_str),
-            Claim::UserId => None,
+            Claim::UserId | Claim::Param { .. } => None,
         };
         read.chain(written).filter_map(named).collect()
     }
@@ -240,6 +258,11 @@ impl Branch {
     /// Whether its rows name topics or fill sets, and so decide what is seen of other tables.
     pub fn names_others(&self) -> bool {
         !self.links.is_empty() || !self.fills.is_empty()
+    }
+
+    /// Whether it says by itself what may be seen of its table, whatever a subscription selects of that.
+    pub(crate) fn says_what_may_be_seen(&self) -> bool {
+        self.published && !matches!(self.selection, Selection::Query(_))
     }
 
     /// The topics that a row with these kept columns names.

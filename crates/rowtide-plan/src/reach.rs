@@ -7,7 +7,7 @@ use serde_json::Map;
 use crate::claims::{ClaimUse, Claims};
 use crate::filter::Predicate;
 use crate::ids::BranchId;
-use crate::plan::{Branch, Plan, Source};
+use crate::plan::{Branch, Plan, Selection, Source};
 use crate::row::Topic;
 use crate::value::Value;
 
@@ -23,9 +23,9 @@ impl Plan {
         Claims(self.claims.iter().map(|_| Value::Null).collect())
     }
 
-    /// The topics that a view with these claims reaches without a link, each once. Of one branch these are several where its
-    /// claim is an array.
-    pub fn reached(&self, claims: &Claims) -> Vec<Topic> {
+    /// The topics that a view of this selection with these claims reaches without a link, each once. Of one branch these are
+    /// several where its claim is an array.
+    pub fn reached(&self, selection: Selection, claims: &Claims) -> Vec<Topic> {
         let reached = |(index, branch): (usize, &Branch)| {
             let anchors: Vec<Option<Value>> = match branch.source {
                 Source::Links => Vec::new(),
@@ -42,7 +42,8 @@ impl Plan {
             let topic = move |anchor| Topic { branch: BranchId(index as u16), anchor };
             anchors.into_iter().filter(move |_| open).map(topic)
         };
-        self.branches.iter().enumerate().flat_map(reached).collect()
+        let selected = |(_, branch): &(usize, &Branch)| branch.selection == selection;
+        self.branches.iter().enumerate().filter(selected).flat_map(reached).collect()
     }
 }
 
@@ -79,6 +80,7 @@ mod tests {
             source,
             filter: Filter(Predicate::Literal(Some(true))),
             claim_filter: ClaimFilter(claims),
+            selection: Selection::Always,
             published: true,
             links: Vec::new(),
             fills: Vec::new(),
@@ -122,7 +124,7 @@ mod tests {
     }
 
     fn reached(claims: &Claims) -> Vec<u16> {
-        plan().reached(claims).iter().map(|topic| topic.branch.0).collect()
+        plan().reached(Selection::Always, claims).iter().map(|topic| topic.branch.0).collect()
     }
 
     #[test]
@@ -137,7 +139,7 @@ mod tests {
     #[test]
     fn a_view_reaches_what_its_claims_name_and_what_is_everyones() {
         let admin = serde_json::json!({ "workspace": 7, "role": "admin" });
-        let topics = plan().reached(&resolve("u1", admin));
+        let topics = plan().reached(Selection::Always, &resolve("u1", admin));
         let anchors: Vec<Option<Value>> = topics.into_iter().map(|topic| topic.anchor).collect();
         assert_eq!(anchors, [Some(Value::Text("u1".into())), Some(Value::Int(7)), None]);
         let no_one = resolve("\0", serde_json::json!({}));
@@ -151,7 +153,7 @@ mod tests {
         let reached = |workspace: serde_json::Value| {
             let claims = serde_json::json!({ "role": "admin", "workspace": workspace });
             let claims = plan.resolve_claims("\0", claims.as_object().unwrap());
-            plan.reached(&claims)
+            plan.reached(Selection::Always, &claims)
                 .into_iter()
                 .map(|topic| (topic.branch.0, topic.anchor))
                 .collect::<Vec<_>>()
@@ -160,7 +162,7 @@ mod tests {
         assert_eq!(reached(serde_json::json!([9, "7", null, 9, "x"])), [seven, nine, (2, None)]);
         assert_eq!(reached(serde_json::json!([])), [(2, None)]);
         assert_eq!(reached(serde_json::json!(7)), [(2, None)]);
-        let nobody = plan.reached(&plan.claims_of_nobody());
+        let nobody = plan.reached(Selection::Always, &plan.claims_of_nobody());
         assert_eq!(nobody, [Topic { branch: BranchId(2), anchor: None }]);
     }
 

@@ -16,7 +16,7 @@ use crate::filter::Comparison;
 use crate::sql_text::Span;
 
 pub(crate) use cast::CastType;
-pub(crate) use parse::parse;
+pub(crate) use parse::{QueryScope, parse, parse_of_query};
 
 /// A rule, or a part of one.
 #[derive(Clone, Debug)]
@@ -143,11 +143,26 @@ impl Rule {
 
     /// Whether it names a claim, or a membership in it does.
     pub(crate) fn names_claim(&self) -> bool {
-        let is_claim = |term: &Term| matches!(term.uncast(), Term::Claim(..));
+        self.names(&|_| true)
+    }
+
+    /// Whether it names a parameter of a query, or a membership in it does.
+    pub(crate) fn names_param(&self) -> bool {
+        self.names(&|claim| matches!(claim, Claim::Param { .. }))
+    }
+
+    /// Whether it names this parameter of its query, or a membership in it does.
+    pub(crate) fn names_param_called(&self, called: &str) -> bool {
+        self.names(&|claim| matches!(claim, Claim::Param { name, .. } if **name == *called))
+    }
+
+    fn names(&self, wanted: &impl Fn(&Claim) -> bool) -> bool {
+        let is_claim =
+            |term: &Term| matches!(term.uncast(), Term::Claim(claim, _) if wanted(claim));
         match self {
-            Rule::And(parts) | Rule::Or(parts) => parts.iter().any(Rule::names_claim),
-            Rule::Not(inner) | Rule::Is(inner, _) => inner.names_claim(),
-            Rule::Member(member) => member.rule.names_claim(),
+            Rule::And(parts) | Rule::Or(parts) => parts.iter().any(|part| part.names(wanted)),
+            Rule::Not(inner) | Rule::Is(inner, _) => inner.names(wanted),
+            Rule::Member(member) => member.rule.names(wanted),
             Rule::Compare(_, left, right, _)
             | Rule::Same(left, right, _)
             | Rule::Any(left, right, _) => is_claim(left) || is_claim(right),

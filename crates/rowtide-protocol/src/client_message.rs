@@ -1,7 +1,7 @@
 //! What a client says. [`ClientMessage::parse`] is total: any text gives a message or a
 //! [`BadMessage`] that names the field which is wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Deserializer};
@@ -41,6 +41,13 @@ pub enum ClientMessage {
     Connect(Connect),
     /// One transaction of the client's.
     Mutate(Mutate),
+    /// Asks for what a query selects.
+    Subscribe(Subscribe),
+    /// Asks no longer.
+    Unsubscribe {
+        /// The subscription.
+        id: u64,
+    },
     /// A new token for the live session.
     Auth {
         /// The token, unverified.
@@ -67,6 +74,20 @@ pub struct Connect {
     pub outcomes_known: Option<u64>,
     /// The highest mutation id that the client was told of as acknowledged, stored or not.
     pub acked: Option<u64>,
+    /// What it is subscribed to; with a cursor, the rows of these are as of the cursor.
+    pub subscriptions: Vec<Subscribe>,
+}
+
+/// The fields of `subscribe`, and of one of the subscriptions of `connect`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Subscribe {
+    /// The client's own, at least 1, and not in use.
+    pub id: u64,
+    /// What the definition calls the query, unchecked.
+    pub query: String,
+    /// The query's parameters, unchecked.
+    #[serde(default)]
+    pub params: serde_json::Map<String, serde_json::Value>,
 }
 
 /// The fields of `mutate`.
@@ -169,6 +190,13 @@ struct ConnectFields {
     cursor: Option<String>,
     settled: Option<u64>,
     acked: Option<u64>,
+    #[serde(default)]
+    subscriptions: Vec<Subscribe>,
+}
+
+#[derive(Deserialize)]
+struct UnsubscribeFields {
+    id: u64,
 }
 
 #[derive(Deserialize)]
@@ -216,6 +244,15 @@ fn read_op(text: &str) -> serde_json::Result<Op> {
     }
 }
 
+impl Subscribe {
+    fn check(&self, kind: &str) -> Result<(), BadMessage> {
+        match self.id {
+            0 => Err(BadMessage(format!("`{kind}`: the `id` of a subscription is at least 1"))),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl ClientMessage {
     /// Reads one text frame.
     ///
@@ -235,6 +272,15 @@ impl ClientMessage {
                             .into(),
                     )
                 })?;
+                let mut ids = BTreeSet::new();
+                for subscription in &fields.subscriptions {
+                    subscription.check("connect")?;
+                    if !ids.insert(subscription.id) {
+                        let id = subscription.id;
+                        let what = format!("`connect`: two subscriptions have the id {id}");
+                        return Err(BadMessage(what));
+                    }
+                }
                 Ok(ClientMessage::Connect(Connect {
                     protocol: fields.protocol,
                     client_id,
@@ -243,6 +289,7 @@ impl ClientMessage {
                     cursor: fields.cursor,
                     outcomes_known: fields.settled,
                     acked: fields.acked,
+                    subscriptions: fields.subscriptions,
                 }))
             }
             "mutate" => {
@@ -253,6 +300,15 @@ impl ClientMessage {
                 }
                 let ops = read_ops(fields.ops);
                 Ok(ClientMessage::Mutate(Mutate { id: fields.id, ops }))
+            }
+            "subscribe" => {
+                let subscribe: Subscribe = object(text).map_err(wrong)?;
+                subscribe.check("subscribe")?;
+                Ok(ClientMessage::Subscribe(subscribe))
+            }
+            "unsubscribe" => {
+                let UnsubscribeFields { id } = object(text).map_err(wrong)?;
+                Ok(ClientMessage::Unsubscribe { id })
             }
             "auth" => {
                 let fields: AuthFields = object(text).map_err(wrong)?;
@@ -301,7 +357,15 @@ mod tests {
         assert!(rejected("").starts_with("not a message"));
         assert!(rejected("[]").starts_with("not a message"));
         assert!(rejected(r#" ["ping"]"#).contains("an array"));
-        assert!(rejected(r#"{"type":"subscribe"}"#).contains("`subscribe` is not a type"));
+        assert!(rejected(r#"{"type":"upsert"}"#).contains("`upsert` is not a type"));
+        assert!(rejected(r#"{"type":"subscribe"}"#).contains("`id`"));
+        let none = r#"{"type":"subscribe","id":0,"query":"q"}"#;
+        assert!(rejected(none).contains("at least 1"), "{}", rejected(none));
+        let list = r#"{"type":"subscribe","id":1,"query":"q","params":[1]}"#;
+        assert!(rejected(list).contains("expected a map"), "{}", rejected(list));
+        let twice = r#"{"type":"connect","protocol":1,"clientId":"client-1",
+            "subscriptions":[{"id":1,"query":"q"},{"id":1,"query":"r"}]}"#;
+        assert!(rejected(twice).contains("two subscriptions"), "{}", rejected(twice));
         assert!(rejected(r#"{"type":"connect","protocol":1}"#).contains("clientId"));
         let short = r#"{"type":"connect","protocol":1,"clientId":"short"}"#;
         assert!(rejected(short).contains("8 to 64"));

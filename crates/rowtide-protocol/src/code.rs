@@ -62,6 +62,28 @@ impl ErrorCode {
     }
 }
 
+/// Why a subscription is refused: the `code` of a `subscription_error` message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SubscriptionCode {
+    /// There is no such query, or its parameters are others.
+    BadRequest,
+    /// The session has as many as it may have.
+    TooMany,
+    /// The query does not fit the database now.
+    Unavailable,
+}
+
+impl SubscriptionCode {
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            SubscriptionCode::BadRequest => "bad_request",
+            SubscriptionCode::TooMany => "too_many",
+            SubscriptionCode::Unavailable => "unavailable",
+        }
+    }
+}
+
 /// Why a mutation was rejected: the `code` of a `reject` message.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RejectCode {

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::{Cursor, ErrorCode, MadeKey, Mode, Rejected};
+use crate::{Cursor, ErrorCode, MadeKey, Mode, Rejected, SubscriptionCode};
 
 fn json(value: impl Serialize) -> String {
     serde_json::to_string(&value).expect("strings and numbers always have a JSON form")
@@ -30,15 +30,29 @@ fn change(into: &mut Vec<u8>, head: &[u8], table_json: &str, row: &[u8]) {
     into.push(b'}');
 }
 
+/// What a `tx` says beside its changes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TxParts<'a> {
+    /// Every mutation up to this one is acknowledged.
+    pub ack: Option<u64>,
+    /// The keys that were made by what `ack` acknowledges.
+    pub keys: &'a [&'a MadeKey],
+    /// When the last of the commits happened, RFC 3339.
+    pub commit_time: Option<&'a str>,
+    /// Subscriptions whose rows the client has from now on.
+    pub subscribed: &'a [u64],
+    /// Subscriptions of which it has no row any more that only they select.
+    pub unsubscribed: &'a [u64],
+}
+
 /// A `tx` frame. Each of `bodies` is a comma-separated list of changes, or empty; together they are
-/// the changes in order. `keys` were made by what `ack` acknowledges; `commit_time` is RFC 3339.
+/// the changes in order.
 pub fn tx_frame<'a>(
     cursor: Cursor,
     bodies: impl IntoIterator<Item = &'a [u8]>,
-    ack: Option<u64>,
-    keys: &[&MadeKey],
-    commit_time: Option<&str>,
+    parts: TxParts<'_>,
 ) -> Bytes {
+    let TxParts { ack, keys, commit_time, subscribed, unsubscribed } = parts;
     let mut frame = Vec::with_capacity(256);
     frame.extend_from_slice(format!(r#"{{"type":"tx","cursor":"{cursor}""#).as_bytes());
     if let Some(ack) = ack {
@@ -49,6 +63,11 @@ pub fn tx_frame<'a>(
     }
     if let Some(time) = commit_time {
         frame.extend_from_slice(format!(r#","commitTime":{}"#, json(time)).as_bytes());
+    }
+    for (name, ids) in [("subscribed", subscribed), ("unsubscribed", unsubscribed)] {
+        if !ids.is_empty() {
+            frame.extend_from_slice(format!(r#","{name}":{}"#, json(ids)).as_bytes());
+        }
     }
     frame.extend_from_slice(b",\"changes\":[");
     join(&mut frame, bodies);
@@ -79,7 +98,7 @@ fn join<'a>(frame: &mut Vec<u8>, parts: impl IntoIterator<Item = &'a [u8]>) {
 }
 
 /// What this server has beyond the first version of the protocol.
-const FEATURES: [&str; 2] = ["calls", "keys"];
+const FEATURES: [&str; 3] = ["calls", "keys", "subscriptions"];
 
 /// A `connected` frame; `user_id` is `None` of somebody without a token. `tables_json` is an object of each table's `{"key":[…]}`.
 pub fn connected_frame(
@@ -124,6 +143,13 @@ pub fn reject_frame(id: u64, code: &str, message: &str) -> Bytes {
     format!(r#"{{"type":"reject","id":{id},"code":{code},"message":{message}}}"#).into()
 }
 
+/// A `subscription_error` frame: the subscription is not there.
+pub fn subscription_error_frame(id: u64, code: SubscriptionCode, message: &str) -> Bytes {
+    let (code, message) = (code.as_str(), json(message));
+    format!(r#"{{"type":"subscription_error","id":{id},"code":"{code}","message":{message}}}"#)
+        .into()
+}
+
 /// A `pong` frame.
 pub fn pong_frame() -> Bytes {
     Bytes::from_static(br#"{"type":"pong"}"#)
@@ -156,12 +182,29 @@ mod tests {
         let parts: [&[u8]; 3] = [b"", &body, b""];
         let key = serde_json::from_str(r#"{"id":4711,"at":"a\"b"}"#).unwrap();
         let made = MadeKey { id: 7, op: 1, key };
-        let ServerMessage::Tx { changes, ack, cursor: sent, keys, commit_time } =
-            read(&tx_frame(cursor, parts, Some(7), &[&made], Some("2026-01-01T00:00:00Z")))
+        let beside = TxParts {
+            ack: Some(7),
+            keys: &[&made],
+            commit_time: Some("2026-01-01T00:00:00Z"),
+            subscribed: &[1, 2],
+            unsubscribed: &[3],
+        };
+        let ServerMessage::Tx {
+            changes,
+            ack,
+            cursor: sent,
+            keys,
+            commit_time,
+            subscribed,
+            unsubscribed,
+        } = read(&tx_frame(cursor, parts, beside))
         else {
             panic!("not a tx");
         };
         assert_eq!(keys, std::slice::from_ref(&made));
+        assert_eq!((subscribed, unsubscribed), (vec![1, 2], vec![3]));
+        let refused = subscription_error_frame(4, SubscriptionCode::BadRequest, "no\"");
+        assert!(matches!(read(&refused), ServerMessage::SubscriptionError { id: 4, .. }));
         assert_eq!((ack, sent, changes.len()), (Some(7), cursor.to_string(), 2));
         assert_eq!(commit_time.as_deref(), Some("2026-01-01T00:00:00Z"));
         assert!(matches!(&changes[0], ChangedRow::Put { table, .. } if table == "a\"b"));

@@ -12,13 +12,13 @@ mod server_message;
 
 pub use client_message::{
     BadMessage, CallOp, ClientId, ClientMessage, Connect, MAX_OPS, Mutate, Op, OpKind, OpValue,
-    RowOp,
+    RowOp, Subscribe,
 };
-pub use code::{ErrorCode, RejectCode};
+pub use code::{ErrorCode, RejectCode, SubscriptionCode};
 pub use cursor::{Cursor, Epoch, InvalidCursor, InvalidLsn, Lsn, ViewId};
 pub use frame::{
-    connected_frame, delete_change, error_frame, pong_frame, put_change, ready_frame, reject_frame,
-    snapshot_frame, tx_frame,
+    TxParts, connected_frame, delete_change, error_frame, pong_frame, put_change, ready_frame,
+    reject_frame, snapshot_frame, subscription_error_frame, tx_frame,
 };
 pub use made_key::{KeyReference, MadeKey};
 pub use server_message::{ChangedRow, Connected, Mode, Rejected, ServerMessage, TableKey};

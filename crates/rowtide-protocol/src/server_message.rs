@@ -40,6 +40,22 @@ pub enum ServerMessage {
         keys: Vec<MadeKey>,
         /// When the commit happened, RFC 3339.
         commit_time: Option<String>,
+        /// Subscriptions whose rows the client has as of this.
+        #[serde(default)]
+        subscribed: Vec<u64>,
+        /// Subscriptions of which it has no row any more that only they select.
+        #[serde(default)]
+        unsubscribed: Vec<u64>,
+    },
+    /// A subscription is refused, and is not there.
+    #[serde(rename = "subscription_error")]
+    SubscriptionError {
+        /// The subscription.
+        id: u64,
+        /// `bad_request`, `too_many` or `unavailable`; text, so that a newer server's code can be read.
+        code: String,
+        /// For the client's author.
+        message: String,
     },
     /// A mutation was not applied.
     Reject(Rejected),

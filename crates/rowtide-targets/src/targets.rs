@@ -209,6 +209,14 @@ fn client_message(bytes: &[u8]) -> String {
                 (connect.token.is_some(), connect.cursor.is_some(), connect.app_version.is_some());
             format!("connect {has:?}")
         }
+        ClientMessage::Subscribe(subscribe) => {
+            let claims = plan().claims_of_nobody();
+            match plan().select(&claims, &subscribe.query, &subscribe.params) {
+                Ok(_) => "subscribe".to_owned(),
+                Err(error) => word(&error.to_string()),
+            }
+        }
+        ClientMessage::Unsubscribe { .. } => "unsubscribe".to_owned(),
         ClientMessage::Auth { .. } => "auth".to_owned(),
         ClientMessage::Ping => "ping".to_owned(),
     }
@@ -280,6 +288,7 @@ fn converse<'a, C: Conversation>(
                 Effect::Claim(_) => ('c', Some(Input::Claimed(Ok(Known::default())))),
                 Effect::Open(_) => ('o', Some(Input::Opened(Ok(plan())))),
                 Effect::Heard => ('h', None),
+                Effect::Subscribe(_) | Effect::Unsubscribe(_) => ('b', None),
                 Effect::Rate(..) | Effect::RateOfOrigin => ('r', Some(Input::Rated(Verdict::Now))),
                 Effect::Push(_) => ('m', None),
                 Effect::Limited(_) => ('l', None),

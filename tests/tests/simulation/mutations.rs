@@ -254,7 +254,8 @@ impl World {
             let cursor = client.and_then(|client| client.optimistic.cursor());
             let Some(cursor) = cursor.and_then(|cursor| cursor.parse().ok()) else { continue };
             let none: [&[u8]; 0] = [];
-            let frame = rowtide_protocol::tx_frame(cursor, none, Some(number), &[], None);
+            let parts = rowtide_protocol::TxParts { ack: Some(number), ..Default::default() };
+            let frame = rowtide_protocol::tx_frame(cursor, none, parts);
             self.send(id, Side::Client, frame.to_vec());
         }
     }

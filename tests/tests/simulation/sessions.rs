@@ -238,6 +238,12 @@ impl World {
                 let answer = Box::new(Answer::Open(request, until_ms));
                 self.after(delay, Event::Answer(at, id, answer));
             }
+            Effect::Subscribe(wanted) => {
+                self.tell_engine(at, id, |session| EngineArrival::Subscribe(session, wanted));
+            }
+            Effect::Unsubscribe(no_more) => {
+                self.tell_engine(at, id, |session| EngineArrival::Unsubscribe(session, no_more));
+            }
             Effect::Heard => self.heard(at, id),
             Effect::Limited(_) => {}
             Effect::Rate(author, operations, longest) => {
@@ -279,6 +285,22 @@ impl World {
             }
         }
         true
+    }
+
+    /// Tells the engine of a session something about it, if these are the engines that it is in.
+    fn tell_engine(
+        &mut self,
+        at: At,
+        id: u64,
+        make: impl FnOnce(SessionId) -> EngineArrival<Outlet>,
+    ) {
+        let server = &self.servers[at.server];
+        let Some(connection) = server.connections.get(&id) else { return };
+        if let Some((generations, engine, session)) = connection.engine
+            && generations == server.generations
+        {
+            self.give(at, engine, make(session));
+        }
     }
 
     /// The connection is over, as far as the server knows.

@@ -306,7 +306,14 @@ impl ModelServer {
         let session = self.session.as_mut().unwrap();
         session.at = to;
         session.acked = session.acked.max(last);
-        let (commit_time, keys) = (None, Vec::new());
-        self.sent.push_back(ServerMessage::Tx { cursor, changes, ack, commit_time, keys });
+        self.sent.push_back(ServerMessage::Tx {
+            cursor,
+            changes,
+            ack,
+            commit_time: None,
+            keys: Vec::new(),
+            subscribed: Vec::new(),
+            unsubscribed: Vec::new(),
+        });
     }
 }

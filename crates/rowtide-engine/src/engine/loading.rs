@@ -207,6 +207,7 @@ impl Engine {
                     || images.clone().any(|image| self.had_row_elsewhere(view, image, key))
             })
             .collect();
+        let at = self.stands_at();
         let view = self.views.mark(view_key);
         // Changes that were not kept may have moved a touched row out, and in again.
         let (sets, claims) = (&view.sets, &view.claims);
@@ -215,16 +216,16 @@ impl Engine {
             touched.was_visible |=
                 old.is_some_and(|old| sets.pass(Moment::Told, branch, &old.image.kept, claims));
             if let Some(row) = state.rows().get(&touched.key) {
-                touched.was_loaded(row, state.ahead());
+                touched.was_loaded(row, state.ahead(), at);
             }
         }
         for ((before, after), saw) in changed.iter().zip(saw) {
             let Some(row) = after.as_ref().or(before.as_ref()) else { continue };
             let touched = view.touched.row(branch.table, &row.image.key, saw, self.position);
             match after {
-                Some(after) => touched.was_loaded(after, state.ahead()),
+                Some(after) => touched.was_loaded(after, state.ahead(), at),
                 // It may have been seen in another topic since.
-                None => touched.was_held(row),
+                None => touched.was_held(row, at),
             }
         }
     }

@@ -11,8 +11,8 @@ use rowtide_plan::row::Row;
 use rowtide_protocol::Mode;
 
 use super::{Engine, Output};
-use crate::message::Body;
-use crate::sessions::SessionId;
+use crate::message::{Body, Said};
+use crate::sessions::{SessionId, Way};
 use crate::topic::{TopicKey, ViewKey};
 use crate::touched::TouchedRow;
 use crate::view::{Joining, View, ViewPhase};
@@ -24,6 +24,16 @@ impl Engine {
         self.topics.pass(self.position);
         self.views.pass(self.position);
         self.follow_sets();
+        self.look_at_marked(out);
+        self.compose(out);
+        // Who is told of the first rows may want some no longer.
+        self.look_at_marked(out);
+        self.compose(out);
+        self.join_views();
+    }
+
+    /// What there is to say of the views that were marked is said.
+    fn look_at_marked(&mut self, out: &mut Vec<Output>) {
         let mut shared = None;
         let mut dirty = self.views.take_dirty();
         for key in dirty.drain(..) {
@@ -40,7 +50,6 @@ impl Engine {
             }
         }
         self.views.reuse(dirty);
-        self.join_views();
     }
 
     /// Brings the sessions of a whole view to the present.
@@ -53,26 +62,28 @@ impl Engine {
         let mut acknowledgements = std::mem::take(&mut view.acknowledgements);
         let view = &self.views[key];
         let returning = view.returning();
+        let is_told = returning.is_some() || !view.live.is_empty();
+        let message = is_told.then(|| self.changes_of(view, &touched, &gained, shared)).flatten();
         if let Some(session) = returning {
-            out.push(Output::Begin { session, mode: Mode::Resume });
-            if let Some(message) = self.changes_of(view, &touched, &gained, shared) {
-                out.push(Output::Tx { session, message, acknowledgements: Vec::new() });
+            if self.sessions.is_composed(session) {
+                self.has_come_back(session, key, message.clone(), &mut acknowledgements);
+            } else {
+                out.push(Output::Begin { session, mode: Mode::Resume });
+                if let Some(message) = message.clone() {
+                    out.push(Output::tx(session, message, Vec::new()));
+                }
+                self.say_ready(key, session, &mut acknowledgements, out);
             }
-            self.say_ready(view, session, &mut acknowledgements, out);
         }
-        if !view.live.is_empty() {
-            let message = self.changes_of(view, &touched, &gained, shared);
-            self.say_changes(view, message, &mut acknowledgements, out);
-        }
+        self.say_changes(key, message, &mut acknowledgements, out);
+        let view = &self.views[key];
         let (joining, later): (Vec<Joining>, Vec<Joining>) =
             view.joining.iter().partition(|joining| joining.not_before <= Some(self.position));
-        let frozen = (!joining.is_empty()).then(|| {
-            view.frozen().unwrap_or_else(|| Arc::new(self.freeze(view, view.reach.keys())))
-        });
+        let frozen = (!joining.is_empty()).then(|| self.frozen(view));
         if let Some(rows) = &frozen {
             for Joining { session, .. } in &joining {
                 out.push(Output::Snapshot { session: *session, rows: Arc::clone(rows) });
-                self.say_ready(view, *session, &mut acknowledgements, out);
+                self.say_ready(key, *session, &mut acknowledgements, out);
             }
         }
         for at in later.iter().filter_map(|joining| joining.not_before) {
@@ -89,68 +100,96 @@ impl Engine {
         view.acknowledgements = acknowledgements;
         view.sent = Some(self.position);
         frozen.iter().for_each(|rows| view.was_frozen(rows));
+        for session in &self.views[key].awaited_by {
+            self.sessions.list(*session);
+        }
     }
 
-    fn message(&self, view: &View, body: Body) -> Arc<ViewMessage> {
+    /// What a whole view sees, for who has nothing of it.
+    pub(super) fn frozen(&self, view: &View) -> Arc<ViewRows> {
+        view.frozen().unwrap_or_else(|| Arc::new(self.freeze(view, view.reach.keys())))
+    }
+
+    pub(super) fn message(&self, view: &View, body: Body) -> Arc<ViewMessage> {
         ViewMessage::of(view.cursor(self.epoch, self.position), body, self.commit_time_us)
     }
 
     /// Tells the sessions of a view what has changed; where nothing has, only those whose mutations were
-    /// acknowledged.
+    /// acknowledged. Those that are told of several views are told when the step ends.
     fn say_changes(
-        &self,
-        view: &View,
+        &mut self,
+        key: ViewKey,
         message: Option<Arc<ViewMessage>>,
         acks: &mut Acks,
         out: &mut Vec<Output>,
     ) {
-        if let Some(message) = message {
-            out.reserve(view.live.len());
-            for session in &view.live {
-                out.push(Output::Tx {
-                    session: *session,
-                    message: Arc::clone(&message),
-                    acknowledgements: take_of(acks, *session),
-                });
+        if message.is_some() {
+            out.reserve(self.views[key].live.len());
+        }
+        if message.is_some() || !self.sessions.are_simple() {
+            for session in self.views[key].live.iter().copied() {
+                let Some(of) = self.sessions.get(session) else { continue };
+                if matches!(of.way, Way::Direct { .. }) {
+                    let is_simple = of.is_simple();
+                    if let Some(message) = message.clone() {
+                        out.push(Output::tx(session, message, take_of(acks, session)));
+                    }
+                    if !is_simple {
+                        self.sessions.list(session);
+                    }
+                } else if let Some(of) = self.sessions.list(session) {
+                    of.kept.extend(message.clone());
+                    of.acknowledgements.extend(take_of(acks, session));
+                }
             }
+        }
+        if message.is_some() || acks.is_empty() {
             return;
         }
-        if acks.is_empty() {
-            return;
-        }
-        let is_live = |id: &SessionId| view.joining.iter().all(|joining| joining.session != *id);
         let mut told: Vec<SessionId> = acks.iter().map(|(id, _)| *id).collect();
         told.dedup();
-        told.retain(is_live);
-        let message = self.message(view, Body::default());
+        told.retain(|session| self.sessions.is_told_of(*session, key));
+        let message = self.message(&self.views[key], Body::default());
         for session in told {
             let acknowledgements = take_of(acks, session);
             if !acknowledgements.is_empty() {
-                let message = Arc::clone(&message);
-                out.push(Output::Tx { session, message, acknowledgements });
+                out.push(Output::tx(session, Arc::clone(&message), acknowledgements));
             }
         }
     }
 
     /// A session has all of its rows; then it is told what was acknowledged meanwhile.
-    fn say_ready(&self, view: &View, session: SessionId, acks: &mut Acks, out: &mut Vec<Output>) {
+    pub(super) fn say_ready(
+        &mut self,
+        key: ViewKey,
+        session: SessionId,
+        acks: &mut Acks,
+        out: &mut Vec<Output>,
+    ) {
+        self.sessions.is_ready(session);
+        let view = &self.views[key];
         let cursor = view.cursor(self.epoch, self.position);
         out.push(Output::Ready { session, cursor });
         let acknowledgements = take_of(acks, session);
         if !acknowledgements.is_empty() {
             let message = self.message(view, Body::default());
-            out.push(Output::Tx { session, message, acknowledgements });
+            out.push(Output::tx(session, message, acknowledgements));
         }
     }
 
     /// The row as the view sees it now, if it does.
-    fn visible_now<'a>(&'a self, view: &View, touched: &'a TouchedRow) -> Option<&'a Arc<Row>> {
-        let latest = touched.latest.as_ref()?;
+    pub(super) fn visible_now<'a>(
+        &'a self,
+        view: &View,
+        row_key: &Bytes,
+        latest: Option<&'a Arc<Row>>,
+    ) -> Option<&'a Arc<Row>> {
+        let latest = latest?;
         latest.image.topics.iter().find_map(|topic| {
             let branch = self.plan.branch(topic.branch);
             let key = self.topics.find(topic).filter(|key| view.reach.contains_key(key))?;
             let state = &self.topics[key];
-            let row = if state.was_read() { state.rows().get(&touched.key)? } else { latest };
+            let row = if state.was_read() { state.rows().get(row_key)? } else { latest };
             (branch.published && view.sees(branch, &row.image.kept)).then_some(row)
         })
     }
@@ -167,7 +206,7 @@ impl Engine {
             let body = self.body(view, touched, gained);
             return (!body.is_empty()).then(|| self.message(view, body));
         };
-        let row = self.visible_now(view, only);
+        let row = self.visible_now(view, &only.key, only.latest.as_ref());
         if row.is_none() && !only.was_visible {
             return None;
         }
@@ -179,7 +218,9 @@ impl Engine {
             Some(shared) => shared.changes.clone(),
             None => {
                 let mut body = Body::default();
-                body.push(&self.plan, only.table, &only.key, row.map(|row| &row.json[..]));
+                let latest = (only.latest.as_ref(), only.at);
+                let row = row.map(|row| &row.json[..]).ok_or(latest);
+                body.push(&self.plan, only.table, &only.key, row);
                 let changes = body.into_said();
                 *shared = Some(SharedBody {
                     table: only.table,
@@ -191,17 +232,28 @@ impl Engine {
             }
         };
         let cursor = view.cursor(self.epoch, self.position);
-        Some(ViewMessage::new(cursor, changes, 1, self.commit_time_us))
+        let (table, key) = (only.table, only.key.clone());
+        let said = match row {
+            None => Some(Said::Removed(table, key, only.latest.clone(), only.at)),
+            Some(_) => self.notes().then_some(Said::Put(table, key)),
+        };
+        Some(ViewMessage::of_one(cursor, changes, said, 1, self.commit_time_us))
+    }
+
+    /// Whether somebody may be told of several views, and it matters which rows a message says.
+    fn notes(&self) -> bool {
+        !self.plan.queries.is_empty()
     }
 
     fn body(&self, view: &View, touched: &[TouchedRow], gained: &IdSet<TopicKey>) -> Body {
-        let mut body = Body::default();
+        let mut body = Body::new(self.notes());
         let mut said: SeededSet<(TableId, Bytes)> = SeededSet::default();
         for touched in touched {
-            let row = self.visible_now(view, touched);
+            let row = self.visible_now(view, &touched.key, touched.latest.as_ref());
             if row.is_some() || touched.was_visible {
-                let json = row.map(|row| &row.json[..]);
-                body.push(&self.plan, touched.table, &touched.key, json);
+                let latest = (touched.latest.as_ref(), touched.at);
+                let said = row.map(|row| &row.json[..]).ok_or(latest);
+                body.push(&self.plan, touched.table, &touched.key, said);
             }
             if row.is_some() && !gained.is_empty() {
                 said.insert((touched.table, touched.key.clone()));
@@ -223,10 +275,10 @@ impl Engine {
 }
 
 /// What is to be acknowledged, and to whom; in order for each session.
-type Acks = Vec<(SessionId, Arc<Acknowledgement>)>;
+pub(super) type Acks = Vec<(SessionId, Arc<Acknowledgement>)>;
 
 /// Takes out what is acknowledged to a session, in order.
-fn take_of(acks: &mut Acks, session: SessionId) -> Vec<Arc<Acknowledgement>> {
+pub(super) fn take_of(acks: &mut Acks, session: SessionId) -> Vec<Arc<Acknowledgement>> {
     acks.extract_if(.., |(of, _)| *of == session).map(|(_, acknowledged)| acknowledged).collect()
 }
 

@@ -116,6 +116,7 @@ impl Engine {
     /// The rows of topics that have left are known: those that were not touched since the last message were
     /// part of it.
     pub(super) fn detach_leaving(&mut self, view_key: ViewKey) {
+        let at = self.stands_at();
         for key in std::mem::take(&mut self.views[view_key].leaving) {
             let (view, state) = (&mut self.views[view_key], &self.topics[key]);
             let branch = self.plan.branch(state.id().branch);
@@ -123,7 +124,7 @@ impl Engine {
                 if view.saw(branch, &row.image.kept) {
                     let touched =
                         view.touched.row(branch.table, &row.image.key, true, self.position);
-                    touched.was_held(row);
+                    touched.was_held(row, at);
                 }
             }
             self.detach(view_key, key);
@@ -139,6 +140,7 @@ impl Engine {
         if *count > 0 {
             return;
         }
+        let at = self.stands_at();
         let (view, state) = (self.views.mark(view_key), &self.topics[key]);
         view.reach.remove(&key);
         let had = !view.gained.remove(&key);
@@ -155,7 +157,7 @@ impl Engine {
                     // were not kept may have moved them out before one was touched.
                     touched.was_visible |=
                         state.is_waiting() && state.is_touched_late(touched.first);
-                    touched.was_held(row);
+                    touched.was_held(row, at);
                 }
             }
         }

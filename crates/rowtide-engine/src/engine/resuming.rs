@@ -10,14 +10,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rowtide_feed::{Changes, History, Transaction};
+use rowtide_plan::claims::Claims;
 use rowtide_plan::map::SeededSet;
-use rowtide_plan::plan::{BranchId, TableId};
+use rowtide_plan::plan::{BranchId, Selection, TableId};
 use rowtide_plan::row::Topic;
 use rowtide_protocol::Lsn;
+use smallvec::SmallVec;
 
+use super::message::{Acks, take_of};
 use super::{Engine, Output, Progress};
 use crate::resume::{HistoryId, MAX_RESUME_BYTES, MAX_RESUME_TICKS, Resume, STILL_TICKS};
-use crate::sessions::Opening;
+use crate::sessions::{Held, HeldState, Opening, SessionId, Subscribing, Way};
 use crate::sets::{Moment, ViewSets};
 use crate::topic::{TopicKey, ViewKey};
 use crate::touched::Touched;
@@ -49,7 +52,31 @@ impl TopicsThen {
 impl Engine {
     /// A session came whose client has the rows of its view as of `from`.
     pub(super) fn open_resuming(&mut self, opening: Opening, from: Lsn) {
-        let reached = self.plan.reached(&opening.claims);
+        let way = match opening.subscriptions.is_empty() {
+            true => Way::Direct { ready: false },
+            false => Way::Returning,
+        };
+        let own = (None, Selection::Always, opening.claims.clone());
+        let of = |of: &Subscribing| (Some(of.id), Selection::Query(of.query), of.claims.clone());
+        let wanted: Vec<_> =
+            std::iter::once(own).chain(opening.subscriptions.iter().map(of)).collect();
+        let mut held: SmallVec<[Held; 1]> = SmallVec::new();
+        for (subscription, selection, claims) in wanted {
+            let view = self.resuming_view(&opening, selection, claims, from);
+            held.push(Held { view, subscription, state: HeldState::First });
+        }
+        self.sessions.enter(opening.session, way, held, opening.client);
+    }
+
+    /// A view for what a session has missed of it since `from`.
+    fn resuming_view(
+        &mut self,
+        opening: &Opening,
+        selection: Selection,
+        claims: Claims,
+        from: Lsn,
+    ) -> ViewKey {
+        let reached = self.plan.reached(selection, &claims);
         let resume = Resume {
             opening: Opening { cursor: None, ..opening.clone() },
             from,
@@ -64,12 +91,12 @@ impl Engine {
             since: Vec::new(),
             since_bytes: 0,
         };
-        let key =
-            self.views.add(opening.claims, ViewPhase::Resuming(Box::new(resume)), self.plan.sets);
-        self.sessions.enter(opening.session, key, opening.client);
+        let phase = ViewPhase::Resuming(Box::new(resume));
+        let key = self.views.add(selection, claims, phase, self.plan.sets);
         reached.into_iter().for_each(|topic| self.reach(key, topic));
         // Nothing is said before the stream is where the client is already.
         self.views.mark(key).hold_until(opening.not_before.max(Some(from)));
+        key
     }
 
     /// The tables of all topics that can be reached from these.
@@ -107,7 +134,8 @@ impl Engine {
         let mut then = TopicsThen::default();
         let (mut unknown, mut unread) = (Vec::new(), Vec::new());
         // In the order of branches: what fills a set comes before what asks it.
-        let mut open: BTreeSet<Topic> = self.plan.reached(&view.claims).into_iter().collect();
+        let mut open: BTreeSet<Topic> =
+            self.plan.reached(view.selection, &view.claims).into_iter().collect();
         let mut sets = ViewSets::new(self.plan.sets);
         while let Some(topic) = open.pop_first() {
             if !then.insert(&topic) {
@@ -190,7 +218,7 @@ impl Engine {
         let (reach, sets, claims) = (&view.reach, &view.sets, &view.claims);
         view.gained.retain(|key| !then.contains(topics[*key].id()));
         view.touched = Touched::default();
-        for change in resume.changes() {
+        for (at, change) in resume.changes() {
             let of_now =
                 |topic: &Topic| topics.find(topic).is_some_and(|key| reach.contains_key(&key));
             let concerns = |topics: &[Topic]| topics.iter().any(|t| then.contains(t) || of_now(t));
@@ -208,7 +236,7 @@ impl Engine {
                 old.is_some_and(|old| old.topics.iter().any(|topic| saw(topic, &old.kept)));
             let row_key = change.key();
             let touched = view.touched.row(change.table, row_key, was_visible, self.position);
-            touched.is_now(change.after());
+            touched.is_now(change.after(), at);
         }
         let gained: Vec<_> = view.gained.iter().copied().collect();
         gained.into_iter().for_each(|key| self.need_rows(key));
@@ -290,15 +318,42 @@ impl Engine {
     }
 
     fn give_up_resume(&mut self, key: ViewKey, out: &mut Vec<Output>) {
-        let view = &mut self.views[key];
-        let Some(opening) = view.resume().map(|resume| resume.opening.clone()) else { return };
-        let acknowledgements = std::mem::take(&mut view.acknowledgements);
+        let Some(opening) =
+            self.views.get(key).and_then(View::resume).map(|resume| resume.opening.clone())
+        else {
+            // It was one of a session that has been given up for another of its views.
+            return;
+        };
         let session = opening.session;
+        // What was acknowledged meanwhile is told all the same, and what was asked for stays asked for.
+        let mut owed: Acks = Vec::new();
+        let (mut asked, mut unwanted) = (Vec::new(), Vec::new());
+        if let Some(of) = self.sessions.get_mut(session) {
+            owed.extend(of.acknowledgements.drain(..).map(|acknowledged| (session, acknowledged)));
+            let base = of.held[0].view;
+            let later = take_of(&mut self.views[base].acknowledgements, session);
+            owed.extend(later.into_iter().map(|acknowledged| (session, acknowledged)));
+            unwanted = std::mem::take(&mut of.unwanted);
+            for held in &of.held {
+                let Some(id) = held.subscription else { continue };
+                let View { selection, claims, .. } = &self.views[held.view];
+                if let (false, Selection::Query(query)) =
+                    (held.state == HeldState::First, selection)
+                    && !opening.subscriptions.iter().any(|known| known.id == id)
+                {
+                    asked.push(Subscribing { id, query: *query, claims: claims.clone() });
+                }
+                if matches!(held.state, HeldState::Leaving { .. }) {
+                    unwanted.push(id);
+                }
+            }
+        }
         self.close(session);
         self.open(opening, out);
-        // What was acknowledged meanwhile is told all the same.
+        asked.into_iter().for_each(|subscribing| self.subscribe(session, subscribing));
+        unwanted.into_iter().for_each(|id| self.unsubscribe(session, id));
         if let Some(entered) = self.sessions.view_of(session) {
-            self.views[entered].acknowledgements.extend(acknowledgements);
+            self.views[entered].acknowledgements.extend(owed);
         }
     }
 
@@ -316,7 +371,7 @@ impl Engine {
             if !has_spoken(view) {
                 continue;
             }
-            let Some(shared) = self.views.shared(&view.claims) else {
+            let Some(shared) = self.views.shared(view.selection, &view.claims) else {
                 self.views.set_phase(key, ViewPhase::Shared);
                 continue;
             };
@@ -324,8 +379,20 @@ impl Engine {
                 continue;
             }
             let live = std::mem::take(&mut self.views[key].live);
-            live.iter().for_each(|session| self.sessions.move_to(*session, shared));
-            self.views[shared].live.extend(live);
+            let awaited_by = std::mem::take(&mut self.views[key].awaited_by);
+            let sessions: Vec<SessionId> = live.iter().chain(&awaited_by).copied().collect();
+            for session in live {
+                let has = self.sessions.get(session).is_some_and(|of| of.has(shared));
+                if !has {
+                    self.views[shared].live.push(session);
+                }
+            }
+            for session in awaited_by {
+                if !self.views[shared].awaited_by.contains(&session) {
+                    self.views[shared].awaited_by.push(session);
+                }
+            }
+            sessions.iter().for_each(|session| self.sessions.move_to(*session, key, shared));
             self.drop_view(key);
         }
     }

@@ -78,6 +78,7 @@ impl Engine {
 
     /// Rows that were not touched since the last message, and were in it or are not any more because of what is in a set.
     pub(super) fn touch_by_sets(&mut self, view_key: ViewKey) {
+        let at = self.stands_at();
         if self.plan.sets == 0 {
             return;
         }
@@ -93,7 +94,7 @@ impl Engine {
             let view = &mut self.views[view_key];
             for (row, saw) in changed {
                 let touched = view.touched.row(branch.table, &row.image.key, saw, self.position);
-                touched.was_held(&row);
+                touched.was_held(&row, at);
             }
         }
     }

@@ -20,6 +20,7 @@ impl Engine {
         }
         self.interrupt(transaction, out);
         self.note_for_resumes(transaction);
+        self.taking = Some(transaction.lsn);
         for table in &transaction.truncated {
             self.truncate(*table, transaction.xid);
         }
@@ -39,6 +40,7 @@ impl Engine {
         }
         self.loads.streamed(transaction);
         self.position = transaction.lsn;
+        self.taking = None;
         self.commit_time_us = Some(transaction.commit_time_us);
     }
 
@@ -46,6 +48,7 @@ impl Engine {
     /// concerned.
     fn note_who_saw(&mut self, change: &Change, xid: u32) -> bool {
         let mut concerned = false;
+        let at = self.stands_at();
         let images = [(change.before(), true), (change.after().map(|row| &row.image), false)];
         for (image, before) in images {
             let Some(image) = image else { continue };
@@ -68,16 +71,15 @@ impl Engine {
                         let view = self.views.mark(*view_key);
                         let row = view.touched.row(change.table, &image.key, true, self.position);
                         match newer {
-                            Some(newer) => row.was_loaded(newer, state.ahead()),
-                            None if !state.was_read() => row.was_streamed(change.after(), xid),
-                            None => {}
+                            Some(newer) => row.was_loaded(newer, state.ahead(), at),
+                            None => row.was_streamed(change.after(), xid, at),
                         }
                     } else {
                         let view = self.views.mark(*view_key);
                         let row = view.touched.row(change.table, &image.key, false, self.position);
                         match newer {
-                            Some(newer) => row.was_loaded(newer, state.ahead()),
-                            None => row.was_streamed(change.after(), xid),
+                            Some(newer) => row.was_loaded(newer, state.ahead(), at),
+                            None => row.was_streamed(change.after(), xid, at),
                         }
                     }
                 }

@@ -25,8 +25,11 @@ use rowtide_plan::plan::Plan;
 use rowtide_protocol::{ChangedRow, Cursor, Epoch, Lsn, Mode, ServerMessage, ViewId};
 
 use self::postgres::{Added, CLIENTS, Data, Postgres, TABLES};
-use self::rule::{Rule, User};
-use crate::{Engine, HistoryRequest, Input, Load, Opening, Output, Place, SessionId, ViewRows};
+use self::rule::{Ask, Rules, User};
+use crate::{
+    Engine, HistoryRequest, Input, Load, Opening, Output, Place, SessionId, Subscribing,
+    SubscriptionId, Subscriptions, ViewRows,
+};
 
 const EPOCH: Epoch = Epoch(7);
 
@@ -47,6 +50,23 @@ struct Client {
     not_before: Option<Lsn>,
     /// What was acknowledged since it came, and where, that it has not been told of.
     owed: Vec<(u64, Lsn)>,
+    /// The subscriptions whose rows it has, once it is ready.
+    held: Vec<(SubscriptionId, Ask)>,
+    /// Those whose rows it is not told yet that it has.
+    asked: Vec<(SubscriptionId, Ask)>,
+    /// Those that it wants no longer.
+    unwanted: Vec<SubscriptionId>,
+}
+
+impl Client {
+    /// What it may be told of.
+    fn asks(&self) -> Vec<Ask> {
+        self.held.iter().chain(&self.asked).map(|(_, ask)| *ask).collect()
+    }
+}
+
+fn asks_of(held: &[(SubscriptionId, Ask)]) -> Vec<Ask> {
+    held.iter().map(|(_, ask)| *ask).collect()
 }
 
 /// What someone who may come back has.
@@ -54,11 +74,12 @@ struct Departed {
     user: User,
     replica: Replica,
     cursor: Cursor,
+    held: Vec<(SubscriptionId, Ask)>,
 }
 
 struct History {
     rng: SmallRng,
-    rules: Vec<Rule>,
+    rules: Rules,
     definition: Definition,
     /// As it was in the beginning; whatever columns tables get, topics and views are the same.
     plan: Arc<Plan>,
@@ -91,6 +112,8 @@ struct Resumed {
     reshaped: usize,
     /// Those whose rules ask sets.
     by_sets: usize,
+    /// Those with subscriptions.
+    subscribed: usize,
 }
 
 impl History {
@@ -134,7 +157,10 @@ impl History {
                 660..760 => self.arrive(),
                 760..830 => self.open(),
                 830..860 => self.close(),
-                860..960 => self.answer(),
+                860..930 => self.answer(),
+                930..950 if self.rules.can_ask() => self.subscribe(),
+                950..960 if self.rules.can_ask() => self.unsubscribe(),
+                930..960 => self.answer(),
                 960..968 => self.postgres.other_wal(),
                 968..970 => self.add_columns(),
                 970..976 => self.restart(),
@@ -181,7 +207,13 @@ impl History {
             assert!(client.ready, "{session:?} never became ready");
             assert!(client.owed.is_empty(), "{session:?} is told of all that was acknowledged");
             let (at, added) = (Lsn(u64::MAX), self.postgres.added(Lsn(u64::MAX)));
-            let expected = expected(&self.rules, &client.user, self.postgres.at(at), added);
+            assert!(client.asked.is_empty(), "{session:?} is told of its subscriptions");
+            assert!(
+                client.unwanted.is_empty(),
+                "{session:?} is rid of those that it wants no longer"
+            );
+            let (asks, data) = (client.asks(), self.postgres.at(at));
+            let expected = expected(&self.rules, &client.user, &asks, data, added);
             assert_eq!(client.replica, expected, "{session:?} of {:?} in the end", client.user);
         }
         self.resumed
@@ -224,6 +256,7 @@ impl History {
                 if let (Mode::Resume, Some(cursor)) = (mode, client.cursor) {
                     let now = self.postgres.added(self.engine.position());
                     self.resumed.all += 1;
+                    self.resumed.subscribed += usize::from(!client.held.is_empty());
                     self.resumed.by_sets += usize::from(self.plan.sets > 0);
                     self.resumed.reshaped += usize::from(self.postgres.added(cursor) != now);
                 }
@@ -240,8 +273,9 @@ impl History {
                 let said = self.said(&rows);
                 let client = self.clients.get_mut(&session).expect("only open sessions are told");
                 assert_eq!(client.mode, Some(Mode::Snapshot));
-                assert!(client.arriving.is_empty(), "all rows at once");
-                client.arriving = said.clone();
+                let at_once = client.arriving.is_empty() || !client.held.is_empty();
+                assert!(at_once, "all rows at once");
+                client.arriving.extend(said.clone());
                 self.frozen.push((rows, said));
                 return;
             }
@@ -259,7 +293,7 @@ impl History {
                 client.ready = true;
                 (session, cursor)
             }
-            Output::Tx { session, message, acknowledgements } => {
+            Output::Tx { session, message, acknowledgements, subscriptions } => {
                 let cursor = message.cursor;
                 let client = self.clients.get_mut(&session).expect("only open sessions are told");
                 assert!(client.ready || client.mode == Some(Mode::Resume), "rows come first");
@@ -288,20 +322,40 @@ impl History {
                         ChangedRow::Delete { table, row } => {
                             assert_eq!(row.len(), 1, "a delete names the key alone");
                             let key = (table, row["id"].as_i64().unwrap());
-                            let passed = || {
+                            let passed = |client: &Client| {
                                 let since = client.cursor.unwrap_or_default();
+                                let asks = client.asks();
                                 let visible = |data| {
-                                    expected(&self.rules, &client.user, data, [0; 3])
+                                    expected(&self.rules, &client.user, &asks, data, [0; 3])
                                         .contains_key(&key)
                                 };
                                 // What was not held may have brought the row in, and its link away.
                                 self.postgres.between(since, cursor.lsn).any(visible)
                                     || self.postgres.was_loaded_again(since, cursor.lsn)
                             };
-                            let told = client.replica.remove(&key).is_some() || passed();
+                            let had = client.replica.remove(&key).is_some();
+                            let told = had || passed(client);
                             assert!(told, "{session:?} is told of {key:?}, which was not for it");
                         }
                     }
+                }
+                let Subscriptions { subscribed, unsubscribed } = subscriptions;
+                let is_told = |list: &mut Vec<_>, id| {
+                    let at = list.iter().position(|(of, _)| *of == id)?;
+                    Some(list.swap_remove(at))
+                };
+                for id in subscribed {
+                    assert!(client.ready, "those of the beginning are there with `ready`");
+                    let asked = is_told(&mut client.asked, id).expect("it was asked for");
+                    client.held.push(asked);
+                }
+                for id in unsubscribed {
+                    assert!(client.ready);
+                    let at = client.unwanted.iter().position(|of| *of == id);
+                    client.unwanted.swap_remove(at.expect("it was not wanted any more"));
+                    let gone = is_told(&mut client.held, id);
+                    let gone = gone.or_else(|| is_told(&mut client.asked, id));
+                    gone.expect("it was there");
                 }
                 (session, cursor)
             }
@@ -320,13 +374,15 @@ impl History {
         }
         client.cursor = Some(cursor.lsn);
         let (data, added) = (self.postgres.at(cursor.lsn), self.postgres.added(cursor.lsn));
-        let expected = expected(&self.rules, &client.user, data, added);
+        let asks = asks_of(&client.held);
+        let expected = expected(&self.rules, &client.user, &asks, data, added);
         assert_eq!(client.replica, expected, "{session:?} of {:?} at {}", client.user, cursor.lsn);
         let (user, replica) = (client.user, client.replica.clone());
+        let held = client.held.clone();
         assert_eq!(cursor.view, self.view_of(&user));
         if self.rng.random_bool(0.5) {
             // Someone may come back with whatever they ever had.
-            self.departed.push(Departed { user, replica, cursor });
+            self.departed.push(Departed { user, replica, cursor, held });
         }
     }
 
@@ -335,7 +391,8 @@ impl History {
         if let (true, Some(lsn)) = (client.ready, client.cursor) {
             let view = self.view_of(&client.user);
             let cursor = Cursor { epoch: EPOCH, view, lsn };
-            self.departed.push(Departed { user: client.user, replica: client.replica, cursor });
+            let Client { user, replica, held, .. } = client;
+            self.departed.push(Departed { user, replica, cursor, held });
         }
     }
 
@@ -459,9 +516,14 @@ impl History {
             let at = self.rng.random_range(0..self.departed.len());
             Some(self.departed.swap_remove(at))
         };
-        let (user, replica, cursor) = match back {
-            None => (User::random(&mut self.rng), Replica::new(), None),
-            Some(Departed { user, replica, cursor }) => (user, replica, Some(cursor)),
+        let (user, replica, cursor, held) = match back {
+            None => {
+                let asks = if self.rules.can_ask() { self.rng.random_range(0..3) } else { 0 };
+                let ask = |number| (SubscriptionId(number), self.rules.ask(&mut self.rng));
+                let held = (0..asks).map(ask).collect();
+                (User::random(&mut self.rng), Replica::new(), None, held)
+            }
+            Some(Departed { user, replica, cursor, held }) => (user, replica, Some(cursor), held),
         };
         let claims: Claims = self.plan.resolve_claims(user.id, &user.claims());
         let session = SessionId(self.next_session);
@@ -478,10 +540,71 @@ impl History {
             client,
             not_before: known,
             owed: Vec::new(),
+            held,
+            asked: Vec::new(),
+            unwanted: Vec::new(),
         };
+        let subscriptions = self.subscribing(&arriving.user, &arriving.held);
         self.clients.insert(session, arriving);
         let client = Some(CLIENTS[client].into());
-        self.step(Input::Open(Opening { session, claims, client, not_before: known, cursor }));
+        self.step(Input::Open(Opening {
+            session,
+            claims,
+            client,
+            not_before: known,
+            cursor,
+            subscriptions,
+        }));
+    }
+
+    fn subscribing(&self, user: &User, asked: &[(SubscriptionId, Ask)]) -> Vec<Subscribing> {
+        let claims = self.plan.resolve_claims(user.id, &user.claims());
+        let subscribing = |(id, ask): &(SubscriptionId, Ask)| {
+            let (query, params) = self.rules.sent(ask);
+            let (query, claims) = self.plan.select(&claims, query, &params).unwrap();
+            Subscribing { id: *id, query, claims }
+        };
+        asked.iter().map(subscribing).collect()
+    }
+
+    /// A session asks for more; it may not be ready yet.
+    fn subscribe(&mut self) {
+        let session = self.any_session();
+        let Some(client) = session.and_then(|session| self.clients.get_mut(&session)) else {
+            return;
+        };
+        let Some(session) = session else { return };
+        let used = client.held.iter().chain(&client.asked).map(|(id, _)| id.0).max();
+        let asked =
+            (SubscriptionId(used.map_or(0, |used| used + 1)), self.rules.ask(&mut self.rng));
+        client.asked.push(asked);
+        let user = client.user;
+        for subscribing in self.subscribing(&user, &[asked]) {
+            self.step(Input::Subscribe(session, subscribing));
+        }
+    }
+
+    /// A session asks for less.
+    fn unsubscribe(&mut self) {
+        let session = self.any_session();
+        let Some(client) = session.and_then(|session| self.clients.get_mut(&session)) else {
+            return;
+        };
+        let Some(session) = session else { return };
+        let all: Vec<SubscriptionId> =
+            client.held.iter().chain(&client.asked).map(|(id, _)| *id).collect();
+        let wanted: Vec<_> = all.into_iter().filter(|id| !client.unwanted.contains(id)).collect();
+        if wanted.is_empty() {
+            return;
+        }
+        let id = wanted[self.rng.random_range(0..wanted.len())];
+        client.unwanted.push(id);
+        self.step(Input::Unsubscribe(session, id));
+    }
+
+    fn any_session(&mut self) -> Option<SessionId> {
+        let sessions: Vec<SessionId> = self.clients.keys().copied().collect();
+        (!sessions.is_empty()).then(|| sessions[self.rng.random_range(0..sessions.len())])
     }
 
     fn close(&mut self) {
@@ -493,11 +616,11 @@ impl History {
 }
 
 /// The rules, evaluated naively on all of the data.
-fn expected(rules: &[Rule], user: &User, data: &Data, added: Added) -> Replica {
+fn expected(rules: &Rules, user: &User, asks: &[Ask], data: &Data, added: Added) -> Replica {
     let mut replica = Replica::new();
-    for (table, rule) in rules.iter().enumerate() {
+    for table in 0..TABLES.len() {
         for row in data[table].values() {
-            if rule.judge(row, user, data) == Some(true) {
+            if rules.selects(table, row, user, asks, data) {
                 replica.insert((TABLES[table].to_owned(), row.id), row.json(added[table]));
             }
         }
@@ -520,6 +643,7 @@ fn every_client_holds_what_its_rules_select_after_every_message() {
                 resumed.all += of_history.all;
                 resumed.reshaped += of_history.reshaped;
                 resumed.by_sets += of_history.by_sets;
+                resumed.subscribed += of_history.subscribed;
             }
             Err(panic) => {
                 eprintln!("this history fails: ROWTIDE_SEED={seed}");
@@ -528,7 +652,8 @@ fn every_client_holds_what_its_rules_select_after_every_message() {
         }
     }
     // Otherwise it says nothing of those who come back.
-    let Resumed { all: resumed, reshaped, by_sets } = resumed;
+    let Resumed { all: resumed, reshaped, by_sets, subscribed } = resumed;
+    assert!(all < 100 || subscribed > all / 20, "{subscribed} of them had subscriptions");
     assert!(all < 100 || resumed > all / 3, "{resumed} sessions were resumed in {all} histories");
     assert!(all < 100 || by_sets > all / 6, "{by_sets} of them are of rules that ask sets");
     assert!(

@@ -10,14 +10,122 @@ use rowtide_plan::plan::Plan;
 
 use super::postgres::{Data, DataRow, TABLES, catalog};
 
-/// A rule for each table, and what becomes of them.
-pub(super) fn definition(rng: &mut SmallRng) -> (Vec<Rule>, Definition, Plan) {
-    loop {
-        let rules: Vec<Rule> = (0..TABLES.len()).map(|_| Rule::random(rng, 2)).collect();
-        let mut text = String::new();
-        for (table, rule) in TABLES.iter().zip(&rules) {
-            text += &format!("[tables.{table}]\nvisible = '''{}'''\n", rule.sql(table));
+/// What somebody may see of each table, which tables are synced always, and what can be asked for.
+#[derive(Debug)]
+pub(super) struct Rules {
+    visible: Vec<Rule>,
+    always: Vec<bool>,
+    queries: Vec<Query>,
+}
+
+/// What a query selects: a rule for some of the tables.
+#[derive(Debug)]
+struct Query {
+    name: String,
+    select: Vec<(usize, Rule)>,
+}
+
+/// What a subscription asks for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Ask {
+    query: usize,
+    params: Params,
+}
+
+/// What the parameters of a query are.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Params {
+    n: Option<i64>,
+    s: Option<&'static str>,
+}
+
+impl Query {
+    fn random(rng: &mut SmallRng, number: usize) -> Query {
+        let mut select: Vec<(usize, Rule)> = Vec::new();
+        for table in 0..TABLES.len() {
+            if rng.random_bool(0.5) {
+                select.push((table, Rule::of_query(rng)));
+            }
         }
+        if select.is_empty() {
+            select.push((rng.random_range(0..TABLES.len()), Rule::of_query(rng)));
+        }
+        Query { name: format!("q{number}"), select }
+    }
+
+    fn names(&self, param: &str) -> bool {
+        let names = |(table, rule): &(usize, Rule)| rule.sql(TABLES[*table]).contains(param);
+        self.select.iter().any(names)
+    }
+
+    fn toml(&self) -> String {
+        let types = [("n", "int8"), ("s", "text")];
+        let params = types.iter().filter(|(name, _)| self.names(&format!("params.{name}")));
+        let params: Vec<String> = params.map(|(name, kind)| format!("{name} = '{kind}'")).collect();
+        let mut text = format!("[queries.{}]\nparams = {{ {} }}\n", self.name, params.join(", "));
+        text += &format!("[queries.{}.select]\n", self.name);
+        for (table, rule) in &self.select {
+            let table = TABLES[*table];
+            text += &format!("{table} = {{ where = '''{}''' }}\n", rule.sql(table));
+        }
+        text
+    }
+}
+
+impl Rules {
+    pub(super) fn can_ask(&self) -> bool {
+        !self.queries.is_empty()
+    }
+
+    pub(super) fn ask(&self, rng: &mut SmallRng) -> Ask {
+        let n = [None, Some(1), Some(2), Some(3)][rng.random_range(0..4)];
+        let s = [None, Some("p"), Some("q")][rng.random_range(0..3)];
+        Ask { query: rng.random_range(0..self.queries.len()), params: Params { n, s } }
+    }
+
+    /// The query's name, and its parameters as a client sends them.
+    pub(super) fn sent(&self, ask: &Ask) -> (&str, serde_json::Map<String, serde_json::Value>) {
+        let query = &self.queries[ask.query];
+        let all = [("n", serde_json::json!(ask.params.n)), ("s", serde_json::json!(ask.params.s))];
+        let named = all.into_iter().filter(|(name, _)| query.names(&format!("params.{name}")));
+        (&query.name, named.map(|(name, value)| (name.to_owned(), value)).collect())
+    }
+
+    /// Whether somebody who asks for this is sent a row.
+    pub(super) fn selects(
+        &self,
+        table: usize,
+        row: &DataRow,
+        user: &User,
+        asks: &[Ask],
+        data: &Data,
+    ) -> bool {
+        let asked = |ask: &Ask| {
+            let user = User { params: ask.params, ..*user };
+            let mut of_table = self.queries[ask.query].select.iter().filter(|(of, _)| *of == table);
+            of_table.any(|(_, rule)| rule.judge(row, &user, data) == Some(true))
+        };
+        self.visible[table].judge(row, user, data) == Some(true)
+            && (self.always[table] || asks.iter().any(asked))
+    }
+}
+
+/// Rules, and what becomes of them.
+pub(super) fn definition(rng: &mut SmallRng) -> (Rules, Definition, Plan) {
+    loop {
+        let visible: Vec<Rule> = (0..TABLES.len()).map(|_| Rule::random(rng, 2)).collect();
+        let mut text = String::new();
+        let queries = if rng.random_bool(0.5) { 0 } else { rng.random_range(1..3) };
+        let always: Vec<bool> =
+            TABLES.iter().map(|_| queries == 0 || rng.random_bool(0.3)).collect();
+        let queries: Vec<Query> = (0..queries).map(|number| Query::random(rng, number)).collect();
+        for ((table, rule), always) in TABLES.iter().zip(&visible).zip(&always) {
+            let sync = if *always { "always" } else { "on_demand" };
+            let rule = rule.sql(table);
+            text += &format!("[tables.{table}]\nsync = '{sync}'\nvisible = '''{rule}'''\n");
+        }
+        queries.iter().for_each(|query| text += &query.toml());
+        let rules = Rules { visible, always, queries };
         let compiled = Definition::parse("rowtide.toml", &text)
             .and_then(|definition| Ok((compile(&definition, &catalog())?, definition)));
         match compiled {
@@ -39,6 +147,8 @@ pub(super) struct User {
     /// `auth.claims.app.levels`, within an object.
     levels: Option<&'static [i64]>,
     roles: Option<&'static [&'static str]>,
+    /// Of the query that a rule is of.
+    params: Params,
 }
 
 impl User {
@@ -48,6 +158,7 @@ impl User {
             level: [None, Some(1), Some(2)][rng.random_range(0..3)],
             levels: [None, Some(&[][..]), Some(&[1]), Some(&[2, 3, 2])][rng.random_range(0..4)],
             roles: [None, Some(&["admin", "other"][..]), Some(&["other"])][rng.random_range(0..3)],
+            params: Params::default(),
         }
     }
 
@@ -83,6 +194,10 @@ pub(super) enum Rule {
     AtAnyLevel,
     /// `auth.user_id = ANY (m)`
     InMembers,
+    /// `x = params.n`
+    AtParam,
+    /// `y = params.s`
+    OfParam,
     Member(Member),
 }
 
@@ -122,6 +237,27 @@ pub(super) enum Filter {
 }
 
 impl Rule {
+    /// What a query selects.
+    fn of_query(rng: &mut SmallRng) -> Rule {
+        let param = [Rule::AtParam, Rule::OfParam][rng.random_range(0..2)].clone();
+        match rng.random_range(0..8) {
+            0..2 => param,
+            2 => {
+                let mut member = Member::random(rng, 1);
+                let rule = std::mem::replace(&mut *member.rule, param.clone());
+                if rng.random_bool(0.5) {
+                    *member.rule = Rule::And(vec![rule, param]);
+                }
+                Rule::Member(member)
+            }
+            3 => Rule::And(vec![param, Filter::random(rng)]),
+            4 => Rule::Or(vec![param, Rule::random(rng, 1)]),
+            5 => Rule::And(vec![Rule::random(rng, 1), param]),
+            6 => Rule::Not(Box::new(param)),
+            _ => Rule::random(rng, 1),
+        }
+    }
+
     /// A rule of the language.
     pub(super) fn random(rng: &mut SmallRng, depth: u32) -> Rule {
         if rng.random_bool(0.6) {
@@ -198,6 +334,8 @@ impl Rule {
             Rule::AtLevel => "auth.claims.level = x".to_owned(),
             Rule::AtAnyLevel => "x = ANY (auth.claims.app.levels)".to_owned(),
             Rule::InMembers => "auth.user_id = ANY (m)".to_owned(),
+            Rule::AtParam => "x = params.n".to_owned(),
+            Rule::OfParam => "params.s = y".to_owned(),
             Rule::Member(member) => member.sql(outer, ""),
             Rule::Filter(filter) => match filter {
                 Filter::Flag => "flag".to_owned(),
@@ -234,6 +372,8 @@ impl Rule {
             Rule::AtLevel => equal(row.x, user.level),
             Rule::AtAnyLevel => at_any_level(),
             Rule::InMembers => in_members(Some(user.id)),
+            Rule::AtParam => equal(row.x, user.params.n),
+            Rule::OfParam => Some(row.y? == user.params.s?),
             Rule::Member(member) => member.judge(row, user, data),
             Rule::Filter(filter) => match filter {
                 Filter::Flag => row.flag,

@@ -50,6 +50,7 @@ impl Run {
             told: None,
             not_before: None,
             cursor: None,
+            subscriptions: Vec::new(),
         };
         self.engines.open(request).await
     }
@@ -70,8 +71,14 @@ async fn an_engine_that_does_not_move_is_said_and_nobody_waits_for_it() {
     run.begin(1);
     run.engines.are_there().await;
     let claims = plan().resolve_claims("ann", &Map::new());
-    let opening =
-        Opening { session: SessionId(1_000), claims, client: None, not_before: None, cursor: None };
+    let opening = Opening {
+        session: SessionId(1_000),
+        claims,
+        client: None,
+        not_before: None,
+        cursor: None,
+        subscriptions: Vec::new(),
+    };
     let outlet = Outlet::new(plan(), SendQueue::new(1 << 20, None));
     let (holds, held) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();

@@ -34,6 +34,8 @@ fn brief(effects: &[Effect]) -> String {
             Effect::Claim(claim) => write!(brief, "CLAIM({})", claim.client).unwrap(),
             Effect::Open(_) => brief += "OPEN",
             Effect::Heard => brief += "HEARD",
+            Effect::Subscribe(of) => write!(brief, "SUBSCRIBE({})", of.id.0).unwrap(),
+            Effect::Unsubscribe(of) => write!(brief, "UNSUBSCRIBE({})", of.0).unwrap(),
             Effect::Rate(_, operations, _) => write!(brief, "RATE({operations})").unwrap(),
             Effect::RateOfOrigin => brief += "RATE(origin)",
             Effect::Push(mutation) => write!(brief, "PUSH({:?})", mutation.number).unwrap(),
@@ -112,6 +114,7 @@ impl Run {
             commit_time_us: None,
             acknowledges: Some(number),
             cursor: None,
+            unsubscribed: Vec::new(),
         };
         self.step(Input::Said(Delivery::Frame(frame)))
     }
@@ -360,6 +363,7 @@ fn at(lsn: u64) -> Delivery {
         commit_time_us: None,
         acknowledges: None,
         cursor: Some(cursor),
+        unsubscribed: Vec::new(),
     })
 }
 

@@ -43,6 +43,7 @@ impl Run {
             client: Some(format!("client-{session}").into()),
             not_before: None,
             cursor: None,
+            subscriptions: Vec::new(),
         };
         let arrival = EngineArrival::Open(opening, SendQueue::new(1 << 20, Some(0)));
         self.worker.take(arrival, self.now);
@@ -209,7 +210,14 @@ fn whoever_is_there_when_it_ends_is_told() {
     let ends = Ends::default();
     for session in [1, 2, 3].map(SessionId) {
         let claims = plan.resolve_claims("ann", &Map::new());
-        let opening = Opening { session, claims, client: None, not_before: None, cursor: None };
+        let opening = Opening {
+            session,
+            claims,
+            client: None,
+            not_before: None,
+            cursor: None,
+            subscriptions: Vec::new(),
+        };
         worker.take(EngineArrival::Open(opening, ends.clone()), Duration::ZERO);
     }
     worker.take(EngineArrival::Close(SessionId(2)), Duration::ZERO);

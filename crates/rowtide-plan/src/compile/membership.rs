@@ -24,7 +24,7 @@ pub(super) struct Reached {
     pub(super) inner: Vec<(BranchId, Vec<usize>)>,
 }
 
-/// The membership that finds the rows of an alternative: the first that looks at them and names a claim. Without one, and
+/// The membership that finds the rows of an alternative, unless a parameter of a query does: the first that looks at them and names a claim. Without one, and
 /// without a claim to find them by, the first that looks at them, or one that says whether the whole table is in.
 pub(super) fn anchor_membership<'a>(parts: &[Part<'a>]) -> Option<&'a Arc<Member>> {
     let members = || {
@@ -35,8 +35,12 @@ pub(super) fn anchor_membership<'a>(parts: &[Part<'a>]) -> Option<&'a Arc<Member
     };
     let by_claim = parts.iter().any(|part| matches!(part, Part::ClaimEqual(_)));
     let of_rows = || members().filter(|member| !member.columns.is_empty());
+    if parts.iter().any(Part::is_param_equal) {
+        return None;
+    }
     of_rows()
-        .find(|member| member.rule.names_claim())
+        .find(|member| member.rule.names_param())
+        .or_else(|| of_rows().find(|member| member.rule.names_claim()))
         .or_else(|| of_rows().chain(members()).next().filter(|_| !by_claim))
 }
 

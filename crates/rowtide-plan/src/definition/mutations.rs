@@ -117,7 +117,7 @@ fn cuts(type_name: &str) -> bool {
 }
 
 /// The text of a literal; the inner `None` for null.
-fn literal(written: &str) -> Option<Option<String>> {
+pub(super) fn literal(written: &str) -> Option<Option<String>> {
     if let Some(inner) = written.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\'')) {
         let text = inner.replace("''", "\u{1}");
         return (!text.contains('\'') && !text.contains('\0'))

@@ -2,7 +2,7 @@ use super::*;
 use crate::catalog::{CatalogColumn, CatalogTable, ColumnInput, ReplicaIdentity, TableStreaming};
 use crate::filter::{ClaimFilter, Comparison, Filter, Operand, Predicate};
 use crate::ids::ClaimId;
-use crate::plan::{Source, Table};
+use crate::plan::{Selection, Source, Table};
 use crate::write_rules::WriteRules;
 
 /// `item (id int8 PRIMARY KEY, name text, owner text, hidden bool, at timestamptz, tags text[])`,
@@ -39,6 +39,7 @@ fn plan() -> Plan {
         streaming: TableStreaming::default(),
     };
     let branch = |anchor, source, filter| Branch {
+        selection: Selection::Always,
         table: TableId(0),
         anchor,
         source,

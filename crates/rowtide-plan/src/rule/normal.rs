@@ -30,6 +30,11 @@ pub(crate) enum Part<'a> {
 }
 
 impl Part<'_> {
+    /// Whether it is `column = params.x`.
+    pub(crate) fn is_param_equal(&self) -> bool {
+        matches!(self, Part::ClaimEqual(rule) if rule.names_param())
+    }
+
     /// Whether it says `false` or null, whatever the row.
     pub(crate) fn is_never(&self) -> bool {
         fn is_never(rule: &Rule) -> bool {
@@ -102,6 +107,8 @@ enum Finds {
     ByColumn,
     /// Every row that is in is found by a column, and a claim says by which values: they are not all that there are.
     ByClaim,
+    /// As by a claim, and a parameter of a query says it: of what somebody may see it is the part that they ask for.
+    ByParam,
 }
 
 fn finds(rule: &Rule, negated: bool) -> Finds {
@@ -116,7 +123,13 @@ fn finds(rule: &Rule, negated: bool) -> Finds {
         }
         (Rule::Member(member), false) if member.columns.is_empty() => Finds::All,
         (Rule::Member(member), false) if !member.rule.names_claim() => Finds::ByColumn,
-        (rule, negated) if has_anchor(rule, negated) => Finds::ByClaim,
+        (rule, negated) if has_anchor(rule, negated) => {
+            if rule.names_param() {
+                Finds::ByParam
+            } else {
+                Finds::ByClaim
+            }
+        }
         _ => Finds::Not,
     }
 }
@@ -142,16 +155,30 @@ fn has_membership(rule: &Rule, negated: bool) -> bool {
     }
 }
 
-/// Where several of the conditions that must hold ask other tables: the one that finds the rows, so that the others can
-/// be filters as they stand.
-fn finder(parts: &[Rule], negated: bool) -> Option<usize> {
+/// Of several conditions that must hold, the one that finds the rows, so that others can be filters as they stand.
+struct Finder {
+    at: usize,
+    /// Whether all others are filters: otherwise those that ask other tables.
+    alone: bool,
+}
+
+/// The condition that finds the rows, where a parameter does, or several ask other tables.
+fn finder(parts: &[Rule], negated: bool) -> Option<Finder> {
+    let by_param = |part: &Rule| finds(part, negated) == Finds::ByParam;
+    let by_column = |part: &&Rule| by_param(part) && !has_membership(part, negated);
+    if parts.iter().any(by_param) {
+        let at = parts.iter().position(|part| by_column(&part));
+        let at = at.or_else(|| parts.iter().position(by_param));
+        return at.map(|at| Finder { at, alone: true });
+    }
     if parts.iter().filter(|part| has_membership(part, negated)).count() < 2 {
         return None;
     }
     let best = parts.iter().map(|part| finds(part, negated)).max().filter(|f| *f != Finds::Not)?;
     let is_best = |part: &Rule| finds(part, negated) == best;
     let membership = parts.iter().position(|part| is_best(part) && has_membership(part, negated));
-    membership.or_else(|| parts.iter().position(is_best))
+    let at = membership.or_else(|| parts.iter().position(is_best));
+    at.map(|at| Finder { at, alone: false })
 }
 
 fn distribute<'a>(
@@ -174,8 +201,10 @@ fn distribute<'a>(
             let mut product: Vec<Alternative<'a>> = vec![Vec::new()];
             let finder = finder(parts, negated);
             for (at, part) in parts.iter().enumerate() {
-                let is_filter = finder.is_some_and(|finder| finder != at);
-                let factor = if is_filter && has_membership(part, negated) {
+                let is_filter = finder.as_ref().is_some_and(|finder| {
+                    finder.at != at && (finder.alone || has_membership(part, negated))
+                });
+                let factor = if is_filter {
                     vec![vec![Part::Filter(push_down(part, negated))]]
                 } else {
                     distribute(part, negated, whole)?

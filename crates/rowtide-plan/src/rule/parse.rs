@@ -11,7 +11,7 @@ use sqlparser::ast::{
 use self::scalar::is_coalesce;
 use super::{Name, Rule, Term};
 use crate::claims::Claim;
-use crate::error::DefinitionProblem;
+use crate::error::{DefinitionProblem, did_you_mean};
 use crate::filter::Comparison;
 use crate::sql_text::{Span, SqlText, fold};
 
@@ -20,8 +20,37 @@ use crate::sql_text::{Span, SqlText, fold};
 /// # Errors
 /// All that is not supported, each with its place.
 pub(crate) fn parse(sql: &SqlText, table: &str) -> Result<Rule, Vec<DefinitionProblem>> {
+    read(sql, table, None)
+}
+
+/// Reads what a query selects of a table: a read rule that may name the query's parameters.
+///
+/// # Errors
+/// All that is not supported, each with its place.
+pub(crate) fn parse_of_query(
+    sql: &SqlText,
+    table: &str,
+    query: &QueryScope<'_>,
+) -> Result<Rule, Vec<DefinitionProblem>> {
+    read(sql, table, Some(query))
+}
+
+/// The parameters that can be named.
+pub(crate) struct QueryScope<'a> {
+    /// The query's name.
+    pub(crate) name: &'a str,
+    /// The names of its parameters.
+    pub(crate) params: Vec<&'a str>,
+}
+
+fn read(
+    sql: &SqlText,
+    table: &str,
+    query: Option<&QueryScope<'_>>,
+) -> Result<Rule, Vec<DefinitionProblem>> {
     let expression = sql.expression().map_err(|problem| vec![problem])?;
-    let mut reader = RuleReader { sql, scopes: vec![table.to_owned()], problems: Vec::new() };
+    let scopes = vec![table.to_owned()];
+    let mut reader = RuleReader { sql, query, scopes, problems: Vec::new() };
     let rule = reader.rule(&expression, 0);
     if reader.problems.is_empty() { Ok(rule) } else { Err(reader.problems) }
 }
@@ -32,6 +61,8 @@ fn not_if(negated: bool, rule: Rule) -> Rule {
 
 struct RuleReader<'a> {
     sql: &'a SqlText,
+    /// Whose parameters it may name.
+    query: Option<&'a QueryScope<'a>>,
     /// What columns can be qualified with: the table of the rule, then those of the memberships that
     /// are being read.
     scopes: Vec<String>,
@@ -243,6 +274,11 @@ impl RuleReader<'_> {
                     None
                 }
             },
+            [params, name]
+                if fold(params) == "params" && !self.scopes.iter().any(|of| of == "params") =>
+            {
+                self.param(whole, &name.value, span)
+            }
             [table, column] => {
                 let table = fold(table);
                 let mut scopes = self.scopes.iter().rev();
@@ -265,6 +301,25 @@ impl RuleReader<'_> {
                 None
             }
         }
+    }
+
+    fn param(&mut self, whole: &Expr, name: &str, span: Span) -> Option<Term> {
+        let Some(query) = self.query else {
+            let what = "a rule has no parameters";
+            let help = "only what a query selects has: write `params` in [queries.NAME], and name them in its `where`";
+            self.reject(whole, what, "unknown", help);
+            return None;
+        };
+        if !query.params.contains(&name) {
+            let what = format!("the query `{}` has no parameter `{name}`", query.name);
+            let help = match did_you_mean(name, query.params.iter().copied()) {
+                Some(close) => format!("did you mean `params.{close}`?"),
+                None => "write it in `params` of the query, with its type".to_owned(),
+            };
+            self.reject(whole, &what, "unknown", &help);
+            return None;
+        }
+        Some(Term::Claim(Claim::Param { query: query.name.into(), name: name.into() }, span))
     }
 
     fn unsupported(&mut self, expression: &Expr) {

@@ -16,7 +16,7 @@ use crate::value::Family;
 /// memory, as one condition.
 pub(super) fn visible(plan: &Plan, table: TableId, params: &mut Params) -> String {
     let alternatives: Vec<String> = (plan.table(table).branches.iter())
-        .filter(|branch| plan.branch(**branch).published)
+        .filter(|branch| plan.branch(**branch).says_what_may_be_seen())
         .map(|branch| branch_sql(plan, *branch, params))
         .collect();
     if alternatives.is_empty() {
