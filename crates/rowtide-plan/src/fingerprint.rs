@@ -48,6 +48,15 @@ impl Plan {
             add(&self.int8);
         }
         add(&self.claims);
+        if !self.windows.is_empty() {
+            add(&self.windows);
+        }
+        // Clients that come back have what a default has selected for them.
+        for query in &self.queries {
+            for param in query.params.iter().filter(|param| param.default.is_some()) {
+                add(&(&query.name, &param.name, &param.default));
+            }
+        }
         digest.finalize().into()
     }
 }

@@ -32,5 +32,6 @@ pub mod secrets;
 pub mod sql;
 mod sql_text;
 pub mod value;
+pub mod window;
 pub mod write;
 pub mod write_rules;

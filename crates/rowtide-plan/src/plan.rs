@@ -14,9 +14,10 @@ use crate::filter::{ClaimFilter, Filter};
 use crate::queries::PlannedQuery;
 use crate::row::Topic;
 use crate::value::{ColumnType, Int8Form, Value};
+use crate::window::Window;
 use crate::write_rules::WriteRules;
 
-pub use crate::ids::{BranchId, ClaimId, QueryId, SetId, TableId};
+pub use crate::ids::{BranchId, ClaimId, QueryId, SetId, TableId, WindowId};
 
 /// Definition and catalog, compiled.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +49,8 @@ pub struct Plan {
     pub calls: Vec<PlannedCall>,
     /// What clients may subscribe to. [`Plan::fingerprint`] has what it selects, by its branches.
     pub queries: Vec<PlannedQuery>,
+    /// The windows of queries.
+    pub windows: Vec<Window>,
     /// Queries of the definition that are not among these, because the database does not fit them now.
     pub unfit_queries: Vec<String>,
     /// What live documents there are, in the order of the definition. They are not told apart by [`Plan::fingerprint`], but
@@ -97,6 +100,8 @@ pub struct Branch {
     pub claim_filter: ClaimFilter,
     /// Which views reach its topics.
     pub selection: Selection,
+    /// The window that its rows are for. Such a branch names no others, and only the first rows of its topics are known.
+    pub window: Option<WindowId>,
     /// Whether its rows are sent to clients; otherwise they only name topics of other branches, and fill sets.
     pub published: bool,
     /// The topics that rows of this branch name.
