@@ -12,6 +12,7 @@ mod resuming;
 mod sets;
 mod transaction;
 mod waiting;
+mod windows;
 
 use std::sync::Arc;
 
@@ -31,6 +32,7 @@ use crate::topic::{Phase, TopicKey, ViewKey};
 use crate::topics::Topics;
 use crate::view::{Joining, ViewPhase};
 use crate::views::Views;
+use crate::window::ViewWindow;
 use crate::{Load, LoadId, Loaded, TopicRows, ViewMessage, ViewRows};
 
 /// What happens to an engine.
@@ -255,8 +257,10 @@ impl Engine {
         self.seed_with_recent(&keys);
         let states = keys.iter().map(|key| &self.topics[*key]);
         let (topics, before) = states.map(|of| (of.id().clone(), of.rows().clone())).unzip();
+        let most = |key: &TopicKey| Some(self.topics[*key].prefix.as_ref()?.loading());
+        let most = keys.iter().map(most).collect();
         let plan = Arc::clone(&self.plan);
-        Some(Load { id, plan, topics, before })
+        Some(Load { id, plan, topics, before, most })
     }
 
     /// Whether [`Engine::take_load`] has something to ask for.
@@ -310,7 +314,9 @@ impl Engine {
             return key;
         }
         let reached = self.plan.reached(selection, &claims);
-        let key = self.views.add(selection, claims, ViewPhase::Shared, self.plan.sets);
+        let windows = ViewWindow::all_of(&self.plan, selection, &claims);
+        let sets = self.plan.sets;
+        let key = self.views.add(selection, claims, ViewPhase::Shared, sets, windows);
         reached.into_iter().for_each(|topic| self.reach(key, topic));
         key
     }
@@ -369,7 +375,7 @@ impl Engine {
         }
     }
 
-    /// Bounds the memory that rows take. A topic may be evicted if it names no others and fills no set, and nobody waits for
+    /// Bounds the memory that rows take. A topic may be evicted if it names no others, fills no set and is for no window, and nobody waits for
     /// anything of it: all who reach it hold its rows.
     fn evict_rows(&mut self) {
         let (plan, views, position) = (&self.plan, &self.views, self.position);
@@ -380,6 +386,7 @@ impl Engine {
             };
             matches!(state.phase(), Phase::Loaded { ahead: None, .. })
                 && !plan.branch(state.id().branch).names_others()
+                && state.prefix.is_none()
                 && state.views().iter().all(rests)
         });
     }

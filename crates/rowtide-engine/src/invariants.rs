@@ -23,7 +23,7 @@ impl Engine {
             if let Phase::Unread = state.phase() {
                 assert!(state.rows().is_empty());
                 let names_others = self.plan.branch(state.id().branch).names_others();
-                assert!(!names_others, "what names other topics is read");
+                assert!(!names_others && state.prefix.is_none(), "what names other topics is read");
             }
             for row in state.rows().iter() {
                 assert!(row.image.topics.contains(state.id()), "a row lies in its own topics");
@@ -70,6 +70,11 @@ impl Engine {
                 let silent =
                     silent && view.retold.is_empty() && !view.sets.any_differ(Moment::Told);
                 assert!(silent && view.returning().is_none(), "a whole view has spoken");
+                assert!(!view.windows_are_stale, "its windows are looked through");
+                for window in &view.windows {
+                    let first = self.first_rows(view, window);
+                    assert_eq!(first.as_ref(), Ok(&window.told), "a window has the first rows");
+                }
                 let early = |joining: &Joining| joining.not_before > Some(self.position);
                 assert!(view.joining.iter().all(early), "a whole view keeps nobody waiting");
                 let owed = |id: &SessionId| view.acknowledgements.iter().any(|(of, _)| of == id);
@@ -118,7 +123,7 @@ impl Engine {
                         assert!(session.acknowledgements.is_empty());
                         let joins = session.views_in(HeldState::Joining);
                         assert!(
-                            !joins.iter().any(|view| whole(view)),
+                            !joins.iter().any(whole),
                             "{id:?} joins a whole view: {session:?}"
                         );
                     }

@@ -21,6 +21,7 @@ mod transaction_snapshot;
 mod view;
 mod view_rows;
 mod views;
+mod window;
 
 #[cfg(test)]
 mod invariants;

@@ -15,7 +15,7 @@ pub struct LoadId(pub u64);
 
 impl Id for LoadId {}
 
-/// A question: all rows of these topics, as one snapshot sees them. With no topics the engine only
+/// A question: the rows of these topics, as one snapshot sees them. With no topics the engine only
 /// wants to know the snapshot.
 #[derive(Clone, Debug)]
 pub struct Load {
@@ -28,6 +28,9 @@ pub struct Load {
     /// For each topic the rows that it was thought to have, if it was loaded before. What is read is best put
     /// into these, with [`TopicRows::loaded_anew`]: then the engine looks at what has changed alone.
     pub before: Vec<TopicRows>,
+    /// For each topic how many rows are wanted, the first in the order of its branch's window; `None` where it has none, and all
+    /// rows are wanted. More than these do no harm, if they are the first, too.
+    pub most: Vec<Option<usize>>,
 }
 
 /// The answer.

@@ -11,6 +11,7 @@ use rowtide_feed::Change;
 use rowtide_plan::map::SeededMap;
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::row::{Row, Topic};
+use rowtide_plan::window::Window;
 use rowtide_protocol::Lsn;
 use slab::Slab;
 
@@ -76,12 +77,12 @@ impl Topics {
         self.states.get_mut(key)
     }
 
-    /// The topic, which is in use from now on.
-    pub(crate) fn enter(&mut self, topic: Topic) -> TopicKey {
+    /// The topic, which is in use from now on. The window is its branch's.
+    pub(crate) fn enter(&mut self, topic: Topic, window: Option<Arc<Window>>) -> TopicKey {
         if let Some(key) = self.index.get(&topic) {
             return *key;
         }
-        let key = self.states.insert(TopicState::new(topic.clone()));
+        let key = self.states.insert(TopicState::new(topic.clone(), window));
         self.index.insert(topic, key);
         key
     }
@@ -122,6 +123,11 @@ impl Topics {
             before.iter().for_each(|row| index.remove(row));
             after.iter().for_each(|row| index.insert(row));
         }
+        if let Some(prefix) = &mut state.prefix {
+            for row in prefix.change(before.as_ref(), after.as_ref()) {
+                state.rows.remove(&row.image.key);
+            }
+        }
         self.row_bytes += state.rows.bytes();
         before
     }
@@ -135,6 +141,7 @@ impl Topics {
         self.row_bytes += rows.bytes();
         self.row_bytes -= state.rows.bytes();
         state.by_value.clear();
+        state.prefix.iter_mut().for_each(|prefix| prefix.put(&rows));
         std::mem::replace(&mut state.rows, rows)
     }
 
@@ -210,6 +217,7 @@ impl Topics {
         assert_eq!(self.index.len(), self.states.len());
         for (_, state) in &self.states {
             state.by_value.iter().for_each(|index| index.check(&state.rows));
+            state.prefix.iter().for_each(|prefix| prefix.check(&state.rows));
         }
         let rows = self.states.iter().flat_map(|(_, state)| state.rows.iter());
         assert_eq!(self.row_bytes, rows.map(|row| row.json.len()).sum::<usize>());

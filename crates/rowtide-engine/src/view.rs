@@ -7,10 +7,11 @@
 
 use std::sync::{Arc, Weak};
 
+use bytes::Bytes;
 use rowtide_feed::Acknowledgement;
 use rowtide_plan::claims::Claims;
 use rowtide_plan::map::{IdMap, IdSet};
-use rowtide_plan::plan::{Branch, Selection};
+use rowtide_plan::plan::{Branch, Selection, TableId, WindowId};
 use rowtide_plan::value::Value;
 use rowtide_protocol::{Cursor, Epoch, Lsn, ViewId};
 
@@ -20,6 +21,7 @@ use crate::sets::{Moment, ViewSets};
 use crate::topic::TopicKey;
 use crate::touched::{Touched, TouchedRow};
 use crate::view_rows::ViewRows;
+use crate::window::ViewWindow;
 
 #[derive(Debug)]
 pub(crate) struct View {
@@ -54,6 +56,10 @@ pub(crate) struct View {
     pub(crate) touched: Touched,
     /// What else decides which rows it sees.
     pub(crate) sets: ViewSets,
+    /// Of what its query selects of these tables it sees the first rows alone.
+    pub(crate) windows: Vec<ViewWindow>,
+    /// Whether these may have other rows than when they were looked through last.
+    pub(crate) windows_are_stale: bool,
     /// What was frozen last, if nothing has changed since and somebody has it still.
     frozen: Weak<ViewRows>,
     /// The position of the last message.
@@ -94,7 +100,13 @@ pub(crate) struct Joining {
 }
 
 impl View {
-    pub(super) fn new(selection: Selection, claims: Claims, phase: ViewPhase, sets: usize) -> View {
+    pub(super) fn new(
+        selection: Selection,
+        claims: Claims,
+        phase: ViewPhase,
+        sets: usize,
+        windows: Vec<ViewWindow>,
+    ) -> View {
         View {
             selection,
             id: claims.view_id(),
@@ -112,6 +124,8 @@ impl View {
             release_at: None,
             touched: Touched::default(),
             sets: ViewSets::new(sets),
+            windows,
+            windows_are_stale: false,
             frozen: Weak::new(),
             sent: None,
             is_dirty: false,
@@ -179,6 +193,37 @@ impl View {
             && self.leaving.is_empty()
             && self.acknowledgements.is_empty()
             && !self.sets.any_differ(Moment::Told)
+            && !self.windows_are_stale
+    }
+
+    /// Whether its windows must be looked through before the next message.
+    pub(crate) fn windows_may_differ(&self) -> bool {
+        !self.windows.is_empty() && (self.windows_are_stale || self.sets.any_differ(Moment::Told))
+    }
+
+    /// What it is told of a window, if it has it.
+    pub(crate) fn window(&self, id: WindowId) -> Option<&ViewWindow> {
+        self.windows.iter().find(|window| window.id == id)
+    }
+
+    /// Whether the last message was made with this row in a window.
+    pub(crate) fn had_in_window(&self, id: WindowId, key: &Bytes) -> bool {
+        self.window(id).is_some_and(|window| window.told.contains_key(key))
+    }
+
+    /// Whether of this table it sees the first rows alone.
+    pub(crate) fn is_windowed(&self, table: TableId) -> bool {
+        self.windows.iter().any(|window| window.table == table)
+    }
+
+    /// What its windows are was told.
+    pub(crate) fn windows_were_told(&mut self) {
+        for window in &mut self.windows {
+            if let Some(next) = window.next.take() {
+                window.told = next;
+                self.frozen = Weak::new();
+            }
+        }
     }
 
     /// Whether nobody waits for a first message.

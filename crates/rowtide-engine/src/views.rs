@@ -14,6 +14,7 @@ use slab::Slab;
 use crate::resume::Resume;
 use crate::topic::ViewKey;
 use crate::view::{View, ViewPhase};
+use crate::window::ViewWindow;
 
 /// All views.
 #[derive(Debug, Default)]
@@ -72,15 +73,16 @@ impl Views {
         !self.apart.is_empty()
     }
 
-    /// A new view, that has so many sets.
+    /// A new view, that has so many sets and these windows.
     pub(crate) fn add(
         &mut self,
         selection: Selection,
         claims: Claims,
         phase: ViewPhase,
         sets: usize,
+        windows: Vec<ViewWindow>,
     ) -> ViewKey {
-        let key = self.views.insert(View::new(selection, claims, phase, sets));
+        let key = self.views.insert(View::new(selection, claims, phase, sets, windows));
         self.enter_phase(key);
         key
     }

@@ -5,6 +5,7 @@
 //! every part of the server reads it: routing, loads, the engine and `rowtide explain`.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::calls::PlannedCall;
 use crate::catalog::CatalogTable;
@@ -50,7 +51,7 @@ pub struct Plan {
     /// What clients may subscribe to. [`Plan::fingerprint`] has what it selects, by its branches.
     pub queries: Vec<PlannedQuery>,
     /// The windows of queries.
-    pub windows: Vec<Window>,
+    pub windows: Vec<Arc<Window>>,
     /// Queries of the definition that are not among these, because the database does not fit them now.
     pub unfit_queries: Vec<String>,
     /// What live documents there are, in the order of the definition. They are not told apart by [`Plan::fingerprint`], but
@@ -263,6 +264,11 @@ impl Branch {
     /// Whether its rows name topics or fill sets, and so decide what is seen of other tables.
     pub fn names_others(&self) -> bool {
         !self.links.is_empty() || !self.fills.is_empty()
+    }
+
+    /// Whether a view that reaches its topics sends clients all rows of them that it sees, and not only the first ones.
+    pub fn sends_all_rows(&self) -> bool {
+        self.published && self.window.is_none()
     }
 
     /// Whether it says by itself what may be seen of its table, whatever a subscription selects of that.

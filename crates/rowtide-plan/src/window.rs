@@ -3,6 +3,7 @@
 //! A window is of the rows that a subscriber may see, so how many rows of a topic it needs is known by looking.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use crate::claims::Claims;
 use crate::ids::{ClaimId, QueryId, TableId, WindowId};
@@ -124,13 +125,13 @@ impl Window {
 
 impl Plan {
     /// The window with this id.
-    pub fn window(&self, id: WindowId) -> &Window {
+    pub fn window(&self, id: WindowId) -> &Arc<Window> {
         &self.windows[usize::from(id.0)]
     }
 
     /// The windows of a query.
     pub fn windows_of(&self, query: QueryId) -> impl Iterator<Item = WindowId> {
-        let of_query = move |(_, window): &(usize, &Window)| window.query == query;
+        let of_query = move |(_, window): &(usize, &Arc<Window>)| window.query == query;
         self.windows.iter().enumerate().filter(of_query).map(|(index, _)| WindowId(index as u16))
     }
 }

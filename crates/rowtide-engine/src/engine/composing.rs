@@ -20,6 +20,7 @@ use crate::ViewMessage;
 use crate::message::{Body, Composed, Removed};
 use crate::sessions::{Held, HeldState, Session, SessionId, Subscribing, SubscriptionId, Way};
 use crate::topic::ViewKey;
+use crate::window::ViewWindow;
 
 /// A row that is gone from some of a session's views.
 struct Gone<'a> {
@@ -276,7 +277,7 @@ impl Engine {
             topics.sort_unstable_by(|a, b| a.id().cmp(b.id()));
             for state in topics {
                 let branch = self.plan.branch(state.id().branch);
-                for row in state.rows().iter().filter(|_| branch.published) {
+                for row in state.rows().iter().filter(|_| branch.sends_all_rows()) {
                     let key = &row.image.key;
                     if view.sees(branch, &row.image.kept)
                         && !self.is_seen(after, key, Some(row))
@@ -284,6 +285,12 @@ impl Engine {
                     {
                         body.push(&self.plan, branch.table, key, Err((None, self.position)));
                     }
+                }
+            }
+            for (table, row) in view.windows.iter().flat_map(ViewWindow::rows_of_table) {
+                let key = &row.image.key;
+                if !self.is_seen(after, key, Some(row)) && said.insert((table, key)) {
+                    body.push(&self.plan, table, key, Err((None, self.position)));
                 }
             }
         }

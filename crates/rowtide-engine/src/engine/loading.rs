@@ -78,6 +78,7 @@ impl Engine {
                 self.loads.postpone(key);
                 continue;
             };
+            self.topics[key].prefix.iter_mut().for_each(|prefix| prefix.was_loaded(&rows));
             if let Err(Unfit) = self.topics[key].fit(&mut rows, &pending, &snapshot) {
                 self.topics.discard(rows);
                 self.loads.want(key);
@@ -148,6 +149,11 @@ impl Engine {
         let plan = Arc::clone(&self.plan);
         let branch = plan.branch(branch_id);
         let (has_links, published) = (branch.names_others(), branch.published);
+        if branch.window.is_some() {
+            for view in state.views() {
+                self.views.mark(*view).windows_are_stale = true;
+            }
+        }
         // Views that have sent the topic's rows before; none when it is loaded for the first time.
         let informed =
             was_read && published && state.views().iter().any(|view| self.views[*view].had(key));
@@ -240,7 +246,7 @@ impl Engine {
                 return false;
             };
             let row = self.topics[key].rows().get(&image.key);
-            branch.published && row.is_some_and(|row| view.saw(branch, &row.image.kept))
+            branch.sends_all_rows() && row.is_some_and(|row| view.saw(branch, &row.image.kept))
         })
     }
 }

@@ -16,6 +16,7 @@ use crate::sessions::{SessionId, Way};
 use crate::topic::{TopicKey, ViewKey};
 use crate::touched::TouchedRow;
 use crate::view::{Joining, View, ViewPhase};
+use crate::window::ViewWindow;
 use crate::{ViewMessage, ViewRows};
 
 impl Engine {
@@ -43,9 +44,10 @@ impl Engine {
             self.need_rows_of_sets(key);
             // What has changed for someone who comes back may have to be loaded, or be known already.
             let view = &self.views[key];
-            if view.is_whole(self.position) && view.resume().is_none() {
+            let is_there = view.is_whole(self.position) && view.resume().is_none();
+            if is_there && self.look_through_windows(key) {
                 self.flush(key, &mut shared, out);
-            } else if let Some(at) = view.waits_until(self.position) {
+            } else if let Some(at) = self.views[key].waits_until(self.position) {
                 self.views.look_at(key, at);
             }
         }
@@ -64,6 +66,7 @@ impl Engine {
         let returning = view.returning();
         let is_told = returning.is_some() || !view.live.is_empty();
         let message = is_told.then(|| self.changes_of(view, &touched, &gained, shared)).flatten();
+        self.views[key].windows_were_told();
         if let Some(session) = returning {
             if self.sessions.is_composed(session) {
                 self.has_come_back(session, key, message.clone(), &mut acknowledgements);
@@ -107,7 +110,8 @@ impl Engine {
 
     /// What a whole view sees, for who has nothing of it.
     pub(super) fn frozen(&self, view: &View) -> Arc<ViewRows> {
-        view.frozen().unwrap_or_else(|| Arc::new(self.freeze(view, view.reach.keys())))
+        view.frozen()
+            .unwrap_or_else(|| Arc::new(self.freeze(view, view.reach.keys(), &view.windows)))
     }
 
     pub(super) fn message(&self, view: &View, body: Body) -> Arc<ViewMessage> {
@@ -180,7 +184,7 @@ impl Engine {
     /// The row as the view sees it now, if it does.
     pub(super) fn visible_now<'a>(
         &'a self,
-        view: &View,
+        view: &'a View,
         row_key: &Bytes,
         latest: Option<&'a Arc<Row>>,
     ) -> Option<&'a Arc<Row>> {
@@ -188,6 +192,9 @@ impl Engine {
         latest.image.topics.iter().find_map(|topic| {
             let branch = self.plan.branch(topic.branch);
             let key = self.topics.find(topic).filter(|key| view.reach.contains_key(key))?;
+            if let Some(window) = branch.window {
+                return view.window(window)?.told.get(row_key)?.as_ref();
+            }
             let state = &self.topics[key];
             let row = if state.was_read() { state.rows().get(row_key)? } else { latest };
             (branch.published && view.sees(branch, &row.image.kept)).then_some(row)
@@ -202,7 +209,8 @@ impl Engine {
         gained: &IdSet<TopicKey>,
         shared: &mut Option<SharedBody>,
     ) -> Option<Arc<ViewMessage>> {
-        let ([only], true) = (touched, gained.is_empty()) else {
+        let is_simple = gained.is_empty() && view.windows.is_empty();
+        let ([only], true) = (touched, is_simple) else {
             let body = self.body(view, touched, gained);
             return (!body.is_empty()).then(|| self.message(view, body));
         };
@@ -248,7 +256,8 @@ impl Engine {
     fn body(&self, view: &View, touched: &[TouchedRow], gained: &IdSet<TopicKey>) -> Body {
         let mut body = Body::new(self.notes());
         let mut said: SeededSet<(TableId, Bytes)> = SeededSet::default();
-        for touched in touched {
+        self.say_windows(view, touched, &mut body);
+        for touched in touched.iter().filter(|row| !view.is_windowed(row.table)) {
             let row = self.visible_now(view, &touched.key, touched.latest.as_ref());
             if row.is_some() || touched.was_visible {
                 let latest = (touched.latest.as_ref(), touched.at);
@@ -260,17 +269,23 @@ impl Engine {
             }
         }
         if !gained.is_empty() {
-            body.gain(self.freeze(view, gained.iter()), said);
+            body.gain(self.freeze(view, gained.iter(), &[]), said);
         }
         body
     }
 
-    /// What a whole view sees of these topics.
-    fn freeze<'a>(&self, view: &View, topics: impl Iterator<Item = &'a TopicKey>) -> ViewRows {
+    /// What a whole view sees of these topics, and in these of its windows.
+    fn freeze<'a>(
+        &self,
+        view: &View,
+        topics: impl Iterator<Item = &'a TopicKey>,
+        windows: &[ViewWindow],
+    ) -> ViewRows {
         let topics = topics.map(|key| &self.topics[*key]);
-        let published = topics.filter(|state| self.plan.branch(state.id().branch).published);
+        let published = topics.filter(|state| self.plan.branch(state.id().branch).sends_all_rows());
         let rows = published.map(|state| (state.id(), state.rows()));
-        ViewRows::freeze(&self.plan, &view.claims, view.sets.freeze(), rows)
+        let windows = windows.iter().map(|window| (window.table, window.rows().cloned().collect()));
+        ViewRows::freeze(&self.plan, &view.claims, view.sets.freeze(), rows).with_windows(windows)
     }
 }
 

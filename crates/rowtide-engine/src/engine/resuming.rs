@@ -25,6 +25,7 @@ use crate::sets::{Moment, ViewSets};
 use crate::topic::{TopicKey, ViewKey};
 use crate::touched::Touched;
 use crate::view::{View, ViewPhase};
+use crate::window::{ViewWindow, WindowRows};
 
 /// The topics that a view reached at its cursor.
 #[derive(Default)]
@@ -92,7 +93,8 @@ impl Engine {
             since_bytes: 0,
         };
         let phase = ViewPhase::Resuming(Box::new(resume));
-        let key = self.views.add(selection, claims, phase, self.plan.sets);
+        let windows = ViewWindow::all_of(&self.plan, selection, &claims);
+        let key = self.views.add(selection, claims, phase, self.plan.sets, windows);
         reached.into_iter().for_each(|topic| self.reach(key, topic));
         // Nothing is said before the stream is where the client is already.
         self.views.mark(key).hold_until(opening.not_before.max(Some(from)));
@@ -154,7 +156,7 @@ impl Engine {
                 unread.push(topic);
                 continue;
             };
-            for image in resume.images_then(&topic, self.topics[key].rows()) {
+            for (image, _) in resume.states_then(&topic, self.topics[key].rows()) {
                 if sets.pass(Moment::Now, branch, &image.kept, &view.claims) {
                     open.extend(branch.named(&image.kept));
                     branch.filled(&image.kept).for_each(|(set, member)| sets.add(set, member));
@@ -166,7 +168,10 @@ impl Engine {
             reached.filter(|topic| !resume.known.contains(topic) && !then.contains(topic)).cloned(),
         );
         if unknown.is_empty() && unread.is_empty() {
-            return self.complete_resume(key, &then, &sets);
+            if let Some(windows) = self.windows_then(key, &then.in_order, &sets) {
+                self.complete_resume(key, &then, &sets, windows);
+            }
+            return;
         }
         if !unknown.is_empty() {
             self.ask_history(key, unknown);
@@ -203,8 +208,14 @@ impl Engine {
     }
 
     /// Puts the view into the state of one whose last message was made at the cursor, when it reached
-    /// the topics `then` and its sets had what is in `sets`.
-    fn complete_resume(&mut self, key: ViewKey, then: &TopicsThen, sets: &ViewSets) {
+    /// the topics `then`, its sets had what is in `sets`, and its windows these rows.
+    fn complete_resume(
+        &mut self,
+        key: ViewKey,
+        then: &TopicsThen,
+        sets: &ViewSets,
+        windows: Vec<WindowRows>,
+    ) {
         let Some(session) = self.views[key].resume().map(|resume| resume.opening.session) else {
             return;
         };
@@ -214,6 +225,10 @@ impl Engine {
         };
         let view = &mut self.views[key];
         view.sets.were_told_by(sets);
+        view.windows_are_stale = !windows.is_empty();
+        for (window, rows) in view.windows.iter_mut().zip(windows) {
+            window.told = rows;
+        }
         let (topics, plan) = (&self.topics, &self.plan);
         let (reach, sets, claims) = (&view.reach, &view.sets, &view.claims);
         view.gained.retain(|key| !then.contains(topics[*key].id()));
@@ -228,7 +243,7 @@ impl Engine {
             }
             let saw = |topic: &Topic, kept: &[_]| {
                 let branch = plan.branch(topic.branch);
-                branch.published
+                branch.sends_all_rows()
                     && then.contains(topic)
                     && sets.pass(Moment::Told, branch, kept, claims)
             };
@@ -245,7 +260,7 @@ impl Engine {
         let reached = |topic: &Topic| {
             self.topics.find(topic).is_some_and(|key| view.reach.contains_key(&key))
         };
-        let published = |topic: &Topic| self.plan.branch(topic.branch).published;
+        let published = |topic: &Topic| self.plan.branch(topic.branch).sends_all_rows();
         let lost: Vec<Topic> = then
             .in_order
             .iter()
@@ -260,7 +275,7 @@ impl Engine {
         let (plan, topics) = (&self.plan, &self.topics);
         let is_other = |topic: &TopicKey| {
             let branch = plan.branch(topics[*topic].id().branch);
-            branch.published && tables.contains(&branch.table)
+            branch.sends_all_rows() && tables.contains(&branch.table)
         };
         let view = &mut self.views[key];
         let others: Vec<TopicKey> =

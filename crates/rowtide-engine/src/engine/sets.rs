@@ -107,7 +107,7 @@ impl Engine {
         }
         let differs = |key: &TopicKey| {
             let branch = self.plan.branch(self.topics[*key].id().branch);
-            branch.published && view.had(*key) && self.may_differ(view, *key, Moment::Told)
+            branch.sends_all_rows() && view.had(*key) && self.may_differ(view, *key, Moment::Told)
         };
         view.reach.keys().copied().filter(differs).collect()
     }
@@ -147,7 +147,7 @@ impl Engine {
         image.topics.iter().any(|topic| {
             let branch = self.plan.branch(topic.branch);
             let had = self.topics.find(topic).is_some_and(|key| view.had(key));
-            branch.published && had && view.saw(branch, &image.kept)
+            branch.sends_all_rows() && had && view.saw(branch, &image.kept)
         })
     }
 
@@ -156,7 +156,7 @@ impl Engine {
         image.topics.iter().any(|topic| {
             let branch = self.plan.branch(topic.branch);
             let key = self.topics.find(topic).filter(|key| view.reach.contains_key(key));
-            branch.published && key.is_some() && view.sees(branch, &image.kept)
+            branch.sends_all_rows() && key.is_some() && view.sees(branch, &image.kept)
         })
     }
 }

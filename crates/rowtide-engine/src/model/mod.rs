@@ -12,6 +12,7 @@
 
 pub(crate) mod postgres;
 mod rule;
+mod window;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -489,7 +490,7 @@ impl History {
             self.step(Input::LoadFailed(load.id));
             return;
         }
-        let mut loaded = self.postgres.load(&load.plan, &load.topics);
+        let mut loaded = self.postgres.load(&load, &mut self.rng);
         for (rows, before) in loaded.rows.iter_mut().zip(&load.before) {
             if let Some(rows) = rows.as_mut().filter(|_| self.rng.random_bool(0.5)) {
                 *rows = before.loaded_anew(rows.iter().cloned());
@@ -619,10 +620,8 @@ impl History {
 fn expected(rules: &Rules, user: &User, asks: &[Ask], data: &Data, added: Added) -> Replica {
     let mut replica = Replica::new();
     for table in 0..TABLES.len() {
-        for row in data[table].values() {
-            if rules.selects(table, row, user, asks, data) {
-                replica.insert((TABLES[table].to_owned(), row.id), row.json(added[table]));
-            }
+        for (id, row) in rules.selected(table, user, asks, data) {
+            replica.insert((TABLES[table].to_owned(), id), row.json(added[table]));
         }
     }
     replica

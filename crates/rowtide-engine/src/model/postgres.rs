@@ -18,7 +18,7 @@ use rowtide_plan::row::{Row, Topic};
 use rowtide_plan::value::ColumnType;
 use rowtide_protocol::Lsn;
 
-use crate::{HistoryRequest, Input, Loaded, TransactionSnapshot};
+use crate::{HistoryRequest, Input, Load, Loaded, TransactionSnapshot};
 
 pub(super) const TABLES: [&str; 3] = ["a", "b", "c"];
 pub(super) const CLIENTS: [&str; 4] = ["client-0", "client-1", "client-2", "client-3"];
@@ -439,7 +439,8 @@ impl Postgres {
         history
     }
 
-    pub(super) fn load(&self, plan: &Plan, topics: &[Topic]) -> Loaded {
+    pub(super) fn load(&self, load: &Load, rng: &mut SmallRng) -> Loaded {
+        let plan = &*load.plan;
         let mut data = self.states[&Lsn(0)].clone();
         let mut unseen = self.open.clone();
         for committed in &self.log {
@@ -462,14 +463,23 @@ impl Postgres {
             .flat_map(|table| data[table].values().map(move |row| (table, row)))
             .map(|(table, row)| Arc::new(encode(plan, table, row)))
             .collect();
-        let of_topic = |topic: &Topic| {
+        let of_topic = |(topic, most): (&Topic, &Option<usize>)| {
             assert!(usize::from(topic.branch.0) < plan.branches.len());
-            Some(all.iter().filter(|row| row.image.topics.contains(topic)).cloned().collect())
+            let of_topic = all.iter().filter(|row| row.image.topics.contains(topic)).cloned();
+            let mut rows: Vec<Arc<Row>> = of_topic.collect();
+            if let Some(most) = most {
+                let window = plan.branch(topic.branch).window.map(|id| plan.window(id));
+                let window = window.expect("rows are limited for a window alone");
+                rows.sort_by_key(|row| window.rank(&row.image.kept));
+                // Others may have asked for more.
+                rows.truncate(most + usize::from(rng.random_bool(0.1)));
+            }
+            Some(rows.into_iter().collect())
         };
         Loaded {
             snapshot: TransactionSnapshot::new(self.next_xid, unseen),
             position: self.wal_end,
-            rows: topics.iter().map(of_topic).collect(),
+            rows: load.topics.iter().zip(&load.most).map(of_topic).collect(),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Windows: the order and the limit of what a query selects of a table, held against its columns.
 
+use std::sync::Arc;
+
 use super::Compiler;
 use crate::claims::Claim;
 use crate::definition::{LimitDefinition, WindowDefinition};
@@ -86,7 +88,7 @@ impl Compiler<'_> {
             return None;
         }
         let id = WindowId(self.plan.windows.len() as u16);
-        self.plan.windows.push(Window { query, table, order, limit });
+        self.plan.windows.push(Arc::new(Window { query, table, order, limit }));
         Some(id)
     }
 }
