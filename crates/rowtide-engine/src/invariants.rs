@@ -122,10 +122,7 @@ impl Engine {
                         assert!(session.kept.is_empty(), "what all have seen is told");
                         assert!(session.acknowledgements.is_empty());
                         let joins = session.views_in(HeldState::Joining);
-                        assert!(
-                            !joins.iter().any(whole),
-                            "{id:?} joins a whole view: {session:?}"
-                        );
+                        assert!(!joins.iter().any(whole), "{id:?} joins a whole view: {session:?}");
                     }
                 }
                 Way::Opening(at) => {

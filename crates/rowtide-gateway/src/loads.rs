@@ -177,19 +177,23 @@ impl LoaderTask {
             drop(waiting);
             let mut topics: Vec<Topic> = Vec::new();
             let mut before: Vec<TopicRows> = Vec::new();
+            let mut most: Vec<Option<usize>> = Vec::new();
             let mut places: SeededMap<Topic, usize> = SeededMap::default();
             let loads = merged.iter_mut().map(|request| &mut request.load);
-            let all = loads.flat_map(|load| load.topics.iter().zip(load.before.drain(..)));
-            for (topic, rows) in all {
-                places.or_insert_with(topic.clone(), || {
+            let all = loads
+                .flat_map(|load| load.topics.iter().zip(load.before.drain(..)).zip(&load.most));
+            for ((topic, rows), wanted) in all {
+                let place = *places.or_insert_with(topic.clone(), || {
                     topics.push(topic.clone());
                     before.push(rows);
+                    most.push(None);
                     topics.len() - 1
                 });
+                most[place] = most[place].max(*wanted);
             }
             let mut backoff = Duration::from_millis(100);
             let loaded = loop {
-                match loader.load(&plan, &topics, &before).await {
+                match loader.load(&plan, &topics, &before, &most).await {
                     Ok(loaded) => break loaded,
                     Err(error) => {
                         let why = error.to_string();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::claims::Claims;
 use crate::ids::{ClaimId, QueryId, TableId, WindowId};
 use crate::plan::{Plan, Table};
-use crate::sql::quote_identifier;
+use crate::sql::{quote_identifier, quote_table};
 use crate::value::{ColumnType, Value};
 
 /// The most rows of a window.
@@ -106,8 +106,10 @@ impl Window {
         rows as usize
     }
 
-    /// What SQL calls the order, for rows of the table.
+    /// What SQL calls the order, for rows of the table. Columns are named with their table: a bare name would be that of what is
+    /// selected, where a column has been made text.
     pub fn order_sql(&self, table: &Table) -> String {
+        let from = quote_table(&table.catalog.schema, &table.catalog.name);
         let column = |of: &OrderColumn| {
             let column = &table.catalog.columns[of.column];
             let collation = if column.kind == ColumnType::Text { " COLLATE \"C\"" } else { "" };
@@ -117,7 +119,7 @@ impl Window {
                 (false, true) => " NULLS FIRST",
                 (true, false) => " NULLS LAST",
             };
-            format!("{}{collation}{direction}{nulls}", quote_identifier(&column.name))
+            format!("{from}.{}{collation}{direction}{nulls}", quote_identifier(&column.name))
         };
         self.order.iter().map(column).collect::<Vec<_>>().join(", ")
     }
@@ -137,7 +139,7 @@ impl Plan {
 }
 
 /// Whether Postgres and [`Value::compare`] agree on which of two values of this type is the greater.
-pub(crate) fn has_order(kind: &ColumnType) -> bool {
+pub fn has_order(kind: &ColumnType) -> bool {
     match kind {
         ColumnType::Bool
         | ColumnType::Int

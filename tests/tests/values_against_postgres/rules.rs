@@ -6,6 +6,7 @@ use rand::Rng;
 use rowtide_plan::catalog::{Catalog, CatalogColumn, ReplicaIdentity};
 use rowtide_plan::compile::compile;
 use rowtide_plan::definition::Definition;
+use rowtide_plan::plan::Selection;
 use rowtide_plan::sql::{quote_identifier, quote_literal};
 use rowtide_plan::value::{ColumnType, Value};
 use serde_json::{Map, Value as Json};
@@ -74,7 +75,7 @@ async fn a_rule_shows_the_rows_that_postgres_would_show() {
                 }
             };
             let resolved = plan.resolve_claims("no one", &claims);
-            let reached = plan.reached(&resolved);
+            let reached = plan.reached(Selection::Always, &resolved);
             for (row, answers) in world.encode(&plan).iter().zip(&answers) {
                 let seen = row.image.topics.iter().any(|topic| {
                     let filter = &plan.branch(topic.branch).claim_filter;
