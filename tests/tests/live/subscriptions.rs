@@ -32,6 +32,15 @@ reaction = { where = 'message IN (SELECT id FROM message WHERE channel = params.
 params = { author = "text = 'ann'" }
 [queries.by.select]
 message = { where = 'author = params.author' }
+
+[queries.first]
+params = { channel = "int4", count = "int8 = 3" }
+[queries.first.select]
+message = { where = 'channel = params.channel', order = 'author, id DESC', limit = 'params.count' }
+
+[queries.newest]
+[queries.newest.select]
+message = { where = 'true', order = 'message.id desc', limit = 5 }
 "#;
 
 const TABLES: &str = "
@@ -46,7 +55,7 @@ ALTER TABLE reaction REPLICA IDENTITY FULL;
 INSERT INTO channel SELECT n, n < 4 FROM generate_series(1, 6) AS n;
 INSERT INTO member VALUES (4, 'ann'), (5, 'ann'), (4, 'bob');
 INSERT INTO block VALUES ('ann', 'eve');
-INSERT INTO message SELECT n, n % 6 + 1, (ARRAY['ann', 'bob', 'eve'])[n % 3 + 1], 'm' FROM generate_series(1, 60) AS n;
+INSERT INTO message SELECT n, n % 6 + 1, (ARRAY['ann', 'bob', 'eve'])[n % 3 + 1], 'm' FROM generate_series(1, 600) AS n;
 INSERT INTO reaction SELECT n, n % 60 + 1 FROM generate_series(1, 30) AS n;
 ";
 
@@ -154,25 +163,38 @@ impl Replica {
 
     /// What SQL says that it holds, by table.
     async fn truth(&self, sql: &Client, user: &str) -> BTreeSet<(String, i64)> {
-        let (mut channels, mut authors) = (vec![0], vec![String::new()]);
-        for subscription in self.subscribed.values() {
-            let params = &subscription["params"];
-            match subscription["query"].as_str().unwrap() {
-                "channel" => channels.push(params["channel"].as_i64().unwrap() as i32),
-                _ => authors.push(params["author"].as_str().unwrap_or("ann").to_owned()),
-            }
-        }
         let member = "SELECT channel FROM member WHERE person = $1::text";
         let visible = format!(
             "channel IN (SELECT id FROM channel WHERE open OR id IN ({member}))
              AND author NOT IN (SELECT blocked FROM block WHERE person = $1)"
         );
+        let (mut channels, mut authors) = (vec![0], vec![String::new()]);
+        let mut windows = String::new();
+        for subscription in self.subscribed.values() {
+            let params = &subscription["params"];
+            let first = |condition: &str, order: &str, rows: i64| {
+                format!(
+                    "UNION (SELECT 'message', id FROM message WHERE {visible} AND {condition}
+                            ORDER BY {order} LIMIT {rows})"
+                )
+            };
+            match subscription["query"].as_str().unwrap() {
+                "first" => {
+                    let condition = format!("channel = {}", params["channel"]);
+                    let rows = params["count"].as_i64().unwrap_or(3);
+                    windows += &first(&condition, "author COLLATE \"C\", id DESC", rows);
+                }
+                "newest" => windows += &first("true", "id DESC", 5),
+                "channel" => channels.push(params["channel"].as_i64().unwrap() as i32),
+                _ => authors.push(params["author"].as_str().unwrap_or("ann").to_owned()),
+            }
+        }
         let all = format!(
             "SELECT 'channel', id FROM channel WHERE open OR id IN ({member})
              UNION SELECT 'message', id FROM message
                  WHERE {visible} AND (channel = ANY ($2::int4[]) OR author = ANY ($3::text[]))
              UNION SELECT 'reaction', id FROM reaction
-                 WHERE message IN (SELECT id FROM message WHERE channel = ANY ($2::int4[]))"
+                 WHERE message IN (SELECT id FROM message WHERE channel = ANY ($2::int4[])) {windows}"
         );
         let rows = sql.query(&all, &[&user, &channels, &authors]).await.unwrap();
         rows.iter().map(|row| (row.get::<_, String>(0), i64::from(row.get::<_, i32>(1)))).collect()
@@ -200,10 +222,10 @@ async fn a_client_holds_what_it_may_see_of_what_it_asks_for() {
     assert!(ann.rows.keys().any(|(table, _)| table == "message"));
     let mut rng = StdRng::seed_from_u64(5);
     let mut next = 10;
-    for round in 0..60 {
+    for round in 0..100 {
         let (n, other) = (rng.random_range(1..7), rng.random_range(1..7));
-        let id = rng.random_range(1..80);
-        let statement = match rng.random_range(0..8) {
+        let id = rng.random_range(1..700);
+        let statement = match rng.random_range(0..9) {
             0 => format!("UPDATE message SET channel = {n} WHERE id = {id}"),
             1 => format!("DELETE FROM message WHERE id = {id}"),
             2 => format!(
@@ -216,10 +238,22 @@ async fn a_client_holds_what_it_may_see_of_what_it_asks_for() {
             ),
             5 => "DELETE FROM block".to_owned(),
             6 => "INSERT INTO block VALUES ('ann', 'eve') ON CONFLICT DO NOTHING".to_owned(),
+            7 => format!(
+                "DELETE FROM message WHERE id IN (SELECT id FROM message WHERE channel = {n} ORDER BY author, id DESC LIMIT 30)"
+            ),
             _ => format!("UPDATE message SET body = 'x{round}' WHERE channel = {n}"),
         };
         sql.batch_execute(&format!("BEGIN; {statement}; COMMIT")).await.unwrap();
-        match rng.random_range(0..4) {
+        match rng.random_range(0..5) {
+            4 => {
+                next += 1;
+                let asked = match round % 3 {
+                    0 => json!({ "id": next, "query": "newest" }),
+                    1 => json!({ "id": next, "query": "first", "params": { "channel": n } }),
+                    _ => json!({ "id": next, "query": "first", "params": { "channel": n, "count": 40 } }),
+                };
+                ann.subscribe(&asked).await;
+            }
             0 => {
                 next += 1;
                 ann.subscribe(&channel(next, other)).await;
@@ -279,6 +313,11 @@ async fn what_is_wrong_with_a_subscription_is_told_and_the_rest_goes_on() {
         ("channel", json!({ "channel": true })),
         ("channel", json!({ "channel": 1, "other": 2 })),
         ("by", json!({ "author": 5 })),
+        ("first", json!({ "channel": 1, "count": 10_001 })),
+        ("first", json!({ "channel": 1, "count": 1_000_000_000_000u64 })),
+        ("first", json!({ "channel": 1, "count": -1 })),
+        ("first", json!({ "channel": 1, "count": null })),
+        ("first", json!({ "channel": 1, "count": "many" })),
     ]
     .into_iter()
     .enumerate()

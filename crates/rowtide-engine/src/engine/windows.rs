@@ -167,7 +167,8 @@ impl Engine {
             let Some(next) = &window.next else { continue };
             for (key, row) in next {
                 let Some(row) = row else { continue };
-                let has = |told: &Option<Arc<Row>>| told.as_ref().is_some_and(|told| told == row);
+                let is_it = |told: &Arc<Row>| Arc::ptr_eq(told, row) || told == row;
+                let has = |told: &Option<Arc<Row>>| told.as_ref().is_some_and(is_it);
                 if !window.told.get(key).is_some_and(has) {
                     body.push(&self.plan, window.table, key, Ok(&row.json));
                 }
