@@ -11,6 +11,7 @@ use crate::catalog::CatalogTable;
 use crate::claims::{Claim, ClaimUse};
 use crate::documents::PlannedKind;
 use crate::filter::{ClaimFilter, Filter};
+use crate::present::TimeTest;
 use crate::queries::PlannedQuery;
 use crate::row::Topic;
 use crate::value::{ColumnType, Int8Form, Value};
@@ -149,6 +150,11 @@ pub struct Fill {
 }
 
 impl Plan {
+    /// Whether rows of any branch come and go as time passes.
+    pub fn asks_time(&self) -> bool {
+        self.branches.iter().any(Branch::asks_time)
+    }
+
     /// The table with this id.
     pub fn table(&self, id: TableId) -> &Table {
         &self.tables[usize::from(id.0)]
@@ -258,6 +264,17 @@ impl Branch {
     /// Whether its rows name topics or fill sets, and so decide what is seen of other tables.
     pub fn names_others(&self) -> bool {
         !self.links.is_empty() || !self.fills.is_empty()
+    }
+
+    /// The kept columns that its rows are judged by as time passes, each with how far before its value that is, in microseconds.
+    pub fn time_columns(&self) -> Vec<(usize, TimeTest)> {
+        let tests = self.claim_filter.0.time_tests().into_iter();
+        tests.filter_map(|test| Some((test.column.column()?, test.clone()))).collect()
+    }
+
+    /// Whether its rows come and go as time passes.
+    pub fn asks_time(&self) -> bool {
+        self.claim_filter.0.asks_time()
     }
 
     /// Whether it says by itself what may be seen of its table, whatever a subscription selects of that.
