@@ -13,6 +13,7 @@ use rowtide_plan::row::{Row, Topic};
 use rowtide_protocol::Lsn;
 
 use crate::rows_by_value::RowsByValue;
+use crate::turns::Turns;
 use crate::{LoadId, Loaded, TopicRows, TransactionSnapshot};
 
 /// Index of a view in the engine.
@@ -31,6 +32,8 @@ pub(crate) struct TopicState {
     pub(super) rows: TopicRows,
     /// Its rows by what they are asked for in sets, for as long as these are its rows.
     pub(super) by_value: Vec<RowsByValue>,
+    /// When its rows come or go by time alone.
+    pub(super) turns: Turns,
     phase: Phase,
     /// Its rows were read first by a load that ran ahead of the stream, up to here. Until then they are not the ones that
     /// those have who were told of them before, while nobody had read them.
@@ -95,13 +98,14 @@ pub(crate) enum Pending {
 pub(crate) struct Unfit;
 
 impl TopicState {
-    pub(super) fn new(id: Topic) -> TopicState {
+    pub(super) fn new(id: Topic, turns: Turns) -> TopicState {
         let (views, rows) = (IdSet::default(), TopicRows::default());
         TopicState {
             id,
             views,
             rows,
             by_value: Vec::new(),
+            turns,
             phase: Phase::Unread,
             read_ahead_until: None,
         }
@@ -118,6 +122,11 @@ impl TopicState {
 
     pub(crate) fn rows(&self) -> &TopicRows {
         &self.rows
+    }
+
+    /// When its rows come or go by time alone.
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.turns
     }
 
     pub(crate) fn phase(&self) -> &Phase {

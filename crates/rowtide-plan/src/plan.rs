@@ -266,8 +266,8 @@ impl Branch {
         !self.links.is_empty() || !self.fills.is_empty()
     }
 
-    /// The kept columns that its rows are judged by as time passes, each with how far before its value that is, in microseconds.
-    pub fn time_columns(&self) -> Vec<(usize, TimeTest)> {
+    /// What its rows are asked as time passes, each with the kept column.
+    pub fn time_tests(&self) -> Vec<(usize, TimeTest)> {
         let tests = self.claim_filter.0.time_tests().into_iter();
         tests.filter_map(|test| Some((test.column.column()?, test.clone()))).collect()
     }

@@ -278,7 +278,7 @@ impl Engine {
                 let branch = self.plan.branch(state.id().branch);
                 for row in state.rows().iter().filter(|_| branch.published) {
                     let key = &row.image.key;
-                    if view.sees(branch, &row.image.kept)
+                    if view.sees(branch, &row.image.kept, self.time.now)
                         && !self.is_seen(after, key, Some(row))
                         && said.insert((branch.table, key))
                     {

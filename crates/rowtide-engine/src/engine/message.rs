@@ -55,9 +55,11 @@ impl Engine {
     /// Brings the sessions of a whole view to the present.
     fn flush(&mut self, key: ViewKey, shared: &mut Option<SharedBody>, out: &mut Vec<Output>) {
         self.touch_by_sets(key);
+        self.touch_by_time(key);
         self.detach_leaving(key);
         let view = &mut self.views[key];
         view.sets.were_told();
+        view.told_at = self.time.now;
         let (touched, gained) = view.take_news();
         let mut acknowledgements = std::mem::take(&mut view.acknowledgements);
         let view = &self.views[key];
@@ -190,7 +192,7 @@ impl Engine {
             let key = self.topics.find(topic).filter(|key| view.reach.contains_key(key))?;
             let state = &self.topics[key];
             let row = if state.was_read() { state.rows().get(row_key)? } else { latest };
-            (branch.published && view.sees(branch, &row.image.kept)).then_some(row)
+            (branch.published && view.sees(branch, &row.image.kept, self.time.now)).then_some(row)
         })
     }
 
@@ -270,7 +272,7 @@ impl Engine {
         let topics = topics.map(|key| &self.topics[*key]);
         let published = topics.filter(|state| self.plan.branch(state.id().branch).published);
         let rows = published.map(|state| (state.id(), state.rows()));
-        ViewRows::freeze(&self.plan, &view.claims, view.sets.freeze(), rows)
+        ViewRows::freeze(&self.plan, &view.claims, view.sets.freeze(self.time.now), rows)
     }
 }
 

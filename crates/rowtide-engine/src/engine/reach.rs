@@ -17,7 +17,7 @@ use crate::view::View;
 enum Rows {
     /// Of each.
     All,
-    /// Of those only whose rows name other topics, or fill sets.
+    /// Of those only whose rows name other topics, fill sets, or come and go as time passes.
     IfItNames,
 }
 
@@ -39,7 +39,9 @@ impl Engine {
         for (row, counts) in [(after, true), (before, false)] {
             let Some(row) = row else { continue };
             let View { sets, claims, .. } = &self.views[view];
-            if sets.pass(Moment::Followed, self.plan.branch(branch), &row.image.kept, claims) {
+            let branch_of = self.plan.branch(branch);
+            let at = self.time.followed;
+            if sets.pass(Moment::Followed, branch_of, &row.image.kept, claims, at) {
                 self.count(view, branch, &row.image, counts);
             }
         }
@@ -97,8 +99,10 @@ impl Engine {
 
     /// The topic, in use from now on; its rows are loaded if they have to be.
     fn topic(&mut self, topic: Topic, rows: Rows) -> TopicKey {
-        let needed = rows == Rows::All || self.plan.branch(topic.branch).names_others();
-        let key = self.topics.enter(topic);
+        let branch = self.plan.branch(topic.branch);
+        // What turns is known of rows that are read alone.
+        let needed = rows == Rows::All || branch.names_others() || branch.asks_time();
+        let key = self.topics.enter(topic, branch);
         if needed {
             self.need_rows(key);
         }
