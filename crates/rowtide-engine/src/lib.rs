@@ -18,6 +18,7 @@ mod topic;
 mod topics;
 mod touched;
 mod transaction_snapshot;
+mod turns;
 mod view;
 mod view_rows;
 mod views;

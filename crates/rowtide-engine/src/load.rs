@@ -16,7 +16,7 @@ pub struct LoadId(pub u64);
 impl Id for LoadId {}
 
 /// A question: the rows of these topics, as one snapshot sees them. With no topics the engine only
-/// wants to know the snapshot.
+/// wants to know the snapshot, or a commit.
 #[derive(Clone, Debug)]
 pub struct Load {
     /// To be given back with the answer.
@@ -31,6 +31,9 @@ pub struct Load {
     /// For each topic how many rows are wanted, the first in the order of its branch's window; `None` where it has none, and all
     /// rows are wanted. More than these do no harm, if they are the first, too.
     pub most: Vec<Option<usize>>,
+    /// Rows come or go by time, which passes with commits: before the snapshot is taken one is to be made that changes nothing and is
+    /// streamed all the same, if Postgres' clock is behind this, in microseconds since 1970 UTC.
+    pub commit_behind_us: Option<i64>,
 }
 
 /// The answer.

@@ -10,6 +10,7 @@ use rowtide_feed::{Change, Changes, Transaction};
 use rowtide_plan::map::{Id, SeededSet};
 use rowtide_plan::plan::TableId;
 use rowtide_plan::row::{Image, Row, Topic};
+use rowtide_plan::value::Instant;
 use rowtide_protocol::Lsn;
 
 use crate::rows::TopicRows;
@@ -62,6 +63,8 @@ pub(crate) struct Resume {
     pub(crate) base: Option<Lsn>,
     /// Topics whose history is in `past`.
     pub(crate) known: SeededSet<Topic>,
+    /// What time it was at the cursor, once the log has said so.
+    pub(crate) from_time: Instant,
     /// Whether an answer is waited for.
     pub(crate) asked: bool,
     /// In commit order; one change for each row of a commit.

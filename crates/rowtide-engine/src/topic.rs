@@ -14,6 +14,7 @@ use rowtide_plan::window::Window;
 use rowtide_protocol::Lsn;
 
 use crate::rows_by_value::RowsByValue;
+use crate::turns::Turns;
 use crate::window::Prefix;
 use crate::{LoadId, Loaded, TopicRows, TransactionSnapshot};
 
@@ -35,6 +36,8 @@ pub(crate) struct TopicState {
     pub(crate) prefix: Option<Prefix>,
     /// Its rows by what they are asked for in sets, for as long as these are its rows.
     pub(super) by_value: Vec<RowsByValue>,
+    /// When its rows come or go by time alone.
+    pub(super) turns: Turns,
     phase: Phase,
     /// Its rows were read first by a load that ran ahead of the stream, up to here. Until then they are not the ones that
     /// those have who were told of them before, while nobody had read them.
@@ -99,7 +102,7 @@ pub(crate) enum Pending {
 pub(crate) struct Unfit;
 
 impl TopicState {
-    pub(super) fn new(id: Topic, window: Option<Arc<Window>>) -> TopicState {
+    pub(super) fn new(id: Topic, turns: Turns, window: Option<Arc<Window>>) -> TopicState {
         let (views, rows) = (IdSet::default(), TopicRows::default());
         TopicState {
             id,
@@ -107,6 +110,7 @@ impl TopicState {
             rows,
             prefix: window.map(Prefix::new),
             by_value: Vec::new(),
+            turns,
             phase: Phase::Unread,
             read_ahead_until: None,
         }
@@ -123,6 +127,11 @@ impl TopicState {
 
     pub(crate) fn rows(&self) -> &TopicRows {
         &self.rows
+    }
+
+    /// When its rows come or go by time alone.
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.turns
     }
 
     pub(crate) fn phase(&self) -> &Phase {

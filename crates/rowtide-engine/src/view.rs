@@ -12,7 +12,7 @@ use rowtide_feed::Acknowledgement;
 use rowtide_plan::claims::Claims;
 use rowtide_plan::map::{IdMap, IdSet};
 use rowtide_plan::plan::{Branch, Selection, TableId, WindowId};
-use rowtide_plan::value::Value;
+use rowtide_plan::value::{Instant, Value};
 use rowtide_protocol::{Cursor, Epoch, Lsn, ViewId};
 
 use crate::resume::Resume;
@@ -49,7 +49,7 @@ pub(crate) struct View {
     /// Topics that were in reach at the last message and are not any more, and whose rows must be read
     /// to say which ones that takes away.
     pub(crate) leaving: IdSet<TopicKey>,
-    /// How many topics of `reach` and `leaving` have rows that are waited for.
+    /// How many topics of `reach` and `leaving` have rows that are waited for; one more where the time is.
     waiting: usize,
     /// Where the stream must be before the next message, if that was ever ahead of it.
     release_at: Option<Lsn>,
@@ -60,6 +60,10 @@ pub(crate) struct View {
     pub(crate) windows: Vec<ViewWindow>,
     /// Whether these may have other rows than when they were looked through last.
     pub(crate) windows_are_stale: bool,
+    /// As of when the last message was made.
+    pub(crate) told_at: Instant,
+    /// Topics whose rows may have turned since.
+    pub(crate) turned: IdSet<TopicKey>,
     /// What was frozen last, if nothing has changed since and somebody has it still.
     frozen: Weak<ViewRows>,
     /// The position of the last message.
@@ -126,6 +130,8 @@ impl View {
             sets: ViewSets::new(sets),
             windows,
             windows_are_stale: false,
+            told_at: Instant::MINUS_INFINITY,
+            turned: IdSet::default(),
             frozen: Weak::new(),
             sent: None,
             is_dirty: false,
@@ -165,13 +171,13 @@ impl View {
     }
 
     /// Whether it sees a row with these kept columns, where it reaches a topic of the branch that has it.
-    pub(crate) fn sees(&self, branch: &Branch, kept: &[Value]) -> bool {
-        self.sets.pass(Moment::Now, branch, kept, &self.claims)
+    pub(crate) fn sees(&self, branch: &Branch, kept: &[Value], now: Instant) -> bool {
+        self.sets.pass(Moment::Now, branch, kept, &self.claims, now)
     }
 
     /// Whether it saw it at its last message.
     pub(crate) fn saw(&self, branch: &Branch, kept: &[Value]) -> bool {
-        self.sets.pass(Moment::Told, branch, kept, &self.claims)
+        self.sets.pass(Moment::Told, branch, kept, &self.claims, self.told_at)
     }
 
     /// Whether the last message was made with this topic in reach.
@@ -191,6 +197,7 @@ impl View {
             && self.gained.is_empty()
             && self.retold.is_empty()
             && self.leaving.is_empty()
+            && self.turned.is_empty()
             && self.acknowledgements.is_empty()
             && !self.sets.any_differ(Moment::Told)
             && !self.windows_are_stale
@@ -253,7 +260,7 @@ impl View {
         Cursor { epoch, view: self.id, lsn }
     }
 
-    /// One topic more that it looks at, or of those that it looks at, waits for its rows.
+    /// One topic more that it looks at, or of those that it looks at, waits for its rows; or it is not known what time it is.
     pub(crate) fn wait_for_one(&mut self) {
         self.waiting += 1;
     }
@@ -309,7 +316,7 @@ impl View {
         self.frozen = Arc::downgrade(rows);
     }
 
-    /// How many topics it waits for.
+    /// How many topics it waits for, and whether for the time.
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         self.waiting

@@ -143,6 +143,12 @@ impl Views {
         &self.dirty
     }
 
+    /// What time it is has become known, for which all have waited.
+    pub(crate) fn know_the_time(&mut self) {
+        let keys: Vec<ViewKey> = self.views.iter().map(|(key, _)| key).collect();
+        keys.into_iter().for_each(|key| self.mark(key).waited_for_one());
+    }
+
     /// Those to look at, in the order in which they were marked.
     pub(crate) fn take_dirty(&mut self) -> Vec<ViewKey> {
         let mut dirty = std::mem::take(&mut self.dirty);

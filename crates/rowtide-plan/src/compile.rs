@@ -11,6 +11,7 @@ mod names;
 mod predicate;
 mod queries;
 mod sent;
+mod time;
 mod types;
 mod unstreamed;
 mod windows;
@@ -425,9 +426,9 @@ impl Compiler<'_> {
     }
 }
 
-/// Puts a condition to those of the row alone, or to those that ask for claims or sets.
+/// Puts a condition to those of the row alone, or to those that ask for claims, sets or the time.
 fn sort(part: Predicate, row_parts: &mut Vec<Predicate>, claim_parts: &mut Vec<Predicate>) {
-    let mut of_view = part.asks_sets();
+    let mut of_view = part.asks_sets() || part.asks_time();
     part.operands(&mut |operand| of_view |= matches!(operand, Operand::Claim(_)));
     if of_view { claim_parts.push(part) } else { row_parts.push(part) }
 }

@@ -24,6 +24,7 @@ pub mod judged_rule;
 pub mod map;
 pub mod plan;
 mod prefixed;
+pub mod present;
 pub mod queries;
 mod reach;
 pub mod row;

@@ -12,6 +12,7 @@ use crate::catalog::CatalogTable;
 use crate::claims::{Claim, ClaimUse};
 use crate::documents::PlannedKind;
 use crate::filter::{ClaimFilter, Filter};
+use crate::present::TimeTest;
 use crate::queries::PlannedQuery;
 use crate::row::Topic;
 use crate::value::{ColumnType, Int8Form, Value};
@@ -155,6 +156,11 @@ pub struct Fill {
 }
 
 impl Plan {
+    /// Whether rows of any branch come and go as time passes.
+    pub fn asks_time(&self) -> bool {
+        self.branches.iter().any(Branch::asks_time)
+    }
+
     /// The table with this id.
     pub fn table(&self, id: TableId) -> &Table {
         &self.tables[usize::from(id.0)]
@@ -269,6 +275,17 @@ impl Branch {
     /// Whether a view that reaches its topics sends clients all rows of them that it sees, and not only the first ones.
     pub fn sends_all_rows(&self) -> bool {
         self.published && self.window.is_none()
+    }
+
+    /// What its rows are asked as time passes, each with the kept column.
+    pub fn time_tests(&self) -> Vec<(usize, TimeTest)> {
+        let tests = self.claim_filter.0.time_tests().into_iter();
+        tests.filter_map(|test| Some((test.column.column()?, test.clone()))).collect()
+    }
+
+    /// Whether its rows come and go as time passes.
+    pub fn asks_time(&self) -> bool {
+        self.claim_filter.0.asks_time()
     }
 
     /// Whether it says by itself what may be seen of its table, whatever a subscription selects of that.

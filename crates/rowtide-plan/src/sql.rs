@@ -249,6 +249,10 @@ pub(crate) fn predicate_of_view(
             _ => format!("{} IS NULL", operand(inner, None)),
         },
         Predicate::InSet(test) => (view.set)(test),
+        Predicate::Time(test) => {
+            let (column, is) = (operand(&test.column, None), test.comparison.sql());
+            format!("{column} {is} now(){}", test.interval_sql())
+        }
         Predicate::Any(item, array) => {
             let kind = match array {
                 Operand::Column(index) => column(*index).kind.element(),

@@ -24,7 +24,7 @@ use crate::connect::{
     ConnectError, ConnectOptions, TEXT_SETTINGS, connect, reason, reason_without_values,
 };
 use crate::table_trouble::TableTrouble;
-use crate::wal::{WalError, WalLayout, flush};
+use crate::wal::{WalError, WalLayout, commit_behind, flush};
 
 /// Why a load did not arrive.
 #[derive(Debug, Error)]
@@ -167,11 +167,34 @@ impl Loader {
         Ok(loaded)
     }
 
+    /// Sees to it that something is committed, and streamed, if Postgres' clock is behind this moment, in microseconds since
+    /// 1970 UTC. Where that is refused time does not pass by itself, and it is said.
+    ///
+    /// # Errors
+    /// When Postgres does not answer. The connection is made anew by the next call.
+    pub async fn commit_behind(&mut self, us: i64) -> Result<(), LoadError> {
+        let connection = self.connected().await?;
+        match commit_behind(&connection.client, us).await {
+            Ok(()) => {}
+            Err(error) if error.as_db_error().is_some() => {
+                let error = reason(&error);
+                tracing::warn!(error, "rows whose time has come wait for the next commit");
+            }
+            Err(error) => return Err(error.into()),
+        }
+        self.connection = Some(connection);
+        Ok(())
+    }
+
+    async fn connected(&mut self) -> Result<Connection, LoadError> {
+        match self.connection.take() {
+            Some(connection) if !connection.client.is_closed() => Ok(connection),
+            _ => open(&self.options).await,
+        }
+    }
+
     async fn try_load(&mut self, asked: Asked<'_>) -> Result<LoadedTopics, LoadError> {
-        let connection = match self.connection.take() {
-            Some(connection) if !connection.client.is_closed() => connection,
-            _ => open(&self.options).await?,
-        };
+        let connection = self.connected().await?;
         // Given back only after a success: a failed or cancelled load leaves a transaction open.
         let loaded = run(&connection, asked, self.guarded).await?;
         self.connection = Some(connection);

@@ -250,7 +250,9 @@ async fn a_client_holds_what_it_may_see_of_what_it_asks_for() {
                 let asked = match round % 3 {
                     0 => json!({ "id": next, "query": "newest" }),
                     1 => json!({ "id": next, "query": "first", "params": { "channel": n } }),
-                    _ => json!({ "id": next, "query": "first", "params": { "channel": n, "count": 40 } }),
+                    _ => {
+                        json!({ "id": next, "query": "first", "params": { "channel": n, "count": 40 } })
+                    }
                 };
                 ann.subscribe(&asked).await;
             }

@@ -279,7 +279,7 @@ impl Engine {
                 let branch = self.plan.branch(state.id().branch);
                 for row in state.rows().iter().filter(|_| branch.sends_all_rows()) {
                     let key = &row.image.key;
-                    if view.sees(branch, &row.image.kept)
+                    if view.sees(branch, &row.image.kept, self.time.now)
                         && !self.is_seen(after, key, Some(row))
                         && said.insert((branch.table, key))
                     {

@@ -57,9 +57,11 @@ impl Engine {
     /// Brings the sessions of a whole view to the present.
     fn flush(&mut self, key: ViewKey, shared: &mut Option<SharedBody>, out: &mut Vec<Output>) {
         self.touch_by_sets(key);
+        self.touch_by_time(key);
         self.detach_leaving(key);
         let view = &mut self.views[key];
         view.sets.were_told();
+        view.told_at = self.time.now;
         let (touched, gained) = view.take_news();
         let mut acknowledgements = std::mem::take(&mut view.acknowledgements);
         let view = &self.views[key];
@@ -197,7 +199,7 @@ impl Engine {
             }
             let state = &self.topics[key];
             let row = if state.was_read() { state.rows().get(row_key)? } else { latest };
-            (branch.published && view.sees(branch, &row.image.kept)).then_some(row)
+            (branch.published && view.sees(branch, &row.image.kept, self.time.now)).then_some(row)
         })
     }
 
@@ -285,7 +287,8 @@ impl Engine {
         let published = topics.filter(|state| self.plan.branch(state.id().branch).sends_all_rows());
         let rows = published.map(|state| (state.id(), state.rows()));
         let windows = windows.iter().map(|window| (window.table, window.rows().cloned().collect()));
-        ViewRows::freeze(&self.plan, &view.claims, view.sets.freeze(), rows).with_windows(windows)
+        let sets = view.sets.freeze(self.time.now);
+        ViewRows::freeze(&self.plan, &view.claims, sets, rows).with_windows(windows)
     }
 }
 

@@ -18,7 +18,7 @@ use crate::window::with_reserve;
 enum Rows {
     /// Of each.
     All,
-    /// Of those only whose rows name other topics, or fill sets.
+    /// Of those only whose rows name other topics, fill sets, or come and go as time passes.
     IfItNames,
 }
 
@@ -40,7 +40,9 @@ impl Engine {
         for (row, counts) in [(after, true), (before, false)] {
             let Some(row) = row else { continue };
             let View { sets, claims, .. } = &self.views[view];
-            if sets.pass(Moment::Followed, self.plan.branch(branch), &row.image.kept, claims) {
+            let branch_of = self.plan.branch(branch);
+            let at = self.time.followed;
+            if sets.pass(Moment::Followed, branch_of, &row.image.kept, claims, at) {
                 self.count(view, branch, &row.image, counts);
             }
         }
@@ -97,14 +99,15 @@ impl Engine {
         }
     }
 
-    /// The topic, in use from now on by this view; its rows are loaded if they have to be. Of one that is for a window they always
-    /// are.
+    /// The topic, in use from now on by this view; its rows are loaded if they have to be.
     fn topic(&mut self, view: ViewKey, topic: Topic, rows: Rows) -> TopicKey {
         let branch = self.plan.branch(topic.branch);
-        let needed = rows == Rows::All || branch.names_others() || branch.window.is_some();
+        // What turns, or is among the first, is known of rows that are read alone.
+        let is_read = branch.names_others() || branch.asks_time() || branch.window.is_some();
+        let needed = rows == Rows::All || is_read;
         let window = branch.window.map(|id| Arc::clone(self.plan.window(id)));
         let limit = branch.window.and_then(|id| Some(self.views[view].window(id)?.limit));
-        let key = self.topics.enter(topic, window);
+        let key = self.topics.enter(topic, branch, window);
         if let (Some(limit), Some(prefix)) = (limit, &mut self.topics[key].prefix) {
             prefix.ask_for(with_reserve(limit));
         }

@@ -39,6 +39,7 @@ impl Engine {
         for acknowledgement in &transaction.acknowledgements {
             self.acknowledge(acknowledgement);
         }
+        self.pass_time(transaction.commit_time_us);
         self.loads.streamed(transaction);
         self.position = transaction.lsn;
         self.taking = None;

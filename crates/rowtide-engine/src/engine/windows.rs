@@ -62,7 +62,7 @@ impl Engine {
                 if seen.len() == window.limit {
                     break;
                 }
-                match view.sees(branch, &row.image.kept) {
+                match view.sees(branch, &row.image.kept, self.time.now) {
                     true => seen.push((rank.clone(), row.image.key.clone(), Some(Arc::clone(row)))),
                     false => others += 1,
                 }
@@ -151,7 +151,7 @@ impl Engine {
             if !prefix.covers(image) {
                 continue;
             }
-            match sets.pass(Moment::Now, branch, &image.kept, &view.claims) {
+            match sets.pass(Moment::Now, branch, &image.kept, &view.claims, resume.from_time) {
                 true => seen.push((prefix.ranked(image), image.key.clone(), row.cloned())),
                 false => others += 1,
             }

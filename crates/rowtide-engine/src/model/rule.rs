@@ -275,6 +275,10 @@ pub(super) enum Filter {
     YInMembers,
     /// `(flag AND x = …) IS NOT FALSE`
     MayBeBoth(i64),
+    /// `t > now() - interval '… seconds'`, written in one of several ways.
+    After(i64, bool),
+    /// `now() BETWEEN t AND t + interval '… seconds'`
+    For(i64),
     Always,
 }
 
@@ -394,6 +398,13 @@ impl Rule {
                 Filter::NotInMembers => "auth.user_id <> ALL (m)".to_owned(),
                 Filter::YInMembers => "y = ANY (m)".to_owned(),
                 Filter::MayBeBoth(n) => format!("(flag AND x = {n}) IS NOT FALSE"),
+                Filter::After(seconds, true) => format!("t > now() - interval '{seconds} seconds'"),
+                Filter::After(seconds, false) => {
+                    format!("NOT (now() >= t + interval '00:00:{seconds:02}')")
+                }
+                Filter::For(seconds) => {
+                    format!("now() BETWEEN t AND (t + '{seconds} s'::interval)")
+                }
                 Filter::Always => "true".to_owned(),
             },
         }
@@ -435,6 +446,11 @@ impl Rule {
                     let both = all([row.flag, equal(row.x, Some(*n))].into_iter());
                     Some(both != Some(false))
                 }
+                Filter::After(seconds, _) => Some(row.t? > data.now - seconds),
+                Filter::For(seconds) => {
+                    let t = row.t?;
+                    Some((t..=t + seconds).contains(&data.now))
+                }
                 Filter::Always => Some(true),
             },
         }
@@ -444,7 +460,7 @@ impl Rule {
 impl Filter {
     fn random(rng: &mut SmallRng) -> Rule {
         let n = rng.random_range(1..4);
-        Rule::Filter(match rng.random_range(0..15) {
+        Rule::Filter(match rng.random_range(0..18) {
             0 => Filter::Flag,
             1 => Filter::NotFlag,
             2 => Filter::XNull,
@@ -459,6 +475,8 @@ impl Filter {
             11 => Filter::NotInMembers,
             12 => Filter::YInMembers,
             13 => Filter::MayBeBoth(n),
+            14 => Filter::After([0, 5, 20][rng.random_range(0..3)], rng.random_bool(0.5)),
+            15 => Filter::For(rng.random_range(0..20)),
             _ => Filter::Always,
         })
     }
