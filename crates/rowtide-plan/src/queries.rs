@@ -122,6 +122,15 @@ impl ParamType {
         format!("{}{}", self.name, if self.is_array { "[]" } else { "" })
     }
 
+    pub(crate) fn is_array(&self) -> bool {
+        self.is_array
+    }
+
+    /// As Postgres calls it; of an array, what its elements are.
+    pub(crate) fn element_sql(&self) -> &'static str {
+        self.name
+    }
+
     /// What values of it are; of an array, what its elements are.
     pub(crate) fn element(&self) -> &ColumnType {
         &self.kind

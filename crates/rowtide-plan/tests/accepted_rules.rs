@@ -443,3 +443,30 @@ fn a_whole_plan() {
     });
     kept("what_could_be_better", &shown.collect::<String>());
 }
+
+/// A definition with a query that selects notes on demand.
+fn queried(name: &str, param: &str, rule: &str) -> String {
+    format!(
+        "[tables.note]\nsync = 'on_demand'\nvisible = 'true'\n\
+         [queries.{name}]\nparams = {{ p = \"{param}\" }}\n\
+         [queries.{name}.select]\nnote = {{ where = '{rule}' }}\n"
+    )
+}
+
+#[test]
+fn an_array_is_a_parameter_where_any_of_it_is_meant_and_nowhere_else() {
+    for (param, rule) in
+        [("int4[]", "stars = ANY (params.p)"), ("text[]", "title <> ALL (params.p)")]
+    {
+        plan(&queried("q", param, rule), &notes());
+    }
+    for (param, rule, said) in [
+        ("int4", "stars = ANY (params.p)", "`params.p` is no array"),
+        ("int4[]", "stars = params.p", "`params.p` is an array"),
+    ] {
+        let text = queried("q", param, rule);
+        let definition = Definition::parse("rowtide.toml", &text).unwrap();
+        let error = compile(&definition, &notes()).unwrap_err();
+        assert!(format!("{error:?}").contains(said), "{error:?}");
+    }
+}
