@@ -46,7 +46,7 @@ pub struct Plan {
     pub writes_as: Option<String>,
     /// The mutations that have names. [`Plan::fingerprint`] leaves them out.
     pub calls: Vec<PlannedCall>,
-    /// What clients may subscribe to. [`Plan::fingerprint`] has what it selects, by its branches.
+    /// What clients may subscribe to. [`Plan::fingerprint`] has what it selects, by its branches, and what it is called.
     pub queries: Vec<PlannedQuery>,
     /// Queries of the definition that are not among these, because the database does not fit them now.
     pub unfit_queries: Vec<String>,

@@ -470,3 +470,23 @@ fn an_array_is_a_parameter_where_any_of_it_is_meant_and_nowhere_else() {
         assert!(format!("{error:?}").contains(said), "{error:?}");
     }
 }
+
+/// A client that comes back says what it has of a query by the query's name, and by the parameters that it gave.
+#[test]
+fn a_query_of_another_name_or_with_another_default_is_another_plan() {
+    let of = |name: &str, param: &str| {
+        plan(&queried(name, param, "stars = params.p"), &notes()).fingerprint()
+    };
+    assert_eq!(of("q", "int4 = 1"), of("q", "int4 = 1"));
+    assert_ne!(of("q", "int4 = 1"), of("q", "int4 = 2"));
+    // What was `r` is `q` now, and what was `q` is `p`.
+    let renamed = |first: &str, second: &str| {
+        let text = format!(
+            "[tables.note]\nsync = 'on_demand'\nvisible = 'true'\n\
+             [queries.{first}.select]\nnote = {{ where = 'stars = 1' }}\n\
+             [queries.{second}.select]\nnote = {{ where = 'stars = 2' }}\n"
+        );
+        plan(&text, &notes()).fingerprint()
+    };
+    assert_ne!(renamed("p", "q"), renamed("q", "r"));
+}
