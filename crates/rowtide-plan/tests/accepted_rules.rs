@@ -490,3 +490,20 @@ fn a_query_of_another_name_or_with_another_default_is_another_plan() {
     };
     assert_ne!(renamed("p", "q"), renamed("q", "r"));
 }
+
+/// What is far longer than any name is looked at no further.
+#[test]
+fn a_query_that_is_not_there_costs_nothing_however_long_its_name() {
+    let mut text = "[tables.note]\nsync = 'on_demand'\nvisible = 'true'\n".to_owned();
+    for number in 0..200 {
+        text += &format!(
+            "[queries.a_long_name_of_a_query_{number}.select]\nnote = {{ where = 'stars = 1' }}\n"
+        );
+    }
+    let plan = plan(&text, &notes());
+    let claims = plan.claims_of_nobody();
+    let select = |name: &str| plan.select(&claims, name, &serde_json::Map::new()).unwrap_err();
+    let said = select("a_long_name_of_a_query_x7").to_string();
+    assert!(said.contains("did you mean `a_long_name_of_a_query_"), "{said}");
+    assert!(!select(&"x".repeat(4 << 20)).to_string().contains("did you mean"));
+}
