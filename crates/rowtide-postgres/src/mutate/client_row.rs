@@ -38,8 +38,8 @@ pub(super) struct ClientRowSql {
     /// `$1` client, `$2` number, `$3` keys: writes the keys that the mutation of this number made into the row, which is at
     /// this number, and keeps them.
     pub(super) keep_keys: String,
-    /// `$1` client, `$2` numbers: of each, an operation and a key that it made, or nulls if there are none; and whether it
-    /// was rejected.
+    /// `$1` client, `$2` numbers, `$3` an operation of each: the number and the operation, the key that this made, or null,
+    /// whether the mutation was rejected, and whether it made any.
     pub(super) look_keys: String,
     /// `$1` client, `$2` number: writes the row again, with all rejections and keys from this number on. So the stream
     /// repeats the outcome of every number from this one to the last.
@@ -106,10 +106,11 @@ impl ClientRowSql {
                  UPDATE {client} SET keys = $3::json WHERE client_id = $1::text"
             ),
             look_keys: format!(
-                "SELECT n.id, m.op, m.key::text, EXISTS (SELECT FROM {rejections} AS r \
-                 WHERE r.client_id = $1::text AND r.id = n.id) \
-                 FROM unnest($2::bigint[]) AS n(id) \
-                 LEFT JOIN {made} AS m ON m.client_id = $1::text AND m.id = n.id"
+                "SELECT n.id, n.op, m.key::text, EXISTS (SELECT FROM {rejections} AS r \
+                 WHERE r.client_id = $1::text AND r.id = n.id), EXISTS (SELECT FROM {made} AS o \
+                 WHERE o.client_id = $1::text AND o.id = n.id) \
+                 FROM unnest($2::bigint[], $3::bigint[]) AS n(id, op) \
+                 LEFT JOIN {made} AS m ON m.client_id = $1::text AND m.id = n.id AND m.op = n.op"
             ),
             touch: format!(
                 "UPDATE {client} SET name = NULL, refused = (SELECT jsonb_agg(jsonb_build_object(\
