@@ -286,6 +286,20 @@ async fn a_database_that_was_set_up_before_is_told_of_and_set_up_again() {
     assert_eq!(told(&mut writer, waits).await.0.len(), 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mutation_that_is_sent_again_is_told_its_keys_however_many_came_behind_it() {
+    let app = App::with(DEFINITION, TABLES).await;
+    let mut writer = Writer::live(&app, "u1").await;
+    let last = 103;
+    for _ in 0..last {
+        writer.send(json!([note()])).await;
+    }
+    told(&mut writer, last).await;
+    writer.send_as(2, json!([note()])).await;
+    let (keys, _) = told(&mut writer, last).await;
+    assert_eq!(keys[0], json!({ "id": 2, "op": 0, "key": { "id": 2 } }));
+}
+
 /// A key is told, and put where it is referred to, in the form that the row has it in, whatever its type.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_of_any_type_is_the_rows() {

@@ -7,7 +7,6 @@ use rowtide_plan::write::{GO_ON, REFERABLE_MUTATIONS};
 use rowtide_protocol::Rejected;
 
 use super::{Number, Ticket};
-use crate::client_registry::TOLD_MUTATIONS;
 use crate::connect::Names;
 
 /// How many rejections of a client are stored, for a client that comes back.
@@ -16,6 +15,9 @@ pub(super) const KEPT_REJECTIONS: u64 = 100;
 pub(super) const KEPT_NAMES: u64 = 1_000;
 /// How many of them, where the tab that sent a mutation is not known to have heard what became of it.
 pub(super) const KEPT_UNTOLD: u64 = 5_000;
+
+/// How many keys are told again with a mutation that is sent again: all of its own, and some of those behind it.
+pub(super) const REPEATED_KEYS: u64 = 1_000;
 
 /// The SQL of the statements on the row.
 pub(super) struct ClientRowSql {
@@ -41,8 +43,8 @@ pub(super) struct ClientRowSql {
     /// `$1` client, `$2` numbers, `$3` an operation of each: the number and the operation, the key that this made, or null,
     /// whether the mutation was rejected, and whether it made any.
     pub(super) look_keys: String,
-    /// `$1` client, `$2` number: writes the row again, with all rejections and keys from this number on. So the stream
-    /// repeats the outcome of every number from this one to the last.
+    /// `$1` client, `$2` number: writes the row again, with all rejections from this number on, and the keys, of which the
+    /// first come first. So the stream repeats the outcome of every number from this one to the last.
     pub(super) touch: String,
     /// `$1` client, `$2` name, `$3` rejections or null: writes the row again for a name.
     pub(super) touch_name: String,
@@ -117,9 +119,9 @@ impl ClientRowSql {
                  'id', id, 'code', code, 'message', message) ORDER BY id) FROM {rejections} \
                  WHERE client_id = $1::text AND id >= $2::bigint), \
                  keys = (SELECT json_agg(json_build_object('id', k.id, 'op', k.op, 'key', k.key) \
-                 ORDER BY k.id, k.op) FROM {made} AS k WHERE k.client_id = $1::text AND k.id IN \
-                 (SELECT DISTINCT m.id FROM {made} AS m WHERE m.client_id = $1::text \
-                 AND m.id >= $2::bigint ORDER BY m.id DESC LIMIT {TOLD_MUTATIONS})) \
+                 ORDER BY k.id, k.op) \
+                 FROM (SELECT id, op, key FROM {made} WHERE client_id = $1::text \
+                 AND id >= $2::bigint ORDER BY id, op LIMIT {REPEATED_KEYS}) AS k) \
                  WHERE client_id = $1::text"
             ),
             touch_name: format!(
