@@ -471,6 +471,19 @@ fn an_array_is_a_parameter_where_any_of_it_is_meant_and_nowhere_else() {
     }
 }
 
+#[test]
+fn a_parameter_that_may_have_a_fraction_is_not_compared_with_integers() {
+    for rule in ["price > params.p", "score > params.p", "stars > params.p"] {
+        plan(&queried("q", "int4", rule), &notes());
+    }
+    for param in ["numeric", "float8"] {
+        let text = queried("q", param, "stars > params.p");
+        let definition = Definition::parse("rowtide.toml", &text).unwrap();
+        let error = compile(&definition, &notes()).unwrap_err();
+        assert!(format!("{error:?}").contains("is compared with another type"), "{error:?}");
+    }
+}
+
 /// A client that comes back says what it has of a query by the query's name, and by the parameters that it gave.
 #[test]
 fn a_query_of_another_name_or_with_another_default_is_another_plan() {

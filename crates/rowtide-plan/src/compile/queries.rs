@@ -130,8 +130,8 @@ fn fits(declared: &ParamType, kind: &ColumnType) -> bool {
         kind => kind.family(),
     };
     let own = declared.element().family();
-    let is_number = |of| matches!(of, Some(Family::Int | Family::Float | Family::Numeric));
+    // What is no integer would be null beside one, and be compared with nothing.
     own == other
         || (own, other) == (Some(Family::Text), Some(Family::Enum))
-        || (is_number(own) && is_number(other))
+        || (own == Some(Family::Int) && matches!(other, Some(Family::Float | Family::Numeric)))
 }
