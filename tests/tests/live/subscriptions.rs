@@ -316,8 +316,30 @@ async fn what_is_wrong_with_a_subscription_is_told_and_the_rest_goes_on() {
     let too_many = ann.errors.iter().filter(|(_, code)| code == "too_many").count();
     assert_eq!((too_many, ann.errors.len(), ann.subscribed.len()), (62, 62, 100));
     ann.comes_to_have_the_truth(&sql, "ann").await;
+    // Of more than fits into `connect`, when she comes back.
+    for id in 100..198 {
+        ann.unsubscribe(id).await;
+    }
+    while ann.subscribed.contains_key(&197) {
+        ann.hear().await;
+    }
+    ann.errors.clear();
+    for id in 300..310 {
+        let params = json!({ "author": "x".repeat(2_000) });
+        ann.subscribe(&json!({ "id": id, "query": "by", "params": params })).await;
+    }
+    let all = "x".repeat(60_000);
+    ann.subscribe(&json!({ "id": 310, "query": "by", "params": { "author": all } })).await;
+    while !ann.asked.is_empty() {
+        ann.hear().await;
+    }
+    assert!(ann.errors.iter().all(|(_, code)| code == "too_many"), "{:?}", ann.errors);
+    let there: Vec<Value> = ann.subscribed.values().cloned().collect();
+    assert!(there.len() > 7, "{}", there.len());
+    ann = Replica::connect(&app, "ann", &there, Some(ann)).await;
+    ann.comes_to_have_the_truth(&sql, "ann").await;
     // An id in use.
-    ann.subscribe(&channel(100, 2)).await;
+    ann.subscribe(&channel(300, 2)).await;
     ann.raw.ending().await.assert("an id in use", "bad_request");
     bystander.assert_undisturbed(&app, "subscriptions").await;
 }
