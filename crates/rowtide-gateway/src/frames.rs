@@ -14,6 +14,8 @@ use crate::garbage::Garbage;
 
 /// About how many bytes of rows go into one frame.
 pub const FRAME_BYTES: usize = 64 * 1024;
+/// How many rows messages that wait may have together and be folded into one frame, if none of them has more by itself.
+pub const FRAME_ROWS: usize = 1_000;
 
 /// A snapshot and the frames of it that some session has.
 #[derive(Debug)]

@@ -105,6 +105,9 @@ pub const FIRST_MESSAGE_BYTES: usize = 32 << 10;
 pub const MESSAGES_PER_SECOND: u32 = 2_000;
 /// How many subscriptions one session may have.
 pub const SUBSCRIPTIONS_PER_SESSION: usize = 100;
+/// How many bytes the names of their queries and their parameters, as JSON, may have together: a client that comes back names
+/// all of them in `connect`.
+pub const SUBSCRIPTION_BYTES: usize = 16 << 10;
 /// How many `subscribe` and `unsubscribe` one session may send at once, and in each second from then on; what is more is
 /// looked at later.
 pub const SUBSCRIBES_PER_SECOND: u32 = 100;

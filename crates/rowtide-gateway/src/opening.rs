@@ -14,7 +14,7 @@ use rowtide_postgres::mutate::Author;
 use rowtide_protocol::{Cursor, Epoch, Lsn, Subscribe, SubscriptionCode};
 use thiserror::Error;
 
-use crate::limits::SUBSCRIPTIONS_PER_SESSION;
+use crate::limits::{SUBSCRIPTION_BYTES, SUBSCRIPTIONS_PER_SESSION};
 
 /// Why a session gets no place.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -150,16 +150,26 @@ pub(crate) fn subscribing(
     asked: &[Subscribe],
 ) -> (Vec<Subscribing>, Vec<Refused>) {
     let (mut taken, mut refused) = (Vec::new(), Vec::new());
+    let mut bytes = 0;
     for subscribe in asked {
-        match subscribing_one(plan, claims, subscribe, taken.len()) {
-            Ok(subscribing) => taken.push(subscribing),
+        match subscribing_one(plan, claims, subscribe, (taken.len(), bytes)) {
+            Ok(subscribing) => {
+                taken.push(subscribing);
+                bytes += bytes_of(subscribe);
+            }
             Err(why) => refused.push(why),
         }
     }
     (taken, refused)
 }
 
-/// What somebody who has so many `others` asks for.
+/// How many bytes of [`SUBSCRIPTION_BYTES`] a subscription takes.
+pub(crate) fn bytes_of(asked: &Subscribe) -> usize {
+    // A map of JSON always has a text.
+    asked.query.len() + serde_json::to_string(&asked.params).map_or(0, |json| json.len())
+}
+
+/// What somebody asks for who has so many `others`, of so many bytes.
 ///
 /// # Errors
 /// When they may not have it.
@@ -167,11 +177,17 @@ pub(crate) fn subscribing_one(
     plan: &Plan,
     claims: &Claims,
     asked: &Subscribe,
-    others: usize,
+    (others, bytes): (usize, usize),
 ) -> Result<Subscribing, Refused> {
     let id = asked.id;
     if others >= SUBSCRIPTIONS_PER_SESSION {
         let message = format!("a session has at most {SUBSCRIPTIONS_PER_SESSION} subscriptions");
+        return Err((id, SubscriptionCode::TooMany, message));
+    }
+    if bytes + bytes_of(asked) > SUBSCRIPTION_BYTES {
+        let message = format!(
+            "the subscriptions of a session have at most {SUBSCRIPTION_BYTES} bytes of queries and parameters"
+        );
         return Err((id, SubscriptionCode::TooMany, message));
     }
     match plan.select(claims, &asked.query, &asked.params) {

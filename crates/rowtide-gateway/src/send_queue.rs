@@ -19,7 +19,7 @@ use rowtide_protocol::{
 };
 use smallvec::SmallVec;
 
-use crate::frames::{FRAME_BYTES, SnapshotFrame, SnapshotFrames};
+use crate::frames::{FRAME_BYTES, FRAME_ROWS, SnapshotFrame, SnapshotFrames};
 
 /// What a session that speaks in frames of the protocol is to do next.
 #[derive(Debug)]
@@ -287,10 +287,12 @@ impl SendQueue {
             Item::Ready(cursor) => Dequeued::Ready(cursor),
             Item::Snapshot { frames, at } => Dequeued::Snapshot { frames, at },
             Item::Tx { message, mut acknowledgements, mut subscriptions } => {
-                let mut bytes = message.size();
+                let (mut bytes, mut rows) = (message.size(), message.rows);
                 self.bytes -= message.size();
                 let mut messages = Messages::from_elem(message, 1);
+                // Rows that a message shares with the engine are none of its bytes, and are written all the same.
                 while bytes < FRAME_BYTES
+                    && rows < FRAME_ROWS
                     && let Some(Item::Tx { .. }) = self.items.front()
                     && let Some(Item::Tx { message, acknowledgements: more, subscriptions: then }) =
                         self.items.pop_front()
@@ -299,6 +301,7 @@ impl SendQueue {
                     subscriptions.subscribed.extend(then.subscribed);
                     subscriptions.unsubscribed.extend(then.unsubscribed);
                     bytes += message.size();
+                    rows += message.rows;
                     self.bytes -= message.size();
                     messages.push(message);
                 }
@@ -591,9 +594,26 @@ mod tests {
     }
 
     fn tx(lsn: u64, changes: &'static str) -> Item {
+        tx_of(lsn, changes, 1)
+    }
+
+    fn tx_of(lsn: u64, changes: &'static str, rows: usize) -> Item {
         let cursor = Cursor { epoch: Epoch(1), view: ViewId(1), lsn: Lsn(lsn) };
-        let message = ViewMessage::new(cursor, changes.into(), 1, Some(0));
+        let message = ViewMessage::new(cursor, changes.into(), rows, Some(0));
         Item::Tx { message, acknowledgements: Vec::new(), subscriptions: Subscriptions::default() }
+    }
+
+    #[test]
+    fn what_has_many_rows_is_not_folded_however_few_bytes_of_its_own_it_has() {
+        let mut sends = queue(1 << 20);
+        for lsn in 1..=3 {
+            let _told = sends.push(tx_of(lsn, "x", 1_000_000));
+        }
+        for lsn in 1..=3 {
+            let Some(Dequeued::Tx { messages, .. }) = sends.take() else { panic!("{lsn}") };
+            assert_eq!(messages.len(), 1);
+        }
+        assert!(sends.is_empty());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! view of its user, and from then on says what it is given and answers the client's own messages, until one side
 //! ends it. What it tells a client is the documented code for each case. Pure: see [`crate::conversation`].
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +26,9 @@ use crate::limits::{
     MUTATION_QUEUE, RATE_PATIENCE, SUBSCRIBES_PER_SECOND,
 };
 use crate::now::Now;
-use crate::opening::{NotServing, OpenRequest, Refused, claims_of, subscribing, subscribing_one};
+use crate::opening::{
+    NotServing, OpenRequest, Refused, bytes_of, claims_of, subscribing, subscribing_one,
+};
 use crate::pace::Pace;
 use crate::rate::Verdict;
 use crate::registry::{KnownNumbers, Sharing};
@@ -82,8 +84,8 @@ struct Live {
     reading: Reading,
     /// How often it may bring a token.
     tokens: Pace,
-    /// The subscriptions that are there, or asked for, or on their way out.
-    subscriptions: BTreeSet<SubscriptionId>,
+    /// The subscriptions that are there, or asked for, or on their way out, and how many bytes each takes.
+    subscriptions: BTreeMap<SubscriptionId, usize>,
     /// Those of `connect` that are refused, until it is told.
     refused: Vec<Refused>,
     /// How often it may ask for subscriptions.
@@ -334,10 +336,12 @@ impl Session {
         check_version(&plan, &connect)?;
         check_visitor(&plan, &visitor)?;
         let claims = claims_of(&plan, visitor.author().map(|author| &**author));
-        let (taken, refused) = subscribing(&plan, &claims, &connect.subscriptions);
+        let (_, refused) = subscribing(&plan, &claims, &connect.subscriptions);
+        let is_taken = |of: &&Subscribe| !refused.iter().any(|(id, ..)| *id == of.id);
+        let taken = connect.subscriptions.iter().filter(is_taken);
         self.phase = Phase::Live(Box::new(Live {
             plan,
-            subscriptions: taken.iter().map(|subscribing| subscribing.id).collect(),
+            subscriptions: taken.map(|of| (SubscriptionId(of.id), bytes_of(of))).collect(),
             refused,
             visitor,
             heard: false,
@@ -593,15 +597,15 @@ impl Live {
         match subscription {
             Subscription::Wanted(subscribe) => {
                 let id = SubscriptionId(subscribe.id);
-                if self.subscriptions.contains(&id) {
+                if self.subscriptions.contains_key(&id) {
                     return bad(format!("the subscription {} is in use", subscribe.id));
                 }
                 let author = self.visitor.author().map(|author| &**author);
                 let claims = claims_of(&self.plan, author);
-                let others = self.subscriptions.len();
+                let others = (self.subscriptions.len(), self.subscriptions.values().sum());
                 match subscribing_one(&self.plan, &claims, &subscribe, others) {
                     Ok(subscribing) => {
-                        self.subscriptions.insert(id);
+                        self.subscriptions.insert(id, bytes_of(&subscribe));
                         out.push(Effect::Subscribe(subscribing));
                     }
                     Err((id, code, message)) => {
@@ -609,7 +613,7 @@ impl Live {
                     }
                 }
             }
-            Subscription::NotWanted(id) if self.subscriptions.contains(&SubscriptionId(id)) => {
+            Subscription::NotWanted(id) if self.subscriptions.contains_key(&SubscriptionId(id)) => {
                 out.push(Effect::Unsubscribe(SubscriptionId(id)));
             }
             Subscription::NotWanted(id) => {

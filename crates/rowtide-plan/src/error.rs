@@ -95,12 +95,16 @@ pub(crate) fn did_you_mean<'a>(
     wrong: &str,
     names: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
+    let length = wrong.chars().count();
     names
         .into_iter()
-        .map(|name| (distance(&wrong.to_lowercase(), &name.to_lowercase()), name))
-        .min_by_key(|(distance, _)| *distance)
-        .filter(|(distance, name)| *distance <= 1 + name.chars().count() / 4)
-        .map(|(_, name)| name)
+        .map(|name| (name, name.chars().count()))
+        // Whoever is wrong may write at any length, and what differs in length by more is not near.
+        .filter(|(_, of)| length.abs_diff(*of) <= 1 + of / 4)
+        .map(|(name, of)| (distance(&wrong.to_lowercase(), &name.to_lowercase()), name, of))
+        .min_by_key(|(distance, ..)| *distance)
+        .filter(|(distance, _, of)| *distance <= 1 + of / 4)
+        .map(|(_, name, _)| name)
 }
 
 /// How many characters must be inserted, deleted or changed (Levenshtein).

@@ -51,11 +51,9 @@ impl Plan {
         if !self.windows.is_empty() {
             add(&self.windows);
         }
-        // Clients that come back have what a default has selected for them.
         for query in &self.queries {
-            for param in query.params.iter().filter(|param| param.default.is_some()) {
-                add(&(&query.name, &param.name, &param.default));
-            }
+            // Who comes back says what it has by this name, and by those parameters that it gives.
+            add(&(&query.name, &query.params));
         }
         digest.finalize().into()
     }

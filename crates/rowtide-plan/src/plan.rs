@@ -49,7 +49,7 @@ pub struct Plan {
     pub writes_as: Option<String>,
     /// The mutations that have names. [`Plan::fingerprint`] leaves them out.
     pub calls: Vec<PlannedCall>,
-    /// What clients may subscribe to. [`Plan::fingerprint`] has what it selects, by its branches.
+    /// What clients may subscribe to. [`Plan::fingerprint`] has what it selects, by its branches, and what it is called.
     pub queries: Vec<PlannedQuery>,
     /// The windows of queries.
     pub windows: Vec<Arc<Window>>,

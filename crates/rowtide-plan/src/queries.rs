@@ -2,6 +2,8 @@
 //! what it selects is decided by its claims, so a subscription is known by both. Claims that the query's rules do not name are
 //! left out, so that all who ask the same of what is everybody's are one.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value as Json};
 use thiserror::Error;
 
@@ -9,8 +11,9 @@ use crate::claims::{Claim, Claims};
 use crate::error::did_you_mean;
 use crate::ids::QueryId;
 use crate::plan::Plan;
-use crate::value::{ColumnType, Value};
+use crate::value::{ColumnType, Value, encode_hex};
 use crate::window::{MAX_WINDOW_ROWS, WindowLimit};
+use crate::write::decode_base64;
 
 /// A `[queries.…]` entry of the definition.
 #[derive(Clone, Debug)]
@@ -151,6 +154,15 @@ impl ParamType {
         format!("{}{}", self.name, if self.is_array { "[]" } else { "" })
     }
 
+    pub(crate) fn is_array(&self) -> bool {
+        self.is_array
+    }
+
+    /// As Postgres calls it; of an array, what its elements are.
+    pub(crate) fn element_sql(&self) -> &'static str {
+        self.name
+    }
+
     /// What values of it are; of an array, what its elements are.
     pub(crate) fn element(&self) -> &ColumnType {
         &self.kind
@@ -164,19 +176,34 @@ impl ParamType {
             _ => Json::from(text),
         };
         let is_bool = self.kind != ColumnType::Bool || matches!(text, "true" | "false");
-        (is_bool && self.takes(&json)).then_some(json)
+        self.read(&json).filter(|_| is_bool)
     }
 
-    fn takes(&self, json: &Json) -> bool {
+    /// What a client gives, as a claim would have it; `None` if it is not of this type.
+    fn read(&self, json: &Json) -> Option<Json> {
         match (json, self.is_array) {
-            (Json::Null, _) => true,
-            (Json::Array(items), true) => {
-                let fits = |item: &Json| item.is_null() || self.takes_one(item);
-                items.len() <= crate::value::MAX_CLAIM_ELEMENTS && items.iter().all(fits)
+            (Json::Null, _) => Some(Json::Null),
+            (Json::Array(items), true) if items.len() <= crate::value::MAX_CLAIM_ELEMENTS => {
+                let item = |item: &Json| match item {
+                    Json::Null => Some(Json::Null),
+                    item => self.read_one(item),
+                };
+                items.iter().map(item).collect()
             }
-            (_, true) => false,
-            (json, false) => self.takes_one(json),
+            (_, true) => None,
+            (json, false) => self.read_one(json),
         }
+    }
+
+    fn read_one(&self, json: &Json) -> Option<Json> {
+        let json = match (json, &self.kind) {
+            // A claim has it as Postgres prints it.
+            (Json::String(base64), ColumnType::Bytea) => {
+                Json::from(format!("\\x{}", encode_hex(&decode_base64(base64)?)))
+            }
+            (json, _) => json.clone(),
+        };
+        self.takes_one(&json).then_some(json)
     }
 
     fn takes_one(&self, json: &Json) -> bool {
@@ -222,17 +249,21 @@ impl Plan {
         if let Some(name) = params.keys().find(|name| planned.param(name).is_none()) {
             return Err(BadParams::Unknown { query: query(), name: cut(name) });
         }
+        let mut given: BTreeMap<&str, Json> = BTreeMap::new();
         for QueryParam { name, kind, default } in &planned.params {
-            let (name, sql) = (name.clone(), kind.sql());
-            match params.get(&name) {
-                None if default.is_none() => {
-                    return Err(BadParams::Missing { query: query(), name, kind: sql });
+            let json = match (params.get(name), default) {
+                (Some(json), _) => kind.read(json).ok_or_else(|| BadParams::WrongType {
+                    query: query(),
+                    name: name.clone(),
+                    kind: kind.sql(),
+                })?,
+                (None, Some(default)) => default.clone(),
+                (None, None) => {
+                    let (name, kind) = (name.clone(), kind.sql());
+                    return Err(BadParams::Missing { query: query(), name, kind });
                 }
-                Some(json) if !kind.takes(json) => {
-                    return Err(BadParams::WrongType { query: query(), name, kind: sql });
-                }
-                _ => {}
-            }
+            };
+            given.insert(name, json);
         }
         let windows = self.windows_of(QueryId(index as u16)).map(|id| self.window(id).limit);
         for limit in windows {
@@ -240,7 +271,7 @@ impl Plan {
             let Claim::Param { name, .. } = &self.claims[usize::from(claim.0)].claim else {
                 continue;
             };
-            if params.get(&**name).is_some_and(|json| count_of_rows(json).is_none()) {
+            if given.get(&**name).is_some_and(|json| count_of_rows(json).is_none()) {
                 return Err(BadParams::NoLimit { query: query(), name: name.to_string() });
             }
         }
@@ -249,9 +280,7 @@ impl Plan {
             match &of.claim {
                 _ if !named => Value::Null,
                 Claim::Param { name, .. } => {
-                    let given = params.get(&**name);
-                    let default = || planned.param(name)?.default.as_ref();
-                    let json = given.or_else(default);
+                    let json = given.get(&**name);
                     json.map_or(Value::Null, |json| Value::from_claim(&of.kind, json))
                 }
                 Claim::UserId | Claim::Named(_) => claims.0[index].clone(),

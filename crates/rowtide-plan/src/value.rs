@@ -311,7 +311,8 @@ fn encode_uuid(bytes: &[u8; 16]) -> String {
     [a, b, c, d, e].map(encode_hex).join("-")
 }
 
-fn encode_hex(bytes: &[u8]) -> String {
+/// Two hexadecimal digits for each byte.
+pub(crate) fn encode_hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -443,3 +443,80 @@ fn a_whole_plan() {
     });
     kept("what_could_be_better", &shown.collect::<String>());
 }
+
+/// A definition with a query that selects notes on demand.
+fn queried(name: &str, param: &str, rule: &str) -> String {
+    format!(
+        "[tables.note]\nsync = 'on_demand'\nvisible = 'true'\n\
+         [queries.{name}]\nparams = {{ p = \"{param}\" }}\n\
+         [queries.{name}.select]\nnote = {{ where = '{rule}' }}\n"
+    )
+}
+
+#[test]
+fn an_array_is_a_parameter_where_any_of_it_is_meant_and_nowhere_else() {
+    for (param, rule) in
+        [("int4[]", "stars = ANY (params.p)"), ("text[]", "title <> ALL (params.p)")]
+    {
+        plan(&queried("q", param, rule), &notes());
+    }
+    for (param, rule, said) in [
+        ("int4", "stars = ANY (params.p)", "`params.p` is no array"),
+        ("int4[]", "stars = params.p", "`params.p` is an array"),
+    ] {
+        let text = queried("q", param, rule);
+        let definition = Definition::parse("rowtide.toml", &text).unwrap();
+        let error = compile(&definition, &notes()).unwrap_err();
+        assert!(format!("{error:?}").contains(said), "{error:?}");
+    }
+}
+
+#[test]
+fn a_parameter_that_may_have_a_fraction_is_not_compared_with_integers() {
+    for rule in ["price > params.p", "score > params.p", "stars > params.p"] {
+        plan(&queried("q", "int4", rule), &notes());
+    }
+    for param in ["numeric", "float8"] {
+        let text = queried("q", param, "stars > params.p");
+        let definition = Definition::parse("rowtide.toml", &text).unwrap();
+        let error = compile(&definition, &notes()).unwrap_err();
+        assert!(format!("{error:?}").contains("is compared with another type"), "{error:?}");
+    }
+}
+
+/// A client that comes back says what it has of a query by the query's name, and by the parameters that it gave.
+#[test]
+fn a_query_of_another_name_or_with_another_default_is_another_plan() {
+    let of = |name: &str, param: &str| {
+        plan(&queried(name, param, "stars = params.p"), &notes()).fingerprint()
+    };
+    assert_eq!(of("q", "int4 = 1"), of("q", "int4 = 1"));
+    assert_ne!(of("q", "int4 = 1"), of("q", "int4 = 2"));
+    // What was `r` is `q` now, and what was `q` is `p`.
+    let renamed = |first: &str, second: &str| {
+        let text = format!(
+            "[tables.note]\nsync = 'on_demand'\nvisible = 'true'\n\
+             [queries.{first}.select]\nnote = {{ where = 'stars = 1' }}\n\
+             [queries.{second}.select]\nnote = {{ where = 'stars = 2' }}\n"
+        );
+        plan(&text, &notes()).fingerprint()
+    };
+    assert_ne!(renamed("p", "q"), renamed("q", "r"));
+}
+
+/// What is far longer than any name is looked at no further.
+#[test]
+fn a_query_that_is_not_there_costs_nothing_however_long_its_name() {
+    let mut text = "[tables.note]\nsync = 'on_demand'\nvisible = 'true'\n".to_owned();
+    for number in 0..200 {
+        text += &format!(
+            "[queries.a_long_name_of_a_query_{number}.select]\nnote = {{ where = 'stars = 1' }}\n"
+        );
+    }
+    let plan = plan(&text, &notes());
+    let claims = plan.claims_of_nobody();
+    let select = |name: &str| plan.select(&claims, name, &serde_json::Map::new()).unwrap_err();
+    let said = select("a_long_name_of_a_query_x7").to_string();
+    assert!(said.contains("did you mean `a_long_name_of_a_query_"), "{said}");
+    assert!(!select(&"x".repeat(4 << 20)).to_string().contains("did you mean"));
+}

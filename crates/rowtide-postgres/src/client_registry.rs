@@ -237,7 +237,7 @@ pub struct Outcomes {
 }
 
 /// How many mutations of a client that made keys are told of when it comes back.
-pub(crate) const TOLD_MUTATIONS: u64 = 100;
+const TOLD_MUTATIONS: u64 = 100;
 
 /// The rejections and the keys for each `(client id, the highest mutation whose outcome the client knows)`.
 ///

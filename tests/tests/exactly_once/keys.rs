@@ -285,3 +285,128 @@ async fn a_database_that_was_set_up_before_is_told_of_and_set_up_again() {
     assert!(check_own_tables(&client, &names).await.unwrap().is_empty());
     assert_eq!(told(&mut writer, waits).await.0.len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mutation_that_is_sent_again_is_told_its_keys_however_many_came_behind_it() {
+    let app = App::with(DEFINITION, TABLES).await;
+    let mut writer = Writer::live(&app, "u1").await;
+    let last = 103;
+    for _ in 0..last {
+        writer.send(json!([note()])).await;
+    }
+    told(&mut writer, last).await;
+    writer.send_as(2, json!([note()])).await;
+    let (keys, _) = told(&mut writer, last).await;
+    assert_eq!(keys[0], json!({ "id": 2, "op": 0, "key": { "id": 2 } }));
+}
+
+/// A key is told, and put where it is referred to, in the form that the row has it in, whatever its type.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_of_any_type_is_the_rows() {
+    let types = [
+        ("boolean", "true"),
+        ("char(4)", "'ab'"),
+        ("numeric", "1.50"),
+        ("real", "0.1"),
+        ("double precision", "'NaN'"),
+        ("bytea", "'\\x00ff'"),
+        ("timestamptz", "'2026-01-02 03:04:05.678+02'"),
+        ("timestamp", "'infinity'"),
+        ("date", "'0044-03-15 BC'"),
+        ("time", "'23:59:59.5'"),
+        ("jsonb", "'{\"b\": [1.0, null], \"a\": \"\\u0041\"}'"),
+        ("int[]", "'{1,NULL,3}'"),
+        ("interval", "'1 day 2:03'"),
+        ("inet", "'10.0.0.1/8'"),
+        ("mood", "'so, \"so\"'"),
+        ("short", "'x'"),
+    ];
+    let mut tables =
+        "CREATE TYPE mood AS ENUM ('so, \"so\"', 'good'); CREATE DOMAIN short AS text;".to_owned();
+    let mut definition = String::new();
+    for (number, (kind, default)) in types.iter().enumerate() {
+        tables += &format!(
+            "CREATE TABLE t{number} (k {kind} DEFAULT {default} PRIMARY KEY, owner text);
+             CREATE TABLE of{number} (id int PRIMARY KEY, k {kind} REFERENCES t{number}, whole jsonb);"
+        );
+        definition += &format!(
+            "[tables.t{number}]\nvisible = 'true'\ninsert.allow = 'true'\n\
+             [tables.of{number}]\nvisible = 'true'\ninsert.allow = 'true'\n"
+        );
+    }
+    let app = App::with(&definition, &tables).await;
+    let mut writer = Writer::live(&app, "u1").await;
+    for (number, (kind, _)) in types.iter().enumerate() {
+        let id = writer.next();
+        let ops = json!([
+            insert(&format!("t{number}"), json!({ "owner": "u1" })),
+            insert(
+                &format!("of{number}"),
+                json!({ "id": 1, "k": key(id, 0, "k"), "whole": key(id, 0, "k") })
+            ),
+        ]);
+        let id = writer.send(ops).await;
+        let outcome = writer.raw.until("tx").await;
+        assert_eq!(outcome["ack"], id, "{kind}: {outcome}");
+        let changes = outcome["changes"].as_array().unwrap();
+        assert_eq!(changes.len(), 2, "{kind}: {outcome}");
+        let made = &outcome["keys"][0]["key"]["k"];
+        for change in changes {
+            assert_eq!(change["row"]["k"], *made, "{kind}: {outcome}");
+        }
+        assert_eq!(changes[1]["row"]["whole"], *made, "{kind}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_odd_references_stand_for_is_nothing_of_others() {
+    let tables = format!(
+        "{TABLES}
+         CREATE TABLE pair (a bigint, b uuid, more jsonb, PRIMARY KEY (a, b));
+         CREATE TABLE gone (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, owner text);
+         CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+         CREATE TRIGGER skip BEFORE INSERT ON gone FOR EACH ROW EXECUTE FUNCTION skip();"
+    );
+    let definition = format!(
+        "{DEFINITION}
+         [tables.pair]\nvisible = 'true'\ninsert.allow = 'true'\ndelete.allow = 'true'\nupdate = [{{ allow = 'true' }}]
+         [tables.gone]\nvisible = 'true'\ninsert.allow = 'true'\n"
+    );
+    let app = App::with(&definition, &tables).await;
+    let mut ann = Writer::live(&app, "u1").await;
+    let mut bob = Writer::live(&app, "u2").await;
+    ann.mutate(json!([note(), insert("tag", json!({ "owner": "u1" }))])).await.applied();
+    // The number is another's: his first mutation made nothing.
+    let own = insert("plain", json!({ "id": "p", "owner": "u2" }));
+    bob.mutate(json!([own])).await.applied();
+    let tag = json!([insert("tag", json!({ "owner": "u2", "note": key(1, 0, "id") }))]);
+    bob.mutate(tag).await.rejected("bad_request", "no key is known");
+    // In key columns, nested in JSON (where it is JSON), and of operations that no mutation has.
+    let pair =
+        json!({ "a": key(1, 0, "id"), "b": key(1, 1, "id"), "more": { "in": key(1, 0, "id") } });
+    let (_, changes) = sent(&mut ann, json!([insert("pair", pair)])).await;
+    assert_eq!(changes[0]["row"]["more"], json!({ "in": key(1, 0, "id") }));
+    let again = json!({ "a": key(1, 0, "id"), "b": key(1, 1, "id"), "more": 5 });
+    let (keys, changes) = sent(&mut ann, json!([insert("pair", again)])).await;
+    assert_eq!((keys.len(), &changes[0]["row"]["more"]), (0, &json!(5)), "it is an update then");
+    for (op, said) in
+        [(2, "is no insert without its key"), (u32::MAX, "is no insert without its key")]
+    {
+        let row = json!({ "id": key(1, op, "id"), "text": "t" });
+        ann.mutate(json!([update("note", row)])).await.rejected("bad_request", said);
+    }
+    let gone = json!({ "a": key(1, 0, "id"), "b": key(1, 1, "id") });
+    sent(&mut ann, json!([delete("pair", gone)])).await;
+    assert_eq!(app.one("SELECT count(*) FROM pair").await, "0");
+    // What a trigger keeps from being inserted has no key.
+    let none = json!([insert("gone", json!({ "owner": "u1" }))]);
+    ann.mutate(none).await.rejected("forbidden", "");
+    // One after the other, as many as there may be.
+    let id = ann.next();
+    let mut chain = vec![insert("tag", json!({ "owner": "u1" }))];
+    chain.extend(
+        (0..199).map(|at| insert("tag", json!({ "owner": "u1", "of": key(id, at, "id") }))),
+    );
+    ann.mutate(json!(chain)).await.applied();
+    assert_eq!(app.one("SELECT count(*) FROM tag WHERE of IS NOT NULL").await, "199");
+}

@@ -357,8 +357,30 @@ async fn what_is_wrong_with_a_subscription_is_told_and_the_rest_goes_on() {
     let too_many = ann.errors.iter().filter(|(_, code)| code == "too_many").count();
     assert_eq!((too_many, ann.errors.len(), ann.subscribed.len()), (62, 62, 100));
     ann.comes_to_have_the_truth(&sql, "ann").await;
+    // Of more than fits into `connect`, when she comes back.
+    for id in 100..198 {
+        ann.unsubscribe(id).await;
+    }
+    while ann.subscribed.contains_key(&197) {
+        ann.hear().await;
+    }
+    ann.errors.clear();
+    for id in 300..310 {
+        let params = json!({ "author": "x".repeat(2_000) });
+        ann.subscribe(&json!({ "id": id, "query": "by", "params": params })).await;
+    }
+    let all = "x".repeat(60_000);
+    ann.subscribe(&json!({ "id": 310, "query": "by", "params": { "author": all } })).await;
+    while !ann.asked.is_empty() {
+        ann.hear().await;
+    }
+    assert!(ann.errors.iter().all(|(_, code)| code == "too_many"), "{:?}", ann.errors);
+    let there: Vec<Value> = ann.subscribed.values().cloned().collect();
+    assert!(there.len() > 7, "{}", there.len());
+    ann = Replica::connect(&app, "ann", &there, Some(ann)).await;
+    ann.comes_to_have_the_truth(&sql, "ann").await;
     // An id in use.
-    ann.subscribe(&channel(100, 2)).await;
+    ann.subscribe(&channel(300, 2)).await;
     ann.raw.ending().await.assert("an id in use", "bad_request");
     bystander.assert_undisturbed(&app, "subscriptions").await;
 }
@@ -391,4 +413,66 @@ async fn what_is_on_demand_can_be_written_by_who_may_see_it() {
         sql.query("SELECT body FROM message WHERE id > 1000 ORDER BY id", &[]).await.unwrap();
     let bodies: Vec<String> = bodies.iter().map(|row| row.get(0)).collect();
     assert_eq!(bodies, ["new", "old"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_was_sent_is_a_parameter_as_it_is() {
+    let columns = [
+        ("o", "bool", vec!["true", "false"]),
+        ("i2", "int2", vec!["-32768"]),
+        ("i8", "int8", vec!["9223372036854775807"]),
+        ("f4", "float4", vec!["0.1", "NaN"]),
+        ("f8", "float8", vec!["1e300", "-Infinity", "0.1"]),
+        ("n", "numeric", vec!["12.50", "NaN", "1e40"]),
+        ("s", "text", vec!["", "a\"b\\"]),
+        ("u", "uuid", vec!["0190a000-0000-7000-8000-00000000abcd"]),
+        ("b", "bytea", vec!["\\x", "\\x00ff10"]),
+        ("d", "date", vec!["2026-02-28", "0044-03-15 BC", "12024-01-01", "infinity"]),
+        ("t", "time", vec!["23:59:59.000001", "24:00"]),
+        ("ts", "timestamp", vec!["2026-02-28 01:02:03.5", "-infinity", "12024-01-01 00:00"]),
+        ("tz", "timestamptz", vec!["2026-02-28 01:02:03.5+02", "infinity", "0044-03-15 BC"]),
+    ];
+    let (mut definition, mut tables) = (String::new(), String::new());
+    for (name, kind, values) in &columns {
+        definition += &format!(
+            "[tables.{name}]\nvisible = 'true'\n[tables.{name}_2]\nsync = 'on_demand'\nvisible = 'true'\n\
+             [queries.{name}]\nparams = {{ v = '{kind}' }}\n[queries.{name}.select]\n{name}_2 = {{ where = 'v = params.v' }}\n\
+             [queries.{name}_any]\nparams = {{ v = '{kind}[]' }}\n[queries.{name}_any.select]\n{name}_2 = {{ where = 'v = ANY (params.v)' }}\n"
+        );
+        for table in [name.to_owned(), format!("{name}_2")] {
+            tables += &format!(
+                "CREATE TABLE {table} (id int PRIMARY KEY, v {kind}); ALTER TABLE {table} REPLICA IDENTITY FULL;"
+            );
+            for (id, value) in (1..).zip(values) {
+                tables += &format!("INSERT INTO {table} VALUES ({id}, '{value}');");
+            }
+        }
+    }
+    let app = App::with(&definition, &tables).await;
+    let mut ann = Replica::connect(&app, "ann", &[], None).await;
+    let mut next = 0;
+    for (name, _, values) in &columns {
+        for at in 1..=values.len() as i64 {
+            let value = ann.rows[&((*name).to_owned(), at)]["v"].clone();
+            for (query, given) in
+                [((*name).to_owned(), value.clone()), (format!("{name}_any"), json!([value, null]))]
+            {
+                next += 1;
+                let of = json!({ "id": next, "query": query, "params": { "v": given } });
+                ann.subscribe(&of).await;
+                while !ann.asked.is_empty() {
+                    ann.hear().await;
+                }
+                assert_eq!(ann.errors, [], "{of}");
+                let table = format!("{name}_2");
+                let held: Vec<&(String, i64)> =
+                    ann.rows.keys().filter(|(of, _)| *of == table).collect();
+                assert_eq!(held, [&(table.clone(), at)], "{of}");
+                ann.unsubscribe(next).await;
+                while ann.subscribed.contains_key(&next) {
+                    ann.hear().await;
+                }
+            }
+        }
+    }
 }

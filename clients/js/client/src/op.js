@@ -64,15 +64,18 @@ export function applied(row, op) {
  */
 export const temporary = (id, at, column) => `$new:${id}:${at}:${column}`;
 
+/** A temporary key: ids of mutations are 32 hexadecimal digits. */
+const TEMPORARY = /^\$new:([0-9a-f]{32}):(\d{1,3}):(.+)$/s;
+
 /**
  * The insert and the column that a temporary key is of.
  * @param {any} value
  * @returns {[id: string, at: number, column: string] | undefined} nothing if the value is none
  */
 export function insertOf(value) {
-  if (typeof value !== 'string' || !value.startsWith('$new:')) return undefined;
-  const [, id, at, ...column] = value.split(':');
-  return [id, Number(at), column.join(':')];
+  // What somebody types is no key, however it begins.
+  const parts = typeof value === 'string' && value.startsWith('$new:') ? TEMPORARY.exec(value) : null;
+  return parts ? [parts[1], Number(parts[2]), parts[3]] : undefined;
 }
 
 /**

@@ -102,3 +102,12 @@ test('a client that comes back is told of the key, and shows the row once', asyn
   assert.deepEqual(shown(again), [[4711, 'newer']]);
   assert.deepEqual((await back.next('mutate')).ops, [{ op: 'update', table: 'note', row: { id: 4711, text: 'newer' } }]);
 });
+
+test('text that looks like a temporary key is sent as it is', async () => {
+  const { db, connection } = await connected();
+  for (const text of ['$new:', '$new: a title', '$new:1:0:id']) {
+    db.mutate((tx) => tx.note.insert({ id: 5, text }));
+    const [{ row }] = (await connection.next('mutate')).ops;
+    assert.deepEqual(row, { id: 5, text });
+  }
+});

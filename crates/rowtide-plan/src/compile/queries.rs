@@ -87,7 +87,20 @@ impl Compiler<'_> {
             let Claim::Param { query: of, name } = &used.claim else { continue };
             let declared = query.params.iter().find(|(param, _)| param.name == **name);
             let Some((param, place)) = declared.filter(|_| **of == *query.name) else { continue };
-            if !fits(&param.kind, &used.kind) {
+            let is_array = matches!(used.kind, ColumnType::Array(_));
+            if param.kind.is_array() != is_array && used.kind != ColumnType::Json {
+                let (is, how) = match is_array {
+                    true => ("no array, and is compared with ANY", "declare an array, such as"),
+                    false => {
+                        ("an array", "write `column = ANY (params.…)`, or declare no array but")
+                    }
+                };
+                let what = format!("`params.{name}` is {is}");
+                let problem = DefinitionProblem::new(place.clone(), what, "this type");
+                let element = param.kind.element_sql();
+                let array = if is_array { "[]" } else { "" };
+                found.push(problem.help(format!("{how} `{element}{array}`")));
+            } else if !fits(&param.kind, &used.kind) {
                 let what = format!(
                     "`params.{name}` is of type {}, and is compared with another type",
                     param.kind.sql()
@@ -134,8 +147,8 @@ fn fits(declared: &ParamType, kind: &ColumnType) -> bool {
         kind => kind.family(),
     };
     let own = declared.element().family();
-    let is_number = |of| matches!(of, Some(Family::Int | Family::Float | Family::Numeric));
+    // What is no integer would be null beside one, and be compared with nothing.
     own == other
         || (own, other) == (Some(Family::Text), Some(Family::Enum))
-        || (is_number(own) && is_number(other))
+        || (own == Some(Family::Int) && matches!(other, Some(Family::Float | Family::Numeric)))
 }

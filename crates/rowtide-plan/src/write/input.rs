@@ -251,7 +251,7 @@ fn is_for_all(json: &str) -> bool {
 }
 
 /// RFC 4648, with padding or without.
-fn decode_base64(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn decode_base64(text: &str) -> Option<Vec<u8>> {
     let digits = text.trim_end_matches('=').as_bytes();
     if text.len() - digits.len() > 2 || digits.len() % 4 == 1 {
         return None;

@@ -2,6 +2,7 @@
 //! place of what refers to it in later operations. A key that is put somewhere is read as if the client had sent it there.
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rowtide_protocol::{KeyReference, MadeKey, RejectCode};
 use serde_json::value::RawValue;
@@ -18,16 +19,39 @@ use crate::value::ColumnType;
 /// How many mutations back a mutation may refer to a key that was made.
 pub const REFERABLE_MUTATIONS: u64 = 10_000;
 
-/// What is known of the keys that the operations of a mutation may refer to.
+/// What is known of the keys that the operations of a mutation may refer to: as much as they refer to.
 #[derive(Clone, Debug, Default)]
 pub struct KnownKeys {
-    /// Those that were made.
-    pub made: Vec<MadeKey>,
+    /// Those that were made, by mutation and operation.
+    made: BTreeMap<(u64, u32), MadeKey>,
+    /// The mutations that made some.
+    makers: BTreeSet<u64>,
     /// The earlier mutations that are referred to and were rejected.
-    pub rejected: Vec<u64>,
+    rejected: BTreeSet<u64>,
 }
 
 impl KnownKeys {
+    /// A key that was made.
+    pub fn add(&mut self, made: MadeKey) {
+        self.makers.insert(made.id);
+        self.made.insert((made.id, made.op), made);
+    }
+
+    /// The mutation made keys, whichever.
+    pub fn makes(&mut self, id: u64) {
+        self.makers.insert(id);
+    }
+
+    /// The mutation was rejected.
+    pub fn was_rejected(&mut self, id: u64) {
+        self.rejected.insert(id);
+    }
+
+    /// The keys of a mutation that are known, in order.
+    pub fn of(&self, id: u64) -> impl Iterator<Item = &MadeKey> {
+        self.made.range((id, 0)..=(id, u32::MAX)).map(|(_, made)| made)
+    }
+
     /// The value that a reference stands for.
     ///
     /// # Errors
@@ -38,13 +62,12 @@ impl KnownKeys {
         if self.rejected.contains(id) {
             return Err(bad(format!("{reference}: mutation {id} was rejected")));
         }
-        if !self.made.iter().any(|made| made.id == *id) {
+        if !self.makers.contains(id) {
             return Err(bad(format!(
                 "{reference}: no key is known that mutation {id} made (of the last {REFERABLE_MUTATIONS})"
             )));
         }
-        let made = self.made.iter().find(|made| made.id == *id && made.op == *op);
-        let made = made.ok_or_else(|| {
+        let made = self.made.get(&(*id, *op)).ok_or_else(|| {
             bad(format!("{reference}: ops[{op}] of mutation {id} is no insert without its key"))
         })?;
         made.key

@@ -7,7 +7,6 @@ use rowtide_plan::write::{GO_ON, REFERABLE_MUTATIONS};
 use rowtide_protocol::Rejected;
 
 use super::{Number, Ticket};
-use crate::client_registry::TOLD_MUTATIONS;
 use crate::connect::Names;
 
 /// How many rejections of a client are stored, for a client that comes back.
@@ -16,6 +15,9 @@ pub(super) const KEPT_REJECTIONS: u64 = 100;
 pub(super) const KEPT_NAMES: u64 = 1_000;
 /// How many of them, where the tab that sent a mutation is not known to have heard what became of it.
 pub(super) const KEPT_UNTOLD: u64 = 5_000;
+
+/// How many keys are told again with a mutation that is sent again: all of its own, and some of those behind it.
+pub(super) const REPEATED_KEYS: u64 = 1_000;
 
 /// The SQL of the statements on the row.
 pub(super) struct ClientRowSql {
@@ -38,11 +40,11 @@ pub(super) struct ClientRowSql {
     /// `$1` client, `$2` number, `$3` keys: writes the keys that the mutation of this number made into the row, which is at
     /// this number, and keeps them.
     pub(super) keep_keys: String,
-    /// `$1` client, `$2` numbers: of each, an operation and a key that it made, or nulls if there are none; and whether it
-    /// was rejected.
+    /// `$1` client, `$2` numbers, `$3` an operation of each: the number and the operation, the key that this made, or null,
+    /// whether the mutation was rejected, and whether it made any.
     pub(super) look_keys: String,
-    /// `$1` client, `$2` number: writes the row again, with all rejections and keys from this number on. So the stream
-    /// repeats the outcome of every number from this one to the last.
+    /// `$1` client, `$2` number: writes the row again, with all rejections from this number on, and the keys, of which the
+    /// first come first. So the stream repeats the outcome of every number from this one to the last.
     pub(super) touch: String,
     /// `$1` client, `$2` name, `$3` rejections or null: writes the row again for a name.
     pub(super) touch_name: String,
@@ -106,19 +108,20 @@ impl ClientRowSql {
                  UPDATE {client} SET keys = $3::json WHERE client_id = $1::text"
             ),
             look_keys: format!(
-                "SELECT n.id, m.op, m.key::text, EXISTS (SELECT FROM {rejections} AS r \
-                 WHERE r.client_id = $1::text AND r.id = n.id) \
-                 FROM unnest($2::bigint[]) AS n(id) \
-                 LEFT JOIN {made} AS m ON m.client_id = $1::text AND m.id = n.id"
+                "SELECT n.id, n.op, m.key::text, EXISTS (SELECT FROM {rejections} AS r \
+                 WHERE r.client_id = $1::text AND r.id = n.id), EXISTS (SELECT FROM {made} AS o \
+                 WHERE o.client_id = $1::text AND o.id = n.id) \
+                 FROM unnest($2::bigint[], $3::bigint[]) AS n(id, op) \
+                 LEFT JOIN {made} AS m ON m.client_id = $1::text AND m.id = n.id AND m.op = n.op"
             ),
             touch: format!(
                 "UPDATE {client} SET name = NULL, refused = (SELECT jsonb_agg(jsonb_build_object(\
                  'id', id, 'code', code, 'message', message) ORDER BY id) FROM {rejections} \
                  WHERE client_id = $1::text AND id >= $2::bigint), \
                  keys = (SELECT json_agg(json_build_object('id', k.id, 'op', k.op, 'key', k.key) \
-                 ORDER BY k.id, k.op) FROM {made} AS k WHERE k.client_id = $1::text AND k.id IN \
-                 (SELECT DISTINCT m.id FROM {made} AS m WHERE m.client_id = $1::text \
-                 AND m.id >= $2::bigint ORDER BY m.id DESC LIMIT {TOLD_MUTATIONS})) \
+                 ORDER BY k.id, k.op) \
+                 FROM (SELECT id, op, key FROM {made} WHERE client_id = $1::text \
+                 AND id >= $2::bigint ORDER BY id, op LIMIT {REPEATED_KEYS}) AS k) \
                  WHERE client_id = $1::text"
             ),
             touch_name: format!(

@@ -412,7 +412,9 @@ impl MutationConnection {
                 next = by_role + 1;
             }
             match verdict {
-                WriteVerdict::Written(key) => known.made.extend(made(ticket, index, key)),
+                WriteVerdict::Written(key) => {
+                    made(ticket, index, key).into_iter().for_each(|made| known.add(made))
+                }
                 WriteVerdict::Exists(_) => return Ok(Some(Attempt::LookAgain)),
                 WriteVerdict::Rejected(rejection) if rejection.code == RejectCode::NotFound => {
                     return Ok(Some(Attempt::LookAgain));
@@ -461,7 +463,9 @@ impl MutationConnection {
                 verdict = self.over_a_row(plan, author, write).await;
             }
             match verdict.map_err(|failure| of_op(index, failure))? {
-                WriteVerdict::Written(key) => known.made.extend(made(ticket, index, key)),
+                WriteVerdict::Written(key) => {
+                    made(ticket, index, key).into_iter().for_each(|made| known.add(made))
+                }
                 // There is nothing to do, and what comes behind is done all the same.
                 WriteVerdict::Rejected(rejection) if tolerates(write, &rejection) => {
                     self.go_on().await?

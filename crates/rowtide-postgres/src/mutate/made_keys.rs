@@ -15,11 +15,11 @@ use super::failure::Failure;
 use super::{Number, Ticket};
 
 impl Ticket {
-    /// The earlier mutations whose keys operations refer to.
-    pub(super) fn earlier(&self, operations: &[Operation]) -> BTreeSet<u64> {
+    /// The earlier mutations, and the inserts in them, whose keys operations refer to.
+    pub(super) fn earlier(&self, operations: &[Operation]) -> BTreeSet<(u64, u32)> {
         let references = operations.iter().flat_map(Operation::references);
-        let numbers = references.map(|(_, reference)| reference.id);
-        numbers.filter(|id| *id != self.number.given()).collect()
+        let inserts = references.map(|(_, reference)| (reference.id, reference.op));
+        inserts.filter(|(id, _)| *id != self.number.given()).collect()
     }
 }
 
@@ -38,25 +38,32 @@ impl MutationConnection {
     pub(super) async fn look_up(
         &mut self,
         ticket: &Ticket,
-        earlier: &BTreeSet<u64>,
+        earlier: &BTreeSet<(u64, u32)>,
         known: &mut KnownKeys,
     ) -> Result<(), Failure> {
         if earlier.is_empty() {
             return Ok(());
         }
-        let ids: Vec<String> = earlier.iter().map(u64::to_string).collect();
-        let values = vec![Some(ticket.client.to_string()), Some(format!("{{{}}}", ids.join(",")))];
+        let list = |of: fn(&(u64, u32)) -> u64| {
+            let numbers: Vec<String> = earlier.iter().map(|one| of(one).to_string()).collect();
+            Some(format!("{{{}}}", numbers.join(",")))
+        };
+        let (ids, ops) = (list(|(id, _)| *id), list(|(_, op)| u64::from(*op)));
+        let values = vec![Some(ticket.client.to_string()), ids, ops];
         let sql = self.row.look_keys.clone();
         let look = self.own("look keys", &sql, values).await?;
         for row in self.query(look).await? {
             let id = u64::try_from(row.try_get::<_, i64>(0)?).unwrap_or(0);
             if row.try_get(3)? {
-                known.rejected.push(id);
+                known.was_rejected(id);
             }
-            let made: (Option<i32>, Option<&str>) = (row.try_get(1)?, row.try_get(2)?);
-            let (Some(op), Some(key)) = made else { continue };
-            if let (Ok(op), Ok(key)) = (u32::try_from(op), serde_json::from_str(key)) {
-                known.made.push(MadeKey { id, op, key });
+            if row.try_get(4)? {
+                known.makes(id);
+            }
+            let Some(key) = row.try_get::<_, Option<&str>>(2)? else { continue };
+            let op = u32::try_from(row.try_get::<_, i64>(1)?);
+            if let (Ok(op), Ok(key)) = (op, serde_json::from_str(key)) {
+                known.add(MadeKey { id, op, key });
             }
         }
         Ok(())
@@ -94,8 +101,7 @@ impl MutationConnection {
         has_call: bool,
     ) -> Result<(), Failure> {
         let number = ticket.number.given();
-        let made: Vec<&MadeKey> =
-            known.made.iter().filter(|made| made.id == number && number > 0).collect();
+        let made: Vec<&MadeKey> = known.of(number).filter(|made| made.id > 0).collect();
         if made.is_empty() {
             return self.commit(has_call).await;
         }
