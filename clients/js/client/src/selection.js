@@ -15,7 +15,7 @@ const UNSUPPORTED = { code: 'unsupported', message: 'the server does not know su
  *   `ready`: the rows are there
  * @typedef {{ query: string, params: Record<string, any> }} Wish
  * @typedef {'idle' | 'asked' | 'crowded' | 'refused' | 'leaving'} Phase what this connection knows of a subscription;
- *   `crowded`: it waits for another one to leave
+ *   `crowded`: it is asked for again once another one has left
  * @typedef {{ id: number, key: string, wish: Wish, held: boolean, phase: Phase, until?: number,
  *   error?: { code: string, message: string } }} Subscription `held`: the replica has its rows, as of its cursor;
  *   `until`: nobody wants it, and it is given up then, in ms
@@ -139,6 +139,9 @@ export class Selection {
         if (subscription.phase === 'asked') subscription.phase = 'idle';
       }
       for (const id of message.unsubscribed ?? []) this.#forget(this.#all.get(id));
+      if (message.unsubscribed) {
+        for (const subscription of this.#all.values()) if (subscription.phase === 'crowded') subscription.phase = 'idle';
+      }
     } else if (type === 'subscription_error') {
       this.#named.delete(id);
       const subscription = this.#all.get(id);
@@ -153,15 +156,10 @@ export class Selection {
    */
   next(now) {
     if (!this.#live || !this.#able) return undefined;
-    const crowd = [...this.#all.values()].some(({ phase }) => phase === 'leaving');
-    for (const subscription of this.#all.values()) {
-      const { id, key, wish, held, phase, until = Infinity } = subscription;
-      if (phase === 'leaving') continue;
-      if (this.#current.get(key) === subscription && until > now) {
-        if (held || phase === 'asked' || phase === 'refused' || (phase === 'crowded' && crowd)) continue;
-        subscription.phase = 'asked';
-        return { type: 'subscribe', id, ...wish };
-      }
+    const all = [...this.#all.values()];
+    for (const subscription of all) {
+      const { id, key, held, phase, until = Infinity } = subscription;
+      if (phase === 'leaving' || (this.#current.get(key) === subscription && until > now)) continue;
       if (held || phase === 'asked') {
         subscription.phase = 'leaving';
         this.#free(subscription);
@@ -169,7 +167,12 @@ export class Selection {
       }
       this.#forget(subscription);
     }
-    return undefined;
+    // Nobody is on the way out any more for whom it could wait.
+    const waits = all.some(({ phase }) => phase === 'leaving');
+    const next = [...this.#all.values()].find(({ held, phase, error }) => !held && (phase === 'idle' || (phase === 'crowded' && !waits && !error)));
+    if (!next) return undefined;
+    next.phase = 'asked';
+    return { type: 'subscribe', id: next.id, ...next.wish };
   }
 
   /**
@@ -241,10 +244,10 @@ export class Selection {
       return;
     }
     const unused = [...this.#current.values()].filter(({ until }) => until !== undefined);
-    if (code === 'too_many' && unused.length) {
-      for (const one of unused) one.until = -Infinity;
-      subscription.phase = 'crowded';
-    } else Object.assign(subscription, { phase: 'refused', error: { code, message } });
+    subscription.phase = code === 'too_many' ? 'crowded' : 'refused';
+    // What nobody uses makes room for what somebody wants.
+    if (code === 'too_many' && unused.length) for (const one of unused) one.until = -Infinity;
+    else subscription.error = { code, message };
   }
 
   /** @param {Subscription} subscription */

@@ -22,36 +22,6 @@ const LONGEST_TIMER_MS = 2 ** 31 - 1;
 /** @type {SubscriptionState} */
 const LOADING = { status: 'loading' };
 
-/** What a caller has of a subscription. */
-class Subscription {
-  /** @type {(() => void) | undefined} */
-  #leave;
-
-  /**
-   * @param {Shared} shared
-   * @param {() => void} leave
-   */
-  constructor(shared, leave) {
-    this.#leave = leave;
-    this.get = shared.observed.get;
-    this.subscribe = shared.observed.subscribe;
-    this.ready = shared.ready;
-  }
-
-  get status() {
-    return this.get().status;
-  }
-
-  get error() {
-    return this.get().error;
-  }
-
-  unsubscribe() {
-    this.#leave?.();
-    this.#leave = undefined;
-  }
-}
-
 export class Subscriptions {
   #bell;
   #ttl;
@@ -95,12 +65,28 @@ export class Subscriptions {
       this.#announce();
     }
     shared.users += 1;
-    return new Subscription(shared, () => {
+    const { ready, observed: { get, subscribe } } = shared;
+    let isUsed = true;
+    const unsubscribe = () => {
+      if (!isUsed) return;
+      isUsed = false;
       shared.users -= 1;
       if (shared.users) return;
       this.#shared.delete(key);
       this.#announce();
-    });
+    };
+    return {
+      get,
+      subscribe,
+      ready,
+      unsubscribe,
+      get status() {
+        return get().status;
+      },
+      get error() {
+        return get().error;
+      },
+    };
   }
 
   /**
