@@ -163,6 +163,14 @@ impl ParamType {
         self.name
     }
 
+    /// What its values are.
+    pub fn column_type(&self) -> ColumnType {
+        match self.is_array {
+            true => ColumnType::Array(Box::new(self.kind.clone())),
+            false => self.kind.clone(),
+        }
+    }
+
     /// What values of it are; of an array, what its elements are.
     pub(crate) fn element(&self) -> &ColumnType {
         &self.kind
@@ -288,6 +296,13 @@ impl Plan {
         };
         let claims = Claims(planned.claims.iter().enumerate().map(value).collect());
         Ok((QueryId(index as u16), claims))
+    }
+}
+
+impl QueryParam {
+    /// Whether a client may leave it out.
+    pub fn is_optional(&self) -> bool {
+        self.default.is_some()
     }
 }
 
