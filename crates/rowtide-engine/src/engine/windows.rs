@@ -148,9 +148,6 @@ impl Engine {
         let mut from_now = 0;
         for (image, row) in resume.states_then(state.id(), state.rows()) {
             from_now += usize::from(row.is_some());
-            if !prefix.covers(image) {
-                continue;
-            }
             match sets.pass(Moment::Now, branch, &image.kept, &view.claims, resume.from_time) {
                 true => seen.push((prefix.ranked(image), image.key.clone(), row.cloned())),
                 false => others += 1,
