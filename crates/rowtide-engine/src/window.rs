@@ -19,6 +19,9 @@ use crate::topic::TopicKey;
 /// How many rows are asked for beside those of a window, at the least: so many may leave it before more are asked for.
 const RESERVE: usize = if cfg!(test) { 1 } else { 16 };
 
+/// A prefix that has grown to so many times what is asked for is cut back.
+const KEPT: usize = if cfg!(test) { 1 } else { 2 };
+
 /// What a window of so many rows asks for: half as many more, so that it need not ask again for each row that leaves.
 pub(crate) fn with_reserve(rows: usize) -> usize {
     rows + (rows / 2).max(RESERVE)
@@ -158,7 +161,7 @@ impl Prefix {
             self.ordered.insert(self.rank(&row.image), Arc::clone(row));
         }
         let mut forgotten = Vec::new();
-        if self.ordered.len() > 2 * self.asked {
+        if self.ordered.len() > KEPT * self.asked {
             while self.ordered.len() > self.asked {
                 forgotten.extend(self.ordered.pop_last().map(|(_, row)| row));
             }
