@@ -1,6 +1,6 @@
 //! The Rust client: a live replica of the rows that one user may see, which shows the user's own changes at
 //! once. [`Optimistic`] is the state: the rows as the server sent them ([`Replica`]) and the mutations that
-//! are not acknowledged yet. It does no I/O. [`Client`] keeps a connection, connects again after every
+//! are not acknowledged yet, with what is asked for of tables that are synced on demand. It does no I/O. [`Client`] keeps a connection, connects again after every
 //! interruption as the protocol asks, and reports what changed.
 //!
 //! ```no_run
@@ -16,6 +16,8 @@
 //! let mut client = Client::open(options, FileStorage::open("queue.jsonl")?).await?;
 //! let plan = File { id: "f1".to_owned(), name: "Plan".to_owned() };
 //! let id = client.mutate(vec![Op::insert("file", row_of(&plan)?)])?;
+//! // What a query of the definition selects, of tables that are not sent by themselves.
+//! let shapes = client.subscribe("shapes", row_of(&serde_json::json!({ "file": "f1" }))?)?;
 //! while let Some(event) = client.next().await {
 //!     match event {
 //!         Event::Changes(_) => {
@@ -23,6 +25,7 @@
 //!             println!("{} files", files.len());
 //!         }
 //!         Event::Acked(acked) if acked.id == id => println!("{:?}", acked.outcome),
+//!         Event::Subscribed(subscribed) if subscribed == shapes => println!("the shapes are there"),
 //!         _ => {}
 //!     }
 //! }
@@ -46,14 +49,18 @@ mod replica;
 mod row;
 mod shared;
 mod storage;
+mod subscriptions;
 
 pub use client::{Base, Client, Shown};
 pub use event::{ClientStatus, ConnectionError, Event, Status};
 pub use file_storage::FileStorage;
 pub use op::{CallOp, Op, OpKind, RowOp};
-pub use optimistic::{Acked, ApplyError, MutateError, Optimistic, Outcome, Outgoing, Step};
+pub use optimistic::{
+    Acked, ApplyError, MutateError, Optimistic, Outcome, Outgoing, Resumption, Step,
+};
 pub use options::{ClientOptions, TokenSource};
 pub use queue::{CorruptQueue, Record};
 pub use replica::{Replica, ReplicaError, RowChange};
 pub use row::{Key, Row, row_of};
 pub use storage::{MemoryStorage, Storage, StorageError};
+pub use subscriptions::{RefusedSubscription, SubscribeError, SubscriptionRequest};

@@ -338,10 +338,18 @@ impl Session {
         let claims = claims_of(&plan, visitor.author().map(|author| &**author));
         let (_, refused) = subscribing(&plan, &claims, &connect.subscriptions);
         let is_taken = |of: &&Subscribe| !refused.iter().any(|(id, ..)| *id == of.id);
-        let taken = connect.subscriptions.iter().filter(is_taken);
+        let taken: Vec<&Subscribe> = connect.subscriptions.iter().filter(is_taken).collect();
+        if !connect.subscriptions.is_empty() {
+            out.extend(taken.iter().map(|_| Effect::CountSubscription(Ok(()))));
+            out.extend(refused.iter().map(|(_, code, _)| Effect::CountSubscription(Err(*code))));
+            out.push(Effect::HasSubscriptions(taken.len()));
+        }
         self.phase = Phase::Live(Box::new(Live {
             plan,
-            subscriptions: taken.map(|of| (SubscriptionId(of.id), bytes_of(of))).collect(),
+            subscriptions: taken
+                .into_iter()
+                .map(|of| (SubscriptionId(of.id), bytes_of(of)))
+                .collect(),
             refused,
             visitor,
             heard: false,
@@ -519,6 +527,9 @@ impl Live {
                 for id in &frame.unsubscribed {
                     self.subscriptions.remove(id);
                 }
+                if !frame.unsubscribed.is_empty() {
+                    out.push(Effect::HasSubscriptions(self.subscriptions.len()));
+                }
                 out.push(Effect::Send(frame.text));
                 self.turn_down(out);
             }
@@ -607,8 +618,11 @@ impl Live {
                     Ok(subscribing) => {
                         self.subscriptions.insert(id, bytes_of(&subscribe));
                         out.push(Effect::Subscribe(subscribing));
+                        out.push(Effect::CountSubscription(Ok(())));
+                        out.push(Effect::HasSubscriptions(self.subscriptions.len()));
                     }
                     Err((id, code, message)) => {
+                        out.push(Effect::CountSubscription(Err(code)));
                         out.push(Effect::Send(subscription_error_frame(id, code, &message)));
                     }
                 }

@@ -154,6 +154,7 @@ impl ParamType {
         format!("{}{}", self.name, if self.is_array { "[]" } else { "" })
     }
 
+    /// Whether it is a list of values.
     pub(crate) fn is_array(&self) -> bool {
         self.is_array
     }

@@ -106,7 +106,9 @@ impl Compiler<'_> {
                     param.kind.sql()
                 );
                 let problem = DefinitionProblem::new(place.clone(), what, "this type");
-                found.push(problem.help("write the type of the column that it is compared with"));
+                found.push(problem.help(
+                    "write the type of the column that it is compared with, and for `= ANY (params.x)` that type with []",
+                ));
             }
         }
         self.problems.extend(found);
@@ -140,15 +142,16 @@ impl Compiler<'_> {
 
 /// Whether a parameter may be compared with values of a type.
 fn fits(declared: &ParamType, kind: &ColumnType) -> bool {
-    let other = match kind {
+    let (other, is_array) = match kind {
         // Whether it is null can be asked of everything.
         ColumnType::Json => return true,
-        ColumnType::Array(element) => element.family(),
-        kind => kind.family(),
+        ColumnType::Array(element) => (element.family(), true),
+        kind => (kind.family(), false),
     };
     let own = declared.element().family();
     // What is no integer would be null beside one, and be compared with nothing.
-    own == other
+    let is_comparable = own == other
         || (own, other) == (Some(Family::Text), Some(Family::Enum))
-        || (own == Some(Family::Int) && matches!(other, Some(Family::Float | Family::Numeric)))
+        || (own == Some(Family::Int) && matches!(other, Some(Family::Float | Family::Numeric)));
+    is_comparable && declared.is_array() == is_array
 }
