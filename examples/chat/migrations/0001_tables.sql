@@ -76,11 +76,9 @@ BEGIN
 END $$;
 CREATE TRIGGER number_message BEFORE INSERT ON message FOR EACH ROW EXECUTE FUNCTION number_message();
 
--- The channel between the caller and another, made by whoever is first.
+-- The channel between the caller and another: made by whoever is first, and both come back into it.
 CREATE FUNCTION open_direct(caller text, other text) RETURNS void LANGUAGE plpgsql AS $$
-DECLARE
-  of_two text[] := ARRAY[least(caller, other), greatest(caller, other)];
-  made uuid;
+DECLARE of_two text[] := ARRAY[least(caller, other), greatest(caller, other)];
 BEGIN
   IF caller = other OR NOT EXISTS (SELECT FROM person WHERE id = other) THEN
     RAISE EXCEPTION 'there is nobody else of this name' USING HINT = 'nobody';
@@ -88,8 +86,6 @@ BEGIN
   IF EXISTS (SELECT FROM block WHERE (person_id, blocked_id) IN ((caller, other), (other, caller))) THEN
     RAISE EXCEPTION 'you two do not write to each other' USING HINT = 'blocked';
   END IF;
-  INSERT INTO channel (name, pair) VALUES (array_to_string(of_two, ' and '), of_two) ON CONFLICT (pair) DO NOTHING RETURNING id INTO made;
-  IF made IS NOT NULL THEN
-    INSERT INTO member VALUES (made, caller), (made, other);
-  END IF;
+  INSERT INTO channel (name, pair) VALUES (array_to_string(of_two, ' and '), of_two) ON CONFLICT (pair) DO NOTHING;
+  INSERT INTO member SELECT id, unnest(of_two) FROM channel WHERE pair = of_two ON CONFLICT DO NOTHING;
 END $$;

@@ -68,7 +68,7 @@ async fn tokens_say_who_belongs_to_an_organisation_and_tables_who_is_in_a_team()
     let mut ben = comes(&app, "ben", of_acme).await;
     ben.may_not("forbidden", json!([delete("member", member("ada"))])).await;
     let lead = json!({ "team_id": DESIGN, "person_id": "ben", "role": "lead" });
-    ben.may_not("forbidden", json!([update("member", lead)])).await;
+    ben.may_not("forbidden", json!([update("member", lead.clone())])).await;
     mia.may(json!([update("member", lead)])).await;
     ben.may(json!([delete("member", member("ada"))])).await;
     ada.sees("project", "id", &[]).await;
@@ -142,9 +142,9 @@ async fn staff_are_made_and_unmade_by_a_row() {
     let of_ada = json!({ "person_id": "ada" });
     let plan =
         |plan: &str| json!([update("organisation", json!({ "id": "globex", "plan": plan }))]);
-    ada.may_not("forbidden", json!([insert("admin", of_ada)])).await;
+    ada.may_not("forbidden", json!([insert("admin", of_ada.clone())])).await;
     ada.may_not("not_found", plan("business")).await;
-    root.may(json!([insert("admin", of_ada)])).await;
+    root.may(json!([insert("admin", of_ada.clone())])).await;
     ada.sees("organisation", "id", &["acme", "globex"]).await;
     ada.sees("admin", "person_id", &["ada", "root"]).await;
     ada.may(plan("business")).await;

@@ -93,7 +93,7 @@ async fn policies_judge_what_is_written_and_triggers_know_who_writes() {
     dora.sees("items", "title", &["Rye bread", "Milk", "Middlemarch"]).await;
     dora.may(title(BREAD, "White bread")).await;
     let reads = json!({ "list_id": SHOPPING, "user_id": DORA, "can_edit": false });
-    dora.may_not("forbidden", json!([update("list_members", reads)])).await;
+    dora.may_not("forbidden", json!([update("list_members", reads.clone())])).await;
     ada.may(json!([update("list_members", reads)])).await;
     dora.may_not("forbidden", title(BREAD, "No bread")).await;
     dora.may_not("forbidden", json!([delete("list_members", of(BEN))])).await;
