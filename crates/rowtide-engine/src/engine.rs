@@ -395,15 +395,10 @@ impl Engine {
     /// nobody waits for anything of it: all who reach it hold its rows.
     fn evict_rows(&mut self) {
         let (plan, views, position) = (&self.plan, &self.views, self.position);
-        let (sessions, are_simple) = (&self.sessions, self.sessions.are_simple());
-        // Until that is told, it matters what else of its rows is seen where.
-        let keeps =
-            |session: &SessionId| sessions.get(*session).is_some_and(|of| !of.kept.is_empty());
         self.topics.evict_rows(|state| {
             let rests = |key: &ViewKey| {
                 let view = &views[*key];
-                let is_kept = !are_simple && view.live.iter().any(keeps);
-                view.is_whole(position) && view.is_silent() && view.is_at_rest() && !is_kept
+                view.is_whole(position) && view.is_silent() && view.is_at_rest()
             };
             matches!(state.phase(), Phase::Loaded { ahead: None, .. })
                 && !plan.branch(state.id().branch).names_others()
