@@ -12,6 +12,8 @@ use rowtide_tests::{App, PATIENCE, Raw, Rows, eventually, held, truth};
 
 #[path = "live/subscriptions.rs"]
 mod subscriptions;
+#[path = "live/time.rs"]
+mod time;
 
 const FILES: &str = include_str!("../../examples/files/rowtide.toml");
 const TRACKER: &str = include_str!("../../examples/tracker/rowtide.toml");

@@ -105,6 +105,8 @@ pub struct Loader {
     /// Whether a table could not be read lately. Then each is read behind a savepoint, so that one that fails
     /// does not take the others with it.
     guarded: bool,
+    /// Whether Postgres has refused to commit a message lately.
+    refused: bool,
 }
 
 /// What is to be loaded.
@@ -134,7 +136,7 @@ struct Connection {
 impl Loader {
     /// A loader that has not connected yet.
     pub fn new(options: ConnectOptions) -> Loader {
-        Loader { options, connection: None, guarded: false }
+        Loader { options, connection: None, guarded: false, refused: false }
     }
 
     /// Loads `topics`; the snapshot is taken after the call. A table that cannot be read leaves its topics
@@ -175,10 +177,12 @@ impl Loader {
     pub async fn commit_behind(&mut self, us: i64) -> Result<(), LoadError> {
         let connection = self.connected().await?;
         match commit_behind(&connection.client, us).await {
-            Ok(()) => {}
+            Ok(()) => self.refused = false,
             Err(error) if error.as_db_error().is_some() => {
-                let error = reason(&error);
-                tracing::warn!(error, "rows whose time has come wait for the next commit");
+                if !std::mem::replace(&mut self.refused, true) {
+                    let error = reason(&error);
+                    tracing::warn!(error, "rows whose time has come wait for the next commit");
+                }
             }
             Err(error) => return Err(error.into()),
         }

@@ -65,12 +65,14 @@ INSERT INTO reaction SELECT n, n % 60 + 1 FROM generate_series(1, 30) AS n;
 ";
 
 /// A row by its table and key.
-type Rows = BTreeMap<(String, i64), Value>;
+pub(super) type Rows = BTreeMap<(String, i64), Value>;
 
 /// A client as a page of the protocol makes it: what it was told, and nothing else.
-struct Replica {
-    raw: Raw,
-    rows: Rows,
+pub(super) struct Replica {
+    pub(super) raw: Raw,
+    pub(super) rows: Rows,
+    /// How it came.
+    pub(super) mode: String,
     cursor: String,
     /// What it has the rows of.
     subscribed: BTreeMap<u64, Value>,
@@ -87,7 +89,7 @@ fn channel(id: u64, channel: i64) -> Value {
 }
 
 impl Replica {
-    async fn connect(
+    pub(super) async fn connect(
         app: &App,
         user: &str,
         subscriptions: &[Value],
@@ -105,18 +107,20 @@ impl Replica {
         let subscribed =
             subscriptions.iter().map(|of| (of["id"].as_u64().unwrap(), of.clone())).collect();
         let (asked, errors) = (BTreeMap::new(), Vec::new());
-        let mut replica = Replica { raw, rows, cursor, subscribed, asked, errors };
+        let mode = String::new();
+        let mut replica = Replica { raw, rows, mode, cursor, subscribed, asked, errors };
         while replica.hear().await != "ready" {}
         replica
     }
 
     /// Takes one message in; returns its type.
-    async fn hear(&mut self) -> String {
+    pub(super) async fn hear(&mut self) -> String {
         let message = self.raw.hear().await.unwrap();
         match message["type"].as_str().unwrap() {
             "connected" => {
                 let features = message["features"].as_array().unwrap();
                 assert!(features.contains(&"subscriptions".into()));
+                message["mode"].as_str().unwrap().clone_into(&mut self.mode);
                 if message["mode"] == "snapshot" {
                     self.rows.clear();
                 }

@@ -10,6 +10,7 @@
 //! `ROWTIDE_HISTORIES` sets how many histories are run, `ROWTIDE_SEED` runs a single one and
 //! prints its course.
 
+mod data;
 pub(crate) mod postgres;
 mod rule;
 mod window;
@@ -25,7 +26,8 @@ use rowtide_plan::definition::Definition;
 use rowtide_plan::plan::Plan;
 use rowtide_protocol::{ChangedRow, Cursor, Epoch, Lsn, Mode, ServerMessage, ViewId};
 
-use self::postgres::{Added, CLIENTS, Data, Postgres, TABLES};
+use self::data::Data;
+use self::postgres::{Added, CLIENTS, Postgres, TABLES};
 use self::rule::{Ask, Rules, User};
 use crate::{
     Engine, HistoryRequest, Input, Load, Opening, Output, Place, SessionId, Subscribing,

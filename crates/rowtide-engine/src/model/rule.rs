@@ -10,7 +10,8 @@ use rowtide_plan::definition::Definition;
 use rowtide_plan::error::DefinitionProblem;
 use rowtide_plan::plan::Plan;
 
-use super::postgres::{Data, DataRow, TABLES, catalog};
+use super::data::{Data, DataRow};
+use super::postgres::{TABLES, catalog};
 use super::window::Window;
 
 /// What somebody may see of each table, which tables are synced always, and what can be asked for.

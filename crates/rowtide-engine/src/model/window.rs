@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use rand::Rng;
 use rand::rngs::SmallRng;
 
-use super::postgres::DataRow;
+use super::data::DataRow;
 
 /// The first rows in an order.
 #[derive(Debug)]

@@ -35,6 +35,14 @@ fn interval_text(expression: &Expr) -> Option<&str> {
     }
 }
 
+fn says_the_time(expression: &Expr) -> bool {
+    match expression {
+        Expr::Nested(inner) => says_the_time(inner),
+        Expr::Function(function) => clock(function).is_some(),
+        _ => false,
+    }
+}
+
 /// The function's name, if it says what time it is.
 pub(super) fn clock(function: &Function) -> Option<String> {
     const CLOCKS: [&str; 9] = [
@@ -76,11 +84,15 @@ impl RuleReader<'_> {
         let (moved, text) = match (interval_text(left), interval_text(right)) {
             (None, Some(text)) => (left, text),
             (Some(text), None) if is_added => (right, text),
+            _ if says_the_time(left) || says_the_time(right) => {
+                let what = "only a constant interval is added to now(), or subtracted from it";
+                let help =
+                    "write `created_at > now() - interval '24 hours'`, with the column by itself";
+                self.reject(whole, what, "not supported", help);
+                return None;
+            }
             _ => {
-                let help = "an interval is a constant, as in `created_at > now() - interval '24 hours'`; keep \
-                            what else is computed in a column of the row, by a trigger or as a stored value";
-                let what = format!("`{operator}` is not supported here in a read rule");
-                self.reject(whole, &what, "not supported", help);
+                self.unsupported(whole);
                 return None;
             }
         };
