@@ -263,8 +263,19 @@ impl Engine {
         composed
     }
 
+    /// Whether one of the views sees the row. A session may have many: each topic is looked up once for all of them.
     fn is_seen(&self, views: &[ViewKey], key: &Bytes, latest: Option<&Arc<Row>>) -> bool {
-        views.iter().any(|view| self.visible_now(&self.views[*view], key, latest).is_some())
+        let Some(latest) = latest else { return false };
+        latest.image.topics.iter().any(|topic| {
+            let branch = self.plan.branch(topic.branch);
+            let found = self.topics.find(topic).filter(|_| branch.published);
+            let Some(topic) = found else { return false };
+            let mut views = views.iter().map(|view| &self.views[*view]);
+            views.any(|view| {
+                let row = view.reach.contains_key(&topic).then(|| self.row_in(topic, key, latest));
+                row.flatten().is_some_and(|row| view.sees(branch, &row.image.kept))
+            })
+        })
     }
 
     /// The rows that views see which the session has no longer, and none of those that it has.

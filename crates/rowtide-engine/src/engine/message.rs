@@ -188,10 +188,20 @@ impl Engine {
         latest.image.topics.iter().find_map(|topic| {
             let branch = self.plan.branch(topic.branch);
             let key = self.topics.find(topic).filter(|key| view.reach.contains_key(key))?;
-            let state = &self.topics[key];
-            let row = if state.was_read() { state.rows().get(row_key)? } else { latest };
+            let row = self.row_in(key, row_key, latest)?;
             (branch.published && view.sees(branch, &row.image.kept)).then_some(row)
         })
+    }
+
+    /// The row as it is in a topic now, if it is there.
+    pub(super) fn row_in<'a>(
+        &'a self,
+        topic: TopicKey,
+        row_key: &Bytes,
+        latest: &'a Arc<Row>,
+    ) -> Option<&'a Arc<Row>> {
+        let state = &self.topics[topic];
+        if state.was_read() { state.rows().get(row_key) } else { Some(latest) }
     }
 
     /// What has changed, if anything has. Many views are often sent the same one row: its JSON is made once.
