@@ -65,7 +65,7 @@ supply:
 bench:
 	@scripts/prepare.sh js
 	cargo build --release --locked -p rowtide -p rowtide-bench
-	for scenario in fanout drain "drain --sessions 1" pipeline connect column idle mutate resume restart burst snapshots; do \
+	for scenario in fanout drain "drain --sessions 1" pipeline connect column idle mutate resume restart burst snapshots subscribe; do \
 	  "$${CARGO_TARGET_DIR:-target}"/release/rowtide-bench $$scenario || exit 1; \
 	done
 	"$${CARGO_TARGET_DIR:-target}"/release/rowtide-bench rooms $$(scripts/peers.sh)

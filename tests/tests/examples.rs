@@ -1,5 +1,6 @@
 //! The examples: files keeps its derived columns true, whoever writes and however many write at once;
-//! the tracker shows each change to those who are to see it, whichever way the right came or went.
+//! the tracker shows each change to those who are to see it, whichever way the right came or went. The others play the stories
+//! that their pages tell.
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -9,6 +10,15 @@ use rowtide_postgres::migrate::migrate;
 use rowtide_tests::{App, Database, PATIENCE, Rows, held, truth};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+
+#[path = "examples/chat.rs"]
+mod chat;
+#[path = "examples/saas.rs"]
+mod saas;
+#[path = "examples/story.rs"]
+mod story;
+#[path = "examples/supabase.rs"]
+mod supabase;
 
 /// Rows whose derived columns say what is not so; the rules of the example in SQL.
 const UNTRUE: &str = r#"

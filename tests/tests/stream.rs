@@ -319,7 +319,7 @@ async fn the_position_passes_what_a_load_has_seen_also_when_nothing_is_published
     let mut loader = Loader::new(fixture.database.options().await);
     for round in 0..20 {
         fixture.run(&format!("INSERT INTO unpublished VALUES ({round})")).await;
-        let loaded = loader.load(&fixture.plan, &[], &[]).await.expect("it loads").topics;
+        let loaded = loader.load(&fixture.plan, &[], &[], &[]).await.expect("it loads").topics;
         let reached = async {
             let mut position = Lsn(0);
             while position < loaded.position {
@@ -366,12 +366,12 @@ async fn a_load_takes_no_other_table_and_no_other_column_for_that_of_the_plan() 
     for swapped in [swap("TABLE", "other", "foreigner"), swap("SCHEMA", "public", "elsewhere")] {
         fixture.run(&format!("BEGIN; {swapped} COMMIT")).await;
         for _ in 0..2 {
-            let loaded = loader.load(&fixture.plan, &topics, &[]).await.expect("it answers");
+            let loaded = loader.load(&fixture.plan, &topics, &[], &[]).await.expect("it answers");
             assert!(loaded.topics.rows[0].is_none(), "{swapped}: {:?}", loaded.topics.rows);
             assert!(loaded.failed["other"].to_string().contains("another table"));
         }
         fixture.run(&format!("BEGIN; {swapped} COMMIT")).await;
-        let loaded = loader.load(&fixture.plan, &topics, &[]).await.expect("it answers");
+        let loaded = loader.load(&fixture.plan, &topics, &[], &[]).await.expect("it answers");
         assert_eq!(loaded.topics.rows[0].as_ref().map(|rows| rows.iter().count()), Some(1));
     }
 }
@@ -396,7 +396,7 @@ async fn a_load_takes_no_column_for_another_that_has_its_name_for_a_while() {
     let swap = "ALTER TABLE pair RENAME one TO x; ALTER TABLE pair RENAME two TO one; \
                 ALTER TABLE pair RENAME x TO two";
     for good in [true, false, true] {
-        let loaded = loader.load(&plan, &topics, &[]).await.expect("it answers");
+        let loaded = loader.load(&plan, &topics, &[], &[]).await.expect("it answers");
         assert_eq!(loaded.topics.rows[0].is_some(), good, "{:?}", loaded.failed);
         client.batch_execute(swap).await.expect("they are exchanged");
     }
@@ -429,7 +429,7 @@ async fn a_load_brings_a_row_for_each_element_of_its_array() {
         topic(1, Value::Int(1 << 40)),
     ];
     let mut loader = Loader::new(database.options().await);
-    let loaded = loader.load(&plan, &topics, &[]).await.expect("it answers");
+    let loaded = loader.load(&plan, &topics, &[], &[]).await.expect("it answers");
     assert!(loaded.failed.is_empty(), "{:?}", loaded.failed);
     let counts: Vec<usize> =
         loaded.topics.rows.iter().flatten().map(|rows| rows.iter().count()).collect();
@@ -450,7 +450,7 @@ async fn a_load_leaves_nothing_out_that_row_level_security_hides() {
     let topics = topics_of_other(&fixture);
     let url = fixture.database.url_as(&role).await;
     let mut loader = Loader::new(ConnectOptions::parse(&url).expect("it is an URL"));
-    let loaded = loader.load(&fixture.plan, &topics, &[]).await.expect("it answers");
+    let loaded = loader.load(&fixture.plan, &topics, &[], &[]).await.expect("it answers");
     assert!(loaded.topics.rows[0].is_none(), "{:?}", loaded.topics.rows);
     assert!(
         loaded.failed["other"].to_string().contains("row-level security"),
@@ -458,7 +458,7 @@ async fn a_load_leaves_nothing_out_that_row_level_security_hides() {
         loaded.failed
     );
     fixture.run(&format!("ALTER ROLE {role} BYPASSRLS")).await;
-    let loaded = loader.load(&fixture.plan, &topics, &[]).await.expect("it answers");
+    let loaded = loader.load(&fixture.plan, &topics, &[], &[]).await.expect("it answers");
     assert_eq!(loaded.topics.rows[0].as_ref().map(|rows| rows.iter().count()), Some(1));
     fixture.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
@@ -474,7 +474,7 @@ async fn the_position_of_a_load_is_flushed_also_while_a_transaction_that_wrote_i
         let write = format!("INSERT INTO unpublished VALUES ({round})");
         open.batch_execute(&write).await.expect("it writes");
         let position =
-            loader.load(&fixture.plan, &[], &[]).await.expect("it loads").topics.position;
+            loader.load(&fixture.plan, &[], &[], &[]).await.expect("it loads").topics.position;
         let flushed = flushed(&fixture.client).await;
         assert!(position <= flushed, "round {round}: {flushed} is before {position}");
     }

@@ -38,6 +38,13 @@ columns = ['stage', 'due at']
 allow = 'old.owner = auth.user_id'
 [tables.mark]
 visible = 'person = auth.user_id'
+[queries.tasks]
+params = { of = 'uuid', done = 'bool = false', points = 'float8', views = 'int8' }
+[queries.tasks.select]
+task = { where = '''id = params.of AND done = params.done AND points = params.points
+  AND views = params.views''' }
+[queries.all]
+select = { task = { where = 'true' } }
 ";
 
 const SCHEMA: &str = "export interface Schema {
@@ -95,6 +102,11 @@ const SCHEMA: &str = "export interface Schema {
   };
 }
 
+export interface Queries {
+  all: {};
+  tasks: { done?: boolean | null; of: string | null; points: Float | null; views: number | null };
+}
+
 export const tables = {
   task: { key: ['id'] },
   mark: { key: ['task', 'person'] },
@@ -131,6 +143,7 @@ async fn rows_and_what_may_be_written_come_from_the_catalog_and_the_definition()
         assert!(strings.contains(part), "{strings}");
     }
     assert!(strings.contains("      changes: number;"), "{strings}");
+    assert!(strings.contains("points: Float | null; views: string | null };"), "{strings}");
     // A key that is made may be left out.
     for made in [
         "ALTER TABLE task ALTER id SET DEFAULT gen_random_uuid()",

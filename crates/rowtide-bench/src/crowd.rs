@@ -96,9 +96,6 @@ impl Crowd {
         at_once: usize,
         cursors: Option<&Cursors>,
     ) -> Result<(Crowd, Duration)> {
-        crate::progress(&format!("connecting {sessions} clients"));
-        let tally = Arc::new(Tally::default());
-        let address = site.address()?;
         let people = site.population.people;
         let mut hellos = Vec::new();
         for session in 0..sessions {
@@ -107,6 +104,20 @@ impl Crowd {
                 cursors.map(|cursors| cursors.of(session).clone()).filter(|c| !c.is_empty());
             hellos.push(hello(site.secret(), session % people, &client_id, cursor)?);
         }
+        Crowd::connect_saying(site, hellos, at_once, cursors).await
+    }
+
+    /// As [`Crowd::connect_with`], of clients of which each says one of these first.
+    pub(crate) async fn connect_saying(
+        site: &Site,
+        hellos: Vec<String>,
+        at_once: usize,
+        cursors: Option<&Cursors>,
+    ) -> Result<(Crowd, Duration)> {
+        let sessions = hellos.len();
+        crate::progress(&format!("connecting {sessions} clients"));
+        let tally = Arc::new(Tally::default());
+        let address = site.address()?;
         let doors = Arc::new(Semaphore::new(at_once));
         let mut clients = JoinSet::new();
         let begun = Instant::now();
@@ -127,7 +138,7 @@ impl Crowd {
             });
         }
         let crowd = Crowd { tally, clients };
-        crowd.until(Duration::from_secs(120), |tally| tally.ready() == u64::from(sessions)).await?;
+        crowd.until(Duration::from_secs(120), |tally| tally.ready() == sessions as u64).await?;
         Ok((crowd, begun.elapsed()))
     }
 

@@ -20,6 +20,7 @@ mod resume;
 mod rooms;
 mod site;
 mod snapshots;
+mod subscribe;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -65,6 +66,8 @@ enum Scenario {
     Burst(burst::BurstArgs),
     /// A user of very many rows connects many times at once: what others notice, and memory
     Snapshots(snapshots::SnapshotsArgs),
+    /// Clients that ask for the last messages of channels: until they have them, new messages, and other channels
+    Subscribe(subscribe::SubscribeArgs),
     /// Sessions at which nothing happens: memory of the server
     Idle(idle::IdleArgs),
     /// People who edit documents together: pushes a second, latency, memory, and how long one takes to open
@@ -111,6 +114,7 @@ async fn run(cli: Cli) -> Result<()> {
         Scenario::Restart(args) => restart::run(&ground, &args).await,
         Scenario::Burst(args) => burst::run(&ground, &args).await,
         Scenario::Snapshots(args) => snapshots::run(&ground, &args).await,
+        Scenario::Subscribe(args) => subscribe::run(&ground, &args).await,
         Scenario::Idle(args) => idle::run(&ground, &args).await,
         Scenario::Rooms(args) => rooms::run(&ground, &args).await,
     }

@@ -10,8 +10,10 @@ mod message;
 mod reach;
 mod resuming;
 mod sets;
+mod time;
 mod transaction;
 mod waiting;
+mod windows;
 
 use std::sync::Arc;
 
@@ -22,6 +24,7 @@ use rowtide_plan::plan::{Plan, Selection, TableId};
 use rowtide_protocol::{Cursor, Epoch, Lsn, Mode};
 use smallvec::smallvec;
 
+use self::time::StreamTime;
 use crate::loads::Loads;
 use crate::resume::{HistoryId, HistoryRequest};
 use crate::sessions::{
@@ -31,6 +34,7 @@ use crate::topic::{Phase, TopicKey, ViewKey};
 use crate::topics::Topics;
 use crate::view::{Joining, ViewPhase};
 use crate::views::Views;
+use crate::window::ViewWindow;
 use crate::{Load, LoadId, Loaded, TopicRows, ViewMessage, ViewRows};
 
 /// What happens to an engine.
@@ -152,6 +156,7 @@ pub struct Engine {
     taking: Option<Lsn>,
     commit_time_us: Option<i64>,
     progress: Progress,
+    pub(crate) time: StreamTime,
     pub(crate) topics: Topics,
     pub(crate) views: Views,
     pub(crate) loads: Loads,
@@ -186,7 +191,7 @@ impl Engine {
     pub const IDLE_TICKS: u64 = 300;
 
     /// An engine that has seen the stream up to `position` and has no sessions. `recent` are the last of the
-    /// transactions until there, in commit order: some may not be visible to a load yet. `row_budget` is how
+    /// transactions until there, in commit order: some may not be visible to a load yet, and the last says what time it is. `row_budget` is how
     /// many bytes of JSON it tries to hold at the most.
     pub fn new(
         plan: Arc<Plan>,
@@ -195,6 +200,12 @@ impl Engine {
         recent: &[Arc<Transaction>],
         row_budget: usize,
     ) -> Engine {
+        let last = recent.last().map(|transaction| transaction.commit_time_us);
+        let time = StreamTime::new(plan.asks_time(), last);
+        let mut loads = Loads::new(recent);
+        if time.is_awaited() {
+            loads.want_commit(i64::MIN);
+        }
         Engine {
             plan,
             epoch,
@@ -202,9 +213,10 @@ impl Engine {
             taking: None,
             commit_time_us: None,
             progress: Progress::default(),
+            time,
             topics: Topics::new(row_budget),
             views: Views::default(),
-            loads: Loads::new(recent),
+            loads,
             sessions: Sessions::default(),
         }
     }
@@ -250,13 +262,15 @@ impl Engine {
     pub fn take_load(&mut self, max_topics: usize) -> Option<Load> {
         let topics = &mut self.topics;
         let begin = |key, id| topics.get_mut(key).is_some_and(|topic| topic.begin_load(id));
-        let (id, keys) = self.loads.begin(max_topics, begin)?;
+        let (id, keys, commit_behind_us) = self.loads.begin(max_topics, begin)?;
         let keys = keys.to_vec();
         self.seed_with_recent(&keys);
         let states = keys.iter().map(|key| &self.topics[*key]);
         let (topics, before) = states.map(|of| (of.id().clone(), of.rows().clone())).unzip();
+        let most = |key: &TopicKey| Some(self.topics[*key].prefix.as_ref()?.loading());
+        let most = keys.iter().map(most).collect();
         let plan = Arc::clone(&self.plan);
-        Some(Load { id, plan, topics, before })
+        Some(Load { id, plan, topics, before, most, commit_behind_us })
     }
 
     /// Whether [`Engine::take_load`] has something to ask for.
@@ -310,8 +324,18 @@ impl Engine {
             return key;
         }
         let reached = self.plan.reached(selection, &claims);
-        let key = self.views.add(selection, claims, ViewPhase::Shared, self.plan.sets);
+        let key = self.new_view(selection, claims, ViewPhase::Shared);
         reached.into_iter().for_each(|topic| self.reach(key, topic));
+        key
+    }
+
+    /// A view without topics.
+    fn new_view(&mut self, selection: Selection, claims: Claims, phase: ViewPhase) -> ViewKey {
+        let windows = ViewWindow::all_of(&self.plan, selection, &claims);
+        let key = self.views.add(selection, claims, phase, self.plan.sets, windows);
+        if self.time.is_awaited() {
+            self.views[key].wait_for_one();
+        }
         key
     }
 
@@ -346,6 +370,9 @@ impl Engine {
     fn tick(&mut self, tick: u64, out: &mut Vec<Output>) {
         self.progress.tick = tick;
         self.loads.tick();
+        if let Some(due_us) = self.time_due() {
+            self.loads.want_commit(due_us);
+        }
         self.topics.look_again();
         self.give_up_resumes(out);
         let (epoch, position) = (self.epoch, self.position);
@@ -369,8 +396,8 @@ impl Engine {
         }
     }
 
-    /// Bounds the memory that rows take. A topic may be evicted if it names no others and fills no set, and nobody waits for
-    /// anything of it: all who reach it hold its rows.
+    /// Bounds the memory that rows take. A topic may be evicted if it names no others, fills no set, is for no window and has no
+    /// rows that come and go by time, and nobody waits for anything of it: all who reach it hold its rows.
     fn evict_rows(&mut self) {
         let (plan, views, position) = (&self.plan, &self.views, self.position);
         self.topics.evict_rows(|state| {
@@ -380,6 +407,8 @@ impl Engine {
             };
             matches!(state.phase(), Phase::Loaded { ahead: None, .. })
                 && !plan.branch(state.id().branch).names_others()
+                && state.prefix.is_none()
+                && !state.turns().are_any()
                 && state.views().iter().all(rests)
         });
     }

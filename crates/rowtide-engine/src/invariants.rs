@@ -22,8 +22,10 @@ impl Engine {
             }
             if let Phase::Unread = state.phase() {
                 assert!(state.rows().is_empty());
-                let names_others = self.plan.branch(state.id().branch).names_others();
-                assert!(!names_others, "what names other topics is read");
+                let branch = self.plan.branch(state.id().branch);
+                assert!(!branch.names_others(), "what names other topics is read");
+                assert!(!branch.asks_time(), "what turns is read");
+                assert!(state.prefix.is_none(), "what is for a window is read");
             }
             for row in state.rows().iter() {
                 assert!(row.image.topics.contains(state.id()), "a row lies in its own topics");
@@ -54,7 +56,8 @@ impl Engine {
             }
             let waiting = |key: &&TopicKey| self.topics[**key].is_waiting();
             let topics = view.reach.keys().chain(&view.leaving);
-            assert_eq!(view.waiting(), topics.filter(waiting).count());
+            let waiting = topics.filter(waiting).count() + usize::from(self.time.is_awaited());
+            assert_eq!(view.waiting(), waiting);
             assert!(view.gained.iter().all(|key| view.reach.contains_key(key)));
             for key in &view.leaving {
                 assert!(
@@ -69,7 +72,13 @@ impl Engine {
                     view.gained.is_empty() && view.touched.is_empty() && view.leaving.is_empty();
                 let silent =
                     silent && view.retold.is_empty() && !view.sets.any_differ(Moment::Told);
+                let silent = silent && view.turned.is_empty();
                 assert!(silent && view.returning().is_none(), "a whole view has spoken");
+                assert!(!view.windows_are_stale, "its windows are looked through");
+                for window in &view.windows {
+                    let first = self.first_rows(view, window);
+                    assert_eq!(first.as_ref(), Ok(&window.told), "a window has the first rows");
+                }
                 let early = |joining: &Joining| joining.not_before > Some(self.position);
                 assert!(view.joining.iter().all(early), "a whole view keeps nobody waiting");
                 let owed = |id: &SessionId| view.acknowledgements.iter().any(|(of, _)| of == id);
@@ -117,10 +126,7 @@ impl Engine {
                         assert!(session.kept.is_empty(), "what all have seen is told");
                         assert!(session.acknowledgements.is_empty());
                         let joins = session.views_in(HeldState::Joining);
-                        assert!(
-                            !joins.iter().any(|view| whole(view)),
-                            "{id:?} joins a whole view: {session:?}"
-                        );
+                        assert!(!joins.iter().any(whole), "{id:?} joins a whole view: {session:?}");
                     }
                 }
                 Way::Opening(at) => {
@@ -154,7 +160,8 @@ impl Engine {
             assert!(state.views().contains(&view_key), "a topic knows who reaches it");
             let branch = self.plan.branch(topic.branch);
             for row in state.rows().iter() {
-                if sets.pass(Moment::Now, branch, &row.image.kept, &view.claims) {
+                let at = self.time.now;
+                if sets.pass(Moment::Now, branch, &row.image.kept, &view.claims, at) {
                     branch.named(&row.image.kept).for_each(|topic| name(topic, &mut open));
                     branch.filled(&row.image.kept).for_each(|(set, of)| sets.add(set, of));
                 }

@@ -18,9 +18,11 @@ mod topic;
 mod topics;
 mod touched;
 mod transaction_snapshot;
+mod turns;
 mod view;
 mod view_rows;
 mod views;
+mod window;
 
 #[cfg(test)]
 mod invariants;

@@ -15,8 +15,8 @@ pub struct LoadId(pub u64);
 
 impl Id for LoadId {}
 
-/// A question: all rows of these topics, as one snapshot sees them. With no topics the engine only
-/// wants to know the snapshot.
+/// A question: the rows of these topics, as one snapshot sees them. With no topics the engine only
+/// wants to know the snapshot, or a commit.
 #[derive(Clone, Debug)]
 pub struct Load {
     /// To be given back with the answer.
@@ -28,6 +28,12 @@ pub struct Load {
     /// For each topic the rows that it was thought to have, if it was loaded before. What is read is best put
     /// into these, with [`TopicRows::loaded_anew`]: then the engine looks at what has changed alone.
     pub before: Vec<TopicRows>,
+    /// For each topic how many rows are wanted, the first in the order of its branch's window; `None` where it has none, and all
+    /// rows are wanted. More than these do no harm, if they are the first, too.
+    pub most: Vec<Option<usize>>,
+    /// Rows come or go by time, which passes with commits: before the snapshot is taken one is to be made that changes nothing and is
+    /// streamed all the same, if Postgres' clock is behind this, in microseconds since 1970 UTC.
+    pub commit_behind_us: Option<i64>,
 }
 
 /// The answer.

@@ -26,6 +26,8 @@ pub(crate) struct Loads {
     recent: Recent,
     /// Whether to ask for a snapshot even if no topic is wanted.
     probe: bool,
+    /// Behind when a commit is wanted.
+    commit_behind_us: Option<i64>,
     questions: VecDeque<HistoryRequest>,
     asked: IdMap<HistoryId, ViewKey>,
     next_history: u64,
@@ -41,6 +43,7 @@ impl Loads {
             next_load: 0,
             recent: Recent::of(recent),
             probe: false,
+            commit_behind_us: None,
             questions: VecDeque::new(),
             asked: IdMap::default(),
             next_history: 0,
@@ -66,16 +69,21 @@ impl Loads {
 
     /// Whether something is to be asked of Postgres.
     pub(crate) fn wants_load(&self) -> bool {
-        self.probe || !self.wanted.is_empty()
+        self.probe || self.commit_behind_us.is_some() || !self.wanted.is_empty()
     }
 
-    /// The next load with its topics, as long as `begin` says of a topic that it waits for one; at most so
+    /// Time is to pass: a commit is wanted once Postgres' clock is behind this.
+    pub(crate) fn want_commit(&mut self, behind_us: i64) {
+        self.commit_behind_us = Some(behind_us);
+    }
+
+    /// The next load with its topics, and behind when a commit is wanted with it, as long as `begin` says of a topic that it waits for one; at most so
     /// many.
     pub(crate) fn begin(
         &mut self,
         max_topics: usize,
         mut begin: impl FnMut(TopicKey, LoadId) -> bool,
-    ) -> Option<(LoadId, &[TopicKey])> {
+    ) -> Option<(LoadId, &[TopicKey], Option<i64>)> {
         let id = LoadId(self.next_load);
         let mut keys = Vec::new();
         while keys.len() < max_topics {
@@ -84,12 +92,13 @@ impl Loads {
                 keys.push(key);
             }
         }
-        if keys.is_empty() && !self.probe {
+        let commit_behind_us = self.commit_behind_us.take();
+        if keys.is_empty() && !self.probe && commit_behind_us.is_none() {
             return None;
         }
         self.probe = false;
         self.next_load += 1;
-        Some((id, self.under_way.entry(id).or_insert(keys)))
+        Some((id, self.under_way.entry(id).or_insert(keys), commit_behind_us))
     }
 
     /// A load has ended; returns its topics, if it was under way.

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use rowtide_feed::{Change, Changes, Transaction};
 use rowtide_plan::map::{Id, SeededSet};
 use rowtide_plan::plan::TableId;
-use rowtide_plan::row::{Image, Topic};
+use rowtide_plan::row::{Image, Row, Topic};
+use rowtide_plan::value::Instant;
 use rowtide_protocol::Lsn;
 
 use crate::rows::TopicRows;
@@ -62,6 +63,8 @@ pub(crate) struct Resume {
     pub(crate) base: Option<Lsn>,
     /// Topics whose history is in `past`.
     pub(crate) known: SeededSet<Topic>,
+    /// What time it was at the cursor, once the log has said so.
+    pub(crate) from_time: Instant,
     /// Whether an answer is waited for.
     pub(crate) asked: bool,
     /// In commit order; one change for each row of a commit.
@@ -87,8 +90,12 @@ impl Resume {
     }
 
     /// The rows of a topic at the cursor, from its rows now: the first change of a row since then says how
-    /// it was before.
-    pub(crate) fn images_then<'a>(&'a self, topic: &Topic, now: &'a TopicRows) -> Vec<&'a Image> {
+    /// it was before. One that has not changed comes with what it is.
+    pub(crate) fn states_then<'a>(
+        &'a self,
+        topic: &Topic,
+        now: &'a TopicRows,
+    ) -> Vec<(&'a Image, Option<&'a Arc<Row>>)> {
         let mut changed: SeededSet<&Bytes> = SeededSet::default();
         let mut then: Vec<&Image> = Vec::new();
         for (_, change) in self.changes() {
@@ -99,6 +106,7 @@ impl Resume {
             }
         }
         let untouched = now.iter().filter(|row| !changed.contains(&row.image.key));
-        untouched.map(|row| &row.image).chain(then).collect()
+        let untouched = untouched.map(|row| (&row.image, Some(row)));
+        untouched.chain(then.into_iter().map(|image| (image, None))).collect()
     }
 }

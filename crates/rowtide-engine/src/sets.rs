@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rowtide_plan::claims::Claims;
 use rowtide_plan::filter::{InSet, Operand};
 use rowtide_plan::plan::{Branch, SetId};
-use rowtide_plan::value::Value;
+use rowtide_plan::value::{Instant, Value};
 use smallvec::SmallVec;
 
 /// A value of a set, with as many parts as columns are compared with it.
@@ -69,10 +69,19 @@ struct Past {
     with_null: usize,
 }
 
-/// The sets of a view as they were at one moment: nothing that happens to them changes these. The default is that of a plan
-/// without any.
-#[derive(Clone, Debug, Default)]
-pub struct FrozenSets(Box<[Arc<Members>]>);
+/// The sets of a view as they were at one moment, and that moment: nothing that happens to them changes these. The default is that of
+/// a plan without any.
+#[derive(Clone, Debug)]
+pub struct FrozenSets {
+    sets: Box<[Arc<Members>]>,
+    at: Instant,
+}
+
+impl Default for FrozenSets {
+    fn default() -> FrozenSets {
+        FrozenSets { sets: Box::default(), at: Instant::MINUS_INFINITY }
+    }
+}
 
 impl ViewSets {
     /// So many, which are empty.
@@ -108,19 +117,20 @@ impl ViewSets {
     }
 
     /// Whether a row with these kept columns is one of those that a view with these claims sees, by what was in its sets
-    /// at that moment.
+    /// at that moment, when it was `at` that time.
     pub(crate) fn pass(
         &self,
         moment: Moment,
         branch: &Branch,
         kept: &[Value],
         claims: &Claims,
+        at: Instant,
     ) -> bool {
         let ask = |test: &InSet, kept: &[Value]| {
             let now = &self.0[usize::from(test.set.0)].now;
             answer(now, self.past(moment, test.set), test, kept)
         };
-        branch.claim_filter.passes(kept, claims, &ask)
+        branch.claim_filter.passes(kept, claims, &ask, at)
     }
 
     /// Whether rows of the branch may be judged otherwise than at that moment, if all of them have this value in this
@@ -191,9 +201,9 @@ impl ViewSets {
         }
     }
 
-    /// As they are now.
-    pub(crate) fn freeze(&self) -> FrozenSets {
-        FrozenSets(self.0.iter().map(|set| Arc::clone(&set.now)).collect())
+    /// As they are now, when it is `at` that time.
+    pub(crate) fn freeze(&self, at: Instant) -> FrozenSets {
+        FrozenSets { sets: self.0.iter().map(|set| Arc::clone(&set.now)).collect(), at }
     }
 
     /// Panics if what is in the sets now is not what is in `others`, or link rows are to be followed still.
@@ -257,9 +267,9 @@ impl FrozenSets {
     /// Whether a row with these kept columns is one of those that a view with these claims sees.
     pub(crate) fn pass(&self, branch: &Branch, kept: &[Value], claims: &Claims) -> bool {
         let ask = |test: &InSet, kept: &[Value]| {
-            answer(self.0.get(usize::from(test.set.0))?, None, test, kept)
+            answer(self.sets.get(usize::from(test.set.0))?, None, test, kept)
         };
-        branch.claim_filter.passes(kept, claims, &ask)
+        branch.claim_filter.passes(kept, claims, &ask, self.at)
     }
 }
 

@@ -10,9 +10,12 @@ use std::sync::Arc;
 use rowtide_feed::{Change, Changes, Transaction};
 use rowtide_plan::map::IdSet;
 use rowtide_plan::row::{Row, Topic};
+use rowtide_plan::window::Window;
 use rowtide_protocol::Lsn;
 
 use crate::rows_by_value::RowsByValue;
+use crate::turns::Turns;
+use crate::window::Prefix;
 use crate::{LoadId, Loaded, TopicRows, TransactionSnapshot};
 
 /// Index of a view in the engine.
@@ -29,8 +32,12 @@ pub(crate) struct TopicState {
     /// The rows of its last load, brought forward; while it is loaded again, those of before. Only
     /// [`Topics`](crate::topics::Topics) changes them, which counts their bytes.
     pub(super) rows: TopicRows,
+    /// What is known of its rows, where they are for a window.
+    pub(crate) prefix: Option<Prefix>,
     /// Its rows by what they are asked for in sets, for as long as these are its rows.
     pub(super) by_value: Vec<RowsByValue>,
+    /// When its rows come or go by time alone.
+    pub(super) turns: Turns,
     phase: Phase,
     /// Its rows were read first by a load that ran ahead of the stream, up to here. Until then they are not the ones that
     /// those have who were told of them before, while nobody had read them.
@@ -95,13 +102,15 @@ pub(crate) enum Pending {
 pub(crate) struct Unfit;
 
 impl TopicState {
-    pub(super) fn new(id: Topic) -> TopicState {
+    pub(super) fn new(id: Topic, turns: Turns, window: Option<Arc<Window>>) -> TopicState {
         let (views, rows) = (IdSet::default(), TopicRows::default());
         TopicState {
             id,
             views,
             rows,
+            prefix: window.map(Prefix::new),
             by_value: Vec::new(),
+            turns,
             phase: Phase::Unread,
             read_ahead_until: None,
         }
@@ -118,6 +127,11 @@ impl TopicState {
 
     pub(crate) fn rows(&self) -> &TopicRows {
         &self.rows
+    }
+
+    /// When its rows come or go by time alone.
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.turns
     }
 
     pub(crate) fn phase(&self) -> &Phase {
@@ -187,9 +201,11 @@ impl TopicState {
         !self.tells_what_was(position) && may_have_seen
     }
 
-    /// The row of `change` after it, if it is in this topic.
+    /// The row of `change` after it, if it is in this topic, and one of those that are known.
     pub(crate) fn row_after<'a>(&self, change: &'a Change) -> Option<&'a Arc<Row>> {
-        change.after().filter(|row| row.image.topics.contains(&self.id))
+        let is_known =
+            |row: &&Arc<Row>| self.prefix.as_ref().is_none_or(|prefix| prefix.covers(&row.image));
+        change.after().filter(|row| row.image.topics.contains(&self.id)).filter(is_known)
     }
 
     /// Its rows are needed. Whether it must be asked for, because it was not wanted yet.
@@ -205,6 +221,7 @@ impl TopicState {
     pub(crate) fn begin_load(&mut self, load: LoadId) -> bool {
         let Phase::Wanted { outdated } = self.phase else { return false };
         self.phase = Phase::Loading { load, pending: Vec::new(), outdated };
+        self.prefix.iter_mut().for_each(Prefix::begin_load);
         true
     }
 

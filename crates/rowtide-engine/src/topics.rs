@@ -3,20 +3,23 @@
 //! others, its rows are only needed to send them whole; when there are too many, those of topics at rest are
 //! evicted, one after the other, and loaded again if someone must be sent them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Index, IndexMut};
 use std::sync::Arc;
 
 use rowtide_feed::Change;
 use rowtide_plan::map::SeededMap;
-use rowtide_plan::plan::{Plan, TableId};
+use rowtide_plan::plan::{Branch, Plan, TableId};
 use rowtide_plan::row::{Row, Topic};
+use rowtide_plan::value::Instant;
+use rowtide_plan::window::Window;
 use rowtide_protocol::Lsn;
 use slab::Slab;
 
 use crate::TopicRows;
 use crate::rows_by_value::RowsByValue;
 use crate::topic::{TopicKey, TopicState};
+use crate::turns::Turns;
 
 #[cfg(test)]
 thread_local! {
@@ -36,6 +39,8 @@ pub(crate) struct Topics {
     index: SeededMap<Topic, TopicKey>,
     /// Topics ahead of the stream, by where that ends.
     ahead: BTreeSet<(Lsn, TopicKey)>,
+    /// When rows come or go by time alone: in which topics, and of how many rows.
+    turns: BTreeMap<(Instant, TopicKey), u32>,
     /// The JSON of all rows that are held; a row counts once for each of its topics.
     row_bytes: usize,
     row_budget: usize,
@@ -54,6 +59,7 @@ impl Topics {
             states: Slab::new(),
             index: SeededMap::default(),
             ahead: BTreeSet::new(),
+            turns: BTreeMap::new(),
             row_bytes: 0,
             row_budget,
             hand: 0,
@@ -84,12 +90,18 @@ impl Topics {
         self.states.get_mut(key)
     }
 
-    /// The topic, which is in use from now on.
-    pub(crate) fn enter(&mut self, topic: Topic) -> TopicKey {
+    /// The topic of a branch, which is in use from now on, with the branch's window.
+    pub(crate) fn enter(
+        &mut self,
+        topic: Topic,
+        branch: &Branch,
+        window: Option<Arc<Window>>,
+    ) -> TopicKey {
         if let Some(key) = self.index.get(&topic) {
             return *key;
         }
-        let key = self.states.insert(TopicState::new(topic.clone()));
+        let state = TopicState::new(topic.clone(), Turns::of(branch), window);
+        let key = self.states.insert(state);
         self.index.insert(topic, key);
         key
     }
@@ -130,7 +142,22 @@ impl Topics {
             before.iter().for_each(|row| index.remove(row));
             after.iter().for_each(|row| index.insert(row));
         }
+        let mut forgotten = Vec::new();
+        if let Some(prefix) = &mut state.prefix {
+            forgotten = prefix.change(before.as_ref(), after.as_ref());
+            for row in &forgotten {
+                state.rows.remove(&row.image.key);
+            }
+        }
         self.row_bytes += state.rows.bytes();
+        if state.turns.are_any() {
+            let mut gone: Vec<Instant> =
+                before.iter().flat_map(|row| state.turns.remove(row)).collect();
+            let new: Vec<Instant> = after.iter().flat_map(|row| state.turns.insert(row)).collect();
+            gone.extend(forgotten.iter().flat_map(|row| state.turns.remove(row)));
+            new.into_iter().for_each(|at| self.note_turn(at, key));
+            gone.into_iter().for_each(|at| self.forget_turn(at, key));
+        }
         before
     }
 
@@ -143,7 +170,42 @@ impl Topics {
         self.row_bytes += rows.bytes();
         self.row_bytes -= state.rows.bytes();
         state.by_value.clear();
-        std::mem::replace(&mut state.rows, rows)
+        state.prefix.iter_mut().for_each(|prefix| prefix.put(&rows));
+        let old = std::mem::replace(&mut state.rows, rows);
+        if state.turns.are_any() {
+            let TopicState { rows, turns, .. } = state;
+            let gone: Vec<Instant> = turns.clear().collect();
+            let new: Vec<Instant> = rows.iter().flat_map(|row| turns.insert(row)).collect();
+            gone.into_iter().for_each(|at| self.forget_turn(at, key));
+            new.into_iter().for_each(|at| self.note_turn(at, key));
+        }
+        old
+    }
+
+    fn note_turn(&mut self, at: Instant, key: TopicKey) {
+        *self.turns.entry((at, key)).or_insert(0) += 1;
+    }
+
+    fn forget_turn(&mut self, at: Instant, key: TopicKey) {
+        if let Some(rows) = self.turns.get_mut(&(at, key)) {
+            *rows -= 1;
+            if *rows == 0 {
+                self.turns.remove(&(at, key));
+            }
+        }
+    }
+
+    /// The topics with rows that may have another answer at the one moment than at the other, each once.
+    pub(crate) fn turning(&self, one: Instant, other: Instant) -> Vec<TopicKey> {
+        let between = (one.min(other), TopicKey::MIN)..=(one.max(other), TopicKey::MAX);
+        let keys: BTreeSet<TopicKey> =
+            self.turns.range(between).map(|((_, key), _)| *key).collect();
+        keys.into_iter().collect()
+    }
+
+    /// The first moment from `now` on at which a row may get another answer.
+    pub(crate) fn next_turn(&self, now: Instant) -> Option<Instant> {
+        self.turns.range((now, TopicKey::MIN)..).next().map(|((at, _), _)| *at)
     }
 
     /// The rows of a topic by the values of these of their kept columns.
@@ -218,7 +280,13 @@ impl Topics {
         assert_eq!(self.index.len(), self.states.len());
         for (_, state) in &self.states {
             state.by_value.iter().for_each(|index| index.check(&state.rows));
+            state.prefix.iter().for_each(|prefix| prefix.check(&state.rows));
         }
+        for (_, state) in &self.states {
+            state.turns.check(state.rows.iter());
+        }
+        let turns = self.states.iter().map(|(_, state)| state.turns.len()).sum::<usize>();
+        assert_eq!(self.turns.values().map(|rows| *rows as usize).sum::<usize>(), turns);
         let rows = self.states.iter().flat_map(|(_, state)| state.rows.iter());
         assert_eq!(self.row_bytes, rows.map(|row| row.json.len()).sum::<usize>());
     }

@@ -7,11 +7,12 @@
 
 use std::sync::{Arc, Weak};
 
+use bytes::Bytes;
 use rowtide_feed::Acknowledgement;
 use rowtide_plan::claims::Claims;
 use rowtide_plan::map::{IdMap, IdSet};
-use rowtide_plan::plan::{Branch, Selection};
-use rowtide_plan::value::Value;
+use rowtide_plan::plan::{Branch, Selection, TableId, WindowId};
+use rowtide_plan::value::{Instant, Value};
 use rowtide_protocol::{Cursor, Epoch, Lsn, ViewId};
 
 use crate::resume::Resume;
@@ -20,6 +21,7 @@ use crate::sets::{Moment, ViewSets};
 use crate::topic::TopicKey;
 use crate::touched::{Touched, TouchedRow};
 use crate::view_rows::ViewRows;
+use crate::window::ViewWindow;
 
 #[derive(Debug)]
 pub(crate) struct View {
@@ -47,13 +49,21 @@ pub(crate) struct View {
     /// Topics that were in reach at the last message and are not any more, and whose rows must be read
     /// to say which ones that takes away.
     pub(crate) leaving: IdSet<TopicKey>,
-    /// How many topics of `reach` and `leaving` have rows that are waited for.
+    /// How many topics of `reach` and `leaving` have rows that are waited for; one more where the time is.
     waiting: usize,
     /// Where the stream must be before the next message, if that was ever ahead of it.
     release_at: Option<Lsn>,
     pub(crate) touched: Touched,
     /// What else decides which rows it sees.
     pub(crate) sets: ViewSets,
+    /// Of what its query selects of these tables it sees the first rows alone.
+    pub(crate) windows: Vec<ViewWindow>,
+    /// Whether these may have other rows than when they were looked through last.
+    pub(crate) windows_are_stale: bool,
+    /// As of when the last message was made.
+    pub(crate) told_at: Instant,
+    /// Topics whose rows may have turned since.
+    pub(crate) turned: IdSet<TopicKey>,
     /// What was frozen last, if nothing has changed since and somebody has it still.
     frozen: Weak<ViewRows>,
     /// The position of the last message.
@@ -94,7 +104,13 @@ pub(crate) struct Joining {
 }
 
 impl View {
-    pub(super) fn new(selection: Selection, claims: Claims, phase: ViewPhase, sets: usize) -> View {
+    pub(super) fn new(
+        selection: Selection,
+        claims: Claims,
+        phase: ViewPhase,
+        sets: usize,
+        windows: Vec<ViewWindow>,
+    ) -> View {
         View {
             selection,
             id: claims.view_id(),
@@ -112,6 +128,10 @@ impl View {
             release_at: None,
             touched: Touched::default(),
             sets: ViewSets::new(sets),
+            windows,
+            windows_are_stale: false,
+            told_at: Instant::MINUS_INFINITY,
+            turned: IdSet::default(),
             frozen: Weak::new(),
             sent: None,
             is_dirty: false,
@@ -151,13 +171,13 @@ impl View {
     }
 
     /// Whether it sees a row with these kept columns, where it reaches a topic of the branch that has it.
-    pub(crate) fn sees(&self, branch: &Branch, kept: &[Value]) -> bool {
-        self.sets.pass(Moment::Now, branch, kept, &self.claims)
+    pub(crate) fn sees(&self, branch: &Branch, kept: &[Value], now: Instant) -> bool {
+        self.sets.pass(Moment::Now, branch, kept, &self.claims, now)
     }
 
     /// Whether it saw it at its last message.
     pub(crate) fn saw(&self, branch: &Branch, kept: &[Value]) -> bool {
-        self.sets.pass(Moment::Told, branch, kept, &self.claims)
+        self.sets.pass(Moment::Told, branch, kept, &self.claims, self.told_at)
     }
 
     /// Whether the last message was made with this topic in reach.
@@ -177,8 +197,40 @@ impl View {
             && self.gained.is_empty()
             && self.retold.is_empty()
             && self.leaving.is_empty()
+            && self.turned.is_empty()
             && self.acknowledgements.is_empty()
             && !self.sets.any_differ(Moment::Told)
+            && !self.windows_are_stale
+    }
+
+    /// Whether its windows must be looked through before the next message.
+    pub(crate) fn windows_may_differ(&self) -> bool {
+        !self.windows.is_empty() && (self.windows_are_stale || self.sets.any_differ(Moment::Told))
+    }
+
+    /// What it is told of a window, if it has it.
+    pub(crate) fn window(&self, id: WindowId) -> Option<&ViewWindow> {
+        self.windows.iter().find(|window| window.id == id)
+    }
+
+    /// Whether the last message was made with this row in a window.
+    pub(crate) fn had_in_window(&self, id: WindowId, key: &Bytes) -> bool {
+        self.window(id).is_some_and(|window| window.told.contains_key(key))
+    }
+
+    /// Whether of this table it sees the first rows alone.
+    pub(crate) fn is_windowed(&self, table: TableId) -> bool {
+        self.windows.iter().any(|window| window.table == table)
+    }
+
+    /// What its windows are was told.
+    pub(crate) fn windows_were_told(&mut self) {
+        for window in &mut self.windows {
+            if let Some(next) = window.next.take() {
+                window.told = next;
+                self.frozen = Weak::new();
+            }
+        }
     }
 
     /// Whether nobody waits for a first message.
@@ -208,7 +260,7 @@ impl View {
         Cursor { epoch, view: self.id, lsn }
     }
 
-    /// One topic more that it looks at, or of those that it looks at, waits for its rows.
+    /// One topic more that it looks at, or of those that it looks at, waits for its rows; or it is not known what time it is.
     pub(crate) fn wait_for_one(&mut self) {
         self.waiting += 1;
     }
@@ -264,7 +316,7 @@ impl View {
         self.frozen = Arc::downgrade(rows);
     }
 
-    /// How many topics it waits for.
+    /// How many topics it waits for, and whether for the time.
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         self.waiting

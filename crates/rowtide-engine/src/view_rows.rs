@@ -29,7 +29,8 @@ pub struct ViewRows {
 #[derive(Debug)]
 struct Part {
     table: TableId,
-    topic: Topic,
+    /// None: the rows of a window, each of which it says.
+    topic: Option<Topic>,
     rows: FrozenRows,
     /// Whether parts of lower branches may have said some of its rows.
     may_repeat: bool,
@@ -65,7 +66,7 @@ impl ViewRows {
     ) -> ViewRows {
         let part = |(topic, rows): (&Topic, &TopicRows)| Part {
             table: plan.branch(topic.branch).table,
-            topic: topic.clone(),
+            topic: Some(topic.clone()),
             rows: rows.freeze(),
             may_repeat: false,
         };
@@ -74,10 +75,27 @@ impl ViewRows {
         for at in 1..parts.len() {
             let (before, part) = (&parts[at - 1], &parts[at]);
             let same_table = before.table == part.table;
-            let repeats = before.may_repeat || before.topic.branch != part.topic.branch;
+            let branch = |part: &Part| part.topic.as_ref().map(|topic| topic.branch);
+            let repeats = before.may_repeat || branch(before) != branch(part);
             parts[at].may_repeat = same_table && repeats;
         }
         ViewRows { plan: Arc::clone(plan), claims: claims.clone(), sets, parts }
+    }
+
+    /// And the rows of windows, which are of tables of which there are no others.
+    pub(crate) fn with_windows(
+        mut self,
+        windows: impl Iterator<Item = (TableId, TopicRows)>,
+    ) -> ViewRows {
+        let part = |(table, rows): (TableId, TopicRows)| Part {
+            table,
+            topic: None,
+            rows: rows.freeze(),
+            may_repeat: false,
+        };
+        self.parts.extend(windows.filter(|(_, rows)| !rows.is_empty()).map(part));
+        self.parts.sort_by(|a, b| (a.table, &a.topic).cmp(&(b.table, &b.topic)));
+        self
     }
 
     /// The plan of its tables.
@@ -136,14 +154,17 @@ impl ViewRows {
         let passes = |topic: &Topic| {
             self.sets.pass(self.plan.branch(topic.branch), &row.image.kept, &self.claims)
         };
+        let Some(own) = &part.topic else { return true };
         let says = |topic: &Topic| {
-            topic.branch < part.topic.branch
+            topic.branch < own.branch
                 && self
                     .parts
-                    .binary_search_by(|other| (other.table, &other.topic).cmp(&(part.table, topic)))
+                    .binary_search_by(|other| {
+                        (other.table, other.topic.as_ref()).cmp(&(part.table, Some(topic)))
+                    })
                     .is_ok()
                 && passes(topic)
         };
-        passes(&part.topic) && !(part.may_repeat && row.image.topics.iter().any(says))
+        passes(own) && !(part.may_repeat && row.image.topics.iter().any(says))
     }
 }

@@ -14,6 +14,7 @@ use slab::Slab;
 use crate::resume::Resume;
 use crate::topic::ViewKey;
 use crate::view::{View, ViewPhase};
+use crate::window::ViewWindow;
 
 /// All views.
 #[derive(Debug, Default)]
@@ -72,15 +73,16 @@ impl Views {
         !self.apart.is_empty()
     }
 
-    /// A new view, that has so many sets.
+    /// A new view, that has so many sets and these windows.
     pub(crate) fn add(
         &mut self,
         selection: Selection,
         claims: Claims,
         phase: ViewPhase,
         sets: usize,
+        windows: Vec<ViewWindow>,
     ) -> ViewKey {
-        let key = self.views.insert(View::new(selection, claims, phase, sets));
+        let key = self.views.insert(View::new(selection, claims, phase, sets, windows));
         self.enter_phase(key);
         key
     }
@@ -139,6 +141,12 @@ impl Views {
     /// Those that were marked, in that order.
     pub(crate) fn marked(&self) -> &[ViewKey] {
         &self.dirty
+    }
+
+    /// What time it is has become known, for which all have waited.
+    pub(crate) fn know_the_time(&mut self) {
+        let keys: Vec<ViewKey> = self.views.iter().map(|(key, _)| key).collect();
+        keys.into_iter().for_each(|key| self.mark(key).waited_for_one());
     }
 
     /// Those to look at, in the order in which they were marked.

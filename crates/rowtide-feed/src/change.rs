@@ -189,4 +189,7 @@ pub struct History {
     pub interrupted: Vec<TableId>,
     /// Tables that got more columns ([`crate::Event::Reshaped`]): all their rows are others by that, besides what changes say.
     pub reshaped: Vec<TableId>,
+    /// When the last transaction up to the first position was committed, microseconds since 1970 UTC; `None` if the log does not
+    /// have it.
+    pub time_us: Option<i64>,
 }

@@ -13,7 +13,7 @@ use rowtide_plan::map::SeededMap;
 use rowtide_plan::plan::{BranchId, Plan};
 use rowtide_plan::row::Topic;
 use rowtide_postgres::connect::ConnectOptions;
-use rowtide_postgres::load::{LoadError, Loader};
+use rowtide_postgres::load::{LoadError, LoadedTopics, Loader};
 use rowtide_postgres::said_once::SaidOnce;
 use rowtide_postgres::table_trouble::TableTrouble;
 use tokio::runtime::Handle;
@@ -177,19 +177,24 @@ impl LoaderTask {
             drop(waiting);
             let mut topics: Vec<Topic> = Vec::new();
             let mut before: Vec<TopicRows> = Vec::new();
+            let mut most: Vec<Option<usize>> = Vec::new();
             let mut places: SeededMap<Topic, usize> = SeededMap::default();
             let loads = merged.iter_mut().map(|request| &mut request.load);
-            let all = loads.flat_map(|load| load.topics.iter().zip(load.before.drain(..)));
-            for (topic, rows) in all {
-                places.or_insert_with(topic.clone(), || {
+            let all = loads
+                .flat_map(|load| load.topics.iter().zip(load.before.drain(..)).zip(&load.most));
+            for ((topic, rows), wanted) in all {
+                let place = *places.or_insert_with(topic.clone(), || {
                     topics.push(topic.clone());
                     before.push(rows);
+                    most.push(None);
                     topics.len() - 1
                 });
+                most[place] = most[place].max(*wanted);
             }
+            let commit_behind = merged.iter().filter_map(|of| of.load.commit_behind_us).min();
             let mut backoff = Duration::from_millis(100);
             let loaded = loop {
-                match loader.load(&plan, &topics, &before).await {
+                match load(&mut loader, commit_behind, &plan, &topics, &before, &most).await {
                     Ok(loaded) => break loaded,
                     Err(error) => {
                         let why = error.to_string();
@@ -231,4 +236,19 @@ impl LoaderTask {
             }
         }
     }
+}
+
+/// A load, and before it the commit that it may ask for.
+async fn load(
+    loader: &mut Loader,
+    commit_behind_us: Option<i64>,
+    plan: &Plan,
+    topics: &[Topic],
+    before: &[TopicRows],
+    most: &[Option<usize>],
+) -> Result<LoadedTopics, LoadError> {
+    if let Some(us) = commit_behind_us {
+        loader.commit_behind(us).await?;
+    }
+    loader.load(plan, topics, before, most).await
 }

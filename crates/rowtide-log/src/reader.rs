@@ -16,7 +16,7 @@ use crate::rules::{Replay, Selection, TooOld, bring_forward};
 use crate::segment::{
     Damaged, Segment, Unreadable, first_time_us, from_sql, hash, read_commit, reshaped, to_sql,
 };
-use crate::state::Shared;
+use crate::state::{Shared, State};
 
 /// Reads a log. Cheap to clone; clones may be used from any thread.
 #[derive(Clone, Debug)]
@@ -137,6 +137,7 @@ impl LogReader {
         for segment in state.within(after, up_to) {
             search.segment(segment).map_err(|error| of(segment, error))?;
         }
+        search.selection.began_at(time_at(&state, oldest, after)?);
         Ok(search.selection.done())
     }
 
@@ -311,6 +312,24 @@ impl Search<'_> {
         reshaped(db)?.iter().for_each(|event| self.selection.event(event));
         Ok(())
     }
+}
+
+/// When the last transaction up to `lsn` was committed, if it is behind `oldest`.
+fn time_at(state: &State, oldest: Lsn, lsn: Lsn) -> Result<Option<i64>, HistoryError> {
+    for segment in state.within(oldest, lsn).rev() {
+        let last = segment.read(|db| {
+            let sql = "SELECT lsn, last_change, record FROM commits WHERE lsn > ? AND lsn <= ? \
+                       ORDER BY lsn DESC LIMIT 1";
+            let mut rows = db.prepare_cached(sql)?;
+            let mut rows = rows.query((to_sql(oldest), to_sql(lsn)))?;
+            let Some(row) = rows.next()? else { return Ok(None) };
+            Ok(Some(read_commit(row)?.0.commit_time_us))
+        });
+        if let Some(time_us) = last.map_err(|error| of(segment, error))? {
+            return Ok(Some(time_us));
+        }
+    }
+    Ok(None)
 }
 
 /// The last change of the transactions up to `lsn`; 0 if there is none.

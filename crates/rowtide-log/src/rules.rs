@@ -166,6 +166,7 @@ pub fn bring_forward(transactions: &mut [Arc<Transaction>], reshaped: &[Event]) 
 pub struct Selection<'q> {
     query: &'q HistoryQuery,
     topics: SeededSet<&'q Topic>,
+    oldest: Lsn,
     up_to: Lsn,
     history: History,
 }
@@ -181,7 +182,7 @@ impl<'q> Selection<'q> {
         }
         let topics = query.topics.iter().collect();
         let up_to = query.up_to.min(end);
-        Ok(Selection { query, topics, up_to, history: History::default() })
+        Ok(Selection { query, topics, oldest, up_to, history: History::default() })
     }
 
     /// Transactions are looked at that lie behind the first and up to the second.
@@ -207,7 +208,12 @@ impl<'q> Selection<'q> {
         }
     }
 
-    /// Takes what an event has of the answer, if it is in the range.
+    /// Takes what time it was where the range begins.
+    pub fn began_at(&mut self, time_us: Option<i64>) {
+        self.history.time_us = time_us;
+    }
+
+    /// Takes what an event has of the answer, if it is in the range, or the last transaction before it.
     pub fn event(&mut self, event: &Event) {
         let in_range = |lsn: Lsn| lsn > self.query.after && lsn <= self.up_to;
         if let Event::Reshaped { lsn, tables, .. } = event
@@ -217,6 +223,9 @@ impl<'q> Selection<'q> {
             self.history.reshaped.extend(asked);
         }
         let Event::Transaction { transaction, .. } = event else { return };
+        if transaction.lsn > self.oldest && transaction.lsn <= self.query.after {
+            self.began_at(Some(transaction.commit_time_us));
+        }
         if transaction.lsn <= self.query.after || transaction.lsn > self.up_to {
             return;
         }

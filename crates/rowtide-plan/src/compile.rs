@@ -11,8 +11,10 @@ mod names;
 mod predicate;
 mod queries;
 mod sent;
+mod time;
 mod types;
 mod unstreamed;
+mod windows;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -25,7 +27,7 @@ use crate::claims::{Claim, ClaimUse};
 use crate::definition::{Definition, SelectDefinition, Sync, TableDefinition};
 use crate::error::{DefinitionError, DefinitionProblem};
 use crate::filter::{ClaimFilter, Filter, Operand, Predicate};
-use crate::ids::{BranchId, ClaimId, TableId};
+use crate::ids::{BranchId, ClaimId, TableId, WindowId};
 use crate::plan::{Branch, Link, Plan, Selection, Source};
 use crate::rule::normal::{Part, alternatives};
 use crate::rule::{Member, Rule};
@@ -160,6 +162,8 @@ struct Compiler<'a> {
     problems: Vec<DefinitionProblem>,
     /// Which views the branches being compiled are for.
     selection: Selection,
+    /// The window that the rows of the rule being compiled are for.
+    window: Option<WindowId>,
     /// The tables whose rows the membership being compiled is about, outermost first.
     outer: Vec<TableId>,
     /// The memberships of this table's rule: one that stands in several alternatives is compiled once.
@@ -178,7 +182,7 @@ impl Compiler<'_> {
         let (problems, outer, members) = (Vec::new(), Vec::new(), HashMap::new());
         let older_clients = definition.older_clients();
         let selection = Selection::Always;
-        Compiler { catalog, older_clients, plan, problems, selection, outer, members }
+        Compiler { catalog, older_clients, plan, problems, selection, window: None, outer, members }
     }
 
     fn finish(mut self) -> Plan {
@@ -329,6 +333,8 @@ impl Compiler<'_> {
             filter: Filter(conjunction(row_parts)),
             claim_filter: ClaimFilter(claim_filter.with_columns(&number)),
             selection: self.selection,
+            // What memberships ask is asked of all rows.
+            window: self.window.filter(|_| self.outer.is_empty()),
             published: false,
             links: Vec::new(),
             fills: Vec::new(),
@@ -348,6 +354,7 @@ impl Compiler<'_> {
             let named = || self.plan.branches.iter().flat_map(|from| &from.links);
             let count = || named().filter(|link| link.target == id).count();
             other.selection == branch.selection
+                && other.window == branch.window
                 && other.table == branch.table
                 && other.anchor == branch.anchor
                 && other.source == branch.source
@@ -419,9 +426,9 @@ impl Compiler<'_> {
     }
 }
 
-/// Puts a condition to those of the row alone, or to those that ask for claims or sets.
+/// Puts a condition to those of the row alone, or to those that ask for claims, sets or the time.
 fn sort(part: Predicate, row_parts: &mut Vec<Predicate>, claim_parts: &mut Vec<Predicate>) {
-    let mut of_view = part.asks_sets();
+    let mut of_view = part.asks_sets() || part.asks_time();
     part.operands(&mut |operand| of_view |= matches!(operand, Operand::Claim(_)));
     if of_view { claim_parts.push(part) } else { row_parts.push(part) }
 }

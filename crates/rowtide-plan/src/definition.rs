@@ -7,6 +7,7 @@ mod mutations;
 mod queries;
 mod sent;
 mod storage;
+mod windows;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,7 @@ pub(crate) use self::queries::{QueryDefinition, SelectDefinition};
 use self::queries::{QueryEntry, query};
 pub(crate) use self::sent::SentColumns;
 use self::storage::StorageEntry;
+pub(crate) use self::windows::{LimitDefinition, WindowDefinition};
 use self::writes::WritesEntry;
 use crate::calls::PlannedCall;
 use crate::catalog::TableName;
@@ -191,7 +193,7 @@ impl Definition {
                         `edit`, and may have `alive`, `schema`, `name`, `touched`, `restore`, `source`, \
                         and `published` with `slug`, `republish` and `publish_error`. [storage] has `url`, \
                         [writes] has `role`, [mutations.NAME] has `run` and may have `params`, and [queries.NAME] has \
-                        [queries.NAME.select], where each TABLE has `where`, and may have `params`";
+                        [queries.NAME.select], where each TABLE has `where` and may have `order` and `limit`, and may have `params`";
             fail(vec![DefinitionProblem::new(place, message, "here").help(help)])
         })?;
         let storage = read.storage.as_ref().map(StorageEntry::url);

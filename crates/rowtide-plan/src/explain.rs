@@ -300,6 +300,10 @@ fn predicate(
         Predicate::Bare(inner) => operand(inner),
         Predicate::IsNull(inner) => format!("{} IS NULL", operand(inner)),
         Predicate::InSet(test) => in_set(test, "", &operand),
+        Predicate::Time(test) => {
+            let (column, is) = (operand(&test.column), test.comparison.sql());
+            format!("{column} {is} now(){}", test.interval_text())
+        }
         Predicate::Not(inner) => match inner.as_ref() {
             Predicate::InSet(test) => in_set(test, "NOT ", &operand),
             Predicate::IsNull(inner) => format!("{} IS NOT NULL", operand(inner)),

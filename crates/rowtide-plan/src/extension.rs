@@ -114,6 +114,7 @@ mod tests {
             tables.iter().zip(1..).map(|(columns, oid)| table(oid, columns)).collect();
         let branch = Branch {
             selection: Selection::Always,
+            window: None,
             table: TableId(0),
             anchor: None,
             source: Source::Everyone,

@@ -8,7 +8,8 @@ use std::cmp::Ordering;
 
 use crate::claims::Claims;
 use crate::ids::{ClaimId, SetId};
-use crate::value::{ColumnType, Value};
+use crate::present::TimeTest;
+use crate::value::{ColumnType, Instant, Value};
 
 /// A boolean expression over one row.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +30,8 @@ pub enum Predicate {
     Is(Box<Predicate>, Option<bool>),
     /// `IN (SELECT …)` or `EXISTS (SELECT …)`; only in a [`ClaimFilter`].
     InSet(InSet),
+    /// A comparison with `now()`; only in a [`ClaimFilter`].
+    Time(TimeTest),
     /// `NOT`.
     Not(Box<Predicate>),
     /// All of them.
@@ -85,7 +88,7 @@ pub enum Operand {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Filter(pub Predicate);
 
-/// What also depends on the view's claims and sets; columns are indexes into [`crate::row::Image::kept`].
+/// What also depends on the view's claims and sets, and on the time; columns are indexes into [`crate::row::Image::kept`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClaimFilter(pub Predicate);
 
@@ -114,7 +117,18 @@ impl Comparison {
         }
     }
 
-    fn holds(self, order: Ordering) -> bool {
+    /// The comparison that holds with the two sides in each other's place.
+    pub(crate) fn turned(self) -> Comparison {
+        match self {
+            Comparison::Equal | Comparison::NotEqual => self,
+            Comparison::Less => Comparison::Greater,
+            Comparison::LessOrEqual => Comparison::GreaterOrEqual,
+            Comparison::Greater => Comparison::Less,
+            Comparison::GreaterOrEqual => Comparison::LessOrEqual,
+        }
+    }
+
+    pub(crate) fn holds(self, order: Ordering) -> bool {
         match self {
             Comparison::Equal => order.is_eq(),
             Comparison::NotEqual => order.is_ne(),
@@ -146,9 +160,9 @@ impl Operand {
 }
 
 impl Predicate {
-    /// SQL's answer: true, false or null. For what asks no set.
+    /// SQL's answer: true, false or null. For what asks no set and not for the time.
     pub fn judge(&self, columns: &[Value], claims: &[Value]) -> Option<bool> {
-        self.judge_with(columns, claims, &|_, _| None)
+        self.judge_with(columns, claims, &|_, _| None, Instant::MINUS_INFINITY)
     }
 
     /// SQL's answer: true, false or null.
@@ -157,9 +171,11 @@ impl Predicate {
         columns: &[Value],
         claims: &[Value],
         sets: AskSet<'_>,
+        now: Instant,
     ) -> Option<bool> {
         match self {
             Predicate::InSet(test) => sets(test, columns),
+            Predicate::Time(test) => test.judge(&test.column.value(columns, claims), now),
             Predicate::Literal(answer) => *answer,
             Predicate::Bare(operand) => match *operand.value(columns, claims) {
                 Value::Bool(value) => Some(value),
@@ -198,13 +214,15 @@ impl Predicate {
                 }
             }
             Predicate::Is(inner, answer) => {
-                Some(inner.judge_with(columns, claims, sets) == *answer)
+                Some(inner.judge_with(columns, claims, sets, now) == *answer)
             }
-            Predicate::Not(inner) => inner.judge_with(columns, claims, sets).map(|answer| !answer),
+            Predicate::Not(inner) => {
+                inner.judge_with(columns, claims, sets, now).map(|answer| !answer)
+            }
             Predicate::And(all) => {
                 let mut result = Some(true);
                 for predicate in all {
-                    match predicate.judge_with(columns, claims, sets) {
+                    match predicate.judge_with(columns, claims, sets, now) {
                         Some(false) => return Some(false),
                         None => result = None,
                         Some(true) => {}
@@ -215,7 +233,7 @@ impl Predicate {
             Predicate::Or(any) => {
                 let mut result = Some(false);
                 for predicate in any {
-                    match predicate.judge_with(columns, claims, sets) {
+                    match predicate.judge_with(columns, claims, sets, now) {
                         Some(true) => return Some(true),
                         None => result = None,
                         Some(false) => {}
@@ -238,6 +256,7 @@ impl Predicate {
                 visit(right);
             }
             Predicate::InSet(test) => test.columns.iter().for_each(visit),
+            Predicate::Time(test) => visit(&test.column),
             Predicate::Is(inner, _) | Predicate::Not(inner) => inner.operands(visit),
             Predicate::And(parts) | Predicate::Or(parts) => {
                 parts.iter().for_each(|part| part.operands(visit));
@@ -257,9 +276,33 @@ impl Predicate {
             | Predicate::Bare(_)
             | Predicate::Compare(..)
             | Predicate::IsNull(_)
+            | Predicate::Time(_)
             | Predicate::Any(..)
             | Predicate::In(..) => {}
         }
+    }
+
+    /// All that asks for the time.
+    pub fn time_tests(&self) -> Vec<&TimeTest> {
+        match self {
+            Predicate::Time(test) => vec![test],
+            Predicate::Is(inner, _) | Predicate::Not(inner) => inner.time_tests(),
+            Predicate::And(parts) | Predicate::Or(parts) => {
+                parts.iter().flat_map(Predicate::time_tests).collect()
+            }
+            Predicate::Literal(_)
+            | Predicate::Bare(_)
+            | Predicate::Compare(..)
+            | Predicate::IsNull(_)
+            | Predicate::InSet(_)
+            | Predicate::Any(..)
+            | Predicate::In(..) => Vec::new(),
+        }
+    }
+
+    /// Whether it asks for the time.
+    pub fn asks_time(&self) -> bool {
+        !self.time_tests().is_empty()
     }
 
     /// Whether it asks a set.
@@ -290,6 +333,9 @@ impl Predicate {
                 let columns = test.columns.iter().map(operand).collect();
                 Predicate::InSet(InSet { columns, ..*test })
             }
+            Predicate::Time(test) => {
+                Predicate::Time(TimeTest { column: operand(&test.column), ..*test })
+            }
             Predicate::Is(inner, answer) => {
                 Predicate::Is(Box::new(inner.with_columns(number)), *answer)
             }
@@ -308,15 +354,17 @@ impl Filter {
 }
 
 impl ClaimFilter {
-    /// Whether a view with these claims and sets sees the row with these kept columns.
-    pub fn passes(&self, kept: &[Value], claims: &Claims, sets: AskSet<'_>) -> bool {
-        self.0.judge_with(kept, &claims.0, sets) == Some(true)
+    /// Whether a view with these claims and sets sees the row with these kept columns when it is `now`.
+    pub fn passes(&self, kept: &[Value], claims: &Claims, sets: AskSet<'_>, now: Instant) -> bool {
+        self.0.judge_with(kept, &claims.0, sets, now) == Some(true)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NOW: Instant = Instant::MINUS_INFINITY;
 
     fn literal(answer: Option<bool>) -> Predicate {
         Predicate::Literal(answer)
@@ -360,10 +408,10 @@ mod tests {
             Operand::Column(0),
         ));
         let level = |level: Value| Claims([Value::Null, level].into());
-        assert!(filter.passes(&[Value::Int(3)], &level(Value::Int(3)), &|_, _| None));
-        assert!(!filter.passes(&[Value::Int(3)], &level(Value::Int(2)), &|_, _| None));
-        assert!(!filter.passes(&[Value::Int(3)], &level(Value::Null), &|_, _| None));
-        assert!(!filter.passes(&[Value::Null], &level(Value::Int(3)), &|_, _| None));
+        assert!(filter.passes(&[Value::Int(3)], &level(Value::Int(3)), &|_, _| None, NOW));
+        assert!(!filter.passes(&[Value::Int(3)], &level(Value::Int(2)), &|_, _| None, NOW));
+        assert!(!filter.passes(&[Value::Int(3)], &level(Value::Null), &|_, _| None, NOW));
+        assert!(!filter.passes(&[Value::Null], &level(Value::Int(3)), &|_, _| None, NOW));
     }
 
     #[test]
@@ -373,8 +421,12 @@ mod tests {
         for (asked, said) in answers.iter().flat_map(|a| answers.iter().map(move |b| (*a, *b))) {
             let is = Predicate::Is(Box::new(Predicate::InSet(test.clone())), asked);
             assert!(is.asks_sets());
-            let passes =
-                ClaimFilter(is).passes(&[Value::Int(3)], &Claims(Box::default()), &|_, _| said);
+            let passes = ClaimFilter(is).passes(
+                &[Value::Int(3)],
+                &Claims(Box::default()),
+                &|_, _| said,
+                NOW,
+            );
             assert_eq!(passes, asked == said, "{said:?} IS {asked:?}");
         }
     }

@@ -48,6 +48,9 @@ impl Plan {
             add(&self.int8);
         }
         add(&self.claims);
+        if !self.windows.is_empty() {
+            add(&self.windows);
+        }
         for query in &self.queries {
             // Who comes back says what it has by this name, and by those parameters that it gives.
             add(&(&query.name, &query.params));

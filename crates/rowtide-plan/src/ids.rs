@@ -17,6 +17,10 @@ pub struct ClaimId(pub u16);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueryId(pub u16);
 
+/// Index into [`Plan::windows`](crate::plan::Plan::windows).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WindowId(pub u16);
+
 /// One of the [`Plan::sets`](crate::plan::Plan::sets).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SetId(pub u16);

@@ -5,18 +5,21 @@
 //! every part of the server reads it: routing, loads, the engine and `rowtide explain`.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::calls::PlannedCall;
 use crate::catalog::CatalogTable;
 use crate::claims::{Claim, ClaimUse};
 use crate::documents::PlannedKind;
 use crate::filter::{ClaimFilter, Filter};
+use crate::present::TimeTest;
 use crate::queries::PlannedQuery;
 use crate::row::Topic;
 use crate::value::{ColumnType, Int8Form, Value};
+use crate::window::Window;
 use crate::write_rules::WriteRules;
 
-pub use crate::ids::{BranchId, ClaimId, QueryId, SetId, TableId};
+pub use crate::ids::{BranchId, ClaimId, QueryId, SetId, TableId, WindowId};
 
 /// Definition and catalog, compiled.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +51,8 @@ pub struct Plan {
     pub calls: Vec<PlannedCall>,
     /// What clients may subscribe to. [`Plan::fingerprint`] has what it selects, by its branches, and what it is called.
     pub queries: Vec<PlannedQuery>,
+    /// The windows of queries.
+    pub windows: Vec<Arc<Window>>,
     /// Queries of the definition that are not among these, because the database does not fit them now.
     pub unfit_queries: Vec<String>,
     /// What live documents there are, in the order of the definition. They are not told apart by [`Plan::fingerprint`], but
@@ -97,6 +102,8 @@ pub struct Branch {
     pub claim_filter: ClaimFilter,
     /// Which views reach its topics.
     pub selection: Selection,
+    /// The window that its rows are for. Such a branch names no others, and only the first rows of its topics are known.
+    pub window: Option<WindowId>,
     /// Whether its rows are sent to clients; otherwise they only name topics of other branches, and fill sets.
     pub published: bool,
     /// The topics that rows of this branch name.
@@ -149,6 +156,11 @@ pub struct Fill {
 }
 
 impl Plan {
+    /// Whether rows of any branch come and go as time passes.
+    pub fn asks_time(&self) -> bool {
+        self.branches.iter().any(Branch::asks_time)
+    }
+
     /// The table with this id.
     pub fn table(&self, id: TableId) -> &Table {
         &self.tables[usize::from(id.0)]
@@ -258,6 +270,22 @@ impl Branch {
     /// Whether its rows name topics or fill sets, and so decide what is seen of other tables.
     pub fn names_others(&self) -> bool {
         !self.links.is_empty() || !self.fills.is_empty()
+    }
+
+    /// Whether a view that reaches its topics sends clients all rows of them that it sees, and not only the first ones.
+    pub fn sends_all_rows(&self) -> bool {
+        self.published && self.window.is_none()
+    }
+
+    /// What its rows are asked as time passes, each with the kept column.
+    pub fn time_tests(&self) -> Vec<(usize, TimeTest)> {
+        let tests = self.claim_filter.0.time_tests().into_iter();
+        tests.filter_map(|test| Some((test.column.column()?, test.clone()))).collect()
+    }
+
+    /// Whether its rows come and go as time passes.
+    pub fn asks_time(&self) -> bool {
+        self.claim_filter.0.asks_time()
     }
 
     /// Whether it says by itself what may be seen of its table, whatever a subscription selects of that.

@@ -13,6 +13,7 @@ use crate::ids::QueryId;
 use crate::json::decode_base64;
 use crate::plan::Plan;
 use crate::value::{ColumnType, Value, encode_hex};
+use crate::window::{MAX_WINDOW_ROWS, WindowLimit};
 
 /// A `[queries.…]` entry of the definition.
 #[derive(Clone, Debug)]
@@ -90,6 +91,34 @@ pub enum BadParams {
         /// Its type.
         kind: String,
     },
+    /// A parameter that says how many rows there are is no such number.
+    #[error(
+        "the parameter `{name}` of the query `{query}` must be a number of rows from 0 to {MAX_WINDOW_ROWS}"
+    )]
+    NoLimit {
+        /// The query.
+        query: String,
+        /// The parameter.
+        name: String,
+    },
+}
+
+impl QueryParam {
+    /// Whether it may say how many rows a window has.
+    pub(crate) fn counts_rows(&self) -> bool {
+        let is_count = |json: &Json| count_of_rows(json).is_some();
+        self.kind.kind == ColumnType::Int
+            && !self.kind.is_array
+            && self.default.as_ref().is_none_or(is_count)
+    }
+}
+
+/// A number of rows that a window may have, written as a number or as a text of digits.
+fn count_of_rows(json: &Json) -> Option<u32> {
+    match Value::from_claim(&ColumnType::Int, json) {
+        Value::Int(rows) => u32::try_from(rows).ok().filter(|rows| *rows <= MAX_WINDOW_ROWS),
+        _ => None,
+    }
 }
 
 impl ParamType {
@@ -132,6 +161,14 @@ impl ParamType {
     /// As Postgres calls it; of an array, what its elements are.
     pub(crate) fn element_sql(&self) -> &'static str {
         self.name
+    }
+
+    /// What its values are.
+    pub fn column_type(&self) -> ColumnType {
+        match self.is_array {
+            true => ColumnType::Array(Box::new(self.kind.clone())),
+            false => self.kind.clone(),
+        }
     }
 
     /// What values of it are; of an array, what its elements are.
@@ -236,6 +273,16 @@ impl Plan {
             };
             given.insert(name, json);
         }
+        let windows = self.windows_of(QueryId(index as u16)).map(|id| self.window(id).limit);
+        for limit in windows {
+            let WindowLimit::Param(claim) = limit else { continue };
+            let Claim::Param { name, .. } = &self.claims[usize::from(claim.0)].claim else {
+                continue;
+            };
+            if given.get(&**name).is_some_and(|json| count_of_rows(json).is_none()) {
+                return Err(BadParams::NoLimit { query: query(), name: name.to_string() });
+            }
+        }
         let value = |(index, named): (usize, &bool)| {
             let of = &self.claims[index];
             match &of.claim {
@@ -249,6 +296,13 @@ impl Plan {
         };
         let claims = Claims(planned.claims.iter().enumerate().map(value).collect());
         Ok((QueryId(index as u16), claims))
+    }
+}
+
+impl QueryParam {
+    /// Whether a client may leave it out.
+    pub fn is_optional(&self) -> bool {
+        self.default.is_some()
     }
 }
 

@@ -81,6 +81,7 @@ mod tests {
             filter: Filter(Predicate::Literal(Some(true))),
             claim_filter: ClaimFilter(claims),
             selection: Selection::Always,
+            window: None,
             published: true,
             links: Vec::new(),
             fills: Vec::new(),

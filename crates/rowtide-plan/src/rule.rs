@@ -5,6 +5,7 @@
 //! catalog knows them.
 
 mod cast;
+mod interval;
 pub(crate) mod normal;
 mod parse;
 
@@ -65,6 +66,10 @@ pub(crate) enum Term {
     Text(String, Span),
     Bool(bool, Span),
     Null(Span),
+    /// `now()`, moved by so many microseconds.
+    Now(i64, Span),
+    /// One of the others, moved by so many microseconds.
+    Moved(Box<Term>, i64, Span),
     /// One of the others, as another type.
     Cast(Box<Term>, CastType, Span),
 }
@@ -101,13 +106,21 @@ impl Term {
             | Term::Text(_, span)
             | Term::Bool(_, span)
             | Term::Null(span)
+            | Term::Now(_, span)
+            | Term::Moved(_, _, span)
             | Term::Cast(_, _, span) => span.clone(),
         }
     }
 
-    /// Whether it names neither a column nor a claim.
+    /// Whether it is a value that is written out.
     pub(crate) fn is_literal(&self) -> bool {
-        !matches!(self.uncast(), Term::Column(_) | Term::Claim(..))
+        let is_told = matches!(self.uncast(), Term::Column(_) | Term::Claim(..));
+        !is_told && !self.is_of_time()
+    }
+
+    /// Whether it is `now()`, or is moved by an interval.
+    pub(crate) fn is_of_time(&self) -> bool {
+        matches!(self.uncast(), Term::Now(..) | Term::Moved(..))
     }
 
     /// What is cast, if it is; else itself.

@@ -6,7 +6,7 @@ use crate::catalog::CatalogColumn;
 use crate::claims::ClaimUse;
 use crate::filter::{InSet, Operand, Predicate};
 use crate::ids::{BranchId, ClaimId};
-use crate::plan::{Plan, Table};
+use crate::plan::{Branch, Plan, Table};
 use crate::value::{ColumnType, Family, Value};
 
 /// An identifier in double quotes.
@@ -30,17 +30,45 @@ pub fn quote_table(schema: &str, name: &str) -> String {
 }
 
 /// The query for rows of a branch: the columns that are read of its table ([`Plan::read_columns`]) as text, in the catalog's
-/// order. `$1` is a `text[]` of anchor values; there is none if the branch has no anchor.
+/// order. `$1` is a `text[]` of anchor values; there is none if the branch has no anchor. Of a branch that is for a window
+/// `$1` is a `bigint[]`, of how many rows are wanted for each topic, `$2` the anchor values, and before the columns comes the
+/// place of the row's topic in these arrays, from 1.
 pub fn load_sql(plan: &Plan, branch: BranchId) -> String {
     let branch = plan.branch(branch);
+    let table = plan.table(branch.table);
+    let anchor = branch.anchor.map(|anchor| &table.catalog.columns[anchor]);
+    let Some(window) = branch.window else {
+        let anchor = anchor.map(|anchor| anchor_condition(anchor, "$1"));
+        return rows_sql(plan, branch, anchor);
+    };
+    // The outer names are qualified, and a column of the table that has such a name is the table's.
+    let (asked, arrays) = match anchor {
+        Some(_) => ("asked(rows, anchor, place)", "$1::int8[], $2::text[]"),
+        None => ("asked(rows, place)", "$1::int8[]"),
+    };
+    let anchor = anchor.map(one_anchor);
+    let rows = rows_sql(plan, branch, anchor).replace('\n', "\n  ");
+    let order = plan.window(window).order_sql(table);
+    format!(
+        "SELECT asked.place::text, first.*\nFROM unnest({arrays}) WITH ORDINALITY AS {asked}\n\
+         CROSS JOIN LATERAL (\n  {rows}\n  ORDER BY {order}\n  LIMIT asked.rows\n) AS first"
+    )
+}
+
+/// The column is the anchor that is asked for. A plain equality, so that an index over the column and the order serves.
+fn one_anchor(column: &CatalogColumn) -> String {
+    if column.kind == ColumnType::Enum || column.kind.element().is_some() {
+        return anchor_condition(column, "ARRAY[asked.anchor]");
+    }
+    format!("{} = asked.anchor::{}", compared(column), comparison_type(column))
+}
+
+fn rows_sql(plan: &Plan, branch: &Branch, anchor: Option<String>) -> String {
     let table = plan.table(branch.table);
     let columns = plan.read_columns(branch.table).into_iter();
     let columns: Vec<String> = columns.map(|at| text_of(&table.catalog.columns[at])).collect();
     let from = quote_table(&table.catalog.schema, &table.catalog.name);
-    let mut conditions = Vec::new();
-    if let Some(anchor) = branch.anchor {
-        conditions.push(anchor_condition(&table.catalog.columns[anchor], "$1"));
-    }
+    let mut conditions = Vec::from_iter(anchor);
     if branch.filter.0 != Predicate::Literal(Some(true)) {
         conditions.push(predicate_sql(table, &branch.filter.0));
     }
@@ -221,6 +249,10 @@ pub(crate) fn predicate_of_view(
             _ => format!("{} IS NULL", operand(inner, None)),
         },
         Predicate::InSet(test) => (view.set)(test),
+        Predicate::Time(test) => {
+            let (column, is) = (operand(&test.column, None), test.comparison.sql());
+            format!("{column} {is} now(){}", test.interval_sql())
+        }
         Predicate::Any(item, array) => {
             let kind = match array {
                 Operand::Column(index) => column(*index).kind.element(),

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use sqlparser::ast::{Expr, Ident};
+use sqlparser::ast::{Expr, Ident, OrderByExpr};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{
@@ -114,14 +114,41 @@ impl SqlText {
     /// # Errors
     /// With the place where it stops being one.
     pub(crate) fn expression(&self) -> Result<Expr, DefinitionProblem> {
+        let tokens = self.tokens()?;
+        let help = "write one boolean expression; join parts with AND and OR";
+        self.parsed(tokens, |parser| parser.parse_expr(), help)
+    }
+
+    /// The columns of an order, as ORDER BY has them.
+    ///
+    /// # Errors
+    /// With the place where it stops being one.
+    pub(crate) fn order(&self) -> Result<Vec<OrderByExpr>, DefinitionProblem> {
+        let tokens = self.tokens()?;
+        let parse =
+            |parser: &mut Parser<'_>| parser.parse_comma_separated(Parser::parse_order_by_expr);
+        self.parsed(tokens, parse, "write columns, separated by commas")
+    }
+
+    fn tokens(&self) -> Result<Vec<TokenWithSpan>, DefinitionProblem> {
         let tokens = Tokenizer::new(&PostgreSqlDialect {}, &self.text)
             .tokenize_with_location()
             .map_err(|TokenizerError { message, location }| self.not_sql(&message, location))?;
         self.check_tokens(&tokens)?;
+        Ok(tokens)
+    }
+
+    /// What all of the text is; `help` says how to end it where it goes on.
+    fn parsed<T>(
+        &self,
+        tokens: Vec<TokenWithSpan>,
+        parse: impl FnOnce(&mut Parser<'_>) -> Result<T, ParserError>,
+        help: &str,
+    ) -> Result<T, DefinitionProblem> {
         let mut parser = Parser::new(&PostgreSqlDialect {})
             .with_recursion_limit(MAX_DEPTH)
             .with_tokens_with_locations(tokens);
-        let expression = parser.parse_expr().map_err(|error| match error {
+        let parsed = parse(&mut parser).map_err(|error| match error {
             ParserError::RecursionLimitExceeded => {
                 let label = format!("more than {MAX_DEPTH} levels");
                 DefinitionProblem::new(self.span(), "the rule is nested too deeply", label)
@@ -133,12 +160,12 @@ impl SqlText {
         })?;
         let rest = parser.peek_token();
         if rest.token == Token::EOF {
-            return Ok(expression);
+            return Ok(parsed);
         }
         let label = format!("`{}` is not expected here", rest.token);
         let problem =
             DefinitionProblem::new(self.place(rest.span), "the rule goes on after its end", label);
-        Err(problem.help("write one boolean expression; join parts with AND and OR"))
+        Err(problem.help(help))
     }
 
     /// Rejects what the parser accepts and Postgres does not, and what is too long.

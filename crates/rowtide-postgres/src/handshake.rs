@@ -54,6 +54,8 @@ pub(crate) struct Request<'a> {
     pub(crate) settings: &'a str,
     pub(crate) slot: &'a str,
     pub(crate) publication: &'a str,
+    /// Whether transactions are brought that have nothing but a message.
+    pub(crate) messages: bool,
 }
 
 /// Connects and starts to stream from what the slot has confirmed. What came behind the answer is returned, too.
@@ -67,9 +69,10 @@ pub(crate) async fn start(
     // The plugin splits its list of publications as one of quoted identifiers.
     let publication = request.publication.replace('"', "\"\"").replace('\'', "''");
     let slot = request.slot.replace('"', "\"\"");
+    let messages = if request.messages { ", \"messages\" 'true'" } else { "" };
     let start = format!(
         "START_REPLICATION SLOT \"{slot}\" LOGICAL 0/0 \
-         (\"proto_version\" '1', \"publication_names\" '\"{publication}\"')"
+         (\"proto_version\" '1', \"publication_names\" '\"{publication}\"'{messages})"
     );
     conversation.say(|into| frontend::query(&start, into)).await?;
     loop {
@@ -94,6 +97,7 @@ pub(crate) async fn try_out(options: &ConnectOptions) -> Result<(), Failure> {
         settings: &settings,
         slot: "",
         publication: "",
+        messages: false,
     };
     conversation.enter(options.config(), &request).await?;
     // What takes an ordinary connection for one of the stream does not know this.

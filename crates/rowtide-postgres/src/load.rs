@@ -24,7 +24,7 @@ use crate::connect::{
     ConnectError, ConnectOptions, TEXT_SETTINGS, connect, reason, reason_without_values,
 };
 use crate::table_trouble::TableTrouble;
-use crate::wal::{WalError, WalLayout, flush};
+use crate::wal::{WalError, WalLayout, commit_behind, flush};
 
 /// Why a load did not arrive.
 #[derive(Debug, Error)]
@@ -107,6 +107,14 @@ pub struct Loader {
     guarded: bool,
 }
 
+/// What is to be loaded.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    plan: &'a Plan,
+    topics: &'a [Topic],
+    most: &'a [Option<usize>],
+}
+
 /// What a load brought.
 #[derive(Debug)]
 pub struct LoadedTopics {
@@ -131,7 +139,8 @@ impl Loader {
 
     /// Loads `topics`; the snapshot is taken after the call. A table that cannot be read leaves its topics
     /// without rows, and the others have theirs. `before` are the rows that each topic was thought to have, as
-    /// in [`Load::before`](rowtide_engine::Load::before).
+    /// in [`Load::before`](rowtide_engine::Load::before), and `most` how many rows of each are wanted, as in
+    /// [`Load::most`](rowtide_engine::Load::most); both may be shorter than `topics`.
     ///
     /// # Errors
     /// When Postgres does not answer. The connection is made anew by the next call.
@@ -140,11 +149,13 @@ impl Loader {
         plan: &Plan,
         topics: &[Topic],
         before: &[TopicRows],
+        most: &[Option<usize>],
     ) -> Result<LoadedTopics, LoadError> {
-        let mut loaded = match self.try_load(plan, topics).await {
+        let asked = Asked { plan, topics, most };
+        let mut loaded = match self.try_load(asked).await {
             Err(error) if error.is_of_a_table() && !self.guarded => {
                 self.guarded = true;
-                self.try_load(plan, topics).await?
+                self.try_load(asked).await?
             }
             other => other?,
         };
@@ -156,13 +167,36 @@ impl Loader {
         Ok(loaded)
     }
 
-    async fn try_load(&mut self, plan: &Plan, topics: &[Topic]) -> Result<LoadedTopics, LoadError> {
-        let connection = match self.connection.take() {
-            Some(connection) if !connection.client.is_closed() => connection,
-            _ => open(&self.options).await?,
-        };
+    /// Sees to it that something is committed, and streamed, if Postgres' clock is behind this moment, in microseconds since
+    /// 1970 UTC. Where that is refused time does not pass by itself, and it is said.
+    ///
+    /// # Errors
+    /// When Postgres does not answer. The connection is made anew by the next call.
+    pub async fn commit_behind(&mut self, us: i64) -> Result<(), LoadError> {
+        let connection = self.connected().await?;
+        match commit_behind(&connection.client, us).await {
+            Ok(()) => {}
+            Err(error) if error.as_db_error().is_some() => {
+                let error = reason(&error);
+                tracing::warn!(error, "rows whose time has come wait for the next commit");
+            }
+            Err(error) => return Err(error.into()),
+        }
+        self.connection = Some(connection);
+        Ok(())
+    }
+
+    async fn connected(&mut self) -> Result<Connection, LoadError> {
+        match self.connection.take() {
+            Some(connection) if !connection.client.is_closed() => Ok(connection),
+            _ => open(&self.options).await,
+        }
+    }
+
+    async fn try_load(&mut self, asked: Asked<'_>) -> Result<LoadedTopics, LoadError> {
+        let connection = self.connected().await?;
         // Given back only after a success: a failed or cancelled load leaves a transaction open.
-        let loaded = run(&connection, plan, topics, self.guarded).await?;
+        let loaded = run(&connection, asked, self.guarded).await?;
         self.connection = Some(connection);
         self.guarded = !loaded.failed.is_empty();
         Ok(loaded)
@@ -177,10 +211,10 @@ async fn open(options: &ConnectOptions) -> Result<Connection, LoadError> {
 
 async fn run(
     connection: &Connection,
-    plan: &Plan,
-    topics: &[Topic],
+    asked: Asked<'_>,
     guarded: bool,
 ) -> Result<LoadedTopics, LoadError> {
+    let Asked { plan, topics, .. } = asked;
     let client = &connection.client;
     // Row-level security that hid rows would leave them out in silence; a query that it applies to fails instead.
     let mut begin =
@@ -206,7 +240,7 @@ async fn run(
         client.batch_execute("SAVEPOINT branch").await?;
         for (branch, places) in by_branch {
             let table = plan.branch(branch).table;
-            let loaded = match load_branch(client, plan, branch, topics, &places).await {
+            let loaded = match load_branch(client, asked, branch, &places).await {
                 Ok(body) => hold_against_plan(client, plan, &[table]).await.map(|()| body),
                 failed => failed,
             };
@@ -227,7 +261,7 @@ async fn run(
         tables.sort_unstable();
         tables.dedup();
         let bodies = by_branch.into_iter().map(|(branch, places)| async move {
-            load_branch(client, plan, branch, topics, &places).await
+            load_branch(client, asked, branch, &places).await
         });
         // The first poll sends them all; Postgres answers in order.
         let (head, bodies) = futures_util::try_join!(
@@ -297,11 +331,11 @@ fn put(rows: &mut [Option<TopicRows>], body: IdMap<usize, TopicRows>) {
 /// that an engine need not look at each.
 async fn load_branch(
     client: &Client,
-    plan: &Plan,
+    asked: Asked<'_>,
     branch: BranchId,
-    topics: &[Topic],
     places: &[usize],
 ) -> Result<IdMap<usize, TopicRows>, LoadError> {
+    let Asked { plan, topics, most } = asked;
     let table = plan.branch(branch).table;
     let columns = &plan.table(table).catalog.columns;
     let read = plan.read_columns(table).into_iter();
@@ -313,23 +347,42 @@ async fn load_branch(
     let anchors: Option<Vec<String>> = kind.map(|kind| {
         places.iter().filter_map(|place| topics[*place].anchor.as_ref()?.to_text(kind)).collect()
     });
-    let parameter: Vec<(&(dyn ToSql + Sync), Type)> =
-        anchors.iter().map(|anchors| (anchors as &(dyn ToSql + Sync), Type::TEXT_ARRAY)).collect();
-    let stream = client.query_typed_raw(&load_sql(plan, branch), parameter).await?;
+    let most_of = |place: &usize| most.get(*place).copied().flatten();
+    let is_window = plan.branch(branch).window.is_some();
+    let limits: Option<Vec<i64>> = is_window.then(|| {
+        let limit = |place: &usize| i64::try_from(most_of(place)?).ok();
+        places.iter().map(|place| limit(place).unwrap_or(i64::MAX)).collect()
+    });
+    let limits = limits.iter().map(|limits| (limits as &(dyn ToSql + Sync), Type::INT8_ARRAY));
+    let anchors = anchors.iter().map(|anchors| (anchors as &(dyn ToSql + Sync), Type::TEXT_ARRAY));
+    let parameters: Vec<(&(dyn ToSql + Sync), Type)> = limits.chain(anchors).collect();
+    let stream = client.query_typed_raw(&load_sql(plan, branch), parameters).await?;
     pin_mut!(stream);
     let mut rows: IdMap<usize, TopicRows> = IdMap::default();
     while let Some(row) = stream.try_next().await? {
         // Rows that are there already do not make it wait, and others share the thread.
         tokio::task::coop::consume_budget().await;
         let mut datums = Vec::with_capacity(names.len());
+        // The rows of a window are those of one topic, though they may be in others, too, and not among the first there.
+        let of_topic: Option<usize> = match is_window {
+            true => {
+                let place: &str = row.try_get(0)?;
+                let place = place.parse::<usize>().ok().and_then(|place| place.checked_sub(1));
+                let of = place.and_then(|place| places.get(place));
+                Some(*of.ok_or_else(|| LoadError::Answer("no such place".to_owned()))?)
+            }
+            false => None,
+        };
         for column in 0..names.len() {
-            let text: Option<&str> = row.try_get(column)?;
+            let text: Option<&str> = row.try_get(column + usize::from(is_window))?;
             datums.push(text.map_or(Datum::Null, |text| Datum::Text(text.as_bytes())));
         }
         let row = Arc::new(encoder.row(&datums)?);
         // Postgres and the filter in memory judge alike; if they ever did not, the row would not count: it
         // would not be seen, and not keep others from being seen where a rule asks that it is not there.
-        for place in row.image.topics.iter().filter_map(|topic| by_topic.get(topic)) {
+        let fits = |place: &&usize| of_topic.is_none_or(|of| of == **place);
+        let places = row.image.topics.iter().filter_map(|topic| by_topic.get(topic));
+        for place in places.filter(fits) {
             rows.entry(*place).or_default().insert(Arc::clone(&row));
         }
     }

@@ -242,6 +242,8 @@ impl Stream {
             settings: &options.stream_settings(has_transaction_timeout),
             slot: &names.slot,
             publication: &names.publication,
+            // By these time passes where nobody commits anything else.
+            messages: plan.asks_time(),
         };
         let started = timeout(CONNECT, handshake::start(options, &request)).await;
         let failed = |reason| ConnectError::Stream { target: options.target(), reason };

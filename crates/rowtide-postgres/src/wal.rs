@@ -3,6 +3,7 @@
 
 use rowtide_protocol::{InvalidLsn, Lsn};
 use thiserror::Error;
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error};
 
 use crate::connect::reason;
@@ -101,6 +102,19 @@ pub(crate) async fn flush(client: &Client, position: Lsn) -> Result<(), WalError
         }
     }
     Ok(())
+}
+
+/// Commits something that changes nothing, and is streamed all the same where the plan asks for the time, if the clock of
+/// Postgres is behind a moment, in microseconds since 1970 UTC.
+///
+/// # Errors
+/// When Postgres does not answer, or refuses.
+pub(crate) async fn commit_behind(client: &Client, us: i64) -> Result<(), Error> {
+    // It need not wait for a standby: what turns by it has turned already.
+    let sql = "SELECT set_config('synchronous_commit', 'local', true), \
+               pg_logical_emit_message(true, 'rowtide.time', '') \
+               WHERE extract(epoch FROM clock_timestamp()) * 1000000 > $1";
+    client.query_typed(sql, &[(&us, Type::INT8)]).await.map(drop)
 }
 
 #[cfg(test)]

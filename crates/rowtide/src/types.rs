@@ -1,26 +1,31 @@
 //! `rowtide types`: what the tables of a definition are in TypeScript, from the catalog. For each its
 //! rows, what an insert and an update may name (what the definition lets nobody write is not there),
-//! and its key, in the form that the JavaScript client is given.
+//! and its key, in the form that the JavaScript client is given. For each query, its parameters.
 
 use std::fmt::Write;
 
 use rowtide_plan::catalog::CatalogColumn;
 use rowtide_plan::plan::{Plan, Table};
+use rowtide_plan::queries::QueryParam;
 use rowtide_plan::value::{ColumnType, Int8Form};
 
 const HEADER: &str =
     "// Written by `rowtide types`: run it again when the tables or the definition change.\n\n";
 
-/// A TypeScript module with `Schema`, a type for the rows of each table, and `tables`.
+/// A TypeScript module with `Schema`, a type for the rows of each table, with `Queries`, one for the parameters of each query if
+/// there are any, and with `tables`.
 pub(crate) fn types(plan: &Plan) -> String {
     let tables: Vec<&Table> = plan.tables.iter().filter(|table| table.published).collect();
-    let kinds =
-        || tables.iter().flat_map(|table| table.sent_columns()).map(|(_, column)| &column.kind);
+    let sent = tables.iter().flat_map(|table| table.sent_columns());
+    let of_columns = sent.map(|(_, column)| column.kind.clone());
+    let params = plan.queries.iter().flat_map(|query| &query.params);
+    let kinds: Vec<ColumnType> =
+        of_columns.chain(params.map(|param| param.kind.column_type())).collect();
     let mut text = HEADER.to_owned();
-    if kinds().any(|kind| *element(kind) == ColumnType::Json) {
+    if kinds.iter().any(|kind| *element(kind) == ColumnType::Json) {
         text.push_str("import type { Json } from '@rowtide/client';\n\n");
     }
-    if kinds().any(|kind| matches!(element(kind), ColumnType::Float4 | ColumnType::Float8)) {
+    if kinds.iter().any(|kind| matches!(element(kind), ColumnType::Float4 | ColumnType::Float8)) {
         text.push_str("export type Float = number | 'NaN' | 'Infinity' | '-Infinity';\n\n");
     }
     text.push_str("export interface Schema {\n");
@@ -32,7 +37,9 @@ pub(crate) fn types(plan: &Plan) -> String {
         let key = table.catalog.primary_key.iter().map(|column| quoted(column));
         push(&mut text, format_args!("    key: {};\n  }};\n", key.collect::<Vec<_>>().join(" | ")));
     }
-    text.push_str("}\n\nexport const tables = {\n");
+    text.push_str("}\n\n");
+    queries(&mut text, plan);
+    text.push_str("export const tables = {\n");
     for table in &tables {
         let key: Vec<String> =
             table.catalog.primary_key.iter().map(|column| quoted(column)).collect();
@@ -41,6 +48,33 @@ pub(crate) fn types(plan: &Plan) -> String {
     }
     text.push_str("} as const;\n");
     text
+}
+
+/// What each query takes.
+fn queries(text: &mut String, plan: &Plan) {
+    if plan.queries.is_empty() {
+        return;
+    }
+    text.push_str("export interface Queries {\n");
+    for query in &plan.queries {
+        let params: Vec<String> =
+            query.params.iter().map(|param| parameter(param, plan.int8)).collect();
+        let params = match params.is_empty() {
+            true => "{}".to_owned(),
+            false => format!("{{ {} }}", params.join("; ")),
+        };
+        push(text, format_args!("  {}: {params};\n", property(&query.name)));
+    }
+    text.push_str("}\n\n");
+}
+
+/// What a parameter may be: null fits every type.
+fn parameter(param: &QueryParam, int8: Int8Form) -> String {
+    let is_int8 = param.kind.sql().starts_with("int8");
+    let form = if is_int8 { int8 } else { Int8Form::Number };
+    let mark = if param.is_optional() { "?" } else { "" };
+    let values = value(&[], &param.kind.column_type(), form);
+    format!("{}{mark}: {values} | null", property(&param.name))
 }
 
 /// What an insert takes: a column may be left out if Postgres has a value for it.
@@ -99,7 +133,10 @@ fn object<'a>(
         let null = if column.not_null { "" } else { " | null" };
         push(
             text,
-            format_args!("      {name}{mark}: {}{null};\n", value(column, &column.kind, form)),
+            format_args!(
+                "      {name}{mark}: {}{null};\n",
+                value(&column.labels, &column.kind, form)
+            ),
         );
     }
     text.push_str("    };\n");
@@ -121,17 +158,17 @@ fn told(column: &CatalogColumn, form: Int8Form) -> Option<String> {
     (!plain || is_string).then(|| column.type_name.replace("*/", "* /"))
 }
 
-fn value(column: &CatalogColumn, kind: &ColumnType, form: Int8Form) -> String {
+fn value(labels: &[String], kind: &ColumnType, form: Int8Form) -> String {
     match kind {
         ColumnType::Bool => "boolean".to_owned(),
         ColumnType::Int if form == Int8Form::String => "string".to_owned(),
         ColumnType::Int => "number".to_owned(),
         ColumnType::Float4 | ColumnType::Float8 => "Float".to_owned(),
         ColumnType::Json => "Json".to_owned(),
-        ColumnType::Enum if !column.labels.is_empty() => {
-            column.labels.iter().map(|label| quoted(label)).collect::<Vec<_>>().join(" | ")
+        ColumnType::Enum if !labels.is_empty() => {
+            labels.iter().map(|label| quoted(label)).collect::<Vec<_>>().join(" | ")
         }
-        ColumnType::Array(of) => format!("({} | null)[]", value(column, of, form)),
+        ColumnType::Array(of) => format!("({} | null)[]", value(labels, of, form)),
         _ => "string".to_owned(),
     }
 }

@@ -1,6 +1,6 @@
 //! Subscriptions: a client holds what it may see of what is synced always, and of what it has asked for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -32,6 +32,15 @@ reaction = { where = 'message IN (SELECT id FROM message WHERE channel = params.
 params = { author = "text = 'ann'" }
 [queries.by.select]
 message = { where = 'author = params.author' }
+
+[queries.first]
+params = { channel = "int4", count = "int8 = 3" }
+[queries.first.select]
+message = { where = 'channel = params.channel', order = 'author, id DESC', limit = 'params.count' }
+
+[queries.newest]
+[queries.newest.select]
+message = { where = 'true', order = 'message.id desc', limit = 5 }
 "#;
 
 const TABLES: &str = "
@@ -46,7 +55,7 @@ ALTER TABLE reaction REPLICA IDENTITY FULL;
 INSERT INTO channel SELECT n, n < 4 FROM generate_series(1, 6) AS n;
 INSERT INTO member VALUES (4, 'ann'), (5, 'ann'), (4, 'bob');
 INSERT INTO block VALUES ('ann', 'eve');
-INSERT INTO message SELECT n, n % 6 + 1, (ARRAY['ann', 'bob', 'eve'])[n % 3 + 1], 'm' FROM generate_series(1, 60) AS n;
+INSERT INTO message SELECT n, n % 6 + 1, (ARRAY['ann', 'bob', 'eve'])[n % 3 + 1], 'm' FROM generate_series(1, 600) AS n;
 INSERT INTO reaction SELECT n, n % 60 + 1 FROM generate_series(1, 30) AS n;
 ";
 
@@ -152,38 +161,54 @@ impl Replica {
         self.raw.say(&json!({ "type": "unsubscribe", "id": id })).await;
     }
 
-    /// What SQL says that it holds, by table.
-    async fn truth(&self, sql: &Client, user: &str) -> BTreeSet<(String, i64)> {
-        let (mut channels, mut authors) = (vec![0], vec![String::new()]);
-        for subscription in self.subscribed.values() {
-            let params = &subscription["params"];
-            match subscription["query"].as_str().unwrap() {
-                "channel" => channels.push(params["channel"].as_i64().unwrap() as i32),
-                _ => authors.push(params["author"].as_str().unwrap_or("ann").to_owned()),
-            }
-        }
+    /// What SQL says that it holds.
+    async fn truth(&self, sql: &Client, user: &str) -> Rows {
         let member = "SELECT channel FROM member WHERE person = $1::text";
         let visible = format!(
             "channel IN (SELECT id FROM channel WHERE open OR id IN ({member}))
              AND author NOT IN (SELECT blocked FROM block WHERE person = $1)"
         );
+        let (mut channels, mut authors) = (vec![0], vec![String::new()]);
+        let mut windows = String::new();
+        for subscription in self.subscribed.values() {
+            let params = &subscription["params"];
+            let first = |condition: &str, order: &str, rows: i64| {
+                format!(
+                    "UNION (SELECT 'message', id, to_jsonb(message)::text FROM message WHERE {visible} AND {condition}
+                            ORDER BY {order} LIMIT {rows})"
+                )
+            };
+            match subscription["query"].as_str().unwrap() {
+                "first" => {
+                    let condition = format!("channel = {}", params["channel"]);
+                    let rows = params["count"].as_i64().unwrap_or(3);
+                    windows += &first(&condition, "author COLLATE \"C\", id DESC", rows);
+                }
+                "newest" => windows += &first("true", "id DESC", 5),
+                "channel" => channels.push(params["channel"].as_i64().unwrap() as i32),
+                _ => authors.push(params["author"].as_str().unwrap_or("ann").to_owned()),
+            }
+        }
         let all = format!(
-            "SELECT 'channel', id FROM channel WHERE open OR id IN ({member})
-             UNION SELECT 'message', id FROM message
+            "SELECT 'channel', id, to_jsonb(channel)::text FROM channel WHERE open OR id IN ({member})
+             UNION SELECT 'message', id, to_jsonb(message)::text FROM message
                  WHERE {visible} AND (channel = ANY ($2::int4[]) OR author = ANY ($3::text[]))
-             UNION SELECT 'reaction', id FROM reaction
-                 WHERE message IN (SELECT id FROM message WHERE channel = ANY ($2::int4[]))"
+             UNION SELECT 'reaction', id, to_jsonb(reaction)::text FROM reaction
+                 WHERE message IN (SELECT id FROM message WHERE channel = ANY ($2::int4[])) {windows}"
         );
         let rows = sql.query(&all, &[&user, &channels, &authors]).await.unwrap();
-        rows.iter().map(|row| (row.get::<_, String>(0), i64::from(row.get::<_, i32>(1)))).collect()
+        let row = |row: &tokio_postgres::Row| {
+            let key = (row.get::<_, String>(0), i64::from(row.get::<_, i32>(1)));
+            (key, serde_json::from_str(row.get(2)).unwrap())
+        };
+        rows.iter().map(row).collect()
     }
 
     /// Hears until it holds what SQL says.
     async fn comes_to_have_the_truth(&mut self, sql: &Client, user: &str) {
         loop {
             let truth = self.truth(sql, user).await;
-            let held: BTreeSet<(String, i64)> = self.rows.keys().cloned().collect();
-            if held == truth && self.asked.is_empty() {
+            if self.rows == truth && self.asked.is_empty() {
                 return;
             }
             self.hear().await;
@@ -200,10 +225,10 @@ async fn a_client_holds_what_it_may_see_of_what_it_asks_for() {
     assert!(ann.rows.keys().any(|(table, _)| table == "message"));
     let mut rng = StdRng::seed_from_u64(5);
     let mut next = 10;
-    for round in 0..60 {
+    for round in 0..100 {
         let (n, other) = (rng.random_range(1..7), rng.random_range(1..7));
-        let id = rng.random_range(1..80);
-        let statement = match rng.random_range(0..8) {
+        let id = rng.random_range(1..700);
+        let statement = match rng.random_range(0..9) {
             0 => format!("UPDATE message SET channel = {n} WHERE id = {id}"),
             1 => format!("DELETE FROM message WHERE id = {id}"),
             2 => format!(
@@ -216,10 +241,24 @@ async fn a_client_holds_what_it_may_see_of_what_it_asks_for() {
             ),
             5 => "DELETE FROM block".to_owned(),
             6 => "INSERT INTO block VALUES ('ann', 'eve') ON CONFLICT DO NOTHING".to_owned(),
+            7 => format!(
+                "DELETE FROM message WHERE id IN (SELECT id FROM message WHERE channel = {n} ORDER BY author, id DESC LIMIT 30)"
+            ),
             _ => format!("UPDATE message SET body = 'x{round}' WHERE channel = {n}"),
         };
         sql.batch_execute(&format!("BEGIN; {statement}; COMMIT")).await.unwrap();
-        match rng.random_range(0..4) {
+        match rng.random_range(0..5) {
+            4 => {
+                next += 1;
+                let asked = match round % 3 {
+                    0 => json!({ "id": next, "query": "newest" }),
+                    1 => json!({ "id": next, "query": "first", "params": { "channel": n } }),
+                    _ => {
+                        json!({ "id": next, "query": "first", "params": { "channel": n, "count": 40 } })
+                    }
+                };
+                ann.subscribe(&asked).await;
+            }
             0 => {
                 next += 1;
                 ann.subscribe(&channel(next, other)).await;
@@ -249,12 +288,6 @@ async fn a_client_holds_what_it_may_see_of_what_it_asks_for() {
         }
         ann.comes_to_have_the_truth(&sql, "ann").await;
     }
-    // What it holds of a row is the row as it is.
-    for ((table, id), row) in &ann.rows {
-        let query = format!("SELECT to_jsonb(t)::text FROM {table} t WHERE id = {id}");
-        let text: String = sql.query_one(&query, &[]).await.unwrap().get(0);
-        assert_eq!(*row, serde_json::from_str::<Value>(&text).unwrap(), "{table} {id}");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -279,6 +312,11 @@ async fn what_is_wrong_with_a_subscription_is_told_and_the_rest_goes_on() {
         ("channel", json!({ "channel": true })),
         ("channel", json!({ "channel": 1, "other": 2 })),
         ("by", json!({ "author": 5 })),
+        ("first", json!({ "channel": 1, "count": 10_001 })),
+        ("first", json!({ "channel": 1, "count": 1_000_000_000_000u64 })),
+        ("first", json!({ "channel": 1, "count": -1 })),
+        ("first", json!({ "channel": 1, "count": null })),
+        ("first", json!({ "channel": 1, "count": "many" })),
     ]
     .into_iter()
     .enumerate()
@@ -398,7 +436,7 @@ async fn a_value_that_was_sent_is_a_parameter_as_it_is() {
              [queries.{name}]\nparams = {{ v = '{kind}' }}\n[queries.{name}.select]\n{name}_2 = {{ where = 'v = params.v' }}\n\
              [queries.{name}_any]\nparams = {{ v = '{kind}[]' }}\n[queries.{name}_any.select]\n{name}_2 = {{ where = 'v = ANY (params.v)' }}\n"
         );
-        for table in [format!("{name}"), format!("{name}_2")] {
+        for table in [(*name).to_owned(), format!("{name}_2")] {
             tables += &format!(
                 "CREATE TABLE {table} (id int PRIMARY KEY, v {kind}); ALTER TABLE {table} REPLICA IDENTITY FULL;"
             );

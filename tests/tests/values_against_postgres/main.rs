@@ -6,6 +6,7 @@
 //! `ROWTIDE_SEED` runs the rows of one seed again; a failure prints it.
 
 mod rules;
+mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +16,7 @@ use rand::{Rng, SeedableRng};
 use rowtide_plan::catalog::{CatalogColumn, CatalogTable, TableName};
 use rowtide_plan::encode::{Datum, RowEncoder};
 use rowtide_plan::filter::{ClaimFilter, Comparison, Filter, Operand, Predicate};
-use rowtide_plan::plan::{Branch, BranchId, ClaimId, Plan, Source, Table, TableId};
+use rowtide_plan::plan::{Branch, BranchId, ClaimId, Plan, Selection, Source, Table, TableId};
 use rowtide_plan::row::{Row, Topic};
 use rowtide_plan::sql::{load_sql, predicate_sql, quote_identifier};
 use rowtide_plan::value::{ColumnType, Value};
@@ -80,6 +81,8 @@ impl World {
             source: anchor.map_or(Source::Everyone, |_| Source::Claim(ClaimId(0))),
             filter: Filter(filter),
             claim_filter: ClaimFilter(Predicate::Literal(Some(true))),
+            selection: Selection::Always,
+            window: None,
             published: true,
             links: Vec::new(),
             fills: Vec::new(),

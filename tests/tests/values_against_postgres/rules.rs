@@ -6,8 +6,9 @@ use rand::Rng;
 use rowtide_plan::catalog::{Catalog, CatalogColumn, ReplicaIdentity};
 use rowtide_plan::compile::compile;
 use rowtide_plan::definition::Definition;
+use rowtide_plan::plan::Selection;
 use rowtide_plan::sql::{quote_identifier, quote_literal};
-use rowtide_plan::value::{ColumnType, Value};
+use rowtide_plan::value::{ColumnType, Instant, Value};
 use serde_json::{Map, Value as Json};
 
 use super::{ROWS, World, any, load, rows, samples};
@@ -27,6 +28,36 @@ impl Said {
     /// `write` puts it in its place.
     fn within(&self, write: impl Fn(&str) -> String) -> Said {
         Said { rule: write(&self.rule), sql: write(&self.sql) }
+    }
+
+    /// A column of times beside `now()`, with an interval in one of the ways in which Postgres reads these.
+    fn beside_the_present(world: &mut World) -> Said {
+        let is_moment = |column: &&CatalogColumn| column.kind == ColumnType::TimestampTz;
+        let columns: Vec<String> = (world.table.columns.iter().filter(is_moment))
+            .map(|column| quote_identifier(&column.name))
+            .collect();
+        let column = any(&mut world.rng, &columns);
+        let is = any(&mut world.rng, &["<", "<=", ">", ">="]);
+        let sign = any(&mut world.rng, &["+", "-"]);
+        let intervals = [
+            "24 hours",
+            "1 day -02:30",
+            "1.5 weeks",
+            "90 min ago",
+            "1h 30m",
+            "250 ms",
+            "36:00:00.5",
+            "-9000 days",
+            "2 weeks 3 days 4 hours 5 mins 6.7 secs",
+            "1000000 days",
+        ];
+        let interval = any(&mut world.rng, &intervals);
+        match world.rng.random_range(0..4) {
+            0 => Said::alike(format!("({column} {is} now())")),
+            1 => Said::alike(format!("(now() {is} {column})")),
+            2 => Said::alike(format!("({column} {is} now() {sign} interval '{interval}')")),
+            _ => Said::alike(format!("(now() {sign} '{interval}'::interval {is} {column})")),
+        }
     }
 
     fn joined(parts: &[Said], word: &str) -> Said {
@@ -57,8 +88,11 @@ async fn a_rule_shows_the_rows_that_postgres_would_show() {
             .collect();
         let answers: Vec<String> =
             rules.iter().map(|said| format!("({}) IS TRUE", said.sql)).collect();
-        let sql = format!("SELECT {} FROM everything ORDER BY id", answers.join(",\n"));
+        let now = "(extract(epoch FROM now()) * 1000000)::int8::text";
+        let sql = format!("SELECT {}, {now} FROM everything ORDER BY id", answers.join(",\n"));
         let answers = rows(&world.client, &sql).await;
+        let now = answers[0].last().unwrap().as_deref().unwrap().parse().unwrap();
+        let now = Instant::of_unix_us(now);
         for (at, said) in rules.iter().enumerate() {
             // What JSON leaves as it is, and TOML does not.
             let visible = Json::from(said.rule.as_str()).to_string().replace('\u{7f}', "\\u007f");
@@ -74,12 +108,12 @@ async fn a_rule_shows_the_rows_that_postgres_would_show() {
                 }
             };
             let resolved = plan.resolve_claims("no one", &claims);
-            let reached = plan.reached(&resolved);
+            let reached = plan.reached(Selection::Always, &resolved);
             for (row, answers) in world.encode(&plan).iter().zip(&answers) {
                 let seen = row.image.topics.iter().any(|topic| {
                     let filter = &plan.branch(topic.branch).claim_filter;
                     reached.contains(topic)
-                        && filter.passes(&row.image.kept, &resolved, &|_, _| None)
+                        && filter.passes(&row.image.kept, &resolved, &|_, _| None, now)
                 });
                 let wanted = answers[at].as_deref() == Some("t");
                 let id = std::str::from_utf8(&row.image.key).unwrap();
@@ -148,7 +182,7 @@ const ARRAY_NAMES: [&str; 2] = ["e", "f"];
 
 /// A condition, in parentheses where it is not one word.
 fn condition(world: &mut World, claims: &Map<String, Json>, depth: u32) -> Said {
-    let kinds = if depth == 0 { 12 } else { 18 };
+    let kinds = if depth == 0 { 12 } else { 19 };
     let inner = |world: &mut World| condition(world, claims, depth.saturating_sub(1));
     match world.rng.random_range(0..kinds) {
         0 => Said::alike(any(&mut world.rng, &["a_bool", "true", "false", "NULL"]).to_owned()),
@@ -178,7 +212,8 @@ fn condition(world: &mut World, claims: &Map<String, Json>, depth: u32) -> Said 
             let default = any(&mut world.rng, &["true", "false"]);
             inner(world).within(|text| format!("coalesce({text}, {default})"))
         }
-        15 => joined(&[inner(world), inner(world), inner(world)], " OR "),
+        15 => beside_the_present(world),
+        16 => joined(&[inner(world), inner(world), inner(world)], " OR "),
         _ => joined(&[inner(world), inner(world)], " AND "),
     }
 }

@@ -27,6 +27,7 @@ import { claims } from './token.js';
  * @property {number} [appVersion]
  * @property {any} [WebSocket]
  * @property {boolean} [connect]
+ * @property {(bell: import('./query.js').Bell) => import('./subscribing.js').Subscriptions} [subscriptions]
  * @property {(direction: 'sent' | 'received', message: any) => void} [trace]
  */
 
@@ -57,6 +58,7 @@ export class Client {
   /** The token that told who the user is. The first connection uses it. @type {string | null | undefined} */
   #token;
   #unlisten = () => {};
+  #subscriptions;
 
   /** @param {Options} options */
   constructor(options) {
@@ -69,6 +71,7 @@ export class Client {
     const keys = Object.entries(options.tables ?? {}).map(([name, { key }]) => [name, [...key]]);
     this.#optimistic = new Optimistic(Object.fromEntries(keys));
     this.#shown = new Shown(this.#optimistic);
+    this.#subscriptions = options.subscriptions?.(this.#shown.bell);
     /** @type {Status} */
     const status = { connection: 'connecting', pending: 0, leads: false };
     this.status = new Observed(this.#shown.bell, status);
@@ -101,9 +104,26 @@ export class Client {
     return [...this.#optimistic.tables.keys()];
   }
 
-  /** @param {(changes: import('./optimistic.js').Change[]) => void} listener called once for each step */
-  subscribe(listener) {
-    return this.#shown.subscribe(listener);
+  /**
+   * @param {any} what a listener, which is called once for each step, or the name of a query
+   * @param {Record<string, any>} [params] of the query
+   * @returns {any} what ends the calls, or a handle
+   */
+  subscribe(what, params) {
+    return typeof what === 'function' ? this.#shown.subscribe(what) : this.#selecting.subscribe(what, params);
+  }
+
+  /**
+   * @param {string} query
+   * @param {Record<string, any>} [params]
+   */
+  subscription(query, params) {
+    return this.#selecting.state(query, params);
+  }
+
+  get #selecting() {
+    if (!this.#subscriptions) throw new TypeError('give `createClient` the `subscriptions` of @rowtide/client/subscriptions');
+    return this.#subscriptions;
   }
 
   /**
@@ -226,6 +246,7 @@ export class Client {
   /** Shows no rows any more, and ends the mutations that wait. */
   #showNothing() {
     this.#step(this.#optimistic.restore({ meta: {}, rows: [], entries: [] }, () => false));
+    this.#subscriptions?.clear();
     for (const { reject } of this.#unconfirmed.values()) {
       reject(new RowtideError('signed_out', 'the user has signed out'));
     }
@@ -275,6 +296,7 @@ export class Client {
       shared: this.#storage.shared,
       connected: this.#connected,
       optimistic: this.#optimistic,
+      subscriptions: this.#subscriptions,
       connection: {
         url,
         WebSocket,

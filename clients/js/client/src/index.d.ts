@@ -123,7 +123,31 @@ export interface Observable<T> {
   subscribe(listener: (value: T) => void): () => void;
 }
 
-export interface Client<S = Untyped> {
+/** What has become of a subscription. */
+export interface SubscriptionState {
+  /**
+   * `loading` until the rows are there; `ready` from then on, also offline and after a reload; `refused` with `error`, until another
+   * connection may have changed that.
+   */
+  status: 'loading' | 'ready' | 'refused';
+  /** A code of the protocol, or `unsupported`: the server does not know subscriptions. */
+  error?: { code: string; message: string };
+}
+
+/** What one caller has of a subscription. Callers that ask for the same share it. */
+export interface Subscription extends Observable<SubscriptionState> {
+  readonly status: SubscriptionState['status'];
+  readonly error: SubscriptionState['error'];
+  /** Resolves when the rows are there; rejects with a `RowtideError` if the server refuses the subscription before. */
+  readonly ready: Promise<void>;
+  /** Ends this caller's use. The rows stay for a while after the last use. */
+  unsubscribe(): void;
+}
+
+/** The parameters of a query, which may be left out where it needs none. */
+type Params<Q, N extends keyof Q> = {} extends Q[N] ? [params?: Q[N]] : [params: Q[N]];
+
+export interface Client<S = Untyped, Q = Record<string, Record<string, any>>> {
   table<T extends Names<S>>(name: T): Table<S, T>;
   /** The names of the known tables: those of `tables`, later those that the server sends. */
   tables(): Names<S>[];
@@ -142,6 +166,13 @@ export interface Client<S = Untyped> {
   readonly status: Observable<Status>;
   /** Calls `listener` once for each step, with every row that the step changes. */
   subscribe(listener: (changes: readonly Change[]) => void): () => void;
+  /**
+   * Asks the server for the rows that a query of its definition selects; they come into the tables, beside what is there. A client
+   * that was created without `subscriptions` throws.
+   */
+  subscribe<N extends keyof Q & string>(query: N, ...params: Params<Q, N>): Subscription;
+  /** The state of a subscription, without asking for it. */
+  subscription<N extends keyof Q & string>(query: N, ...params: Params<Q, N>): SubscriptionState;
   /** Calls `listener` for each acknowledgement, also of mutations made in other tabs and before a reload. */
   onAcked(listener: (acked: Acked) => void): () => void;
   /** @deprecated The former name of `onAcked`; the next release removes it. */
@@ -188,11 +219,13 @@ export interface ClientOptions {
   WebSocket?: new (url: string, protocol: string) => any;
   /** `false`: the client connects only when `connect` is called. */
   connect?: boolean;
+  /** `subscriptions()` of `@rowtide/client/subscriptions`, for a client that subscribes to queries. */
+  subscriptions?: (...internal: any) => any;
   /** Sees every message of the protocol that this tab sends and receives. */
   trace?: (direction: 'sent' | 'received', message: any) => void;
 }
 
-export declare function createClient<S = Untyped>(options: ClientOptions): Client<S>;
+export declare function createClient<S = Untyped, Q = Record<string, Record<string, any>>>(options: ClientOptions): Client<S, Q>;
 
 /** An error with a `code`: one of the protocol, or one that the application gives to a limit. */
 export declare class RowtideError extends Error {

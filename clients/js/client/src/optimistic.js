@@ -39,7 +39,7 @@ const MAX_PENDING = 10_000;
  */
 
 /** @returns {StepRecord} */
-const emptyRecord = () => ({ rows: [], entries: [], gone: [], settled: [] });
+export const emptyRecord = () => ({ rows: [], entries: [], gone: [], settled: [] });
 
 /** The rows that a step may have changed, as they were shown before it. */
 class Dirty {

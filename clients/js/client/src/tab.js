@@ -12,6 +12,7 @@
  */
 import { Connection } from './connection.js';
 import { RowtideError } from './error.js';
+import { emptyRecord } from './optimistic.js';
 
 /** How long changes of rows are collected before one write, in ms. */
 const BATCH_MS = 100;
@@ -39,6 +40,7 @@ const MAX_REJECTIONS = 100;
  * @property {(step: Step) => void} onStep
  * @property {(status: ConnectionStatus) => void} onStatus
  * @property {(user: string) => void} onOtherUser
+ * @property {import('./subscribing.js').Subscriptions} [subscriptions]
  * @property {() => void} onSignOut another tab has signed the user out, so this tab must clear the copy too
  */
 
@@ -49,8 +51,11 @@ export function randomId() {
 }
 
 export class Tab {
+  /** Names this tab to the others. */
+  id = randomId();
   #options;
   #optimistic;
+  #subscriptions;
   #connection;
   /** @type {BroadcastChannel | undefined} */
   #channel;
@@ -83,6 +88,8 @@ export class Tab {
   constructor(options) {
     this.#options = options;
     this.#optimistic = options.optimistic;
+    this.#subscriptions = options.subscriptions;
+    this.#subscriptions?.attach(this);
     this.#connection = new Connection(options.connection, {
       hello: () => ({
         clientId: this.clientId,
@@ -90,11 +97,17 @@ export class Tab {
         settled: this.#storedAcked || undefined,
         // What is left keeps its numbers, also where the database has gone back.
         acked: this.#optimistic.acked || undefined,
+        ...this.#subscriptions?.hello(this.#optimistic.cursor),
       }),
-      receive: (message) => this.#led(this.#optimistic.apply(message)),
-      next: (window) => this.#optimistic.nextToSend(window, (entry) => this.#isDurable(entry)),
+      receive: (message) => {
+        const step = this.#optimistic.apply(message);
+        // Before the step is stored: with its rows and its cursor.
+        this.#subscriptions?.receive(message);
+        this.#led(step);
+      },
+      next: (window) => this.#optimistic.nextToSend(window, (entry) => this.#isDurable(entry)) ?? this.#subscriptions?.next(),
       state: (connection, error) => {
-        if (connection !== 'live' && connection !== 'connecting') this.#optimistic.disconnected();
+        if (connection !== 'live' && connection !== 'connecting') this.#disconnected();
         // The status keeps the reason of the last ending until the connection is live again.
         const why = connection === 'connecting' ? this.status.error : error;
         this.#setStatus({ connection, error: why && { code: why.code, message: why.message } });
@@ -112,8 +125,21 @@ export class Tab {
     });
   }
 
+  get name() {
+    return this.#options.name;
+  }
+
+  get shared() {
+    return this.#options.shared;
+  }
+
+  /** Aborts when the tab is closed. */
+  get signal() {
+    return this.#closed.signal;
+  }
+
   get closed() {
-    return this.#closed.signal.aborted;
+    return this.signal.aborted;
   }
 
   get leads() {
@@ -136,7 +162,7 @@ export class Tab {
     }
     // Mutations that were made before the storage was open.
     for (const entry of this.#optimistic.queue) if (!this.#stored.has(entry.id)) this.#shareMutation(entry);
-    this.#say({ type: 'hello' });
+    this.say({ type: 'hello' });
     const elected = async () => {
       await this.#read();
       if (signal.aborted) return;
@@ -148,7 +174,7 @@ export class Tab {
 
   /** Connects or disconnects all tabs. @param {boolean} connect */
   connect(connect) {
-    this.#say({ type: 'connect', connect });
+    this.say({ type: 'connect', connect });
     this.#connect(connect);
   }
 
@@ -159,9 +185,14 @@ export class Tab {
     if (connect) this.#connection.start();
     else {
       this.#connection.stop();
-      this.#optimistic.disconnected();
+      this.#disconnected();
       this.#setStatus({ connection: 'offline' });
     }
+  }
+
+  #disconnected() {
+    this.#optimistic.disconnected();
+    this.#subscriptions?.disconnected();
   }
 
   /** Connects without a wait: the browser says that it is online, or the page has become visible. */
@@ -186,12 +217,12 @@ export class Tab {
     this.#dirty = true;
     // If this tab cannot store it, the leading tab may be able to.
     await this.flush().catch(() => {});
-    if (!this.leads) this.#say({ type: 'mutation', entry });
+    if (!this.leads) this.say({ type: 'mutation', entry });
   }
 
   /** Closes the copy in this tab; resolves when the mutations made here are stored. */
   async close() {
-    if (this.#closed.signal.aborted) return;
+    if (this.closed) return;
     this.#connection.stop();
     await this.flush().catch(() => {});
     this.#closed.abort();
@@ -202,7 +233,7 @@ export class Tab {
 
   /** Deletes the copy. Every tab does that, since one may write after another has deleted it. */
   async clear() {
-    this.#say({ type: 'signOut' });
+    this.say({ type: 'signOut' });
     this.#connection.stop();
     this.#closed.abort();
     await this.#writing?.catch(() => {});
@@ -215,7 +246,8 @@ export class Tab {
   #lead() {
     if (!this.clientId) this.clientId = randomId();
     this.#led(this.#optimistic.lead());
-    this.#say({ type: 'lead' });
+    this.#subscriptions?.lead();
+    this.say({ type: 'lead' });
     if (this.#options.connected) this.#connection.start();
     else this.#setStatus({ connection: 'offline' });
   }
@@ -224,7 +256,8 @@ export class Tab {
   async #read() {
     const known = new Set(this.#optimistic.queue.filter((entry) => this.#stored.has(entry.id)));
     const stored = await this.#options.store.load();
-    if (this.#closed.signal.aborted) return;
+    if (this.closed) return;
+    stored.meta = this.#subscriptions?.restore(stored.meta) ?? stored.meta;
     const { clientId = '', seq = 0, settled: acked = 0, refusals: rejections = [] } = /** @type {any} */ (stored.meta);
     this.#rejections = rejections;
     this.clientId = clientId;
@@ -253,10 +286,17 @@ export class Tab {
     this.#rejections.splice(0, this.#rejections.length - MAX_REJECTIONS);
     this.#seq += 1;
     this.#dirty = true;
-    if (this.#followed) this.#say({ type: 'step', seq: this.#seq, record });
+    if (this.#followed) this.say({ type: 'step', seq: this.#seq, record, subscriptions: this.#subscriptions?.told() });
     this.#options.onStep(step);
+    this.#subscriptions?.stepped();
     if (record.entries.length) this.flush().catch(() => {});
     else this.#nextWrite ??= setTimeout(() => this.flush().catch(() => {}), BATCH_MS);
+  }
+
+  /** Distributes a step that changes no rows. */
+  step() {
+    this.#led({ changes: [], acked: [], record: emptyRecord() });
+    this.pump();
   }
 
   /** @param {QueueEntry} entry */
@@ -267,9 +307,14 @@ export class Tab {
   /** Writes everything that is not stored yet. */
   async flush() {
     while (this.#writing) await this.#writing;
-    if (!this.#dirty || this.#closed.signal.aborted) return;
+    if (!this.#dirty || this.closed) return;
     this.#writing = this.#write();
     await this.#writing.finally(() => (this.#writing = undefined));
+    this.pump();
+  }
+
+  /** Sends what may be sent. */
+  pump() {
     this.#connection.pump();
   }
 
@@ -283,7 +328,7 @@ export class Tab {
     const { cursor, last, acked } = this.#optimistic;
     const { clientId } = this;
     const meta = this.leads
-      ? { clientId, cursor, last, settled: acked, seq: this.#seq, keys: this.#optimistic.keys(), refusals: [...this.#rejections] }
+      ? { clientId, cursor, last, settled: acked, seq: this.#seq, keys: this.#optimistic.keys(), refusals: [...this.#rejections], ...this.#subscriptions?.meta(cursor) }
       : undefined;
     const kept = [...entries.values()].filter((entry) => entry !== undefined).map((entry) => ({ ...entry }));
     const gone = [...entries].filter(([, entry]) => !entry).map(([id]) => id);
@@ -308,16 +353,17 @@ export class Tab {
   #setStatus(status) {
     this.status = status;
     this.#options.onStatus(status);
-    if (this.#followed) this.#say({ type: 'standing', standing: status });
+    if (this.#followed) this.say({ type: 'standing', standing: status });
   }
 
   /** Sends a message to the other tabs. @param {any} message */
-  #say(message) {
-    if (!this.#closed.signal.aborted) this.#channel?.postMessage(message);
+  say(message) {
+    if (!this.closed) this.#channel?.postMessage(message);
   }
 
   /** Handles a message of another tab. @param {any} message */
   async #heard(message) {
+    this.#subscriptions?.heard(message);
     if (message.type === 'signOut') return this.#options.onSignOut();
     if (message.type === 'connect') return this.#connect(message.connect);
     if (message.type === 'mutation') {
@@ -329,11 +375,11 @@ export class Tab {
       if (message.type !== 'hello') return undefined;
       this.#followed = true;
       await this.flush().catch(() => {});
-      this.#say({ type: 'synced' });
-      return this.#say({ type: 'standing', standing: this.status });
+      this.say({ type: 'synced' });
+      return this.say({ type: 'standing', standing: this.status });
     }
     if (message.type === 'standing') return this.#setStatus(message.standing);
-    if (message.type === 'lead') return this.#say({ type: 'hello' });
+    if (message.type === 'lead') return this.say({ type: 'hello' });
     if (message.type === 'synced') return this.#catchUp();
     if (message.type === 'step') return this.#held ? void this.#held.push(message) : this.#follow(message);
     return undefined;
@@ -349,12 +395,13 @@ export class Tab {
     if (!this.leads) for (const message of held) this.#follow(message);
   }
 
-  /** Applies a step of the leading tab. @param {{ seq: number, record: StepRecord }} message */
-  #follow({ seq, record }) {
+  /** Applies a step of the leading tab. @param {{ seq: number, record: StepRecord, subscriptions?: any }} message */
+  #follow({ seq, record, subscriptions }) {
     if (seq <= this.#seq) return;
-    if (seq > this.#seq + 1) return void this.#say({ type: 'hello' });
+    if (seq > this.#seq + 1) return void this.say({ type: 'hello' });
     this.#seq = seq;
     for (const entry of record.entries) this.#stored.set(entry.id, entry.number);
     this.#options.onStep(this.#optimistic.follow(record));
+    this.#subscriptions?.follow(subscriptions);
   }
 }

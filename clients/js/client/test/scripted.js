@@ -64,9 +64,9 @@ class ScriptedConnection {
   }
 
   /** Answers `connect`; without options as for a client without mutations and rows. */
-  async welcome({ user = 'ann', mode = 'snapshot', lastMutation = 0, rejections = [], rows = [], cursor = '1' } = {}) {
+  async welcome({ user = 'ann', mode = 'snapshot', lastMutation = 0, rejections = [], rows = [], cursor = '1', features = ['keys', 'subscriptions'] } = {}) {
     const connect = await this.next('connect');
-    this.say({ type: 'connected', protocol: 1, userId: user, mode, lastMutation, refused: rejections, tables: { note: { key: ['id'] } } });
+    this.say({ type: 'connected', protocol: 1, userId: user, mode, lastMutation, refused: rejections, tables: { note: { key: ['id'] } }, features });
     if (rows.length) this.say({ type: 'snapshot', table: 'note', rows });
     this.say({ type: 'ready', cursor });
     return connect;

@@ -55,6 +55,29 @@ export function useRow(table, key) {
   return useSyncExternalStore(subscribe, row, row);
 }
 
+/**
+ * @param {string} query
+ * @param {Record<string, any>} [params]
+ */
+export function useSubscription(query, params) {
+  const client = useClient();
+  // Parameters are mostly written in place, so each render has a new object.
+  const text = JSON.stringify(params ?? {});
+  const subscribe = useCallback(
+    (/** @type {() => void} */ listener) => {
+      const subscription = client.subscribe(query, JSON.parse(text));
+      const stop = subscription.subscribe(listener);
+      return () => {
+        stop();
+        subscription.unsubscribe();
+      };
+    },
+    [client, query, text],
+  );
+  const state = useCallback(() => client.subscription(query, JSON.parse(text)), [client, query, text]);
+  return useSyncExternalStore(subscribe, state, state);
+}
+
 export function useMutate() {
   const client = useClient();
   return useCallback((/** @type {(tx: any) => void} */ write) => client.mutate(write), [client]);

@@ -12,7 +12,8 @@ const { act, createElement: h, memo, StrictMode, useState, useTransition } = awa
 const { createRoot } = await import('react-dom/client');
 const { Optimistic } = await import('../../client/src/optimistic.js');
 const { Observed, Shown, TableQuery } = await import('../../client/src/query.js');
-const { RowtideProvider, useMutate, useQuery, useRow, useStatus } = await import('../src/index.js');
+const { Subscriptions } = await import('../../client/src/subscribing.js');
+const { RowtideProvider, useMutate, useQuery, useRow, useStatus, useSubscription } = await import('../src/index.js');
 
 /** A client without a server. */
 function offline() {
@@ -20,7 +21,11 @@ function offline() {
   optimistic.lead();
   const shown = new Shown(optimistic);
   const tables = new Map();
+  const subscriptions = new Subscriptions(shown.bell, 0);
   return {
+    subscribe: (query, params) => subscriptions.subscribe(query, params),
+    subscription: (query, params) => subscriptions.state(query, params),
+    subscriptions,
     table(name) {
       if (!tables.has(name)) tables.set(name, new TableQuery(shown, name));
       return tables.get(name);
@@ -151,4 +156,41 @@ test('`mutate` is the same function in every render, and without a provider the 
   } finally {
     console.error = error;
   }
+});
+
+test('components that subscribe to the same share it, and render when its state changes', async () => {
+  const key = '["channel",[["channel",1]]]';
+  const subscribed = [];
+  const { subscribe } = client;
+  client.subscribe = (...asked) => {
+    const handle = subscribe(...asked);
+    const { unsubscribe } = handle;
+    subscribed.push(1);
+    handle.unsubscribe = () => (subscribed.pop(), unsubscribe.call(handle));
+    return handle;
+  };
+  const Part = ({ name }) => {
+    rendered(name);
+    const { status, error } = useSubscription('channel', { channel: 1 });
+    return `${status} ${error?.code ?? ''};`;
+  };
+  let choose;
+  function Parts() {
+    const [count, setCount] = useState(2);
+    choose = setCount;
+    return Array.from({ length: count }, (_, at) => h(Part, { key: at, name: `part ${at}` }));
+  }
+  await show(h(Parts), (inner) => h(StrictMode, null, inner));
+  assert.equal(text(), 'loading ;loading ;');
+  assert.equal(subscribed.length, 2);
+  await act(() => client.subscriptions.follow([[key, { status: 'ready' }]]));
+  assert.equal(text(), 'ready ;ready ;');
+  const [before, state] = [{ ...renders }, client.subscription('channel', { channel: 1 })];
+  await act(() => client.subscriptions.follow([[key, { status: 'ready' }]]));
+  assert.deepEqual(renders, before);
+  assert.equal(client.subscription('channel', { channel: 1 }), state);
+  await act(() => client.subscriptions.follow([[key, { status: 'refused', error: { code: 'too_many', message: 'no' } }]]));
+  assert.equal(text(), 'refused too_many;refused too_many;');
+  await act(() => choose(0));
+  assert.equal(subscribed.length, 0);
 });

@@ -1,17 +1,19 @@
 // What the types reject: `tsc` fails where one of these errors is missing.
 import { createClient, type Acked, type Client, type Settled } from '@rowtide/client';
 import { createClient as implemented } from '../../client/src/client.js';
-import { useMutate, useQuery, useRow, useStatus } from '@rowtide/react';
-import { type Schema, tables } from './schema.js';
+import { subscriptions } from '@rowtide/client/subscriptions';
+import { useMutate, useQuery, useRow, useStatus, useSubscription } from '@rowtide/react';
+import { type Queries, type Schema, tables } from './schema.js';
 
 declare module '@rowtide/react' {
   interface Register {
     schema: Schema;
+    queries: Queries;
   }
 }
 
 const options = { url: 'ws://localhost/sync', token: async () => 'token', tables };
-const db = createClient<Schema>(options);
+const db = createClient<Schema, Queries>({ ...options, subscriptions: subscriptions({ ttl: 60_000 }) });
 
 const name: string | undefined = db.table('file').get('f1')?.name;
 const sameName: string | undefined = db.table('file').get({ id: 'f1' })?.name;
@@ -56,14 +58,33 @@ db.mutate((tx) => {
   // @ts-expect-error nobody may update
   tx.user.update({ id: 'u1', name: 'Ann' });
 });
+const subscription = db.subscribe('channel', { channel: 1 });
+const ready: Promise<void> = subscription.ready;
+const why: string | undefined = subscription.error?.code;
+const isThere: boolean = db.subscription('recent').status === 'ready';
+db.subscribe('channel', { channel: null, since: '2026-01-01' }).subscribe(({ status }) => status === 'refused');
+db.subscribe('recent', { count: 3 }).unsubscribe();
+db.subscribe('mine');
+// @ts-expect-error there is no such query
+db.subscribe('channels');
+// @ts-expect-error the parameter is needed
+db.subscribe('channel');
+// @ts-expect-error the parameter has another type
+db.subscribe('channel', { channel: 'one' });
+// @ts-expect-error the query has no such parameter
+db.subscribe('recent', { counts: 3 });
 const confirmed: Promise<void> = db.mutate(() => {}).confirmed;
 
 export function Component() {
   const files = useQuery('file', { shared: true });
   const first: string | undefined = files[0]?.name;
   const user = useRow('user', 'u1')?.name;
+  const { status, error } = useSubscription('channel', { channel: 1 });
+  useSubscription('mine');
+  // @ts-expect-error the parameter has another type
+  useSubscription('channel', { channel: true });
   const pending: number = useStatus((status) => status.pending);
-  useMutate()((tx) => tx.file.update({ id: 'f1', name: `${first} ${user} ${pending}` }));
+  useMutate()((tx) => tx.file.update({ id: 'f1', name: `${first} ${user} ${pending} ${status} ${error?.code}` }));
   // @ts-expect-error there is no such table
   useQuery('files');
   // @ts-expect-error there is no such column
@@ -82,6 +103,8 @@ createClient<Schema>({ ...options, token: former });
 // Without a schema every table and column is allowed. The declared client is the one that is implemented.
 const untyped: Client = createClient(options);
 untyped.mutate((tx) => tx.anything.insert({ of: 'any kind' }));
+untyped.subscribe('any', { of: 'any kind' });
+untyped.subscribe('without');
 const declared: Client = implemented(options) satisfies Omit<Client, 'table'>;
 
-export { confirmed, declared, name, names, sameName, stage };
+export { confirmed, declared, isThere, name, names, ready, sameName, stage, why };

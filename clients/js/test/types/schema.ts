@@ -20,3 +20,9 @@ export const tables = {
   file_state: { key: ['userId', 'fileId'] },
   user: { key: ['id'] },
 } as const;
+
+export interface Queries {
+  channel: { channel: number | null; since?: string | null };
+  recent: { count?: number | null };
+  mine: {};
+}

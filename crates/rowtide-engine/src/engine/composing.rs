@@ -20,6 +20,7 @@ use crate::ViewMessage;
 use crate::message::{Body, Composed, Removed};
 use crate::sessions::{Held, HeldState, Session, SessionId, Subscribing, SubscriptionId, Way};
 use crate::topic::ViewKey;
+use crate::window::ViewWindow;
 
 /// A row that is gone from some of a session's views.
 struct Gone<'a> {
@@ -268,13 +269,9 @@ impl Engine {
         let Some(latest) = latest else { return false };
         latest.image.topics.iter().any(|topic| {
             let branch = self.plan.branch(topic.branch);
-            let found = self.topics.find(topic).filter(|_| branch.published);
-            let Some(topic) = found else { return false };
+            let Some(topic) = self.topics.find(topic) else { return false };
             let mut views = views.iter().map(|view| &self.views[*view]);
-            views.any(|view| {
-                let row = view.reach.contains_key(&topic).then(|| self.row_in(topic, key, latest));
-                row.flatten().is_some_and(|row| view.sees(branch, &row.image.kept))
-            })
+            views.any(|view| self.seen_in(view, branch, topic, key, latest).is_some())
         })
     }
 
@@ -287,14 +284,20 @@ impl Engine {
             topics.sort_unstable_by(|a, b| a.id().cmp(b.id()));
             for state in topics {
                 let branch = self.plan.branch(state.id().branch);
-                for row in state.rows().iter().filter(|_| branch.published) {
+                for row in state.rows().iter().filter(|_| branch.sends_all_rows()) {
                     let key = &row.image.key;
-                    if view.sees(branch, &row.image.kept)
+                    if view.sees(branch, &row.image.kept, self.time.now)
                         && !self.is_seen(after, key, Some(row))
                         && said.insert((branch.table, key))
                     {
                         body.push(&self.plan, branch.table, key, Err((None, self.position)));
                     }
+                }
+            }
+            for (table, row) in view.windows.iter().flat_map(ViewWindow::rows_of_table) {
+                let key = &row.image.key;
+                if !self.is_seen(after, key, Some(row)) && said.insert((table, key)) {
+                    body.push(&self.plan, table, key, Err((None, self.position)));
                 }
             }
         }

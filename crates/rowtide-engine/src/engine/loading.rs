@@ -78,6 +78,7 @@ impl Engine {
                 self.loads.postpone(key);
                 continue;
             };
+            self.topics[key].prefix.iter_mut().for_each(|prefix| prefix.was_loaded(&rows));
             if let Err(Unfit) = self.topics[key].fit(&mut rows, &pending, &snapshot) {
                 self.topics.discard(rows);
                 self.loads.want(key);
@@ -89,8 +90,13 @@ impl Engine {
             if let Some(until) = until {
                 self.topics.runs_ahead(key, until);
             }
-            for view_key in self.topics[key].views() {
-                self.views.mark(*view_key).hold_until(until);
+            let state = &self.topics[key];
+            for view_key in state.views() {
+                let view = self.views.mark(*view_key);
+                view.hold_until(until);
+                if state.turns().are_any() {
+                    view.turned.insert(key);
+                }
             }
             self.replace_rows(key, rows, was_read);
         }
@@ -148,6 +154,11 @@ impl Engine {
         let plan = Arc::clone(&self.plan);
         let branch = plan.branch(branch_id);
         let (has_links, published) = (branch.names_others(), branch.published);
+        if branch.window.is_some() {
+            for view in state.views() {
+                self.views.mark(*view).windows_are_stale = true;
+            }
+        }
         // Views that have sent the topic's rows before; none when it is loaded for the first time.
         let informed =
             was_read && published && state.views().iter().any(|view| self.views[*view].had(key));
@@ -210,11 +221,12 @@ impl Engine {
         let at = self.stands_at();
         let view = self.views.mark(view_key);
         // Changes that were not kept may have moved a touched row out, and in again.
-        let (sets, claims) = (&view.sets, &view.claims);
+        let (sets, claims, told_at) = (&view.sets, &view.claims, view.told_at);
         for touched in view.touched.of_table(branch.table) {
             let old = old_rows.get(&touched.key).filter(|_| state.is_touched_late(touched.first));
-            touched.was_visible |=
-                old.is_some_and(|old| sets.pass(Moment::Told, branch, &old.image.kept, claims));
+            touched.was_visible |= old.is_some_and(|old| {
+                sets.pass(Moment::Told, branch, &old.image.kept, claims, told_at)
+            });
             if let Some(row) = state.rows().get(&touched.key) {
                 touched.was_loaded(row, state.ahead(), at);
             }
@@ -240,7 +252,7 @@ impl Engine {
                 return false;
             };
             let row = self.topics[key].rows().get(&image.key);
-            branch.published && row.is_some_and(|row| view.saw(branch, &row.image.kept))
+            branch.sends_all_rows() && row.is_some_and(|row| view.saw(branch, &row.image.kept))
         })
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rowtide_feed::Acknowledgement;
 use rowtide_plan::map::{IdSet, SeededSet};
-use rowtide_plan::plan::TableId;
+use rowtide_plan::plan::{Branch, TableId};
 use rowtide_plan::row::Row;
 use rowtide_protocol::Mode;
 
@@ -16,6 +16,7 @@ use crate::sessions::{SessionId, Way};
 use crate::topic::{TopicKey, ViewKey};
 use crate::touched::TouchedRow;
 use crate::view::{Joining, View, ViewPhase};
+use crate::window::ViewWindow;
 use crate::{ViewMessage, ViewRows};
 
 impl Engine {
@@ -43,9 +44,10 @@ impl Engine {
             self.need_rows_of_sets(key);
             // What has changed for someone who comes back may have to be loaded, or be known already.
             let view = &self.views[key];
-            if view.is_whole(self.position) && view.resume().is_none() {
+            let is_there = view.is_whole(self.position) && view.resume().is_none();
+            if is_there && self.look_through_windows(key) {
                 self.flush(key, &mut shared, out);
-            } else if let Some(at) = view.waits_until(self.position) {
+            } else if let Some(at) = self.views[key].waits_until(self.position) {
                 self.views.look_at(key, at);
             }
         }
@@ -55,15 +57,18 @@ impl Engine {
     /// Brings the sessions of a whole view to the present.
     fn flush(&mut self, key: ViewKey, shared: &mut Option<SharedBody>, out: &mut Vec<Output>) {
         self.touch_by_sets(key);
+        self.touch_by_time(key);
         self.detach_leaving(key);
         let view = &mut self.views[key];
         view.sets.were_told();
+        view.told_at = self.time.now;
         let (touched, gained) = view.take_news();
         let mut acknowledgements = std::mem::take(&mut view.acknowledgements);
         let view = &self.views[key];
         let returning = view.returning();
         let is_told = returning.is_some() || !view.live.is_empty();
         let message = is_told.then(|| self.changes_of(view, &touched, &gained, shared)).flatten();
+        self.views[key].windows_were_told();
         if let Some(session) = returning {
             if self.sessions.is_composed(session) {
                 self.has_come_back(session, key, message.clone(), &mut acknowledgements);
@@ -107,7 +112,8 @@ impl Engine {
 
     /// What a whole view sees, for who has nothing of it.
     pub(super) fn frozen(&self, view: &View) -> Arc<ViewRows> {
-        view.frozen().unwrap_or_else(|| Arc::new(self.freeze(view, view.reach.keys())))
+        view.frozen()
+            .unwrap_or_else(|| Arc::new(self.freeze(view, view.reach.keys(), &view.windows)))
     }
 
     pub(super) fn message(&self, view: &View, body: Body) -> Arc<ViewMessage> {
@@ -180,28 +186,35 @@ impl Engine {
     /// The row as the view sees it now, if it does.
     pub(super) fn visible_now<'a>(
         &'a self,
-        view: &View,
+        view: &'a View,
         row_key: &Bytes,
         latest: Option<&'a Arc<Row>>,
     ) -> Option<&'a Arc<Row>> {
         let latest = latest?;
         latest.image.topics.iter().find_map(|topic| {
             let branch = self.plan.branch(topic.branch);
-            let key = self.topics.find(topic).filter(|key| view.reach.contains_key(key))?;
-            let row = self.row_in(key, row_key, latest)?;
-            (branch.published && view.sees(branch, &row.image.kept)).then_some(row)
+            self.seen_in(view, branch, self.topics.find(topic)?, row_key, latest)
         })
     }
 
-    /// The row as it is in a topic now, if it is there.
-    pub(super) fn row_in<'a>(
+    /// The row as the view sees it now for a topic of this branch, if it reaches that.
+    pub(super) fn seen_in<'a>(
         &'a self,
+        view: &'a View,
+        branch: &Branch,
         topic: TopicKey,
         row_key: &Bytes,
         latest: &'a Arc<Row>,
     ) -> Option<&'a Arc<Row>> {
+        if !view.reach.contains_key(&topic) {
+            return None;
+        }
+        if let Some(window) = branch.window {
+            return view.window(window)?.told.get(row_key)?.as_ref();
+        }
         let state = &self.topics[topic];
-        if state.was_read() { state.rows().get(row_key) } else { Some(latest) }
+        let row = if state.was_read() { state.rows().get(row_key)? } else { latest };
+        (branch.published && view.sees(branch, &row.image.kept, self.time.now)).then_some(row)
     }
 
     /// What has changed, if anything has. Many views are often sent the same one row: its JSON is made once.
@@ -212,7 +225,8 @@ impl Engine {
         gained: &IdSet<TopicKey>,
         shared: &mut Option<SharedBody>,
     ) -> Option<Arc<ViewMessage>> {
-        let ([only], true) = (touched, gained.is_empty()) else {
+        let is_simple = gained.is_empty() && view.windows.is_empty();
+        let ([only], true) = (touched, is_simple) else {
             let body = self.body(view, touched, gained);
             return (!body.is_empty()).then(|| self.message(view, body));
         };
@@ -258,7 +272,8 @@ impl Engine {
     fn body(&self, view: &View, touched: &[TouchedRow], gained: &IdSet<TopicKey>) -> Body {
         let mut body = Body::new(self.notes());
         let mut said: SeededSet<(TableId, Bytes)> = SeededSet::default();
-        for touched in touched {
+        self.say_windows(view, touched, &mut body);
+        for touched in touched.iter().filter(|row| !view.is_windowed(row.table)) {
             let row = self.visible_now(view, &touched.key, touched.latest.as_ref());
             if row.is_some() || touched.was_visible {
                 let latest = (touched.latest.as_ref(), touched.at);
@@ -270,17 +285,24 @@ impl Engine {
             }
         }
         if !gained.is_empty() {
-            body.gain(self.freeze(view, gained.iter()), said);
+            body.gain(self.freeze(view, gained.iter(), &[]), said);
         }
         body
     }
 
-    /// What a whole view sees of these topics.
-    fn freeze<'a>(&self, view: &View, topics: impl Iterator<Item = &'a TopicKey>) -> ViewRows {
+    /// What a whole view sees of these topics, and in these of its windows.
+    fn freeze<'a>(
+        &self,
+        view: &View,
+        topics: impl Iterator<Item = &'a TopicKey>,
+        windows: &[ViewWindow],
+    ) -> ViewRows {
         let topics = topics.map(|key| &self.topics[*key]);
-        let published = topics.filter(|state| self.plan.branch(state.id().branch).published);
+        let published = topics.filter(|state| self.plan.branch(state.id().branch).sends_all_rows());
         let rows = published.map(|state| (state.id(), state.rows()));
-        ViewRows::freeze(&self.plan, &view.claims, view.sets.freeze(), rows)
+        let windows = windows.iter().map(|window| (window.table, window.rows().cloned().collect()));
+        let sets = view.sets.freeze(self.time.now);
+        ViewRows::freeze(&self.plan, &view.claims, sets, rows).with_windows(windows)
     }
 }
 

@@ -11,13 +11,14 @@ use super::Engine;
 use crate::sets::Moment;
 use crate::topic::{TopicKey, ViewKey};
 use crate::view::View;
+use crate::window::with_reserve;
 
 /// Which topics a view needs the rows of.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Rows {
     /// Of each.
     All,
-    /// Of those only whose rows name other topics, or fill sets.
+    /// Of those only whose rows name other topics, fill sets, or come and go as time passes.
     IfItNames,
 }
 
@@ -39,7 +40,9 @@ impl Engine {
         for (row, counts) in [(after, true), (before, false)] {
             let Some(row) = row else { continue };
             let View { sets, claims, .. } = &self.views[view];
-            if sets.pass(Moment::Followed, self.plan.branch(branch), &row.image.kept, claims) {
+            let branch_of = self.plan.branch(branch);
+            let at = self.time.followed;
+            if sets.pass(Moment::Followed, branch_of, &row.image.kept, claims, at) {
                 self.count(view, branch, &row.image, counts);
             }
         }
@@ -72,7 +75,7 @@ impl Engine {
         // Whether a client that comes back must be sent the rows of a topic is not known yet.
         let rows =
             if self.views[view_key].resume().is_some() { Rows::IfItNames } else { Rows::All };
-        let key = self.topic(topic, rows);
+        let key = self.topic(view_key, topic, rows);
         let view = &mut self.views[view_key];
         let count = view.reach.entry(key).or_insert(0);
         *count += 1;
@@ -80,6 +83,7 @@ impl Engine {
             return;
         }
         let view = self.views.mark(view_key);
+        view.windows_are_stale |= self.topics[key].prefix.is_some();
         let was_leaving = view.leaving.remove(&key);
         // Otherwise it was there at the last message, and is again.
         if !was_leaving || view.resume().is_some() {
@@ -95,10 +99,18 @@ impl Engine {
         }
     }
 
-    /// The topic, in use from now on; its rows are loaded if they have to be.
-    fn topic(&mut self, topic: Topic, rows: Rows) -> TopicKey {
-        let needed = rows == Rows::All || self.plan.branch(topic.branch).names_others();
-        let key = self.topics.enter(topic);
+    /// The topic, in use from now on by this view; its rows are loaded if they have to be.
+    fn topic(&mut self, view: ViewKey, topic: Topic, rows: Rows) -> TopicKey {
+        let branch = self.plan.branch(topic.branch);
+        // What turns, or is among the first, is known of rows that are read alone.
+        let is_read = branch.names_others() || branch.asks_time() || branch.window.is_some();
+        let needed = rows == Rows::All || is_read;
+        let window = branch.window.map(|id| Arc::clone(self.plan.window(id)));
+        let limit = branch.window.and_then(|id| Some(self.views[view].window(id)?.limit));
+        let key = self.topics.enter(topic, branch, window);
+        if let (Some(limit), Some(prefix)) = (limit, &mut self.topics[key].prefix) {
+            prefix.ask_for(with_reserve(limit));
+        }
         if needed {
             self.need_rows(key);
         }
@@ -107,7 +119,7 @@ impl Engine {
 
     /// Keeps a topic that was in reach at the last message and is not now, until its rows are known.
     pub(super) fn keep_leaving(&mut self, view_key: ViewKey, topic: Topic) {
-        let key = self.topic(topic, Rows::All);
+        let key = self.topic(view_key, topic, Rows::All);
         if self.views[view_key].leaving.insert(key) {
             self.attach(view_key, key);
         }
@@ -120,7 +132,7 @@ impl Engine {
         for key in std::mem::take(&mut self.views[view_key].leaving) {
             let (view, state) = (&mut self.views[view_key], &self.topics[key]);
             let branch = self.plan.branch(state.id().branch);
-            for row in state.rows().iter().filter(|_| branch.published) {
+            for row in state.rows().iter().filter(|_| branch.sends_all_rows()) {
                 if view.saw(branch, &row.image.kept) {
                     let touched =
                         view.touched.row(branch.table, &row.image.key, true, self.position);
@@ -143,12 +155,13 @@ impl Engine {
         let at = self.stands_at();
         let (view, state) = (self.views.mark(view_key), &self.topics[key]);
         view.reach.remove(&key);
+        view.windows_are_stale |= state.prefix.is_some();
         let had = !view.gained.remove(&key);
         let branch_id = state.id().branch;
         let plan = Arc::clone(&self.plan);
         let branch = plan.branch(branch_id);
         let tells_what_was = state.tells_what_was(self.position);
-        if branch.published && had && tells_what_was {
+        if branch.sends_all_rows() && had && tells_what_was {
             for row in state.rows().iter() {
                 if view.saw(branch, &row.image.kept) {
                     let touched =
@@ -162,7 +175,7 @@ impl Engine {
             }
         }
         // What the stream brings of it still says what was there at the last message.
-        let is_leaving = branch.published && had && !tells_what_was;
+        let is_leaving = branch.sends_all_rows() && had && !tells_what_was;
         if is_leaving {
             view.leaving.insert(key);
             self.need_rows(key);

@@ -14,6 +14,7 @@ use rowtide_plan::claims::Claims;
 use rowtide_plan::map::SeededSet;
 use rowtide_plan::plan::{BranchId, Selection, TableId};
 use rowtide_plan::row::Topic;
+use rowtide_plan::value::Instant;
 use rowtide_protocol::Lsn;
 use smallvec::SmallVec;
 
@@ -25,6 +26,7 @@ use crate::sets::{Moment, ViewSets};
 use crate::topic::{TopicKey, ViewKey};
 use crate::touched::Touched;
 use crate::view::{View, ViewPhase};
+use crate::window::WindowRows;
 
 /// The topics that a view reached at its cursor.
 #[derive(Default)]
@@ -85,6 +87,7 @@ impl Engine {
             tables: self.tables_behind(&reached),
             base: None,
             known: SeededSet::default(),
+            from_time: Instant::MINUS_INFINITY,
             asked: false,
             past: std::collections::BTreeMap::new(),
             reshaped: Vec::new(),
@@ -92,7 +95,7 @@ impl Engine {
             since_bytes: 0,
         };
         let phase = ViewPhase::Resuming(Box::new(resume));
-        let key = self.views.add(selection, claims, phase, self.plan.sets);
+        let key = self.new_view(selection, claims, phase);
         reached.into_iter().for_each(|topic| self.reach(key, topic));
         // Nothing is said before the stream is where the client is already.
         self.views.mark(key).hold_until(opening.not_before.max(Some(from)));
@@ -154,8 +157,9 @@ impl Engine {
                 unread.push(topic);
                 continue;
             };
-            for image in resume.images_then(&topic, self.topics[key].rows()) {
-                if sets.pass(Moment::Now, branch, &image.kept, &view.claims) {
+            for (image, _) in resume.states_then(&topic, self.topics[key].rows()) {
+                let at = resume.from_time;
+                if sets.pass(Moment::Now, branch, &image.kept, &view.claims, at) {
                     open.extend(branch.named(&image.kept));
                     branch.filled(&image.kept).for_each(|(set, member)| sets.add(set, member));
                 }
@@ -166,7 +170,10 @@ impl Engine {
             reached.filter(|topic| !resume.known.contains(topic) && !then.contains(topic)).cloned(),
         );
         if unknown.is_empty() && unread.is_empty() {
-            return self.complete_resume(key, &then, &sets);
+            if let Some(windows) = self.windows_then(key, &then.in_order, &sets) {
+                self.complete_resume(key, &then, &sets, windows);
+            }
+            return;
         }
         if !unknown.is_empty() {
             self.ask_history(key, unknown);
@@ -192,9 +199,14 @@ impl Engine {
         let Some(key) = self.loads.answered(id) else { return };
         let Some(resume) = self.views.mark(key).resume_mut() else { return };
         resume.asked = false;
-        let Some(history) = history.filter(|history| history.interrupted.is_empty()) else {
+        let time_matters = self.time.matters();
+        let tells = |history: &History| {
+            history.interrupted.is_empty() && (history.time_us.is_some() || !time_matters)
+        };
+        let Some(history) = history.filter(tells) else {
             return self.give_up_resume(key, out);
         };
+        resume.from_time = history.time_us.map_or(Instant::MINUS_INFINITY, Instant::of_unix_us);
         resume.reshaped.extend(history.reshaped);
         for (lsn, change) in history.changes {
             let row_key = change.key().clone();
@@ -203,8 +215,14 @@ impl Engine {
     }
 
     /// Puts the view into the state of one whose last message was made at the cursor, when it reached
-    /// the topics `then` and its sets had what is in `sets`.
-    fn complete_resume(&mut self, key: ViewKey, then: &TopicsThen, sets: &ViewSets) {
+    /// the topics `then`, its sets had what is in `sets`, and its windows these rows.
+    fn complete_resume(
+        &mut self,
+        key: ViewKey,
+        then: &TopicsThen,
+        sets: &ViewSets,
+        windows: Vec<WindowRows>,
+    ) {
         let Some(session) = self.views[key].resume().map(|resume| resume.opening.session) else {
             return;
         };
@@ -214,8 +232,14 @@ impl Engine {
         };
         let view = &mut self.views[key];
         view.sets.were_told_by(sets);
+        view.windows_are_stale = !windows.is_empty();
+        for (window, rows) in view.windows.iter_mut().zip(windows) {
+            window.told = rows;
+        }
+        view.told_at = resume.from_time;
         let (topics, plan) = (&self.topics, &self.plan);
         let (reach, sets, claims) = (&view.reach, &view.sets, &view.claims);
+        let told_at = view.told_at;
         view.gained.retain(|key| !then.contains(topics[*key].id()));
         view.touched = Touched::default();
         for (at, change) in resume.changes() {
@@ -228,9 +252,9 @@ impl Engine {
             }
             let saw = |topic: &Topic, kept: &[_]| {
                 let branch = plan.branch(topic.branch);
-                branch.published
+                branch.sends_all_rows()
                     && then.contains(topic)
-                    && sets.pass(Moment::Told, branch, kept, claims)
+                    && sets.pass(Moment::Told, branch, kept, claims, told_at)
             };
             let was_visible =
                 old.is_some_and(|old| old.topics.iter().any(|topic| saw(topic, &old.kept)));
@@ -240,12 +264,13 @@ impl Engine {
         }
         let gained: Vec<_> = view.gained.iter().copied().collect();
         gained.into_iter().for_each(|key| self.need_rows(key));
+        self.look_at_turns(key);
         self.retell(key, &resume.reshaped);
         let view = &self.views[key];
         let reached = |topic: &Topic| {
             self.topics.find(topic).is_some_and(|key| view.reach.contains_key(&key))
         };
-        let published = |topic: &Topic| self.plan.branch(topic.branch).published;
+        let published = |topic: &Topic| self.plan.branch(topic.branch).sends_all_rows();
         let lost: Vec<Topic> = then
             .in_order
             .iter()
@@ -260,7 +285,7 @@ impl Engine {
         let (plan, topics) = (&self.plan, &self.topics);
         let is_other = |topic: &TopicKey| {
             let branch = plan.branch(topics[*topic].id().branch);
-            branch.published && tables.contains(&branch.table)
+            branch.sends_all_rows() && tables.contains(&branch.table)
         };
         let view = &mut self.views[key];
         let others: Vec<TopicKey> =

@@ -47,7 +47,9 @@ impl Engine {
             for key in topics {
                 let rows = self.rows_by_sets(view_key, key, Moment::Followed);
                 let View { sets, claims, .. } = &self.views[view_key];
-                let passes = |moment, row: &Row| sets.pass(moment, branch, &row.image.kept, claims);
+                let at = self.time.now;
+                let passes =
+                    |moment, row: &Row| sets.pass(moment, branch, &row.image.kept, claims, at);
                 let changed: Vec<(Arc<Row>, bool)> = (rows.into_iter())
                     .map(|row| (passes(Moment::Now, &row), row))
                     .filter(|(counts, row)| *counts != passes(Moment::Followed, row))
@@ -78,24 +80,32 @@ impl Engine {
 
     /// Rows that were not touched since the last message, and were in it or are not any more because of what is in a set.
     pub(super) fn touch_by_sets(&mut self, view_key: ViewKey) {
-        let at = self.stands_at();
         if self.plan.sets == 0 {
             return;
         }
         for key in self.topics_by_sets(view_key) {
             let rows = self.rows_by_sets(view_key, key, Moment::Told);
-            let branch = self.plan.branch(self.topics[key].id().branch);
-            let view = &self.views[view_key];
-            let changed: Vec<(Arc<Row>, bool)> = (rows.into_iter())
-                .map(|row| (self.saw_row(view, &row.image), row))
-                .filter(|(saw, row)| *saw != self.sees_row(view, &row.image))
-                .map(|(saw, row)| (row, saw))
-                .collect();
-            let view = &mut self.views[view_key];
-            for (row, saw) in changed {
-                let touched = view.touched.row(branch.table, &row.image.key, saw, self.position);
-                touched.was_held(&row, at);
-            }
+            self.touch_changed(view_key, key, rows);
+        }
+    }
+
+    /// Touches those of a topic's rows that the view saw and does not see any more, or the other way round.
+    pub(super) fn touch_changed(&mut self, view_key: ViewKey, key: TopicKey, rows: Vec<Arc<Row>>) {
+        let at = self.stands_at();
+        let branch = self.plan.branch(self.topics[key].id().branch);
+        if !branch.sends_all_rows() {
+            return;
+        }
+        let view = &self.views[view_key];
+        let changed: Vec<(Arc<Row>, bool)> = (rows.into_iter())
+            .map(|row| (self.saw_row(view, &row.image), row))
+            .filter(|(saw, row)| *saw != self.sees_row(view, &row.image))
+            .map(|(saw, row)| (row, saw))
+            .collect();
+        let view = &mut self.views[view_key];
+        for (row, saw) in changed {
+            let touched = view.touched.row(branch.table, &row.image.key, saw, self.position);
+            touched.was_held(&row, at);
         }
     }
 
@@ -107,7 +117,7 @@ impl Engine {
         }
         let differs = |key: &TopicKey| {
             let branch = self.plan.branch(self.topics[*key].id().branch);
-            branch.published && view.had(*key) && self.may_differ(view, *key, Moment::Told)
+            branch.sends_all_rows() && view.had(*key) && self.may_differ(view, *key, Moment::Told)
         };
         view.reach.keys().copied().filter(differs).collect()
     }
@@ -147,7 +157,7 @@ impl Engine {
         image.topics.iter().any(|topic| {
             let branch = self.plan.branch(topic.branch);
             let had = self.topics.find(topic).is_some_and(|key| view.had(key));
-            branch.published && had && view.saw(branch, &image.kept)
+            branch.sends_all_rows() && had && view.saw(branch, &image.kept)
         })
     }
 
@@ -156,7 +166,9 @@ impl Engine {
         image.topics.iter().any(|topic| {
             let branch = self.plan.branch(topic.branch);
             let key = self.topics.find(topic).filter(|key| view.reach.contains_key(key));
-            branch.published && key.is_some() && view.sees(branch, &image.kept)
+            branch.sends_all_rows()
+                && key.is_some()
+                && view.sees(branch, &image.kept, self.time.now)
         })
     }
 }

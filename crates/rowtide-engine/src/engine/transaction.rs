@@ -12,6 +12,7 @@ use super::{Engine, Output};
 use crate::TopicRows;
 use crate::sessions::SessionId;
 use crate::topic::{Pending, Phase, TopicKey, ViewKey};
+use crate::window::Prefix;
 
 impl Engine {
     pub(super) fn transaction(&mut self, transaction: &Arc<Transaction>, out: &mut Vec<Output>) {
@@ -38,6 +39,7 @@ impl Engine {
         for acknowledgement in &transaction.acknowledgements {
             self.acknowledge(acknowledgement);
         }
+        self.pass_time(transaction.commit_time_us);
         self.loads.streamed(transaction);
         self.position = transaction.lsn;
         self.taking = None;
@@ -60,27 +62,26 @@ impl Engine {
                     continue;
                 }
                 let state = &self.topics[key];
+                let is_known = state.prefix.as_ref().is_none_or(|prefix| prefix.covers(image));
                 // A load that has seen this change may have seen later ones that were not kept.
                 let newer = state.has_seen(xid).then(|| state.rows().get(&image.key)).flatten();
                 for view_key in state.views() {
-                    if before {
-                        let view = &self.views[*view_key];
-                        if !view.had(key) || !view.saw(branch, &image.kept) {
-                            continue;
-                        }
-                        let view = self.views.mark(*view_key);
-                        let row = view.touched.row(change.table, &image.key, true, self.position);
-                        match newer {
-                            Some(newer) => row.was_loaded(newer, state.ahead(), at),
-                            None => row.was_streamed(change.after(), xid, at),
-                        }
-                    } else {
-                        let view = self.views.mark(*view_key);
-                        let row = view.touched.row(change.table, &image.key, false, self.position);
-                        match newer {
-                            Some(newer) => row.was_loaded(newer, state.ahead(), at),
-                            None => row.was_streamed(change.after(), xid, at),
-                        }
+                    let view = &self.views[*view_key];
+                    let was_visible = match branch.window {
+                        Some(window) => view.had_in_window(window, &image.key),
+                        None => before && view.had(key) && view.saw(branch, &image.kept),
+                    };
+                    let may_be_seen = if branch.window.is_some() { is_known } else { !before };
+                    if !was_visible && !may_be_seen {
+                        continue;
+                    }
+                    let view = self.views.mark(*view_key);
+                    view.windows_are_stale |= branch.window.is_some();
+                    let row =
+                        view.touched.row(change.table, &image.key, was_visible, self.position);
+                    match newer {
+                        Some(newer) => row.was_loaded(newer, state.ahead(), at),
+                        None => row.was_streamed(change.after(), xid, at),
                     }
                 }
             }
@@ -128,6 +129,7 @@ impl Engine {
             };
             state.keep(|| Pending::Truncated { xid });
             if matches!(state.phase(), Phase::Loaded { .. }) {
+                state.prefix.iter_mut().for_each(Prefix::was_emptied);
                 self.replace_rows(key, TopicRows::default(), true);
             }
         }
@@ -169,7 +171,8 @@ impl Engine {
             let mut views: IdSet<ViewKey> = IdSet::default();
             for key in self.topics.of_table(&self.plan, *table) {
                 let state = &self.topics[key];
-                if state.cannot_compare(transaction.xid, self.position) {
+                // What was told of a window is known.
+                if state.prefix.is_none() && state.cannot_compare(transaction.xid, self.position) {
                     views.extend(state.views().iter().filter(|view| self.views[**view].had(key)));
                 }
             }

@@ -2,7 +2,7 @@
 //! events in a simulated Postgres: transactions that commit in another order than their ids, that
 //! are streamed before they are visible, loads that run and arrive late or fail, sessions that come,
 //! go and come back with any cursor they ever had, a log that answers late or cannot, truncations,
-//! transactions too large to hold, tables that get columns, a stream that starts again, an engine that starts again where its log
+//! transactions too large to hold, tables that get columns, rows that come and go by time alone, a stream that starts again, an engine that starts again where its log
 //! ends. After every message, each client must hold exactly what its rules, evaluated naively on the whole
 //! data as of that commit, select; and nobody is told of a row, be it to delete it, that was not for them
 //! at any commit since the last message, unless a transaction that could not be held was among these.
@@ -12,6 +12,7 @@
 
 pub(crate) mod postgres;
 mod rule;
+mod window;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -100,6 +101,8 @@ struct History {
     row_budget: usize,
     next_session: u64,
     tick: u64,
+    /// Whether everything comes to its end.
+    rests: bool,
     /// Whether its course is printed.
     told: bool,
 }
@@ -114,6 +117,8 @@ struct Resumed {
     by_sets: usize,
     /// Those with subscriptions.
     subscribed: usize,
+    /// Those whose rules ask for the time.
+    by_time: usize,
 }
 
 impl History {
@@ -141,6 +146,7 @@ impl History {
             row_budget,
             next_session: 0,
             tick: 0,
+            rests: false,
             told: std::env::var_os("ROWTIDE_SEED").is_some(),
         }
     }
@@ -178,6 +184,7 @@ impl History {
     /// Everything that is under way arrives; then every client must be there.
     fn come_to_rest(mut self) -> Resumed {
         self.postgres.finish_all();
+        self.rests = true;
         // Whoever left may come back to the end.
         for _ in 0..self.rng.random_range(0..6) {
             self.open();
@@ -257,6 +264,7 @@ impl History {
                     let now = self.postgres.added(self.engine.position());
                     self.resumed.all += 1;
                     self.resumed.subscribed += usize::from(!client.held.is_empty());
+                    self.resumed.by_time += usize::from(self.plan.asks_time());
                     self.resumed.by_sets += usize::from(self.plan.sets > 0);
                     self.resumed.reshaped += usize::from(self.postgres.added(cursor) != now);
                 }
@@ -489,7 +497,11 @@ impl History {
             self.step(Input::LoadFailed(load.id));
             return;
         }
-        let mut loaded = self.postgres.load(&load.plan, &load.topics);
+        if let Some(us) = load.commit_behind_us {
+            let jump = if self.rests { 30 } else { self.rng.random_range(0..4) };
+            self.postgres.commit_behind(us, jump);
+        }
+        let mut loaded = self.postgres.load(&load, &mut self.rng);
         for (rows, before) in loaded.rows.iter_mut().zip(&load.before) {
             if let Some(rows) = rows.as_mut().filter(|_| self.rng.random_bool(0.5)) {
                 *rows = before.loaded_anew(rows.iter().cloned());
@@ -619,10 +631,8 @@ impl History {
 fn expected(rules: &Rules, user: &User, asks: &[Ask], data: &Data, added: Added) -> Replica {
     let mut replica = Replica::new();
     for table in 0..TABLES.len() {
-        for row in data[table].values() {
-            if rules.selects(table, row, user, asks, data) {
-                replica.insert((TABLES[table].to_owned(), row.id), row.json(added[table]));
-            }
+        for (id, row) in rules.selected(table, user, asks, data) {
+            replica.insert((TABLES[table].to_owned(), id), row.json(added[table]));
         }
     }
     replica
@@ -643,6 +653,7 @@ fn every_client_holds_what_its_rules_select_after_every_message() {
                 resumed.all += of_history.all;
                 resumed.reshaped += of_history.reshaped;
                 resumed.by_sets += of_history.by_sets;
+                resumed.by_time += of_history.by_time;
                 resumed.subscribed += of_history.subscribed;
             }
             Err(panic) => {
@@ -652,9 +663,13 @@ fn every_client_holds_what_its_rules_select_after_every_message() {
         }
     }
     // Otherwise it says nothing of those who come back.
-    let Resumed { all: resumed, reshaped, by_sets, subscribed } = resumed;
+    let Resumed { all: resumed, reshaped, by_sets, subscribed, by_time } = resumed;
     assert!(all < 100 || subscribed > all / 20, "{subscribed} of them had subscriptions");
     assert!(all < 100 || resumed > all / 3, "{resumed} sessions were resumed in {all} histories");
+    assert!(
+        all < 100 || by_time > all / 10,
+        "{by_time} of them are of rules that ask for the time"
+    );
     assert!(all < 100 || by_sets > all / 6, "{by_sets} of them are of rules that ask sets");
     assert!(
         all < 1_000 || reshaped > all / 50,

@@ -3,6 +3,7 @@
 //! begins, the log orders commits, and a commit is in the log, and streamed, before it is visible.
 
 use std::collections::BTreeMap;
+use std::ops::{Index, IndexMut};
 use std::sync::Arc;
 
 use rand::Rng;
@@ -18,7 +19,7 @@ use rowtide_plan::row::{Row, Topic};
 use rowtide_plan::value::ColumnType;
 use rowtide_protocol::Lsn;
 
-use crate::{HistoryRequest, Input, Loaded, TransactionSnapshot};
+use crate::{HistoryRequest, Input, Load, Loaded, TransactionSnapshot};
 
 pub(super) const TABLES: [&str; 3] = ["a", "b", "c"];
 pub(super) const CLIENTS: [&str; 4] = ["client-0", "client-1", "client-2", "client-3"];
@@ -31,6 +32,8 @@ pub(super) struct DataRow {
     pub(super) y: Option<&'static str>,
     pub(super) flag: Option<bool>,
     pub(super) m: Option<&'static [Option<&'static str>]>,
+    /// A moment, as [`Data::now`] counts them.
+    pub(super) t: Option<i64>,
 }
 
 /// What `m` may be.
@@ -42,8 +45,32 @@ const ARRAYS: [Option<&[Option<&str>]>; 5] = [
     Some(&[Some("p"), Some("q")]),
 ];
 
-/// The rows of each table by id.
-pub(super) type Data = [BTreeMap<i64, DataRow>; 3];
+/// The rows of each table by id, after a commit.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Data {
+    tables: [BTreeMap<i64, DataRow>; 3],
+    /// When it was, in seconds since [`FIRST_US`].
+    pub(super) now: i64,
+}
+
+/// 2026-01-01, in microseconds since 1970 UTC.
+const FIRST_US: i64 = 1_767_225_600_000_000;
+/// Moments of rows are before this one.
+const MOMENTS: i64 = 60;
+
+impl Index<usize> for Data {
+    type Output = BTreeMap<i64, DataRow>;
+
+    fn index(&self, table: usize) -> &BTreeMap<i64, DataRow> {
+        &self.tables[table]
+    }
+}
+
+impl IndexMut<usize> for Data {
+    fn index_mut(&mut self, table: usize) -> &mut BTreeMap<i64, DataRow> {
+        &mut self.tables[table]
+    }
+}
 
 impl DataRow {
     fn random(rng: &mut SmallRng, id: i64) -> DataRow {
@@ -53,12 +80,14 @@ impl DataRow {
             y: [None, Some("p"), Some("q")][rng.random_range(0..3)],
             flag: [None, Some(true), Some(false)][rng.random_range(0..3)],
             m: ARRAYS[rng.random_range(0..ARRAYS.len())],
+            t: rng.random_bool(0.85).then(|| rng.random_range(0..MOMENTS)),
         }
     }
 
     /// With so many columns that were added since.
     pub(super) fn json(&self, added: usize) -> serde_json::Value {
         let mut json = serde_json::json!({ "id": self.id, "x": self.x, "y": self.y, "flag": self.flag, "m": self.m });
+        json["t"] = self.t.map(|t| format!("2026-01-01T00:00:{t:02}Z")).into();
         for number in 0..added {
             json[added_column(number)] = "z".into();
         }
@@ -101,6 +130,7 @@ pub(super) fn catalog_with(added: Added) -> Catalog {
             column("y", ColumnType::Text, 25, "text"),
             column("m", ColumnType::Array(Box::new(ColumnType::Text)), 1009, "text[]"),
             column("flag", ColumnType::Bool, 16, "boolean"),
+            column("t", ColumnType::TimestampTz, 1184, "timestamp with time zone"),
         ]
     };
     let table = |(oid, name): (usize, &&str)| CatalogTable {
@@ -149,6 +179,8 @@ pub(super) struct Postgres {
     /// The newest plan.
     plan: Arc<Plan>,
     reshaped: Vec<Reshaped>,
+    /// What its clock says, as [`Data::now`] does; commits may be a little earlier.
+    clock: i64,
     /// As of each commit, by LSN.
     states: BTreeMap<Lsn, Data>,
     log: Vec<Committed>,
@@ -165,7 +197,7 @@ pub(super) struct Postgres {
 impl Postgres {
     pub(super) fn new(plan: &Arc<Plan>, rng: &mut SmallRng) -> Postgres {
         let mut data = Data::default();
-        for rows in &mut data {
+        for rows in &mut data.tables {
             for id in 1..=IDS {
                 if rng.random_bool(0.6) {
                     rows.insert(id, DataRow::random(rng, id));
@@ -176,6 +208,7 @@ impl Postgres {
             plan: Arc::clone(plan),
             reshaped: Vec::new(),
             is_calm: rng.random_bool(0.6),
+            clock: 0,
             states: BTreeMap::from([(Lsn(0), data)]),
             log: Vec::new(),
             // Close to where 32 bits end, so that histories cross it.
@@ -253,9 +286,30 @@ impl Postgres {
         self.commit(xid, rng);
     }
 
+    /// Where the clock is behind that, a commit changes nothing but the time; `jump` seconds may have passed.
+    pub(super) fn commit_behind(&mut self, us: i64, jump: i64) {
+        let behind = us.saturating_sub(FIRST_US).div_euclid(1_000_000);
+        self.clock = self.clock.max(behind.saturating_add(jump));
+        if self.clock <= behind {
+            return;
+        }
+        let xid = self.next_xid as u32;
+        self.next_xid += 1;
+        let mut data = self.at(Lsn(u64::MAX)).clone();
+        data.now = self.clock;
+        self.wal_end.0 += 50;
+        let (lsn, writes) = (self.wal_end, Writes::new());
+        let streamed = self.transaction(xid, lsn, &data, data.now, &[], &writes, false);
+        let (streamed, truncated) = (Arc::new(streamed), Vec::new());
+        self.log.push(Committed { xid, lsn, truncated, writes, streamed, visible: true });
+        self.states.insert(lsn, data);
+    }
+
     fn commit(&mut self, xid: u64, rng: &mut SmallRng) {
         let before = self.at(Lsn(u64::MAX)).clone();
         let mut data = before.clone();
+        self.clock += rng.random_range(0..4);
+        data.now = self.clock - if rng.random_bool(0.2) { rng.random_range(0..4) } else { 0 };
         // A row that an invisible transaction wrote is still locked by it.
         let hidden = || self.log.iter().filter(|committed| !committed.visible);
         let locked = |at: &(usize, i64)| {
@@ -284,7 +338,8 @@ impl Postgres {
         self.wal_end.0 += 100;
         let lsn = self.wal_end;
         let large = !self.is_calm && rng.random_bool(0.08);
-        let streamed = self.transaction(xid as u32, lsn, &before, &truncated, &writes, large);
+        let streamed =
+            self.transaction(xid as u32, lsn, &before, data.now, &truncated, &writes, large);
         let mut streamed = streamed;
         if rng.random_bool(0.5) {
             let client = rng.random_range(0..CLIENTS.len());
@@ -317,6 +372,7 @@ impl Postgres {
         xid: u32,
         lsn: Lsn,
         before: &Data,
+        now: i64,
         truncated: &[usize],
         writes: &Writes,
         large: bool,
@@ -339,7 +395,7 @@ impl Postgres {
         Transaction {
             lsn,
             xid,
-            commit_time_us: 0,
+            commit_time_us: FIRST_US + now * 1_000_000,
             truncated,
             changes,
             acknowledgements: Vec::new(),
@@ -414,6 +470,8 @@ impl Postgres {
 
     pub(super) fn history(&self, request: &HistoryRequest) -> History {
         let mut history = History::default();
+        let before = self.log.iter().rev().find(|c| c.lsn <= request.after);
+        history.time_us = before.map(|committed| committed.streamed.commit_time_us);
         let range = self.log.iter().filter(|c| c.lsn > request.after && c.lsn <= request.up_to);
         for committed in range {
             let transaction = &committed.streamed;
@@ -439,7 +497,8 @@ impl Postgres {
         history
     }
 
-    pub(super) fn load(&self, plan: &Plan, topics: &[Topic]) -> Loaded {
+    pub(super) fn load(&self, load: &Load, rng: &mut SmallRng) -> Loaded {
+        let plan = &*load.plan;
         let mut data = self.states[&Lsn(0)].clone();
         let mut unseen = self.open.clone();
         for committed in &self.log {
@@ -462,14 +521,23 @@ impl Postgres {
             .flat_map(|table| data[table].values().map(move |row| (table, row)))
             .map(|(table, row)| Arc::new(encode(plan, table, row)))
             .collect();
-        let of_topic = |topic: &Topic| {
+        let of_topic = |(topic, most): (&Topic, &Option<usize>)| {
             assert!(usize::from(topic.branch.0) < plan.branches.len());
-            Some(all.iter().filter(|row| row.image.topics.contains(topic)).cloned().collect())
+            let of_topic = all.iter().filter(|row| row.image.topics.contains(topic)).cloned();
+            let mut rows: Vec<Arc<Row>> = of_topic.collect();
+            if let Some(most) = most {
+                let window = plan.branch(topic.branch).window.map(|id| plan.window(id));
+                let window = window.expect("rows are limited for a window alone");
+                rows.sort_by_key(|row| window.rank(&row.image.kept));
+                // Others may have asked for more.
+                rows.truncate(most + usize::from(rng.random_bool(0.1)));
+            }
+            Some(rows.into_iter().collect())
         };
         Loaded {
             snapshot: TransactionSnapshot::new(self.next_xid, unseen),
             position: self.wal_end,
-            rows: topics.iter().map(of_topic).collect(),
+            rows: load.topics.iter().zip(&load.most).map(of_topic).collect(),
         }
     }
 }
@@ -491,7 +559,9 @@ fn encode(plan: &Plan, table: usize, row: &DataRow) -> Row {
         |of: &[Option<&'static str>]| of.iter().map(|e| e.unwrap_or("NULL")).collect::<Vec<_>>();
     let m = row.m.map(|of| format!("{{{}}}", elements(of).join(",")));
     let m = m.as_ref().map_or(Datum::Null, |m| Datum::Text(m.as_bytes()));
-    let mut datums = vec![Datum::Text(id.as_bytes()), x, datum(row.y), m, datum(flag)];
+    let t = row.t.map(|t| format!("2026-01-01 00:00:{t:02}+00"));
+    let t = t.as_ref().map_or(Datum::Null, |t| Datum::Text(t.as_bytes()));
+    let mut datums = vec![Datum::Text(id.as_bytes()), x, datum(row.y), m, datum(flag), t];
     datums.resize(columns.len(), Datum::Text(b"z"));
     let encoder = RowEncoder::new(plan, table, &columns).expect("the columns are all there");
     encoder.row(&datums).expect("the row can be encoded")

@@ -1,6 +1,8 @@
 //! Random rules of the definition's language, written as SQL for the plan and evaluated here without
 //! it: no normal form, no branches, no topics.
 
+use std::collections::BTreeMap;
+
 use rand::Rng;
 use rand::rngs::SmallRng;
 use rowtide_plan::compile::compile;
@@ -9,6 +11,7 @@ use rowtide_plan::error::DefinitionProblem;
 use rowtide_plan::plan::Plan;
 
 use super::postgres::{Data, DataRow, TABLES, catalog};
+use super::window::Window;
 
 /// What somebody may see of each table, which tables are synced always, and what can be asked for.
 #[derive(Debug)]
@@ -18,12 +21,22 @@ pub(super) struct Rules {
     queries: Vec<Query>,
 }
 
-/// What a query selects: a rule for some of the tables.
+/// What a query selects: a rule for some of the tables, and perhaps only the first rows.
 #[derive(Debug)]
 struct Query {
     name: String,
-    select: Vec<(usize, Rule)>,
+    select: Vec<Select>,
 }
+
+#[derive(Debug)]
+struct Select {
+    table: usize,
+    rule: Rule,
+    window: Option<Window>,
+}
+
+/// How many rows a window has where the parameter is left out.
+const DEFAULT_COUNT: usize = 2;
 
 /// What a subscription asks for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,36 +50,51 @@ pub(super) struct Ask {
 struct Params {
     n: Option<i64>,
     s: Option<&'static str>,
+    /// How many rows a window has, if that is said.
+    c: Option<usize>,
 }
 
 impl Query {
     fn random(rng: &mut SmallRng, number: usize) -> Query {
-        let mut select: Vec<(usize, Rule)> = Vec::new();
+        let mut select: Vec<Select> = Vec::new();
+        let one = |rng: &mut SmallRng, table| {
+            let window = rng.random_bool(0.5).then(|| Window::random(rng));
+            Select { table, rule: Rule::of_query(rng), window }
+        };
         for table in 0..TABLES.len() {
             if rng.random_bool(0.5) {
-                select.push((table, Rule::of_query(rng)));
+                select.push(one(rng, table));
             }
         }
         if select.is_empty() {
-            select.push((rng.random_range(0..TABLES.len()), Rule::of_query(rng)));
+            let table = rng.random_range(0..TABLES.len());
+            select.push(one(rng, table));
         }
         Query { name: format!("q{number}"), select }
     }
 
     fn names(&self, param: &str) -> bool {
-        let names = |(table, rule): &(usize, Rule)| rule.sql(TABLES[*table]).contains(param);
+        let names = |of: &Select| of.rule.sql(TABLES[of.table]).contains(param);
         self.select.iter().any(names)
+    }
+
+    /// Whether a parameter says how many rows there are.
+    fn counts(&self) -> bool {
+        self.select.iter().flat_map(|of| &of.window).any(|window| window.limit.is_none())
     }
 
     fn toml(&self) -> String {
         let types = [("n", "int8"), ("s", "text")];
         let params = types.iter().filter(|(name, _)| self.names(&format!("params.{name}")));
-        let params: Vec<String> = params.map(|(name, kind)| format!("{name} = '{kind}'")).collect();
+        let mut params: Vec<String> =
+            params.map(|(name, kind)| format!("{name} = '{kind}'")).collect();
+        params.extend(self.counts().then(|| format!("c = 'int4 = {DEFAULT_COUNT}'")));
         let mut text = format!("[queries.{}]\nparams = {{ {} }}\n", self.name, params.join(", "));
         text += &format!("[queries.{}.select]\n", self.name);
-        for (table, rule) in &self.select {
+        for Select { table, rule, window } in &self.select {
             let table = TABLES[*table];
-            text += &format!("{table} = {{ where = '''{}''' }}\n", rule.sql(table));
+            let window = window.as_ref().map(Window::toml).unwrap_or_default();
+            text += &format!("{table} = {{ where = '''{}'''{window} }}\n", rule.sql(table));
         }
         text
     }
@@ -80,7 +108,8 @@ impl Rules {
     pub(super) fn ask(&self, rng: &mut SmallRng) -> Ask {
         let n = [None, Some(1), Some(2), Some(3)][rng.random_range(0..4)];
         let s = [None, Some("p"), Some("q")][rng.random_range(0..3)];
-        Ask { query: rng.random_range(0..self.queries.len()), params: Params { n, s } }
+        let c = [None, Some(0), Some(1), Some(3), Some(5)][rng.random_range(0..5)];
+        Ask { query: rng.random_range(0..self.queries.len()), params: Params { n, s, c } }
     }
 
     /// The query's name, and its parameters as a client sends them.
@@ -88,25 +117,38 @@ impl Rules {
         let query = &self.queries[ask.query];
         let all = [("n", serde_json::json!(ask.params.n)), ("s", serde_json::json!(ask.params.s))];
         let named = all.into_iter().filter(|(name, _)| query.names(&format!("params.{name}")));
+        let count = ask.params.c.filter(|_| query.counts()).map(|c| ("c", serde_json::json!(c)));
+        let named = named.chain(count);
         (&query.name, named.map(|(name, value)| (name.to_owned(), value)).collect())
     }
 
-    /// Whether somebody who asks for this is sent a row.
-    pub(super) fn selects(
+    /// The rows of a table that somebody who asks for this is sent, by their ids.
+    pub(super) fn selected<'a>(
         &self,
         table: usize,
-        row: &DataRow,
         user: &User,
         asks: &[Ask],
-        data: &Data,
-    ) -> bool {
-        let asked = |ask: &Ask| {
+        data: &'a Data,
+    ) -> BTreeMap<i64, &'a DataRow> {
+        let may_be_seen = |row: &&DataRow| self.visible[table].judge(row, user, data) == Some(true);
+        let visible: Vec<&DataRow> = data[table].values().filter(may_be_seen).collect();
+        let mut selected: Vec<&DataRow> = Vec::new();
+        if self.always[table] {
+            selected.extend(&visible);
+        }
+        for ask in asks {
             let user = User { params: ask.params, ..*user };
-            let mut of_table = self.queries[ask.query].select.iter().filter(|(of, _)| *of == table);
-            of_table.any(|(_, rule)| rule.judge(row, &user, data) == Some(true))
-        };
-        self.visible[table].judge(row, user, data) == Some(true)
-            && (self.always[table] || asks.iter().any(asked))
+            let of_table = self.queries[ask.query].select.iter().filter(|of| of.table == table);
+            for Select { rule, window, .. } in of_table {
+                let wanted = |row: &&DataRow| rule.judge(row, &user, data) == Some(true);
+                let rows: Vec<&DataRow> = visible.iter().copied().filter(wanted).collect();
+                selected.extend(match window {
+                    Some(window) => window.first(rows, ask.params.c.unwrap_or(DEFAULT_COUNT)),
+                    None => rows,
+                });
+            }
+        }
+        selected.into_iter().map(|row| (row.id, row)).collect()
     }
 }
 
@@ -233,6 +275,10 @@ pub(super) enum Filter {
     YInMembers,
     /// `(flag AND x = …) IS NOT FALSE`
     MayBeBoth(i64),
+    /// `t > now() - interval '… seconds'`, written in one of several ways.
+    After(i64, bool),
+    /// `now() BETWEEN t AND t + interval '… seconds'`
+    For(i64),
     Always,
 }
 
@@ -352,6 +398,13 @@ impl Rule {
                 Filter::NotInMembers => "auth.user_id <> ALL (m)".to_owned(),
                 Filter::YInMembers => "y = ANY (m)".to_owned(),
                 Filter::MayBeBoth(n) => format!("(flag AND x = {n}) IS NOT FALSE"),
+                Filter::After(seconds, true) => format!("t > now() - interval '{seconds} seconds'"),
+                Filter::After(seconds, false) => {
+                    format!("NOT (now() >= t + interval '00:00:{seconds:02}')")
+                }
+                Filter::For(seconds) => {
+                    format!("now() BETWEEN t AND (t + '{seconds} s'::interval)")
+                }
                 Filter::Always => "true".to_owned(),
             },
         }
@@ -393,6 +446,11 @@ impl Rule {
                     let both = all([row.flag, equal(row.x, Some(*n))].into_iter());
                     Some(both != Some(false))
                 }
+                Filter::After(seconds, _) => Some(row.t? > data.now - seconds),
+                Filter::For(seconds) => {
+                    let t = row.t?;
+                    Some((t..=t + seconds).contains(&data.now))
+                }
                 Filter::Always => Some(true),
             },
         }
@@ -402,7 +460,7 @@ impl Rule {
 impl Filter {
     fn random(rng: &mut SmallRng) -> Rule {
         let n = rng.random_range(1..4);
-        Rule::Filter(match rng.random_range(0..15) {
+        Rule::Filter(match rng.random_range(0..18) {
             0 => Filter::Flag,
             1 => Filter::NotFlag,
             2 => Filter::XNull,
@@ -417,6 +475,8 @@ impl Filter {
             11 => Filter::NotInMembers,
             12 => Filter::YInMembers,
             13 => Filter::MayBeBoth(n),
+            14 => Filter::After([0, 5, 20][rng.random_range(0..3)], rng.random_bool(0.5)),
+            15 => Filter::For(rng.random_range(0..20)),
             _ => Filter::Always,
         })
     }

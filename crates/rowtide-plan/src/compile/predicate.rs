@@ -67,6 +67,7 @@ impl Compiler<'_> {
                         operand => operand,
                     }
                 }
+                term if term.is_of_time() => return Err(self.misplaced_time(term)),
                 literal => return Err(self.not_a_column(literal)),
             }),
             Rule::Same(left, right, span) => {
@@ -140,6 +141,7 @@ impl Compiler<'_> {
                 );
                 Err(self.problem(problem.help("compare it with something")))
             }
+            term if term.is_of_time() => Err(self.misplaced_time(term)),
             literal => Err(self.not_a_column(literal)),
         }
     }
@@ -158,6 +160,9 @@ impl Compiler<'_> {
         right: &Term,
         span: &Span,
     ) -> Result<Predicate, Rejected> {
+        if left.is_of_time() || right.is_of_time() {
+            return self.time_comparison(table, comparison, left, right, span);
+        }
         if left.is_literal() && right.is_literal() {
             let what = "a comparison of two literals says nothing about the row";
             let problem = DefinitionProblem::new(span.clone(), what, "two literals");
@@ -335,7 +340,7 @@ impl Compiler<'_> {
     }
 
     /// `inner` as the type `to`.
-    fn cast(
+    pub(super) fn cast(
         &mut self,
         table: TableId,
         inner: &Term,
@@ -399,6 +404,7 @@ impl Compiler<'_> {
             Term::Claim(claim, _) => {
                 return Ok(Operand::Claim(self.claim(claim, beside.kind.clone())));
             }
+            Term::Now(..) | Term::Moved(..) => return Err(self.misplaced_time(term)),
             Term::Null(_) => Some(Value::Null),
             Term::Bool(value, _) => (beside.kind == Bool).then_some(Value::Bool(*value)),
             Term::Number(text, _) => match beside.kind {

@@ -3,7 +3,7 @@
 
 use super::Compiler;
 use crate::claims::Claim;
-use crate::definition::{Definition, QueryDefinition, SelectDefinition};
+use crate::definition::{Definition, LimitDefinition, QueryDefinition, SelectDefinition};
 use crate::error::{DefinitionProblem, did_you_mean};
 use crate::filter::Operand;
 use crate::ids::QueryId;
@@ -11,6 +11,7 @@ use crate::plan::{Selection, Source};
 use crate::queries::{ParamType, PlannedQuery};
 use crate::rule::Rule;
 use crate::value::{ColumnType, Family};
+use crate::window::WindowLimit;
 
 impl Compiler<'_> {
     pub(super) fn query(&mut self, definition: &Definition, query: &QueryDefinition) {
@@ -44,6 +45,12 @@ impl Compiler<'_> {
         if !self.plan.table(id).published {
             return;
         }
+        if let Some(window) = &select.window {
+            match self.window(query, id, window) {
+                None => return,
+                of => self.window = of,
+            }
+        }
         self.members.clear();
         self.selection = Selection::Query(query);
         let rule = Rule::And(vec![table.visible.clone(), select.rule.clone()]);
@@ -51,14 +58,19 @@ impl Compiler<'_> {
             self.plan.branches[usize::from(branch.0)].published = true;
         }
         self.members.clear();
+        self.window = None;
     }
 
     /// A parameter is compared with what is of its type, as Postgres would have it.
     fn hold_params_against_types(&mut self, query: &QueryDefinition) {
         let mut found = Vec::new();
         for (param, place) in &query.params {
-            let is_used =
-                query.selects.iter().any(|select| select.rule.names_param_called(&param.name));
+            let is_used = query.selects.iter().any(|select| {
+                let limit = select.window.as_ref().map(|window| &window.limit);
+                let counts =
+                    matches!(limit, Some(LimitDefinition::Param(name)) if *name == param.name);
+                counts || select.rule.names_param_called(&param.name)
+            });
             if !is_used {
                 let what = format!(
                     "the query `{}` does not use the parameter `{}`",
@@ -66,7 +78,7 @@ impl Compiler<'_> {
                 );
                 let problem = DefinitionProblem::new(place.clone(), what, "this parameter");
                 found.push(problem.help(format!(
-                    "name it in a `where` as `params.{}`, or leave it out",
+                    "name it in a `where` or as a `limit` as `params.{}`, or leave it out",
                     param.name
                 )));
             }
@@ -105,6 +117,11 @@ impl Compiler<'_> {
         let plan = &mut self.plan;
         for query in &mut plan.queries {
             query.claims = vec![false; plan.claims.len()];
+        }
+        for window in &plan.windows {
+            if let WindowLimit::Param(claim) = window.limit {
+                plan.queries[usize::from(window.query.0)].claims[usize::from(claim.0)] = true;
+            }
         }
         for branch in &plan.branches {
             let Selection::Query(query) = branch.selection else { continue };

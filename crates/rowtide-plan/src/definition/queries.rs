@@ -8,6 +8,7 @@ use toml::Spanned;
 
 use super::mutations::literal;
 use super::sql_text;
+use super::windows::{WindowDefinition, window};
 use crate::error::DefinitionProblem;
 use crate::queries::{ParamType, QueryParam};
 use crate::rule::{QueryScope, Rule, parse_of_query};
@@ -28,6 +29,8 @@ pub(super) struct QueryEntry {
 #[serde(deny_unknown_fields)]
 struct SelectEntry {
     r#where: Spanned<String>,
+    order: Option<Spanned<String>>,
+    limit: Option<Spanned<toml::Value>>,
 }
 
 /// A query whose rules have been read.
@@ -47,6 +50,8 @@ pub(crate) struct SelectDefinition {
     pub(crate) span: Span,
     pub(crate) rule: Rule,
     pub(crate) rule_span: Span,
+    /// If only the first rows are selected.
+    pub(crate) window: Option<WindowDefinition>,
 }
 
 /// Reads an entry.
@@ -96,14 +101,18 @@ pub(super) fn query(
     for (table, entry) in &entry.select {
         let sql = sql_text(text, &entry.r#where);
         let name = table.get_ref().rsplit('.').next().unwrap_or_default();
-        match parse_of_query(&sql, name, &scope) {
-            Ok(rule) => selects.push(SelectDefinition {
+        let of = window(text, name, entry.order.as_ref(), entry.limit.as_ref(), &scope);
+        match (parse_of_query(&sql, name, &scope), of) {
+            (Ok(rule), Ok(window)) => selects.push(SelectDefinition {
                 table: table.get_ref().clone(),
                 span: table.span(),
                 rule,
                 rule_span: sql.span(),
+                window,
             }),
-            Err(found) => problems.extend(found),
+            (rule, window) => {
+                problems.extend(rule.err().into_iter().chain(window.err()).flatten());
+            }
         }
     }
     if !problems.is_empty() {

@@ -40,6 +40,7 @@ fn plan() -> Plan {
     };
     let branch = |anchor, source, filter| Branch {
         selection: Selection::Always,
+        window: None,
         table: TableId(0),
         anchor,
         source,

@@ -3,12 +3,14 @@
 
 mod membership;
 mod scalar;
+mod time;
 
 use sqlparser::ast::{
     BinaryOperator, Expr, Ident, InTarget, Spanned, UnaryOperator, Value as SqlValue,
 };
 
 use self::scalar::is_coalesce;
+use self::time::clock;
 use super::{Name, Rule, Term};
 use crate::claims::Claim;
 use crate::error::{DefinitionProblem, did_you_mean};
@@ -251,6 +253,14 @@ impl RuleReader<'_> {
                 }
             },
             Expr::Cast { .. } | Expr::TypedString(_) => self.cast(expression, span),
+            Expr::Function(function) if let Some(name) = clock(function) => {
+                self.now(function, &name, span)
+            }
+            Expr::BinaryOp {
+                left,
+                op: op @ (BinaryOperator::Plus | BinaryOperator::Minus),
+                right,
+            } => self.moved(expression, left, op, right, span),
             other => {
                 self.unsupported(other);
                 None

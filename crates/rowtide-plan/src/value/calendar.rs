@@ -20,8 +20,35 @@ const LAST_DAY: i64 = 2_145_031_948;
 const LAST_TIMESTAMP_DAY: i64 = 106_751_982;
 
 impl Instant {
-    const MINUS_INFINITY: Instant = Instant(i64::MIN);
+    /// Before every moment.
+    pub const MINUS_INFINITY: Instant = Instant(i64::MIN);
     const INFINITY: Instant = Instant(i64::MAX);
+    const FIRST: Instant = Instant(i64::MIN + 1);
+    const LAST: Instant = Instant(i64::MAX - 1);
+
+    /// A moment, in microseconds since 1970 UTC.
+    pub fn of_unix_us(us: i64) -> Instant {
+        let epoch_us = EPOCH_DAYS * US_PER_DAY;
+        Instant(us.saturating_sub(epoch_us)).clamp(Instant::FIRST, Instant::LAST)
+    }
+
+    /// The microseconds since 1970 UTC of a moment.
+    pub fn unix_us(self) -> i64 {
+        self.0.saturating_add(EPOCH_DAYS * US_PER_DAY)
+    }
+
+    /// The moment so many microseconds later. The infinities stay what they are, and nothing else becomes one.
+    pub fn plus_us(self, us: i64) -> Instant {
+        match self.is_finite() {
+            true => Instant(self.0.saturating_add(us)).clamp(Instant::FIRST, Instant::LAST),
+            false => self,
+        }
+    }
+
+    /// Whether it is none of the infinities.
+    pub fn is_finite(self) -> bool {
+        self != Instant::MINUS_INFINITY && self != Instant::INFINITY
+    }
 
     pub(super) fn to_text(self, kind: &ColumnType) -> String {
         match self {

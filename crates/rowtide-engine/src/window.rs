@@ -1,0 +1,221 @@
+//! Windows, as an engine keeps them. A topic of a branch that is for a window holds a prefix: all of its rows up to a bound in
+//! the window's order, and of what lies behind nothing. A view has of each of its windows what it was told of it; the window
+//! now is the first rows that it sees in the prefixes of its topics, if these reach far enough to say which ones those are.
+//! Where they do not, more rows are asked for. What a view is told is the difference between both, so that it does not matter
+//! in which order things came to be so.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rowtide_plan::claims::Claims;
+use rowtide_plan::plan::{Plan, Selection, TableId, WindowId};
+use rowtide_plan::row::{Image, Row};
+use rowtide_plan::window::{Rank, Window};
+
+use crate::TopicRows;
+use crate::topic::TopicKey;
+
+/// How many rows are asked for beside those of a window, at the least: so many may leave it before more are asked for.
+const RESERVE: usize = if cfg!(test) { 1 } else { 16 };
+
+/// What a window of so many rows asks for: half as many more, so that it need not ask again for each row that leaves.
+pub(crate) fn with_reserve(rows: usize) -> usize {
+    rows + (rows / 2).max(RESERVE)
+}
+
+/// The rows of a window by their keys, each with what is known of it.
+pub(crate) type WindowRows = BTreeMap<Bytes, Option<Arc<Row>>>;
+
+/// The window of a view.
+#[derive(Debug)]
+pub(crate) struct ViewWindow {
+    pub(crate) id: WindowId,
+    pub(crate) table: TableId,
+    /// How many rows it has at the most.
+    pub(crate) limit: usize,
+    /// The rows of the view's last message by their keys. Of one that may have changed since it is not known what it was.
+    pub(crate) told: WindowRows,
+    /// The rows of the next one, once that is known.
+    pub(crate) next: Option<WindowRows>,
+}
+
+impl ViewWindow {
+    /// Those of a view of this selection, empty.
+    pub(crate) fn all_of(plan: &Plan, selection: Selection, claims: &Claims) -> Vec<ViewWindow> {
+        let Selection::Query(query) = selection else { return Vec::new() };
+        let of = |id: WindowId| {
+            let window = plan.window(id);
+            let (table, limit) = (window.table, window.rows(claims));
+            ViewWindow { id, table, limit, told: BTreeMap::new(), next: None }
+        };
+        plan.windows_of(query).map(of).collect()
+    }
+
+    /// The rows of the last message, where no other is being made.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &Arc<Row>> {
+        self.told.values().flatten()
+    }
+
+    /// The same, each with its table.
+    pub(crate) fn rows_of_table(&self) -> impl Iterator<Item = (TableId, &Arc<Row>)> {
+        self.rows().map(|row| (self.table, row))
+    }
+}
+
+/// What a topic knows of its rows, which are those up to a bound.
+#[derive(Debug)]
+pub(crate) struct Prefix {
+    pub(crate) window: Arc<Window>,
+    /// The rows in order.
+    ordered: BTreeMap<Rank, Arc<Row>>,
+    /// The rows up to here are known, and none behind. None: all of them are.
+    bound: Option<Rank>,
+    /// How many rows are asked for.
+    asked: usize,
+    /// How many are asked for once.
+    asked_once: usize,
+    /// How many the load under way, or the last one, was asked for.
+    loading: usize,
+}
+
+impl Prefix {
+    pub(crate) fn new(window: Arc<Window>) -> Prefix {
+        let (ordered, bound) = (BTreeMap::new(), None);
+        Prefix { window, ordered, bound, asked: 1, asked_once: 0, loading: 1 }
+    }
+
+    fn rank(&self, image: &Image) -> Rank {
+        self.window.rank(&image.kept)
+    }
+
+    /// Whether a row that stands there is one of those that are known.
+    pub(crate) fn covers(&self, image: &Image) -> bool {
+        self.bound.as_ref().is_none_or(|bound| self.rank(image) <= *bound)
+    }
+
+    /// In order.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (&Rank, &Arc<Row>)> {
+        self.ordered.iter()
+    }
+
+    pub(crate) fn bound(&self) -> Option<&Rank> {
+        self.bound.as_ref()
+    }
+
+    pub(crate) fn ranked(&self, image: &Image) -> Rank {
+        self.rank(image)
+    }
+
+    /// At least so many rows are needed, from now on.
+    pub(crate) fn ask_for(&mut self, rows: usize) {
+        self.asked = self.asked.max(rows);
+    }
+
+    /// At least so many rows are needed with the next load.
+    pub(crate) fn ask_once_for(&mut self, rows: usize) {
+        self.asked_once = self.asked_once.max(rows);
+    }
+
+    /// A load begins.
+    pub(crate) fn begin_load(&mut self) {
+        self.loading = self.asked.max(self.asked_once);
+    }
+
+    /// How many rows the load under way was asked for.
+    pub(crate) fn loading(&self) -> usize {
+        self.loading
+    }
+
+    /// A load has brought these rows, as its snapshot sees them: where it was given as many as it was asked for, there may be
+    /// more.
+    pub(crate) fn was_loaded(&mut self, rows: &TopicRows) {
+        self.asked_once = 0;
+        let last = || rows.iter().map(|row| self.rank(&row.image)).max();
+        self.bound = if rows.len() >= self.loading { last() } else { None };
+    }
+
+    /// There are no rows, and none are unknown.
+    pub(crate) fn was_emptied(&mut self) {
+        self.bound = None;
+    }
+
+    /// These are the topic's rows.
+    pub(crate) fn put(&mut self, rows: &TopicRows) {
+        self.ordered = rows.iter().map(|row| (self.rank(&row.image), Arc::clone(row))).collect();
+    }
+
+    /// A row has become another. Returns the rows that are not known any more, because there are too many.
+    pub(crate) fn change(
+        &mut self,
+        before: Option<&Arc<Row>>,
+        after: Option<&Arc<Row>>,
+    ) -> Vec<Arc<Row>> {
+        if let Some(row) = before {
+            self.ordered.remove(&self.rank(&row.image));
+        }
+        if let Some(row) = after {
+            self.ordered.insert(self.rank(&row.image), Arc::clone(row));
+        }
+        let mut forgotten = Vec::new();
+        if self.ordered.len() > 2 * self.asked {
+            while self.ordered.len() > self.asked {
+                forgotten.extend(self.ordered.pop_last().map(|(_, row)| row));
+            }
+            self.bound = self.ordered.last_key_value().map(|(rank, _)| rank.clone());
+        }
+        forgotten
+    }
+
+    #[cfg(test)]
+    pub(crate) fn check(&self, rows: &TopicRows) {
+        assert_eq!(self.ordered.len(), rows.len());
+        for (rank, row) in &self.ordered {
+            assert_eq!(*rank, self.rank(&row.image));
+            assert!(rows.get(&row.image.key).is_some_and(|other| Arc::ptr_eq(other, row)));
+            assert!(self.bound.as_ref().is_none_or(|bound| rank <= bound));
+        }
+    }
+}
+
+/// What one topic has for a window.
+pub(crate) struct Candidates {
+    pub(crate) topic: TopicKey,
+    /// Rows that the view sees, or saw, each with its place and what is known of it.
+    pub(crate) seen: Vec<(Rank, Bytes, Option<Arc<Row>>)>,
+    /// How many rows of the prefix are none of these.
+    pub(crate) others: usize,
+    /// Where the prefix ends, if it does.
+    pub(crate) bound: Option<Rank>,
+}
+
+/// The first rows of all candidates, or how many rows of which topics are needed to tell.
+pub(crate) fn first_of(
+    limit: usize,
+    all: Vec<Candidates>,
+) -> Result<WindowRows, Vec<(TopicKey, usize)>> {
+    if limit == 0 {
+        return Ok(BTreeMap::new());
+    }
+    let mut ends = Vec::new();
+    let mut rows = Vec::new();
+    for Candidates { topic, mut seen, others, bound } in all {
+        seen.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        ends.extend(bound.map(|bound| (topic, bound, others)));
+        rows.extend(seen.into_iter().take(limit));
+    }
+    rows.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    // The order ends in the key, so a row of several topics stands beside itself.
+    rows.dedup_by(|a, b| a.1 == b.1);
+    rows.truncate(limit);
+    let last = rows.last().filter(|_| rows.len() == limit).map(|(rank, ..)| rank);
+    let too_short: Vec<(TopicKey, usize)> = ends
+        .into_iter()
+        .filter(|(_, bound, _)| last.is_none_or(|last| last > bound))
+        .map(|(topic, _, others)| (topic, with_reserve(limit) + 2 * others))
+        .collect();
+    if !too_short.is_empty() {
+        return Err(too_short);
+    }
+    Ok(rows.into_iter().map(|(_, key, row)| (key, row)).collect())
+}
