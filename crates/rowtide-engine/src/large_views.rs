@@ -12,9 +12,10 @@ use rowtide_protocol::{Epoch, Lsn, ServerMessage};
 
 use crate::model::postgres::catalog;
 use crate::rows::LOOKED_AT;
+use crate::topics::LOOKED_UP;
 use crate::{
-    Engine, Input, Loaded, Opening, Output, Place, SessionId, TopicRows, TransactionSnapshot,
-    ViewRows,
+    Engine, Input, Loaded, Opening, Output, Place, SessionId, Subscribing, SubscriptionId,
+    TopicRows, TransactionSnapshot, ViewRows,
 };
 
 const ROWS: usize = 20_000;
@@ -40,9 +41,11 @@ impl Deployment {
 
     fn row(&self, id: usize, flag: &str) -> Arc<Row> {
         let table = self.plan.table_id("public", "a").unwrap();
-        let encoder = RowEncoder::new(&self.plan, table, &["id", "x", "y", "flag", "m"]).unwrap();
+        let encoder =
+            RowEncoder::new(&self.plan, table, &["id", "x", "y", "flag", "m", "t"]).unwrap();
         let (id, x) = (id.to_string(), (id % 2).to_string());
         let datums = [&id, &x, "p", flag, "{}"].map(|text| Datum::Text(text.as_bytes()));
+        let datums: Vec<Datum<'_>> = datums.into_iter().chain([Datum::Null]).collect();
         Arc::new(encoder.row(&datums).unwrap())
     }
 
@@ -95,9 +98,11 @@ impl Deployment {
     /// The other table gets a row of this id and `x = 1`.
     fn insert_beside(&mut self, id: usize) -> (Vec<Output>, usize) {
         let table = self.plan.table_id("public", "b").unwrap();
-        let encoder = RowEncoder::new(&self.plan, table, &["id", "x", "y", "flag", "m"]).unwrap();
+        let encoder =
+            RowEncoder::new(&self.plan, table, &["id", "x", "y", "flag", "m", "t"]).unwrap();
         let id = id.to_string();
         let datums = [&id, "1", "p", "t", "{}"].map(|text| Datum::Text(text.as_bytes()));
+        let datums: Vec<Datum<'_>> = datums.into_iter().chain([Datum::Null]).collect();
         let row = Arc::new(encoder.row(&datums).unwrap());
         self.commit(vec![Change { table, row: RowChange::Insert(row) }])
     }
@@ -126,11 +131,13 @@ fn snapshot(outputs: &[Output]) -> Arc<ViewRows> {
 /// How many rows are in a snapshot, how many slices it takes to say them, and how many are `false`.
 fn read(rows: &ViewRows) -> (usize, usize, usize) {
     let (mut place, mut count, mut slices, mut changed) = (Place::default(), 0, 0, 0);
+    let flag = br#""flag":false"#;
+    let is_false = |row: &&&Arc<Row>| row.json.windows(flag.len()).any(|part| part == flag);
     while let Some(slice) = rows.slice(place, 64 * 1024) {
         place = slice.next;
         count += slice.rows.len();
         slices += 1;
-        changed += slice.rows.iter().filter(|row| row.json.ends_with(b"false}")).count();
+        changed += slice.rows.iter().filter(is_false).count();
     }
     (count, slices, changed)
 }
@@ -251,4 +258,31 @@ fn a_value_that_enters_a_set_loads_no_evicted_topic_of_another_value() {
     assert!(!deployment.engine.wants_load());
     deployment.insert_beside(1);
     assert!(deployment.engine.wants_load(), "it is their own value");
+}
+
+#[test]
+fn what_an_unsubscribe_costs_is_a_matter_of_its_rows_and_not_of_the_other_subscriptions() {
+    const OTHERS: u64 = 30;
+    let definition = "
+        [tables.a]\nsync = 'on_demand'\nvisible = 'y = auth.user_id OR x = 1'
+        [queries.all.select]\na = { where = 'true' }
+        [queries.at]\nparams = { x = 'int8' }\n[queries.at.select]\na = { where = 'x = params.x' }";
+    let mut deployment = Deployment::of(definition, usize::MAX);
+    deployment.open(1);
+    let claims = deployment.plan.resolve_claims("p", &serde_json::Map::new());
+    let mut asked = vec![("all", serde_json::Map::new())];
+    asked.extend(
+        (0..OTHERS).map(|x| ("at", [("x".to_owned(), (1_000 + x).into())].into_iter().collect())),
+    );
+    for (id, (query, params)) in (1..).zip(&asked) {
+        let (query, claims) = deployment.plan.select(&claims, query, params).unwrap();
+        let asked = Subscribing { id: SubscriptionId(id), query, claims };
+        deployment.step(Input::Subscribe(SessionId(1), asked));
+        deployment.load();
+    }
+    let before = LOOKED_UP.get();
+    let (out, _) = deployment.step(Input::Unsubscribe(SessionId(1), SubscriptionId(1)));
+    let is_told = |out: &Output| matches!(out, Output::Tx { message, .. } if message.rows >= ROWS);
+    assert!(out.iter().any(is_told), "{out:?}");
+    assert!(LOOKED_UP.get() - before < 10 * ROWS, "{} times", LOOKED_UP.get() - before);
 }

@@ -21,6 +21,12 @@ use crate::rows_by_value::RowsByValue;
 use crate::topic::{TopicKey, TopicState};
 use crate::turns::Turns;
 
+#[cfg(test)]
+thread_local! {
+    /// How often a topic was looked up by its id.
+    pub(crate) static LOOKED_UP: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// How many topics are looked at in one step at the most, when rows must be evicted.
 const LOOKED_AT: usize = 1_000;
 /// How many rows are dropped within a step at the most.
@@ -71,6 +77,8 @@ impl Topics {
     }
 
     pub(crate) fn find(&self, topic: &Topic) -> Option<TopicKey> {
+        #[cfg(test)]
+        LOOKED_UP.with(|count| count.set(count.get() + 1));
         self.index.get(topic).copied()
     }
 

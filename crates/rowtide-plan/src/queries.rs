@@ -10,10 +10,10 @@ use thiserror::Error;
 use crate::claims::{Claim, Claims};
 use crate::error::did_you_mean;
 use crate::ids::QueryId;
+use crate::json::decode_base64;
 use crate::plan::Plan;
 use crate::value::{ColumnType, Value, encode_hex};
 use crate::window::{MAX_WINDOW_ROWS, WindowLimit};
-use crate::write::decode_base64;
 
 /// A `[queries.…]` entry of the definition.
 #[derive(Clone, Debug)]

@@ -264,8 +264,15 @@ impl Engine {
         composed
     }
 
+    /// Whether one of the views sees the row. A session may have many: each topic is looked up once for all of them.
     fn is_seen(&self, views: &[ViewKey], key: &Bytes, latest: Option<&Arc<Row>>) -> bool {
-        views.iter().any(|view| self.visible_now(&self.views[*view], key, latest).is_some())
+        let Some(latest) = latest else { return false };
+        latest.image.topics.iter().any(|topic| {
+            let branch = self.plan.branch(topic.branch);
+            let Some(topic) = self.topics.find(topic) else { return false };
+            let mut views = views.iter().map(|view| &self.views[*view]);
+            views.any(|view| self.seen_in(view, branch, topic, key, latest).is_some())
+        })
     }
 
     /// The rows that views see which the session has no longer, and none of those that it has.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rowtide_feed::Acknowledgement;
 use rowtide_plan::map::{IdSet, SeededSet};
-use rowtide_plan::plan::TableId;
+use rowtide_plan::plan::{Branch, TableId};
 use rowtide_plan::row::Row;
 use rowtide_protocol::Mode;
 
@@ -193,14 +193,28 @@ impl Engine {
         let latest = latest?;
         latest.image.topics.iter().find_map(|topic| {
             let branch = self.plan.branch(topic.branch);
-            let key = self.topics.find(topic).filter(|key| view.reach.contains_key(key))?;
-            if let Some(window) = branch.window {
-                return view.window(window)?.told.get(row_key)?.as_ref();
-            }
-            let state = &self.topics[key];
-            let row = if state.was_read() { state.rows().get(row_key)? } else { latest };
-            (branch.published && view.sees(branch, &row.image.kept, self.time.now)).then_some(row)
+            self.seen_in(view, branch, self.topics.find(topic)?, row_key, latest)
         })
+    }
+
+    /// The row as the view sees it now for a topic of this branch, if it reaches that.
+    pub(super) fn seen_in<'a>(
+        &'a self,
+        view: &'a View,
+        branch: &Branch,
+        topic: TopicKey,
+        row_key: &Bytes,
+        latest: &'a Arc<Row>,
+    ) -> Option<&'a Arc<Row>> {
+        if !view.reach.contains_key(&topic) {
+            return None;
+        }
+        if let Some(window) = branch.window {
+            return view.window(window)?.told.get(row_key)?.as_ref();
+        }
+        let state = &self.topics[topic];
+        let row = if state.was_read() { state.rows().get(row_key)? } else { latest };
+        (branch.published && view.sees(branch, &row.image.kept, self.time.now)).then_some(row)
     }
 
     /// What has changed, if anything has. Many views are often sent the same one row: its JSON is made once.

@@ -16,8 +16,6 @@ mod steps;
 mod verdict;
 mod visible;
 
-pub(crate) use input::decode_base64;
-
 pub use as_role::write_as_role;
 pub use call::{Call, go_on_or_fail, misfit, run};
 pub use made::{KnownKeys, REFERABLE_MUTATIONS};
