@@ -14,7 +14,6 @@ use rowtide_plan::row::{Image, Row};
 use rowtide_plan::window::{Rank, Window};
 
 use crate::TopicRows;
-use crate::topic::TopicKey;
 
 /// How many rows are asked for beside those of a window, at the least: so many may leave it before more are asked for.
 const RESERVE: usize = if cfg!(test) { 1 } else { 16 };
@@ -179,46 +178,4 @@ impl Prefix {
             assert!(self.bound.as_ref().is_none_or(|bound| rank <= bound));
         }
     }
-}
-
-/// What one topic has for a window.
-pub(crate) struct Candidates {
-    pub(crate) topic: TopicKey,
-    /// Rows that the view sees, or saw, each with its place and what is known of it.
-    pub(crate) seen: Vec<(Rank, Bytes, Option<Arc<Row>>)>,
-    /// How many rows of the prefix are none of these.
-    pub(crate) others: usize,
-    /// Where the prefix ends, if it does.
-    pub(crate) bound: Option<Rank>,
-}
-
-/// The first rows of all candidates, or how many rows of which topics are needed to tell.
-pub(crate) fn first_of(
-    limit: usize,
-    all: Vec<Candidates>,
-) -> Result<WindowRows, Vec<(TopicKey, usize)>> {
-    if limit == 0 {
-        return Ok(BTreeMap::new());
-    }
-    let mut ends = Vec::new();
-    let mut rows = Vec::new();
-    for Candidates { topic, mut seen, others, bound } in all {
-        seen.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        ends.extend(bound.map(|bound| (topic, bound, others)));
-        rows.extend(seen.into_iter().take(limit));
-    }
-    rows.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-    // The order ends in the key, so a row of several topics stands beside itself.
-    rows.dedup_by(|a, b| a.1 == b.1);
-    rows.truncate(limit);
-    let last = rows.last().filter(|_| rows.len() == limit).map(|(rank, ..)| rank);
-    let too_short: Vec<(TopicKey, usize)> = ends
-        .into_iter()
-        .filter(|(_, bound, _)| last.is_none_or(|last| last > bound))
-        .map(|(topic, _, others)| (topic, with_reserve(limit) + 2 * others))
-        .collect();
-    if !too_short.is_empty() {
-        return Err(too_short);
-    }
-    Ok(rows.into_iter().map(|(_, key, row)| (key, row)).collect())
 }

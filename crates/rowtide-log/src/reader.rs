@@ -12,7 +12,7 @@ use rowtide_protocol::{Epoch, Lsn};
 use rusqlite::{Connection, OptionalExtension};
 use thiserror::Error;
 
-use crate::rules::{Replay, Selection, TooOld, bring_forward};
+use crate::rules::{LogSelection, Replay, TooOld, bring_forward};
 use crate::segment::{
     Damaged, Segment, Unreadable, first_time_us, from_sql, hash, read_commit, reshaped, to_sql,
 };
@@ -89,7 +89,7 @@ pub struct Statistics {
 
 /// What a call of [`LogReader::history_within`] has found, and how much more it may find.
 struct Search<'q> {
-    selection: Selection<'q>,
+    selection: LogSelection<'q>,
     /// Sorted, each once.
     hashes: Vec<i64>,
     changes_left: usize,
@@ -127,7 +127,7 @@ impl LogReader {
     ) -> Result<History, HistoryError> {
         let state = self.0.state();
         let (oldest, end) = state.range().ok_or(HistoryError::TooOld)?;
-        let selection = Selection::new(query, oldest, end.position())?;
+        let selection = LogSelection::new(query, oldest, end.position())?;
         let (after, up_to) = selection.range();
         let mut hashes: Vec<i64> = query.topics.iter().map(hash).collect();
         hashes.sort_unstable();

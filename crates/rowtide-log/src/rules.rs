@@ -163,7 +163,7 @@ pub fn bring_forward(transactions: &mut [Arc<Transaction>], reshaped: &[Event]) 
 
 /// The answer to a question about topics, as it is found: changes in commit order.
 #[derive(Debug)]
-pub struct Selection<'q> {
+pub struct LogSelection<'q> {
     query: &'q HistoryQuery,
     topics: SeededSet<&'q Topic>,
     oldest: Lsn,
@@ -171,18 +171,18 @@ pub struct Selection<'q> {
     history: History,
 }
 
-impl<'q> Selection<'q> {
+impl<'q> LogSelection<'q> {
     /// Begins an answer, of a log that goes from `oldest` to `end`. What is asked for beyond the end is not told.
     ///
     /// # Errors
     /// When the log does not go back as far as the question.
-    pub fn new(query: &'q HistoryQuery, oldest: Lsn, end: Lsn) -> Result<Selection<'q>, TooOld> {
+    pub fn new(query: &'q HistoryQuery, oldest: Lsn, end: Lsn) -> Result<LogSelection<'q>, TooOld> {
         if query.after < oldest {
             return Err(TooOld);
         }
         let topics = query.topics.iter().collect();
         let up_to = query.up_to.min(end);
-        Ok(Selection { query, topics, oldest, up_to, history: History::default() })
+        Ok(LogSelection { query, topics, oldest, up_to, history: History::default() })
     }
 
     /// Transactions are looked at that lie behind the first and up to the second.

@@ -20,7 +20,7 @@ use rand::{Rng, SeedableRng};
 use rowtide_feed::{
     Change, Changes, Event, Fingerprint, Follower, HistoryQuery, Taken, Transaction,
 };
-use rowtide_log::rules::{LogEnd, Replay, Selection};
+use rowtide_log::rules::{LogEnd, LogSelection, Replay};
 use rowtide_log::{
     Began, Committed, HistoryError, Log, LogIdentity, LogOptions, LogReader, Opened,
 };
@@ -286,7 +286,7 @@ impl Model {
         assert_eq!(selected.interrupted, interrupted);
         assert_eq!(selected.reshaped, reshaped);
         let query = HistoryQuery { topics: topics.clone(), tables: tables.into(), after, up_to };
-        let mut selection = Selection::new(&query, oldest, self.end().lsn).unwrap();
+        let mut selection = LogSelection::new(&query, oldest, self.end().lsn).unwrap();
         self.events().iter().for_each(|event| selection.event(event));
         assert_eq!(selection.done(), selected, "by the rules alone");
         if let Some(fewer) = expected.len().checked_sub(1) {

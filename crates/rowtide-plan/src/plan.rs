@@ -161,6 +161,17 @@ impl Plan {
         self.branches.iter().any(Branch::asks_time)
     }
 
+    /// The window with this id.
+    pub fn window(&self, id: WindowId) -> &Arc<Window> {
+        &self.windows[usize::from(id.0)]
+    }
+
+    /// The windows of a query.
+    pub fn windows_of(&self, query: QueryId) -> impl Iterator<Item = WindowId> {
+        let of_query = move |(_, window): &(usize, &Arc<Window>)| window.query == query;
+        self.windows.iter().enumerate().filter(of_query).map(|(index, _)| WindowId(index as u16))
+    }
+
     /// The table with this id.
     pub fn table(&self, id: TableId) -> &Table {
         &self.tables[usize::from(id.0)]

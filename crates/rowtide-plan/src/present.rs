@@ -1,7 +1,7 @@
 //! Conditions on the present: a column of times beside `now()`, moved by a constant interval. What time it is, is handed in; a
 //! row is in, or is not, for a stretch of time whose ends its own value says.
 
-use crate::filter::{Comparison, Operand};
+use crate::operand::{Comparison, Operand};
 use crate::value::{Instant, Value};
 
 /// `column < now() + offset`, or another of the comparisons that have an order.

@@ -2,18 +2,12 @@
 //! what it selects is decided by its claims, so a subscription is known by both. Claims that the query's rules do not name are
 //! left out, so that all who ask the same of what is everybody's are one.
 
-use std::collections::BTreeMap;
-
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 use thiserror::Error;
 
-use crate::claims::{Claim, Claims};
-use crate::error::did_you_mean;
-use crate::ids::QueryId;
 use crate::json::decode_base64;
-use crate::plan::Plan;
 use crate::value::{ColumnType, Value, encode_hex};
-use crate::window::{MAX_WINDOW_ROWS, WindowLimit};
+use crate::window::MAX_WINDOW_ROWS;
 
 /// A `[queries.…]` entry of the definition.
 #[derive(Clone, Debug)]
@@ -114,7 +108,7 @@ impl QueryParam {
 }
 
 /// A number of rows that a window may have, written as a number or as a text of digits.
-fn count_of_rows(json: &Json) -> Option<u32> {
+pub(crate) fn count_of_rows(json: &Json) -> Option<u32> {
     match Value::from_claim(&ColumnType::Int, json) {
         Value::Int(rows) => u32::try_from(rows).ok().filter(|rows| *rows <= MAX_WINDOW_ROWS),
         _ => None,
@@ -189,7 +183,7 @@ impl ParamType {
     }
 
     /// What a client gives, as a claim would have it; `None` if it is not of this type.
-    fn read(&self, json: &Json) -> Option<Json> {
+    pub(crate) fn read(&self, json: &Json) -> Option<Json> {
         match (json, self.is_array) {
             (Json::Null, _) => Some(Json::Null),
             (Json::Array(items), true) if items.len() <= crate::value::MAX_CLAIM_ELEMENTS => {
@@ -232,74 +226,6 @@ impl ParamType {
     }
 }
 
-impl Plan {
-    /// The claims of a subscription to a query by somebody with these claims: theirs, as far as the query's rules name them, and
-    /// its parameters.
-    ///
-    /// # Errors
-    /// If there is no such query, or the parameters are not those that it takes.
-    pub fn select(
-        &self,
-        claims: &Claims,
-        query: &str,
-        params: &Map<String, Json>,
-    ) -> Result<(QueryId, Claims), BadParams> {
-        let cut = |name: &str| name.chars().take(64).collect::<String>();
-        let Some(index) = self.queries.iter().position(|known| known.name == query) else {
-            if self.unfit_queries.iter().any(|unfit| unfit == query) {
-                return Err(BadParams::Unfit { query: query.to_owned() });
-            }
-            let names = self.queries.iter().map(|known| known.name.as_str());
-            let close = did_you_mean(query, names).map(str::to_owned);
-            return Err(BadParams::NoQuery { name: cut(query), close });
-        };
-        let planned = &self.queries[index];
-        let query = || planned.name.clone();
-        if let Some(name) = params.keys().find(|name| planned.param(name).is_none()) {
-            return Err(BadParams::Unknown { query: query(), name: cut(name) });
-        }
-        let mut given: BTreeMap<&str, Json> = BTreeMap::new();
-        for QueryParam { name, kind, default } in &planned.params {
-            let json = match (params.get(name), default) {
-                (Some(json), _) => kind.read(json).ok_or_else(|| BadParams::WrongType {
-                    query: query(),
-                    name: name.clone(),
-                    kind: kind.sql(),
-                })?,
-                (None, Some(default)) => default.clone(),
-                (None, None) => {
-                    let (name, kind) = (name.clone(), kind.sql());
-                    return Err(BadParams::Missing { query: query(), name, kind });
-                }
-            };
-            given.insert(name, json);
-        }
-        let windows = self.windows_of(QueryId(index as u16)).map(|id| self.window(id).limit);
-        for limit in windows {
-            let WindowLimit::Param(claim) = limit else { continue };
-            let Claim::Param { name, .. } = &self.claims[usize::from(claim.0)].claim else {
-                continue;
-            };
-            if given.get(&**name).is_some_and(|json| count_of_rows(json).is_none()) {
-                return Err(BadParams::NoLimit { query: query(), name: name.to_string() });
-            }
-        }
-        let value = |(index, named): (usize, &bool)| {
-            let of = &self.claims[index];
-            match &of.claim {
-                _ if !named => Value::Null,
-                Claim::Param { name, .. } => {
-                    let json = given.get(&**name);
-                    json.map_or(Value::Null, |json| Value::from_claim(&of.kind, json))
-                }
-                Claim::UserId | Claim::Named(_) => claims.0[index].clone(),
-            }
-        };
-        let claims = Claims(planned.claims.iter().enumerate().map(value).collect());
-        Ok((QueryId(index as u16), claims))
-    }
-}
-
 impl QueryParam {
     /// Whether a client may leave it out.
     pub fn is_optional(&self) -> bool {
@@ -308,7 +234,7 @@ impl QueryParam {
 }
 
 impl PlannedQuery {
-    fn param(&self, name: &str) -> Option<&QueryParam> {
+    pub(crate) fn param(&self, name: &str) -> Option<&QueryParam> {
         self.params.iter().find(|param| param.name == name)
     }
 }

@@ -8,6 +8,7 @@ use crate::filter::{InSet, Operand, Predicate};
 use crate::ids::{BranchId, ClaimId};
 use crate::plan::{Branch, Plan, Table};
 use crate::value::{ColumnType, Family, Value};
+use crate::window::{OrderColumn, Window};
 
 /// An identifier in double quotes.
 pub fn quote_identifier(name: &str) -> String {
@@ -48,11 +49,29 @@ pub fn load_sql(plan: &Plan, branch: BranchId) -> String {
     };
     let anchor = anchor.map(one_anchor);
     let rows = rows_sql(plan, branch, anchor).replace('\n', "\n  ");
-    let order = plan.window(window).order_sql(table);
+    let order = order_sql(plan.window(window), table);
     format!(
         "SELECT asked.place::text, first.*\nFROM unnest({arrays}) WITH ORDINALITY AS {asked}\n\
          CROSS JOIN LATERAL (\n  {rows}\n  ORDER BY {order}\n  LIMIT asked.rows\n) AS first"
     )
+}
+
+/// What SQL calls the order of a window, for rows of the table. Columns are named with their table: a bare name would be that of what is
+/// selected, where a column has been made text.
+fn order_sql(window: &Window, table: &Table) -> String {
+    let from = quote_table(&table.catalog.schema, &table.catalog.name);
+    let column = |of: &OrderColumn| {
+        let column = &table.catalog.columns[of.column];
+        let collation = if column.kind == ColumnType::Text { " COLLATE \"C\"" } else { "" };
+        let direction = if of.descending { " DESC" } else { "" };
+        let nulls = match (of.descending, of.nulls_first) {
+            (true, true) | (false, false) => "",
+            (false, true) => " NULLS FIRST",
+            (true, false) => " NULLS LAST",
+        };
+        format!("{from}.{}{collation}{direction}{nulls}", quote_identifier(&column.name))
+    };
+    window.order.iter().map(column).collect::<Vec<_>>().join(", ")
 }
 
 /// The column is the anchor that is asked for. A plain equality, so that an index over the column and the order serves.

@@ -3,12 +3,9 @@
 //! A window is of the rows that a subscriber may see, so how many rows of a topic it needs is known by looking.
 
 use std::cmp::Ordering;
-use std::sync::Arc;
 
 use crate::claims::Claims;
-use crate::ids::{ClaimId, QueryId, TableId, WindowId};
-use crate::plan::{Plan, Table};
-use crate::sql::{quote_identifier, quote_table};
+use crate::ids::{ClaimId, QueryId, TableId};
 use crate::value::{ColumnType, Value};
 
 /// The most rows of a window.
@@ -104,37 +101,6 @@ impl Window {
             },
         };
         rows as usize
-    }
-
-    /// What SQL calls the order, for rows of the table. Columns are named with their table: a bare name would be that of what is
-    /// selected, where a column has been made text.
-    pub fn order_sql(&self, table: &Table) -> String {
-        let from = quote_table(&table.catalog.schema, &table.catalog.name);
-        let column = |of: &OrderColumn| {
-            let column = &table.catalog.columns[of.column];
-            let collation = if column.kind == ColumnType::Text { " COLLATE \"C\"" } else { "" };
-            let direction = if of.descending { " DESC" } else { "" };
-            let nulls = match (of.descending, of.nulls_first) {
-                (true, true) | (false, false) => "",
-                (false, true) => " NULLS FIRST",
-                (true, false) => " NULLS LAST",
-            };
-            format!("{from}.{}{collation}{direction}{nulls}", quote_identifier(&column.name))
-        };
-        self.order.iter().map(column).collect::<Vec<_>>().join(", ")
-    }
-}
-
-impl Plan {
-    /// The window with this id.
-    pub fn window(&self, id: WindowId) -> &Arc<Window> {
-        &self.windows[usize::from(id.0)]
-    }
-
-    /// The windows of a query.
-    pub fn windows_of(&self, query: QueryId) -> impl Iterator<Item = WindowId> {
-        let of_query = move |(_, window): &(usize, &Arc<Window>)| window.query == query;
-        self.windows.iter().enumerate().filter(of_query).map(|(index, _)| WindowId(index as u16))
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rowtide_feed::codec::{decode, encode};
 use rowtide_feed::{Event, History, HistoryQuery, Transaction};
-use rowtide_log::rules::{LogEnd, Replay, Selection, bring_forward, to_append, to_reshape};
+use rowtide_log::rules::{LogEnd, LogSelection, Replay, bring_forward, to_append, to_reshape};
 use rowtide_log::{Committed, LogIdentity};
 use rowtide_postgres::watch::Observed;
 use rowtide_protocol::{Epoch, Lsn};
@@ -196,7 +196,7 @@ impl Disk {
 
     /// What has changed in the topics; `None` if that is not known any more.
     pub fn history(&self, query: &HistoryQuery) -> Option<History> {
-        let mut selection = Selection::new(query, self.begins, self.end()).ok()?;
+        let mut selection = LogSelection::new(query, self.begins, self.end()).ok()?;
         self.events().for_each(|event| selection.event(&event));
         Some(selection.done())
     }

@@ -1,10 +1,13 @@
 //! The windows of views: what each is now, and what one was at a cursor. Where the rows that topics have do not say, more of
 //! them are loaded, and the view waits for these as for all others.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rowtide_plan::plan::WindowId;
 use rowtide_plan::row::{Row, Topic};
+use rowtide_plan::window::Rank;
 
 use super::Engine;
 use crate::message::Body;
@@ -13,7 +16,7 @@ use crate::sets::{Moment, ViewSets};
 use crate::topic::{TopicKey, ViewKey};
 use crate::touched::TouchedRow;
 use crate::view::View;
-use crate::window::{Candidates, ViewWindow, WindowRows, first_of};
+use crate::window::{ViewWindow, WindowRows, with_reserve};
 
 impl Engine {
     /// Looks which rows a whole view's windows have now. Whether that is known: otherwise the view waits.
@@ -180,4 +183,43 @@ impl Engine {
             }
         }
     }
+}
+
+/// What one topic has for a window.
+struct Candidates {
+    topic: TopicKey,
+    /// Rows that the view sees, or saw, each with its place and what is known of it.
+    seen: Vec<(Rank, Bytes, Option<Arc<Row>>)>,
+    /// How many rows of the prefix are none of these.
+    others: usize,
+    /// Where the prefix ends, if it does.
+    bound: Option<Rank>,
+}
+
+/// The first rows of all candidates, or how many rows of which topics are needed to tell.
+fn first_of(limit: usize, all: Vec<Candidates>) -> Result<WindowRows, Vec<(TopicKey, usize)>> {
+    if limit == 0 {
+        return Ok(BTreeMap::new());
+    }
+    let mut ends = Vec::new();
+    let mut rows = Vec::new();
+    for Candidates { topic, mut seen, others, bound } in all {
+        seen.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        ends.extend(bound.map(|bound| (topic, bound, others)));
+        rows.extend(seen.into_iter().take(limit));
+    }
+    rows.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    // The order ends in the key, so a row of several topics stands beside itself.
+    rows.dedup_by(|a, b| a.1 == b.1);
+    rows.truncate(limit);
+    let last = rows.last().filter(|_| rows.len() == limit).map(|(rank, ..)| rank);
+    let too_short: Vec<(TopicKey, usize)> = ends
+        .into_iter()
+        .filter(|(_, bound, _)| last.is_none_or(|last| last > bound))
+        .map(|(topic, _, others)| (topic, with_reserve(limit) + 2 * others))
+        .collect();
+    if !too_short.is_empty() {
+        return Err(too_short);
+    }
+    Ok(rows.into_iter().map(|(_, key, row)| (key, row)).collect())
 }
