@@ -3,7 +3,7 @@
 
 use super::Compiler;
 use crate::claims::Claim;
-use crate::definition::{Definition, QueryDefinition, SelectDefinition};
+use crate::definition::{Definition, QueryDefinition, SelectDefinition, toml_key};
 use crate::error::{DefinitionProblem, did_you_mean};
 use crate::filter::Operand;
 use crate::ids::QueryId;
@@ -34,7 +34,9 @@ impl Compiler<'_> {
             let names = tables().map(|table| table.wire_name.as_str());
             let help = match did_you_mean(&select.table, names) {
                 Some(close) => format!("did you mean `{close}`?"),
-                None => format!("write [tables.{}], with who may see its rows", select.table),
+                None => {
+                    format!("write [tables.{}], with who may see its rows", toml_key(&select.table))
+                }
             };
             self.problem(problem.help(help));
             return;
@@ -81,7 +83,10 @@ impl Compiler<'_> {
                     param.kind.sql()
                 );
                 let problem = DefinitionProblem::new(place.clone(), what, "this type");
-                found.push(problem.help("write the type of the column that it is compared with"));
+                found.push(problem.help(match ParamType::name_for(&used.kind) {
+                    Some(name) => format!("write \"{name}\""),
+                    None => "leave it out: only `IS NULL` can be asked there".to_owned(),
+                }));
             }
         }
         self.problems.extend(found);
@@ -110,12 +115,15 @@ impl Compiler<'_> {
 
 /// Whether a parameter may be compared with values of a type.
 fn fits(declared: &ParamType, kind: &ColumnType) -> bool {
-    let other = match kind {
+    let (other, is_array) = match kind {
         // Whether it is null can be asked of everything.
         ColumnType::Json => return true,
-        ColumnType::Array(element) => element.family(),
-        kind => kind.family(),
+        ColumnType::Array(element) => (element.family(), true),
+        kind => (kind.family(), false),
     };
+    if is_array != declared.is_array() {
+        return false;
+    }
     let own = declared.element().family();
     let is_number = |of| matches!(of, Some(Family::Int | Family::Float | Family::Numeric));
     own == other

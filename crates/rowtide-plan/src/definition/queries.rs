@@ -139,10 +139,8 @@ fn param(
             match value {
                 Some(value) => Some(value),
                 None => {
-                    return problem(
-                        format!("this is no default of type `{type_name}`"),
-                        "write a number, true, false, null, or text in single quotes: \"text = 'new'\"",
-                    );
+                    let what = format!("this is no default of type `{type_name}`");
+                    return problem(what, &kind.example_of_default());
                 }
             }
         }
