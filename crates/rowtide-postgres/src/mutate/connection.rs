@@ -270,7 +270,8 @@ impl MutationConnection {
         let mut known = KnownKeys::default();
         let mut begins = Some(ticket);
         let earlier = ticket.earlier(operations);
-        if !earlier.is_empty() {
+        // Of no operations, too, it is asked whether the number is the next: so a mutation is tried.
+        if !earlier.is_empty() || operations.is_empty() {
             let begun = self.together(plan, begins.take(), author, Part::NONE, ticket, &mut known);
             if let Some(attempt) = begun.await? {
                 return Ok(attempt);
