@@ -13,7 +13,7 @@ use rowtide_tests::{App, Raw};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
-use self::page::{Comes, NOBODY, Recipe, Row, RowIs, Step, Who, recipes};
+use self::page::{Comes, NOBODY, Recipe, Row, RowIs, Step, Who, anchor, recipes};
 use crate::{Operator, SECRET, succeeded};
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/definition.md");
@@ -377,4 +377,27 @@ async fn a_recipe_that_is_wrong_is_found() {
         let wrong = recipes(&page.replacen(is, becomes, 1)).expect_err(becomes);
         assert!(wrong.contains(found), "no `{found}` in: {wrong}");
     }
+}
+
+#[test]
+fn what_links_name_of_the_page_is_a_heading_of_it() {
+    let page = page();
+    let headings = page.lines().filter(|line| line.starts_with("##"));
+    let anchors: BTreeSet<String> =
+        headings.map(|line| anchor(line.trim_start_matches('#').trim_start())).collect();
+    let mut links: Vec<(String, String)> = Vec::new();
+    let mut named = |file: &str, text: &str, before: &str| {
+        for link in text.split(before).skip(1) {
+            let link = link.split(')').next().unwrap_or_default();
+            links.push((file.to_owned(), link.to_owned()));
+        }
+    };
+    named("definition.md", &page, "](#");
+    let docs = std::path::Path::new(PAGE).parent().expect("it is in a directory");
+    for file in docs.read_dir().unwrap().flatten() {
+        let text = std::fs::read_to_string(file.path()).unwrap_or_default();
+        named(&file.file_name().to_string_lossy(), &text, "](definition.md#");
+    }
+    links.retain(|(_, link)| !anchors.contains(link));
+    assert!(links.is_empty(), "{links:?}");
 }
