@@ -83,8 +83,9 @@ pub fn check_plan(plan: &Plan) -> Vec<Problem> {
                 let name = quote_identifier(column);
                 let is_array = catalog.columns[anchor].kind.element().is_some();
                 let of_elements = if is_array { "USING gin " } else { "" };
-                let repair =
-                    format!("CREATE INDEX CONCURRENTLY ON {quoted} {of_elements}({name});");
+                // Postgres makes none of a partitioned table so.
+                let beside = if catalog.streaming.partitioned { "" } else { " CONCURRENTLY" };
+                let repair = format!("CREATE INDEX{beside} ON {quoted} {of_elements}({name});");
                 let what = format!(
                     "no index serves the anchor {name} of {quoted}: every load reads the whole table"
                 );
@@ -153,7 +154,7 @@ fn given_away(plan: &Plan, table: &Table) -> Vec<Problem> {
         let all: Vec<usize> = (0..catalog.columns.len()).collect();
         let written = rule.columns.as_deref().unwrap_or(&all);
         let written = written.iter().copied().filter(|column| {
-            let fixed = [&table.key, &table.write.immutable, &table.write.readonly];
+            let fixed = [&table.key, &table.write.immutable, &table.write.readonly, &table.hidden];
             !fixed.iter().any(|columns| columns.contains(column))
                 && !catalog.columns[*column].input.is_of_postgres_alone()
         });

@@ -263,7 +263,11 @@ impl Definition {
             if let Some(missing) = missing {
                 let what = format!("older clients know a table `{missing}`, which has no entry");
                 let problem = DefinitionProblem::new(asked.span(), what, "asked for here");
-                problems.push(problem.help(format!("write [tables.{missing}], or leave this out")));
+                problems.push(
+                    problem.help(format!(
+                        "write [tables.{missing}] with `visible`, or leave this out"
+                    )),
+                );
             }
         }
         let int8 = int8_form(&read.app).unwrap_or_else(|problem| {

@@ -143,6 +143,53 @@ impl ParamType {
         Some(ParamType { kind: ColumnType::of(name, 'b', true), name, is_array })
     }
 
+    /// The name of a type for what is compared with values of a kind.
+    pub(crate) fn name_for(kind: &ColumnType) -> Option<String> {
+        let name = match kind {
+            ColumnType::Array(element) => {
+                return ParamType::name_for(element).map(|element| element + "[]");
+            }
+            ColumnType::Bool => "bool",
+            ColumnType::Int => "int8",
+            ColumnType::Float4 | ColumnType::Float8 => "float8",
+            ColumnType::Numeric => "numeric",
+            ColumnType::Text | ColumnType::Char | ColumnType::Enum => "text",
+            ColumnType::Uuid => "uuid",
+            ColumnType::Bytea => "bytea",
+            ColumnType::TimestampTz => "timestamptz",
+            ColumnType::Timestamp => "timestamp",
+            ColumnType::Date => "date",
+            ColumnType::Time => "time",
+            ColumnType::Json | ColumnType::Other => return None,
+        };
+        Some(name.to_owned())
+    }
+
+    /// How a default of the type is written.
+    pub(crate) fn example_of_default(&self) -> String {
+        if self.is_array {
+            return "leave it out: an array has no default but null".to_owned();
+        }
+        let (what, example) = match self.kind {
+            ColumnType::Bool => ("true, false", "true"),
+            ColumnType::Int => ("a number", "5"),
+            ColumnType::Float4 | ColumnType::Float8 | ColumnType::Numeric => ("a number", "4.2"),
+            ColumnType::Uuid => ("a uuid", "'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'"),
+            ColumnType::Bytea => ("hexadecimal digits", "'\\xc0ffee'"),
+            ColumnType::TimestampTz => ("a time", "'2026-01-31 12:00:00+00'"),
+            ColumnType::Timestamp => ("a time", "'2026-01-31 12:00:00'"),
+            ColumnType::Date => ("a date", "'2026-01-31'"),
+            ColumnType::Time => ("a time", "'12:00:00'"),
+            _ => ("text in single quotes", "'new'"),
+        };
+        format!("write {what} or null: \"{} = {example}\"", self.name)
+    }
+
+    /// Whether values of it are arrays.
+    pub(crate) fn is_array(&self) -> bool {
+        self.is_array
+    }
+
     /// As Postgres calls it.
     pub fn sql(&self) -> String {
         format!("{}{}", self.name, if self.is_array { "[]" } else { "" })

@@ -152,6 +152,7 @@ impl SqlText {
             ParserError::RecursionLimitExceeded => {
                 let label = format!("more than {MAX_DEPTH} levels");
                 DefinitionProblem::new(self.span(), "the rule is nested too deeply", label)
+                    .help("leave out parentheses that nothing needs")
             }
             ParserError::TokenizerError(message) | ParserError::ParserError(message) => {
                 let (message, location) = located(&message);

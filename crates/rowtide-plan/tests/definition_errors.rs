@@ -1,6 +1,8 @@
 //! What a person reads when a definition is wrong: every rejection, with the place underlined, what is
 //! not supported, and what to write instead.
 
+#[path = "definition_errors/advice.rs"]
+mod advice;
 mod catalogs;
 #[path = "definition_errors/queries.rs"]
 mod queries;

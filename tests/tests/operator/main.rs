@@ -1,6 +1,7 @@
 //! What an operator does with a database that an application uses: check it, set it up, take that out again.
 
 mod check;
+mod recipes;
 mod setup;
 mod teardown;
 mod writes;

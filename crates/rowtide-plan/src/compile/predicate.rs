@@ -24,13 +24,8 @@ impl Compiler<'_> {
                 format!("a read rule cannot compare values of type {type_name}"),
                 format!("of type {type_name}"),
             );
-            let is_array = element_of(self.of(table, index)).is_some();
-            return Err(self.problem(problem.help(if is_array {
-                "write `x = ANY (column)`, or test it with IS NULL"
-            } else {
-                "such a column can only be tested with IS NULL; keep what you compare in a column \
-                 of a plain type"
-            })));
+            let help = instead_of_comparing(self.of(table, index));
+            return Err(self.problem(problem.help(help)));
         }
         if !deterministic {
             let problem = DefinitionProblem::new(
@@ -134,12 +129,16 @@ impl Compiler<'_> {
                     return Ok(Operand::Column(index));
                 }
                 let (text, type_name) = (name.text.clone(), column.type_name.clone());
+                let help = match column.kind.family() {
+                    Some(_) => "compare it with something",
+                    None => instead_of_comparing(column),
+                };
                 let problem = DefinitionProblem::new(
                     name.span.clone(),
                     format!("column `{text}` is not a boolean"),
                     format!("of type {type_name}"),
                 );
-                Err(self.problem(problem.help("compare it with something")))
+                Err(self.problem(problem.help(help)))
             }
             term if term.is_of_time() => Err(self.misplaced_time(term)),
             literal => Err(self.not_a_column(literal)),
@@ -250,7 +249,7 @@ impl Compiler<'_> {
             }
             (other, _) => {
                 let problem = DefinitionProblem::new(other.span(), "this is no array", "no array");
-                let help = "write `= ANY (column)` or `= ANY (auth.claims.NAME)`";
+                let help = "write `x IN (1, 2)`, `x = ANY (column)` or `x = ANY (auth.claims.NAME)`, without a cast";
                 return Err(self.problem(problem.help(help)));
             }
         };
@@ -316,7 +315,13 @@ impl Compiler<'_> {
     fn own_type(&mut self, table: TableId, term: &Term) -> Result<Option<Beside>, Rejected> {
         match term {
             Term::Column(name) => self.beside(table, name).map(Some),
-            Term::Cast(_, to, span) => self.cast_type(to, span).map(Some),
+            Term::Cast(inner, to, span) => {
+                // Before it is compared: what is beside it need not fit a type that it cannot have.
+                if matches!(inner.uncast(), Term::Column(_)) {
+                    self.cast(table, inner, to, span)?;
+                }
+                self.cast_type(to, span).map(Some)
+            }
             _ => Ok(None),
         }
     }
@@ -357,10 +362,9 @@ impl Compiler<'_> {
                     let what =
                         format!("a column of type {type_name} cannot be cast to {}", to.name);
                     let label = "not each of its values can be, or not always to the same";
+                    let help = instead_of_cast(column, to);
                     let problem = DefinitionProblem::new(span.clone(), what, label);
-                    return Err(self.problem(problem.help(
-                        "leave the cast out: literals and claims take the type of the column",
-                    )));
+                    return Err(self.problem(problem.help(help)));
                 }
                 let is_the_same = kind == own.kind || kind == ColumnType::Float4;
                 Ok(if is_the_same {
@@ -374,7 +378,14 @@ impl Compiler<'_> {
                 if !first.fits_in(to) {
                     let what = "this cast of a cast is not supported in a read rule";
                     let problem = DefinitionProblem::new(span.clone(), what, "cast twice");
-                    let help = "cast once, to the type that it is compared with";
+                    let mut help = "cast once, to the type that it is compared with".to_owned();
+                    if let Term::Column(name) = innermost.uncast() {
+                        let index = self.comparable(table, name)?;
+                        let column = self.of(table, index);
+                        if !to.fits_all_of(column) {
+                            help = instead_of_cast(column, to);
+                        }
+                    }
                     return Err(self.problem(problem.help(help)));
                 }
                 self.cast(table, innermost, first, first_span)
@@ -434,6 +445,26 @@ impl Compiler<'_> {
         };
         self.problem(problem.help(help))
     }
+}
+
+/// What to write where a column cannot be compared.
+fn instead_of_comparing(column: &CatalogColumn) -> &'static str {
+    match element_of(column) {
+        Some(_) => "write `x = ANY (column)`, or test it with IS NULL",
+        None => {
+            "such a column can only be tested with IS NULL; keep what you compare in a column of a plain type"
+        }
+    }
+}
+
+/// What to write where a column cannot be cast.
+fn instead_of_cast(column: &CatalogColumn, to: &CastType) -> String {
+    format!(
+        "leave the cast out, and beside the column write a claim, or {}; for anything else keep the value in a column of \
+         type {}, too",
+        example(&Beside::of_column(column)),
+        to.name,
+    )
 }
 
 /// Whether values of two columns can be compared; enums only with their own kind.

@@ -3,7 +3,9 @@
 
 use super::Compiler;
 use crate::claims::Claim;
-use crate::definition::{Definition, LimitDefinition, QueryDefinition, SelectDefinition};
+use crate::definition::{
+    Definition, LimitDefinition, QueryDefinition, SelectDefinition, toml_key,
+};
 use crate::error::{DefinitionProblem, did_you_mean};
 use crate::filter::Operand;
 use crate::ids::QueryId;
@@ -35,7 +37,9 @@ impl Compiler<'_> {
             let names = tables().map(|table| table.wire_name.as_str());
             let help = match did_you_mean(&select.table, names) {
                 Some(close) => format!("did you mean `{close}`?"),
-                None => format!("write [tables.{}], with who may see its rows", select.table),
+                None => {
+                    format!("write [tables.{}], with who may see its rows", toml_key(&select.table))
+                }
             };
             self.problem(problem.help(help));
             return;
@@ -106,9 +110,10 @@ impl Compiler<'_> {
                     param.kind.sql()
                 );
                 let problem = DefinitionProblem::new(place.clone(), what, "this type");
-                found.push(problem.help(
-                    "write the type of the column that it is compared with, and for `= ANY (params.x)` that type with []",
-                ));
+                found.push(problem.help(match ParamType::name_for(&used.kind) {
+                    Some(name) => format!("write \"{name}\""),
+                    None => "leave it out: only `IS NULL` can be asked there".to_owned(),
+                }));
             }
         }
         self.problems.extend(found);
@@ -148,10 +153,13 @@ fn fits(declared: &ParamType, kind: &ColumnType) -> bool {
         ColumnType::Array(element) => (element.family(), true),
         kind => (kind.family(), false),
     };
+    if is_array != declared.is_array() {
+        return false;
+    }
     let own = declared.element().family();
     // What is no integer would be null beside one, and be compared with nothing.
     let is_comparable = own == other
         || (own, other) == (Some(Family::Text), Some(Family::Enum))
         || (own == Some(Family::Int) && matches!(other, Some(Family::Float | Family::Numeric)));
-    is_comparable && declared.is_array() == is_array
+    is_comparable
 }

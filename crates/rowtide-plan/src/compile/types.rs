@@ -62,13 +62,16 @@ impl Beside {
 
 /// How a literal of the type is written.
 pub(super) fn example(beside: &Beside) -> String {
-    let labels = || beside.labels.iter().map(|label| quote_literal(label)).collect::<Vec<_>>();
+    const MOST_LABELS: usize = 8;
+    let shown = || beside.labels.iter().take(MOST_LABELS);
+    let labels = || shown().map(|label| quote_literal(label)).collect::<Vec<_>>();
     let example = match beside.kind {
         ColumnType::Bool => "true or false",
         ColumnType::Int => "a whole number, such as 42",
         ColumnType::Float4 | ColumnType::Float8 | ColumnType::Numeric => "a number, such as 4.2",
-        ColumnType::Enum if beside.labels.len() <= 8 => {
-            return format!("one of {}", labels().join(", "));
+        ColumnType::Enum => {
+            let more = if beside.labels.len() > MOST_LABELS { ", …" } else { "" };
+            return format!("one of {}{more}", labels().join(", "));
         }
         ColumnType::Uuid => "'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', for example",
         ColumnType::Bytea => "'\\xc0ffee', for example",

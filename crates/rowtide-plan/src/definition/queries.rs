@@ -123,18 +123,6 @@ pub(super) fn query(
 }
 
 /// What may stand behind the equals sign.
-fn default_help(kind: &ParamType) -> &'static str {
-    match kind.element() {
-        _ if kind.is_array() => "an array has no default but null",
-        ColumnType::Bool => "write true, false or null",
-        of => match of.family() {
-            Some(Family::Int | Family::Float | Family::Numeric) => {
-                "write a number that is of the type, or null"
-            }
-            _ => "write a value of the type in single quotes, as \"text = 'new'\", or null",
-        },
-    }
-}
 
 /// A type, and a default behind an equals sign.
 fn param(
@@ -164,7 +152,7 @@ fn param(
                 Some(value) => Some(value),
                 None => {
                     let what = format!("this is no default of type `{type_name}`");
-                    return problem(what, default_help(&kind));
+                    return problem(what, &kind.example_of_default());
                 }
             }
         }

@@ -352,10 +352,11 @@ impl RuleReader<'_> {
             Expr::AnyOp { right, .. } | Expr::AllOp { right, .. }
                 if matches!(right.as_ref(), Expr::Subquery(_)) =>
             {
-                (
-                    "ANY and ALL of a SELECT are not supported in a read rule".to_owned(),
-                    "write `column IN (SELECT …)`",
-                )
+                let help = match expression {
+                    Expr::AnyOp { .. } => "write `column IN (SELECT …)`",
+                    _ => "write `column NOT IN (SELECT …)`",
+                };
+                ("ANY and ALL of a SELECT are not supported in a read rule".to_owned(), help)
             }
             Expr::Tuple(_) => (
                 "rows of several values are not supported in a read rule".to_owned(),

@@ -108,7 +108,8 @@ impl RuleReader<'_> {
             return not_if(negated, Rule::Any(item, as_element(array), span));
         };
         if written.elem.is_empty() {
-            self.reject(array, "this array is empty", "without elements", "write false");
+            let help = if negated { "write true" } else { "write false" };
+            self.reject(array, "this array is empty", "without elements", help);
             return Self::REJECTED;
         }
         let Some(item) = self.term(item) else { return Self::REJECTED };
