@@ -3,13 +3,16 @@
 //! same expression over generated values, so that a row in memory and a row of a load are judged
 //! alike.
 
+mod present;
+
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use crate::claims::Claims;
 use crate::ids::{ClaimId, SetId};
-use crate::present::TimeTest;
 use crate::value::{ColumnType, Instant, Value};
+
+pub use present::TimeTest;
 
 /// A boolean expression over one row.
 #[derive(Clone, Debug, PartialEq)]

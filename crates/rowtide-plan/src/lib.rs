@@ -24,7 +24,6 @@ pub mod judged_rule;
 pub mod map;
 pub mod plan;
 mod prefixed;
-pub mod present;
 pub mod queries;
 mod reach;
 pub mod row;
