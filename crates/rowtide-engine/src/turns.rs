@@ -5,8 +5,8 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use rowtide_plan::filter::TimeTest;
 use rowtide_plan::plan::Branch;
-use rowtide_plan::present::TimeTest;
 use rowtide_plan::row::Row;
 use rowtide_plan::value::Instant;
 

@@ -3,11 +3,14 @@
 //! same expression over generated values, so that a row in memory and a row of a load are judged
 //! alike.
 
+mod present;
+
 use crate::claims::Claims;
 use crate::ids::SetId;
 pub use crate::operand::{Comparison, Operand};
-use crate::present::TimeTest;
 use crate::value::{Instant, Value};
+
+pub use present::TimeTest;
 
 /// A boolean expression over one row.
 #[derive(Clone, Debug, PartialEq)]

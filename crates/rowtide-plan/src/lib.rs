@@ -25,7 +25,6 @@ pub mod map;
 mod operand;
 pub mod plan;
 mod prefixed;
-pub mod present;
 pub mod queries;
 mod reach;
 pub mod row;

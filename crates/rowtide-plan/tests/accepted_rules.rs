@@ -85,6 +85,20 @@ fn filters_of_other_words() {
 }
 
 #[test]
+fn times() {
+    kept(
+        "times",
+        &drawn(&[
+            "made > now() OR now() - interval '24 hours' < made",
+            "shared AND now() BETWEEN made AND made + interval '1 week' AND (made - '90 minutes'::interval) <= CURRENT_TIMESTAMP",
+            "NOT (made < now() - interval '1 day 12:00' + interval '30 s')",
+            "team IN (SELECT team FROM member WHERE person = auth.user_id AND left_at > now())",
+            "\"ownerId\" = auth.user_id AND team NOT IN (SELECT team FROM member WHERE left_at <= now())",
+        ]),
+    );
+}
+
+#[test]
 fn casts() {
     kept(
         "casts",

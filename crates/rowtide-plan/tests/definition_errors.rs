@@ -214,7 +214,6 @@ fn expressions_that_are_not_supported() {
         "expressions_that_are_not_supported",
         &rejected_rules(&[
             "lower(title) = auth.user_id",
-            "made > now()",
             "title LIKE 'a%'",
             "title NOT ILIKE 'a%'",
             "title ~ '^a'",
@@ -245,6 +244,34 @@ fn expressions_that_are_not_supported() {
             "stars = $1",
             "5",
             "current_user = \"ownerId\"",
+        ]),
+    );
+}
+
+#[test]
+fn times_that_are_not_supported() {
+    kept(
+        "times_that_are_not_supported",
+        &rejected_rules(&[
+            "made = now()",
+            "made IS DISTINCT FROM now()",
+            "now() IS NULL",
+            "now() < now() - interval '1 day'",
+            "made IN (now())",
+            "due > now()",
+            "due > CURRENT_DATE",
+            "made > clock_timestamp()",
+            "made > now() - interval '1 month'",
+            "made > now() - interval '1 fortnight'",
+            "made > now() - interval '1' day",
+            "made > now() - interval '99999999 days'",
+            "now() - made < interval '24 hours'",
+            "made > now() - auth.claims.age",
+            "auth.claims.until > now()",
+            "'2026-01-31 12:00:00+00' > now()",
+            "made + interval '1 day' > '2026-01-31 12:00:00+00'",
+            "made + 1 > now()",
+            "stars > now()",
         ]),
     );
 }

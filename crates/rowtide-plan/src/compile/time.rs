@@ -3,9 +3,9 @@
 
 use super::{Compiler, Rejected};
 use crate::error::DefinitionProblem;
+use crate::filter::TimeTest;
 use crate::filter::{Comparison, Operand, Predicate};
 use crate::ids::TableId;
-use crate::present::TimeTest;
 use crate::rule::Term;
 use crate::sql_text::Span;
 use crate::value::ColumnType;
