@@ -292,7 +292,8 @@ allow = 'old.owner = auth.user_id'
                 self.told.clear();
             }
             Some(Event::NotStored { reason }) => self.found(format!("cannot store: {reason}")),
-            Some(Event::Status(_)) | None => {}
+            Some(Event::Status(_) | Event::Subscribed(_) | Event::SubscriptionRefused(_))
+            | None => {}
         }
     }
 

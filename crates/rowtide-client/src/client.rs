@@ -14,8 +14,10 @@ use crate::op::Op;
 use crate::optimistic::{MutateError, Optimistic};
 use crate::options::ClientOptions;
 use crate::replica::Replica;
+use crate::row::Row;
 use crate::shared::{ClientState, SharedState};
 use crate::storage::{MemoryStorage, Storage, StorageError};
+use crate::subscriptions::SubscribeError;
 
 /// How many events may wait for the owner before the client stops reading from the server.
 const EVENTS: usize = 256;
@@ -76,6 +78,22 @@ impl Client {
     /// has stopped. Nothing is shown then. Only the server knows whether the rules allow it.
     pub fn mutate(&self, ops: Vec<Op>) -> Result<u64, MutateError> {
         self.shared.mutate(ops)
+    }
+
+    /// Asks for what a query of the definition selects, beside the rows that are always sent. `params` are its parameters
+    /// by name, in the forms that values have in rows. Returns an id at once; [`Event::Subscribed`] has it when the rows are
+    /// there, and [`Event::SubscriptionRefused`] where the server refuses. It holds over all connections of this client,
+    /// and ends with it.
+    ///
+    /// # Errors
+    /// When the server could not read it, there are too many, or the client has stopped.
+    pub fn subscribe(&self, query: &str, params: Row) -> Result<u64, SubscribeError> {
+        self.shared.subscribe(query, params)
+    }
+
+    /// Asks no longer. Rows that nothing else selects go with a later [`Event::Changes`].
+    pub fn unsubscribe(&self, id: u64) {
+        self.shared.unsubscribe(id);
     }
 
     /// The rows as they are shown, with pending mutations. Hold the guard for a short time: the connection

@@ -21,7 +21,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_conf
 use crate::backoff::wait;
 use crate::event::{ConnectionError, Event};
 use crate::journal::Journal;
-use crate::optimistic::ApplyError;
+use crate::optimistic::{ApplyError, Resumption};
 use crate::options::ClientOptions;
 use crate::received;
 use crate::shared::SharedState;
@@ -35,7 +35,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The largest message that the client accepts.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
-/// How many mutations may wait for their acknowledgement.
+/// How many mutations may wait for their acknowledgement, and how many messages to be written.
 const WINDOW: usize = 100;
 
 /// How a connection ended, and what follows.
@@ -181,14 +181,23 @@ async fn connection(
     broken.unwrap_or(ended)
 }
 
-/// Passes the mutations that may be sent to the writer.
+/// Passes what may be sent to the writer. Where the channel is full, an answer to what is in it comes, and more is sent
+/// then.
 fn send(shared: &SharedState, to_write: &mpsc::Sender<Utf8Bytes>) {
-    // The channel has a place for each mutation of the window.
     while let Ok(place) = to_write.try_reserve() {
-        let Some(outgoing) = shared.lock().optimistic.next_to_send(WINDOW as u64) else { return };
-        match serde_json::to_string(&outgoing) {
+        let text = {
+            let state = &mut shared.lock().optimistic;
+            if let Some(request) = state.next_subscription_request() {
+                serde_json::to_string(&request)
+            } else if let Some(outgoing) = state.next_to_send(WINDOW as u64) {
+                serde_json::to_string(&outgoing)
+            } else {
+                return;
+            }
+        };
+        match text {
             Ok(text) => place.send(text.into()),
-            Err(error) => tracing::error!(%error, "a mutation cannot be written as JSON"),
+            Err(error) => tracing::error!(%error, "a message cannot be written as JSON"),
         }
     }
 }
@@ -252,10 +261,14 @@ async fn open(options: &ClientOptions, shared: &SharedState) -> Result<Socket, C
         connect["appVersion"] = version.into();
     }
     {
-        let state = &shared.lock().optimistic;
+        let state = &mut shared.lock().optimistic;
         connect["clientId"] = state.client_id().into();
-        if let Some(cursor) = state.cursor() {
+        let Resumption { cursor, subscriptions } = state.resume();
+        if let Some(cursor) = cursor {
             connect["cursor"] = cursor.into();
+        }
+        if !subscriptions.is_empty() {
+            connect["subscriptions"] = serde_json::json!(subscriptions);
         }
         if let Some(acked) = state.acked() {
             connect["settled"] = acked.into();

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use crate::optimistic::Acked;
 use crate::replica::RowChange;
+use crate::subscriptions::RefusedSubscription;
 
 /// The state of the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +47,11 @@ pub enum Event {
     Changes(Vec<RowChange>),
     /// The server has acknowledged a mutation. The event comes after the changes of the mutation.
     Acked(Acked),
+    /// The rows of a subscription are there. The event comes after their changes. It comes again where they were gone in between,
+    /// as after another user has signed in.
+    Subscribed(u64),
+    /// The server has refused a subscription; it is not there any more.
+    SubscriptionRefused(RefusedSubscription),
     /// Mutations cannot be stored. The client tries again, and accepts no new ones until it succeeds.
     NotStored {
         /// Why.

@@ -46,14 +46,18 @@ mod replica;
 mod row;
 mod shared;
 mod storage;
+mod subscriptions;
 
 pub use client::{Base, Client, Shown};
 pub use event::{ClientStatus, ConnectionError, Event, Status};
 pub use file_storage::FileStorage;
 pub use op::{CallOp, Op, OpKind, RowOp};
-pub use optimistic::{Acked, ApplyError, MutateError, Optimistic, Outcome, Outgoing, Step};
+pub use optimistic::{
+    Acked, ApplyError, MutateError, Optimistic, Outcome, Outgoing, Resumption, Step,
+};
 pub use options::{ClientOptions, TokenSource};
 pub use queue::{CorruptQueue, Record};
 pub use replica::{Replica, ReplicaError, RowChange};
 pub use row::{Key, Row, row_of};
 pub use storage::{MemoryStorage, Storage, StorageError};
+pub use subscriptions::{RefusedSubscription, SubscribeError, SubscriptionRequest};

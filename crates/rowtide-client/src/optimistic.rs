@@ -6,7 +6,10 @@
 //! send.
 
 mod error;
+mod identity;
 mod shown;
+mod step;
+mod subscribing;
 #[cfg(test)]
 mod tests;
 
@@ -14,14 +17,16 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use rowtide_protocol::{Connected, MadeKey, Rejected, ServerMessage};
-use serde::Serialize;
 
 pub use self::error::{ApplyError, MutateError};
+pub use self::step::{Acked, Outcome, Outgoing, Step};
+pub use self::subscribing::Resumption;
 use crate::op::{Op, OpKind, is_reference, with_numbers, within_depth};
 use crate::overlay::Overlay;
-use crate::queue::{CorruptQueue, MutationQueue, Record, shared, size};
+use crate::queue::{CorruptQueue, MutationQueue, Record, size};
 use crate::replica::{Replica, RowChange};
 use crate::row::{Key, Row};
+use crate::subscriptions::SubscriptionSet;
 
 /// The most operations in one mutation, as the protocol has it.
 const MAX_OPS: usize = 500;
@@ -34,58 +39,11 @@ const MAX_PENDING_BYTES: usize = 64 << 20;
 /// How deep a value may be nested. Parsers of JSON have limits that are somewhat higher.
 const MAX_DEPTH: usize = 100;
 
-/// What a message changed.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Step {
-    /// The shown rows that have changed, each once. An application shows them all at the same time.
-    pub changes: Vec<RowChange>,
-    /// The mutations that are acknowledged now, in order.
-    pub acked: Vec<Acked>,
-}
-
-/// The outcome of a mutation that the server has acknowledged. It is reported once, or again if the process
-/// ended before the outcome was stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Acked {
-    /// The mutation.
-    pub id: u64,
-    /// Whether it was applied.
-    pub outcome: Outcome,
-    /// The keys that the server made for inserts which left theirs out, by the place of the operation. They are of rows that
-    /// are shown from now on; nothing was shown of them before. Empty also where they are not known any more.
-    pub keys: BTreeMap<usize, Row>,
-}
-
-/// Whether a mutation was applied.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The server applied all of it.
-    Applied,
-    /// The server rejected it, and applied nothing of it.
-    Rejected {
-        /// See the protocol's codes of a `reject`.
-        code: String,
-        /// For the developer.
-        message: String,
-    },
-}
-
-/// A mutation to send.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(tag = "type", rename = "mutate")]
-pub struct Outgoing {
-    /// The number by which the server knows it.
-    #[serde(rename = "id")]
-    pub number: u64,
-    /// Its operations.
-    #[serde(with = "shared")]
-    pub ops: Arc<[Op]>,
-}
-
 /// The optimistic layer of one client. See the module's text.
 #[derive(Clone, Debug)]
 pub struct Optimistic {
     base: Replica,
+    subscriptions: SubscriptionSet,
     queue: MutationQueue,
     overlay: Overlay,
     /// Applied, as a `connected` has said. They stay visible until the next `ready`, when the base has their
@@ -149,6 +107,7 @@ impl Optimistic {
         base.set_keys(queue.keys.clone());
         Optimistic {
             base,
+            subscriptions: SubscriptionSet::default(),
             overlay: Overlay::default(),
             held: VecDeque::new(),
             sent: queue.acked,
@@ -227,6 +186,13 @@ impl Optimistic {
     /// # Errors
     /// When the message breaks the protocol, or is for another user; nothing is changed then.
     pub fn apply(&mut self, message: &ServerMessage) -> Result<Step, ApplyError> {
+        let mut step = self.applied(message)?;
+        let subscriptions = self.subscriptions.apply(message);
+        (step.subscribed, step.refused) = (subscriptions.subscribed, subscriptions.refused);
+        Ok(step)
+    }
+
+    fn applied(&mut self, message: &ServerMessage) -> Result<Step, ApplyError> {
         match message {
             ServerMessage::Connected(connected) => self.connected(connected, message),
             ServerMessage::Tx { ack, keys, .. } => {
@@ -235,12 +201,12 @@ impl Optimistic {
                     Some(ack) => self.acknowledged(*ack, keys, &mut dirty),
                     None => Vec::new(),
                 };
-                Ok(Step { changes: self.rebuilt(dirty), acked })
+                Ok(Step { changes: self.rebuilt(dirty), acked, ..Step::default() })
             }
             ServerMessage::Ready { .. } => {
                 let mut dirty = self.take(message)?;
                 self.release_all_held(&mut dirty);
-                Ok(Step { changes: self.rebuilt(dirty), acked: Vec::new() })
+                Ok(Step { changes: self.rebuilt(dirty), ..Step::default() })
             }
             ServerMessage::Reject(rejection) => Ok(self.rejected(rejection)),
             ServerMessage::Snapshot { .. }
@@ -286,7 +252,7 @@ impl Optimistic {
             self.record(Record::User { user_id });
         }
         self.sending = Some(self.queue.acked);
-        Ok(Step { changes: self.rebuilt(dirty), acked })
+        Ok(Step { changes: self.rebuilt(dirty), acked, ..Step::default() })
     }
 
     fn acknowledged(&mut self, ack: u64, keys: &[MadeKey], dirty: &mut Dirty) -> Vec<Acked> {
@@ -343,60 +309,14 @@ impl Optimistic {
         Step {
             changes: self.rebuilt(dirty),
             acked: vec![Acked { id, outcome, keys: BTreeMap::new() }],
+            ..Step::default()
         }
     }
 
     /// The connection has ended.
     pub fn disconnected(&mut self) {
         self.sending = None;
-    }
-
-    /// Takes another client id, because the present one cannot be had: it may have been removed while nobody used it,
-    /// or belong to another user. Everything goes on under the new one; whose it is shows with the next `connected`. What was
-    /// sent, and was applied without a word of it having come back, is sent once more.
-    pub fn renew(&mut self, client_id: String) {
-        let acked = self.queue.acked;
-        let user_id = self.queue.user_id.clone();
-        self.record(Record::Client {
-            client_id,
-            offset: MutationQueue::offset_for(acked, 0),
-            acked,
-        });
-        if let Some(user_id) = user_id {
-            self.record(Record::User { user_id });
-        }
-        self.sent = acked;
-        self.sending = None;
-    }
-
-    /// Takes another client id, because another user is signed in now. Mutations that belong to no user yet go on under the new id. Those of a former user, and that
-    /// user's rows, are dropped.
-    pub fn abandon(&mut self, client_id: String) -> Step {
-        let mut step = Step::default();
-        let mut acked = self.queue.acked;
-        if self.queue.user_id.is_some() {
-            acked = self.queue.last();
-            let message = "the mutation was made by a user who is no longer signed in";
-            let pending = self.queue.entries().filter(|(_, entry)| !entry.rejected);
-            let outcome = || rejected_with("forbidden", message);
-            let ended = |id| Acked { id, outcome: outcome(), keys: BTreeMap::new() };
-            step.acked = pending.map(|(id, _)| ended(id)).collect();
-            let mut dirty = Dirty::default();
-            for (table, key) in self.overlay.keys() {
-                dirty.note(table, key, || self.shown(table, key).cloned());
-            }
-            for touched in self.base.clear() {
-                dirty.note(&touched.table, &touched.key, || touched.before);
-            }
-            self.overlay.clear();
-            self.held.clear();
-            step.changes = self.differences(dirty);
-        }
-        let offset = MutationQueue::offset_for(acked, 0);
-        self.record(Record::Client { client_id, offset, acked });
-        self.sent = acked;
-        self.sending = None;
-        step
+        self.subscriptions.disconnected();
     }
 
     /// The next mutation to send on this connection. Each is returned once. `None` if there is none, if it

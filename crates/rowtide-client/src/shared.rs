@@ -12,7 +12,9 @@ use crate::op::Op;
 use crate::optimistic::{ApplyError, MutateError, Optimistic, Step};
 use crate::queue::Record;
 use crate::replica::RowChange;
+use crate::row::Row;
 use crate::storage::StorageError;
+use crate::subscriptions::SubscribeError;
 
 /// With more events in the queue the client reads nothing more from the server.
 const MAX_QUEUED_EVENTS: usize = 16;
@@ -96,6 +98,22 @@ impl SharedState {
         self.to_store.notify_one();
         self.to_report.notify_one();
         Ok(id)
+    }
+
+    pub(crate) fn subscribe(&self, query: &str, params: Row) -> Result<u64, SubscribeError> {
+        let mut state = self.lock();
+        if state.stopped {
+            return Err(SubscribeError::Stopped);
+        }
+        let id = state.optimistic.subscribe(query, params)?;
+        drop(state);
+        self.to_send.notify_one();
+        Ok(id)
+    }
+
+    pub(crate) fn unsubscribe(&self, id: u64) {
+        self.lock().optimistic.unsubscribe(id);
+        self.to_send.notify_one();
     }
 
     /// Applies a message.
@@ -273,5 +291,7 @@ impl ClientState {
         }
         self.unreported += step.acked.len();
         self.events.extend(step.acked.into_iter().map(Event::Acked));
+        self.events.extend(step.subscribed.into_iter().map(Event::Subscribed));
+        self.events.extend(step.refused.into_iter().map(Event::SubscriptionRefused));
     }
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use played::{Dir, PlayedServer, PlayedSession, connected, note, ready};
 use rowtide_client::{
-    Acked, Client, Event, FileStorage, MutateError, Outcome, Record, RowChange, Status, Storage,
-    StorageError,
+    Acked, Client, Event, FileStorage, MutateError, Outcome, Record, RefusedSubscription,
+    RowChange, Status, Storage, StorageError, SubscribeError, row_of,
 };
 use serde_json::{Value, json};
 
@@ -325,6 +325,61 @@ async fn a_client_that_has_stopped_takes_no_more_mutations() {
     assert_eq!(client.next().await, None);
     assert_eq!(client.mutate(note(1, "a")), Err(MutateError::Stopped));
     assert!(client.status().stopped);
+}
+
+#[tokio::test]
+async fn subscriptions_are_asked_for_over_every_connection_and_what_becomes_of_them_is_told() {
+    let with = |mode: &str| {
+        let mut with = connected("ann", 0, json!([]));
+        (with["features"], with["mode"]) = (json!(["subscriptions"]), json!(mode));
+        with
+    };
+    let params = |channel: u64| row_of(&json!({ "channel": channel })).unwrap();
+    let mut server = PlayedServer::start().await;
+    let mut client = Client::start(server.options());
+    let (mut session, _) = server.session().await;
+    session.say(with("snapshot")).await;
+    session.say(ready("1")).await;
+    live(&mut client).await;
+    let (first, wrong) = (client.subscribe("channel", params(7)), client.subscribe("x", params(7)));
+    let (first, wrong) = (first.unwrap(), wrong.unwrap());
+    let asked = session.next().await;
+    let named = json!({"id": first, "query": "channel", "params": {"channel": 7}});
+    assert_eq!((&asked["type"], &asked["id"]), (&json!("subscribe"), &named["id"]));
+    assert_eq!((&asked["query"], &asked["params"]), (&named["query"], &named["params"]));
+    assert_eq!(session.next().await["id"], wrong);
+    let refusal = json!({"type": "subscription_error", "id": wrong, "code": "bad_request",
+        "message": "there is no query `x`"});
+    session.say(refusal).await;
+    let change = json!({"op": "put", "table": "note", "row": {"id": 1, "text": "there"}});
+    let tx = json!({"type": "tx", "cursor": "2", "changes": [change], "subscribed": [first]});
+    session.say(tx).await;
+    let refused = event(&mut client, |event| match event {
+        Event::SubscriptionRefused(refused) => Some(refused),
+        _ => None,
+    });
+    let (code, message) = ("bad_request".to_owned(), "there is no query `x`".to_owned());
+    assert_eq!(refused.await, RefusedSubscription { id: wrong, code, message });
+    event(&mut client, |event| (event == Event::Subscribed(first)).then_some(())).await;
+    assert_eq!(texts(&client), ["there"]);
+    drop(session);
+    let (mut session, connect) = server.session().await;
+    assert_eq!((&connect["cursor"], &connect["subscriptions"]), (&json!("2"), &json!([named])));
+    session.say(with("resume")).await;
+    session.say(ready("3")).await;
+    client.unsubscribe(first);
+    assert_eq!(session.next().await, json!({"type": "unsubscribe", "id": first}));
+    let change = json!({"op": "delete", "table": "note", "row": {"id": 1}});
+    let tx = json!({"type": "tx", "cursor": "4", "changes": [change], "unsubscribed": [first]});
+    session.say(tx).await;
+    event(&mut client, |event| matches!(event, Event::Changes(_)).then_some(())).await;
+    assert!(texts(&client).is_empty() && !client.shown().is_subscribed(first));
+    drop(session);
+    let (mut session, connect) = server.session().await;
+    assert_eq!((&connect["cursor"], &connect["subscriptions"]), (&json!("4"), &Value::Null));
+    session.say(json!({"type": "error", "code": "client_too_old", "message": "reload"})).await;
+    event(&mut client, |event| matches!(event, Event::Stopped(_)).then_some(())).await;
+    assert_eq!(client.subscribe("channel", params(7)), Err(SubscribeError::Stopped));
 }
 
 /// Thousands of mutations, an owner who is slow now and then, a server that loses connections: the

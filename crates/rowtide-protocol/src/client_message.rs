@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use thiserror::Error;
 
@@ -79,7 +79,7 @@ pub struct Connect {
 }
 
 /// The fields of `subscribe`, and of one of the subscriptions of `connect`.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Subscribe {
     /// The client's own, at least 1, and not in use.
     pub id: u64,

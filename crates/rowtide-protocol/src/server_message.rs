@@ -97,6 +97,9 @@ pub struct Connected {
     /// The tables whose rows are sent.
     #[serde(default)]
     pub tables: BTreeMap<String, TableKey>,
+    /// What the server has beyond the first version of the protocol.
+    #[serde(default)]
+    pub features: Vec<String>,
 }
 
 /// What a client must know of a table.

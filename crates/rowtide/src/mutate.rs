@@ -72,7 +72,10 @@ async fn outcome(client: &mut Client, id: u64) -> Result<(Outcome, BTreeMap<usiz
             Event::Status(Status::Offline { reason }) => note!("offline: {reason}"),
             Event::NotStored { reason } => note!("cannot store the mutation: {reason}"),
             Event::Stopped(error) => return Err(miette!("{error}")),
-            Event::Changes(_) | Event::Status(_) => {}
+            Event::Changes(_)
+            | Event::Status(_)
+            | Event::Subscribed(_)
+            | Event::SubscriptionRefused(_) => {}
         }
     }
     Err(miette!("the client has stopped"))

@@ -123,7 +123,7 @@ fn plain(event: &Event, shown: &Optimistic) -> std::io::Result<()> {
         Event::Status(Status::Offline { reason }) => note!("offline: {reason}"),
         Event::Acked(acked) => writeln!(out, "{}", outcome(acked))?,
         Event::NotStored { reason } => note!("cannot store mutations: {reason}"),
-        Event::Stopped(_) => {}
+        Event::Subscribed(_) | Event::SubscriptionRefused(_) | Event::Stopped(_) => {}
     }
     out.flush()
 }
@@ -147,7 +147,10 @@ impl Screen {
             Event::NotStored { reason } => {
                 self.log.push(format!("cannot store mutations: {reason}"));
             }
-            Event::Changes(_) | Event::Stopped(_) => {}
+            Event::Changes(_)
+            | Event::Subscribed(_)
+            | Event::SubscriptionRefused(_)
+            | Event::Stopped(_) => {}
         }
         let gone = self.log.len().saturating_sub(LOG_LINES);
         self.log.drain(..gone);

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a test")]
 
+mod coverage;
 mod run;
 mod server;
 
@@ -48,7 +49,7 @@ fn the_client_shows_the_base_with_the_pending_mutations_and_each_is_acknowledged
         Some(seed) => seed..seed + 1,
         None => 0..number("ROWTIDE_HISTORIES").unwrap_or(2_000),
     };
-    let mut coverage = run::Coverage::default();
+    let mut coverage = coverage::Coverage::default();
     let many = seeds.end - seeds.start >= 1_000;
     for seed in seeds {
         let run = std::panic::AssertUnwindSafe(|| ModelRun::new(seed).run());

@@ -1,53 +1,19 @@
 //! One random run, and what must hold after each of its steps.
 
+mod subscribing;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use rowtide_client::{Acked, Op, OpKind, Optimistic, Outcome, Outgoing, Record, RowChange, Step};
+use rowtide_client::{
+    Acked, Op, OpKind, Optimistic, Outcome, Outgoing, Record, RowChange, Step, SubscriptionRequest,
+};
 use rowtide_protocol::ServerMessage;
 
+use crate::coverage::Coverage;
 use crate::random_op;
-use crate::server::{ModelServer, RowMap, TABLES, USERS, key};
-
-/// How often the runs came to each of the hard cases.
-#[derive(Debug, Default)]
-pub struct Coverage {
-    applied: u64,
-    rejected: u64,
-    applied_at_connect: u64,
-    rejected_at_connect: u64,
-    dropped: u64,
-    sent_again: u64,
-    crashes: u64,
-    rejected_sent_again: u64,
-}
-
-impl Coverage {
-    pub fn add(&mut self, other: &Coverage) {
-        self.applied += other.applied;
-        self.rejected += other.rejected;
-        self.applied_at_connect += other.applied_at_connect;
-        self.rejected_at_connect += other.rejected_at_connect;
-        self.dropped += other.dropped;
-        self.sent_again += other.sent_again;
-        self.crashes += other.crashes;
-        self.rejected_sent_again += other.rejected_sent_again;
-    }
-
-    pub fn all(&self) -> bool {
-        let counts = [
-            self.applied,
-            self.rejected,
-            self.applied_at_connect,
-            self.rejected_at_connect,
-            self.dropped,
-            self.sent_again,
-            self.crashes,
-        ];
-        counts.iter().all(|count| *count > 100)
-    }
-}
+use crate::server::{ModelServer, RowMap, Selected, TABLES, USERS, key, read_cursor};
 
 /// What the model knows about a mutation.
 #[derive(Clone, Debug)]
@@ -78,6 +44,12 @@ pub struct ModelRun {
     mirror: RowMap,
     made: Vec<Made>,
     keys_known: bool,
+    /// What the application asks for, and was not refused.
+    wanted: Selected,
+    /// Whose rows the client has, as the messages say that were delivered.
+    held: Selected,
+    /// What is on its way to the server of subscriptions.
+    requests: VecDeque<SubscriptionRequest>,
     client_ids: u64,
     coverage: Coverage,
 }
@@ -95,6 +67,9 @@ impl ModelRun {
             mirror: RowMap::new(),
             made: Vec::new(),
             keys_known: false,
+            wanted: Selected::new(),
+            held: Selected::new(),
+            requests: VecDeque::new(),
             client_ids: 0,
             coverage: Coverage::default(),
         }
@@ -104,7 +79,8 @@ impl ModelRun {
         let switching = self.rng.random_bool(0.3);
         for _ in 0..self.rng.random_range(20..160) {
             match self.rng.random_range(0..100) {
-                0..10 => self.mutate(),
+                0..7 => self.mutate(),
+                7..10 => self.subscribe(),
                 10..16 => self.server.others_write(&mut self.rng),
                 16..30 => self.server.judge(&mut self.rng),
                 30..42 => self.server.step(&mut self.rng),
@@ -141,6 +117,15 @@ impl ModelRun {
     }
 
     fn send(&mut self) {
+        if let Some(request) = self.client.next_subscription_request() {
+            assert!(self.connected, "nothing is sent before `connected`");
+            self.requests.push_back(request);
+        }
+        if self.rng.random_bool(0.5)
+            && let Some(request) = self.requests.pop_front()
+        {
+            self.server.subscription(request);
+        }
         if self.rng.random_bool(0.5) {
             if let Some(outgoing) = self.outgoing.pop_front() {
                 self.server.receive(outgoing);
@@ -194,14 +179,17 @@ impl ModelRun {
             return;
         }
         self.disconnect();
-        let cursor = self.client.cursor().map(str::to_owned);
         let id = self.client.client_id().to_owned();
         let acked = self.client.acked();
-        let connected =
-            self.server.connect(&id, self.user, cursor.as_deref(), acked, &mut self.rng);
+        let from = self.client.resume();
+        self.coverage.subscriptions_named += from.subscriptions.len() as u64;
+        let connected = self.server.connect(&id, self.user, &from, acked, &mut self.rng);
         if connected.is_none() {
             let known = self.client.user_id().is_some();
             self.client_ids += 1;
+            if known {
+                self.held.clear();
+            }
             let step = self.client.abandon(format!("client-{}", self.client_ids));
             for made in self.made.iter_mut().filter(|made| known && made.shown) {
                 made.shown = false;
@@ -221,6 +209,7 @@ impl ModelRun {
     fn disconnect(&mut self) {
         self.connected = false;
         self.outgoing.clear();
+        self.requests.clear();
         self.client.disconnected();
         self.server.cut(&mut self.rng);
     }
@@ -234,6 +223,9 @@ impl ModelRun {
     fn crash(&mut self) {
         self.disconnect();
         self.coverage.crashes += 1;
+        // What is asked for ends with the process.
+        self.wanted.clear();
+        self.held.clear();
         self.client = match Optimistic::restore(&self.storage).unwrap() {
             Some(client) => client,
             None => {
@@ -317,7 +309,10 @@ impl ModelRun {
             }
             _ => {}
         }
+        let before = self.held.clone();
+        let refused = self.hold(&message);
         let step = self.client.apply(&message).unwrap();
+        self.check_subscriptions(&step, refused, &before);
         self.stepped(step);
     }
 
@@ -379,9 +374,10 @@ impl ModelRun {
     fn expected(&self) -> RowMap {
         let mut rows = match self.client.cursor() {
             Some(cursor) => {
-                let (at, user) = cursor.split_once('@').unwrap();
-                assert_eq!(Some(user), self.client.user_id());
-                self.server.view(at.parse().unwrap(), user)
+                let user = self.client.user_id().unwrap();
+                let (at, held) = read_cursor(cursor, user);
+                assert_eq!(held, self.held);
+                self.server.view(at, user, &held)
             }
             None => RowMap::new(),
         };
@@ -420,6 +416,9 @@ impl ModelRun {
                 assert!(self.client.is_pending(&op.table, &op.row));
             }
         }
+        for id in self.held.keys().chain(self.wanted.keys()) {
+            assert_eq!(self.client.is_subscribed(*id), self.held.contains_key(id), "{id}");
+        }
         let waiting = self.made.iter().filter(|made| made.shown && !made.held);
         assert!(self.client.pending().eq(waiting.map(|made| made.id)), "what is pending");
     }
@@ -437,7 +436,8 @@ impl ModelRun {
             self.deliver();
             self.check();
             let unacked = self.client.pending().next().is_some();
-            if !unacked && self.outgoing.is_empty() && self.server.idle() {
+            let unasked = self.held != self.wanted || !self.requests.is_empty();
+            if !unacked && !unasked && self.outgoing.is_empty() && self.server.idle() {
                 return self.end();
             }
         }
@@ -445,7 +445,11 @@ impl ModelRun {
     }
 
     fn end(&self) {
-        assert_eq!(self.mirror, self.server.now(self.user), "everything is acknowledged");
+        assert_eq!(
+            self.mirror,
+            self.server.now(self.user, &self.wanted),
+            "everything is acknowledged"
+        );
         assert!(self.client.pending().next().is_none());
         for made in &self.made {
             if made.dropped {

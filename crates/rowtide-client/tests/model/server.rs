@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand::Rng;
 use rand::rngs::SmallRng;
-use rowtide_client::{Op, OpKind, Outgoing, Row};
-use rowtide_protocol::{ChangedRow, Connected, Mode, Rejected, ServerMessage, TableKey};
+use rowtide_client::{Op, OpKind, Outgoing, Resumption, Row, SubscriptionRequest};
+use rowtide_protocol::{ChangedRow, Connected, Mode, Rejected, ServerMessage, Subscribe, TableKey};
 use serde_json::{Value, json};
 
 /// RowMap by table and the values of their key.
@@ -14,6 +14,11 @@ pub type RowMap = BTreeMap<(String, String), Row>;
 
 pub const TABLES: [(&str, &[&str]); 2] = [("note", &["id"]), ("mark", &["note", "person"])];
 pub const USERS: [&str; 2] = ["ann", "bob"];
+/// The table that is synced on demand.
+const ON_DEMAND: &str = "mark";
+
+/// What subscriptions select, by their ids: the marks of a note.
+pub type Selected = BTreeMap<u64, Value>;
 
 pub fn key(table: &str, row: &Row) -> (String, String) {
     let (_, columns) = TABLES.iter().find(|(name, _)| *name == table).unwrap();
@@ -24,6 +29,26 @@ pub fn key(table: &str, row: &Row) -> (String, String) {
 fn key_row(table: &str, row: &Row) -> Row {
     let (_, columns) = TABLES.iter().find(|(name, _)| *name == table).unwrap();
     columns.iter().map(|column| ((*column).to_owned(), row[*column].clone())).collect()
+}
+
+/// Whether the definition has the query.
+fn is_known(subscribe: &Subscribe) -> bool {
+    subscribe.query == "marks"
+}
+
+pub fn selected<'a>(of: impl IntoIterator<Item = &'a Subscribe>) -> Selected {
+    of.into_iter().map(|subscribe| (subscribe.id, subscribe.params["note"].clone())).collect()
+}
+
+/// A cursor names the commit, the user and the subscriptions whose rows the client has.
+fn write_cursor(at: usize, user: &str, held: &Selected) -> String {
+    json!([at, user, held]).to_string()
+}
+
+pub fn read_cursor(text: &str, of: &str) -> (usize, Selected) {
+    let (at, user, held): (usize, String, Selected) = serde_json::from_str(text).unwrap();
+    assert_eq!(user, of, "a cursor of another user");
+    (at, held)
 }
 
 /// What the database has of one client id.
@@ -53,6 +78,12 @@ pub struct ModelSession {
     /// `ready` cannot come before the effects of the mutations that `connected` acknowledged.
     acked_at: usize,
     snapshot: bool,
+    /// Whose rows the messages sent so far lead to.
+    held: Selected,
+    /// What `connect` named, until `ready`.
+    named: Selected,
+    joining: Selected,
+    leaving: BTreeSet<u64>,
 }
 
 pub struct ModelServer {
@@ -83,15 +114,19 @@ impl ModelServer {
         self.states.len() - 1
     }
 
-    /// What `user` may see as of a commit.
-    pub fn view(&self, at: usize, user: &str) -> RowMap {
-        let visible = |row: &Row| row["owner"] == user || row["owner"] == "all";
-        let rows = self.states[at].rows.iter().filter(|(_, row)| visible(row));
+    /// What `user` may see as of a commit, and is sent with these subscriptions.
+    pub fn view(&self, at: usize, user: &str, selected: &Selected) -> RowMap {
+        let notes: Vec<&Value> = selected.values().collect();
+        let sent = |((table, _), row): &(&(String, String), &Row)| {
+            let visible = row["owner"] == user || row["owner"] == "all";
+            visible && (table != ON_DEMAND || notes.contains(&&row["note"]))
+        };
+        let rows = self.states[at].rows.iter().filter(sent);
         rows.map(|(key, row)| (key.clone(), row.clone())).collect()
     }
 
-    pub fn now(&self, user: &str) -> RowMap {
-        self.view(self.head(), user)
+    pub fn now(&self, user: &str, selected: &Selected) -> RowMap {
+        self.view(self.head(), user, selected)
     }
 
     fn commit(&mut self, rows: RowMap) {
@@ -133,7 +168,7 @@ impl ModelServer {
         &mut self,
         client_id: &str,
         user: &str,
-        cursor: Option<&str>,
+        from: &Resumption,
         acked: Option<u64>,
         rng: &mut SmallRng,
     ) -> Option<()> {
@@ -150,11 +185,19 @@ impl ModelServer {
         let mut rejections = client.rejections.clone();
         rejections.retain(|rejection| rejection.id > acked);
         let last = client.last;
-        let resumed = cursor.filter(|_| rng.random_bool(0.7)).map(|cursor| {
-            let (at, of) = cursor.split_once('@').unwrap();
-            assert_eq!(of, user, "a cursor of another user");
-            at.parse::<usize>().unwrap()
-        });
+        let cursor = from.cursor.as_deref().map(|text| read_cursor(text, user));
+        let (named, refused): (Vec<&Subscribe>, Vec<&Subscribe>) =
+            from.subscriptions.iter().partition(|subscribe| is_known(subscribe));
+        if let Some((_, held)) = &cursor {
+            assert_eq!(&selected(&from.subscriptions), held, "what is held as of the cursor");
+        }
+        // A definition that has changed knows some no more.
+        let forgotten = |_: &&&Subscribe| rng.random_bool(0.02);
+        let (forgotten, named): (Vec<&Subscribe>, Vec<&Subscribe>) =
+            named.iter().partition(forgotten);
+        let refused = [refused, forgotten].concat();
+        let named = selected(named);
+        let resumed = cursor.filter(|_| refused.is_empty() && rng.random_bool(0.7));
         let tables = TABLES.iter().map(|(table, key)| {
             let key = key.iter().map(|column| (*column).to_owned()).collect();
             ((*table).to_owned(), TableKey { key })
@@ -167,17 +210,55 @@ impl ModelServer {
             rejected: rejections,
             tables: tables.collect(),
             keys: Vec::new(),
+            features: vec!["subscriptions".to_owned()],
         }));
+        for subscribe in refused {
+            self.refuse(subscribe.id);
+        }
+        let is_snapshot = resumed.is_none();
+        let (at, held) = resumed.unwrap_or_default();
         self.session = Some(ModelSession {
             client_id: client_id.to_owned(),
             user: user.to_owned(),
-            at: resumed.unwrap_or(0),
+            at,
             acked: last,
             ready: false,
             acked_at: self.head(),
-            snapshot: resumed.is_none(),
+            snapshot: is_snapshot,
+            held,
+            named,
+            joining: Selected::new(),
+            leaving: BTreeSet::new(),
         });
         Some(())
+    }
+
+    fn refuse(&mut self, id: u64) {
+        let (code, message) = ("bad_request".to_owned(), "no".to_owned());
+        self.sent.push_back(ServerMessage::SubscriptionError { id, code, message });
+    }
+
+    /// A client asks for more, or for less.
+    pub fn subscription(&mut self, request: SubscriptionRequest) {
+        let session = self.session.as_mut().unwrap();
+        let is_there = |session: &ModelSession, id| {
+            let of = [&session.held, &session.named, &session.joining];
+            of.iter().any(|of| of.contains_key(&id))
+        };
+        match request {
+            SubscriptionRequest::Subscribe(subscribe) => {
+                assert!(!is_there(session, subscribe.id), "an id in use");
+                if is_known(&subscribe) {
+                    session.joining.extend(selected([&subscribe]));
+                } else {
+                    self.refuse(subscribe.id);
+                }
+            }
+            SubscriptionRequest::Unsubscribe { id } if is_there(session, id) => {
+                assert!(session.leaving.insert(id), "ended twice");
+            }
+            SubscriptionRequest::Unsubscribe { id } => self.refuse(id),
+        }
     }
 
     /// The connection is lost, with all messages that were on their way. Sometimes the server loses the
@@ -201,7 +282,8 @@ impl ModelServer {
     pub fn idle(&self) -> bool {
         let done = self.session.as_ref().is_some_and(|session| {
             let last = self.clients[&session.client_id].last;
-            session.ready && session.at == self.head() && session.acked == last
+            let settled = session.joining.is_empty() && session.leaving.is_empty();
+            session.ready && session.at == self.head() && session.acked == last && settled
         });
         done && self.sent.is_empty() && self.work.values().all(VecDeque::is_empty)
     }
@@ -259,11 +341,10 @@ impl ModelServer {
         let Some(session) = &self.session else { return };
         let (user, client_id) = (session.user.clone(), session.client_id.clone());
         let to = rng.random_range(session.at..=head);
-        let cursor = format!("{to}@{user}");
         if session.snapshot && !session.ready {
             let to = rng.random_range(session.acked_at..=head);
             let mut rows: BTreeMap<String, Vec<Row>> = BTreeMap::new();
-            for ((table, _), row) in self.view(to, &user) {
+            for ((table, _), row) in self.view(to, &user, &session.named) {
                 rows.entry(table).or_default().push(row);
             }
             for (table, rows) in rows {
@@ -272,23 +353,40 @@ impl ModelServer {
                     self.sent.push_back(ServerMessage::Snapshot { table, rows });
                 }
             }
-            self.sent.push_back(ServerMessage::Ready { cursor: format!("{to}@{user}") });
+            let cursor = write_cursor(to, &user, &session.named);
+            self.sent.push_back(ServerMessage::Ready { cursor });
             let session = self.session.as_mut().unwrap();
             (session.at, session.ready) = (to, true);
+            session.held = std::mem::take(&mut session.named);
             return;
         }
         if !session.ready && session.at >= session.acked_at && rng.random_bool(0.5) {
-            self.sent.push_back(ServerMessage::Ready { cursor: format!("{}@{user}", session.at) });
-            self.session.as_mut().unwrap().ready = true;
+            let cursor = write_cursor(session.at, &user, &session.held);
+            self.sent.push_back(ServerMessage::Ready { cursor });
+            let session = self.session.as_mut().unwrap();
+            session.ready = true;
+            session.named.clear();
             return;
         }
+        // Some of what is asked for comes with this step, and some of what is not any more goes.
+        let joins = session.joining.clone().into_iter();
+        let joins: Selected = joins.filter(|_| session.ready && rng.random_bool(0.6)).collect();
+        let mut after_joins = session.held.clone();
+        after_joins.extend(joins.clone());
+        let goes = |id: &u64| session.ready && after_joins.contains_key(id);
+        let leaves: BTreeSet<u64> = session.leaving.iter().copied().filter(goes).collect();
+        let leaves: BTreeSet<u64> = leaves.into_iter().filter(|_| rng.random_bool(0.6)).collect();
+        let mut held = after_joins;
+        held.retain(|id, _| !leaves.contains(id));
         let last = self.states[to].last.get(&client_id).copied().unwrap_or(0);
         // Sometimes there is no `ack`, or the last one is sent again.
         let ack = (last > session.acked || rng.random_bool(0.1)).then_some(last);
-        if to == session.at && ack.is_none() {
+        if to == session.at && ack.is_none() && joins.is_empty() && leaves.is_empty() {
             return;
         }
-        let (before, after) = (self.view(session.at, &user), self.view(to, &user));
+        let before = self.view(session.at, &user, &session.held);
+        let after = self.view(to, &user, &held);
+        let cursor = write_cursor(to, &user, &held);
         let mut changes = Vec::new();
         for ((table, _), row) in before.iter().filter(|(key, _)| !after.contains_key(*key)) {
             changes.push(ChangedRow::Delete { table: table.clone(), row: key_row(table, row) });
@@ -306,14 +404,17 @@ impl ModelServer {
         let session = self.session.as_mut().unwrap();
         session.at = to;
         session.acked = session.acked.max(last);
+        session.held = held;
+        session.joining.retain(|id, _| !joins.contains_key(id));
+        session.leaving.retain(|id| !leaves.contains(id));
         self.sent.push_back(ServerMessage::Tx {
             cursor,
             changes,
             ack,
             commit_time: None,
             keys: Vec::new(),
-            subscribed: Vec::new(),
-            unsubscribed: Vec::new(),
+            subscribed: joins.into_keys().collect(),
+            unsubscribed: leaves.into_iter().collect(),
         });
     }
 }
