@@ -1,7 +1,10 @@
 //! Checks the tables of a plan. A finding is a problem or a possible improvement, with the SQL for it.
 
+mod queries;
+
 use std::collections::BTreeSet;
 
+use self::queries::{asked_for_by_nobody, selected_from_all};
 use crate::catalog::{Catalog, CatalogColumn, CatalogTable, ReplicaIdentity};
 use crate::compile::{compile, instead_of_full};
 use crate::definition::Definition;
@@ -62,6 +65,8 @@ pub fn check_plan(plan: &Plan) -> Vec<Problem> {
         problems.extend(given_away(plan, table));
         problems.extend(needed_and_hidden(table));
         problems.extend(compared_with_itself(table));
+        problems.extend(asked_for_by_nobody(plan, table));
+        problems.extend(selected_from_all(plan, table));
         let left_out = not_streamed(table).map(|what| Problem { what, repair: None, fatal: false });
         problems.extend(left_out);
     }
@@ -69,8 +74,7 @@ pub fn check_plan(plan: &Plan) -> Vec<Problem> {
     for table in &plan.tables {
         let catalog = &table.catalog;
         let quoted = quote_table(&catalog.schema, &catalog.name);
-        let mut anchors: Vec<usize> =
-            table.branches.iter().filter_map(|branch| plan.branch(*branch).anchor).collect();
+        let mut anchors: Vec<usize> = reached(plan, table).filter_map(|of| of.anchor).collect();
         anchors.sort_unstable();
         anchors.dedup();
         for anchor in anchors {
@@ -87,7 +91,7 @@ pub fn check_plan(plan: &Plan) -> Vec<Problem> {
                 problems.push(note(what, Some(repair)));
             }
         }
-        if table.branches.iter().any(|branch| is_held_whole(plan.branch(*branch))) {
+        if reached(plan, table).any(is_held_whole) {
             let what = format!(
                 "no column finds the rows of {quoted} that its rule asks other tables for: all of it is held in memory"
             );
@@ -247,6 +251,11 @@ pub fn not_streamed(table: &Table) -> impl Iterator<Item = String> {
     })
 }
 
+/// The branches of a table that something is loaded for.
+fn reached<'a>(plan: &'a Plan, table: &'a Table) -> impl Iterator<Item = &'a Branch> {
+    table.branches.iter().map(|branch| plan.branch(*branch)).filter(|branch| branch.is_reached())
+}
+
 /// Whether the rows of a branch are decided by other tables, and all of them are loaded to decide it.
 fn is_held_whole(branch: &Branch) -> bool {
     let asks = branch.source == Source::Links || branch.claim_filter.0.asks_sets();
@@ -256,8 +265,7 @@ fn is_held_whole(branch: &Branch) -> bool {
 /// The columns of a table whose values are in sets of every view, and no claim says which: as indexes into the catalog's
 /// columns.
 fn copied(plan: &Plan, table: &Table) -> BTreeSet<usize> {
-    let branches = table.branches.iter().map(|branch| plan.branch(*branch));
-    let of_all = branches.filter(|branch| {
+    let of_all = reached(plan, table).filter(|branch| {
         let mut names_claim = false;
         branch.claim_filter.0.operands(&mut |operand| {
             names_claim |= matches!(operand, Operand::Claim(_));

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::ids::{BranchId, TableId};
 use crate::json::{UnexpectedText, push_string, push_value};
-use crate::plan::{Branch, Plan, Selection};
+use crate::plan::{Branch, Plan};
 use crate::row::{Image, Row, Topic};
 use crate::value::{ColumnType, Int8Form, InvalidValue, Value};
 
@@ -106,7 +106,7 @@ impl RowEncoder {
         let planned = plan.table(table);
         let branches: Vec<(BranchId, Branch)> =
             (planned.branches.iter().map(|id| (*id, plan.branch(*id).clone())))
-                .filter(|(_, branch)| branch.selection != Selection::Never)
+                .filter(|(_, branch)| branch.is_reached())
                 .collect();
         let (needed, read) = (plan.needed_columns(table), plan.read_columns(table));
         let first_sent = planned.sent_columns().next().map(|(index, _)| index);

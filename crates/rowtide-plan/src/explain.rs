@@ -1,6 +1,8 @@
 //! The plan as a person would draw it: for each table, how its rows are reached from the claims, with
 //! the SQL of each load and the index that serves it.
 
+mod queries;
+
 use std::fmt::Write;
 
 use rowtide_protocol::OpKind;
@@ -22,14 +24,17 @@ pub fn explain(plan: &Plan) -> String {
     for table in plan.tables.iter().filter(|table| table.published) {
         // Writing to a string does not fail.
         let _ = writeln!(text, "{}", table.name);
-        let published: Vec<BranchId> =
-            table.branches.iter().copied().filter(|id| plan.branch(*id).published).collect();
+        let seen = |id: &BranchId| plan.branch(*id).says_what_may_be_seen();
+        let published: Vec<BranchId> = table.branches.iter().copied().filter(seen).collect();
         if published.is_empty() {
             let _ = writeln!(text, "  is seen by nobody");
         }
-        for id in published {
+        for &id in &published {
             text.push_str("  ");
             draw(plan, id, 1, &mut text);
+        }
+        if !published.iter().all(|id| plan.branch(*id).is_reached()) {
+            let _ = writeln!(text, "  is sent on demand: what queries select of it");
         }
         if !table.hidden.is_empty() {
             let hidden = table.hidden.iter().map(|column| &table.catalog.columns[*column].name);
@@ -38,23 +43,15 @@ pub fn explain(plan: &Plan) -> String {
         }
         let _ = writeln!(text);
     }
+    queries::queries(plan, &mut text);
     sets(plan, &mut text);
     let _ = writeln!(text, "loads");
     for index in 0..plan.branches.len() {
         let id = BranchId(index as u16);
-        let branch = plan.branch(id);
-        let table = plan.table(branch.table);
-        let index = match branch.anchor {
-            None => "reads the table once".to_owned(),
-            Some(anchor) => {
-                let column = &table.catalog.columns[anchor].name;
-                match anchor_index(&table.catalog, column) {
-                    Some(index) => format!("index {}", quote_identifier(index)),
-                    None => "no index: reads the whole table every time".to_owned(),
-                }
-            }
-        };
-        let _ = writeln!(text, "  {} ({index})", topic(plan, id));
+        if !plan.branch(id).is_reached() {
+            continue;
+        }
+        let _ = writeln!(text, "  {} ({})", topic(plan, id), cost(plan, id));
         for line in load_sql(plan, id).lines() {
             let _ = writeln!(text, "    {line}");
         }
@@ -76,6 +73,17 @@ pub fn explain(plan: &Plan) -> String {
         document(plan, kind, &mut text);
     }
     text
+}
+
+/// How the rows of a topic are read.
+fn cost(plan: &Plan, id: BranchId) -> String {
+    let branch = plan.branch(id);
+    let table = plan.table(branch.table);
+    let Some(anchor) = branch.anchor else { return "reads the table once".to_owned() };
+    match anchor_index(&table.catalog, &table.catalog.columns[anchor].name) {
+        Some(index) => format!("index {}", quote_identifier(index)),
+        None => "no index: reads the whole table every time".to_owned(),
+    }
 }
 
 /// The sets that rules ask, and the rows that fill those of a view.

@@ -260,6 +260,11 @@ impl Branch {
         !self.links.is_empty() || !self.fills.is_empty()
     }
 
+    /// Whether the topics of some views are its. What no view reaches is not loaded, and need not be.
+    pub fn is_reached(&self) -> bool {
+        self.selection != Selection::Never
+    }
+
     /// Whether it says by itself what may be seen of its table, whatever a subscription selects of that.
     pub(crate) fn says_what_may_be_seen(&self) -> bool {
         self.published && !matches!(self.selection, Selection::Query(_))

@@ -122,6 +122,11 @@ impl ParamType {
         format!("{}{}", self.name, if self.is_array { "[]" } else { "" })
     }
 
+    /// Whether it is a list of values.
+    pub(crate) fn is_array(&self) -> bool {
+        self.is_array
+    }
+
     /// What values of it are; of an array, what its elements are.
     pub(crate) fn element(&self) -> &ColumnType {
         &self.kind

@@ -2,6 +2,8 @@
 //! claims, and for whole definitions the plan as `rowtide explain` prints it.
 
 mod catalogs;
+#[path = "accepted_rules/queries.rs"]
+mod queries;
 
 use std::fmt::Write;
 

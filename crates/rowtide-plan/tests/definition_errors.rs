@@ -2,6 +2,8 @@
 //! not supported, and what to write instead.
 
 mod catalogs;
+#[path = "definition_errors/queries.rs"]
+mod queries;
 
 use miette::{GraphicalReportHandler, GraphicalTheme};
 use proptest::prelude::*;

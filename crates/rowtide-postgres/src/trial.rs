@@ -149,7 +149,8 @@ impl Trial {
         if !may_use_schemas(watcher.client(), plan).await.unwrap_or_default() {
             return problems;
         }
-        for (index, branch) in plan.branches.iter().enumerate() {
+        let branches = plan.branches.iter().enumerate();
+        for (index, branch) in branches.filter(|(_, branch)| branch.is_reached()) {
             let prepared = watcher.client().prepare(&load_sql(plan, BranchId(index as u16))).await;
             if let Err(error) = prepared {
                 let of = &plan.table(branch.table).catalog;

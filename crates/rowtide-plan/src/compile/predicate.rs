@@ -233,7 +233,7 @@ impl Compiler<'_> {
                 let (index, element) = self.array_column(table, name)?;
                 (element, Operand::Column(index))
             }
-            (array, Term::Claim(claim @ Claim::Named(_), _)) => {
+            (array, Term::Claim(claim @ (Claim::Named(_) | Claim::Param { .. }), _)) => {
                 let element = match (array, &own) {
                     (Term::Cast(_, to, span), _) => self.cast_type(to, span)?,
                     (_, Some(own)) => own.clone(),

@@ -81,7 +81,9 @@ impl Compiler<'_> {
                     param.kind.sql()
                 );
                 let problem = DefinitionProblem::new(place.clone(), what, "this type");
-                found.push(problem.help("write the type of the column that it is compared with"));
+                found.push(problem.help(
+                    "write the type of the column that it is compared with, and for `= ANY (params.x)` that type with []",
+                ));
             }
         }
         self.problems.extend(found);
@@ -110,15 +112,16 @@ impl Compiler<'_> {
 
 /// Whether a parameter may be compared with values of a type.
 fn fits(declared: &ParamType, kind: &ColumnType) -> bool {
-    let other = match kind {
+    let (other, is_array) = match kind {
         // Whether it is null can be asked of everything.
         ColumnType::Json => return true,
-        ColumnType::Array(element) => element.family(),
-        kind => kind.family(),
+        ColumnType::Array(element) => (element.family(), true),
+        kind => (kind.family(), false),
     };
     let own = declared.element().family();
     let is_number = |of| matches!(of, Some(Family::Int | Family::Float | Family::Numeric));
-    own == other
+    let is_comparable = own == other
         || (own, other) == (Some(Family::Text), Some(Family::Enum))
-        || (is_number(own) && is_number(other))
+        || (is_number(own) && is_number(other));
+    is_comparable && declared.is_array() == is_array
 }

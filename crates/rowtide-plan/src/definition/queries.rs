@@ -12,6 +12,7 @@ use crate::error::DefinitionProblem;
 use crate::queries::{ParamType, QueryParam};
 use crate::rule::{QueryScope, Rule, parse_of_query};
 use crate::sql_text::Span;
+use crate::value::{ColumnType, Family};
 
 /// The longest name of a query or a parameter, in bytes.
 const MAX_NAME_BYTES: usize = 63;
@@ -112,6 +113,20 @@ pub(super) fn query(
     Ok(QueryDefinition { name: key.get_ref().clone(), params, selects })
 }
 
+/// What may stand behind the equals sign.
+fn default_help(kind: &ParamType) -> &'static str {
+    match kind.element() {
+        _ if kind.is_array() => "an array has no default but null",
+        ColumnType::Bool => "write true, false or null",
+        of => match of.family() {
+            Some(Family::Int | Family::Float | Family::Numeric) => {
+                "write a number that is of the type, or null"
+            }
+            _ => "write a value of the type in single quotes, as \"text = 'new'\", or null",
+        },
+    }
+}
+
 /// A type, and a default behind an equals sign.
 fn param(
     name: &Spanned<String>,
@@ -139,10 +154,8 @@ fn param(
             match value {
                 Some(value) => Some(value),
                 None => {
-                    return problem(
-                        format!("this is no default of type `{type_name}`"),
-                        "write a number, true, false, null, or text in single quotes: \"text = 'new'\"",
-                    );
+                    let what = format!("this is no default of type `{type_name}`");
+                    return problem(what, default_help(&kind));
                 }
             }
         }
