@@ -10,7 +10,8 @@ use rowtide::limits::{
     DRAIN_TIMEOUT, FIRST_MESSAGE_BYTES, FULL_PATIENCE, GOODBYE_MESSAGES, GOODBYE_TIMEOUT,
     HEAD_BYTES, HEALTH_CONNECTIONS, HEALTH_TIMEOUT, MAX_TOKEN_BYTES, MAX_USER_ID_BYTES,
     MESSAGES_PER_SECOND, MUTATION_QUEUE, MUTATION_QUEUE_BYTES, PING_AFTER, RATE_PATIENCE,
-    SAVE_TIMEOUT, SILENCE, STOP_PATIENCE, WRITE_TIMEOUT, documents,
+    SAVE_TIMEOUT, SILENCE, STOP_PATIENCE, SUBSCRIBES_PER_SECOND, SUBSCRIPTIONS_PER_SESSION,
+    WRITE_TIMEOUT, documents,
 };
 use rowtide_documents::host::HostLimits;
 use rowtide_documents::tlsync::TlsyncLimits;
@@ -123,6 +124,11 @@ fn what_cannot_be_set_is_what_the_page_tells_of() {
         (
             "`auth` of one session",
             format!("{AUTH_PER_MINUTE} at once, and {AUTH_PER_MINUTE} a minute"),
+        ),
+        ("subscriptions of one session", format!("{SUBSCRIPTIONS_PER_SESSION}, then `too_many`")),
+        (
+            "`subscribe` and `unsubscribe` of one session",
+            format!("{SUBSCRIBES_PER_SECOND} at once, and {SUBSCRIBES_PER_SECOND} a second"),
         ),
         (
             "the head of a request: its time, its size, how many headers",

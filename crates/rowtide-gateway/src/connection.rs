@@ -33,7 +33,7 @@ use crate::rate::Verdict;
 use crate::registry::Sharing;
 use crate::scheduler::Broken;
 use crate::send_queue::{Delivery, SessionStep};
-use crate::telemetry::{self, Limit};
+use crate::telemetry::{self, CountedSubscriptions, Limit};
 use crate::writer::Queue;
 use rowtide_postgres::named_outcomes::NamedOutcome;
 
@@ -123,6 +123,7 @@ struct Connection<C: Conversation> {
     /// What effects came to at once.
     inputs: VecDeque<Input<'static, C::Said>>,
     entry: Option<Entry>,
+    subscriptions: CountedSubscriptions,
     session: Option<EngineSession>,
     /// Whose mutations it sends, once that is known.
     client: Option<ClaimRequest>,
@@ -167,6 +168,7 @@ pub(crate) async fn serve<C>(
         effects: Vec::new(),
         inputs: VecDeque::from([Input::Begin]),
         entry: None,
+        subscriptions: CountedSubscriptions::default(),
         session: None,
         client: None,
         queue: None,
@@ -368,6 +370,8 @@ where
             Effect::Unsubscribe(id) => {
                 self.session.iter().for_each(|session| session.unsubscribe(id));
             }
+            Effect::CountSubscription(result) => telemetry::subscribed(result),
+            Effect::HasSubscriptions(count) => self.subscriptions.set(count),
             Effect::Heard => self.entry.iter().for_each(Entry::heard),
             Effect::Rate(author, operations, longest) => {
                 let verdict = self.shared.take_rate(&author.user_id, operations, longest);

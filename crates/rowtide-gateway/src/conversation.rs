@@ -12,7 +12,7 @@ use rowtide_plan::plan::Plan;
 use rowtide_plan::write::{Rejection, Tolerance, Write};
 use rowtide_postgres::mutate::{Author, Number};
 use rowtide_postgres::named_outcomes::{NamedOutcome, Tab, Told};
-use rowtide_protocol::{ErrorCode, MadeKey, Op, RejectCode, Rejected};
+use rowtide_protocol::{ErrorCode, MadeKey, Op, RejectCode, Rejected, SubscriptionCode};
 
 use crate::auth::{Identity, TokenError, Unauthorized};
 use crate::limits::{PING_AFTER, SILENCE, STOP_LISTEN, STOP_PATIENCE};
@@ -77,6 +77,10 @@ pub enum Effect {
     Subscribe(Subscribing),
     /// Ask the engine for less.
     Unsubscribe(SubscriptionId),
+    /// Count what was asked for: it was taken, or refused.
+    CountSubscription(Result<(), SubscriptionCode>),
+    /// So many subscriptions are there now.
+    HasSubscriptions(usize),
     /// The client was heard on this connection: older ones of it are to go.
     Heard,
     /// Take so many operations of the user's rate, if that is a wait of at most so long.

@@ -335,6 +335,11 @@ impl Session {
         check_visitor(&plan, &visitor)?;
         let claims = claims_of(&plan, visitor.author().map(|author| &**author));
         let (taken, refused) = subscribing(&plan, &claims, &connect.subscriptions);
+        if !connect.subscriptions.is_empty() {
+            out.extend(taken.iter().map(|_| Effect::CountSubscription(Ok(()))));
+            out.extend(refused.iter().map(|(_, code, _)| Effect::CountSubscription(Err(*code))));
+            out.push(Effect::HasSubscriptions(taken.len()));
+        }
         self.phase = Phase::Live(Box::new(Live {
             plan,
             subscriptions: taken.iter().map(|subscribing| subscribing.id).collect(),
@@ -515,6 +520,9 @@ impl Live {
                 for id in &frame.unsubscribed {
                     self.subscriptions.remove(id);
                 }
+                if !frame.unsubscribed.is_empty() {
+                    out.push(Effect::HasSubscriptions(self.subscriptions.len()));
+                }
                 out.push(Effect::Send(frame.text));
                 self.turn_down(out);
             }
@@ -603,8 +611,11 @@ impl Live {
                     Ok(subscribing) => {
                         self.subscriptions.insert(id);
                         out.push(Effect::Subscribe(subscribing));
+                        out.push(Effect::CountSubscription(Ok(())));
+                        out.push(Effect::HasSubscriptions(self.subscriptions.len()));
                     }
                     Err((id, code, message)) => {
+                        out.push(Effect::CountSubscription(Err(code)));
                         out.push(Effect::Send(subscription_error_frame(id, code, &message)));
                     }
                 }

@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{counter, gauge, histogram};
-use rowtide_protocol::{ErrorCode, Lsn, RejectCode};
+use rowtide_protocol::{ErrorCode, Lsn, RejectCode, SubscriptionCode};
 use tokio::time::Instant;
 
 use crate::health::EnginesHealth;
@@ -39,6 +39,10 @@ const SENT_FRAMES: &str = "rowtide_sent_frames_total";
 const COMMIT_TO_SEND: &str = "rowtide_commit_to_send_seconds";
 /// Open sessions.
 const SESSIONS: &str = "rowtide_sessions";
+/// Subscriptions of these.
+const SUBSCRIPTIONS: &str = "rowtide_subscriptions";
+/// Subscriptions that were asked for, by `result`: `taken`, or the code of the refusal.
+const SUBSCRIBES: &str = "rowtide_subscribes_total";
 /// Different sets of claims among them.
 const VIEWS: &str = "rowtide_views";
 /// Topics in use.
@@ -55,6 +59,9 @@ const LOADED_ROWS: &str = "rowtide_loaded_rows_total";
 const POSITION: &str = "rowtide_position_lsn";
 /// Tables that loads could not read.
 const UNREADABLE_TABLES: &str = "rowtide_unreadable_tables";
+
+/// The `result` of a subscription that was not refused.
+const TAKEN: &str = "taken";
 
 /// A limit that holds clients up, or sends them away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +141,31 @@ pub(crate) fn ended(code: ErrorCode) {
     counter!(ENDINGS, "code" => code.as_str()).increment(1);
 }
 
+/// A subscription was asked for, and was taken or refused.
+pub(crate) fn subscribed(result: Result<(), SubscriptionCode>) {
+    let result = result.map_or_else(SubscriptionCode::as_str, |()| TAKEN);
+    counter!(SUBSCRIBES, "result" => result).increment(1);
+}
+
+/// The subscriptions of one session, counted for as long as it is there.
+#[derive(Default)]
+pub(crate) struct CountedSubscriptions(usize);
+
+impl CountedSubscriptions {
+    pub(crate) fn set(&mut self, count: usize) {
+        gauge!(SUBSCRIPTIONS).increment(count as f64 - self.0 as f64);
+        self.0 = count;
+    }
+}
+
+impl Drop for CountedSubscriptions {
+    fn drop(&mut self) {
+        if self.0 > 0 {
+            self.set(0);
+        }
+    }
+}
+
 /// Counts a mutation that waits, for as long as it is held.
 pub(crate) struct WaitingMutation(());
 
@@ -206,6 +238,10 @@ pub(crate) fn gauges(health: &EnginesHealth, age_of_keys: Option<Duration>, muta
     for limit in Limit::ALL {
         counter!(LIMITED, "limit" => limit.as_str()).increment(0);
     }
+    for result in [TAKEN, "bad_request", "too_many", "unavailable"] {
+        counter!(SUBSCRIBES, "result" => result).increment(0);
+    }
+    gauge!(SUBSCRIPTIONS).increment(0.0);
     let counts = health.counts;
     gauge!(SESSIONS).set(health.sessions as f64);
     gauge!(VIEWS).set(counts.views as f64);

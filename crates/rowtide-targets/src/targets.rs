@@ -288,7 +288,10 @@ fn converse<'a, C: Conversation>(
                 Effect::Claim(_) => ('c', Some(Input::Claimed(Ok(Known::default())))),
                 Effect::Open(_) => ('o', Some(Input::Opened(Ok(plan())))),
                 Effect::Heard => ('h', None),
-                Effect::Subscribe(_) | Effect::Unsubscribe(_) => ('b', None),
+                Effect::Subscribe(_)
+                | Effect::Unsubscribe(_)
+                | Effect::CountSubscription(_)
+                | Effect::HasSubscriptions(_) => ('b', None),
                 Effect::Rate(..) | Effect::RateOfOrigin => ('r', Some(Input::Rated(Verdict::Now))),
                 Effect::Push(_) => ('m', None),
                 Effect::Limited(_) => ('l', None),

@@ -11,6 +11,8 @@ const HELP: &[(&str, &str)] = &[
     ("rowtide_slot_status", "1 for the status of the replication slot"),
     ("rowtide_position_lsn", "up to where every commit has been taken in, as a number"),
     ("rowtide_sessions", "sessions that are served"),
+    ("rowtide_subscriptions", "subscriptions of sessions that are served"),
+    ("rowtide_subscribes_total", "subscriptions that were asked for, by what became of it"),
     ("rowtide_views", "views: what sessions with the same claims see"),
     ("rowtide_topics", "topics in use: sets of rows that views are made of"),
     ("rowtide_topics_loading", "topics whose rows are waited for"),

@@ -245,7 +245,7 @@ impl World {
                 self.tell_engine(at, id, |session| EngineArrival::Unsubscribe(session, no_more));
             }
             Effect::Heard => self.heard(at, id),
-            Effect::Limited(_) => {}
+            Effect::Limited(_) | Effect::CountSubscription(_) | Effect::HasSubscriptions(_) => {}
             Effect::Rate(author, operations, longest) => {
                 let now = self.time();
                 let rate = &mut self.servers[at.server].rate;

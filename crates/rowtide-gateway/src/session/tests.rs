@@ -36,6 +36,11 @@ fn brief(effects: &[Effect]) -> String {
             Effect::Heard => brief += "HEARD",
             Effect::Subscribe(of) => write!(brief, "SUBSCRIBE({})", of.id.0).unwrap(),
             Effect::Unsubscribe(of) => write!(brief, "UNSUBSCRIBE({})", of.0).unwrap(),
+            Effect::CountSubscription(Ok(())) => brief += "COUNT(taken)",
+            Effect::CountSubscription(Err(code)) => {
+                write!(brief, "COUNT({})", code.as_str()).unwrap();
+            }
+            Effect::HasSubscriptions(count) => write!(brief, "HAS({count})").unwrap(),
             Effect::Rate(_, operations, _) => write!(brief, "RATE({operations})").unwrap(),
             Effect::RateOfOrigin => brief += "RATE(origin)",
             Effect::Push(mutation) => write!(brief, "PUSH({:?})", mutation.number).unwrap(),
