@@ -1,6 +1,6 @@
 //! The Rust client: a live replica of the rows that one user may see, which shows the user's own changes at
 //! once. [`Optimistic`] is the state: the rows as the server sent them ([`Replica`]) and the mutations that
-//! are not acknowledged yet. It does no I/O. [`Client`] keeps a connection, connects again after every
+//! are not acknowledged yet, with what is asked for of tables that are synced on demand. It does no I/O. [`Client`] keeps a connection, connects again after every
 //! interruption as the protocol asks, and reports what changed.
 //!
 //! ```no_run
@@ -16,6 +16,8 @@
 //! let mut client = Client::open(options, FileStorage::open("queue.jsonl")?).await?;
 //! let plan = File { id: "f1".to_owned(), name: "Plan".to_owned() };
 //! let id = client.mutate(vec![Op::insert("file", row_of(&plan)?)])?;
+//! // What a query of the definition selects, of tables that are not sent by themselves.
+//! let shapes = client.subscribe("shapes", row_of(&serde_json::json!({ "file": "f1" }))?)?;
 //! while let Some(event) = client.next().await {
 //!     match event {
 //!         Event::Changes(_) => {
@@ -23,6 +25,7 @@
 //!             println!("{} files", files.len());
 //!         }
 //!         Event::Acked(acked) if acked.id == id => println!("{:?}", acked.outcome),
+//!         Event::Subscribed(subscribed) if subscribed == shapes => println!("the shapes are there"),
 //!         _ => {}
 //!     }
 //! }

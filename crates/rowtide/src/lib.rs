@@ -17,6 +17,7 @@ pub mod playground;
 mod said;
 pub mod server;
 pub mod stopping;
+mod subscribing;
 mod telemetry;
 mod terminal;
 mod types;

@@ -12,6 +12,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
 use crate::client_args::{ClientArgs, read_ops};
 use crate::dev;
 use crate::said::said;
+use crate::subscribing::{WatchedQueries, WatchedSubscriptions};
 use crate::terminal::note;
 
 /// What to watch.
@@ -19,6 +20,8 @@ use crate::terminal::note;
 pub struct WatchArgs {
     #[command(flatten)]
     client: ClientArgs,
+    #[command(flatten)]
+    queries: WatchedQueries,
     /// Take mutations from standard input, one operation or array of them a line, as JSON
     #[arg(long)]
     write: bool,
@@ -32,9 +35,10 @@ const ROWS_SHOWN: usize = 12;
 /// Watches until it is interrupted or the server says that there is no use.
 ///
 /// # Errors
-/// When there is no token, or the server turns it away for good.
+/// When there is no token, the server turns it away for good, or refuses a query.
 pub async fn run(args: WatchArgs) -> Result<()> {
     let mut client = args.client.connect("watch").await?;
+    let subscriptions = args.queries.subscribe(&client)?;
     let mut lines = args.write.then(|| BufReader::new(tokio::io::stdin()).lines());
     let mut screen = std::io::stdout().is_terminal().then(Screen::default);
     let interrupted = dev::interrupted();
@@ -54,8 +58,11 @@ pub async fn run(args: WatchArgs) -> Result<()> {
         let shown = match (event, &mut screen) {
             (None, _) => return Ok(()),
             (Some(Event::Stopped(error)), _) => return Err(miette!("{error}")),
-            (Some(event), Some(screen)) => screen.show(&event, &client.shown()),
-            (Some(event), None) => plain(&event, &client.shown()),
+            (Some(Event::SubscriptionRefused(refused)), _) => {
+                return Err(subscriptions.refusal(&refused));
+            }
+            (Some(event), Some(screen)) => screen.show(&event, &client.shown(), &subscriptions),
+            (Some(event), None) => plain(&event, &client.shown(), &subscriptions),
         };
         match shown {
             Ok(()) => {}
@@ -110,7 +117,11 @@ fn json(row: &Row) -> String {
     serde_json::to_string(row).unwrap_or_default()
 }
 
-fn plain(event: &Event, shown: &Optimistic) -> std::io::Result<()> {
+fn plain(
+    event: &Event,
+    shown: &Optimistic,
+    subscriptions: &WatchedSubscriptions,
+) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     match event {
         Event::Changes(changes) => {
@@ -122,8 +133,9 @@ fn plain(event: &Event, shown: &Optimistic) -> std::io::Result<()> {
         Event::Status(Status::Connecting) => note!("connecting …"),
         Event::Status(Status::Offline { reason }) => note!("offline: {reason}"),
         Event::Acked(acked) => writeln!(out, "{}", outcome(acked))?,
+        Event::Subscribed(id) => writeln!(out, "subscribed to {}", subscriptions.query(*id))?,
         Event::NotStored { reason } => note!("cannot store mutations: {reason}"),
-        Event::Subscribed(_) | Event::SubscriptionRefused(_) | Event::Stopped(_) => {}
+        Event::SubscriptionRefused(_) | Event::Stopped(_) => {}
     }
     out.flush()
 }
@@ -135,7 +147,12 @@ struct Screen {
 }
 
 impl Screen {
-    fn show(&mut self, event: &Event, shown: &Optimistic) -> std::io::Result<()> {
+    fn show(
+        &mut self,
+        event: &Event,
+        shown: &Optimistic,
+        subscriptions: &WatchedSubscriptions,
+    ) -> std::io::Result<()> {
         match event {
             Event::Status(Status::Live) => self.status = "live".to_owned(),
             Event::Status(Status::Connecting) => self.status = "connecting …".to_owned(),
@@ -147,10 +164,10 @@ impl Screen {
             Event::NotStored { reason } => {
                 self.log.push(format!("cannot store mutations: {reason}"));
             }
-            Event::Changes(_)
-            | Event::Subscribed(_)
-            | Event::SubscriptionRefused(_)
-            | Event::Stopped(_) => {}
+            Event::Subscribed(id) => {
+                self.log.push(format!("subscribed to {}", subscriptions.query(*id)));
+            }
+            Event::Changes(_) | Event::SubscriptionRefused(_) | Event::Stopped(_) => {}
         }
         let gone = self.log.len().saturating_sub(LOG_LINES);
         self.log.drain(..gone);

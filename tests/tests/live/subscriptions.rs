@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use rowtide_tests::{App, Bystander, Raw};
+use rowtide_tests::{App, Bystander, Raw, Running, eventually, http_get, rowtide, said};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
@@ -27,6 +27,11 @@ params = { channel = "int4" }
 [queries.channel.select]
 message = { where = 'channel = params.channel' }
 reaction = { where = 'message IN (SELECT id FROM message WHERE channel = params.channel)' }
+
+[queries.some]
+params = { ids = "int4[]" }
+[queries.some.select]
+message = { where = 'id = ANY (params.ids)' }
 
 [queries.by]
 params = { author = "text = 'ann'" }
@@ -316,9 +321,28 @@ async fn what_is_wrong_with_a_subscription_is_told_and_the_rest_goes_on() {
     let too_many = ann.errors.iter().filter(|(_, code)| code == "too_many").count();
     assert_eq!((too_many, ann.errors.len(), ann.subscribed.len()), (62, 62, 100));
     ann.comes_to_have_the_truth(&sql, "ann").await;
+    // Other tests are counted beside this one.
+    let counted = |name: &'static str| {
+        let page = http_get(&app, "/metrics");
+        async move { page.await.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()) }
+    };
+    for (name, at_least) in [
+        ("rowtide_subscriptions ", 100.0),
+        ("rowtide_subscribes_total{result=\"taken\"}", 100.0),
+        ("rowtide_subscribes_total{result=\"bad_request\"}", 12.0),
+        ("rowtide_subscribes_total{result=\"too_many\"}", 62.0),
+    ] {
+        let count: Option<f64> = counted(name).await;
+        assert!(count.is_some_and(|count| count >= at_least), "{name}: {count:?}");
+    }
     // An id in use.
     ann.subscribe(&channel(100, 2)).await;
     ann.raw.ending().await.assert("an id in use", "bad_request");
+    eventually("those of a session that has ended are not counted", || async {
+        let count: Option<f64> = counted("rowtide_subscriptions ").await;
+        count.filter(|count| *count < 100.0)
+    })
+    .await;
     bystander.assert_undisturbed(&app, "subscriptions").await;
 }
 
@@ -350,4 +374,49 @@ async fn what_is_on_demand_can_be_written_by_who_may_see_it() {
         sql.query("SELECT body FROM message WHERE id > 1000 ORDER BY id", &[]).await.unwrap();
     let bodies: Vec<String> = bodies.iter().map(|row| row.get(0)).collect();
     assert_eq!(bodies, ["new", "old"]);
+}
+
+/// The words that end a `watch` which asks for what it cannot have.
+async fn refused_watch(app: &App, args: &[&str]) -> String {
+    let said = said(watch(app, args)).await;
+    assert_eq!(said.code(), Some(1), "{said:?}");
+    said.err.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn watch(app: &App, args: &[&str]) -> std::process::Command {
+    let (token, url) = (App::token("ann"), app.url());
+    rowtide([&["watch", "--token", &token, "--url", &url], args].concat())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_watches_what_queries_select() {
+    let app = App::with(DEFINITION, TABLES).await;
+    let sql = app.database.connect().await;
+    let args = ["--query", "channel", "--param", "channel=4", "--query", "by"];
+    let some = ["--query", "some", "--param", "ids=[1004, 1005]"];
+    let mut shown = Running::start(watch(&app, &[&args[..], &some].concat()));
+    for line in ["subscribed to channel", "subscribed to by", "subscribed to some", "live"] {
+        shown.line(line).await;
+    }
+    sql.batch_execute(
+        "INSERT INTO message VALUES (1001, 5, 'bob', 'no'), (1002, 4, 'eve', 'no'), (1003, 4, 'bob', 'yes'), \
+         (1004, 6, 'bob', 'no'), (1005, 5, 'bob', 'listed')",
+    )
+    .await
+    .unwrap();
+    shown.line(r#"message put {"author":"bob","body":"listed""#).await;
+    shown.line(r#"message put {"author":"bob","body":"yes""#).await;
+    sql.batch_execute("DELETE FROM member WHERE channel = 4 AND person = 'ann'").await.unwrap();
+    shown.line(r#"message delete {"id":1003}"#).await;
+    assert!(!shown.stop().await.out.contains(r#""no""#));
+    for (args, words) in [
+        (&["--query", "chanel"][..], "no query `chanel`; did you mean `channel`?"),
+        (&["--query", "channel"], "needs the parameter `channel`, of type int4"),
+        (&["--query", "channel", "--param", "channel=one"], "must be of type int4"),
+        (&["--query", "by", "--param", "channel=1"], "no parameter `channel`"),
+    ] {
+        let begins = format!("the server refuses the query `{}`: ", args[1]);
+        let said = refused_watch(&app, args).await;
+        assert!(said.contains(&begins) && said.contains(words), "{said}");
+    }
 }
