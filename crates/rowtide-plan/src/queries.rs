@@ -195,11 +195,6 @@ impl ParamType {
         format!("{}{}", self.name, if self.is_array { "[]" } else { "" })
     }
 
-    /// Whether it is a list of values.
-    pub(crate) fn is_array(&self) -> bool {
-        self.is_array
-    }
-
     /// As Postgres calls it; of an array, what its elements are.
     pub(crate) fn element_sql(&self) -> &'static str {
         self.name

@@ -212,7 +212,7 @@ fn condition(world: &mut World, claims: &Map<String, Json>, depth: u32) -> Said 
             let default = any(&mut world.rng, &["true", "false"]);
             inner(world).within(|text| format!("coalesce({text}, {default})"))
         }
-        15 => beside_the_present(world),
+        15 => Said::beside_the_present(world),
         16 => joined(&[inner(world), inner(world), inner(world)], " OR "),
         _ => joined(&[inner(world), inner(world)], " AND "),
     }

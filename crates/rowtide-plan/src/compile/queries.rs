@@ -3,9 +3,7 @@
 
 use super::Compiler;
 use crate::claims::Claim;
-use crate::definition::{
-    Definition, LimitDefinition, QueryDefinition, SelectDefinition, toml_key,
-};
+use crate::definition::{Definition, LimitDefinition, QueryDefinition, SelectDefinition, toml_key};
 use crate::error::{DefinitionProblem, did_you_mean};
 use crate::filter::Operand;
 use crate::ids::QueryId;
@@ -158,8 +156,7 @@ fn fits(declared: &ParamType, kind: &ColumnType) -> bool {
     }
     let own = declared.element().family();
     // What is no integer would be null beside one, and be compared with nothing.
-    let is_comparable = own == other
+    own == other
         || (own, other) == (Some(Family::Text), Some(Family::Enum))
-        || (own == Some(Family::Int) && matches!(other, Some(Family::Float | Family::Numeric)));
-    is_comparable
+        || (own == Some(Family::Int) && matches!(other, Some(Family::Float | Family::Numeric)))
 }

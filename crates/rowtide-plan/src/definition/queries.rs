@@ -13,7 +13,6 @@ use crate::error::DefinitionProblem;
 use crate::queries::{ParamType, QueryParam};
 use crate::rule::{QueryScope, Rule, parse_of_query};
 use crate::sql_text::Span;
-use crate::value::{ColumnType, Family};
 
 /// The longest name of a query or a parameter, in bytes.
 const MAX_NAME_BYTES: usize = 63;
@@ -121,8 +120,6 @@ pub(super) fn query(
     }
     Ok(QueryDefinition { name: key.get_ref().clone(), params, selects })
 }
-
-/// What may stand behind the equals sign.
 
 /// A type, and a default behind an equals sign.
 fn param(
