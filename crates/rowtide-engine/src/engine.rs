@@ -400,10 +400,13 @@ impl Engine {
     /// rows that come and go by time, and nobody waits for anything of it: all who reach it hold its rows.
     fn evict_rows(&mut self) {
         let (plan, views, position) = (&self.plan, &self.views, self.position);
+        // What is kept tells of rows as they were, and is held against those of now.
+        let kept = self.sessions.kept_of();
         self.topics.evict_rows(|state| {
             let rests = |key: &ViewKey| {
                 let view = &views[*key];
-                view.is_whole(position) && view.is_silent() && view.is_at_rest()
+                let is_told = view.is_whole(position) && view.is_silent() && view.is_at_rest();
+                is_told && !kept.contains(key)
             };
             matches!(state.phase(), Phase::Loaded { ahead: None, .. })
                 && !plan.branch(state.id().branch).names_others()

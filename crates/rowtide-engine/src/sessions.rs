@@ -3,11 +3,12 @@
 //! that view says, as it says it; with several it is told what all of them say together, once all of them have
 //! come to the same commit: until then what each says is kept here.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rowtide_feed::Acknowledgement;
 use rowtide_plan::claims::Claims;
-use rowtide_plan::map::{Id, IdMap, SeededMap};
+use rowtide_plan::map::{Id, IdMap, IdSet, SeededMap};
 use rowtide_plan::plan::QueryId;
 use rowtide_protocol::{Cursor, Lsn};
 use smallvec::SmallVec;
@@ -62,6 +63,8 @@ pub(crate) struct Sessions {
     clients: SeededMap<Box<str>, SmallVec<[SessionId; 1]>>,
     /// Those that may have something to be told of several views.
     listed: Vec<SessionId>,
+    /// Those for whom something is kept that views have said.
+    keeping: BTreeSet<SessionId>,
     /// Whether any session has ever had a subscription.
     have_subscribed: bool,
 }
@@ -218,6 +221,7 @@ impl Sessions {
 
     /// A session goes; returns the views that it held, each once.
     pub(crate) fn leave(&mut self, session: SessionId) -> SmallVec<[ViewKey; 4]> {
+        self.keeping.remove(&session);
         let Some(Session { client, held, .. }) = self.sessions.remove(&session) else {
             return SmallVec::new();
         };
@@ -284,6 +288,20 @@ impl Sessions {
             self.listed.push(session);
         }
         Some(of)
+    }
+
+    /// Takes into account whether something is kept for the session, which was looked at.
+    pub(crate) fn was_looked_at(&mut self, session: SessionId) {
+        match self.sessions.get(&session).is_some_and(|of| !of.kept.is_empty()) {
+            true => drop(self.keeping.insert(session)),
+            false => drop(self.keeping.remove(&session)),
+        }
+    }
+
+    /// Views that have said something which is kept for a session still.
+    pub(crate) fn kept_of(&self) -> IdSet<ViewKey> {
+        let keeping = self.keeping.iter().filter_map(|session| self.sessions.get(session));
+        keeping.flat_map(|of| of.held.iter().map(|held| held.view)).collect()
     }
 
     /// Those to look at.

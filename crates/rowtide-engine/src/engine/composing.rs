@@ -118,6 +118,7 @@ impl Engine {
                 Some(Way::Direct { ready: true } | Way::Composed) => self.go_on(session, out),
                 Some(Way::Direct { ready: false }) | None => {}
             }
+            self.sessions.was_looked_at(session);
         }
     }
 

@@ -225,7 +225,7 @@ impl Postgres {
         data.now = self.clock;
         self.wal_end.0 += 50;
         let (lsn, writes) = (self.wal_end, Writes::new());
-        let streamed = self.transaction(xid, lsn, &data, data.now, &[], &writes, false);
+        let streamed = self.transaction(xid, (lsn, data.now), &data, &[], &writes, false);
         let (streamed, truncated) = (Arc::new(streamed), Vec::new());
         self.log.push(Committed { xid, lsn, truncated, writes, streamed, visible: true });
         self.states.insert(lsn, data);
@@ -265,7 +265,7 @@ impl Postgres {
         let lsn = self.wal_end;
         let large = !self.is_calm && rng.random_bool(0.08);
         let streamed =
-            self.transaction(xid as u32, lsn, &before, data.now, &truncated, &writes, large);
+            self.transaction(xid as u32, (lsn, data.now), &before, &truncated, &writes, large);
         let mut streamed = streamed;
         if rng.random_bool(0.5) {
             let client = rng.random_range(0..CLIENTS.len());
@@ -296,9 +296,8 @@ impl Postgres {
     fn transaction(
         &self,
         xid: u32,
-        lsn: Lsn,
+        (lsn, now): (Lsn, i64),
         before: &Data,
-        now: i64,
         truncated: &[usize],
         writes: &Writes,
         large: bool,
