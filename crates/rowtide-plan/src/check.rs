@@ -1,10 +1,13 @@
 //! Checks the tables of a plan. A finding is a problem or a possible improvement, with the SQL for it.
 
 mod queries;
+mod windows;
 
 use std::collections::BTreeSet;
 
 use self::queries::{asked_for_by_nobody, selected_from_all};
+pub(crate) use self::windows::window_index;
+use self::windows::windows_without_index;
 use crate::catalog::{Catalog, CatalogColumn, CatalogTable, ReplicaIdentity};
 use crate::compile::{compile, instead_of_full};
 use crate::definition::Definition;
@@ -74,7 +77,9 @@ pub fn check_plan(plan: &Plan) -> Vec<Problem> {
     for table in &plan.tables {
         let catalog = &table.catalog;
         let quoted = quote_table(&catalog.schema, &catalog.name);
-        let mut anchors: Vec<usize> = reached(plan, table).filter_map(|of| of.anchor).collect();
+        problems.extend(windows_without_index(plan, table));
+        let whole = reached(plan, table).filter(|branch| branch.window.is_none());
+        let mut anchors: Vec<usize> = whole.filter_map(|of| of.anchor).collect();
         anchors.sort_unstable();
         anchors.dedup();
         for anchor in anchors {
@@ -260,7 +265,7 @@ fn reached<'a>(plan: &'a Plan, table: &'a Table) -> impl Iterator<Item = &'a Bra
 /// Whether the rows of a branch are decided by other tables, and all of them are loaded to decide it.
 fn is_held_whole(branch: &Branch) -> bool {
     let asks = branch.source == Source::Links || branch.claim_filter.0.asks_sets();
-    branch.anchor.is_none() && asks
+    branch.anchor.is_none() && branch.window.is_none() && asks
 }
 
 /// The columns of a table whose values are in sets of every view, and no claim says which: as indexes into the catalog's

@@ -7,15 +7,16 @@ use std::fmt::Write;
 
 use rowtide_protocol::OpKind;
 
-use crate::check::anchor_index;
+use crate::check::{anchor_index, window_index};
 use crate::claims::{Claim, ClaimUse};
 use crate::document_sql::{publish_error_sql, published_ids_sql, standing_query, touch_sql};
 use crate::documents::PlannedKind;
 use crate::filter::{InSet, Operand, Predicate};
 use crate::ids::{BranchId, SetId, TableId};
 use crate::plan::{Branch, Plan, Source, Table};
-use crate::sql::{literal_sql, load_sql, quote_identifier, truth, type_of_kind};
+use crate::sql::{literal_sql, load_sql, order_sql, quote_identifier, truth, type_of_kind};
 use crate::value::ColumnType;
+use crate::window::{Window, WindowLimit};
 use crate::write::{self, Param};
 
 /// Draws a plan.
@@ -79,11 +80,29 @@ pub fn explain(plan: &Plan) -> String {
 fn cost(plan: &Plan, id: BranchId) -> String {
     let branch = plan.branch(id);
     let table = plan.table(branch.table);
+    if let Some(window) = branch.window.map(|id| plan.window(id)) {
+        return cost_of_window(plan, branch, window);
+    }
     let Some(anchor) = branch.anchor else { return "reads the table once".to_owned() };
     match anchor_index(&table.catalog, &table.catalog.columns[anchor].name) {
         Some(index) => format!("index {}", quote_identifier(index)),
         None => "no index: reads the whole table every time".to_owned(),
     }
+}
+
+/// How the first rows of a topic are read.
+fn cost_of_window(plan: &Plan, branch: &Branch, window: &Window) -> String {
+    let table = plan.table(branch.table);
+    let limit = match window.limit {
+        WindowLimit::Rows(rows) => rows.to_string(),
+        WindowLimit::Param(claim) => claim_text(&plan.claims[usize::from(claim.0)].claim),
+    };
+    let order = order_sql(window, table, None);
+    let index = match window_index(&table.catalog, branch.anchor, window) {
+        Some(index) => format!("index {}", quote_identifier(index)),
+        None => "no index: puts all rows in order every time".to_owned(),
+    };
+    format!("the first {limit} by {order}; {index}")
 }
 
 /// The sets that rules ask, and the rows that fill those of a view.

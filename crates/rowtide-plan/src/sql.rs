@@ -49,17 +49,18 @@ pub fn load_sql(plan: &Plan, branch: BranchId) -> String {
     };
     let anchor = anchor.map(one_anchor);
     let rows = rows_sql(plan, branch, anchor).replace('\n', "\n  ");
-    let order = order_sql(plan.window(window), table);
+    let from = quote_table(&table.catalog.schema, &table.catalog.name);
+    let order = order_sql(plan.window(window), table, Some(&from));
     format!(
         "SELECT asked.place::text, first.*\nFROM unnest({arrays}) WITH ORDINALITY AS {asked}\n\
          CROSS JOIN LATERAL (\n  {rows}\n  ORDER BY {order}\n  LIMIT asked.rows\n) AS first"
     )
 }
 
-/// What SQL calls the order of a window, for rows of the table. Columns are named with their table: a bare name would be that of what is
-/// selected, where a column has been made text.
-fn order_sql(window: &Window, table: &Table) -> String {
-    let from = quote_table(&table.catalog.schema, &table.catalog.name);
+/// What SQL calls the order of a window. Where columns are named `of` their table, a name is not that of what is selected, which
+/// may be a column that has been made text.
+pub(crate) fn order_sql(window: &Window, table: &Table, of: Option<&str>) -> String {
+    let from = of.map(|of| format!("{of}.")).unwrap_or_default();
     let column = |of: &OrderColumn| {
         let column = &table.catalog.columns[of.column];
         let collation = if column.kind == ColumnType::Text { " COLLATE \"C\"" } else { "" };
@@ -69,7 +70,7 @@ fn order_sql(window: &Window, table: &Table) -> String {
             (false, true) => " NULLS FIRST",
             (true, false) => " NULLS LAST",
         };
-        format!("{from}.{}{collation}{direction}{nulls}", quote_identifier(&column.name))
+        format!("{from}{}{collation}{direction}{nulls}", quote_identifier(&column.name))
     };
     window.order.iter().map(column).collect::<Vec<_>>().join(", ")
 }

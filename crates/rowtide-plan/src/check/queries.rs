@@ -41,7 +41,7 @@ pub(super) fn selected_from_all(plan: &Plan, table: &Table) -> Vec<Problem> {
         return Vec::new();
     }
     let mut names: Vec<&str> = branches()
-        .filter(|branch| branch.published && branch.anchor.is_none())
+        .filter(|branch| branch.sends_all_rows() && branch.anchor.is_none())
         // What other tables decide is told of by itself.
         .filter(|branch| branch.source == Source::Everyone && !branch.claim_filter.0.asks_sets())
         .filter(|branch| branch.claim_filter.0 != Predicate::Literal(Some(true)))

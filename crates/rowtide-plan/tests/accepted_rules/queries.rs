@@ -106,3 +106,40 @@ fn a_selection_that_needs_a_scan_is_told_of_with_the_index_to_make() {
     );
     assert!(told.iter().all(|(what, _)| !what.contains("the query `q`")), "{told:?}");
 }
+
+/// A query of the first notes of a team.
+const WINDOW: &str = r#"
+[tables.note]
+visible = '"ownerId" = auth.user_id OR shared'
+sync = "on_demand"
+[queries.latest]
+params = { team = "uuid", count = "int4 = 50" }
+[queries.latest.select]
+note = { where = 'team = params.team', order = 'made DESC NULLS LAST, title', limit = 'params.count' }
+"#;
+
+#[test]
+fn windows() {
+    kept("windows", &explain(&plan(WINDOW, &notes())));
+}
+
+#[test]
+fn a_window_without_an_index_for_its_order_is_told_of_with_the_index() {
+    let told = |catalog: &rowtide_plan::catalog::Catalog| {
+        let problems = check_plan(&plan(WINDOW, catalog)).into_iter();
+        let of_index = |problem: &Problem| problem.what.contains("index");
+        problems.filter(of_index).map(|problem| problem.repair).collect::<Vec<_>>()
+    };
+    let index = "CREATE INDEX CONCURRENTLY ON \"public\".\"note\" \
+                 (\"team\", \"made\" DESC NULLS LAST, \"title\" COLLATE \"C\", \"id\");";
+    assert_eq!(told(&notes()), [Some(index.to_owned())]);
+    let mut indexed = notes();
+    let note = indexed.tables.iter_mut().find(|table| table.name == "note").expect("it is there");
+    note.indexes.push(rowtide_plan::catalog::CatalogIndex {
+        name: "note_latest".to_owned(),
+        columns: vec!["team".to_owned(), "made".to_owned()],
+        of_elements: false,
+    });
+    assert_eq!(told(&indexed), []);
+    assert!(explain(&plan(WINDOW, &indexed)).contains("index \"note_latest\""));
+}

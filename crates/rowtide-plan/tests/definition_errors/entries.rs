@@ -192,7 +192,7 @@ pub(super) fn calls_and_queries() -> Vec<Followed> {
         ),
         one(
             &query("x = 'text', y = 'text'", &by_title),
-            "name it in a `where` as `params.y`, or leave it out",
+            "name it in a `where` or as a `limit` as `params.y`, or leave it out",
             &[
                 &query(
                     "x = 'text', y = 'text'",

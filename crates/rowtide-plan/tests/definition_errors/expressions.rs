@@ -8,6 +8,38 @@ pub(super) fn expressions() -> Vec<Followed> {
     let keep_it = "for anything else keep the value in a column of type";
     let other_type = "compare it with what is of type";
     vec![
+        rule(
+            "made = now()",
+            "compare with <, <=, > or >=",
+            &["made < now()", "made <= now()", "made > now()", "made >= now()"],
+        ),
+        rule(
+            "made > now() - interval '1 month'",
+            "count days, as in `interval '30 days'`, or keep the moment in a column of the row",
+            &["made > now() - interval '30 days'", "made > now()"],
+        ),
+        rule("stars > now()", "make the column a `timestamptz`", &[]),
+        rule("made > clock_timestamp()", "compare a `timestamptz` with `now()`", &["made > now()"]),
+        rule(
+            "made > now() - interval '1 fortnight'",
+            "write numbers with units, as in `interval '24 hours'` or `interval '1 day 30 minutes'`",
+            &["made > now() - interval '24 hours'", "made > now() - interval '1 day 30 minutes'"],
+        ),
+        rule(
+            "made > now() - interval '99999999 days'",
+            "write an interval of less than 10,000 years",
+            &["made > now() - interval '3600000 days'"],
+        ),
+        rule(
+            "now() - made < interval '24 hours'",
+            "write `created_at > now() - interval '24 hours'`, with the column by itself",
+            &["made > now() - interval '24 hours'"],
+        ),
+        rule(
+            "now() IS NULL",
+            "write `expires_at > now()`, or `created_at > now() - interval '24 hours'`",
+            &["made > now()", "made > now() - interval '24 hours'"],
+        ),
         rule("lower(title) = auth.user_id", stored, &["title = auth.user_id"]),
         rule("title ~ '^a'", "compare with =, <>, <, <=, > or >=", &["title = 'a'", "stars >= 1"]),
         rule(

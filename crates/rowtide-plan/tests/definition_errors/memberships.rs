@@ -125,11 +125,10 @@ pub(super) fn memberships() -> Vec<Followed> {
             &["title = auth.user_id", "title = auth.claims.a", "title = auth.claims.a.b"],
         ),
         rule(
-            &"(\"ownerId\" = auth.user_id OR title = auth.claims.title) AND "
+            "(\"ownerId\" = auth.user_id OR title = auth.claims.title) AND "
                 .repeat(6)
                 .replace("title) AND (", "title) AND shared AND (")
-                .trim_end_matches(" AND ")
-                .to_owned(),
+                .trim_end_matches(" AND "),
             "every OR beside an anchor doubles them",
             &["(\"ownerId\" = auth.user_id OR title = auth.claims.title) AND shared"],
         ),

@@ -15,6 +15,7 @@ fn query(params: &str, select: &str) -> String {
 fn mended() -> Vec<(String, String)> {
     let note = |condition: &str| format!("note = {{ where = '{condition}' }}");
     let by_team = note("team = params.team");
+    let first = |window: &str| format!("note = {{ where = 'shared', {window} }}");
     vec![
         // A parameter: of a type that there is not, of another type than its column, with a default of another type.
         (query("team = \"uid\"", &by_team), query("team = \"uuid\"", &by_team)),
@@ -82,6 +83,57 @@ fn mended() -> Vec<(String, String)> {
                 "title = \"text\"",
                 "note = { where = '''\n  shared\n  AND title = params.title\n''' }",
             ),
+        ),
+        // A window: an order or a limit alone, no number of rows, no column, one that has no order, no parameter that counts.
+        (query("", &first("order = 'stars'")), query("", &first("order = 'stars', limit = 50"))),
+        (query("", &first("limit = 50")), query("", &first("order = 'made DESC', limit = 50"))),
+        (
+            query("", &first("order = 'stars', limit = 0")),
+            query("", &first("order = 'stars', limit = 10000")),
+        ),
+        (
+            query("", &first("order = 'stars', limit = 1000000000")),
+            query("", &first("order = 'stars', limit = '10000'")),
+        ),
+        (
+            query("", &first("order = 'stars', limit = 'all'")),
+            query("count = \"int4 = 50\"", &first("order = 'stars', limit = 'params.count'")),
+        ),
+        (
+            query("count = \"int4\"", &first("order = 'stars', limit = 'params.cuont'")),
+            query("count = \"int4\"", &first("order = 'stars', limit = 'params.count'")),
+        ),
+        (
+            query("", &first("order = 'stars', limit = 'params.count'")),
+            query("count = \"int4 = 50\"", &first("order = 'stars', limit = 'params.count'")),
+        ),
+        (
+            query("count = \"text\"", &first("order = 'stars', limit = 'params.count'")),
+            query("count = \"int4 = 50\"", &first("order = 'stars', limit = 'params.count'")),
+        ),
+        (
+            query("count = \"int4 = -1\"", &first("order = 'stars', limit = 'params.count'")),
+            query("count = \"int4 = 50\"", &first("order = 'stars', limit = 'params.count'")),
+        ),
+        (
+            query("", &first("order = 'satrs desc', limit = 50")),
+            query("", &first("order = 'stars desc', limit = 50")),
+        ),
+        (
+            query("", &first("order = 'stars + 1', limit = 50")),
+            query("", &first("order = 'stars DESC, id DESC', limit = 50")),
+        ),
+        (
+            query("", &first("order = 'team.stars', limit = 50")),
+            query("", &first("order = 'note.stars', limit = 50")),
+        ),
+        (
+            query("", &first("order = 'status', limit = 50")),
+            query("", &first("order = 'title', limit = 50")),
+        ),
+        (
+            query("", &first("order = 'stars LIMIT 3', limit = 50")),
+            query("", &first("order = 'stars, title', limit = 50")),
         ),
         // Elsewhere: parameters are a query's alone, and `sync` has two words.
         (
