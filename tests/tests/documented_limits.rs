@@ -10,12 +10,13 @@ use rowtide::limits::{
     DRAIN_TIMEOUT, FIRST_MESSAGE_BYTES, FULL_PATIENCE, GOODBYE_MESSAGES, GOODBYE_TIMEOUT,
     HEAD_BYTES, HEALTH_CONNECTIONS, HEALTH_TIMEOUT, MAX_TOKEN_BYTES, MAX_USER_ID_BYTES,
     MESSAGES_PER_SECOND, MUTATION_QUEUE, MUTATION_QUEUE_BYTES, PING_AFTER, RATE_PATIENCE,
-    SAVE_TIMEOUT, SILENCE, STOP_PATIENCE, SUBSCRIBES_PER_SECOND, SUBSCRIPTIONS_PER_SESSION,
-    WRITE_TIMEOUT, documents,
+    SAVE_TIMEOUT, SILENCE, STOP_PATIENCE, SUBSCRIBES_PER_SECOND, SUBSCRIPTION_BYTES,
+    SUBSCRIPTIONS_PER_SESSION, WRITE_TIMEOUT, documents,
 };
 use rowtide_documents::host::HostLimits;
 use rowtide_documents::tlsync::TlsyncLimits;
 use rowtide_documents::yjs::YjsLimits;
+use rowtide_plan::window::MAX_WINDOW_ROWS;
 use rowtide_postgres::standings::STANDING_TIMEOUT;
 use rowtide_schema::SchemaLimits;
 
@@ -126,6 +127,11 @@ fn what_cannot_be_set_is_what_the_page_tells_of() {
             format!("{AUTH_PER_MINUTE} at once, and {AUTH_PER_MINUTE} a minute"),
         ),
         ("subscriptions of one session", format!("{SUBSCRIPTIONS_PER_SESSION}, then `too_many`")),
+        (
+            "names of queries and parameters of the subscriptions of one session",
+            format!("{}, then `too_many`", kib(SUBSCRIPTION_BYTES)),
+        ),
+        ("rows of a window", format!("{}, then `bad_request`", number(MAX_WINDOW_ROWS.into()))),
         (
             "`subscribe` and `unsubscribe` of one session",
             format!("{SUBSCRIBES_PER_SECOND} at once, and {SUBSCRIBES_PER_SECOND} a second"),
