@@ -131,6 +131,10 @@ fn what_cannot_be_set_is_what_the_page_tells_of() {
             "names of queries and parameters of the subscriptions of one session",
             format!("{}, then `too_many`", kib(SUBSCRIPTION_BYTES)),
         ),
+        (
+            "different subscriptions of one user",
+            "those of a session, times `sessions_per_user`".to_owned(),
+        ),
         ("rows of a window", format!("{}, then `bad_request`", number(MAX_WINDOW_ROWS.into()))),
         (
             "`subscribe` and `unsubscribe` of one session",

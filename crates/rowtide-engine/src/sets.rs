@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rowtide_plan::claims::Claims;
-use rowtide_plan::filter::{InSet, Operand};
+use rowtide_plan::filter::{ClaimFilter, InSet, Operand};
 use rowtide_plan::plan::{Branch, SetId};
 use rowtide_plan::value::{Instant, Value};
 use smallvec::SmallVec;
@@ -126,11 +126,23 @@ impl ViewSets {
         claims: &Claims,
         at: Instant,
     ) -> bool {
+        self.pass_filter(moment, &branch.claim_filter, kept, claims, at)
+    }
+
+    /// As [`ViewSets::pass`], by another filter than that of a branch.
+    pub(crate) fn pass_filter(
+        &self,
+        moment: Moment,
+        filter: &ClaimFilter,
+        kept: &[Value],
+        claims: &Claims,
+        at: Instant,
+    ) -> bool {
         let ask = |test: &InSet, kept: &[Value]| {
             let now = &self.0[usize::from(test.set.0)].now;
             answer(now, self.past(moment, test.set), test, kept)
         };
-        branch.claim_filter.passes(kept, claims, &ask, at)
+        filter.passes(kept, claims, &ask, at)
     }
 
     /// Whether rows of the branch may be judged otherwise than at that moment, if all of them have this value in this

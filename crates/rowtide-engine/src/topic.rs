@@ -10,7 +10,6 @@ use std::sync::Arc;
 use rowtide_feed::{Change, Changes, Transaction};
 use rowtide_plan::map::IdSet;
 use rowtide_plan::row::{Row, Topic};
-use rowtide_plan::window::Window;
 use rowtide_protocol::Lsn;
 
 use crate::rows_by_value::RowsByValue;
@@ -102,13 +101,13 @@ pub(crate) enum Pending {
 pub(crate) struct Unfit;
 
 impl TopicState {
-    pub(super) fn new(id: Topic, turns: Turns, window: Option<Arc<Window>>) -> TopicState {
+    pub(super) fn new(id: Topic, turns: Turns, prefix: Option<Prefix>) -> TopicState {
         let (views, rows) = (IdSet::default(), TopicRows::default());
         TopicState {
             id,
             views,
             rows,
-            prefix: window.map(Prefix::new),
+            prefix,
             by_value: Vec::new(),
             turns,
             phase: Phase::Unread,

@@ -12,7 +12,6 @@ use rowtide_plan::map::SeededMap;
 use rowtide_plan::plan::{Branch, Plan, TableId};
 use rowtide_plan::row::{Row, Topic};
 use rowtide_plan::value::Instant;
-use rowtide_plan::window::Window;
 use rowtide_protocol::Lsn;
 use slab::Slab;
 
@@ -20,6 +19,7 @@ use crate::TopicRows;
 use crate::rows_by_value::RowsByValue;
 use crate::topic::{TopicKey, TopicState};
 use crate::turns::Turns;
+use crate::window::Prefix;
 
 #[cfg(test)]
 thread_local! {
@@ -90,17 +90,17 @@ impl Topics {
         self.states.get_mut(key)
     }
 
-    /// The topic of a branch, which is in use from now on, with the branch's window.
+    /// The topic of a branch, which is in use from now on, with what is known of its rows if they are for a window.
     pub(crate) fn enter(
         &mut self,
         topic: Topic,
         branch: &Branch,
-        window: Option<Arc<Window>>,
+        prefix: impl FnOnce() -> Option<Prefix>,
     ) -> TopicKey {
         if let Some(key) = self.index.get(&topic) {
             return *key;
         }
-        let state = TopicState::new(topic.clone(), Turns::of(branch), window);
+        let state = TopicState::new(topic.clone(), Turns::of(branch), prefix());
         let key = self.states.insert(state);
         self.index.insert(topic, key);
         key

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rowtide_plan::claims::Claims;
+use rowtide_plan::filter::ClaimFilter;
 use rowtide_plan::plan::{Plan, Selection, TableId, WindowId};
 use rowtide_plan::row::{Image, Row};
 use rowtide_plan::window::{Rank, Window};
@@ -69,6 +70,8 @@ impl ViewWindow {
 #[derive(Debug)]
 pub(crate) struct Prefix {
     pub(crate) window: Arc<Window>,
+    /// What hides all of its rows from a view, or none.
+    pub(crate) of_topic: Option<ClaimFilter>,
     /// The rows in order.
     ordered: BTreeMap<Rank, Arc<Row>>,
     /// The rows up to here are known, and none behind. None: all of them are.
@@ -82,9 +85,9 @@ pub(crate) struct Prefix {
 }
 
 impl Prefix {
-    pub(crate) fn new(window: Arc<Window>) -> Prefix {
+    pub(crate) fn new(window: Arc<Window>, of_topic: Option<ClaimFilter>) -> Prefix {
         let (ordered, bound) = (BTreeMap::new(), None);
-        Prefix { window, ordered, bound, asked: 1, asked_once: 0, loading: 1 }
+        Prefix { window, of_topic, ordered, bound, asked: 1, asked_once: 0, loading: 1 }
     }
 
     fn rank(&self, image: &Image) -> Rank {

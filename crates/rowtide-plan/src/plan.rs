@@ -12,7 +12,7 @@ use crate::catalog::CatalogTable;
 use crate::claims::{Claim, ClaimUse};
 use crate::documents::PlannedKind;
 use crate::filter::TimeTest;
-use crate::filter::{ClaimFilter, Filter};
+use crate::filter::{ClaimFilter, Filter, Predicate};
 use crate::queries::PlannedQuery;
 use crate::row::Topic;
 use crate::value::{ColumnType, Int8Form, Value};
@@ -286,6 +286,28 @@ impl Branch {
     /// Whether a view that reaches its topics sends clients all rows of them that it sees, and not only the first ones.
     pub fn sends_all_rows(&self) -> bool {
         self.published && self.window.is_none()
+    }
+
+    /// The conditions of its claim filter that have the same answer for all rows of one topic, because they ask for the anchor
+    /// alone; none if there are none.
+    pub fn topic_filter(&self, plan: &Plan) -> Option<ClaimFilter> {
+        let table = plan.table(self.table);
+        let anchor =
+            self.anchor.filter(|at| table.catalog.columns[*at].kind.element().is_none())?;
+        let parts = match &self.claim_filter.0 {
+            Predicate::And(parts) => parts.as_slice(),
+            single => std::slice::from_ref(single),
+        };
+        let is_of_topic = |part: &&Predicate| {
+            let mut is_of_topic = true;
+            part.operands(&mut |operand| {
+                let column = operand.column().map(|kept| table.kept[kept]);
+                is_of_topic &= column.is_none_or(|column| column == anchor);
+            });
+            is_of_topic
+        };
+        let parts: Vec<Predicate> = parts.iter().filter(is_of_topic).cloned().collect();
+        (!parts.is_empty()).then_some(ClaimFilter(Predicate::And(parts)))
     }
 
     /// What its rows are asked as time passes, each with the kept column.

@@ -11,7 +11,7 @@ use super::Engine;
 use crate::sets::Moment;
 use crate::topic::{TopicKey, ViewKey};
 use crate::view::View;
-use crate::window::with_reserve;
+use crate::window::{Prefix, with_reserve};
 
 /// Which topics a view needs the rows of.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -105,9 +105,13 @@ impl Engine {
         // What turns, or is among the first, is known of rows that are read alone.
         let is_read = branch.names_others() || branch.asks_time() || branch.window.is_some();
         let needed = rows == Rows::All || is_read;
-        let window = branch.window.map(|id| Arc::clone(self.plan.window(id)));
         let limit = branch.window.and_then(|id| Some(self.views[view].window(id)?.limit));
-        let key = self.topics.enter(topic, branch, window);
+        let plan = &self.plan;
+        let prefix = || {
+            let window = Arc::clone(plan.window(branch.window?));
+            Some(Prefix::new(window, branch.topic_filter(plan)))
+        };
+        let key = self.topics.enter(topic, branch, prefix);
         if let (Some(limit), Some(prefix)) = (limit, &mut self.topics[key].prefix) {
             prefix.ask_for(with_reserve(limit));
         }

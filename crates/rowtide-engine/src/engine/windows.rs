@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rowtide_plan::filter::ClaimFilter;
 use rowtide_plan::plan::WindowId;
-use rowtide_plan::row::{Row, Topic};
+use rowtide_plan::row::{Image, Row, Topic};
 use rowtide_plan::window::Rank;
 
 use super::Engine;
@@ -61,6 +62,14 @@ impl Engine {
             let state = &self.topics[*key];
             let (branch, prefix) = (self.plan.branch(state.id().branch), state.prefix.as_ref()?);
             let (mut seen, mut others) = (Vec::new(), 0);
+            let sees_topic = |filter: &ClaimFilter, (_, row): (&Rank, &Arc<Row>)| {
+                let View { sets, claims, .. } = view;
+                sets.pass_filter(Moment::Now, filter, &row.image.kept, claims, self.time.now)
+            };
+            let first = prefix.of_topic.as_ref().zip(prefix.rows().next());
+            if first.is_some_and(|(filter, first)| !sees_topic(filter, first)) {
+                return None;
+            }
             for (rank, row) in prefix.rows() {
                 if seen.len() == window.limit {
                     break;
@@ -137,7 +146,8 @@ impl Engine {
         None
     }
 
-    /// What a topic had for a window of a view at its cursor, up to where its rows are known now.
+    /// What a topic had for a window of a view at its cursor, up to where its rows are known now; `None` if the view saw none of
+    /// them.
     fn candidates_then(
         &self,
         view: &View,
@@ -149,7 +159,16 @@ impl Engine {
         let (branch, prefix) = (self.plan.branch(state.id().branch), state.prefix.as_ref()?);
         let (mut seen, mut others) = (Vec::new(), 0);
         let mut from_now = 0;
-        for (image, row) in resume.states_then(state.id(), state.rows()) {
+        let states = resume.states_then(state.id(), state.rows());
+        let saw_topic = |filter: &ClaimFilter, (image, _): &(&Image, Option<&Arc<Row>>)| {
+            let at = resume.from_time;
+            sets.pass_filter(Moment::Now, filter, &image.kept, &view.claims, at)
+        };
+        let first = prefix.of_topic.as_ref().zip(states.first());
+        if first.is_some_and(|(filter, first)| !saw_topic(filter, first)) {
+            return None;
+        }
+        for (image, row) in states {
             from_now += usize::from(row.is_some());
             match sets.pass(Moment::Now, branch, &image.kept, &view.claims, resume.from_time) {
                 true => seen.push((prefix.ranked(image), image.key.clone(), row.cloned())),
