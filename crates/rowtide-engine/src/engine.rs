@@ -34,7 +34,7 @@ use crate::topic::{Phase, TopicKey, ViewKey};
 use crate::topics::Topics;
 use crate::view::{Joining, ViewPhase};
 use crate::views::Views;
-use crate::window::ViewWindow;
+use crate::window::{Prefix, ViewWindow};
 use crate::{Load, LoadId, Loaded, TopicRows, ViewMessage, ViewRows};
 
 /// What happens to an engine.
@@ -361,7 +361,11 @@ impl Engine {
     fn drop_view(&mut self, view_key: ViewKey) {
         let view = self.views.remove(view_key);
         self.loads.drop_view(view_key);
+        let came_back = view.resume().is_some();
         for key in view.reach.into_keys().chain(view.leaving) {
+            if came_back {
+                self.topics[key].prefix.iter_mut().for_each(Prefix::needs_no_more);
+            }
             self.topics[key].remove_view(view_key);
             self.topics.drop_if_unseen(key);
         }

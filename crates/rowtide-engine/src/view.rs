@@ -227,7 +227,7 @@ impl View {
     pub(crate) fn windows_were_told(&mut self) {
         for window in &mut self.windows {
             if let Some(next) = window.next.take() {
-                window.told = next;
+                window.was_told(next);
                 self.frozen = Weak::new();
             }
         }

@@ -16,6 +16,9 @@ use rowtide_plan::window::{Rank, Window};
 
 use crate::TopicRows;
 
+/// How many rows more than for any other window may be loaded to tell a client that comes back what was in its.
+const MOST_MORE: usize = if cfg!(test) { 4 } else { 1_000 };
+
 /// How many rows are asked for beside those of a window, at the least: so many may leave it before more are asked for.
 const RESERVE: usize = if cfg!(test) { 1 } else { 16 };
 
@@ -25,6 +28,12 @@ const KEPT: usize = if cfg!(test) { 1 } else { 2 };
 /// What a window of so many rows asks for: half as many more, so that it need not ask again for each row that leaves.
 pub(crate) fn with_reserve(rows: usize) -> usize {
     rows + (rows / 2).max(RESERVE)
+}
+
+/// The most rows that are loaded to tell a client that comes back what was in its window of so many. Past that it is sent all
+/// of its rows.
+pub(crate) fn most_for_who_comes_back(rows: usize) -> usize {
+    4 * with_reserve(rows) + MOST_MORE
 }
 
 /// The rows of a window by their keys, each with what is known of it.
@@ -39,8 +48,18 @@ pub(crate) struct ViewWindow {
     pub(crate) limit: usize,
     /// The rows of the view's last message by their keys. Of one that may have changed since it is not known what it was.
     pub(crate) told: WindowRows,
+    /// Where the last of them stands, if there are as many as there may be: what comes behind is none of the window's.
+    last: Option<Rank>,
     /// The rows of the next one, once that is known.
-    pub(crate) next: Option<WindowRows>,
+    pub(crate) next: Option<FirstRows>,
+}
+
+/// The first rows in an order.
+#[derive(Debug)]
+pub(crate) struct FirstRows {
+    pub(crate) rows: WindowRows,
+    /// Where the last of them stands, if there are as many as were asked for.
+    pub(crate) last: Option<Rank>,
 }
 
 impl ViewWindow {
@@ -50,9 +69,24 @@ impl ViewWindow {
         let of = |id: WindowId| {
             let window = plan.window(id);
             let (table, limit) = (window.table, window.rows(claims));
-            ViewWindow { id, table, limit, told: BTreeMap::new(), next: None }
+            ViewWindow { id, table, limit, told: BTreeMap::new(), last: None, next: None }
         };
         plan.windows_of(query).map(of).collect()
+    }
+
+    /// Whether it may have another row because this one has changed, which stands there now, or did.
+    pub(crate) fn may_differ(&self, key: &Bytes, rank: &Rank) -> bool {
+        self.told.contains_key(key) || self.last.as_ref().is_none_or(|last| rank <= last)
+    }
+
+    /// What it is was told.
+    pub(crate) fn was_told(&mut self, FirstRows { rows, last }: FirstRows) {
+        (self.told, self.last) = (rows, last);
+    }
+
+    /// These were its rows at the cursor of who comes back.
+    pub(crate) fn was(&mut self, rows: WindowRows) {
+        (self.told, self.last) = (rows, None);
     }
 
     /// The rows of the last message, where no other is being made.
@@ -78,7 +112,7 @@ pub(crate) struct Prefix {
     bound: Option<Rank>,
     /// How many rows are asked for.
     asked: usize,
-    /// How many are asked for once.
+    /// How many are asked for until those who come back are told what they have missed.
     asked_once: usize,
     /// How many the load under way, or the last one, was asked for.
     loading: usize,
@@ -117,9 +151,14 @@ impl Prefix {
         self.asked = self.asked.max(rows);
     }
 
-    /// At least so many rows are needed with the next load.
+    /// At least so many rows are needed until [`Prefix::needs_no_more`].
     pub(crate) fn ask_once_for(&mut self, rows: usize) {
         self.asked_once = self.asked_once.max(rows);
+    }
+
+    /// Nobody needs more rows than are asked for anyway.
+    pub(crate) fn needs_no_more(&mut self) {
+        self.asked_once = 0;
     }
 
     /// A load begins.
@@ -135,7 +174,6 @@ impl Prefix {
     /// A load has brought these rows, as its snapshot sees them: where it was given as many as it was asked for, there may be
     /// more.
     pub(crate) fn was_loaded(&mut self, rows: &TopicRows) {
-        self.asked_once = 0;
         let last = || rows.iter().map(|row| self.rank(&row.image)).max();
         self.bound = if rows.len() >= self.loading { last() } else { None };
     }
@@ -163,8 +201,9 @@ impl Prefix {
             self.ordered.insert(self.rank(&row.image), Arc::clone(row));
         }
         let mut forgotten = Vec::new();
-        if self.ordered.len() > KEPT * self.asked {
-            while self.ordered.len() > self.asked {
+        let wanted = self.asked.max(self.asked_once);
+        if self.ordered.len() > KEPT * wanted {
+            while self.ordered.len() > wanted {
                 forgotten.extend(self.ordered.pop_last().map(|(_, row)| row));
             }
             self.bound = self.ordered.last_key_value().map(|(rank, _)| rank.clone());

@@ -42,18 +42,21 @@ pub fn load_sql(plan: &Plan, branch: BranchId) -> String {
         let anchor = anchor.map(|anchor| anchor_condition(anchor, "$1"));
         return rows_sql(plan, branch, anchor);
     };
-    // The outer names are qualified, and a column of the table that has such a name is the table's.
-    let (asked, arrays) = match anchor {
-        Some(_) => ("asked(rows, anchor, place)", "$1::int8[], $2::text[]"),
-        None => ("asked(rows, place)", "$1::int8[]"),
-    };
-    let anchor = anchor.map(one_anchor);
-    let rows = rows_sql(plan, branch, anchor).replace('\n', "\n  ");
     let from = quote_table(&table.catalog.schema, &table.catalog.name);
     let order = order_sql(plan.window(window), table, Some(&from));
+    let Some(anchor) = anchor else {
+        let rows = rows_sql(plan, branch, None).replace('\n', "\n  ");
+        return format!(
+            "SELECT '1', first.*\nFROM (\n  {rows}\n  ORDER BY {order}\n  LIMIT ($1::int8[])[1]\n) AS first"
+        );
+    };
+    // Within, the table's own name comes first.
+    let asked = if table.catalog.name == "asked" { "asked_for" } else { "asked" };
+    let rows = rows_sql(plan, branch, Some(one_anchor(anchor, asked))).replace('\n', "\n  ");
     format!(
-        "SELECT asked.place::text, first.*\nFROM unnest({arrays}) WITH ORDINALITY AS {asked}\n\
-         CROSS JOIN LATERAL (\n  {rows}\n  ORDER BY {order}\n  LIMIT asked.rows\n) AS first"
+        "SELECT {asked}.place::text, first.*\n\
+         FROM unnest($1::int8[], $2::text[]) WITH ORDINALITY AS {asked}(rows, anchor, place)\n\
+         CROSS JOIN LATERAL (\n  {rows}\n  ORDER BY {order}\n  LIMIT {asked}.rows\n) AS first"
     )
 }
 
@@ -76,11 +79,11 @@ pub(crate) fn order_sql(window: &Window, table: &Table, of: Option<&str>) -> Str
 }
 
 /// The column is the anchor that is asked for. A plain equality, so that an index over the column and the order serves.
-fn one_anchor(column: &CatalogColumn) -> String {
+fn one_anchor(column: &CatalogColumn, asked: &str) -> String {
     if column.kind == ColumnType::Enum || column.kind.element().is_some() {
-        return anchor_condition(column, "ARRAY[asked.anchor]");
+        return anchor_condition(column, &format!("ARRAY[{asked}.anchor]"));
     }
-    format!("{} = asked.anchor::{}", compared(column), comparison_type(column))
+    format!("{} = {asked}.anchor::{}", compared(column), comparison_type(column))
 }
 
 fn rows_sql(plan: &Plan, branch: &Branch, anchor: Option<String>) -> String {

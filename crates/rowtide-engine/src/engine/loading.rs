@@ -210,6 +210,13 @@ impl Engine {
             old.is_some_and(|old| view.saw(branch, &old.image.kept))
         };
         let view = &self.views[view_key];
+        // Of a window it is known which rows were told; where all of them are now is looked up when it is looked through.
+        let was_told = |(before, after): &&Replaced| {
+            let row = before.as_ref().or(after.as_ref());
+            let told = |id| row.is_some_and(|row| view.had_in_window(id, &row.image.key));
+            branch.window.is_none_or(told)
+        };
+        let changed: Vec<Replaced> = changed.iter().filter(was_told).cloned().collect();
         let saw: Vec<bool> = changed
             .iter()
             .map(|(before, after)| {

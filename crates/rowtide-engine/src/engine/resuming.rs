@@ -26,7 +26,7 @@ use crate::sets::{Moment, ViewSets};
 use crate::topic::{TopicKey, ViewKey};
 use crate::touched::Touched;
 use crate::view::{View, ViewPhase};
-use crate::window::WindowRows;
+use crate::window::{Prefix, WindowRows};
 
 /// The topics that a view reached at its cursor.
 #[derive(Default)]
@@ -233,8 +233,11 @@ impl Engine {
         let view = &mut self.views[key];
         view.sets.were_told_by(sets);
         view.windows_are_stale = !windows.is_empty();
+        for key in view.reach.keys().chain(&view.leaving) {
+            self.topics[*key].prefix.iter_mut().for_each(Prefix::needs_no_more);
+        }
         for (window, rows) in view.windows.iter_mut().zip(windows) {
-            window.told = rows;
+            window.was(rows);
         }
         view.told_at = resume.from_time;
         let (topics, plan) = (&self.topics, &self.plan);

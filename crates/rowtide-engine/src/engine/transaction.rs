@@ -62,6 +62,7 @@ impl Engine {
                     continue;
                 }
                 let state = &self.topics[key];
+                let rank = state.prefix.as_ref().map(|prefix| prefix.ranked(image));
                 let is_known = state.prefix.as_ref().is_none_or(|prefix| prefix.covers(image));
                 // A load that has seen this change may have seen later ones that were not kept.
                 let newer = state.has_seen(xid).then(|| state.rows().get(&image.key)).flatten();
@@ -71,7 +72,13 @@ impl Engine {
                         Some(window) => view.had_in_window(window, &image.key),
                         None => before && view.had(key) && view.saw(branch, &image.kept),
                     };
-                    let may_be_seen = if branch.window.is_some() { is_known } else { !before };
+                    let may_be_seen = match (branch.window, &rank) {
+                        (Some(window), Some(rank)) => {
+                            let window = view.window(window);
+                            is_known && window.is_some_and(|of| of.may_differ(&image.key, rank))
+                        }
+                        _ => !before,
+                    };
                     if !was_visible && !may_be_seen {
                         continue;
                     }

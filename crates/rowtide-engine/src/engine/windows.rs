@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rowtide_plan::filter::ClaimFilter;
-use rowtide_plan::plan::WindowId;
+use rowtide_plan::plan::{TableId, WindowId};
 use rowtide_plan::row::{Image, Row, Topic};
 use rowtide_plan::window::Rank;
 
@@ -17,7 +17,7 @@ use crate::sets::{Moment, ViewSets};
 use crate::topic::{TopicKey, ViewKey};
 use crate::touched::TouchedRow;
 use crate::view::View;
-use crate::window::{ViewWindow, WindowRows, with_reserve};
+use crate::window::{FirstRows, ViewWindow, WindowRows, most_for_who_comes_back, with_reserve};
 
 impl Engine {
     /// Looks which rows a whole view's windows have now. Whether that is known: otherwise the view waits.
@@ -56,7 +56,7 @@ impl Engine {
         &self,
         view: &View,
         window: &ViewWindow,
-    ) -> Result<WindowRows, Vec<(TopicKey, usize)>> {
+    ) -> Result<FirstRows, Vec<(TopicKey, usize)>> {
         let topics = view.reach.keys().filter(|key| self.is_of_window(**key, window.id));
         let candidates = topics.filter_map(|key| {
             let state = &self.topics[*key];
@@ -119,23 +119,33 @@ impl Engine {
         let view = &self.views[view_key];
         let resume = view.resume()?;
         let mut all = Vec::new();
-        let mut needed = Vec::new();
+        let (mut needed, mut is_too_much) = (Vec::new(), false);
         for window in &view.windows {
             let topics = of_windows.iter().filter_map(|topic| self.topics.find(topic));
             let topics = topics.filter(|key| self.is_of_window(*key, window.id));
             let candidates = topics.filter_map(|key| self.candidates_then(view, resume, key, sets));
             match first_of(window.limit, candidates.collect()) {
-                Ok(mut rows) => {
+                Ok(FirstRows { mut rows, .. }) => {
                     if resume.reshaped.contains(&window.table) {
                         rows.values_mut().for_each(|row| *row = None);
                     }
                     all.push(rows);
                 }
-                Err(more) => needed.extend(more),
+                Err(more) => {
+                    is_too_much |=
+                        more.iter().any(|(_, rows)| *rows > most_for_who_comes_back(window.limit));
+                    needed.extend(more);
+                }
             }
         }
         if needed.is_empty() {
             return Some(all);
+        }
+        if is_too_much {
+            // It is given up with the next tick, and asks for nothing until then.
+            let resume = self.views[view_key].resume_mut()?;
+            (resume.is_too_much, resume.asked) = (true, true);
+            return None;
         }
         for (topic, rows) in needed {
             if let Some(prefix) = &mut self.topics[topic].prefix {
@@ -182,9 +192,12 @@ impl Engine {
 
     /// Says how the windows of a view differ from what they were at its last message.
     pub(super) fn say_windows(&self, view: &View, touched: &[TouchedRow], body: &mut Body) {
+        let of_windows = touched.iter().filter(|row| view.is_windowed(row.table));
+        let touched: BTreeMap<(TableId, &Bytes), &TouchedRow> =
+            of_windows.map(|row| ((row.table, &row.key), row)).collect();
         for window in &view.windows {
             let Some(next) = &window.next else { continue };
-            for (key, row) in next {
+            for (key, row) in &next.rows {
                 let Some(row) = row else { continue };
                 let is_it = |told: &Arc<Row>| Arc::ptr_eq(told, row) || told == row;
                 let has = |told: &Option<Arc<Row>>| told.as_ref().is_some_and(is_it);
@@ -192,9 +205,8 @@ impl Engine {
                     body.push(&self.plan, window.table, key, Ok(&row.json));
                 }
             }
-            for (key, told) in window.told.iter().filter(|(key, _)| !next.contains_key(*key)) {
-                let of_row = |row: &&TouchedRow| row.table == window.table && row.key == *key;
-                let latest = match touched.iter().find(of_row) {
+            for (key, told) in window.told.iter().filter(|(key, _)| !next.rows.contains_key(*key)) {
+                let latest = match touched.get(&(window.table, key)) {
                     Some(touched) => (touched.latest.as_ref(), touched.at),
                     None => (told.as_ref(), self.stands_at()),
                 };
@@ -216,9 +228,9 @@ struct Candidates {
 }
 
 /// The first rows of all candidates, or how many rows of which topics are needed to tell.
-fn first_of(limit: usize, all: Vec<Candidates>) -> Result<WindowRows, Vec<(TopicKey, usize)>> {
+fn first_of(limit: usize, all: Vec<Candidates>) -> Result<FirstRows, Vec<(TopicKey, usize)>> {
     if limit == 0 {
-        return Ok(BTreeMap::new());
+        return Ok(FirstRows { rows: BTreeMap::new(), last: None });
     }
     let mut ends = Vec::new();
     let mut rows = Vec::new();
@@ -240,5 +252,7 @@ fn first_of(limit: usize, all: Vec<Candidates>) -> Result<WindowRows, Vec<(Topic
     if !too_short.is_empty() {
         return Err(too_short);
     }
-    Ok(rows.into_iter().map(|(_, key, row)| (key, row)).collect())
+    let last = last.cloned();
+    let rows = rows.into_iter().map(|(_, key, row)| (key, row)).collect();
+    Ok(FirstRows { rows, last })
 }
