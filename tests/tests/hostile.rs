@@ -315,6 +315,11 @@ impl Served {
         command.env("ROWTIDE_TOKEN_SECRET", SECRET).current_dir("/");
         let mut running = Running::start(command);
         let address = running.line("ready http://").await.parse::<SocketAddr>().unwrap();
+        eventually("it has opened what it opens at the start", || async {
+            let noted = |log: std::fs::DirEntry| log.path().join("note").is_file();
+            std::fs::read_dir(&log_dir).ok()?.flatten().any(noted).then_some(())
+        })
+        .await;
         Served { running, address, _database: database, dir }
     }
 
