@@ -171,7 +171,7 @@ export class Connection {
   #ping() {
     this.#after(PING_MS, () => {
       this.#send({ type: 'ping' });
-      this.#after(PONG_MS, () => this.#retry(new RowtideError('offline', 'the server has fallen silent')), 'answer');
+      this.#after(PONG_MS, () => this.#retry(new RowtideError('offline', 'the server does not answer')), 'answer');
       this.#ping();
     });
   }

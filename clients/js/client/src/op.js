@@ -74,7 +74,7 @@ const TEMPORARY = /^\$new:([0-9a-f]{32}):(\d{1,3}):(.+)$/s;
  */
 export function insertOf(value) {
   // What somebody types is no key, however it begins.
-  const parts = typeof value === 'string' && value.startsWith('$new:') ? TEMPORARY.exec(value) : null;
+  const parts = typeof value === 'string' && TEMPORARY.exec(value);
   return parts ? [parts[1], Number(parts[2]), parts[3]] : undefined;
 }
 
@@ -127,5 +127,5 @@ export function check(ops, keyOf) {
     }
   }
   const bytes = new TextEncoder().encode(JSON.stringify(ops)).length;
-  if (bytes > MAX_BYTES) reject('too_large', `the mutation has ${bytes} bytes; at most ${MAX_BYTES} can be sent`);
+  if (bytes > MAX_BYTES) reject('too_large', `a mutation has at most ${MAX_BYTES} bytes, not ${bytes}`);
 }

@@ -134,7 +134,7 @@ export class Optimistic {
     ops = ops.map((op) => withValues(op, (value) => this.#known(value)));
     check(ops, (table) => this.tables.get(table)?.key);
     if (this.queue.length >= MAX_PENDING) {
-      throw new RowtideError('queue_full', `${this.queue.length} mutations wait for the server; no more can be kept`);
+      throw new RowtideError('queue_full', `${this.queue.length} mutations wait for the server already`);
     }
     return this.#step((dirty, record) => this.#enqueue({ id, ops, state: 'pending' }, dirty, record));
   }
