@@ -65,7 +65,7 @@ async fn what_teardown_prints_is_what_it_does() {
             .filter(|line| ["drop ", "set ", "left: "].iter().any(|word| line.starts_with(word)))
             .collect();
         assert_eq!(steps, torn.out.lines().collect::<Vec<_>>());
-        assert_eq!(steps.len(), 10, "{steps:?}");
+        assert_eq!(steps.len(), 9, "{steps:?}");
         let after = (operator.state().await, operator.one(identity).await);
         assert_eq!(after, before);
 
