@@ -15,6 +15,7 @@ mod transaction;
 mod waiting;
 mod windows;
 
+use std::cell::LazyCell;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -405,7 +406,7 @@ impl Engine {
     fn evict_rows(&mut self) {
         let (plan, views, position) = (&self.plan, &self.views, self.position);
         // What is kept tells of rows as they were, and is held against those of now.
-        let kept = self.sessions.kept_of();
+        let kept = LazyCell::new(|| self.sessions.kept_of());
         self.topics.evict_rows(|state| {
             let rests = |key: &ViewKey| {
                 let view = &views[*key];

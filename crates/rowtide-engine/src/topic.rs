@@ -203,7 +203,7 @@ impl TopicState {
     /// The row of `change` after it, if it is in this topic, and one of those that are known.
     pub(crate) fn row_after<'a>(&self, change: &'a Change) -> Option<&'a Arc<Row>> {
         let is_known =
-            |row: &&Arc<Row>| self.prefix.as_ref().is_none_or(|prefix| prefix.covers(&row.image));
+            |row: &&Arc<Row>| self.prefix.as_ref().is_none_or(|of| of.covers(&of.rank(&row.image)));
         change.after().filter(|row| row.image.topics.contains(&self.id)).filter(is_known)
     }
 

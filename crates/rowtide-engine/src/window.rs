@@ -124,13 +124,14 @@ impl Prefix {
         Prefix { window, of_topic, ordered, bound, asked: 1, asked_once: 0, loading: 1 }
     }
 
-    fn rank(&self, image: &Image) -> Rank {
+    /// Where a row stands.
+    pub(crate) fn rank(&self, image: &Image) -> Rank {
         self.window.rank(&image.kept)
     }
 
     /// Whether a row that stands there is one of those that are known.
-    pub(crate) fn covers(&self, image: &Image) -> bool {
-        self.bound.as_ref().is_none_or(|bound| self.rank(image) <= *bound)
+    pub(crate) fn covers(&self, rank: &Rank) -> bool {
+        self.bound.as_ref().is_none_or(|bound| rank <= bound)
     }
 
     /// In order.
@@ -140,10 +141,6 @@ impl Prefix {
 
     pub(crate) fn bound(&self) -> Option<&Rank> {
         self.bound.as_ref()
-    }
-
-    pub(crate) fn ranked(&self, image: &Image) -> Rank {
-        self.rank(image)
     }
 
     /// At least so many rows are needed, from now on.

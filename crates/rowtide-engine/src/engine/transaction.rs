@@ -62,8 +62,9 @@ impl Engine {
                     continue;
                 }
                 let state = &self.topics[key];
-                let rank = state.prefix.as_ref().map(|prefix| prefix.ranked(image));
-                let is_known = state.prefix.as_ref().is_none_or(|prefix| prefix.covers(image));
+                let rank = state.prefix.as_ref().map(|prefix| prefix.rank(image));
+                let is_known = state.prefix.as_ref().zip(rank.as_ref());
+                let is_known = is_known.is_none_or(|(prefix, rank)| prefix.covers(rank));
                 // A load that has seen this change may have seen later ones that were not kept.
                 let newer = state.has_seen(xid).then(|| state.rows().get(&image.key)).flatten();
                 for view_key in state.views() {

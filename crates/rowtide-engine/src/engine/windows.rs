@@ -1,6 +1,7 @@
 //! The windows of views: what each is now, and what one was at a cursor. Where the rows that topics have do not say, more of
 //! them are loaded, and the view waits for these as for all others.
 
+use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -181,7 +182,7 @@ impl Engine {
         for (image, row) in states {
             from_now += usize::from(row.is_some());
             match sets.pass(Moment::Now, branch, &image.kept, &view.claims, resume.from_time) {
-                true => seen.push((prefix.ranked(image), image.key.clone(), row.cloned())),
+                true => seen.push((prefix.rank(image), image.key.clone(), row.cloned())),
                 false => others += 1,
             }
         }
@@ -192,9 +193,11 @@ impl Engine {
 
     /// Says how the windows of a view differ from what they were at its last message.
     pub(super) fn say_windows(&self, view: &View, touched: &[TouchedRow], body: &mut Body) {
-        let of_windows = touched.iter().filter(|row| view.is_windowed(row.table));
-        let touched: BTreeMap<(TableId, &Bytes), &TouchedRow> =
-            of_windows.map(|row| ((row.table, &row.key), row)).collect();
+        // Only where rows are gone.
+        let touched: LazyCell<BTreeMap<(TableId, &Bytes), &TouchedRow>, _> = LazyCell::new(|| {
+            let of_windows = touched.iter().filter(|row| view.is_windowed(row.table));
+            of_windows.map(|row| ((row.table, &row.key), row)).collect()
+        });
         for window in &view.windows {
             let Some(next) = &window.next else { continue };
             for (key, row) in &next.rows {
