@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rowtide_client::{Client, Event, Status};
 use rowtide_tests::{
-    App, Database, Dir, PATIENCE, SECRET, Said, eventually, held, http_get, rowtide, said,
+    App, Database, Dir, PATIENCE, Raw, SECRET, Said, eventually, held, http_get, rowtide, said,
 };
 use serde_json::{Value, json};
 
@@ -63,14 +63,18 @@ impl Stage {
         .await;
     }
 
-    /// The epochs that have begun, for whatever reason.
-    pub(crate) async fn epochs(&self) -> u64 {
-        let metrics = http_get(&self.app, "/metrics").await;
-        let lines = metrics.lines().filter_map(|line| {
-            let (_, count) = line.strip_prefix("rowtide_epochs_total{")?.split_once("} ")?;
-            count.parse::<u64>().ok()
-        });
-        lines.sum()
+    /// Where the rows of `ann` stand.
+    pub(crate) async fn cursor(&self) -> String {
+        let mut raw = Raw::open(&self.app).await;
+        raw.say(&Raw::connect(&App::token("ann"))).await;
+        raw.until("ready").await["cursor"].as_str().expect("a cursor").to_owned()
+    }
+
+    /// In which mode a client of `ann` comes back that stands there.
+    pub(crate) async fn mode_from(&self, cursor: &str) -> String {
+        let mut raw = Raw::open(&self.app).await;
+        raw.say(&Raw::connect_from(&App::token("ann"), Some(cursor))).await;
+        raw.until("connected").await["mode"].as_str().expect("a mode").to_owned()
     }
 }
 
