@@ -1,8 +1,8 @@
 //! One engine with the send queues of its sessions, and when it asks for loads. Everything but the feed reaches it
 //! through one inbox, in order: sessions that come and go, loads and answers of the log that arrive. So nothing
-//! can overtake: a session that goes is known to have come. Loads are asked for one at a time and not at once: topics
-//! are collected for a few milliseconds, longer when the load before took long, and for as long as it is under
-//! way, so that ten thousand clients that arrive together are a handful of queries. Pure: whoever runs it says what
+//! can overtake: a session that goes is known to have come. Loads are asked for one at a time: topics are collected while
+//! one is under way, and behind one of many topics for some milliseconds more, longer when it took long. So whoever comes
+//! alone is served at once, and ten thousand clients that arrive together are a handful of queries. Pure: whoever runs it says what
 //! time it is, carries what it asks for, and wakes the sessions.
 
 use std::sync::{Arc, Weak};
@@ -22,7 +22,9 @@ use crate::frames::SnapshotFrames;
 use crate::garbage::Garbage;
 use crate::send_queue::{Item, SendQueue};
 
-/// How long topics are collected before they are loaded, at least.
+/// A load of more topics than that is one of a crowd.
+const FEW_TOPICS: usize = 8;
+/// How long topics are collected behind a load of a crowd, at least.
 const COLLECT: Duration = Duration::from_millis(4);
 /// How long they are collected at most.
 const MAX_COLLECT: Duration = Duration::from_millis(100);
@@ -106,8 +108,8 @@ pub struct Worker<S: Sink> {
     snapshots: Vec<Weak<SnapshotFrames>>,
     garbage: Garbage,
     loading: Loading,
-    /// How long topics are collected before the next load.
-    collect: Duration,
+    /// The next load is asked for no sooner: topics are collected until then.
+    collect_until: Duration,
     tick: u64,
     tick_at: Duration,
     counts: Counts,
@@ -125,8 +127,27 @@ enum Loading {
     Nothing,
     /// Topics are collected; the load is asked for then.
     Due(Duration),
-    /// A load was asked for then.
-    Asked(LoadId, Duration),
+    /// A load was asked for.
+    Asked(UnderWay),
+}
+
+/// The load that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct UnderWay {
+    id: LoadId,
+    since: Duration,
+    topics: usize,
+}
+
+impl UnderWay {
+    /// How long topics are collected behind it, when it has ended.
+    fn collect(&self, now: Duration) -> Duration {
+        if self.topics <= FEW_TOPICS {
+            return Duration::ZERO;
+        }
+        // The busier Postgres is, the more is asked with one query.
+        (now.saturating_sub(self.since) * 2).clamp(COLLECT, MAX_COLLECT)
+    }
 }
 
 impl<S: Sink> Worker<S> {
@@ -141,7 +162,7 @@ impl<S: Sink> Worker<S> {
             snapshots: Vec::new(),
             garbage,
             loading: Loading::Nothing,
-            collect: COLLECT,
+            collect_until: Duration::ZERO,
             tick: 0,
             tick_at: now,
             counts: Counts::default(),
@@ -198,12 +219,11 @@ impl<S: Sink> Worker<S> {
                 self.step(Input::Unsubscribe(session, id));
             }
             EngineArrival::Loaded(id, loaded) => {
-                if let Loading::Asked(asked, since) = self.loading
-                    && asked == id
+                if let Loading::Asked(load) = self.loading
+                    && load.id == id
                 {
                     self.loading = Loading::Nothing;
-                    // The busier Postgres is, the more is asked with one query.
-                    self.collect = (now.saturating_sub(since) * 2).clamp(COLLECT, MAX_COLLECT);
+                    self.collect_until = now + load.collect(now);
                 }
                 match loaded {
                     Some(loaded) => self.step(Input::Loaded(id, loaded)),
@@ -228,9 +248,9 @@ impl<S: Sink> Worker<S> {
             self.loading = match self.engine.take_load(MAX_LOAD_TOPICS) {
                 None => Loading::Nothing,
                 Some(load) => {
-                    let id = load.id;
+                    let asked = UnderWay { id: load.id, since: now, topics: load.topics.len() };
                     self.requests.push(EngineRequest::Load(load));
-                    Loading::Asked(id, now)
+                    Loading::Asked(asked)
                 }
             };
         }
@@ -329,7 +349,7 @@ impl<S: Sink> Worker<S> {
     /// Looks at what follows from a step.
     fn look(&mut self, now: Duration) {
         if self.loading == Loading::Nothing && self.engine.wants_load() {
-            self.loading = Loading::Due(now + self.collect);
+            self.loading = Loading::Due(self.collect_until.max(now));
         }
         if self.is_uncounted && now >= self.count_at() {
             self.counts = self.engine.counts();

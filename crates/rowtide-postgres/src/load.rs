@@ -1,14 +1,15 @@
 //! Loads: the rows of many topics as one snapshot sees them. All queries of a load run in one
-//! read-only transaction at `REPEATABLE READ`, one query for each branch, sent together. Queries name
-//! tables and columns, and for a moment another one may have such a name: so before the transaction ends, and
+//! read-only transaction at `REPEATABLE READ`, one query for each branch, and all of it is sent together, for one
+//! round trip. Queries name tables and columns, and for a moment another one may have such a name: so before the transaction ends, and
 //! while it holds the tables so that nobody renames them, they are held against the plan. Nothing is left behind
 //! in the session, so a pooler may sit in between.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
-use futures_util::future::try_join_all;
-use futures_util::{TryStreamExt, pin_mut};
+use futures_util::{TryStreamExt, pin_mut, poll};
 use rowtide_engine::{InvalidSnapshot, Loaded, TopicRows, TransactionSnapshot};
 use rowtide_plan::encode::{Datum, EncodeError, RowEncoder};
 use rowtide_plan::map::{IdMap, SeededMap};
@@ -226,7 +227,7 @@ async fn run(
     for (name, value) in TEXT_SETTINGS {
         begin += &format!("; SET LOCAL {name} TO '{value}'");
     }
-    client.batch_execute(&begin).await?;
+    let begin = client.batch_execute(&begin);
     // The snapshot of the transaction is taken before the statement's functions run, so no commit
     // that it sees lies behind the position.
     let sql = "SELECT pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text, \
@@ -240,6 +241,7 @@ async fn run(
     let mut rows: Vec<Option<TopicRows>> = vec![Some(TopicRows::default()); topics.len()];
     let mut failed = BTreeMap::new();
     let head = if guarded {
+        begin.await?;
         let head = head.await?;
         client.batch_execute("SAVEPOINT branch").await?;
         for (branch, places) in by_branch {
@@ -258,25 +260,31 @@ async fn run(
                 Err(error) => return Err(error),
             }
         }
+        client.batch_execute("COMMIT").await?;
         head
     } else {
         let mut tables: Vec<TableId> =
             by_branch.keys().map(|branch| plan.branch(*branch).table).collect();
         tables.sort_unstable();
         tables.dedup();
-        let bodies = by_branch.into_iter().map(|(branch, places)| async move {
-            load_branch(client, asked, branch, &places).await
-        });
-        // The first poll sends them all; Postgres answers in order.
-        let (head, bodies) = futures_util::try_join!(
-            async { head.await.map_err(LoadError::from) },
-            try_join_all(bodies)
-        )?;
-        hold_against_plan(client, plan, &tables).await?;
-        bodies.into_iter().for_each(|body| put(&mut rows, body));
+        // All are sent in this order before the first is answered. If one fails, those behind it do nothing.
+        let begin = Sent::send(begin).await;
+        let head = Sent::send(head).await;
+        let mut bodies = Vec::new();
+        for (branch, places) in &by_branch {
+            bodies.push(Sent::send(load_branch(client, asked, *branch, places)).await);
+        }
+        let holds = Sent::send(hold_against_plan(client, plan, &tables)).await;
+        let commit = Sent::send(client.batch_execute("COMMIT")).await;
+        begin.answer().await?;
+        let head = head.answer().await?;
+        for body in bodies {
+            put(&mut rows, body.answer().await?);
+        }
+        holds.answer().await?;
+        commit.answer().await?;
         head
     };
-    client.batch_execute("COMMIT").await?;
     let head = head.first().ok_or_else(|| LoadError::Answer("no snapshot".to_owned()))?;
     let snapshot: TransactionSnapshot = head.get::<_, &str>(0).parse()?;
     let position = connection.wal.end_of_last_record(head.get::<_, &str>(1).parse()?);
@@ -285,6 +293,31 @@ async fn run(
         flush(client, position).await?;
     }
     Ok(LoadedTopics { topics: Loaded { snapshot, position, rows }, queries, failed })
+}
+
+/// A question that was sent, and is answered behind those before it.
+struct Sent<F: Future> {
+    question: Pin<Box<F>>,
+    answer: Option<F::Output>,
+}
+
+impl<F: Future> Sent<F> {
+    /// Sends what a future asks first.
+    async fn send(question: F) -> Sent<F> {
+        let mut question = Box::pin(question);
+        let answer = match poll!(question.as_mut()) {
+            Poll::Ready(answer) => Some(answer),
+            Poll::Pending => None,
+        };
+        Sent { question, answer }
+    }
+
+    async fn answer(self) -> F::Output {
+        match self.answer {
+            Some(answer) => answer,
+            None => self.question.await,
+        }
+    }
 }
 
 /// Whether what the queries of this transaction called by the tables' names were the tables of the plan, with its columns in

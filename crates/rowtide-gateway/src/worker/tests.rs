@@ -117,7 +117,7 @@ fn what_is_committed_comes_to_those_who_see_it_once_their_rows_are_loaded() {
     run.open(1, "ann");
     run.open(2, "bob");
     assert!(run.frames(1).is_empty());
-    run.pass(COLLECT);
+    run.pass(Duration::ZERO);
     let [EngineRequest::Load(load)] = &run.requests[..] else { panic!("{:?}", run.requests) };
     assert_eq!(load.topics.len(), 2, "one load for both");
     run.insert("ann");
@@ -131,20 +131,26 @@ fn what_is_committed_comes_to_those_who_see_it_once_their_rows_are_loaded() {
 }
 
 #[test]
-fn loads_are_collected_and_asked_one_at_a_time_and_longer_when_they_take_longer() {
+fn loads_are_asked_one_at_a_time_at_once_for_a_few_and_collected_longer_for_a_crowd_that_takes_longer()
+ {
     let mut run = Run::new();
     run.open(1, "ann");
     run.pass(Duration::ZERO);
-    assert!(run.requests.is_empty());
-    assert_eq!(run.worker.deadline(), COLLECT);
-    run.pass(COLLECT);
-    assert_eq!(run.requests.len(), 1);
-    run.open(2, "bob");
+    assert_eq!(run.requests.len(), 1, "whoever comes alone is served at once");
+    for session in 2..20 {
+        run.open(session, &format!("user-{session}"));
+    }
     run.pass(Duration::from_millis(20));
     assert_eq!(run.requests.len(), 1, "one is under way");
     run.answer(false);
+    run.pass(Duration::ZERO);
+    let [EngineRequest::Load(load)] = &run.requests[..] else { panic!("{:?}", run.requests) };
+    assert!(load.topics.len() > FEW_TOPICS, "one for all who came meanwhile");
+    run.pass(Duration::from_millis(20));
+    run.answer(false);
+    run.open(20, "bob");
     run.pass(Duration::from_millis(39));
-    assert!(run.requests.is_empty());
+    assert!(run.requests.is_empty(), "more may come");
     run.pass(Duration::from_millis(1));
     assert_eq!(run.requests.len(), 1, "twice as long as the load before took");
 }
