@@ -41,17 +41,39 @@ pub struct ViewMessage {
     frame: OnceLock<Bytes>,
 }
 
+/// What is known of a row that is gone from a view.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GoneRow<'a> {
+    /// The row as it is now, as far as that is known: where else it may be seen. None where it is nowhere.
+    pub(crate) latest: Option<&'a Arc<Row>>,
+    /// As of this commit that is known.
+    pub(crate) at: Lsn,
+    /// Whether it is known of a change of the row. Another view that sees the row has said it then, as of this commit or a
+    /// later one: if it has not, the row was changed again, and is not what is known here.
+    pub(crate) by_change: bool,
+}
+
 /// A row is gone from a view. Who has it in another view still is not told.
 #[derive(Clone, Debug)]
 pub(crate) struct Removed {
     pub(crate) table: TableId,
     pub(crate) key: Bytes,
-    /// The row as it is now, as far as that is known: where else it may be seen. None where it is nowhere.
+    /// As in [`GoneRow`].
     pub(crate) latest: Option<Arc<Row>>,
-    /// As of this commit that is known.
+    /// As in [`GoneRow`].
     pub(crate) at: Lsn,
+    /// As in [`GoneRow`].
+    pub(crate) by_change: bool,
     /// Where the view's message says it.
     said: Range<usize>,
+}
+
+impl Removed {
+    /// One that is not said yet.
+    pub(crate) fn new(table: TableId, key: Bytes, gone: GoneRow<'_>) -> Removed {
+        let GoneRow { latest, at, by_change } = gone;
+        Removed { table, key, latest: latest.cloned(), at, by_change, said: 0..0 }
+    }
 }
 
 /// What a message says that is not said when it is made.
@@ -90,8 +112,8 @@ struct Gained {
 pub(crate) enum Said {
     /// A row.
     Put(TableId, Bytes),
-    /// That a row is gone, what is known of it, and as of which commit.
-    Removed(TableId, Bytes, Option<Arc<Row>>, Lsn),
+    /// That a row is gone.
+    Removed(Removed),
 }
 
 /// The changes of one message, while it is made.
@@ -128,9 +150,8 @@ impl ViewMessage {
         let (removed, put): (Box<[Removed]>, Box<[_]>) = match only {
             None => Default::default(),
             Some(Said::Put(table, key)) => (Box::default(), Box::new([(table, key)])),
-            Some(Said::Removed(table, key, latest, at)) => {
-                let said = 0..said.len();
-                (Box::new([Removed { table, key, latest, at, said }]), Box::default())
+            Some(Said::Removed(removed)) => {
+                (Box::new([Removed { said: 0..said.len(), ..removed }]), Box::default())
             }
         };
         let (later, frame) = (Later::Nothing, OnceLock::new());
@@ -254,16 +275,16 @@ impl Body {
         plan: &Plan,
         table: TableId,
         key: &Bytes,
-        row: Result<&[u8], (Option<&Arc<Row>>, Lsn)>,
+        row: Result<&[u8], GoneRow<'_>>,
     ) {
         let from = self.said.len() + usize::from(!self.said.is_empty());
         push_change(&mut self.said, plan, table, key, row.ok());
         match row {
             Ok(_) if self.notes => self.put.push((table, key.clone())),
             Ok(_) => {}
-            Err((latest, at)) => {
-                let (key, latest, said) = (key.clone(), latest.cloned(), from..self.said.len());
-                self.removed.push(Removed { table, key, latest, at, said });
+            Err(gone) => {
+                let removed = Removed::new(table, key.clone(), gone);
+                self.removed.push(Removed { said: from..self.said.len(), ..removed });
             }
         }
         self.rows += 1;

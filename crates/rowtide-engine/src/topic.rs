@@ -96,10 +96,6 @@ pub(crate) enum Pending {
     Unknown { xid: u32 },
 }
 
-/// The snapshot of a load has not seen a transaction whose changes were not kept.
-#[derive(Debug)]
-pub(crate) struct Unfit;
-
 impl TopicState {
     pub(super) fn new(id: Topic, turns: Turns, prefix: Option<Prefix>) -> TopicState {
         let (views, rows) = (IdSet::default(), TopicRows::default());
@@ -288,16 +284,15 @@ impl TopicState {
     }
 
     /// Fits a load to the stream: its rows, and what was streamed meanwhile and its snapshot had not
-    /// seen. Takes as many steps as there are changes that it had not.
+    /// seen, which must be known. Takes as many steps as there are changes that it had not.
     pub(crate) fn fit(
         &self,
         rows: &mut TopicRows,
         pending: &[Pending],
         snapshot: &TransactionSnapshot,
-    ) -> Result<(), Unfit> {
+    ) {
         for step in pending {
             match step {
-                Pending::Unknown { xid } if !snapshot.contains(*xid) => return Err(Unfit),
                 Pending::Truncated { xid } if !snapshot.contains(*xid) => {
                     *rows = TopicRows::default();
                 }
@@ -312,7 +307,13 @@ impl TopicState {
                 _ => {}
             }
         }
-        Ok(())
+    }
+}
+
+impl Pending {
+    /// Whether a load cannot be fitted to this, because nobody knows what it changed, and the snapshot has not seen it.
+    pub(crate) fn is_missing_from(&self, snapshot: &TransactionSnapshot) -> bool {
+        matches!(self, Pending::Unknown { xid } if !snapshot.contains(*xid))
     }
 }
 

@@ -10,6 +10,7 @@ use rowtide_plan::row::Row;
 use rowtide_protocol::Lsn;
 
 use crate::TransactionSnapshot;
+use crate::message::GoneRow;
 use crate::topic::Ahead;
 
 /// A row that may have to be in the next message.
@@ -26,6 +27,8 @@ pub(crate) struct TouchedRow {
     pub(crate) latest: Option<Arc<Row>>,
     /// Whether the latest that is known is that it was deleted, so that no state from before may stand in.
     is_deleted: bool,
+    /// Whether `latest` is known of a change of the row.
+    by_change: bool,
     /// As of this commit it is known what it is.
     pub(crate) at: Lsn,
     /// What the load that `latest` comes from had seen, if it ran ahead of the stream.
@@ -45,6 +48,7 @@ impl TouchedRow {
         self.at = at;
         self.latest = row.cloned();
         self.is_deleted = row.is_none();
+        self.by_change = true;
         self.ahead = None;
     }
 
@@ -52,7 +56,7 @@ impl TouchedRow {
     pub(crate) fn was_loaded(&mut self, row: &Arc<Row>, ahead: Option<&Ahead>, at: Lsn) {
         self.at = at;
         self.latest = Some(Arc::clone(row));
-        self.is_deleted = false;
+        (self.is_deleted, self.by_change) = (false, false);
         self.ahead = ahead.map(|ahead| Arc::clone(&ahead.snapshot));
     }
 
@@ -62,6 +66,11 @@ impl TouchedRow {
             self.latest = Some(Arc::clone(row));
             self.at = at;
         }
+    }
+
+    /// What is known of it, if it is gone.
+    pub(crate) fn gone(&self) -> GoneRow<'_> {
+        GoneRow { latest: self.latest.as_ref(), at: self.at, by_change: self.by_change }
     }
 }
 
@@ -97,6 +106,7 @@ impl Touched {
                 first: now,
                 latest: None,
                 is_deleted: false,
+                by_change: false,
                 at: now,
                 ahead: None,
             });

@@ -1,5 +1,5 @@
-//! A row that is deleted with a link to one of its topics, or soon after. Of a client that came back the rows of some
-//! topics are not read, so the row itself must say that it is gone.
+//! A row that is deleted with a link to one of its topics, or soon after, or after it moved. Of a client that came back the
+//! rows of some topics are not read, so the row itself must say that it is gone.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -8,7 +8,8 @@ mod teams;
 use std::sync::Arc;
 
 use rowtide_engine::{
-    Engine, Input, Load, Loaded, Opening, Output, SessionId, TransactionSnapshot,
+    Engine, HistoryRequest, Input, Load, Loaded, Opening, Output, SessionId, Subscribing,
+    SubscriptionId, TransactionSnapshot,
 };
 use rowtide_feed::{Change, Changes, History, RowChange, Transaction};
 use rowtide_plan::encode::{Datum, RowEncoder};
@@ -27,7 +28,7 @@ const DEFINITION: &str = "
                  OR team IN (SELECT team FROM member WHERE person = auth.user_id)'''
 ";
 
-/// An engine whose loads and questions to the log are answered at once; nothing has changed before.
+/// An engine whose loads and questions to the log are answered at once.
 struct Deployment {
     plan: Arc<Plan>,
     engine: Engine,
@@ -35,11 +36,13 @@ struct Deployment {
     /// What loads see: whether all rows are deleted, by the transactions 10 and 11, and where WAL ends.
     deleted: bool,
     wal_end: Lsn,
+    /// What the log has.
+    log: Vec<(Lsn, Change)>,
 }
 
 impl Deployment {
-    fn new(rows: &[(&'static str, [&str; 3])]) -> Deployment {
-        let plan = plan(DEFINITION, (ColumnType::Int, 20, "bigint"));
+    fn new(definition: &str, rows: &[(&'static str, [&str; 3])]) -> Deployment {
+        let plan = plan(definition, (ColumnType::Int, 20, "bigint"));
         let encode = |(table, columns): &(&'static str, [&str; 3])| {
             let id = plan.table_id("public", table).unwrap();
             let encoder = RowEncoder::new(&plan, id, &["id", "team", "person"]).unwrap();
@@ -48,7 +51,7 @@ impl Deployment {
         };
         let rows = rows.iter().map(encode).collect();
         let engine = Engine::new(Arc::clone(&plan), Epoch(1), Lsn(100), &[], usize::MAX);
-        Deployment { plan, engine, rows, deleted: false, wal_end: Lsn(100) }
+        Deployment { plan, engine, rows, deleted: false, wal_end: Lsn(100), log: Vec::new() }
     }
 
     /// Takes an input, and what follows from it until nothing is asked any more.
@@ -58,10 +61,17 @@ impl Deployment {
         while let Some(input) = next {
             self.engine.step(input, &mut outputs);
             let question = self.engine.take_history();
-            let question = question.map(|of| Input::History(of.id, Some(History::default())));
+            let question = question.map(|of| Input::History(of.id, Some(self.history(&of))));
             next = question.or_else(|| self.engine.take_load(100).map(|load| self.load(load)));
         }
         outputs
+    }
+
+    fn history(&self, asked: &HistoryRequest) -> History {
+        let concerns = |change: &Change| change.topics().any(|topic| asked.topics.contains(topic));
+        let changes =
+            self.log.iter().filter(|(lsn, change)| *lsn > asked.after && concerns(change));
+        History { changes: changes.cloned().collect(), ..History::default() }
     }
 
     fn load(&self, load: Load) -> Input {
@@ -76,15 +86,32 @@ impl Deployment {
     }
 
     fn open(&mut self, session: u64, user: &str, cursor: Option<Cursor>) -> Vec<Output> {
+        self.open_with(session, user, cursor, &[])
+    }
+
+    /// With subscriptions to the notes of these teams.
+    fn open_with(
+        &mut self,
+        session: u64,
+        user: &str,
+        cursor: Option<Cursor>,
+        teams: &[u64],
+    ) -> Vec<Output> {
         let claims = self.plan.resolve_claims(user, &serde_json::Map::new());
-        let (session, not_before) = (SessionId(session), None);
+        let subscribing = |team: &u64| {
+            let params = [("team".to_owned(), (*team).into())].into_iter().collect();
+            let (query, claims) = self.plan.select(&claims, "of_team", &params).unwrap();
+            Subscribing { id: SubscriptionId(*team), query, claims }
+        };
+        let subscriptions = teams.iter().map(subscribing).collect();
+        let (session, not_before, client) = (SessionId(session), None, None);
         self.step(Input::Open(Opening {
             session,
             claims,
-            client: None,
+            client,
             not_before,
             cursor,
-            subscriptions: Vec::new(),
+            subscriptions,
         }))
     }
 
@@ -95,9 +122,16 @@ impl Deployment {
             let table = self.plan.table_id("public", table).unwrap();
             Change { table, row: RowChange::Delete(row.image.clone()) }
         };
-        let changes = Changes::Rows(rows.iter().map(change).collect());
+        let changes = rows.iter().map(change).collect();
+        self.commit(xid, changes)
+    }
+
+    fn commit(&mut self, xid: u32, changes: Vec<Change>) -> Vec<Output> {
+        let lsn = Lsn(u64::from(xid) * 100);
+        self.log.extend(changes.iter().map(|change| (lsn, change.clone())));
+        let changes = Changes::Rows(changes);
         self.step(Input::Transaction(Arc::new(Transaction {
-            lsn: Lsn(u64::from(xid) * 100),
+            lsn,
             xid,
             commit_time_us: 0,
             truncated: Vec::new(),
@@ -112,7 +146,7 @@ fn a_row_that_is_deleted_with_a_link_to_it_is_not_shown_again_to_who_came_back()
     let ann = ("member", ["1", "2", "ann"]);
     let bob = ("member", ["2", "2", "bob"]);
     let note = ("note", ["3", "2", "ann"]);
-    let mut deployment = Deployment::new(&[ann, bob, note]);
+    let mut deployment = Deployment::new(DEFINITION, &[ann, bob, note]);
     let first = deployment.open(1, "ann", None);
     let Some(Output::Ready { cursor, .. }) = first.last() else { panic!("{first:?}") };
     deployment.step(Input::Close(SessionId(1)));
@@ -129,7 +163,7 @@ fn a_row_that_is_deleted_after_the_link_to_it_is_taken_from_who_came_back_though
 {
     let ann = ("member", ["1", "2", "ann"]);
     let note = ("note", ["3", "2", "eve"]);
-    let mut deployment = Deployment::new(&[ann, note]);
+    let mut deployment = Deployment::new(DEFINITION, &[ann, note]);
     let first = deployment.open(1, "ann", None);
     let Some(Output::Ready { cursor, .. }) = first.last() else { panic!("{first:?}") };
     deployment.step(Input::Close(SessionId(1)));
@@ -151,6 +185,30 @@ fn a_row_that_is_deleted_after_the_link_to_it_is_taken_from_who_came_back_though
     assert_eq!(changes(&deployment.delete(10, &[0]), 2), None, "it waits for what was read");
     let told = deployment.delete(11, &[1]);
     assert_eq!(changes(&told, 2), Some(BOTH_GONE));
+}
+
+#[test]
+fn a_row_that_moves_from_one_subscription_to_another_and_is_deleted_is_taken_from_who_comes_back() {
+    let definition = "
+        [tables.note]\nsync = 'on_demand'\nvisible = 'true'
+        [tables.member]\nvisible = 'person = auth.user_id'
+        [queries.of_team]\nparams = { team = 'int8' }
+        [queries.of_team.select]\nnote = { where = 'team = params.team' }";
+    let here = ("note", ["3", "2", "eve"]);
+    let there = ("note", ["3", "4", "eve"]);
+    let mut deployment = Deployment::new(definition, &[here, there]);
+    let (_, there) = deployment.rows.pop().unwrap();
+    let first = deployment.open_with(1, "ann", None, &[2, 4]);
+    let Some(Output::Ready { cursor, .. }) = first.last() else { panic!("{first:?}") };
+    deployment.step(Input::Close(SessionId(1)));
+    let note = deployment.plan.table_id("public", "note").unwrap();
+    let (before, after) = (deployment.rows[0].1.image.clone(), Arc::clone(&there));
+    let gone = RowChange::Delete(there.image.clone());
+    deployment.commit(10, vec![Change { table: note, row: RowChange::Update { before, after } }]);
+    deployment.commit(11, vec![Change { table: note, row: gone }]);
+    (deployment.deleted, deployment.wal_end) = (true, Lsn(1_100));
+    let back = deployment.open_with(2, "ann", Some(*cursor), &[2, 4]);
+    assert_eq!(changes(&back, 2), Some(r#"{"op":"delete","table":"note","row":{"id":3}}"#));
 }
 
 const BOTH_GONE: &str = r#"{"op":"delete","table":"member","row":{"id":1}},{"op":"delete","table":"note","row":{"id":3}}"#;

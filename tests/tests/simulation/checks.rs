@@ -10,7 +10,7 @@ use rowtide_engine::Counts;
 use rowtide_feed::EpochReason;
 use rowtide_protocol::{Cursor, Lsn};
 
-use crate::data::TABLES;
+use crate::data::{COMMENT, TABLES};
 use crate::postgres::database::State;
 use crate::world::{At, World};
 
@@ -153,8 +153,13 @@ impl World {
     /// In what a client's replica of some tables differs from what the rules select.
     fn difference(&self, client: usize, state: &State, of: &BTreeSet<usize>) -> Option<String> {
         let mut expected = state.database.visible(self.clients[client].user);
-        expected.retain(|(table, _), _| of.contains(table));
-        let base = self.clients[client].optimistic.base();
+        let optimistic = &self.clients[client].optimistic;
+        let threads = self.clients[client].asked.held(optimistic);
+        let is_selected = |table: usize, json: &Row| {
+            table != COMMENT || json["parent"].as_i64().is_some_and(|note| threads.contains(&note))
+        };
+        expected.retain(|(table, _), json| of.contains(table) && is_selected(*table, json));
+        let base = optimistic.base();
         for ((table, id), json) in &expected {
             let key: Row = [("id".to_owned(), (*id).into())].into_iter().collect();
             let held = base.get(TABLES[*table], &key);
@@ -162,8 +167,12 @@ impl World {
                 return Some(format!("{} {id} should be {json:?}, not {held:?}", TABLES[*table]));
             }
         }
-        let held: usize = of.iter().map(|table| base.count(TABLES[*table])).sum();
-        (held != expected.len()).then(|| format!("{held} rows, not {}", expected.len()))
+        let held =
+            of.iter().flat_map(|table| base.rows(TABLES[*table]).map(move |row| (*table, row)));
+        let mut more = held.filter(|(table, row)| {
+            row["id"].as_i64().is_none_or(|id| !expected.contains_key(&(*table, id)))
+        });
+        more.next().map(|(table, row)| format!("{} {row:?} should not be there", TABLES[table]))
     }
 
     /// Whether a client's mutations wait for a table that is left as it is. With more of these than may wait it is
@@ -200,7 +209,7 @@ impl World {
             ));
         }
         let served = (0..TABLES.len()).filter(|table| !unfit.contains(table)).collect();
-        self.difference(client, now, &served)
+        self.difference(client, now, &served).or_else(|| self.lacks_comments(client))
     }
 
     /// An epoch costs every client a snapshot, so there must be a reason for the one before to end.

@@ -5,12 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rand::Rng;
-use rowtide_client::{Acked, Op, Optimistic, Outcome, Record, Row, Step};
+use rowtide_client::{Acked, Op, Optimistic, Outcome, Record, Resumption, Row, Step};
 use rowtide_protocol::{Mode, ServerMessage};
 use serde_json::json;
 
 use crate::data::{TABLES, USERS};
 use crate::network::{Parcel, Side};
+use crate::subscribing::Asked;
 use crate::world::{Event, World};
 
 /// How many mutations may be under way.
@@ -38,6 +39,8 @@ pub struct Client {
     /// The tag of each mutation by its id.
     tags: BTreeMap<u64, u64>,
     storing: bool,
+    /// What it asks for of what is synced on demand.
+    pub asked: Asked,
 }
 
 impl Client {
@@ -57,6 +60,7 @@ impl Client {
             ids: 0,
             tags: BTreeMap::new(),
             storing: false,
+            asked: Asked::default(),
         }
     }
 
@@ -82,13 +86,19 @@ impl World {
             return self.connect_later(client, None);
         }
         let id = self.network.open(client, server, self.servers[server].life);
-        let state = &self.clients[client].optimistic;
+        let user = self.clients[client].user;
+        let state = &mut self.clients[client].optimistic;
+        let Resumption { cursor, subscriptions } = state.resume();
+        if cursor.is_some() && !subscriptions.is_empty() {
+            self.seen.count("subscriptions that come back");
+        }
         let connect = json!({
             "type": "connect",
             "protocol": 1,
             "clientId": state.client_id(),
-            "token": self.clients[client].user,
-            "cursor": state.cursor(),
+            "token": user,
+            "cursor": cursor,
+            "subscriptions": subscriptions,
             "settled": state.acked(),
             "acked": state.spent(),
         });
@@ -166,7 +176,12 @@ impl World {
             _ => {}
         }
         let step = self.clients[client].optimistic.apply(&message);
-        let Step { acked, .. } = step.expect("a server's messages can be applied");
+        let Step { acked, subscribed, refused, .. } =
+            step.expect("a server's messages can be applied");
+        self.told_of_subscriptions(client, &subscribed, &refused);
+        if matches!(message, ServerMessage::Ready { .. }) {
+            self.ask_for_comments(client);
+        }
         for Acked { id, outcome, .. } in acked {
             let tag = self.clients[client].tags[&id];
             self.ledger.tell(tag, client, outcome == Outcome::Applied, self.postgres.now());
@@ -178,6 +193,9 @@ impl World {
 
     fn send_pending(&mut self, client: usize) {
         let Some(id) = self.clients[client].connection else { return };
+        while let Some(request) = self.clients[client].optimistic.next_subscription_request() {
+            self.send(id, Side::Server, serde_json::to_vec(&request).unwrap());
+        }
         while let Some(outgoing) = self.clients[client].optimistic.next_to_send(WINDOW) {
             self.seen.count("mutations sent");
             self.send(id, Side::Server, serde_json::to_vec(&outgoing).unwrap());
@@ -225,6 +243,9 @@ impl World {
         let delay = self.rng.random_range(100..4000);
         self.after(delay, Event::Mutate(client));
         if self.clients[client].running {
+            if self.rng.random_bool(0.3) {
+                self.look_at_others(client);
+            }
             self.mutate(client, 2);
         }
     }
@@ -292,7 +313,9 @@ impl World {
         let last = last.max().unwrap_or(0);
         state.tags.retain(|id, _| *id <= last);
         (state.live, state.storing, state.failures) = (false, false, 0);
+        state.asked = Asked::default();
         let life = state.life;
+        self.look_at_others(client);
         self.store_later(client);
         self.connect(client, life);
     }

@@ -13,7 +13,8 @@ pub const NOTE: usize = 2;
 pub const COMMENT: usize = 3;
 
 /// A comment is two links away from who may read it: over its note's team and their membership. A team is shown to
-/// its members, unless a membership of theirs is hidden, and to those whose token names it.
+/// its members, unless a membership of theirs is hidden, and to those whose token names it. Comments are synced on demand,
+/// note by note.
 /// Who may write is judged by the simulated Postgres alone.
 const DEFINITION: &str = "
     [tables.team]
@@ -41,6 +42,7 @@ const DEFINITION: &str = "
     allow = 'true'
 
     [tables.comment]
+    sync = 'on_demand'
     visible = '''parent IN (SELECT id FROM note WHERE NOT hidden AND parent IN
                  (SELECT parent FROM member WHERE person = auth.user_id))'''
     [tables.comment.insert]
@@ -49,6 +51,11 @@ const DEFINITION: &str = "
     allow = 'true'
     [tables.comment.delete]
     allow = 'true'
+
+    [queries.thread]
+    params = { note = 'int8' }
+    [queries.thread.select]
+    comment = { where = 'parent = params.note' }
 ";
 
 /// The teams that the token of a user names.

@@ -35,6 +35,7 @@ mod sessions;
 mod speaker;
 mod sql;
 mod stream;
+mod subscribing;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -45,7 +46,10 @@ use crate::documents::Papers;
 use crate::world::World;
 
 /// What must have happened in two thousand deployments, or they say nothing of it.
-const IMPORTANT: [&str; 77] = [
+const IMPORTANT: [&str; 80] = [
+    "subscriptions that came",
+    "subscriptions that come back",
+    "subscriptions that do not fit",
     "columns added while no server ran",
     "floods of mutations",
     "mutations that wait for others'",

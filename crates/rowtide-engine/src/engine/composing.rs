@@ -17,7 +17,7 @@ use smallvec::{SmallVec, smallvec};
 use super::message::{Acks, take_of};
 use super::{Engine, Output, Subscriptions};
 use crate::ViewMessage;
-use crate::message::{Body, Composed, Removed};
+use crate::message::{Body, Composed, GoneRow, Removed};
 use crate::sessions::{Held, HeldState, Session, SessionId, Subscribing, SubscriptionId, Way};
 use crate::topic::ViewKey;
 use crate::window::ViewWindow;
@@ -252,8 +252,8 @@ impl Engine {
                 message.puts_of(&mut gone, |of_row| of_row.put = of_row.put.max(Some(at)));
             }
             gone.retain(|_, of_row| {
-                let Removed { key, latest, at, .. } = &of_row.removed;
-                of_row.put < Some(*at) && !self.is_seen(after, key, latest.as_ref())
+                let Removed { key, latest, at, by_change, .. } = &of_row.removed;
+                of_row.put < Some(*at) && !self.is_seen(after, key, latest.as_ref(), *by_change)
             });
         }
         let said: BTreeSet<(usize, usize)> = gone.values().map(|of_row| of_row.said).collect();
@@ -265,12 +265,22 @@ impl Engine {
         composed
     }
 
-    /// Whether one of the views sees the row. A session may have many: each topic is looked up once for all of them.
-    fn is_seen(&self, views: &[ViewKey], key: &Bytes, latest: Option<&Arc<Row>>) -> bool {
+    /// Whether one of the views sees the row. A session may have many: each topic is looked up once for all of them. What is
+    /// known `by_change` may be old where a topic is not read, see [`GoneRow::by_change`].
+    fn is_seen(
+        &self,
+        views: &[ViewKey],
+        key: &Bytes,
+        latest: Option<&Arc<Row>>,
+        by_change: bool,
+    ) -> bool {
         let Some(latest) = latest else { return false };
         latest.image.topics.iter().any(|topic| {
             let branch = self.plan.branch(topic.branch);
             let Some(topic) = self.topics.find(topic) else { return false };
+            if by_change && branch.window.is_none() && !self.topics[topic].was_read() {
+                return false;
+            }
             let mut views = views.iter().map(|view| &self.views[*view]);
             views.any(|view| self.seen_in(view, branch, topic, key, latest).is_some())
         })
@@ -279,6 +289,7 @@ impl Engine {
     /// The rows that views see which the session has no longer, and none of those that it has.
     fn lost(&self, left: &[ViewKey], after: &[ViewKey]) -> Body {
         let mut body = Body::default();
+        let gone = GoneRow { latest: None, at: self.position, by_change: false };
         let mut said: SeededSet<(TableId, &Bytes)> = SeededSet::default();
         for view in left.iter().map(|view| &self.views[*view]) {
             let mut topics: Vec<_> = view.reach.keys().map(|key| &self.topics[*key]).collect();
@@ -288,17 +299,17 @@ impl Engine {
                 for row in state.rows().iter().filter(|_| branch.sends_all_rows()) {
                     let key = &row.image.key;
                     if view.sees(branch, &row.image.kept, self.time.now)
-                        && !self.is_seen(after, key, Some(row))
+                        && !self.is_seen(after, key, Some(row), false)
                         && said.insert((branch.table, key))
                     {
-                        body.push(&self.plan, branch.table, key, Err((None, self.position)));
+                        body.push(&self.plan, branch.table, key, Err(gone));
                     }
                 }
             }
             for (table, row) in view.windows.iter().flat_map(ViewWindow::rows_of_table) {
                 let key = &row.image.key;
-                if !self.is_seen(after, key, Some(row)) && said.insert((table, key)) {
-                    body.push(&self.plan, table, key, Err((None, self.position)));
+                if !self.is_seen(after, key, Some(row), false) && said.insert((table, key)) {
+                    body.push(&self.plan, table, key, Err(gone));
                 }
             }
         }

@@ -14,7 +14,7 @@ use rowtide_protocol::Lsn;
 use super::Engine;
 use crate::rows::Replaced;
 use crate::sets::Moment;
-use crate::topic::{Ahead, Pending, TopicKey, Unfit, ViewKey};
+use crate::topic::{Ahead, Pending, TopicKey, ViewKey};
 use crate::topics::Topics;
 use crate::view::View;
 use crate::{LoadId, Loaded, TopicRows};
@@ -78,12 +78,13 @@ impl Engine {
                 self.loads.postpone(key);
                 continue;
             };
-            self.topics[key].prefix.iter_mut().for_each(|prefix| prefix.was_loaded(&rows));
-            if let Err(Unfit) = self.topics[key].fit(&mut rows, &pending, &snapshot) {
+            if pending.iter().any(|step| step.is_missing_from(&snapshot)) {
                 self.topics.discard(rows);
                 self.loads.want(key);
                 continue;
             }
+            self.topics[key].prefix.iter_mut().for_each(|prefix| prefix.was_loaded(&rows));
+            self.topics[key].fit(&mut rows, &pending, &snapshot);
             let was_read = self.topics[key].was_read();
             self.change_phase(key, |topic| topic.was_loaded(ahead.clone()));
             let until = ahead.as_ref().map(|ahead| ahead.until);

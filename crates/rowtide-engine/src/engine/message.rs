@@ -11,7 +11,7 @@ use rowtide_plan::row::Row;
 use rowtide_protocol::Mode;
 
 use super::{Engine, Output};
-use crate::message::{Body, Said};
+use crate::message::{Body, Removed, Said};
 use crate::sessions::{SessionId, Way};
 use crate::topic::{TopicKey, ViewKey};
 use crate::touched::TouchedRow;
@@ -242,8 +242,7 @@ impl Engine {
             Some(shared) => shared.changes.clone(),
             None => {
                 let mut body = Body::default();
-                let latest = (only.latest.as_ref(), only.at);
-                let row = row.map(|row| &row.json[..]).ok_or(latest);
+                let row = row.map(|row| &row.json[..]).ok_or(only.gone());
                 body.push(&self.plan, only.table, &only.key, row);
                 let changes = body.into_said();
                 *shared = Some(SharedBody {
@@ -258,7 +257,7 @@ impl Engine {
         let cursor = view.cursor(self.epoch, self.position);
         let (table, key) = (only.table, only.key.clone());
         let said = match row {
-            None => Some(Said::Removed(table, key, only.latest.clone(), only.at)),
+            None => Some(Said::Removed(Removed::new(table, key, only.gone()))),
             Some(_) => self.notes().then_some(Said::Put(table, key)),
         };
         Some(ViewMessage::of_one(cursor, changes, said, 1, self.commit_time_us))
@@ -276,8 +275,7 @@ impl Engine {
         for touched in touched.iter().filter(|row| !view.is_windowed(row.table)) {
             let row = self.visible_now(view, &touched.key, touched.latest.as_ref());
             if row.is_some() || touched.was_visible {
-                let latest = (touched.latest.as_ref(), touched.at);
-                let said = row.map(|row| &row.json[..]).ok_or(latest);
+                let said = row.map(|row| &row.json[..]).ok_or(touched.gone());
                 body.push(&self.plan, touched.table, &touched.key, said);
             }
             if row.is_some() && !gained.is_empty() {

@@ -12,7 +12,7 @@ use rowtide_plan::row::{Image, Row, Topic};
 use rowtide_plan::window::Rank;
 
 use super::Engine;
-use crate::message::Body;
+use crate::message::{Body, GoneRow};
 use crate::resume::Resume;
 use crate::sets::{Moment, ViewSets};
 use crate::topic::{TopicKey, ViewKey};
@@ -209,11 +209,14 @@ impl Engine {
                 }
             }
             for (key, told) in window.told.iter().filter(|(key, _)| !next.rows.contains_key(*key)) {
-                let latest = match touched.get(&(window.table, key)) {
-                    Some(touched) => (touched.latest.as_ref(), touched.at),
-                    None => (told.as_ref(), self.stands_at()),
+                let gone = match touched.get(&(window.table, key)) {
+                    Some(touched) => touched.gone(),
+                    None => {
+                        let (latest, at) = (told.as_ref(), self.stands_at());
+                        GoneRow { latest, at, by_change: false }
+                    }
                 };
-                body.push(&self.plan, window.table, key, Err(latest));
+                body.push(&self.plan, window.table, key, Err(gone));
             }
         }
     }
