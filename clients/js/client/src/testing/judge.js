@@ -62,15 +62,36 @@ export class Judge {
       const found = made.find((key) => key.op === op)?.key[column];
       return found ?? reject('bad_request', `${JSON.stringify(value)}: no key is known that this is`);
     };
-    for (const [at, op] of ops.entries()) {
+    const each = (/** @type {(op: any, at: number) => void} */ act) => ops.forEach((op, at) => {
       try {
-        const key = this.#operation(tx, auth, op, known);
-        if (key) made.push({ id, op: at, key });
+        act(op, at);
       } catch (error) {
         throw said(at, op, error);
       }
-    }
+    });
+    // What could never be done is told before anything is.
+    each((op) => this.#read(op));
+    each((op, at) => {
+      const key = this.#operation(tx, auth, op, known);
+      if (key) made.push({ id, op: at, key });
+    });
     return made;
+  }
+
+  /** Rejects what does not fit the tables, or what the rules never allow, whatever the rows are. @param {any} op */
+  #read(op) {
+    if (op?.op === 'call') {
+      if (!Object.hasOwn(this.#calls, op.name)) reject('bad_request', `there is no mutation \`${op.name}\``);
+      return;
+    }
+    if (!['insert', 'update', 'delete'].includes(op?.op)) reject('bad_request', `there is no operation \`${op?.op}\``);
+    const { table, row = {} } = op;
+    const rules = Object.hasOwn(this.#tables, table) ? this.#tables[table] : undefined;
+    if (!rules?.visible) return reject('bad_request', `there is no table \`${table}\``);
+    const isMade = (/** @type {string} */ column) => op.op === 'insert' && Object.hasOwn(rules.defaults ?? {}, column) && row[column] === undefined;
+    const missing = rules.key.find((column) => (row[column] ?? null) === null && !isMade(column));
+    if (missing) reject('bad_request', `the key column \`${missing}\` of table \`${table}\` is missing`);
+    mayName(op.op, table, rules, row);
   }
 
   /**
@@ -81,19 +102,13 @@ export class Judge {
    * @returns {Row | undefined} the key that was made
    */
   #operation(tx, auth, op, known) {
-    if (op?.op === 'call') return void this.#call(tx, auth, op, known);
-    if (!['insert', 'update', 'delete'].includes(op?.op)) reject('bad_request', `there is no operation \`${op?.op}\``);
+    if (op.op === 'call') return void this.#call(tx, auth, op, known);
     const { table } = op;
-    const rules = Object.hasOwn(this.#tables, table) ? this.#tables[table] : undefined;
-    if (!rules?.visible) return reject('bad_request', `there is no table \`${table}\``);
-    const row = Object.fromEntries(Object.entries(op.row ?? {}).map(([column, value]) => [column, known(value)]));
-    const isMade = (/** @type {string} */ column) => op.op === 'insert' && Object.hasOwn(rules.defaults ?? {}, column) && row[column] === undefined;
-    const missing = rules.key.find((column) => (row[column] ?? null) === null && !isMade(column));
-    if (missing) reject('bad_request', `the key column \`${missing}\` of table \`${table}\` is missing`);
-    mayName(op.op, table, rules, row);
+    const rules = this.#tables[table];
+    const row = Object.fromEntries(Object.entries(op.row).map(([column, value]) => [column, known(value)]));
     if (op.op === 'insert') return this.#insert(tx, auth, table, rules, row);
     const before = tx.row(table, row);
-    if (!before || !rules.visible(before, auth, tx.db)) return reject('not_found', `there is no such row in table \`${table}\``);
+    if (!before || !rules.visible?.(before, auth, tx.db)) return reject('not_found', `there is no such row in table \`${table}\``);
     if (op.op === 'update') return void update(tx, auth, table, rules, before, row);
     decide(rules.delete?.(before, auth, tx.db), `the rule for deletes from table \`${table}\` says no`);
     return void tx.remove(table, before);
@@ -129,7 +144,6 @@ export class Judge {
    * @param {(value: any) => any} known
    */
   #call(tx, auth, { name, args = {} }, known) {
-    if (!Object.hasOwn(this.#calls, name)) reject('bad_request', `there is no mutation \`${name}\``);
     const values = Object.fromEntries(Object.entries(args).map(([param, value]) => [param, known(value)]));
     this.#calls[name](tx.owner, values, auth, tx.db);
   }
