@@ -52,8 +52,8 @@ test('a server goes with the process that has started it, however that ends', as
     const [{ directory }] = await app.sql("SELECT current_setting('data_directory') AS directory");
     const [{ pid }] = await app.sql('SELECT pid FROM pg_stat_activity WHERE backend_type = \\'checkpointer\\'');
     console.log(JSON.stringify({ directory, pid: Number(pid) }));
-    setInterval(() => {}, 1000);`;
-  const runner = spawn(process.execPath, ['--input-type=module', '-e', script], { stdio: ['ignore', 'pipe', 'inherit'] });
+    process.stdin.on('end', () => process.exit()).resume();`;
+  const runner = spawn(process.execPath, ['--input-type=module', '-e', script], { stdio: ['pipe', 'pipe', 'inherit'] });
   const [line] = await once(createInterface({ input: runner.stdout }), 'line');
   const { directory, pid } = JSON.parse(line);
   assert.ok(isRunning(pid) && existsSync(directory));
