@@ -57,8 +57,7 @@ export class Client {
   #connected;
   /** The token that told who the user is. The first connection uses it. @type {string | null | undefined} */
   #token;
-  /** Aborts when the client has stopped. */
-  #ended = new AbortController();
+  #unlisten = () => {};
   #subscriptions;
 
   /** @param {Options} options */
@@ -82,9 +81,14 @@ export class Client {
     this.opened = this.#open();
     this.opened.catch(() => {});
     const nudge = () => this.#tab?.nudge();
-    const { signal } = this.#ended;
-    globalThis.addEventListener?.('online', nudge, { signal });
-    globalThis.document?.addEventListener('visibilitychange', nudge, { signal });
+    if (typeof globalThis.addEventListener === 'function') {
+      globalThis.addEventListener('online', nudge);
+      globalThis.document?.addEventListener('visibilitychange', nudge);
+      this.#unlisten = () => {
+        globalThis.removeEventListener('online', nudge);
+        globalThis.document?.removeEventListener('visibilitychange', nudge);
+      };
+    }
   }
 
   /**
@@ -120,7 +124,7 @@ export class Client {
   }
 
   get #selecting() {
-    if (!this.#subscriptions) throw new TypeError('give `createClient` the `subscriptions` of @rowtide/client/subscriptions');
+    if (!this.#subscriptions) throw new TypeError('give `createClient` its `subscriptions`');
     return this.#subscriptions;
   }
 
@@ -228,7 +232,8 @@ export class Client {
   async signOut() {
     await this.opened.catch(() => {});
     this.#stop({ code: 'signed_out', message: 'the user has signed out' });
-    await this.#switch('', 'clear');
+    this.#showNothing();
+    await this.#tab?.clear();
     await this.#remember(undefined);
   }
 
@@ -241,7 +246,7 @@ export class Client {
   #stop(error) {
     if (this.#stopped) return;
     this.#stopped = true;
-    this.#ended.abort();
+    this.#unlisten();
     this.status.set({ ...this.status.get(), connection: 'stopped', error });
   }
 
