@@ -63,9 +63,11 @@ export class Client {
   /** @param {Options} options */
   constructor(options) {
     const WebSocket = options.WebSocket ?? globalThis.WebSocket;
-    if (!WebSocket) throw new TypeError('there is no WebSocket here: pass one as `WebSocket`');
-    if (!/^wss?:/.test(options.url)) throw new TypeError(`\`${options.url}\` is not a URL of a server (expected ws://host:port/sync)`);
+    if (!WebSocket) throw new TypeError('pass a `WebSocket`: there is none here');
+    if (!/^wss?:/.test(options.url)) throw new TypeError(`\`${options.url}\` is no URL of a server (ws://host:port/sync)`);
     this.#options = { ...options, WebSocket };
+    /** Sees every message, from the next one on. */
+    this.trace = options.trace;
     this.#connected = options.connect ?? true;
     this.#storage = options.storage ?? (canShare() ? indexedDBStorage() : memoryStorage());
     const keys = Object.entries(options.tables ?? {}).map(([name, { key }]) => [name, [...key]]);
@@ -122,7 +124,7 @@ export class Client {
   }
 
   get #selecting() {
-    if (!this.#subscriptions) throw new TypeError('give `createClient` the `subscriptions` of @rowtide/client/subscriptions');
+    if (!this.#subscriptions) throw new TypeError('give `createClient` its `subscriptions`');
     return this.#subscriptions;
   }
 
@@ -159,7 +161,7 @@ export class Client {
     };
     const id = randomId();
     const done = /** @type {any} */ (write(this.#writer(id, ops), call));
-    if (typeof done?.then === 'function') throw new TypeError('the function given to `mutate` must not be async');
+    if (typeof done?.then === 'function') throw new TypeError('`mutate` takes no async function');
     const step = this.#optimistic.mutate(id, ops);
     const confirmed = new Promise((resolve, reject) => {
       this.#unconfirmed.set(id, { resolve: () => resolve(undefined), reject });
@@ -235,6 +237,11 @@ export class Client {
     await this.#remember(undefined);
   }
 
+  /** Deletes the user's rows and pending mutations, as `signOut` does, and begins anew in this tab. */
+  async forget() {
+    await this.#switch(this.status.get().user ?? '', 'clear');
+  }
+
   /** @param {{ code: string, message: string }} [error] */
   #stop(error) {
     if (this.#stopped) return;
@@ -284,7 +291,7 @@ export class Client {
    * @returns {Promise<void>}
    */
   async #show(user) {
-    const { url, WebSocket, appVersion, trace } = this.#options;
+    const { url, WebSocket, appVersion } = this.#options;
     const name = `rowtide ${url} ${user}`;
     const store = await this.#storage.open(name);
     await this.#remember(user);
@@ -301,7 +308,7 @@ export class Client {
         url,
         WebSocket,
         appVersion,
-        trace,
+        trace: (...said) => this.trace?.(...said),
         token: (rejected) => {
           const first = rejected ? undefined : this.#token;
           this.#token = undefined;
@@ -322,12 +329,16 @@ export class Client {
     return tab.open();
   }
 
-  /** Shows the copy of another user, who is signed in now. @param {string} user */
-  async #switch(user) {
+  /**
+   * Shows the copy of another user, who is signed in now.
+   * @param {string} user
+   * @param {'close' | 'clear'} [end] what becomes of the former copy
+   */
+  async #switch(user, end = 'close') {
     const tab = this.#tab;
     this.#tab = undefined;
     this.#showNothing();
-    await tab?.close();
+    await tab?.[end]();
     if (!this.#stopped) await this.#show(user);
   }
 

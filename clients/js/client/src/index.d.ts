@@ -187,6 +187,12 @@ export interface Client<S = Untyped, Q = Record<string, Record<string, any>>> {
   close(): Promise<void>;
   /** Ends the client and deletes the user's rows and pending mutations, in all tabs of the browser. */
   signOut(): Promise<void>;
+  /**
+   * Deletes the user's rows and pending mutations, as `signOut` does, and begins anew in this tab: for tools of developers. Other tabs stop.
+   */
+  forget(): Promise<void>;
+  /** Sees every message of the protocol that this tab sends and receives. It is that of the options, and may be replaced at any time. */
+  trace?: ClientOptions['trace'];
 }
 
 /** Why the client asks for a token. */
