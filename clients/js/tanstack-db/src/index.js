@@ -118,8 +118,8 @@ function feed(client, table, getKey, { collection, begin, write, commit, markRea
   stops.push(client.status.subscribe(look));
   look();
   const opened = () => {
-    // Rows without a connection are of a stored copy.
-    if (!waits || !client.tables().some((name) => client.table(name).all().length)) return;
+    // Without a connection, rows that nobody has just written are of a stored copy.
+    if (!waits || !client.tables().some((name) => isStored(client.table(name)))) return;
     waits = false;
     markReady();
   };
@@ -129,6 +129,9 @@ function feed(client, table, getKey, { collection, begin, write, commit, markRea
     for (const stop of stops) stop();
   };
 }
+
+/** Whether a table has a row that is not written here alone. @param {any} table */
+const isStored = (table) => table.all().some((/** @type {Row} */ row) => !table.isPending(row));
 
 /**
  * @param {Client} client

@@ -172,13 +172,16 @@ test('a collection of a stored copy is ready without a connection, one of a new 
   const storage = memoryStorage();
   const first = await start(server, { note: [NOTE] }, { storage });
   await first.db.close();
-  const offline = server.client({ storage, tables: TABLES, connect: false });
+  // Nobody answers this one.
+  const offline = server.client({ storage, tables: TABLES });
+  await server.accept();
   const notes = createCollection(rowtideCollectionOptions({ client: offline, table: 'note' }));
   await notes.preload();
   assert.deepEqual(rowsOf(notes), [NOTE]);
   const fresh = server.client({ tables: TABLES });
   const empty = createCollection(rowtideCollectionOptions({ client: fresh, table: 'note' }));
   const loaded = empty.preload();
+  fresh.mutate((tx) => tx.note.insert({ id: 'n2', text: 'two' }));
   await fresh.opened;
   assert.equal(empty.status, 'loading');
   await welcome(await server.accept());
