@@ -6,7 +6,7 @@ help:
 	@echo "make dev      run the files example with a private PostgreSQL"
 	@echo "make test     format check, lints, every test, and a smoke run"
 	@echo "make test-js  the tests of what runs in a browser alone"
-	@echo "make test-frameworks  the examples of Vue, Svelte, Solid and Angular, those whose inputs have changed since they passed"
+	@echo "make test-frameworks  the examples of Vue, Svelte, Solid, Angular and Next.js whose inputs have changed since they passed"
 	@echo "make test-postgres  the end-to-end tests on PostgreSQL 14, 15, 16, 17 and 18"
 	@echo "make test-documents-clients  documents with the clients of tldraw and Yjs, which it installs"
 	@echo "make torture  kill, cut and stall everything for an hour, and look whether anything is lost"

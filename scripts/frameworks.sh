@@ -7,13 +7,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 passed=examples/frameworks/passed.txt
-examples=${*:-vue svelte solid angular}
+examples=${*:-vue svelte solid angular next}
 
 # hash EXAMPLE: of the names and contents of its inputs.
 hash() {
   find "examples/frameworks/$1" examples/frameworks/test examples/tracker clients/js/client/src clients/js/client/package.json \
     clients/js/test/kit.js scripts/frameworks.sh \
-    \( -name node_modules -o -name dist -o -name .angular \) -prune -o -type f -print0 |
+    \( -name node_modules -o -name dist -o -name .angular -o -name .next \) -prune -o -type f -print0 |
     LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -d ' ' -f 1
 }
 

@@ -1,5 +1,6 @@
 // An example as people have it: built, in Chromium, over `rowtide dev`. ROWTIDE_FRAMEWORK names the example, or several.
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readFileSync } from 'node:fs';
 import { createServer, request } from 'node:http';
@@ -56,6 +57,26 @@ async function site(framework) {
   return `http://127.0.0.1:${listener.address().port}/`;
 }
 
+/** Starts the built example of Next.js, which has a server of its own. */
+async function next() {
+  const closed = createServer().listen(0, '127.0.0.1');
+  await once(closed, 'listening');
+  const { port } = closed.address();
+  await new Promise((resolve) => closed.close(resolve));
+  const url = `http://127.0.0.1:${port}/`;
+  const directory = fileURLToPath(new URL('../next/', import.meta.url));
+  const env = { ...process.env, DATABASE_URL: server.database, SYNC_URL: `ws://127.0.0.1:${server.port}/sync`, NEXT_TELEMETRY_DISABLED: '1' };
+  const started = spawn(process.execPath, ['node_modules/next/dist/bin/next', 'start', '-H', '127.0.0.1', '-p', `${port}`], { cwd: directory, env });
+  const exit = once(started, 'exit');
+  stops.push(() => (started.kill('SIGTERM'), exit));
+  const answer = await eventually('Next.js listens', () => fetch(url).catch(() => undefined));
+  // Rendered on the server, where there is no client.
+  const page = await answer.text();
+  assert.equal(page.match(/<li /g)?.length, 10, page);
+  assert.match(page, /Issue 10\D/);
+  return url;
+}
+
 /** A window of its own. */
 async function open(t, url) {
   const context = await browser.newContext();
@@ -90,9 +111,9 @@ async function open(t, url) {
   };
 }
 
-for (const framework of (process.env.ROWTIDE_FRAMEWORK ?? 'vue svelte solid angular').split(' ')) {
+for (const framework of (process.env.ROWTIDE_FRAMEWORK ?? 'vue svelte solid angular next').split(' ')) {
   test(`${framework}: two pages see what the other writes, and what waits is shown`, async (t) => {
-    const url = await site(framework);
+    const url = await (framework === 'next' ? next() : site(framework));
     const [one, other] = await Promise.all([open(t, url), open(t, url)]);
     await Promise.all([one.says('live, 0 not sent yet'), other.says('live, 0 not sent yet')]);
     await one.add(`New in ${framework}`);
