@@ -1,11 +1,12 @@
 # `make dev` and `make test` do their own set-up; see scripts/prepare.sh.
 
-.PHONY: help dev test test-js test-postgres test-documents-clients torture fuzz supply bench
+.PHONY: help dev test test-js test-frameworks test-postgres test-documents-clients torture fuzz supply bench
 
 help:
 	@echo "make dev      run the files example with a private PostgreSQL"
 	@echo "make test     format check, lints, every test, and a smoke run"
 	@echo "make test-js  the tests of what runs in a browser alone"
+	@echo "make test-frameworks  the examples of Vue, Svelte, Solid, Angular and Next.js whose inputs have changed since they passed"
 	@echo "make test-postgres  the end-to-end tests on PostgreSQL 14, 15, 16, 17 and 18"
 	@echo "make test-documents-clients  documents with the clients of tldraw and Yjs, which it installs"
 	@echo "make torture  kill, cut and stall everything for an hour, and look whether anything is lost"
@@ -27,6 +28,7 @@ test:
 	scripts/test.sh
 	BUILT=yes scripts/smoke.sh
 	$(MAKE) --no-print-directory test-js BUILT=yes
+	$(MAKE) --no-print-directory test-frameworks BUILT=yes
 
 test-js:
 	@scripts/prepare.sh js
@@ -34,6 +36,11 @@ test-js:
 	cd clients/js && npm run --silent check && npm test --silent
 	cd examples/files/web && npm run --silent check && npm test --silent
 	cd examples/notes/web && npm test --silent
+
+test-frameworks:
+	@scripts/prepare.sh js
+	[ -n "$(BUILT)" ] || cargo build --quiet --locked -p rowtide
+	scripts/frameworks.sh
 
 # What of it runs is in the script; `make test` runs a part on the oldest and the newest.
 test-postgres:

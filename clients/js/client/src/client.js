@@ -106,6 +106,11 @@ export class Client {
     return [...this.#optimistic.tables.keys()];
   }
 
+  /** The columns of a table's primary key, as far as they are known. @param {string} table */
+  keyOf(table) {
+    return this.#optimistic.tables.get(table)?.key;
+  }
+
   /**
    * @param {any} what a listener, which is called once for each step, or the name of a query
    * @param {Record<string, any>} [params] of the query
@@ -191,7 +196,7 @@ export class Client {
           insert: (/** @type {any} */ row) => {
             const keyed = { ...row };
             // The server makes what is missing of the key, or rejects the insert.
-            for (const column of this.#optimistic.tables.get(table)?.key ?? []) {
+            for (const column of this.keyOf(table) ?? []) {
               keyed[column] ??= temporary(id, ops.length, column);
             }
             add('insert', table, keyed);
@@ -199,11 +204,11 @@ export class Client {
           },
           update: (/** @type {any} */ row) => add('update', table, row),
           delete: (/** @type {any} */ key) => {
-            const known = this.#optimistic.tables.get(table);
-            if (!known && (typeof key !== 'object' || !key)) {
+            const columns = this.keyOf(table);
+            if (!columns && (typeof key !== 'object' || !key)) {
               throw new RowtideError('bad_request', `the key of table \`${table}\` is not known yet: name its columns`);
             }
-            add('delete', table, known ? keyRow(known.key, key) : key);
+            add('delete', table, columns ? keyRow(columns, key) : key);
           },
         };
       },

@@ -151,6 +151,8 @@ export interface Client<S = Untyped, Q = Record<string, Record<string, any>>> {
   table<T extends Names<S>>(name: T): Table<S, T>;
   /** The names of the known tables: those of `tables`, later those that the server sends. */
   tables(): Names<S>[];
+  /** The columns of a table's primary key: known from `tables`, or once the server has named them. */
+  keyOf(table: Names<S>): readonly string[] | undefined;
   /**
    * Makes a mutation: what `write` does shows at once, is one transaction on the server, and is sent until
    * the server acknowledges it. `confirmed` resolves when the mutation has been applied and its effects are
