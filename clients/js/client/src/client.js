@@ -129,7 +129,7 @@ export class Client {
   }
 
   get #selecting() {
-    if (!this.#subscriptions) throw new TypeError('give `createClient` its `subscriptions`');
+    if (!this.#subscriptions) throw new TypeError('`createClient` needs @rowtide/client/subscriptions');
     return this.#subscriptions;
   }
 
