@@ -268,7 +268,6 @@ impl Engine {
         let gained: Vec<_> = view.gained.iter().copied().collect();
         gained.into_iter().for_each(|key| self.need_rows(key));
         self.look_at_turns(key);
-        self.retell(key, &resume.reshaped);
         let view = &self.views[key];
         let reached = |topic: &Topic| {
             self.topics.find(topic).is_some_and(|key| view.reach.contains_key(&key))
@@ -281,6 +280,7 @@ impl Engine {
             .cloned()
             .collect();
         lost.into_iter().for_each(|topic| self.keep_leaving(key, topic));
+        self.retell(key, &resume.reshaped);
     }
 
     /// All rows of these tables are others than at the view's last message, which had them.
@@ -291,8 +291,9 @@ impl Engine {
             branch.sends_all_rows() && tables.contains(&branch.table)
         };
         let view = &mut self.views[key];
-        let others: Vec<TopicKey> =
-            view.reach.keys().copied().filter(|t| view.had(*t) && is_other(t)).collect();
+        // Those that leave may come back before the next message.
+        let there = view.reach.keys().chain(&view.leaving).copied();
+        let others: Vec<TopicKey> = there.filter(|t| view.had(*t) && is_other(t)).collect();
         view.retold.extend(&others);
         others.into_iter().for_each(|topic| self.need_rows(topic));
     }

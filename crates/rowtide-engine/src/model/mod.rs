@@ -7,8 +7,8 @@
 //! data as of that commit, select; and nobody is told of a row, be it to delete it, that was not for them
 //! at any commit since the last message, unless a transaction that could not be held was among these.
 //!
-//! `ROWTIDE_HISTORIES` sets how many histories are run, `ROWTIDE_SEED` runs a single one and
-//! prints its course.
+//! `ROWTIDE_HISTORIES` sets how many histories are run, `ROWTIDE_FIRST` which is the first of them, `ROWTIDE_SEED` runs a
+//! single one and prints its course.
 
 mod data;
 pub(crate) mod postgres;
@@ -651,7 +651,10 @@ fn every_client_holds_what_its_rules_select_after_every_message() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let seeds = match number("ROWTIDE_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("ROWTIDE_HISTORIES").unwrap_or(10_000),
+        None => {
+            let first = number("ROWTIDE_FIRST").unwrap_or(0);
+            first..first + number("ROWTIDE_HISTORIES").unwrap_or(10_000)
+        }
     };
     let (mut resumed, all) = (Resumed::default(), seeds.clone().count());
     for seed in seeds {
