@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
+use rowtide_protocol::inflate;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -54,6 +55,8 @@ impl Ending {
 /// A WebSocket to the server, and nothing else.
 pub struct Raw {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    /// How many of the frames that it has heard were deflated.
+    pub deflated: usize,
 }
 
 async fn in_time<T>(what: impl Display, wait: impl Future<Output = T>) -> T {
@@ -92,7 +95,7 @@ impl Raw {
         let opened = in_time("the upgrade", connect_async(request)).await;
         let (socket, response) = opened.unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(response.headers()["sec-websocket-protocol"], "rowtide.v1");
-        Raw { socket }
+        Raw { socket, deflated: 0 }
     }
 
     /// Opens a socket at this URL; `None` if nobody takes it.
@@ -101,7 +104,7 @@ impl Raw {
     /// When there is neither an answer nor an end.
     pub async fn try_open_url(url: &str) -> Option<Raw> {
         let opened = in_time("an upgrade or its refusal", connect_async(url)).await;
-        opened.ok().map(|(socket, _)| Raw { socket })
+        opened.ok().map(|(socket, _)| Raw { socket, deflated: 0 })
     }
 
     /// A session of `user`, up to its `ready`.
@@ -178,6 +181,10 @@ impl Raw {
                     let message: Value = serde_json::from_str(&text).expect("it is JSON");
                     message["code"].as_str().expect("a code").clone_into(&mut ending.code);
                     message["message"].as_str().expect("a text").clone_into(&mut ending.message);
+                }
+                Some(Ok(Message::Binary(frame))) => {
+                    self.deflated += 1;
+                    return Ok(inflate(&frame, 64 << 20).expect("a deflated text"));
                 }
                 Some(Ok(Message::Close(frame))) => {
                     ending.close = frame.map_or(0, |frame| frame.code.into());

@@ -8,9 +8,9 @@ use rowtide::config::{Config, Settings};
 use rowtide::limits::{
     self, ACCEPT_BACKLOG, AUTH_PER_MINUTE, CONNECT_TIMEOUT, ClientLimits, ConnectionLimits,
     DRAIN_TIMEOUT, FIRST_MESSAGE_BYTES, FULL_PATIENCE, GOODBYE_MESSAGES, GOODBYE_TIMEOUT,
-    HEAD_BYTES, HEALTH_CONNECTIONS, HEALTH_TIMEOUT, MAX_TOKEN_BYTES, MAX_USER_ID_BYTES,
-    MESSAGES_PER_SECOND, MUTATION_QUEUE, MUTATION_QUEUE_BYTES, PING_AFTER, RATE_PATIENCE,
-    SAVE_TIMEOUT, SILENCE, STOP_PATIENCE, SUBSCRIBES_PER_SECOND, SUBSCRIPTION_BYTES,
+    HEAD_BYTES, HEALTH_CONNECTIONS, HEALTH_TIMEOUT, KEPT_DEFLATED_BYTES, MAX_TOKEN_BYTES,
+    MAX_USER_ID_BYTES, MESSAGES_PER_SECOND, MUTATION_QUEUE, MUTATION_QUEUE_BYTES, PING_AFTER,
+    RATE_PATIENCE, SAVE_TIMEOUT, SILENCE, STOP_PATIENCE, SUBSCRIBES_PER_SECOND, SUBSCRIPTION_BYTES,
     SUBSCRIPTIONS_PER_SESSION, WRITE_TIMEOUT, documents,
 };
 use rowtide_documents::host::HostLimits;
@@ -155,6 +155,15 @@ fn what_cannot_be_set_is_what_the_page_tells_of() {
         ),
         ("silence before a ping, before the end", format!("{}, {}", s(PING_AFTER), s(SILENCE))),
         ("one write to a client", s(WRITE_TIMEOUT)),
+        (
+            "frames that are deflated for clients that take that, from a size on; of one snapshot, what of them is kept while \
+             several sessions are sent it",
+            format!(
+                "{}; the deflated form of {}",
+                kib(rowtide_protocol::DEFLATE_FROM_BYTES),
+                mib(KEPT_DEFLATED_BYTES)
+            ),
+        ),
         (
             "waiting for the rate, for room in a full queue, before the client is sent away",
             format!("{}, {}", s(RATE_PATIENCE), s(FULL_PATIENCE)),

@@ -10,6 +10,8 @@ use rowtide_client::{Client, Event, Status};
 use rowtide_postgres::connect::ConnectOptions;
 use rowtide_tests::{App, PATIENCE, Raw, Rows, eventually, held, truth};
 
+#[path = "live/deflate.rs"]
+mod deflate;
 #[path = "live/subscriptions.rs"]
 mod subscriptions;
 #[path = "live/time.rs"]

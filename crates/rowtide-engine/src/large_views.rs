@@ -184,7 +184,7 @@ fn a_step_in_which_a_view_gains_many_rows_looks_at_none_of_them() {
     let message = message.unwrap_or_else(|| panic!("no message in {outputs:?}"));
     // What changes afterwards is not part of it.
     deployment.update(1);
-    let frame = message.frame();
+    let frame = message.frame().text().clone();
     let text = std::str::from_utf8(&frame).unwrap();
     let Ok(ServerMessage::Tx { changes, .. }) = ServerMessage::parse(text) else {
         panic!("not a tx");

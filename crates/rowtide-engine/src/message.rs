@@ -11,7 +11,7 @@ use rowtide_plan::map::SeededSet;
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::row::Row;
 use rowtide_plan::value::rfc3339;
-use rowtide_protocol::{Cursor, Lsn, TxParts, delete_change, put_change, tx_frame};
+use rowtide_protocol::{Cursor, Lsn, TextFrame, TxParts, delete_change, put_change, tx_frame};
 
 use crate::view_rows::{Place, ViewRows};
 
@@ -38,7 +38,7 @@ pub struct ViewMessage {
     /// What is to be said besides.
     later: Later,
     /// The message as a frame, once somebody has asked for it.
-    frame: OnceLock<Bytes>,
+    frame: OnceLock<TextFrame>,
 }
 
 /// What is known of a row that is gone from a view.
@@ -243,11 +243,11 @@ impl ViewMessage {
     }
 
     /// The `tx` frame of this message alone, without an acknowledgement; the same bytes for all who ask.
-    pub fn frame(&self) -> Bytes {
+    pub fn frame(&self) -> TextFrame {
         let make = || {
             let time = self.commit_time_us.map(rfc3339);
             let parts = TxParts { commit_time: time.as_deref(), ..TxParts::default() };
-            tx_frame(self.cursor, [&self.changes()[..]], parts)
+            TextFrame::new(tx_frame(self.cursor, [&self.changes()[..]], parts))
         };
         self.frame.get_or_init(make).clone()
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{FutureExt, SinkExt, StreamExt};
-use rowtide_protocol::ErrorCode;
+use rowtide_protocol::{ErrorCode, TextFrame};
 use tokio::time::{sleep_until, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -45,6 +45,8 @@ pub trait Saying: Sized + Send {
     fn bytes(&self) -> usize;
     /// Counts it for operators.
     fn count(&self);
+    /// The frame that is to be deflated before it is said to who takes that.
+    fn undeflated(&self) -> Option<TextFrame>;
 }
 
 impl Saying for Delivery {
@@ -53,7 +55,7 @@ impl Saying for Delivery {
     }
 
     fn bytes(&self) -> usize {
-        if let Delivery::Frame(frame) = self { frame.text.len() } else { 0 }
+        if let Delivery::Frame(frame) = self { frame.frame.text().len() } else { 0 }
     }
 
     fn count(&self) {
@@ -65,6 +67,11 @@ impl Saying for Delivery {
             }
             Delivery::Closed(..) => {}
         }
+    }
+
+    fn undeflated(&self) -> Option<TextFrame> {
+        let Delivery::Frame(frame) = self else { return None };
+        frame.frame.wants_deflating().then(|| frame.frame.clone())
     }
 }
 
@@ -91,6 +98,10 @@ impl Saying for SessionStep {
             }
             SessionStep::Ready(_) | SessionStep::Closed(..) => {}
         }
+    }
+
+    fn undeflated(&self) -> Option<TextFrame> {
+        None
     }
 }
 
@@ -129,6 +140,8 @@ struct Connection<C: Conversation> {
     client: Option<ClaimRequest>,
     queue: Option<Queue>,
     answer: Option<Pin<Box<dyn Future<Output = Answer> + Send>>>,
+    /// What is said next, once it is deflated.
+    deflating: Option<Pin<Box<dyn Future<Output = C::Said> + Send>>>,
     /// Whether there may be more to say.
     more: bool,
     listening: Listening,
@@ -138,10 +151,11 @@ struct Connection<C: Conversation> {
 }
 
 /// What happened.
-enum Event {
+enum Event<S> {
     Message(Option<Result<Message, Error>>),
     Answer(Answer),
     More,
+    Deflated(S),
     Broken(Broken),
     Superseded,
     Stop,
@@ -173,6 +187,7 @@ pub(crate) async fn serve<C>(
         client: None,
         queue: None,
         answer: None,
+        deflating: None,
         more: false,
         listening: Listening::default(),
         unflushed: false,
@@ -234,18 +249,19 @@ where
     }
 
     /// Waits until something happens. Cancel safe in all its parts.
-    async fn wait(&mut self) -> Event {
+    async fn wait(&mut self) -> Event<C::Said> {
         let clock = &self.shared.clock;
         let deadline = self.conversation.deadline();
         let rests = self.pace.rests_until(clock.time());
         let at = deadline.into_iter().chain(rests).min();
         let at = clock.instant(at.unwrap_or_else(|| clock.time() + LONGEST_WAIT));
         let reads = rests.is_none() && self.listening.is_open(self.conversation.reads());
-        let more = self.more;
+        let (more, deflates) = (self.more, self.deflating.is_some());
         tokio::select! {
             message = self.socket.next(), if reads => Event::Message(message),
             answer = wait_for(self.answer.as_mut()) => Event::Answer(answer),
-            () = filled(self.session.as_ref(), more) => Event::More,
+            said = wait_for(self.deflating.as_mut()) => Event::Deflated(said),
+            () = filled(self.session.as_ref(), more), if !deflates => Event::More,
             broken = broken(self.queue.as_mut()) => Event::Broken(broken),
             () = superseded(self.entry.as_ref()) => Event::Superseded,
             () = sleep_until(at) => Event::Clock,
@@ -253,7 +269,7 @@ where
         }
     }
 
-    async fn take(&mut self, event: Event) -> Result<(), Over> {
+    async fn take(&mut self, event: Event<C::Said>) -> Result<(), Over> {
         match event {
             Event::Message(message) => self.hear(message).await,
             Event::Answer(answer) => {
@@ -274,6 +290,11 @@ where
                 self.step(input).await
             }
             Event::More => self.say().await,
+            Event::Deflated(said) => {
+                self.deflating = None;
+                self.tell(said).await?;
+                self.say().await
+            }
             Event::Broken(broken) => self.step(Input::Broken(broken)).await,
             Event::Superseded => self.step(Input::Superseded).await,
             // It may be the pace that was waited for.
@@ -315,11 +336,27 @@ where
                 self.more = false;
                 return Ok(());
             };
-            said.count();
             bytes += said.bytes();
-            self.step(Input::Said(said)).await?;
+            if self.conversation.takes_deflated()
+                && let Some(frame) = said.undeflated()
+            {
+                // What is behind it stays in the queue.
+                self.more = false;
+                let deflater = self.shared.deflater.clone();
+                self.deflating = Some(Box::pin(async move {
+                    deflater.deflate(frame).await;
+                    said
+                }));
+                return Ok(());
+            }
+            self.tell(said).await?;
         }
         Ok(())
+    }
+
+    async fn tell(&mut self, said: C::Said) -> Result<(), Over> {
+        said.count();
+        self.step(Input::Said(said)).await
     }
 
     /// The server stops. What has arrived already comes first.
@@ -344,6 +381,12 @@ where
                 self.frames += 1;
                 self.bytes += frame.len() as u64;
                 self.feed(text(frame)).await?;
+            }
+            Effect::SendDeflated { bytes, text_bytes } => {
+                self.frames += 1;
+                self.bytes += bytes.len() as u64;
+                telemetry::deflated(text_bytes, bytes.len());
+                self.feed(Message::Binary(bytes)).await?;
             }
             Effect::Ping => self.feed(Message::Ping(Bytes::new())).await?,
             Effect::CheckToken(token) => {
@@ -451,9 +494,9 @@ where
     }
 }
 
-async fn wait_for(answer: Option<&mut Pin<Box<dyn Future<Output = Answer> + Send>>>) -> Answer {
-    match answer {
-        Some(answer) => answer.await,
+async fn wait_for<T>(what: Option<&mut Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
+    match what {
+        Some(what) => what.await,
         None => std::future::pending().await,
     }
 }

@@ -65,6 +65,13 @@ pub enum Input<'a, S> {
 pub enum Effect {
     /// Send a text frame.
     Send(Bytes),
+    /// Send a binary frame.
+    SendDeflated {
+        /// The raw DEFLATE of a text frame.
+        bytes: Bytes,
+        /// How many bytes that has.
+        text_bytes: usize,
+    },
     /// Send a WebSocket ping.
     Ping,
     /// Check a token.
@@ -258,6 +265,10 @@ pub trait Conversation: Send + 'static {
 
     /// Whether messages of the client are read. What is not read stays with the client, which notices.
     fn reads(&self) -> bool;
+
+    /// Whether the client takes deflated frames. Then a frame that is worth it is deflated before it is given to be said,
+    /// and is sent as it is where that was not done.
+    fn takes_deflated(&self) -> bool;
 }
 
 /// When the other side was heard of, and when it was asked whether it is there. Silence counts only

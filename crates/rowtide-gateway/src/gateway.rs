@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::admission::ClientOrigin;
 use crate::auth::{Auth, AuthError, AuthOptions};
 use crate::claims::Claims;
+use crate::deflater::Deflater;
 use crate::engines::{Engines, EnginesOptions};
 use crate::health::EnginesHealth;
 use crate::limits::ClientLimits;
@@ -63,6 +64,7 @@ pub(crate) struct Services {
     pub(crate) claims: Claims,
     pub(crate) outcomes: Outcomes,
     pub(crate) writer: Writer,
+    pub(crate) deflater: Deflater,
     pub(crate) clock: Clock,
     pub(crate) stop: CancellationToken,
     pub(crate) limits: ClientLimits,
@@ -173,6 +175,7 @@ impl Gateway {
             claims,
             outcomes,
             writer,
+            deflater: Deflater::start(),
             clock,
             stop,
             limits,

@@ -13,6 +13,7 @@ pub mod claiming;
 mod claims;
 mod connection;
 pub mod conversation;
+mod deflater;
 mod engine_thread;
 mod engines;
 pub mod frames;

@@ -54,6 +54,11 @@ pub const PING_AFTER: Duration = Duration::from_secs(25);
 pub const SILENCE: Duration = Duration::from_secs(60);
 /// How many bytes are written to a client before its own messages are looked at again.
 pub const FLUSH_BYTES: usize = 256 << 10;
+/// Of how many bytes of one snapshot's frames the deflated form is kept, while several sessions are sent it. What is kept is
+/// smaller, by what deflating saves.
+pub const KEPT_DEFLATED_BYTES: usize = 64 << 20;
+/// How many of the processors may deflate frames at a time: one in so many, and at least one.
+pub const PROCESSORS_PER_DEFLATING: usize = 2;
 /// How long one write to a client may take.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client may take to hear that the server closes its connection.

@@ -8,14 +8,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use rowtide_engine::{Place, Slice, SubscriptionId, Subscriptions, ViewMessage};
 use rowtide_feed::Acknowledgement;
 use rowtide_plan::plan::{Plan, TableId};
 use rowtide_plan::row::Row;
 use rowtide_plan::value::rfc3339;
 use rowtide_protocol::{
-    Cursor, ErrorCode, MadeKey, Mode, TxParts, ready_frame, reject_frame, tx_frame,
+    Cursor, ErrorCode, MadeKey, Mode, TextFrame, TxParts, ready_frame, reject_frame, tx_frame,
 };
 use smallvec::SmallVec;
 
@@ -32,11 +31,11 @@ pub enum Delivery {
     Closed(ErrorCode, String),
 }
 
-/// A text frame.
+/// A frame with what its session must know of it.
 #[derive(Debug)]
 pub struct SessionFrame {
-    /// Its text, valid UTF-8.
-    pub text: Bytes,
+    /// The frame.
+    pub frame: TextFrame,
     /// How many rows of a snapshot it holds.
     pub rows: u64,
     /// When the last commit that it tells of happened, microseconds since 1970 UTC.
@@ -50,11 +49,11 @@ pub struct SessionFrame {
 }
 
 impl SessionFrame {
-    /// One that has only text.
-    fn of(text: Bytes) -> SessionFrame {
+    /// One of which there is nothing to know.
+    fn of(frame: TextFrame) -> SessionFrame {
         let (acknowledges, cursor) = (None, None);
         let unsubscribed = Vec::new();
-        SessionFrame { text, rows: 0, commit_time_us: None, acknowledges, cursor, unsubscribed }
+        SessionFrame { frame, rows: 0, commit_time_us: None, acknowledges, cursor, unsubscribed }
     }
 }
 
@@ -358,7 +357,7 @@ impl Dequeued {
             Dequeued::Frame(frame) => Made::of(Delivery::Frame(frame)),
             Dequeued::Closed(code, message) => Made::of(Delivery::Closed(code, message)),
             Dequeued::Ready(cursor) => {
-                let of = SessionFrame::of(ready_frame(cursor));
+                let of = SessionFrame::of(TextFrame::new(ready_frame(cursor)));
                 Made::of(Delivery::Frame(SessionFrame { cursor: Some(cursor), ..of }))
             }
             Dequeued::Snapshot { frames, at } => match frames.frame(plan, at) {
@@ -420,8 +419,11 @@ fn frames_of(
     }
     let acknowledges = acknowledgements.iter().map(|of| of.last_mutation).max();
     let rejected = acknowledgements.iter().flat_map(|of| &of.rejected);
-    let mut frames: VecDeque<SessionFrame> =
-        rejected.map(|r| SessionFrame::of(reject_frame(r.id, &r.code, &r.message))).collect();
+    let mut frames: VecDeque<SessionFrame> = rejected
+        .map(|r| reject_frame(r.id, &r.code, &r.message))
+        .map(TextFrame::new)
+        .map(SessionFrame::of)
+        .collect();
     let time = commit_time_us.map(rfc3339);
     let bodies = messages.iter().map(|message| &message.changes()[..]);
     let mut keys: Vec<&MadeKey> = acknowledgements.iter().flat_map(|of| &of.keys).collect();
@@ -443,13 +445,14 @@ fn frames_of(
         acknowledges,
         cursor,
         unsubscribed,
-        ..SessionFrame::of(text)
+        ..SessionFrame::of(TextFrame::new(text))
     });
     frames
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use rowtide_engine::{FrozenSets, TopicRows, ViewRows};
     use rowtide_plan::catalog::{
         Catalog, CatalogColumn, CatalogIndex, CatalogTable, ColumnInput, ReplicaIdentity,
@@ -518,7 +521,7 @@ mod tests {
 
     fn frame(queue: &mut SendQueue, plan: &Plan) -> Bytes {
         match queue.next(plan) {
-            Some(Delivery::Frame(frame)) => frame.text,
+            Some(Delivery::Frame(frame)) => frame.frame.text().clone(),
             other => panic!("{other:?} is not a frame"),
         }
     }
@@ -552,6 +555,57 @@ mod tests {
         assert!(rows == 1000 && count > 10, "{rows} rows in {count} frames");
         assert_eq!(frames.alive(), 0, "no frame is kept");
         assert!(queues.iter().all(SendQueue::is_empty));
+    }
+
+    /// Takes a snapshot's frames to its end, deflating each: the deflated frames, and how many it had to deflate itself.
+    fn take_deflated(queue: &mut SendQueue, plan: &Plan) -> (Vec<Bytes>, usize) {
+        let (mut frames, mut own) = (Vec::new(), 0);
+        while let Some(Delivery::Frame(SessionFrame { frame, rows: 1.., .. })) = queue.next(plan) {
+            own += usize::from(frame.wants_deflating());
+            while !frame.deflate_a_stretch() {}
+            let deflated = frame.deflated().unwrap();
+            let text = rowtide_protocol::inflate(deflated, 1 << 20).unwrap();
+            assert_eq!(text.as_bytes(), frame.text());
+            frames.push(deflated.clone());
+        }
+        (frames, own)
+    }
+
+    #[test]
+    fn what_was_deflated_of_a_snapshot_is_kept_while_several_sessions_are_sent_it() {
+        let plan = plan();
+        let frames = snapshot(&plan, 1000);
+        let mut queues = [0, 1].map(|_| queue(1000));
+        for sends in &mut queues {
+            let _told =
+                sends.push(Item::Snapshot { frames: Arc::clone(&frames), at: Place::default() });
+        }
+        let kept = Arc::downgrade(&frames);
+        drop(frames);
+        let [mut first, mut second] = queues;
+        let (whole, own) = take_deflated(&mut first, &plan);
+        assert!(whole.len() > 10 && own == whole.len(), "{own} of {}", whole.len());
+        let (again, own) = take_deflated(&mut second, &plan);
+        assert_eq!((&again, own), (&whole, 0));
+        let places = |frames: &[Bytes]| frames.iter().map(|of| of.as_ptr()).collect::<Vec<_>>();
+        assert_eq!(places(&again), places(&whole), "the same bytes");
+        assert!(kept.upgrade().is_none(), "and goes with the last of them");
+    }
+
+    #[test]
+    fn nothing_is_kept_for_one_session_alone() {
+        let plan = plan();
+        let frames = snapshot(&plan, 200);
+        let weak = Arc::downgrade(&frames);
+        let mut sends = queue(1000);
+        let _told = sends.push(Item::Snapshot { frames, at: Place::default() });
+        let first = sends.next(&plan);
+        let Some(Delivery::Frame(SessionFrame { frame, .. })) = first else { panic!("{first:?}") };
+        while !frame.deflate_a_stretch() {}
+        drop(frame);
+        let frames = weak.upgrade().unwrap();
+        let again = frames.frame(&plan, Place::default()).unwrap().frame;
+        assert!(again.wants_deflating() && frames.alive() == 1);
     }
 
     #[test]
@@ -655,7 +709,7 @@ mod tests {
         }
         let mut told = Vec::new();
         while let Some(Delivery::Frame(frame)) = sends.next(&empty()) {
-            match ServerMessage::parse(std::str::from_utf8(&frame.text).unwrap()).unwrap() {
+            match ServerMessage::parse(std::str::from_utf8(frame.frame.text()).unwrap()).unwrap() {
                 ServerMessage::Reject(rejection) => told.push(format!("reject {}", rejection.id)),
                 ServerMessage::Tx { ack, .. } => told.push(format!("ack {ack:?}")),
                 other => panic!("{other:?}"),

@@ -90,6 +90,8 @@ struct Live {
     refused: Vec<Refused>,
     /// How often it may ask for subscriptions.
     subscribes: Pace,
+    /// Whether the client takes deflated frames.
+    takes_deflated: bool,
     /// When what was handed to the queue last was first.
     pushed_at: Duration,
     stopping: Option<Stopping>,
@@ -361,6 +363,7 @@ impl Session {
             reading: Reading::Open,
             tokens: Pace::new(AUTH_PER_MINUTE, Duration::from_secs(60)),
             subscribes: Pace::new(SUBSCRIBES_PER_SECOND, Duration::from_secs(1)),
+            takes_deflated: connect.accepts_deflate,
             pushed_at: Duration::ZERO,
             stopping: None,
             // At once, so that the next one is found.
@@ -403,6 +406,10 @@ impl Conversation for Session {
             Phase::Live(live) => matches!(live.reading, Reading::Open),
             _ => false,
         }
+    }
+
+    fn takes_deflated(&self) -> bool {
+        matches!(&self.phase, Phase::Live(live) if live.takes_deflated)
     }
 }
 
@@ -530,7 +537,13 @@ impl Live {
                 if !frame.unsubscribed.is_empty() {
                     out.push(Effect::HasSubscriptions(self.subscriptions.len()));
                 }
-                out.push(Effect::Send(frame.text));
+                let text = frame.frame.text();
+                out.push(match frame.frame.deflated().filter(|_| self.takes_deflated) {
+                    Some(bytes) => {
+                        Effect::SendDeflated { bytes: bytes.clone(), text_bytes: text.len() }
+                    }
+                    None => Effect::Send(text.clone()),
+                });
                 self.turn_down(out);
             }
             Delivery::Closed(code, message) => return end(Ending::new(code, message)),

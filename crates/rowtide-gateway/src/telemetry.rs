@@ -31,6 +31,10 @@ const MUTATIONS_FAILING: &str = "rowtide_mutations_failing";
 const MUTATION_RETRIES: &str = "rowtide_mutation_retries_total";
 /// Bytes of frames sent to clients.
 const SENT_BYTES: &str = "rowtide_sent_bytes_total";
+/// Bytes of the texts of frames that were sent deflated.
+const DEFLATED_TEXT_BYTES: &str = "rowtide_deflated_text_bytes_total";
+/// Bytes of these frames as they were sent.
+const DEFLATED_BYTES: &str = "rowtide_deflated_bytes_total";
 /// Rows for clients, in snapshots and as changes; a row counts once for each session.
 const SENT_ROWS: &str = "rowtide_sent_rows_total";
 /// Frames sent to clients.
@@ -215,6 +219,12 @@ pub(crate) fn sent(frames: u64, bytes: u64) {
     counter!(SENT_BYTES).increment(bytes);
 }
 
+/// A deflated frame of a text of so many bytes is on its way.
+pub(crate) fn deflated(text_bytes: usize, bytes: usize) {
+    counter!(DEFLATED_TEXT_BYTES).increment(text_bytes as u64);
+    counter!(DEFLATED_BYTES).increment(bytes as u64);
+}
+
 /// Rows are on their way to clients.
 pub(crate) fn rows_sent(rows: u64) {
     if rows > 0 {
@@ -242,6 +252,7 @@ pub(crate) fn gauges(health: &EnginesHealth, age_of_keys: Option<Duration>, muta
         counter!(SUBSCRIBES, "result" => result).increment(0);
     }
     gauge!(SUBSCRIPTIONS).increment(0.0);
+    deflated(0, 0);
     let counts = health.counts;
     gauge!(SESSIONS).set(health.sessions as f64);
     gauge!(VIEWS).set(counts.views as f64);

@@ -421,6 +421,10 @@ impl Conversation for OlderSession {
             Phase::Ended(_) => false,
         }
     }
+
+    fn takes_deflated(&self) -> bool {
+        false
+    }
 }
 
 /// Rejects what is not put into the queue.

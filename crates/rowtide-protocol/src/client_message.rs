@@ -76,6 +76,8 @@ pub struct Connect {
     pub acked: Option<u64>,
     /// What it is subscribed to; with a cursor, the rows of these are as of the cursor.
     pub subscriptions: Vec<Subscribe>,
+    /// Whether it takes deflated frames.
+    pub accepts_deflate: bool,
 }
 
 /// The fields of `subscribe`, and of one of the subscriptions of `connect`.
@@ -192,6 +194,9 @@ struct ConnectFields {
     acked: Option<u64>,
     #[serde(default)]
     subscriptions: Vec<Subscribe>,
+    /// What it takes of the forms of frames; others than the known are of later versions.
+    #[serde(default)]
+    accept: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -290,6 +295,7 @@ impl ClientMessage {
                     outcomes_known: fields.settled,
                     acked: fields.acked,
                     subscriptions: fields.subscriptions,
+                    accepts_deflate: fields.accept.iter().any(|form| form == crate::DEFLATE),
                 }))
             }
             "mutate" => {

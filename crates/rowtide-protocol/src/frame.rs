@@ -98,7 +98,7 @@ fn join<'a>(frame: &mut Vec<u8>, parts: impl IntoIterator<Item = &'a [u8]>) {
 }
 
 /// What this server has beyond the first version of the protocol.
-const FEATURES: [&str; 3] = ["calls", "keys", "subscriptions"];
+const FEATURES: [&str; 4] = ["calls", crate::DEFLATE, "keys", "subscriptions"];
 
 /// A `connected` frame; `user_id` is `None` of somebody without a token. `tables_json` is an object of each table's `{"key":[…]}`.
 pub fn connected_frame(

@@ -282,7 +282,7 @@ fn converse<'a, C: Conversation>(
         conversation.step(input, &now, &mut effects);
         for effect in effects.drain(..) {
             let (short, answer) = match effect {
-                Effect::Send(_) => ('s', None),
+                Effect::Send(_) | Effect::SendDeflated { .. } => ('s', None),
                 Effect::Ping => ('p', None),
                 Effect::CheckToken(_) => ('t', Some(Input::Token(Ok(identity())))),
                 Effect::Claim(_) => ('c', Some(Input::Claimed(Ok(Known::default())))),

@@ -43,6 +43,8 @@ const HELP: &[(&str, &str)] = &[
     ),
     ("rowtide_sent_frames_total", "frames that were sent to clients"),
     ("rowtide_sent_bytes_total", "bytes that were sent to clients"),
+    ("rowtide_deflated_text_bytes_total", "bytes of the texts of frames that were sent deflated"),
+    ("rowtide_deflated_bytes_total", "bytes of the frames that were sent deflated"),
     ("rowtide_sent_rows_total", "rows that were sent to clients"),
     ("rowtide_connections", "open connections, HTTP and WebSocket"),
     ("rowtide_limited_total", "how often a client was held up or turned away, by limit"),

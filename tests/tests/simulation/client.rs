@@ -101,6 +101,8 @@ impl World {
             "subscriptions": subscriptions,
             "settled": state.acked(),
             "acked": state.spent(),
+            // Every other connection takes deflated frames.
+            "accept": if life % 2 == client as u64 % 2 { &["deflate"][..] } else { &[] },
         });
         self.clients[client].connection = Some(id);
         if self.stormy && self.rng.random_bool(0.15) {

@@ -225,6 +225,11 @@ impl World {
                 }
                 self.send(id, Side::Client, frame.to_vec());
             }
+            Effect::SendDeflated { bytes, text_bytes } => {
+                self.seen.count("deflated frames");
+                let text = rowtide_protocol::inflate(&bytes, text_bytes).expect("a deflated text");
+                self.send(id, Side::Client, text.into_bytes());
+            }
             Effect::Ping => self.send_parcel(id, Side::Client, Parcel::Ping),
             Effect::CheckToken(token) => {
                 let delay = self.rng.random_range(0..5);
@@ -622,6 +627,11 @@ impl World {
                     self.seen.count("acknowledgements that passed by");
                 }
                 _ => {}
+            }
+            if let Said::Delivery(Delivery::Frame(frame)) = &said
+                && connection.session.takes_deflated()
+            {
+                while !frame.frame.deflate_a_stretch() {}
             }
             self.step_session(at, id, Input::Said(said));
         }

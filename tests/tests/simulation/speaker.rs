@@ -59,6 +59,13 @@ impl Speaker {
         }
     }
 
+    pub fn takes_deflated(&self) -> bool {
+        match self {
+            Speaker::Session(session) => session.takes_deflated(),
+            Speaker::Older(session) => session.takes_deflated(),
+        }
+    }
+
     pub fn reads(&self) -> bool {
         match self {
             Speaker::Session(session) => session.reads(),

@@ -324,7 +324,7 @@ impl History {
                     assert_eq!(number, acknowledgement.last_mutation);
                     assert!(lsn <= cursor.lsn, "{number} is told before its effects");
                 }
-                let frame = message.frame();
+                let frame = message.frame().text().clone();
                 let text = std::str::from_utf8(&frame).unwrap();
                 let Ok(ServerMessage::Tx { changes, .. }) = ServerMessage::parse(text) else {
                     panic!("not a tx: {text}");

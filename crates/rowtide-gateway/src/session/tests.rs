@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use rowtide_feed::ReplicatorStatus;
-use rowtide_protocol::{Epoch, Lsn};
+use rowtide_protocol::{Epoch, Lsn, TextFrame};
 
 use crate::auth::{Identity, TokenError};
 use crate::conversation::NoClaim;
@@ -28,6 +28,11 @@ fn brief(effects: &[Effect]) -> String {
             Effect::Send(frame) => {
                 let frame: Value = serde_json::from_slice(frame).unwrap();
                 brief += frame["type"].as_str().unwrap();
+            }
+            Effect::SendDeflated { bytes, text_bytes } => {
+                let text = rowtide_protocol::inflate(bytes, *text_bytes).unwrap();
+                let frame: Value = serde_json::from_str(&text).unwrap();
+                write!(brief, "DEFLATED({})", frame["type"].as_str().unwrap()).unwrap();
             }
             Effect::Ping => brief += "PING",
             Effect::CheckToken(token) => write!(brief, "CHECK({token})").unwrap(),
@@ -81,14 +86,27 @@ impl Run {
     }
 
     fn connect(&mut self) -> String {
-        self.text(&json!({
+        self.connect_with(&Value::Null)
+    }
+
+    /// What it accepts of the forms of frames, if it says so.
+    fn connect_with(&mut self, accept: &Value) -> String {
+        let mut connect = json!({
             "type": "connect", "protocol": 1, "clientId": "client-1", "token": "t", "appVersion": 2,
-        }))
+        });
+        if !accept.is_null() {
+            connect["accept"] = accept.clone();
+        }
+        self.text(&connect)
     }
 
     fn live() -> Run {
+        Run::live_with(&Value::Null)
+    }
+
+    fn live_with(accept: &Value) -> Run {
         let mut run = Run::new();
-        assert_eq!(run.connect(), "CHECK(t)");
+        assert_eq!(run.connect_with(accept), "CHECK(t)");
         assert_eq!(run.step(Input::Token(Ok(identity("ann", 2_000)))), "RATE(1)");
         assert_eq!(run.step(Input::Rated(Verdict::Now)), "CLAIM(client-1)");
         let known = Known { last_mutation: 7, ..Known::default() };
@@ -113,15 +131,45 @@ impl Run {
     }
 
     fn ack(&mut self, number: u64) -> String {
+        self.say(TextFrame::new(pong_frame()), Some(number))
+    }
+
+    fn say(&mut self, frame: TextFrame, acknowledges: Option<u64>) -> String {
         let frame = SessionFrame {
-            text: pong_frame(),
+            frame,
             rows: 0,
             commit_time_us: None,
-            acknowledges: Some(number),
+            acknowledges,
             cursor: None,
             unsubscribed: Vec::new(),
         };
         self.step(Input::Said(Delivery::Frame(frame)))
+    }
+}
+
+#[test]
+fn a_large_frame_goes_deflated_to_who_takes_that_once_it_is() {
+    let large = || {
+        let row = format!(r#"{{"id":1,"text":"{}"}}"#, "x".repeat(10_000));
+        TextFrame::new(rowtide_protocol::snapshot_frame("\"t\"", [row.as_bytes()]))
+    };
+    let deflated = large();
+    while !deflated.deflate_a_stretch() {}
+    // Names that are not known are of later versions.
+    for takes in [json!(["deflate"]), json!(["br", "deflate", ""])] {
+        let mut run = Run::live_with(&takes);
+        assert!(run.session.takes_deflated());
+        assert_eq!(run.say(deflated.clone(), None), "DEFLATED(snapshot)");
+        assert_eq!(run.say(large(), None), "snapshot", "nobody has deflated it");
+        assert_eq!(run.say(TextFrame::new(pong_frame()), None), "pong");
+    }
+    for takes in [Value::Null, json!([]), json!(["gzip", "Deflate"])] {
+        let mut run = Run::live_with(&takes);
+        assert!(!run.session.takes_deflated());
+        assert_eq!(run.say(deflated.clone(), None), "snapshot", "another has");
+    }
+    for wrong in [json!("deflate"), json!([1]), json!({}), json!(true)] {
+        assert_eq!(Run::new().connect_with(&wrong), "error END(bad_request)", "{wrong}");
     }
 }
 
@@ -363,7 +411,7 @@ fn at(lsn: u64) -> Delivery {
     let cursor = Cursor { epoch: Epoch(1), view: rowtide_protocol::ViewId(1), lsn: Lsn(lsn) };
     let text = rowtide_protocol::ready_frame(cursor);
     Delivery::Frame(SessionFrame {
-        text,
+        frame: TextFrame::new(text),
         rows: 0,
         commit_time_us: None,
         acknowledges: None,

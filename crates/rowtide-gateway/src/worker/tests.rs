@@ -103,7 +103,7 @@ impl Run {
         let plan = Arc::clone(&self.plan);
         let queue = self.worker.sink(SessionId(session)).unwrap();
         let frames = std::iter::from_fn(|| queue.next(&plan)).filter_map(|said| match said {
-            Delivery::Frame(frame) => Some(String::from_utf8(frame.text.to_vec()).unwrap()),
+            Delivery::Frame(frame) => Some(String::from_utf8(frame.frame.text().to_vec()).unwrap()),
             Delivery::Begin(_) => None,
             Delivery::Closed(code, message) => panic!("{code:?}: {message}"),
         });
