@@ -189,6 +189,11 @@ export class Query {
     };
   }
 
+  /** @param {any} _condition @returns {any} */
+  where(_condition) {
+    throw lacking('queries');
+  }
+
   /** @param {any} [_order] @returns {any} */
   orderBy(_order) {
     throw lacking('queries');

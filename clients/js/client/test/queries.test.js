@@ -76,7 +76,7 @@ test('the order of values has no circles', () => {
 test('without the entry the mistake is named', () => {
   const { shown } = issues();
   const table = new TableQuery(shown, 'issue');
-  for (const use of [() => table.orderBy('id'), () => table.where({}).limit(1), () => table.count(), () => table.groupCount('tag')]) {
+  for (const use of [() => table.orderBy('id'), () => table.where({}).limit(1), () => table.where({}).where({}), () => table.count(), () => table.groupCount('tag')]) {
     assert.throws(use, { name: 'TypeError', message: /`queries` of @rowtide\/client\/queries/ });
   }
 });

@@ -3,7 +3,7 @@ import { createClient, type Acked, type Client, type Settled } from '@rowtide/cl
 import { createClient as implemented } from '../../client/src/client.js';
 import { queries } from '@rowtide/client/queries';
 import { subscriptions } from '@rowtide/client/subscriptions';
-import { useMutate, useQuery, useRow, useStatus, useSubscription } from '@rowtide/react';
+import { useMutate, usePending, useQuery, useQueryStatus, useRow, useStatus, useSubscription, useSuspenseQuery, useSuspenseSubscription } from '@rowtide/react';
 import { type Queries, type Schema, tables } from './schema.js';
 
 declare module '@rowtide/react' {
@@ -100,6 +100,17 @@ export function Component() {
   useSubscription('channel', { channel: true });
   const pending: number = useStatus((status) => status.pending);
   useMutate()((tx) => tx.file.update({ id: 'f1', name: `${first} ${user} ${pending} ${status} ${error?.code}` }));
+  const latest: readonly { name: string }[] = useQuery((client) => client.table('file').orderBy('name').limit(3), []);
+  const count: number = useQuery((client) => client.table('file').where({ shared: latest.length > 1 }).count());
+  const kept: readonly { name: string }[] = useQuery(newest);
+  const known: string[] = useSuspenseQuery('file').map((file) => file.name);
+  const isAll: boolean = useQueryStatus('file', { shared: true }) === 'complete' && useQueryStatus(newest) !== 'loading';
+  const isPending: boolean = usePending('file_state', { userId: 'u1', fileId: 'f1' });
+  useSuspenseSubscription('recent', { count: count + kept.length + known.length + Number(isAll) + Number(isPending) });
+  // @ts-expect-error both columns of the key are needed
+  usePending('file_state', 'u1');
+  // @ts-expect-error there is no such column
+  useQuery((client) => client.table('file').orderBy('title'));
   // @ts-expect-error there is no such table
   useQuery('files');
   // @ts-expect-error there is no such column
