@@ -84,10 +84,10 @@ export class Node {
   #users = 0;
   /** The version of the table whose rows this holds, while it has no users. */
   #version = -1;
-  /** @type {Set<Node>} */
-  children = new Set();
-  /** @type {Set<(value: any) => void>} */
-  #listeners = new Set();
+  /** Made when there is one: a page has many nodes, and most have none. @type {Set<Node> | undefined} */
+  children;
+  /** @type {Set<(value: any) => void> | undefined} */
+  #listeners;
 
   /**
    * @param {Nodes} of
@@ -138,23 +138,24 @@ export class Node {
 
   /** @param {Node} child */
   attach(child) {
-    this.children.add(child);
+    (this.children ??= new Set()).add(child);
   }
 
   /** @param {Node} child */
   detach(child) {
-    this.children.delete(child);
+    this.children?.delete(child);
   }
 
   /** @param {any} value what listeners are called with */
   ring(value) {
-    if (this.#listeners.size) this.of.calls.push(() => this.of.shown.bell.ring(this.#listeners, value));
+    const listeners = this.#listeners;
+    if (listeners?.size) this.of.calls.push(() => this.of.shown.bell.ring(listeners, value));
   }
 
   /** @param {(value: any) => void} listener */
   subscribe(listener) {
     this.retain();
-    const stop = subscribed(this.#listeners, listener);
+    const stop = subscribed((this.#listeners ??= new Set()), listener);
     let isUsed = true;
     return () => {
       if (!isUsed) return;
@@ -198,7 +199,7 @@ export class Rows extends Node {
   tell(changes) {
     if (!changes.length) return;
     this.#all = undefined;
-    for (const child of this.children) child.changed(changes);
+    for (const child of this.children ?? []) child.changed(changes);
     this.ring(changes);
   }
 
