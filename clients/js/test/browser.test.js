@@ -199,6 +199,44 @@ test('signing out deletes the copy, and the next user sees only their own rows',
   assert.deepEqual(await page.evaluate(() => db.table('user').all().map(({ id }) => id)), ['u8']);
 });
 
+test('a query is in its order in every tab, and says whether it is all that there is', async () => {
+  const context = await profile();
+  const page = await tab(context, { user: 'u4', queries: true });
+  const sorted = "SELECT string_agg(name, ',' ORDER BY name COLLATE \"C\" DESC, id DESC) FROM file WHERE \"ownerId\" = 'u4'";
+  const watch = (page) => page.evaluate(() => {
+    window.files = db.table('file').where({ ownerId: 'u4' }).orderBy([['name', 'desc']]);
+    window.count = files.count();
+    window.told = [];
+    files.subscribe((changes) => told.push(...changes.map(({ row }) => row.name)));
+  });
+  await watch(page);
+  const complete = (page) => until(page, () => files.status === 'complete');
+  const names = (page) => page.evaluate(() => files.all().map(({ name }) => name).join());
+  await complete(page);
+  assert.equal(await names(page), server.sql(sorted));
+  const other = await tab(context, { queries: true });
+  await watch(other);
+  await complete(other);
+  assert.equal(await names(other), server.sql(sorted));
+  await page.evaluate((id) => db.mutate((tx) => tx.file.update({ id, name: 'zuletzt ä' })).confirmed, fileOf('u4', 1));
+  await until(other, () => told.includes('zuletzt ä'));
+  assert.equal(await names(other), server.sql(sorted));
+  assert.equal(await names(page), server.sql(sorted));
+  assert.equal(await other.evaluate(() => count.get()), Number(server.sql("SELECT count(*) FROM file WHERE \"ownerId\" = 'u4'")));
+  await other.close();
+  proxy.cut();
+  await until(page, () => db.status.get().connection === 'offline');
+  assert.equal(await page.evaluate(() => files.status), 'complete');
+  // What was stored may be old.
+  await load(page, { queries: true });
+  await watch(page);
+  await until(page, () => files.status === 'partial');
+  assert.equal(await names(page), server.sql(sorted));
+  proxy.repair();
+  await page.evaluate(() => db.connect());
+  await complete(page);
+});
+
 test('a client waits for a server that restarts', async () => {
   const page = await tab(await profile(), { user: 'u9' });
   await live(page);

@@ -2,7 +2,7 @@
  * The client that an application uses: tables to read, `mutate` to write, and `status`. The client knows
  * which user is signed in, and shows only that user's copy.
  */
-import { RowtideError } from './error.js';
+import { RowtideError, lacking } from './error.js';
 import { temporary } from './op.js';
 import { Optimistic } from './optimistic.js';
 import { Observed, Shown, TableQuery, keyRow, subscribed } from './query.js';
@@ -28,6 +28,7 @@ import { claims } from './token.js';
  * @property {any} [WebSocket]
  * @property {boolean} [connect]
  * @property {(bell: import('./query.js').Bell) => import('./subscribing.js').Subscriptions} [subscriptions]
+ * @property {(shown: Shown, status: Observed<Status>, subscriptions?: import('./subscribing.js').Subscriptions) => (name: string) => TableQuery} [queries]
  * @property {(direction: 'sent' | 'received', message: any) => void} [trace]
  */
 
@@ -59,6 +60,7 @@ export class Client {
   #token;
   #unlisten = () => {};
   #subscriptions;
+  #makeTable;
 
   /** @param {Options} options */
   constructor(options) {
@@ -77,6 +79,7 @@ export class Client {
     /** @type {Status} */
     const status = { connection: 'connecting', pending: 0, leads: false };
     this.status = new Observed(this.#shown.bell, status);
+    this.#makeTable = options.queries?.(this.#shown, this.status, this.#subscriptions) ?? ((/** @type {string} */ name) => new TableQuery(this.#shown, name));
     /** Resolves when the stored copy is shown. */
     this.opened = this.#open();
     this.opened.catch(() => {});
@@ -97,7 +100,7 @@ export class Client {
    */
   table(name) {
     let table = this.#tables.get(name);
-    if (!table) this.#tables.set(name, (table = new TableQuery(this.#shown, name)));
+    if (!table) this.#tables.set(name, (table = this.#makeTable(name)));
     return table;
   }
 
@@ -129,7 +132,7 @@ export class Client {
   }
 
   get #selecting() {
-    if (!this.#subscriptions) throw new TypeError('`createClient` needs @rowtide/client/subscriptions');
+    if (!this.#subscriptions) throw lacking('subscriptions');
     return this.#subscriptions;
   }
 

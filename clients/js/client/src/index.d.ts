@@ -46,19 +46,72 @@ export interface Change<Row = Record<string, any>> {
   before?: Row;
 }
 
-export interface Query<Row> {
+/**
+ * Whether what is shown is all that there is. `loading`: no rows are known yet, neither stored ones nor from the server. `partial`:
+ * there are rows, but the connection has not been live since the copy was opened, or a subscription that this page uses is still
+ * loading. `complete`: neither; it stays so when the connection ends, as `Status.connection` says.
+ */
+export type QueryStatus = 'loading' | 'partial' | 'complete';
+
+/** What all queries of a client with `queries` have. */
+interface WithStatus {
+  /** `undefined` in a client that was created without `queries`. */
+  readonly status: QueryStatus;
+  /** Calls `listener` when the status changes. Returns a function that ends that. */
+  onStatus(listener: (status: QueryStatus) => void): () => void;
+}
+
+/** Columns with the values that they must have (a column that a row lacks is `null`), or a predicate without side effects. */
+export type Condition<Row> = Partial<Row> | ((row: Row) => boolean);
+
+type Columns<Row> = keyof Row & string;
+/**
+ * A column, or several, each with its direction where it is not `asc`. `nulls` are `last`, with `desc` they are `first`. `numeric`: strings
+ * of digits (`numeric`, and `int8` where it is a string) are compared as numbers.
+ */
+export type OrderBy<Row> =
+  | Columns<Row>
+  | readonly (
+      | Columns<Row>
+      | readonly [column: Columns<Row>, direction?: 'asc' | 'desc', options?: { nulls?: 'first' | 'last'; numeric?: boolean }]
+    )[];
+
+/**
+ * Rows. What builds on them (`orderBy`, `limit`, `count`, `groupCount`, `status`) needs a client with `queries` of @rowtide/client/queries; without
+ * it these throw a `TypeError`.
+ */
+export interface Query<Row> extends WithStatus {
   /** The rows: the same array as long as none changes. Rows that did not change are the same objects. */
   all(): readonly Row[];
   /** Calls `listener` once for each step that changes the query's rows. Returns a function that ends that. */
   subscribe(listener: (changes: readonly Change<Row>[]) => void): () => void;
+  /** The rows in an order, which ends in the table's key. The last call holds. */
+  orderBy(order: OrderBy<Row>): Filtered<Row>;
+  /** The first rows, in the order of `orderBy`, or else of the key. The last call holds. */
+  limit(rows: number): Filtered<Row>;
+  /** How many rows there are. */
+  count(): LiveValue<number>;
+  /** How many rows there are of each value of a column. A value that is an object stands as its JSON. */
+  groupCount<C extends Columns<Row>>(column: C): LiveValue<ReadonlyMap<Row[C], number>>;
 }
+
+/** Rows that can be narrowed further. */
+export interface Filtered<Row> extends Query<Row> {
+  /** Those of the rows for which `condition` holds, too; a limit is of these. */
+  where(condition: Condition<Row>): Filtered<Row>;
+}
+
+/** A value that a query counts: the same object until it changes. */
+export interface LiveValue<T> extends Observable<T>, WithStatus {}
 
 export interface Table<S, T extends keyof S> extends Query<RowOf<S, T>> {
   get(key: KeyOf<S, T>): RowOf<S, T> | undefined;
-  /** Rows for which `condition` holds: a predicate, or columns with the values that they must have. */
-  where(condition: ((row: RowOf<S, T>) => boolean) | Partial<RowOf<S, T>>): Query<RowOf<S, T>>;
-  /** Whether a mutation that is not acknowledged yet has an operation on this row. */
+  /** Rows for which `condition` holds. */
+  where(condition: Condition<RowOf<S, T>>): Filtered<RowOf<S, T>>;
+  /** Whether a mutation that is not acknowledged yet has an operation on this row. Changes are told by `onAcked` and by the status. */
   isPending(key: KeyOf<S, T>): boolean;
+  /** The key as a `Change` has it; `undefined` as long as the key's columns are not known. */
+  keyOf(key: KeyOf<S, T>): string | undefined;
 }
 
 export interface TableWriter<S, T extends keyof S> {
@@ -229,6 +282,8 @@ export interface ClientOptions {
   connect?: boolean;
   /** `subscriptions()` of `@rowtide/client/subscriptions`, for a client that subscribes to queries. */
   subscriptions?: (...internal: any) => any;
+  /** `queries()` of @rowtide/client/queries, for a client that orders, limits and counts. */
+  queries?: (...internal: any) => any;
   /** Sees every message of the protocol that this tab sends and receives. */
   trace?: (direction: 'sent' | 'received', message: any) => void;
 }

@@ -39,6 +39,8 @@ export class Subscriptions {
   /** Resolves when this tab holds its lock. @type {Promise<void> | undefined} */
   #lock;
   #announcing = false;
+  /** Whether the rows of what this tab uses have not all come yet. */
+  waiting;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #timer;
 
@@ -50,6 +52,7 @@ export class Subscriptions {
     this.#bell = bell;
     this.#ttl = ttl;
     this.#selection = new Selection(ttl);
+    this.waiting = new Observed(bell, false);
   }
 
   /**
@@ -211,8 +214,13 @@ export class Subscriptions {
     return [...this.#shared].map(([key, { wish }]) => /** @type {[string, Wish]} */ ([key, wish]));
   }
 
+  #count() {
+    this.waiting.set([...this.#shared.values()].some(({ observed }) => observed.get().status === 'loading'));
+  }
+
   /** Tells the leading tab what this one wants, once for all that is asked for at a time. */
   async #announce() {
+    queueMicrotask(() => this.#count());
     if (this.#announcing) return;
     this.#announcing = true;
     await undefined;
@@ -266,5 +274,6 @@ export class Subscriptions {
     }
     this.#states = states;
     for (const [key, { observed }] of this.#shared) observed.set(states.get(key) ?? LOADING);
+    this.#count();
   }
 }

@@ -4,6 +4,8 @@
  * component renders again only when its own rows change.
  */
 import { createContext, createElement, useCallback, useContext, useMemo, useSyncExternalStore } from 'react';
+import { subscribeRow } from './rows.js';
+import { rowsKnown, subscriptionSettled } from './suspended.js';
 
 /** @typedef {import('@rowtide/client').Client} Client */
 
@@ -23,21 +25,97 @@ export function useClient() {
 }
 
 /**
- * @param {string} table
- * @param {any} [where] a predicate, or columns with their values
+ * What a server has rendered and a page hydrates: a client has no rows there.
+ * @type {{ rows: readonly any[], counts: ReadonlyMap<any, number>, subscription: import('@rowtide/client').SubscriptionState,
+ *   status: import('@rowtide/client').Status }}
+ */
+const ON_SERVER = {
+  rows: [],
+  counts: new Map(),
+  subscription: { status: 'loading' },
+  status: { connection: 'connecting', pending: 0, leads: false },
+};
+
+/** Conditions that are written in place are new objects in each render: equal ones have one text. @param {any} where */
+const textOf = (where) => JSON.stringify(where, (_, value) => (value === undefined ? ['undefined'] : value));
+
+/**
+ * The query that a hook is about.
+ * @param {any} what a table, a query, or a function that makes one
+ * @param {any} where a condition, or what the function depends on
+ * @param {readonly unknown[]} [deps] what a predicate depends on
+ * @returns {any}
+ */
+function useFound(what, where, deps) {
+  const client = useClient();
+  let on = [what];
+  if (typeof what === 'function') on = where ?? on;
+  if (typeof what === 'string') on = [what, ...(typeof where === 'function' ? (deps ?? [where]) : [textOf(where)])];
+  return useMemo(() => {
+    if (typeof what === 'function') return what(client);
+    if (typeof what !== 'string') return what;
+    return where === undefined ? client.table(what) : client.table(what).where(where);
+  }, [client, ...on]);
+}
+
+/** The rows of a query, or the value that it counts. @param {any} query */
+function useRead(query) {
+  const subscribe = useCallback((/** @type {() => void} */ listener) => query.subscribe(listener), [query]);
+  const read = useCallback(() => (query.all ? query.all() : query.get()), [query]);
+  const onServer = () => {
+    if (query.all) return ON_SERVER.rows;
+    return typeof query.get() === 'number' ? 0 : ON_SERVER.counts;
+  };
+  return useSyncExternalStore(subscribe, read, onServer);
+}
+
+/**
+ * @param {any} what a table, a query, or a function that makes one
+ * @param {any} [where] a predicate, or columns with their values; behind a function what it depends on
  * @param {readonly unknown[]} [deps] what a predicate depends on
  */
-export function useQuery(table, where, deps) {
+export function useQuery(what, where, deps) {
+  return useRead(useFound(what, where, deps));
+}
+
+/**
+ * @param {any} query
+ * @returns {import('@rowtide/client').QueryStatus}
+ */
+function useStatusOf(query) {
+  if (!query.onStatus) throw new TypeError('give `createClient` the `queries` of @rowtide/client/queries');
+  const subscribe = useCallback((/** @type {() => void} */ listener) => query.onStatus(listener), [query]);
+  return useSyncExternalStore(subscribe, () => query.status, () => ON_SERVER.subscription.status);
+}
+
+/**
+ * @param {any} what as for `useQuery`
+ * @param {any} [where]
+ * @param {readonly unknown[]} [deps]
+ */
+export function useQueryStatus(what, where, deps) {
+  return useStatusOf(useFound(what, where, deps));
+}
+
+/**
+ * @param {any} what as for `useQuery`
+ * @param {any} [where]
+ * @param {readonly unknown[]} [deps]
+ */
+export function useSuspenseQuery(what, where, deps) {
   const client = useClient();
-  // Conditions are mostly written in place, so each render has a new object: equal ones are one query.
-  const same = typeof where === 'function' ? (deps ?? [where]) : [JSON.stringify(where)];
-  const query = useMemo(
-    () => (where === undefined ? client.table(table) : client.table(table).where(where)),
-    [client, table, ...same],
-  );
-  const subscribe = useCallback((/** @type {() => void} */ listener) => query.subscribe(listener), [query]);
-  const rows = useCallback(() => query.all(), [query]);
-  return useSyncExternalStore(subscribe, rows, rows);
+  const query = useFound(what, where, deps);
+  if (useStatusOf(query) === 'loading') throw rowsKnown(client, query);
+  return useRead(query);
+}
+
+/**
+ * A key that is written in place, as the same object in each render.
+ * @param {any} key
+ */
+function useKey(key) {
+  const text = JSON.stringify(key);
+  return useMemo(() => JSON.parse(text), [text]);
 }
 
 /**
@@ -46,13 +124,27 @@ export function useQuery(table, where, deps) {
  */
 export function useRow(table, key) {
   const client = useClient();
-  const text = JSON.stringify(key);
+  const same = useKey(key);
+  const subscribe = useCallback((/** @type {() => void} */ listener) => subscribeRow(client, table, same, listener), [client, table, same]);
+  return useSyncExternalStore(subscribe, () => client.table(table).get(same), () => undefined);
+}
+
+/**
+ * @param {string} table
+ * @param {any} key
+ */
+export function usePending(table, key) {
+  const client = useClient();
+  const same = useKey(key);
   const subscribe = useCallback(
-    (/** @type {() => void} */ listener) => client.table(table).subscribe(listener),
-    [client, table],
+    (/** @type {() => void} */ listener) => {
+      // A mutation that is made counts in the status; one that is acknowledged may change no row.
+      const stops = [client.status.subscribe(listener), client.onAcked(listener)];
+      return () => stops.forEach((stop) => stop());
+    },
+    [client],
   );
-  const row = useCallback(() => client.table(table).get(JSON.parse(text)), [client, table, text]);
-  return useSyncExternalStore(subscribe, row, row);
+  return useSyncExternalStore(subscribe, () => client.table(table).isPending(same), () => false);
 }
 
 /**
@@ -75,7 +167,18 @@ export function useSubscription(query, params) {
     [client, query, text],
   );
   const state = useCallback(() => client.subscription(query, JSON.parse(text)), [client, query, text]);
-  return useSyncExternalStore(subscribe, state, state);
+  return useSyncExternalStore(subscribe, state, () => ON_SERVER.subscription);
+}
+
+/**
+ * @param {string} query
+ * @param {Record<string, any>} [params]
+ */
+export function useSuspenseSubscription(query, params) {
+  const client = useClient();
+  const state = useSubscription(query, params);
+  if (state.status === 'loading') throw subscriptionSettled(client, query, JSON.stringify(params ?? {}));
+  return state;
 }
 
 export function useMutate() {
@@ -86,6 +189,6 @@ export function useMutate() {
 /** @param {(status: import('@rowtide/client').Status) => any} [select] the part that is rendered */
 export function useStatus(select) {
   const { status } = useClient();
-  const selected = () => (select ? select(status.get()) : status.get());
-  return useSyncExternalStore(status.subscribe, selected, selected);
+  const selected = (/** @type {import('@rowtide/client').Status} */ of) => (select ? select(of) : of);
+  return useSyncExternalStore(status.subscribe, () => selected(status.get()), () => selected(ON_SERVER.status));
 }

@@ -1,8 +1,9 @@
 // What the types reject: `tsc` fails where one of these errors is missing.
 import { createClient, type Acked, type Client, type Settled } from '@rowtide/client';
 import { createClient as implemented } from '../../client/src/client.js';
+import { queries } from '@rowtide/client/queries';
 import { subscriptions } from '@rowtide/client/subscriptions';
-import { useMutate, useQuery, useRow, useStatus, useSubscription } from '@rowtide/react';
+import { useMutate, usePending, useQuery, useQueryStatus, useRow, useStatus, useSubscription, useSuspenseQuery, useSuspenseSubscription } from '@rowtide/react';
 import { type Queries, type Schema, tables } from './schema.js';
 
 declare module '@rowtide/react' {
@@ -13,7 +14,7 @@ declare module '@rowtide/react' {
 }
 
 const options = { url: 'ws://localhost/sync', token: async () => 'token', tables };
-const db = createClient<Schema, Queries>({ ...options, subscriptions: subscriptions({ ttl: 60_000 }) });
+const db = createClient<Schema, Queries>({ ...options, subscriptions: subscriptions({ ttl: 60_000 }), queries: queries() });
 
 const name: string | undefined = db.table('file').get('f1')?.name;
 const sameName: string | undefined = db.table('file').get({ id: 'f1' })?.name;
@@ -21,6 +22,20 @@ const stage: 'todo' | 'done' = db.table('file_state').get({ userId: 'u1', fileId
 const names: string[] = db.table('file').where({ shared: true }).all().map((file) => file.name);
 db.table('file').where((file) => file.createSource === null).subscribe((changes) => changes[0]!.row?.name);
 db.table('file').isPending('f1');
+const newest = db.table('file').where({ shared: true }).where((file) => file.name !== '').orderBy([['name', 'desc', { nulls: 'last' }], 'id']).limit(50);
+const newestNames: string[] = newest.all().map((file) => file.name);
+const howMany: number = newest.count().get();
+const byStage: ReadonlyMap<'todo' | 'done', number> = db.table('file_state').groupCount('stage').get();
+newest.onStatus((status) => status === 'complete');
+db.table('file').orderBy('name').subscribe((changes) => changes[0]!.before?.name);
+// @ts-expect-error there is no such column
+db.table('file').orderBy('title');
+// @ts-expect-error there is no such column
+db.table('file').where({ shared: true }).groupCount('title');
+// @ts-expect-error a direction is needed
+db.table('file').orderBy([['name', 'down']]);
+// @ts-expect-error the key is text
+db.table('file').keyOf(1);
 // @ts-expect-error there is no such table
 db.table('files');
 // @ts-expect-error both columns of the key are needed
@@ -85,6 +100,17 @@ export function Component() {
   useSubscription('channel', { channel: true });
   const pending: number = useStatus((status) => status.pending);
   useMutate()((tx) => tx.file.update({ id: 'f1', name: `${first} ${user} ${pending} ${status} ${error?.code}` }));
+  const latest: readonly { name: string }[] = useQuery((client) => client.table('file').orderBy('name').limit(3), []);
+  const count: number = useQuery((client) => client.table('file').where({ shared: latest.length > 1 }).count());
+  const kept: readonly { name: string }[] = useQuery(newest);
+  const known: string[] = useSuspenseQuery('file').map((file) => file.name);
+  const isAll: boolean = useQueryStatus('file', { shared: true }) === 'complete' && useQueryStatus(newest) !== 'loading';
+  const isPending: boolean = usePending('file_state', { userId: 'u1', fileId: 'f1' });
+  useSuspenseSubscription('recent', { count: count + kept.length + known.length + Number(isAll) + Number(isPending) });
+  // @ts-expect-error both columns of the key are needed
+  usePending('file_state', 'u1');
+  // @ts-expect-error there is no such column
+  useQuery((client) => client.table('file').orderBy('title'));
   // @ts-expect-error there is no such table
   useQuery('files');
   // @ts-expect-error there is no such column
@@ -105,6 +131,9 @@ const untyped: Client = createClient(options);
 untyped.mutate((tx) => tx.anything.insert({ of: 'any kind' }));
 untyped.subscribe('any', { of: 'any kind' });
 untyped.subscribe('without');
-const declared: Client = implemented(options) satisfies Omit<Client, 'table'>;
+const core = implemented(options);
+const declared: Omit<Client, 'table'> = core;
+// What comes with `queries` is not there without.
+const table: Pick<ReturnType<Client['table']>, 'get' | 'isPending' | 'keyOf' | 'all' | 'subscribe' | 'count'> = core.table('anything');
 
-export { confirmed, declared, isThere, name, names, ready, sameName, stage, why };
+export { byStage, confirmed, declared, howMany, isThere, newestNames, table, name, names, ready, sameName, stage, why };
