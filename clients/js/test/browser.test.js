@@ -213,3 +213,40 @@ test('a client waits for a server that restarts', async () => {
   await live(page);
   assert.equal(server.sql(`SELECT name FROM file WHERE id = '${id}'`), 'While it was away');
 });
+
+test('where IndexedDB never answers, the client goes on in memory and says that nothing will outlive the page', async () => {
+  const context = await profile();
+  await context.addInitScript(() => {
+    IDBFactory.prototype.open = () => ({});
+  });
+  const page = await tab(context, { user: 'u11' });
+  await live(page);
+  const { durable, storageError, leads } = await page.evaluate(() => db.status.get());
+  assert.deepEqual([durable, leads], [false, true]);
+  assert.match(storageError, /does not answer/);
+  const id = fileOf('u11');
+  await page.evaluate((id) => db.mutate((tx) => tx.file.update({ id, name: 'In memory' })).stored, id);
+  assert.equal(server.sql(`SELECT name FROM file WHERE id = '${id}'`), 'In memory');
+});
+
+test('a worker has a copy too, which it shares with the page', async () => {
+  const page = await tab(await profile(), { user: 'u12' });
+  await live(page);
+  const id = fileOf('u12');
+  const token = server.token('u12');
+  const status = await page.evaluate(async ({ url, token, id }) => {
+    const program = `
+      import { createClient } from '${location.origin}/client/index.js';
+      const db = createClient({ url: '${url}', token: () => '${token}', user: 'u12' });
+      await db.opened;
+      await db.mutate((tx) => tx.file.update({ id: '${id}', name: 'By the worker' })).confirmed;
+      postMessage(db.status.get());`;
+    const worker = new Worker(URL.createObjectURL(new Blob([program], { type: 'text/javascript' })), { type: 'module' });
+    return new Promise((resolve, reject) => {
+      worker.onmessage = ({ data }) => resolve(data);
+      worker.onerror = ({ message }) => reject(new Error(message));
+    });
+  }, { url: proxy.url, token, id });
+  assert.deepEqual([status.durable, status.leads, status.user], [true, false, 'u12']);
+  assert.equal(await nameOf(page, id), 'By the worker');
+});
