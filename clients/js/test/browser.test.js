@@ -250,3 +250,15 @@ test('a worker has a copy too, which it shares with the page', async () => {
   assert.deepEqual([status.durable, status.leads, status.user], [true, false, 'u12']);
   assert.equal(await nameOf(page, id), 'By the worker');
 });
+
+test('IndexedDB conforms to what a storage must do', async () => {
+  const page = await (await profile()).newPage();
+  await page.goto(pages.url);
+  const outcome = await page.evaluate(async () => {
+    const [{ indexedDBStorage, memoryStorage }, { conforms }, { random }] = await Promise.all(
+      ['/client/index.js', '/test/conformance.js', '/test/random.js'].map((module) => import(module)),
+    );
+    return conforms(indexedDBStorage(), memoryStorage(), random(1), 60);
+  });
+  assert.equal(outcome, 'conforms');
+});
