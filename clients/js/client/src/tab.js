@@ -86,6 +86,8 @@ export class Tab {
   /** The stored mutations, each with the number that it is stored with; `undefined` if it has none yet. */
   #stored = new Map();
   #storedAcked = 0;
+  /** The mutations that the leading tab has not been sent yet. @type {QueueEntry[]} */
+  #unshared = [];
   /** When the last mutation was stored without a number, in ms since 1970; no two of a tab have the same. */
   #at = 0;
   /** The last rejections, for tabs that missed them. @type {{ id: string, code: string, message?: string }[]} */
@@ -220,10 +222,13 @@ export class Tab {
     // Those without a number are read in this order.
     entry.at = this.#at = Math.max(Date.now(), this.#at + 1);
     this.#entries.set(entry.id, entry);
+    this.#unshared.push(entry);
     this.#dirty = true;
     // If this tab cannot store it, the leading tab may be able to.
-    await this.flush().catch(() => {});
-    if (!this.leads) this.say({ type: 'mutation', entry });
+    await this.flush();
+    // Who waited for the same write may be told in another order, but those that were made before are stored too.
+    const made = this.#unshared.splice(0, this.#unshared.indexOf(entry) + 1);
+    if (!this.leads) for (const entry of made) this.say({ type: 'mutation', entry });
   }
 
   /** Closes the copy in this tab; resolves when the mutations made here are stored. */
@@ -242,7 +247,7 @@ export class Tab {
     this.say({ type: 'signOut' });
     this.#connection.stop();
     this.#closed.abort();
-    if (this.#writing) await inTime(this.#writing).catch(() => {});
+    await inTime(Promise.resolve(this.#writing)).catch(() => {});
     clearTimeout(this.#nextWrite);
     await inTime(this.#options.store.clear());
     this.#channel?.close();
@@ -284,8 +289,7 @@ export class Tab {
     for (const { id, ops, state } of known) {
       // The application has heard of this rejection already.
       if (state !== 'pending' || there.has(id)) continue;
-      const rejection = this.#rejections.find((rejection) => rejection.id === id);
-      step.acked.push({ id, ops, code: rejection?.code, message: rejection?.message });
+      step.acked.push({ ...this.#rejections.find((rejection) => rejection.id === id), id, ops });
     }
     this.#options.onStep(step);
   }
@@ -303,8 +307,8 @@ export class Tab {
     if (this.#followed) this.say({ type: 'step', seq: this.#seq, record, subscriptions: this.#subscriptions?.told() });
     this.#options.onStep(step);
     this.#subscriptions?.stepped();
-    if (record.entries.length) this.flush().catch(() => {});
-    else this.#nextWrite ??= setTimeout(() => this.flush().catch(() => {}), BATCH_MS);
+    if (record.entries.length) this.flush();
+    else this.#nextWrite ??= setTimeout(() => this.flush(), BATCH_MS);
   }
 
   /** Distributes a step that changes no rows. */
@@ -334,12 +338,13 @@ export class Tab {
     return this.#stored.get(entry.id) === entry.number;
   }
 
-  /** Writes everything that is not stored yet. */
+  /** Writes everything that is not stored yet, as far as it can be: what cannot is tried again. */
   async flush() {
     while (this.#writing) await this.#writing;
     if (!this.#dirty || this.closed) return;
     this.#writing = this.#write();
-    await this.#writing.finally(() => (this.#writing = undefined));
+    await this.#writing;
+    this.#writing = undefined;
     this.pump();
   }
 
@@ -367,13 +372,13 @@ export class Tab {
     inTime(written).catch((error) => this.#cannotStore(error, kept));
     try {
       await written;
-    } catch (error) {
+    } catch {
       // What has changed since then is newer, and replaces what could not be written.
       this.#rows = new Map([...rows, ...this.#rows]);
       this.#entries = new Map([...entries, ...this.#entries]);
       this.#dirty = true;
-      this.#nextWrite ??= setTimeout(() => this.flush().catch(() => {}), RETRY_MS);
-      throw error;
+      this.#nextWrite ??= setTimeout(() => this.flush(), RETRY_MS);
+      return;
     }
     this.#areStored(kept);
     for (const id of gone) this.#stored.delete(id);
@@ -407,7 +412,7 @@ export class Tab {
     if (this.leads) {
       if (message.type !== 'hello') return undefined;
       this.#followed = true;
-      await this.flush().catch(() => {});
+      await this.flush();
       this.say({ type: 'synced' });
       return this.say({ type: 'standing', standing: this.status });
     }
