@@ -69,7 +69,8 @@ export class Client {
   #connected;
   /** The token that told who the user is. The first connection uses it. @type {string | null | undefined} */
   #token;
-  #ended = new AbortController();
+  #stopped = false;
+  #unlisten = () => {};
   #subscriptions;
   #opened = promised();
   #begun = false;
@@ -96,16 +97,19 @@ export class Client {
   #begin() {
     if (this.#begun || this.#stopped) return;
     const { WebSocket = globalThis.WebSocket } = this.#options;
-    if (!WebSocket) throw new TypeError('there is no WebSocket here: pass one as `WebSocket`, or `connect: false` on a server');
+    if (!WebSocket) throw new TypeError('there is no WebSocket here: pass one as `WebSocket`');
     this.#options.WebSocket = WebSocket;
     this.#begun = true;
     this.#say({ connection: 'connecting' });
     this.#open().then(this.#opened.resolve, this.#opened.reject);
     const nudge = () => this.#tab?.nudge();
-    const { signal } = this.#ended;
-    // React Native has none.
-    globalThis.addEventListener?.('online', nudge, { signal });
-    globalThis.document?.addEventListener('visibilitychange', nudge, { signal });
+    const listen = (/** @type {'addEventListener' | 'removeEventListener'} */ how) => {
+      // React Native has none.
+      globalThis[how]?.('online', nudge);
+      globalThis.document?.[how]('visibilitychange', nudge);
+    };
+    listen('addEventListener');
+    this.#unlisten = () => listen('removeEventListener');
   }
 
   /**
@@ -251,14 +255,11 @@ export class Client {
     await this.#answered((storage) => this.#remember(undefined, storage));
   }
 
-  get #stopped() {
-    return this.#ended.signal.aborted;
-  }
-
   /** @param {{ code: string, message: string }} [error] */
   #stop(error) {
     if (this.#stopped) return;
-    this.#ended.abort();
+    this.#stopped = true;
+    this.#unlisten();
     this.#say({ connection: 'stopped', error });
   }
 

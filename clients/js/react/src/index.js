@@ -5,14 +5,24 @@
  */
 import { createContext, createElement, useCallback, useContext, useMemo, useSyncExternalStore } from 'react';
 
+import { GivenRows } from './given.js';
+
 /** @typedef {import('@rowtide/client').Client} Client */
+
+/** What a server renders, and a browser first: a client that has not begun. @type {import('@rowtide/client').Status} */
+const CONNECTING = { connection: 'connecting', pending: 0, leads: false };
+/** @type {import('@rowtide/client').SubscriptionState} */
+const LOADING = { status: 'loading' };
 
 /** @type {import('react').Context<Client | undefined>} */
 const Context = createContext(/** @type {Client | undefined} */ (undefined));
+const Given = createContext(new GivenRows(undefined));
 
-/** @param {{ client: Client, children?: import('react').ReactNode }} props */
-export function RowtideProvider({ client, children }) {
-  return createElement(Context.Provider, { value: client }, children);
+/** @param {{ client: Client, rows?: Record<string, readonly any[]>, children?: import('react').ReactNode }} props */
+export function RowtideProvider({ client, rows, children }) {
+  // Rows are given once, with the page: others later would be none of the first render's.
+  const given = useMemo(() => new GivenRows(client, rows), [client]);
+  return createElement(Context.Provider, { value: client }, createElement(Given.Provider, { value: given }, children));
 }
 
 /** @returns {Client} */
@@ -35,10 +45,21 @@ export function useQuery(table, where, deps) {
     () => (where === undefined ? client.table(table) : client.table(table).where(where)),
     [client, table, ...same],
   );
-  const subscribe = useCallback((/** @type {() => void} */ listener) => query.subscribe(listener), [query]);
-  const rows = useCallback(() => query.all(), [query]);
-  return useSyncExternalStore(subscribe, rows, rows);
+  const given = useContext(Given);
+  const first = useMemo(() => given.of(table, where), [given, table, ...same]);
+  const subscribe = useCallback((/** @type {() => void} */ listener) => both(query.subscribe(listener), given.subscribe(listener)), [query, given]);
+  const rows = useCallback(() => (given.isOver(table) ? query.all() : first), [query, given, first, table]);
+  return useSyncExternalStore(subscribe, rows, () => first);
 }
+
+/**
+ * @param {() => void} one
+ * @param {() => void} other
+ */
+const both = (one, other) => () => {
+  one();
+  other();
+};
 
 /**
  * @param {string} table
@@ -47,12 +68,14 @@ export function useQuery(table, where, deps) {
 export function useRow(table, key) {
   const client = useClient();
   const text = JSON.stringify(key);
+  const given = useContext(Given);
+  const first = useMemo(() => (typeof key === 'object' ? given.of(table, key)[0] : undefined), [given, table, text]);
   const subscribe = useCallback(
-    (/** @type {() => void} */ listener) => client.table(table).subscribe(listener),
-    [client, table],
+    (/** @type {() => void} */ listener) => both(client.table(table).subscribe(listener), given.subscribe(listener)),
+    [client, table, given],
   );
-  const row = useCallback(() => client.table(table).get(JSON.parse(text)), [client, table, text]);
-  return useSyncExternalStore(subscribe, row, row);
+  const row = useCallback(() => (given.isOver(table) ? client.table(table).get(JSON.parse(text)) : first), [client, given, first, table, text]);
+  return useSyncExternalStore(subscribe, row, () => first);
 }
 
 /**
@@ -75,7 +98,7 @@ export function useSubscription(query, params) {
     [client, query, text],
   );
   const state = useCallback(() => client.subscription(query, JSON.parse(text)), [client, query, text]);
-  return useSyncExternalStore(subscribe, state, state);
+  return useSyncExternalStore(subscribe, state, () => LOADING);
 }
 
 export function useMutate() {
@@ -86,6 +109,6 @@ export function useMutate() {
 /** @param {(status: import('@rowtide/client').Status) => any} [select] the part that is rendered */
 export function useStatus(select) {
   const { status } = useClient();
-  const selected = () => (select ? select(status.get()) : status.get());
-  return useSyncExternalStore(status.subscribe, selected, selected);
+  const selected = (/** @type {import('@rowtide/client').Status} */ now) => (select ? select(now) : now);
+  return useSyncExternalStore(status.subscribe, () => selected(status.get()), () => selected(CONNECTING));
 }
