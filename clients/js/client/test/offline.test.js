@@ -11,6 +11,8 @@ import { soon, token, until } from './scripted.js';
 
 const EDITS = Number(process.env.ROWTIDE_EDITS ?? 2000);
 const PHASES = 5;
+/** How long each part may take, in ms, also on a machine that is busy. */
+const PATIENCE = 60_000 + EDITS * 60;
 
 /** The locks of a browser. */
 class Locks {
@@ -174,12 +176,12 @@ test(`${EDITS} edits made offline, in tabs and over reloads, arrive once and in 
       edits.set(id, made);
       stored.push(isStored);
     }
-    await soon(Promise.all(stored), 'that all are stored');
+    await soon(Promise.all(stored), 'that all are stored', PATIENCE);
   }
-  await Promise.all(tabs.map(({ db }) => until(db.status, ({ pending }) => pending === EDITS)));
+  await Promise.all(tabs.map(({ db }) => until(db.status, ({ pending }) => pending === EDITS, 'that all are pending', PATIENCE)));
   server.open = true;
   for (const { db } of tabs) db.connect();
-  await Promise.all(tabs.map(({ db }) => until(db.status, ({ pending }) => pending === 0)));
+  await Promise.all(tabs.map(({ db }) => until(db.status, ({ pending }) => pending === 0, 'that all are acknowledged', PATIENCE)));
 
   const isRejected = (edit) => edit % 97 === 0;
   assert.deepEqual(server.applied.map(({ id }) => id).sort((a, b) => a - b), [...edits.values()].filter((edit) => !isRejected(edit)));

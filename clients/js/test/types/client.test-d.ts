@@ -1,6 +1,8 @@
 // What the types reject: `tsc` fails where one of these errors is missing.
 import { createClient, type Acked, type Client, type Settled } from '@rowtide/client';
 import { createClient as implemented } from '../../client/src/client.js';
+import { keyValueStorage } from '@rowtide/client/storage/key-value';
+import { sqliteStorage } from '@rowtide/client/storage/sqlite';
 import { subscriptions } from '@rowtide/client/subscriptions';
 import { useMutate, useQuery, useRow, useStatus, useSubscription } from '@rowtide/react';
 import { type Queries, type Schema, tables } from './schema.js';
@@ -100,6 +102,13 @@ createClient<Schema>({ ...options, token: ({ refused }) => String(refused) });
 const former: (why: { refused: boolean }) => Promise<string> = async ({ refused }) => String(refused);
 createClient<Schema>({ ...options, token: former });
 
+// What keeps a copy where there is no IndexedDB.
+const opened = { execAsync: async () => {}, runAsync: async () => {}, getAllAsync: async () => [], withTransactionAsync: async (task: () => Promise<void>) => task() };
+createClient<Schema>({ ...options, storage: sqliteStorage(async () => opened) });
+createClient<Schema>({ ...options, storage: keyValueStorage({ getString: () => undefined, set: () => {}, getAllKeys: () => [], remove: () => true }) });
+const durable: boolean | undefined = db.status.get().durable;
+const stored: Promise<void> = db.mutate(() => {}).stored;
+
 // Without a schema every table and column is allowed. The declared client is the one that is implemented.
 const untyped: Client = createClient(options);
 untyped.mutate((tx) => tx.anything.insert({ of: 'any kind' }));
@@ -107,4 +116,4 @@ untyped.subscribe('any', { of: 'any kind' });
 untyped.subscribe('without');
 const declared: Client = implemented(options) satisfies Omit<Client, 'table'>;
 
-export { confirmed, declared, isThere, name, names, ready, sameName, stage, why };
+export { confirmed, declared, durable, isThere, name, names, ready, sameName, stage, stored, why };
