@@ -7,7 +7,7 @@ import { RowtideError } from './error.js';
 import { temporary } from './op.js';
 import { Optimistic } from './optimistic.js';
 import { Observed, Shown, TableQuery, keyRow, subscribed } from './query.js';
-import { inTime, indexedDBStorage, memoryStorage } from './storage.js';
+import { OPENS, inTime, indexedDBStorage, memoryStorage } from './storage.js';
 import { Tab, randomId } from './tab.js';
 import { claims } from './token.js';
 
@@ -251,7 +251,7 @@ export class Client {
     await this.opened.catch(() => {});
     this.#stop({ code: 'signed_out', message: 'the user has signed out' });
     this.#showNothing();
-    await this.#tab?.clear();
+    if (this.#tab) await inTime(this.#tab.clear());
     await this.#answered((storage) => this.#remember(undefined, storage));
   }
 
@@ -306,7 +306,7 @@ export class Client {
   async #show(user) {
     const name = `${this.#lastName} ${user}`;
     const [store, copy] = await this.#answered(async (storage) => {
-      const store = await storage.open(name);
+      const store = await inTime(storage.open(name), OPENS);
       await this.#remember(user, storage);
       return /** @type {const} */ ([store, await store.load()]);
     });
@@ -379,7 +379,7 @@ export class Client {
 
   #lastUser() {
     return this.#answered(async (storage) => {
-      const store = await storage.open(this.#lastName);
+      const store = await inTime(storage.open(this.#lastName), OPENS);
       const { user } = /** @type {any} */ ((await store.load()).meta);
       store.close();
       return user;
@@ -391,7 +391,7 @@ export class Client {
    * @param {Storage} storage
    */
   async #remember(user, storage) {
-    const store = await storage.open(this.#lastName);
+    const store = await inTime(storage.open(this.#lastName), OPENS);
     await store.write({ rows: [], entries: [], gone: [], meta: { user } });
     store.close();
   }

@@ -116,8 +116,8 @@ export interface Status {
   /** Whether this tab has the connection. */
   leads: boolean;
   /**
-   * Whether rows and mutations outlive the page: `false` where they are kept in memory, and where the storage has failed or has not
-   * answered for five seconds. `undefined` until the copy is open.
+   * Whether rows and mutations outlive the page: `false` where they are kept in memory, and where the storage has failed, was not
+   * open after five seconds, or did not give the copy for thirty. `undefined` until the copy is open.
    */
   durable?: boolean;
   /** Why the storage was given up for memory, for the developer. */

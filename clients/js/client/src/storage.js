@@ -17,21 +17,23 @@
  *   see the same stores, and elect one tab that writes; `durable`, unless it is false: what is written outlives the page
  */
 
-/** How many seconds a storage has to answer. */
-const PATIENCE = 5;
+/** How many seconds a storage has to open. */
+export const OPENS = 5;
+/** How many seconds it has for what may be large. */
+const ANSWERS = 30;
 
 /**
  * What a storage answers, if it does so in time.
  * @template T
  * @param {Promise<T>} answer
- * @returns {Promise<T>} rejects after five seconds; those in which the page itself stood still count as one
+ * @param {number} [left] the seconds after which it rejects; those in which the page itself stands still count as one
+ * @returns {Promise<T>}
  */
-export function inTime(answer) {
-  let seconds = 0;
+export function inTime(answer, left = ANSWERS) {
   /** @type {ReturnType<typeof setInterval>} */
   let clock;
   const late = new Promise((_, reject) => {
-    clock = setInterval(() => ++seconds < PATIENCE || reject(new Error('the storage does not answer')), 1000);
+    clock = setInterval(() => --left || reject(new Error('the storage does not answer')), 1000);
   });
   return Promise.race([answer, late]).finally(() => clearInterval(clock));
 }

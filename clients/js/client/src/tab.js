@@ -247,9 +247,9 @@ export class Tab {
     this.say({ type: 'signOut' });
     this.#connection.stop();
     this.#closed.abort();
-    await inTime(Promise.resolve(this.#writing)).catch(() => {});
+    await this.#writing;
     clearTimeout(this.#nextWrite);
-    await inTime(this.#options.store.clear());
+    await this.#options.store.clear();
     this.#channel?.close();
     this.#options.store.close();
   }
