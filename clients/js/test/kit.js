@@ -167,6 +167,8 @@ export async function site(server, proxy) {
       if (proxy.open) return answer('text/plain', server.token(searchParams.get('user'), Number(searchParams.get('seconds'))));
       return response.writeHead(503).end();
     }
+    const [, conformance] = pathname.match(/^\/test\/(conformance|random)\.js$/) ?? [];
+    if (conformance) return answer('text/javascript', readFileSync(new URL(`../test/${conformance}.js`, source)));
     const [, file] = pathname.match(/^\/client\/([a-z]+\.js)$/) ?? [];
     return file ? answer('text/javascript', readFileSync(new URL(file, source))) : answer('text/html', PAGE);
   });

@@ -152,7 +152,7 @@ export class Connection {
       const code = said?.code ?? CLOSE_CODES[event.code] ?? 'offline';
       this.#ended(new RowtideError(code, said?.message ?? 'the connection ended'), said?.retryAfterMs);
     };
-    this.#after(CONNECT_MS, () => this.#retry(new RowtideError('offline', 'the server does not answer')), 'answer');
+    this.#after(CONNECT_MS, () => this.#silent(), 'answer');
   }
 
   /** @param {any} message */
@@ -171,7 +171,7 @@ export class Connection {
   #ping() {
     this.#after(PING_MS, () => {
       this.#send({ type: 'ping' });
-      this.#after(PONG_MS, () => this.#retry(new RowtideError('offline', 'the server does not answer')), 'answer');
+      this.#after(PONG_MS, () => this.#silent(), 'answer');
       this.#ping();
     });
   }
@@ -219,6 +219,10 @@ export class Connection {
     this.#waiting = true;
     this.#owner.state('offline', error);
     this.#after(wait(this.#failures++, retryAfterMs), () => this.start());
+  }
+
+  #silent() {
+    this.#retry(new RowtideError('offline', 'the server does not answer'));
   }
 
   /** @param {object} message */

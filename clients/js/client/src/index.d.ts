@@ -168,6 +168,13 @@ export interface Status {
   user?: string;
   /** Whether this tab has the connection. */
   leads: boolean;
+  /**
+   * Whether rows and mutations outlive the page: `false` where they are kept in memory, and where the storage has failed, was not
+   * open after five seconds, or did not give the copy for thirty. `undefined` until the copy is open.
+   */
+  durable?: boolean;
+  /** Why the storage was given up for memory, for the developer. */
+  storageError?: string;
 }
 
 /** A value with listeners: the same object as long as nothing changes. */
@@ -212,10 +219,12 @@ export interface Client<S = Untyped, Q = Record<string, Record<string, any>>> {
    * in the rows. It rejects with a `RowtideError` when the server rejects the mutation; its effects are no
    * longer shown then. `mutate` itself throws if the server could not accept the mutation.
    * `call` runs what the server has under a name, in the same transaction; nothing of that shows before it is applied.
+   * `stored` resolves when the mutation will outlive the page: it is stored, or the server has acknowledged it, which is what it waits
+   * for where copies are in memory (`durable` of the status). It rejects with the code `storage` when it cannot be stored now.
    */
   mutate(
     write: (tx: Transaction<S>, call: (name: string, args?: Record<string, any>) => void) => void,
-  ): { id: string; confirmed: Promise<void> };
+  ): { id: string; confirmed: Promise<void>; stored: Promise<void> };
   /** The mutations that are not acknowledged yet, in order. */
   pending(): { id: string; ops: readonly Op[] }[];
   readonly status: Observable<Status>;
@@ -232,7 +241,7 @@ export interface Client<S = Untyped, Q = Record<string, Record<string, any>>> {
   onAcked(listener: (acked: Acked) => void): () => void;
   /** @deprecated The former name of `onAcked`; the next release removes it. */
   onSettled(listener: (acked: Acked) => void): () => void;
-  /** Resolves when the stored copy is shown. */
+  /** Resolves when the stored copy is shown; with `connect: false` not before `connect` is called. */
   readonly opened: Promise<void>;
   /** Disconnects until `connect`, which sends what was written meanwhile. */
   disconnect(): void;
@@ -278,7 +287,10 @@ export interface ClientOptions {
   appVersion?: number;
   /** Needed where there is no global `WebSocket`. */
   WebSocket?: new (url: string, protocol: string) => any;
-  /** `false`: the client connects only when `connect` is called. */
+  /**
+   * `false`: the client does nothing until `connect` is called: it asks for no token, opens no storage and needs no `WebSocket`. So
+   * it is right where pages are rendered on a server: `connect: typeof window === 'object'`.
+   */
   connect?: boolean;
   /** `subscriptions()` of `@rowtide/client/subscriptions`, for a client that subscribes to queries. */
   subscriptions?: (...internal: any) => any;
@@ -303,6 +315,8 @@ export interface StoredMutation {
   number?: number;
   /** `held`: applied, but its effects are not in the rows yet. `refused`: rejected. Stored copies have these names. */
   state: 'pending' | 'held' | 'refused';
+  /** The order of those that were stored before they had a number. */
+  at?: number;
 }
 
 /** What one write stores: all of it, or nothing. */
@@ -333,6 +347,8 @@ export interface Store {
 export interface Storage {
   /** Whether the tabs of a browser see the same stores. */
   shared: boolean;
+  /** Whether what is written outlives the page. Default: `true`. */
+  durable?: boolean;
   open(name: string): Promise<Store>;
 }
 

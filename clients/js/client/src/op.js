@@ -93,6 +93,9 @@ export function withValues(op, other) {
   return op.op === 'call' ? { ...op, args: kept } : { ...op, row: kept };
 }
 
+/** How many bytes a JSON has in UTF-8. React Native has no `TextEncoder`. @param {string} json */
+export const bytesOf = (json) => encodeURIComponent(json).replace(/%../g, '-').length;
+
 /**
  * @param {string} code
  * @param {string} message
@@ -126,6 +129,6 @@ export function check(ops, keyOf) {
       reject('bad_request', `a value for table \`${table}\` is nested more than ${MAX_DEPTH} levels deep`);
     }
   }
-  const bytes = new TextEncoder().encode(JSON.stringify(ops)).length;
+  const bytes = bytesOf(JSON.stringify(ops));
   if (bytes > MAX_BYTES) reject('too_large', `a mutation has at most ${MAX_BYTES} bytes, not ${bytes}`);
 }

@@ -26,7 +26,8 @@ const MAX_PENDING = 10_000;
  * @typedef {'pending' | 'held' | 'refused'} QueueState `held`: applied, and shown until its effects are
  *   in the base; `refused`: rejected and no longer shown, but it keeps its number until the server
  *   acknowledges that
- * @typedef {{ id: string, ops: Op[], number?: number, state: QueueState }} QueueEntry a mutation in the queue
+ * @typedef {{ id: string, ops: Op[], number?: number, state: QueueState, at?: number }} QueueEntry a mutation in the queue; `at`
+ *   orders those that were stored before they had a number
  * @typedef {{ keys?: Keys, rows: [string, string, Row | undefined][], entries: QueueEntry[], gone: string[],
  *   settled: Acked[], made?: [string, any][] }} StepRecord what a step did, for the storage and for other tabs
  * @typedef {{ changes: Change[], acked: Acked[], record: StepRecord }} Step

@@ -13,8 +13,15 @@ type RegisteredClient = Client<RegisteredSchema, RegisteredQueries>;
 type Names = keyof RegisteredSchema & string;
 type RowOf<T extends Names> = Table<RegisteredSchema, T> extends Query<infer R> ? R : never;
 
-/** Provides `client` to the components inside. */
-export declare function RowtideProvider(props: { client: Client<any, any>; children?: ReactNode }): ReactNode;
+/**
+ * Provides `client` to the components inside. `rows`, by table, are what a server renders, and the browser first: a table shows them
+ * until the client has rows of it or is up to date. `useRow` finds a given row if its key is an object with the columns.
+ */
+export declare function RowtideProvider(props: {
+  client: Client<any, any>;
+  rows?: { readonly [table: string]: readonly object[] };
+  children?: ReactNode;
+}): ReactNode;
 
 /** The client of the provider. */
 export declare function useClient(): RegisteredClient;

@@ -4,6 +4,7 @@
  * component renders again only when its own rows change.
  */
 import { createContext, createElement, useCallback, useContext, useMemo, useSyncExternalStore } from 'react';
+import { GivenRows, both } from './given.js';
 import { subscribeRow } from './rows.js';
 import { rowsKnown, subscriptionSettled } from './suspended.js';
 
@@ -11,10 +12,13 @@ import { rowsKnown, subscriptionSettled } from './suspended.js';
 
 /** @type {import('react').Context<Client | undefined>} */
 const Context = createContext(/** @type {Client | undefined} */ (undefined));
+const Given = createContext(new GivenRows(undefined));
 
-/** @param {{ client: Client, children?: import('react').ReactNode }} props */
-export function RowtideProvider({ client, children }) {
-  return createElement(Context.Provider, { value: client }, children);
+/** @param {{ client: Client, rows?: Record<string, readonly any[]>, children?: import('react').ReactNode }} props */
+export function RowtideProvider({ client, rows, children }) {
+  // Rows are given once, with the page: others later would be none of the first render's.
+  const given = useMemo(() => new GivenRows(client, rows), [client]);
+  return createElement(Context.Provider, { value: client }, createElement(Given.Provider, { value: given }, children));
 }
 
 /** @returns {Client} */
@@ -25,12 +29,11 @@ export function useClient() {
 }
 
 /**
- * What a server has rendered and a page hydrates: a client has no rows there.
- * @type {{ rows: readonly any[], counts: ReadonlyMap<any, number>, subscription: import('@rowtide/client').SubscriptionState,
+ * What a server renders, and a browser first, beside the rows that are given: a client that has not begun.
+ * @type {{ counts: ReadonlyMap<any, number>, subscription: import('@rowtide/client').SubscriptionState,
  *   status: import('@rowtide/client').Status }}
  */
 const ON_SERVER = {
-  rows: [],
   counts: new Map(),
   subscription: { status: 'loading' },
   status: { connection: 'connecting', pending: 0, leads: false },
@@ -58,12 +61,26 @@ function useFound(what, where, deps) {
   }, [client, ...on]);
 }
 
-/** The rows of a query, or the value that it counts. @param {any} query */
-function useRead(query) {
-  const subscribe = useCallback((/** @type {() => void} */ listener) => query.subscribe(listener), [query]);
-  const read = useCallback(() => (query.all ? query.all() : query.get()), [query]);
+/**
+ * The rows of a query, or the value that it counts. Rows that are given stand in for a table that the hook names, not for one
+ * within a query that the component has made.
+ * @param {any} query
+ * @param {any} what as for `useQuery`
+ * @param {any} [where]
+ * @param {readonly unknown[]} [deps]
+ */
+function useRead(query, what, where, deps = [where]) {
+  const given = useContext(Given);
+  const table = typeof what === 'string' ? what : undefined;
+  const same = typeof where === 'function' ? deps : [textOf(where)];
+  const first = useMemo(() => given.of(table, where), [given, table, ...same]);
+  const subscribe = useCallback((/** @type {() => void} */ listener) => both(query.subscribe(listener), given.subscribe(table, listener)), [query, given, table]);
+  const read = useCallback(() => {
+    if (!query.all) return query.get();
+    return given.isOver(table) ? query.all() : first;
+  }, [query, given, table, first]);
   const onServer = () => {
-    if (query.all) return ON_SERVER.rows;
+    if (query.all) return first;
     return typeof query.get() === 'number' ? 0 : ON_SERVER.counts;
   };
   return useSyncExternalStore(subscribe, read, onServer);
@@ -75,7 +92,7 @@ function useRead(query) {
  * @param {readonly unknown[]} [deps] what a predicate depends on
  */
 export function useQuery(what, where, deps) {
-  return useRead(useFound(what, where, deps));
+  return useRead(useFound(what, where, deps), what, where, deps);
 }
 
 /**
@@ -106,7 +123,7 @@ export function useSuspenseQuery(what, where, deps) {
   const client = useClient();
   const query = useFound(what, where, deps);
   if (useStatusOf(query) === 'loading') throw rowsKnown(client, query);
-  return useRead(query);
+  return useRead(query, what, where, deps);
 }
 
 /**
@@ -125,8 +142,14 @@ function useKey(key) {
 export function useRow(table, key) {
   const client = useClient();
   const same = useKey(key);
-  const subscribe = useCallback((/** @type {() => void} */ listener) => subscribeRow(client, table, same, listener), [client, table, same]);
-  return useSyncExternalStore(subscribe, () => client.table(table).get(same), () => undefined);
+  const given = useContext(Given);
+  const first = useMemo(() => (typeof same === 'object' ? given.of(table, same)[0] : undefined), [given, table, same]);
+  const subscribe = useCallback(
+    (/** @type {() => void} */ listener) => both(subscribeRow(client, table, same, listener), given.subscribe(table, listener)),
+    [client, table, same, given],
+  );
+  const row = useCallback(() => (given.isOver(table) ? client.table(table).get(same) : first), [client, table, same, given, first]);
+  return useSyncExternalStore(subscribe, row, () => first);
 }
 
 /**
@@ -136,14 +159,8 @@ export function useRow(table, key) {
 export function usePending(table, key) {
   const client = useClient();
   const same = useKey(key);
-  const subscribe = useCallback(
-    (/** @type {() => void} */ listener) => {
-      // A mutation that is made counts in the status; one that is acknowledged may change no row.
-      const stops = [client.status.subscribe(listener), client.onAcked(listener)];
-      return () => stops.forEach((stop) => stop());
-    },
-    [client],
-  );
+  // A mutation that is made counts in the status; one that is acknowledged may change no row.
+  const subscribe = useCallback((/** @type {() => void} */ listener) => both(client.status.subscribe(listener), client.onAcked(listener)), [client]);
   return useSyncExternalStore(subscribe, () => client.table(table).isPending(same), () => false);
 }
 
@@ -189,6 +206,6 @@ export function useMutate() {
 /** @param {(status: import('@rowtide/client').Status) => any} [select] the part that is rendered */
 export function useStatus(select) {
   const { status } = useClient();
-  const selected = (/** @type {import('@rowtide/client').Status} */ of) => (select ? select(of) : of);
+  const selected = (/** @type {import('@rowtide/client').Status} */ now) => (select ? select(now) : now);
   return useSyncExternalStore(status.subscribe, () => selected(status.get()), () => selected(ON_SERVER.status));
 }

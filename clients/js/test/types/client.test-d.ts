@@ -2,6 +2,8 @@
 import { createClient, type Acked, type Client, type Settled } from '@rowtide/client';
 import { createClient as implemented } from '../../client/src/client.js';
 import { queries } from '@rowtide/client/queries';
+import { keyValueStorage } from '@rowtide/client/storage/key-value';
+import { sqliteStorage } from '@rowtide/client/storage/sqlite';
 import { subscriptions } from '@rowtide/client/subscriptions';
 import { useMutate, usePending, useQuery, useQueryStatus, useRow, useStatus, useSubscription, useSuspenseQuery, useSuspenseSubscription } from '@rowtide/react';
 import { type Queries, type Schema, tables } from './schema.js';
@@ -126,6 +128,13 @@ createClient<Schema>({ ...options, token: ({ refused }) => String(refused) });
 const former: (why: { refused: boolean }) => Promise<string> = async ({ refused }) => String(refused);
 createClient<Schema>({ ...options, token: former });
 
+// What keeps a copy where there is no IndexedDB.
+const opened = { execAsync: async () => {}, runAsync: async () => {}, getAllAsync: async () => [], withTransactionAsync: async (task: () => Promise<void>) => task() };
+createClient<Schema>({ ...options, storage: sqliteStorage(async () => opened) });
+createClient<Schema>({ ...options, storage: keyValueStorage({ getString: () => undefined, set: () => {}, getAllKeys: () => [], remove: () => true }) });
+const durable: boolean | undefined = db.status.get().durable;
+const stored: Promise<void> = db.mutate(() => {}).stored;
+
 // Without a schema every table and column is allowed. The declared client is the one that is implemented.
 const untyped: Client = createClient(options);
 untyped.mutate((tx) => tx.anything.insert({ of: 'any kind' }));
@@ -136,4 +145,4 @@ const declared: Omit<Client, 'table'> = core;
 // What comes with `queries` is not there without.
 const table: Pick<ReturnType<Client['table']>, 'get' | 'isPending' | 'keyOf' | 'all' | 'subscribe' | 'count'> = core.table('anything');
 
-export { byStage, confirmed, declared, howMany, isThere, newestNames, table, name, names, ready, sameName, stage, why };
+export { byStage, confirmed, declared, durable, howMany, isThere, newestNames, table, name, names, ready, sameName, stage, stored, why };
