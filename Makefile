@@ -1,11 +1,12 @@
 # `make dev` and `make test` do their own set-up; see scripts/prepare.sh.
 
-.PHONY: help dev test test-js test-postgres test-documents-clients torture fuzz supply bench
+.PHONY: help dev test test-js packages test-postgres test-documents-clients torture fuzz supply bench
 
 help:
 	@echo "make dev      run the files example with a private PostgreSQL"
 	@echo "make test     format check, lints, every test, and a smoke run"
 	@echo "make test-js  the tests of what runs in a browser alone"
+	@echo "make packages  tarballs of the JavaScript packages, in target/packages"
 	@echo "make test-postgres  the end-to-end tests on PostgreSQL 14, 15, 16, 17 and 18"
 	@echo "make test-documents-clients  documents with the clients of tldraw and Yjs, which it installs"
 	@echo "make torture  kill, cut and stall everything for an hour, and look whether anything is lost"
@@ -34,6 +35,9 @@ test-js:
 	cd clients/js && npm run --silent check && npm test --silent
 	cd examples/files/web && npm run --silent check && npm test --silent
 	cd examples/notes/web && npm test --silent
+
+packages:
+	@scripts/pack.sh
 
 # What of it runs is in the script; `make test` runs a part on the oldest and the newest.
 test-postgres:
