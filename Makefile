@@ -35,6 +35,7 @@ test-js:
 	cd clients/js && npm run --silent check && npm test --silent
 	cd examples/files/web && npm run --silent check && npm test --silent
 	cd examples/notes/web && npm test --silent
+	scripts/packages.sh
 
 packages:
 	@scripts/pack.sh
