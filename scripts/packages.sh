@@ -14,7 +14,7 @@ wanted="create-vite@9.3.0 pnpm@12.21.0 @yarnpkg/cli-dist@4.18.1"
 patience=900
 
 unreachable() {
-  echo "The packages were not installed into fresh applications: $1 did not come from $registry within $patience seconds." \
+  echo "The packages were not installed into fresh applications: $1 did not come from $registry." \
     "This needs a connection, or the caches that an earlier run of scripts/packages.sh has filled." >&2
 }
 
