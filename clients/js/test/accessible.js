@@ -55,9 +55,13 @@ function stopHere() {
   const visited = (window.visited ??= new Set());
   const isAgain = visited.has(activeElement);
   visited.add(activeElement);
-  const { outlineStyle, outlineWidth, boxShadow } = getComputedStyle(activeElement);
   const { width, height } = activeElement.getBoundingClientRect();
-  const isMarked = (outlineStyle !== 'none' && outlineWidth !== '0px') || boxShadow !== 'none';
+  // It is the element that is marked, or a frame around it.
+  let isMarked = false;
+  for (let node = activeElement; node !== document.body && !isMarked; node = node.parentElement) {
+    const { outlineStyle, outlineWidth } = getComputedStyle(node);
+    isMarked = outlineStyle !== 'none' && outlineWidth !== '0px';
+  }
   const name = activeElement.ariaLabel || activeElement.textContent.trim() || activeElement.id || activeElement.tagName;
   return { name, isAgain, isSeen: isMarked && width > 0 && height > 0 };
 }

@@ -99,6 +99,7 @@ test('whole numbers have all of their digits, and ids are in the order of their 
   const shown = () => left.element.locator('.body .row').evaluateAll((rows) =>
     rows.sort((one, other) => one.ariaRowIndex - other.ariaRowIndex).map((row) => row.children[1].textContent));
   assert.deepEqual(await shown(), ['-9007199254740993', '5', ...keys]);
+  await left.element.getByRole('tab', { name: /^Changes/ }).click();
   await left.write('9007199254740993', 'amount', '9007199254740995');
   await hasText(await right.cell('9007199254740993', 'amount'), '9007199254740995');
   await hasText(left.outcome, 'confirmed');
