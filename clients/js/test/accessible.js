@@ -56,11 +56,14 @@ function stopHere() {
   const isAgain = visited.has(activeElement);
   visited.add(activeElement);
   const { width, height } = activeElement.getBoundingClientRect();
+  const hasOutline = (node, pseudo) => {
+    const { outlineStyle, outlineWidth } = getComputedStyle(node, pseudo);
+    return outlineStyle !== 'none' && outlineWidth !== '0px';
+  };
   // It is the element that is marked, or a frame around it.
-  let isMarked = false;
+  let isMarked = hasOutline(activeElement, '::after');
   for (let node = activeElement; node !== document.body && !isMarked; node = node.parentElement) {
-    const { outlineStyle, outlineWidth } = getComputedStyle(node);
-    isMarked = outlineStyle !== 'none' && outlineWidth !== '0px';
+    isMarked = hasOutline(node);
   }
   const name = activeElement.ariaLabel || activeElement.textContent.trim() || activeElement.id || activeElement.tagName;
   return { name, isAgain, isSeen: isMarked && width > 0 && height > 0 };

@@ -108,7 +108,6 @@ test('whole numbers have all of their digits, and ids are in the order of their 
   const ids = await left.element.locator('.body .row').evaluateAll((rows) =>
     rows.sort((one, other) => one.ariaRowIndex - other.ariaRowIndex).map((row) => row.querySelector('.uuid').title));
   assert.deepEqual(ids, [...ids].sort());
-  assert.equal(await page.getByText('…').first().isVisible(), true);
 });
 
 test('one subscribes to a query, and its rows come and go', async (t) => {
