@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use futures_util::stream::SplitSink;
 use futures_util::{Sink, SinkExt, StreamExt};
-use rowtide_protocol::{PROTOCOL_VERSION, SUBPROTOCOL, ServerMessage};
+use rowtide_protocol::{DEFLATE, PROTOCOL_VERSION, SUBPROTOCOL, ServerMessage, inflate};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
@@ -33,7 +34,7 @@ const CONNECT: Duration = Duration::from_secs(15);
 const SILENCE: Duration = Duration::from_secs(60);
 /// How long the client waits for the server's reason after a message could not be sent.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// The largest message that the client accepts.
+/// The largest message that the client accepts, inflated or not, in bytes.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 /// How many mutations may wait for their acknowledgement, and how many messages to be written.
 const WINDOW: usize = 100;
@@ -42,6 +43,8 @@ const WINDOW: usize = 100;
 enum ConnectionEnd {
     /// Connect again, after a wait of at most `at_most` if the server said so.
     Again { reason: String, at_most: Option<Duration> },
+    /// Connect again, and ask for no deflated frames: one was broken.
+    AgainWithText { reason: String },
     /// Connect again with another client id: this one cannot be had.
     OtherClientId { reason: String },
     /// Connect again with another client id, for another user.
@@ -80,15 +83,20 @@ pub(crate) async fn run(
 /// Connects again and again, until another try is useless.
 async fn keep_connected(options: &ClientOptions, shared: &SharedState) -> ConnectionError {
     let mut failures = 0;
+    let mut deflated = true;
     loop {
         shared.connecting();
         let mut was_live = false;
-        let ended = connection(options, shared, &mut was_live).await;
+        let ended = connection(options, shared, deflated, &mut was_live).await;
         if was_live {
             failures = 0;
         }
         let (reason, at_most) = match ended {
             ConnectionEnd::Again { reason, at_most } => (reason, at_most),
+            ConnectionEnd::AgainWithText { reason } => {
+                deflated = false;
+                (reason, None)
+            }
             ConnectionEnd::OtherClientId { reason } => {
                 shared.renew(new_id());
                 (reason, None)
@@ -123,9 +131,10 @@ fn again(reason: impl ToString) -> ConnectionEnd {
 async fn connection(
     options: &ClientOptions,
     shared: &SharedState,
+    deflated: bool,
     was_live: &mut bool,
 ) -> ConnectionEnd {
-    let socket = match timeout(CONNECT, open(options, shared)).await {
+    let socket = match timeout(CONNECT, open(options, shared, deflated)).await {
         Ok(Ok(socket)) => socket,
         Ok(Err(ended)) => return ended,
         Err(_) => return again("the server does not answer"),
@@ -154,6 +163,18 @@ async fn connection(
             Ok(None | Some(Ok(Message::Close(_)))) => break again("the connection ended"),
             Ok(Some(Err(error))) => break again(error),
             Ok(Some(Ok(Message::Text(text)))) => text,
+            Ok(Some(Ok(Message::Binary(frame)))) => {
+                // A large one takes a while, and others share the thread.
+                let text = spawn_blocking(move || inflate(&frame, MAX_MESSAGE_BYTES)).await;
+                match text.map_err(|error| error.to_string()) {
+                    Ok(Ok(text)) => text.into(),
+                    Ok(Err(error)) => {
+                        let reason = format!("a deflated frame is broken: {error}");
+                        break ConnectionEnd::AgainWithText { reason };
+                    }
+                    Err(error) => break again(error),
+                }
+            }
             Ok(Some(Ok(_))) => {
                 heard = Instant::now();
                 continue;
@@ -240,7 +261,11 @@ fn ending(code: String, message: String, retry_after_ms: Option<u64>) -> Connect
     }
 }
 
-async fn open(options: &ClientOptions, shared: &SharedState) -> Result<Socket, ConnectionEnd> {
+async fn open(
+    options: &ClientOptions,
+    shared: &SharedState,
+    deflated: bool,
+) -> Result<Socket, ConnectionEnd> {
     let bad_url = || ConnectionEnd::Final(ConnectionError::Url(options.url.clone()));
     let mut request = options.url.as_str().into_client_request().map_err(|_| bad_url())?;
     let protocol = HeaderValue::from_static(SUBPROTOCOL);
@@ -254,6 +279,9 @@ async fn open(options: &ClientOptions, shared: &SharedState) -> Result<Socket, C
         "type": "connect",
         "protocol": PROTOCOL_VERSION,
     });
+    if deflated {
+        connect["accept"] = serde_json::json!([DEFLATE]);
+    }
     if let Some(token) = (options.token)() {
         connect["token"] = token.into();
     }

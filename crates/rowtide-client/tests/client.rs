@@ -13,7 +13,9 @@ use rowtide_client::{
     Acked, Client, Event, FileStorage, MutateError, Outcome, Record, RefusedSubscription,
     RowChange, Status, Storage, StorageError, SubscribeError, row_of,
 };
+use rowtide_protocol::TextFrame;
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
 
 /// The next event that `wanted` takes.
 async fn event<T>(client: &mut Client, mut wanted: impl FnMut(Event) -> Option<T>) -> T {
@@ -95,6 +97,43 @@ async fn a_mutation_shows_at_once_and_is_sent_until_it_is_acknowledged() {
     assert_eq!(texts(&client), ["AFTER"]);
     let status = client.status();
     assert_eq!((status.connection, status.pending, status.last_error), (Status::Live, 0, None));
+}
+
+/// The binary frame of a message.
+fn deflated(message: &Value) -> Message {
+    let frame = TextFrame::new(message.to_string().into());
+    while !frame.deflate_a_stretch() {}
+    Message::Binary(frame.deflated().unwrap().clone())
+}
+
+#[tokio::test]
+async fn a_deflated_frame_is_a_message_like_any_other() {
+    let mut server = PlayedServer::start().await;
+    let mut client = Client::start(server.options());
+    let (mut session, connect) = server.session().await;
+    assert_eq!(connect["accept"], json!(["deflate"]));
+    session.say(connected("ann", 0, json!([]))).await;
+    let rows: Vec<Value> = (1..=200).map(|id| json!({"id": id, "text": "é".repeat(20)})).collect();
+    let snapshot = json!({"type": "snapshot", "table": "note", "rows": rows});
+    session.send(deflated(&snapshot)).await;
+    session.say(ready("1")).await;
+    live(&mut client).await;
+    assert_eq!(client.replica().count("note"), 200);
+    assert!(texts(&client).iter().all(|text| *text == "é".repeat(20)));
+}
+
+#[tokio::test]
+async fn behind_a_broken_frame_the_client_comes_back_and_asks_for_text() {
+    let mut server = PlayedServer::start().await;
+    let mut client = Client::start(server.options());
+    let (mut session, _) = server.session().await;
+    session.say(connected("ann", 0, json!([]))).await;
+    session.send(Message::Binary("no deflate".into())).await;
+    session.say(ready("never heard")).await;
+    session.until_closed().await;
+    let (_session, connect) = welcome(&mut server, 0, json!([])).await;
+    assert_eq!((&connect["accept"], &connect["cursor"]), (&Value::Null, &Value::Null));
+    live(&mut client).await;
 }
 
 #[tokio::test]

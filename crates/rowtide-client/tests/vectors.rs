@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use rowtide_client::{Acked, Op, Optimistic, Outcome, RowChange};
-use rowtide_protocol::ServerMessage;
+use rowtide_protocol::{ServerMessage, inflate};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -22,6 +23,7 @@ struct Scenario {
 #[serde(deny_unknown_fields)]
 struct ScenarioStep {
     receive: Option<Value>,
+    deflated: Option<String>,
     mutate: Option<Vec<Op>>,
     disconnect: Option<bool>,
     #[serde(default)]
@@ -69,6 +71,12 @@ fn play(client: &mut Optimistic, step: &ScenarioStep) -> Observed {
     let (changes, acked) = match step {
         ScenarioStep { receive: Some(message), .. } => {
             let message = ServerMessage::parse(&message.to_string()).unwrap();
+            let step = client.apply(&message).unwrap();
+            (step.changes, step.acked)
+        }
+        ScenarioStep { deflated: Some(frame), .. } => {
+            let frame = BASE64_STANDARD.decode(frame).unwrap();
+            let message = ServerMessage::parse(&inflate(&frame, 1 << 20).unwrap()).unwrap();
             let step = client.apply(&message).unwrap();
             (step.changes, step.acked)
         }

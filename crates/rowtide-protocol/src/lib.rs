@@ -6,6 +6,7 @@
 mod client_message;
 mod code;
 mod cursor;
+mod deflate;
 mod frame;
 mod made_key;
 mod server_message;
@@ -16,6 +17,7 @@ pub use client_message::{
 };
 pub use code::{ErrorCode, RejectCode, SubscriptionCode};
 pub use cursor::{Cursor, Epoch, InvalidCursor, InvalidLsn, Lsn, ViewId};
+pub use deflate::{DEFLATE, DEFLATE_FROM_BYTES, Deflated, InflateError, TextFrame, inflate};
 pub use frame::{
     TxParts, connected_frame, delete_change, error_frame, pong_frame, put_change, ready_frame,
     reject_frame, snapshot_frame, subscription_error_frame, tx_frame,

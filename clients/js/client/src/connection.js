@@ -78,6 +78,8 @@ export class Connection {
   #socket;
   /** The timers of this try. */
   #timers = new Set();
+  /** The timer that ends the wait for the server's next message. @type {any} */
+  #answer;
   #failures = 0;
   /** Whether the server has rejected the last token. */
   #rejected = false;
@@ -104,9 +106,11 @@ export class Connection {
     const attempt = ++this.#try;
     this.#owner.state('connecting');
     try {
-      const token = await this.#options.token(this.#rejected);
+      // Where the code that inflates cannot be had all comes as text.
+      const loading = import('./inflate.js').catch(() => {});
+      const [token, loaded] = await Promise.all([this.#options.token(this.#rejected), loading]);
       if (attempt !== this.#try) return;
-      if (this.#owner.isUser(claims(token).sub)) this.#open(token);
+      if (this.#owner.isUser(claims(token).sub)) this.#open(token, loaded?.inflate);
     } catch (error) {
       if (attempt === this.#try) this.#retry(new RowtideError('token', `${error}`));
     }
@@ -121,18 +125,20 @@ export class Connection {
 
   /** Sends the mutations that may be sent. */
   pump() {
-    if (this.#socket?.readyState !== 1) return;
-    for (let next = this.#owner.next(WINDOW); next; next = this.#owner.next(WINDOW)) this.#send(next);
+    for (let next; this.#socket?.readyState === 1 && (next = this.#owner.next(WINDOW)); ) this.#send(next);
   }
 
-  /** @param {string | null} token */
-  #open(token) {
+  /**
+   * @param {string | null} token
+   * @param {((socket: WebSocket) => string[] | undefined) | undefined} inflate
+   */
+  #open(token, inflate) {
     const socket = (this.#socket = new this.#options.WebSocket(this.#options.url, 'rowtide.v1'));
     /** The server's `error`. @type {any} */
-    let said;
+    let said = {};
     socket.onopen = () => {
       const { appVersion } = this.#options;
-      this.#send({ type: 'connect', protocol: PROTOCOL, token: token ?? undefined, appVersion, ...this.#owner.hello() });
+      this.#send({ type: 'connect', protocol: PROTOCOL, token: token ?? undefined, appVersion, accept, ...this.#owner.hello() });
       this.#renew(token);
     };
     socket.onmessage = (/** @type {MessageEvent} */ event) => {
@@ -149,15 +155,21 @@ export class Connection {
     socket.onerror = () => {};
     socket.onclose = (/** @type {CloseEvent} */ event) => {
       if (socket !== this.#socket) return;
-      const code = said?.code ?? CLOSE_CODES[event.code] ?? 'offline';
-      this.#ended(new RowtideError(code, said?.message ?? 'the connection ended'), said?.retryAfterMs);
+      const code = said.code ?? CLOSE_CODES[event.code] ?? 'offline';
+      this.#ended(new RowtideError(code, said.message ?? 'the connection ended'), said.retryAfterMs);
     };
-    this.#after(CONNECT_MS, () => this.#silent(), 'answer');
+    const accept = inflate?.(socket);
+    this.#expect(CONNECT_MS);
+  }
+
+  /** Gives the server so long for its next message. @param {number} ms */
+  #expect(ms) {
+    this.#answer = setTimeout(() => this.#retry(new RowtideError('offline', 'the server does not answer')), ms);
   }
 
   /** @param {any} message */
   #receive(message) {
-    this.#cancel('answer');
+    clearTimeout(this.#answer);
     this.#owner.receive(message);
     if (message.type === 'connected') this.#ping();
     if (message.type === 'ready') {
@@ -171,7 +183,7 @@ export class Connection {
   #ping() {
     this.#after(PING_MS, () => {
       this.#send({ type: 'ping' });
-      this.#after(PONG_MS, () => this.#silent(), 'answer');
+      this.#expect(PONG_MS);
       this.#ping();
     });
   }
@@ -221,10 +233,6 @@ export class Connection {
     this.#after(wait(this.#failures++, retryAfterMs), () => this.start());
   }
 
-  #silent() {
-    this.#retry(new RowtideError('offline', 'the server does not answer'));
-  }
-
   /** @param {object} message */
   #send(message) {
     if (this.#socket?.readyState !== 1) return;
@@ -235,24 +243,14 @@ export class Connection {
   /**
    * @param {number} ms
    * @param {() => void} then
-   * @param {string} [name]
    */
-  #after(ms, then, name) {
-    const timer = { name, id: setTimeout(() => (this.#timers.delete(timer), then()), ms) };
+  #after(ms, then) {
+    const timer = setTimeout(() => (this.#timers.delete(timer), then()), ms);
     this.#timers.add(timer);
   }
 
-  /** @param {string} name */
-  #cancel(name) {
-    for (const timer of this.#timers) {
-      if (timer.name !== name) continue;
-      clearTimeout(timer.id);
-      this.#timers.delete(timer);
-    }
-  }
-
   #clear() {
-    for (const timer of this.#timers) clearTimeout(timer.id);
+    for (const timer of this.#timers.add(this.#answer)) clearTimeout(timer);
     this.#timers.clear();
     const socket = this.#socket;
     this.#socket = undefined;

@@ -28,7 +28,7 @@ test('it connects as the protocol says, shows a snapshot, and then each step', a
   assert.equal(connection.socket.protocol, 'rowtide.v1');
   const connect = await connection.welcome({ rows: [{ id: 1, text: 'a' }] });
   assert.match(connect.clientId, /^[0-9a-f]{32}$/);
-  assert.deepEqual({ ...connect, clientId: '' }, { type: 'connect', protocol: 1, clientId: '', token: token('ann'), appVersion: 7 });
+  assert.deepEqual({ ...connect, clientId: '' }, { type: 'connect', protocol: 1, clientId: '', token: token('ann'), appVersion: 7, accept: ['deflate'] });
   const status = await live(db);
   assert.deepEqual([status.user, status.pending, status.error], ['ann', 0, undefined]);
   const steps = [];

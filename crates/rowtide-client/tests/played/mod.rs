@@ -73,6 +73,10 @@ impl PlayedSession {
         self.0.send(Message::text(message.to_string())).await.unwrap();
     }
 
+    pub async fn send(&mut self, message: Message) {
+        self.0.send(message).await.unwrap();
+    }
+
     pub async fn next(&mut self) -> Value {
         let message = timeout(IN_TIME, self.0.next()).await.unwrap().unwrap().unwrap();
         serde_json::from_str(message.to_text().unwrap()).unwrap()
