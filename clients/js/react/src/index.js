@@ -1,34 +1,20 @@
 /**
  * Hooks for React, on `useSyncExternalStore`. Rows are never changed in place, and a result stays the same
  * object until something in it changes. So a render that React interrupts or repeats sees one state, and a
- * component renders again only when its own rows change.
+ * component renders again only when its own rows change. Each hook is a function of a client; `createHooks` gives it
+ * the client of a context, so that a page with two databases has hooks for each.
  */
 import { createContext, createElement, useCallback, useContext, useMemo, useSyncExternalStore } from 'react';
 
 /** @typedef {import('@rowtide/client').Client} Client */
 
-/** @type {import('react').Context<Client | undefined>} */
-const Context = createContext(/** @type {Client | undefined} */ (undefined));
-
-/** @param {{ client: Client, children?: import('react').ReactNode }} props */
-export function RowtideProvider({ client, children }) {
-  return createElement(Context.Provider, { value: client }, children);
-}
-
-/** @returns {Client} */
-export function useClient() {
-  const client = useContext(Context);
-  if (!client) throw new Error('there is no <RowtideProvider> around this component');
-  return client;
-}
-
 /**
+ * @param {Client} client
  * @param {string} table
  * @param {any} [where] a predicate, or columns with their values
  * @param {readonly unknown[]} [deps] what a predicate depends on
  */
-export function useQuery(table, where, deps) {
-  const client = useClient();
+function useQueryOf(client, table, where, deps) {
   // Conditions are mostly written in place, so each render has a new object: equal ones are one query.
   const same = typeof where === 'function' ? (deps ?? [where]) : [JSON.stringify(where)];
   const query = useMemo(
@@ -41,11 +27,11 @@ export function useQuery(table, where, deps) {
 }
 
 /**
+ * @param {Client} client
  * @param {string} table
  * @param {any} key
  */
-export function useRow(table, key) {
-  const client = useClient();
+function useRowOf(client, table, key) {
   const text = JSON.stringify(key);
   const subscribe = useCallback(
     (/** @type {() => void} */ listener) => client.table(table).subscribe(listener),
@@ -56,11 +42,11 @@ export function useRow(table, key) {
 }
 
 /**
+ * @param {Client} client
  * @param {string} query
  * @param {Record<string, any>} [params]
  */
-export function useSubscription(query, params) {
-  const client = useClient();
+function useSubscriptionOf(client, query, params) {
   // Parameters are mostly written in place, so each render has a new object.
   const text = JSON.stringify(params ?? {});
   const subscribe = useCallback(
@@ -78,14 +64,54 @@ export function useSubscription(query, params) {
   return useSyncExternalStore(subscribe, state, state);
 }
 
-export function useMutate() {
-  const client = useClient();
+/** @param {Client} client */
+function useMutateOf(client) {
   return useCallback((/** @type {(tx: any) => void} */ write) => client.mutate(write), [client]);
 }
 
-/** @param {(status: import('@rowtide/client').Status) => any} [select] the part that is rendered */
-export function useStatus(select) {
-  const { status } = useClient();
+/**
+ * @param {Client} client
+ * @param {(status: import('@rowtide/client').Status) => any} [select] the part that is rendered
+ */
+function useStatusOf({ status }, select) {
   const selected = () => (select ? select(status.get()) : status.get());
   return useSyncExternalStore(status.subscribe, selected, selected);
 }
+
+/** Hooks, and a provider for the client that they use. */
+export function createHooks() {
+  /** @type {import('react').Context<Client | undefined>} */
+  const Context = createContext(/** @type {Client | undefined} */ (undefined));
+
+  /** @param {{ client: Client, children?: import('react').ReactNode }} props */
+  function RowtideProvider({ client, children }) {
+    return createElement(Context.Provider, { value: client }, children);
+  }
+
+  /** @returns {Client} */
+  function useClient() {
+    const client = useContext(Context);
+    if (!client) throw new Error('there is no <RowtideProvider> around this component');
+    return client;
+  }
+
+  /**
+   * @template {any[]} A
+   * @template R
+   * @param {(client: Client, ...given: A) => R} hook
+   * @returns {(...given: A) => R}
+   */
+  const withClient = (hook) => (...given) => hook(useClient(), ...given);
+
+  return {
+    RowtideProvider,
+    useClient,
+    useQuery: withClient(useQueryOf),
+    useRow: withClient(useRowOf),
+    useSubscription: withClient(useSubscriptionOf),
+    useMutate: withClient(useMutateOf),
+    useStatus: withClient(useStatusOf),
+  };
+}
+
+export const { RowtideProvider, useClient, useQuery, useRow, useSubscription, useMutate, useStatus } = /* @__PURE__ */ createHooks();

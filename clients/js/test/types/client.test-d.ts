@@ -2,7 +2,7 @@
 import { createClient, type Acked, type Client, type Settled } from '@rowtide/client';
 import { createClient as implemented } from '../../client/src/client.js';
 import { subscriptions } from '@rowtide/client/subscriptions';
-import { useMutate, useQuery, useRow, useStatus, useSubscription } from '@rowtide/react';
+import { createHooks, useMutate, useQuery, useRow, useStatus, useSubscription } from '@rowtide/react';
 import { type Queries, type Schema, tables } from './schema.js';
 
 declare module '@rowtide/react' {
@@ -21,6 +21,9 @@ const stage: 'todo' | 'done' = db.table('file_state').get({ userId: 'u1', fileId
 const names: string[] = db.table('file').where({ shared: true }).all().map((file) => file.name);
 db.table('file').where((file) => file.createSource === null).subscribe((changes) => changes[0]!.row?.name);
 db.table('file').isPending('f1');
+const larger: number = db.table('file').get('f1')!.size * 2;
+// @ts-expect-error only the database makes it: a row that was just inserted does not have it yet
+const owner: string = db.table('file').get('f1')!.ownerName;
 // @ts-expect-error there is no such table
 db.table('files');
 // @ts-expect-error both columns of the key are needed
@@ -36,6 +39,7 @@ db.table('file').get('f1')!.name = 'Plan';
 
 db.mutate((tx) => {
   tx.file.insert({ id: 'f1', name: 'Plan', shared: false });
+  tx.file.insert({ id: 'f1', name: 'Plan', shared: false, size: 'Infinity' });
   tx.file.update({ id: 'f1', name: 'Plan B' });
   tx.file.delete('f1');
   tx.file.delete({ id: 'f1' });
@@ -92,6 +96,24 @@ export function Component() {
   return null;
 }
 
+// A page with another database beside the one of `Register`.
+interface Other {
+  song: { row: { id: number; title: string }; insert: { title: string }; update: { title?: string }; key: 'id' };
+}
+const other = createHooks<Other, { album: { album: number } }>();
+export function OtherComponent() {
+  const title: string | undefined = other.useRow('song', 1)?.title;
+  other.useQuery('song', { title: 'Blue' }).map((song) => song.id);
+  other.useSubscription('album', { album: 1 });
+  other.useMutate()((tx) => tx.song.update({ id: 1, title: `${title}` }));
+  // @ts-expect-error that table is in the other database
+  other.useQuery('file');
+  // @ts-expect-error the query has no such parameter
+  other.useSubscription('album', { channel: 1 });
+  // @ts-expect-error the client is of another database
+  return other.RowtideProvider({ client: db });
+}
+
 db.onAcked((acked: Acked) => acked.code);
 createClient<Schema>({ ...options, token: ({ rejected }) => String(rejected) });
 // The former names.
@@ -107,4 +129,4 @@ untyped.subscribe('any', { of: 'any kind' });
 untyped.subscribe('without');
 const declared: Client = implemented(options) satisfies Omit<Client, 'table'>;
 
-export { confirmed, declared, isThere, name, names, ready, sameName, stage, why };
+export { confirmed, declared, isThere, larger, name, names, owner, ready, sameName, stage, why };
