@@ -2,6 +2,7 @@
  * The client that an application uses: tables to read, `mutate` to write, and `status`. The client knows
  * which user is signed in, and shows only that user's copy.
  */
+import { wait } from './connection.js';
 import { RowtideError } from './error.js';
 import { temporary } from './op.js';
 import { Optimistic } from './optimistic.js';
@@ -21,7 +22,7 @@ import { claims } from './token.js';
  * @property {string} url
  * @property {(why: { rejected: boolean, refused: boolean }) => string | null | Promise<string | null>} token
  *   `null`: nobody is signed in; `refused` is the deprecated name of `rejected`
- * @property {Record<string, { key: readonly string[] }>} [tables]
+ * @property {Record<string, { key: readonly string[], defaults?: Record<string, any> }>} [tables]
  * @property {import('./storage.js').Storage} [storage]
  * @property {string} [user]
  * @property {number} [appVersion]
@@ -49,6 +50,8 @@ export class Client {
   #storage;
   /** @type {Map<string, TableQuery>} */
   #tables = new Map();
+  /** Tables of which it was said that the server does not have them. @type {Set<string>} */
+  #told = new Set();
   /** The promises of mutations without an acknowledgement, by id. @type {Map<string, { resolve: () => void, reject: (error: Error) => void }>} */
   #unconfirmed = new Map();
   /** @type {Set<(acked: Acked) => void>} */
@@ -64,12 +67,11 @@ export class Client {
   constructor(options) {
     const WebSocket = options.WebSocket ?? globalThis.WebSocket;
     if (!WebSocket) throw new TypeError('there is no WebSocket here: pass one as `WebSocket`');
-    if (!/^wss?:/.test(options.url)) throw new TypeError(`\`${options.url}\` is not a URL of a server (expected ws://host:port/sync)`);
+    if (!/^wss?:/.test(options.url)) throw new TypeError(`\`url\` is not ws://host:port/sync: ${options.url}`);
     this.#options = { ...options, WebSocket };
     this.#connected = options.connect ?? true;
     this.#storage = options.storage ?? (canShare() ? indexedDBStorage() : memoryStorage());
-    const keys = Object.entries(options.tables ?? {}).map(([name, { key }]) => [name, [...key]]);
-    this.#optimistic = new Optimistic(Object.fromEntries(keys));
+    this.#optimistic = new Optimistic(options.tables);
     this.#shown = new Shown(this.#optimistic);
     this.#subscriptions = options.subscriptions?.(this.#shown.bell);
     /** @type {Status} */
@@ -92,11 +94,27 @@ export class Client {
   /**
    * @param {string} name
    * @returns {TableQuery}
+   * @throws {TypeError} for a name that is not among the given tables, nor among those of the server
    */
   table(name) {
     let table = this.#tables.get(name);
-    if (!table) this.#tables.set(name, (table = new TableQuery(this.#shown, name)));
+    if (!table) {
+      const { tables } = this.#options;
+      if (tables && !(name in tables) && !this.#optimistic.tables.has(name)) throw new TypeError(`there is no table \`${name}\``);
+      this.#tables.set(name, (table = new TableQuery(this.#shown, name)));
+      this.#missed();
+    }
     return table;
+  }
+
+  /** Says once of each table that is read that the server does not have it. */
+  #missed() {
+    if (this.status.get().connection !== 'live') return;
+    for (const name of this.#tables.keys()) {
+      if (this.#told.has(name) || this.#optimistic.tables.has(name)) continue;
+      this.#told.add(name);
+      console.warn(`there is no table \`${name}\``);
+    }
   }
 
   /** The names of the known tables. */
@@ -159,7 +177,7 @@ export class Client {
     };
     const id = randomId();
     const done = /** @type {any} */ (write(this.#writer(id, ops), call));
-    if (typeof done?.then === 'function') throw new TypeError('the function given to `mutate` must not be async');
+    if (typeof done?.then === 'function') throw new TypeError('`mutate` takes no async function');
     const step = this.#optimistic.mutate(id, ops);
     const confirmed = new Promise((resolve, reject) => {
       this.#unconfirmed.set(id, { resolve: () => resolve(undefined), reject });
@@ -273,7 +291,7 @@ export class Client {
         const last = await this.#lastUser();
         if (last !== undefined) return last;
         this.status.set({ ...this.status.get(), connection: 'offline', error: { code: 'token', message: `${error}` } });
-        await new Promise((resolve) => setTimeout(resolve, Math.random() * Math.min(500 * 2 ** failures, 30_000)));
+        await new Promise((resolve) => setTimeout(resolve, wait(failures)));
         if (this.#stopped) return '';
       }
     }
@@ -349,6 +367,7 @@ export class Client {
   #setConnection({ connection, error }) {
     if (this.#stopped) return;
     this.status.set({ ...this.#counted(), connection, error });
+    this.#missed();
   }
 
   #counted() {

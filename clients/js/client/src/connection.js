@@ -76,8 +76,8 @@ export class Connection {
   #owner;
   /** @type {WebSocket | undefined} */
   #socket;
-  /** The timers of this try. */
-  #timers = new Set();
+  /** The timers of this try, each by what it is for. @type {Map<string, ReturnType<typeof setTimeout>>} */
+  #timers = new Map();
   #failures = 0;
   /** Whether the server has rejected the last token. */
   #rejected = false;
@@ -152,7 +152,7 @@ export class Connection {
       const code = said?.code ?? CLOSE_CODES[event.code] ?? 'offline';
       this.#ended(new RowtideError(code, said?.message ?? 'the connection ended'), said?.retryAfterMs);
     };
-    this.#after(CONNECT_MS, () => this.#retry(new RowtideError('offline', 'the server does not answer')), 'answer');
+    this.#expect(CONNECT_MS);
   }
 
   /** @param {any} message */
@@ -168,10 +168,15 @@ export class Connection {
     this.pump();
   }
 
+  /** Waits for an answer of the server. @param {number} ms */
+  #expect(ms) {
+    this.#after('answer', ms, () => this.#retry(new RowtideError('offline', 'the server does not answer')));
+  }
+
   #ping() {
-    this.#after(PING_MS, () => {
+    this.#after('ping', PING_MS, () => {
       this.#send({ type: 'ping' });
-      this.#after(PONG_MS, () => this.#retry(new RowtideError('offline', 'the server does not answer')), 'answer');
+      this.#expect(PONG_MS);
       this.#ping();
     });
   }
@@ -180,7 +185,7 @@ export class Connection {
   #renew(token) {
     const left = (claims(token).exp ?? Infinity) * 1000 - Date.now();
     if (left > LONGEST_TIMER_MS) return;
-    this.#after(Math.max(left - Math.min(RENEW_MS, left / 5), 0), async () => {
+    this.#after('renew', Math.max(left - Math.min(RENEW_MS, left / 5), 0), async () => {
       const attempt = this.#try;
       try {
         const next = await this.#options.token(true);
@@ -218,7 +223,7 @@ export class Connection {
     this.#clear();
     this.#waiting = true;
     this.#owner.state('offline', error);
-    this.#after(wait(this.#failures++, retryAfterMs), () => this.start());
+    this.#after('retry', wait(this.#failures++, retryAfterMs), () => this.start());
   }
 
   /** @param {object} message */
@@ -229,27 +234,22 @@ export class Connection {
   }
 
   /**
+   * @param {string} what it is for; it replaces the last timer for that
    * @param {number} ms
    * @param {() => void} then
-   * @param {string} [name]
    */
-  #after(ms, then, name) {
-    const timer = { name, id: setTimeout(() => (this.#timers.delete(timer), then()), ms) };
-    this.#timers.add(timer);
+  #after(what, ms, then) {
+    this.#cancel(what);
+    this.#timers.set(what, setTimeout(then, ms));
   }
 
-  /** @param {string} name */
-  #cancel(name) {
-    for (const timer of this.#timers) {
-      if (timer.name !== name) continue;
-      clearTimeout(timer.id);
-      this.#timers.delete(timer);
-    }
+  /** @param {string} what */
+  #cancel(what) {
+    clearTimeout(this.#timers.get(what));
   }
 
   #clear() {
-    for (const timer of this.#timers) clearTimeout(timer.id);
-    this.#timers.clear();
+    for (const what of this.#timers.keys()) this.#cancel(what);
     const socket = this.#socket;
     this.#socket = undefined;
     if (!socket) return;
