@@ -1,20 +1,36 @@
 /**
  * Hooks for React, on `useSyncExternalStore`. Rows are never changed in place, and a result stays the same
  * object until something in it changes. So a render that React interrupts or repeats sees one state, and a
- * component renders again only when its own rows change. Each hook is a function of a client; `createHooks` gives it
- * the client of a context, so that a page with two databases has hooks for each.
+ * component renders again only when its own rows change.
  */
 import { createContext, createElement, useCallback, useContext, useMemo, useSyncExternalStore } from 'react';
 
 /** @typedef {import('@rowtide/client').Client} Client */
 
+/** @type {import('react').Context<Client | undefined>} */
+const Context = createContext(/** @type {Client | undefined} */ (undefined));
+/** The context of the hook that is being called. */
+let current = Context;
+
+/** @param {{ client: Client, children?: import('react').ReactNode }} props */
+export function RowtideProvider({ client, children }) {
+  return createElement(Context.Provider, { value: client }, children);
+}
+
+/** @returns {Client} */
+export function useClient() {
+  const client = useContext(current);
+  if (!client) throw new Error('there is no <RowtideProvider> around this component');
+  return client;
+}
+
 /**
- * @param {Client} client
  * @param {string} table
  * @param {any} [where] a predicate, or columns with their values
  * @param {readonly unknown[]} [deps] what a predicate depends on
  */
-function useQueryOf(client, table, where, deps) {
+export function useQuery(table, where, deps) {
+  const client = useClient();
   // Conditions are mostly written in place, so each render has a new object: equal ones are one query.
   const same = typeof where === 'function' ? (deps ?? [where]) : [JSON.stringify(where)];
   const query = useMemo(
@@ -27,11 +43,11 @@ function useQueryOf(client, table, where, deps) {
 }
 
 /**
- * @param {Client} client
  * @param {string} table
  * @param {any} key
  */
-function useRowOf(client, table, key) {
+export function useRow(table, key) {
+  const client = useClient();
   const text = JSON.stringify(key);
   const subscribe = useCallback(
     (/** @type {() => void} */ listener) => client.table(table).subscribe(listener),
@@ -42,11 +58,11 @@ function useRowOf(client, table, key) {
 }
 
 /**
- * @param {Client} client
  * @param {string} query
  * @param {Record<string, any>} [params]
  */
-function useSubscriptionOf(client, query, params) {
+export function useSubscription(query, params) {
+  const client = useClient();
   // Parameters are mostly written in place, so each render has a new object.
   const text = JSON.stringify(params ?? {});
   const subscribe = useCallback(
@@ -64,54 +80,43 @@ function useSubscriptionOf(client, query, params) {
   return useSyncExternalStore(subscribe, state, state);
 }
 
-/** @param {Client} client */
-function useMutateOf(client) {
+export function useMutate() {
+  const client = useClient();
   return useCallback((/** @type {(tx: any) => void} */ write) => client.mutate(write), [client]);
 }
 
-/**
- * @param {Client} client
- * @param {(status: import('@rowtide/client').Status) => any} [select] the part that is rendered
- */
-function useStatusOf({ status }, select) {
+/** @param {(status: import('@rowtide/client').Status) => any} [select] the part that is rendered */
+export function useStatus(select) {
+  const { status } = useClient();
   const selected = () => (select ? select(status.get()) : status.get());
   return useSyncExternalStore(status.subscribe, selected, selected);
 }
 
-/** Hooks, and a provider for the client that they use. */
+/** Hooks and a provider with a context of their own, for a page with more than one database. */
 export function createHooks() {
-  /** @type {import('react').Context<Client | undefined>} */
-  const Context = createContext(/** @type {Client | undefined} */ (undefined));
-
-  /** @param {{ client: Client, children?: import('react').ReactNode }} props */
-  function RowtideProvider({ client, children }) {
-    return createElement(Context.Provider, { value: client }, children);
-  }
-
-  /** @returns {Client} */
-  function useClient() {
-    const client = useContext(Context);
-    if (!client) throw new Error('there is no <RowtideProvider> around this component');
-    return client;
-  }
-
+  const own = createContext(/** @type {Client | undefined} */ (undefined));
   /**
-   * @template {any[]} A
-   * @template R
-   * @param {(client: Client, ...given: A) => R} hook
-   * @returns {(...given: A) => R}
+   * @template {(...given: any[]) => any} H
+   * @param {H} hook
    */
-  const withClient = (hook) => (...given) => hook(useClient(), ...given);
-
+  const within = (hook) => /** @type {H} */ ((...given) => {
+    const outer = current;
+    current = own;
+    // A hook asks for its client before it returns, also where it throws to wait.
+    try {
+      return hook(...given);
+    } finally {
+      current = outer;
+    }
+  });
   return {
-    RowtideProvider,
-    useClient,
-    useQuery: withClient(useQueryOf),
-    useRow: withClient(useRowOf),
-    useSubscription: withClient(useSubscriptionOf),
-    useMutate: withClient(useMutateOf),
-    useStatus: withClient(useStatusOf),
+    /** @param {{ client: Client, children?: import('react').ReactNode }} props */
+    RowtideProvider: ({ client, children }) => createElement(own.Provider, { value: client }, children),
+    useClient: within(useClient),
+    useQuery: within(useQuery),
+    useRow: within(useRow),
+    useSubscription: within(useSubscription),
+    useMutate: within(useMutate),
+    useStatus: within(useStatus),
   };
 }
-
-export const { RowtideProvider, useClient, useQuery, useRow, useSubscription, useMutate, useStatus } = /* @__PURE__ */ createHooks();
