@@ -28,7 +28,7 @@ const KINDS = {
 };
 
 window.prepare = (kind, core) => {
-  const optimistic = new Optimistic({ issue: ['id'] });
+  const optimistic = new Optimistic({ issue: { key: ['id'] } });
   optimistic.lead();
   const shown = new Shown(optimistic);
   const status = new Observed(shown.bell, { connection: 'live', pending: 0 });

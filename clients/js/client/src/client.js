@@ -24,7 +24,7 @@ import { claims } from './token.js';
  * @property {string} url
  * @property {(why: { rejected: boolean, refused: boolean }) => string | null | Promise<string | null>} token
  *   `null`: nobody is signed in; `refused` is the deprecated name of `rejected`
- * @property {Record<string, { key: readonly string[] }>} [tables]
+ * @property {Record<string, { key: readonly string[], defaults?: Record<string, any> }>} [tables]
  * @property {Storage} [storage]
  * @property {string} [user]
  * @property {number} [appVersion]
@@ -63,6 +63,8 @@ export class Client {
   #storage;
   /** @type {Map<string, TableQuery>} */
   #tables = new Map();
+  /** Tables of which it was said that the server does not have them. @type {Set<string>} */
+  #told = new Set();
   /** What each mutation without an acknowledgement has promised, by id. @type {Map<string, Record<'confirmed' | 'stored', ReturnType<typeof promised>>>} */
   #unconfirmed = new Map();
   /** @type {Set<(acked: Acked) => void>} */
@@ -87,8 +89,7 @@ export class Client {
     this.trace = options.trace;
     this.#connected = options.connect ?? true;
     this.#storage = options.storage ?? (canShare() ? indexedDBStorage() : memoryStorage());
-    const keys = Object.entries(options.tables ?? {}).map(([name, { key }]) => [name, [...key]]);
-    this.#optimistic = new Optimistic(Object.fromEntries(keys));
+    this.#optimistic = new Optimistic(options.tables);
     this.#shown = new Shown(this.#optimistic);
     this.#subscriptions = options.subscriptions?.(this.#shown.bell);
     /** @type {Status} */
@@ -120,11 +121,27 @@ export class Client {
   /**
    * @param {string} name
    * @returns {TableQuery}
+   * @throws {TypeError} for a name that is not among the given tables, nor among those of the server
    */
   table(name) {
     let table = this.#tables.get(name);
-    if (!table) this.#tables.set(name, (table = this.#makeTable(name)));
+    if (!table) {
+      const { tables } = this.#options;
+      if (tables && !(name in tables) && !this.#optimistic.tables.has(name)) throw new TypeError(`there is no table \`${name}\``);
+      this.#tables.set(name, (table = this.#makeTable(name)));
+      this.#missed();
+    }
     return table;
+  }
+
+  /** Says once of each table that is read that the server does not have it. */
+  #missed() {
+    if (this.status.get().connection !== 'live') return;
+    for (const name of this.#tables.keys()) {
+      if (this.#told.has(name) || this.#optimistic.tables.has(name)) continue;
+      this.#told.add(name);
+      console.warn(`there is no table \`${name}\``);
+    }
   }
 
   /** The names of the known tables. */
@@ -422,6 +439,7 @@ export class Client {
   #setConnection({ connection, error }) {
     if (this.#stopped) return;
     this.#say({ connection, error });
+    this.#missed();
   }
 
   /** What the status has become, beside what is counted. @param {Partial<Status>} changed */

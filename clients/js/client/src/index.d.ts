@@ -208,6 +208,7 @@ export interface Subscription extends Observable<SubscriptionState> {
 type Params<Q, N extends keyof Q> = {} extends Q[N] ? [params?: Q[N]] : [params: Q[N]];
 
 export interface Client<S = Untyped, Q = Record<string, Record<string, any>>> {
+  /** A table. Throws a `TypeError` for a name that is not among `tables`, where the client was given these, nor on the server. */
   table<T extends Names<S>>(name: T): Table<S, T>;
   /** The names of the known tables: those of `tables`, later those that the server sends. */
   tables(): Names<S>[];
@@ -277,8 +278,11 @@ export interface ClientOptions {
    * in. After signing in, `disconnect` and `connect` have the client ask again.
    */
   token: (why: TokenRequest) => string | null | Promise<string | null>;
-  /** The tables with their keys, so that writes show before the first connect. `rowtide types` writes it. */
-  tables?: { readonly [table: string]: { readonly key: readonly string[] } };
+  /**
+   * The tables with their keys, so that writes show before the first connect, and with what the database puts into columns that an
+   * insert leaves out: a new row shows it until the server's row replaces it. It is not sent. `rowtide types` writes all that.
+   */
+  tables?: { readonly [table: string]: { readonly key: readonly string[]; readonly defaults?: { readonly [column: string]: any } } };
   /** Where the copy is stored. Default: in a browser IndexedDB, shared by its tabs; elsewhere memory. */
   storage?: Storage;
   /** The user id, if it is known: the stored copy is then shown without waiting for the first token. */

@@ -271,7 +271,7 @@ export class TableQuery extends Query {
 }
 
 /**
- * @param {string[]} columns of the primary key
+ * @param {readonly string[]} columns of the primary key
  * @param {any} key
  * @returns {Row}
  */

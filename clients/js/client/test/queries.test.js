@@ -14,7 +14,7 @@ const gone = (id) => ({ op: 'delete', table: 'issue', row: { id } });
 
 /** A table of issues, without a server. */
 function issues(...rows) {
-  const optimistic = new Optimistic({ issue: ['id'] });
+  const optimistic = new Optimistic({ issue: { key: ['id'] } });
   optimistic.lead();
   const shown = new Shown(optimistic);
   const status = new Observed(shown.bell, { connection: 'connecting', pending: 0 });

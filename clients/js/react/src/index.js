@@ -10,22 +10,34 @@ import { rowsKnown, subscriptionSettled } from './suspended.js';
 
 /** @typedef {import('@rowtide/client').Client} Client */
 
-/** @type {import('react').Context<Client | undefined>} */
-const Context = createContext(/** @type {Client | undefined} */ (undefined));
-const Given = createContext(new GivenRows(undefined));
+/** @typedef {{ client: Client, given: GivenRows }} Provided */
 
-/** @param {{ client: Client, rows?: Record<string, readonly any[]>, children?: import('react').ReactNode }} props */
-export function RowtideProvider({ client, rows, children }) {
-  // Rows are given once, with the page: others later would be none of the first render's.
-  const given = useMemo(() => new GivenRows(client, rows), [client]);
-  return createElement(Context.Provider, { value: client }, createElement(Given.Provider, { value: given }, children));
+const newContext = () => createContext(/** @type {Provided | undefined} */ (undefined));
+const Context = newContext();
+/** The context of the hook that is being called. */
+let current = Context;
+
+/** @param {typeof Context} context */
+const providerOf = (context) =>
+  /** @param {{ client: Client, rows?: Record<string, readonly any[]>, children?: import('react').ReactNode }} props */
+  function RowtideProvider({ client, rows, children }) {
+    // Rows are given once, with the page: others later would be none of the first render's.
+    const value = useMemo(() => ({ client, given: new GivenRows(client, rows) }), [client]);
+    return createElement(context.Provider, { value }, children);
+  };
+
+export const RowtideProvider = providerOf(Context);
+
+/** @returns {Provided} */
+function useProvided() {
+  const provided = useContext(current);
+  if (!provided) throw new Error('there is no <RowtideProvider> around this component');
+  return provided;
 }
 
 /** @returns {Client} */
 export function useClient() {
-  const client = useContext(Context);
-  if (!client) throw new Error('there is no <RowtideProvider> around this component');
-  return client;
+  return useProvided().client;
 }
 
 /**
@@ -70,7 +82,7 @@ function useFound(what, where, deps) {
  * @param {readonly unknown[]} [deps]
  */
 function useRead(query, what, where, deps = [where]) {
-  const given = useContext(Given);
+  const { given } = useProvided();
   const table = typeof what === 'string' ? what : undefined;
   const same = typeof where === 'function' ? deps : [textOf(where)];
   const first = useMemo(() => given.of(table, where), [given, table, ...same]);
@@ -140,9 +152,8 @@ function useKey(key) {
  * @param {any} key
  */
 export function useRow(table, key) {
-  const client = useClient();
+  const { client, given } = useProvided();
   const same = useKey(key);
-  const given = useContext(Given);
   const first = useMemo(() => (typeof same === 'object' ? given.of(table, same)[0] : undefined), [given, table, same]);
   const subscribe = useCallback(
     (/** @type {() => void} */ listener) => both(subscribeRow(client, table, same, listener), given.subscribe(table, listener)),
@@ -208,4 +219,36 @@ export function useStatus(select) {
   const { status } = useClient();
   const selected = (/** @type {import('@rowtide/client').Status} */ now) => (select ? select(now) : now);
   return useSyncExternalStore(status.subscribe, () => selected(status.get()), () => selected(ON_SERVER.status));
+}
+
+/** Hooks and a provider with a context of their own, for a page with more than one database. */
+export function createHooks() {
+  const own = newContext();
+  /**
+   * @template {(...given: any[]) => any} H
+   * @param {H} hook
+   */
+  const within = (hook) => /** @type {H} */ ((...given) => {
+    const outer = current;
+    current = own;
+    // A hook asks for its client before it returns, also where it throws to wait.
+    try {
+      return hook(...given);
+    } finally {
+      current = outer;
+    }
+  });
+  return {
+    RowtideProvider: providerOf(own),
+    useClient: within(useClient),
+    useQuery: within(useQuery),
+    useQueryStatus: within(useQueryStatus),
+    useSuspenseQuery: within(useSuspenseQuery),
+    useRow: within(useRow),
+    usePending: within(usePending),
+    useSubscription: within(useSubscription),
+    useSuspenseSubscription: within(useSuspenseSubscription),
+    useMutate: within(useMutate),
+    useStatus: within(useStatus),
+  };
 }

@@ -5,7 +5,7 @@ import { afterEach, beforeEach, test } from 'node:test';
 import { offline, page, text, window } from './page.js';
 
 const { act, createElement: h, memo, StrictMode, useState, useTransition } = await import('react');
-const { useMutate, useQuery, useRow, useStatus, useSubscription } = await import('../src/index.js');
+const { createHooks, RowtideProvider, useMutate, useQuery, useRow, useStatus, useSubscription } = await import('../src/index.js');
 
 let client, root, renders, show;
 beforeEach(() => {
@@ -163,4 +163,19 @@ test('components that subscribe to the same share it, and render when its state 
   assert.equal(text(), 'refused too_many;refused too_many;');
   await act(() => choose(0));
   assert.equal(subscribed.length, 0);
+});
+
+test('a page with two databases has hooks for each', async () => {
+  const other = createHooks();
+  const second = offline();
+  second.tx({ id: 1, text: 'of the other', tag: 'x' });
+  function Both() {
+    const [mine, its] = [useQuery('note', { tag: 'x' }), other.useQuery('note', { tag: 'x' })];
+    return [...mine, ...its].map(({ text }) => `${text};`).join('');
+  }
+  await show(h(other.RowtideProvider, { client: second }, h(Both)));
+  assert.equal(text(), 'a;b;of the other;');
+  await act(() => second.tx({ id: 1, text: 'changed', tag: 'x' }));
+  assert.equal(text(), 'a;b;changed;');
+  await assert.rejects(async () => show(h(Both)), /no <RowtideProvider>/);
 });

@@ -20,7 +20,7 @@ export { window };
  * @param {{ live?: boolean, core?: boolean }} [options] `live`: it has been; `core`: without `queries`
  */
 export function offline({ live = true, core = false } = {}) {
-  const optimistic = new Optimistic({ note: ['id'] });
+  const optimistic = new Optimistic({ note: { key: ['id'] } });
   optimistic.lead();
   const shown = new Shown(optimistic);
   const tables = new Map();

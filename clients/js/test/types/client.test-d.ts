@@ -5,7 +5,7 @@ import { queries } from '@rowtide/client/queries';
 import { keyValueStorage } from '@rowtide/client/storage/key-value';
 import { sqliteStorage } from '@rowtide/client/storage/sqlite';
 import { subscriptions } from '@rowtide/client/subscriptions';
-import { useMutate, usePending, useQuery, useQueryStatus, useRow, useStatus, useSubscription, useSuspenseQuery, useSuspenseSubscription } from '@rowtide/react';
+import { createHooks, useMutate, usePending, useQuery, useQueryStatus, useRow, useStatus, useSubscription, useSuspenseQuery, useSuspenseSubscription } from '@rowtide/react';
 import { type Queries, type Schema, tables } from './schema.js';
 
 declare module '@rowtide/react' {
@@ -38,6 +38,9 @@ db.table('file').where({ shared: true }).groupCount('title');
 db.table('file').orderBy([['name', 'down']]);
 // @ts-expect-error the key is text
 db.table('file').keyOf(1);
+const larger: number = db.table('file').get('f1')!.size * 2;
+// @ts-expect-error only the database makes it: a row that was just inserted does not have it yet
+const owner: string = db.table('file').get('f1')!.ownerName;
 // @ts-expect-error there is no such table
 db.table('files');
 // @ts-expect-error both columns of the key are needed
@@ -53,6 +56,7 @@ db.table('file').get('f1')!.name = 'Plan';
 
 db.mutate((tx) => {
   tx.file.insert({ id: 'f1', name: 'Plan', shared: false });
+  tx.file.insert({ id: 'f1', name: 'Plan', shared: false, size: 'Infinity' });
   tx.file.update({ id: 'f1', name: 'Plan B' });
   tx.file.delete('f1');
   tx.file.delete({ id: 'f1' });
@@ -120,6 +124,24 @@ export function Component() {
   return null;
 }
 
+// A page with another database beside the one of `Register`.
+interface Other {
+  song: { row: { id: number; title: string }; insert: { title: string }; update: { title?: string }; key: 'id' };
+}
+const other = createHooks<Other, { album: { album: number } }>();
+export function OtherComponent() {
+  const title: string | undefined = other.useRow('song', 1)?.title;
+  other.useQuery('song', { title: 'Blue' }).map((song) => song.id);
+  other.useSubscription('album', { album: 1 });
+  other.useMutate()((tx) => tx.song.update({ id: 1, title: `${title}` }));
+  // @ts-expect-error that table is in the other database
+  other.useQuery('file');
+  // @ts-expect-error the query has no such parameter
+  other.useSubscription('album', { channel: 1 });
+  // @ts-expect-error the client is of another database
+  return other.RowtideProvider({ client: db });
+}
+
 db.onAcked((acked: Acked) => acked.code);
 createClient<Schema>({ ...options, token: ({ rejected }) => String(rejected) });
 // The former names.
@@ -145,4 +167,4 @@ const declared: Omit<Client, 'table'> = core;
 // What comes with `queries` is not there without.
 const table: Pick<ReturnType<Client['table']>, 'get' | 'isPending' | 'keyOf' | 'all' | 'subscribe' | 'count'> = core.table('anything');
 
-export { byStage, confirmed, declared, durable, howMany, isThere, newestNames, table, name, names, ready, sameName, stage, stored, why };
+export { byStage, confirmed, declared, durable, howMany, isThere, larger, newestNames, table, name, names, owner, ready, sameName, stage, stored, why };
