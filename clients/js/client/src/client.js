@@ -6,7 +6,7 @@ import { wait } from './connection.js';
 import { RowtideError, lacking } from './error.js';
 import { temporary } from './op.js';
 import { Optimistic } from './optimistic.js';
-import { Observed, Shown, TableQuery, keyRow, subscribed } from './query.js';
+import { Observed, Shown, TableQuery, keyRow, promised, subscribed } from './query.js';
 import { OPENS, inTime, indexedDBStorage, memoryStorage } from './storage.js';
 import { Tab, randomId } from './tab.js';
 import { claims } from './token.js';
@@ -38,17 +38,6 @@ import { claims } from './token.js';
 /** Whether tabs can share a copy. Browsers can in pages that came over HTTPS or from localhost. */
 const canShare = () => globalThis.indexedDB && globalThis.BroadcastChannel && globalThis.navigator?.locks;
 
-/** A promise with what settles it. If nobody handles its rejection, that is not an error of the page. */
-function promised() {
-  /** @type {(value?: any) => void} */
-  let resolve = () => {};
-  /** @type {(error?: Error) => void} */
-  let reject = () => {};
-  const promise = new Promise((...settle) => ([resolve, reject] = settle));
-  promise.catch(() => {});
-  return { promise, resolve, reject };
-}
-
 /** @param {Options} options */
 export function createClient(options) {
   return new Client(options);
@@ -76,6 +65,8 @@ export class Client {
   #unlisten = () => {};
   #subscriptions;
   #makeTable;
+  /** The name of the store that knows the last user. */
+  #lastName;
   #opened = promised();
   #begun = false;
   /** Resolves when the stored copy is shown. */
@@ -83,8 +74,9 @@ export class Client {
 
   /** @param {Options} options */
   constructor(options) {
-    if (!/^wss?:/.test(options.url)) throw new TypeError(`\`${options.url}\` is no URL of a server (ws://host:port/sync)`);
+    if (!/^wss?:/.test(options.url)) throw new TypeError(`\`url\` is not ws://host/sync: ${options.url}`);
     this.#options = { ...options };
+    this.#lastName = `rowtide ${options.url}`;
     /** Sees every message, from the next one on. */
     this.trace = options.trace;
     this.#connected = options.connect ?? true;
@@ -103,7 +95,7 @@ export class Client {
   #begin() {
     if (this.#begun || this.#stopped) return;
     const { WebSocket = globalThis.WebSocket } = this.#options;
-    if (!WebSocket) throw new TypeError('pass a `WebSocket`: there is none here');
+    if (!WebSocket) throw new TypeError('pass a `WebSocket`');
     this.#options.WebSocket = WebSocket;
     this.#begun = true;
     this.#say({ connection: 'connecting' });
@@ -127,7 +119,7 @@ export class Client {
     let table = this.#tables.get(name);
     if (!table) {
       const { tables } = this.#options;
-      if (tables && !(name in tables) && !this.#optimistic.tables.has(name)) throw new TypeError(`there is no table \`${name}\``);
+      if (tables && !(name in tables) && !this.keyOf(name)) throw new TypeError(`there is no table \`${name}\``);
       this.#tables.set(name, (table = this.#makeTable(name)));
       this.#missed();
     }
@@ -138,7 +130,7 @@ export class Client {
   #missed() {
     if (this.status.get().connection !== 'live') return;
     for (const name of this.#tables.keys()) {
-      if (this.#told.has(name) || this.#optimistic.tables.has(name)) continue;
+      if (this.#told.has(name) || this.keyOf(name)) continue;
       this.#told.add(name);
       console.warn(`there is no table \`${name}\``);
     }
@@ -209,7 +201,7 @@ export class Client {
     };
     const id = randomId();
     const done = /** @type {any} */ (write(this.#writer(id, ops), call));
-    if (done?.then) throw new TypeError('`mutate` takes no async function');
+    if (done?.then) throw new TypeError('`mutate` is not async');
     const step = this.#optimistic.mutate(id, ops);
     const [confirmed, stored] = [promised(), promised()];
     this.#unconfirmed.set(id, { confirmed, stored });
@@ -244,7 +236,7 @@ export class Client {
           delete: (/** @type {any} */ key) => {
             const columns = this.keyOf(table);
             if (!columns && (typeof key !== 'object' || !key)) {
-              throw new RowtideError('bad_request', `the key of table \`${table}\` is not known yet: name its columns`);
+              throw new RowtideError('bad_request', `name the key columns of \`${table}\``);
             }
             add('delete', table, columns ? keyRow(columns, key) : key);
           },
@@ -409,11 +401,6 @@ export class Client {
       this.#say({ durable: false, storageError: `${error}` });
       return work(this.#storage);
     }
-  }
-
-  /** The name of the store that knows the last user. */
-  get #lastName() {
-    return `rowtide ${this.#options.url}`;
   }
 
   #lastUser() {

@@ -115,7 +115,7 @@ function reject(code, message) {
  * @throws {RowtideError} when the server could not accept them
  */
 export function check(ops, keyOf) {
-  if (ops.length < 1 || ops.length > MAX_OPS) {
+  if (!ops.length || ops.length > MAX_OPS) {
     reject('too_large', `a mutation has 1 to ${MAX_OPS} operations, not ${ops.length}`);
   }
   for (const op of ops) {
@@ -123,9 +123,9 @@ export function check(ops, keyOf) {
     const values = valuesOf(op);
     // The server checks the tables that are not known here.
     const column = op.op !== 'call' && keyOf(name)?.find((column) => values[column] === undefined);
-    if (column) reject('bad_request', `an operation on table \`${name}\` needs the key column \`${column}\``);
+    if (column) reject('bad_request', `\`${name}\` needs the key column \`${column}\``);
     if (!within(values, MAX_DEPTH + 1)) {
-      reject('bad_request', `a value for \`${name}\` is nested more than ${MAX_DEPTH} levels deep`);
+      reject('bad_request', `a value for \`${name}\` has more than ${MAX_DEPTH} levels`);
     }
   }
   const bytes = bytesOf(JSON.stringify(ops));

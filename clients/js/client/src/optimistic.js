@@ -143,7 +143,7 @@ export class Optimistic {
     ops = this.#knowing(ops);
     check(ops, (table) => this.tables.get(table)?.key);
     if (this.queue.length >= MAX_PENDING) {
-      throw new RowtideError('queue_full', `${MAX_PENDING} mutations wait already`);
+      throw new RowtideError('queue_full', `${MAX_PENDING} mutations wait`);
     }
     return this.#step((dirty, record) => this.#enqueue({ id, ops, state: 'pending' }, dirty, record));
   }
@@ -495,7 +495,7 @@ export class Optimistic {
    */
   #tableNamed(name) {
     const table = this.tables.get(name);
-    if (!table) throw new Error(`the server sent a row of table \`${name}\` without naming it`);
+    if (!table) throw new Error(`there is no table \`${name}\``);
     return table;
   }
 
@@ -506,7 +506,7 @@ export class Optimistic {
    */
   #keyIn(table, row) {
     const key = this.keyOf(table, row);
-    if (key === undefined) throw new Error(`the server sent a row of table \`${table.name}\` without its key`);
+    if (key === undefined) throw new Error(`a row of \`${table.name}\` has no key`);
     return key;
   }
 

@@ -13,10 +13,21 @@ import { same } from './op.js';
 
 /** @param {unknown} error that nobody catches */
 export function report(error) {
-  if (typeof reportError === 'function') return reportError(error);
+  if (globalThis.reportError) return reportError(error);
   return queueMicrotask(() => {
     throw error;
   });
+}
+
+/** A promise with what settles it. If nobody handles its rejection, that is not an error of the page. */
+export function promised() {
+  /** @type {(value?: any) => void} */
+  let resolve = () => {};
+  /** @type {(error?: Error) => void} */
+  let reject = () => {};
+  const promise = new Promise((...settle) => ([resolve, reject] = settle));
+  promise.catch(() => {});
+  return { promise, resolve, reject };
 }
 
 /** Calls listeners one after the other. Calls that a listener causes come after those that wait already. */
@@ -34,7 +45,7 @@ export class Bell {
     for (const listener of listeners) this.#waiting.push(() => listener(value));
     if (this.#ringing) return;
     this.#ringing = true;
-    for (let call = this.#waiting.shift(); call; call = this.#waiting.shift()) {
+    for (let call; (call = this.#waiting.shift()); ) {
       try {
         call();
       } catch (error) {

@@ -9,7 +9,7 @@ import { bytesOf } from './op.js';
 
 /** How much of a first message subscriptions may take, in bytes: beside a token it has room for no more. */
 const CONNECT_BYTES = 16_384;
-const UNSUPPORTED = { code: 'unsupported', message: 'the server does not know subscriptions' };
+const UNSUPPORTED = { code: 'unsupported', message: 'the server has no subscriptions' };
 
 /**
  * @typedef {{ status: 'loading' | 'ready' | 'refused', error?: { code: string, message: string } }} SubscriptionState

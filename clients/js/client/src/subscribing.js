@@ -6,7 +6,7 @@
  */
 import { RowtideError } from './error.js';
 import { same } from './op.js';
-import { Observed } from './query.js';
+import { Observed, promised } from './query.js';
 import { Selection, keyOf } from './selection.js';
 
 /** The longest time that a timer takes, in ms. */
@@ -108,17 +108,14 @@ export class Subscriptions {
    */
   #share(key, wish) {
     const observed = new Observed(this.#bell, this.#states.get(key) ?? LOADING);
-    const ready = /** @type {Promise<void>} */ (new Promise((resolve, reject) => {
-      const look = (/** @type {SubscriptionState} */ { status, error }) => {
-        if (status === 'ready') resolve();
-        if (error) reject(new RowtideError(error.code, error.message));
-      };
-      look(observed.get());
-      observed.subscribe(look);
-    }));
-    // A refusal that nobody handles is not an error of the page.
-    ready.catch(() => {});
-    return { wish, users: 0, observed, ready };
+    const { promise, resolve, reject } = promised();
+    const look = (/** @type {SubscriptionState} */ { status, error }) => {
+      if (status === 'ready') resolve();
+      if (error) reject(new RowtideError(error.code, error.message));
+    };
+    look(observed.get());
+    observed.subscribe(look);
+    return { wish, users: 0, observed, ready: promise };
   }
 
   /** Works for a tab from now on. @param {import('./tab.js').Tab} tab */

@@ -65,6 +65,8 @@ export class Tab {
   /** @type {BroadcastChannel | undefined} */
   #channel;
   #closed = new AbortController();
+  /** Aborts when the tab is closed. */
+  signal = this.#closed.signal;
   /** @type {ConnectionStatus} */
   status = { connection: 'connecting' };
   clientId = '';
@@ -141,11 +143,6 @@ export class Tab {
     return this.#options.shared;
   }
 
-  /** Aborts when the tab is closed. */
-  get signal() {
-    return this.#closed.signal;
-  }
-
   get closed() {
     return this.signal.aborted;
   }
@@ -162,7 +159,7 @@ export class Tab {
       this.#channel.onmessage = ({ data }) => this.#heard(data);
     }
     this.#restore(this.#options.copy);
-    const { signal } = this.#closed;
+    const { signal } = this;
     if (signal.aborted) return;
     if (!shared) return this.#lead();
     // Mutations that were made before the storage was open.

@@ -32,8 +32,9 @@ test('a new row has what the database puts into it, which is not sent, and then 
 });
 
 test('a new row has it after a reload too, also where the server has not had the table meanwhile', async () => {
-  const options = { tables: { ...tables, later: { key: ['id'], defaults: filled } }, storage: memoryStorage(), user: 'ann', connect: false };
+  const options = { tables: { ...tables, later: { key: ['id'], defaults: filled } }, storage: memoryStorage(), user: 'ann' };
   const before = server.client(options);
+  before.disconnect();
   await before.opened;
   before.mutate((tx) => {
     tx.note.insert({ text: 'a' });
@@ -43,6 +44,7 @@ test('a new row has it after a reload too, also where the server has not had the
   });
   await before.close();
   const db = server.client(options);
+  db.disconnect();
   await db.opened;
   const [note] = db.table('note').all();
   assert.deepEqual(note, { ...filled, id: note.id, text: 'a' });
