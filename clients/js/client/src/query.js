@@ -13,7 +13,7 @@ import { same } from './op.js';
 
 /** @param {unknown} error that nobody catches */
 export function report(error) {
-  if (globalThis.reportError) return reportError(error);
+  if (globalThis.reportError) return globalThis.reportError(error);
   return queueMicrotask(() => {
     throw error;
   });
