@@ -1,12 +1,13 @@
 # `make dev` and `make test` do their own set-up; see scripts/prepare.sh.
 
-.PHONY: help dev test test-js test-frameworks test-postgres test-documents-clients torture fuzz supply bench
+.PHONY: help dev test test-js test-frameworks packages test-postgres test-documents-clients torture fuzz supply bench
 
 help:
 	@echo "make dev      run the files example with a private PostgreSQL"
 	@echo "make test     format check, lints, every test, and a smoke run"
 	@echo "make test-js  the tests of what runs in a browser alone"
 	@echo "make test-frameworks  the examples of Vue, Svelte, Solid, Angular and Next.js whose inputs have changed since they passed"
+	@echo "make packages  tarballs of the JavaScript packages, in target/packages"
 	@echo "make test-postgres  the end-to-end tests on PostgreSQL 14, 15, 16, 17 and 18"
 	@echo "make test-documents-clients  documents with the clients of tldraw and Yjs, which it installs"
 	@echo "make torture  kill, cut and stall everything for an hour, and look whether anything is lost"
@@ -36,6 +37,10 @@ test-js:
 	cd clients/js && npm run --silent check && npm test --silent
 	cd examples/files/web && npm run --silent check && npm test --silent
 	cd examples/notes/web && npm test --silent
+	scripts/packages.sh
+
+packages:
+	@scripts/pack.sh
 
 test-frameworks:
 	@scripts/prepare.sh js

@@ -106,6 +106,27 @@ async fn the_page_is_told_all_that_it_needs_of_any_application() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_page_is_told_what_may_be_subscribed_to() {
+    let definition = r#"
+      [tables.note]
+      sync = "on_demand"
+      visible = "author = auth.user_id"
+      [queries.mine]
+      params = { team = "text", latest = "int8 = 5" }
+      [queries.mine.select]
+      note = { where = "team = params.team", order = "at DESC", limit = "params.latest" }
+    "#;
+    let app = App::with_options(definition, NOTE_TABLE, with_playground).await;
+    let (_, body) = get(&app, "/playground/info").await;
+    let info: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(info["tables"][0]["isOnDemand"], true);
+    let latest = json!({ "name": "latest", "type": "int8", "kind": "integer", "isOptional": true });
+    let team = json!({ "name": "team", "type": "text", "kind": "text", "isOptional": false });
+    let mine = json!({ "name": "mine", "tables": ["note"], "params": [latest, team] });
+    assert_eq!(info["queries"], json!([mine]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn anyone_can_be_signed_in_with_any_claims() {
     let app = App::with_options(NOTES, NOTE_TABLE, with_playground).await;
     let sql = app.database.connect().await;

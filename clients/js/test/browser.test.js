@@ -3,9 +3,13 @@ import assert from 'node:assert/strict';
 import { after, afterEach, before, test } from 'node:test';
 import { PATIENCE, Proxy, Server, eventually, launch, site } from './kit.js';
 
+// How many edits are made offline. Those beyond the rate of a user wait for it.
+const EDITS = Number(process.env.ROWTIDE_EDITS ?? 400);
+
 let server, proxy, pages, browser;
 before(async () => {
-  server = await Server.start();
+  // The last of the edits are beyond the rate.
+  server = await Server.start('--requests-per-minute', `${EDITS - 20}`);
   proxy = await Proxy.start(server);
   pages = await site(server, proxy);
   browser = await launch();
@@ -199,6 +203,44 @@ test('signing out deletes the copy, and the next user sees only their own rows',
   assert.deepEqual(await page.evaluate(() => db.table('user').all().map(({ id }) => id)), ['u8']);
 });
 
+test('a query is in its order in every tab, and says whether it is all that there is', async () => {
+  const context = await profile();
+  const page = await tab(context, { user: 'u4', queries: true });
+  const sorted = "SELECT string_agg(name, ',' ORDER BY name COLLATE \"C\" DESC, id DESC) FROM file WHERE \"ownerId\" = 'u4'";
+  const watch = (page) => page.evaluate(() => {
+    window.files = db.table('file').where({ ownerId: 'u4' }).orderBy([['name', 'desc']]);
+    window.count = files.count();
+    window.told = [];
+    files.subscribe((changes) => told.push(...changes.map(({ row }) => row.name)));
+  });
+  await watch(page);
+  const complete = (page) => until(page, () => files.status === 'complete');
+  const names = (page) => page.evaluate(() => files.all().map(({ name }) => name).join());
+  await complete(page);
+  assert.equal(await names(page), server.sql(sorted));
+  const other = await tab(context, { queries: true });
+  await watch(other);
+  await complete(other);
+  assert.equal(await names(other), server.sql(sorted));
+  await page.evaluate((id) => db.mutate((tx) => tx.file.update({ id, name: 'zuletzt ä' })).confirmed, fileOf('u4', 1));
+  await until(other, () => told.includes('zuletzt ä'));
+  assert.equal(await names(other), server.sql(sorted));
+  assert.equal(await names(page), server.sql(sorted));
+  assert.equal(await other.evaluate(() => count.get()), Number(server.sql("SELECT count(*) FROM file WHERE \"ownerId\" = 'u4'")));
+  await other.close();
+  proxy.cut();
+  await until(page, () => db.status.get().connection === 'offline');
+  assert.equal(await page.evaluate(() => files.status), 'complete');
+  // What was stored may be old.
+  await load(page, { queries: true });
+  await watch(page);
+  await until(page, () => files.status === 'partial');
+  assert.equal(await names(page), server.sql(sorted));
+  proxy.repair();
+  await page.evaluate(() => db.connect());
+  await complete(page);
+});
+
 test('a client waits for a server that restarts', async () => {
   const page = await tab(await profile(), { user: 'u9' });
   await live(page);
@@ -212,4 +254,118 @@ test('a client waits for a server that restarts', async () => {
   await acked(page);
   await live(page);
   assert.equal(server.sql(`SELECT name FROM file WHERE id = '${id}'`), 'While it was away');
+});
+
+test('where IndexedDB never answers, the client goes on in memory and says that nothing will outlive the page', async () => {
+  const context = await profile();
+  await context.addInitScript(() => {
+    IDBFactory.prototype.open = () => ({});
+  });
+  const page = await tab(context, { user: 'u11' });
+  await live(page);
+  const { durable, storageError, leads } = await page.evaluate(() => db.status.get());
+  assert.deepEqual([durable, leads], [false, true]);
+  assert.match(storageError, /does not answer/);
+  const id = fileOf('u11');
+  await page.evaluate((id) => db.mutate((tx) => tx.file.update({ id, name: 'In memory' })).stored, id);
+  assert.equal(server.sql(`SELECT name FROM file WHERE id = '${id}'`), 'In memory');
+});
+
+test('a worker has a copy too, which it shares with the page', async () => {
+  const page = await tab(await profile(), { user: 'u12' });
+  await live(page);
+  const id = fileOf('u12');
+  const token = server.token('u12');
+  const status = await page.evaluate(async ({ url, token, id }) => {
+    const program = `
+      import { createClient } from '${location.origin}/client/index.js';
+      const db = createClient({ url: '${url}', token: () => '${token}', user: 'u12' });
+      await db.opened;
+      await db.mutate((tx) => tx.file.update({ id: '${id}', name: 'By the worker' })).confirmed;
+      postMessage(db.status.get());`;
+    const worker = new Worker(URL.createObjectURL(new Blob([program], { type: 'text/javascript' })), { type: 'module' });
+    return new Promise((resolve, reject) => {
+      worker.onmessage = ({ data }) => resolve(data);
+      worker.onerror = ({ message }) => reject(new Error(message));
+    });
+  }, { url: proxy.url, token, id });
+  assert.deepEqual([status.durable, status.leads, status.user], [true, false, 'u12']);
+  assert.equal(await nameOf(page, id), 'By the worker');
+});
+
+test('IndexedDB conforms to what a storage must do', async () => {
+  const page = await (await profile()).newPage();
+  await page.goto(pages.url);
+  const outcome = await page.evaluate(async () => {
+    const [{ indexedDBStorage, memoryStorage }, { conforms }, { random }] = await Promise.all(
+      ['/client/index.js', '/test/conformance.js', '/test/random.js'].map((module) => import(module)),
+    );
+    return conforms(indexedDBStorage(), memoryStorage(), random(1), 60);
+  });
+  assert.equal(outcome, 'conforms');
+});
+
+
+test(`${EDITS} edits made offline, in tabs and over reloads, arrive once and in order over a bad day of the server`, async (t) => {
+  server.sql('CREATE TABLE heard (at bigserial, name text)');
+  server.sql(`CREATE FUNCTION hear() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN INSERT INTO heard (name) VALUES (new.name); RETURN new; END'`);
+  server.sql(`CREATE TRIGGER hear AFTER UPDATE OF name ON file FOR EACH ROW WHEN (new.name LIKE 'edit %') EXECUTE FUNCTION hear()`);
+  const context = await profile();
+  // Its token has expired when it comes back.
+  const options = { user: 'u13', seconds: 10 };
+  let tabs = [await tab(context, options)];
+  await live(tabs[0]);
+  const id = fileOf('u13');
+  proxy.cut();
+  const made = new Map();
+  const PHASES = 4;
+  for (let phase = 0; phase < PHASES; phase++) {
+    // Without a word, as when a phone takes the memory.
+    for (const page of tabs) await page.close();
+    tabs = [await tab(context, options), await tab(context, options)];
+    const [from, to] = [Math.round((phase * EDITS) / PHASES), Math.round(((phase + 1) * EDITS) / PHASES)];
+    const write = (page, by) => page.evaluate(async ({ from, to, by, id }) => {
+      window.told = {};
+      db.onAcked(({ id, code }) => (told[id] = [...(told[id] ?? []), code ?? 'applied']));
+      const written = [];
+      for (let n = from; n < to; n++) {
+        if (n % 2 !== by) continue;
+        written.push([n, db.mutate((tx) => (n % 97 ? tx.file.update({ id, name: `edit ${n}` }) : tx.user.update({ id: 'u13', email: `${n}` })))]);
+      }
+      await Promise.all(written.map(([, { stored }]) => stored));
+      return written.map(([n, { id }]) => [id, n]);
+    }, { from, to, by, id });
+    const written = await Promise.all(tabs.map(write));
+    for (const [mutation, n] of written.flat()) made.set(mutation, n);
+  }
+  const begun = Date.now();
+  for (const page of tabs) page.setDefaultTimeout(PATIENCE + EDITS * 200);
+  const waiting = (page, count) => until(page, (count) => db.status.get().pending <= count, count);
+  assert.equal(await tabs[0].evaluate(() => db.status.get().pending), EDITS);
+  proxy.repair();
+  for (const page of tabs) await page.evaluate(() => db.connect());
+  await waiting(tabs[0], EDITS - 1);
+  await server.stop();
+  await server.start();
+  for (const page of tabs) await page.evaluate(() => db.connect());
+  await waiting(tabs[0], EDITS / 2);
+  server.sql('ALTER TABLE file ADD COLUMN more text');
+  await Promise.all(tabs.map(acked));
+  t.diagnostic(`${EDITS} edits came in ${Date.now() - begun} ms`);
+
+  const isRejected = (n) => n % 97 === 0;
+  const heard = server.sql('SELECT name FROM heard ORDER BY at').split('\n').map((name) => Number(name.slice(5)));
+  assert.deepEqual([...heard].sort((a, b) => a - b), [...made.values()].filter((n) => !isRejected(n)).sort((a, b) => a - b));
+  for (const by of [0, 1]) {
+    const mine = heard.filter((n) => n % 2 === by);
+    assert.deepEqual(mine, [...mine].sort((a, b) => a - b));
+  }
+  const phaseOf = (n) => Math.floor((n * PHASES) / EDITS);
+  assert.deepEqual(heard.map(phaseOf), heard.map(phaseOf).sort());
+  for (const page of tabs) {
+    const told = new Map(Object.entries(await page.evaluate(() => told)));
+    assert.equal(told.size, EDITS);
+    for (const [mutation, outcomes] of told) assert.deepEqual(outcomes, [isRejected(made.get(mutation)) ? 'forbidden' : 'applied']);
+    await until(page, (id) => 'more' in db.table('file').get(id), id);
+  }
 });

@@ -132,9 +132,10 @@ export class Proxy {
 }
 
 const PAGE = `<!doctype html><title>a page</title>
-<script type="importmap">{ "imports": { "@rowtide/client": "/client/index.js", "@rowtide/client/subscriptions": "/client/subscriptions.js" } }</script>
+<script type="importmap">{ "imports": { "@rowtide/client": "/client/index.js", "@rowtide/client/subscriptions": "/client/subscriptions.js", "@rowtide/client/queries": "/client/queries.js" } }</script>
 <script type="module">
   import * as client from '@rowtide/client';
+  import { queries } from '@rowtide/client/queries';
   import { subscriptions } from '@rowtide/client/subscriptions';
   window.sent = [];
   window.start = (options = {}) => {
@@ -145,7 +146,7 @@ const PAGE = `<!doctype html><title>a page</title>
       if (!answer.ok) throw new Error('no token');
       return answer.text();
     };
-    window.db = client.createClient({ url: options.url, tables: options.tables, token, subscriptions: subscriptions({ ttl: options.ttl }), trace: (direction, message) => direction === 'sent' && sent.push(message) });
+    window.db = client.createClient({ url: options.url, tables: options.tables, token, subscriptions: subscriptions({ ttl: options.ttl }), queries: options.queries ? queries() : undefined, trace: (direction, message) => direction === 'sent' && sent.push(message) });
     return db.opened;
   };
   window.until = (holds) => new Promise((resolve) => {
@@ -166,6 +167,8 @@ export async function site(server, proxy) {
       if (proxy.open) return answer('text/plain', server.token(searchParams.get('user'), Number(searchParams.get('seconds'))));
       return response.writeHead(503).end();
     }
+    const [, conformance] = pathname.match(/^\/test\/(conformance|random)\.js$/) ?? [];
+    if (conformance) return answer('text/javascript', readFileSync(new URL(`../test/${conformance}.js`, source)));
     const [, file] = pathname.match(/^\/client\/([a-z]+\.js)$/) ?? [];
     return file ? answer('text/javascript', readFileSync(new URL(file, source))) : answer('text/html', PAGE);
   });

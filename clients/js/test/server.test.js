@@ -1,6 +1,8 @@
 // The client in Node against a real server: several users write at once over connections that break.
 import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
 import { after, before, test } from 'node:test';
+import { promisify } from 'node:util';
 import WebSocket from 'ws';
 import { createClient, memoryStorage } from '@rowtide/client';
 import { random } from '../client/test/random.js';
@@ -78,4 +80,13 @@ test('a client that comes back receives what has changed, and not everything', a
   assert.equal(received[0].mode, 'resume');
   assert.ok(!types.includes('snapshot'), String(types));
   await db.close();
+});
+
+test('a client in a runtime that lacks what browsers have connects, reads and writes', async () => {
+  const id = server.sql(`SELECT id FROM file WHERE "ownerId" = 'u14' AND NOT "isDeleted" ORDER BY id LIMIT 1`);
+  const bare = new URL('../client/test/bare.js', import.meta.url).pathname;
+  const program = await promisify(execFile)(process.execPath, [bare, proxy.url, server.token('u14'), 'file', JSON.stringify(id), 'name']);
+  const { user, row } = JSON.parse(program.stdout);
+  assert.deepEqual([user, row.name], ['u14', 'Wörter, 文, 🙂']);
+  assert.equal(server.sql(`SELECT name FROM file WHERE id = '${id}'`), 'Wörter, 文, 🙂');
 });

@@ -115,6 +115,16 @@ impl RowOp {
     }
 }
 
+/// What stands for a column of the key that the server makes for an insert, wherever a value may stand in the mutation of that
+/// insert and in later ones of the same client: `id` is the mutation, and `place` that of the insert among its operations, counted
+/// from 0.
+///
+/// The client's next id is one more than its last, so that a mutation may refer to an insert of its own before
+/// [`Client::mutate`](crate::Client::mutate) has returned its id.
+pub fn made_key(id: u64, place: usize, column: &str) -> Value {
+    json!({ "$key": [id, place, column] })
+}
+
 /// Whether a value stands for a key that the server makes.
 pub(crate) fn is_reference(value: &Value) -> bool {
     reference(value).is_some()

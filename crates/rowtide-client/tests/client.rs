@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a test")]
 
+#[path = "../examples/files.rs"]
+#[expect(dead_code, reason = "its `main` is not run")]
+mod files;
 mod played;
 
 use std::collections::BTreeMap;
@@ -493,4 +496,61 @@ async fn many_mutations_are_acknowledged_in_order_whatever_the_owner_and_the_con
     playing.await.unwrap();
     let size = std::fs::metadata(dir.queue()).unwrap().len();
     assert!(size < 300_000, "{size} bytes for a queue without mutations");
+}
+
+#[tokio::test]
+async fn the_example_lists_files_and_takes_commands() {
+    use std::io::{Result, Write};
+
+    use tokio::io::{AsyncWriteExt, BufReader, duplex};
+    use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+    struct Said(UnboundedSender<String>);
+    impl Write for Said {
+        fn write(&mut self, text: &[u8]) -> Result<usize> {
+            let _ = self.0.send(String::from_utf8_lossy(text).into_owned());
+            Ok(text.len())
+        }
+        fn flush(&mut self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    let mut server = PlayedServer::start().await;
+    let client = Client::start(server.options());
+    let (said, mut heard) = unbounded_channel::<String>();
+    let (mut commands, read) = duplex(1024);
+    let script = async {
+        let mut until = async |end: &str| {
+            let mut text = String::new();
+            while !text.ends_with(end) {
+                text += &heard.recv().await.unwrap();
+            }
+            text
+        };
+        let (mut session, _) = server.session().await;
+        let mut welcome = connected("ann", 0, json!([]));
+        welcome["tables"] = json!({"file": {"key": ["id"]}});
+        session.say(welcome).await;
+        let rows = json!([{"id": "f1", "name": "Plan"}, {"id": "f2", "name": "Map"}]);
+        session.say(json!({"type": "snapshot", "table": "file", "rows": rows})).await;
+        session.say(ready("1")).await;
+        until("f2 Map\nf1 Plan\n\n").await;
+        commands.write_all(b"f1 Plan B\n").await.unwrap();
+        until("f1 Plan B (not sent yet)\n\n").await;
+        assert_eq!(session.next().await["ops"][0]["row"], json!({"id": "f1", "name": "Plan B"}));
+        let put = json!({"op": "put", "table": "file", "row": {"id": "f1", "name": "Plan B"}});
+        session.say(json!({"type": "tx", "cursor": "2", "changes": [put], "ack": 1})).await;
+        commands.write_all(b"f2\n").await.unwrap();
+        assert_eq!(session.next().await["ops"][0]["op"], "delete");
+        session
+            .say(json!({"type": "reject", "id": 2, "code": "not_allowed", "message": "no"}))
+            .await;
+        until("rejected: no (not_allowed)\n").await;
+        drop(commands);
+    };
+    let both =
+        async { tokio::join!(files::list(client, BufReader::new(read), Said(said)), script) };
+    let (listed, ()) = tokio::time::timeout(Duration::from_secs(60), both).await.unwrap();
+    listed.unwrap();
 }

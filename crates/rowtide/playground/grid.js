@@ -5,7 +5,7 @@
 
 import { announce, element } from './dom.js';
 import { Editor } from './editor.js';
-import { brief, compare, shortType, show } from './values.js';
+import { brief, compare, isNumeric, shortType, show } from './values.js';
 
 /** As in style.css, in pixels. */
 const ROW_HEIGHT = 34;
@@ -13,8 +13,10 @@ const ROW_HEIGHT = 34;
 const OVERSCAN = 8;
 /** How long a change is highlighted, in milliseconds. */
 const HIGHLIGHT = 1600;
-/** The widest and the narrowest column, in pixels. */
-const WIDTHS = { max: 260, min: 64, letter: 7.8, padding: 26 };
+/** By how much an arrow key makes a column wider, in pixels. */
+const WIDER = 24;
+/** Of more letters than these a cell may not show all. */
+const SHORT = 18;
 /** The first column holds no value but the button that deletes its row. */
 const DELETE = 0;
 const HEADER = -1;
@@ -30,14 +32,18 @@ export class Grid {
   #active = { index: HEADER, key: null, column: 1 };
   #wasActive = false;
   #sort;
+  #columns;
   #editor = null;
   #hasRows = false;
-  #widths = [];
+  #widths;
+  #drawnWidths = [];
 
-  /** `actions`: `edit(row, column, value)` and `delete(row)`. */
-  constructor(table, label, actions) {
+  /** `actions`: `edit(row, column, value)`, `delete(row)` and `undo()`, which takes back the latest deletion. */
+  constructor(table, label, widths, actions) {
     this.#table = table;
+    this.#widths = widths;
     this.#actions = actions;
+    this.#columns = new Map(table.columns.map((column) => [column.name, column]));
     this.#sort = { columns: table.key, isDescending: false };
     this.header = element('div', { className: 'row header', role: 'row', 'aria-rowindex': 1 });
     this.body = element('div', { className: 'body', role: 'rowgroup' });
@@ -58,14 +64,18 @@ export class Grid {
     this.scroller.addEventListener('scroll', () => this.#draw(), { passive: true });
     this.scroller.addEventListener('pointerdown', (event) => this.#onPointerDown(event));
     this.scroller.addEventListener('click', (event) => this.#onClick(event));
+    this.scroller.addEventListener('dblclick', (event) => this.#onDoubleClick(event));
     this.scroller.addEventListener('focusin', (event) => this.#onFocus(event));
     this.scroller.addEventListener('keydown', (event) => this.#onKey(event));
     new ResizeObserver(() => this.#draw()).observe(this.scroller);
   }
 
-  /** Shows `rows`; `pending` says by key which of their columns are not confirmed. */
-  update(rows, pending, emptyText) {
-    const isFirst = !this.#hasRows;
+  /**
+   * Shows `rows`; `pending` says by key which of their columns are not confirmed. `isNews`: what was not shown
+   * before has come, or has changed.
+   */
+  update(rows, pending, emptyText, isNews) {
+    const isFirst = !this.#hasRows || !isNews;
     const before = this.#byKey;
     this.#pending = pending;
     this.#rows = this.#merged(rows);
@@ -99,7 +109,7 @@ export class Grid {
   #inOrder(one, other) {
     const { columns, isDescending } = this.#sort;
     for (const column of columns) {
-      const compared = compare(one[column], other[column]);
+      const compared = compare(this.#columns.get(column), one[column], other[column]);
       if (compared !== 0) return isDescending ? -compared : compared;
     }
     return 0;
@@ -130,7 +140,7 @@ export class Grid {
       return element(
         'div',
         {
-          className: `cell${index === 0 ? ' first' : ''}`,
+          className: `cell${index === 0 ? ' first' : ''}${isNumeric(column) ? ' numeric' : ''}`,
           role: 'columnheader',
           tabIndex: -1,
           'aria-colindex': index + 2,
@@ -140,6 +150,7 @@ export class Grid {
         },
         element('span', { className: 'name', textContent: column.name }),
         element('span', { className: 'type', textContent: notes.join(' · ') }),
+        element('span', { className: 'grip', title: 'Drag to make it wider, click twice to fit it' }),
       );
     });
     const corner = element(
@@ -158,17 +169,9 @@ export class Grid {
   }
 
   #setWidths() {
-    const few = this.#rows.slice(0, 60);
-    const widths = this.#table.columns.map((column, index) => {
-      const type = this.header.children[index + 1].lastChild.textContent.length * 0.86;
-      const longest = few.map((row) => brief(column, row[column.name]).length);
-      const letters = Math.max(column.name.length + 1, type, ...longest);
-      const width = Math.round(letters * WIDTHS.letter + WIDTHS.padding);
-      // A column never gets narrower: the page would move under whoever reads it.
-      return Math.max(this.#widths[index] ?? WIDTHS.min, Math.min(WIDTHS.max, width));
-    });
-    if (widths.join() === this.#widths.join()) return;
-    this.#widths = widths;
+    const widths = this.#widths.of(this.#rows);
+    if (widths.join() === this.#drawnWidths.join()) return;
+    this.#drawnWidths = widths;
     const tracks = widths.map((width) => `${width}px`).join(' ');
     this.scroller.style.setProperty('--columns', `34px ${tracks} minmax(0, 1fr)`);
   }
@@ -215,7 +218,7 @@ export class Grid {
       if (drawn.row === row) return;
       const value = row[column.name];
       const text = brief(column, value);
-      if (text !== show(value)) cell.title = value;
+      cell.title = text !== show(value) || text.length > SHORT ? show(value) : '';
       if (cell.firstChild.textContent !== text) cell.firstChild.textContent = text;
       cell.classList.toggle('null', value === null || value === undefined);
       if (earlier && show(earlier[column.name]) !== show(value)) highlight([cell]);
@@ -236,7 +239,7 @@ export class Grid {
       element(
         'div',
         {
-          className: `cell ${column.kind}${place === 0 ? ' first' : ''}`,
+          className: `cell ${column.kind}${place === 0 ? ' first' : ''}${isNumeric(column) ? ' numeric' : ''}`,
           role: 'gridcell',
           tabIndex: -1,
           'aria-colindex': place + 2,
@@ -320,6 +323,7 @@ export class Grid {
   }
 
   #onPointerDown(event) {
+    if (event.target.matches('.grip')) return this.#drag(event);
     const place = this.#placeOf(event.target);
     this.#wasActive = Boolean(place) && this.#isActive(place) && this.scroller.contains(document.activeElement);
   }
@@ -334,7 +338,7 @@ export class Grid {
 
   #onClick(event) {
     const place = this.#placeOf(event.target);
-    if (!place || this.#editor?.element.contains(event.target)) return;
+    if (!place || this.#editor?.element.contains(event.target) || event.target.matches('.grip')) return;
     if (place.key === null || place.column === DELETE || this.#wasActive) this.#press();
   }
 
@@ -384,6 +388,36 @@ export class Grid {
     announce(`Sorted by ${name}, ${this.#sort.isDescending ? 'descending' : 'ascending'}`);
   }
 
+  #drag(event) {
+    const { target, clientX, pointerId } = event;
+    const cell = target.parentElement;
+    const column = this.#table.columns[Number(cell.dataset.column) - 1];
+    const before = cell.offsetWidth;
+    const move = (moved) => this.#resize(column, before + moved.clientX - clientX);
+    const end = () => target.removeEventListener('pointermove', move);
+    target.setPointerCapture(pointerId);
+    target.addEventListener('pointermove', move);
+    target.addEventListener('lostpointercapture', end, { once: true });
+    event.preventDefault();
+  }
+
+  #onDoubleClick(event) {
+    if (!event.target.matches('.grip')) return;
+    const column = this.#table.columns[Number(event.target.parentElement.dataset.column) - 1];
+    this.#widths.fit(column, this.#inSight());
+    this.#setWidths();
+  }
+
+  #resize(column, width) {
+    this.#widths.choose(column, width);
+    this.#setWidths();
+  }
+
+  /** The rows that are drawn. */
+  #inSight() {
+    return this.#rows.filter((row) => this.#drawn.has(this.keyOf(row)));
+  }
+
   #move(down, right) {
     const { index, column } = this.#active;
     const next = Math.max(HEADER, Math.min(this.#rows.length - 1, index + down));
@@ -392,6 +426,7 @@ export class Grid {
 
   #onKey(event) {
     if (this.#editor || event.altKey) return;
+    if (event.shiftKey && this.#widen(event)) return;
     const page = Math.max(1, Math.floor(this.scroller.clientHeight / ROW_HEIGHT) - 2);
     const all = this.#rows.length;
     const ends = event.ctrlKey || event.metaKey;
@@ -411,9 +446,25 @@ export class Grid {
     event.preventDefault();
   }
 
+  /** Shift and an arrow make the column of a header wider, or narrower. */
+  #widen(event) {
+    const { key, column } = this.#active;
+    const step = { ArrowRight: WIDER, ArrowLeft: -WIDER }[event.key];
+    if (key !== null || column === DELETE || !step) return false;
+    const info = this.#table.columns[column - 1];
+    this.#resize(info, this.header.children[column].offsetWidth + step);
+    announce(`${info.name} is ${this.#drawnWidths[column - 1]} pixels wide`);
+    event.preventDefault();
+    return true;
+  }
+
   #act(event) {
     const { key, column } = this.#active;
     const info = this.#table.columns[column - 1];
+    if (event.key.toLowerCase() === 'z' && (event.ctrlKey || event.metaKey) && !event.shiftKey) {
+      this.#actions.undo();
+      return true;
+    }
     if (event.key === 'Enter' || event.key === 'F2' || (event.key === ' ' && (!info || info.kind === 'boolean'))) {
       this.#press();
       return true;

@@ -2,16 +2,15 @@
 // inserted at once; what need not be given is folded away and left out.
 
 import { element } from './dom.js';
-import { fromText, shortType, suggestRow, toText } from './values.js';
+import { Fields } from './fields.js';
+import { suggestRow } from './values.js';
 
 export class InsertDialog {
-  #table;
   #onRow;
-  #fields = [];
+  #fields = new Fields();
 
   /** `rows` are those that there are; `user` is one of `people`. */
   constructor(table, rows, user, people, onRow) {
-    this.#table = table;
     this.#onRow = onRow;
     const suggested = suggestRow(table, rows, user, people);
     const needed = [];
@@ -19,7 +18,8 @@ export class InsertDialog {
     for (const column of table.columns) {
       if (column.readonly) continue;
       const isNeeded = suggested[column.name] !== undefined || table.key.includes(column.name);
-      (isNeeded ? needed : further).push(this.#field(column, suggested[column.name], isNeeded));
+      const field = this.#fields.add(column, { value: suggested[column.name], isNeeded });
+      (isNeeded ? needed : further).push(field);
     }
     const more =
       further.length === 0
@@ -64,44 +64,9 @@ export class InsertDialog {
     this.dialog.showModal();
   }
 
-  #field(column, value, isNeeded) {
-    const label = element(
-      'span',
-      { className: 'label' },
-      column.name,
-      element('span', { className: 'type' }, shortType(column.type)),
-    );
-    let input;
-    if (column.kind === 'boolean' || column.kind === 'enum') {
-      const labels = column.kind === 'enum' ? column.labels : ['true', 'false'];
-      const options = isNeeded ? labels : ['', ...labels];
-      input = element(
-        'select',
-        { name: column.name },
-        ...options.map((text) => element('option', { value: text, textContent: text })),
-      );
-      input.value = value === undefined ? '' : String(value);
-    } else {
-      input = element('input', { name: column.name, value: toText(value), autocomplete: 'off', spellcheck: false });
-    }
-    this.#fields.push({ column, input, isNeeded });
-    return element('label', {}, label, input);
-  }
-
   #submit() {
-    const row = {};
-    for (const { column, input, isNeeded } of this.#fields) {
-      if (input.value === '' && !isNeeded) continue;
-      try {
-        row[column.name] = fromText(column, input.value);
-      } catch (error) {
-        this.error.textContent = `${column.name}: ${error.message}`;
-        input.setAttribute('aria-invalid', 'true');
-        input.focus();
-        return;
-      }
-      input.removeAttribute('aria-invalid');
-    }
+    const row = this.#fields.read(this.error);
+    if (!row) return;
     this.dialog.close();
     this.#onRow(row);
   }

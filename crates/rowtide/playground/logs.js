@@ -60,7 +60,7 @@ export class Changes {
         'span',
         { className: 'did' },
         element('b', {}, change.verb),
-        ` ${change.table} `,
+        ` ${change.table.name} `,
         element('code', {}, change.key),
         change.detail,
       ),

@@ -2,13 +2,18 @@
 // have changed and what came of it. Whoever signs in begins with nothing of the one before.
 
 import { announce, element } from './dom.js';
+import { filterOf } from './filter.js';
 import { Grid } from './grid.js';
 import { InsertDialog } from './insert.js';
 import { Changes, Messages } from './logs.js';
 import { Session } from './session.js';
+import { Subscriptions } from './subscriptions.js';
+import { Widths } from './widths.js';
 
 const SOMEONE_ELSE = ' else';
 const NOBODY = ' nobody';
+/** How many keys are proposed for a parameter. */
+const MOST_PROPOSED = 100;
 
 const CONNECTIONS = {
   connecting: 'Connecting …',
@@ -24,6 +29,11 @@ export class Person {
   #grid = null;
   #table;
   #hasChosen = false;
+  /** What is written into the filter, by table. */
+  #filters = new Map();
+  #filter;
+  /** Whether other rows are shown by another filter. */
+  #isFiltered = false;
   #tabs = new Map();
 
   /** `side` is how this person is told from the other: Left or Right. */
@@ -63,8 +73,28 @@ export class Person {
       textContent: 'Insert row',
       onclick: () => this.#openInsert(),
     });
+    this.filter = element('input', {
+      type: 'search',
+      className: 'filter',
+      autocomplete: 'off',
+      spellcheck: false,
+      placeholder: 'word or column=value',
+      'aria-label': `Filter of ${this.#side}`,
+      oninput: () => {
+        this.#filterBy(this.filter.value);
+        this.#show();
+      },
+    });
+    this.shown = element('span', { className: 'shown' });
     this.place = element('div', { className: 'place', role: 'tabpanel', id: `${id}-table` });
     this.notice = element('div', { className: 'notice', hidden: true });
+    this.undo = this.#undoBar();
+    this.subscriptions = new Subscriptions(this.#info.queries, {
+      subscribe: (query, params) => this.#subscribe(query, params),
+      unsubscribe: (subscription) => this.#session.unsubscribe(subscription),
+      showTable: (name) => this.#showTable(this.#info.tables.find((table) => table.name === name)),
+      keysFor: (param) => this.#keysFor(param),
+    });
     this.element = element(
       'section',
       { className: 'person', 'aria-label': this.#side },
@@ -77,8 +107,10 @@ export class Person {
         this.status,
         this.offline,
       ),
-      element('div', { className: 'bar tables' }, this.tabs, this.insert),
+      element('div', { className: 'bar tables' }, this.tabs),
+      element('div', { className: 'bar tools' }, this.filter, this.shown, this.insert),
       this.place,
+      this.undo,
       this.notice,
       this.#drawer(id),
     );
@@ -130,6 +162,7 @@ export class Person {
       ['Changes', this.changes],
       ['Messages', this.messages],
     ];
+    if (this.#info.queries.length > 0) views.unshift(['Subscriptions', this.subscriptions]);
     const tabs = element('div', { className: 'tabs', role: 'tablist', 'aria-label': 'What happens' });
     const panels = [];
     const drawer = element('div', { className: 'drawer' });
@@ -167,8 +200,10 @@ export class Person {
     }
     tabs.addEventListener('keydown', (event) => moveInTabs(event, tabs));
     drawer.append(tabs, ...panels);
-    choose('Changes', false);
-    if (matchMedia('(max-width: 720px)').matches) choose('Changes', true);
+    // Where a phone has little place, what happens is folded away.
+    const isOpen = !matchMedia('(max-width: 720px)').matches;
+    choose(views[0][0], false);
+    if (!isOpen) choose(views[0][0], true);
     return drawer;
   }
 
@@ -180,12 +215,14 @@ export class Person {
     this.field.hidden = isListed;
     if (!isListed) this.field.value = user;
     this.#session?.close();
+    this.subscriptions.clear();
     this.changes.clear();
     this.messages.clear();
     this.notice.hidden = true;
     const session = new Session({
       user: user === NOBODY ? null : user,
       claims: this.#claims(),
+      tables: this.#info.tables,
       // Whatever the application asks of its own pages.
       appVersion: this.#info.minClient ?? undefined,
       onMessage: (direction, message) => this.messages.add(direction, message),
@@ -210,7 +247,11 @@ export class Person {
   #showTable(table) {
     this.#hasChosen = this.#session.status.connection === 'live';
     this.#table = table;
-    this.#grid = new Grid(table, `${table.name}, as ${this.userId} sees it`, {
+    this.#filterBy(this.#filters.get(table.name) ?? '');
+    this.filter.value = this.#filters.get(table.name) ?? '';
+    const widths = new Widths(`rowtide.widths.${this.#info.application}.${table.name}`, table.columns);
+    this.#grid = new Grid(table, `${table.name}, as ${this.userId} sees it`, widths, {
+      undo: () => this.#undoDeletion(),
       edit: (row, column, value) => this.#session.update(table, row, { [column]: value }),
       delete: (row) => this.#session.delete(table, row),
     });
@@ -220,6 +261,13 @@ export class Person {
       tab.tabIndex = name === table.name ? 0 : -1;
     }
     this.#show();
+    intoSight(this.#tabs.get(table.name).tab, this.tabs);
+  }
+
+  #filterBy(text) {
+    this.#filters.set(this.#table.name, text);
+    this.#filter = filterOf(text, this.#table.columns);
+    this.#isFiltered = true;
   }
 
   #show() {
@@ -235,11 +283,87 @@ export class Person {
     this.element.classList.toggle('is-offline', session.isAway);
     for (const [name, { count }] of this.#tabs) count.textContent = session.rows(name).length;
     if (connection === 'live' && !this.#hasChosen) return this.#showTable(this.#fullest());
-    const rows = session.rows(this.#table.name);
-    const isWaiting = rows.length === 0 && connection !== 'live';
-    const empty = isWaiting ? 'Waiting for rows …' : `${this.userId} sees no rows of ${this.#table.name}.`;
-    this.#grid.update(rows, session.pendingOf(this.#table), empty);
+    const all = session.rows(this.#table.name);
+    const rows = all.filter(this.#filter);
+    this.shown.textContent = rows.length === all.length ? '' : `${rows.length} of ${all.length}`;
+    this.#grid.update(rows, session.pendingOf(this.#table), this.#emptyText(all), !this.#isFiltered);
+    this.#isFiltered = false;
     this.changes.show(session.changes);
+    this.subscriptions.show(session.subscriptions, (name) => session.rows(name).length);
+    this.#showUndo();
+  }
+
+  #emptyText(rows) {
+    const { name, isOnDemand } = this.#table;
+    if (rows.length > 0) return `No row of ${name} is found by the filter.`;
+    if (this.#session.status.connection !== 'live') return 'Waiting for rows …';
+    if (isOnDemand) return `Rows of ${name} come with subscriptions: see Subscriptions below.`;
+    return `${this.userId} sees no rows of ${name}.`;
+  }
+
+  #undoBar() {
+    this.undoText = element('span');
+    const undo = element('button', {
+      type: 'button',
+      className: 'quiet',
+      textContent: 'Undo',
+      title: 'Inserts the row again: Ctrl Z in the table',
+      onclick: () => this.#undoDeletion(),
+    });
+    const close = element('button', {
+      type: 'button',
+      className: 'close',
+      textContent: '×',
+      'aria-label': 'Leave it deleted',
+      onclick: () => {
+        this.#session.forgetDeletions();
+        this.#show();
+      },
+    });
+    return element('div', { className: 'undo', hidden: true }, this.undoText, undo, close);
+  }
+
+  #showUndo() {
+    const { deletions } = this.#session;
+    const latest = deletions.at(-1);
+    this.undo.hidden = !latest;
+    if (!latest) return;
+    const others = deletions.length > 1 ? `, and ${deletions.length - 1} before it` : '';
+    this.undoText.textContent = `Deleted ${latest.key} of ${latest.table.name}${others}.`;
+  }
+
+  #undoDeletion() {
+    const deletion = this.#session.deletions.at(-1);
+    if (!deletion) return announce('There is no deletion to undo');
+    this.#session.undo(deletion);
+    if (deletion.table !== this.#table) this.#showTable(deletion.table);
+    announce(`${deletion.key} of ${deletion.table.name} is inserted again`);
+    const grid = this.#grid;
+    queueMicrotask(() => grid.reveal(grid.keyOf(deletion.row)));
+  }
+
+  async #subscribe(query, params) {
+    const session = this.#session;
+    const { ready } = session.subscribe(query.name, params);
+    try {
+      await ready;
+      announce(`Subscribed to ${query.name}`);
+      const isHere = this.#session === session && query.tables.includes(this.#table.name);
+      if (this.#session === session && !isHere && query.tables.length > 0) {
+        this.#showTable(this.#info.tables.find(({ name }) => name === query.tables[0]));
+      }
+    } catch (error) {
+      announce(`${query.name} is refused, ${error.code}: ${error.message}`);
+    }
+  }
+
+  /** The keys of the table that a parameter seems to be named after. */
+  #keysFor(param) {
+    const named = param.name.replace(/(_id|Id|ID)s?$/, '').toLowerCase();
+    const table = this.#info.tables.find(({ name, key }) => key.length === 1 && name.toLowerCase() === named);
+    if (!table) return [];
+    const rows = this.#session.rows(table.name).slice(0, MOST_PROPOSED);
+    return rows.map((row) => String(row[table.key[0]]));
   }
 
   #acked(change) {
@@ -286,6 +410,16 @@ function asClaim(text) {
   } catch {
     return text;
   }
+}
+
+/** Scrolls a tab into sight, and nothing but the tabs. */
+function intoSight(tab, tabs) {
+  const { left, right } = tab.getBoundingClientRect();
+  const seen = tabs.getBoundingClientRect();
+  // At both ends tabs fade.
+  const fade = 24;
+  if (left < seen.left + fade) tabs.scrollLeft -= seen.left + fade - left;
+  else if (right > seen.right - fade) tabs.scrollLeft += right - (seen.right - fade);
 }
 
 /** Arrow keys between tabs, as is usual for them. */

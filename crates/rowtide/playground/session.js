@@ -2,6 +2,8 @@
 // from pending to confirmed or rejected.
 
 import { createClient, memoryStorage } from './client/index.js';
+import { subscriptions } from './client/subscriptions.js';
+import { exactSocket } from './exact.js';
 import { brief, show } from './values.js';
 
 /** How many changes are kept to be looked at; those that are pending are kept all. */
@@ -16,13 +18,15 @@ export class Session {
   #isDue = false;
   #connection;
   isAway = false;
+  /** Of queries of the definition: each with its `query`, its `params` and its `handle`. */
+  subscriptions = [];
   changes = [];
 
   /**
    * `onMessage(direction, message)` for what passes over the connection, and notes of how it stands;
    * `onChange()` when rows, status or changes did; `onAcked(change)` when one is confirmed or rejected.
    */
-  constructor({ user, claims, appVersion, onMessage, onChange, onAcked }) {
+  constructor({ user, claims, tables, appVersion, onMessage, onChange, onAcked }) {
     this.#onMessage = onMessage;
     this.#onChange = onChange;
     this.#onAcked = onAcked;
@@ -32,6 +36,9 @@ export class Session {
       token: () => user && token(user, claims),
       user: user ?? undefined,
       appVersion,
+      WebSocket: exactSocket(tables),
+      // What is no longer wanted goes at once, to be seen going.
+      subscriptions: subscriptions({ ttl: 0 }),
       storage: memoryStorage(),
       trace: (direction, message) => this.#isClosed || onMessage(direction, message),
     });
@@ -63,7 +70,40 @@ export class Session {
 
   delete(table, row) {
     const key = keyOf(table, row);
-    this.#change('delete', table, key, '', (tx) => tx[table.name].delete(key));
+    this.#change('delete', table, key, '', (tx) => tx[table.name].delete(key), { row });
+  }
+
+  /** The deletions that can be undone, the latest of which is the last. */
+  get deletions() {
+    return this.changes.filter(({ row, state, isUndone }) => row && state !== 'rejected' && !isUndone);
+  }
+
+  /** Inserts what a deletion has taken away, but for what clients do not write. */
+  undo(deletion) {
+    const { table, row } = deletion;
+    const written = table.columns.filter(({ name, readonly }) => !readonly && row[name] !== undefined);
+    const again = Object.fromEntries(written.map(({ name }) => [name, row[name]]));
+    deletion.isUndone = true;
+    this.#change('insert', table, again, ' · undone', (tx) => tx[table.name].insert(again), { undoes: deletion });
+  }
+
+  /** Leaves the deletions as they are. */
+  forgetDeletions() {
+    for (const deletion of this.deletions) deletion.isUndone = true;
+  }
+
+  subscribe(query, params) {
+    const handle = this.#db.subscribe(query, params);
+    this.subscriptions = [...this.subscriptions, { query, params, handle }];
+    handle.subscribe(() => this.#changed());
+    this.#changed();
+    return handle;
+  }
+
+  unsubscribe(subscription) {
+    subscription.handle.unsubscribe();
+    this.subscriptions = this.subscriptions.filter((each) => each !== subscription);
+    this.#changed();
   }
 
   goOffline() {
@@ -79,8 +119,8 @@ export class Session {
   /** By key, which columns of which rows are not confirmed. */
   pendingOf(table) {
     const pending = new Map();
-    for (const { state, verb, table: name, written, key } of this.changes) {
-      if (state !== 'pending' || name !== table.name) continue;
+    for (const { state, verb, table: of, written } of this.changes) {
+      if (state !== 'pending' || of !== table) continue;
       const text = JSON.stringify(table.key.map((column) => written[column]));
       const row = pending.get(text) ?? { isWhole: false, columns: new Set() };
       row.isWhole ||= verb === 'insert';
@@ -95,11 +135,11 @@ export class Session {
     this.#db.close();
   }
 
-  async #change(verb, table, written, detail, write) {
+  async #change(verb, table, written, detail, write, more = {}) {
     const began = performance.now();
     const keyColumns = table.columns.filter((column) => table.key.includes(column.name));
     const key = keyColumns.map((column) => brief(column, written[column.name])).join(', ');
-    const change = { state: 'pending', verb, table: table.name, key, detail, written };
+    const change = { state: 'pending', verb, table, key, detail, written, ...more };
     this.changes = [...this.changes, change].filter(
       (each, index, all) => each.state === 'pending' || index >= all.length - MOST_CHANGES,
     );
@@ -111,6 +151,7 @@ export class Session {
       change.state = 'rejected';
       change.code = error.code ?? 'error';
       change.message = error.message;
+      if (change.undoes) change.undoes.isUndone = false;
     }
     if (!this.#isClosed) this.#onAcked(change);
   }

@@ -41,8 +41,8 @@ export function fromText(column, text) {
       throw new Error('true or false is expected');
     case 'integer':
       if (!/^\s*[-+]?\d+\s*$/.test(text)) throw new Error('a whole number is expected');
-      if (!Number.isSafeInteger(Number(text))) throw new Error('a browser cannot hold this number exactly');
-      return Number(text);
+      // The server takes its digits as a text.
+      return Number.isSafeInteger(Number(text)) ? Number(text) : String(BigInt(text.trim().replace(/^\+/, '')));
     case 'float':
       if (['NaN', 'Infinity', '-Infinity'].includes(text)) return text;
       if (text.trim() === '' || Number.isNaN(Number(text))) throw new Error('a number is expected');
@@ -111,16 +111,37 @@ function commonest(values) {
 
 /** After the highest; among numbers that look like milliseconds of our time, now. */
 function nextNumber(values) {
-  const highest = values.reduce((most, value) => Math.max(most, value), 0);
-  return highest > 1e12 && highest < 1e13 ? Date.now() : highest + 1;
+  const highest = values.reduce((most, value) => (BigInt(value) > most ? BigInt(value) : most), 0n);
+  if (highest > 1e12 && highest < 1e13) return Date.now();
+  const next = highest + 1n;
+  return next <= Number.MAX_SAFE_INTEGER ? Number(next) : String(next);
+}
+
+/** Whether a column has numbers, however they are written in JSON. */
+export function isNumeric(column) {
+  return ['integer', 'float'].includes(column.kind) || /^(bigint|numeric(\(.*\))?)$/.test(column.type);
 }
 
 const collator = new Intl.Collator('en', { numeric: true });
 
 /** The order of two values of a column; null comes last. */
-export function compare(one, other) {
+export function compare(column, one, other) {
   const isNull = (value) => value === null || value === undefined;
   if (isNull(one) || isNull(other)) return Number(isNull(one)) - Number(isNull(other));
   if (typeof one === 'number' && typeof other === 'number') return one - other;
+  // Its digits are not a number's.
+  if (column.kind === 'uuid') return Number(one > other) - Number(one < other);
+  if (isNumeric(column)) return compareNumbers(one, other);
   return collator.compare(show(one), show(other));
+}
+
+/** One of them is a text: of more digits than a number has, or of a type that JSON's numbers are not for. */
+function compareNumbers(one, other) {
+  const [first, second] = [Number(one), Number(other)];
+  if (Number.isNaN(first) || Number.isNaN(second)) return Number(Number.isNaN(first)) - Number(Number.isNaN(second));
+  if (first !== second) return first < second ? -1 : 1;
+  const areWhole = [one, other].every((value) => /^-?\d+$/.test(value));
+  if (!areWhole) return 0;
+  const [exact, against] = [BigInt(one), BigInt(other)];
+  return Number(exact > against) - Number(exact < against);
 }

@@ -5,6 +5,7 @@
 //! and answers only to names of this machine: a page of elsewhere that has its own name lead here gets
 //! nothing.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -17,7 +18,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use include_dir::{Dir, include_dir};
 use rowtide_plan::catalog::CatalogColumn;
-use rowtide_plan::plan::{Plan, Table, TableId};
+use rowtide_plan::plan::{Branch, Plan, QueryId, Selection, Table, TableId};
+use rowtide_plan::queries::{PlannedQuery, QueryParam};
 use rowtide_plan::value::{ColumnType, Int8Form};
 use rowtide_postgres::connect::{ConnectOptions, connect, reason};
 use rowtide_postgres::sample::sample_column;
@@ -104,6 +106,8 @@ struct Info<'a> {
     /// The line to paste into a terminal.
     psql: String,
     tables: Vec<TableInfo<'a>>,
+    /// What may be subscribed to now.
+    queries: Vec<QueryInfo<'a>>,
     /// Some ids of people.
     users: Vec<String>,
     /// The claims that the rules ask for, beside the user's id.
@@ -118,6 +122,8 @@ struct Info<'a> {
 #[serde(rename_all = "camelCase")]
 struct TableInfo<'a> {
     name: &'a str,
+    /// Whether its rows come with subscriptions alone.
+    is_on_demand: bool,
     key: &'a [String],
     columns: Vec<ColumnInfo<'a>>,
 }
@@ -142,6 +148,26 @@ struct ColumnInfo<'a> {
     readonly: bool,
 }
 
+#[derive(Serialize)]
+struct QueryInfo<'a> {
+    name: &'a str,
+    /// Those whose rows it selects.
+    tables: BTreeSet<&'a str>,
+    params: Vec<ParamInfo<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ParamInfo<'a> {
+    name: &'a str,
+    /// As Postgres calls it.
+    r#type: String,
+    /// How its values are written in JSON.
+    kind: &'static str,
+    /// Whether a subscription may leave it out.
+    is_optional: bool,
+}
+
 async fn info(State(playground): State<Arc<Playground>>) -> Response {
     let Some(plan) = playground.gateway.plan() else {
         let said = "The server is not ready yet.\n";
@@ -156,10 +182,13 @@ async fn info(State(playground): State<Arc<Playground>>) -> Response {
         }
     };
     let published = plan.tables.iter().enumerate().filter(|(_, table)| table.published);
+    let fits = |(_, query): &(usize, &PlannedQuery)| !plan.unfit_queries.contains(&query.name);
+    let queries = plan.queries.iter().enumerate().filter(fits);
     let info = Info {
         application: &playground.options.application,
         psql: format!("psql '{}'", playground.options.database_url),
         tables: published.map(|(index, table)| table_info(&plan, index, table)).collect(),
+        queries: queries.map(|(index, query)| query_info(&plan, index, query)).collect(),
         users,
         claims: plan.named_claims().into_iter().collect(),
         anonymous: plan.anonymous,
@@ -169,7 +198,8 @@ async fn info(State(playground): State<Arc<Playground>>) -> Response {
 }
 
 fn table_info<'a>(plan: &'a Plan, index: usize, table: &'a Table) -> TableInfo<'a> {
-    let of_user: Vec<usize> = plan.user_columns(TableId(index as u16)).collect();
+    let id = TableId(index as u16);
+    let of_user: Vec<usize> = plan.user_columns(id).collect();
     let column = |(place, column): (usize, &'a CatalogColumn)| ColumnInfo {
         name: &column.name,
         r#type: &column.type_name,
@@ -181,11 +211,29 @@ fn table_info<'a>(plan: &'a Plan, index: usize, table: &'a Table) -> TableInfo<'
         immutable: table.write.immutable.contains(&place),
         readonly: table.write.readonly.contains(&place) || column.input.is_of_postgres_alone(),
     };
+    let is_always = |branch: &Branch| {
+        branch.table == id && branch.published && branch.selection == Selection::Always
+    };
     TableInfo {
         name: &table.name,
+        is_on_demand: !plan.branches.iter().any(is_always),
         key: &table.catalog.primary_key,
         columns: table.sent_columns().map(column).collect(),
     }
+}
+
+fn query_info<'a>(plan: &'a Plan, index: usize, query: &'a PlannedQuery) -> QueryInfo<'a> {
+    let selection = Selection::Query(QueryId(index as u16));
+    let selected =
+        plan.branches.iter().filter(|branch| branch.published && branch.selection == selection);
+    let param = |param: &'a QueryParam| ParamInfo {
+        name: &param.name,
+        r#type: param.kind.sql(),
+        kind: kind(&param.kind.column_type(), plan.int8),
+        is_optional: param.is_optional(),
+    };
+    let tables = selected.map(|branch| plan.table(branch.table).name.as_str()).collect();
+    QueryInfo { name: &query.name, tables, params: query.params.iter().map(param).collect() }
 }
 
 fn kind(kind: &ColumnType, form: Int8Form) -> &'static str {

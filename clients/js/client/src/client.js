@@ -2,11 +2,12 @@
  * The client that an application uses: tables to read, `mutate` to write, and `status`. The client knows
  * which user is signed in, and shows only that user's copy.
  */
-import { RowtideError } from './error.js';
+import { wait } from './connection.js';
+import { RowtideError, lacking } from './error.js';
 import { temporary } from './op.js';
 import { Optimistic } from './optimistic.js';
-import { Observed, Shown, TableQuery, keyRow, subscribed } from './query.js';
-import { indexedDBStorage, memoryStorage } from './storage.js';
+import { Observed, Shown, TableQuery, keyRow, promised, subscribed } from './query.js';
+import { OPENS, inTime, indexedDBStorage, memoryStorage } from './storage.js';
 import { Tab, randomId } from './tab.js';
 import { claims } from './token.js';
 
@@ -14,26 +15,28 @@ import { claims } from './token.js';
  * @typedef {import('./op.js').Op} Op
  * @typedef {import('./optimistic.js').Step} Step
  * @typedef {import('./optimistic.js').Acked} Acked
+ * @typedef {import('./storage.js').Storage} Storage
+ * @typedef {import('./storage.js').Store} Store
  * @typedef {{ connection: import('./connection.js').ConnectionState, pending: number, user?: string,
- *   error?: { code: string, message: string }, leads: boolean }} Status
+ *   error?: { code: string, message: string }, leads: boolean, durable?: boolean, storageError?: string }} Status
  *
  * @typedef {object} Options
  * @property {string} url
  * @property {(why: { rejected: boolean, refused: boolean }) => string | null | Promise<string | null>} token
  *   `null`: nobody is signed in; `refused` is the deprecated name of `rejected`
- * @property {Record<string, { key: readonly string[] }>} [tables]
- * @property {import('./storage.js').Storage} [storage]
+ * @property {Record<string, { key: readonly string[], defaults?: Record<string, any> }>} [tables]
+ * @property {Storage} [storage]
  * @property {string} [user]
  * @property {number} [appVersion]
  * @property {any} [WebSocket]
  * @property {boolean} [connect]
  * @property {(bell: import('./query.js').Bell) => import('./subscribing.js').Subscriptions} [subscriptions]
+ * @property {(shown: Shown, status: Observed<Status>, subscriptions?: import('./subscribing.js').Subscriptions) => (name: string) => TableQuery} [queries]
  * @property {(direction: 'sent' | 'received', message: any) => void} [trace]
  */
 
 /** Whether tabs can share a copy. Browsers can in pages that came over HTTPS or from localhost. */
-const canShare = () =>
-  typeof indexedDB === 'object' && typeof BroadcastChannel === 'function' && !!globalThis.navigator?.locks;
+const canShare = () => globalThis.indexedDB && globalThis.BroadcastChannel && globalThis.navigator?.locks;
 
 /** @param {Options} options */
 export function createClient(options) {
@@ -49,56 +52,88 @@ export class Client {
   #storage;
   /** @type {Map<string, TableQuery>} */
   #tables = new Map();
-  /** The promises of mutations without an acknowledgement, by id. @type {Map<string, { resolve: () => void, reject: (error: Error) => void }>} */
+  /** Tables of which it was said that the server does not have them. @type {Set<string>} */
+  #told = new Set();
+  /** What each mutation without an acknowledgement has promised, by id. @type {Map<string, Record<'confirmed' | 'stored', ReturnType<typeof promised>>>} */
   #unconfirmed = new Map();
   /** @type {Set<(acked: Acked) => void>} */
   #onAcked = new Set();
-  #stopped = false;
   #connected;
   /** The token that told who the user is. The first connection uses it. @type {string | null | undefined} */
   #token;
+  #stopped = false;
   #unlisten = () => {};
   #subscriptions;
+  #makeTable;
+  /** The name of the store that knows the last user. */
+  #lastName;
+  #opened = promised();
+  #begun = false;
+  /** Resolves when the stored copy is shown. */
+  opened = this.#opened.promise;
 
   /** @param {Options} options */
   constructor(options) {
-    const WebSocket = options.WebSocket ?? globalThis.WebSocket;
-    if (!WebSocket) throw new TypeError('pass a `WebSocket`: there is none here');
-    if (!/^wss?:/.test(options.url)) throw new TypeError(`\`${options.url}\` is no URL of a server (ws://host:port/sync)`);
-    this.#options = { ...options, WebSocket };
+    if (!/^wss?:/.test(options.url)) throw new TypeError(`\`url\` is not ws://host/sync: ${options.url}`);
+    this.#options = { ...options };
+    this.#lastName = `rowtide ${options.url}`;
     /** Sees every message, from the next one on. */
     this.trace = options.trace;
     this.#connected = options.connect ?? true;
     this.#storage = options.storage ?? (canShare() ? indexedDBStorage() : memoryStorage());
-    const keys = Object.entries(options.tables ?? {}).map(([name, { key }]) => [name, [...key]]);
-    this.#optimistic = new Optimistic(Object.fromEntries(keys));
+    this.#optimistic = new Optimistic(options.tables);
     this.#shown = new Shown(this.#optimistic);
     this.#subscriptions = options.subscriptions?.(this.#shown.bell);
     /** @type {Status} */
-    const status = { connection: 'connecting', pending: 0, leads: false };
+    const status = { connection: 'offline', pending: 0, leads: false };
     this.status = new Observed(this.#shown.bell, status);
-    /** Resolves when the stored copy is shown. */
-    this.opened = this.#open();
-    this.opened.catch(() => {});
+    this.#makeTable = options.queries?.(this.#shown, this.status, this.#subscriptions) ?? ((/** @type {string} */ name) => new TableQuery(this.#shown, name));
+    if (this.#connected) this.#begin();
+  }
+
+  /** Opens the copy, once. Until then the client asks for nothing and waits for nothing, as is right on a server. */
+  #begin() {
+    if (this.#begun || this.#stopped) return;
+    const { WebSocket = globalThis.WebSocket } = this.#options;
+    if (!WebSocket) throw new TypeError('pass a `WebSocket`');
+    this.#options.WebSocket = WebSocket;
+    this.#begun = true;
+    this.#say({ connection: 'connecting' });
+    this.#open().then(this.#opened.resolve, this.#opened.reject);
     const nudge = () => this.#tab?.nudge();
-    if (typeof globalThis.addEventListener === 'function') {
-      globalThis.addEventListener('online', nudge);
-      globalThis.document?.addEventListener('visibilitychange', nudge);
-      this.#unlisten = () => {
-        globalThis.removeEventListener('online', nudge);
-        globalThis.document?.removeEventListener('visibilitychange', nudge);
-      };
-    }
+    const listen = (/** @type {'addEventListener' | 'removeEventListener'} */ how) => {
+      // React Native has none.
+      globalThis[how]?.('online', nudge);
+      globalThis.document?.[how]('visibilitychange', nudge);
+    };
+    listen('addEventListener');
+    this.#unlisten = () => listen('removeEventListener');
   }
 
   /**
    * @param {string} name
    * @returns {TableQuery}
+   * @throws {TypeError} for a name that is not among the given tables, nor among those of the server
    */
   table(name) {
     let table = this.#tables.get(name);
-    if (!table) this.#tables.set(name, (table = new TableQuery(this.#shown, name)));
+    if (!table) {
+      const { tables } = this.#options;
+      if (tables && !(name in tables) && !this.keyOf(name)) throw new TypeError(`there is no table \`${name}\``);
+      this.#tables.set(name, (table = this.#makeTable(name)));
+      this.#missed();
+    }
     return table;
+  }
+
+  /** Says once of each table that is read that the server does not have it. */
+  #missed() {
+    if (this.status.get().connection !== 'live') return;
+    for (const name of this.#tables.keys()) {
+      if (this.#told.has(name) || this.keyOf(name)) continue;
+      this.#told.add(name);
+      console.warn(`there is no table \`${name}\``);
+    }
   }
 
   /** The names of the known tables. */
@@ -129,7 +164,7 @@ export class Client {
   }
 
   get #selecting() {
-    if (!this.#subscriptions) throw new TypeError('`createClient` needs @rowtide/client/subscriptions');
+    if (!this.#subscriptions) throw lacking('subscriptions');
     return this.#subscriptions;
   }
 
@@ -153,7 +188,7 @@ export class Client {
 
   /**
    * @param {(tx: any, call: (name: string, args?: Record<string, any>) => void) => void} write
-   * @returns {{ id: string, confirmed: Promise<void> }}
+   * @returns {{ id: string, confirmed: Promise<void>, stored: Promise<void> }}
    */
   mutate(write) {
     if (this.#stopped) throw new RowtideError('stopped', 'the client has stopped');
@@ -166,18 +201,13 @@ export class Client {
     };
     const id = randomId();
     const done = /** @type {any} */ (write(this.#writer(id, ops), call));
-    if (typeof done?.then === 'function') throw new TypeError('`mutate` takes no async function');
+    if (done?.then) throw new TypeError('`mutate` is not async');
     const step = this.#optimistic.mutate(id, ops);
-    const confirmed = new Promise((resolve, reject) => {
-      this.#unconfirmed.set(id, { resolve: () => resolve(undefined), reject });
-    });
-    // A rejection that nobody handles is not an error of the page.
-    confirmed.catch(() => {});
-    if (this.#tab) {
-      const entry = this.#optimistic.queue[this.#optimistic.queue.length - 1];
-      this.#tab.made(entry, step);
-    } else this.#step(step);
-    return { id, confirmed: /** @type {Promise<void>} */ (confirmed) };
+    const [confirmed, stored] = [promised(), promised()];
+    this.#unconfirmed.set(id, { confirmed, stored });
+    if (this.#tab) this.#tab.made(/** @type {any} */ (this.#optimistic.queue.at(-1)), step);
+    else this.#step(step);
+    return { id, confirmed: confirmed.promise, stored: stored.promise };
   }
 
   /**
@@ -206,7 +236,7 @@ export class Client {
           delete: (/** @type {any} */ key) => {
             const columns = this.keyOf(table);
             if (!columns && (typeof key !== 'object' || !key)) {
-              throw new RowtideError('bad_request', `the key of table \`${table}\` is not known yet: name its columns`);
+              throw new RowtideError('bad_request', `name the key columns of \`${table}\``);
             }
             add('delete', table, columns ? keyRow(columns, key) : key);
           },
@@ -218,6 +248,7 @@ export class Client {
   /** Connects after `disconnect`, or ends the wait before the next try. */
   connect() {
     this.#connected = true;
+    this.#begin();
     this.#tab?.connect(true);
   }
 
@@ -235,15 +266,18 @@ export class Client {
 
   /** Ends the client and deletes the user's rows and pending mutations, in every tab. */
   async signOut() {
+    this.#begin();
     await this.opened.catch(() => {});
     this.#stop({ code: 'signed_out', message: 'the user has signed out' });
     this.#showNothing();
-    await this.#tab?.clear();
-    await this.#remember(undefined);
+    if (this.#tab) await inTime(this.#tab.clear());
+    await this.#answered((storage) => this.#remember(undefined, storage));
   }
 
   /** Deletes the user's rows and pending mutations, as `signOut` does, and begins anew in this tab. */
   async forget() {
+    this.#begin();
+    await this.opened;
     await this.#switch(this.status.get().user ?? '', 'clear');
   }
 
@@ -252,15 +286,15 @@ export class Client {
     if (this.#stopped) return;
     this.#stopped = true;
     this.#unlisten();
-    this.status.set({ ...this.status.get(), connection: 'stopped', error });
+    this.#say({ connection: 'stopped', error });
   }
 
   /** Shows no rows any more, and ends the mutations that wait. */
   #showNothing() {
     this.#step(this.#optimistic.restore({ meta: {}, rows: [], entries: [] }, () => false));
     this.#subscriptions?.clear();
-    for (const { reject } of this.#unconfirmed.values()) {
-      reject(new RowtideError('signed_out', 'the user has signed out'));
+    for (const { confirmed, stored } of this.#unconfirmed.values()) {
+      for (const { reject } of [confirmed, stored]) reject(new RowtideError('signed_out', 'the user has signed out'));
     }
     this.#unconfirmed.clear();
   }
@@ -284,8 +318,8 @@ export class Client {
       } catch (error) {
         const last = await this.#lastUser();
         if (last !== undefined) return last;
-        this.status.set({ ...this.status.get(), connection: 'offline', error: { code: 'token', message: `${error}` } });
-        await new Promise((resolve) => setTimeout(resolve, Math.random() * Math.min(500 * 2 ** failures, 30_000)));
+        this.#say({ connection: 'offline', error: { code: 'token', message: `${error}` } });
+        await new Promise((resolve) => setTimeout(resolve, wait(failures)));
         if (this.#stopped) return '';
       }
     }
@@ -296,29 +330,35 @@ export class Client {
    * @returns {Promise<void>}
    */
   async #show(user) {
-    const { url, WebSocket, appVersion } = this.#options;
-    const name = `rowtide ${url} ${user}`;
-    const store = await this.#storage.open(name);
-    await this.#remember(user);
+    const name = `${this.#lastName} ${user}`;
+    const [store, copy] = await this.#answered(async (storage) => {
+      const store = await inTime(storage.open(name), OPENS);
+      await this.#remember(user, storage);
+      return /** @type {const} */ ([store, await store.load()]);
+    });
     if (this.#stopped) return store.close();
+    const { shared, durable = true } = this.#storage;
     const tab = new Tab({
       name,
       user,
       store,
-      shared: this.#storage.shared,
+      copy,
+      shared,
       connected: this.#connected,
       optimistic: this.#optimistic,
       subscriptions: this.#subscriptions,
       connection: {
-        url,
-        WebSocket,
-        appVersion,
+        .../** @type {Options & { WebSocket: any }} */ (this.#options),
         trace: (...said) => this.trace?.(...said),
         token: (rejected) => {
           const first = rejected ? undefined : this.#token;
           this.#token = undefined;
           return first ?? this.#newToken(rejected);
         },
+      },
+      onStored: (entries, error) => {
+        // What is in memory outlives the page when the server has it.
+        if (durable) for (const { id } of entries) this.#unconfirmed.get(id)?.stored[error ? 'reject' : 'resolve'](error);
       },
       onStep: (step) => this.#step(step),
       onStatus: (status) => this.#setConnection(status),
@@ -330,7 +370,7 @@ export class Client {
       },
     });
     this.#tab = tab;
-    this.status.set({ ...this.status.get(), user: user || undefined });
+    this.#say({ user: user || undefined, durable });
     return tab.open();
   }
 
@@ -343,20 +383,41 @@ export class Client {
     const tab = this.#tab;
     this.#tab = undefined;
     this.#showNothing();
-    await tab?.[end]();
+    if (tab) await inTime(tab[end]());
     if (!this.#stopped) await this.#show(user);
   }
 
-  async #lastUser() {
-    const store = await this.#storage.open(`rowtide ${this.#options.url}`);
-    const { user } = /** @type {any} */ ((await store.load()).meta);
-    store.close();
-    return user;
+  /**
+   * Does something with the storage, or, where that fails or does not answer, from then on with memory.
+   * @template T
+   * @param {(storage: Storage) => Promise<T>} work
+   */
+  async #answered(work) {
+    const storage = this.#storage;
+    try {
+      return await inTime(work(storage));
+    } catch (error) {
+      this.#storage = memoryStorage();
+      this.#say({ durable: false, storageError: `${error}` });
+      return work(this.#storage);
+    }
   }
 
-  /** @param {string | undefined} user */
-  async #remember(user) {
-    const store = await this.#storage.open(`rowtide ${this.#options.url}`);
+  #lastUser() {
+    return this.#answered(async (storage) => {
+      const store = await inTime(storage.open(this.#lastName), OPENS);
+      const { user } = /** @type {any} */ ((await store.load()).meta);
+      store.close();
+      return user;
+    });
+  }
+
+  /**
+   * @param {string | undefined} user
+   * @param {Storage} storage
+   */
+  async #remember(user, storage) {
+    const store = await inTime(storage.open(this.#lastName), OPENS);
     await store.write({ rows: [], entries: [], gone: [], meta: { user } });
     store.close();
   }
@@ -364,27 +425,28 @@ export class Client {
   /** @param {import('./tab.js').ConnectionStatus} status */
   #setConnection({ connection, error }) {
     if (this.#stopped) return;
-    this.status.set({ ...this.#counted(), connection, error });
+    this.#say({ connection, error });
+    this.#missed();
   }
 
-  #counted() {
-    return {
-      ...this.status.get(),
-      pending: this.#optimistic.pending().length,
-      leads: this.#tab?.leads ?? false,
-    };
+  /** What the status has become, beside what is counted. @param {Partial<Status>} changed */
+  #say(changed) {
+    const counted = { pending: this.#optimistic.pending().length, leads: this.#tab?.leads ?? false };
+    this.status.set({ ...this.status.get(), ...counted, ...changed });
   }
 
   /** @param {Step} step */
   #step(step) {
     this.#shown.changed(step.changes);
-    this.status.set(this.#counted());
+    this.#say({});
     for (const acked of step.acked) {
       const { id, code, message = '' } = acked;
-      const promise = this.#unconfirmed.get(id);
+      const promises = this.#unconfirmed.get(id);
       this.#unconfirmed.delete(id);
-      if (code) promise?.reject(new RowtideError(code, message));
-      else promise?.resolve();
+      // Nothing is left to be stored.
+      promises?.stored.resolve();
+      if (code) promises?.confirmed.reject(new RowtideError(code, message));
+      else promises?.confirmed.resolve();
       this.#shown.bell.ring(this.#onAcked, acked);
     }
   }

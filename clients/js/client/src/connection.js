@@ -106,8 +106,8 @@ export class Connection {
     const attempt = ++this.#try;
     this.#owner.state('connecting');
     try {
-      // Where the code that inflates cannot be had all comes as text.
-      const loading = import('./inflate.js').catch(() => {});
+      // Where the code that inflates cannot be had all comes as text, as it does where there is no network.
+      const loading = this.#options.WebSocket.inMemory || import('./inflate.js').catch(() => {});
       const [token, loaded] = await Promise.all([this.#options.token(this.#rejected), loading]);
       if (attempt !== this.#try) return;
       if (this.#owner.isUser(claims(token).sub)) this.#open(token, loaded?.inflate);
@@ -156,7 +156,7 @@ export class Connection {
     socket.onclose = (/** @type {CloseEvent} */ event) => {
       if (socket !== this.#socket) return;
       const code = said.code ?? CLOSE_CODES[event.code] ?? 'offline';
-      this.#ended(new RowtideError(code, said.message ?? 'the connection ended'), said.retryAfterMs);
+      this.#ended(new RowtideError(code, said.message ?? 'disconnected'), said.retryAfterMs);
     };
     const accept = inflate?.(socket);
     this.#expect(CONNECT_MS);

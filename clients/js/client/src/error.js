@@ -10,3 +10,6 @@ export class RowtideError extends Error {
     this.code = code;
   }
 }
+
+/** The mistake of using what the client was created without. @param {string} entry of the package */
+export const lacking = (entry) => new TypeError(`give \`createClient\` the \`${entry}\` of @rowtide/client/${entry}`);

@@ -46,19 +46,72 @@ export interface Change<Row = Record<string, any>> {
   before?: Row;
 }
 
-export interface Query<Row> {
+/**
+ * Whether what is shown is all that there is. `loading`: no rows are known yet, neither stored ones nor from the server. `partial`:
+ * there are rows, but the connection has not been live since the copy was opened, or a subscription that this page uses is still
+ * loading. `complete`: neither; it stays so when the connection ends, as `Status.connection` says.
+ */
+export type QueryStatus = 'loading' | 'partial' | 'complete';
+
+/** What all queries of a client with `queries` have. */
+interface WithStatus {
+  /** `undefined` in a client that was created without `queries`. */
+  readonly status: QueryStatus;
+  /** Calls `listener` when the status changes. Returns a function that ends that. */
+  onStatus(listener: (status: QueryStatus) => void): () => void;
+}
+
+/** Columns with the values that they must have (a column that a row lacks is `null`), or a predicate without side effects. */
+export type Condition<Row> = Partial<Row> | ((row: Row) => boolean);
+
+type Columns<Row> = keyof Row & string;
+/**
+ * A column, or several, each with its direction where it is not `asc`. `nulls` are `last`, with `desc` they are `first`. `numeric`: strings
+ * of digits (`numeric`, and `int8` where it is a string) are compared as numbers.
+ */
+export type OrderBy<Row> =
+  | Columns<Row>
+  | readonly (
+      | Columns<Row>
+      | readonly [column: Columns<Row>, direction?: 'asc' | 'desc', options?: { nulls?: 'first' | 'last'; numeric?: boolean }]
+    )[];
+
+/**
+ * Rows. What builds on them (`orderBy`, `limit`, `count`, `groupCount`, `status`) needs a client with `queries` of @rowtide/client/queries; without
+ * it these throw a `TypeError`.
+ */
+export interface Query<Row> extends WithStatus {
   /** The rows: the same array as long as none changes. Rows that did not change are the same objects. */
   all(): readonly Row[];
   /** Calls `listener` once for each step that changes the query's rows. Returns a function that ends that. */
   subscribe(listener: (changes: readonly Change<Row>[]) => void): () => void;
+  /** The rows in an order, which ends in the table's key. The last call holds. */
+  orderBy(order: OrderBy<Row>): Filtered<Row>;
+  /** The first rows, in the order of `orderBy`, or else of the key. The last call holds. */
+  limit(rows: number): Filtered<Row>;
+  /** How many rows there are. */
+  count(): LiveValue<number>;
+  /** How many rows there are of each value of a column. A value that is an object stands as its JSON. */
+  groupCount<C extends Columns<Row>>(column: C): LiveValue<ReadonlyMap<Row[C], number>>;
 }
+
+/** Rows that can be narrowed further. */
+export interface Filtered<Row> extends Query<Row> {
+  /** Those of the rows for which `condition` holds, too; a limit is of these. */
+  where(condition: Condition<Row>): Filtered<Row>;
+}
+
+/** A value that a query counts: the same object until it changes. */
+export interface LiveValue<T> extends Observable<T>, WithStatus {}
 
 export interface Table<S, T extends keyof S> extends Query<RowOf<S, T>> {
   get(key: KeyOf<S, T>): RowOf<S, T> | undefined;
-  /** Rows for which `condition` holds: a predicate, or columns with the values that they must have. */
-  where(condition: ((row: RowOf<S, T>) => boolean) | Partial<RowOf<S, T>>): Query<RowOf<S, T>>;
-  /** Whether a mutation that is not acknowledged yet has an operation on this row. */
+  /** Rows for which `condition` holds. */
+  where(condition: Condition<RowOf<S, T>>): Filtered<RowOf<S, T>>;
+  /** Whether a mutation that is not acknowledged yet has an operation on this row. Changes are told by `onAcked` and by the status. */
   isPending(key: KeyOf<S, T>): boolean;
+  /** The key as a `Change` has it; `undefined` as long as the key's columns are not known. */
+  keyOf(key: KeyOf<S, T>): string | undefined;
 }
 
 export interface TableWriter<S, T extends keyof S> {
@@ -115,6 +168,13 @@ export interface Status {
   user?: string;
   /** Whether this tab has the connection. */
   leads: boolean;
+  /**
+   * Whether rows and mutations outlive the page: `false` where they are kept in memory, and where the storage has failed, was not
+   * open after five seconds, or did not give the copy for thirty. `undefined` until the copy is open.
+   */
+  durable?: boolean;
+  /** Why the storage was given up for memory, for the developer. */
+  storageError?: string;
 }
 
 /** A value with listeners: the same object as long as nothing changes. */
@@ -148,6 +208,7 @@ export interface Subscription extends Observable<SubscriptionState> {
 type Params<Q, N extends keyof Q> = {} extends Q[N] ? [params?: Q[N]] : [params: Q[N]];
 
 export interface Client<S = Untyped, Q = Record<string, Record<string, any>>> {
+  /** A table. Throws a `TypeError` for a name that is not among `tables`, where the client was given these, nor on the server. */
   table<T extends Names<S>>(name: T): Table<S, T>;
   /** The names of the known tables: those of `tables`, later those that the server sends. */
   tables(): Names<S>[];
@@ -159,10 +220,12 @@ export interface Client<S = Untyped, Q = Record<string, Record<string, any>>> {
    * in the rows. It rejects with a `RowtideError` when the server rejects the mutation; its effects are no
    * longer shown then. `mutate` itself throws if the server could not accept the mutation.
    * `call` runs what the server has under a name, in the same transaction; nothing of that shows before it is applied.
+   * `stored` resolves when the mutation will outlive the page: it is stored, or the server has acknowledged it, which is what it waits
+   * for where copies are in memory (`durable` of the status). It rejects with the code `storage` when it cannot be stored now.
    */
   mutate(
     write: (tx: Transaction<S>, call: (name: string, args?: Record<string, any>) => void) => void,
-  ): { id: string; confirmed: Promise<void> };
+  ): { id: string; confirmed: Promise<void>; stored: Promise<void> };
   /** The mutations that are not acknowledged yet, in order. */
   pending(): { id: string; ops: readonly Op[] }[];
   readonly status: Observable<Status>;
@@ -179,7 +242,7 @@ export interface Client<S = Untyped, Q = Record<string, Record<string, any>>> {
   onAcked(listener: (acked: Acked) => void): () => void;
   /** @deprecated The former name of `onAcked`; the next release removes it. */
   onSettled(listener: (acked: Acked) => void): () => void;
-  /** Resolves when the stored copy is shown. */
+  /** Resolves when the stored copy is shown; with `connect: false` not before `connect` is called. */
   readonly opened: Promise<void>;
   /** Disconnects until `connect`, which sends what was written meanwhile. */
   disconnect(): void;
@@ -215,8 +278,11 @@ export interface ClientOptions {
    * in. After signing in, `disconnect` and `connect` have the client ask again.
    */
   token: (why: TokenRequest) => string | null | Promise<string | null>;
-  /** The tables with their keys, so that writes show before the first connect. `rowtide types` writes it. */
-  tables?: { readonly [table: string]: { readonly key: readonly string[] } };
+  /**
+   * The tables with their keys, so that writes show before the first connect, and with what the database puts into columns that an
+   * insert leaves out: a new row shows it until the server's row replaces it. It is not sent. `rowtide types` writes all that.
+   */
+  tables?: { readonly [table: string]: { readonly key: readonly string[]; readonly defaults?: { readonly [column: string]: any } } };
   /** Where the copy is stored. Default: in a browser IndexedDB, shared by its tabs; elsewhere memory. */
   storage?: Storage;
   /** The user id, if it is known: the stored copy is then shown without waiting for the first token. */
@@ -225,10 +291,15 @@ export interface ClientOptions {
   appVersion?: number;
   /** Needed where there is no global `WebSocket`. */
   WebSocket?: new (url: string, protocol: string) => any;
-  /** `false`: the client connects only when `connect` is called. */
+  /**
+   * `false`: the client does nothing until `connect` is called: it asks for no token, opens no storage and needs no `WebSocket`. So
+   * it is right where pages are rendered on a server: `connect: typeof window === 'object'`.
+   */
   connect?: boolean;
   /** `subscriptions()` of `@rowtide/client/subscriptions`, for a client that subscribes to queries. */
   subscriptions?: (...internal: any) => any;
+  /** `queries()` of @rowtide/client/queries, for a client that orders, limits and counts. */
+  queries?: (...internal: any) => any;
   /** Sees every message of the protocol that this tab sends and receives. */
   trace?: (direction: 'sent' | 'received', message: any) => void;
 }
@@ -248,6 +319,8 @@ export interface StoredMutation {
   number?: number;
   /** `held`: applied, but its effects are not in the rows yet. `refused`: rejected. Stored copies have these names. */
   state: 'pending' | 'held' | 'refused';
+  /** The order of those that were stored before they had a number. */
+  at?: number;
 }
 
 /** What one write stores: all of it, or nothing. */
@@ -278,6 +351,8 @@ export interface Store {
 export interface Storage {
   /** Whether the tabs of a browser see the same stores. */
   shared: boolean;
+  /** Whether what is written outlives the page. Default: `true`. */
+  durable?: boolean;
   open(name: string): Promise<Store>;
 }
 

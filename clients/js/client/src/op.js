@@ -49,10 +49,11 @@ function within(value, levels) {
  * there does nothing.
  * @param {Row | undefined} row
  * @param {RowOp} op
+ * @param {Row} [defaults] what a new row has in the columns that the insert leaves out
  */
-export function applied(row, op) {
+export function applied(row, op, defaults) {
   if (op.op === 'delete' || (op.op === 'update' && !row)) return undefined;
-  return { ...row, ...op.row };
+  return { ...(row ?? defaults), ...op.row };
 }
 
 /**
@@ -78,6 +79,9 @@ export function insertOf(value) {
   return parts ? [parts[1], Number(parts[2]), parts[3]] : undefined;
 }
 
+/** @param {Op} op */
+const valuesOf = (op) => (op.op === 'call' ? op.args : op.row);
+
 /**
  * The operation with other values: `undefined` leaves one out.
  * @template {Op} T
@@ -86,12 +90,15 @@ export function insertOf(value) {
  * @returns {T} the same object if no value is another
  */
 export function withValues(op, other) {
-  const values = op.op === 'call' ? op.args : op.row;
+  const values = valuesOf(op);
   const others = Object.entries(values).map(([name, value]) => [name, other(value, name)]);
   if (others.every(([name, value]) => value === values[name])) return op;
   const kept = Object.fromEntries(others.filter(([, value]) => value !== undefined));
-  return op.op === 'call' ? { ...op, args: kept } : { ...op, row: kept };
+  return { ...op, [op.op === 'call' ? 'args' : 'row']: kept };
 }
+
+/** How many bytes a JSON has in UTF-8. React Native has no `TextEncoder`. @param {string} json */
+export const bytesOf = (json) => encodeURIComponent(json).replace(/%../g, '-').length;
 
 /**
  * @param {string} code
@@ -104,28 +111,23 @@ function reject(code, message) {
 
 /**
  * @param {Op[]} ops of one mutation
- * @param {(table: string) => string[] | undefined} keyOf the columns of a table's key
+ * @param {(table: string) => readonly string[] | undefined} keyOf the columns of a table's key
  * @throws {RowtideError} when the server could not accept them
  */
 export function check(ops, keyOf) {
-  if (ops.length < 1 || ops.length > MAX_OPS) {
+  if (!ops.length || ops.length > MAX_OPS) {
     reject('too_large', `a mutation has 1 to ${MAX_OPS} operations, not ${ops.length}`);
   }
   for (const op of ops) {
-    if (op.op === 'call') {
-      if (!within(op.args, MAX_DEPTH + 1)) {
-        reject('bad_request', `an argument of \`${op.name}\` is nested more than ${MAX_DEPTH} levels deep`);
-      }
-      continue;
-    }
-    const { table, row } = op;
+    const name = op.op === 'call' ? op.name : op.table;
+    const values = valuesOf(op);
     // The server checks the tables that are not known here.
-    const column = keyOf(table)?.find((column) => row[column] === undefined);
-    if (column) reject('bad_request', `an operation on table \`${table}\` needs the key column \`${column}\``);
-    if (!within(row, MAX_DEPTH + 1)) {
-      reject('bad_request', `a value for table \`${table}\` is nested more than ${MAX_DEPTH} levels deep`);
+    const column = op.op !== 'call' && keyOf(name)?.find((column) => values[column] === undefined);
+    if (column) reject('bad_request', `\`${name}\` needs the key column \`${column}\``);
+    if (!within(values, MAX_DEPTH + 1)) {
+      reject('bad_request', `a value for \`${name}\` has more than ${MAX_DEPTH} levels`);
     }
   }
-  const bytes = new TextEncoder().encode(JSON.stringify(ops)).length;
+  const bytes = bytesOf(JSON.stringify(ops));
   if (bytes > MAX_BYTES) reject('too_large', `a mutation has at most ${MAX_BYTES} bytes, not ${bytes}`);
 }

@@ -18,7 +18,7 @@ const MAX_PENDING = 10_000;
  * @typedef {import('./op.js').Row} Row
  * @typedef {import('./op.js').Op} Op
  * @typedef {import('./op.js').RowOp} RowOp
- * @typedef {Record<string, string[]>} Keys the columns of each table's primary key
+ * @typedef {Record<string, readonly string[]>} Keys the columns of each table's primary key
  * @typedef {{ table: string, key: string, row?: Row, before?: Row }} Change how a row is shown now
  *   and how it was shown before; without `row` it is gone
  * @typedef {{ id: string, ops: Op[], code?: string, message?: string }} Acked the outcome of a mutation:
@@ -26,7 +26,8 @@ const MAX_PENDING = 10_000;
  * @typedef {'pending' | 'held' | 'refused'} QueueState `held`: applied, and shown until its effects are
  *   in the base; `refused`: rejected and no longer shown, but it keeps its number until the server
  *   acknowledges that
- * @typedef {{ id: string, ops: Op[], number?: number, state: QueueState }} QueueEntry a mutation in the queue
+ * @typedef {{ id: string, ops: Op[], number?: number, state: QueueState, at?: number }} QueueEntry a mutation in the queue; `at`
+ *   orders those that were stored before they had a number
  * @typedef {{ keys?: Keys, rows: [string, string, Row | undefined][], entries: QueueEntry[], gone: string[],
  *   settled: Acked[], made?: [string, any][] }} StepRecord what a step did, for the storage and for other tabs
  * @typedef {{ changes: Change[], acked: Acked[], record: StepRecord }} Step
@@ -34,7 +35,9 @@ const MAX_PENDING = 10_000;
  *   pending operations on a row; `stale` if the row must be computed from them again
  * @typedef {{ keys?: Keys, cursor?: string, last?: number, settled?: number }} Meta
  * @typedef {{ meta: Meta, rows: [string, string, Row][], entries: QueueEntry[] }} StoredCopy
- * @typedef {{ name: string, key: string[], rows: Map<string, Row>, layers: Map<string, Layer> }} ShownTable
+ * @typedef {Record<string, { key: readonly string[], defaults?: Row }>} Given what an application tells of its tables.
+ *   `defaults` is what the database puts into columns that an insert leaves out: a new row shows it, and it is not sent
+ * @typedef {{ name: string, key: readonly string[], defaults?: Row, rows: Map<string, Row>, layers: Map<string, Layer> }} ShownTable
  *   `rows` are the rows that are shown; the base of a row with pending operations is in its layer
  */
 
@@ -51,8 +54,7 @@ class Dirty {
    * @param {string} key
    */
   note(table, key) {
-    let rows = this.tables.get(table);
-    if (!rows) this.tables.set(table, (rows = new Map()));
+    const rows = mapAt(this.tables, table);
     if (!rows.has(key)) rows.set(key, table.rows.get(key));
   }
 }
@@ -80,19 +82,21 @@ export class Optimistic {
   #sending;
   /** What became of temporary keys. @type {Map<string, any>} */
   #made = new Map();
+  #given;
 
-  /** @param {Keys} [keys] the keys of the tables, as far as they are known before the first `connected` */
-  constructor(keys = {}) {
-    for (const [name, key] of Object.entries(keys)) this.#add(name, key);
+  /** @param {Given} [given] the tables, as far as they are known before the first `connected` */
+  constructor(given = {}) {
+    this.#given = given;
+    for (const name in given) this.#add(name, given[name].key);
   }
 
   /**
    * @param {string} name
-   * @param {string[]} key
+   * @param {readonly string[]} key
    * @returns {ShownTable}
    */
   #add(name, key) {
-    const table = { name, key, rows: new Map(), layers: new Map() };
+    const table = { name, key, defaults: this.#given[name]?.defaults, rows: new Map(), layers: new Map() };
     this.tables.set(name, table);
     return table;
   }
@@ -123,6 +127,11 @@ export class Optimistic {
     return this.#made.size && this.#made.has(value) ? this.#made.get(value) : value;
   }
 
+  /** @param {Op[]} ops */
+  #knowing(ops) {
+    return ops.map((op) => withValues(op, (value) => this.#known(value)));
+  }
+
   /**
    * Makes a mutation, which shows at once.
    * @param {string} id one that no mutation had before
@@ -131,10 +140,10 @@ export class Optimistic {
    * @throws {RowtideError} when the server could not accept it; nothing is changed then
    */
   mutate(id, ops) {
-    ops = ops.map((op) => withValues(op, (value) => this.#known(value)));
+    ops = this.#knowing(ops);
     check(ops, (table) => this.tables.get(table)?.key);
     if (this.queue.length >= MAX_PENDING) {
-      throw new RowtideError('queue_full', `${this.queue.length} mutations wait for the server already`);
+      throw new RowtideError('queue_full', `${MAX_PENDING} mutations wait`);
     }
     return this.#step((dirty, record) => this.#enqueue({ id, ops, state: 'pending' }, dirty, record));
   }
@@ -156,13 +165,19 @@ export class Optimistic {
    * @param {StepRecord} record
    */
   #enqueue(entry, dirty, record) {
-    if (this.leading) {
-      entry.number = ++this.last;
-      record.entries.push(entry);
-    }
+    if (this.leading) this.#number(entry, record);
     this.queue.push(entry);
     this.#byId.set(entry.id, entry);
     this.#push(entry, dirty);
+  }
+
+  /**
+   * @param {QueueEntry} entry
+   * @param {StepRecord} record
+   */
+  #number(entry, record) {
+    entry.number = ++this.last;
+    record.entries.push(entry);
   }
 
   /**
@@ -173,10 +188,7 @@ export class Optimistic {
     return this.#step((_, record) => {
       this.leading = true;
       for (const entry of this.queue) {
-        if (entry.number === undefined) {
-          entry.number = ++this.last;
-          record.entries.push(entry);
-        }
+        if (entry.number === undefined) this.#number(entry, record);
       }
     });
   }
@@ -195,8 +207,7 @@ export class Optimistic {
         case 'snapshot': {
           const table = this.#tableNamed(message.table);
           const keyed = message.rows.map((/** @type {Row} */ row) => [this.#keyIn(table, row), row]);
-          let rows = this.#arriving?.get(table);
-          if (!rows) this.#arriving?.set(table, (rows = new Map()));
+          const rows = this.#arriving && mapAt(this.#arriving, table);
           for (const [key, row] of keyed) rows?.set(key, row);
           return undefined;
         }
@@ -212,9 +223,8 @@ export class Optimistic {
           if (entry?.state !== 'pending' || message.id > this.sent) return undefined;
           return this.#reject(entry, message, dirty, record);
         }
-        default:
-          return undefined;
       }
+      return undefined;
     });
   }
 
@@ -226,7 +236,7 @@ export class Optimistic {
   #connected(message, dirty, record) {
     /** @type {Keys} */
     const keys = {};
-    for (const name of Object.keys(message.tables)) keys[name] = message.tables[name].key;
+    for (const name in message.tables) keys[name] = message.tables[name].key;
     this.#setKeys(keys, dirty, record);
     this.#arriving = message.mode === 'snapshot' ? new Map() : undefined;
     const last = message.lastMutation;
@@ -316,7 +326,7 @@ export class Optimistic {
     for (const entry of this.queue) this.#release(entry, dirty);
     for (const [key, value] of made) this.#made.set(key, value);
     for (const entry of this.queue) {
-      const ops = entry.ops.map((op) => withValues(op, (value) => this.#known(value)));
+      const ops = this.#knowing(entry.ops);
       if (entry.number !== undefined && ops.some((op, at) => op !== entry.ops[at])) record.entries.push(entry);
       entry.ops = ops;
       this.#push(entry, dirty);
@@ -369,10 +379,7 @@ export class Optimistic {
   renumber() {
     return this.#step((_, record) => {
       this.last = this.acked = this.sent = 0;
-      for (const entry of this.queue) {
-        entry.number = ++this.last;
-        record.entries.push(entry);
-      }
+      for (const entry of this.queue) this.#number(entry, record);
     });
   }
 
@@ -472,10 +479,9 @@ export class Optimistic {
       this.#setKeys({ ...this.keys(), ...stored.meta.keys }, dirty, record);
       /** @type {Map<ShownTable, Map<string, Row>>} */
       const arriving = new Map();
-      for (const table of this.tables.values()) arriving.set(table, new Map());
       for (const [name, key, row] of stored.rows) {
         const table = this.tables.get(name);
-        if (table) arriving.get(table)?.set(key, row);
+        if (table) mapAt(arriving, table).set(key, row);
       }
       this.#replace(arriving, dirty, record);
       for (const entry of [...stored.entries].sort(inOrder)) this.#enqueue({ ...entry }, dirty, record);
@@ -489,7 +495,7 @@ export class Optimistic {
    */
   #tableNamed(name) {
     const table = this.tables.get(name);
-    if (!table) throw new Error(`the server sent a row of table \`${name}\`, which it has not named`);
+    if (!table) throw new Error(`there is no table \`${name}\``);
     return table;
   }
 
@@ -500,7 +506,7 @@ export class Optimistic {
    */
   #keyIn(table, row) {
     const key = this.keyOf(table, row);
-    if (key === undefined) throw new Error(`the server sent a row of table \`${table.name}\` without its key`);
+    if (key === undefined) throw new Error(`a row of \`${table.name}\` has no key`);
     return key;
   }
 
@@ -522,7 +528,7 @@ export class Optimistic {
       else this.tables.delete(table.name);
     }
     for (const [name, key] of Object.entries(keys)) this.tables.get(name) ?? this.#add(name, key);
-    for (const entry of this.queue) if (entry.state !== 'refused') this.#push(entry, dirty);
+    for (const entry of this.queue) this.#push(entry, dirty);
   }
 
   /**
@@ -549,17 +555,12 @@ export class Optimistic {
    */
   #push(entry, dirty) {
     if (entry.state === 'refused') return;
-    for (const op of entry.ops) {
-      if (op.op === 'call') continue;
-      const table = this.tables.get(op.table);
-      const key = table && this.keyOf(table, op.row);
-      // Without the table's key its rows cannot be found.
-      if (!table || key === undefined) continue;
+    for (const [table, key, op] of this.#named(entry)) {
       dirty.note(table, key);
       let layer = table.layers.get(key);
       if (!layer) table.layers.set(key, (layer = { base: table.rows.get(key), ops: [], stale: false }));
       layer.ops.push({ entry, op });
-      show(table, key, applied(table.rows.get(key), op));
+      show(table, key, applied(table.rows.get(key), op, table.defaults));
     }
   }
 
@@ -584,12 +585,22 @@ export class Optimistic {
    * @param {(table: ShownTable, key: string, layer: Layer) => void} visit
    */
   #touched(entry, visit) {
-    for (const op of entry.ops) {
-      if (op.op === 'call') continue;
-      const table = this.tables.get(op.table);
+    for (const [table, key] of this.#named(entry)) {
+      const layer = table.layers.get(key);
+      if (layer) visit(table, key, layer);
+    }
+  }
+
+  /**
+   * The rows that a mutation names. Those of a table whose key is not known cannot be found.
+   * @param {QueueEntry} entry
+   * @returns {Iterable<[table: ShownTable, key: string, op: RowOp]>}
+   */
+  *#named({ ops }) {
+    for (const op of ops) {
+      const table = op.op !== 'call' && this.tables.get(op.table);
       const key = table && this.keyOf(table, op.row);
-      const layer = key === undefined ? undefined : table?.layers.get(key);
-      if (table && key !== undefined && layer) visit(table, key, layer);
+      if (key) yield [table, key, op];
     }
   }
 
@@ -608,7 +619,7 @@ export class Optimistic {
         const layer = table.layers.get(key);
         let row = table.rows.get(key);
         if (layer?.stale) {
-          row = layer.ops.reduce((/** @type {Row | undefined} */ row, { op }) => applied(row, op), layer.base);
+          row = layer.ops.reduce((/** @type {Row | undefined} */ row, { op }) => applied(row, op, table.defaults), layer.base);
           layer.stale = false;
         }
         // A row that is equal to the one before stays the same object.
@@ -619,6 +630,18 @@ export class Optimistic {
     }
     return { changes, acked: record.settled, record };
   }
+}
+
+/**
+ * The map under a key: a new one where there is none.
+ * @template K, At, V
+ * @param {Map<K, Map<At, V>>} maps
+ * @param {K} key
+ */
+function mapAt(maps, key) {
+  let map = maps.get(key);
+  if (!map) maps.set(key, (map = new Map()));
+  return map;
 }
 
 /**
@@ -654,6 +677,6 @@ function show(table, key, row) {
  * @param {QueueEntry} b
  */
 function inOrder(a, b) {
-  // `Infinity - Infinity` is not a number.
-  return (a.number ?? Infinity) === (b.number ?? Infinity) ? 0 : (a.number ?? Infinity) - (b.number ?? Infinity);
+  const at = (/** @type {QueueEntry} */ { number = Number.MAX_SAFE_INTEGER }) => number;
+  return at(a) - at(b);
 }

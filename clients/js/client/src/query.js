@@ -1,20 +1,33 @@
 /**
- * Tables and queries over the shown rows, for an application to read. While a query has a listener, its
- * result is updated change by change: a step costs as much as it changes, and not as much as the table
- * holds. Listeners are called once for each step, after every table and query has the step.
+ * Tables and queries over the shown rows, for an application to read. A query here searches its table when it
+ * is read after its rows have changed; queries.js has those that keep their results. Listeners are called once
+ * for each step, after every table and query has the step.
  */
+import { lacking } from './error.js';
 import { same } from './op.js';
 
 /** @typedef {import('./op.js').Row} Row */
 /** @typedef {import('./optimistic.js').Change} Change */
 /** @typedef {(row: Row) => boolean} Matches */
+/** @typedef {{ name: string, changed: (changes: Change[]) => () => void }} Kept takes the changes of a table in, and returns what calls its listeners */
 
 /** @param {unknown} error that nobody catches */
-function report(error) {
-  if (typeof reportError === 'function') return reportError(error);
+export function report(error) {
+  if (globalThis.reportError) return globalThis.reportError(error);
   return queueMicrotask(() => {
     throw error;
   });
+}
+
+/** A promise with what settles it. If nobody handles its rejection, that is not an error of the page. */
+export function promised() {
+  /** @type {(value?: any) => void} */
+  let resolve = () => {};
+  /** @type {(error?: Error) => void} */
+  let reject = () => {};
+  const promise = new Promise((...settle) => ([resolve, reject] = settle));
+  promise.catch(() => {});
+  return { promise, resolve, reject };
 }
 
 /** Calls listeners one after the other. Calls that a listener causes come after those that wait already. */
@@ -32,7 +45,7 @@ export class Bell {
     for (const listener of listeners) this.#waiting.push(() => listener(value));
     if (this.#ringing) return;
     this.#ringing = true;
-    for (let call = this.#waiting.shift(); call; call = this.#waiting.shift()) {
+    for (let call; (call = this.#waiting.shift()); ) {
       try {
         call();
       } catch (error) {
@@ -90,7 +103,7 @@ export function subscribed(listeners, listener) {
 /** The shown tables, and the queries that have listeners. */
 export class Shown {
   bell = new Bell();
-  /** @type {Map<string, Set<Query>>} */
+  /** @type {Map<string, Set<Kept>>} */
   #live = new Map();
   /** @type {Map<string, number>} */
   #versions = new Map();
@@ -113,12 +126,12 @@ export class Shown {
   }
 
   /**
-   * @param {Query} query
+   * @param {Kept} query
    * @param {boolean} live
    */
   keep(query, live) {
-    let queries = this.#live.get(query.name);
-    if (!queries) this.#live.set(query.name, (queries = new Set()));
+    const queries = this.#live.get(query.name) ?? new Set();
+    this.#live.set(query.name, queries);
     if (live) queries.add(query);
     else queries.delete(query);
   }
@@ -134,9 +147,9 @@ export class Shown {
     /** @type {Map<string, Change[]>} */
     const byTable = new Map();
     for (const change of changes) {
-      const of = byTable.get(change.table);
-      if (of) of.push(change);
-      else byTable.set(change.table, [change]);
+      const of = byTable.get(change.table) ?? [];
+      byTable.set(change.table, of);
+      of.push(change);
     }
     /** @type {(() => void)[]} */
     const calls = [];
@@ -151,10 +164,9 @@ export class Shown {
 
 /** The rows of a table that match. */
 export class Query {
-  /** The rows by key, while the query has listeners. @type {Map<string, Row> | undefined} */
-  #result;
-  /** @type {Row[] | undefined} */
-  #all;
+  /** @type {Row[]} */
+  #all = [];
+  /** The version of the table that the rows are of. */
   #version = -1;
   /** @type {Set<(changes: Change[]) => void>} */
   #listeners = new Set();
@@ -164,7 +176,7 @@ export class Query {
    * @param {string} name the table's
    * @param {Matches} [matches] all rows, if there is none
    */
-  constructor(shown, name, matches) {
+  constructor(shown, name, matches = () => true) {
     this.shown = shown;
     this.name = name;
     this.matches = matches;
@@ -173,36 +185,44 @@ export class Query {
   /** @returns {Row[]} */
   all() {
     const version = this.shown.version(this.name);
-    if (this.#all && (this.#result || this.#version === version)) return this.#all;
-    const rows = [...(this.#result ?? this.shown.rows(this.name)).values()];
-    this.#all = this.#result || !this.matches ? rows : rows.filter(this.matches);
+    if (this.#version !== version) this.#all = [...this.shown.rows(this.name).values()].filter(this.matches);
     this.#version = version;
     return this.#all;
   }
 
   /** @param {(changes: Change[]) => void} listener */
   subscribe(listener) {
-    if (!this.#listeners.size) {
-      if (this.#version !== this.shown.version(this.name)) this.#all = undefined;
-      this.#result = this.#select();
-      this.shown.keep(this, true);
-    }
     const unsubscribe = subscribed(this.#listeners, listener);
+    this.shown.keep(this, true);
     return () => {
       unsubscribe();
-      if (this.#listeners.size) return;
-      this.#version = this.shown.version(this.name);
-      this.#result = undefined;
-      this.shown.keep(this, false);
+      this.shown.keep(this, !!this.#listeners.size);
     };
   }
 
-  #select() {
-    const rows = this.shown.rows(this.name);
-    if (!this.matches) return rows;
-    const result = new Map();
-    for (const [key, row] of rows) if (this.matches(row)) result.set(key, row);
-    return result;
+  /** @param {any} _condition @returns {any} */
+  where(_condition) {
+    throw lacking('queries');
+  }
+
+  /** @param {any} [_order] @returns {any} */
+  orderBy(_order) {
+    throw lacking('queries');
+  }
+
+  /** @param {any} [_limit] @returns {any} */
+  limit(_limit) {
+    throw lacking('queries');
+  }
+
+  /** @returns {any} */
+  count() {
+    throw lacking('queries');
+  }
+
+  /** @param {any} [_column] @returns {any} */
+  groupCount(_column) {
+    throw lacking('queries');
   }
 
   /**
@@ -210,23 +230,12 @@ export class Query {
    * @returns {() => void} calls the listeners
    */
   changed(changes) {
-    const { matches } = this;
-    let mine = changes;
-    if (matches) {
-      const result = this.#result ?? new Map();
-      mine = [];
-      for (const { table, key, row } of changes) {
-        const before = result.get(key);
-        const now = row && matches(row) ? row : undefined;
-        if (now) result.set(key, now);
-        else result.delete(key);
-        if (now !== before) mine.push({ table, key, row: now, before });
-      }
-    } else {
-      // The table may be another object than before.
-      this.#result = this.shown.rows(this.name);
-    }
-    if (mine.length) this.#all = undefined;
+    const shown = (/** @type {Row | undefined} */ row) => (row && this.matches(row) ? row : undefined);
+    const mine = changes
+      .map((change) => ({ ...change, row: shown(change.row), before: shown(change.before) }))
+      .filter(({ row, before }) => row || before);
+    // The rows are those of this version too, if they were those of the last.
+    this.#version = mine.length ? -1 : this.#version + 1;
     return () => {
       if (mine.length) this.shown.bell.ring(this.#listeners, mine);
     };
@@ -240,8 +249,7 @@ export class TableQuery extends Query {
    * @returns {Row | undefined}
    */
   get(key) {
-    const at = this.#at(key);
-    return at === undefined ? undefined : this.shown.rows(this.name).get(at);
+    return this.shown.rows(this.name).get(this.keyOf(key));
   }
 
   /**
@@ -249,12 +257,15 @@ export class TableQuery extends Query {
    * @param {any} key as for `get`
    */
   isPending(key) {
-    const at = this.#at(key);
-    return at !== undefined && !!this.shown.optimistic.tables.get(this.name)?.layers.has(at);
+    return !!this.shown.optimistic.tables.get(this.name)?.layers.has(this.keyOf(key));
   }
 
-  /** @param {any} key */
-  #at(key) {
+  /**
+   * The key as changes have it.
+   * @param {any} key as for `get`
+   * @returns {any} a string, or nothing if a column is missing
+   */
+  keyOf(key) {
     const table = this.shown.optimistic.tables.get(this.name);
     return table && this.shown.optimistic.keyOf(table, keyRow(table.key, key));
   }
@@ -264,14 +275,14 @@ export class TableQuery extends Query {
    * @returns {Query}
    */
   where(condition) {
-    if (typeof condition === 'function') return new Query(this.shown, this.name, /** @type {Matches} */ (condition));
     const columns = Object.entries(condition);
-    return new Query(this.shown, this.name, (row) => columns.every(([column, value]) => same(row[column], value)));
+    const matches = (/** @type {Row} */ row) => columns.every(([column, value]) => same(row[column] ?? null, value));
+    return new Query(this.shown, this.name, typeof condition === 'function' ? /** @type {Matches} */ (condition) : matches);
   }
 }
 
 /**
- * @param {string[]} columns of the primary key
+ * @param {readonly string[]} columns of the primary key
  * @param {any} key
  * @returns {Row}
  */

@@ -5,10 +5,11 @@
  * has wanted for a while is given up. A state machine without I/O or clock: messages, wishes and times go
  * in, messages to send and states come out.
  */
+import { bytesOf } from './op.js';
 
 /** How much of a first message subscriptions may take, in bytes: beside a token it has room for no more. */
 const CONNECT_BYTES = 16_384;
-const UNSUPPORTED = { code: 'unsupported', message: 'the server does not know subscriptions' };
+const UNSUPPORTED = { code: 'unsupported', message: 'the server has no subscriptions' };
 
 /**
  * @typedef {{ status: 'loading' | 'ready' | 'refused', error?: { code: string, message: string } }} SubscriptionState
@@ -92,7 +93,7 @@ export class Selection {
     let from = this.#spoiled ? undefined : cursor;
     let named = from === undefined ? [...this.#current.values()] : this.#held();
     const fields = () => named.map(({ id, wish }) => ({ id, ...wish }));
-    if (new TextEncoder().encode(JSON.stringify(fields())).length > CONNECT_BYTES) [from, named] = [undefined, []];
+    if (bytesOf(JSON.stringify(fields())) > CONNECT_BYTES) [from, named] = [undefined, []];
     this.#named = new Set(named.map(({ id }) => id));
     return { cursor: from, subscriptions: named.length ? fields() : undefined };
   }

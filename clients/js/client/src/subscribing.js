@@ -6,7 +6,7 @@
  */
 import { RowtideError } from './error.js';
 import { same } from './op.js';
-import { Observed } from './query.js';
+import { Observed, promised } from './query.js';
 import { Selection, keyOf } from './selection.js';
 
 /** The longest time that a timer takes, in ms. */
@@ -39,6 +39,8 @@ export class Subscriptions {
   /** Resolves when this tab holds its lock. @type {Promise<void> | undefined} */
   #lock;
   #announcing = false;
+  /** Whether the rows of what this tab uses have not all come yet. */
+  waiting;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #timer;
 
@@ -50,6 +52,7 @@ export class Subscriptions {
     this.#bell = bell;
     this.#ttl = ttl;
     this.#selection = new Selection(ttl);
+    this.waiting = new Observed(bell, false);
   }
 
   /**
@@ -105,17 +108,14 @@ export class Subscriptions {
    */
   #share(key, wish) {
     const observed = new Observed(this.#bell, this.#states.get(key) ?? LOADING);
-    const ready = /** @type {Promise<void>} */ (new Promise((resolve, reject) => {
-      const look = (/** @type {SubscriptionState} */ { status, error }) => {
-        if (status === 'ready') resolve();
-        if (error) reject(new RowtideError(error.code, error.message));
-      };
-      look(observed.get());
-      observed.subscribe(look);
-    }));
-    // A refusal that nobody handles is not an error of the page.
-    ready.catch(() => {});
-    return { wish, users: 0, observed, ready };
+    const { promise, resolve, reject } = promised();
+    const look = (/** @type {SubscriptionState} */ { status, error }) => {
+      if (status === 'ready') resolve();
+      if (error) reject(new RowtideError(error.code, error.message));
+    };
+    look(observed.get());
+    observed.subscribe(look);
+    return { wish, users: 0, observed, ready: promise };
   }
 
   /** Works for a tab from now on. @param {import('./tab.js').Tab} tab */
@@ -211,8 +211,13 @@ export class Subscriptions {
     return [...this.#shared].map(([key, { wish }]) => /** @type {[string, Wish]} */ ([key, wish]));
   }
 
+  #count() {
+    this.waiting.set([...this.#shared.values()].some(({ observed }) => observed.get().status === 'loading'));
+  }
+
   /** Tells the leading tab what this one wants, once for all that is asked for at a time. */
   async #announce() {
+    queueMicrotask(() => this.#count());
     if (this.#announcing) return;
     this.#announcing = true;
     await undefined;
@@ -266,5 +271,6 @@ export class Subscriptions {
     }
     this.#states = states;
     for (const [key, { observed }] of this.#shared) observed.set(states.get(key) ?? LOADING);
+    this.#count();
   }
 }

@@ -13,6 +13,8 @@
 import { Connection } from './connection.js';
 import { RowtideError } from './error.js';
 import { emptyRecord } from './optimistic.js';
+import { inTime } from './storage.js';
+import { hex } from './token.js';
 
 /** How long changes of rows are collected before one write, in ms. */
 const BATCH_MS = 100;
@@ -33,10 +35,12 @@ const MAX_REJECTIONS = 100;
  * @property {string} name names the copy in this browser
  * @property {string} user
  * @property {Store} store
+ * @property {import('./optimistic.js').StoredCopy} copy what has been read from the store
  * @property {boolean} shared whether other tabs have the same store
  * @property {boolean} connected whether to connect when this tab leads
  * @property {import('./optimistic.js').Optimistic} optimistic
  * @property {import('./connection.js').ConnectionOptions} connection
+ * @property {(entries: QueueEntry[], error?: Error) => void} onStored these mutations are stored, or, with an error, may not be
  * @property {(step: Step) => void} onStep
  * @property {(status: ConnectionStatus) => void} onStatus
  * @property {(user: string) => void} onOtherUser
@@ -46,8 +50,9 @@ const MAX_REJECTIONS = 100;
 
 /** A new id of a client or of a mutation: 32 hexadecimal digits. */
 export function randomId() {
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
+  // React Native has no `crypto` unless the application brings one. Who knows an id has no right by that, so others will do.
+  const bytes = globalThis.crypto?.getRandomValues(new Uint8Array(16)) ?? Array.from({ length: 16 }, () => Math.random() * 256);
+  return Array.from(bytes, hex).join('');
 }
 
 export class Tab {
@@ -60,6 +65,8 @@ export class Tab {
   /** @type {BroadcastChannel | undefined} */
   #channel;
   #closed = new AbortController();
+  /** Aborts when the tab is closed. */
+  signal = this.#closed.signal;
   /** @type {ConnectionStatus} */
   status = { connection: 'connecting' };
   clientId = '';
@@ -81,6 +88,10 @@ export class Tab {
   /** The stored mutations, each with the number that it is stored with; `undefined` if it has none yet. */
   #stored = new Map();
   #storedAcked = 0;
+  /** The mutations that the leading tab has not been sent yet. @type {QueueEntry[]} */
+  #unshared = [];
+  /** When the last mutation was stored without a number, in ms since 1970; no two of a tab have the same. */
+  #at = 0;
   /** The last rejections, for tabs that missed them. @type {{ id: string, code: string, message?: string }[]} */
   #rejections = [];
 
@@ -109,8 +120,7 @@ export class Tab {
       state: (connection, error) => {
         if (connection !== 'live' && connection !== 'connecting') this.#disconnected();
         // The status keeps the reason of the last ending until the connection is live again.
-        const why = connection === 'connecting' ? this.status.error : error;
-        this.#setStatus({ connection, error: why && { code: why.code, message: why.message } });
+        this.#setStatus({ connection, error: connection === 'connecting' ? this.status.error : error });
       },
       isUser: (user) => {
         if (user !== options.user) queueMicrotask(() => options.onOtherUser(user));
@@ -133,11 +143,6 @@ export class Tab {
     return this.#options.shared;
   }
 
-  /** Aborts when the tab is closed. */
-  get signal() {
-    return this.#closed.signal;
-  }
-
   get closed() {
     return this.signal.aborted;
   }
@@ -153,23 +158,21 @@ export class Tab {
       this.#channel = new BroadcastChannel(name);
       this.#channel.onmessage = ({ data }) => this.#heard(data);
     }
-    await this.#read();
-    const { signal } = this.#closed;
+    this.#restore(this.#options.copy);
+    const { signal } = this;
     if (signal.aborted) return;
-    if (!shared) {
-      this.#lead();
-      return;
-    }
+    if (!shared) return this.#lead();
     // Mutations that were made before the storage was open.
     for (const entry of this.#optimistic.queue) if (!this.#stored.has(entry.id)) this.#shareMutation(entry);
     this.say({ type: 'hello' });
     const elected = async () => {
-      await this.#read();
+      // If the storage does not answer now, another tab may do better.
+      await inTime(this.#read());
       if (signal.aborted) return;
       this.#lead();
       await new Promise((resolve) => signal.addEventListener('abort', resolve));
     };
-    navigator.locks.request(name, { signal }, elected).catch(() => {});
+    navigator.locks.request(name, { signal }, elected).catch((error) => signal.aborted || this.#cannotStore(error, []));
   }
 
   /** Connects or disconnects all tabs. @param {boolean} connect */
@@ -213,18 +216,23 @@ export class Tab {
 
   /** Stores a mutation for the next leading tab, and sends it to the present one. @param {QueueEntry} entry */
   async #shareMutation(entry) {
+    // Those without a number are read in this order.
+    entry.at = this.#at = Math.max(Date.now(), this.#at + 1);
     this.#entries.set(entry.id, entry);
+    this.#unshared.push(entry);
     this.#dirty = true;
     // If this tab cannot store it, the leading tab may be able to.
-    await this.flush().catch(() => {});
-    if (!this.leads) this.say({ type: 'mutation', entry });
+    await this.flush();
+    // Who waited for the same write may be told in another order, but those that were made before are stored too.
+    const made = this.#unshared.splice(0, this.#unshared.indexOf(entry) + 1);
+    if (!this.leads) for (const entry of made) this.say({ type: 'mutation', entry });
   }
 
   /** Closes the copy in this tab; resolves when the mutations made here are stored. */
   async close() {
     if (this.closed) return;
     this.#connection.stop();
-    await this.flush().catch(() => {});
+    await inTime(this.flush()).catch(() => {});
     this.#closed.abort();
     this.#channel?.close();
     clearTimeout(this.#nextWrite);
@@ -236,7 +244,7 @@ export class Tab {
     this.say({ type: 'signOut' });
     this.#connection.stop();
     this.#closed.abort();
-    await this.#writing?.catch(() => {});
+    await this.#writing;
     clearTimeout(this.#nextWrite);
     await this.#options.store.clear();
     this.#channel?.close();
@@ -256,22 +264,29 @@ export class Tab {
   async #read() {
     const known = new Set(this.#optimistic.queue.filter((entry) => this.#stored.has(entry.id)));
     const stored = await this.#options.store.load();
-    if (this.closed) return;
+    if (!this.closed) this.#restore(stored, known);
+  }
+
+  /**
+   * @param {import('./optimistic.js').StoredCopy} stored
+   * @param {Set<QueueEntry>} [known] the mutations that were stored before it was read
+   */
+  #restore(stored, known = new Set()) {
     stored.meta = this.#subscriptions?.restore(stored.meta) ?? stored.meta;
     const { clientId = '', seq = 0, settled: acked = 0, refusals: rejections = [] } = /** @type {any} */ (stored.meta);
     this.#rejections = rejections;
     this.clientId = clientId;
     this.#seq = seq;
     this.#storedAcked = acked;
+    stored.entries.sort((a, b) => (a.at ?? 0) - (b.at ?? 0));
     // A mutation that was stored and no longer is has been acknowledged.
     const step = this.#optimistic.restore(stored, (entry) => !known.has(entry));
-    for (const entry of stored.entries) this.#stored.set(entry.id, entry.number);
+    this.#areStored(stored.entries);
     const there = new Set(stored.entries.map(({ id }) => id));
     for (const { id, ops, state } of known) {
       // The application has heard of this rejection already.
       if (state !== 'pending' || there.has(id)) continue;
-      const rejection = this.#rejections.find((rejection) => rejection.id === id);
-      step.acked.push({ id, ops, code: rejection?.code, message: rejection?.message });
+      step.acked.push({ ...this.#rejections.find((rejection) => rejection.id === id), id, ops });
     }
     this.#options.onStep(step);
   }
@@ -289,8 +304,8 @@ export class Tab {
     if (this.#followed) this.say({ type: 'step', seq: this.#seq, record, subscriptions: this.#subscriptions?.told() });
     this.#options.onStep(step);
     this.#subscriptions?.stepped();
-    if (record.entries.length) this.flush().catch(() => {});
-    else this.#nextWrite ??= setTimeout(() => this.flush().catch(() => {}), BATCH_MS);
+    if (record.entries.length) this.flush();
+    else this.#nextWrite ??= setTimeout(() => this.flush(), BATCH_MS);
   }
 
   /** Distributes a step that changes no rows. */
@@ -299,17 +314,34 @@ export class Tab {
     this.pump();
   }
 
+  /** @param {QueueEntry[]} entries */
+  #areStored(entries) {
+    for (const entry of entries) this.#stored.set(entry.id, entry.number);
+    this.#options.onStored(entries);
+  }
+
+  /**
+   * @param {unknown} error
+   * @param {QueueEntry[]} entries
+   */
+  #cannotStore(error, entries) {
+    const failed = new RowtideError('storage', `${error}`);
+    this.#setStatus({ ...this.status, error: failed });
+    this.#options.onStored(entries, failed);
+  }
+
   /** @param {QueueEntry} entry */
   #isDurable(entry) {
     return this.#stored.get(entry.id) === entry.number;
   }
 
-  /** Writes everything that is not stored yet. */
+  /** Writes everything that is not stored yet, as far as it can be: what cannot is tried again. */
   async flush() {
     while (this.#writing) await this.#writing;
     if (!this.#dirty || this.closed) return;
     this.#writing = this.#write();
-    await this.#writing.finally(() => (this.#writing = undefined));
+    await this.#writing;
+    this.#writing = undefined;
     this.pump();
   }
 
@@ -332,28 +364,31 @@ export class Tab {
       : undefined;
     const kept = [...entries.values()].filter((entry) => entry !== undefined).map((entry) => ({ ...entry }));
     const gone = [...entries].filter(([, entry]) => !entry).map(([id]) => id);
+    const written = this.#options.store.write({ rows: [...rows.values()], entries: kept, gone, meta });
+    // One that does not answer is told of, and waited for: whatever is written next must come after it.
+    inTime(written).catch((error) => this.#cannotStore(error, kept));
     try {
-      await this.#options.store.write({ rows: [...rows.values()], entries: kept, gone, meta });
-    } catch (error) {
+      await written;
+    } catch {
       // What has changed since then is newer, and replaces what could not be written.
       this.#rows = new Map([...rows, ...this.#rows]);
       this.#entries = new Map([...entries, ...this.#entries]);
       this.#dirty = true;
-      this.#nextWrite ??= setTimeout(() => this.flush().catch(() => {}), RETRY_MS);
-      this.#setStatus({ ...this.status, error: { code: 'storage', message: `${error}` } });
-      throw new RowtideError('storage', `${error}`);
+      this.#nextWrite ??= setTimeout(() => this.flush(), RETRY_MS);
+      return;
     }
-    for (const entry of kept) this.#stored.set(entry.id, entry.number);
+    this.#areStored(kept);
     for (const id of gone) this.#stored.delete(id);
     if (meta) this.#storedAcked = acked;
     if (this.status.error?.code === 'storage') this.#setStatus({ connection: this.status.connection });
   }
 
   /** @param {ConnectionStatus} status */
-  #setStatus(status) {
-    this.status = status;
-    this.#options.onStatus(status);
-    if (this.#followed) this.say({ type: 'standing', standing: status });
+  #setStatus({ connection, error }) {
+    // An error has more than what others are told.
+    this.status = { connection, error: error && { code: error.code, message: error.message } };
+    this.#options.onStatus(this.status);
+    if (this.#followed) this.say({ type: 'standing', standing: this.status });
   }
 
   /** Sends a message to the other tabs. @param {any} message */
@@ -374,7 +409,7 @@ export class Tab {
     if (this.leads) {
       if (message.type !== 'hello') return undefined;
       this.#followed = true;
-      await this.flush().catch(() => {});
+      await this.flush();
       this.say({ type: 'synced' });
       return this.say({ type: 'standing', standing: this.status });
     }
@@ -389,7 +424,7 @@ export class Tab {
   async #catchUp() {
     if (this.#held) return;
     this.#held = [];
-    await this.#read();
+    await inTime(this.#read()).catch((error) => this.#cannotStore(error, []));
     const held = this.#held;
     this.#held = undefined;
     if (!this.leads) for (const message of held) this.#follow(message);
@@ -400,7 +435,7 @@ export class Tab {
     if (seq <= this.#seq) return;
     if (seq > this.#seq + 1) return void this.say({ type: 'hello' });
     this.#seq = seq;
-    for (const entry of record.entries) this.#stored.set(entry.id, entry.number);
+    this.#areStored(record.entries);
     this.#options.onStep(this.#optimistic.follow(record));
     this.#subscriptions?.follow(subscriptions);
   }

@@ -78,7 +78,7 @@ test('an earlier version can read what this one stores', async () => {
 });
 
 test('tabs that run different versions read each other’s steps', () => {
-  const follower = new Optimistic({ note: ['id'] });
+  const follower = new Optimistic({ note: { key: ['id'] } });
   for (const id of ['first', 'second']) {
     follower.adopt({ id, ops: insert(id), state: 'pending' });
   }
@@ -92,7 +92,7 @@ test('tabs that run different versions read each other’s steps', () => {
   assert.deepEqual(step.acked.map(({ id, code }) => [id, code]), [['first', undefined], ['second', 'forbidden']]);
   assert.deepEqual([...follower.tables.get('note').rows.keys()], ['[1]']);
 
-  const leader = new Optimistic({ note: ['id'] });
+  const leader = new Optimistic({ note: { key: ['id'] } });
   leader.lead();
   leader.apply({ type: 'connected', mode: 'resume', lastMutation: 0, refused: [], tables: { note: { key: ['id'] } } });
   leader.mutate('first', insert(1));

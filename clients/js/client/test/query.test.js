@@ -6,7 +6,7 @@ import { Shown, TableQuery } from '../src/query.js';
 
 /** A table of notes with three rows. */
 function notes() {
-  const optimistic = new Optimistic({ note: ['id'] });
+  const optimistic = new Optimistic({ note: { key: ['id'] } });
   optimistic.lead();
   const shown = new Shown(optimistic);
   const table = new TableQuery(shown, 'note');

@@ -10,16 +10,16 @@ export function token(sub, exp = 4e9) {
 }
 
 /** Waits for a promise, and fails the test when that takes too long. */
-export function soon(promise, what) {
+export function soon(promise, what, ms = 60_000) {
   let timer;
   const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`it did not come: ${what}`)), 60_000);
+    timer = setTimeout(() => reject(new Error(`it did not come: ${what}`)), ms);
   });
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
 /** Resolves when `holds` does. @param {any} observable with `get` and `subscribe` */
-export function until(observable, holds, what = String(holds)) {
+export function until(observable, holds, what = String(holds), ms = undefined) {
   return soon(new Promise((resolve) => {
     const look = () => {
       if (!holds(observable.get())) return;
@@ -28,7 +28,7 @@ export function until(observable, holds, what = String(holds)) {
     };
     const stop = observable.subscribe(look);
     look();
-  }), what);
+  }), what, ms);
 }
 
 /** The server's side of one connection. */

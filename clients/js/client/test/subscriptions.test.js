@@ -182,7 +182,7 @@ test('a server that does not know subscriptions is asked for none, and each says
   const handle = db.subscribe('channel');
   await assert.rejects(handle.ready, { code: 'unsupported' });
   assert.deepEqual([handle.status, connection.heard], ['refused', []]);
-  assert.deepEqual(handle.error, { code: 'unsupported', message: 'the server does not know subscriptions' });
+  assert.deepEqual(handle.error, { code: 'unsupported', message: 'the server has no subscriptions' });
 });
 
 test('a client that was created without subscriptions says what is missing', async () => {

@@ -2,55 +2,25 @@
 // render is interrupted.
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, test } from 'node:test';
-import { JSDOM } from 'jsdom';
+import { offline, page, text, window } from './page.js';
 
-// React looks for a document when it is loaded.
-const { window } = new JSDOM('<!doctype html><div></div>');
-Object.assign(globalThis, { window, document: window.document, IS_REACT_ACT_ENVIRONMENT: true });
-Object.defineProperty(globalThis, 'navigator', { value: window.navigator, configurable: true });
 const { act, createElement: h, memo, StrictMode, useState, useTransition } = await import('react');
-const { createRoot } = await import('react-dom/client');
-const { Optimistic } = await import('../../client/src/optimistic.js');
-const { Observed, Shown, TableQuery } = await import('../../client/src/query.js');
-const { Subscriptions } = await import('../../client/src/subscribing.js');
-const { RowtideProvider, useMutate, useQuery, useRow, useStatus, useSubscription } = await import('../src/index.js');
+const { createHooks, RowtideProvider, useMutate, useQuery, useRow, useStatus, useSubscription } = await import('../src/index.js');
 
-/** A client without a server. */
-function offline() {
-  const optimistic = new Optimistic({ note: ['id'] });
-  optimistic.lead();
-  const shown = new Shown(optimistic);
-  const tables = new Map();
-  const subscriptions = new Subscriptions(shown.bell, 0);
-  return {
-    subscribe: (query, params) => subscriptions.subscribe(query, params),
-    subscription: (query, params) => subscriptions.state(query, params),
-    subscriptions,
-    table(name) {
-      if (!tables.has(name)) tables.set(name, new TableQuery(shown, name));
-      return tables.get(name);
-    },
-    status: new Observed(shown.bell, { connection: 'live', pending: 0 }),
-    mutate: (write) => write,
-    tx(...rows) {
-      const change = (row) => ({ op: row.text === undefined ? 'delete' : 'put', table: 'note', row });
-      shown.changed(optimistic.apply({ type: 'tx', cursor: '1', changes: rows.map(change) }).changes);
-    },
-  };
-}
-
-let client, root, renders;
+let client, root, renders, show;
 beforeEach(() => {
   client = offline();
   client.tx({ id: 1, text: 'a', tag: 'x' }, { id: 2, text: 'b', tag: 'x' }, { id: 3, text: 'c', tag: 'y' });
-  root = createRoot(document.querySelector('div'));
+  const { leave, ...shown } = page();
+  root = shown.root;
+  show = (element, wrap) => shown.show(client, element, wrap);
   renders = {};
+  done = leave;
 });
-afterEach(() => act(() => root.unmount()));
+let done;
+afterEach(() => done());
 
 const rendered = (name) => (renders[name] = (renders[name] ?? 0) + 1);
-const text = () => document.querySelector('div').textContent;
-const show = (element, wrap = (inner) => inner) => act(() => root.render(wrap(h(RowtideProvider, { client }, element))));
 
 const Row = memo(({ id }) => {
   rendered(`row ${id}`);
@@ -193,4 +163,19 @@ test('components that subscribe to the same share it, and render when its state 
   assert.equal(text(), 'refused too_many;refused too_many;');
   await act(() => choose(0));
   assert.equal(subscribed.length, 0);
+});
+
+test('a page with two databases has hooks for each', async () => {
+  const other = createHooks();
+  const second = offline();
+  second.tx({ id: 1, text: 'of the other', tag: 'x' });
+  function Both() {
+    const [mine, its] = [useQuery('note', { tag: 'x' }), other.useQuery('note', { tag: 'x' })];
+    return [...mine, ...its].map(({ text }) => `${text};`).join('');
+  }
+  await show(h(other.RowtideProvider, { client: second }, h(Both)));
+  assert.equal(text(), 'a;b;of the other;');
+  await act(() => second.tx({ id: 1, text: 'changed', tag: 'x' }));
+  assert.equal(text(), 'a;b;changed;');
+  await assert.rejects(async () => show(h(Both)), /no <RowtideProvider>/);
 });

@@ -1,8 +1,11 @@
 // What the types reject: `tsc` fails where one of these errors is missing.
 import { createClient, type Acked, type Client, type Settled } from '@rowtide/client';
 import { createClient as implemented } from '../../client/src/client.js';
+import { queries } from '@rowtide/client/queries';
+import { keyValueStorage } from '@rowtide/client/storage/key-value';
+import { sqliteStorage } from '@rowtide/client/storage/sqlite';
 import { subscriptions } from '@rowtide/client/subscriptions';
-import { useMutate, useQuery, useRow, useStatus, useSubscription } from '@rowtide/react';
+import { createHooks, useMutate, usePending, useQuery, useQueryStatus, useRow, useStatus, useSubscription, useSuspenseQuery, useSuspenseSubscription } from '@rowtide/react';
 import { type Queries, type Schema, tables } from './schema.js';
 
 declare module '@rowtide/react' {
@@ -13,7 +16,7 @@ declare module '@rowtide/react' {
 }
 
 const options = { url: 'ws://localhost/sync', token: async () => 'token', tables };
-const db = createClient<Schema, Queries>({ ...options, subscriptions: subscriptions({ ttl: 60_000 }) });
+const db = createClient<Schema, Queries>({ ...options, subscriptions: subscriptions({ ttl: 60_000 }), queries: queries() });
 
 const name: string | undefined = db.table('file').get('f1')?.name;
 const sameName: string | undefined = db.table('file').get({ id: 'f1' })?.name;
@@ -21,6 +24,23 @@ const stage: 'todo' | 'done' = db.table('file_state').get({ userId: 'u1', fileId
 const names: string[] = db.table('file').where({ shared: true }).all().map((file) => file.name);
 db.table('file').where((file) => file.createSource === null).subscribe((changes) => changes[0]!.row?.name);
 db.table('file').isPending('f1');
+const newest = db.table('file').where({ shared: true }).where((file) => file.name !== '').orderBy([['name', 'desc', { nulls: 'last' }], 'id']).limit(50);
+const newestNames: string[] = newest.all().map((file) => file.name);
+const howMany: number = newest.count().get();
+const byStage: ReadonlyMap<'todo' | 'done', number> = db.table('file_state').groupCount('stage').get();
+newest.onStatus((status) => status === 'complete');
+db.table('file').orderBy('name').subscribe((changes) => changes[0]!.before?.name);
+// @ts-expect-error there is no such column
+db.table('file').orderBy('title');
+// @ts-expect-error there is no such column
+db.table('file').where({ shared: true }).groupCount('title');
+// @ts-expect-error a direction is needed
+db.table('file').orderBy([['name', 'down']]);
+// @ts-expect-error the key is text
+db.table('file').keyOf(1);
+const larger: number = db.table('file').get('f1')!.size * 2;
+// @ts-expect-error only the database makes it: a row that was just inserted does not have it yet
+const owner: string = db.table('file').get('f1')!.ownerName;
 // @ts-expect-error there is no such table
 db.table('files');
 // @ts-expect-error both columns of the key are needed
@@ -36,6 +56,7 @@ db.table('file').get('f1')!.name = 'Plan';
 
 db.mutate((tx) => {
   tx.file.insert({ id: 'f1', name: 'Plan', shared: false });
+  tx.file.insert({ id: 'f1', name: 'Plan', shared: false, size: 'Infinity' });
   tx.file.update({ id: 'f1', name: 'Plan B' });
   tx.file.delete('f1');
   tx.file.delete({ id: 'f1' });
@@ -85,11 +106,40 @@ export function Component() {
   useSubscription('channel', { channel: true });
   const pending: number = useStatus((status) => status.pending);
   useMutate()((tx) => tx.file.update({ id: 'f1', name: `${first} ${user} ${pending} ${status} ${error?.code}` }));
+  const latest: readonly { name: string }[] = useQuery((client) => client.table('file').orderBy('name').limit(3), []);
+  const count: number = useQuery((client) => client.table('file').where({ shared: latest.length > 1 }).count());
+  const kept: readonly { name: string }[] = useQuery(newest);
+  const known: string[] = useSuspenseQuery('file').map((file) => file.name);
+  const isAll: boolean = useQueryStatus('file', { shared: true }) === 'complete' && useQueryStatus(newest) !== 'loading';
+  const isPending: boolean = usePending('file_state', { userId: 'u1', fileId: 'f1' });
+  useSuspenseSubscription('recent', { count: count + kept.length + known.length + Number(isAll) + Number(isPending) });
+  // @ts-expect-error both columns of the key are needed
+  usePending('file_state', 'u1');
+  // @ts-expect-error there is no such column
+  useQuery((client) => client.table('file').orderBy('title'));
   // @ts-expect-error there is no such table
   useQuery('files');
   // @ts-expect-error there is no such column
   useQuery('file', (file) => file.title === '');
   return null;
+}
+
+// A page with another database beside the one of `Register`.
+interface Other {
+  song: { row: { id: number; title: string }; insert: { title: string }; update: { title?: string }; key: 'id' };
+}
+const other = createHooks<Other, { album: { album: number } }>();
+export function OtherComponent() {
+  const title: string | undefined = other.useRow('song', 1)?.title;
+  other.useQuery('song', { title: 'Blue' }).map((song) => song.id);
+  other.useSubscription('album', { album: 1 });
+  other.useMutate()((tx) => tx.song.update({ id: 1, title: `${title}` }));
+  // @ts-expect-error that table is in the other database
+  other.useQuery('file');
+  // @ts-expect-error the query has no such parameter
+  other.useSubscription('album', { channel: 1 });
+  // @ts-expect-error the client is of another database
+  return other.RowtideProvider({ client: db });
 }
 
 db.onAcked((acked: Acked) => acked.code);
@@ -100,11 +150,21 @@ createClient<Schema>({ ...options, token: ({ refused }) => String(refused) });
 const former: (why: { refused: boolean }) => Promise<string> = async ({ refused }) => String(refused);
 createClient<Schema>({ ...options, token: former });
 
+// What keeps a copy where there is no IndexedDB.
+const opened = { execAsync: async () => {}, runAsync: async () => {}, getAllAsync: async () => [], withTransactionAsync: async (task: () => Promise<void>) => task() };
+createClient<Schema>({ ...options, storage: sqliteStorage(async () => opened) });
+createClient<Schema>({ ...options, storage: keyValueStorage({ getString: () => undefined, set: () => {}, getAllKeys: () => [], remove: () => true }) });
+const durable: boolean | undefined = db.status.get().durable;
+const stored: Promise<void> = db.mutate(() => {}).stored;
+
 // Without a schema every table and column is allowed. The declared client is the one that is implemented.
 const untyped: Client = createClient(options);
 untyped.mutate((tx) => tx.anything.insert({ of: 'any kind' }));
 untyped.subscribe('any', { of: 'any kind' });
 untyped.subscribe('without');
-const declared: Client = implemented(options) satisfies Omit<Client, 'table'>;
+const core = implemented(options);
+const declared: Omit<Client, 'table'> = core;
+// What comes with `queries` is not there without.
+const table: Pick<ReturnType<Client['table']>, 'get' | 'isPending' | 'keyOf' | 'all' | 'subscribe' | 'count'> = core.table('anything');
 
-export { confirmed, declared, isThere, name, names, ready, sameName, stage, why };
+export { byStage, confirmed, declared, durable, howMany, isThere, larger, newestNames, table, name, names, owner, ready, sameName, stage, stored, why };

@@ -1,8 +1,10 @@
 // As `rowtide types` writes it.
+export type Float = number | 'NaN' | 'Infinity' | '-Infinity';
+
 export interface Schema {
   file: {
-    row: { id: string; name: string; shared: boolean; createSource: string | null; ownerName: string };
-    insert: { id: string; name: string; shared: boolean; createSource?: string | null };
+    row: { id: string; name: string; shared: boolean; createSource: string | null; size: number; ownerName?: string };
+    insert: { id: string; name: string; shared: boolean; createSource?: string | null; size?: Float };
     update: { name?: string; shared?: boolean };
     key: 'id';
   };
@@ -16,7 +18,7 @@ export interface Schema {
 }
 
 export const tables = {
-  file: { key: ['id'] },
+  file: { key: ['id'], defaults: { createSource: null, size: 0 } },
   file_state: { key: ['userId', 'fileId'] },
   user: { key: ['id'] },
 } as const;

@@ -16,7 +16,7 @@ function showSignIn() {
   const button = (who) =>
     element('button', { textContent: who, onclick: () => (signIn(who), location.reload()) });
   root.replaceChildren(
-    element('div', { className: 'sign-in' }, element('h1', { textContent: 'Notes' }), 'Who are you?', ...PEOPLE.map(button)),
+    element('main', { className: 'sign-in' }, element('h1', { textContent: 'Notes' }), 'Who are you?', ...PEOPLE.map(button)),
   );
 }
 
@@ -28,7 +28,7 @@ function showNotes() {
     tables: { workspace: { key: ['id'] }, member: { key: ['workspace_id', 'person_id'] }, note: { key: ['id'] } },
   });
   const nav = element('nav');
-  const main = element('main', {}, element('p', { textContent: 'Choose a note.' }));
+  const main = element('main', {}, element('h1', { textContent: 'Notes' }), element('p', { textContent: 'Choose a note.' }));
   root.replaceChildren(element('div', { className: 'app' }, nav, main));
   let open = null;
 

@@ -56,6 +56,7 @@ export async function openText(note, { parent, mayEdit, onChange }) {
       extensions: [
         basicSetup,
         EditorView.lineWrapping,
+        EditorView.darkTheme.of(matchMedia('(prefers-color-scheme: dark)').matches),
         EditorState.readOnly.of(!mayEdit),
         EditorView.editable.of(mayEdit),
         EditorView.contentAttributes.of({ 'aria-label': 'Text of the note' }),

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { build, preview } from 'vite';
+import { assertAccessible, tabThrough } from '../../../../clients/js/test/accessible.js';
 import { PATIENCE, Server, eventually, launch } from '../../../../clients/js/test/kit.js';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
@@ -57,6 +58,22 @@ async function open(t, who, title) {
   };
   return { page, text, says, told, write };
 }
+
+test('it is for everybody: on a phone and on a desk, in light and in dark, with the keyboard alone', async (t) => {
+  const ben = await open(t, 'ben', 'What to plant in spring');
+  const ada = await open(t, 'ada', 'What to plant in spring');
+  await ada.told('Everyone sees');
+  await assertAccessible(ada.page, 'a note');
+  const stops = await tabThrough(ada.page);
+  for (const name of ['What to plant in spring', 'Text of the note']) assert.ok(stops.includes(name), `${name} in ${stops}`);
+  await ben.page.getByRole('button', { name: 'Sign out ben' }).press('Enter');
+  await ben.page.getByRole('button', { name: 'ada', exact: true }).waitFor();
+  await assertAccessible(ben.page, 'signing in');
+  await tabThrough(ben.page);
+  await ben.page.getByRole('button', { name: 'ada', exact: true }).press('Enter');
+  await ben.page.getByRole('button', { name: 'Sign out ada' }).waitFor();
+  await assertAccessible(ben.page, 'the list');
+});
 
 test('two people write one text, and a third reads it', async (t) => {
   const [ada, ben, cleo] = [

@@ -31,6 +31,8 @@ export class Wire {
  */
 export function socketClass(wire, accept) {
   return class TestSocket {
+    /** Nothing is deflated, and the client has nothing to load for that. */
+    static inMemory = true;
     readyState = CONNECTING;
     /** @type {(() => void) | null} */ onopen = null;
     /** @type {((event: any) => void) | null} */ onmessage = null;

@@ -103,6 +103,7 @@ function Opened({ editor, user, me, id, onOpened, onRetry }: OpenedProps) {
   }, [isNoLongerEmpty, id, write]);
   const name = file?.name ?? nameOf(document.records) ?? '';
   useTitle(name);
+  const percent = `${Math.round(view.camera.zoom * 100)}%`;
   const showAll = () => view.fit(boxAround(editor.shapes.map(boxOf)));
   const closeDialog = () => setDialog(null);
   return (
@@ -152,36 +153,38 @@ function Opened({ editor, user, me, id, onOpened, onRetry }: OpenedProps) {
         )}
       </header>
       {status.is === 'offline' && <Offline isSaved={document.isSaved} />}
-      {status.is === 'closed' ? (
-        <Closed reason={status.reason} onRetry={onRetry} />
-      ) : (
-        <>
-          <Canvas editor={editor} view={view} surface={surface} />
-          {editor.canEdit && <Toolbar editor={editor} />}
-          {isOpening && (
-            <p className="hint" role="status">
-              {isUnanswered ? 'The server does not answer. Trying again …' : 'Opening …'}
-            </p>
-          )}
-          {status.is === 'live' && status.isReadonly && (
-            <p className="hint">You can look, but not draw. The others see where you point.</p>
-          )}
-          {editor.canEdit && editor.shapes.length === 0 && (
-            <p className="hint">Take a tool, and draw. Others see it at once.</p>
-          )}
-          <div className="zoom" role="group" aria-label="Zoom">
-            <button type="button" aria-label="Zoom out" onClick={() => view.zoom(0.8)}>
-              −
-            </button>
-            <button type="button" aria-label="Show everything" title="Show everything (0)" onClick={showAll}>
-              {Math.round(view.camera.zoom * 100)}%
-            </button>
-            <button type="button" aria-label="Zoom in" onClick={() => view.zoom(1.25)}>
-              +
-            </button>
-          </div>
-        </>
-      )}
+      <main>
+        {status.is === 'closed' ? (
+          <Closed reason={status.reason} onRetry={onRetry} />
+        ) : (
+          <>
+            <Canvas editor={editor} view={view} surface={surface} />
+            {editor.canEdit && <Toolbar editor={editor} />}
+            {isOpening && (
+              <p className="hint" role="status">
+                {isUnanswered ? 'The server does not answer. Trying again …' : 'Opening …'}
+              </p>
+            )}
+            {status.is === 'live' && status.isReadonly && (
+              <p className="hint">You can look, but not draw. The others see where you point.</p>
+            )}
+            {editor.canEdit && editor.shapes.length === 0 && (
+              <p className="hint">Take a tool, and draw. Others see it at once.</p>
+            )}
+            <div className="zoom" role="group" aria-label="Zoom">
+              <button type="button" aria-label="Zoom out" onClick={() => view.zoom(0.8)}>
+                −
+              </button>
+              <button type="button" aria-label={`${percent}: show everything`} title="Show everything (0)" onClick={showAll}>
+                {percent}
+              </button>
+              <button type="button" aria-label="Zoom in" onClick={() => view.zoom(1.25)}>
+                +
+              </button>
+            </div>
+          </>
+        )}
+      </main>
       {dialog === 'share' && <ShareDialog id={id} onClose={closeDialog} />}
       {dialog === 'publish' && file && <PublishDialog file={file} onClose={closeDialog} />}
       {dialog === 'versions' && <VersionsDialog user={user} file={id} onClose={closeDialog} />}

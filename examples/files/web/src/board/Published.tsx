@@ -45,20 +45,22 @@ export function Published({ slug }: { slug: string }) {
         <h1>{name ?? 'A drawing'}</h1>
         <span className="badge">Published</span>
       </header>
-      {found.is === 'there' ? (
-        <Still records={found.records} label="Published drawing" />
-      ) : (
-        <div className="notice" role="status">
-          {found.is === 'looking' && <p>Looking for the drawing …</p>}
-          {found.is === 'missing' && (
-            <>
-              <h2>Nothing is published here</h2>
-              <p>Its owner may have taken it back. If they have just published it, reload in a moment.</p>
-            </>
-          )}
-          {found.is === 'failed' && <p>{found.why}</p>}
-        </div>
-      )}
+      <main>
+        {found.is === 'there' ? (
+          <Still records={found.records} label="Published drawing" />
+        ) : (
+          <div className="notice" role="status">
+            {found.is === 'looking' && <p>Looking for the drawing …</p>}
+            {found.is === 'missing' && (
+              <>
+                <h2>Nothing is published here</h2>
+                <p>Its owner may have taken it back. If they have just published it, reload in a moment.</p>
+              </>
+            )}
+            {found.is === 'failed' && <p>{found.why}</p>}
+          </div>
+        )}
+      </main>
     </div>
   );
 }
