@@ -54,7 +54,8 @@ const SCHEMA: &str = "export interface Schema {
       id: string;
       owner: string;
       stage: 'todo' | 'in progress' | 'it\\'s done';
-      points: Float | null;
+      /** double precision: NaN and infinities come as strings */
+      points: number | null;
       /** numeric(10,2) */
       price: string;
       /** text[] */
@@ -73,6 +74,7 @@ const SCHEMA: &str = "export interface Schema {
       id: string;
       owner: string;
       stage?: 'todo' | 'in progress' | 'it\\'s done';
+      /** double precision: NaN and infinities come as strings */
       points?: Float | null;
       /** numeric(10,2) */
       price: string;
@@ -108,7 +110,7 @@ export interface Queries {
 }
 
 export const tables = {
-  task: { key: ['id'] },
+  task: { key: ['id'], defaults: { stage: 'todo', points: null, labels: [], extra: null, 'due at': null, changes: 0, views: null, viewers: [] } },
   mark: { key: ['task', 'person'] },
 } as const;
 ";
@@ -126,7 +128,7 @@ async fn rows_and_what_may_be_written_come_from_the_catalog_and_the_definition()
     let printed = says(&["types"]).await;
     assert_eq!(printed.code(), Some(0), "{printed:?}");
     let published = database.is_at_least(18, "generated columns are published").await;
-    let generated = "      size: number;\n      changes: number;";
+    let generated = "      size?: number;\n      changes: number;";
     let changes = "      changes: number;";
     let schema = if published { SCHEMA.replace(changes, generated) } else { SCHEMA.to_owned() };
     assert!(printed.out.ends_with(&schema), "{}", printed.out);
@@ -144,6 +146,18 @@ async fn rows_and_what_may_be_written_come_from_the_catalog_and_the_definition()
     }
     assert!(strings.contains("      changes: number;"), "{strings}");
     assert!(strings.contains("points: Float | null; views: string | null };"), "{strings}");
+    // What a client can make itself an insert must name; what only the database makes is not there in a new row.
+    let more = "ALTER TABLE task ADD made timestamptz NOT NULL DEFAULT now(), ADD number serial";
+    database.run(more).await;
+    let both = says(&["types"]).await.out;
+    let named = "      made: string;\n      number?: number;\n    };";
+    assert_eq!(both.matches(named).count(), 2, "{both}");
+    dir.write("rowtide.toml", &DEFINITION.replace("readonly = [", "readonly = ['made', "));
+    let readonly = says(&["types"]).await.out;
+    let late = "      made?: string;\n      number?: number;\n    };\n    insert: {";
+    assert!(readonly.contains(late), "{readonly}");
+    let inserted = "      done: boolean;\n      number?: number;\n    };";
+    assert!(readonly.contains(inserted), "{readonly}");
     // A key that is made may be left out.
     for made in [
         "ALTER TABLE task ALTER id SET DEFAULT gen_random_uuid()",

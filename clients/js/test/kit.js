@@ -74,6 +74,12 @@ export class Server {
     return execFileSync('psql', ['-qXAt', this.database, '-c', statement], { encoding: 'utf8' }).trim();
   }
 
+  /** Writes the types of the files example. @param {string} file */
+  types(file) {
+    const definition = join(repository, 'examples/files/rowtide.toml');
+    execFileSync(binary, ['types', '--database-url', this.database, '--definition', definition, '--out', file], { env: environment() });
+  }
+
   /** @param {string} sub @param {number} [seconds] until it expires */
   token(sub, seconds = 3600) {
     const secret = readFileSync(join(this.#directory, 'dev/token-secret'), 'utf8').trim();

@@ -1,8 +1,12 @@
 // The client in Node against a real server: several users write at once over connections that break.
 import assert from 'node:assert/strict';
-import { execFile } from 'node:child_process';
+import { execFile, execFileSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { promisify } from 'node:util';
+import { build } from 'esbuild';
 import WebSocket from 'ws';
 import { createClient, memoryStorage } from '@rowtide/client';
 import { random } from '../client/test/random.js';
@@ -89,4 +93,67 @@ test('a client in a runtime that lacks what browsers have connects, reads and wr
   const { user, row } = JSON.parse(program.stdout);
   assert.deepEqual([user, row.name], ['u14', 'Wörter, 文, 🙂']);
   assert.equal(server.sql(`SELECT name FROM file WHERE id = '${id}'`), 'Wörter, 文, 🙂');
+});
+
+/** A program that believes the types which `rowtide types` writes. */
+const TYPED = `
+import type { Client } from '@rowtide/client';
+import { type Schema, tables } from './schema.js';
+
+export { tables };
+type Db = Client<Schema, {}>;
+
+export function add(db: Db, id: string) {
+  const times = { createdAt: 1, updatedAt: 1, lastPublished: 0 };
+  const file = { id, name: 'Plan', ownerId: 'u13', thumbnail: '', shared: false, sharedLinkType: 'view', publishedSlug: id };
+  return db.mutate((tx) => tx.file.insert({ ...file, ...times, published: false, isEmpty: true }));
+}
+
+export function said(db: Db, id: string) {
+  const { ownerName, isDeleted, createSource } = db.table('file').get(id)!;
+  return [ownerName.toUpperCase(), isDeleted.valueOf(), createSource === null ? 'nowhere' : createSource.trim()];
+}
+`;
+
+test('a typed program reads its own row before it is confirmed, after that, and after a reload', async () => {
+  const directory = mkdtempSync(join(tmpdir(), 'rowtide-typed-'));
+  const file = (name) => join(directory, name);
+  const modules = new URL('../node_modules/', import.meta.url).pathname;
+  server.types(file('schema.ts'));
+  writeFileSync(file('program.ts'), TYPED);
+  const paths = { '@rowtide/client': [new URL('../client/src/index.d.ts', import.meta.url).pathname] };
+  const compilerOptions = { strict: true, noEmit: true, target: 'es2022', module: 'esnext', moduleResolution: 'bundler', types: [], paths };
+  writeFileSync(file('tsconfig.json'), JSON.stringify({ compilerOptions, files: ['program.ts'] }));
+  execFileSync(process.execPath, [join(modules, 'typescript/bin/tsc'), '-p', directory], { stdio: ['ignore', 'inherit', 'inherit'] });
+  await build({ entryPoints: [file('program.ts')], bundle: true, format: 'esm', outfile: file('program.mjs') });
+  const { add, said, tables } = await import(file('program.mjs'));
+  rmSync(directory, { recursive: true });
+
+  const sent = [];
+  const options = { tables, storage: memoryStorage(), trace: (direction, message) => direction === 'sent' && sent.push(message) };
+  let db = clientOf('u13', options);
+  await live(db);
+  const owner = db.table('user').get('u13').name.toUpperCase();
+  const { confirmed } = add(db, 'typed-1');
+  assert.deepEqual(said(db, 'typed-1'), ['', false, 'nowhere']);
+  await confirmed;
+  // A trigger gives a file the name of its owner: what the database decides replaces what was shown.
+  assert.deepEqual(said(db, 'typed-1'), [owner, false, 'nowhere']);
+  const { row } = sent.find(({ type }) => type === 'mutate').ops[0];
+  assert.deepEqual(['ownerName', 'isDeleted', 'createSource'].filter((column) => column in row), []);
+
+  proxy.cut();
+  add(db, 'typed-2');
+  await db.close();
+  db = clientOf('u13', options);
+  await db.opened;
+  assert.equal(db.pending().length, 1);
+  assert.deepEqual(['typed-1', 'typed-2'].map((id) => said(db, id)), [[owner, false, 'nowhere'], ['', false, 'nowhere']]);
+  proxy.repair();
+  db.connect();
+  await until(db.status, ({ pending }) => pending === 0);
+  assert.deepEqual(said(db, 'typed-2'), [owner, false, 'nowhere']);
+  db.mutate((tx) => ['typed-1', 'typed-2'].forEach((id) => tx.file.delete(id)));
+  await until(db.status, ({ pending }) => pending === 0);
+  await db.close();
 });

@@ -8,6 +8,7 @@ pub mod check;
 pub mod claims;
 mod columns;
 pub mod compile;
+pub mod default_value;
 pub mod definition;
 pub mod document_sql;
 pub mod documents;

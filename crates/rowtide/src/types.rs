@@ -1,16 +1,27 @@
 //! `rowtide types`: what the tables of a definition are in TypeScript, from the catalog. For each its
 //! rows, what an insert and an update may name (what the definition lets nobody write is not there),
 //! and its key, in the form that the JavaScript client is given. For each query, its parameters.
+//!
+//! A client shows a row that it inserts before the server has it, and a program must find in it what the type of rows
+//! says. So the client is given the defaults that are constants; an insert must name what else a client can make, such as a time;
+//! and what only the database can make is optional in rows.
 
 use std::fmt::Write;
 
 use rowtide_plan::catalog::CatalogColumn;
+use rowtide_plan::default_value::DefaultValue;
 use rowtide_plan::plan::{Plan, Table};
 use rowtide_plan::queries::QueryParam;
 use rowtide_plan::value::{ColumnType, Int8Form};
 
 const HEADER: &str =
     "// Written by `rowtide types`: run it again when the tables or the definition change.\n\n";
+
+/// What a program reads of a `float8`: with anything else in the type it could not calculate. The strings that stand for what is
+/// not a number calculate as what they name (`'Infinity' > 1`), and `Number` makes it of them.
+const READ_FLOAT: &str = "number";
+/// What a program may write to a `float8`.
+const WRITTEN_FLOAT: &str = "Float";
 
 /// A TypeScript module with `Schema`, a type for the rows of each table, with `Queries`, one for the parameters of each query if
 /// there are any, and with `tables`.
@@ -31,7 +42,7 @@ pub(crate) fn types(plan: &Plan) -> String {
     text.push_str("export interface Schema {\n");
     for table in &tables {
         push(&mut text, format_args!("  {}: {{\n", property(&table.name)));
-        object(&mut text, plan, "row", table.sent_columns().map(|(_, column)| (column, false)));
+        row(&mut text, plan, table);
         insert(&mut text, plan, table);
         update(&mut text, plan, table);
         let key = table.catalog.primary_key.iter().map(|column| quoted(column));
@@ -44,7 +55,12 @@ pub(crate) fn types(plan: &Plan) -> String {
         let key: Vec<String> =
             table.catalog.primary_key.iter().map(|column| quoted(column)).collect();
         let (name, key) = (property(&table.name), key.join(", "));
-        push(&mut text, format_args!("  {name}: {{ key: [{key}] }},\n"));
+        let constants = constants(plan, table);
+        let defaults = match constants.is_empty() {
+            true => String::new(),
+            false => format!(", defaults: {{ {} }}", constants.join(", ")),
+        };
+        push(&mut text, format_args!("  {name}: {{ key: [{key}]{defaults} }},\n"));
     }
     text.push_str("} as const;\n");
     text
@@ -73,29 +89,73 @@ fn parameter(param: &QueryParam, int8: Int8Form) -> String {
     let is_int8 = param.kind.sql().starts_with("int8");
     let form = if is_int8 { int8 } else { Int8Form::Number };
     let mark = if param.is_optional() { "?" } else { "" };
-    let values = value(&[], &param.kind.column_type(), form);
+    let values = value(&[], &param.kind.column_type(), form, WRITTEN_FLOAT);
     format!("{}{mark}: {values} | null", property(&param.name))
 }
 
-/// What an insert takes: a column may be left out if Postgres has a value for it.
+/// What a row has: what nobody but the database can make is not there in one that has just been inserted.
+fn row(text: &mut String, plan: &Plan, table: &Table) {
+    let is_late = |index: usize, column: &CatalogColumn| {
+        let may_lack = table.write.insert.is_some() && !table.key.contains(&index);
+        may_lack
+            && match column.default_value(plan.form_of(column)) {
+                DefaultValue::Constant(_) => false,
+                DefaultValue::OfPostgres => true,
+                DefaultValue::Expression | DefaultValue::Missing => !is_inserted(table, index),
+            }
+    };
+    object(
+        text,
+        plan,
+        "row",
+        table.sent_columns().map(|(index, column)| (column, is_late(index, column))),
+    );
+}
+
+/// What an insert takes. What the database makes or the client is told may be left out.
 fn insert(text: &mut String, plan: &Plan, table: &Table) {
     if table.write.insert.is_none() {
         return text.push_str("    insert: never;\n");
     }
-    let written = table.sent_columns().filter(|(index, _)| !table.write.readonly.contains(index));
-    let written = written.filter(|(_, column)| !column.input.is_of_postgres_alone());
+    let written = table.sent_columns().filter(|(index, _)| is_inserted(table, *index));
     object(
         text,
         plan,
         "insert",
         written.map(|(index, column)| {
-            let optional = !column.not_null || column.input.default.is_some();
+            let default = column.default_value(plan.form_of(column));
+            let optional = matches!(default, DefaultValue::Constant(_) | DefaultValue::OfPostgres);
             match table.key.contains(&index) {
                 true => (column, table.makes_key(index)),
                 false => (column, optional),
             }
         }),
     );
+}
+
+/// Whether a client may give the column a value in an insert.
+fn is_inserted(table: &Table, index: usize) -> bool {
+    let readonly = table.write.readonly.contains(&index);
+    !readonly && !table.catalog.columns[index].input.is_of_postgres_alone()
+}
+
+/// What a row has that an insert leaves out, as far as that is a constant. A key that is left out is made.
+fn constants(plan: &Plan, table: &Table) -> Vec<String> {
+    let columns = table
+        .sent_columns()
+        .filter(|(index, _)| table.write.insert.is_some() && !table.key.contains(index));
+    let constant = |column: &CatalogColumn| match column.default_value(plan.form_of(column)) {
+        DefaultValue::Constant(json) => {
+            Some(format!("{}: {}", property(&column.name), literal(json)))
+        }
+        _ => None,
+    };
+    columns.filter_map(|(_, column)| constant(column)).collect()
+}
+
+/// JSON as this module writes it: a string in single quotes.
+fn literal(json: String) -> String {
+    serde_json::from_str::<String>(&json).map_or(json, |text| quoted(&text))
 }
 
 /// What an update may name beside the key: all of it may be left out.
@@ -124,6 +184,7 @@ fn object<'a>(
     columns: impl Iterator<Item = (&'a CatalogColumn, bool)>,
 ) {
     push(text, format_args!("    {name}: {{\n"));
+    let float = if name == "row" { READ_FLOAT } else { WRITTEN_FLOAT };
     for (column, optional) in columns {
         let form = plan.form_of(column);
         if let Some(told) = told(column, form) {
@@ -135,7 +196,7 @@ fn object<'a>(
             text,
             format_args!(
                 "      {name}{mark}: {}{null};\n",
-                value(&column.labels, &column.kind, form)
+                value(&column.labels, &column.kind, form, float)
             ),
         );
     }
@@ -144,31 +205,28 @@ fn object<'a>(
 
 /// The type in Postgres, where that in TypeScript does not say it.
 fn told(column: &CatalogColumn, form: Int8Form) -> Option<String> {
+    if matches!(element(&column.kind), ColumnType::Float4 | ColumnType::Float8) {
+        return Some(format!("{}: NaN and infinities come as strings", column.type_name));
+    }
     let plain = matches!(
         column.kind,
-        ColumnType::Bool
-            | ColumnType::Int
-            | ColumnType::Float4
-            | ColumnType::Float8
-            | ColumnType::Text
-            | ColumnType::Enum
-            | ColumnType::Json
+        ColumnType::Bool | ColumnType::Int | ColumnType::Text | ColumnType::Enum | ColumnType::Json
     );
     let is_string = column.kind == ColumnType::Int && form == Int8Form::String;
     (!plain || is_string).then(|| column.type_name.replace("*/", "* /"))
 }
 
-fn value(labels: &[String], kind: &ColumnType, form: Int8Form) -> String {
+fn value(labels: &[String], kind: &ColumnType, form: Int8Form, float: &str) -> String {
     match kind {
         ColumnType::Bool => "boolean".to_owned(),
         ColumnType::Int if form == Int8Form::String => "string".to_owned(),
         ColumnType::Int => "number".to_owned(),
-        ColumnType::Float4 | ColumnType::Float8 => "Float".to_owned(),
+        ColumnType::Float4 | ColumnType::Float8 => float.to_owned(),
         ColumnType::Json => "Json".to_owned(),
         ColumnType::Enum if !labels.is_empty() => {
             labels.iter().map(|label| quoted(label)).collect::<Vec<_>>().join(" | ")
         }
-        ColumnType::Array(of) => format!("({} | null)[]", value(labels, of, form)),
+        ColumnType::Array(of) => format!("({} | null)[]", value(labels, of, form, float)),
         _ => "string".to_owned(),
     }
 }
@@ -191,7 +249,8 @@ fn property(name: &str) -> String {
 }
 
 fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'").replace('\n', "\\n"))
+    let text = text.replace('\\', "\\\\").replace('\'', "\\'");
+    format!("'{}'", text.replace('\n', "\\n").replace('\r', "\\r"))
 }
 
 fn push(text: &mut String, what: std::fmt::Arguments<'_>) {
