@@ -196,3 +196,20 @@ test('the browser is asked, once, to keep what waits to be sent', async () => {
   await opened.write(batch);
   assert.equal(asked, 1);
 });
+
+test('`forget` of a client that has not begun opens the copy of its user, and empties it', async () => {
+  const storage = lasting();
+  const options = { storage, token: () => token('ann'), tables: { note: { key: ['id'] } }, connect: false };
+  const before = server.client(options);
+  before.connect();
+  const { stored } = before.mutate((tx) => tx.note.insert({ id: 1 }));
+  await stored;
+  await before.close();
+  const db = server.client(options);
+  await db.forget();
+  assert.deepEqual([db.status.get().user, db.status.get().pending, db.table('note').all()], ['ann', 0, []]);
+  await db.close();
+  const after = server.client({ ...options, connect: true });
+  await after.opened;
+  assert.deepEqual([after.status.get().pending, after.table('note').all()], [0, []]);
+});

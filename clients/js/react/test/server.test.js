@@ -11,7 +11,7 @@ const { hydrateRoot } = await import('react-dom/client');
 const { renderToString } = await import('react-dom/server');
 const { createClient } = await import('@rowtide/client');
 const { subscriptions } = await import('@rowtide/client/subscriptions');
-const { RowtideProvider, useQuery, useRow, useStatus, useSubscription } = await import('../src/index.js');
+const { RowtideProvider, createHooks, useQuery, useRow, useStatus, useSubscription } = await import('../src/index.js');
 const { ScriptedServer, until } = await import('../../client/test/scripted.js');
 
 function Page() {
@@ -58,3 +58,12 @@ for (const [what, rows, first] of [
     await server.stop();
   });
 }
+
+test('hooks of a database of its own render the rows that their provider is given, beside those of another', async () => {
+  const tables = { note: { key: ['id'] } };
+  const [mine, its] = [0, 1].map(() => createClient({ url: 'ws://localhost/sync', tables, connect: false, token: () => assert.fail('a token') }));
+  const other = createHooks();
+  const Both = () => h('p', null, `${useQuery('note').length} ${other.useQuery('note').length} ${useRow('note', { id: 2 })?.text} ${other.useRow('note', { id: 2 })?.text} ${other.usePending('note', 2)}`);
+  const page = h(RowtideProvider, { client: mine, rows: GIVEN }, h(other.RowtideProvider, { client: its, rows: { note: [{ id: 2, text: 'other' }] } }, h(Both)));
+  assert.equal(renderToString(page), '<p>2 1 b other false</p>');
+});
