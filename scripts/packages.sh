@@ -1,9 +1,22 @@
 #!/usr/bin/env bash
 # Does what docs/client.md says under "A live list in five minutes", with the tarballs and with npm, pnpm and yarn side by side: a
 # fresh application, both packages, its code; then installs something else, and looks whether the application still builds, has the
-# types wherever TypeScript looks for them, and shows the list in a browser. It needs the registry, or what an earlier run has cached.
+# types wherever TypeScript looks for them, and shows the list in a browser. It needs the registry, or what an earlier run has cached,
+# and takes minutes: so it is only done if what is installed has changed since it last passed. scripts/packages-passed.txt has the hash
+# of that. Nothing but a pass writes it. `scripts/packages.sh again` does it in any case.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+# Of the names and contents of what is packed, and of what it is tried with.
+inputs() {
+  find clients/js docs/client.md scripts/packages.sh scripts/packages.js scripts/pack.sh \
+    examples/files/web/package-lock.json examples/files/web/src/schema.ts \
+    \( -name node_modules -o -name test -o -name bench \) -prune -o -type f -print0 |
+    LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -d ' ' -f 1
+}
+passed=scripts/packages-passed.txt
+tried="$(inputs)"
+if [ "${1:-}" != again ] && [ "$(cat "$passed" 2>/dev/null)" = "$tried" ]; then exit 0; fi
 root="$PWD"
 registry="$(npm config get registry)"
 
@@ -107,4 +120,9 @@ done
 [ "$failed" -eq 0 ] || exit 1
 
 node clients/js/test/opened.js "$work/npm/list/dist"
-echo "the packages install with npm, pnpm and yarn, and the documented application shows its list"
+if [ "$(inputs)" != "$tried" ]; then
+  echo "what is installed has changed meanwhile, so this says nothing of it" >&2
+  exit 1
+fi
+echo "$tried" >"$passed"
+echo "the packages install with npm, pnpm and yarn, and the documented application shows its list; commit $passed"

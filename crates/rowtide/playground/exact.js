@@ -31,6 +31,11 @@ export function exactly(text, tables) {
 /** A WebSocket whose messages come so. */
 export function exactSocket(tables) {
   return class extends WebSocket {
+    // The client puts what inflates frames before the listener that it has set.
+    get onmessage() {
+      return super.onmessage;
+    }
+
     set onmessage(listener) {
       super.onmessage = listener && (({ data }) => listener({ data: typeof data === 'string' ? exactly(data, tables) : data }));
     }
