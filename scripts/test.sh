@@ -14,7 +14,7 @@ computing=(
 databases=whatever_a_database_lives_through_clients_hold_what_it_holds
 # Test binaries that run behind what computes.
 behind=(bench epochs kinds_of_tables operator replicator)
-export ROWTIDE_FUZZ_SECONDS=${ROWTIDE_FUZZ_SECONDS:-60}
+export ROWTIDE_FUZZ_SECONDS=${ROWTIDE_FUZZ_SECONDS:-30}
 export ROWTIDE_PG_TESTS=${ROWTIDE_PG_TESTS:-catalog column_added kinds_of_tables setup_and_check stream}
 
 # By itself the engine's model runs more histories.
