@@ -320,6 +320,14 @@ impl Served {
             std::fs::read_dir(&log_dir).ok()?.flatten().any(noted).then_some(())
         })
         .await;
+        eventually("it is ready", || async {
+            let request = b"GET /health/ready HTTP/1.1\r\nHost: x\r\n\r\n";
+            let mut socket = asked(address, request, HEALTH_TIMEOUT).await;
+            let mut answer = String::new();
+            timeout(PATIENCE, socket.read_to_string(&mut answer)).await.ok()?.ok()?;
+            answer.starts_with("HTTP/1.1 200").then_some(())
+        })
+        .await;
         Served { running, address, _database: database, dir }
     }
 
